@@ -1,0 +1,65 @@
+# ftx: `make quickstart` and `make test` do everything from a fresh clone, set-up included.
+
+PYTHON ?= python3
+# A package index to take torch from, as https://download.pytorch.org/whl/cpu for the CPU build; empty: PyPI.
+TORCH_INDEX ?=
+VENV := .venv
+BIN := $(VENV)/bin
+# Two workers on two cores, one torch thread each (more threads than cores only wait for each other). A file's tests stay
+# on one worker, with the models that its fixtures made.
+WORKERS ?= 2
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --durations 10
+
+.DEFAULT_GOAL := help
+.PHONY: help setup fmt lint type test test-all bench docs quickstart clean
+
+help: ## Show what there is
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
+
+setup: $(VENV)/.installed ## Make .venv and install ftx with its extra `train` and the development tools
+
+fmt: $(VENV)/.installed ## Format the code and mend what ruff can mend
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+lint: $(VENV)/.installed type ## Check style, formatting, imports between rooms, and types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports
+
+type: $(VENV)/.installed ## Check types in strict mode
+	$(BIN)/basedpyright
+
+test: $(VENV)/.installed ## Run the tests that every change must pass
+	$(PYTEST)
+
+test-all: $(VENV)/.installed ## Run every test, also those that need long or many runs
+	FTX_TEST_ALL=1 $(PYTEST)
+
+bench: $(VENV)/.installed ## Time the training step against the peft library
+	$(BIN)/python tests/benchmarks/step.py
+
+docs: $(VENV)/.docs ## Build the documentation into build/site
+	$(BIN)/mkdocs build --strict --config-file docs/mkdocs.yml
+
+quickstart: $(VENV)/.installed ## Run the main job on the embedded data: train, merge, export, validate
+	$(BIN)/ftx quickstart
+
+clean: ## Remove what was built, the virtual environment included; runs stay
+	rm -rf $(VENV) build dist .pytest_cache .ruff_cache .import_linter_cache .hypothesis
+	find src tests -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(VENV)/.pip:
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "ftx needs Python 3.11 or later; say which: make PYTHON=python3.12 ...")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade 'pip>=25.1'
+	@touch $@
+
+$(VENV)/.installed: pyproject.toml | $(VENV)/.pip
+	$(if $(TORCH_INDEX),$(BIN)/python -m pip install --quiet --index-url $(TORCH_INDEX) torch torchvision)
+	$(BIN)/python -m pip install --quiet --editable '.[train]' --group dev
+	@touch $@
+
+$(VENV)/.docs: $(VENV)/.installed
+	$(BIN)/python -m pip install --quiet --group docs
+	@touch $@

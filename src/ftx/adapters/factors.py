@@ -1,0 +1,47 @@
+"""What LoRA and DoRA share: the two thin matrices and the call of the merged product."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from ftx.adapters.product import MergedProduct
+from ftx.adapters.spec import Part
+
+
+def fresh_factors(base: nn.Linear, parts: tuple[Part, ...], generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """A drawn as a linear layer's weight is, B zero, so that a fresh adapter changes nothing.
+
+    Shape: A [R, I], B [O, R].
+    Source: LoRA, arXiv:2106.09685, section 4.1; the uniform draw with bound 1/√I is that of its authors' code.
+    """
+    ranks = max(part.ranks.stop for part in parts)
+    weight = base.weight
+    bound = 1 / math.sqrt(base.in_features)
+    lora_A_RI = torch.empty(ranks, base.in_features, dtype=weight.dtype).uniform_(-bound, bound, generator=generator)
+    lora_B_OR = torch.zeros(base.out_features, ranks, dtype=weight.dtype)
+    return lora_A_RI.to(weight.device), lora_B_OR.to(weight.device)
+
+
+def merged_product(
+    x: Tensor,
+    summed_OI: Tensor,
+    bias_O: Tensor | None,
+    factors: tuple[Tensor, Tensor],
+    magnitude_O: Tensor | None,
+    norm_O: Tensor | None,
+    scaling: float,
+    parts: tuple[Part, ...],
+) -> Tensor:
+    """``MergedProduct`` over any leading dimensions, in autocast's dtype where that is on."""
+    device = x.device.type
+    if torch.is_autocast_enabled(device):
+        x = x.to(torch.get_autocast_dtype(device))
+    # Inside, every cast is written out: autocast would round A and B before they are summed into W'.
+    with torch.autocast(device, enabled=False):
+        y_NO = MergedProduct.apply(
+            x.reshape(-1, x.shape[-1]), summed_OI, bias_O, *factors, magnitude_O, norm_O, scaling, parts
+        )
+    return y_NO.view(*x.shape[:-1], -1)

@@ -1,0 +1,1 @@
+"""Vision Transformers of timm: building them, their weights, their digest, and where their layers are."""

@@ -1,0 +1,81 @@
+"""The dense model as a folder that timm (``local-dir:``) and transformers both open."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import timm
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from ftx.data.preprocess import Preprocess
+from ftx.errors import ExportError, ModelError
+from ftx.files import disk_faults, write_atomic
+from ftx.labels import Labels
+
+WEIGHTS = "model.safetensors"
+CONFIG = "config.json"
+
+
+@dataclass(frozen=True)
+class DenseConfig:
+    """What ``config.json`` says beside the weights."""
+
+    architecture: str
+    labels: Labels
+    preprocess: Preprocess
+
+
+def save_dense(module: nn.Module, config: DenseConfig, folder: Path) -> None:
+    """Write ``config.json`` and ``model.safetensors`` (f32) into an existing folder."""
+    pretrained_cfg = {
+        "input_size": [3, config.preprocess.height, config.preprocess.width],
+        "fixed_input_size": True,
+        "interpolation": config.preprocess.interpolation,
+        # The short side is given to the pixel by the ratio, as timm's transform takes the floor of it.
+        "crop_pct": config.preprocess.width / config.preprocess.resize,
+        "crop_mode": "center",
+        "mean": list(config.preprocess.mean),
+        "std": list(config.preprocess.std),
+        "num_classes": len(config.labels),
+        "pool_size": None,
+        "first_conv": "patch_embed.proj",
+        "classifier": "head",
+    }
+    document = {
+        "architecture": config.architecture,
+        "num_classes": len(config.labels),
+        "num_features": getattr(module, "num_features", None),
+        "global_pool": getattr(module, "global_pool", None),
+        "label_names": list(config.labels.names),
+        # num_classes stays out: with it here the transformers wrapper passes it twice.
+        "model_args": {"img_size": [config.preprocess.height, config.preprocess.width]},
+        "pretrained_cfg": pretrained_cfg,
+    }
+    state = {name: tensor.detach().float().contiguous() for name, tensor in module.state_dict().items()}
+    with disk_faults(folder):
+        save_file(state, folder / WEIGHTS, metadata={"format": "pt"})
+    write_atomic(folder / CONFIG, (json.dumps(document, indent=2, ensure_ascii=False) + "\n").encode())
+
+
+def load_dense(folder: Path) -> nn.Module:
+    """Open a dense folder in f32, for inference.
+
+    Raises: ExportError if the folder is no dense model; ModelError if the weights do not fit.
+    """
+    path = folder / CONFIG
+    if not path.is_file():
+        raise ExportError("this folder is no dense model", where=folder, found=f"no {CONFIG}", mend="run: ftx merge")
+    document = json.loads(path.read_bytes())
+    # Built by name with the weights loaded strictly here: "local-dir:" without pretrained=True would
+    # give random weights without a word.
+    module = timm.create_model(
+        document["architecture"], num_classes=document["num_classes"], **document["model_args"]
+    )
+    try:
+        module.load_state_dict(load_file(folder / WEIGHTS), strict=True)
+    except RuntimeError as error:
+        raise ModelError("the dense weights do not fit their architecture", where=folder, found=str(error)) from error
+    return module.eval().requires_grad_(False)

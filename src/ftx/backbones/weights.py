@@ -1,0 +1,51 @@
+"""Where pretrained weights come from when they do not travel with ftx: a file, or the hub."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import timm
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+
+from ftx.errors import EnvironmentFault, ModelError
+
+WAYS_OUT = "--weights FILE.safetensors (from a disk), --weights none (random), or --model dinov2-small (embedded)"
+
+
+def read_weights(file: Path) -> dict[str, Tensor]:
+    """Tensors of a safetensors file, as f32.
+
+    Raises: ModelError if it is not there or not a whole safetensors file.
+    """
+    if not file.is_file():
+        raise ModelError("there is no such weights file", where=file, mend=WAYS_OUT)
+    try:
+        return {name: tensor.float() for name, tensor in load_file(file).items()}
+    except SafetensorError as error:
+        raise ModelError(
+            "the weights file is not a whole safetensors file",
+            where=file,
+            found=str(error),
+            mend="copy it again; files of other formats (.pth, .bin) are not read, as they can run code",
+        ) from error
+
+
+def fetch_pretrained(architecture: str) -> dict[str, Tensor]:
+    """Download (or take from the hub's cache) what timm publishes for this name, without its head.
+
+    Raises: EnvironmentFault if the hub cannot be reached; ModelError if nothing is published.
+    """
+    config = timm.get_pretrained_cfg(architecture)
+    if config is None or not (config.hf_hub_id or config.url):
+        raise ModelError(f"timm publishes no pretrained weights for {architecture}", mend=WAYS_OUT)
+    try:
+        module = timm.create_model(architecture, pretrained=True, num_classes=0)
+    except (OSError, RuntimeError, ValueError) as error:  # what huggingface_hub and urllib raise offline
+        raise EnvironmentFault(
+            f"the pretrained weights of {architecture} could not be fetched",
+            found=(str(error).splitlines() or [type(error).__name__])[0],
+            mend=WAYS_OUT,
+        ) from error
+    return module.state_dict()

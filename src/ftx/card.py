@@ -1,0 +1,87 @@
+"""``card.json``: what a device must know of an exported model that stands alone."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from ftx.data.preprocess import Preprocess
+from ftx.errors import ExportError
+from ftx.files import sha256_file, write_atomic
+from ftx.labels import Labels
+from ftx.version import __version__
+
+CARD = "card.json"
+REFERENCE = "reference.safetensors"
+SCHEMA_VERSION = 1
+
+Precision = Literal["fp32", "fp16", "int8"]
+
+
+class Card(BaseModel):
+    """Labels, thresholds, preprocessing and hashes of one exported folder."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+
+    schema_version: int = SCHEMA_VERSION
+    ftx: str = __version__
+    task: str
+    architecture: str
+    precision: Precision
+    labels: Labels
+    preprocess: Preprocess
+    # Per label, for tasks that decide label by label; empty where the best label wins.
+    thresholds: dict[str, float] = {}
+    # The digest of the dense weights that the model was made from.
+    dense_digest: str
+    # SHA-256 of every other file of the folder.
+    files: dict[str, str]
+
+
+def write_card(folder: Path, card: Card) -> None:
+    """Write ``card.json`` with the hash of every file now in the folder."""
+    hashes = {path.name: sha256_file(path) for path in sorted(folder.iterdir()) if path.name != CARD}
+    whole = card.model_copy(update={"files": hashes})
+    write_atomic(folder / CARD, (whole.model_dump_json(indent=2) + "\n").encode())
+
+
+def read_card(folder: Path) -> Card:
+    """Read a card and check the files beside it.
+
+    Raises: ExportError if the card is missing, of another schema, or a file is not what it says.
+    """
+    path = folder / CARD
+    if not path.is_file():
+        raise ExportError(
+            "this folder is no exported model",
+            where=folder,
+            found=f"no {CARD} in it",
+            mend="name a folder that ftx export wrote",
+        )
+    try:
+        card = Card.model_validate_json(path.read_bytes())
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(str(part) for part in first["loc"])
+        raise ExportError(f"{CARD} does not hold", where=path, found=f"{key}: {first['msg']}") from error
+    if card.schema_version != SCHEMA_VERSION:
+        raise ExportError(
+            f"{CARD} has another schema version",
+            where=path,
+            found=f"version {card.schema_version}, this ftx reads {SCHEMA_VERSION}",
+            mend="export it again",
+        )
+    for name, digest in card.files.items():
+        beside = folder / name
+        if not beside.is_file():
+            raise ExportError("a file of the exported model is missing", where=beside, mend="copy the whole folder")
+        if sha256_file(beside) != digest:
+            raise ExportError(
+                "a file of the exported model is not what was written",
+                where=beside,
+                found=f"its hash is not the one in {CARD}",
+                mend="copy the whole folder again, or export it again",
+            )
+    return card

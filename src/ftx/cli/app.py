@@ -1,0 +1,143 @@
+"""The program ``ftx``: its verbs, loaded when they are called, and what becomes of an error."""
+
+from __future__ import annotations
+
+import sys
+import warnings
+from importlib import import_module
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn, cast
+
+import typer
+from typer.core import TyperGroup
+
+from ftx.errors import InputError
+from ftx.version import __version__
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+# Verb -> what `ftx --help` says of it, in the order of the work. The verb lives in ftx.cli.<verb> and is
+# imported when it is called: the list alone must not cost the imports of all.
+VERBS = {
+    "train": "Train an adapter, a head or the whole model on images",
+    "merge": "Turn what was trained into one dense model, with proof",
+    "export": "Write the dense model as OpenVINO IR or ONNX",
+    "validate": "Compare each artifact with the trained model: a gate",
+    "eval": "Accuracy, per-class figures and confusion of an artifact",
+    "predict": "Label images with an exported model or a run",
+    "quickstart": "All of it on the embedded model and sample",
+    "schema": "Print the JSON schema of a verb's --json answer",
+}
+
+# 128 + SIGPIPE, as the shell reports a program whose reader went away (`ftx predict ... | head`).
+BROKEN_PIPE = 141
+INTERRUPTED = 130
+
+
+class VerbGroup(TyperGroup):
+    """The verbs, each imported when it is asked for."""
+
+    def __init__(self, **attributes: Any) -> None:
+        super().__init__(**attributes)
+        # Typer looks for the nearest verb among these keys; the commands come from get_command.
+        self.commands = cast("Any", dict.fromkeys(VERBS))
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        return list(VERBS)
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        if cmd_name not in VERBS:
+            return None
+        verb = typer.Typer(add_completion=False, rich_markup_mode=None)
+        verb.command(cmd_name)(import_module(f"ftx.cli.{cmd_name}").command)
+        return typer.main.get_command(verb)
+
+    def format_commands(self, ctx: Any, formatter: Any) -> None:
+        with formatter.section("Verbs"):
+            formatter.write_dl(list(VERBS.items()))
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except BrokenPipeError:
+            return _reader_went_away()
+
+
+# Plain help: rich's markup costs 0.15 s of import, half of what `ftx --help` may take.
+app = typer.Typer(cls=VerbGroup, rich_markup_mode=None)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"ftx {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def program(
+    version: Annotated[  # its callback acts on it
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+    debug: Annotated[  # run() reads it, from anywhere on the line
+        bool, typer.Option("--debug", help="Show the traceback of an error; may stand anywhere on the line.")
+    ] = False,
+) -> None:
+    """Fine-tune a Vision Transformer, merge it, and run it on an Intel CPU with proof that nothing was lost.
+
+    In a folder that holds data/, one subfolder of images for each class:
+
+    \b
+      ftx train --data data --peft dora
+      ftx merge
+      ftx export --format openvino
+      ftx validate
+
+    Each verb takes the newest finished run, runs/latest, unless one is named.
+
+    \b
+    Exit status:
+      0  done                          3   the machine: no space, no network, an extra missing
+      1  a gate failed                 4   done, but some inputs were skipped
+      2  the input is wrong            70  a bug of ftx          130  interrupted
+    """  # noqa: D301  \b, the character, keeps click from filling a paragraph
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Run one command line and give its exit status; everything that went wrong has been printed."""
+    ours = list(arguments[: arguments.index("--")] if "--" in arguments else arguments)
+    debug, as_json = "--debug" in ours, "--json" in ours
+    given = [word for word in ours if word != "--debug"] + list(arguments[len(ours) :])
+    if not debug:
+        warnings.simplefilter("ignore")  # third parties' advice to programmers
+    if as_json:
+        from ftx.cli.console import reserve_stdout
+
+        reserve_stdout()
+    try:
+        command = typer.main.get_command(app)
+        status: object = command.main(args=given or ["--help"], prog_name="ftx", standalone_mode=False)
+        sys.stdout.flush()
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    except BrokenPipeError:
+        return _reader_went_away()
+    except Exception as error:
+        from ftx.cli.failure import report_failure
+
+        verb = next((word for word in given if word in VERBS), None)
+        return report_failure(error, arguments=arguments, verb=verb, as_json=as_json, debug=debug)
+    if not given:
+        return InputError.exit_code  # the help was shown, but nothing was asked for
+    return status if isinstance(status, int) else 0
+
+
+def _reader_went_away() -> int:
+    from ftx.cli.console import abandon_stdout
+
+    abandon_stdout()
+    return BROKEN_PIPE
+
+
+def main() -> NoReturn:
+    """Entry point of the command ``ftx``."""
+    sys.exit(run(sys.argv[1:]))

@@ -1,0 +1,191 @@
+"""Everything that ftx draws: bars, errors, tables. The only importer of rich.
+
+Answers go to stdout; progress, notes and errors go to stderr. Text is never read as rich's markup: a
+path or a label may hold brackets.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
+from typing import Literal, TextIO
+
+from pydantic import BaseModel
+from rich.console import Console
+from rich.progress import BarColumn, Progress, ProgressColumn, SpinnerColumn, TextColumn, TimeRemainingColumn
+from rich.progress import Task as RichTask
+from rich.table import Column, Table
+from rich.text import Text
+
+from ftx.errors import FtxError
+from ftx.progress import SILENT, Task
+
+Style = Literal["plain", "good", "bad", "strong", "dim"]
+_STYLES: dict[Style, str] = {"plain": "", "good": "green", "bad": "bold red", "strong": "bold", "dim": "dim"}
+
+# Into a pipe or a file there is no width to fit: nothing may be cut or wrapped there.
+_UNBOUNDED_WIDTH = 10_000
+
+_answers: TextIO | None = None
+
+
+def reserve_stdout() -> None:
+    """Keep stdout for JSON alone: whatever else is written there, C libraries' output included, goes to stderr."""
+    global _answers  # the process has one stdout
+    sys.stdout.flush()
+    _answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)
+    sys.stdout = sys.stderr
+
+
+def abandon_stdout() -> None:
+    """Send what is still to be written to nowhere: its reader has gone, and Python would complain on its way out."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    for stream in (sys.stdout, _answers):
+        if stream is not None:
+            os.dup2(nowhere, stream.fileno())
+
+
+def print_json(answer: BaseModel) -> None:
+    """Write an answer on stdout as one indented JSON object."""
+    print_line(answer.model_dump_json(indent=2))
+
+
+def print_line(text: str) -> None:
+    """Write one line of an answer on stdout, and let its reader have it now."""
+    stream = _answers or sys.stdout
+    stream.write(text + "\n")
+    stream.flush()
+
+
+def answers_on_terminal() -> bool:
+    """Whether lines of an answer would run into a bar drawn on the same terminal."""
+    return (_answers or sys.stdout).isatty()
+
+
+def print_error(error: FtxError) -> None:
+    """What, where, found, mend."""
+    text = Text.assemble(("error: ", _STYLES["bad"]), (error.what, _STYLES["strong"]))
+    for heading, detail in error.details():
+        text.append(f"\n  {heading}: ", style=_STYLES["dim"])
+        text.append(detail.replace("\n", "\n    "))
+    _stderr().print(text, soft_wrap=True)
+
+
+def print_note(text: str, style: Style = "plain") -> None:
+    """One line beside the answer, on stderr."""
+    _stderr().print(Text(text, style=_STYLES[style]), soft_wrap=True)
+
+
+def print_facts(facts: Sequence[tuple[str, str]], style: Style = "plain") -> None:
+    """Lines of a name and a value, on stdout, the values below each other."""
+    width = max(len(name) for name, _ in facts)
+    for name, value in facts:
+        line = Text.assemble((name.ljust(width), _STYLES["dim"]), "  ", (value, _STYLES[style]))
+        _stdout().print(line, soft_wrap=True)
+
+
+def print_table(
+    columns: Sequence[str], rows: Sequence[Sequence[str]], *, styles: Sequence[Style] = (), title: str | None = None
+) -> None:
+    """A table on stdout; a column whose cells are all numbers stands flush right, ``styles`` has one entry a row."""
+    headers: list[Column] = []
+    for index, name in enumerate(columns):
+        numeric = bool(rows) and all(_is_figure(row[index]) for row in rows)
+        # On a narrow terminal names are folded; half a number is none.
+        headers.append(Column(Text(name), justify="right" if numeric else "left", overflow="fold", no_wrap=numeric))
+    table = Table(*headers, header_style="bold", box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    for index, row in enumerate(rows):
+        table.add_row(*(Text(cell) for cell in row), style=_STYLES[styles[index]] if styles else "")
+    console = _stdout()
+    if sum(max(map(len, column)) + 2 for column in zip(columns, *rows, strict=True)) > console.width:
+        table.padding = (0, 1, 0, 0)
+    if title:
+        console.print(Text(title, style=_STYLES["strong"]), soft_wrap=True)
+    console.print(table)
+
+
+def _is_figure(cell: str) -> bool:
+    return cell in ("", "-", ".") or cell.lstrip("+-")[:1].isdigit()
+
+
+def _stdout() -> Console:
+    stream = sys.stdout
+    return Console(file=stream, highlight=False, width=None if stream.isatty() else _UNBOUNDED_WIDTH)
+
+
+def _stderr() -> Console:
+    stream = sys.stderr
+    return Console(file=stream, highlight=False, width=None if stream.isatty() else _UNBOUNDED_WIDTH)
+
+
+class _Count(ProgressColumn):
+    """``128/960``, or ``128`` where the total is unknown."""
+
+    def render(self, task: RichTask) -> Text:
+        total = "" if task.total is None else f"/{task.total:.0f}"
+        return Text(f"{task.completed:.0f}{total}")
+
+
+class _Speed(ProgressColumn):
+    """Steps a second; a step is an image wherever images are worked through."""
+
+    def render(self, task: RichTask) -> Text:
+        speed = task.finished_speed or task.speed
+        return Text("" if speed is None else f"{speed:.{0 if speed >= 10 else 1}f}/s", style="dim")
+
+
+class _BarTask:
+    def __init__(self, bars: Progress, task: RichTask) -> None:
+        self._bars = bars
+        self._task = task
+
+    def advance(self, steps: int = 1, **fields: str) -> None:
+        if fields:
+            text = "  ".join(f"{name.replace('_', ' ')} {value}" for name, value in fields.items())
+            self._bars.update(self._task.id, shown=text)
+        self._bars.advance(self._task.id, steps)
+
+
+class TerminalProgress:
+    """ftx.progress.Progress drawn on stderr: bars on a terminal, notes as plain lines anywhere else."""
+
+    def __init__(self, *, bars: bool = True) -> None:
+        self._console = _stderr()
+        # FORCE_COLOR asks for colours, not for a bar redrawn ten times a second into a log file.
+        self._drawn = bars and sys.stderr.isatty() and os.environ.get("TERM") != "dumb"
+        self._open = 0
+        self._bars = Progress(
+            SpinnerColumn(),
+            TextColumn("{task.description}", markup=False),
+            BarColumn(bar_width=24),
+            _Count(),
+            TextColumn("{task.fields[shown]}", markup=False, style="cyan"),
+            _Speed(),
+            TimeRemainingColumn(compact=True, elapsed_when_finished=True),
+            console=self._console,
+            transient=True,
+        )
+
+    @contextmanager
+    def track(self, description: str, total: int | None) -> Generator[Task]:
+        if not self._drawn:
+            with SILENT.track(description, total) as task:
+                yield task
+            return
+        task_id = self._bars.add_task(description, total=total, shown="")
+        if self._open == 0:
+            self._bars.start()
+        self._open += 1
+        try:
+            yield _BarTask(self._bars, next(task for task in self._bars.tasks if task.id == task_id))
+        finally:
+            self._open -= 1
+            self._bars.remove_task(task_id)
+            if self._open == 0:
+                self._bars.stop()
+
+    def note(self, text: str) -> None:
+        self._console.print(Text(text), soft_wrap=True)

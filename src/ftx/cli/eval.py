@@ -1,0 +1,71 @@
+"""``ftx eval``."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from ftx.cli import console
+from ftx.cli.options import DataOption, JsonFlag, RunArgument
+
+if TYPE_CHECKING:
+    from ftx.evaluation import EvalReport
+
+
+def command(
+    run: RunArgument = None,
+    artifact: Annotated[
+        str | None,
+        typer.Option(
+            "--artifact",
+            metavar="NAME",
+            help="trained, dense, onnx, openvino/fp32, openvino/fp16 or openvino/int8.  [default: the best IR, "
+            "or what the run holds]",
+        ),
+    ] = None,
+    data: DataOption = None,
+    json: JsonFlag = False,
+) -> int:
+    """Accuracy, per-class precision, recall and F1, and the confusion matrix of one artifact.
+
+    On the held-out images of the run, read from their files, in the precision that the artifact is deployed in.
+    """
+    from ftx.evaluation import evaluate
+
+    report = evaluate(run, artifact, data=data, progress=console.TerminalProgress())
+    if json:
+        console.print_json(report)
+    else:
+        print_evaluation(report)
+    return 0
+
+
+def print_evaluation(report: EvalReport) -> None:
+    """A line of totals, a row a class, and who is taken for whom."""
+    console.print_facts(
+        [
+            ("artifact", f"{report.artifact} ({report.runtime}, {report.compute})"),
+            ("images", f"{report.images} of {report.split}"),
+            ("accuracy", f"{report.accuracy:.2%}  95 %: {report.accuracy_low:.2%} to {report.accuracy_high:.2%}"),
+            ("macro F1", f"{report.macro_f1:.4f}"),
+        ]
+    )
+    console.print_table(
+        ("class", "precision", "recall", "F1", "images"),
+        [
+            (score.name, f"{score.precision:.4f}", f"{score.recall:.4f}", f"{score.f1:.4f}", str(score.support))
+            for score in report.classes
+        ],
+        title="\nby class",
+    )
+    # Headers by number: twenty names side by side are wider than any terminal.
+    names = [score.name for score in report.classes]
+    console.print_table(
+        ("truth", *(str(index + 1) for index in range(len(names)))),
+        [
+            (f"{index + 1} {name}", *(str(count) if count else "." for count in counts))
+            for index, (name, counts) in enumerate(zip(names, report.confusion, strict=True))
+        ],
+        title="\nconfusion: a row a true class, a column an answer",
+    )

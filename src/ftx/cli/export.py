@@ -1,0 +1,79 @@
+"""``ftx export``."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, cast
+
+import typer
+
+from ftx.cli import console
+from ftx.cli.options import DataOption, JsonFlag, RunArgument
+
+if TYPE_CHECKING:
+    from ftx.card import Precision
+    from ftx.exporting import ExportReport
+    from ftx.exporting.export import Format
+
+
+def command(
+    run: RunArgument = None,
+    formats: Annotated[
+        list[str] | None,
+        typer.Option("--format", metavar="onnx|openvino", help="May be given more than once.  [default: openvino]"),
+    ] = None,
+    precisions: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--precision",
+            metavar="fp32|fp16|int8",
+            help="Of the IR; may be given more than once. ONNX is fp32 and takes no other.  [default: fp32]",
+        ),
+    ] = None,
+    data: DataOption = None,
+    json: JsonFlag = False,
+) -> int:
+    """Write the dense model as OpenVINO IR or ONNX.
+
+    An IR takes raw images of any size: resize, crop and normalisation are inside. Each folder below openvino/
+    is complete for a device, with labels, hashes and reference answers. int8 is calibrated on training images.
+    """
+    from ftx.exporting import export
+
+    # What is no format or precision is refused by export itself, which knows the nearest one.
+    report = export(
+        run,
+        formats=cast("list[Format]", formats or ["openvino"]),
+        precisions=cast("list[Precision]", precisions or ["fp32"]),
+        data=data,
+        progress=console.TerminalProgress(),
+    )
+    if json:
+        console.print_json(report)
+    else:
+        print_export(report)
+    return 0
+
+
+def print_export(report: ExportReport) -> None:
+    """A row a model."""
+    console.print_table(
+        ("artifact", "precision", "MB", "seconds", "written to"),
+        [
+            (
+                item.artifact,
+                item.precision + smooth_quant(item.smooth_quant_alpha),
+                f"{item.size_bytes / 1e6:.1f}",
+                f"{item.seconds:.1f}",
+                item.path,
+            )
+            for item in report.artifacts
+        ],
+    )
+    console.print_note(f"next: ftx validate {report.run}", "dim")
+
+
+def smooth_quant(alpha: float | None) -> str:
+    """What int8 adds to its name: the strength of SmoothQuant that was chosen."""
+    if alpha is None:
+        return ""
+    return " (no SmoothQuant)" if alpha < 0 else f" (SmoothQuant {alpha:g})"

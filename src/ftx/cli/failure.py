@@ -1,0 +1,99 @@
+"""What the user sees when a verb ends with an exception."""
+
+from __future__ import annotations
+
+import errno
+import platform
+import shlex
+import sys
+import tempfile
+import traceback
+from collections.abc import Sequence
+from typing import cast
+
+from pydantic import BaseModel
+
+from ftx import missing_extra
+from ftx.cli import console
+from ftx.errors import EnvironmentFault, FtxError, InputError
+from ftx.reports import VerbReport
+from ftx.version import __version__
+
+BUG = 70
+
+
+class ErrorParts(BaseModel):
+    """An error as the user reads it."""
+
+    what: str
+    where: str | None = None
+    found: str | None = None
+    mend: str | None = None
+
+
+class FailureReport(VerbReport):
+    """The ``--json`` object of a verb that failed."""
+
+    ok: bool = False
+    error: ErrorParts
+
+
+def report_failure(error: Exception, *, arguments: Sequence[str], verb: str | None, as_json: bool, debug: bool) -> int:
+    """Print the error, as JSON too if that was asked for, and give the exit status."""
+    known = as_ftx_error(error)
+    if debug:
+        traceback.print_exception(error)
+    if known is None:
+        known = _bug(error, arguments, debug)
+    console.print_error(known)
+    if as_json:
+        parts = ErrorParts(what=known.what, where=known.where, found=known.found, mend=known.mend)
+        console.print_json(FailureReport(verb=verb or "", error=parts))
+    return known.exit_code
+
+
+def as_ftx_error(error: Exception) -> FtxError | None:
+    """The error in our own terms; None if it is one that nobody foresaw."""
+    if isinstance(error, FtxError):
+        return error
+    if isinstance(error, ModuleNotFoundError):
+        return missing_extra(error)
+    if isinstance(error, MemoryError):
+        return EnvironmentFault("there is not enough memory", mend="use a smaller batch, image size or model")
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return EnvironmentFault("the disk is full", where=error.filename, mend="free some space and run it again")
+    return _usage_error(error)
+
+
+def _usage_error(error: Exception) -> FtxError | None:
+    # Typer's exceptions were click's and then its own, without one public base; both know how to show themselves.
+    message = getattr(error, "format_message", None)
+    if not callable(message):
+        return None
+    context = getattr(error, "ctx", None)
+    command = cast("str", getattr(context, "command_path", "ftx"))
+    return InputError(str(message()), mend=f"`{command} --help` lists what it takes")
+
+
+def _bug(error: Exception, arguments: Sequence[str], debug: bool) -> FtxError:
+    headline = f"this is a bug of ftx: {type(error).__name__}: {error}"
+    report = "report it with this file and what you did, as CONTRIBUTING.md says"
+    if debug:
+        return FtxError(headline, mend=report.replace("this file", "the traceback above"))
+    text = "\n".join(
+        [
+            f"ftx {__version__}, Python {platform.python_version()}, {platform.platform()}",
+            f"ftx {shlex.join(arguments)}",
+            "",
+            "".join(traceback.format_exception(error)),
+        ]
+    )
+    try:
+        with tempfile.NamedTemporaryFile(
+            "w", prefix="ftx-bug-", suffix=".log", delete=False, encoding="utf-8"
+        ) as stream:
+            stream.write(text)
+    except OSError:  # nowhere to write: the terminal is what is left
+        sys.stderr.write(text)
+        return FtxError(headline, mend=report.replace("this file", "the text above"))
+    return FtxError(headline, where=stream.name, mend=report)

@@ -1,0 +1,42 @@
+"""``ftx schema``."""
+
+from __future__ import annotations
+
+import json
+from importlib import import_module
+from typing import Annotated
+
+import typer
+from pydantic import BaseModel
+
+from ftx.cli import console
+from ftx.errors import InputError, nearest
+
+# What is asked for -> the room and the model that its ``--json`` answer is.
+SCHEMAS = {
+    "recipe": ("ftx.recipe", "Recipe"),
+    "train": ("ftx.training", "TrainReport"),
+    "dry-run": ("ftx.training", "DryRunReport"),
+    "merge": ("ftx.merging", "MergeReport"),
+    "export": ("ftx.exporting", "ExportReport"),
+    "validate": ("ftx.validation", "ParityReport"),
+    "eval": ("ftx.evaluation", "EvalReport"),
+    "predict": ("ftx.prediction", "Prediction"),
+    "quickstart": ("ftx.quickstart", "QuickstartReport"),
+    "error": ("ftx.cli.failure", "FailureReport"),
+}
+
+
+def command(
+    verb: Annotated[str, typer.Argument(metavar="VERB", help=f"One of {', '.join(SCHEMAS)}.")],
+) -> None:
+    """Print the JSON schema of a verb's --json answer, of a failed verb's (error), or of the recipe."""
+    if verb not in SCHEMAS:
+        alike = nearest(verb, SCHEMAS)
+        raise InputError(
+            f"there is no schema '{verb}'",
+            mend=f"did you mean '{alike}'?" if alike else f"choose one of {', '.join(SCHEMAS)}",
+        )
+    room, name = SCHEMAS[verb]
+    model: type[BaseModel] = getattr(import_module(room), name)
+    console.print_line(json.dumps(model.model_json_schema(), indent=2))

@@ -1,0 +1,163 @@
+"""``ftx train``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from ftx.cli import console
+from ftx.cli.options import JsonFlag
+from ftx.recipe import TARGETS, Recipe
+
+if TYPE_CHECKING:
+    pass
+
+_DEFAULTS = Recipe()
+_DATA, _METHOD, _RUN = "What is trained on what", "The method", "How it is trained"
+
+
+def _key(flag: str, metavar: str, text: str, default: object) -> typer.models.OptionInfo:
+    # The value stays text here: the recipe checks all of them together and reports every error at once.
+    shown = f"{text}  [default: {default}]"
+    return typer.Option(flag, metavar=metavar, show_default=False, help=shown)
+
+
+def command(
+    config: Annotated[
+        Path | None, typer.Option("--config", metavar="FILE", help="A recipe in YAML; flags and --set go over it.")
+    ] = None,
+    data: Annotated[
+        str | None, _key("--data", "DIR", "Folder of images, one subfolder a class.", _DEFAULTS.data.path)
+    ] = None,
+    task: Annotated[str | None, _key("--task", "TASK", "multiclass.", _DEFAULTS.task)] = None,
+    model: Annotated[
+        str | None,
+        _key("--model", "NAME", "dinov2-small, which is embedded, or a model of timm.", _DEFAULTS.model.name),
+    ] = None,
+    weights: Annotated[
+        str | None,
+        _key(
+            "--weights", "auto|none|FILE", "Pretrained, seeded random, or a .safetensors file.", _DEFAULTS.model.weights
+        ),
+    ] = None,
+    image_size: Annotated[
+        str | None,
+        _key("--image-size", "auto|PIXELS", "Side of the square image.", "auto: the pretrained size, 224 for dinov2"),
+    ] = None,
+    peft: Annotated[
+        str | None, _key("--peft", "lora|dora|none", "The adapter; none trains everything.", _DEFAULTS.model.peft)
+    ] = None,
+    freeze_backbone: Annotated[
+        bool | None,
+        typer.Option(
+            "--freeze-backbone/--no-freeze-backbone",
+            show_default=False,
+            help="Train the head alone (linear probing); goes with --peft none, which is then the default.",
+        ),
+    ] = None,
+    rank: Annotated[str | None, _key("--rank", "R", "Rank of the adapter.", _DEFAULTS.adapter.rank)] = None,
+    alpha: Annotated[
+        str | None, _key("--alpha", "A", "The adapter is scaled by alpha / rank.", f"{_DEFAULTS.adapter.alpha:g}")
+    ] = None,
+    rslora: Annotated[
+        bool | None,
+        typer.Option("--rslora/--no-rslora", show_default=False, help="Scale by alpha / sqrt(rank) instead."),
+    ] = None,
+    targets: Annotated[
+        str | None,
+        _key("--targets", "LIST", f"Which layers, out of {','.join(TARGETS)}.", "all of them"),
+    ] = None,
+    blocks: Annotated[
+        str | None, _key("--blocks", "all|N", "All transformer blocks or the last N.", _DEFAULTS.adapter.blocks)
+    ] = None,
+    dropout: Annotated[
+        str | None,
+        _key(
+            "--dropout",
+            "P",
+            "Dropout on the adapter's input, with peft's meaning; above 0 the layer cannot compute with the merged "
+            "weight while it trains, which is slower.",
+            f"{_DEFAULTS.adapter.dropout:g}",
+        ),
+    ] = None,
+    epochs: Annotated[str | None, _key("--epochs", "N", "Epochs at most.", _DEFAULTS.train.epochs)] = None,
+    lr: Annotated[str | None, _key("--lr", "LR", "Peak learning rate.", f"{_DEFAULTS.train.lr:g}")] = None,
+    batch_size: Annotated[
+        str | None, _key("--batch-size", "N", "Images in a step.", _DEFAULTS.train.batch_size)
+    ] = None,
+    augment: Annotated[
+        str | None, _key("--augment", "light|none", "How training images are varied.", _DEFAULTS.train.augment)
+    ] = None,
+    precision: Annotated[
+        str | None,
+        _key(
+            "--precision", "auto|f32|bf16", "auto is bf16 where the hardware computes in it.", _DEFAULTS.train.precision
+        ),
+    ] = None,
+    seed: Annotated[str | None, _key("--seed", "N", "Seed of everything random.", _DEFAULTS.seed)] = None,
+    set_: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Any other key of the recipe, as train.weight_decay=0.01."),
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", metavar="DIR", help="The run folder to make.  [default: a new one in runs/]")
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Say what was understood (data, layers, memory) and train nothing.")
+    ] = False,
+    json: JsonFlag = False,
+) -> None:
+    """Train an adapter, a head or the whole model on a folder of images.
+
+    A folder with train/, val/ and perhaps test/ is taken as it is; one tree of class folders is split by
+    content. Ctrl-C ends training with the best epoch so far saved. Keys without a flag of their own:
+    `ftx schema recipe` lists them.
+    """
+    flags = {
+        "task": task,
+        "seed": seed,
+        "data.path": data,
+        "data.image_size": image_size,
+        "model.name": model,
+        "model.weights": weights,
+        "model.peft": peft,
+        "model.freeze_backbone": freeze_backbone,
+        "adapter.rank": rank,
+        "adapter.alpha": alpha,
+        "adapter.targets": targets,
+        "adapter.blocks": blocks,
+        "adapter.dropout": dropout,
+        "adapter.rslora": rslora,
+        "train.epochs": epochs,
+        "train.batch_size": batch_size,
+        "train.lr": lr,
+        "train.precision": precision,
+        "train.augment": augment,
+    }
+    recipe = Recipe.build(config, set_ or (), flags)
+    if dry_run:
+        _dry_run(recipe, json)
+    else:
+        _train(recipe, out, json)
+
+
+def _train(recipe: Recipe, out: Path | None, json: bool) -> None:
+    from ftx.training import train
+
+    report = train(recipe, out=out, progress=console.TerminalProgress())
+    if json:
+        console.print_json(report)
+    else:
+        print_train(report)
+
+
+def _dry_run(recipe: Recipe, json: bool) -> None:
+    from ftx.training import dry_run
+
+    report = dry_run(recipe, progress=console.TerminalProgress())
+    if json:
+        console.print_json(report)
+    else:
+        print_dry_run(report)

@@ -1,0 +1,1 @@
+"""Images and their labels: reading, splitting, and THE image path."""

@@ -1,0 +1,170 @@
+"""Batches of pixels: random views for training, the plain image path for everything else."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Sequence
+from contextlib import closing
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from ftx.data.augment import Augment, random_view
+from ftx.data.preprocess import Preprocess, load_pixels, open_image, resize_crop
+from ftx.data.threads import in_threads
+from ftx.progress import SILENT, Progress
+
+Pixels = NDArray[np.uint8]
+Targets = NDArray[np.float32]
+
+# An image is kept with its short side at most this many times the network's resize: the smallest crop
+# (0.6 of the area, so 0.77 of a side) is then still reduced, by 1.16, and never blown up.
+KEPT_TO_RESIZE = 1.5
+
+# Two batches are prepared while one trains: one core's worth of work each, more would only take memory.
+BATCHES_AHEAD = 2
+
+# Where the machine does not tell its memory (no /proc): what the smallest of today's laptops has to spare.
+ASSUMED_FREE_BYTES = 4 << 30
+
+
+class TrainingImages:
+    """The training images, kept decoded and reduced in memory as far as a budget allows.
+
+    What is over the budget is decoded anew for each view, with the same result: which images fit
+    changes the speed and nothing else.
+    """
+
+    def __init__(
+        self,
+        paths: Sequence[Path],
+        targets_NC: Targets,
+        pre: Preprocess,
+        *,
+        augment: Augment = "light",
+        budget_bytes: int | None = None,
+        progress: Progress = SILENT,
+    ) -> None:
+        """Decode what fits into ``budget_bytes``, by default a quarter of the memory that is free.
+
+        Raises: ImageError for an image that cannot be read.
+        """
+        if len(paths) != len(targets_NC):
+            raise AssertionError(f"{len(paths)} images, {len(targets_NC)} rows of targets")
+        self.paths = tuple(paths)
+        self.targets_NC = targets_NC
+        self.pre = pre
+        self.augment: Augment = augment
+        self._kept: list[Pixels] = []
+        self._keep(available_bytes() // 4 if budget_bytes is None else budget_bytes, progress)
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    @property
+    def kept(self) -> int:
+        """How many images are in memory: the first so many."""
+        return len(self._kept)
+
+    def batches(
+        self, indices: Sequence[int] | NDArray[np.intp], batch_size: int, rng: np.random.Generator
+    ) -> Generator[tuple[Pixels, Targets], None, None]:
+        """Views of the images in the order of ``indices``, prepared two batches ahead; the last may be smaller.
+
+        One number is drawn from ``rng`` here and now. A view depends on that number and on its position,
+        not on threads or memory, so the same generator state gives the same batches. Whoever stops early
+        calls ``close``.
+        Shape: uint8 [B, H, W, 3] and float32 [B, C].
+        """
+        order = [int(index) for index in indices]
+        epoch = int(rng.integers(2**63))
+
+        def prepare(start: int) -> tuple[Pixels, Targets]:
+            chosen = order[start : start + batch_size]
+            pixels_BHWC = np.empty((len(chosen), self.pre.height, self.pre.width, 3), dtype=np.uint8)
+            for row, index in enumerate(chosen):
+                pixels_BHWC[row] = self._view(index, epoch, start + row)
+            return pixels_BHWC, self.targets_NC[chosen]
+
+        return in_threads(prepare, range(0, len(order), batch_size), workers=BATCHES_AHEAD, ahead=BATCHES_AHEAD)
+
+    def _view(self, index: int, epoch: int, position: int) -> Pixels:
+        reduced_HWC = self._kept[index] if index < self.kept else self._decode(self.paths[index])
+        if self.augment == "none":
+            return reduced_HWC
+        return random_view(Image.fromarray(reduced_HWC), self.pre, np.random.default_rng([epoch, position]))
+
+    def _decode(self, path: Path) -> Pixels:
+        image = open_image(path)
+        if self.augment == "none":  # the final pixels: reducing first would change them
+            return resize_crop(image, self.pre)
+        return np.asarray(reduce(image, int(self.pre.resize * KEPT_TO_RESIZE), self.pre))
+
+    def _keep(self, budget_bytes: int, progress: Progress) -> None:
+        used_bytes = 0
+        decoding = progress.track("Decoding training images", len(self))
+        with closing(in_threads(self._decode, self.paths)) as decoded, decoding as task:
+            for pixels_HWC in decoded:
+                used_bytes += pixels_HWC.nbytes
+                if used_bytes > budget_bytes:
+                    break
+                self._kept.append(pixels_HWC)
+                task.advance()
+        if self.kept < len(self):
+            progress.note(
+                f"{self.kept} of {len(self)} training images fit into {budget_bytes / 1e9:.1f} GB of memory;"
+                " the others are decoded each time"
+            )
+
+
+def reduce(image: Image.Image, short_side: int, pre: Preprocess) -> Image.Image:
+    """The image with its short side at most ``short_side`` pixels, in the recipe's interpolation, antialiased."""
+    scale = short_side / min(image.size)
+    if scale >= 1:
+        return image
+    size = (max(round(image.width * scale), 1), max(round(image.height * scale), 1))
+    return image.resize(size, Image.Resampling[pre.interpolation.upper()])
+
+
+def load_pixels_many(paths: Sequence[Path], pre: Preprocess, progress: Progress = SILENT) -> Pixels:
+    """All images through the image path, decoded in threads.
+
+    Shape: [N, H, W, 3], at the network's size.
+    Raises: ImageError for the first image that cannot be read.
+    """
+    pixels_NHWC = np.empty((len(paths), pre.height, pre.width, 3), dtype=np.uint8)
+
+    def load(path: Path) -> Pixels:
+        return load_pixels(path, pre)
+
+    with progress.track("Reading images", len(paths)) as task:
+        for row, pixels_HWC in enumerate(in_threads(load, paths)):
+            pixels_NHWC[row] = pixels_HWC
+            task.advance()
+    return pixels_NHWC
+
+
+def iter_pixels(paths: Sequence[Path], pre: Preprocess, batch_size: int) -> Generator[Pixels, None, None]:
+    """As ``load_pixels_many``, a batch at a time, for more images than memory holds.
+
+    Shape: [B, H, W, 3]; the last batch may be smaller.
+    """
+
+    def load(start: int) -> Pixels:
+        return np.stack([load_pixels(path, pre) for path in paths[start : start + batch_size]])
+
+    return in_threads(load, range(0, len(paths), batch_size), ahead=2 * BATCHES_AHEAD)
+
+
+def available_bytes() -> int:
+    """Memory that this process may still take, by /proc/meminfo and its control group."""
+    meminfo = Path("/proc/meminfo")
+    if not meminfo.is_file():
+        return ASSUMED_FREE_BYTES
+    fields = dict(line.split(":", 1) for line in meminfo.read_text().splitlines())
+    free = int(fields["MemAvailable"].split()[0]) * 1024
+    limit, current = Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory.current")
+    if limit.is_file() and current.is_file() and limit.read_text().strip() != "max":
+        free = min(free, max(int(limit.read_text()) - int(current.read_text()), 0))
+    return free

@@ -1,0 +1,66 @@
+"""The sample data set: one archive, unpacked once."""
+
+from __future__ import annotations
+
+import stat
+import zipfile
+import zlib
+from pathlib import Path, PurePosixPath, PureWindowsPath
+
+from ftx.errors import DataError
+from ftx.files import stage_folder
+
+
+def unpack_sample(archive: Path, folder: Path) -> Path:
+    """Unpack an archive of images as ``folder``, or find it there unpacked already; returns the folder.
+
+    The folder appears when it is whole, and one with other contents is never touched.
+    Raises: DataError if the archive is damaged or its names leave the folder, or if the folder holds
+    something else; EnvironmentFault if it cannot be written.
+    """
+    try:
+        with zipfile.ZipFile(archive) as opened:
+            members = [member for member in opened.infolist() if not member.is_dir()]
+            for member in members:
+                _refuse_escape(member, archive)
+            if folder.exists() or folder.is_symlink():
+                return _same_contents(folder, members)
+            with stage_folder(folder) as staged:
+                for member in members:
+                    path = staged / member.filename
+                    path.parent.mkdir(parents=True, exist_ok=True)
+                    path.write_bytes(opened.read(member))  # read checks the CRC
+    except (zipfile.BadZipFile, zlib.error, EOFError) as error:
+        raise DataError(
+            "the sample archive is damaged", where=archive, found=str(error), mend="install ftx-vit again"
+        ) from error
+    return folder
+
+
+def _refuse_escape(member: zipfile.ZipInfo, archive: Path) -> None:
+    name = member.filename
+    # A name is judged as both systems would: a drive or a backslash is harmless on one of them alone.
+    parts = {*PurePosixPath(name).parts, *PureWindowsPath(name).parts}
+    rooted = PurePosixPath(name).is_absolute() or bool(PureWindowsPath(name).anchor)
+    if rooted or ".." in parts or stat.S_ISLNK(member.external_attr >> 16):
+        raise DataError("a file in the archive would leave its folder", where=archive, found=name)
+
+
+def _same_contents(folder: Path, members: list[zipfile.ZipInfo]) -> Path:
+    found = {
+        path.relative_to(folder).as_posix()
+        for path in folder.rglob("*")
+        if path.is_file() and not path.name.startswith(".")
+    }
+    expected = {member.filename: member.CRC for member in members}
+    differing = sorted(found ^ expected.keys()) or sorted(
+        name for name, crc in expected.items() if zlib.crc32((folder / name).read_bytes()) != crc
+    )
+    if differing:
+        raise DataError(
+            "this folder is in the way of the sample",
+            where=folder,
+            found=f"{len(differing)} files that are not as in the archive, first {differing[0]}",
+            mend="move it away, or unpack to another folder",
+        )
+    return folder

@@ -1,0 +1,51 @@
+"""The side that each image stands on, decided by its content alone."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+
+from ftx.data.dataset import Split
+from ftx.errors import DataError
+
+# One image to learn from and one to choose by.
+FEWEST_PER_CLASS = 2
+
+
+def hash_split(samples: Sequence[tuple[str, str]], val_fraction: float) -> tuple[Split, ...]:
+    """Split (SHA-256, class) pairs into train and val, each class by itself.
+
+    A class's distinct images are ranked by hash, and the first ``val_fraction`` of them, rounded but at
+    least one and never all, are val. So copies of an image stand together, neither order nor file names
+    matter, and an image that is added or taken away moves at most one other of its class.
+    Raises: DataError if the fraction is not between 0 and 1, or naming each class of fewer than two images.
+    """
+    if not 0 < val_fraction < 1:
+        raise DataError("val_fraction is a share between 0 and 1", found=str(val_fraction), mend="for example 0.2")
+    hashes: dict[str, set[str]] = defaultdict(set)
+    for digest, name in samples:
+        hashes[name].add(digest)
+    refuse_small_classes({name: len(distinct) for name, distinct in hashes.items()})
+    val = {
+        (digest, name)
+        for name, distinct in hashes.items()
+        for digest in sorted(distinct)[: _val_count(len(distinct), val_fraction)]
+    }
+    return tuple("val" if sample in val else "train" for sample in samples)
+
+
+def refuse_small_classes(distinct: dict[str, int], *, where: str | None = None, because: str = "") -> None:
+    """Raise DataError naming every class that has fewer than two different images."""
+    small = [f"{name}: {count}" for name, count in sorted(distinct.items()) if count < FEWEST_PER_CLASS]
+    if small:
+        raise DataError(
+            f"a class needs at least {FEWEST_PER_CLASS} different images to train on",
+            where=where,
+            found=", ".join(small) + because,
+            mend="add images to it, or remove its folder",
+        )
+
+
+def _val_count(distinct: int, val_fraction: float) -> int:
+    # Halves go up; Python's own round sends them to the even neighbour.
+    return min(max(int(distinct * val_fraction + 0.5), 1), distinct - 1)

@@ -1,0 +1,221 @@
+"""What lies in a data folder: class folders and the image files in them, before any is opened."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from ftx.data.dataset import SPLITS, Split
+from ftx.errors import DataError, nearest
+
+# Endings of the formats that Pillow reads from its own wheel and that photographs and scans come in.
+IMAGE_ENDINGS = frozenset(
+    {".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".dib", ".gif", ".tif", ".tiff"}
+    | {".ppm", ".pgm", ".pbm", ".pnm", ".jp2", ".j2k", ".avif", ".tga"}
+)
+
+# What operating systems and file servers leave in folders; not worth a word. Hidden files join them.
+LITTER = frozenset({"thumbs.db", "desktop.ini", "ehthumbs.db", "__macosx", "@eadir", "$recycle.bin"})
+
+Layout = Literal["tree", "splits"]
+
+_SHAPE = "make one folder a class and put its images straight into it: DIR/<class>/*.jpg, or DIR/train/<class>/*.jpg"
+
+
+@dataclass(frozen=True)
+class Found:
+    """An image file: its path as in the data set, its class, and the side its folder puts it on."""
+
+    path: str
+    label: str
+    split: Split | None
+
+
+@dataclass(frozen=True)
+class Tree:
+    """Every image file of a data folder. ``ignored`` counts other files by ending."""
+
+    layout: Layout
+    names: tuple[str, ...]
+    files: tuple[Found, ...]
+    ignored: Mapping[str, int]
+
+
+def walk(root: Path) -> Tree:
+    """List the image files below ``root``.
+
+    Raises: DataError if the folder is missing, has no class folders or only one, holds no images, nests
+    folders deeper than classes, names a class in val or test that train lacks, or links out of itself.
+    """
+    if not root.is_dir():
+        raise DataError(
+            "there is no such data folder",
+            where=root,
+            found="a file" if root.exists() else _neighbour(root),
+            mend="name the folder that holds your images: --data DIR",
+        )
+    walker = _Walker(root)
+    top = walker.folders(root)
+    if not _has_splits(root, [folder.name for folder in top], walker):
+        names, files = walker.classes(root, None)
+        return _checked(root, Tree("tree", names, files, walker.ignored))
+    listed = {folder.name: walker.classes(folder, _split(folder.name)) for folder in top}
+    walker.loose_files(root)
+    names = listed["train"][0]
+    for split, (present, _) in listed.items():
+        _refuse_unknown_classes(root / split, present, names)
+    files = tuple(file for _, found in listed.values() for file in found)
+    return _checked(root, Tree("splits", names, files, walker.ignored))
+
+
+class _Walker:
+    """Lists folders, counting what it passes over."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.real_root = Path(os.path.realpath(root))
+        self.ignored: Counter[str] = Counter()
+
+    def visible(self, folder: Path) -> list[Path]:
+        """Folders and files by name, without litter; a link that leaves the root is refused."""
+        try:
+            paths = sorted(path for path in folder.iterdir() if not _is_litter(path.name))
+        except OSError as error:
+            raise DataError("a folder cannot be read", where=folder, found=error.strerror) from error
+        for path in paths:
+            # realpath, as Path.resolve raises on a link that points at itself.
+            target = Path(os.path.realpath(path))
+            if path.is_symlink() and not target.is_relative_to(self.real_root):
+                raise DataError(
+                    "a link leads out of the data folder",
+                    where=path,
+                    found=f"it points at {target}",
+                    mend="copy what it points at into the folder",
+                )
+        return paths
+
+    def folders(self, folder: Path) -> list[Path]:
+        """The folders straight below."""
+        return [path for path in self.visible(folder) if path.is_dir()]
+
+    def classes(self, folder: Path, split: Split | None) -> tuple[tuple[str, ...], tuple[Found, ...]]:
+        """The class folders straight below, and the images in them."""
+        loose = self.loose_files(folder)
+        class_folders = self.folders(folder)
+        if not class_folders:
+            raise DataError(
+                "there are no class folders",
+                where=folder,
+                found=f"{loose} images straight in the folder" if loose else "no folders in it",
+                mend=_SHAPE,
+            )
+        names = tuple(path.name for path in class_folders)
+        for path in class_folders:
+            if not _is_text(path.name):
+                raise DataError("a class folder's name is not valid text", where=folder, found=ascii(path.name))
+        return names, tuple(found for path in class_folders for found in self._images(path, split))
+
+    def loose_files(self, folder: Path) -> int:
+        """Count the images beside folders, which belong to no class; they and other files are ignored."""
+        files = [path for path in self.visible(folder) if not path.is_dir()]
+        for path in files:
+            self.ignored["images outside class folders" if _is_image(path) else _ending(path)] += 1
+        return sum(_is_image(path) for path in files)
+
+    def _images(self, class_folder: Path, split: Split | None) -> Iterator[Found]:
+        for path in self.visible(class_folder):
+            if path.is_dir():
+                raise DataError(
+                    "there is a folder inside a class folder",
+                    where=path,
+                    found=f"{path.name} inside the class {class_folder.name}",
+                    mend=f"{_SHAPE}; sides are called train, val and test",
+                )
+            if _is_image(path):
+                yield Found(path.relative_to(self.root).as_posix(), class_folder.name, split)
+            else:
+                self.ignored[_ending(path)] += 1
+
+
+def _has_splits(root: Path, names: list[str], walker: _Walker) -> bool:
+    """Whether the folders are sides (train, val, test) rather than classes."""
+    strangers = [name for name in names if name not in SPLITS]
+    if names and not strangers and "train" not in names:
+        raise DataError("there is no train folder", where=root, found=", ".join(names), mend="add train/<class>/")
+    if "train" not in names:
+        return False
+    # A class may be called "train" (of wagons); a side holds folders, a class does not.
+    if strangers and walker.folders(root / "train"):
+        stranger = strangers[0]
+        alike = nearest(stranger, SPLITS)
+        raise DataError(
+            "there is a folder beside train that is no side of the split",
+            where=root / stranger,
+            found=", ".join(names),
+            mend=f"did you mean {alike}?" if alike else "sides are called train, val and test; move the others away",
+        )
+    return not strangers
+
+
+def _split(name: str) -> Split:
+    return next(split for split in SPLITS if split == name)
+
+
+def _refuse_unknown_classes(folder: Path, present: tuple[str, ...], known: tuple[str, ...]) -> None:
+    unknown = [name for name in present if name not in known]
+    if unknown:
+        alike = nearest(unknown[0], known)
+        raise DataError(
+            f"{folder.name} has a class that train lacks",
+            where=folder,
+            found=", ".join(unknown),
+            mend=f"did you mean {alike}?" if alike else f"classes in train: {', '.join(known)}",
+        )
+
+
+def _checked(root: Path, tree: Tree) -> Tree:
+    if not tree.files:
+        raise DataError("there are no images", where=root, found=describe(tree.ignored) or "no files", mend=_SHAPE)
+    if len(tree.names) < 2:
+        raise DataError("there is only one class", where=root, found=", ".join(tree.names), mend=_SHAPE)
+    for split in SPLITS:
+        folder = root / split
+        if tree.layout == "splits" and folder.is_dir() and not any(file.split == split for file in tree.files):
+            raise DataError("there are no images", where=folder, mend=f"add some, or remove {split}/")
+    return tree
+
+
+def describe(ignored: Mapping[str, int]) -> str:
+    """Counts of files by ending, as text."""
+    return ", ".join(f"{count} {ending}" for ending, count in sorted(ignored.items()))
+
+
+def _is_image(path: Path) -> bool:
+    # A link that points nowhere is no file, yet meant as one: opening it will tell.
+    return path.suffix.lower() in IMAGE_ENDINGS and (path.is_file() or path.is_symlink())
+
+
+def _is_litter(name: str) -> bool:
+    return name.startswith(".") or name.lower() in LITTER
+
+
+def _is_text(name: str) -> bool:
+    try:
+        name.encode()
+    except UnicodeEncodeError:  # bytes in another encoding, which Python carries as lone surrogates
+        return False
+    return True
+
+
+def _ending(path: Path) -> str:
+    return path.suffix.lower() or "without an ending"
+
+
+def _neighbour(root: Path) -> str | None:
+    parent = root.absolute().parent
+    alike = nearest(root.name, [path.name for path in parent.iterdir() if path.is_dir()]) if parent.is_dir() else None
+    return f"nearest: {root.parent / alike}" if alike else None

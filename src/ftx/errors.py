@@ -1,0 +1,95 @@
+"""What ftx raises: one tree, each branch with its exit status.
+
+An error says what is wrong, where, what was found there and how to mend it. The command line prints
+exactly that and exits with ``exit_code``; it shows a traceback under ``--debug`` alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+from pathlib import Path
+
+
+class FtxError(Exception):
+    """Base of every error that ftx raises on purpose."""
+
+    exit_code = 70
+
+    def __init__(
+        self,
+        what: str,
+        *,
+        where: str | Path | None = None,
+        found: str | None = None,
+        mend: str | None = None,
+    ) -> None:
+        self.what = what
+        self.where = None if where is None else str(where)
+        self.found = found
+        self.mend = mend
+        super().__init__(what)
+
+    def details(self) -> list[tuple[str, str]]:
+        """The parts below the headline that are known, as (heading, text)."""
+        parts = (("where", self.where), ("found", self.found), ("mend", self.mend))
+        return [(heading, text) for heading, text in parts if text]
+
+    def __str__(self) -> str:
+        return "\n".join([self.what, *(f"  {heading}: {text}" for heading, text in self.details())])
+
+
+class InputError(FtxError):
+    """The user's input is wrong."""
+
+    exit_code = 2
+
+
+class RecipeError(InputError):
+    """A recipe that cannot be read, or keys and values that do not hold."""
+
+
+class DataError(InputError):
+    """A data set that cannot be trained or evaluated on."""
+
+
+class ImageError(InputError):
+    """One image that cannot be turned into pixels."""
+
+
+class ModelError(InputError):
+    """An unknown model, or weights that do not fit it."""
+
+
+class RunError(InputError):
+    """A run folder that is missing, incomplete, altered or stale."""
+
+
+class AdapterError(InputError):
+    """Targets that match nothing, or an adapter file that does not hold."""
+
+
+class MergeError(InputError):
+    """An adapter that cannot be folded into its base."""
+
+
+class ExportError(InputError):
+    """A model that cannot be exported, or an exported folder that is not whole."""
+
+
+class EnvironmentFault(FtxError):
+    """The machine is at fault: no space, an extra that is not installed, no network."""
+
+    exit_code = 3
+
+
+class GateFailed(FtxError):
+    """A bound was passed: the artefact is not what it should be."""
+
+    exit_code = 1
+
+
+def nearest(name: str, known: Iterable[str]) -> str | None:
+    """The known name most like ``name``, if any is alike at all."""
+    found = get_close_matches(name, list(known), n=1, cutoff=0.6)
+    return found[0] if found else None

@@ -1,0 +1,126 @@
+"""``ftx export``: the dense weights of a run as ONNX and OpenVINO models, each whole or not there."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal, cast, get_args
+
+from pydantic import BaseModel, ConfigDict
+
+from ftx.card import Precision
+from ftx.errors import InputError, nearest
+from ftx.progress import SILENT, Progress
+from ftx.reports import VerbReport
+from ftx.run import Run, check_space
+
+if TYPE_CHECKING:
+    from ftx.exporting.source import Source
+
+Format = Literal["onnx", "openvino"]
+FORMATS: tuple[Format, ...] = get_args(Format)
+PRECISIONS: tuple[Precision, ...] = get_args(Precision)
+
+
+class ExportedArtifact(BaseModel):
+    """One model that was written. ``size_bytes`` counts the model's own files, not the reference beside them."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    artifact: str
+    precision: Precision
+    path: str
+    size_bytes: int
+    seconds: float
+    # INT8 alone: the strength of SmoothQuant chosen on held-out images; -1 where it was best left out.
+    smooth_quant_alpha: float | None = None
+
+
+class ExportReport(VerbReport):
+    """What ``ftx export`` wrote, in order."""
+
+    verb: str = "export"
+    artifacts: list[ExportedArtifact]
+
+
+def export(
+    run: Run | Path | str | None = None,
+    *,
+    formats: Sequence[Format],
+    precisions: Sequence[Precision] = ("fp32",),
+    data: Path | None = None,
+    progress: Progress = SILENT,
+) -> ExportReport:
+    """Write each format in each precision; ONNX is fp32 alone, so precisions mean OpenVINO where both are given.
+
+    If one fails, those before it stay and are whole, and the error is raised: never another one in its place.
+    Raises: InputError for what ftx does not export; RunError if dense/ is missing or stale; ExportError if a
+    converter refuses the model; DataError if the images of the run are gone.
+    """
+    wanted = wanted_artifacts(formats, precisions)
+    opened = run if isinstance(run, Run) else Run.open(run)
+    dense = opened.require("dense")
+    # Imported here: torch alone takes seconds, and what was typed wrong is said before.
+    from ftx.exporting.source import Source
+
+    source = Source(opened, data, progress)
+    dense_bytes = sum(path.stat().st_size for path in dense.iterdir())
+    written: list[ExportedArtifact] = []
+    with progress.track("exporting", len(wanted)) as task:
+        for artifact in wanted:
+            check_space(opened.path, dense_bytes)
+            written.append(_write(source, artifact))
+            task.advance(artifact=artifact)
+    return ExportReport(run=str(opened.path), artifacts=written)
+
+
+def wanted_artifacts(formats: Sequence[str], precisions: Sequence[str]) -> list[str]:
+    """The artefacts that formats and precisions ask for, in the order of the pipeline, once each.
+
+    Raises: InputError for a name that is none, and for ONNX in another precision than fp32.
+    """
+    _refuse_unknown("format", formats, FORMATS)
+    _refuse_unknown("precision", precisions, PRECISIONS)
+    if "openvino" not in formats and set(precisions) != {"fp32"}:
+        raise InputError(
+            "ONNX is written in fp32 alone",
+            found=f"precision {', '.join(precisions)}",
+            mend="leave --precision out, or add --format openvino for it",
+        )
+    wanted = ["onnx"] if "onnx" in formats else []
+    if "openvino" in formats:
+        wanted += [f"openvino/{precision}" for precision in PRECISIONS if precision in precisions]
+    return wanted
+
+
+def _refuse_unknown(what: str, given: Sequence[str], known: Sequence[str]) -> None:
+    unknown = [name for name in given if name not in known]
+    if unknown or not given:
+        alike = nearest(unknown[0], known) if unknown else None
+        raise InputError(
+            f"unknown {what}" if unknown else f"no {what} is named",
+            found=", ".join(unknown) or None,
+            mend=f"did you mean '{alike}'?" if alike else f"choose from {', '.join(known)}",
+        )
+
+
+def _write(source: Source, artifact: str) -> ExportedArtifact:
+    started = time.monotonic()
+    alpha: float | None = None
+    with source.run.add(artifact, made_from="dense") as staged:
+        if artifact == "onnx":
+            precision: Precision = "fp32"
+            source.write_onnx(staged)
+        else:
+            precision = cast("Precision", artifact.removeprefix("openvino/"))
+            alpha = source.write_openvino(precision, staged)
+        size_bytes = sum(path.stat().st_size for path in staged.iterdir() if path.name.startswith("model."))
+    return ExportedArtifact(
+        artifact=artifact,
+        precision=precision,
+        path=str(source.run.path / artifact),
+        size_bytes=size_bytes,
+        seconds=round(time.monotonic() - started, 3),
+        smooth_quant_alpha=alpha,
+    )

@@ -1,0 +1,90 @@
+"""``onnx/model.onnx``: float32, normalised image in, logits out; for runtimes other than OpenVINO."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import onnx
+import torch
+from torch.export import ExportedProgram
+
+from ftx.errors import ExportError
+from ftx.exporting.tracing import INPUT, OUTPUT, quiet_third_parties
+
+MODEL = "model.onnx"
+WEIGHTS = "model.onnx.data"
+
+# 20 is the first with Gelu as one operator (18 spells it out as Div, Erf, Add, Mul, Mul), and every runtime of
+# the last two years reads it. From 23 on each block holds one Attention operator, which few runtimes know.
+OPSET = 20
+
+# A protobuf message ends at 2 GiB. Weights above this go to a file beside the graph; the graph itself
+# takes less than the rest.
+EMBEDDED_WEIGHTS_MAX_BYTES = 2**31 - 2**26
+
+
+def write_onnx(program: ExportedProgram, info: Mapping[str, str], folder: Path) -> None:
+    """Write ``model.onnx`` and, for models above 2 GB, ``model.onnx.data`` beside it.
+
+    Raises: ExportError if torch or ONNX's own checker refuses the model.
+    """
+    path = folder / MODEL
+    try:
+        with quiet_third_parties():
+            made = torch.onnx.export(
+                program,
+                dynamo=True,
+                input_names=[INPUT],
+                output_names=[OUTPUT],
+                opset_version=OPSET,
+                verbose=False,
+            )
+            if made is None:
+                raise AssertionError("torch.onnx.export returns a program with dynamo=True")
+            made.save(path, external_data=_weights_bytes(program) > EMBEDDED_WEIGHTS_MAX_BYTES)
+        # The graph alone: weights in a file of their own stay there untouched.
+        model = onnx.load(path, load_external_data=False)
+        _strip(model)
+        _name_batch(model.graph)
+        _check_opset(model)
+        onnx.helper.set_model_props(model, {f"model_info {name}": value for name, value in info.items()})
+        onnx.save(model, path)
+        onnx.checker.check_model(path, full_check=True)
+    except (torch.onnx.errors.OnnxExporterError, onnx.checker.ValidationError) as error:
+        raise ExportError("this model cannot be written as ONNX", found=str(error).partition("\n")[0]) from error
+
+
+def _weights_bytes(program: ExportedProgram) -> int:
+    tensors = [*program.state_dict.values(), *program.constants.values()]
+    return sum(tensor.nbytes for tensor in tensors if isinstance(tensor, torch.Tensor))
+
+
+def _strip(model: onnx.ModelProto) -> None:
+    """Drop what torch notes for its own debugging: stack traces with this machine's paths, among others."""
+    graph = model.graph
+    del model.metadata_props[:]
+    del graph.metadata_props[:]
+    model.doc_string = graph.doc_string = ""
+    described: list[Iterable[Any]] = [graph.node, graph.input, graph.output, graph.value_info, graph.initializer]
+    for items in described:
+        for item in items:
+            del item.metadata_props[:]
+            item.doc_string = ""
+
+
+def _name_batch(graph: onnx.GraphProto) -> None:
+    """Call the free dimension ``batch``; torch calls it after one of its own symbols."""
+    symbol = graph.input[0].type.tensor_type.shape.dim[0].dim_param
+    for value in (*graph.input, *graph.output, *graph.value_info):
+        for dim in value.type.tensor_type.shape.dim:
+            if dim.dim_param == symbol:
+                dim.dim_param = "batch"
+
+
+def _check_opset(model: onnx.ModelProto) -> None:
+    """torch hands out another version than the one asked for without a word."""
+    found = {entry.domain: entry.version for entry in model.opset_import}
+    if found != {"": OPSET}:
+        raise ExportError("torch wrote another ONNX operator set", found=str(found), mend=f"{OPSET} was asked for")

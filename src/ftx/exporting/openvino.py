@@ -1,0 +1,92 @@
+"""``openvino/{fp32,fp16,int8}/model.xml``: the IR, with the image path in front and Model API's metadata.
+
+The body (f32 [N, 3, H, W] -> logits) is converted, compressed or quantized first; the preprocessing is
+put before it last, so that neither touches it.
+"""
+
+from __future__ import annotations
+
+import re
+import tempfile
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
+
+from torch.export import ExportedProgram
+
+from ftx.data.preprocess import Preprocess
+from ftx.errors import ExportError
+from ftx.exporting.preprocess import embed_preprocessing
+from ftx.exporting.tracing import INPUT, OUTPUT, quiet_third_parties
+from ftx.telemetry import no_telemetry
+
+with no_telemetry():
+    import openvino as ov
+
+MODEL = "model.xml"
+WEIGHTS = "model.bin"
+
+# A per-process or per-graph counter at the end of a name or of a part of it: Constant_123, linear_4/MatMul.
+_COUNTER = re.compile(r"_\d+(?=/|$)")
+
+
+def convert_body(program: ExportedProgram, pre: Preprocess, name: str) -> ov.Model:
+    """The traced model as an OpenVINO model in f32, without preprocessing.
+
+    Its weights lie in the traced model's memory, which must live as long.
+    Shape: normalised f32 [N, 3, H, W] -> logits [N, C], N free.
+    Raises: ExportError if OpenVINO knows no counterpart of an operation.
+    """
+    try:
+        with quiet_third_parties(), no_telemetry():
+            body = ov.convert_model(program, input=[ov.PartialShape([-1, 3, pre.height, pre.width])])
+    except (RuntimeError, ov.frontend.OpConversionFailure) as error:
+        raise ExportError("OpenVINO cannot convert this model", found=str(error).partition("\n")[0]) from error
+    name_canonically(body, name)
+    return body
+
+
+def compress_to_fp16(body: ov.Model, scratch: Path) -> ov.Model:
+    """The same body with its weights in float16; they are widened again when the model is compiled.
+
+    OpenVINO compresses while it saves, so the body goes through a folder below ``scratch``. The
+    preprocessing is put before it afterwards and keeps its mean and scale in f32.
+    """
+    with tempfile.TemporaryDirectory(dir=scratch) as folder:
+        path = Path(folder) / MODEL
+        ov.save_model(body, path, compress_to_fp16=True)
+        # Read into memory and not mapped, as the file goes away.
+        return ov.Core().read_model(path, config={"ENABLE_MMAP": False})
+
+
+def write_ir(body: ov.Model, pre: Preprocess, info: Mapping[str, str], name: str, folder: Path) -> None:
+    """Put the image path before a body and write ``model.xml`` and ``model.bin``.
+
+    Shape: the model written takes u8 [N, H, W, 3], RGB, any H and W.
+    """
+    model = embed_preprocessing(body.clone(), pre)
+    name_canonically(model, name)
+    for key, value in info.items():
+        model.set_rt_info(value, ["model_info", key])
+    # What is to be float16 is so already; the default would halve the rest as well.
+    ov.save_model(model, folder / MODEL, compress_to_fp16=False)
+
+
+def name_canonically(model: ov.Model, name: str) -> None:
+    """Name the model and every node by its place, in place.
+
+    OpenVINO numbers what it makes through the life of the process (``Constant_9173``); here a name is
+    what it was without its numbers, and counted anew in topological order. Only the input's and the
+    output's tensors keep a name, ``image`` and ``logits``.
+    """
+    model.set_friendly_name(name)
+    seen: Counter[str] = Counter()
+    for node in model.get_ordered_ops():
+        stem = _COUNTER.sub("", node.get_friendly_name())
+        node.set_friendly_name(f"{stem}_{seen[stem]}")
+        seen[stem] += 1
+        for output in node.outputs():
+            output.get_tensor().set_names(set())
+    for port, tensor in ((model.input(0), INPUT), (model.output(0), OUTPUT)):
+        port.get_tensor().set_names({tensor})
+        port.get_node().set_friendly_name(tensor)

@@ -1,0 +1,124 @@
+"""Files that are whole or not there: temporary name, fsync, rename."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from ftx.errors import EnvironmentFault
+
+# A folder or file under this prefix is work in progress of one process and never an artefact.
+STAGING_PREFIX = ".ftx-partial-"
+
+
+def sha256_file(path: Path) -> str:
+    """SHA-256 of a file's bytes, as hex."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def write_atomic(path: Path, content: bytes) -> None:
+    """Write a file so that it appears under its name only when it is whole and on disk.
+
+    Raises: EnvironmentFault if the disk is full or the folder cannot be written.
+    """
+    with disk_faults(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=STAGING_PREFIX)
+        staged = Path(name)
+        try:
+            with os.fdopen(handle, "wb") as stream:
+                stream.write(content)
+                stream.flush()
+                os.fsync(stream.fileno())
+            # mkstemp makes 0600; an artefact is as readable as any file that the user makes.
+            staged.chmod(0o666 & ~_umask())
+            staged.replace(path)
+        except BaseException:
+            staged.unlink(missing_ok=True)
+            raise
+        _fsync_folder(path.parent)
+
+
+@contextmanager
+def stage_folder(final: Path) -> Iterator[Path]:
+    """Give a temporary folder beside ``final`` and move it there when the block ends well.
+
+    A folder already at ``final`` is replaced; whether that is allowed is the caller's to say.
+    Raises: EnvironmentFault if the disk is full or the folder cannot be written.
+    """
+    with disk_faults(final):
+        final.parent.mkdir(parents=True, exist_ok=True)
+        staged = Path(tempfile.mkdtemp(dir=final.parent, prefix=STAGING_PREFIX))
+        staged.chmod(0o777 & ~_umask())
+        try:
+            yield staged
+            _fsync_tree(staged)
+            _swap(staged, final)
+        except BaseException:
+            shutil.rmtree(staged, ignore_errors=True)
+            raise
+        _fsync_folder(final.parent)
+
+
+def _swap(staged: Path, final: Path) -> None:
+    if not final.exists():
+        staged.rename(final)
+        return
+    # A folder cannot be renamed over one that is not empty, so the old one steps aside first.
+    retired = Path(tempfile.mkdtemp(dir=final.parent, prefix=STAGING_PREFIX))
+    final.rename(retired / final.name)
+    try:
+        staged.rename(final)
+    except BaseException:
+        (retired / final.name).rename(final)
+        raise
+    finally:
+        shutil.rmtree(retired, ignore_errors=True)
+
+
+@contextmanager
+def disk_faults(path: Path) -> Iterator[None]:
+    """Turn the operating system's refusals to write into one clear error."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise EnvironmentFault("the disk is full", where=path, mend="free some space and run it again") from error
+        if error.errno in (errno.EACCES, errno.EROFS, errno.EPERM):
+            raise EnvironmentFault(
+                "this place cannot be written", where=path, found=error.strerror, mend="choose another folder"
+            ) from error
+        raise
+
+
+def _fsync_tree(folder: Path) -> None:
+    for path in sorted(folder.rglob("*")):
+        if path.is_file():
+            with path.open("rb") as stream:
+                os.fsync(stream.fileno())
+        else:
+            _fsync_folder(path)
+    _fsync_folder(folder)
+
+
+def _fsync_folder(folder: Path) -> None:
+    if os.name == "nt":  # Windows opens no folder as a file
+        return
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask

@@ -1,0 +1,45 @@
+"""The labels of a data set: names in logit order, and how they relate."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from ftx.errors import DataError
+
+
+@dataclass(frozen=True)
+class Labels:
+    """Label names in the order of the logits.
+
+    ``groups`` are sets of labels of which exactly one holds (softmax), ``singles`` hold or do not
+    each by itself (sigmoid), ``parents`` maps a child to its parent. Multiclass is one group.
+    """
+
+    names: tuple[str, ...]
+    groups: tuple[tuple[str, ...], ...] = ()
+    singles: tuple[str, ...] = ()
+    parents: Mapping[str, str] = field(default_factory=dict[str, str])
+
+    def __post_init__(self) -> None:
+        members = [name for group in self.groups for name in group] + list(self.singles)
+        if sorted(members) != sorted(self.names) or len(set(self.names)) != len(self.names):
+            raise DataError(
+                "every label stands in exactly one group or among the singles",
+                found=f"names {list(self.names)}, groups {list(self.groups)}, singles {list(self.singles)}",
+            )
+        unknown = sorted({*self.parents.keys(), *self.parents.values()} - set(self.names))
+        if unknown:
+            raise DataError("the label tree names labels that do not exist", found=", ".join(unknown))
+
+    @classmethod
+    def multiclass(cls, names: Sequence[str]) -> Labels:
+        """One exclusive group of all names."""
+        return cls(names=tuple(names), groups=(tuple(names),))
+
+    def index(self, name: str) -> int:
+        """The logit of a label."""
+        return self.names.index(name)
+
+    def __len__(self) -> int:
+        return len(self.names)

@@ -1,0 +1,326 @@
+"""The recipe: everything that decides a training run, read from YAML, flags and ``--set``.
+
+A recipe is checked where it enters, and all that is wrong with it is said at once, one line a key:
+``train.lrate: unknown key, did you mean 'lr'?``
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, ClassVar, Literal, cast, get_args
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic_core import PydanticCustomError
+from pydantic_core.core_schema import ValidationInfo
+
+from ftx.complaints import complaint_lines, dotted_keys, unknown_key
+from ftx.errors import RecipeError
+from ftx.strict_yaml import YamlError, dump_yaml, parse_yaml
+
+TaskName = Literal["multiclass"]
+PeftMethod = Literal["lora", "dora", "none"]
+Target = Literal["q", "k", "v", "proj", "fc1", "fc2"]
+Precision = Literal["auto", "f32", "bf16"]
+Augmentation = Literal["light", "none"]
+
+TARGETS: tuple[Target, ...] = get_args(Target)
+
+# A recipe is a page of text; whatever is larger was not meant to be one.
+MAX_RECIPE_BYTES = 1 << 20
+
+
+def _no_bool(value: object) -> object:
+    # Python counts True as 1, so `rank: true` would pass for a number.
+    if isinstance(value, bool):
+        raise PydanticCustomError("ftx", "must be a number")
+    return value
+
+
+def _auto_or_size(value: object) -> object:
+    return _word_or_count(value, "auto")
+
+
+def _all_or_last(value: object) -> object:
+    return _word_or_count(value, "all")
+
+
+def _word_or_count(value: object, word: str) -> object:
+    if value == word:
+        return value
+    text = str(value).strip()
+    if isinstance(value, bool) or not text.isdecimal() or int(text) < 1:
+        raise PydanticCustomError("ftx", "must be '{word}' or a whole number of 1 or more", {"word": word})
+    return int(text)
+
+
+def _target_list(value: object) -> object:
+    """``q,v`` as on the command line, or a list; in one fixed order, so that files do not differ by it."""
+    names = [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
+    if not isinstance(names, list | tuple):
+        raise PydanticCustomError("ftx", "must be a list out of {targets}", {"targets": ", ".join(TARGETS)})
+    given = cast("Sequence[object]", names)
+    if not given:
+        raise PydanticCustomError("ftx", "must name at least one of {targets}", {"targets": ", ".join(TARGETS)})
+    unknown = [name for name in given if name not in TARGETS]
+    # Unknown names stay, for the Literal to refuse each by its own position.
+    return [*(name for name in TARGETS if name in given), *unknown]
+
+
+def _true_or_false(value: object) -> object:
+    words = {"true": True, "false": False}
+    if not isinstance(value, bool) and value not in words:
+        raise PydanticCustomError("ftx", "must be true or false")
+    return words.get(str(value).lower())
+
+
+def _plain_path(value: object) -> object:
+    if isinstance(value, Path):
+        return value
+    if not isinstance(value, str) or not value.strip() or "\0" in value:
+        raise PydanticCustomError("ftx", "must be the path of a folder")
+    return value
+
+
+def _plain_text(value: object) -> object:
+    if isinstance(value, Path):
+        return str(value)
+    if not isinstance(value, str) or not value.strip() or "\0" in value:
+        raise PydanticCustomError("ftx", "must be text")
+    return value
+
+
+Switch = Annotated[bool, BeforeValidator(_true_or_false)]
+Text = Annotated[str, BeforeValidator(_plain_text)]
+Count = Annotated[int, BeforeValidator(_no_bool), Field(ge=1)]
+Number = Annotated[float, BeforeValidator(_no_bool), Field(allow_inf_nan=False)]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+
+
+class DataRecipe(_Section):
+    """What is trained on.
+
+    ``image_size`` auto is the model's pretrained size, and 224 for dinov2, whose own 518 is too slow for this use.
+    """
+
+    path: Annotated[Path, BeforeValidator(_plain_path)] = Path("data")
+    image_size: Annotated[Literal["auto"] | int, BeforeValidator(_auto_or_size)] = "auto"
+    val_fraction: Annotated[Number, Field(gt=0, le=0.5)] = 0.2
+
+
+class ModelRecipe(_Section):
+    """What is trained, and by which of the four methods.
+
+    lora and dora train an adapter and the head; ``none`` trains everything, or with ``freeze_backbone``
+    the head alone (linear probing). ``weights`` is auto, none (seeded random) or a safetensors file.
+    """
+
+    name: Text = "dinov2-small"
+    weights: Text = "auto"
+    peft: PeftMethod = "dora"
+    freeze_backbone: Switch = False
+
+    @model_validator(mode="before")
+    @classmethod
+    def _probing_needs_no_adapter(cls, given: object) -> object:
+        # The default of peft is dora; asked for a frozen backbone and nothing else, linear probing is meant.
+        if isinstance(given, dict) and "peft" not in given and given.get("freeze_backbone") in (True, "true"):
+            return {**cast("dict[str, object]", given), "peft": "none"}
+        return cast("object", given)
+
+    @field_validator("freeze_backbone")
+    @classmethod
+    def _adapter_or_frozen(cls, frozen: bool, info: ValidationInfo) -> bool:
+        peft: object = info.data.get("peft", "none")
+        if frozen and peft != "none":
+            raise PydanticCustomError(
+                "ftx", "contradicts model.peft {peft}: linear probing trains no adapter (use peft none)", {"peft": peft}
+            )
+        return frozen
+
+    @property
+    def weights_file(self) -> Path | None:
+        """The file that ``weights`` names; None for auto and none."""
+        return None if self.weights in ("auto", "none") else Path(self.weights)
+
+
+class AdapterRecipe(_Section):
+    """The adapter of LoRA and DoRA: scaling is alpha / rank, alpha / sqrt(rank) with ``rslora``."""
+
+    rank: Count = 8
+    alpha: Annotated[Number, Field(gt=0)] = 16.0
+    targets: Annotated[tuple[Target, ...], BeforeValidator(_target_list)] = TARGETS
+    blocks: Annotated[Literal["all"] | int, BeforeValidator(_all_or_last)] = "all"
+    dropout: Annotated[Number, Field(ge=0, lt=1)] = 0.0
+    rslora: Switch = False
+
+
+class TrainRecipe(_Section):
+    """How it is trained: AdamW, a linear warm-up and a cosine down to zero.
+
+    ``warmup_share`` is the share of all steps that warm up; ``patience`` the epochs without a better
+    metric after which training stops.
+    """
+
+    epochs: Count = 10
+    batch_size: Count = 16
+    lr: Annotated[Number, Field(gt=0)] = 5e-4
+    weight_decay: Annotated[Number, Field(ge=0)] = 0.05
+    precision: Precision = "auto"
+    warmup_share: Annotated[Number, Field(ge=0, lt=1)] = 0.1
+    label_smoothing: Annotated[Number, Field(ge=0, lt=1)] = 0.1
+    augment: Augmentation = "light"
+    patience: Count = 5
+
+
+class Recipe(_Section):
+    """A whole training run; every key has a default."""
+
+    task: TaskName = "multiclass"
+    seed: Annotated[int, BeforeValidator(_no_bool), Field(ge=0, lt=2**63)] = 0
+    data: DataRecipe = DataRecipe()
+    model: ModelRecipe = ModelRecipe()
+    adapter: AdapterRecipe = AdapterRecipe()
+    train: TrainRecipe = TrainRecipe()
+
+    SECTIONS: ClassVar[tuple[str, ...]] = ("data", "model", "adapter", "train")
+
+    @classmethod
+    def load(cls, path: Path) -> Recipe:
+        """Read a recipe from a YAML file.
+
+        Raises: RecipeError if the file cannot be read, or with all that is wrong in it.
+        """
+        return cls.build(config=path)
+
+    @classmethod
+    def loads(cls, text: str) -> Recipe:
+        """Read a recipe from YAML text.
+
+        Raises: RecipeError with all that is wrong in it.
+        """
+        return _resolve(_mapping(text, None), (), {}, None)
+
+    @classmethod
+    def build(
+        cls,
+        config: Path | None = None,
+        overrides: Sequence[str] = (),
+        flags: Mapping[str, object] | None = None,
+    ) -> Recipe:
+        """Make a recipe of a file (or the defaults), then ``key=value`` overrides, then flags by dotted key.
+
+        Flags whose value is None were not given.
+        Raises: RecipeError with all that is wrong in the three.
+        """
+        base = {} if config is None else _mapping(_read(config), config)
+        given = {key: value for key, value in (flags or {}).items() if value is not None}
+        return _resolve(base, overrides, given, config)
+
+    def with_overrides(self, overrides: Sequence[str]) -> Recipe:
+        """This recipe with ``train.lr=1e-4`` and the like laid over it.
+
+        Raises: RecipeError with all that is wrong in them.
+        """
+        return _resolve(self.model_dump(mode="json", exclude_unset=True), overrides, {}, None)
+
+    def dumps(self) -> str:
+        """The whole recipe as YAML, in the order of the keys' definition; ``loads`` reads it back as it was."""
+        return dump_yaml(self.model_dump(mode="json"))
+
+
+# What the same keys are called in peft, transformers and timm.
+_SYNONYMS = {
+    "learning_rate": "lr",
+    "r": "rank",
+    "lora_alpha": "alpha",
+    "lora_dropout": "dropout",
+    "use_rslora": "rslora",
+    "target_modules": "targets",
+    "num_train_epochs": "epochs",
+    "img_size": "image_size",
+    "pretrained": "weights",
+}
+
+
+def _resolve(
+    base: dict[str, object], overrides: Sequence[str], flags: Mapping[str, object], where: Path | None
+) -> Recipe:
+    known = set(dotted_keys(Recipe))
+    problems: list[str] = []
+    given: dict[str, object] = {}
+    for override in overrides:
+        key, equals, text = override.partition("=")
+        if not equals:
+            problems.append(f"{override}: an override is written key=value, as train.lr=1e-4")
+            continue
+        try:
+            given[key.strip()] = parse_yaml(text)
+        except YamlError as fault:
+            problems.append(f"{key}: the value is not YAML, {fault}")
+    problems += [f"{key}: given both as a flag and with --set" for key in flags if key in given]
+    given.update(flags)
+    problems += [unknown_key(key, Recipe, _SYNONYMS) for key in given if key not in known]
+    tree = _laid_over(base, {key: value for key, value in given.items() if key in known})
+    try:
+        recipe = Recipe.model_validate(tree)
+    except ValidationError as error:
+        raise _refusal(problems + complaint_lines(error, Recipe, _SYNONYMS), where) from error
+    if recipe.model.peft == "none":
+        problems += [f"{key}: contradicts model.peft none, which has no adapter" for key in given if "adapter." in key]
+    if problems:
+        raise _refusal(problems, where)
+    return recipe
+
+
+def _laid_over(base: Mapping[str, object], given: Mapping[str, object]) -> dict[str, object]:
+    # A section left empty in YAML (`train:` and nothing below) reads as None and means its defaults.
+    tree = {key: value for key, value in base.items() if not (value is None and key in Recipe.SECTIONS)}
+    for key, value in given.items():
+        section, _, leaf = key.rpartition(".")
+        if not section:
+            tree[leaf] = value
+            continue
+        inside = tree.get(section, {})
+        if isinstance(inside, Mapping):  # else the file's own mistake is reported in its place
+            tree[section] = {**cast("Mapping[str, object]", inside), leaf: value}
+    return tree
+
+
+def _refusal(problems: Sequence[str], where: Path | None) -> RecipeError:
+    what = problems[0] if len(problems) == 1 else "\n  ".join([f"{len(problems)} errors in the recipe:", *problems])
+    return RecipeError(what, where=where, mend="`ftx schema recipe` lists every key, its type and its default")
+
+
+def _read(path: Path) -> str:
+    try:
+        if path.stat().st_size > MAX_RECIPE_BYTES:
+            raise RecipeError(
+                "this is no recipe", where=path, found=f"{path.stat().st_size} bytes", mend="give a YAML file of ftx"
+            )
+        return path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise RecipeError(
+            "the recipe cannot be read", where=path, found=error.strerror, mend="check the path given with --config"
+        ) from error
+    except UnicodeDecodeError as error:
+        raise RecipeError("the recipe is not UTF-8 text", where=path, mend="give a YAML file of ftx") from error
+
+
+def _mapping(text: str, where: Path | None) -> dict[str, object]:
+    try:
+        value = parse_yaml(text)
+    except YamlError as fault:
+        raise RecipeError(
+            f"the recipe is not plain YAML: {fault}", where=where, mend="write plain keys and values, as in recipe.yaml"
+        ) from fault
+    if value is None:
+        return {}
+    if not isinstance(value, dict):
+        raise RecipeError(
+            "a recipe is a mapping of keys", where=where, found=type(value).__name__, mend="write lines as 'seed: 0'"
+        )
+    return cast("dict[str, object]", value)

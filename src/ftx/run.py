@@ -1,0 +1,344 @@
+"""The run folder: what training started and every later verb adds to.
+
+``run.json`` holds the schema version, the labels, the preprocessing, the base's digest, what was made
+from what (lineage) and the hash of each file. An artefact is a folder below the run; it is written to
+a temporary name, moved into place when whole, and refused later if a file in it changed or if what it
+was made from is no longer what the run holds.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from ftx.data.dataset import Entry, Split
+from ftx.data.preprocess import Preprocess
+from ftx.errors import DataError, EnvironmentFault, RunError, nearest
+from ftx.files import STAGING_PREFIX, disk_faults, sha256_file, stage_folder, write_atomic
+from ftx.labels import Labels
+from ftx.version import __version__
+
+SCHEMA_VERSION = 1
+RUNS = Path("runs")
+LATEST = RUNS / "latest"
+
+Method = Literal["lora", "dora", "linear", "full"]
+
+# The verb that makes each artefact, for errors that suggest the next command.
+MADE_BY = {
+    "trained": "ftx train",
+    "dense": "ftx merge",
+    "onnx": "ftx export --format onnx",
+    "openvino/fp32": "ftx export --format openvino --precision fp32",
+    "openvino/fp16": "ftx export --format openvino --precision fp16",
+    "openvino/int8": "ftx export --format openvino --precision int8",
+}
+
+
+class Lineage(BaseModel):
+    """What an artefact was made from, and the digest that had at the time."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    made_from: str
+    digest: str
+
+
+class Manifest(BaseModel):
+    """``run.json``."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+
+    schema_version: int = SCHEMA_VERSION
+    ftx: str = __version__
+    task: str
+    model: str
+    architecture: str
+    method: Method
+    base_digest: str
+    labels: Labels
+    preprocess: Preprocess
+    data_root: str
+    lineage: dict[str, Lineage] = {}
+    files: dict[str, str] = {}
+
+    def digest(self, artifact: str) -> str:
+        """SHA-256 over the names and hashes of an artefact's files."""
+        lines = [f"{name} {digest}\n" for name, digest in sorted(self.files.items()) if _belongs(name, artifact)]
+        return hashlib.sha256("".join(lines).encode()).hexdigest()
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run folder, opened."""
+
+    path: Path
+
+    @classmethod
+    def open(cls, path: Path | str | None = None) -> Run:
+        """Open a run, or the newest one below the current folder.
+
+        Raises: RunError if there is none, if it is unfinished, or if its schema version is another.
+        """
+        folder = latest_run() if path is None else Path(path)
+        if not folder.is_dir():
+            raise RunError(
+                "there is no such run", where=folder, found=_known_runs(folder), mend="name a run folder, or ftx train"
+            )
+        run = cls(folder)
+        _ = run.manifest
+        return run
+
+    @property
+    def manifest(self) -> Manifest:
+        """``run.json`` as it stands on disk now."""
+        return _read_manifest(self.path)
+
+    def has(self, artifact: str) -> bool:
+        """Whether the run has ever been given this artefact."""
+        return any(_belongs(name, artifact) for name in self.manifest.files)
+
+    def artifacts(self) -> list[str]:
+        """The artefacts that the run holds, in the order of the pipeline."""
+        return [name for name in MADE_BY if self.has(name)]
+
+    def require(self, artifact: str) -> Path:
+        """The folder of an artefact that is whole, unaltered and not stale.
+
+        Raises: RunError naming the file or the ancestor that does not hold.
+        """
+        manifest = self.manifest
+        verb = MADE_BY.get(artifact, "ftx export")
+        if not self.has(artifact):
+            raise RunError(f"this run has no {artifact}/ yet", where=self.path, mend=f"run: {verb} {self.path}")
+        for name, digest in sorted(manifest.files.items()):
+            if _belongs(name, artifact):
+                self._check_file(name, digest, verb)
+        line = manifest.lineage.get(artifact)
+        if line is not None:
+            if manifest.digest(line.made_from) != line.digest:
+                raise RunError(
+                    f"{artifact}/ is stale",
+                    where=self.path / artifact,
+                    found=f"it was made from another {line.made_from}/ than the one now in the run",
+                    mend=f"run: {verb} {self.path}",
+                )
+            self.require(line.made_from)
+        return self.path / artifact
+
+    def _check_file(self, name: str, digest: str, verb: str) -> None:
+        path = self.path / name
+        if not path.is_file():
+            raise RunError("a file of the run is missing", where=path, mend=f"run: {verb} {self.path}")
+        found = sha256_file(path)
+        if found != digest:
+            raise RunError(
+                "a file of the run is not what was written",
+                where=path,
+                found=f"sha256 {found[:12]}…, run.json says {digest[:12]}…",
+                mend=f"restore it, or run: {verb} (again)",
+            )
+
+    @contextmanager
+    def add(self, artifact: str, *, made_from: str) -> Iterator[Path]:
+        """Write an artefact: yields a temporary folder that becomes ``artifact`` when the block ends well.
+
+        Raises: RunError if a folder of that name is there which no verb wrote.
+        """
+        final = self.path / artifact
+        if final.exists() and not self.has(artifact):
+            raise RunError(
+                "a folder that ftx did not write is in the way", where=final, mend="move it, then run this again"
+            )
+        line = Lineage(made_from=made_from, digest=self.manifest.digest(made_from))
+        with stage_folder(final) as staged:
+            yield staged
+            files = _hashes(staged, artifact)
+        manifest = self.manifest
+        kept = {name: digest for name, digest in manifest.files.items() if not _belongs(name, artifact)}
+        self._write(
+            manifest.model_copy(update={"files": kept | files, "lineage": manifest.lineage | {artifact: line}})
+        )
+
+    def write_report(self, name: str, report: BaseModel) -> Path:
+        """Write ``reports/NAME.json``."""
+        path = self.path / "reports" / f"{name}.json"
+        write_atomic(path, (report.model_dump_json(indent=2) + "\n").encode())
+        manifest = self.manifest
+        self._write(
+            manifest.model_copy(update={"files": manifest.files | {f"reports/{name}.json": sha256_file(path)}})
+        )
+        return path
+
+    def _write(self, manifest: Manifest) -> None:
+        write_atomic(self.path / "run.json", _manifest_bytes(manifest))
+
+    def entries(self, split: Split | None = None) -> tuple[Entry, ...]:
+        """The images of the run as training split them (``data.jsonl``)."""
+        path = self.path / "data.jsonl"
+        self._check_file("data.jsonl", self.manifest.files.get("data.jsonl", ""), "ftx train")
+        lines = path.read_text(encoding="utf-8").splitlines()
+        found = tuple(Entry.from_json(json.loads(line)) for line in lines)
+        return tuple(entry for entry in found if split is None or entry.split == split)
+
+    def report_entries(self) -> tuple[Entry, ...]:
+        """The held-out images that reports use: ``test``, or ``val`` where there is no test split."""
+        return self.entries("test") or self.entries("val")
+
+    def data_root(self, override: Path | None = None) -> Path:
+        """The folder that the paths in data.jsonl count from.
+
+        Raises: DataError if it is not there.
+        """
+        root = override if override is not None else Path(self.manifest.data_root)
+        if not root.is_dir():
+            raise DataError(
+                "the images of this run are not where they were at training",
+                where=root,
+                mend="run the command from the folder where training ran, or name the folder: --data DIR",
+            )
+        return root
+
+
+@contextmanager
+def new_run(out: Path) -> Iterator[Path]:
+    """Make a run: yields a temporary folder that becomes ``out`` when the block ends well.
+
+    The block fills the folder and ends with ``seal``.
+    Raises: RunError if ``out`` exists.
+    """
+    refuse_existing(out)
+    with stage_folder(out) as staged:
+        yield staged
+        if not (staged / "run.json").is_file():
+            raise AssertionError("a new run is sealed before it ends")
+    _point_latest_at(out)
+
+
+def refuse_existing(out: Path) -> None:
+    """Raise RunError if ``out`` is taken: a run is never written over another."""
+    if out.exists() or out.is_symlink():
+        raise RunError("--out exists already", where=out, mend="choose another name, or move the old run away")
+
+
+def seal(folder: Path, manifest: Manifest, entries: tuple[Entry, ...]) -> None:
+    """Write data.jsonl and run.json, the last files of a new run."""
+    lines = [json.dumps(asdict(entry), ensure_ascii=False) + "\n" for entry in entries]
+    write_atomic(folder / "data.jsonl", "".join(lines).encode())
+    files = _hashes(folder, "")
+    write_atomic(folder / "run.json", _manifest_bytes(manifest.model_copy(update={"files": files})))
+
+
+def fresh_out(stem: str) -> Path:
+    """A run folder name below ``runs/`` that is free: ``runs/STEM``, ``runs/STEM-2``, …"""
+    candidate, number = RUNS / stem, 1
+    while candidate.exists() or candidate.is_symlink():
+        number += 1
+        candidate = RUNS / f"{stem}-{number}"
+    return candidate
+
+
+def latest_run() -> Path:
+    """The newest run below the current folder.
+
+    Raises: RunError if no training has finished here.
+    """
+    if LATEST.is_symlink() or LATEST.is_dir():
+        target = LATEST.parent / os.readlink(LATEST) if LATEST.is_symlink() else LATEST
+    elif LATEST.is_file():
+        target = LATEST.parent / LATEST.read_text(encoding="utf-8").strip()
+    else:
+        raise RunError(
+            "there is no finished run here",
+            where=LATEST.absolute(),
+            found=_known_runs(LATEST),
+            mend="run ftx train first, or name a run folder",
+        )
+    if not target.is_dir():
+        raise RunError("runs/latest points at a run that is gone", where=target, mend="name a run folder")
+    return Path(os.path.normpath(target))
+
+
+def _point_latest_at(out: Path) -> None:
+    target = os.path.relpath(out.absolute(), RUNS.absolute())
+    with disk_faults(LATEST):
+        RUNS.mkdir(exist_ok=True)
+        staged = RUNS / f"{STAGING_PREFIX}latest-{os.getpid()}"
+        try:
+            staged.symlink_to(target, target_is_directory=True)
+        except (OSError, NotImplementedError):  # a file system or an account without links
+            write_atomic(LATEST, f"{target}\n".encode())
+        else:
+            staged.replace(LATEST)
+
+
+def _read_manifest(folder: Path) -> Manifest:
+    path = folder / "run.json"
+    if not path.is_file():
+        raise RunError(
+            "this folder is no finished run", where=folder, found="no run.json in it", mend="name a run folder"
+        )
+    try:
+        raw: object = json.loads(path.read_bytes())
+    except ValueError as error:
+        raise RunError("run.json cannot be read", where=path, found=str(error)) from error
+    version: object = raw.get("schema_version") if isinstance(raw, dict) else None  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]
+    if version != SCHEMA_VERSION:
+        raise RunError(
+            "this run was written with another schema version",
+            where=path,
+            found=f"version {version!r}, this ftx ({__version__}) reads version {SCHEMA_VERSION}",
+            mend="use the ftx that made the run, or train again",
+        )
+    try:
+        return Manifest.model_validate(raw)
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(str(part) for part in first["loc"])
+        raise RunError("run.json does not hold", where=path, found=f"{key}: {first['msg']}") from error
+
+
+def _manifest_bytes(manifest: Manifest) -> bytes:
+    return (manifest.model_dump_json(indent=2) + "\n").encode()
+
+
+def _belongs(name: str, artifact: str) -> bool:
+    return name.startswith(f"{artifact}/")
+
+
+def _hashes(folder: Path, prefix: str) -> dict[str, str]:
+    paths = sorted(path for path in folder.rglob("*") if path.is_file())
+    return {str(Path(prefix, path.relative_to(folder)).as_posix()): sha256_file(path) for path in paths}
+
+
+def _known_runs(near: Path) -> str:
+    runs = sorted(path.parent.name for path in RUNS.glob("*/run.json") if path.parent.name != LATEST.name)
+    if not runs:
+        return "no runs below runs/"
+    alike = nearest(near.name, runs)
+    return f"nearest: {RUNS / alike}" if alike else f"runs here: {', '.join(runs)}"
+
+
+def check_space(folder: Path, needed_bytes: int) -> None:
+    """Refuse to begin where the disk cannot hold the result.
+
+    Raises: EnvironmentFault if fewer than ``needed_bytes`` are free.
+    """
+    existing = next(parent for parent in [folder.absolute(), *folder.absolute().parents] if parent.exists())
+    status = os.statvfs(existing) if hasattr(os, "statvfs") else None
+    if status is not None and status.f_bavail * status.f_frsize < needed_bytes:
+        free_mb = status.f_bavail * status.f_frsize / 1e6
+        raise EnvironmentFault(
+            "the disk is too full",
+            where=existing,
+            found=f"{free_mb:.0f} MB free, {needed_bytes / 1e6:.0f} MB needed",
+            mend="free some space",
+        )

@@ -1,0 +1,53 @@
+"""ONNX Runtime on the CPU; it computes in the graph's own precision, f32."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import cast
+
+import onnxruntime
+
+from ftx.data.preprocess import Preprocess, load_pixels, normalise
+from ftx.errors import ExportError, ImageError
+from ftx.labels import Labels
+from ftx.runtimes.base import Pixels, RuntimeName, feed_files
+from ftx.tasks.base import Floats
+
+MODEL = "model.onnx"
+INPUT = "image"
+OUTPUT = "logits"
+
+
+class OnnxPredictor:
+    """``onnx/model.onnx``: normalised f32 images [N, 3, H, W] in, logits out."""
+
+    name: RuntimeName = "onnx"
+    compute = "f32"
+
+    def __init__(self, folder: Path, preprocess: Preprocess, labels: Labels, task: str = "multiclass") -> None:
+        """Open the model.
+
+        Raises: ExportError if the file is missing or ONNX Runtime refuses it.
+        """
+        self.preprocess, self.labels, self.task = preprocess, labels, task
+        path = folder / MODEL
+        if not path.is_file():
+            raise ExportError("this folder holds no ONNX model", where=path, mend="run: ftx export --format onnx")
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = 3  # errors only: its warnings would stand between the lines of --json
+        try:
+            self._session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+        except Exception as error:  # onnxruntime raises one class a status, all directly below Exception
+            raise ExportError(
+                "ONNX Runtime cannot open this model", where=path, found=str(error), mend="export it again"
+            ) from error
+
+    def logits(self, pixels_NHWC: Pixels) -> Floats:
+        (logits_NC,) = self._session.run([OUTPUT], {INPUT: normalise(pixels_NHWC, self.preprocess)})
+        return cast("Floats", logits_NC)
+
+    def logits_from_files(self, paths: Iterable[Path]) -> Iterator[Floats | ImageError]:
+        """Its own image path is the training path, as the file holds no preprocessing."""
+        return feed_files(paths, partial(load_pixels, pre=self.preprocess), self.logits)

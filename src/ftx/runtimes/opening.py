@@ -1,0 +1,184 @@
+"""From a run, a folder or nothing to a model that answers; a runtime is imported when its model is opened."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ValidationError
+
+from ftx.card import CARD
+from ftx.data.preprocess import Preprocess
+from ftx.errors import ExportError, RunError
+from ftx.labels import Labels
+from ftx.progress import SILENT, Progress
+from ftx.run import MADE_BY, Run
+from ftx.runtimes.base import Compute, Predictor
+
+# The fastest first. fp16 is last: it computes as fp32 does, and saves space on the disk alone.
+IR_BY_SPEED = ("openvino/int8", "openvino/fp32", "openvino/fp16")
+# Without proof the most exact comes first, for then only the exact one is sure to be what was trained.
+IR_BY_EXACTNESS = ("openvino/fp32", "openvino/fp16", "openvino/int8")
+
+RUN = "run.json"
+DENSE_CONFIG = "config.json"
+ONNX_MODEL = "model.onnx"
+
+
+def load(
+    artifact: Run | Path | str | None = None, *, compute: Compute = "auto", progress: Progress = SILENT
+) -> Predictor:
+    """Open a model: an IR folder, a dense or ONNX folder, or the best IR of a run (of the latest run by default).
+
+    Raises: RunError, ExportError if it is missing, altered or stale; EnvironmentFault if torch is missing.
+    """
+    if artifact is None or isinstance(artifact, Run):
+        return _load_best(Run.open() if artifact is None else artifact, compute, progress)
+    folder = Path(artifact)
+    if (folder / RUN).is_file():
+        return _load_best(Run.open(folder), compute, progress)
+    return load_folder(folder, compute=compute)
+
+
+def load_folder(folder: Path, *, compute: Compute = "auto") -> Predictor:
+    """Open the model in one folder, or named by its file in it.
+
+    A dense or ONNX folder inside a run is opened through the run, which knows its hashes and image path.
+    Raises: ExportError if there is no model; RunError if the run does not vouch for it.
+    """
+    if folder.is_file():
+        folder = folder.parent
+    if (folder / CARD).is_file():
+        from ftx.runtimes.openvino import OpenVinoPredictor
+
+        return OpenVinoPredictor(folder, compute)
+    inside_run = (folder.absolute().parent / RUN).is_file()
+    if inside_run and folder.name in ("trained", "dense", "onnx"):
+        return load_artifact(Run.open(folder.parent), folder.name, compute=compute)
+    if (folder / DENSE_CONFIG).is_file():
+        return _dense(folder, *_dense_config(folder))
+    onnx_alone = (folder / ONNX_MODEL).is_file()
+    raise ExportError(
+        "there is no model here that ftx can open",
+        where=folder,
+        found="an ONNX file outside its run: its image path is in run.json" if onnx_alone else _what_is_there(folder),
+        mend="name a run, or a folder that ftx export wrote (it holds card.json)",
+    )
+
+
+def load_artifact(run: Run, artifact: str, *, compute: Compute = "auto") -> Predictor:
+    """Open one artefact of a run after its hashes and lineage hold.
+
+    Raises: RunError if the run lacks it, or it is altered or stale.
+    """
+    if artifact not in MADE_BY:
+        raise RunError(
+            f"a run has no artefact '{artifact}'", where=run.path, mend=f"choose one of {', '.join(MADE_BY)}"
+        )
+    folder = run.require(artifact)
+    manifest = run.manifest
+    if artifact == "trained":
+        from ftx.runtimes.torch import TorchPredictor
+        from ftx.training.trained import load_trained
+
+        return TorchPredictor(load_trained(run), manifest.preprocess, manifest.labels, manifest.task)
+    if artifact == "dense":
+        return _dense(folder, manifest.labels, manifest.preprocess, manifest.task)
+    if artifact == "onnx":
+        from ftx.runtimes.onnx import OnnxPredictor
+
+        return OnnxPredictor(folder, manifest.preprocess, manifest.labels, manifest.task)
+    return load_folder(folder, compute=compute)
+
+
+def best_ir(run: Run) -> tuple[str, str]:
+    """The IR of a run to predict with, and why: the fastest that ``ftx validate`` passed, else the most exact.
+
+    Raises: RunError if the run holds none.
+    """
+    held = [name for name in IR_BY_SPEED if run.has(name)]
+    if not held:
+        raise RunError(
+            "this run has no OpenVINO model yet",
+            where=run.path,
+            found=f"it holds {', '.join(run.artifacts())}",
+            mend=f"run: ftx export {run.path} --format openvino",
+        )
+    proven = _proven(run)
+    for name in held:
+        if name in proven:
+            return name, "the fastest that passed ftx validate"
+    name = next(name for name in IR_BY_EXACTNESS if name in held)
+    return name, "the most exact, as none has passed ftx validate"
+
+
+class _Row(BaseModel):
+    artifact: str
+    ok: bool
+
+
+class _Verdict(BaseModel):
+    """What is read here of reports/parity.json."""
+
+    rows: list[_Row]
+    faulty: list[str] = []
+    digests: dict[str, str] = {}
+
+
+def _proven(run: Run) -> set[str]:
+    """Artefacts that passed the last validation and are the same files still."""
+    path = run.path / "reports" / "parity.json"
+    try:
+        verdict = _Verdict.model_validate_json(path.read_bytes())
+    except (OSError, ValidationError):  # never validated, or by another version: nothing is proven
+        return set()
+    failed = {row.artifact for row in verdict.rows if not row.ok} | set(verdict.faulty)
+    manifest = run.manifest
+    return {
+        name
+        for name, digest in verdict.digests.items()
+        if name not in failed and run.has(name) and manifest.digest(name) == digest
+    }
+
+
+def _load_best(run: Run, compute: Compute, progress: Progress) -> Predictor:
+    name, why = best_ir(run)
+    progress.note(f"model: {run.path / name} ({why})")
+    return load_artifact(run, name, compute=compute)
+
+
+def _dense(folder: Path, labels: Labels, preprocess: Preprocess, task: str = "multiclass") -> Predictor:
+    from ftx.backbones.dense import load_dense
+    from ftx.runtimes.torch import TorchPredictor
+
+    return TorchPredictor(load_dense(folder), preprocess, labels, task)
+
+
+def _dense_config(folder: Path) -> tuple[Labels, Preprocess]:
+    """Labels and image path of a dense folder outside a run."""
+    path = folder / DENSE_CONFIG
+    try:
+        document: Any = json.loads(path.read_bytes())
+        cfg = document["pretrained_cfg"]
+        _, height, width = (int(size) for size in cfg["input_size"])
+        preprocess = Preprocess(
+            height=height,
+            width=width,
+            # timm takes the floor; the ratio was written so that the nearest whole number is meant.
+            resize=round(width / cfg["crop_pct"]),
+            interpolation=cfg["interpolation"],
+            mean=tuple(cfg["mean"]),
+            std=tuple(cfg["std"]),
+        )
+        return Labels.multiclass(document["label_names"]), preprocess
+    except (ValueError, KeyError, TypeError) as error:
+        raise ExportError(
+            f"{DENSE_CONFIG} does not hold", where=path, found=f"{type(error).__name__}: {error}", mend="run: ftx merge"
+        ) from error
+
+
+def _what_is_there(folder: Path) -> str:
+    if not folder.is_dir():
+        return "no such folder"
+    return ", ".join(sorted(path.name for path in folder.iterdir())[:8]) or "an empty folder"

@@ -1,0 +1,117 @@
+"""The OpenVINO runtime on the CPU: an exported folder that stands alone, without torch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import openvino
+
+from ftx.card import REFERENCE, Card, read_card
+from ftx.data.preprocess import Preprocess, open_image
+from ftx.errors import ExportError, ImageError
+from ftx.labels import Labels
+from ftx.runtimes.base import Compute, Pixels, RuntimeName, feed_files
+from ftx.tasks.base import Floats
+
+MODEL = "model.xml"
+WEIGHTS = "model.bin"
+
+
+class OpenVinoPredictor:
+    """An IR folder: raw uint8 images [N, H, W, 3] of any size in, logits out; it resizes by itself."""
+
+    name: RuntimeName = "openvino"
+
+    def __init__(self, folder: Path, compute: Compute = "auto") -> None:
+        """Open and compile the model after its card and hashes hold.
+
+        Raises: ExportError if the folder is not whole or OpenVINO refuses the model.
+        """
+        self.card: Card = read_card(folder)
+        _check_complete(folder, self.card)
+        path = folder / MODEL
+        # Nothing else is pinned: threads, streams and hints stay what OpenVINO chooses on a device.
+        hints = {"INFERENCE_PRECISION_HINT": "f32"} if compute == "f32" else {}
+        try:
+            model = openvino.Core().read_model(path)
+            self._compiled = openvino.Core().compile_model(model, "CPU", hints)
+        except RuntimeError as error:
+            raise ExportError(
+                "OpenVINO cannot open this model", where=path, found=str(error), mend="export it again"
+            ) from error
+        width = model.output(0).get_partial_shape()[1]
+        if not width.is_static or width.get_length() != len(self.card.labels):
+            raise ExportError(
+                "the model answers with another number of logits than the card has labels",
+                where=path,
+                found=f"{width} logits, {len(self.card.labels)} labels",
+                mend="export it again",
+            )
+        self.model_info = _model_info(model)
+        chosen: str = self._compiled.get_property("INFERENCE_PRECISION_HINT").to_string()
+        self.compute = chosen if compute == "f32" else f"auto:{chosen}"
+
+    @property
+    def task(self) -> str:
+        return self.card.task
+
+    @property
+    def labels(self) -> Labels:
+        return self.card.labels
+
+    @property
+    def preprocess(self) -> Preprocess:
+        return self.card.preprocess
+
+    def logits(self, pixels_NHWC: Pixels) -> Floats:
+        return self._infer(frame(pixels_NHWC, self.preprocess))
+
+    def logits_from_files(self, paths: Iterable[Path]) -> Iterator[Floats | ImageError]:
+        """The image is only decoded here; resize, crop and normalisation are part of the graph."""
+        return feed_files(paths, _decode, self._infer)
+
+    def _infer(self, pixels_NHWC: Pixels) -> Floats:
+        # Copied, as the array lies in memory that the next call overwrites.
+        return np.array(self._compiled(pixels_NHWC)[0], dtype=np.float32)
+
+
+def frame(pixels_NHWC: Pixels, preprocess: Preprocess) -> Pixels:
+    """Lay black around cropped images so that the graph's resize does nothing and its crop gives them back.
+
+    The graph resizes the short side to ``resize`` and crops the centre; where the crop is smaller
+    than that, the cropped image alone would be enlarged first.
+    Shape: [N, H, W, 3] -> [N, resize, resize, 3].
+    """
+    missing_y = preprocess.resize - preprocess.height
+    missing_x = preprocess.resize - preprocess.width
+    if missing_y <= 0 and missing_x <= 0:
+        return pixels_NHWC
+    # The crop's own offsets: half the rest, rounded half to even.
+    top, left = round(missing_y / 2), round(missing_x / 2)
+    return np.pad(pixels_NHWC, ((0, 0), (top, missing_y - top), (left, missing_x - left), (0, 0)))
+
+
+def _decode(path: Path) -> Pixels:
+    return np.asarray(open_image(path))
+
+
+def _check_complete(folder: Path, card: Card) -> None:
+    unlisted = [name for name in (MODEL, WEIGHTS, REFERENCE) if name not in card.files]
+    if unlisted:
+        raise ExportError(
+            "the card vouches for too few files",
+            where=folder,
+            found=f"no hash of {', '.join(unlisted)}",
+            mend="export it again",
+        )
+
+
+def _model_info(model: Any) -> dict[str, str]:
+    """What the model itself says about its labels and image path (Model API's metadata)."""
+    if not model.has_rt_info(["model_info"]):
+        return {}
+    entries: dict[str, Any] = model.get_rt_info(["model_info"]).value
+    return {name: str(getattr(value, "value", value)) for name, value in entries.items()}

@@ -1,0 +1,38 @@
+"""The PyTorch runtime: the trained model before its merge, and the dense one after it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from ftx.data.preprocess import Preprocess, load_pixels, normalise
+from ftx.errors import ImageError
+from ftx.labels import Labels
+from ftx.runtimes.base import Pixels, RuntimeName, feed_files
+from ftx.tasks.base import Floats
+
+
+@dataclass(frozen=True)
+class TorchPredictor:
+    """A module in eval mode and f32; it takes normalised images [N, 3, H, W]."""
+
+    module: nn.Module
+    preprocess: Preprocess
+    labels: Labels
+    task: str = "multiclass"
+    name: RuntimeName = "torch"
+    compute: str = "f32"
+
+    def logits(self, pixels_NHWC: Pixels) -> Floats:
+        images_N3HW = torch.from_numpy(normalise(pixels_NHWC, self.preprocess))
+        with torch.inference_mode():
+            return self.module(images_N3HW).float().numpy()
+
+    def logits_from_files(self, paths: Iterable[Path]) -> Iterator[Floats | ImageError]:
+        """Its own image path is the training path, so this view equals the graph's."""
+        return feed_files(paths, partial(load_pixels, pre=self.preprocess), self.logits)

@@ -1,0 +1,89 @@
+"""``ftx validate IR_FOLDER``: an exported folder proves itself from its own reference, without torch."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+from safetensors import SafetensorError, safe_open
+
+from ftx.card import REFERENCE
+from ftx.errors import ExportError
+from ftx.progress import SILENT, Progress
+from ftx.runtimes.base import Pixels
+from ftx.runtimes.openvino import OpenVinoPredictor
+from ftx.tasks import TASKS
+from ftx.validation.asking import ask_graph, graph_latency_ms
+from ftx.validation.comparison import Reference, Subject, compare
+from ftx.validation.identity import metadata_faults
+from ftx.validation.report import ParityReport, ParityRow
+from ftx.validation.tolerance import Bounds
+
+
+def validate_folder(folder: Path, table: Bounds, progress: Progress = SILENT) -> ParityReport:
+    """Compare an exported folder with the trained model's answers that lie in it; the graph view alone.
+
+    Raises: ExportError if the folder is not whole, altered, or its reference does not hold.
+    """
+    rows: list[ParityRow] = []
+    problems: list[str] = []
+    pinned = OpenVinoPredictor(folder, "f32")
+    artifact = f"openvino/{pinned.card.precision}"
+    reference, pixels = read_reference(folder, pinned)
+    problems += [f"{artifact}: {fault}" for fault in metadata_faults(pinned)]
+    with progress.track("validating", 2 * len(pixels)) as bar:
+        for predictor in (pinned, OpenVinoPredictor(folder, "auto")):
+            logits_NC = ask_graph(predictor, pixels, bar)
+            latency_ms = graph_latency_ms(predictor, pixels)
+            subject = Subject(artifact, predictor.name, "graph", predictor.compute, latency_ms)
+            row, passed = compare(reference, logits_NC, subject, table.pick(artifact, "graph", predictor.compute))
+            rows.append(row)
+            problems += passed
+    return ParityReport(
+        folder=str(folder),
+        ok=not problems,
+        reference=f"{REFERENCE}: the trained model in torch f32, before its merge",
+        split="reference",
+        rows=rows,
+        problems=problems,
+        faulty=[artifact] if problems else [],
+        digests={},
+    )
+
+
+def read_reference(folder: Path, predictor: OpenVinoPredictor) -> tuple[Reference, Pixels]:
+    """The reference images and the trained model's answers to them.
+
+    Shape: pixels [N, H, W, 3].
+    Raises: ExportError if the file is malformed or fits another model.
+    """
+    path = folder / REFERENCE
+    try:
+        with safe_open(path, framework="np") as file:
+            images, logits = file.get_tensor("images"), file.get_tensor("logits")
+            metadata: dict[str, str] = file.metadata() or {}
+        names = [str(name) for name in json.loads(metadata["paths"])]
+        truth = [int(index) for index in json.loads(metadata["labels"])]
+    except (SafetensorError, KeyError, TypeError, ValueError) as error:
+        raise ExportError(
+            "the reference of the exported model does not hold", where=path, found=str(error), mend="export it again"
+        ) from error
+    size, labels = (predictor.preprocess.height, predictor.preprocess.width, 3), predictor.labels
+    fits = (
+        images.dtype == np.uint8
+        and images.shape[1:] == size
+        and len(images) == len(logits) == len(names) == len(truth) > 0
+        and logits.shape[1:] == (len(labels),)
+        and all(0 <= index < len(labels) for index in truth)
+    )
+    if not fits:
+        raise ExportError(
+            "the reference belongs to another model than the card",
+            where=path,
+            found=f"images {images.shape}, logits {logits.shape}, {len(names)} names, {len(truth)} truths",
+            mend="export it again",
+        )
+    task = TASKS[predictor.task]
+    targets_NC = task.targets(labels, [(labels.names[index],) for index in truth])
+    return Reference(tuple(names), logits.astype(np.float32), targets_NC, task), images

@@ -1,0 +1,66 @@
+"""What ``ftx validate`` returns: a row an artefact, view and precision."""
+
+from __future__ import annotations
+
+from pydantic import BaseModel, ConfigDict
+
+from ftx.reports import VerbReport
+from ftx.runtimes.base import RuntimeName
+from ftx.validation.tolerance import View
+
+
+class RowBound(BaseModel):
+    """What a row was held to: null where a measure is free. ``max_abs`` in logits, the rest in [0, 1]."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    max_abs: float | None
+    cosine: float | None
+    agreement: float | None
+    accuracy_drop: float | None
+    reason: str
+
+
+class ParityRow(BaseModel):
+    """One artefact in one view under one precision, against the trained model in torch f32 before its merge.
+
+    Differences are null where a logit was not finite; accuracies where the truth is unknown.
+    ``accuracy_low`` and ``accuracy_high`` are the ends of Wilson's 95 % interval; ``cosine`` is the mean over images;
+    ``worst`` holds the images furthest off, the worst first.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    artifact: str
+    runtime: RuntimeName
+    view: View
+    compute: str
+    images: int
+    max_abs: float | None
+    mean_abs: float | None
+    cosine: float | None
+    agreement: float
+    accuracy: float | None
+    accuracy_low: float | None
+    accuracy_high: float | None
+    latency_ms: float
+    bound: RowBound
+    ok: bool
+    worst: list[str]
+
+
+class ParityReport(VerbReport):
+    """All rows, and in words what does not hold.
+
+    ``problems`` says each bound that was passed and each label or image path that differs; ``faulty`` names
+    their artefacts. ``digests`` are those of the artefacts at the time.
+    """
+
+    verb: str = "validate"
+    folder: str | None = None
+    reference: str
+    split: str
+    rows: list[ParityRow]
+    problems: list[str]
+    faulty: list[str]
+    digests: dict[str, str]

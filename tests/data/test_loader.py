@@ -1,0 +1,181 @@
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from ftx.data.augment import CROP_AREA, CROP_RATIO, crop_box, random_view
+from ftx.data.loader import TrainingImages, available_bytes, iter_pixels, load_pixels_many, reduce
+from ftx.data.preprocess import Preprocess, load_pixels
+from ftx.data.threads import in_threads
+from ftx.errors import ImageError
+
+PRE = Preprocess(
+    height=32, width=32, resize=36, interpolation="bicubic", mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225)
+)
+SIZES = [(28, 28), (200, 90), (31, 77), (64, 64), (400, 60), (54, 54), (120, 160)]
+
+
+@pytest.fixture(scope="module")
+def paths(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    folder = tmp_path_factory.mktemp("images")
+    rng = np.random.default_rng(0)
+    written = []
+    for number, (width, height) in enumerate(SIZES * 2):
+        path = folder / f"{number}.png"
+        Image.fromarray(rng.integers(0, 256, (height, width, 3), np.uint8)).save(path)
+        written.append(path)
+    return written
+
+
+@pytest.fixture(scope="module")
+def truth(paths: Sequence[Path]) -> np.ndarray:
+    return np.eye(len(paths), dtype=np.float32)
+
+
+def epoch(images: TrainingImages, seed: int, batch_size: int = 4) -> tuple[np.ndarray, np.ndarray]:
+    order = np.random.default_rng(99).permutation(len(images))
+    batches = list(images.batches(order, batch_size, np.random.default_rng(seed)))
+    assert [len(pixels) for pixels, _ in batches] == [4, 4, 4, 2]
+    return np.concatenate([pixels for pixels, _ in batches]), np.concatenate([targets for _, targets in batches])
+
+
+def data_threads() -> list[threading.Thread]:
+    return [thread for thread in threading.enumerate() if thread.name.startswith("ftx-data")]
+
+
+def test_batches_have_the_networks_size_and_their_own_targets(paths: list[Path], truth: np.ndarray) -> None:
+    pixels_NHWC, targets = epoch(TrainingImages(paths, truth, PRE), seed=1)
+    assert (pixels_NHWC.dtype, pixels_NHWC.shape) == (np.uint8, (14, 32, 32, 3))
+    assert targets.dtype == np.float32
+    assert np.array_equal(targets.argmax(1), np.random.default_rng(99).permutation(14))
+
+
+def test_the_same_generator_gives_the_same_views_and_another_gives_others(paths: list[Path], truth: np.ndarray) -> None:
+    images = TrainingImages(paths, truth, PRE)
+    first, again, other = (epoch(images, seed)[0] for seed in (1, 1, 2))
+    assert np.array_equal(first, again)
+    assert not np.array_equal(first, other)
+
+
+def test_epochs_differ_in_one_generator(paths: list[Path], truth: np.ndarray) -> None:
+    images, rng = TrainingImages(paths, truth, PRE), np.random.default_rng(0)
+    (one, _), (two, _) = (next(iter(images.batches(range(14), 14, rng))) for _ in range(2))
+    assert not np.array_equal(one, two)
+
+
+@pytest.mark.parametrize("augment", ["light", "none"])
+def test_memory_changes_no_pixel(paths: list[Path], truth: np.ndarray, augment: str) -> None:
+    everything = TrainingImages(paths, truth, PRE, augment=augment)
+    half = TrainingImages(paths, truth, PRE, augment=augment, budget_bytes=30_000)
+    nothing = TrainingImages(paths, truth, PRE, augment=augment, budget_bytes=0)
+    assert everything.kept == 14
+    assert 0 < half.kept < 14
+    assert nothing.kept == 0
+    expected, _ = epoch(everything, seed=3)
+    assert np.array_equal(epoch(half, seed=3)[0], expected)
+    assert np.array_equal(epoch(nothing, seed=3)[0], expected)
+
+
+def test_without_augmentation_it_is_the_image_path(paths: list[Path], truth: np.ndarray) -> None:
+    images = TrainingImages(paths, truth, PRE, augment="none")
+    (pixels_NHWC, _) = next(iter(images.batches(range(14), 14, np.random.default_rng(0))))
+    assert np.array_equal(pixels_NHWC, np.stack([load_pixels(path, PRE) for path in paths]))
+    assert np.array_equal(load_pixels_many(paths, PRE), pixels_NHWC)
+    streamed = list(iter_pixels(paths, PRE, 5))
+    assert [len(batch) for batch in streamed] == [5, 5, 4]
+    assert np.array_equal(np.concatenate(streamed), pixels_NHWC)
+
+
+@given(st.integers(1, 3000), st.integers(1, 3000), st.integers(0, 2**32))
+def test_a_crop_lies_inside_and_keeps_its_shape(width: int, height: int, seed: int) -> None:
+    left, upper, right, lower = crop_box(width, height, np.random.default_rng(seed))
+    assert 0 <= left < right <= width
+    assert 0 <= upper < lower <= height
+    ratio, area = (right - left) / (lower - upper), (right - left) * (lower - upper) / (width * height)
+    # 1e-9: rounding of a few float64 products.
+    assert CROP_RATIO[0] - 1e-9 <= ratio <= CROP_RATIO[1] + 1e-9
+    # A panorama's largest crop of an allowed shape may be less than the area asked for.
+    fits = CROP_RATIO[0] <= width / height <= CROP_RATIO[1]
+    assert area <= 1 + 1e-9
+    assert area >= CROP_AREA[0] - 1e-9 or not fits
+
+
+def test_half_of_the_views_are_mirrored() -> None:
+    ramp_HWC = np.repeat(np.tile(np.arange(0, 256, 4, dtype=np.uint8), (64, 1))[..., None], 3, axis=2)
+    image = Image.fromarray(ramp_HWC)
+    views = [random_view(image, PRE, np.random.default_rng(seed)) for seed in range(400)]
+    mirrored = sum(bool(view[16, 0, 0] > view[16, -1, 0]) for view in views)
+    # Binomial(400, 1/2): 200 with standard deviation 10; seeded, so it always gives the same number.
+    assert abs(mirrored - 200) < 40
+
+
+def test_kept_images_are_reduced_and_small_ones_untouched() -> None:
+    small, wide = Image.new("RGB", (54, 54)), Image.new("RGB", (400, 100))
+    assert reduce(small, 54, PRE) is small
+    assert reduce(wide, 54, PRE).size == (216, 54)
+
+
+def test_a_missing_image_is_an_error_where_it_is_met(paths: list[Path], truth: np.ndarray) -> None:
+    gone = [*paths[:-1], paths[0].parent / "gone.png"]
+    with pytest.raises(ImageError):
+        TrainingImages(gone, truth, PRE)
+    images = TrainingImages(gone, truth, PRE, budget_bytes=0)
+    batches = images.batches(range(14), 4, np.random.default_rng(0))
+    assert len([next(batches) for _ in range(3)]) == 3
+    with pytest.raises(ImageError):
+        next(batches)
+    assert not data_threads()
+
+
+def test_closing_early_leaves_no_thread(paths: list[Path], truth: np.ndarray) -> None:
+    batches = TrainingImages(paths, truth, PRE).batches(range(14), 1, np.random.default_rng(0))
+    next(batches)
+    assert data_threads()
+    batches.close()
+    assert not data_threads()
+
+
+def test_threads_keep_the_order_and_their_distance() -> None:
+    begun: list[int] = []
+
+    def work(item: int) -> int:
+        begun.append(item)
+        time.sleep(0.002 * (item % 3))
+        return item * item
+
+    results = in_threads(work, range(30), workers=4, ahead=5)
+    for number, result in enumerate(results):
+        assert result == number * number
+        assert len(begun) <= number + 1 + 5
+    assert sorted(begun) == list(range(30))
+
+
+def test_an_interrupt_drops_what_has_not_begun() -> None:
+    begun: list[int] = []
+
+    def work(item: int) -> int:
+        begun.append(item)
+        time.sleep(0.01)
+        return item
+
+    def interrupted() -> None:
+        for result in in_threads(work, range(1000), workers=2, ahead=8):
+            if result == 3:
+                raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
+    assert len(begun) <= 3 + 8 + 1
+    assert not data_threads()
+
+
+def test_free_memory_is_more_than_this_test_needs() -> None:
+    assert available_bytes() > 1 << 20

@@ -1,0 +1,119 @@
+from __future__ import annotations
+
+import stat
+import subprocess
+import sys
+import zipfile
+from hashlib import sha256
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from ftx.data.folder import survey_folder
+from ftx.data.sample import unpack_sample
+from ftx.errors import DataError
+from ftx.files import STAGING_PREFIX
+from ftx.resources import models_folder, sample_archive
+
+DEBIAN = Path("/usr/share/datasets/fashion-mnist")
+CLASSES = {"T-shirt", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot"}
+
+
+def write_zip(path: Path, contents: dict[str, bytes]) -> Path:
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, content in contents.items():
+            archive.writestr(name, content)
+    return path
+
+
+@pytest.fixture(scope="module")
+def unpacked(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return unpack_sample(sample_archive(), tmp_path_factory.mktemp("sample") / "fashion-mnist")
+
+
+def test_the_sample_is_a_data_set_of_ten_even_classes_without_doubles(unpacked: Path) -> None:
+    survey = survey_folder(unpacked, val_fraction=0.2)
+    assert set(survey.dataset.labels.names) == CLASSES
+    assert survey.counts() == {name: {"train": 80, "val": 20, "test": 50} for name in sorted(CLASSES)}
+    assert (survey.copies, survey.leaks, dict(survey.ignored), survey.dataset.unreadable) == (0, 0, {}, ())
+    assert survey.dataset.report_split == "test"
+
+
+def test_the_card_gives_the_archives_hash() -> None:
+    card = (models_folder() / "sample" / "README.md").read_text()
+    assert sha256(sample_archive().read_bytes()).hexdigest() in card
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not DEBIAN.is_dir(), reason="needs Debian's dataset-fashion-mnist, the script's source")
+def test_the_script_makes_the_archive_we_carry(tmp_path: Path) -> None:
+    archives = [tmp_path / "first.zip", tmp_path / "second.zip"]
+    script = models_folder() / "sample" / "make_sample.py"
+    for archive in archives:
+        subprocess.run([sys.executable, str(script), "--out", str(archive)], check=True, capture_output=True)
+    assert archives[0].read_bytes() == archives[1].read_bytes()
+    # Against the archive in the repository by pixel: another zlib packs the same picture into other bytes.
+    with zipfile.ZipFile(archives[0]) as made, zipfile.ZipFile(sample_archive()) as carried:
+        assert made.namelist() == carried.namelist()
+        for name in made.namelist():
+            with made.open(name) as one, carried.open(name) as other:
+                assert np.array_equal(np.asarray(Image.open(one)), np.asarray(Image.open(other)))
+
+
+def test_a_whole_folder_is_reused(unpacked: Path) -> None:
+    image = next(unpacked.rglob("*.png"))
+    before = image.stat()
+    assert unpack_sample(sample_archive(), unpacked) == unpacked
+    assert image.stat().st_mtime_ns == before.st_mtime_ns
+    assert image.stat().st_ino == before.st_ino
+
+
+@pytest.mark.parametrize("harm", ["altered", "missing", "spare"])
+def test_a_folder_with_other_contents_is_refused_and_left_alone(tmp_path: Path, harm: str) -> None:
+    archive = write_zip(tmp_path / "a.zip", {"train/cat/1.png": b"one", "train/dog/1.png": b"two"})
+    folder = unpack_sample(archive, tmp_path / "out")
+    target = folder / "train/dog/1.png"
+    if harm == "altered":
+        target.write_bytes(b"tw0")
+    elif harm == "missing":
+        target.unlink()
+    else:
+        (folder / "mine.txt").write_text("precious")
+    before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    with pytest.raises(DataError, match="in the way"):
+        unpack_sample(archive, folder)
+    assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
+
+
+@pytest.mark.parametrize("name", ["../evil.png", "/evil.png", "a/../../evil.png", "C:/evil.png", "..\\evil.png"])
+def test_a_name_that_leaves_the_folder_is_refused(tmp_path: Path, name: str) -> None:
+    archive = write_zip(tmp_path / "a.zip", {"train/cat/1.png": b"one", name: b"evil"})
+    with pytest.raises(DataError, match="leave its folder"):
+        unpack_sample(archive, tmp_path / "in" / "out")
+    assert not (tmp_path / "in").exists()
+
+
+def test_a_link_in_the_archive_is_refused(tmp_path: Path) -> None:
+    link = zipfile.ZipInfo("train/cat")
+    link.external_attr = (stat.S_IFLNK | 0o777) << 16
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
+        archive.writestr(link, "/etc")
+    with pytest.raises(DataError, match="leave its folder"):
+        unpack_sample(tmp_path / "a.zip", tmp_path / "out")
+
+
+@pytest.mark.parametrize("harm", ["truncated", "flipped"])
+def test_a_damaged_archive_is_refused_and_nothing_remains(tmp_path: Path, harm: str) -> None:
+    archive = write_zip(tmp_path / "a.zip", {"train/cat/1.png": b"one" * 100, "train/dog/1.png": b"two" * 100})
+    content = bytearray(archive.read_bytes())
+    if harm == "truncated":
+        del content[200:]
+    else:
+        content[content.index(b"twotwo")] ^= 1
+    archive.write_bytes(bytes(content))
+    with pytest.raises(DataError, match="damaged"):
+        unpack_sample(archive, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+    assert not list(tmp_path.glob(f"{STAGING_PREFIX}*"))

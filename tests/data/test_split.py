@@ -1,0 +1,87 @@
+from __future__ import annotations
+
+from collections import Counter
+from hashlib import sha256
+from random import Random
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ftx.data.split import hash_split
+from ftx.errors import DataError
+
+Samples = list[tuple[str, str]]
+
+
+@st.composite
+def samples(draw: st.DrawFn) -> Samples:
+    """Classes of 2 to 30 distinct images, some of them several times, in any order."""
+    sizes = draw(st.lists(st.integers(2, 30), min_size=1, max_size=5))
+    salt = draw(st.integers(0, 1000))
+    distinct = [
+        (sha256(f"{salt}/{name}/{n}".encode()).hexdigest(), f"class {name}")
+        for name, size in enumerate(sizes)
+        for n in range(size)
+    ]
+    copies = draw(st.lists(st.sampled_from(distinct), max_size=10))
+    return draw(st.permutations(distinct + copies))
+
+
+fractions = st.floats(0.01, 0.99)
+
+
+@given(samples(), fractions)
+def test_every_class_stands_on_both_sides_in_the_share_asked_for(given_samples: Samples, fraction: float) -> None:
+    sides = hash_split(given_samples, fraction)
+    distinct = Counter(name for _, name in set(given_samples))
+    val = Counter(name for (_, name), side in set(zip(given_samples, sides, strict=True)) if side == "val")
+    for name, count in distinct.items():
+        assert 1 <= val[name] <= count - 1
+        # One half is the rounding to whole images; at the ends one image on each side comes first.
+        assert abs(val[name] - count * fraction) <= 0.5 + 1e-9 or val[name] in (1, count - 1)
+
+
+@given(samples(), fractions)
+def test_copies_of_an_image_stand_on_one_side(given_samples: Samples, fraction: float) -> None:
+    side_of: dict[tuple[str, str], str] = {}
+    for sample, side in zip(given_samples, hash_split(given_samples, fraction), strict=True):
+        assert side_of.setdefault(sample, side) == side
+
+
+@given(samples(), fractions, st.randoms(use_true_random=False))
+def test_order_does_not_matter(given_samples: Samples, fraction: float, random: Random) -> None:
+    shuffled = list(given_samples)
+    random.shuffle(shuffled)
+    assert dict(zip(given_samples, hash_split(given_samples, fraction), strict=True)) == dict(
+        zip(shuffled, hash_split(shuffled, fraction), strict=True)
+    )
+
+
+@given(samples(), fractions)
+def test_class_names_do_not_matter(given_samples: Samples, fraction: float) -> None:
+    renamed = [(digest, f"renamed {name}") for digest, name in given_samples]
+    assert hash_split(renamed, fraction) == hash_split(given_samples, fraction)
+
+
+@given(samples(), fractions)
+def test_a_new_image_moves_at_most_one_other_of_its_class(given_samples: Samples, fraction: float) -> None:
+    name = given_samples[0][1]
+    grown = [*given_samples, (sha256(b"new").hexdigest(), name)]
+    before = dict(zip(given_samples, hash_split(given_samples, fraction), strict=True))
+    after = dict(zip(grown, hash_split(grown, fraction), strict=True))
+    moved = [sample for sample, side in before.items() if after[sample] != side]
+    assert len(moved) <= 1
+    assert all(sample[1] == name for sample in moved)
+
+
+def test_a_class_with_one_image_is_refused_even_if_it_is_there_twice() -> None:
+    with pytest.raises(DataError, match="at least 2 different images") as caught:
+        hash_split([("a1", "cat"), ("a2", "cat"), ("b1", "dog"), ("b1", "dog"), ("c1", "eel")], 0.2)
+    assert caught.value.found == "dog: 1, eel: 1"
+
+
+@pytest.mark.parametrize("fraction", [0, 1, -0.1, 1.5, float("nan")])
+def test_a_fraction_that_is_no_share_is_refused(fraction: float) -> None:
+    with pytest.raises(DataError, match="val_fraction"):
+        hash_split([("a", "cat"), ("b", "cat")], fraction)

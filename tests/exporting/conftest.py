@@ -1,0 +1,128 @@
+"""A small run, made by hand: a tiny ViT with seeded weights and images of coloured stripes.
+
+The weights are drawn larger than timm draws them, so that the logits differ from image to image.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+import timm
+import torch
+from PIL import Image
+from safetensors.torch import save_file
+from torch import nn
+
+from ftx.backbones.dense import DenseConfig, save_dense
+from ftx.data.dataset import SPLITS, Entry, Split
+from ftx.data.preprocess import Preprocess, normalise
+from ftx.exporting import ExportReport, export
+from ftx.files import sha256_file
+from ftx.labels import Labels
+from ftx.run import Manifest, Run, new_run, seal
+
+ARCHITECTURE = "vit_tiny_patch16_224"
+# A space and an umlaut: the names that formats stumble over.
+LABELS = Labels.multiclass(["red panda", "red_panda", "größe"])
+PREPROCESS = Preprocess(
+    height=32, width=32, resize=32, interpolation="bicubic", mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225)
+)
+IMAGES_A_CLASS: dict[Split, int] = {"train": 8, "val": 4, "test": 30}
+
+
+def tiny_vit(seed: int = 0) -> nn.Module:
+    torch.manual_seed(seed)
+    module = timm.create_model(ARCHITECTURE, img_size=32, num_classes=len(LABELS))
+    with torch.no_grad():
+        for parameter in module.parameters():
+            parameter += 0.02 * torch.randn_like(parameter)
+    return module.eval().requires_grad_(False)
+
+
+def make_images(root: Path) -> tuple[Entry, ...]:
+    """Noise with a stripe pattern a class; sizes differ, the short side never below the network's."""
+    generator = np.random.default_rng(0)
+    entries: list[Entry] = []
+    for split in SPLITS:
+        for index, name in enumerate(LABELS.names):
+            for number in range(IMAGES_A_CLASS[split]):
+                height, width = generator.integers(32, 65, size=2)
+                pixels = generator.integers(0, 120, size=(height, width, 3), dtype=np.uint8)
+                pixels[:: index + 2, :, index] += 120
+                path = root / split / name / f"{number:02}.png"
+                path.parent.mkdir(parents=True, exist_ok=True)
+                Image.fromarray(pixels).save(path)
+                entries.append(Entry(path.relative_to(root).as_posix(), sha256_file(path), (name,), split))
+    return tuple(entries)
+
+
+def make_run(folder: Path) -> Run:
+    """A run of full fine-tuning, merged."""
+    entries = make_images(folder / "data")
+    module = tiny_vit()
+    with new_run(folder / "run") as staged:
+        (staged / "trained").mkdir()
+        save_file(module.state_dict(), staged / "trained" / "model.safetensors", metadata={"format": "pt"})
+        manifest = Manifest(
+            task="multiclass",
+            model=ARCHITECTURE,
+            architecture=ARCHITECTURE,
+            method="full",
+            base_digest="0" * 64,
+            labels=LABELS,
+            preprocess=PREPROCESS,
+            data_root=str(folder / "data"),
+        )
+        seal(staged, manifest, entries)
+    run = Run.open(folder / "run")
+    with run.add("dense", made_from="trained") as staged:
+        save_dense(module, DenseConfig(ARCHITECTURE, LABELS, PREPROCESS), staged)
+    return run
+
+
+@dataclass(frozen=True)
+class Exported:
+    """A run with every artefact, and what its trained model answers in torch f32."""
+
+    run: Run
+    report: ExportReport
+    module: nn.Module
+
+    def normalised(self, count: int) -> np.ndarray:
+        """Seeded pixels of the network's size, normalised. Shape: [N, 3, H, W]."""
+        return normalise(self.pixels(count), PREPROCESS)
+
+    def pixels(self, count: int) -> np.ndarray:
+        """Seeded pixels of the network's size. Shape: [N, H, W, 3]."""
+        return np.random.default_rng(1).integers(0, 256, size=(count, 32, 32, 3), dtype=np.uint8)
+
+    def logits(self, images_NCHW: np.ndarray) -> np.ndarray:
+        """The oracle."""
+        with torch.inference_mode():
+            return self.module(torch.from_numpy(images_NCHW)).numpy()
+
+    @staticmethod
+    def bound(logits_NC: np.ndarray) -> float:
+        """What f32 rounding may move a logit by when the operations come in another order (idea 5 of the design)."""
+        return 1e-4 * max(1.0, float(np.abs(logits_NC).max()))
+
+
+@pytest.fixture(scope="session")
+def exported(tmp_path_factory: pytest.TempPathFactory) -> Exported:
+    """Every format and precision, exported in one call."""
+    folder = tmp_path_factory.mktemp("exported")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)  # a new run writes runs/latest below the current folder
+        run = make_run(folder)
+        report = export(run, formats=["onnx", "openvino"], precisions=["fp32", "fp16", "int8"])
+    return Exported(run, report, tiny_vit())
+
+
+@pytest.fixture
+def fresh_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
+    """A run with trained/ and dense/ alone, the same to the byte as the exported one."""
+    monkeypatch.chdir(tmp_path)
+    return make_run(tmp_path)

@@ -1,0 +1,91 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ftx.errors import ExportError, InputError, RunError
+from ftx.exporting import export
+from ftx.exporting.export import wanted_artifacts
+from ftx.run import Run
+
+
+@pytest.mark.parametrize(
+    ("formats", "precisions", "wanted"),
+    [
+        (["onnx"], ["fp32"], ["onnx"]),
+        (["openvino"], ["fp32"], ["openvino/fp32"]),
+        (["openvino", "onnx"], ["int8"], ["onnx", "openvino/int8"]),
+        (["openvino", "openvino"], ["int8", "fp32", "int8"], ["openvino/fp32", "openvino/int8"]),
+    ],
+)
+def test_formats_and_precisions_name_artefacts(formats: list[str], precisions: list[str], wanted: list[str]) -> None:
+    assert wanted_artifacts(formats, precisions) == wanted
+
+
+@pytest.mark.parametrize(
+    ("formats", "precisions", "says"),
+    [
+        (["onnx"], ["fp16"], "ONNX is written in fp32 alone"),
+        (["onnx"], ["fp32", "int8"], "ONNX is written in fp32 alone"),
+        (["onxx"], ["fp32"], "did you mean 'onnx'"),
+        (["openvino"], ["int4"], "did you mean 'int8'"),
+        ([], ["fp32"], "no format is named"),
+        (["openvino"], [], "no precision is named"),
+    ],
+)
+def test_what_ftx_does_not_export_is_said(formats: list[str], precisions: list[str], says: str) -> None:
+    with pytest.raises(InputError) as caught:
+        wanted_artifacts(formats, precisions)
+    assert says in str(caught.value)
+    assert caught.value.exit_code == 2
+
+
+def test_the_report_lists_what_was_written(exported: Any) -> None:
+    artifacts = [item.artifact for item in exported.report.artifacts]
+    assert artifacts == ["onnx", "openvino/fp32", "openvino/fp16", "openvino/int8"]
+    assert [item.precision for item in exported.report.artifacts] == ["fp32", "fp32", "fp16", "int8"]
+    assert (exported.report.verb, exported.report.ok, exported.report.run) == ("export", True, str(exported.run.path))
+    for item in exported.report.artifacts:
+        models = [path for path in Path(item.path).iterdir() if path.name.startswith("model.")]
+        assert item.size_bytes == sum(path.stat().st_size for path in models)
+        assert (item.smooth_quant_alpha is None) == (item.precision != "int8")
+
+
+def test_a_run_that_was_not_merged_is_told_to(fresh_run: Run) -> None:
+    manifest = fresh_run.manifest
+    kept = {name: digest for name, digest in manifest.files.items() if not name.startswith("dense/")}
+    (fresh_run.path / "run.json").write_text(manifest.model_copy(update={"files": kept}).model_dump_json())
+    with pytest.raises(RunError, match="no dense/ yet") as caught:
+        export(fresh_run, formats=["openvino"])
+    assert "ftx merge" in str(caught.value)
+
+
+def test_altered_dense_weights_are_refused(fresh_run: Run) -> None:
+    config = fresh_run.path / "dense" / "config.json"
+    config.write_text(config.read_text() + " ")
+    with pytest.raises(RunError, match="not what was written"):
+        export(fresh_run, formats=["onnx"])
+    assert not (fresh_run.path / "onnx").exists()
+
+
+@pytest.mark.slow
+def test_what_was_written_before_a_failure_stays_whole(fresh_run: Run) -> None:
+    # Without training images there is nothing to calibrate with.
+    lines = (fresh_run.path / "data.jsonl").read_text().splitlines(keepends=True)
+    (fresh_run.path / "data.jsonl").write_text("".join(line for line in lines if '"train"' not in line))
+    rehash(fresh_run, "data.jsonl")
+    with pytest.raises(ExportError, match="INT8 needs images"):
+        export(fresh_run, formats=["openvino"], precisions=["fp32", "int8"])
+    assert fresh_run.require("openvino/fp32").is_dir()
+    assert [path.name for path in (fresh_run.path / "openvino").iterdir()] == ["fp32"]
+    assert not fresh_run.has("openvino/int8")
+
+
+def rehash(run: Run, name: str) -> None:
+    from ftx.files import sha256_file
+
+    manifest = run.manifest
+    files = manifest.files | {name: sha256_file(run.path / name)}
+    (run.path / "run.json").write_text(manifest.model_copy(update={"files": files}).model_dump_json())

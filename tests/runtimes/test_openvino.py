@@ -1,0 +1,101 @@
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from ftx.card import read_card, write_card
+from ftx.data.preprocess import Preprocess
+from ftx.errors import ExportError, ImageError
+from ftx.labels import Labels
+from ftx.runtimes.openvino import OpenVinoPredictor, frame
+
+# f32: a mean over 256 pixels in another order than numpy's.
+F32_ATOL = 1e-5
+
+
+@pytest.fixture
+def copy(colour_model: Any, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(colour_model.folder, tmp_path / "fp32"))
+
+
+def pixels_of(folder: Path, count: int = 5) -> np.ndarray:
+    return np.random.default_rng(count).integers(0, 256, size=(count, 16, 16, 3), dtype=np.uint8)
+
+
+def test_it_answers_as_the_formula(colour_model: Any) -> None:
+    predictor = OpenVinoPredictor(colour_model.folder, "f32")
+    pixels = pixels_of(colour_model.folder)
+    logits = predictor.logits(pixels)
+    assert logits.dtype == np.float32
+    np.testing.assert_allclose(logits, colour_model.expected(pixels), rtol=0, atol=F32_ATOL)
+
+
+def test_an_answer_outlives_the_next(colour_model: Any) -> None:
+    predictor = OpenVinoPredictor(colour_model.folder, "f32")
+    first = predictor.logits(pixels_of(colour_model.folder, 3))
+    kept = first.copy()
+    predictor.logits(255 - pixels_of(colour_model.folder, 3))
+    np.testing.assert_array_equal(first, kept)
+
+
+def test_the_precision_is_what_was_asked_or_says_what_was_chosen(colour_model: Any) -> None:
+    assert OpenVinoPredictor(colour_model.folder, "f32").compute == "f32"
+    assert OpenVinoPredictor(colour_model.folder, "auto").compute in {"auto:f32", "auto:bf16", "auto:f16"}
+
+
+def test_files_of_several_sizes_keep_their_order(colour_model: Any, tmp_path: Path) -> None:
+    broken = tmp_path / "broken.png"
+    broken.write_bytes(b"<html>")
+    found = sorted(colour_model.images.rglob("*.png"))
+    paths = [*found[:2], broken, *found[2:]]
+    answers = list(OpenVinoPredictor(colour_model.folder, "f32").logits_from_files(paths))
+    assert [isinstance(answer, ImageError) for answer in answers] == [path == broken for path in paths]
+    for path, answer in zip(paths, answers, strict=True):
+        if path != broken:
+            expected = colour_model.expected(np.asarray(Image.open(path))[None])[0]
+            np.testing.assert_allclose(answer, expected, rtol=0, atol=F32_ATOL)
+
+
+def test_an_altered_folder_is_refused(copy: Path) -> None:
+    blob = (copy / "model.xml").read_bytes()
+    (copy / "model.xml").write_bytes(blob.replace(b"colour", b"odour_"))
+    with pytest.raises(ExportError, match="is not what was written"):
+        OpenVinoPredictor(copy)
+
+
+def test_a_card_that_vouches_for_nothing_is_refused(copy: Path) -> None:
+    text = read_card(copy).model_copy(update={"files": {}}).model_dump_json()
+    (copy / "card.json").write_text(text)
+    with pytest.raises(ExportError, match="vouches for too few files"):
+        OpenVinoPredictor(copy)
+
+
+def test_labels_of_another_number_are_refused(copy: Path) -> None:
+    write_card(copy, read_card(copy).model_copy(update={"labels": Labels.multiclass(["red", "green"])}))
+    with pytest.raises(ExportError, match="another number of logits"):
+        OpenVinoPredictor(copy)
+
+
+def test_a_truncated_model_is_one_clear_error(copy: Path) -> None:
+    card = read_card(copy)
+    (copy / "model.xml").write_bytes((copy / "model.xml").read_bytes()[:400])
+    write_card(copy, card)
+    with pytest.raises(ExportError, match="OpenVINO cannot open this model"):
+        OpenVinoPredictor(copy)
+
+
+@pytest.mark.parametrize(("size", "resize"), [(16, 16), (15, 18), (15, 16), (224, 256), (7, 10)])
+def test_the_frame_comes_off_by_the_crop(size: int, resize: int) -> None:
+    from ftx.data.preprocess import resize_crop
+
+    pre = Preprocess(height=size, width=size, resize=resize, interpolation="bicubic", mean=(0, 0, 0), std=(1, 1, 1))
+    pixels = np.random.default_rng(0).integers(0, 256, size=(2, size, size, 3), dtype=np.uint8)
+    framed = frame(pixels, pre)
+    assert framed.shape == (2, resize, resize, 3)
+    for one, whole in zip(pixels, framed, strict=True):
+        np.testing.assert_array_equal(resize_crop(Image.fromarray(whole), pre), one)

@@ -1,0 +1,39 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from torchmetrics.functional.classification import (
+    multiclass_confusion_matrix,
+    multiclass_f1_score,
+    multiclass_precision,
+    multiclass_recall,
+)
+
+from ftx.evaluation import class_scores, confusion_matrix, macro_f1
+
+# Both divide whole numbers below 2^24; torchmetrics does it in f32.
+F32_RTOL = 1e-6
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_the_scores_are_torchmetrics(seed: int) -> None:
+    generator = np.random.default_rng(seed)
+    labels = 7
+    # Label 5 is never true, label 6 never called, label 4 neither (where the seed is even).
+    truth = generator.choice([0, 1, 2, 3, 6], size=200)
+    called = np.where(generator.random(200) < 0.6, truth % 6, generator.choice([0, 1, 2, 3, 5], size=200))
+    if seed % 2:
+        truth[0] = called[0] = 4
+    t, c = torch.from_numpy(truth), torch.from_numpy(called)
+    matrix = confusion_matrix(truth, called, labels)
+    np.testing.assert_array_equal(matrix, multiclass_confusion_matrix(c, t, labels).numpy())
+    scores = class_scores(matrix, tuple("abcdefg"))
+    for ours, oracle in (
+        ([score.precision for score in scores], multiclass_precision),
+        ([score.recall for score in scores], multiclass_recall),
+        ([score.f1 for score in scores], multiclass_f1_score),
+    ):
+        np.testing.assert_allclose(ours, oracle(c, t, labels, average=None).numpy(), rtol=F32_RTOL)
+    assert macro_f1(matrix) == pytest.approx(float(multiclass_f1_score(c, t, labels, average="macro")), rel=F32_RTOL)
+    assert [score.support for score in scores] == np.bincount(truth, minlength=labels).tolist()

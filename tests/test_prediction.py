@@ -1,0 +1,104 @@
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from ftx.errors import ExportError, InputError, RunError
+from ftx.prediction import Prediction, predict
+from ftx.runtimes.openvino import OpenVinoPredictor
+from ftx.tasks import TASKS
+
+
+def test_answers_come_in_the_order_of_the_paths(colour_model: Any) -> None:
+    paths = sorted(colour_model.images.rglob("*.png"))[::-1]
+    answers = list(predict(paths, colour_model.folder))
+    assert [answer.path for answer in answers] == [str(path) for path in paths]
+    assert [answer.labels[0].name for answer in answers] == [path.parent.name for path in paths]
+
+
+def test_a_folder_stands_for_the_images_below_it(colour_model: Any, tmp_path: Path) -> None:
+    for name in ("b/2.PNG", "a.png", "b/1.jpg", ".hidden/3.png", "b/.4.png"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        Image.new("RGB", (8, 8), "red").save(tmp_path / name)
+    (tmp_path / "notes.txt").write_text("no image")
+    answers = list(predict(tmp_path, colour_model.folder))
+    assert [answer.path for answer in answers] == [str(tmp_path / name) for name in ("a.png", "b/1.jpg", "b/2.PNG")]
+
+
+def test_scores_hold_every_label_and_sum_to_one(colour_model: Any) -> None:
+    path = next(colour_model.images.rglob("*.png"))
+    (answer,) = predict(path, OpenVinoPredictor(colour_model.folder, "f32"), scores=True)
+    assert answer.scores is not None
+    expected = TASKS["multiclass"].scores(colour_model.expected(np.asarray(Image.open(path))[None]))[0]
+    # f32: a mean over the pixels in another order, and the softmax of it.
+    np.testing.assert_allclose(list(answer.scores.values()), expected, rtol=0, atol=1e-5)
+    assert list(answer.scores) == ["red", "green", "blue"]
+    assert answer.labels[0].score == max(answer.scores.values())
+
+
+def test_what_cannot_be_read_is_reported_and_the_rest_goes_on(colour_model: Any, tmp_path: Path) -> None:
+    good = next(colour_model.images.rglob("*.png"))
+    page, gone, empty = tmp_path / "page.jpg", tmp_path / "gone.png", tmp_path / "empty"
+    page.write_text("<html></html>")
+    empty.mkdir()
+    answers = list(predict([page, good, gone, empty], colour_model.folder))
+    assert [answer.error is None for answer in answers] == [False, True, False, False]
+    assert answers[2].error == "there is no such file"
+    assert answers[3].error == "there are no images in this folder"
+    assert all(answer.labels == [] for answer in answers if answer.error)
+
+
+def test_a_line_of_json_has_the_designs_fields() -> None:
+    (line,) = [json.loads(Prediction(path="a.png", error="broken").to_line())]
+    assert line == {"path": "a.png", "labels": [], "error": "broken"}
+
+
+def test_a_labelled_line_leaves_out_what_is_not_there(colour_model: Any) -> None:
+    path = next(colour_model.images.rglob("*.png"))
+    (answer,) = predict(path, colour_model.folder)
+    line = json.loads(answer.to_line())
+    assert set(line) == {"path", "labels"}
+    assert set(line["labels"][0]) == {"name", "score"}
+
+
+@pytest.mark.parametrize("names", [[], ["gone.png"], ["empty"], ["gone.png", "empty"]])
+def test_no_image_at_all_is_an_error_before_the_first_answer(
+    colour_model: Any, tmp_path: Path, names: list[str]
+) -> None:
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(InputError, match="no images to predict"):
+        predict([tmp_path / name for name in names], colour_model.folder)
+
+
+def test_without_a_run_the_error_names_the_way_out(
+    colour_model: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(RunError, match="no finished run here"):
+        predict(colour_model.images)
+
+
+def test_a_folder_without_a_model_is_refused(colour_model: Any, tmp_path: Path) -> None:
+    with pytest.raises(ExportError, match="no model here"):
+        predict(colour_model.images, tmp_path)
+
+
+def test_an_ir_answers_without_torch(colour_model: Any) -> None:
+    code = (
+        "import sys; from pathlib import Path\n"
+        "from ftx.prediction import predict; from ftx.validation import validate\n"
+        f"answers = list(predict(Path({str(colour_model.images)!r}), Path({str(colour_model.folder)!r})))\n"
+        f"assert validate(Path({str(colour_model.folder)!r})).ok\n"
+        "assert len(answers) == 12 and not any(answer.error for answer in answers)\n"
+        "heavy = {'torch', 'timm', 'onnxruntime', 'nncf', 'torchmetrics'} & set(sys.modules)\n"
+        "assert not heavy, heavy"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr

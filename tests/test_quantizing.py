@@ -1,0 +1,106 @@
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import numpy as np
+import openvino as ov
+import pytest
+from openvino import opset13 as op
+
+from ftx import quantizing
+from ftx.quantizing import Quantized, int8_share, quantize_body
+
+IMAGES = 12
+
+
+def body() -> ov.Model:
+    """Three linear layers, the second fed with an outlier channel, which is what SmoothQuant is for."""
+    generator = np.random.default_rng(0)
+    image = op.parameter([-1, 3, 8, 8], np.float32, name="image")
+    flat = op.reshape(image, np.array([0, -1]), special_zero=True)
+    hidden = op.gelu(op.matmul(flat, weights(generator, 192, 64), False, False), "erf")
+    scale = np.ones(64, np.float32)
+    scale[7] = 40
+    hidden = op.gelu(op.matmul(op.multiply(hidden, scale), weights(generator, 64, 64), False, False), "erf")
+    logits = op.add(op.matmul(hidden, weights(generator, 64, 10), False, False), np.ones(10, np.float32))
+    logits.output(0).set_names({"logits"})
+    return ov.Model([logits], [image], "three layers")
+
+
+def weights(generator: np.random.Generator, rows: int, columns: int) -> np.ndarray:
+    return (generator.standard_normal((rows, columns)) / np.sqrt(rows)).astype(np.float32)
+
+
+def images(seed: int) -> list[np.ndarray]:
+    return list(np.random.default_rng(seed).standard_normal((IMAGES, 1, 3, 8, 8)).astype(np.float32))
+
+
+class Counting:
+    """A listener that adds up."""
+
+    def __init__(self) -> None:
+        self.total = self.steps = 0
+        self.descriptions: list[str] = []
+
+    @contextmanager
+    def track(self, description: str, total: int | None) -> Iterator[Counting]:
+        assert total is not None
+        self.descriptions.append(description)
+        self.total += total
+        yield self
+
+    def advance(self, steps: int = 1, **fields: str) -> None:
+        self.steps += steps
+
+    def note(self, text: str) -> None:
+        pass
+
+
+@pytest.fixture(scope="module")
+def listener() -> Counting:
+    return Counting()
+
+
+@pytest.fixture(scope="module")
+def quantized(listener: Counting) -> Quantized:
+    return quantize_body(body(), images(1), images(2), progress=listener)
+
+
+def test_linear_layers_but_the_head_run_in_int8(quantized: Quantized) -> None:
+    core = ov.Core()
+    assert int8_share(core.compile_model(quantized.model, "CPU")) == pytest.approx(2 / 3)
+    assert int8_share(core.compile_model(body(), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})) == 0
+
+
+def test_the_alpha_nearest_to_f32_on_held_out_images_is_taken(quantized: Quantized) -> None:
+    assert set(quantized.mean_abs) == set(quantizing.ALPHAS)
+    assert quantized.mean_abs[quantized.alpha] == min(quantized.mean_abs.values())
+    # The alphas are not all the same, or the search would be for nothing.
+    assert max(quantized.mean_abs.values()) > 1.05 * min(quantized.mean_abs.values())
+
+
+def test_it_answers_near_to_f32(quantized: Quantized) -> None:
+    core = ov.Core()
+    batch = np.concatenate(images(3))
+    exact = core.compile_model(body(), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})(batch)[0]
+    found = core.compile_model(quantized.model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})(batch)[0]
+    error = np.abs(found - exact).mean()
+    # 8 bits over a range of about 8 standard deviations are off by 1 % of one; two layers. Not 0, or it is f32 still.
+    assert 0 < error < 0.05 * exact.std()
+
+
+def test_progress_counts_every_image_of_every_pass(listener: Counting, quantized: Quantized) -> None:
+    assert listener.steps == listener.total
+    # The alphas in turn, then the final pass.
+    assert len(listener.descriptions) == len(quantizing.ALPHAS) + 1
+
+
+def test_one_alpha_is_not_searched_for() -> None:
+    made = quantize_body(body(), images(1), images(2), alphas=(0.5,))
+    assert (made.alpha, made.mean_abs) == (0.5, {})
+
+
+def test_standard_output_stays_ours(capfd: pytest.CaptureFixture[str]) -> None:
+    quantize_body(body(), images(1), images(2), alphas=(-1.0,))
+    assert capfd.readouterr().out == ""

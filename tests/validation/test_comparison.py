@@ -1,0 +1,132 @@
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+
+from ftx.tasks import TASKS
+from ftx.tasks.base import Floats
+from ftx.validation.comparison import Reference, Subject, compare
+from ftx.validation.report import ParityRow
+from ftx.validation.tolerance import BOUNDS, Bound
+
+SUBJECT = Subject("openvino/fp32", "openvino", "graph", "f32", 1.0)
+TASK = TASKS["multiclass"]
+FREE = Bound(None, None, None, None, reason="asks nothing")
+
+
+def reference(count: int = 64, labels: int = 5, seed: int = 0) -> Reference:
+    generator = np.random.default_rng(seed)
+    truth = generator.integers(labels, size=count)
+    targets = np.eye(labels, dtype=np.float32)[truth]
+    # The true label leads by 4 among noise of 1: nearly all are right, as with a trained model.
+    logits = (4 * targets + generator.standard_normal((count, labels))).astype(np.float32)
+    return Reference(tuple(f"image-{index}.png" for index in range(count)), logits, targets, TASK)
+
+
+def row_of(logits: Floats, bound: Bound, known: Reference | None = None) -> tuple[ParityRow, list[str]]:
+    return compare(known or reference(), logits, SUBJECT, bound)
+
+
+def test_the_same_answers_pass_every_bound() -> None:
+    for bound in BOUNDS.values():
+        row, faults = row_of(reference().logits, bound)
+        assert (row.ok, faults) == (True, [])
+        assert (row.max_abs, row.mean_abs, row.agreement) == (0.0, 0.0, 1.0)
+        assert row.cosine == pytest.approx(1.0, abs=1e-12)  # a sum of five products in f64
+
+
+def test_the_measures_are_their_formulas() -> None:
+    known = reference()
+    answers = known.logits.copy()
+    answers[3, 1] += 0.5
+    row, _ = row_of(answers, FREE, known)
+    a, b = answers[3].astype(np.float64), known.logits[3].astype(np.float64)
+    assert row.max_abs == pytest.approx(0.5, abs=1e-6)  # 0.5 was added in f32
+    assert row.mean_abs == pytest.approx(0.5 / known.logits.size, rel=1e-5)
+    assert row.cosine == pytest.approx((63 + a @ b / np.linalg.norm(a) / np.linalg.norm(b)) / 64, abs=1e-12)
+    assert row.worst[0] == "image-3.png"
+
+
+def test_the_graph_bound_fails_just_above_and_passes_just_below() -> None:
+    known = reference()
+    limit = 1e-4 * float(np.abs(known.logits).max())
+    for factor, passes in ((0.98, True), (1.02, False)):
+        answers = known.logits.copy()
+        answers[0, 0] += np.float32(factor * limit)
+        row, faults = row_of(answers, BOUNDS["fp32.graph"], known)
+        assert row.ok is passes
+        assert bool(faults) is not passes
+        assert row.bound.max_abs == pytest.approx(limit)
+
+
+@pytest.mark.parametrize("name", sorted(BOUNDS))
+def test_permuted_labels_pass_no_bound(name: str) -> None:
+    known = reference()
+    row, faults = row_of(np.roll(known.logits, 1, axis=1), BOUNDS[name], known)
+    assert not row.ok
+    assert faults
+
+
+@pytest.mark.parametrize("name", [name for name in sorted(BOUNDS) if BOUNDS[name].agreement is not None])
+def test_other_labels_on_a_tenth_of_the_images_pass_no_bound(name: str) -> None:
+    known = reference(count=640)
+    answers = known.logits.copy()
+    answers[::10] = np.roll(answers[::10], 1, axis=1)
+    _, faults = row_of(answers, BOUNDS[name], known)
+    assert any("the label agrees on" in fault for fault in faults)
+    assert any("accuracy drops by" in fault for fault in faults)
+
+
+def test_one_image_of_few_is_the_luck_of_the_draw() -> None:
+    known = reference(count=64)
+    answers = known.logits.copy()
+    best, second = np.argsort(-answers[7])[:2]
+    answers[7, [best, second]] = answers[7, [second, best]]
+    loose = Bound(None, None, agreement=0.98, accuracy_drop=0.005, reason="one of 64 is 1.6 %")
+    row, faults = row_of(answers, loose, known)
+    assert row.agreement == 63 / 64
+    assert faults == []
+    assert row.worst[0] == "image-7.png"
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_what_is_not_finite_fails_and_stays_out_of_the_json(value: float) -> None:
+    known = reference()
+    answers = known.logits.copy()
+    answers[9, 2] = value
+    for bound in (*BOUNDS.values(), FREE):
+        row, faults = row_of(answers, bound, known)
+        assert not row.ok
+        assert "logits of 1 images are not finite numbers" in faults[0]
+        assert row.worst[0] == "image-9.png"
+        json.loads(row.model_dump_json(), parse_constant=pytest.fail)
+
+
+def test_a_reference_that_is_not_finite_proves_nothing() -> None:
+    known = reference()
+    known.logits[0, 0] = np.nan
+    row, _ = row_of(known.logits, BOUNDS["fp32.graph"], known)
+    assert not row.ok
+
+
+def test_images_without_truth_count_in_differences_alone() -> None:
+    whole = reference()
+    partly = Reference(whole.names, whole.logits, whole.targets[:60], TASK)
+    answers = whole.logits.copy()
+    answers[63] += 1
+    row, _ = row_of(answers, BOUNDS["fp32.graph"], partly)
+    expected = (whole.logits[:60].argmax(1) == whole.targets[:60].argmax(1)).mean()
+    assert row.images == 60
+    assert row.accuracy == expected
+    assert row.max_abs == pytest.approx(1.0, abs=1e-6)
+    assert not row.ok
+
+
+def test_rows_of_zeros_are_alike_and_differ_from_others() -> None:
+    zeros = np.zeros((2, 3), dtype=np.float32)
+    known = Reference(("a", "b"), zeros, np.eye(3, dtype=np.float32)[:2], TASK)
+    assert row_of(zeros, FREE, known)[0].cosine == 1.0
+    ones = np.array([[1, 1, 1], [0, 0, 0]], dtype=np.float32)
+    assert row_of(ones, FREE, known)[0].cosine == 0.5

@@ -1,0 +1,242 @@
+"""The gate must be able to fail: each fault is written to disk, and found by a process that reads it from there.
+
+Where only the file is altered its hash tells (exit status 2); where card and run.json are rewritten to
+vouch for the altered file, the numbers must tell (1).
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+import xml.etree.ElementTree as ET
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from ftx.card import read_card, write_card
+from ftx.errors import RunError
+from ftx.files import sha256_file
+from ftx.validation import validate
+from ftx.validation.report import ParityReport
+
+pytestmark = pytest.mark.slow
+
+DTYPES = {"f32": np.float32, "f16": np.float16, "i8": np.int8}
+LABELS = 4
+IRS = ("openvino/fp32", "openvino/fp16", "openvino/int8")
+
+
+@pytest.fixture
+def run(whole_run: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(whole_run, tmp_path / "run"))
+
+
+@dataclass(frozen=True)
+class Constant:
+    """A constant of an IR: a view into the bytes of model.bin."""
+
+    name: str
+    values: np.ndarray
+
+
+def edit_constants(folder: Path, change: Callable[[list[Constant]], int]) -> None:
+    """Alter constants of ``model.bin`` in place; the change says how many it altered."""
+    blob = bytearray((folder / "model.bin").read_bytes())
+    found = list(_constants(folder / "model.xml", blob))
+    assert change(found) > 0, "nothing was altered"
+    (folder / "model.bin").write_bytes(blob)
+
+
+def _constants(xml: Path, blob: bytearray) -> Iterator[Constant]:
+    for layer in ET.parse(xml).getroot().iter("layer"):
+        data = layer.find("data")
+        if layer.get("type") != "Const" or data is None or data.get("element_type") not in DTYPES:
+            continue
+        dtype = np.dtype(DTYPES[str(data.get("element_type"))])
+        shape = [int(size) for size in str(data.get("shape")).split(",") if size.strip()]
+        offset, size = int(str(data.get("offset"))), int(str(data.get("size")))
+        values = np.frombuffer(blob, dtype, count=size // dtype.itemsize, offset=offset).reshape(shape)
+        yield Constant(str(layer.get("name")), values)
+
+
+def vouch(run: Path, *artifacts: str) -> None:
+    """Rewrite cards and run.json so that every hash and every lineage holds."""
+    document = json.loads((run / "run.json").read_text())
+    for artifact in artifacts:
+        folder = run / artifact
+        if (folder / "card.json").is_file():
+            raw = json.loads((folder / "card.json").read_text())
+            raw["files"] = {name: sha256_file(folder / name) for name in raw["files"]}
+            (folder / "card.json").write_text(json.dumps(raw))
+    for name in document["files"]:
+        document["files"][name] = sha256_file(run / name)
+    (run / "run.json").write_text(json.dumps(document))
+
+
+def relabel(folder: Path, names: list[str]) -> None:
+    """Write the labels of an IR in another order, into the card and the model's own metadata."""
+    from ftx.labels import Labels
+
+    card = read_card(folder)
+    text = (folder / "model.xml").read_text()
+    before, after = " ".join(card.labels.names), " ".join(names)
+    assert before in text
+    (folder / "model.xml").write_text(text.replace(before, after))
+    write_card(folder, card.model_copy(update={"labels": Labels.multiclass(names)}))
+
+
+def one_percent(constants: list[Constant]) -> int:
+    """The largest weight, which lies in the middle of the model."""
+    matrices = [c.values for c in constants if c.values.ndim == 2 and min(c.values.shape) > LABELS]
+    chosen = max(matrices, key=lambda values: values.size)
+    chosen *= np.asarray(1.01, chosen.dtype)
+    return 1
+
+
+def swap_channels(constants: list[Constant]) -> int:
+    kernels = [c.values for c in constants if c.values.ndim == 4 and c.values.shape[1] == 3 and c.values.size > 3]
+    for kernel in kernels:
+        kernel[:] = kernel[:, ::-1].copy()
+    return len(kernels)
+
+
+def wrong_mean(constants: list[Constant]) -> int:
+    """Every constant of three channels outside the kernels, off by a tenth."""
+    means = [c.values for c in constants if c.values.size == 3 and c.values.dtype == np.float32]
+    for mean in means:
+        mean *= np.float32(1.1)
+    return len(means)
+
+
+def permute_head(constants: list[Constant]) -> int:
+    """Whatever has an axis of labels, rolled by one: weights, their scales, the bias."""
+    heads = [c.values for c in constants if LABELS in c.values.shape and c.values.ndim <= 2]
+    for values in heads:
+        values[:] = np.roll(values, 1, axis=values.shape.index(LABELS))
+    return len(heads)
+
+
+FAULTS = {
+    "one percent": one_percent,
+    "channels swapped": swap_channels,
+    "wrong mean": wrong_mean,
+    "labels permuted": permute_head,
+}
+
+
+def ftx_validate(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "ftx", "validate", *map(str, arguments), "--json"]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+def failing(report: ParityReport) -> set[str]:
+    return {row.artifact for row in report.rows if not row.ok}
+
+
+def test_an_untouched_run_passes(run: Path) -> None:
+    report = validate(run)
+    assert report.problems == []
+    assert report.ok
+    seen = {(row.artifact, row.runtime, row.view) for row in report.rows}
+    assert seen == {
+        ("trained", "torch", "files"),
+        ("dense", "torch", "graph"),
+        ("onnx", "onnx", "graph"),
+        ("onnx", "onnx", "files"),
+        *((artifact, "openvino", view) for artifact in IRS for view in ("graph", "files")),
+    }
+    assert all(row.images == 24 for row in report.rows)
+    written = json.loads((run / "reports" / "parity.json").read_text(), parse_constant=pytest.fail)
+    assert ParityReport.model_validate(written) == report
+
+
+@pytest.mark.parametrize("fault", sorted(FAULTS))
+def test_a_fault_in_an_ir_that_its_hashes_vouch_for(run: Path, fault: str) -> None:
+    artifacts = [name for name in IRS if fault != "one percent" or name != "openvino/int8"]
+    for artifact in artifacts:
+        edit_constants(run / artifact, FAULTS[fault])
+    vouch(run, *IRS)
+    # The fp32 one on its own, as a device has it, read by a fresh process.
+    done = ftx_validate(run / "openvino/fp32")
+    assert done.returncode == 1, done.stderr
+    assert json.loads(done.stdout)["ok"] is False
+    # All of them within their run.
+    report = validate(run)
+    assert not report.ok
+    assert failing(report) == set(artifacts)
+
+
+def test_a_fault_whose_hash_tells(run: Path) -> None:
+    edit_constants(run / "openvino/fp32", one_percent)
+    for target in (run, run / "openvino/fp32"):
+        done = ftx_validate(target)
+        assert done.returncode == 2
+        assert "model.bin" in done.stderr
+        assert "Traceback" not in done.stderr
+
+
+def test_labels_named_in_another_order(run: Path) -> None:
+    for artifact in IRS:
+        relabel(run / artifact, ["blue", "amber", "green", "red"])
+    vouch(run, *IRS)
+    done = ftx_validate(run)
+    assert done.returncode == 1, done.stderr
+    report = json.loads(done.stdout)
+    assert report["faulty"] == sorted(IRS)
+    assert "the labels of card.json are not the run's" in report["problems"][0]
+
+
+def test_a_mean_that_the_run_does_not_have(run: Path) -> None:
+    document = json.loads((run / "run.json").read_text())
+    document["preprocess"]["mean"] = [0.3, 0.5, 0.5]
+    (run / "run.json").write_text(json.dumps(document))
+    report = validate(run)
+    assert set(report.faulty) == {*IRS}
+    assert "the image path of card.json" in report.problems[0]
+
+
+def test_dense_weights_changed_after_the_merge(run: Path) -> None:
+    from safetensors.numpy import load_file, save_file
+
+    path = run / "dense" / "model.safetensors"
+    tensors = load_file(path)
+    tensors["blocks.5.mlp.fc1.weight"] *= np.float32(1.01)
+    save_file(tensors, path, metadata={"format": "pt"})
+    with pytest.raises(RunError, match="is not what was written"):
+        validate(run)
+    vouch(run)
+    # With its hash mended the exports are those of another dense model.
+    with pytest.raises(RunError, match="is stale"):
+        validate(run)
+    document = json.loads((run / "run.json").read_text())
+    from ftx.run import Run
+
+    for artifact, line in document["lineage"].items():
+        if line["made_from"] == "dense":
+            document["lineage"][artifact]["digest"] = Run.open(run).manifest.digest("dense")
+    (run / "run.json").write_text(json.dumps(document))
+    assert failing(validate(run)) == {"dense"}
+
+
+def test_a_stale_ir(run: Path) -> None:
+    # What retraining into the run and merging it would leave: an IR made from the dense model before.
+    path = run / "dense" / "config.json"
+    path.write_text(path.read_text() + "\n")
+    vouch(run)
+    done = ftx_validate(run)
+    assert done.returncode == 2
+    assert "openvino/fp32/ is stale" in done.stderr or "onnx/ is stale" in done.stderr
+
+
+def test_a_run_without_exports_says_what_to_do(run: Path) -> None:
+    document = json.loads((run / "run.json").read_text())
+    document["files"] = {k: v for k, v in document["files"].items() if not k.startswith(("onnx/", "openvino/"))}
+    (run / "run.json").write_text(json.dumps(document))
+    with pytest.raises(RunError, match="nothing to validate") as caught:
+        validate(run)
+    assert "ftx export" in str(caught.value)
