@@ -33,8 +33,8 @@ type: $(VENV)/.installed ## Check types in strict mode
 test: $(VENV)/.installed ## Run the tests that every change must pass
 	$(PYTEST)
 
-test-all: $(VENV)/.installed ## Run every test, also those that need long or many runs
-	FTX_TEST_ALL=1 $(PYTEST)
+test-all: lint test docs ## Run lint and the tests, and build the packages and the documentation
+	$(BIN)/python -m build --outdir build/dist
 
 bench: $(VENV)/.installed ## Time the training step against the peft library
 	$(BIN)/python tests/benchmarks/step.py

@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import shutil
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -10,7 +13,8 @@ from torchmetrics.functional.classification import (
     multiclass_recall,
 )
 
-from ftx.evaluation import class_scores, confusion_matrix, macro_f1
+from ftx.evaluation import EvalReport, class_scores, confusion_matrix, evaluate, macro_f1
+from ftx.run import Run
 
 # Both divide whole numbers below 2^24; torchmetrics does it in f32.
 F32_RTOL = 1e-6
@@ -37,3 +41,28 @@ def test_the_scores_are_torchmetrics(seed: int) -> None:
         np.testing.assert_allclose(ours, oracle(c, t, labels, average=None).numpy(), rtol=F32_RTOL)
     assert macro_f1(matrix) == pytest.approx(float(multiclass_f1_score(c, t, labels, average="macro")), rel=F32_RTOL)
     assert [score.support for score in scores] == np.bincount(truth, minlength=labels).tolist()
+
+
+@pytest.mark.slow
+def test_a_run_is_evaluated_from_its_files(validated_run: Path, tmp_path: Path) -> None:
+    run = Run.open(shutil.copytree(validated_run, tmp_path / "run"))
+    report = evaluate(run)
+    assert (report.artifact, report.runtime, report.split, report.images) == ("openvino/int8", "openvino", "val", 24)
+    assert report.compute.startswith("auto:")
+    matrix = np.array(report.confusion)
+    assert matrix.sum() == 24
+    assert report.accuracy == np.trace(matrix) / 24
+    assert report.accuracy_low < report.accuracy <= report.accuracy_high
+    assert [score.name for score in report.classes] == list(run.manifest.labels.names)
+    assert [score.support for score in report.classes] == matrix.sum(axis=1).tolist() == [6] * 4
+    assert EvalReport.model_validate_json((run.path / "reports" / "eval.json").read_bytes()) == report
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("artifact", ["trained", "dense", "onnx", "openvino/fp16"])
+def test_any_artefact_can_be_evaluated(validated_run: Path, tmp_path: Path, artifact: str) -> None:
+    run = Path(shutil.copytree(validated_run, tmp_path / "run"))
+    report = evaluate(run, artifact)
+    assert report.artifact == artifact
+    # Plain colours: every artefact that still is the trained model tells them apart.
+    assert report.accuracy > 0.9

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import numpy as np
 import openvino as ov
@@ -9,6 +10,7 @@ import pytest
 from openvino import opset13 as op
 
 from ftx import quantizing
+from ftx.exporting.openvino import name_canonically
 from ftx.quantizing import Quantized, int8_share, quantize_body
 
 IMAGES = 12
@@ -85,7 +87,8 @@ def test_it_answers_near_to_f32(quantized: Quantized) -> None:
     batch = np.concatenate(images(3))
     exact = core.compile_model(body(), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})(batch)[0]
     found = core.compile_model(quantized.model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})(batch)[0]
-    error = np.abs(found - exact).mean()
+    # The median image: with so few to calibrate with, one in ten lies outside the range and is cut off.
+    error = np.median(np.abs(found - exact).mean(axis=1))
     # 8 bits over a range of about 8 standard deviations are off by 1 % of one; two layers. Not 0, or it is f32 still.
     assert 0 < error < 0.05 * exact.std()
 
@@ -99,6 +102,19 @@ def test_progress_counts_every_image_of_every_pass(listener: Counting, quantized
 def test_one_alpha_is_not_searched_for() -> None:
     made = quantize_body(body(), images(1), images(2), alphas=(0.5,))
     assert (made.alpha, made.mean_abs) == (0.5, {})
+
+
+def test_the_same_body_quantizes_to_the_same_bytes(tmp_path: Path) -> None:
+    contents: list[bytes] = []
+    for number in range(2):
+        given = body()
+        name_canonically(given, "body")
+        made = quantize_body(given, images(1), images(2), alphas=(0.5,)).model
+        name_canonically(made, "body")
+        path = tmp_path / f"{number}.xml"
+        ov.save_model(made, path, compress_to_fp16=False)
+        contents.append(path.read_bytes() + path.with_suffix(".bin").read_bytes())
+    assert contents[0] == contents[1]
 
 
 def test_standard_output_stays_ours(capfd: pytest.CaptureFixture[str]) -> None:

@@ -138,8 +138,8 @@ class _Counted:
 
     def __iter__(self) -> Iterator[Floats]:
         for batch_NCHW in self.batches:
+            self.task.advance()  # before, as nobody comes back after the last one
             yield batch_NCHW
-            self.task.advance()
 
 
 def _logits(model: ov.Model, batches: Batches) -> Floats:

@@ -6,6 +6,7 @@ A recipe is checked where it enters, and all that is wrong with it is said at on
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, ClassVar, Literal, cast, get_args
@@ -90,6 +91,18 @@ def _plain_text(value: object) -> object:
     return value
 
 
+def _auto_or_rate(value: object) -> object:
+    try:
+        rate = math.nan if isinstance(value, bool) else float(str(value))
+    except ValueError:
+        rate = math.nan
+    if value == "auto":
+        return value
+    if not (math.isfinite(rate) and rate > 0):
+        raise PydanticCustomError("ftx", "must be auto or a number above 0")
+    return rate
+
+
 Switch = Annotated[bool, BeforeValidator(_true_or_false)]
 Text = Annotated[str, BeforeValidator(_plain_text)]
 Count = Annotated[int, BeforeValidator(_no_bool), Field(ge=1)]
@@ -161,13 +174,15 @@ class AdapterRecipe(_Section):
 class TrainRecipe(_Section):
     """How it is trained: AdamW, a linear warm-up and a cosine down to zero.
 
+    ``lr`` auto is 5e-4 for lora and dora, and what suits the method otherwise. ``augment`` applies where
+    the whole network trains: frozen leading blocks see each image once, as it is.
     ``warmup_share`` is the share of all steps that warm up; ``patience`` the epochs without a better
     metric after which training stops.
     """
 
     epochs: Count = 10
     batch_size: Count = 16
-    lr: Annotated[Number, Field(gt=0)] = 5e-4
+    lr: Annotated[Literal["auto"] | float, BeforeValidator(_auto_or_rate)] = "auto"
     weight_decay: Annotated[Number, Field(ge=0)] = 0.05
     precision: Precision = "auto"
     warmup_share: Annotated[Number, Field(ge=0, lt=1)] = 0.1

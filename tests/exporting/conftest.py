@@ -10,18 +10,19 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import timm
 import torch
 from PIL import Image
 from safetensors.torch import save_file
 from torch import nn
 
+from ftx.backbones.build import Backbone, build
 from ftx.backbones.dense import DenseConfig, save_dense
 from ftx.data.dataset import SPLITS, Entry, Split
 from ftx.data.preprocess import Preprocess, normalise
 from ftx.exporting import ExportReport, export
 from ftx.files import sha256_file
 from ftx.labels import Labels
+from ftx.recipe import Recipe
 from ftx.run import Manifest, Run, new_run, seal
 
 ARCHITECTURE = "vit_tiny_patch16_224"
@@ -30,16 +31,24 @@ LABELS = Labels.multiclass(["red panda", "red_panda", "größe"])
 PREPROCESS = Preprocess(
     height=32, width=32, resize=32, interpolation="bicubic", mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225)
 )
+RECIPE = Recipe.model_validate(
+    {
+        "data": {"image_size": 32},
+        "model": {"name": ARCHITECTURE, "weights": "none", "peft": "none"},
+    }
+)
 IMAGES_A_CLASS: dict[Split, int] = {"train": 8, "val": 4, "test": 30}
 
 
-def tiny_vit(seed: int = 0) -> nn.Module:
-    torch.manual_seed(seed)
-    module = timm.create_model(ARCHITECTURE, img_size=32, num_classes=len(LABELS))
+def tiny_backbone() -> Backbone:
+    """A ViT-Tiny as full fine-tuning might leave it, seeded."""
+    backbone = build(RECIPE.model.name, weights="none", num_classes=len(LABELS), image_size=32, seed=RECIPE.seed)
+    generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
-        for parameter in module.parameters():
-            parameter += 0.02 * torch.randn_like(parameter)
-    return module.eval().requires_grad_(False)
+        for parameter in backbone.module.parameters():
+            parameter += 0.02 * torch.randn(parameter.shape, generator=generator)
+    backbone.module.requires_grad_(False)
+    return backbone
 
 
 def make_images(root: Path) -> tuple[Entry, ...]:
@@ -62,16 +71,18 @@ def make_images(root: Path) -> tuple[Entry, ...]:
 def make_run(folder: Path) -> Run:
     """A run of full fine-tuning, merged."""
     entries = make_images(folder / "data")
-    module = tiny_vit()
+    backbone = tiny_backbone()
+    module = backbone.module
     with new_run(folder / "run") as staged:
         (staged / "trained").mkdir()
         save_file(module.state_dict(), staged / "trained" / "model.safetensors", metadata={"format": "pt"})
+        (staged / "recipe.yaml").write_text(RECIPE.dumps())
         manifest = Manifest(
             task="multiclass",
             model=ARCHITECTURE,
             architecture=ARCHITECTURE,
             method="full",
-            base_digest="0" * 64,
+            base_digest=backbone.digest,
             labels=LABELS,
             preprocess=PREPROCESS,
             data_root=str(folder / "data"),
@@ -118,7 +129,7 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Exported:
         patch.chdir(folder)  # a new run writes runs/latest below the current folder
         run = make_run(folder)
         report = export(run, formats=["onnx", "openvino"], precisions=["fp32", "fp16", "int8"])
-    return Exported(run, report, tiny_vit())
+    return Exported(run, report, tiny_backbone().module)
 
 
 @pytest.fixture

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import openvino as ov
 import pytest
+from model_api.adapters import OpenvinoAdapter
 from model_api.models import Model
 from PIL import Image
 from safetensors import safe_open
@@ -54,10 +55,15 @@ def test_fp16_is_off_by_the_rounding_of_its_weights(exported: Any) -> None:
 def test_int8_computes_its_linear_layers_in_int8(exported: Any) -> None:
     assert int8_share(compiled(exported.run.require("openvino/int8"))) >= 0.9
     assert int8_share(compiled(exported.run.require("openvino/fp32"))) == 0
-    expected = exported.logits(exported.normalised(64))
-    found = compiled(exported.run.require("openvino/int8"))(exported.pixels(64))["logits"]
-    # Far outside its calibration (uniform noise) and with random weights: near, not equal.
-    assert np.corrcoef(found.ravel(), expected.ravel())[0, 1] > 0.98
+
+
+def test_int8_answers_near_to_the_trained_model(exported: Any) -> None:
+    folder = exported.run.require("openvino/int8")
+    with safe_open(folder / "reference.safetensors", framework="np") as file:
+        images, expected = file.get_tensor("images"), file.get_tensor("logits")
+    error = np.abs(compiled(folder)(images)["logits"] - expected).mean()
+    # Measured 0.07 deviations of a logit; a scrambled model is off by one or more. Not 0, or it is f32 still.
+    assert exported.bound(expected) < error < 0.2 * expected.std(axis=0).min()
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)
@@ -109,8 +115,8 @@ def test_the_reference_is_what_the_trained_model_answered(exported: Any) -> None
     paths, truth = json.loads(metadata["paths"]), json.loads(metadata["labels"])
     assert images.shape == (64, 32, 32, 3)
     assert images.dtype == np.uint8
-    # 64 of 90 images of 3 classes, in turns.
-    assert [truth.count(label) for label in range(3)] == [22, 21, 21]
+    # 64 of 90 images of 3 classes, in turns; the first in the alphabet begins.
+    assert [truth.count(label) for label in range(3)] == [21, 21, 22]
     held_out = {entry.path: entry for entry in run.report_entries()}
     pre = run.manifest.preprocess
     for row, path in enumerate(paths):
@@ -133,7 +139,11 @@ def test_balanced_takes_turns_and_is_the_same_in_any_order(exported: Any) -> Non
 def test_model_api_opens_it_and_answers_as_we_do(exported: Any, precision: str) -> None:
     folder = exported.run.require(f"openvino/{precision}")
     ours = compiled(folder)
-    model = Model.create_model(str(folder / "model.xml"))
+    # Left to itself Model API leaves the precision to the CPU, which may choose bf16.
+    pinned = {"INFERENCE_PRECISION_HINT": "f32"}
+    model = Model.create_model(
+        OpenvinoAdapter(ov.Core(), str(folder / "model.xml"), device="CPU", plugin_config=pinned)
+    )
     for entry in exported.run.entries("test")[::11]:
         image = np.asarray(Image.open(exported.run.data_root() / entry.path))
         logits = ours(image[None])["logits"][0]
@@ -142,8 +152,8 @@ def test_model_api_opens_it_and_answers_as_we_do(exported: Any, precision: str) 
         (best,) = result.top_labels
         assert best.id == int(scores.argmax())
         assert best.name == LABELS_IN_MODEL_API[best.id]
-        # Model API leaves the precision to the CPU: bf16 keeps 8 bits, and a logit moves by up to some hundredths.
-        np.testing.assert_allclose(result.raw_scores, scores, rtol=0, atol=0.05)
+        # The same graph on the same device; one softmax or the other.
+        np.testing.assert_allclose(result.raw_scores, scores, rtol=0, atol=1e-6)
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)
@@ -155,8 +165,10 @@ def test_nothing_tells_where_it_was_made(exported: Any, precision: str) -> None:
 
 @pytest.mark.slow
 def test_another_export_is_the_same_bytes_within_one_process(fresh_run: Run, exported: Any) -> None:
-    export(fresh_run, formats=["openvino"], precisions=PRECISIONS)
-    assert hashes(fresh_run.path / "openvino") == hashes(exported.run.path / "openvino")
+    # INT8 takes long: it is compared with another process below, and within one in test_quantizing.
+    export(fresh_run, formats=["openvino"], precisions=["fp32", "fp16"])
+    for artifact in ("openvino/fp32", "openvino/fp16"):
+        assert hashes(fresh_run.path / artifact) == hashes(exported.run.path / artifact)
 
 
 @pytest.mark.slow
@@ -170,7 +182,7 @@ def test_a_fresh_process_writes_the_same_bytes_and_leaves_the_home_folder_alone(
     environment = {name: value for name, value in os.environ.items() if name not in ("CI", "NNCF_CI", "TF_BUILD")}
     done = subprocess.run(
         [sys.executable, "-c", code, str(fresh_run.path)],
-        env=environment | {"HOME": str(home)},
+        env=environment | {"HOME": str(home), "PYTHONPATH": os.pathsep.join(sys.path)},
         capture_output=True,
         text=True,
         check=False,

@@ -7,6 +7,7 @@ vouch for the altered file, the numbers must tell (1).
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -17,10 +18,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from ftx.card import read_card, write_card
 from ftx.errors import RunError
 from ftx.files import sha256_file
+from ftx.labels import Labels
+from ftx.run import Run
 from ftx.validation import validate
 from ftx.validation.report import ParityReport
 
@@ -78,10 +82,16 @@ def vouch(run: Path, *artifacts: str) -> None:
     (run / "run.json").write_text(json.dumps(document))
 
 
+def keep(run: Path, *artifacts: str) -> None:
+    """Let run.json know of these exports alone, where the others would only take time."""
+    document = json.loads((run / "run.json").read_text())
+    dropped = tuple(f"{name}/" for name in ("onnx", *IRS) if name not in artifacts)
+    document["files"] = {name: digest for name, digest in document["files"].items() if not name.startswith(dropped)}
+    (run / "run.json").write_text(json.dumps(document))
+
+
 def relabel(folder: Path, names: list[str]) -> None:
     """Write the labels of an IR in another order, into the card and the model's own metadata."""
-    from ftx.labels import Labels
-
     card = read_card(folder)
     text = (folder / "model.xml").read_text()
     before, after = " ".join(card.labels.names), " ".join(names)
@@ -105,12 +115,21 @@ def swap_channels(constants: list[Constant]) -> int:
     return len(kernels)
 
 
-def wrong_mean(constants: list[Constant]) -> int:
-    """Every constant of three channels outside the kernels, off by a tenth."""
-    means = [c.values for c in constants if c.values.size == 3 and c.values.dtype == np.float32]
-    for mean in means:
-        mean *= np.float32(1.1)
-    return len(means)
+def shift_mean(constants: list[Constant]) -> int:
+    """Mean and scale, which are all that has three numbers: a tenth too large."""
+    return _scale_triples(constants, 1.1)
+
+
+def forget_mean(constants: list[Constant]) -> int:
+    """The mean, which comes first, is zero."""
+    return _scale_triples(constants, 0.0, first=True)
+
+
+def _scale_triples(constants: list[Constant], factor: float, *, first: bool = False) -> int:
+    triples = [c.values for c in constants if c.values.size == 3 and c.values.dtype == np.float32]
+    for values in triples[:1] if first else triples:
+        values *= np.float32(factor)
+    return len(triples)
 
 
 def permute_head(constants: list[Constant]) -> int:
@@ -121,54 +140,43 @@ def permute_head(constants: list[Constant]) -> int:
     return len(heads)
 
 
-FAULTS = {
-    "one percent": one_percent,
-    "channels swapped": swap_channels,
-    "wrong mean": wrong_mean,
-    "labels permuted": permute_head,
+# What the numbers must catch, and in which artefacts. Rounding to fp16 or int8 hides what is as small as itself.
+FAULTS: dict[str, tuple[Callable[[list[Constant]], int], tuple[str, ...]]] = {
+    "one percent": (one_percent, IRS[:1]),
+    "channels swapped": (swap_channels, IRS),
+    "mean a tenth too large": (shift_mean, IRS[:2]),
+    "mean forgotten": (forget_mean, IRS),
+    "labels permuted": (permute_head, IRS),
 }
 
 
 def ftx_validate(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "ftx", "validate", *map(str, arguments), "--json"]
-    return subprocess.run(command, capture_output=True, text=True, check=False)
+    # One thread: the tests may share the cores, and OpenMP's threads wait for each other by spinning.
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    return subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
 
 
 def failing(report: ParityReport) -> set[str]:
     return {row.artifact for row in report.rows if not row.ok}
 
 
-def test_an_untouched_run_passes(run: Path) -> None:
-    report = validate(run)
-    assert report.problems == []
-    assert report.ok
-    seen = {(row.artifact, row.runtime, row.view) for row in report.rows}
-    assert seen == {
-        ("trained", "torch", "files"),
-        ("dense", "torch", "graph"),
-        ("onnx", "onnx", "graph"),
-        ("onnx", "onnx", "files"),
-        *((artifact, "openvino", view) for artifact in IRS for view in ("graph", "files")),
-    }
-    assert all(row.images == 24 for row in report.rows)
-    written = json.loads((run / "reports" / "parity.json").read_text(), parse_constant=pytest.fail)
-    assert ParityReport.model_validate(written) == report
-
-
 @pytest.mark.parametrize("fault", sorted(FAULTS))
 def test_a_fault_in_an_ir_that_its_hashes_vouch_for(run: Path, fault: str) -> None:
-    artifacts = [name for name in IRS if fault != "one percent" or name != "openvino/int8"]
+    change, artifacts = FAULTS[fault]
     for artifact in artifacts:
-        edit_constants(run / artifact, FAULTS[fault])
+        edit_constants(run / artifact, change)
     vouch(run, *IRS)
     # The fp32 one on its own, as a device has it, read by a fresh process.
     done = ftx_validate(run / "openvino/fp32")
     assert done.returncode == 1, done.stderr
     assert json.loads(done.stdout)["ok"] is False
-    # All of them within their run.
-    report = validate(run)
-    assert not report.ok
-    assert failing(report) == set(artifacts)
+    for artifact in artifacts[1:]:
+        assert not validate(run / artifact).ok
+    if fault == "one percent":  # once for all, as it takes a while: within the run, beside whole artefacts
+        report = validate(run)
+        assert not report.ok
+        assert failing(report) == set(report.faulty) == set(artifacts)
 
 
 def test_a_fault_whose_hash_tells(run: Path) -> None:
@@ -181,26 +189,28 @@ def test_a_fault_whose_hash_tells(run: Path) -> None:
 
 
 def test_labels_named_in_another_order(run: Path) -> None:
-    for artifact in IRS:
-        relabel(run / artifact, ["blue", "amber", "green", "red"])
-    vouch(run, *IRS)
+    keep(run, IRS[0])
+    relabel(run / IRS[0], ["blue", "amber", "green", "red"])
+    vouch(run, IRS[0])
     done = ftx_validate(run)
     assert done.returncode == 1, done.stderr
     report = json.loads(done.stdout)
-    assert report["faulty"] == sorted(IRS)
+    assert report["faulty"] == [IRS[0]]
     assert "the labels of card.json are not the run's" in report["problems"][0]
 
 
 def test_a_mean_that_the_run_does_not_have(run: Path) -> None:
+    keep(run, IRS[0])
     document = json.loads((run / "run.json").read_text())
     document["preprocess"]["mean"] = [0.3, 0.5, 0.5]
     (run / "run.json").write_text(json.dumps(document))
     report = validate(run)
-    assert set(report.faulty) == {*IRS}
+    assert report.faulty == [IRS[0]]
     assert "the image path of card.json" in report.problems[0]
 
 
 def test_dense_weights_changed_after_the_merge(run: Path) -> None:
+    keep(run, IRS[0])
     from safetensors.numpy import load_file, save_file
 
     path = run / "dense" / "model.safetensors"
@@ -214,8 +224,6 @@ def test_dense_weights_changed_after_the_merge(run: Path) -> None:
     with pytest.raises(RunError, match="is stale"):
         validate(run)
     document = json.loads((run / "run.json").read_text())
-    from ftx.run import Run
-
     for artifact, line in document["lineage"].items():
         if line["made_from"] == "dense":
             document["lineage"][artifact]["digest"] = Run.open(run).manifest.digest("dense")
@@ -233,10 +241,22 @@ def test_a_stale_ir(run: Path) -> None:
     assert "openvino/fp32/ is stale" in done.stderr or "onnx/ is stale" in done.stderr
 
 
-def test_a_run_without_exports_says_what_to_do(run: Path) -> None:
-    document = json.loads((run / "run.json").read_text())
-    document["files"] = {k: v for k, v in document["files"].items() if not k.startswith(("onnx/", "openvino/"))}
-    (run / "run.json").write_text(json.dumps(document))
-    with pytest.raises(RunError, match="nothing to validate") as caught:
-        validate(run)
-    assert "ftx export" in str(caught.value)
+def test_grey_images_show_swapped_channels_by_their_tinted_copies(run: Path, tmp_path: Path) -> None:
+    keep(run, IRS[0])
+    data = Path(shutil.copytree(Run.open(run).manifest.data_root, tmp_path / "grey"))
+    lines = []
+    for line in (run / "data.jsonl").read_text().splitlines():
+        entry = json.loads(line)
+        path = data / entry["path"]
+        Image.open(path).convert("L").save(path)
+        lines.append(json.dumps(entry | {"sha256": sha256_file(path)}) + "\n")
+    (run / "data.jsonl").write_text("".join(lines))
+    vouch(run)
+    assert validate(run, data=data).ok
+    edit_constants(run / "openvino/fp32", swap_channels)
+    vouch(run, "openvino/fp32")
+    report = validate(run, data=data)
+    (row,) = [row for row in report.rows if (row.artifact, row.view, row.compute) == ("openvino/fp32", "graph", "f32")]
+    assert not row.ok
+    assert row.worst[0].endswith("(tinted)")
+    assert row.images == 24

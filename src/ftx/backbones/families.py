@@ -55,8 +55,9 @@ def sites(module: nn.Module) -> list[Site]:
 
 
 def depth(module: nn.Module) -> int:
-    """How many transformer blocks there are."""
-    return 1 + max((site.block for site in sites(module)), default=-1)
+    """How many transformer blocks there are, adapted or not."""
+    require_known_family(module)
+    return len(list(module.get_submodule("blocks").children()))
 
 
 def head_names(module: nn.Module) -> tuple[str, ...]:

@@ -2,13 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from ftx.cli import console
 from ftx.cli.options import JsonFlag, RunArgument
-
-if TYPE_CHECKING:
-    pass
 
 
 def command(run: RunArgument = None, json: JsonFlag = False) -> int:
@@ -23,5 +18,6 @@ def command(run: RunArgument = None, json: JsonFlag = False) -> int:
     if json:
         console.print_json(report)
     else:
-        print_merge(report)
+        console.print_report(report)
+        console.print_note("next: ftx export", "dim")
     return 0 if report.ok else 1

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
@@ -11,11 +11,7 @@ from ftx.cli import console
 from ftx.cli.options import JsonFlag
 from ftx.recipe import TARGETS, Recipe
 
-if TYPE_CHECKING:
-    pass
-
 _DEFAULTS = Recipe()
-_DATA, _METHOD, _RUN = "What is trained on what", "The method", "How it is trained"
 
 
 def _key(flag: str, metavar: str, text: str, default: object) -> typer.models.OptionInfo:
@@ -83,7 +79,7 @@ def command(
         ),
     ] = None,
     epochs: Annotated[str | None, _key("--epochs", "N", "Epochs at most.", _DEFAULTS.train.epochs)] = None,
-    lr: Annotated[str | None, _key("--lr", "LR", "Peak learning rate.", f"{_DEFAULTS.train.lr:g}")] = None,
+    lr: Annotated[str | None, _key("--lr", "LR", "Peak learning rate.", _DEFAULTS.train.lr)] = None,
     batch_size: Annotated[
         str | None, _key("--batch-size", "N", "Images in a step.", _DEFAULTS.train.batch_size)
     ] = None,
@@ -149,8 +145,10 @@ def _train(recipe: Recipe, out: Path | None, json: bool) -> None:
     report = train(recipe, out=out, progress=console.TerminalProgress())
     if json:
         console.print_json(report)
-    else:
-        print_train(report)
+        return
+    console.print_report(report)
+    console.print_facts([("run", str(report.run))], "strong")
+    console.print_note("next: ftx merge", "dim")
 
 
 def _dry_run(recipe: Recipe, json: bool) -> None:
@@ -159,5 +157,6 @@ def _dry_run(recipe: Recipe, json: bool) -> None:
     report = dry_run(recipe, progress=console.TerminalProgress())
     if json:
         console.print_json(report)
-    else:
-        print_dry_run(report)
+        return
+    console.print_report(report)
+    console.print_note("nothing was trained or written", "dim")

@@ -16,12 +16,14 @@ from torch.export import ExportedProgram
 
 from ftx.data.preprocess import Preprocess
 from ftx.errors import ExportError
-from ftx.exporting.preprocess import embed_preprocessing
 from ftx.exporting.tracing import INPUT, OUTPUT, quiet_third_parties
 from ftx.telemetry import no_telemetry
 
 with no_telemetry():
     import openvino as ov
+    from openvino.frontend import OpConversionFailure
+
+    from ftx.exporting.preprocess import embed_preprocessing
 
 MODEL = "model.xml"
 WEIGHTS = "model.bin"
@@ -40,8 +42,9 @@ def convert_body(program: ExportedProgram, pre: Preprocess, name: str) -> ov.Mod
     try:
         with quiet_third_parties(), no_telemetry():
             body = ov.convert_model(program, input=[ov.PartialShape([-1, 3, pre.height, pre.width])])
-    except (RuntimeError, ov.frontend.OpConversionFailure) as error:
-        raise ExportError("OpenVINO cannot convert this model", found=str(error).partition("\n")[0]) from error
+    except (RuntimeError, OpConversionFailure) as error:
+        # Its last line names the operations.
+        raise ExportError("OpenVINO cannot convert this model", found=str(error).strip().split("\n")[-1]) from error
     name_canonically(body, name)
     return body
 

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import openvino
 
 from ftx.card import REFERENCE, Card, read_card
 from ftx.data.preprocess import Preprocess, open_image
@@ -15,6 +14,10 @@ from ftx.errors import ExportError, ImageError
 from ftx.labels import Labels
 from ftx.runtimes.base import Compute, Pixels, RuntimeName, feed_files
 from ftx.tasks.base import Floats
+from ftx.telemetry import no_telemetry
+
+with no_telemetry():
+    import openvino
 
 MODEL = "model.xml"
 WEIGHTS = "model.bin"

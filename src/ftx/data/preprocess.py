@@ -1,0 +1,196 @@
+"""THE image path: decode, resize, crop, normalise; the same for training, evaluation, calibration and parity.
+
+It equals timm's evaluation transform pixel for pixel, whatever the release of Pillow (see ``resize_crop``).
+``ftx.exporting.preprocess`` is its twin as a graph.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageFile
+from PIL.ExifTags import Base as Exif
+from PIL.TiffImagePlugin import BITSPERSAMPLE, PHOTOMETRIC_INTERPRETATION
+
+from ftx.errors import ImageError
+
+Pixels = NDArray[np.uint8]
+Interpolation = Literal["bicubic", "bilinear"]
+
+# Pillow's own bound of a decompression bomb: a quarter of a gigabyte at three bytes a pixel. Pillow only
+# warns up to twice of it.
+MAX_PIXELS = 89_478_485
+# The centre crop of a longer strip shows next to nothing of it, and its resized long side has no bound.
+MAX_ASPECT = 32
+# What a camera, a browser or a scanner writes. Pillow reads more: some by starting another program
+# (Ghostscript for EPS), some without a signature, so that any bytes may pass for an image.
+FORMATS = ("JPEG", "PNG", "WEBP", "AVIF", "TIFF", "BMP", "GIF", "JPEG2000", "PPM")
+Image.init()  # loads Pillow's readers; here, as it is not made for several threads at once
+
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
+
+@dataclass(frozen=True)
+class Preprocess:
+    """From a decoded image to the network's input.
+
+    ``resize`` is the short side in pixels after resizing, before the centre crop to ``height`` x ``width``;
+    ``mean`` and ``std`` are per channel (RGB) on the 0..1 scale.
+    """
+
+    height: int
+    width: int
+    resize: int
+    interpolation: Interpolation
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+
+    def __post_init__(self) -> None:
+        if not 0 < max(self.height, self.width) <= self.resize or min(self.height, self.width) <= 0:
+            raise ValueError(f"a crop of {self.height} x {self.width} does not fit a short side of {self.resize}")
+        if min(self.std) <= 0:
+            raise ValueError(f"std must be above 0, is {self.std}")
+
+
+def open_image(source: Path | bytes) -> Image.Image:
+    """Decode an image as a viewer shows it: upright, in RGB, what is transparent over white.
+
+    Of an animation the first frame; colour profiles are not applied, as timm's transform applies none.
+    Raises: ImageError if it is missing, broken, larger than MAX_PIXELS, or of a kind with no agreed look.
+    """
+    where = None if isinstance(source, bytes) else source
+    try:
+        with io.BytesIO(source) if isinstance(source, bytes) else source.open("rb") as stream:
+            image = _identify(stream)
+            _check_size(image)
+            image.load()
+            return _upright(to_rgb(image), image)
+    except ImageError as error:
+        raise ImageError(error.what, where=where, found=error.found, mend=error.mend) from error
+    except FileNotFoundError as error:
+        raise ImageError("there is no such image", where=where) from error
+    except Exception as error:  # Pillow's decoders let struct, value and memory errors through on broken files
+        found = getattr(error, "strerror", None) or str(error) or type(error).__name__
+        raise ImageError("the image cannot be read", where=where, found=found, mend="copy it again") from error
+
+
+def _identify(stream: IO[bytes]) -> ImageFile.ImageFile:
+    """Read an image's header.
+
+    What Image.open does for these formats, but without its warning of large images: a warning can be
+    silenced for the whole process only, and threads decode here. ``_check_size`` refuses them.
+    """
+    start = stream.read(512)
+    if not start:
+        raise ImageError("the image is empty", found="0 bytes", mend="copy it again")
+    for read_header, signed in (Image.OPEN[name] for name in FORMATS if name in Image.OPEN):
+        if signed and signed(start[:16]) is True:  # a text says that this build of Pillow lacks the format
+            stream.seek(0)
+            return read_header(stream, "")
+    raise ImageError("this is no image", found=_kind(start), mend=f"the formats are {', '.join(FORMATS)}")
+
+
+def _kind(start: bytes) -> str:
+    if re.search(rb"<(!doctype\s+html|html|head|body)\b", start, re.IGNORECASE):
+        return "an HTML page (a download that failed?)"
+    if start.startswith(b"version https://git-lfs"):
+        return "a Git LFS pointer (git lfs pull fetches the image)"
+    return f"it begins with {start[:8]!r}"
+
+
+def _check_size(image: Image.Image) -> None:
+    width, height = image.size
+    shape = f"{width} x {height}"
+    if width * height > MAX_PIXELS:
+        found = f"{shape}, {width * height / 1e6:.0f} megapixels of at most {MAX_PIXELS / 1e6:.0f}"
+        raise ImageError("the image is too large", found=found, mend="scale it down")
+    if max(width, height) > MAX_ASPECT * min(width, height):
+        raise ImageError("the image is too long a strip", found=f"{shape}, at most {MAX_ASPECT} : 1", mend="cut it up")
+
+
+def _upright(rgb: Image.Image, source: Image.Image) -> Image.Image:
+    """Turned as EXIF says; TIFF's reader has done so itself."""
+    try:
+        turn = _TURNS.get(int(source.getexif().get(Exif.Orientation, 1)))
+    except Exception:  # a viewer shows an image whose EXIF is broken as it lies
+        return rgb
+    return rgb if turn is None else rgb.transpose(turn)
+
+
+def to_rgb(image: Image.Image) -> Image.Image:
+    """Any of Pillow's modes in RGB as a viewer shows it, what is transparent over white.
+
+    Raises: ImageError where no brightness is agreed on: floats, integers beyond 16 bits.
+    """
+    if image.mode == "F":
+        found = "floating-point pixels"
+        raise ImageError("the image's brightness is not defined", found=found, mend="save it with 8 or 16 bits")
+    if image.mode.startswith("I"):
+        image = _eight_bits(image)
+    if image.mode == "La":  # Pillow knows no way from here to RGBA
+        image = image.convert("LA")
+    if image.has_transparency_data:
+        over = image.convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", over.size, "white"), over).convert("RGB")
+    return image.convert("RGB")
+
+
+def _eight_bits(image: Image.Image) -> Image.Image:
+    """12 and 16-bit grey by its eight high bits, as Pillow and libpng bring 16-bit colour to 8."""
+    tags = getattr(image, "tag_v2", {})  # a TIFF's: 12 bits fill a part of the range, and 0 may be white
+    (stored,) = tags.get(BITSPERSAMPLE, (16,))
+    bits = min(stored, 16)
+    values = np.asarray(image).astype(np.int64)
+    if values.min() < 0 or values.max() >= 1 << bits:
+        found = f"grey values from {values.min()} to {values.max()}"
+        raise ImageError("the image's brightness is not defined", found=found, mend="save it with 8 or 16 bits")
+    grey = (values >> (bits - 8)).astype(np.uint8)
+    if tags.get(PHOTOMETRIC_INTERPRETATION) == 0:
+        grey = 255 - grey
+    key = image.info.get("transparency")  # a PNG's: the grey that stands for nothing
+    if key is None:
+        return Image.fromarray(grey)
+    alpha = np.where(values == key, 0, 255).astype(np.uint8)
+    return Image.merge("LA", (Image.fromarray(grey), Image.fromarray(alpha)))
+
+
+def resize_crop(image: Image.Image, pre: Preprocess) -> Pixels:
+    """Short side to ``resize`` with Pillow's antialias, then the centre crop.
+
+    Shape: uint8 [height, width, 3]. Sizes and offsets are those of torchvision's Resize and CenterCrop.
+    """
+    short = min(image.size)
+    width, height = pre.resize * image.width // short, pre.resize * image.height // short
+    # Width, then height. Asked for both at once Pillow 13 does the same, but for an image more than twice as
+    # tall as wide, where it rounds the other way round; earlier releases and the graph know one order.
+    for size in ((width, image.height), (width, height)):
+        image = image.resize(size, Image.Resampling[pre.interpolation.upper()])
+    # Python rounds half to even, as torchvision's crop does.
+    left, top = round((width - pre.width) / 2), round((height - pre.height) / 2)
+    return np.array(image.crop((left, top, left + pre.width, top + pre.height)))
+
+
+def load_pixels(path: Path, pre: Preprocess) -> Pixels:
+    """A file as the network sees it, before normalising. Shape: uint8 [height, width, 3]."""
+    return resize_crop(open_image(path), pre)
+
+
+def normalise(pixels_NHWC: Pixels, pre: Preprocess) -> NDArray[np.float32]:
+    """Grey levels as the network's input. Shape: uint8 [N, H, W, 3] to float32 [N, 3, H, W]."""
+    scaled = pixels_NHWC.astype(np.float32) / np.float32(255)
+    scaled = (scaled - np.asarray(pre.mean, np.float32)) / np.asarray(pre.std, np.float32)
+    return np.ascontiguousarray(scaled.transpose(0, 3, 1, 2))

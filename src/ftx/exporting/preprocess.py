@@ -1,0 +1,169 @@
+"""The image path as graph: raw uint8 images of any size in, the body's normalised input out.
+
+The twin of ``ftx.data.preprocess``: a test holds the two within one grey level. Pillow's resize is two
+matrix products, rounded to grey levels after each; the crop is a choice of rows in their matrices.
+
+OpenVINO has an Interpolate that follows Pillow, but its CPU plugin unrolls the whole image into machine
+code, anew for each size: 4.2 s for the first image of 1200 x 1000, 83 s and 4.9 GB for one of 12 megapixels
+(2026.4.1). The products take 0.1 s for that one.
+
+Shapes: N images of H x W pixels; R and C, the rows and columns of the network's input.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from xml.etree import ElementTree
+
+import numpy as np
+import openvino as ov
+from openvino import opset15 as ops
+
+from ftx.data.preprocess import Interpolation, Preprocess
+
+INPUT = "image"
+
+# Pillow holds its coefficients as integers of 22 fractional bits (PRECISION_BITS in its Resample.c).
+_COEFFICIENT_STEPS = 2.0**22
+
+
+def embed_preprocessing(model: ov.Model, pre: Preprocess) -> ov.Model:
+    """Put resize, centre crop and normalisation before a body, in place.
+
+    The resize changes nothing where the short side has ``pre.resize`` pixels already. Whatever precision
+    the body computes in, this part stays in f32.
+    Shape: the body takes f32 [N, 3, height, width]; the result takes u8 [N, H, W, 3] (RGB), all of N, H, W free.
+    """
+    (body_input,) = model.get_parameters()
+    front = _in_f32(_image_path(pre))
+    normalised = front.get_results()[0].input_value(0)
+    normalised.get_tensor().set_names(set())  # saving named it, with a counter of this process
+    for consumer in body_input.output(0).get_target_inputs():
+        consumer.replace_source_output(normalised)
+    model.add_parameters(front.get_parameters())
+    model.remove_parameter(body_input)
+    model.validate_nodes_and_infer_types()
+    return model
+
+
+def _image_path(pre: Preprocess) -> ov.Model:
+    image = ops.parameter([-1, -1, -1, 3], ov.Type.u8, name=INPUT)
+    image.output(0).set_names({INPUT})
+    image.set_layout(ov.Layout("NHWC"))
+    height, width = (ops.gather(ops.shape_of(image), _ints(axis), _ints(0)) for axis in (1, 2))
+    short = ops.minimum(height, width)
+    kernel = _KERNELS[pre.interpolation]
+
+    def coefficients(side: ov.Node, kept: int) -> ov.Node:
+        resized = ops.divide(ops.multiply(side, _ints(pre.resize)), short)  # integers: the quotient's floor
+        return _coefficients(side, resized, kept, kernel)
+
+    # Transposed as bytes, before they are four times as many.
+    pixels_N3HW = ops.convert(ops.transpose(image, _ints([0, 3, 1, 2])), ov.Type.f32)
+    pixels_N3HC = _grey_levels(ops.matmul(pixels_N3HW, coefficients(width, pre.width), False, True))
+    pixels_N3RC = _grey_levels(ops.matmul(coefficients(height, pre.height), pixels_N3HC, False, False))
+    mean_3 = np.asarray(pre.mean, np.float64)[:, None, None]
+    std_3 = np.asarray(pre.std, np.float64)[:, None, None]
+    normalised = ops.multiply(ops.add(pixels_N3RC, _floats(-255 * mean_3)), _floats(1 / (255 * std_3)))
+    return ov.Model([ops.result(normalised)], [image], "preprocessing")  # pyright: ignore[reportGeneralTypeIssues]
+
+
+def _coefficients(side: ov.Node, resized: ov.Node, kept: int, kernel: Callable[[ov.Node], ov.Node]) -> ov.Node:
+    """How much each pixel of a side counts for each pixel of the centre crop of the resized side.
+
+    Shape: f32 [1, 1, kept, side]; a row sums to 1.
+    Source: Pillow, Resample.c, precompute_coeffs: the kernel about the centre of each output pixel,
+    widened by the scale where an image shrinks. Here all distances are integers, in units of half a
+    pixel divided by ``resized``: they stay exact up to side * resized of 2^31.
+    """
+    spare = ops.subtract(resized, _ints(kept))
+    # spare / 2, rounded half to even, as torchvision's crop does
+    start = _halved(ops.add(spare, ops.mod(_halved(spare), _ints(2))))
+    row_kept1 = ops.add(_ints(np.arange(kept)[None, None, :, None]), start)
+    column_side = ops.reshape(ops.range(_ints(0), side, _ints(1), "i64"), _ints([1, 1, 1, -1]), special_zero=False)
+    distance = ops.subtract(ops.multiply(_odd(column_side), resized), ops.multiply(_odd(row_kept1), side))
+    reach = ops.multiply(ops.maximum(side, resized), _ints(2))
+    weight = kernel(_over(_to_f32(ops.abs(distance)), _to_f32(reach)))
+    weight = _over(weight, ops.reduce_sum(weight, _ints([3]), keep_dims=True))
+    steps = ops.round(ops.multiply(weight, _floats(_COEFFICIENT_STEPS)), "half_away_from_zero")
+    return ops.multiply(steps, _floats(1 / _COEFFICIENT_STEPS))
+
+
+def _bilinear(x: ov.Node) -> ov.Node:
+    return ops.relu(ops.add(ops.multiply(x, _floats(-1)), _floats(1)))
+
+
+def _bicubic(x: ov.Node) -> ov.Node:
+    """Keys' kernel with a = -0.5, as Pillow has it: 1.5x³ - 2.5x² + 1 up to 1, -0.5x³ + 2.5x² - 4x + 2 up to 2."""
+    near = _polynomial(x, 1.5, -2.5, 0.0, 1.0)
+    far = _polynomial(x, -0.5, 2.5, -4.0, 2.0)
+    return ops.select(ops.less(x, _floats(1)), near, ops.select(ops.less(x, _floats(2)), far, _floats(0)))
+
+
+_KERNELS: dict[Interpolation, Callable[[ov.Node], ov.Node]] = {"bilinear": _bilinear, "bicubic": _bicubic}
+
+
+def _polynomial(x: ov.Node, first: float, *others: float) -> ov.Node:
+    value: ov.Node = _floats(first)
+    for coefficient in others:
+        value = ops.add(ops.multiply(value, x), _floats(coefficient))
+    return value
+
+
+def _grey_levels(values: ov.Node) -> ov.Node:
+    """Rounded half up and held in 0..255, as Pillow does after each of its two passes."""
+    return ops.floor(ops.add(ops.clamp(values, 0.0, 255.0), _floats(0.5)))
+
+
+def _over(value: ov.Node, divisor: ov.Node) -> ov.Node:
+    """``value / divisor``, by a root twice and one step of Newton's method.
+
+    OpenVINO rewrites a division into new nodes, without the mark of f32. The step makes a quotient like 1/2
+    exact: Pillow's own coefficients are so there, and whole columns of sums are exact halves.
+    """
+    root = ops.power(divisor, _floats(-0.5))
+    inverse = ops.multiply(root, root)
+    quotient = ops.multiply(value, inverse)
+    rest = ops.add(value, ops.multiply(ops.multiply(divisor, _floats(-1)), quotient))
+    return ops.add(quotient, ops.multiply(rest, inverse))
+
+
+def _in_f32(model: ov.Model) -> ov.Model:
+    """The same model, each node marked to keep its precision where the rest computes in bf16 or is stored as float16.
+
+    Unmarked, bf16 weights are off by up to three grey levels. Python cannot set this mark, but a model's file can.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "model.xml"
+        ov.save_model(model, path, compress_to_fp16=False)
+        tree = ElementTree.parse(path)
+        for layer in tree.iter("layer"):
+            if layer.get("type") not in ("Parameter", "Result"):
+                marks = layer.find("rt_info")
+                marks = ElementTree.SubElement(layer, "rt_info") if marks is None else marks
+                ElementTree.SubElement(marks, "attribute", name="precise", version="0")
+        tree.write(path)
+        # Read into memory and not mapped, as the file goes away.
+        return ov.Core().read_model(path, config={"ENABLE_MMAP": False})
+
+
+def _halved(value: ov.Node) -> ov.Node:
+    return ops.divide(value, _ints(2))
+
+
+def _odd(value: ov.Node) -> ov.Node:
+    return ops.add(ops.multiply(value, _ints(2)), _ints(1))
+
+
+def _to_f32(value: ov.Node) -> ov.Node:
+    return ops.convert(value, ov.Type.f32)
+
+
+def _ints(values: object) -> ov.Node:
+    return ops.constant(np.asarray(values, np.int64))
+
+
+def _floats(values: object) -> ov.Node:
+    return ops.constant(np.asarray(values, np.float32))

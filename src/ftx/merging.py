@@ -1,0 +1,165 @@
+"""``ftx merge``: what was trained, by any of the four methods, as one dense model, with proof.
+
+The merge of each weight is done in float64 and stored in f32; the proof of each layer is that it
+answers as the separate products do, which never see the merged weight.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from pydantic import BaseModel, ConfigDict
+from torch import Tensor, nn
+
+from ftx.adapters.files import adapter_base_digest, read_adapter
+from ftx.adapters.kernel import Float64, LayerAdapter, merged_weight, separate_products
+from ftx.backbones.dense import WEIGHTS, DenseConfig, load_dense, save_dense
+from ftx.data.loader import load_pixels_many
+from ftx.data.preprocess import normalise
+from ftx.errors import GateFailed, MergeError
+from ftx.progress import SILENT, Progress
+from ftx.reports import VerbReport
+from ftx.run import Run, check_space
+from ftx.training.prepare import base_of
+from ftx.training.trained import fill, load_trained, read_plain, require_base, run_recipe
+
+# A merged entry is rounded to f32 once, 6e-8 of its size; summed over the inputs of a layer this stays
+# far below. A wrong scaling, a swapped factor or an adapter left out is off by 1e-3 and more.
+LAYER_BOUND = 1e-5
+# Two f32 networks of a few dozen layers that differ by rounding alone: the bound of a graph in f32.
+LOGIT_BOUND = 1e-4
+PROOF_ROWS = 64
+PROOF_IMAGES = 32
+
+
+class LayerProof(BaseModel):
+    """One merged layer against its separate products: max |difference| / max |output|."""
+
+    model_config = ConfigDict(frozen=True)
+
+    layer: str
+    relative_error: float
+
+
+class MergeReport(VerbReport):
+    """What was merged, and how far it lies from what was trained."""
+
+    verb: str = "merge"
+    method: str
+    path: str
+    size_bytes: int
+    layers: list[LayerProof]
+    max_relative_error: float
+    layer_bound: float = LAYER_BOUND
+    images: int
+    max_logit_difference: float
+    logit_bound: float
+
+
+def merge(run: Run | Path | None = None, *, progress: Progress = SILENT) -> MergeReport:
+    """Write ``dense/`` and ``reports/merge.json``.
+
+    Raises: RunError, AdapterError or MergeError for what cannot be merged; GateFailed if the proof
+    fails; nothing is written then.
+    """
+    run = run if isinstance(run, Run) else Run.open(run)
+    folder = run.require("trained")
+    manifest = run.manifest
+    backbone = base_of(run_recipe(run), len(manifest.labels))
+    require_base(run, backbone.digest)
+    module = backbone.module
+    check_space(run.path, 4 * sum(parameter.numel() for parameter in module.parameters()))
+
+    proofs: list[LayerProof] = []
+    if manifest.method in ("lora", "dora"):
+        proofs = _merge_adapter(module, folder, manifest.base_digest, progress)
+    else:
+        fill(module, read_plain(folder, manifest.method, module))
+    worst = max((proof.relative_error for proof in proofs), default=0.0)
+    if worst > LAYER_BOUND:
+        raise GateFailed("the merge does not answer as its separate products", found=f"{worst:.1e} of {LAYER_BOUND}")
+
+    with run.add("dense", made_from="trained") as staged:
+        save_dense(module, DenseConfig(manifest.architecture, manifest.labels, manifest.preprocess), staged)
+        images, difference, bound = _logit_difference(run, staged, progress)
+        if not difference <= bound:
+            raise GateFailed(
+                "the dense model does not answer as the trained one",
+                where=run.path,
+                found=f"logits differ by {difference:.1e}, the bound is {bound:.1e}",
+            )
+    report = MergeReport(
+        run=str(run.path),
+        method=manifest.method,
+        path=str(run.path / "dense"),
+        size_bytes=(run.path / "dense" / WEIGHTS).stat().st_size,
+        layers=proofs,
+        max_relative_error=worst,
+        images=images,
+        max_logit_difference=difference,
+        logit_bound=bound,
+    )
+    run.write_report("merge", report)
+    return report
+
+
+def merged_state(base: nn.Module, layers: dict[str, LayerAdapter]) -> dict[str, Tensor]:
+    """The merged weight of each adapted layer by its name in the model, rounded to f32 once."""
+    state = base.state_dict()
+    merged: dict[str, Tensor] = {}
+    for name, adapter in layers.items():
+        try:
+            weight_OI = merged_weight(_wide(state[f"{name}.weight"]), adapter)
+        except MergeError as error:
+            raise MergeError(error.what, where=name) from error
+        merged[f"{name}.weight"] = torch.from_numpy(weight_OI.astype(np.float32))
+    return merged
+
+
+def _merge_adapter(module: nn.Module, folder: Path, base_digest: str, progress: Progress) -> list[LayerProof]:
+    if adapter_base_digest(folder) != base_digest:
+        raise MergeError("the adapter was trained on another base", where=folder)
+    adapter = read_adapter(folder, module)
+    before = {name: _wide(module.get_parameter(f"{name}.weight")) for name in adapter.layers}
+    merged = merged_state(module, dict(adapter.layers))
+    rng = np.random.default_rng(0)
+    proofs: list[LayerProof] = []
+    with progress.track("Proving each merged layer", len(merged)) as bar:
+        for name, layer in adapter.layers.items():
+            error = layer_error(before[name], _wide(merged[f"{name}.weight"]), layer, rng)
+            proofs.append(LayerProof(layer=name, relative_error=error))
+            bar.advance()
+    fill(module, {**merged, **adapter.head})
+    return proofs
+
+
+def layer_error(base_OI: Float64, merged_OI: Float64, adapter: LayerAdapter, rng: np.random.Generator) -> float:
+    """max |x·W'ᵀ − separate products| / max |separate products|, in float64 on random inputs."""
+    x_NI = rng.standard_normal((PROOF_ROWS, base_OI.shape[1]))
+    expected_NO = separate_products(x_NI, base_OI, adapter)
+    return float(np.abs(x_NI @ merged_OI.T - expected_NO).max() / max(np.abs(expected_NO).max(), np.finfo(float).tiny))
+
+
+def _logit_difference(run: Run, dense: Path, progress: Progress) -> tuple[int, float, float]:
+    """Images compared, largest difference of their logits, and the bound for it."""
+    manifest = run.manifest
+    root = Path(manifest.data_root)
+    entries = run.report_entries()[:: max(len(run.report_entries()) // PROOF_IMAGES, 1)][:PROOF_IMAGES]
+    if root.is_dir():
+        pixels_NHWC = load_pixels_many([entry.locate(root) for entry in entries], manifest.preprocess, progress)
+    else:
+        # Away from its images a run still merges; the two models then answer noise.
+        progress.note(f"the images are not at {root}: comparing logits on random pixels")
+        shape = (PROOF_IMAGES, manifest.preprocess.height, manifest.preprocess.width, 3)
+        pixels_NHWC = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
+    images_N3HW = torch.from_numpy(normalise(pixels_NHWC, manifest.preprocess))
+    with torch.inference_mode():
+        trained_NC, dense_NC = load_trained(run)(images_N3HW), load_dense(dense)(images_N3HW)
+    bound = LOGIT_BOUND * max(1.0, float(trained_NC.abs().max()))
+    return len(images_N3HW), float((trained_NC - dense_NC).abs().max()), bound
+
+
+def _wide(tensor: Tensor) -> Float64:
+    return tensor.detach().double().numpy()

@@ -1,0 +1,126 @@
+"""Where a step's input comes from: images, or what the frozen part of the network made of them once."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Sequence
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from ftx.backbones.families import depth, head_names
+from ftx.backbones.stages import crown, trunk
+from ftx.data.augment import Augment
+from ftx.data.loader import TrainingImages, iter_pixels
+from ftx.data.preprocess import Preprocess, normalise
+from ftx.progress import Progress
+from ftx.tasks.base import Targets
+
+Order = NDArray[np.intp]
+EVAL_BATCH = 32
+
+
+class Feed(Protocol):
+    """Batches of input and truth, and the part of the model that is still to be computed on them."""
+
+    def __len__(self) -> int: ...
+
+    def batches(self, order: Order, batch_size: int, rng: np.random.Generator) -> Generator[tuple[Tensor, Tensor]]:
+        """Input and targets in the order given. Shape: [B, …] and [B, C]."""
+        ...
+
+    def logits(self, module: nn.Module, batch: Tensor) -> Tensor:
+        """Shape: [B, C]."""
+        ...
+
+
+class ImageFeed:
+    """Images through the whole network."""
+
+    def __init__(
+        self,
+        paths: Sequence[Path],
+        targets_NC: Targets,
+        pre: Preprocess,
+        *,
+        augment: Augment,
+        device: torch.device,
+        progress: Progress,
+    ) -> None:
+        self.images = TrainingImages(paths, targets_NC, pre, augment=augment, progress=progress)
+        self.pre, self.device = pre, device
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def batches(self, order: Order, batch_size: int, rng: np.random.Generator) -> Generator[tuple[Tensor, Tensor]]:
+        batches = self.images.batches(order, batch_size, rng)
+        try:
+            for pixels_BHWC, targets_BC in batches:
+                images_B3HW = torch.from_numpy(normalise(pixels_BHWC, self.pre))
+                yield images_B3HW.to(self.device), torch.from_numpy(targets_BC).to(self.device)
+        finally:
+            batches.close()
+
+    def logits(self, module: nn.Module, batch: Tensor) -> Tensor:
+        return module(batch)
+
+
+class FeatureFeed:
+    """What the first ``blocks`` blocks, all frozen, made of each image, computed once and kept.
+
+    With every block frozen (linear probing) only the pooled feature that the head reads is kept. The images are taken
+    as they are: augmenting them would ask for the network again.
+    """
+
+    def __init__(
+        self,
+        module: nn.Module,
+        blocks: int,
+        paths: Sequence[Path],
+        targets_NC: Targets,
+        pre: Preprocess,
+        *,
+        device: torch.device,
+        progress: Progress,
+    ) -> None:
+        self.blocks, self.pooled, self.device = blocks, pools_features(module, blocks), device
+        self.targets_NC = torch.from_numpy(targets_NC).to(device)
+        kept: list[Tensor] = []
+        with torch.inference_mode(), progress.track("Computing frozen features", len(paths)) as task:
+            for pixels_BHWC in iter_pixels(paths, pre, EVAL_BATCH):
+                tokens = trunk(module, torch.from_numpy(normalise(pixels_BHWC, pre)).to(device), blocks)
+                if self.pooled:
+                    tokens = module.forward_head(module.norm(tokens), pre_logits=True)  # pyright: ignore[reportCallIssue]
+                kept.append(tokens.cpu())
+                task.advance(len(pixels_BHWC))
+        with torch.no_grad():  # tensors of inference mode cannot be saved for a backward; a copy can
+            self.features = torch.cat(kept).clone()
+
+    def __len__(self) -> int:
+        return len(self.features)
+
+    def batches(self, order: Order, batch_size: int, rng: np.random.Generator) -> Generator[tuple[Tensor, Tensor]]:
+        for start in range(0, len(order), batch_size):
+            chosen = torch.from_numpy(order[start : start + batch_size])
+            yield self.features[chosen].to(self.device), self.targets_NC[chosen.to(self.device)]
+
+    def logits(self, module: nn.Module, batch: Tensor) -> Tensor:
+        if self.pooled:
+            (head,) = head_names(module)
+            return module.get_submodule(head)(batch)
+        return crown(module, batch, self.blocks)
+
+
+def pools_features(module: nn.Module, blocks: int) -> bool:
+    """Whether nothing but one head is left to compute after ``blocks`` blocks."""
+    return blocks == depth(module) and len(head_names(module)) == 1
+
+
+def feature_bytes(module: nn.Module, blocks: int, images: int) -> int:
+    """Memory that a FeatureFeed of so many images takes."""
+    tokens, width = module.pos_embed.shape[1:]  # pyright: ignore[reportAttributeAccessIssue, reportUnknownVariableType]
+    return 4 * images * int(width) * (1 if pools_features(module, blocks) else int(tokens) + 8)  # 8: register tokens

@@ -1,0 +1,142 @@
+"""The training loop: one epoch after the other, the best one kept."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from contextlib import closing
+from dataclasses import asdict, dataclass
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from ftx.adapters.attach import prove_reach
+from ftx.errors import InputError
+from ftx.progress import Progress
+from ftx.recipe import TrainRecipe
+from ftx.tasks.base import Task
+from ftx.training.feed import EVAL_BATCH, Feed
+from ftx.training.optim import optimizer, schedule
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """One line of train.jsonl; ``accuracy`` and ``val_loss`` are on validation images."""
+
+    epoch: int
+    loss: float
+    val_loss: float
+    accuracy: float
+    lr: float
+    images_per_s: float
+    seconds: float
+
+
+@dataclass
+class Fit:
+    """What the loop made; the model holds the best epoch's weights."""
+
+    epochs: list[Epoch]
+    best: Epoch
+    interrupted: bool
+
+
+def fit(
+    module: nn.Module,
+    task: Task,
+    feeds: tuple[Feed, Feed],
+    recipe: TrainRecipe,
+    *,
+    lr: float,
+    bf16: bool,
+    rng: np.random.Generator,
+    progress: Progress,
+    log: Callable[[str], None],
+) -> Fit:
+    """Train on the first feed, choose by the second, and leave the best epoch's weights in the model.
+
+    Ctrl-C ends training with the best epoch so far; before the first epoch's end there is none and
+    KeyboardInterrupt goes on.
+    Raises: AdapterError if training does not reach an adapter; InputError if the loss is not finite.
+    """
+    feed, held_out = feeds
+    steps_per_epoch = -(-len(feed) // recipe.batch_size)
+    adamw = optimizer(module, lr, recipe.weight_decay)
+    rate = schedule(adamw, steps_per_epoch * recipe.epochs, recipe.warmup_share)
+    epochs: list[Epoch] = []
+    best: Epoch | None = None
+    kept: dict[str, Tensor] = {}
+    interrupted = False
+    try:
+        for number in range(1, recipe.epochs + 1):
+            started = time.perf_counter()
+            with progress.track(f"Epoch {number}/{recipe.epochs}", len(feed)) as bar:
+                total, seen = 0.0, 0
+                module.train()
+                with closing(feed.batches(rng.permutation(len(feed)), recipe.batch_size, rng)) as batches:
+                    for batch, targets_BC in batches:
+                        adamw.zero_grad(set_to_none=True)
+                        with torch.autocast(batch.device.type, torch.bfloat16, enabled=bf16):
+                            logits_BC = feed.logits(module, batch)
+                        loss = task.loss(logits_BC.float(), targets_BC, label_smoothing=recipe.label_smoothing)
+                        loss.backward()
+                        if not epochs and seen == 0:
+                            prove_reach(module)
+                        adamw.step()
+                        rate.step()
+                        total, seen = total + loss.item() * len(batch), seen + len(batch)
+                        shown = {} if best is None else {"accuracy": f"{best.accuracy:.3f}"}
+                        bar.advance(len(batch), loss=f"{total / seen:.3f}", **shown)
+            if not np.isfinite(total):
+                raise InputError(
+                    "the loss is no longer finite", where=f"epoch {number}", found=str(total),
+                    mend=f"a smaller learning rate: --lr {lr / 10:g}",
+                )
+            seconds = time.perf_counter() - started
+            val_loss, accuracy = measure(module, task, held_out, bf16=bf16)
+            epoch = Epoch(
+                epoch=number, loss=total / seen, val_loss=val_loss, accuracy=accuracy, lr=lr,
+                images_per_s=seen / seconds, seconds=seconds,
+            )
+            epochs.append(epoch)
+            log(json.dumps(asdict(epoch)))
+            progress.note(
+                f"epoch {number}: loss {epoch.loss:.3f}, accuracy {accuracy:.3f} on validation images, "
+                f"{epoch.images_per_s:.0f} images/s"
+            )
+            # Of equally accurate epochs the one with the smaller loss is the better.
+            if best is None or (accuracy, -val_loss) > (best.accuracy, -best.val_loss):
+                best = epoch
+                kept = {name: p.detach().clone() for name, p in module.named_parameters() if p.requires_grad}
+            if number - best.epoch >= recipe.patience:
+                progress.note(f"no better epoch in {recipe.patience}: stopped early")
+                break
+    except KeyboardInterrupt:
+        if best is None:
+            raise
+        interrupted = True
+        progress.note(f"interrupted: keeping epoch {best.epoch}")
+    assert best is not None
+    with torch.no_grad():
+        for name, parameter in module.named_parameters():
+            if name in kept:
+                parameter.copy_(kept[name])
+    return Fit(epochs=epochs, best=best, interrupted=interrupted)
+
+
+@torch.no_grad()
+def measure(module: nn.Module, task: Task, feed: Feed, *, bf16: bool) -> tuple[float, float]:
+    """Loss (without smoothing) and share of wholly right images, computed as the training steps are."""
+    module.eval()
+    losses: list[float] = []
+    right: list[np.ndarray] = []
+    order = np.arange(len(feed))
+    with closing(feed.batches(order, EVAL_BATCH, np.random.default_rng(0))) as batches:
+        for batch, targets_BC in batches:
+            with torch.autocast(batch.device.type, torch.bfloat16, enabled=bf16):
+                logits_BC = feed.logits(module, batch).float()
+            losses.append(task.loss(logits_BC, targets_BC, label_smoothing=0.0).item() * len(batch))
+            right.append(task.right(logits_BC.cpu().numpy(), targets_BC.cpu().numpy()))
+    return sum(losses) / len(feed), float(np.concatenate(right).mean())

@@ -1,0 +1,35 @@
+"""Which precision a training step computes in."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+import torch
+
+from ftx.recipe import Precision
+
+# Linux' names of the instructions that multiply bf16 matrices.
+_BF16_FLAGS = {"amx_bf16", "avx512_bf16"}
+
+
+def device() -> torch.device:
+    """The GPU where there is one, else the CPU."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def resolve(precision: Precision) -> Literal["f32", "bf16"]:
+    """``auto`` is bf16 where the hardware computes in it: AMX, AVX512-BF16, or a GPU that has it."""
+    if precision != "auto":
+        return precision
+    if torch.cuda.is_available():
+        return "bf16" if torch.cuda.is_bf16_supported() else "f32"
+    return "bf16" if _BF16_FLAGS & _cpu_flags() else "f32"
+
+
+def _cpu_flags() -> set[str]:
+    cpuinfo = Path("/proc/cpuinfo")
+    if not cpuinfo.is_file():  # not Linux: f32 is right everywhere
+        return set()
+    lines = (line for line in cpuinfo.read_text().splitlines() if line.startswith("flags"))
+    return set(next(lines, "").split())

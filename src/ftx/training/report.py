@@ -1,0 +1,43 @@
+"""What ``ftx train`` answers."""
+
+from __future__ import annotations
+
+from ftx.reports import VerbReport
+from ftx.run import Method
+
+
+class TrainReport(VerbReport):
+    """How a training went; ``accuracy`` is that of the kept epoch on validation images."""
+
+    verb: str = "train"
+    method: Method
+    model: str
+    precision: str
+    classes: int
+    images: dict[str, int]
+    unreadable: list[str]
+    trainable_parameters: int
+    epochs: int
+    best_epoch: int
+    accuracy: float
+    loss: float
+    images_per_s: float
+    seconds: float
+    interrupted: bool
+
+
+class DryRunReport(VerbReport):
+    """What a training would do."""
+
+    verb: str = "train"
+    method: Method
+    model: str
+    precision: str
+    image_size: int
+    counts: dict[str, dict[str, int]]
+    images: dict[str, int]
+    unreadable: list[str]
+    layers: list[str]
+    trainable_parameters: int
+    trainable_share: float
+    memory_mb: int

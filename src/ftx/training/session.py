@@ -1,0 +1,176 @@
+"""``ftx train``: from a recipe to a run folder."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from ftx.backbones.families import depth
+from ftx.backbones.stages import choose_attention, frozen_lead
+from ftx.data.dataset import SPLITS, Dataset, Split
+from ftx.data.folder import class_counts, read_folder
+from ftx.data.loader import available_bytes
+from ftx.data.preprocess import Preprocess
+from ftx.files import write_atomic
+from ftx.progress import SILENT, Progress
+from ftx.recipe import Recipe
+from ftx.run import Manifest, check_space, fresh_out, new_run, refuse_existing, seal
+from ftx.tasks import TASKS
+from ftx.training.feed import FeatureFeed, Feed, ImageFeed, feature_bytes
+from ftx.training.loop import Fit, fit
+from ftx.training.optim import peak_lr
+from ftx.training.precision import device, resolve
+from ftx.training.prepare import Prepared, method_of, prepare
+from ftx.training.report import DryRunReport, TrainReport
+from ftx.training.trained import save_trained
+
+
+def train(recipe: Recipe, out: Path | None = None, *, progress: Progress = SILENT) -> TrainReport:
+    """Train as the recipe says and write a run folder, by default a new one below ``runs/``.
+
+    Raises: RunError if ``out`` exists; DataError, ModelError or AdapterError for wrong input, before
+    anything is written.
+    """
+    started = time.monotonic()
+    if out is not None:
+        refuse_existing(out)
+    dataset = read_folder(recipe.data.path, val_fraction=recipe.data.val_fraction, progress=progress)
+    prepared = prepare(recipe, len(dataset.labels))
+    out = out or fresh_out(f"{recipe.data.path.resolve().name}-{prepared.method}")
+    resolved = _resolved(recipe, prepared)
+    trainable = prepared.trainable
+    check_space(out, 8 * trainable)
+    with new_run(out) as staged:
+        lines: list[str] = []
+
+        def log(line: str) -> None:
+            lines.append(line + "\n")
+            write_atomic(staged / "reports" / "train.jsonl", "".join(lines).encode())
+
+        made = _fit(prepared, dataset, resolved, progress, log)
+        prepared.backbone.module.cpu()
+        save_trained(prepared, staged / "trained")
+        write_atomic(staged / "recipe.yaml", resolved.dumps().encode())
+        seal(staged, _manifest(resolved, prepared, dataset), dataset.entries)
+    return TrainReport(
+        run=str(out),
+        method=prepared.method,
+        model=recipe.model.name,
+        precision=resolved.train.precision,
+        classes=len(dataset.labels),
+        images=_images(dataset),
+        unreadable=[f"{image.path}: {image.reason}" for image in dataset.unreadable],
+        trainable_parameters=trainable,
+        epochs=len(made.epochs),
+        best_epoch=made.best.epoch,
+        accuracy=made.best.accuracy,
+        loss=made.best.val_loss,
+        images_per_s=round(float(np.median([epoch.images_per_s for epoch in made.epochs])), 1),
+        seconds=round(time.monotonic() - started, 1),
+        interrupted=made.interrupted,
+    )
+
+
+def dry_run(recipe: Recipe, *, progress: Progress = SILENT) -> DryRunReport:
+    """Say what was understood of data and model, and train nothing."""
+    dataset = read_folder(recipe.data.path, val_fraction=recipe.data.val_fraction, progress=progress)
+    prepared = prepare(recipe, len(dataset.labels))
+    resolved = _resolved(recipe, prepared)
+    total = sum(parameter.numel() for parameter in prepared.backbone.module.parameters())
+    return DryRunReport(
+        method=prepared.method,
+        model=recipe.model.name,
+        precision=resolved.train.precision,
+        image_size=prepared.backbone.preprocess.width,
+        counts={name: {str(side): n for side, n in sides.items()} for name, sides in class_counts(dataset).items()},
+        images=_images(dataset),
+        unreadable=[f"{image.path}: {image.reason}" for image in dataset.unreadable],
+        layers=list(prepared.layers),
+        trainable_parameters=prepared.trainable,
+        trainable_share=prepared.trainable / total,
+        memory_mb=_memory_mb(prepared, resolved),
+    )
+
+
+def _fit(prepared: Prepared, dataset: Dataset, recipe: Recipe, progress: Progress, log: object) -> Fit:
+    module, pre = prepared.backbone.module, prepared.backbone.preprocess
+    where = device()
+    module.to(where)
+    if where.type == "cpu":
+        choose_attention(module, batch_size=recipe.train.batch_size, memory_bytes=available_bytes() // 4)
+    lead = frozen_lead(module)
+    images = len(dataset.split("train")) + len(dataset.split("val"))
+    if lead and feature_bytes(module, lead, images) > available_bytes() // 3:
+        progress.note("the frozen blocks' features do not fit into memory: they are computed in each epoch")
+        lead = 0
+    feeds = tuple(_feed(prepared, dataset, recipe, side, lead, pre, progress) for side in ("train", "val"))
+    return fit(
+        module,
+        TASKS[recipe.task],
+        (feeds[0], feeds[1]),
+        recipe.train,
+        lr=peak_lr(recipe.train, prepared.method),
+        bf16=recipe.train.precision == "bf16",
+        rng=np.random.default_rng(recipe.seed),
+        progress=progress,
+        log=log,  # pyright: ignore[reportArgumentType]
+    )
+
+
+def _feed(
+    prepared: Prepared, dataset: Dataset, recipe: Recipe, side: Split, lead: int, pre: Preprocess, progress: Progress
+) -> Feed:
+    entries = dataset.split(side)
+    paths = [dataset.root / entry.path for entry in entries]
+    targets_NC = TASKS[recipe.task].targets(dataset.labels, [entry.labels for entry in entries])
+    if lead:
+        return FeatureFeed(
+            prepared.backbone.module, lead, paths, targets_NC, pre, device=device(), progress=progress
+        )
+    augment = recipe.train.augment if side == "train" else "none"
+    return ImageFeed(paths, targets_NC, pre, augment=augment, device=device(), progress=progress)
+
+
+def _resolved(recipe: Recipe, prepared: Prepared) -> Recipe:
+    """The recipe with every ``auto`` that was decided here written out."""
+    return recipe.with_overrides(
+        [
+            f"data.image_size={prepared.backbone.preprocess.width}",
+            f"train.precision={resolve(recipe.train.precision)}",
+            f"train.lr={peak_lr(recipe.train, method_of(recipe))!r}",
+        ]
+    )
+
+
+def _manifest(recipe: Recipe, prepared: Prepared, dataset: Dataset) -> Manifest:
+    return Manifest(
+        task=recipe.task,
+        model=recipe.model.name,
+        architecture=prepared.backbone.architecture,
+        method=prepared.method,
+        base_digest=prepared.backbone.digest,
+        labels=dataset.labels,
+        preprocess=prepared.backbone.preprocess,
+        data_root=str(recipe.data.path),
+    )
+
+
+def _images(dataset: Dataset) -> dict[str, int]:
+    counts = {str(side): len(dataset.split(side)) for side in SPLITS}
+    return {side: count for side, count in counts.items() if count}
+
+
+def _memory_mb(prepared: Prepared, recipe: Recipe) -> int:
+    """A rough estimate: weights, gradients and AdamW's two moments, and what each block keeps for its backward."""
+    module = prepared.backbone.module
+    tokens, width = module.pos_embed.shape[1:]  # pyright: ignore[reportAttributeAccessIssue, reportUnknownVariableType]
+    weights = 4 * sum(parameter.numel() for parameter in module.parameters())
+    states = 12 * prepared.trainable
+    live = depth(module) - frozen_lead(module)
+    # About 16 activations of the token width a block: norms, qkv, proj, and the four times wider MLP twice.
+    kept = live * recipe.train.batch_size * int(tokens) * int(width) * 16 * (2 if recipe.train.precision == "bf16" else 4)
+    torch_itself = 300_000_000
+    return round((weights + states + kept + torch_itself) / 1e6)

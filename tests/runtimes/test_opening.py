@@ -1,0 +1,124 @@
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from ftx.errors import ExportError, RunError
+from ftx.run import Run
+from ftx.runtimes import load, load_artifact
+from ftx.runtimes.opening import best_ir
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture
+def run(validated_run: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(validated_run, tmp_path / "run"))
+
+
+def edit(path: Path, change: Callable[[Any], object]) -> None:
+    document = json.loads(path.read_text())
+    change(document)
+    path.write_text(json.dumps(document))
+
+
+def forget(run: Path, *prefixes: str) -> None:
+    def change(document: Any) -> None:
+        document["files"] = {k: v for k, v in document["files"].items() if not k.startswith(prefixes)}
+
+    edit(run / "run.json", change)
+
+
+def fail_int8(report: Any) -> None:
+    for row in report["rows"]:
+        if row["artifact"] == "openvino/int8" and row["view"] == "files":
+            row["ok"] = False
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        (lambda report: None, "openvino/int8"),
+        (fail_int8, "openvino/fp32"),
+        (lambda report: report["faulty"].append("openvino/int8"), "openvino/fp32"),
+        (lambda report: report["digests"].update({"openvino/int8": "another"}), "openvino/fp32"),
+        (lambda report: report.clear(), "openvino/fp32"),
+    ],
+    ids=["all passed", "int8 failed", "int8 with other labels", "int8 exported anew", "unreadable"],
+)
+def test_the_best_is_the_fastest_that_is_proven(run: Path, change: Any, expected: str) -> None:
+    edit(run / "reports" / "parity.json", change)
+    assert best_ir(Run.open(run))[0] == expected
+
+
+def test_without_proof_the_most_exact_is_best(run: Path) -> None:
+    (run / "reports" / "parity.json").unlink()
+    assert best_ir(Run.open(run))[0] == "openvino/fp32"
+    forget(run, "openvino/fp32/")
+    assert best_ir(Run.open(run))[0] == "openvino/fp16"
+    forget(run, "openvino/fp16/")
+    assert best_ir(Run.open(run)) == ("openvino/int8", "the most exact, as none has passed ftx validate")
+    forget(run, "openvino/")
+    with pytest.raises(RunError, match="no OpenVINO model yet"):
+        best_ir(Run.open(run))
+
+
+def test_every_way_to_name_a_model_opens_it(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "runs").mkdir()
+    (tmp_path / "runs" / "latest").symlink_to("../run")
+    monkeypatch.chdir(tmp_path)
+    for way in (None, Run.open(run), run, str(run), run / "openvino/int8", run / "openvino/int8/model.xml"):
+        predictor = load(way)
+        assert predictor.name == "openvino"
+        assert predictor.labels.names == ("amber", "blue", "green", "red")
+
+
+def test_dense_and_onnx_folders_answer_as_the_run_does(run: Path, tmp_path: Path) -> None:
+    outside = Path(shutil.copytree(run / "dense", tmp_path / "elsewhere" / "dense"))
+    opened = {"inside": load(run / "dense"), "outside": load(outside), "onnx": load(run / "onnx")}
+    assert opened["outside"].preprocess == opened["inside"].preprocess == Run.open(run).manifest.preprocess
+    assert opened["outside"].labels == opened["inside"].labels
+    pixels = np.random.default_rng(0).integers(0, 256, size=(5, 32, 32, 3), dtype=np.uint8)
+    expected = opened["inside"].logits(pixels)
+    np.testing.assert_array_equal(opened["outside"].logits(pixels), expected)
+    # f32 in another order of sums: the graph bound of the design.
+    np.testing.assert_allclose(opened["onnx"].logits(pixels), expected, rtol=0, atol=1e-4 * max(1, abs(expected).max()))
+
+
+def test_the_dense_model_answers_as_timm_does(run: Path) -> None:
+    import timm
+    import torch
+
+    from ftx.data.preprocess import normalise
+
+    predictor = load_artifact(Run.open(run), "dense")
+    oracle = timm.create_model(f"local-dir:{run / 'dense'}", pretrained=True).eval()
+    pixels = np.random.default_rng(1).integers(0, 256, size=(3, 32, 32, 3), dtype=np.uint8)
+    with torch.inference_mode():
+        expected = oracle(torch.from_numpy(normalise(pixels, predictor.preprocess))).numpy()
+    np.testing.assert_array_equal(predictor.logits(pixels), expected)
+
+
+def test_what_the_run_does_not_vouch_for_is_refused(run: Path, tmp_path: Path) -> None:
+    (run / "dense" / "config.json").write_text("{}")
+    with pytest.raises(RunError, match="is not what was written"):
+        load(run / "dense")
+    alone = Path(shutil.copytree(run / "onnx", tmp_path / "alone"))
+    with pytest.raises(ExportError, match="no model here") as caught:
+        load(alone)
+    assert "outside its run" in str(caught.value)
+    with pytest.raises(ExportError, match="no model here"):
+        load(tmp_path / "gone")
+    with pytest.raises(RunError, match="no artefact 'openvino/int4'"):
+        load_artifact(Run.open(run), "openvino/int4")
+    broken = tmp_path / "broken"
+    broken.mkdir()
+    (broken / "config.json").write_text("{}")
+    with pytest.raises(ExportError, match="does not hold"):
+        load(broken)

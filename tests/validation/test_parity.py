@@ -1,0 +1,101 @@
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from ftx.errors import DataError, RunError
+from ftx.files import sha256_file
+from ftx.run import Run
+from ftx.validation import ParityReport, validate
+
+pytestmark = pytest.mark.slow
+
+IRS = ("openvino/fp32", "openvino/fp16", "openvino/int8")
+
+
+def copy_with(run: Path, folder: Path, *artifacts: str) -> Path:
+    """A copy of a run with some of its exports only."""
+    copy = Path(shutil.copytree(run, folder / "run"))
+    document = json.loads((copy / "run.json").read_text())
+    exported = tuple(f"{name}/" for name in ("onnx", *IRS) if name not in artifacts)
+    document["files"] = {name: digest for name, digest in document["files"].items() if not name.startswith(exported)}
+    (copy / "run.json").write_text(json.dumps(document))
+    return copy
+
+
+def test_an_untouched_run_passes_in_every_row(validated_run: Path) -> None:
+    text = (validated_run / "reports" / "parity.json").read_text()
+    report = ParityReport.model_validate(json.loads(text, parse_constant=pytest.fail))
+    assert report.ok
+    assert report.problems == []
+    rows = {(row.artifact, row.runtime, row.view, row.compute.partition(":")[0]) for row in report.rows}
+    assert rows == {
+        ("trained", "torch", "files", "f32"),
+        ("dense", "torch", "graph", "f32"),
+        ("onnx", "onnx", "graph", "f32"),
+        ("onnx", "onnx", "files", "f32"),
+        *(
+            (name, "openvino", view, compute)
+            for name in IRS
+            for view in ("graph", "files")
+            for compute in ("f32", "auto")
+        ),
+    }
+    assert all(row.images == 24 for row in report.rows)
+    # The classes are plain colours: a model that did not learn them would prove nothing by agreeing.
+    assert all(row.accuracy is not None and row.accuracy > 0.9 for row in report.rows)
+    assert {row.latency_ms > 0 for row in report.rows} == {True}
+    run = Run.open(validated_run)
+    assert report.digests["openvino/int8"] == run.manifest.digest("openvino/int8")
+
+
+def test_the_trained_model_equals_itself(validated_run: Path) -> None:
+    report = ParityReport.model_validate_json((validated_run / "reports" / "parity.json").read_bytes())
+    (trained,) = [row for row in report.rows if row.artifact == "trained"]
+    assert (trained.max_abs, trained.agreement) == (0.0, 1.0)
+
+
+def test_fewer_images_are_spread_over_the_classes(whole_run: Path, tmp_path: Path) -> None:
+    report = validate(copy_with(whole_run, tmp_path, "openvino/fp32"), images=8)
+    assert {row.images for row in report.rows} == {8}
+    (row,) = [row for row in report.rows if row.artifact == "trained"]
+    assert {name.split("/")[0] for name in row.worst} >= {"amber", "blue"}
+
+
+def test_labels_of_the_dense_model_in_another_order(whole_run: Path, tmp_path: Path) -> None:
+    run = copy_with(whole_run, tmp_path, "openvino/fp32")
+    path = run / "dense" / "config.json"
+    document = json.loads(path.read_text())
+    document["label_names"] = document["label_names"][::-1]
+    path.write_text(json.dumps(document))
+    manifest = json.loads((run / "run.json").read_text())
+    manifest["files"]["dense/config.json"] = sha256_file(path)
+    (run / "run.json").write_text(json.dumps(manifest))
+    manifest["lineage"]["openvino/fp32"]["digest"] = Run.open(run).manifest.digest("dense")
+    (run / "run.json").write_text(json.dumps(manifest))
+    report = validate(run, images=8)
+    assert not report.ok
+    assert report.faulty == ["dense"]
+    assert "the labels of config.json" in report.problems[0]
+
+
+def test_images_that_are_gone_or_changed_are_named(whole_run: Path, tmp_path: Path) -> None:
+    run = copy_with(whole_run, tmp_path, "openvino/fp32")
+    with pytest.raises(DataError, match="not where they were"):
+        validate(run, data=tmp_path / "nowhere")
+    data = Path(shutil.copytree(Run.open(run).manifest.data_root, tmp_path / "data"))
+    held_out = Run.open(run).report_entries()[0]
+    Image.fromarray(np.zeros((40, 40, 3), np.uint8)).save(data / held_out.path)
+    with pytest.raises(DataError, match="has changed since training"):
+        validate(run, data=data)
+
+
+def test_a_run_without_exports_says_what_to_do(whole_run: Path, tmp_path: Path) -> None:
+    with pytest.raises(RunError, match="nothing to validate") as caught:
+        validate(copy_with(whole_run, tmp_path))
+    assert "ftx export" in str(caught.value)
