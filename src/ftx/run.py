@@ -164,18 +164,14 @@ class Run:
             files = _hashes(staged, artifact)
         manifest = self.manifest
         kept = {name: digest for name, digest in manifest.files.items() if not _belongs(name, artifact)}
-        self._write(
-            manifest.model_copy(update={"files": kept | files, "lineage": manifest.lineage | {artifact: line}})
-        )
+        self._write(manifest.model_copy(update={"files": kept | files, "lineage": manifest.lineage | {artifact: line}}))
 
     def write_report(self, name: str, report: BaseModel) -> Path:
         """Write ``reports/NAME.json``."""
         path = self.path / "reports" / f"{name}.json"
         write_atomic(path, (report.model_dump_json(indent=2) + "\n").encode())
         manifest = self.manifest
-        self._write(
-            manifest.model_copy(update={"files": manifest.files | {f"reports/{name}.json": sha256_file(path)}})
-        )
+        self._write(manifest.model_copy(update={"files": manifest.files | {f"reports/{name}.json": sha256_file(path)}}))
         return path
 
     def _write(self, manifest: Manifest) -> None:
@@ -252,7 +248,7 @@ def latest_run() -> Path:
     Raises: RunError if no training has finished here.
     """
     if LATEST.is_symlink() or LATEST.is_dir():
-        target = LATEST.parent / os.readlink(LATEST) if LATEST.is_symlink() else LATEST
+        target = LATEST.parent / LATEST.readlink() if LATEST.is_symlink() else LATEST
     elif LATEST.is_file():
         target = LATEST.parent / LATEST.read_text(encoding="utf-8").strip()
     else:

@@ -26,7 +26,9 @@ def match(module: nn.Module, spec: AdapterSpec) -> list[tuple[Site, tuple[Part, 
     blocks = depth(module)
     if spec.last_blocks is not None and spec.last_blocks > blocks:
         raise AdapterError(
-            "more blocks than the model has", where="adapter.blocks", found=f"{spec.last_blocks} of {blocks}",
+            "more blocks than the model has",
+            where="adapter.blocks",
+            found=f"{spec.last_blocks} of {blocks}",
             mend=f"--blocks all, or at most {blocks}",
         )
     first = 0 if spec.last_blocks is None else blocks - spec.last_blocks
@@ -65,9 +67,7 @@ def attach(module: nn.Module, spec: AdapterSpec, *, generator: torch.Generator) 
             raise AdapterError(
                 "targets of one fused layer need one alpha / rank", where=site.name, found=str(sorted(scalings))
             )
-        layer = KINDS[spec.kind](
-            base, parts, scaling=scalings.pop(), dropout=spec.dropout, generator=generator
-        )
+        layer = KINDS[spec.kind](base, parts, scaling=scalings.pop(), dropout=spec.dropout, generator=generator)
         module.set_submodule(site.name, layer)
     unfreeze_head(module)
     return [site.name for site, _ in matched]

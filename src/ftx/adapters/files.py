@@ -60,7 +60,9 @@ def save_adapter(module: nn.Module, spec: AdapterSpec, *, base_model: str, base_
 
     ranks = {name: layer.lora_A.shape[0] for name, layer in layers.items()}
     # One alpha a layer such that peft's own rule gives the scaling that was trained with.
-    alphas = {name: layer.scaling * (math.sqrt(ranks[name]) if spec.rslora else ranks[name]) for name, layer in layers.items()}
+    alphas = {
+        name: layer.scaling * (math.sqrt(ranks[name]) if spec.rslora else ranks[name]) for name, layer in layers.items()
+    }
     rank, alpha = _commonest(ranks), _commonest(alphas)
     config = {
         "peft_type": "LORA",
@@ -110,16 +112,14 @@ def read_adapter(folder: Path, base: nn.Module) -> AdapterFile:
     for name in names:
         outputs, inputs = parameters[f"{name}.weight"].shape
         rank, scaling = _rank_and_scaling(config, name)
-        shapes = {"lora_A": (rank, inputs), "lora_B": (outputs, rank)}
+        shapes: dict[str, tuple[int, ...]] = {"lora_A": (rank, inputs), "lora_B": (outputs, rank)}
         if config.get("use_dora"):
             shapes["lora_magnitude_vector"] = (outputs,)
         keys = {attribute: f"{_PREFIX}{name}.{_SUFFIXES[attribute]}" for attribute in shapes}
         expected |= {keys[attribute]: shape for attribute, shape in shapes.items()}
         if all(key in tensors for key in keys.values()):
             wide = {attribute: np.asarray(tensors[key].double()) for attribute, key in keys.items()}
-            layers[name] = LayerAdapter(
-                wide["lora_A"], wide["lora_B"], scaling, wide.get("lora_magnitude_vector")
-            )
+            layers[name] = LayerAdapter(wide["lora_A"], wide["lora_B"], scaling, wide.get("lora_magnitude_vector"))
     head = {
         f"{name}.{key}": tensor
         for name in head_names(base)

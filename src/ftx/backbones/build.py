@@ -5,13 +5,15 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 import timm
 import torch
+from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 from ftx.backbones.digest import base_digest
-from ftx.backbones.families import head_names, require_known_family
+from ftx.backbones.families import as_vit, head_names, pretrained_config, token_shape
 from ftx.backbones.weights import fetch_pretrained, read_weights
 from ftx.data.preprocess import Preprocess
 from ftx.errors import ModelError, nearest
@@ -41,14 +43,13 @@ def build(name: str, *, weights: str, num_classes: int, image_size: int | str, s
     architecture = resolve(name)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        module = timm.create_model(architecture, num_classes=0)
-        require_known_family(module)
+        module = as_vit(timm.create_model(architecture, num_classes=0))
         _load(module, name, architecture, weights)
         heads = head_names(module)
         digest = base_digest(module.state_dict(), heads)
         side = _input_side(module, image_size, name)
-        module.set_input_size(img_size=(side, side))  # pyright: ignore[reportCallIssue]
-        module.reset_classifier(num_classes)  # pyright: ignore[reportCallIssue]
+        module.set_input_size(img_size=(side, side))
+        module.reset_classifier(num_classes)
     return Backbone(
         module=module.eval(), architecture=architecture, digest=digest, preprocess=_preprocess(module, side)
     )
@@ -73,7 +74,7 @@ def resolve(name: str) -> str:
     return name
 
 
-def _load(module: nn.Module, name: str, architecture: str, weights: str) -> None:
+def _load(module: VisionTransformer, name: str, architecture: str, weights: str) -> None:
     if weights == "none":
         return
     file = embedded_weights(name) if weights == "auto" else Path(weights)
@@ -89,7 +90,9 @@ def _load(module: nn.Module, name: str, architecture: str, weights: str) -> None
     if missing or spare or shapes:
         counts = {"missing": missing, "not of this model": spare, "of another shape": sorted(shapes)}
         told = "; ".join(f"{len(keys)} tensors {kind} ({keys[0]}, …)" for kind, keys in counts.items() if keys)
-        raise ModelError(f"the weights do not fit {architecture}", where=file, found=told, mend="name the right --model")
+        raise ModelError(
+            f"the weights do not fit {architecture}", where=file, found=told, mend="name the right --model"
+        )
     if broken := sorted(key for key, tensor in state.items() if not torch.isfinite(tensor).all()):
         raise ModelError("weights that are not finite", where=file, found=", ".join(broken[:3]))
     module.load_state_dict(state)
@@ -99,24 +102,32 @@ def _in_heads(key: str, heads: tuple[str, ...]) -> bool:
     return any(key.startswith(f"{head}.") for head in heads)
 
 
-def _follow_grid(module: nn.Module, state: dict[str, Tensor]) -> None:
+def _follow_grid(module: VisionTransformer, state: dict[str, Tensor]) -> None:
     """Give the model the patch grid of the file, so that its position embedding fits as it is."""
     position = state.get("pos_embed")
-    own = getattr(module, "pos_embed", None)
-    if position is None or own is None or position.ndim != 3 or position.shape[1] == own.shape[1]:
+    tokens, _ = token_shape(module)
+    if position is None or position.ndim != 3 or position.shape[1] == tokens:
         return
-    grid = module.patch_embed.grid_size  # pyright: ignore[reportAttributeAccessIssue]
-    prefix = own.shape[1] - grid[0] * grid[1]
+    prefix = tokens - math.prod(module.patch_embed.grid_size)
     side = math.isqrt(max(position.shape[1] - prefix, 0))
     if side > 0 and side**2 == position.shape[1] - prefix:
-        patch = module.patch_embed.patch_size[0]  # pyright: ignore[reportAttributeAccessIssue]
-        module.set_input_size(img_size=(side * patch, side * patch))  # pyright: ignore[reportCallIssue]
+        patch = _patch_side(module)
+        module.set_input_size(img_size=(side * patch, side * patch))
 
 
-def _input_side(module: nn.Module, image_size: int | str, name: str) -> int:
-    patch: int = module.patch_embed.patch_size[0]  # pyright: ignore[reportAttributeAccessIssue]
+def _patch_side(module: VisionTransformer) -> int:
+    return int(module.patch_embed.patch_size[0])
+
+
+def _pretrained_side(module: VisionTransformer) -> int:
+    _, _, side = cast("tuple[int, int, int]", pretrained_config(module)["input_size"])
+    return side
+
+
+def _input_side(module: VisionTransformer, image_size: int | str, name: str) -> int:
+    patch = _patch_side(module)
     if isinstance(image_size, str):
-        pretrained: int = module.pretrained_cfg["input_size"][-1]  # pyright: ignore[reportAttributeAccessIssue]
+        pretrained = _pretrained_side(module)
         return _AUTO_SIZE.get(pretrained, pretrained)
     if image_size % patch or image_size < patch:
         below = max(image_size // patch, 1) * patch
@@ -129,9 +140,9 @@ def _input_side(module: nn.Module, image_size: int | str, name: str) -> int:
     return image_size
 
 
-def _preprocess(module: nn.Module, side: int) -> Preprocess:
+def _preprocess(module: VisionTransformer, side: int) -> Preprocess:
     """The evaluation transform that the weights were made with, at this input size."""
-    config: dict[str, object] = module.pretrained_cfg  # pyright: ignore[reportAssignmentType]
+    config = pretrained_config(module)
     crop_share = float(str(config["crop_pct"]))
     mean, std = config["mean"], config["std"]
     return Preprocess(

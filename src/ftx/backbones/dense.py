@@ -71,9 +71,7 @@ def load_dense(folder: Path) -> nn.Module:
     document = json.loads(path.read_bytes())
     # Built by name with the weights loaded strictly here: "local-dir:" without pretrained=True would
     # give random weights without a word.
-    module = timm.create_model(
-        document["architecture"], num_classes=document["num_classes"], **document["model_args"]
-    )
+    module = timm.create_model(document["architecture"], num_classes=document["num_classes"], **document["model_args"])
     try:
         module.load_state_dict(load_file(folder / WEIGHTS), strict=True)
     except RuntimeError as error:

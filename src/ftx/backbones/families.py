@@ -39,9 +39,9 @@ def sites(module: nn.Module) -> list[Site]:
 
     Raises: ModelError if the family is not in the table.
     """
-    require_known_family(module)
+    vit = as_vit(module)
     found: list[Site] = []
-    for name, layer in module.named_modules():
+    for name, layer in vit.named_modules():
         match = _BLOCK.fullmatch(name)
         if match is None or match["leaf"] not in _LEAVES or not isinstance(layer, nn.Linear):
             continue
@@ -49,29 +49,42 @@ def sites(module: nn.Module) -> list[Site]:
         share, rest = divmod(layer.out_features, len(targets))
         if rest:
             raise AdapterError("a fused layer does not divide into its targets", where=name, found=f"{targets}")
-        rows = {target: slice(share * i, share * (i + 1)) for i, target in enumerate(targets)}
+        rows: dict[Target, slice] = {target: slice(share * i, share * (i + 1)) for i, target in enumerate(targets)}
         found.append(Site(name=name, block=int(match["block"]), rows=rows))
     return found
 
 
 def depth(module: nn.Module) -> int:
     """How many transformer blocks there are, adapted or not."""
-    require_known_family(module)
-    return len(list(module.get_submodule("blocks").children()))
+    return len(list(as_vit(module).get_submodule("blocks").children()))
 
 
 def head_names(module: nn.Module) -> tuple[str, ...]:
     """The classifier's module names; a distilled model has two."""
-    config: dict[str, object] = getattr(module, "pretrained_cfg", {})
-    classifier = config.get("classifier", "head")
+    classifier = pretrained_config(module).get("classifier", "head")
     return (classifier,) if isinstance(classifier, str) else tuple(str(name) for name in classifier)  # pyright: ignore[reportGeneralTypeIssues, reportUnknownVariableType, reportUnknownArgumentType]
 
 
-def require_known_family(module: nn.Module) -> None:
-    """Raise ModelError where the table has no row for this kind of model."""
+def as_vit(module: nn.Module) -> VisionTransformer:
+    """The module as one of a family in the table.
+
+    Raises: ModelError where the table has no row for this kind of model.
+    """
     if not isinstance(module, VisionTransformer):
         raise ModelError(
             "this architecture is not one that ftx adapts",
             found=type(module).__name__,
             mend="choose a vit, deit or dinov2 model of timm, such as dinov2-small",
         )
+    return module
+
+
+def token_shape(module: nn.Module) -> tuple[int, int]:
+    """How many tokens the position embedding knows, and their width."""
+    tokens, width = as_vit(module).get_parameter("pos_embed").shape[1:]
+    return tokens, width
+
+
+def pretrained_config(module: nn.Module) -> dict[str, object]:
+    """What timm knows of the weights: input size, normalisation, classifier."""
+    return getattr(module, "pretrained_cfg", {})

@@ -7,34 +7,41 @@ from collections.abc import Iterator
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
-from ftx.backbones.families import depth
+from ftx.backbones.families import as_vit, depth, token_shape
 
 
 def trunk(module: nn.Module, images_N3HW: Tensor, blocks: int) -> Tensor:
     """Embedding and the first ``blocks`` blocks. Shape: [N, tokens, width]."""
-    assert isinstance(module, VisionTransformer)
-    tokens = module.norm_pre(module.patch_drop(module._pos_embed(module.patch_embed(images_N3HW))))  # pyright: ignore[reportPrivateUsage]
-    for block in _blocks(module)[:blocks]:
+    vit = as_vit(module)
+    tokens = vit.norm_pre(vit.patch_drop(vit._pos_embed(vit.patch_embed(images_N3HW))))  # pyright: ignore[reportPrivateUsage]
+    for block in _blocks(vit)[:blocks]:
         tokens = block(tokens)
     return tokens
 
 
 def crown(module: nn.Module, tokens_NTD: Tensor, blocks: int) -> Tensor:
     """What comes after the first ``blocks`` blocks: ``crown(trunk(x)) == module(x)``. Shape: [N, C]."""
-    assert isinstance(module, VisionTransformer)
-    for block in _blocks(module)[blocks:]:
+    vit = as_vit(module)
+    for block in _blocks(vit)[blocks:]:
         tokens_NTD = block(tokens_NTD)
-    return module.forward_head(module.norm(tokens_NTD))
+    return vit.forward_head(vit.norm(tokens_NTD))
+
+
+def pooled(module: nn.Module, tokens_NTD: Tensor) -> Tensor:
+    """What the head reads after the last block. Shape: [N, width]."""
+    vit = as_vit(module)
+    return vit.forward_head(vit.norm(tokens_NTD), pre_logits=True)
 
 
 def frozen_lead(module: nn.Module) -> int:
     """How many leading blocks train nothing, the embedding before them included."""
     blocks = depth(module)
-    assert isinstance(module, VisionTransformer)
     for name, parameter in module.named_parameters():
-        if parameter.requires_grad and name.startswith(("patch_embed", "pos_embed", "cls_token", "reg_token", "norm_pre")):
+        if parameter.requires_grad and name.startswith(
+            ("patch_embed", "pos_embed", "cls_token", "reg_token", "norm_pre")
+        ):
             return 0
-    for index, block in enumerate(_blocks(module)):
+    for index, block in enumerate(_blocks(as_vit(module))):
         if any(parameter.requires_grad for parameter in block.parameters()):
             return index
     return blocks
@@ -48,12 +55,12 @@ def choose_attention(module: nn.Module, *, batch_size: int, memory_bytes: int) -
     Returns: whether plain products were chosen.
     """
     layers = [layer for layer in module.modules() if hasattr(layer, "fused_attn")]
-    tokens: int = module.pos_embed.shape[1]  # pyright: ignore[reportAttributeAccessIssue]
+    tokens, _ = token_shape(module)
     # Kept for the backward: the scores and their softmax, in f32 at most, of every layer.
-    needed_bytes = sum(2 * 4 * batch_size * int(layer.num_heads) * tokens**2 for layer in layers)  # pyright: ignore[reportArgumentType]
+    needed_bytes = sum(2 * 4 * batch_size * int(str(getattr(layer, "num_heads", 0))) * tokens**2 for layer in layers)
     plain = needed_bytes <= memory_bytes
     for layer in layers:
-        layer.fused_attn = not plain  # pyright: ignore[reportAttributeAccessIssue]
+        setattr(layer, "fused_attn", not plain)  # noqa: B010 - nn.Module types its attributes as tensors
     return plain
 
 

@@ -11,8 +11,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from ftx.backbones.families import depth, head_names
-from ftx.backbones.stages import crown, trunk
+from ftx.backbones.families import depth, head_names, token_shape
+from ftx.backbones.stages import crown, pooled, trunk
 from ftx.data.augment import Augment
 from ftx.data.loader import TrainingImages, iter_pixels
 from ftx.data.preprocess import Preprocess, normalise
@@ -94,7 +94,7 @@ class FeatureFeed:
             for pixels_BHWC in iter_pixels(paths, pre, EVAL_BATCH):
                 tokens = trunk(module, torch.from_numpy(normalise(pixels_BHWC, pre)).to(device), blocks)
                 if self.pooled:
-                    tokens = module.forward_head(module.norm(tokens), pre_logits=True)  # pyright: ignore[reportCallIssue]
+                    tokens = pooled(module, tokens)
                 kept.append(tokens.cpu())
                 task.advance(len(pixels_BHWC))
         with torch.no_grad():  # tensors of inference mode cannot be saved for a backward; a copy can
@@ -122,5 +122,5 @@ def pools_features(module: nn.Module, blocks: int) -> bool:
 
 def feature_bytes(module: nn.Module, blocks: int, images: int) -> int:
     """Memory that a FeatureFeed of so many images takes."""
-    tokens, width = module.pos_embed.shape[1:]  # pyright: ignore[reportAttributeAccessIssue, reportUnknownVariableType]
-    return 4 * images * int(width) * (1 if pools_features(module, blocks) else int(tokens) + 8)  # 8: register tokens
+    tokens, width = token_shape(module)
+    return 4 * images * width * (1 if pools_features(module, blocks) else tokens)

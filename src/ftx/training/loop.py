@@ -91,14 +91,21 @@ def fit(
                         bar.advance(len(batch), loss=f"{total / seen:.3f}", **shown)
             if not np.isfinite(total):
                 raise InputError(
-                    "the loss is no longer finite", where=f"epoch {number}", found=str(total),
+                    "the loss is no longer finite",
+                    where=f"epoch {number}",
+                    found=str(total),
                     mend=f"a smaller learning rate: --lr {lr / 10:g}",
                 )
             seconds = time.perf_counter() - started
             val_loss, accuracy = measure(module, task, held_out, bf16=bf16)
             epoch = Epoch(
-                epoch=number, loss=total / seen, val_loss=val_loss, accuracy=accuracy, lr=lr,
-                images_per_s=seen / seconds, seconds=seconds,
+                epoch=number,
+                loss=total / seen,
+                val_loss=val_loss,
+                accuracy=accuracy,
+                lr=lr,
+                images_per_s=seen / seconds,
+                seconds=seconds,
             )
             epochs.append(epoch)
             log(json.dumps(asdict(epoch)))

@@ -6,9 +6,8 @@ import time
 from pathlib import Path
 
 import numpy as np
-import torch
 
-from ftx.backbones.families import depth
+from ftx.backbones.families import depth, token_shape
 from ftx.backbones.stages import choose_attention, frozen_lead
 from ftx.data.dataset import SPLITS, Dataset, Split
 from ftx.data.folder import class_counts, read_folder
@@ -127,9 +126,7 @@ def _feed(
     paths = [dataset.root / entry.path for entry in entries]
     targets_NC = TASKS[recipe.task].targets(dataset.labels, [entry.labels for entry in entries])
     if lead:
-        return FeatureFeed(
-            prepared.backbone.module, lead, paths, targets_NC, pre, device=device(), progress=progress
-        )
+        return FeatureFeed(prepared.backbone.module, lead, paths, targets_NC, pre, device=device(), progress=progress)
     augment = recipe.train.augment if side == "train" else "none"
     return ImageFeed(paths, targets_NC, pre, augment=augment, device=device(), progress=progress)
 
@@ -166,11 +163,11 @@ def _images(dataset: Dataset) -> dict[str, int]:
 def _memory_mb(prepared: Prepared, recipe: Recipe) -> int:
     """A rough estimate: weights, gradients and AdamW's two moments, and what each block keeps for its backward."""
     module = prepared.backbone.module
-    tokens, width = module.pos_embed.shape[1:]  # pyright: ignore[reportAttributeAccessIssue, reportUnknownVariableType]
+    tokens, width = token_shape(module)
     weights = 4 * sum(parameter.numel() for parameter in module.parameters())
     states = 12 * prepared.trainable
     live = depth(module) - frozen_lead(module)
     # About 16 activations of the token width a block: norms, qkv, proj, and the four times wider MLP twice.
-    kept = live * recipe.train.batch_size * int(tokens) * int(width) * 16 * (2 if recipe.train.precision == "bf16" else 4)
+    kept = live * recipe.train.batch_size * tokens * width * 16 * (2 if recipe.train.precision == "bf16" else 4)
     torch_itself = 300_000_000
     return round((weights + states + kept + torch_itself) / 1e6)
