@@ -13,7 +13,8 @@ from ftx import quantizing
 from ftx.exporting.openvino import name_canonically
 from ftx.quantizing import Quantized, int8_share, quantize_body
 
-IMAGES = 12
+# More than the search takes, so that the final pass is another one.
+IMAGES = quantizing.SEARCH_IMAGES + 8
 
 
 def body() -> ov.Model:
@@ -87,7 +88,7 @@ def test_it_answers_near_to_f32(quantized: Quantized) -> None:
     batch = np.concatenate(images(3))
     exact = core.compile_model(body(), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})(batch)[0]
     found = core.compile_model(quantized.model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})(batch)[0]
-    # The median image: with so few to calibrate with, one in ten lies outside the range and is cut off.
+    # The median image: with so few to calibrate with, some lie outside the range and are cut off.
     error = np.median(np.abs(found - exact).mean(axis=1))
     # 8 bits over a range of about 8 standard deviations are off by 1 % of one; two layers. Not 0, or it is f32 still.
     assert 0 < error < 0.05 * exact.std()
@@ -95,8 +96,22 @@ def test_it_answers_near_to_f32(quantized: Quantized) -> None:
 
 def test_progress_counts_every_image_of_every_pass(listener: Counting, quantized: Quantized) -> None:
     assert listener.steps == listener.total
-    # The alphas in turn, then the final pass.
+    # The alphas in turn, then the final pass with all images.
     assert len(listener.descriptions) == len(quantizing.ALPHAS) + 1
+    # SmoothQuant takes a pass of its own: 1 + 2 + 2 + 2 in the search, 1 or 2 at the end.
+    final = 1 if quantized.alpha < 0 else 2
+    assert listener.total == 7 * quantizing.SEARCH_IMAGES + final * IMAGES
+
+
+def test_images_that_the_search_has_used_up_are_not_gone_through_again() -> None:
+    listener = Counting()
+    few = images(1)[: quantizing.SEARCH_IMAGES]
+    made = quantize_body(body(), few, images(2), progress=listener)
+    assert len(listener.descriptions) == len(quantizing.ALPHAS)
+    again = quantize_body(body(), few, images(2), alphas=(made.alpha,))
+    batch = np.concatenate(images(3))
+    answers = [ov.Core().compile_model(model, "CPU")(batch)[0] for model in (made.model, again.model)]
+    np.testing.assert_array_equal(*answers)
 
 
 def test_one_alpha_is_not_searched_for() -> None:

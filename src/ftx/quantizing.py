@@ -69,19 +69,27 @@ def quantize_body(
     """Quantize a body, its activations' ranges taken from training images; the head stays f32.
 
     Each alpha is tried with the first few calibration images, the one whose logits are nearest to the
-    f32 body's on ``held_out`` is taken, and the body quantized with it and all calibration images.
+    f32 body's on ``held_out`` is taken, and the body quantized with it and all calibration images
+    (there may be no more than those few).
     Shape: each item is a batch of normalised images, f32 [N, 3, H, W].
     """
-    best, mean_abs = alphas[0], dict[float, float]()
-    if len(alphas) > 1:
-        few = list(islice(calibration, SEARCH_IMAGES))
-        exact_NC = _logits(body, held_out)
-        for alpha in alphas:
-            tried = _quantize(body, few, alpha, f"INT8: trying SmoothQuant {alpha:g}", progress)
-            mean_abs[alpha] = float(np.abs(_logits(tried, held_out) - exact_NC).mean())
-        best = min(mean_abs, key=mean_abs.__getitem__)
-    model = _quantize(body, calibration, best, f"INT8: calibrating, SmoothQuant {best:g}", progress)
-    return Quantized(model=model, alpha=best, mean_abs=mean_abs)
+    if len(alphas) == 1:
+        return Quantized(_quantize(body, calibration, alphas[0], "INT8: calibrating", progress), alphas[0], {})
+    few = list(islice(calibration, SEARCH_IMAGES))
+    exact_NC = _logits(body, held_out)
+    mean_abs: dict[float, float] = {}
+    nearest: ov.Model | None = None
+    best = alphas[0]
+    for alpha in alphas:
+        tried = _quantize(body, few, alpha, f"INT8: trying SmoothQuant {alpha:g}", progress)
+        mean_abs[alpha] = float(np.abs(_logits(tried, held_out) - exact_NC).mean())
+        if nearest is None or mean_abs[alpha] < mean_abs[best]:
+            best, nearest = alpha, tried
+    if nearest is None:
+        raise ValueError("no alpha to try")
+    if len(few) < len(calibration):
+        nearest = _quantize(body, calibration, best, f"INT8: calibrating, SmoothQuant {best:g}", progress)
+    return Quantized(nearest, best, mean_abs)
 
 
 def int8_share(compiled: ov.CompiledModel) -> float:

@@ -15,7 +15,7 @@ from ftx.errors import DataError, nearest
 # Endings of the formats that Pillow reads from its own wheel and that photographs and scans come in.
 IMAGE_ENDINGS = frozenset(
     {".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".dib", ".gif", ".tif", ".tiff"}
-    | {".ppm", ".pgm", ".pbm", ".pnm", ".jp2", ".j2k", ".avif", ".tga"}
+    | {".ppm", ".pgm", ".pbm", ".pnm", ".jp2", ".j2k", ".avif"}
 )
 
 # What operating systems and file servers leave in folders; not worth a word. Hidden files join them.

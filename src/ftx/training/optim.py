@@ -11,7 +11,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from ftx.recipe import TrainRecipe
 from ftx.run import Method
 
-# Peak learning rates that "auto" means, chosen on validation images of Fashion-MNIST with the embedded model.
+# Peak learning rates that "auto" means: see docs/decisions/0004-learning-rate-auto.md.
 AUTO_LR: dict[Method, float] = {"lora": 5e-4, "dora": 5e-4, "linear": 5e-3, "full": 5e-5}
 
 

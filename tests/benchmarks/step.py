@@ -1,0 +1,136 @@
+"""Time a whole training step (forward, loss, backward, AdamW) of ftx against the peft library, in turn, in one process.
+
+The same timm model, targets, rank, batch and optimizer on both sides; the steps are taken A B C D, A B C D, ..., so
+that a machine whose speed drifts drifts for all. peft is timed with timm's fused attention and with plain products,
+and the faster of the two is quoted.
+
+    python tests/benchmarks/step.py --rounds 7
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import statistics
+import time
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+
+import peft
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+
+from ftx.adapters.attach import attach
+from ftx.adapters.spec import AdapterSpec, Kind
+from ftx.backbones.build import build
+from ftx.backbones.stages import choose_attention
+from ftx.recipe import TARGETS
+
+RANK = 8
+LAYERS = r"blocks\.\d+\.(attn\.qkv|attn\.proj|mlp\.fc1|mlp\.fc2)"
+
+
+def backbone(size: int) -> nn.Module:
+    return build("dinov2-small", weights="auto", num_classes=10, image_size=size, seed=0).module
+
+
+def ours(kind: Kind, size: int, batch: int) -> nn.Module:
+    module = backbone(size)
+    spec = AdapterSpec(kind, dict.fromkeys(TARGETS, RANK), dict.fromkeys(TARGETS, 2.0 * RANK))
+    attach(module, spec, generator=torch.Generator().manual_seed(0))
+    choose_attention(module, batch_size=batch, memory_bytes=4 * 10**9)
+    return module.train()
+
+
+def theirs(kind: Kind, size: int, batch: int, *, plain_attention: bool) -> nn.Module:
+    module = backbone(size)
+    if plain_attention:
+        choose_attention(module, batch_size=batch, memory_bytes=4 * 10**9)
+    config = peft.LoraConfig(
+        r=RANK, lora_alpha=2 * RANK, target_modules=LAYERS, use_dora=kind == "dora", modules_to_save=["head"]
+    )
+    return peft.get_peft_model(module, config).train()
+
+
+def full(size: int, batch: int) -> nn.Module:
+    module = backbone(size).requires_grad_(True)
+    choose_attention(module, batch_size=batch, memory_bytes=4 * 10**9)
+    return module.train()
+
+
+def stepper(module: nn.Module, images: Tensor, labels: Tensor, *, bf16: bool) -> Callable[[], float]:
+    """A function that takes one step and returns its seconds."""
+    adamw = torch.optim.AdamW([p for p in module.parameters() if p.requires_grad], lr=1e-4)
+
+    def step() -> float:
+        started = time.perf_counter()
+        adamw.zero_grad(set_to_none=True)
+        with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+            logits = module(images)
+        cross_entropy(logits.float(), labels).backward()
+        adamw.step()
+        return time.perf_counter() - started
+
+    return step
+
+
+def measure(size: int, batch: int, rounds: int, *, bf16: bool) -> dict[str, float]:
+    """Median seconds of a step, by name."""
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randn(batch, 3, size, size, generator=generator)
+    labels = torch.randint(0, 10, (batch,), generator=generator)
+    modules = {"full": full(size, batch)}
+    for kind in ("lora", "dora"):
+        modules[f"ftx {kind}"] = ours(kind, size, batch)
+        modules[f"peft {kind}, fused attention"] = theirs(kind, size, batch, plain_attention=False)
+        modules[f"peft {kind}, plain attention"] = theirs(kind, size, batch, plain_attention=True)
+    steps = {name: stepper(module, images, labels, bf16=bf16) for name, module in modules.items()}
+    seconds: dict[str, list[float]] = {name: [] for name in steps}
+    for number in range(rounds + 1):
+        for name, step in steps.items():
+            taken = step()
+            if number:  # the first round warms up
+                seconds[name].append(taken)
+    return {name: statistics.median(taken) for name, taken in seconds.items()}
+
+
+def features() -> str:
+    """The machine, by what matters here."""
+    cpuinfo = Path("/proc/cpuinfo")
+    flags = set(cpuinfo.read_text().split()) if cpuinfo.is_file() else set()
+    known = [flag for flag in ("avx2", "avx512f", "avx512_bf16", "amx_bf16") if flag in flags]
+    return f"{platform.machine()}, {torch.get_num_threads()} threads, {' '.join(known)}"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--size", type=int, default=224)
+    parser.add_argument("--batch", type=int, default=16)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--json", action="store_true")
+    given = parser.parse_args()
+    warnings.simplefilter("ignore")
+    answer: dict[str, object] = {"machine": features(), "size": given.size, "batch": given.batch}
+    for precision in ("f32", "bf16"):
+        medians = measure(given.size, given.batch, given.rounds, bf16=precision == "bf16")
+        for kind in ("lora", "dora"):
+            best = min(value for name, value in medians.items() if name.startswith(f"peft {kind}"))
+            medians[f"{kind}: peft's best / ftx"] = best / medians[f"ftx {kind}"]
+            medians[f"{kind}: full / ftx"] = medians["full"] / medians[f"ftx {kind}"]
+        answer[precision] = {name: round(value, 3) for name, value in medians.items()}
+    if given.json:
+        print(json.dumps(answer))
+        return
+    print(answer["machine"], f"ViT-S/14, {given.size} px, batch {given.batch}: medians, seconds a step", sep="\n")
+    for precision in ("f32", "bf16"):
+        table = answer[precision]
+        assert isinstance(table, dict)
+        for name, value in table.items():
+            print(f"  {precision:5} {name:28} {value:8.3f}")
+
+
+if __name__ == "__main__":
+    main()
