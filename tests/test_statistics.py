@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import binomtest
 
-from ftx.statistics import paired_drop_allowance, wilson_interval
+from ftx.statistics import drop_p_value, wilson_interval
 
 
 @given(st.integers(1, 5000).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n))))
@@ -19,16 +19,30 @@ def test_the_interval_is_scipys(counts: tuple[int, int]) -> None:
 
 def test_no_trial_says_nothing() -> None:
     assert wilson_interval(0, 0) == (0.0, 1.0)
-    assert paired_drop_allowance(0, 0, 0) == 1.0
+    assert drop_p_value(0, 0, 0) == 1.0
 
 
-def test_the_allowance_covers_what_sampling_does() -> None:
-    # A true drop of 4 points: 6 % of all images turn wrong and 2 % turn right. One-sided 95 %: the drop
-    # measured on 500 images lies above the true one by more than the allowance in about 5 % of the draws.
+@given(st.integers(0, 200), st.integers(0, 200), st.integers(0, 50))
+def test_the_p_value_is_scipys_binomial_test(lost: int, gained: int, allowed: int) -> None:
+    counted = max(0, lost - allowed)
+    if counted + gained == 0:
+        expected = 1.0
+    else:
+        expected = binomtest(counted, counted + gained, 0.5, alternative="greater").pvalue
+    # Whole numbers divided once here, a continued fraction there.
+    assert drop_p_value(lost, gained, allowed) == pytest.approx(expected, rel=1e-9)
+
+
+def test_a_drop_as_large_as_allowed_is_rarely_called_more() -> None:
+    # 3.0 % of all images turn wrong and 2.5 % right: the drop is the allowed half point.
     generator = np.random.default_rng(0)
-    draws = generator.multinomial(500, [0.06, 0.02, 0.92], size=4000)
-    beyond = [
-        (lost - gained) / 500 > 0.04 + paired_drop_allowance(int(lost), int(gained), 500) for lost, gained, _ in draws
-    ]
-    # 4,000 draws of a share of 0.05 lie within 0.011 with three sigma; the normal approximation adds as much.
-    assert np.mean(beyond) == pytest.approx(0.05, abs=0.02)
+    draws = generator.multinomial(500, [0.03, 0.025, 0.945], size=4000)
+    called = np.mean([drop_p_value(int(lost), int(gained), 3) < 0.01 for lost, gained, _ in draws])
+    # The exact test stays below its level; 4,000 draws of a share of 0.01 lie within 0.005 with three sigma.
+    assert called < 0.015
+
+
+def test_a_drop_of_five_points_is_seen() -> None:
+    generator = np.random.default_rng(0)
+    draws = generator.multinomial(500, [0.07, 0.02, 0.91], size=1000)
+    assert np.mean([drop_p_value(int(lost), int(gained), 3) < 0.01 for lost, gained, _ in draws]) > 0.8

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import math
 
-# The two-sided 95 % quantile of the normal distribution, and the one-sided one.
+# The two-sided 95 % quantile of the normal distribution.
 Z_TWO_SIDED = 1.959964
-Z_ONE_SIDED = 1.644854
 
 
 def wilson_interval(hits: int, trials: int) -> tuple[float, float]:
@@ -27,14 +26,14 @@ def wilson_interval(hits: int, trials: int) -> tuple[float, float]:
     return low, high
 
 
-def paired_drop_allowance(lost: int, gained: int, trials: int) -> float:
-    """How far a drop in accuracy may lie above the true one by the choice of the images (one-sided 95 %).
+def drop_p_value(lost: int, gained: int, allowed: int) -> float:
+    """How likely so many images turn wrong by chance where ``allowed`` of them may: McNemar's exact test, one-sided.
 
-    Both models see the same images, so only those count on which one is right and the other wrong:
-    ``lost`` that turned wrong and ``gained`` that turned right.
-    Source: Agresti, Categorical Data Analysis, section 11.1.1: the variance of a difference of paired shares.
+    Both models see the same images, so only those count on which one is right and the other wrong: ``lost``
+    turned wrong and ``gained`` turned right. Beyond the allowed ones either is as likely as the other.
+    Source: Agresti, Categorical Data Analysis, section 11.1.1.
     """
-    if trials == 0:
-        return 1.0
-    variance = (lost + gained) / trials - ((lost - gained) / trials) ** 2
-    return Z_ONE_SIDED * math.sqrt(max(0.0, variance) / trials)
+    counted = max(0, lost - allowed)
+    trials = counted + gained
+    tail = sum(math.comb(trials, hits) for hits in range(counted, trials + 1))
+    return tail / 2**trials

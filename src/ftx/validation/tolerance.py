@@ -24,7 +24,8 @@ class Bound:
     ``max_share`` bounds the largest difference of a logit in units of max(1, max|logit|); ``max_abs``
     bounds it in logits, and replaces ``max_share`` where it is set. ``cosine`` and ``agreement`` are
     least values, ``accuracy_drop`` a greatest one in shares. Agreement and drop are measured on few
-    images: each fails only where 95 % confidence says that it lies beyond, not the luck of the draw.
+    images: each fails only where statistics say that it lies beyond, and not the luck of the draw (Wilson's
+    interval; McNemar's exact test).
     """
 
     max_share: float | None
