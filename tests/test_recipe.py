@@ -19,7 +19,7 @@ seed: 0
 data:    {path: data, image_size: auto, val_fraction: 0.2}
 model:   {name: dinov2-small, weights: auto, peft: dora, freeze_backbone: false}
 adapter: {rank: 8, alpha: 16, targets: [q, k, v, proj, fc1, fc2], blocks: all, dropout: 0.0, rslora: false}
-train:   {epochs: 10, batch_size: 16, lr: 5e-4, weight_decay: 0.05, precision: auto}
+train:   {epochs: 10, batch_size: 16, lr: auto, weight_decay: 0.05, precision: auto}
 """
 
 
@@ -119,7 +119,7 @@ def test_every_error_is_reported_at_once_with_the_nearest_key() -> None:
             "adapter.targets: must be one of q, k, v, proj, fc1, fc2; found 'qvk', did you mean 'q, v, k'?",
             "adapter.lora_alpha: unknown key, did you mean 'alpha'?",
             "train.lrate: unknown key, did you mean 'lr'?",
-            "train.lr: must be a number; found 'fast'",
+            "train.lr: must be 'auto' or a number above 0; found 'fast'",
             "train.precision: must be one of auto, f32, bf16; found 'fp32', did you mean 'f32'?",
             "data.val_fraction: must be less than or equal to 0.5; found 0.6",
             "data.image_size: must be 'auto' or a whole number of 1 or more; found 'big'",
@@ -135,11 +135,11 @@ def test_a_learning_rate_is_a_number_however_it_is_written(written: str) -> None
 @pytest.mark.parametrize(
     ("text", "start"),
     [
-        ("train: {lr: 0}", "train.lr: must be greater than 0"),
-        ("train: {lr: .inf}", "train.lr: must be a finite number"),
-        ("train: {lr: .nan}", "train.lr: must be a finite number"),
-        ("train: {lr: true}", "train.lr: must be a number; found true"),
-        ("train: {lr: }", "train.lr: must be a number; found nothing"),
+        ("train: {lr: 0}", "train.lr: must be 'auto' or a number above 0"),
+        ("train: {lr: .inf}", "train.lr: must be 'auto' or a number above 0"),
+        ("train: {lr: .nan}", "train.lr: must be 'auto' or a number above 0"),
+        ("train: {lr: true}", "train.lr: must be 'auto' or a number above 0; found true"),
+        ("train: {lr: }", "train.lr: must be 'auto' or a number above 0; found nothing"),
         ("train: {epochs: 1.5}", "train.epochs: must be a whole number; found 1.5"),
         ("train: {batch_size: 0}", "train.batch_size: must be greater than or equal to 1"),
         ("adapter: {rank: yes}", "adapter.rank: must be a whole number; found 'yes'"),

@@ -25,10 +25,8 @@ def test_no_trial_says_nothing() -> None:
 @given(st.integers(0, 200), st.integers(0, 200), st.integers(0, 50))
 def test_the_p_value_is_scipys_binomial_test(lost: int, gained: int, allowed: int) -> None:
     counted = max(0, lost - allowed)
-    if counted + gained == 0:
-        expected = 1.0
-    else:
-        expected = binomtest(counted, counted + gained, 0.5, alternative="greater").pvalue
+    trials = counted + gained
+    expected = binomtest(counted, trials, 0.5, alternative="greater").pvalue if trials else 1.0
     # Whole numbers divided once here, a continued fraction there.
     assert drop_p_value(lost, gained, allowed) == pytest.approx(expected, rel=1e-9)
 

@@ -99,7 +99,7 @@ def _auto_or_rate(value: object) -> object:
     if value == "auto":
         return value
     if not (math.isfinite(rate) and rate > 0):
-        raise PydanticCustomError("ftx", "must be auto or a number above 0")
+        raise PydanticCustomError("ftx", "must be 'auto' or a number above 0")
     return rate
 
 

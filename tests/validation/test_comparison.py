@@ -79,6 +79,17 @@ def test_other_labels_on_a_tenth_of_the_images_pass_no_bound(name: str) -> None:
     assert any("accuracy drops by" in fault for fault in faults)
 
 
+def test_four_of_128_images_lost_are_the_luck_of_the_draw_and_nine_are_not() -> None:
+    known = reference(count=128)
+    right = np.flatnonzero(known.logits.argmax(1) == known.targets.argmax(1))
+    # Half a point of 128 is one image: three more with none gained have p = 1/8, eight more p = 1/256.
+    for lost, passes in ((4, True), (9, False)):
+        answers = known.logits.copy()
+        answers[right[:lost]] = np.roll(answers[right[:lost]], 1, axis=1)
+        half_a_point = Bound(None, None, None, accuracy_drop=0.005, reason="half a point")
+        assert row_of(answers, half_a_point, known)[0].ok is passes
+
+
 def test_one_image_of_few_is_the_luck_of_the_draw() -> None:
     known = reference(count=64)
     answers = known.logits.copy()

@@ -19,9 +19,9 @@ from ftx.validation.report import ParityRow, RowBound
 from ftx.validation.tolerance import Bound, View
 
 WORST_NAMED = 5
-# A drop fails where chance alone would show it in fewer than one of a thousand rows: a validation has a dozen, and
-# 4 of 128 images lost by an int8 model whose drop was 0.6 points on 500 once failed a test at 5 %.
-CHANCE = 1e-3
+# A drop fails where chance would show it in fewer than one of a hundred rows, as a validation has a dozen. (At 5 %, by
+# the normal approximation, 4 of 128 images failed an int8 model that lost 0.6 points on 500.)
+CHANCE = 0.01
 
 
 @dataclass(frozen=True)
@@ -183,7 +183,7 @@ def _label_faults(
         chance = drop_p_value(lost, gained, math.ceil(held.accuracy_drop * count))
         if (lost - gained) / count > held.accuracy_drop and chance < CHANCE:
             faults.append(
-                f"accuracy drops by {100 * (lost - gained) / count:.2f} points ({lost} of {count} images lost, {gained} "
-                f"gained; by chance with p = {chance:.1g}), the bound is {100 * held.accuracy_drop:.2f}"
+                f"accuracy drops by {100 * (lost - gained) / count:.2f} points ({lost} of {count} images lost, "
+                f"{gained} gained; by chance with p = {chance:.1g}), the bound is {100 * held.accuracy_drop:.2f}"
             )
     return faults
