@@ -10,6 +10,9 @@ from collections.abc import Iterable
 from difflib import get_close_matches
 from pathlib import Path
 
+# 128 + SIGINT: the exit status of what the user stopped.
+INTERRUPTED = 130
+
 
 class FtxError(Exception):
     """Base of every error that ftx raises on purpose."""

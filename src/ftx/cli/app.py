@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn, cast
 import typer
 from typer.core import TyperGroup
 
-from ftx.errors import InputError
+from ftx.errors import INTERRUPTED, InputError
 from ftx.version import __version__
 
 if TYPE_CHECKING:
@@ -31,7 +31,6 @@ VERBS = {
 
 # 128 + SIGPIPE, as the shell reports a program whose reader went away (`ftx predict ... | head`).
 BROKEN_PIPE = 141
-INTERRUPTED = 130
 
 
 class VerbGroup(TyperGroup):

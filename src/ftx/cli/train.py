@@ -9,6 +9,7 @@ import typer
 
 from ftx.cli import console
 from ftx.cli.options import JsonFlag
+from ftx.errors import INTERRUPTED
 from ftx.recipe import TARGETS, Recipe
 
 _DEFAULTS = Recipe()
@@ -104,7 +105,7 @@ def command(
         bool, typer.Option("--dry-run", help="Say what was understood (data, layers, memory) and train nothing.")
     ] = False,
     json: JsonFlag = False,
-) -> None:
+) -> int:
     """Train an adapter, a head or the whole model on a folder of images.
 
     A folder with train/, val/ and perhaps test/ is taken as it is; one tree of class folders is split by
@@ -135,20 +136,22 @@ def command(
     recipe = Recipe.build(config, set_ or (), flags)
     if dry_run:
         _dry_run(recipe, json)
-    else:
-        _train(recipe, out, json)
+        return 0
+    return _train(recipe, out, json)
 
 
-def _train(recipe: Recipe, out: Path | None, json: bool) -> None:
+def _train(recipe: Recipe, out: Path | None, json: bool) -> int:
     from ftx.training import train
 
     report = train(recipe, out=out, progress=console.TerminalProgress())
     if json:
         console.print_json(report)
-        return
-    console.print_report(report)
-    console.print_facts([("run", str(report.run))], "strong")
-    console.print_note("next: ftx merge", "dim")
+    else:
+        console.print_report(report)
+        console.print_facts([("run", str(report.run))], "strong")
+        console.print_note("next: ftx merge", "dim")
+    # A whole run was written, yet fewer epochs than were asked for: a script must be able to tell.
+    return INTERRUPTED if report.interrupted else 0
 
 
 def _dry_run(recipe: Recipe, json: bool) -> None:
