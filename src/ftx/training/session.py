@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -94,7 +95,7 @@ def dry_run(recipe: Recipe, *, progress: Progress = SILENT) -> DryRunReport:
     )
 
 
-def _fit(prepared: Prepared, dataset: Dataset, recipe: Recipe, progress: Progress, log: object) -> Fit:
+def _fit(prepared: Prepared, dataset: Dataset, recipe: Recipe, progress: Progress, log: Callable[[str], None]) -> Fit:
     module, pre = prepared.backbone.module, prepared.backbone.preprocess
     where = device()
     module.to(where)
@@ -115,7 +116,7 @@ def _fit(prepared: Prepared, dataset: Dataset, recipe: Recipe, progress: Progres
         bf16=recipe.train.precision == "bf16",
         rng=np.random.default_rng(recipe.seed),
         progress=progress,
-        log=log,  # pyright: ignore[reportArgumentType]
+        log=log,
     )
 
 
