@@ -136,7 +136,8 @@ def test_frozen_blocks_are_cut_off_exactly(images: Path) -> None:
     module = prepared.backbone.module
     assert frozen_lead(module) == 10
     x = torch.randn(2, 3, 32, 32)
-    assert torch.equal(crown(module, trunk(module, x, 10), 10), module(x))
+    # f32: the last block attends for the class token alone, in another order of sums
+    torch.testing.assert_close(crown(module, trunk(module, x, 10), 10), module(x), rtol=0, atol=1e-6)
     assert frozen_lead(prepare(recipe(images, "linear"), 3).backbone.module) == 12
     assert frozen_lead(prepare(recipe(images, "full"), 3).backbone.module) == 0
 

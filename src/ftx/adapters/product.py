@@ -105,11 +105,10 @@ class MergedProduct(torch.autograd.Function):
 def _magnitude_gradient(
     dy_NO: Tensor, product_NO: Tensor, bias_O: Tensor | None, magnitude_O: Tensor, parts: tuple[Part, ...]
 ) -> Tensor:
-    """dm = Σ_N dy·(y − b) / m, summed in f32 or better; zero for rows that no part owns. Shape: [O]."""
-    wide = torch.promote_types(dy_NO.dtype, torch.float32)
-    sum_O = (dy_NO * product_NO).sum(0, dtype=wide)
+    """dm = Σ_N dy·(y − b) / m; zero for rows that no part owns. Shape: [O]."""
+    sum_O = (dy_NO * product_NO).sum(0)  # bf16 is summed in f32 and rounded once
     if bias_O is not None and not _reduced(product_NO.dtype):
-        sum_O = sum_O - bias_O * dy_NO.sum(0, dtype=wide)
+        sum_O = sum_O - bias_O * dy_NO.sum(0)
     owned_O = torch.zeros_like(magnitude_O, dtype=torch.bool)
     for part in parts:
         owned_O[part.rows] = True

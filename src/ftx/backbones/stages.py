@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
+from ftx.backbones.class_token import class_token, reads_class_token_alone
 from ftx.backbones.families import as_vit, depth, token_shape
 
 
@@ -20,10 +21,17 @@ def trunk(module: nn.Module, images_N3HW: Tensor, blocks: int) -> Tensor:
 
 
 def crown(module: nn.Module, tokens_NTD: Tensor, blocks: int) -> Tensor:
-    """What comes after the first ``blocks`` blocks: ``crown(trunk(x)) == module(x)``. Shape: [N, C]."""
+    """What comes after the first ``blocks`` blocks: ``crown(trunk(x))`` is ``module(x)`` but for rounding.
+
+    Shape: [N, C].
+    """
     vit = as_vit(module)
-    for block in _blocks(vit)[blocks:]:
+    left = _blocks(vit)[blocks:]
+    last = left.pop() if left and reads_class_token_alone(vit) else None
+    for block in left:
         tokens_NTD = block(tokens_NTD)
+    if last is not None:
+        tokens_NTD = class_token(last, tokens_NTD)
     return vit.forward_head(vit.norm(tokens_NTD))
 
 

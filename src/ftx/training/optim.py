@@ -27,7 +27,7 @@ def optimizer(module: nn.Module, lr: float, weight_decay: float) -> torch.optim.
         {"params": [parameter for parameter in trained if parameter.ndim > 1], "weight_decay": weight_decay},
         {"params": [parameter for parameter in trained if parameter.ndim <= 1], "weight_decay": 0.0},
     ]
-    return torch.optim.AdamW(groups, lr=lr)
+    return torch.optim.AdamW(groups, lr=lr, fused=True)  # one pass over each tensor instead of ten
 
 
 def schedule(optimizer: torch.optim.Optimizer, steps: int, warmup_share: float) -> LambdaLR:
