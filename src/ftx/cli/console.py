@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager
-from typing import Literal, TextIO, cast
+from typing import Literal, TextIO
 
 from pydantic import BaseModel
 from rich.console import Console
@@ -105,55 +105,6 @@ def print_table(
     if title:
         console.print(Text(title, style=_STYLES["strong"]), soft_wrap=True)
     console.print(table)
-
-
-def print_report(report: BaseModel) -> None:
-    """A report as it is: its figures as lines, its lists of records as tables; what it does not know is left out."""
-    facts: list[tuple[str, str]] = []
-    tables: list[tuple[str, Sequence[BaseModel]]] = []
-    for name, value in _fields_of(report, ""):
-        if isinstance(value, list | tuple) and value and all(isinstance(item, BaseModel) for item in value):
-            tables.append((name, cast("Sequence[BaseModel]", value)))
-        elif value is not None and name not in _HEAD_OF_REPORTS:
-            facts.append((name, _shown(value)))
-    if facts:
-        print_facts(facts)
-    for name, records in tables:
-        columns = list(type(records[0]).model_fields)
-        print_table(
-            [column.replace("_", " ") for column in columns],
-            [[_shown(getattr(record, column)) for column in columns] for record in records],
-            title=f"\n{name}",
-        )
-
-
-# What every report begins with; the run is printed where it helps most, at the end of what its verb says.
-_HEAD_OF_REPORTS = ("ftx", "verb", "ok", "run")
-
-
-def _fields_of(report: BaseModel, prefix: str) -> Iterator[tuple[str, object]]:
-    for name in type(report).model_fields:
-        value: object = getattr(report, name)
-        title = f"{prefix}{name.replace('_', ' ')}"
-        if isinstance(value, BaseModel):
-            yield from _fields_of(value, f"{title} ")
-        elif isinstance(value, Mapping):
-            pairs = cast("Mapping[object, object]", value)
-            yield from ((f"{title} {key}", inner) for key, inner in pairs.items())
-        else:
-            yield title, value
-
-
-def _shown(value: object) -> str:
-    if value is None:
-        return "-"
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    if isinstance(value, float):
-        return f"{value:.4g}"
-    if isinstance(value, list | tuple):
-        return ", ".join(_shown(item) for item in cast("Sequence[object]", value)) or "none"
-    return str(value)
 
 
 def _is_figure(cell: str) -> bool:

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from ftx.cli import console
 from ftx.cli.options import JsonFlag, RunArgument
+
+if TYPE_CHECKING:
+    from ftx.merging import MergeReport
 
 
 def command(run: RunArgument = None, json: JsonFlag = False) -> int:
@@ -18,6 +23,27 @@ def command(run: RunArgument = None, json: JsonFlag = False) -> int:
     if json:
         console.print_json(report)
     else:
-        console.print_report(report)
-        console.print_note("next: ftx export", "dim")
+        print_merge(report)
     return 0 if report.ok else 1
+
+
+def print_merge(report: MergeReport) -> None:
+    """What was merged where, and the two proofs."""
+    facts = [("merged", f"{report.method} into {report.path}, {report.size_bytes / 1e6:.1f} MB")]
+    if report.layers:
+        facts.append(
+            (
+                "layers",
+                f"{len(report.layers)}, each within {report.max_relative_error:.1e} of its separate products in float64 "
+                f"(bound {report.layer_bound:.0e})",
+            )
+        )
+    facts.append(
+        (
+            "logits",
+            f"within {report.max_logit_difference:.1e} of the trained model's on {report.images} images "
+            f"(bound {report.logit_bound:.0e})",
+        )
+    )
+    console.print_facts(facts)
+    console.print_note("next: ftx export", "dim")

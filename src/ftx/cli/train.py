@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -11,6 +12,9 @@ from ftx.cli import console
 from ftx.cli.options import JsonFlag
 from ftx.errors import INTERRUPTED
 from ftx.recipe import TARGETS, Recipe
+
+if TYPE_CHECKING:
+    from ftx.training import DryRunReport, TrainReport
 
 _DEFAULTS = Recipe()
 
@@ -147,9 +151,7 @@ def _train(recipe: Recipe, out: Path | None, json: bool) -> int:
     if json:
         console.print_json(report)
     else:
-        console.print_report(report)
-        console.print_facts([("run", str(report.run))], "strong")
-        console.print_note("next: ftx merge", "dim")
+        _print_trained(report)
     # A whole run was written, yet fewer epochs than were asked for: a script must be able to tell.
     return INTERRUPTED if report.interrupted else 0
 
@@ -160,6 +162,56 @@ def _dry_run(recipe: Recipe, json: bool) -> None:
     report = dry_run(recipe, progress=console.TerminalProgress())
     if json:
         console.print_json(report)
-        return
-    console.print_report(report)
+    else:
+        _print_dry_run(report)
+
+
+def _print_trained(report: TrainReport) -> None:
+    console.print_facts(
+        [
+            ("model", f"{report.model}, {report.method}, computed in {report.precision}"),
+            ("trained", f"{report.trainable_parameters:,} parameters"),
+            ("images", _images(report.images, report.classes)),
+            (
+                "best epoch",
+                f"{report.best_epoch} of {report.epochs}: accuracy {report.accuracy:.1%} on validation images, "
+                f"loss {report.loss:.3f}",
+            ),
+            ("time", f"{report.seconds:.0f} s, {report.images_per_s:.0f} images/s"),
+        ]
+    )
+    console.print_facts([("run", str(report.run))], "strong")
+    console.print_note("next: ftx merge", "dim")
+
+
+def _print_dry_run(report: DryRunReport) -> None:
+    sides = list(report.images)
+    console.print_table(
+        ("class", *sides),
+        [(name, *(str(counts.get(side, 0)) for side in sides)) for name, counts in report.counts.items()],
+    )
+    if report.layers:
+        console.print_table(("layer", "blocks"), adapted_blocks(report.layers), title="\nadapted layers")
+    console.print_facts(
+        [
+            ("images", _images(report.images, len(report.counts))),
+            ("model", f"{report.model} at {report.image_size} px, {report.method}, computed in {report.precision}"),
+            ("to train", f"{report.trainable_parameters:,} parameters, {report.trainable_share:.1%} of the model"),
+            ("memory", f"about {report.memory_mb} MB"),
+        ]
+    )
     console.print_note("nothing was trained or written", "dim")
+
+
+def adapted_blocks(layers: Sequence[str]) -> list[tuple[str, str]]:
+    """Layers by their name inside a block, each with the blocks that have it adapted: ``("attn.qkv", "0-11")``."""
+    blocks: dict[str, list[int]] = {}
+    for layer in layers:
+        _, block, name = layer.split(".", 2)
+        blocks.setdefault(name, []).append(int(block))
+    # Blocks are adapted from one up to the last: their ends say which.
+    return [(name, f"{min(numbers)}-{max(numbers)}") for name, numbers in blocks.items()]
+
+
+def _images(counts: dict[str, int], classes: int) -> str:
+    return f"{', '.join(f'{count:,} {side}' for side, count in counts.items())}; {classes} classes"
