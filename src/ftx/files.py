@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from ftx.errors import EnvironmentFault
+from ftx.errors import EnvironmentFault, FtxError
 
 # A folder or file under this prefix is work in progress of one process and never an artefact.
 STAGING_PREFIX = ".ftx-partial-"
@@ -59,7 +59,7 @@ def stage_folder(final: Path) -> Iterator[Path]:
         staged.chmod(0o777 & ~_umask())
         try:
             yield staged
-            _fsync_tree(staged)
+            _settle(staged)
             _swap(staged, final)
         except BaseException:
             shutil.rmtree(staged, ignore_errors=True)
@@ -83,24 +83,38 @@ def _swap(staged: Path, final: Path) -> None:
         shutil.rmtree(retired, ignore_errors=True)
 
 
+# No space, a quota, a file too large for its file system or its owner's limit.
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+# Not every library raises OSError: safetensors quotes the system's words, OpenVINO has its own for a failed write.
+_FULL_IN_WORDS = (*(os.strerror(number) for number in _FULL), "iostream error")
+
+
 @contextmanager
 def disk_faults(path: Path) -> Iterator[None]:
     """Turn the operating system's refusals to write into one clear error."""
     try:
         yield
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise EnvironmentFault("the disk is full", where=path, mend="free some space and run it again") from error
-        if error.errno in (errno.EACCES, errno.EROFS, errno.EPERM):
+    except FtxError:
+        raise
+    except Exception as error:
+        number = error.errno if isinstance(error, OSError) else None
+        if number in _FULL or (number is None and any(words in str(error) for words in _FULL_IN_WORDS)):
             raise EnvironmentFault(
-                "this place cannot be written", where=path, found=error.strerror, mend="choose another folder"
+                "the disk takes no more", where=path, found=str(error), mend="free some space and run it again"
+            ) from error
+        if number in (errno.EACCES, errno.EROFS, errno.EPERM):
+            raise EnvironmentFault(
+                "this place cannot be written", where=path, found=os.strerror(number), mend="choose another folder"
             ) from error
         raise
 
 
-def _fsync_tree(folder: Path) -> None:
+def _settle(folder: Path) -> None:
+    """Everything on disk, and as readable as files that the user makes: safetensors writes 0600."""
+    mode = 0o666 & ~_umask()
     for path in sorted(folder.rglob("*")):
         if path.is_file():
+            path.chmod(mode)
             with path.open("rb") as stream:
                 os.fsync(stream.fileno())
         else:

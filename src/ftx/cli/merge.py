@@ -31,19 +31,11 @@ def print_merge(report: MergeReport) -> None:
     """What was merged where, and the two proofs."""
     facts = [("merged", f"{report.method} into {report.path}, {report.size_bytes / 1e6:.1f} MB")]
     if report.layers:
-        facts.append(
-            (
-                "layers",
-                f"{len(report.layers)}, each within {report.max_relative_error:.1e} of its separate products in float64 "
-                f"(bound {report.layer_bound:.0e})",
-            )
-        )
-    facts.append(
-        (
-            "logits",
-            f"within {report.max_logit_difference:.1e} of the trained model's on {report.images} images "
-            f"(bound {report.logit_bound:.0e})",
-        )
-    )
+        error, bound = report.max_relative_error, report.layer_bound
+        shown = f"{len(report.layers)}, within {error:.1e} of their separate products in float64 (bound {bound:.0e})"
+        facts.append(("layers", shown))
+    difference, bound = report.max_logit_difference, report.logit_bound
+    shown = f"within {difference:.1e} of the trained model's on {report.images} images (bound {bound:.0e})"
+    facts.append(("logits", shown))
     console.print_facts(facts)
     console.print_note("next: ftx export", "dim")

@@ -167,16 +167,13 @@ def _dry_run(recipe: Recipe, json: bool) -> None:
 
 
 def _print_trained(report: TrainReport) -> None:
+    best = f"{report.best_epoch} of {report.epochs}: accuracy {report.accuracy:.1%} on validation images"
     console.print_facts(
         [
             ("model", f"{report.model}, {report.method}, computed in {report.precision}"),
             ("trained", f"{report.trainable_parameters:,} parameters"),
             ("images", _images(report.images, report.classes)),
-            (
-                "best epoch",
-                f"{report.best_epoch} of {report.epochs}: accuracy {report.accuracy:.1%} on validation images, "
-                f"loss {report.loss:.3f}",
-            ),
+            ("best epoch", f"{best}, loss {report.loss:.3f}"),
             ("time", f"{report.seconds:.0f} s, {report.images_per_s:.0f} images/s"),
         ]
     )

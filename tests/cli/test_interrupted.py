@@ -1,0 +1,77 @@
+"""Ctrl-C and worse, while ``ftx train`` runs as a user runs it."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+pytestmark = pytest.mark.slow
+
+WORDS = "train --data data --model vit_tiny_patch16_224 --weights none --image-size 32 --epochs 500 --json"
+PATIENT = ("--set", "train.patience=500")
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    rng = np.random.default_rng(0)
+    for name in ("a", "b"):
+        (tmp_path / "data" / name).mkdir(parents=True)
+        for number in range(8):
+            pixels = rng.integers(0, 256, (32, 32, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(tmp_path / "data" / name / f"{number}.png")
+    return tmp_path
+
+
+def train_until(folder: Path, line: str, number: signal.Signals) -> tuple[int, str]:
+    """Start training, send the signal once the line appears on stderr; status and what stood on stdout."""
+    command = [sys.executable, "-m", "ftx", *WORDS.split(), *PATIENT]
+    # A group of its own: Ctrl-C reaches every process of a group.
+    with subprocess.Popen(
+        command, cwd=folder, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE, process_group=0
+    ) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        for said in process.stderr:
+            if said.startswith(line):
+                os.killpg(process.pid, number)
+                break
+        rest = process.stderr.read()
+        assert "Traceback" not in rest
+        return process.wait(), process.stdout.read()
+
+
+def test_ctrl_c_keeps_the_best_epoch_and_says_130(folder: Path) -> None:
+    status, answer = train_until(folder, "epoch 2:", signal.SIGINT)
+    assert status == 130
+    report = json.loads(answer)
+    assert report["interrupted"]
+    assert report["best_epoch"] >= 1
+    # It is a whole run: the next verb takes it.
+    merged = subprocess.run([sys.executable, "-m", "ftx", "merge"], cwd=folder, capture_output=True, check=False)
+    assert merged.returncode == 0, merged.stderr
+
+
+def test_ctrl_c_before_there_is_anything_to_keep_leaves_nothing(folder: Path) -> None:
+    status, _ = train_until(folder, "there is no test/", signal.SIGINT)
+    assert status == 130
+    assert not list(folder.glob("runs/*"))
+
+
+def test_a_killed_training_leaves_no_run(folder: Path) -> None:
+    status, _ = train_until(folder, "epoch 1:", signal.SIGKILL)
+    assert status == -signal.SIGKILL
+    # Only work in progress, under a name that no verb takes.
+    assert not [path for path in folder.glob("runs/*") if not path.name.startswith(".")]
+    done = subprocess.run(
+        [sys.executable, "-m", "ftx", "merge"], cwd=folder, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 2
+    assert "ftx train" in done.stderr
