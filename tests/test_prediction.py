@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -53,6 +54,14 @@ def test_what_cannot_be_read_is_reported_and_the_rest_goes_on(colour_model: Any,
     assert answers[2].error == "there is no such file"
     assert answers[3].error == "there are no images in this folder"
     assert all(answer.labels == [] for answer in answers if answer.error)
+
+
+def test_a_name_that_is_no_text_is_answered_all_the_same(colour_model: Any, tmp_path: Path) -> None:
+    source = next((colour_model.images / "red").iterdir())
+    (tmp_path / os.fsdecode(b"r\xe9d.png")).write_bytes(source.read_bytes())
+    (answer,) = predict(tmp_path, colour_model.folder)
+    assert answer.labels[0].name == "red"
+    assert json.loads(answer.to_line())["path"].endswith("r�d.png")
 
 
 def test_a_line_of_json_has_the_designs_fields() -> None:

@@ -255,16 +255,6 @@ def test_targets_come_in_one_order_and_once() -> None:
     assert Recipe.build(flags={"adapter.targets": "fc1, v,q,v"}).adapter.targets == ("q", "v", "fc1")
 
 
-def test_weights_file() -> None:
-    assert [
-        Recipe.build(flags={"model.weights": w}).model.weights_file for w in ("auto", "none", "a/b.safetensors")
-    ] == [
-        None,
-        None,
-        Path("a/b.safetensors"),
-    ]
-
-
 @pytest.mark.parametrize("make", ["missing", "folder", "binary", "huge"])
 def test_a_file_that_cannot_be_a_recipe(tmp_path: Path, make: str) -> None:
     path = tmp_path / "recipe.yaml"

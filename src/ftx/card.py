@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
-from typing import Literal
+from typing import Literal, cast
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -11,6 +12,7 @@ from ftx.data.preprocess import Preprocess
 from ftx.errors import ExportError
 from ftx.files import sha256_file, write_atomic
 from ftx.labels import Labels
+from ftx.recipe import TaskName
 from ftx.version import __version__
 
 CARD = "card.json"
@@ -27,7 +29,7 @@ class Card(BaseModel):
 
     schema_version: int = SCHEMA_VERSION
     ftx: str = __version__
-    task: str
+    task: TaskName
     architecture: str
     precision: Precision
     labels: Labels
@@ -61,18 +63,23 @@ def read_card(folder: Path) -> Card:
             mend="name a folder that ftx export wrote",
         )
     try:
-        card = Card.model_validate_json(path.read_bytes())
+        raw: object = json.loads(path.read_bytes())
+    except ValueError as error:
+        raise ExportError(f"{CARD} cannot be read", where=path, found=str(error)) from error
+    version = cast("dict[str, object]", raw).get("schema_version") if isinstance(raw, dict) else None
+    if version != SCHEMA_VERSION:
+        raise ExportError(
+            f"{CARD} has another schema version",
+            where=path,
+            found=f"version {version}, this ftx reads {SCHEMA_VERSION}",
+            mend="export it again",
+        )
+    try:
+        card = Card.model_validate(raw)
     except ValidationError as error:
         first = error.errors()[0]
         key = ".".join(str(part) for part in first["loc"])
         raise ExportError(f"{CARD} does not hold", where=path, found=f"{key}: {first['msg']}") from error
-    if card.schema_version != SCHEMA_VERSION:
-        raise ExportError(
-            f"{CARD} has another schema version",
-            where=path,
-            found=f"version {card.schema_version}, this ftx reads {SCHEMA_VERSION}",
-            mend="export it again",
-        )
     for name, digest in card.files.items():
         beside = folder / name
         if not beside.is_file():

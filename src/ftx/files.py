@@ -9,6 +9,7 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import count
 from pathlib import Path
 
 from ftx.errors import EnvironmentFault, FtxError
@@ -53,18 +54,46 @@ def stage_folder(final: Path) -> Iterator[Path]:
     A folder already at ``final`` is replaced; whether that is allowed is the caller's to say.
     Raises: EnvironmentFault if the disk is full or the folder cannot be written.
     """
+    with staging(final) as staged:
+        yield staged
+        settle(staged)
+        _swap(staged, final)
+        _fsync_folder(final.parent)
+
+
+@contextmanager
+def staging(final: Path) -> Iterator[Path]:
+    """Give a temporary folder beside ``final``, which is gone after the block unless the block moved it."""
     with disk_faults(final):
         final.parent.mkdir(parents=True, exist_ok=True)
         staged = Path(tempfile.mkdtemp(dir=final.parent, prefix=STAGING_PREFIX))
         staged.chmod(0o777 & ~_umask())
         try:
             yield staged
-            _settle(staged)
-            _swap(staged, final)
-        except BaseException:
+        finally:
             shutil.rmtree(staged, ignore_errors=True)
+
+
+def place_new(staged: Path, final: Path) -> Path:
+    """Move a folder to ``final``, or to ``final-2``, ``final-3``, … if that was taken meanwhile; says where."""
+    for candidate in numbered(final):
+        if candidate.exists() or candidate.is_symlink():
+            continue
+        try:
+            staged.rename(candidate)
+        except OSError as error:
+            if error.errno in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):  # taken since it was looked at
+                continue
             raise
-        _fsync_folder(final.parent)
+        _fsync_folder(candidate.parent)
+        return candidate
+    raise AssertionError("the numbers do not end")
+
+
+def numbered(path: Path) -> Iterator[Path]:
+    """``path``, ``path-2``, ``path-3``, …"""
+    yield path
+    yield from (path.with_name(f"{path.name}-{number}") for number in count(2))
 
 
 def _swap(staged: Path, final: Path) -> None:
@@ -109,7 +138,7 @@ def disk_faults(path: Path) -> Iterator[None]:
         raise
 
 
-def _settle(folder: Path) -> None:
+def settle(folder: Path) -> None:
     """Everything on disk, and as readable as files that the user makes: safetensors writes 0600."""
     mode = 0o666 & ~_umask()
     for path in sorted(folder.rglob("*")):

@@ -7,9 +7,11 @@ answers as the separate products do, which never see the merged weight.
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor, nn
 
@@ -18,7 +20,7 @@ from ftx.adapters.kernel import Float64, LayerAdapter, merged_weight, separate_p
 from ftx.backbones.dense import WEIGHTS, DenseConfig, load_dense, save_dense
 from ftx.data.loader import load_pixels_many
 from ftx.data.preprocess import normalise
-from ftx.errors import GateFailed, MergeError
+from ftx.errors import DataError, GateFailed, MergeError
 from ftx.progress import SILENT, Progress
 from ftx.reports import VerbReport
 from ftx.run import Run, check_space
@@ -54,12 +56,14 @@ class MergeReport(VerbReport):
     max_relative_error: float
     layer_bound: float = LAYER_BOUND
     images: int
+    # What the images were: held-out ones of the run, or noise where its data folder is gone.
+    images_from: Literal["held-out images", "random pixels"]
     max_logit_difference: float
     logit_bound: float
 
 
-def merge(run: Run | Path | None = None, *, progress: Progress = SILENT) -> MergeReport:
-    """Write ``dense/`` and ``reports/merge.json``.
+def merge(run: Run | Path | None = None, *, data: Path | None = None, progress: Progress = SILENT) -> MergeReport:
+    """Write ``dense/`` and ``reports/merge.json``; ``data`` says where the run's images are now.
 
     Raises: RunError, AdapterError or MergeError for what cannot be merged; GateFailed if the proof
     fails; nothing is written then.
@@ -78,12 +82,13 @@ def merge(run: Run | Path | None = None, *, progress: Progress = SILENT) -> Merg
     else:
         fill(module, read_plain(folder, manifest.method, module))
     worst = max((proof.relative_error for proof in proofs), default=0.0)
-    if worst > LAYER_BOUND:
+    if not worst <= LAYER_BOUND:  # so that a number that is none fails too
         raise GateFailed("the merge does not answer as its separate products", found=f"{worst:.1e} of {LAYER_BOUND}")
 
     with run.add("dense", made_from="trained") as staged:
         save_dense(module, DenseConfig(manifest.architecture, manifest.labels, manifest.preprocess), staged)
-        images, difference, bound = _logit_difference(run, staged, progress)
+        pixels_NHWC, images_from = _proof_images(run, data, progress)
+        difference, bound = _logit_difference(run, staged, pixels_NHWC)
         if not difference <= bound:
             raise GateFailed(
                 "the dense model does not answer as the trained one",
@@ -97,7 +102,8 @@ def merge(run: Run | Path | None = None, *, progress: Progress = SILENT) -> Merg
         size_bytes=(run.path / "dense" / WEIGHTS).stat().st_size,
         layers=proofs,
         max_relative_error=worst,
-        images=images,
+        images=len(pixels_NHWC),
+        images_from=images_from,
         max_logit_difference=difference,
         logit_bound=bound,
     )
@@ -142,23 +148,31 @@ def layer_error(base_OI: Float64, merged_OI: Float64, adapter: LayerAdapter, rng
     return float(np.abs(x_NI @ merged_OI.T - expected_NO).max() / max(np.abs(expected_NO).max(), np.finfo(float).tiny))
 
 
-def _logit_difference(run: Run, dense: Path, progress: Progress) -> tuple[int, float, float]:
-    """Images compared, largest difference of their logits, and the bound for it."""
-    manifest = run.manifest
-    root = Path(manifest.data_root)
-    entries = run.report_entries()[:: max(len(run.report_entries()) // PROOF_IMAGES, 1)][:PROOF_IMAGES]
-    if root.is_dir():
-        pixels_NHWC = load_pixels_many([entry.locate(root) for entry in entries], manifest.preprocess, progress)
-    else:
+def _proof_images(
+    run: Run, data: Path | None, progress: Progress
+) -> tuple[NDArray[np.uint8], Literal["held-out images", "random pixels"]]:
+    """Held-out images of the run, spread over them. Shape: [N, H, W, 3]."""
+    pre, entries = run.manifest.preprocess, run.report_entries()
+    entries = entries[:: max(len(entries) // PROOF_IMAGES, 1)][:PROOF_IMAGES]
+    try:
+        root = run.data_root(data)
+        return load_pixels_many([entry.locate(root) for entry in entries], pre, progress), "held-out images"
+    except DataError as error:
+        if data is not None:
+            raise
         # Away from its images a run still merges; the two models then answer noise.
-        progress.note(f"the images are not at {root}: comparing logits on random pixels")
-        shape = (PROOF_IMAGES, manifest.preprocess.height, manifest.preprocess.width, 3)
-        pixels_NHWC = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
-    images_N3HW = torch.from_numpy(normalise(pixels_NHWC, manifest.preprocess))
+        progress.note(f"{error.what}: comparing logits on random pixels; --data DIR names the folder of images")
+    shape = (PROOF_IMAGES, pre.height, pre.width, 3)
+    return np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8), "random pixels"
+
+
+def _logit_difference(run: Run, dense: Path, pixels_NHWC: NDArray[np.uint8]) -> tuple[float, float]:
+    """The largest difference between the logits of the trained and the dense model, and the bound for it."""
+    images_N3HW = torch.from_numpy(normalise(pixels_NHWC, run.manifest.preprocess))
     with torch.inference_mode():
         trained_NC, dense_NC = load_trained(run)(images_N3HW), load_dense(dense)(images_N3HW)
     bound = LOGIT_BOUND * max(1.0, float(trained_NC.abs().max()))
-    return len(images_N3HW), float((trained_NC - dense_NC).abs().max()), bound
+    return float((trained_NC - dense_NC).abs().max()), bound
 
 
 def _wide(tensor: Tensor) -> Float64:

@@ -69,13 +69,13 @@ def _expand(path: Path) -> list[Path | Prediction]:
     """The images that a path stands for, or why there are none."""
     if not path.is_dir():
         # A file is tried whatever it is called; what is no image says so when it is opened.
-        return [path] if path.is_file() else [Prediction(path=str(path), error="there is no such file")]
+        return [path] if path.is_file() else [Prediction(path=_text(path), error="there is no such file")]
     inside = sorted(
         child
         for child in path.rglob("*")
         if child.suffix.lower() in IMAGE_ENDINGS and child.is_file() and not _hidden(child.relative_to(path))
     )
-    return [*inside] if inside else [Prediction(path=str(path), error="there are no images in this folder")]
+    return [*inside] if inside else [Prediction(path=_text(path), error="there are no images in this folder")]
 
 
 def _hidden(path: Path) -> bool:
@@ -89,13 +89,13 @@ class _Decoder:
 
     def decode(self, path: Path, answer: Floats | ImageError) -> Prediction:
         if isinstance(answer, ImageError):
-            return Prediction(path=str(path), error=_one_line(answer))
+            return Prediction(path=_text(path), error=_one_line(answer))
         if not np.isfinite(answer).all():
-            return Prediction(path=str(path), error="the model answered with a number that is not finite")
+            return Prediction(path=_text(path), error="the model answered with a number that is not finite")
         task, labels = TASKS[self.predictor.task], self.predictor.labels
         scores_C = task.scores(answer[None])[0]
         every = dict(zip(labels.names, scores_C.tolist(), strict=True)) if self.scores else None
-        return Prediction(path=str(path), labels=task.decode(labels, scores_C), scores=every)
+        return Prediction(path=_text(path), labels=task.decode(labels, scores_C), scores=every)
 
 
 def _answers(
@@ -107,6 +107,11 @@ def _answers(
         for item in found:
             yield item if isinstance(item, Prediction) else decoder.decode(item, next(answers))
             bar.advance()
+
+
+def _text(path: Path) -> str:
+    """The path as text that JSON and a terminal take, whatever bytes its name is made of."""
+    return str(path).encode(errors="surrogateescape").decode(errors="replace")
 
 
 def _one_line(error: FtxError) -> str:

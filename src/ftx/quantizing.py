@@ -83,7 +83,7 @@ def quantize_body(
     for alpha in alphas:
         tried = _quantize(body, few, alpha, f"INT8: trying SmoothQuant {alpha:g}", progress)
         mean_abs[alpha] = float(np.abs(_logits(tried, held_out) - exact_NC).mean())
-        if nearest is None or mean_abs[alpha] < mean_abs[best]:
+        if nearest is None or not mean_abs[alpha] >= mean_abs[best]:  # whatever is a number beats one that is none
             best, nearest = alpha, tried
     if nearest is None:
         raise ValueError("no alpha to try")

@@ -70,9 +70,11 @@ def _target_list(value: object) -> object:
 
 def _true_or_false(value: object) -> object:
     words = {"true": True, "false": False}
-    if not isinstance(value, bool) and value not in words:
+    if isinstance(value, bool):
+        return value
+    if not isinstance(value, str) or value not in words:
         raise PydanticCustomError("ftx", "must be true or false")
-    return words.get(str(value).lower())
+    return words[value]
 
 
 def _plain_path(value: object) -> object:
@@ -153,11 +155,6 @@ class ModelRecipe(_Section):
                 "ftx", "contradicts model.peft {peft}: linear probing trains no adapter (use peft none)", {"peft": peft}
             )
         return frozen
-
-    @property
-    def weights_file(self) -> Path | None:
-        """The file that ``weights`` names; None for auto and none."""
-        return None if self.weights in ("auto", "none") else Path(self.weights)
 
 
 class AdapterRecipe(_Section):

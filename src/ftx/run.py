@@ -15,15 +15,26 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Self
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
 from ftx.data.dataset import Entry, Split
 from ftx.data.preprocess import Preprocess
 from ftx.errors import DataError, EnvironmentFault, RunError, nearest
-from ftx.files import STAGING_PREFIX, disk_faults, sha256_file, stage_folder, write_atomic
+from ftx.files import (
+    STAGING_PREFIX,
+    disk_faults,
+    numbered,
+    place_new,
+    settle,
+    sha256_file,
+    stage_folder,
+    staging,
+    write_atomic,
+)
 from ftx.labels import Labels
+from ftx.recipe import TaskName
 from ftx.version import __version__
 
 SCHEMA_VERSION = 1
@@ -59,7 +70,7 @@ class Manifest(BaseModel):
 
     schema_version: int = SCHEMA_VERSION
     ftx: str = __version__
-    task: str
+    task: TaskName
     model: str
     architecture: str
     method: Method
@@ -69,6 +80,15 @@ class Manifest(BaseModel):
     data_root: str
     lineage: dict[str, Lineage] = {}
     files: dict[str, str] = {}
+
+    @model_validator(mode="after")
+    def _made_from_what_comes_before(self) -> Self:
+        order = list(MADE_BY)
+        for artifact, line in self.lineage.items():
+            known = artifact in order and line.made_from in order
+            if not known or order.index(line.made_from) >= order.index(artifact):
+                raise ValueError(f"{artifact} cannot have been made from {line.made_from}")
+        return self
 
     def digest(self, artifact: str) -> str:
         """SHA-256 over the names and hashes of an artefact's files."""
@@ -134,6 +154,14 @@ class Run:
             self.require(line.made_from)
         return self.path / artifact
 
+    def file(self, name: str) -> Path:
+        """A file that training wrote beside its artefact, unaltered.
+
+        Raises: RunError if it is missing or another than was written.
+        """
+        self._check_file(name, self.manifest.files.get(name, ""), MADE_BY["trained"])
+        return self.path / name
+
     def _check_file(self, name: str, digest: str, verb: str) -> None:
         path = self.path / name
         if not path.is_file():
@@ -159,12 +187,20 @@ class Run:
                 "a folder that ftx did not write is in the way", where=final, mend="move it, then run this again"
             )
         line = Lineage(made_from=made_from, digest=self.manifest.digest(made_from))
-        with stage_folder(final) as staged:
-            yield staged
-            files = _hashes(staged, artifact)
-        manifest = self.manifest
-        kept = {name: digest for name, digest in manifest.files.items() if not _belongs(name, artifact)}
-        self._write(manifest.model_copy(update={"files": kept | files, "lineage": manifest.lineage | {artifact: line}}))
+        before: Manifest | None = None
+        try:
+            with stage_folder(final) as staged:
+                yield staged
+                files = _hashes(staged, artifact)
+                before = self.manifest
+                kept = {name: digest for name, digest in before.files.items() if not _belongs(name, artifact)}
+                lineage = before.lineage | {artifact: line}
+                # First the hashes, then the folder: a run killed in between says what is missing; the verb mends it.
+                self._write(before.model_copy(update={"files": kept | files, "lineage": lineage}))
+        except BaseException:
+            if before is not None:
+                self._write(before)
+            raise
 
     def write_report(self, name: str, report: BaseModel) -> Path:
         """Write ``reports/NAME.json``."""
@@ -179,10 +215,10 @@ class Run:
 
     def entries(self, split: Split | None = None) -> tuple[Entry, ...]:
         """The images of the run as training split them (``data.jsonl``)."""
-        path = self.path / "data.jsonl"
-        self._check_file("data.jsonl", self.manifest.files.get("data.jsonl", ""), "ftx train")
-        lines = path.read_text(encoding="utf-8").splitlines()
-        found = tuple(Entry.from_json(json.loads(line)) for line in lines)
+        path = self.file("data.jsonl")
+        # Not splitlines(): a file's name may hold what that takes for the end of a line.
+        lines = path.read_text(encoding="utf-8").split("\n")
+        found = tuple(Entry.from_json(json.loads(line)) for line in lines if line)
         return tuple(entry for entry in found if split is None or entry.split == split)
 
     def report_entries(self) -> tuple[Entry, ...]:
@@ -204,23 +240,36 @@ class Run:
         return root
 
 
-@contextmanager
-def new_run(out: Path) -> Iterator[Path]:
-    """Make a run: yields a temporary folder that becomes ``out`` when the block ends well.
+@dataclass
+class NewRun:
+    """A run in the making: the temporary ``folder`` to fill, and the ``path`` that it gets."""
 
-    The block fills the folder and ends with ``seal``.
+    folder: Path
+    path: Path
+
+
+@contextmanager
+def new_run(out: Path) -> Iterator[NewRun]:
+    """Make a run: its temporary folder moves to ``out`` when the block ends well.
+
+    The block fills the folder and ends with ``seal``. If another process took the name meanwhile, the run
+    gets the next free one (``out-2``): hours of training are not thrown away, nor is the other's run.
     Raises: RunError if ``out`` exists.
     """
     refuse_existing(out)
-    with stage_folder(out) as staged:
-        yield staged
+    with staging(out) as staged:
+        made = NewRun(staged, out)
+        yield made
         if not (staged / "run.json").is_file():
             raise AssertionError("a new run is sealed before it ends")
-    _point_latest_at(out)
+        settle(staged)
+        made.path = place_new(staged, out)
 
 
 def refuse_existing(out: Path) -> None:
     """Raise RunError if ``out`` is taken: a run is never written over another."""
+    if out.absolute() == LATEST.absolute():
+        raise RunError("runs/latest is where ftx keeps the newest run", where=out, mend="choose another name")
     if out.exists() or out.is_symlink():
         raise RunError("--out exists already", where=out, mend="choose another name, or move the old run away")
 
@@ -235,11 +284,7 @@ def seal(folder: Path, manifest: Manifest, entries: tuple[Entry, ...]) -> None:
 
 def fresh_out(stem: str) -> Path:
     """A run folder name below ``runs/`` that is free: ``runs/STEM``, ``runs/STEM-2``, …"""
-    candidate, number = RUNS / stem, 1
-    while candidate.exists() or candidate.is_symlink():
-        number += 1
-        candidate = RUNS / f"{stem}-{number}"
-    return candidate
+    return next(path for path in numbered(RUNS / stem) if not (path.exists() or path.is_symlink()))
 
 
 def latest_run() -> Path:
@@ -263,10 +308,14 @@ def latest_run() -> Path:
     return Path(os.path.normpath(target))
 
 
-def _point_latest_at(out: Path) -> None:
-    target = os.path.relpath(out.absolute(), RUNS.absolute())
+def point_latest_at(out: Path) -> None:
+    """Make ``runs/latest`` name this run.
+
+    Raises: EnvironmentFault if the current folder cannot be written.
+    """
     with disk_faults(LATEST):
         RUNS.mkdir(exist_ok=True)
+        target = os.path.relpath(os.path.realpath(out), os.path.realpath(RUNS))
         staged = RUNS / f"{STAGING_PREFIX}latest-{os.getpid()}"
         try:
             staged.symlink_to(target, target_is_directory=True)

@@ -97,6 +97,8 @@ def parse_yaml(text: str) -> object:
         raise YamlError(str(error).replace("\n", " ")) from error
     except RecursionError as error:
         raise YamlError("nested too deeply") from error
+    except ValueError as error:  # Python reads no whole number of more than 4,300 digits
+        raise YamlError(str(error)) from error
     return value
 
 

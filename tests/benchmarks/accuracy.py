@@ -18,11 +18,12 @@ import numpy as np
 from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
+from scipy.stats import binomtest
 
 import ftx
 from ftx.errors import ImageError
 from ftx.run import Run
-from ftx.statistics import drop_p_value, wilson_interval
+from ftx.statistics import wilson_interval
 from ftx.tasks import TASKS
 
 RATES = {
@@ -105,7 +106,7 @@ def main() -> None:
         hits = right(made.run)
         low, high = wilson_interval(int(hits.sum()), len(hits))
         ahead, behind = int((hits & ~linear).sum()), int((linear & ~hits).sum())
-        p = "" if method == "linear" else f"{min(1.0, 2 * drop_p_value(ahead, behind, 0)):.1e}"
+        p = "" if method == "linear" else f"{binomtest(ahead, ahead + behind).pvalue:.1e}"
         interval = f"{100 * low:.2f} to {100 * high:.2f} %"
         table.add_row(
             method, f"{made.lr:g}", f"{100 * made.accuracy:.2f} %", f"{100 * hits.mean():.2f} %", interval,

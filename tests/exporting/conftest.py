@@ -73,7 +73,8 @@ def make_run(folder: Path) -> Run:
     entries = make_images(folder / "data")
     backbone = tiny_backbone()
     module = backbone.module
-    with new_run(folder / "run") as staged:
+    with new_run(folder / "run") as new:
+        staged = new.folder
         (staged / "trained").mkdir()
         save_file(module.state_dict(), staged / "trained" / "model.safetensors", metadata={"format": "pt"})
         (staged / "recipe.yaml").write_text(RECIPE.dumps())

@@ -48,9 +48,17 @@ def fail_int8(report: Any) -> None:
         (fail_int8, "openvino/fp32"),
         (lambda report: report["faulty"].append("openvino/int8"), "openvino/fp32"),
         (lambda report: report["digests"].update({"openvino/int8": "another"}), "openvino/fp32"),
+        (lambda report: report.update(whole=False), "openvino/fp32"),
         (lambda report: report.clear(), "openvino/fp32"),
     ],
-    ids=["all passed", "int8 failed", "int8 with other labels", "int8 exported anew", "unreadable"],
+    ids=[
+        "all passed",
+        "int8 failed",
+        "int8 with other labels",
+        "int8 exported anew",
+        "a part of the images",
+        "unreadable",
+    ],
 )
 def test_the_best_is_the_fastest_that_is_proven(run: Path, change: Any, expected: str) -> None:
     edit(run / "reports" / "parity.json", change)

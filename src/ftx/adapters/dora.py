@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import dropout, linear
 
-from ftx.adapters.factors import fresh_factors, merged_product
+from ftx.adapters.factors import fresh_factors, merged_product, side_product
 from ftx.adapters.product import gain, row_norms, summed_weight
 from ftx.adapters.spec import Part
 
@@ -50,7 +50,14 @@ class DoraLinear(nn.Module):
     def _with_dropout(self, x: Tensor, norm_O: Tensor) -> Tensor:
         """The side path with peft's meaning: x·Wᵀ + b + (g − 1)·x̃·Wᵀ + g·s·x̃·(B·A)ᵀ for the dropped x̃."""
         x_dropped = dropout(x, self.dropout)
-        gain_O = gain(self.lora_magnitude_vector, norm_O)
-        side = linear(linear(x_dropped, self.lora_A), self.lora_B)
+        gain_O = gain(self._owned_magnitude(), norm_O)
+        side = side_product(x_dropped, self.lora_A, self.lora_B, self.parts, self.out_features)
         moved = (gain_O - 1) * linear(x_dropped, self.weight) + gain_O * self.scaling * side
         return linear(x, self.weight, self.bias) + moved
+
+    def _owned_magnitude(self) -> Tensor:
+        """The magnitude, held constant in rows that no part owns. Shape: [O]."""
+        magnitude_O = self.lora_magnitude_vector.detach().clone()
+        for part in self.parts:
+            magnitude_O[part.rows] = self.lora_magnitude_vector[part.rows]
+        return magnitude_O

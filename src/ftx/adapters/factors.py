@@ -6,6 +6,7 @@ import math
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import linear
 
 from ftx.adapters.product import MergedProduct
 from ftx.adapters.spec import Part
@@ -23,6 +24,15 @@ def fresh_factors(base: nn.Linear, parts: tuple[Part, ...], generator: torch.Gen
     lora_A_RI = torch.empty(ranks, base.in_features, dtype=weight.dtype).uniform_(-bound, bound, generator=generator)
     lora_B_OR = torch.zeros(base.out_features, ranks, dtype=weight.dtype)
     return lora_A_RI.to(weight.device), lora_B_OR.to(weight.device)
+
+
+def side_product(x: Tensor, lora_A_RI: Tensor, lora_B_OR: Tensor, parts: tuple[Part, ...], out_features: int) -> Tensor:
+    """x·(B·A)ᵀ part by part, so that the zeros of a fused layer's B get no gradient. Shape: [..., I] to [..., O]."""
+    down = linear(x, lora_A_RI)
+    up = down.new_zeros(*x.shape[:-1], out_features)
+    for part in parts:
+        up[..., part.rows] = linear(down[..., part.ranks], lora_B_OR[part.rows, part.ranks])
+    return up
 
 
 def merged_product(

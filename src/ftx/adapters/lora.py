@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import dropout, linear
 
-from ftx.adapters.factors import fresh_factors, merged_product
+from ftx.adapters.factors import fresh_factors, merged_product, side_product
 from ftx.adapters.product import summed_weight
 from ftx.adapters.spec import Part
 
@@ -35,7 +35,7 @@ class LoraLinear(nn.Module):
         if self.training and self.dropout > 0:
             # A dropped input reaches the adapter alone, which one merged weight cannot express.
             x_dropped = dropout(x, self.dropout)
-            side = linear(linear(x_dropped, self.lora_A), self.lora_B)
+            side = side_product(x_dropped, self.lora_A, self.lora_B, self.parts, self.out_features)
             return linear(x, self.weight, self.bias) + side * self.scaling
         factors = (self.lora_A, self.lora_B)
         return merged_product(x, self.merged_weight(), self.bias, factors, None, None, self.scaling, self.parts)

@@ -71,6 +71,13 @@ def resolve(name: str) -> str:
             found=f"nearest: {alike}" if alike else f"{len(known)} models are known, none of a like name",
             mend=f"--model {alike or 'dinov2-small'}",
         )
+    if bare != name and name not in (tagged := timm.list_pretrained(f"{bare}.*")):
+        alike = nearest(name, tagged)
+        raise ModelError(
+            f"there are no pretrained weights called {name!r}",
+            found=f"nearest: {alike}" if alike else f"of {bare} there are {', '.join(tagged) or 'none'}",
+            mend=f"--model {alike or bare}",
+        )
     return name
 
 

@@ -21,7 +21,7 @@ def reads_class_token_alone(vit: VisionTransformer) -> bool:
     last: nn.Module | None = None
     for block in vit.blocks.children():
         last = block
-    return type(last) is Block and type(last.attn) is Attention and last.attn.gate is None
+    return type(last) is Block and type(last.attn) is Attention and getattr(last.attn, "gate", None) is None
 
 
 def class_token(block: nn.Module, tokens_NTD: Tensor) -> Tensor:

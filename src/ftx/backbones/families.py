@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
+from timm.layers.patch_embed import PatchEmbed
 from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 
@@ -74,6 +75,13 @@ def as_vit(module: nn.Module) -> VisionTransformer:
         raise ModelError(
             "this architecture is not one that ftx adapts",
             found=type(module).__name__,
+            mend="choose a vit, deit or dinov2 model of timm, such as dinov2-small",
+        )
+    if not isinstance(module.patch_embed, PatchEmbed):
+        # A convolutional stem keeps batch statistics that move while training and that no adapter holds.
+        raise ModelError(
+            "this is a hybrid with a convolutional stem, which ftx does not adapt",
+            found=f"{type(module.patch_embed).__name__} instead of patches",
             mend="choose a vit, deit or dinov2 model of timm, such as dinov2-small",
         )
     return module

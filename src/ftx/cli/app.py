@@ -114,6 +114,7 @@ def run(arguments: Sequence[str]) -> int:
 
         reserve_stdout()
     try:
+        _refuse_bytes(arguments)
         command = typer.main.get_command(app)
         status: object = command.main(args=given or ["--help"], prog_name="ftx", standalone_mode=False)
         sys.stdout.flush()
@@ -129,6 +130,17 @@ def run(arguments: Sequence[str]) -> int:
     if not given:
         return InputError.exit_code  # the help was shown, but nothing was asked for
     return status if isinstance(status, int) else 0
+
+
+def _refuse_bytes(arguments: Sequence[str]) -> None:
+    """A word that is no text could be written neither into a report nor into a run."""
+    for word in arguments:
+        try:
+            word.encode()
+        except UnicodeEncodeError:
+            raise InputError(
+                "a word of the command line is not valid text", found=ascii(word), mend="rename the file or folder"
+            ) from None
 
 
 def _reader_went_away() -> int:

@@ -79,6 +79,11 @@ def print_note(text: str, style: Style = "plain") -> None:
     _stderr().print(Text(text, style=_STYLES[style]), soft_wrap=True)
 
 
+def width() -> int:
+    """Columns that an answer may take."""
+    return _stdout().width
+
+
 def print_facts(facts: Sequence[tuple[str, str]], style: Style = "plain") -> None:
     """Lines of a name and a value, on stdout, the values below each other."""
     width = max(len(name) for name, _ in facts)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -41,6 +42,11 @@ def command(
     return 0
 
 
+# Classes whose confusion matrix fits beside their names on 80 columns; of more the largest mistakes are listed.
+_MATRIX_MOST = 12
+_MISTAKES = 20
+
+
 def print_evaluation(report: EvalReport) -> None:
     """A line of totals, a row a class, and who is taken for whom."""
     console.print_facts(
@@ -59,8 +65,11 @@ def print_evaluation(report: EvalReport) -> None:
         ],
         title="\nby class",
     )
-    # Headers by number: twenty names side by side are wider than any terminal.
     names = [score.name for score in report.classes]
+    if len(names) > _MATRIX_MOST:
+        _print_mistakes(report, names)
+        return
+    # Headers by number: names side by side are wider than any terminal.
     console.print_table(
         ("truth", *(str(index + 1) for index in range(len(names)))),
         [
@@ -68,4 +77,20 @@ def print_evaluation(report: EvalReport) -> None:
             for index, (name, counts) in enumerate(zip(names, report.confusion, strict=True))
         ],
         title="\nconfusion: a row a true class, a column an answer",
+    )
+
+
+def _print_mistakes(report: EvalReport, names: Sequence[str]) -> None:
+    mistakes = sorted(
+        (
+            (-count, truth, answer)
+            for truth, counts in enumerate(report.confusion)
+            for answer, count in enumerate(counts)
+            if count and answer != truth
+        ),
+    )
+    console.print_table(
+        ("truth", "answer", "images"),
+        [(names[truth], names[answer], str(-count)) for count, truth, answer in mistakes[:_MISTAKES]],
+        title="\nthe most frequent mistakes; --json holds the whole confusion matrix",
     )

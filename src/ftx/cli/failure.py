@@ -21,6 +21,10 @@ from ftx.version import __version__
 
 BUG = 70
 
+# What the system says of a path that was given, or of itself.
+_INPUT = (errno.EEXIST, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG, errno.ELOOP)
+_ENVIRONMENT = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS, errno.EIO, errno.EMFILE)
+
 
 class ErrorParts(BaseModel):
     """An error as the user reads it."""
@@ -60,8 +64,10 @@ def as_ftx_error(error: Exception) -> FtxError | None:
         return missing_extra(error)
     if isinstance(error, MemoryError):
         return EnvironmentFault("there is not enough memory", mend="use a smaller batch, image size or model")
-    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return EnvironmentFault("the disk is full", where=error.filename, mend="free some space and run it again")
+    if isinstance(error, OSError) and error.errno in _ENVIRONMENT:
+        return EnvironmentFault("the system refuses", where=error.filename, found=error.strerror)
+    if isinstance(error, OSError) and error.errno in _INPUT:
+        return InputError("this path cannot be used", where=error.filename, found=error.strerror, mend="name another")
     return _usage_error(error)
 
 

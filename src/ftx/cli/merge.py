@@ -5,13 +5,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ftx.cli import console
-from ftx.cli.options import JsonFlag, RunArgument
+from ftx.cli.options import DataOption, JsonFlag, RunArgument
 
 if TYPE_CHECKING:
     from ftx.merging import MergeReport
 
 
-def command(run: RunArgument = None, json: JsonFlag = False) -> int:
+def command(run: RunArgument = None, data: DataOption = None, json: JsonFlag = False) -> int:
     """Turn what was trained into one dense model, with proof.
 
     Writes dense/, which timm and transformers open, and reports/merge.json: how far each merged layer lies
@@ -19,7 +19,7 @@ def command(run: RunArgument = None, json: JsonFlag = False) -> int:
     """
     from ftx.merging import merge
 
-    report = merge(run, progress=console.TerminalProgress())
+    report = merge(run, data=data, progress=console.TerminalProgress())
     if json:
         console.print_json(report)
     else:
@@ -35,7 +35,9 @@ def print_merge(report: MergeReport) -> None:
         shown = f"{len(report.layers)}, within {error:.1e} of their separate products in float64 (bound {bound:.0e})"
         facts.append(("layers", shown))
     difference, bound = report.max_logit_difference, report.logit_bound
-    shown = f"within {difference:.1e} of the trained model's on {report.images} images (bound {bound:.0e})"
+    shown = (
+        f"within {difference:.1e} of the trained model's on {report.images} {report.images_from} (bound {bound:.0e})"
+    )
     facts.append(("logits", shown))
     console.print_facts(facts)
     console.print_note("next: ftx export", "dim")

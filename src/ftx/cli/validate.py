@@ -16,6 +16,10 @@ if TYPE_CHECKING:
     from ftx.validation import ParityReport, ParityRow
 
 
+# Columns of a terminal that hold the mean difference and the cosine as well.
+_WIDE = 100
+
+
 def command(
     target: Annotated[
         Path | None,
@@ -75,11 +79,15 @@ def parse_bounds(given: Sequence[str]) -> dict[str, float]:
 
 def print_parity(report: ParityReport) -> None:
     """The rows as a table, then what does not hold and where."""
+    wide = console.width() >= _WIDE
+    columns = ["artifact", "view", "compute", "max |d|", "bound", "same %", "accuracy %", "ms", ""]
+    if wide:
+        columns[5:5] = ["mean |d|", "cosine"]
     console.print_table(
-        ("artifact", "view", "compute", "max |d|", "bound", "same %", "accuracy %", "ms", ""),
-        [_cells(row) for row in report.rows],
+        columns,
+        [_cells(row, wide=wide) for row in report.rows],
         styles=["plain" if row.ok else "bad" for row in report.rows],
-        title=f"compared with {report.reference}, on {max(row.images for row in report.rows)} images of {report.split}",
+        title=f"compared with {report.reference}, on images of {report.split}: {_images(report.rows)}",
     )
     for problem in report.problems:
         console.print_note(problem, "bad")
@@ -87,13 +95,21 @@ def print_parity(report: ParityReport) -> None:
         console.print_note("every artifact answers as the trained model did", "good")
 
 
-def _cells(row: ParityRow) -> tuple[str, ...]:
+def _images(rows: Sequence[ParityRow]) -> str:
+    """How many each view saw: the graph alone is compared on fewer."""
+    seen = {row.view: row.images for row in rows}
+    return ", ".join(f"{count:,} ({view})" for view, count in sorted(seen.items()))
+
+
+def _cells(row: ParityRow, *, wide: bool) -> tuple[str, ...]:
+    more = (figure(row.mean_abs, ".1e"), figure(row.cosine, ".6f")) if wide else ()
     return (
         row.artifact,
         row.view,
         row.compute,
         figure(row.max_abs, ".1e"),
         figure(row.bound.max_abs, ".1e"),
+        *more,
         f"{100 * row.agreement:.1f}",
         accuracy(row),
         f"{row.latency_ms:.1f}",

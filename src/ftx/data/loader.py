@@ -166,5 +166,9 @@ def available_bytes() -> int:
     free = int(fields["MemAvailable"].split()[0]) * 1024
     limit, current = Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory.current")
     if limit.is_file() and current.is_file() and limit.read_text().strip() != "max":
-        free = min(free, max(int(limit.read_text()) - int(current.read_text()), 0))
+        # Pages of files that were read count as used, though the kernel drops them when memory is asked for.
+        statistics = Path("/sys/fs/cgroup/memory.stat")
+        lines = statistics.read_text().splitlines() if statistics.is_file() else []
+        cached = sum(int(line.split()[1]) for line in lines if line.startswith(("inactive_file ", "active_file ")))
+        free = min(free, max(int(limit.read_text()) - int(current.read_text()) + cached, 0))
     return free

@@ -114,7 +114,7 @@ class Source:
         return convert_body(self.program, self.manifest.preprocess, self.manifest.architecture)
 
     def _quantized(self) -> tuple[ov.Model, float]:
-        """Calibrated on training images; alpha chosen on validation images, never on those that reports use."""
+        """Calibrated on training images; alpha chosen on validation images, as all that is chosen."""
         from ftx.quantizing import quantize_body
 
         calibration = balanced(self.run.entries("train"), CALIBRATION_IMAGES)

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ftx.data.preprocess import Preprocess
-from ftx.data.threads import in_threads
+from ftx.data.threads import cores, in_threads
 from ftx.errors import ImageError
 from ftx.labels import Labels
 from ftx.tasks.base import Floats
@@ -26,7 +26,7 @@ Compute = Literal["f32", "auto"]
 
 # Enough for the matrix products to fill a CPU's cores; more only costs memory.
 BATCH_IMAGES = 16
-# Decoded photographs that wait for a batch: two of 12 megapixels.
+# Decoded photographs that wait for a batch: two of 12 megapixels. As many as there are cores are being decoded.
 BATCH_BYTES = 80_000_000
 
 
@@ -88,7 +88,7 @@ def feed_files(
     shape: tuple[int, ...] | None = None
     room = 0
     # Decoded in threads while the model computes.
-    with closing(in_threads(attempt, paths)) as decoded:
+    with closing(in_threads(attempt, paths, ahead=cores() + 1)) as decoded:
         for item in decoded:
             if not isinstance(item, ImageError):
                 if item.shape != shape or room == 0:

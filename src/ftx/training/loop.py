@@ -23,7 +23,7 @@ from ftx.training.optim import optimizer, schedule
 
 @dataclass(frozen=True)
 class Epoch:
-    """One line of train.jsonl; ``accuracy`` and ``val_loss`` are on validation images."""
+    """One line of train.jsonl; ``accuracy`` and ``val_loss`` are on validation images, ``lr`` is that of its end."""
 
     epoch: int
     loss: float
@@ -69,57 +69,63 @@ def fit(
     best: Epoch | None = None
     kept: dict[str, Tensor] = {}
     interrupted = False
+
+    def step(batch: Tensor, targets_BC: Tensor) -> float:
+        """Forward and backward; the loss."""
+        adamw.zero_grad(set_to_none=True)
+        with torch.autocast(batch.device.type, torch.bfloat16, enabled=bf16):
+            logits_BC = feed.logits(module, batch)
+        loss = task.loss(logits_BC.float(), targets_BC, label_smoothing=recipe.label_smoothing)
+        loss.backward()
+        return loss.item()
+
     try:
-        for number in range(1, recipe.epochs + 1):
-            started = time.perf_counter()
-            with progress.track(f"Epoch {number}/{recipe.epochs}", len(feed)) as bar:
+        with progress.track("Training", len(feed) * recipe.epochs) as bar:
+            for number in range(1, recipe.epochs + 1):
+                started = time.perf_counter()
                 total, seen = 0.0, 0
                 module.train()
                 with closing(feed.batches(rng.permutation(len(feed)), recipe.batch_size, rng)) as batches:
                     for batch, targets_BC in batches:
-                        adamw.zero_grad(set_to_none=True)
-                        with torch.autocast(batch.device.type, torch.bfloat16, enabled=bf16):
-                            logits_BC = feed.logits(module, batch)
-                        loss = task.loss(logits_BC.float(), targets_BC, label_smoothing=recipe.label_smoothing)
-                        loss.backward()
+                        loss = step(batch, targets_BC)
                         if not epochs and seen == 0:
                             prove_reach(module)
                         adamw.step()
                         rate.step()
-                        total, seen = total + loss.item() * len(batch), seen + len(batch)
+                        total, seen = total + loss * len(batch), seen + len(batch)
                         shown = {} if best is None else {"accuracy": f"{best.accuracy:.3f}"}
-                        bar.advance(len(batch), loss=f"{total / seen:.3f}", **shown)
-            if not np.isfinite(total):
-                raise InputError(
-                    "the loss is no longer finite",
-                    where=f"epoch {number}",
-                    found=str(total),
-                    mend=f"a smaller learning rate: --lr {lr / 10:g}",
+                        bar.advance(len(batch), epoch=f"{number}/{recipe.epochs}", loss=f"{total / seen:.3f}", **shown)
+                seconds = time.perf_counter() - started
+                val_loss, accuracy = measure(module, task, held_out, bf16=bf16)
+                if not np.isfinite(total + val_loss):
+                    raise InputError(
+                        "the loss is no longer finite",
+                        where=f"epoch {number}",
+                        found=f"{total / seen} in training, {val_loss} on validation images",
+                        mend=f"a smaller learning rate: --lr {lr / 10:g}",
+                    )
+                epoch = Epoch(
+                    epoch=number,
+                    loss=total / seen,
+                    val_loss=val_loss,
+                    accuracy=accuracy,
+                    lr=float(rate.get_last_lr()[0]),
+                    images_per_s=seen / seconds,
+                    seconds=seconds,
                 )
-            seconds = time.perf_counter() - started
-            val_loss, accuracy = measure(module, task, held_out, bf16=bf16)
-            epoch = Epoch(
-                epoch=number,
-                loss=total / seen,
-                val_loss=val_loss,
-                accuracy=accuracy,
-                lr=lr,
-                images_per_s=seen / seconds,
-                seconds=seconds,
-            )
-            epochs.append(epoch)
-            log(json.dumps(asdict(epoch)))
-            progress.note(
-                f"epoch {number}: loss {epoch.loss:.3f}, accuracy {accuracy:.3f} on validation images, "
-                f"{epoch.images_per_s:.0f} images/s"
-            )
-            # Of equally accurate epochs the one with the smaller loss is the better.
-            if best is None or (accuracy, -val_loss) > (best.accuracy, -best.val_loss):
-                best = epoch
-                kept = {name: p.detach().clone() for name, p in module.named_parameters() if p.requires_grad}
-            if number - best.epoch >= recipe.patience:
-                progress.note(f"no better epoch in {recipe.patience}: stopped early")
-                break
+                epochs.append(epoch)
+                log(json.dumps(asdict(epoch)))
+                # Of equally accurate epochs the one with the smaller loss is the better.
+                if best is None or (accuracy, -val_loss) > (best.accuracy, -best.val_loss):
+                    best = epoch
+                    kept = {name: p.detach().clone() for name, p in module.named_parameters() if p.requires_grad}
+                progress.note(
+                    f"epoch {number}: loss {epoch.loss:.3f}, accuracy {accuracy:.3f} on validation images, "
+                    f"{epoch.images_per_s:.0f} images/s"
+                )
+                if number - best.epoch >= recipe.patience:
+                    progress.note(f"no better epoch in {recipe.patience}: stopped early")
+                    break
     except KeyboardInterrupt:
         if best is None:
             raise

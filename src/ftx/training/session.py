@@ -7,17 +7,19 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import torch
 
+from ftx.backbones.build import resolve as resolve_model
 from ftx.backbones.families import depth, token_shape
 from ftx.backbones.stages import choose_attention, frozen_lead
 from ftx.data.dataset import SPLITS, Dataset, Split
 from ftx.data.folder import class_counts, read_folder
 from ftx.data.loader import available_bytes
-from ftx.data.preprocess import Preprocess
+from ftx.errors import EnvironmentFault
 from ftx.files import write_atomic
 from ftx.progress import SILENT, Progress
-from ftx.recipe import Recipe
-from ftx.run import Manifest, check_space, fresh_out, new_run, refuse_existing, seal
+from ftx.recipe import Augmentation, Recipe
+from ftx.run import Manifest, check_space, fresh_out, new_run, point_latest_at, refuse_existing, seal
 from ftx.tasks import TASKS
 from ftx.training.feed import FeatureFeed, Feed, ImageFeed, feature_bytes
 from ftx.training.loop import Fit, fit
@@ -37,26 +39,33 @@ def train(recipe: Recipe, out: Path | None = None, *, progress: Progress = SILEN
     started = time.monotonic()
     if out is not None:
         refuse_existing(out)
+    resolve_model(recipe.model.name)  # a name mistyped must not cost the reading of all images
     dataset = read_folder(recipe.data.path, val_fraction=recipe.data.val_fraction, progress=progress)
     prepared = prepare(recipe, len(dataset.labels))
     out = out or fresh_out(f"{recipe.data.path.resolve().name}-{prepared.method}")
     resolved = _resolved(recipe, prepared)
     trainable = prepared.trainable
     check_space(out, 8 * trainable)
-    with new_run(out) as staged:
+    with new_run(out) as new:
         lines: list[str] = []
 
         def log(line: str) -> None:
             lines.append(line + "\n")
-            write_atomic(staged / "reports" / "train.jsonl", "".join(lines).encode())
+            write_atomic(new.folder / "reports" / "train.jsonl", "".join(lines).encode())
 
         made = _fit(prepared, dataset, resolved, progress, log)
         prepared.backbone.module.cpu()
-        save_trained(prepared, staged / "trained")
-        write_atomic(staged / "recipe.yaml", resolved.dumps().encode())
-        seal(staged, _manifest(resolved, prepared, dataset), dataset.entries)
+        save_trained(prepared, new.folder / "trained")
+        write_atomic(new.folder / "recipe.yaml", resolved.dumps().encode())
+        seal(new.folder, _manifest(resolved, prepared, dataset), dataset.entries)
+    if new.path != out:
+        progress.note(f"{out} was taken by another training meanwhile: this run is {new.path}")
+    try:
+        point_latest_at(new.path)
+    except EnvironmentFault as fault:
+        progress.note(f"{fault.what}: {fault.where}; name the run to the next verb")
     return TrainReport(
-        run=str(out),
+        run=str(new.path),
         method=prepared.method,
         model=recipe.model.name,
         precision=resolved.train.precision,
@@ -76,6 +85,7 @@ def train(recipe: Recipe, out: Path | None = None, *, progress: Progress = SILEN
 
 def dry_run(recipe: Recipe, *, progress: Progress = SILENT) -> DryRunReport:
     """Say what was understood of data and model, and train nothing."""
+    resolve_model(recipe.model.name)
     dataset = read_folder(recipe.data.path, val_fraction=recipe.data.val_fraction, progress=progress)
     prepared = prepare(recipe, len(dataset.labels))
     resolved = _resolved(recipe, prepared)
@@ -96,40 +106,51 @@ def dry_run(recipe: Recipe, *, progress: Progress = SILENT) -> DryRunReport:
 
 
 def _fit(prepared: Prepared, dataset: Dataset, recipe: Recipe, progress: Progress, log: Callable[[str], None]) -> Fit:
-    module, pre = prepared.backbone.module, prepared.backbone.preprocess
+    module = prepared.backbone.module
     where = device()
     module.to(where)
     if where.type == "cpu":
         choose_attention(module, batch_size=recipe.train.batch_size, memory_bytes=available_bytes() // 4)
     lead = frozen_lead(module)
+    # Whether features fit into memory must not decide what is trained on: frozen blocks see each image as it is.
+    augment = "none" if lead else recipe.train.augment
     images = len(dataset.split("train")) + len(dataset.split("val"))
     if lead and feature_bytes(module, lead, images) > available_bytes() // 3:
         progress.note("the frozen blocks' features do not fit into memory: they are computed in each epoch")
         lead = 0
-    feeds = tuple(_feed(prepared, dataset, recipe, side, lead, pre, progress) for side in ("train", "val"))
-    return fit(
-        module,
-        TASKS[recipe.task],
-        (feeds[0], feeds[1]),
-        recipe.train,
-        lr=peak_lr(recipe.train, prepared.method),
-        bf16=recipe.train.precision == "bf16",
-        rng=np.random.default_rng(recipe.seed),
-        progress=progress,
-        log=log,
-    )
+    feeds = tuple(_feed(prepared, dataset, recipe, side, lead, augment, progress) for side in ("train", "val"))
+    with torch.random.fork_rng(devices=[] if where.type == "cpu" else [where]):
+        torch.manual_seed(recipe.seed)  # what dropout draws from
+        return fit(
+            module,
+            TASKS[recipe.task],
+            (feeds[0], feeds[1]),
+            recipe.train,
+            lr=peak_lr(recipe.train, prepared.method),
+            bf16=recipe.train.precision == "bf16",
+            rng=np.random.default_rng(recipe.seed),
+            progress=progress,
+            log=log,
+        )
 
 
 def _feed(
-    prepared: Prepared, dataset: Dataset, recipe: Recipe, side: Split, lead: int, pre: Preprocess, progress: Progress
+    prepared: Prepared,
+    dataset: Dataset,
+    recipe: Recipe,
+    side: Split,
+    lead: int,
+    augment: Augmentation,
+    progress: Progress,
 ) -> Feed:
+    pre = prepared.backbone.preprocess
     entries = dataset.split(side)
     paths = [dataset.root / entry.path for entry in entries]
     targets_NC = TASKS[recipe.task].targets(dataset.labels, [entry.labels for entry in entries])
     if lead:
         return FeatureFeed(prepared.backbone.module, lead, paths, targets_NC, pre, device=device(), progress=progress)
-    augment = recipe.train.augment if side == "train" else "none"
-    return ImageFeed(paths, targets_NC, pre, augment=augment, device=device(), progress=progress)
+    varied = augment if side == "train" else "none"
+    return ImageFeed(paths, targets_NC, pre, augment=varied, device=device(), progress=progress)
 
 
 def _resolved(recipe: Recipe, prepared: Prepared) -> Recipe:

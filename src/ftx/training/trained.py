@@ -48,8 +48,11 @@ def head_state(module: nn.Module) -> dict[str, Tensor]:
 
 
 def run_recipe(run: Run) -> Recipe:
-    """The resolved recipe that the run was trained with."""
-    return Recipe.load(run.path / "recipe.yaml")
+    """The resolved recipe that the run was trained with.
+
+    Raises: RunError if the file was changed since.
+    """
+    return Recipe.load(run.file("recipe.yaml"))
 
 
 def load_trained(run: Run) -> nn.Module:

@@ -5,7 +5,6 @@ Shapes: N images, C labels.
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -180,7 +179,7 @@ def _label_faults(
     if held.accuracy_drop is not None and len(is_right_N):
         count = len(is_right_N)
         lost, gained = int((was_right_N & ~is_right_N).sum()), int((~was_right_N & is_right_N).sum())
-        chance = drop_p_value(lost, gained, math.ceil(held.accuracy_drop * count))
+        chance = drop_p_value(lost, gained, count, held.accuracy_drop)
         if (lost - gained) / count > held.accuracy_drop and chance < CHANCE:
             faults.append(
                 f"accuracy drops by {100 * (lost - gained) / count:.2f} points ({lost} of {count} images lost, "

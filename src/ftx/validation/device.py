@@ -44,6 +44,7 @@ def validate_folder(folder: Path, table: Bounds, progress: Progress = SILENT) ->
         folder=str(folder),
         ok=not problems,
         reference=f"{REFERENCE}: the trained model in torch f32, before its merge",
+        whole=True,
         split="reference",
         rows=rows,
         problems=problems,

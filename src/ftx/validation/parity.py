@@ -15,7 +15,7 @@ import numpy as np
 from ftx.card import CARD
 from ftx.data.dataset import Entry
 from ftx.data.preprocess import load_pixels
-from ftx.errors import RunError
+from ftx.errors import InputError, RunError
 from ftx.progress import SILENT, Progress
 from ftx.progress import Task as ProgressTask
 from ftx.run import Run
@@ -61,6 +61,12 @@ def validate(
     path = Path(target)
     folder = path.parent if path.is_file() else path
     if (folder / CARD).is_file():
+        if data is not None or images is not None:
+            raise InputError(
+                "an exported folder is validated on its own reference images, and takes neither --data nor --images",
+                where=folder,
+                mend="leave them out, or name the run",
+            )
         return validate_folder(folder, table, progress)
     return _validate_run(Run.open(path), data, table, images, progress)
 
@@ -118,6 +124,7 @@ def _validate_run(run: Run, data: Path | None, table: Bounds, images: int | None
         ok=not problems,
         reference="trained/ in torch f32, before its merge",
         split=samples.entries[0].split,
+        whole=images is None and table == Bounds.of(None),
         rows=rows,
         problems=problems,
         faulty=sorted(faulty),

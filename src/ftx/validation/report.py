@@ -53,13 +53,15 @@ class ParityReport(VerbReport):
     """All rows, and in words what does not hold.
 
     ``problems`` says each bound that was passed and each label or image path that differs; ``faulty`` names
-    their artefacts. ``digests`` are those of the artefacts at the time.
+    their artefacts. ``digests`` are those of the artefacts at the time. ``whole``: on every held-out image and with
+    no bound changed, which is what counts as proof when ``ftx predict`` chooses a model.
     """
 
     verb: str = "validate"
     folder: str | None = None
     reference: str
     split: str
+    whole: bool
     rows: list[ParityRow]
     problems: list[str]
     faulty: list[str]

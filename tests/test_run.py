@@ -1,0 +1,124 @@
+"""The run folder keeps what it was given, and knows what no longer holds."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from ftx.data.dataset import Entry
+from ftx.data.preprocess import Preprocess
+from ftx.errors import RunError
+from ftx.labels import Labels
+from ftx.run import Manifest, Run, fresh_out, latest_run, new_run, point_latest_at, seal
+
+# Every character that Python takes for the end of a line and a file's name may hold.
+NAMES = ("a b", "ü", "<b>&amp;", "x\u2028y", "x\u0085y", "x\x0by", 'quote"', "new\nline")
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Run:
+    entries = tuple(Entry(f"a/{name}.png", "0" * 64, ("a",), "train") for name in NAMES)
+    with new_run(tmp_path / "runs" / "x") as new:
+        (new.folder / "trained").mkdir()
+        (new.folder / "trained" / "weights").write_text("one")
+        manifest = Manifest(
+            task="multiclass",
+            model="m",
+            architecture="m",
+            method="full",
+            base_digest="0",
+            labels=Labels.multiclass(["a", "b"]),
+            preprocess=Preprocess(32, 32, 32, "bicubic", (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)),
+            data_root="data",
+        )
+        seal(new.folder, manifest, entries)
+    return Run.open(tmp_path / "runs" / "x")
+
+
+def test_images_of_any_name_are_read_back(run: Run) -> None:
+    assert [entry.path for entry in run.entries()] == [f"a/{name}.png" for name in NAMES]
+
+
+def test_what_was_made_of_something_else_is_stale(run: Run) -> None:
+    with run.add("dense", made_from="trained") as folder:
+        (folder / "weights").write_text("merged")
+    with run.add("onnx", made_from="dense") as folder:
+        (folder / "model").write_text("exported")
+    assert run.require("onnx") == run.path / "onnx"
+    with run.add("dense", made_from="trained") as folder:
+        (folder / "weights").write_text("merged differently")
+    with pytest.raises(RunError, match="onnx/ is stale"):
+        run.require("onnx")
+
+
+def test_a_file_that_was_changed_is_named(run: Run) -> None:
+    (run.path / "trained" / "weights").write_text("two")
+    with pytest.raises(RunError, match="not what was written") as caught:
+        run.require("trained")
+    assert "weights" in str(caught.value)
+
+
+def test_a_verb_that_fails_leaves_the_run_as_it_was(run: Run) -> None:
+    before = (run.path / "run.json").read_bytes()
+
+    def fail() -> None:
+        with run.add("dense", made_from="trained") as folder:
+            (folder / "weights").write_text("half")
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        fail()
+    assert (run.path / "run.json").read_bytes() == before
+    assert sorted(path.name for path in run.path.iterdir()) == ["data.jsonl", "run.json", "trained"]
+
+
+def test_a_verb_killed_before_its_folder_is_in_place_can_run_again(run: Run) -> None:
+    with run.add("dense", made_from="trained") as folder:
+        (folder / "weights").write_text("merged")
+    # What lies on the disk if the process dies between the hashes and the rename.
+    (run.path / "dense" / "weights").unlink()
+    (run.path / "dense").rmdir()
+    with pytest.raises(RunError, match="missing") as caught:
+        run.require("dense")
+    assert "ftx merge" in str(caught.value)
+    with run.add("dense", made_from="trained") as folder:
+        (folder / "weights").write_text("merged")
+    assert run.require("dense").is_dir()
+
+
+def test_a_folder_of_the_users_is_not_replaced(run: Run) -> None:
+    (run.path / "dense").mkdir()
+    with pytest.raises(RunError, match="did not write"), run.add("dense", made_from="trained"):
+        pass
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"schema_version": 2}, "another schema version"),
+        ({"lineage": {"dense": {"made_from": "dense", "digest": ""}}}, "cannot have been made from"),
+        ({"lineage": {"dense": {"made_from": "onnx", "digest": ""}}}, "cannot have been made from"),
+        ({"task": "guessing"}, "does not hold"),
+        ({"spare": 1}, "does not hold"),
+    ],
+)
+def test_a_manifest_that_does_not_hold_is_refused(run: Run, change: dict[str, object], message: str) -> None:
+    path = run.path / "run.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | change))
+    with pytest.raises(RunError, match=message):
+        Run.open(run.path)
+
+
+def test_latest_is_the_newest(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(run.path.parent.parent)
+    with pytest.raises(RunError, match="no finished run"):
+        latest_run()
+    point_latest_at(run.path)
+    assert latest_run() == Path("runs/x")
+    # Where links are not allowed it is a file of one line.
+    (run.path.parent / "latest").unlink()
+    (run.path.parent / "latest").write_text("x\n")
+    assert latest_run() == Path("runs/x")
+    assert fresh_out("x") == Path("runs/x-2")
