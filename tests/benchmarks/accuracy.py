@@ -92,7 +92,7 @@ def main() -> None:
     parser.add_argument("--linear-epochs", type=int, default=20)
     parser.add_argument("--batch", type=int, default=32)
     given = parser.parse_args()
-    console = Console()
+    console = Console(width=120)
     chosen: dict[str, Trial] = {}
     for method, rates in RATES.items():
         trials: list[Trial] = []

@@ -12,7 +12,7 @@ from ftx.recipe import TrainRecipe
 from ftx.run import Method
 
 # Peak learning rates that "auto" means: see docs/decisions/0004-learning-rate-auto.md.
-AUTO_LR: dict[Method, float] = {"lora": 5e-4, "dora": 5e-4, "linear": 5e-3, "full": 5e-5}
+AUTO_LR: dict[Method, float] = {"lora": 1e-3, "dora": 1e-3, "linear": 5e-3, "full": 2e-5}
 
 
 def peak_lr(recipe: TrainRecipe, method: Method) -> float:
