@@ -171,8 +171,8 @@ class AdapterRecipe(_Section):
 class TrainRecipe(_Section):
     """How it is trained: AdamW, a linear warm-up and a cosine down to zero.
 
-    ``lr`` auto is what suits the method: 1e-3 for lora and dora, 5e-3 for linear probing, 2e-5 for full fine-tuning. ``augment`` applies where
-    the whole network trains: frozen leading blocks see each image once, as it is.
+    ``lr`` auto is what suits the method: 1e-3 for lora and dora, 5e-3 for linear probing, 2e-5 for full fine-tuning.
+    ``augment`` applies where the whole network trains: frozen leading blocks see each image once, as it is.
     ``warmup_share`` is the share of all steps that warm up; ``patience`` the epochs without a better
     metric after which training stops.
     """
