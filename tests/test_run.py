@@ -11,7 +11,8 @@ from ftx.data.dataset import Entry
 from ftx.data.preprocess import Preprocess
 from ftx.errors import RunError
 from ftx.labels import Labels
-from ftx.run import Manifest, Run, fresh_out, latest_run, new_run, point_latest_at, seal
+from ftx.run import Manifest, Run, new_run, seal
+from ftx.runs import fresh_out, latest_run, point_latest_at
 
 # Every character that Python takes for the end of a line and a file's name may hold.
 NAMES = ("a b", "ü", "<b>&amp;", "x\u2028y", "x\u0085y", "x\x0by", 'quote"', "new\nline")

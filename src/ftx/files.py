@@ -165,3 +165,20 @@ def _umask() -> int:
     mask = os.umask(0)
     os.umask(mask)
     return mask
+
+
+def check_space(folder: Path, needed_bytes: int) -> None:
+    """Refuse to begin where the disk cannot hold the result.
+
+    Raises: EnvironmentFault if fewer than ``needed_bytes`` are free.
+    """
+    existing = next(parent for parent in [folder.absolute(), *folder.absolute().parents] if parent.exists())
+    status = os.statvfs(existing) if hasattr(os, "statvfs") else None
+    if status is not None and status.f_bavail * status.f_frsize < needed_bytes:
+        free_mb = status.f_bavail * status.f_frsize / 1e6
+        raise EnvironmentFault(
+            "the disk is too full",
+            where=existing,
+            found=f"{free_mb:.0f} MB free, {needed_bytes / 1e6:.0f} MB needed",
+            mend="free some space",
+        )

@@ -21,9 +21,10 @@ from ftx.backbones.dense import WEIGHTS, DenseConfig, load_dense, save_dense
 from ftx.data.loader import load_pixels_many
 from ftx.data.preprocess import normalise
 from ftx.errors import DataError, GateFailed, MergeError
+from ftx.files import check_space
 from ftx.progress import SILENT, Progress
 from ftx.reports import VerbReport
-from ftx.run import Run, check_space
+from ftx.run import Run
 from ftx.training.prepare import base_of
 from ftx.training.trained import fill, load_trained, read_plain, require_base, run_recipe
 

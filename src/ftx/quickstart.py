@@ -12,7 +12,8 @@ from ftx.progress import SILENT, Progress
 from ftx.recipe import Recipe
 from ftx.reports import VerbReport
 from ftx.resources import embedded_recipe, sample_archive
-from ftx.run import RUNS, Run
+from ftx.run import Run
+from ftx.runs import RUNS
 from ftx.training import TrainReport, train
 from ftx.validation import ParityReport, validate
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -21,11 +20,8 @@ from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
 from ftx.data.dataset import Entry, Split
 from ftx.data.preprocess import Preprocess
-from ftx.errors import DataError, EnvironmentFault, RunError, nearest
+from ftx.errors import DataError, RunError
 from ftx.files import (
-    STAGING_PREFIX,
-    disk_faults,
-    numbered,
     place_new,
     settle,
     sha256_file,
@@ -35,11 +31,10 @@ from ftx.files import (
 )
 from ftx.labels import Labels
 from ftx.recipe import TaskName
+from ftx.runs import LATEST, known_runs, latest_run
 from ftx.version import __version__
 
 SCHEMA_VERSION = 1
-RUNS = Path("runs")
-LATEST = RUNS / "latest"
 
 Method = Literal["lora", "dora", "linear", "full"]
 
@@ -111,7 +106,7 @@ class Run:
         folder = latest_run() if path is None else Path(path)
         if not folder.is_dir():
             raise RunError(
-                "there is no such run", where=folder, found=_known_runs(folder), mend="name a run folder, or ftx train"
+                "there is no such run", where=folder, found=known_runs(folder), mend="name a run folder, or ftx train"
             )
         run = cls(folder)
         _ = run.manifest
@@ -282,49 +277,6 @@ def seal(folder: Path, manifest: Manifest, entries: tuple[Entry, ...]) -> None:
     write_atomic(folder / "run.json", _manifest_bytes(manifest.model_copy(update={"files": files})))
 
 
-def fresh_out(stem: str) -> Path:
-    """A run folder name below ``runs/`` that is free: ``runs/STEM``, ``runs/STEM-2``, …"""
-    return next(path for path in numbered(RUNS / stem) if not (path.exists() or path.is_symlink()))
-
-
-def latest_run() -> Path:
-    """The newest run below the current folder.
-
-    Raises: RunError if no training has finished here.
-    """
-    if LATEST.is_symlink() or LATEST.is_dir():
-        target = LATEST.parent / LATEST.readlink() if LATEST.is_symlink() else LATEST
-    elif LATEST.is_file():
-        target = LATEST.parent / LATEST.read_text(encoding="utf-8").strip()
-    else:
-        raise RunError(
-            "there is no finished run here",
-            where=LATEST.absolute(),
-            found=_known_runs(LATEST),
-            mend="run ftx train first, or name a run folder",
-        )
-    if not target.is_dir():
-        raise RunError("runs/latest points at a run that is gone", where=target, mend="name a run folder")
-    return Path(os.path.normpath(target))
-
-
-def point_latest_at(out: Path) -> None:
-    """Make ``runs/latest`` name this run.
-
-    Raises: EnvironmentFault if the current folder cannot be written.
-    """
-    with disk_faults(LATEST):
-        RUNS.mkdir(exist_ok=True)
-        target = os.path.relpath(os.path.realpath(out), os.path.realpath(RUNS))
-        staged = RUNS / f"{STAGING_PREFIX}latest-{os.getpid()}"
-        try:
-            staged.symlink_to(target, target_is_directory=True)
-        except (OSError, NotImplementedError):  # a file system or an account without links
-            write_atomic(LATEST, f"{target}\n".encode())
-        else:
-            staged.replace(LATEST)
-
-
 def _read_manifest(folder: Path) -> Manifest:
     path = folder / "run.json"
     if not path.is_file():
@@ -362,28 +314,3 @@ def _belongs(name: str, artifact: str) -> bool:
 def _hashes(folder: Path, prefix: str) -> dict[str, str]:
     paths = sorted(path for path in folder.rglob("*") if path.is_file())
     return {str(Path(prefix, path.relative_to(folder)).as_posix()): sha256_file(path) for path in paths}
-
-
-def _known_runs(near: Path) -> str:
-    runs = sorted(path.parent.name for path in RUNS.glob("*/run.json") if path.parent.name != LATEST.name)
-    if not runs:
-        return "no runs below runs/"
-    alike = nearest(near.name, runs)
-    return f"nearest: {RUNS / alike}" if alike else f"runs here: {', '.join(runs)}"
-
-
-def check_space(folder: Path, needed_bytes: int) -> None:
-    """Refuse to begin where the disk cannot hold the result.
-
-    Raises: EnvironmentFault if fewer than ``needed_bytes`` are free.
-    """
-    existing = next(parent for parent in [folder.absolute(), *folder.absolute().parents] if parent.exists())
-    status = os.statvfs(existing) if hasattr(os, "statvfs") else None
-    if status is not None and status.f_bavail * status.f_frsize < needed_bytes:
-        free_mb = status.f_bavail * status.f_frsize / 1e6
-        raise EnvironmentFault(
-            "the disk is too full",
-            where=existing,
-            found=f"{free_mb:.0f} MB free, {needed_bytes / 1e6:.0f} MB needed",
-            mend="free some space",
-        )

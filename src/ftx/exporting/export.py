@@ -11,9 +11,10 @@ from pydantic import BaseModel, ConfigDict
 
 from ftx.card import Precision
 from ftx.errors import InputError, nearest
+from ftx.files import check_space
 from ftx.progress import SILENT, Progress
 from ftx.reports import VerbReport
-from ftx.run import Run, check_space
+from ftx.run import Run
 
 if TYPE_CHECKING:
     from ftx.exporting.source import Source

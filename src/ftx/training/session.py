@@ -16,10 +16,11 @@ from ftx.data.dataset import SPLITS, Dataset, Split
 from ftx.data.folder import class_counts, read_folder
 from ftx.data.loader import available_bytes
 from ftx.errors import EnvironmentFault
-from ftx.files import write_atomic
+from ftx.files import check_space, write_atomic
 from ftx.progress import SILENT, Progress
 from ftx.recipe import Augmentation, Recipe
-from ftx.run import Manifest, check_space, fresh_out, new_run, point_latest_at, refuse_existing, seal
+from ftx.run import Manifest, new_run, refuse_existing, seal
+from ftx.runs import fresh_out, point_latest_at
 from ftx.tasks import TASKS
 from ftx.training.feed import FeatureFeed, Feed, ImageFeed, feature_bytes
 from ftx.training.loop import Fit, fit

@@ -1,0 +1,64 @@
+"""The folder ``runs/``: names for new runs, and ``latest``, which names the newest."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from ftx.errors import RunError, nearest
+from ftx.files import STAGING_PREFIX, disk_faults, numbered, write_atomic
+
+RUNS = Path("runs")
+LATEST = RUNS / "latest"
+
+
+def fresh_out(stem: str) -> Path:
+    """A run folder name below ``runs/`` that is free: ``runs/STEM``, ``runs/STEM-2``, …"""
+    return next(path for path in numbered(RUNS / stem) if not (path.exists() or path.is_symlink()))
+
+
+def latest_run() -> Path:
+    """The newest run below the current folder.
+
+    Raises: RunError if no training has finished here.
+    """
+    if LATEST.is_symlink() or LATEST.is_dir():
+        target = LATEST.parent / LATEST.readlink() if LATEST.is_symlink() else LATEST
+    elif LATEST.is_file():
+        target = LATEST.parent / LATEST.read_text(encoding="utf-8").strip()
+    else:
+        raise RunError(
+            "there is no finished run here",
+            where=LATEST.absolute(),
+            found=known_runs(LATEST),
+            mend="run ftx train first, or name a run folder",
+        )
+    if not target.is_dir():
+        raise RunError("runs/latest points at a run that is gone", where=target, mend="name a run folder")
+    return Path(os.path.normpath(target))
+
+
+def point_latest_at(out: Path) -> None:
+    """Make ``runs/latest`` name this run.
+
+    Raises: EnvironmentFault if the current folder cannot be written.
+    """
+    with disk_faults(LATEST):
+        RUNS.mkdir(exist_ok=True)
+        target = os.path.relpath(os.path.realpath(out), os.path.realpath(RUNS))
+        staged = RUNS / f"{STAGING_PREFIX}latest-{os.getpid()}"
+        try:
+            staged.symlink_to(target, target_is_directory=True)
+        except (OSError, NotImplementedError):  # a file system or an account without links
+            write_atomic(LATEST, f"{target}\n".encode())
+        else:
+            staged.replace(LATEST)
+
+
+def known_runs(near: Path) -> str:
+    """What there is instead of a run that was not found: the nearest name, or all."""
+    runs = sorted(path.parent.name for path in RUNS.glob("*/run.json") if path.parent.name != LATEST.name)
+    if not runs:
+        return "no runs below runs/"
+    alike = nearest(near.name, runs)
+    return f"nearest: {RUNS / alike}" if alike else f"runs here: {', '.join(runs)}"
