@@ -60,9 +60,9 @@ def test_a_run_is_evaluated_from_its_files(validated_run: Path, tmp_path: Path) 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("artifact", ["trained", "dense", "onnx", "openvino/fp16"])
-def test_any_artefact_can_be_evaluated(validated_run: Path, tmp_path: Path, artifact: str) -> None:
+def test_any_artifact_can_be_evaluated(validated_run: Path, tmp_path: Path, artifact: str) -> None:
     run = Path(shutil.copytree(validated_run, tmp_path / "run"))
     report = evaluate(run, artifact)
     assert report.artifact == artifact
-    # Plain colours: every artefact that still is the trained model tells them apart.
+    # Plain colours: every artifact that still is the trained model tells them apart.
     assert report.accuracy > 0.9

@@ -54,6 +54,17 @@ def test_a_killed_process_leaves_whole_files(tmp_path: Path) -> None:
         assert len({path.read_bytes()[:1] for path in contents[1:]}) <= 1
 
 
+def test_what_a_killed_process_left_goes_with_the_next_work(tmp_path: Path) -> None:
+    code = "import os, sys; from pathlib import Path; from ftx.files import staging\n"
+    code += "with staging(Path(sys.argv[1]) / 'x') as staged: os.kill(os.getpid(), 9)"
+    subprocess.run([sys.executable, "-c", code, str(tmp_path)], check=False)
+    (left,) = tmp_path.iterdir()
+    (tmp_path / f"{STAGING_PREFIX}elsewhere-1-abc").mkdir()  # of a process on another machine
+    with stage_folder(tmp_path / "y"):
+        assert not left.exists()
+    assert sorted(path.name for path in tmp_path.iterdir()) == [f"{STAGING_PREFIX}elsewhere-1-abc", "y"]
+
+
 def test_a_failed_block_leaves_what_was_there(tmp_path: Path) -> None:
     with stage_folder(tmp_path / "folder") as staged:
         (staged / "a").write_text("old")

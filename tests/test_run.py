@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from pathlib import Path
 
 import pytest
@@ -110,6 +111,20 @@ def test_a_manifest_that_does_not_hold_is_refused(run: Run, change: dict[str, ob
     path.write_text(json.dumps(json.loads(path.read_text()) | change))
     with pytest.raises(RunError, match=message):
         Run.open(run.path)
+
+
+def test_labels_that_were_renamed_are_refused(run: Run) -> None:
+    path = run.path / "run.json"
+    path.write_text(path.read_text().replace('"a"', '"renamed"'))
+    with pytest.raises(RunError, match="names labels that"):
+        run.entries()
+
+
+def test_commands_that_are_suggested_can_be_pasted(run: Run, tmp_path: Path) -> None:
+    moved = Run(run.path.rename(tmp_path / "it's a run"))
+    with pytest.raises(RunError) as caught:
+        moved.require("dense")
+    assert shlex.split(str(caught.value.mend)) == ["run:", "ftx", "merge", str(moved.path)]
 
 
 def test_latest_is_the_newest(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:

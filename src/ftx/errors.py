@@ -6,6 +6,7 @@ exactly that and exits with ``exit_code``; it shows a traceback under ``--debug`
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterable
 from difflib import get_close_matches
 from pathlib import Path
@@ -40,6 +41,11 @@ class FtxError(Exception):
 
     def __str__(self) -> str:
         return "\n".join([self.what, *(f"  {heading}: {text}" for heading, text in self.details())])
+
+
+def command(verb: str, path: str | Path | None = None) -> str:
+    """A command line that can be pasted into a shell, whatever the path is called."""
+    return verb if path is None else f"{verb} {shlex.quote(str(path))}"
 
 
 class InputError(FtxError):
@@ -80,6 +86,12 @@ class ExportError(InputError):
     """A model that cannot be exported, or an exported folder that is not whole."""
 
 
+class Interrupted(FtxError):
+    """The user pressed Ctrl-C."""
+
+    exit_code = INTERRUPTED
+
+
 class EnvironmentFault(FtxError):
     """The machine is at fault: no space, an extra that is not installed, no network."""
 
@@ -87,7 +99,7 @@ class EnvironmentFault(FtxError):
 
 
 class GateFailed(FtxError):
-    """A bound was passed: the artefact is not what it should be."""
+    """A bound was passed: the artifact is not what it should be."""
 
     exit_code = 1
 

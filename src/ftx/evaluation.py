@@ -1,4 +1,4 @@
-"""``ftx eval``: how well an artefact of a run answers on the held-out images, class by class.
+"""``ftx eval``: how well an artifact of a run answers on the held-out images, class by class.
 
 Shapes: N images, C labels.
 """
@@ -64,7 +64,7 @@ def evaluate(
     data: Path | None = None,
     progress: Progress = SILENT,
 ) -> EvalReport:
-    """Ask an artefact about every held-out image, from its file, in the precision that it is deployed in.
+    """Ask an artifact about every held-out image, from its file, in the precision that it is deployed in.
 
     ``artifact`` is the run's best IR by default, ``dense`` or ``trained`` where there is none yet.
     The run gets ``reports/eval.json``.
@@ -105,7 +105,7 @@ def evaluate(
         classes=class_scores(confusion, run.manifest.labels.names),
         confusion=confusion.tolist(),
     )
-    run.write_report("eval", report)
+    run.keep_report("eval", report, progress)
     return report
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
+import platform
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -14,8 +16,12 @@ from pathlib import Path
 
 from ftx.errors import EnvironmentFault, FtxError
 
-# A folder or file under this prefix is work in progress of one process and never an artefact.
+# A folder or file under this prefix is work in progress of one process and never an artifact.
 STAGING_PREFIX = ".ftx-partial-"
+
+
+# The machine's name is part of it: a shared folder may hold the work of another one's living process.
+_OURS = f"{STAGING_PREFIX}{re.sub(r'[^A-Za-z0-9]', '_', platform.node())}-"
 
 
 def sha256_file(path: Path) -> str:
@@ -38,7 +44,7 @@ def write_atomic(path: Path, content: bytes) -> None:
                 stream.write(content)
                 stream.flush()
                 os.fsync(stream.fileno())
-            # mkstemp makes 0600; an artefact is as readable as any file that the user makes.
+            # mkstemp makes 0600; an artifact is as readable as any file that the user makes.
             staged.chmod(0o666 & ~_umask())
             staged.replace(path)
         except BaseException:
@@ -66,12 +72,31 @@ def staging(final: Path) -> Iterator[Path]:
     """Give a temporary folder beside ``final``, which is gone after the block unless the block moved it."""
     with disk_faults(final):
         final.parent.mkdir(parents=True, exist_ok=True)
-        staged = Path(tempfile.mkdtemp(dir=final.parent, prefix=STAGING_PREFIX))
+        _sweep(final.parent)
+        staged = Path(tempfile.mkdtemp(dir=final.parent, prefix=f"{_OURS}{os.getpid()}-"))
         staged.chmod(0o777 & ~_umask())
         try:
             yield staged
         finally:
             shutil.rmtree(staged, ignore_errors=True)
+
+
+def _sweep(folder: Path) -> None:
+    """Remove what killed processes of this machine left unfinished."""
+    for left in folder.glob(f"{_OURS}*"):
+        number = left.name.removeprefix(_OURS).partition("-")[0]
+        if number.isdecimal() and not _alive(int(number)):
+            shutil.rmtree(left, ignore_errors=True)
+
+
+def _alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:  # another user's
+        return True
+    return True
 
 
 def place_new(staged: Path, final: Path) -> Path:

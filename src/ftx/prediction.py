@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -69,17 +70,22 @@ def _expand(path: Path) -> list[Path | Prediction]:
     """The images that a path stands for, or why there are none."""
     if not path.is_dir():
         # A file is tried whatever it is called; what is no image says so when it is opened.
-        return [path] if path.is_file() else [Prediction(path=_text(path), error="there is no such file")]
-    inside = sorted(
-        child
-        for child in path.rglob("*")
-        if child.suffix.lower() in IMAGE_ENDINGS and child.is_file() and not _hidden(child.relative_to(path))
-    )
-    return [*inside] if inside else [Prediction(path=_text(path), error="there are no images in this folder")]
+        if path.is_file():
+            return [path]
+        error = "this is no regular file" if path.exists() else "there is no such file"
+        return [Prediction(path=_text(path), error=error)]
+    inside: list[Path | Prediction] = []
 
+    def refused(error: OSError) -> None:
+        where = Path(str(error.filename))
+        inside.append(Prediction(path=_text(where), error=f"this folder cannot be read: {error.strerror}"))
 
-def _hidden(path: Path) -> bool:
-    return any(part.startswith(".") for part in path.parts)
+    for folder, subfolders, names in os.walk(path, onerror=refused):
+        subfolders[:] = [name for name in subfolders if not name.startswith(".")]
+        children = [Path(folder) / name for name in names if not name.startswith(".")]
+        inside += [child for child in children if child.suffix.lower() in IMAGE_ENDINGS and child.is_file()]
+    inside.sort(key=lambda item: str(item.path) if isinstance(item, Prediction) else str(item))
+    return inside or [Prediction(path=_text(path), error="there are no images in this folder")]
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
 """The run folder: what training started and every later verb adds to.
 
 ``run.json`` holds the schema version, the labels, the preprocessing, the base's digest, what was made
-from what (lineage) and the hash of each file. An artefact is a folder below the run; it is written to
+from what (lineage) and the hash of each file. An artifact is a folder below the run; it is written to
 a temporary name, moved into place when whole, and refused later if a file in it changed or if what it
 was made from is no longer what the run holds.
 """
@@ -20,7 +20,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
 from ftx.data.dataset import Entry, Split
 from ftx.data.preprocess import Preprocess
-from ftx.errors import DataError, RunError
+from ftx.errors import DataError, EnvironmentFault, RunError, command
 from ftx.files import (
     place_new,
     settle,
@@ -30,6 +30,7 @@ from ftx.files import (
     write_atomic,
 )
 from ftx.labels import Labels
+from ftx.progress import Progress
 from ftx.recipe import TaskName
 from ftx.runs import LATEST, known_runs, latest_run
 from ftx.version import __version__
@@ -38,7 +39,7 @@ SCHEMA_VERSION = 1
 
 Method = Literal["lora", "dora", "linear", "full"]
 
-# The verb that makes each artefact, for errors that suggest the next command.
+# The verb that makes each artifact, for errors that suggest the next command.
 MADE_BY = {
     "trained": "ftx train",
     "dense": "ftx merge",
@@ -50,7 +51,7 @@ MADE_BY = {
 
 
 class Lineage(BaseModel):
-    """What an artefact was made from, and the digest that had at the time."""
+    """What an artifact was made from, and the digest that had at the time."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -86,7 +87,7 @@ class Manifest(BaseModel):
         return self
 
     def digest(self, artifact: str) -> str:
-        """SHA-256 over the names and hashes of an artefact's files."""
+        """SHA-256 over the names and hashes of an artifact's files."""
         lines = [f"{name} {digest}\n" for name, digest in sorted(self.files.items()) if _belongs(name, artifact)]
         return hashlib.sha256("".join(lines).encode()).hexdigest()
 
@@ -118,25 +119,24 @@ class Run:
         return _read_manifest(self.path)
 
     def has(self, artifact: str) -> bool:
-        """Whether the run has ever been given this artefact."""
+        """Whether the run has ever been given this artifact."""
         return any(_belongs(name, artifact) for name in self.manifest.files)
 
     def artifacts(self) -> list[str]:
-        """The artefacts that the run holds, in the order of the pipeline."""
+        """The artifacts that the run holds, in the order of the pipeline."""
         return [name for name in MADE_BY if self.has(name)]
 
     def require(self, artifact: str) -> Path:
-        """The folder of an artefact that is whole, unaltered and not stale.
+        """The folder of an artifact that is whole, unaltered and not stale.
 
         Raises: RunError naming the file or the ancestor that does not hold.
         """
         manifest = self.manifest
-        verb = MADE_BY.get(artifact, "ftx export")
         if not self.has(artifact):
-            raise RunError(f"this run has no {artifact}/ yet", where=self.path, mend=f"run: {verb} {self.path}")
+            raise RunError(f"this run has no {artifact}/ yet", where=self.path, mend=f"run: {self._again(artifact)}")
         for name, digest in sorted(manifest.files.items()):
             if _belongs(name, artifact):
-                self._check_file(name, digest, verb)
+                self._check_file(name, digest, artifact)
         line = manifest.lineage.get(artifact)
         if line is not None:
             if manifest.digest(line.made_from) != line.digest:
@@ -144,35 +144,41 @@ class Run:
                     f"{artifact}/ is stale",
                     where=self.path / artifact,
                     found=f"it was made from another {line.made_from}/ than the one now in the run",
-                    mend=f"run: {verb} {self.path}",
+                    mend=f"run: {self._again(artifact)}",
                 )
             self.require(line.made_from)
         return self.path / artifact
 
     def file(self, name: str) -> Path:
-        """A file that training wrote beside its artefact, unaltered.
+        """A file that training wrote beside its artifact, unaltered.
 
         Raises: RunError if it is missing or another than was written.
         """
-        self._check_file(name, self.manifest.files.get(name, ""), MADE_BY["trained"])
+        self._check_file(name, self.manifest.files.get(name, ""), "trained")
         return self.path / name
 
-    def _check_file(self, name: str, digest: str, verb: str) -> None:
+    def _again(self, artifact: str) -> str:
+        """The command that makes the artifact."""
+        return command(MADE_BY.get(artifact, "ftx export"), None if artifact == "trained" else self.path)
+
+    def _check_file(self, name: str, digest: str, artifact: str) -> None:
         path = self.path / name
         if not path.is_file():
-            raise RunError("a file of the run is missing", where=path, mend=f"run: {verb} {self.path}")
+            raise RunError(
+                "a file of the run is missing", where=path, mend=f"restore it, or run: {self._again(artifact)}"
+            )
         found = sha256_file(path)
         if found != digest:
             raise RunError(
                 "a file of the run is not what was written",
                 where=path,
                 found=f"sha256 {found[:12]}…, run.json says {digest[:12]}…",
-                mend=f"restore it, or run: {verb} (again)",
+                mend=f"restore it, or run again: {self._again(artifact)}",
             )
 
     @contextmanager
     def add(self, artifact: str, *, made_from: str) -> Iterator[Path]:
-        """Write an artefact: yields a temporary folder that becomes ``artifact`` when the block ends well.
+        """Write an artifact: yields a temporary folder that becomes ``artifact`` when the block ends well.
 
         Raises: RunError if a folder of that name is there which no verb wrote.
         """
@@ -205,6 +211,13 @@ class Run:
         self._write(manifest.model_copy(update={"files": manifest.files | {f"reports/{name}.json": sha256_file(path)}}))
         return path
 
+    def keep_report(self, name: str, report: BaseModel, progress: Progress) -> None:
+        """Write ``reports/NAME.json``, or say that the run cannot be written: the answer is known all the same."""
+        try:
+            self.write_report(name, report)
+        except EnvironmentFault as fault:
+            progress.note(f"reports/{name}.json is not kept: {fault.what} ({fault.found})")
+
     def _write(self, manifest: Manifest) -> None:
         write_atomic(self.path / "run.json", _manifest_bytes(manifest))
 
@@ -214,6 +227,13 @@ class Run:
         # Not splitlines(): a file's name may hold what that takes for the end of a line.
         lines = path.read_text(encoding="utf-8").split("\n")
         found = tuple(Entry.from_json(json.loads(line)) for line in lines if line)
+        if unknown := {name for entry in found for name in entry.labels} - set(self.manifest.labels.names):
+            raise RunError(
+                "data.jsonl names labels that run.json does not",
+                where=path,
+                found=", ".join(sorted(unknown)),
+                mend=_RESTORE,
+            )
         return tuple(entry for entry in found if split is None or entry.split == split)
 
     def report_entries(self) -> tuple[Entry, ...]:
@@ -228,7 +248,9 @@ class Run:
         root = override if override is not None else Path(self.manifest.data_root)
         if not root.is_dir():
             raise DataError(
-                "the images of this run are not where they were at training",
+                "there is no such folder of images"
+                if override is not None
+                else "the images of this run are not where they were at training",
                 where=root,
                 mend="run the command from the folder where training ran, or name the folder: --data DIR",
             )
@@ -277,6 +299,9 @@ def seal(folder: Path, manifest: Manifest, entries: tuple[Entry, ...]) -> None:
     write_atomic(folder / "run.json", _manifest_bytes(manifest.model_copy(update={"files": files})))
 
 
+_RESTORE = "restore the file from a copy of the run, or train again"
+
+
 def _read_manifest(folder: Path) -> Manifest:
     path = folder / "run.json"
     if not path.is_file():
@@ -286,7 +311,7 @@ def _read_manifest(folder: Path) -> Manifest:
     try:
         raw: object = json.loads(path.read_bytes())
     except ValueError as error:
-        raise RunError("run.json cannot be read", where=path, found=str(error)) from error
+        raise RunError("run.json cannot be read", where=path, found=str(error), mend=_RESTORE) from error
     version: object = raw.get("schema_version") if isinstance(raw, dict) else None  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]
     if version != SCHEMA_VERSION:
         raise RunError(
@@ -300,7 +325,7 @@ def _read_manifest(folder: Path) -> Manifest:
     except ValidationError as error:
         first = error.errors()[0]
         key = ".".join(str(part) for part in first["loc"])
-        raise RunError("run.json does not hold", where=path, found=f"{key}: {first['msg']}") from error
+        raise RunError("run.json does not hold", where=path, found=f"{key}: {first['msg']}", mend=_RESTORE) from error
 
 
 def _manifest_bytes(manifest: Manifest) -> bytes:

@@ -52,7 +52,11 @@ def point_latest_at(out: Path) -> None:
         except (OSError, NotImplementedError):  # a file system or an account without links
             write_atomic(LATEST, f"{target}\n".encode())
         else:
-            staged.replace(LATEST)
+            try:
+                staged.replace(LATEST)
+            except OSError:  # the user's own folder is called latest
+                staged.unlink()
+                raise
 
 
 def known_runs(near: Path) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import pty
+import shlex
 import signal
 import subprocess
 import sys
@@ -273,6 +274,58 @@ def test_stdout_holds_json_alone_whoever_else_prints() -> None:
     assert all(word in done.stderr for word in ("python", "library", "child", "note"))
 
 
+@pytest.mark.parametrize("words", [[], ["--json"]])
+@pytest.mark.parametrize("redirection", [">&-", "2>&-", ">&- 2>&-", "2>/dev/full"])
+def test_streams_that_are_closed_or_full_do_not_stop_the_work(
+    words: list[str], redirection: str, tmp_path: Path
+) -> None:
+    body = (
+        "from pathlib import Path\nfrom ftx.cli import console\n"
+        "with (progress := console.TerminalProgress()).track('working', 3) as bar:\n"
+        "    progress.note('half way')\n"
+        "    bar.advance()\n"
+        "console.print_note('next')\nconsole.print_facts([('a', 'b')])\nconsole.print_line('{}')\n"
+        f"Path({str(tmp_path / 'done')!r}).write_text('')"
+    )
+    started = PROBE.replace("app.run(", "(app._open_closed_streams(), app.run(").replace(
+        "*sys.argv[1:]])", "*sys.argv[1:]]))[1]"
+    )
+    command = shlex.join([sys.executable, "-c", started, body, *words])
+    done = subprocess.run(
+        ["bash", "-c", f"{command} {redirection}"], capture_output=True, text=True, env=plain_environment(), check=False
+    )
+    assert done.returncode == 0
+    assert "Traceback" not in done.stderr
+    assert (tmp_path / "done").exists()
+
+
+@pytest.mark.parametrize("words", [[], ["--json"]])
+def test_an_answer_that_cannot_be_written_is_the_machines_fault(words: list[str]) -> None:
+    body = "from ftx.cli import console\nconsole.print_line('{}')"
+    command = shlex.join([sys.executable, "-c", PROBE, body, *words])
+    done = subprocess.run(
+        ["bash", "-c", f"{command} >/dev/full"], capture_output=True, text=True, env=plain_environment(), check=False
+    )
+    assert done.returncode == 3
+    assert "No space left" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_ctrl_c_is_told_in_json_too() -> None:
+    done = probe("raise KeyboardInterrupt", "--json")
+    assert done.returncode == 130
+    assert json.loads(done.stdout)["error"]["what"] == "interrupted"
+
+
+def test_control_characters_do_not_reach_the_terminal() -> None:
+    name = "a\x1b[31m\nb.png"
+    done = probe(
+        f"from ftx.cli import console\nconsole.print_table(('image',), [({name!r},)])\nconsole.print_note({name!r})"
+    )
+    assert "\x1b" not in done.stdout + done.stderr
+    assert "a\\x1b[31m" in done.stdout
+
+
 def test_ctrl_c_ends_quietly() -> None:
     body = "import sys, time; print('ready', flush=True); time.sleep(60)"
     process = subprocess.Popen(
@@ -290,9 +343,12 @@ def test_ctrl_c_ends_quietly() -> None:
     assert "Traceback" not in errors
 
 
-@pytest.mark.parametrize("words", [[], ["--json"]])
-def test_a_reader_that_goes_away_is_no_error(words: list[str]) -> None:
-    body = "from ftx.cli.console import print_line\nfor _ in range(10_000): print_line('x' * 100)"
+@pytest.mark.parametrize(
+    ("words", "printing"),
+    [([], "print_line('x' * 100)"), (["--json"], "print_line('x' * 100)"), ([], "print_facts([('name', 'x' * 100)])")],
+)
+def test_a_reader_that_goes_away_is_no_error(words: list[str], printing: str) -> None:
+    body = f"from ftx.cli.console import *\nfor _ in range(10_000): {printing}"
     process = subprocess.Popen(
         [sys.executable, "-c", PROBE, body, *words],
         stdout=subprocess.PIPE,

@@ -97,7 +97,7 @@ def make_run(folder: Path) -> Run:
 
 @dataclass(frozen=True)
 class Exported:
-    """A run with every artefact, and what its trained model answers in torch f32."""
+    """A run with every artifact, and what its trained model answers in torch f32."""
 
     run: Run
     report: ExportReport

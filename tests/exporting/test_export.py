@@ -20,7 +20,7 @@ from ftx.run import Run
         (["openvino", "openvino"], ["int8", "fp32", "int8"], ["openvino/fp32", "openvino/int8"]),
     ],
 )
-def test_formats_and_precisions_name_artefacts(formats: list[str], precisions: list[str], wanted: list[str]) -> None:
+def test_formats_and_precisions_name_artifacts(formats: list[str], precisions: list[str], wanted: list[str]) -> None:
     assert wanted_artifacts(formats, precisions) == wanted
 
 

@@ -123,7 +123,7 @@ def test_what_the_run_does_not_vouch_for_is_refused(run: Path, tmp_path: Path) -
     assert "outside its run" in str(caught.value)
     with pytest.raises(ExportError, match="no model here"):
         load(tmp_path / "gone")
-    with pytest.raises(RunError, match="no artefact 'openvino/int4'"):
+    with pytest.raises(RunError, match="no artifact 'openvino/int4'"):
         load_artifact(Run.open(run), "openvino/int4")
     broken = tmp_path / "broken"
     broken.mkdir()

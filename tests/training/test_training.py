@@ -152,6 +152,12 @@ def test_a_fresh_dora_model_is_the_base_exactly(images: Path) -> None:
     assert torch.equal(base(x), expected)
 
 
+def test_a_rank_wider_than_its_layer_is_refused(images: Path) -> None:
+    with pytest.raises(AdapterError, match="rank above the width") as caught:
+        prepare(recipe(images, "lora", **{"adapter.rank": 193}), 3)
+    assert "--rank of at most 192" in str(caught.value)
+
+
 def test_a_bypassed_layer_is_named(images: Path) -> None:
     module = prepare(recipe(images, "lora"), 3).backbone.module
     attention = module.get_submodule("blocks.3.attn")

@@ -140,7 +140,7 @@ def permute_head(constants: list[Constant]) -> int:
     return len(heads)
 
 
-# What the numbers must catch, and in which artefacts. Rounding to fp16 or int8 hides what is as small as itself.
+# What the numbers must catch, and in which artifacts. Rounding to fp16 or int8 hides what is as small as itself.
 FAULTS: dict[str, tuple[Callable[[list[Constant]], int], tuple[str, ...]]] = {
     "one percent": (one_percent, IRS[:1]),
     "channels swapped": (swap_channels, IRS),
@@ -173,7 +173,7 @@ def test_a_fault_in_an_ir_that_its_hashes_vouch_for(run: Path, fault: str) -> No
     assert json.loads(done.stdout)["ok"] is False
     for artifact in artifacts[1:]:
         assert not validate(run / artifact).ok
-    if fault == "one percent":  # once for all, as it takes a while: within the run, beside whole artefacts
+    if fault == "one percent":  # once for all, as it takes a while: within the run, beside whole artifacts
         report = validate(run)
         assert not report.ok
         assert failing(report) == set(report.faulty) == set(artifacts)

@@ -86,7 +86,7 @@ def test_labels_of_the_dense_model_in_another_order(whole_run: Path, tmp_path: P
 
 def test_images_that_are_gone_or_changed_are_named(whole_run: Path, tmp_path: Path) -> None:
     run = copy_with(whole_run, tmp_path, "openvino/fp32")
-    with pytest.raises(DataError, match="not where they were"):
+    with pytest.raises(DataError, match="no such folder of images"):
         validate(run, data=tmp_path / "nowhere")
     data = Path(shutil.copytree(Run.open(run).manifest.data_root, tmp_path / "data"))
     held_out = Run.open(run).report_entries()[0]

@@ -35,6 +35,15 @@ def match(module: nn.Module, spec: AdapterSpec) -> list[tuple[Site, tuple[Part, 
     matched = [(site, _parts(site, spec)) for site in found if site.block >= first]
     matched = [(site, parts) for site, parts in matched if parts]
     reached = {part.target for _, parts in matched for part in parts}
+    for site, parts in matched:
+        widest = min(module.get_submodule(site.name).get_parameter("weight").shape)
+        if too_large := [part for part in parts if part.ranks.stop - part.ranks.start > widest]:
+            raise AdapterError(
+                "a rank above the width of its layer",
+                where=f"adapter.rank, {site.name}",
+                found=f"{too_large[0].ranks.stop - too_large[0].ranks.start}, the layer's smaller side is {widest}",
+                mend=f"--rank of at most {widest}; 4 to 32 are usual",
+            )
     if absent := [target for target in spec.rank if target not in reached]:
         known = sorted({target for site in found for target in site.rows})
         raise AdapterError(f"targets {absent} are in no layer of this model", found=f"it has {known}")

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import timm
+from huggingface_hub import constants
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
@@ -32,6 +37,20 @@ def read_weights(file: Path) -> dict[str, Tensor]:
         ) from error
 
 
+@contextmanager
+def _without_retries() -> Iterator[None]:
+    """Where the hub's name is unknown, let its library look into its cache alone: it would try for 50 s and talk."""
+    offline = constants.HF_HUB_OFFLINE
+    try:
+        socket.getaddrinfo(urlsplit(constants.ENDPOINT).hostname, None)
+    except OSError:
+        constants.HF_HUB_OFFLINE = True
+    try:
+        yield
+    finally:
+        constants.HF_HUB_OFFLINE = offline
+
+
 def fetch_pretrained(architecture: str) -> dict[str, Tensor]:
     """Download (or take from the hub's cache) what timm publishes for this name, without its head.
 
@@ -41,7 +60,8 @@ def fetch_pretrained(architecture: str) -> dict[str, Tensor]:
     if config is None or not (config.hf_hub_id or config.url):
         raise ModelError(f"timm publishes no pretrained weights for {architecture}", mend=WAYS_OUT)
     try:
-        module = timm.create_model(architecture, pretrained=True, num_classes=0)
+        with _without_retries():
+            module = timm.create_model(architecture, pretrained=True, num_classes=0)
     except (OSError, RuntimeError, ValueError) as error:  # what huggingface_hub and urllib raise offline
         raise EnvironmentFault(
             f"the pretrained weights of {architecture} could not be fetched",

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn, cast
 import typer
 from typer.core import TyperGroup
 
-from ftx.errors import INTERRUPTED, InputError
+from ftx.errors import InputError, Interrupted
 from ftx.version import __version__
 
 if TYPE_CHECKING:
@@ -61,6 +61,8 @@ class VerbGroup(TyperGroup):
             return super().invoke(ctx)
         except BrokenPipeError:
             return _reader_went_away()
+        except KeyboardInterrupt:  # Typer would make a bare status of it
+            raise Interrupted("interrupted", found="nothing half-written is left") from None
 
 
 # Plain help: rich's markup costs 0.15 s of import, half of what `ftx --help` may take.
@@ -118,8 +120,6 @@ def run(arguments: Sequence[str]) -> int:
         command = typer.main.get_command(app)
         status: object = command.main(args=given or ["--help"], prog_name="ftx", standalone_mode=False)
         sys.stdout.flush()
-    except KeyboardInterrupt:
-        return INTERRUPTED
     except BrokenPipeError:
         return _reader_went_away()
     except Exception as error:
@@ -150,10 +150,22 @@ def _reader_went_away() -> int:
     return BROKEN_PIPE
 
 
+def _open_closed_streams() -> None:
+    """Give a program started with closed streams (``>&-``) ones that lead nowhere: files would take their numbers."""
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        if getattr(sys, name) is None:
+            nowhere = os.open(os.devnull, os.O_RDWR)
+            if nowhere != number:
+                os.dup2(nowhere, number)
+                os.close(nowhere)
+            setattr(sys, name, open(number, "r" if number == 0 else "w", encoding="utf-8", closefd=False))  # noqa: SIM115
+
+
 def main() -> NoReturn:
     """Entry point of the command ``ftx``."""
     # torch's threads wait for each other by spinning, which starves them as soon as another program wants a core:
     # on 2 cores, one of them busy, a training step took 2.6 times as long as with threads that sleep. With both
     # cores free the two are equally fast. Read when torch is loaded; the user's own choice stays.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    _open_closed_streams()
     sys.exit(run(sys.argv[1:]))

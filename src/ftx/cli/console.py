@@ -9,8 +9,8 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Generator, Sequence
-from contextlib import contextmanager
-from typing import Literal, TextIO
+from contextlib import contextmanager, suppress
+from typing import Literal, TextIO, cast
 
 from pydantic import BaseModel
 from rich.console import Console
@@ -37,7 +37,7 @@ def reserve_stdout() -> None:
     sys.stdout.flush()
     _answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
-    sys.stdout = sys.stderr
+    sys.stdout = cast("TextIO", _Unheard(sys.stderr))
 
 
 def abandon_stdout() -> None:
@@ -76,7 +76,7 @@ def print_error(error: FtxError) -> None:
 
 def print_note(text: str, style: Style = "plain") -> None:
     """One line beside the answer, on stderr."""
-    _stderr().print(Text(text, style=_STYLES[style]), soft_wrap=True)
+    _stderr().print(Text(_printable(text), style=_STYLES[style]), soft_wrap=True)
 
 
 def width() -> int:
@@ -103,7 +103,7 @@ def print_table(
         headers.append(Column(Text(name), justify="right" if numeric else "left", overflow="fold", no_wrap=numeric))
     table = Table(*headers, header_style="bold", box=None, pad_edge=False, padding=(0, 2, 0, 0))
     for index, row in enumerate(rows):
-        table.add_row(*(Text(cell) for cell in row), style=_STYLES[styles[index]] if styles else "")
+        table.add_row(*(Text(_printable(cell)) for cell in row), style=_STYLES[styles[index]] if styles else "")
     console = _stdout()
     if sum(max(map(len, column)) + 2 for column in zip(columns, *rows, strict=True)) > console.width:
         table.padding = (0, 1, 0, 0)
@@ -112,18 +112,49 @@ def print_table(
     console.print(table)
 
 
+def _printable(text: str) -> str:
+    """Without the control characters that a file's name may hold: they would colour or move the terminal."""
+    return "".join(one if one.isprintable() or one == "\n" else ascii(one)[1:-1] for one in text)
+
+
 def _is_figure(cell: str) -> bool:
     return cell in ("", "-", ".") or cell.lstrip("+-")[:1].isdigit()
 
 
+class _Console(Console):
+    def on_broken_pipe(self) -> None:
+        # Rich would end the program with status 1, which is a failed gate's.
+        raise BrokenPipeError
+
+
 def _stdout() -> Console:
     stream = sys.stdout
-    return Console(file=stream, highlight=False, width=None if stream.isatty() else _UNBOUNDED_WIDTH)
+    return _Console(file=stream, highlight=False, width=None if stream.isatty() else _UNBOUNDED_WIDTH)
+
+
+class _Unheard:
+    """A stream whose reader may go away: what is said beside the answer must not stop the work."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        try:
+            return self._stream.write(text)
+        except (OSError, ValueError):  # ValueError: it was closed
+            return len(text)
+
+    def flush(self) -> None:
+        with suppress(OSError, ValueError):
+            self._stream.flush()
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self._stream, name)
 
 
 def _stderr() -> Console:
-    stream = sys.stderr
-    return Console(file=stream, highlight=False, width=None if stream.isatty() else _UNBOUNDED_WIDTH)
+    stream = cast("TextIO", _Unheard(sys.stderr))
+    return _Console(file=stream, highlight=False, width=None if stream.isatty() else _UNBOUNDED_WIDTH)
 
 
 class _Count(ProgressColumn):
@@ -193,4 +224,4 @@ class TerminalProgress:
                 self._bars.stop()
 
     def note(self, text: str) -> None:
-        self._console.print(Text(text), soft_wrap=True)
+        self._console.print(Text(_printable(text)), soft_wrap=True)

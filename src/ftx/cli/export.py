@@ -8,6 +8,7 @@ import typer
 
 from ftx.cli import console
 from ftx.cli.options import DataOption, JsonFlag, RunArgument
+from ftx.errors import command as shell_command
 
 if TYPE_CHECKING:
     from ftx.card import Precision
@@ -69,7 +70,7 @@ def print_export(report: ExportReport) -> None:
             for item in report.artifacts
         ],
     )
-    console.print_note(f"next: ftx validate {report.run}", "dim")
+    console.print_note(f"next: {shell_command('ftx validate', report.run)}", "dim")
 
 
 def smooth_quant(alpha: float | None) -> str:

@@ -52,7 +52,10 @@ def report_failure(error: Exception, *, arguments: Sequence[str], verb: str | No
     console.print_error(known)
     if as_json:
         parts = ErrorParts(what=known.what, where=known.where, found=known.found, mend=known.mend)
-        console.print_json(FailureReport(verb=verb or "", error=parts))
+        try:
+            console.print_json(FailureReport(verb=verb or "", error=parts))
+        except OSError:  # what failed may be the answer's own way out
+            console.abandon_stdout()
     return known.exit_code
 
 

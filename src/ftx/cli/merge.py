@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from ftx.cli import console
 from ftx.cli.options import DataOption, JsonFlag, RunArgument
+from ftx.errors import command as shell_command
 
 if TYPE_CHECKING:
     from ftx.merging import MergeReport
@@ -40,4 +41,4 @@ def print_merge(report: MergeReport) -> None:
     )
     facts.append(("logits", shown))
     console.print_facts(facts)
-    console.print_note("next: ftx export", "dim")
+    console.print_note(f"next: {shell_command('ftx export --format openvino', report.run)}", "dim")

@@ -11,6 +11,7 @@ import typer
 from ftx.cli import console
 from ftx.cli.options import JsonFlag
 from ftx.errors import INTERRUPTED
+from ftx.errors import command as shell_command
 from ftx.recipe import TARGETS, Recipe
 
 if TYPE_CHECKING:
@@ -139,7 +140,7 @@ def command(
     }
     recipe = Recipe.build(config, set_ or (), flags)
     if dry_run:
-        _dry_run(recipe, json)
+        _dry_run(recipe, out, json)
         return 0
     return _train(recipe, out, json)
 
@@ -156,9 +157,12 @@ def _train(recipe: Recipe, out: Path | None, json: bool) -> int:
     return INTERRUPTED if report.interrupted else 0
 
 
-def _dry_run(recipe: Recipe, json: bool) -> None:
+def _dry_run(recipe: Recipe, out: Path | None, json: bool) -> None:
+    from ftx.run import refuse_existing
     from ftx.training import dry_run
 
+    if out is not None:
+        refuse_existing(out)
     report = dry_run(recipe, progress=console.TerminalProgress())
     if json:
         console.print_json(report)
@@ -178,7 +182,7 @@ def _print_trained(report: TrainReport) -> None:
         ]
     )
     console.print_facts([("run", str(report.run))], "strong")
-    console.print_note("next: ftx merge", "dim")
+    console.print_note(f"next: {shell_command('ftx merge', report.run)}", "dim")
 
 
 def _print_dry_run(report: DryRunReport) -> None:
@@ -194,9 +198,11 @@ def _print_dry_run(report: DryRunReport) -> None:
             ("images", _images(report.images, len(report.counts))),
             ("model", f"{report.model} at {report.image_size} px, {report.method}, computed in {report.precision}"),
             ("to train", f"{report.trainable_parameters:,} parameters, {report.trainable_share:.1%} of the model"),
-            ("memory", f"about {report.memory_mb} MB"),
+            ("memory", f"about {report.memory_mb:,} MB, of {report.free_mb:,} MB that are free"),
         ]
     )
+    if report.memory_mb > report.free_mb:
+        console.print_note("this will not fit into memory: a smaller --batch-size or --image-size needs less", "bad")
     console.print_note("nothing was trained or written", "dim")
 
 

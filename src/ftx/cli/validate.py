@@ -91,6 +91,8 @@ def print_parity(report: ParityReport) -> None:
     )
     for problem in report.problems:
         console.print_note(problem, "bad")
+    if report.run is not None and not report.whole:
+        console.print_note("on a part of the images, or with bounds of your own: ftx predict does not go by it", "dim")
     if report.ok:
         console.print_note("every artifact answers as the trained model did", "good")
 

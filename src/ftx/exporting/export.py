@@ -77,7 +77,7 @@ def export(
 
 
 def wanted_artifacts(formats: Sequence[str], precisions: Sequence[str]) -> list[str]:
-    """The artefacts that formats and precisions ask for, in the order of the pipeline, once each.
+    """The artifacts that formats and precisions ask for, in the order of the pipeline, once each.
 
     Raises: InputError for a name that is none, and for ONNX in another precision than fp32.
     """

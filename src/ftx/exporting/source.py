@@ -1,4 +1,4 @@
-"""What the artefacts of one export are made from: each part made once, when first needed, and shared."""
+"""What the artifacts of one export are made from: each part made once, when first needed, and shared."""
 
 from __future__ import annotations
 

@@ -10,7 +10,7 @@ from pydantic import BaseModel, ValidationError
 
 from ftx.card import CARD
 from ftx.data.preprocess import Preprocess
-from ftx.errors import ExportError, RunError
+from ftx.errors import ExportError, RunError, command
 from ftx.labels import Labels
 from ftx.progress import SILENT, Progress
 from ftx.run import MADE_BY, Run
@@ -68,13 +68,13 @@ def load_folder(folder: Path, *, compute: Compute = "auto") -> Predictor:
 
 
 def load_artifact(run: Run, artifact: str, *, compute: Compute = "auto") -> Predictor:
-    """Open one artefact of a run after its hashes and lineage hold.
+    """Open one artifact of a run after its hashes and lineage hold.
 
     Raises: RunError if the run lacks it, or it is altered or stale.
     """
     if artifact not in MADE_BY:
         raise RunError(
-            f"a run has no artefact '{artifact}'", where=run.path, mend=f"choose one of {', '.join(MADE_BY)}"
+            f"a run has no artifact '{artifact}'", where=run.path, mend=f"choose one of {', '.join(MADE_BY)}"
         )
     folder = run.require(artifact)
     manifest = run.manifest
@@ -103,7 +103,7 @@ def best_ir(run: Run) -> tuple[str, str]:
             "this run has no OpenVINO model yet",
             where=run.path,
             found=f"it holds {', '.join(run.artifacts())}",
-            mend=f"run: ftx export {run.path} --format openvino",
+            mend=f"run: {command('ftx export --format openvino', run.path)}",
         )
     proven = _proven(run)
     for name in held:
@@ -128,7 +128,7 @@ class _Verdict(BaseModel):
 
 
 def _proven(run: Run) -> set[str]:
-    """Artefacts that passed the last validation and are the same files still."""
+    """Artifacts that passed the last validation and are the same files still."""
     path = run.path / "reports" / "parity.json"
     try:
         verdict = _Verdict.model_validate_json(path.read_bytes())

@@ -41,3 +41,4 @@ class DryRunReport(VerbReport):
     trainable_parameters: int
     trainable_share: float
     memory_mb: int
+    free_mb: int

@@ -63,8 +63,8 @@ def train(recipe: Recipe, out: Path | None = None, *, progress: Progress = SILEN
         progress.note(f"{out} was taken by another training meanwhile: this run is {new.path}")
     try:
         point_latest_at(new.path)
-    except EnvironmentFault as fault:
-        progress.note(f"{fault.what}: {fault.where}; name the run to the next verb")
+    except (EnvironmentFault, OSError) as fault:
+        progress.note(f"runs/latest cannot name this run, so name it to the next verb: {fault}")
     return TrainReport(
         run=str(new.path),
         method=prepared.method,
@@ -102,7 +102,8 @@ def dry_run(recipe: Recipe, *, progress: Progress = SILENT) -> DryRunReport:
         layers=list(prepared.layers),
         trainable_parameters=prepared.trainable,
         trainable_share=prepared.trainable / total,
-        memory_mb=_memory_mb(prepared, resolved),
+        memory_mb=_memory_mb(prepared, resolved, len(dataset.split("train"))),
+        free_mb=round(available_bytes() / 1e6),
     )
 
 
@@ -183,7 +184,7 @@ def _images(dataset: Dataset) -> dict[str, int]:
     return {side: count for side, count in counts.items() if count}
 
 
-def _memory_mb(prepared: Prepared, recipe: Recipe) -> int:
+def _memory_mb(prepared: Prepared, recipe: Recipe, images: int) -> int:
     """A rough estimate: weights, gradients and AdamW's two moments, and what each block keeps for its backward."""
     module = prepared.backbone.module
     tokens, width = token_shape(module)
@@ -191,6 +192,13 @@ def _memory_mb(prepared: Prepared, recipe: Recipe) -> int:
     states = 12 * prepared.trainable
     live = depth(module) - frozen_lead(module)
     # About 16 activations of the token width a block: norms, qkv, proj, and the four times wider MLP twice.
-    kept = live * recipe.train.batch_size * tokens * width * 16 * (2 if recipe.train.precision == "bf16" else 4)
+    kept = (
+        live
+        * min(recipe.train.batch_size, images)
+        * tokens
+        * width
+        * 16
+        * (2 if recipe.train.precision == "bf16" else 4)
+    )
     torch_itself = 300_000_000
     return round((weights + states + kept + torch_itself) / 1e6)

@@ -1,4 +1,4 @@
-"""The gate: every exported artefact against the trained model."""
+"""The gate: every exported artifact against the trained model."""
 
 from __future__ import annotations
 

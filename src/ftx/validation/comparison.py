@@ -1,4 +1,4 @@
-"""The numbers of one row: an artefact's logits against the reference's, held to a bound.
+"""The numbers of one row: an artifact's logits against the reference's, held to a bound.
 
 Shapes: N images, C labels.
 """

@@ -1,4 +1,4 @@
-"""What no number shows: that an artefact names the labels, and describes the image path, as its run does.
+"""What no number shows: that an artifact names the labels, and describes the image path, as its run does.
 
 Truth and answers are compared as positions in the logits, so names in another order would pass every
 bound and still tell the user the wrong thing.
@@ -17,7 +17,7 @@ from ftx.runtimes.openvino import OpenVinoPredictor
 
 
 def identity_faults(run: Run, artifact: str, predictor: Predictor) -> list[str]:
-    """In words, where an artefact's own labels or image path are not the run's."""
+    """In words, where an artifact's own labels or image path are not the run's."""
     faults: list[str] = []
     if isinstance(predictor, OpenVinoPredictor):
         if predictor.labels != run.manifest.labels:

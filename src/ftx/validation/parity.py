@@ -1,4 +1,4 @@
-"""``ftx validate``: held-out images through every artefact, each against the trained model in torch f32.
+"""``ftx validate``: held-out images through every artifact, each against the trained model in torch f32.
 
 A run is compared with its trained model; an exported folder on a device, where there is no torch, with
 the answers of that model which lie beside it.
@@ -15,7 +15,7 @@ import numpy as np
 from ftx.card import CARD
 from ftx.data.dataset import Entry
 from ftx.data.preprocess import load_pixels
-from ftx.errors import InputError, RunError
+from ftx.errors import InputError, RunError, command
 from ftx.progress import SILENT, Progress
 from ftx.progress import Task as ProgressTask
 from ftx.run import Run
@@ -48,7 +48,7 @@ def validate(
     images: int | None = None,
     progress: Progress = SILENT,
 ) -> ParityReport:
-    """Compare every artefact of a run, or one exported folder, with the trained model.
+    """Compare every artifact of a run, or one exported folder, with the trained model.
 
     ``target`` is the latest run by default; ``data`` says where the run's images are now; ``bounds`` lays values over
     the table of ``ftx.validation.tolerance``; ``images`` takes so many of the held-out ones, spread over them.
@@ -98,7 +98,7 @@ def _validate_run(run: Run, data: Path | None, table: Bounds, images: int | None
             "there is nothing to validate: this run has no exported model yet",
             where=run.path,
             found=f"it holds {', '.join(run.artifacts())}",
-            mend=f"run: ftx export {run.path} --format openvino",
+            mend=f"run: {command('ftx export --format openvino', run.path)}",
         )
     for artifact in exported:  # hashes and lineage of all, before the first number
         run.require(artifact)
@@ -130,7 +130,7 @@ def _validate_run(run: Run, data: Path | None, table: Bounds, images: int | None
         faulty=sorted(faulty),
         digests={name: manifest.digest(name) for name in ("trained", "dense", *exported)},
     )
-    run.write_report("parity", report)
+    run.keep_report("parity", report, progress)
     return report
 
 
@@ -196,7 +196,7 @@ def _compare(
     table: Bounds,
     bar: ProgressTask,
 ) -> Iterator[tuple[ParityRow, list[str]]]:
-    """The rows of one artefact under one precision."""
+    """The rows of one artifact under one precision."""
     compute = predictor.compute
     # Int8 is calibrated on what the data holds: on grey data its answer to colour says nothing.
     takes_tint = kind_of(artifact, compute) != "int8"

@@ -1,4 +1,4 @@
-"""What ``ftx validate`` returns: a row an artefact, view and precision."""
+"""What ``ftx validate`` returns: a row an artifact, view and precision."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class RowBound(BaseModel):
 
 
 class ParityRow(BaseModel):
-    """One artefact in one view under one precision, against the trained model in torch f32 before its merge.
+    """One artifact in one view under one precision, against the trained model in torch f32 before its merge.
 
     Differences are null where a logit was not finite; accuracies where the truth is unknown.
     ``accuracy_low`` and ``accuracy_high`` are the ends of Wilson's 95 % interval; ``cosine`` is the mean over images;
@@ -53,7 +53,7 @@ class ParityReport(VerbReport):
     """All rows, and in words what does not hold.
 
     ``problems`` says each bound that was passed and each label or image path that differs; ``faulty`` names
-    their artefacts. ``digests`` are those of the artefacts at the time. ``whole``: on every held-out image and with
+    their artifacts. ``digests`` are those of the artifacts at the time. ``whole``: on every held-out image and with
     no bound changed, which is what counts as proof when ``ftx predict`` chooses a model.
     """
 

@@ -1,4 +1,4 @@
-"""How far an artefact may lie from the trained model: each bound with its reason, all in this file.
+"""How far an artifact may lie from the trained model: each bound with its reason, all in this file.
 
 A bound belongs to a kind and a view. The kind is the coarsest rounding on the way: an fp32 model under
 bf16 has the bounds of bf16, an int8 model those of int8 whatever surrounds it. The view is the
@@ -151,7 +151,7 @@ class Bounds:
 
 
 def kind_of(artifact: str, compute: str) -> Kind:
-    """The coarsest rounding of an artefact under a precision (``f32``, ``auto:bf16``)."""
+    """The coarsest rounding of an artifact under a precision (``f32``, ``auto:bf16``)."""
     stored = artifact.rpartition("/")[2]
     if stored == "int8":
         return "int8"
