@@ -72,11 +72,9 @@ def write_colour_ir(folder: Path) -> None:
     model.set_rt_info(" ".join(COLOURS), ["model_info", "labels"])
     openvino.save_model(model, folder / "model.xml", compress_to_fp16=False)
     pixels = np.stack([colour_pixels(index % 3, 16, 16, 100 + index) for index in range(12)])
-    metadata = {
-        "paths": json.dumps([f"{COLOURS[index % 3]}/{index}.png" for index in range(12)]),
-        "labels": json.dumps([index % 3 for index in range(12)]),
-    }
-    tensors = {"images": pixels, "logits": colour_logits(pixels)}
+    metadata = {"paths": json.dumps([f"{COLOURS[index % 3]}/{index}.png" for index in range(12)])}
+    targets = np.eye(3, dtype=np.float32)[np.arange(12) % 3]
+    tensors = {"images": pixels, "logits": colour_logits(pixels), "targets": targets}
     save_file(tensors, folder / "reference.safetensors", metadata=metadata)
     card = Card(
         task="multiclass",

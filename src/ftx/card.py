@@ -13,6 +13,7 @@ from ftx.errors import ExportError
 from ftx.files import sha256_file, write_atomic
 from ftx.labels import Labels
 from ftx.recipe import TaskName
+from ftx.tasks import Meaning
 from ftx.version import __version__
 
 CARD = "card.json"
@@ -40,6 +41,11 @@ class Card(BaseModel):
     dense_digest: str
     # SHA-256 of every other file of the folder.
     files: dict[str, str]
+
+    @property
+    def meaning(self) -> Meaning:
+        """What the logits mean."""
+        return Meaning(task=self.task, labels=self.labels, thresholds=self.thresholds)
 
 
 def write_card(folder: Path, card: Card) -> None:

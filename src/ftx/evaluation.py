@@ -19,7 +19,6 @@ from ftx.runtimes import load_artifact
 from ftx.runtimes.base import RuntimeName
 from ftx.runtimes.opening import IR_BY_SPEED, best_ir
 from ftx.statistics import wilson_interval
-from ftx.tasks import TASKS
 from ftx.tasks.base import Floats
 
 Counts = NDArray[np.int64]
@@ -86,8 +85,8 @@ def evaluate(
             rows.append(answer)
             bar.advance()
     logits_NC = np.stack(rows)
-    task = TASKS[run.manifest.task]
-    targets_NC = task.targets(run.manifest.labels, [entry.labels for entry in entries])
+    task = run.task
+    targets_NC = task.targets([entry.labels for entry in entries])
     right = int(task.right(logits_NC, targets_NC).sum())
     confusion = confusion_matrix(targets_NC.argmax(axis=1), logits_NC.argmax(axis=1), len(run.manifest.labels))
     low, high = wilson_interval(right, len(entries))

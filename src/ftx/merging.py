@@ -87,7 +87,7 @@ def merge(run: Run | Path | None = None, *, data: Path | None = None, progress: 
         raise GateFailed("the merge does not answer as its separate products", found=f"{worst:.1e} of {LAYER_BOUND}")
 
     with run.add("dense", made_from="trained") as staged:
-        save_dense(module, DenseConfig(manifest.architecture, manifest.labels, manifest.preprocess), staged)
+        save_dense(module, DenseConfig(manifest.architecture, manifest.meaning, manifest.preprocess), staged)
         pixels_NHWC, images_from = _proof_images(run, data, progress)
         difference, bound = _logit_difference(run, staged, pixels_NHWC)
         if not difference <= bound:

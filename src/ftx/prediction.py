@@ -15,7 +15,7 @@ from ftx.errors import FtxError, ImageError, InputError
 from ftx.progress import SILENT, Progress
 from ftx.run import Run
 from ftx.runtimes import Predictor, load
-from ftx.tasks import TASKS, ScoredLabel
+from ftx.tasks import ScoredLabel
 from ftx.tasks.base import Floats
 
 
@@ -98,10 +98,10 @@ class _Decoder:
             return Prediction(path=_text(path), error=_one_line(answer))
         if not np.isfinite(answer).all():
             return Prediction(path=_text(path), error="the model answered with a number that is not finite")
-        task, labels = TASKS[self.predictor.task], self.predictor.labels
+        task = self.predictor.task
         scores_C = task.scores(answer[None])[0]
-        every = dict(zip(labels.names, scores_C.tolist(), strict=True)) if self.scores else None
-        return Prediction(path=_text(path), labels=task.decode(labels, scores_C), scores=every)
+        every = dict(zip(task.labels.names, scores_C.tolist(), strict=True)) if self.scores else None
+        return Prediction(path=_text(path), labels=task.decode(scores_C), scores=every)
 
 
 def _answers(

@@ -33,6 +33,7 @@ from ftx.labels import Labels
 from ftx.progress import Progress
 from ftx.recipe import TaskName
 from ftx.runs import LATEST, known_runs, latest_run
+from ftx.tasks import Meaning, Task
 from ftx.version import __version__
 
 SCHEMA_VERSION = 1
@@ -72,10 +73,17 @@ class Manifest(BaseModel):
     method: Method
     base_digest: str
     labels: Labels
+    # Per label, for tasks that decide label by label.
+    thresholds: dict[str, float] = {}
     preprocess: Preprocess
     data_root: str
     lineage: dict[str, Lineage] = {}
     files: dict[str, str] = {}
+
+    @property
+    def meaning(self) -> Meaning:
+        """What the logits mean."""
+        return Meaning(task=self.task, labels=self.labels, thresholds=self.thresholds)
 
     @model_validator(mode="after")
     def _made_from_what_comes_before(self) -> Self:
@@ -112,6 +120,11 @@ class Run:
         run = cls(folder)
         _ = run.manifest
         return run
+
+    @property
+    def task(self) -> Task:
+        """What reads its logits."""
+        return self.manifest.meaning.open()
 
     @property
     def manifest(self) -> Manifest:

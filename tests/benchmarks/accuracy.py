@@ -24,7 +24,6 @@ import ftx
 from ftx.errors import ImageError
 from ftx.run import Run
 from ftx.statistics import wilson_interval
-from ftx.tasks import TASKS
 
 RATES = {
     "linear": (1e-3, 5e-3, 2e-2, 5e-2),
@@ -79,8 +78,7 @@ def right(run: Run) -> NDArray[np.bool_]:
         if isinstance(answer, ImageError):
             raise answer
         rows.append(answer)
-    task = TASKS[run.manifest.task]
-    return task.right(np.stack(rows), task.targets(run.manifest.labels, [entry.labels for entry in entries]))
+    return run.task.right(np.stack(rows), run.task.targets([entry.labels for entry in entries]))
 
 
 def main() -> None:

@@ -24,6 +24,7 @@ from ftx.files import sha256_file
 from ftx.labels import Labels
 from ftx.recipe import Recipe
 from ftx.run import Manifest, Run, new_run, seal
+from ftx.tasks import Meaning
 
 ARCHITECTURE = "vit_tiny_patch16_224"
 # A space and an umlaut: the names that formats stumble over.
@@ -91,7 +92,7 @@ def make_run(folder: Path) -> Run:
         seal(staged, manifest, entries)
     run = Run.open(folder / "run")
     with run.add("dense", made_from="trained") as staged:
-        save_dense(module, DenseConfig(ARCHITECTURE, LABELS, PREPROCESS), staged)
+        save_dense(module, DenseConfig(ARCHITECTURE, Meaning(labels=LABELS), PREPROCESS), staged)
     return run
 
 

@@ -17,7 +17,7 @@ NAMES = ["red panda", "red_panda", "größe", "tab\tand  two"]
 
 
 def info(*, embedded: bool) -> dict[str, str]:
-    return model_info(TASKS["multiclass"], Labels.multiclass(NAMES), PREPROCESS, embedded=embedded)
+    return model_info(TASKS["multiclass"](Labels.multiclass(NAMES), {}), PREPROCESS, embedded=embedded)
 
 
 def test_labels_survive_being_separated_by_spaces() -> None:

@@ -5,15 +5,19 @@ import json
 import numpy as np
 import pytest
 
-from ftx.tasks import TASKS
+from ftx.labels import Labels
 from ftx.tasks.base import Floats
+from ftx.tasks.multiclass import Multiclass
 from ftx.validation.comparison import Reference, Subject, compare
 from ftx.validation.report import ParityRow
 from ftx.validation.tolerance import BOUNDS, Bound
 
 SUBJECT = Subject("openvino/fp32", "openvino", "graph", "f32", 1.0)
-TASK = TASKS["multiclass"]
 FREE = Bound(None, None, None, None, reason="asks nothing")
+
+
+def multiclass(labels: int) -> Multiclass:
+    return Multiclass(Labels.multiclass("abcdefghij"[:labels]))
 
 
 def reference(count: int = 64, labels: int = 5, seed: int = 0) -> Reference:
@@ -22,7 +26,7 @@ def reference(count: int = 64, labels: int = 5, seed: int = 0) -> Reference:
     targets = np.eye(labels, dtype=np.float32)[truth]
     # The true label leads by 4 among noise of 1: nearly all are right, as with a trained model.
     logits = (4 * targets + generator.standard_normal((count, labels))).astype(np.float32)
-    return Reference(tuple(f"image-{index}.png" for index in range(count)), logits, targets, TASK)
+    return Reference(tuple(f"image-{index}.png" for index in range(count)), logits, targets, multiclass(labels))
 
 
 def row_of(logits: Floats, bound: Bound, known: Reference | None = None) -> tuple[ParityRow, list[str]]:
@@ -124,7 +128,7 @@ def test_a_reference_that_is_not_finite_proves_nothing() -> None:
 
 def test_images_without_truth_count_in_differences_alone() -> None:
     whole = reference()
-    partly = Reference(whole.names, whole.logits, whole.targets[:60], TASK)
+    partly = Reference(whole.names, whole.logits, whole.targets[:60], whole.task)
     answers = whole.logits.copy()
     answers[63] += 1
     row, _ = row_of(answers, BOUNDS["fp32.graph"], partly)
@@ -137,7 +141,7 @@ def test_images_without_truth_count_in_differences_alone() -> None:
 
 def test_rows_of_zeros_are_alike_and_differ_from_others() -> None:
     zeros = np.zeros((2, 3), dtype=np.float32)
-    known = Reference(("a", "b"), zeros, np.eye(3, dtype=np.float32)[:2], TASK)
+    known = Reference(("a", "b"), zeros, np.eye(3, dtype=np.float32)[:2], multiclass(3))
     assert row_of(zeros, FREE, known)[0].cosine == 1.0
     ones = np.array([[1, 1, 1], [0, 0, 0]], dtype=np.float32)
     assert row_of(ones, FREE, known)[0].cosine == 0.5

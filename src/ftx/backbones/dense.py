@@ -13,7 +13,7 @@ from torch import nn
 from ftx.data.preprocess import Preprocess
 from ftx.errors import ExportError, ModelError
 from ftx.files import disk_faults, write_atomic
-from ftx.labels import Labels
+from ftx.tasks import Meaning
 
 WEIGHTS = "model.safetensors"
 CONFIG = "config.json"
@@ -24,7 +24,7 @@ class DenseConfig:
     """What ``config.json`` says beside the weights."""
 
     architecture: str
-    labels: Labels
+    meaning: Meaning
     preprocess: Preprocess
 
 
@@ -39,20 +39,23 @@ def save_dense(module: nn.Module, config: DenseConfig, folder: Path) -> None:
         "crop_mode": "center",
         "mean": list(config.preprocess.mean),
         "std": list(config.preprocess.std),
-        "num_classes": len(config.labels),
+        "num_classes": len(config.meaning.labels),
         "pool_size": None,
         "first_conv": "patch_embed.proj",
         "classifier": "head",
     }
+    labels = config.meaning.labels
     document = {
         "architecture": config.architecture,
-        "num_classes": len(config.labels),
+        "num_classes": len(labels),
         "num_features": getattr(module, "num_features", None),
         "global_pool": getattr(module, "global_pool", None),
-        "label_names": list(config.labels.names),
+        "label_names": list(labels.names),
         # num_classes stays out: with it here the transformers wrapper passes it twice.
         "model_args": {"img_size": [config.preprocess.height, config.preprocess.width]},
         "pretrained_cfg": pretrained_cfg,
+        # timm and transformers pass over what they do not know; another ftx reads the labels' relations here.
+        "ftx": config.meaning.model_dump(mode="json"),
     }
     state = {name: tensor.detach().float().contiguous() for name, tensor in module.state_dict().items()}
     with disk_faults(folder):

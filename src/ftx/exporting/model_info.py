@@ -17,12 +17,13 @@ from ftx.tasks import Task
 _INTERPOLATIONS = {"bicubic": "CUBIC", "bilinear": "LINEAR", "nearest": "NEAREST"}
 
 
-def model_info(task: Task, labels: Labels, pre: Preprocess, *, embedded: bool) -> dict[str, str]:
+def model_info(task: Task, pre: Preprocess, *, embedded: bool) -> dict[str, str]:
     """All keys of ``model_info``, sorted.
 
     ``embedded``: the graph resizes, crops and normalises by itself. Mean and scale are then left out,
     so that no reader normalises what the graph will normalise again.
     """
+    labels = task.labels
     names = spaceless_names(labels.names)
     info = {
         "model_type": "Classification",
@@ -36,7 +37,7 @@ def model_info(task: Task, labels: Labels, pre: Preprocess, *, embedded: bool) -
         "embedded_processing": str(embedded),
     }
     info |= _embedded_size(pre) if embedded else _outside_preprocessing(pre)
-    return dict(sorted((info | task.model_info(labels)).items()))
+    return dict(sorted((info | task.model_info()).items()))
 
 
 def spaceless_names(names: Sequence[str]) -> tuple[str, ...]:

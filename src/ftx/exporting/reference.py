@@ -18,8 +18,8 @@ from ftx.data.dataset import Entry
 from ftx.data.loader import load_pixels_many
 from ftx.data.preprocess import Preprocess, normalise
 from ftx.files import write_atomic
-from ftx.labels import Labels
 from ftx.progress import SILENT, Progress
+from ftx.tasks import Task
 
 REFERENCE_IMAGES = 64
 BATCH_IMAGES = 16
@@ -29,20 +29,20 @@ BATCH_IMAGES = 16
 class Reference:
     """Held-out images after the training path's resize and crop, and the trained model's logits in f32.
 
-    Shape: pixels uint8 [N, H, W, 3], logits f32 [N, C]; ``truth`` is each image's true label as a logit index.
+    Shape: pixels uint8 [N, H, W, 3], logits f32 [N, C]; the truth as the task's targets, f32 [N, C].
     """
 
     paths: tuple[str, ...]
-    truth: tuple[int, ...]
     pixels_NHWC: NDArray[np.uint8]
     logits_NC: NDArray[np.float32]
+    targets_NC: NDArray[np.float32]
 
 
 def make_reference(
     entries: Sequence[Entry],
     root: Path,
     trained: nn.Module,
-    labels: Labels,
+    meaning: Task,
     pre: Preprocess,
     progress: Progress = SILENT,
 ) -> Reference:
@@ -60,9 +60,9 @@ def make_reference(
             task.advance(len(batch_NHWC))
     return Reference(
         paths=tuple(entry.path for entry in chosen),
-        truth=tuple(labels.index(entry.labels[0]) for entry in chosen),
         pixels_NHWC=pixels_NHWC,
         logits_NC=np.concatenate(logits),
+        targets_NC=meaning.targets([entry.labels for entry in chosen]),
     )
 
 
@@ -84,8 +84,8 @@ def balanced(entries: Sequence[Entry], count: int) -> tuple[Entry, ...]:
 def write_reference(reference: Reference, folder: Path) -> None:
     """Write ``reference.safetensors``; the same reference gives the same bytes."""
     blob = save(
-        {"images": reference.pixels_NHWC, "logits": reference.logits_NC},
-        metadata={"paths": json.dumps(reference.paths), "labels": json.dumps(reference.truth)},
+        {"images": reference.pixels_NHWC, "logits": reference.logits_NC, "targets": reference.targets_NC},
+        metadata={"paths": json.dumps(reference.paths)},
     )
     write_atomic(folder / REFERENCE, _sorted_header(blob))
 

@@ -24,7 +24,6 @@ from ftx.exporting.reference import Reference, balanced, make_reference, write_r
 from ftx.exporting.tracing import trace
 from ftx.progress import Progress
 from ftx.run import Run
-from ftx.tasks import TASKS
 from ftx.telemetry import no_telemetry
 
 with no_telemetry():
@@ -63,7 +62,7 @@ class Source:
 
     def write_onnx(self, folder: Path) -> None:
         """Fill an ONNX folder."""
-        info = model_info(TASKS[self.manifest.task], self.manifest.labels, self.manifest.preprocess, embedded=False)
+        info = model_info(self.run.task, self.manifest.preprocess, embedded=False)
         write_onnx(self.program, info, folder)
 
     def write_openvino(self, precision: Precision, folder: Path) -> float | None:
@@ -74,7 +73,7 @@ class Source:
             body = compress_to_fp16(body, folder)
         elif precision == "int8":
             body, alpha = self._quantized()
-        info = model_info(TASKS[manifest.task], manifest.labels, manifest.preprocess, embedded=True)
+        info = model_info(self.run.task, manifest.preprocess, embedded=True)
         write_ir(body, manifest.preprocess, info, manifest.architecture, folder)
         write_reference(self.reference, folder)
         card = Card(
@@ -82,6 +81,7 @@ class Source:
             architecture=manifest.architecture,
             precision=precision,
             labels=manifest.labels,
+            thresholds=manifest.thresholds,
             preprocess=manifest.preprocess,
             dense_digest=manifest.digest("dense"),
             files={},
@@ -103,7 +103,7 @@ class Source:
             self.run.report_entries(),
             self.run.data_root(self.data),
             load_trained(self.run),
-            self.manifest.labels,
+            self.run.task,
             self.manifest.preprocess,
             self.progress,
         )

@@ -16,8 +16,7 @@ from numpy.typing import NDArray
 from ftx.data.preprocess import Preprocess
 from ftx.data.threads import cores, in_threads
 from ftx.errors import ImageError
-from ftx.labels import Labels
-from ftx.tasks.base import Floats
+from ftx.tasks.base import Floats, Task
 
 Pixels = NDArray[np.uint8]
 RuntimeName = Literal["torch", "onnx", "openvino"]
@@ -39,13 +38,8 @@ class Predictor(Protocol):
         ...
 
     @property
-    def task(self) -> str:
-        """The key in ``TASKS`` by which its logits are read."""
-        ...
-
-    @property
-    def labels(self) -> Labels:
-        """The labels, in the order of the logits."""
+    def task(self) -> Task:
+        """What its logits mean, and the labels they are for."""
         ...
 
     @property

@@ -11,9 +11,8 @@ import onnxruntime
 
 from ftx.data.preprocess import Preprocess, load_pixels, normalise
 from ftx.errors import ExportError, ImageError
-from ftx.labels import Labels
 from ftx.runtimes.base import Pixels, RuntimeName, feed_files
-from ftx.tasks.base import Floats
+from ftx.tasks.base import Floats, Task
 
 MODEL = "model.onnx"
 INPUT = "image"
@@ -26,12 +25,12 @@ class OnnxPredictor:
     name: RuntimeName = "onnx"
     compute = "f32"
 
-    def __init__(self, folder: Path, preprocess: Preprocess, labels: Labels, task: str = "multiclass") -> None:
+    def __init__(self, folder: Path, preprocess: Preprocess, task: Task) -> None:
         """Open the model.
 
         Raises: ExportError if the file is missing or ONNX Runtime refuses it.
         """
-        self.preprocess, self.labels, self.task = preprocess, labels, task
+        self.preprocess, self.task = preprocess, task
         path = folder / MODEL
         if not path.is_file():
             raise ExportError("this folder holds no ONNX model", where=path, mend="run: ftx export --format onnx")

@@ -11,10 +11,10 @@ from pydantic import BaseModel, ValidationError
 from ftx.card import CARD
 from ftx.data.preprocess import Preprocess
 from ftx.errors import ExportError, RunError, command
-from ftx.labels import Labels
 from ftx.progress import SILENT, Progress
 from ftx.run import MADE_BY, Run
 from ftx.runtimes.base import Compute, Predictor
+from ftx.tasks import Meaning, Task
 
 # The fastest first. fp16 is last: it computes as fp32 does, and saves space on the disk alone.
 IR_BY_SPEED = ("openvino/int8", "openvino/fp32", "openvino/fp16")
@@ -82,13 +82,13 @@ def load_artifact(run: Run, artifact: str, *, compute: Compute = "auto") -> Pred
         from ftx.runtimes.torch import TorchPredictor
         from ftx.training.trained import load_trained
 
-        return TorchPredictor(load_trained(run), manifest.preprocess, manifest.labels, manifest.task)
+        return TorchPredictor(load_trained(run), manifest.preprocess, run.task)
     if artifact == "dense":
-        return _dense(folder, manifest.labels, manifest.preprocess, manifest.task)
+        return _dense(folder, manifest.preprocess, run.task)
     if artifact == "onnx":
         from ftx.runtimes.onnx import OnnxPredictor
 
-        return OnnxPredictor(folder, manifest.preprocess, manifest.labels, manifest.task)
+        return OnnxPredictor(folder, manifest.preprocess, run.task)
     return load_folder(folder, compute=compute)
 
 
@@ -151,15 +151,15 @@ def _load_best(run: Run, compute: Compute, progress: Progress) -> Predictor:
     return load_artifact(run, name, compute=compute)
 
 
-def _dense(folder: Path, labels: Labels, preprocess: Preprocess, task: str = "multiclass") -> Predictor:
+def _dense(folder: Path, preprocess: Preprocess, task: Task) -> Predictor:
     from ftx.backbones.dense import load_dense
     from ftx.runtimes.torch import TorchPredictor
 
-    return TorchPredictor(load_dense(folder), preprocess, labels, task)
+    return TorchPredictor(load_dense(folder), preprocess, task)
 
 
-def _dense_config(folder: Path) -> tuple[Labels, Preprocess]:
-    """Labels and image path of a dense folder outside a run."""
+def _dense_config(folder: Path) -> tuple[Preprocess, Task]:
+    """Image path and task of a dense folder outside a run."""
     path = folder / DENSE_CONFIG
     try:
         document: Any = json.loads(path.read_bytes())
@@ -174,7 +174,8 @@ def _dense_config(folder: Path) -> tuple[Labels, Preprocess]:
             mean=tuple(cfg["mean"]),
             std=tuple(cfg["std"]),
         )
-        return Labels.multiclass(document["label_names"]), preprocess
+        meaning = Meaning.model_validate(document["ftx"])
+        return preprocess, meaning.open()
     except (ValueError, KeyError, TypeError) as error:
         raise ExportError(
             f"{DENSE_CONFIG} does not hold", where=path, found=f"{type(error).__name__}: {error}", mend="run: ftx merge"

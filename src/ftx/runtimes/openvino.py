@@ -11,7 +11,6 @@ import numpy as np
 from ftx.card import REFERENCE, Card, read_card
 from ftx.data.preprocess import Preprocess, open_image
 from ftx.errors import ExportError, ImageError
-from ftx.labels import Labels
 from ftx.runtimes.base import Compute, Pixels, RuntimeName, feed_files
 from ftx.tasks.base import Floats
 from ftx.telemetry import no_telemetry
@@ -54,16 +53,9 @@ class OpenVinoPredictor:
                 mend="export it again",
             )
         self.model_info = _model_info(model)
+        self.task = self.card.meaning.open()
         chosen: str = self._compiled.get_property("INFERENCE_PRECISION_HINT").to_string()
         self.compute = chosen if compute == "f32" else f"auto:{chosen}"
-
-    @property
-    def task(self) -> str:
-        return self.card.task
-
-    @property
-    def labels(self) -> Labels:
-        return self.card.labels
 
     @property
     def preprocess(self) -> Preprocess:

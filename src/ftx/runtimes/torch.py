@@ -12,9 +12,8 @@ from torch import nn
 
 from ftx.data.preprocess import Preprocess, load_pixels, normalise
 from ftx.errors import ImageError
-from ftx.labels import Labels
 from ftx.runtimes.base import Pixels, RuntimeName, feed_files
-from ftx.tasks.base import Floats
+from ftx.tasks.base import Floats, Task
 
 
 @dataclass(frozen=True)
@@ -23,8 +22,7 @@ class TorchPredictor:
 
     module: nn.Module
     preprocess: Preprocess
-    labels: Labels
-    task: str = "multiclass"
+    task: Task
     name: RuntimeName = "torch"
     compute: str = "f32"
 

@@ -1,10 +1,32 @@
-"""What a task is made of: head width, loss, decoding, metrics, metadata."""
+"""What a task is made of: loss, decoding, metrics, metadata."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+
+from pydantic import BaseModel, ConfigDict
+
+from ftx.labels import Labels
+from ftx.recipe import TaskName
 from ftx.tasks.base import ScoredLabel, Task
 from ftx.tasks.multiclass import Multiclass
 
-TASKS: dict[str, Task] = {"multiclass": Multiclass()}
+# A task is made for its labels, and for the thresholds that were tuned for them.
+TASKS: dict[TaskName, Callable[[Labels, Mapping[str, float]], Task]] = {"multiclass": Multiclass}
 
-__all__ = ["TASKS", "ScoredLabel", "Task"]
+
+class Meaning(BaseModel):
+    """What logits mean, as an artefact records it."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    task: TaskName = "multiclass"
+    labels: Labels
+    thresholds: dict[str, float] = {}
+
+    def open(self) -> Task:
+        """The task that reads such logits."""
+        return TASKS[self.task](self.labels, self.thresholds)
+
+
+__all__ = ["TASKS", "Meaning", "ScoredLabel", "Task"]

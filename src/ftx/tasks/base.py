@@ -1,8 +1,11 @@
-"""What every task answers."""
+"""What every task answers.
+
+Shapes: N images, C labels, in the order of the logits.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
@@ -16,6 +19,7 @@ if TYPE_CHECKING:
 
 Floats = NDArray[np.float32]
 Targets = NDArray[np.float32]
+Flags = NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
@@ -27,13 +31,27 @@ class ScoredLabel:
 
 
 class Task(Protocol):
-    """Head width, loss, decoding, metric and metadata of one kind of label."""
+    """Loss, decoding, metrics and metadata of one kind of label, for one set of labels.
 
-    def head_width(self, labels: Labels) -> int:
-        """How many logits the head has."""
+    ``thresholds`` holds, by label, the score above which a label that decides by itself is called.
+    """
+
+    @property
+    def labels(self) -> Labels:
+        """The labels, one logit each."""
         ...
 
-    def targets(self, labels: Labels, samples: Sequence[tuple[str, ...]]) -> Targets:
+    @property
+    def thresholds(self) -> Mapping[str, float]:
+        """Empty where no label decides by itself."""
+        ...
+
+    @property
+    def metric(self) -> str:
+        """The key of ``metrics`` that training chooses by: a share in [0, 1] that should rise."""
+        ...
+
+    def targets(self, samples: Sequence[tuple[str, ...]]) -> Targets:
         """The truth as numbers. Shape: [N, C]; 1 where the label holds."""
         ...
 
@@ -45,14 +63,26 @@ class Task(Protocol):
         """Logits as scores in [0, 1]. Shape: [N, C]."""
         ...
 
-    def decode(self, labels: Labels, scores_C: Floats) -> list[ScoredLabel]:
+    def called(self, logits_NC: Floats) -> Flags:
+        """Which labels each image is given. Shape: [N, C]."""
+        ...
+
+    def decode(self, scores_C: Floats) -> list[ScoredLabel]:
         """The labels of one image, from its scores."""
         ...
 
-    def right(self, logits_NC: Floats, targets_NC: Targets) -> NDArray[np.bool_]:
-        """Whether each image is wholly right: the mean is the metric that training chooses by. Shape: [N]."""
+    def right(self, logits_NC: Floats, targets_NC: Targets) -> Flags:
+        """Whether each image is wholly right. Shape: [N]."""
         ...
 
-    def model_info(self, labels: Labels) -> dict[str, str]:
+    def metrics(self, logits_NC: Floats, targets_NC: Targets) -> dict[str, float]:
+        """What the task is measured by, each in [0, 1]."""
+        ...
+
+    def tuned(self, logits_NC: Floats, targets_NC: Targets) -> dict[str, float]:
+        """Thresholds that suit these images best, which were not trained on."""
+        ...
+
+    def model_info(self) -> dict[str, str]:
         """What Model API reads to decode as we do."""
         ...

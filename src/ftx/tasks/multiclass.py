@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
-from numpy.typing import NDArray
 
 from ftx.labels import Labels
-from ftx.tasks.base import Floats, ScoredLabel, Targets
+from ftx.tasks.base import Flags, Floats, ScoredLabel, Targets
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -18,16 +17,18 @@ if TYPE_CHECKING:
 class Multiclass:
     """Softmax over all labels, cross-entropy, the best label wins."""
 
-    def head_width(self, labels: Labels) -> int:
-        """One logit a label."""
-        return len(labels)
+    metric = "accuracy"
+    thresholds: Mapping[str, float] = {}
 
-    def targets(self, labels: Labels, samples: Sequence[tuple[str, ...]]) -> Targets:
+    def __init__(self, labels: Labels, thresholds: Mapping[str, float] | None = None) -> None:
+        self.labels = labels
+
+    def targets(self, samples: Sequence[tuple[str, ...]]) -> Targets:
         """One-hot rows. Shape: [N, C]."""
-        targets_NC = np.zeros((len(samples), len(labels)), dtype=np.float32)
+        targets_NC = np.zeros((len(samples), len(self.labels)), dtype=np.float32)
         for row, names in enumerate(samples):
             (name,) = names
-            targets_NC[row, labels.index(name)] = 1
+            targets_NC[row, self.labels.index(name)] = 1
         return targets_NC
 
     def loss(self, logits_NC: Tensor, targets_NC: Tensor, *, label_smoothing: float) -> Tensor:
@@ -42,15 +43,35 @@ class Multiclass:
         raised_NC = np.exp(logits_NC - logits_NC.max(axis=-1, keepdims=True))
         return raised_NC / raised_NC.sum(axis=-1, keepdims=True)
 
-    def decode(self, labels: Labels, scores_C: Floats) -> list[ScoredLabel]:
+    def called(self, logits_NC: Floats) -> Flags:
+        """The best label alone; of equal ones the first. Shape: [N, C]."""
+        return np.arange(logits_NC.shape[-1]) == logits_NC.argmax(axis=-1)[:, None]
+
+    def decode(self, scores_C: Floats) -> list[ScoredLabel]:
         """The best label alone; of equal ones the first."""
         best = int(scores_C.argmax())
-        return [ScoredLabel(name=labels.names[best], score=float(scores_C[best]))]
+        return [ScoredLabel(name=self.labels.names[best], score=float(scores_C[best]))]
 
-    def right(self, logits_NC: Floats, targets_NC: Targets) -> NDArray[np.bool_]:
+    def right(self, logits_NC: Floats, targets_NC: Targets) -> Flags:
         """Whether the best logit is the true label's. Shape: [N]."""
         return logits_NC.argmax(axis=-1) == targets_NC.argmax(axis=-1)
 
-    def model_info(self, labels: Labels) -> dict[str, str]:
+    def metrics(self, logits_NC: Floats, targets_NC: Targets) -> dict[str, float]:
+        """The share of right images, and the mean F1 of the labels that occur in truth or answers."""
+        called_NC, true_NC = self.called(logits_NC), targets_NC > 0
+        hits_C = (called_NC & true_NC).sum(axis=0)
+        # 2pr / (p + r) without the division by zero of p = r = 0.
+        occurring_C = called_NC.sum(axis=0) + true_NC.sum(axis=0)
+        f1_C = 2 * hits_C / np.maximum(occurring_C, 1)
+        return {
+            "accuracy": float(self.right(logits_NC, targets_NC).mean()),
+            "macro_f1": float(f1_C[occurring_C > 0].mean()),
+        }
+
+    def tuned(self, logits_NC: Floats, targets_NC: Targets) -> dict[str, float]:
+        """None: the best label wins whatever its score."""
+        return {}
+
+    def model_info(self) -> dict[str, str]:
         """Model API's keys for one exclusive group."""
         return {"multilabel": "False", "hierarchical": "False", "topk": "1"}

@@ -16,19 +16,20 @@ from ftx.adapters.attach import prove_reach
 from ftx.errors import InputError
 from ftx.progress import Progress
 from ftx.recipe import TrainRecipe
-from ftx.tasks.base import Task
+from ftx.tasks.base import Floats, Targets, Task
 from ftx.training.feed import EVAL_BATCH, Feed
 from ftx.training.optim import optimizer, schedule
 
 
 @dataclass(frozen=True)
 class Epoch:
-    """One line of train.jsonl; ``accuracy`` and ``val_loss`` are on validation images, ``lr`` is that of its end."""
+    """One line of train.jsonl; measured on validation images but for ``loss``; ``lr`` is that of its end."""
 
     epoch: int
     loss: float
     val_loss: float
     accuracy: float
+    metrics: dict[str, float]
     lr: float
     images_per_s: float
     seconds: float
@@ -40,6 +41,7 @@ class Fit:
 
     epochs: list[Epoch]
     best: Epoch
+    thresholds: dict[str, float]
     interrupted: bool
 
 
@@ -68,6 +70,7 @@ def fit(
     epochs: list[Epoch] = []
     best: Epoch | None = None
     kept: dict[str, Tensor] = {}
+    thresholds: dict[str, float] = {}
     interrupted = False
 
     def step(batch: Tensor, targets_BC: Tensor) -> float:
@@ -93,10 +96,10 @@ def fit(
                         adamw.step()
                         rate.step()
                         total, seen = total + loss * len(batch), seen + len(batch)
-                        shown = {} if best is None else {"accuracy": f"{best.accuracy:.3f}"}
+                        shown = {} if best is None else {task.metric: f"{best.metrics[task.metric]:.3f}"}
                         bar.advance(len(batch), epoch=f"{number}/{recipe.epochs}", loss=f"{total / seen:.3f}", **shown)
                 seconds = time.perf_counter() - started
-                val_loss, accuracy = measure(module, task, held_out, bf16=bf16)
+                val_loss, logits_NC, targets_NC = measure(module, task, held_out, bf16=bf16)
                 if not np.isfinite(total + val_loss):
                     raise InputError(
                         "the loss is no longer finite",
@@ -104,25 +107,25 @@ def fit(
                         found=f"{total / seen} in training, {val_loss} on validation images",
                         mend=f"a smaller learning rate: --lr {lr / 10:g}",
                     )
+                metrics = task.metrics(logits_NC, targets_NC)
                 epoch = Epoch(
                     epoch=number,
                     loss=total / seen,
                     val_loss=val_loss,
-                    accuracy=accuracy,
+                    accuracy=float(task.right(logits_NC, targets_NC).mean()),
+                    metrics=metrics,
                     lr=float(rate.get_last_lr()[0]),
                     images_per_s=seen / seconds,
                     seconds=seconds,
                 )
                 epochs.append(epoch)
                 log(json.dumps(asdict(epoch)))
-                # Of equally accurate epochs the one with the smaller loss is the better.
-                if best is None or (accuracy, -val_loss) > (best.accuracy, -best.val_loss):
-                    best = epoch
+                # Of equally good epochs the one with the smaller loss is the better.
+                if best is None or (metrics[task.metric], -val_loss) > (best.metrics[task.metric], -best.val_loss):
+                    best, thresholds = epoch, task.tuned(logits_NC, targets_NC)
                     kept = {name: p.detach().clone() for name, p in module.named_parameters() if p.requires_grad}
-                progress.note(
-                    f"epoch {number}: loss {epoch.loss:.3f}, accuracy {accuracy:.3f} on validation images, "
-                    f"{epoch.images_per_s:.0f} images/s"
-                )
+                reached = f"{task.metric.replace('_', ' ')} {metrics[task.metric]:.3f} on validation images"
+                progress.note(f"epoch {number}: loss {epoch.loss:.3f}, {reached}, {epoch.images_per_s:.0f} images/s")
                 if number - best.epoch >= recipe.patience:
                     progress.note(f"no better epoch in {recipe.patience}: stopped early")
                     break
@@ -136,20 +139,25 @@ def fit(
         for name, parameter in module.named_parameters():
             if name in kept:
                 parameter.copy_(kept[name])
-    return Fit(epochs=epochs, best=best, interrupted=interrupted)
+    return Fit(epochs=epochs, best=best, thresholds=thresholds, interrupted=interrupted)
 
 
 @torch.no_grad()
-def measure(module: nn.Module, task: Task, feed: Feed, *, bf16: bool) -> tuple[float, float]:
-    """Loss (without smoothing) and share of wholly right images, computed as the training steps are."""
+def measure(module: nn.Module, task: Task, feed: Feed, *, bf16: bool) -> tuple[float, Floats, Targets]:
+    """Loss (without smoothing), logits and truth of every image, computed as the training steps are.
+
+    Shape: [N, C] both.
+    """
     module.eval()
     losses: list[float] = []
-    right: list[np.ndarray] = []
+    logits: list[Floats] = []
+    targets: list[Targets] = []
     order = np.arange(len(feed))
     with closing(feed.batches(order, EVAL_BATCH, np.random.default_rng(0))) as batches:
         for batch, targets_BC in batches:
             with torch.autocast(batch.device.type, torch.bfloat16, enabled=bf16):
                 logits_BC = feed.logits(module, batch).float()
             losses.append(task.loss(logits_BC, targets_BC, label_smoothing=0.0).item() * len(batch))
-            right.append(task.right(logits_BC.cpu().numpy(), targets_BC.cpu().numpy()))
-    return sum(losses) / len(feed), float(np.concatenate(right).mean())
+            logits.append(logits_BC.cpu().numpy())
+            targets.append(targets_BC.cpu().numpy())
+    return sum(losses) / len(feed), np.concatenate(logits), np.concatenate(targets)

@@ -7,7 +7,10 @@ from ftx.run import Method
 
 
 class TrainReport(VerbReport):
-    """How a training went; ``accuracy`` is that of the kept epoch on validation images."""
+    """How a training went, by its kept epoch on validation images.
+
+    ``accuracy`` is the share of wholly right images; ``metric`` names the one of ``metrics`` that chose the epoch.
+    """
 
     verb: str = "train"
     method: Method
@@ -20,6 +23,8 @@ class TrainReport(VerbReport):
     epochs: int
     best_epoch: int
     accuracy: float
+    metric: str
+    metrics: dict[str, float]
     loss: float
     images_per_s: float
     seconds: float

@@ -21,7 +21,7 @@ from ftx.progress import SILENT, Progress
 from ftx.recipe import Augmentation, Recipe
 from ftx.run import Manifest, new_run, refuse_existing, seal
 from ftx.runs import fresh_out, point_latest_at
-from ftx.tasks import TASKS
+from ftx.tasks import TASKS, Task
 from ftx.training.feed import FeatureFeed, Feed, ImageFeed, feature_bytes
 from ftx.training.loop import Fit, fit
 from ftx.training.optim import peak_lr
@@ -47,6 +47,7 @@ def train(recipe: Recipe, out: Path | None = None, *, progress: Progress = SILEN
     resolved = _resolved(recipe, prepared)
     trainable = prepared.trainable
     check_space(out, 8 * trainable)
+    task = TASKS[recipe.task](dataset.labels, {})
     with new_run(out) as new:
         lines: list[str] = []
 
@@ -54,11 +55,11 @@ def train(recipe: Recipe, out: Path | None = None, *, progress: Progress = SILEN
             lines.append(line + "\n")
             write_atomic(new.folder / "reports" / "train.jsonl", "".join(lines).encode())
 
-        made = _fit(prepared, dataset, resolved, progress, log)
+        made = _fit(prepared, dataset, resolved, task, progress, log)
         prepared.backbone.module.cpu()
         save_trained(prepared, new.folder / "trained")
         write_atomic(new.folder / "recipe.yaml", resolved.dumps().encode())
-        seal(new.folder, _manifest(resolved, prepared, dataset), dataset.entries)
+        seal(new.folder, _manifest(resolved, prepared, dataset, made.thresholds), dataset.entries)
     if new.path != out:
         progress.note(f"{out} was taken by another training meanwhile: this run is {new.path}")
     try:
@@ -77,6 +78,8 @@ def train(recipe: Recipe, out: Path | None = None, *, progress: Progress = SILEN
         epochs=len(made.epochs),
         best_epoch=made.best.epoch,
         accuracy=made.best.accuracy,
+        metric=task.metric,
+        metrics=made.best.metrics,
         loss=made.best.val_loss,
         images_per_s=round(float(np.median([epoch.images_per_s for epoch in made.epochs])), 1),
         seconds=round(time.monotonic() - started, 1),
@@ -107,7 +110,9 @@ def dry_run(recipe: Recipe, *, progress: Progress = SILENT) -> DryRunReport:
     )
 
 
-def _fit(prepared: Prepared, dataset: Dataset, recipe: Recipe, progress: Progress, log: Callable[[str], None]) -> Fit:
+def _fit(
+    prepared: Prepared, dataset: Dataset, recipe: Recipe, task: Task, progress: Progress, log: Callable[[str], None]
+) -> Fit:
     module = prepared.backbone.module
     where = device()
     module.to(where)
@@ -120,12 +125,12 @@ def _fit(prepared: Prepared, dataset: Dataset, recipe: Recipe, progress: Progres
     if lead and feature_bytes(module, lead, images) > available_bytes() // 3:
         progress.note("the frozen blocks' features do not fit into memory: they are computed in each epoch")
         lead = 0
-    feeds = tuple(_feed(prepared, dataset, recipe, side, lead, augment, progress) for side in ("train", "val"))
+    feeds = tuple(_feed(prepared, dataset, task, side, lead, augment, progress) for side in ("train", "val"))
     with torch.random.fork_rng(devices=[] if where.type == "cpu" else [where]):
         torch.manual_seed(recipe.seed)  # what dropout draws from
         return fit(
             module,
-            TASKS[recipe.task],
+            task,
             (feeds[0], feeds[1]),
             recipe.train,
             lr=peak_lr(recipe.train, prepared.method),
@@ -139,7 +144,7 @@ def _fit(prepared: Prepared, dataset: Dataset, recipe: Recipe, progress: Progres
 def _feed(
     prepared: Prepared,
     dataset: Dataset,
-    recipe: Recipe,
+    task: Task,
     side: Split,
     lead: int,
     augment: Augmentation,
@@ -148,7 +153,7 @@ def _feed(
     pre = prepared.backbone.preprocess
     entries = dataset.split(side)
     paths = [dataset.root / entry.path for entry in entries]
-    targets_NC = TASKS[recipe.task].targets(dataset.labels, [entry.labels for entry in entries])
+    targets_NC = task.targets([entry.labels for entry in entries])
     if lead:
         return FeatureFeed(prepared.backbone.module, lead, paths, targets_NC, pre, device=device(), progress=progress)
     varied = augment if side == "train" else "none"
@@ -166,7 +171,7 @@ def _resolved(recipe: Recipe, prepared: Prepared) -> Recipe:
     )
 
 
-def _manifest(recipe: Recipe, prepared: Prepared, dataset: Dataset) -> Manifest:
+def _manifest(recipe: Recipe, prepared: Prepared, dataset: Dataset, thresholds: dict[str, float]) -> Manifest:
     return Manifest(
         task=recipe.task,
         model=recipe.model.name,
@@ -174,6 +179,7 @@ def _manifest(recipe: Recipe, prepared: Prepared, dataset: Dataset) -> Manifest:
         method=prepared.method,
         base_digest=prepared.backbone.digest,
         labels=dataset.labels,
+        thresholds=thresholds,
         preprocess=prepared.backbone.preprocess,
         data_root=str(recipe.data.path),
     )

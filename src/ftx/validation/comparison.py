@@ -117,7 +117,8 @@ def _gap(reference: Reference, logits_NC: Floats) -> _Gap:
     )
     difference_NC = np.abs(answer_NC - truth_NC)
     distance_N = np.where(finite_N, difference_NC.max(axis=1), np.inf)
-    agrees_N = (answer_NC.argmax(axis=1) == truth_NC.argmax(axis=1)) & finite_N
+    called = [reference.task.called(logits.astype(np.float32)) for logits in (answer_NC, truth_NC)]
+    agrees_N = (called[0] == called[1]).all(axis=1) & finite_N
     whole = bool(finite_N.all())
     return _Gap(
         max_abs=float(difference_NC.max()) if whole else None,

@@ -13,7 +13,6 @@ from ftx.errors import ExportError
 from ftx.progress import SILENT, Progress
 from ftx.runtimes.base import Pixels
 from ftx.runtimes.openvino import OpenVinoPredictor
-from ftx.tasks import TASKS
 from ftx.validation.asking import ask_graph, graph_latency_ms
 from ftx.validation.comparison import Reference, Subject, compare
 from ftx.validation.identity import metadata_faults
@@ -62,29 +61,26 @@ def read_reference(folder: Path, predictor: OpenVinoPredictor) -> tuple[Referenc
     path = folder / REFERENCE
     try:
         with safe_open(path, framework="np") as file:
-            images, logits = file.get_tensor("images"), file.get_tensor("logits")
+            images, logits, targets_NC = (file.get_tensor(name) for name in ("images", "logits", "targets"))
             metadata: dict[str, str] = file.metadata() or {}
         names = [str(name) for name in json.loads(metadata["paths"])]
-        truth = [int(index) for index in json.loads(metadata["labels"])]
     except (SafetensorError, KeyError, TypeError, ValueError) as error:
         raise ExportError(
             "the reference of the exported model does not hold", where=path, found=str(error), mend="export it again"
         ) from error
-    size, labels = (predictor.preprocess.height, predictor.preprocess.width, 3), predictor.labels
+    size, labels = (predictor.preprocess.height, predictor.preprocess.width, 3), predictor.task.labels
     fits = (
         images.dtype == np.uint8
         and images.shape[1:] == size
-        and len(images) == len(logits) == len(names) == len(truth) > 0
-        and logits.shape[1:] == (len(labels),)
-        and all(0 <= index < len(labels) for index in truth)
+        and len(images) == len(logits) == len(names) > 0
+        and logits.shape == targets_NC.shape == (len(images), len(labels))
+        and bool(np.isin(targets_NC, (0, 1)).all())
     )
     if not fits:
         raise ExportError(
             "the reference belongs to another model than the card",
             where=path,
-            found=f"images {images.shape}, logits {logits.shape}, {len(names)} names, {len(truth)} truths",
+            found=f"images {images.shape}, logits {logits.shape}, targets {targets_NC.shape}, {len(names)} names",
             mend="export it again",
         )
-    task = TASKS[predictor.task]
-    targets_NC = task.targets(labels, [(labels.names[index],) for index in truth])
-    return Reference(tuple(names), logits.astype(np.float32), targets_NC, task), images
+    return Reference(tuple(names), logits.astype(np.float32), targets_NC.astype(np.float32), predictor.task), images

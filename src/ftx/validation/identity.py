@@ -20,8 +20,8 @@ def identity_faults(run: Run, artifact: str, predictor: Predictor) -> list[str]:
     """In words, where an artifact's own labels or image path are not the run's."""
     faults: list[str] = []
     if isinstance(predictor, OpenVinoPredictor):
-        if predictor.labels != run.manifest.labels:
-            faults.append(_differ("the labels of card.json", predictor.labels.names, run.manifest.labels.names))
+        if predictor.card.meaning != run.manifest.meaning:
+            faults.append(_differ("the labels of card.json", predictor.card.meaning, run.manifest.meaning))
         if predictor.preprocess != run.manifest.preprocess:
             faults.append(_differ("the image path of card.json", predictor.preprocess, run.manifest.preprocess))
         faults += metadata_faults(predictor)
@@ -35,7 +35,7 @@ def identity_faults(run: Run, artifact: str, predictor: Predictor) -> list[str]:
 def metadata_faults(predictor: OpenVinoPredictor) -> list[str]:
     """In words, where the model's own metadata names other labels than its card."""
     stated = tuple(predictor.model_info.get("labels", "").split())
-    expected = spaceless_names(predictor.labels.names)
+    expected = spaceless_names(predictor.task.labels.names)
     return [] if stated == expected else [_differ("the labels in model.xml", stated, expected)]
 
 

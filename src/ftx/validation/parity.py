@@ -21,7 +21,6 @@ from ftx.progress import Task as ProgressTask
 from ftx.run import Run
 from ftx.runtimes import Compute, Predictor, load_artifact
 from ftx.runtimes.base import Pixels
-from ftx.tasks import TASKS
 from ftx.tasks.base import Floats
 from ftx.validation.asking import ask_files, ask_graph, files_latency_ms, graph_latency_ms
 from ftx.validation.comparison import Reference, Subject, compare
@@ -170,9 +169,9 @@ def _spread(count: int, wanted: int) -> tuple[int, ...]:
 def _references(run: Run, samples: _Samples, rows: list[ParityRow], table: Bounds, bar: ProgressTask) -> _References:
     """Ask the trained model, and give it a row of its own."""
     trained = load_artifact(run, "trained")
-    task = TASKS[run.manifest.task]
+    task = run.task
     names = tuple(entry.path for entry in samples.entries)
-    targets_NC = task.targets(run.manifest.labels, [entry.labels for entry in samples.entries])
+    targets_NC = task.targets([entry.labels for entry in samples.entries])
     logits_NC = ask_files(trained, samples.paths, bar)
     whole = Reference(names, logits_NC, targets_NC, task)
     chosen = list(samples.chosen)
