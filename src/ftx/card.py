@@ -13,7 +13,7 @@ from ftx.errors import ExportError
 from ftx.files import sha256_file, write_atomic
 from ftx.labels import Labels
 from ftx.recipe import TaskName
-from ftx.tasks import Meaning
+from ftx.tasks import Meaning, Thresholds
 from ftx.version import __version__
 
 CARD = "card.json"
@@ -36,7 +36,7 @@ class Card(BaseModel):
     labels: Labels
     preprocess: Preprocess
     # Per label, for tasks that decide label by label; empty where the best label wins.
-    thresholds: dict[str, float] = {}
+    thresholds: Thresholds = Thresholds()
     # The digest of the dense weights that the model was made from.
     dense_digest: str
     # SHA-256 of every other file of the folder.

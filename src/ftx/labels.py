@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 
 from ftx.errors import DataError
 
@@ -31,6 +32,8 @@ class Labels:
         unknown = sorted({*self.parents.keys(), *self.parents.values()} - set(self.names))
         if unknown:
             raise DataError("the label tree names labels that do not exist", found=", ".join(unknown))
+        for name in self.names:
+            self.path(name)
 
     @classmethod
     def multiclass(cls, names: Sequence[str]) -> Labels:
@@ -39,7 +42,23 @@ class Labels:
 
     def index(self, name: str) -> int:
         """The logit of a label."""
-        return self.names.index(name)
+        return self._rows[name]
+
+    @cached_property
+    def _rows(self) -> dict[str, int]:
+        return {name: row for row, name in enumerate(self.names)}
+
+    def path(self, name: str) -> tuple[str, ...]:
+        """The label and its ancestors, from the root down.
+
+        Raises: DataError if the tree runs in a circle.
+        """
+        found = [name]
+        while (up := self.parents.get(found[-1])) is not None:
+            if up in found:
+                raise DataError("the label tree runs in a circle", found=" -> ".join([*found, up]))
+            found.append(up)
+        return tuple(reversed(found))
 
     def __len__(self) -> int:
         return len(self.names)

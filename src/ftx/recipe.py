@@ -19,11 +19,12 @@ from ftx.complaints import complaint_lines, dotted_keys, unknown_key
 from ftx.errors import RecipeError
 from ftx.strict_yaml import YamlError, dump_yaml, parse_yaml
 
-TaskName = Literal["multiclass"]
+TaskName = Literal["multiclass", "multilabel", "hierarchical"]
 PeftMethod = Literal["lora", "dora", "none"]
 Target = Literal["q", "k", "v", "proj", "fc1", "fc2"]
 Precision = Literal["auto", "f32", "bf16"]
 Augmentation = Literal["light", "none"]
+LossName = Literal["asymmetric", "bce"]
 
 TARGETS: tuple[Target, ...] = get_args(Target)
 
@@ -173,6 +174,7 @@ class TrainRecipe(_Section):
 
     ``lr`` auto is what suits the method: 1e-3 for lora and dora, 5e-3 for linear probing, 2e-5 for full fine-tuning.
     ``augment`` applies where the whole network trains: frozen leading blocks see each image once, as it is.
+    ``loss`` is that of labels that decide by themselves, ``label_smoothing`` that of labels that exclude each other.
     ``warmup_share`` is the share of all steps that warm up; ``patience`` the epochs without a better
     metric after which training stops.
     """
@@ -183,6 +185,7 @@ class TrainRecipe(_Section):
     weight_decay: Annotated[Number, Field(ge=0)] = 0.05
     precision: Precision = "auto"
     warmup_share: Annotated[Number, Field(ge=0, lt=1)] = 0.1
+    loss: LossName = "asymmetric"
     label_smoothing: Annotated[Number, Field(ge=0, lt=1)] = 0.1
     augment: Augmentation = "light"
     patience: Count = 5

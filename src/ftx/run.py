@@ -33,7 +33,7 @@ from ftx.labels import Labels
 from ftx.progress import Progress
 from ftx.recipe import TaskName
 from ftx.runs import LATEST, known_runs, latest_run
-from ftx.tasks import Meaning, Task
+from ftx.tasks import Meaning, Task, Thresholds
 from ftx.version import __version__
 
 SCHEMA_VERSION = 1
@@ -74,7 +74,7 @@ class Manifest(BaseModel):
     base_digest: str
     labels: Labels
     # Per label, for tasks that decide label by label.
-    thresholds: dict[str, float] = {}
+    thresholds: Thresholds = Thresholds()
     preprocess: Preprocess
     data_root: str
     lineage: dict[str, Lineage] = {}

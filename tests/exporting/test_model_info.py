@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from ftx.data.preprocess import Preprocess
 from ftx.exporting.model_info import model_info, spaceless_names
 from ftx.labels import Labels
-from ftx.tasks import TASKS
+from ftx.tasks import TASKS, Thresholds
 
 PREPROCESS = Preprocess(
     height=224, width=256, resize=256, interpolation="bicubic", mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225)
@@ -17,7 +17,7 @@ NAMES = ["red panda", "red_panda", "größe", "tab\tand  two"]
 
 
 def info(*, embedded: bool) -> dict[str, str]:
-    return model_info(TASKS["multiclass"](Labels.multiclass(NAMES), {}), PREPROCESS, embedded=embedded)
+    return model_info(TASKS["multiclass"](Labels.multiclass(NAMES), Thresholds()), PREPROCESS, embedded=embedded)
 
 
 def test_labels_survive_being_separated_by_spaces() -> None:

@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 
 from pydantic import BaseModel, ConfigDict
 
 from ftx.labels import Labels
 from ftx.recipe import TaskName
 from ftx.tasks.base import ScoredLabel, Task
+from ftx.tasks.hierarchical import Hierarchical
 from ftx.tasks.multiclass import Multiclass
+from ftx.tasks.multilabel import Multilabel
+from ftx.tasks.thresholds import Thresholds
 
 # A task is made for its labels, and for the thresholds that were tuned for them.
-TASKS: dict[TaskName, Callable[[Labels, Mapping[str, float]], Task]] = {"multiclass": Multiclass}
+TASKS: dict[TaskName, Callable[[Labels, Thresholds], Task]] = {
+    "multiclass": Multiclass,
+    "multilabel": Multilabel,
+    "hierarchical": Hierarchical,
+}
 
 
 class Meaning(BaseModel):
@@ -22,11 +29,11 @@ class Meaning(BaseModel):
 
     task: TaskName = "multiclass"
     labels: Labels
-    thresholds: dict[str, float] = {}
+    thresholds: Thresholds = Thresholds()
 
     def open(self) -> Task:
         """The task that reads such logits."""
         return TASKS[self.task](self.labels, self.thresholds)
 
 
-__all__ = ["TASKS", "Meaning", "ScoredLabel", "Task"]
+__all__ = ["TASKS", "Meaning", "ScoredLabel", "Task", "Thresholds"]

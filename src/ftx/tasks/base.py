@@ -5,7 +5,7 @@ Shapes: N images, C labels, in the order of the logits.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
@@ -13,13 +13,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ftx.labels import Labels
+from ftx.tasks.thresholds import Flags, Floats, Thresholds
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-Floats = NDArray[np.float32]
+    from ftx.recipe import LossName
+
+__all__ = ["Flags", "Floats", "ScoredLabel", "Targets", "Task", "Thresholds"]
+
 Targets = NDArray[np.float32]
-Flags = NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
@@ -42,8 +45,8 @@ class Task(Protocol):
         ...
 
     @property
-    def thresholds(self) -> Mapping[str, float]:
-        """Empty where no label decides by itself."""
+    def thresholds(self) -> Thresholds:
+        """Without meaning where no label decides by itself."""
         ...
 
     @property
@@ -55,8 +58,8 @@ class Task(Protocol):
         """The truth as numbers. Shape: [N, C]; 1 where the label holds."""
         ...
 
-    def loss(self, logits_NC: Tensor, targets_NC: Tensor, *, label_smoothing: float) -> Tensor:
-        """The mean loss of a batch, a scalar."""
+    def loss(self, logits_NC: Tensor, targets_NC: Tensor, *, kind: LossName, label_smoothing: float) -> Tensor:
+        """The mean loss of a batch, a scalar; ``kind`` is that of labels that decide by themselves."""
         ...
 
     def scores(self, logits_NC: Floats) -> Floats:
@@ -79,7 +82,7 @@ class Task(Protocol):
         """What the task is measured by, each in [0, 1]."""
         ...
 
-    def tuned(self, logits_NC: Floats, targets_NC: Targets) -> dict[str, float]:
+    def tuned(self, logits_NC: Floats, targets_NC: Targets) -> Thresholds:
         """Thresholds that suit these images best, which were not trained on."""
         ...
 

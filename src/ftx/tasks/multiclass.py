@@ -2,26 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from ftx.labels import Labels
 from ftx.tasks.base import Flags, Floats, ScoredLabel, Targets
+from ftx.tasks.ranking import f1_of
+from ftx.tasks.thresholds import Thresholds
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+    from ftx.recipe import LossName
 
 
 class Multiclass:
     """Softmax over all labels, cross-entropy, the best label wins."""
 
     metric = "accuracy"
-    thresholds: Mapping[str, float] = {}
 
-    def __init__(self, labels: Labels, thresholds: Mapping[str, float] | None = None) -> None:
-        self.labels = labels
+    def __init__(self, labels: Labels, thresholds: Thresholds | None = None) -> None:
+        self.labels, self.thresholds = labels, thresholds or Thresholds()
 
     def targets(self, samples: Sequence[tuple[str, ...]]) -> Targets:
         """One-hot rows. Shape: [N, C]."""
@@ -31,7 +34,7 @@ class Multiclass:
             targets_NC[row, self.labels.index(name)] = 1
         return targets_NC
 
-    def loss(self, logits_NC: Tensor, targets_NC: Tensor, *, label_smoothing: float) -> Tensor:
+    def loss(self, logits_NC: Tensor, targets_NC: Tensor, *, kind: LossName, label_smoothing: float) -> Tensor:
         """Cross-entropy with smoothed labels (Szegedy et al., arXiv:1512.00567, section 7)."""
         from torch.nn.functional import cross_entropy
 
@@ -58,19 +61,12 @@ class Multiclass:
 
     def metrics(self, logits_NC: Floats, targets_NC: Targets) -> dict[str, float]:
         """The share of right images, and the mean F1 of the labels that occur in truth or answers."""
-        called_NC, true_NC = self.called(logits_NC), targets_NC > 0
-        hits_C = (called_NC & true_NC).sum(axis=0)
-        # 2pr / (p + r) without the division by zero of p = r = 0.
-        occurring_C = called_NC.sum(axis=0) + true_NC.sum(axis=0)
-        f1_C = 2 * hits_C / np.maximum(occurring_C, 1)
-        return {
-            "accuracy": float(self.right(logits_NC, targets_NC).mean()),
-            "macro_f1": float(f1_C[occurring_C > 0].mean()),
-        }
+        macro, _ = f1_of(self.called(logits_NC), targets_NC > 0)
+        return {"accuracy": float(self.right(logits_NC, targets_NC).mean()), "macro_f1": macro}
 
-    def tuned(self, logits_NC: Floats, targets_NC: Targets) -> dict[str, float]:
+    def tuned(self, logits_NC: Floats, targets_NC: Targets) -> Thresholds:
         """None: the best label wins whatever its score."""
-        return {}
+        return Thresholds()
 
     def model_info(self) -> dict[str, str]:
         """Model API's keys for one exclusive group."""

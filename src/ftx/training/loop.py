@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from ftx.adapters.attach import prove_reach
 from ftx.errors import InputError
 from ftx.progress import Progress
-from ftx.recipe import TrainRecipe
-from ftx.tasks.base import Floats, Targets, Task
+from ftx.recipe import LossName, TrainRecipe
+from ftx.tasks.base import Floats, Targets, Task, Thresholds
 from ftx.training.feed import EVAL_BATCH, Feed
 from ftx.training.optim import optimizer, schedule
 
@@ -41,7 +41,7 @@ class Fit:
 
     epochs: list[Epoch]
     best: Epoch
-    thresholds: dict[str, float]
+    thresholds: Thresholds
     interrupted: bool
 
 
@@ -70,7 +70,7 @@ def fit(
     epochs: list[Epoch] = []
     best: Epoch | None = None
     kept: dict[str, Tensor] = {}
-    thresholds: dict[str, float] = {}
+    thresholds = Thresholds()
     interrupted = False
 
     def step(batch: Tensor, targets_BC: Tensor) -> float:
@@ -78,7 +78,7 @@ def fit(
         adamw.zero_grad(set_to_none=True)
         with torch.autocast(batch.device.type, torch.bfloat16, enabled=bf16):
             logits_BC = feed.logits(module, batch)
-        loss = task.loss(logits_BC.float(), targets_BC, label_smoothing=recipe.label_smoothing)
+        loss = task.loss(logits_BC.float(), targets_BC, kind=recipe.loss, label_smoothing=recipe.label_smoothing)
         loss.backward()
         return loss.item()
 
@@ -99,7 +99,7 @@ def fit(
                         shown = {} if best is None else {task.metric: f"{best.metrics[task.metric]:.3f}"}
                         bar.advance(len(batch), epoch=f"{number}/{recipe.epochs}", loss=f"{total / seen:.3f}", **shown)
                 seconds = time.perf_counter() - started
-                val_loss, logits_NC, targets_NC = measure(module, task, held_out, bf16=bf16)
+                val_loss, logits_NC, targets_NC = measure(module, task, held_out, loss=recipe.loss, bf16=bf16)
                 if not np.isfinite(total + val_loss):
                     raise InputError(
                         "the loss is no longer finite",
@@ -143,7 +143,7 @@ def fit(
 
 
 @torch.no_grad()
-def measure(module: nn.Module, task: Task, feed: Feed, *, bf16: bool) -> tuple[float, Floats, Targets]:
+def measure(module: nn.Module, task: Task, feed: Feed, *, loss: LossName, bf16: bool) -> tuple[float, Floats, Targets]:
     """Loss (without smoothing), logits and truth of every image, computed as the training steps are.
 
     Shape: [N, C] both.
@@ -157,7 +157,7 @@ def measure(module: nn.Module, task: Task, feed: Feed, *, bf16: bool) -> tuple[f
         for batch, targets_BC in batches:
             with torch.autocast(batch.device.type, torch.bfloat16, enabled=bf16):
                 logits_BC = feed.logits(module, batch).float()
-            losses.append(task.loss(logits_BC, targets_BC, label_smoothing=0.0).item() * len(batch))
+            losses.append(task.loss(logits_BC, targets_BC, kind=loss, label_smoothing=0.0).item() * len(batch))
             logits.append(logits_BC.cpu().numpy())
             targets.append(targets_BC.cpu().numpy())
     return sum(losses) / len(feed), np.concatenate(logits), np.concatenate(targets)

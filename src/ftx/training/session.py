@@ -21,7 +21,7 @@ from ftx.progress import SILENT, Progress
 from ftx.recipe import Augmentation, Recipe
 from ftx.run import Manifest, new_run, refuse_existing, seal
 from ftx.runs import fresh_out, point_latest_at
-from ftx.tasks import TASKS, Task
+from ftx.tasks import TASKS, Task, Thresholds
 from ftx.training.feed import FeatureFeed, Feed, ImageFeed, feature_bytes
 from ftx.training.loop import Fit, fit
 from ftx.training.optim import peak_lr
@@ -47,7 +47,7 @@ def train(recipe: Recipe, out: Path | None = None, *, progress: Progress = SILEN
     resolved = _resolved(recipe, prepared)
     trainable = prepared.trainable
     check_space(out, 8 * trainable)
-    task = TASKS[recipe.task](dataset.labels, {})
+    task = TASKS[recipe.task](dataset.labels, Thresholds())
     with new_run(out) as new:
         lines: list[str] = []
 
@@ -171,7 +171,7 @@ def _resolved(recipe: Recipe, prepared: Prepared) -> Recipe:
     )
 
 
-def _manifest(recipe: Recipe, prepared: Prepared, dataset: Dataset, thresholds: dict[str, float]) -> Manifest:
+def _manifest(recipe: Recipe, prepared: Prepared, dataset: Dataset, thresholds: Thresholds) -> Manifest:
     return Manifest(
         task=recipe.task,
         model=recipe.model.name,

@@ -1,0 +1,185 @@
+"""Hierarchical: exclusive groups and single labels, tied to each other by a tree of parents.
+
+Shapes: N images, C labels, G labels of one group.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import Sequence
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ftx.errors import DataError
+from ftx.labels import Labels
+from ftx.tasks.base import Flags, Floats, ScoredLabel, Targets
+from ftx.tasks.sigmoid import sigmoid
+from ftx.tasks.thresholds import Thresholds, tune
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from ftx.recipe import LossName
+
+
+class Hierarchical:
+    """A softmax a group, a sigmoid a single label, and answers that agree with the tree.
+
+    A label is called if it is its group's best, or as a single above its threshold, and all its ancestors are called
+    too: what the greedy and the probabilistic resolver of Model API both end with.
+    """
+
+    metric = "path_accuracy"
+
+    def __init__(self, labels: Labels, thresholds: Thresholds) -> None:
+        self.labels, self.thresholds = labels, thresholds
+        if labels.names != tuple(name for group in labels.groups for name in group) + labels.singles:
+            raise DataError("labels of a tree stand in the order of their groups, the singles last")
+
+    def targets(self, samples: Sequence[tuple[str, ...]]) -> Targets:
+        """1 where the label holds, or one below it in the tree: the parent of a known child is known. Shape: [N, C]."""
+        targets_NC = np.zeros((len(samples), len(self.labels)), dtype=np.float32)
+        for row, names in enumerate(samples):
+            for name in names:
+                targets_NC[row, [self.labels.index(one) for one in self.labels.path(name)]] = 1
+        return targets_NC
+
+    def loss(self, logits_NC: Tensor, targets_NC: Tensor, *, kind: LossName, label_smoothing: float) -> Tensor:
+        """The mean over the groups and, as one more, the singles.
+
+        A group's cross-entropy is masked where the image has no label of it, and nowhere else; a single's loss never.
+        """
+        from torch.nn.functional import cross_entropy
+
+        from ftx.tasks.sigmoid import binary_loss
+
+        parts: list[Tensor] = []
+        for rows in self._groups:
+            truth_NG = targets_NC[:, rows]
+            known_N = truth_NG.sum(dim=1) > 0
+            each_N = cross_entropy(logits_NC[:, rows], truth_NG, label_smoothing=label_smoothing, reduction="none")
+            parts.append((each_N * known_N).sum() / known_N.sum().clamp(min=1))
+        if self.labels.singles:
+            parts.append(binary_loss(logits_NC[:, self._singles], targets_NC[:, self._singles], kind).mean())
+        return sum(parts[1:], parts[0]) / len(parts)
+
+    def scores(self, logits_NC: Floats) -> Floats:
+        """The share of its group for each label of one, given its parent; a single's own. Shape: [N, C]."""
+        scores_NC = sigmoid(logits_NC)
+        for rows in self._groups:
+            # Shifted by the largest logit, so that no exponential overflows.
+            raised_NG = np.exp(logits_NC[:, rows] - logits_NC[:, rows].max(axis=1, keepdims=True))
+            scores_NC[:, rows] = raised_NG / raised_NG.sum(axis=1, keepdims=True)
+        return scores_NC
+
+    def raw(self, scores_NC: Floats) -> Flags:
+        """The best of each group and the singles above their thresholds, whatever the tree says. Shape: [N, C]."""
+        raw_NC = scores_NC > self.thresholds.of(self.labels.names)
+        for rows in self._groups:
+            group_NG = scores_NC[:, rows]
+            raw_NC[:, rows] = np.arange(group_NG.shape[1]) == group_NG.argmax(axis=1)[:, None]
+        return raw_NC
+
+    def called(self, logits_NC: Floats) -> Flags:
+        """Shape: [N, C]."""
+        return self._consistent(self.raw(self.scores(logits_NC)))
+
+    def decode(self, scores_C: Floats) -> list[ScoredLabel]:
+        """The labels called, each after its parent."""
+        called_C = self._consistent(self.raw(scores_C[None]))[0]
+        rows = sorted(np.flatnonzero(called_C).tolist(), key=lambda row: (self._depth[row], row))
+        return [ScoredLabel(self.labels.names[row], float(scores_C[row])) for row in rows]
+
+    def right(self, logits_NC: Floats, targets_NC: Targets) -> Flags:
+        """Whether every label is that is known: the whole path. Shape: [N]."""
+        called_NC, true_NC = self.called(logits_NC), targets_NC > 0
+        return ((called_NC == true_NC) | ~self._known(true_NC)).all(axis=1)
+
+    def metrics(self, logits_NC: Floats, targets_NC: Targets) -> dict[str, float]:
+        """Whole-path accuracy, accuracy per group and single, hierarchical F1, share of inconsistent raw answers.
+
+        Hierarchical F1 counts each image's labels with all their ancestors (Kiritchenko et al., 2005).
+        """
+        raw_NC = self.raw(self.scores(logits_NC))
+        called_NC, true_NC = self._consistent(raw_NC), targets_NC > 0
+        known_NC = self._known(true_NC)
+        told_NC = called_NC & known_NC
+        found = {"path_accuracy": float(self.right(logits_NC, targets_NC).mean())}
+        hits, either = int((told_NC & true_NC).sum()), int(told_NC.sum() + true_NC.sum())
+        found["hierarchical_f1"] = 2 * hits / max(either, 1)
+        found["inconsistent"] = float((raw_NC != called_NC).any(axis=1).mean())
+        for number, rows in enumerate(self._groups):
+            seen_N = true_NC[:, rows].any(axis=1)
+            if seen_N.any():
+                same_N = raw_NC[:, rows].argmax(axis=1) == true_NC[:, rows].argmax(axis=1)
+                found[f"group_{number}_accuracy"] = float(same_N[seen_N].mean())
+        if self.labels.singles:
+            same_NC = raw_NC[:, self._singles] == true_NC[:, self._singles]
+            found["singles_accuracy"] = float(same_NC.mean())
+        return found
+
+    def tuned(self, logits_NC: Floats, targets_NC: Targets) -> Thresholds:
+        """The threshold of the largest F1 for each single label."""
+        if not self.labels.singles:
+            return Thresholds()
+        scores_NC = self.scores(logits_NC)
+        return tune(self.labels.singles, scores_NC[:, self._singles], targets_NC[:, self._singles] > 0)
+
+    def model_info(self) -> dict[str, str]:
+        """Model API's keys for a tree."""
+        return {
+            "multilabel": "False",
+            "hierarchical": "True",
+            "hierarchical_postproc": "probabilistic",
+            "confidence_threshold": repr(round(self.thresholds.shared, 6)),
+            "hierarchical_config": json.dumps(self._config(), ensure_ascii=False),
+        }
+
+    def _config(self) -> dict[str, object]:
+        """Group by group as the logits lie, singles as groups of one that come last."""
+        labels = self.labels
+        inside = {name: [i, j] for i, group in enumerate(labels.groups) for j, name in enumerate(group)}
+        alone = {name: [len(labels.groups), j] for j, name in enumerate(labels.singles)}
+        heads = {
+            "num_multiclass_heads": len(labels.groups),
+            "num_multilabel_classes": len(labels.singles),
+            "head_idx_to_logits_range": {str(i): [rows.start, rows.stop] for i, rows in enumerate(self._groups)},
+            "num_single_label_classes": len(inside),
+            "class_to_group_idx": inside | alone,
+            "all_groups": [list(group) for group in labels.groups] + [[name] for name in labels.singles],
+            "label_to_idx": {name: row for row, name in enumerate(labels.names)},
+            "empty_multiclass_head_indices": [],
+        }
+        return {"cls_heads_info": heads, "label_tree_edges": [[child, up] for child, up in labels.parents.items()]}
+
+    @cached_property
+    def _groups(self) -> tuple[slice, ...]:
+        ends = np.cumsum([0, *(len(group) for group in self.labels.groups)]).tolist()
+        return tuple(slice(start, stop) for start, stop in itertools.pairwise(ends))
+
+    @cached_property
+    def _singles(self) -> slice:
+        return slice(len(self.labels) - len(self.labels.singles), len(self.labels))
+
+    @cached_property
+    def _depth(self) -> tuple[int, ...]:
+        return tuple(len(self.labels.path(name)) for name in self.labels.names)
+
+    def _consistent(self, raw_NC: Flags) -> Flags:
+        """Without the labels that lack an ancestor. Shape: [N, C]."""
+        kept_NC = raw_NC.copy()
+        for row in np.argsort(self._depth, kind="stable"):  # parents first
+            up = self.labels.parents.get(self.labels.names[row])
+            if up is not None:
+                kept_NC[:, row] &= kept_NC[:, self.labels.index(up)]
+        return kept_NC
+
+    def _known(self, true_NC: Flags) -> Flags:
+        """Groups of which the image has a label, and all singles. Shape: [N, C]."""
+        known_NC = np.ones_like(true_NC)
+        for rows in self._groups:
+            known_NC[:, rows] = true_NC[:, rows].any(axis=1, keepdims=True)
+        return known_NC

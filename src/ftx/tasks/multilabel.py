@@ -1,0 +1,82 @@
+"""Multi-label: each label holds or does not, by itself; an image may have none."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ftx.labels import Labels
+from ftx.tasks.base import Flags, Floats, ScoredLabel, Targets
+from ftx.tasks.ranking import f1_of, mean_average_precision
+from ftx.tasks.sigmoid import sigmoid
+from ftx.tasks.thresholds import Thresholds, tune
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from ftx.recipe import LossName
+
+
+class Multilabel:
+    """A sigmoid a label, asymmetric loss or cross-entropy, a threshold a label."""
+
+    metric = "mAP"
+
+    def __init__(self, labels: Labels, thresholds: Thresholds) -> None:
+        self.labels, self.thresholds = labels, thresholds
+
+    def targets(self, samples: Sequence[tuple[str, ...]]) -> Targets:
+        """Shape: [N, C]; 1 where the label holds."""
+        targets_NC = np.zeros((len(samples), len(self.labels)), dtype=np.float32)
+        for row, names in enumerate(samples):
+            targets_NC[row, [self.labels.index(name) for name in names]] = 1
+        return targets_NC
+
+    def loss(self, logits_NC: Tensor, targets_NC: Tensor, *, kind: LossName, label_smoothing: float) -> Tensor:
+        """The mean over images and labels, so that the learning rate does not hang on the number of labels."""
+        from ftx.tasks.sigmoid import binary_loss
+
+        return binary_loss(logits_NC, targets_NC, kind).mean()
+
+    def scores(self, logits_NC: Floats) -> Floats:
+        """Shape: [N, C]."""
+        return sigmoid(logits_NC)
+
+    def called(self, logits_NC: Floats) -> Flags:
+        """Labels whose score is above their threshold. Shape: [N, C]."""
+        return self.scores(logits_NC) > self.thresholds.of(self.labels.names)
+
+    def decode(self, scores_C: Floats) -> list[ScoredLabel]:
+        """The labels above their threshold, the surest first; there may be none."""
+        above = np.flatnonzero(scores_C > self.thresholds.of(self.labels.names))
+        order = sorted(above.tolist(), key=lambda index: -scores_C[index])
+        return [ScoredLabel(self.labels.names[index], float(scores_C[index])) for index in order]
+
+    def right(self, logits_NC: Floats, targets_NC: Targets) -> Flags:
+        """Whether every label is. Shape: [N]."""
+        return (self.called(logits_NC) == (targets_NC > 0)).all(axis=1)
+
+    def metrics(self, logits_NC: Floats, targets_NC: Targets) -> dict[str, float]:
+        """Mean average precision, which needs no threshold, and macro and micro F1, which do."""
+        true_NC = targets_NC > 0
+        macro, micro = f1_of(self.called(logits_NC), true_NC)
+        return {
+            "mAP": mean_average_precision(self.scores(logits_NC), true_NC),
+            "macro_f1": macro,
+            "micro_f1": micro,
+            "accuracy": float(self.right(logits_NC, targets_NC).mean()),
+        }
+
+    def tuned(self, logits_NC: Floats, targets_NC: Targets) -> Thresholds:
+        """The threshold of the largest F1 for each label."""
+        return tune(self.labels.names, self.scores(logits_NC), targets_NC > 0)
+
+    def model_info(self) -> dict[str, str]:
+        """Model API's keys for labels that decide by themselves; it knows one threshold for all."""
+        return {
+            "multilabel": "True",
+            "hierarchical": "False",
+            "confidence_threshold": repr(round(self.thresholds.shared, 6)),
+        }

@@ -1,0 +1,211 @@
+"""The tasks by their equations: losses, masks, measures and decoding, with sklearn, torch and Model API as oracles."""
+
+from __future__ import annotations
+
+import json
+from itertools import chain
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from model_api.models.classification import GreedyLabelsResolver, ProbabilisticLabelsResolver
+from sklearn.metrics import average_precision_score, f1_score
+from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy
+
+from ftx.errors import DataError
+from ftx.labels import Labels
+from ftx.tasks.hierarchical import Hierarchical
+from ftx.tasks.multiclass import Multiclass
+from ftx.tasks.multilabel import Multilabel
+from ftx.tasks.ranking import average_precision, f1_of
+from ftx.tasks.sigmoid import binary_loss
+from ftx.tasks.thresholds import Thresholds, best_threshold
+
+TREE = Labels(
+    names=("animal", "vehicle", "cat", "dog", "car", "bus", "wet", "night", "soaked"),
+    groups=(("animal", "vehicle"), ("cat", "dog"), ("car", "bus")),
+    singles=("wet", "night", "soaked"),
+    parents={"cat": "animal", "dog": "animal", "car": "vehicle", "bus": "vehicle", "soaked": "wet"},
+)
+
+
+def draw(images: int, labels: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    generator = np.random.default_rng(seed)
+    logits = generator.normal(0, 2, (images, labels)).astype(np.float32)
+    return logits, (generator.random((images, labels)) < 0.3).astype(np.float32)
+
+
+def test_binary_cross_entropy_is_torchs_mean_over_labels() -> None:
+    logits, targets = (torch.from_numpy(values) for values in draw(7, 5))
+    task = Multilabel(Labels(tuple("abcde"), singles=tuple("abcde")), Thresholds())
+    expected = binary_cross_entropy_with_logits(logits, targets)
+    assert torch.equal(task.loss(logits, targets, kind="bce", label_smoothing=0.1), expected)
+
+
+def test_the_asymmetric_loss_is_its_equation() -> None:
+    logits, targets = (torch.from_numpy(values).double() for values in draw(50, 4))
+    p = torch.sigmoid(logits)
+    shifted = torch.clamp(p - 0.05, min=0)
+    # arXiv:2009.14119, eq. 6: gamma+ 0 on positives, gamma- 4 on negatives, margin 0.05.
+    expected = -(targets * torch.log(p) + (1 - targets) * shifted**4 * torch.log(1 - shifted))
+    # float64: the logarithm of a sigmoid by two ways
+    torch.testing.assert_close(binary_loss(logits, targets, "asymmetric"), expected, rtol=1e-10, atol=1e-12)
+
+
+def test_the_asymmetric_loss_stays_finite_for_any_logit() -> None:
+    logits = torch.tensor([[-200.0, 200.0, 0.0]], requires_grad=True)
+    loss = binary_loss(logits, torch.tensor([[1.0, 0.0, 1.0]]), "asymmetric").sum()
+    loss.backward()
+    assert loss.isfinite()
+    assert logits.grad is not None
+    assert logits.grad.isfinite().all()
+
+
+def test_one_flat_group_is_multiclass() -> None:
+    names = tuple("abcd")
+    flat, plain = Hierarchical(Labels.multiclass(names), Thresholds()), Multiclass(Labels.multiclass(names))
+    logits = draw(9, 4)[0]
+    samples = [(names[index % 4],) for index in range(9)]
+    targets = flat.targets(samples)
+    assert np.array_equal(targets, plain.targets(samples))
+    pair = torch.from_numpy(logits), torch.from_numpy(targets)
+    # f32: one mean of the same nine numbers
+    torch.testing.assert_close(
+        flat.loss(*pair, kind="bce", label_smoothing=0.1), plain.loss(*pair, kind="bce", label_smoothing=0.1)
+    )
+    np.testing.assert_allclose(flat.scores(logits), plain.scores(logits), rtol=1e-6)
+    assert np.array_equal(flat.called(logits), plain.called(logits))
+    assert np.array_equal(flat.right(logits, targets), plain.right(logits, targets))
+    assert flat.metrics(logits, targets)["path_accuracy"] == plain.metrics(logits, targets)["accuracy"]
+
+
+@pytest.mark.parametrize("kind", ["asymmetric", "bce"])
+def test_singles_alone_are_multilabel(kind: str) -> None:
+    labels = Labels(tuple("abcd"), singles=tuple("abcd"))
+    thresholds = Thresholds({"a": 0.3, "d": 0.8})
+    tree, plain = Hierarchical(labels, thresholds), Multilabel(labels, thresholds)
+    logits, targets = draw(9, 4)
+    pair = torch.from_numpy(logits), torch.from_numpy(targets)
+    assert torch.equal(
+        tree.loss(*pair, kind=kind, label_smoothing=0.1), plain.loss(*pair, kind=kind, label_smoothing=0.1)
+    )
+    assert np.array_equal(tree.called(logits), plain.called(logits))
+    assert np.array_equal(tree.right(logits, targets), plain.right(logits, targets))
+    assert tree.tuned(logits, targets) == plain.tuned(logits, targets)
+
+
+def test_a_group_is_masked_where_it_is_unknown_and_nothing_else_is() -> None:
+    task = Hierarchical(TREE, Thresholds())
+    targets = torch.from_numpy(task.targets([("cat", "wet"), ("vehicle",), ("bus", "soaked"), ()]))
+    logits = torch.from_numpy(draw(4, 9)[0]).requires_grad_()
+    loss = task.loss(logits, targets, kind="bce", label_smoothing=0.0)
+    (gradient,) = torch.autograd.grad(loss, logits)
+    learns = gradient.abs() > 0
+    # Image by image: top group, cats and dogs, cars and buses; the singles of every image, negatives included.
+    assert learns[:, 0].tolist() == learns[:, 1].tolist() == [True, True, True, False]
+    assert learns[:, 2].tolist() == learns[:, 3].tolist() == [True, False, False, False]
+    assert learns[:, 4].tolist() == learns[:, 5].tolist() == [False, False, True, False]
+    assert learns[:, 6:].all()
+    groups = [
+        cross_entropy(logits[:3, :2], targets[:3, :2]),
+        cross_entropy(logits[:1, 2:4], targets[:1, 2:4]),
+        cross_entropy(logits[2:3, 4:6], targets[2:3, 4:6]),
+        binary_cross_entropy_with_logits(logits[:, 6:], targets[:, 6:]),
+    ]
+    torch.testing.assert_close(loss, sum(groups) / 4)  # f32: sums in another order
+
+
+def test_the_parent_of_a_known_child_is_known() -> None:
+    (row,) = Hierarchical(TREE, Thresholds()).targets([("dog", "soaked")])
+    assert [name for name, value in zip(TREE.names, row, strict=True) if value] == ["animal", "dog", "wet", "soaked"]
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(0, 2**32 - 1))
+def test_decoding_agrees_with_the_tree_and_with_both_resolvers_of_model_api(seed: int) -> None:
+    task = Hierarchical(TREE, Thresholds())
+    logits = draw(1, 9, seed)[0]
+    scores = task.scores(logits)[0]
+    answer = {label.name: label.score for label in task.decode(scores)}
+    for name in answer:
+        assert set(TREE.path(name)) <= set(answer)
+    config = json.loads(task.model_info()["hierarchical_config"])
+    raw = [(TREE.names[row], float(scores[row])) for row in np.flatnonzero(task.raw(scores[None])[0])]
+    for resolver in (GreedyLabelsResolver(config), ProbabilisticLabelsResolver(config)):
+        assert {label.name: label.confidence for label in resolver.resolve_labels(raw)} == pytest.approx(answer)
+
+
+def test_the_measures_of_a_tree_count_class_zero() -> None:
+    task = Hierarchical(TREE, Thresholds())
+    truth = task.targets([("cat",), ("dog",), ("car",), ("bus",)])
+    # All four answers are vehicle, bus: one of four is right; animal, the first class, is missed twice.
+    logits = np.tile(task.targets([("bus",)]) * 9 - 4, (4, 1)).astype(np.float32)
+    found = task.metrics(logits, truth)
+    assert found["path_accuracy"] == 0.25
+    assert found["group_0_accuracy"] == 0.5
+    assert found["group_2_accuracy"] == 0.5
+    # Known labels: image 1 and 2 have 2 true, 1 told wrong; image 3 has 2 true, 2 told, 1 hit; image 4 has 2 hits of 2.
+    assert found["hierarchical_f1"] == pytest.approx(2 * 3 / (8 + 6))
+
+
+@given(st.integers(1, 60), st.integers(0, 2**32 - 1), st.booleans())
+def test_average_precision_is_sklearns(images: int, seed: int, coarse: bool) -> None:
+    generator = np.random.default_rng(seed)
+    scores = generator.random(images).astype(np.float32)
+    if coarse:  # many equal scores
+        scores = np.round(scores * 4) / 4
+    truth = generator.random(images) < 0.4
+    found = average_precision(scores, truth)
+    if not truth.any():
+        assert found is None
+    else:
+        assert found == pytest.approx(average_precision_score(truth, scores), abs=1e-9)
+
+
+def test_f1_is_sklearns() -> None:
+    called, truth = (values > 0.5 for values in (draw(40, 6, 1)[1], draw(40, 6, 2)[1]))
+    expected = tuple(f1_score(truth, called, average=kind) for kind in ("macro", "micro"))
+    assert f1_of(called, truth) == pytest.approx(expected)
+
+
+@given(st.integers(2, 40), st.integers(0, 2**32 - 1))
+def test_no_other_threshold_has_a_larger_f1(images: int, seed: int) -> None:
+    generator = np.random.default_rng(seed)
+    scores, truth = generator.random(images).astype(np.float32), generator.random(images) < 0.4
+
+    def f1(threshold: float) -> float:
+        called = scores > threshold
+        return 2 * (called & truth).sum() / max(called.sum() + truth.sum(), 1)
+
+    tuned = best_threshold(scores, truth)
+    if truth.any():
+        # Calling every image is left out: it would want a threshold below all scores, and says nothing.
+        assert f1(tuned) >= max(f1(value) for value in scores[scores > scores.min()])
+    else:
+        assert tuned == 0.5
+
+
+def test_one_label_works_and_no_label_at_all() -> None:
+    task = Multilabel(Labels(("only",), singles=("only",)), Thresholds({"only": 0.6}))
+    targets = task.targets([("only",), ()])
+    logits = np.array([[2.0], [-2.0]], dtype=np.float32)
+    assert targets.tolist() == [[1.0], [0.0]]
+    assert task.right(logits, targets).all()
+    assert task.metrics(logits, targets)["mAP"] == 1.0
+    assert [len(task.decode(scores)) for scores in task.scores(logits)] == [1, 0]
+
+
+def test_labels_that_are_no_tree_are_refused() -> None:
+    names = tuple("ab")
+    with pytest.raises(DataError, match="circle"):
+        Labels(names, singles=names, parents={"a": "b", "b": "a"})
+    with pytest.raises(DataError, match="order"):
+        Hierarchical(Labels(("a", "b", "c"), groups=(("b", "c"),), singles=("a",)), Thresholds())
+    assert list(chain.from_iterable(TREE.path(name) for name in ("soaked", "bus"))) == [
+        "wet",
+        "soaked",
+        "vehicle",
+        "bus",
+    ]
