@@ -13,8 +13,9 @@ from torchmetrics.functional.classification import (
     multiclass_recall,
 )
 
-from ftx.evaluation import EvalReport, class_scores, confusion_matrix, evaluate, macro_f1
+from ftx.evaluation import EvalReport, class_scores, confusion_matrix, evaluate
 from ftx.run import Run
+from ftx.tasks.ranking import f1_of
 
 # Both divide whole numbers below 2^24; torchmetrics does it in f32.
 F32_RTOL = 1e-6
@@ -30,16 +31,19 @@ def test_the_scores_are_torchmetrics(seed: int) -> None:
     if seed % 2:
         truth[0] = called[0] = 4
     t, c = torch.from_numpy(truth), torch.from_numpy(called)
-    matrix = confusion_matrix(truth, called, labels)
+    true_NC, called_NC = (np.eye(labels, dtype=bool)[values] for values in (truth, called))
+    matrix = confusion_matrix(true_NC, called_NC)
     np.testing.assert_array_equal(matrix, multiclass_confusion_matrix(c, t, labels).numpy())
-    scores = class_scores(matrix, tuple("abcdefg"))
+    scores = class_scores(called_NC, true_NC, called_NC.astype(np.float32), tuple("abcdefg"))
     for ours, oracle in (
         ([score.precision for score in scores], multiclass_precision),
         ([score.recall for score in scores], multiclass_recall),
         ([score.f1 for score in scores], multiclass_f1_score),
     ):
         np.testing.assert_allclose(ours, oracle(c, t, labels, average=None).numpy(), rtol=F32_RTOL)
-    assert macro_f1(matrix) == pytest.approx(float(multiclass_f1_score(c, t, labels, average="macro")), rel=F32_RTOL)
+    assert f1_of(called_NC, true_NC)[0] == pytest.approx(
+        float(multiclass_f1_score(c, t, labels, average="macro")), rel=F32_RTOL
+    )
     assert [score.support for score in scores] == np.bincount(truth, minlength=labels).tolist()
 
 

@@ -19,13 +19,17 @@ from ftx.runtimes import load_artifact
 from ftx.runtimes.base import RuntimeName
 from ftx.runtimes.opening import IR_BY_SPEED, best_ir
 from ftx.statistics import wilson_interval
-from ftx.tasks.base import Floats
+from ftx.tasks.base import Flags, Floats
+from ftx.tasks.ranking import average_precision, f1_of
 
 Counts = NDArray[np.int64]
 
 
 class ClassScore(BaseModel):
-    """One label: shares in [0, 1], 0 where nothing was predicted or nothing is there; ``support`` in images."""
+    """One label: shares in [0, 1], 0 where nothing was predicted or nothing is there; ``support`` in images.
+
+    ``average_precision`` is that of its scores, null where no image has the label.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -33,13 +37,15 @@ class ClassScore(BaseModel):
     precision: float
     recall: float
     f1: float
+    average_precision: float | None
     support: int
 
 
 class EvalReport(VerbReport):
-    """Accuracy with Wilson's 95 % interval, macro F1, a score a label, and who is taken for whom.
+    """Share of wholly right images with Wilson's 95 % interval, the task's metrics, and each label's own.
 
-    ``confusion[i][j]`` counts images of label i that were called j, in the order of ``classes``.
+    ``confusion[i][j]`` counts images of label i that were called j, in the order of ``classes``; null where an image
+    may have several labels.
     """
 
     verb: str = "eval"
@@ -51,9 +57,10 @@ class EvalReport(VerbReport):
     accuracy: float
     accuracy_low: float
     accuracy_high: float
+    metrics: dict[str, float]
     macro_f1: float
     classes: list[ClassScore]
-    confusion: list[list[int]]
+    confusion: list[list[int]] | None
 
 
 def evaluate(
@@ -88,8 +95,9 @@ def evaluate(
     task = run.task
     targets_NC = task.targets([entry.labels for entry in entries])
     right = int(task.right(logits_NC, targets_NC).sum())
-    confusion = confusion_matrix(targets_NC.argmax(axis=1), logits_NC.argmax(axis=1), len(run.manifest.labels))
     low, high = wilson_interval(right, len(entries))
+    called_NC, true_NC = task.called(logits_NC), targets_NC > 0
+    one_each = bool((true_NC.sum(axis=1) == 1).all() and (called_NC.sum(axis=1) == 1).all())
     report = EvalReport(
         run=str(run.path),
         artifact=chosen,
@@ -100,43 +108,37 @@ def evaluate(
         accuracy=right / len(entries),
         accuracy_low=low,
         accuracy_high=high,
-        macro_f1=macro_f1(confusion),
-        classes=class_scores(confusion, run.manifest.labels.names),
-        confusion=confusion.tolist(),
+        metrics=task.metrics(logits_NC, targets_NC),
+        macro_f1=f1_of(called_NC, true_NC)[0],
+        classes=class_scores(called_NC, true_NC, task.scores(logits_NC), task.labels.names),
+        confusion=confusion_matrix(true_NC, called_NC).tolist() if one_each else None,
     )
     run.keep_report("eval", report, progress)
     return report
 
 
-def confusion_matrix(truth_N: Counts, called_N: Counts, labels: int) -> Counts:
+def confusion_matrix(true_NC: Flags, called_NC: Flags) -> Counts:
     """How often label i was called j. Shape: [C, C]."""
-    flat = np.bincount(truth_N * labels + called_N, minlength=labels * labels)
-    return flat.reshape(labels, labels)
+    return true_NC.astype(np.int64).T @ called_NC.astype(np.int64)
 
 
-def class_scores(confusion_CC: Counts, names: tuple[str, ...]) -> list[ClassScore]:
-    """Precision, recall and F1 of each label."""
-    hits_C, support_C, called_C = np.diag(confusion_CC), confusion_CC.sum(axis=1), confusion_CC.sum(axis=0)
-    return [
-        ClassScore(
+def class_scores(called_NC: Flags, true_NC: Flags, scores_NC: Floats, names: tuple[str, ...]) -> list[ClassScore]:
+    """Precision, recall, F1 and average precision of each label."""
+    found: list[ClassScore] = []
+    for row, name in enumerate(names):
+        hits = int((called_NC[:, row] & true_NC[:, row]).sum())
+        called, support = int(called_NC[:, row].sum()), int(true_NC[:, row].sum())
+        score = ClassScore(
             name=name,
             precision=_share(hits, called),
             recall=_share(hits, support),
             # 2pr / (p + r) without the division by zero of p = r = 0.
             f1=_share(2 * hits, called + support),
+            average_precision=average_precision(scores_NC[:, row], true_NC[:, row]),
             support=support,
         )
-        for name, hits, called, support in zip(
-            names, hits_C.tolist(), called_C.tolist(), support_C.tolist(), strict=True
-        )
-    ]
-
-
-def macro_f1(confusion_CC: Counts) -> float:
-    """The mean F1 of the labels that occur, in truth or in answers: another has none."""
-    occurring_C = confusion_CC.sum(axis=0) + confusion_CC.sum(axis=1)
-    f1_C = 2 * np.diag(confusion_CC) / np.maximum(occurring_C, 1)
-    return float(f1_C[occurring_C > 0].mean())
+        found.append(score)
+    return found
 
 
 def _share(part: int, whole: int) -> float:

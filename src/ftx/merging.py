@@ -58,7 +58,7 @@ class MergeReport(VerbReport):
     layer_bound: float = LAYER_BOUND
     images: int
     # What the images were: held-out ones of the run, or noise where its data folder is gone.
-    images_from: Literal["held-out images", "random pixels"]
+    images_from: Literal["held-out images", "random images"]
     max_logit_difference: float
     logit_bound: float
 
@@ -151,7 +151,7 @@ def layer_error(base_OI: Float64, merged_OI: Float64, adapter: LayerAdapter, rng
 
 def _proof_images(
     run: Run, data: Path | None, progress: Progress
-) -> tuple[NDArray[np.uint8], Literal["held-out images", "random pixels"]]:
+) -> tuple[NDArray[np.uint8], Literal["held-out images", "random images"]]:
     """Held-out images of the run, spread over them. Shape: [N, H, W, 3]."""
     pre, entries = run.manifest.preprocess, run.report_entries()
     entries = entries[:: max(len(entries) // PROOF_IMAGES, 1)][:PROOF_IMAGES]
@@ -162,9 +162,9 @@ def _proof_images(
         if data is not None:
             raise
         # Away from its images a run still merges; the two models then answer noise.
-        progress.note(f"{error.what}: comparing logits on random pixels; --data DIR names the folder of images")
+        progress.note(f"{error.what}: comparing logits on random images; --data DIR names the folder of images")
     shape = (PROOF_IMAGES, pre.height, pre.width, 3)
-    return np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8), "random pixels"
+    return np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8), "random images"
 
 
 def _logit_difference(run: Run, dense: Path, pixels_NHWC: NDArray[np.uint8]) -> tuple[float, float]:

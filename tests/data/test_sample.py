@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ftx.data.folder import survey_folder
 from ftx.data.sample import unpack_sample
+from ftx.data.survey import survey
 from ftx.errors import DataError
 from ftx.files import STAGING_PREFIX
 from ftx.resources import models_folder, sample_archive
@@ -34,11 +34,11 @@ def unpacked(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_the_sample_is_a_data_set_of_ten_even_classes_without_doubles(unpacked: Path) -> None:
-    survey = survey_folder(unpacked, val_fraction=0.2)
-    assert set(survey.dataset.labels.names) == CLASSES
-    assert survey.counts() == {name: {"train": 80, "val": 20, "test": 50} for name in sorted(CLASSES)}
-    assert (survey.copies, survey.leaks, dict(survey.ignored), survey.dataset.unreadable) == (0, 0, {}, ())
-    assert survey.dataset.report_split == "test"
+    found = survey(unpacked, val_fraction=0.2)
+    assert set(found.dataset.labels.names) == CLASSES
+    assert found.counts() == {name: {"train": 80, "val": 20, "test": 50} for name in sorted(CLASSES)}
+    assert (found.copies, found.leaks, dict(found.ignored), found.dataset.unreadable) == (0, 0, {}, ())
+    assert found.dataset.report_split == "test"
 
 
 def test_the_card_gives_the_archives_hash() -> None:

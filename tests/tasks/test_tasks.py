@@ -209,3 +209,12 @@ def test_labels_that_are_no_tree_are_refused() -> None:
         "vehicle",
         "bus",
     ]
+
+
+def test_a_single_without_its_parent_is_a_contradiction_and_a_group_given_its_parent_is_none() -> None:
+    task = Hierarchical(TREE, Thresholds())
+    truth = task.targets([("cat",), ("cat", "soaked")])
+    logits = np.where(task.targets([("cat",), ("cat",)]) > 0, 4, -4).astype(np.float32)
+    assert task.metrics(logits, truth)["inconsistent"] == 0.0
+    logits[1, TREE.index("soaked")] = 4  # while wet, its parent, is not called
+    assert task.metrics(logits, truth)["inconsistent"] == 0.5

@@ -54,20 +54,29 @@ def print_evaluation(report: EvalReport) -> None:
             ("artifact", f"{report.artifact} ({report.runtime}, {report.compute})"),
             ("images", f"{report.images} of {report.split}"),
             ("accuracy", f"{report.accuracy:.2%}  95 %: {report.accuracy_low:.2%} to {report.accuracy_high:.2%}"),
-            ("macro F1", f"{report.macro_f1:.4f}"),
+            *((name.replace("_", " "), f"{value:.4f}") for name, value in report.metrics.items() if name != "accuracy"),
         ]
     )
     console.print_table(
-        ("class", "precision", "recall", "F1", "images"),
+        ("class", "precision", "recall", "F1", "AP", "images"),
         [
-            (score.name, f"{score.precision:.4f}", f"{score.recall:.4f}", f"{score.f1:.4f}", str(score.support))
+            (
+                score.name,
+                f"{score.precision:.4f}",
+                f"{score.recall:.4f}",
+                f"{score.f1:.4f}",
+                "-" if score.average_precision is None else f"{score.average_precision:.4f}",
+                str(score.support),
+            )
             for score in report.classes
         ],
         title="\nby class",
     )
+    if report.confusion is None:
+        return
     names = [score.name for score in report.classes]
     if len(names) > _MATRIX_MOST:
-        _print_mistakes(report, names)
+        _print_mistakes(report.confusion, names)
         return
     # Headers by number: names side by side are wider than any terminal.
     console.print_table(
@@ -80,11 +89,11 @@ def print_evaluation(report: EvalReport) -> None:
     )
 
 
-def _print_mistakes(report: EvalReport, names: Sequence[str]) -> None:
+def _print_mistakes(confusion: Sequence[Sequence[int]], names: Sequence[str]) -> None:
     mistakes = sorted(
         (
             (-count, truth, answer)
-            for truth, counts in enumerate(report.confusion)
+            for truth, counts in enumerate(confusion)
             for answer, count in enumerate(counts)
             if count and answer != truth
         ),

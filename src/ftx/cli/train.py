@@ -31,9 +31,17 @@ def command(
         Path | None, typer.Option("--config", metavar="FILE", help="A recipe in YAML; flags and --set go over it.")
     ] = None,
     data: Annotated[
-        str | None, _key("--data", "DIR", "Folder of images, one subfolder a class.", _DEFAULTS.data.path)
+        str | None,
+        _key(
+            "--data",
+            "DIR|TABLE",
+            "Folder of images, one subfolder a class, or a .csv or .jsonl table.",
+            _DEFAULTS.data.path,
+        ),
     ] = None,
-    task: Annotated[str | None, _key("--task", "TASK", "multiclass.", _DEFAULTS.task)] = None,
+    task: Annotated[
+        str | None, _key("--task", "TASK", "multiclass, multilabel or hierarchical.", _DEFAULTS.task)
+    ] = None,
     model: Annotated[
         str | None,
         _key("--model", "NAME", "dinov2-small, which is embedded, or a model of timm.", _DEFAULTS.model.name),
@@ -171,7 +179,8 @@ def _dry_run(recipe: Recipe, out: Path | None, json: bool) -> None:
 
 
 def _print_trained(report: TrainReport) -> None:
-    best = f"{report.best_epoch} of {report.epochs}: accuracy {report.accuracy:.1%} on validation images"
+    metric = report.metric.replace("_", " ")
+    best = f"{report.best_epoch} of {report.epochs}: {metric} {report.metrics[report.metric]:.1%} on validation images"
     console.print_facts(
         [
             ("model", f"{report.model}, {report.method}, computed in {report.precision}"),

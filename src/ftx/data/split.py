@@ -34,6 +34,43 @@ def hash_split(samples: Sequence[tuple[str, str]], val_fraction: float) -> tuple
     return tuple("val" if sample in val else "train" for sample in samples)
 
 
+def hash_split_sets(samples: Sequence[tuple[str, tuple[str, ...]]], val_fraction: float) -> tuple[Split, ...]:
+    """Split (key, labels) pairs into train and val, where an image has several labels or a subject several images.
+
+    The distinct keys are ranked, and the first ``val_fraction`` of them, at least one and never all, are val. Then each
+    label, the rarest first, that is on one side alone though two keys have it, gets one of them moved over, if no other
+    label loses its last one there.
+    Raises: DataError if the fraction is not between 0 and 1.
+    """
+    if not 0 < val_fraction < 1:
+        raise DataError("val_fraction is a share between 0 and 1", found=str(val_fraction), mend="for example 0.2")
+    labels_of: dict[str, set[str]] = defaultdict(set)
+    keys_of: dict[str, set[str]] = defaultdict(set)
+    for key, labels in samples:
+        labels_of[key] |= set(labels)
+        for label in labels:
+            keys_of[label].add(key)
+    ranked = sorted(labels_of)
+    if len(ranked) < FEWEST_PER_CLASS:
+        raise DataError("there is too little to split", found=f"{len(ranked)} different images or subjects")
+    val = set(ranked[: _val_count(len(ranked), val_fraction)])
+    for label in sorted(keys_of, key=lambda name: (len(keys_of[name]), name)):
+        if len(keys_of[label]) < FEWEST_PER_CLASS:
+            val -= keys_of[label]  # the only one is learnt from
+            continue
+        for here, there in ((keys_of[label] & val, keys_of[label] - val), (keys_of[label] - val, keys_of[label] & val)):
+            if here:
+                continue
+            movable = [
+                key
+                for key in sorted(there)
+                if all(len(keys_of[one] & val if key in val else keys_of[one] - val) > 1 for one in labels_of[key])
+            ]
+            if movable:
+                val ^= {movable[0]}
+    return tuple("val" if key in val else "train" for key, _ in samples)
+
+
 def refuse_small_classes(distinct: dict[str, int], *, where: str | None = None, because: str = "") -> None:
     """Raise DataError naming every class that has fewer than two different images."""
     small = [f"{name}: {count}" for name, count in sorted(distinct.items()) if count < FEWEST_PER_CLASS]

@@ -21,18 +21,19 @@ IMAGE_ENDINGS = frozenset(
 # What operating systems and file servers leave in folders; not worth a word. Hidden files join them.
 LITTER = frozenset({"thumbs.db", "desktop.ini", "ehthumbs.db", "__macosx", "@eadir", "$recycle.bin"})
 
-Layout = Literal["tree", "splits"]
+Layout = Literal["tree", "splits", "table"]
 
 _SHAPE = "make one folder a class and put its images straight into it: DIR/<class>/*.jpg, or DIR/train/<class>/*.jpg"
 
 
 @dataclass(frozen=True)
 class Found:
-    """An image file: its path as in the data set, its class, and the side its folder puts it on."""
+    """An image file: its path as in the data set, its labels, the side it is put on, and whom or what it shows."""
 
     path: str
-    label: str
+    labels: tuple[str, ...]
     split: Split | None
+    group: str | None = None
 
 
 @dataclass(frozen=True)
@@ -136,7 +137,7 @@ class _Walker:
                     mend=f"{_SHAPE}; sides are called train, val and test",
                 )
             if _is_image(path):
-                yield Found(path.relative_to(self.root).as_posix(), class_folder.name, split)
+                yield Found(path.relative_to(self.root).as_posix(), (class_folder.name,), split)
             else:
                 self.ignored[_ending(path)] += 1
 

@@ -99,7 +99,7 @@ class Hierarchical:
         return ((called_NC == true_NC) | ~self._known(true_NC)).all(axis=1)
 
     def metrics(self, logits_NC: Floats, targets_NC: Targets) -> dict[str, float]:
-        """Whole-path accuracy, accuracy per group and single, hierarchical F1, share of inconsistent raw answers.
+        """Accuracy of whole paths, groups and singles, hierarchical F1, and the share of images with a contradiction.
 
         Hierarchical F1 counts each image's labels with all their ancestors (Kiritchenko et al., 2005).
         """
@@ -110,7 +110,7 @@ class Hierarchical:
         found = {"path_accuracy": float(self.right(logits_NC, targets_NC).mean())}
         hits, either = int((told_NC & true_NC).sum()), int(told_NC.sum() + true_NC.sum())
         found["hierarchical_f1"] = 2 * hits / max(either, 1)
-        found["inconsistent"] = float((raw_NC != called_NC).any(axis=1).mean())
+        found["inconsistent"] = float((raw_NC & ~called_NC & ~self._conditional).any(axis=1).mean())
         for number, rows in enumerate(self._groups):
             seen_N = true_NC[:, rows].any(axis=1)
             if seen_N.any():
@@ -167,6 +167,14 @@ class Hierarchical:
     @cached_property
     def _depth(self) -> tuple[int, ...]:
         return tuple(len(self.labels.path(name)) for name in self.labels.names)
+
+    @cached_property
+    def _conditional(self) -> Flags:
+        """Labels of a group with one parent, given which their scores count: they contradict nothing. Shape: [C]."""
+        conditional_C = np.zeros(len(self.labels), dtype=bool)
+        for group, rows in zip(self.labels.groups, self._groups, strict=True):
+            conditional_C[rows] = len({self.labels.parents.get(name) for name in group}) == 1
+        return conditional_C
 
     def _consistent(self, raw_NC: Flags) -> Flags:
         """Without the labels that lack an ancestor. Shape: [N, C]."""

@@ -13,8 +13,8 @@ from ftx.backbones.build import resolve as resolve_model
 from ftx.backbones.families import depth, token_shape
 from ftx.backbones.stages import choose_attention, frozen_lead
 from ftx.data.dataset import SPLITS, Dataset, Split
-from ftx.data.folder import class_counts, read_folder
 from ftx.data.loader import available_bytes
+from ftx.data.survey import class_counts, read_dataset
 from ftx.errors import EnvironmentFault
 from ftx.files import check_space, write_atomic
 from ftx.progress import SILENT, Progress
@@ -41,9 +41,9 @@ def train(recipe: Recipe, out: Path | None = None, *, progress: Progress = SILEN
     if out is not None:
         refuse_existing(out)
     resolve_model(recipe.model.name)  # a name mistyped must not cost the reading of all images
-    dataset = read_folder(recipe.data.path, val_fraction=recipe.data.val_fraction, progress=progress)
+    dataset = read_dataset(recipe.data.path, recipe.task, val_fraction=recipe.data.val_fraction, progress=progress)
     prepared = prepare(recipe, len(dataset.labels))
-    out = out or fresh_out(f"{recipe.data.path.resolve().name}-{prepared.method}")
+    out = out or fresh_out(f"{recipe.data.path.resolve().stem}-{prepared.method}")
     resolved = _resolved(recipe, prepared)
     trainable = prepared.trainable
     check_space(out, 8 * trainable)
@@ -90,7 +90,7 @@ def train(recipe: Recipe, out: Path | None = None, *, progress: Progress = SILEN
 def dry_run(recipe: Recipe, *, progress: Progress = SILENT) -> DryRunReport:
     """Say what was understood of data and model, and train nothing."""
     resolve_model(recipe.model.name)
-    dataset = read_folder(recipe.data.path, val_fraction=recipe.data.val_fraction, progress=progress)
+    dataset = read_dataset(recipe.data.path, recipe.task, val_fraction=recipe.data.val_fraction, progress=progress)
     prepared = prepare(recipe, len(dataset.labels))
     resolved = _resolved(recipe, prepared)
     total = sum(parameter.numel() for parameter in prepared.backbone.module.parameters())
@@ -181,7 +181,7 @@ def _manifest(recipe: Recipe, prepared: Prepared, dataset: Dataset, thresholds: 
         labels=dataset.labels,
         thresholds=thresholds,
         preprocess=prepared.backbone.preprocess,
-        data_root=str(recipe.data.path),
+        data_root=str(dataset.root),
     )
 
 

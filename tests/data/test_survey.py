@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from ftx.data.dataset import Dataset
-from ftx.data.folder import read_folder, survey_folder
+from ftx.data.survey import read_dataset, survey
 from ftx.errors import DataError
 
 
@@ -58,11 +58,11 @@ def sides(dataset: Dataset) -> dict[str, str]:
 
 def test_one_tree_is_split_by_content(tmp_path: Path) -> None:
     progress = Notes()
-    survey = survey_folder(tree(tmp_path / "data", {"dog": 10, "cat": 5}), val_fraction=0.2, progress=progress)
-    dataset = survey.dataset
-    assert survey.layout == "tree"
+    found = survey(tree(tmp_path / "data", {"dog": 10, "cat": 5}), val_fraction=0.2, progress=progress)
+    dataset = found.dataset
+    assert found.layout == "tree"
     assert dataset.labels.names == ("cat", "dog")
-    assert survey.counts() == {"cat": {"train": 4, "val": 1}, "dog": {"train": 8, "val": 2}}
+    assert found.counts() == {"cat": {"train": 4, "val": 1}, "dog": {"train": 8, "val": 2}}
     assert dataset.report_split == "val"
     assert "there is no test/: reports use val" in progress.notes
     assert (progress.totals, progress.steps) == ([15], 15)
@@ -73,51 +73,51 @@ def test_one_tree_is_split_by_content(tmp_path: Path) -> None:
 
 
 def test_names_and_copies_do_not_move_an_image(tmp_path: Path) -> None:
-    before = read_folder(tree(tmp_path / "a", {"cat": 12, "dog": 12}), val_fraction=0.25)
+    before = read_dataset(tree(tmp_path / "a", {"cat": 12, "dog": 12}), val_fraction=0.25)
     renamed = tmp_path / "b"
     for entry in before.entries:
         path = renamed / entry.labels[0] / f"{entry.sha256[::-1]}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(before.root / entry.path, path)
         shutil.copy(path, path.with_suffix(".copy.png"))
-    survey = survey_folder(renamed, val_fraction=0.25)
-    assert sides(survey.dataset) == sides(before)
-    assert survey.copies == 24
-    assert len(survey.dataset.entries) == 48
+    found = survey(renamed, val_fraction=0.25)
+    assert sides(found.dataset) == sides(before)
+    assert found.copies == 24
+    assert len(found.dataset.entries) == 48
 
 
 def test_given_sides_are_taken_as_they_are(tmp_path: Path) -> None:
     for split, count in (("train", 4), ("val", 2), ("test", 3)):
         tree(tmp_path / split, {"cat": count, "dog": count}, seed=count)
-    survey = survey_folder(tmp_path, val_fraction=0.2)
-    assert survey.layout == "splits"
-    assert survey.counts() == {name: {"train": 4, "val": 2, "test": 3} for name in ("cat", "dog")}
-    assert all(entry.path.startswith(f"{entry.split}/") for entry in survey.dataset.entries)
-    assert survey.dataset.report_split == "test"
+    found = survey(tmp_path, val_fraction=0.2)
+    assert found.layout == "splits"
+    assert found.counts() == {name: {"train": 4, "val": 2, "test": 3} for name in ("cat", "dog")}
+    assert all(entry.path.startswith(f"{entry.split}/") for entry in found.dataset.entries)
+    assert found.dataset.report_split == "test"
 
 
 def test_val_is_taken_from_train_where_there_is_none(tmp_path: Path) -> None:
     tree(tmp_path / "train", {"cat": 5, "dog": 5}, seed=1)
     tree(tmp_path / "test", {"cat": 3, "dog": 3}, seed=2)
-    survey = survey_folder(tmp_path, val_fraction=0.2)
-    assert survey.counts() == {name: {"train": 4, "val": 1, "test": 3} for name in ("cat", "dog")}
+    found = survey(tmp_path, val_fraction=0.2)
+    assert found.counts() == {name: {"train": 4, "val": 1, "test": 3} for name in ("cat", "dog")}
     alone = tmp_path / "alone"
     shutil.copytree(tmp_path / "train", alone / "train")
-    train_only = sides(read_folder(alone, val_fraction=0.2))
-    assert train_only.items() <= sides(survey.dataset).items()
+    train_only = sides(read_dataset(alone, val_fraction=0.2))
+    assert train_only.items() <= sides(found.dataset).items()
 
 
 def test_reports_use_val_where_there_is_no_test(tmp_path: Path) -> None:
     tree(tmp_path / "train", {"cat": 2, "dog": 2}, seed=1)
     tree(tmp_path / "val", {"cat": 1, "dog": 1}, seed=2)
     progress = Notes()
-    dataset = read_folder(tmp_path, val_fraction=0.2, progress=progress)
+    dataset = read_dataset(tmp_path, val_fraction=0.2, progress=progress)
     assert dataset.report_split == "val"
     assert "there is no test/: reports use val" in progress.notes
 
 
 def test_a_class_may_be_called_train(tmp_path: Path) -> None:
-    dataset = read_folder(tree(tmp_path, {"train": 2, "plane": 2}), val_fraction=0.2)
+    dataset = read_dataset(tree(tmp_path, {"train": 2, "plane": 2}), val_fraction=0.2)
     assert dataset.labels.names == ("plane", "train")
 
 
@@ -126,7 +126,7 @@ def test_spaces_and_letters_of_any_alphabet(tmp_path: Path) -> None:
     picture(tmp_path / "Ankle boot" / "наливной.png", 2)
     picture(tmp_path / "čižmička 靴" / "ü.PNG", 3)
     picture(tmp_path / "čižmička 靴" / "a#?&%20.jpeg", 4)
-    dataset = read_folder(tmp_path, val_fraction=0.5)
+    dataset = read_dataset(tmp_path, val_fraction=0.5)
     assert dataset.labels.names == ("Ankle boot", "čižmička 靴")
     assert {entry.path for entry in dataset.entries} == {
         "Ankle boot/no 1 (copy).png",
@@ -145,9 +145,9 @@ def test_litter_is_passed_over_and_other_files_are_counted(tmp_path: Path) -> No
         (tmp_path / name).write_text("not an image")
     picture(tmp_path / "overview.png", 99)
     progress = Notes()
-    survey = survey_folder(tmp_path, val_fraction=0.2, progress=progress)
-    assert len(survey.dataset.entries) == 4
-    assert dict(survey.ignored) == {".txt": 2, ".heic": 1, "without an ending": 1, "images outside class folders": 1}
+    found = survey(tmp_path, val_fraction=0.2, progress=progress)
+    assert len(found.dataset.entries) == 4
+    assert dict(found.ignored) == {".txt": 2, ".heic": 1, "without an ending": 1, "images outside class folders": 1}
     assert any("2 .txt" in note for note in progress.notes)
 
 
@@ -172,7 +172,7 @@ def test_an_unreadable_image_is_named_counted_and_skipped(tmp_path: Path, how: s
     tree(tmp_path, {"cat": 10, "dog": 10})
     spoil(tmp_path / "dog/003.png", how)
     progress = Notes()
-    dataset = read_folder(tmp_path, val_fraction=0.2, progress=progress)
+    dataset = read_dataset(tmp_path, val_fraction=0.2, progress=progress)
     assert [one.path for one in dataset.unreadable] == ["dog/003.png"]
     assert dataset.unreadable[0].reason
     assert len(dataset.entries) == 19
@@ -184,7 +184,7 @@ def test_more_than_one_in_twenty_unreadable_images_stops_it(tmp_path: Path) -> N
     tree(tmp_path, {"cat": 10, "dog": 9})  # one of 19 is 5.3 %
     spoil(tmp_path / "dog/003.png", "zero bytes")
     with pytest.raises(DataError, match="1 of 19 images cannot be read") as caught:
-        read_folder(tmp_path, val_fraction=0.2)
+        read_dataset(tmp_path, val_fraction=0.2)
     assert caught.value.found is not None
     assert "dog/003.png" in caught.value.found
 
@@ -194,7 +194,7 @@ def test_a_list_of_unreadable_images_ends_in_a_count(tmp_path: Path) -> None:
     for index in range(13):
         spoil(tmp_path / f"cat/{index:03}.png", "zero bytes")
     with pytest.raises(DataError) as caught:
-        read_folder(tmp_path, val_fraction=0.2)
+        read_dataset(tmp_path, val_fraction=0.2)
     assert caught.value.found is not None
     assert caught.value.found.count("cat/") == 10
     assert caught.value.found.endswith("and 3 more")
@@ -202,7 +202,7 @@ def test_a_list_of_unreadable_images_ends_in_a_count(tmp_path: Path) -> None:
 
 def refusal(root: Path) -> DataError:
     with pytest.raises(DataError) as caught:
-        read_folder(root, val_fraction=0.2)
+        read_dataset(root, val_fraction=0.2)
     assert caught.value.exit_code == 2
     assert caught.value.where is not None
     return caught.value
@@ -307,7 +307,7 @@ def test_one_image_under_two_classes(tmp_path: Path, root: Path) -> None:
         other = tmp_path / "test" / "dog" / "same.png"
     shutil.copy(tmp_path / root / "cat/001.png", other)
     error = refusal(tmp_path)
-    assert error.what == "the same image stands under two classes"
+    assert error.what == "the same image stands under different labels"
     assert error.found is not None
     assert "cat/001.png" in error.found
     assert other.relative_to(tmp_path).as_posix() in error.found
@@ -319,8 +319,8 @@ def test_an_image_in_train_and_test_is_told(tmp_path: Path) -> None:
     tree(tmp_path / "test", {"cat": 2, "dog": 2}, seed=3)
     shutil.copy(tmp_path / "train/cat/001.png", tmp_path / "test/cat/again.png")
     progress = Notes()
-    survey = survey_folder(tmp_path, val_fraction=0.2, progress=progress)
-    assert survey.leaks == 1
+    found = survey(tmp_path, val_fraction=0.2, progress=progress)
+    assert found.leaks == 1
     assert any("stand in val or test as well" in note for note in progress.notes)
 
 
@@ -341,14 +341,14 @@ def test_links_within_the_folder_and_to_the_folder_are_followed(tmp_path: Path) 
     root = tree(tmp_path / "data", {"cat": 2, "dog": 2})
     (root / "cat" / "link.png").symlink_to("001.png")
     (tmp_path / "alias").symlink_to(root)
-    survey = survey_folder(tmp_path / "alias", val_fraction=0.5)
-    assert survey.copies == 1
-    assert survey.dataset.root == tmp_path / "alias"
+    found = survey(tmp_path / "alias", val_fraction=0.5)
+    assert found.copies == 1
+    assert found.dataset.root == tmp_path / "alias"
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="other systems refuse such names themselves")
 def test_a_file_name_in_another_encoding_is_skipped_by_name(tmp_path: Path) -> None:
     tree(tmp_path, {"cat": 20, "dog": 20})
     shutil.copy(tmp_path / "cat/000.png", os.fsencode(tmp_path / "cat") + b"/caf\xe9.png")
-    dataset = read_folder(tmp_path, val_fraction=0.2)
+    dataset = read_dataset(tmp_path, val_fraction=0.2)
     assert [one.path for one in dataset.unreadable] == [r"'cat/caf\udce9.png'"]

@@ -1,21 +1,24 @@
-"""A folder of images as data set: every image opened once, hashed, and put on its side."""
+"""A folder or a table of images as data set: every image opened once, hashed, and put on its side."""
 
 from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import sha256
 from pathlib import Path
 
 from ftx.data.dataset import SPLITS, Dataset, Entry, Split, Unreadable
 from ftx.data.preprocess import open_image
-from ftx.data.split import hash_split, refuse_small_classes
+from ftx.data.relations import relate
+from ftx.data.split import hash_split, hash_split_sets, refuse_small_classes
+from ftx.data.table import TABLE_ENDINGS, read_table
 from ftx.data.threads import in_threads
 from ftx.data.tree import Found, Layout, describe, walk
 from ftx.errors import DataError, ImageError
 from ftx.labels import Labels
 from ftx.progress import SILENT, Progress
+from ftx.recipe import TaskName
 
 # The issue's bound: more than this share of unreadable images means that something is wrong with the folder.
 MOST_UNREADABLE = 0.05
@@ -43,45 +46,94 @@ class Survey:
         return class_counts(self.dataset)
 
 
-def read_folder(root: Path, *, val_fraction: float, progress: Progress = SILENT) -> Dataset:
-    """The data set in a folder: ``survey_folder`` without its remarks.
+def read_dataset(
+    path: Path, task: TaskName = "multiclass", *, val_fraction: float, progress: Progress = SILENT
+) -> Dataset:
+    """The data set in a folder or a table: ``survey`` without its remarks.
 
     Raises: DataError.
     """
-    return survey_folder(root, val_fraction=val_fraction, progress=progress).dataset
+    return survey(path, task, val_fraction=val_fraction, progress=progress).dataset
 
 
-def survey_folder(root: Path, *, val_fraction: float, progress: Progress = SILENT) -> Survey:
-    """Read a folder of class folders, or one with ``train/`` and ``val/`` or ``test/``.
+def survey(path: Path, task: TaskName = "multiclass", *, val_fraction: float, progress: Progress = SILENT) -> Survey:
+    """Read a folder of class folders, one with ``train/`` and ``val/`` or ``test/``, or a table (CSV, JSON lines).
 
-    Without ``val/``, the training images are split by content hash, ``val_fraction`` of each class.
-    Remarks on what is ignored, unreadable or doubled go to ``progress.note``.
-    Raises: DataError if the folder does not hold (see ``ftx.data.tree.walk``), if over 5 % of the images
-    cannot be read, if a class has fewer than two images to train on, or if two classes share an image.
+    Without ``val``, the training images are split by content hash, ``val_fraction`` of them (of each class, where an
+    image has one). Remarks on what is ignored, unreadable or doubled go to ``progress.note``.
+    Raises: DataError if the folder or table does not hold (see ``ftx.data.tree.walk`` and ``ftx.data.table``), if over
+    5 % of the images cannot be read, if a label has fewer than two images to train on, or if an image stands under
+    contradicting labels.
     """
-    tree = walk(root)
-    files, hashes, unreadable = _read_all(root, tree.files, progress)
-    _refuse_too_many(root, unreadable, len(tree.files), progress)
+    listed = _listed(path, task)
+    root, labels = listed.root, listed.labels
+    files, hashes, unreadable = _read_all(root, listed.files, progress)
+    _refuse_too_many(root, unreadable, len(listed.files), progress)
     _refuse_contradictions(root, files, hashes)
-    for split in sorted({file.split for file in tree.files} - {file.split for file in files}, key=str):
+    for split in sorted({file.split for file in listed.files} - {file.split for file in files}, key=str):
         raise DataError("no image of this side can be read", where=root / str(split), mend="repair or remove them")
-    trainable: dict[str, set[str]] = {name: set() for name in tree.names}
+    trainable: dict[str, set[str]] = {name: set() for name in labels.names}
     for file, digest in zip(files, hashes, strict=True):
         if file.split in (None, "train"):
-            trainable[file.label].add(digest)
+            for name in (above for label in file.labels for above in labels.path(label)):
+                trainable[name].add(digest)
     because = f" ({len(unreadable)} images of the folder cannot be read)" if unreadable else ""
     counts = {name: len(distinct) for name, distinct in trainable.items()}
-    refuse_small_classes(counts, where=str(root if tree.layout == "tree" else root / "train"), because=because)
+    refuse_small_classes(counts, where=str(root / "train" if listed.layout == "splits" else path), because=because)
     entries = _entries(files, hashes, val_fraction)
-    dataset = Dataset(root, Labels.multiclass(tree.names), entries, unreadable)
-    survey = Survey(dataset, tree.layout, tree.ignored, *_doubles(entries))
-    _remark(survey, progress)
-    return survey
+    dataset = Dataset(root, labels, entries, unreadable)
+    found = Survey(dataset, listed.layout, listed.ignored, *_doubles(entries))
+    _remark(found, progress)
+    return found
+
+
+@dataclass(frozen=True)
+class _Listed:
+    """Where the images are, how they were listed, all of them, their labels, and what was passed over."""
+
+    root: Path
+    layout: Layout
+    files: tuple[Found, ...]
+    labels: Labels
+    ignored: Mapping[str, int]
+
+
+def _listed(path: Path, task: TaskName) -> _Listed:
+    if path.is_file():
+        if path.suffix.lower() not in TABLE_ENDINGS:
+            raise DataError(
+                "a data file is a table", where=path, found=path.suffix or "no ending", mend="give .csv or .jsonl"
+            )
+        return _of_table(path, task)
+    metadata = [path / f"metadata{ending}" for ending in TABLE_ENDINGS if (path / f"metadata{ending}").is_file()]
+    if metadata:  # as Hugging Face's image folders have it
+        return _of_table(metadata[0], task)
+    if task != "multiclass":
+        raise DataError(
+            "class folders hold one label an image",
+            where=path,
+            found=f"task {task}",
+            mend="name a table: --data labels.csv, with the columns path and labels (a;b, or animal/cat)",
+        )
+    tree = walk(path)
+    return _Listed(path, tree.layout, tree.files, Labels.multiclass(tree.names), tree.ignored)
+
+
+def _of_table(table: Path, task: TaskName) -> _Listed:
+    files = read_table(table)
+    labels, named = relate(task, [file.labels for file in files], table)
+    files = tuple(replace(file, labels=names) for file, names in zip(files, named, strict=True))
+    return _Listed(table.parent, "table", files, labels, {})
 
 
 def class_counts(dataset: Dataset) -> dict[str, dict[Split, int]]:
     """How many images each class has on each side, classes in label order, sides that exist."""
-    counted = Counter((entry.labels[0], entry.split) for entry in dataset.entries)
+    path = dataset.labels.path
+    counted = Counter(
+        (name, entry.split)
+        for entry in dataset.entries
+        for name in {above for label in entry.labels for above in path(label)}
+    )
     present: list[Split] = [split for split in SPLITS if dataset.split(split)]
     return {name: {split: counted[name, split] for split in present} for name in dataset.labels.names}
 
@@ -142,16 +194,16 @@ def _refuse_contradictions(root: Path, files: Iterable[Found], hashes: Iterable[
     clashes: list[tuple[Found, Found]] = []
     for file, digest in zip(files, hashes, strict=True):
         other = first.setdefault(digest, file)
-        if other.label != file.label:
+        if other.labels != file.labels:
             clashes.append((other, file))
     if clashes:
         listed = [f"{one.path} = {other.path}" for one, other in clashes[:NAMED]]
         rest = len(clashes) - len(listed)
         raise DataError(
-            "the same image stands under two classes",
+            "the same image stands under different labels",
             where=root,
             found="; ".join(listed) + (f"; and {rest} more" if rest else ""),
-            mend="keep each image in the one class that holds",
+            mend="give each image the labels that hold",
         )
 
 
@@ -161,10 +213,17 @@ def _entries(files: list[Found], hashes: list[str], val_fraction: float) -> tupl
     to_split = [index for index, file in enumerate(files) if file.split in (None, "train") and not has_val]
     drawn: dict[int, Split] = {}
     if to_split:
-        sides = hash_split([(hashes[index], files[index].label) for index in to_split], val_fraction)
+        keys = {index: files[index].group or hashes[index] for index in to_split}
+        # Hashed, so that the order of subjects' names decides nothing.
+        keys = {index: sha256(key.encode()).hexdigest() if files[index].group else key for index, key in keys.items()}
+        plain = all(len(file.labels) == 1 and file.group is None for file in files)
+        if plain:
+            sides = hash_split([(keys[index], files[index].labels[0]) for index in to_split], val_fraction)
+        else:
+            sides = hash_split_sets([(keys[index], files[index].labels) for index in to_split], val_fraction)
         drawn = dict(zip(to_split, sides, strict=True))
     entries = [
-        Entry(file.path, digest, (file.label,), drawn.get(index) or file.split or "train")
+        Entry(file.path, digest, file.labels, drawn.get(index) or file.split or "train")
         for index, (file, digest) in enumerate(zip(files, hashes, strict=True))
     ]
     return tuple(sorted(entries, key=lambda entry: entry.path))

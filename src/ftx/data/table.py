@@ -1,0 +1,141 @@
+"""CSV and JSON lines as data set: a line an image, with its path, its labels, and perhaps its side and subject.
+
+    path,labels,split,group
+    a/1.jpg,animal/cat;wet,train,farm 7
+
+Paths count from the table's folder. Labels are separated by ``;`` (JSON lines may hold a list), and a label may be a
+path in a tree. Images of one ``group`` (a patient, a part) never straddle the split.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path, PurePosixPath
+
+from ftx.data.dataset import SPLITS, Split
+from ftx.data.tree import Found
+from ftx.errors import DataError, nearest
+
+TABLE_ENDINGS = (".csv", ".jsonl")
+
+# What a column is called here and elsewhere; file_name is what Hugging Face's metadata files say.
+_COLUMNS = {
+    "path": ("path", "file_name", "filename", "file", "image"),
+    "labels": ("labels", "label", "class", "category"),
+    "split": ("split", "subset"),
+    "group": ("group", "subject", "patient"),
+}
+_SIDES = {"validation": "val", "valid": "val", "training": "train", "testing": "test"}
+# Complaints that one error lists.
+_NAMED = 10
+
+
+def read_table(table: Path) -> tuple[Found, ...]:
+    """The images that a table names.
+
+    Raises: DataError naming every line that does not hold: a column missing, no labels column, a path that is
+    absolute or leaves the folder, an unknown side, one image twice with other labels.
+    """
+    root = Path(os.path.realpath(table.parent))
+    found: dict[str, Found] = {}
+    problems: list[str] = []
+    for number, record in _records(table):
+        try:
+            image = _image(record, root)
+        except ValueError as error:
+            problems.append(f"line {number}: {error}")
+            continue
+        known = found.setdefault(image.path, image)
+        if known != image:
+            problems.append(f"line {number}: {image.path} stands above with {';'.join(known.labels) or 'no labels'}")
+    if problems:
+        rest = len(problems) - _NAMED
+        raise DataError(
+            f"{len(problems)} lines of the table do not hold",
+            where=table,
+            found="; ".join(problems[:_NAMED]) + (f"; and {rest} more" if rest > 0 else ""),
+            mend="columns: path, labels (separated by ;), and if wanted split (train, val, test) and group",
+        )
+    if not found:
+        raise DataError("the table names no images", where=table, mend="write a line an image: path,labels")
+    return tuple(found.values())
+
+
+def _records(table: Path) -> Iterator[tuple[int, Mapping[str, object]]]:
+    try:
+        text = table.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise DataError(
+            "the table is not UTF-8 text", where=table, found=str(error), mend="save it as UTF-8"
+        ) from error
+    if table.suffix.lower() == ".jsonl":
+        for number, line in enumerate(text.split("\n"), start=1):
+            if not line.strip():
+                continue
+            try:
+                record: object = json.loads(line)
+            except ValueError as error:
+                raise DataError("a line is not JSON", where=f"{table}, line {number}", found=str(error)) from error
+            if not isinstance(record, dict):
+                raise DataError("a line is no JSON object", where=f"{table}, line {number}", found=line[:60])
+            yield number, _renamed(record, table)  # pyright: ignore[reportUnknownArgumentType]
+        return
+    dialect = csv.excel
+    if text.partition("\n")[0].count(";") > text.partition("\n")[0].count(","):
+        raise DataError(
+            "the table's columns are separated by ;", where=table, mend="separate columns by commas and labels by ;"
+        )
+    rows = csv.DictReader(io.StringIO(text), dialect=dialect, strict=True)
+    try:
+        for row in rows:
+            if None in row or None in row.values():
+                raise DataError("a line has another number of columns", where=f"{table}, line {rows.line_num}")
+            yield rows.line_num, _renamed(row, table)
+    except csv.Error as error:
+        raise DataError("the table is no CSV", where=f"{table}, line {rows.line_num}", found=str(error)) from error
+
+
+def _renamed(record: Mapping[str, object], table: Path) -> dict[str, object]:
+    lowered = {str(key).strip().lower(): value for key, value in record.items()}
+    named: dict[str, object] = {}
+    for name, known in _COLUMNS.items():
+        key = next((word for word in known if word in lowered), None)
+        if key is not None:
+            named[name] = lowered[key]
+        elif name in ("path", "labels"):
+            alike = nearest(name, list(lowered))
+            raise DataError(
+                f"the table has no column {name}",
+                where=table,
+                found=", ".join(map(str, record)),
+                mend=f"rename {alike} to {name}" if alike else f"call it {name}",
+            )
+    return named
+
+
+def _image(record: Mapping[str, object], root: Path) -> Found:
+    path = str(record["path"]).strip()
+    if not path:
+        raise ValueError("no path")
+    inside = PurePosixPath(path.replace("\\", "/"))
+    if inside.is_absolute() or ".." in inside.parts or ":" in inside.parts[0]:
+        raise ValueError(f"{path} leaves the table's folder")
+    if not Path(os.path.realpath(root / inside)).is_relative_to(root):
+        raise ValueError(f"{path} is a link that leaves the table's folder")
+    side = str(record.get("split") or "").strip().lower()
+    side = _SIDES.get(side, side)
+    if side and side not in SPLITS:
+        raise ValueError(f"the side '{side}' is none of {', '.join(SPLITS)}")
+    split: Split | None = next((known for known in SPLITS if known == side), None)
+    group = str(record.get("group") or "").strip() or None
+    return Found(inside.as_posix(), _labels(record["labels"]), split, group)
+
+
+def _labels(cell: object) -> tuple[str, ...]:
+    parts = [str(part) for part in cell] if isinstance(cell, list) else str(cell or "").split(";")  # pyright: ignore[reportUnknownVariableType, reportUnknownArgumentType]
+    names = [part.strip().strip("/") for part in parts]
+    return tuple(dict.fromkeys(name for name in names if name))

@@ -1,0 +1,151 @@
+"""Tables of images: CSV and JSON lines, for each task, and what does not hold in them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from ftx.data.relations import relate
+from ftx.data.split import hash_split_sets
+from ftx.data.survey import read_dataset
+from ftx.data.table import read_table
+from ftx.errors import DataError
+
+
+def pictures(folder: Path, count: int) -> list[str]:
+    (folder / "img").mkdir()
+    for number in range(count):
+        pixels = np.random.default_rng(number).integers(0, 256, (8, 8, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(folder / "img" / f"{number}.png")
+    return [f"img/{number}.png" for number in range(count)]
+
+
+def write(table: Path, *lines: str) -> Path:
+    table.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return table
+
+
+def test_csv_and_json_lines_say_the_same(tmp_path: Path) -> None:
+    rows = [("a b/ü.png", "red one;grün", "train", "p 1"), ("c.png", "", "val", ""), ('"q",x.png', "a<b>&", "", "p 2")]
+    quoted = ["a b/ü.png,red one;grün,train,p 1", "c.png,,validation,", '"""q"",x.png",a<b>&,,p 2']
+    csv = write(tmp_path / "a.csv", "\ufefffile_name,label,split,subject".replace("\ufeff", ""), *quoted)
+    lines = [
+        json.dumps({"path": path, "labels": labels.split(";") if labels else [], "split": split, "group": group})
+        for path, labels, split, group in rows
+    ]
+    found = read_table(csv)
+    assert found == read_table(write(tmp_path / "a.jsonl", *lines))
+    assert [(one.path, one.labels, one.split, one.group) for one in found] == [
+        ("a b/ü.png", ("red one", "grün"), "train", "p 1"),
+        ("c.png", (), "val", None),
+        ('"q",x.png', ("a<b>&",), None, "p 2"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("lines", "message"),
+    [
+        (["path,labels", "/etc/passwd,a"], "leaves the table's folder"),
+        (["path,labels", "../x.png,a"], "leaves the table's folder"),
+        (["path,labels", "C:\\x.png,a"], "leaves the table's folder"),
+        (["path,labels", "out/x.png,a"], "a link that leaves"),
+        (["path,labels,split", "x.png,a,sometimes"], "the side 'sometimes'"),
+        (["path,labels", "x.png,a", "x.png,b"], "stands above with a"),
+        (["pfad,labels", "x.png,a"], "no column path"),
+        (["path;labels", "x.png;a"], "separated by ;"),
+        (["path,labels", "x.png"], "another number of columns"),
+        (["path,labels"], "names no images"),
+    ],
+)
+def test_a_table_that_does_not_hold(lines: list[str], message: str, tmp_path: Path) -> None:
+    (tmp_path / "out").symlink_to("/etc")
+    with pytest.raises(DataError) as caught:
+        read_table(write(tmp_path / "t.csv", *lines))
+    assert message in str(caught.value)
+
+
+def test_lines_that_are_no_json_are_named(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="not JSON") as caught:
+        read_table(write(tmp_path / "t.jsonl", '{"path": "a.png", "labels": "x"}', "", "{"))
+    assert "line 3" in str(caught.value)
+
+
+def test_a_tree_is_read_off_the_paths_of_its_labels() -> None:
+    samples = [("animal/cat", "wet"), ("animal/dog",), ("vehicle/car/van",), ("vehicle/bus", "wet"), ("vehicle",)]
+    labels, named = relate("hierarchical", samples, "t.csv")
+    assert labels.groups == (("animal", "vehicle"), ("cat", "dog"), ("bus", "car"))
+    assert labels.singles == ("van", "wet")  # an only child holds or does not, as a root beside others does
+    assert dict(labels.parents) == {"cat": "animal", "dog": "animal", "bus": "vehicle", "car": "vehicle", "van": "car"}
+    assert named[2] == ("van",)
+
+
+def test_labels_of_one_name_keep_their_paths() -> None:
+    labels, named = relate("hierarchical", [("a/other",), ("b/other",), ("a/x",), ("b/y",)], "t.csv")
+    assert named[:2] == [("a/other",), ("b/other",)]
+    assert labels.parents["b/other"] == "b"
+
+
+@pytest.mark.parametrize(
+    ("task", "samples", "message"),
+    [
+        ("multiclass", [("a",), ("a", "b")], "exactly one label"),
+        ("multiclass", [("a",), ()], "exactly one label"),
+        ("multilabel", [(), ()], "no image has a label"),
+        ("hierarchical", [("a/x", "a/y"), ("b",)], "exclude each other"),
+        ("hierarchical", [("a/x", "b/z"), ("a/y",)], "exclude each other"),
+    ],
+)
+def test_labels_that_do_not_suit_the_task(task: str, samples: list[tuple[str, ...]], message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        relate(task, samples, "t.csv")  # pyright: ignore[reportArgumentType]
+
+
+def test_a_data_set_of_a_table(tmp_path: Path) -> None:
+    paths = pictures(tmp_path, 12)
+    lines = [f"{path},{'a;b' if row % 3 == 0 else 'b' if row % 3 == 1 else ''}" for row, path in enumerate(paths)]
+    dataset = read_dataset(write(tmp_path / "t.csv", "path,labels", *lines), "multilabel", val_fraction=0.25)
+    assert dataset.labels.singles == ("a", "b")
+    assert len(dataset.split("val")) == 3
+    assert dataset.root == tmp_path
+    for side in ("train", "val"):
+        assert {name for entry in dataset.split(side) for name in entry.labels} == {"a", "b"}
+    with pytest.raises(DataError, match="class folders hold one label"):
+        read_dataset(tmp_path, "multilabel", val_fraction=0.25)
+
+
+def test_a_folder_with_metadata_is_a_table(tmp_path: Path) -> None:
+    paths = pictures(tmp_path, 6)
+    write(
+        tmp_path / "metadata.jsonl", *(json.dumps({"file_name": p, "label": "ab"[i % 2]}) for i, p in enumerate(paths))
+    )
+    dataset = read_dataset(tmp_path, val_fraction=0.34)
+    assert dataset.labels.names == ("a", "b")
+    assert len(dataset.entries) == 6
+
+
+@settings(max_examples=80)
+@given(
+    st.lists(st.tuples(st.integers(0, 9), st.sets(st.sampled_from("abcd"))), min_size=2, max_size=40),
+    st.sampled_from([0.1, 0.25, 0.5]),
+)
+def test_subjects_never_straddle_and_each_label_is_on_both_sides_if_it_can(
+    drawn: list[tuple[int, set[str]]], fraction: float
+) -> None:
+    samples = [(f"{subject:02}", tuple(sorted(labels))) for subject, labels in drawn]
+    if len({key for key, _ in samples}) < 2:
+        with pytest.raises(DataError):
+            hash_split_sets(samples, fraction)
+        return
+    sides = hash_split_sets(samples, fraction)
+    side_of = dict(zip([key for key, _ in samples], sides, strict=True))
+    assert all(side_of[key] == side for (key, _), side in zip(samples, sides, strict=True))
+    for label in {label for _, labels in samples for label in labels}:
+        keys = {key for key, labels in samples if label in labels}
+        if len(keys) == 1:
+            assert side_of[keys.pop()] == "train"

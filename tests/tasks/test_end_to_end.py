@@ -1,0 +1,140 @@
+"""Multi-label and hierarchical from a table to an IR that Model API opens and reads as ``ftx predict`` does."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from contextlib import chdir
+from pathlib import Path
+
+import numpy as np
+import openvino as ov
+import pytest
+import torch
+from model_api.adapters import OpenvinoAdapter
+from model_api.models import Model
+from PIL import Image
+
+from ftx.errors import ImageError
+from ftx.evaluation import evaluate
+from ftx.exporting import export
+from ftx.merging import merge
+from ftx.recipe import Recipe
+from ftx.run import Run
+from ftx.runtimes import load
+from ftx.tasks import TASKS, Thresholds
+from ftx.training import train
+from ftx.validation import validate
+
+pytestmark = pytest.mark.slow
+
+# Spaces, letters that are not ASCII, what XML reserves, and a name that another becomes when its space is replaced.
+HUES = {"red one": (200, 40, 40), "grün": (40, 180, 60), "a<b>&": (50, 60, 200), "red_one": (210, 200, 60)}
+TREE = {
+    "warm/red tone": (210, 40, 40),
+    "warm/orange": (230, 150, 30),
+    "kühl/blau": (40, 50, 210),
+    "kühl/t&l": (30, 150, 150),
+}
+
+
+def save(pixels: np.ndarray, path: Path) -> None:
+    Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(path)
+
+
+def sheets(root: Path) -> Path:
+    """Squares of several hues on grey; an image may have none."""
+    generator = np.random.default_rng(0)
+    lines = []
+    for number in range(72):
+        pixels = np.full((32, 32, 3), 128.0) + generator.normal(0, 10, (32, 32, 3))
+        held = [name for name in HUES if generator.random() < 0.4]
+        for name in held:
+            y, x = generator.integers(0, 20, size=2)
+            pixels[y : y + 12, x : x + 12] = HUES[name]
+        save(pixels, root / f"{number}.png")
+        lines.append(json.dumps({"path": f"{number}.png", "labels": held}, ensure_ascii=False))
+    (root / "labels.jsonl").write_text("\n".join(lines), encoding="utf-8")
+    return root / "labels.jsonl"
+
+
+def tones(root: Path) -> Path:
+    """A tree of hues; some are known to the first level only, some are dark as well."""
+    generator = np.random.default_rng(1)
+    lines = ["path,labels"]
+    for number in range(96):
+        path = list(TREE)[number % 4]
+        dark = generator.random() < 0.4
+        pixels = np.array(TREE[path]) * (0.45 if dark else 1) + generator.normal(0, 10, (32, 32, 3))
+        save(pixels, root / f"{number}.png")
+        known = path.split("/")[0] if number % 9 == 0 else path
+        lines.append(f"{number}.png,{known}{';dark' if dark else ''}")
+    (root / "labels.csv").write_text("\n".join(lines), encoding="utf-8")
+    return root / "labels.csv"
+
+
+@pytest.fixture(scope="module", params=["multilabel", "hierarchical"])
+def run(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Run:
+    root = tmp_path_factory.mktemp(request.param)
+    table = (sheets if request.param == "multilabel" else tones)(root)
+    overrides = [
+        f"task={request.param}",
+        f"data.path={table}",
+        "data.image_size=32",
+        "model.name=vit_tiny_patch16_224",
+        "model.weights=none",
+        "model.peft=lora",
+        "train.epochs=8",
+        "train.lr=4e-3",
+        "train.precision=f32",
+    ]
+    torch.set_num_threads(1)
+    with chdir(root):
+        made = Run.open(train(Recipe().with_overrides(overrides), out=root / "run").run)
+    merge(made)
+    export(made, formats=["onnx", "openvino"], precisions=["fp32"])
+    return made
+
+
+def test_every_artifact_answers_as_the_trained_model(run: Run) -> None:
+    report = validate(run)
+    assert report.ok, report.problems
+    assert validate(run.path / "openvino" / "fp32").ok
+
+
+def test_it_learns_and_is_measured_by_its_own_metrics(run: Run) -> None:
+    report = evaluate(run, "dense")
+    assert report.metrics[run.task.metric] > 0.5  # chance: 0.4 for mAP, 0.15 for a path with its single
+    assert report.confusion is None
+    assert {score.name for score in report.classes} == set(run.manifest.labels.names)
+
+
+def test_a_dense_folder_that_was_copied_away_keeps_its_meaning(run: Run, tmp_path: Path) -> None:
+    alone = load(Path(shutil.copytree(run.path / "dense", tmp_path / "elsewhere")))
+    assert alone.task.labels == run.manifest.labels
+    assert alone.task.thresholds == run.manifest.thresholds
+
+
+@pytest.mark.parametrize("resolver", ["greedy", "probabilistic"])
+def test_model_api_gives_the_same_labels_and_scores(run: Run, resolver: str) -> None:
+    folder = run.path / "openvino" / "fp32"
+    predictor = load(folder, compute="f32")
+    pinned = {"INFERENCE_PRECISION_HINT": "f32"}
+    adapter = OpenvinoAdapter(ov.Core(), str(folder / "model.xml"), device="CPU", plugin_config=pinned)
+    theirs = Model.create_model(adapter, configuration={"hierarchical_postproc": resolver}, preload=True)
+    # Model API knows one threshold: ours are all set to the one that the metadata carries.
+    names, shared = predictor.task.labels.names, float(theirs.params.confidence_threshold)
+    assert shared == pytest.approx(run.manifest.thresholds.shared, abs=1e-6)
+    task = TASKS[run.manifest.task](run.manifest.labels, Thresholds(dict.fromkeys(names, shared), shared))
+    original = dict(zip(theirs.params.labels, names, strict=True))
+    for entry in run.report_entries():
+        path = run.data_root() / entry.path
+        found = theirs(np.asarray(Image.open(path)))
+        (logits_C,) = predictor.logits_from_files([path])
+        assert not isinstance(logits_C, ImageError)
+        scores = task.scores(logits_C[None])[0]
+        # f32: a sigmoid or a softmax by another formula
+        np.testing.assert_allclose(found.raw_scores, scores, rtol=0, atol=1e-5)
+        answer = {label.name: label.score for label in task.decode(scores)}
+        told = {original.get(label.name, label.name): label.confidence for label in found.top_labels}
+        assert told == pytest.approx(answer, abs=1e-5)
