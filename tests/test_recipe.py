@@ -154,7 +154,10 @@ def test_a_learning_rate_is_a_number_however_it_is_written(written: str) -> None
         ("model: {weights: }", "model.weights: must be text; found nothing"),
         ("data: {path: ''}", "data.path: must be the path of a folder"),
         ("seed: -1", "seed: must be greater than or equal to 0"),
-        ("task: multilabl", "task: must be one of multiclass; found 'multilabl'"),
+        (
+            "task: multilabl",
+            "task: must be one of multiclass, multilabel, hierarchical; found 'multilabl', did you mean 'multilabel'?",
+        ),
         ("train: 5", "train: must hold keys (epochs, batch_size, lr,"),
     ],
 )

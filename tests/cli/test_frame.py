@@ -89,7 +89,7 @@ def test_help_of_a_verb_imports_nothing_heavy(verb: str) -> None:
 
 @pytest.mark.parametrize(
     "room",
-    "adapters.kernel card data.folder data.preprocess evaluation labels prediction recipe run".split()
+    "adapters.kernel card data.survey data.table data.preprocess evaluation labels prediction recipe run".split()
     + "runtimes tasks validation".split(),
 )
 def test_what_a_device_runs_imports_nothing_of_the_extra(room: str) -> None:

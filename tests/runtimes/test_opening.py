@@ -84,14 +84,14 @@ def test_every_way_to_name_a_model_opens_it(run: Path, tmp_path: Path, monkeypat
     for way in (None, Run.open(run), run, str(run), run / "openvino/int8", run / "openvino/int8/model.xml"):
         predictor = load(way)
         assert predictor.name == "openvino"
-        assert predictor.labels.names == ("amber", "blue", "green", "red")
+        assert predictor.task.labels.names == ("amber", "blue", "green", "red")
 
 
 def test_dense_and_onnx_folders_answer_as_the_run_does(run: Path, tmp_path: Path) -> None:
     outside = Path(shutil.copytree(run / "dense", tmp_path / "elsewhere" / "dense"))
     opened = {"inside": load(run / "dense"), "outside": load(outside), "onnx": load(run / "onnx")}
     assert opened["outside"].preprocess == opened["inside"].preprocess == Run.open(run).manifest.preprocess
-    assert opened["outside"].labels == opened["inside"].labels
+    assert opened["outside"].task.labels == opened["inside"].task.labels
     pixels = np.random.default_rng(0).integers(0, 256, size=(5, 32, 32, 3), dtype=np.uint8)
     expected = opened["inside"].logits(pixels)
     np.testing.assert_array_equal(opened["outside"].logits(pixels), expected)
