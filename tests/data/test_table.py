@@ -129,6 +129,28 @@ def test_a_folder_with_metadata_is_a_table(tmp_path: Path) -> None:
     assert len(dataset.entries) == 6
 
 
+@pytest.mark.parametrize("sides", [("",), ("train/", "val/", "test/")])
+def test_nested_folders_are_a_tree(tmp_path: Path, sides: tuple[str, ...]) -> None:
+    names = ("animal/cat", "animal/dog é", "animal", "vehicle/car/van", "vehicle/car", "vehicle/bus")
+    for seed, (side, name) in enumerate((side, name) for side in sides for name in names):
+        (tmp_path / side / name).mkdir(parents=True, exist_ok=True)
+        for number in range(4):
+            pixels = np.random.default_rng([seed, number]).integers(0, 256, (8, 8, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(tmp_path / side / name / f"{number}.png")
+    dataset = read_dataset(tmp_path, "hierarchical", val_fraction=0.25)
+    assert dataset.labels.groups == (("animal", "vehicle"), ("cat", "dog é"), ("bus", "car"))
+    assert dataset.labels.singles == ("van",)
+    assert {entry.labels for entry in dataset.entries if "/animal/" in f"/{entry.path}"} == {
+        ("animal",), ("cat",), ("dog é",)
+    }  # fmt: skip
+    assert len(dataset.entries) == 4 * len(names) * len(sides)
+    assert {entry.split for entry in dataset.entries} == (
+        {"train", "val", "test"} if len(sides) > 1 else {"train", "val"}
+    )
+    with pytest.raises(DataError, match="folder inside a class folder"):
+        read_dataset(tmp_path, "multiclass", val_fraction=0.25)
+
+
 @settings(max_examples=80)
 @given(
     st.lists(st.tuples(st.integers(0, 9), st.sets(st.sampled_from("abcd"))), min_size=2, max_size=40),

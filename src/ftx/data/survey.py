@@ -108,22 +108,28 @@ def _listed(path: Path, task: TaskName) -> _Listed:
     metadata = [path / f"metadata{ending}" for ending in TABLE_ENDINGS if (path / f"metadata{ending}").is_file()]
     if metadata:  # as Hugging Face's image folders have it
         return _of_table(metadata[0], task)
-    if task != "multiclass":
+    if task == "multilabel":
         raise DataError(
             "class folders hold one label an image",
             where=path,
             found=f"task {task}",
-            mend="name a table: --data labels.csv, with the columns path and labels (a;b, or animal/cat)",
+            mend="name a table: --data labels.csv, with the columns path and labels (a;b)",
         )
-    tree = walk(path)
-    return _Listed(path, tree.layout, tree.files, Labels.multiclass(tree.names), tree.ignored)
+    tree = walk(path, nested=task == "hierarchical")
+    if task == "multiclass":  # a class may be empty, which its images would not tell
+        return _Listed(path, tree.layout, tree.files, Labels.multiclass(tree.names), tree.ignored)
+    files, labels = _related(task, tree.files, path)
+    return _Listed(path, tree.layout, files, labels, tree.ignored)
 
 
 def _of_table(table: Path, task: TaskName) -> _Listed:
-    files = read_table(table)
-    labels, named = relate(task, [file.labels for file in files], table)
-    files = tuple(replace(file, labels=names) for file, names in zip(files, named, strict=True))
+    files, labels = _related(task, read_table(table), table)
     return _Listed(table.parent, "table", files, labels, {})
+
+
+def _related(task: TaskName, files: tuple[Found, ...], where: Path) -> tuple[tuple[Found, ...], Labels]:
+    labels, named = relate(task, [file.labels for file in files], where)
+    return tuple(replace(file, labels=names) for file, names in zip(files, named, strict=True)), labels
 
 
 def class_counts(dataset: Dataset) -> dict[str, dict[Split, int]]:

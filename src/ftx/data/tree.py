@@ -46,8 +46,8 @@ class Tree:
     ignored: Mapping[str, int]
 
 
-def walk(root: Path) -> Tree:
-    """List the image files below ``root``.
+def walk(root: Path, *, nested: bool = False) -> Tree:
+    """List the image files below ``root``; ``nested`` folders are a label tree, and an image's label its path in it.
 
     Raises: DataError if the folder is missing, has no class folders or only one, holds no images, nests
     folders deeper than classes, names a class in val or test that train lacks, or links out of itself.
@@ -59,7 +59,7 @@ def walk(root: Path) -> Tree:
             found="a file" if root.exists() else _neighbour(root),
             mend="name the folder that holds your images: --data DIR",
         )
-    walker = _Walker(root)
+    walker = _Walker(root, nested=nested)
     top = walker.folders(root)
     if not _has_splits(root, [folder.name for folder in top], walker):
         names, files = walker.classes(root, None)
@@ -76,8 +76,8 @@ def walk(root: Path) -> Tree:
 class _Walker:
     """Lists folders, counting what it passes over."""
 
-    def __init__(self, root: Path) -> None:
-        self.root = root
+    def __init__(self, root: Path, *, nested: bool) -> None:
+        self.root, self.nested = root, nested
         self.real_root = Path(os.path.realpath(root))
         self.ignored: Counter[str] = Counter()
 
@@ -118,7 +118,7 @@ class _Walker:
         for path in class_folders:
             if not _is_text(path.name):
                 raise DataError("a class folder's name is not valid text", where=folder, found=ascii(path.name))
-        return names, tuple(found for path in class_folders for found in self._images(path, split))
+        return names, tuple(found for path in class_folders for found in self._images(path, path.name, split))
 
     def loose_files(self, folder: Path) -> int:
         """Count the images beside folders, which belong to no class; they and other files are ignored."""
@@ -127,17 +127,21 @@ class _Walker:
             self.ignored["images outside class folders" if _is_image(path) else _ending(path)] += 1
         return sum(_is_image(path) for path in files)
 
-    def _images(self, class_folder: Path, split: Split | None) -> Iterator[Found]:
+    def _images(self, class_folder: Path, label: str, split: Split | None) -> Iterator[Found]:
         for path in self.visible(class_folder):
-            if path.is_dir():
+            if path.is_dir() and self.nested:
+                if not _is_text(path.name):
+                    raise DataError("a folder's name is not valid text", where=class_folder, found=ascii(path.name))
+                yield from self._images(path, f"{label}/{path.name}", split)
+            elif path.is_dir():
                 raise DataError(
                     "there is a folder inside a class folder",
                     where=path,
                     found=f"{path.name} inside the class {class_folder.name}",
                     mend=f"{_SHAPE}; sides are called train, val and test",
                 )
-            if _is_image(path):
-                yield Found(path.relative_to(self.root).as_posix(), (class_folder.name,), split)
+            elif _is_image(path):
+                yield Found(path.relative_to(self.root).as_posix(), (label,), split)
             else:
                 self.ignored[_ending(path)] += 1
 
