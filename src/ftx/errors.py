@@ -43,7 +43,7 @@ class FtxError(Exception):
         return "\n".join([self.what, *(f"  {heading}: {text}" for heading, text in self.details())])
 
 
-def command(verb: str, path: str | Path | None = None) -> str:
+def shell_command(verb: str, path: str | Path | None = None) -> str:
     """A command line that can be pasted into a shell, whatever the path is called."""
     return verb if path is None else f"{verb} {shlex.quote(str(path))}"
 

@@ -20,7 +20,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
 from ftx.data.dataset import Entry, Split
 from ftx.data.preprocess import Preprocess
-from ftx.errors import DataError, EnvironmentFault, RunError, command
+from ftx.errors import DataError, EnvironmentFault, RunError, shell_command
 from ftx.files import (
     place_new,
     settle,
@@ -172,7 +172,7 @@ class Run:
 
     def _again(self, artifact: str) -> str:
         """The command that makes the artifact."""
-        return command(MADE_BY.get(artifact, "ftx export"), None if artifact == "trained" else self.path)
+        return shell_command(MADE_BY.get(artifact, "ftx export"), None if artifact == "trained" else self.path)
 
     def _check_file(self, name: str, digest: str, artifact: str) -> None:
         path = self.path / name

@@ -41,7 +41,8 @@ def command(body: str, json: bool = typer.Option(False, "--json")) -> object:
 ''', probe.__dict__)
 sys.modules["ftx.cli.probe"] = probe
 app.VERBS["probe"] = "what the test asks for"
-sys.exit(app.run(["probe", *sys.argv[1:]]))
+sys.argv.insert(1, "probe")
+app.main()
 """
 
 
@@ -287,10 +288,7 @@ def test_streams_that_are_closed_or_full_do_not_stop_the_work(
         "console.print_note('next')\nconsole.print_facts([('a', 'b')])\nconsole.print_line('{}')\n"
         f"Path({str(tmp_path / 'done')!r}).write_text('')"
     )
-    started = PROBE.replace("app.run(", "(app._open_closed_streams(), app.run(").replace(
-        "*sys.argv[1:]])", "*sys.argv[1:]]))[1]"
-    )
-    command = shlex.join([sys.executable, "-c", started, body, *words])
+    command = shlex.join([sys.executable, "-c", PROBE, body, *words])
     done = subprocess.run(
         ["bash", "-c", f"{command} {redirection}"], capture_output=True, text=True, env=plain_environment(), check=False
     )

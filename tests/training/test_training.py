@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import shutil
 import warnings
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +24,7 @@ from ftx.data.preprocess import normalise
 from ftx.errors import AdapterError, EnvironmentFault, FtxError, MergeError, ModelError, RunError
 from ftx.files import sha256_file
 from ftx.merging import merge
+from ftx.progress import SILENT, Task
 from ftx.recipe import Recipe
 from ftx.run import Run
 from ftx.training import dry_run, train
@@ -65,6 +68,20 @@ def recipe(images: Path, method: str, **more: object) -> Recipe:
         **more,
     }
     return Recipe.build(flags=flags)
+
+
+class AfterFirstEpoch:
+    """A listener that does something once the first epoch is told."""
+
+    def __init__(self, action: Callable[[], None]) -> None:
+        self.action = action
+
+    def track(self, description: str, total: int | None) -> AbstractContextManager[Task]:
+        return SILENT.track(description, total)
+
+    def note(self, text: str) -> None:
+        if text.startswith("epoch 1"):
+            self.action()
 
 
 @pytest.fixture(scope="module")
@@ -231,19 +248,10 @@ def test_interrupted_training_keeps_the_best_epoch(
 ) -> None:
     monkeypatch.chdir(tmp_path)
 
-    class Interrupting:
-        """A listener whose user presses Ctrl-C when the first epoch is told."""
+    def press() -> None:
+        raise KeyboardInterrupt
 
-        def track(self, description: str, total: int | None):
-            from ftx.progress import SILENT
-
-            return SILENT.track(description, total)
-
-        def note(self, text: str) -> None:
-            if text.startswith("epoch 1"):
-                raise KeyboardInterrupt
-
-    report = train(recipe(images, "lora", **{"train.epochs": 5}), progress=Interrupting())
+    report = train(recipe(images, "lora", **{"train.epochs": 5}), progress=AfterFirstEpoch(press))
     assert report.interrupted
     assert report.epochs == 1
     assert merge(Run.open()).ok
@@ -266,19 +274,12 @@ def test_what_stops_a_training_leaves_nothing(images: Path, tmp_path: Path, monk
 def test_two_trainings_of_one_name_are_two_runs(images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
 
-    class Overtaking:
-        """A listener in whose training another one of the same name begins and ends."""
+    def overtake() -> None:
+        train(recipe(images, "linear"), out=Path("runs/x"))
 
-        def track(self, description: str, total: int | None):
-            from ftx.progress import SILENT
-
-            return SILENT.track(description, total)
-
-        def note(self, text: str) -> None:
-            if text.startswith("epoch 1"):
-                train(recipe(images, "linear"), out=Path("runs/x"))
-
-    report = train(recipe(images, "lora", **{"train.epochs": 1}), out=Path("runs/x"), progress=Overtaking())
+    report = train(
+        recipe(images, "lora", **{"train.epochs": 1}), out=Path("runs/x"), progress=AfterFirstEpoch(overtake)
+    )
     assert report.run == "runs/x-2"
     assert Run.open("runs/x").manifest.method == "linear"
     assert Run.open("runs/x-2").manifest.method == "lora"

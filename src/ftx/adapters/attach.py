@@ -37,11 +37,12 @@ def match(module: nn.Module, spec: AdapterSpec) -> list[tuple[Site, tuple[Part, 
     reached = {part.target for _, parts in matched for part in parts}
     for site, parts in matched:
         widest = min(module.get_submodule(site.name).get_parameter("weight").shape)
-        if too_large := [part for part in parts if part.ranks.stop - part.ranks.start > widest]:
+        rank = max(spec.rank[part.target] for part in parts)
+        if rank > widest:
             raise AdapterError(
                 "a rank above the width of its layer",
                 where=f"adapter.rank, {site.name}",
-                found=f"{too_large[0].ranks.stop - too_large[0].ranks.start}, the layer's smaller side is {widest}",
+                found=f"{rank}, the layer's smaller side is {widest}",
                 mend=f"--rank of at most {widest}; 4 to 32 are usual",
             )
     if absent := [target for target in spec.rank if target not in reached]:

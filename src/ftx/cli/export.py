@@ -8,7 +8,7 @@ import typer
 
 from ftx.cli import console
 from ftx.cli.options import DataOption, JsonFlag, RunArgument
-from ftx.errors import command as shell_command
+from ftx.errors import shell_command
 
 if TYPE_CHECKING:
     from ftx.card import Precision

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from ftx.cli import console
 from ftx.cli.options import DataOption, JsonFlag, RunArgument
-from ftx.errors import command as shell_command
+from ftx.errors import shell_command
 
 if TYPE_CHECKING:
     from ftx.merging import MergeReport

@@ -10,8 +10,7 @@ import typer
 
 from ftx.cli import console
 from ftx.cli.options import JsonFlag
-from ftx.errors import INTERRUPTED
-from ftx.errors import command as shell_command
+from ftx.errors import INTERRUPTED, shell_command
 from ftx.recipe import TARGETS, Recipe
 
 if TYPE_CHECKING:

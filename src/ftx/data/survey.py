@@ -219,9 +219,11 @@ def _entries(files: list[Found], hashes: list[str], val_fraction: float) -> tupl
     to_split = [index for index, file in enumerate(files) if file.split in (None, "train") and not has_val]
     drawn: dict[int, Split] = {}
     if to_split:
-        keys = {index: files[index].group or hashes[index] for index in to_split}
-        # Hashed, so that the order of subjects' names decides nothing.
-        keys = {index: sha256(key.encode()).hexdigest() if files[index].group else key for index, key in keys.items()}
+        # A subject's name is hashed as an image is, so that the order of names decides nothing.
+        keys = {
+            index: hashes[index] if (group := files[index].group) is None else sha256(group.encode()).hexdigest()
+            for index in to_split
+        }
         plain = all(len(file.labels) == 1 and file.group is None for file in files)
         if plain:
             sides = hash_split([(keys[index], files[index].labels[0]) for index in to_split], val_fraction)

@@ -10,7 +10,7 @@ from pydantic import BaseModel, ValidationError
 
 from ftx.card import CARD
 from ftx.data.preprocess import Preprocess
-from ftx.errors import ExportError, RunError, command
+from ftx.errors import ExportError, RunError, shell_command
 from ftx.progress import SILENT, Progress
 from ftx.run import MADE_BY, Run
 from ftx.runtimes.base import Compute, Predictor
@@ -103,7 +103,7 @@ def best_ir(run: Run) -> tuple[str, str]:
             "this run has no OpenVINO model yet",
             where=run.path,
             found=f"it holds {', '.join(run.artifacts())}",
-            mend=f"run: {command('ftx export --format openvino', run.path)}",
+            mend=f"run: {shell_command('ftx export --format openvino', run.path)}",
         )
     proven = _proven(run)
     for name in held:

@@ -16,6 +16,7 @@ import numpy as np
 from ftx.errors import DataError
 from ftx.labels import Labels
 from ftx.tasks.base import Flags, Floats, ScoredLabel, Targets
+from ftx.tasks.exclusive import best, softmax
 from ftx.tasks.sigmoid import sigmoid
 from ftx.tasks.thresholds import Thresholds, tune
 
@@ -70,17 +71,14 @@ class Hierarchical:
         """The share of its group for each label of one, given its parent; a single's own. Shape: [N, C]."""
         scores_NC = sigmoid(logits_NC)
         for rows in self._groups:
-            # Shifted by the largest logit, so that no exponential overflows.
-            raised_NG = np.exp(logits_NC[:, rows] - logits_NC[:, rows].max(axis=1, keepdims=True))
-            scores_NC[:, rows] = raised_NG / raised_NG.sum(axis=1, keepdims=True)
+            scores_NC[:, rows] = softmax(logits_NC[:, rows])
         return scores_NC
 
     def raw(self, scores_NC: Floats) -> Flags:
         """The best of each group and the singles above their thresholds, whatever the tree says. Shape: [N, C]."""
         raw_NC = scores_NC > self.thresholds.of(self.labels.names)
         for rows in self._groups:
-            group_NG = scores_NC[:, rows]
-            raw_NC[:, rows] = np.arange(group_NG.shape[1]) == group_NG.argmax(axis=1)[:, None]
+            raw_NC[:, rows] = best(scores_NC[:, rows])
         return raw_NC
 
     def called(self, logits_NC: Floats) -> Flags:

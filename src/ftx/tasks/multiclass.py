@@ -9,6 +9,7 @@ import numpy as np
 
 from ftx.labels import Labels
 from ftx.tasks.base import Flags, Floats, ScoredLabel, Targets
+from ftx.tasks.exclusive import best, softmax
 from ftx.tasks.ranking import f1_of
 from ftx.tasks.thresholds import Thresholds
 
@@ -42,18 +43,16 @@ class Multiclass:
 
     def scores(self, logits_NC: Floats) -> Floats:
         """Softmax. Shape: [N, C]."""
-        # Shifted by the largest logit, so that no exponential overflows.
-        raised_NC = np.exp(logits_NC - logits_NC.max(axis=-1, keepdims=True))
-        return raised_NC / raised_NC.sum(axis=-1, keepdims=True)
+        return softmax(logits_NC)
 
     def called(self, logits_NC: Floats) -> Flags:
         """The best label alone; of equal ones the first. Shape: [N, C]."""
-        return np.arange(logits_NC.shape[-1]) == logits_NC.argmax(axis=-1)[:, None]
+        return best(logits_NC)
 
     def decode(self, scores_C: Floats) -> list[ScoredLabel]:
         """The best label alone; of equal ones the first."""
-        best = int(scores_C.argmax())
-        return [ScoredLabel(name=self.labels.names[best], score=float(scores_C[best]))]
+        row = int(scores_C.argmax())
+        return [ScoredLabel(name=self.labels.names[row], score=float(scores_C[row]))]
 
     def right(self, logits_NC: Floats, targets_NC: Targets) -> Flags:
         """Whether the best logit is the true label's. Shape: [N]."""

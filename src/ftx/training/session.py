@@ -40,11 +40,8 @@ def train(recipe: Recipe, out: Path | None = None, *, progress: Progress = SILEN
     started = time.monotonic()
     if out is not None:
         refuse_existing(out)
-    resolve_model(recipe.model.name)  # a name mistyped must not cost the reading of all images
-    dataset = read_dataset(recipe.data.path, recipe.task, val_fraction=recipe.data.val_fraction, progress=progress)
-    prepared = prepare(recipe, len(dataset.labels))
+    dataset, prepared, resolved = _understood(recipe, progress)
     out = out or fresh_out(f"{recipe.data.path.resolve().stem}-{prepared.method}")
-    resolved = _resolved(recipe, prepared)
     trainable = prepared.trainable
     check_space(out, 8 * trainable)
     task = TASKS[recipe.task](dataset.labels, Thresholds())
@@ -89,10 +86,7 @@ def train(recipe: Recipe, out: Path | None = None, *, progress: Progress = SILEN
 
 def dry_run(recipe: Recipe, *, progress: Progress = SILENT) -> DryRunReport:
     """Say what was understood of data and model, and train nothing."""
-    resolve_model(recipe.model.name)
-    dataset = read_dataset(recipe.data.path, recipe.task, val_fraction=recipe.data.val_fraction, progress=progress)
-    prepared = prepare(recipe, len(dataset.labels))
-    resolved = _resolved(recipe, prepared)
+    dataset, prepared, resolved = _understood(recipe, progress)
     total = sum(parameter.numel() for parameter in prepared.backbone.module.parameters())
     return DryRunReport(
         method=prepared.method,
@@ -108,6 +102,14 @@ def dry_run(recipe: Recipe, *, progress: Progress = SILENT) -> DryRunReport:
         memory_mb=_memory_mb(prepared, resolved, len(dataset.split("train"))),
         free_mb=round(available_bytes() / 1e6),
     )
+
+
+def _understood(recipe: Recipe, progress: Progress) -> tuple[Dataset, Prepared, Recipe]:
+    """The data, the model ready to train, and the recipe with every ``auto`` decided."""
+    resolve_model(recipe.model.name)  # a name mistyped must not cost the reading of all images
+    dataset = read_dataset(recipe.data.path, recipe.task, val_fraction=recipe.data.val_fraction, progress=progress)
+    prepared = prepare(recipe, len(dataset.labels))
+    return dataset, prepared, _resolved(recipe, prepared)
 
 
 def _fit(

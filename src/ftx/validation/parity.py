@@ -15,7 +15,7 @@ import numpy as np
 from ftx.card import CARD
 from ftx.data.dataset import Entry
 from ftx.data.preprocess import load_pixels
-from ftx.errors import InputError, RunError, command
+from ftx.errors import InputError, RunError, shell_command
 from ftx.progress import SILENT, Progress
 from ftx.progress import Task as ProgressTask
 from ftx.run import Run
@@ -97,7 +97,7 @@ def _validate_run(run: Run, data: Path | None, table: Bounds, images: int | None
             "there is nothing to validate: this run has no exported model yet",
             where=run.path,
             found=f"it holds {', '.join(run.artifacts())}",
-            mend=f"run: {command('ftx export --format openvino', run.path)}",
+            mend=f"run: {shell_command('ftx export --format openvino', run.path)}",
         )
     for artifact in exported:  # hashes and lineage of all, before the first number
         run.require(artifact)
