@@ -1,4 +1,7 @@
-"""The base install on a device: a clean environment without torch predicts with and validates an exported folder."""
+"""The base install on a device: a clean environment without torch predicts with and validates an exported folder.
+
+The extra `datumaro` joins it last: that package holds Pillow back, so the tests' own environment does without.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,9 @@ import sys
 from pathlib import Path
 from typing import Protocol
 
+import numpy as np
 import pytest
+from PIL import Image
 
 ROOT = Path(__file__).parents[1]
 
@@ -66,3 +71,34 @@ def test_weights_and_sample_travel_with_the_wheel(device: Path, tmp_path: Path) 
     size, archive = said.stdout.split()
     assert int(size) > 40_000_000
     assert str(device.parents[1]) in archive
+
+
+VOC = """<annotation><filename>{name}.jpg</filename><size><width>16</width><height>16</height><depth>3</depth></size>
+<object><name>{label}</name><bndbox><xmin>1</xmin><ymin>1</ymin><xmax>9</xmax><ymax>9</ymax></bndbox></object>
+</annotation>"""
+
+
+@pytest.mark.slow
+def test_a_format_that_the_datumaro_package_reads(device: Path, tmp_path: Path) -> None:
+    refused = run(device, "data", "check", tmp_path, "--format", "voc", cwd=tmp_path)
+    assert refused.returncode == 3
+    assert "pip install 'ftx-vit[datumaro]'" in refused.stderr
+    (wheel,) = device.parents[2].glob("ftx_vit-*.whl")
+    pip = [device.parent / "python", "-m", "pip", "--disable-pip-version-check", "--quiet"]
+    subprocess.run([*pip, "install", f"{wheel}[datumaro]"], check=True)
+    for folder in ("Annotations", "ImageSets/Main", "JPEGImages"):
+        (tmp_path / folder).mkdir(parents=True)
+    for side, numbers in {"train": range(8), "val": range(8, 12)}.items():
+        (tmp_path / "ImageSets" / "Main" / f"{side}.txt").write_text("".join(f"{number}\n" for number in numbers))
+        for number in numbers:
+            annotation = VOC.format(name=number, label="cat" if number % 2 else "dog")
+            (tmp_path / "Annotations" / f"{number}.xml").write_text(annotation)
+            pixels = np.random.default_rng(number).integers(0, 256, (16, 16, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(tmp_path / "JPEGImages" / f"{number}.jpg")
+    said = run(device, "data", "check", tmp_path, "--format", "voc", "--json", cwd=tmp_path)
+    assert said.returncode == 0, said.stderr
+    report = json.loads(said.stdout)
+    assert report["images"] == {"train": 8, "val": 4}
+    assert report["counts"] == {"cat": {"train": 4, "val": 2}, "dog": {"train": 4, "val": 2}}
+    unknown = run(device, "data", "check", tmp_path, "--format", "vocc", cwd=tmp_path)
+    assert "did you mean voc" in unknown.stderr

@@ -2,11 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
 from ftx.errors import DataError
+
+
+@dataclass(frozen=True)
+class Declared:
+    """What a data set says of its labels beside its images.
+
+    ``names`` are labels that exist whether or not an image has them; ``groups`` those that exclude each other, None
+    where nothing is said of that; ``parents`` maps a child to its parent.
+    """
+
+    names: tuple[str, ...] = ()
+    groups: tuple[tuple[str, ...], ...] | None = None
+    parents: Mapping[str, str] = field(default_factory=dict[str, str])
 
 
 @dataclass(frozen=True)
@@ -53,12 +66,21 @@ class Labels:
 
         Raises: DataError if the tree runs in a circle.
         """
-        found = [name]
-        while (up := self.parents.get(found[-1])) is not None:
-            if up in found:
-                raise DataError("the label tree runs in a circle", found=" -> ".join([*found, up]))
-            found.append(up)
-        return tuple(reversed(found))
+        return Labels.tree(self.parents)(name)
+
+    @staticmethod
+    def tree(parents: Mapping[str, str]) -> Callable[[str], tuple[str, ...]]:
+        """What gives a label and its ancestors, from the root down; raises as ``path`` does."""
+
+        def path(name: str) -> tuple[str, ...]:
+            found = [name]
+            while (up := parents.get(found[-1])) is not None:
+                if up in found:
+                    raise DataError("the label tree runs in a circle", found=" -> ".join([*found, up]))
+                found.append(up)
+            return tuple(reversed(found))
+
+        return path
 
     def __len__(self) -> int:
         return len(self.names)

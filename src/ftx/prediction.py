@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from pydantic import BaseModel, ConfigDict
 
-from ftx.data.tree import IMAGE_ENDINGS
+from ftx.data.sources.listing import IMAGE_ENDINGS
 from ftx.errors import FtxError, ImageError, InputError
 from ftx.progress import SILENT, Progress
 from ftx.run import Run

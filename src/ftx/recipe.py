@@ -119,10 +119,13 @@ class _Section(BaseModel):
 class DataRecipe(_Section):
     """What is trained on.
 
+    ``format`` auto knows folders, tables, COCO and Datumaro's JSON by themselves; any other of Datumaro's formats is
+    named (voc, imagenet_txt, ...) and needs the extra ``datumaro``.
     ``image_size`` auto is the model's pretrained size, and 224 for dinov2, whose own 518 is too slow for this use.
     """
 
     path: Annotated[Path, BeforeValidator(_plain_path)] = Path("data")
+    format: Text = "auto"
     image_size: Annotated[Literal["auto"] | int, BeforeValidator(_auto_or_size)] = "auto"
     val_fraction: Annotated[Number, Field(gt=0, le=0.5)] = 0.2
 

@@ -90,8 +90,8 @@ def test_help_of_a_verb_imports_nothing_heavy(verb: str) -> None:
 
 @pytest.mark.parametrize(
     "room",
-    "adapters.kernel card data.survey data.table data.preprocess evaluation labels prediction recipe run".split()
-    + "runtimes tasks validation".split(),
+    "adapters.kernel card data.check data.sources data.survey data.preprocess evaluation labels prediction".split()
+    + "recipe run runtimes tasks validation".split(),
 )
 def test_what_a_device_runs_imports_nothing_of_the_extra(room: str) -> None:
     assert not imported_by(f"import ftx.{room}") & (HEAVY - {"openvino"})

@@ -60,7 +60,7 @@ def test_one_tree_is_split_by_content(tmp_path: Path) -> None:
     progress = Notes()
     found = survey(tree(tmp_path / "data", {"dog": 10, "cat": 5}), val_fraction=0.2, progress=progress)
     dataset = found.dataset
-    assert found.layout == "tree"
+    assert found.layout == "folders"
     assert dataset.labels.names == ("cat", "dog")
     assert found.counts() == {"cat": {"train": 4, "val": 1}, "dog": {"train": 8, "val": 2}}
     assert dataset.report_split == "val"

@@ -11,11 +11,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from ftx.data.relations import relate
+from ftx.data.sources.table import read_table
 from ftx.data.split import hash_split_sets
 from ftx.data.survey import read_dataset
-from ftx.data.table import read_table
 from ftx.errors import DataError
+from ftx.labels import Declared
+from ftx.recipe import TaskName
+from ftx.tasks import TASKS
+from ftx.tasks.hierarchical import Hierarchical
 
 
 def pictures(folder: Path, count: int) -> list[str]:
@@ -39,8 +42,8 @@ def test_csv_and_json_lines_say_the_same(tmp_path: Path) -> None:
         json.dumps({"path": path, "labels": labels.split(";") if labels else [], "split": split, "group": group})
         for path, labels, split, group in rows
     ]
-    found = read_table(csv)
-    assert found == read_table(write(tmp_path / "a.jsonl", *lines))
+    found = read_table(csv).files
+    assert found == read_table(write(tmp_path / "a.jsonl", *lines)).files
     assert [(one.path, one.labels, one.split, one.group) for one in found] == [
         ("a b/ü.png", ("red one", "grün"), "train", "p 1"),
         ("c.png", (), "val", None),
@@ -51,9 +54,9 @@ def test_csv_and_json_lines_say_the_same(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("lines", "message"),
     [
-        (["path,labels", "/etc/passwd,a"], "leaves the table's folder"),
-        (["path,labels", "../x.png,a"], "leaves the table's folder"),
-        (["path,labels", "C:\\x.png,a"], "leaves the table's folder"),
+        (["path,labels", "/etc/passwd,a"], "leaves the data folder"),
+        (["path,labels", "../x.png,a"], "leaves the data folder"),
+        (["path,labels", "C:\\x.png,a"], "leaves the data folder"),
         (["path,labels", "out/x.png,a"], "a link that leaves"),
         (["path,labels,split", "x.png,a,sometimes"], "the side 'sometimes'"),
         (["path,labels", "x.png,a", "x.png,b"], "stands above with a"),
@@ -78,7 +81,7 @@ def test_lines_that_are_no_json_are_named(tmp_path: Path) -> None:
 
 def test_a_tree_is_read_off_the_paths_of_its_labels() -> None:
     samples = [("animal/cat", "wet"), ("animal/dog",), ("vehicle/car/van",), ("vehicle/bus", "wet"), ("vehicle",)]
-    labels, named = relate("hierarchical", samples, "t.csv")
+    labels, named = Hierarchical.relate(samples, Declared(), "t.csv")
     assert labels.groups == (("animal", "vehicle"), ("cat", "dog"), ("bus", "car"))
     assert labels.singles == ("van", "wet")  # an only child holds or does not, as a root beside others does
     assert dict(labels.parents) == {"cat": "animal", "dog": "animal", "bus": "vehicle", "car": "vehicle", "van": "car"}
@@ -86,7 +89,7 @@ def test_a_tree_is_read_off_the_paths_of_its_labels() -> None:
 
 
 def test_labels_of_one_name_keep_their_paths() -> None:
-    labels, named = relate("hierarchical", [("a/other",), ("b/other",), ("a/x",), ("b/y",)], "t.csv")
+    labels, named = Hierarchical.relate([("a/other",), ("b/other",), ("a/x",), ("b/y",)], Declared(), "t.csv")
     assert named[:2] == [("a/other",), ("b/other",)]
     assert labels.parents["b/other"] == "b"
 
@@ -101,9 +104,9 @@ def test_labels_of_one_name_keep_their_paths() -> None:
         ("hierarchical", [("a/x", "b/z"), ("a/y",)], "exclude each other"),
     ],
 )
-def test_labels_that_do_not_suit_the_task(task: str, samples: list[tuple[str, ...]], message: str) -> None:
+def test_labels_that_do_not_suit_the_task(task: TaskName, samples: list[tuple[str, ...]], message: str) -> None:
     with pytest.raises(DataError, match=message):
-        relate(task, samples, "t.csv")  # pyright: ignore[reportArgumentType]
+        TASKS[task].relate(samples, Declared(), "t.csv")
 
 
 def test_a_data_set_of_a_table(tmp_path: Path) -> None:
@@ -115,8 +118,6 @@ def test_a_data_set_of_a_table(tmp_path: Path) -> None:
     assert dataset.root == tmp_path
     for side in ("train", "val"):
         assert {name for entry in dataset.split(side) for name in entry.labels} == {"a", "b"}
-    with pytest.raises(DataError, match="class folders hold one label"):
-        read_dataset(tmp_path, "multilabel", val_fraction=0.25)
 
 
 def test_a_folder_with_metadata_is_a_table(tmp_path: Path) -> None:

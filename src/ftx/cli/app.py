@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 # Verb -> what `ftx --help` says of it, in the order of the work. The verb lives in ftx.cli.<verb> and is
 # imported when it is called: the list alone must not cost the imports of all.
 VERBS = {
+    "data": "check: what is understood of a data set, before training",
     "train": "Train an adapter, a head or the whole model on images",
     "merge": "Turn what was trained into one dense model, with proof",
     "export": "Write the dense model as OpenVINO IR or ONNX",
@@ -48,8 +49,11 @@ class VerbGroup(TyperGroup):
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
         if cmd_name not in VERBS:
             return None
+        module = import_module(f"ftx.cli.{cmd_name}")
+        if hasattr(module, "verbs"):  # one that has verbs of its own
+            return typer.main.get_command(module.verbs)
         verb = typer.Typer(add_completion=False, rich_markup_mode=None)
-        verb.command(cmd_name)(import_module(f"ftx.cli.{cmd_name}").command)
+        verb.command(cmd_name)(module.command)
         return typer.main.get_command(verb)
 
     def format_commands(self, ctx: Any, formatter: Any) -> None:

@@ -10,6 +10,7 @@ import os
 import sys
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from typing import Literal, TextIO, cast
 
 from pydantic import BaseModel
@@ -18,6 +19,7 @@ from rich.progress import BarColumn, Progress, ProgressColumn, SpinnerColumn, Te
 from rich.progress import Task as RichTask
 from rich.table import Column, Table
 from rich.text import Text
+from rich.tree import Tree
 
 from ftx.errors import FtxError
 from ftx.progress import SILENT, Task
@@ -110,6 +112,34 @@ def print_table(
     if title:
         console.print(Text(title, style=_STYLES["strong"]), soft_wrap=True)
     console.print(table)
+
+
+@dataclass(frozen=True)
+class Node:
+    """A line of a tree: a name, what stands behind it, and the lines below."""
+
+    name: str
+    behind: str = ""
+    below: Sequence[Node] = ()
+
+
+def print_tree(title: str, nodes: Sequence[Node]) -> None:
+    """A tree on stdout."""
+
+    def grow(tree: Tree, node: Node) -> None:
+        branch = tree.add(Text.assemble(_printable(node.name), ("  " + node.behind, _STYLES["dim"])))
+        for one in node.below:
+            grow(branch, one)
+
+    root = Tree(Text(title, style=_STYLES["strong"]))
+    for node in nodes:
+        grow(root, node)
+    _stdout().print(root)
+
+
+def bar(share: float, width: int = 20) -> str:
+    """A share in [0, 1] as a bar of blocks; what is above 0 is seen."""
+    return "█" * max(round(share * width), 1 if share > 0 else 0)
 
 
 def _printable(text: str) -> str:

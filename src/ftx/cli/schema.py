@@ -15,6 +15,7 @@ from ftx.errors import InputError, nearest
 # What is asked for -> the room and the model that its ``--json`` answer is.
 SCHEMAS = {
     "recipe": ("ftx.recipe", "Recipe"),
+    "data check": ("ftx.data.check", "DataReport"),
     "train": ("ftx.training", "TrainReport"),
     "dry-run": ("ftx.training", "DryRunReport"),
     "merge": ("ftx.merging", "MergeReport"),

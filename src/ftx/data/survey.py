@@ -1,30 +1,29 @@
-"""A folder or a table of images as data set: every image opened once, hashed, and put on its side."""
+"""A data set of images as it was understood: every image opened once, hashed, and put on its side."""
 
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from hashlib import sha256
 from pathlib import Path
 
 from ftx.data.dataset import SPLITS, Dataset, Entry, Split, Unreadable
+from ftx.data.looks import Look, look_at
 from ftx.data.preprocess import open_image
-from ftx.data.relations import relate
+from ftx.data.sources import Found, Layout, Listing, list_images
+from ftx.data.sources.folder import describe
+from ftx.data.sources.listing import NAMED, told
 from ftx.data.split import hash_split, hash_split_sets, refuse_small_classes
-from ftx.data.table import TABLE_ENDINGS, read_table
 from ftx.data.threads import in_threads
-from ftx.data.tree import Found, Layout, describe, walk
 from ftx.errors import DataError, ImageError
 from ftx.labels import Labels
 from ftx.progress import SILENT, Progress
 from ftx.recipe import TaskName
+from ftx.tasks import TASKS
 
 # The issue's bound: more than this share of unreadable images means that something is wrong with the folder.
 MOST_UNREADABLE = 0.05
-
-# How many names a message lists before it counts the rest.
-NAMED = 10
 
 
 @dataclass(frozen=True)
@@ -47,89 +46,83 @@ class Survey:
 
 
 def read_dataset(
-    path: Path, task: TaskName = "multiclass", *, val_fraction: float, progress: Progress = SILENT
+    path: Path,
+    task: TaskName = "multiclass",
+    *,
+    form: str = "auto",
+    val_fraction: float,
+    progress: Progress = SILENT,
 ) -> Dataset:
-    """The data set in a folder or a table: ``survey`` without its remarks.
+    """The data set in a folder, a table or annotation files: ``survey`` without its remarks.
 
     Raises: DataError.
     """
-    return survey(path, task, val_fraction=val_fraction, progress=progress).dataset
+    return survey(path, task, form=form, val_fraction=val_fraction, progress=progress).dataset
 
 
-def survey(path: Path, task: TaskName = "multiclass", *, val_fraction: float, progress: Progress = SILENT) -> Survey:
-    """Read a folder of class folders, one with ``train/`` and ``val/`` or ``test/``, or a table (CSV, JSON lines).
+def survey(
+    path: Path,
+    task: TaskName = "multiclass",
+    *,
+    form: str = "auto",
+    val_fraction: float,
+    progress: Progress = SILENT,
+) -> Survey:
+    """Read a data set as ``ftx.data.sources`` lists it, open every image once, and put each on its side.
 
     Without ``val``, the training images are split by content hash, ``val_fraction`` of them (of each class, where an
     image has one). Remarks on what is ignored, unreadable or doubled go to ``progress.note``.
-    Raises: DataError if the folder or table does not hold (see ``ftx.data.tree.walk`` and ``ftx.data.table``), if over
-    5 % of the images cannot be read, if a label has fewer than two images to train on, or if an image stands under
-    contradicting labels.
+    Raises: DataError if the data set does not hold (see ``ftx.data.sources``), if over 5 % of the images cannot be
+    read, if a label has fewer than two images to train on, or if an image stands under contradicting labels.
     """
-    listed = _listed(path, task)
-    root, labels = listed.root, listed.labels
-    files, hashes, unreadable = _read_all(root, listed.files, progress)
-    _refuse_too_many(root, unreadable, len(listed.files), progress)
-    _refuse_contradictions(root, files, hashes)
-    for split in sorted({file.split for file in listed.files} - {file.split for file in files}, key=str):
-        raise DataError("no image of this side can be read", where=root / str(split), mend="repair or remove them")
-    trainable: dict[str, set[str]] = {name: set() for name in labels.names}
-    for file, digest in zip(files, hashes, strict=True):
-        if file.split in (None, "train"):
-            for name in (above for label in file.labels for above in labels.path(label)):
-                trainable[name].add(digest)
-    because = f" ({len(unreadable)} images of the folder cannot be read)" if unreadable else ""
-    counts = {name: len(distinct) for name, distinct in trainable.items()}
-    refuse_small_classes(counts, where=str(root / "train" if listed.layout == "splits" else path), because=because)
-    entries = _entries(files, hashes, val_fraction)
-    dataset = Dataset(root, labels, entries, unreadable)
-    found = Survey(dataset, listed.layout, listed.ignored, *_doubles(entries))
+    listing = list_images(path, nested=TASKS[task].nested_folders, form=form)
+    opened = open_all(listing, task, path, progress)
+    for error in opened.problems:
+        raise error
+    _tell_unreadable(opened, progress)
+    found = on_sides(listing, opened, val_fraction)
     _remark(found, progress)
     return found
 
 
 @dataclass(frozen=True)
-class _Listed:
-    """Where the images are, how they were listed, all of them, their labels, and what was passed over."""
+class Opened:
+    """The images of a listing after each was opened: those that can be read, with hashes, and all that is wrong.
 
-    root: Path
-    layout: Layout
-    files: tuple[Found, ...]
+    ``looks`` holds what each looks like, if that was asked for.
+    """
+
     labels: Labels
-    ignored: Mapping[str, int]
+    files: list[Found]
+    hashes: list[str]
+    looks: list[Look]
+    unreadable: tuple[Unreadable, ...]
+    problems: tuple[DataError, ...]
 
 
-def _listed(path: Path, task: TaskName) -> _Listed:
-    if path.is_file():
-        if path.suffix.lower() not in TABLE_ENDINGS:
-            raise DataError(
-                "a data file is a table", where=path, found=path.suffix or "no ending", mend="give .csv or .jsonl"
-            )
-        return _of_table(path, task)
-    metadata = [path / f"metadata{ending}" for ending in TABLE_ENDINGS if (path / f"metadata{ending}").is_file()]
-    if metadata:  # as Hugging Face's image folders have it
-        return _of_table(metadata[0], task)
-    if task == "multilabel":
-        raise DataError(
-            "class folders hold one label an image",
-            where=path,
-            found=f"task {task}",
-            mend="name a table: --data labels.csv, with the columns path and labels (a;b)",
-        )
-    tree = walk(path, nested=task == "hierarchical")
-    if task == "multiclass":  # a class may be empty, which its images would not tell
-        return _Listed(path, tree.layout, tree.files, Labels.multiclass(tree.names), tree.ignored)
-    files, labels = _related(task, tree.files, path)
-    return _Listed(path, tree.layout, files, labels, tree.ignored)
+def open_all(
+    listing: Listing,
+    task: TaskName,
+    path: Path,
+    progress: Progress,
+    *,
+    looks: bool = False,
+) -> Opened:
+    """Relate the labels, open and hash every image once, and say all that keeps the data from being trained on.
 
-
-def _of_table(table: Path, task: TaskName) -> _Listed:
-    files, labels = _related(task, read_table(table), table)
-    return _Listed(table.parent, "table", files, labels, {})
-
-
-def _related(task: TaskName, files: tuple[Found, ...], where: Path) -> tuple[tuple[Found, ...], Labels]:
-    labels, named = relate(task, [file.labels for file in files], where)
-    return tuple(replace(file, labels=names) for file, names in zip(files, named, strict=True)), labels
+    Raises: DataError if images do not carry what the task asks for.
+    """
+    labels, named = TASKS[task].relate([file.labels for file in listing.files], listing.declared, path)
+    relabelled = [replace(file, labels=names) for file, names in zip(listing.files, named, strict=True)]
+    files, hashes, seen, unreadable = _read_all(listing.root, relabelled, progress, looks=looks)
+    where = str(listing.root / "train" if listing.layout == "splits" else path)
+    problems = (
+        *_too_many(listing.root, unreadable, len(relabelled)),
+        *_contradictions(listing.root, files, hashes),
+        *_empty_sides(listing, files),
+        *_small_classes(labels, files, hashes, where=where, unreadable=len(unreadable)),
+    )
+    return Opened(labels, files, hashes, seen, unreadable, problems)
 
 
 def class_counts(dataset: Dataset) -> dict[str, dict[Split, int]]:
@@ -145,15 +138,16 @@ def class_counts(dataset: Dataset) -> dict[str, dict[Split, int]]:
 
 
 def _read_all(
-    root: Path, found: tuple[Found, ...], progress: Progress
-) -> tuple[list[Found], list[str], tuple[Unreadable, ...]]:
+    root: Path, found: Sequence[Found], progress: Progress, *, looks: bool
+) -> tuple[list[Found], list[str], list[Look], tuple[Unreadable, ...]]:
     """Decode and hash each file once; those that cannot be decoded are told apart."""
 
-    def read(file: Found) -> str | Unreadable:
+    def read(file: Found) -> tuple[str, Look | None] | Unreadable:
         try:
             # One read serves both, so that what was hashed is what was decoded.
             content = (root / file.path).read_bytes()
-            open_image(content)
+            image = open_image(content)
+            seen = look_at(image) if looks else None
             file.path.encode()
         except ImageError as error:
             return Unreadable(file.path, f"{error.what}: {error.found}" if error.found else error.what)
@@ -161,59 +155,93 @@ def _read_all(
             return Unreadable(file.path, error.strerror or str(error))
         except UnicodeEncodeError:
             return Unreadable(ascii(file.path), "its name is not valid text")
-        return sha256(content).hexdigest()
+        return sha256(content).hexdigest(), seen
 
     good: list[Found] = []
     hashes: list[str] = []
+    kept: list[Look] = []
     bad: list[Unreadable] = []
-    with progress.track("Reading images", len(found)) as task:
+    with progress.track("Reading images", len(found)) as bar:
         for file, result in zip(found, in_threads(read, found), strict=True):
             if isinstance(result, Unreadable):
                 bad.append(result)
             else:
                 good.append(file)
-                hashes.append(result)
-            task.advance()
-    return good, hashes, tuple(bad)
+                hashes.append(result[0])
+                kept += [] if result[1] is None else [result[1]]
+            bar.advance()
+    return good, hashes, kept, tuple(bad)
 
 
-def _refuse_too_many(root: Path, unreadable: tuple[Unreadable, ...], total: int, progress: Progress) -> None:
-    listed = [f"{one.path}: {one.reason}" for one in unreadable[:NAMED]]
-    rest = len(unreadable) - len(listed)
+def _too_many(root: Path, unreadable: Sequence[Unreadable], total: int) -> Iterator[DataError]:
     if len(unreadable) > MOST_UNREADABLE * total:
-        raise DataError(
+        yield DataError(
             f"{len(unreadable)} of {total} images cannot be read",
             where=root,
-            found="; ".join(listed) + (f"; and {rest} more" if rest else ""),
+            found=told([f"{one.path}: {one.reason}" for one in unreadable]),
             mend=f"repair or remove them; up to {MOST_UNREADABLE:.0%} are skipped",
         )
-    if unreadable:
-        progress.note(f"{len(unreadable)} of {total} images cannot be read and are skipped")
-    for line in listed:
-        progress.note(f"skipped {line}")
-    if rest:
-        progress.note(f"skipped {rest} more")
 
 
-def _refuse_contradictions(root: Path, files: Iterable[Found], hashes: Iterable[str]) -> None:
+def _contradictions(root: Path, files: Sequence[Found], hashes: Sequence[str]) -> Iterator[DataError]:
     first: dict[str, Found] = {}
-    clashes: list[tuple[Found, Found]] = []
+    clashes: list[str] = []
     for file, digest in zip(files, hashes, strict=True):
         other = first.setdefault(digest, file)
         if other.labels != file.labels:
-            clashes.append((other, file))
+            clashes.append(f"{other.path} = {file.path}")
     if clashes:
-        listed = [f"{one.path} = {other.path}" for one, other in clashes[:NAMED]]
-        rest = len(clashes) - len(listed)
-        raise DataError(
+        yield DataError(
             "the same image stands under different labels",
             where=root,
-            found="; ".join(listed) + (f"; and {rest} more" if rest else ""),
+            found=told(clashes),
             mend="give each image the labels that hold",
         )
 
 
-def _entries(files: list[Found], hashes: list[str], val_fraction: float) -> tuple[Entry, ...]:
+def _empty_sides(listing: Listing, files: Sequence[Found]) -> Iterator[DataError]:
+    for split in sorted({file.split for file in listing.files} - {file.split for file in files}, key=str):
+        yield DataError(
+            "no image of this side can be read", where=listing.root / str(split or ""), mend="repair or remove them"
+        )
+
+
+def _small_classes(
+    labels: Labels, files: Sequence[Found], hashes: Sequence[str], *, where: str, unreadable: int
+) -> Iterator[DataError]:
+    trainable: dict[str, set[str]] = {name: set() for name in labels.names}
+    for file, digest in zip(files, hashes, strict=True):
+        if file.split in (None, "train"):
+            for name in (above for label in file.labels for above in labels.path(label)):
+                trainable[name].add(digest)
+    because = f" ({unreadable} images of the folder cannot be read)" if unreadable else ""
+    try:
+        refuse_small_classes({name: len(each) for name, each in trainable.items()}, where=where, because=because)
+    except DataError as error:
+        yield error
+
+
+def on_sides(listing: Listing, opened: Opened, val_fraction: float) -> Survey:
+    """Every image put on its side; what keeps the data from being trained on is the caller's to judge.
+
+    Raises: DataError if a class has too few images to be split.
+    """
+    entries = _entries(opened.files, opened.hashes, val_fraction)
+    dataset = Dataset(listing.root, opened.labels, entries, opened.unreadable)
+    return Survey(dataset, listing.layout, listing.ignored, *_doubles(entries))
+
+
+def _tell_unreadable(opened: Opened, progress: Progress) -> None:
+    if opened.unreadable:
+        total = len(opened.unreadable) + len(opened.files)
+        progress.note(f"{len(opened.unreadable)} of {total} images cannot be read and are skipped")
+    for one in opened.unreadable[:NAMED]:
+        progress.note(f"skipped {one.path}: {one.reason}")
+    if len(opened.unreadable) > NAMED:
+        progress.note(f"skipped {len(opened.unreadable) - NAMED} more")
+
+
+def _entries(files: Sequence[Found], hashes: Sequence[str], val_fraction: float) -> tuple[Entry, ...]:
     """One entry an image, sorted by path; whatever has no side yet, and train without a val, is split."""
     has_val = any(file.split == "val" for file in files)
     to_split = [index for index, file in enumerate(files) if file.split in (None, "train") and not has_val]

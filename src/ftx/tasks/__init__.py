@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 from pydantic import BaseModel, ConfigDict
 
 from ftx.labels import Labels
 from ftx.recipe import TaskName
-from ftx.tasks.base import ScoredLabel, Task
+from ftx.tasks.base import ScoredLabel, Task, TaskKind
 from ftx.tasks.hierarchical import Hierarchical
 from ftx.tasks.multiclass import Multiclass
 from ftx.tasks.multilabel import Multilabel
 from ftx.tasks.thresholds import Thresholds
 
 # A task is made for its labels, and for the thresholds that were tuned for them.
-TASKS: dict[TaskName, Callable[[Labels, Thresholds], Task]] = {
+TASKS: dict[TaskName, TaskKind] = {
     "multiclass": Multiclass,
     "multilabel": Multilabel,
     "hierarchical": Hierarchical,
@@ -36,4 +34,4 @@ class Meaning(BaseModel):
         return TASKS[self.task](self.labels, self.thresholds)
 
 
-__all__ = ["TASKS", "Meaning", "ScoredLabel", "Task", "Thresholds"]
+__all__ = ["TASKS", "Meaning", "ScoredLabel", "Task", "TaskKind", "Thresholds"]

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from ftx.labels import Labels
+from ftx.labels import Declared, Labels
 from ftx.tasks.thresholds import Flags, Floats, Thresholds
 
 if TYPE_CHECKING:
@@ -20,9 +20,11 @@ if TYPE_CHECKING:
 
     from ftx.recipe import LossName
 
-__all__ = ["Flags", "Floats", "ScoredLabel", "Targets", "Task", "Thresholds"]
+__all__ = ["Flags", "Floats", "Related", "ScoredLabel", "Targets", "Task", "TaskKind", "Thresholds"]
 
 Targets = NDArray[np.float32]
+# The labels of a data set, and each image's labels by their names among them.
+Related = tuple[Labels, list[tuple[str, ...]]]
 
 
 @dataclass(frozen=True)
@@ -88,4 +90,22 @@ class Task(Protocol):
 
     def model_info(self) -> dict[str, str]:
         """What Model API reads to decode as we do."""
+        ...
+
+
+class TaskKind(Protocol):
+    """A task before its labels are known: how it understands a data set, and how it is made for one."""
+
+    # Whether folders inside class folders are labels below labels.
+    nested_folders: bool
+
+    def __call__(self, labels: Labels, thresholds: Thresholds) -> Task:
+        """The task for these labels."""
+        ...
+
+    def relate(self, samples: Sequence[tuple[str, ...]], declared: Declared, where: object) -> Related:
+        """How the labels that images carry relate; ``where`` is named in an error.
+
+        Raises: DataError if an image does not carry what the task asks for.
+        """
         ...

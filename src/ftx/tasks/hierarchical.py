@@ -9,14 +9,15 @@ import itertools
 import json
 from collections.abc import Sequence
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
 from ftx.errors import DataError
-from ftx.labels import Labels
-from ftx.tasks.base import Flags, Floats, ScoredLabel, Targets
+from ftx.labels import Declared, Labels
+from ftx.tasks.base import Flags, Floats, Related, ScoredLabel, Targets
 from ftx.tasks.exclusive import best, softmax
+from ftx.tasks.labeltree import tree_of
 from ftx.tasks.sigmoid import sigmoid
 from ftx.tasks.thresholds import Thresholds, tune
 
@@ -34,11 +35,17 @@ class Hierarchical:
     """
 
     metric = "path_accuracy"
+    nested_folders: ClassVar[bool] = True
 
     def __init__(self, labels: Labels, thresholds: Thresholds) -> None:
         self.labels, self.thresholds = labels, thresholds
         if labels.names != tuple(name for group in labels.groups for name in group) + labels.singles:
             raise DataError("labels of a tree stand in the order of their groups, the singles last")
+
+    @staticmethod
+    def relate(samples: Sequence[tuple[str, ...]], declared: Declared, where: object) -> Related:
+        """A tree, as the data set declares it or as its labels spell it."""
+        return tree_of(samples, declared, where)
 
     def targets(self, samples: Sequence[tuple[str, ...]]) -> Targets:
         """1 where the label holds, or one below it in the tree: the parent of a known child is known. Shape: [N, C]."""

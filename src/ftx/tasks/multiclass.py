@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
-from ftx.labels import Labels
-from ftx.tasks.base import Flags, Floats, ScoredLabel, Targets
+from ftx.errors import DataError
+from ftx.labels import Declared, Labels
+from ftx.tasks.base import Flags, Floats, Related, ScoredLabel, Targets
 from ftx.tasks.exclusive import best, softmax
 from ftx.tasks.ranking import f1_of
 from ftx.tasks.thresholds import Thresholds
@@ -23,9 +24,23 @@ class Multiclass:
     """Softmax over all labels, cross-entropy, the best label wins."""
 
     metric = "accuracy"
+    nested_folders: ClassVar[bool] = False
 
     def __init__(self, labels: Labels, thresholds: Thresholds | None = None) -> None:
         self.labels, self.thresholds = labels, thresholds or Thresholds()
+
+    @staticmethod
+    def relate(samples: Sequence[tuple[str, ...]], declared: Declared, where: object) -> Related:
+        """One group of all labels, a class folder without images included, for that is a mistake to be told."""
+        several = next((sample for sample in samples if len(sample) != 1), None)
+        if several is not None:
+            raise DataError(
+                "multiclass images carry exactly one label each",
+                where=str(where),
+                found=";".join(several) or "an image without a label",
+                mend="--task multilabel, or --task hierarchical for a tree",
+            )
+        return Labels.multiclass(sorted({*declared.names, *(name for (name,) in samples)})), list(samples)
 
     def targets(self, samples: Sequence[tuple[str, ...]]) -> Targets:
         """One-hot rows. Shape: [N, C]."""

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
-from ftx.labels import Labels
-from ftx.tasks.base import Flags, Floats, ScoredLabel, Targets
+from ftx.errors import DataError
+from ftx.labels import Declared, Labels
+from ftx.tasks.base import Flags, Floats, Related, ScoredLabel, Targets
 from ftx.tasks.ranking import f1_of, mean_average_precision
 from ftx.tasks.sigmoid import sigmoid
 from ftx.tasks.thresholds import Thresholds, tune
@@ -23,9 +24,18 @@ class Multilabel:
     """A sigmoid a label, asymmetric loss or cross-entropy, a threshold a label."""
 
     metric = "mAP"
+    nested_folders: ClassVar[bool] = False
 
     def __init__(self, labels: Labels, thresholds: Thresholds) -> None:
         self.labels, self.thresholds = labels, thresholds
+
+    @staticmethod
+    def relate(samples: Sequence[tuple[str, ...]], declared: Declared, where: object) -> Related:
+        """Singles alone, those that occur."""
+        names = tuple(sorted({name for sample in samples for name in sample}))
+        if not names:
+            raise DataError("no image has a label", where=str(where))
+        return Labels(names, singles=names), list(samples)
 
     def targets(self, samples: Sequence[tuple[str, ...]]) -> Targets:
         """Shape: [N, C]; 1 where the label holds."""

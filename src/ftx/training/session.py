@@ -107,7 +107,8 @@ def dry_run(recipe: Recipe, *, progress: Progress = SILENT) -> DryRunReport:
 def _understood(recipe: Recipe, progress: Progress) -> tuple[Dataset, Prepared, Recipe]:
     """The data, the model ready to train, and the recipe with every ``auto`` decided."""
     resolve_model(recipe.model.name)  # a name mistyped must not cost the reading of all images
-    dataset = read_dataset(recipe.data.path, recipe.task, val_fraction=recipe.data.val_fraction, progress=progress)
+    data = recipe.data
+    dataset = read_dataset(data.path, recipe.task, form=data.format, val_fraction=data.val_fraction, progress=progress)
     prepared = prepare(recipe, len(dataset.labels))
     return dataset, prepared, _resolved(recipe, prepared)
 

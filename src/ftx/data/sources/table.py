@@ -12,12 +12,11 @@ from __future__ import annotations
 import csv
 import io
 import json
-import os
 from collections.abc import Iterator, Mapping
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
-from ftx.data.dataset import SPLITS, Split
-from ftx.data.tree import Found
+from ftx.data.dataset import SPLITS
+from ftx.data.sources.listing import Found, Listing, inside, side_of, told
 from ftx.errors import DataError, nearest
 
 TABLE_ENDINGS = (".csv", ".jsonl")
@@ -29,23 +28,19 @@ _COLUMNS = {
     "split": ("split", "subset"),
     "group": ("group", "subject", "patient"),
 }
-_SIDES = {"validation": "val", "valid": "val", "training": "train", "testing": "test"}
-# Complaints that one error lists.
-_NAMED = 10
 
 
-def read_table(table: Path) -> tuple[Found, ...]:
+def read_table(table: Path) -> Listing:
     """The images that a table names.
 
     Raises: DataError naming every line that does not hold: a column missing, no labels column, a path that is
     absolute or leaves the folder, an unknown side, one image twice with other labels.
     """
-    root = Path(os.path.realpath(table.parent))
     found: dict[str, Found] = {}
     problems: list[str] = []
     for number, record in _records(table):
         try:
-            image = _image(record, root)
+            image = _image(record, table.parent)
         except ValueError as error:
             problems.append(f"line {number}: {error}")
             continue
@@ -53,16 +48,15 @@ def read_table(table: Path) -> tuple[Found, ...]:
         if known != image:
             problems.append(f"line {number}: {image.path} stands above with {';'.join(known.labels) or 'no labels'}")
     if problems:
-        rest = len(problems) - _NAMED
         raise DataError(
             f"{len(problems)} lines of the table do not hold",
             where=table,
-            found="; ".join(problems[:_NAMED]) + (f"; and {rest} more" if rest > 0 else ""),
+            found=told(problems),
             mend="columns: path, labels (separated by ;), and if wanted split (train, val, test) and group",
         )
     if not found:
         raise DataError("the table names no images", where=table, mend="write a line an image: path,labels")
-    return tuple(found.values())
+    return Listing(table.parent, "table", tuple(found.values()))
 
 
 def _records(table: Path) -> Iterator[tuple[int, Mapping[str, object]]]:
@@ -118,21 +112,13 @@ def _renamed(record: Mapping[str, object], table: Path) -> dict[str, object]:
 
 
 def _image(record: Mapping[str, object], root: Path) -> Found:
-    path = str(record["path"]).strip()
-    if not path:
-        raise ValueError("no path")
-    inside = PurePosixPath(path.replace("\\", "/"))
-    if inside.is_absolute() or ".." in inside.parts or ":" in inside.parts[0]:
-        raise ValueError(f"{path} leaves the table's folder")
-    if not Path(os.path.realpath(root / inside)).is_relative_to(root):
-        raise ValueError(f"{path} is a link that leaves the table's folder")
-    side = str(record.get("split") or "").strip().lower()
-    side = _SIDES.get(side, side)
-    if side and side not in SPLITS:
+    path = inside(root, str(record["path"]).strip())
+    side = str(record.get("split") or "").strip()
+    split = side_of(side)
+    if side and split is None:
         raise ValueError(f"the side '{side}' is none of {', '.join(SPLITS)}")
-    split: Split | None = next((known for known in SPLITS if known == side), None)
     group = str(record.get("group") or "").strip() or None
-    return Found(inside.as_posix(), _labels(record["labels"]), split, group)
+    return Found(path, _labels(record["labels"]), split, group)
 
 
 def _labels(cell: object) -> tuple[str, ...]:

@@ -5,48 +5,20 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 from ftx.data.dataset import SPLITS, Split
+from ftx.data.sources.listing import IMAGE_ENDINGS, Found, Listing
 from ftx.errors import DataError, nearest
-
-# Endings of the formats that Pillow reads from its own wheel and that photographs and scans come in.
-IMAGE_ENDINGS = frozenset(
-    {".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".dib", ".gif", ".tif", ".tiff"}
-    | {".ppm", ".pgm", ".pbm", ".pnm", ".jp2", ".j2k", ".avif"}
-)
+from ftx.labels import Declared
 
 # What operating systems and file servers leave in folders; not worth a word. Hidden files join them.
 LITTER = frozenset({"thumbs.db", "desktop.ini", "ehthumbs.db", "__macosx", "@eadir", "$recycle.bin"})
 
-Layout = Literal["tree", "splits", "table"]
-
 _SHAPE = "make one folder a class and put its images straight into it: DIR/<class>/*.jpg, or DIR/train/<class>/*.jpg"
 
 
-@dataclass(frozen=True)
-class Found:
-    """An image file: its path as in the data set, its labels, the side it is put on, and whom or what it shows."""
-
-    path: str
-    labels: tuple[str, ...]
-    split: Split | None
-    group: str | None = None
-
-
-@dataclass(frozen=True)
-class Tree:
-    """Every image file of a data folder. ``ignored`` counts other files by ending."""
-
-    layout: Layout
-    names: tuple[str, ...]
-    files: tuple[Found, ...]
-    ignored: Mapping[str, int]
-
-
-def walk(root: Path, *, nested: bool = False) -> Tree:
+def walk(root: Path, *, nested: bool = False) -> Listing:
     """List the image files below ``root``; ``nested`` folders are a label tree, and an image's label its path in it.
 
     Raises: DataError if the folder is missing, has no class folders or only one, holds no images, nests
@@ -63,14 +35,14 @@ def walk(root: Path, *, nested: bool = False) -> Tree:
     top = walker.folders(root)
     if not _has_splits(root, [folder.name for folder in top], walker):
         names, files = walker.classes(root, None)
-        return _checked(root, Tree("tree", names, files, walker.ignored))
+        return _checked(Listing(root, "folders", files, Declared(names), walker.ignored))
     listed = {folder.name: walker.classes(folder, _split(folder.name)) for folder in top}
     walker.loose_files(root)
     names = listed["train"][0]
     for split, (present, _) in listed.items():
         _refuse_unknown_classes(root / split, present, names)
     files = tuple(file for _, found in listed.values() for file in found)
-    return _checked(root, Tree("splits", names, files, walker.ignored))
+    return _checked(Listing(root, "splits", files, Declared(names), walker.ignored))
 
 
 class _Walker:
@@ -182,11 +154,12 @@ def _refuse_unknown_classes(folder: Path, present: tuple[str, ...], known: tuple
         )
 
 
-def _checked(root: Path, tree: Tree) -> Tree:
+def _checked(tree: Listing) -> Listing:
+    root = tree.root
     if not tree.files:
         raise DataError("there are no images", where=root, found=describe(tree.ignored) or "no files", mend=_SHAPE)
-    if len(tree.names) < 2:
-        raise DataError("there is only one class", where=root, found=", ".join(tree.names), mend=_SHAPE)
+    if len(tree.declared.names) < 2:
+        raise DataError("there is only one class", where=root, found=", ".join(tree.declared.names), mend=_SHAPE)
     for split in SPLITS:
         folder = root / split
         if tree.layout == "splits" and folder.is_dir() and not any(file.split == split for file in tree.files):

@@ -1,0 +1,157 @@
+"""``ftx data check``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, cast, get_args
+
+import typer
+
+from ftx.cli import console
+from ftx.cli.options import JsonFlag
+from ftx.errors import InputError, nearest, shell_command
+from ftx.recipe import TaskName
+
+if TYPE_CHECKING:
+    from ftx.data.check import DataReport
+    from ftx.labels import Labels
+
+verbs = typer.Typer(add_completion=False, rich_markup_mode=None, no_args_is_help=True)
+
+# Exit statuses of the design: done but some inputs were skipped, and input that is wrong.
+SKIPPED, WRONG = 4, 2
+
+# How many of each kind of finding are listed; --json has all.
+_LISTED = 10
+# From here on rare labels are seldom learnt without help.
+_UNEVEN = 5
+
+_LAYOUTS = {
+    "folders": "class folders",
+    "splits": "train/, val/ or test/ of class folders",
+    "table": "a table",
+    "coco": "COCO annotations",
+    "datumaro": "Datumaro annotations",
+    "foreign": "read by datumaro",
+}
+
+
+@verbs.callback()
+def data() -> None:
+    """Look at data before anything is trained on it."""
+
+
+@verbs.command()
+def check(
+    path: Annotated[Path, typer.Argument(metavar="PATH", help="A folder, a table or an annotation file.")],
+    task: Annotated[
+        str | None,
+        typer.Option(
+            "--task",
+            metavar="TASK",
+            help="multiclass, multilabel or hierarchical.  [default: what the labels look like]",
+        ),
+    ] = None,
+    form: Annotated[
+        str,
+        typer.Option(
+            "--format", metavar="NAME", help="auto, or one of Datumaro's formats (needs the extra `datumaro`)."
+        ),
+    ] = "auto",
+    json: JsonFlag = False,
+) -> int:
+    """Say what is understood of a data set and what is wrong with it: labels, counts, near-duplicates, bad files.
+
+    Exit status 0 if `ftx train` would take it as it is, 4 if it would skip images, 2 if it would refuse.
+    """
+    from ftx.data.check import check
+
+    report = check(path, _task(task), form=form, progress=console.TerminalProgress())
+    if json:
+        console.print_json(report)
+    else:
+        _print(report, form)
+    if not report.ok:
+        return WRONG
+    return SKIPPED if report.unreadable else 0
+
+
+def _task(name: str | None) -> TaskName | None:
+    known = get_args(TaskName)
+    if name is not None and name not in known:
+        alike = nearest(name, known)
+        mend = f"did you mean {alike}?" if alike else f"choose one of {', '.join(known)}"
+        raise InputError(f"there is no task '{name}'", mend=mend)
+    return cast("TaskName | None", name)
+
+
+def _print(report: DataReport, form: str) -> None:
+    uneven = f"; the most frequent has {report.imbalance:g} times the training images of the rarest"
+    console.print_facts(
+        [
+            ("data", f"{report.path}: {_LAYOUTS[report.layout]}"),
+            ("task", report.task + ("" if report.task_named else ", by what the labels look like")),
+            ("images", ", ".join(f"{count:,} {side}" for side, count in report.images.items())),
+            ("labels", f"{len(report.counts)}{uneven if report.imbalance > 1 else ''}"),
+            *([("unlabelled", f"{report.unlabelled} images have no label")] if report.unlabelled else []),
+        ]
+    )
+    if report.labels.parents or len(report.labels.groups) > 1:
+        console.print_tree("\nlabel tree", _nodes(report.labels, report.counts, None))
+    else:
+        _print_counts(report)
+    _print_findings(report)
+    if not report.ok:
+        console.print_note(f"ftx train would refuse this: {len(report.problems)} to mend", "bad")
+        return
+    extra = ("" if report.task == "multiclass" else f" --task {report.task}") + (
+        "" if form == "auto" else f" --set data.format={form}"
+    )
+    balance = " --set train.balance=sampling" if report.imbalance >= _UNEVEN else ""
+    console.print_note(f"next: {shell_command('ftx train --data', report.path)}{extra}{balance}", "dim")
+
+
+def _print_counts(report: DataReport) -> None:
+    sides = list(report.images)
+    most = max((n.get("train", 0) for n in report.counts.values()), default=1)
+    console.print_table(
+        ("label", *sides, "training images"),
+        [
+            (name, *(str(n.get(side, 0)) for side in sides), console.bar(n.get("train", 0) / max(most, 1)))
+            for name, n in report.counts.items()
+        ],
+        title="\nby label",
+    )
+
+
+def _nodes(labels: Labels, counts: dict[str, dict[str, int]], parent: str | None) -> list[console.Node]:
+    """The labels below ``parent`` that exclude each other, then the singles."""
+    here = [name for name in labels.names if labels.parents.get(name) == parent]
+    return [
+        console.Node(
+            name,
+            ", ".join(f"{n} {side}" for side, n in counts[name].items())
+            + ("; holds or does not" if name in labels.singles else ""),
+            _nodes(labels, counts, name),
+        )
+        for name in here
+    ]
+
+
+def _print_findings(report: DataReport) -> None:
+    twins = [f"{one.held_out} looks like {one.train} ({one.correlation:.3f})" for one in report.near_duplicates]
+    ignored = [f"{count} {ending}" for ending, count in sorted(report.ignored.items())]
+    for headline, lines in (
+        (f"{len(twins)} held-out images have a near-duplicate in train: results will look too good", twins),
+        (f"{len(report.unreadable)} images cannot be read", report.unreadable),
+        (f"{report.copies} images are copies of others of their side", [] if report.copies else None),
+        ("ignored, as no images of a class", ignored),
+        *((problem, []) for problem in report.problems),
+    ):
+        if lines is None or (not lines and headline.startswith(("0 ", "ignored"))):
+            continue
+        console.print_note("\n" + headline, "bad")
+        for line in lines[:_LISTED]:
+            console.print_note(f"  {line}")
+        if len(lines) > _LISTED:
+            console.print_note(f"  and {len(lines) - _LISTED} more; --json lists all")

@@ -1,0 +1,144 @@
+"""``ftx data check``: what is understood of a data set, and all that is wrong with it, before any training."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict
+
+from ftx.data.dataset import SPLITS, Dataset, Entry
+from ftx.data.looks import Look, twins
+from ftx.data.sources import Layout, Listing, list_images
+from ftx.data.survey import Opened, class_counts, on_sides, open_all
+from ftx.errors import DataError
+from ftx.labels import Labels
+from ftx.progress import SILENT, Progress
+from ftx.recipe import DataRecipe, TaskName
+from ftx.reports import VerbReport
+from ftx.tasks import TASKS
+
+
+class NearDuplicate(BaseModel):
+    """A held-out image that looks like one of train: another size or compression of it, or the next frame.
+
+    ``correlation`` is that of their grey pixels, in [-1, 1]; 1 also where the files are the same.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    held_out: str
+    train: str
+    correlation: float
+
+
+class DataReport(VerbReport):
+    """What a training would make of a data set.
+
+    ``task`` is what the labels look like unless one was named (``task_named``). ``counts`` has an entry a label and
+    side, ancestors counted with their children. ``imbalance`` is the largest ratio of training images between two
+    labels of one group, or between two singles. ``copies`` counts images that occur before under another name on the
+    same side, ``ignored`` other files by ending. ``ok`` says that ``ftx train`` would take it: no ``problems``.
+    """
+
+    verb: str = "data check"
+    path: str
+    layout: Layout
+    task: TaskName
+    task_named: bool
+    images: dict[str, int]
+    labels: Labels
+    counts: dict[str, dict[str, int]]
+    unlabelled: int
+    imbalance: float
+    near_duplicates: list[NearDuplicate]
+    copies: int
+    unreadable: list[str]
+    ignored: dict[str, int]
+    problems: list[str]
+
+
+def check(
+    path: Path,
+    task: TaskName | None = None,
+    *,
+    form: str = "auto",
+    val_fraction: float = DataRecipe().val_fraction,
+    progress: Progress = SILENT,
+) -> DataReport:
+    """Open every image of a data set and say what was understood; without ``task`` by what the labels look like.
+
+    Raises: DataError if not even a list of images can be made of it, or if images do not carry what ``task`` asks for.
+    """
+    nested = task is None or TASKS[task].nested_folders
+    listing = list_images(path, nested=nested, form=form)
+    understood = task or _looks_like(listing)
+    opened = open_all(listing, understood, path, progress, looks=True)
+    problems = [*opened.problems]
+    try:
+        dataset, copies = _split(listing, opened, val_fraction)
+    except DataError as error:  # too few to split: each stands where it was put, or in train
+        problems += [] if problems else [error]
+        dataset, copies = _unsplit(listing, opened), 0
+    counts = {name: {str(side): n for side, n in sides.items()} for name, sides in class_counts(dataset).items()}
+    return DataReport(
+        ok=not problems,
+        path=str(path),
+        layout=listing.layout,
+        task=understood,
+        task_named=task is not None,
+        images={str(side): len(dataset.split(side)) for side in SPLITS if dataset.split(side)},
+        labels=dataset.labels,
+        counts=counts,
+        unlabelled=sum(not entry.labels for entry in dataset.entries),
+        imbalance=_imbalance(dataset.labels, {name: sides.get("train", 0) for name, sides in counts.items()}),
+        near_duplicates=_near_duplicates(dataset, opened, progress),
+        copies=copies,
+        unreadable=[f"{one.path}: {one.reason}" for one in opened.unreadable],
+        ignored=dict(listing.ignored),
+        problems=[str(error) for error in problems],
+    )
+
+
+def _looks_like(listing: Listing) -> TaskName:
+    """A tree where labels are paths or stand in groups, several labels or none an image, or one each."""
+    carried = [file.labels for file in listing.files]
+    spelt = listing.declared.groups is None  # COCO's categories exclude nothing, and may be called "food/drink"
+    if listing.declared.groups or (spelt and (listing.declared.parents or any("/" in n for c in carried for n in c))):
+        return "hierarchical"
+    return "multilabel" if any(len(names) != 1 for names in carried) else "multiclass"
+
+
+def _imbalance(labels: Labels, trained: Mapping[str, int]) -> float:
+    """Of labels that stand for the same choice; a parent has more images than its children, and should."""
+    parents = set(labels.parents.values())
+    peers = [*labels.groups, tuple(name for name in labels.singles if name not in parents)]
+    counts = [[trained[name] for name in names] for names in peers if names]
+    return round(max(max(each) / max(min(each), 1) for each in counts), 2)
+
+
+def _split(listing: Listing, opened: Opened, val_fraction: float) -> tuple[Dataset, int]:
+    found = on_sides(listing, opened, val_fraction)
+    return found.dataset, found.copies
+
+
+def _unsplit(listing: Listing, opened: Opened) -> Dataset:
+    entries = tuple(
+        Entry(file.path, digest, file.labels, file.split or "train")
+        for file, digest in zip(opened.files, opened.hashes, strict=True)
+    )
+    return Dataset(listing.root, opened.labels, entries, opened.unreadable)
+
+
+def _near_duplicates(dataset: Dataset, opened: Opened, progress: Progress) -> list[NearDuplicate]:
+    look_of: dict[str, Look] = {file.path: look for file, look in zip(opened.files, opened.looks, strict=True)}
+    train = dataset.split("train")
+    held_out = dataset.split("val") + dataset.split("test")
+    with progress.track("Comparing val and test with train", None):
+        found = twins([look_of[entry.path] for entry in held_out], [look_of[entry.path] for entry in train])
+    return [
+        NearDuplicate(
+            held_out=held_out[pair.one].path, train=train[pair.other].path, correlation=round(pair.correlation, 4)
+        )
+        for pair in found
+    ]

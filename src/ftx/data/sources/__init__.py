@@ -1,0 +1,44 @@
+"""Where images and their labels come from: a folder, a table, COCO, Datumaro, or whatever Datumaro reads."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ftx.data.sources.coco import read_coco
+from ftx.data.sources.datumaro import read_datumaro
+from ftx.data.sources.documents import documents, read_document
+from ftx.data.sources.folder import walk
+from ftx.data.sources.foreign import read_foreign
+from ftx.data.sources.listing import Found, Layout, Listing
+from ftx.data.sources.table import TABLE_ENDINGS, read_table
+from ftx.errors import DataError
+
+__all__ = ["Found", "Layout", "Listing", "list_images"]
+
+
+def list_images(path: Path, *, nested: bool = False, form: str = "auto") -> Listing:
+    """Every image of a data set with its labels; ``nested`` folders are a label tree.
+
+    ``form`` auto knows folders, tables, COCO and Datumaro's own JSON by what is there; another name is one of
+    Datumaro's formats and is read by that package.
+    Raises: DataError if the data set does not hold; EnvironmentFault if the package is wanted and not installed.
+    """
+    if form != "auto":
+        return read_foreign(path, form)
+    if path.is_file() and path.suffix.lower() in TABLE_ENDINGS:
+        return read_table(path)
+    if path.is_file() and path.suffix.lower() != ".json":
+        raise DataError(
+            "a data file is a table or an annotation file",
+            where=path,
+            found=path.suffix or "no ending",
+            mend="give a .csv, a .jsonl, or COCO's or Datumaro's .json",
+        )
+    # metadata.csv is how Hugging Face's image folders have it
+    for ending in TABLE_ENDINGS:
+        if (path / f"metadata{ending}").is_file():
+            return read_table(path / f"metadata{ending}")
+    if files := documents(path):
+        read = [(file, read_document(file)) for file in files]
+        return (read_datumaro if "items" in read[0][1] else read_coco)(path, read)
+    return walk(path, nested=nested)

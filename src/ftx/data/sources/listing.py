@@ -1,0 +1,84 @@
+"""What every source of images answers: files with their labels, and what it says of the labels beside them."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+from typing import Literal
+
+from ftx.data.dataset import Split
+from ftx.labels import Declared
+
+# Endings of the formats that Pillow reads from its own wheel and that photographs and scans come in.
+IMAGE_ENDINGS = frozenset(
+    {".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".dib", ".gif", ".tif", ".tiff"}
+    | {".ppm", ".pgm", ".pbm", ".pnm", ".jp2", ".j2k", ".avif"}
+)
+
+# Class folders; train/, val/, test/ of them; CSV or JSON lines; COCO; Datumaro's own JSON; what datumaro reads.
+Layout = Literal["folders", "splits", "table", "coco", "datumaro", "foreign"]
+
+# Complaints that one error lists.
+NAMED = 10
+
+_SIDES: dict[str, Split] = {
+    "train": "train",
+    "training": "train",
+    "val": "val",
+    "valid": "val",
+    "validation": "val",
+    "test": "test",
+    "testing": "test",
+}
+
+
+@dataclass(frozen=True)
+class Found:
+    """An image file: its path as in the data set, its labels, the side it is put on, and whom or what it shows."""
+
+    path: str
+    labels: tuple[str, ...]
+    split: Split | None
+    group: str | None = None
+
+
+@dataclass(frozen=True)
+class Listing:
+    """Every image of a data set, below ``root``; ``ignored`` counts other files by ending."""
+
+    root: Path
+    layout: Layout
+    files: tuple[Found, ...]
+    declared: Declared = field(default_factory=Declared)
+    ignored: Mapping[str, int] = field(default_factory=dict[str, int])
+
+
+def side_of(name: str) -> Split | None:
+    """The side that a word, or a file's name such as ``instances_val2017``, speaks of; None if of none."""
+    words = re.findall(r"[a-z]+", name.lower())
+    return next((_SIDES[word] for word in words if word in _SIDES), None)
+
+
+def inside(root: Path, name: str) -> str:
+    """An image's path below the data root, with forward slashes.
+
+    Raises: ValueError if it is absolute, or leaves the root by itself or by a link.
+    """
+    path = PurePosixPath(name.replace("\\", "/"))
+    if not path.parts:
+        raise ValueError("no path")
+    if path.is_absolute() or ".." in path.parts or ":" in path.parts[0]:
+        raise ValueError(f"{name} leaves the data folder")
+    real = Path(os.path.realpath(root))
+    if not Path(os.path.realpath(real / path)).is_relative_to(real):
+        raise ValueError(f"{name} is a link that leaves the data folder")
+    return path.as_posix()
+
+
+def told(problems: Sequence[str]) -> str:
+    """The first complaints, and how many there are beside them."""
+    rest = len(problems) - NAMED
+    return "; ".join(problems[:NAMED]) + (f"; and {rest} more" if rest > 0 else "")

@@ -1,0 +1,216 @@
+"""COCO's and Datumaro's annotation files: what is understood, and what does not hold in them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from ftx.data.sources import list_images
+from ftx.data.survey import read_dataset
+from ftx.errors import DataError, EnvironmentFault
+
+
+def picture(path: Path, seed: int) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pixels = np.random.default_rng(seed).integers(0, 256, (8, 8, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(path)
+
+
+def dump(path: Path, document: object) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(document, ensure_ascii=False), encoding="utf-8")
+    return path
+
+
+CATEGORIES = [
+    {"id": 3, "name": "cat", "supercategory": "animal"},
+    {"id": 7, "name": "dog", "supercategory": "animal"},
+    {"id": 9, "name": "person", "supercategory": "person"},
+    {"id": 11, "name": "unused", "supercategory": "none"},
+]
+# Of each image in turn; the last has no object.
+HELD = [(3, 3, 9), (7,), (3, 7), (9,), ()]
+
+
+def coco(first: int, count: int, name: str = "{number:06d}.png") -> dict[str, Any]:
+    numbers = range(first, first + count)
+    annotations = [
+        {"id": 100 * number + index, "image_id": number, "category_id": category, "bbox": [0, 0, 4, 4], "iscrowd": 0}
+        for number in numbers
+        for index, category in enumerate(HELD[number % len(HELD)])
+    ]
+    images = [{"id": number, "file_name": name.format(number=number), "width": 8, "height": 8} for number in numbers]
+    return {"images": images, "annotations": annotations, "categories": CATEGORIES}
+
+
+@pytest.fixture
+def coco_folder(tmp_path: Path) -> Path:
+    for side, first, count in (("train2017", 0, 15), ("val2017", 15, 5)):
+        dump(tmp_path / "annotations" / f"instances_{side}.json", coco(first, count))
+        # Captions lie beside instances and say nothing of categories.
+        dump(tmp_path / "annotations" / f"captions_{side}.json", {"images": [], "annotations": []})
+        for number in range(first, first + count):
+            picture(tmp_path / side / f"{number:06d}.png", number)
+    return tmp_path
+
+
+def test_coco_is_multilabel_by_its_categories(coco_folder: Path) -> None:
+    dataset = read_dataset(coco_folder, "multilabel", val_fraction=0.2)
+    assert dataset.labels.singles == ("cat", "dog", "person")
+    assert [entry.labels for entry in dataset.split("val")] == [
+        ("cat", "person"), ("dog",), ("cat", "dog"), ("person",), ()
+    ]  # fmt: skip
+    assert dataset.split("train")[0].path == "train2017/000000.png"
+    assert len(dataset.split("train")) == 15
+
+
+def test_supercategories_are_a_tree_whose_labels_exclude_nothing(coco_folder: Path) -> None:
+    labels = read_dataset(coco_folder, "hierarchical", val_fraction=0.2).labels
+    assert labels.groups == ()
+    assert labels.singles == ("animal", "cat", "dog", "person")
+    assert dict(labels.parents) == {"cat": "animal", "dog": "animal"}
+
+
+@pytest.mark.parametrize(
+    ("file", "images", "path"),
+    [
+        ("annotations/instances_default.json", "images", "images/000000.png"),  # CVAT
+        ("annotations/instances_train.json", "images/train", "images/train/000000.png"),
+        ("train/_annotations.coco.json", "train", "train/000000.png"),  # Roboflow
+        ("labels.json", ".", "000000.png"),
+    ],
+)
+def test_where_coco_images_lie(file: str, images: str, path: str, tmp_path: Path) -> None:
+    dump(tmp_path / file, coco(0, 10))
+    for number in range(10):
+        picture(tmp_path / images / f"{number:06d}.png", number)
+    asked = tmp_path if "labels.json" not in file else tmp_path / file
+    listing = list_images(asked)
+    assert listing.root == tmp_path
+    assert listing.files[0].path == path
+    assert listing.files[0].split == ("train" if "train" in file else None)
+    assert len(read_dataset(asked, "multilabel", val_fraction=0.2).entries) == 10
+
+
+def broken(**changes: object) -> dict[str, Any]:
+    return {**coco(0, 5), **changes}
+
+
+@pytest.mark.parametrize(
+    ("document", "message"),
+    [
+        (broken(annotations=[{"image_id": 77, "category_id": 3}]), "the image 77, which is not listed"),
+        (broken(annotations=[{"image_id": 0, "category_id": 5}]), "the category 5, which is not listed"),
+        (broken(categories=[{"id": 3, "name": "a"}, {"id": 4, "name": "a"}]), "names and ids of their own"),
+        (broken(categories=[{"id": 3, "name": "a"}, {"id": 3, "name": "b"}]), "names and ids of their own"),
+        (broken(images=[{"id": 0, "file_name": "/etc/passwd"}], annotations=[]), "leaves the data folder"),
+        (broken(images=[{"id": 0, "file_name": "../x.png"}], annotations=[]), "leaves the data folder"),
+        (broken(images=[{"id": 0, "file_name": ""}], annotations=[]), "no path"),
+        (broken(images=[], annotations=[]), "name no images"),
+        (broken(annotations="all"), "annotations is no list of objects"),
+        ({"images": []}, "no annotation file that ftx knows"),
+        ([], "no annotation file that ftx knows"),
+    ],
+)
+def test_coco_that_does_not_hold(document: object, message: str, tmp_path: Path) -> None:
+    with pytest.raises(DataError) as caught:
+        list_images(dump(tmp_path / "labels.json", document))
+    assert message in str(caught.value)
+
+
+def test_an_annotation_file_that_is_no_json(tmp_path: Path) -> None:
+    (tmp_path / "labels.json").write_text('{"images": [')
+    with pytest.raises(DataError, match="not JSON"):
+        list_images(tmp_path / "labels.json")
+    (tmp_path / "labels.xml").write_text("<a/>")
+    with pytest.raises(DataError, match="a table or an annotation file"):
+        list_images(tmp_path / "labels.xml")
+
+
+LABELS = [("animal", ""), ("vehicle", ""), ("cat", "animal"), ("dog", "animal"), ("wet", ""), ("unused", "")]
+GROUPS = [["animal", "vehicle"], ["cat", "dog", "unused"], ["wet"]]
+
+
+def datumaro(held: list[tuple[int, ...]], side: str, groups: list[list[str]] | None = None) -> dict[str, Any]:
+    """As datumaro 1.13 writes it."""
+    listed = [{"name": str(number), "group_type": "exclusive", "labels": g} for number, g in enumerate(groups or [])]
+    label = {
+        "labels": [{"name": name, "parent": parent, "attributes": []} for name, parent in LABELS],
+        **({"label_groups": listed} if groups else {}),
+        "attributes": [],
+    }
+    items = [
+        {
+            "id": f"{side}{number}",
+            "annotations": [
+                {"id": 0, "type": "label", "attributes": {}, "group": 0, "label_id": index} for index in numbers
+            ],
+            "image": {"path": f"{side}{number}.png", "size": [8, 8]},
+        }
+        for number, numbers in enumerate(held)
+    ]
+    return {"dm_format_version": "1.0", "media_type": 2, "infos": {}, "categories": {"label": label}, "items": items}
+
+
+def write_datumaro(root: Path, groups: list[list[str]] | None) -> Path:
+    held = [(0, 2), (0, 3), (1,), (0, 2, 4), (0,)] * 2
+    for seed, (side, numbers) in enumerate({"train": held, "val": held[:5]}.items()):
+        dump(root / "annotations" / f"{side}.json", datumaro(numbers, side, groups))
+        for number in range(len(numbers)):
+            picture(root / "images" / side / f"{side}{number}.png", 100 * seed + number)
+    return root
+
+
+def test_label_groups_and_parents_of_datumaro(tmp_path: Path) -> None:
+    dataset = read_dataset(write_datumaro(tmp_path, GROUPS), "hierarchical", val_fraction=0.2)
+    assert dataset.labels.groups == (("animal", "vehicle"), ("cat", "dog"))
+    assert dataset.labels.singles == ("wet",)
+    assert dict(dataset.labels.parents) == {"cat": "animal", "dog": "animal"}
+    assert [len(dataset.split(side)) for side in ("train", "val")] == [10, 5]
+    assert dataset.split("val")[0].labels == ("animal", "cat")
+    assert dataset.split("val")[0].path == "images/val/val0.png"
+
+
+def test_datumaro_without_groups_is_a_tree_by_its_parents(tmp_path: Path) -> None:
+    labels = read_dataset(write_datumaro(tmp_path, None), "hierarchical", val_fraction=0.2).labels
+    assert labels.groups == (("animal", "vehicle"), ("cat", "dog"))
+    assert labels.singles == ("wet",)
+
+
+def test_datumaro_as_multilabel(tmp_path: Path) -> None:
+    dataset = read_dataset(write_datumaro(tmp_path, GROUPS), "multilabel", val_fraction=0.2)
+    assert dataset.labels.singles == ("animal", "cat", "dog", "vehicle", "wet")
+    with pytest.raises(DataError, match="exactly one label each"):
+        read_dataset(tmp_path, val_fraction=0.2)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"held": [(0, 1)]}, "exclude each other"),
+        ({"held": [(9,)]}, "no label number 9"),
+        ({"items": [{"id": "a", "annotations": [], "image": {}}]}, "names no image file"),
+        ({"items": [{"id": "a", "annotations": [], "image": {"path": "/etc/x.png"}}]}, "leaves the data folder"),
+        ({"categories": {}}, "no label categories"),
+    ],
+)
+def test_datumaro_that_does_not_hold(change: dict[str, Any], message: str, tmp_path: Path) -> None:
+    document = datumaro(change.pop("held", [(0,)] * 4), "train", GROUPS) | change
+    path = dump(tmp_path / "annotations" / "train.json", document)
+    for number in range(4):
+        picture(tmp_path / "images" / "train" / f"train{number}.png", number)
+    with pytest.raises(DataError) as caught:
+        read_dataset(path, "hierarchical", val_fraction=0.2)
+    assert message in str(caught.value)
+
+
+def test_another_format_needs_the_package(tmp_path: Path) -> None:
+    # The package itself is tested in tests/test_base_install.py, in an environment of its own: it holds Pillow back.
+    with pytest.raises(EnvironmentFault, match="needs the datumaro package") as caught:
+        list_images(tmp_path, form="voc_classification")
+    assert "ftx-vit[datumaro]" in str(caught.value)

@@ -1,0 +1,112 @@
+"""``ftx data check``: what is understood, and everything that is wrong at once."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from ftx.cli.app import run
+from ftx.data.check import check
+from ftx.errors import DataError
+
+Capture = pytest.CaptureFixture[str]
+
+
+def picture(path: Path, seed: int) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    coarse = np.random.default_rng(seed).integers(0, 256, (8, 8, 3), dtype=np.uint8)
+    Image.fromarray(coarse).resize((64, 64), Image.Resampling.BICUBIC).save(path)
+    return path
+
+
+def folders(root: Path, counts: dict[str, int]) -> Path:
+    for number, (name, count) in enumerate(counts.items()):
+        for index in range(count):
+            picture(root / name / f"{index}.png", 1000 * number + index)
+    return root
+
+
+def test_class_folders(tmp_path: Path) -> None:
+    report = check(folders(tmp_path, {"train/a": 12, "train/b": 4, "val/a": 3, "val/b": 1}))
+    assert (report.layout, report.task, report.ok) == ("splits", "multiclass", True)
+    assert report.images == {"train": 16, "val": 4}
+    assert report.counts == {"a": {"train": 12, "val": 3}, "b": {"train": 4, "val": 1}}
+    assert report.imbalance == 3
+    assert not report.near_duplicates
+
+
+def test_the_task_is_what_the_labels_look_like(tmp_path: Path) -> None:
+    nested = folders(tmp_path / "nested", {"x/a": 3, "x/b": 6, "y": 5})
+    report = check(nested)
+    assert report.task == "hierarchical"
+    assert report.labels.groups == (("x", "y"), ("a", "b"))
+    assert report.imbalance == pytest.approx(2.5)  # of a to b: 2 and 5 to train on
+    with pytest.raises(DataError, match="folder inside a class folder"):
+        check(nested, "multiclass")
+    for number in range(6):
+        picture(tmp_path / f"{number}.png", number)
+    (tmp_path / "t.csv").write_text("path,labels\n" + "".join(f"{n}.png,{'a;b' if n % 2 else ''}\n" for n in range(6)))
+    report = check(tmp_path / "t.csv")
+    assert (report.task, report.unlabelled) == ("multilabel", 3)
+
+
+def test_a_near_duplicate_across_the_split(tmp_path: Path) -> None:
+    root = folders(tmp_path, {"train/a": 5, "train/b": 5, "val/a": 2, "val/b": 2, "test/a": 2, "test/b": 2})
+    Image.open(root / "train" / "a" / "3.png").resize((40, 40)).save(root / "val" / "a" / "again.jpg", quality=70)
+    shutil.copy(root / "train" / "b" / "1.png", root / "test" / "b" / "same.png")
+    found = {one.held_out: one for one in check(root).near_duplicates}
+    assert found["val/a/again.jpg"].train == "train/a/3.png"
+    assert found["test/b/same.png"].correlation == 1
+    assert len(found) == 2
+
+
+@pytest.fixture
+def broken(tmp_path: Path) -> Path:
+    """Everything at once: a class of one image, one image under two labels, files that are none."""
+    root = folders(tmp_path / "data", {"a": 30, "b": 30, "lonely": 1})
+    shutil.copy(root / "a" / "0.png", root / "b" / "also.png")
+    (root / "a" / "cut.png").write_bytes((root / "a" / "1.png").read_bytes()[:200])
+    (root / "a" / "notes.txt").write_text("x")
+    return root
+
+
+def test_all_that_is_wrong_is_said_at_once(broken: Path) -> None:
+    report = check(broken)
+    assert not report.ok
+    assert any("different labels" in problem and "also.png" in problem for problem in report.problems)
+    assert any("lonely: 1" in problem for problem in report.problems)
+    assert report.unreadable[0].startswith("a/cut.png")
+    assert report.ignored == {".txt": 1}
+
+
+def test_status_and_words_of_the_verb(broken: Path, tmp_path: Path, capsys: Capture) -> None:
+    assert run(["data", "check", str(broken)]) == 2
+    said = capsys.readouterr()
+    assert "the same image stands under different labels" in said.err
+    assert "lonely" in said.out
+    assert run(["data", "check", str(broken), "--json"]) == 2
+    good = folders(tmp_path / "good", {"a": 20, "b": 20})
+    assert run(["data", "check", str(good)]) == 0
+    assert f"ftx train --data {good}" in capsys.readouterr().err
+    (good / "a" / "cut.png").write_bytes(b"\x89PNG")
+    assert run(["data", "check", str(good)]) == 4
+    assert run(["data", "check", str(good), "--task", "multilable"]) == 2
+    assert "did you mean multilabel" in capsys.readouterr().err
+
+
+def test_a_tree_is_drawn(tmp_path: Path, capsys: Capture) -> None:
+    assert run(["data", "check", str(folders(tmp_path, {"x/a": 3, "x/b [1]": 3, "y": 5}))]) == 0
+    out = capsys.readouterr().out
+    assert "├── x" in out
+    assert "│   └── b [1]" in out
+    assert "--task hierarchical" in out or "hierarchical" in out
+
+
+def test_json_is_one_object(tmp_path: Path) -> None:
+    report = check(folders(tmp_path, {"a": 3, "b": 3}))
+    assert json.loads(report.model_dump_json())["verb"] == "data check"

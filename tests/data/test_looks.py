@@ -1,0 +1,61 @@
+"""Near-duplicates are found by their looks, and different pictures are not taken for one."""
+
+from __future__ import annotations
+
+import io
+from itertools import combinations
+
+import numpy as np
+import pytest
+from PIL import Image, ImageEnhance
+from skimage import data as photographs
+
+from ftx.data.looks import look_at, twins
+
+NAMES = ("astronaut", "camera", "cat", "coffee", "rocket", "page", "clock", "coins", "moon")
+
+
+def photograph(name: str) -> Image.Image:
+    return Image.fromarray(getattr(photographs, name)()).convert("RGB")
+
+
+def saved_anew(image: Image.Image) -> Image.Image:
+    stream = io.BytesIO()
+    image.save(stream, "JPEG", quality=60)
+    return Image.open(stream).convert("RGB")
+
+
+CHANGES = {
+    "jpeg": saved_anew,
+    "half": lambda image: image.resize((image.width // 2, image.height // 2), Image.Resampling.BICUBIC),
+    "double": lambda image: image.resize((image.width * 2, image.height * 2), Image.Resampling.BICUBIC),
+    "brighter": lambda image: ImageEnhance.Brightness(image).enhance(1.25),
+    "paler": lambda image: ImageEnhance.Contrast(image).enhance(0.8),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_a_photograph_is_known_again(change: str) -> None:
+    looks = [look_at(photograph(name)) for name in NAMES]
+    changed = [look_at(CHANGES[change](photograph(name))) for name in NAMES]
+    assert {(pair.one, pair.other) for pair in twins(changed, looks)} == {(row, row) for row in range(len(NAMES))}
+
+
+def test_different_photographs_and_mirrored_ones_are_not() -> None:
+    looks = [look_at(photograph(name)) for name in NAMES]
+    for one, other in combinations(looks, 2):
+        assert not twins([one], [other])
+    mirrored = [look_at(photograph(name).transpose(Image.Transpose.FLIP_LEFT_RIGHT)) for name in NAMES]
+    assert not twins(mirrored, looks)
+
+
+def test_pictures_of_one_grey_match_nothing() -> None:
+    plain = [look_at(Image.new("RGB", (40, 40), (grey,) * 3)) for grey in (0, 128, 255)]
+    assert not twins(plain[:1], plain[1:])
+
+
+def test_many_are_compared_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ftx.data.looks._PAIRS", 7)
+    generator = np.random.default_rng(0)
+    looks = [look_at(Image.fromarray(generator.integers(0, 256, (40, 40, 3), dtype=np.uint8))) for _ in range(10)]
+    assert sorted((pair.one, pair.other) for pair in twins(looks, looks)) == [(row, row) for row in range(10)]
