@@ -25,6 +25,7 @@ Target = Literal["q", "k", "v", "proj", "fc1", "fc2"]
 Precision = Literal["auto", "f32", "bf16"]
 Augmentation = Literal["light", "none"]
 LossName = Literal["asymmetric", "bce"]
+BalanceName = Literal["none", "sampling", "loss"]
 
 TARGETS: tuple[Target, ...] = get_args(Target)
 
@@ -178,6 +179,7 @@ class TrainRecipe(_Section):
     ``lr`` auto is what suits the method: 1e-3 for lora and dora, 5e-3 for linear probing, 2e-5 for full fine-tuning.
     ``augment`` applies where the whole network trains: frozen leading blocks see each image once, as it is.
     ``loss`` is that of labels that decide by themselves, ``label_smoothing`` that of labels that exclude each other.
+    ``balance`` helps rare labels: sampling draws their images more often, loss weighs them by 1 / frequency.
     ``warmup_share`` is the share of all steps that warm up; ``patience`` the epochs without a better
     metric after which training stops.
     """
@@ -190,6 +192,7 @@ class TrainRecipe(_Section):
     warmup_share: Annotated[Number, Field(ge=0, lt=1)] = 0.1
     loss: LossName = "asymmetric"
     label_smoothing: Annotated[Number, Field(ge=0, lt=1)] = 0.1
+    balance: BalanceName = "none"
     augment: Augmentation = "light"
     patience: Count = 5
 

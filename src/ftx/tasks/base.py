@@ -60,8 +60,19 @@ class Task(Protocol):
         """The truth as numbers. Shape: [N, C]; 1 where the label holds."""
         ...
 
-    def loss(self, logits_NC: Tensor, targets_NC: Tensor, *, kind: LossName, label_smoothing: float) -> Tensor:
-        """The mean loss of a batch, a scalar; ``kind`` is that of labels that decide by themselves."""
+    def loss(
+        self,
+        logits_NC: Tensor,
+        targets_NC: Tensor,
+        *,
+        kind: LossName,
+        label_smoothing: float,
+        weights_2C: Tensor | None = None,
+    ) -> Tensor:
+        """The mean loss of a batch, a scalar; ``kind`` is that of labels that decide by themselves.
+
+        ``weights_2C`` weigh each label where it holds and, if it decides by itself, where it does not.
+        """
         ...
 
     def scores(self, logits_NC: Floats) -> Floats:

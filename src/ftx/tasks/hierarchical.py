@@ -55,7 +55,15 @@ class Hierarchical:
                 targets_NC[row, [self.labels.index(one) for one in self.labels.path(name)]] = 1
         return targets_NC
 
-    def loss(self, logits_NC: Tensor, targets_NC: Tensor, *, kind: LossName, label_smoothing: float) -> Tensor:
+    def loss(
+        self,
+        logits_NC: Tensor,
+        targets_NC: Tensor,
+        *,
+        kind: LossName,
+        label_smoothing: float,
+        weights_2C: Tensor | None = None,
+    ) -> Tensor:
         """The mean over the groups and, as one more, the singles.
 
         A group's cross-entropy is masked where the image has no label of it, and nowhere else; a single's loss never.
@@ -68,10 +76,15 @@ class Hierarchical:
         for rows in self._groups:
             truth_NG = targets_NC[:, rows]
             known_N = truth_NG.sum(dim=1) > 0
-            each_N = cross_entropy(logits_NC[:, rows], truth_NG, label_smoothing=label_smoothing, reduction="none")
+            weights_G = None if weights_2C is None else weights_2C[0, rows]
+            each_N = cross_entropy(
+                logits_NC[:, rows], truth_NG, weight=weights_G, label_smoothing=label_smoothing, reduction="none"
+            )
             parts.append((each_N * known_N).sum() / known_N.sum().clamp(min=1))
         if self.labels.singles:
-            parts.append(binary_loss(logits_NC[:, self._singles], targets_NC[:, self._singles], kind).mean())
+            weights_2S = None if weights_2C is None else weights_2C[:, self._singles]
+            each_NS = binary_loss(logits_NC[:, self._singles], targets_NC[:, self._singles], kind, weights_2S)
+            parts.append(each_NS.mean())
         return sum(parts[1:], parts[0]) / len(parts)
 
     def scores(self, logits_NC: Floats) -> Floats:

@@ -50,11 +50,20 @@ class Multiclass:
             targets_NC[row, self.labels.index(name)] = 1
         return targets_NC
 
-    def loss(self, logits_NC: Tensor, targets_NC: Tensor, *, kind: LossName, label_smoothing: float) -> Tensor:
+    def loss(
+        self,
+        logits_NC: Tensor,
+        targets_NC: Tensor,
+        *,
+        kind: LossName,
+        label_smoothing: float,
+        weights_2C: Tensor | None = None,
+    ) -> Tensor:
         """Cross-entropy with smoothed labels (Szegedy et al., arXiv:1512.00567, section 7)."""
         from torch.nn.functional import cross_entropy
 
-        return cross_entropy(logits_NC, targets_NC, label_smoothing=label_smoothing)
+        weights_C = None if weights_2C is None else weights_2C[0]
+        return cross_entropy(logits_NC, targets_NC, weight=weights_C, label_smoothing=label_smoothing)
 
     def scores(self, logits_NC: Floats) -> Floats:
         """Softmax. Shape: [N, C]."""

@@ -44,11 +44,19 @@ class Multilabel:
             targets_NC[row, [self.labels.index(name) for name in names]] = 1
         return targets_NC
 
-    def loss(self, logits_NC: Tensor, targets_NC: Tensor, *, kind: LossName, label_smoothing: float) -> Tensor:
+    def loss(
+        self,
+        logits_NC: Tensor,
+        targets_NC: Tensor,
+        *,
+        kind: LossName,
+        label_smoothing: float,
+        weights_2C: Tensor | None = None,
+    ) -> Tensor:
         """The mean over images and labels, so that the learning rate does not hang on the number of labels."""
         from ftx.tasks.sigmoid import binary_loss
 
-        return binary_loss(logits_NC, targets_NC, kind).mean()
+        return binary_loss(logits_NC, targets_NC, kind, weights_2C).mean()
 
     def scores(self, logits_NC: Floats) -> Floats:
         """Shape: [N, C]."""

@@ -17,6 +17,7 @@ from ftx.errors import InputError
 from ftx.progress import Progress
 from ftx.recipe import LossName, TrainRecipe
 from ftx.tasks.base import Floats, Targets, Task, Thresholds
+from ftx.training.balance import Balance
 from ftx.training.feed import EVAL_BATCH, Feed
 from ftx.training.optim import optimizer, schedule
 
@@ -51,6 +52,7 @@ def fit(
     feeds: tuple[Feed, Feed],
     recipe: TrainRecipe,
     *,
+    balance: Balance,
     lr: float,
     bf16: bool,
     rng: np.random.Generator,
@@ -72,13 +74,21 @@ def fit(
     kept: dict[str, Tensor] = {}
     thresholds = Thresholds()
     interrupted = False
+    where = next(module.parameters()).device
+    weights_2C = None if balance.weights_2C is None else balance.weights_2C.to(where)
 
     def step(batch: Tensor, targets_BC: Tensor) -> float:
         """Forward and backward; the loss."""
         adamw.zero_grad(set_to_none=True)
         with torch.autocast(batch.device.type, torch.bfloat16, enabled=bf16):
             logits_BC = feed.logits(module, batch)
-        loss = task.loss(logits_BC.float(), targets_BC, kind=recipe.loss, label_smoothing=recipe.label_smoothing)
+        loss = task.loss(
+            logits_BC.float(),
+            targets_BC,
+            kind=recipe.loss,
+            label_smoothing=recipe.label_smoothing,
+            weights_2C=weights_2C,
+        )
         loss.backward()
         return loss.item()
 
@@ -88,7 +98,7 @@ def fit(
                 started = time.perf_counter()
                 total, seen = 0.0, 0
                 module.train()
-                with closing(feed.batches(rng.permutation(len(feed)), recipe.batch_size, rng)) as batches:
+                with closing(feed.batches(balance.order(rng), recipe.batch_size, rng)) as batches:
                     for batch, targets_BC in batches:
                         loss = step(batch, targets_BC)
                         if not epochs and seen == 0:

@@ -22,6 +22,7 @@ from ftx.recipe import Augmentation, Recipe
 from ftx.run import Manifest, new_run, refuse_existing, seal
 from ftx.runs import fresh_out, point_latest_at
 from ftx.tasks import TASKS, Task, Thresholds
+from ftx.training.balance import balance_of
 from ftx.training.feed import FeatureFeed, Feed, ImageFeed, feature_bytes
 from ftx.training.loop import Fit, fit
 from ftx.training.optim import peak_lr
@@ -129,6 +130,7 @@ def _fit(
         progress.note("the frozen blocks' features do not fit into memory: they are computed in each epoch")
         lead = 0
     feeds = tuple(_feed(prepared, dataset, task, side, lead, augment, progress) for side in ("train", "val"))
+    labels = [entry.labels for entry in dataset.split("train")]
     with torch.random.fork_rng(devices=[] if where.type == "cpu" else [where]):
         torch.manual_seed(recipe.seed)  # what dropout draws from
         return fit(
@@ -136,6 +138,7 @@ def _fit(
             task,
             (feeds[0], feeds[1]),
             recipe.train,
+            balance=balance_of(recipe.train.balance, task.labels, task.targets(labels)),
             lr=peak_lr(recipe.train, prepared.method),
             bf16=recipe.train.precision == "bf16",
             rng=np.random.default_rng(recipe.seed),
