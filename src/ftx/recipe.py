@@ -17,6 +17,7 @@ from pydantic_core.core_schema import ValidationInfo
 
 from ftx.complaints import complaint_lines, dotted_keys, unknown_key
 from ftx.errors import RecipeError
+from ftx.otx import from_otx, is_otx
 from ftx.strict_yaml import YamlError, dump_yaml, parse_yaml
 
 TaskName = Literal["multiclass", "multilabel", "hierarchical"]
@@ -122,6 +123,7 @@ class DataRecipe(_Section):
 
     ``format`` auto knows folders, tables, COCO and Datumaro's JSON by themselves; any other of Datumaro's formats is
     named (voc, imagenet_txt, ...) and needs the extra ``datumaro``.
+    ``classes`` is how many labels the recipe was written for; the data decides, and training says where they differ.
     ``image_size`` auto is the model's pretrained size, and 224 for dinov2, whose own 518 is too slow for this use.
     """
 
@@ -129,6 +131,7 @@ class DataRecipe(_Section):
     format: Text = "auto"
     image_size: Annotated[Literal["auto"] | int, BeforeValidator(_auto_or_size)] = "auto"
     val_fraction: Annotated[Number, Field(gt=0, le=0.5)] = 0.2
+    classes: Annotated[Literal["auto"] | int, BeforeValidator(_auto_or_size)] = "auto"
 
 
 class ModelRecipe(_Section):
@@ -234,10 +237,14 @@ class Recipe(_Section):
     ) -> Recipe:
         """Make a recipe of a file (or the defaults), then ``key=value`` overrides, then flags by dotted key.
 
-        Flags whose value is None were not given.
+        Flags whose value is None were not given. A file in OTX's form is read as well.
         Raises: RecipeError with all that is wrong in the three.
         """
         base = {} if config is None else _mapping(_read(config), config)
+        if is_otx(base):
+            base, foreign = from_otx(base)
+            if foreign:
+                raise _refusal(foreign, config)
         given = {key: value for key, value in (flags or {}).items() if value is not None}
         return _resolve(base, overrides, given, config)
 
@@ -248,9 +255,20 @@ class Recipe(_Section):
         """
         return _resolve(self.model_dump(mode="json", exclude_unset=True), overrides, {}, None)
 
-    def dumps(self) -> str:
-        """The whole recipe as YAML, in the order of the keys' definition; ``loads`` reads it back as it was."""
-        return dump_yaml(self.model_dump(mode="json"))
+    def dumps(self, *, defaults: bool = True) -> str:
+        """The recipe as YAML, in the order of the keys' definition; ``loads`` reads it back as it was.
+
+        Without ``defaults`` only keys that were given.
+        """
+        return dump_yaml(self.model_dump(mode="json", exclude_unset=not defaults))
+
+
+def in_otx_form(config: Path) -> bool:
+    """Whether a file is a recipe in OTX's form.
+
+    Raises: RecipeError if it cannot be read.
+    """
+    return is_otx(_mapping(_read(config), config))
 
 
 # What the same keys are called in peft, transformers and timm.

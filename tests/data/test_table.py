@@ -88,6 +88,15 @@ def test_a_tree_is_read_off_the_paths_of_its_labels() -> None:
     assert named[2] == ("van",)
 
 
+def test_as_few_roots_as_possible_are_singles() -> None:
+    samples = [("bag", "new"), ("shoe/boot", "new"), ("shoe/clog",), ("bag",)]
+    labels, _ = Hierarchical.relate(samples, Declared(), "t.csv")
+    assert labels.groups == (("bag", "shoe"), ("boot", "clog"))
+    assert labels.singles == ("new",)
+    labels, _ = Hierarchical.relate([("a", "b"), ("b", "c"), ("a", "c"), ("d/x",), ("d/y",)], Declared(), "t.csv")
+    assert set(labels.singles) == {"a", "b"}  # of three that meet in pairs, one may stay
+
+
 def test_labels_of_one_name_keep_their_paths() -> None:
     labels, named = Hierarchical.relate([("a/other",), ("b/other",), ("a/x",), ("b/y",)], Declared(), "t.csv")
     assert named[:2] == [("a/other",), ("b/other",)]

@@ -11,7 +11,7 @@ import typer
 from ftx.cli import console
 from ftx.cli.options import JsonFlag
 from ftx.errors import INTERRUPTED, shell_command
-from ftx.recipe import TARGETS, Recipe
+from ftx.recipe import TARGETS, Recipe, in_otx_form
 
 if TYPE_CHECKING:
     from ftx.training import DryRunReport, TrainReport
@@ -27,7 +27,8 @@ def _key(flag: str, metavar: str, text: str, default: object) -> typer.models.Op
 
 def command(
     config: Annotated[
-        Path | None, typer.Option("--config", metavar="FILE", help="A recipe in YAML; flags and --set go over it.")
+        Path | None,
+        typer.Option("--config", metavar="FILE", help="A recipe in YAML, ftx's or OTX's; flags go over it."),
     ] = None,
     data: Annotated[
         str | None,
@@ -113,6 +114,10 @@ def command(
     out: Annotated[
         Path | None, typer.Option("--out", metavar="DIR", help="The run folder to make.  [default: a new one in runs/]")
     ] = None,
+    strict: Annotated[
+        bool,
+        typer.Option("--strict", help="Refuse data with another number of labels than the recipe says (data.classes)."),
+    ] = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Say what was understood (data, layers, memory) and train nothing.")
     ] = False,
@@ -146,16 +151,19 @@ def command(
         "train.augment": augment,
     }
     recipe = Recipe.build(config, set_ or (), flags)
+    if config is not None and in_otx_form(config):
+        console.print_note("this OTX recipe is in ftx (other keys have their defaults):", "strong")
+        console.print_note(recipe.dumps(defaults=False).rstrip())
     if dry_run:
-        _dry_run(recipe, out, json)
+        _dry_run(recipe, out, strict, json)
         return 0
-    return _train(recipe, out, json)
+    return _train(recipe, out, strict, json)
 
 
-def _train(recipe: Recipe, out: Path | None, json: bool) -> int:
+def _train(recipe: Recipe, out: Path | None, strict: bool, json: bool) -> int:
     from ftx.training import train
 
-    report = train(recipe, out=out, progress=console.TerminalProgress())
+    report = train(recipe, out=out, strict=strict, progress=console.TerminalProgress())
     if json:
         console.print_json(report)
     else:
@@ -164,13 +172,13 @@ def _train(recipe: Recipe, out: Path | None, json: bool) -> int:
     return INTERRUPTED if report.interrupted else 0
 
 
-def _dry_run(recipe: Recipe, out: Path | None, json: bool) -> None:
+def _dry_run(recipe: Recipe, out: Path | None, strict: bool, json: bool) -> None:
     from ftx.run import refuse_existing
     from ftx.training import dry_run
 
     if out is not None:
         refuse_existing(out)
-    report = dry_run(recipe, progress=console.TerminalProgress())
+    report = dry_run(recipe, strict=strict, progress=console.TerminalProgress())
     if json:
         console.print_json(report)
     else:

@@ -43,19 +43,15 @@ def _declared(samples: Sequence[tuple[str, ...]], declared: Declared, where: obj
 
 
 def _spelt(samples: Sequence[Sequence[Node]], where: object) -> Related:
-    """Children of one label exclude each other, and so do the roots.
+    """Children of one label exclude each other, and so do the roots, but for those that must be singles.
 
-    But a root without children that stands beside another root in some image is a single: it holds or does not.
+    A root without children that stands beside another root in some image may be a single, which holds or does not. As
+    few are made singles as leave the others exclusive: of ``Bag;new`` and ``Shoe/Boot;new`` it is ``new`` alone.
     """
     held = [{node[:end] for node in sample for end in range(1, len(node) + 1)} for sample in samples]
     nodes = sorted({node for sample in held for node in sample})
     has_children = {node[:-1] for node in nodes if len(node) > 1}
-    beside: set[Node] = set()
-    for sample in samples:
-        roots = {node[:1] for node in sample}
-        if len(roots) > 1:
-            beside |= roots
-    singles = [node for node in nodes if len(node) == 1 and node in beside and node not in has_children]
+    singles = _not_exclusive([{node[:1] for node in sample} for sample in samples], has_children)
     groups: dict[Node, list[Node]] = {}
     for node in nodes:
         if node not in singles:
@@ -75,6 +71,22 @@ def _spelt(samples: Sequence[Sequence[Node]], where: object) -> Related:
         parents={name_of[node]: name_of[node[:-1]] for node in nodes if len(node) > 1},
     )
     return labels, [tuple(name_of[node] for node in sample) for sample in samples]
+
+
+def _not_exclusive(roots: Sequence[set[Node]], has_children: set[Node]) -> list[Node]:
+    """Roots without children that others stand beside: the one with the most neighbours first, until none is left."""
+    neighbours: dict[Node, set[Node]] = {}
+    for sample in roots:
+        for node in sample:
+            neighbours.setdefault(node, set()).update(sample - {node})
+    found: list[Node] = []
+    while free := [node for node, beside in neighbours.items() if beside and node not in has_children]:
+        single = max(sorted(free), key=lambda node: len(neighbours[node]))
+        found.append(single)
+        del neighbours[single]
+        for beside in neighbours.values():
+            beside.discard(single)
+    return found
 
 
 def _by_depth(group: tuple[Node, list[Node]]) -> tuple[int, Node]:

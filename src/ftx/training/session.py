@@ -15,7 +15,7 @@ from ftx.backbones.stages import choose_attention, frozen_lead
 from ftx.data.dataset import SPLITS, Dataset, Split
 from ftx.data.loader import available_bytes
 from ftx.data.survey import class_counts, read_dataset
-from ftx.errors import EnvironmentFault
+from ftx.errors import EnvironmentFault, RecipeError
 from ftx.files import check_space, write_atomic
 from ftx.progress import SILENT, Progress
 from ftx.recipe import Augmentation, Recipe
@@ -32,16 +32,16 @@ from ftx.training.report import DryRunReport, TrainReport
 from ftx.training.trained import save_trained
 
 
-def train(recipe: Recipe, out: Path | None = None, *, progress: Progress = SILENT) -> TrainReport:
+def train(recipe: Recipe, out: Path | None = None, *, strict: bool = False, progress: Progress = SILENT) -> TrainReport:
     """Train as the recipe says and write a run folder, by default a new one below ``runs/``.
 
     Raises: RunError if ``out`` exists; DataError, ModelError or AdapterError for wrong input, before
-    anything is written.
+    anything is written; RecipeError if ``strict`` and the data has another number of labels than the recipe says.
     """
     started = time.monotonic()
     if out is not None:
         refuse_existing(out)
-    dataset, prepared, resolved = _understood(recipe, progress)
+    dataset, prepared, resolved = _understood(recipe, strict, progress)
     out = out or fresh_out(f"{recipe.data.path.resolve().stem}-{prepared.method}")
     trainable = prepared.trainable
     check_space(out, 8 * trainable)
@@ -85,9 +85,9 @@ def train(recipe: Recipe, out: Path | None = None, *, progress: Progress = SILEN
     )
 
 
-def dry_run(recipe: Recipe, *, progress: Progress = SILENT) -> DryRunReport:
-    """Say what was understood of data and model, and train nothing."""
-    dataset, prepared, resolved = _understood(recipe, progress)
+def dry_run(recipe: Recipe, *, strict: bool = False, progress: Progress = SILENT) -> DryRunReport:
+    """Say what was understood of data and model, and train nothing; raises as ``train`` does."""
+    dataset, prepared, resolved = _understood(recipe, strict, progress)
     total = sum(parameter.numel() for parameter in prepared.backbone.module.parameters())
     return DryRunReport(
         method=prepared.method,
@@ -105,13 +105,27 @@ def dry_run(recipe: Recipe, *, progress: Progress = SILENT) -> DryRunReport:
     )
 
 
-def _understood(recipe: Recipe, progress: Progress) -> tuple[Dataset, Prepared, Recipe]:
+def _understood(recipe: Recipe, strict: bool, progress: Progress) -> tuple[Dataset, Prepared, Recipe]:
     """The data, the model ready to train, and the recipe with every ``auto`` decided."""
     resolve_model(recipe.model.name)  # a name mistyped must not cost the reading of all images
     data = recipe.data
     dataset = read_dataset(data.path, recipe.task, form=data.format, val_fraction=data.val_fraction, progress=progress)
+    _compare_classes(recipe, len(dataset.labels), strict, progress)
     prepared = prepare(recipe, len(dataset.labels))
-    return dataset, prepared, _resolved(recipe, prepared)
+    return dataset, prepared, _resolved(recipe, prepared, len(dataset.labels))
+
+
+def _compare_classes(recipe: Recipe, found: int, strict: bool, progress: Progress) -> None:
+    expected = recipe.data.classes
+    if expected in ("auto", found):
+        return
+    if strict:
+        raise RecipeError(
+            f"the recipe is for {expected} labels, the data has {found}",
+            where=recipe.data.path,
+            mend=f"--set data.classes={found}, or leave --strict out: the data decides",
+        )
+    progress.note(f"the recipe is for {expected} labels, the data has {found}: the data decides")
 
 
 def _fit(
@@ -166,11 +180,12 @@ def _feed(
     return ImageFeed(paths, targets_NC, pre, augment=varied, device=device(), progress=progress)
 
 
-def _resolved(recipe: Recipe, prepared: Prepared) -> Recipe:
+def _resolved(recipe: Recipe, prepared: Prepared, classes: int) -> Recipe:
     """The recipe with every ``auto`` that was decided here written out."""
     return recipe.with_overrides(
         [
             f"data.image_size={prepared.backbone.preprocess.width}",
+            f"data.classes={classes}",
             f"train.precision={resolve(recipe.train.precision)}",
             f"train.lr={peak_lr(recipe.train, method_of(recipe))!r}",
         ]

@@ -1,0 +1,139 @@
+"""Recipes of OpenVINO Training Extensions: what they become, and what cannot be carried over."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from ftx.cli.app import run
+from ftx.errors import RecipeError
+from ftx.recipe import Recipe, in_otx_form
+
+Capture = pytest.CaptureFixture[str]
+
+VIT = "otx.backend.native.models.classification"
+INIT_ARGS = {"peft", "freeze_backbone", "scheduler", "model_name", "label_info", "pretrained", "optimizer"}
+
+
+def otx(**changes: object) -> str:
+    """The form of the PEFT page; JSON is YAML as well."""
+    init_args: dict[str, object] = {
+        "label_info": 1000,
+        "model_name": "dinov2-small",
+        "optimizer": {"class_path": "torch.optim.AdamW", "init_args": {"lr": 0.0001, "weight_decay": 0.05}},
+    }
+    document: dict[str, object] = {
+        "task": "MULTI_CLASS_CLS",
+        "model": {"class_path": f"{VIT}.multiclass_models.vit.VisionTransformerMulticlassCls", "init_args": init_args},
+    }
+    for key, value in changes.items():
+        (init_args if key in INIT_ARGS else document)[key] = value
+    return json.dumps(document)
+
+
+def read(tmp_path: Path, text: str, **flags: object) -> Recipe:
+    path = tmp_path / "otx.yaml"
+    path.write_text(text, encoding="utf-8")
+    assert in_otx_form(path)
+    return Recipe.build(path, flags=flags)
+
+
+def test_the_dora_recipe_of_the_peft_page(tmp_path: Path) -> None:
+    recipe = read(tmp_path, otx(peft="dora"), **{"data.path": "photos"})
+    assert recipe == Recipe.build(
+        overrides=["data.path=photos", "data.classes=1000", "model.peft=dora", "train.lr=1e-4"]
+    )
+    assert Recipe.loads(recipe.dumps(defaults=False)) == recipe
+
+
+def test_the_linear_recipe_of_the_peft_page(tmp_path: Path) -> None:
+    recipe = read(tmp_path, otx(freeze_backbone=True))
+    assert (recipe.model.peft, recipe.model.freeze_backbone) == ("none", True)
+
+
+@pytest.mark.parametrize("given", [{"peft": ""}, {"peft": None}, {}])
+def test_no_peft_is_full_fine_tuning(given: dict[str, object], tmp_path: Path) -> None:
+    recipe = read(tmp_path, otx(**given))
+    assert (recipe.model.peft, recipe.model.freeze_backbone) == ("none", False)
+
+
+@pytest.mark.parametrize(
+    ("task", "name", "ours"),
+    [
+        ("MULTI_LABEL_CLS", "multilabel_models.vit.VisionTransformerMultilabelCls", "multilabel"),
+        ("H_LABEL_CLS", "hlabel_models.vit.VisionTransformerHLabelCls", "hierarchical"),
+        ("MULTI_CLASS_CLS", "vit.VisionTransformerForMulticlassCls", "multiclass"),
+    ],
+)
+def test_tasks(task: str, name: str, ours: str, tmp_path: Path) -> None:
+    text = otx(task=task, peft="lora").replace("multiclass_models.vit.VisionTransformerMulticlassCls", name)
+    assert read(tmp_path, text).task == ours
+
+
+def test_what_says_the_same_is_carried_over(tmp_path: Path) -> None:
+    early = {"class_path": "otx.callbacks.EarlyStoppingWithWarmup", "init_args": {"patience": 3}}
+    recipe = read(
+        tmp_path,
+        otx(
+            peft="lora",
+            pretrained=False,
+            model_name="deit-tiny",
+            label_info={"label_names": ["a", "b", "c"]},
+            engine={"device": "auto"},
+            callback_monitor="val/accuracy",
+            callbacks=[early],
+            overrides={"max_epochs": 90},
+            seed=7,
+        ),
+    )
+    assert recipe.model.name == "deit_tiny_patch16_224"
+    assert recipe.model.weights == "none"
+    assert (recipe.data.classes, recipe.train.patience, recipe.train.epochs, recipe.seed) == (3, 3, 90, 7)
+
+
+@pytest.mark.parametrize(
+    ("changes", "complaint"),
+    [
+        ({"scheduler": {"class_path": "x.LinearWarmup"}}, "model.init_args.scheduler: has no counterpart"),
+        ({"data": "../data.yaml"}, "data: has no counterpart in ftx; name the data with --data"),
+        ({"overrides": {"gradient_clip_val": 1}}, "overrides.gradient_clip_val: has no counterpart"),
+        ({"callbacks": [{"class_path": "l.ModelCheckpoint"}]}, "callbacks.0: ftx has no callback ModelCheckpoint"),
+        ({"engine": {"device": "xpu"}}, "engine.device: is 'auto' in ftx"),
+        ({"callback_monitor": "val/loss"}, "callback_monitor: is 'val/accuracy' in ftx"),
+        ({"task": "DETECTION"}, "task: must be one of MULTI_CLASS_CLS"),
+        ({"task": "H_LABEL_CLS"}, "VisionTransformerMulticlassCls contradicts the task"),
+        ({"model_name": "resnet-18"}, "model.init_args.model_name: ftx knows dinov2-small"),
+        ({"model": {"class_path": "o.EfficientNetMulticlassCls"}}, "found 'EfficientNetMulticlassCls'"),
+        ({"peft": "adalora"}, "model.peft: must be one of lora, dora, none"),
+        ({"optimizer": {"class_path": "torch.optim.SGD"}}, "AdamW; found 'torch.optim.SGD'"),
+        ({"optimizer": {"init_args": {"betas": [0.5, 0.9]}}}, "betas: is [0.9, 0.999] in ftx"),
+        ({"model": {"class_path": "o.VisionTransformerMulticlassCls", "init_args": [1]}}, "init_args: must hold keys"),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_carried_over_is_an_error(changes: dict[str, object], complaint: str, tmp_path: Path) -> None:
+    with pytest.raises(RecipeError) as caught:
+        read(tmp_path, otx(**changes))
+    assert complaint in str(caught.value)
+
+
+def test_all_that_cannot_be_carried_over_is_said_at_once(tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match="3 errors") as caught:
+        read(tmp_path, otx(scheduler={}, data="x.yaml", callback_monitor="val/loss"))
+    assert "remove the key" in str(caught.value)
+
+
+def test_the_data_decides_how_many_labels_there_are(
+    colour_model: object, tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "otx.yaml").write_text(otx(peft="dora"), encoding="utf-8")
+    data = str(colour_model.images)  # pyright: ignore[reportAttributeAccessIssue]
+    words = ["train", "--config", "otx.yaml", "--data", data, "--image-size", "28", "--dry-run"]
+    assert run(words) == 0
+    said = capsys.readouterr().err
+    assert "the recipe is for 1000 labels, the data has 3: the data decides" in said
+    assert "peft: dora" in said
+    assert run([*words, "--strict"]) == 2
+    assert "the recipe is for 1000 labels, the data has 3" in capsys.readouterr().err
