@@ -9,6 +9,7 @@ from ftx.errors import EnvironmentFault, FtxError
 from ftx.version import __version__
 
 if TYPE_CHECKING:
+    from ftx.classifier import Classifier
     from ftx.evaluation import evaluate
     from ftx.exporting import export
     from ftx.labels import Labels
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from ftx.validation import validate
 
 __all__ = [
+    "Classifier",
     "FtxError",
     "Labels",
     "Recipe",
@@ -37,6 +39,7 @@ __all__ = [
 
 # Public name -> the room it lives in. `import ftx` loads none of them: torch alone takes seconds.
 _ROOMS = {
+    "Classifier": "ftx.classifier",
     "Labels": "ftx.labels",
     "Recipe": "ftx.recipe",
     "Run": "ftx.run",

@@ -54,7 +54,12 @@ def unknown_key(key: str, model: type[BaseModel], synonyms: Mapping[str, str]) -
     elif elsewhere:  # the same word in another section beats a word alike in this one
         found = elsewhere[0]
     else:
-        found = nearest(leaf, siblings) or (nearest(key, keys) or "").removeprefix(f"{section}.")
+        alike = nearest(leaf, [known.rpartition(".")[2] for known in keys])
+        found = (
+            nearest(leaf, siblings)
+            or (nearest(key, keys) or "").removeprefix(f"{section}.")
+            or next((known for known in keys if known.rpartition(".")[2] == alike), None)
+        )
     hint = f"did you mean '{found}'?" if found else f"known here: {', '.join(siblings)}"
     return f"{key}: unknown key, {hint}"
 

@@ -17,7 +17,7 @@ from ftx.reports import VerbReport
 from ftx.run import Run
 from ftx.runtimes import load_artifact
 from ftx.runtimes.base import RuntimeName
-from ftx.runtimes.opening import IR_BY_SPEED, best_ir
+from ftx.runtimes.opening import furthest
 from ftx.statistics import wilson_interval
 from ftx.tasks.base import Flags, Floats
 from ftx.tasks.ranking import average_precision, f1_of
@@ -77,7 +77,7 @@ def evaluate(
     Raises: RunError, DataError; GateFailed if an answer is not a finite number.
     """
     run = run if isinstance(run, Run) else Run.open(run)
-    chosen = artifact or _furthest(run)
+    chosen = artifact or furthest(run)
     predictor = load_artifact(run, chosen)
     entries = run.report_entries()
     root = run.data_root(data)
@@ -143,9 +143,3 @@ def class_scores(called_NC: Flags, true_NC: Flags, scores_NC: Floats, names: tup
 
 def _share(part: int, whole: int) -> float:
     return part / whole if whole else 0.0
-
-
-def _furthest(run: Run) -> str:
-    if any(run.has(name) for name in IR_BY_SPEED):
-        return best_ir(run)[0]
-    return "dense" if run.has("dense") else "trained"

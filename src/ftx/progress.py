@@ -1,11 +1,12 @@
 """How long work tells that it moves on, without knowing who listens.
 
 Library functions take ``progress``; the command line hands them one that draws, Python callers get
-``SILENT`` unless they ask for more.
+``SILENT`` unless they ask for more, and in a notebook ``SPOKEN``.
 """
 
 from __future__ import annotations
 
+import sys
 from contextlib import AbstractContextManager, nullcontext
 from typing import Protocol
 
@@ -43,4 +44,11 @@ class _Silent:
         pass
 
 
+class _Spoken(_Silent):
+    def note(self, text: str) -> None:
+        print(text, file=sys.stderr)  # noqa: T201
+
+
 SILENT: Progress = _Silent()
+# Notes as plain lines on stderr, which a notebook shows below the cell.
+SPOKEN: Progress = _Spoken()

@@ -22,6 +22,7 @@ from ftx.strict_yaml import YamlError, dump_yaml, parse_yaml
 
 TaskName = Literal["multiclass", "multilabel", "hierarchical"]
 PeftMethod = Literal["lora", "dora", "none"]
+Method = Literal["lora", "dora", "linear", "full"]
 Target = Literal["q", "k", "v", "proj", "fc1", "fc2"]
 Precision = Literal["auto", "f32", "bf16"]
 Augmentation = Literal["light", "none"]
@@ -184,7 +185,7 @@ class TrainRecipe(_Section):
     ``loss`` is that of labels that decide by themselves, ``label_smoothing`` that of labels that exclude each other.
     ``balance`` helps rare labels: sampling draws their images more often, loss weighs them by 1 / frequency.
     ``warmup_share`` is the share of all steps that warm up; ``patience`` the epochs without a better
-    metric after which training stops.
+    metric after which training stops. ``tensorboard`` writes its curves to reports/tensorboard (extra ``tensorboard``).
     """
 
     epochs: Count = 10
@@ -198,6 +199,7 @@ class TrainRecipe(_Section):
     balance: BalanceName = "none"
     augment: Augmentation = "light"
     patience: Count = 5
+    tensorboard: Switch = False
 
 
 class Recipe(_Section):
@@ -211,6 +213,13 @@ class Recipe(_Section):
     train: TrainRecipe = TrainRecipe()
 
     SECTIONS: ClassVar[tuple[str, ...]] = ("data", "model", "adapter", "train")
+
+    @property
+    def method(self) -> Method:
+        """Which of the four methods it asks for."""
+        if self.model.peft != "none":
+            return self.model.peft
+        return "linear" if self.model.freeze_backbone else "full"
 
     @classmethod
     def load(cls, path: Path) -> Recipe:
@@ -254,6 +263,19 @@ class Recipe(_Section):
         Raises: RecipeError with all that is wrong in them.
         """
         return _resolve(self.model_dump(mode="json", exclude_unset=True), overrides, {}, None)
+
+    @classmethod
+    def named(cls, settings: Mapping[str, object]) -> Recipe:
+        """Make a recipe of keys by their last part, as ``{"epochs": 5, "rank": 16}``; None means the default.
+
+        Raises: RecipeError with all that is wrong in them.
+        """
+        full = {key.rpartition(".")[2]: key for key in dotted_keys(cls)}
+        return cls.build(flags={full.get(name, name): value for name, value in settings.items()})
+
+    def with_data(self, path: Path) -> Recipe:
+        """This recipe for other data."""
+        return self.model_copy(update={"data": self.data.model_copy(update={"path": path})})
 
     def dumps(self, *, defaults: bool = True) -> str:
         """The recipe as YAML, in the order of the keys' definition; ``loads`` reads it back as it was.

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ftx.errors import EnvironmentFault
+from ftx.errors import EnvironmentFault, RecipeError, nearest
 
 # Name of an embedded model -> its timm architecture, and its file below the models folder.
 EMBEDDED = {"dinov2-small": ("vit_small_patch14_dinov2", "dinov2-small/model.safetensors")}
-
-SAMPLE_ARCHIVE = "sample/fashion-mnist.zip"
 
 
 def models_folder() -> Path:
@@ -37,20 +35,35 @@ def embedded_weights(name: str) -> Path | None:
     return _present(EMBEDDED[name][1])
 
 
-def sample_archive() -> Path:
-    """The sample data set, one archive.
+def sample_file(name: str) -> Path:
+    """A file of the sample data.
 
-    Raises: EnvironmentFault if the file is missing.
+    Raises: EnvironmentFault if it is missing.
     """
-    return _present(SAMPLE_ARCHIVE)
+    return _present(f"sample/{name}")
 
 
-def embedded_recipe(name: str) -> Path:
-    """A recipe of the zoo, by its name.
+def recipe_names() -> list[str]:
+    """The recipes that travel with ftx."""
+    return sorted(path.stem for path in (models_folder() / "recipes").glob("*.yaml"))
 
-    Raises: EnvironmentFault if the file is missing.
+
+def recipe_file(given: str | Path) -> Path:
+    """A recipe: a file of the user's, or one that travels with ftx, by its name.
+
+    Raises: RecipeError if there is neither.
     """
-    return _present(f"recipes/{name}.yaml")
+    path = Path(given)
+    names = recipe_names()
+    if path.exists() or path.suffix:  # a file that is missing says so when it is read
+        return path
+    if str(given) in names:
+        return models_folder() / "recipes" / f"{given}.yaml"
+    alike = nearest(str(given), names)
+    raise RecipeError(
+        f"there is neither a file nor a recipe called '{given}'",
+        mend=f"did you mean {alike}?" if alike else "`ftx recipes` lists the recipes",
+    )
 
 
 def _present(relative: str) -> Path:

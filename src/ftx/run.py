@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Literal, Self
+from typing import Self
 
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
@@ -31,14 +31,12 @@ from ftx.files import (
 )
 from ftx.labels import Labels
 from ftx.progress import Progress
-from ftx.recipe import TaskName
+from ftx.recipe import Method, TaskName
 from ftx.runs import LATEST, known_runs, latest_run
 from ftx.tasks import Meaning, Task, Thresholds
 from ftx.version import __version__
 
 SCHEMA_VERSION = 1
-
-Method = Literal["lora", "dora", "linear", "full"]
 
 # The verb that makes each artifact, for errors that suggest the next command.
 MADE_BY = {

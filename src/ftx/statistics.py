@@ -9,7 +9,7 @@ from statistics import NormalDist
 Z_TWO_SIDED = 1.959964
 
 
-def wilson_interval(hits: int, trials: int) -> tuple[float, float]:
+def wilson_interval(hits: float, trials: int) -> tuple[float, float]:
     """The 95 % interval of a share; (0, 1) where nothing was tried.
 
     Unlike the normal interval it stays inside [0, 1] and does not collapse at 0 and 1.

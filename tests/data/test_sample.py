@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import shutil
 import stat
 import subprocess
 import sys
@@ -11,11 +12,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ftx.data.sample import unpack_sample
+from ftx.data.sample import place_sample, unpack_sample
 from ftx.data.survey import survey
 from ftx.errors import DataError
 from ftx.files import STAGING_PREFIX
-from ftx.resources import models_folder, sample_archive
+from ftx.resources import models_folder, sample_file
 
 DEBIAN = Path("/usr/share/datasets/fashion-mnist")
 CLASSES = {"T-shirt", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot"}
@@ -30,7 +31,7 @@ def write_zip(path: Path, contents: dict[str, bytes]) -> Path:
 
 @pytest.fixture(scope="module")
 def unpacked(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return unpack_sample(sample_archive(), tmp_path_factory.mktemp("sample") / "fashion-mnist")
+    return unpack_sample(sample_file("fashion-mnist.zip"), tmp_path_factory.mktemp("sample") / "fashion-mnist")
 
 
 def test_the_sample_is_a_data_set_of_ten_even_classes_without_doubles(unpacked: Path) -> None:
@@ -41,9 +42,56 @@ def test_the_sample_is_a_data_set_of_ten_even_classes_without_doubles(unpacked: 
     assert found.dataset.report_split == "test"
 
 
-def test_the_card_gives_the_archives_hash() -> None:
+@pytest.mark.parametrize("name", ["fashion-mnist.zip", "fashion-tree.csv", "fashion-sheets.zip"])
+def test_the_card_gives_the_hash_of_each_file(name: str) -> None:
     card = (models_folder() / "sample" / "README.md").read_text()
-    assert sha256(sample_archive().read_bytes()).hexdigest() in card
+    assert sha256(sample_file(name).read_bytes()).hexdigest() in card
+
+
+def test_the_sample_as_a_tree_with_a_single(tmp_path: Path) -> None:
+    table = place_sample("hierarchical", tmp_path)
+    dataset = survey(table, "hierarchical", val_fraction=0.2).dataset
+    assert dataset.labels.groups == (
+        ("Bag", "clothing", "footwear"),
+        ("Dress", "Trouser", "tops"),
+        ("Ankle boot", "Sandal", "Sneaker"),
+        ("Coat", "Pullover", "Shirt", "T-shirt"),
+    )
+    assert dataset.labels.singles == ("light",)
+    assert len(dataset.split("test")) == 500
+    assert place_sample("hierarchical", tmp_path) == table
+    table.write_text("mine")
+    with pytest.raises(DataError, match="in the way"):
+        place_sample("hierarchical", tmp_path)
+
+
+def test_the_sample_as_sheets(tmp_path: Path) -> None:
+    found = survey(place_sample("multilabel", tmp_path), "multilabel", val_fraction=0.2)
+    assert [len(found.dataset.split(side)) for side in ("train", "val", "test")] == [600, 150, 300]
+    assert set(found.dataset.labels.singles) == CLASSES
+    assert found.leaks == 0
+    assert sum(not entry.labels for entry in found.dataset.entries) == 67
+
+
+def test_the_script_makes_the_tree_and_the_sheets_we_carry(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = models_folder() / "sample"
+    monkeypatch.syspath_prepend(str(folder))
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
+    import make_tasks  # pyright: ignore[reportMissingImports]
+
+    shutil.copy(folder / "fashion-mnist.zip", tmp_path)
+    monkeypatch.setattr(make_tasks, "ARCHIVE", tmp_path / "fashion-mnist.zip")
+    make_tasks.main()
+    assert (tmp_path / "fashion-tree.csv").read_bytes() == sample_file("fashion-tree.csv").read_bytes()
+    archives = (tmp_path / "fashion-sheets.zip", sample_file("fashion-sheets.zip"))
+    with zipfile.ZipFile(archives[0]) as made, zipfile.ZipFile(archives[1]) as carried:
+        assert made.read("metadata.csv") == carried.read("metadata.csv")
+        for name in (name for name in made.namelist() if name.endswith(".png")):
+            with made.open(name) as one, carried.open(name) as other:
+                assert np.array_equal(np.asarray(Image.open(one)), np.asarray(Image.open(other)))
+    capsys.readouterr()
 
 
 @pytest.mark.slow
@@ -55,7 +103,7 @@ def test_the_script_makes_the_archive_we_carry(tmp_path: Path) -> None:
         subprocess.run([sys.executable, str(script), "--out", str(archive)], check=True, capture_output=True)
     assert archives[0].read_bytes() == archives[1].read_bytes()
     # Against the archive in the repository by pixel: another zlib packs the same picture into other bytes.
-    with zipfile.ZipFile(archives[0]) as made, zipfile.ZipFile(sample_archive()) as carried:
+    with zipfile.ZipFile(archives[0]) as made, zipfile.ZipFile(sample_file("fashion-mnist.zip")) as carried:
         assert made.namelist() == carried.namelist()
         for name in made.namelist():
             with made.open(name) as one, carried.open(name) as other:
@@ -65,7 +113,7 @@ def test_the_script_makes_the_archive_we_carry(tmp_path: Path) -> None:
 def test_a_whole_folder_is_reused(unpacked: Path) -> None:
     image = next(unpacked.rglob("*.png"))
     before = image.stat()
-    assert unpack_sample(sample_archive(), unpacked) == unpacked
+    assert unpack_sample(sample_file("fashion-mnist.zip"), unpacked) == unpacked
     assert image.stat().st_mtime_ns == before.st_mtime_ns
     assert image.stat().st_ino == before.st_ino
 

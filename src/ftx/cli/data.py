@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, cast, get_args
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from ftx.cli import console
-from ftx.cli.options import JsonFlag
-from ftx.errors import InputError, nearest, shell_command
-from ftx.recipe import TaskName
+from ftx.cli.options import JsonFlag, parse_task
+from ftx.errors import shell_command
 
 if TYPE_CHECKING:
     from ftx.data.check import DataReport
@@ -24,7 +23,7 @@ SKIPPED, WRONG = 4, 2
 # How many of each kind of finding are listed; --json has all.
 _LISTED = 10
 # From here on rare labels are seldom learnt without help.
-_UNEVEN = 5
+_UNEVEN = 10
 
 _LAYOUTS = {
     "folders": "class folders",
@@ -66,7 +65,7 @@ def check(
     """
     from ftx.data.check import check
 
-    report = check(path, _task(task), form=form, progress=console.TerminalProgress())
+    report = check(path, None if task is None else parse_task(task), form=form, progress=console.TerminalProgress())
     if json:
         console.print_json(report)
     else:
@@ -74,15 +73,6 @@ def check(
     if not report.ok:
         return WRONG
     return SKIPPED if report.unreadable else 0
-
-
-def _task(name: str | None) -> TaskName | None:
-    known = get_args(TaskName)
-    if name is not None and name not in known:
-        alike = nearest(name, known)
-        mend = f"did you mean {alike}?" if alike else f"choose one of {', '.join(known)}"
-        raise InputError(f"there is no task '{name}'", mend=mend)
-    return cast("TaskName | None", name)
 
 
 def _print(report: DataReport, form: str) -> None:

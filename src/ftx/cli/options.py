@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, cast, get_args
 
 import typer
+
+from ftx.errors import InputError, nearest
+from ftx.recipe import TaskName
 
 RunArgument = Annotated[
     Path | None,
@@ -18,3 +21,16 @@ DataOption = Annotated[
     Path | None,
     typer.Option("--data", metavar="DIR", help="Where the images are now, if they moved since training."),
 ]
+
+
+def parse_task(name: str) -> TaskName:
+    """The task of this name.
+
+    Raises: InputError naming the nearest.
+    """
+    known = get_args(TaskName)
+    if name not in known:
+        alike = nearest(name, known)
+        mend = f"did you mean {alike}?" if alike else f"choose one of {', '.join(known)}"
+        raise InputError(f"there is no task '{name}'", mend=mend)
+    return cast("TaskName", name)

@@ -23,7 +23,9 @@ SCHEMAS = {
     "validate": ("ftx.validation", "ParityReport"),
     "eval": ("ftx.evaluation", "EvalReport"),
     "predict": ("ftx.prediction", "Prediction"),
-    "quickstart": ("ftx.quickstart", "QuickstartReport"),
+    "run": ("ftx.pipeline", "PipelineReport"),
+    "recipes": ("ftx.cli.recipes", "RecipesReport"),
+    "quickstart": ("ftx.pipeline", "PipelineReport"),
     "error": ("ftx.cli.failure", "FailureReport"),
 }
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -12,6 +12,7 @@ from ftx.cli import console
 from ftx.cli.options import JsonFlag
 from ftx.errors import INTERRUPTED, shell_command
 from ftx.recipe import TARGETS, Recipe, in_otx_form
+from ftx.resources import recipe_file
 
 if TYPE_CHECKING:
     from ftx.training import DryRunReport, TrainReport
@@ -27,8 +28,12 @@ def _key(flag: str, metavar: str, text: str, default: object) -> typer.models.Op
 
 def command(
     config: Annotated[
-        Path | None,
-        typer.Option("--config", metavar="FILE", help="A recipe in YAML, ftx's or OTX's; flags go over it."),
+        str | None,
+        typer.Option(
+            "--config",
+            metavar="FILE|NAME",
+            help="A recipe: a YAML file (OTX's too) or one of `ftx recipes`.",
+        ),
     ] = None,
     data: Annotated[
         str | None,
@@ -150,14 +155,21 @@ def command(
         "train.precision": precision,
         "train.augment": augment,
     }
-    recipe = Recipe.build(config, set_ or (), flags)
-    if config is not None and in_otx_form(config):
-        console.print_note("this OTX recipe is in ftx (other keys have their defaults):", "strong")
-        console.print_note(recipe.dumps(defaults=False).rstrip())
+    recipe = read_recipe(config, set_ or (), flags)
     if dry_run:
         _dry_run(recipe, out, strict, json)
         return 0
     return _train(recipe, out, strict, json)
+
+
+def read_recipe(config: str | None, overrides: Sequence[str], flags: Mapping[str, object]) -> Recipe:
+    """The recipe of a file or a name, with what goes over it; what became of one in OTX's form is shown."""
+    path = None if config is None else recipe_file(config)
+    recipe = Recipe.build(path, overrides, flags)
+    if path is not None and in_otx_form(path):
+        console.print_note("this OTX recipe is in ftx (other keys have their defaults):", "strong")
+        console.print_note(recipe.dumps(defaults=False).rstrip())
+    return recipe
 
 
 def _train(recipe: Recipe, out: Path | None, strict: bool, json: bool) -> int:

@@ -1,4 +1,4 @@
-"""The sample data set: one archive, unpacked once."""
+"""The sample data, for each task: an archive unpacked once, a table beside it."""
 
 from __future__ import annotations
 
@@ -8,7 +8,36 @@ import zlib
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
 from ftx.errors import DataError
-from ftx.files import stage_folder
+from ftx.files import stage_folder, write_atomic
+from ftx.recipe import TaskName
+from ftx.resources import sample_file
+
+# Archive and the folder it becomes, and a table that names images of that folder.
+_GARMENTS = ("fashion-mnist.zip", "sample-data")
+_SAMPLES: dict[TaskName, tuple[str, str]] = {
+    "multiclass": _GARMENTS,
+    "hierarchical": _GARMENTS,
+    "multilabel": ("fashion-sheets.zip", "sample-sheets"),
+}
+_TABLES: dict[TaskName, tuple[str, str]] = {"hierarchical": ("fashion-tree.csv", "sample-tree.csv")}
+
+
+def place_sample(task: TaskName, folder: Path) -> Path:
+    """The sample of a task, below ``folder``: what to give as ``data.path``.
+
+    Raises: DataError if something else lies there; EnvironmentFault if it cannot be written.
+    """
+    archive, name = _SAMPLES[task]
+    images = unpack_sample(sample_file(archive), folder / name)
+    if task not in _TABLES:
+        return images
+    carried, name = _TABLES[task]
+    content, table = sample_file(carried).read_bytes(), folder / name
+    if not table.exists():
+        write_atomic(table, content)
+    elif table.read_bytes() != content:
+        raise DataError("this file is in the way of the sample", where=table, mend="move it away")
+    return table
 
 
 def unpack_sample(archive: Path, folder: Path) -> Path:

@@ -113,6 +113,13 @@ def best_ir(run: Run) -> tuple[str, str]:
     return name, "the most exact, as none has passed ftx validate"
 
 
+def furthest(run: Run) -> str:
+    """The artifact of a run that is nearest to the edge: its best IR, else the dense model, else what was trained."""
+    if any(run.has(name) for name in IR_BY_SPEED):
+        return best_ir(run)[0]
+    return "dense" if run.has("dense") else "trained"
+
+
 class _Row(BaseModel):
     artifact: str
     ok: bool

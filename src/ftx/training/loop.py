@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable
 from contextlib import closing
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -57,7 +56,7 @@ def fit(
     bf16: bool,
     rng: np.random.Generator,
     progress: Progress,
-    log: Callable[[str], None],
+    log: Callable[[Epoch], None],
 ) -> Fit:
     """Train on the first feed, choose by the second, and leave the best epoch's weights in the model.
 
@@ -129,7 +128,7 @@ def fit(
                     seconds=seconds,
                 )
                 epochs.append(epoch)
-                log(json.dumps(asdict(epoch)))
+                log(epoch)
                 # Of equally good epochs the one with the smaller loss is the better.
                 if best is None or (metrics[task.metric], -val_loss) > (best.metrics[task.metric], -best.val_loss):
                     best, thresholds = epoch, task.tuned(logits_NC, targets_NC)

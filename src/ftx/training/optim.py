@@ -8,8 +8,7 @@ import torch
 from torch import nn
 from torch.optim.lr_scheduler import LambdaLR
 
-from ftx.recipe import TrainRecipe
-from ftx.run import Method
+from ftx.recipe import Method, TrainRecipe
 
 # Peak learning rates that "auto" means: see docs/decisions/0004-learning-rate-auto.md.
 AUTO_LR: dict[Method, float] = {"lora": 1e-3, "dora": 1e-3, "linear": 5e-3, "full": 2e-5}

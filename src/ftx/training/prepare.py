@@ -9,8 +9,7 @@ import torch
 from ftx.adapters.attach import attach, unfreeze_head
 from ftx.adapters.spec import AdapterSpec
 from ftx.backbones.build import Backbone, build
-from ftx.recipe import Recipe
-from ftx.run import Method
+from ftx.recipe import Method, Recipe
 
 
 @dataclass(frozen=True)
@@ -32,13 +31,6 @@ class Prepared:
             owned = sum(lora_B[part.rows, part.ranks].numel() for part in layer.parts)  # pyright: ignore[reportGeneralTypeIssues, reportUnknownVariableType, reportUnknownMemberType, reportUnknownArgumentType]
             total -= lora_B.numel() - owned
         return total
-
-
-def method_of(recipe: Recipe) -> Method:
-    """Which of the four methods a recipe asks for."""
-    if recipe.model.peft != "none":
-        return recipe.model.peft
-    return "linear" if recipe.model.freeze_backbone else "full"
 
 
 def base_of(recipe: Recipe, num_classes: int) -> Backbone:
@@ -73,7 +65,7 @@ def prepare(recipe: Recipe, num_classes: int) -> Prepared:
     Raises: ModelError, AdapterError or EnvironmentFault, as building and attaching do.
     """
     backbone = base_of(recipe, num_classes)
-    module, method, spec = backbone.module, method_of(recipe), adapter_spec(recipe)
+    module, method, spec = backbone.module, recipe.method, adapter_spec(recipe)
     layers: list[str] = []
     if spec is not None:
         layers = attach(module, spec, generator=torch.Generator().manual_seed(recipe.seed))

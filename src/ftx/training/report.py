@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from ftx.recipe import Method
 from ftx.reports import VerbReport
-from ftx.run import Method
 
 
 class TrainReport(VerbReport):

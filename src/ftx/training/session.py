@@ -24,10 +24,11 @@ from ftx.runs import fresh_out, point_latest_at
 from ftx.tasks import TASKS, Task, Thresholds
 from ftx.training.balance import balance_of
 from ftx.training.feed import FeatureFeed, Feed, ImageFeed, feature_bytes
-from ftx.training.loop import Fit, fit
+from ftx.training.log import logging, require_tensorboard
+from ftx.training.loop import Epoch, Fit, fit
 from ftx.training.optim import peak_lr
 from ftx.training.precision import device, resolve
-from ftx.training.prepare import Prepared, method_of, prepare
+from ftx.training.prepare import Prepared, prepare
 from ftx.training.report import DryRunReport, TrainReport
 from ftx.training.trained import save_trained
 
@@ -41,19 +42,16 @@ def train(recipe: Recipe, out: Path | None = None, *, strict: bool = False, prog
     started = time.monotonic()
     if out is not None:
         refuse_existing(out)
+    if recipe.train.tensorboard:
+        require_tensorboard()
     dataset, prepared, resolved = _understood(recipe, strict, progress)
     out = out or fresh_out(f"{recipe.data.path.resolve().stem}-{prepared.method}")
     trainable = prepared.trainable
     check_space(out, 8 * trainable)
     task = TASKS[recipe.task](dataset.labels, Thresholds())
     with new_run(out) as new:
-        lines: list[str] = []
-
-        def log(line: str) -> None:
-            lines.append(line + "\n")
-            write_atomic(new.folder / "reports" / "train.jsonl", "".join(lines).encode())
-
-        made = _fit(prepared, dataset, resolved, task, progress, log)
+        with logging(new.folder / "reports", tensorboard=recipe.train.tensorboard) as log:
+            made = _fit(prepared, dataset, resolved, task, progress, log)
         prepared.backbone.module.cpu()
         save_trained(prepared, new.folder / "trained")
         write_atomic(new.folder / "recipe.yaml", resolved.dumps().encode())
@@ -129,7 +127,7 @@ def _compare_classes(recipe: Recipe, found: int, strict: bool, progress: Progres
 
 
 def _fit(
-    prepared: Prepared, dataset: Dataset, recipe: Recipe, task: Task, progress: Progress, log: Callable[[str], None]
+    prepared: Prepared, dataset: Dataset, recipe: Recipe, task: Task, progress: Progress, log: Callable[[Epoch], None]
 ) -> Fit:
     module = prepared.backbone.module
     where = device()
@@ -187,7 +185,7 @@ def _resolved(recipe: Recipe, prepared: Prepared, classes: int) -> Recipe:
             f"data.image_size={prepared.backbone.preprocess.width}",
             f"data.classes={classes}",
             f"train.precision={resolve(recipe.train.precision)}",
-            f"train.lr={peak_lr(recipe.train, method_of(recipe))!r}",
+            f"train.lr={peak_lr(recipe.train, recipe.method)!r}",
         ]
     )
 

@@ -14,8 +14,8 @@ from ftx.adapters.files import load_adapter, save_adapter
 from ftx.backbones.families import head_names
 from ftx.errors import MergeError
 from ftx.files import disk_faults
-from ftx.recipe import Recipe
-from ftx.run import Method, Run
+from ftx.recipe import Method, Recipe
+from ftx.run import Run
 from ftx.training.prepare import Prepared, prepare
 
 HEAD = "head.safetensors"

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from ftx.runtimes.base import RuntimeName
 from ftx.statistics import drop_p_value, wilson_interval
 from ftx.tasks import Task
-from ftx.tasks.base import Floats, Targets
+from ftx.tasks.base import Flags, Floats, Targets
 from ftx.validation.report import ParityRow, RowBound
 from ftx.validation.tolerance import Bound, View
 
@@ -61,10 +61,9 @@ class _Gap:
     max_abs: float | None
     mean_abs: float | None
     cosine: float | None
-    agreement: float
-    # Per image. Shape: [N].
+    # Per image: the largest difference of a logit, and how far the labels agree, in [0, 1]. Shape: [N].
     distance: NDArray[np.float64]
-    agrees: NDArray[np.bool_]
+    agreement: NDArray[np.float64]
 
 
 def compare(reference: Reference, logits_NC: Floats, subject: Subject, bound: Bound) -> tuple[ParityRow, list[str]]:
@@ -83,7 +82,7 @@ def compare(reference: Reference, logits_NC: Floats, subject: Subject, bound: Bo
     was_right, is_right = (_right(reference, logits) for logits in (reference.logits, logits_NC))
     faults = _distance_faults(gap, held) + _label_faults(gap, held, was_right, is_right)
     # Not finite first, then what changed its label, then the furthest.
-    order = np.lexsort((-gap.distance, gap.agrees))
+    order = np.lexsort((-gap.distance, gap.agreement))
     worst = [reference.names[index] for index in order[:WORST_NAMED]]
     low, high = wilson_interval(int(is_right.sum()), len(is_right))
     known = len(is_right) > 0
@@ -96,7 +95,7 @@ def compare(reference: Reference, logits_NC: Floats, subject: Subject, bound: Bo
         max_abs=gap.max_abs,
         mean_abs=gap.mean_abs,
         cosine=gap.cosine,
-        agreement=gap.agreement,
+        agreement=float(gap.agreement.mean()),
         accuracy=float(is_right.mean()) if known else None,
         accuracy_low=low if known else None,
         accuracy_high=high if known else None,
@@ -118,16 +117,24 @@ def _gap(reference: Reference, logits_NC: Floats) -> _Gap:
     difference_NC = np.abs(answer_NC - truth_NC)
     distance_N = np.where(finite_N, difference_NC.max(axis=1), np.inf)
     called = [reference.task.called(logits.astype(np.float32)) for logits in (answer_NC, truth_NC)]
-    agrees_N = (called[0] == called[1]).all(axis=1) & finite_N
     whole = bool(finite_N.all())
     return _Gap(
         max_abs=float(difference_NC.max()) if whole else None,
         mean_abs=float(difference_NC.mean()) if whole else None,
         cosine=float(_cosine(answer_NC, truth_NC).mean()) if whole else None,
-        agreement=float(agrees_N.mean()),
         distance=distance_N,
-        agrees=agrees_N,
+        agreement=dice(*called) * finite_N,
     )
+
+
+def dice(one_NC: Flags, other_NC: Flags) -> NDArray[np.float64]:
+    """How far two sets of labels agree: the share of labels that are in both. Shape: [N].
+
+    With one label each it is 1 for the same and 0 for another; two empty sets agree.
+    Source: Dice, Ecology 26 (1945) 297-302: 2 |A and B| / (|A| + |B|).
+    """
+    both_N, sizes_N = (one_NC & other_NC).sum(axis=1), one_NC.sum(axis=1) + other_NC.sum(axis=1)
+    return np.where(sizes_N > 0, 2 * both_N / np.maximum(sizes_N, 1), 1.0)
 
 
 def _cosine(a_NC: NDArray[np.float64], b_NC: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -171,11 +178,12 @@ def _label_faults(
 ) -> list[str]:
     faults: list[str] = []
     if held.agreement is not None:
-        likely_most = wilson_interval(int(gap.agrees.sum()), len(gap.agrees))[1]
+        # For shares between 0 and 1 the interval is wider than it need be, as they vary less than yes and no.
+        likely_most = wilson_interval(float(gap.agreement.sum()), len(gap.agreement))[1]
         if likely_most < held.agreement:
             faults.append(
-                f"the label agrees on {gap.agreement:.1%} of the images (at most {likely_most:.1%} with 95 % "
-                f"confidence), the bound is {held.agreement:.1%}"
+                f"labels agree to {gap.agreement.mean():.1%} (at most {likely_most:.1%} with 95 % confidence), the "
+                f"bound is {held.agreement:.1%}"
             )
     if held.accuracy_drop is not None and len(is_right_N):
         count = len(is_right_N)

@@ -25,8 +25,9 @@ class ParityRow(BaseModel):
     """One artifact in one view under one precision, against the trained model in torch f32 before its merge.
 
     Differences are null where a logit was not finite; accuracies where the truth is unknown.
-    ``accuracy_low`` and ``accuracy_high`` are the ends of Wilson's 95 % interval; ``cosine`` is the mean over images;
-    ``worst`` holds the images furthest off, the worst first.
+    ``accuracy_low`` and ``accuracy_high`` are the ends of Wilson's 95 % interval; ``cosine`` and ``agreement`` are
+    means over images, the latter of the share of labels that both give (Dice's; with one label each, the share of
+    images called the same). ``worst`` holds the images furthest off, the worst first.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)

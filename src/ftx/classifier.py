@@ -1,0 +1,115 @@
+"""``ftx.Classifier``: the whole way in one object, for notebooks."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal
+
+from ftx.card import Precision
+from ftx.errors import InputError
+from ftx.evaluation import EvalReport, evaluate
+from ftx.exporting import ExportReport, export
+from ftx.merging import MergeReport, merge
+from ftx.prediction import Prediction, predict
+from ftx.progress import SPOKEN, Progress
+from ftx.recipe import PeftMethod, Recipe, TaskName
+from ftx.run import Run
+from ftx.runtimes import load_artifact
+from ftx.runtimes.opening import furthest
+from ftx.training import train
+from ftx.validation import ParityReport, validate
+
+
+class Classifier:
+    """A model to be fitted to images, merged, exported and asked, by one run folder.
+
+        classifier = ftx.Classifier("dinov2-small", task="multiclass", peft="dora", epochs=5)
+        classifier.fit("photos")
+        classifier.export(precisions=["int8"])
+        classifier.predict("new/")
+
+    ``settings`` are keys of the recipe by their last part: ``epochs=5, lr=1e-3, rank=16, image_size=112``.
+    """
+
+    def __init__(
+        self,
+        model: str = "dinov2-small",
+        *,
+        task: TaskName = "multiclass",
+        peft: PeftMethod | None = None,
+        progress: Progress = SPOKEN,
+        **settings: object,
+    ) -> None:
+        """Check every setting.
+
+        Raises: RecipeError with all that is wrong.
+        """
+        self.recipe = Recipe.named({"name": model, "task": task, "peft": peft, **settings})
+        self.progress = progress
+        self._run: Run | None = None
+
+    @classmethod
+    def open(cls, run: Run | Path | str, *, progress: Progress = SPOKEN) -> Classifier:
+        """The classifier of a run folder, fitted already.
+
+        Raises: RunError if it is none.
+        """
+        opened = run if isinstance(run, Run) else Run.open(run)
+        made = cls(progress=progress)
+        made.recipe, made._run = Recipe.load(opened.file("recipe.yaml")), opened
+        return made
+
+    @property
+    def run(self) -> Run:
+        """The run folder.
+
+        Raises: InputError before ``fit``.
+        """
+        if self._run is None:
+            raise InputError("this classifier is not fitted yet", mend='call fit("folder of images") first')
+        return self._run
+
+    def fit(self, data: Path | str, *, out: Path | str | None = None) -> Classifier:
+        """Train on a folder, a table or annotation files, into a new run folder; returns itself.
+
+        Raises: as ``ftx.train``.
+        """
+        report = train(self.recipe.with_data(Path(data)), None if out is None else Path(out), progress=self.progress)
+        self._run = Run.open(report.run)
+        return self
+
+    def merge(self) -> MergeReport:
+        """Fold what was trained into one dense model; raises as ``ftx.merge``."""
+        return merge(self.run, progress=self.progress)
+
+    def export(
+        self,
+        *,
+        formats: Sequence[Literal["onnx", "openvino"]] = ("openvino",),
+        precisions: Sequence[Precision] = ("fp32",),
+    ) -> ExportReport:
+        """Write the dense model in other formats, merging first if that was not done; raises as ``ftx.export``."""
+        if not self.run.has("dense"):
+            self.merge()
+        return export(self.run, formats=formats, precisions=precisions, progress=self.progress)
+
+    def validate(self) -> ParityReport:
+        """Compare every artifact with the trained model; raises as ``ftx.validate``."""
+        return validate(self.run, progress=self.progress)
+
+    def evaluate(self, artifact: str | None = None) -> EvalReport:
+        """Metrics on held-out images; raises as ``ftx.evaluate``."""
+        return evaluate(self.run, artifact, progress=self.progress)
+
+    def predict(self, images: Path | str | Sequence[Path | str], *, scores: bool = False) -> list[Prediction]:
+        """Label images, files or folders, with the furthest artifact there is: the best IR, dense, or trained.
+
+        Raises: as ``ftx.predict``.
+        """
+        predictor = load_artifact(self.run, furthest(self.run))
+        return list(predict(images, predictor, scores=scores, progress=self.progress))
+
+    def __repr__(self) -> str:
+        fitted = "not fitted" if self._run is None else str(self._run.path)
+        return f"<Classifier {self.recipe.model.name}, {self.recipe.task}, {self.recipe.method}: {fitted}>"

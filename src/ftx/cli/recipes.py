@@ -1,0 +1,54 @@
+"""``ftx recipes``."""
+
+from __future__ import annotations
+
+from pydantic import BaseModel, ConfigDict
+
+from ftx.cli import console
+from ftx.cli.options import JsonFlag
+from ftx.recipe import Recipe
+from ftx.reports import VerbReport
+from ftx.resources import recipe_file, recipe_names
+
+
+class RecipeLine(BaseModel):
+    """A recipe that travels with ftx, and its first comment."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: str
+    task: str
+    model: str
+    method: str
+    about: str
+
+
+class RecipesReport(VerbReport):
+    """The recipes by name."""
+
+    verb: str = "recipes"
+    recipes: list[RecipeLine]
+
+
+def command(json: JsonFlag = False) -> None:
+    """List the recipes that travel with ftx.
+
+    `ftx run NAME --data DIR` does everything from one, `ftx train --config NAME --data DIR` trains.
+    """
+    report = RecipesReport(recipes=[_line(name) for name in recipe_names()])
+    if json:
+        console.print_json(report)
+        return
+    console.print_table(
+        ("name", "task", "method", "what for"), [(one.name, one.task, one.method, one.about) for one in report.recipes]
+    )
+    console.print_note("next: ftx run NAME --data DIR", "dim")
+
+
+def _line(name: str) -> RecipeLine:
+    path = recipe_file(name)
+    recipe = Recipe.load(path)
+    first = path.read_text(encoding="utf-8").partition("\n")[0]
+    return RecipeLine(
+        name=name, task=recipe.task, model=recipe.model.name, method=recipe.method, about=first.removeprefix("# ")
+    )

@@ -1,0 +1,79 @@
+"""``ftx run``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, cast
+
+import typer
+
+from ftx.cli import console
+from ftx.cli.options import JsonFlag
+from ftx.cli.train import read_recipe
+from ftx.cli.validate import accuracy, print_parity
+
+if TYPE_CHECKING:
+    from ftx.card import Precision
+    from ftx.pipeline import PipelineReport
+
+
+def command(
+    recipe: Annotated[
+        str, typer.Argument(metavar="NAME|FILE", help="A recipe of `ftx recipes`, or a YAML file.", show_default=False)
+    ],
+    data: Annotated[
+        str | None,
+        typer.Option("--data", metavar="DIR|TABLE", show_default=False, help="Images, as in `ftx train`."),
+    ] = None,
+    precisions: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--precision",
+            metavar="fp32|fp16|int8",
+            help="Of the IR; may be given more than once.  [default: fp32 and int8]",
+        ),
+    ] = None,
+    set_: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="A key of the recipe, as train.epochs=5."),
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", metavar="DIR", help="The run folder to make.  [default: a new one in runs/]")
+    ] = None,
+    strict: Annotated[
+        bool,
+        typer.Option("--strict", help="Refuse data with another number of labels than the recipe says (data.classes)."),
+    ] = False,
+    json: JsonFlag = False,
+) -> int:
+    """Train, merge, export (ONNX, OpenVINO fp32 and int8) and validate, from one recipe.
+
+    Exit status 1 if an artifact does not answer as the trained model did.
+    """
+    from ftx.pipeline import run_all
+
+    report = run_all(
+        read_recipe(recipe, set_ or (), {"data.path": data}),
+        out=out,
+        precisions=cast("list[Precision]", precisions or ["fp32", "int8"]),
+        strict=strict,
+        progress=console.TerminalProgress(),
+    )
+    return answer(report, json=json)
+
+
+def answer(report: PipelineReport, *, json: bool) -> int:
+    """Print what came of it, and give the exit status."""
+    if json:
+        console.print_json(report)
+        return 0 if report.ok else 1
+    print_parity(report.parity)
+    by_files = {row.artifact: row for row in report.parity.rows if row.view == "files"}
+    console.print_facts(
+        [
+            *((f"accuracy of {artifact}", f"{accuracy(row)} %") for artifact, row in by_files.items()),
+            ("time", f"{report.seconds:.0f} s"),
+            ("run", str(report.run)),
+        ]
+    )
+    return 0 if report.ok else 1
