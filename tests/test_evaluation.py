@@ -11,6 +11,7 @@ from torchmetrics.functional.classification import (
     multiclass_f1_score,
     multiclass_precision,
     multiclass_recall,
+    multiclass_specificity,
 )
 
 from ftx.evaluation import EvalReport, class_scores, confusion_matrix, evaluate
@@ -39,6 +40,7 @@ def test_the_scores_are_torchmetrics(seed: int) -> None:
         ([score.precision for score in scores], multiclass_precision),
         ([score.recall for score in scores], multiclass_recall),
         ([score.f1 for score in scores], multiclass_f1_score),
+        ([1 - score.false_positive_rate for score in scores], multiclass_specificity),
     ):
         np.testing.assert_allclose(ours, oracle(c, t, labels, average=None).numpy(), rtol=F32_RTOL)
     assert f1_of(called_NC, true_NC)[0] == pytest.approx(

@@ -28,6 +28,8 @@ Counts = NDArray[np.int64]
 class ClassScore(BaseModel):
     """One label: shares in [0, 1], 0 where nothing was predicted or nothing is there; ``support`` in images.
 
+    ``false_positive_rate`` is the share of images without the label that are called it.
+
     ``average_precision`` is that of its scores, null where no image has the label.
     """
 
@@ -37,6 +39,7 @@ class ClassScore(BaseModel):
     precision: float
     recall: float
     f1: float
+    false_positive_rate: float
     average_precision: float | None
     support: int
 
@@ -134,6 +137,7 @@ def class_scores(called_NC: Flags, true_NC: Flags, scores_NC: Floats, names: tup
             recall=_share(hits, support),
             # 2pr / (p + r) without the division by zero of p = r = 0.
             f1=_share(2 * hits, called + support),
+            false_positive_rate=_share(called - hits, len(true_NC) - support),
             average_precision=average_precision(scores_NC[:, row], true_NC[:, row]),
             support=support,
         )

@@ -19,6 +19,7 @@ from ftx.errors import ImageError
 from ftx.evaluation import evaluate
 from ftx.exporting import export
 from ftx.merging import merge
+from ftx.prediction import predict
 from ftx.recipe import Recipe
 from ftx.run import Run
 from ftx.runtimes import load
@@ -138,3 +139,26 @@ def test_model_api_gives_the_same_labels_and_scores(run: Run, resolver: str) -> 
         answer = {label.name: label.score for label in task.decode(scores)}
         told = {original.get(label.name, label.name): label.confidence for label in found.top_labels}
         assert told == pytest.approx(answer, abs=1e-5)
+
+
+def test_one_class_works_from_training_to_the_edge(tmp_path: Path) -> None:
+    """Model API refuses a multi-label model of one class; ftx does not."""
+    generator = np.random.default_rng(3)
+    lines = ["path,labels"]
+    for number in range(40):
+        pixels = np.array((200, 60, 60) if number % 2 else (60, 60, 200)) + generator.normal(0, 15, (32, 32, 3))
+        save(pixels, tmp_path / f"{number}.png")
+        lines.append(f"{number}.png,{'a defect' if number % 2 else ''}")
+    (tmp_path / "labels.csv").write_text("\n".join(lines))
+    keys = ("data.image_size=32", "model.name=vit_tiny_patch16_224", "model.weights=none", "model.peft=lora")
+    more = ("task=multilabel", "train.epochs=6", "train.lr=4e-3", "train.precision=f32")
+    recipe = Recipe().with_overrides([f"data.path={tmp_path / 'labels.csv'}", *keys, *more])
+    torch.set_num_threads(1)
+    with chdir(tmp_path):
+        made = Run.open(train(recipe, out=tmp_path / "run").run)
+        merge(made)
+        export(made, formats=["openvino"], precisions=["fp32"])
+        report = validate(made)
+        assert report.ok, report.problems
+        answers = list(predict([tmp_path / "1.png", tmp_path / "2.png"], made.path / "openvino" / "fp32"))
+    assert [[label.name for label in answer.labels] for answer in answers] == [["a defect"], []]

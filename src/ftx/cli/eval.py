@@ -58,13 +58,14 @@ def print_evaluation(report: EvalReport) -> None:
         ]
     )
     console.print_table(
-        ("class", "precision", "recall", "F1", "AP", "images"),
+        ("class", "precision", "recall", "F1", "FPR", "AP", "images"),
         [
             (
                 score.name,
                 f"{score.precision:.4f}",
                 f"{score.recall:.4f}",
                 f"{score.f1:.4f}",
+                f"{score.false_positive_rate:.4f}",
                 "-" if score.average_precision is None else f"{score.average_precision:.4f}",
                 str(score.support),
             )
