@@ -112,7 +112,11 @@ def broken(**changes: object) -> dict[str, Any]:
         (broken(images=[{"id": 0, "file_name": "../x.png"}], annotations=[]), "leaves the data folder"),
         (broken(images=[{"id": 0, "file_name": ""}], annotations=[]), "no path"),
         (broken(images=[], annotations=[]), "name no images"),
-        (broken(annotations="all"), "annotations is no list of objects"),
+        (broken(images=[{"id": [1], "file_name": "a.png"}]), "images.0.id"),
+        (broken(images=[{"id": 1, "file_name": None}]), "images.0.file_name"),
+        (broken(images=[{"id": 1, "file_name": "a.png"}, {"id": 1, "file_name": "b.png"}]), "two images have one id"),
+        (broken(categories=["cat"]), "categories.0"),
+        (broken(annotations="all"), "annotations: Input should be a valid list"),
         ({"images": []}, "no annotation file that ftx knows"),
         ([], "no annotation file that ftx knows"),
     ],
@@ -194,9 +198,11 @@ def test_datumaro_as_multilabel(tmp_path: Path) -> None:
     [
         ({"held": [(0, 1)]}, "exclude each other"),
         ({"held": [(9,)]}, "no label number 9"),
-        ({"items": [{"id": "a", "annotations": [], "image": {}}]}, "names no image file"),
+        ({"items": [{"id": "a", "annotations": [], "image": {}}]}, "items.0.image.path: Field required"),
         ({"items": [{"id": "a", "annotations": [], "image": {"path": "/etc/x.png"}}]}, "leaves the data folder"),
-        ({"categories": {}}, "no label categories"),
+        ({"items": [{"id": 7, "annotations": [{"label_id": "x"}], "image": {"path": "a.png"}}]}, "items.0.id"),
+        ({"items": {}}, "items: Input should be a valid list"),
+        ({"categories": {}}, "categories.label: Field required"),
     ],
 )
 def test_datumaro_that_does_not_hold(change: dict[str, Any], message: str, tmp_path: Path) -> None:

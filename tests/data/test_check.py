@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -89,7 +91,11 @@ def test_status_and_words_of_the_verb(broken: Path, tmp_path: Path, capsys: Capt
     said = capsys.readouterr()
     assert "the same image stands under different labels" in said.err
     assert "lonely" in said.out
-    assert run(["data", "check", str(broken), "--json"]) == 2
+    said = subprocess.run(
+        [sys.executable, "-m", "ftx", "data", "check", str(broken), "--json"], capture_output=True, check=False
+    )
+    assert said.returncode == 2
+    assert len(json.loads(said.stdout)["problems"]) == 2
     good = folders(tmp_path / "good", {"a": 20, "b": 20})
     assert run(["data", "check", str(good)]) == 0
     assert f"ftx train --data {good}" in capsys.readouterr().err

@@ -139,6 +139,36 @@ def test_a_folder_with_metadata_is_a_table(tmp_path: Path) -> None:
     assert len(dataset.entries) == 6
 
 
+def test_a_folder_of_sides_with_metadata_each(tmp_path: Path) -> None:
+    for side, count in (("train", 6), ("validation", 3)):
+        (tmp_path / side).mkdir()
+        paths = pictures(tmp_path / side, count)
+        lines = [json.dumps({"file_name": path, "label": number % 2}) for number, path in enumerate(paths)]
+        write(tmp_path / side / "metadata.jsonl", *lines)
+    for path in (tmp_path / "validation").rglob("*.png"):  # others than those of train
+        path.write_bytes(path.read_bytes() + b"1")
+    dataset = read_dataset(tmp_path, val_fraction=0.2)
+    assert dataset.labels.names == ("0", "1")  # a label called 0 is one
+    assert [len(dataset.split(side)) for side in ("train", "val")] == [6, 3]
+    assert dataset.split("val")[0].path.startswith("validation/")
+
+
+def test_a_group_on_two_sides_is_refused(tmp_path: Path) -> None:
+    paths = pictures(tmp_path, 6)
+    rows = [f"{path},{'ab'[n % 2]},{'test' if n > 3 else ''},farm {n % 5}" for n, path in enumerate(paths)]
+    table = write(tmp_path / "t.csv", "path,labels,split,group", *rows)
+    with pytest.raises(DataError, match="1 groups stand on more than one side") as caught:
+        read_dataset(table, val_fraction=0.5)
+    assert "farm 0: test and train" in str(caught.value)
+
+
+@pytest.mark.parametrize("cell", ["true", "1.5", '{"a": 1}', '["a", ["b"]]'])
+def test_what_is_no_label_is_refused(cell: str, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="do not hold") as caught:
+        read_table(write(tmp_path / "t.jsonl", f'{{"path": "a.png", "labels": {cell}}}'))
+    assert "is no label" in str(caught.value)
+
+
 @pytest.mark.parametrize("sides", [("",), ("train/", "val/", "test/")])
 def test_nested_folders_are_a_tree(tmp_path: Path, sides: tuple[str, ...]) -> None:
     names = ("animal/cat", "animal/dog é", "animal", "vehicle/car/van", "vehicle/car", "vehicle/bus")

@@ -120,6 +120,7 @@ def open_all(
         *_too_many(listing.root, unreadable, len(relabelled)),
         *_contradictions(listing.root, files, hashes),
         *_empty_sides(listing, files),
+        *_straddling(listing),
         *_small_classes(labels, files, hashes, where=where, unreadable=len(unreadable)),
     )
     return Opened(labels, files, hashes, seen, unreadable, problems)
@@ -203,6 +204,21 @@ def _empty_sides(listing: Listing, files: Sequence[Found]) -> Iterator[DataError
     for split in sorted({file.split for file in listing.files} - {file.split for file in files}, key=str):
         yield DataError(
             "no image of this side can be read", where=listing.root / str(split or ""), mend="repair or remove them"
+        )
+
+
+def _straddling(listing: Listing) -> Iterator[DataError]:
+    sides: dict[str, set[str]] = defaultdict(set)
+    for file in listing.files:
+        if file.group is not None:
+            sides[file.group].add(file.split or "train")
+    both = [f"{group}: {' and '.join(sorted(each))}" for group, each in sorted(sides.items()) if len(each) > 1]
+    if both:
+        yield DataError(
+            f"{len(both)} groups stand on more than one side",
+            where=listing.root,
+            found=told(both),
+            mend="put all images of a group on one side, or leave the column split empty",
         )
 
 

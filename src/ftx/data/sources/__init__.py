@@ -6,11 +6,11 @@ from pathlib import Path
 
 from ftx.data.sources.coco import read_coco
 from ftx.data.sources.datumaro import read_datumaro
-from ftx.data.sources.documents import documents, read_document
+from ftx.data.sources.documents import documents, load
 from ftx.data.sources.folder import walk
 from ftx.data.sources.foreign import read_foreign
 from ftx.data.sources.listing import Found, Layout, Listing
-from ftx.data.sources.table import TABLE_ENDINGS, read_table
+from ftx.data.sources.table import TABLE_ENDINGS, metadata_tables, read_table, read_tables
 from ftx.errors import DataError
 
 __all__ = ["Found", "Layout", "Listing", "list_images"]
@@ -34,11 +34,9 @@ def list_images(path: Path, *, nested: bool = False, form: str = "auto") -> List
             found=path.suffix or "no ending",
             mend="give a .csv, a .jsonl, or COCO's or Datumaro's .json",
         )
-    # metadata.csv is how Hugging Face's image folders have it
-    for ending in TABLE_ENDINGS:
-        if (path / f"metadata{ending}").is_file():
-            return read_table(path / f"metadata{ending}")
+    if tables := metadata_tables(path):
+        return read_tables(path, tables)
     if files := documents(path):
-        read = [(file, read_document(file)) for file in files]
+        read = [(file, load(file)) for file in files]
         return (read_datumaro if "items" in read[0][1] else read_coco)(path, read)
     return walk(path, nested=nested)

@@ -7,33 +7,58 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from ftx.data.dataset import Split
-from ftx.data.sources.documents import Document, records
+from ftx.data.sources.documents import Part, parse
 from ftx.data.sources.listing import Found, Listing, inside, side_of, told
 from ftx.errors import DataError
 from ftx.labels import Declared
 
 _NO_SUPERCATEGORY = ("", "none")
 
+Id = int | str
 
-def read_coco(path: Path, files: Sequence[tuple[Path, Document]]) -> Listing:
+
+class _Image(Part):
+    id: Id
+    file_name: str
+
+
+class _Category(Part):
+    id: Id
+    name: str
+    supercategory: str | None = None
+
+
+class _Annotation(Part):
+    image_id: Id
+    category_id: Id
+
+
+class _Coco(Part):
+    images: list[_Image]
+    annotations: list[_Annotation]
+    categories: list[_Category]
+
+
+def read_coco(path: Path, files: Sequence[tuple[Path, dict[str, object]]]) -> Listing:
     """The images that annotation files name, each with the categories that occur in it; there may be none.
 
     Several categories may hold at once, so none excludes another. A category that no image holds is left out.
     Raises: DataError naming what does not hold: an annotation without its image or category, two categories of one
-    name, one image with different labels, a path that is absolute or leaves the folder.
+    name, one image twice, a path that is absolute or leaves the folder.
     """
-    root = _root(path, files)
+    root = _root(path, files[0][0])
     found: dict[str, Found] = {}
     parents: dict[str, str] = {}
     problems: list[str] = []
     for file, document in files:
-        names, above = _categories(document, file)
-        parents |= above
-        for problem, image in _images(document, file, names, root):
-            if image is None:
-                problems.append(f"{file.name}: {problem}")
-            elif found.setdefault(image.path, image) != image:
-                problems.append(f"{file.name}: {image.path} stands in another file with other labels or side")
+        coco = parse(_Coco, document, file)
+        names = _names(coco.categories, file)
+        parents |= _parents(coco.categories)
+        for image in _images(coco, file, names, root):
+            if isinstance(image, str):
+                problems.append(f"{file.name}: {image}")
+            elif found.setdefault(image.path, image) is not image:
+                problems.append(f"{file.name}: {image.path} is listed twice")
     if problems:
         raise DataError(f"{len(problems)} entries of the annotations do not hold", where=path, found=told(problems))
     if not found:
@@ -41,53 +66,50 @@ def read_coco(path: Path, files: Sequence[tuple[Path, Document]]) -> Listing:
     return Listing(root, "coco", tuple(found.values()), Declared(groups=(), parents=parents))
 
 
-def _root(path: Path, files: Sequence[tuple[Path, Document]]) -> Path:
+def _root(path: Path, file: Path) -> Path:
     """The folder that holds annotations and images."""
     if path.is_dir():
         return path
-    folder = files[0][0].parent
-    return folder.parent if folder.name == "annotations" else folder
+    return file.parent.parent if file.parent.name == "annotations" else file.parent
 
 
-def _categories(document: Document, where: Path) -> tuple[dict[object, str], dict[str, str]]:
-    """Names by id, and supercategories by name."""
-    listed = records(document, "categories", where)
-    names = {one.get("id"): str(one.get("name", "")).strip() for one in listed}
+def _names(categories: Sequence[_Category], where: Path) -> dict[Id, str]:
+    """Names by id."""
+    names = {one.id: one.name.strip() for one in categories}
     twice = sorted(name for name, count in Counter(names.values()).items() if count > 1 or not name)
-    if twice or len(names) < len(listed):
-        raise DataError(
-            "categories need names and ids of their own",
-            where=where,
-            found=", ".join(map(repr, twice)) or "an id twice",
-        )
-    above = {
-        names[one.get("id")]: str(one.get("supercategory") or "").strip()
-        for one in listed
-        if str(one.get("supercategory") or "").strip().lower() not in _NO_SUPERCATEGORY
-    }
-    # "person" of the supercategory "person" is its own root.
-    return names, {name: up for name, up in above.items() if name != up}
+    if twice or len(names) < len(categories):
+        found = ", ".join(map(repr, twice)) or "an id twice"
+        raise DataError("categories need names and ids of their own", where=where, found=found)
+    return names
 
 
-def _images(document: Document, file: Path, names: dict[object, str], root: Path) -> Iterator[tuple[str, Found | None]]:
-    held: dict[object, set[str]] = {image.get("id"): set() for image in records(document, "images", file)}
-    for annotation in records(document, "annotations", file):
-        image_id, category = annotation.get("image_id"), annotation.get("category_id")
-        if image_id not in held:
-            yield f"an annotation of the image {image_id}, which is not listed", None
-        elif category not in names:
-            yield f"an annotation of the category {category}, which is not listed", None
+def _parents(categories: Sequence[_Category]) -> dict[str, str]:
+    """Supercategories by name; "person" of the supercategory "person" is its own root."""
+    above = {one.name.strip(): (one.supercategory or "").strip() for one in categories}
+    return {name: up for name, up in above.items() if up.lower() not in _NO_SUPERCATEGORY and up != name}
+
+
+def _images(coco: _Coco, file: Path, names: dict[Id, str], root: Path) -> Iterator[Found | str]:
+    """Each image, or what does not hold about an entry."""
+    held: dict[Id, set[str]] = {image.id: set() for image in coco.images}
+    if len(held) < len(coco.images):
+        yield "two images have one id"
+    for annotation in coco.annotations:
+        if annotation.image_id not in held:
+            yield f"an annotation of the image {annotation.image_id}, which is not listed"
+        elif annotation.category_id not in names:
+            yield f"an annotation of the category {annotation.category_id}, which is not listed"
         else:
-            held[image_id].add(names[category])
+            held[annotation.image_id].add(names[annotation.category_id])
     subset = file.stem.removeprefix("instances_")
     side = side_of(file.parent.name if file.stem.startswith("_") else subset)
     folders = _folders(root, file, subset, side)
-    for image in records(document, "images", file):
-        name = str(image.get("file_name", ""))
+    for image in coco.images:
         try:
-            yield "", Found(_located(root, folders, inside(root, name)), tuple(sorted(held[image.get("id")])), side)
+            located = _located(root, folders, inside(root, image.file_name))
+            yield Found(located, tuple(sorted(held[image.id])), side)
         except ValueError as error:
-            yield str(error), None
+            yield str(error)
 
 
 def _folders(root: Path, file: Path, subset: str, side: Split | None) -> list[str]:

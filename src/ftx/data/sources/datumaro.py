@@ -5,17 +5,56 @@ Source: the files that datumaro 1.13 writes (dm_format_version 1.0).
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import cast
+from typing import Literal
 
-from ftx.data.sources.documents import Document, records
+from ftx.data.sources.documents import Part, parse
 from ftx.data.sources.listing import Found, Listing, inside, side_of, told
 from ftx.errors import DataError
 from ftx.labels import Declared
 
 
-def read_datumaro(path: Path, files: Sequence[tuple[Path, Document]]) -> Listing:
+class _Label(Part):
+    name: str
+    parent: str | None = None
+
+
+class _Group(Part):
+    labels: list[str]
+    # "restricted" is how OTX marks the label of images that have none, "inclusive" what may hold together.
+    group_type: Literal["exclusive", "restricted", "inclusive"] = "exclusive"
+
+
+class _Labels(Part):
+    labels: list[_Label]
+    label_groups: tuple[_Group, ...] = ()
+
+
+class _Categories(Part):
+    label: _Labels
+
+
+class _Annotation(Part):
+    label_id: int | None = None
+
+
+class _Image(Part):
+    path: str
+
+
+class _Item(Part):
+    id: str
+    annotations: list[_Annotation]
+    image: _Image
+
+
+class _Datumaro(Part):
+    categories: _Categories
+    items: list[_Item]
+
+
+def read_datumaro(path: Path, files: Sequence[tuple[Path, dict[str, object]]]) -> Listing:
     """The images that the files name, with the labels of their annotations, boxes and masks included.
 
     Exclusive groups of two or more labels stay so; a label alone in its group, or in none, holds or does not. A label
@@ -25,61 +64,58 @@ def read_datumaro(path: Path, files: Sequence[tuple[Path, Document]]) -> Listing
     """
     folder = files[0][0].parent
     root = folder.parent if folder.name == "annotations" else folder
-    declared: Declared | None = None
+    read = [(file, parse(_Datumaro, document, file)) for file, document in files]
+    labels = read[0][1].categories.label
+    names = _names(labels, files[0][0])
     found: dict[str, Found] = {}
     problems: list[str] = []
-    for file, document in files:
-        names, here = _labels(document, file)
-        if declared is not None and here != declared:
+    for file, document in read:
+        if document.categories.label != labels:
             raise DataError("the files of one data set differ in their labels", where=file, found=", ".join(names))
-        declared = here
-        for item in records(document, "items", file):
+        for item in document.items:
             try:
-                image = _item(item, names, file, root)
+                image = _found(item, names, file, root)
             except ValueError as error:
-                problems.append(f"{file.name}, item {item.get('id')}: {error}")
+                problems.append(f"{file.name}, item {item.id}: {error}")
                 continue
             if found.setdefault(image.path, image) is not image:
-                problems.append(f"{file.name}, item {item.get('id')}: {image.path} is listed twice")
+                problems.append(f"{file.name}, item {item.id}: {image.path} is listed twice")
     if problems:
         raise DataError(f"{len(problems)} items do not hold", where=path, found=told(problems))
-    if not found or declared is None:
+    if not found:
         raise DataError("the annotations name no images", where=path)
-    return Listing(root, "datumaro", tuple(found.values()), declared)
+    return Listing(root, "datumaro", tuple(found.values()), _declared(labels))
 
 
-def _labels(document: Document, where: Path) -> tuple[list[str], Declared]:
-    """Names in the order of their numbers, and how they relate."""
-    categories = document.get("categories")
-    label = cast("Mapping[str, object]", categories).get("label") if isinstance(categories, dict) else None
-    if not isinstance(label, dict):
-        raise DataError("the annotation file has no label categories", where=where)
-    label = cast("Document", label)
-    listed = records(label, "labels", where)
-    names = [str(one.get("name", "")) for one in listed]
+def _names(labels: _Labels, where: Path) -> list[str]:
+    """Names in the order of their numbers; groups and parents name no others."""
+    names = [label.name for label in labels.labels]
     if not all(names) or len(set(names)) < len(names):
         raise DataError("labels need names of their own", where=where, found=", ".join(map(repr, names)))
-    parents = {name: str(one["parent"]) for name, one in zip(names, listed, strict=True) if one.get("parent")}
-    if "label_groups" not in label or not label["label_groups"]:
-        return names, Declared(parents=parents)
-    groups = tuple(
-        tuple(str(name) for name in cast("list[object]", group.get("labels") or []))
-        for group in records(label, "label_groups", where)
-        if group.get("group_type", "exclusive") == "exclusive"
-    )
-    return names, Declared(groups=tuple(group for group in groups if len(group) > 1), parents=parents)
+    named = [label.parent for label in labels.labels if label.parent]
+    grouped = [name for group in labels.label_groups for name in group.labels]
+    if unknown := sorted({*named, *grouped} - set(names)):
+        raise DataError("groups or parents name labels that are not listed", where=where, found=", ".join(unknown))
+    exclusive = [name for group in labels.label_groups if group.group_type == "exclusive" for name in group.labels]
+    if len(set(exclusive)) < len(exclusive):
+        raise DataError("a label stands in two exclusive groups", where=where, found=", ".join(exclusive))
+    return names
 
 
-def _item(item: Document, names: Sequence[str], file: Path, root: Path) -> Found:
-    numbers = {one["label_id"] for one in records(item, "annotations", file) if one.get("label_id") is not None}
-    unknown = [number for number in numbers if not isinstance(number, int) or not 0 <= number < len(names)]
+def _declared(labels: _Labels) -> Declared:
+    parents = {label.name: label.parent for label in labels.labels if label.parent}
+    if not labels.label_groups:
+        return Declared(parents=parents)
+    groups = [tuple(group.labels) for group in labels.label_groups if group.group_type == "exclusive"]
+    return Declared(groups=tuple(group for group in groups if len(group) > 1), parents=parents)
+
+
+def _found(item: _Item, names: Sequence[str], file: Path, root: Path) -> Found:
+    numbers = {one.label_id for one in item.annotations if one.label_id is not None}
+    unknown = sorted(number for number in numbers if not 0 <= number < len(names))
     if unknown:
         raise ValueError(f"there is no label number {unknown[0]}")
-    image = item.get("image")
-    name = str(cast("Document", image).get("path") or "") if isinstance(image, dict) else ""
-    if not name:
-        raise ValueError("it names no image file")
-    path = inside(root, name)
+    path = inside(root, item.image.path)
     for folder in (f"images/{file.stem}", "images", "."):
         if (root / folder / path).is_file():
             path = inside(root, path if folder == "." else f"{folder}/{path}")

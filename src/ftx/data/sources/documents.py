@@ -3,16 +3,25 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from pathlib import Path
-from typing import cast
+from typing import TypeVar, cast
 
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from ftx.data.sources.listing import told
 from ftx.errors import DataError
-
-Document = Mapping[str, object]
 
 # What Roboflow calls COCO's annotations, beside the images of each side.
 _BESIDE_IMAGES = "_annotations.coco.json"
+_NAMED_KEYS = 8
+
+Document = TypeVar("Document", bound=BaseModel)
+
+
+class Part(BaseModel):
+    """A part of an annotation file: what ftx reads of it, whatever else is there."""
+
+    model_config = ConfigDict(extra="ignore", frozen=True)
 
 
 def documents(path: Path) -> list[Path]:
@@ -27,35 +36,38 @@ def documents(path: Path) -> list[Path]:
     return instances or within or sorted(path.glob(f"*/{_BESIDE_IMAGES}")) or sorted(path.glob(_BESIDE_IMAGES))
 
 
-def read_document(path: Path) -> Document:
-    """One annotation file.
+def load(path: Path) -> dict[str, object]:
+    """The JSON object in an annotation file of either kind.
 
-    Raises: DataError if it is no JSON object, or none that holds images and categories.
+    Raises: DataError if it is none, or holds neither COCO's images nor Datumaro's items.
     """
     try:
         document: object = json.loads(path.read_bytes())
-    except (ValueError, RecursionError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise DataError("the annotation file is not JSON", where=path, found=str(error)[:200]) from error
-    keys = list(cast("Document", document)) if isinstance(document, dict) else []
+    keys = list(cast("dict[str, object]", document)) if isinstance(document, dict) else []
     if "categories" not in keys or not {"images", "items"} & set(keys):
         raise DataError(
             "this is no annotation file that ftx knows",
             where=path,
-            found=f"keys {', '.join(keys[:NAMED_KEYS])}" if keys else type(document).__name__,
+            found=f"keys {', '.join(keys[:_NAMED_KEYS])}" if keys else type(document).__name__,
             mend="COCO's has images, annotations and categories, Datumaro's items and categories",
         )
-    return cast("Document", document)
+    return cast("dict[str, object]", document)
 
 
-NAMED_KEYS = 8
+def parse(kind: type[Document], document: dict[str, object], where: Path) -> Document:
+    """The document as what it should be.
 
-
-def records(document: Document, key: str, where: Path) -> list[Document]:
-    """A list of JSON objects.
-
-    Raises: DataError if the key holds something else.
+    Raises: DataError naming each place that does not hold.
     """
-    value = document.get(key)
-    if not isinstance(value, list) or not all(isinstance(one, dict) for one in cast("list[object]", value)):
-        raise DataError(f"{key} is no list of objects", where=where, found=type(value).__name__)
-    return cast("list[Document]", value)
+    try:
+        return kind.model_validate(document)
+    except ValidationError as error:
+        lines = [
+            f"{'.'.join(map(str, one['loc']))}: {one['msg']}, found {str(one['input'])[:40]}"
+            for one in error.errors(include_url=False, include_context=False)
+        ]
+        raise DataError(
+            f"{len(lines)} places of the annotations do not hold", where=where, found=told(lines)
+        ) from error

@@ -12,8 +12,10 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import cast
 
 from ftx.data.dataset import SPLITS
 from ftx.data.sources.listing import Found, Listing, inside, side_of, told
@@ -28,6 +30,29 @@ _COLUMNS = {
     "split": ("split", "subset"),
     "group": ("group", "subject", "patient"),
 }
+
+
+def metadata_tables(folder: Path) -> list[Path]:
+    """The tables of a Hugging Face image folder: its own ``metadata.csv`` or ``.jsonl``, or one for each side."""
+    for ending in TABLE_ENDINGS:
+        if (own := folder / f"metadata{ending}").is_file():
+            return [own]
+        if tables := [table for table in sorted(folder.glob(f"*/metadata{ending}")) if side_of(table.parent.name)]:
+            return tables
+    return []
+
+
+def read_tables(root: Path, tables: Sequence[Path]) -> Listing:
+    """The images of all tables; one in a side's folder names that side's images."""
+    files: list[Found] = []
+    for table in tables:
+        inner = "" if table.parent == root else f"{table.parent.name}/"
+        side = side_of(inner)
+        files += [
+            replace(file, path=inner + file.path, split=side if inner else file.split)
+            for file in read_table(table).files
+        ]
+    return Listing(root, "table", tuple(files))
 
 
 def read_table(table: Path) -> Listing:
@@ -122,6 +147,12 @@ def _image(record: Mapping[str, object], root: Path) -> Found:
 
 
 def _labels(cell: object) -> tuple[str, ...]:
-    parts = [str(part) for part in cell] if isinstance(cell, list) else str(cell or "").split(";")  # pyright: ignore[reportUnknownVariableType, reportUnknownArgumentType]
-    names = [part.strip().strip("/") for part in parts]
+    cells: list[object] = [cell]
+    if isinstance(cell, list):
+        cells = cast("list[object]", cell)
+    if strange := [one for one in cells if isinstance(one, bool) or not isinstance(one, str | int | None)]:
+        raise ValueError(f"{strange[0]!r} is no label")
+    # A number is one of Hugging Face's: 0 is a label as well.
+    parts = ["" if one is None else str(one) for one in cells]
+    names = [part.strip().strip("/") for text in parts for part in (text.split(";") if cells == [cell] else [text])]
     return tuple(dict.fromkeys(name for name in names if name))
