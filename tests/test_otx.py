@@ -9,7 +9,7 @@ import pytest
 
 from ftx.cli.app import run
 from ftx.errors import RecipeError
-from ftx.recipe import Recipe, in_otx_form
+from ftx.recipe import Recipe, notes_on_otx
 
 Capture = pytest.CaptureFixture[str]
 
@@ -36,7 +36,7 @@ def otx(**changes: object) -> str:
 def read(tmp_path: Path, text: str, **flags: object) -> Recipe:
     path = tmp_path / "otx.yaml"
     path.write_text(text, encoding="utf-8")
-    assert in_otx_form(path)
+    assert notes_on_otx(path) is not None
     return Recipe.build(path, flags=flags)
 
 
@@ -51,6 +51,30 @@ def test_the_dora_recipe_of_the_peft_page(tmp_path: Path) -> None:
 def test_the_linear_recipe_of_the_peft_page(tmp_path: Path) -> None:
     recipe = read(tmp_path, otx(freeze_backbone=True))
     assert (recipe.model.peft, recipe.model.freeze_backbone) == ("none", True)
+
+
+def test_what_means_something_else_is_noted(tmp_path: Path) -> None:
+    (tmp_path / "otx.yaml").write_text(otx(peft="dora"))
+    notes = notes_on_otx(tmp_path / "otx.yaml")
+    assert notes is not None
+    assert any("register tokens" in note for note in notes)
+    assert any("rank, alpha and targets" in note for note in notes)
+
+
+def test_the_order_of_keys_says_nothing(tmp_path: Path) -> None:
+    model = {"init_args": {"model_name": "vit_tiny_patch16_224"}, "class_path": "o.TimmModelMulticlassCls"}
+    assert read(tmp_path, otx(model=model)).model.name == "vit_tiny_patch16_224"
+
+
+def test_an_optimizer_has_the_defaults_of_torchs_adamw(tmp_path: Path) -> None:
+    recipe = read(tmp_path, otx(optimizer={"class_path": "torch.optim.AdamW"}))
+    assert (recipe.train.lr, recipe.train.weight_decay) == (1e-3, 1e-2)
+
+
+def test_what_goes_over_it_is_checked_with_it(tmp_path: Path) -> None:
+    (tmp_path / "otx.yaml").write_text(otx(scheduler={}))
+    with pytest.raises(RecipeError, match="2 errors"):
+        Recipe.build(tmp_path / "otx.yaml", overrides=["train.lrate=1"])
 
 
 @pytest.mark.parametrize("given", [{"peft": ""}, {"peft": None}, {}])
@@ -101,7 +125,15 @@ def test_what_says_the_same_is_carried_over(tmp_path: Path) -> None:
         ({"overrides": {"gradient_clip_val": 1}}, "overrides.gradient_clip_val: has no counterpart"),
         ({"callbacks": [{"class_path": "l.ModelCheckpoint"}]}, "callbacks.0: ftx has no callback ModelCheckpoint"),
         ({"engine": {"device": "xpu"}}, "engine.device: is 'auto' in ftx"),
-        ({"callback_monitor": "val/loss"}, "callback_monitor: is 'val/accuracy' in ftx"),
+        ({"callback_monitor": "val/loss"}, "callback_monitor: ftx chooses the best epoch by the task's own metric"),
+        ({"pretrained": "weights.pth"}, "pretrained: must be true or false; found 'weights.pth'"),
+        ({"peft": False}, "model.peft: must be one of lora, dora, none"),
+        ({"label_info": {"label_names": ["a"], "label_groups": [["a"]]}}, "label_info: must be a number"),
+        ({"label_info": None}, "label_info: must be a number"),
+        ({"model_name": None}, "model_name: ftx knows dinov2-small"),
+        ({"model": {"class_path": "o.VisionTransformerMulticlassCls"}}, "model_name: is missing"),
+        ({"max_epochs": 5, "overrides": {"max_epochs": 9}}, "overrides.max_epochs: says again what max_epochs says"),
+        ({"callbacks": [{"class_path": "x.EarlyStopping", "dict_kwargs": {}}]}, "callbacks.0.dict_kwargs: has no"),
         ({"task": "DETECTION"}, "task: must be one of MULTI_CLASS_CLS"),
         ({"task": "H_LABEL_CLS"}, "VisionTransformerMulticlassCls contradicts the task"),
         ({"model_name": "resnet-18"}, "model.init_args.model_name: ftx knows dinov2-small"),

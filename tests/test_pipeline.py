@@ -68,6 +68,12 @@ def test_recipes_are_listed(capsys: Capture) -> None:
     assert "multilabel-dora" in capsys.readouterr().out
 
 
+def test_a_folder_called_as_a_recipe_does_not_hide_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "multiclass-dora").mkdir()
+    assert recipe_file("multiclass-dora").suffix == ".yaml"
+
+
 def test_a_name_that_is_none() -> None:
     with pytest.raises(RecipeError, match="neither a file nor a recipe") as caught:
         recipe_file("multiclas-dora")
@@ -124,6 +130,8 @@ def test_a_classifier_takes_keys_of_the_recipe_and_no_others() -> None:
     assert ftx.Classifier(freeze_backbone=True).recipe.method == "linear"
     with pytest.raises(RecipeError, match=r"did you mean 'train\.epochs'"):
         ftx.Classifier(epoch=2)
+    with pytest.raises(RecipeError, match="the model is the first argument"):
+        ftx.Classifier("dinov2-small", name="vit_tiny_patch16_224")
     with pytest.raises(FtxError):
         ftx.Classifier(task="multiclas")  # pyright: ignore[reportArgumentType]
     with pytest.raises(DataError, match="no such data folder"):

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 from ftx.card import Precision
-from ftx.errors import InputError
+from ftx.errors import InputError, RecipeError
 from ftx.evaluation import EvalReport, evaluate
 from ftx.exporting import ExportReport, export
 from ftx.merging import MergeReport, merge
@@ -45,6 +45,8 @@ class Classifier:
 
         Raises: RecipeError with all that is wrong.
         """
+        if "name" in settings:
+            raise RecipeError("the model is the first argument", found=f"name={settings['name']!r} beside {model!r}")
         self.recipe = Recipe.named({"name": model, "task": task, "peft": peft, **settings})
         self.progress = progress
         self._run: Run | None = None

@@ -7,7 +7,7 @@ exactly that and exits with ``exit_code``; it shows a traceback under ``--debug`
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
 from pathlib import Path
 
@@ -102,6 +102,16 @@ class GateFailed(FtxError):
     """A bound was passed: the artifact is not what it should be."""
 
     exit_code = 1
+
+
+# Complaints that one error lists.
+NAMED = 10
+
+
+def told(problems: Sequence[str]) -> str:
+    """The first complaints, and how many there are beside them."""
+    rest = len(problems) - NAMED
+    return "; ".join(problems[:NAMED]) + (f"; and {rest} more" if rest > 0 else "")
 
 
 def nearest(name: str, known: Iterable[str]) -> str | None:

@@ -5,7 +5,8 @@
       class_path: ...VisionTransformerMulticlassCls
       init_args: {label_info: 1000, model_name: dinov2-small, peft: dora, optimizer: {...}}
 
-What says the same in both is carried over, and what cannot be is an error: nothing is dropped.
+What says the same in both is carried over, and what cannot be is an error: nothing is dropped. Where the same word
+means something a little different in ftx, a note says so.
 Source: the recipes and the PEFT page of OTX 2.5 and 2.6, as they describe it.
 """
 
@@ -13,6 +14,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import cast
 
 Keys = Mapping[str, object]
@@ -21,18 +23,27 @@ _TASKS = {"MULTI_CLASS_CLS": "multiclass", "MULTI_LABEL_CLS": "multilabel", "H_L
 # A class is called after its task: VisionTransformerMulticlassCls, in older releases ...ForMulticlassCls.
 _CLASSES = {"Multiclass": "multiclass", "Multilabel": "multilabel", "HLabel": "hierarchical"}
 _CLASS = r"(VisionTransformer|TimmModel)(?:For)?(Multiclass|Multilabel|HLabel)Cls"
-# Their names of backbones -> timm's; dinov2-small is ours as well. A TimmModel's are timm's own.
+# Their names of backbones -> timm's; their dinov2 have register tokens. A TimmModel's are timm's own.
 _MODELS = {
     "dinov2-small": "dinov2-small",
-    "dinov2-base": "vit_base_patch14_dinov2",
-    "dinov2-large": "vit_large_patch14_dinov2",
-    "dinov2-giant": "vit_giant_patch14_dinov2",
+    "dinov2-base": "vit_base_patch14_reg4_dinov2",
+    "dinov2-large": "vit_large_patch14_reg4_dinov2",
+    "dinov2-giant": "vit_giant_patch14_reg4_dinov2",
     "deit-tiny": "deit_tiny_patch16_224",
     "deit-small": "deit_small_patch16_224",
     "deit-base": "deit_base_patch16_224",
 }
+_NOTES = {
+    "dinov2-small": "model_name: ftx carries dinov2-small without register tokens, OTX has it with four "
+    "(--model vit_small_patch14_reg4_dinov2)",
+    "peft": "peft: rank, alpha and targets are ftx's own (adapter.* below); OTX's recipe does not say them",
+}
+# What an AdamW without these keys trains with, in torch.
+_ADAMW_DEFAULTS = {"lr": 1e-3, "weight_decay": 1e-2}
 # What torch's AdamW does anyway.
 _ADAMW = {"betas": [0.9, 0.999], "eps": 1e-8, "amsgrad": False}
+# What ftx chooses the best epoch by, where OTX has the same.
+_MONITORS = {"multiclass": "val/accuracy"}
 _REMOVE = "remove the key to go on without it"
 
 
@@ -42,30 +53,42 @@ def is_otx(recipe: Keys) -> bool:
     return isinstance(model, dict) and "class_path" in model
 
 
-def from_otx(recipe: Keys) -> tuple[dict[str, object], list[str]]:
-    """Our keys for theirs, and a line for each of theirs that has no counterpart."""
-    reader = _Reader()
-    task = _TASKS.get(str(recipe.get("task")))
-    if task is None:
+@dataclass(frozen=True)
+class Translation:
+    """Our keys; a line for each of theirs that has no counterpart; a line for each that means a little else in ftx."""
+
+    ours: dict[str, object]
+    problems: list[str]
+    notes: list[str]
+
+
+def from_otx(recipe: Keys) -> Translation:
+    """Our keys for theirs."""
+    model = recipe.get("model")
+    class_path = cast("Keys", model).get("class_path") if isinstance(model, dict) else None
+    reader = _Reader(_TASKS.get(str(recipe.get("task"))), str(class_path).rpartition(".")[2])
+    if reader.task is None:
         reader.problems.append(
             f"task: must be one of {', '.join(_TASKS)}; found {recipe.get('task')!r}: ftx classifies images"
         )
     else:
-        reader.put("task", task)
+        reader.put("task", "task", reader.task)
     reader.read(recipe, "", {
         "task": lambda key, value: None,
         "seed": reader.taking("seed"),
-        "model": reader.inside({"class_path": reader.of_task(task), "init_args": reader.inside(_init_args(reader))}),
+        "model": reader.inside({"class_path": reader.of_task, "init_args": reader.inside(_init_args(reader))}),
         "engine": reader.inside({"device": reader.meaning("auto", "ftx trains where it can best")}),
         "max_epochs": reader.taking("train.epochs"),
         "overrides": reader.inside({"max_epochs": reader.taking("train.epochs")}),
-        "callback_monitor": reader.monitor(task),
+        "callback_monitor": reader.monitor,
         "callbacks": reader.callbacks,
     })  # fmt: skip
-    model = reader.ours.get("model")
-    if not isinstance(model, dict) or "peft" not in model:
-        reader.put("model.peft", "none")  # their default; ours is an adapter
-    return reader.ours, reader.problems
+    given = cast("Keys", reader.ours.get("model") or {})
+    if "name" not in given and not any("model_name" in problem for problem in reader.problems):
+        reader.problems.append("model.init_args.model_name: is missing, and OTX's default is another model than ftx's")
+    if "peft" not in given:
+        reader.put("model.init_args.peft", "model.peft", "none")  # their default; ours is an adapter
+    return Translation(reader.ours, reader.problems, reader.notes)
 
 
 Rule = Callable[[str, object], None]
@@ -75,31 +98,29 @@ def _init_args(reader: _Reader) -> dict[str, Rule]:
     return {
         "label_info": reader.label_info,
         "model_name": reader.model_name,
-        "peft": lambda key, value: reader.put("model.peft", value or "none"),
+        "peft": reader.peft,
         "freeze_backbone": reader.taking("model.freeze_backbone"),
-        "pretrained": lambda key, value: reader.put("model.weights", "auto" if value else "none"),
-        "optimizer": reader.inside({
-            "class_path": reader.optimizer,
-            "init_args": reader.inside({
-                "lr": reader.taking("train.lr"),
-                "weight_decay": reader.taking("train.weight_decay"),
-                **{name: reader.meaning(value, "that of AdamW in ftx") for name, value in _ADAMW.items()},
-            }),
-        }),
+        "pretrained": reader.pretrained,
+        "optimizer": reader.optimizer,
         "torch_compile": reader.meaning(False, "ftx does not compile the model"),
-    }  # fmt: skip
+    }
 
 
 class _Reader:
     """Collects our keys, and what has none; each rule takes a key of theirs, for its complaint, and the value."""
 
-    def __init__(self) -> None:
+    def __init__(self, task: str | None, class_name: str) -> None:
+        self.task, self.class_name = task, class_name
         self.ours: dict[str, object] = {}
         self.problems: list[str] = []
-        self.class_name = ""
+        self.notes: list[str] = []
+        self._put_by: dict[str, str] = {}
 
-    def put(self, key: str, value: object) -> None:
-        section, _, leaf = key.rpartition(".")
+    def put(self, key: str, ours: str, value: object) -> None:
+        if ours in self._put_by:
+            self.problems.append(f"{key}: says again what {self._put_by[ours]} says; keep one of them")
+        self._put_by[ours] = key
+        section, _, leaf = ours.rpartition(".")
         into = cast("dict[str, object]", self.ours.setdefault(section, {})) if section else self.ours
         into[leaf] = value
 
@@ -120,7 +141,7 @@ class _Reader:
         return rule
 
     def taking(self, ours: str) -> Rule:
-        return lambda key, value: self.put(ours, value)
+        return lambda key, value: self.put(key, ours, value)
 
     def meaning(self, wanted: object, why: str) -> Rule:
         def rule(key: str, value: object) -> None:
@@ -129,51 +150,72 @@ class _Reader:
 
         return rule
 
-    def of_task(self, task: str | None) -> Rule:
-        def rule(key: str, value: object) -> None:
-            self.class_name = str(value).rpartition(".")[2]
-            named = re.fullmatch(
-                r"(VisionTransformer|TimmModel)(?:For)?(Multiclass|Multilabel|HLabel)Cls", self.class_name
+    def of_task(self, key: str, value: object) -> None:
+        named = re.fullmatch(_CLASS, self.class_name)
+        if named is None:
+            self.problems.append(
+                f"{key}: ftx trains VisionTransformer...Cls and TimmModel...Cls; found {self.class_name!r}"
             )
-            if named is None:
-                self.problems.append(
-                    f"{key}: ftx trains VisionTransformer...Cls and TimmModel...Cls; found {self.class_name!r}"
-                )
-            elif task is not None and _CLASSES[named[2]] != task:
-                self.problems.append(f"{key}: {self.class_name} contradicts the task, which is {task} in ftx")
-
-        return rule
+        elif self.task is not None and _CLASSES[named[2]] != self.task:
+            self.problems.append(f"{key}: {self.class_name} contradicts the task, which is {self.task} in ftx")
 
     def model_name(self, key: str, value: object) -> None:
-        name = str(value)
-        if self.class_name.startswith("TimmModel") or name in _MODELS:
-            self.put("model.name", _MODELS.get(name, name))
+        if isinstance(value, str) and (value in _MODELS or self.class_name.startswith("TimmModel")):
+            self.put(key, "model.name", _MODELS.get(value, value))
+            if value in _NOTES:
+                self.notes.append(_NOTES[value])
         else:
-            self.problems.append(f"{key}: ftx knows {', '.join(_MODELS)} by these names; found {name!r}")
+            self.problems.append(f"{key}: ftx knows {', '.join(_MODELS)} by these names; found {value!r}")
+
+    def peft(self, key: str, value: object) -> None:
+        self.put(key, "model.peft", "none" if value in ("", None) else value)
+        if value not in ("", None):
+            self.notes.append(_NOTES["peft"])
+
+    def pretrained(self, key: str, value: object) -> None:
+        if isinstance(value, bool):
+            self.put(key, "model.weights", "auto" if value else "none")
+        else:
+            self.problems.append(f"{key}: must be true or false; found {value!r}")
 
     def label_info(self, key: str, value: object) -> None:
-        names: object = cast("Keys", value).get("label_names") if isinstance(value, dict) else value
-        self.put("data.classes", len(cast("list[object]", names)) if isinstance(names, list) else names)
+        names = cast("Keys", value).get("label_names") if isinstance(value, dict) and len(value) == 1 else value  # pyright: ignore[reportUnknownArgumentType]
+        if isinstance(names, int | list):
+            self.put(key, "data.classes", len(cast("list[object]", names)) if isinstance(names, list) else names)
+        else:
+            self.problems.append(f"{key}: must be a number or label_names alone, the data tells the rest; {_REMOVE}")
 
     def optimizer(self, key: str, value: object) -> None:
+        self.inside({
+            "class_path": self.adamw,
+            "init_args": self.inside({
+                "lr": self.taking("train.lr"),
+                "weight_decay": self.taking("train.weight_decay"),
+                **{name: self.meaning(usual, "that of AdamW in ftx") for name, usual in _ADAMW.items()},
+            }),
+        })(key, value)  # fmt: skip
+        for name, usual in _ADAMW_DEFAULTS.items():
+            if f"train.{name}" not in self._put_by:
+                self.put(f"{key}.init_args.{name}", f"train.{name}", usual)
+
+    def adamw(self, key: str, value: object) -> None:
         if str(value).rpartition(".")[2] != "AdamW":
             self.problems.append(f"{key}: ftx trains with torch.optim.AdamW; found {value!r}")
 
-    def monitor(self, task: str | None) -> Rule:
-        if task == "multiclass":
-            return self.meaning("val/accuracy", "the best epoch is that of the best accuracy on validation images")
-        return lambda key, value: self.problems.append(
-            f"{key}: ftx chooses the best epoch by the task's own metric; found {value!r}; {_REMOVE}"
-        )
+    def monitor(self, key: str, value: object) -> None:
+        if value != _MONITORS.get(str(self.task)):
+            self.problems.append(
+                f"{key}: ftx chooses the best epoch by the task's own metric; found {value!r}; {_REMOVE}"
+            )
 
     def callbacks(self, key: str, value: object) -> None:
         for number, callback in enumerate(cast("list[object]", value) if isinstance(value, list) else [value]):
             given = cast("Keys", callback) if isinstance(callback, dict) else {}
             name = str(given.get("class_path")).rpartition(".")[2]
             if name.startswith("EarlyStopping"):
-                self.inside({"patience": self.taking("train.patience")})(
-                    f"{key}.{number}.init_args", given.get("init_args")
-                )
+                patience = self.inside({"patience": self.taking("train.patience")})
+                rules: dict[str, Rule] = {"class_path": lambda key, value: None, "init_args": patience}
+                self.inside(rules)(f"{key}.{number}", callback)
             else:
                 self.problems.append(f"{key}.{number}: ftx has no callback {name}; {_hint(name)}")
 

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ftx.card import Precision
+from ftx.errors import Interrupted, shell_command
 from ftx.exporting import ExportReport, export
 from ftx.exporting.export import FORMATS, wanted_artifacts
 from ftx.merging import MergeReport, merge
@@ -44,6 +45,12 @@ def run_all(
     started = time.monotonic()
     wanted_artifacts(FORMATS, precisions)  # one mistyped must not cost the training
     trained = train(recipe, out=out, strict=strict, progress=progress)
+    if trained.interrupted:
+        raise Interrupted(
+            "interrupted in training",
+            found=f"{trained.run} holds the best epoch so far",
+            mend=f"to go on with it: {shell_command('ftx merge', trained.run)}",
+        )
     run = Run.open(trained.run)
     merged = merge(run, progress=progress)
     exported = export(run, formats=FORMATS, precisions=precisions, progress=progress)

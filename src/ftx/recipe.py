@@ -231,7 +231,7 @@ class Recipe(_Section):
 
     @classmethod
     def loads(cls, text: str) -> Recipe:
-        """Read a recipe from YAML text.
+        """Read a recipe of ours from YAML text.
 
         Raises: RecipeError with all that is wrong in it.
         """
@@ -250,12 +250,12 @@ class Recipe(_Section):
         Raises: RecipeError with all that is wrong in the three.
         """
         base = {} if config is None else _mapping(_read(config), config)
+        foreign: list[str] = []
         if is_otx(base):
-            base, foreign = from_otx(base)
-            if foreign:
-                raise _refusal(foreign, config)
+            translated = from_otx(base)
+            base, foreign = translated.ours, translated.problems
         given = {key: value for key, value in (flags or {}).items() if value is not None}
-        return _resolve(base, overrides, given, config)
+        return _resolve(base, overrides, given, config, foreign)
 
     def with_overrides(self, overrides: Sequence[str]) -> Recipe:
         """This recipe with ``train.lr=1e-4`` and the like laid over it.
@@ -285,12 +285,13 @@ class Recipe(_Section):
         return dump_yaml(self.model_dump(mode="json", exclude_unset=not defaults))
 
 
-def in_otx_form(config: Path) -> bool:
-    """Whether a file is a recipe in OTX's form.
+def notes_on_otx(config: Path) -> list[str] | None:
+    """What means a little else in ftx, where a file is a recipe in OTX's form; None where it is ours.
 
     Raises: RecipeError if it cannot be read.
     """
-    return is_otx(_mapping(_read(config), config))
+    document = _mapping(_read(config), config)
+    return from_otx(document).notes if is_otx(document) else None
 
 
 # What the same keys are called in peft, transformers and timm.
@@ -308,10 +309,14 @@ _SYNONYMS = {
 
 
 def _resolve(
-    base: dict[str, object], overrides: Sequence[str], flags: Mapping[str, object], where: Path | None
+    base: dict[str, object],
+    overrides: Sequence[str],
+    flags: Mapping[str, object],
+    where: Path | None,
+    foreign: Sequence[str] = (),
 ) -> Recipe:
     known = set(dotted_keys(Recipe))
-    problems: list[str] = []
+    problems = [*foreign]
     given: dict[str, object] = {}
     for override in overrides:
         key, equals, text = override.partition("=")

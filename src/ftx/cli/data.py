@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from ftx.cli import console
-from ftx.cli.options import JsonFlag, parse_task
-from ftx.errors import shell_command
+from ftx.cli.options import SKIPPED, JsonFlag, parse_task
+from ftx.errors import InputError, shell_command
 
 if TYPE_CHECKING:
     from ftx.data.check import DataReport
     from ftx.labels import Labels
 
 verbs = typer.Typer(add_completion=False, rich_markup_mode=None, no_args_is_help=True)
-
-# Exit statuses of the design: done but some inputs were skipped, and input that is wrong.
-SKIPPED, WRONG = 4, 2
 
 # How many of each kind of finding are listed; --json has all.
 _LISTED = 10
@@ -71,12 +69,12 @@ def check(
     else:
         _print(report, form)
     if not report.ok:
-        return WRONG
+        return InputError.exit_code
     return SKIPPED if report.unreadable else 0
 
 
 def _print(report: DataReport, form: str) -> None:
-    uneven = f"; the most frequent has {report.imbalance:g} times the training images of the rarest"
+    uneven = f"; of two answers to one question the more frequent has up to {report.imbalance:g} times the images"
     console.print_facts(
         [
             ("data", f"{report.path}: {_LAYOUTS[report.layout]}"),
@@ -94,9 +92,7 @@ def _print(report: DataReport, form: str) -> None:
     if not report.ok:
         console.print_note(f"ftx train would refuse this: {len(report.problems)} to mend", "bad")
         return
-    extra = ("" if report.task == "multiclass" else f" --task {report.task}") + (
-        "" if form == "auto" else f" --set data.format={form}"
-    )
+    extra = f" --task {report.task}" + ("" if form == "auto" else f" --set data.format={form}")
     balance = " --set train.balance=sampling" if report.imbalance >= _UNEVEN else ""
     console.print_note(f"next: {shell_command('ftx train --data', report.path)}{extra}{balance}", "dim")
 
@@ -130,18 +126,22 @@ def _nodes(labels: Labels, counts: dict[str, dict[str, int]], parent: str | None
 
 def _print_findings(report: DataReport) -> None:
     twins = [f"{one.held_out} looks like {one.train} ({one.correlation:.3f})" for one in report.near_duplicates]
-    ignored = [f"{count} {ending}" for ending, count in sorted(report.ignored.items())]
-    for headline, lines in (
-        (f"{len(twins)} held-out images have a near-duplicate in train: results will look too good", twins),
-        (f"{len(report.unreadable)} images cannot be read", report.unreadable),
-        (f"{report.copies} images are copies of others of their side", [] if report.copies else None),
-        ("ignored, as no images of a class", ignored),
-        *((problem, []) for problem in report.problems),
-    ):
-        if lines is None or (not lines and headline.startswith(("0 ", "ignored"))):
-            continue
-        console.print_note("\n" + headline, "bad")
-        for line in lines[:_LISTED]:
-            console.print_note(f"  {line}")
-        if len(lines) > _LISTED:
-            console.print_note(f"  and {len(lines) - _LISTED} more; --json lists all")
+    if twins:
+        _print_list(f"held-out images with a near-duplicate in train (results will look too good): {len(twins)}", twins)
+    if report.unreadable:
+        _print_list(f"images that cannot be read: {len(report.unreadable)}", report.unreadable)
+    if report.copies:
+        _print_list(f"copies of other images on their side: {report.copies}")
+    if report.ignored:
+        files = ", ".join(f"{count} {ending}" for ending, count in sorted(report.ignored.items()))
+        _print_list(f"ignored, as no images of a class: {files}")
+    for problem in report.problems:
+        _print_list(problem)
+
+
+def _print_list(headline: str, lines: Sequence[str] = ()) -> None:
+    console.print_note("\n" + headline, "bad")
+    for line in lines[:_LISTED]:
+        console.print_note(f"  {line}")
+    if len(lines) > _LISTED:
+        console.print_note(f"  and {len(lines) - _LISTED} more; --json lists all")

@@ -10,6 +10,9 @@ import typer
 from ftx.errors import InputError, nearest
 from ftx.recipe import TaskName
 
+# Exit status where the work is done, but some inputs were skipped.
+SKIPPED = 4
+
 RunArgument = Annotated[
     Path | None,
     typer.Argument(metavar="RUN", show_default=False, help="A run folder; without it the newest, runs/latest."),

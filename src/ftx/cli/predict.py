@@ -8,11 +8,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ftx.cli import console
+from ftx.cli.options import SKIPPED
 
 if TYPE_CHECKING:
     from ftx.prediction import Prediction
-
-SKIPPED = 4
 
 
 def command(

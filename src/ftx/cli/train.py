@@ -11,7 +11,7 @@ import typer
 from ftx.cli import console
 from ftx.cli.options import JsonFlag
 from ftx.errors import INTERRUPTED, shell_command
-from ftx.recipe import TARGETS, Recipe, in_otx_form
+from ftx.recipe import TARGETS, Recipe, notes_on_otx
 from ftx.resources import recipe_file
 
 if TYPE_CHECKING:
@@ -166,9 +166,12 @@ def read_recipe(config: str | None, overrides: Sequence[str], flags: Mapping[str
     """The recipe of a file or a name, with what goes over it; what became of one in OTX's form is shown."""
     path = None if config is None else recipe_file(config)
     recipe = Recipe.build(path, overrides, flags)
-    if path is not None and in_otx_form(path):
+    notes = None if path is None else notes_on_otx(path)
+    if notes is not None:
         console.print_note("this OTX recipe is in ftx (other keys have their defaults):", "strong")
         console.print_note(recipe.dumps(defaults=False).rstrip())
+        for note in notes:
+            console.print_note(f"note: {note}", "dim")
     return recipe
 
 

@@ -37,8 +37,9 @@ class DataReport(VerbReport):
 
     ``task`` is what the labels look like unless one was named (``task_named``). ``counts`` has an entry a label and
     side, ancestors counted with their children. ``imbalance`` is the largest ratio of training images between two
-    labels of one group, or between two singles. ``copies`` counts images that occur before under another name on the
-    same side, ``ignored`` other files by ending. ``ok`` says that ``ftx train`` would take it: no ``problems``.
+    labels of one group, or between those that have a single label and those that have not. ``copies`` counts images
+    that occur before under another name on the same side, ``ignored`` other files by ending. ``ok`` says that ``ftx
+    train`` would take it: no ``problems``.
     """
 
     verb: str = "data check"
@@ -76,11 +77,13 @@ def check(
     opened = open_all(listing, understood, path, progress, looks=True)
     problems = [*opened.problems]
     try:
-        dataset, copies = _split(listing, opened, val_fraction)
+        found = on_sides(listing, opened, val_fraction)
+        dataset, copies = found.dataset, found.copies
     except DataError as error:  # too few to split: each stands where it was put, or in train
         problems += [] if problems else [error]
         dataset, copies = _unsplit(listing, opened), 0
     counts = {name: {str(side): n for side, n in sides.items()} for name, sides in class_counts(dataset).items()}
+    trained = {name: sides.get("train", 0) for name, sides in counts.items()}
     return DataReport(
         ok=not problems,
         path=str(path),
@@ -91,7 +94,7 @@ def check(
         labels=dataset.labels,
         counts=counts,
         unlabelled=sum(not entry.labels for entry in dataset.entries),
-        imbalance=_imbalance(dataset.labels, {name: sides.get("train", 0) for name, sides in counts.items()}),
+        imbalance=_imbalance(dataset.labels, trained, len(dataset.split("train"))),
         near_duplicates=_near_duplicates(dataset, opened, progress),
         copies=copies,
         unreadable=[f"{one.path}: {one.reason}" for one in opened.unreadable],
@@ -101,25 +104,17 @@ def check(
 
 
 def _looks_like(listing: Listing) -> TaskName:
-    """A tree where labels are paths or stand in groups, several labels or none an image, or one each."""
-    carried = [file.labels for file in listing.files]
-    spelt = listing.declared.groups is None  # COCO's categories exclude nothing, and may be called "food/drink"
-    if listing.declared.groups or (spelt and (listing.declared.parents or any("/" in n for c in carried for n in c))):
-        return "hierarchical"
-    return "multilabel" if any(len(names) != 1 for names in carried) else "multiclass"
+    """The narrowest task that its labels suit: one label each is also any number of labels."""
+    carried = {file.path: file.labels for file in listing.files}
+    order: tuple[TaskName, ...] = ("hierarchical", "multiclass", "multilabel")
+    return next(task for task in order if TASKS[task].suits(carried, listing.declared))
 
 
-def _imbalance(labels: Labels, trained: Mapping[str, int]) -> float:
-    """Of labels that stand for the same choice; a parent has more images than its children, and should."""
-    parents = set(labels.parents.values())
-    peers = [*labels.groups, tuple(name for name in labels.singles if name not in parents)]
-    counts = [[trained[name] for name in names] for names in peers if names]
-    return round(max(max(each) / max(min(each), 1) for each in counts), 2)
-
-
-def _split(listing: Listing, opened: Opened, val_fraction: float) -> tuple[Dataset, int]:
-    found = on_sides(listing, opened, val_fraction)
-    return found.dataset, found.copies
+def _imbalance(labels: Labels, trained: Mapping[str, int], images: int) -> float:
+    """Between labels of one group, or between the images that have a single label and those that have not."""
+    groups = [[trained[name] for name in group] for group in labels.groups]
+    singles = [[trained[name], images - trained[name]] for name in labels.singles if name not in labels.parents]
+    return round(max(max(each) / max(min(each), 1) for each in groups + singles), 2)
 
 
 def _unsplit(listing: Listing, opened: Opened) -> Dataset:
@@ -131,14 +126,21 @@ def _unsplit(listing: Listing, opened: Opened) -> Dataset:
 
 
 def _near_duplicates(dataset: Dataset, opened: Opened, progress: Progress) -> list[NearDuplicate]:
+    """Equal files first, which no look is needed for, then what looks alike."""
     look_of: dict[str, Look] = {file.path: look for file, look in zip(opened.files, opened.looks, strict=True)}
     train = dataset.split("train")
+    same = {entry.sha256: entry.path for entry in train}
     held_out = dataset.split("val") + dataset.split("test")
-    with progress.track("Comparing val and test with train", None):
-        found = twins([look_of[entry.path] for entry in held_out], [look_of[entry.path] for entry in train])
-    return [
+    equal = [
+        NearDuplicate(held_out=entry.path, train=same[entry.sha256], correlation=1)
+        for entry in held_out
+        if entry.sha256 in same
+    ]
+    others = [entry for entry in held_out if entry.sha256 not in same]
+    found = twins([look_of[entry.path] for entry in others], [look_of[entry.path] for entry in train], progress)
+    return equal + [
         NearDuplicate(
-            held_out=held_out[pair.one].path, train=train[pair.other].path, correlation=round(pair.correlation, 4)
+            held_out=others[pair.one].path, train=train[pair.other].path, correlation=round(pair.correlation, 4)
         )
         for pair in found
     ]

@@ -12,6 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from ftx.progress import SILENT, Progress
+
 # The hash keeps 8 × 8 low frequencies of 32 × 32 grey pixels (Zauner, 2010, section 3.2.1).
 SIDE = 32
 LOW = 8
@@ -20,7 +22,7 @@ LOW = 8
 # pictures of Fashion-MNIST, where all look alike, none passes both.
 MOST_BITS = 8
 LEAST_CORRELATION = 0.98
-# Pairs compared at a time, 8 bytes each.
+# Pairs compared at a time.
 _PAIRS = 1 << 22
 
 Bits = NDArray[np.uint64]
@@ -36,11 +38,10 @@ class Look:
 
 @dataclass(frozen=True)
 class Twins:
-    """The rows of two images that look alike, how many bits they differ in, and their correlation in [-1, 1]."""
+    """The rows of two images that look alike, and the correlation of their grey pixels, in [-1, 1]."""
 
     one: int
     other: int
-    bits: int
     correlation: float
 
 
@@ -54,23 +55,24 @@ def look_at(image: Image.Image) -> Look:
     return Look(int.from_bytes(np.packbits(above).tobytes(), "big"), grey_HW)
 
 
-def twins(ones: Sequence[Look], others: Sequence[Look]) -> list[Twins]:
+def twins(ones: Sequence[Look], others: Sequence[Look], progress: Progress = SILENT) -> list[Twins]:
     """For each of ``ones`` the most alike of ``others``, if it is alike enough; the surest first."""
     if not ones or not others:
         return []
     bits_N, bits_M = _bits(ones), _bits(others)
-    flat_MP = np.stack([_centred(look) for look in others])
+    flat_NP, flat_MP = (np.stack([_centred(look) for look in looks]) for looks in (ones, others))
     found: list[Twins] = []
     rows = max(1, _PAIRS // len(others))
-    for start in range(0, len(ones), rows):
-        apart_NM = np.bitwise_count(bits_N[start : start + rows, None] ^ bits_M)
-        for row in np.flatnonzero((apart_NM <= MOST_BITS).any(axis=1)).tolist():
-            near = np.flatnonzero(apart_NM[row] <= MOST_BITS)
-            alike = flat_MP[near] @ _centred(ones[start + row])
-            best = int(alike.argmax())
-            if alike[best] >= LEAST_CORRELATION:
-                other = int(near[best])
-                found.append(Twins(start + row, other, int(apart_NM[row, other]), float(alike[best])))
+    with progress.track("Comparing val and test with train", len(ones)) as bar:
+        for start in range(0, len(ones), rows):
+            near_NM = np.bitwise_count(bits_N[start : start + rows, None] ^ bits_M) <= MOST_BITS
+            some = np.flatnonzero(near_NM.any(axis=1))
+            alike_NM = np.where(near_NM[some], flat_NP[start + some] @ flat_MP.T, -1)
+            for row, best in zip(some.tolist(), alike_NM.argmax(axis=1).tolist(), strict=True):
+                correlation = float(alike_NM[some.searchsorted(row), best])
+                if correlation >= LEAST_CORRELATION:
+                    found.append(Twins(start + row, best, correlation))
+            bar.advance(len(near_NM))
     return sorted(found, key=lambda pair: (-pair.correlation, pair.one))
 
 

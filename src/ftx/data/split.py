@@ -4,12 +4,67 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Sequence
+from hashlib import sha256
 
-from ftx.data.dataset import Split
+from ftx.data.dataset import Entry, Split
+from ftx.data.sources import Found
 from ftx.errors import DataError
 
 # One image to learn from and one to choose by.
 FEWEST_PER_CLASS = 2
+
+
+def put_on_sides(files: Sequence[Found], hashes: Sequence[str], val_fraction: float) -> tuple[Entry, ...]:
+    """One entry an image, sorted by path; whatever has no side yet, and train without a val, is split.
+
+    Raises: DataError if there is too little to split.
+    """
+    has_val = any(file.split == "val" for file in files)
+    to_split = [index for index, file in enumerate(files) if file.split in (None, "train") and not has_val]
+    drawn: dict[int, Split] = {}
+    if to_split:
+        some = [files[index] for index in to_split]
+        sides = _drawn(some, _subjects(some, [hashes[index] for index in to_split]), val_fraction)
+        drawn = dict(zip(to_split, sides, strict=True))
+    entries = [
+        Entry(file.path, digest, file.labels, drawn.get(index) or file.split or "train")
+        for index, (file, digest) in enumerate(zip(files, hashes, strict=True))
+    ]
+    return tuple(sorted(entries, key=lambda entry: entry.path))
+
+
+def _drawn(files: Sequence[Found], keys: Sequence[str], val_fraction: float) -> tuple[Split, ...]:
+    """Class by class, where each image has one label and each label several images that stand for themselves.
+
+    A label that one image alone carries, as one that is known to the first level of its tree only, has no two sides.
+    """
+    distinct: dict[str, set[str]] = defaultdict(set)
+    for file, key in zip(files, keys, strict=True):
+        for name in file.labels:
+            distinct[name].add(key)
+    plain = all(len(file.labels) == 1 and file.group is None for file in files)
+    if plain and all(len(images) >= FEWEST_PER_CLASS for images in distinct.values()):
+        return hash_split([(key, file.labels[0]) for file, key in zip(files, keys, strict=True)], val_fraction)
+    return hash_split_sets([(key, file.labels) for file, key in zip(files, keys, strict=True)], val_fraction)
+
+
+def _subjects(files: Sequence[Found], hashes: Sequence[str]) -> list[str]:
+    """What must stand on one side together, as a hash: an image's copies, and all images of its group."""
+    # A subject's name is hashed as an image is, so that the order of names decides nothing.
+    of_group = [None if file.group is None else sha256(file.group.encode()).hexdigest() for file in files]
+    parent: dict[str, str] = {}
+
+    def root(key: str) -> str:
+        while (up := parent.setdefault(key, key)) != key:
+            parent[key] = parent[up]  # shorter with each visit
+            key = up
+        return key
+
+    for digest, group in zip(hashes, of_group, strict=True):
+        if group is not None:  # copies in two groups tie the groups
+            one, other = sorted((root(digest), root(group)))
+            parent[other] = one
+    return [root(digest) for digest in hashes]
 
 
 def hash_split(samples: Sequence[tuple[str, str]], val_fraction: float) -> tuple[Split, ...]:
@@ -79,7 +134,7 @@ def refuse_small_classes(distinct: dict[str, int], *, where: str | None = None, 
             f"a class needs at least {FEWEST_PER_CLASS} different images to train on",
             where=where,
             found=", ".join(small) + because,
-            mend="add images to it, or remove its folder",
+            mend="add images of it, or take it out of the data",
         )
 
 

@@ -13,16 +13,15 @@ from ftx.data.looks import Look, look_at
 from ftx.data.preprocess import open_image
 from ftx.data.sources import Found, Layout, Listing, list_images
 from ftx.data.sources.folder import describe
-from ftx.data.sources.listing import NAMED, told
-from ftx.data.split import hash_split, hash_split_sets, refuse_small_classes
+from ftx.data.split import put_on_sides, refuse_small_classes
 from ftx.data.threads import in_threads
-from ftx.errors import DataError, ImageError
+from ftx.errors import NAMED, DataError, ImageError, told
 from ftx.labels import Labels
 from ftx.progress import SILENT, Progress
 from ftx.recipe import TaskName
 from ftx.tasks import TASKS
 
-# The issue's bound: more than this share of unreadable images means that something is wrong with the folder.
+# A few broken files are in every large collection; with more than this share something is wrong with the folder.
 MOST_UNREADABLE = 0.05
 
 
@@ -112,7 +111,7 @@ def open_all(
 
     Raises: DataError if images do not carry what the task asks for.
     """
-    labels, named = TASKS[task].relate([file.labels for file in listing.files], listing.declared, path)
+    labels, named = TASKS[task].relate({file.path: file.labels for file in listing.files}, listing.declared, path)
     relabelled = [replace(file, labels=names) for file, names in zip(listing.files, named, strict=True)]
     files, hashes, seen, unreadable = _read_all(listing.root, relabelled, progress, looks=looks)
     where = str(listing.root / "train" if listing.layout == "splits" else path)
@@ -242,7 +241,7 @@ def on_sides(listing: Listing, opened: Opened, val_fraction: float) -> Survey:
 
     Raises: DataError if a class has too few images to be split.
     """
-    entries = _entries(opened.files, opened.hashes, val_fraction)
+    entries = put_on_sides(opened.files, opened.hashes, val_fraction)
     dataset = Dataset(listing.root, opened.labels, entries, opened.unreadable)
     return Survey(dataset, listing.layout, listing.ignored, *_doubles(entries))
 
@@ -255,30 +254,6 @@ def _tell_unreadable(opened: Opened, progress: Progress) -> None:
         progress.note(f"skipped {one.path}: {one.reason}")
     if len(opened.unreadable) > NAMED:
         progress.note(f"skipped {len(opened.unreadable) - NAMED} more")
-
-
-def _entries(files: Sequence[Found], hashes: Sequence[str], val_fraction: float) -> tuple[Entry, ...]:
-    """One entry an image, sorted by path; whatever has no side yet, and train without a val, is split."""
-    has_val = any(file.split == "val" for file in files)
-    to_split = [index for index, file in enumerate(files) if file.split in (None, "train") and not has_val]
-    drawn: dict[int, Split] = {}
-    if to_split:
-        # A subject's name is hashed as an image is, so that the order of names decides nothing.
-        keys = {
-            index: hashes[index] if (group := files[index].group) is None else sha256(group.encode()).hexdigest()
-            for index in to_split
-        }
-        plain = all(len(file.labels) == 1 and file.group is None for file in files)
-        if plain:
-            sides = hash_split([(keys[index], files[index].labels[0]) for index in to_split], val_fraction)
-        else:
-            sides = hash_split_sets([(keys[index], files[index].labels) for index in to_split], val_fraction)
-        drawn = dict(zip(to_split, sides, strict=True))
-    entries = [
-        Entry(file.path, digest, file.labels, drawn.get(index) or file.split or "train")
-        for index, (file, digest) in enumerate(zip(files, hashes, strict=True))
-    ]
-    return tuple(sorted(entries, key=lambda entry: entry.path))
 
 
 def _doubles(entries: tuple[Entry, ...]) -> tuple[int, int]:

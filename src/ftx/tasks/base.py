@@ -5,7 +5,7 @@ Shapes: N images, C labels, in the order of the logits.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
@@ -20,9 +20,11 @@ if TYPE_CHECKING:
 
     from ftx.recipe import LossName
 
-__all__ = ["Flags", "Floats", "Related", "ScoredLabel", "Targets", "Task", "TaskKind", "Thresholds"]
+__all__ = ["Carried", "Flags", "Floats", "Related", "ScoredLabel", "Targets", "Task", "TaskKind", "Thresholds"]
 
 Targets = NDArray[np.float32]
+# The labels that each image carries, by its path.
+Carried = Mapping[str, tuple[str, ...]]
 # The labels of a data set, and each image's labels by their names among them.
 Related = tuple[Labels, list[tuple[str, ...]]]
 
@@ -54,6 +56,11 @@ class Task(Protocol):
     @property
     def metric(self) -> str:
         """The key of ``metrics`` that training chooses by: a share in [0, 1] that should rise."""
+        ...
+
+    @property
+    def balanced_metric(self) -> str:
+        """The key of ``metrics`` to choose by where rare labels are to count as frequent ones do."""
         ...
 
     def targets(self, samples: Sequence[tuple[str, ...]]) -> Targets:
@@ -114,9 +121,13 @@ class TaskKind(Protocol):
         """The task for these labels."""
         ...
 
-    def relate(self, samples: Sequence[tuple[str, ...]], declared: Declared, where: object) -> Related:
+    def suits(self, samples: Carried, declared: Declared) -> bool:
+        """Whether labels look as if they were for this task."""
+        ...
+
+    def relate(self, samples: Carried, declared: Declared, where: object) -> Related:
         """How the labels that images carry relate; ``where`` is named in an error.
 
-        Raises: DataError if an image does not carry what the task asks for.
+        Raises: DataError naming the images that do not carry what the task asks for.
         """
         ...

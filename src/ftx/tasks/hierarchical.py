@@ -15,9 +15,10 @@ import numpy as np
 
 from ftx.errors import DataError
 from ftx.labels import Declared, Labels
-from ftx.tasks.base import Flags, Floats, Related, ScoredLabel, Targets
+from ftx.tasks.base import Carried, Flags, Floats, Related, ScoredLabel, Targets
 from ftx.tasks.exclusive import best, softmax
 from ftx.tasks.labeltree import tree_of
+from ftx.tasks.ranking import f1_of
 from ftx.tasks.sigmoid import sigmoid
 from ftx.tasks.thresholds import Thresholds, tune
 
@@ -35,6 +36,7 @@ class Hierarchical:
     """
 
     metric = "path_accuracy"
+    balanced_metric = "macro_f1"
     nested_folders: ClassVar[bool] = True
 
     def __init__(self, labels: Labels, thresholds: Thresholds) -> None:
@@ -43,7 +45,15 @@ class Hierarchical:
             raise DataError("labels of a tree stand in the order of their groups, the singles last")
 
     @staticmethod
-    def relate(samples: Sequence[tuple[str, ...]], declared: Declared, where: object) -> Related:
+    def suits(samples: Carried, declared: Declared) -> bool:
+        """Labels that are paths, or that a data set ties to each other beyond one group of all."""
+        if declared.groups is None:
+            return bool(declared.parents) or any("/" in name for names in samples.values() for name in names)
+        every = {name for names in samples.values() for name in names}
+        return bool(declared.groups) and (bool(declared.parents) or not every <= set(declared.groups[0]))
+
+    @staticmethod
+    def relate(samples: Carried, declared: Declared, where: object) -> Related:
         """A tree, as the data set declares it or as its labels spell it."""
         return tree_of(samples, declared, where)
 
@@ -76,10 +86,9 @@ class Hierarchical:
         for rows in self._groups:
             truth_NG = targets_NC[:, rows]
             known_N = truth_NG.sum(dim=1) > 0
-            weights_G = None if weights_2C is None else weights_2C[0, rows]
-            each_N = cross_entropy(
-                logits_NC[:, rows], truth_NG, weight=weights_G, label_smoothing=label_smoothing, reduction="none"
-            )
+            each_N = cross_entropy(logits_NC[:, rows], truth_NG, label_smoothing=label_smoothing, reduction="none")
+            if weights_2C is not None:  # by the true label alone, as in Multiclass
+                each_N = each_N * (truth_NG * weights_2C[0, rows]).sum(dim=1)
             parts.append((each_N * known_N).sum() / known_N.sum().clamp(min=1))
         if self.labels.singles:
             weights_2S = None if weights_2C is None else weights_2C[:, self._singles]
@@ -128,6 +137,7 @@ class Hierarchical:
         found = {"path_accuracy": float(self.right(logits_NC, targets_NC).mean())}
         hits, either = int((told_NC & true_NC).sum()), int(told_NC.sum() + true_NC.sum())
         found["hierarchical_f1"] = 2 * hits / max(either, 1)
+        found["macro_f1"] = f1_of(told_NC, true_NC)[0]
         found["inconsistent"] = float((raw_NC & ~called_NC & ~self._conditional).any(axis=1).mean())
         for number, rows in enumerate(self._groups):
             seen_N = true_NC[:, rows].any(axis=1)

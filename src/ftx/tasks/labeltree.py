@@ -3,55 +3,67 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import TypeVar
 
-from ftx.errors import DataError
+from ftx.errors import DataError, told
 from ftx.labels import Declared, Labels
-from ftx.tasks.base import Related
+from ftx.tasks.base import Carried, Related
 
 Node = tuple[str, ...]
+Member = TypeVar("Member", str, Node)
 
 
-def tree_of(samples: Sequence[tuple[str, ...]], declared: Declared, where: object) -> Related:
+def tree_of(samples: Carried, declared: Declared, where: object) -> Related:
     """The tree that a data set declares, or the one that its labels spell as paths: ``animal/cat``.
 
-    Raises: DataError if an image carries two labels that exclude each other, or no image has a label.
+    Raises: DataError naming the images that carry labels that exclude each other, or if no image has a label.
     """
-    if not any(samples):
+    if not any(samples.values()):
         raise DataError("no image has a label", where=str(where))
     if declared.groups is not None:
         return _declared(samples, declared, where)
     if declared.parents:
         path_of = Labels.tree(declared.parents)
-        return _spelt([[path_of(name) for name in sample] for sample in samples], where)
-    return _spelt([[tuple(name.split("/")) for name in sample] for sample in samples], where)
+        return _spelt({path: [path_of(name) for name in names] for path, names in samples.items()}, (), where)
+    nodes = {path: [_node(name, path) for name in names] for path, names in samples.items()}
+    return _spelt(nodes, [(name,) for name in declared.names], where)
 
 
-def _declared(samples: Sequence[tuple[str, ...]], declared: Declared, where: object) -> Related:
+def _node(name: str, path: str) -> Node:
+    parts = tuple(part.strip() for part in name.split("/"))
+    if not all(parts):
+        raise DataError("a label's path has an empty part", where=path, found=name, mend="write it as animal/cat")
+    return parts
+
+
+def _declared(samples: Carried, declared: Declared, where: object) -> Related:
     """Groups as they were declared, of the labels that occur; every other label is a single."""
     path_of = Labels.tree(declared.parents)
-    held = [{above for name in sample for above in path_of(name)} for sample in samples]
-    occurring = {name for names in held for name in names}
+    held = {path: {above for name in names for above in path_of(name)} for path, names in samples.items()}
+    occurring = {name for names in held.values() for name in names}
     kept = [tuple(name for name in group if name in occurring) for group in declared.groups or ()]
     groups = tuple(group for group in kept if len(group) > 1)
-    for names in held:
-        _refuse_two_of_a_group([(name,) for name in names], [[(name,) for name in group] for group in groups], where)
+    _refuse_two_of_a_group(held, groups, str, where)
     grouped = {name for group in groups for name in group}
     singles = tuple(sorted(occurring - grouped))
     parents = {name: up for name, up in declared.parents.items() if name in occurring}
-    return Labels(tuple(name for group in groups for name in group) + singles, groups, singles, parents), list(samples)
+    names = tuple(name for group in groups for name in group) + singles
+    return Labels(names, groups, singles, parents), list(samples.values())
 
 
-def _spelt(samples: Sequence[Sequence[Node]], where: object) -> Related:
+def _spelt(samples: Mapping[str, Sequence[Node]], more: Sequence[Node], where: object) -> Related:
     """Children of one label exclude each other, and so do the roots, but for those that must be singles.
 
-    A root without children that stands beside another root in some image may be a single, which holds or does not. As
-    few are made singles as leave the others exclusive: of ``Bag;new`` and ``Shoe/Boot;new`` it is ``new`` alone.
+    A root without children that stands beside another root in some image may be a single, which holds or does not: see
+    ``_not_exclusive``. ``more`` are nodes that exist whether or not an image has them.
     """
-    held = [{node[:end] for node in sample for end in range(1, len(node) + 1)} for sample in samples]
-    nodes = sorted({node for sample in held for node in sample})
+    held = {
+        path: {node[:end] for node in carried for end in range(1, len(node) + 1)} for path, carried in samples.items()
+    }
+    nodes = sorted({node for sample in held.values() for node in sample} | set(more))
     has_children = {node[:-1] for node in nodes if len(node) > 1}
-    singles = _not_exclusive([{node[:1] for node in sample} for sample in samples], has_children)
+    singles = _not_exclusive([{node for node in sample if len(node) == 1} for sample in held.values()], has_children)
     groups: dict[Node, list[Node]] = {}
     for node in nodes:
         if node not in singles:
@@ -59,8 +71,7 @@ def _spelt(samples: Sequence[Sequence[Node]], where: object) -> Related:
     # A group of one would be certain whatever is seen: such a child holds or does not.
     singles = sorted(singles + [members[0] for members in groups.values() if len(members) == 1])
     exclusive = [members for _, members in sorted(groups.items(), key=_by_depth) if len(members) > 1]
-    for sample in held:
-        _refuse_two_of_a_group(sample, exclusive, where)
+    _refuse_two_of_a_group(held, exclusive, "/".join, where)
     name_of = _names(nodes)
     named = tuple(tuple(name_of[node] for node in members) for members in exclusive)
     alone = tuple(name_of[node] for node in singles)
@@ -70,18 +81,25 @@ def _spelt(samples: Sequence[Sequence[Node]], where: object) -> Related:
         singles=alone,
         parents={name_of[node]: name_of[node[:-1]] for node in nodes if len(node) > 1},
     )
-    return labels, [tuple(name_of[node] for node in sample) for sample in samples]
+    return labels, [tuple(name_of[node] for node in carried) for carried in samples.values()]
 
 
 def _not_exclusive(roots: Sequence[set[Node]], has_children: set[Node]) -> list[Node]:
-    """Roots without children that others stand beside: the one with the most neighbours first, until none is left."""
+    """Roots without children that are singles, so that no two of the others stand in one image.
+
+    One after the other, the root that most rarely stands alone: an attribute such as *new* never does, a class does.
+    """
     neighbours: dict[Node, set[Node]] = {}
+    seen, alone = Counter[Node](), Counter[Node]()
     for sample in roots:
+        seen.update(sample)
+        if len(sample) == 1:
+            alone.update(sample)
         for node in sample:
             neighbours.setdefault(node, set()).update(sample - {node})
     found: list[Node] = []
     while free := [node for node, beside in neighbours.items() if beside and node not in has_children]:
-        single = max(sorted(free), key=lambda node: len(neighbours[node]))
+        single = min(sorted(free), key=lambda node: (alone[node] / seen[node], -len(neighbours[node])))
         found.append(single)
         del neighbours[single]
         for beside in neighbours.values():
@@ -99,13 +117,21 @@ def _names(nodes: Sequence[Node]) -> Mapping[Node, str]:
     return {node: node[-1] if counted[node[-1]] == 1 else "/".join(node) for node in nodes}
 
 
-def _refuse_two_of_a_group(held: Sequence[Node] | set[Node], groups: Sequence[Sequence[Node]], where: object) -> None:
-    for members in groups:
-        both = [node for node in members if node in held]
-        if len(both) > 1:
-            raise DataError(
-                "an image carries two labels that exclude each other",
-                where=str(where),
-                found=" and ".join("/".join(node) for node in both),
-                mend="labels of one group, children of one label, and roots with children exclude each other: keep one",
-            )
+def _refuse_two_of_a_group(
+    held: Mapping[str, set[Member]], groups: Sequence[Sequence[Member]], show: Callable[[Member], str], where: object
+) -> None:
+    group_of = {member: number for number, group in enumerate(groups) for member in group}
+    clashes: list[str] = []
+    for path, members in held.items():
+        first: dict[int, Member] = {}
+        for member in sorted(members):
+            group = group_of.get(member)
+            if group is not None and first.setdefault(group, member) != member:
+                clashes.append(f"{path}: {show(first[group])} and {show(member)}")
+    if clashes:
+        raise DataError(
+            "images carry labels that exclude each other",
+            where=str(where),
+            found=told(clashes),
+            mend="labels of one group, children of one label, and roots with children exclude each other: keep one",
+        )

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
-from ftx.errors import DataError
+from ftx.errors import DataError, told
 from ftx.labels import Declared, Labels
-from ftx.tasks.base import Flags, Floats, Related, ScoredLabel, Targets
+from ftx.tasks.base import Carried, Flags, Floats, Related, ScoredLabel, Targets
 from ftx.tasks.exclusive import best, softmax
 from ftx.tasks.ranking import f1_of
 from ftx.tasks.thresholds import Thresholds
@@ -24,23 +24,37 @@ class Multiclass:
     """Softmax over all labels, cross-entropy, the best label wins."""
 
     metric = "accuracy"
+    balanced_metric = "macro_f1"
     nested_folders: ClassVar[bool] = False
 
     def __init__(self, labels: Labels, thresholds: Thresholds | None = None) -> None:
         self.labels, self.thresholds = labels, thresholds or Thresholds()
 
     @staticmethod
-    def relate(samples: Sequence[tuple[str, ...]], declared: Declared, where: object) -> Related:
+    def suits(samples: Carried, declared: Declared) -> bool:
+        """One label each."""
+        return all(len(names) == 1 for names in samples.values())
+
+    @staticmethod
+    def relate(samples: Carried, declared: Declared, where: object) -> Related:
         """One group of all labels, a class folder without images included, for that is a mistake to be told."""
-        several = next((sample for sample in samples if len(sample) != 1), None)
-        if several is not None:
+        strange = [f"{path}: {';'.join(names) or 'none'}" for path, names in samples.items() if len(names) != 1]
+        if strange:
             raise DataError(
                 "multiclass images carry exactly one label each",
                 where=str(where),
-                found=";".join(several) or "an image without a label",
+                found=told(strange),
                 mend="--task multilabel, or --task hierarchical for a tree",
             )
-        return Labels.multiclass(sorted({*declared.names, *(name for (name,) in samples)})), list(samples)
+        names = sorted({*declared.names, *(name for (name,) in samples.values())})
+        if len(names) < 2:
+            raise DataError(
+                "there is only one class",
+                where=str(where),
+                found=", ".join(names),
+                mend="add another, or --task multilabel, where a label holds or does not",
+            )
+        return Labels.multiclass(names), list(samples.values())
 
     def targets(self, samples: Sequence[tuple[str, ...]]) -> Targets:
         """One-hot rows. Shape: [N, C]."""
@@ -62,8 +76,12 @@ class Multiclass:
         """Cross-entropy with smoothed labels (Szegedy et al., arXiv:1512.00567, section 7)."""
         from torch.nn.functional import cross_entropy
 
-        weights_C = None if weights_2C is None else weights_2C[0]
-        return cross_entropy(logits_NC, targets_NC, weight=weights_C, label_smoothing=label_smoothing)
+        each_N = cross_entropy(logits_NC, targets_NC, label_smoothing=label_smoothing, reduction="none")
+        if weights_2C is not None:
+            # By the true label alone: torch's own weights would weigh what smoothing gives to the others as well, and
+            # teach a rare label on every image.
+            each_N = each_N * (targets_NC * weights_2C[0]).sum(dim=1)
+        return each_N.mean()
 
     def scores(self, logits_NC: Floats) -> Floats:
         """Softmax. Shape: [N, C]."""

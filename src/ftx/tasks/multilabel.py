@@ -9,7 +9,7 @@ import numpy as np
 
 from ftx.errors import DataError
 from ftx.labels import Declared, Labels
-from ftx.tasks.base import Flags, Floats, Related, ScoredLabel, Targets
+from ftx.tasks.base import Carried, Flags, Floats, Related, ScoredLabel, Targets
 from ftx.tasks.ranking import f1_of, mean_average_precision
 from ftx.tasks.sigmoid import sigmoid
 from ftx.tasks.thresholds import Thresholds, tune
@@ -24,18 +24,24 @@ class Multilabel:
     """A sigmoid a label, asymmetric loss or cross-entropy, a threshold a label."""
 
     metric = "mAP"
+    balanced_metric = "mAP"  # a mean over labels already
     nested_folders: ClassVar[bool] = False
 
     def __init__(self, labels: Labels, thresholds: Thresholds) -> None:
         self.labels, self.thresholds = labels, thresholds
 
     @staticmethod
-    def relate(samples: Sequence[tuple[str, ...]], declared: Declared, where: object) -> Related:
-        """Singles alone, those that occur."""
-        names = tuple(sorted({name for sample in samples for name in sample}))
+    def suits(samples: Carried, declared: Declared) -> bool:
+        """Any number of labels."""
+        return True
+
+    @staticmethod
+    def relate(samples: Carried, declared: Declared, where: object) -> Related:
+        """Singles alone, a class folder without images included, for that is a mistake to be told."""
+        names = tuple(sorted({*declared.names, *(name for carried in samples.values() for name in carried)}))
         if not names:
             raise DataError("no image has a label", where=str(where))
-        return Labels(names, singles=names), list(samples)
+        return Labels(names, singles=names), list(samples.values())
 
     def targets(self, samples: Sequence[tuple[str, ...]]) -> Targets:
         """Shape: [N, C]; 1 where the label holds."""

@@ -37,10 +37,11 @@ class Epoch:
 
 @dataclass
 class Fit:
-    """What the loop made; the model holds the best epoch's weights."""
+    """What the loop made; the model holds the weights of the best epoch by ``metric``."""
 
     epochs: list[Epoch]
     best: Epoch
+    metric: str
     thresholds: Thresholds
     interrupted: bool
 
@@ -73,6 +74,7 @@ def fit(
     kept: dict[str, Tensor] = {}
     thresholds = Thresholds()
     interrupted = False
+    metric = task.metric if recipe.balance == "none" else task.balanced_metric
     where = next(module.parameters()).device
     weights_2C = None if balance.weights_2C is None else balance.weights_2C.to(where)
 
@@ -105,7 +107,7 @@ def fit(
                         adamw.step()
                         rate.step()
                         total, seen = total + loss * len(batch), seen + len(batch)
-                        shown = {} if best is None else {task.metric: f"{best.metrics[task.metric]:.3f}"}
+                        shown = {} if best is None else {metric: f"{best.metrics[metric]:.3f}"}
                         bar.advance(len(batch), epoch=f"{number}/{recipe.epochs}", loss=f"{total / seen:.3f}", **shown)
                 seconds = time.perf_counter() - started
                 val_loss, logits_NC, targets_NC = measure(module, task, held_out, loss=recipe.loss, bf16=bf16)
@@ -130,10 +132,10 @@ def fit(
                 epochs.append(epoch)
                 log(epoch)
                 # Of equally good epochs the one with the smaller loss is the better.
-                if best is None or (metrics[task.metric], -val_loss) > (best.metrics[task.metric], -best.val_loss):
+                if best is None or (metrics[metric], -val_loss) > (best.metrics[metric], -best.val_loss):
                     best, thresholds = epoch, task.tuned(logits_NC, targets_NC)
                     kept = {name: p.detach().clone() for name, p in module.named_parameters() if p.requires_grad}
-                reached = f"{task.metric.replace('_', ' ')} {metrics[task.metric]:.3f} on validation images"
+                reached = f"{metric.replace('_', ' ')} {metrics[metric]:.3f} on validation images"
                 progress.note(f"epoch {number}: loss {epoch.loss:.3f}, {reached}, {epoch.images_per_s:.0f} images/s")
                 if number - best.epoch >= recipe.patience:
                     progress.note(f"no better epoch in {recipe.patience}: stopped early")
@@ -148,7 +150,7 @@ def fit(
         for name, parameter in module.named_parameters():
             if name in kept:
                 parameter.copy_(kept[name])
-    return Fit(epochs=epochs, best=best, thresholds=thresholds, interrupted=interrupted)
+    return Fit(epochs=epochs, best=best, metric=metric, thresholds=thresholds, interrupted=interrupted)
 
 
 @torch.no_grad()

@@ -50,6 +50,8 @@ def train(recipe: Recipe, out: Path | None = None, *, strict: bool = False, prog
     check_space(out, 8 * trainable)
     task = TASKS[recipe.task](dataset.labels, Thresholds())
     with new_run(out) as new:
+        if recipe.train.tensorboard:
+            progress.note(f"curves: tensorboard --logdir {new.folder / 'reports' / 'tensorboard'}")
         with logging(new.folder / "reports", tensorboard=recipe.train.tensorboard) as log:
             made = _fit(prepared, dataset, resolved, task, progress, log)
         prepared.backbone.module.cpu()
@@ -74,7 +76,7 @@ def train(recipe: Recipe, out: Path | None = None, *, strict: bool = False, prog
         epochs=len(made.epochs),
         best_epoch=made.best.epoch,
         accuracy=made.best.accuracy,
-        metric=task.metric,
+        metric=made.metric,
         metrics=made.best.metrics,
         loss=made.best.val_loss,
         images_per_s=round(float(np.median([epoch.images_per_s for epoch in made.epochs])), 1),

@@ -63,7 +63,18 @@ class _Gap:
     cosine: float | None
     # Per image: the largest difference of a logit, and how far the labels agree, in [0, 1]. Shape: [N].
     distance: NDArray[np.float64]
+    # NaN where neither calls a label: of images without any a model that calls nothing would live.
     agreement: NDArray[np.float64]
+
+    @property
+    def told(self) -> NDArray[np.float64]:
+        """Agreement on the images that either gives a label. Shape: [those]."""
+        return self.agreement[~np.isnan(self.agreement)]
+
+    @property
+    def agrees(self) -> float:
+        """The mean of it; 1 where no image has a label."""
+        return float(self.told.mean()) if len(self.told) else 1.0
 
 
 def compare(reference: Reference, logits_NC: Floats, subject: Subject, bound: Bound) -> tuple[ParityRow, list[str]]:
@@ -82,7 +93,7 @@ def compare(reference: Reference, logits_NC: Floats, subject: Subject, bound: Bo
     was_right, is_right = (_right(reference, logits) for logits in (reference.logits, logits_NC))
     faults = _distance_faults(gap, held) + _label_faults(gap, held, was_right, is_right)
     # Not finite first, then what changed its label, then the furthest.
-    order = np.lexsort((-gap.distance, gap.agreement))
+    order = np.lexsort((-gap.distance, np.nan_to_num(gap.agreement, nan=1.0)))
     worst = [reference.names[index] for index in order[:WORST_NAMED]]
     low, high = wilson_interval(int(is_right.sum()), len(is_right))
     known = len(is_right) > 0
@@ -95,7 +106,7 @@ def compare(reference: Reference, logits_NC: Floats, subject: Subject, bound: Bo
         max_abs=gap.max_abs,
         mean_abs=gap.mean_abs,
         cosine=gap.cosine,
-        agreement=float(gap.agreement.mean()),
+        agreement=gap.agrees,
         accuracy=float(is_right.mean()) if known else None,
         accuracy_low=low if known else None,
         accuracy_high=high if known else None,
@@ -123,18 +134,18 @@ def _gap(reference: Reference, logits_NC: Floats) -> _Gap:
         mean_abs=float(difference_NC.mean()) if whole else None,
         cosine=float(_cosine(answer_NC, truth_NC).mean()) if whole else None,
         distance=distance_N,
-        agreement=dice(*called) * finite_N,
+        agreement=np.where(finite_N, dice(*called), 0.0),
     )
 
 
 def dice(one_NC: Flags, other_NC: Flags) -> NDArray[np.float64]:
-    """How far two sets of labels agree: the share of labels that are in both. Shape: [N].
+    """How far two sets of labels agree: the share of labels that are in both; NaN for two empty ones. Shape: [N].
 
-    With one label each it is 1 for the same and 0 for another; two empty sets agree.
+    With one label each it is 1 for the same and 0 for another.
     Source: Dice, Ecology 26 (1945) 297-302: 2 |A and B| / (|A| + |B|).
     """
     both_N, sizes_N = (one_NC & other_NC).sum(axis=1), one_NC.sum(axis=1) + other_NC.sum(axis=1)
-    return np.where(sizes_N > 0, 2 * both_N / np.maximum(sizes_N, 1), 1.0)
+    return np.where(sizes_N > 0, 2 * both_N / np.maximum(sizes_N, 1), np.nan)
 
 
 def _cosine(a_NC: NDArray[np.float64], b_NC: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -179,10 +190,10 @@ def _label_faults(
     faults: list[str] = []
     if held.agreement is not None:
         # For shares between 0 and 1 the interval is wider than it need be, as they vary less than yes and no.
-        likely_most = wilson_interval(float(gap.agreement.sum()), len(gap.agreement))[1]
+        likely_most = wilson_interval(float(gap.told.sum()), len(gap.told))[1]
         if likely_most < held.agreement:
             faults.append(
-                f"labels agree to {gap.agreement.mean():.1%} (at most {likely_most:.1%} with 95 % confidence), the "
+                f"labels agree to {gap.agrees:.1%} (at most {likely_most:.1%} with 95 % confidence), the "
                 f"bound is {held.agreement:.1%}"
             )
     if held.accuracy_drop is not None and len(is_right_N):

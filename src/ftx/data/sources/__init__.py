@@ -37,6 +37,7 @@ def list_images(path: Path, *, nested: bool = False, form: str = "auto") -> List
     if tables := metadata_tables(path):
         return read_tables(path, tables)
     if files := documents(path):
-        read = [(file, load(file)) for file in files]
-        return (read_datumaro if "items" in read[0][1] else read_coco)(path, read)
+        loaded = [(file, *load(file)) for file in files]
+        contents = [(file, content) for file, _, content in loaded]
+        return (read_coco if loaded[0][1] == "coco" else read_datumaro)(path, contents)
     return walk(path, nested=nested)

@@ -7,9 +7,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from ftx.data.dataset import Split
-from ftx.data.sources.documents import Part, parse
-from ftx.data.sources.listing import Found, Listing, inside, side_of, told
-from ftx.errors import DataError
+from ftx.data.sources.documents import Part, folder_of, parse
+from ftx.data.sources.listing import Found, Listing, inside, label_name, side_of
+from ftx.errors import DataError, told
 from ftx.labels import Declared
 
 _NO_SUPERCATEGORY = ("", "none")
@@ -39,7 +39,7 @@ class _Coco(Part):
     categories: list[_Category]
 
 
-def read_coco(path: Path, files: Sequence[tuple[Path, dict[str, object]]]) -> Listing:
+def read_coco(path: Path, files: Sequence[tuple[Path, bytes]]) -> Listing:
     """The images that annotation files name, each with the categories that occur in it; there may be none.
 
     Several categories may hold at once, so none excludes another. A category that no image holds is left out.
@@ -50,10 +50,15 @@ def read_coco(path: Path, files: Sequence[tuple[Path, dict[str, object]]]) -> Li
     found: dict[str, Found] = {}
     parents: dict[str, str] = {}
     problems: list[str] = []
-    for file, document in files:
-        coco = parse(_Coco, document, file)
+    for file, content in files:
+        coco = parse(_Coco, content, file)
         names = _names(coco.categories, file)
-        parents |= _parents(coco.categories)
+        above = _parents(coco.categories)
+        problems += [
+            f"{file.name}: {name} is of the supercategory {up}, in another file of {parents[name]}"
+            for name, up in above.items()
+            if parents.setdefault(name, up) != up
+        ]
         for image in _images(coco, file, names, root):
             if isinstance(image, str):
                 problems.append(f"{file.name}: {image}")
@@ -75,8 +80,11 @@ def _root(path: Path, file: Path) -> Path:
 
 def _names(categories: Sequence[_Category], where: Path) -> dict[Id, str]:
     """Names by id."""
-    names = {one.id: one.name.strip() for one in categories}
-    twice = sorted(name for name, count in Counter(names.values()).items() if count > 1 or not name)
+    try:
+        names = {one.id: label_name(one.name) for one in categories}
+    except ValueError as error:
+        raise DataError("a category has no name that can be used", where=where, found=str(error)) from error
+    twice = sorted(name for name, count in Counter(names.values()).items() if count > 1)
     if twice or len(names) < len(categories):
         found = ", ".join(map(repr, twice)) or "an id twice"
         raise DataError("categories need names and ids of their own", where=where, found=found)
@@ -103,25 +111,17 @@ def _images(coco: _Coco, file: Path, names: dict[Id, str], root: Path) -> Iterat
             held[annotation.image_id].add(names[annotation.category_id])
     subset = file.stem.removeprefix("instances_")
     side = side_of(file.parent.name if file.stem.startswith("_") else subset)
-    folders = _folders(root, file, subset, side)
+    before = folder_of(root, _folders(file, root, subset, side), [image.file_name for image in coco.images])
+    within = inside(root)
     for image in coco.images:
         try:
-            located = _located(root, folders, inside(root, image.file_name))
-            yield Found(located, tuple(sorted(held[image.id])), side)
+            yield Found(within(before + within(image.file_name)), tuple(sorted(held[image.id])), side)
         except ValueError as error:
             yield str(error)
 
 
-def _folders(root: Path, file: Path, subset: str, side: Split | None) -> list[str]:
-    """Where images lie, below the root: COCO's own layout, CVAT's, Roboflow's."""
+def _folders(file: Path, root: Path, subset: str, side: Split | None) -> list[str]:
+    """Where images may lie, below the root: COCO's own layout, CVAT's, Roboflow's."""
     beside = file.parent.relative_to(root).as_posix() if file.parent.is_relative_to(root) else "."
-    named = [f"images/{subset}", subset, f"images/{side}", str(side), "images", beside, "."]
-    return [folder for folder in named if (root / folder).is_dir()]
-
-
-def _located(root: Path, folders: Sequence[str], name: str) -> str:
-    """The image's path below the root; where there is none, the name as it stands, for reading it to complain."""
-    for folder in folders:
-        if (root / folder / name).is_file():
-            return inside(root, name if folder == "." else f"{folder}/{name}")
-    return name
+    by_side = [f"images/{side}", side] if side else []
+    return [f"images/{subset}", subset, *by_side, "images", beside, "."]

@@ -5,13 +5,13 @@ Source: the files that datumaro 1.13 writes (dm_format_version 1.0).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
-from ftx.data.sources.documents import Part, parse
-from ftx.data.sources.listing import Found, Listing, inside, side_of, told
-from ftx.errors import DataError
+from ftx.data.sources.documents import Part, folder_of, parse
+from ftx.data.sources.listing import Found, Listing, inside, label_name, side_of
+from ftx.errors import DataError, told
 from ftx.labels import Declared
 
 
@@ -54,7 +54,7 @@ class _Datumaro(Part):
     items: list[_Item]
 
 
-def read_datumaro(path: Path, files: Sequence[tuple[Path, dict[str, object]]]) -> Listing:
+def read_datumaro(path: Path, files: Sequence[tuple[Path, bytes]]) -> Listing:
     """The images that the files name, with the labels of their annotations, boxes and masks included.
 
     Exclusive groups of two or more labels stay so; a label alone in its group, or in none, holds or does not. A label
@@ -64,17 +64,21 @@ def read_datumaro(path: Path, files: Sequence[tuple[Path, dict[str, object]]]) -
     """
     folder = files[0][0].parent
     root = folder.parent if folder.name == "annotations" else folder
-    read = [(file, parse(_Datumaro, document, file)) for file, document in files]
+    read = [(file, parse(_Datumaro, content, file)) for file, content in files]
     labels = read[0][1].categories.label
     names = _names(labels, files[0][0])
+    within = inside(root)
     found: dict[str, Found] = {}
     problems: list[str] = []
     for file, document in read:
         if document.categories.label != labels:
             raise DataError("the files of one data set differ in their labels", where=file, found=", ".join(names))
+        folders = [f"images/{file.stem}", "images", "."]
+        before = folder_of(root, folders, [item.image.path for item in document.items])
         for item in document.items:
             try:
-                image = _found(item, names, file, root)
+                placed = within(before + within(item.image.path))
+                image = Found(placed, carried([one.label_id for one in item.annotations], names), side_of(file.stem))
             except ValueError as error:
                 problems.append(f"{file.name}, item {item.id}: {error}")
                 continue
@@ -84,40 +88,44 @@ def read_datumaro(path: Path, files: Sequence[tuple[Path, dict[str, object]]]) -
         raise DataError(f"{len(problems)} items do not hold", where=path, found=told(problems))
     if not found:
         raise DataError("the annotations name no images", where=path)
-    return Listing(root, "datumaro", tuple(found.values()), _declared(labels))
+    groups = [group.labels for group in labels.label_groups if group.group_type == "exclusive"]
+    parents = {label.name: label.parent for label in labels.labels if label.parent}
+    relations = declared(names, parents, groups if labels.label_groups else None, path)
+    return Listing(root, "datumaro", tuple(found.values()), relations)
 
 
 def _names(labels: _Labels, where: Path) -> list[str]:
-    """Names in the order of their numbers; groups and parents name no others."""
-    names = [label.name for label in labels.labels]
-    if not all(names) or len(set(names)) < len(names):
-        raise DataError("labels need names of their own", where=where, found=", ".join(map(repr, names)))
-    named = [label.parent for label in labels.labels if label.parent]
-    grouped = [name for group in labels.label_groups for name in group.labels]
-    if unknown := sorted({*named, *grouped} - set(names)):
-        raise DataError("groups or parents name labels that are not listed", where=where, found=", ".join(unknown))
-    exclusive = [name for group in labels.label_groups if group.group_type == "exclusive" for name in group.labels]
-    if len(set(exclusive)) < len(exclusive):
-        raise DataError("a label stands in two exclusive groups", where=where, found=", ".join(exclusive))
-    return names
+    """Names in the order of their numbers."""
+    try:
+        return [label_name(label.name) for label in labels.labels]
+    except ValueError as error:
+        raise DataError("a label has no name that can be used", where=where, found=str(error)) from error
 
 
-def _declared(labels: _Labels) -> Declared:
-    parents = {label.name: label.parent for label in labels.labels if label.parent}
-    if not labels.label_groups:
-        return Declared(parents=parents)
-    groups = [tuple(group.labels) for group in labels.label_groups if group.group_type == "exclusive"]
-    return Declared(groups=tuple(group for group in groups if len(group) > 1), parents=parents)
+def carried(numbers: Sequence[int | None], names: Sequence[str]) -> tuple[str, ...]:
+    """The labels of one image, by the numbers of its annotations; those without a number say nothing.
 
-
-def _found(item: _Item, names: Sequence[str], file: Path, root: Path) -> Found:
-    numbers = {one.label_id for one in item.annotations if one.label_id is not None}
-    unknown = sorted(number for number in numbers if not 0 <= number < len(names))
-    if unknown:
+    Raises: ValueError if there is no label of a number.
+    """
+    held = {number for number in numbers if number is not None}
+    if unknown := sorted(number for number in held if not 0 <= number < len(names)):
         raise ValueError(f"there is no label number {unknown[0]}")
-    path = inside(root, item.image.path)
-    for folder in (f"images/{file.stem}", "images", "."):
-        if (root / folder / path).is_file():
-            path = inside(root, path if folder == "." else f"{folder}/{path}")
-            break
-    return Found(path, tuple(name for number, name in enumerate(names) if number in numbers), side_of(file.stem))
+    return tuple(name for number, name in enumerate(names) if number in held)
+
+
+def declared(
+    names: Sequence[str], parents: Mapping[str, str], groups: Sequence[Sequence[str]] | None, where: Path
+) -> Declared:
+    """How labels relate by Datumaro's word: exclusive ``groups``, None where it has none at all, and parents.
+
+    Raises: DataError if they name labels that are not there, or one label stands in two groups.
+    """
+    grouped = [name for group in groups or () for name in group]
+    if unknown := sorted({*parents.values(), *grouped} - set(names)):
+        raise DataError("groups or parents name labels that are not listed", where=where, found=", ".join(unknown))
+    if len(set(names)) < len(names):
+        raise DataError("labels need names of their own", where=where, found=", ".join(names))
+    if len(set(grouped)) < len(grouped):
+        raise DataError("a label stands in two exclusive groups", where=where, found=", ".join(grouped))
+    kept = None if groups is None else tuple(tuple(group) for group in groups if len(group) > 1)
+    return Declared(groups=kept, parents=parents)

@@ -2,72 +2,104 @@
 
 from __future__ import annotations
 
-import json
+import re
 from pathlib import Path
-from typing import TypeVar, cast
+from typing import Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from ftx.data.sources.listing import told
-from ftx.errors import DataError
+from ftx.data.sources.listing import IMAGE_ENDINGS
+from ftx.errors import DataError, told
 
 # What Roboflow calls COCO's annotations, beside the images of each side.
 _BESIDE_IMAGES = "_annotations.coco.json"
-_NAMED_KEYS = 8
 
+Kind = Literal["coco", "datumaro"]
 Document = TypeVar("Document", bound=BaseModel)
 
 
 class Part(BaseModel):
     """A part of an annotation file: what ftx reads of it, whatever else is there."""
 
-    model_config = ConfigDict(extra="ignore", frozen=True)
+    model_config = ConfigDict(extra="ignore", frozen=True, strict=True)
 
 
 def documents(path: Path) -> list[Path]:
     """The annotation files of a data set; none where it is another kind of data set.
 
-    Of COCO's own files ``instances_*`` alone say which categories an image holds.
+    Of COCO's own files ``instances_*`` alone say which categories an image holds. A folder called ``annotations`` that
+    holds images is a class.
+    Raises: DataError if a link leads out of the data set.
     """
     if path.is_file():
         return [path]
-    within = sorted((path / "annotations").glob("*.json"))
+    within = _visible(path / "annotations", "*.json")
+    if any(file.suffix.lower() in IMAGE_ENDINGS for file in _visible(path / "annotations", "*")):
+        within = []
     instances = [file for file in within if file.name.startswith("instances_")]
-    return instances or within or sorted(path.glob(f"*/{_BESIDE_IMAGES}")) or sorted(path.glob(_BESIDE_IMAGES))
+    found = (
+        instances
+        or within
+        or _visible(path, "instances_*.json")
+        or _visible(path, f"*/{_BESIDE_IMAGES}")
+        or _visible(path, _BESIDE_IMAGES)
+    )
+    for file in found:
+        if not file.resolve().is_relative_to(path.resolve()):
+            raise DataError("a link leads out of the data folder", where=file, found=f"it points at {file.resolve()}")
+    return found
 
 
-def load(path: Path) -> dict[str, object]:
-    """The JSON object in an annotation file of either kind.
+def _visible(folder: Path, pattern: str) -> list[Path]:
+    return [file for file in sorted(folder.glob(pattern)) if not file.name.startswith(".")]
 
-    Raises: DataError if it is none, or holds neither COCO's images nor Datumaro's items.
+
+def load(path: Path) -> tuple[Kind, bytes]:
+    """What an annotation file holds, told by its keys, and its content.
+
+    Raises: DataError if it has neither COCO's images nor Datumaro's items.
     """
     try:
-        document: object = json.loads(path.read_bytes())
-    except (OSError, ValueError, RecursionError) as error:
-        raise DataError("the annotation file is not JSON", where=path, found=str(error)[:200]) from error
-    keys = list(cast("dict[str, object]", document)) if isinstance(document, dict) else []
-    if "categories" not in keys or not {"images", "items"} & set(keys):
-        raise DataError(
-            "this is no annotation file that ftx knows",
-            where=path,
-            found=f"keys {', '.join(keys[:_NAMED_KEYS])}" if keys else type(document).__name__,
-            mend="COCO's has images, annotations and categories, Datumaro's items and categories",
-        )
-    return cast("dict[str, object]", document)
+        content = path.read_bytes()
+    except OSError as error:
+        raise DataError("the annotation file cannot be read", where=path, found=error.strerror) from error
+    # By text, as parsing all of COCO's polygons to look at the keys would take seconds and gigabytes.
+    if re.search(rb'"categories"\s*:', content):
+        if re.search(rb'"images"\s*:', content):
+            return "coco", content
+        if re.search(rb'"items"\s*:', content):
+            return "datumaro", content
+    raise DataError(
+        "this is no annotation file that ftx knows",
+        where=path,
+        found=content[:60].decode(errors="replace"),
+        mend="COCO's has images, annotations and categories, Datumaro's items and categories",
+    )
 
 
-def parse(kind: type[Document], document: dict[str, object], where: Path) -> Document:
+def parse(kind: type[Document], content: bytes, where: Path) -> Document:
     """The document as what it should be.
 
     Raises: DataError naming each place that does not hold.
     """
     try:
-        return kind.model_validate(document)
+        return kind.model_validate_json(content)
     except ValidationError as error:
         lines = [
-            f"{'.'.join(map(str, one['loc']))}: {one['msg']}, found {str(one['input'])[:40]}"
+            f"{'.'.join(map(str, one['loc'])) or 'file'}: {one['msg']}"
+            + ("" if one["type"] == "json_invalid" else f", found {str(one['input'])[:40]}")
             for one in error.errors(include_url=False, include_context=False)
         ]
-        raise DataError(
-            f"{len(lines)} places of the annotations do not hold", where=where, found=told(lines)
-        ) from error
+        what = f"{len(lines)} places of the annotations do not hold"
+        raise DataError(what, where=where, found=told(lines)) from error
+
+
+def folder_of(root: Path, folders: list[str], names: list[str]) -> str:
+    """The folder below the root that holds the images of one annotation file: the first that holds any of them.
+
+    Returns: a path to go before the images', empty for the root itself, and where there are none.
+    """
+    for folder in folders:
+        if any((root / folder / name).is_file() for name in names):
+            return "" if folder == "." else f"{folder}/"
+    return ""

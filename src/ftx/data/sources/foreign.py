@@ -6,9 +6,9 @@ import os
 from pathlib import Path
 from typing import Any
 
-from ftx.data.sources.listing import Found, Listing, inside, side_of, told
-from ftx.errors import DataError, EnvironmentFault, nearest
-from ftx.labels import Declared
+from ftx.data.sources.datumaro import carried, declared
+from ftx.data.sources.listing import Found, Listing, inside, side_of
+from ftx.errors import DataError, EnvironmentFault, nearest, told
 
 
 def read_foreign(path: Path, form: str) -> Listing:
@@ -42,23 +42,33 @@ def read_foreign(path: Path, form: str) -> Listing:
     listed: list[Any] = [] if categories is None else list(categories.items)
     names = [str(label.name) for label in listed]
     root = path if path.is_dir() else path.parent
-    found: list[Found] = []
+    within = inside(root)
+    found: dict[str, Found] = {}
     problems: list[str] = []
+    boxes = False
     for item in items:
-        numbers = {one.label for one in item.annotations if getattr(one, "label", None) is not None}
-        labels = tuple(name for number, name in enumerate(names) if number in numbers)
+        boxes = boxes or any(one.type != AnnotationType.label for one in item.annotations)
         try:
-            found.append(Found(inside(root, _file(item, root)), labels, side_of(str(item.subset))))
+            labels = carried([getattr(one, "label", None) for one in item.annotations], names)
+            image = Found(within(_file(item, root)), labels, side_of(str(item.subset)))
         except ValueError as error:
             problems.append(f"{item.id}: {error}")
+            continue
+        if found.setdefault(image.path, image) is not image:
+            problems.append(f"{item.id}: {image.path} is listed twice")
     if problems or not found:
-        raise DataError(
-            f"{len(problems)} images are not files in the folder" if problems else "there are no images",
-            where=path,
-            found=told(problems),
-        )
+        what = f"{len(problems)} images do not hold" if problems else "there are no images"
+        raise DataError(what, where=path, found=told(problems))
     parents = {str(label.name): str(label.parent) for label in listed if label.parent}
-    return Listing(root, "foreign", tuple(found), Declared(parents=parents))
+    given: list[Any] = list(getattr(categories, "label_groups", None) or ())
+    # Objects in boxes exclude nothing.
+    groups = [list(map(str, one.labels)) for one in given if _is_exclusive(one)] if given or boxes else None
+    return Listing(root, "foreign", tuple(found.values()), declared(names, parents, groups, path))
+
+
+def _is_exclusive(group: Any) -> bool:
+    kind = group.group_type
+    return str(getattr(kind, "name", kind)).lower() in ("exclusive", "0")
 
 
 def _file(item: Any, root: Path) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Literal
@@ -20,9 +20,6 @@ IMAGE_ENDINGS = frozenset(
 
 # Class folders; train/, val/, test/ of them; CSV or JSON lines; COCO; Datumaro's own JSON; what datumaro reads.
 Layout = Literal["folders", "splits", "table", "coco", "datumaro", "foreign"]
-
-# Complaints that one error lists.
-NAMED = 10
 
 _SIDES: dict[str, Split] = {
     "train": "train",
@@ -62,23 +59,34 @@ def side_of(name: str) -> Split | None:
     return next((_SIDES[word] for word in words if word in _SIDES), None)
 
 
-def inside(root: Path, name: str) -> str:
-    """An image's path below the data root, with forward slashes.
+def inside(root: Path) -> Callable[[str], str]:
+    """What gives an image's path below the data root, with forward slashes.
 
-    Raises: ValueError if it is absolute, or leaves the root by itself or by a link.
+    It raises ValueError if the path is absolute, or leaves the root by itself or by a link.
     """
-    path = PurePosixPath(name.replace("\\", "/"))
-    if not path.parts:
-        raise ValueError("no path")
-    if path.is_absolute() or ".." in path.parts or ":" in path.parts[0]:
-        raise ValueError(f"{name} leaves the data folder")
     real = Path(os.path.realpath(root))
-    if not Path(os.path.realpath(real / path)).is_relative_to(real):
-        raise ValueError(f"{name} is a link that leaves the data folder")
-    return path.as_posix()
+
+    def within(name: str) -> str:
+        path = PurePosixPath(name.replace("\\", "/"))
+        if not path.parts:
+            raise ValueError("no path")
+        if path.is_absolute() or ".." in path.parts or re.match(r"[A-Za-z]:", path.parts[0]):
+            raise ValueError(f"{name} leaves the data folder")
+        if "\0" in name or not Path(os.path.realpath(real / path)).is_relative_to(real):
+            raise ValueError(f"{name} is a link that leaves the data folder")
+        return path.as_posix()
+
+    return within
 
 
-def told(problems: Sequence[str]) -> str:
-    """The first complaints, and how many there are beside them."""
-    rest = len(problems) - NAMED
-    return "; ".join(problems[:NAMED]) + (f"; and {rest} more" if rest > 0 else "")
+def label_name(text: str) -> str:
+    """A label's name, without the blanks around it.
+
+    Raises: ValueError if nothing is left, or what is left cannot be written or shown.
+    """
+    name = text.strip()
+    if not name:
+        raise ValueError("a label without a name")
+    if not name.isprintable():  # control characters, line ends, lone surrogates
+        raise ValueError(f"{name!a} holds characters that cannot be shown")
+    return name

@@ -12,14 +12,14 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import cast
 
 from ftx.data.dataset import SPLITS
-from ftx.data.sources.listing import Found, Listing, inside, side_of, told
-from ftx.errors import DataError, nearest
+from ftx.data.sources.listing import Found, Listing, inside, label_name, side_of
+from ftx.errors import DataError, nearest, told
 
 TABLE_ENDINGS = (".csv", ".jsonl")
 
@@ -33,25 +33,50 @@ _COLUMNS = {
 
 
 def metadata_tables(folder: Path) -> list[Path]:
-    """The tables of a Hugging Face image folder: its own ``metadata.csv`` or ``.jsonl``, or one for each side."""
-    for ending in TABLE_ENDINGS:
-        if (own := folder / f"metadata{ending}").is_file():
-            return [own]
-        if tables := [table for table in sorted(folder.glob(f"*/metadata{ending}")) if side_of(table.parent.name)]:
-            return tables
-    return []
+    """The tables of a Hugging Face image folder: its own ``metadata.csv`` or ``.jsonl``, or one for each side.
+
+    Raises: DataError if some sides have one and others have none or two, or a link leads out of the folder.
+    """
+    if own := _metadata(folder):
+        return _only(own)
+    sides = [side for side in sorted(folder.glob("*")) if side_of(side.name) and side.is_dir()]
+    found = {side: _metadata(side) for side in sides}
+    if not any(found.values()):
+        return []
+    for side, tables in found.items():
+        if not tables:
+            raise DataError("a side has no table, and others have", where=side, mend="add metadata.csv to it")
+        if not side.resolve().is_relative_to(folder.resolve()):
+            raise DataError("a link leads out of the data folder", where=side, found=f"it points at {side.resolve()}")
+    return [table for tables in found.values() for table in _only(tables)]
+
+
+def _metadata(folder: Path) -> list[Path]:
+    return [table for ending in TABLE_ENDINGS if (table := folder / f"metadata{ending}").is_file()]
+
+
+def _only(tables: list[Path]) -> list[Path]:
+    if len(tables) > 1:
+        raise DataError("there are two tables", where=tables[0].parent, found=" and ".join(t.name for t in tables))
+    return tables
 
 
 def read_tables(root: Path, tables: Sequence[Path]) -> Listing:
-    """The images of all tables; one in a side's folder names that side's images."""
+    """The images of all tables; one in a side's folder names that side's images.
+
+    Raises: as ``read_table``, and DataError if a line there names another side.
+    """
+    if tables[0].parent == root:
+        return read_table(tables[0])
     files: list[Found] = []
     for table in tables:
-        inner = "" if table.parent == root else f"{table.parent.name}/"
-        side = side_of(inner)
-        files += [
-            replace(file, path=inner + file.path, split=side if inner else file.split)
-            for file in read_table(table).files
-        ]
+        side = side_of(table.parent.name)
+        for file in read_table(table).files:
+            if file.split not in (None, side):
+                raise DataError(
+                    "a line names another side than its folder's", where=table, found=f"{file.path}: {file.split}"
+                )
+            files.append(replace(file, path=f"{table.parent.name}/{file.path}", split=side))
     return Listing(root, "table", tuple(files))
 
 
@@ -61,11 +86,12 @@ def read_table(table: Path) -> Listing:
     Raises: DataError naming every line that does not hold: a column missing, no labels column, a path that is
     absolute or leaves the folder, an unknown side, one image twice with other labels.
     """
+    within = inside(table.parent)
     found: dict[str, Found] = {}
     problems: list[str] = []
     for number, record in _records(table):
         try:
-            image = _image(record, table.parent)
+            image = _image(record, within)
         except ValueError as error:
             problems.append(f"line {number}: {error}")
             continue
@@ -97,18 +123,17 @@ def _records(table: Path) -> Iterator[tuple[int, Mapping[str, object]]]:
                 continue
             try:
                 record: object = json.loads(line)
-            except ValueError as error:
+            except (ValueError, RecursionError) as error:
                 raise DataError("a line is not JSON", where=f"{table}, line {number}", found=str(error)) from error
             if not isinstance(record, dict):
                 raise DataError("a line is no JSON object", where=f"{table}, line {number}", found=line[:60])
             yield number, _renamed(record, table)  # pyright: ignore[reportUnknownArgumentType]
         return
-    dialect = csv.excel
     if text.partition("\n")[0].count(";") > text.partition("\n")[0].count(","):
         raise DataError(
             "the table's columns are separated by ;", where=table, mend="separate columns by commas and labels by ;"
         )
-    rows = csv.DictReader(io.StringIO(text), dialect=dialect, strict=True)
+    rows = csv.DictReader(io.StringIO(text), strict=True)
     try:
         for row in rows:
             if None in row or None in row.values():
@@ -122,9 +147,13 @@ def _renamed(record: Mapping[str, object], table: Path) -> dict[str, object]:
     lowered = {str(key).strip().lower(): value for key, value in record.items()}
     named: dict[str, object] = {}
     for name, known in _COLUMNS.items():
-        key = next((word for word in known if word in lowered), None)
-        if key is not None:
-            named[name] = lowered[key]
+        columns = [word for word in known if word in lowered]
+        if len(columns) > 1 or len(lowered) < len(record):
+            raise DataError(
+                "two columns mean the same", where=table, found=", ".join(map(str, record)), mend=f"keep one of {known}"
+            )
+        if columns:
+            named[name] = lowered[columns[0]]
         elif name in ("path", "labels"):
             alike = nearest(name, list(lowered))
             raise DataError(
@@ -136,8 +165,8 @@ def _renamed(record: Mapping[str, object], table: Path) -> dict[str, object]:
     return named
 
 
-def _image(record: Mapping[str, object], root: Path) -> Found:
-    path = inside(root, str(record["path"]).strip())
+def _image(record: Mapping[str, object], within: Callable[[str], str]) -> Found:
+    path = within(str(record["path"]).strip())
     side = str(record.get("split") or "").strip()
     split = side_of(side)
     if side and split is None:
@@ -154,5 +183,6 @@ def _labels(cell: object) -> tuple[str, ...]:
         raise ValueError(f"{strange[0]!r} is no label")
     # A number is one of Hugging Face's: 0 is a label as well.
     parts = ["" if one is None else str(one) for one in cells]
-    names = [part.strip().strip("/") for text in parts for part in (text.split(";") if cells == [cell] else [text])]
-    return tuple(dict.fromkeys(name for name in names if name))
+    named = [part.strip().strip("/") for text in parts for part in (text.split(";") if cells == [cell] else [text])]
+    # In one order, so that a copy with its labels written the other way round does not contradict.
+    return tuple(sorted({label_name(name) for name in named if name}))
