@@ -30,9 +30,9 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def train_until(folder: Path, line: str, number: signal.Signals) -> tuple[int, str]:
+def train_until(folder: Path, line: str, number: signal.Signals, words: str = WORDS) -> tuple[int, str]:
     """Start training, send the signal once the line appears on stderr; status and what stood on stdout."""
-    command = [sys.executable, "-m", "ftx", *WORDS.split(), *PATIENT]
+    command = [sys.executable, "-m", "ftx", *words.split(), *PATIENT]
     # A group of its own: Ctrl-C reaches every process of a group.
     with subprocess.Popen(
         command, cwd=folder, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE, process_group=0
@@ -57,6 +57,18 @@ def test_ctrl_c_keeps_the_best_epoch_and_says_130(folder: Path) -> None:
     # It is a whole run: the next verb takes it.
     merged = subprocess.run([sys.executable, "-m", "ftx", "merge"], cwd=folder, capture_output=True, check=False)
     assert merged.returncode == 0, merged.stderr
+
+
+def test_ctrl_c_in_the_training_of_a_whole_run_stops_it_there(folder: Path) -> None:
+    sets = "model.name=vit_tiny_patch16_224 model.weights=none data.image_size=32 train.epochs=500".split()
+    words = " ".join(["run multiclass-lora --data data --json", *(f"--set {one}" for one in sets)])
+    status, answer = train_until(folder, "epoch 2:", signal.SIGINT, words)
+    assert status == 130
+    error = json.loads(answer)["error"]
+    assert "holds the best epoch so far" in error["found"]
+    run = folder / error["mend"].rpartition(" ")[2]
+    assert (run / "trained").is_dir()
+    assert not (run / "dense").exists()
 
 
 def test_ctrl_c_before_there_is_anything_to_keep_leaves_nothing(folder: Path) -> None:

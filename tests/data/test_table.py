@@ -94,7 +94,7 @@ def test_a_tree_is_read_off_the_paths_of_its_labels() -> None:
     assert named[2] == ("van",)
 
 
-def test_as_few_roots_as_possible_are_singles() -> None:
+def test_a_root_beside_another_may_be_a_single() -> None:
     samples = [("bag", "new"), ("shoe/boot", "new"), ("shoe/clog",), ("bag",)]
     labels, _ = relate(Hierarchical, samples)
     assert labels.groups == (("bag", "shoe"), ("boot", "clog"))

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 # Verb -> what `ftx --help` says of it, in the order of the work. The verb lives in ftx.cli.<verb> and is
 # imported when it is called: the list alone must not cost the imports of all.
 VERBS = {
-    "data": "check: what is understood of a data set, before training",
+    "data": "`data check PATH`: what is understood of a data set, before training",
     "train": "Train an adapter, a head or the whole model on images",
     "merge": "Turn what was trained into one dense model, with proof",
     "export": "Write the dense model as OpenVINO IR or ONNX",
@@ -95,6 +95,7 @@ def program(
     In a folder that holds data/, one subfolder of images for each class:
 
     \b
+      ftx data check data
       ftx train --data data --peft dora
       ftx merge
       ftx export --format openvino

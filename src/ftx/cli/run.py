@@ -23,7 +23,7 @@ def command(
     ],
     data: Annotated[
         str | None,
-        typer.Option("--data", metavar="DIR|TABLE", show_default=False, help="Images, as in `ftx train`."),
+        typer.Option("--data", metavar="PATH", show_default=False, help="Images, as in `ftx train`."),
     ] = None,
     precisions: Annotated[
         list[str] | None,

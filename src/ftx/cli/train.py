@@ -39,8 +39,8 @@ def command(
         str | None,
         _key(
             "--data",
-            "DIR|TABLE",
-            "Folder of images, one subfolder a class, or a .csv or .jsonl table.",
+            "PATH",
+            "Folder of images, one subfolder a class, a .csv or .jsonl table, or COCO or Datumaro annotations.",
             _DEFAULTS.data.path,
         ),
     ] = None,
