@@ -89,12 +89,13 @@ class Classifier:
         self,
         *,
         formats: Sequence[Literal["onnx", "openvino"]] = ("openvino",),
-        precisions: Sequence[Precision] = ("fp32",),
+        precisions: Sequence[Precision] | Precision = ("fp32",),
     ) -> ExportReport:
         """Write the dense model in other formats, merging first if that was not done; raises as ``ftx.export``."""
         if not self.run.has("dense"):
             self.merge()
-        return export(self.run, formats=formats, precisions=precisions, progress=self.progress)
+        wanted: Sequence[Precision] = [precisions] if isinstance(precisions, str) else precisions
+        return export(self.run, formats=formats, precisions=wanted, progress=self.progress)
 
     def validate(self) -> ParityReport:
         """Compare every artifact with the trained model; raises as ``ftx.validate``."""
@@ -109,6 +110,9 @@ class Classifier:
 
         Raises: as ``ftx.predict``.
         """
+        for image in [images] if isinstance(images, Path | str) else images:
+            if not isinstance(image, Path | str):  # pyright: ignore[reportUnnecessaryIsInstance]
+                raise InputError("images are named by their files", found=type(image).__name__, mend="save it first")
         predictor = load_artifact(self.run, furthest(self.run))
         return list(predict(images, predictor, scores=scores, progress=self.progress))
 

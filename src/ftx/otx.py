@@ -17,6 +17,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import cast
 
+from ftx.errors import nearest
+
 Keys = Mapping[str, object]
 
 _TASKS = {"MULTI_CLASS_CLS": "multiclass", "MULTI_LABEL_CLS": "multilabel", "H_LABEL_CLS": "hierarchical"}
@@ -42,15 +44,16 @@ _NOTES = {
 _ADAMW_DEFAULTS = {"lr": 1e-3, "weight_decay": 1e-2}
 # What torch's AdamW does anyway.
 _ADAMW = {"betas": [0.9, 0.999], "eps": 1e-8, "amsgrad": False}
+_PEFT = ("lora", "dora")
 # What ftx chooses the best epoch by, where OTX has the same.
 _MONITORS = {"multiclass": "val/accuracy"}
 _REMOVE = "remove the key to go on without it"
 
 
 def is_otx(recipe: Keys) -> bool:
-    """Whether this is a recipe of theirs: its model has a ``class_path``."""
+    """Whether this is a recipe of theirs: its model has a ``class_path``, or its task a name of theirs."""
     model = recipe.get("model")
-    return isinstance(model, dict) and "class_path" in model
+    return (isinstance(model, dict) and "class_path" in model) or str(recipe.get("task")) in _TASKS
 
 
 @dataclass(frozen=True)
@@ -146,7 +149,7 @@ class _Reader:
     def meaning(self, wanted: object, why: str) -> Rule:
         def rule(key: str, value: object) -> None:
             if value != wanted:
-                self.problems.append(f"{key}: is {wanted!r} in ftx ({why}); found {value!r}; {_REMOVE}")
+                self.problems.append(f"{key}: ftx has {wanted!r} ({why}); found {value!r}; {_REMOVE}")
 
         return rule
 
@@ -165,12 +168,18 @@ class _Reader:
             if value in _NOTES:
                 self.notes.append(_NOTES[value])
         else:
-            self.problems.append(f"{key}: ftx knows {', '.join(_MODELS)} by these names; found {value!r}")
+            alike = nearest(str(value), _MODELS)
+            hint = f", did you mean '{alike}'?" if alike else "; a TimmModel...Cls takes timm's own names"
+            self.problems.append(f"{key}: ftx knows {', '.join(_MODELS)}; found {value!r}{hint}")
 
     def peft(self, key: str, value: object) -> None:
-        self.put(key, "model.peft", "none" if value in ("", None) else value)
-        if value not in ("", None):
+        if value in ("", None):
+            self.put(key, "model.peft", "none")
+        elif value in _PEFT:
+            self.put(key, "model.peft", value)
             self.notes.append(_NOTES["peft"])
+        else:
+            self.problems.append(f"{key}: must be one of {', '.join(_PEFT)}, or empty for none; found {value!r}")
 
     def pretrained(self, key: str, value: object) -> None:
         if isinstance(value, bool):
@@ -179,11 +188,10 @@ class _Reader:
             self.problems.append(f"{key}: must be true or false; found {value!r}")
 
     def label_info(self, key: str, value: object) -> None:
-        names = cast("Keys", value).get("label_names") if isinstance(value, dict) and len(value) == 1 else value  # pyright: ignore[reportUnknownArgumentType]
-        if isinstance(names, int | list):
-            self.put(key, "data.classes", len(cast("list[object]", names)) if isinstance(names, list) else names)
+        if isinstance(value, int) and not isinstance(value, bool):
+            self.put(key, "data.classes", value)
         else:
-            self.problems.append(f"{key}: must be a number or label_names alone, the data tells the rest; {_REMOVE}")
+            self.problems.append(f"{key}: names and groups come from the data, here only their number; {_REMOVE}")
 
     def optimizer(self, key: str, value: object) -> None:
         self.inside({
@@ -191,7 +199,7 @@ class _Reader:
             "init_args": self.inside({
                 "lr": self.taking("train.lr"),
                 "weight_decay": self.taking("train.weight_decay"),
-                **{name: self.meaning(usual, "that of AdamW in ftx") for name, usual in _ADAMW.items()},
+                **{name: self.meaning(usual, "as torch's AdamW") for name, usual in _ADAMW.items()},
             }),
         })(key, value)  # fmt: skip
         for name, usual in _ADAMW_DEFAULTS.items():
@@ -211,7 +219,7 @@ class _Reader:
     def callbacks(self, key: str, value: object) -> None:
         for number, callback in enumerate(cast("list[object]", value) if isinstance(value, list) else [value]):
             given = cast("Keys", callback) if isinstance(callback, dict) else {}
-            name = str(given.get("class_path")).rpartition(".")[2]
+            name = str(given.get("class_path", "without a class_path")).rpartition(".")[2]
             if name.startswith("EarlyStopping"):
                 patience = self.inside({"patience": self.taking("train.patience")})
                 rules: dict[str, Rule] = {"class_path": lambda key, value: None, "init_args": patience}

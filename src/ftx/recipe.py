@@ -274,8 +274,8 @@ class Recipe(_Section):
         return cls.build(flags={full.get(name, name): value for name, value in settings.items()})
 
     def with_data(self, path: Path) -> Recipe:
-        """This recipe for other data."""
-        return self.model_copy(update={"data": self.data.model_copy(update={"path": path})})
+        """This recipe for other data, whatever number of labels that has."""
+        return self.model_copy(update={"data": self.data.model_copy(update={"path": path, "classes": "auto"})})
 
     def dumps(self, *, defaults: bool = True) -> str:
         """The recipe as YAML, in the order of the keys' definition; ``loads`` reads it back as it was.

@@ -82,6 +82,7 @@ def test_supercategories_are_a_tree_whose_labels_exclude_nothing(coco_folder: Pa
     [
         ("annotations/instances_default.json", "images", "images/000000.png"),  # CVAT
         ("annotations/instances_train.json", "images/train", "images/train/000000.png"),
+        ("annotations/instances_train.json", "train2017", "train2017/000000.png"),
         ("train/_annotations.coco.json", "train", "train/000000.png"),  # Roboflow
         ("labels.json", ".", "000000.png"),
     ],
@@ -109,7 +110,7 @@ def broken(**changes: object) -> dict[str, Any]:
         (broken(annotations=[{"image_id": 0, "category_id": 5}]), "the category 5, which is not listed"),
         (broken(categories=[{"id": 3, "name": "a"}, {"id": 4, "name": "a"}]), "names and ids of their own"),
         (broken(categories=[{"id": 3, "name": "a"}, {"id": 3, "name": "b"}]), "names and ids of their own"),
-        (broken(images=[{"id": 0, "file_name": "/etc/passwd"}], annotations=[]), "leaves the data folder"),
+        (broken(images=[{"id": 0, "file_name": "/etc/passwd"}], annotations=[]), "is absolute"),
         (broken(images=[{"id": 0, "file_name": "../x.png"}], annotations=[]), "leaves the data folder"),
         (broken(images=[{"id": 0, "file_name": ""}], annotations=[]), "no path"),
         (broken(images=[], annotations=[]), "name no images"),
@@ -137,6 +138,18 @@ def test_files_that_disagree_on_a_supercategory_are_refused(tmp_path: Path) -> N
     with pytest.raises(DataError) as caught:
         list_images(tmp_path)
     assert "cat is of the supercategory pet, in another file of animal" in str(caught.value)
+
+
+def test_images_that_are_nowhere_are_said_to_be(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="no image that the annotations name is there") as caught:
+        list_images(dump(tmp_path / "annotations" / "instances_train.json", coco(0, 5)))
+    assert "5 images, the first 000000.png" in str(caught.value)
+
+
+def test_only_held_out_images_are_nothing_to_train_on(coco_folder: Path) -> None:
+    (coco_folder / "annotations" / "instances_train2017.json").unlink()
+    with pytest.raises(DataError, match="no images to train on"):
+        read_dataset(coco_folder, "multilabel", val_fraction=0.2)
 
 
 def test_a_linked_annotations_folder_is_refused(tmp_path: Path) -> None:
@@ -253,7 +266,7 @@ def test_datumaro_as_multilabel(tmp_path: Path) -> None:
         ({"held": [(0, 1)]}, "exclude each other"),
         ({"held": [(9,)]}, "no label number 9"),
         ({"items": [{"id": "a", "annotations": [], "image": {}}]}, "items.0.image.path: Field required"),
-        ({"items": [{"id": "a", "annotations": [], "image": {"path": "/etc/x.png"}}]}, "leaves the data folder"),
+        ({"items": [{"id": "a", "annotations": [], "image": {"path": "/etc/x.png"}}]}, "is absolute"),
         ({"items": [{"id": 7, "annotations": [{"label_id": "x"}], "image": {"path": "a.png"}}]}, "items.0.id"),
         ({"items": {}}, "items: Input should be a valid array"),
         ({"categories": {}}, "categories.label: Field required"),

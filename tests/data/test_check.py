@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -156,3 +157,19 @@ def test_a_tree_is_drawn(tmp_path: Path, capsys: Capture) -> None:
     assert "├── x" in out
     assert "│   └── b [1]" in out
     assert "--task hierarchical" in said.err
+
+
+def test_the_verb_alone_shows_its_help(capsys: Capture) -> None:
+    assert run(["data"]) == 2
+    assert "check" in capsys.readouterr().out
+
+
+def test_bars_where_blocks_cannot_be_written(tmp_path: Path) -> None:
+    data = folders(tmp_path, {"a": 3, "b": 3})
+    said = subprocess.run(
+        [sys.executable, "-m", "ftx", "data", "check", str(data)],
+        capture_output=True,
+        check=True,
+        env={**os.environ, "PYTHONIOENCODING": "latin-1"},
+    )
+    assert b"####" in said.stdout

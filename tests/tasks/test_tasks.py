@@ -144,10 +144,22 @@ def test_the_measures_of_a_tree_count_class_zero() -> None:
     logits = np.tile(task.targets([("bus",)]) * 9 - 4, (4, 1)).astype(np.float32)
     found = task.metrics(logits, truth)
     assert found["path_accuracy"] == 0.25
-    assert found["group_0_accuracy"] == 0.5
-    assert found["group_2_accuracy"] == 0.5
-    # Known labels: image 1 and 2 have 2 true, 1 told wrong; image 3 has 2 true, 2 told, 1 hit; image 4 has 2 hits of 2.
-    assert found["hierarchical_f1"] == pytest.approx(2 * 3 / (8 + 6))
+    assert found["accuracy_roots"] == 0.5
+    assert found["accuracy_vehicle"] == 0.5
+    # 2 true and 2 told labels an image; image 3 has 1 hit, image 4 has 2. A child of a wrong parent is wrong too.
+    assert found["hierarchical_f1"] == pytest.approx(2 * 3 / (8 + 8))
+
+
+def test_what_the_truth_does_not_say_is_no_mistake() -> None:
+    task = Hierarchical(TREE, Thresholds())
+    truth = task.targets([("animal",), ("cat",)])
+    known = dict(zip(TREE.names, task.known(truth).T.tolist(), strict=True))
+    # Of the first image it is known that no vehicle is there, and not which animal.
+    assert (known["animal"], known["cat"], known["car"]) == ([True, True], [False, True], [True, True])
+    logits = (task.targets([("dog",), ("bus",)]) * 9 - 4).astype(np.float32)
+    assert task.right(logits, truth).tolist() == [True, False]
+    # Told that can be judged: animal; vehicle, bus. True: animal; animal, cat.
+    assert task.metrics(logits, truth)["hierarchical_f1"] == pytest.approx(2 * 1 / (3 + 3))
 
 
 @given(st.integers(1, 60), st.integers(0, 2**32 - 1), st.booleans())

@@ -151,3 +151,15 @@ def test_sets_of_labels_agree_by_the_share_that_is_in_both() -> None:
     one = np.array([[1, 1, 0, 0], [0, 0, 0, 0], [0, 0, 0, 0], [1, 0, 0, 0], [0, 1, 0, 0]], dtype=bool)
     other = np.array([[1, 1, 1, 0], [0, 0, 0, 0], [0, 0, 1, 0], [0, 1, 0, 0], [0, 1, 0, 0]], dtype=bool)
     np.testing.assert_allclose(dice(one, other), [4 / 5, np.nan, 0, 0, 1])
+
+
+def test_what_few_images_cannot_tell_is_said_and_fails_nothing() -> None:
+    known = reference(count=20)
+    answers = known.logits.copy()
+    for row in range(2):  # two of twenty change their label: 90 %, and up to 97 with confidence
+        answers[row] = np.roll(answers[row], 1)
+    row, faults = row_of(answers, Bound(None, None, agreement=0.95, accuracy_drop=0.005, reason="as int8"), known)
+    assert (row.ok, faults) == (True, [])
+    assert [text.split(" (")[0] for text in row.unsure] == ["labels agree to 90.0%", "accuracy drops by 10.00 points"]
+    row, _ = row_of(known.logits, BOUNDS["int8.graph"], known)
+    assert row.unsure == []

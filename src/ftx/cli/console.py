@@ -105,7 +105,10 @@ def print_table(
         headers.append(Column(Text(name), justify="right" if numeric else "left", overflow="fold", no_wrap=numeric))
     table = Table(*headers, header_style="bold", box=None, pad_edge=False, padding=(0, 2, 0, 0))
     for index, row in enumerate(rows):
-        table.add_row(*(Text(_printable(cell)) for cell in row), style=_STYLES[styles[index]] if styles else "")
+        table.add_row(
+            *(Text(_printable(cell).replace("\n", "\\n")) for cell in row),
+            style=_STYLES[styles[index]] if styles else "",
+        )
     console = _stdout()
     if sum(max(map(len, column)) + 2 for column in zip(columns, *rows, strict=True)) > console.width:
         table.padding = (0, 1, 0, 0)
@@ -139,7 +142,12 @@ def print_tree(title: str, nodes: Sequence[Node]) -> None:
 
 def bar(share: float, width: int = 20) -> str:
     """A share in [0, 1] as a bar of blocks; what is above 0 is seen."""
-    return "█" * max(round(share * width), 1 if share > 0 else 0)
+    try:
+        "█".encode(sys.stdout.encoding or "ascii")
+        block = "█"
+    except UnicodeEncodeError:
+        block = "#"
+    return block * max(round(share * width), 1 if share > 0 else 0)
 
 
 def _printable(text: str) -> str:

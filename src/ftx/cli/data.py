@@ -13,10 +13,10 @@ from ftx.cli.options import SKIPPED, JsonFlag, parse_task
 from ftx.errors import InputError, shell_command
 
 if TYPE_CHECKING:
-    from ftx.data.check import DataReport
+    from ftx.data.check import DataReport, NearDuplicate
     from ftx.labels import Labels
 
-verbs = typer.Typer(add_completion=False, rich_markup_mode=None, no_args_is_help=True)
+verbs = typer.Typer(add_completion=False, rich_markup_mode=None)
 
 # How many of each kind of finding are listed; --json has all.
 _LISTED = 10
@@ -33,9 +33,13 @@ _LAYOUTS = {
 }
 
 
-@verbs.callback()
-def data() -> None:
+@verbs.callback(invoke_without_command=True)
+def data(context: typer.Context) -> int | None:
     """Look at data before anything is trained on it."""
+    if context.invoked_subcommand is not None:
+        return None
+    typer.echo(context.get_help())
+    return InputError.exit_code  # the help was shown, but nothing was asked for
 
 
 @verbs.command()
@@ -125,7 +129,7 @@ def _nodes(labels: Labels, counts: dict[str, dict[str, int]], parent: str | None
 
 
 def _print_findings(report: DataReport) -> None:
-    twins = [f"{one.held_out} looks like {one.train} ({one.correlation:.3f})" for one in report.near_duplicates]
+    twins = [_twin(one) for one in report.near_duplicates]
     if twins:
         _print_list(f"held-out images with a near-duplicate in train (results will look too good): {len(twins)}", twins)
     if report.unreadable:
@@ -137,6 +141,12 @@ def _print_findings(report: DataReport) -> None:
         _print_list(f"ignored, as no images of a class: {files}")
     for problem in report.problems:
         _print_list(problem)
+
+
+def _twin(one: NearDuplicate) -> str:
+    if one.correlation == 1:
+        return f"{one.held_out} is {one.train}"
+    return f"{one.held_out} looks like {one.train} (correlation {one.correlation:.3f})"
 
 
 def _print_list(headline: str, lines: Sequence[str] = ()) -> None:

@@ -68,10 +68,12 @@ def answer(report: PipelineReport, *, json: bool) -> int:
         console.print_json(report)
         return 0 if report.ok else 1
     print_parity(report.parity)
+    trained = report.train
     by_files = {row.artifact: row for row in report.parity.rows if row.view == "files"}
     console.print_facts(
         [
-            *((f"accuracy of {artifact}", f"{accuracy(row)} %") for artifact, row in by_files.items()),
+            (f"{trained.metric.replace('_', ' ')} on validation images", f"{trained.metrics[trained.metric]:.1%}"),
+            *((f"all labels right, {artifact}", f"{accuracy(row)} %") for artifact, row in by_files.items()),
             ("time", f"{report.seconds:.0f} s"),
             ("run", str(report.run)),
         ]

@@ -209,7 +209,7 @@ def _print_trained(report: TrainReport) -> None:
             ("trained", f"{report.trainable_parameters:,} parameters"),
             ("images", _images(report.images, report.classes)),
             ("best epoch", f"{best}, loss {report.loss:.3f}"),
-            ("time", f"{report.seconds:.0f} s, {report.images_per_s:.0f} images/s"),
+            ("time", f"{report.seconds:.0f} s"),
         ]
     )
     console.print_facts([("run", str(report.run))], "strong")

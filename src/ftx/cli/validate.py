@@ -93,7 +93,12 @@ def print_parity(report: ParityReport) -> None:
         console.print_note(problem, "bad")
     if report.run is not None and not report.whole:
         console.print_note("on a part of the images, or with bounds of your own: ftx predict does not go by it", "dim")
-    if report.ok:
+    unsure = [(row, text) for row in report.rows for text in row.unsure]
+    for row, text in unsure:
+        console.print_note(f"not sure on {row.images} images: {row.artifact} ({row.view} view, {row.compute}): {text}")
+    if report.ok and unsure:
+        console.print_note("no bound is passed for certain; more held-out images would tell", "dim")
+    elif report.ok:
         console.print_note("every artifact answers as the trained model did", "good")
 
 

@@ -107,7 +107,11 @@ def hash_split_sets(samples: Sequence[tuple[str, tuple[str, ...]]], val_fraction
             keys_of[label].add(key)
     ranked = sorted(labels_of)
     if len(ranked) < FEWEST_PER_CLASS:
-        raise DataError("there is too little to split", found=f"{len(ranked)} different images or subjects")
+        raise DataError(
+            "there is too little to split",
+            found=f"{len(ranked)} different images or groups",
+            mend="add images (of other groups), or put them on sides yourself: train/ and val/, or a column split",
+        )
     val = set(ranked[: _val_count(len(ranked), val_fraction)])
     for label in sorted(keys_of, key=lambda name: (len(keys_of[name]), name)):
         if len(keys_of[label]) < FEWEST_PER_CLASS:

@@ -12,7 +12,7 @@ from ftx.data.dataset import SPLITS, Dataset, Entry, Split, Unreadable
 from ftx.data.looks import Look, look_at
 from ftx.data.preprocess import open_image
 from ftx.data.sources import Found, Layout, Listing, list_images
-from ftx.data.sources.folder import describe
+from ftx.data.sources.folder import describe, table_beside
 from ftx.data.split import put_on_sides, refuse_small_classes
 from ftx.data.threads import in_threads
 from ftx.errors import NAMED, DataError, ImageError, told
@@ -118,6 +118,7 @@ def open_all(
     problems = (
         *_too_many(listing.root, unreadable, len(relabelled)),
         *_contradictions(listing.root, files, hashes),
+        *_nothing_to_train_on(listing),
         *_empty_sides(listing, files),
         *_straddling(listing),
         *_small_classes(labels, files, hashes, where=where, unreadable=len(unreadable)),
@@ -206,6 +207,17 @@ def _empty_sides(listing: Listing, files: Sequence[Found]) -> Iterator[DataError
         )
 
 
+def _nothing_to_train_on(listing: Listing) -> Iterator[DataError]:
+    sides = {file.split for file in listing.files}
+    if not sides & {None, "train"}:
+        yield DataError(
+            "there are no images to train on",
+            where=listing.root,
+            found=f"all are of {' and '.join(sorted(str(side) for side in sides))}",
+            mend="add the side train",
+        )
+
+
 def _straddling(listing: Listing) -> Iterator[DataError]:
     sides: dict[str, set[str]] = defaultdict(set)
     for file in listing.files:
@@ -214,7 +226,7 @@ def _straddling(listing: Listing) -> Iterator[DataError]:
     both = [f"{group}: {' and '.join(sorted(each))}" for group, each in sorted(sides.items()) if len(each) > 1]
     if both:
         yield DataError(
-            f"{len(both)} groups stand on more than one side",
+            f"groups that stand on more than one side: {len(both)}",
             where=listing.root,
             found=told(both),
             mend="put all images of a group on one side, or leave the column split empty",
@@ -269,10 +281,12 @@ def _doubles(entries: tuple[Entry, ...]) -> tuple[int, int]:
 def _remark(survey: Survey, progress: Progress) -> None:
     if survey.ignored:
         progress.note(f"ignored, as no images of a class: {describe(survey.ignored)}")
+        if table := table_beside(survey.dataset.root):
+            progress.note(f"if the labels are in it, name the table: --data {table}")
     if survey.copies:
-        progress.note(f"{survey.copies} images are copies of others of their class")
+        progress.note(f"images that are copies of others with the same labels: {survey.copies}")
     if survey.leaks:
-        progress.note(f"{survey.leaks} images of train stand in val or test as well: results will look too good")
+        progress.note(f"images of train that stand in val or test as well (results will look too good): {survey.leaks}")
     for name, counted in survey.counts().items():
         missing = [split for split, count in counted.items() if not count]
         if missing:

@@ -36,6 +36,8 @@ def load(
     if artifact is None or isinstance(artifact, Run):
         return _load_best(Run.open() if artifact is None else artifact, compute, progress)
     folder = Path(artifact)
+    if str(artifact) in MADE_BY and not folder.exists():  # as ftx eval names it
+        return load_artifact(Run.open(), str(artifact), compute=compute)
     if (folder / RUN).is_file():
         return _load_best(Run.open(folder), compute, progress)
     return load_folder(folder, compute=compute)

@@ -94,6 +94,14 @@ class Task(Protocol):
         """The labels of one image, from its scores."""
         ...
 
+    def known(self, targets_NC: Targets) -> Flags:
+        """Of which labels the truth says whether they hold. Shape: [N, C]."""
+        ...
+
+    def with_thresholds(self, thresholds: Thresholds) -> Task:
+        """The same task with others."""
+        ...
+
     def right(self, logits_NC: Floats, targets_NC: Targets) -> Flags:
         """Whether each image is wholly right. Shape: [N]."""
         ...

@@ -115,15 +115,19 @@ class Hierarchical:
         return self._consistent(self.raw(self.scores(logits_NC)))
 
     def decode(self, scores_C: Floats) -> list[ScoredLabel]:
-        """The labels called, each after its parent."""
+        """The labels called: the path from the root, then the singles, each after its parent."""
         called_C = self._consistent(self.raw(scores_C[None]))[0]
-        rows = sorted(np.flatnonzero(called_C).tolist(), key=lambda row: (self._depth[row], row))
+        alone = self._singles.start
+        rows = sorted(np.flatnonzero(called_C).tolist(), key=lambda row: (row >= alone, self._depth[row], row))
         return [ScoredLabel(self.labels.names[row], float(scores_C[row])) for row in rows]
+
+    def with_thresholds(self, thresholds: Thresholds) -> Hierarchical:
+        return Hierarchical(self.labels, thresholds)
 
     def right(self, logits_NC: Floats, targets_NC: Targets) -> Flags:
         """Whether every label is that is known: the whole path. Shape: [N]."""
         called_NC, true_NC = self.called(logits_NC), targets_NC > 0
-        return ((called_NC == true_NC) | ~self._known(true_NC)).all(axis=1)
+        return ((called_NC == true_NC) | ~self.known(targets_NC)).all(axis=1)
 
     def metrics(self, logits_NC: Floats, targets_NC: Targets) -> dict[str, float]:
         """Accuracy of whole paths, groups and singles, hierarchical F1, and the share of images with a contradiction.
@@ -132,18 +136,18 @@ class Hierarchical:
         """
         raw_NC = self.raw(self.scores(logits_NC))
         called_NC, true_NC = self._consistent(raw_NC), targets_NC > 0
-        known_NC = self._known(true_NC)
+        known_NC = self.known(targets_NC)
         told_NC = called_NC & known_NC
         found = {"path_accuracy": float(self.right(logits_NC, targets_NC).mean())}
         hits, either = int((told_NC & true_NC).sum()), int(told_NC.sum() + true_NC.sum())
         found["hierarchical_f1"] = 2 * hits / max(either, 1)
         found["macro_f1"] = f1_of(told_NC, true_NC)[0]
         found["inconsistent"] = float((raw_NC & ~called_NC & ~self._conditional).any(axis=1).mean())
-        for number, rows in enumerate(self._groups):
+        for name, rows in zip(self._group_names, self._groups, strict=True):
             seen_N = true_NC[:, rows].any(axis=1)
             if seen_N.any():
                 same_N = raw_NC[:, rows].argmax(axis=1) == true_NC[:, rows].argmax(axis=1)
-                found[f"group_{number}_accuracy"] = float(same_N[seen_N].mean())
+                found[f"accuracy_{name}"] = float(same_N[seen_N].mean())
         if self.labels.singles:
             same_NC = raw_NC[:, self._singles] == true_NC[:, self._singles]
             found["singles_accuracy"] = float(same_NC.mean())
@@ -189,6 +193,16 @@ class Hierarchical:
         return tuple(slice(start, stop) for start, stop in itertools.pairwise(ends))
 
     @cached_property
+    def _group_names(self) -> tuple[str, ...]:
+        """A group is called after its labels' parent, without one roots; a second group of that name goes by number."""
+        names: list[str] = []
+        for number, group in enumerate(self.labels.groups):
+            parents = {self.labels.parents.get(name) for name in group}
+            name = (parents.pop() or "roots") if len(parents) == 1 else f"group_{number}"
+            names.append(f"group_{number}" if name in names else name)
+        return tuple(names)
+
+    @cached_property
     def _singles(self) -> slice:
         return slice(len(self.labels) - len(self.labels.singles), len(self.labels))
 
@@ -213,9 +227,19 @@ class Hierarchical:
                 kept_NC[:, row] &= kept_NC[:, self.labels.index(up)]
         return kept_NC
 
-    def _known(self, true_NC: Flags) -> Flags:
-        """Groups of which the image has a label, and all singles. Shape: [N, C]."""
+    def known(self, targets_NC: Targets) -> Flags:
+        """Shape: [N, C].
+
+        The labels of a group are known where the image has one of them, or where their parent is known not to hold;
+        singles always.
+        """
+        true_NC = targets_NC > 0
         known_NC = np.ones_like(true_NC)
         for rows in self._groups:
             known_NC[:, rows] = true_NC[:, rows].any(axis=1, keepdims=True)
+        for row in np.argsort(self._depth, kind="stable"):  # parents first
+            up = self.labels.parents.get(self.labels.names[row])
+            if up is not None:
+                above = self.labels.index(up)
+                known_NC[:, row] |= known_NC[:, above] & ~true_NC[:, above]
         return known_NC

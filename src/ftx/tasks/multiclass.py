@@ -44,7 +44,7 @@ class Multiclass:
                 "multiclass images carry exactly one label each",
                 where=str(where),
                 found=told(strange),
-                mend="--task multilabel, or --task hierarchical for a tree",
+                mend="the task multilabel, or hierarchical for a tree (--task, or a recipe of that task)",
             )
         names = sorted({*declared.names, *(name for (name,) in samples.values())})
         if len(names) < 2:
@@ -95,6 +95,13 @@ class Multiclass:
         """The best label alone; of equal ones the first."""
         row = int(scores_C.argmax())
         return [ScoredLabel(name=self.labels.names[row], score=float(scores_C[row]))]
+
+    def known(self, targets_NC: Targets) -> Flags:
+        """All of them. Shape: [N, C]."""
+        return np.ones(targets_NC.shape, dtype=bool)
+
+    def with_thresholds(self, thresholds: Thresholds) -> Multiclass:
+        return Multiclass(self.labels, thresholds)
 
     def right(self, logits_NC: Floats, targets_NC: Targets) -> Flags:
         """Whether the best logit is the true label's. Shape: [N]."""

@@ -78,6 +78,13 @@ class Multilabel:
         order = sorted(above.tolist(), key=lambda index: -scores_C[index])
         return [ScoredLabel(self.labels.names[index], float(scores_C[index])) for index in order]
 
+    def known(self, targets_NC: Targets) -> Flags:
+        """All of them. Shape: [N, C]."""
+        return np.ones(targets_NC.shape, dtype=bool)
+
+    def with_thresholds(self, thresholds: Thresholds) -> Multilabel:
+        return Multilabel(self.labels, thresholds)
+
     def right(self, logits_NC: Floats, targets_NC: Targets) -> Flags:
         """Whether every label is. Shape: [N]."""
         return (self.called(logits_NC) == (targets_NC > 0)).all(axis=1)

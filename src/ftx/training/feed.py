@@ -26,6 +26,11 @@ EVAL_BATCH = 32
 class Feed(Protocol):
     """Batches of input and truth, and the part of the model that is still to be computed on them."""
 
+    @property
+    def unit(self) -> str:
+        """What a batch holds: images, or features that were computed before."""
+        ...
+
     def __len__(self) -> int: ...
 
     def batches(self, order: Order, batch_size: int, rng: np.random.Generator) -> Generator[tuple[Tensor, Tensor]]:
@@ -39,6 +44,8 @@ class Feed(Protocol):
 
 class ImageFeed:
     """Images through the whole network."""
+
+    unit = "images"
 
     def __init__(
         self,
@@ -75,6 +82,8 @@ class FeatureFeed:
     With every block frozen (linear probing) only the pooled feature that the head reads is kept. The images are taken
     as they are: augmenting them would ask for the network again.
     """
+
+    unit = "features"
 
     def __init__(
         self,

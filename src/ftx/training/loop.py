@@ -118,12 +118,14 @@ def fit(
                         found=f"{total / seen} in training, {val_loss} on validation images",
                         mend=f"a smaller learning rate: --lr {lr / 10:g}",
                     )
-                metrics = task.metrics(logits_NC, targets_NC)
+                tuned = task.tuned(logits_NC, targets_NC)
+                told = task.with_thresholds(tuned)  # as the run will answer, should this epoch be the best
+                metrics = told.metrics(logits_NC, targets_NC)
                 epoch = Epoch(
                     epoch=number,
                     loss=total / seen,
                     val_loss=val_loss,
-                    accuracy=float(task.right(logits_NC, targets_NC).mean()),
+                    accuracy=float(told.right(logits_NC, targets_NC).mean()),
                     metrics=metrics,
                     lr=float(rate.get_last_lr()[0]),
                     images_per_s=seen / seconds,
@@ -133,10 +135,12 @@ def fit(
                 log(epoch)
                 # Of equally good epochs the one with the smaller loss is the better.
                 if best is None or (metrics[metric], -val_loss) > (best.metrics[metric], -best.val_loss):
-                    best, thresholds = epoch, task.tuned(logits_NC, targets_NC)
+                    best, thresholds = epoch, tuned
                     kept = {name: p.detach().clone() for name, p in module.named_parameters() if p.requires_grad}
                 reached = f"{metric.replace('_', ' ')} {metrics[metric]:.3f} on validation images"
-                progress.note(f"epoch {number}: loss {epoch.loss:.3f}, {reached}, {epoch.images_per_s:.0f} images/s")
+                progress.note(
+                    f"epoch {number}: loss {epoch.loss:.3f}, {reached}, {epoch.images_per_s:.0f} {feed.unit}/s"
+                )
                 if number - best.epoch >= recipe.patience:
                     progress.note(f"no better epoch in {recipe.patience}: stopped early")
                     break

@@ -42,8 +42,6 @@ def train(recipe: Recipe, out: Path | None = None, *, strict: bool = False, prog
     started = time.monotonic()
     if out is not None:
         refuse_existing(out)
-    if recipe.train.tensorboard:
-        require_tensorboard()
     dataset, prepared, resolved = _understood(recipe, strict, progress)
     out = out or fresh_out(f"{recipe.data.path.resolve().stem}-{prepared.method}")
     trainable = prepared.trainable
@@ -107,6 +105,8 @@ def dry_run(recipe: Recipe, *, strict: bool = False, progress: Progress = SILENT
 
 def _understood(recipe: Recipe, strict: bool, progress: Progress) -> tuple[Dataset, Prepared, Recipe]:
     """The data, the model ready to train, and the recipe with every ``auto`` decided."""
+    if recipe.train.tensorboard:
+        require_tensorboard()
     resolve_model(recipe.model.name)  # a name mistyped must not cost the reading of all images
     data = recipe.data
     dataset = read_dataset(data.path, recipe.task, form=data.format, val_fraction=data.val_fraction, progress=progress)

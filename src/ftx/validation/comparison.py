@@ -91,7 +91,8 @@ def compare(reference: Reference, logits_NC: Floats, subject: Subject, bound: Bo
         reason=bound.reason,
     )
     was_right, is_right = (_right(reference, logits) for logits in (reference.logits, logits_NC))
-    faults = _distance_faults(gap, held) + _label_faults(gap, held, was_right, is_right)
+    labels = _label_faults(gap, held, was_right, is_right)
+    faults = _distance_faults(gap, held) + labels.faults
     # Not finite first, then what changed its label, then the furthest.
     order = np.lexsort((-gap.distance, np.nan_to_num(gap.agreement, nan=1.0)))
     worst = [reference.names[index] for index in order[:WORST_NAMED]]
@@ -113,6 +114,7 @@ def compare(reference: Reference, logits_NC: Floats, subject: Subject, bound: Bo
         latency_ms=subject.latency_ms,
         bound=held,
         ok=not faults,
+        unsure=labels.unsure,
         worst=worst,
     )
     return row, [f"{subject}: {fault}; worst: {', '.join(worst[:3])}" for fault in faults]
@@ -184,25 +186,32 @@ def _distance_faults(gap: _Gap, held: RowBound) -> list[str]:
     return faults
 
 
-def _label_faults(
-    gap: _Gap, held: RowBound, was_right_N: NDArray[np.bool_], is_right_N: NDArray[np.bool_]
-) -> list[str]:
-    faults: list[str] = []
-    if held.agreement is not None:
+@dataclass(frozen=True)
+class _Judged:
+    """What of a measure lies beyond its bound: surely, or on too few images to tell."""
+
+    faults: list[str]
+    unsure: list[str]
+
+
+def _label_faults(gap: _Gap, held: RowBound, was_right_N: NDArray[np.bool_], is_right_N: NDArray[np.bool_]) -> _Judged:
+    judged = _Judged([], [])
+    if held.agreement is not None and gap.agrees < held.agreement:
         # For shares between 0 and 1 the interval is wider than it need be, as they vary less than yes and no.
         likely_most = wilson_interval(float(gap.told.sum()), len(gap.told))[1]
-        if likely_most < held.agreement:
-            faults.append(
-                f"labels agree to {gap.agrees:.1%} (at most {likely_most:.1%} with 95 % confidence), the "
-                f"bound is {held.agreement:.1%}"
-            )
+        where = judged.faults if likely_most < held.agreement else judged.unsure
+        where.append(
+            f"labels agree to {gap.agrees:.1%} (at most {likely_most:.1%} with 95 % confidence), the bound is "
+            f"{held.agreement:.1%}"
+        )
     if held.accuracy_drop is not None and len(is_right_N):
         count = len(is_right_N)
         lost, gained = int((was_right_N & ~is_right_N).sum()), int((~was_right_N & is_right_N).sum())
-        chance = drop_p_value(lost, gained, count, held.accuracy_drop)
-        if (lost - gained) / count > held.accuracy_drop and chance < CHANCE:
-            faults.append(
+        if (lost - gained) / count > held.accuracy_drop:
+            chance = drop_p_value(lost, gained, count, held.accuracy_drop)
+            where = judged.faults if chance < CHANCE else judged.unsure
+            where.append(
                 f"accuracy drops by {100 * (lost - gained) / count:.2f} points ({lost} of {count} images lost, "
                 f"{gained} gained; by chance with p = {chance:.1g}), the bound is {100 * held.accuracy_drop:.2f}"
             )
-    return faults
+    return judged

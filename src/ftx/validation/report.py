@@ -27,7 +27,8 @@ class ParityRow(BaseModel):
     Differences are null where a logit was not finite; accuracies where the truth is unknown.
     ``accuracy_low`` and ``accuracy_high`` are the ends of Wilson's 95 % interval; ``cosine`` and ``agreement`` are
     means over images, the latter of the share of labels that both give (Dice's; with one label each, the share of
-    images called the same). ``worst`` holds the images furthest off, the worst first.
+    images called the same). ``unsure`` says what lies beyond its bound, on so few images that chance may have done it.
+    ``worst`` holds the images furthest off, the worst first.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -47,6 +48,7 @@ class ParityRow(BaseModel):
     latency_ms: float
     bound: RowBound
     ok: bool
+    unsure: list[str]
     worst: list[str]
 
 

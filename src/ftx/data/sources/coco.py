@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from ftx.data.dataset import Split
-from ftx.data.sources.documents import Part, folder_of, parse
+from ftx.data.sources.documents import Part, folder_of, parse, refuse_missing
 from ftx.data.sources.listing import Found, Listing, inside, label_name, side_of
 from ftx.errors import DataError, told
 from ftx.labels import Declared
@@ -65,9 +65,10 @@ def read_coco(path: Path, files: Sequence[tuple[Path, bytes]]) -> Listing:
             elif found.setdefault(image.path, image) is not image:
                 problems.append(f"{file.name}: {image.path} is listed twice")
     if problems:
-        raise DataError(f"{len(problems)} entries of the annotations do not hold", where=path, found=told(problems))
-    if not found:
-        raise DataError("the annotations name no images", where=path)
+        raise DataError(
+            f"entries of the annotations that do not hold: {len(problems)}", where=path, found=told(problems)
+        )
+    refuse_missing(root, found.values(), path)
     return Listing(root, "coco", tuple(found.values()), Declared(groups=(), parents=parents))
 
 
@@ -111,17 +112,26 @@ def _images(coco: _Coco, file: Path, names: dict[Id, str], root: Path) -> Iterat
             held[annotation.image_id].add(names[annotation.category_id])
     subset = file.stem.removeprefix("instances_")
     side = side_of(file.parent.name if file.stem.startswith("_") else subset)
-    before = folder_of(root, _folders(file, root, subset, side), [image.file_name for image in coco.images])
     within = inside(root)
+    placed: list[tuple[Id, str]] = []
     for image in coco.images:
         try:
-            yield Found(within(before + within(image.file_name)), tuple(sorted(held[image.id])), side)
+            placed.append((image.id, within(image.file_name)))
         except ValueError as error:
             yield str(error)
+    before = folder_of(root, _folders(file, root, subset, side), [name for _, name in placed])
+    for number, name in placed:
+        yield Found(within(before + name), tuple(sorted(held[number])), side)
 
 
 def _folders(file: Path, root: Path, subset: str, side: Split | None) -> list[str]:
-    """Where images may lie, below the root: COCO's own layout, CVAT's, Roboflow's."""
+    """Where images may lie, below the root: COCO's layout, CVAT's, Roboflow's, a folder called after the side."""
     beside = file.parent.relative_to(root).as_posix() if file.parent.is_relative_to(root) else "."
-    by_side = [f"images/{side}", side] if side else []
-    return [f"images/{subset}", subset, *by_side, "images", beside, "."]
+    inside_images = [f"images/{name}" for name in _of_side(root / "images", side)]
+    return [f"images/{subset}", subset, *inside_images, *_of_side(root, side), "images", beside, "."]
+
+
+def _of_side(folder: Path, side: Split | None) -> list[str]:
+    if side is None or not folder.is_dir():
+        return []
+    return [path.name for path in sorted(folder.iterdir()) if path.is_dir() and side_of(path.name) == side]

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
-from ftx.data.sources.documents import Part, folder_of, parse
+from ftx.data.sources.documents import Part, folder_of, parse, refuse_missing
 from ftx.data.sources.listing import Found, Listing, inside, label_name, side_of
 from ftx.errors import DataError, told
 from ftx.labels import Declared
@@ -73,21 +73,21 @@ def read_datumaro(path: Path, files: Sequence[tuple[Path, bytes]]) -> Listing:
     for file, document in read:
         if document.categories.label != labels:
             raise DataError("the files of one data set differ in their labels", where=file, found=", ".join(names))
-        folders = [f"images/{file.stem}", "images", "."]
-        before = folder_of(root, folders, [item.image.path for item in document.items])
+        placed: list[tuple[_Item, str, tuple[str, ...]]] = []
         for item in document.items:
             try:
-                placed = within(before + within(item.image.path))
-                image = Found(placed, carried([one.label_id for one in item.annotations], names), side_of(file.stem))
+                labels_held = carried([one.label_id for one in item.annotations], names)
+                placed.append((item, within(item.image.path), labels_held))
             except ValueError as error:
                 problems.append(f"{file.name}, item {item.id}: {error}")
-                continue
+        before = folder_of(root, [f"images/{file.stem}", "images", "."], [name for _, name, _ in placed])
+        for item, name, held in placed:
+            image = Found(within(before + name), held, side_of(file.stem))
             if found.setdefault(image.path, image) is not image:
                 problems.append(f"{file.name}, item {item.id}: {image.path} is listed twice")
     if problems:
-        raise DataError(f"{len(problems)} items do not hold", where=path, found=told(problems))
-    if not found:
-        raise DataError("the annotations name no images", where=path)
+        raise DataError(f"items that do not hold: {len(problems)}", where=path, found=told(problems))
+    refuse_missing(root, found.values(), path)
     groups = [group.labels for group in labels.label_groups if group.group_type == "exclusive"]
     parents = {label.name: label.parent for label in labels.labels if label.parent}
     relations = declared(names, parents, groups if labels.label_groups else None, path)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Collection
 from pathlib import Path
 from typing import Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from ftx.data.sources.listing import IMAGE_ENDINGS
+from ftx.data.sources.listing import IMAGE_ENDINGS, Found
 from ftx.errors import DataError, told
 
 # What Roboflow calls COCO's annotations, beside the images of each side.
@@ -90,7 +91,7 @@ def parse(kind: type[Document], content: bytes, where: Path) -> Document:
             + ("" if one["type"] == "json_invalid" else f", found {str(one['input'])[:40]}")
             for one in error.errors(include_url=False, include_context=False)
         ]
-        what = f"{len(lines)} places of the annotations do not hold"
+        what = f"places of the annotations that do not hold: {len(lines)}"
         raise DataError(what, where=where, found=told(lines)) from error
 
 
@@ -103,3 +104,16 @@ def folder_of(root: Path, folders: list[str], names: list[str]) -> str:
         if any((root / folder / name).is_file() for name in names):
             return "" if folder == "." else f"{folder}/"
     return ""
+
+
+def refuse_missing(root: Path, found: Collection[Found], where: Path) -> None:
+    """Raise DataError if there are no images, or not one of them is there."""
+    if not found:
+        raise DataError("the annotations name no images", where=where)
+    if not any((root / image.path).is_file() for image in found):
+        raise DataError(
+            "no image that the annotations name is there",
+            where=where,
+            found=f"{len(found)} images, the first {next(iter(found)).path}",
+            mend=f"put them below {root}: into images/<side>/, <side>/, images/ or straight into it",
+        )

@@ -110,7 +110,7 @@ class _Walker:
                     "there is a folder inside a class folder",
                     where=path,
                     found=f"{path.name} inside the class {class_folder.name}",
-                    mend=f"{_SHAPE}; sides are called train, val and test",
+                    mend=f"--task hierarchical, if folders are a label tree; else {_SHAPE}",
                 )
             elif _is_image(path):
                 yield Found(path.relative_to(self.root).as_posix(), (label,), split)
@@ -165,6 +165,11 @@ def _checked(tree: Listing) -> Listing:
         if tree.layout == "splits" and folder.is_dir() and not any(file.split == split for file in tree.files):
             raise DataError("there are no images", where=folder, mend=f"add some, or remove {split}/")
     return tree
+
+
+def table_beside(root: Path) -> Path | None:
+    """A table that lies beside class folders, and may be what was meant."""
+    return next((path for path in sorted(root.glob("*.csv")) + sorted(root.glob("*.jsonl"))), None)
 
 
 def describe(ignored: Mapping[str, int]) -> str:

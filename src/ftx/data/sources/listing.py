@@ -70,7 +70,9 @@ def inside(root: Path) -> Callable[[str], str]:
         path = PurePosixPath(name.replace("\\", "/"))
         if not path.parts:
             raise ValueError("no path")
-        if path.is_absolute() or ".." in path.parts or re.match(r"[A-Za-z]:", path.parts[0]):
+        if path.is_absolute() or re.match(r"[A-Za-z]:", path.parts[0]):
+            raise ValueError(f"{name} is absolute, and must count from the data folder")
+        if ".." in path.parts:
             raise ValueError(f"{name} leaves the data folder")
         if "\0" in name or not Path(os.path.realpath(real / path)).is_relative_to(real):
             raise ValueError(f"{name} is a link that leaves the data folder")

@@ -100,10 +100,10 @@ def read_table(table: Path) -> Listing:
             problems.append(f"line {number}: {image.path} stands above with {';'.join(known.labels) or 'no labels'}")
     if problems:
         raise DataError(
-            f"{len(problems)} lines of the table do not hold",
+            f"lines of the table that do not hold: {len(problems)}",
             where=table,
             found=told(problems),
-            mend="columns: path, labels (separated by ;), and if wanted split (train, val, test) and group",
+            mend="a line holds path (below the table's folder), labels (separated by ;), and if wanted split and group",
         )
     if not found:
         raise DataError("the table names no images", where=table, mend="write a line an image: path,labels")
@@ -133,14 +133,22 @@ def _records(table: Path) -> Iterator[tuple[int, Mapping[str, object]]]:
         raise DataError(
             "the table's columns are separated by ;", where=table, mend="separate columns by commas and labels by ;"
         )
+    if "\t" in text.partition("\n")[0]:
+        raise DataError("the table's columns are separated by tabs", where=table, mend="separate columns by commas")
     rows = csv.DictReader(io.StringIO(text), strict=True)
     try:
         for row in rows:
             if None in row or None in row.values():
-                raise DataError("a line has another number of columns", where=f"{table}, line {rows.line_num}")
+                raise DataError(
+                    "a line has another number of columns than the first",
+                    where=f"{table}, line {rows.line_num}",
+                    mend="quote cells that hold commas",
+                )
             yield rows.line_num, _renamed(row, table)
     except csv.Error as error:
-        raise DataError("the table is no CSV", where=f"{table}, line {rows.line_num}", found=str(error)) from error
+        raise DataError(
+            "the table is no CSV", where=f"{table}, after line {rows.line_num}", found=str(error)
+        ) from error
 
 
 def _renamed(record: Mapping[str, object], table: Path) -> dict[str, object]:
@@ -166,7 +174,9 @@ def _renamed(record: Mapping[str, object], table: Path) -> dict[str, object]:
 
 
 def _image(record: Mapping[str, object], within: Callable[[str], str]) -> Found:
-    path = within(str(record["path"]).strip())
+    if not isinstance(record["path"], str):
+        raise ValueError(f"{record['path']!r} is no path")
+    path = within(record["path"].strip())
     side = str(record.get("split") or "").strip()
     split = side_of(side)
     if side and split is None:
