@@ -81,7 +81,8 @@ def test_every_way_to_name_a_model_opens_it(run: Path, tmp_path: Path, monkeypat
     (tmp_path / "runs").mkdir()
     (tmp_path / "runs" / "latest").symlink_to("../run")
     monkeypatch.chdir(tmp_path)
-    for way in (None, Run.open(run), run, str(run), run / "openvino/int8", run / "openvino/int8/model.xml"):
+    ways = (None, Run.open(run), run, str(run), run / "openvino/int8", run / "openvino/int8/model.xml", "openvino/int8")
+    for way in ways:
         predictor = load(way)
         assert predictor.name == "openvino"
         assert predictor.task.labels.names == ("amber", "blue", "green", "red")
