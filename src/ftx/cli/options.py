@@ -25,6 +25,18 @@ DataOption = Annotated[
     typer.Option("--data", metavar="DIR", help="Where the images are now, if they moved since training."),
 ]
 
+SetOption = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Any other key of the recipe, as train.weight_decay=0.01."),
+]
+OutOption = Annotated[
+    Path | None, typer.Option("--out", metavar="DIR", help="The run folder to make.  [default: a new one in runs/]")
+]
+StrictFlag = Annotated[
+    bool,
+    typer.Option("--strict", help="Refuse data with another number of labels than the recipe says (data.classes)."),
+]
+
 
 def parse_task(name: str) -> TaskName:
     """The task of this name.

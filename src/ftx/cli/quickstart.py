@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from ftx.cli import console
-from ftx.cli.options import JsonFlag, parse_task
+from ftx.cli.options import JsonFlag, OutOption, parse_task
 from ftx.cli.run import answer
 
 
@@ -16,9 +15,7 @@ def command(
     task: Annotated[
         str, typer.Option("--task", metavar="TASK", help="multiclass, multilabel or hierarchical.")
     ] = "multiclass",
-    out: Annotated[
-        Path | None, typer.Option("--out", metavar="DIR", help="The run folder to make.  [default: a new one in runs/]")
-    ] = None,
+    out: OutOption = None,
     json: JsonFlag = False,
 ) -> int:
     """Train, merge, export and validate on the embedded model and sample, without a network.

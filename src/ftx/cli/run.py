@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
 from ftx.cli import console
-from ftx.cli.options import JsonFlag
+from ftx.cli.options import JsonFlag, OutOption, SetOption, StrictFlag
 from ftx.cli.train import read_recipe
 from ftx.cli.validate import accuracy, print_parity
 
@@ -33,17 +32,9 @@ def command(
             help="Of the IR; may be given more than once.  [default: fp32 and int8]",
         ),
     ] = None,
-    set_: Annotated[
-        list[str] | None,
-        typer.Option("--set", metavar="KEY=VALUE", help="A key of the recipe, as train.epochs=5."),
-    ] = None,
-    out: Annotated[
-        Path | None, typer.Option("--out", metavar="DIR", help="The run folder to make.  [default: a new one in runs/]")
-    ] = None,
-    strict: Annotated[
-        bool,
-        typer.Option("--strict", help="Refuse data with another number of labels than the recipe says (data.classes)."),
-    ] = False,
+    set_: SetOption = None,
+    out: OutOption = None,
+    strict: StrictFlag = False,
     json: JsonFlag = False,
 ) -> int:
     """Train, merge, export (ONNX, OpenVINO fp32 and int8) and validate, from one recipe.

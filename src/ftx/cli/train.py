@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ftx.cli import console
-from ftx.cli.options import JsonFlag
+from ftx.cli.options import JsonFlag, OutOption, SetOption, StrictFlag
 from ftx.errors import INTERRUPTED, shell_command
 from ftx.recipe import TARGETS, Recipe, notes_on_otx
 from ftx.resources import recipe_file
@@ -112,17 +112,9 @@ def command(
         ),
     ] = None,
     seed: Annotated[str | None, _key("--seed", "N", "Seed of everything random.", _DEFAULTS.seed)] = None,
-    set_: Annotated[
-        list[str] | None,
-        typer.Option("--set", metavar="KEY=VALUE", help="Any other key of the recipe, as train.weight_decay=0.01."),
-    ] = None,
-    out: Annotated[
-        Path | None, typer.Option("--out", metavar="DIR", help="The run folder to make.  [default: a new one in runs/]")
-    ] = None,
-    strict: Annotated[
-        bool,
-        typer.Option("--strict", help="Refuse data with another number of labels than the recipe says (data.classes)."),
-    ] = False,
+    set_: SetOption = None,
+    out: OutOption = None,
+    strict: StrictFlag = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Say what was understood (data, layers, memory) and train nothing.")
     ] = False,
