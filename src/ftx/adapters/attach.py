@@ -10,7 +10,7 @@ from torch import nn
 from ftx.adapters.dora import DoraLinear
 from ftx.adapters.lora import LoraLinear
 from ftx.adapters.spec import AdapterSpec, Kind, Part
-from ftx.backbones.families import Site, depth, head_names, sites
+from ftx.backbones.families import Site, adds_in_place, depth, expose, head_names, sites
 from ftx.errors import AdapterError
 
 AdapterLayer = LoraLinear | DoraLinear
@@ -23,6 +23,12 @@ def match(module: nn.Module, spec: AdapterSpec) -> list[tuple[Site, tuple[Part, 
     Raises: AdapterError if a target is in no layer, or more blocks are asked for than there are.
     """
     found = sites(module)
+    if not found:
+        raise AdapterError(
+            "this architecture has no layers that an adapter of ftx knows",
+            found=f"{type(module).__name__}: no linear layer inside attention or MLP",
+            mend="linear probing works on every model: --freeze-backbone",
+        )
     blocks = depth(module)
     if spec.last_blocks is not None and spec.last_blocks > blocks:
         raise AdapterError(
@@ -68,6 +74,7 @@ def attach(module: nn.Module, spec: AdapterSpec, *, generator: torch.Generator) 
     Returns: the names of the adapted layers.
     """
     module.requires_grad_(False)
+    expose(module)
     matched = match(module, spec)
     for site, parts in matched:
         base = module.get_submodule(site.name)
@@ -78,6 +85,8 @@ def attach(module: nn.Module, spec: AdapterSpec, *, generator: torch.Generator) 
                 "targets of one fused layer need one alpha / rank", where=site.name, found=str(sorted(scalings))
             )
         layer = KINDS[spec.kind](base, parts, scaling=scalings.pop(), dropout=spec.dropout, generator=generator)
+        if isinstance(layer, DoraLinear):
+            layer.added_to_in_place = adds_in_place(module, site.name)
         module.set_submodule(site.name, layer)
     unfreeze_head(module)
     return [site.name for site, _ in matched]

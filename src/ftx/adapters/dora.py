@@ -28,6 +28,7 @@ class DoraLinear(nn.Module):
         lora_A, lora_B = fresh_factors(base, parts, generator)
         self.lora_A, self.lora_B = nn.Parameter(lora_A), nn.Parameter(lora_B)
         self.lora_magnitude_vector = nn.Parameter(row_norms(base.weight.detach()))
+        self.added_to_in_place = False
 
     @torch.no_grad()
     def merged_weight(self) -> Tensor:
@@ -43,9 +44,11 @@ class DoraLinear(nn.Module):
         if self.training and self.dropout > 0:
             return self._with_dropout(x, norm_O)
         factors = (self.lora_A, self.lora_B)
-        return merged_product(
+        y = merged_product(
             x, summed_OI, self.bias, factors, self.lora_magnitude_vector, norm_O, self.scaling, self.parts
         )
+        # The product is kept for the magnitude's gradient; who adds to it in place is given a copy.
+        return y.clone() if self.added_to_in_place else y
 
     def _with_dropout(self, x: Tensor, norm_O: Tensor) -> Tensor:
         """The side path with peft's meaning: x·Wᵀ + b + (g − 1)·x̃·Wᵀ + g·s·x̃·(B·A)ᵀ for the dropped x̃."""

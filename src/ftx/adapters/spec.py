@@ -41,5 +41,5 @@ class Part:
     """
 
     target: Target
-    rows: slice
+    rows: slice | list[int]
     ranks: slice

@@ -13,7 +13,8 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 from ftx.backbones.digest import base_digest
-from ftx.backbones.families import as_vit, head_names, pretrained_config, token_shape
+from ftx.backbones.families import head_names, plain_vit, pretrained_config
+from ftx.backbones.stages import token_shape
 from ftx.backbones.weights import fetch_pretrained, read_weights
 from ftx.data.preprocess import Preprocess
 from ftx.errors import ModelError, nearest
@@ -43,13 +44,13 @@ def build(name: str, *, weights: str, num_classes: int, image_size: int | str, s
     architecture = resolve(name)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        module = as_vit(timm.create_model(architecture, num_classes=0))
+        module = timm.create_model(architecture, num_classes=0)
         _load(module, name, architecture, weights)
         heads = head_names(module)
         digest = base_digest(module.state_dict(), heads)
         side = _input_side(module, image_size, name)
-        module.set_input_size(img_size=(side, side))
-        module.reset_classifier(num_classes)
+        _take_size(module, side, name)
+        cast("VisionTransformer", module).reset_classifier(num_classes)  # as every classifier of timm
     return Backbone(
         module=module.eval(), architecture=architecture, digest=digest, preprocess=_preprocess(module, side)
     )
@@ -81,7 +82,32 @@ def resolve(name: str) -> str:
     return name
 
 
-def _load(module: VisionTransformer, name: str, architecture: str, weights: str) -> None:
+def _take_size(module: nn.Module, side: int, name: str) -> None:
+    """Build the model for this input size, its position embedding resampled once.
+
+    Raises: ModelError where the family takes no other size than its own, or not this one.
+    """
+    if hasattr(module, "set_input_size"):
+        try:
+            cast("VisionTransformer", module).set_input_size(img_size=(side, side))
+        except (AssertionError, RuntimeError, ValueError) as error:
+            raise ModelError(
+                f"{name} does not take this image size",
+                where="data.image_size",
+                found=f"{side} px: {str(error)[:120]}",
+                mend=f"--image-size {_pretrained_side(module)}",
+            ) from error
+    elif pretrained_config(module).get("fixed_input_size") and side != _pretrained_side(module):
+        own = _pretrained_side(module)
+        raise ModelError(
+            f"{name} takes images of one size",
+            where="data.image_size",
+            found=f"{side} px",
+            mend=f"--image-size {own}",
+        )
+
+
+def _load(module: nn.Module, name: str, architecture: str, weights: str) -> None:
     if weights == "none":
         return
     file = embedded_weights(name) if weights == "auto" else Path(weights)
@@ -90,7 +116,8 @@ def _load(module: VisionTransformer, name: str, architecture: str, weights: str)
         return
     heads = head_names(module)
     state = {key: tensor for key, tensor in read_weights(file).items() if not _in_heads(key, heads)}
-    _follow_grid(module, state)
+    if (vit := plain_vit(module)) is not None:
+        _follow_grid(vit, state)
     own = module.state_dict()
     missing, spare = sorted(own.keys() - state.keys()), sorted(state.keys() - own.keys())
     shapes = [key for key in own.keys() & state.keys() if own[key].shape != state[key].shape]
@@ -126,16 +153,19 @@ def _patch_side(module: VisionTransformer) -> int:
     return int(module.patch_embed.patch_size[0])
 
 
-def _pretrained_side(module: VisionTransformer) -> int:
+def _pretrained_side(module: nn.Module) -> int:
     _, _, side = cast("tuple[int, int, int]", pretrained_config(module)["input_size"])
     return side
 
 
-def _input_side(module: VisionTransformer, image_size: int | str, name: str) -> int:
-    patch = _patch_side(module)
+def _input_side(module: nn.Module, image_size: int | str, name: str) -> int:
     if isinstance(image_size, str):
         pretrained = _pretrained_side(module)
         return _AUTO_SIZE.get(pretrained, pretrained)
+    vit = plain_vit(module)
+    if vit is None:
+        return image_size
+    patch = _patch_side(vit)
     if image_size % patch or image_size < patch:
         below = max(image_size // patch, 1) * patch
         raise ModelError(
@@ -147,7 +177,7 @@ def _input_side(module: VisionTransformer, image_size: int | str, name: str) -> 
     return image_size
 
 
-def _preprocess(module: VisionTransformer, side: int) -> Preprocess:
+def _preprocess(module: nn.Module, side: int) -> Preprocess:
     """The evaluation transform that the weights were made with, at this input size."""
     config = pretrained_config(module)
     crop_share = float(str(config["crop_pct"]))

@@ -10,6 +10,7 @@ import timm
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from ftx.backbones.families import pretrained_config
 from ftx.data.preprocess import Preprocess
 from ftx.errors import ExportError, ModelError
 from ftx.files import disk_faults, write_atomic
@@ -30,6 +31,8 @@ class DenseConfig:
 
 def save_dense(module: nn.Module, config: DenseConfig, folder: Path) -> None:
     """Write ``config.json`` and ``model.safetensors`` (f32) into an existing folder."""
+    own = pretrained_config(module)
+    size = {"img_size": [config.preprocess.height, config.preprocess.width]}
     pretrained_cfg = {
         "input_size": [3, config.preprocess.height, config.preprocess.width],
         "fixed_input_size": True,
@@ -41,18 +44,18 @@ def save_dense(module: nn.Module, config: DenseConfig, folder: Path) -> None:
         "std": list(config.preprocess.std),
         "num_classes": len(config.meaning.labels),
         "pool_size": None,
-        "first_conv": "patch_embed.proj",
-        "classifier": "head",
+        "first_conv": own.get("first_conv"),
+        "classifier": own.get("classifier"),
     }
     labels = config.meaning.labels
     document = {
         "architecture": config.architecture,
         "num_classes": len(labels),
         "num_features": getattr(module, "num_features", None),
-        "global_pool": getattr(module, "global_pool", None),
+        "global_pool": _pool_name(module),
         "label_names": list(labels.names),
         # num_classes stays out: with it here the transformers wrapper passes it twice.
-        "model_args": {"img_size": [config.preprocess.height, config.preprocess.width]},
+        "model_args": size if hasattr(module, "set_input_size") else {},
         "pretrained_cfg": pretrained_cfg,
         # timm and transformers pass over what they do not know; another ftx reads the labels' relations here.
         "ftx": config.meaning.model_dump(mode="json"),
@@ -61,6 +64,13 @@ def save_dense(module: nn.Module, config: DenseConfig, folder: Path) -> None:
     with disk_faults(folder):
         save_file(state, folder / WEIGHTS, metadata={"format": "pt"})
     write_atomic(folder / CONFIG, (json.dumps(document, indent=2, ensure_ascii=False) + "\n").encode())
+
+
+def _pool_name(module: nn.Module) -> str | None:
+    """How the head pools; convolutional families keep a layer where others keep the name."""
+    pool: object = getattr(module, "global_pool", None)
+    name: object = getattr(pool, "pool_type", pool)
+    return name if isinstance(name, str) else None
 
 
 def load_dense(folder: Path) -> nn.Module:

@@ -6,14 +6,19 @@ A leaf's name below an attention or MLP container says which targets its rows se
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 
+import torch
 from timm.layers.patch_embed import PatchEmbed
 from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 
-from ftx.errors import AdapterError, ModelError
+from ftx.errors import AdapterError
 from ftx.recipe import Target
+
+# A run of rows, or their numbers where the targets of one attention head follow each other.
+Rows = slice | list[int]
 
 
 @dataclass(frozen=True)
@@ -22,42 +27,104 @@ class Site:
 
     name: str
     block: int
-    rows: dict[Target, slice]
+    rows: dict[Target, Rows]
 
 
-# vit, deit, deit3, dinov2: all are timm's VisionTransformer.
-_LEAVES: dict[str, tuple[Target, ...]] = {
-    "attn.qkv": ("q", "k", "v"),
-    "attn.proj": ("proj",),
-    "mlp.fc1": ("fc1",),
-    "mlp.fc2": ("fc2",),
+# Linear layers are adapted inside of these alone: never in patch embeddings, pooling heads or position biases, which
+# some families build of layers that are called fc1 and proj as well.
+_CONTAINERS = r"attn(?:_in|_out|_downsample)?|token_mixer|xca|factoratt_crpe\d?|mlp(?:_in|_tokens|_channels)?"
+_NEVER = frozenset({"patch_embed", "attn_pool", "rel_pos", "cpb_mlp", "meta_mlp", "embeds", "stem"})
+# vit, deit, dinov2, dinov3, beit, swin, maxvit: qkv, proj, fc1, fc2; eva02: q_proj, ..., fc1_g and fc1_x; vitamin: w0,
+# w1, w2; pvt, twins: q and kv; convit, tnt: qk and v; crossvit: wq, wk, wv; levit has each in a module of its own.
+_LEAVES: Mapping[str, tuple[Target, ...]] = {
+    "qkv": ("q", "k", "v"),
+    "qk": ("q", "k"),
+    "kv": ("k", "v"),
+    **dict.fromkeys(("q", "q_proj", "wq", "q.ln"), ("q",)),
+    **dict.fromkeys(("k", "k_proj", "wk"), ("k",)),
+    **dict.fromkeys(("v", "v_proj", "wv"), ("v",)),
+    **dict.fromkeys(("proj", "attn_out_proj", "proj.ln"), ("proj",)),
+    **dict.fromkeys(("fc1", "fc1_g", "fc1_x", "w0", "w1", "ln1"), ("fc1",)),
+    **dict.fromkeys(("fc2", "w2", "mlp_out_proj", "ln2"), ("fc2",)),
 }
-_BLOCK = re.compile(r"blocks\.(?P<block>\d+)\.(?P<leaf>.+)")
+_SITE = re.compile(rf"(?P<block>.+)\.(?P<container>{_CONTAINERS})\.(?P<leaf>[a-z0-9_]+(?:\.ln)?)(?:\.linear)?")
 
 
 def sites(module: nn.Module) -> list[Site]:
-    """Every linear layer of the family table, in the order of the forward pass.
+    """Every linear layer of the family table, in the order of the modules.
 
-    Raises: ModelError if the family is not in the table.
+    A block is what its attention and its MLP have in common: ``blocks.3``, ``stages.2.blocks.0.attn_grid``.
     """
-    vit = as_vit(module)
+    heads = head_names(module)
+    blocks: dict[str, int] = {}
     found: list[Site] = []
-    for name, layer in vit.named_modules():
-        match = _BLOCK.fullmatch(name)
-        if match is None or match["leaf"] not in _LEAVES or not isinstance(layer, nn.Linear):
+    for name, layer in module.named_modules():
+        if not isinstance(layer, nn.Linear) or name in heads or _NEVER & set(name.split(".")):
             continue
-        targets = _LEAVES[match["leaf"]]
-        share, rest = divmod(layer.out_features, len(targets))
-        if rest:
-            raise AdapterError("a fused layer does not divide into its targets", where=name, found=f"{targets}")
-        rows: dict[Target, slice] = {target: slice(share * i, share * (i + 1)) for i, target in enumerate(targets)}
-        found.append(Site(name=name, block=int(match["block"]), rows=rows))
+        match = _SITE.fullmatch(name)
+        if match is None or match["leaf"] not in _LEAVES:
+            continue
+        block = blocks.setdefault(match["block"], len(blocks))
+        container = module.get_submodule(f"{match['block']}.{match['container']}")
+        found.append(Site(name=name, block=block, rows=_rows(name, layer, _LEAVES[match["leaf"]], container)))
     return found
+
+
+def _rows(name: str, layer: nn.Linear, targets: tuple[Target, ...], container: nn.Module) -> dict[Target, Rows]:
+    """The rows of each target in a fused layer."""
+    if targets == ("q", "k", "v") and layer.out_features == 2 * layer.in_features:
+        targets = ("k", "v")  # gcvit's global attention takes its queries from elsewhere and calls the rest qkv
+    interleaved = _head_by_head(layer, targets, container)
+    if interleaved is not None:
+        return interleaved
+    share, rest = divmod(layer.out_features, len(targets))
+    if rest:
+        raise AdapterError("a fused layer does not divide into its targets", where=name, found=f"{targets}")
+    return {target: slice(share * i, share * (i + 1)) for i, target in enumerate(targets)}
+
+
+def _head_by_head(layer: nn.Linear, targets: tuple[Target, ...], attention: nn.Module) -> dict[Target, Rows] | None:
+    """The rows in families that put q, k and v of one head behind each other; None in the others.
+
+    Source: timm's forward of levit, tiny_vit, efficientformer (``key_dim``, ``val_dim``) and maxvit (``head_first``).
+    """
+    heads = getattr(attention, "num_heads", None)
+    if not isinstance(heads, int) or len(targets) < 2:
+        return None
+    key, value = getattr(attention, "key_dim", None), getattr(attention, "val_dim", None)
+    if isinstance(key, int) and isinstance(value, int):
+        widths = [value if target == "v" else key for target in targets]
+    elif getattr(attention, "head_first", False):
+        widths = [layer.out_features // (heads * len(targets))] * len(targets)
+    else:
+        return None
+    if sum(widths) * heads != layer.out_features:
+        return None
+    by_head = torch.arange(layer.out_features).view(heads, -1).split(widths, dim=1)
+    return {target: rows.flatten().tolist() for target, rows in zip(targets, by_head, strict=True)}
+
+
+def expose(module: nn.Module) -> None:
+    """Let every qkv be called: beit's, swinv2's and eva's use its weight without that, so an adapter is bypassed.
+
+    Timm computes the same with the bias apart, but for rounding (1.2e-7).
+    """
+    for layer in module.modules():
+        if hasattr(layer, "qkv_bias_separate"):
+            setattr(layer, "qkv_bias_separate", True)  # noqa: B010 - nn.Module types its attributes as tensors
+
+
+def adds_in_place(module: nn.Module, name: str) -> bool:
+    """Whether the module around a layer adds to the layer's output in place, as those that ``expose`` changed do."""
+    return name.endswith(".qkv") and hasattr(module.get_submodule(name.rpartition(".")[0]), "qkv_bias_separate")
 
 
 def depth(module: nn.Module) -> int:
     """How many transformer blocks there are, adapted or not."""
-    return len(list(as_vit(module).get_submodule("blocks").children()))
+    vit = plain_vit(module)
+    if vit is not None:
+        return len(list(vit.get_submodule("blocks").children()))
+    return len({site.block for site in sites(module)})
 
 
 def head_names(module: nn.Module) -> tuple[str, ...]:
@@ -66,31 +133,12 @@ def head_names(module: nn.Module) -> tuple[str, ...]:
     return (classifier,) if isinstance(classifier, str) else tuple(str(name) for name in classifier)  # pyright: ignore[reportGeneralTypeIssues, reportUnknownVariableType, reportUnknownArgumentType]
 
 
-def as_vit(module: nn.Module) -> VisionTransformer:
-    """The module as one of a family in the table.
+def plain_vit(module: nn.Module) -> VisionTransformer | None:
+    """The module as timm's VisionTransformer on patches, which ftx can cut in two; None for another family.
 
-    Raises: ModelError where the table has no row for this kind of model.
+    A convolutional stem keeps batch statistics, so what is behind it is not the same for all batches.
     """
-    if not isinstance(module, VisionTransformer):
-        raise ModelError(
-            "this architecture is not one that ftx adapts",
-            found=type(module).__name__,
-            mend="choose a vit, deit or dinov2 model of timm, such as dinov2-small",
-        )
-    if not isinstance(module.patch_embed, PatchEmbed):
-        # A convolutional stem keeps batch statistics that move while training and that no adapter holds.
-        raise ModelError(
-            "this is a hybrid with a convolutional stem, which ftx does not adapt",
-            found=f"{type(module.patch_embed).__name__} instead of patches",
-            mend="choose a vit, deit or dinov2 model of timm, such as dinov2-small",
-        )
-    return module
-
-
-def token_shape(module: nn.Module) -> tuple[int, int]:
-    """How many tokens the position embedding knows, and their width."""
-    tokens, width = as_vit(module).get_parameter("pos_embed").shape[1:]
-    return tokens, width
+    return module if isinstance(module, VisionTransformer) and isinstance(module.patch_embed, PatchEmbed) else None
 
 
 def pretrained_config(module: nn.Module) -> dict[str, object]:

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import cast
 
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 from ftx.backbones.class_token import class_token, reads_class_token_alone
-from ftx.backbones.families import as_vit, depth, token_shape
+from ftx.backbones.families import depth, head_names, plain_vit
 
 
 def trunk(module: nn.Module, images_N3HW: Tensor, blocks: int) -> Tensor:
     """Embedding and the first ``blocks`` blocks. Shape: [N, tokens, width]."""
-    vit = as_vit(module)
+    vit = _vit(module)
     tokens = vit.norm_pre(vit.patch_drop(vit._pos_embed(vit.patch_embed(images_N3HW))))  # pyright: ignore[reportPrivateUsage]
     for block in _blocks(vit)[:blocks]:
         tokens = block(tokens)
@@ -25,7 +26,7 @@ def crown(module: nn.Module, tokens_NTD: Tensor, blocks: int) -> Tensor:
 
     Shape: [N, C].
     """
-    vit = as_vit(module)
+    vit = _vit(module)
     left = _blocks(vit)[blocks:]
     last = left.pop() if left and reads_class_token_alone(vit) else None
     for block in left:
@@ -35,21 +36,33 @@ def crown(module: nn.Module, tokens_NTD: Tensor, blocks: int) -> Tensor:
     return vit.forward_head(vit.norm(tokens_NTD))
 
 
-def pooled(module: nn.Module, tokens_NTD: Tensor) -> Tensor:
-    """What the head reads after the last block. Shape: [N, width]."""
-    vit = as_vit(module)
-    return vit.forward_head(vit.norm(tokens_NTD), pre_logits=True)
+def head_alone(module: nn.Module) -> bool:
+    """Whether nothing but one head trains, and timm computes what it reads: then that is all there is to keep."""
+    heads = head_names(module)
+    if len(heads) != 1 or not (hasattr(module, "forward_features") and hasattr(module, "forward_head")):
+        return False
+    trained = [name for name, parameter in module.named_parameters() if parameter.requires_grad]
+    return bool(trained) and all(name.startswith(f"{heads[0]}.") for name in trained)
+
+
+def head_input(module: nn.Module, images_N3HW: Tensor) -> Tensor:
+    """What the head reads. Shape: [N, width]."""
+    timm_model = cast("VisionTransformer", module)  # every classifier of timm has these two
+    return timm_model.forward_head(timm_model.forward_features(images_N3HW), pre_logits=True)
 
 
 def frozen_lead(module: nn.Module) -> int:
-    """How many leading blocks train nothing, the embedding before them included."""
-    blocks = depth(module)
+    """How many leading blocks train nothing, the embedding before them included; 0 where ftx cannot cut the family."""
+    vit = plain_vit(module)
+    if vit is None:
+        return 0
+    blocks = depth(vit)
     for name, parameter in module.named_parameters():
         if parameter.requires_grad and name.startswith(
             ("patch_embed", "pos_embed", "cls_token", "reg_token", "norm_pre")
         ):
             return 0
-    for index, block in enumerate(_blocks(as_vit(module))):
+    for index, block in enumerate(_blocks(vit)):
         if any(parameter.requires_grad for parameter in block.parameters()):
             return index
     return blocks
@@ -62,14 +75,29 @@ def choose_attention(module: nn.Module, *, batch_size: int, memory_bytes: int) -
     with plain products against 1.92 s in bf16, and 2.79 s against 2.99 s in f32.
     Returns: whether plain products were chosen.
     """
+    vit = plain_vit(module)
+    if vit is None:  # windows and pyramids have few tokens in an attention
+        return False
     layers = [layer for layer in module.modules() if hasattr(layer, "fused_attn")]
-    tokens, _ = token_shape(module)
+    tokens, _ = token_shape(vit)
     # Kept for the backward: the scores and their softmax, in f32 at most, of every layer.
     needed_bytes = sum(2 * 4 * batch_size * int(str(getattr(layer, "num_heads", 0))) * tokens**2 for layer in layers)
     plain = needed_bytes <= memory_bytes
     for layer in layers:
         setattr(layer, "fused_attn", not plain)  # noqa: B010 - nn.Module types its attributes as tensors
     return plain
+
+
+def token_shape(vit: VisionTransformer) -> tuple[int, int]:
+    """How many tokens the position embedding knows, and their width."""
+    tokens, width = vit.get_parameter("pos_embed").shape[1:]
+    return tokens, width
+
+
+def _vit(module: nn.Module) -> VisionTransformer:
+    vit = plain_vit(module)
+    assert vit is not None
+    return vit
 
 
 def _blocks(module: VisionTransformer) -> list[nn.Module]:

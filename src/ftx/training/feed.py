@@ -11,8 +11,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from ftx.backbones.families import depth, head_names, token_shape
-from ftx.backbones.stages import crown, pooled, trunk
+from ftx.backbones.families import head_names, plain_vit
+from ftx.backbones.stages import crown, head_alone, head_input, token_shape, trunk
 from ftx.data.augment import Augment
 from ftx.data.loader import TrainingImages, iter_pixels
 from ftx.data.preprocess import Preprocess, normalise
@@ -73,14 +73,14 @@ class ImageFeed:
             batches.close()
 
     def logits(self, module: nn.Module, batch: Tensor) -> Tensor:
-        return crown(module, trunk(module, batch, 0), 0)
+        return module(batch) if plain_vit(module) is None else crown(module, trunk(module, batch, 0), 0)
 
 
 class FeatureFeed:
     """What the first ``blocks`` blocks, all frozen, made of each image, computed once and kept.
 
-    With every block frozen (linear probing) only the pooled feature that the head reads is kept. The images are taken
-    as they are: augmenting them would ask for the network again.
+    With all but the head frozen (linear probing, of any family) only the feature that the head reads is kept. The
+    images are taken as they are: augmenting them would ask for the network again.
     """
 
     unit = "features"
@@ -96,15 +96,14 @@ class FeatureFeed:
         device: torch.device,
         progress: Progress,
     ) -> None:
-        self.blocks, self.pooled, self.device = blocks, pools_features(module, blocks), device
+        self.blocks, self.pooled, self.device = blocks, head_alone(module), device
         self.targets_NC = torch.from_numpy(targets_NC).to(device)
         kept: list[Tensor] = []
         with torch.inference_mode(), progress.track("Computing frozen features", len(paths)) as task:
             for pixels_BHWC in iter_pixels(paths, pre, EVAL_BATCH):
-                tokens = trunk(module, torch.from_numpy(normalise(pixels_BHWC, pre)).to(device), blocks)
-                if self.pooled:
-                    tokens = pooled(module, tokens)
-                kept.append(tokens.cpu())
+                images_B3HW = torch.from_numpy(normalise(pixels_BHWC, pre)).to(device)
+                found = head_input(module, images_B3HW) if self.pooled else trunk(module, images_B3HW, blocks)
+                kept.append(found.cpu())
                 task.advance(len(pixels_BHWC))
         with torch.no_grad():  # tensors of inference mode cannot be saved for a backward; a copy can
             self.features = torch.cat(kept).clone()
@@ -124,12 +123,10 @@ class FeatureFeed:
         return crown(module, batch, self.blocks)
 
 
-def pools_features(module: nn.Module, blocks: int) -> bool:
-    """Whether nothing but one head is left to compute after ``blocks`` blocks."""
-    return blocks == depth(module) and len(head_names(module)) == 1
-
-
 def feature_bytes(module: nn.Module, blocks: int, images: int) -> int:
     """Memory that a FeatureFeed of so many images takes."""
-    tokens, width = token_shape(module)
-    return 4 * images * width * (1 if pools_features(module, blocks) else tokens)
+    vit = plain_vit(module)
+    if head_alone(module) or vit is None:
+        return 4 * images * int(str(getattr(module, "num_features", 0)))
+    tokens, width = token_shape(vit)
+    return 4 * images * width * tokens

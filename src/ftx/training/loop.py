@@ -98,7 +98,7 @@ def fit(
             for number in range(1, recipe.epochs + 1):
                 started = time.perf_counter()
                 total, seen = 0.0, 0
-                module.train()
+                _train_mode(module)
                 with closing(feed.batches(balance.order(rng), recipe.batch_size, rng)) as batches:
                     for batch, targets_BC in batches:
                         loss = step(batch, targets_BC)
@@ -155,6 +155,15 @@ def fit(
             if name in kept:
                 parameter.copy_(kept[name])
     return Fit(epochs=epochs, best=best, metric=metric, thresholds=thresholds, interrupted=interrupted)
+
+
+def _train_mode(module: nn.Module) -> None:
+    """Let the model train, but for frozen layers that would take statistics of the batches: nothing would keep them."""
+    module.train()
+    for layer in module.modules():
+        statistics = getattr(layer, "running_mean", None)
+        if statistics is not None and not any(parameter.requires_grad for parameter in layer.parameters()):
+            layer.eval()
 
 
 @torch.no_grad()

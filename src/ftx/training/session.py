@@ -10,8 +10,8 @@ import numpy as np
 import torch
 
 from ftx.backbones.build import resolve as resolve_model
-from ftx.backbones.families import depth, token_shape
-from ftx.backbones.stages import choose_attention, frozen_lead
+from ftx.backbones.families import depth, plain_vit
+from ftx.backbones.stages import choose_attention, frozen_lead, head_alone, token_shape
 from ftx.data.dataset import SPLITS, Dataset, Split
 from ftx.data.loader import available_bytes
 from ftx.data.survey import class_counts, read_dataset
@@ -138,12 +138,15 @@ def _fit(
         choose_attention(module, batch_size=recipe.train.batch_size, memory_bytes=available_bytes() // 4)
     lead = frozen_lead(module)
     # Whether features fit into memory must not decide what is trained on: frozen blocks see each image as it is.
-    augment = "none" if lead else recipe.train.augment
+    features = lead > 0 or head_alone(module)
+    augment = "none" if features else recipe.train.augment
     images = len(dataset.split("train")) + len(dataset.split("val"))
-    if lead and feature_bytes(module, lead, images) > available_bytes() // 3:
+    if features and feature_bytes(module, lead, images) > available_bytes() // 3:
         progress.note("the frozen blocks' features do not fit into memory: they are computed in each epoch")
-        lead = 0
-    feeds = tuple(_feed(prepared, dataset, task, side, lead, augment, progress) for side in ("train", "val"))
+        features = False
+    feeds = tuple(
+        _feed(prepared, dataset, task, side, lead if features else None, augment, progress) for side in ("train", "val")
+    )
     labels = [entry.labels for entry in dataset.split("train")]
     with torch.random.fork_rng(devices=[] if where.type == "cpu" else [where]):
         torch.manual_seed(recipe.seed)  # what dropout draws from
@@ -166,7 +169,7 @@ def _feed(
     dataset: Dataset,
     task: Task,
     side: Split,
-    lead: int,
+    lead: int | None,
     augment: Augmentation,
     progress: Progress,
 ) -> Feed:
@@ -174,7 +177,7 @@ def _feed(
     entries = dataset.split(side)
     paths = [dataset.root / entry.path for entry in entries]
     targets_NC = task.targets([entry.labels for entry in entries])
-    if lead:
+    if lead is not None:
         return FeatureFeed(prepared.backbone.module, lead, paths, targets_NC, pre, device=device(), progress=progress)
     varied = augment if side == "train" else "none"
     return ImageFeed(paths, targets_NC, pre, augment=varied, device=device(), progress=progress)
@@ -212,20 +215,34 @@ def _images(dataset: Dataset) -> dict[str, int]:
 
 
 def _memory_mb(prepared: Prepared, recipe: Recipe, images: int) -> int:
-    """A rough estimate: weights, gradients and AdamW's two moments, and what each block keeps for its backward."""
+    """A rough estimate: weights, gradients and AdamW's two moments, and what each layer keeps for its backward."""
     module = prepared.backbone.module
-    tokens, width = token_shape(module)
     weights = 4 * sum(parameter.numel() for parameter in module.parameters())
     states = 12 * prepared.trainable
-    live = depth(module) - frozen_lead(module)
-    # About 16 activations of the token width a block: norms, qkv, proj, and the four times wider MLP twice.
-    kept = (
-        live
-        * min(recipe.train.batch_size, images)
-        * tokens
-        * width
-        * 16
-        * (2 if recipe.train.precision == "bf16" else 4)
-    )
+    width_bytes = 2 if recipe.train.precision == "bf16" else 4
+    kept = _kept_numbers(prepared) * min(recipe.train.batch_size, images) * width_bytes
     torch_itself = 300_000_000
     return round((weights + states + kept + torch_itself) / 1e6)
+
+
+def _kept_numbers(prepared: Prepared) -> int:
+    """Activations that one image leaves for the backward."""
+    module, pre = prepared.backbone.module, prepared.backbone.preprocess
+    if head_alone(module):
+        return 0
+    vit = plain_vit(module)
+    if vit is not None:
+        tokens, width = token_shape(vit)
+        # About 16 activations of the token width a block: norms, qkv, proj, and the four times wider MLP twice.
+        return (depth(vit) - frozen_lead(vit)) * tokens * width * 16
+    counted = [0]
+
+    def count(_layer: object, _inputs: object, output: object) -> None:
+        counted[0] += output.numel() if isinstance(output, torch.Tensor) else 0
+
+    hooks = [layer.register_forward_hook(count) for layer in module.modules() if not list(layer.children())]
+    with torch.inference_mode():
+        module(torch.zeros(1, 3, pre.height, pre.width))
+    for hook in hooks:
+        hook.remove()
+    return counted[0]
