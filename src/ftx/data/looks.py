@@ -69,10 +69,10 @@ def twins(ones: Sequence[Look], others: Sequence[Look], progress: Progress = SIL
             near_NM = np.bitwise_count(bits_N[start : start + rows, None] ^ bits_M) <= MOST_BITS
             some = np.flatnonzero(near_NM.any(axis=1))
             alike_NM = np.where(near_NM[some], flat_NP[start + some] @ flat_MP.T, -1)
-            for row, best in zip(some.tolist(), alike_NM.argmax(axis=1).tolist(), strict=True):
-                correlation = float(alike_NM[some.searchsorted(row), best])
+            best = alike_NM.argmax(axis=1), alike_NM.max(axis=1)
+            for row, other, correlation in zip(some.tolist(), *(part.tolist() for part in best), strict=True):
                 if correlation >= LEAST_CORRELATION:
-                    found.append(Twins(start + row, best, correlation))
+                    found.append(Twins(start + row, other, correlation))
             bar.advance(len(near_NM))
     return sorted(found, key=lambda pair: (-pair.correlation, pair.one))
 

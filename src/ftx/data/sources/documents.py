@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Collection
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from ftx.data.sources.listing import IMAGE_ENDINGS, Found
+from ftx.data.sources.listing import IMAGE_ENDINGS, Found, refuse_outside
 from ftx.errors import DataError, told
 
 # What Roboflow calls COCO's annotations, beside the images of each side.
@@ -46,8 +47,7 @@ def documents(path: Path) -> list[Path]:
         or _visible(path, _BESIDE_IMAGES)
     )
     for file in found:
-        if not file.resolve().is_relative_to(path.resolve()):
-            raise DataError("a link leads out of the data folder", where=file, found=f"it points at {file.resolve()}")
+        refuse_outside(Path(os.path.realpath(path)), file)
     return found
 
 

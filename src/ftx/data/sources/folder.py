@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from ftx.data.dataset import SPLITS, Split
-from ftx.data.sources.listing import IMAGE_ENDINGS, Found, Listing
+from ftx.data.sources.listing import IMAGE_ENDINGS, Found, Listing, refuse_outside
 from ftx.errors import DataError, nearest
 from ftx.labels import Declared
 
@@ -60,15 +60,8 @@ class _Walker:
         except OSError as error:
             raise DataError("a folder cannot be read", where=folder, found=error.strerror) from error
         for path in paths:
-            # realpath, as Path.resolve raises on a link that points at itself.
-            target = Path(os.path.realpath(path))
-            if path.is_symlink() and not target.is_relative_to(self.real_root):
-                raise DataError(
-                    "a link leads out of the data folder",
-                    where=path,
-                    found=f"it points at {target}",
-                    mend="copy what it points at into the folder",
-                )
+            if path.is_symlink():
+                refuse_outside(self.real_root, path)
         return paths
 
     def folders(self, folder: Path) -> list[Path]:

@@ -10,6 +10,7 @@ from pathlib import Path, PurePosixPath
 from typing import Literal
 
 from ftx.data.dataset import Split
+from ftx.errors import DataError
 from ftx.labels import Declared
 
 # Endings of the formats that Pillow reads from its own wheel and that photographs and scans come in.
@@ -79,6 +80,18 @@ def inside(root: Path) -> Callable[[str], str]:
         return path.as_posix()
 
     return within
+
+
+def refuse_outside(real_root: Path, path: Path) -> None:
+    """Raise DataError if a path below the data root, or a folder on its way, is a link that leads out of the root."""
+    target = Path(os.path.realpath(path))  # as Path.resolve raises on a link that points at itself
+    if not target.is_relative_to(real_root):
+        raise DataError(
+            "a link leads out of the data folder",
+            where=path,
+            found=f"it points at {target}",
+            mend="copy what it points at into the folder",
+        )
 
 
 def label_name(text: str) -> str:

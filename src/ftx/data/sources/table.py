@@ -12,13 +12,14 @@ from __future__ import annotations
 import csv
 import io
 import json
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import cast
 
 from ftx.data.dataset import SPLITS
-from ftx.data.sources.listing import Found, Listing, inside, label_name, side_of
+from ftx.data.sources.listing import Found, Listing, inside, label_name, refuse_outside, side_of
 from ftx.errors import DataError, nearest, told
 
 TABLE_ENDINGS = (".csv", ".jsonl")
@@ -46,8 +47,7 @@ def metadata_tables(folder: Path) -> list[Path]:
     for side, tables in found.items():
         if not tables:
             raise DataError("a side has no table, and others have", where=side, mend="add metadata.csv to it")
-        if not side.resolve().is_relative_to(folder.resolve()):
-            raise DataError("a link leads out of the data folder", where=side, found=f"it points at {side.resolve()}")
+        refuse_outside(Path(os.path.realpath(folder)), side)
     return [table for tables in found.values() for table in _only(tables)]
 
 
