@@ -11,7 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ftx.errors import RecipeError
-from ftx.recipe import MAX_RECIPE_BYTES, TARGETS, AdapterRecipe, DataRecipe, ModelRecipe, Recipe, TrainRecipe
+from ftx.recipe import MAX_RECIPE_BYTES, AdapterRecipe, DataRecipe, ModelRecipe, Recipe, TrainRecipe
+from ftx.targets import TARGETS
 
 DESIGN = """
 task: multiclass
@@ -21,6 +22,8 @@ model:   {name: dinov2-small, weights: auto, peft: dora, freeze_backbone: false}
 adapter: {rank: 8, alpha: 16, targets: [q, k, v, proj, fc1, fc2], blocks: all, dropout: 0.0, rslora: false}
 train:   {epochs: 10, batch_size: 16, lr: auto, weight_decay: 0.05, precision: auto}
 """
+
+BLOCKS = "must be 'all', a whole number of 1 or more (the last so many), first:N, or a list as 0,3,6-8"
 
 
 def complaint(text: str) -> str:
@@ -62,7 +65,10 @@ recipes = st.builds(
         rank=st.integers(1, 4096),
         alpha=positive,
         targets=st.sets(st.sampled_from(TARGETS), min_size=1).map(tuple),
-        blocks=st.just("all") | st.integers(1, 99),
+        blocks=st.just("all")
+        | st.integers(1, 99)
+        | st.integers(1, 99).map(lambda n: f"first:{n}")
+        | st.sets(st.integers(0, 99), min_size=1).map(lambda chosen: tuple(sorted(chosen))),
         dropout=shares,
         rslora=st.booleans(),
     ),
@@ -144,7 +150,16 @@ def test_a_learning_rate_is_a_number_however_it_is_written(written: str) -> None
         ("train: {batch_size: 0}", "train.batch_size: must be greater than or equal to 1"),
         ("adapter: {rank: yes}", "adapter.rank: must be a whole number; found 'yes'"),
         ("adapter: {rank: true}", "adapter.rank: must be a number; found true"),
-        ("adapter: {blocks: 0}", "adapter.blocks: must be 'all' or a whole number of 1 or more; found 0"),
+        ("adapter: {blocks: 0}", f"adapter.blocks: {BLOCKS}; found 0"),
+        ("adapter: {blocks: 'first:0'}", f"adapter.blocks: {BLOCKS}; found 'first:0'"),
+        ("adapter: {blocks: '3,x'}", f"adapter.blocks: {BLOCKS}; found '3,x'"),
+        ("adapter: {rank: {qvk: 3}}", "adapter.rank: has no target qvk, only q, k, v, proj, fc1, fc2, attn, mlp, all"),
+        ("adapter: {rank: {q: 2, attn: 3}}", "adapter.rank: says two things of q"),
+        ("adapter: {alpha: {q: 0}}", "adapter.alpha: must be greater than 0"),
+        ("adapter: {rank: {q: 2}}", "adapter.targets: are q, k, v, proj, fc1, fc2, and rank is given for q"),
+        ("adapter: {layers: '('}", "adapter.layers: is no regular expression"),
+        ("adapter: {layers: 'a', targets: [q]}", "adapter.layers: contradicts adapter.targets: it names the layers"),
+        ("adapter: {layers: 'a', blocks: 2}", "adapter.layers: contradicts adapter.blocks: it names the layers"),
         ("adapter: {targets: []}", "adapter.targets: must name at least one of q, k, v, proj, fc1, fc2"),
         ("adapter: {dropout: 1}", "adapter.dropout: must be less than 1"),
         ("adapter: {rslora: 2}", "adapter.rslora: must be true or false; found 2"),
@@ -252,6 +267,43 @@ def test_errors_of_file_overrides_and_flags_come_together(tmp_path: Path) -> Non
         Recipe.build(config, ["adapter.rnk=4"], {"train.lr": "fast"})
     assert raised.value.where == str(config)
     assert raised.value.what.startswith("3 errors")
+
+
+@pytest.mark.parametrize(
+    ("given", "read"),
+    [
+        ("attn", ("q", "k", "v", "proj")),
+        ("mlp,q", ("q", "fc1", "fc2")),
+        (["all"], TARGETS),
+    ],
+)
+def test_words_for_several_targets(given: object, read: tuple[str, ...]) -> None:
+    assert Recipe.build(flags={"adapter.targets": given}).adapter.targets == read
+
+
+@pytest.mark.parametrize(
+    ("given", "read"),
+    [
+        ("3", 3),
+        ("last:3", 3),
+        ("first:3", "first:3"),
+        ("3-3", (3,)),
+        ([3], (3,)),
+        ("7, 0,2-4", (0, 2, 3, 4, 7)),
+    ],
+)
+def test_blocks_as_they_are_written(given: object, read: object) -> None:
+    recipe = Recipe.build(flags={"adapter.blocks": given})
+    assert recipe.adapter.blocks == read
+    assert Recipe.loads(recipe.dumps()) == recipe
+
+
+def test_a_rank_and_an_alpha_for_each_target() -> None:
+    flags = {"adapter.targets": "attn,fc1", "adapter.rank": "attn=4, fc1=16", "adapter.alpha": {"attn": 8, "fc1": 2.5}}
+    adapter = Recipe.build(flags=flags).adapter
+    assert adapter.rank == {"q": 4, "k": 4, "v": 4, "proj": 4, "fc1": 16}
+    assert adapter.alpha == {"q": 8, "k": 8, "v": 8, "proj": 8, "fc1": 2.5}
+    assert Recipe.loads(Recipe(adapter=adapter).dumps()).adapter == adapter
 
 
 def test_targets_come_in_one_order_and_once() -> None:

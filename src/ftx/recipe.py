@@ -7,9 +7,10 @@ A recipe is checked where it enters, and all that is wrong with it is said at on
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, ClassVar, Literal, cast, get_args
+from typing import Annotated, ClassVar, Literal, cast
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
 from pydantic_core import PydanticCustomError
@@ -19,17 +20,16 @@ from ftx.complaints import complaint_lines, dotted_keys, unknown_key
 from ftx.errors import RecipeError
 from ftx.otx import from_otx, is_otx
 from ftx.strict_yaml import YamlError, dump_yaml, parse_yaml
+from ftx.targets import TARGETS, Blocks, Target, alpha_or_alphas, block_choice, rank_or_ranks, target_list
 
 TaskName = Literal["multiclass", "multilabel", "hierarchical"]
 PeftMethod = Literal["lora", "dora", "none"]
 Method = Literal["lora", "dora", "linear", "full"]
-Target = Literal["q", "k", "v", "proj", "fc1", "fc2"]
 Precision = Literal["auto", "f32", "bf16"]
 Augmentation = Literal["light", "none"]
 LossName = Literal["asymmetric", "bce"]
 BalanceName = Literal["none", "sampling", "loss"]
-
-TARGETS: tuple[Target, ...] = get_args(Target)
+AdapterInit = Literal["zero", "pissa"]
 
 # A recipe is a page of text; whatever is larger was not meant to be one.
 MAX_RECIPE_BYTES = 1 << 20
@@ -46,10 +46,6 @@ def _auto_or_size(value: object) -> object:
     return _word_or_count(value, "auto")
 
 
-def _all_or_last(value: object) -> object:
-    return _word_or_count(value, "all")
-
-
 def _word_or_count(value: object, word: str) -> object:
     if value == word:
         return value
@@ -59,19 +55,6 @@ def _word_or_count(value: object, word: str) -> object:
     return int(text)
 
 
-def _target_list(value: object) -> object:
-    """``q,v`` as on the command line, or a list; in one fixed order, so that files do not differ by it."""
-    names = [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
-    if not isinstance(names, list | tuple):
-        raise PydanticCustomError("ftx", "must be a list out of {targets}", {"targets": ", ".join(TARGETS)})
-    given = cast("Sequence[object]", names)
-    if not given:
-        raise PydanticCustomError("ftx", "must name at least one of {targets}", {"targets": ", ".join(TARGETS)})
-    unknown = [name for name in given if name not in TARGETS]
-    # Unknown names stay, for the Literal to refuse each by its own position.
-    return [*(name for name in TARGETS if name in given), *unknown]
-
-
 def _true_or_false(value: object) -> object:
     words = {"true": True, "false": False}
     if isinstance(value, bool):
@@ -79,6 +62,16 @@ def _true_or_false(value: object) -> object:
     if not isinstance(value, str) or value not in words:
         raise PydanticCustomError("ftx", "must be true or false")
     return words[value]
+
+
+def _expression(value: object) -> object:
+    if not isinstance(value, str) or not value.strip():
+        raise PydanticCustomError("ftx", "must be 'auto' or a regular expression of layers' whole names")
+    try:
+        re.compile(value)
+    except re.error as error:
+        raise PydanticCustomError("ftx", "is no regular expression: {error}", {"error": str(error)}) from error
+    return value
 
 
 def _plain_path(value: object) -> object:
@@ -167,14 +160,44 @@ class ModelRecipe(_Section):
 
 
 class AdapterRecipe(_Section):
-    """The adapter of LoRA and DoRA: scaling is alpha / rank, alpha / sqrt(rank) with ``rslora``."""
+    """The adapter of LoRA and DoRA: scaling is alpha / rank, alpha / sqrt(rank) with ``rslora``.
 
-    rank: Count = 8
-    alpha: Annotated[Number, Field(gt=0)] = 16.0
-    targets: Annotated[tuple[Target, ...], BeforeValidator(_target_list)] = TARGETS
-    blocks: Annotated[Literal["all"] | int, BeforeValidator(_all_or_last)] = "all"
+    ``targets`` are q, k, v, proj, fc1, fc2, or attn, mlp, all; ``rank`` and ``alpha`` are one number, or one for each
+    target (``{attn: 4, mlp: 16}``). ``blocks`` is all, N for the last N, ``first:N``, or a list counted from 0.
+    ``layers`` names linear layers by a regular expression of their whole name, for families that ftx does not know;
+    targets and blocks then say nothing. ``init`` pissa starts from the principal singular vectors of each weight
+    (arXiv:2404.02948), zero from B = 0, which changes nothing at first.
+    """
+
+    rank: Annotated[int | dict[Target, int], BeforeValidator(rank_or_ranks)] = 8
+    alpha: Annotated[float | dict[Target, float], BeforeValidator(alpha_or_alphas)] = 16.0
+    targets: Annotated[tuple[Target, ...], BeforeValidator(target_list), Field(validate_default=True)] = TARGETS
+    blocks: Annotated[Blocks, BeforeValidator(block_choice)] = "all"
+    layers: Annotated[str, BeforeValidator(_expression)] = "auto"
+    init: AdapterInit = "zero"
     dropout: Annotated[Number, Field(ge=0, lt=1)] = 0.0
     rslora: Switch = False
+
+    @field_validator("targets")
+    @classmethod
+    def _each_has_its_rank(cls, targets: tuple[Target, ...], info: ValidationInfo) -> tuple[Target, ...]:
+        for key in ("rank", "alpha"):
+            each: object = info.data.get(key)
+            if isinstance(each, dict) and each.keys() != set(targets):
+                told = {"key": key, "each": ", ".join(cast("dict[str, float]", each)), "targets": ", ".join(targets)}
+                raise PydanticCustomError("ftx", "are {targets}, and {key} is given for {each}", told)
+        return targets
+
+    @field_validator("layers")
+    @classmethod
+    def _instead_of_targets(cls, layers: str, info: ValidationInfo) -> str:
+        if layers != "auto":
+            for key, default in (("targets", TARGETS), ("blocks", "all")):
+                if info.data.get(key, default) != default:
+                    raise PydanticCustomError("ftx", "contradicts adapter.{key}: it names the layers", {"key": key})
+            if any(isinstance(info.data.get(key), dict) for key in ("rank", "alpha")):
+                raise PydanticCustomError("ftx", "takes one rank and one alpha for all layers")
+        return layers
 
 
 class TrainRecipe(_Section):
@@ -182,6 +205,7 @@ class TrainRecipe(_Section):
 
     ``lr`` auto is what suits the method: 1e-3 for lora and dora, 5e-3 for linear probing, 2e-5 for full fine-tuning.
     ``augment`` applies where the whole network trains: frozen leading blocks see each image once, as it is.
+    ``lora_plus`` is how many times the rate of A that of B is (LoRA+, arXiv:2402.12354, which finds 16 good).
     ``loss`` is that of labels that decide by themselves, ``label_smoothing`` that of labels that exclude each other.
     ``balance`` helps rare labels: sampling draws their images more often, loss weighs them by 1 / frequency.
     ``warmup_share`` is the share of all steps that warm up; ``patience`` the epochs without a better
@@ -191,6 +215,7 @@ class TrainRecipe(_Section):
     epochs: Count = 10
     batch_size: Count = 16
     lr: Annotated[Literal["auto"] | float, BeforeValidator(_auto_or_rate)] = "auto"
+    lora_plus: Annotated[Number, Field(gt=0)] = 1.0
     weight_decay: Annotated[Number, Field(ge=0)] = 0.05
     precision: Precision = "auto"
     warmup_share: Annotated[Number, Field(ge=0, lt=1)] = 0.1
@@ -305,6 +330,8 @@ _SYNONYMS = {
     "num_train_epochs": "epochs",
     "img_size": "image_size",
     "pretrained": "weights",
+    "loraplus_lr_ratio": "lora_plus",
+    "init_lora_weights": "init",
 }
 
 

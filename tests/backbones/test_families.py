@@ -17,8 +17,9 @@ from ftx.backbones.build import build
 from ftx.backbones.families import sites
 from ftx.exporting import export
 from ftx.merging import merge, merged_state
-from ftx.recipe import TARGETS, Recipe, Target
+from ftx.recipe import Recipe
 from ftx.run import Run
+from ftx.targets import TARGETS, Target
 from ftx.training import train
 from ftx.training.trained import fill
 from ftx.validation import validate

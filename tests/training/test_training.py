@@ -37,6 +37,14 @@ METHODS = {
     "linear": {"model.peft": "none", "model.freeze_backbone": True},
     "full": {"model.peft": "none"},
     "last": {"model.peft": "lora", "adapter.blocks": 2},
+    "each": {
+        "model.peft": "dora",
+        "adapter.targets": ["q", "v", "fc1"],
+        "adapter.rank": {"q": 2, "v": 4, "fc1": 3},
+        "adapter.alpha": {"q": 8.0, "v": 4.0, "fc1": 5.0},
+    },
+    "pissa": {"model.peft": "lora", "adapter.init": "pissa", "adapter.blocks": "first:2", "train.lora_plus": 4.0},
+    "named": {"model.peft": "lora", "adapter.layers": r"blocks\.\d+\.mlp\.fc2"},
 }
 
 
@@ -184,7 +192,8 @@ def test_a_bypassed_layer_is_named(images: Path) -> None:
     module(torch.randn(2, 3, 32, 32)).sum().backward()
     with pytest.raises(AdapterError, match="does not reach") as caught:
         prove_reach(module)
-    assert "blocks.3.attn.qkv (q)" in str(caught.value)
+    assert "blocks.3.attn.qkv" in str(caught.value)
+    assert "never calls the layer" in str(caught.value)
     assert "blocks.4" not in str(caught.value)
 
 

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import nn
 
 from ftx.adapters.dora import DoraLinear
+from ftx.adapters.factors import layer_scaling
 from ftx.adapters.lora import LoraLinear
+from ftx.adapters.pissa import start_from_principal
 from ftx.adapters.spec import AdapterSpec, Kind, Part
-from ftx.backbones.families import Site, adds_in_place, depth, expose, head_names, sites
+from ftx.backbones.families import Site, adds_in_place, depth, expose, head_names, named_sites, sites
 from ftx.errors import AdapterError
+from ftx.targets import TARGETS, Blocks
 
 AdapterLayer = LoraLinear | DoraLinear
 KINDS: dict[Kind, type[LoraLinear] | type[DoraLinear]] = {"lora": LoraLinear, "dora": DoraLinear}
@@ -20,41 +23,54 @@ KINDS: dict[Kind, type[LoraLinear] | type[DoraLinear]] = {"lora": LoraLinear, "d
 def match(module: nn.Module, spec: AdapterSpec) -> list[tuple[Site, tuple[Part, ...]]]:
     """The layers that a spec chooses, and the rows and ranks of each target in them.
 
-    Raises: AdapterError if a target is in no layer, or more blocks are asked for than there are.
+    Raises: AdapterError if a target is in no layer, a block is not there, or a layer that is named cannot be adapted.
     """
-    found = sites(module)
-    if not found:
+    if spec.layers is not None:
+        found = chosen = named_sites(module, spec.layers)
+    else:
+        found = sites(module)
+        if not found:
+            raise AdapterError(
+                "this architecture has no layers that an adapter of ftx knows",
+                found=f"{type(module).__name__}: no linear layer inside attention or MLP",
+                mend="name linear layers of it: --layers REGEX; or train the head alone: --freeze-backbone",
+            )
+        blocks = _chosen_blocks(spec.blocks, depth(module))
+        chosen = [site for site in found if site.block in blocks]
+    matched = [(site, parts) for site in chosen if (parts := _parts(site, spec))]
+    reached = {part.target for _, parts in matched for part in parts}
+    if absent := [target for target in spec.rank if target not in reached]:
+        known = [target for target in TARGETS if any(target in site.rows for site in chosen)]
+        among = "this model" if spec.blocks == "all" else "these blocks"
         raise AdapterError(
-            "this architecture has no layers that an adapter of ftx knows",
-            found=f"{type(module).__name__}: no linear layer inside attention or MLP",
-            mend="linear probing works on every model: --freeze-backbone",
+            f"targets {', '.join(absent)} are in no layer of {among}",
+            where="adapter.targets",
+            found=f"there are {', '.join(known)}",
+            mend=f"--targets {','.join(known)}",
         )
-    blocks = depth(module)
-    if spec.last_blocks is not None and spec.last_blocks > blocks:
+    return matched
+
+
+def _chosen_blocks(blocks: Blocks, count: int) -> range | tuple[int, ...]:
+    """The numbers of the blocks, out of so many."""
+    if blocks == "all":
+        return range(count)
+    if isinstance(blocks, tuple):
+        wanted, chosen = max(blocks) + 1, blocks
+    elif isinstance(blocks, int):
+        wanted, chosen = blocks, range(max(count - blocks, 0), count)
+    else:
+        wanted = int(blocks.removeprefix("first:"))
+        chosen = range(wanted)
+    if wanted > count:
+        listed = isinstance(blocks, tuple)
         raise AdapterError(
             "more blocks than the model has",
             where="adapter.blocks",
-            found=f"{spec.last_blocks} of {blocks}",
-            mend=f"--blocks all, or at most {blocks}",
+            found=f"block {max(chosen)}, the last is {count - 1}" if listed else f"{wanted} of {count}",
+            mend=f"--blocks all, or {'numbers up to ' + str(count - 1) if listed else f'at most {count}'}",
         )
-    first = 0 if spec.last_blocks is None else blocks - spec.last_blocks
-    matched = [(site, _parts(site, spec)) for site in found if site.block >= first]
-    matched = [(site, parts) for site, parts in matched if parts]
-    reached = {part.target for _, parts in matched for part in parts}
-    for site, parts in matched:
-        widest = min(module.get_submodule(site.name).get_parameter("weight").shape)
-        rank = max(spec.rank[part.target] for part in parts)
-        if rank > widest:
-            raise AdapterError(
-                "a rank above the width of its layer",
-                where=f"adapter.rank, {site.name}",
-                found=f"{rank}, the layer's smaller side is {widest}",
-                mend=f"--rank of at most {widest}; 4 to 32 are usual",
-            )
-    if absent := [target for target in spec.rank if target not in reached]:
-        known = sorted({target for site in found for target in site.rows})
-        raise AdapterError(f"targets {absent} are in no layer of this model", found=f"it has {known}")
-    return matched
+    return chosen
 
 
 def _parts(site: Site, spec: AdapterSpec) -> tuple[Part, ...]:
@@ -67,24 +83,53 @@ def _parts(site: Site, spec: AdapterSpec) -> tuple[Part, ...]:
     return tuple(parts)
 
 
+def _refuse_wide_ranks(module: nn.Module, matched: Sequence[tuple[Site, tuple[Part, ...]]]) -> None:
+    for site, parts in matched:
+        weight_OI = module.get_parameter(f"{site.name}.weight")
+        for part in parts:
+            rank, widest = part.ranks.stop - part.ranks.start, min(weight_OI[part.rows].shape)
+            if rank > widest:
+                raise AdapterError(
+                    "a rank above the width of its layer",
+                    where=f"adapter.rank, {site.name}",
+                    found=f"{rank}, the layer's smaller side is {widest}",
+                    mend=f"--rank of at most {widest}; 4 to 32 are usual",
+                )
+
+
 def attach(module: nn.Module, spec: AdapterSpec, *, generator: torch.Generator) -> list[str]:
     """Replace the chosen layers by adapted ones, in place, and freeze all but adapters and head.
 
-    The pretrained weights must be in: DoRA takes its magnitudes from them.
+    The pretrained weights must be in: DoRA takes its magnitudes from them, PiSSA its first factors.
     Returns: the names of the adapted layers.
+    Raises: AdapterError as ``match`` does, and for a rank above the width of its layer.
     """
+    matched = match(module, spec)
+    _refuse_wide_ranks(module, matched)
+    return _put_in(module, spec, matched, generator)
+
+
+def attach_saved(module: nn.Module, spec: AdapterSpec) -> list[str]:
+    """Put in the plain adapters that ``trained/`` holds for a spec, to be filled from there."""
+    saved = spec.as_saved()
+    return _put_in(module, saved, match(module, saved), torch.Generator())
+
+
+def _put_in(
+    module: nn.Module,
+    spec: AdapterSpec,
+    matched: Sequence[tuple[Site, tuple[Part, ...]]],
+    generator: torch.Generator,
+) -> list[str]:
     module.requires_grad_(False)
     expose(module)
-    matched = match(module, spec)
     for site, parts in matched:
         base = module.get_submodule(site.name)
         assert isinstance(base, nn.Linear)
-        scalings = {spec.scaling(part.target) for part in parts}
-        if len(scalings) > 1:
-            raise AdapterError(
-                "targets of one fused layer need one alpha / rank", where=site.name, found=str(sorted(scalings))
-            )
-        layer = KINDS[spec.kind](base, parts, scaling=scalings.pop(), dropout=spec.dropout, generator=generator)
+        scaling = layer_scaling(parts, [spec.scaling(part.target) for part in parts])
+        layer = KINDS[spec.kind](base, parts, scaling=scaling, dropout=spec.dropout, generator=generator)
+        if spec.init == "pissa":
+            start_from_principal(layer, parts, scaling)
         if isinstance(layer, DoraLinear):
             layer.added_to_in_place = adds_in_place(module, site.name)
         module.set_submodule(site.name, layer)
@@ -112,16 +157,21 @@ def prove_reach(module: nn.Module) -> None:
     nobody would be told.
     Raises: AdapterError naming the layers that training does not reach.
     """
-    dead = [
-        f"{name} ({part.target})"
-        for name, layer in adapter_layers(module)
-        for part in layer.parts
-        if layer.lora_B.grad is None or not layer.lora_B.grad[part.rows, part.ranks].norm() > 0
-    ]
-    if dead:
+    uncalled: list[str] = []
+    unheard: list[str] = []
+    for name, layer in adapter_layers(module):
+        gradient = layer.lora_B.grad
+        if gradient is None:
+            uncalled.append(name)
+            continue
+        unheard += [f"{name} ({part.target})" for part in layer.parts if not gradient[part.rows, part.ranks].norm() > 0]
+    if uncalled or unheard:
+        dead = uncalled or unheard
         raise AdapterError(
             "training does not reach these adapters",
             where=", ".join(dead[:5]) + (f" and {len(dead) - 5} more" if len(dead) > 5 else ""),
-            found="no gradient after the first step",
-            mend="choose other --targets",
+            found="the model never calls the layer: it reads its weight, or takes another way"
+            if uncalled
+            else "no gradient after the first step: the answer does not depend on what the layer says",
+            mend="choose other --targets, or other --layers",
         )

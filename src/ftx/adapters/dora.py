@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.nn.functional import dropout, linear
 
 from ftx.adapters.factors import fresh_factors, merged_product, side_product
-from ftx.adapters.product import gain, row_norms, summed_weight
+from ftx.adapters.product import Scaling, gain, row_norms, summed_weight
 from ftx.adapters.spec import Part
 
 
@@ -18,13 +18,19 @@ class DoraLinear(nn.Module):
     """
 
     def __init__(
-        self, base: nn.Linear, parts: tuple[Part, ...], *, scaling: float, dropout: float, generator: torch.Generator
+        self, base: nn.Linear, parts: tuple[Part, ...], *, scaling: Scaling, dropout: float, generator: torch.Generator
     ) -> None:
         super().__init__()
         self.in_features, self.out_features = base.in_features, base.out_features
         self.weight = base.weight.requires_grad_(False)
         self.bias = None if base.bias is None else base.bias.requires_grad_(False)  # pyright: ignore[reportUnnecessaryComparison]
-        self.parts, self.scaling, self.dropout = parts, scaling, dropout
+        self.parts, self.dropout = parts, dropout
+        # One number, or one for each rank: a buffer, so that it goes where the layer goes.
+        self.scaling: Scaling
+        if isinstance(scaling, Tensor):
+            self.register_buffer("scaling", scaling.to(base.weight), persistent=False)
+        else:
+            self.scaling = scaling
         lora_A, lora_B = fresh_factors(base, parts, generator)
         self.lora_A, self.lora_B = nn.Parameter(lora_A), nn.Parameter(lora_B)
         self.lora_magnitude_vector = nn.Parameter(row_norms(base.weight.detach()))
@@ -54,8 +60,8 @@ class DoraLinear(nn.Module):
         """The side path with peft's meaning: x·Wᵀ + b + (g − 1)·x̃·Wᵀ + g·s·x̃·(B·A)ᵀ for the dropped x̃."""
         x_dropped = dropout(x, self.dropout)
         gain_O = gain(self._owned_magnitude(), norm_O)
-        side = side_product(x_dropped, self.lora_A, self.lora_B, self.parts, self.out_features)
-        moved = (gain_O - 1) * linear(x_dropped, self.weight) + gain_O * self.scaling * side
+        side = side_product(x_dropped, (self.lora_A, self.lora_B), self.scaling, self.parts, self.out_features)
+        moved = (gain_O - 1) * linear(x_dropped, self.weight) + gain_O * side
         return linear(x, self.weight, self.bias) + moved
 
     def _owned_magnitude(self) -> Tensor:

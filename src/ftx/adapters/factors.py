@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear
 
-from ftx.adapters.product import MergedProduct
+from ftx.adapters.product import MergedProduct, Scaling
 from ftx.adapters.spec import Part
 
 
@@ -26,9 +27,24 @@ def fresh_factors(base: nn.Linear, parts: tuple[Part, ...], generator: torch.Gen
     return lora_A_RI.to(weight.device), lora_B_OR.to(weight.device)
 
 
-def side_product(x: Tensor, lora_A_RI: Tensor, lora_B_OR: Tensor, parts: tuple[Part, ...], out_features: int) -> Tensor:
-    """x·(B·A)ᵀ part by part, so that the zeros of a fused layer's B get no gradient. Shape: [..., I] to [..., O]."""
-    down = linear(x, lora_A_RI)
+def layer_scaling(parts: tuple[Part, ...], each: Sequence[float]) -> Scaling:
+    """One number where all parts of a layer are scaled alike, else one for each rank [R]."""
+    if len(set(each)) == 1:
+        return each[0]
+    ranks = torch.tensor([part.ranks.stop - part.ranks.start for part in parts])
+    return torch.tensor(each).repeat_interleave(ranks)
+
+
+def side_product(
+    x: Tensor,
+    factors: tuple[Tensor, Tensor],
+    scaling: Scaling,
+    parts: tuple[Part, ...],
+    out_features: int,
+) -> Tensor:
+    """s·x·(B·A)ᵀ part by part, so that the zeros of a fused layer's B get no gradient. Shape: [..., I] to [..., O]."""
+    lora_A_RI, lora_B_OR = factors
+    down = linear(x, lora_A_RI) * scaling
     up = down.new_zeros(*x.shape[:-1], out_features)
     for part in parts:
         up[..., part.rows] = linear(down[..., part.ranks], lora_B_OR[part.rows, part.ranks])
@@ -42,7 +58,7 @@ def merged_product(
     factors: tuple[Tensor, Tensor],
     magnitude_O: Tensor | None,
     norm_O: Tensor | None,
-    scaling: float,
+    scaling: Scaling,
     parts: tuple[Part, ...],
 ) -> Tensor:
     """``MergedProduct`` over any leading dimensions, in autocast's dtype where that is on."""

@@ -21,8 +21,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from ftx.adapters.attach import adapter_layers
+from ftx.adapters.attach import AdapterLayer, adapter_layers
 from ftx.adapters.kernel import LayerAdapter
+from ftx.adapters.pissa import plain_factors
 from ftx.adapters.spec import AdapterSpec
 from ftx.backbones.families import head_names
 from ftx.errors import AdapterError
@@ -50,19 +51,21 @@ def save_adapter(module: nn.Module, spec: AdapterSpec, *, base_model: str, base_
     layers = dict(adapter_layers(module))
     heads = head_names(module)
     tensors: dict[str, Tensor] = {}
+    ranks: dict[str, int] = {}
+    alphas: dict[str, float] = {}
     for name, layer in layers.items():
-        for attribute, suffix in _SUFFIXES.items():
-            if (tensor := getattr(layer, attribute, None)) is not None:
-                tensors[f"{_PREFIX}{name}.{suffix}"] = tensor.detach().float().contiguous()
+        lora_A, lora_B, scaling = _plain(layer)
+        magnitude = getattr(layer, "lora_magnitude_vector", None)
+        for attribute, tensor in zip(_SUFFIXES, (lora_A, lora_B, magnitude), strict=True):
+            if tensor is not None:
+                tensors[f"{_PREFIX}{name}.{_SUFFIXES[attribute]}"] = tensor.detach().float().contiguous()
+        ranks[name] = len(lora_A)
+        # One alpha a layer such that peft's own rule gives the scaling that was trained with.
+        alphas[name] = scaling * (math.sqrt(len(lora_A)) if spec.rslora else len(lora_A))
     for head in heads:
         for key, tensor in module.get_submodule(head).state_dict().items():
             tensors[f"{_PREFIX}{head}.{key}"] = tensor.detach().float().contiguous()
 
-    ranks = {name: layer.lora_A.shape[0] for name, layer in layers.items()}
-    # One alpha a layer such that peft's own rule gives the scaling that was trained with.
-    alphas = {
-        name: layer.scaling * (math.sqrt(ranks[name]) if spec.rslora else ranks[name]) for name, layer in layers.items()
-    }
     rank, alpha = _commonest(ranks), _commonest(alphas)
     config = {
         "peft_type": "LORA",
@@ -88,6 +91,19 @@ def save_adapter(module: nn.Module, spec: AdapterSpec, *, base_model: str, base_
     with disk_faults(folder):
         save_file(tensors, folder / WEIGHTS, metadata={"format": "pt"})
     write_atomic(folder / CONFIG, (json.dumps(config, indent=2) + "\n").encode())
+
+
+def _plain(layer: AdapterLayer) -> tuple[Tensor, Tensor, float]:
+    """A, B and the one scaling that peft knows a layer by; where targets differ in theirs, the rest goes into B."""
+    lora_A, lora_B = plain_factors(layer, layer.parts)
+    scaling = layer.scaling
+    if not isinstance(scaling, Tensor):
+        return lora_A, lora_B, scaling
+    largest = scaling.max()
+    shares = torch.stack([scaling[part.ranks.start] / largest for part in layer.parts])
+    doubled = len(lora_A) // len(scaling)  # 2 with PiSSA
+    counts = torch.tensor([doubled * (part.ranks.stop - part.ranks.start) for part in layer.parts])
+    return lora_A, lora_B * shares.repeat_interleave(counts), float(largest)
 
 
 def read_adapter(folder: Path, base: nn.Module) -> AdapterFile:
@@ -138,7 +154,9 @@ def load_adapter(module: nn.Module, folder: Path) -> None:
             for attribute, suffix in _SUFFIXES.items():
                 if (parameter := getattr(layer, attribute, None)) is not None:
                     parameter.copy_(read.tensors[f"{_PREFIX}{name}.{suffix}"])
-        own = dict(module.named_parameters())
+            if isinstance(layer.scaling, Tensor):
+                layer.scaling.fill_(read.layers[name].scaling)
+        own = module.state_dict()
         for key, tensor in read.head.items():
             own[key].copy_(tensor)
 

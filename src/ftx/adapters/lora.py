@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.nn.functional import dropout, linear
 
 from ftx.adapters.factors import fresh_factors, merged_product, side_product
-from ftx.adapters.product import summed_weight
+from ftx.adapters.product import Scaling, summed_weight
 from ftx.adapters.spec import Part
 
 
@@ -15,13 +15,19 @@ class LoraLinear(nn.Module):
     """Keeps the base layer's ``weight`` and ``bias`` under their own names, frozen, beside A and B."""
 
     def __init__(
-        self, base: nn.Linear, parts: tuple[Part, ...], *, scaling: float, dropout: float, generator: torch.Generator
+        self, base: nn.Linear, parts: tuple[Part, ...], *, scaling: Scaling, dropout: float, generator: torch.Generator
     ) -> None:
         super().__init__()
         self.in_features, self.out_features = base.in_features, base.out_features
         self.weight = base.weight.requires_grad_(False)
         self.bias = None if base.bias is None else base.bias.requires_grad_(False)  # pyright: ignore[reportUnnecessaryComparison]
-        self.parts, self.scaling, self.dropout = parts, scaling, dropout
+        self.parts, self.dropout = parts, dropout
+        # One number, or one for each rank: a buffer, so that it goes where the layer goes.
+        self.scaling: Scaling
+        if isinstance(scaling, Tensor):
+            self.register_buffer("scaling", scaling.to(base.weight), persistent=False)
+        else:
+            self.scaling = scaling
         lora_A, lora_B = fresh_factors(base, parts, generator)
         self.lora_A, self.lora_B = nn.Parameter(lora_A), nn.Parameter(lora_B)
 
@@ -35,7 +41,8 @@ class LoraLinear(nn.Module):
         if self.training and self.dropout > 0:
             # A dropped input reaches the adapter alone, which one merged weight cannot express.
             x_dropped = dropout(x, self.dropout)
-            side = side_product(x_dropped, self.lora_A, self.lora_B, self.parts, self.out_features)
-            return linear(x, self.weight, self.bias) + side * self.scaling
+            factors = (self.lora_A, self.lora_B)
+            side = side_product(x_dropped, factors, self.scaling, self.parts, self.out_features)
+            return linear(x, self.weight, self.bias) + side
         factors = (self.lora_A, self.lora_B)
         return merged_product(x, self.merged_weight(), self.bias, factors, None, None, self.scaling, self.parts)

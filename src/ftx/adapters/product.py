@@ -17,9 +17,14 @@ from torch.nn.functional import linear
 
 from ftx.adapters.spec import Part
 
+# s: one for a layer, or one for each rank [R] where the targets of a fused layer have their own alpha / rank.
+Scaling = float | Tensor
 
-def summed_weight(weight_OI: Tensor, lora_A_RI: Tensor, lora_B_OR: Tensor, scaling: float) -> Tensor:
+
+def summed_weight(weight_OI: Tensor, lora_A_RI: Tensor, lora_B_OR: Tensor, scaling: Scaling) -> Tensor:
     """W + s·B·A in the dtype of the weight. Shape: [O, I]."""
+    if isinstance(scaling, Tensor):
+        return torch.addmm(weight_OI, lora_B_OR * scaling, lora_A_RI)
     return torch.addmm(weight_OI, lora_B_OR, lora_A_RI, alpha=scaling)
 
 
@@ -50,7 +55,7 @@ class MergedProduct(torch.autograd.Function):
         lora_B_OR: Tensor,
         magnitude_O: Tensor | None,
         norm_O: Tensor | None,
-        scaling: float,
+        scaling: Scaling,
         parts: tuple[Part, ...],
     ) -> Tensor:
         """Shape: [N, O], in the dtype of x; W' is summed in the dtype of W and rounded once."""
@@ -82,7 +87,8 @@ class MergedProduct(torch.autograd.Function):
         compute = x_NI.dtype
         dx_NI = dy_NO @ merged_OI if ctx.needs_input_grad[0] else None
 
-        scaled_B_OR = lora_B_OR * ctx.scaling if gain_O is None else lora_B_OR * (gain_O * ctx.scaling)[:, None]
+        scaling = ctx.scaling if gain_O is None else gain_O[:, None] * ctx.scaling
+        scaled_B_OR = lora_B_OR * scaling
         # Laid out as [R, O], and dB computed as its transpose: a thin side that comes first is up to
         # nine times as fast in the CPU's f32 products.
         scaled_B_RO = scaled_B_OR.to(compute).mT.contiguous()
@@ -93,7 +99,7 @@ class MergedProduct(torch.autograd.Function):
             dy_part = dy_NO[:, part.rows]
             up_NR[:, part.ranks] = linear(dy_part, scaled_B_RO[part.ranks, part.rows])
             dB_OR[part.rows, part.ranks] = (down_NR[:, part.ranks].mT @ dy_part).mT.to(dB_OR.dtype)
-        dB_OR *= ctx.scaling if gain_O is None else (gain_O * ctx.scaling)[:, None]
+        dB_OR *= scaling
         dA_RI = (up_NR.mT @ x_NI).to(lora_A_RI.dtype)
 
         dm_O = None

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
-from ftx.recipe import Target
+from ftx.recipe import AdapterInit
+from ftx.targets import Blocks, Role
 
 Kind = Literal["lora", "dora"]
 
@@ -16,20 +17,32 @@ Kind = Literal["lora", "dora"]
 class AdapterSpec:
     """Rank and alpha of each target; a target that is not a key stays frozen.
 
-    ``last_blocks`` counts from the end of the network; None takes every block.
+    ``layers`` is a regular expression of layers' names in the place of targets, whose rank is that of "layer".
     """
 
     kind: Kind
-    rank: Mapping[Target, int]
-    alpha: Mapping[Target, float]
-    last_blocks: int | None = None
+    rank: Mapping[Role, int]
+    alpha: Mapping[Role, float]
+    blocks: Blocks = "all"
+    layers: str | None = None
+    init: AdapterInit = "zero"
     dropout: float = 0.0
     rslora: bool = False
 
-    def scaling(self, target: Target) -> float:
+    def scaling(self, target: Role) -> float:
         """The factor on B·A: alpha / r, or alpha / √r for rsLoRA (arXiv:2312.03732)."""
         rank = self.rank[target]
         return self.alpha[target] / (math.sqrt(rank) if self.rslora else rank)
+
+    def as_saved(self) -> AdapterSpec:
+        """The plain adapter that the files hold: PiSSA's keeps its first factors beside the trained: twice the rank."""
+        if self.init == "zero":
+            return self
+        rank = {target: 2 * rank for target, rank in self.rank.items()}
+        grown = math.sqrt(2) if self.rslora else 2  # so that the scaling stays
+        return replace(
+            self, init="zero", rank=rank, alpha={target: grown * alpha for target, alpha in self.alpha.items()}
+        )
 
 
 @dataclass(frozen=True)
@@ -40,6 +53,6 @@ class Part:
     ordinary adapter of the summed rank.
     """
 
-    target: Target
+    target: Role
     rows: slice | list[int]
     ranks: slice

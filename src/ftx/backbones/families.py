@@ -14,8 +14,8 @@ from timm.layers.patch_embed import PatchEmbed
 from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 
-from ftx.errors import AdapterError
-from ftx.recipe import Target
+from ftx.errors import AdapterError, nearest
+from ftx.targets import Role, Target
 
 # A run of rows, or their numbers where the targets of one attention head follow each other.
 Rows = slice | list[int]
@@ -27,7 +27,7 @@ class Site:
 
     name: str
     block: int
-    rows: dict[Target, Rows]
+    rows: Mapping[Role, Rows]
 
 
 # Linear layers are adapted inside of these alone: never in patch embeddings, pooling heads or position biases, which
@@ -70,7 +70,39 @@ def sites(module: nn.Module) -> list[Site]:
     return found
 
 
-def _rows(name: str, layer: nn.Linear, targets: tuple[Target, ...], container: nn.Module) -> dict[Target, Rows]:
+def named_sites(module: nn.Module, expression: str) -> list[Site]:
+    """The linear layers whose whole name a regular expression matches, for families that the table does not know.
+
+    Raises: AdapterError naming a layer that cannot be adapted, and why; or the nearest name where none is matched.
+    """
+    heads = head_names(module)
+    found: list[Site] = []
+    for name, layer in module.named_modules():
+        if not re.fullmatch(expression, name) or not list(layer.parameters(recurse=False)):
+            continue  # containers hold layers and are none
+        kind = type(layer).__name__
+        if not isinstance(layer, nn.Linear) or any(f"{name}.".startswith(f"{head}.") for head in heads):
+            reason = f"{kind}, which is no linear layer" if not isinstance(layer, nn.Linear) else "the classifier"
+            raise AdapterError(
+                "a layer that cannot be adapted",
+                where=f"adapter.layers, {name}",
+                found=f"it is {'a ' * (kind in reason)}{reason}{'' if kind in reason else ', which is trained whole'}",
+                mend="narrow the expression: it is held against the whole name",
+            )
+        found.append(Site(name=name, block=len(found), rows={"layer": slice(0, layer.out_features)}))
+    if not found:
+        linear = [name for name, layer in module.named_modules() if isinstance(layer, nn.Linear)]
+        alike = nearest(expression, linear)
+        raise AdapterError(
+            "no layer has a name that the expression matches",
+            where=f"adapter.layers, {expression}",
+            found=f"nearest: {alike}" if alike else f"linear layers are {', '.join(linear[:3])}, …",
+            mend="the expression is held against the whole name, as blocks\\.\\d+\\.attn\\.qkv",
+        )
+    return found
+
+
+def _rows(name: str, layer: nn.Linear, targets: tuple[Target, ...], container: nn.Module) -> dict[Role, Rows]:
     """The rows of each target in a fused layer."""
     if targets == ("q", "k", "v") and layer.out_features == 2 * layer.in_features:
         targets = ("k", "v")  # gcvit's global attention takes its queries from elsewhere and calls the rest qkv
@@ -83,7 +115,7 @@ def _rows(name: str, layer: nn.Linear, targets: tuple[Target, ...], container: n
     return {target: slice(share * i, share * (i + 1)) for i, target in enumerate(targets)}
 
 
-def _head_by_head(layer: nn.Linear, targets: tuple[Target, ...], attention: nn.Module) -> dict[Target, Rows] | None:
+def _head_by_head(layer: nn.Linear, targets: tuple[Target, ...], attention: nn.Module) -> dict[Role, Rows] | None:
     """The rows in families that put q, k and v of one head behind each other; None in the others.
 
     Source: timm's forward of levit, tiny_vit, efficientformer (``key_dim``, ``val_dim``) and maxvit (``head_first``).

@@ -11,8 +11,9 @@ import typer
 from ftx.cli import console
 from ftx.cli.options import JsonFlag, OutOption, SetOption, StrictFlag
 from ftx.errors import INTERRUPTED, shell_command
-from ftx.recipe import TARGETS, Recipe, notes_on_otx
+from ftx.recipe import Recipe, notes_on_otx
 from ftx.resources import recipe_file
+from ftx.targets import TARGETS, WORDS
 
 if TYPE_CHECKING:
     from ftx.training import DryRunReport, TrainReport
@@ -72,9 +73,12 @@ def command(
             help="Train the head alone (linear probing); goes with --peft none, which is then the default.",
         ),
     ] = None,
-    rank: Annotated[str | None, _key("--rank", "R", "Rank of the adapter.", _DEFAULTS.adapter.rank)] = None,
+    rank: Annotated[
+        str | None,
+        _key("--rank", "R", "Rank of the adapter, or of each target: attn=4,mlp=16.", 8),
+    ] = None,
     alpha: Annotated[
-        str | None, _key("--alpha", "A", "The adapter is scaled by alpha / rank.", f"{_DEFAULTS.adapter.alpha:g}")
+        str | None, _key("--alpha", "A", "The adapter is scaled by alpha / rank; also one for each target.", "16")
     ] = None,
     rslora: Annotated[
         bool | None,
@@ -82,10 +86,26 @@ def command(
     ] = None,
     targets: Annotated[
         str | None,
-        _key("--targets", "LIST", f"Which layers, out of {','.join(TARGETS)}.", "all of them"),
+        _key("--targets", "LIST", f"Which layers, out of {','.join(TARGETS)}, or {', '.join(WORDS)}.", "all of them"),
     ] = None,
     blocks: Annotated[
-        str | None, _key("--blocks", "all|N", "All transformer blocks or the last N.", _DEFAULTS.adapter.blocks)
+        str | None,
+        _key(
+            "--blocks",
+            "all|N|first:N|LIST",
+            "All transformer blocks, the last N, the first N, or those listed, counted from 0, as 0,3,6-8.",
+            _DEFAULTS.adapter.blocks,
+        ),
+    ] = None,
+    layers: Annotated[
+        str | None,
+        _key(
+            "--layers",
+            "REGEX",
+            "Instead of targets: the linear layers whose whole name the expression matches, for families that ftx "
+            "does not know.",
+            _DEFAULTS.adapter.layers,
+        ),
     ] = None,
     dropout: Annotated[
         str | None,
@@ -139,6 +159,7 @@ def command(
         "adapter.alpha": alpha,
         "adapter.targets": targets,
         "adapter.blocks": blocks,
+        "adapter.layers": layers,
         "adapter.dropout": dropout,
         "adapter.rslora": rslora,
         "train.epochs": epochs,

@@ -67,7 +67,7 @@ def fit(
     """
     feed, held_out = feeds
     steps_per_epoch = -(-len(feed) // recipe.batch_size)
-    adamw = optimizer(module, lr, recipe.weight_decay)
+    adamw = optimizer(module, lr, recipe.weight_decay, lora_plus=recipe.lora_plus)
     rate = schedule(adamw, steps_per_epoch * recipe.epochs, recipe.warmup_share)
     epochs: list[Epoch] = []
     best: Epoch | None = None

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
 
-from ftx.adapters.attach import attach, unfreeze_head
+from ftx.adapters.attach import attach, attach_saved, unfreeze_head
 from ftx.adapters.spec import AdapterSpec
 from ftx.backbones.build import Backbone, build
 from ftx.recipe import Method, Recipe
+from ftx.targets import Role, Target
+
+Number = TypeVar("Number", int, float)
 
 
 @dataclass(frozen=True)
@@ -49,18 +54,26 @@ def adapter_spec(recipe: Recipe) -> AdapterSpec | None:
     if recipe.model.peft == "none":
         return None
     adapter = recipe.adapter
+    named = adapter.layers != "auto"
+    roles: tuple[Role, ...] = ("layer",) if named else adapter.targets
     return AdapterSpec(
         kind=recipe.model.peft,
-        rank=dict.fromkeys(adapter.targets, adapter.rank),
-        alpha=dict.fromkeys(adapter.targets, adapter.alpha),
-        last_blocks=None if adapter.blocks == "all" else adapter.blocks,
+        rank=_each(roles, adapter.rank),
+        alpha=_each(roles, adapter.alpha),
+        blocks=adapter.blocks,
+        layers=adapter.layers if named else None,
+        init=adapter.init,
         dropout=adapter.dropout,
         rslora=adapter.rslora,
     )
 
 
-def prepare(recipe: Recipe, num_classes: int) -> Prepared:
-    """Build the model and make trainable what the method trains.
+def _each(roles: tuple[Role, ...], given: Number | Mapping[Target, Number]) -> dict[Role, Number]:
+    return {**given} if isinstance(given, Mapping) else dict.fromkeys(roles, given)
+
+
+def prepare(recipe: Recipe, num_classes: int, *, saved: bool = False) -> Prepared:
+    """Build the model and make trainable what the method trains; ``saved``: to be filled from ``trained/``.
 
     Raises: ModelError, AdapterError or EnvironmentFault, as building and attaching do.
     """
@@ -68,7 +81,8 @@ def prepare(recipe: Recipe, num_classes: int) -> Prepared:
     module, method, spec = backbone.module, recipe.method, adapter_spec(recipe)
     layers: list[str] = []
     if spec is not None:
-        layers = attach(module, spec, generator=torch.Generator().manual_seed(recipe.seed))
+        generator = torch.Generator().manual_seed(recipe.seed)
+        layers = attach_saved(module, spec) if saved else attach(module, spec, generator=generator)
     elif method == "linear":
         module.requires_grad_(False)
         unfreeze_head(module)

@@ -62,7 +62,7 @@ def load_trained(run: Run) -> nn.Module:
     Raises: RunError if ``trained/`` is altered; AdapterError or MergeError if it does not hold.
     """
     folder = run.require("trained")
-    prepared = prepare(run_recipe(run), len(run.manifest.labels))
+    prepared = prepare(run_recipe(run), len(run.manifest.labels), saved=True)
     require_base(run, prepared.backbone.digest)
     module = prepared.backbone.module
     if prepared.spec is not None:

@@ -1,0 +1,137 @@
+"""What a spec chooses in a model, and the two ways in which an adapter differs from the usual one."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from ftx.adapters.attach import KINDS, adapter_layers, attach, match
+from ftx.adapters.factors import layer_scaling
+from ftx.adapters.kernel import LayerAdapter, merged_weight
+from ftx.adapters.pissa import plain_factors, start_from_principal
+from ftx.adapters.spec import AdapterSpec, Kind, Part
+from ftx.backbones.build import build
+from ftx.errors import AdapterError
+from ftx.targets import Blocks
+from ftx.training.optim import optimizer
+
+# q and v of a fused layer of 3 x 6 rows, with ranks of their own
+FUSED = (Part("q", slice(0, 6), slice(0, 2)), Part("v", slice(12, 18), slice(2, 5)))
+
+
+@pytest.fixture(scope="module")
+def vit() -> nn.Module:
+    return build("vit_tiny_patch16_224", weights="none", num_classes=3, image_size=32, seed=0).module
+
+
+def spec(blocks: Blocks = "all", layers: str | None = None) -> AdapterSpec:
+    role = "layer" if layers else "q"
+    return AdapterSpec("lora", {role: 2}, {role: 4.0}, blocks=blocks, layers=layers)
+
+
+@pytest.mark.parametrize(
+    ("blocks", "chosen"),
+    [("all", range(12)), (2, (10, 11)), ("first:3", (0, 1, 2)), ((0, 5, 11), (0, 5, 11))],
+)
+def test_blocks(vit: nn.Module, blocks: Blocks, chosen: tuple[int, ...]) -> None:
+    assert [site.name for site, _ in match(vit, spec(blocks))] == [f"blocks.{number}.attn.qkv" for number in chosen]
+
+
+@pytest.mark.parametrize(
+    ("blocks", "found"), [(13, "13 of 12"), ("first:13", "13 of 12"), ((0, 12), "block 12, the last is 11")]
+)
+def test_blocks_that_are_not_there(vit: nn.Module, blocks: Blocks, found: str) -> None:
+    with pytest.raises(AdapterError, match="more blocks") as caught:
+        match(vit, spec(blocks))
+    assert caught.value.found == found
+
+
+def test_layers_by_their_names() -> None:
+    mixer = build("mixer_s32_224", weights="none", num_classes=3, image_size=224, seed=0).module
+    names = [site.name for site, _ in match(mixer, spec(layers=r"blocks\.\d\.mlp_channels\.fc\d"))]
+    assert names == [f"blocks.{block}.mlp_channels.{leaf}" for block in range(8) for leaf in ("fc1", "fc2")]
+
+
+@pytest.mark.parametrize(
+    ("expression", "said"),
+    [
+        (r"blocks\.0\..*", "adapter.layers, blocks.0.norm1: it is a LayerNorm, which is no linear layer"),
+        ("head", "adapter.layers, head: it is the classifier, which is trained whole"),
+        ("patch_embed.proj", "adapter.layers, patch_embed.proj: it is a Conv2d, which is no linear layer"),
+        ("blocks.0.attn.qvk", "adapter.layers, blocks.0.attn.qvk: nearest: blocks.0.attn.qkv"),
+    ],
+)
+def test_a_layer_that_cannot_be_adapted_is_named(vit: nn.Module, expression: str, said: str) -> None:
+    with pytest.raises(AdapterError) as caught:
+        match(vit, spec(layers=expression))
+    assert f"{caught.value.where}: {caught.value.found}" == said
+
+
+@pytest.mark.parametrize("kind", ["lora", "dora"])
+def test_targets_of_one_layer_with_scalings_of_their_own(kind: Kind) -> None:
+    """W' is that of two adapters, each with its alpha / rank, and the gradient that of autograd through it."""
+    torch.manual_seed(0)
+    base = nn.Linear(10, 18, dtype=torch.float64)
+    each = [3.0, 0.5]
+    scaling = layer_scaling(FUSED, each)
+    layer = KINDS[kind](base, FUSED, scaling=scaling, dropout=0.0, generator=torch.Generator().manual_seed(0))
+    blocks: list[torch.Tensor] = []
+    with torch.no_grad():
+        for part in FUSED:
+            layer.lora_B[part.rows, part.ranks].normal_()
+            blocks.append(layer.lora_B[part.rows, part.ranks].clone())
+    B_q, B_v = (block.requires_grad_() for block in blocks)
+    A = layer.lora_A.detach().clone().requires_grad_()
+    change = torch.cat([each[0] * B_q @ A[:2], torch.zeros(6, 10), each[1] * B_v @ A[2:]])
+    summed = base.weight.detach() + change
+    gain = 1 if kind == "lora" else (base.weight.norm(dim=1) / summed.norm(dim=1)).detach()[:, None]
+    x = torch.randn(7, 10, dtype=torch.float64)
+    expected = nn.functional.linear(x, summed * gain, base.bias)
+    found = layer(x)
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-13)  # float64, sums in another order
+    found.square().sum().backward()
+    expected.square().sum().backward()
+    for mine, theirs in (
+        (layer.lora_A.grad, A.grad),
+        (layer.lora_B.grad[:6, :2], B_q.grad),
+        (layer.lora_B.grad[12:, 2:], B_v.grad),
+    ):
+        torch.testing.assert_close(mine, theirs, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("kind", ["lora", "dora"])
+def test_pissa_starts_as_the_weight_and_ends_as_a_plain_adapter(kind: Kind) -> None:
+    torch.manual_seed(0)
+    base = nn.Linear(10, 18, dtype=torch.float64)
+    untouched = base.weight.detach().clone()
+    layer = KINDS[kind](base, FUSED, scaling=1.5, dropout=0.0, generator=torch.Generator().manual_seed(0))
+    start_from_principal(layer, FUSED, 1.5)
+    torch.testing.assert_close(layer.merged_weight(), untouched, rtol=0, atol=1e-13)
+    for part in FUSED:
+        rank = part.ranks.stop - part.ranks.start
+        first = torch.linalg.svdvals(untouched[part.rows])
+        rest = torch.linalg.svdvals(layer.weight[part.rows])
+        # arXiv:2404.02948, eq. 4: the frozen rest has lost the first r singular values and kept the others
+        torch.testing.assert_close(rest[: len(first) - rank], first[rank:], rtol=1e-12, atol=1e-12)
+    with torch.no_grad():  # as training moves it
+        layer.lora_A += 0.1 * torch.randn_like(layer.lora_A)
+        for part in FUSED:
+            layer.lora_B[part.rows, part.ranks] += 0.1 * torch.randn_like(layer.lora_B[part.rows, part.ranks])
+    A, B = plain_factors(layer, FUSED)
+    assert A.shape == (10, 10)
+    magnitude = layer.lora_magnitude_vector.detach().numpy() if kind == "dora" else None
+    plain = LayerAdapter(A.detach().numpy(), B.detach().numpy(), 1.5, magnitude)
+    merged = torch.from_numpy(merged_weight(untouched.numpy(), plain))
+    torch.testing.assert_close(layer.merged_weight(), merged, rtol=0, atol=1e-13)
+
+
+def test_lora_plus_lets_b_learn_faster(vit: nn.Module) -> None:
+    module = build("vit_tiny_patch16_224", weights="none", num_classes=3, image_size=32, seed=0).module
+    attach(module, spec(), generator=torch.Generator().manual_seed(0))
+    adamw = optimizer(module, 1e-3, 0.05, lora_plus=16)
+    rates = {id(parameter): group["lr"] for group in adamw.param_groups for parameter in group["params"]}
+    assert len(rates) == sum(parameter.requires_grad for parameter in module.parameters())
+    for _, layer in adapter_layers(module):
+        assert (rates[id(layer.lora_A)], rates[id(layer.lora_B)]) == (1e-3, 16e-3)
+    assert rates[id(module.get_parameter("head.weight"))] == 1e-3
