@@ -313,7 +313,7 @@ def test_memory_does_not_decide_what_is_trained_on(
     monkeypatch.chdir(tmp_path)
     roomy = train(recipe(images, "last", **{"train.epochs": 1}), out=tmp_path / "roomy")
     # Features that never fit: each epoch computes the frozen blocks again.
-    monkeypatch.setattr("ftx.training.session.feature_bytes", lambda *_: 10**18)
+    monkeypatch.setattr("ftx.training.feed.feature_bytes", lambda *_: 10**18)
     tight = train(recipe(images, "last", **{"train.epochs": 1}), out=tmp_path / "tight")
     weights = [load_file(Path(str(made.run)) / "trained" / "adapter_model.safetensors") for made in (roomy, tight)]
     for name, tensor in weights[0].items():
@@ -365,6 +365,10 @@ def test_the_digest_knows_no_dtype_and_no_input_size(tmp_path: Path) -> None:
 def test_dry_run_says_what_would_be_trained(images: Path) -> None:
     report = dry_run(recipe(images, "dora"))
     assert len(report.layers) == 24
+    assert report.layers[0].targets == ["q", "v"]
+    assert report.trainable_parameters == sum(layer.parameters for layer in report.layers) + 192 * 3 + 3
+    assert report.seconds == pytest.approx(report.seconds_before + 2 * report.seconds_per_epoch, abs=0.2)
+    assert report.seconds_per_epoch > 0
     assert report.counts["across"] == {"train": 10, "val": 2}  # a fifth of 12
     # Per block: q, v: A 8x192, B 192x8 each; fc1: A 8x192, B 768x8; magnitudes 576 + 768. The head: 192x3 + 3.
     assert report.trainable_parameters == 12 * (2 * 2 * 8 * 192 + 8 * 192 + 8 * 768 + 576 + 768) + 192 * 3 + 3

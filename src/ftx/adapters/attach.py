@@ -150,6 +150,11 @@ def adapter_layers(module: nn.Module) -> Iterator[tuple[str, AdapterLayer]]:
             yield name, layer
 
 
+def owned_entries(layer: AdapterLayer) -> int:
+    """How many entries of B train: those of its parts, the rest of a fused layer's are zeros."""
+    return sum(layer.lora_B[part.rows, part.ranks].numel() for part in layer.parts)
+
+
 def prove_reach(module: nn.Module) -> None:
     """After the first backward: every adapter has a gradient, in the rows of every target.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -17,6 +18,7 @@ from ftx.targets import TARGETS, WORDS
 
 if TYPE_CHECKING:
     from ftx.training import DryRunReport, TrainReport
+    from ftx.training.report import AdaptedLayer
 
 _DEFAULTS = Recipe()
 
@@ -236,13 +238,15 @@ def _print_dry_run(report: DryRunReport) -> None:
         [(name, *(str(counts.get(side, 0)) for side in sides)) for name, counts in report.counts.items()],
     )
     if report.layers:
-        console.print_table(("layer", "blocks"), adapted_blocks(report.layers), title="\nadapted layers")
+        columns = ("layer", "number", "targets", "inputs", "outputs", "rank", "parameters")
+        console.print_table(columns, layer_rows(report.layers), title="\nadapted layers")
     console.print_facts(
         [
             ("images", _images(report.images, len(report.counts))),
             ("model", f"{report.model} at {report.image_size} px, {report.method}, computed in {report.precision}"),
             ("to train", f"{report.trainable_parameters:,} parameters, {report.trainable_share:.1%} of the model"),
             ("memory", f"about {report.memory_mb:,} MB, of {report.free_mb:,} MB that are free"),
+            ("time", _times(report)),
         ]
     )
     if report.memory_mb > report.free_mb:
@@ -250,14 +254,29 @@ def _print_dry_run(report: DryRunReport) -> None:
     console.print_note("nothing was trained or written", "dim")
 
 
-def adapted_blocks(layers: Sequence[str]) -> list[tuple[str, str]]:
-    """Layers by their name inside a block, each with the blocks that have it adapted: ``("attn.qkv", "0-11")``."""
-    blocks: dict[str, list[int]] = {}
+def layer_rows(layers: Sequence[AdaptedLayer]) -> list[tuple[str, ...]]:
+    """Layers that are alike but for their numbers as one row: ``blocks.N.attn.qkv``, how many, and what is in them."""
+    alike: dict[tuple[str, ...], list[int]] = {}
     for layer in layers:
-        _, block, name = layer.split(".", 2)
-        blocks.setdefault(name, []).append(int(block))
-    # Blocks are adapted from one up to the last: their ends say which.
-    return [(name, f"{min(numbers)}-{max(numbers)}") for name, numbers in blocks.items()]
+        name = re.sub(r"(?<=\.)\d+(?=\.|$)|^\d+(?=\.)", "N", layer.name)
+        sides = (f"{layer.inputs:,}", f"{layer.outputs:,}", str(layer.rank))
+        alike.setdefault((name, " ".join(layer.targets), *sides), []).append(layer.parameters)
+    return [
+        (name, str(len(counts)), targets, *sides, f"{sum(counts):,}")
+        for (name, targets, *sides), counts in alike.items()
+    ]
+
+
+def _times(report: DryRunReport) -> str:
+    epochs = round((report.seconds - report.seconds_before) / max(report.seconds_per_epoch, 1e-9))
+    told = f"about {_duration(report.seconds)}: {epochs} epochs of {_duration(report.seconds_per_epoch)}"
+    return f"{told}, and {_duration(report.seconds_before)} before them" if report.seconds_before >= 1 else told
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 100:
+        return f"{seconds:.0f} s" if seconds >= 10 else f"{seconds:.1f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
 
 
 def _images(counts: dict[str, int], classes: int) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Generator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
@@ -12,12 +13,14 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from ftx.backbones.families import head_names, plain_vit
-from ftx.backbones.stages import crown, head_alone, head_input, token_shape, trunk
+from ftx.backbones.stages import crown, frozen_lead, head_alone, head_input, token_shape, trunk
 from ftx.data.augment import Augment
-from ftx.data.loader import TrainingImages, iter_pixels
+from ftx.data.dataset import Entry
+from ftx.data.loader import TrainingImages, available_bytes, iter_pixels
 from ftx.data.preprocess import Preprocess, normalise
 from ftx.progress import Progress
-from ftx.tasks.base import Targets
+from ftx.recipe import Augmentation, Recipe
+from ftx.tasks.base import Targets, Task
 
 Order = NDArray[np.intp]
 EVAL_BATCH = 32
@@ -121,6 +124,50 @@ class FeatureFeed:
             (head,) = head_names(module)
             return module.get_submodule(head)(batch)
         return crown(module, batch, self.blocks)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How many leading blocks are computed once for all (None: none), and how training images are varied."""
+
+    lead: int | None
+    augment: Augmentation
+
+
+def plan(module: nn.Module, recipe: Recipe, images: int, progress: Progress) -> Plan:
+    """What is frozen is computed once where the features of so many images fit into memory."""
+    lead = frozen_lead(module)
+    if lead == 0 and not head_alone(module):
+        return Plan(None, recipe.train.augment)
+    # Whether features fit into memory must not decide what is trained on: frozen blocks see each image as it is.
+    if feature_bytes(module, lead, images) > available_bytes() // 3:
+        progress.note("the frozen blocks' features do not fit into memory: they are computed in each epoch")
+        return Plan(None, "none")
+    return Plan(lead, "none")
+
+
+def feed_of(
+    module: nn.Module,
+    pre: Preprocess,
+    root: Path,
+    entries: Sequence[Entry],
+    task: Task,
+    planned: Plan,
+    *,
+    varied: bool,
+    progress: Progress,
+) -> Feed:
+    """The feed of some images; ``varied`` ones are augmented as the plan says.
+
+    Raises: ImageError for an image that cannot be read.
+    """
+    where = next(module.parameters()).device
+    paths = [root / entry.path for entry in entries]
+    targets_NC = task.targets([entry.labels for entry in entries])
+    if planned.lead is not None:
+        return FeatureFeed(module, planned.lead, paths, targets_NC, pre, device=where, progress=progress)
+    augment = planned.augment if varied else "none"
+    return ImageFeed(paths, targets_NC, pre, augment=augment, device=where, progress=progress)
 
 
 def feature_bytes(module: nn.Module, blocks: int, images: int) -> int:

@@ -78,30 +78,16 @@ def fit(
     where = next(module.parameters()).device
     weights_2C = None if balance.weights_2C is None else balance.weights_2C.to(where)
 
-    def step(batch: Tensor, targets_BC: Tensor) -> float:
-        """Forward and backward; the loss."""
-        adamw.zero_grad(set_to_none=True)
-        with torch.autocast(batch.device.type, torch.bfloat16, enabled=bf16):
-            logits_BC = feed.logits(module, batch)
-        loss = task.loss(
-            logits_BC.float(),
-            targets_BC,
-            kind=recipe.loss,
-            label_smoothing=recipe.label_smoothing,
-            weights_2C=weights_2C,
-        )
-        loss.backward()
-        return loss.item()
-
     try:
         with progress.track("Training", len(feed) * recipe.epochs) as bar:
             for number in range(1, recipe.epochs + 1):
                 started = time.perf_counter()
                 total, seen = 0.0, 0
-                _train_mode(module)
+                train_mode(module)
                 with closing(feed.batches(balance.order(rng), recipe.batch_size, rng)) as batches:
                     for batch, targets_BC in batches:
-                        loss = step(batch, targets_BC)
+                        adamw.zero_grad(set_to_none=True)
+                        loss = forward_backward(module, task, feed, batch, targets_BC, recipe, bf16, weights_2C)
                         if not epochs and seen == 0:
                             prove_reach(module)
                         adamw.step()
@@ -157,7 +143,31 @@ def fit(
     return Fit(epochs=epochs, best=best, metric=metric, thresholds=thresholds, interrupted=interrupted)
 
 
-def _train_mode(module: nn.Module) -> None:
+def forward_backward(
+    module: nn.Module,
+    task: Task,
+    feed: Feed,
+    batch: Tensor,
+    targets_BC: Tensor,
+    recipe: TrainRecipe,
+    bf16: bool,
+    weights_2C: Tensor | None = None,
+) -> float:
+    """The loss of a batch, its gradients added to the parameters' own."""
+    with torch.autocast(batch.device.type, torch.bfloat16, enabled=bf16):
+        logits_BC = feed.logits(module, batch)
+    loss = task.loss(
+        logits_BC.float(),
+        targets_BC,
+        kind=recipe.loss,
+        label_smoothing=recipe.label_smoothing,
+        weights_2C=weights_2C,
+    )
+    loss.backward()
+    return loss.item()
+
+
+def train_mode(module: nn.Module) -> None:
     """Let the model train, but for frozen layers that would take statistics of the batches: nothing would keep them."""
     module.train()
     for layer in module.modules():

@@ -8,7 +8,7 @@ from typing import TypeVar
 
 import torch
 
-from ftx.adapters.attach import attach, attach_saved, unfreeze_head
+from ftx.adapters.attach import adapter_layers, attach, attach_saved, owned_entries, unfreeze_head
 from ftx.adapters.spec import AdapterSpec
 from ftx.backbones.build import Backbone, build
 from ftx.recipe import Method, Recipe
@@ -29,13 +29,9 @@ class Prepared:
     @property
     def trainable(self) -> int:
         """How many parameters train; the zeros of a fused layer's B are not among them."""
-        total = sum(p.numel() for p in self.backbone.module.parameters() if p.requires_grad)
-        for name in self.layers:
-            layer = self.backbone.module.get_submodule(name)
-            lora_B = layer.get_parameter("lora_B")
-            owned = sum(lora_B[part.rows, part.ranks].numel() for part in layer.parts)  # pyright: ignore[reportGeneralTypeIssues, reportUnknownVariableType, reportUnknownMemberType, reportUnknownArgumentType]
-            total -= lora_B.numel() - owned
-        return total
+        module = self.backbone.module
+        total = sum(parameter.numel() for parameter in module.parameters() if parameter.requires_grad)
+        return total - sum(layer.lora_B.numel() - owned_entries(layer) for _, layer in adapter_layers(module))
 
 
 def base_of(recipe: Recipe, num_classes: int) -> Backbone:

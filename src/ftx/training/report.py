@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pydantic import BaseModel, ConfigDict
+
 from ftx.recipe import Method
 from ftx.reports import VerbReport
 
@@ -31,8 +33,24 @@ class TrainReport(VerbReport):
     interrupted: bool
 
 
+class AdaptedLayer(BaseModel):
+    """A linear layer that gets an adapter: which targets it serves, its sides, and what trains in it."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: str
+    targets: list[str]
+    inputs: int
+    outputs: int
+    rank: int
+    parameters: int
+
+
 class DryRunReport(VerbReport):
-    """What a training would do."""
+    """What a training would do; its times come from two steps on images of the data, on this machine as it is now.
+
+    ``seconds_before`` is what comes before the first epoch: decoding, or computing what is frozen.
+    """
 
     verb: str = "train"
     method: Method
@@ -42,8 +60,11 @@ class DryRunReport(VerbReport):
     counts: dict[str, dict[str, int]]
     images: dict[str, int]
     unreadable: list[str]
-    layers: list[str]
+    layers: list[AdaptedLayer]
     trainable_parameters: int
     trainable_share: float
     memory_mb: int
     free_mb: int
+    seconds_before: float
+    seconds_per_epoch: float
+    seconds: float

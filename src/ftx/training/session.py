@@ -10,20 +10,20 @@ import numpy as np
 import torch
 
 from ftx.backbones.build import resolve as resolve_model
-from ftx.backbones.families import depth, plain_vit
-from ftx.backbones.stages import choose_attention, frozen_lead, head_alone, token_shape
-from ftx.data.dataset import SPLITS, Dataset, Split
+from ftx.backbones.stages import choose_attention
+from ftx.data.dataset import SPLITS, Dataset
 from ftx.data.loader import available_bytes
 from ftx.data.survey import class_counts, read_dataset
 from ftx.errors import EnvironmentFault, RecipeError
 from ftx.files import check_space, write_atomic
 from ftx.progress import SILENT, Progress
-from ftx.recipe import Augmentation, Recipe
+from ftx.recipe import Recipe
 from ftx.run import Manifest, new_run, refuse_existing, seal
 from ftx.runs import fresh_out, point_latest_at
 from ftx.tasks import TASKS, Task, Thresholds
 from ftx.training.balance import balance_of
-from ftx.training.feed import FeatureFeed, Feed, ImageFeed, feature_bytes
+from ftx.training.estimate import adapted_layers, memory_mb, rehearse
+from ftx.training.feed import feed_of, plan
 from ftx.training.log import logging, require_tensorboard
 from ftx.training.loop import Epoch, Fit, fit
 from ftx.training.optim import peak_lr
@@ -84,9 +84,10 @@ def train(recipe: Recipe, out: Path | None = None, *, strict: bool = False, prog
 
 
 def dry_run(recipe: Recipe, *, strict: bool = False, progress: Progress = SILENT) -> DryRunReport:
-    """Say what was understood of data and model, and train nothing; raises as ``train`` does."""
+    """Say what was understood of data and model, time two steps and train nothing; raises as ``train`` does."""
     dataset, prepared, resolved = _understood(recipe, strict, progress)
     total = sum(parameter.numel() for parameter in prepared.backbone.module.parameters())
+    times = rehearse(prepared, dataset, resolved, TASKS[recipe.task](dataset.labels, Thresholds()))
     return DryRunReport(
         method=prepared.method,
         model=recipe.model.name,
@@ -95,11 +96,14 @@ def dry_run(recipe: Recipe, *, strict: bool = False, progress: Progress = SILENT
         counts={name: {str(side): n for side, n in sides.items()} for name, sides in class_counts(dataset).items()},
         images=_images(dataset),
         unreadable=[f"{image.path}: {image.reason}" for image in dataset.unreadable],
-        layers=list(prepared.layers),
+        layers=adapted_layers(prepared.backbone.module),
         trainable_parameters=prepared.trainable,
         trainable_share=prepared.trainable / total,
-        memory_mb=_memory_mb(prepared, resolved, len(dataset.split("train"))),
+        memory_mb=memory_mb(prepared, resolved, len(dataset.split("train"))),
         free_mb=round(available_bytes() / 1e6),
+        seconds_before=round(times.before_s, 1),
+        seconds_per_epoch=round(times.epoch_s, 1),
+        seconds=round(times.before_s + resolved.train.epochs * times.epoch_s, 1),
     )
 
 
@@ -136,18 +140,14 @@ def _fit(
     module.to(where)
     if where.type == "cpu":
         choose_attention(module, batch_size=recipe.train.batch_size, memory_bytes=available_bytes() // 4)
-    lead = frozen_lead(module)
-    # Whether features fit into memory must not decide what is trained on: frozen blocks see each image as it is.
-    features = lead > 0 or head_alone(module)
-    augment = "none" if features else recipe.train.augment
-    images = len(dataset.split("train")) + len(dataset.split("val"))
-    if features and feature_bytes(module, lead, images) > available_bytes() // 3:
-        progress.note("the frozen blocks' features do not fit into memory: they are computed in each epoch")
-        features = False
-    feeds = tuple(
-        _feed(prepared, dataset, task, side, lead if features else None, augment, progress) for side in ("train", "val")
-    )
-    labels = [entry.labels for entry in dataset.split("train")]
+    training = dataset.split("train")
+    planned = plan(module, recipe, len(training) + len(dataset.split("val")), progress)
+    pre = prepared.backbone.preprocess
+    feeds = [
+        feed_of(module, pre, dataset.root, entries, task, planned, varied=entries is training, progress=progress)
+        for entries in (training, dataset.split("val"))
+    ]
+    labels = [entry.labels for entry in training]
     with torch.random.fork_rng(devices=[] if where.type == "cpu" else [where]):
         torch.manual_seed(recipe.seed)  # what dropout draws from
         return fit(
@@ -162,25 +162,6 @@ def _fit(
             progress=progress,
             log=log,
         )
-
-
-def _feed(
-    prepared: Prepared,
-    dataset: Dataset,
-    task: Task,
-    side: Split,
-    lead: int | None,
-    augment: Augmentation,
-    progress: Progress,
-) -> Feed:
-    pre = prepared.backbone.preprocess
-    entries = dataset.split(side)
-    paths = [dataset.root / entry.path for entry in entries]
-    targets_NC = task.targets([entry.labels for entry in entries])
-    if lead is not None:
-        return FeatureFeed(prepared.backbone.module, lead, paths, targets_NC, pre, device=device(), progress=progress)
-    varied = augment if side == "train" else "none"
-    return ImageFeed(paths, targets_NC, pre, augment=varied, device=device(), progress=progress)
 
 
 def _resolved(recipe: Recipe, prepared: Prepared, classes: int) -> Recipe:
@@ -212,37 +193,3 @@ def _manifest(recipe: Recipe, prepared: Prepared, dataset: Dataset, thresholds: 
 def _images(dataset: Dataset) -> dict[str, int]:
     counts = {str(side): len(dataset.split(side)) for side in SPLITS}
     return {side: count for side, count in counts.items() if count}
-
-
-def _memory_mb(prepared: Prepared, recipe: Recipe, images: int) -> int:
-    """A rough estimate: weights, gradients and AdamW's two moments, and what each layer keeps for its backward."""
-    module = prepared.backbone.module
-    weights = 4 * sum(parameter.numel() for parameter in module.parameters())
-    states = 12 * prepared.trainable
-    width_bytes = 2 if recipe.train.precision == "bf16" else 4
-    kept = _kept_numbers(prepared) * min(recipe.train.batch_size, images) * width_bytes
-    torch_itself = 300_000_000
-    return round((weights + states + kept + torch_itself) / 1e6)
-
-
-def _kept_numbers(prepared: Prepared) -> int:
-    """Activations that one image leaves for the backward."""
-    module, pre = prepared.backbone.module, prepared.backbone.preprocess
-    if head_alone(module):
-        return 0
-    vit = plain_vit(module)
-    if vit is not None:
-        tokens, width = token_shape(vit)
-        # About 16 activations of the token width a block: norms, qkv, proj, and the four times wider MLP twice.
-        return (depth(vit) - frozen_lead(vit)) * tokens * width * 16
-    counted = [0]
-
-    def count(_layer: object, _inputs: object, output: object) -> None:
-        counted[0] += output.numel() if isinstance(output, torch.Tensor) else 0
-
-    hooks = [layer.register_forward_hook(count) for layer in module.modules() if not list(layer.children())]
-    with torch.inference_mode():
-        module(torch.zeros(1, 3, pre.height, pre.width))
-    for hook in hooks:
-        hook.remove()
-    return counted[0]
