@@ -6,6 +6,7 @@ answers as the separate products do, which never see the merged weight.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
 
@@ -15,12 +16,12 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor, nn
 
-from ftx.adapters.files import adapter_base_digest, read_adapter
+from ftx.adapters.files import read_adapter
 from ftx.adapters.kernel import Float64, LayerAdapter, merged_weight, separate_products
 from ftx.backbones.dense import WEIGHTS, DenseConfig, load_dense, save_dense
 from ftx.data.loader import load_pixels_many
 from ftx.data.preprocess import normalise
-from ftx.errors import DataError, GateFailed, MergeError
+from ftx.errors import AdapterError, DataError, GateFailed, MergeError
 from ftx.files import check_space
 from ftx.progress import SILENT, Progress
 from ftx.reports import VerbReport
@@ -112,33 +113,42 @@ def merge(run: Run | Path | None = None, *, data: Path | None = None, progress: 
     return report
 
 
-def merged_state(base: nn.Module, layers: dict[str, LayerAdapter]) -> dict[str, Tensor]:
+def merged_state(base: nn.Module, layers: Mapping[str, LayerAdapter]) -> dict[str, Tensor]:
     """The merged weight of each adapted layer by its name in the model, rounded to f32 once."""
     state = base.state_dict()
     merged: dict[str, Tensor] = {}
     for name, adapter in layers.items():
         try:
-            weight_OI = merged_weight(_wide(state[f"{name}.weight"]), adapter)
+            weight_OI = merged_weight(flat(state[f"{name}.weight"]), adapter)
         except MergeError as error:
             raise MergeError(error.what, where=name) from error
-        merged[f"{name}.weight"] = torch.from_numpy(weight_OI.astype(np.float32))
+        merged[f"{name}.weight"] = torch.from_numpy(weight_OI.astype(np.float32)).view_as(state[f"{name}.weight"])
     return merged
 
 
 def _merge_adapter(module: nn.Module, folder: Path, base_digest: str, progress: Progress) -> list[LayerProof]:
-    if adapter_base_digest(folder) != base_digest:
-        raise MergeError("the adapter was trained on another base", where=folder)
     adapter = read_adapter(folder, module)
-    before = {name: _wide(module.get_parameter(f"{name}.weight")) for name in adapter.layers}
-    merged = merged_state(module, dict(adapter.layers))
-    rng = np.random.default_rng(0)
+    if adapter.config.base_digest != base_digest:
+        raise MergeError("the adapter was trained on another base", where=folder)
+    if not adapter.saved:
+        raise AdapterError("the adapter comes without its head", where=folder, mend="train again")
+    merged = merged_state(module, adapter.layers)
+    proofs = prove_layers(module, merged, adapter.layers, progress)
+    fill(module, {**merged, **adapter.saved})
+    return proofs
+
+
+def prove_layers(
+    base: nn.Module, merged: Mapping[str, Tensor], layers: Mapping[str, LayerAdapter], progress: Progress = SILENT
+) -> list[LayerProof]:
+    """How far each merged weight lies from the separate products of its base and adapter."""
+    state, rng = base.state_dict(), np.random.default_rng(0)
     proofs: list[LayerProof] = []
-    with progress.track("Proving each merged layer", len(merged)) as bar:
-        for name, layer in adapter.layers.items():
-            error = layer_error(before[name], _wide(merged[f"{name}.weight"]), layer, rng)
+    with progress.track("Proving each merged layer", len(layers)) as bar:
+        for name, layer in layers.items():
+            error = layer_error(flat(state[f"{name}.weight"]), flat(merged[f"{name}.weight"]), layer, rng)
             proofs.append(LayerProof(layer=name, relative_error=error))
             bar.advance()
-    fill(module, {**merged, **adapter.head})
     return proofs
 
 
@@ -176,5 +186,6 @@ def _logit_difference(run: Run, dense: Path, pixels_NHWC: NDArray[np.uint8]) -> 
     return float((trained_NC - dense_NC).abs().max()), bound
 
 
-def _wide(tensor: Tensor) -> Float64:
-    return tensor.detach().double().numpy()
+def flat(weight: Tensor) -> Float64:
+    """A weight in float64. Shape: [O, I]; of a convolution [O, I·h·w]."""
+    return weight.detach().double().flatten(1).numpy()

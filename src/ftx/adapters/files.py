@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -22,28 +22,34 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from ftx.adapters.attach import AdapterLayer, adapter_layers
-from ftx.adapters.kernel import LayerAdapter
+from ftx.adapters.config import CONFIG, PeftConfig, read_config
+from ftx.adapters.kernel import Float64, LayerAdapter
 from ftx.adapters.pissa import plain_factors
 from ftx.adapters.spec import AdapterSpec
 from ftx.backbones.families import head_names
+from ftx.backbones.foundation import Naming, Place, timm_naming
 from ftx.errors import AdapterError
 from ftx.files import disk_faults, write_atomic
 
-CONFIG = "adapter_config.json"
 WEIGHTS = "adapter_model.safetensors"
 Number = TypeVar("Number", int, float)
 
-_PREFIX = "base_model.model."
-_SUFFIXES = {"lora_A": "lora_A.weight", "lora_B": "lora_B.weight", "lora_magnitude_vector": "lora_magnitude_vector"}
+PREFIX = "base_model.model."
+LORA_A, LORA_B, MAGNITUDE = "lora_A", "lora_B", "lora_magnitude_vector"
+_ON_DISK = {LORA_A: "lora_A.weight", LORA_B: "lora_B.weight", MAGNITUDE: "lora_magnitude_vector"}
+_KEY = re.compile(rf"{re.escape(PREFIX)}(?P<name>.+)\.(?P<part>{LORA_A}|{LORA_B}|{MAGNITUDE})(?:\.weight)?")
 
 
 @dataclass(frozen=True)
 class AdapterFile:
-    """What an adapter folder holds: one adapter a layer, and the head's tensors by their timm names."""
+    """What an adapter folder holds: one adapter a layer, and what was trained whole (the head), by names of the base.
+
+    Shape: the weight of a convolution counts as [O, I·h·w].
+    """
 
     layers: Mapping[str, LayerAdapter]
-    head: Mapping[str, Tensor]
-    tensors: Mapping[str, Tensor]
+    saved: Mapping[str, Tensor]
+    config: PeftConfig
 
 
 def save_adapter(module: nn.Module, spec: AdapterSpec, *, base_model: str, base_digest: str, folder: Path) -> None:
@@ -56,15 +62,15 @@ def save_adapter(module: nn.Module, spec: AdapterSpec, *, base_model: str, base_
     for name, layer in layers.items():
         lora_A, lora_B, scaling = _plain(layer)
         magnitude = getattr(layer, "lora_magnitude_vector", None)
-        for attribute, tensor in zip(_SUFFIXES, (lora_A, lora_B, magnitude), strict=True):
+        for attribute, tensor in zip(_ON_DISK, (lora_A, lora_B, magnitude), strict=True):
             if tensor is not None:
-                tensors[f"{_PREFIX}{name}.{_SUFFIXES[attribute]}"] = tensor.detach().float().contiguous()
+                tensors[f"{PREFIX}{name}.{_ON_DISK[attribute]}"] = tensor.detach().float().contiguous()
         ranks[name] = len(lora_A)
         # One alpha a layer such that peft's own rule gives the scaling that was trained with.
         alphas[name] = scaling * (math.sqrt(len(lora_A)) if spec.rslora else len(lora_A))
     for head in heads:
         for key, tensor in module.get_submodule(head).state_dict().items():
-            tensors[f"{_PREFIX}{head}.{key}"] = tensor.detach().float().contiguous()
+            tensors[f"{PREFIX}{head}.{key}"] = tensor.detach().float().contiguous()
 
     rank, alpha = _commonest(ranks), _commonest(alphas)
     config = {
@@ -106,111 +112,150 @@ def _plain(layer: AdapterLayer) -> tuple[Tensor, Tensor, float]:
     return lora_A, lora_B * shares.repeat_interleave(counts), float(largest)
 
 
-def read_adapter(folder: Path, base: nn.Module) -> AdapterFile:
+def read_adapter(
+    folder: Path, base: nn.Module, namings: Sequence[Naming] = (), *, without: Collection[str] = ()
+) -> AdapterFile:
     """Read an adapter and hold every tensor against the base it is for.
 
+    ``namings`` are what its library may call the layers, by default the names of the base itself; ``without`` are
+    modules saved with it that are left out, by their names there.
     Raises: AdapterError for a file that is not whole, missing or spare keys, shapes that do not fit
     the base, or values that are not finite.
     """
-    config = _read_config(folder)
-    path = folder / WEIGHTS
+    config = read_config(folder)
+    left_out = tuple(f"{PREFIX}{name}." for name in without)
+    tensors = {
+        key: tensor for key, tensor in _read_tensors(folder / WEIGHTS).items() if not key.startswith(left_out or "\0")
+    }
+    found, spare = _by_layer(tensors)
+    naming = max(namings or [timm_naming(base)], key=lambda one: len(found.keys() & one.layers.keys()))
+    state = base.state_dict()
+    expected: dict[str, tuple[int, ...]] = {}
+    pieces: dict[str, list[tuple[Place, LayerAdapter]]] = {}
+    for name, place in naming.layers.items():
+        if not config.targets_layer(name):
+            continue
+        rank, scaling = config.rank_and_scaling(name)
+        outputs, *inputs = state[f"{place.layer}.weight"][slice(None) if place.rows is None else place.rows].shape
+        ones = (1,) * (len(inputs) - 1)  # those of a convolution
+        shapes = {LORA_A: (rank, *inputs), LORA_B: (outputs, rank, *ones)}
+        if config.dora:
+            shapes[MAGNITUDE] = (1, outputs, *ones) if ones else (outputs,)
+        held = found.pop(name, {})
+        for part, shape in shapes.items():
+            expected[held[part][0] if part in held else f"{PREFIX}{name}.{_ON_DISK[part]}"] = shape
+        if shapes == {part: tuple(tensor.shape) for part, (_, tensor) in held.items()}:
+            A, B, *magnitude = (np.asarray(held[part][1].double()) for part in shapes)
+            adapter = LayerAdapter(
+                A.reshape(rank, -1), B.reshape(-1, rank), scaling, magnitude[0].reshape(-1) if magnitude else None
+            )
+            pieces.setdefault(place.layer, []).append((place, adapter))
+    if not expected:
+        raise AdapterError(
+            "the adapter's targets are in no layer of the base",
+            where=config.path,
+            found=str(config.targets or "no targets"),
+            mend="name the base that it was trained on",
+        )
+    kept = {theirs: ours for theirs, ours in naming.modules.items() if theirs not in without}
+    saved = _saved_modules(config, kept, state, spare)
+    expected |= {key: tuple(state[ours].shape) for ours, key in saved.items()}
+    _hold(tensors, expected, folder / WEIGHTS)
+    weights = {layer: np.asarray(state[f"{layer}.weight"].double().flatten(1)) for layer in pieces}
+    return AdapterFile(
+        layers={layer: _in_one(weights[layer], parts) for layer, parts in pieces.items()},
+        saved={ours: tensors[key] for ours, key in saved.items()},
+        config=config,
+    )
+
+
+def _read_tensors(path: Path) -> dict[str, Tensor]:
     try:
         tensors = load_file(path)
+    except FileNotFoundError:
+        mend = "save it with safe_serialization=True: adapter_model.bin is not read, as it can run code"
+        raise AdapterError("the adapter's tensors are not there", where=path, mend=mend) from None
     except (SafetensorError, OSError) as error:
         raise AdapterError("the adapter's tensors cannot be read", where=path, found=str(error)) from error
     if broken := [key for key, tensor in tensors.items() if not torch.isfinite(tensor).all()]:
         raise AdapterError("the adapter has values that are not finite", where=path, found=", ".join(broken[:3]))
+    return tensors
 
-    parameters = dict(base.named_parameters())
-    names = _matched_names(config, base)
-    layers: dict[str, LayerAdapter] = {}
-    expected: dict[str, tuple[int, ...]] = {}
-    for name in names:
-        outputs, inputs = parameters[f"{name}.weight"].shape
-        rank, scaling = _rank_and_scaling(config, name)
-        shapes: dict[str, tuple[int, ...]] = {"lora_A": (rank, inputs), "lora_B": (outputs, rank)}
-        if config.get("use_dora"):
-            shapes["lora_magnitude_vector"] = (outputs,)
-        keys = {attribute: f"{_PREFIX}{name}.{_SUFFIXES[attribute]}" for attribute in shapes}
-        expected |= {keys[attribute]: shape for attribute, shape in shapes.items()}
-        if all(key in tensors for key in keys.values()):
-            wide = {attribute: np.asarray(tensors[key].double()) for attribute, key in keys.items()}
-            layers[name] = LayerAdapter(wide["lora_A"], wide["lora_B"], scaling, wide.get("lora_magnitude_vector"))
-    head = {
-        f"{name}.{key}": tensor
-        for name in head_names(base)
-        for key, tensor in base.get_submodule(name).state_dict().items()
-    }
-    expected |= {f"{_PREFIX}{key}": tuple(tensor.shape) for key, tensor in head.items()}
-    _hold(tensors, expected, path)
-    return AdapterFile(layers=layers, head={key: tensors[f"{_PREFIX}{key}"] for key in head}, tensors=tensors)
+
+def _by_layer(tensors: Mapping[str, Tensor]) -> tuple[dict[str, dict[str, tuple[str, Tensor]]], list[str]]:
+    """The parts of each layer's adapter, with their keys, and the keys that are no such part."""
+    found: dict[str, dict[str, tuple[str, Tensor]]] = {}
+    spare: list[str] = []
+    for key, tensor in tensors.items():
+        match = _KEY.fullmatch(key)
+        if match is None:
+            spare.append(key)
+        else:
+            found.setdefault(match["name"], {})[match["part"]] = (key, tensor)
+    return found, spare
+
+
+def _saved_modules(
+    config: PeftConfig, named: Mapping[str, str], state: Mapping[str, Tensor], given: Sequence[str]
+) -> dict[str, str]:
+    """Our name of each tensor that was trained and saved whole, and its key in the file."""
+    modules = {theirs: ours for theirs, ours in named.items() if config.saves(theirs)}
+    saved: dict[str, str] = {}
+    for theirs, ours in modules.items():
+        for name in state:
+            parent, _, leaf = name.rpartition(".")
+            key = f"{PREFIX}{theirs}.{leaf}"
+            # What is named by its whole name must be there; of what an ending names, what is there counts.
+            whole = any(f"{theirs}.".startswith(f"{one}.") for one in config.saved)
+            if parent == ours and (whole or key in given):
+                saved[name] = key
+    return saved
+
+
+def _in_one(weight_OI: Float64, parts: Sequence[tuple[Place, LayerAdapter]]) -> LayerAdapter:
+    """The adapters of the rows of one layer as one adapter of their summed rank, each scaling gone into its B."""
+    (place, first), *rest = parts
+    if place.rows is None and not rest:
+        return first
+    B_OR = np.zeros((len(weight_OI), sum(len(adapter.lora_A_RI) for _, adapter in parts)))
+    # A row that no adapter has keeps the magnitude that it has in the base.
+    magnitude_O = np.linalg.norm(weight_OI, axis=1)
+    start = 0
+    for one, adapter in parts:
+        rows, stop = slice(None) if one.rows is None else one.rows, start + len(adapter.lora_A_RI)
+        B_OR[rows, start:stop] = adapter.scaling * adapter.lora_B_OR
+        if adapter.magnitude_O is not None:
+            magnitude_O[rows] = adapter.magnitude_O
+        start = stop
+    A_RI = np.concatenate([adapter.lora_A_RI for _, adapter in parts])
+    return LayerAdapter(A_RI, B_OR, 1.0, None if first.magnitude_O is None else magnitude_O)
+
+
+def saved_rows(folder: Path, module: str) -> int | None:
+    """How many rows the weight of a module saved with the adapter has: the classes of a head; None if it has none."""
+    rows = [
+        len(tensor)
+        for key, tensor in _read_tensors(folder / WEIGHTS).items()
+        if key.startswith(f"{PREFIX}{module}.") and tensor.ndim == 2 and not _KEY.fullmatch(key)
+    ]
+    return rows[-1] if rows else None
 
 
 def load_adapter(module: nn.Module, folder: Path) -> None:
-    """Fill the adapters and the head of a model that ``attach`` has prepared, in place."""
+    """Fill the adapters and the head of a model that ``attach_saved`` has prepared, in place."""
     read = read_adapter(folder, module)
     with torch.no_grad():
         for name, layer in adapter_layers(module):
-            for attribute, suffix in _SUFFIXES.items():
-                if (parameter := getattr(layer, attribute, None)) is not None:
-                    parameter.copy_(read.tensors[f"{_PREFIX}{name}.{suffix}"])
+            held = read.layers[name]
+            layer.lora_A.copy_(torch.from_numpy(held.lora_A_RI))
+            layer.lora_B.copy_(torch.from_numpy(held.lora_B_OR))
+            if held.magnitude_O is not None:
+                layer.get_parameter(MAGNITUDE).copy_(torch.from_numpy(held.magnitude_O))
             if isinstance(layer.scaling, Tensor):
-                layer.scaling.fill_(read.layers[name].scaling)
+                layer.scaling.fill_(held.scaling)
         own = module.state_dict()
-        for key, tensor in read.head.items():
+        for key, tensor in read.saved.items():
             own[key].copy_(tensor)
-
-
-def adapter_base_digest(folder: Path) -> str | None:
-    """The digest of the base that an adapter was trained on, if it says so."""
-    note = _read_config(folder).get("ftx")
-    digest: object = note.get("base_digest") if isinstance(note, dict) else None  # pyright: ignore[reportUnknownVariableType, reportUnknownMemberType]
-    return digest if isinstance(digest, str) else None
-
-
-def _read_config(folder: Path) -> dict[str, object]:
-    path = folder / CONFIG
-    try:
-        config: object = json.loads(path.read_bytes())
-    except (OSError, ValueError) as error:
-        raise AdapterError("the adapter's config cannot be read", where=path, found=str(error)) from error
-    if not isinstance(config, dict):
-        raise AdapterError("the adapter's config is no mapping", where=path)
-    found: dict[str, object] = {str(key): value for key, value in config.items()}  # pyright: ignore[reportUnknownVariableType, reportUnknownArgumentType]
-    if found.get("peft_type") != "LORA":
-        raise AdapterError("only LoRA and DoRA adapters merge", where=path, found=f"peft_type {found.get('peft_type')}")
-    return found
-
-
-def _matched_names(config: Mapping[str, object], base: nn.Module) -> list[str]:
-    targets = config.get("target_modules")
-    if not isinstance(targets, str):
-        raise AdapterError("target_modules is not one expression", found=str(targets))
-    expression = re.compile(targets)
-    names = [name for name, layer in base.named_modules() if expression.fullmatch(name) and hasattr(layer, "weight")]
-    if not names:
-        raise AdapterError("the adapter's targets match no layer of the base", found=targets)
-    return names
-
-
-def _rank_and_scaling(config: Mapping[str, object], name: str) -> tuple[int, float]:
-    rank = int(_of_pattern(config, "rank_pattern", name, "r"))
-    alpha = _of_pattern(config, "alpha_pattern", name, "lora_alpha")
-    return rank, alpha / (math.sqrt(rank) if config.get("use_rslora") else rank)
-
-
-def _of_pattern(config: Mapping[str, object], pattern: str, name: str, default: str) -> float:
-    exceptions = config.get(pattern) or {}
-    value = config.get(default)
-    if isinstance(exceptions, dict):
-        for key, exception in exceptions.items():  # pyright: ignore[reportUnknownVariableType]
-            # peft's rule: the pattern is a suffix of the name that begins at a dot.
-            if re.fullmatch(rf"(?:.*\.)?(?:{key})", name):
-                value: object = exception  # pyright: ignore[reportUnknownVariableType]
-                break
-    if not isinstance(value, int | float) or isinstance(value, bool) or value <= 0:
-        raise AdapterError(f"the adapter's {default} is no positive number", where=name, found=str(value))
-    return float(value)
 
 
 def _hold(tensors: Mapping[str, Tensor], expected: Mapping[str, tuple[int, ...]], path: Path) -> None:
@@ -220,7 +265,8 @@ def _hold(tensors: Mapping[str, Tensor], expected: Mapping[str, tuple[int, ...]]
     told = {"missing": missing, "spare": spare, "of a wrong shape": shapes}
     if any(told.values()):
         found = "; ".join(f"{len(keys)} keys {kind} ({keys[0]})" for kind, keys in told.items() if keys)
-        raise AdapterError("the adapter does not fit its base", where=path, found=found, mend="train again")
+        mend = "name the base that it was trained on, or train again"
+        raise AdapterError("the adapter does not fit its base", where=path, found=found, mend=mend)
 
 
 def _commonest(values: Mapping[str, Number]) -> Number:

@@ -21,7 +21,7 @@ from ftx.errors import ModelError, nearest
 from ftx.resources import EMBEDDED, embedded_weights
 
 # Models whose pretrained size is too slow for this use, and the size that "auto" means instead.
-_AUTO_SIZE = {518: 224}
+AUTO_SIZE = {518: 224}
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ def build(name: str, *, weights: str, num_classes: int, image_size: int | str, s
         _take_size(module, side, name)
         cast("VisionTransformer", module).reset_classifier(num_classes)  # as every classifier of timm
     return Backbone(
-        module=module.eval(), architecture=architecture, digest=digest, preprocess=_preprocess(module, side)
+        module=module.eval(), architecture=architecture, digest=digest, preprocess=preprocess_of(module, side)
     )
 
 
@@ -161,7 +161,7 @@ def _pretrained_side(module: nn.Module) -> int:
 def _input_side(module: nn.Module, image_size: int | str, name: str) -> int:
     if isinstance(image_size, str):
         pretrained = _pretrained_side(module)
-        return _AUTO_SIZE.get(pretrained, pretrained)
+        return AUTO_SIZE.get(pretrained, pretrained)
     vit = plain_vit(module)
     if vit is None:
         return image_size
@@ -177,7 +177,7 @@ def _input_side(module: nn.Module, image_size: int | str, name: str) -> int:
     return image_size
 
 
-def _preprocess(module: nn.Module, side: int) -> Preprocess:
+def preprocess_of(module: nn.Module, side: int) -> Preprocess:
     """The evaluation transform that the weights were made with, at this input size."""
     config = pretrained_config(module)
     crop_share = float(str(config["crop_pct"]))

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import timm
@@ -25,13 +26,16 @@ class DenseConfig:
     """What ``config.json`` says beside the weights."""
 
     architecture: str
-    meaning: Meaning
+    meaning: Meaning | None  # None: a backbone without a head
     preprocess: Preprocess
+    # What the architecture's name does not say of the model, as timm.create_model takes it.
+    model_args: Mapping[str, object] = field(default_factory=dict[str, object])
 
 
 def save_dense(module: nn.Module, config: DenseConfig, folder: Path) -> None:
     """Write ``config.json`` and ``model.safetensors`` (f32) into an existing folder."""
     own = pretrained_config(module)
+    names = config.meaning.labels.names if config.meaning else ()
     size = {"img_size": [config.preprocess.height, config.preprocess.width]}
     pretrained_cfg = {
         "input_size": [3, config.preprocess.height, config.preprocess.width],
@@ -42,23 +46,22 @@ def save_dense(module: nn.Module, config: DenseConfig, folder: Path) -> None:
         "crop_mode": "center",
         "mean": list(config.preprocess.mean),
         "std": list(config.preprocess.std),
-        "num_classes": len(config.meaning.labels),
+        "num_classes": len(names),
         "pool_size": None,
         "first_conv": own.get("first_conv"),
         "classifier": own.get("classifier"),
     }
-    labels = config.meaning.labels
     document = {
         "architecture": config.architecture,
-        "num_classes": len(labels),
+        "num_classes": len(names),
         "num_features": getattr(module, "num_features", None),
         "global_pool": _pool_name(module),
-        "label_names": list(labels.names),
+        "label_names": list(names),
         # num_classes stays out: with it here the transformers wrapper passes it twice.
-        "model_args": size if hasattr(module, "set_input_size") else {},
+        "model_args": {**config.model_args, **(size if hasattr(module, "set_input_size") else {})},
         "pretrained_cfg": pretrained_cfg,
         # timm and transformers pass over what they do not know; another ftx reads the labels' relations here.
-        "ftx": config.meaning.model_dump(mode="json"),
+        **({"ftx": config.meaning.model_dump(mode="json")} if config.meaning else {}),
     }
     state = {name: tensor.detach().float().contiguous() for name, tensor in module.state_dict().items()}
     with disk_faults(folder):

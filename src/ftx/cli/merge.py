@@ -2,30 +2,148 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
 
 from ftx.cli import console
 from ftx.cli.options import DataOption, JsonFlag, RunArgument
-from ftx.errors import shell_command
+from ftx.errors import InputError, shell_command
 
 if TYPE_CHECKING:
+    from ftx.combining import CombineReport
     from ftx.merging import MergeReport
 
+AdapterOption = Annotated[
+    list[Path] | None,
+    typer.Option(
+        "--adapter",
+        metavar="DIR",
+        help="Instead of a run: an adapter that peft or ftx wrote, or a run's. Several times for several of one base.",
+    ),
+]
+BaseOption = Annotated[
+    str | None,
+    typer.Option(
+        "--base",
+        metavar="NAME|DIR",
+        help="What the adapter was trained on: a model of timm, or a folder of timm or transformers (ViT, DINOv2).  "
+        "[default: the base of the first adapter's run]",
+        show_default=False,
+    ),
+]
 
-def command(run: RunArgument = None, data: DataOption = None, json: JsonFlag = False) -> int:
+
+def command(
+    run: RunArgument = None,
+    data: DataOption = None,
+    adapter: AdapterOption = None,
+    base: BaseOption = None,
+    weights: Annotated[
+        str, typer.Option("--weights", metavar="auto|FILE", help="Weights of a base that is a name.")
+    ] = "auto",
+    image_size: Annotated[
+        str, typer.Option("--image-size", metavar="auto|SIZE", help="Input size of a base that is a name.")
+    ] = "auto",
+    shares: Annotated[
+        str | None,
+        typer.Option(
+            "--shares",
+            metavar="A,B,…",
+            show_default=False,
+            help="How much of each adapter goes in, adding up to 1.  [default: equal]",
+        ),
+    ] = None,
+    combine: Annotated[
+        str,
+        typer.Option(
+            "--combine",
+            metavar="linear|ties",
+            help="Sum the adapters' changes, or keep the largest and settle their signs (TIES).",
+        ),
+    ] = "linear",
+    density: Annotated[
+        float, typer.Option("--density", min=0.001, max=1, help="The share of entries that TIES keeps.")
+    ] = 0.2,
+    labels: Annotated[
+        str | None,
+        typer.Option(
+            "--labels",
+            metavar="A,B,…|FILE",
+            show_default=False,
+            help="Names of the classes, where neither adapter nor base says them; a .txt file has one a line.",
+        ),
+    ] = None,
+    no_head: Annotated[bool, typer.Option("--no-head", help="Merge the backbone alone.")] = False,
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", metavar="DIR", show_default=False, help="The folder to make, with --adapter."),
+    ] = None,
+    json: JsonFlag = False,
+) -> int:
     """Turn what was trained into one dense model, with proof.
 
     Writes dense/, which timm and transformers open, and reports/merge.json: how far each merged layer lies
     from its separate products in float64, and the logits of held-out images from the trained model's.
-    """
-    from ftx.merging import merge
 
-    report = merge(run, data=data, progress=console.TerminalProgress())
-    if json:
-        console.print_json(report)
-    else:
-        print_merge(report)
-    return 0 if report.ok else 1
+    With --adapter it merges adapters from outside of a run, or several of one base, into a folder of their own:
+    the names of transformers' ViT and DINOv2 are found in timm's by themselves.
+
+    \b
+      ftx merge --adapter lora/ --base vit_base_patch16_224 --out merged
+      ftx merge --adapter runs/a --adapter runs/b --shares 0.7,0.3 --out merged
+    """  # noqa: D301  \b, the character, keeps click from filling a paragraph
+    progress = console.TerminalProgress()
+    if not adapter:
+        foreign = {"--base": base, "--shares": shares, "--labels": labels, "--no-head": no_head, "--out": out}
+        if given := [flag for flag, value in foreign.items() if value]:
+            raise InputError(f"{', '.join(given)} goes with --adapter", mend="name the adapter: --adapter DIR")
+        from ftx.merging import merge
+
+        merged = merge(run, data=data, progress=progress)
+        console.print_json(merged) if json else print_merge(merged)
+        return 0 if merged.ok else 1
+    if run is not None:
+        raise InputError("a run and --adapter are given", mend=f"one of them: --adapter {run} takes the run's adapter")
+    if combine not in ("linear", "ties"):
+        raise InputError(f"there is no way to combine called '{combine}'", mend="--combine linear, or ties")
+    from ftx.combining import combine as combine_adapters
+
+    report = combine_adapters(
+        adapter,
+        out or Path("merged"),
+        base=base,
+        weights=weights,
+        image_size=int(image_size) if image_size.isdecimal() else image_size,
+        shares=_numbers(shares),
+        how=combine,
+        density=density,
+        labels=_names(labels),
+        head=not no_head,
+        progress=progress,
+    )
+    console.print_json(report) if json else _print_combined(report)
+    return 0
+
+
+def _numbers(text: str | None) -> list[float]:
+    try:
+        return [float(part) for part in (text or "").split(",") if part.strip()]
+    except ValueError:
+        raise InputError("shares are numbers", found=text, mend="--shares 0.7,0.3") from None
+
+
+def _names(given: str | None) -> list[str]:
+    if given is None:
+        return []
+    if given.endswith(".txt"):
+        try:
+            lines = Path(given).read_text(encoding="utf-8").splitlines()
+        except OSError as error:
+            raise InputError("the labels cannot be read", where=given, found=str(error)) from error
+        return [line.strip() for line in lines if line.strip()]
+    return [name.strip() for name in given.split(",") if name.strip()]
 
 
 def print_merge(report: MergeReport) -> None:
@@ -42,3 +160,24 @@ def print_merge(report: MergeReport) -> None:
     facts.append(("logits", shown))
     console.print_facts(facts)
     console.print_note(f"next: {shell_command('ftx export --format openvino', report.run)}", "dim")
+
+
+def _print_combined(report: CombineReport) -> None:
+    parts = [
+        f"{share:.3g} x {path}" if len(report.shares) > 1 else path
+        for share, path in zip(report.shares, report.adapters, strict=True)
+    ]
+    error, bound = report.max_relative_error, report.layer_bound
+    console.print_facts(
+        [
+            ("merged", f"{' + '.join(parts)}{' by TIES' if report.how == 'ties' else ''}"),
+            ("into", f"{report.base}: {report.path}, {report.size_bytes / 1e6:.1f} MB, {report.labels} classes"),
+            ("layers", f"{len(report.layers)}, within {error:.1e} of separate products in float64 (bound {bound:.0e})"),
+            ("answers", f"within {report.max_logit_difference:.1e} when opened again (bound {report.logit_bound:.0e})"),
+        ]
+    )
+    if report.labels:
+        console.print_note(f"next: {shell_command('ftx predict IMAGES --artifact', report.path)}", "dim")
+    else:
+        weights = shell_command("--weights", f"{report.path}/model.safetensors")
+        console.print_note(f"next: ftx train --model {report.base} {weights} --freeze-backbone", "dim")

@@ -1,0 +1,177 @@
+"""The model that adapters from elsewhere are laid over: a timm name, a timm folder, or a folder of transformers."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, cast
+
+import timm
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from ftx.backbones.build import Backbone, build, preprocess_of
+from ftx.backbones.dense import CONFIG, WEIGHTS
+from ftx.backbones.digest import base_digest
+from ftx.backbones.families import head_names, pretrained_config
+from ftx.data.preprocess import Preprocess
+from ftx.errors import ModelError
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a layer of another library stands in the timm model: a layer, and its rows there (None: all)."""
+
+    layer: str
+    rows: slice | None = None
+
+
+@dataclass(frozen=True)
+class Naming:
+    """What another library calls the layers that can have an adapter, and the modules that may be saved whole."""
+
+    layers: Mapping[str, Place]
+    modules: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class Foundation:
+    """A timm model with the weights that adapters were trained on.
+
+    ``namings`` are what their library may call its layers; none where that is timm itself. ``alien_heads`` are heads of
+    the base that no model of timm can have, by the name that they have there, each with the reason.
+    """
+
+    module: nn.Module
+    architecture: str
+    digest: str
+    preprocess: Preprocess
+    namings: Sequence[Naming] = ()
+    model_args: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    labels: tuple[str, ...] = ()
+    alien_heads: Mapping[str, str] = field(default_factory=dict[str, str])
+
+
+def open_foundation(base: str, *, weights: str = "auto", image_size: int | str = "auto") -> Foundation:
+    """Open the base that ``--base`` names: a folder if there is one of this name, else a model of timm.
+
+    Raises: ModelError if it cannot be understood; EnvironmentFault if its weights cannot be fetched.
+    """
+    folder = Path(base)
+    if not folder.is_dir():
+        if "/" in base or base.startswith("."):
+            raise ModelError("there is no such folder", where=folder, mend="--base NAME takes a name of `ftx models`")
+        built = build(base, weights=weights, num_classes=0, image_size=image_size, seed=0)
+        return of_backbone(built)
+    config = read_config(folder)
+    if "architecture" in config:
+        return _timm_folder(folder, config)
+    if "model_type" in config:
+        from ftx.backbones.transformers import transformers_folder
+
+        return transformers_folder(folder, config, image_size)
+    raise ModelError(
+        "this folder is no model that ftx knows",
+        where=folder / CONFIG,
+        found="neither an architecture of timm nor a model_type of transformers",
+        mend="name a folder that timm, ftx merge or transformers wrote, or a name of `ftx models`",
+    )
+
+
+def of_backbone(backbone: Backbone) -> Foundation:
+    """The base that a recipe names."""
+    return Foundation(backbone.module, backbone.architecture, backbone.digest, backbone.preprocess)
+
+
+def timm_naming(module: nn.Module) -> Naming:
+    """The names of timm itself, of all layers whose weight is a matrix or a convolution's."""
+    layers = {
+        name: Place(name)
+        for name, layer in module.named_modules()
+        if isinstance(weight := getattr(layer, "weight", None), Tensor) and weight.ndim > 1
+    }
+    return Naming(layers, {name: name for name, _ in module.named_modules() if name})
+
+
+def read_config(folder: Path) -> dict[str, object]:
+    """``config.json`` of a model folder.
+
+    Raises: ModelError if there is none, or it is no JSON mapping.
+    """
+    path = folder / CONFIG
+    try:
+        config: object = json.loads(path.read_bytes())
+    except FileNotFoundError:
+        found = ", ".join(sorted(one.name for one in folder.iterdir())[:6]) or "an empty folder"
+        raise ModelError("this folder is no model", where=folder, found=f"no {CONFIG}; {found}") from None
+    except (OSError, ValueError) as error:
+        raise ModelError("the model's config cannot be read", where=path, found=str(error)) from error
+    if not isinstance(config, dict):
+        raise ModelError("the model's config is no mapping", where=path)
+    return cast("dict[str, object]", config)
+
+
+def read_folder_weights(folder: Path) -> dict[str, Tensor]:
+    """The tensors of a model folder, as f32.
+
+    Raises: ModelError if there is no whole safetensors file, or values are not finite.
+    """
+    path = folder / WEIGHTS
+    if not path.is_file():
+        found = ", ".join(sorted(one.name for one in folder.iterdir())[:6])
+        mend = "save it again as one safetensors file; .bin and .pth are not read, as they can run code"
+        raise ModelError(f"there is no {WEIGHTS}", where=folder, found=found, mend=mend)
+    try:
+        state = {name: tensor.float() for name, tensor in load_file(path).items()}
+    except SafetensorError as error:
+        raise ModelError("the weights are not a whole safetensors file", where=path, found=str(error)) from error
+    if broken := sorted(name for name, tensor in state.items() if not torch.isfinite(tensor).all()):
+        raise ModelError("weights that are not finite", where=path, found=", ".join(broken[:3]))
+    return state
+
+
+def fill_strictly(module: nn.Module, state: Mapping[str, Tensor], where: Path) -> None:
+    """Load weights that must be all of the model's and nothing else.
+
+    Raises: ModelError naming what is missing, spare or of another shape.
+    """
+    own = module.state_dict()
+    told = {
+        "missing": sorted(own.keys() - state.keys()),
+        "not of this model": sorted(state.keys() - own.keys()),
+        "of another shape": sorted(key for key in own.keys() & state.keys() if own[key].shape != state[key].shape),
+    }
+    if any(told.values()):
+        found = "; ".join(f"{len(keys)} tensors {kind} ({keys[0]}, …)" for kind, keys in told.items() if keys)
+        raise ModelError("the weights do not fit what config.json says", where=where, found=found)
+    module.load_state_dict(dict(state))
+
+
+def _timm_folder(folder: Path, config: Mapping[str, object]) -> Foundation:
+    name, args = str(config["architecture"]), cast("dict[str, Any]", config.get("model_args") or {})
+    if not timm.is_model(name):
+        raise ModelError("timm has no such architecture", where=folder / CONFIG, found=name)
+    classes, pretrained = cast("int", config.get("num_classes")), config.get("pretrained_cfg") or {}
+    state = read_folder_weights(folder)
+    try:
+        module = timm.create_model(name, num_classes=classes, **args)
+    except (TypeError, ValueError, RuntimeError, AssertionError) as error:
+        raise ModelError("timm cannot build this model", where=folder / CONFIG, found=str(error)) from error
+    fill_strictly(module, state, folder)
+    if isinstance(pretrained, dict):
+        told = {**pretrained_config(module), **cast("dict[str, object]", pretrained)}
+        setattr(module, "pretrained_cfg", told)  # noqa: B010 - nn.Module types its attributes as tensors
+    _, _, side = cast("tuple[int, int, int]", pretrained_config(module)["input_size"])
+    names = config.get("label_names")
+    return Foundation(
+        module.eval(),
+        name,
+        base_digest(state, head_names(module)),
+        preprocess_of(module, side),
+        model_args=args,
+        labels=tuple(str(one) for one in cast("list[object]", names)) if isinstance(names, list) else (),
+    )
