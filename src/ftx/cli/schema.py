@@ -19,6 +19,8 @@ SCHEMAS = {
     "train": ("ftx.training", "TrainReport"),
     "dry-run": ("ftx.training", "DryRunReport"),
     "merge": ("ftx.merging", "MergeReport"),
+    "merge --adapter": ("ftx.combining", "CombineReport"),
+    "adapters": ("ftx.comparing", "AdaptersReport"),
     "export": ("ftx.exporting", "ExportReport"),
     "validate": ("ftx.validation", "ParityReport"),
     "eval": ("ftx.evaluation", "EvalReport"),

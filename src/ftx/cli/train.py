@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ftx.cli import console
+from ftx.cli.layers import numberless
 from ftx.cli.options import JsonFlag, OutOption, SetOption, StrictFlag
 from ftx.errors import INTERRUPTED, shell_command
 from ftx.recipe import Recipe, notes_on_otx
@@ -258,7 +258,7 @@ def layer_rows(layers: Sequence[AdaptedLayer]) -> list[tuple[str, ...]]:
     """Layers that are alike but for their numbers as one row: ``blocks.N.attn.qkv``, how many, and what is in them."""
     alike: dict[tuple[str, ...], list[int]] = {}
     for layer in layers:
-        name = re.sub(r"(?<=\.)\d+(?=\.|$)|^\d+(?=\.)", "N", layer.name)
+        name = numberless(layer.name)
         sides = (f"{layer.inputs:,}", f"{layer.outputs:,}", str(layer.rank))
         alike.setdefault((name, " ".join(layer.targets), *sides), []).append(layer.parameters)
     return [

@@ -1,0 +1,183 @@
+"""Several adapters of one base: shares, TIES, and what they have in common."""
+
+from __future__ import annotations
+
+import shutil
+from contextlib import chdir
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+from safetensors.torch import load_file
+from tests.conftest import write_data
+
+from ftx.adapters.kernel import LayerAdapter
+from ftx.backbones.dense import load_dense
+from ftx.combining import combine, elected
+from ftx.comparing import compare, directions, subspace_overlap
+from ftx.errors import AdapterError, InputError, MergeError, RunError
+from ftx.merging import merge
+from ftx.recipe import Recipe
+from ftx.run import Run
+from ftx.training import train
+
+SETTINGS = {
+    "name": "vit_tiny_patch16_224",
+    "weights": "none",
+    "image_size": 32,
+    "epochs": 1,
+    "lr": 5e-3,
+    "precision": "f32",
+    "blocks": 2,
+}
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Two adapters of one base, one of another base and one of other labels."""
+    torch.set_num_threads(1)
+    root = tmp_path_factory.mktemp("several")
+    data = write_data(root / "data", 8)
+    fewer = Path(shutil.copytree(data, root / "fewer"))
+    shutil.rmtree(fewer / "red")
+    made = {
+        "dora": {"path": data, "peft": "dora", "rank": 4},
+        "lora": {"path": data, "peft": "lora", "rank": 2, "targets": "mlp", "lr": 2e-3},
+        "fewer": {"path": fewer, "peft": "lora"},
+        "other": {"path": data, "peft": "lora", "seed": 1},
+        "linear": {"path": data, "freeze_backbone": True, "peft": None, "blocks": None},
+    }
+    with chdir(root):
+        return {
+            name: Path(train(Recipe.named({**SETTINGS, **own}), out=root / "runs" / name).run or "")
+            for name, own in made.items()
+        }
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    return {name: tensor.double() for name, tensor in load_file(folder / "model.safetensors").items()}
+
+
+@pytest.mark.slow
+def test_one_adapter_alone_is_what_merge_makes_of_its_run(runs: dict[str, Path], tmp_path: Path) -> None:
+    merge(Run.open(runs["dora"]))
+    combine([runs["dora"] / "trained"], tmp_path / "out")
+    for name in ("model.safetensors", "config.json"):
+        assert (tmp_path / "out" / name).read_bytes() == (runs["dora"] / "dense" / name).read_bytes()
+
+
+@pytest.mark.slow
+def test_shares_are_shares_of_the_weights(runs: dict[str, Path], tmp_path: Path) -> None:
+    for name in ("dora", "lora"):
+        combine([runs[name]], tmp_path / name)
+    report = combine([runs["dora"], runs["lora"]], tmp_path / "both", shares=[0.7, 0.3])
+    assert report.max_relative_error < 1e-6
+    dora, lora, both = (weights(tmp_path / name) for name in ("dora", "lora", "both"))
+    for name, tensor in both.items():
+        expected = 0.7 * dora[name] + 0.3 * lora[name]
+        # each of the three is rounded to f32 once
+        torch.testing.assert_close(tensor, expected, rtol=0, atol=2e-7 * max(float(expected.abs().max()), 1e-3))
+    assert load_dense(tmp_path / "both").num_classes == 4
+
+
+@pytest.mark.slow
+def test_ties_of_an_adapter_with_itself_is_its_largest_changes(runs: dict[str, Path], tmp_path: Path) -> None:
+    combine([runs["dora"]], tmp_path / "whole")
+    combine([runs["dora"], runs["dora"]], tmp_path / "ties", how="ties", density=0.1)
+    merged, ties = weights(tmp_path / "whole"), weights(tmp_path / "ties")
+    from ftx.training.prepare import base_of
+
+    base = base_of(Recipe.load(runs["dora"] / "recipe.yaml"), 0).module.state_dict()
+    kept = total = 0
+    for name, before in base.items():
+        change, found = merged[name] - before, ties[name] - before
+        if not change.any():
+            continue
+        stays = found != 0
+        kept, total = kept + int(stays.sum()), total + change.numel()
+        torch.testing.assert_close(found[stays], change[stays], rtol=0, atol=1e-7)  # stored in f32
+    assert kept / total == pytest.approx(0.1, abs=0.002)
+
+
+@settings(max_examples=40, deadline=None)
+@given(changes=arrays(np.float64, (4, 4, 5), elements=st.integers(-6, 6).map(float)))
+def test_the_election_is_that_of_peft(changes: np.ndarray) -> None:
+    from peft.utils.merge_utils import calculate_majority_sign_mask, disjoint_merge
+
+    stacked = torch.from_numpy(changes)
+    expected = disjoint_merge(stacked, calculate_majority_sign_mask(stacked, method="total"))
+    found = elected(list(changes), [0.25] * 4, [0.0] * 4)
+    # Where the votes cancel, peft lets both signs count; the paper elects none.
+    voted = stacked.sum(0) != 0
+    np.testing.assert_allclose(found[voted], expected[voted], rtol=1e-12)
+    assert not found[~voted].any()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("names", "settings", "error", "said"),
+    [
+        (("dora", "lora"), {"shares": [0.7, 0.7]}, InputError, "add up to 1"),
+        (("dora", "lora"), {"shares": [1.0]}, InputError, "one number above 0 for each"),
+        (("dora", "fewer"), {}, AdapterError, "different classes"),
+        (("dora", "other"), {}, MergeError, "another base"),
+        (("linear",), {}, AdapterError, "no adapter"),
+        (("dora",), {"labels": ["a"]}, InputError, "there are 4 classes"),
+    ],
+)
+def test_what_does_not_belong_together_is_refused(
+    runs: dict[str, Path],
+    tmp_path: Path,
+    names: tuple[str, ...],
+    settings: dict[str, list[float]],
+    error: type[Exception],
+    said: str,
+) -> None:
+    with pytest.raises(error, match=said):
+        combine([runs[name] for name in names], tmp_path / "out", **settings)  # pyright: ignore[reportArgumentType]
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.slow
+def test_a_folder_that_exists_is_left_alone(runs: dict[str, Path], tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    with pytest.raises(RunError, match="exists"):
+        combine([runs["dora"]], tmp_path / "out")
+
+
+@pytest.mark.slow
+def test_adapters_side_by_side(runs: dict[str, Path], tmp_path: Path) -> None:
+    report = compare([runs["dora"], runs["lora"], runs["dora"]])
+    for name in ("dora", "lora"):
+        combine([runs[name]], tmp_path / name)
+    from ftx.training.prepare import base_of
+
+    base = base_of(Recipe.load(runs["dora"] / "recipe.yaml"), 0).module.state_dict()
+    for index, name in enumerate(("dora", "lora")):
+        merged = weights(tmp_path / name)
+        for layer in report.layers:
+            key, norm = f"{layer.layer}.weight", layer.norms[index]
+            # f32 rounding of the stored weights
+            assert float((merged[key] - base[key]).norm()) == pytest.approx(norm or 0.0, abs=1e-5)
+    assert [one.layers for one in report.adapters] == [8, 4, 8]
+    same = next(one for one in report.overlaps if (one.first, one.second) == (0, 2))
+    assert same.inputs == pytest.approx(1)
+    assert same.outputs == pytest.approx(1)
+
+
+def test_overlap_of_subspaces() -> None:
+    rng = np.random.default_rng(0)
+    first = LayerAdapter(rng.standard_normal((3, 40)), rng.standard_normal((30, 3)), 2.0)
+    inside = LayerAdapter(first.lora_A_RI[:2] @ np.eye(40), first.lora_B_OR[:, :2], 1.0)
+    reads, writes = directions(first)
+    np.testing.assert_allclose(reads.T @ reads, np.eye(3), atol=1e-12)
+    assert subspace_overlap(reads, directions(inside)[0]) == pytest.approx(1)
+    assert subspace_overlap(writes, directions(inside)[1]) == pytest.approx(1)
+    away = LayerAdapter(np.linalg.svd(first.lora_A_RI)[2][3:5], first.lora_B_OR[:, :2], 1.0)
+    assert subspace_overlap(reads, directions(away)[0]) == pytest.approx(0, abs=1e-12)
+    dead = LayerAdapter(first.lora_A_RI, np.zeros((30, 3)), 1.0)
+    assert directions(dead)[0].shape == (40, 0)
