@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import io
 import json
+import re
 import shutil
-from contextlib import chdir
+import warnings
+from contextlib import chdir, redirect_stdout
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -152,3 +155,17 @@ def validated_run(whole_run: Path, tmp_path_factory: pytest.TempPathFactory) -> 
     report = validate(run)
     assert report.ok, report.problems
     return run
+
+
+def answers_of_card(folder: Path, image: Path) -> list[tuple[np.ndarray, str]]:
+    """Run each block of Python in a model card in its folder: the logits for one image, and what was printed."""
+    blocks = re.findall(r"^```python\n(.*?)^```$", (folder / "README.md").read_text(encoding="utf-8"), re.DOTALL | re.M)
+    found: list[tuple[np.ndarray, str]] = []
+    for block in blocks:
+        scope: dict[str, object] = {}
+        said = io.StringIO()
+        with chdir(folder), redirect_stdout(said), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # peft's on the key "ftx" of the config
+            exec(block.replace('"image.jpg"', repr(str(image))), scope)
+        found.append((scope["logits"].numpy(), said.getvalue().strip()))  # pyright: ignore[reportAttributeAccessIssue]
+    return found

@@ -57,6 +57,10 @@ def test_a_device_without_torch(device: Path, colour_model: ColourModel, tmp_pat
     assert report["ok"]
     assert {row["runtime"] for row in report["rows"]} == {"openvino"}
 
+    listed = run(device, "models", "swin_tiny_patch4_window7_224", cwd=tmp_path)
+    assert listed.returncode == 0, listed.stderr
+    assert "48 layers in 12 blocks" in listed.stdout
+
     trained = run(device, "train", "--data", colour_model.images, cwd=tmp_path)
     assert trained.returncode == 3, trained.stderr
     assert "ftx-vit[train]" in trained.stderr

@@ -26,6 +26,7 @@ from ftx.files import check_space
 from ftx.progress import SILENT, Progress
 from ftx.reports import VerbReport
 from ftx.run import Run
+from ftx.training.modelcard import MergeProof, write_dense_card
 from ftx.training.prepare import base_of
 from ftx.training.trained import fill, load_trained, read_plain, require_base, run_recipe
 
@@ -97,6 +98,8 @@ def merge(run: Run | Path | None = None, *, data: Path | None = None, progress: 
                 where=run.path,
                 found=f"logits differ by {difference:.1e}, the bound is {bound:.1e}",
             )
+        images = f"{len(pixels_NHWC)} {images_from}"
+        write_dense_card(staged, run, MergeProof(len(proofs), worst, LAYER_BOUND, difference, bound, images))
     report = MergeReport(
         run=str(run.path),
         method=manifest.method,

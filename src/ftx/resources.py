@@ -9,6 +9,9 @@ from ftx.errors import EnvironmentFault, RecipeError, nearest
 # Name of an embedded model -> its timm architecture, and its file below the models folder.
 EMBEDDED = {"dinov2-small": ("vit_small_patch14_dinov2", "dinov2-small/model.safetensors")}
 
+# What each embedded model comes from, by its name on the hub, and the licence of its weights (the model's own README).
+ORIGINS = {"dinov2-small": ("facebook/dinov2-small", "apache-2.0")}
+
 
 def models_folder() -> Path:
     """The folder that holds what travels with ftx.
@@ -41,6 +44,14 @@ def sample_file(name: str) -> Path:
     Raises: EnvironmentFault if it is missing.
     """
     return _present(f"sample/{name}")
+
+
+def architecture_table() -> Path:
+    """What ftx supports of every architecture of timm.
+
+    Raises: EnvironmentFault if it is missing.
+    """
+    return _present("architectures.json")
 
 
 def recipe_names() -> list[str]:

@@ -37,6 +37,8 @@ from ftx.tasks import Meaning, Task, Thresholds
 from ftx.version import __version__
 
 SCHEMA_VERSION = 1
+# The model card of an artifact, under the name that the hub shows.
+CARD = "README.md"
 
 # The verb that makes each artifact, for errors that suggest the next command.
 MADE_BY = {
@@ -93,8 +95,15 @@ class Manifest(BaseModel):
         return self
 
     def digest(self, artifact: str) -> str:
-        """SHA-256 over the names and hashes of an artifact's files."""
-        lines = [f"{name} {digest}\n" for name, digest in sorted(self.files.items()) if _belongs(name, artifact)]
+        """SHA-256 over the names and hashes of an artifact's files, without its card.
+
+        The card says what was measured, and with which images: what is made from the artifact does not hang on it.
+        """
+        lines = [
+            f"{name} {digest}\n"
+            for name, digest in sorted(self.files.items())
+            if _belongs(name, artifact) and name != f"{artifact}/{CARD}"
+        ]
         return hashlib.sha256("".join(lines).encode()).hexdigest()
 
 

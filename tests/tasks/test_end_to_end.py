@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import shutil
 from contextlib import chdir
@@ -14,6 +15,7 @@ import torch
 from model_api.adapters import OpenvinoAdapter
 from model_api.models import Model
 from PIL import Image
+from tests.conftest import answers_of_card
 
 from ftx.errors import ImageError
 from ftx.evaluation import evaluate
@@ -108,6 +110,20 @@ def test_it_learns_and_is_measured_by_its_own_metrics(run: Run) -> None:
     assert report.metrics[run.task.metric] > 0.5  # chance: 0.4 for mAP, 0.15 for a path with its single
     assert report.confusion is None
     assert {score.name for score in report.classes} == set(run.manifest.labels.names)
+
+
+@pytest.mark.parametrize("artifact", ["trained", "dense"])
+def test_the_code_of_a_model_card_reads_the_logits_as_ftx_does(run: Run, artifact: str) -> None:
+    image = next(Path(run.manifest.data_root).glob("*.png"))
+    (expected,) = predict([image], artifact=run.path / "dense", scores=True)
+    assert expected.scores is not None
+    for _, said in answers_of_card(run.path / artifact, image):
+        found = ast.literal_eval(said)
+        if run.manifest.task == "hierarchical":
+            # f32 rounding; peft sums the adapter's product, ftx its weight
+            assert found == pytest.approx(expected.scores, abs=1e-4)
+        else:
+            assert sorted(found) == sorted(label.name for label in expected.labels)
 
 
 def test_a_dense_folder_that_was_copied_away_keeps_its_meaning(run: Run, tmp_path: Path) -> None:

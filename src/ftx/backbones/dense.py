@@ -39,7 +39,8 @@ def save_dense(module: nn.Module, config: DenseConfig, folder: Path) -> None:
     size = {"img_size": [config.preprocess.height, config.preprocess.width]}
     pretrained_cfg = {
         "input_size": [3, config.preprocess.height, config.preprocess.width],
-        "fixed_input_size": True,
+        # timm gives a model of fixed size `img_size`, which convolutional families and pyramids do not take.
+        "fixed_input_size": hasattr(module, "set_input_size") or bool(own.get("fixed_input_size")),
         "interpolation": config.preprocess.interpolation,
         # The short side is given to the pixel by the ratio, as timm's transform takes the floor of it.
         "crop_pct": config.preprocess.width / config.preprocess.resize,

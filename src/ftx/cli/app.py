@@ -29,6 +29,7 @@ VERBS = {
     "predict": "Label images with an exported model or a run",
     "run": "Train, merge, export and validate from one recipe",
     "adapters": "Compare adapters of one base, layer by layer",
+    "models": "List the models that can be trained, and what ftx supports of each",
     "recipes": "List the recipes that travel with ftx",
     "quickstart": "All of it on the embedded model and sample",
     "schema": "Print the JSON schema of a verb's --json answer",

@@ -26,6 +26,7 @@ SCHEMAS = {
     "eval": ("ftx.evaluation", "EvalReport"),
     "predict": ("ftx.prediction", "Prediction"),
     "run": ("ftx.pipeline", "PipelineReport"),
+    "models": ("ftx.cli.models", "ModelsReport"),
     "recipes": ("ftx.cli.recipes", "RecipesReport"),
     "quickstart": ("ftx.pipeline", "PipelineReport"),
     "error": ("ftx.cli.failure", "FailureReport"),

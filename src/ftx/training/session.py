@@ -26,6 +26,7 @@ from ftx.training.estimate import adapted_layers, memory_mb, rehearse
 from ftx.training.feed import feed_of, plan
 from ftx.training.log import logging, require_tensorboard
 from ftx.training.loop import Epoch, Fit, fit
+from ftx.training.modelcard import write_trained_card
 from ftx.training.optim import peak_lr
 from ftx.training.precision import device, resolve
 from ftx.training.prepare import Prepared, prepare
@@ -54,6 +55,7 @@ def train(recipe: Recipe, out: Path | None = None, *, strict: bool = False, prog
             made = _fit(prepared, dataset, resolved, task, progress, log)
         prepared.backbone.module.cpu()
         save_trained(prepared, new.folder / "trained")
+        write_trained_card(new.folder / "trained", resolved, prepared, dataset, made)
         write_atomic(new.folder / "recipe.yaml", resolved.dumps().encode())
         seal(new.folder, _manifest(resolved, prepared, dataset, made.thresholds), dataset.entries)
     if new.path != out:

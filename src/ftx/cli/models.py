@@ -1,0 +1,187 @@
+"""``ftx models``."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from importlib.metadata import PackageNotFoundError, version
+from typing import Annotated
+
+import typer
+
+from ftx.architectures import Model, missing_targets, read_architectures
+from ftx.cli import console
+from ftx.cli.options import JsonFlag
+from ftx.recipe import TARGETS
+from ftx.reports import VerbReport
+
+
+class ModelsReport(VerbReport):
+    """The models that were asked for, and the version of timm that they are of."""
+
+    verb: str = "models"
+    timm: str
+    models: list[Model]
+
+
+def command(
+    pattern: Annotated[
+        str | None,
+        typer.Argument(metavar="PATTERN", help="A name, a part of one, a glob ('vit_*dino*') or a family."),
+    ] = None,
+    json: JsonFlag = False,
+) -> None:
+    """List what can be trained: the embedded models and every classifier of timm, with what ftx supports of each.
+
+    Without PATTERN one line a family, with it one line a model, with a model's name all that is known of it.
+    """
+    table = read_architectures()
+    report = ModelsReport(timm=table.timm, models=table.matching(pattern))
+    if json:
+        console.print_json(report)
+    elif pattern is None:
+        _print_families(report.models)
+    elif len(report.models) == 1:
+        _print_model(report.models[0])
+    else:
+        _print_models(report.models)
+    _note_version(table.timm)
+
+
+def _print_families(models: Sequence[Model]) -> None:
+    families: dict[str, list[Model]] = {}
+    for model in models:
+        families.setdefault("" if model.embedded else model.family, []).append(model)
+    embedded = families.pop("")
+    console.print_facts([("embedded", ", ".join(model.name for model in embedded))])
+    columns = ("family", "models", "adapters", "probing", "any size", "weights", "targets", "for example")
+    rows = [
+        (
+            family,
+            *(str(len(models)) for models in _supported(members)),
+            _targets(members),
+            next((one.name for one in members if one.pretrained), members[0].name),
+        )
+        for family, members in sorted(families.items())
+    ]
+    total = [str(len(models)) for models in _supported([one for one in models if not one.embedded])]
+    console.print_table(
+        columns, [*rows, ("all", *total, "", "")], title="\ntimm, how many models of each family support what"
+    )
+    console.print_note("next: ftx models FAMILY, or ftx models NAME", "dim")
+
+
+def _supported(models: Sequence[Model]) -> list[list[Model]]:
+    """All; those that adapters reach, that take a head, that take other image sizes, that have published weights."""
+    return [
+        list(models),
+        [one for one in models if one.adapted and one.classifier],
+        [one for one in models if one.classifier],
+        [one for one in models if one.any_size],
+        [one for one in models if one.pretrained],
+    ]
+
+
+def _print_models(models: Sequence[Model]) -> None:
+    columns = (
+        "model",
+        "parameters",
+        "input",
+        "blocks",
+        "layers",
+        "targets",
+        "probing",
+        "any size",
+        "weights",
+        "licence",
+    )
+    console.print_table(
+        columns,
+        [
+            (
+                one.name,
+                _millions(one),
+                _input(one),
+                str(one.blocks),
+                str(one.adapted),
+                _targets([one]),
+                _yes(one.classifier),
+                _yes(one.any_size),
+                str(len(one.pretrained)),
+                ", ".join(_licences(one)) or "-",
+            )
+            for one in models
+        ],
+    )
+    console.print_note("next: ftx models NAME", "dim")
+
+
+def _print_model(model: Model) -> None:
+    untagged = "they travel with ftx" if model.embedded else "without a tag"
+    tags = [f"{tag or untagged}, {_licence(licence)}" for tag, licence in model.pretrained.items()]
+    layers = ", ".join(f"{target} {count}" for target, count in model.layers.items())
+    facts = [
+        ("model", model.name + (f", embedded: timm's {model.architecture}" if model.embedded else "")),
+        ("family", model.family),
+        ("parameters", f"{_millions(model)} without a head"),
+        ("input", f"{_input(model)} px, {model.input_size[0]} channels; " + _sizes(model)),
+        (
+            "adapters",
+            f"{model.adapted} layers in {model.blocks} blocks: {layers}" if layers else "none: no layer is known",
+        ),
+        ("methods", ", ".join(model.methods) or "none: it takes no head"),
+        *zip(["weights", *[""] * len(tags)], tags or ["none published: --weights FILE or none"], strict=False),
+    ]
+    console.print_facts(facts)
+    if model.classifier:
+        console.print_note(f"next: {_next(model)}", "dim")
+
+
+def _next(model: Model) -> str:
+    words = ["ftx train --data data --model", model.name]
+    words += ["--peft dora"] if model.adapted else ["--freeze-backbone"]
+    if model.adapted and missing_targets(model):
+        words.append(f"--targets {','.join(model.layers)}")
+    if not (model.pretrained or model.embedded):
+        words.append("--weights FILE.safetensors")
+    return " ".join(words)
+
+
+def _targets(models: Sequence[Model]) -> str:
+    """Those of any of the models; all six as one word, for a terminal's width."""
+    found = [target for target in TARGETS if any(target in one.layers for one in models)]
+    return "all" if len(found) == len(TARGETS) else ", ".join(found) or "-"
+
+
+def _sizes(model: Model) -> str:
+    return "others can be asked for" if model.any_size else "no other size"
+
+
+def _input(model: Model) -> str:
+    _, height, width = model.input_size
+    return f"{height} x {width}"
+
+
+def _millions(model: Model) -> str:
+    return f"{model.parameters / 1e6:,.1f} M"
+
+
+def _licences(model: Model) -> list[str]:
+    return sorted({_licence(licence) for licence in model.pretrained.values()})
+
+
+def _licence(known: str | None) -> str:
+    return known or "unknown licence"
+
+
+def _yes(holds: bool) -> str:
+    return "yes" if holds else "-"
+
+
+def _note_version(made_of: str) -> None:
+    """Say so where the installed timm is another than the table's; a device has none."""
+    try:
+        installed = version("timm")
+    except PackageNotFoundError:
+        return
+    if installed != made_of:
+        console.print_note(f"timm {installed} is installed, this is of {made_of}: a few models may differ", "dim")
