@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from huggingface_hub import ModelCard
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
@@ -68,6 +69,15 @@ def test_one_adapter_alone_is_what_merge_makes_of_its_run(runs: dict[str, Path],
     combine([runs["dora"] / "trained"], tmp_path / "out")
     for name in ("model.safetensors", "config.json"):
         assert (tmp_path / "out" / name).read_bytes() == (runs["dora"] / "dense" / name).read_bytes()
+
+
+@pytest.mark.slow
+def test_the_card_says_what_was_merged(runs: dict[str, Path], tmp_path: Path) -> None:
+    combine([runs["dora"], runs["lora"]], tmp_path / "out", shares=[0.75, 0.25])
+    card = ModelCard.load(tmp_path / "out" / "README.md")
+    assert card.data.pipeline_tag == "image-classification"
+    for told in ("| 0.75 of | dora |", "| 0.25 of | lora |", "8 merged layers", "amber, blue, green, red"):
+        assert told in card.text
 
 
 @pytest.mark.slow

@@ -6,32 +6,29 @@ Legend: O outputs, I inputs of a layer; Δ the change W' − W that an adapter m
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, cast
 
 import numpy as np
-import timm
 import torch
-from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
-from ftx.adapters.files import AdapterFile, read_adapter, saved_rows
+from ftx.adapters.files import AdapterFile
 from ftx.adapters.kernel import Float64, LayerAdapter, merged_weight, separate_products
 from ftx.backbones.dense import WEIGHTS, DenseConfig, load_dense, save_dense
-from ftx.backbones.families import head_names
-from ftx.backbones.foundation import Foundation, of_backbone, open_foundation
+from ftx.backbones.foundation import Foundation
 from ftx.data.preprocess import normalise
 from ftx.errors import AdapterError, GateFailed, InputError, MergeError
 from ftx.files import check_space, stage_folder, write_atomic
+from ftx.foreign import Opened, open_adapters
 from ftx.labels import Labels
 from ftx.merging import LAYER_BOUND, LOGIT_BOUND, PROOF_IMAGES, PROOF_ROWS, LayerProof, flat
 from ftx.progress import SILENT, Progress
 from ftx.reports import VerbReport
-from ftx.run import Run, refuse_existing
+from ftx.run import refuse_existing
 from ftx.tasks import Meaning
-from ftx.training.prepare import base_of
-from ftx.training.trained import fill, require_base, run_recipe
+from ftx.training.modelcard import MergeProof, write_combined_card
+from ftx.training.trained import fill
 
 How = Literal["linear", "ties"]
 # The share of entries that TIES keeps of each adapter (arXiv:2306.01708, section 5 and its figure on top-k).
@@ -59,46 +56,6 @@ class CombineReport(VerbReport):
     images: int = PROOF_IMAGES
     max_logit_difference: float
     logit_bound: float
-
-
-@dataclass(frozen=True)
-class Opened:
-    """An adapter folder, the run that it is of, and what it holds."""
-
-    path: Path
-    run: Run | None
-    file: AdapterFile
-
-
-def open_adapters(
-    paths: Sequence[Path],
-    *,
-    base: str | None = None,
-    weights: str = "auto",
-    image_size: int | str = "auto",
-    head: bool = True,
-    progress: Progress = SILENT,
-) -> tuple[Foundation, list[Opened]]:
-    """Open adapters of one base: run folders, their ``trained/``, or folders that peft wrote; and the base.
-
-    Raises: AdapterError, ModelError or MergeError for what does not hold or does not belong together.
-    """
-    located = [_locate(path) for path in paths]
-    foundation = _foundation(located, base, weights, image_size)
-    module = foundation.module
-    without = _head(foundation, [folder for folder, _ in located], wanted=head)
-    opened: list[Opened] = []
-    for folder, run in located:
-        file = read_adapter(folder, module, foundation.namings, without=without)
-        _require_same_base(file, folder, foundation, base, progress)
-        opened.append(Opened(folder, run, file))
-    if head and getattr(module, "num_classes", 0) == 0:
-        raise AdapterError(
-            "neither the adapter nor the base has a head",
-            where=located[0][0],
-            mend="--no-head merges the backbone alone, to train a head on it: ftx train --weights",
-        )
-    return foundation, opened
 
 
 def combine(
@@ -179,6 +136,9 @@ def combine(
             max_logit_difference=difference,
             logit_bound=bound,
         )
+        proof = MergeProof(len(proofs), worst, LAYER_BOUND, difference, bound, "random images")
+        named = [(path.resolve().name, share) for path, share in zip(paths, shares, strict=True)]
+        write_combined_card(staged, foundation.architecture, named, meaning, proof)
         write_atomic(staged / "merge.json", (report.model_dump_json(indent=2) + "\n").encode())
     return report
 
@@ -259,87 +219,6 @@ def _eps(foundation: Foundation) -> str:
     """What to think of first where answers differ: timm's models have one epsilon, those of transformers their own."""
     found = {layer.eps for layer in foundation.module.modules() if isinstance(layer, nn.LayerNorm)}
     return f"; the base normalises with epsilon {min(found):g}, timm's model with 1e-06" if found - {1e-6} else ""
-
-
-def _locate(path: Path) -> tuple[Path, Run | None]:
-    """The adapter's folder, and the run that it is of."""
-    inside = path.name == "trained" and (path.absolute().parent / "run.json").is_file()
-    if inside or (path / "run.json").is_file():
-        run = Run.open(path.parent if inside else path)
-        if run.manifest.method not in ("lora", "dora"):
-            raise AdapterError("this run has no adapter", where=path, found=f"method {run.manifest.method}")
-        return run.require("trained"), run
-    if not path.is_dir():
-        raise AdapterError("there is no such adapter", where=path, mend="name a run, or a folder that peft wrote")
-    return path, None
-
-
-def _foundation(
-    located: Sequence[tuple[Path, Run | None]], base: str | None, weights: str, image_size: int | str
-) -> Foundation:
-    if base is not None:
-        return open_foundation(base, weights=weights, image_size=image_size)
-    run = next((run for _, run in located if run is not None), None)
-    if run is None:
-        raise InputError(
-            "which base was the adapter trained on?", where=located[0][0], mend="--base NAME of timm, or --base DIR"
-        )
-    backbone = base_of(run_recipe(run), 0)
-    require_base(run, backbone.digest)
-    return of_backbone(backbone)
-
-
-def _head(foundation: Foundation, folders: Sequence[Path], *, wanted: bool) -> list[str]:
-    """Give the base the head that the adapters bring.
-
-    Returns: the modules in their files that are left out.
-    """
-    heads = head_names(foundation.module)
-    named = foundation.namings[0].modules if foundation.namings else {head: head for head in heads}
-    theirs = [name for name, ours in named.items() if ours in heads]
-    module = cast("VisionTransformer", foundation.module)  # as every classifier of timm
-    if not wanted:
-        module.reset_classifier(0)
-        return theirs
-    rows = {saved_rows(folder, name) for folder in folders for name in theirs} - {None}
-    if rows and (alien := [name for name in theirs if name in foundation.alien_heads]):
-        raise AdapterError(
-            f"the head {alien[0]} of this adapter cannot be carried over",
-            where=folders[0],
-            found=foundation.alien_heads[alien[0]],
-            mend="--no-head merges the backbone alone, to train a head on it: ftx train --weights",
-        )
-    if len(rows) > 1:
-        raise AdapterError("the adapters' heads have different classes", found=", ".join(sorted(map(str, rows))))
-    for classes in rows:
-        if classes != getattr(module, "num_classes", None):
-            module.reset_classifier(cast("int", classes))
-    return []
-
-
-def _require_same_base(
-    file: AdapterFile, folder: Path, foundation: Foundation, base: str | None, progress: Progress
-) -> None:
-    config = file.config
-    if config.base_digest is not None:
-        if config.base_digest != foundation.digest:
-            raise MergeError(
-                "the adapter was trained on another base",
-                where=folder,
-                found=f"digest {config.base_digest[:12]}…, this base has {foundation.digest[:12]}…",
-                mend=f"--base {config.base_model or 'NAME or DIR'} with the weights that training used",
-            )
-        return
-    named = (config.base_model or "").removeprefix("timm/").partition(".")[0]
-    ours = foundation.architecture.partition(".")[0]
-    if timm.is_model(named) and not foundation.namings and named != ours:
-        raise MergeError(
-            "the adapter was trained on another base",
-            where=folder,
-            found=f"{named}, this is {ours}",
-            mend=f"--base {named}",
-        )
-    progress.note(f"{folder}: says of its base only '{config.base_model}': that {base} is this one cannot be checked")
 
 
 def _checked_shares(shares: Sequence[float], count: int) -> Sequence[float]:

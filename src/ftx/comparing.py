@@ -15,8 +15,8 @@ from pydantic import BaseModel, ConfigDict
 
 from ftx.adapters.files import WEIGHTS
 from ftx.adapters.kernel import LayerAdapter, merged_weight
-from ftx.combining import Opened, open_adapters
 from ftx.errors import AdapterError
+from ftx.foreign import Opened, open_adapters
 from ftx.merging import flat
 from ftx.progress import SILENT, Progress
 from ftx.reports import VerbReport

@@ -81,12 +81,18 @@ def named_sites(module: nn.Module, expression: str) -> list[Site]:
         if not re.fullmatch(expression, name) or not list(layer.parameters(recurse=False)):
             continue  # containers hold layers and are none
         kind = type(layer).__name__
-        if not isinstance(layer, nn.Linear) or any(f"{name}.".startswith(f"{head}.") for head in heads):
-            reason = f"{kind}, which is no linear layer" if not isinstance(layer, nn.Linear) else "the classifier"
+        reason = ""
+        if not isinstance(layer, nn.Linear):
+            reason = f"it is a {kind}, which is no linear layer"
+        elif type(layer).forward is not nn.Linear.forward:
+            reason = f"it is a {kind}, which computes otherwise than a linear layer"
+        elif any(f"{name}.".startswith(f"{head}.") for head in heads):
+            reason = "it is the classifier, which is trained whole"
+        if reason or not isinstance(layer, nn.Linear):
             raise AdapterError(
                 "a layer that cannot be adapted",
                 where=f"adapter.layers, {name}",
-                found=f"it is {'a ' * (kind in reason)}{reason}{'' if kind in reason else ', which is trained whole'}",
+                found=reason,
                 mend="narrow the expression: it is held against the whole name",
             )
         found.append(Site(name=name, block=len(found), rows={"layer": slice(0, layer.out_features)}))

@@ -83,10 +83,7 @@ def write_dense_card(folder: Path, run: Run, proof: MergeProof) -> None:
     results, metric = measured.eval_results or [], (measured.metrics or [""])[0]
     dataset = Dataset(root=run.path, labels=manifest.labels, entries=run.entries())
     logits = f"Its logits lie within {proof.logit_difference:.1e} of the trained model's on {proof.images}"
-    layers = (
-        f"Each of the {proof.layers} merged layers answers as its separate products in float64, which never see the "
-        f"merged weight: within {proof.relative_error:.1e} of the largest (bound {proof.layer_bound:.0e}). "
-    )
+    layers = _layers_proved(proof) if proof.layers else ""
     facts = [
         ("base", _base_named(recipe.model, manifest.architecture)),
         ("trained by", _TITLES[manifest.method]),
@@ -96,13 +93,43 @@ def write_dense_card(folder: Path, run: Run, proof: MergeProof) -> None:
     sections = [
         f"# {_title(recipe)}, merged\n\nOne model without adapters, made by ftx {__version__}.",
         _table(("", ""), facts),
-        f"## Proof of the merge\n\n{layers if proof.layers else ''}{logits} (bound {proof.logit_bound:.1e}).",
+        f"## Proof of the merge\n\n{layers}{logits} (bound {proof.logit_bound:.1e}).",
         *([_measured(results)] if results else []),
         "## Use\n\nWith timm:\n\n" + _code(timm_code(manifest.meaning)) + _reading(manifest.meaning),
         "With transformers:\n\n" + _code(transformers_code(manifest.meaning)),
         _labels(dataset),
     ]
     _write(folder, _front_matter(recipe, manifest.architecture, "timm", results, metric), sections)
+
+
+def write_combined_card(
+    folder: Path, architecture: str, adapters: Sequence[tuple[str, float]], meaning: Meaning | None, proof: MergeProof
+) -> None:
+    """Write the card of a dense folder that adapters from outside of a run were merged into."""
+    names = meaning.labels.names if meaning else ()
+    facts = [
+        ("base", f"timm's `{architecture}`"),
+        *((("adapter", _plain(name)) if share == 1 else (f"{share:.3g} of", _plain(name))) for name, share in adapters),
+        ("task", f"{meaning.task}, {len(names)} labels" if meaning else "none: a backbone without a head"),
+    ]
+    sections = [
+        f"# {architecture} with merged adapters\n\nOne model without adapters, made by ftx {__version__}.",
+        _table(("", ""), facts),
+        f"## Proof of the merge\n\n{_layers_proved(proof)}",
+    ]
+    if meaning:
+        sections += ["## Use\n\nWith timm:\n\n" + _code(timm_code(meaning)) + _reading(meaning)]
+        sections += ["With transformers:\n\n" + _code(transformers_code(meaning))]
+        sections += ["## Labels\n\nIn the order of the logits: " + ", ".join(map(_plain, names)) + "."]
+    tags = ["image-classification" if meaning else "image-feature-extraction", "timm", "ftx"]
+    _write(folder, ModelCardData(library_name="timm", pipeline_tag=tags[0], tags=tags), sections)
+
+
+def _layers_proved(proof: MergeProof) -> str:
+    return (
+        f"Each of the {proof.layers} merged layers answers as its separate products in float64, which never see the "
+        f"merged weight: within {proof.relative_error:.1e} of the largest (bound {proof.layer_bound:.0e}). "
+    )
 
 
 def _write(folder: Path, data: ModelCardData, sections: Sequence[str]) -> None:
