@@ -159,9 +159,9 @@ def int8_share(compiled: ov.CompiledModel) -> float:
 
 
 def _quantize(body: ov.Model, calibration: Batches, setting: Setting, description: str, progress: Progress) -> ov.Model:
-    smoothed = setting.alpha is not None and setting.alpha >= 0
+    alpha = -1.0 if setting.alpha is None else setting.alpha
     # SmoothQuant needs a pass over the images of its own.
-    passes = 2 if smoothed else 1
+    passes = 1 if alpha < 0 else 2
     head = _head(body)
     with progress.track(description, passes * len(calibration)) as task, _quiet():
         return nncf.quantize(
@@ -176,9 +176,7 @@ def _quantize(body: ov.Model, calibration: Batches, setting: Setting, descriptio
             ignored_scope=nncf.IgnoredScope(names=[head]) if head else None,
             advanced_parameters=nncf.AdvancedQuantizationParameters(
                 activations_range_estimator_params=_DEFAULT_RANGES if setting.preset is None else _HISTOGRAM,
-                smooth_quant_alphas=nncf.AdvancedSmoothQuantParameters(
-                    matmul=setting.alpha if smoothed else -1, convolution=-1
-                ),
+                smooth_quant_alphas=nncf.AdvancedSmoothQuantParameters(matmul=alpha, convolution=-1),
             ),
         )
 

@@ -16,12 +16,20 @@ from ftx.backbones.digest import base_digest
 from ftx.backbones.families import head_names, plain_vit, pretrained_config
 from ftx.backbones.stages import token_shape
 from ftx.backbones.weights import fetch_pretrained, read_weights
-from ftx.data.preprocess import Preprocess
+from ftx.data.preprocess import Preprocess, covering
 from ftx.errors import ModelError, nearest
 from ftx.resources import EMBEDDED, embedded_weights
 
+# Height and width, or patches down and across.
+Size = tuple[int, int]
+
 # Models whose pretrained size is too slow for this use, and the size that "auto" means instead.
-_AUTO_SIZE = {518: 224}
+_AUTO_SIZE = {(518, 518): (224, 224)}
+
+# timm marks these classes as of one size, and they compute at others: xcit takes sines of the positions, twins
+# convolves for them, sequencer and swiftformer have none. What cait, pit, tnt, volo, coat and nest learned for each
+# position they do not resample; crossvit scales the image back to its own size instead.
+_ANY_SIZE = frozenset({"Xcit", "Twins", "Sequencer2d", "SwiftFormer"})
 
 
 @dataclass(frozen=True)
@@ -48,11 +56,11 @@ def build(name: str, *, weights: str, num_classes: int, image_size: int | str, s
         _load(module, name, architecture, weights)
         heads = head_names(module)
         digest = base_digest(module.state_dict(), heads)
-        side = _input_side(module, image_size, name)
-        _take_size(module, side, name)
+        size = _input_size(module, image_size, name)
+        _take_size(module, size, name)
         cast("VisionTransformer", module).reset_classifier(num_classes)  # as every classifier of timm
     return Backbone(
-        module=module.eval(), architecture=architecture, digest=digest, preprocess=_preprocess(module, side)
+        module=module.eval(), architecture=architecture, digest=digest, preprocess=_preprocess(module, size)
     )
 
 
@@ -82,28 +90,30 @@ def resolve(name: str) -> str:
     return name
 
 
-def _take_size(module: nn.Module, side: int, name: str) -> None:
+def _take_size(module: nn.Module, size: Size, name: str) -> None:
     """Build the model for this input size, its position embedding resampled once.
 
     Raises: ModelError where the family takes no other size than its own, or not this one.
     """
     if hasattr(module, "set_input_size"):
         try:
-            cast("VisionTransformer", module).set_input_size(img_size=(side, side))
+            cast("VisionTransformer", module).set_input_size(img_size=size)
         except (AssertionError, RuntimeError, ValueError) as error:
             raise ModelError(
                 f"{name} does not take this image size",
                 where="data.image_size",
-                found=f"{side} px: {str(error)[:120]}",
-                mend=f"--image-size {_pretrained_side(module)}",
+                found=f"{_text(size)} px: {str(error)[:120]}",
+                mend=f"--image-size {_text(_pretrained_size(module))}",
             ) from error
-    elif pretrained_config(module).get("fixed_input_size") and side != _pretrained_side(module):
-        own = _pretrained_side(module)
+        return
+    own = _pretrained_size(module)
+    fixed = pretrained_config(module).get("fixed_input_size") and type(module).__name__ not in _ANY_SIZE
+    if fixed and size != own:
         raise ModelError(
             f"{name} takes images of one size",
             where="data.image_size",
-            found=f"{side} px",
-            mend=f"--image-size {own}",
+            found=f"{_text(size)} px",
+            mend=f"--image-size {_text(own)}",
         )
 
 
@@ -145,47 +155,55 @@ def _follow_grid(module: VisionTransformer, state: dict[str, Tensor]) -> None:
     prefix = tokens - math.prod(module.patch_embed.grid_size)
     side = math.isqrt(max(position.shape[1] - prefix, 0))
     if side > 0 and side**2 == position.shape[1] - prefix:
-        patch = _patch_side(module)
-        module.set_input_size(img_size=(side * patch, side * patch))
+        height, width = module.patch_embed.patch_size
+        module.set_input_size(img_size=(side * height, side * width))
 
 
-def _patch_side(module: VisionTransformer) -> int:
-    return int(module.patch_embed.patch_size[0])
+def _pretrained_size(module: nn.Module) -> Size:
+    _, height, width = cast("tuple[int, int, int]", pretrained_config(module)["input_size"])
+    return height, width
 
 
-def _pretrained_side(module: nn.Module) -> int:
-    _, _, side = cast("tuple[int, int, int]", pretrained_config(module)["input_size"])
-    return side
+def _input_size(module: nn.Module, image_size: int | str, name: str) -> Size:
+    """The size that a recipe's ``data.image_size`` means for this model.
 
-
-def _input_side(module: nn.Module, image_size: int | str, name: str) -> int:
-    if isinstance(image_size, str):
-        pretrained = _pretrained_side(module)
+    Raises: ModelError naming the nearest sizes that the patches divide.
+    """
+    if image_size == "auto":
+        pretrained = _pretrained_size(module)
         return _AUTO_SIZE.get(pretrained, pretrained)
+    height, _, width = str(image_size).partition("x")
+    size = int(height), int(width or height)
     vit = plain_vit(module)
     if vit is None:
-        return image_size
-    patch = _patch_side(vit)
-    if image_size % patch or image_size < patch:
-        below = max(image_size // patch, 1) * patch
+        return size
+    patch = cast("Size", tuple(vit.patch_embed.patch_size))
+    if any(side % of for side, of in zip(size, patch, strict=True)):
+        below = cast("Size", tuple(max(side // of, 1) * of for side, of in zip(size, patch, strict=True)))
+        above = cast("Size", tuple(-(-side // of) * of for side, of in zip(size, patch, strict=True)))
         raise ModelError(
             f"the patch size of {name} does not divide the image size",
             where="data.image_size",
-            found=f"{image_size} px, patches of {patch} px",
-            mend=f"--image-size {below} or {below + patch}",
+            found=f"{_text(size)} px, patches of {_text(patch)} px",
+            mend=f"--image-size {_text(below)}" + (f" or {_text(above)}" if above != below else ""),
         )
-    return image_size
+    return size
 
 
-def _preprocess(module: nn.Module, side: int) -> Preprocess:
+def _text(size: Size) -> str:
+    height, width = size
+    return str(height) if height == width else f"{height}x{width}"
+
+
+def _preprocess(module: nn.Module, size: Size) -> Preprocess:
     """The evaluation transform that the weights were made with, at this input size."""
     config = pretrained_config(module)
-    crop_share = float(str(config["crop_pct"]))
+    height, width = size
     mean, std = config["mean"], config["std"]
     return Preprocess(
-        height=side,
-        width=side,
-        resize=math.floor(side / crop_share),  # timm takes the floor
+        height=height,
+        width=width,
+        resize=covering(height, width, float(str(config["crop_pct"]))),
         interpolation=config["interpolation"],  # pyright: ignore[reportArgumentType]
         mean=tuple(mean),  # pyright: ignore[reportArgumentType]
         std=tuple(std),  # pyright: ignore[reportArgumentType]
