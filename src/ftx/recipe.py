@@ -151,7 +151,8 @@ class ModelRecipe(_Section):
     """What is trained, and by which of the four methods.
 
     lora and dora train an adapter and the head; ``none`` trains everything, or with ``freeze_backbone``
-    the head alone (linear probing). ``weights`` is auto, none (seeded random) or a safetensors file.
+    the head alone (linear probing). ``weights`` is auto, none (seeded random) or a safetensors file; one made on grey
+    images answers in RGB as it did on the grey of an image, 0.299 R + 0.587 G + 0.114 B.
     """
 
     name: Text = "dinov2-small"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
@@ -14,6 +15,7 @@ from torch import Tensor, nn
 
 from ftx.backbones.digest import base_digest
 from ftx.backbones.families import head_names, plain_vit, pretrained_config
+from ftx.backbones.grey import grey_level, take_grey
 from ftx.backbones.stages import token_shape
 from ftx.backbones.weights import fetch_pretrained, read_weights
 from ftx.data.preprocess import Preprocess, covering
@@ -45,7 +47,9 @@ class Backbone:
 def build(name: str, *, weights: str, num_classes: int, image_size: int | str, seed: int) -> Backbone:
     """Build ``name`` (an embedded alias or any timm name of a known family).
 
-    ``weights``: ``auto`` (embedded, else the hub), ``none`` (random, by ``seed``) or a safetensors file.
+    ``weights``: ``auto`` (embedded, else the hub), ``none`` (random, by ``seed``) or a safetensors file. A file made on
+    grey images, whose first convolution has one channel, gives a model in RGB that answers as the grey one on
+    0.299 R + 0.587 G + 0.114 B; its digest is that of the weights in RGB.
     Raises: ModelError for an unknown model, an input size that the patches do not divide, or weights
     that do not fit; EnvironmentFault if the hub cannot be reached.
     """
@@ -53,14 +57,14 @@ def build(name: str, *, weights: str, num_classes: int, image_size: int | str, s
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         module = timm.create_model(architecture, num_classes=0)
-        _load(module, name, architecture, weights)
+        grey = _load(module, name, architecture, weights)
         heads = head_names(module)
         digest = base_digest(module.state_dict(), heads)
         size = _input_size(module, image_size, name)
         _take_size(module, size, name)
         cast("VisionTransformer", module).reset_classifier(num_classes)  # as every classifier of timm
     return Backbone(
-        module=module.eval(), architecture=architecture, digest=digest, preprocess=_preprocess(module, size)
+        module=module.eval(), architecture=architecture, digest=digest, preprocess=_preprocess(module, size, grey=grey)
     )
 
 
@@ -117,17 +121,19 @@ def _take_size(module: nn.Module, size: Size, name: str) -> None:
         )
 
 
-def _load(module: nn.Module, name: str, architecture: str, weights: str) -> None:
+def _load(module: nn.Module, name: str, architecture: str, weights: str) -> bool:
+    """Fill the model; whether its weights were made on grey images."""
     if weights == "none":
-        return
+        return False
     file = embedded_weights(name) if weights == "auto" else Path(weights)
     if file is None:
         module.load_state_dict(fetch_pretrained(architecture))
-        return
+        return False
     heads = head_names(module)
     state = {key: tensor for key, tensor in read_weights(file).items() if not _in_heads(key, heads)}
     if (vit := plain_vit(module)) is not None:
         _follow_grid(vit, state)
+    grey = take_grey(module, state, file)
     own = module.state_dict()
     missing, spare = sorted(own.keys() - state.keys()), sorted(state.keys() - own.keys())
     shapes = [key for key in own.keys() & state.keys() if own[key].shape != state[key].shape]
@@ -140,6 +146,7 @@ def _load(module: nn.Module, name: str, architecture: str, weights: str) -> None
     if broken := sorted(key for key, tensor in state.items() if not torch.isfinite(tensor).all()):
         raise ModelError("weights that are not finite", where=file, found=", ".join(broken[:3]))
     module.load_state_dict(state)
+    return grey
 
 
 def _in_heads(key: str, heads: tuple[str, ...]) -> bool:
@@ -195,16 +202,23 @@ def _text(size: Size) -> str:
     return str(height) if height == width else f"{height}x{width}"
 
 
-def _preprocess(module: nn.Module, size: Size) -> Preprocess:
+def _preprocess(module: nn.Module, size: Size, *, grey: bool) -> Preprocess:
     """The evaluation transform that the weights were made with, at this input size."""
     config = pretrained_config(module)
     height, width = size
-    mean, std = config["mean"], config["std"]
+    mean, std = (_levels(config[name]) for name in ("mean", "std"))
+    if grey:
+        mean, std = grey_level(mean), grey_level(std)
     return Preprocess(
         height=height,
         width=width,
         resize=covering(height, width, float(str(config["crop_pct"]))),
         interpolation=config["interpolation"],  # pyright: ignore[reportArgumentType]
-        mean=tuple(mean),  # pyright: ignore[reportArgumentType]
-        std=tuple(std),  # pyright: ignore[reportArgumentType]
+        mean=mean,
+        std=std,
     )
+
+
+def _levels(values: object) -> tuple[float, float, float]:
+    red, green, blue = cast("Sequence[float]", values)
+    return red, green, blue
