@@ -66,7 +66,7 @@ class Preprocess:
     def __post_init__(self) -> None:
         box_height, box_width = self.box
         if not (0 < self.height <= box_height and 0 < self.width <= box_width):
-            raise ValueError(f"a crop of {self.height} x {self.width} does not fit a short side of {self.resize}")
+            raise ValueError(f"a crop of {self.height} x {self.width} does not fit a resize to {self.resize}")
         if min(self.std) <= 0:
             raise ValueError(f"std must be above 0, is {self.std}")
 
@@ -98,9 +98,9 @@ class Preprocess:
         return whole if isinstance(self.resize, int) else whole + (2 * rest + whole % 2 + side - 1) // (2 * side)
 
 
-def covering(height: int, width: int, crop_share: float) -> Resize:
+def covering(height: int, width: int, share: float) -> Resize:
     """What is resized to before a crop that keeps this share of each side; timm takes the floor."""
-    box = math.floor(height / crop_share), math.floor(width / crop_share)
+    box = math.floor(height / share), math.floor(width / share)
     return box[0] if box[0] == box[1] else box
 
 
@@ -108,7 +108,7 @@ def crop_share(pre: Preprocess) -> float:
     """The share by which timm's transform finds the same sizes again: the inverse of ``covering``."""
     box_height, box_width = pre.box
     share = min(pre.height / box_height, pre.width / box_width)
-    while pre.height // share < box_height or pre.width // share < box_width:  # a rounding above
+    while math.floor(pre.height / share) < box_height or math.floor(pre.width / share) < box_width:  # a rounding off
         share = math.nextafter(share, 0)
     return share
 
