@@ -137,7 +137,9 @@ def whole_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
     # One strength of SmoothQuant instead of the search for the best of four, which takes as long as all the rest.
     with chdir(root), pytest.MonkeyPatch.context() as patch:  # runs/latest is written below the current folder
-        patch.setattr(quantizing, "quantize_body", partial(quantizing.quantize_body, alphas=(0.5,)))
+        patch.setattr(
+            quantizing, "quantize_body", partial(quantizing.quantize_body, settings=(quantizing.Setting(alpha=0.5),))
+        )
         out = root / "runs" / "colours"
         train(recipe, out=out)
         run = Run.open(out)

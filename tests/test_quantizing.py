@@ -11,7 +11,7 @@ from openvino import opset13 as op
 
 from ftx import quantizing
 from ftx.exporting.openvino import name_canonically
-from ftx.quantizing import Quantized, int8_share, quantize_body
+from ftx.quantizing import ATTENTION, CONVOLUTIONS, Quantized, Setting, has_attention, int8_share, quantize_body
 
 # More than the search takes, so that the final pass is another one.
 IMAGES = quantizing.SEARCH_IMAGES + 8
@@ -67,19 +67,18 @@ def listener() -> Counting:
 
 @pytest.fixture(scope="module")
 def quantized(listener: Counting) -> Quantized:
-    return quantize_body(body(), images(1), images(2), progress=listener)
+    return quantize_body(body(), images(1), images(2), settings=ATTENTION, progress=listener)
 
 
 def test_linear_layers_but_the_head_run_in_int8(quantized: Quantized) -> None:
-    core = ov.Core()
-    assert int8_share(core.compile_model(quantized.model, "CPU")) == pytest.approx(2 / 3)
-    assert int8_share(core.compile_model(body(), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})) == 0
+    assert quantized.int8_share == pytest.approx(2 / 3)
+    assert int8_share(ov.Core().compile_model(body(), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})) == 0
 
 
-def test_the_alpha_nearest_to_f32_on_held_out_images_is_taken(quantized: Quantized) -> None:
-    assert set(quantized.mean_abs) == set(quantizing.ALPHAS)
-    assert quantized.mean_abs[quantized.alpha] == min(quantized.mean_abs.values())
-    # The alphas are not all the same, or the search would be for nothing.
+def test_the_setting_nearest_to_f32_on_held_out_images_is_taken(quantized: Quantized) -> None:
+    assert set(quantized.mean_abs) == set(ATTENTION)
+    assert quantized.mean_abs[quantized.setting] == min(quantized.mean_abs.values())
+    # They are not all the same, or the search would be for nothing.
     assert max(quantized.mean_abs.values()) > 1.05 * min(quantized.mean_abs.values())
 
 
@@ -96,10 +95,10 @@ def test_it_answers_near_to_f32(quantized: Quantized) -> None:
 
 def test_progress_counts_every_image_of_every_pass(listener: Counting, quantized: Quantized) -> None:
     assert listener.steps == listener.total
-    # The alphas in turn, then the final pass with all images.
-    assert len(listener.descriptions) == len(quantizing.ALPHAS) + 1
+    # The settings in turn, then the final pass with all images.
+    assert len(listener.descriptions) == len(ATTENTION) + 1
     # SmoothQuant takes a pass of its own: 1 + 2 + 2 + 2 in the search, 1 or 2 at the end.
-    final = 1 if quantized.alpha < 0 else 2
+    final = 1 if quantized.setting == Setting(alpha=-1) else 2
     assert listener.total == 7 * quantizing.SEARCH_IMAGES + final * IMAGES
 
 
@@ -107,16 +106,40 @@ def test_images_that_the_search_has_used_up_are_not_gone_through_again() -> None
     listener = Counting()
     few = images(1)[: quantizing.SEARCH_IMAGES]
     made = quantize_body(body(), few, images(2), progress=listener)
-    assert len(listener.descriptions) == len(quantizing.ALPHAS)
-    again = quantize_body(body(), few, images(2), alphas=(made.alpha,))
+    assert len(listener.descriptions) == len(CONVOLUTIONS)
+    again = quantize_body(body(), few, images(2), settings=(made.setting,))
     batch = np.concatenate(images(3))
     answers = [ov.Core().compile_model(model, "CPU")(batch)[0] for model in (made.model, again.model)]
     np.testing.assert_array_equal(*answers)
 
 
-def test_one_alpha_is_not_searched_for() -> None:
-    made = quantize_body(body(), images(1), images(2), alphas=(0.5,))
-    assert (made.alpha, made.mean_abs) == (0.5, {})
+def test_one_setting_is_not_searched_for() -> None:
+    only = Setting(alpha=0.5)
+    made = quantize_body(body(), images(1), images(2), settings=(only,))
+    assert (made.setting, made.mean_abs) == (only, {})
+
+
+def attention_body() -> ov.Model:
+    """Queries and keys of one matrix, multiplied without a softmax, as linear attention has it."""
+    image = op.parameter([-1, 3, 8, 8], np.float32, name="image")
+    tokens_NTD = op.reshape(image, np.array([0, 3, 64]), special_zero=True)
+    queries_NTD = op.matmul(tokens_NTD, weights(np.random.default_rng(0), 64, 64), False, False)
+    scores_NTT = op.matmul(queries_NTD, tokens_NTD, False, True)
+    return ov.Model([op.reduce_mean(scores_NTT, np.array([1]))], [image], "attention")
+
+
+def gated_body() -> ov.Model:
+    """A softmax that weighs channels, as ResNeSt has it: no attention between positions."""
+    image = op.parameter([-1, 3, 8, 8], np.float32, name="image")
+    weight_N3 = op.softmax(op.reduce_mean(image, np.array([2, 3])), 1)
+    gated = op.multiply(image, op.unsqueeze(weight_N3, np.array([2, 3])))
+    return ov.Model([op.reduce_mean(gated, np.array([2, 3]))], [image], "gated")
+
+
+def test_attention_is_known_by_its_products() -> None:
+    assert has_attention(attention_body())
+    assert not has_attention(gated_body())
+    assert not has_attention(body())
 
 
 def test_the_same_body_quantizes_to_the_same_bytes(tmp_path: Path) -> None:
@@ -124,7 +147,7 @@ def test_the_same_body_quantizes_to_the_same_bytes(tmp_path: Path) -> None:
     for number in range(2):
         given = body()
         name_canonically(given, "body")
-        made = quantize_body(given, images(1), images(2), alphas=(0.5,)).model
+        made = quantize_body(given, images(1), images(2), settings=(Setting(alpha=0.5),)).model
         name_canonically(made, "body")
         path = tmp_path / f"{number}.xml"
         ov.save_model(made, path, compress_to_fp16=False)
@@ -133,5 +156,5 @@ def test_the_same_body_quantizes_to_the_same_bytes(tmp_path: Path) -> None:
 
 
 def test_standard_output_stays_ours(capfd: pytest.CaptureFixture[str]) -> None:
-    quantize_body(body(), images(1), images(2), alphas=(-1.0,))
+    quantize_body(body(), images(1), images(2), settings=(Setting(alpha=-1.0),))
     assert capfd.readouterr().out == ""

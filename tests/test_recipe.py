@@ -128,7 +128,7 @@ def test_every_error_is_reported_at_once_with_the_nearest_key() -> None:
             "train.lr: must be 'auto' or a number above 0; found 'fast'",
             "train.precision: must be one of auto, f32, bf16; found 'fp32', did you mean 'f32'?",
             "data.val_fraction: must be less than or equal to 0.5; found 0.6",
-            "data.image_size: must be 'auto' or a whole number of 1 or more; found 'big'",
+            "data.image_size: must be 'auto', a whole number of 1 or more, or HEIGHTxWIDTH as in 224x160; found 'big'",
         ]
     )
 

@@ -42,8 +42,18 @@ def _no_bool(value: object) -> object:
     return value
 
 
-def _auto_or_size(value: object) -> object:
+def _auto_or_count(value: object) -> object:
     return _word_or_count(value, "auto")
+
+
+def _auto_or_size(value: object) -> object:
+    sides = [side.strip() for side in str(value).split("x")]
+    if value == "auto":
+        return value
+    if isinstance(value, bool) or len(sides) > 2 or not all(side.isdecimal() and int(side) > 0 for side in sides):
+        raise PydanticCustomError("ftx", "must be 'auto', a whole number of 1 or more, or HEIGHTxWIDTH as in 224x160")
+    height, width = int(sides[0]), int(sides[-1])
+    return height if height == width else f"{height}x{width}"
 
 
 def _word_or_count(value: object, word: str) -> object:
@@ -102,6 +112,7 @@ def _auto_or_rate(value: object) -> object:
     return rate
 
 
+Sides = Annotated[str, Field(pattern=r"^[1-9]\d*x[1-9]\d*$")]
 Switch = Annotated[bool, BeforeValidator(_true_or_false)]
 Text = Annotated[str, BeforeValidator(_plain_text)]
 Count = Annotated[int, BeforeValidator(_no_bool), Field(ge=1)]
@@ -118,21 +129,23 @@ class DataRecipe(_Section):
     ``format`` auto knows folders, tables, COCO and Datumaro's JSON by themselves; any other of Datumaro's formats is
     named (voc, imagenet_txt, ...) and needs the extra ``datumaro``.
     ``classes`` is how many labels the recipe was written for; the data decides, and training says where they differ.
-    ``image_size`` auto is the model's pretrained size, and 224 for dinov2, whose own 518 is too slow for this use.
+    ``image_size`` is the side of a square, or HEIGHTxWIDTH as in ``224x160``; auto is the model's pretrained size, and
+    224 for dinov2, whose own 518 is too slow for this use.
     """
 
     path: Annotated[Path, BeforeValidator(_plain_path)] = Path("data")
     format: Text = "auto"
-    image_size: Annotated[Literal["auto"] | int, BeforeValidator(_auto_or_size)] = "auto"
+    image_size: Annotated[Literal["auto"] | int | Sides, BeforeValidator(_auto_or_size)] = "auto"
     val_fraction: Annotated[Number, Field(gt=0, le=0.5)] = 0.2
-    classes: Annotated[Literal["auto"] | int, BeforeValidator(_auto_or_size)] = "auto"
+    classes: Annotated[Literal["auto"] | int, BeforeValidator(_auto_or_count)] = "auto"
 
 
 class ModelRecipe(_Section):
     """What is trained, and by which of the four methods.
 
     lora and dora train an adapter and the head; ``none`` trains everything, or with ``freeze_backbone``
-    the head alone (linear probing). ``weights`` is auto, none (seeded random) or a safetensors file.
+    the head alone (linear probing). ``weights`` is auto, none (seeded random) or a safetensors file; one made on grey
+    images answers in RGB as it did on the grey of an image, 0.299 R + 0.587 G + 0.114 B.
     """
 
     name: Text = "dinov2-small"

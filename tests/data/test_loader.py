@@ -119,8 +119,8 @@ def test_half_of_the_views_are_mirrored() -> None:
 
 def test_kept_images_are_reduced_and_small_ones_untouched() -> None:
     small, wide = Image.new("RGB", (54, 54)), Image.new("RGB", (400, 100))
-    assert reduce(small, 54, PRE) is small
-    assert reduce(wide, 54, PRE).size == (216, 54)
+    assert reduce(small, 1.5, PRE) is small
+    assert reduce(wide, 1.5, PRE).size == (216, 54)
 
 
 def test_a_missing_image_is_an_error_where_it_is_met(paths: list[Path], truth: np.ndarray) -> None:

@@ -50,7 +50,8 @@ def test_the_report_lists_what_was_written(exported: Any) -> None:
     for item in exported.report.artifacts:
         models = [path for path in Path(item.path).iterdir() if path.name.startswith("model.")]
         assert item.size_bytes == sum(path.stat().st_size for path in models)
-        assert (item.smooth_quant_alpha is None) == (item.precision != "int8")
+        assert (item.smooth_quant_alpha is None) == (item.precision != "int8") == (item.int8_share is None)
+        assert item.preset is None  # a ViT has attention
 
 
 def test_a_run_that_was_not_merged_is_told_to(fresh_run: Run) -> None:

@@ -336,7 +336,7 @@ def test_models_that_cannot_be_built(images: Path, tmp_path: Path) -> None:
     with pytest.raises(AdapterError, match="no layers that an adapter of ftx knows"):
         attempt(**{"model.name": "resnet18"})
     with pytest.raises(ModelError, match="takes images of one size"):
-        attempt(**{"model.name": "twins_svt_small"})
+        attempt(**{"model.name": "cait_xxs24_224"})
     with pytest.raises(AdapterError, match="more blocks"):
         attempt(**{"adapter.blocks": 13})
     with pytest.raises(ModelError, match="no such weights file"):

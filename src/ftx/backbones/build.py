@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
@@ -14,14 +15,23 @@ from torch import Tensor, nn
 
 from ftx.backbones.digest import base_digest
 from ftx.backbones.families import head_names, plain_vit, pretrained_config
+from ftx.backbones.grey import grey_level, take_grey
 from ftx.backbones.stages import token_shape
-from ftx.backbones.weights import fetch_pretrained, read_weights
-from ftx.data.preprocess import Preprocess
+from ftx.backbones.weights import fetch_pretrained, fill_strictly, read_weights
+from ftx.data.preprocess import Preprocess, covering
 from ftx.errors import ModelError, nearest
 from ftx.resources import EMBEDDED, embedded_weights
 
+# Height and width, or patches down and across.
+Size = tuple[int, int]
+
 # Models whose pretrained size is too slow for this use, and the size that "auto" means instead.
-AUTO_SIZE = {518: 224}
+AUTO_SIZE = {(518, 518): (224, 224)}
+
+# timm marks these classes as of one size, and they compute at others: xcit takes sines of the positions, twins
+# convolves for them, sequencer and swiftformer have none. What cait, pit, tnt, volo, coat and nest learned for each
+# position they do not resample; crossvit scales the image back to its own size instead.
+_ANY_SIZE = frozenset({"Xcit", "Twins", "Sequencer2d", "SwiftFormer"})
 
 
 @dataclass(frozen=True)
@@ -37,7 +47,9 @@ class Backbone:
 def build(name: str, *, weights: str, num_classes: int, image_size: int | str, seed: int) -> Backbone:
     """Build ``name`` (an embedded alias or any timm name of a known family).
 
-    ``weights``: ``auto`` (embedded, else the hub), ``none`` (random, by ``seed``) or a safetensors file.
+    ``weights``: ``auto`` (embedded, else the hub), ``none`` (random, by ``seed``) or a safetensors file. A file made on
+    grey images, whose first convolution has one channel, gives a model in RGB that answers as the grey one on
+    0.299 R + 0.587 G + 0.114 B; its digest is that of the weights in RGB.
     Raises: ModelError for an unknown model, an input size that the patches do not divide, or weights
     that do not fit; EnvironmentFault if the hub cannot be reached.
     """
@@ -45,15 +57,14 @@ def build(name: str, *, weights: str, num_classes: int, image_size: int | str, s
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         module = timm.create_model(architecture, num_classes=0)
-        _load(module, name, architecture, weights)
+        grey = _load(module, name, architecture, weights)
         heads = head_names(module)
         digest = base_digest(module.state_dict(), heads)
-        side = _input_side(module, image_size, name)
-        _take_size(module, side, name)
+        size = input_size(module, image_size, name)
+        _take_size(module, size, name)
         cast("VisionTransformer", module).reset_classifier(num_classes)  # as every classifier of timm
-    return Backbone(
-        module=module.eval(), architecture=architecture, digest=digest, preprocess=preprocess_of(module, side)
-    )
+    pre = preprocess_of(module, size, grey=grey)
+    return Backbone(module=module.eval(), architecture=architecture, digest=digest, preprocess=pre)
 
 
 def resolve(name: str) -> str:
@@ -82,54 +93,49 @@ def resolve(name: str) -> str:
     return name
 
 
-def _take_size(module: nn.Module, side: int, name: str) -> None:
+def _take_size(module: nn.Module, size: Size, name: str) -> None:
     """Build the model for this input size, its position embedding resampled once.
 
     Raises: ModelError where the family takes no other size than its own, or not this one.
     """
     if hasattr(module, "set_input_size"):
         try:
-            cast("VisionTransformer", module).set_input_size(img_size=(side, side))
+            cast("VisionTransformer", module).set_input_size(img_size=size)
         except (AssertionError, RuntimeError, ValueError) as error:
             raise ModelError(
                 f"{name} does not take this image size",
                 where="data.image_size",
-                found=f"{side} px: {str(error)[:120]}",
-                mend=f"--image-size {_pretrained_side(module)}",
+                found=f"{_text(size)} px: {str(error)[:120]}",
+                mend=f"--image-size {_text(pretrained_size(module))}",
             ) from error
-    elif pretrained_config(module).get("fixed_input_size") and side != _pretrained_side(module):
-        own = _pretrained_side(module)
+        return
+    own = pretrained_size(module)
+    fixed = pretrained_config(module).get("fixed_input_size") and type(module).__name__ not in _ANY_SIZE
+    if fixed and size != own:
         raise ModelError(
             f"{name} takes images of one size",
             where="data.image_size",
-            found=f"{side} px",
-            mend=f"--image-size {own}",
+            found=f"{_text(size)} px",
+            mend=f"--image-size {_text(own)}",
         )
 
 
-def _load(module: nn.Module, name: str, architecture: str, weights: str) -> None:
+def _load(module: nn.Module, name: str, architecture: str, weights: str) -> bool:
+    """Fill the model; whether its weights were made on grey images."""
     if weights == "none":
-        return
+        return False
     file = embedded_weights(name) if weights == "auto" else Path(weights)
     if file is None:
         module.load_state_dict(fetch_pretrained(architecture))
-        return
+        return False
     heads = head_names(module)
     state = {key: tensor for key, tensor in read_weights(file).items() if not _in_heads(key, heads)}
     if (vit := plain_vit(module)) is not None:
         _follow_grid(vit, state)
-    own = module.state_dict()
-    missing, spare = sorted(own.keys() - state.keys()), sorted(state.keys() - own.keys())
-    shapes = [key for key in own.keys() & state.keys() if own[key].shape != state[key].shape]
-    if missing or spare or shapes:
-        counts = {"missing": missing, "not of this model": spare, "of another shape": sorted(shapes)}
-        told = "; ".join(f"{len(keys)} tensors {kind} ({keys[0]}, …)" for kind, keys in counts.items() if keys)
-        raise ModelError(
-            f"the weights do not fit {architecture}", where=file, found=told, mend="name the right --model"
-        )
-    if broken := sorted(key for key, tensor in state.items() if not torch.isfinite(tensor).all()):
-        raise ModelError("weights that are not finite", where=file, found=", ".join(broken[:3]))
-    module.load_state_dict(state)
+    grey = take_grey(module, state, file)
+    unfit = f"the weights do not fit {architecture}"
+    fill_strictly(module, state, where=file, what=unfit, mend="name the right --model")
+    return grey
 
 
 def _in_heads(key: str, heads: tuple[str, ...]) -> bool:
@@ -145,48 +151,64 @@ def _follow_grid(module: VisionTransformer, state: dict[str, Tensor]) -> None:
     prefix = tokens - math.prod(module.patch_embed.grid_size)
     side = math.isqrt(max(position.shape[1] - prefix, 0))
     if side > 0 and side**2 == position.shape[1] - prefix:
-        patch = _patch_side(module)
-        module.set_input_size(img_size=(side * patch, side * patch))
+        height, width = module.patch_embed.patch_size
+        module.set_input_size(img_size=(side * height, side * width))
 
 
-def _patch_side(module: VisionTransformer) -> int:
-    return int(module.patch_embed.patch_size[0])
+def pretrained_size(module: nn.Module) -> Size:
+    """The size of the images that the weights were made with."""
+    _, height, width = cast("tuple[int, int, int]", pretrained_config(module)["input_size"])
+    return height, width
 
 
-def _pretrained_side(module: nn.Module) -> int:
-    _, _, side = cast("tuple[int, int, int]", pretrained_config(module)["input_size"])
-    return side
+def input_size(module: nn.Module, image_size: int | str, name: str) -> Size:
+    """The size that a recipe's ``data.image_size`` means for this model.
 
-
-def _input_side(module: nn.Module, image_size: int | str, name: str) -> int:
-    if isinstance(image_size, str):
-        pretrained = _pretrained_side(module)
+    Raises: ModelError naming the nearest sizes that the patches divide.
+    """
+    if image_size == "auto":
+        pretrained = pretrained_size(module)
         return AUTO_SIZE.get(pretrained, pretrained)
+    height, _, width = str(image_size).partition("x")
+    size = int(height), int(width or height)
     vit = plain_vit(module)
     if vit is None:
-        return image_size
-    patch = _patch_side(vit)
-    if image_size % patch or image_size < patch:
-        below = max(image_size // patch, 1) * patch
+        return size
+    patch = cast("Size", tuple(vit.patch_embed.patch_size))
+    if any(side % of for side, of in zip(size, patch, strict=True)):
+        below = cast("Size", tuple(max(side // of, 1) * of for side, of in zip(size, patch, strict=True)))
+        above = cast("Size", tuple(-(-side // of) * of for side, of in zip(size, patch, strict=True)))
         raise ModelError(
             f"the patch size of {name} does not divide the image size",
             where="data.image_size",
-            found=f"{image_size} px, patches of {patch} px",
-            mend=f"--image-size {below} or {below + patch}",
+            found=f"{_text(size)} px, patches of {_text(patch)} px",
+            mend=f"--image-size {_text(below)}" + (f" or {_text(above)}" if above != below else ""),
         )
-    return image_size
+    return size
 
 
-def preprocess_of(module: nn.Module, side: int) -> Preprocess:
+def _text(size: Size) -> str:
+    height, width = size
+    return str(height) if height == width else f"{height}x{width}"
+
+
+def preprocess_of(module: nn.Module, size: Size, *, grey: bool = False) -> Preprocess:
     """The evaluation transform that the weights were made with, at this input size."""
     config = pretrained_config(module)
-    crop_share = float(str(config["crop_pct"]))
-    mean, std = config["mean"], config["std"]
+    height, width = size
+    mean, std = (_levels(config[name]) for name in ("mean", "std"))
+    if grey:
+        mean, std = grey_level(mean), grey_level(std)
     return Preprocess(
-        height=side,
-        width=side,
-        resize=math.floor(side / crop_share),  # timm takes the floor
+        height=height,
+        width=width,
+        resize=covering(height, width, float(str(config["crop_pct"]))),
         interpolation=config["interpolation"],  # pyright: ignore[reportArgumentType]
-        mean=tuple(mean),  # pyright: ignore[reportArgumentType]
-        std=tuple(std),  # pyright: ignore[reportArgumentType]
+        mean=mean,
+        std=std,
     )
+
+
+def _levels(values: object) -> tuple[float, float, float]:
+    red, green, blue = cast("Sequence[float]", values)
+    return red, green, blue

@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from ftx.backbones.families import pretrained_config
-from ftx.data.preprocess import Preprocess
+from ftx.data.preprocess import Preprocess, crop_share
 from ftx.errors import ExportError, ModelError
 from ftx.files import disk_faults, write_atomic
 from ftx.tasks import Meaning
@@ -37,13 +37,13 @@ def save_dense(module: nn.Module, config: DenseConfig, folder: Path) -> None:
     own = pretrained_config(module)
     names = config.meaning.labels.names if config.meaning else ()
     size = {"img_size": [config.preprocess.height, config.preprocess.width]}
+    sized = hasattr(module, "set_input_size")
     pretrained_cfg = {
         "input_size": [3, config.preprocess.height, config.preprocess.width],
-        # timm gives a model of fixed size `img_size`, which convolutional families and pyramids do not take.
-        "fixed_input_size": hasattr(module, "set_input_size") or bool(own.get("fixed_input_size")),
+        # Where it is true timm builds the model with img_size, which convolutional networks do not take.
+        "fixed_input_size": sized or bool(own.get("fixed_input_size")),
         "interpolation": config.preprocess.interpolation,
-        # The short side is given to the pixel by the ratio, as timm's transform takes the floor of it.
-        "crop_pct": config.preprocess.width / config.preprocess.resize,
+        "crop_pct": crop_share(config.preprocess),
         "crop_mode": "center",
         "mean": list(config.preprocess.mean),
         "std": list(config.preprocess.std),
@@ -59,7 +59,7 @@ def save_dense(module: nn.Module, config: DenseConfig, folder: Path) -> None:
         "global_pool": _pool_name(module),
         "label_names": list(names),
         # num_classes stays out: with it here the transformers wrapper passes it twice.
-        "model_args": {**config.model_args, **(size if hasattr(module, "set_input_size") else {})},
+        "model_args": {**config.model_args, **(size if sized else {})},
         "pretrained_cfg": pretrained_cfg,
         # timm and transformers pass over what they do not know; another ftx reads the labels' relations here.
         **({"ftx": config.meaning.model_dump(mode="json")} if config.meaning else {}),

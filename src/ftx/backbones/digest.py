@@ -12,7 +12,8 @@ from torch import Tensor
 def base_digest(state: Mapping[str, Tensor], heads: tuple[str, ...]) -> str:
     """SHA-256 over the tensors in the order of their names, as f32, without the head.
 
-    Taken before any resampling, so that neither dtype, container nor input size changes it.
+    Taken before any resampling, so that neither dtype, container nor input size changes it; after weights made on
+    grey images are widened to RGB, which the same file does to the same bytes again.
     """
     total = hashlib.sha256()
     for name in sorted(state):

@@ -9,17 +9,17 @@ from pathlib import Path
 from typing import Any, cast
 
 import timm
-import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from ftx.backbones.build import Backbone, build, preprocess_of
+from ftx.backbones.build import Backbone, build, preprocess_of, pretrained_size
 from ftx.backbones.dense import CONFIG, WEIGHTS
 from ftx.backbones.digest import base_digest
 from ftx.backbones.families import head_names, pretrained_config
+from ftx.backbones.weights import fill_strictly, read_weights
 from ftx.data.preprocess import Preprocess
 from ftx.errors import ModelError
+
+UNFIT = "the weights do not fit what config.json says"
 
 
 @dataclass(frozen=True)
@@ -118,37 +118,14 @@ def read_config(folder: Path) -> dict[str, object]:
 def read_folder_weights(folder: Path) -> dict[str, Tensor]:
     """The tensors of a model folder, as f32.
 
-    Raises: ModelError if there is no whole safetensors file, or values are not finite.
+    Raises: ModelError if there is no whole safetensors file.
     """
     path = folder / WEIGHTS
     if not path.is_file():
         found = ", ".join(sorted(one.name for one in folder.iterdir())[:6])
         mend = "save it again as one safetensors file; .bin and .pth are not read, as they can run code"
         raise ModelError(f"there is no {WEIGHTS}", where=folder, found=found, mend=mend)
-    try:
-        state = {name: tensor.float() for name, tensor in load_file(path).items()}
-    except SafetensorError as error:
-        raise ModelError("the weights are not a whole safetensors file", where=path, found=str(error)) from error
-    if broken := sorted(name for name, tensor in state.items() if not torch.isfinite(tensor).all()):
-        raise ModelError("weights that are not finite", where=path, found=", ".join(broken[:3]))
-    return state
-
-
-def fill_strictly(module: nn.Module, state: Mapping[str, Tensor], where: Path) -> None:
-    """Load weights that must be all of the model's and nothing else.
-
-    Raises: ModelError naming what is missing, spare or of another shape.
-    """
-    own = module.state_dict()
-    told = {
-        "missing": sorted(own.keys() - state.keys()),
-        "not of this model": sorted(state.keys() - own.keys()),
-        "of another shape": sorted(key for key in own.keys() & state.keys() if own[key].shape != state[key].shape),
-    }
-    if any(told.values()):
-        found = "; ".join(f"{len(keys)} tensors {kind} ({keys[0]}, …)" for kind, keys in told.items() if keys)
-        raise ModelError("the weights do not fit what config.json says", where=where, found=found)
-    module.load_state_dict(dict(state))
+    return read_weights(path)
 
 
 def _timm_folder(folder: Path, config: Mapping[str, object]) -> Foundation:
@@ -161,17 +138,16 @@ def _timm_folder(folder: Path, config: Mapping[str, object]) -> Foundation:
         module = timm.create_model(name, num_classes=classes, **args)
     except (TypeError, ValueError, RuntimeError, AssertionError) as error:
         raise ModelError("timm cannot build this model", where=folder / CONFIG, found=str(error)) from error
-    fill_strictly(module, state, folder)
+    fill_strictly(module, state, where=folder, what=UNFIT)
     if isinstance(pretrained, dict):
         told = {**pretrained_config(module), **cast("dict[str, object]", pretrained)}
         setattr(module, "pretrained_cfg", told)  # noqa: B010 - nn.Module types its attributes as tensors
-    _, _, side = cast("tuple[int, int, int]", pretrained_config(module)["input_size"])
     names = config.get("label_names")
     return Foundation(
         module.eval(),
         name,
         base_digest(state, head_names(module)),
-        preprocess_of(module, side),
+        preprocess_of(module, pretrained_size(module)),
         model_args=args,
         labels=tuple(str(one) for one in cast("list[object]", names)) if isinstance(names, list) else (),
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import cast
 
+import torch
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
@@ -37,18 +38,49 @@ def crown(module: nn.Module, tokens_NTD: Tensor, blocks: int) -> Tensor:
 
 
 def head_alone(module: nn.Module) -> bool:
-    """Whether nothing but one head trains, and timm computes what it reads: then that is all there is to keep."""
+    """Whether nothing but the head trains, and timm computes what it reads: then that is all there is to keep.
+
+    A distilled model has two heads, whose answers it averages.
+    """
     heads = head_names(module)
-    if len(heads) != 1 or not (hasattr(module, "forward_features") and hasattr(module, "forward_head")):
+    if not (hasattr(module, "forward_features") and hasattr(module, "forward_head")):
+        return False
+    if len(heads) != 1 and not _distilled(heads):  # volo's second head answers for each patch, and only in training
         return False
     trained = [name for name, parameter in module.named_parameters() if parameter.requires_grad]
-    return bool(trained) and all(name.startswith(f"{heads[0]}.") for name in trained)
+    return bool(trained) and all(name.startswith(tuple(f"{head}." for head in heads)) for name in trained)
 
 
 def head_input(module: nn.Module, images_N3HW: Tensor) -> Tensor:
-    """What the head reads. Shape: [N, width]."""
+    """What the head reads, or each of two heads. Shape: [N, width], or [N, 2, width]."""
     timm_model = cast("VisionTransformer", module)  # every classifier of timm has these two
-    return timm_model.forward_head(timm_model.forward_features(images_N3HW), pre_logits=True)
+    features = timm_model.forward_features(images_N3HW)
+    heads = head_names(module)
+    if len(heads) == 1:
+        return timm_model.forward_head(features, pre_logits=True)
+    # Before its logits timm averages what the two read, which is then too late to tell apart.
+    read: list[Tensor] = []
+    hooks = [
+        module.get_submodule(head).register_forward_pre_hook(lambda _head, inputs: read.append(inputs[0]))
+        for head in heads
+    ]
+    timm_model.forward_head(features)
+    for hook in hooks:
+        hook.remove()
+    return torch.stack(read, dim=1)
+
+
+def head_logits(module: nn.Module, features: Tensor) -> Tensor:
+    """What the model answers to what ``head_input`` kept. Shape: [N, C]."""
+    heads = [module.get_submodule(head) for head in head_names(module)]
+    if len(heads) == 1:
+        return heads[0](features)
+    # The training mode of timm's distillation would hand out both; a run trains what is deployed.
+    return torch.stack([head(features[:, i]) for i, head in enumerate(heads)]).mean(dim=0)
+
+
+def _distilled(heads: tuple[str, ...]) -> bool:
+    return len(heads) == 2 and "head_dist" in heads[1].split(".")
 
 
 def frozen_lead(module: nn.Module) -> int:

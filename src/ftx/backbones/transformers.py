@@ -18,12 +18,13 @@ import torch
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
-from ftx.backbones.build import AUTO_SIZE
+from ftx.backbones.build import Size, input_size
 from ftx.backbones.dense import CONFIG
 from ftx.backbones.digest import base_digest
-from ftx.backbones.families import depth
-from ftx.backbones.foundation import Foundation, Naming, Place, fill_strictly, read_folder_weights
-from ftx.data.preprocess import Interpolation, Preprocess
+from ftx.backbones.families import depth, pretrained_config
+from ftx.backbones.foundation import UNFIT, Foundation, Naming, Place, read_folder_weights
+from ftx.backbones.weights import fill_strictly
+from ftx.data.preprocess import Interpolation, Preprocess, covering
 from ftx.errors import ModelError
 
 _Channels = tuple[float, float, float]
@@ -121,18 +122,17 @@ def transformers_folder(folder: Path, config: Mapping[str, object], image_size: 
     elif head:
         module.reset_classifier(len(head["weight"]))
         state |= {f"head.{name}": tensor for name, tensor in head.items()}
-    fill_strictly(module, state, folder)
+    fill_strictly(module, state, where=folder, what=UNFIT)
     digest = base_digest(state, ("head",))
-    side = _side(config, image_size)
-    if side != _number(config, "image_size", path):
-        module.set_input_size(img_size=(side, side))
+    size = input_size(module, image_size, str(folder))
+    module.set_input_size(img_size=size)
     labels = config.get("id2label") or {}
     names = tuple(str(name) for name in cast("dict[object, object]", labels).values()) if head else ()
     return Foundation(
         module.eval(),
         architecture,
         digest,
-        _preprocess(folder, known, side),
+        _preprocess(folder, known, size),
         _namings(known, module, bool(config.get("use_swiglu_ffn"))),
         model_args=args,
         labels=() if alien else names,
@@ -185,6 +185,7 @@ def _build(
     if kind == "dinov2_with_registers":
         args |= {"reg_tokens": _number(config, "num_register_tokens", path), "no_embed_class": True}
     module = cast("VisionTransformer", timm.create_model(architecture, num_classes=0, **args))
+    setattr(module, "pretrained_cfg", {**pretrained_config(module), "input_size": (3, side, side)})  # noqa: B010
     eps = config.get("layer_norm_eps", 1e-6)
     for layer in module.modules():
         if isinstance(layer, nn.LayerNorm) and isinstance(eps, float):
@@ -243,11 +244,6 @@ def _place(module: VisionTransformer, block: str, ours: str) -> Place:
     return Place(f"{block}.{layer}", slice(number * rows, (number + 1) * rows))
 
 
-def _side(config: Mapping[str, object], image_size: int | str) -> int:
-    own = cast("int", config["image_size"])
-    return AUTO_SIZE.get(own, own) if isinstance(image_size, str) else image_size
-
-
 def _number(config: Mapping[str, object], key: str, path: Path) -> int:
     value = config.get(key)
     if not isinstance(value, int) or isinstance(value, bool) or value < 1:
@@ -255,7 +251,7 @@ def _number(config: Mapping[str, object], key: str, path: Path) -> int:
     return value
 
 
-def _preprocess(folder: Path, kind: Kind, side: int) -> Preprocess:
+def _preprocess(folder: Path, kind: Kind, size: Size) -> Preprocess:
     """What preprocessor_config.json says of normalisation, or what these models were published with.
 
     ftx brings the short side to size and crops the centre; ViT's own processor squashes the image instead.
@@ -270,7 +266,9 @@ def _preprocess(folder: Path, kind: Kind, side: int) -> Preprocess:
     except (OSError, ValueError, KeyError, TypeError) as error:
         path = folder / "preprocessor_config.json"
         raise ModelError("the image processor's config does not hold", where=path, found=str(error)) from error
-    return Preprocess(height=side, width=side, resize=side, interpolation=interpolation, mean=mean, std=std)
+    height, width = size
+    resize = covering(height, width, 1.0)
+    return Preprocess(height=height, width=width, resize=resize, interpolation=interpolation, mean=mean, std=std)
 
 
 def _three(values: Sequence[float]) -> tuple[float, float, float]:

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import urlsplit
 
 import timm
+import torch
 from huggingface_hub import constants
 from safetensors import SafetensorError
 from safetensors.torch import load_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from ftx.errors import EnvironmentFault, ModelError
 
@@ -69,3 +70,24 @@ def fetch_pretrained(architecture: str) -> dict[str, Tensor]:
             mend=WAYS_OUT,
         ) from error
     return module.state_dict()
+
+
+def fill_strictly(
+    module: nn.Module, state: Mapping[str, Tensor], *, where: Path, what: str, mend: str | None = None
+) -> None:
+    """Load weights that must be all of the model's and nothing else.
+
+    Raises: ModelError naming what is missing, spare or of another shape, or is not finite.
+    """
+    own = module.state_dict()
+    told = {
+        "missing": sorted(own.keys() - state.keys()),
+        "not of this model": sorted(state.keys() - own.keys()),
+        "of another shape": sorted(key for key in own.keys() & state.keys() if own[key].shape != state[key].shape),
+    }
+    if any(told.values()):
+        found = "; ".join(f"{len(keys)} tensors {kind} ({keys[0]}, …)" for kind, keys in told.items() if keys)
+        raise ModelError(what, where=where, found=found, mend=mend)
+    if broken := sorted(key for key, tensor in state.items() if not torch.isfinite(tensor).all()):
+        raise ModelError("weights that are not finite", where=where, found=", ".join(broken[:3]))
+    module.load_state_dict(dict(state))

@@ -13,7 +13,7 @@ from ftx.errors import shell_command
 if TYPE_CHECKING:
     from ftx.card import Precision
     from ftx.exporting import ExportReport
-    from ftx.exporting.export import Format
+    from ftx.exporting.export import ExportedArtifact, Format
 
 
 def command(
@@ -62,7 +62,7 @@ def print_export(report: ExportReport) -> None:
         [
             (
                 item.artifact,
-                item.precision + smooth_quant(item.smooth_quant_alpha),
+                item.precision + setting(item),
                 f"{item.size_bytes / 1e6:.1f}",
                 f"{item.seconds:.1f}",
                 item.path,
@@ -73,8 +73,13 @@ def print_export(report: ExportReport) -> None:
     console.print_note(f"next: {shell_command('ftx validate', report.run)}", "dim")
 
 
-def smooth_quant(alpha: float | None) -> str:
-    """What int8 adds to its name: the strength of SmoothQuant that was chosen."""
-    if alpha is None:
+def setting(item: ExportedArtifact) -> str:
+    """What int8 adds to its name: how it was made, and how much of it computes in 8 bits."""
+    if item.int8_share is None:
         return ""
-    return " (no SmoothQuant)" if alpha < 0 else f" (SmoothQuant {alpha:g})"
+    if item.preset is not None:
+        chosen = f"{item.preset} preset"
+    else:
+        alpha = item.smooth_quant_alpha
+        chosen = "no SmoothQuant" if alpha is None or alpha < 0 else f"SmoothQuant {alpha:g}"
+    return f" ({chosen}, {item.int8_share:.0%} of layers)"

@@ -10,6 +10,7 @@ import typer
 from ftx.cli import console
 from ftx.cli.options import DataOption, JsonFlag, RunArgument
 from ftx.errors import InputError, shell_command
+from ftx.recipe import Recipe
 
 if TYPE_CHECKING:
     from ftx.combining import CombineReport
@@ -115,7 +116,7 @@ def command(
         out or Path("merged"),
         base=base,
         weights=weights,
-        image_size=int(image_size) if image_size.isdecimal() else image_size,
+        image_size=Recipe.named({"image_size": image_size}).data.image_size,
         shares=_numbers(shares),
         how=combine,
         density=density,

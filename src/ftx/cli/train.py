@@ -62,7 +62,12 @@ def command(
     ] = None,
     image_size: Annotated[
         str | None,
-        _key("--image-size", "auto|PIXELS", "Side of the square image.", "auto: the pretrained size, 224 for dinov2"),
+        _key(
+            "--image-size",
+            "auto|PIXELS|HxW",
+            "Side of the square image, or height and width as 224x160.",
+            "auto: the pretrained size, 224 for dinov2",
+        ),
     ] = None,
     peft: Annotated[
         str | None, _key("--peft", "lora|dora|none", "The adapter; none trains everything.", _DEFAULTS.model.peft)

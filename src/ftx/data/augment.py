@@ -34,15 +34,15 @@ def random_view(image: Image.Image, pre: Preprocess, rng: np.random.Generator) -
 
     Shape: [H, W, 3].
     """
-    box = crop_box(image.width, image.height, rng)
+    box = crop_box(image.width, image.height, rng, aspect=pre.width / pre.height)
     mirrored = rng.random() < 0.5
     part = image.resize((pre.width, pre.height), Image.Resampling[pre.interpolation.upper()], box=box)
     pixels_HWC = np.asarray(part)
     return pixels_HWC[:, ::-1] if mirrored else pixels_HWC
 
 
-def crop_box(width: int, height: int, rng: np.random.Generator) -> Box:
-    """A random box inside an image: (left, upper, right, lower).
+def crop_box(width: int, height: int, rng: np.random.Generator, *, aspect: float = 1.0) -> Box:
+    """A random box inside an image: (left, upper, right, lower); its ratio is ``aspect`` in the middle.
 
     Units: pixels, with fractions, so that a small image has as many crops as a large one.
     Source: Szegedy et al., arXiv:1409.4842, section 6; the ratio is drawn on a log scale, as torchvision does.
@@ -50,12 +50,12 @@ def crop_box(width: int, height: int, rng: np.random.Generator) -> Box:
     low, high = math.log(CROP_RATIO[0]), math.log(CROP_RATIO[1])
     for _ in range(ATTEMPTS):
         area = width * height * rng.uniform(*CROP_AREA)
-        ratio = math.exp(rng.uniform(low, high))
+        ratio = aspect * math.exp(rng.uniform(low, high))
         w, h = math.sqrt(area * ratio), math.sqrt(area / ratio)
         if w <= width and h <= height:
             return _placed(w, h, rng.uniform(0, width - w), rng.uniform(0, height - h), width, height)
-    w = min(width, height * CROP_RATIO[1])
-    h = min(height, width / CROP_RATIO[0])
+    w = min(width, height * aspect * CROP_RATIO[1])
+    h = min(height, width / (aspect * CROP_RATIO[0]))
     return _placed(w, h, (width - w) / 2, (height - h) / 2, width, height)
 
 

@@ -18,7 +18,7 @@ from ftx.progress import SILENT, Progress
 Pixels = NDArray[np.uint8]
 Targets = NDArray[np.float32]
 
-# An image is kept with its short side at most this many times the network's resize: the smallest crop
+# An image is kept at most so large that it covers this many times the network's resize: the smallest crop
 # (0.6 of the area, so 0.77 of a side) is then still reduced, by 1.16, and never blown up.
 KEPT_TO_RESIZE = 1.5
 
@@ -99,7 +99,7 @@ class TrainingImages:
         image = open_image(path)
         if self.augment == "none":  # the final pixels: reducing first would change them
             return resize_crop(image, self.pre)
-        return np.asarray(reduce(image, int(self.pre.resize * KEPT_TO_RESIZE), self.pre))
+        return np.asarray(reduce(image, KEPT_TO_RESIZE, self.pre))
 
     def _keep(self, budget_bytes: int, progress: Progress) -> None:
         used_bytes = 0
@@ -118,9 +118,10 @@ class TrainingImages:
             )
 
 
-def reduce(image: Image.Image, short_side: int, pre: Preprocess) -> Image.Image:
-    """The image with its short side at most ``short_side`` pixels, in the recipe's interpolation, antialiased."""
-    scale = short_side / min(image.size)
+def reduce(image: Image.Image, times: float, pre: Preprocess) -> Image.Image:
+    """The image so small that it just covers the resize so many times, in the recipe's interpolation, antialiased."""
+    box_height, box_width = (int(side * times) for side in pre.box)
+    scale = max(box_height / image.height, box_width / image.width)
     if scale >= 1:
         return image
     size = (max(round(image.width * scale), 1), max(round(image.height * scale), 1))

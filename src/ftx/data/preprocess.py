@@ -7,6 +7,7 @@ It equals timm's evaluation transform pixel for pixel, whatever the release of P
 from __future__ import annotations
 
 import io
+import math
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +23,8 @@ from ftx.errors import ImageError
 
 Pixels = NDArray[np.uint8]
 Interpolation = Literal["bicubic", "bilinear"]
+# The short side, or height and width of a box that the image is to cover.
+Resize = int | tuple[int, int]
 
 # Pillow's own bound of a decompression bomb: a quarter of a gigabyte at three bytes a pixel. Pillow only
 # warns up to twice of it.
@@ -48,22 +51,66 @@ _TURNS = {
 class Preprocess:
     """From a decoded image to the network's input.
 
-    ``resize`` is the short side in pixels after resizing, before the centre crop to ``height`` x ``width``;
-    ``mean`` and ``std`` are per channel (RGB) on the 0..1 scale.
+    ``resize`` is the short side in pixels after resizing, before the centre crop to ``height`` x ``width``, or the
+    height and width of a box that the resized image just covers; ``mean`` and ``std`` are per channel (RGB) on
+    the 0..1 scale.
     """
 
     height: int
     width: int
-    resize: int
+    resize: Resize
     interpolation: Interpolation
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
 
     def __post_init__(self) -> None:
-        if not 0 < max(self.height, self.width) <= self.resize or min(self.height, self.width) <= 0:
-            raise ValueError(f"a crop of {self.height} x {self.width} does not fit a short side of {self.resize}")
+        box_height, box_width = self.box
+        if not (0 < self.height <= box_height and 0 < self.width <= box_width):
+            raise ValueError(f"a crop of {self.height} x {self.width} does not fit a resize to {self.resize}")
         if min(self.std) <= 0:
             raise ValueError(f"std must be above 0, is {self.std}")
+
+    @property
+    def box(self) -> tuple[int, int]:
+        """Height and width that a resized image covers, one of them exactly."""
+        return (self.resize, self.resize) if isinstance(self.resize, int) else self.resize
+
+    @property
+    def image_size(self) -> int | str:
+        """As a recipe has it: the side of a square, or ``HEIGHTxWIDTH``."""
+        return self.height if self.height == self.width else f"{self.height}x{self.width}"
+
+    def resized(self, height: int, width: int) -> tuple[int, int]:
+        """Height and width of an image after resizing.
+
+        The other side is rounded down for a short side, as torchvision does, and to the nearest for a box, half
+        to even, as timm's ResizeKeepRatio does. timm divides floats: where a quotient is exactly half, its side
+        may be one pixel off this one.
+        """
+        box_height, box_width = self.box
+        if height * box_width <= width * box_height:
+            return box_height, self._quotient(width * box_height, height)
+        return self._quotient(height * box_width, width), box_width
+
+    def _quotient(self, product: int, side: int) -> int:
+        whole, rest = divmod(product, side)
+        # 1 where the rest is above a half, or is one and the whole is odd.
+        return whole if isinstance(self.resize, int) else whole + (2 * rest + whole % 2 + side - 1) // (2 * side)
+
+
+def covering(height: int, width: int, share: float) -> Resize:
+    """What is resized to before a crop that keeps this share of each side; timm takes the floor."""
+    box = math.floor(height / share), math.floor(width / share)
+    return box[0] if box[0] == box[1] else box
+
+
+def crop_share(pre: Preprocess) -> float:
+    """The share by which timm's transform finds the same sizes again: the inverse of ``covering``."""
+    box_height, box_width = pre.box
+    share = min(pre.height / box_height, pre.width / box_width)
+    while math.floor(pre.height / share) < box_height or math.floor(pre.width / share) < box_width:  # a rounding off
+        share = math.nextafter(share, 0)
+    return share
 
 
 def open_image(source: Path | bytes) -> Image.Image:
@@ -169,12 +216,11 @@ def _eight_bits(image: Image.Image) -> Image.Image:
 
 
 def resize_crop(image: Image.Image, pre: Preprocess) -> Pixels:
-    """Short side to ``resize`` with Pillow's antialias, then the centre crop.
+    """Resized with Pillow's antialias until it covers the box, then the centre crop.
 
-    Shape: uint8 [height, width, 3]. Sizes and offsets are those of torchvision's Resize and CenterCrop.
+    Shape: uint8 [height, width, 3]. Offsets are those of torchvision's CenterCrop.
     """
-    short = min(image.size)
-    width, height = pre.resize * image.width // short, pre.resize * image.height // short
+    height, width = pre.resized(image.height, image.width)
     # Width, then height. Asked for both at once Pillow 13 does the same, but for an image more than twice as
     # tall as wide, where it rounds the other way round; earlier releases and the graph know one order.
     for size in ((width, image.height), (width, height)):

@@ -34,8 +34,12 @@ class ExportedArtifact(BaseModel):
     path: str
     size_bytes: int
     seconds: float
-    # INT8 alone: the strength of SmoothQuant chosen on held-out images; -1 where it was best left out.
+    # INT8 alone, chosen on held-out images. With attention: the strength of SmoothQuant, -1 where it was best left
+    # out. Without: NNCF's preset.
     smooth_quant_alpha: float | None = None
+    preset: Literal["performance", "mixed"] | None = None
+    # INT8 alone: the share of linear layers and convolutions that this CPU computes in 8 bits.
+    int8_share: float | None = None
 
 
 class ExportReport(VerbReport):
@@ -108,14 +112,14 @@ def _refuse_unknown(what: str, given: Sequence[str], known: Sequence[str]) -> No
 
 def _write(source: Source, artifact: str) -> ExportedArtifact:
     started = time.monotonic()
-    alpha: float | None = None
+    quantized = None
     with source.run.add(artifact, made_from="dense") as staged:
         if artifact == "onnx":
             precision: Precision = "fp32"
             source.write_onnx(staged)
         else:
             precision = cast("Precision", artifact.removeprefix("openvino/"))
-            alpha = source.write_openvino(precision, staged)
+            quantized = source.write_openvino(precision, staged)
         size_bytes = sum(path.stat().st_size for path in staged.iterdir() if path.name.startswith("model."))
     return ExportedArtifact(
         artifact=artifact,
@@ -123,5 +127,7 @@ def _write(source: Source, artifact: str) -> ExportedArtifact:
         path=str(source.run.path / artifact),
         size_bytes=size_bytes,
         seconds=round(time.monotonic() - started, 3),
-        smooth_quant_alpha=alpha,
+        smooth_quant_alpha=quantized and quantized.setting.alpha,
+        preset=quantized and quantized.setting.preset,
+        int8_share=quantized and round(quantized.int8_share, 3),
     )

@@ -32,8 +32,8 @@ _COEFFICIENT_STEPS = 2.0**22
 def embed_preprocessing(model: ov.Model, pre: Preprocess) -> ov.Model:
     """Put resize, centre crop and normalisation before a body, in place.
 
-    The resize changes nothing where the short side has ``pre.resize`` pixels already. Whatever precision
-    the body computes in, this part stays in f32.
+    The resize changes nothing where the image just covers ``pre.box`` already. Whatever precision the body
+    computes in, this part stays in f32.
     Shape: the body takes f32 [N, 3, height, width]; the result takes u8 [N, H, W, 3] (RGB), all of N, H, W free.
     """
     (body_input,) = model.get_parameters()
@@ -53,11 +53,15 @@ def _image_path(pre: Preprocess) -> ov.Model:
     image.output(0).set_names({INPUT})
     image.set_layout(ov.Layout("NHWC"))
     height, width = (ops.gather(ops.shape_of(image), _ints(axis), _ints(0)) for axis in (1, 2))
-    short = ops.minimum(height, width)
+    box_height, box_width = pre.box
+    # The side that the box holds to its own length, and that length: the short one, where the box is square.
+    by_height = ops.less_equal(ops.multiply(height, _ints(box_width)), ops.multiply(width, _ints(box_height)))
+    held = ops.select(by_height, height, width)
+    length = ops.select(by_height, _ints(box_height), _ints(box_width))
     kernel = _KERNELS[pre.interpolation]
 
     def coefficients(side: ov.Node, kept: int) -> ov.Node:
-        resized = ops.divide(ops.multiply(side, _ints(pre.resize)), short)  # integers: the quotient's floor
+        resized = _quotient(ops.multiply(side, length), held, to_nearest=not isinstance(pre.resize, int))
         return _coefficients(side, resized, kept, kernel)
 
     # Transposed as bytes, before they are four times as many.
@@ -149,12 +153,27 @@ def _in_f32(model: ov.Model) -> ov.Model:
         return ov.Core().read_model(path, config={"ENABLE_MMAP": False})
 
 
+def _quotient(product: ov.Node, side: ov.Node, *, to_nearest: bool) -> ov.Node:
+    """A quotient of integers: its floor, or the nearest, half to even, as ``Preprocess.resized`` has it."""
+    whole = ops.divide(product, side)
+    if not to_nearest:
+        return whole
+    rest = ops.subtract(product, ops.multiply(whole, side))
+    doubled = ops.add(_doubled(rest), ops.mod(whole, _ints(2)))
+    above = ops.divide(ops.subtract(ops.add(doubled, side), _ints(1)), _doubled(side))
+    return ops.add(whole, above)
+
+
+def _doubled(value: ov.Node) -> ov.Node:
+    return ops.multiply(value, _ints(2))
+
+
 def _halved(value: ov.Node) -> ov.Node:
     return ops.divide(value, _ints(2))
 
 
 def _odd(value: ov.Node) -> ov.Node:
-    return ops.add(ops.multiply(value, _ints(2)), _ints(1))
+    return ops.add(_doubled(value), _ints(1))
 
 
 def _to_f32(value: ov.Node) -> ov.Node:

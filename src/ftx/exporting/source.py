@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,10 +30,13 @@ from ftx.telemetry import no_telemetry
 with no_telemetry():
     import openvino as ov
 
+if TYPE_CHECKING:
+    from ftx.quantizing import Quantized
+
 # NNCF's default of 300 gave no smaller error than 100 (0.152 and 0.150 on the model of ftx.quantizing's search) and
 # takes three times as long.
 CALIBRATION_IMAGES = 128
-# Enough to tell SmoothQuant's strengths apart: 32 and 96 images gave each the same error within 5 %.
+# Enough to tell the settings apart: 32 and 96 images gave each the same error within 5 %.
 CHOOSING_IMAGES = 32
 
 
@@ -65,14 +69,15 @@ class Source:
         info = model_info(self.run.task, self.manifest.preprocess, embedded=False)
         write_onnx(self.program, info, folder)
 
-    def write_openvino(self, precision: Precision, folder: Path) -> float | None:
-        """Fill an IR folder, complete for a device; returns SmoothQuant's alpha for INT8."""
-        manifest, alpha = self.manifest, None
+    def write_openvino(self, precision: Precision, folder: Path) -> Quantized | None:
+        """Fill an IR folder, complete for a device; returns how INT8 was made."""
+        manifest, quantized = self.manifest, None
         body = self.body
         if precision == "fp16":
             body = compress_to_fp16(body, folder)
         elif precision == "int8":
-            body, alpha = self._quantized()
+            quantized = self._quantized()
+            body = quantized.model
         info = model_info(self.run.task, manifest.preprocess, embedded=True)
         write_ir(body, manifest.preprocess, info, manifest.architecture, folder)
         write_reference(self.reference, folder)
@@ -87,7 +92,7 @@ class Source:
             files={},
         )
         write_card(folder, card)
-        return alpha
+        return quantized
 
     @cached_property
     def program(self) -> ExportedProgram:
@@ -113,8 +118,8 @@ class Source:
         """The converted model in f32, without preprocessing; nobody changes it."""
         return convert_body(self.program, self.manifest.preprocess, self.manifest.architecture)
 
-    def _quantized(self) -> tuple[ov.Model, float]:
-        """Calibrated on training images; alpha chosen on validation images, as all that is chosen."""
+    def _quantized(self) -> Quantized:
+        """Calibrated on training images; its setting chosen on validation images, as all that is chosen."""
         from ftx.quantizing import quantize_body
 
         calibration = balanced(self.run.entries("train"), CALIBRATION_IMAGES)
@@ -126,8 +131,7 @@ class Source:
                 found=f"{len(calibration)} for training, {len(choosing)} for validation in the run's data",
                 mend="export in fp32 or fp16",
             )
-        made = quantize_body(self.body, self._batches(calibration), self._batches(choosing), progress=self.progress)
-        return made.model, made.alpha
+        return quantize_body(self.body, self._batches(calibration), self._batches(choosing), progress=self.progress)
 
     def _batches(self, entries: tuple[Entry, ...]) -> NormalisedImages:
         root, pre = self.run.data_root(self.data), self.manifest.preprocess

@@ -9,7 +9,7 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 
 from ftx.card import CARD
-from ftx.data.preprocess import Preprocess
+from ftx.data.preprocess import Preprocess, covering
 from ftx.errors import ExportError, RunError, shell_command
 from ftx.progress import SILENT, Progress
 from ftx.run import MADE_BY, Run
@@ -177,8 +177,8 @@ def _dense_config(folder: Path) -> tuple[Preprocess, Task]:
         preprocess = Preprocess(
             height=height,
             width=width,
-            # timm takes the floor; the ratio was written so that the nearest whole number is meant.
-            resize=round(width / cfg["crop_pct"]),
+            # A hair less than written: the first ftx left a quotient a rounding below its whole number.
+            resize=covering(height, width, cfg["crop_pct"] * (1 - 1e-9)),
             interpolation=cfg["interpolation"],
             mean=tuple(cfg["mean"]),
             std=tuple(cfg["std"]),

@@ -76,12 +76,13 @@ class OpenVinoPredictor:
 def frame(pixels_NHWC: Pixels, preprocess: Preprocess) -> Pixels:
     """Lay black around cropped images so that the graph's resize does nothing and its crop gives them back.
 
-    The graph resizes the short side to ``resize`` and crops the centre; where the crop is smaller
-    than that, the cropped image alone would be enlarged first.
-    Shape: [N, H, W, 3] -> [N, resize, resize, 3].
+    The graph resizes until the image covers the box and crops the centre; where the crop is smaller
+    than the box, the cropped image alone would be enlarged first.
+    Shape: [N, H, W, 3] -> [N, box height, box width, 3].
     """
-    missing_y = preprocess.resize - preprocess.height
-    missing_x = preprocess.resize - preprocess.width
+    box_height, box_width = preprocess.box
+    missing_y = box_height - preprocess.height
+    missing_x = box_width - preprocess.width
     if missing_y <= 0 and missing_x <= 0:
         return pixels_NHWC
     # The crop's own offsets: half the rest, rounded half to even.

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from ftx.backbones.families import head_names, plain_vit
-from ftx.backbones.stages import crown, frozen_lead, head_alone, head_input, token_shape, trunk
+from ftx.backbones.stages import crown, frozen_lead, head_alone, head_input, head_logits, token_shape, trunk
 from ftx.data.augment import Augment
 from ftx.data.dataset import Entry
 from ftx.data.loader import TrainingImages, available_bytes, iter_pixels
@@ -121,8 +121,7 @@ class FeatureFeed:
 
     def logits(self, module: nn.Module, batch: Tensor) -> Tensor:
         if self.pooled:
-            (head,) = head_names(module)
-            return module.get_submodule(head)(batch)
+            return head_logits(module, batch)
         return crown(module, batch, self.blocks)
 
 
@@ -174,6 +173,6 @@ def feature_bytes(module: nn.Module, blocks: int, images: int) -> int:
     """Memory that a FeatureFeed of so many images takes."""
     vit = plain_vit(module)
     if head_alone(module) or vit is None:
-        return 4 * images * int(str(getattr(module, "num_features", 0)))
+        return 4 * images * len(head_names(module)) * int(str(getattr(module, "num_features", 0)))
     tokens, width = token_shape(vit)
     return 4 * images * width * tokens

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
 
@@ -122,7 +122,7 @@ def fit(
                 # Of equally good epochs the one with the smaller loss is the better.
                 if best is None or (metrics[metric], -val_loss) > (best.metrics[metric], -best.val_loss):
                     best, thresholds = epoch, tuned
-                    kept = {name: p.detach().clone() for name, p in module.named_parameters() if p.requires_grad}
+                    kept = {name: tensor.detach().clone() for name, tensor in _changing(module)}
                 reached = f"{metric.replace('_', ' ')} {metrics[metric]:.3f} on validation images"
                 progress.note(
                     f"epoch {number}: loss {epoch.loss:.3f}, {reached}, {epoch.images_per_s:.0f} {feed.unit}/s"
@@ -137,9 +137,8 @@ def fit(
         progress.note(f"interrupted: keeping epoch {best.epoch}")
     assert best is not None
     with torch.no_grad():
-        for name, parameter in module.named_parameters():
-            if name in kept:
-                parameter.copy_(kept[name])
+        for name, tensor in _changing(module):
+            tensor.copy_(kept[name])
     return Fit(epochs=epochs, best=best, metric=metric, thresholds=thresholds, interrupted=interrupted)
 
 
@@ -165,6 +164,12 @@ def forward_backward(
     )
     loss.backward()
     return loss.item()
+
+
+def _changing(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    """What training changes: the parameters that train, and the statistics of batches."""
+    yield from ((name, parameter) for name, parameter in module.named_parameters() if parameter.requires_grad)
+    yield from module.named_buffers()
 
 
 def train_mode(module: nn.Module) -> None:

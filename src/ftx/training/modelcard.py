@@ -59,7 +59,7 @@ def write_trained_card(folder: Path, recipe: Recipe, prepared: Prepared, dataset
         ("trained", f"{prepared.trainable:,} parameters; {size_bytes:,} bytes in the file"),
         ("task", f"{recipe.task}, {len(dataset.labels)} labels"),
         ("images", ", ".join(f"{len(dataset.split(side)):,} {side}" for side in _sides(dataset))),
-        ("input", f"{backbone.preprocess.width} px, RGB"),
+        ("input", f"{backbone.preprocess.image_size} px, RGB"),
         ("epoch kept", f"{made.best.epoch} of {len(made.epochs)}, by `{made.metric}`"),
     ]
     sections = [
@@ -88,7 +88,7 @@ def write_dense_card(folder: Path, run: Run, proof: MergeProof) -> None:
         ("base", _base_named(recipe.model, manifest.architecture)),
         ("trained by", _TITLES[manifest.method]),
         ("task", f"{manifest.task}, {len(manifest.labels)} labels"),
-        ("input", f"{manifest.preprocess.width} px, RGB"),
+        ("input", f"{manifest.preprocess.image_size} px, RGB"),
     ]
     sections = [
         f"# {_title(recipe)}, merged\n\nOne model without adapters, made by ftx {__version__}.",

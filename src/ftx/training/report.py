@@ -56,7 +56,7 @@ class DryRunReport(VerbReport):
     method: Method
     model: str
     precision: str
-    image_size: int
+    image_size: int | str
     counts: dict[str, dict[str, int]]
     images: dict[str, int]
     unreadable: list[str]

@@ -94,7 +94,7 @@ def dry_run(recipe: Recipe, *, strict: bool = False, progress: Progress = SILENT
         method=prepared.method,
         model=recipe.model.name,
         precision=resolved.train.precision,
-        image_size=prepared.backbone.preprocess.width,
+        image_size=prepared.backbone.preprocess.image_size,
         counts={name: {str(side): n for side, n in sides.items()} for name, sides in class_counts(dataset).items()},
         images=_images(dataset),
         unreadable=[f"{image.path}: {image.reason}" for image in dataset.unreadable],
@@ -170,7 +170,7 @@ def _resolved(recipe: Recipe, prepared: Prepared, classes: int) -> Recipe:
     """The recipe with every ``auto`` that was decided here written out."""
     return recipe.with_overrides(
         [
-            f"data.image_size={prepared.backbone.preprocess.width}",
+            f"data.image_size={prepared.backbone.preprocess.image_size}",
             f"data.classes={classes}",
             f"train.precision={resolve(recipe.train.precision)}",
             f"train.lr={peak_lr(recipe.train, recipe.method)!r}",

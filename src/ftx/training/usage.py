@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import timm
 from torch import nn
 
-from ftx.data.preprocess import Preprocess
+from ftx.data.preprocess import Preprocess, crop_share
 from ftx.recipe import Recipe
 from ftx.resources import EMBEDDED
 from ftx.tasks import Meaning
@@ -42,8 +42,8 @@ def trained_code(recipe: Recipe, prepared: Prepared, meaning: Meaning) -> list[s
 
 def _base_code(recipe: Recipe, prepared: Prepared, classes: int) -> tuple[list[str], list[str]]:
     """Imports, and what builds the base with the weights that training began with."""
-    module, side = prepared.backbone.module, prepared.backbone.preprocess.width
-    size = f", img_size={side}" if hasattr(module, "set_input_size") else ""
+    module, pre = prepared.backbone.module, prepared.backbone.preprocess
+    size = f", img_size=({pre.height}, {pre.width})" if hasattr(module, "set_input_size") else ""
     name, weights = prepared.backbone.architecture, recipe.model.weights
     if prepared.method == "full":
         return ["import timm"], [f'base = timm.create_model("{name}", num_classes={classes}{size})']
@@ -54,7 +54,7 @@ def _base_code(recipe: Recipe, prepared: Prepared, classes: int) -> tuple[list[s
         return ["import timm"], [f'base = timm.create_model("{name}", pretrained=True, num_classes={classes}{size})']
     # What timm alone cannot find: embedded weights, random ones of a seed, and a file of the user's.
     given = {"auto": '"auto"', "none": '"none"'}.get(weights, '"FILE.safetensors"')
-    arguments = f"weights={given}, num_classes={classes}, image_size={side}, seed={recipe.seed}"
+    arguments = f"weights={given}, num_classes={classes}, image_size={pre.image_size!r}, seed={recipe.seed}"
     told = "  # the file that training began with" if given.startswith('"FILE') else ""
     return ["from ftx.backbones.build import build"], [f'base = build("{recipe.model.name}", {arguments}).module{told}']
 
@@ -134,6 +134,6 @@ def _transform(pre: Preprocess) -> list[str]:
     return [
         "transform = create_transform(",
         f'    (3, {pre.height}, {pre.width}), interpolation="{pre.interpolation}",',
-        f"    crop_pct={pre.width / pre.resize!r}, mean={pre.mean!r}, std={pre.std!r},",
+        f"    crop_pct={crop_share(pre)!r}, mean={pre.mean!r}, std={pre.std!r},",
         ")",
     ]

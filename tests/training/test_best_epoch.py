@@ -1,0 +1,44 @@
+"""The run holds the best epoch whole: its weights, and the statistics of batches that go with them."""
+
+from __future__ import annotations
+
+from contextlib import chdir
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from ftx.recipe import Recipe
+from ftx.run import Run
+from ftx.runtimes import load_artifact
+from ftx.training import train
+
+
+def write_noise(root: Path) -> Path:
+    """Classes that nothing tells apart: what is learned of them is no better after more epochs."""
+    generator = np.random.default_rng(0)
+    for name in ("one", "other"):
+        (root / name).mkdir(parents=True)
+        for number in range(24):
+            pixels = generator.integers(0, 256, (32, 32, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(root / name / f"{number}.png")
+    return root
+
+
+@pytest.mark.slow
+def test_a_fully_trained_convolutional_network_is_that_of_its_best_epoch(tmp_path: Path) -> None:
+    torch.set_num_threads(1)
+    settings = {"image_size": 32, "weights": "none", "epochs": 6, "lr": 1e-2, "precision": "f32", "peft": "none"}
+    recipe = Recipe.named({"path": write_noise(tmp_path / "data"), "name": "resnet18", **settings})
+    with chdir(tmp_path):
+        report = train(recipe, out=tmp_path / "run")
+    assert report.best_epoch < report.epochs  # or the last epoch's statistics are the best one's
+    run = Run.open(report.run)
+    entries = run.entries("val")
+    paths = [entry.locate(run.data_root(None)) for entry in entries]
+    logits_NC = torch.from_numpy(np.stack(list(load_artifact(run, "trained").logits_from_files(paths))))
+    targets_NC = torch.from_numpy(run.task.targets([entry.labels for entry in entries]))
+    loss = run.task.loss(logits_NC, targets_NC, kind="asymmetric", label_smoothing=0.0).item()
+    assert loss == pytest.approx(report.loss, rel=1e-4)  # f32 in batches of another size
