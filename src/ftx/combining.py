@@ -88,26 +88,7 @@ def combine(
     meaning = _meaning(opened, foundation, labels, progress) if head else None
     check_space(out, 4 * sum(parameter.numel() for parameter in module.parameters()))
     files = [one.file for one in opened]
-    state = module.state_dict()
-    names = [name for name in state if any(name.removesuffix(".weight") in file.layers for file in files)]
-    threshold = [_threshold(state, file, density) for file in files] if how == "ties" else []
-    merged: dict[str, Tensor] = {}
-    proofs: list[LayerProof] = []
-    with progress.track("Merging", len(names)) as bar:
-        for name in names:
-            layer = name.removesuffix(".weight")
-            weight_OI = flat(state[name])
-            adapters = [file.layers.get(layer) for file in files]
-            changes = [None if one is None else _change(weight_OI, one, layer) for one in adapters]
-            if how == "linear":
-                merged_OI = weight_OI + sum(s * Δ for s, Δ in zip(shares, changes, strict=True) if Δ is not None)
-            else:
-                merged_OI = weight_OI + elected(changes, shares, threshold)
-            stored_OI = merged_OI.astype(np.float32)
-            error = _layer_error(weight_OI, stored_OI.astype(np.float64), adapters, shares, changes, how)
-            proofs.append(LayerProof(layer=layer, relative_error=error))
-            merged[name] = torch.from_numpy(stored_OI).view_as(state[name])
-            bar.advance()
+    merged, proofs = _merge_layers(module.state_dict(), files, shares, how, density, progress)
     worst = max(proof.relative_error for proof in proofs)
     if not worst <= LAYER_BOUND:
         raise GateFailed("the merge does not answer as its separate products", found=f"{worst:.1e} of {LAYER_BOUND}")
@@ -141,6 +122,37 @@ def combine(
         write_combined_card(staged, foundation.architecture, named, meaning, proof)
         write_atomic(staged / "merge.json", (report.model_dump_json(indent=2) + "\n").encode())
     return report
+
+
+def _merge_layers(
+    state: Mapping[str, Tensor],
+    files: Sequence[AdapterFile],
+    shares: Sequence[float],
+    how: How,
+    density: float,
+    progress: Progress,
+) -> tuple[dict[str, Tensor], list[LayerProof]]:
+    """The merged weight of each layer that an adapter has, summed in float64 and rounded to f32 once, and its proof."""
+    names = [name for name in state if any(name.removesuffix(".weight") in file.layers for file in files)]
+    thresholds = [_threshold(state, file, density) for file in files] if how == "ties" else []
+    merged: dict[str, Tensor] = {}
+    proofs: list[LayerProof] = []
+    with progress.track("Merging", len(names)) as bar:
+        for name in names:
+            layer, weight_OI = name.removesuffix(".weight"), flat(state[name])
+            adapters = [file.layers.get(layer) for file in files]
+            changes = [None if one is None else _change(weight_OI, one, layer) for one in adapters]
+            if how == "ties":
+                change_OI = elected(changes, shares, thresholds)
+            else:
+                summed = (share * Δ for share, Δ in zip(shares, changes, strict=True) if Δ is not None)
+                change_OI = sum(summed, np.zeros_like(weight_OI))
+            stored_OI = (weight_OI + change_OI).astype(np.float32)
+            error = _layer_error(weight_OI, stored_OI.astype(np.float64), adapters, shares, changes, how)
+            proofs.append(LayerProof(layer=layer, relative_error=error))
+            merged[name] = torch.from_numpy(stored_OI).view_as(state[name])
+            bar.advance()
+    return merged, proofs
 
 
 def elected(changes: Sequence[Float64 | None], shares: Sequence[float], thresholds: Sequence[float]) -> Float64:

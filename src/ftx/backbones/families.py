@@ -8,13 +8,14 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from timm.layers.patch_embed import PatchEmbed
 from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 
-from ftx.errors import AdapterError, nearest
+from ftx.errors import AdapterError, ModelError, nearest
 from ftx.targets import Role, Target
 
 # A run of rows, or their numbers where the targets of one attention head follow each other.
@@ -166,9 +167,20 @@ def depth(module: nn.Module) -> int:
 
 
 def head_names(module: nn.Module) -> tuple[str, ...]:
-    """The classifier's module names; a distilled model has two."""
+    """The classifier's module names; a distilled model has two, where it was built with both.
+
+    Raises: ModelError for an encoder that has no classifier.
+    """
     classifier = pretrained_config(module).get("classifier", "head")
-    return (classifier,) if isinstance(classifier, str) else tuple(str(name) for name in classifier)  # pyright: ignore[reportGeneralTypeIssues, reportUnknownVariableType, reportUnknownArgumentType]
+    if classifier is None:
+        raise ModelError(
+            f"{type(module).__name__} has no classifier",
+            found="timm knows it as an encoder alone",
+            mend="`ftx models` lists the classifiers",
+        )
+    names = (classifier,) if isinstance(classifier, str) else tuple(map(str, cast("list[object]", classifier)))
+    modules = {name for name, _ in module.named_modules()}
+    return tuple(name for name in names if name in modules) or names
 
 
 def plain_vit(module: nn.Module) -> VisionTransformer | None:
