@@ -138,7 +138,7 @@ def load_adapter(module: nn.Module, folder: Path) -> None:
             for attribute, suffix in _SUFFIXES.items():
                 if (parameter := getattr(layer, attribute, None)) is not None:
                     parameter.copy_(read.tensors[f"{_PREFIX}{name}.{suffix}"])
-        own = dict(module.named_parameters())
+        own = module.state_dict()  # a head may keep batch statistics
         for key, tensor in read.head.items():
             own[key].copy_(tensor)
 
