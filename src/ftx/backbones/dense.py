@@ -8,7 +8,7 @@ from pathlib import Path
 
 import timm
 from safetensors.torch import load_file, save_file
-from torch import nn
+from torch import Tensor, nn
 
 from ftx.backbones.families import pretrained_config
 from ftx.data.preprocess import Preprocess
@@ -60,10 +60,20 @@ def save_dense(module: nn.Module, config: DenseConfig, folder: Path) -> None:
         # timm and transformers pass over what they do not know; another ftx reads the labels' relations here.
         "ftx": config.meaning.model_dump(mode="json"),
     }
-    state = {name: tensor.detach().float().contiguous() for name, tensor in module.state_dict().items()}
     with disk_faults(folder):
-        save_file(state, folder / WEIGHTS, metadata={"format": "pt"})
+        save_file(dense_state(module), folder / WEIGHTS, metadata={"format": "pt"})
     write_atomic(folder / CONFIG, (json.dumps(document, indent=2, ensure_ascii=False) + "\n").encode())
+
+
+def dense_state(module: nn.Module) -> dict[str, Tensor]:
+    """Every tensor in f32 under each of its names; safetensors takes none that share memory (coat's MLPs do)."""
+    state: dict[str, Tensor] = {}
+    seen: set[int] = set()
+    for name, tensor in module.state_dict().items():
+        plain = tensor.detach().float().cpu().contiguous()
+        state[name] = plain.clone() if plain.data_ptr() in seen else plain
+        seen.add(plain.data_ptr())
+    return state
 
 
 def _pool_name(module: nn.Module) -> str | None:
