@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import accumulate
 
 import torch
 from timm.layers.patch_embed import PatchEmbed
@@ -32,26 +33,39 @@ class Site:
 
 # Linear layers are adapted inside of these alone: never in patch embeddings, pooling heads or position biases, which
 # some families build of layers that are called fc1 and proj as well.
-_CONTAINERS = r"attn(?:_in|_out|_downsample)?|token_mixer|xca|factoratt_crpe\d?|mlp(?:_in|_tokens|_channels)?"
-_NEVER = frozenset({"patch_embed", "attn_pool", "rel_pos", "cpb_mlp", "meta_mlp", "embeds", "stem"})
+_CONTAINERS = (
+    r"attn(?:_in|_out|_downsample|_block|_grid)?|token_mixer|xca|e_mhsa|factoratt_crpe\d?|mlp(?:_in|_tokens|_channels|\d)?"
+)
+_NEVER = frozenset({"patch_embed", "attn_pool", "rel_pos", "shared_rel_pos", "cpb_mlp", "meta_mlp", "embeds", "stem"})
 # vit, deit, dinov2, dinov3, beit, swin, maxvit: qkv, proj, fc1, fc2; eva02: q_proj, ..., fc1_g and fc1_x; vitamin: w0,
 # w1, w2; pvt, twins: q and kv; convit, tnt: qk and v; crossvit: wq, wk, wv; levit has each in a module of its own.
 _LEAVES: Mapping[str, tuple[Target, ...]] = {
     "qkv": ("q", "k", "v"),
     "qk": ("q", "k"),
     "kv": ("k", "v"),
-    **dict.fromkeys(("q", "q_proj", "wq", "q.ln"), ("q",)),
-    **dict.fromkeys(("k", "k_proj", "wk"), ("k",)),
+    **dict.fromkeys(("q", "q_proj", "wq", "q.ln", "to_query"), ("q",)),
+    **dict.fromkeys(("k", "k_proj", "wk", "to_key"), ("k",)),
     **dict.fromkeys(("v", "v_proj", "wv"), ("v",)),
-    **dict.fromkeys(("proj", "attn_out_proj", "proj.ln"), ("proj",)),
-    **dict.fromkeys(("fc1", "fc1_g", "fc1_x", "w0", "w1", "ln1"), ("fc1",)),
-    **dict.fromkeys(("fc2", "w2", "mlp_out_proj", "ln2"), ("fc2",)),
+    **dict.fromkeys(("proj", "o_proj", "proj.ln", "final"), ("proj",)),
+    **dict.fromkeys(("fc1", "fc1_g", "fc1_x", "w0", "w1", "ln1", "gate_proj", "up_proj"), ("fc1",)),
+    **dict.fromkeys(("fc2", "w2", "ln2", "down_proj"), ("fc2",)),
+}
+# vit_pwee and vit_dpwee compute attention and MLP beside each other, in layers of the block itself. What leaves both
+# through one layer counts as the attention's.
+_BESIDE: Mapping[str, tuple[Target, ...]] = {
+    "in_proj": ("fc1", "q", "k", "v"),
+    "attn_out_proj": ("proj",),
+    "mlp_out_proj": ("fc2",),
+    "out_proj": ("proj",),
 }
 _SITE = re.compile(rf"(?P<block>.+)\.(?P<container>{_CONTAINERS})\.(?P<leaf>[a-z0-9_]+(?:\.ln)?)(?:\.linear)?")
+_SITE_BESIDE = re.compile(rf"(?P<block>blocks\.\d+)\.(?P<leaf>{'|'.join(_BESIDE)})")
+# vit_*_18x2 has several attentions, and several MLPs, in one block.
+_ONE_OF_SEVERAL = re.compile(r"\.(?:attns|ffns)\.\d+$")
 
 
 def sites(module: nn.Module) -> list[Site]:
-    """Every linear layer of the family table, in the order of the modules.
+    """Every linear layer of the family table, in the order of the modules; a layer that has two names, by its first.
 
     A block is what its attention and its MLP have in common: ``blocks.3``, ``stages.2.blocks.0.attn_grid``.
     """
@@ -61,13 +75,23 @@ def sites(module: nn.Module) -> list[Site]:
     for name, layer in module.named_modules():
         if not isinstance(layer, nn.Linear) or name in heads or _NEVER & set(name.split(".")):
             continue
-        match = _SITE.fullmatch(name)
-        if match is None or match["leaf"] not in _LEAVES:
+        # csatv2 has an attention over one channel, in which there is nothing of low rank.
+        if (placed := _placed(name)) is None or min(layer.weight.shape) < 2:
             continue
-        block = blocks.setdefault(match["block"], len(blocks))
-        container = module.get_submodule(f"{match['block']}.{match['container']}")
-        found.append(Site(name=name, block=block, rows=_rows(name, layer, _LEAVES[match["leaf"]], container)))
+        block_name, container, targets = placed
+        block = blocks.setdefault(_ONE_OF_SEVERAL.sub("", block_name), len(blocks))
+        found.append(Site(name=name, block=block, rows=_rows(name, layer, targets, module.get_submodule(container))))
     return found
+
+
+def _placed(name: str) -> tuple[str, str, tuple[Target, ...]] | None:
+    """The block of a layer, the module that calls it, and its targets in the order of its rows; None if it is no site."""
+    if (beside := _SITE_BESIDE.fullmatch(name)) is not None:
+        return beside["block"], beside["block"], _BESIDE[beside["leaf"]]
+    inside = _SITE.fullmatch(name)
+    if inside is None or inside["leaf"] not in _LEAVES:
+        return None
+    return inside["block"], f"{inside['block']}.{inside['container']}", _LEAVES[inside["leaf"]]
 
 
 def _rows(name: str, layer: nn.Linear, targets: tuple[Target, ...], container: nn.Module) -> dict[Target, Rows]:
@@ -78,9 +102,16 @@ def _rows(name: str, layer: nn.Linear, targets: tuple[Target, ...], container: n
     if interleaved is not None:
         return interleaved
     share, rest = divmod(layer.out_features, len(targets))
+    widths = [share] * len(targets)
+    if len(targets) > 3:  # an MLP's first layer is wider than q, k and v beside it
+        widths = [int(width) for width in getattr(container, "in_split", ())]
+        rest = sum(widths) - layer.out_features
     if rest:
         raise AdapterError("a fused layer does not divide into its targets", where=name, found=f"{targets}")
-    return {target: slice(share * i, share * (i + 1)) for i, target in enumerate(targets)}
+    starts = accumulate(widths, initial=0)
+    return {
+        target: slice(start, start + width) for target, start, width in zip(targets, starts, widths, strict=False)
+    }
 
 
 def _head_by_head(layer: nn.Linear, targets: tuple[Target, ...], attention: nn.Module) -> dict[Target, Rows] | None:
@@ -128,9 +159,13 @@ def depth(module: nn.Module) -> int:
 
 
 def head_names(module: nn.Module) -> tuple[str, ...]:
-    """The classifier's module names; a distilled model has two."""
+    """The classifier's module names: two for a distilled model, none for an encoder without a classifier."""
     classifier = pretrained_config(module).get("classifier", "head")
-    return (classifier,) if isinstance(classifier, str) else tuple(str(name) for name in classifier)  # pyright: ignore[reportGeneralTypeIssues, reportUnknownVariableType, reportUnknownArgumentType]
+    if isinstance(classifier, str):
+        # levit_384_s8 has a second head that timm does not name among its classifiers.
+        second = classifier.replace("head", "head_dist", 1)
+        return (classifier, second) if hasattr(module, "head_dist") and second != classifier else (classifier,)
+    return tuple(str(name) for name in classifier or ())  # pyright: ignore[reportGeneralTypeIssues, reportUnknownVariableType, reportUnknownArgumentType]
 
 
 def plain_vit(module: nn.Module) -> VisionTransformer | None:
