@@ -8,6 +8,8 @@ from pathlib import Path
 
 import timm
 from safetensors.torch import load_file, save_file
+from timm.models.swin_transformer import SwinTransformer
+from timm.models.swin_transformer_v2 import SwinTransformerV2
 from torch import Tensor, nn
 
 from ftx.backbones.families import pretrained_config
@@ -32,7 +34,6 @@ class DenseConfig:
 def save_dense(module: nn.Module, config: DenseConfig, folder: Path) -> None:
     """Write ``config.json`` and ``model.safetensors`` (f32) into an existing folder."""
     own = pretrained_config(module)
-    size = {"img_size": [config.preprocess.height, config.preprocess.width]}
     pretrained_cfg = {
         "input_size": [3, config.preprocess.height, config.preprocess.width],
         "fixed_input_size": True,
@@ -55,7 +56,7 @@ def save_dense(module: nn.Module, config: DenseConfig, folder: Path) -> None:
         "global_pool": _pool_name(module),
         "label_names": list(labels.names),
         # num_classes stays out: with it here the transformers wrapper passes it twice.
-        "model_args": size if hasattr(module, "set_input_size") else {},
+        "model_args": _size_arguments(module, config.preprocess),
         "pretrained_cfg": pretrained_cfg,
         # timm and transformers pass over what they do not know; another ftx reads the labels' relations here.
         "ftx": config.meaning.model_dump(mode="json"),
@@ -65,14 +66,27 @@ def save_dense(module: nn.Module, config: DenseConfig, folder: Path) -> None:
     write_atomic(folder / CONFIG, (json.dumps(document, indent=2, ensure_ascii=False) + "\n").encode())
 
 
+def _size_arguments(module: nn.Module, pre: Preprocess) -> dict[str, object]:
+    """What timm needs to build the model for its input size."""
+    if not hasattr(module, "set_input_size"):
+        return {}
+    size: dict[str, object] = {"img_size": [pre.height, pre.width]}
+    if isinstance(module, SwinTransformer | SwinTransformerV2):
+        # Their windows grow with the input where it is set, but not where a model is built for it.
+        windows = [list(stage.blocks[0].window_size) for stage in module.layers]
+        size["window_size"] = windows if any(window != windows[0] for window in windows) else windows[0]
+    return size
+
+
 def dense_state(module: nn.Module) -> dict[str, Tensor]:
     """Every tensor in f32 under each of its names; safetensors takes none that share memory (coat's MLPs do)."""
     state: dict[str, Tensor] = {}
     seen: set[int] = set()
     for name, tensor in module.state_dict().items():
         plain = tensor.detach().float().cpu().contiguous()
-        state[name] = plain.clone() if plain.data_ptr() in seen else plain
-        seen.add(plain.data_ptr())
+        place = plain.untyped_storage().data_ptr()
+        state[name] = plain.clone() if place in seen else plain
+        seen.add(place)
     return state
 
 
