@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 import timm
 from safetensors.torch import load_file, save_file
@@ -73,7 +74,8 @@ def _size_arguments(module: nn.Module, pre: Preprocess) -> dict[str, object]:
     size: dict[str, object] = {"img_size": [pre.height, pre.width]}
     if isinstance(module, SwinTransformer | SwinTransformerV2):
         # Their windows grow with the input where it is set, but not where a model is built for it.
-        windows = [list(stage.blocks[0].window_size) for stage in module.layers]
+        first_blocks = [stage.get_submodule("blocks.0") for stage in module.get_submodule("layers").children()]
+        windows = [list(cast("tuple[int, int]", block.window_size)) for block in first_blocks]
         size["window_size"] = windows if any(window != windows[0] for window in windows) else windows[0]
     return size
 
