@@ -33,9 +33,8 @@ class Site:
 
 # Linear layers are adapted inside of these alone: never in patch embeddings, pooling heads or position biases, which
 # some families build of layers that are called fc1 and proj as well.
-_CONTAINERS = (
-    r"attn(?:_in|_out|_downsample|_block|_grid)?|token_mixer|xca|e_mhsa|factoratt_crpe\d?|mlp(?:_in|_tokens|_channels|\d)?"
-)
+_ATTENTION = r"attn(?:_in|_out|_downsample|_block|_grid)?|token_mixer|xca|e_mhsa|factoratt_crpe\d?"
+_MLP = r"mlp(?:_in|_tokens|_channels|\d)?"
 _NEVER = frozenset({"patch_embed", "attn_pool", "rel_pos", "shared_rel_pos", "cpb_mlp", "meta_mlp", "embeds", "stem"})
 # vit, deit, dinov2, dinov3, beit, swin, maxvit: qkv, proj, fc1, fc2; eva02: q_proj, ..., fc1_g and fc1_x; vitamin: w0,
 # w1, w2; pvt, twins: q and kv; convit, tnt: qk and v; crossvit: wq, wk, wv; levit has each in a module of its own.
@@ -58,7 +57,7 @@ _BESIDE: Mapping[str, tuple[Target, ...]] = {
     "mlp_out_proj": ("fc2",),
     "out_proj": ("proj",),
 }
-_SITE = re.compile(rf"(?P<block>.+)\.(?P<container>{_CONTAINERS})\.(?P<leaf>[a-z0-9_]+(?:\.ln)?)(?:\.linear)?")
+_SITE = re.compile(rf"(?P<block>.+)\.(?P<container>{_ATTENTION}|{_MLP})\.(?P<leaf>[a-z0-9_]+(?:\.ln)?)(?:\.linear)?")
 _SITE_BESIDE = re.compile(rf"(?P<block>blocks\.\d+)\.(?P<leaf>{'|'.join(_BESIDE)})")
 # vit_*_18x2 has several attentions, and several MLPs, in one block.
 _ONE_OF_SEVERAL = re.compile(r"\.(?:attns|ffns)\.\d+$")
@@ -85,7 +84,7 @@ def sites(module: nn.Module) -> list[Site]:
 
 
 def _placed(name: str) -> tuple[str, str, tuple[Target, ...]] | None:
-    """The block of a layer, the module that calls it, and its targets in the order of its rows; None if it is no site."""
+    """The block of a layer, the module that calls it, and its targets in the order of its rows; None for no site."""
     if (beside := _SITE_BESIDE.fullmatch(name)) is not None:
         return beside["block"], beside["block"], _BESIDE[beside["leaf"]]
     inside = _SITE.fullmatch(name)
@@ -109,9 +108,7 @@ def _rows(name: str, layer: nn.Linear, targets: tuple[Target, ...], container: n
     if rest:
         raise AdapterError("a fused layer does not divide into its targets", where=name, found=f"{targets}")
     starts = accumulate(widths, initial=0)
-    return {
-        target: slice(start, start + width) for target, start, width in zip(targets, starts, widths, strict=False)
-    }
+    return {target: slice(start, start + width) for target, start, width in zip(targets, starts, widths, strict=False)}
 
 
 def _head_by_head(layer: nn.Linear, targets: tuple[Target, ...], attention: nn.Module) -> dict[Target, Rows] | None:
@@ -164,7 +161,8 @@ def head_names(module: nn.Module) -> tuple[str, ...]:
     if isinstance(classifier, str):
         # levit_384_s8 has a second head that timm does not name among its classifiers.
         second = classifier.replace("head", "head_dist", 1)
-        return (classifier, second) if hasattr(module, "head_dist") and second != classifier else (classifier,)
+        distilled = isinstance(getattr(module, "head_dist", None), nn.Module)
+        return (classifier, second) if distilled and second != classifier else (classifier,)
     return tuple(str(name) for name in classifier or ())  # pyright: ignore[reportGeneralTypeIssues, reportUnknownVariableType, reportUnknownArgumentType]
 
 
