@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import timm
 import torch
+from safetensors.torch import save_file
 from tests.backbones.architectures import FAMILIES
 from tests.backbones.table import measure
 from tests.conftest import write_data
@@ -23,8 +24,8 @@ from ftx.run import Run
 from ftx.training import train
 from ftx.validation import validate
 
-# One of each layout: q, k and v fused, fused and bypassed, apart, in windows, over channels, in a pyramid, head by head,
-# beside convolutions, and in an attention of three dimensions; `make families` exports all.
+# One of each layout: q, k and v fused, fused and bypassed, apart, in windows, over channels, in a pyramid, head by
+# head, beside convolutions, and in an attention of three dimensions; `make families` exports all.
 EXPORTED = {
     "vit_small_patch14_reg4_dinov2",
     "beit_base_patch16_224",
@@ -69,6 +70,16 @@ def test_several_attentions_beside_each_other_are_one_block() -> None:
         *(f"blocks.2.attns.{number}.attn.qkv" for number in range(2)),
         *(f"blocks.2.ffns.{number}.mlp.fc1" for number in range(2)),
     ]
+
+
+def test_a_file_of_weights_may_hold_what_belongs_to_a_head(tmp_path: Path) -> None:
+    whole = timm.create_model("levit_128s", num_classes=3)  # its heads have batch statistics
+    file = tmp_path / "levit.safetensors"
+    save_file(whole.state_dict(), file)
+    module = build("levit_128s", weights=str(file), num_classes=2, image_size=224, seed=0).module
+    assert torch.equal(
+        module.get_parameter("stem.conv1.linear.weight"), whole.get_parameter("stem.conv1.linear.weight")
+    )
 
 
 def test_a_second_head_that_timm_does_not_name_is_a_head() -> None:

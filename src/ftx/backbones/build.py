@@ -114,8 +114,8 @@ def _load(module: nn.Module, name: str, architecture: str, weights: str) -> None
     if file is None:
         module.load_state_dict(fetch_pretrained(architecture))
         return
-    heads = head_names(module)
-    state = {key: tensor for key, tensor in read_weights(file).items() if not _in_heads(key, heads)}
+    heads, known = head_names(module), module.state_dict().keys()
+    state = {key: tensor for key, tensor in read_weights(file).items() if key in known or not _in_heads(key, heads)}
     if (vit := plain_vit(module)) is not None:
         _follow_grid(vit, state)
     own = module.state_dict()
@@ -133,7 +133,8 @@ def _load(module: nn.Module, name: str, architecture: str, weights: str) -> None
 
 
 def _in_heads(key: str, heads: tuple[str, ...]) -> bool:
-    return any(key.startswith(f"{head}.") for head in heads)
+    """Whether a tensor belongs to a head, or to the module around it: levit normalises before its last layer."""
+    return key.partition(".")[0] in {head.partition(".")[0] for head in heads}
 
 
 def _follow_grid(module: VisionTransformer, state: dict[str, Tensor]) -> None:
