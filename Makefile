@@ -11,7 +11,7 @@ WORKERS ?= 2
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --durations 10
 
 .DEFAULT_GOAL := help
-.PHONY: help setup fmt lint type test test-all bench docs quickstart clean
+.PHONY: help setup fmt lint type test test-all bench families docs quickstart clean
 
 help: ## Show what there is
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -38,6 +38,9 @@ test-all: lint test docs ## Run lint and the tests, and build the packages and t
 
 bench: $(VENV)/.installed ## Time the training step against the peft library
 	$(BIN)/python tests/benchmarks/step.py
+
+families: $(VENV)/.installed ## Print the table of families: adapted, merged, read by peft and exported
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.benchmarks.families
 
 docs: $(VENV)/.docs ## Build the documentation into build/site
 	$(BIN)/mkdocs build --strict --config-file docs/mkdocs.yml

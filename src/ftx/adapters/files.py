@@ -253,7 +253,7 @@ def load_adapter(module: nn.Module, folder: Path) -> None:
                 layer.get_parameter(MAGNITUDE).copy_(torch.from_numpy(held.magnitude_O))
             if isinstance(layer.scaling, Tensor):
                 layer.scaling.fill_(held.scaling)
-        own = module.state_dict()
+        own = module.state_dict()  # a head may keep batch statistics
         for key, tensor in read.saved.items():
             own[key].copy_(tensor)
 

@@ -59,6 +59,13 @@ def build(name: str, *, weights: str, num_classes: int, image_size: int | str, s
         module = timm.create_model(architecture, num_classes=0)
         grey = _load(module, name, architecture, weights)
         heads = head_names(module)
+        if not heads:
+            raise ModelError(
+                f"{name} has no classifier",
+                where="model.name",
+                found="timm knows it as an encoder alone",
+                mend="`ftx models` lists what takes a head",
+            )
         digest = base_digest(module.state_dict(), heads)
         size = input_size(module, image_size, name)
         _take_size(module, size, name)
@@ -128,8 +135,8 @@ def _load(module: nn.Module, name: str, architecture: str, weights: str) -> bool
     if file is None:
         module.load_state_dict(fetch_pretrained(architecture))
         return False
-    heads = head_names(module)
-    state = {key: tensor for key, tensor in read_weights(file).items() if not _in_heads(key, heads)}
+    heads, known = head_names(module), module.state_dict().keys()
+    state = {key: tensor for key, tensor in read_weights(file).items() if key in known or not _in_heads(key, heads)}
     if (vit := plain_vit(module)) is not None:
         _follow_grid(vit, state)
     grey = take_grey(module, state, file)
@@ -139,7 +146,8 @@ def _load(module: nn.Module, name: str, architecture: str, weights: str) -> bool
 
 
 def _in_heads(key: str, heads: tuple[str, ...]) -> bool:
-    return any(key.startswith(f"{head}.") for head in heads)
+    """Whether a tensor belongs to a head, or to the module around it: levit normalises before its last layer."""
+    return key.partition(".")[0] in {head.partition(".")[0] for head in heads}
 
 
 def _follow_grid(module: VisionTransformer, state: dict[str, Tensor]) -> None:

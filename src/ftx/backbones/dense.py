@@ -6,10 +6,13 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import cast
 
 import timm
 from safetensors.torch import load_file, save_file
-from torch import nn
+from timm.models.swin_transformer import SwinTransformer
+from timm.models.swin_transformer_v2 import SwinTransformerV2
+from torch import Tensor, nn
 
 from ftx.backbones.families import pretrained_config
 from ftx.data.preprocess import Preprocess, crop_share
@@ -36,12 +39,10 @@ def save_dense(module: nn.Module, config: DenseConfig, folder: Path) -> None:
     """Write ``config.json`` and ``model.safetensors`` (f32) into an existing folder."""
     own = pretrained_config(module)
     names = config.meaning.labels.names if config.meaning else ()
-    size = {"img_size": [config.preprocess.height, config.preprocess.width]}
-    sized = hasattr(module, "set_input_size")
     pretrained_cfg = {
         "input_size": [3, config.preprocess.height, config.preprocess.width],
         # Where it is true timm builds the model with img_size, which convolutional networks do not take.
-        "fixed_input_size": sized or bool(own.get("fixed_input_size")),
+        "fixed_input_size": hasattr(module, "set_input_size") or bool(own.get("fixed_input_size")),
         "interpolation": config.preprocess.interpolation,
         "crop_pct": crop_share(config.preprocess),
         "crop_mode": "center",
@@ -59,15 +60,39 @@ def save_dense(module: nn.Module, config: DenseConfig, folder: Path) -> None:
         "global_pool": _pool_name(module),
         "label_names": list(names),
         # num_classes stays out: with it here the transformers wrapper passes it twice.
-        "model_args": {**config.model_args, **(size if sized else {})},
+        "model_args": {**config.model_args, **_size_arguments(module, config.preprocess)},
         "pretrained_cfg": pretrained_cfg,
         # timm and transformers pass over what they do not know; another ftx reads the labels' relations here.
         **({"ftx": config.meaning.model_dump(mode="json")} if config.meaning else {}),
     }
-    state = {name: tensor.detach().float().contiguous() for name, tensor in module.state_dict().items()}
     with disk_faults(folder):
-        save_file(state, folder / WEIGHTS, metadata={"format": "pt"})
+        save_file(dense_state(module), folder / WEIGHTS, metadata={"format": "pt"})
     write_atomic(folder / CONFIG, (json.dumps(document, indent=2, ensure_ascii=False) + "\n").encode())
+
+
+def _size_arguments(module: nn.Module, pre: Preprocess) -> dict[str, object]:
+    """What timm needs to build the model for its input size."""
+    if not hasattr(module, "set_input_size"):
+        return {}
+    size: dict[str, object] = {"img_size": [pre.height, pre.width]}
+    if isinstance(module, SwinTransformer | SwinTransformerV2):
+        # Their windows grow with the input where it is set, but not where a model is built for it.
+        first_blocks = [stage.get_submodule("blocks.0") for stage in module.get_submodule("layers").children()]
+        windows = [list(cast("tuple[int, int]", block.window_size)) for block in first_blocks]
+        size["window_size"] = windows if any(window != windows[0] for window in windows) else windows[0]
+    return size
+
+
+def dense_state(module: nn.Module) -> dict[str, Tensor]:
+    """Every tensor in f32 under each of its names; safetensors takes none that share memory (coat's MLPs do)."""
+    state: dict[str, Tensor] = {}
+    seen: set[int] = set()
+    for name, tensor in module.state_dict().items():
+        plain = tensor.detach().float().cpu().contiguous()
+        place = plain.untyped_storage().data_ptr()
+        state[name] = plain.clone() if place in seen else plain
+        seen.add(place)
+    return state
 
 
 def _pool_name(module: nn.Module) -> str | None:

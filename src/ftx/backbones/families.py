@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import cast
 
 import torch
@@ -15,7 +16,7 @@ from timm.layers.patch_embed import PatchEmbed
 from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 
-from ftx.errors import AdapterError, ModelError, nearest
+from ftx.errors import AdapterError, nearest
 from ftx.targets import Role, Target
 
 # A run of rows, or their numbers where the targets of one attention head follow each other.
@@ -33,26 +34,38 @@ class Site:
 
 # Linear layers are adapted inside of these alone: never in patch embeddings, pooling heads or position biases, which
 # some families build of layers that are called fc1 and proj as well.
-_CONTAINERS = r"attn(?:_in|_out|_downsample)?|token_mixer|xca|factoratt_crpe\d?|mlp(?:_in|_tokens|_channels)?"
-_NEVER = frozenset({"patch_embed", "attn_pool", "rel_pos", "cpb_mlp", "meta_mlp", "embeds", "stem"})
+_ATTENTION = r"attn(?:_in|_out|_downsample|_block|_grid)?|token_mixer|xca|e_mhsa|factoratt_crpe\d?"
+_MLP = r"mlp(?:_in|_tokens|_channels|\d)?"
+_NEVER = frozenset({"patch_embed", "attn_pool", "rel_pos", "shared_rel_pos", "cpb_mlp", "meta_mlp", "embeds", "stem"})
 # vit, deit, dinov2, dinov3, beit, swin, maxvit: qkv, proj, fc1, fc2; eva02: q_proj, ..., fc1_g and fc1_x; vitamin: w0,
 # w1, w2; pvt, twins: q and kv; convit, tnt: qk and v; crossvit: wq, wk, wv; levit has each in a module of its own.
 _LEAVES: Mapping[str, tuple[Target, ...]] = {
     "qkv": ("q", "k", "v"),
     "qk": ("q", "k"),
     "kv": ("k", "v"),
-    **dict.fromkeys(("q", "q_proj", "wq", "q.ln"), ("q",)),
-    **dict.fromkeys(("k", "k_proj", "wk"), ("k",)),
+    **dict.fromkeys(("q", "q_proj", "wq", "q.ln", "to_query"), ("q",)),
+    **dict.fromkeys(("k", "k_proj", "wk", "to_key"), ("k",)),
     **dict.fromkeys(("v", "v_proj", "wv"), ("v",)),
-    **dict.fromkeys(("proj", "attn_out_proj", "proj.ln"), ("proj",)),
-    **dict.fromkeys(("fc1", "fc1_g", "fc1_x", "w0", "w1", "ln1"), ("fc1",)),
-    **dict.fromkeys(("fc2", "w2", "mlp_out_proj", "ln2"), ("fc2",)),
+    **dict.fromkeys(("proj", "o_proj", "proj.ln", "final"), ("proj",)),
+    **dict.fromkeys(("fc1", "fc1_g", "fc1_x", "w0", "w1", "ln1", "gate_proj", "up_proj"), ("fc1",)),
+    **dict.fromkeys(("fc2", "w2", "ln2", "down_proj"), ("fc2",)),
 }
-_SITE = re.compile(rf"(?P<block>.+)\.(?P<container>{_CONTAINERS})\.(?P<leaf>[a-z0-9_]+(?:\.ln)?)(?:\.linear)?")
+# vit_pwee and vit_dpwee compute attention and MLP beside each other, in layers of the block itself. What leaves both
+# through one layer counts as the attention's.
+_BESIDE: Mapping[str, tuple[Target, ...]] = {
+    "in_proj": ("fc1", "q", "k", "v"),
+    "attn_out_proj": ("proj",),
+    "mlp_out_proj": ("fc2",),
+    "out_proj": ("proj",),
+}
+_SITE = re.compile(rf"(?P<block>.+)\.(?P<container>{_ATTENTION}|{_MLP})\.(?P<leaf>[a-z0-9_]+(?:\.ln)?)(?:\.linear)?")
+_SITE_BESIDE = re.compile(rf"(?P<block>blocks\.\d+)\.(?P<leaf>{'|'.join(_BESIDE)})")
+# vit_*_18x2 has several attentions, and several MLPs, in one block.
+_ONE_OF_SEVERAL = re.compile(r"\.(?:attns|ffns)\.\d+$")
 
 
 def sites(module: nn.Module) -> list[Site]:
-    """Every linear layer of the family table, in the order of the modules.
+    """Every linear layer of the family table, in the order of the modules; a layer that has two names, by its first.
 
     A block is what its attention and its MLP have in common: ``blocks.3``, ``stages.2.blocks.0.attn_grid``.
     """
@@ -62,12 +75,12 @@ def sites(module: nn.Module) -> list[Site]:
     for name, layer in module.named_modules():
         if not isinstance(layer, nn.Linear) or name in heads or _NEVER & set(name.split(".")):
             continue
-        match = _SITE.fullmatch(name)
-        if match is None or match["leaf"] not in _LEAVES:
+        # csatv2 has an attention over one channel, in which there is nothing of low rank.
+        if (placed := _placed(name)) is None or min(layer.weight.shape) < 2:
             continue
-        block = blocks.setdefault(match["block"], len(blocks))
-        container = module.get_submodule(f"{match['block']}.{match['container']}")
-        found.append(Site(name=name, block=block, rows=_rows(name, layer, _LEAVES[match["leaf"]], container)))
+        block_name, container, targets = placed
+        block = blocks.setdefault(_ONE_OF_SEVERAL.sub("", block_name), len(blocks))
+        found.append(Site(name=name, block=block, rows=_rows(name, layer, targets, module.get_submodule(container))))
     return found
 
 
@@ -109,6 +122,16 @@ def named_sites(module: nn.Module, expression: str) -> list[Site]:
     return found
 
 
+def _placed(name: str) -> tuple[str, str, tuple[Target, ...]] | None:
+    """The block of a layer, the module that calls it, and its targets in the order of its rows; None for no site."""
+    if (beside := _SITE_BESIDE.fullmatch(name)) is not None:
+        return beside["block"], beside["block"], _BESIDE[beside["leaf"]]
+    inside = _SITE.fullmatch(name)
+    if inside is None or inside["leaf"] not in _LEAVES:
+        return None
+    return inside["block"], f"{inside['block']}.{inside['container']}", _LEAVES[inside["leaf"]]
+
+
 def _rows(name: str, layer: nn.Linear, targets: tuple[Target, ...], container: nn.Module) -> dict[Role, Rows]:
     """The rows of each target in a fused layer."""
     if targets == ("q", "k", "v") and layer.out_features == 2 * layer.in_features:
@@ -117,9 +140,14 @@ def _rows(name: str, layer: nn.Linear, targets: tuple[Target, ...], container: n
     if interleaved is not None:
         return interleaved
     share, rest = divmod(layer.out_features, len(targets))
+    widths = [share] * len(targets)
+    if len(targets) > 3:  # an MLP's first layer is wider than q, k and v beside it
+        widths = [int(width) for width in getattr(container, "in_split", ())]
+        rest = sum(widths) - layer.out_features
     if rest:
         raise AdapterError("a fused layer does not divide into its targets", where=name, found=f"{targets}")
-    return {target: slice(share * i, share * (i + 1)) for i, target in enumerate(targets)}
+    starts = accumulate(widths, initial=0)
+    return {target: slice(start, start + width) for target, start, width in zip(targets, starts, widths, strict=False)}
 
 
 def _head_by_head(layer: nn.Linear, targets: tuple[Target, ...], attention: nn.Module) -> dict[Role, Rows] | None:
@@ -167,18 +195,15 @@ def depth(module: nn.Module) -> int:
 
 
 def head_names(module: nn.Module) -> tuple[str, ...]:
-    """The classifier's module names; a distilled model has two, where it was built with both.
-
-    Raises: ModelError for an encoder that has no classifier.
-    """
+    """The classifier's module names: two for a distilled model built with both, none for an encoder without one."""
     classifier = pretrained_config(module).get("classifier", "head")
-    if classifier is None:
-        raise ModelError(
-            f"{type(module).__name__} has no classifier",
-            found="timm knows it as an encoder alone",
-            mend="`ftx models` lists the classifiers",
-        )
-    names = (classifier,) if isinstance(classifier, str) else tuple(map(str, cast("list[object]", classifier)))
+    if isinstance(classifier, str):
+        # levit_384_s8 has a second head that timm does not name among its classifiers.
+        second = classifier.replace("head", "head_dist", 1)
+        distilled = isinstance(getattr(module, "head_dist", None), nn.Module) and second != classifier
+        names = (classifier, second) if distilled else (classifier,)
+    else:
+        names = tuple(map(str, cast("list[object]", classifier or [])))
     modules = {name for name, _ in module.named_modules()}
     return tuple(name for name in names if name in modules) or names
 

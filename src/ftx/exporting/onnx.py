@@ -8,7 +8,9 @@ from typing import Any
 
 import onnx
 import torch
+from torch import Tensor
 from torch.export import ExportedProgram
+from torch.nn.functional import scaled_dot_product_attention
 
 from ftx.errors import ExportError
 from ftx.exporting.tracing import INPUT, OUTPUT, quiet_third_parties
@@ -24,6 +26,8 @@ OPSET = 20
 # takes less than the rest.
 EMBEDDED_WEIGHTS_MAX_BYTES = 2**31 - 2**26
 
+_ATTENTION = torch.ops.aten.scaled_dot_product_attention.default
+
 
 def write_onnx(program: ExportedProgram, info: Mapping[str, str], folder: Path) -> None:
     """Write ``model.onnx`` and, for models above 2 GB, ``model.onnx.data`` beside it.
@@ -34,7 +38,7 @@ def write_onnx(program: ExportedProgram, info: Mapping[str, str], folder: Path) 
     try:
         with quiet_third_parties():
             made = torch.onnx.export(
-                program,
+                _four_dimensional(program),
                 dynamo=True,
                 input_names=[INPUT],
                 output_names=[OUTPUT],
@@ -54,6 +58,20 @@ def write_onnx(program: ExportedProgram, info: Mapping[str, str], folder: Path) 
         onnx.checker.check_model(path, full_check=True)
     except (torch.onnx.errors.OnnxExporterError, onnx.checker.ValidationError) as error:
         raise ExportError("this model cannot be written as ONNX", found=str(error).partition("\n")[0]) from error
+
+
+def _four_dimensional(program: ExportedProgram) -> ExportedProgram:
+    """The program with each attention over four dimensions: torch's exporter knows no other (samvit's has three)."""
+    flat = [node for node in program.graph.nodes if node.target is _ATTENTION and node.args[0].meta["val"].ndim == 3]
+    return program.run_decompositions({_ATTENTION: _attention}) if flat else program
+
+
+def _attention(q: Tensor, k: Tensor, v: Tensor, attn_mask: Tensor | None = None, *rest: Any, **named: Any) -> Tensor:
+    """Shape: [N·heads, tokens, width], by way of [1, N·heads, tokens, width]."""
+    if q.ndim != 3:
+        return NotImplemented
+    mask = None if attn_mask is None else attn_mask[None]
+    return scaled_dot_product_attention(q[None], k[None], v[None], mask, *rest, **named)[0]
 
 
 def _weights_bytes(program: ExportedProgram) -> int:

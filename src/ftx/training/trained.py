@@ -11,6 +11,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from ftx.adapters.files import load_adapter, save_adapter
+from ftx.backbones.dense import dense_state
 from ftx.backbones.families import head_names
 from ftx.errors import MergeError
 from ftx.files import disk_faults
@@ -31,8 +32,10 @@ def save_trained(prepared: Prepared, folder: Path) -> None:
             module, prepared.spec, base_model=backbone.architecture, base_digest=backbone.digest, folder=folder
         )
         return
-    state = module.state_dict() if prepared.method == "full" else head_state(module)
-    tensors = {name: tensor.detach().float().cpu().contiguous() for name, tensor in state.items()}
+    if prepared.method == "full":
+        tensors = dense_state(module)
+    else:
+        tensors = {name: tensor.detach().float().cpu().contiguous() for name, tensor in head_state(module).items()}
     with disk_faults(folder):
         name = MODEL if prepared.method == "full" else HEAD
         save_file(tensors, folder / name, metadata={"format": "pt"})
