@@ -19,8 +19,9 @@ import timm
 import torch
 from torch import nn
 
+from ftx.backbones.build import takes_other_sizes
 from ftx.backbones.families import depth, head_names, pretrained_config, sites
-from ftx.recipe import TARGETS
+from ftx.targets import TARGETS
 
 TABLE = Path(__file__).parent / "architectures.json"
 
@@ -59,7 +60,7 @@ def row(architecture: str, tags: dict[str, str | None]) -> dict[str, object]:
         "family": timm.model_entrypoint(architecture).__module__.rpartition(".")[2],
         "parameters": sum(parameter.numel() for parameter in module.parameters()),
         "input_size": config["input_size"],
-        "any_size": hasattr(module, "set_input_size") or not config.get("fixed_input_size"),
+        "any_size": takes_other_sizes(module),
         "blocks": depth(module) if found else 0,
         "adapted": len(found),
         "layers": {target: layers[target] for target in TARGETS if target in layers},

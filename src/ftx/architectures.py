@@ -11,8 +11,8 @@ from functools import cached_property
 from pydantic import BaseModel, ConfigDict
 
 from ftx.errors import InputError, nearest
-from ftx.recipe import TARGETS, Target
 from ftx.resources import EMBEDDED, ORIGINS, architecture_table
+from ftx.targets import TARGETS, Target
 
 
 class Architecture(BaseModel):

@@ -6,8 +6,6 @@ A recipe is checked where it enters, and all that is wrong with it is said at on
 
 from __future__ import annotations
 
-import math
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, ClassVar, Literal, cast
@@ -21,6 +19,19 @@ from ftx.errors import RecipeError
 from ftx.otx import from_otx, is_otx
 from ftx.strict_yaml import YamlError, dump_yaml, parse_yaml
 from ftx.targets import TARGETS, Blocks, Target, alpha_or_alphas, block_choice, rank_or_ranks, target_list
+from ftx.values import (
+    Count,
+    Number,
+    Sides,
+    Switch,
+    Text,
+    auto_or_count,
+    auto_or_rate,
+    auto_or_size,
+    expression,
+    no_bool,
+    plain_path,
+)
 
 TaskName = Literal["multiclass", "multilabel", "hierarchical"]
 PeftMethod = Literal["lora", "dora", "none"]
@@ -33,90 +44,6 @@ AdapterInit = Literal["zero", "pissa"]
 
 # A recipe is a page of text; whatever is larger was not meant to be one.
 MAX_RECIPE_BYTES = 1 << 20
-
-
-def _no_bool(value: object) -> object:
-    # Python counts True as 1, so `rank: true` would pass for a number.
-    if isinstance(value, bool):
-        raise PydanticCustomError("ftx", "must be a number")
-    return value
-
-
-def _auto_or_count(value: object) -> object:
-    return _word_or_count(value, "auto")
-
-
-def _auto_or_size(value: object) -> object:
-    sides = [side.strip() for side in str(value).split("x")]
-    if value == "auto":
-        return value
-    if isinstance(value, bool) or len(sides) > 2 or not all(side.isdecimal() and int(side) > 0 for side in sides):
-        raise PydanticCustomError("ftx", "must be 'auto', a whole number of 1 or more, or HEIGHTxWIDTH as in 224x160")
-    height, width = int(sides[0]), int(sides[-1])
-    return height if height == width else f"{height}x{width}"
-
-
-def _word_or_count(value: object, word: str) -> object:
-    if value == word:
-        return value
-    text = str(value).strip()
-    if isinstance(value, bool) or not text.isdecimal() or int(text) < 1:
-        raise PydanticCustomError("ftx", "must be '{word}' or a whole number of 1 or more", {"word": word})
-    return int(text)
-
-
-def _true_or_false(value: object) -> object:
-    words = {"true": True, "false": False}
-    if isinstance(value, bool):
-        return value
-    if not isinstance(value, str) or value not in words:
-        raise PydanticCustomError("ftx", "must be true or false")
-    return words[value]
-
-
-def _expression(value: object) -> object:
-    if not isinstance(value, str) or not value.strip():
-        raise PydanticCustomError("ftx", "must be 'auto' or a regular expression of layers' whole names")
-    try:
-        re.compile(value)
-    except re.error as error:
-        raise PydanticCustomError("ftx", "is no regular expression: {error}", {"error": str(error)}) from error
-    return value
-
-
-def _plain_path(value: object) -> object:
-    if isinstance(value, Path):
-        return value
-    if not isinstance(value, str) or not value.strip() or "\0" in value:
-        raise PydanticCustomError("ftx", "must be the path of a folder")
-    return value
-
-
-def _plain_text(value: object) -> object:
-    if isinstance(value, Path):
-        return str(value)
-    if not isinstance(value, str) or not value.strip() or "\0" in value:
-        raise PydanticCustomError("ftx", "must be text")
-    return value
-
-
-def _auto_or_rate(value: object) -> object:
-    try:
-        rate = math.nan if isinstance(value, bool) else float(str(value))
-    except ValueError:
-        rate = math.nan
-    if value == "auto":
-        return value
-    if not (math.isfinite(rate) and rate > 0):
-        raise PydanticCustomError("ftx", "must be 'auto' or a number above 0")
-    return rate
-
-
-Sides = Annotated[str, Field(pattern=r"^[1-9]\d*x[1-9]\d*$")]
-Switch = Annotated[bool, BeforeValidator(_true_or_false)]
-Text = Annotated[str, BeforeValidator(_plain_text)]
-Count = Annotated[int, BeforeValidator(_no_bool), Field(ge=1)]
-Number = Annotated[float, BeforeValidator(_no_bool), Field(allow_inf_nan=False)]
 
 
 class _Section(BaseModel):
@@ -133,11 +60,11 @@ class DataRecipe(_Section):
     224 for dinov2, whose own 518 is too slow for this use.
     """
 
-    path: Annotated[Path, BeforeValidator(_plain_path)] = Path("data")
+    path: Annotated[Path, BeforeValidator(plain_path)] = Path("data")
     format: Text = "auto"
-    image_size: Annotated[Literal["auto"] | int | Sides, BeforeValidator(_auto_or_size)] = "auto"
+    image_size: Annotated[Literal["auto"] | int | Sides, BeforeValidator(auto_or_size)] = "auto"
     val_fraction: Annotated[Number, Field(gt=0, le=0.5)] = 0.2
-    classes: Annotated[Literal["auto"] | int, BeforeValidator(_auto_or_count)] = "auto"
+    classes: Annotated[Literal["auto"] | int, BeforeValidator(auto_or_count)] = "auto"
 
 
 class ModelRecipe(_Section):
@@ -186,7 +113,7 @@ class AdapterRecipe(_Section):
     alpha: Annotated[float | dict[Target, float], BeforeValidator(alpha_or_alphas)] = 16.0
     targets: Annotated[tuple[Target, ...], BeforeValidator(target_list), Field(validate_default=True)] = TARGETS
     blocks: Annotated[Blocks, BeforeValidator(block_choice)] = "all"
-    layers: Annotated[str, BeforeValidator(_expression)] = "auto"
+    layers: Annotated[str, BeforeValidator(expression)] = "auto"
     init: AdapterInit = "zero"
     dropout: Annotated[Number, Field(ge=0, lt=1)] = 0.0
     rslora: Switch = False
@@ -227,7 +154,7 @@ class TrainRecipe(_Section):
 
     epochs: Count = 10
     batch_size: Count = 16
-    lr: Annotated[Literal["auto"] | float, BeforeValidator(_auto_or_rate)] = "auto"
+    lr: Annotated[Literal["auto"] | float, BeforeValidator(auto_or_rate)] = "auto"
     lora_plus: Annotated[Number, Field(gt=0)] = 1.0
     weight_decay: Annotated[Number, Field(ge=0)] = 0.05
     precision: Precision = "auto"
@@ -244,7 +171,7 @@ class Recipe(_Section):
     """A whole training run; every key has a default."""
 
     task: TaskName = "multiclass"
-    seed: Annotated[int, BeforeValidator(_no_bool), Field(ge=0, lt=2**63)] = 0
+    seed: Annotated[int, BeforeValidator(no_bool), Field(ge=0, lt=2**63)] = 0
     data: DataRecipe = DataRecipe()
     model: ModelRecipe = ModelRecipe()
     adapter: AdapterRecipe = AdapterRecipe()

@@ -15,7 +15,7 @@ import pytest
 import ftx
 from ftx.architectures import Architecture, read_architectures
 from ftx.errors import InputError
-from ftx.recipe import TARGETS
+from ftx.targets import TARGETS
 
 TABLE = read_architectures()
 BY_NAME = {one.architecture: one for one in TABLE.architectures}

@@ -117,14 +117,19 @@ def _take_size(module: nn.Module, size: Size, name: str) -> None:
             ) from error
         return
     own = pretrained_size(module)
-    fixed = pretrained_config(module).get("fixed_input_size") and type(module).__name__ not in _ANY_SIZE
-    if fixed and size != own:
+    if size != own and not takes_other_sizes(module):
         raise ModelError(
             f"{name} takes images of one size",
             where="data.image_size",
             found=f"{_text(size)} px",
             mend=f"--image-size {_text(own)}",
         )
+
+
+def takes_other_sizes(module: nn.Module) -> bool:
+    """Whether the family computes at other input sizes than that of its weights."""
+    fixed = pretrained_config(module).get("fixed_input_size") and type(module).__name__ not in _ANY_SIZE
+    return hasattr(module, "set_input_size") or not fixed
 
 
 def _load(module: nn.Module, name: str, architecture: str, weights: str) -> bool:

@@ -11,8 +11,8 @@ import typer
 from ftx.architectures import Model, missing_targets, read_architectures
 from ftx.cli import console
 from ftx.cli.options import JsonFlag
-from ftx.recipe import TARGETS
 from ftx.reports import VerbReport
+from ftx.targets import TARGETS
 
 
 class ModelsReport(VerbReport):
