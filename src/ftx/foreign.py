@@ -13,7 +13,7 @@ from timm.models.vision_transformer import VisionTransformer
 from ftx.adapters.files import AdapterFile, read_adapter, saved_rows
 from ftx.backbones.families import head_names
 from ftx.backbones.foundation import Foundation, of_backbone, open_foundation
-from ftx.errors import AdapterError, InputError, MergeError
+from ftx.errors import AdapterError, FtxError, InputError, MergeError
 from ftx.progress import SILENT, Progress
 from ftx.run import Run
 from ftx.training.prepare import base_of
@@ -77,7 +77,11 @@ def _foundation(
     located: Sequence[tuple[Path, Run | None]], base: str | None, weights: str, image_size: int | str
 ) -> Foundation:
     if base is not None:
-        return open_foundation(base, weights=weights, image_size=image_size)
+        try:
+            return open_foundation(base, weights=weights, image_size=image_size)
+        except FtxError as fault:  # which speaks of the flag by which training names a model
+            fault.mend = fault.mend and fault.mend.replace("--model", "--base")
+            raise
     run = next((run for _, run in located if run is not None), None)
     if run is None:
         raise InputError(
@@ -138,4 +142,5 @@ def _require_same_base(
             found=f"{named}, this is {ours}",
             mend=f"--base {named}",
         )
-    progress.note(f"{folder}: says of its base only '{config.base_model}': that {base} is this one cannot be checked")
+    said = f"says of its base no more than '{config.base_model}'" if config.base_model else "says nothing of its base"
+    progress.note(f"{folder}: {said}, so whether {base} has the weights it was trained on cannot be checked")
