@@ -13,7 +13,7 @@ from ftx.adapters.pissa import plain_factors, start_from_principal
 from ftx.adapters.spec import AdapterSpec, Kind, Part
 from ftx.backbones.build import build
 from ftx.errors import AdapterError
-from ftx.targets import Blocks
+from ftx.targets import TARGETS, Blocks
 from ftx.training.optim import optimizer
 
 # q and v of a fused layer of 3 x 6 rows, with ranks of their own
@@ -51,6 +51,15 @@ def test_layers_by_their_names() -> None:
     mixer = build("mixer_s32_224", weights="none", num_classes=3, image_size=224, seed=0).module
     names = [site.name for site, _ in match(mixer, spec(layers=r"blocks\.\d\.mlp_channels\.fc\d"))]
     assert names == [f"blocks.{block}.mlp_channels.{leaf}" for block in range(8) for leaf in ("fc1", "fc2")]
+
+
+def test_all_targets_are_all_that_there_are() -> None:
+    mixer = build("mixer_s32_224", weights="none", num_classes=3, image_size=224, seed=0).module
+    everything = AdapterSpec("lora", dict.fromkeys(TARGETS, 2), dict.fromkeys(TARGETS, 4.0))
+    assert {part.target for _, parts in match(mixer, everything) for part in parts} == {"fc1", "fc2"}
+    with pytest.raises(AdapterError, match="targets q are in no layer of this model") as caught:
+        match(mixer, spec())
+    assert caught.value.mend == "--targets fc1,fc2"
 
 
 @pytest.mark.parametrize(

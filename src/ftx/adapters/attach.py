@@ -39,7 +39,9 @@ def match(module: nn.Module, spec: AdapterSpec) -> list[tuple[Site, tuple[Part, 
         chosen = [site for site in found if site.block in blocks]
     matched = [(site, parts) for site in chosen if (parts := _parts(site, spec))]
     reached = {part.target for _, parts in matched for part in parts}
-    if absent := [target for target in spec.rank if target not in reached]:
+    absent = [target for target in spec.rank if target not in reached]
+    # All six are all that there are: mixers have no attention, and nextvit no MLP of linear layers.
+    if absent and not (reached and set[str](spec.rank) == set[str](TARGETS)):
         known = [target for target in TARGETS if any(target in site.rows for site in chosen)]
         among = "this model" if spec.blocks == "all" else "these blocks"
         raise AdapterError(
