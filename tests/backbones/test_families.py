@@ -28,7 +28,7 @@ from ftx.validation import validate
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:timm")  # of torch's, for how timm resamples
 
 # One of each layout: q, k and v fused, fused and bypassed, apart, in windows, over channels, in a pyramid, head by
-# head, beside convolutions, and in an attention of three dimensions; `make families` exports all.
+# head, beside convolutions, and in attentions of three and of five dimensions; `make families` exports all.
 EXPORTED = {
     "vit_small_patch14_reg4_dinov2",
     "beit_base_patch16_224",
@@ -39,6 +39,7 @@ EXPORTED = {
     "levit_128s",
     "mobilevit_xxs",
     "samvit_base_patch16_224",
+    "nest_tiny",
 }
 
 

@@ -61,17 +61,27 @@ def write_onnx(program: ExportedProgram, info: Mapping[str, str], folder: Path) 
 
 
 def _four_dimensional(program: ExportedProgram) -> ExportedProgram:
-    """The program with each attention over four dimensions: torch's exporter knows no other (samvit's has three)."""
-    flat = [node for node in program.graph.nodes if node.target is _ATTENTION and node.args[0].meta["val"].ndim == 3]
-    return program.run_decompositions({_ATTENTION: _attention}) if flat else program
+    """The program with each attention over four dimensions, as torch's exporter knows no other.
+
+    samvit's has three; hiera's, nest's and twins', with the windows beside the heads, has five.
+    """
+    others = [node for node in program.graph.nodes if node.target is _ATTENTION and node.args[0].meta["val"].ndim != 4]
+    return program.run_decompositions({_ATTENTION: _attention}) if others else program
 
 
 def _attention(q: Tensor, k: Tensor, v: Tensor, attn_mask: Tensor | None = None, *rest: Any, **named: Any) -> Tensor:
-    """Shape: [N·heads, tokens, width], by way of [1, N·heads, tokens, width]."""
-    if q.ndim != 3:
-        return NotImplemented
-    mask = None if attn_mask is None else attn_mask[None]
-    return scaled_dot_product_attention(q[None], k[None], v[None], mask, *rest, **named)[0]
+    """Shape: [..., tokens, width], by way of [1, all that leads, tokens, width]."""
+    if q.ndim == 4:
+        return NotImplemented  # stays as it is
+    mask = None
+    if attn_mask is not None:
+        mask = _as_heads(attn_mask.expand(*q.shape[:-1], k.shape[-2]))
+    flat = scaled_dot_product_attention(_as_heads(q), _as_heads(k), _as_heads(v), mask, *rest, **named)
+    return flat.reshape(*q.shape[:-1], v.shape[-1])
+
+
+def _as_heads(tensor: Tensor) -> Tensor:
+    return tensor.reshape(1, -1, *tensor.shape[-2:])
 
 
 def _weights_bytes(program: ExportedProgram) -> int:
