@@ -10,6 +10,8 @@ from ftx.version import __version__
 
 if TYPE_CHECKING:
     from ftx.classifier import Classifier
+    from ftx.combining import combine
+    from ftx.comparing import compare
     from ftx.evaluation import evaluate
     from ftx.exporting import export
     from ftx.labels import Labels
@@ -28,6 +30,8 @@ __all__ = [
     "Recipe",
     "Run",
     "__version__",
+    "combine",
+    "compare",
     "evaluate",
     "export",
     "load",
@@ -40,6 +44,8 @@ __all__ = [
 # Public name -> the room it lives in. `import ftx` loads none of them: torch alone takes seconds.
 _ROOMS = {
     "Classifier": "ftx.classifier",
+    "combine": "ftx.combining",
+    "compare": "ftx.comparing",
     "Labels": "ftx.labels",
     "Recipe": "ftx.recipe",
     "Run": "ftx.run",
