@@ -20,11 +20,12 @@ from ftx.adapters.kernel import LayerAdapter
 from ftx.backbones.dense import load_dense
 from ftx.combining import combine, elected
 from ftx.comparing import compare, directions, subspace_overlap
-from ftx.errors import AdapterError, InputError, MergeError, RunError
+from ftx.errors import AdapterError, GateFailed, InputError, MergeError, RunError
 from ftx.merging import merge
 from ftx.recipe import Recipe
 from ftx.run import Run
 from ftx.training import train
+from ftx.training.prepare import base_of
 
 SETTINGS = {
     "name": "vit_tiny_patch16_224",
@@ -49,6 +50,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         "dora": {"path": data, "peft": "dora", "rank": 4},
         "lora": {"path": data, "peft": "lora", "rank": 2, "targets": "mlp", "lr": 2e-3},
         "fewer": {"path": fewer, "peft": "lora"},
+        "q": {"path": data, "peft": "dora", "targets": "q"},
         "other": {"path": data, "peft": "lora", "seed": 1},
         "linear": {"path": data, "freeze_backbone": True, "peft": None, "blocks": None},
     }
@@ -61,6 +63,11 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 def weights(folder: Path) -> dict[str, torch.Tensor]:
     return {name: tensor.double() for name, tensor in load_file(folder / "model.safetensors").items()}
+
+
+def base_weights(run: Path) -> dict[str, torch.Tensor]:
+    state = base_of(Recipe.load(run / "recipe.yaml"), 0).module.state_dict()
+    return {name: tensor.double() for name, tensor in state.items()}
 
 
 @pytest.mark.slow
@@ -99,9 +106,7 @@ def test_ties_of_an_adapter_with_itself_is_its_largest_changes(runs: dict[str, P
     combine([runs["dora"]], tmp_path / "whole")
     combine([runs["dora"], runs["dora"]], tmp_path / "ties", how="ties", density=0.1)
     merged, ties = weights(tmp_path / "whole"), weights(tmp_path / "ties")
-    from ftx.training.prepare import base_of
-
-    base = base_of(Recipe.load(runs["dora"] / "recipe.yaml"), 0).module.state_dict()
+    base = base_weights(runs["dora"])
     kept = total = 0
     for name, before in base.items():
         change, found = merged[name] - before, ties[name] - before
@@ -127,6 +132,45 @@ def test_the_election_is_that_of_peft(changes: np.ndarray) -> None:
     assert not found[~voted].any()
 
 
+def test_the_election_by_hand() -> None:
+    # Entries: trimmed, outvoted by share, agreed on, alone, and cancelled.
+    first = np.array([[0.1, -2.0, 4.0, 3.0, 1.0]])
+    second = np.array([[0.1, 3.0, 2.0, 0.1, -1.0]])
+    third = np.array([[0.1, -1.0, 1.0, 0.1, 0.1]])
+    found = elected([first, second, third], [0.5, 0.25, 0.25], [0.5, 0.5, 0.5])
+    # The vote of the second: 0.5·-2 + 0.25·3 - 0.25·1 = -0.5. Of the last: 0.5 - 0.25 = 0.25.
+    expected = [[0, (0.5 * -2 + 0.25 * -1) / 0.75, (0.5 * 4 + 0.25 * 2 + 0.25) / 1, 3, 1]]
+    np.testing.assert_allclose(found, expected, rtol=1e-12)
+
+
+@pytest.mark.slow
+def test_density_counts_the_rows_that_an_adapter_has(runs: dict[str, Path], tmp_path: Path) -> None:
+    combine([runs["q"]], tmp_path / "whole")
+    combine([runs["q"], runs["q"]], tmp_path / "ties", how="ties", density=0.25)
+    merged, ties, before = weights(tmp_path / "whole"), weights(tmp_path / "ties"), base_weights(runs["q"])
+    name = "blocks.11.attn.qkv.weight"
+    # k and v stay as they are, but for the rounding of their magnitudes to f32
+    torch.testing.assert_close(merged[name][192:], before[name][192:], rtol=4e-7, atol=0)
+    assert torch.equal(ties[name][192:], before[name][192:])
+    kept = [(ties[one] - before[one])[:192] != 0 for one in ("blocks.10.attn.qkv.weight", name)]
+    assert float(torch.stack(kept).double().mean()) == pytest.approx(0.25, abs=0.005)
+
+
+def test_a_wrong_election_is_found(monkeypatch: pytest.MonkeyPatch, runs: dict[str, Path], tmp_path: Path) -> None:
+    monkeypatch.setattr("ftx.combining.elected", lambda changes, *_: 1.1 * changes[0])
+    with pytest.raises(GateFailed):
+        combine([runs["dora"], runs["lora"]], tmp_path / "out", how="ties")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_wrong_merge_is_found(monkeypatch: pytest.MonkeyPatch, runs: dict[str, Path], tmp_path: Path) -> None:
+    """By the base with the adapters beside it, should the layers' own proofs not see it."""
+    monkeypatch.setattr("ftx.combining._layer_error", lambda *_: 0.0)
+    monkeypatch.setattr("ftx.combining.rounded", lambda weight_OI, _: (1.001 * weight_OI).astype(np.float32))
+    with pytest.raises(GateFailed, match="with its adapters"):
+        combine([runs["dora"]], tmp_path / "out")
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("names", "settings", "error", "said"),
@@ -136,7 +180,9 @@ def test_the_election_is_that_of_peft(changes: np.ndarray) -> None:
         (("dora", "fewer"), {}, AdapterError, "different classes"),
         (("dora", "other"), {}, MergeError, "another base"),
         (("linear",), {}, AdapterError, "no adapter"),
-        (("dora",), {"labels": ["a"]}, InputError, "there are 4 classes"),
+        (("dora",), {"labels": ["a"]}, InputError, "no run describes"),
+        (("dora", "lora"), {"how": "ties", "density": 0}, InputError, "density"),
+        ((), {}, InputError, "one number above 0|no adapter is named"),
     ],
 )
 def test_what_does_not_belong_together_is_refused(
@@ -164,9 +210,7 @@ def test_adapters_side_by_side(runs: dict[str, Path], tmp_path: Path) -> None:
     report = compare([runs["dora"], runs["lora"], runs["dora"]])
     for name in ("dora", "lora"):
         combine([runs[name]], tmp_path / name)
-    from ftx.training.prepare import base_of
-
-    base = base_of(Recipe.load(runs["dora"] / "recipe.yaml"), 0).module.state_dict()
+    base = base_weights(runs["dora"])
     for index, name in enumerate(("dora", "lora")):
         merged = weights(tmp_path / name)
         for layer in report.layers:

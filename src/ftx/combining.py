@@ -11,42 +11,49 @@ from typing import Literal, cast
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from ftx.adapters.beside import beside
 from ftx.adapters.files import AdapterFile
-from ftx.adapters.kernel import Float64, LayerAdapter, merged_weight, separate_products
+from ftx.adapters.kernel import Float64, LayerAdapter, separate_products
 from ftx.backbones.dense import WEIGHTS, DenseConfig, load_dense, save_dense
 from ftx.backbones.foundation import Foundation
-from ftx.data.preprocess import normalise
-from ftx.errors import AdapterError, GateFailed, InputError, MergeError
+from ftx.data.preprocess import Preprocess, normalise
+from ftx.errors import AdapterError, GateFailed, InputError, MergeError, ModelError
 from ftx.files import check_space, stage_folder, write_atomic
 from ftx.foreign import Opened, open_adapters
 from ftx.labels import Labels
-from ftx.merging import LAYER_BOUND, LOGIT_BOUND, PROOF_IMAGES, PROOF_ROWS, LayerProof, flat
+from ftx.merging import LAYER_BOUND, LOGIT_BOUND, PROOF_IMAGES, PROOF_ROWS, LayerProof, change, flat, rounded
 from ftx.progress import SILENT, Progress
 from ftx.reports import VerbReport
 from ftx.run import refuse_existing
 from ftx.tasks import Meaning
-from ftx.training.modelcard import MergeProof, write_combined_card
+from ftx.training.modelcard import layers_proved, write_combined_card
 from ftx.training.trained import fill
 
 How = Literal["linear", "ties"]
 # The share of entries that TIES keeps of each adapter (arXiv:2306.01708, section 5 and its figure on top-k).
 DENSITY = 0.2
+# Entries of each layer by which an election is checked.
+PROOF_ENTRIES = 256
 
 
 class CombineReport(VerbReport):
     """What was laid over which base, and how far the result lies from what it should be.
 
-    ``max_relative_error`` is that of the layers against separate products in float64; of several adapters joined by
-    TIES, which no product expresses, each adapter's own merge is held so.
+    ``max_relative_error`` is that of the layers against separate products in float64, ``max_logit_difference`` that of
+    the folder, opened again, against the base with the adapters beside it. TIES is no sum of products: its entries are
+    held against the rule taken entry by entry, and the folder against the model that was written.
     """
 
     verb: str = "merge"
     adapters: list[str]
     shares: list[float]
     how: How
+    density: float | None
     base: str
+    architecture: str
     path: str
     size_bytes: int
     labels: int
@@ -81,22 +88,38 @@ def combine(
     """
     refuse_existing(out)
     shares = _checked_shares(shares, len(paths))
+    if not 0 < density <= 1:
+        raise InputError("the density of TIES is a share above 0 and at most 1", found=f"{density:g}")
     foundation, opened = open_adapters(
         paths, base=base, weights=weights, image_size=image_size, head=head, progress=progress
     )
-    module = foundation.module
+    module, files = foundation.module, [one.file for one in opened]
     meaning = _meaning(opened, foundation, labels, progress) if head else None
     check_space(out, 4 * sum(parameter.numel() for parameter in module.parameters()))
-    files = [one.file for one in opened]
     merged, proofs = _merge_layers(module.state_dict(), files, shares, how, density, progress)
     worst = max(proof.relative_error for proof in proofs)
     if not worst <= LAYER_BOUND:
         raise GateFailed("the merge does not answer as its separate products", found=f"{worst:.1e} of {LAYER_BOUND}")
-    fill(module, {**merged, **_saved(files, shares)})
+    fill(module, _saved(files, shares))
+    images_N3HW = _random_images(foundation.preprocess)
+    layers = {
+        proof.layer: [(share, file.layers.get(proof.layer)) for share, file in zip(shares, files, strict=True)]
+        for proof in proofs
+    }
+    try:
+        with torch.inference_mode(), beside(module, layers if how == "linear" else {}):
+            if how == "ties":
+                fill(module, merged)
+            expected_NC = module(images_N3HW)
+    except (RuntimeError, AssertionError, ValueError) as error:
+        raise ModelError("the base does not compute at its input size", where=base, found=str(error)) from error
+    fill(module, merged)
+    bound = LOGIT_BOUND * max(1.0, float(expected_NC.abs().max()))
     with stage_folder(out) as staged:
         config = DenseConfig(foundation.architecture, meaning, foundation.preprocess, foundation.model_args)
         save_dense(module, config, staged)
-        difference, bound = _difference(module, staged, foundation)
+        with torch.inference_mode():
+            difference = float((load_dense(staged)(images_N3HW) - expected_NC).abs().max())
         if not difference <= bound:
             raise GateFailed(
                 "the dense model does not answer as the base with its adapters",
@@ -104,11 +127,12 @@ def combine(
                 found=f"answers differ by {difference:.1e}, the bound is {bound:.1e}{_eps(foundation)}",
             )
         report = CombineReport(
-            run=None,
             adapters=[str(path) for path in paths],
             shares=list(shares),
             how=how,
+            density=density if how == "ties" else None,
             base=base or foundation.architecture,
+            architecture=foundation.architecture,
             path=str(out),
             size_bytes=(staged / WEIGHTS).stat().st_size,
             labels=len(meaning.labels) if meaning else 0,
@@ -117,11 +141,26 @@ def combine(
             max_logit_difference=difference,
             logit_bound=bound,
         )
-        proof = MergeProof(len(proofs), worst, LAYER_BOUND, difference, bound, "random images")
-        named = [(path.resolve().name, share) for path, share in zip(paths, shares, strict=True)]
-        write_combined_card(staged, foundation.architecture, named, meaning, proof)
+        _write_card(staged, report, [one.at.name for one in opened], meaning)
         write_atomic(staged / "merge.json", (report.model_dump_json(indent=2) + "\n").encode())
     return report
+
+
+def _write_card(folder: Path, report: CombineReport, names: Sequence[str], meaning: Meaning | None) -> None:
+    several = len(names) > 1
+    parts = [(f"{s:.3g} of" if several else "adapter", name) for s, name in zip(report.shares, names, strict=True)]
+    answers = f"within {report.max_logit_difference:.1e} on random images (bound {report.logit_bound:.1e})."
+    if report.how == "ties":
+        parts.append(("joined by", f"TIES, density {report.density:g}"))
+        proved = (
+            f"Entries of each of the {len(report.layers)} layers follow the rule, taken entry by entry, within "
+            f"{report.max_relative_error:.1e} of the largest weight (bound {report.layer_bound:.0e}); opened again the "
+            f"folder answers as the model that was written, {answers}"
+        )
+    else:
+        layers = layers_proved(len(report.layers), report.max_relative_error, report.layer_bound)
+        proved = f"{layers}The whole answers as the base with the adapters beside it, {answers}"
+    write_combined_card(folder, report.architecture, parts, meaning, proved)
 
 
 def _merge_layers(
@@ -141,14 +180,17 @@ def _merge_layers(
         for name in names:
             layer, weight_OI = name.removesuffix(".weight"), flat(state[name])
             adapters = [file.layers.get(layer) for file in files]
-            changes = [None if one is None else _change(weight_OI, one, layer) for one in adapters]
+            changes = [None if one is None else change(weight_OI, one, layer) for one in adapters]
             if how == "ties":
                 change_OI = elected(changes, shares, thresholds)
             else:
                 summed = (share * Δ for share, Δ in zip(shares, changes, strict=True) if Δ is not None)
                 change_OI = sum(summed, np.zeros_like(weight_OI))
-            stored_OI = (weight_OI + change_OI).astype(np.float32)
-            error = _layer_error(weight_OI, stored_OI.astype(np.float64), adapters, shares, changes, how)
+            stored_OI = rounded(weight_OI + change_OI, layer)
+            if how == "ties":
+                error = _election_error(weight_OI, stored_OI, changes, shares, thresholds)
+            else:
+                error = _layer_error(weight_OI, stored_OI, adapters, shares)
             proofs.append(LayerProof(layer=layer, relative_error=error))
             merged[name] = torch.from_numpy(stored_OI).view_as(state[name])
             bar.advance()
@@ -162,7 +204,7 @@ def elected(changes: Sequence[Float64 | None], shares: Sequence[float], threshol
     """
     shape = next(Δ.shape for Δ in changes if Δ is not None)
     trimmed = [
-        np.zeros(shape) if Δ is None else np.where(np.abs(Δ) >= least, Δ, 0.0)
+        np.zeros(shape) if Δ is None else np.where(np.abs(Δ).astype(np.float32) >= least, Δ, 0.0)
         for Δ, least in zip(changes, thresholds, strict=True)
     ]
     sign_OI = np.sign(sum((share * Δ for share, Δ in zip(shares, trimmed, strict=True)), np.zeros(shape)))
@@ -175,56 +217,60 @@ def elected(changes: Sequence[Float64 | None], shares: Sequence[float], threshol
 
 
 def _threshold(state: Mapping[str, Tensor], file: AdapterFile, density: float) -> float:
-    """The size that the largest ``density`` of an adapter's changes reach, over all of its layers."""
-    sizes = np.concatenate(
-        [
-            np.abs(_change(flat(state[f"{layer}.weight"]), adapter, layer)).astype(np.float32).ravel()
-            for layer, adapter in file.layers.items()
-        ]
-    )
-    kept = max(round(density * sizes.size), 1)
-    return float(np.partition(sizes, sizes.size - kept)[sizes.size - kept])
-
-
-def _change(weight_OI: Float64, adapter: LayerAdapter, layer: str) -> Float64:
-    try:
-        return merged_weight(weight_OI, adapter) - weight_OI
-    except MergeError as error:
-        raise MergeError(error.what, where=layer) from error
+    """The size that the largest ``density`` of an adapter's changes reach, over all rows that it has, as f32."""
+    sizes: list[NDArray[np.float32]] = []
+    for layer, adapter in file.layers.items():
+        weight_OI = flat(state[f"{layer}.weight"])
+        size_OI = np.abs(change(weight_OI, adapter, layer))
+        # Rows of a fused layer that no target owns stay as they are, but for the f32 rounding of DoRA's magnitudes.
+        owned_O = size_OI.max(axis=1) > 1e-6 * np.abs(weight_OI).max(axis=1)
+        sizes.append(size_OI[owned_O].astype(np.float32).ravel())
+    every = np.concatenate(sizes)
+    if not every.size:
+        return 0.0
+    kept = max(round(density * every.size), 1)
+    return float(np.partition(every, every.size - kept)[every.size - kept])
 
 
 def _layer_error(
-    base_OI: Float64,
-    merged_OI: Float64,
-    adapters: Sequence[LayerAdapter | None],
-    shares: Sequence[float],
-    changes: Sequence[Float64 | None],
-    how: How,
+    base_OI: Float64, stored_OI: NDArray[np.float32], adapters: Sequence[LayerAdapter | None], shares: Sequence[float]
 ) -> float:
-    """max |x·W'ᵀ − separate products| / max |separate products|, in float64 on random inputs."""
+    """max |x·W'ᵀ − Σ share · separate products| / max |products|, in float64 on random inputs."""
     x_NI = np.random.default_rng(0).standard_normal((PROOF_ROWS, base_OI.shape[1]))
     base_NO = x_NI @ base_OI.T
     products = [base_NO if one is None else separate_products(x_NI, base_OI, one) for one in adapters]
-    tiny = np.finfo(float).tiny
-    if how == "linear":
-        expected_NO = sum((share * y for share, y in zip(shares, products, strict=True)), np.zeros_like(base_NO))
-        return float(np.abs(x_NI @ merged_OI.T - expected_NO).max() / max(np.abs(expected_NO).max(), tiny))
-    each = (
-        np.abs(base_NO + x_NI @ Δ.T - y).max() / max(np.abs(y).max(), tiny)
-        for Δ, y in zip(changes, products, strict=True)
-        if Δ is not None
-    )
-    return float(max(each))
+    expected_NO = sum((share * y for share, y in zip(shares, products, strict=True)), np.zeros_like(base_NO))
+    found_NO = x_NI @ stored_OI.astype(np.float64).T
+    return float(np.abs(found_NO - expected_NO).max() / max(np.abs(expected_NO).max(), np.finfo(float).tiny))
 
 
-def _difference(module: nn.Module, dense: Path, foundation: Foundation) -> tuple[float, float]:
-    """The largest difference between the model in memory and the folder opened again, and its bound."""
-    pre = foundation.preprocess
+def _election_error(
+    base_OI: Float64,
+    stored_OI: NDArray[np.float32],
+    changes: Sequence[Float64 | None],
+    shares: Sequence[float],
+    thresholds: Sequence[float],
+) -> float:
+    """max |W' − W − rule| / max |W| over random entries, the rule taken for each entry by itself."""
+    rng = np.random.default_rng(0)
+    worst = 0.0
+    for row, column in zip(*(rng.integers(0, side, PROOF_ENTRIES) for side in base_OI.shape), strict=True):
+        kept = [
+            (share, float(Δ[row, column]))
+            for share, Δ, least in zip(shares, changes, thresholds, strict=True)
+            if Δ is not None and np.float32(abs(Δ[row, column])) >= least
+        ]
+        vote = sum(share * value for share, value in kept)
+        agreeing = [(share, value) for share, value in kept if value * vote > 0]
+        weight = sum(share for share, _ in agreeing)
+        rule = sum(share * value for share, value in agreeing) / weight if weight else 0.0
+        worst = max(worst, abs(float(stored_OI[row, column]) - float(base_OI[row, column]) - rule))
+    return worst / max(float(np.abs(base_OI).max()), np.finfo(float).tiny)
+
+
+def _random_images(pre: Preprocess) -> Tensor:
     pixels = np.random.default_rng(0).integers(0, 256, (PROOF_IMAGES, pre.height, pre.width, 3), dtype=np.uint8)
-    images_N3HW = torch.from_numpy(normalise(pixels, pre))
-    with torch.inference_mode():
-        expected, found = module(images_N3HW), load_dense(dense)(images_N3HW)
-    return float((expected - found).abs().max()), LOGIT_BOUND * max(1.0, float(expected.abs().max()))
+    return torch.from_numpy(normalise(pixels, pre))
 
 
 def _eps(foundation: Foundation) -> str:
@@ -234,12 +280,13 @@ def _eps(foundation: Foundation) -> str:
 
 
 def _checked_shares(shares: Sequence[float], count: int) -> Sequence[float]:
-    shares = shares or [1 / count] * count
+    equal = [round(1 / max(count, 1), 4)] * max(count - 1, 0)
+    shares = shares or [1 / max(count, 1)] * count
     if len(shares) != count or not all(share > 0 for share in shares) or abs(sum(shares) - 1) > 1e-6:
         raise InputError(
             "shares are one number above 0 for each adapter, and add up to 1",
             found=", ".join(f"{share:g}" for share in shares),
-            mend=f"--shares {','.join([f'{1 / count:.4g}'] * count)}" if count != 3 else "--shares 0.4,0.3,0.3",
+            mend=f"--shares {','.join(f'{share:.4g}' for share in [*equal, 1 - sum(equal)])}",
         )
     return shares
 
@@ -261,23 +308,30 @@ def _saved(files: Sequence[AdapterFile], shares: Sequence[float]) -> dict[str, T
 def _meaning(opened: Sequence[Opened], foundation: Foundation, labels: Sequence[str], progress: Progress) -> Meaning:
     """What the logits mean: by the runs, else by the labels given, else by the base's own, else numbered."""
     classes = cast("int", foundation.module.num_classes)
-    known = [one.run.manifest.meaning for one in opened if one.run is not None]
-    if any(meaning.labels != known[0].labels or meaning.task != known[0].task for meaning in known):
-        raise MergeError(
-            "the adapters were trained for different labels",
-            where=opened[1].path,
-            found=f"{', '.join(known[-1].labels.names[:3])}, …, not {', '.join(known[0].labels.names[:3])}, …",
-        )
-    if labels and len(labels) != classes:
-        raise InputError(f"there are {classes} classes", where="--labels", found=f"{len(labels)} names")
-    if known and not labels:
-        if len(opened) == 1:
-            return known[0]
-        if known[0].thresholds.labels:
+    runs = [one.at.run for one in opened if one.at.run is not None]
+    for run in runs:
+        if (run.manifest.task, run.manifest.labels) != (runs[0].manifest.task, runs[0].manifest.labels):
+            raise MergeError(
+                "the adapters were trained for different labels",
+                where=run.path,
+                found=f"{', '.join(run.manifest.labels.names[:3])}, …, "
+                f"{runs[0].path} has {', '.join(runs[0].manifest.labels.names[:3])}, …",
+            )
+    if runs:
+        if labels:
+            raise InputError("--labels is for adapters that no run describes", mend=f"{runs[0].path} says its labels")
+        meaning = runs[0].manifest.meaning
+        if len(opened) > 1 and meaning.thresholds.labels:
             progress.note("thresholds were tuned for each adapter by itself: the merged model decides at 0.5")
-        return Meaning(task=known[0].task, labels=known[0].labels)
+            return Meaning(task=meaning.task, labels=meaning.labels)
+        return meaning
+    if labels and len(set(labels)) != classes:
+        found = f"{len(labels)} names, {len(set(labels))} of them different"
+        raise InputError(f"there are {classes} classes", where="--labels", found=found)
     names = tuple(labels) or foundation.labels
-    if len(names) != classes:
+    if len(set(names)) != classes:
         progress.note(f"nobody says what the {classes} classes are called: --labels a,b,c names them")
         names = tuple(f"class_{index}" for index in range(classes))
+    elif not labels and any(one.file.saved for one in opened):
+        progress.note(f"the {classes} classes are called as the base's own are: --labels a,b,c names them otherwise")
     return Meaning(labels=Labels.multiclass(names))

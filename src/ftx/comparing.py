@@ -14,10 +14,10 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 
 from ftx.adapters.files import WEIGHTS
-from ftx.adapters.kernel import LayerAdapter, merged_weight
+from ftx.adapters.kernel import LayerAdapter
 from ftx.errors import AdapterError
 from ftx.foreign import Opened, open_adapters
-from ftx.merging import flat
+from ftx.merging import change, flat
 from ftx.progress import SILENT, Progress
 from ftx.reports import VerbReport
 
@@ -92,7 +92,7 @@ def compare(
         for name in layers:
             weight_OI = flat(state[f"{name}.weight"])
             adapters = [one.file.layers.get(name) for one in opened]
-            norms = [None if one is None else float(np.linalg.norm(_change(weight_OI, one))) for one in adapters]
+            norms = [None if one is None else float(np.linalg.norm(change(weight_OI, one, name))) for one in adapters]
             size = float(np.linalg.norm(weight_OI))
             for index, norm in enumerate(norms):
                 totals[index] += (0, 0) if norm is None else (norm**2, size**2)
@@ -129,10 +129,6 @@ def directions(adapter: LayerAdapter) -> tuple[Float64, Float64]:
     left_RR, sigma_R, right_RR = np.linalg.svd(upper_RR @ lower_RR.T)
     kept = sigma_R > 1e-6 * max(sigma_R.max(initial=0.0), np.finfo(float).tiny)
     return Q_IR @ right_RR[: len(sigma_R)][kept].T, Q_OR @ left_RR[:, : len(sigma_R)][:, kept]
-
-
-def _change(weight_OI: Float64, adapter: LayerAdapter) -> Float64:
-    return merged_weight(weight_OI, adapter) - weight_OI
 
 
 def _overlaps(adapters: Sequence[LayerAdapter | None], shape: tuple[int, ...]) -> list[Overlap]:
@@ -189,6 +185,6 @@ def _facts(opened: Opened, path: Path, change: float) -> Adapter:
         layers=len(layers),
         ranks=sorted({len(one.lora_A_RI) for one in layers.values()}),
         parameters=int(parameters),
-        size_bytes=(opened.path / WEIGHTS).stat().st_size,
+        size_bytes=(opened.at.folder / WEIGHTS).stat().st_size,
         change=change,
     )

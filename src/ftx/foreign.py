@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import cast
 
 import timm
 from timm.models.vision_transformer import VisionTransformer
 
-from ftx.adapters.files import AdapterFile, read_adapter, saved_rows
+from ftx.adapters.config import read_config
+from ftx.adapters.files import AdapterFile, read_adapter, stored_shapes
 from ftx.backbones.families import head_names
 from ftx.backbones.foundation import Foundation, of_backbone, open_foundation
 from ftx.errors import AdapterError, FtxError, InputError, MergeError
@@ -21,11 +22,23 @@ from ftx.training.trained import require_base, run_recipe
 
 
 @dataclass(frozen=True)
-class Opened:
-    """An adapter folder, the run that it is of, and what it holds."""
+class Located:
+    """An adapter's folder, and the run that it is of."""
 
-    path: Path
+    folder: Path
     run: Run | None
+
+    @property
+    def name(self) -> str:
+        """What people call it: the run, or the folder."""
+        return (self.folder if self.run is None else self.run.path).resolve().name
+
+
+@dataclass(frozen=True)
+class Opened:
+    """An adapter, where it stands and what it holds."""
+
+    at: Located
     file: AdapterFile
 
 
@@ -42,105 +55,145 @@ def open_adapters(
 
     Raises: AdapterError, ModelError or MergeError for what does not hold or does not belong together.
     """
+    if not paths:
+        raise InputError("no adapter is named", mend="--adapter DIR")
     located = [_locate(path) for path in paths]
     foundation = _foundation(located, base, weights, image_size)
-    module = foundation.module
-    without = _head(foundation, [folder for folder, _ in located], wanted=head)
+    without = _theirs(foundation)
+    if head:
+        _give_head(foundation, [one.folder for one in located], without)
+        without = []
+    else:
+        cast("VisionTransformer", foundation.module).reset_classifier(0)  # as every classifier of timm
     opened: list[Opened] = []
-    for folder, run in located:
-        file = read_adapter(folder, module, foundation.namings, without=without)
-        _require_same_base(file, folder, foundation, base, progress)
-        opened.append(Opened(folder, run, file))
-    if head and getattr(module, "num_classes", 0) == 0:
-        raise AdapterError(
-            "neither the adapter nor the base has a head",
-            where=located[0][0],
-            mend="--no-head merges the backbone alone, to train a head on it: ftx train --weights",
-        )
+    for one in located:
+        file = read_adapter(one.folder, foundation.module, foundation.namings, without=without)
+        _require_same_base(file, one, foundation, base, weights, progress)
+        opened.append(Opened(one, file))
     return foundation, opened
 
 
-def _locate(path: Path) -> tuple[Path, Run | None]:
-    """The adapter's folder, and the run that it is of."""
+def _locate(path: Path) -> Located:
     inside = path.name == "trained" and (path.absolute().parent / "run.json").is_file()
     if inside or (path / "run.json").is_file():
         run = Run.open(path.parent if inside else path)
         if run.manifest.method not in ("lora", "dora"):
             raise AdapterError("this run has no adapter", where=path, found=f"method {run.manifest.method}")
-        return run.require("trained"), run
+        return Located(run.require("trained"), run)
     if not path.is_dir():
         raise AdapterError("there is no such adapter", where=path, mend="name a run, or a folder that peft wrote")
-    return path, None
+    read_config(path)  # what is no adapter at all is said before a base is asked for
+    return Located(path, None)
 
 
-def _foundation(
-    located: Sequence[tuple[Path, Run | None]], base: str | None, weights: str, image_size: int | str
-) -> Foundation:
+def _foundation(located: Sequence[Located], base: str | None, weights: str, image_size: int | str) -> Foundation:
+    """The base that is named, else that of the first run; images go into it as they went into the runs' training."""
+    runs = [one.run for one in located if one.run is not None]
+    if runs and image_size == "auto":
+        image_size = runs[0].manifest.preprocess.image_size
+    if weights == "none":
+        raise InputError("adapters are merged into the weights that they were trained on", mend="--weights FILE")
     if base is not None:
         try:
-            return open_foundation(base, weights=weights, image_size=image_size)
+            foundation = open_foundation(base, weights=weights, image_size=image_size)
         except FtxError as fault:  # which speaks of the flag by which training names a model
             fault.mend = fault.mend and fault.mend.replace("--model", "--base")
             raise
-    run = next((run for _, run in located if run is not None), None)
-    if run is None:
-        raise InputError(
-            "which base was the adapter trained on?", where=located[0][0], mend="--base NAME of timm, or --base DIR"
+    elif not runs:
+        where, mend = located[0].folder, "--base NAME of timm, or --base DIR"
+        raise InputError("which base was the adapter trained on?", where=where, mend=mend)
+    elif weights != "auto" or image_size != runs[0].manifest.preprocess.image_size:
+        raise InputError("--weights and --image-size go with --base", mend="a run says what it was trained on and how")
+    else:
+        backbone = base_of(run_recipe(runs[0]), 0)
+        require_base(runs[0], backbone.digest)
+        foundation = of_backbone(backbone)
+    if any(run.manifest.preprocess != runs[0].manifest.preprocess for run in runs):
+        raise MergeError(
+            "the adapters were trained on images of other sizes or other normalisation",
+            found=", ".join(f"{run.path}: {run.manifest.preprocess.image_size} px" for run in runs),
+            mend="train them at one --image-size",
         )
-    backbone = base_of(run_recipe(run), 0)
-    require_base(run, backbone.digest)
-    return of_backbone(backbone)
+    same_size = runs and foundation.preprocess.image_size == runs[0].manifest.preprocess.image_size
+    return replace(foundation, preprocess=runs[0].manifest.preprocess) if same_size else foundation
 
 
-def _head(foundation: Foundation, folders: Sequence[Path], *, wanted: bool) -> list[str]:
-    """Give the base the head that the adapters bring.
-
-    Returns: the modules in their files that are left out.
-    """
+def _theirs(foundation: Foundation) -> list[str]:
+    """What the adapters' library calls the heads of the base."""
     heads = head_names(foundation.module)
     named = foundation.namings[0].modules if foundation.namings else {head: head for head in heads}
-    theirs = [name for name, ours in named.items() if ours in heads]
-    module = cast("VisionTransformer", foundation.module)  # as every classifier of timm
-    if not wanted:
-        module.reset_classifier(0)
-        return theirs
-    rows = {saved_rows(folder, name) for folder in folders for name in theirs} - {None}
-    if rows and (alien := [name for name in theirs if name in foundation.alien_heads]):
+    return [name for name, ours in named.items() if ours in heads]
+
+
+def _give_head(foundation: Foundation, folders: Sequence[Path], theirs: Sequence[str]) -> None:
+    """Give the base a head of the classes that the adapters bring.
+
+    Raises: AdapterError for a head that cannot be carried over, heads that differ, or none at all.
+    """
+    module = cast("VisionTransformer", foundation.module)
+    classes: dict[int, Path] = {}
+    for folder in folders:
+        shapes = stored_shapes(folder)
+        for name in theirs:
+            of_head = {key: shape for key, shape in shapes.items() if key.startswith(f"{name}.")}
+            if of_head and name in foundation.alien_heads:
+                raise AdapterError(
+                    f"the head {name} of this adapter cannot be carried over",
+                    where=folder,
+                    found=foundation.alien_heads[name],
+                    mend="--no-head merges the backbone alone, to train a head on it: ftx train --weights",
+                )
+            # The last layer of a head gives the logits; an adapter of the head itself says nothing of them.
+            saved = [shape[0] for key, shape in of_head.items() if len(shape) > 1 and ".lora_" not in key]
+            if saved:
+                classes.setdefault(saved[-1], folder)
+    if len(classes) > 1:
+        found = ", ".join(f"{folder}: {count}" for count, folder in classes.items())
+        raise AdapterError("the adapters' heads have different classes", found=found)
+    for count in classes:
+        if count != getattr(module, "num_classes", None):
+            module.reset_classifier(count)
+    if getattr(module, "num_classes", 0) == 0:
         raise AdapterError(
-            f"the head {alien[0]} of this adapter cannot be carried over",
+            "neither the adapter nor the base has a head",
             where=folders[0],
-            found=foundation.alien_heads[alien[0]],
             mend="--no-head merges the backbone alone, to train a head on it: ftx train --weights",
         )
-    if len(rows) > 1:
-        raise AdapterError("the adapters' heads have different classes", found=", ".join(sorted(map(str, rows))))
-    for classes in rows:
-        if classes != getattr(module, "num_classes", None):
-            module.reset_classifier(cast("int", classes))
-    return []
 
 
 def _require_same_base(
-    file: AdapterFile, folder: Path, foundation: Foundation, base: str | None, progress: Progress
+    file: AdapterFile, at: Located, foundation: Foundation, base: str | None, weights: str, progress: Progress
 ) -> None:
     config = file.config
     if config.base_digest is not None:
         if config.base_digest != foundation.digest:
             raise MergeError(
                 "the adapter was trained on another base",
-                where=folder,
+                where=at.folder,
                 found=f"digest {config.base_digest[:12]}…, this base has {foundation.digest[:12]}…",
                 mend=f"--base {config.base_model or 'NAME or DIR'} with the weights that training used",
             )
         return
-    named = (config.base_model or "").removeprefix("timm/").partition(".")[0]
-    ours = foundation.architecture.partition(".")[0]
-    if timm.is_model(named) and not foundation.namings and named != ours:
-        raise MergeError(
-            "the adapter was trained on another base",
-            where=folder,
-            found=f"{named}, this is {ours}",
-            mend=f"--base {named}",
-        )
+    theirs, ours = _published(config.base_model or ""), _published(foundation.architecture)
+    if theirs and ours and not foundation.namings:
+        # The tag says which weights, unless they came from a file.
+        compared = 2 if base is not None and weights == "auto" and not Path(base).is_dir() else 1
+        if theirs[:compared] != ours[:compared]:
+            raise MergeError(
+                "the adapter was trained on another base",
+                where=at.folder,
+                found=f"{'.'.join(theirs)}, this is {'.'.join(ours)}",
+                mend=f"--base {'.'.join(theirs)}",
+            )
     said = f"says of its base no more than '{config.base_model}'" if config.base_model else "says nothing of its base"
-    progress.note(f"{folder}: {said}, so whether {base} has the weights it was trained on cannot be checked")
+    where = base or foundation.architecture
+    progress.note(f"{at.folder}: {said}, so whether {where} has the weights it was trained on cannot be checked")
+
+
+def _published(name: str) -> tuple[str, str] | None:
+    """Architecture and tag of a name on the hub or in timm, the default's where it says none; None if it is neither."""
+    architecture, _, tag = name.removeprefix("timm/").partition(".")
+    if not timm.is_model(architecture):
+        return None
+    default = timm.get_pretrained_cfg(architecture)
+    return architecture, tag or (default.tag if default and default.tag else "")

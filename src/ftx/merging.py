@@ -121,11 +121,9 @@ def merged_state(base: nn.Module, layers: Mapping[str, LayerAdapter]) -> dict[st
     state = base.state_dict()
     merged: dict[str, Tensor] = {}
     for name, adapter in layers.items():
-        try:
-            weight_OI = merged_weight(flat(state[f"{name}.weight"]), adapter)
-        except MergeError as error:
-            raise MergeError(error.what, where=name) from error
-        merged[f"{name}.weight"] = torch.from_numpy(weight_OI.astype(np.float32)).view_as(state[f"{name}.weight"])
+        weight = state[f"{name}.weight"]
+        weight_OI = flat(weight)
+        merged[f"{name}.weight"] = torch.from_numpy(rounded(_merged(weight_OI, adapter, name), name)).view_as(weight)
     return merged
 
 
@@ -187,6 +185,33 @@ def _logit_difference(run: Run, dense: Path, pixels_NHWC: NDArray[np.uint8]) -> 
         trained_NC, dense_NC = load_trained(run)(images_N3HW), load_dense(dense)(images_N3HW)
     bound = LOGIT_BOUND * max(1.0, float(trained_NC.abs().max()))
     return float((trained_NC - dense_NC).abs().max()), bound
+
+
+def change(weight_OI: Float64, adapter: LayerAdapter, layer: str) -> Float64:
+    """What an adapter makes of a weight, less that. Shape: [O, I].
+
+    Raises: MergeError naming the layer if it is not finite.
+    """
+    return _merged(weight_OI, adapter, layer) - weight_OI
+
+
+def _merged(weight_OI: Float64, adapter: LayerAdapter, layer: str) -> Float64:
+    try:
+        return merged_weight(weight_OI, adapter)
+    except MergeError as error:
+        raise MergeError(error.what, where=layer) from error
+
+
+def rounded(weight_OI: Float64, layer: str) -> NDArray[np.float32]:
+    """A merged weight as it is stored. Shape: [O, I].
+
+    Raises: MergeError naming the layer if f32 cannot hold it.
+    """
+    with np.errstate(over="ignore"):
+        stored_OI = weight_OI.astype(np.float32)
+    if not np.isfinite(stored_OI).all():
+        raise MergeError("the merged weight has entries that f32 cannot hold", where=layer)
+    return stored_OI
 
 
 def flat(weight: Tensor) -> Float64:

@@ -128,6 +128,14 @@ class AdapterRecipe(_Section):
                 raise PydanticCustomError("ftx", "are {targets}, and {key} is given for {each}", told)
         return targets
 
+    @field_validator("dropout")
+    @classmethod
+    def _on_a_change_alone(cls, dropout: float, info: ValidationInfo) -> float:
+        # PiSSA's side path carries the principal part of the weight: dropping its input drops what was pretrained.
+        if dropout > 0 and info.data.get("init") == "pissa":
+            raise PydanticCustomError("ftx", "contradicts adapter.init pissa, whose factors are a part of the weight")
+        return dropout
+
     @field_validator("layers")
     @classmethod
     def _instead_of_targets(cls, layers: str, info: ValidationInfo) -> str:
@@ -303,7 +311,8 @@ def _resolve(
     except ValidationError as error:
         raise _refusal(problems + complaint_lines(error, Recipe, _SYNONYMS), where) from error
     if recipe.model.peft == "none":
-        problems += [f"{key}: contradicts model.peft none, which has no adapter" for key in given if "adapter." in key]
+        of_adapter = [key for key in given if key.startswith("adapter.") or key == "train.lora_plus"]
+        problems += [f"{key}: contradicts model.peft none, which has no adapter" for key in of_adapter]
     if problems:
         raise _refusal(problems, where)
     return recipe

@@ -18,6 +18,8 @@ TARGETS: tuple[Target, ...] = get_args(Target)
 Role = Literal[Target, "layer"]
 WORDS: Mapping[str, tuple[Target, ...]] = {"attn": ("q", "k", "v", "proj"), "mlp": ("fc1", "fc2"), "all": TARGETS}
 
+# More than any model has: a slip of the keyboard must not fill the memory.
+MOST_BLOCKS = 10_000
 # all; the last N; the first N, as first:N; or those listed, counted from 0.
 Blocks = Literal["all"] | int | str | tuple[int, ...]
 
@@ -59,8 +61,10 @@ def block_choice(value: object) -> object:
     if None in ranges or not (listed or "," in text or "-" in text):
         form = "must be 'all', a whole number of 1 or more (the last so many), first:N, or a list as 0,3,6-8"
         raise PydanticCustomError("ftx", form)
-    numbers = {number for found in ranges if found for number in range(int(found[1]), int(found[2] or found[1]) + 1)}
-    return tuple(sorted(numbers))
+    spans = [(int(found[1]), int(found[2] or found[1])) for found in ranges if found]
+    if any(first > last or last >= MOST_BLOCKS for first, last in spans):
+        raise PydanticCustomError("ftx", "must name blocks in order, each below {most}", {"most": MOST_BLOCKS})
+    return tuple(sorted({number for first, last in spans for number in range(first, last + 1)}))
 
 
 def _meant(name: object) -> Sequence[object]:

@@ -60,7 +60,7 @@ def expression(value: object) -> object:
         raise PydanticCustomError("ftx", "must be 'auto' or a regular expression of layers' whole names")
     try:
         re.compile(value)
-    except re.error as error:
+    except (re.error, OverflowError, RecursionError) as error:
         raise PydanticCustomError("ftx", "is no regular expression: {error}", {"error": str(error)}) from error
     return value
 

@@ -13,11 +13,20 @@ import timm
 import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
-from transformers import Dinov2Config, Dinov2ForImageClassification, Dinov2Model, ViTConfig, ViTForImageClassification
+from transformers import (
+    Dinov2Config,
+    Dinov2ForImageClassification,
+    Dinov2Model,
+    Dinov2WithRegistersConfig,
+    Dinov2WithRegistersModel,
+    ViTConfig,
+    ViTForImageClassification,
+)
 from transformers import logging as transformers_logging
 
 from ftx.adapters.files import read_adapter
 from ftx.backbones.dense import load_dense
+from ftx.backbones.transformers_config import read_processor
 from ftx.combining import combine
 from ftx.errors import AdapterError, FtxError, GateFailed, InputError, MergeError, ModelError
 
@@ -215,6 +224,8 @@ def retouch(folder: Path, change: Callable[[dict[str, torch.Tensor], str], objec
     save_file(tensors, path, metadata={"format": "pt"})
 
 
+OTHER = "timm/vit_base_patch16_224"
+TRAINED = "trained on another base"
 REFUSED: dict[str, tuple[Callable[[Path], object], str]] = {
     "another type": (lambda a: alter(a, lambda c: c.update(peft_type="IA3")), "only LoRA and DoRA"),
     "trained biases": (lambda a: alter(a, lambda c: c.update(bias="lora_only")), "trained biases"),
@@ -222,12 +233,17 @@ REFUSED: dict[str, tuple[Callable[[Path], object], str]] = {
     "another kind": (lambda a: alter(a, lambda c: c.update(lora_bias=True)), "does not merge"),
     "another name": (
         lambda a: alter(a, lambda c: c.update(base_model_name_or_path="timm/vit_base_patch16_224")),
-        "base",
+        TRAINED,
     ),
     "an expression": (lambda a: alter(a, lambda c: c.update(target_modules="(")), "expression"),
     "no layer": (lambda a: alter(a, lambda c: c.update(target_modules=["query"])), "no layer of the base"),
     "a rank": (lambda a: alter(a, lambda c: c.update(r=5)), "does not fit"),
-    "an alpha": (lambda a: alter(a, lambda c: c.update(lora_alpha="8")), "lora_alpha is no positive number"),
+    "an alpha": (lambda a: alter(a, lambda c: c.update(lora_alpha="8")), "lora_alpha: '8'"),
+    "half a rank": (lambda a: alter(a, lambda c: c.update(r=0.5)), "r: 0.5"),
+    "a word for true": (lambda a: alter(a, lambda c: c.update(use_rslora="false")), "use_rslora: 'false'"),
+    "blocks": (lambda a: alter(a, lambda c: c.update(layers_to_transform=["a"])), "layers_to_transform"),
+    "too large": (lambda a: alter(a, lambda c: c.update(lora_alpha=1e40)), "f32 cannot hold"),
+    "no mapping": (lambda a: (a / "adapter_config.json").write_text("[" * 100_000), "cannot be read"),
     "no config": (lambda a: (a / "adapter_config.json").unlink(), "no adapter"),
     "no tensors": (lambda a: (a / "adapter_model.safetensors").unlink(), "not there"),
     "missing": (lambda a: retouch(a, lambda t, key: t.pop(key)), "1 keys missing"),
@@ -267,3 +283,135 @@ def test_layers_to_transform(tmp_path: Path) -> None:
     adapt(base, tmp_path / "adapter", ["qkv"], layers_to_transform=[1], layers_pattern="blocks")
     fresh = timm_vit(tmp_path / "fresh")
     assert list(read_adapter(tmp_path / "adapter", fresh).layers) == ["blocks.1.attn.qkv"]
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"target_modules": ["qkv", "fc1"], "exclude_modules": ["blocks.0.mlp.fc1"]},
+        {"target_modules": ["fc2"], "modules_to_save": ["head", "norm", "blocks.1.mlp.fc1"]},
+        {"target_modules": ["head", "qkv"]},
+        {"target_modules": r"(?i)blocks\.\d\.ATTN\.qkv", "use_rslora": True},
+    ],
+    ids=["excluded", "saved", "the head itself", "expression"],
+)
+def test_what_peft_can_choose(settings: dict[str, object], tmp_path: Path) -> None:
+    base = timm_vit(tmp_path / "base")
+    model = adapt(base, tmp_path / "adapter", settings.pop("target_modules"), **settings)  # pyright: ignore[reportArgumentType]
+    combine([tmp_path / "adapter"], tmp_path / "out", base=str(tmp_path / "base"))
+    with torch.inference_mode():
+        torch.testing.assert_close(load_dense(tmp_path / "out")(images()), model(images()), rtol=0, atol=F32)
+
+
+def test_registers_and_no_bias(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    config = {**VIT, "image_size": 28, "mlp_ratio": 4, "patch_size": 14, "num_register_tokens": 4, "qkv_bias": False}
+    base = Dinov2WithRegistersModel(Dinov2WithRegistersConfig(**config)).eval()
+    stir_scales(base)
+    base.save_pretrained(tmp_path / "base")
+    model = adapt(base, tmp_path / "adapter", ["q_proj", "v_proj", "fc2"])
+    combine([tmp_path / "adapter"], tmp_path / "out", base=str(tmp_path / "base"), head=False)
+    with torch.inference_mode():
+        found = load_dense(tmp_path / "out").forward_features(images(28))
+        torch.testing.assert_close(found, model(images(28)).last_hidden_state, rtol=0, atol=F32)
+
+
+@pytest.mark.parametrize("size", ["56", "28x70"])
+def test_positions_at_another_size_are_those_of_transformers(size: str, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    base = Dinov2Model(Dinov2Config(**{**VIT, "image_size": 70}, mlp_ratio=4, patch_size=14)).eval()
+    stir_scales(base)
+    base.save_pretrained(tmp_path / "base")
+    model = adapt(base, tmp_path / "adapter", ["q_proj"])
+    combine([tmp_path / "adapter"], tmp_path / "out", base=str(tmp_path / "base"), image_size=size, head=False)
+    height, _, width = size.partition("x")
+    pictures = torch.randn(2, 3, int(height), int(width or height), generator=torch.Generator().manual_seed(1))
+    with torch.inference_mode():
+        found = load_dense(tmp_path / "out").forward_features(pictures)
+        # The same interpolation; with antialias, as timm resamples, they differ by 0.1 and more.
+        torch.testing.assert_close(found, model(pictures).last_hidden_state, rtol=0, atol=F32)
+
+
+def test_labels_come_by_their_ids(tmp_path: Path) -> None:
+    base = ViTForImageClassification(ViTConfig(**VIT, intermediate_size=64, num_labels=12))
+    base.config.id2label = {index: f"n{index}" for index in range(12)}
+    base.save_pretrained(tmp_path / "base")
+    path = tmp_path / "base" / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()), sort_keys=True))  # "10" before "2"
+    adapt(base, tmp_path / "adapter", ["q_proj"])
+    combine([tmp_path / "adapter"], tmp_path / "out", base=str(tmp_path / "base"))
+    document = json.loads((tmp_path / "out" / "config.json").read_text())
+    assert document["label_names"] == [f"n{index}" for index in range(12)]
+
+
+def test_a_convolution_that_standardises_its_weight_is_refused(tmp_path: Path) -> None:
+    base = timm.create_model("resnetv2_50x1_bit", num_classes=3)
+    adapt(base, tmp_path / "adapter", ["stages.0.blocks.0.conv2"])
+    with pytest.raises(AdapterError, match="cannot merge") as caught:
+        read_adapter(tmp_path / "adapter", timm.create_model("resnetv2_50x1_bit", num_classes=3))
+    assert "stages.0.blocks.0.conv2 is a StdConv2d" in str(caught.value)
+
+
+BROKEN: dict[str, tuple[dict[str, object], str]] = {
+    "a size": ({"pretrained_cfg": {"input_size": [3, 32]}}, "pretrained_cfg.input_size"),
+    "a deviation": ({"pretrained_cfg": {"std": [0, 0, 0]}}, "pretrained_cfg.std"),
+    "a crop": ({"pretrained_cfg": {"crop_pct": 2}}, "pretrained_cfg.crop_pct"),
+    "a pickle": ({"model_args": {"checkpoint_path": "x.pth"}}, "checkpoint_path"),
+    "a network": ({"model_args": {"pretrained": True}}, "pretrained"),
+    "an argument": ({"model_args": {"patch_size": 0}}, "cannot build"),
+    "a name": ({"architecture": "vit_tniy"}, "no such architecture"),
+    "classes": ({"num_classes": "many"}, "num_classes"),
+}
+
+
+@pytest.mark.parametrize("case", BROKEN)
+def test_a_base_that_does_not_hold_is_named(case: str, tmp_path: Path) -> None:
+    base = timm_vit(tmp_path / "base")
+    adapt(base, tmp_path / "adapter", ["qkv"])
+    changes, said = BROKEN[case]
+    path = tmp_path / "base" / "config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+    with pytest.raises(ModelError, match=r".") as caught:
+        combine([tmp_path / "adapter"], tmp_path / "out", base=str(tmp_path / "base"))
+    assert said in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"num_attention_heads": 5}, "5 heads do not divide"),
+        ({"num_hidden_layers": 1}, "2 blocks, the config says 1"),
+        ({"hidden_act": "relu"}, "hidden_act"),
+        ({"layer_norm_eps": "small"}, "layer_norm_eps"),
+        ({"id2label": ["a"]}, "id2label"),
+    ],
+)
+def test_a_base_of_transformers_that_does_not_hold_is_named(
+    changes: dict[str, object], said: str, tmp_path: Path
+) -> None:
+    base = ViTForImageClassification(ViTConfig(**VIT, intermediate_size=64, num_labels=CLASSES))
+    base.save_pretrained(tmp_path / "base")
+    adapt(base, tmp_path / "adapter", ["q_proj"])
+    path = tmp_path / "base" / "config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+    with pytest.raises(ModelError, match=r".") as caught:
+        combine([tmp_path / "adapter"], tmp_path / "out", base=str(tmp_path / "base"))
+    assert said in str(caught.value)
+
+
+def test_the_image_processor_is_carried_over_or_refused(tmp_path: Path) -> None:
+    processor = {
+        "image_mean": [0.4, 0.5, 0.6],
+        "image_std": [0.2, 0.3, 0.4],
+        "resample": 3,
+        "size": {"shortest_edge": 256},
+        "crop_size": {"height": 224, "width": 224},
+        "do_center_crop": True,
+    }
+    path = tmp_path / "preprocessor_config.json"
+    path.write_text(json.dumps(processor))
+    found = read_processor(tmp_path, "dinov2", (224, 224))
+    assert (found.resize, found.interpolation, found.mean) == (256, "bicubic", (0.4, 0.5, 0.6))
+    path.write_text(json.dumps({**processor, "do_normalize": False}))
+    with pytest.raises(ModelError, match="image processor"):
+        read_processor(tmp_path, "dinov2", (224, 224))

@@ -37,7 +37,14 @@ RUNS: dict[str, dict[str, object]] = {
     # qkv is bypassed by timm unless it is told otherwise
     "bypassed": {"name": "eva02_tiny_patch14_224", "weights": "none", "image_size": 28, "peft": "lora"},
     "embedded": {"name": "dinov2-small", "image_size": 28, "peft": "lora"},
-    "of another size": {"name": "swin_s3_tiny_224", "weights": "none", "peft": "lora", "targets": "q,proj"},
+    # whose windows are others at another size
+    "of another size": {
+        "name": "swin_s3_tiny_224",
+        "weights": "none",
+        "image_size": 128,
+        "peft": "lora",
+        "targets": "q,proj",
+    },
     "convolutional": {"name": "resnet18", "weights": "none", "image_size": 64, "freeze_backbone": True},
     "pyramid": {"name": "pvt_v2_b0", "weights": "none", "image_size": 64, "peft": "dora"},
 }

@@ -44,6 +44,8 @@ METHODS = {
         "adapter.alpha": {"q": 8.0, "v": 4.0, "fc1": 5.0},
     },
     "pissa": {"model.peft": "lora", "adapter.init": "pissa", "adapter.blocks": "first:2", "train.lora_plus": 4.0},
+    "roots": {"model.peft": "dora", "adapter.rslora": True, "adapter.init": "pissa", "adapter.rank": {"q": 2, "fc1": 3}}
+    | {"adapter.targets": "q,fc1"},
     "named": {"model.peft": "lora", "adapter.layers": r"blocks\.\d+\.mlp\.fc2"},
 }
 
@@ -131,7 +133,7 @@ def test_transformers_opens_dense_with_the_right_labels(runs: dict[str, Run]) ->
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("method", ["lora", "dora", "last"])
+@pytest.mark.parametrize("method", ["lora", "dora", "last", "each", "pissa", "named", "roots"])
 def test_peft_opens_trained_and_answers_as_we_do(runs: dict[str, Run], method: str) -> None:
     import peft
 
@@ -370,8 +372,8 @@ def test_dry_run_says_what_would_be_trained(images: Path) -> None:
     assert report.seconds == pytest.approx(report.seconds_before + 2 * report.seconds_per_epoch, abs=0.2)
     assert report.seconds_per_epoch > 0
     assert report.counts["across"] == {"train": 10, "val": 2}  # a fifth of 12
-    # Per block: q, v: A 8x192, B 192x8 each; fc1: A 8x192, B 768x8; magnitudes 576 + 768. The head: 192x3 + 3.
-    assert report.trainable_parameters == 12 * (2 * 2 * 8 * 192 + 8 * 192 + 8 * 768 + 576 + 768) + 192 * 3 + 3
+    # Per block: q, v: A 8x192, B 192x8 each; fc1: A 8x192, B 768x8; magnitudes of q, v and fc1. The head: 192x3 + 3.
+    assert report.trainable_parameters == 12 * (2 * 2 * 8 * 192 + 8 * 192 + 8 * 768 + 2 * 192 + 768) + 192 * 3 + 3
 
 
 def test_no_network_is_one_clear_error(images: Path, monkeypatch: pytest.MonkeyPatch) -> None:

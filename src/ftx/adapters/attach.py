@@ -157,6 +157,11 @@ def owned_entries(layer: AdapterLayer) -> int:
     return sum(layer.lora_B[part.rows, part.ranks].numel() for part in layer.parts)
 
 
+def owned_magnitudes(layer: DoraLinear) -> int:
+    """How many magnitudes train: those of rows that a part owns."""
+    return sum(layer.lora_magnitude_vector[part.rows].numel() for part in layer.parts)
+
+
 def prove_reach(module: nn.Module) -> None:
     """After the first backward: every adapter has a gradient, in the rows of every target.
 

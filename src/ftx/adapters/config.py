@@ -8,7 +8,9 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import cast
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from ftx.errors import AdapterError
 
@@ -33,66 +35,103 @@ _OTHER_KINDS = (
 # the file does not hold.
 _BASE_UNTOUCHED = (True, False, None, "gaussian", "eva", "orthogonal", "mica")
 
+_Rank = Annotated[int, Field(ge=1)]
+_Alpha = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+_Names = str | list[str] | None
+
+
+class _Note(BaseModel):
+    base_digest: str | None = None
+
+
+class _Document(BaseModel):
+    """The keys that a merge reads, each of the type that peft writes."""
+
+    model_config = ConfigDict(strict=True, extra="ignore")
+
+    r: _Rank
+    lora_alpha: _Alpha
+    rank_pattern: dict[str, _Rank] | None = None
+    alpha_pattern: dict[str, _Alpha] | None = None
+    use_dora: bool = False
+    use_rslora: bool = False
+    target_modules: _Names = None
+    exclude_modules: _Names = None
+    modules_to_save: list[str] | None = None
+    layers_to_transform: int | list[int] | None = None
+    layers_pattern: _Names = None
+    base_model_name_or_path: str | None = None
+    ftx: _Note | None = None
+
 
 @dataclass(frozen=True)
 class PeftConfig:
     """One adapter's config; names are those of the library that it was trained with."""
 
     path: Path
-    rank: object
-    alpha: object
-    rank_pattern: Mapping[str, object]
-    alpha_pattern: Mapping[str, object]
-    dora: bool
-    rslora: bool
-    targets: str | Sequence[str]
-    excluded: str | Sequence[str]
-    saved: Sequence[str]
-    blocks: Sequence[int]
-    blocks_pattern: Sequence[str]
-    base_model: str | None
-    base_digest: str | None
+    document: _Document
+
+    @property
+    def dora(self) -> bool:
+        """Whether it has magnitudes."""
+        return self.document.use_dora
+
+    @property
+    def base_model(self) -> str | None:
+        """The base by its name, as far as peft knew it."""
+        return self.document.base_model_name_or_path or None
+
+    @property
+    def base_digest(self) -> str | None:
+        """The base by its weights; adapters of ftx alone say so."""
+        return self.document.ftx.base_digest if self.document.ftx else None
+
+    @property
+    def saved(self) -> Sequence[str]:
+        """Modules that were trained and saved whole."""
+        return self.document.modules_to_save or ()
 
     def rank_and_scaling(self, name: str) -> tuple[int, float]:
         """Of one layer: its rank r, and alpha / r or, with rsLoRA, alpha / √r."""
-        rank = int(self._number("r", self.rank, self.rank_pattern, name))
-        alpha = self._number("lora_alpha", self.alpha, self.alpha_pattern, name)
-        return rank, alpha / (math.sqrt(rank) if self.rslora else rank)
+        own = self.document
+        rank = self._of_pattern(own.rank_pattern, own.r, name)
+        alpha = self._of_pattern(own.alpha_pattern, own.lora_alpha, name)
+        return int(rank), alpha / (math.sqrt(rank) if own.use_rslora else rank)
 
     def targets_layer(self, name: str) -> bool:
         """Whether peft, by its rules, put an adapter into a layer of this name."""
-        if self.saves(name) or self._is_named(name, self.excluded):
+        own = self.document
+        if self.saves(name) or self._is_named(name, own.exclude_modules):
             return False
-        if not self._is_named(name, self.targets):
+        if not self._is_named(name, own.target_modules):
             return False
-        if not self.blocks or isinstance(self.targets, str) or name in self.targets:
+        chosen = [own.layers_to_transform] if isinstance(own.layers_to_transform, int) else own.layers_to_transform
+        if not chosen or isinstance(own.target_modules, str) or name in (own.target_modules or ()):
             return True
-        patterns = [rf"(?:^|.*?\.){pattern}" for pattern in self.blocks_pattern] or [r".*?\.[^.]*"]
-        numbered = next((found for one in patterns if (found := self._match(rf"{one}\.(\d+)\.", name))), None)
-        return numbered is not None and int(numbered[1]) in self.blocks
+        given = [own.layers_pattern] if isinstance(own.layers_pattern, str) else own.layers_pattern
+        patterns = [rf"(?:.*?\.)?{pattern}" for pattern in given or ()] or [r".*?\.[^.]*"]
+        numbered = (self._match(rf"{one}\.(?P<block>\d+)\..*", name) for one in patterns)
+        found = next((one for one in numbered if one is not None), None)
+        return found is not None and int(found["block"]) in chosen
 
     def saves(self, name: str) -> bool:
         """Whether a module of this name, or one around it, was trained and saved whole."""
-        return any(self._match(rf"(?:^|.*\.){saved}(?:$|\.)", name) for saved in self.saved)
+        return any(self._match(rf"(?:.*\.)?{saved}(?:\..*)?", name) for saved in self.saved)
 
-    def _is_named(self, name: str, names: str | Sequence[str]) -> bool:
+    def _is_named(self, name: str, names: _Names) -> bool:
         if isinstance(names, str):
-            return self._match(rf"(?:{names})$", name) is not None
-        return any(name == one or name.endswith(f".{one}") for one in names)
+            return self._match(names, name) is not None
+        return any(name == one or name.endswith(f".{one}") for one in names or ())
 
-    def _number(self, key: str, default: object, pattern: Mapping[str, object], name: str) -> float:
-        exceptions = (value for one, value in pattern.items() if self._match(rf"(?:.*\.)?(?:{one})$", name))
-        value = next(exceptions, default)
-        if not isinstance(value, int | float) or isinstance(value, bool) or not 0 < value < math.inf:
-            raise AdapterError(
-                f"the adapter's {key} is no positive number", where=self.path, found=f"{value!r} for {name}"
-            )
-        return float(value)
+    def _of_pattern(self, pattern: Mapping[str, float] | None, default: float, name: str) -> float:
+        """Peft's rule: the first key that is the name, or an ending of it that begins at a dot."""
+        found = (value for one, value in (pattern or {}).items() if self._match(rf"(?:.*\.)?(?:{one})", name))
+        return next(found, default)
 
     def _match(self, expression: str, name: str) -> re.Match[str] | None:
         try:
-            return re.match(expression, name)
-        except re.error as error:
+            return re.fullmatch(expression, name)
+        except (re.error, OverflowError, RecursionError) as error:
             raise AdapterError(
                 "an expression of the adapter's config cannot be read", where=self.path, found=f"{expression}: {error}"
             ) from error
@@ -110,34 +149,20 @@ def read_config(folder: Path) -> PeftConfig:
         raise AdapterError(
             "this folder is no adapter", where=folder, found=f"no {CONFIG}", mend="name a folder that peft or ftx wrote"
         ) from None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise AdapterError("the adapter's config cannot be read", where=path, found=str(error)) from error
     if not isinstance(document, dict):
         raise AdapterError("the adapter's config is no mapping", where=path)
-    config = cast("dict[str, object]", document)
-    _refuse_other_kinds(config, path)
-    note = config.get("ftx")
-    digest = cast("dict[str, object]", note).get("base_digest") if isinstance(note, dict) else None
-    base_model = config.get("base_model_name_or_path")
-    transformed = config.get("layers_to_transform")
-    return PeftConfig(
-        path=path,
-        rank=config.get("r"),
-        alpha=config.get("lora_alpha"),
-        rank_pattern=_mapping(config, "rank_pattern", path),
-        alpha_pattern=_mapping(config, "alpha_pattern", path),
-        dora=bool(config.get("use_dora")),
-        rslora=bool(config.get("use_rslora")),
-        targets=_names(config, "target_modules", path),
-        excluded=_names(config, "exclude_modules", path),
-        saved=_listed(_names(config, "modules_to_save", path)),
-        blocks=[int(str(one)) for one in (transformed if isinstance(transformed, list) else [transformed])]  # pyright: ignore[reportUnknownArgumentType, reportUnknownVariableType]
-        if transformed is not None
-        else [],
-        blocks_pattern=_listed(_names(config, "layers_pattern", path)),
-        base_model=base_model if isinstance(base_model, str) and base_model else None,
-        base_digest=digest if isinstance(digest, str) else None,
-    )
+    _refuse_other_kinds(document, path)  # pyright: ignore[reportUnknownArgumentType]
+    try:
+        return PeftConfig(path, _Document.model_validate(document))
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(str(part) for part in first["loc"])
+        found = f"{key}: {first['input']!r}"
+        raise AdapterError(
+            "the adapter's config does not hold", where=path, found=f"{found}; {first['msg']}"
+        ) from error
 
 
 def _refuse_other_kinds(config: Mapping[str, object], path: Path) -> None:
@@ -161,23 +186,3 @@ def _refuse_other_kinds(config: Mapping[str, object], path: Path) -> None:
             found=f"init_lora_weights {start}",
             mend="let peft convert it when saving: save_pretrained(..., path_initial_model_for_weight_conversion=...)",
         )
-
-
-def _mapping(config: Mapping[str, object], key: str, path: Path) -> Mapping[str, object]:
-    value = config.get(key) or {}
-    if not isinstance(value, dict):
-        raise AdapterError(f"the adapter's {key} is no mapping", where=path, found=str(value))
-    return cast("dict[str, object]", value)
-
-
-def _names(config: Mapping[str, object], key: str, path: Path) -> str | Sequence[str]:
-    value = config.get(key)
-    if value is None or isinstance(value, str):
-        return value or ()
-    if isinstance(value, list) and all(isinstance(one, str) for one in cast("list[object]", value)):
-        return cast("list[str]", value)
-    raise AdapterError(f"the adapter's {key} is no list of names", where=path, found=str(value))
-
-
-def _listed(names: str | Sequence[str]) -> Sequence[str]:
-    return [names] if isinstance(names, str) else names

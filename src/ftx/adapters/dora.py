@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import dropout, linear
 
-from ftx.adapters.factors import fresh_factors, merged_product, side_product
+from ftx.adapters.factors import fresh_factors, keep_scaling, merged_product, side_product
 from ftx.adapters.product import Scaling, gain, row_norms, summed_weight
 from ftx.adapters.spec import Part
 
@@ -25,12 +25,8 @@ class DoraLinear(nn.Module):
         self.weight = base.weight.requires_grad_(False)
         self.bias = None if base.bias is None else base.bias.requires_grad_(False)  # pyright: ignore[reportUnnecessaryComparison]
         self.parts, self.dropout = parts, dropout
-        # One number, or one for each rank: a buffer, so that it goes where the layer goes.
         self.scaling: Scaling
-        if isinstance(scaling, Tensor):
-            self.register_buffer("scaling", scaling.to(base.weight), persistent=False)
-        else:
-            self.scaling = scaling
+        keep_scaling(self, scaling)
         lora_A, lora_B = fresh_factors(base, parts, generator)
         self.lora_A, self.lora_B = nn.Parameter(lora_A), nn.Parameter(lora_B)
         self.lora_magnitude_vector = nn.Parameter(row_norms(base.weight.detach()))

@@ -35,6 +35,14 @@ def layer_scaling(parts: tuple[Part, ...], each: Sequence[float]) -> Scaling:
     return torch.tensor(each).repeat_interleave(ranks)
 
 
+def keep_scaling(layer: nn.Module, scaling: Scaling) -> None:
+    """Give a layer its scaling: one number, or one for each rank, as a buffer that goes where the layer goes."""
+    if isinstance(scaling, Tensor):
+        layer.register_buffer("scaling", scaling.to(layer.get_parameter("weight")), persistent=False)
+    else:
+        setattr(layer, "scaling", scaling)  # noqa: B010 - nn.Module types its attributes as tensors
+
+
 def side_product(
     x: Tensor,
     factors: tuple[Tensor, Tensor],

@@ -17,7 +17,7 @@ from typing import TypeVar
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -37,6 +37,7 @@ Number = TypeVar("Number", int, float)
 PREFIX = "base_model.model."
 LORA_A, LORA_B, MAGNITUDE = "lora_A", "lora_B", "lora_magnitude_vector"
 _ON_DISK = {LORA_A: "lora_A.weight", LORA_B: "lora_B.weight", MAGNITUDE: "lora_magnitude_vector"}
+_SAVE_AGAIN = "save it with safe_serialization=True: adapter_model.bin is not read, as it can run code"
 _KEY = re.compile(rf"{re.escape(PREFIX)}(?P<name>.+)\.(?P<part>{LORA_A}|{LORA_B}|{MAGNITUDE})(?:\.weight)?")
 
 
@@ -133,8 +134,8 @@ def read_adapter(
     expected: dict[str, tuple[int, ...]] = {}
     pieces: dict[str, list[tuple[Place, LayerAdapter]]] = {}
     for name, place in naming.layers.items():
-        if not config.targets_layer(name):
-            continue
+        if not config.targets_layer(name) or f"{place.layer}.weight" not in state:
+            continue  # a head that was left out has no weight
         rank, scaling = config.rank_and_scaling(name)
         outputs, *inputs = state[f"{place.layer}.weight"][slice(None) if place.rows is None else place.rows].shape
         ones = (1,) * (len(inputs) - 1)  # those of a convolution
@@ -150,11 +151,19 @@ def read_adapter(
                 A.reshape(rank, -1), B.reshape(-1, rank), scaling, magnitude[0].reshape(-1) if magnitude else None
             )
             pieces.setdefault(place.layer, []).append((place, adapter))
+    others = {name: layer for name, layer in base.named_modules() if name in found and name not in naming.layers}
+    for name, layer in others.items():
+        raise AdapterError(
+            "an adapter in a layer that ftx cannot merge",
+            where=folder / WEIGHTS,
+            found=f"{name} is a {type(layer).__name__}, which does not compute with its weight as it is",
+            mend="merge it with peft (merge_and_unload), and compare its answers",
+        )
     if not expected:
         raise AdapterError(
             "the adapter's targets are in no layer of the base",
             where=config.path,
-            found=str(config.targets or "no targets"),
+            found=str(config.document.target_modules or "no targets"),
             mend="name the base that it was trained on",
         )
     kept = {theirs: ours for theirs, ours in naming.modules.items() if theirs not in without}
@@ -173,11 +182,10 @@ def _read_tensors(path: Path) -> dict[str, Tensor]:
     try:
         tensors = load_file(path)
     except FileNotFoundError:
-        mend = "save it with safe_serialization=True: adapter_model.bin is not read, as it can run code"
-        raise AdapterError("the adapter's tensors are not there", where=path, mend=mend) from None
+        raise AdapterError("the adapter's tensors are not there", where=path, mend=_SAVE_AGAIN) from None
     except (SafetensorError, OSError) as error:
         raise AdapterError("the adapter's tensors cannot be read", where=path, found=str(error)) from error
-    if broken := [key for key, tensor in tensors.items() if not torch.isfinite(tensor).all()]:
+    if broken := [key for key, tensor in tensors.items() if not torch.isfinite(tensor.float()).all()]:
         raise AdapterError("the adapter has values that are not finite", where=path, found=", ".join(broken[:3]))
     return tensors
 
@@ -231,14 +239,19 @@ def _in_one(weight_OI: Float64, parts: Sequence[tuple[Place, LayerAdapter]]) -> 
     return LayerAdapter(A_RI, B_OR, 1.0, None if first.magnitude_O is None else magnitude_O)
 
 
-def saved_rows(folder: Path, module: str) -> int | None:
-    """How many rows the weight of a module saved with the adapter has: the classes of a head; None if it has none."""
-    rows = [
-        len(tensor)
-        for key, tensor in _read_tensors(folder / WEIGHTS).items()
-        if key.startswith(f"{PREFIX}{module}.") and tensor.ndim == 2 and not _KEY.fullmatch(key)
-    ]
-    return rows[-1] if rows else None
+def stored_shapes(folder: Path) -> dict[str, tuple[int, ...]]:
+    """The tensors of an adapter by their names in the model around it, without reading them.
+
+    Raises: AdapterError if it is no whole safetensors file.
+    """
+    path = folder / WEIGHTS
+    try:
+        with safe_open(path, "pt") as file:
+            return {key.removeprefix(PREFIX): tuple(file.get_slice(key).get_shape()) for key in file.keys()}  # noqa: SIM118
+    except FileNotFoundError:
+        raise AdapterError("the adapter's tensors are not there", where=path, mend=_SAVE_AGAIN) from None
+    except (SafetensorError, OSError) as error:
+        raise AdapterError("the adapter's tensors cannot be read", where=path, found=str(error)) from error
 
 
 def load_adapter(module: nn.Module, folder: Path) -> None:

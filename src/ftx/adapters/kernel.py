@@ -47,12 +47,18 @@ def separate_products(x_NI: Float64, weight_OI: Float64, adapter: LayerAdapter) 
     """
     A_RI, B_OR, s = adapter.lora_A_RI, adapter.lora_B_OR, adapter.scaling
     y_NO = x_NI @ weight_OI.T + s * ((x_NI @ A_RI.T) @ B_OR.T)
+    return y_NO if adapter.magnitude_O is None else y_NO * separate_gain(weight_OI, adapter)
+
+
+def separate_gain(weight_OI: Float64, adapter: LayerAdapter) -> Float64:
+    """m / ‖W + s·B·A‖ by the expanded norm; ones for LoRA. Shape: [O]."""
+    A_RI, B_OR, s = adapter.lora_A_RI, adapter.lora_B_OR, adapter.scaling
     if adapter.magnitude_O is None:
-        return y_NO
+        return np.ones(len(weight_OI))
     cross_O = np.einsum("or,or->o", weight_OI @ A_RI.T, B_OR)
     change_O = np.einsum("or,rq,oq->o", B_OR, A_RI @ A_RI.T, B_OR, optimize=True)
     square_O = np.einsum("oi,oi->o", weight_OI, weight_OI) + 2 * s * cross_O + s**2 * change_O
-    return y_NO * _gain(adapter.magnitude_O, np.sqrt(np.maximum(square_O, 0)))
+    return _gain(adapter.magnitude_O, np.sqrt(np.maximum(square_O, 0)))
 
 
 def _gain(magnitude_O: Float64, norm_O: Float64) -> Float64:

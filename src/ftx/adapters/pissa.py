@@ -35,6 +35,11 @@ def start_from_principal(layer: nn.Module, parts: tuple[Part, ...], scaling: flo
     layer.register_buffer("start_B", lora_B_OR.clone(), persistent=False)
 
 
+def starts_from_weight(layer: nn.Module) -> bool:
+    """Whether a layer's factors started as a part of its weight."""
+    return hasattr(layer, "start_A")
+
+
 @torch.no_grad()
 def plain_factors(layer: nn.Module, parts: tuple[Part, ...]) -> tuple[Tensor, Tensor]:
     """A and B against the untouched weight, each part's trained ranks followed by its starting ones.
@@ -42,7 +47,7 @@ def plain_factors(layer: nn.Module, parts: tuple[Part, ...]) -> tuple[Tensor, Te
     Shape: [2R, I] and [O, 2R] for PiSSA; for an adapter that started from B = 0 its own A and B.
     """
     lora_A_RI, lora_B_OR = layer.get_parameter("lora_A"), layer.get_parameter("lora_B")
-    if not hasattr(layer, "start_A"):
+    if not starts_from_weight(layer):
         return lora_A_RI, lora_B_OR
     start_A, start_B = layer.get_buffer("start_A"), layer.get_buffer("start_B")
     rows = [half[part.ranks] for part in parts for half in (lora_A_RI, start_A)]

@@ -68,7 +68,7 @@ def build(name: str, *, weights: str, num_classes: int, image_size: int | str, s
             )
         digest = base_digest(module.state_dict(), heads)
         size = input_size(module, image_size, name)
-        _take_size(module, size, name)
+        take_size(module, size, name)
         cast("VisionTransformer", module).reset_classifier(num_classes)  # as every classifier of timm
     pre = preprocess_of(module, size, grey=grey)
     return Backbone(module=module.eval(), architecture=architecture, digest=digest, preprocess=pre)
@@ -100,7 +100,7 @@ def resolve(name: str) -> str:
     return name
 
 
-def _take_size(module: nn.Module, size: Size, name: str) -> None:
+def take_size(module: nn.Module, size: Size, name: str) -> None:
     """Build the model for this input size, its position embedding resampled once.
 
     Raises: ModelError where the family takes no other size than its own, or not this one.

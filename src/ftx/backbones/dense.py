@@ -60,7 +60,7 @@ def save_dense(module: nn.Module, config: DenseConfig, folder: Path) -> None:
         "global_pool": _pool_name(module),
         "label_names": list(names),
         # num_classes stays out: with it here the transformers wrapper passes it twice.
-        "model_args": {**config.model_args, **_size_arguments(module, config.preprocess)},
+        "model_args": {**config.model_args, **size_arguments(module, config.preprocess)},
         "pretrained_cfg": pretrained_cfg,
         # timm and transformers pass over what they do not know; another ftx reads the labels' relations here.
         **({"ftx": config.meaning.model_dump(mode="json")} if config.meaning else {}),
@@ -70,7 +70,7 @@ def save_dense(module: nn.Module, config: DenseConfig, folder: Path) -> None:
     write_atomic(folder / CONFIG, (json.dumps(document, indent=2, ensure_ascii=False) + "\n").encode())
 
 
-def _size_arguments(module: nn.Module, pre: Preprocess) -> dict[str, object]:
+def size_arguments(module: nn.Module, pre: Preprocess) -> dict[str, object]:
     """What timm needs to build the model for its input size."""
     if not hasattr(module, "set_input_size"):
         return {}

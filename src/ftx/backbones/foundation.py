@@ -6,20 +6,35 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, cast
+from typing import Annotated, Any, cast
 
 import timm
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from timm.layers.linear import Linear
 from torch import Tensor, nn
 
-from ftx.backbones.build import Backbone, build, preprocess_of, pretrained_size
+from ftx.backbones.build import Backbone, build, input_size, preprocess_of, pretrained_size, take_size
 from ftx.backbones.dense import CONFIG, WEIGHTS
 from ftx.backbones.digest import base_digest
 from ftx.backbones.families import head_names, pretrained_config
+from ftx.backbones.grey import take_grey
 from ftx.backbones.weights import fill_strictly, read_weights
-from ftx.data.preprocess import Preprocess
+from ftx.data.preprocess import Interpolation, Preprocess
 from ftx.errors import ModelError
 
+_Count = Annotated[int, Field(ge=1)]
+_Channels = tuple[float, float, float]
+# What timm.create_model takes for itself.
+_OF_CREATE_MODEL = frozenset(
+    "pretrained pretrained_cfg pretrained_cfg_overlay checkpoint_path cache_dir scriptable exportable no_jit".split()
+)
 UNFIT = "the weights do not fit what config.json says"
+
+
+def _above_zero(values: _Channels) -> _Channels:
+    if min(values) <= 0:
+        raise ValueError("must be above 0")
+    return values
 
 
 @dataclass(frozen=True)
@@ -68,12 +83,18 @@ def open_foundation(base: str, *, weights: str = "auto", image_size: int | str =
         built = build(base, weights=weights, num_classes=0, image_size=image_size, seed=0)
         return of_backbone(built)
     config = read_config(folder)
-    if "architecture" in config:
-        return _timm_folder(folder, config)
-    if "model_type" in config:
-        from ftx.backbones.transformers import transformers_folder
+    try:
+        if "architecture" in config:
+            return _timm_folder(folder, config, image_size)
+        if "model_type" in config:
+            from ftx.backbones.transformers import transformers_folder
 
-        return transformers_folder(folder, config, image_size)
+            return transformers_folder(folder, config, image_size)
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(str(part) for part in first["loc"])
+        found = f"{key}: {first['msg']}"
+        raise ModelError("the model's config does not hold", where=folder / CONFIG, found=found) from error
     raise ModelError(
         "this folder is no model that ftx knows",
         where=folder / CONFIG,
@@ -88,11 +109,15 @@ def of_backbone(backbone: Backbone) -> Foundation:
 
 
 def timm_naming(module: nn.Module) -> Naming:
-    """The names of timm itself, of all layers whose weight is a matrix or a convolution's."""
+    """The names of timm itself, of linear layers and convolutions that compute with their weight as it is.
+
+    A convolution that standardises its weight answers otherwise to W + s·B·A than to W and the adapter beside it.
+    """
+    plain = (nn.Linear.forward, Linear.forward, nn.Conv2d.forward, nn.Conv1d.forward)
     layers = {
         name: Place(name)
         for name, layer in module.named_modules()
-        if isinstance(weight := getattr(layer, "weight", None), Tensor) and weight.ndim > 1
+        if type(layer).forward in plain or hasattr(layer, "lora_A")
     }
     return Naming(layers, {name: name for name, _ in module.named_modules() if name})
 
@@ -115,7 +140,7 @@ def read_config(folder: Path) -> dict[str, object]:
     return cast("dict[str, object]", config)
 
 
-def read_folder_weights(folder: Path) -> dict[str, Tensor]:
+def read_weights_of(folder: Path) -> dict[str, Tensor]:
     """The tensors of a model folder, as f32.
 
     Raises: ModelError if there is no whole safetensors file.
@@ -128,26 +153,57 @@ def read_folder_weights(folder: Path) -> dict[str, Tensor]:
     return read_weights(path)
 
 
-def _timm_folder(folder: Path, config: Mapping[str, object]) -> Foundation:
-    name, args = str(config["architecture"]), cast("dict[str, Any]", config.get("model_args") or {})
-    if not timm.is_model(name):
-        raise ModelError("timm has no such architecture", where=folder / CONFIG, found=name)
-    classes, pretrained = cast("int", config.get("num_classes")), config.get("pretrained_cfg") or {}
-    state = read_folder_weights(folder)
-    try:
-        module = timm.create_model(name, num_classes=classes, **args)
-    except (TypeError, ValueError, RuntimeError, AssertionError) as error:
-        raise ModelError("timm cannot build this model", where=folder / CONFIG, found=str(error)) from error
+class _PretrainedCfg(BaseModel):
+    """What is read of a timm folder's ``pretrained_cfg``, each checked where it is given."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    input_size: tuple[_Count, _Count, _Count] | None = None
+    crop_pct: Annotated[float, Field(gt=0, le=1)] | None = None
+    interpolation: Interpolation | None = None
+    mean: _Channels | None = None
+    std: Annotated[_Channels, AfterValidator(_above_zero)] | None = None
+
+
+class _TimmConfig(BaseModel):
+    model_config = ConfigDict(extra="ignore", protected_namespaces=())
+
+    architecture: str
+    num_classes: Annotated[int, Field(ge=0)]
+    model_args: dict[str, Any] = {}
+    label_names: list[str] | None = None
+    pretrained_cfg: _PretrainedCfg = _PretrainedCfg()
+
+
+def _timm_folder(folder: Path, document: Mapping[str, object], image_size: int | str) -> Foundation:
+    config = _TimmConfig.model_validate(document)
+    if not timm.is_model(config.architecture):
+        raise ModelError("timm has no such architecture", where=folder / CONFIG, found=config.architecture)
+    if others := sorted(_OF_CREATE_MODEL & config.model_args.keys()):
+        # They say where to load from, a network or a pickle, not what the model is.
+        raise ModelError("model_args that are none of the model's", where=folder / CONFIG, found=", ".join(others))
+    # A model on grey images is widened to RGB, as weights from a file are.
+    args = {key: value for key, value in config.model_args.items() if key != "in_chans"}
+    module = _created(folder, config.architecture, config.num_classes, args)
+    state = read_weights_of(folder)
+    grey = take_grey(module, state, folder / WEIGHTS)
     fill_strictly(module, state, where=folder, what=UNFIT)
-    if isinstance(pretrained, dict):
-        told = {**pretrained_config(module), **cast("dict[str, object]", pretrained)}
-        setattr(module, "pretrained_cfg", told)  # noqa: B010 - nn.Module types its attributes as tensors
-    names = config.get("label_names")
+    told = {**pretrained_config(module), **config.pretrained_cfg.model_dump(exclude_none=True)}
+    setattr(module, "pretrained_cfg", told)  # noqa: B010 - nn.Module types its attributes as tensors
+    size = pretrained_size(module) if image_size == "auto" else input_size(module, image_size, str(folder))
+    take_size(module, size, str(folder))
     return Foundation(
         module.eval(),
-        name,
+        config.architecture,
         base_digest(state, head_names(module)),
-        preprocess_of(module, pretrained_size(module)),
+        preprocess_of(module, size, grey=grey),
         model_args=args,
-        labels=tuple(str(one) for one in cast("list[object]", names)) if isinstance(names, list) else (),
+        labels=tuple(config.label_names or ()),
     )
+
+
+def _created(folder: Path, architecture: str, classes: int, args: Mapping[str, Any]) -> nn.Module:
+    try:
+        return timm.create_model(architecture, num_classes=classes, **args)
+    except (TypeError, ValueError, RuntimeError, AssertionError, ZeroDivisionError) as error:
+        raise ModelError("timm cannot build this model", where=folder / CONFIG, found=str(error)) from error

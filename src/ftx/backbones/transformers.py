@@ -7,39 +7,27 @@ called its layers in two ways: up to version 4, and on disk still, ``encoder.lay
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import cast
 
 import timm
 import torch
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
+from torch.nn.functional import interpolate
 
 from ftx.backbones.build import Size, input_size
 from ftx.backbones.dense import CONFIG
 from ftx.backbones.digest import base_digest
 from ftx.backbones.families import depth, pretrained_config
-from ftx.backbones.foundation import UNFIT, Foundation, Naming, Place, read_folder_weights
+from ftx.backbones.foundation import UNFIT, Foundation, Naming, Place, read_weights_of
+from ftx.backbones.transformers_config import KINDS, Kind, Shape, read_processor
 from ftx.backbones.weights import fill_strictly
-from ftx.data.preprocess import Interpolation, Preprocess, covering
 from ftx.errors import ModelError
 
-_Channels = tuple[float, float, float]
-Kind = Literal["vit", "dinov2", "dinov2_with_registers"]
-KINDS: Mapping[Kind, str] = {"vit": "vit", "dinov2": "dinov2", "dinov2_with_registers": "dinov2_with_registers"}
 HEAD = "classifier"
-
-_PIL_BICUBIC = 3
-_IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
-_HALF = (0.5, 0.5, 0.5)
-# Mean, deviation and resampling of DINOv2, and of ViT.
-_PUBLISHED: tuple[tuple[_Channels, _Channels, Interpolation], tuple[_Channels, _Channels, Interpolation]] = (
-    (*_IMAGENET, "bicubic"),
-    (_HALF, _HALF, "bilinear"),
-)
 
 # timm's name below a block -> that of transformers, older and newer.
 _OLDER = {
@@ -96,101 +84,101 @@ def _vocabulary(kind: Kind, swiglu: bool) -> tuple[_Words, _Words]:
 def transformers_folder(folder: Path, config: Mapping[str, object], image_size: int | str) -> Foundation:
     """Open a ViT or DINOv2 that transformers saved.
 
-    A DINOv2 classifier reads [CLS, mean of patches], which no head of timm does: it is named and left out.
-    Raises: ModelError for another model type, an activation that timm's block has not, or weights that do not fit.
+    A DINOv2 classifier reads [CLS, mean of patches], which no head of timm does: it is named and left out. At another
+    input size the position embedding is resampled as transformers does, without antialias.
+    Raises: ModelError for another model type, a config or weights that do not fit; pydantic's ValidationError for a
+    config that does not hold.
     """
-    kind, path = str(config["model_type"]), folder / CONFIG
-    if kind not in KINDS:
+    if (kind := config["model_type"]) not in KINDS:
         raise ModelError(
             "this model of transformers is not one that ftx can lay out as timm's",
-            where=path,
+            where=folder / CONFIG,
             found=f"model_type {kind}",
             mend=f"ftx reads {', '.join(KINDS)}",
         )
-    known = cast("Kind", kind)
-    given = read_folder_weights(folder)
-    words, prefix = _find_words(known, config, given, path)
-    module, architecture, args = _build(known, config, given, path)
+    shape = Shape.model_validate(config)
+    given = read_weights_of(folder)
+    words, prefix = _find_words(shape, given, folder)
+    module = _empty(shape)
+    taken = _Taken(given)
     try:
-        state = dict(_translated(module, given, words, prefix))
+        state = dict(_translated(module, taken, words, prefix))
     except KeyError as error:
         raise ModelError("the weights lack a tensor", where=folder, found=str(error.args[0])) from error
-    head = {name.removeprefix(f"{HEAD}."): given[name] for name in given if name.startswith(f"{HEAD}.")}
-    alien: dict[str, str] = {}
-    if known != "vit":
-        alien[HEAD] = "it reads the class token beside the mean of the patches, which no head of timm does"
-    elif head:
-        module.reset_classifier(len(head["weight"]))
-        state |= {f"head.{name}": tensor for name, tensor in head.items()}
-    fill_strictly(module, state, where=folder, what=UNFIT)
+    unused = (f"{prefix}embeddings.mask_token", f"{prefix}pooler.", f"{HEAD}.")  # no answer depends on them
+    if left := sorted(name for name in given.keys() - taken.names if not name.startswith(unused)):
+        raise ModelError(UNFIT, where=folder, found=f"{len(left)} tensors not of this model ({left[0]})")
+    heads = {f"head.{leaf}": given[f"{HEAD}.{leaf}"] for leaf in ("weight", "bias") if f"{HEAD}.{leaf}" in given}
+    carried = bool(heads) and shape.model_type == "vit"
+    if carried:
+        module.reset_classifier(len(heads["head.weight"]) if "head.weight" in heads else 0)
+        state |= heads
     digest = base_digest(state, ("head",))
     size = input_size(module, image_size, str(folder))
+    own_grid = cast("Size", module.patch_embed.grid_size)
     module.set_input_size(img_size=size)
-    labels = config.get("id2label") or {}
-    names = tuple(str(name) for name in cast("dict[object, object]", labels).values()) if head else ()
+    state["pos_embed"] = _resampled(state["pos_embed"], own_grid, cast("Size", module.patch_embed.grid_size))
+    fill_strictly(module, state, where=folder, what=UNFIT)
+    apart = "it reads the class token beside the mean of the patches, which no head of timm does"
     return Foundation(
         module.eval(),
-        architecture,
+        shape.architecture,
         digest,
-        _preprocess(folder, known, size),
-        _namings(known, module, bool(config.get("use_swiglu_ffn"))),
-        model_args=args,
-        labels=() if alien else names,
-        alien_heads=alien,
+        read_processor(folder, shape.model_type, size),
+        _namings(shape, module),
+        model_args=shape.arguments,
+        labels=shape.labels if carried else (),
+        alien_heads={} if shape.model_type == "vit" else {HEAD: apart},
     )
 
 
-def _find_words(
-    kind: Kind, config: Mapping[str, object], given: Mapping[str, Tensor], path: Path
-) -> tuple[_Words, str]:
-    """The release whose names the file uses, and what stands before them."""
-    for words in _vocabulary(kind, bool(config.get("use_swiglu_ffn"))):
-        for prefix in (f"{KINDS[kind]}.", ""):
-            if f"{prefix}{words.block}.0.{words.layers['q']}.weight" in given:
+def _find_words(shape: Shape, given: Mapping[str, Tensor], folder: Path) -> tuple[_Words, str]:
+    """The release whose names the file uses, and what stands before them; the blocks are as many as the config says."""
+    for words in _vocabulary(shape.model_type, shape.use_swiglu_ffn):
+        for prefix in (f"{shape.model_type}.", ""):
+            start = f"{prefix}{words.block}."
+            if f"{start}0.{words.layers['q']}.weight" in given:
+                blocks = {name.removeprefix(start).partition(".")[0] for name in given if name.startswith(start)}
+                if blocks != {str(index) for index in range(shape.num_hidden_layers)}:
+                    found = f"{len(blocks)} blocks, the config says {shape.num_hidden_layers}"
+                    raise ModelError(UNFIT, where=folder, found=found)
                 return words, prefix
     found = ", ".join(sorted(given)[:3])
-    raise ModelError(f"the weights are not laid out as a {kind} of transformers", where=path, found=found)
+    raise ModelError(f"the weights are not laid out as a {shape.model_type} of transformers", where=folder, found=found)
 
 
-def _build(
-    kind: Kind, config: Mapping[str, object], given: Mapping[str, Tensor], path: Path
-) -> tuple[VisionTransformer, str, dict[str, Any]]:
-    """An empty timm model of this shape, without a head."""
-    swiglu, activation = bool(config.get("use_swiglu_ffn")), config.get("hidden_act", "gelu")
-    if activation != "gelu":
-        raise ModelError("timm's block has another activation", where=path, found=f"hidden_act {activation}")
-    width, patch = _number(config, "hidden_size", path), _number(config, "patch_size", path)
-    size = {192: "tiny", 384: "small", 768: "base", 1024: "large", 1280: "huge", 1536: "giant"}.get(width, "base")
-    architecture = f"vit_{size}_patch{patch}_224" if kind == "vit" else f"vit_{size}_patch14_dinov2"
-    if swiglu or not timm.is_model(architecture):
-        architecture = "vit_giant_patch14_dinov2" if swiglu else "vit_base_patch16_224"
-    if kind == "vit":
-        ratio = _number(config, "intermediate_size", path) / width
-    else:
-        hidden = int(width * _number(config, "mlp_ratio", path))
-        # transformers rounds the gated MLP's width as DINOv2 does; timm counts both of its halves.
-        ratio = 2 * ((hidden * 2 // 3 + 7) // 8 * 8) / width if swiglu else hidden / width
-    side = _number(config, "image_size", path)
-    args: dict[str, Any] = {  # what timm takes
-        "embed_dim": width,
-        "depth": _number(config, "num_hidden_layers", path),
-        "num_heads": _number(config, "num_attention_heads", path),
-        "patch_size": patch,
-        "mlp_ratio": ratio + 1e-9,  # timm takes the floor of the product
-        "qkv_bias": bool(config.get("qkv_bias", True)),
-        "img_size": [side, side],
-    }
-    if kind != "vit":
-        args["init_values"] = 1.0
-    if kind == "dinov2_with_registers":
-        args |= {"reg_tokens": _number(config, "num_register_tokens", path), "no_embed_class": True}
-    module = cast("VisionTransformer", timm.create_model(architecture, num_classes=0, **args))
-    setattr(module, "pretrained_cfg", {**pretrained_config(module), "input_size": (3, side, side)})  # noqa: B010
-    eps = config.get("layer_norm_eps", 1e-6)
+class _Taken(dict[str, Tensor]):
+    """Tensors by their names, and which of them have been asked for."""
+
+    def __init__(self, given: Mapping[str, Tensor]) -> None:
+        super().__init__(given)
+        self.names: set[str] = set()
+
+    def __getitem__(self, name: str) -> Tensor:
+        tensor = super().__getitem__(name)
+        self.names.add(name)
+        return tensor
+
+
+def _empty(shape: Shape) -> VisionTransformer:
+    """An empty timm model of this shape, without a head, that normalises as the base does."""
+    module = cast("VisionTransformer", timm.create_model(shape.architecture, num_classes=0, **shape.arguments))
+    told = {**pretrained_config(module), "input_size": (3, shape.image_size, shape.image_size)}
+    setattr(module, "pretrained_cfg", told)  # noqa: B010 - nn.Module types its attributes as tensors
     for layer in module.modules():
-        if isinstance(layer, nn.LayerNorm) and isinstance(eps, float):
-            layer.eps = eps
-    return module, architecture, args
+        if isinstance(layer, nn.LayerNorm):
+            layer.eps = shape.layer_norm_eps
+    return module
+
+
+def _resampled(position_1TD: Tensor, own: Size, wanted: Size) -> Tensor:
+    """The position embedding on another grid of patches, bicubic and without antialias. Shape: [1, T, D]."""
+    if own == wanted:
+        return position_1TD
+    prefix = position_1TD.shape[1] - own[0] * own[1]
+    grid = position_1TD[:, prefix:].unflatten(1, own).permute(0, 3, 1, 2)
+    grid = interpolate(grid, size=wanted, mode="bicubic", align_corners=False)
+    return torch.cat([position_1TD[:, :prefix], grid.permute(0, 2, 3, 1).flatten(1, 2)], dim=1)
 
 
 def _translated(
@@ -221,18 +209,23 @@ def _translated(
         yield from ((name, torch.cat(tensors)) for name, tensors in fused.items())
 
 
-def _namings(kind: Kind, module: VisionTransformer, swiglu: bool) -> list[Naming]:
+def _namings(shape: Shape, module: VisionTransformer) -> list[Naming]:
     """What the layers are called, newer and older, with and without a classifier around them."""
     found: list[Naming] = []
-    for words in _vocabulary(kind, swiglu):
-        for prefix in (f"{KINDS[kind]}.", ""):
+    for words in _vocabulary(shape.model_type, shape.use_swiglu_ffn):
+        for prefix in (f"{shape.model_type}.", ""):
             layers = {f"{prefix}{_STEM['patch_embed.proj']}": Place("patch_embed.proj"), HEAD: Place("head")}
             for index in range(depth(module)):
                 for ours, theirs in words.layers.items():
                     if not ours.startswith(("norm", "ls")):
                         place = _place(module, f"blocks.{index}", ours)
                         layers[f"{prefix}{words.block}.{index}.{theirs}"] = place
-            found.append(Naming(layers, {HEAD: "head", f"{prefix}layernorm": "norm"}))
+            norms = {
+                f"{prefix}{words.block}.{index}.{words.layers[ours]}": f"blocks.{index}.{ours}"
+                for index in range(depth(module))
+                for ours in ("norm1", "norm2")
+            }
+            found.append(Naming(layers, {HEAD: "head", f"{prefix}layernorm": "norm", **norms}))
     return found
 
 
@@ -242,35 +235,3 @@ def _place(module: VisionTransformer, block: str, ours: str) -> Place:
         return Place(f"{block}.{layer}")
     rows = module.get_parameter(f"{block}.{layer}.weight").shape[0] // pieces
     return Place(f"{block}.{layer}", slice(number * rows, (number + 1) * rows))
-
-
-def _number(config: Mapping[str, object], key: str, path: Path) -> int:
-    value = config.get(key)
-    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-        raise ModelError(f"config.json has no number for {key}", where=path, found=str(value))
-    return value
-
-
-def _preprocess(folder: Path, kind: Kind, size: Size) -> Preprocess:
-    """What preprocessor_config.json says of normalisation, or what these models were published with.
-
-    ftx brings the short side to size and crops the centre; ViT's own processor squashes the image instead.
-    """
-    mean, std, interpolation = _PUBLISHED[kind == "vit"]
-    try:
-        config = json.loads((folder / "preprocessor_config.json").read_bytes())
-        mean, std = _three(config["image_mean"]), _three(config["image_std"])
-        interpolation = "bicubic" if config.get("resample", 2) == _PIL_BICUBIC else "bilinear"
-    except FileNotFoundError:
-        pass
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        path = folder / "preprocessor_config.json"
-        raise ModelError("the image processor's config does not hold", where=path, found=str(error)) from error
-    height, width = size
-    resize = covering(height, width, 1.0)
-    return Preprocess(height=height, width=width, resize=resize, interpolation=interpolation, mean=mean, std=std)
-
-
-def _three(values: Sequence[float]) -> tuple[float, float, float]:
-    red, green, blue = values
-    return float(red), float(green), float(blue)

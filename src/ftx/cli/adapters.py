@@ -51,7 +51,8 @@ def command(
 
 def _of_one_base() -> list[Path]:
     """The runs below runs/ that have an adapter of the base of the newest."""
-    folders = [one for one in RUNS.glob("*/trained") if one.parent != LATEST and (one / CONFIG).is_file()]
+    runs = [one for one in RUNS.iterdir() if one != LATEST] if RUNS.is_dir() else []
+    folders = [one / "trained" for one in runs if (one / "run.json").is_file() and (one / "trained" / CONFIG).is_file()]
     if not folders:
         raise InputError("there is no adapter in runs/", mend="name adapters, or train one: ftx train --peft dora")
     bases = {one.parent: read_config(one).base_digest for one in sorted(folders)}

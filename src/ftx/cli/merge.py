@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
+from pydantic_core import PydanticCustomError
 
 from ftx.cli import console
 from ftx.cli.options import DataOption, JsonFlag, RunArgument
 from ftx.errors import InputError, shell_command
-from ftx.recipe import Recipe
+from ftx.values import auto_or_size
 
 if TYPE_CHECKING:
     from ftx.combining import CombineReport
@@ -37,6 +38,7 @@ BaseOption = Annotated[
 
 
 def command(
+    ctx: typer.Context,
     run: RunArgument = None,
     data: DataOption = None,
     adapter: AdapterOption = None,
@@ -96,10 +98,8 @@ def command(
       ftx merge --adapter runs/a --adapter runs/b --shares 0.7,0.3 --out merged
     """  # noqa: D301  \b, the character, keeps click from filling a paragraph
     progress = console.TerminalProgress()
+    _refuse_idle(ctx, "data" if adapter else None)
     if not adapter:
-        foreign = {"--base": base, "--shares": shares, "--labels": labels, "--no-head": no_head, "--out": out}
-        if given := [flag for flag, value in foreign.items() if value]:
-            raise InputError(f"{', '.join(given)} goes with --adapter", mend="name the adapter: --adapter DIR")
         from ftx.merging import merge
 
         merged = merge(run, data=data, progress=progress)
@@ -109,6 +109,8 @@ def command(
         raise InputError("a run and --adapter are given", mend=f"one of them: --adapter {run} takes the run's adapter")
     if combine not in ("linear", "ties"):
         raise InputError(f"there is no way to combine called '{combine}'", mend="--combine linear, or ties")
+    if combine == "linear" and _given(ctx, "density"):
+        raise InputError("--density is of TIES", mend="add --combine ties, or leave --density out")
     from ftx.combining import combine as combine_adapters
 
     report = combine_adapters(
@@ -116,7 +118,7 @@ def command(
         out or Path("merged"),
         base=base,
         weights=weights,
-        image_size=Recipe.named({"image_size": image_size}).data.image_size,
+        image_size=_size(image_size),
         shares=_numbers(shares),
         how=combine,
         density=density,
@@ -128,9 +130,36 @@ def command(
     return 0
 
 
-def _numbers(text: str | None) -> list[float]:
+_OF_ADAPTERS = ("base", "weights", "image_size", "shares", "combine", "density", "labels", "no_head", "out")
+
+
+def _given(ctx: typer.Context, name: str) -> bool:
+    """Whether the user gave this flag; else it has its default."""
+    source = ctx.get_parameter_source(name)
+    return source is not None and source.name == "COMMANDLINE"
+
+
+def _refuse_idle(ctx: typer.Context, of_run: str | None) -> None:
+    """Refuse flags that would do nothing: those of adapters for a run, and the other way round."""
+    idle = [name for name in ((of_run,) if of_run else _OF_ADAPTERS) if _given(ctx, name)]
+    if idle:
+        flags = ", ".join(f"--{name.replace('_', '-')}" for name in idle)
+        other = "a run, and --adapter is given" if of_run else "--adapter, and none is given"
+        raise InputError(f"{flags}: goes with {other}", mend="leave it out" if of_run else "name it: --adapter DIR")
+
+
+def _size(text: str) -> int | str:
     try:
-        return [float(part) for part in (text or "").split(",") if part.strip()]
+        return cast("int | str", auto_or_size(text))
+    except PydanticCustomError as error:
+        raise InputError(f"--image-size {error.message()}", found=text) from None
+
+
+def _numbers(text: str | None) -> list[float]:
+    if text is None:
+        return []
+    try:
+        return [float(part) for part in text.split(",")]
     except ValueError:
         raise InputError("shares are numbers", found=text, mend="--shares 0.7,0.3") from None
 
@@ -141,7 +170,7 @@ def _names(given: str | None) -> list[str]:
     if given.endswith(".txt"):
         try:
             lines = Path(given).read_text(encoding="utf-8").splitlines()
-        except OSError as error:
+        except (OSError, UnicodeDecodeError) as error:
             raise InputError("the labels cannot be read", where=given, found=str(error)) from error
         return [line.strip() for line in lines if line.strip()]
     return [name.strip() for name in given.split(",") if name.strip()]
@@ -169,16 +198,19 @@ def _print_combined(report: CombineReport) -> None:
         for share, path in zip(report.shares, report.adapters, strict=True)
     ]
     error, bound = report.max_relative_error, report.layer_bound
+    ties = report.how == "ties"
+    against = "the rule taken entry by entry" if ties else "separate products in float64"
+    beside = "the model that was written" if ties else "the base with the adapters beside it"
     console.print_facts(
         [
-            ("merged", f"{' + '.join(parts)}{' by TIES' if report.how == 'ties' else ''}"),
+            ("merged", f"{' + '.join(parts)}{' by TIES' if ties else ''}"),
             ("into", f"{report.base}: {report.path}, {report.size_bytes / 1e6:.1f} MB, {report.labels} classes"),
-            ("layers", f"{len(report.layers)}, within {error:.1e} of separate products in float64 (bound {bound:.0e})"),
-            ("answers", f"within {report.max_logit_difference:.1e} when opened again (bound {report.logit_bound:.0e})"),
+            ("layers", f"{len(report.layers)}, within {error:.1e} of {against} (bound {bound:.0e})"),
+            ("answers", f"within {report.max_logit_difference:.1e} of {beside} (bound {report.logit_bound:.0e})"),
         ]
     )
     if report.labels:
         console.print_note(f"next: {shell_command('ftx predict IMAGES --artifact', report.path)}", "dim")
     else:
         weights = shell_command("--weights", f"{report.path}/model.safetensors")
-        console.print_note(f"next: ftx train --model {report.base} {weights} --freeze-backbone", "dim")
+        console.print_note(f"next: ftx train --model {report.architecture} {weights} --freeze-backbone", "dim")

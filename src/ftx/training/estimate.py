@@ -8,7 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from ftx.adapters.attach import adapter_layers, owned_entries, prove_reach
+from ftx.adapters.attach import AdapterLayer, adapter_layers, owned_entries, owned_magnitudes, prove_reach
+from ftx.adapters.dora import DoraLinear
 from ftx.backbones.families import depth, plain_vit
 from ftx.backbones.stages import choose_attention, frozen_lead, head_alone, token_shape
 from ftx.data.dataset import Dataset
@@ -16,8 +17,9 @@ from ftx.data.loader import available_bytes
 from ftx.progress import SILENT
 from ftx.recipe import Recipe
 from ftx.tasks import Task
-from ftx.training.feed import feed_of, plan
+from ftx.training.feed import feature_bytes, feed_of, plan
 from ftx.training.loop import forward_backward, measure, train_mode
+from ftx.training.precision import device
 from ftx.training.prepare import Prepared
 from ftx.training.report import AdaptedLayer
 
@@ -31,36 +33,37 @@ class Times:
 
 
 def rehearse(prepared: Prepared, dataset: Dataset, recipe: Recipe, task: Task) -> Times:
-    """Time what training does, on images for two steps; the model keeps its weights.
+    """Time what training does, on images for two steps, on the device that it would use; the model keeps its weights.
 
     Raises: AdapterError if training would not reach an adapter; ImageError for an image that cannot be read.
     """
-    module, batch_size = prepared.backbone.module, recipe.train.batch_size
+    module, where = prepared.backbone.module.to(device()), device()
     train, val = dataset.split("train"), dataset.split("val")
-    choose_attention(module, batch_size=batch_size, memory_bytes=available_bytes() // 4)
+    batch_size = min(recipe.train.batch_size, len(train))
+    if where.type == "cpu":
+        choose_attention(module, batch_size=batch_size, memory_bytes=available_bytes() // 4)
     bf16 = recipe.train.precision == "bf16"
     planned = plan(module, recipe, len(train) + len(val), SILENT)
     some = train[:: max(len(train) // (2 * batch_size), 1)][: 2 * batch_size]
-    started = time.perf_counter()
-    feed = feed_of(
-        module, prepared.backbone.preprocess, dataset.root, some, task, planned, varied=True, progress=SILENT
-    )
-    before_s = (time.perf_counter() - started) / len(some) * (len(train) + len(val))
-
-    steps_s: list[float] = []
-    train_mode(module)
-    started = time.perf_counter()
-    # The first step is a warm-up, unless there is no other.
-    for batch, targets_BC in feed.batches(np.arange(len(some)), min(batch_size, len(some)), np.random.default_rng(0)):
-        forward_backward(module, task, feed, batch, targets_BC, recipe.train, bf16)
-        steps_s.append((time.perf_counter() - started) / len(batch))
+    pre = prepared.backbone.preprocess
+    with torch.random.fork_rng(devices=[] if where.type == "cpu" else [where]):
         started = time.perf_counter()
-    prove_reach(module)
-    module.zero_grad(set_to_none=True)
-    started = time.perf_counter()
-    measure(module, task, feed, loss=recipe.train.loss, bf16=bf16)
-    measured_s = (time.perf_counter() - started) / len(some)
-    return Times(before_s, steps_s[-1] * len(train) + measured_s * len(val))
+        feed = feed_of(module, pre, dataset.root, some, task, planned, varied=True, progress=SILENT)
+        before_s = (time.perf_counter() - started) / len(some) * (len(train) + len(val))
+        train_mode(module)
+        step_s = 0.0
+        # Two whole batches, of the same images where there are too few: the first is a warm-up.
+        order = np.resize(np.arange(len(some)), 2 * batch_size)
+        started = time.perf_counter()
+        for batch, targets_BC in feed.batches(order, batch_size, np.random.default_rng(0)):
+            forward_backward(module, task, feed, batch, targets_BC, recipe.train, bf16)
+            step_s, started = time.perf_counter() - started, time.perf_counter()
+        prove_reach(module)
+        module.zero_grad(set_to_none=True)
+        started = time.perf_counter()
+        measure(module, task, feed, loss=recipe.train.loss, bf16=bf16)
+        measured_s = (time.perf_counter() - started) / len(some)
+    return Times(before_s, step_s / batch_size * len(train) + measured_s * len(val))
 
 
 def adapted_layers(module: torch.nn.Module) -> list[AdaptedLayer]:
@@ -78,20 +81,26 @@ def adapted_layers(module: torch.nn.Module) -> list[AdaptedLayer]:
     ]
 
 
-def _magnitudes(layer: torch.nn.Module) -> int:
-    magnitude = getattr(layer, "lora_magnitude_vector", None)
-    return 0 if magnitude is None else magnitude.numel()
+def _magnitudes(layer: AdapterLayer) -> int:
+    return owned_magnitudes(layer) if isinstance(layer, DoraLinear) else 0
 
 
 def memory_mb(prepared: Prepared, recipe: Recipe, images: int) -> int:
-    """A rough estimate: weights, gradients and AdamW's two moments, and what each layer keeps for its backward."""
+    """A rough estimate: weights, gradients and AdamW's two moments, what each layer keeps for its backward, features.
+
+    Called after ``rehearse``, which has chosen how attention is computed.
+    """
     module = prepared.backbone.module
     weights = 4 * sum(parameter.numel() for parameter in module.parameters())
+    # An adapted layer keeps the weight that it computed with.
+    merged = 4 * sum(layer.in_features * layer.out_features for _, layer in adapter_layers(module))
     states = 12 * prepared.trainable
     width_bytes = 2 if recipe.train.precision == "bf16" else 4
     kept = _kept_numbers(prepared) * min(recipe.train.batch_size, images) * width_bytes
+    lead = frozen_lead(module)
+    features = feature_bytes(module, lead, images) if lead or head_alone(module) else 0
     torch_itself = 300_000_000
-    return round((weights + states + kept + torch_itself) / 1e6)
+    return round((weights + merged + states + kept + features + torch_itself) / 1e6)
 
 
 def _kept_numbers(prepared: Prepared) -> int:
@@ -102,8 +111,11 @@ def _kept_numbers(prepared: Prepared) -> int:
     vit = plain_vit(module)
     if vit is not None:
         tokens, width = token_shape(vit)
-        # About 16 activations of the token width a block: norms, qkv, proj, and the four times wider MLP twice.
-        return (depth(vit) - frozen_lead(vit)) * tokens * width * 16
+        plain = [layer for layer in vit.modules() if getattr(layer, "fused_attn", True) is False]
+        heads = int(str(getattr(plain[0], "num_heads", 0))) if plain else 0
+        # About 16 activations of the token width a block: norms, qkv, proj, and the four times wider MLP twice; where
+        # attention is computed as plain products, the scores and their softmax as well.
+        return (depth(vit) - frozen_lead(vit)) * (tokens * width * 16 + 2 * heads * tokens**2)
     counted = [0]
 
     def count(_layer: object, _inputs: object, output: object) -> None:
@@ -111,7 +123,7 @@ def _kept_numbers(prepared: Prepared) -> int:
 
     hooks = [layer.register_forward_hook(count) for layer in module.modules() if not list(layer.children())]
     with torch.inference_mode():
-        module(torch.zeros(1, 3, pre.height, pre.width))
+        module(torch.zeros(1, 3, pre.height, pre.width, device=next(module.parameters()).device))
     for hook in hooks:
         hook.remove()
     return counted[0]

@@ -83,7 +83,7 @@ def write_dense_card(folder: Path, run: Run, proof: MergeProof) -> None:
     results, metric = measured.eval_results or [], (measured.metrics or [""])[0]
     dataset = Dataset(root=run.path, labels=manifest.labels, entries=run.entries())
     logits = f"Its logits lie within {proof.logit_difference:.1e} of the trained model's on {proof.images}"
-    layers = _layers_proved(proof) if proof.layers else ""
+    layers = layers_proved(proof.layers, proof.relative_error, proof.layer_bound) if proof.layers else ""
     facts = [
         ("base", _base_named(recipe.model, manifest.architecture)),
         ("trained by", _TITLES[manifest.method]),
@@ -103,19 +103,19 @@ def write_dense_card(folder: Path, run: Run, proof: MergeProof) -> None:
 
 
 def write_combined_card(
-    folder: Path, architecture: str, adapters: Sequence[tuple[str, float]], meaning: Meaning | None, proof: MergeProof
+    folder: Path, architecture: str, parts: Sequence[tuple[str, str]], meaning: Meaning | None, proved: str
 ) -> None:
-    """Write the card of a dense folder that adapters from outside of a run were merged into."""
+    """Write the card of adapters merged outside of a run; ``parts`` are what went in, name and value."""
     names = meaning.labels.names if meaning else ()
     facts = [
         ("base", f"timm's `{architecture}`"),
-        *((("adapter", _plain(name)) if share == 1 else (f"{share:.3g} of", _plain(name))) for name, share in adapters),
+        *((name, _plain(value)) for name, value in parts),
         ("task", f"{meaning.task}, {len(names)} labels" if meaning else "none: a backbone without a head"),
     ]
     sections = [
         f"# {architecture} with merged adapters\n\nOne model without adapters, made by ftx {__version__}.",
         _table(("", ""), facts),
-        f"## Proof of the merge\n\n{_layers_proved(proof)}",
+        f"## Proof of the merge\n\n{proved}",
     ]
     if meaning:
         sections += ["## Use\n\nWith timm:\n\n" + _code(timm_code(meaning)) + _reading(meaning)]
@@ -125,10 +125,11 @@ def write_combined_card(
     _write(folder, ModelCardData(library_name="timm", pipeline_tag=tags[0], tags=tags), sections)
 
 
-def _layers_proved(proof: MergeProof) -> str:
+def layers_proved(layers: int, relative_error: float, bound: float) -> str:
+    """The sentence that says how far merged layers lie from their separate products."""
     return (
-        f"Each of the {proof.layers} merged layers answers as its separate products in float64, which never see the "
-        f"merged weight: within {proof.relative_error:.1e} of the largest (bound {proof.layer_bound:.0e}). "
+        f"Each of the {layers} merged layers answers as its separate products in float64, which never see the "
+        f"merged weight: within {relative_error:.1e} of the largest (bound {bound:.0e}). "
     )
 
 

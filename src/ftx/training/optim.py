@@ -9,6 +9,7 @@ from torch import nn
 from torch.optim.lr_scheduler import LambdaLR
 
 from ftx.adapters.attach import adapter_layers
+from ftx.adapters.pissa import starts_from_weight
 from ftx.recipe import Method, TrainRecipe
 
 # Peak learning rates that "auto" means: see docs/decisions/0004-learning-rate-auto.md.
@@ -21,22 +22,27 @@ def peak_lr(recipe: TrainRecipe, method: Method) -> float:
 
 
 def optimizer(module: nn.Module, lr: float, weight_decay: float, *, lora_plus: float = 1.0) -> torch.optim.AdamW:
-    """AdamW over what trains; vectors (biases, norms, DoRA's magnitudes) do not decay.
+    """AdamW over what trains; vectors (biases, norms, DoRA's magnitudes) do not decay, nor PiSSA's factors.
 
     ``lora_plus`` is how many times the rate of the adapters' A that of their B is.
-    Source: LoRA+, arXiv:2402.12354, section 4.
+    Source: LoRA+, arXiv:2402.12354, section 4. Decay pulls a plain adapter towards none; PiSSA's factors are a part of
+    the pretrained weight, which would fade (its authors train without any decay).
     """
-    faster = {id(layer.lora_B) for _, layer in adapter_layers(module)} if lora_plus != 1 else set[int]()
-    trained = [parameter for parameter in module.parameters() if parameter.requires_grad]
-    plain = [parameter for parameter in trained if id(parameter) not in faster]
-    groups = [
-        {"params": [parameter for parameter in plain if parameter.ndim > 1], "weight_decay": weight_decay},
-        {"params": [parameter for parameter in plain if parameter.ndim <= 1], "weight_decay": 0.0},
-    ]
-    if faster:
-        factors_B = [parameter for parameter in trained if id(parameter) in faster]
-        groups.append({"params": factors_B, "weight_decay": weight_decay, "lr": lr * lora_plus})
-    return torch.optim.AdamW(groups, lr=lr, fused=True)  # one pass over each tensor instead of ten
+    layers = [layer for _, layer in adapter_layers(module)]
+    kept = {id(factor) for layer in layers if starts_from_weight(layer) for factor in (layer.lora_A, layer.lora_B)}
+    faster = {id(layer.lora_B) for layer in layers}
+    groups: dict[tuple[float, float], list[nn.Parameter]] = {(lr, weight_decay): [], (lr, 0.0): []}
+    for parameter in module.parameters():
+        if parameter.requires_grad:
+            decay = weight_decay if parameter.ndim > 1 and id(parameter) not in kept else 0.0
+            rate = lr * lora_plus if id(parameter) in faster else lr
+            groups.setdefault((rate, decay), []).append(parameter)
+    # One pass over each tensor instead of ten.
+    return torch.optim.AdamW(
+        [{"params": found, "lr": rate, "weight_decay": decay} for (rate, decay), found in groups.items() if found],
+        lr=lr,
+        fused=True,
+    )
 
 
 def schedule(optimizer: torch.optim.Optimizer, steps: int, warmup_share: float) -> LambdaLR:

@@ -8,7 +8,8 @@ from typing import TypeVar
 
 import torch
 
-from ftx.adapters.attach import adapter_layers, attach, attach_saved, owned_entries, unfreeze_head
+from ftx.adapters.attach import adapter_layers, attach, attach_saved, owned_entries, owned_magnitudes, unfreeze_head
+from ftx.adapters.dora import DoraLinear
 from ftx.adapters.spec import AdapterSpec
 from ftx.backbones.build import Backbone, build
 from ftx.recipe import Method, Recipe
@@ -28,10 +29,14 @@ class Prepared:
 
     @property
     def trainable(self) -> int:
-        """How many parameters train; the zeros of a fused layer's B are not among them."""
+        """How many parameters train; a fused layer's zeros in B, and magnitudes of rows that no target has, do not."""
         module = self.backbone.module
         total = sum(parameter.numel() for parameter in module.parameters() if parameter.requires_grad)
-        return total - sum(layer.lora_B.numel() - owned_entries(layer) for _, layer in adapter_layers(module))
+        for _, layer in adapter_layers(module):
+            total -= layer.lora_B.numel() - owned_entries(layer)
+            if isinstance(layer, DoraLinear):
+                total -= layer.lora_magnitude_vector.numel() - owned_magnitudes(layer)
+        return total
 
 
 def base_of(recipe: Recipe, num_classes: int) -> Backbone:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import timm
 from torch import nn
 
+from ftx.backbones.dense import size_arguments
 from ftx.data.preprocess import Preprocess, crop_share
 from ftx.recipe import Recipe
 from ftx.resources import EMBEDDED
@@ -43,7 +44,7 @@ def trained_code(recipe: Recipe, prepared: Prepared, meaning: Meaning) -> list[s
 def _base_code(recipe: Recipe, prepared: Prepared, classes: int) -> tuple[list[str], list[str]]:
     """Imports, and what builds the base with the weights that training began with."""
     module, pre = prepared.backbone.module, prepared.backbone.preprocess
-    size = f", img_size=({pre.height}, {pre.width})" if hasattr(module, "set_input_size") else ""
+    size = "".join(f", {name}={value!r}" for name, value in size_arguments(module, pre).items())
     name, weights = prepared.backbone.architecture, recipe.model.weights
     if prepared.method == "full":
         return ["import timm"], [f'base = timm.create_model("{name}", num_classes={classes}{size})']
