@@ -25,7 +25,12 @@ from ftx.run import Run
 from ftx.training import train
 from ftx.training.trained import load_trained
 
-pytestmark = pytest.mark.slow
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.filterwarnings(
+        "ignore:torch.searchsorted:UserWarning"
+    ),  # of torch, for how timm resamples swin's table
+]
 
 # Names that YAML, Markdown or Python could take for something of their own.
 NAMES = ('it\'s: "a" | b', "--- `x` ---", "größe {0} <b> \\n", "#4, [c]*")
