@@ -27,9 +27,9 @@ from ftx.training.trained import load_trained
 
 pytestmark = [
     pytest.mark.slow,
-    pytest.mark.filterwarnings(
-        "ignore:torch.searchsorted:UserWarning"
-    ),  # of torch, for how timm resamples swin's table
+    # of torch, for how timm resamples swin's table
+    pytest.mark.filterwarnings("ignore:torch.searchsorted:UserWarning"),
+    pytest.mark.filterwarnings("ignore:Using a non-tuple sequence:UserWarning"),
 ]
 
 # Names that YAML, Markdown or Python could take for something of their own.
