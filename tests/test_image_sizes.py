@@ -134,6 +134,7 @@ def test_the_graph_is_within_one_grey_level(pre_size: tuple[int, int, float], in
     np.testing.assert_allclose(np.array(compiled(framed)[0]), normalise(pixels, pre), rtol=0, atol=1e-6)  # f32
 
 
+@settings(deadline=None)
 @given(width=sides, height=sides, seed=st.integers(0, 1000), aspect=st.sampled_from([0.5, 1.0, 1.4]))
 def test_a_random_view_keeps_to_the_networks_aspect(width: int, height: int, seed: int, aspect: float) -> None:
     left, upper, right, lower = crop_box(width, height, np.random.default_rng(seed), aspect=aspect)
@@ -241,3 +242,9 @@ def _opens_in_model_api(run: Run, data: Path) -> None:
         assert isinstance(answer, np.ndarray)
         found = theirs(np.asarray(open_image(image))).raw_scores
         np.testing.assert_allclose(found, ours.task.scores(answer[None])[0], rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("size", [7, "33x1"])
+def test_a_pyramid_says_that_an_image_is_too_small(size: int | str) -> None:
+    with pytest.raises(ModelError, match="does not compute at this image size"):
+        build("pvt_v2_b0", weights="none", num_classes=3, image_size=size, seed=0)

@@ -56,6 +56,7 @@ class CombineReport(VerbReport):
     architecture: str
     path: str
     size_bytes: int
+    image_size: int | str
     labels: int
     layers: list[LayerProof]
     max_relative_error: float
@@ -135,6 +136,7 @@ def combine(
             architecture=foundation.architecture,
             path=str(out),
             size_bytes=(staged / WEIGHTS).stat().st_size,
+            image_size=foundation.preprocess.image_size,
             labels=len(meaning.labels) if meaning else 0,
             layers=proofs,
             max_relative_error=worst,

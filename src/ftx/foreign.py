@@ -10,7 +10,7 @@ from typing import cast
 import timm
 from timm.models.vision_transformer import VisionTransformer
 
-from ftx.adapters.config import read_config
+from ftx.adapters.config import PeftConfig, read_config
 from ftx.adapters.files import AdapterFile, read_adapter, stored_shapes
 from ftx.backbones.families import head_names
 from ftx.backbones.foundation import Foundation, of_backbone, open_foundation
@@ -67,8 +67,8 @@ def open_adapters(
         cast("VisionTransformer", foundation.module).reset_classifier(0)  # as every classifier of timm
     opened: list[Opened] = []
     for one in located:
+        _require_same_base(read_config(one.folder), one, foundation, base, weights, progress)
         file = read_adapter(one.folder, foundation.module, foundation.namings, without=without)
-        _require_same_base(file, one, foundation, base, weights, progress)
         opened.append(Opened(one, file))
     return foundation, opened
 
@@ -81,7 +81,8 @@ def _locate(path: Path) -> Located:
             raise AdapterError("this run has no adapter", where=path, found=f"method {run.manifest.method}")
         return Located(run.require("trained"), run)
     if not path.is_dir():
-        raise AdapterError("there is no such adapter", where=path, mend="name a run, or a folder that peft wrote")
+        what = "an adapter is a folder, this is a file" if path.exists() else "there is no such adapter"
+        raise AdapterError(what, where=path, mend="name a run, or a folder that peft wrote")
     read_config(path)  # what is no adapter at all is said before a base is asked for
     return Located(path, None)
 
@@ -149,7 +150,8 @@ def _give_head(foundation: Foundation, folders: Sequence[Path], theirs: Sequence
                 classes.setdefault(saved[-1], folder)
     if len(classes) > 1:
         found = ", ".join(f"{folder}: {count}" for count, folder in classes.items())
-        raise AdapterError("the adapters' heads have different classes", found=found)
+        mend = "adapters of one label set can be combined"
+        raise AdapterError("the adapters' heads have different classes", found=found, mend=mend)
     for count in classes:
         if count != getattr(module, "num_classes", None):
             module.reset_classifier(count)
@@ -162,15 +164,15 @@ def _give_head(foundation: Foundation, folders: Sequence[Path], theirs: Sequence
 
 
 def _require_same_base(
-    file: AdapterFile, at: Located, foundation: Foundation, base: str | None, weights: str, progress: Progress
+    config: PeftConfig, at: Located, foundation: Foundation, base: str | None, weights: str, progress: Progress
 ) -> None:
-    config = file.config
     if config.base_digest is not None:
         if config.base_digest != foundation.digest:
             raise MergeError(
                 "the adapter was trained on another base",
                 where=at.folder,
-                found=f"digest {config.base_digest[:12]}…, this base has {foundation.digest[:12]}…",
+                found=f"{config.base_model}, digest {config.base_digest[:12]}…; this is {foundation.architecture}, "
+                f"{foundation.digest[:12]}…",
                 mend=f"--base {config.base_model or 'NAME or DIR'} with the weights that training used",
             )
         return

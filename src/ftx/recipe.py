@@ -125,7 +125,8 @@ class AdapterRecipe(_Section):
             each: object = info.data.get(key)
             if isinstance(each, dict) and each.keys() != set(targets):
                 told = {"key": key, "each": ", ".join(cast("dict[str, float]", each)), "targets": ", ".join(targets)}
-                raise PydanticCustomError("ftx", "are {targets}, and {key} is given for {each}", told)
+                form = "are {targets}, and {key} for {each} alone: give one number, or one for each"
+                raise PydanticCustomError("ftx", form, told)
         return targets
 
     @field_validator("dropout")

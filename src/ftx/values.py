@@ -10,6 +10,9 @@ from typing import Annotated
 from pydantic import BeforeValidator, Field
 from pydantic_core import PydanticCustomError
 
+# A side of the image that goes into a network; a slip of the keyboard must not ask for all the memory.
+MOST_PIXELS = 8192
+
 
 def no_bool(value: object) -> object:
     """A number as it is, but no boolean."""
@@ -32,6 +35,8 @@ def auto_or_size(value: object) -> object:
     if isinstance(value, bool) or len(sides) > 2 or not all(side.isdecimal() and int(side) > 0 for side in sides):
         raise PydanticCustomError("ftx", "must be 'auto', a whole number of 1 or more, or HEIGHTxWIDTH as in 224x160")
     height, width = int(sides[0]), int(sides[-1])
+    if max(height, width) > MOST_PIXELS:
+        raise PydanticCustomError("ftx", "must be at most {most} a side", {"most": MOST_PIXELS})
     return height if height == width else f"{height}x{width}"
 
 

@@ -60,7 +60,8 @@ def test_two_runs_become_a_folder_that_predicts(tmp_path: Path, capsys: pytest.C
 def test_a_backbone_alone_names_the_way_on(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["merge", "--adapter", "runs/a", "--no-head", "--out", str(tmp_path / "m")]) == 0
     weights = f"--weights {tmp_path / 'm'}/model.safetensors"
-    assert f"ftx train --model vit_tiny_patch16_224 {weights} --freeze-backbone" in capsys.readouterr().err
+    said = f"ftx train --model vit_tiny_patch16_224 {weights} --image-size 32 --freeze-backbone"
+    assert said in capsys.readouterr().err
     words = ["train", "--data", "data", "--model", "vit_tiny_patch16_224", *weights.split(), "--freeze-backbone"]
     assert run([*words, "--image-size", "32", "--dry-run"]) == 0
 
@@ -92,7 +93,7 @@ def test_adapters_side_by_side(capfd: pytest.CaptureFixture[str]) -> None:
         (["merge", "--adapter", "runs/a", "--base", "vit_tniy"], "mend: --base "),
         (["merge", "--adapter", "runs/a", "--labels", "no/such.txt"], "the labels cannot be read"),
         (["merge", "--adapter", "nowhere"], "there is no such adapter"),
-        (["merge", "--adapter", "data/blue/0.png"], "there is no such adapter"),
+        (["merge", "--adapter", "data/blue/0.png"], "an adapter is a folder, this is a file"),
         (["merge", "--adapter", "data"], "this folder is no adapter"),
         (["adapters", "data"], "this folder is no adapter"),
     ],

@@ -42,7 +42,8 @@ def said(done: subprocess.CompletedProcess[str]) -> str:
 def test_no_model_of_timm_is_left_out() -> None:
     import timm
 
-    assert list(BY_NAME) == timm.list_models()
+    # The table of families registers some that are cut to a few blocks.
+    assert list(BY_NAME) == [name for name in timm.list_models() if not name.endswith("_shrunk")]
     assert sum(len(one.pretrained) for one in BY_NAME.values()) == len(timm.list_pretrained())
 
 

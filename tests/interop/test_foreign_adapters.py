@@ -352,6 +352,17 @@ def test_a_convolution_that_standardises_its_weight_is_refused(tmp_path: Path) -
     assert "stages.0.blocks.0.conv2 is a StdConv2d" in str(caught.value)
 
 
+def test_classes_may_stand_among_the_arguments(tmp_path: Path) -> None:
+    """As timm's save_for_hf writes them where it is asked to."""
+    base = timm_vit(tmp_path / "base")
+    path = tmp_path / "base" / "config.json"
+    config = json.loads(path.read_text())
+    path.write_text(json.dumps({**config, "model_args": {**config["model_args"], "num_classes": 7}}))
+    adapt(base, tmp_path / "adapter", ["qkv"])
+    combine([tmp_path / "adapter"], tmp_path / "out", base=str(tmp_path / "base"))
+    assert load_dense(tmp_path / "out").num_classes == 7
+
+
 BROKEN: dict[str, tuple[dict[str, object], str]] = {
     "a size": ({"pretrained_cfg": {"input_size": [3, 32]}}, "pretrained_cfg.input_size"),
     "a deviation": ({"pretrained_cfg": {"std": [0, 0, 0]}}, "pretrained_cfg.std"),

@@ -163,7 +163,7 @@ def read_adapter(
         raise AdapterError(
             "the adapter's targets are in no layer of the base",
             where=config.path,
-            found=str(config.document.target_modules or "no targets"),
+            found=str(config.document.target_modules or "no targets")[:100],
             mend="name the base that it was trained on",
         )
     kept = {theirs: ours for theirs, ours in naming.modules.items() if theirs not in without}
@@ -185,6 +185,11 @@ def _read_tensors(path: Path) -> dict[str, Tensor]:
         raise AdapterError("the adapter's tensors are not there", where=path, mend=_SAVE_AGAIN) from None
     except (SafetensorError, OSError) as error:
         raise AdapterError("the adapter's tensors cannot be read", where=path, found=str(error)) from error
+    if whole := [key for key, tensor in tensors.items() if not tensor.is_floating_point()]:
+        whole = [key for key in whole if _KEY.fullmatch(key)]  # a head may count its batches
+        if whole:
+            found = f"{whole[0]}: {tensors[whole[0]].dtype}"
+            raise AdapterError("an adapter of whole numbers", where=path, found=found, mend="save it in f32 or f16")
     if broken := [key for key, tensor in tensors.items() if not torch.isfinite(tensor.float()).all()]:
         raise AdapterError("the adapter has values that are not finite", where=path, found=", ".join(broken[:3]))
     return tensors

@@ -70,6 +70,8 @@ def build(name: str, *, weights: str, num_classes: int, image_size: int | str, s
         size = input_size(module, image_size, name)
         take_size(module, size, name)
         cast("VisionTransformer", module).reset_classifier(num_classes)  # as every classifier of timm
+        if plain_vit(module) is None and math.prod(size) < math.prod(pretrained_size(module)):
+            _require_computes(module.eval(), size, name)
     pre = preprocess_of(module, size, grey=grey)
     return Backbone(module=module.eval(), architecture=architecture, digest=digest, preprocess=pre)
 
@@ -85,11 +87,12 @@ def resolve(name: str) -> str:
     if not timm.is_model(bare):
         known = [*EMBEDDED, *timm.list_models()]
         alike = nearest(name, known)
-        raise ModelError(
-            f"there is no model called {name!r}",
-            found=f"nearest: {alike}" if alike else f"{len(known)} models are known, none of a like name",
-            mend=f"--model {alike or 'dinov2-small'}",
-        )
+        holding = [one for one in known if name in one]
+        found = f"nearest: {alike}" if alike else f"{len(known)} models are known, none of a like name"
+        if holding:
+            found = f"{len(holding)} names hold it: {', '.join(holding[:3])}{', …' if len(holding) > 3 else ''}"
+        mend = f"`ftx models {name}` lists them" if holding else f"--model {alike or 'dinov2-small'}"
+        raise ModelError(f"there is no model called {name!r}", found=found, mend=mend)
     if bare != name and name not in (tagged := timm.list_pretrained(f"{bare}.*")):
         alike = nearest(name, tagged)
         raise ModelError(
@@ -124,6 +127,20 @@ def take_size(module: nn.Module, size: Size, name: str) -> None:
             found=f"{_text(size)} px",
             mend=f"--image-size {_text(own)}",
         )
+
+
+def _require_computes(module: nn.Module, size: Size, name: str) -> None:
+    """Raise ModelError where an image of this size is smaller than what pyramids and strides make of it."""
+    try:
+        with torch.inference_mode():
+            module(torch.zeros(1, 3, *size))
+    except (RuntimeError, ValueError, AssertionError) as error:
+        raise ModelError(
+            f"{name} does not compute at this image size",
+            where="data.image_size",
+            found=f"{_text(size)} px: {str(error)[:120]}",
+            mend=f"a larger one, up to --image-size {_text(pretrained_size(module))} of its weights",
+        ) from error
 
 
 def takes_other_sizes(module: nn.Module) -> bool:

@@ -182,8 +182,8 @@ def _timm_folder(folder: Path, document: Mapping[str, object], image_size: int |
     if others := sorted(_OF_CREATE_MODEL & config.model_args.keys()):
         # They say where to load from, a network or a pickle, not what the model is.
         raise ModelError("model_args that are none of the model's", where=folder / CONFIG, found=", ".join(others))
-    # A model on grey images is widened to RGB, as weights from a file are.
-    args = {key: value for key, value in config.model_args.items() if key != "in_chans"}
+    # A model on grey images is widened to RGB, as weights from a file are; the classes stand beside.
+    args = {key: value for key, value in config.model_args.items() if key not in ("in_chans", "num_classes")}
     module = _created(folder, config.architecture, config.num_classes, args)
     state = read_weights_of(folder)
     grey = take_grey(module, state, folder / WEIGHTS)

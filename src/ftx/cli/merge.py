@@ -81,7 +81,9 @@ def command(
     no_head: Annotated[bool, typer.Option("--no-head", help="Merge the backbone alone.")] = False,
     out: Annotated[
         Path | None,
-        typer.Option("--out", metavar="DIR", show_default=False, help="The folder to make, with --adapter."),
+        typer.Option(
+            "--out", metavar="DIR", show_default=False, help="The folder to make, with --adapter.  [default: merged]"
+        ),
     ] = None,
     json: JsonFlag = False,
 ) -> int:
@@ -199,12 +201,13 @@ def _print_combined(report: CombineReport) -> None:
     ]
     error, bound = report.max_relative_error, report.layer_bound
     ties = report.how == "ties"
+    kind = f"{report.labels} classes at {report.image_size} px" if report.labels else f"no head, {report.image_size} px"
     against = "the rule taken entry by entry" if ties else "separate products in float64"
     beside = "the model that was written" if ties else "the base with the adapters beside it"
     console.print_facts(
         [
             ("merged", f"{' + '.join(parts)}{' by TIES' if ties else ''}"),
-            ("into", f"{report.base}: {report.path}, {report.size_bytes / 1e6:.1f} MB, {report.labels} classes"),
+            ("into", f"{report.base}: {report.path}, {report.size_bytes / 1e6:.1f} MB, {kind}"),
             ("layers", f"{len(report.layers)}, within {error:.1e} of {against} (bound {bound:.0e})"),
             ("answers", f"within {report.max_logit_difference:.1e} of {beside} (bound {report.logit_bound:.0e})"),
         ]
@@ -213,4 +216,5 @@ def _print_combined(report: CombineReport) -> None:
         console.print_note(f"next: {shell_command('ftx predict IMAGES --artifact', report.path)}", "dim")
     else:
         weights = shell_command("--weights", f"{report.path}/model.safetensors")
-        console.print_note(f"next: ftx train --model {report.architecture} {weights} --freeze-backbone", "dim")
+        size = f"--image-size {report.image_size}"
+        console.print_note(f"next: ftx train --model {report.architecture} {weights} {size} --freeze-backbone", "dim")

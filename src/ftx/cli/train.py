@@ -273,9 +273,11 @@ def layer_rows(layers: Sequence[AdaptedLayer]) -> list[tuple[str, ...]]:
 
 
 def _times(report: DryRunReport) -> str:
-    epochs = round((report.seconds - report.seconds_before) / max(report.seconds_per_epoch, 1e-9))
-    told = f"about {_duration(report.seconds)}: {epochs} epochs of {_duration(report.seconds_per_epoch)}"
-    return f"{told}, and {_duration(report.seconds_before)} before them" if report.seconds_before >= 1 else told
+    if report.seconds is None or report.seconds_per_epoch is None or report.seconds_before is None:
+        return "not tried"
+    epochs = f"{report.epochs} epoch{'s' * (report.epochs != 1)} of {_duration(report.seconds_per_epoch)}"
+    told = f"about {_duration(report.seconds)}: {epochs}"
+    return f"{told}, and {_duration(report.seconds_before)} before" if report.seconds_before >= 1 else told
 
 
 def _duration(seconds: float) -> str:

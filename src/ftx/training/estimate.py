@@ -99,7 +99,8 @@ def memory_mb(prepared: Prepared, recipe: Recipe, images: int) -> int:
     kept = _kept_numbers(prepared) * min(recipe.train.batch_size, images) * width_bytes
     lead = frozen_lead(module)
     features = feature_bytes(module, lead, images) if lead or head_alone(module) else 0
-    torch_itself = 300_000_000
+    # torch, timm and the images: measured as the least that a training of a small model takes.
+    torch_itself = 480_000_000
     return round((weights + merged + states + kept + features + torch_itself) / 1e6)
 
 

@@ -220,7 +220,8 @@ def _method_named(prepared: Prepared) -> str:
     if prepared.spec is None:
         return title
     each = "; ".join(f"{', '.join(targets)}: {size}" for size, targets in _by_size(prepared.spec).items())
-    return f"{title} in {len(prepared.layers)} layers; {each}"
+    doubled = ", in the file twice the rank, as a plain adapter" if prepared.spec.init == "pissa" else ""
+    return f"{title} in {len(prepared.layers)} layers; {each}{doubled}"
 
 
 def _by_size(spec: AdapterSpec) -> dict[str, list[str]]:

@@ -49,7 +49,8 @@ class AdaptedLayer(BaseModel):
 class DryRunReport(VerbReport):
     """What a training would do; its times come from two steps on images of the data, on this machine as it is now.
 
-    ``seconds_before`` is what comes before the first epoch: decoding, or computing what is frozen.
+    ``seconds_before`` is what comes before the first epoch: decoding, or computing what is frozen. Where it would not
+    fit into memory nothing is tried, and there are no times.
     """
 
     verb: str = "train"
@@ -65,6 +66,7 @@ class DryRunReport(VerbReport):
     trainable_share: float
     memory_mb: int
     free_mb: int
-    seconds_before: float
-    seconds_per_epoch: float
-    seconds: float
+    epochs: int
+    seconds_before: float | None
+    seconds_per_epoch: float | None
+    seconds: float | None

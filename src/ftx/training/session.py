@@ -22,7 +22,7 @@ from ftx.run import Manifest, new_run, refuse_existing, seal
 from ftx.runs import fresh_out, point_latest_at
 from ftx.tasks import TASKS, Task, Thresholds
 from ftx.training.balance import balance_of
-from ftx.training.estimate import adapted_layers, memory_mb, rehearse
+from ftx.training.estimate import Times, adapted_layers, memory_mb, rehearse
 from ftx.training.feed import feed_of, plan
 from ftx.training.log import logging, require_tensorboard
 from ftx.training.loop import Epoch, Fit, fit
@@ -89,7 +89,11 @@ def dry_run(recipe: Recipe, *, strict: bool = False, progress: Progress = SILENT
     """Say what was understood of data and model, time two steps and train nothing; raises as ``train`` does."""
     dataset, prepared, resolved = _understood(recipe, strict, progress)
     total = sum(parameter.numel() for parameter in prepared.backbone.module.parameters())
-    times = rehearse(prepared, dataset, resolved, TASKS[recipe.task](dataset.labels, Thresholds()))
+    needed_mb, free_mb = memory_mb(prepared, resolved, len(dataset.split("train"))), round(available_bytes() / 1e6)
+    times: Times | None = None
+    if needed_mb <= free_mb:
+        times = rehearse(prepared, dataset, resolved, TASKS[recipe.task](dataset.labels, Thresholds()))
+        needed_mb = memory_mb(prepared, resolved, len(dataset.split("train")))  # attention is chosen now
     return DryRunReport(
         method=prepared.method,
         model=recipe.model.name,
@@ -101,11 +105,12 @@ def dry_run(recipe: Recipe, *, strict: bool = False, progress: Progress = SILENT
         layers=adapted_layers(prepared.backbone.module),
         trainable_parameters=prepared.trainable,
         trainable_share=prepared.trainable / total,
-        memory_mb=memory_mb(prepared, resolved, len(dataset.split("train"))),
-        free_mb=round(available_bytes() / 1e6),
-        seconds_before=round(times.before_s, 1),
-        seconds_per_epoch=round(times.epoch_s, 1),
-        seconds=round(times.before_s + resolved.train.epochs * times.epoch_s, 1),
+        memory_mb=needed_mb,
+        free_mb=free_mb,
+        epochs=resolved.train.epochs,
+        seconds_before=times and round(times.before_s, 1),
+        seconds_per_epoch=times and round(times.epoch_s, 1),
+        seconds=times and round(times.before_s + resolved.train.epochs * times.epoch_s, 1),
     )
 
 
