@@ -113,6 +113,29 @@ def test_images_that_the_search_has_used_up_are_not_gone_through_again() -> None
     np.testing.assert_array_equal(*answers)
 
 
+def faded_body() -> ov.Model:
+    """A convolution whose answers are 1 but for the last bits, as at the end of untrained networks."""
+    image = op.parameter([-1, 3, 8, 8], np.float32, name="image")
+    kernel = (3e-7 * np.random.default_rng(0).standard_normal((4, 3, 3, 3))).astype(np.float32)
+    faded = op.add(op.convolution(image, kernel, [1, 1], [1, 1], [1, 1], [1, 1]), np.ones((1, 4, 1, 1), np.float32))
+    deeper = op.convolution(faded, np.full((4, 4, 3, 3), 0.1, np.float32), [1, 1], [1, 1], [1, 1], [1, 1])
+    flat = op.reshape(op.relu(deeper), np.array([0, -1]), special_zero=True)
+    logits = op.matmul(flat, weights(np.random.default_rng(1), 256, 10), False, False)
+    return ov.Model([logits], [image], "faded")
+
+
+@pytest.mark.parametrize("setting", CONVOLUTIONS)
+def test_a_layer_without_a_histogram_has_a_range_all_the_same(setting: Setting) -> None:
+    made = quantize_body(faded_body(), images(1), images(2), settings=(setting,))
+    found, exact = (
+        ov.Core().compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})(images(3)[0])[0]
+        for model in (made.model, faded_body())
+    )
+    assert made.int8_share > 0
+    # 8 bits over the range from 0 to 1
+    np.testing.assert_allclose(found, exact, rtol=0, atol=0.02 * np.abs(exact).max())
+
+
 def test_one_setting_is_not_searched_for() -> None:
     only = Setting(alpha=0.5)
     made = quantize_body(body(), images(1), images(2), settings=(only,))

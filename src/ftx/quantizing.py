@@ -164,21 +164,33 @@ def _quantize(body: ov.Model, calibration: Batches, setting: Setting, descriptio
     passes = 1 if alpha < 0 else 2
     head = _head(body)
     with progress.track(description, passes * len(calibration)) as task, _quiet():
-        return nncf.quantize(
-            body,
-            nncf.Dataset(_Counted(calibration, task)),
-            # Without it a ViT with outliers fell to cosine 0.37 against f32.
-            model_type=None if setting.alpha is None else nncf.ModelType.TRANSFORMER,
-            preset=None if setting.preset is None else nncf.QuantizationPreset(setting.preset),
-            subset_size=len(calibration),
-            # The head's rounding goes straight into the logits, and it is a 49th of a ViT's layers and far less
-            # of its work: left in f32, the error above fell from 0.136 to 0.117.
-            ignored_scope=nncf.IgnoredScope(names=[head]) if head else None,
-            advanced_parameters=nncf.AdvancedQuantizationParameters(
-                activations_range_estimator_params=_DEFAULT_RANGES if setting.preset is None else _HISTOGRAM,
-                smooth_quant_alphas=nncf.AdvancedSmoothQuantParameters(matmul=alpha, convolution=-1),
-            ),
-        )
+
+        def calibrated(ranges: RangeEstimatorParameters) -> ov.Model:
+            return nncf.quantize(
+                body,
+                nncf.Dataset(_Counted(calibration, task)),
+                # Without it a ViT with outliers fell to cosine 0.37 against f32.
+                model_type=None if setting.alpha is None else nncf.ModelType.TRANSFORMER,
+                preset=None if setting.preset is None else nncf.QuantizationPreset(setting.preset),
+                subset_size=len(calibration),
+                # The head's rounding goes straight into the logits, and it is a 49th of a ViT's layers and far less
+                # of its work: left in f32, the error above fell from 0.136 to 0.117.
+                ignored_scope=nncf.IgnoredScope(names=[head]) if head else None,
+                advanced_parameters=nncf.AdvancedQuantizationParameters(
+                    activations_range_estimator_params=ranges,
+                    smooth_quant_alphas=nncf.AdvancedSmoothQuantParameters(matmul=alpha, convolution=-1),
+                ),
+            )
+
+        if setting.preset is None:
+            return calibrated(_DEFAULT_RANGES)
+        try:
+            return calibrated(_HISTOGRAM)
+        except ValueError as error:
+            # Numpy's, of a layer whose values are all but alike, as at the end of untrained networks.
+            if "Too many bins" not in str(error):
+                raise
+            return calibrated(_DEFAULT_RANGES)
 
 
 def _head(body: ov.Model) -> str | None:
