@@ -165,7 +165,7 @@ def test_a_wrong_election_is_found(monkeypatch: pytest.MonkeyPatch, runs: dict[s
 
 def test_a_wrong_merge_is_found(monkeypatch: pytest.MonkeyPatch, runs: dict[str, Path], tmp_path: Path) -> None:
     """By the base with the adapters beside it, should the layers' own proofs not see it."""
-    monkeypatch.setattr("ftx.combining._layer_error", lambda *_: 0.0)
+    monkeypatch.setattr("ftx.combining.layer_error", lambda *_: 0.0)
     monkeypatch.setattr("ftx.combining.rounded", lambda weight_OI, _: (1.001 * weight_OI).astype(np.float32))
     with pytest.raises(GateFailed, match="with its adapters"):
         combine([runs["dora"]], tmp_path / "out")

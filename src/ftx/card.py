@@ -8,6 +8,7 @@ from typing import Literal, cast
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from ftx.complaints import first_complaint
 from ftx.data.preprocess import Preprocess
 from ftx.errors import ExportError
 from ftx.files import sha256_file, write_atomic
@@ -83,9 +84,7 @@ def read_card(folder: Path) -> Card:
     try:
         card = Card.model_validate(raw)
     except ValidationError as error:
-        first = error.errors()[0]
-        key = ".".join(str(part) for part in first["loc"])
-        raise ExportError(f"{CARD} does not hold", where=path, found=f"{key}: {first['msg']}") from error
+        raise ExportError(f"{CARD} does not hold", where=path, found=first_complaint(error)) from error
     for name, digest in card.files.items():
         beside = folder / name
         if not beside.is_file():

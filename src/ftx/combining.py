@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from ftx.adapters.beside import beside
 from ftx.adapters.files import AdapterFile
-from ftx.adapters.kernel import Float64, LayerAdapter, separate_products
+from ftx.adapters.kernel import Float64
 from ftx.backbones.dense import WEIGHTS, DenseConfig, load_dense, save_dense
 from ftx.backbones.foundation import Foundation
 from ftx.data.preprocess import Preprocess, normalise
@@ -24,7 +24,7 @@ from ftx.errors import AdapterError, GateFailed, InputError, MergeError, ModelEr
 from ftx.files import check_space, stage_folder, write_atomic
 from ftx.foreign import Opened, open_adapters
 from ftx.labels import Labels
-from ftx.merging import LAYER_BOUND, LOGIT_BOUND, PROOF_IMAGES, PROOF_ROWS, LayerProof, change, flat, rounded
+from ftx.merging import LAYER_BOUND, LOGIT_BOUND, PROOF_IMAGES, LayerProof, change, flat, layer_error, rounded
 from ftx.progress import SILENT, Progress
 from ftx.reports import VerbReport
 from ftx.run import refuse_existing
@@ -192,7 +192,8 @@ def _merge_layers(
             if how == "ties":
                 error = _election_error(weight_OI, stored_OI, changes, shares, thresholds)
             else:
-                error = _layer_error(weight_OI, stored_OI, adapters, shares)
+                laid = list(zip(shares, adapters, strict=True))
+                error = layer_error(weight_OI, stored_OI.astype(np.float64), laid, np.random.default_rng(0))
             proofs.append(LayerProof(layer=layer, relative_error=error))
             merged[name] = torch.from_numpy(stored_OI).view_as(state[name])
             bar.advance()
@@ -232,18 +233,6 @@ def _threshold(state: Mapping[str, Tensor], file: AdapterFile, density: float) -
         return 0.0
     kept = max(round(density * every.size), 1)
     return float(np.partition(every, every.size - kept)[every.size - kept])
-
-
-def _layer_error(
-    base_OI: Float64, stored_OI: NDArray[np.float32], adapters: Sequence[LayerAdapter | None], shares: Sequence[float]
-) -> float:
-    """max |x·W'ᵀ − Σ share · separate products| / max |products|, in float64 on random inputs."""
-    x_NI = np.random.default_rng(0).standard_normal((PROOF_ROWS, base_OI.shape[1]))
-    base_NO = x_NI @ base_OI.T
-    products = [base_NO if one is None else separate_products(x_NI, base_OI, one) for one in adapters]
-    expected_NO = sum((share * y for share, y in zip(shares, products, strict=True)), np.zeros_like(base_NO))
-    found_NO = x_NI @ stored_OI.astype(np.float64).T
-    return float(np.abs(found_NO - expected_NO).max() / max(np.abs(expected_NO).max(), np.finfo(float).tiny))
 
 
 def _election_error(

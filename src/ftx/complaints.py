@@ -64,6 +64,12 @@ def unknown_key(key: str, model: type[BaseModel], synonyms: Mapping[str, str]) -
     return f"{key}: unknown key, {hint}"
 
 
+def first_complaint(error: ValidationError) -> str:
+    """The first thing that is wrong with a document that nobody writes by hand, as ``key: what``."""
+    first = error.errors(include_url=False)[0]
+    return f"{'.'.join(str(part) for part in first['loc'])}: {first['msg']}"
+
+
 def complaint_lines(error: ValidationError, model: type[BaseModel], synonyms: Mapping[str, str]) -> list[str]:
     """One line for each thing that is wrong, in the order of the model's keys."""
     return [_line(details, model, synonyms) for details in error.errors(include_url=False)]

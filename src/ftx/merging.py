@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor, nn
 
+from ftx.adapters.beside import Shares
 from ftx.adapters.files import read_adapter
 from ftx.adapters.kernel import Float64, LayerAdapter, merged_weight, separate_products
 from ftx.backbones.dense import WEIGHTS, DenseConfig, load_dense, save_dense
@@ -147,16 +148,20 @@ def prove_layers(
     proofs: list[LayerProof] = []
     with progress.track("Proving each merged layer", len(layers)) as bar:
         for name, layer in layers.items():
-            error = layer_error(flat(state[f"{name}.weight"]), flat(merged[f"{name}.weight"]), layer, rng)
+            error = layer_error(flat(state[f"{name}.weight"]), flat(merged[f"{name}.weight"]), [(1.0, layer)], rng)
             proofs.append(LayerProof(layer=name, relative_error=error))
             bar.advance()
     return proofs
 
 
-def layer_error(base_OI: Float64, merged_OI: Float64, adapter: LayerAdapter, rng: np.random.Generator) -> float:
-    """max |x·W'ᵀ − separate products| / max |separate products|, in float64 on random inputs."""
+def layer_error(base_OI: Float64, merged_OI: Float64, shares: Shares, rng: np.random.Generator) -> float:
+    """max |x·W'ᵀ − Σ share · separate products| / max |products|, in float64 on random inputs."""
     x_NI = rng.standard_normal((PROOF_ROWS, base_OI.shape[1]))
-    expected_NO = separate_products(x_NI, base_OI, adapter)
+    products = (
+        share * (x_NI @ base_OI.T if adapter is None else separate_products(x_NI, base_OI, adapter))
+        for share, adapter in shares
+    )
+    expected_NO = sum(products, np.zeros((PROOF_ROWS, len(base_OI))))
     return float(np.abs(x_NI @ merged_OI.T - expected_NO).max() / max(np.abs(expected_NO).max(), np.finfo(float).tiny))
 
 

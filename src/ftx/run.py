@@ -18,6 +18,7 @@ from typing import Self
 
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
+from ftx.complaints import first_complaint
 from ftx.data.dataset import Entry, Split
 from ftx.data.preprocess import Preprocess
 from ftx.errors import DataError, EnvironmentFault, RunError, shell_command
@@ -343,9 +344,7 @@ def _read_manifest(folder: Path) -> Manifest:
     try:
         return Manifest.model_validate(raw)
     except ValidationError as error:
-        first = error.errors()[0]
-        key = ".".join(str(part) for part in first["loc"])
-        raise RunError("run.json does not hold", where=path, found=f"{key}: {first['msg']}", mend=_RESTORE) from error
+        raise RunError("run.json does not hold", where=path, found=first_complaint(error), mend=_RESTORE) from error
 
 
 def _manifest_bytes(manifest: Manifest) -> bytes:

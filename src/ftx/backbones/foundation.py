@@ -19,6 +19,7 @@ from ftx.backbones.digest import base_digest
 from ftx.backbones.families import head_names, pretrained_config
 from ftx.backbones.grey import take_grey
 from ftx.backbones.weights import fill_strictly, read_weights
+from ftx.complaints import first_complaint
 from ftx.data.preprocess import Interpolation, Preprocess
 from ftx.errors import ModelError
 
@@ -91,9 +92,7 @@ def open_foundation(base: str, *, weights: str = "auto", image_size: int | str =
 
             return transformers_folder(folder, config, image_size)
     except ValidationError as error:
-        first = error.errors()[0]
-        key = ".".join(str(part) for part in first["loc"])
-        found = f"{key}: {first['msg']}"
+        found = first_complaint(error)
         raise ModelError("the model's config does not hold", where=folder / CONFIG, found=found) from error
     raise ModelError(
         "this folder is no model that ftx knows",

@@ -11,6 +11,7 @@ import timm
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from ftx.backbones.build import Size
+from ftx.complaints import first_complaint
 from ftx.data.preprocess import Interpolation, Preprocess, covering
 from ftx.errors import ModelError
 
@@ -162,8 +163,7 @@ def read_processor(folder: Path, kind: Kind, size: Size) -> Preprocess:
         try:
             processor = _Processor.model_validate(json.loads(path.read_bytes()))
         except ValidationError as error:
-            first = error.errors()[0]
-            found = f"{'.'.join(str(part) for part in first['loc'])}: {first['msg']}"
+            found = first_complaint(error)
             raise ModelError("the image processor cannot be carried over", where=path, found=found) from error
         except (OSError, ValueError, RecursionError) as error:
             raise ModelError("the image processor's config cannot be read", where=path, found=str(error)) from error

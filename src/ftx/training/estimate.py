@@ -11,15 +11,13 @@ import torch
 from ftx.adapters.attach import AdapterLayer, adapter_layers, owned_entries, owned_magnitudes, prove_reach
 from ftx.adapters.dora import DoraLinear
 from ftx.backbones.families import depth, plain_vit
-from ftx.backbones.stages import choose_attention, frozen_lead, head_alone, token_shape
+from ftx.backbones.stages import frozen_lead, head_alone, token_shape
 from ftx.data.dataset import Dataset
-from ftx.data.loader import available_bytes
 from ftx.progress import SILENT
 from ftx.recipe import Recipe
 from ftx.tasks import Task
 from ftx.training.feed import feature_bytes, feed_of, plan
 from ftx.training.loop import forward_backward, measure, train_mode
-from ftx.training.precision import device
 from ftx.training.prepare import Prepared
 from ftx.training.report import AdaptedLayer
 
@@ -33,15 +31,14 @@ class Times:
 
 
 def rehearse(prepared: Prepared, dataset: Dataset, recipe: Recipe, task: Task) -> Times:
-    """Time what training does, on images for two steps, on the device that it would use; the model keeps its weights.
+    """Time what training does, on images for two steps, where ``place`` put the model; it keeps its weights.
 
     Raises: AdapterError if training would not reach an adapter; ImageError for an image that cannot be read.
     """
-    module, where = prepared.backbone.module.to(device()), device()
+    module = prepared.backbone.module
+    where = next(module.parameters()).device
     train, val = dataset.split("train"), dataset.split("val")
     batch_size = min(recipe.train.batch_size, len(train))
-    if where.type == "cpu":
-        choose_attention(module, batch_size=batch_size, memory_bytes=available_bytes() // 4)
     bf16 = recipe.train.precision == "bf16"
     planned = plan(module, recipe, len(train) + len(val), SILENT)
     some = train[:: max(len(train) // (2 * batch_size), 1)][: 2 * batch_size]
@@ -88,7 +85,7 @@ def _magnitudes(layer: AdapterLayer) -> int:
 def memory_mb(prepared: Prepared, recipe: Recipe, images: int) -> int:
     """A rough estimate: weights, gradients and AdamW's two moments, what each layer keeps for its backward, features.
 
-    Called after ``rehearse``, which has chosen how attention is computed.
+    Called after ``place``, which chooses how attention is computed.
     """
     module = prepared.backbone.module
     weights = 4 * sum(parameter.numel() for parameter in module.parameters())

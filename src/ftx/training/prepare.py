@@ -12,8 +12,11 @@ from ftx.adapters.attach import adapter_layers, attach, attach_saved, owned_entr
 from ftx.adapters.dora import DoraLinear
 from ftx.adapters.spec import AdapterSpec
 from ftx.backbones.build import Backbone, build
+from ftx.backbones.stages import choose_attention
+from ftx.data.loader import available_bytes
 from ftx.recipe import Method, Recipe
 from ftx.targets import Role, Target
+from ftx.training.precision import device
 
 Number = TypeVar("Number", int, float)
 
@@ -71,6 +74,16 @@ def adapter_spec(recipe: Recipe) -> AdapterSpec | None:
 
 def _each(roles: tuple[Role, ...], given: Number | Mapping[Target, Number]) -> dict[Role, Number]:
     return {**given} if isinstance(given, Mapping) else dict.fromkeys(roles, given)
+
+
+def place(prepared: Prepared, batch_size: int) -> torch.device:
+    """Put the model where it trains, and choose how a CPU computes its attention."""
+    where = device()
+    prepared.backbone.module.to(where)
+    if where.type == "cpu":
+        memory_bytes = available_bytes() // 4
+        choose_attention(prepared.backbone.module, batch_size=batch_size, memory_bytes=memory_bytes)
+    return where
 
 
 def prepare(recipe: Recipe, num_classes: int, *, saved: bool = False) -> Prepared:

@@ -10,7 +10,6 @@ import numpy as np
 import torch
 
 from ftx.backbones.build import resolve as resolve_model
-from ftx.backbones.stages import choose_attention
 from ftx.data.dataset import SPLITS, Dataset
 from ftx.data.loader import available_bytes
 from ftx.data.survey import class_counts, read_dataset
@@ -28,8 +27,8 @@ from ftx.training.log import logging, require_tensorboard
 from ftx.training.loop import Epoch, Fit, fit
 from ftx.training.modelcard import write_trained_card
 from ftx.training.optim import peak_lr
-from ftx.training.precision import device, resolve
-from ftx.training.prepare import Prepared, prepare
+from ftx.training.precision import resolve
+from ftx.training.prepare import Prepared, place, prepare
 from ftx.training.report import DryRunReport, TrainReport
 from ftx.training.trained import save_trained
 
@@ -89,11 +88,11 @@ def dry_run(recipe: Recipe, *, strict: bool = False, progress: Progress = SILENT
     """Say what was understood of data and model, time two steps and train nothing; raises as ``train`` does."""
     dataset, prepared, resolved = _understood(recipe, strict, progress)
     total = sum(parameter.numel() for parameter in prepared.backbone.module.parameters())
+    place(prepared, resolved.train.batch_size)
     needed_mb, free_mb = memory_mb(prepared, resolved, len(dataset.split("train"))), round(available_bytes() / 1e6)
     times: Times | None = None
     if needed_mb <= free_mb:
         times = rehearse(prepared, dataset, resolved, TASKS[recipe.task](dataset.labels, Thresholds()))
-        needed_mb = memory_mb(prepared, resolved, len(dataset.split("train")))  # attention is chosen now
     return DryRunReport(
         method=prepared.method,
         model=recipe.model.name,
@@ -143,10 +142,7 @@ def _fit(
     prepared: Prepared, dataset: Dataset, recipe: Recipe, task: Task, progress: Progress, log: Callable[[Epoch], None]
 ) -> Fit:
     module = prepared.backbone.module
-    where = device()
-    module.to(where)
-    if where.type == "cpu":
-        choose_attention(module, batch_size=recipe.train.batch_size, memory_bytes=available_bytes() // 4)
+    where = place(prepared, recipe.train.batch_size)
     training = dataset.split("train")
     planned = plan(module, recipe, len(training) + len(dataset.split("val")), progress)
     pre = prepared.backbone.preprocess
