@@ -42,6 +42,9 @@ LossName = Literal["asymmetric", "bce"]
 BalanceName = Literal["none", "sampling", "loss"]
 AdapterInit = Literal["zero", "pissa"]
 
+# The share of images that an artifact may lose: two points, as a user would notice more.
+MAX_DROP = 0.02
+
 # A recipe is a page of text; whatever is larger was not meant to be one.
 MAX_RECIPE_BYTES = 1 << 20
 
@@ -176,8 +179,21 @@ class TrainRecipe(_Section):
     tensorboard: Switch = False
 
 
+class ValidateRecipe(_Section):
+    """What ``ftx validate`` asks of each artifact: ``max_drop`` is the share of images that may be lost, net of those
+    won.
+
+    ``--max-drop`` sets another one.
+    """
+
+    max_drop: Annotated[Number, Field(gt=0, lt=1)] = MAX_DROP
+
+
 class Recipe(_Section):
-    """A whole training run; every key has a default."""
+    """A whole training run, and what is asked of what is made from it; every key has a default."""
+
+    # Pydantic has a method ``validate``, so the section of that name is called otherwise in Python.
+    model_config = ConfigDict(serialize_by_alias=True)
 
     task: TaskName = "multiclass"
     seed: Annotated[int, BeforeValidator(no_bool), Field(ge=0, lt=2**63)] = 0
@@ -185,8 +201,9 @@ class Recipe(_Section):
     model: ModelRecipe = ModelRecipe()
     adapter: AdapterRecipe = AdapterRecipe()
     train: TrainRecipe = TrainRecipe()
+    validation: Annotated[ValidateRecipe, Field(alias="validate")] = ValidateRecipe()
 
-    SECTIONS: ClassVar[tuple[str, ...]] = ("data", "model", "adapter", "train")
+    SECTIONS: ClassVar[tuple[str, ...]] = ("data", "model", "adapter", "train", "validate")
 
     @property
     def method(self) -> Method:

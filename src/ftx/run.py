@@ -12,7 +12,7 @@ import hashlib
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
@@ -314,7 +314,7 @@ def refuse_existing(out: Path) -> None:
 
 def seal(folder: Path, manifest: Manifest, entries: tuple[Entry, ...]) -> None:
     """Write data.jsonl and run.json, the last files of a new run."""
-    lines = [json.dumps(asdict(entry), ensure_ascii=False) + "\n" for entry in entries]
+    lines = [json.dumps(entry.to_json(), ensure_ascii=False) + "\n" for entry in entries]
     write_atomic(folder / "data.jsonl", "".join(lines).encode())
     files = _hashes(folder, "")
     write_atomic(folder / "run.json", _manifest_bytes(manifest.model_copy(update={"files": files})))
