@@ -121,7 +121,7 @@ def _write(source: Source, artifact: str) -> ExportedArtifact:
 
     started = time.monotonic()
     quantized = None
-    with source.run.add(artifact, made_from="dense") as staged:
+    with source.run.add(artifact, made_from="dense", progress=source.progress) as staged:
         if artifact == "onnx":
             precision: Precision = "fp32"
             source.write_onnx(staged)
