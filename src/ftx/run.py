@@ -236,6 +236,15 @@ class Run:
             self._write(manifest.model_copy(update={"files": files}))
         return path
 
+    def write_card(self, artifact: str, text: str, progress: Progress = SILENT) -> None:
+        """Write an artifact's model card anew; what was made from the artifact does not hang on it."""
+        name = f"{artifact}/{CARD}"
+        with sole_writer(self.path, progress.note):
+            write_atomic(self.path / name, text.encode())
+            manifest = self.manifest
+            files = manifest.files | {name: sha256_file(self.path / name)}
+            self._write(manifest.model_copy(update={"files": files}))
+
     def keep_report(self, name: str, report: BaseModel, progress: Progress) -> None:
         """Write ``reports/NAME.json``, or say that the run cannot be written: the answer is known all the same."""
         try:

@@ -35,6 +35,7 @@ from ftx.validation.asking import (
 from ftx.validation.comparison import Compared, Reference, Subject, compare
 from ftx.validation.device import validate_folder
 from ftx.validation.identity import identity_faults
+from ftx.validation.model_card import tell_card
 from ftx.validation.proof import Answers, keep_proof, reference_answers
 from ftx.validation.report import ParityReport
 from ftx.validation.tolerance import Bounds, kind_of
@@ -91,7 +92,9 @@ def validate(
     wanted = {"proved"} if require_proof else {"proved", "unproved"}
     report.ok = set(report.verdicts.values()) <= wanted
     if report.run is not None:
-        Run.open(report.run).keep_report("parity", report, progress)
+        run = Run.open(report.run)
+        run.keep_report("parity", report, progress)
+        tell_card(run, report, progress)
     return report
 
 
