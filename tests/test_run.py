@@ -13,13 +13,13 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from tests.conftest import Listener
 
 from ftx.data.dataset import Entry
 from ftx.data.preprocess import Preprocess
 from ftx.errors import EnvironmentFault, RunError
 from ftx.files import sha256_file
 from ftx.labels import Labels
-from ftx.progress import SILENT
 from ftx.run import Manifest, Run, new_run, seal
 from ftx.runs import fresh_out, latest_run, point_latest_at
 
@@ -185,19 +185,14 @@ def test_verbs_that_add_at_once_lose_nothing(run: Run) -> None:
 
 
 def test_a_run_that_cannot_be_written_is_said_and_the_answer_is_kept(run: Run) -> None:
-    said: list[str] = []
-
-    class Listener(type(SILENT)):
-        def note(self, text: str) -> None:
-            said.append(text)
-
+    listener = Listener()
     before = (run.path / "run.json").read_bytes()
     with unprivileged(run.path):
         with pytest.raises(EnvironmentFault, match="cannot be written") as caught:
             run.write_report("parity", run.manifest)
-        run.keep_report("parity", run.manifest, Listener())
+        run.keep_report("parity", run.manifest, listener)
     assert caught.value.where == str(run.path)
-    assert said == ["reports/parity.json is not kept: this place cannot be written (Permission denied)"]
+    assert listener.said == ["reports/parity.json is not kept: this place cannot be written (Permission denied)"]
     assert (run.path / "run.json").read_bytes() == before
 
 

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import timm
 import torch
+from tests.conftest import Listener
 from torch import Tensor
 
 from ftx.backbones.stages import choose_attention
@@ -117,10 +118,14 @@ def test_both_ways_of_attention_give_the_same_numbers() -> None:
 def test_a_training_takes_a_quarter_of_the_memory_for_attention() -> None:
     prepared, _ = of(peft="lora", image_size=224)
     free = available_bytes() // ATTENTION_BYTES  # in images; it moves a little meanwhile
-    place(prepared, free // 5)
+    listener = Listener()
+    place(prepared, free // 5, listener)
     assert plain(prepared.backbone.module) == {True}
-    place(prepared, free // 3)
+    assert not listener.said
+    place(prepared, free // 3, listener)
     assert plain(prepared.backbone.module) == {False}
+    assert len(listener.said) == 1
+    assert "over a quarter of the free memory" in listener.said[0]
 
 
 @pytest.mark.slow

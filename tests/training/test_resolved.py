@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from tests.conftest import Listener
 
 from ftx.backbones.build import tagged
 from ftx.backbones.stages import frozen_lead
-from ftx.progress import SILENT
 from ftx.recipe import AdapterRecipe, Recipe
 from ftx.run import Run
 from ftx.strict_yaml import parse_yaml
@@ -97,14 +97,6 @@ def test_training_from_the_resolved_recipe_gives_the_same_bytes(
 
     other = made(resolved.with_values({"seed": 1}), tmp_path / "other")
     assert weights_of(other) != weights_of(first)
-
-
-class Listener(type(SILENT)):
-    def __init__(self) -> None:
-        self.said: list[str] = []
-
-    def note(self, text: str) -> None:
-        self.said.append(text)
 
 
 def test_augmentation_that_is_asked_for_and_not_done_is_said(tables: dict[str, Path], tmp_path: Path) -> None:
