@@ -20,6 +20,18 @@ from safetensors.numpy import save_file
 from ftx.card import Card, write_card
 from ftx.data.preprocess import Preprocess
 from ftx.labels import Labels
+from ftx.progress import SILENT
+
+
+class Listener(type(SILENT)):
+    """A progress that keeps what is noted."""
+
+    def __init__(self) -> None:
+        self.said: list[str] = []
+
+    def note(self, text: str) -> None:
+        self.said.append(text)
+
 
 COLOURS = ("red", "green", "blue")
 

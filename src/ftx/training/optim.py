@@ -6,7 +6,7 @@ import math
 from collections.abc import Collection
 
 import torch
-from timm.optim import param_groups_weight_decay
+from timm.optim import param_groups_weight_decay  # pyright: ignore[reportPrivateImportUsage]
 from torch import nn
 from torch.optim.lr_scheduler import LambdaLR
 

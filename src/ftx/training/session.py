@@ -21,7 +21,7 @@ from ftx.progress import SILENT, Progress
 from ftx.recipe import AdapterRecipe, Recipe
 from ftx.run import Manifest, new_run, refuse_existing, seal
 from ftx.runs import fresh_out, point_latest_at
-from ftx.targets import Role
+from ftx.targets import Role, Target
 from ftx.tasks import TASKS, Task, Thresholds
 from ftx.training.balance import balance_of
 from ftx.training.estimate import Times, adapted_layers, memory_mb, rehearse
@@ -91,7 +91,7 @@ def dry_run(recipe: Recipe, *, strict: bool = False, progress: Progress = SILENT
     """Say what was understood of data and model, time two steps and train nothing; raises as ``train`` does."""
     dataset, prepared, resolved = _understood(recipe, strict, progress)
     total = sum(parameter.numel() for parameter in prepared.backbone.module.parameters())
-    place(prepared, resolved.train.batch_size)
+    place(prepared, resolved.train.batch_size, progress)
     needed_mb, free_mb = memory_mb(prepared, resolved, len(dataset.split("train"))), round(available_bytes() / 1e6)
     times: Times | None = None
     if needed_mb <= free_mb:
@@ -152,7 +152,7 @@ def _fit(
     prepared: Prepared, dataset: Dataset, recipe: Recipe, task: Task, progress: Progress, log: Callable[[Epoch], None]
 ) -> Fit:
     module = prepared.backbone.module
-    where = place(prepared, recipe.train.batch_size)
+    where = place(prepared, recipe.train.batch_size, progress)
     training = dataset.split("train")
     planned = plan(module, recipe, len(training) + len(dataset.split("val")), progress)
     pre = prepared.backbone.preprocess
@@ -192,13 +192,13 @@ def _resolved(recipe: Recipe, prepared: Prepared, dataset: Dataset) -> Recipe:
     )
     if prepared.spec is None:
         return resolved.without_adapter()
-    reached = {part.target for _, layer in adapter_layers(module) for part in layer.parts}
+    reached: set[Role] = {part.target for _, layer in adapter_layers(module) for part in layer.parts}
     return resolved if "layer" in reached else resolved.with_values(_of_targets(recipe.adapter, reached))
 
 
 def _of_targets(adapter: AdapterRecipe, reached: Collection[Role]) -> dict[str, object]:
     """What a recipe says of its targets, for those that the model has."""
-    targets = [target for target in adapter.targets if target in reached]
+    targets: list[Target] = [target for target in adapter.targets if target in reached]
     found: dict[str, object] = {"adapter.targets": targets}
     for key, each in (("rank", adapter.rank), ("alpha", adapter.alpha)):
         if isinstance(each, Mapping):
