@@ -149,17 +149,20 @@ def _statement(leaf: Any) -> int:
     return node.start_pos[0]
 
 
-@cache
 def _source(path: Path) -> str:
     return path.read_text(encoding="utf-8")
 
 
 @cache
+def _mutated(source: str, operator: str, index: int) -> str:
+    text = mutate_code(source, OPERATORS[operator](), index)
+    assert text is not None, f"{operator} {index}"
+    return text
+
+
 def mutated(mutant: Mutant, place: Place) -> str:
     """The whole file with the change."""
-    text = mutate_code(_source(place.path), OPERATORS[mutant.operator](), place.index)
-    assert text is not None, mutant.id
-    return text
+    return _mutated(_source(place.path), mutant.operator, place.index)
 
 
 def diff(mutant: Mutant, place: Place, context: int = 2) -> str:
