@@ -11,7 +11,7 @@ WORKERS ?= 2
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --durations 10
 
 .DEFAULT_GOAL := help
-.PHONY: help setup fmt lint type test test-all bench families docs quickstart clean
+.PHONY: help setup fmt lint type check quick test test-all mutants bench families docs quickstart clean
 
 help: ## Show what there is
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -30,11 +30,20 @@ lint: $(VENV)/.installed type ## Check style, formatting, imports between rooms,
 type: $(VENV)/.installed ## Check types in strict mode
 	$(BIN)/basedpyright
 
+check: $(VENV)/.installed ## Run lint and the quick tests, at the same time: under 90 seconds on two cores
+	@$(MAKE) --no-print-directory --jobs 2 --output-sync=target lint quick
+
+quick: $(VENV)/.installed ## Run the tests that take under two seconds each
+	$(PYTEST) -m 'not slow'
+
 test: $(VENV)/.installed ## Run the tests that every change must pass
 	$(PYTEST)
 
 test-all: lint test docs ## Run lint and the tests, and build the packages and the documentation
 	$(BIN)/python -m build --outdir build/dist
+
+mutants: $(VENV)/.installed ## Put 500 faults into the source, one at a time: the quick tests must notice 95 % (90 minutes at most)
+	$(BIN)/python -m tests.mutants run --workers $(WORKERS)
 
 bench: $(VENV)/.installed ## Time the training step against the peft library
 	$(BIN)/python tests/benchmarks/step.py
