@@ -15,6 +15,7 @@ from itertools import count
 from pathlib import Path
 
 from ftx.errors import EnvironmentFault, FtxError
+from ftx.reading import open_file
 
 # A folder or file under this prefix is work in progress of one process and never an artifact.
 STAGING_PREFIX = ".ftx-partial-"
@@ -26,7 +27,7 @@ _OURS = f"{STAGING_PREFIX}{re.sub(r'[^A-Za-z0-9]', '_', platform.node())}-"
 
 def sha256_file(path: Path) -> str:
     """SHA-256 of a file's bytes, as hex."""
-    with path.open("rb") as stream:
+    with open_file(path) as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
