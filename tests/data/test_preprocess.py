@@ -17,7 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageOps
 
-from ftx.data.bounds import MAX_PIXELS
+from ftx.data.costs import MAX_PIXELS
 from ftx.data.preprocess import Preprocess, load_pixels, normalise, open_image, resize_crop, to_rgb
 from ftx.errors import ImageError
 

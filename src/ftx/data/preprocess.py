@@ -21,7 +21,7 @@ from PIL import Image, ImageFile
 from PIL.ExifTags import Base as Exif
 from PIL.TiffImagePlugin import BITSPERSAMPLE, PHOTOMETRIC_INTERPRETATION
 
-from ftx.data.bounds import (
+from ftx.data.costs import (
     DECODING,
     FILES,
     MAX_FILE_BYTES,
@@ -130,7 +130,7 @@ def open_image(source: Path | bytes) -> Image.Image:
 
     Of an animation the first frame; colour profiles are not applied, as timm's transform applies none.
     Raises: ImageError if it is missing, no regular file, broken, of a kind with no agreed look, or would cost more
-    than ``ftx.data.bounds`` allow.
+    than ``ftx.data.costs`` allow.
     """
     if isinstance(source, bytes):
         with _readable(None):

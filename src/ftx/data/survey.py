@@ -144,9 +144,9 @@ def _read_all(
 
     def read(file: Found) -> tuple[str, Look | None] | Unreadable:
         try:
+            file.path.encode()
             image, digest = open_hashed(root / file.path)
             seen = look_at(image) if looks else None
-            file.path.encode()
         except ImageError as error:
             return Unreadable(file.path, f"{error.what}: {error.found}" if error.found else error.what)
         except UnicodeEncodeError:
