@@ -100,8 +100,8 @@ _LONGEST_PATH = 4095
 _LONGEST_NAME = 255
 # Half a character, as JSON can escape it: no file system of UTF-8 names has it.
 _SURROGATE = re.compile("[\ud800-\udfff]")
-# A label's name stands in tables, charts and the metadata of a model.
-_LONGEST_LABEL = 1000
+# A label may be the path of a folder.
+_LONGEST_LABEL = _LONGEST_PATH
 
 
 def short(value: object) -> str:
