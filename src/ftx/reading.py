@@ -5,8 +5,8 @@ from __future__ import annotations
 import errno
 import os
 import stat
+from io import BufferedReader
 from pathlib import Path
-from typing import BinaryIO
 
 from ftx.errors import InputError
 
@@ -38,7 +38,7 @@ def require_file(path: Path) -> None:
         raise IrregularFile(path, mode)
 
 
-def open_file(path: Path) -> BinaryIO:
+def open_file(path: Path) -> BufferedReader:
     """Open a regular file to read its bytes.
 
     Raises: IrregularFile; OSError if there is nothing, or it may not be read.
