@@ -96,6 +96,7 @@ def peak():
 KINDS_OF_IMAGE: dict[str, Callable[[], bytes]] = {
     "PNG 16-bit grey": lambda: png(2000, 2000, 16, 0),
     "PNG 16-bit colour and alpha": lambda: png(2000, 2000, 16, 6),
+    "PNG colour and alpha turned": lambda: encoded(noise(2000, 2000, "RGBA"), "PNG", exif=turned(6), compress_level=1),
     "PNG palette": lambda: encoded(noise(2000, 2000, "L").convert("P"), "PNG", transparency=0, compress_level=1),
     "JPEG turned": lambda: encoded(noise(2000, 2000), "JPEG", exif=turned(6)),
     "JPEG progressive": lambda: encoded(noise(2000, 2000), "JPEG", progressive=True, subsampling=0),
@@ -348,9 +349,9 @@ def test_an_exif_block_of_gigabytes_is_left_alone(kind: str) -> None:
     content = encoded(
         image, kind, exif=b"Exif\0\0" + tiff(rows, shared), **({"lossless": True} if kind == "WEBP" else {})
     )
-    before = time.process_time()
+    # Pillow 13 refuses such a block itself; earlier ones hold a megabyte for each of its entries.
+    assert not costs.is_sound_exif(Image.open(io.BytesIO(content)).info["exif"])
     np.testing.assert_array_equal(np.asarray(open_image(content)), np.asarray(image))  # not turned
-    assert time.process_time() - before < 0.3
     sound = encoded(image, kind, exif=b"Exif\0\0" + tiff(rows[:2], shared))
     assert open_image(sound).size == (5, 8)
 
