@@ -1,7 +1,7 @@
 """What one image may cost, known before it is decoded where its file tells, and while it is decoded where not.
 
-A few kilobytes can ask for gigabytes and minutes. The bounds leave room for the largest photographs of telephones
-(108 megapixels) and the scans of a desk (A4 at 1,200 dpi: 134 megapixels and a half, A3 at 600 dpi: 70).
+A few kilobytes can ask for gigabytes and minutes. The bounds leave room for the photographs of telephones and
+medium-format cameras (108 and 102 megapixels) and for scans (A3 at 600 dpi: 70).
 """
 
 from __future__ import annotations
