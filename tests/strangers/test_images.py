@@ -21,8 +21,8 @@ from PIL import Image
 from tests.strangers.test_reading import KINDS, irregular
 
 from ftx.data import costs, preprocess
+from ftx.data.budget import Budget
 from ftx.data.costs import MAX_DECODING_BYTES, MAX_PIXELS, MAX_SCANNED_PIXELS, count_scans
-from ftx.data.memory import Budget
 from ftx.data.preprocess import open_hashed, open_image, pixel_bytes, to_rgb
 from ftx.data.threads import in_threads
 from ftx.errors import ImageError
@@ -426,7 +426,7 @@ def test_a_budget_is_kept_by_all_threads_and_what_is_larger_goes_alone() -> None
 
 
 def test_a_budget_leaves_three_quarters_of_the_memory_free() -> None:
-    from ftx.data.memory import available_bytes
+    from ftx.data.budget import available_bytes
 
     assert Budget(1 << 60).limit_bytes == pytest.approx(available_bytes() / 4, rel=0.2)
     assert Budget(5).limit_bytes == 5

@@ -14,7 +14,7 @@ from typing import BinaryIO
 
 from PIL import Image
 
-from ftx.data.memory import Budget
+from ftx.data.budget import Budget
 from ftx.errors import ImageError
 
 MAX_PIXELS = 1 << 27

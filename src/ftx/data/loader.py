@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from ftx.data.augment import Augment, random_view
-from ftx.data.memory import available_bytes
+from ftx.data.budget import available_bytes
 from ftx.data.preprocess import Preprocess, load_pixels, open_image, resize_crop
 from ftx.data.threads import in_threads
 from ftx.progress import SILENT, Progress

@@ -13,7 +13,7 @@ from ftx.adapters.dora import DoraLinear
 from ftx.adapters.spec import AdapterSpec
 from ftx.backbones.build import Backbone, build
 from ftx.backbones.stages import choose_attention
-from ftx.data.memory import available_bytes
+from ftx.data.budget import available_bytes
 from ftx.recipe import Method, Recipe
 from ftx.targets import Role, Target
 from ftx.training.precision import device

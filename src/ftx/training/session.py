@@ -10,8 +10,8 @@ import numpy as np
 import torch
 
 from ftx.backbones.build import resolve as resolve_model
+from ftx.data.budget import available_bytes
 from ftx.data.dataset import SPLITS, Dataset
-from ftx.data.memory import available_bytes
 from ftx.data.survey import class_counts, read_dataset
 from ftx.errors import EnvironmentFault, RecipeError
 from ftx.files import check_space, write_atomic
