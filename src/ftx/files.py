@@ -17,6 +17,7 @@ from itertools import count
 from pathlib import Path
 
 from ftx.errors import EnvironmentFault, FtxError
+from ftx.reading import open_file
 
 # A folder or file under this prefix is work in progress of one process and never an artifact.
 STAGING_PREFIX = ".ftx-partial-"
@@ -28,7 +29,7 @@ _WORTH_A_WORD_S = 1.0
 
 def sha256_file(path: Path) -> str:
     """SHA-256 of a file's bytes, as hex."""
-    with path.open("rb") as stream:
+    with open_file(path) as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from ftx.card import REFERENCE, Card, read_card
-from ftx.data.preprocess import Preprocess, open_image
+from ftx.data.preprocess import Preprocess, open_image, pixel_bytes
 from ftx.errors import ExportError, ImageError
 from ftx.runtimes.base import Compute, Pixels, RuntimeName, feed_files
 from ftx.tasks.base import Floats
@@ -66,7 +66,7 @@ class OpenVinoPredictor:
 
     def logits_from_files(self, paths: Iterable[Path]) -> Iterator[Floats | ImageError]:
         """The image is only decoded here; resize, crop and normalisation are part of the graph."""
-        return feed_files(paths, _decode, self._infer)
+        return feed_files(paths, _decode, self._infer, weigh=pixel_bytes)
 
     def _infer(self, pixels_NHWC: Pixels) -> Floats:
         # Copied, as the array lies in memory that the next call overwrites.

@@ -14,7 +14,7 @@ from ftx.adapters.spec import AdapterSpec
 from ftx.backbones.build import Backbone, build
 from ftx.backbones.families import plain_vit
 from ftx.backbones.stages import choose_attention, head_alone
-from ftx.data.loader import available_bytes
+from ftx.data.budget import available_bytes
 from ftx.progress import SILENT, Progress
 from ftx.recipe import Method, Recipe
 from ftx.targets import Role, Target

@@ -12,8 +12,8 @@ import torch
 from ftx.adapters.attach import adapter_layers
 from ftx.backbones.build import resolve as resolve_model
 from ftx.backbones.build import tagged
+from ftx.data.budget import available_bytes
 from ftx.data.dataset import SPLITS, Dataset
-from ftx.data.loader import available_bytes
 from ftx.data.survey import class_counts, read_dataset
 from ftx.errors import EnvironmentFault, RecipeError
 from ftx.files import check_space, write_atomic
