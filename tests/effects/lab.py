@@ -18,7 +18,7 @@ import numpy as np
 import yaml
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
-from safetensors.numpy import load_file
+from safetensors.numpy import load_file, save_file
 from tests.conftest import write_data
 
 from ftx.cli import console
@@ -164,6 +164,29 @@ class Lab:
         said["--format"] = self.done("export", out, "--format", "onnx", "--json")
         said["--precision"] = self.done("export", out, "--precision", "fp16", "--json")
         return out, said
+
+    def pipeline(self, weights: str, *words: object) -> Said:
+        """``ftx run`` of the tiny network with a head alone to train."""
+        network = f"model: {{name: test_resnet, weights: {weights}, peft: none, freeze_backbone: true}}"
+        lines = [network if line.startswith("model:") else line for line in BASE.splitlines()]
+        (self.root / "pipeline.yaml").write_text("\n".join(lines))
+        return self.call("run", "pipeline.yaml", "--data", "hues", "--precision", "fp16", *words, "--json")
+
+    @cached_property
+    def piped(self) -> tuple[Path, Said]:
+        """One that every flag was given to."""
+        out = self.root / "piped"
+        return out, self.pipeline("none", "--set", "train.epochs=2", "--out", out)
+
+    @cached_property
+    def failing(self) -> Said:
+        """One whose weights fp16 cannot hold: 100.03 and -99.97 lose their last digits, and with them their sum."""
+        weights = self.train("model.name=test_resnet", FULL, STILL).tensors
+        weights["layer4.0.bn2.bias"][:] = 100.03
+        weights["layer4.0.downsample.2.bias"][:] = -99.97
+        path = self.root / "cancelling.safetensors"
+        save_file(weights, path)
+        return self.pipeline(str(path), "--out", self.root / "failing")
 
     def done(self, *words: object) -> Said:
         """What a command line answered that must succeed."""
