@@ -170,9 +170,10 @@ def augment(lab: Lab, value: str) -> None:
     """Crops and mirrors change the pixels of noise and none of one colour; none is the image path of evaluation."""
     for kind, data, same in ((value, "noise", False), (value, "flat", True), ("none", "noise", True)):
         made = lab.train(STILL, FULL, f"train.augment={kind}", data=data)
-        p_NC, y_NC = lab.scores(made, "train")
-        seen = -(y_NC * np.log(p_NC)).sum(axis=1).mean()
-        assert (abs(made.log[0]["loss"] - seen) < ROUNDING) == same, (kind, data)
+        for column, side, alike in (("loss", "train", same), ("val_loss", "val", True)):
+            p_NC, y_NC = lab.scores(made, side)
+            expected = -(y_NC * np.log(p_NC)).sum(axis=1).mean()
+            assert (abs(made.log[0][column] - expected) < ROUNDING) == alike, (kind, data, column)
 
 
 def patience(lab: Lab, value: str) -> None:
