@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ftx.backbones.stages import choose_attention
 from ftx.combining import combine
-from ftx.data.loader import available_bytes
+from ftx.data.budget import available_bytes
 from ftx.errors import EnvironmentFault
 from ftx.exporting import export
 from ftx.merging import merge
