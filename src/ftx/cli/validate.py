@@ -133,9 +133,12 @@ def _worst_class(rows: Sequence[ParityRow]) -> str | None:
 
 
 def _images(rows: Sequence[ParityRow]) -> str:
-    """How many each view saw: the graph alone is compared on fewer."""
-    seen = {row.view: row.images for row in rows}
-    return ", ".join(f"{count:,} ({view})" for view, count in sorted(seen.items()))
+    """How many each view saw: in f32 the graph is compared on some alone."""
+    seen: dict[str, set[int]] = {}
+    for row in rows:
+        seen.setdefault(row.view, set()).add(row.images)
+    told = {view: " or ".join(f"{count:,}" for count in sorted(counts)) for view, counts in seen.items()}
+    return ", ".join(f"{counts} ({view})" for view, counts in sorted(told.items()))
 
 
 def _cells(row: ParityRow, *, wide: bool) -> tuple[str, ...]:
