@@ -42,6 +42,9 @@ def load_heavy() -> None:
     hypothesis.settings.register_profile("mutants", deadline=None, derandomize=True, database=None)
     hypothesis.settings.load_profile("mutants")
     assert not any(name.split(".")[0] == "ftx" for name in sys.modules)
+    # Started in the background, Ctrl-C is ignored, and what tests start would ignore it as well.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
 
 
 def copy_tree(root: Path, tree: Path) -> Path:
@@ -158,6 +161,7 @@ def fork_pytest(tree: Path, folder: Path, arguments: Callable[[], tuple[list[str
 
 def _enter(tree: Path, folder: Path, cpu_limit_s: float) -> None:
     os.setsid()
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
     log = os.open(folder / "log.txt", os.O_WRONLY | os.O_CREAT)
     nothing = os.open(os.devnull, os.O_RDONLY)
     for number, opened in ((0, nothing), (1, log), (2, log)):
