@@ -30,7 +30,7 @@ HANGS_S = 60  # without any of its processes at work
 
 
 def load_heavy() -> None:
-    """Import what tests need most, on one thread, so that forking is safe."""
+    """Import what tests need most, on one thread each: a fork lacks the waiting ones of OpenVINO and onnxruntime."""
     os.environ |= {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")

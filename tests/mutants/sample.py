@@ -10,7 +10,7 @@ import hashlib
 import json
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from difflib import unified_diff
 from functools import cache
 from pathlib import Path
@@ -207,7 +207,7 @@ def _filled(mine: list[Mutant], quota: int, pairs: Iterable[tuple[Mutant, Place]
             continue
         texts[text] += 1
         families[family] += 1
-        sample.append(Mutant(**(asdict(mutant) | {"becomes": _changed_line(mutant, place)})))
+        sample.append(replace(mutant, becomes=_changed_line(mutant, place)))
     return sample
 
 
