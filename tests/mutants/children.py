@@ -132,7 +132,8 @@ class Child:
 def fork_pytest(tree: Path, folder: Path, arguments: Callable[[], tuple[list[str], Any]], cpu_limit_s: float) -> Child:
     """Run pytest on the tree with ``arguments()`` (its words, and a plugin with ``told``) in a forked process."""
     shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
+    folder.mkdir(parents=True, exist_ok=True)  # what a test has made unreadable stays
+    (folder / "result.json").unlink(missing_ok=True)
     sys.stdout.flush()
     sys.stderr.flush()
     pid = os.fork()
@@ -171,7 +172,7 @@ def _enter(tree: Path, folder: Path, cpu_limit_s: float) -> None:
     resource.setrlimit(resource.RLIMIT_FSIZE, (FILE_BYTES, FILE_BYTES))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     for name in ("home", "tmp"):
-        (folder / name).mkdir()
+        (folder / name).mkdir(exist_ok=True)
     os.environ |= {
         "PYTHONPATH": str(tree / "src"),
         "HOME": str(folder / "home"),
