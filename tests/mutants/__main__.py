@@ -129,6 +129,8 @@ def _run(given: argparse.Namespace) -> int:
 def _report(pairs: list[Any], past: dict[str, dict[str, Any]], build: Path, state: str) -> bool:
     """Print the table and the survivors; whether enough were killed."""
     reasons: dict[str, str] = tomllib.loads(EQUIVALENT.read_text(encoding="utf-8")) if EQUIVALENT.exists() else {}
+    for name in sorted(set(reasons) - {mutant.id for mutant in read_list()}):
+        say(f"listed as equivalent, but not in the list: {name}")
     counts: dict[str, Counter[str]] = {package: Counter() for package in PACKAGES}
     alive: list[str] = []
     earlier = 0
