@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -18,21 +18,30 @@ SPLITS: tuple[Split, ...] = ("train", "val", "test")
 
 @dataclass(frozen=True)
 class Entry:
-    """One image: path below the data root (with forward slashes), SHA-256 of its bytes, labels, split."""
+    """One image: path below the data root (with forward slashes), SHA-256 of its bytes, labels, split.
+
+    ``group`` names what it is of (a patient, a part), where a table says so.
+    """
 
     path: str
     sha256: str
     labels: tuple[str, ...]
     split: Split
+    group: str | None = None
 
     @classmethod
     def from_json(cls, record: Mapping[str, object]) -> Entry:
         """One line of data.jsonl."""
-        labels, split = record["labels"], record["split"]
-        if not isinstance(labels, list) or split not in SPLITS:
+        labels, split, group = record["labels"], record["split"], record.get("group")
+        if not isinstance(labels, list) or split not in SPLITS or not isinstance(group, str | None):
             raise DataError("data.jsonl does not hold", found=str(record))
         names = tuple(str(label) for label in labels)  # pyright: ignore[reportUnknownArgumentType, reportUnknownVariableType]
-        return cls(path=str(record["path"]), sha256=str(record["sha256"]), labels=names, split=split)
+        return cls(path=str(record["path"]), sha256=str(record["sha256"]), labels=names, split=split, group=group)
+
+    def to_json(self) -> dict[str, object]:
+        """One line of data.jsonl; without a group where there is none."""
+        record = asdict(self)
+        return record if self.group is not None else {name: value for name, value in record.items() if name != "group"}
 
     def locate(self, root: Path) -> Path:
         """The image on disk, known by its hash to be the one that the run was made with.

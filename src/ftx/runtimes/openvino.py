@@ -73,6 +73,11 @@ class OpenVinoPredictor:
         return np.array(self._compiled(pixels_NHWC)[0], dtype=np.float32)
 
 
+def default_compute() -> str:
+    """The precision that OpenVINO chooses for float models on this machine, as ``auto:bf16``."""
+    return f"auto:{openvino.Core().get_property('CPU', 'INFERENCE_PRECISION_HINT').to_string()}"
+
+
 def frame(pixels_NHWC: Pixels, preprocess: Preprocess) -> Pixels:
     """Lay black around cropped images so that the graph's resize does nothing and its crop gives them back.
 
