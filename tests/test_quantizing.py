@@ -132,8 +132,8 @@ def test_a_layer_without_a_histogram_has_a_range_all_the_same(setting: Setting) 
         for model in (made.model, faded_body())
     )
     assert made.int8_share > 0
-    # 8 bits over the range from 0 to 1
-    np.testing.assert_allclose(found, exact, rtol=0, atol=0.02 * np.abs(exact).max())
+    # 8 bits over the range from 0 to 1: at most half of 1/255; measured 8e-4 of the largest
+    np.testing.assert_allclose(found, exact, rtol=0, atol=0.002 * np.abs(exact).max())
 
 
 def test_one_setting_is_not_searched_for() -> None:

@@ -1,20 +1,11 @@
-"""A copy of one run for each fault, and processes that read it from the disk."""
+"""A copy of one run for each fault."""
 
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from tests.zygote import Zygote, zygote
-
-
-@pytest.fixture(scope="session")
-def ftx(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Zygote]:
-    """The program, in a fresh process for each call."""
-    with zygote(tmp_path_factory.mktemp("ftx")) as command:
-        yield command
 
 
 @pytest.fixture

@@ -31,14 +31,14 @@ def weights(file: Path, change: Callable[[dict[str, object]], object] = lambda t
     return file
 
 
-def test_training_that_does_not_reach_a_layer_ends(tmp_path: Path, ftx: Zygote) -> None:
+def test_training_that_does_not_reach_a_layer_ends(tmp_path: Path, fresh_ftx: Zygote) -> None:
     data = write_data(tmp_path / "data", 6)
     # What block 3 attends to is multiplied by nothing: the answer does not depend on its q, k and v.
     file = weights(tmp_path / "dead.safetensors", lambda tensors: tensors["blocks.3.attn.proj.weight"].zero_())
     words = (
         f"train --data {data} --model {MODEL} --weights {file} --image-size 32 --epochs 1 --peft dora --targets q,v,fc1"
     )
-    done = ftx(*words.split(), "--out", tmp_path / "run")
+    done = fresh_ftx(*words.split(), "--out", tmp_path / "run")
     assert done.returncode == 2, done.stderr
     said = " ".join(done.stderr.split())
     assert "training does not reach these adapters" in said
@@ -58,7 +58,7 @@ def from_file(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     return Path(str(report.run)), file
 
 
-def test_a_base_with_one_other_value_is_another_base(from_file: tuple[Path, Path], ftx: Zygote) -> None:
+def test_a_base_with_one_other_value_is_another_base(from_file: tuple[Path, Path], fresh_ftx: Zygote) -> None:
     run, file = from_file
     whole = file.read_bytes()
 
@@ -67,12 +67,12 @@ def test_a_base_with_one_other_value_is_another_base(from_file: tuple[Path, Path
         values[-1, -1] = np.nextafter(values[-1, -1], np.float32(9))
 
     edit_tensors(file, last_value)
-    done = ftx("merge", run)
+    done = fresh_ftx("merge", run)
     assert done.returncode == 2, done.stderr
     assert "this is another base than the one the run was trained on" in done.stderr
     assert not (run / "dense").exists()
     file.write_bytes(whole)
-    done = ftx("merge", run)
+    done = fresh_ftx("merge", run)
     assert done.returncode == 0, done.stderr
 
 
@@ -108,7 +108,7 @@ def test_one_byte_of_a_file_or_of_what_it_was_made_from_is_found(
     assert str(caught.value.where) == str(run / name)
 
 
-def test_what_stands_on_another_training_is_stale_to_the_end(run: Path, ftx: Zygote) -> None:
+def test_what_stands_on_another_training_is_stale_to_the_end(run: Path, fresh_ftx: Zygote) -> None:
     """An IR of the dense model of what was trained before: two steps away, its own files and parent's untouched."""
     keep(run, "openvino/fp32")
     edit_tensors(
@@ -118,7 +118,7 @@ def test_what_stands_on_another_training_is_stale_to_the_end(run: Path, ftx: Zyg
     name = "trained/adapter_model.safetensors"
     edit_json(run / "run.json", lambda raw: raw["files"].update({name: sha256_file(run / name)}))
     for words in (["validate"], ["export", "--format", "openvino"], ["eval", "--artifact", "openvino/fp32"]):
-        done = ftx(words[0], run, *words[1:])
+        done = fresh_ftx(words[0], run, *words[1:])
         assert done.returncode == 2, (words, done.stderr)
         assert "dense/ is stale" in done.stderr
         assert "ftx merge" in done.stderr

@@ -50,7 +50,7 @@ def damaged(run: Path, change: Callable[[Tensors], object]) -> bytes:
 
 
 @pytest.mark.slow
-def test_a_layer_whose_products_do_not_give_the_merged_weight_fails(run: Path, ftx: Zygote) -> None:
+def test_a_layer_whose_products_do_not_give_the_merged_weight_fails(run: Path, fresh_ftx: Zygote) -> None:
     row_I = base_weight(run, f"{LAYER}.weight")[3]
 
     def nearly_cancelled(tensors: Tensors) -> None:
@@ -60,7 +60,7 @@ def test_a_layer_whose_products_do_not_give_the_merged_weight_fails(run: Path, f
         tensors[B][3, 0] = -(1 - 1e-6) / ALPHA_OVER_RANK
 
     before = damaged(run, nearly_cancelled)
-    done = ftx("merge", run)
+    done = fresh_ftx("merge", run)
     assert done.returncode == 1, done.stderr
     assert "the merge does not answer as its separate products" in done.stderr
     assert f"where: {LAYER}" in done.stderr
@@ -69,7 +69,7 @@ def test_a_layer_whose_products_do_not_give_the_merged_weight_fails(run: Path, f
 
 
 @pytest.mark.slow
-def test_a_dense_model_that_does_not_answer_as_the_trained_one_fails(run: Path, ftx: Zygote) -> None:
+def test_a_dense_model_that_does_not_answer_as_the_trained_one_fails(run: Path, fresh_ftx: Zygote) -> None:
     row_I = base_weight(run, f"{LAYER}.weight")[0]
 
     def opposed(tensors: Tensors) -> None:
@@ -82,7 +82,7 @@ def test_a_dense_model_that_does_not_answer_as_the_trained_one_fails(run: Path, 
 
     as_lora(run)
     before = damaged(run, opposed)
-    done = ftx("merge", run, "--json")
+    done = fresh_ftx("merge", run, "--json")
     assert done.returncode == 1, done.stderr
     assert "the dense model does not answer as the trained one" in done.stderr
     assert '"ok": false' in done.stdout

@@ -53,9 +53,9 @@ class Validated(NamedTuple):
         return row["max_abs"], row["bound"]["max_abs"]
 
 
-def validated(ftx: Zygote, run: Path) -> Validated:
+def validated(fresh_ftx: Zygote, run: Path) -> Validated:
     vouch(run)
-    done = ftx("validate", run, "--images", "24", "--json")  # a fault shows on any image
+    done = fresh_ftx("validate", run, "--images", "24", "--json")  # a fault shows on any image
     assert done.returncode in (0, 1), done.stderr
     return Validated(run, done.returncode, json.loads(done.stdout), done.stderr)
 
@@ -101,7 +101,7 @@ def scales_trebled(constants: list[Constant]) -> int:
 
 
 @pytest.fixture(scope="module")
-def damaged(whole_run: Path, tmp_path_factory: pytest.TempPathFactory, ftx: Zygote) -> Validated:
+def damaged(whole_run: Path, tmp_path_factory: pytest.TempPathFactory, fresh_ftx: Zygote) -> Validated:
     """A weight of each model but fp32, and of that the image path."""
     run = Path(shutil.copytree(whole_run, tmp_path_factory.mktemp("damaged") / "run"))
     edit_tensors(run / "dense" / "model.safetensors", one_percent_of_dense)
@@ -109,7 +109,7 @@ def damaged(whole_run: Path, tmp_path_factory: pytest.TempPathFactory, ftx: Zygo
     edit_constants(run / "openvino" / "fp32", another_kernel)
     edit_constants(run / "openvino" / "fp16", scaled_weight(1.03))
     edit_constants(run / "openvino" / "int8", scales_trebled)
-    return validated(ftx, run)
+    return validated(fresh_ftx, run)
 
 
 BOTH = {("openvino", view, compute) for view in ("graph", "files") for compute in ("f32", "auto")}
@@ -176,7 +176,7 @@ def relabel(folder: Path, names: list[str]) -> None:
 
 
 @pytest.fixture(scope="module")
-def disguised(whole_run: Path, tmp_path_factory: pytest.TempPathFactory, ftx: Zygote) -> Validated:
+def disguised(whole_run: Path, tmp_path_factory: pytest.TempPathFactory, fresh_ftx: Zygote) -> Validated:
     """What no number shows: other labels; and a fault under bf16 alone."""
     run = Path(shutil.copytree(whole_run, tmp_path_factory.mktemp("disguised") / "run"))
     keep(run, "openvino/fp32", "openvino/fp16", "openvino/int8")
@@ -184,7 +184,7 @@ def disguised(whole_run: Path, tmp_path_factory: pytest.TempPathFactory, ftx: Zy
     edit_constants(run / "openvino" / "fp32", heavy_head)
     relabel(run / "openvino" / "fp16", ["blue", "amber", "green", "red"])
     edit_json(run / "openvino" / "int8" / "card.json", lambda raw: raw["preprocess"].update(resize=36))
-    return validated(ftx, run)
+    return validated(fresh_ftx, run)
 
 
 def test_a_fault_under_the_cpus_own_precision_counts(disguised: Validated) -> None:
@@ -221,12 +221,12 @@ def test_an_artifact_that_names_itself_otherwise_fails(disguised: Validated, art
     assert (disguised.status, disguised.report["ok"]) == (1, False)
 
 
-def test_labels_in_the_model_that_its_card_does_not_have_fail_on_the_device(run: Path, ftx: Zygote) -> None:
+def test_labels_in_the_model_that_its_card_does_not_have_fail_on_the_device(run: Path, fresh_ftx: Zygote) -> None:
     folder = run / "openvino" / "fp32"
     text = (folder / "model.xml").read_text()
     (folder / "model.xml").write_text(text.replace(" ".join(LABELS), "red green blue amber"))
     vouch(run)
-    done = ftx("validate", folder)
+    done = fresh_ftx("validate", folder)
     assert done.returncode == 1, done.stderr
     assert "the labels in model.xml are not the run's" in done.stderr.replace("\n", " ")
 
