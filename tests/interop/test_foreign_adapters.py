@@ -31,7 +31,7 @@ from ftx.combining import combine
 from ftx.errors import AdapterError, FtxError, GateFailed, InputError, MergeError, ModelError
 
 CLASSES = 3
-# One merge in float64, stored in f32, through a network of two blocks: f32 rounding on logits of 2 to 4. Measured 2.6e-6.
+# One merge in float64, stored in f32, through two blocks: f32 rounding on logits of 2 to 4; measured 2.6e-6.
 F32 = 8e-6
 
 # timm normalises with epsilon 1e-6; ViTConfig's own 1e-12 has a test of its own.
