@@ -47,13 +47,16 @@ def spaceless_names(names: Sequence[str]) -> tuple[str, ...]:
     """
     taken = {name for name in names if _is_spaceless(name)}
     spaceless: list[str] = []
+    last: dict[str, int] = {}  # numbers only ever fill up: what was taken is not asked for again
     for name in names:
         if not _is_spaceless(name):
             stem = "_".join(name.split()) or "_"
-            name, number = stem, 1
+            number = last.get(stem, 1)
+            name = stem if number == 1 else f"{stem}_{number}"
             while name in taken:
                 number += 1
                 name = f"{stem}_{number}"
+            last[stem] = number
             taken.add(name)
         spaceless.append(name)
     return tuple(spaceless)

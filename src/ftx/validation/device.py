@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +12,7 @@ from ftx.errors import ExportError
 from ftx.progress import SILENT, Progress
 from ftx.runtimes.base import Pixels
 from ftx.runtimes.openvino import OpenVinoPredictor
+from ftx.strict_json import parse_json
 from ftx.validation.asking import ask_graph, graph_latency_ms
 from ftx.validation.comparison import Reference, Subject, compare
 from ftx.validation.identity import metadata_faults
@@ -63,14 +63,16 @@ def read_reference(folder: Path, predictor: OpenVinoPredictor) -> tuple[Referenc
         with safe_open(path, framework="np") as file:
             images, logits, targets_NC = (file.get_tensor(name) for name in ("images", "logits", "targets"))
             metadata: dict[str, str] = file.metadata() or {}
-        names = [str(name) for name in json.loads(metadata["paths"])]
-    except (SafetensorError, KeyError, TypeError, ValueError) as error:
+        paths = parse_json(metadata["paths"])
+        names = [str(name) for name in paths] if isinstance(paths, list) else []  # pyright: ignore[reportUnknownArgumentType, reportUnknownVariableType]
+    except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
         raise ExportError(
             "the reference of the exported model does not hold", where=path, found=str(error), mend="export it again"
         ) from error
     size, labels = (predictor.preprocess.height, predictor.preprocess.width, 3), predictor.task.labels
     fits = (
         images.dtype == np.uint8
+        and (images.ndim, logits.ndim, logits.dtype.kind, targets_NC.dtype.kind) == (4, 2, "f", "f")
         and images.shape[1:] == size
         and len(images) == len(logits) == len(names) > 0
         and logits.shape == targets_NC.shape == (len(images), len(labels))
