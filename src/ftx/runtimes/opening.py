@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
-from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
 from ftx.card import CARD
-from ftx.data.preprocess import Preprocess, covering
+from ftx.data.preprocess import Preprocess
 from ftx.errors import ExportError, RunError, shell_command
 from ftx.progress import SILENT, Progress
 from ftx.run import MADE_BY, Run
 from ftx.runtimes.base import Compute, Predictor
-from ftx.tasks import Meaning, Task
+from ftx.tasks import Task
 
 # The fastest first. fp16 is last: it computes as fp32 does, and saves space on the disk alone.
 IR_BY_SPEED = ("openvino/int8", "openvino/fp32", "openvino/fp16")
@@ -59,7 +57,7 @@ def load_folder(folder: Path, *, compute: Compute = "auto") -> Predictor:
     if inside_run and folder.name in ("trained", "dense", "onnx"):
         return load_artifact(Run.open(folder.parent), folder.name, compute=compute)
     if (folder / DENSE_CONFIG).is_file():
-        return _dense(folder, *_dense_config(folder))
+        return _dense(folder)
     onnx_alone = (folder / ONNX_MODEL).is_file()
     raise ExportError(
         "there is no model here that ftx can open",
@@ -86,7 +84,7 @@ def load_artifact(run: Run, artifact: str, *, compute: Compute = "auto") -> Pred
 
         return TorchPredictor(load_trained(run), manifest.preprocess, run.task)
     if artifact == "dense":
-        return _dense(folder, manifest.preprocess, run.task)
+        return _dense(folder, (manifest.preprocess, run.task))
     if artifact == "onnx":
         from ftx.runtimes.onnx import OnnxPredictor
 
@@ -160,35 +158,19 @@ def _load_best(run: Run, compute: Compute, progress: Progress) -> Predictor:
     return load_artifact(run, name, compute=compute)
 
 
-def _dense(folder: Path, preprocess: Preprocess, task: Task) -> Predictor:
-    from ftx.backbones.dense import load_dense
+def _dense(folder: Path, of_run: tuple[Preprocess, Task] | None = None) -> Predictor:
+    """A dense model in torch; alone, it says itself what its images and logits are."""
+    from ftx.backbones.dense import load_dense, read_dense, require_fit
     from ftx.runtimes.torch import TorchPredictor
 
-    return TorchPredictor(load_dense(folder), preprocess, task)
-
-
-def _dense_config(folder: Path) -> tuple[Preprocess, Task]:
-    """Image path and task of a dense folder outside a run."""
-    path = folder / DENSE_CONFIG
-    try:
-        document: Any = json.loads(path.read_bytes())
-        cfg = document["pretrained_cfg"]
-        _, height, width = (int(size) for size in cfg["input_size"])
-        preprocess = Preprocess(
-            height=height,
-            width=width,
-            # A hair less than written: the first ftx left a quotient a rounding below its whole number.
-            resize=covering(height, width, cfg["crop_pct"] * (1 - 1e-9)),
-            interpolation=cfg["interpolation"],
-            mean=tuple(cfg["mean"]),
-            std=tuple(cfg["std"]),
-        )
-        meaning = Meaning.model_validate(document["ftx"])
-        return preprocess, meaning.open()
-    except (ValueError, KeyError, TypeError) as error:
-        raise ExportError(
-            f"{DENSE_CONFIG} does not hold", where=path, found=f"{type(error).__name__}: {error}", mend="run: ftx merge"
-        ) from error
+    own, meaning = read_dense(folder)
+    preprocess, task = of_run or (own, meaning.open())
+    if (own.height, own.width) != (preprocess.height, preprocess.width):
+        found = f"{own.image_size} px, the run says {preprocess.image_size}"
+        raise ExportError("the dense model is of another image size", where=folder, found=found, mend="run: ftx merge")
+    module = load_dense(folder)
+    require_fit(module, folder, preprocess, len(task.labels))
+    return TorchPredictor(module, preprocess, task)
 
 
 def _what_is_there(folder: Path) -> str:
