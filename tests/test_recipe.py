@@ -4,23 +4,27 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from ftx.complaints import dotted_keys
 from ftx.errors import RecipeError
 from ftx.recipe import MAX_RECIPE_BYTES, AdapterRecipe, DataRecipe, ModelRecipe, Recipe, TrainRecipe
-from ftx.targets import TARGETS
+from ftx.targets import TARGETS, Target
 
-DESIGN = """
+DEFAULTS = """
 task: multiclass
 seed: 0
-data:    {path: data, image_size: auto, val_fraction: 0.2}
+data:    {path: data, format: auto, image_size: auto, val_fraction: 0.2, classes: auto}
 model:   {name: dinov2-small, weights: auto, peft: dora, freeze_backbone: false}
-adapter: {rank: 8, alpha: 16, targets: [q, k, v, proj, fc1, fc2], blocks: all, dropout: 0.0, rslora: false}
-train:   {epochs: 10, batch_size: 16, lr: auto, weight_decay: 0.05, precision: auto}
+adapter: {rank: 8, alpha: 16, targets: [q, k, v, proj, fc1, fc2], blocks: all, layers: auto, init: zero, dropout: 0.0,
+  rslora: false}
+train:   {epochs: 10, batch_size: 16, lr: auto, lora_plus: 1.0, weight_decay: 0.05, precision: auto, warmup_share: 0.1,
+  loss: asymmetric, label_smoothing: 0.1, balance: none, augment: light, patience: 5, tensorboard: false}
 """
 
 BLOCKS = "must be 'all', a whole number of 1 or more (the last so many), first:N, or a list as 0,3,6-8"
@@ -37,7 +41,13 @@ def lines_of(text: str) -> list[str]:
 
 
 def test_the_defaults_are_the_documented_ones() -> None:
-    assert Recipe.loads(DESIGN) == Recipe() == Recipe.loads("")
+    assert Recipe.loads(DEFAULTS) == Recipe() == Recipe.loads("")
+    written = {
+        f"{section}.{key}" if isinstance(inside, dict) else section
+        for section, inside in yaml.safe_load(DEFAULTS).items()
+        for key in (inside if isinstance(inside, dict) else [section])
+    }
+    assert written == set(dotted_keys(Recipe))
 
 
 texts = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), min_size=1).filter(str.strip)
@@ -49,40 +59,72 @@ tricky = st.sampled_from(
 words = texts | tricky
 shares = st.floats(0, 1, exclude_max=True)
 positive = st.floats(0, exclude_min=True, allow_infinity=False)
+sides = st.tuples(st.integers(1, 4096), st.integers(1, 4096)).map(lambda size: f"{size[0]}x{size[1]}")
+ranks, alphas = st.integers(1, 4096), positive
+chosen = st.sets(st.sampled_from(TARGETS), min_size=1).map(lambda names: tuple(sorted(names, key=TARGETS.index)))
+
+
+def each_of(targets: tuple[Target, ...], values: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
+    """One value for all targets, or one for each."""
+    return values | st.fixed_dictionaries(dict.fromkeys(targets, values))
+
+
+def by_targets(targets: tuple[Target, ...]) -> st.SearchStrategy[AdapterRecipe]:
+    blocks = (
+        st.just("all")
+        | st.integers(1, 99)
+        | st.integers(1, 99).map(lambda n: f"first:{n}")
+        | st.sets(st.integers(0, 99), min_size=1).map(lambda listed: tuple(sorted(listed)))
+    )
+    common = {
+        "rank": each_of(targets, ranks),
+        "alpha": each_of(targets, alphas),
+        "targets": st.just(targets),
+        "blocks": blocks,
+        "rslora": st.booleans(),
+    }
+    return st.builds(AdapterRecipe, **common, dropout=shares) | st.builds(
+        AdapterRecipe, **common, init=st.just("pissa")
+    )
+
+
+named_layers = st.builds(
+    AdapterRecipe,
+    rank=ranks,
+    alpha=alphas,
+    layers=st.sampled_from([r"blocks\.\d+\.mlp\.fc1", ".*", "a|b", "é: [x]", "[0-9]{2}"]),
+    dropout=shares,
+)
 recipes = st.builds(
     Recipe,
+    task=st.sampled_from(["multiclass", "multilabel", "hierarchical"]),
     seed=st.integers(0, 2**63 - 1),
     data=st.builds(
         DataRecipe,
         path=words.map(Path),
-        image_size=st.just("auto") | st.integers(1, 4096),
+        format=words,
+        image_size=st.just("auto") | st.integers(1, 4096) | sides,
         val_fraction=st.floats(0, 0.5, exclude_min=True),
+        classes=st.just("auto") | st.integers(1, 10_000),
     ),
     model=st.builds(ModelRecipe, name=words, weights=words, peft=st.sampled_from(["lora", "dora", "none"]))
     | st.builds(ModelRecipe, name=words, weights=words, peft=st.just("none"), freeze_backbone=st.booleans()),
-    adapter=st.builds(
-        AdapterRecipe,
-        rank=st.integers(1, 4096),
-        alpha=positive,
-        targets=st.sets(st.sampled_from(TARGETS), min_size=1).map(tuple),
-        blocks=st.just("all")
-        | st.integers(1, 99)
-        | st.integers(1, 99).map(lambda n: f"first:{n}")
-        | st.sets(st.integers(0, 99), min_size=1).map(lambda chosen: tuple(sorted(chosen))),
-        dropout=shares,
-        rslora=st.booleans(),
-    ),
+    adapter=chosen.flatmap(by_targets) | named_layers,
     train=st.builds(
         TrainRecipe,
         epochs=st.integers(1, 10_000),
         batch_size=st.integers(1, 10_000),
-        lr=positive,
+        lr=st.just("auto") | positive,
+        lora_plus=positive,
         weight_decay=st.floats(0, allow_infinity=False),
         precision=st.sampled_from(["auto", "f32", "bf16"]),
         warmup_share=shares,
+        loss=st.sampled_from(["asymmetric", "bce"]),
         label_smoothing=shares,
+        balance=st.sampled_from(["none", "sampling", "loss"]),
         augment=st.sampled_from(["light", "none"]),
         patience=st.integers(1, 10_000),
+        tensorboard=st.booleans(),
     ),
 )
 
@@ -101,7 +143,9 @@ def test_a_reader_of_yaml_1_1_reads_the_same_text(recipe: Recipe) -> None:
     read = yaml.safe_load(recipe.dumps())
     assert read["model"]["name"] == recipe.model.name
     assert Path(read["data"]["path"]) == recipe.data.path
-    assert float(read["train"]["lr"]) == recipe.train.lr
+    for key in ("lr", "lora_plus", "weight_decay", "label_smoothing"):
+        written = read["train"][key]
+        assert (written if written == "auto" else float(written)) == getattr(recipe.train, key)
 
 
 def test_every_error_is_reported_at_once_with_the_nearest_key() -> None:

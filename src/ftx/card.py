@@ -19,6 +19,8 @@ from ftx.version import __version__
 
 CARD = "card.json"
 REFERENCE = "reference.safetensors"
+# What machines found out about the model (ftx.validation.proof): written later, so outside of the hashes.
+PROOF = "proof.json"
 SCHEMA_VERSION = 1
 
 Precision = Literal["fp32", "fp16", "int8"]
@@ -60,8 +62,8 @@ class Card(BaseModel):
 
 
 def write_card(folder: Path, card: Card) -> None:
-    """Write ``card.json`` with the hash of every file now in the folder."""
-    hashes = {path.name: sha256_file(path) for path in sorted(folder.iterdir()) if path.name != CARD}
+    """Write ``card.json`` with the hash of every file now in the folder, but for what is found out later."""
+    hashes = {path.name: sha256_file(path) for path in sorted(folder.iterdir()) if path.name not in (CARD, PROOF)}
     whole = card.model_copy(update={"files": hashes})
     write_atomic(folder / CARD, (whole.model_dump_json(indent=2) + "\n").encode())
 

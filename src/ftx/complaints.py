@@ -33,11 +33,11 @@ _WANTED = {
 def dotted_keys(model: type[BaseModel], prefix: str = "") -> Iterator[str]:
     """Every key of a model and of the models inside it, as ``train.lr``, in order."""
     for name, field in model.model_fields.items():
-        inner = field.annotation
+        key, inner = field.alias or name, field.annotation
         if isinstance(inner, type) and issubclass(inner, BaseModel):
-            yield from dotted_keys(inner, f"{prefix}{name}.")
+            yield from dotted_keys(inner, f"{prefix}{key}.")
         else:
-            yield f"{prefix}{name}"
+            yield f"{prefix}{key}"
 
 
 def unknown_key(key: str, model: type[BaseModel], synonyms: Mapping[str, str]) -> str:
@@ -47,7 +47,7 @@ def unknown_key(key: str, model: type[BaseModel], synonyms: Mapping[str, str]) -
     leaf = synonyms.get(leaf, leaf)
     siblings = [known.removeprefix(f"{section}.") for known in keys if section and known.startswith(f"{section}.")]
     if not section:
-        siblings = list(model.model_fields)
+        siblings = [field.alias or name for name, field in model.model_fields.items()]
     elsewhere = [known for known in keys if known.rpartition(".")[2] == leaf]
     if leaf in siblings:
         found = leaf

@@ -110,3 +110,29 @@ class Labels:
 
     def __len__(self) -> int:
         return len(self.names)
+
+
+def spaceless_names(names: Sequence[str]) -> tuple[str, ...]:
+    """Label names that survive a list separated by spaces: white space becomes ``_``, and no two are equal.
+
+    A name without white space keeps itself; ``a b`` beside ``a_b`` becomes ``a_b_2``.
+    """
+    taken = {name for name in names if _is_spaceless(name)}
+    spaceless: list[str] = []
+    last: dict[str, int] = {}  # numbers only ever fill up: what was taken is not asked for again
+    for name in names:
+        if not _is_spaceless(name):
+            stem = "_".join(name.split()) or "_"
+            number = last.get(stem, 1)
+            name = stem if number == 1 else f"{stem}_{number}"
+            while name in taken:
+                number += 1
+                name = f"{stem}_{number}"
+            last[stem] = number
+            taken.add(name)
+        spaceless.append(name)
+    return tuple(spaceless)
+
+
+def _is_spaceless(name: str) -> bool:
+    return name.split() == [name]

@@ -89,7 +89,7 @@ def merge(run: Run | Path | None = None, *, data: Path | None = None, progress: 
     if not worst <= LAYER_BOUND:  # so that a number that is none fails too
         raise GateFailed("the merge does not answer as its separate products", found=f"{worst:.1e} of {LAYER_BOUND}")
 
-    with run.add("dense", made_from="trained") as staged:
+    with run.add("dense", made_from="trained", progress=progress) as staged:
         save_dense(module, DenseConfig(manifest.architecture, manifest.meaning, manifest.preprocess), staged)
         pixels_NHWC, images_from = _proof_images(run, data, progress)
         difference, bound = _logit_difference(run, staged, pixels_NHWC)
@@ -113,7 +113,7 @@ def merge(run: Run | Path | None = None, *, data: Path | None = None, progress: 
         max_logit_difference=difference,
         logit_bound=bound,
     )
-    run.write_report("merge", report)
+    run.write_report("merge", report, progress)
     return report
 
 

@@ -12,7 +12,7 @@ import hashlib
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Self
 
@@ -25,14 +25,15 @@ from ftx.errors import DataError, EnvironmentFault, RunError, shell_command, sho
 from ftx.files import (
     below_it,
     place_new,
+    replace_folder,
     settle,
     sha256_file,
-    stage_folder,
+    sole_writer,
     staging,
     write_atomic,
 )
 from ftx.labels import Labels
-from ftx.progress import Progress
+from ftx.progress import SILENT, Progress
 from ftx.recipe import Method, TaskName
 from ftx.runs import LATEST, known_runs, latest_run
 from ftx.strict_json import JsonError, parse_json, read_json
@@ -211,7 +212,7 @@ class Run:
             )
 
     @contextmanager
-    def add(self, artifact: str, *, made_from: str) -> Iterator[Path]:
+    def add(self, artifact: str, *, made_from: str, progress: Progress = SILENT) -> Iterator[Path]:
         """Write an artifact: yields a temporary folder that becomes ``artifact`` when the block ends well.
 
         Raises: RunError if a folder of that name is there which no verb wrote.
@@ -222,33 +223,45 @@ class Run:
                 "a folder that ftx did not write is in the way", where=final, mend="move it, then run this again"
             )
         line = Lineage(made_from=made_from, digest=self.manifest.digest(made_from))
-        before: Manifest | None = None
-        try:
-            with stage_folder(final) as staged:
-                yield staged
-                files = _hashes(staged, artifact)
+        with staging(final) as staged:
+            yield staged
+            settle(staged)
+            files = _hashes(staged, artifact)
+            with sole_writer(self.path, progress.note):
                 before = self.manifest
                 kept = {name: digest for name, digest in before.files.items() if not _belongs(name, artifact)}
                 lineage = before.lineage | {artifact: line}
-                # First the hashes, then the folder: a run killed in between says what is missing; the verb mends it.
-                self._write(before.model_copy(update={"files": kept | files, "lineage": lineage}))
-        except BaseException:
-            if before is not None:
-                self._write(before)
-            raise
+                try:
+                    # First the hashes, then the folder: a run killed in between says what is missing; the verb mends.
+                    self._write(before.model_copy(update={"files": kept | files, "lineage": lineage}))
+                    replace_folder(staged, final)
+                except BaseException:
+                    self._write(before)
+                    raise
 
-    def write_report(self, name: str, report: BaseModel) -> Path:
+    def write_report(self, name: str, report: BaseModel, progress: Progress = SILENT) -> Path:
         """Write ``reports/NAME.json``."""
         path = self.path / "reports" / f"{name}.json"
-        write_atomic(path, (report.model_dump_json(indent=2) + "\n").encode())
-        manifest = self.manifest
-        self._write(manifest.model_copy(update={"files": manifest.files | {f"reports/{name}.json": sha256_file(path)}}))
+        with sole_writer(self.path, progress.note):
+            write_atomic(path, (report.model_dump_json(indent=2) + "\n").encode())
+            manifest = self.manifest
+            files = manifest.files | {f"reports/{name}.json": sha256_file(path)}
+            self._write(manifest.model_copy(update={"files": files}))
         return path
+
+    def write_card(self, artifact: str, text: str, progress: Progress = SILENT) -> None:
+        """Write an artifact's model card anew; what was made from the artifact does not hang on it."""
+        name = f"{artifact}/{CARD}"
+        with sole_writer(self.path, progress.note):
+            write_atomic(self.path / name, text.encode())
+            manifest = self.manifest
+            files = manifest.files | {name: sha256_file(self.path / name)}
+            self._write(manifest.model_copy(update={"files": files}))
 
     def keep_report(self, name: str, report: BaseModel, progress: Progress) -> None:
         """Write ``reports/NAME.json``, or say that the run cannot be written: the answer is known all the same."""
         try:
-            self.write_report(name, report)
+            self.write_report(name, report, progress)
         except EnvironmentFault as fault:
             progress.note(f"reports/{name}.json is not kept: {fault.what} ({fault.found})")
 
@@ -337,7 +350,7 @@ def refuse_existing(out: Path) -> None:
 
 def seal(folder: Path, manifest: Manifest, entries: tuple[Entry, ...]) -> None:
     """Write data.jsonl and run.json, the last files of a new run."""
-    lines = [json.dumps(asdict(entry), ensure_ascii=False) + "\n" for entry in entries]
+    lines = [json.dumps(entry.to_json(), ensure_ascii=False) + "\n" for entry in entries]
     write_atomic(folder / "data.jsonl", "".join(lines).encode())
     files = _hashes(folder, "")
     write_atomic(folder / "run.json", _manifest_bytes(manifest.model_copy(update={"files": files})))

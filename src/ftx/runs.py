@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 
 from ftx.errors import RunError, nearest
-from ftx.files import STAGING_PREFIX, disk_faults, numbered, write_atomic
+from ftx.files import disk_faults, numbered, partial_path, sweep, write_atomic
 
 RUNS = Path("runs")
 LATEST = RUNS / "latest"
@@ -61,7 +61,8 @@ def point_latest_at(out: Path) -> None:
     with disk_faults(LATEST):
         RUNS.mkdir(exist_ok=True)
         target = os.path.relpath(os.path.realpath(out), os.path.realpath(RUNS))
-        staged = RUNS / f"{STAGING_PREFIX}latest-{os.getpid()}"
+        sweep(RUNS)
+        staged = partial_path(RUNS)
         try:
             staged.symlink_to(target, target_is_directory=True)
         except (OSError, NotImplementedError):  # a file system or an account without links

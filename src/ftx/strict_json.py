@@ -12,6 +12,8 @@ import re
 from pathlib import Path
 from typing import NoReturn
 
+from ftx.reading import open_file
+
 # A run's manifest of a hundred thousand labels takes some ten.
 MOST_BYTES = 64 << 20
 # The documents that ftx reads have six.
@@ -29,15 +31,14 @@ class JsonError(ValueError):
 def read_json(path: Path, *, most_bytes: int = MOST_BYTES) -> object:
     """Read one JSON document as dicts, lists, text, numbers, booleans and None.
 
-    Raises: OSError if the file cannot be read; JsonError if it is no regular file, too large, or holds what we do not
-    take.
+    Raises: OSError if the file cannot be read, or is no regular one; JsonError if it is too large, or holds what we do
+    not take.
     """
-    size_bytes = path.stat().st_size
-    if not path.is_file():  # a pipe, or a device, would never end
-        raise JsonError("it is no regular file")
-    if size_bytes > most_bytes:
-        raise JsonError(f"{size_bytes} bytes, at most {most_bytes} are read")
-    return parse_json(path.read_bytes())
+    with open_file(path) as stream:
+        content = stream.read(most_bytes + 1)
+    if len(content) > most_bytes:
+        raise JsonError(f"more than {most_bytes} bytes")
+    return parse_json(content)
 
 
 def parse_json(content: bytes | str) -> object:

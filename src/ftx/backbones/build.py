@@ -118,6 +118,14 @@ def resolve(name: str) -> str:
     return name
 
 
+def tagged(name: str) -> str:
+    """The name with the tag of the pretrained weights that timm means by it today; as it is where timm has none."""
+    if name in EMBEDDED:
+        return name
+    config = timm.get_pretrained_cfg(name)
+    return f"{config.architecture}.{config.tag}" if config is not None and config.tag else name
+
+
 def take_size(module: nn.Module, size: Size, name: str) -> None:
     """Build the model for this input size, its position embedding resampled once.
 

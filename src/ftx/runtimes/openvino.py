@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from ftx.card import REFERENCE, Card, read_card
-from ftx.data.preprocess import Preprocess, open_image
+from ftx.data.preprocess import Preprocess, open_image, pixel_bytes
 from ftx.errors import ExportError, ImageError, told
 from ftx.memory import is_out_of_memory
 from ftx.runtimes.base import Compute, Pixels, RuntimeName, feed_files
@@ -68,7 +68,7 @@ class OpenVinoPredictor:
 
     def logits_from_files(self, paths: Iterable[Path]) -> Iterator[Floats | ImageError]:
         """The image is only decoded here; resize, crop and normalisation are part of the graph."""
-        return feed_files(paths, _decode, self._infer)
+        return feed_files(paths, _decode, self._infer, weigh=pixel_bytes)
 
     def _infer(self, pixels_NHWC: Pixels) -> Floats:
         # Copied, as the array lies in memory that the next call overwrites.
@@ -84,6 +84,11 @@ class OpenVinoPredictor:
                 found=f"{shape}: {str(error).strip()[:200]}",
                 mend="export it again",
             ) from error
+
+
+def default_compute() -> str:
+    """The precision that OpenVINO chooses for float models on this machine, as ``auto:bf16``."""
+    return f"auto:{openvino.Core().get_property('CPU', 'INFERENCE_PRECISION_HINT').to_string()}"
 
 
 def frame(pixels_NHWC: Pixels, preprocess: Preprocess) -> Pixels:

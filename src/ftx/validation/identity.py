@@ -9,7 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from ftx.exporting.model_info import spaceless_names
+from ftx.labels import spaceless_names
 from ftx.run import Run
 from ftx.runtimes import Predictor
 from ftx.runtimes.openvino import OpenVinoPredictor

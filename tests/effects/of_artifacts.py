@@ -1,0 +1,186 @@
+"""What each flag of ``ftx export``, ``validate``, ``eval`` and ``predict`` does."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from tests.effects.lab import Lab
+
+
+def _sizes(run: Path) -> dict[str, int]:
+    return {precision: (run / "openvino" / precision / "model.bin").stat().st_size for precision in ("fp32", "fp16")}
+
+
+def export_run(lab: Lab, flag: str, value: str) -> None:
+    run, said = lab.exported
+    assert said["--format"].json["run"] == str(run)
+    other = lab.train()
+    assert lab.call("export", other.path).status == 2  # it has no dense model yet
+
+
+def export_format(lab: Lab, flag: str, value: str) -> None:
+    run, said = lab.exported
+    assert [one["artifact"] for one in said["--format"].json["artifacts"]] == ["onnx"]
+    assert [one["artifact"] for one in said["--data"].json["artifacts"]] == ["openvino/fp32"]
+    assert (run / "onnx" / "model.onnx").is_file()
+
+
+def export_precision(lab: Lab, flag: str, value: str) -> None:
+    run, said = lab.exported
+    assert [one["artifact"] for one in said["--precision"].json["artifacts"]] == ["openvino/fp16"]
+    sizes = _sizes(run)
+    assert 0.5 < sizes["fp16"] / sizes["fp32"] < 0.55  # half of each weight; shapes stay whole numbers
+
+
+def export_data(lab: Lab, flag: str, value: str) -> None:
+    """The reference answers are of the run's images, wherever these are now."""
+    _, said = lab.exported
+    assert said["lost"].status == 2
+    assert "--data" in said["lost"].err
+    assert said["--data"].status == 0
+
+
+def export_json(lab: Lab, flag: str, value: str) -> None:
+    _, said = lab.exported
+    assert said["--data"].json["verb"] == "export"
+
+
+def validate_target(lab: Lab, flag: str, value: str) -> None:
+    run, _ = lab.exported
+    whole = lab.done("validate", run, "--json").json
+    assert whole["run"] == str(run)
+    assert {row["artifact"] for row in whole["rows"]} == {
+        "trained",
+        "dense",
+        "onnx",
+        "openvino/fp32",
+        "openvino/fp16",
+    }
+    alone = lab.done("validate", run / "openvino" / "fp32", "--json").json
+    assert (alone["folder"], alone["run"]) == (str(run / "openvino" / "fp32"), None)
+    assert {row["artifact"] for row in alone["rows"]} == {"openvino/fp32"}
+
+
+def validate_data(lab: Lab, flag: str, value: str) -> None:
+    run, _ = lab.exported
+    with lab.moved("hues") as elsewhere:
+        assert lab.call("validate", run, "--images", "1").status == 2
+        assert lab.done("validate", run, "--images", "1", flag, elsewhere, "--json").json["whole"] is False
+
+
+def validate_bound(lab: Lab, flag: str, value: str) -> None:
+    """A bound that fp16 cannot hold is passed: exit status 1, and that row says so."""
+    run, _ = lab.exported
+    said = lab.call("validate", run, flag, value, "--images", "2", "--json")
+    assert said.status == 1
+    assert said.json["ok"] is False
+    failed = {(row["artifact"], row["view"]) for row in said.json["rows"] if not row["ok"]}
+    assert failed == {("openvino/fp16", "graph")}
+
+
+def validate_images(lab: Lab, flag: str, value: str) -> None:
+    run, _ = lab.exported
+    said = lab.done("validate", run, flag, value, "--json").json
+    assert {row["images"] for row in said["rows"]} == {3}
+    assert said["whole"] is False
+
+
+def validate_max_drop(lab: Lab, flag: str, value: str) -> None:
+    """Ten of twenty images may go: that much is proved of fp16 without a loss, two points are not."""
+    run, _ = lab.exported
+    wide = lab.done("validate", run, flag, value, "--json").json
+    assert (wide["max_drop"], wide["verdicts"]["openvino/fp16"]) == (float(value), "proved")
+    default = lab.done("validate", run, "--json").json
+    assert (default["max_drop"], default["verdicts"]["openvino/fp16"]) == (0.02, "unproved")
+    assert lab.call("validate", run, flag, "1.5").status == 2
+
+
+def validate_require_proof(lab: Lab, flag: str, value: str) -> None:
+    run, _ = lab.exported
+    said = lab.call("validate", run, flag, "--json")
+    assert (said.status, said.json["ok"], said.json["problems"]) == (1, False, [])
+    assert "unproved" in said.json["verdicts"].values()
+    assert lab.done("validate", run, "--json").json["ok"] is True
+
+
+def validate_json(lab: Lab, flag: str, value: str) -> None:
+    run, _ = lab.exported
+    folder = run / "openvino" / "fp32"
+    assert lab.done("validate", folder, flag).json["verb"] == "validate"
+    assert "max |d|" in lab.done("validate", folder).out
+
+
+def eval_run(lab: Lab, flag: str, value: str) -> None:
+    assert lab.done("eval", lab.train().path, "--json").json["images"] == 4
+    assert lab.done("eval", lab.train("data.val_fraction=0.5", data="unsplit").path, "--json").json["images"] == 10
+
+
+def eval_artifact(lab: Lab, flag: str, value: str) -> None:
+    run, _ = lab.exported
+    said = [lab.done("eval", run, *words, "--json").json for words in ((flag, value), ())]
+    assert [one["runtime"] for one in said] == ["torch", "openvino"]
+    assert said[0]["artifact"] == value
+
+
+def eval_data(lab: Lab, flag: str, value: str) -> None:
+    made = lab.train()
+    with lab.moved("noise") as elsewhere:
+        assert lab.call("eval", made.path).status == 2
+        assert lab.done("eval", made.path, flag, elsewhere, "--json").json["images"] == 4
+
+
+def eval_json(lab: Lab, flag: str, value: str) -> None:
+    made = lab.train()
+    assert lab.done("eval", made.path, flag).json["verb"] == "eval"
+    assert "by class" in lab.done("eval", made.path).out
+
+
+def predict_images(lab: Lab, flag: str, value: str) -> None:
+    """An answer an image, in their order; what cannot be read is said, and the exit status is 4."""
+    broken, where = lab.root / "broken.png", ("--artifact", lab.train().path / "trained")
+    broken.write_bytes(b"no image")
+    names, gone = ["noise/val/b/1.png", "noise/val/a/0.png"], "noise/val/a/none.png"
+    assert [line["path"] for line in lab.done("predict", *names, *where, "--json").lines] == names
+    for more in (broken, gone):
+        said = lab.call("predict", *names, more, *where, "--json")
+        assert said.status == 4
+        assert ["error" in line for line in said.lines] == [False, False, True]
+        plain = lab.call("predict", *names, more, *where)
+        assert plain.status == 4
+        assert "1 of 3 images were skipped" in plain.err
+    assert lab.call("predict", broken, *where, "--json").status == 4
+    assert lab.call("predict", gone, *where).status == 2  # not one is there
+
+
+def predict_artifact(lab: Lab, flag: str, value: str) -> None:
+    """The model that is named: each of its labels is a colour, and the other run knows letters."""
+    run, _ = lab.exported
+    words = ("predict", "hues/red/0.png", "--scores", "--json", flag)
+    dense, exported, other = (
+        lab.done(*words, folder).lines[0]["scores"]
+        for folder in (run / "dense", run / "openvino" / "fp32", lab.train().path / "trained")
+    )
+    assert set(dense) == set(exported) == {"amber", "blue", "green", "red"}
+    assert set(other) == {"a", "b"}
+    # As deployed: the graph's own image path, and bf16 where the CPU has it.
+    np.testing.assert_allclose(
+        [dense[name] for name in sorted(dense)], [exported[name] for name in sorted(dense)], atol=0.05
+    )
+    assert [dense[name] for name in sorted(dense)] != [exported[name] for name in sorted(dense)]
+
+
+def predict_scores(lab: Lab, flag: str, value: str) -> None:
+    words = ("predict", "noise/val/a/0.png", "--artifact", lab.train().path / "trained", "--json")
+    plain, scored = lab.done(*words).lines[0], lab.done(*words, flag).lines[0]
+    assert "scores" not in plain
+    assert set(scored["scores"]) == {"a", "b"}
+    assert abs(sum(scored["scores"].values()) - 1) < 1e-6
+    best = max(scored["scores"], key=scored["scores"].get)
+    assert scored["labels"] == plain["labels"] == [{"name": best, "score": scored["scores"][best]}]
+
+
+def predict_json(lab: Lab, flag: str, value: str) -> None:
+    words = ("predict", "noise/val/a/0.png", "--artifact", lab.train().path / "trained")
+    assert lab.done(*words, flag).lines[0]["path"] == "noise/val/a/0.png"
+    assert lab.done(*words).out.split()[:3] == ["image", "label", "score"]

@@ -1,0 +1,129 @@
+"""What each flag of ``ftx train`` and ``ftx data check`` does."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import yaml
+from tests.effects.lab import BASE, Lab, Trained
+
+
+def _flattened(made: Trained) -> dict[str, object]:
+    """The resolved recipe by dotted keys."""
+    document: Mapping[str, Any] = made.recipe
+    return {
+        f"{section}.{key}" if isinstance(inside, dict) else section: value
+        for section, inside in document.items()
+        for key, value in (inside.items() if isinstance(inside, dict) else [("", inside)])
+    }
+
+
+def sets(key: str, expected: object, *more: str) -> Callable[[Lab, str, str], None]:
+    """The flag writes this value into this key of recipe.yaml, and nothing else into any other."""
+
+    def check(lab: Lab, flag: str, value: str) -> None:
+        made = _flattened(lab.train(words=(*more, flag, *([value] if value else []))))
+        plain = _flattened(lab.train(words=more))
+        assert made == plain | {key: expected}
+        assert plain[key] != expected
+
+    return check
+
+
+def switches(key: str, *more: str) -> Callable[[Lab, str, str], None]:
+    """The flag turns a key on, and its opposite turns off what the recipe turned on."""
+
+    def check(lab: Lab, flag: str, value: str) -> None:
+        sets(key, True, *more)(lab, flag, value)
+        opposite = lab.train(f"{key}=true", *(["model.peft=none"] if more else []))
+        assert _flattened(opposite)[key] is True
+        config = lab.root / "switched.yaml"
+        document = yaml.safe_load(BASE)
+        section, _, leaf = key.partition(".")
+        document[section] |= {leaf: True} | ({"peft": "none"} if more else {})
+        config.write_text(yaml.safe_dump(document))
+        made = lab.train(words=("--config", str(config), flag.replace("--", "--no-")))
+        assert _flattened(made)[key] is False
+
+    return check
+
+
+def data(lab: Lab, flag: str, value: str) -> None:
+    assert lab.train(words=(flag, value)).manifest["labels"]["names"] == ["common", "rare"]
+
+
+def weights(lab: Lab, flag: str, value: str) -> None:
+    path = str(lab.foundation / "model.safetensors")
+    sets("model.weights", path)(lab, flag, path)
+
+
+def config(lab: Lab, flag: str, value: str) -> None:
+    """A recipe by its name; one in a file is what every run here begins with."""
+    tiny = ("--model", "test_vit", "--weights", "none", "--image-size", "32", "--data", "noise", "--dry-run", "--json")
+    assert lab.done("train", flag, value, *tiny).json["method"] == "linear"
+    assert lab.done("train", *tiny).json["method"] == "dora"
+
+
+def set_(lab: Lab, flag: str, value: str) -> None:
+    assert lab.train(words=(flag, value)).recipe["train"]["weight_decay"] == 0.25
+    assert lab.train().recipe["train"]["weight_decay"] == 0
+
+
+def out(lab: Lab, flag: str, value: str) -> None:
+    """The folder that is named, else one in runs/; never one that is there."""
+    words = ("train", "--config", "base.yaml", "--json")
+    assert lab.done(*words, flag, value).json["run"] == value
+    assert (lab.root / value / "run.json").is_file()
+    assert lab.done(*words).json["run"] == "runs/noise-lora"
+    assert lab.call(*words, flag, value).status == 2
+
+
+def strict(lab: Lab, flag: str, value: str) -> None:
+    words = ("train", "--config", "base.yaml", "--set=data.classes=3", "--dry-run")
+    assert lab.call(*words, flag).status == 2
+    assert lab.call(*words).status == 0
+
+
+def dry_run(lab: Lab, flag: str, value: str) -> None:
+    said = lab.done("train", "--config", "base.yaml", "--out", "dry", flag, "--json").json
+    assert not (lab.root / "dry").exists()
+    # rank (64 + 64) of each of q, k, v and proj, rank (64 + 192) of fc1 and fc2, in six blocks; 64 · 2 + 2 of the head
+    assert said["trainable_parameters"] == 6 * 4 * (4 * 128 + 2 * 256) + 130
+    assert len(said["layers"]) == 24
+
+
+def check_path(lab: Lab, flag: str, value: str) -> None:
+    said = lab.done("data", "check", value, "--json").json
+    assert said["counts"] == {"common": {"train": 20, "val": 2}, "rare": {"train": 2, "val": 2}}
+    assert lab.call("data", "check", "nowhere").status == 2
+
+
+def check_task(lab: Lab, flag: str, value: str) -> None:
+    said = [lab.done("data", "check", "noise", *words, "--json").json for words in ((), (flag, value))]
+    assert [(one["task"], one["task_named"]) for one in said] == [("multiclass", False), ("multilabel", True)]
+
+
+def check_format(lab: Lab, flag: str, value: str) -> None:
+    said = lab.call("data", "check", "noise", flag, value)
+    assert said.status in (2, 3)
+    assert "datumaro" in said.err
+    assert lab.call("data", "check", "noise").status == 0
+
+
+def as_json(*words: str, verb: str, status: int = 0) -> Callable[[Lab, str, str], None]:
+    """One JSON object on stdout in the place of what a person reads."""
+
+    def check(lab: Lab, flag: str, value: str) -> None:
+        said, plain = lab.call(*words, flag), lab.call(*words)
+        assert (said.status, plain.status) == (status, status), said.err
+        assert said.json["verb"] == verb
+        assert said.json["ok"] == (status == 0)
+        try:
+            answer: object = json.loads(plain.out)
+        except ValueError:
+            return
+        raise AssertionError(answer)
+
+    return check

@@ -1,0 +1,194 @@
+"""What each key below ``train`` does, by numbers of the papers, worked out by hand.
+
+Shapes: N images, C labels.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from tests.effects.lab import FULL, LINEAR, STILL, Lab
+
+# f32 rounding of a mean of a few logarithms.
+ROUNDING = 2e-6
+# A rate so small that Adam's own steps, of at most the rate each, are not seen beside a decay of 0.05 a step.
+DECAY_ALONE = ("train.lr=1e-8", "train.weight_decay=5e6")
+# Four steps of the cosine from 1 to 0: (1 + cos(pi t / 4)) / 2.
+COSINE_OF_4 = (1.0, 0.8535534, 0.5, 0.1464466)
+
+
+def epochs(lab: Lab, value: str) -> None:
+    assert len(lab.train(f"train.epochs={value}").log) == 3
+    assert len(lab.train().log) == 1
+
+
+def _shrunk(lab: Lab, *overrides: str) -> float:
+    """By how much decay alone shrinks the first matrix of the network: the product of 1 - 0.05 · f over the steps."""
+    name = "blocks.0.attn.qkv.weight"
+    made = lab.train(FULL, *DECAY_ALONE, *overrides).tensors[name].astype(float)
+    ratio = made / lab.base[name]
+    return float(np.median(ratio))
+
+
+def batch_size(lab: Lab, value: str) -> None:
+    # 8 images: one step, or four of two.
+    assert abs(_shrunk(lab) - 0.95) < 1e-6
+    four = np.prod([1 - 0.05 * factor for factor in COSINE_OF_4])  # 0.880215
+    assert abs(_shrunk(lab, f"train.batch_size={value}") - four) < 1e-6
+
+
+def weight_decay(lab: Lab, value: str) -> None:
+    """AdamW (arXiv:1711.05101, algorithm 2): w ← w - lr·λ·w beside its step, for matrices and not for vectors."""
+    made, start = lab.train(FULL, "train.lr=1e-8", f"train.weight_decay={value}").tensors, lab.base
+    for name, weight in start.items():
+        if name in ("pos_embed", "cls_token"):  # which of them decay is timm's to say
+            continue
+        expected = weight if weight.ndim == 1 else 0.95 * weight
+        np.testing.assert_allclose(made[name], expected, rtol=2e-7, atol=2e-8, err_msg=name)
+    # DoRA's magnitudes are vectors, and PiSSA's factors are a part of the weight: neither decays.
+    for more in (["model.peft=dora"], ["adapter.init=pissa"]):
+        still, decayed = (
+            lab.train(*more, "train.lr=1e-8", f"train.weight_decay={decay}").tensors for decay in (0, value)
+        )
+        for name, tensor in still.items():
+            # a plain adapter's A decays, and the head's weight
+            factor = 0.95 if name == "head.weight" or (name.endswith("lora_A.weight") and "dora" in more[0]) else 1.0
+            np.testing.assert_allclose(decayed[name], factor * tensor, rtol=2e-7, atol=2e-8, err_msg=name)
+
+
+def warmup_share(lab: Lab, value: str) -> None:
+    """Two of eight steps up, then half a cosine down (arXiv:1608.03983, eq. 5); a line holds the next step's rate."""
+    eight = ("train.epochs=8", "train.patience=9", f"train.warmup_share={value}")
+    expected = [1.0, 1.0, 0.9330127, 0.75, 0.5, 0.25, 0.0669873, 0.0]
+    np.testing.assert_allclose(lab.train(*eight).column("lr"), np.multiply(0.01, expected), atol=1e-9)
+    without = [(1 + np.cos(np.pi * step / 8)) / 2 for step in range(1, 9)]
+    np.testing.assert_allclose(lab.train(*eight[:2]).column("lr"), np.multiply(0.01, without), atol=1e-9)
+    # And the steps go by it: half of four steps warm up, at 1/2, 1, 1, 1/2 of the peak.
+    product = 0.975 * 0.95 * 0.95 * 0.975
+    assert abs(_shrunk(lab, "train.batch_size=2", "train.warmup_share=0.5") - product) < 1e-6
+
+
+def _largest(tensors: dict[str, np.ndarray]) -> float:
+    return max(float(np.abs(tensor).max()) for tensor in tensors.values())
+
+
+def learning_rate(lab: Lab, value: str) -> None:
+    """Adam's first step is the rate itself, whatever the gradient (arXiv:1412.6980, section 2.1); B begins at 0."""
+    assert abs(_largest(lab.train(f"train.lr={value}").part("lora_B")) / 0.02 - 1) < 1e-4
+    assert abs(_largest(lab.train().part("lora_B")) / 0.01 - 1) < 1e-4
+
+
+def automatic_rate(lab: Lab, value: str) -> None:
+    """As docs/decisions/0004 sets it."""
+    known = {("model.peft=lora",): 1e-3, ("model.peft=dora",): 1e-3, LINEAR: 5e-3, (FULL,): 2e-5}
+    for method, rate in known.items():
+        made = lab.train(*method, f"train.lr={value}")
+        assert made.recipe["train"]["lr"] == rate
+        start = 0 if made.part("lora_B") else lab.base["head.bias"]
+        moved = made.part("lora_B") or {"bias": made.tensors["head.bias"] - start}
+        assert abs(_largest(moved) / rate - 1) < 1e-3  # the bias is subtracted in f32
+
+
+def lora_plus(lab: Lab, value: str) -> None:
+    """B at 16 times the rate of A (arXiv:2402.12354); A has its first gradient in the second step."""
+    name = f"train.lora_plus={value}"
+    one, two = lab.train(name), lab.train(name, "train.batch_size=4")
+    assert abs(_largest(one.part("lora_B")) / 0.16 - 1) < 1e-4
+    moved = {key: two.tensors[key] - tensor for key, tensor in one.part("lora_A").items()}
+    # Adam with a first gradient in step 2, at half of the peak: 0.1 g / (1 - 0.9²) over √(0.001 g² / (1 - 0.999²)).
+    assert abs(_largest(moved) / (0.01 * 0.5 * 0.744137) - 1) < 1e-3
+
+
+def precision(lab: Lab, value: str) -> None:
+    """bf16 keeps 8 bits of a logit, f32 24: of one picture with one label the loss is log(1 + e^-z)."""
+    for kind, is_short in ((value, True), ("f32", False)):
+        words = ("task=multilabel", "train.loss=bce", STILL, f"train.precision={kind}")
+        made = lab.train(*words, data="one/table.csv")
+        assert (made.recipe["train"]["precision"], made.said.json["precision"]) == (kind, kind)
+        for column in ("loss", "val_loss"):
+            z = -np.log(np.expm1(made.log[0][column]))
+            mantissa, exponent = np.frexp(z)
+            rest = abs(mantissa * 256 - round(mantissa * 256)) / 256
+            assert (rest < 1e-6) == is_short, (kind, column, z)
+        assert exponent > -8  # a logit that is all but 0 would say nothing
+
+
+def loss(lab: Lab, value: str) -> None:
+    """Cross-entropy, or the asymmetric loss (arXiv:2009.14119, eq. 6, with 0, 4 and 0.05)."""
+    marks = ("task=multilabel", STILL)
+    for kind in (value, "asymmetric"):
+        made = lab.train(*marks, f"train.loss={kind}", data="marks/table.csv")
+        for column, side in (("loss", "train"), ("val_loss", "val")):
+            p_NC, y_NC = lab.scores(made, side)
+            shifted_NC = np.maximum(p_NC - 0.05, 0)
+            negative_NC = np.log(1 - p_NC) if kind == "bce" else shifted_NC**4 * np.log(1 - shifted_NC)
+            expected = -(y_NC * np.log(p_NC) + (1 - y_NC) * negative_NC).mean()
+            assert abs(made.log[0][column] - expected) < ROUNDING, (kind, column)
+
+
+def label_smoothing(lab: Lab, value: str) -> None:
+    """Targets (1 - ε) y + ε / C (arXiv:1512.00567, section 7), in training alone."""
+    made = lab.train(STILL, f"train.label_smoothing={value}")
+    p_NC, y_NC = lab.scores(made, "train")
+    smoothed_NC = 0.7 * y_NC + 0.3 / 2
+    assert abs(made.log[0]["loss"] + (smoothed_NC * np.log(p_NC)).sum(axis=1).mean()) < ROUNDING
+    p_NC, y_NC = lab.scores(made, "val")
+    assert abs(made.log[0]["val_loss"] + (y_NC * np.log(p_NC)).sum(axis=1).mean()) < ROUNDING
+
+
+def balance_by_loss(lab: Lab, value: str) -> None:
+    """Weights N / (C · count), as scikit-learn's class_weight="balanced": 22 / 40 and 22 / 4."""
+    made = lab.train(STILL, f"train.balance={value}", data="flat")
+    p_NC, y_NC = lab.scores(made, "train")
+    each_N = -(y_NC * np.log(p_NC)).sum(axis=1)
+    weight_N = y_NC @ np.array([0.55, 5.5])
+    assert abs(made.log[0]["loss"] - (weight_N * each_N).mean()) < ROUNDING
+    plain = lab.train(STILL, data="flat")
+    assert abs(plain.log[0]["loss"] - each_N.mean()) < ROUNDING
+    assert (made.said.json["metric"], plain.said.json["metric"]) == ("macro_f1", "accuracy")
+
+
+def drawn(lab: Lab, *overrides: str) -> np.ndarray:
+    """How many of the 22 images of each epoch were rare: with a model that stands still the loss counts them."""
+    made = lab.train(STILL, *overrides, data="flat")
+    p_NC, y_NC = lab.scores(made, "train")
+    common, rare = (float(-np.log(p_NC[y_NC[:, column] > 0, column]).mean()) for column in (0, 1))
+    counts = 22 * (np.array(made.column("loss")) - common) / (rare - common)
+    np.testing.assert_allclose(counts, counts.round(), atol=1e-3)
+    return counts.round()
+
+
+def balance_by_sampling(lab: Lab, value: str) -> None:
+    """2 of 22 images are rare, and half of those that are drawn; without it each is drawn once an epoch."""
+    twenty = ("train.epochs=20", "train.patience=20")
+    assert abs(drawn(lab, *twenty, f"train.balance={value}", "seed=0").sum() / 440 - 0.5) < 0.1  # 4 deviations of 0.024
+    assert set(drawn(lab, "train.balance=none", "train.epochs=3")) == {2}
+
+
+def augment(lab: Lab, value: str) -> None:
+    """Crops and mirrors change the pixels of noise and none of one colour; none is the image path of evaluation."""
+    for kind, data, same in ((value, "noise", False), (value, "flat", True), ("none", "noise", True)):
+        made = lab.train(STILL, FULL, f"train.augment={kind}", data=data)
+        for column, side, alike in (("loss", "train", same), ("val_loss", "val", True)):
+            p_NC, y_NC = lab.scores(made, side)
+            expected = -(y_NC * np.log(p_NC)).sum(axis=1).mean()
+            assert (abs(made.log[0][column] - expected) < ROUNDING) == alike, (kind, data, column)
+
+
+def patience(lab: Lab, value: str) -> None:
+    """A model that stands still has its best epoch first, and goes on for as many as patience says."""
+    eight = (STILL, "train.epochs=8")
+    assert len(lab.train(*eight, f"train.patience={value}").log) == 3
+    assert len(lab.train(*eight).log) == 6
+
+
+def tensorboard(lab: Lab, value: str) -> None:
+    assert value == "true"
+    made = lab.train("train.tensorboard=true")
+    assert _curves(made.path)
+    assert not _curves(lab.train().path)
+
+
+def _curves(run: Path) -> list[Path]:
+    return list((run / "reports").glob("tensorboard/events.*"))
