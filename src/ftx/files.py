@@ -16,7 +16,7 @@ from functools import cache
 from itertools import count
 from pathlib import Path
 
-from ftx.errors import EnvironmentFault, FtxError
+from ftx.errors import EnvironmentFault, FtxError, shown
 from ftx.reading import open_file
 
 # A folder or file under this prefix is work in progress of one process and never an artifact.
@@ -31,6 +31,15 @@ def sha256_file(path: Path) -> str:
     """SHA-256 of a file's bytes, as hex."""
     with open_file(path) as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def below_it(files: dict[str, str]) -> dict[str, str]:
+    """Hashes by file, as a folder's own record has them; raises ValueError for a name that leads out of the folder."""
+    for name in files:
+        parts = Path(name).parts
+        if not parts or ".." in parts or Path(name).is_absolute() or "\0" in name or len(name) > 4096:
+            raise ValueError(f"{shown(name)} is no file below the folder")
+    return files
 
 
 def write_atomic(path: Path, content: bytes) -> None:

@@ -15,7 +15,7 @@ from pydantic_core import PydanticCustomError
 from pydantic_core.core_schema import ValidationInfo
 
 from ftx.complaints import complaint_lines, dotted_keys, unknown_key
-from ftx.errors import RecipeError
+from ftx.errors import LINES, RecipeError, first_lines
 from ftx.otx import from_otx, is_otx
 from ftx.reading import read_file
 from ftx.strict_yaml import YamlError, dump_yaml, parse_yaml
@@ -338,17 +338,21 @@ def _resolve(
             problems.append(f"{key}: the value is not YAML, {fault}")
     problems += [f"{key}: given both as a flag and with --set" for key in flags if key in given]
     given.update(flags)
-    problems += [unknown_key(key, Recipe, _SYNONYMS) for key in given if key not in known]
+    unknown = [key for key in given if key not in known]
+    problems += [unknown_key(key, Recipe, _SYNONYMS) for key in unknown[:LINES]]
+    count = len(problems) + len(unknown[LINES:])
     tree = _laid_over(base, {key: value for key, value in given.items() if key in known})
     try:
         recipe = Recipe.model_validate(tree)
     except ValidationError as error:
-        raise _refusal(problems + complaint_lines(error, Recipe, _SYNONYMS), where) from error
+        lines = problems + complaint_lines(error, Recipe, _SYNONYMS)
+        raise _refusal(lines, where, count + error.error_count()) from error
     if recipe.model.peft == "none":
         of_adapter = [key for key in given if key.startswith("adapter.") or key == "train.lora_plus"]
         problems += [f"{key}: contradicts model.peft none, which has no adapter" for key in of_adapter]
+        count += len(of_adapter)
     if problems:
-        raise _refusal(problems, where)
+        raise _refusal(problems, where, count)
     return recipe
 
 
@@ -366,8 +370,10 @@ def _laid_over(base: Mapping[str, object], given: Mapping[str, object]) -> dict[
     return tree
 
 
-def _refusal(problems: Sequence[str], where: Path | None) -> RecipeError:
-    what = problems[0] if len(problems) == 1 else "\n  ".join([f"{len(problems)} errors in the recipe:", *problems])
+def _refusal(problems: Sequence[str], where: Path | None, count: int) -> RecipeError:
+    """The error of ``count`` things that are wrong, of which ``problems`` says the first."""
+    lines = first_lines(problems, count)
+    what = lines[0] if count == 1 else "\n  ".join([f"{count:,} errors in the recipe:", *lines])
     return RecipeError(what, where=where, mend="`ftx schema recipe` lists every key, its type and its default")
 
 

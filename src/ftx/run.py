@@ -14,15 +14,16 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Self
+from typing import Annotated, Self
 
-from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from ftx.complaints import first_complaint
 from ftx.data.dataset import Entry, Split
 from ftx.data.preprocess import Preprocess
-from ftx.errors import DataError, EnvironmentFault, RunError, shell_command
+from ftx.errors import DataError, EnvironmentFault, RunError, shell_command, shown, told
 from ftx.files import (
+    below_it,
     place_new,
     replace_folder,
     settle,
@@ -35,6 +36,7 @@ from ftx.labels import Labels
 from ftx.progress import SILENT, Progress
 from ftx.recipe import Method, TaskName
 from ftx.runs import LATEST, known_runs, latest_run
+from ftx.strict_json import JsonError, parse_json, read_json
 from ftx.tasks import Meaning, Task, Thresholds
 from ftx.version import __version__
 
@@ -70,8 +72,9 @@ class Manifest(BaseModel):
     schema_version: int = SCHEMA_VERSION
     ftx: str = __version__
     task: TaskName
-    model: str
-    architecture: str
+    model: Annotated[str, Field(max_length=4096)]
+    # It stands in the Python of a model card, and timm builds by it: a name, never hf-hub:, local-dir: or a path.
+    architecture: Annotated[str, Field(pattern=r"^\w[\w.-]*$", max_length=200)]
     method: Method
     base_digest: str
     labels: Labels
@@ -86,6 +89,16 @@ class Manifest(BaseModel):
     def meaning(self) -> Meaning:
         """What the logits mean."""
         return Meaning(task=self.task, labels=self.labels, thresholds=self.thresholds)
+
+    @model_validator(mode="after")
+    def _of_one_task(self) -> Self:
+        self.meaning.open()
+        return self
+
+    @field_validator("files")
+    @classmethod
+    def _within_the_run(cls, files: dict[str, str]) -> dict[str, str]:
+        return below_it(files)
 
     @model_validator(mode="after")
     def _made_from_what_comes_before(self) -> Self:
@@ -259,20 +272,30 @@ class Run:
         """The images of the run as training split them (``data.jsonl``)."""
         path = self.file("data.jsonl")
         # Not splitlines(): a file's name may hold what that takes for the end of a line.
-        lines = path.read_text(encoding="utf-8").split("\n")
-        found = tuple(Entry.from_json(json.loads(line)) for line in lines if line)
+        try:
+            lines = path.read_bytes().decode().split("\n")
+            found = tuple(Entry.from_json(parse_json(line)) for line in lines if line)
+        except (ValueError, DataError) as error:
+            raise RunError("data.jsonl does not hold", where=path, found=str(error), mend=_RESTORE) from error
+        if self.manifest.task == "multiclass" and any(len(entry.labels) != 1 for entry in found):
+            raise RunError(
+                "data.jsonl does not hold", where=path, found="an image without exactly one label", mend=_RESTORE
+            )
         if unknown := {name for entry in found for name in entry.labels} - set(self.manifest.labels.names):
             raise RunError(
                 "data.jsonl names labels that run.json does not",
                 where=path,
-                found=", ".join(sorted(unknown)),
+                found=told(sorted(unknown)),
                 mend=_RESTORE,
             )
         return tuple(entry for entry in found if split is None or entry.split == split)
 
     def report_entries(self) -> tuple[Entry, ...]:
         """The held-out images that reports use: ``test``, or ``val`` where there is no test split."""
-        return self.entries("test") or self.entries("val")
+        entries = self.entries("test") or self.entries("val")
+        if not entries:
+            raise RunError("the run has no held-out images", where=self.path / "data.jsonl", mend=_RESTORE)
+        return entries
 
     def data_root(self, override: Path | None = None) -> Path:
         """The folder that the paths in data.jsonl count from.
@@ -343,21 +366,24 @@ def _read_manifest(folder: Path) -> Manifest:
             "this folder is no finished run", where=folder, found="no run.json in it", mend="name a run folder"
         )
     try:
-        raw: object = json.loads(path.read_bytes())
-    except ValueError as error:
+        raw = read_json(path)
+    except JsonError as error:
         raise RunError("run.json cannot be read", where=path, found=str(error), mend=_RESTORE) from error
     version: object = raw.get("schema_version") if isinstance(raw, dict) else None  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]
     if version != SCHEMA_VERSION:
         raise RunError(
             "this run was written with another schema version",
             where=path,
-            found=f"version {version!r}, this ftx ({__version__}) reads version {SCHEMA_VERSION}",
+            found=f"version {shown(version)}, this ftx ({__version__}) reads version {SCHEMA_VERSION}",
             mend="use the ftx that made the run, or train again",
         )
     try:
         return Manifest.model_validate(raw)
     except ValidationError as error:
         raise RunError("run.json does not hold", where=path, found=first_complaint(error), mend=_RESTORE) from error
+    except DataError as error:  # its labels, which training refuses in the same words
+        found = "; ".join([error.what, *(text for _, text in error.details())])
+        raise RunError("run.json does not hold", where=path, found=found, mend=_RESTORE) from error
 
 
 def _manifest_bytes(manifest: Manifest) -> bytes:

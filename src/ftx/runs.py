@@ -10,6 +10,7 @@ from ftx.files import disk_faults, numbered, partial_path, sweep, write_atomic
 
 RUNS = Path("runs")
 LATEST = RUNS / "latest"
+MOST_NAME_BYTES = 4096
 
 
 def fresh_out(stem: str) -> Path:
@@ -25,7 +26,7 @@ def latest_run() -> Path:
     if LATEST.is_symlink() or LATEST.is_dir():
         target = LATEST.parent / LATEST.readlink() if LATEST.is_symlink() else LATEST
     elif LATEST.is_file():
-        target = LATEST.parent / LATEST.read_text(encoding="utf-8").strip()
+        target = LATEST.parent / _named_in(LATEST)
     else:
         raise RunError(
             "there is no finished run here",
@@ -36,6 +37,20 @@ def latest_run() -> Path:
     if not target.is_dir():
         raise RunError("runs/latest points at a run that is gone", where=target, mend="name a run folder")
     return Path(os.path.normpath(target))
+
+
+def _named_in(file: Path) -> str:
+    """The run that the text file names; no run of this name is there where the file is no line of text."""
+    with file.open("rb") as stream:
+        content = stream.read(MOST_NAME_BYTES + 1)
+    try:
+        name = content.decode().strip()
+    except UnicodeDecodeError:
+        name = ""
+    if not name or len(content) > MOST_NAME_BYTES or not name.isprintable():
+        found = f"{content[:20]!r}"
+        raise RunError("runs/latest names no run", where=file, found=found, mend="delete it, and name a run folder")
+    return name
 
 
 def point_latest_at(out: Path) -> None:

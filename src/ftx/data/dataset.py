@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, cast
 
-from ftx.errors import DataError
+from ftx.errors import DataError, shown
 from ftx.files import sha256_file
 from ftx.labels import Labels
 
@@ -30,13 +29,24 @@ class Entry:
     group: str | None = None
 
     @classmethod
-    def from_json(cls, record: Mapping[str, object]) -> Entry:
-        """One line of data.jsonl."""
-        labels, split, group = record["labels"], record["split"], record.get("group")
-        if not isinstance(labels, list) or split not in SPLITS or not isinstance(group, str | None):
-            raise DataError("data.jsonl does not hold", found=str(record))
-        names = tuple(str(label) for label in labels)  # pyright: ignore[reportUnknownArgumentType, reportUnknownVariableType]
-        return cls(path=str(record["path"]), sha256=str(record["sha256"]), labels=names, split=split, group=group)
+    def from_json(cls, record: object) -> Entry:
+        """One line of data.jsonl.
+
+        Raises: ValueError if it is none, or its path leads out of the data.
+        """
+        given = cast("dict[str, object]", record) if isinstance(record, dict) else {}
+        path, digest, split = given.get("path"), given.get("sha256"), given.get("split")
+        labels, group = given.get("labels"), given.get("group")
+        names = cast("list[object]", labels) if isinstance(labels, list) else [None]
+        if not isinstance(path, str) or not isinstance(digest, str) or split not in SPLITS:
+            raise ValueError(f"no line of a run: {shown(record)}")
+        if not path or Path(path).is_absolute() or ".." in Path(path).parts or "\0" in path:
+            raise ValueError(f"the path {shown(path)} is not below the data")
+        if not all(isinstance(name, str) for name in names):
+            raise ValueError(f"no labels: {shown(labels)}")
+        if not isinstance(group, str | None):
+            raise ValueError(f"no group: {shown(group)}")
+        return cls(path=path, sha256=digest, labels=tuple(str(name) for name in names), split=split, group=group)
 
     def to_json(self) -> dict[str, object]:
         """One line of data.jsonl; without a group where there is none."""

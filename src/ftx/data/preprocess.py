@@ -21,6 +21,7 @@ from PIL import Image, ImageFile
 from PIL.ExifTags import Base as Exif
 from PIL.TiffImagePlugin import BITSPERSAMPLE, PHOTOMETRIC_INTERPRETATION
 
+from ftx.bounds import MOST_BOX, MOST_SIDE
 from ftx.data.costs import (
     DECODING,
     FILES,
@@ -83,8 +84,10 @@ class Preprocess:
         box_height, box_width = self.box
         if not (0 < self.height <= box_height and 0 < self.width <= box_width):
             raise ValueError(f"a crop of {self.height} x {self.width} does not fit a resize to {self.resize}")
-        if min(self.std) <= 0:
-            raise ValueError(f"std must be above 0, is {self.std}")
+        if max(self.height, self.width) > MOST_SIDE or max(box_height, box_width) > MOST_BOX:
+            raise ValueError(f"{self.height} x {self.width} out of {self.resize} is more than {MOST_SIDE} a side")
+        if min(self.std) <= 0 or not all(map(math.isfinite, (*self.mean, *self.std))):
+            raise ValueError(f"mean and std must be finite, std above 0; they are {self.mean} and {self.std}")
 
     @property
     def box(self) -> tuple[int, int]:

@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
-from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
 from ftx.card import CARD, PROOF
-from ftx.data.preprocess import Preprocess, covering
+from ftx.data.preprocess import Preprocess
 from ftx.errors import ExportError, GateFailed, RunError, shell_command
 from ftx.files import sha256_file
 from ftx.progress import SILENT, Progress
 from ftx.run import MADE_BY, Run
 from ftx.runtimes.base import Compute, Predictor
 from ftx.runtimes.machine import Machine, this_machine
-from ftx.tasks import Meaning, Task
+from ftx.strict_json import JsonError, read_json
+from ftx.tasks import Task
 
 # Without proof the most exact comes first: it is the likeliest to be what was trained.
 IR_BY_EXACTNESS = ("openvino/fp32", "openvino/fp16", "openvino/int8")
@@ -63,8 +62,8 @@ class _Proof(BaseModel):
 def _ask_for_proof(folder: Path, progress: Progress) -> None:
     """Say where nobody has validated this very model on this kind of machine, or where it failed."""
     try:
-        proof = _Proof.model_validate_json((folder / PROOF).read_bytes())
-    except (OSError, ValidationError):
+        proof = _Proof.model_validate(read_json(folder / PROOF))
+    except (OSError, JsonError, ValidationError):
         proof = _Proof(ir="")
     known = [*proof.devices, *([proof.run] if proof.run else [])]
     here = [found for found in known if found.machine == this_machine() and proof.ir == sha256_file(folder / CARD)]
@@ -91,7 +90,7 @@ def load_folder(folder: Path, *, compute: Compute = "auto") -> Predictor:
     if inside_run and folder.name in ("trained", "dense", "onnx"):
         return load_artifact(Run.open(folder.parent), folder.name, compute=compute)
     if (folder / DENSE_CONFIG).is_file():
-        return _dense(folder, *_dense_config(folder))
+        return _dense(folder)
     onnx_alone = (folder / ONNX_MODEL).is_file()
     raise ExportError(
         "there is no model here that ftx can open",
@@ -118,7 +117,7 @@ def load_artifact(run: Run, artifact: str, *, compute: Compute = "auto") -> Pred
 
         return TorchPredictor(load_trained(run), manifest.preprocess, run.task)
     if artifact == "dense":
-        return _dense(folder, manifest.preprocess, run.task)
+        return _dense(folder, (manifest.preprocess, run.task))
     if artifact == "onnx":
         from ftx.runtimes.onnx import OnnxPredictor
 
@@ -200,8 +199,8 @@ class _Parity(BaseModel):
 def _read_parity(run: Run) -> tuple[_Parity | None, str | None]:
     """The last validation of a run; or why what it says does not count here."""
     try:
-        parity = _Parity.model_validate_json((run.path / REPORT).read_bytes())
-    except (OSError, ValidationError):  # never validated, or by another version
+        parity = _Parity.model_validate(read_json(run.path / REPORT))
+    except (OSError, JsonError, ValidationError):  # never validated, or by another version
         return None, "nothing was validated yet"
     if parity.machine != this_machine():
         return None, f"ftx validate ran on another machine ({parity.machine})"
@@ -214,35 +213,19 @@ def _load_best(run: Run, compute: Compute, progress: Progress) -> Predictor:
     return load_artifact(run, name, compute=compute)
 
 
-def _dense(folder: Path, preprocess: Preprocess, task: Task) -> Predictor:
-    from ftx.backbones.dense import load_dense
+def _dense(folder: Path, of_run: tuple[Preprocess, Task] | None = None) -> Predictor:
+    """A dense model in torch; alone, it says itself what its images and logits are."""
+    from ftx.backbones.dense import load_dense, read_dense, require_fit
     from ftx.runtimes.torch import TorchPredictor
 
-    return TorchPredictor(load_dense(folder), preprocess, task)
-
-
-def _dense_config(folder: Path) -> tuple[Preprocess, Task]:
-    """Image path and task of a dense folder outside a run."""
-    path = folder / DENSE_CONFIG
-    try:
-        document: Any = json.loads(path.read_bytes())
-        cfg = document["pretrained_cfg"]
-        _, height, width = (int(size) for size in cfg["input_size"])
-        preprocess = Preprocess(
-            height=height,
-            width=width,
-            # A hair less than written: the first ftx left a quotient a rounding below its whole number.
-            resize=covering(height, width, cfg["crop_pct"] * (1 - 1e-9)),
-            interpolation=cfg["interpolation"],
-            mean=tuple(cfg["mean"]),
-            std=tuple(cfg["std"]),
-        )
-        meaning = Meaning.model_validate(document["ftx"])
-        return preprocess, meaning.open()
-    except (ValueError, KeyError, TypeError) as error:
-        raise ExportError(
-            f"{DENSE_CONFIG} does not hold", where=path, found=f"{type(error).__name__}: {error}", mend="run: ftx merge"
-        ) from error
+    own, meaning = read_dense(folder)
+    preprocess, task = of_run or (own, meaning.open())
+    if (own.height, own.width) != (preprocess.height, preprocess.width):
+        found = f"{own.image_size} px, the run says {preprocess.image_size}"
+        raise ExportError("the dense model is of another image size", where=folder, found=found, mend="run: ftx merge")
+    module = load_dense(folder)
+    require_fit(module, folder, preprocess, len(task.labels))
+    return TorchPredictor(module, preprocess, task)
 
 
 def _what_is_there(folder: Path) -> str:

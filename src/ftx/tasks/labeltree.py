@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from heapq import heapify, heappop, heappush
 from typing import TypeVar
 
+from ftx.bounds import MOST_TREE_LEVELS
 from ftx.errors import DataError, told
 from ftx.labels import Declared, Labels
 from ftx.tasks.base import Carried, Related
@@ -35,6 +36,9 @@ def _node(name: str, path: str) -> Node:
     parts = tuple(part.strip() for part in name.split("/"))
     if not all(parts):
         raise DataError("a label's path has an empty part", where=path, found=name, mend="write it as animal/cat")
+    if len(parts) > MOST_TREE_LEVELS:
+        found = f"{len(parts)} levels, at most {MOST_TREE_LEVELS}"
+        raise DataError("a label's path has too many levels", where=path, found=found)
     return parts
 
 

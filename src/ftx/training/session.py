@@ -17,6 +17,7 @@ from ftx.data.dataset import SPLITS, Dataset
 from ftx.data.survey import class_counts, read_dataset
 from ftx.errors import EnvironmentFault, RecipeError
 from ftx.files import check_space, write_atomic
+from ftx.memory import SMALLER, memory_faults
 from ftx.progress import SILENT, Progress
 from ftx.recipe import AdapterRecipe, Recipe
 from ftx.run import Manifest, new_run, refuse_existing, seal
@@ -24,13 +25,13 @@ from ftx.runs import fresh_out, point_latest_at
 from ftx.targets import Role, Target
 from ftx.tasks import TASKS, Task, Thresholds
 from ftx.training.balance import balance_of
-from ftx.training.estimate import Times, adapted_layers, memory_mb, rehearse
+from ftx.training.estimate import Times, adapted_layers, memory_mb, rehearse, what_would_fit
 from ftx.training.feed import augmentation, feed_of, plan
 from ftx.training.log import logging, require_tensorboard
 from ftx.training.loop import Epoch, Fit, fit
 from ftx.training.modelcard import write_trained_card
 from ftx.training.optim import peak_lr
-from ftx.training.precision import resolve
+from ftx.training.precision import device, resolve
 from ftx.training.prepare import Prepared, place, prepare
 from ftx.training.report import DryRunReport, TrainReport
 from ftx.training.trained import save_trained
@@ -53,7 +54,10 @@ def train(recipe: Recipe, out: Path | None = None, *, strict: bool = False, prog
     with new_run(out) as new:
         if recipe.train.tensorboard:
             progress.note(f"curves: tensorboard --logdir {new.folder / 'reports' / 'tensorboard'}")
-        with logging(new.folder / "reports", tensorboard=recipe.train.tensorboard) as log:
+        with (
+            logging(new.folder / "reports", tensorboard=recipe.train.tensorboard) as log,
+            memory_faults(_what_would_fit(prepared, resolved, dataset)),
+        ):
             made = _fit(prepared, dataset, resolved, task, progress, log)
         prepared.backbone.module.cpu()
         save_trained(prepared, new.folder / "trained")
@@ -95,7 +99,8 @@ def dry_run(recipe: Recipe, *, strict: bool = False, progress: Progress = SILENT
     needed_mb, free_mb = memory_mb(prepared, resolved, len(dataset.split("train"))), round(available_bytes() / 1e6)
     times: Times | None = None
     if needed_mb <= free_mb:
-        times = rehearse(prepared, dataset, resolved, TASKS[recipe.task](dataset.labels, Thresholds()))
+        with memory_faults(_what_would_fit(prepared, resolved, dataset)):
+            times = rehearse(prepared, dataset, resolved, TASKS[recipe.task](dataset.labels, Thresholds()))
     return DryRunReport(
         method=prepared.method,
         model=resolved.model.name,
@@ -116,6 +121,13 @@ def dry_run(recipe: Recipe, *, strict: bool = False, progress: Progress = SILENT
     )
 
 
+def _what_would_fit(prepared: Prepared, recipe: Recipe, dataset: Dataset) -> Callable[[], str]:
+    """What gives the advice, of the memory that is free now: when it has run out, it is the training's own."""
+    where, images = device(), len(dataset.split("train"))
+    free_bytes = available_bytes() if where.type == "cpu" else torch.cuda.mem_get_info(where)[0]
+    return lambda: what_would_fit(prepared, recipe, images, free_bytes)
+
+
 def _understood(recipe: Recipe, strict: bool, progress: Progress) -> tuple[Dataset, Prepared, Recipe]:
     """The data, the model ready to train, and the recipe with every ``auto`` decided."""
     if recipe.train.tensorboard:
@@ -126,7 +138,8 @@ def _understood(recipe: Recipe, strict: bool, progress: Progress) -> tuple[Datas
     _compare_classes(recipe, len(dataset.labels), strict, progress)
     if recipe.model.weights == "auto":  # before the model is built: its files name what they were made from
         recipe = recipe.with_values({"model.name": tagged(recipe.model.name)})
-    prepared = prepare(recipe, len(dataset.labels))
+    with memory_faults(lambda: SMALLER):
+        prepared = prepare(recipe, len(dataset.labels))
     resolved = _resolved(recipe, prepared, dataset)
     if resolved.train.augment != recipe.train.augment and "augment" in recipe.train.model_fields_set:
         progress.note(

@@ -8,11 +8,11 @@ the hashes of card and run, and speaks of one model alone, by its digest.
 from __future__ import annotations
 
 import base64
-import json
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from safetensors import SafetensorError, safe_open
 
 from ftx.card import CARD, PROOF, REFERENCE
@@ -23,6 +23,7 @@ from ftx.progress import SILENT, Progress
 from ftx.runtimes.base import Pixels
 from ftx.runtimes.machine import Machine
 from ftx.runtimes.openvino import OpenVinoPredictor
+from ftx.strict_json import JsonError, parse_json, read_json
 from ftx.tasks.base import Floats
 from ftx.validation.asking import ask_graph
 from ftx.validation.comparison import Reference
@@ -77,7 +78,7 @@ class RunProof(BaseModel):
     machine: Machine
     family: Family
     rows: list[ParityRow]
-    answers: list[Answers]
+    answers: Annotated[list[Answers], Field(min_length=1)]
 
 
 class Proof(BaseModel):
@@ -101,10 +102,11 @@ def read_proof(folder: Path) -> Proof:
     if not path.exists():
         return Proof(ir=digest)
     try:
-        proof = Proof.model_validate_json(path.read_bytes())
-    except ValidationError as error:
+        proof = Proof.model_validate(read_json(path))
+    except (ValidationError, JsonError) as error:
+        found = first_complaint(error) if isinstance(error, ValidationError) else str(error)
         raise ExportError(
-            f"{PROOF} does not hold", where=path, found=first_complaint(error), mend="delete it, and validate again"
+            f"{PROOF} does not hold", where=path, found=found, mend="delete it, and validate again"
         ) from error
     return proof if (proof.ir, proof.schema_version) == (digest, SCHEMA_VERSION) else Proof(ir=digest)
 
@@ -158,14 +160,16 @@ def read_reference(folder: Path, predictor: OpenVinoPredictor) -> tuple[Referenc
         with safe_open(path, framework="np") as file:
             images, logits, targets_NC = (file.get_tensor(name) for name in ("images", "logits", "targets"))
             metadata: dict[str, str] = file.metadata() or {}
-        names = [str(name) for name in json.loads(metadata["paths"])]
-    except (SafetensorError, KeyError, TypeError, ValueError) as error:
+        paths = parse_json(metadata["paths"])
+        names = [str(name) for name in paths] if isinstance(paths, list) else []  # pyright: ignore[reportUnknownArgumentType, reportUnknownVariableType]
+    except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
         raise ExportError(
             "the reference of the exported model does not hold", where=path, found=str(error), mend="export it again"
         ) from error
     size, labels = (predictor.preprocess.height, predictor.preprocess.width, 3), predictor.task.labels
     fits = (
         images.dtype == np.uint8
+        and (images.ndim, logits.ndim, logits.dtype.kind, targets_NC.dtype.kind) == (4, 2, "f", "f")
         and images.shape[1:] == size
         and len(images) == len(logits) == len(names) > 0
         and logits.shape == targets_NC.shape == (len(images), len(labels))
