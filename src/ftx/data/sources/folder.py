@@ -31,7 +31,7 @@ def walk(root: Path, *, nested: bool = False) -> Listing:
         raise DataError(
             "there is no such data folder",
             where=root,
-            found="a file" if root.exists() else _neighbour(root),
+            found="a file" if root.is_file() else "no regular file" if root.exists() else _neighbour(root),
             mend="name the folder that holds your images: --data DIR",
         )
     walker = _Walker(root, nested=nested)
