@@ -21,6 +21,14 @@ COSINE_OF_4 = (1.0, 0.8535534, 0.5, 0.1464466)
 def epochs(lab: Lab, value: str) -> None:
     assert len(lab.train(f"train.epochs={value}").log) == 3
     assert len(lab.train().log) == 1
+    # Of several the run holds the best: at ten times the rate it is one of the first.
+    made = lab.train("train.epochs=6", "train.patience=6", "train.lr=0.1")
+    lost, right = made.column("val_loss"), made.column("accuracy")
+    best = max(range(6), key=lambda index: (right[index], -lost[index]))
+    assert made.said.json["best_epoch"] == best + 1
+    p_NC, y_NC = lab.scores(made, "val")
+    assert abs(-np.log((p_NC * y_NC).sum(axis=1)).mean() - lost[best]) < 10 * ROUNDING
+    assert abs(lost[best] - lost[-1]) > 0.1
 
 
 def _shrunk(lab: Lab, *overrides: str) -> float:
