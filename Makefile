@@ -10,8 +10,14 @@ BIN := $(VENV)/bin
 WORKERS ?= 2
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --durations 10
 
+# An environment of its own, with the versions of tests/lowest.txt; and the tests, slow ones too, that go through every
+# library: training, merging, both exports, INT8, validation, and the folders that other libraries wrote.
+# Old releases warn of what new ones deprecate: warnings are no errors there.
+LOWEST := .venv-lowest
+LOWEST_WHOLE := tests/test_pipeline.py tests/runtimes tests/exporting tests/interop tests/strangers
+
 .DEFAULT_GOAL := help
-.PHONY: help setup fmt lint type test test-all bench families docs quickstart clean
+.PHONY: help setup fmt lint type check quick test test-all test-lowest mutants fuzz bench families docs quickstart clean
 
 help: ## Show what there is
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -30,11 +36,27 @@ lint: $(VENV)/.installed type ## Check style, formatting, imports between rooms,
 type: $(VENV)/.installed ## Check types in strict mode
 	$(BIN)/basedpyright
 
+check: $(VENV)/.installed ## Run lint and the quick tests, at the same time: under 90 seconds on two cores
+	@$(MAKE) --no-print-directory --jobs 2 --output-sync=target lint quick
+
+quick: $(VENV)/.installed ## Run the tests that take under two seconds each
+	$(PYTEST) -m 'not slow'
+
 test: $(VENV)/.installed ## Run the tests that every change must pass
 	$(PYTEST)
 
 test-all: lint test docs ## Run lint and the tests, and build the packages and the documentation
 	$(BIN)/python -m build --outdir build/dist
+
+test-lowest: $(LOWEST)/.installed ## Run quick tests and the pipeline with the lowest versions that ftx allows
+	OMP_NUM_THREADS=1 $(LOWEST)/bin/python -m pytest -W default -n $(WORKERS) --dist loadfile -m 'not slow'
+	OMP_NUM_THREADS=1 $(LOWEST)/bin/python -m pytest -W default -n $(WORKERS) --dist loadfile $(LOWEST_WHOLE)
+
+fuzz: $(VENV)/.installed ## Hand every parser some thousands of damaged documents
+	$(PYTEST) --hypothesis-profile=fuzz tests/strangers
+
+mutants: $(VENV)/.installed ## Put 500 faults into the source, one at a time: the quick tests must notice 95 % (90 minutes at most)
+	$(BIN)/python -m tests.mutants run --workers $(WORKERS)
 
 bench: $(VENV)/.installed ## Time the training step against the peft library
 	$(BIN)/python tests/benchmarks/step.py
@@ -49,7 +71,7 @@ quickstart: $(VENV)/.installed ## Run the main job on the embedded data: train, 
 	$(BIN)/ftx quickstart
 
 clean: ## Remove what was built, the virtual environment included; runs stay
-	rm -rf $(VENV) build dist .pytest_cache .ruff_cache .import_linter_cache .hypothesis
+	rm -rf $(VENV) $(LOWEST) build dist .pytest_cache .ruff_cache .import_linter_cache .hypothesis
 	find src tests -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(VENV)/.pip:
@@ -61,6 +83,13 @@ $(VENV)/.pip:
 $(VENV)/.installed: pyproject.toml | $(VENV)/.pip
 	$(if $(TORCH_INDEX),$(BIN)/python -m pip install --quiet --index-url $(TORCH_INDEX) torch torchvision)
 	$(BIN)/python -m pip install --quiet --editable '.[train]' --group dev
+	@touch $@
+
+$(LOWEST)/.installed: pyproject.toml tests/lowest.txt
+	$(PYTHON) -m venv $(LOWEST)
+	$(LOWEST)/bin/python -m pip install --quiet --upgrade 'pip>=25.1'
+	$(if $(TORCH_INDEX),$(LOWEST)/bin/python -m pip install --quiet --index-url $(TORCH_INDEX) --constraint tests/lowest.txt torch torchvision)
+	$(LOWEST)/bin/python -m pip install --quiet --constraint tests/lowest.txt --editable '.[train]' --group dev
 	@touch $@
 
 $(VENV)/.docs: $(VENV)/.installed

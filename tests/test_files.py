@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import resource
 import signal
 import stat
@@ -16,7 +17,16 @@ import pytest
 from safetensors.numpy import save_file
 
 from ftx.errors import EnvironmentFault
-from ftx.files import STAGING_PREFIX, disk_faults, stage_folder, write_atomic
+from ftx.files import (
+    STAGING_PREFIX,
+    check_space,
+    disk_faults,
+    partial_path,
+    sole_writer,
+    stage_folder,
+    sweep,
+    write_atomic,
+)
 
 SIZE = 4_000_000
 
@@ -54,15 +64,145 @@ def test_a_killed_process_leaves_whole_files(tmp_path: Path) -> None:
         assert len({path.read_bytes()[:1] for path in contents[1:]}) <= 1
 
 
-def test_what_a_killed_process_left_goes_with_the_next_work(tmp_path: Path) -> None:
-    code = "import os, sys; from pathlib import Path; from ftx.files import staging\n"
-    code += "with staging(Path(sys.argv[1]) / 'x') as staged: os.kill(os.getpid(), 9)"
-    subprocess.run([sys.executable, "-c", code, str(tmp_path)], check=False)
-    (left,) = tmp_path.iterdir()
-    (tmp_path / f"{STAGING_PREFIX}elsewhere-1-abc").mkdir()  # of a process on another machine
-    with stage_folder(tmp_path / "y"):
-        assert not left.exists()
-    assert sorted(path.name for path in tmp_path.iterdir()) == [f"{STAGING_PREFIX}elsewhere-1-abc", "y"]
+# Ends, or waits, at the moment at which each way of writing has something unfinished on the disk.
+UNFINISHED = """
+import os, sys
+from pathlib import Path
+from ftx import files
+
+root, how = Path(sys.argv[1]), sys.argv[2]
+
+def stop(*_):
+    if how == "killed":
+        os.kill(os.getpid(), 9)
+    print("here", flush=True)
+    sys.stdin.read()
+
+os.replace = os.rename = Path.replace = Path.rename = os.fsync = stop
+match sys.argv[3]:
+    case "file":
+        files.write_atomic(root / "reports" / "file", bytes(1000))
+    case "folder":
+        with files.stage_folder(root / "openvino" / "fp32") as staged:
+            (staged / "model.bin").write_bytes(bytes(1000))
+    case "retired":
+        files.replace_folder(root / "new", root / "dense")
+"""
+
+
+def unfinished(folder: Path) -> list[Path]:
+    return sorted(folder.rglob(f"{STAGING_PREFIX}*"))
+
+
+def stopped(root: Path, how: str, what: str) -> subprocess.Popen[str]:
+    (root / "new").mkdir(exist_ok=True)
+    (root / "dense").mkdir(exist_ok=True)
+    command = [sys.executable, "-c", UNFINISHED, str(root), how, what]
+    return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
+
+@pytest.mark.parametrize("what", ["file", "folder", "retired"])
+def test_what_a_killed_process_left_goes_with_the_next_work(what: str, tmp_path: Path) -> None:
+    with stopped(tmp_path, "killed", what) as process:
+        assert process.wait() == -signal.SIGKILL
+    (left,) = unfinished(tmp_path)
+    for elsewhere in ("elsewhere-1-1-abc", "elsewhere-abc"):  # of processes on other machines
+        (left.parent / f"{STAGING_PREFIX}{elsewhere}").mkdir()
+    write_atomic(left.parent / "next", b"")
+    assert [path.name for path in unfinished(tmp_path)] == [
+        f"{STAGING_PREFIX}elsewhere-1-1-abc",
+        f"{STAGING_PREFIX}elsewhere-abc",
+    ]
+    assert len({path.name for path in tmp_path.iterdir()} & {"new", "dense"}) == 2
+
+
+def test_what_a_living_process_works_on_stays_and_goes_from_every_folder_when_it_has_ended(tmp_path: Path) -> None:
+    with stopped(tmp_path, "waits", "folder") as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "here\n"
+        assert len(unfinished(tmp_path)) == 1
+        sweep(tmp_path, below=True)
+        with stage_folder(tmp_path / "openvino" / "fp16"):
+            pass
+        (left,) = unfinished(tmp_path)
+        process.kill()
+        # Ended, and not collected by its parent yet: its number is still taken.
+        os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
+        (tmp_path / "beside").symlink_to(left)
+        sweep(tmp_path)
+        assert left.exists()
+        with sole_writer(tmp_path, print):
+            assert not left.exists()
+    assert (tmp_path / "openvino" / "fp16").is_dir()
+
+
+def test_the_number_of_a_process_that_another_program_has_now(tmp_path: Path) -> None:
+    mine = partial_path(tmp_path)
+    began = mine.name.split("-")[-2]
+    assert int(began) > 0
+    reused = mine.with_name(mine.name.replace(f"-{began}-", f"-{int(began) - 1}-"))
+    for path in (mine, reused):
+        path.mkdir()
+        (path / "model.bin").write_bytes(b"")
+    link = reused.with_name(f"{reused.name}-link")  # as runs/latest is made
+    link.symlink_to(mine)
+    none = mine.with_name(mine.name.replace(f"-{os.getpid()}-", f"-{10**30}-"))  # the number of no process at all
+    none.touch()
+    sweep(tmp_path)
+    assert set(tmp_path.iterdir()) == {mine, none}
+    assert (mine / "model.bin").exists()
+
+
+def test_a_file_that_is_written_anew_is_another_file(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    write_atomic(path, b"old")
+    (tmp_path / "link").hardlink_to(path)
+    with path.open("rb") as opened:
+        write_atomic(path, b"new")
+        # Whoever had it open, or linked it, keeps what it was: nothing is written in place.
+        assert opened.read() == (tmp_path / "link").read_bytes() == b"old"
+    assert path.read_bytes() == b"new"
+
+
+def test_nothing_begins_where_the_disk_cannot_hold_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # 25 blocks of 40 bytes are free for the user, and some more for root alone.
+    status = os.statvfs_result((4096, 40, 1000, 99, 25, 0, 0, 0, 0, 255))
+    monkeypatch.setattr(os, "statvfs", lambda _path: status)
+    check_space(tmp_path / "not" / "there", 1000)
+    with pytest.raises(EnvironmentFault, match="too full") as caught:
+        check_space(tmp_path / "not" / "there", 1001)
+    assert caught.value.where == str(tmp_path)
+
+
+# Holds the folder until its end, and says so.
+HOLD = """
+import sys
+from pathlib import Path
+from ftx.files import sole_writer
+with sole_writer(Path(sys.argv[1]), print):
+    print("held", flush=True)
+    sys.stdin.read()
+"""
+
+
+def test_one_writer_at_a_time_and_none_that_is_dead(tmp_path: Path) -> None:
+    said: list[str] = []
+    with subprocess.Popen(
+        [sys.executable, "-c", HOLD, str(tmp_path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "held\n"
+
+        def note(text: str) -> None:
+            said.append(text)
+            process.kill()
+
+        with sole_writer(tmp_path, note):  # comes in once the other one is killed
+            assert process.wait() == -signal.SIGKILL
+    assert said == [f"another ftx is writing to {tmp_path}: waiting for it"]
+    with sole_writer(tmp_path, said.append):
+        pass
+    assert len(said) == 1
 
 
 def test_a_failed_block_leaves_what_was_there(tmp_path: Path) -> None:

@@ -199,7 +199,7 @@ def test_a_learning_rate_is_a_number_however_it_is_written(written: str) -> None
         ("adapter: {blocks: '3,x'}", f"adapter.blocks: {BLOCKS}; found '3,x'"),
         ("adapter: {blocks: '3-1'}", "adapter.blocks: must name blocks in order, each below 10000"),
         ("adapter: {blocks: '0-999999999'}", "adapter.blocks: must name blocks in order, each below 10000"),
-        ("data: {image_size: 100002x5}", "data.image_size: must be at most 8192 a side"),
+        ("data: {image_size: 100002x5}", "data.image_size: must be at most 4096 a side"),
         ("adapter: {init: pissa, dropout: 0.1}", "adapter.dropout: contradicts adapter.init pissa"),
         ("adapter: {rank: {qvk: 3}}", "adapter.rank: has no target qvk, only q, k, v, proj, fc1, fc2, attn, mlp, all"),
         ("adapter: {rank: {q: 2, attn: 3}}", "adapter.rank: says two things of q"),

@@ -3,14 +3,22 @@
 from __future__ import annotations
 
 import json
+import os
 import shlex
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from tests.conftest import Listener
 
 from ftx.data.dataset import Entry
 from ftx.data.preprocess import Preprocess
-from ftx.errors import RunError
+from ftx.errors import EnvironmentFault, RunError
+from ftx.files import sha256_file
 from ftx.labels import Labels
 from ftx.run import Manifest, Run, new_run, seal
 from ftx.runs import fresh_out, latest_run, point_latest_at
@@ -127,10 +135,94 @@ def test_commands_that_are_suggested_can_be_pasted(run: Run, tmp_path: Path) -> 
     assert shlex.split(str(caught.value.mend)) == ["run:", "ftx", "merge", str(moved.path)]
 
 
+# Adds reports and artifacts to one run, as fast as it can.
+ADD = """
+import sys
+from pathlib import Path
+from pydantic import BaseModel
+from ftx.run import Run
+
+class Report(BaseModel):
+    by: str
+
+run, by = Run(Path(sys.argv[1])), sys.argv[2]
+print("ready", flush=True)
+sys.stdin.readline()
+for number in range(8):
+    run.write_report(f"{by}-{number}", Report(by=by))
+    with run.add(f"openvino/{by}", made_from="trained") as folder:
+        (folder / "weights").write_text(f"{by} {number}")
+"""
+AT_ONCE = ("fp32", "fp16", "int8")
+
+
+@pytest.mark.slow
+def test_verbs_that_add_at_once_lose_nothing(run: Run) -> None:
+    for _ in range(2):
+        started = [
+            subprocess.Popen(
+                [sys.executable, "-c", ADD, str(run.path), by], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+            )
+            for by in AT_ONCE
+        ]
+        for process in started:
+            assert process.stdout is not None
+            assert process.stdout.readline() == "ready\n"
+        for process in started:
+            assert process.stdin is not None
+            process.stdin.write("\n")
+            process.stdin.flush()
+        for process in started:
+            process.communicate()
+            assert process.returncode == 0
+        expected = {f"reports/{by}-{number}.json" for by in AT_ONCE for number in range(8)}
+        expected |= {f"openvino/{by}/weights" for by in AT_ONCE} | {"trained/weights", "data.jsonl"}
+        assert set(run.manifest.files) == expected
+        for name, digest in run.manifest.files.items():
+            assert sha256_file(run.path / name) == digest
+        for by in AT_ONCE:
+            assert run.require(f"openvino/{by}").is_dir()
+
+
+def test_a_run_that_cannot_be_written_is_said_and_the_answer_is_kept(run: Run) -> None:
+    listener = Listener()
+    before = (run.path / "run.json").read_bytes()
+    with unprivileged(run.path):
+        with pytest.raises(EnvironmentFault, match="cannot be written") as caught:
+            run.write_report("parity", run.manifest)
+        run.keep_report("parity", run.manifest, listener)
+    assert caught.value.where == str(run.path)
+    assert listener.said == ["reports/parity.json is not kept: this place cannot be written (Permission denied)"]
+    assert (run.path / "run.json").read_bytes() == before
+
+
+@contextmanager
+def unprivileged(folder: Path) -> Iterator[None]:
+    """A folder of another user: for root nothing is read-only, so it is somebody else meanwhile."""
+    modes = {path: path.stat().st_mode for path in (folder, *folder.parents)}
+    private = {path: mode for path, mode in modes.items() if path == folder or mode & 0o011 != 0o011}
+    for path, mode in private.items():
+        path.chmod(0o555 if path == folder else mode | 0o055)
+    me = os.geteuid()
+    try:
+        if me == 0:
+            os.seteuid(65534)
+        yield
+    finally:
+        os.seteuid(me)
+        for path, mode in private.items():
+            path.chmod(mode)
+
+
 def test_latest_is_the_newest(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(run.path.parent.parent)
     with pytest.raises(RunError, match="no finished run"):
         latest_run()
+    point_latest_at(run.path)
+    assert latest_run() == Path("runs/x")
+    shutil.copytree(run.path, run.path.with_name("y"))
+    point_latest_at(run.path.with_name("y"))
+    assert latest_run() == Path("runs/y")
     point_latest_at(run.path)
     assert latest_run() == Path("runs/x")
     # Where links are not allowed it is a file of one line.

@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
-from typing import Literal, cast
+from typing import Annotated, Literal, Self, cast
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from ftx.complaints import first_complaint
 from ftx.data.preprocess import Preprocess
-from ftx.errors import ExportError
-from ftx.files import sha256_file, write_atomic
+from ftx.errors import DataError, ExportError, shown
+from ftx.files import below_it, sha256_file, write_atomic
 from ftx.labels import Labels
 from ftx.recipe import TaskName
+from ftx.strict_json import JsonError, read_json
 from ftx.tasks import Meaning, Thresholds
 from ftx.version import __version__
 
 CARD = "card.json"
 REFERENCE = "reference.safetensors"
+# What machines found out about the model (ftx.validation.proof): written later, so outside of the hashes.
+PROOF = "proof.json"
 SCHEMA_VERSION = 1
 
 Precision = Literal["fp32", "fp16", "int8"]
@@ -32,7 +34,7 @@ class Card(BaseModel):
     schema_version: int = SCHEMA_VERSION
     ftx: str = __version__
     task: TaskName
-    architecture: str
+    architecture: Annotated[str, Field(max_length=200)]
     precision: Precision
     labels: Labels
     preprocess: Preprocess
@@ -43,6 +45,16 @@ class Card(BaseModel):
     # SHA-256 of every other file of the folder.
     files: dict[str, str]
 
+    @model_validator(mode="after")
+    def _of_one_task(self) -> Self:
+        self.meaning.open()
+        return self
+
+    @field_validator("files")
+    @classmethod
+    def _within_the_folder(cls, files: dict[str, str]) -> dict[str, str]:
+        return below_it(files)
+
     @property
     def meaning(self) -> Meaning:
         """What the logits mean."""
@@ -50,8 +62,8 @@ class Card(BaseModel):
 
 
 def write_card(folder: Path, card: Card) -> None:
-    """Write ``card.json`` with the hash of every file now in the folder."""
-    hashes = {path.name: sha256_file(path) for path in sorted(folder.iterdir()) if path.name != CARD}
+    """Write ``card.json`` with the hash of every file now in the folder, but for what is found out later."""
+    hashes = {path.name: sha256_file(path) for path in sorted(folder.iterdir()) if path.name not in (CARD, PROOF)}
     whole = card.model_copy(update={"files": hashes})
     write_atomic(folder / CARD, (whole.model_dump_json(indent=2) + "\n").encode())
 
@@ -70,21 +82,24 @@ def read_card(folder: Path) -> Card:
             mend="name a folder that ftx export wrote",
         )
     try:
-        raw: object = json.loads(path.read_bytes())
-    except ValueError as error:
+        raw = read_json(path)
+    except JsonError as error:
         raise ExportError(f"{CARD} cannot be read", where=path, found=str(error)) from error
     version = cast("dict[str, object]", raw).get("schema_version") if isinstance(raw, dict) else None
     if version != SCHEMA_VERSION:
         raise ExportError(
             f"{CARD} has another schema version",
             where=path,
-            found=f"version {version}, this ftx reads {SCHEMA_VERSION}",
+            found=f"version {shown(version)}, this ftx reads {SCHEMA_VERSION}",
             mend="export it again",
         )
     try:
         card = Card.model_validate(raw)
     except ValidationError as error:
         raise ExportError(f"{CARD} does not hold", where=path, found=first_complaint(error)) from error
+    except DataError as error:  # its labels, which training refuses in the same words
+        found = "; ".join([error.what, *(text for _, text in error.details())])
+        raise ExportError(f"{CARD} does not hold", where=path, found=found) from error
     for name, digest in card.files.items():
         beside = folder / name
         if not beside.is_file():

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from pydantic import BaseModel, ValidationError
 
-from ftx.errors import nearest
+from ftx.errors import LINES, nearest, shown
 
 if TYPE_CHECKING:
     from pydantic_core import ErrorDetails
@@ -33,11 +33,11 @@ _WANTED = {
 def dotted_keys(model: type[BaseModel], prefix: str = "") -> Iterator[str]:
     """Every key of a model and of the models inside it, as ``train.lr``, in order."""
     for name, field in model.model_fields.items():
-        inner = field.annotation
+        key, inner = field.alias or name, field.annotation
         if isinstance(inner, type) and issubclass(inner, BaseModel):
-            yield from dotted_keys(inner, f"{prefix}{name}.")
+            yield from dotted_keys(inner, f"{prefix}{key}.")
         else:
-            yield f"{prefix}{name}"
+            yield f"{prefix}{key}"
 
 
 def unknown_key(key: str, model: type[BaseModel], synonyms: Mapping[str, str]) -> str:
@@ -47,7 +47,7 @@ def unknown_key(key: str, model: type[BaseModel], synonyms: Mapping[str, str]) -
     leaf = synonyms.get(leaf, leaf)
     siblings = [known.removeprefix(f"{section}.") for known in keys if section and known.startswith(f"{section}.")]
     if not section:
-        siblings = list(model.model_fields)
+        siblings = [field.alias or name for name, field in model.model_fields.items()]
     elsewhere = [known for known in keys if known.rpartition(".")[2] == leaf]
     if leaf in siblings:
         found = leaf
@@ -67,16 +67,21 @@ def unknown_key(key: str, model: type[BaseModel], synonyms: Mapping[str, str]) -
 def first_complaint(error: ValidationError) -> str:
     """The first thing that is wrong with a document that nobody writes by hand, as ``key: what``."""
     first = error.errors(include_url=False)[0]
-    return f"{'.'.join(str(part) for part in first['loc'])}: {first['msg']}"
+    rest = error.error_count() - 1
+    key = _cut(".".join(str(part) for part in first["loc"]) or "all of it")
+    # What the key holds, where that is not a part of the document again.
+    found = "" if isinstance(first["input"], dict | list) else f"{shown(first['input'])}; "
+    more = f"; and {rest:,} more" if rest else ""
+    return f"{key}: {found}{_cut(first['msg'].removeprefix('Value error, '))}{more}"
 
 
 def complaint_lines(error: ValidationError, model: type[BaseModel], synonyms: Mapping[str, str]) -> list[str]:
-    """One line for each thing that is wrong, in the order of the model's keys."""
-    return [_line(details, model, synonyms) for details in error.errors(include_url=False)]
+    """One line for each thing that is wrong, in the order of the model's keys, as many as one error lists."""
+    return [_line(details, model, synonyms) for details in error.errors(include_url=False)[:LINES]]
 
 
 def _line(details: ErrorDetails, model: type[BaseModel], synonyms: Mapping[str, str]) -> str:
-    key = ".".join(str(part) for part in details["loc"] if isinstance(part, str))
+    key = _cut(".".join(str(part) for part in details["loc"] if isinstance(part, str)))
     found = _shown(details["input"])
     if details["type"] == "extra_forbidden":
         return unknown_key(key, model, synonyms)
@@ -91,16 +96,17 @@ def _line(details: ErrorDetails, model: type[BaseModel], synonyms: Mapping[str, 
 
 
 def _nearest_choice(value: object, choices: list[str]) -> str:
-    text = str(value)
+    text = value if isinstance(value, str) else shown(value)
     # 'qvk' is like none of q, k and v, yet made of them.
-    like = nearest(text, choices) or (", ".join(text) if text and set(text) <= set(choices) else None)
+    like = nearest(text, choices) or (", ".join(text) if 0 < len(text) < 10 and set(text) <= set(choices) else None)
     return f", did you mean '{like}'?" if like else ""
 
 
 def _shown(value: object) -> str:
     if value is None:
         return "nothing"
-    if isinstance(value, bool):
-        return str(value).lower()
-    text = repr(value)
-    return text if len(text) <= 80 else f"{text[:77]}..."
+    return str(value).lower() if isinstance(value, bool) else shown(value)
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= 200 else f"{text[:197]}..."

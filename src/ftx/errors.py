@@ -9,6 +9,7 @@ from __future__ import annotations
 import shlex
 from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
+from itertools import islice
 from pathlib import Path
 
 # 128 + SIGINT: the exit status of what the user stopped.
@@ -104,8 +105,12 @@ class GateFailed(FtxError):
     exit_code = 1
 
 
-# Complaints that one error lists.
+# Complaints that one error lists in a line, and with a line each.
 NAMED = 10
+LINES = 20
+# What is compared for likeness, which takes the square of the length: names are shorter, and lists of them too.
+_MOST_ALIKE = 5000
+_LONGEST_NAME = 100
 
 
 def told(problems: Sequence[str]) -> str:
@@ -114,7 +119,22 @@ def told(problems: Sequence[str]) -> str:
     return "; ".join(problems[:NAMED]) + (f"; and {rest} more" if rest > 0 else "")
 
 
+def first_lines(problems: Sequence[str], count: int) -> list[str]:
+    """The first complaints, and how many of ``count`` there are beside them."""
+    lines = list(problems[:LINES])
+    return lines if len(lines) >= count else [*lines, f"and {count - len(lines):,} more"]
+
+
+def shown(value: object, most: int = 80) -> str:
+    """A value as an error shows it, cut where it is long."""
+    text = repr(value[: 2 * most] if isinstance(value, str | list) else value)  # pyright: ignore[reportUnknownArgumentType]
+    return text if len(text) <= most else f"{text[: most - 3]}..."
+
+
 def nearest(name: str, known: Iterable[str]) -> str | None:
     """The known name most like ``name``, if any is alike at all."""
-    found = get_close_matches(name, list(known), n=1, cutoff=0.6)
+    if len(name) > _LONGEST_NAME:
+        return None
+    comparable = [one for one in islice(known, _MOST_ALIKE) if len(one) <= _LONGEST_NAME]
+    found = get_close_matches(name, comparable, n=1, cutoff=0.6)
     return found[0] if found else None

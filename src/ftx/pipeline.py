@@ -20,7 +20,7 @@ from ftx.validation import ParityReport, validate
 
 
 class PipelineReport(VerbReport):
-    """What each verb reported; ``ok`` where every artifact held its bound."""
+    """What each verb reported; ``ok`` where no artifact failed (or, with ``require_proof``, each is proved)."""
 
     verb: str = "run"
     seconds: float
@@ -36,10 +36,12 @@ def run_all(
     *,
     precisions: Sequence[Precision] = ("fp32", "int8"),
     strict: bool = False,
+    require_proof: bool = False,
     progress: Progress = SILENT,
 ) -> PipelineReport:
     """Train, merge, export ONNX and the IR in each precision, and validate all of it.
 
+    With ``require_proof`` an artifact that is not proved makes ``ok`` false, as one that failed does.
     Raises: what the four raise.
     """
     started = time.monotonic()
@@ -54,7 +56,7 @@ def run_all(
     run = Run.open(trained.run)
     merged = merge(run, progress=progress)
     exported = export(run, formats=FORMATS, precisions=precisions, progress=progress)
-    parity = validate(run, progress=progress)
+    parity = validate(run, require_proof=require_proof, progress=progress)
     return PipelineReport(
         run=str(run.path),
         ok=parity.ok,

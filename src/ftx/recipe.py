@@ -15,8 +15,9 @@ from pydantic_core import PydanticCustomError
 from pydantic_core.core_schema import ValidationInfo
 
 from ftx.complaints import complaint_lines, dotted_keys, unknown_key
-from ftx.errors import RecipeError
+from ftx.errors import LINES, RecipeError, first_lines
 from ftx.otx import from_otx, is_otx
+from ftx.reading import read_file
 from ftx.strict_yaml import YamlError, dump_yaml, parse_yaml
 from ftx.targets import TARGETS, Blocks, Target, alpha_or_alphas, block_choice, rank_or_ranks, target_list
 from ftx.values import (
@@ -42,6 +43,9 @@ LossName = Literal["asymmetric", "bce"]
 BalanceName = Literal["none", "sampling", "loss"]
 AdapterInit = Literal["zero", "pissa"]
 
+# The share of images that an artifact may lose: two points, as a user would notice more.
+MAX_DROP = 0.02
+
 # A recipe is a page of text; whatever is larger was not meant to be one.
 MAX_RECIPE_BYTES = 1 << 20
 
@@ -55,6 +59,7 @@ class DataRecipe(_Section):
 
     ``format`` auto knows folders, tables, COCO and Datumaro's JSON by themselves; any other of Datumaro's formats is
     named (voc, imagenet_txt, ...) and needs the extra ``datumaro``.
+    ``val_fraction`` is the share of training images to choose by, where the data has no val of its own.
     ``classes`` is how many labels the recipe was written for; the data decides, and training says where they differ.
     ``image_size`` is the side of a square, or HEIGHTxWIDTH as in ``224x160``; auto is the model's pretrained size, and
     224 for dinov2, whose own 518 is too slow for this use.
@@ -153,7 +158,8 @@ class TrainRecipe(_Section):
     """How it is trained: AdamW, a linear warm-up and a cosine down to zero.
 
     ``lr`` auto is what suits the method: 1e-3 for lora and dora, 5e-3 for linear probing, 2e-5 for full fine-tuning.
-    ``augment`` applies where the whole network trains: frozen leading blocks see each image once, as it is.
+    ``augment`` applies where the whole network trains: frozen leading blocks see each image once, as it is, and the
+    run's recipe then says none. ``batch_size`` is there at most the number of training images.
     ``lora_plus`` is how many times the rate of A that of B is (LoRA+, arXiv:2402.12354, which finds 16 good).
     ``loss`` is that of labels that decide by themselves, ``label_smoothing`` that of labels that exclude each other.
     ``balance`` helps rare labels: sampling draws their images more often, loss weighs them by 1 / frequency.
@@ -176,8 +182,21 @@ class TrainRecipe(_Section):
     tensorboard: Switch = False
 
 
+class ValidateRecipe(_Section):
+    """What ``ftx validate`` asks of each artifact: ``max_drop`` is the share of images that may be lost, net of those
+    won.
+
+    ``--max-drop`` sets another one.
+    """
+
+    max_drop: Annotated[Number, Field(gt=0, lt=1)] = MAX_DROP
+
+
 class Recipe(_Section):
-    """A whole training run; every key has a default."""
+    """A whole training run, and what is asked of what is made from it; every key has a default."""
+
+    # Pydantic has a method ``validate``, so the section of that name is called otherwise in Python.
+    model_config = ConfigDict(serialize_by_alias=True)
 
     task: TaskName = "multiclass"
     seed: Annotated[int, BeforeValidator(no_bool), Field(ge=0, lt=2**63)] = 0
@@ -185,8 +204,9 @@ class Recipe(_Section):
     model: ModelRecipe = ModelRecipe()
     adapter: AdapterRecipe = AdapterRecipe()
     train: TrainRecipe = TrainRecipe()
+    validation: Annotated[ValidateRecipe, Field(alias="validate")] = ValidateRecipe()
 
-    SECTIONS: ClassVar[tuple[str, ...]] = ("data", "model", "adapter", "train")
+    SECTIONS: ClassVar[tuple[str, ...]] = ("data", "model", "adapter", "train", "validate")
 
     @property
     def method(self) -> Method:
@@ -238,6 +258,18 @@ class Recipe(_Section):
         """
         return _resolve(self.model_dump(mode="json", exclude_unset=True), overrides, {}, None)
 
+    def with_values(self, values: Mapping[str, object]) -> Recipe:
+        """This recipe with values by dotted key laid over it.
+
+        Raises: RecipeError with all that is wrong in them.
+        """
+        return _resolve(self.model_dump(mode="json", exclude_unset=True), (), values, None)
+
+    def without_adapter(self) -> Recipe:
+        """This recipe with nothing said of an adapter."""
+        train = self.train.model_copy(update={"lora_plus": TrainRecipe().lora_plus})
+        return self.model_copy(update={"adapter": AdapterRecipe(), "train": train})
+
     @classmethod
     def named(cls, settings: Mapping[str, object]) -> Recipe:
         """Make a recipe of keys by their last part, as ``{"epochs": 5, "rank": 16}``; None means the default.
@@ -256,7 +288,8 @@ class Recipe(_Section):
 
         Without ``defaults`` only keys that were given.
         """
-        return dump_yaml(self.model_dump(mode="json", exclude_unset=not defaults))
+        silent = {"adapter"} if self.model.peft == "none" and self.adapter == AdapterRecipe() else None
+        return dump_yaml(self.model_dump(mode="json", exclude_unset=not defaults, exclude=silent))
 
 
 def notes_on_otx(config: Path) -> list[str] | None:
@@ -305,17 +338,21 @@ def _resolve(
             problems.append(f"{key}: the value is not YAML, {fault}")
     problems += [f"{key}: given both as a flag and with --set" for key in flags if key in given]
     given.update(flags)
-    problems += [unknown_key(key, Recipe, _SYNONYMS) for key in given if key not in known]
+    unknown = [key for key in given if key not in known]
+    problems += [unknown_key(key, Recipe, _SYNONYMS) for key in unknown[:LINES]]
+    count = len(problems) + len(unknown[LINES:])
     tree = _laid_over(base, {key: value for key, value in given.items() if key in known})
     try:
         recipe = Recipe.model_validate(tree)
     except ValidationError as error:
-        raise _refusal(problems + complaint_lines(error, Recipe, _SYNONYMS), where) from error
+        lines = problems + complaint_lines(error, Recipe, _SYNONYMS)
+        raise _refusal(lines, where, count + error.error_count()) from error
     if recipe.model.peft == "none":
         of_adapter = [key for key in given if key.startswith("adapter.") or key == "train.lora_plus"]
         problems += [f"{key}: contradicts model.peft none, which has no adapter" for key in of_adapter]
+        count += len(of_adapter)
     if problems:
-        raise _refusal(problems, where)
+        raise _refusal(problems, where, count)
     return recipe
 
 
@@ -333,8 +370,10 @@ def _laid_over(base: Mapping[str, object], given: Mapping[str, object]) -> dict[
     return tree
 
 
-def _refusal(problems: Sequence[str], where: Path | None) -> RecipeError:
-    what = problems[0] if len(problems) == 1 else "\n  ".join([f"{len(problems)} errors in the recipe:", *problems])
+def _refusal(problems: Sequence[str], where: Path | None, count: int) -> RecipeError:
+    """The error of ``count`` things that are wrong, of which ``problems`` says the first."""
+    lines = first_lines(problems, count)
+    what = lines[0] if count == 1 else "\n  ".join([f"{count:,} errors in the recipe:", *lines])
     return RecipeError(what, where=where, mend="`ftx schema recipe` lists every key, its type and its default")
 
 
@@ -344,7 +383,7 @@ def _read(path: Path) -> str:
             raise RecipeError(
                 "this is no recipe", where=path, found=f"{path.stat().st_size} bytes", mend="give a YAML file of ftx"
             )
-        return path.read_text(encoding="utf-8")
+        return read_file(path).decode()
     except OSError as error:
         raise RecipeError(
             "the recipe cannot be read", where=path, found=error.strerror, mend="check the path given with --config"

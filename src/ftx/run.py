@@ -12,28 +12,31 @@ import hashlib
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Self
+from typing import Annotated, Self
 
-from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from ftx.complaints import first_complaint
 from ftx.data.dataset import Entry, Split
 from ftx.data.preprocess import Preprocess
-from ftx.errors import DataError, EnvironmentFault, RunError, shell_command
+from ftx.errors import DataError, EnvironmentFault, RunError, shell_command, shown, told
 from ftx.files import (
+    below_it,
     place_new,
+    replace_folder,
     settle,
     sha256_file,
-    stage_folder,
+    sole_writer,
     staging,
     write_atomic,
 )
 from ftx.labels import Labels
-from ftx.progress import Progress
+from ftx.progress import SILENT, Progress
 from ftx.recipe import Method, TaskName
 from ftx.runs import LATEST, known_runs, latest_run
+from ftx.strict_json import JsonError, parse_json, read_json
 from ftx.tasks import Meaning, Task, Thresholds
 from ftx.version import __version__
 
@@ -69,8 +72,9 @@ class Manifest(BaseModel):
     schema_version: int = SCHEMA_VERSION
     ftx: str = __version__
     task: TaskName
-    model: str
-    architecture: str
+    model: Annotated[str, Field(max_length=4096)]
+    # It stands in the Python of a model card, and timm builds by it: a name, never hf-hub:, local-dir: or a path.
+    architecture: Annotated[str, Field(pattern=r"^\w[\w.-]*$", max_length=200)]
     method: Method
     base_digest: str
     labels: Labels
@@ -85,6 +89,16 @@ class Manifest(BaseModel):
     def meaning(self) -> Meaning:
         """What the logits mean."""
         return Meaning(task=self.task, labels=self.labels, thresholds=self.thresholds)
+
+    @model_validator(mode="after")
+    def _of_one_task(self) -> Self:
+        self.meaning.open()
+        return self
+
+    @field_validator("files")
+    @classmethod
+    def _within_the_run(cls, files: dict[str, str]) -> dict[str, str]:
+        return below_it(files)
 
     @model_validator(mode="after")
     def _made_from_what_comes_before(self) -> Self:
@@ -198,7 +212,7 @@ class Run:
             )
 
     @contextmanager
-    def add(self, artifact: str, *, made_from: str) -> Iterator[Path]:
+    def add(self, artifact: str, *, made_from: str, progress: Progress = SILENT) -> Iterator[Path]:
         """Write an artifact: yields a temporary folder that becomes ``artifact`` when the block ends well.
 
         Raises: RunError if a folder of that name is there which no verb wrote.
@@ -209,33 +223,45 @@ class Run:
                 "a folder that ftx did not write is in the way", where=final, mend="move it, then run this again"
             )
         line = Lineage(made_from=made_from, digest=self.manifest.digest(made_from))
-        before: Manifest | None = None
-        try:
-            with stage_folder(final) as staged:
-                yield staged
-                files = _hashes(staged, artifact)
+        with staging(final) as staged:
+            yield staged
+            settle(staged)
+            files = _hashes(staged, artifact)
+            with sole_writer(self.path, progress.note):
                 before = self.manifest
                 kept = {name: digest for name, digest in before.files.items() if not _belongs(name, artifact)}
                 lineage = before.lineage | {artifact: line}
-                # First the hashes, then the folder: a run killed in between says what is missing; the verb mends it.
-                self._write(before.model_copy(update={"files": kept | files, "lineage": lineage}))
-        except BaseException:
-            if before is not None:
-                self._write(before)
-            raise
+                try:
+                    # First the hashes, then the folder: a run killed in between says what is missing; the verb mends.
+                    self._write(before.model_copy(update={"files": kept | files, "lineage": lineage}))
+                    replace_folder(staged, final)
+                except BaseException:
+                    self._write(before)
+                    raise
 
-    def write_report(self, name: str, report: BaseModel) -> Path:
+    def write_report(self, name: str, report: BaseModel, progress: Progress = SILENT) -> Path:
         """Write ``reports/NAME.json``."""
         path = self.path / "reports" / f"{name}.json"
-        write_atomic(path, (report.model_dump_json(indent=2) + "\n").encode())
-        manifest = self.manifest
-        self._write(manifest.model_copy(update={"files": manifest.files | {f"reports/{name}.json": sha256_file(path)}}))
+        with sole_writer(self.path, progress.note):
+            write_atomic(path, (report.model_dump_json(indent=2) + "\n").encode())
+            manifest = self.manifest
+            files = manifest.files | {f"reports/{name}.json": sha256_file(path)}
+            self._write(manifest.model_copy(update={"files": files}))
         return path
+
+    def write_card(self, artifact: str, text: str, progress: Progress = SILENT) -> None:
+        """Write an artifact's model card anew; what was made from the artifact does not hang on it."""
+        name = f"{artifact}/{CARD}"
+        with sole_writer(self.path, progress.note):
+            write_atomic(self.path / name, text.encode())
+            manifest = self.manifest
+            files = manifest.files | {name: sha256_file(self.path / name)}
+            self._write(manifest.model_copy(update={"files": files}))
 
     def keep_report(self, name: str, report: BaseModel, progress: Progress) -> None:
         """Write ``reports/NAME.json``, or say that the run cannot be written: the answer is known all the same."""
         try:
-            self.write_report(name, report)
+            self.write_report(name, report, progress)
         except EnvironmentFault as fault:
             progress.note(f"reports/{name}.json is not kept: {fault.what} ({fault.found})")
 
@@ -246,20 +272,30 @@ class Run:
         """The images of the run as training split them (``data.jsonl``)."""
         path = self.file("data.jsonl")
         # Not splitlines(): a file's name may hold what that takes for the end of a line.
-        lines = path.read_text(encoding="utf-8").split("\n")
-        found = tuple(Entry.from_json(json.loads(line)) for line in lines if line)
+        try:
+            lines = path.read_bytes().decode().split("\n")
+            found = tuple(Entry.from_json(parse_json(line)) for line in lines if line)
+        except (ValueError, DataError) as error:
+            raise RunError("data.jsonl does not hold", where=path, found=str(error), mend=_RESTORE) from error
+        if self.manifest.task == "multiclass" and any(len(entry.labels) != 1 for entry in found):
+            raise RunError(
+                "data.jsonl does not hold", where=path, found="an image without exactly one label", mend=_RESTORE
+            )
         if unknown := {name for entry in found for name in entry.labels} - set(self.manifest.labels.names):
             raise RunError(
                 "data.jsonl names labels that run.json does not",
                 where=path,
-                found=", ".join(sorted(unknown)),
+                found=told(sorted(unknown)),
                 mend=_RESTORE,
             )
         return tuple(entry for entry in found if split is None or entry.split == split)
 
     def report_entries(self) -> tuple[Entry, ...]:
         """The held-out images that reports use: ``test``, or ``val`` where there is no test split."""
-        return self.entries("test") or self.entries("val")
+        entries = self.entries("test") or self.entries("val")
+        if not entries:
+            raise RunError("the run has no held-out images", where=self.path / "data.jsonl", mend=_RESTORE)
+        return entries
 
     def data_root(self, override: Path | None = None) -> Path:
         """The folder that the paths in data.jsonl count from.
@@ -314,7 +350,7 @@ def refuse_existing(out: Path) -> None:
 
 def seal(folder: Path, manifest: Manifest, entries: tuple[Entry, ...]) -> None:
     """Write data.jsonl and run.json, the last files of a new run."""
-    lines = [json.dumps(asdict(entry), ensure_ascii=False) + "\n" for entry in entries]
+    lines = [json.dumps(entry.to_json(), ensure_ascii=False) + "\n" for entry in entries]
     write_atomic(folder / "data.jsonl", "".join(lines).encode())
     files = _hashes(folder, "")
     write_atomic(folder / "run.json", _manifest_bytes(manifest.model_copy(update={"files": files})))
@@ -330,21 +366,24 @@ def _read_manifest(folder: Path) -> Manifest:
             "this folder is no finished run", where=folder, found="no run.json in it", mend="name a run folder"
         )
     try:
-        raw: object = json.loads(path.read_bytes())
-    except ValueError as error:
+        raw = read_json(path)
+    except JsonError as error:
         raise RunError("run.json cannot be read", where=path, found=str(error), mend=_RESTORE) from error
     version: object = raw.get("schema_version") if isinstance(raw, dict) else None  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]
     if version != SCHEMA_VERSION:
         raise RunError(
             "this run was written with another schema version",
             where=path,
-            found=f"version {version!r}, this ftx ({__version__}) reads version {SCHEMA_VERSION}",
+            found=f"version {shown(version)}, this ftx ({__version__}) reads version {SCHEMA_VERSION}",
             mend="use the ftx that made the run, or train again",
         )
     try:
         return Manifest.model_validate(raw)
     except ValidationError as error:
         raise RunError("run.json does not hold", where=path, found=first_complaint(error), mend=_RESTORE) from error
+    except DataError as error:  # its labels, which training refuses in the same words
+        found = "; ".join([error.what, *(text for _, text in error.details())])
+        raise RunError("run.json does not hold", where=path, found=found, mend=_RESTORE) from error
 
 
 def _manifest_bytes(manifest: Manifest) -> bytes:

@@ -6,10 +6,11 @@ import os
 from pathlib import Path
 
 from ftx.errors import RunError, nearest
-from ftx.files import STAGING_PREFIX, disk_faults, numbered, write_atomic
+from ftx.files import disk_faults, numbered, partial_path, sweep, write_atomic
 
 RUNS = Path("runs")
 LATEST = RUNS / "latest"
+MOST_NAME_BYTES = 4096
 
 
 def fresh_out(stem: str) -> Path:
@@ -25,7 +26,7 @@ def latest_run() -> Path:
     if LATEST.is_symlink() or LATEST.is_dir():
         target = LATEST.parent / LATEST.readlink() if LATEST.is_symlink() else LATEST
     elif LATEST.is_file():
-        target = LATEST.parent / LATEST.read_text(encoding="utf-8").strip()
+        target = LATEST.parent / _named_in(LATEST)
     else:
         raise RunError(
             "there is no finished run here",
@@ -38,6 +39,20 @@ def latest_run() -> Path:
     return Path(os.path.normpath(target))
 
 
+def _named_in(file: Path) -> str:
+    """The run that the text file names; no run of this name is there where the file is no line of text."""
+    with file.open("rb") as stream:
+        content = stream.read(MOST_NAME_BYTES + 1)
+    try:
+        name = content.decode().strip()
+    except UnicodeDecodeError:
+        name = ""
+    if not name or len(content) > MOST_NAME_BYTES or not name.isprintable():
+        found = f"{content[:20]!r}"
+        raise RunError("runs/latest names no run", where=file, found=found, mend="delete it, and name a run folder")
+    return name
+
+
 def point_latest_at(out: Path) -> None:
     """Make ``runs/latest`` name this run.
 
@@ -46,7 +61,8 @@ def point_latest_at(out: Path) -> None:
     with disk_faults(LATEST):
         RUNS.mkdir(exist_ok=True)
         target = os.path.relpath(os.path.realpath(out), os.path.realpath(RUNS))
-        staged = RUNS / f"{STAGING_PREFIX}latest-{os.getpid()}"
+        sweep(RUNS)
+        staged = partial_path(RUNS)
         try:
             staged.symlink_to(target, target_is_directory=True)
         except (OSError, NotImplementedError):  # a file system or an account without links

@@ -13,6 +13,9 @@ import yaml
 from yaml.constructor import ConstructorError
 from yaml.nodes import MappingNode, Node
 
+from ftx.errors import shown
+from ftx.strict_json import JsonError, refuse_extremes
+
 # Section 10.3.2 of YAML 1.2.2 (the core schema), without octal and hexadecimal numbers and without a
 # leading zero: `010` is text and no one has to guess its base.
 _RESOLVERS = (
@@ -32,6 +35,11 @@ _RESOLVERS = (
 )
 
 
+# Of a recipe with a list of all blocks of the deepest network; what has more was not written by hand.
+MOST_NODES = 20_000
+MOST_LEVELS = 32
+
+
 class YamlError(Exception):
     """Text that is not the plain YAML we take; the message says where and why."""
 
@@ -39,14 +47,25 @@ class YamlError(Exception):
 class _Loader(yaml.SafeLoader):
     yaml_implicit_resolvers: dict[Any, Any] = {}  # noqa: RUF012  PyYAML's own class attribute, emptied here
 
+    _nodes = _level = 0
+
     def compose_node(self, parent: Node | None, index: int) -> Node | None:
         event: Any = self.peek_event()
         line = event.start_mark.line + 1
+        self._nodes += 1
+        if self._nodes > MOST_NODES:
+            raise YamlError(f"line {line}: more than {MOST_NODES:,} keys and values")
+        if self._level >= MOST_LEVELS:
+            raise YamlError(f"line {line}: nested too deeply, in more than {MOST_LEVELS} levels")
         if isinstance(event, yaml.AliasEvent) or event.anchor is not None:
             raise YamlError(f"line {line}: anchors and aliases (& and *) are not taken, write the value out")
         if event.tag is not None:
             raise YamlError(f"line {line}: YAML tags are not taken, found '{event.tag}'")
-        return super().compose_node(parent, index)
+        self._level += 1
+        try:
+            return super().compose_node(parent, index)
+        finally:
+            self._level -= 1
 
     def construct_mapping(self, node: MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen: set[object] = set()
@@ -54,9 +73,9 @@ class _Loader(yaml.SafeLoader):
             key: object = self.construct_object(key_node, deep=True)
             line = key_node.start_mark.line + 1
             if not isinstance(key, str):
-                raise YamlError(f"line {line}: a key must be text, found {key!r}")
+                raise YamlError(f"line {line}: a key must be text, found {shown(key)}")
             if key in seen:
-                raise YamlError(f"line {line}: the key '{key}' stands here a second time")
+                raise YamlError(f"line {line}: the key {shown(key)} stands here a second time")
             seen.add(key)
         return super().construct_mapping(node, deep=deep)
 
@@ -90,6 +109,7 @@ def parse_yaml(text: str) -> object:
     """
     try:
         value: object = yaml.load(text, Loader=_Loader)  # a SafeLoader with less in it
+        refuse_extremes(value)
     except (ConstructorError, yaml.MarkedYAMLError) as error:
         mark = error.problem_mark
         raise YamlError(f"line {mark.line + 1 if mark else 1}: {error.problem or error.context}") from error
@@ -97,8 +117,10 @@ def parse_yaml(text: str) -> object:
         raise YamlError(str(error).replace("\n", " ")) from error
     except RecursionError as error:
         raise YamlError("nested too deeply") from error
-    except ValueError as error:  # Python reads no whole number of more than 4,300 digits
+    except JsonError as error:
         raise YamlError(str(error)) from error
+    except ValueError:  # Python reads no whole number of more than 4,300 digits
+        raise YamlError("a whole number beyond 64 bits") from None
     return value
 
 

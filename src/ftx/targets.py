@@ -12,14 +12,14 @@ from typing import Literal, cast, get_args
 
 from pydantic_core import PydanticCustomError
 
+from ftx.bounds import MOST_DEPTH, MOST_WIDTH
+
 Target = Literal["q", "k", "v", "proj", "fc1", "fc2"]
 TARGETS: tuple[Target, ...] = get_args(Target)
 # What an adapter serves: a target of the family table, or the whole of a layer that the user named.
 Role = Literal[Target, "layer"]
 WORDS: Mapping[str, tuple[Target, ...]] = {"attn": ("q", "k", "v", "proj"), "mlp": ("fc1", "fc2"), "all": TARGETS}
 
-# More than any model has: a slip of the keyboard must not fill the memory.
-MOST_BLOCKS = 10_000
 # all; the last N; the first N, as first:N; or those listed, counted from 0.
 Blocks = Literal["all"] | int | str | tuple[int, ...]
 
@@ -55,6 +55,8 @@ def block_choice(value: object) -> object:
     text = ",".join(map(str, cast("Sequence[object]", value))) if listed else str(value).replace(" ", "")
     counted = re.fullmatch(r"(?:(first|last):)?([1-9]\d*)", text)
     if counted and not listed and not isinstance(value, bool):
+        if len(counted[2]) > len(str(MOST_DEPTH)) or int(counted[2]) > MOST_DEPTH:
+            raise PydanticCustomError("ftx", "must be at most {most} blocks", {"most": MOST_DEPTH})
         return f"first:{counted[2]}" if counted[1] == "first" else int(counted[2])
     ranges = [re.fullmatch(r"(\d+)(?:-(\d+))?", part) for part in text.split(",")]
     # One number alone is a count; the block of that number is written as a list in YAML, or as 3-3.
@@ -62,8 +64,10 @@ def block_choice(value: object) -> object:
         form = "must be 'all', a whole number of 1 or more (the last so many), first:N, or a list as 0,3,6-8"
         raise PydanticCustomError("ftx", form)
     spans = [(int(found[1]), int(found[2] or found[1])) for found in ranges if found]
-    if any(first > last or last >= MOST_BLOCKS for first, last in spans):
-        raise PydanticCustomError("ftx", "must name blocks in order, each below {most}", {"most": MOST_BLOCKS})
+    if any(first > last or last >= MOST_DEPTH for first, last in spans):
+        raise PydanticCustomError("ftx", "must name blocks in order, each below {most}", {"most": MOST_DEPTH})
+    if sum(last + 1 - first for first, last in spans) > MOST_DEPTH:
+        raise PydanticCustomError("ftx", "must name at most {most} blocks", {"most": MOST_DEPTH})
     return tuple(sorted({number for first, last in spans for number in range(first, last + 1)}))
 
 
@@ -95,6 +99,8 @@ def _count(value: object) -> int:
         raise PydanticCustomError("ftx", "must be a whole number")
     if number < 1:
         raise PydanticCustomError("ftx", "must be greater than or equal to 1")
+    if number > MOST_WIDTH:
+        raise PydanticCustomError("ftx", "must be at most {most}", {"most": MOST_WIDTH})
     return int(number)
 
 

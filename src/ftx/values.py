@@ -10,8 +10,12 @@ from typing import Annotated
 from pydantic import BeforeValidator, Field
 from pydantic_core import PydanticCustomError
 
-# A side of the image that goes into a network; a slip of the keyboard must not ask for all the memory.
-MOST_PIXELS = 8192
+from ftx.bounds import MOST_EXPRESSION, MOST_LABELS, MOST_SIDE
+
+# Epochs and batches: more than anyone waits for, and few enough to be counted with.
+MOST_COUNTED = 1_000_000_000
+# Of a path, as Linux has it.
+_LONGEST_TEXT = 4096
 
 
 def no_bool(value: object) -> object:
@@ -35,8 +39,8 @@ def auto_or_size(value: object) -> object:
     if isinstance(value, bool) or len(sides) > 2 or not all(side.isdecimal() and int(side) > 0 for side in sides):
         raise PydanticCustomError("ftx", "must be 'auto', a whole number of 1 or more, or HEIGHTxWIDTH as in 224x160")
     height, width = int(sides[0]), int(sides[-1])
-    if max(height, width) > MOST_PIXELS:
-        raise PydanticCustomError("ftx", "must be at most {most} a side", {"most": MOST_PIXELS})
+    if max(height, width) > MOST_SIDE:
+        raise PydanticCustomError("ftx", "must be at most {most} a side", {"most": MOST_SIDE})
     return height if height == width else f"{height}x{width}"
 
 
@@ -46,6 +50,8 @@ def _word_or_count(value: object, word: str) -> object:
     text = str(value).strip()
     if isinstance(value, bool) or not text.isdecimal() or int(text) < 1:
         raise PydanticCustomError("ftx", "must be '{word}' or a whole number of 1 or more", {"word": word})
+    if int(text) > MOST_LABELS:
+        raise PydanticCustomError("ftx", "must be at most {most}", {"most": MOST_LABELS})
     return int(text)
 
 
@@ -63,6 +69,8 @@ def expression(value: object) -> object:
     """A regular expression of layers' names, or ``auto``."""
     if not isinstance(value, str) or not value.strip():
         raise PydanticCustomError("ftx", "must be 'auto' or a regular expression of layers' whole names")
+    if len(value) > MOST_EXPRESSION:
+        raise PydanticCustomError("ftx", "must have at most {most} characters", {"most": MOST_EXPRESSION})
     try:
         re.compile(value)
     except (re.error, OverflowError, RecursionError) as error:
@@ -74,7 +82,7 @@ def plain_path(value: object) -> object:
     """The path of a folder."""
     if isinstance(value, Path):
         return value
-    if not isinstance(value, str) or not value.strip() or "\0" in value:
+    if not isinstance(value, str) or not value.strip() or "\0" in value or len(value) > _LONGEST_TEXT:
         raise PydanticCustomError("ftx", "must be the path of a folder")
     return value
 
@@ -83,7 +91,7 @@ def plain_text(value: object) -> object:
     """Text that is not empty."""
     if isinstance(value, Path):
         return str(value)
-    if not isinstance(value, str) or not value.strip() or "\0" in value:
+    if not isinstance(value, str) or not value.strip() or "\0" in value or len(value) > _LONGEST_TEXT:
         raise PydanticCustomError("ftx", "must be text")
     return value
 
@@ -104,5 +112,5 @@ def auto_or_rate(value: object) -> object:
 Sides = Annotated[str, Field(pattern=r"^[1-9]\d*x[1-9]\d*$")]
 Switch = Annotated[bool, BeforeValidator(true_or_false)]
 Text = Annotated[str, BeforeValidator(plain_text)]
-Count = Annotated[int, BeforeValidator(no_bool), Field(ge=1)]
+Count = Annotated[int, BeforeValidator(no_bool), Field(ge=1, le=MOST_COUNTED)]
 Number = Annotated[float, BeforeValidator(no_bool), Field(allow_inf_nan=False)]

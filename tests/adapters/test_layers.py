@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from ftx.adapters.dora import DoraLinear
 from ftx.adapters.kernel import LayerAdapter, merged_weight, separate_products
 from ftx.adapters.lora import LoraLinear
-from ftx.adapters.product import MergedProduct, row_norms, summed_weight
+from ftx.adapters.product import MergedProduct
 from ftx.adapters.spec import Part
 
 FUSED = (Part("q", slice(0, 6), slice(0, 3)), Part("v", slice(12, 18), slice(3, 6)))  # q and v alone of 3 x 6 rows
@@ -47,7 +47,7 @@ def adapted(
 def test_gradients_in_float64(kind: type[LoraLinear] | type[DoraLinear], bias: bool, parts: tuple[Part, ...]) -> None:
     layer = adapted(kind, parts, bias=bias)
     magnitude = getattr(layer, "lora_magnitude_vector", None)
-    norm = None if magnitude is None else row_norms(_summed(layer)).detach()
+    norm = _summed(layer).detach().norm(dim=1)
     x = torch.randn(5, 10, dtype=torch.float64, generator=torch.Generator().manual_seed(1), requires_grad=True)
     blocks = [layer.lora_B[part.rows, part.ranks].detach().requires_grad_() for part in parts]
     owned = [] if magnitude is None else [magnitude[part.rows].detach().requires_grad_() for part in parts]
@@ -60,9 +60,11 @@ def test_gradients_in_float64(kind: type[LoraLinear] | type[DoraLinear], bias: b
             B[part.rows, part.ranks] = given[number]
             if m is not None:
                 m[part.rows] = given[len(parts) + number]
-        with torch.no_grad():
-            summed = summed_weight(layer.weight, A, B, SCALING)
-        return MergedProduct.apply(x, summed, layer.bias, A, B, m, norm, SCALING, parts)
+        if m is not None:
+            # The gradient holds the norm constant (section 4.3). A function that does so as well: with its magnitude
+            # times what the norm grew by, the gain m / norm follows m alone.
+            m = m * ((layer.weight + SCALING * B @ A).detach().norm(dim=1) / norm)
+        return MergedProduct.apply(x, layer.weight, layer.bias, A, B, m, SCALING, parts)
 
     assert torch.autograd.gradcheck(answer, [x, layer.lora_A, *blocks, *owned])
 
@@ -193,9 +195,18 @@ def test_the_merge_answers_as_separate_products(
     magnitude = np.abs(normal(outputs)) if dora else None
     adapter = LayerAdapter(normal((rank, inputs)), normal((outputs, rank)), scaling, magnitude)
     x = normal((9, inputs))
-    expected = separate_products(x, weight, adapter)
-    # float64; a row whose parts nearly cancel loses digits in the expanded norm
-    np.testing.assert_allclose(x @ merged_weight(weight, adapter).T, expected, rtol=1e-6, atol=1e-6)
+    merged = merged_weight(weight, adapter)
+    found, expected = x @ merged.T, separate_products(x, weight, adapter)
+    # float64: sums of at most 17 terms, each rounded to 1.1e-16 of the terms' own size.
+    A, B = abs(adapter.lora_A_RI), abs(adapter.lora_B_OR)
+    size = abs(x) @ (abs(weight) + scaling * B @ A).T
+    if magnitude is not None:
+        summed = weight + scaling * adapter.lora_B_OR @ adapter.lora_A_RI
+        norm = np.linalg.norm(summed, axis=1)
+        # The expanded norm, too, is rounded by its terms, which are larger where W and B·A nearly cancel.
+        cancelled = (np.linalg.norm(abs(weight) + scaling * B @ A, axis=1) / norm) ** 2
+        size = magnitude / norm * (size + cancelled * (abs(x) @ abs(summed).T))
+    assert (abs(found - expected) <= 1e-14 * size).all()
 
 
 def test_the_layer_computes_with_the_merged_weight() -> None:
@@ -211,3 +222,5 @@ def test_the_layer_computes_with_the_merged_weight() -> None:
         merged = torch.from_numpy(merged_weight(layer.weight.numpy(), adapter))
         # float64, sums in another order
         torch.testing.assert_close(layer.merged_weight(), merged, rtol=0, atol=1e-13)
+        x = torch.randn(5, 10, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
+        torch.testing.assert_close(layer(x), x @ merged.T + layer.bias, rtol=0, atol=1e-12)

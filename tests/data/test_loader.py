@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from ftx.data.augment import CROP_AREA, CROP_RATIO, crop_box, random_view
-from ftx.data.loader import TrainingImages, available_bytes, iter_pixels, load_pixels_many, reduce
+from ftx.data.budget import available_bytes
+from ftx.data.loader import TrainingImages, iter_pixels, load_pixels_many, reduce
 from ftx.data.preprocess import Preprocess, load_pixels
 from ftx.data.threads import in_threads
 from ftx.errors import ImageError

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image, ImageEnhance
 from skimage import data as photographs
 
-from ftx.data.looks import look_at, twins
+from ftx.data.looks import Look, look_at, twins
 
 NAMES = ("astronaut", "camera", "cat", "coffee", "rocket", "page", "clock", "coins", "moon")
 
@@ -59,3 +59,34 @@ def test_many_are_compared_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     generator = np.random.default_rng(0)
     looks = [look_at(Image.fromarray(generator.integers(0, 256, (40, 40, 3), dtype=np.uint8))) for _ in range(10)]
     assert sorted((pair.one, pair.other) for pair in twins(looks, looks)) == [(row, row) for row in range(10)]
+
+
+def correlated(correlation: float) -> tuple[Look, Look]:
+    """Two looks of equal bits, whose grey pixels correlate by this but for their rounding to whole levels."""
+    generator = np.random.default_rng(1)
+    one, other = generator.normal(size=(2, 32 * 32))
+    one -= one.mean()
+    one /= np.linalg.norm(one)
+    other -= other.mean()
+    other -= (other @ one) * one
+    other /= np.linalg.norm(other)
+    mixed = correlation * one + np.sqrt(1 - correlation**2) * other
+    grey = [(128 + 900 * each).round().clip(0, 255).astype(np.uint8).reshape(32, 32) for each in (one, mixed)]
+    return Look(0, grey[0]), Look(0, grey[1])
+
+
+# Rounding to whole grey levels, of a spread of 28, moves a correlation by some 1e-4.
+@pytest.mark.parametrize(("correlation", "found"), [(0.9785, 0), (0.9815, 1), (0.5, 0), (0.9, 0), (1.0, 1)])
+def test_near_duplicates_correlate_by_98_in_a_hundred(correlation: float, found: int) -> None:
+    one, other = correlated(correlation)
+    exact = float(np.corrcoef(one.grey_HW.ravel(), other.grey_HW.ravel())[0, 1])
+    assert exact == pytest.approx(correlation, abs=1e-3)
+    pairs = twins([one], [other])
+    assert len(pairs) == found
+    assert all(pair.correlation == pytest.approx(exact, abs=1e-5) for pair in pairs)
+
+
+@pytest.mark.parametrize(("bits", "found"), [(8, 1), (9, 0)])
+def test_near_duplicates_differ_by_8_bits_of_64(bits: int, found: int) -> None:
+    one, other = correlated(1.0)
+    assert len(twins([one], [Look(int("1" * bits, 2) << 20, other.grey_HW)])) == found

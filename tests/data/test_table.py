@@ -243,6 +243,33 @@ def test_one_class_is_none(tmp_path: Path) -> None:
     assert "multilabel" in str(caught.value)
 
 
+@pytest.mark.parametrize("task", ["multiclass", "multilabel"])
+def test_images_of_one_group_stand_on_one_side(task: TaskName, tmp_path: Path) -> None:
+    """Sixty images of twenty patients, three each: split image by image, hardly a patient of val were not in train."""
+    paths = pictures(tmp_path, 60)
+    rows = [f"{path},{'ab'[number % 2]},patient {number // 3}" for number, path in enumerate(paths)]
+    dataset = read_dataset(write(tmp_path / "t.csv", "path,labels,group", *rows), task, val_fraction=0.2)
+    patient = {path: number // 3 for number, path in enumerate(paths)}
+    sides = {side: [patient[entry.path] for entry in dataset.split(side)] for side in ("train", "val")}
+    assert not set(sides["train"]) & set(sides["val"])
+    # A fifth of the patients, each with all its images.
+    assert sorted(sides["val"]) == sorted(3 * sorted(set(sides["val"])))
+    assert len(set(sides["val"])) == 4
+    assert len(sides["train"]) == 48
+
+
+def test_copies_tie_the_groups_that_they_stand_in(tmp_path: Path) -> None:
+    paths = pictures(tmp_path, 40)
+    for pair in range(0, 40, 4):  # groups 0 and 1, 2 and 3, … share an image
+        (tmp_path / paths[pair + 2]).write_bytes((tmp_path / paths[pair]).read_bytes())
+    rows = [f"{path},{'ab'[number // 4 % 2]},{number // 2}" for number, path in enumerate(paths)]
+    dataset = read_dataset(write(tmp_path / "t.csv", "path,labels,group", *rows), "multilabel", val_fraction=0.3)
+    tied = {path: number // 4 for number, path in enumerate(paths)}
+    val = [tied[entry.path] for entry in dataset.split("val")]
+    assert sorted(val) == sorted(4 * sorted(set(val)))
+    assert len(set(val)) == 3
+
+
 def test_a_group_on_two_sides_is_refused(tmp_path: Path) -> None:
     paths = pictures(tmp_path, 6)
     rows = [f"{path},{'ab'[n % 2]},{'test' if n > 3 else ''},farm {n % 5}" for n, path in enumerate(paths)]

@@ -90,6 +90,10 @@ FLAGS = (
         slow=True,
     ),
     Flag("validate --images", "3", "3 images in each row, and not whole", of_artifacts.validate_images, slow=True),
+    Flag("validate --max-drop", "0.5", "fp16 proved instead of unproved", of_artifacts.validate_max_drop, slow=True),
+    Flag(
+        "validate --require-proof", "", "status 1 for what is unproved", of_artifacts.validate_require_proof, slow=True
+    ),
     Flag("validate --json", "", "one object", of_artifacts.validate_json, slow=True),
     Flag("eval RUN", "a run", "its images", of_artifacts.eval_run),
     Flag("eval --artifact", "dense", "torch answers instead of openvino", of_artifacts.eval_artifact, slow=True),
@@ -111,6 +115,7 @@ FLAGS = (
     Flag("run --set", "train.epochs=2", "two epochs", of_program.run_set, slow=True),
     Flag("run --out", "piped", "the folder", of_program.run_out, slow=True),
     Flag("run --strict", "", "status 2 for another number of labels", of_program.run_strict),
+    Flag("run --require-proof", "", "status 1 for what is unproved", of_program.run_require_proof, slow=True),
     Flag("run --json", "", "one object", of_program.run_json, slow=True),
     Flag("adapters DIR...", "two runs", "the change of each: |s B A| / |W|", of_merging.adapters),
     Flag("adapters --base", "a timm folder", "status 0, without it 2", of_merging.adapters_base),

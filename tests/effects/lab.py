@@ -176,7 +176,14 @@ class Lab:
     def piped(self) -> tuple[Path, Said]:
         """One that every flag was given to."""
         out = self.root / "piped"
-        return out, self.pipeline("none", "--set", "train.epochs=2", "--out", out)
+        return out, self.pipeline(
+            "none", "--set", "train.epochs=2", "--set", "validate.max_drop=0.9", "--require-proof", "--out", out
+        )
+
+    @cached_property
+    def unproved(self) -> Said:
+        """One that asks for proof of two points, which its few images cannot give."""
+        return self.pipeline("none", "--require-proof", "--out", self.root / "unproved")
 
     @cached_property
     def failing(self) -> Said:

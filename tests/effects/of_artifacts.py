@@ -86,6 +86,24 @@ def validate_images(lab: Lab, flag: str, value: str) -> None:
     assert said["whole"] is False
 
 
+def validate_max_drop(lab: Lab, flag: str, value: str) -> None:
+    """Ten of twenty images may go: that much is proved of fp16 without a loss, two points are not."""
+    run, _ = lab.exported
+    wide = lab.done("validate", run, flag, value, "--json").json
+    assert (wide["max_drop"], wide["verdicts"]["openvino/fp16"]) == (float(value), "proved")
+    default = lab.done("validate", run, "--json").json
+    assert (default["max_drop"], default["verdicts"]["openvino/fp16"]) == (0.02, "unproved")
+    assert lab.call("validate", run, flag, "1.5").status == 2
+
+
+def validate_require_proof(lab: Lab, flag: str, value: str) -> None:
+    run, _ = lab.exported
+    said = lab.call("validate", run, flag, "--json")
+    assert (said.status, said.json["ok"], said.json["problems"]) == (1, False, [])
+    assert "unproved" in said.json["verdicts"].values()
+    assert lab.done("validate", run, "--json").json["ok"] is True
+
+
 def validate_json(lab: Lab, flag: str, value: str) -> None:
     run, _ = lab.exported
     folder = run / "openvino" / "fp32"

@@ -53,6 +53,24 @@ def run_strict(lab: Lab, flag: str, value: str) -> None:
     assert not (lab.root / "strict").exists()
 
 
+def run_require_proof(lab: Lab, flag: str, value: str) -> None:
+    """What is not proved ends with status 1, though nothing failed; where all is proved, with 0."""
+    assert lab.unproved.status == 1
+    parity = lab.unproved.json["parity"]
+    assert parity["verdicts"] == {"dense": "proved", "onnx": "proved", "openvino/fp16": "unproved"}
+    assert (parity["problems"], parity["require_proof"]) == ([], True)
+    _, proved = lab.piped
+    assert proved.status == 0
+    assert set(proved.json["parity"]["verdicts"].values()) == {"proved"}
+
+
+def max_drop(lab: Lab, value: str) -> None:
+    """The margin that ftx validate holds a run's artifacts to."""
+    _, said = lab.piped
+    assert said.json["parity"]["max_drop"] == float(value)
+    assert lab.unproved.json["parity"]["max_drop"] == 0.02
+
+
 def run_json(lab: Lab, flag: str, value: str) -> None:
     _, said = lab.piped
     assert {"train", "merge", "export", "parity"} <= said.json.keys()

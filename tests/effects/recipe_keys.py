@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from tests.effects import of_models, of_training
+from tests.effects import of_models, of_program, of_training
 from tests.effects.lab import Lab
 
 
@@ -17,6 +17,7 @@ class Key:
     value: str
     seen: str
     check: Callable[[Lab, str], None]
+    slow: bool = False
 
 
 KEYS = (
@@ -54,5 +55,6 @@ KEYS = (
     Key("train.balance", "sampling", "the rare tenth is half of what is drawn", of_training.balance_by_sampling),
     Key("train.augment", "light", "another loss of noise, the same of one colour", of_training.augment),
     Key("train.patience", "2", "3 epochs instead of 6", of_training.patience),
+    Key("validate.max_drop", "0.9", "the margin of ftx validate", of_program.max_drop, slow=True),
     Key("train.tensorboard", "true", "reports/tensorboard", of_training.tensorboard),
 )

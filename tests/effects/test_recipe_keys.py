@@ -14,6 +14,14 @@ def test_every_key_has_a_row() -> None:
     assert {row.key for row in KEYS} == set(dotted_keys(Recipe))
 
 
-@pytest.mark.parametrize("row", KEYS, ids=lambda row: f"{row.key}={row.value}-{row.check.__name__}")
+@pytest.mark.parametrize(
+    "row",
+    [
+        pytest.param(
+            row, id=f"{row.key}={row.value}-{row.check.__name__}", marks=[pytest.mark.slow] if row.slow else []
+        )
+        for row in KEYS
+    ],
+)
 def test_a_key_has_its_effect(lab: Lab, row: Key) -> None:
     row.check(lab, row.value)

@@ -6,8 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ftx.data.preprocess import Preprocess
-from ftx.exporting.model_info import model_info, spaceless_names
-from ftx.labels import Labels
+from ftx.exporting.model_info import model_info
+from ftx.labels import Labels, spaceless_names
 from ftx.tasks import TASKS, Thresholds
 
 PREPROCESS = Preprocess(

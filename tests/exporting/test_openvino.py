@@ -23,7 +23,7 @@ from ftx.exporting.reference import balanced
 from ftx.quantizing import int8_share
 from ftx.run import Run
 
-PRECISIONS = ("fp32", "fp16", "int8")
+PRECISIONS = ("fp32", "fp16", pytest.param("int8", marks=pytest.mark.slow))
 LABELS_IN_MODEL_API = ("red_panda_2", "red_panda", "größe")
 
 
@@ -52,13 +52,15 @@ def test_fp16_is_off_by_the_rounding_of_its_weights(exported: Any) -> None:
     assert exported.bound(expected) < error < 5e-3 * np.abs(expected).max()
 
 
+@pytest.mark.slow
 def test_int8_computes_its_linear_layers_in_int8(exported: Any) -> None:
-    assert int8_share(compiled(exported.run.require("openvino/int8"))) >= 0.9
+    assert int8_share(compiled(exported.ir("int8"))) >= 0.9
     assert int8_share(compiled(exported.run.require("openvino/fp32"))) == 0
 
 
+@pytest.mark.slow
 def test_int8_answers_near_to_the_trained_model(exported: Any) -> None:
-    folder = exported.run.require("openvino/int8")
+    folder = exported.ir("int8")
     with safe_open(folder / "reference.safetensors", framework="np") as file:
         images, expected = file.get_tensor("images"), file.get_tensor("logits")
     error = np.abs(compiled(folder)(images)["logits"] - expected).mean()
@@ -68,7 +70,7 @@ def test_int8_answers_near_to_the_trained_model(exported: Any) -> None:
 
 @pytest.mark.parametrize("precision", PRECISIONS)
 def test_the_interface_is_the_one_promised(exported: Any, precision: str) -> None:
-    folder = exported.run.require(f"openvino/{precision}")
+    folder = exported.ir(precision)
     model = ov.Core().read_model(folder / "model.xml")
     (image,), (logits,) = model.inputs, model.outputs
     assert (image.get_names(), logits.get_names()) == ({"image"}, {"logits"})
@@ -81,7 +83,7 @@ def test_the_interface_is_the_one_promised(exported: Any, precision: str) -> Non
 
 @pytest.mark.parametrize("precision", PRECISIONS)
 def test_images_of_any_size_go_in(exported: Any, precision: str) -> None:
-    model = compiled(exported.run.require(f"openvino/{precision}"))
+    model = compiled(exported.ir(precision))
     for height, width in ((7, 90), (31, 33), (200, 64)):
         assert model(np.zeros((2, height, width, 3), np.uint8))["logits"].shape == (2, 3)
 
@@ -89,13 +91,18 @@ def test_images_of_any_size_go_in(exported: Any, precision: str) -> None:
 def test_precisions_differ_in_size(exported: Any) -> None:
     size = {item.precision: item.size_bytes for item in exported.report.artifacts if item.artifact != "onnx"}
     assert size["fp16"] < 0.55 * size["fp32"]
+
+
+@pytest.mark.slow
+def test_int8_is_the_smallest(exported: Any) -> None:
+    size = {item.precision: item.size_bytes for item in exported.report.artifacts if item.artifact != "onnx"}
     # A tiny model's graph (XML, ranges) weighs as much as a tenth of its weights.
-    assert size["int8"] < 0.35 * size["fp32"]
+    assert exported.int8.artifacts[0].size_bytes < 0.35 * size["fp32"]
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)
 def test_the_folder_is_complete_for_a_device(exported: Any, precision: str) -> None:
-    run, folder = exported.run, exported.run.require(f"openvino/{precision}")
+    run, folder = exported.run, exported.ir(precision)
     assert sorted(path.name for path in folder.iterdir()) == [
         "card.json",
         "model.bin",
@@ -138,7 +145,7 @@ def test_balanced_takes_turns_and_is_the_same_in_any_order(exported: Any) -> Non
 
 @pytest.mark.parametrize("precision", PRECISIONS)
 def test_model_api_opens_it_and_answers_as_we_do(exported: Any, precision: str) -> None:
-    folder = exported.run.require(f"openvino/{precision}")
+    folder = exported.ir(precision)
     ours = compiled(folder)
     # Left to itself Model API leaves the precision to the CPU, which may choose bf16.
     pinned = {"INFERENCE_PRECISION_HINT": "f32"}
@@ -159,7 +166,7 @@ def test_model_api_opens_it_and_answers_as_we_do(exported: Any, precision: str) 
 
 @pytest.mark.parametrize("precision", PRECISIONS)
 def test_nothing_tells_where_it_was_made(exported: Any, precision: str) -> None:
-    content = (exported.run.require(f"openvino/{precision}") / "model.xml").read_text(encoding="utf-8")
+    content = (exported.ir(precision) / "model.xml").read_text(encoding="utf-8")
     for secret in ("site-packages", str(exported.run.path), str(Path.home()), str(Path(ov.__file__).parent), ".py"):
         assert secret not in content
 
@@ -192,5 +199,6 @@ def test_a_fresh_process_writes_the_same_bytes_and_leaves_the_home_folder_alone(
     # Standard output is for results alone: one line here.
     assert len(done.stdout.splitlines()) == 1
     assert list(home.rglob("*")) == []
-    for artifact in ("onnx", "openvino/fp32", "openvino/int8"):
-        assert hashes(fresh_run.path / artifact) == hashes(exported.run.path / artifact)
+    made = {"onnx": exported.run.require("onnx")} | {f"openvino/{name}": exported.ir(name) for name in ("fp32", "int8")}
+    for artifact, folder in made.items():
+        assert hashes(fresh_run.path / artifact) == hashes(folder)

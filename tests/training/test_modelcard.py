@@ -200,6 +200,7 @@ def test_weights_of_the_hub_are_named_with_their_tag_and_licence(
     )
     assert done.returncode == 0, done.stderr
     assert float(done.stdout) < 1e-4  # f32, as above
+    assert Recipe.load(tmp_path / "run" / "recipe.yaml").model.name == name
     card = ModelCard.load(tmp_path / "run" / "trained" / "README.md")
     assert card.data.base_model == f"timm/{name}"
     assert (card.data.license, card.data.license_name) == licence

@@ -266,6 +266,8 @@ def test_interrupted_training_keeps_the_best_epoch(
     report = train(recipe(images, "lora", **{"train.epochs": 5}), progress=AfterFirstEpoch(press))
     assert report.interrupted
     assert report.epochs == 1
+    card = (Run.open().path / "trained" / "README.md").read_text(encoding="utf-8")
+    assert "| epoch kept | 1 of 1, by `accuracy`; interrupted: the recipe's 5 would go on |" in card
     assert merge(Run.open()).ok
 
 

@@ -11,9 +11,10 @@ from ftx.tasks.multiclass import Multiclass
 from ftx.validation.comparison import Reference, Subject, compare, dice
 from ftx.validation.report import ParityRow
 from ftx.validation.tolerance import BOUNDS, Bound
+from ftx.validation.verdict import judge
 
 SUBJECT = Subject("openvino/fp32", "openvino", "graph", "f32", 1.0)
-FREE = Bound(None, None, None, None, reason="asks nothing")
+FREE = Bound(None, None, reason="asks nothing")
 
 
 def multiclass(labels: int) -> Multiclass:
@@ -30,13 +31,14 @@ def reference(count: int = 64, labels: int = 5, seed: int = 0) -> Reference:
 
 
 def row_of(logits: Floats, bound: Bound, known: Reference | None = None) -> tuple[ParityRow, list[str]]:
-    return compare(known or reference(), logits, SUBJECT, bound)
+    judged = judge([compare(known or reference(), logits, SUBJECT, bound)], 0.02)
+    return judged.rows[0], judged.problems
 
 
 def test_the_same_answers_pass_every_bound() -> None:
     for bound in BOUNDS.values():
         row, faults = row_of(reference().logits, bound)
-        assert (row.ok, faults) == (True, [])
+        assert (row.ok, row.verdict, faults) == (True, "proved", [])
         assert (row.max_abs, row.mean_abs, row.agreement) == (0.0, 0.0, 1.0)
         assert row.cosine == pytest.approx(1.0, abs=1e-12)  # a sum of five products in f64
 
@@ -71,39 +73,6 @@ def test_permuted_labels_pass_no_bound(name: str) -> None:
     row, faults = row_of(np.roll(known.logits, 1, axis=1), BOUNDS[name], known)
     assert not row.ok
     assert faults
-
-
-@pytest.mark.parametrize("name", [name for name in sorted(BOUNDS) if BOUNDS[name].agreement is not None])
-def test_other_labels_on_a_tenth_of_the_images_pass_no_bound(name: str) -> None:
-    known = reference(count=640)
-    answers = known.logits.copy()
-    answers[::10] = np.roll(answers[::10], 1, axis=1)
-    _, faults = row_of(answers, BOUNDS[name], known)
-    assert any("labels agree to" in fault for fault in faults)
-    assert any("accuracy drops by" in fault for fault in faults)
-
-
-def test_four_of_128_images_lost_are_the_luck_of_the_draw_and_nine_are_not() -> None:
-    known = reference(count=128)
-    right = np.flatnonzero(known.logits.argmax(1) == known.targets.argmax(1))
-    # Half a point of 128 is one image: three more with none gained have p = 1/8, eight more p = 1/256.
-    for lost, passes in ((4, True), (9, False)):
-        answers = known.logits.copy()
-        answers[right[:lost]] = np.roll(answers[right[:lost]], 1, axis=1)
-        half_a_point = Bound(None, None, None, accuracy_drop=0.005, reason="half a point")
-        assert row_of(answers, half_a_point, known)[0].ok is passes
-
-
-def test_one_image_of_few_is_the_luck_of_the_draw() -> None:
-    known = reference(count=64)
-    answers = known.logits.copy()
-    best, second = np.argsort(-answers[7])[:2]
-    answers[7, [best, second]] = answers[7, [second, best]]
-    loose = Bound(None, None, agreement=0.98, accuracy_drop=0.005, reason="one of 64 is 1.6 %")
-    row, faults = row_of(answers, loose, known)
-    assert row.agreement == 63 / 64
-    assert faults == []
-    assert row.worst[0] == "image-7.png"
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
@@ -151,15 +120,3 @@ def test_sets_of_labels_agree_by_the_share_that_is_in_both() -> None:
     one = np.array([[1, 1, 0, 0], [0, 0, 0, 0], [0, 0, 0, 0], [1, 0, 0, 0], [0, 1, 0, 0]], dtype=bool)
     other = np.array([[1, 1, 1, 0], [0, 0, 0, 0], [0, 0, 1, 0], [0, 1, 0, 0], [0, 1, 0, 0]], dtype=bool)
     np.testing.assert_allclose(dice(one, other), [4 / 5, np.nan, 0, 0, 1])
-
-
-def test_what_few_images_cannot_tell_is_said_and_fails_nothing() -> None:
-    known = reference(count=20)
-    answers = known.logits.copy()
-    for row in range(2):  # two of twenty change their label: 90 %, and up to 97 with confidence
-        answers[row] = np.roll(answers[row], 1)
-    row, faults = row_of(answers, Bound(None, None, agreement=0.95, accuracy_drop=0.005, reason="as int8"), known)
-    assert (row.ok, faults) == (True, [])
-    assert [text.split(" (")[0] for text in row.unsure] == ["labels agree to 90.0%", "accuracy drops by 10.00 points"]
-    row, _ = row_of(known.logits, BOUNDS["int8.graph"], known)
-    assert row.unsure == []

@@ -10,13 +10,25 @@ from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
-from ftx.card import REFERENCE, read_card, write_card
+from ftx.card import CARD, PROOF, REFERENCE, read_card, write_card
 from ftx.errors import ExportError
+from ftx.files import sha256_file
 from ftx.labels import Labels
+from ftx.prediction import predict
+from ftx.progress import SPOKEN
+from ftx.runtimes.openvino import OpenVinoPredictor, default_compute
 from ftx.validation import validate
+from ftx.validation.proof import Answers, keep_proof
+
+
+def colour_pixels(colour: int) -> np.ndarray:
+    pixels = np.full((16, 16, 3), 60, np.uint8)
+    pixels[..., colour] += 100
+    return pixels
 
 
 @pytest.fixture
@@ -118,3 +130,109 @@ def test_logits_that_are_no_numbers_fail(folder: Path) -> None:
     assert not report.ok
     assert "not finite" in report.problems[0]
     json.loads(report.model_dump_json(), parse_constant=pytest.fail)
+
+
+def judged_elsewhere(
+    folder: Path, verdict: str, *, off: float = 0.0, max_drop: float = 0.02, high: float = 0.01
+) -> None:
+    """Leave beside the model what ``ftx validate RUN`` writes: a verdict, and the model's answers, off by so much."""
+    report = validate(folder)
+    rows = [row.model_copy(update={"drop_high": high, "artifact": "openvino/int8"}) for row in report.rows]
+    answers = [
+        Answers.of(compute, OpenVinoPredictor(folder, role).logits(load_file(folder / REFERENCE)["images"]) + off)
+        for role, compute in (("f32", "f32"), ("auto", "auto:f32"))
+    ]
+    found = report.model_copy(
+        update={"verdicts": {"openvino/int8": verdict}, "rows": rows, "max_drop": max_drop}
+        | {"said": {"openvino/int8": "at most 1.0 points lost (95 %): 2 lost, 2 gained of 900"}}
+    )
+    card = read_card(folder)
+    write_card(folder, card.model_copy(update={"precision": "int8"}))  # what rests on labels, and on no bound of f32
+    keep_proof(folder, found, "openvino/int8", answers)
+
+
+@pytest.mark.parametrize(
+    ("there", "off", "verdict"),
+    [
+        ("proved", 0.0, "proved"),
+        ("unproved", 0.0, "unproved"),
+        ("failed", 0.0, "failed"),
+        # The largest logit is 2.4, so the same answers are those within 2.4e-4: the order of sums.
+        ("proved", 2e-4, "proved"),
+        ("proved", 3e-4, "unproved"),
+        ("proved", 0.03, "unproved"),
+    ],
+)
+def test_a_verdict_holds_here_where_the_model_answers_as_there(
+    folder: Path, there: str, off: float, verdict: str
+) -> None:
+    judged_elsewhere(folder, there, off=off)
+    report = validate(folder)
+    assert report.verdicts == {"openvino/int8": verdict}
+    assert report.ok is (verdict != "failed")
+    found = report.transfer
+    assert found is not None
+    assert found.same is (off <= 2e-4)
+    assert found.max_abs == pytest.approx(off, abs=1e-6)
+    assert f"there {there}: at most 1.0 points lost" in found.said
+    if not found.same:
+        # 0 of 12: 1 - 0.05^(1/12).
+        assert "here 0 of 12 reference images change their labels: at most 22.1 % would" in found.said
+
+
+def test_a_model_that_was_never_judged_proves_little_by_itself(folder: Path) -> None:
+    card = read_card(folder)
+    write_card(folder, card.model_copy(update={"precision": "int8"}))
+    report = validate(folder)
+    assert report.verdicts == {"openvino/int8": "unproved"}
+    assert "0 lost, 0 gained of 12; 149 images with no further loss would prove 2" in report.said["openvino/int8"]
+    assert report.ok
+    assert not validate(folder, require_proof=True).ok
+
+
+def test_a_narrower_margin_is_held_against_what_was_found_there(folder: Path) -> None:
+    judged_elsewhere(folder, "proved", high=0.01)
+    assert validate(folder, max_drop=0.02).verdicts == {"openvino/int8": "proved"}
+    assert validate(folder, max_drop=0.011).verdicts == {"openvino/int8": "proved"}
+    assert validate(folder, max_drop=0.009).verdicts == {"openvino/int8": "unproved"}
+
+
+def test_what_this_machine_found_is_kept_and_asked_for_again_on_another(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def told() -> str:
+        list(predict([folder.parent / "image.png"], folder, progress=SPOKEN))
+        return capsys.readouterr().err
+
+    Image.fromarray(colour_pixels(0)).save(folder.parent / "image.png")
+    assert "nobody has validated this model on this CPU" in told()
+    # A CPU that computes in bf16 by itself proves nothing on twelve images, one that computes in f32 does.
+    (verdict,) = validate(folder).verdicts.values()
+    assert verdict == ("unproved" if default_compute() == "auto:bf16" else "proved")
+    assert told() == "" if verdict == "proved" else "this model is unproved on this machine" in told()
+    proof = json.loads((folder / PROOF).read_text())
+    assert [found["verdict"] for found in proof["devices"]] == [verdict]
+    validate(folder)
+    assert len(json.loads((folder / PROOF).read_text())["devices"]) == 1
+    # The folder moves to a machine with another version of OpenVINO, then to another CPU.
+    for field, value in (("openvino", "2020.1"), ("cpu", "another"), ("instructions", ["avx2"])):
+        other = json.loads(json.dumps(proof))
+        other["devices"][0]["machine"][field] = value
+        (folder / PROOF).write_text(json.dumps(other))
+        assert "nobody has validated this model on this CPU" in told()
+    validate(folder)
+    assert len(json.loads((folder / PROOF).read_text())["devices"]) == 2
+    # Of another model, as after an export into the same folder, it says nothing.
+    (folder / PROOF).write_text(json.dumps(proof | {"ir": "another"}))
+    assert "nobody has validated" in told()
+
+
+def test_the_proof_lies_outside_of_the_hashes_and_a_broken_one_is_refused(folder: Path) -> None:
+    validate(folder)
+    assert PROOF not in read_card(folder).files
+    for text in ("{", "[]", '{"ir": 3}', json.dumps({"ir": sha256_file(folder / CARD), "devices": [{}]})):
+        (folder / PROOF).write_text(text)
+        with pytest.raises(ExportError, match=r"proof\.json does not hold"):
+            validate(folder)
+    with pytest.raises(ValueError, match="bytes are not 2 x 2 numbers"):
+        Answers(compute="f32", images=2, labels=2, logits="AAAA")

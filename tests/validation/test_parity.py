@@ -8,10 +8,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ftx.errors import DataError, RunError
+from ftx.errors import DataError, InputError, RunError
 from ftx.files import sha256_file
 from ftx.run import Run
 from ftx.validation import ParityReport, validate
+from ftx.validation.proof import read_proof
+from ftx.validation.tolerance import kind_of
 
 pytestmark = pytest.mark.slow
 
@@ -46,7 +48,13 @@ def test_an_untouched_run_passes_in_every_row(validated_run: Path) -> None:
             for compute in ("f32", "auto")
         ),
     }
-    assert all(row.images == 24 for row in report.rows)
+    # In f32 the graph is compared on 128 of the 240 held-out images; what rests on labels is asked about them all.
+    for row in report.rows:
+        by_logits = row.view == "graph" and kind_of(row.artifact, row.compute) == "fp32"
+        assert row.images == (128 if by_logits else 240)
+    assert report.verdicts == dict.fromkeys(["dense", "onnx", *IRS], "proved"), report.said
+    assert all(row.verdict == "proved" for row in report.rows)
+    assert (report.whole, report.split, report.max_drop) == (True, "test", 0.02)
     # The classes are plain colours: a model that did not learn them would prove nothing by agreeing.
     assert all(row.accuracy is not None and row.accuracy > 0.9 for row in report.rows)
     assert {row.latency_ms > 0 for row in report.rows} == {True}
@@ -61,10 +69,17 @@ def test_the_trained_model_equals_itself(validated_run: Path) -> None:
 
 
 def test_fewer_images_are_spread_over_the_classes(whole_run: Path, tmp_path: Path) -> None:
-    report = validate(copy_with(whole_run, tmp_path, "openvino/fp32"), images=8)
+    run = copy_with(whole_run, tmp_path, "openvino/fp32")
+    report = validate(run, images=8)
     assert {row.images for row in report.rows} == {8}
     (row,) = [row for row in report.rows if row.artifact == "trained"]
-    assert {name.split("/")[0] for name in row.worst} >= {"amber", "blue"}
+    assert {name.split("/")[1] for name in row.worst} >= {"amber", "blue"}
+    # A part of the images proves nothing, not even in f32.
+    assert report.whole is False
+    assert set(report.verdicts.values()) == {"unproved"}
+    assert report.said["openvino/fp32"].endswith("8 of 240 held-out images were asked, and all prove")
+    assert report.ok
+    assert not validate(run, images=8, require_proof=True).ok
 
 
 def test_labels_of_the_dense_model_in_another_order(whole_run: Path, tmp_path: Path) -> None:
@@ -99,3 +114,41 @@ def test_a_run_without_exports_says_what_to_do(whole_run: Path, tmp_path: Path) 
     with pytest.raises(RunError, match="nothing to validate") as caught:
         validate(copy_with(whole_run, tmp_path))
     assert "ftx export" in str(caught.value)
+
+
+def test_the_margin_is_the_recipes_unless_another_is_given(whole_run: Path, tmp_path: Path) -> None:
+    run = copy_with(whole_run, tmp_path, "openvino/int8")
+    path = run / "recipe.yaml"
+    path.write_text(path.read_text().replace("max_drop: 0.02", "max_drop: 0.001"))
+    manifest = json.loads((run / "run.json").read_text())
+    manifest["files"]["recipe.yaml"] = sha256_file(path)
+    (run / "run.json").write_text(json.dumps(manifest))
+    report = validate(run)
+    assert report.max_drop == 0.001
+    assert report.verdicts["openvino/int8"] == "unproved"
+    assert {row.max_drop for row in report.rows} == {0.001}
+    wide = validate(run, max_drop=0.1)
+    assert wide.verdicts["openvino/int8"] == "proved"
+    with pytest.raises(InputError, match="--max-drop 1 is no margin"):
+        validate(run, max_drop=1.0)
+
+
+def test_each_ir_carries_what_was_found_of_it(validated_run: Path, tmp_path: Path) -> None:
+    report = ParityReport.model_validate_json((validated_run / "reports" / "parity.json").read_bytes())
+    # As a device gets it: the folder alone.
+    folder = Path(shutil.copytree(validated_run / "openvino/int8", tmp_path / "int8"))
+    proof = read_proof(folder).run
+    assert proof is not None
+    assert (proof.verdict, proof.said) == ("proved", report.said["openvino/int8"])
+    assert [row.artifact for row in proof.rows] == ["openvino/int8"] * 4
+    assert [answers.compute.partition(":")[0] for answers in proof.answers] == ["f32", "auto"]
+    here = validate(folder)
+    assert here.transfer is not None
+    assert (here.transfer.same, here.verdicts) == (True, {"openvino/int8": "proved"})
+    # By its 64 reference images alone it would be unproved.
+    (folder / "proof.json").unlink()
+    assert validate(folder).verdicts == {"openvino/int8": "unproved"}
+    # Beside another model it says nothing.
+    other = Path(shutil.copytree(validated_run / "openvino/fp16", tmp_path / "fp16"))
+    shutil.copy(validated_run / "openvino/int8/proof.json", other / "proof.json")
+    assert read_proof(other).run is None

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-import json
 import math
-import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from ftx.errors import AdapterError
+from ftx.bounds import MOST_DEPTH, MOST_WIDTH
+from ftx.complaints import first_complaint
+from ftx.errors import AdapterError, shown
+from ftx.expressions import ExpressionError, Expressions
+from ftx.strict_json import JsonError, read_json
 
 CONFIG = "adapter_config.json"
 
@@ -35,9 +37,9 @@ _OTHER_KINDS = (
 # the file does not hold.
 _BASE_UNTOUCHED = (True, False, None, "gaussian", "eva", "orthogonal", "mica")
 
-_Rank = Annotated[int, Field(ge=1)]
+_Rank = Annotated[int, Field(ge=1, le=MOST_WIDTH)]
 _Alpha = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-_Names = str | list[str] | None
+_Names = str | Annotated[list[str], Field(max_length=MOST_DEPTH)] | None
 
 
 class _Note(BaseModel):
@@ -51,14 +53,14 @@ class _Document(BaseModel):
 
     r: _Rank
     lora_alpha: _Alpha
-    rank_pattern: dict[str, _Rank] | None = None
-    alpha_pattern: dict[str, _Alpha] | None = None
+    rank_pattern: Annotated[dict[str, _Rank], Field(max_length=MOST_DEPTH)] | None = None
+    alpha_pattern: Annotated[dict[str, _Alpha], Field(max_length=MOST_DEPTH)] | None = None
     use_dora: bool = False
     use_rslora: bool = False
     target_modules: _Names = None
     exclude_modules: _Names = None
-    modules_to_save: list[str] | None = None
-    layers_to_transform: int | list[int] | None = None
+    modules_to_save: Annotated[list[str], Field(max_length=MOST_DEPTH)] | None = None
+    layers_to_transform: int | Annotated[list[int], Field(max_length=MOST_DEPTH)] | None = None
     layers_pattern: _Names = None
     base_model_name_or_path: str | None = None
     ftx: _Note | None = None
@@ -70,6 +72,7 @@ class PeftConfig:
 
     path: Path
     document: _Document
+    expressions: Expressions = field(default_factory=Expressions, compare=False, repr=False)
 
     @property
     def dora(self) -> bool:
@@ -116,7 +119,7 @@ class PeftConfig:
 
     def saves(self, name: str) -> bool:
         """Whether a module of this name, or one around it, was trained and saved whole."""
-        return any(self._match(rf"(?:.*\.)?{saved}(?:\..*)?", name) for saved in self.saved)
+        return any(self._match(rf"(?:.*\.)?{saved}(?:\..*)?", name) is not None for saved in self.saved)
 
     def _is_named(self, name: str, names: _Names) -> bool:
         if isinstance(names, str):
@@ -125,15 +128,17 @@ class PeftConfig:
 
     def _of_pattern(self, pattern: Mapping[str, float] | None, default: float, name: str) -> float:
         """Peft's rule: the first key that is the name, or an ending of it that begins at a dot."""
-        found = (value for one, value in (pattern or {}).items() if self._match(rf"(?:.*\.)?(?:{one})", name))
-        return next(found, default)
+        for one, value in (pattern or {}).items():
+            if self._match(rf"(?:.*\.)?(?:{one})", name) is not None:
+                return value
+        return default
 
-    def _match(self, expression: str, name: str) -> re.Match[str] | None:
+    def _match(self, expression: str, name: str) -> Mapping[str, str] | None:
         try:
-            return re.fullmatch(expression, name)
-        except (re.error, OverflowError, RecursionError) as error:
+            return self.expressions.fullmatch(expression, name)
+        except ExpressionError as error:
             raise AdapterError(
-                "an expression of the adapter's config cannot be read", where=self.path, found=f"{expression}: {error}"
+                "an expression of the adapter's config cannot be read", where=self.path, found=str(error)
             ) from error
 
 
@@ -144,12 +149,12 @@ def read_config(folder: Path) -> PeftConfig:
     """
     path = folder / CONFIG
     try:
-        document: object = json.loads(path.read_bytes())
+        document = read_json(path)
     except FileNotFoundError:
         raise AdapterError(
             "this folder is no adapter", where=folder, found=f"no {CONFIG}", mend="name a folder that peft or ftx wrote"
         ) from None
-    except (OSError, ValueError, RecursionError) as error:
+    except (OSError, JsonError) as error:
         raise AdapterError("the adapter's config cannot be read", where=path, found=str(error)) from error
     if not isinstance(document, dict):
         raise AdapterError("the adapter's config is no mapping", where=path)
@@ -157,12 +162,7 @@ def read_config(folder: Path) -> PeftConfig:
     try:
         return PeftConfig(path, _Document.model_validate(document))
     except ValidationError as error:
-        first = error.errors()[0]
-        key = ".".join(str(part) for part in first["loc"])
-        found = f"{key}: {first['input']!r}"
-        raise AdapterError(
-            "the adapter's config does not hold", where=path, found=f"{found}; {first['msg']}"
-        ) from error
+        raise AdapterError("the adapter's config does not hold", where=path, found=first_complaint(error)) from error
 
 
 def _refuse_other_kinds(config: Mapping[str, object], path: Path) -> None:
@@ -171,18 +171,18 @@ def _refuse_other_kinds(config: Mapping[str, object], path: Path) -> None:
         raise AdapterError(
             "only LoRA and DoRA adapters merge",
             where=path,
-            found=f"peft_type {kind}",
+            found=f"peft_type {shown(kind)}",
             mend="merge it with peft (merge_and_unload) and train or export from that model",
         )
     if other := [key for key in _OTHER_KINDS if config.get(key)]:
         raise AdapterError("an adapter of a kind that ftx does not merge", where=path, found=", ".join(other))
     if config.get("bias", "none") != "none":
-        raise AdapterError("an adapter with trained biases", where=path, found=f"bias {config['bias']}")
+        raise AdapterError("an adapter with trained biases", where=path, found=f"bias {shown(config['bias'])}")
     start = config.get("init_lora_weights")
     if start not in _BASE_UNTOUCHED:
         raise AdapterError(
             "the adapter is one of a changed base, which the file does not hold",
             where=path,
-            found=f"init_lora_weights {start}",
+            found=f"init_lora_weights {shown(start)}",
             mend="let peft convert it when saving: save_pretrained(..., path_initial_model_for_weight_conversion=...)",
         )

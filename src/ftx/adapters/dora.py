@@ -40,20 +40,17 @@ class DoraLinear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """y = x·W'ᵀ + b. Shape: [..., I] to [..., O]."""
-        with torch.no_grad():  # the norm is a constant of the gradient (section 4.3)
-            summed_OI = summed_weight(self.weight, self.lora_A, self.lora_B, self.scaling)
-            norm_O = row_norms(summed_OI)
         if self.training and self.dropout > 0:
-            return self._with_dropout(x, norm_O)
+            return self._with_dropout(x)
         factors = (self.lora_A, self.lora_B)
-        y = merged_product(
-            x, summed_OI, self.bias, factors, self.lora_magnitude_vector, norm_O, self.scaling, self.parts
-        )
+        y = merged_product(x, self.weight, self.bias, factors, self.lora_magnitude_vector, self.scaling, self.parts)
         # The product is kept for the magnitude's gradient; who adds to it in place is given a copy.
         return y.clone() if self.added_to_in_place else y
 
-    def _with_dropout(self, x: Tensor, norm_O: Tensor) -> Tensor:
+    def _with_dropout(self, x: Tensor) -> Tensor:
         """The side path with peft's meaning: x·Wᵀ + b + (g − 1)·x̃·Wᵀ + g·s·x̃·(B·A)ᵀ for the dropped x̃."""
+        with torch.no_grad():  # the norm is a constant of the gradient (section 4.3)
+            norm_O = row_norms(summed_weight(self.weight, self.lora_A, self.lora_B, self.scaling))
         x_dropped = dropout(x, self.dropout)
         gain_O = gain(self._owned_magnitude(), norm_O)
         side = side_product(x_dropped, (self.lora_A, self.lora_B), self.scaling, self.parts, self.out_features)

@@ -61,11 +61,10 @@ def side_product(
 
 def merged_product(
     x: Tensor,
-    summed_OI: Tensor,
+    weight_OI: Tensor,
     bias_O: Tensor | None,
     factors: tuple[Tensor, Tensor],
     magnitude_O: Tensor | None,
-    norm_O: Tensor | None,
     scaling: Scaling,
     parts: tuple[Part, ...],
 ) -> Tensor:
@@ -75,7 +74,5 @@ def merged_product(
         x = x.to(torch.get_autocast_dtype(device))
     # Inside, every cast is written out: autocast would round A and B before they are summed into W'.
     with torch.autocast(device, enabled=False):
-        y_NO = MergedProduct.apply(
-            x.reshape(-1, x.shape[-1]), summed_OI, bias_O, *factors, magnitude_O, norm_O, scaling, parts
-        )
+        y_NO = MergedProduct.apply(x.reshape(-1, x.shape[-1]), weight_OI, bias_O, *factors, magnitude_O, scaling, parts)
     return y_NO.view(*x.shape[:-1], -1)

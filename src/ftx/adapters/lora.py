@@ -41,4 +41,4 @@ class LoraLinear(nn.Module):
             side = side_product(x_dropped, factors, self.scaling, self.parts, self.out_features)
             return linear(x, self.weight, self.bias) + side
         factors = (self.lora_A, self.lora_B)
-        return merged_product(x, self.merged_weight(), self.bias, factors, None, None, self.scaling, self.parts)
+        return merged_product(x, self.weight, self.bias, factors, None, self.scaling, self.parts)

@@ -2,9 +2,9 @@
 
 Legend: N tokens, I inputs, O outputs, R ranks (summed over the parts of a fused layer).
 
-Forward: W' = g · (W + s·B·A) is built once (2·O·I·R operations against 2·N·O·I of the product itself),
-then y = x·W'ᵀ + b is one dense product. Backward needs g·W' for dx and products with a thin side for
-dA and dB; the dense dW' of [O, I] is never formed. ``g`` is one for LoRA and m / ‖W + s·B·A‖ for DoRA.
+Forward: W' = g · (W + s·B·A) is built once, here, of the factors that the gradient goes to (2·O·I·R operations against
+2·N·O·I of the product itself), then y = x·W'ᵀ + b is one dense product. Backward needs g·W' for dx and products with a
+thin side for dA and dB; the dense dW' of [O, I] is never formed. ``g`` is one for LoRA and m / ‖W + s·B·A‖ for DoRA.
 """
 
 from __future__ import annotations
@@ -39,22 +39,20 @@ def gain(magnitude_O: Tensor, norm_O: Tensor) -> Tensor:
 
 
 class MergedProduct(torch.autograd.Function):
-    """y = x · (g·(W + s·B·A))ᵀ + b.
+    """y = x · (g·(W + s·B·A))ᵀ + b, where ``magnitude`` is None for LoRA.
 
-    ``magnitude`` and ``norm`` are both None for LoRA. The norm is an input of its own because DoRA
-    holds it constant in the gradient (arXiv:2402.09353, section 4.3).
+    DoRA's norm of W + s·B·A is a constant of the gradient (arXiv:2402.09353, section 4.3).
     """
 
     @staticmethod
     def forward(  # pyright: ignore[reportIncompatibleMethodOverride]
         ctx: Any,
         x_NI: Tensor,
-        summed_OI: Tensor,
+        weight_OI: Tensor,
         bias_O: Tensor | None,
         lora_A_RI: Tensor,
         lora_B_OR: Tensor,
         magnitude_O: Tensor | None,
-        norm_O: Tensor | None,
         scaling: Scaling,
         parts: tuple[Part, ...],
     ) -> Tensor:
@@ -62,12 +60,13 @@ class MergedProduct(torch.autograd.Function):
         compute = x_NI.dtype
         bias = None if bias_O is None else bias_O.to(compute)
         product_NO: Tensor | None = None
-        if magnitude_O is None or norm_O is None:
+        summed_OI = summed_weight(weight_OI, lora_A_RI, lora_B_OR, scaling)
+        if magnitude_O is None:
             gain_O = None
             merged_OI = summed_OI.to(compute)
             y_NO = linear(x_NI, merged_OI, bias)
         else:
-            gain_O = gain(magnitude_O, norm_O)
+            gain_O = gain(magnitude_O, row_norms(summed_OI))
             merged_OI = (summed_OI * gain_O[:, None]).to(compute)
             if _reduced(compute) and bias is not None:
                 # The magnitude's gradient needs the product before its bias: taken off a bf16 output
@@ -105,7 +104,7 @@ class MergedProduct(torch.autograd.Function):
         dm_O = None
         if magnitude_O is not None:
             dm_O = _magnitude_gradient(dy_NO, product_NO, bias_O, magnitude_O, ctx.parts)
-        return dx_NI, None, None, dA_RI, dB_OR, dm_O, None, None, None
+        return dx_NI, None, None, dA_RI, dB_OR, dm_O, None, None
 
 
 def _magnitude_gradient(

@@ -13,13 +13,15 @@ import torch
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
+from ftx.architectures import read_architectures
 from ftx.backbones.digest import base_digest
 from ftx.backbones.families import head_names, plain_vit, pretrained_config
 from ftx.backbones.grey import grey_level, take_grey
 from ftx.backbones.stages import token_shape
 from ftx.backbones.weights import fetch_pretrained, fill_strictly, read_weights
+from ftx.data.loader import available_bytes
 from ftx.data.preprocess import Preprocess, covering
-from ftx.errors import ModelError, nearest
+from ftx.errors import EnvironmentFault, ModelError, nearest, shown
 from ftx.resources import EMBEDDED, embedded_weights
 
 # Height and width, or patches down and across.
@@ -54,6 +56,7 @@ def build(name: str, *, weights: str, num_classes: int, image_size: int | str, s
     that do not fit; EnvironmentFault if the hub cannot be reached.
     """
     architecture = resolve(name)
+    _require_memory(architecture, name)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         module = timm.create_model(architecture, num_classes=0)
@@ -76,6 +79,18 @@ def build(name: str, *, weights: str, num_classes: int, image_size: int | str, s
     return Backbone(module=module.eval(), architecture=architecture, digest=digest, preprocess=pre)
 
 
+def _require_memory(architecture: str, name: str) -> None:
+    """Raise EnvironmentFault where a model's parameters alone are more than the machine has memory for."""
+    bare = architecture.partition(".")[0]
+    known = next((one for one in read_architectures().architectures if one.architecture == bare), None)
+    if known is not None and 4 * known.parameters > (free := available_bytes()):
+        raise EnvironmentFault(
+            f"there is not enough memory for {shown(name)}",
+            found=f"{4 * known.parameters / 1e9:.1f} GB of parameters, {free / 1e9:.1f} GB free",
+            mend="a smaller --model: `ftx models` lists their sizes",
+        )
+
+
 def resolve(name: str) -> str:
     """The timm architecture that a name stands for.
 
@@ -91,16 +106,24 @@ def resolve(name: str) -> str:
         found = f"nearest: {alike}" if alike else f"{len(known)} models are known, none of a like name"
         if holding:
             found = f"{len(holding)} names hold it: {', '.join(holding[:3])}{', …' if len(holding) > 3 else ''}"
-        mend = f"`ftx models {name}` lists them" if holding else f"--model {alike or 'dinov2-small'}"
-        raise ModelError(f"there is no model called {name!r}", found=found, mend=mend)
+        mend = f"`ftx models {name}` lists them" if holding and name else f"--model {alike or 'dinov2-small'}"
+        raise ModelError(f"there is no model called {shown(name)}", found=found, mend=mend)
     if bare != name and name not in (tagged := timm.list_pretrained(f"{bare}.*")):
         alike = nearest(name, tagged)
         raise ModelError(
-            f"there are no pretrained weights called {name!r}",
+            f"there are no pretrained weights called {shown(name)}",
             found=f"nearest: {alike}" if alike else f"of {bare} there are {', '.join(tagged) or 'none'}",
             mend=f"--model {alike or bare}",
         )
     return name
+
+
+def tagged(name: str) -> str:
+    """The name with the tag of the pretrained weights that timm means by it today; as it is where timm has none."""
+    if name in EMBEDDED:
+        return name
+    config = timm.get_pretrained_cfg(name)
+    return f"{config.architecture}.{config.tag}" if config is not None and config.tag else name
 
 
 def take_size(module: nn.Module, size: Size, name: str) -> None:

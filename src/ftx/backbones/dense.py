@@ -8,20 +8,26 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import cast
 
-import timm
-from safetensors.torch import load_file, save_file
+import torch
+from pydantic import ValidationError
+from safetensors.torch import save_file
 from timm.models.swin_transformer import SwinTransformer
 from timm.models.swin_transformer_v2 import SwinTransformerV2
 from torch import Tensor, nn
 
 from ftx.backbones.families import pretrained_config
-from ftx.data.preprocess import Preprocess, crop_share
-from ftx.errors import ExportError, ModelError
+from ftx.backbones.model_config import CONFIG, TimmConfig, build_as_told
+from ftx.backbones.weights import read_weights
+from ftx.complaints import first_complaint
+from ftx.data.preprocess import Preprocess, covering, crop_share
+from ftx.errors import DataError, ExportError, ModelError
 from ftx.files import disk_faults, write_atomic
+from ftx.memory import is_out_of_memory
+from ftx.strict_json import JsonError, read_json
 from ftx.tasks import Meaning
 
 WEIGHTS = "model.safetensors"
-CONFIG = "config.json"
+_MERGE = "run: ftx merge"
 
 
 @dataclass(frozen=True)
@@ -102,20 +108,76 @@ def _pool_name(module: nn.Module) -> str | None:
     return name if isinstance(name, str) else None
 
 
+def read_dense_config(folder: Path) -> TimmConfig:
+    """What ``config.json`` of a dense folder says.
+
+    Raises: ExportError if the folder is no dense model, or its config does not hold.
+    """
+    path = folder / CONFIG
+    if not path.is_file():
+        raise ExportError("this folder is no dense model", where=folder, found=f"no {CONFIG}", mend=_MERGE)
+    try:
+        return TimmConfig.model_validate(read_json(path))
+    except JsonError as error:
+        raise ExportError(f"{CONFIG} cannot be read", where=path, found=str(error), mend=_MERGE) from error
+    except (ValidationError, DataError) as error:  # the second is of the labels
+        found = first_complaint(error) if isinstance(error, ValidationError) else error.what
+        raise ExportError(f"{CONFIG} does not hold", where=path, found=found, mend=_MERGE) from error
+
+
+def read_dense(folder: Path) -> tuple[Preprocess, Meaning]:
+    """Image path and meaning of a dense folder that stands alone.
+
+    Raises: ExportError if its config does not hold, or does not say both.
+    """
+    config = read_dense_config(folder)
+    cfg, where = config.pretrained_cfg, folder / CONFIG
+    if config.ftx is None:
+        raise ExportError(f"{CONFIG} does not hold", where=where, found="no labels that ftx wrote", mend=_MERGE)
+    if not (cfg.input_size and cfg.crop_pct and cfg.interpolation and cfg.mean and cfg.std):
+        raise ExportError(f"{CONFIG} does not hold", where=where, found="no whole pretrained_cfg", mend=_MERGE)
+    _, height, width = cfg.input_size
+    # A hair less than written: the first ftx left a quotient a rounding below its whole number.
+    resize = covering(height, width, cfg.crop_pct * (1 - 1e-9))
+    try:
+        pre = Preprocess(height, width, resize, cfg.interpolation, cfg.mean, cfg.std)
+    except ValueError as error:
+        raise ExportError(f"{CONFIG} does not hold", where=where, found=str(error), mend=_MERGE) from error
+    return pre, config.ftx
+
+
 def load_dense(folder: Path) -> nn.Module:
     """Open a dense folder in f32, for inference.
 
     Raises: ExportError if the folder is no dense model; ModelError if the weights do not fit.
     """
-    path = folder / CONFIG
-    if not path.is_file():
-        raise ExportError("this folder is no dense model", where=folder, found=f"no {CONFIG}", mend="run: ftx merge")
-    document = json.loads(path.read_bytes())
+    config = read_dense_config(folder)
+    weights = folder / WEIGHTS
     # Built by name with the weights loaded strictly here: "local-dir:" without pretrained=True would
     # give random weights without a word.
-    module = timm.create_model(document["architecture"], num_classes=document["num_classes"], **document["model_args"])
+    args = {key: value for key, value in config.model_args.items() if key != "num_classes"}
+    module = build_as_told(config.architecture, config.num_classes, args, config=folder / CONFIG, weights=weights)
     try:
-        module.load_state_dict(load_file(folder / WEIGHTS), strict=True)
+        module.load_state_dict(read_weights(weights), strict=True)
     except RuntimeError as error:
-        raise ModelError("the dense weights do not fit their architecture", where=folder, found=str(error)) from error
+        found = str(error)[:400]
+        raise ModelError("the dense weights do not fit their architecture", where=folder, found=found) from error
     return module.eval().requires_grad_(False)
+
+
+def require_fit(module: nn.Module, folder: Path, pre: Preprocess, labels: int) -> None:
+    """Ask a model about a black image: its config may speak of another size, or another number of labels, than it has.
+
+    Raises: ExportError if it does not answer with a logit a label.
+    """
+    try:
+        with torch.inference_mode():
+            answer = tuple(module(torch.zeros(1, 3, pre.height, pre.width)).shape)
+    except (AssertionError, RuntimeError, ValueError) as error:
+        if is_out_of_memory(error):
+            raise
+        found = f"{pre.image_size} px: {str(error)[:200]}"
+        raise ExportError("the dense model is of another image size", where=folder, found=found, mend=_MERGE) from error
+    if answer != (1, labels):
+        found = f"an answer of {answer}, {labels} labels"
+        raise ExportError("the dense model is of other labels", where=folder, found=found, mend=_MERGE)

@@ -17,6 +17,7 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 
 from ftx.errors import AdapterError, nearest
+from ftx.expressions import ExpressionError, Expressions
 from ftx.targets import Role, Target
 
 # A run of rows, or their numbers where the targets of one attention head follow each other.
@@ -89,10 +90,17 @@ def named_sites(module: nn.Module, expression: str) -> list[Site]:
 
     Raises: AdapterError naming a layer that cannot be adapted, and why; or the nearest name where none is matched.
     """
-    heads = head_names(module)
+    heads, expressions = head_names(module), Expressions()
     found: list[Site] = []
     for name, layer in module.named_modules():
-        if not re.fullmatch(expression, name) or not list(layer.parameters(recurse=False)):
+        try:
+            matched = expressions.fullmatch(expression, name) is not None
+        except ExpressionError as error:
+            mend = "write it without a repeat inside a repeat, as blocks\\.\\d+\\.attn\\.qkv"
+            raise AdapterError(
+                "the expression cannot be used", where="adapter.layers", found=str(error), mend=mend
+            ) from error
+        if not matched or not list(layer.parameters(recurse=False)):
             continue  # containers hold layers and are none
         kind = type(layer).__name__
         reason = ""
@@ -115,7 +123,7 @@ def named_sites(module: nn.Module, expression: str) -> list[Site]:
         alike = nearest(expression, linear)
         raise AdapterError(
             "no layer has a name that the expression matches",
-            where=f"adapter.layers, {expression}",
+            where=f"adapter.layers, {expression[:200]}",
             found=f"nearest: {alike}" if alike else f"linear layers are {', '.join(linear[:3])}, …",
             mend="the expression is held against the whole name, as blocks\\.\\d+\\.attn\\.qkv",
         )

@@ -2,40 +2,28 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, cast
+from typing import Any, cast
 
-import timm
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import ValidationError
 from timm.layers.linear import Linear
 from torch import Tensor, nn
 
 from ftx.backbones.build import Backbone, build, input_size, preprocess_of, pretrained_size, take_size
-from ftx.backbones.dense import CONFIG, WEIGHTS
+from ftx.backbones.dense import WEIGHTS
 from ftx.backbones.digest import base_digest
 from ftx.backbones.families import head_names, pretrained_config
 from ftx.backbones.grey import take_grey
+from ftx.backbones.model_config import CONFIG, TimmConfig, build_as_told
 from ftx.backbones.weights import fill_strictly, read_weights
 from ftx.complaints import first_complaint
-from ftx.data.preprocess import Interpolation, Preprocess
-from ftx.errors import ModelError
+from ftx.data.preprocess import Preprocess
+from ftx.errors import DataError, ModelError
+from ftx.strict_json import JsonError, read_json
 
-_Count = Annotated[int, Field(ge=1)]
-_Channels = tuple[float, float, float]
-# What timm.create_model takes for itself.
-_OF_CREATE_MODEL = frozenset(
-    "pretrained pretrained_cfg pretrained_cfg_overlay checkpoint_path cache_dir scriptable exportable no_jit".split()
-)
 UNFIT = "the weights do not fit what config.json says"
-
-
-def _above_zero(values: _Channels) -> _Channels:
-    if min(values) <= 0:
-        raise ValueError("must be above 0")
-    return values
 
 
 @dataclass(frozen=True)
@@ -94,6 +82,8 @@ def open_foundation(base: str, *, weights: str = "auto", image_size: int | str =
     except ValidationError as error:
         found = first_complaint(error)
         raise ModelError("the model's config does not hold", where=folder / CONFIG, found=found) from error
+    except DataError as error:  # its labels
+        raise ModelError("the model's config does not hold", where=folder / CONFIG, found=error.what) from error
     raise ModelError(
         "this folder is no model that ftx knows",
         where=folder / CONFIG,
@@ -128,11 +118,11 @@ def read_config(folder: Path) -> dict[str, object]:
     """
     path = folder / CONFIG
     try:
-        config: object = json.loads(path.read_bytes())
+        config = read_json(path)
     except FileNotFoundError:
         found = ", ".join(sorted(one.name for one in folder.iterdir())[:6]) or "an empty folder"
         raise ModelError("this folder is no model", where=folder, found=f"no {CONFIG}; {found}") from None
-    except (OSError, ValueError) as error:
+    except (OSError, JsonError) as error:
         raise ModelError("the model's config cannot be read", where=path, found=str(error)) from error
     if not isinstance(config, dict):
         raise ModelError("the model's config is no mapping", where=path)
@@ -152,39 +142,14 @@ def read_weights_of(folder: Path) -> dict[str, Tensor]:
     return read_weights(path)
 
 
-class _PretrainedCfg(BaseModel):
-    """What is read of a timm folder's ``pretrained_cfg``, each checked where it is given."""
-
-    model_config = ConfigDict(extra="ignore")
-
-    input_size: tuple[_Count, _Count, _Count] | None = None
-    crop_pct: Annotated[float, Field(gt=0, le=1)] | None = None
-    interpolation: Interpolation | None = None
-    mean: _Channels | None = None
-    std: Annotated[_Channels, AfterValidator(_above_zero)] | None = None
-
-
-class _TimmConfig(BaseModel):
-    model_config = ConfigDict(extra="ignore", protected_namespaces=())
-
-    architecture: str
-    num_classes: Annotated[int, Field(ge=0)]
-    model_args: dict[str, Any] = {}
-    label_names: list[str] | None = None
-    pretrained_cfg: _PretrainedCfg = _PretrainedCfg()
-
-
 def _timm_folder(folder: Path, document: Mapping[str, object], image_size: int | str) -> Foundation:
-    config = _TimmConfig.model_validate(document)
-    if not timm.is_model(config.architecture):
-        raise ModelError("timm has no such architecture", where=folder / CONFIG, found=config.architecture)
-    if others := sorted(_OF_CREATE_MODEL & config.model_args.keys()):
-        # They say where to load from, a network or a pickle, not what the model is.
-        raise ModelError("model_args that are none of the model's", where=folder / CONFIG, found=", ".join(others))
+    config = TimmConfig.model_validate(document)
     # A model on grey images is widened to RGB, as weights from a file are; the classes stand beside.
     args = {key: value for key, value in config.model_args.items() if key not in ("in_chans", "num_classes")}
-    module = _created(folder, config.architecture, config.num_classes, args)
     state = read_weights_of(folder)
+    module = build_as_told(
+        config.architecture, config.num_classes, args, config=folder / CONFIG, weights=folder / WEIGHTS
+    )
     grey = take_grey(module, state, folder / WEIGHTS)
     fill_strictly(module, state, where=folder, what=UNFIT)
     told = {**pretrained_config(module), **config.pretrained_cfg.model_dump(exclude_none=True)}
@@ -199,10 +164,3 @@ def _timm_folder(folder: Path, document: Mapping[str, object], image_size: int |
         model_args=args,
         labels=tuple(config.label_names or ()),
     )
-
-
-def _created(folder: Path, architecture: str, classes: int, args: Mapping[str, Any]) -> nn.Module:
-    try:
-        return timm.create_model(architecture, num_classes=classes, **args)
-    except (TypeError, ValueError, RuntimeError, AssertionError, ZeroDivisionError) as error:
-        raise ModelError("timm cannot build this model", where=folder / CONFIG, found=str(error)) from error

@@ -12,20 +12,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
 
-import timm
 import torch
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
 from ftx.backbones.build import Size, input_size
-from ftx.backbones.dense import CONFIG
+from ftx.backbones.dense import WEIGHTS
 from ftx.backbones.digest import base_digest
 from ftx.backbones.families import depth, pretrained_config
 from ftx.backbones.foundation import UNFIT, Foundation, Naming, Place, read_weights_of
+from ftx.backbones.model_config import CONFIG, build_as_told
 from ftx.backbones.transformers_config import KINDS, Kind, Shape, read_processor
 from ftx.backbones.weights import fill_strictly
-from ftx.errors import ModelError
+from ftx.errors import ModelError, shown
 
 HEAD = "classifier"
 
@@ -93,13 +93,13 @@ def transformers_folder(folder: Path, config: Mapping[str, object], image_size: 
         raise ModelError(
             "this model of transformers is not one that ftx can lay out as timm's",
             where=folder / CONFIG,
-            found=f"model_type {kind}",
+            found=f"model_type {shown(kind)}",
             mend=f"ftx reads {', '.join(KINDS)}",
         )
     shape = Shape.model_validate(config)
     given = read_weights_of(folder)
     words, prefix = _find_words(shape, given, folder)
-    module = _empty(shape)
+    module = _empty(shape, folder)
     taken = _Taken(given)
     try:
         state = dict(_translated(module, taken, words, prefix))
@@ -160,9 +160,10 @@ class _Taken(dict[str, Tensor]):
         return tensor
 
 
-def _empty(shape: Shape) -> VisionTransformer:
+def _empty(shape: Shape, folder: Path) -> VisionTransformer:
     """An empty timm model of this shape, without a head, that normalises as the base does."""
-    module = cast("VisionTransformer", timm.create_model(shape.architecture, num_classes=0, **shape.arguments))
+    made = build_as_told(shape.architecture, 0, shape.arguments, config=folder / CONFIG, weights=folder / WEIGHTS)
+    module = cast("VisionTransformer", made)
     told = {**pretrained_config(module), "input_size": (3, shape.image_size, shape.image_size)}
     setattr(module, "pretrained_cfg", told)  # noqa: B010 - nn.Module types its attributes as tensors
     for layer in module.modules():

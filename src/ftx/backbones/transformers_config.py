@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
@@ -11,15 +10,19 @@ import timm
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from ftx.backbones.build import Size
+from ftx.bounds import MOST_DEPTH, MOST_LABELS, MOST_SIDE, MOST_WIDTH
 from ftx.complaints import first_complaint
 from ftx.data.preprocess import Interpolation, Preprocess, covering
 from ftx.errors import ModelError
+from ftx.strict_json import JsonError, read_json
 
 Kind = Literal["vit", "dinov2", "dinov2_with_registers"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
 PROCESSOR = "preprocessor_config.json"
 
-_Count = Annotated[int, Field(ge=1, le=1 << 16)]
+_Count = Annotated[int, Field(ge=1, le=MOST_WIDTH)]
+_Blocks = Annotated[int, Field(ge=1, le=MOST_DEPTH)]
+_Side = Annotated[int, Field(ge=1, le=MOST_SIDE)]
 _Channels = tuple[float, float, float]
 _SIZES = {192: "tiny", 384: "small", 768: "base", 1024: "large", 1280: "huge", 1536: "giant"}
 
@@ -31,10 +34,10 @@ class Shape(BaseModel):
 
     model_type: Kind
     hidden_size: _Count
-    num_hidden_layers: _Count
+    num_hidden_layers: _Blocks
     num_attention_heads: _Count
     patch_size: _Count
-    image_size: _Count
+    image_size: _Side
     intermediate_size: _Count | None = None
     mlp_ratio: Annotated[float, Field(gt=0, le=64)] | None = None
     use_swiglu_ffn: bool = False
@@ -42,7 +45,7 @@ class Shape(BaseModel):
     num_register_tokens: _Count | None = None
     hidden_act: Literal["gelu"] = "gelu"  # all that timm's block has
     layer_norm_eps: Annotated[float, Field(gt=0, lt=1)] = 1e-6
-    id2label: dict[str, str] = {}
+    id2label: Annotated[dict[str, str], Field(max_length=MOST_LABELS)] = {}
 
     @model_validator(mode="after")
     def _whole(self) -> Shape:
@@ -103,9 +106,9 @@ class Shape(BaseModel):
 class _Sides(BaseModel):
     model_config = ConfigDict(extra="ignore")
 
-    shortest_edge: _Count | None = None
-    height: _Count | None = None
-    width: _Count | None = None
+    shortest_edge: _Side | None = None
+    height: _Side | None = None
+    width: _Side | None = None
 
 
 class _Processor(BaseModel):
@@ -119,8 +122,8 @@ class _Processor(BaseModel):
     resample: Literal[2, 3] = 2  # Pillow's bilinear and bicubic
     image_mean: _Channels
     image_std: Annotated[_Channels, Field()]
-    size: _Sides | _Count | None = None
-    crop_size: _Sides | _Count | None = None
+    size: _Sides | _Side | None = None
+    crop_size: _Sides | _Side | None = None
     do_center_crop: bool = False
 
     @model_validator(mode="after")
@@ -161,14 +164,17 @@ def read_processor(folder: Path, kind: Kind, size: Size) -> Preprocess:
     mean, std, interpolation, share = _VIT if kind == "vit" else _DINOV2
     if path.is_file():
         try:
-            processor = _Processor.model_validate(json.loads(path.read_bytes()))
+            processor = _Processor.model_validate(read_json(path))
         except ValidationError as error:
             found = first_complaint(error)
             raise ModelError("the image processor cannot be carried over", where=path, found=found) from error
-        except (OSError, ValueError, RecursionError) as error:
+        except (OSError, JsonError) as error:
             raise ModelError("the image processor's config cannot be read", where=path, found=str(error)) from error
         mean, std, share = processor.image_mean, processor.image_std, processor.crop_share
         interpolation = "bilinear" if processor.resample == 2 else "bicubic"
     height, width = size
     resize = covering(height, width, share)
-    return Preprocess(height=height, width=width, resize=resize, interpolation=interpolation, mean=mean, std=std)
+    try:
+        return Preprocess(height=height, width=width, resize=resize, interpolation=interpolation, mean=mean, std=std)
+    except ValueError as error:
+        raise ModelError("the image processor cannot be carried over", where=path, found=str(error)) from error

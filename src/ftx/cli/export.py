@@ -58,7 +58,7 @@ def command(
 def print_export(report: ExportReport) -> None:
     """A row a model."""
     console.print_table(
-        ("artifact", "precision", "MB", "seconds", "written to"),
+        ("artifact", "precision", "MB", "seconds", "written to", "verdict"),
         [
             (
                 item.artifact,
@@ -66,10 +66,13 @@ def print_export(report: ExportReport) -> None:
                 f"{item.size_bytes / 1e6:.1f}",
                 f"{item.seconds:.1f}",
                 item.path,
+                item.verdict,
             )
             for item in report.artifacts
         ],
     )
+    for item in report.artifacts:
+        console.print_note(f"{item.artifact}: {item.verdict} by its reference images: {item.said}", "dim")
     console.print_note(f"next: {shell_command('ftx validate', report.run)}", "dim")
 
 

@@ -16,6 +16,7 @@ from pydantic import BaseModel
 from ftx import missing_extra
 from ftx.cli import console
 from ftx.errors import EnvironmentFault, FtxError, InputError
+from ftx.memory import is_out_of_memory, memory_fault
 from ftx.reports import VerbReport
 from ftx.version import __version__
 
@@ -65,8 +66,8 @@ def as_ftx_error(error: Exception) -> FtxError | None:
         return error
     if isinstance(error, ModuleNotFoundError):
         return missing_extra(error)
-    if isinstance(error, MemoryError):
-        return EnvironmentFault("there is not enough memory", mend="use a smaller batch, image size or model")
+    if is_out_of_memory(error):
+        return memory_fault(error)
     if isinstance(error, OSError) and error.errno in _ENVIRONMENT:
         return EnvironmentFault("the system refuses", where=error.filename, found=error.strerror)
     if isinstance(error, OSError) and error.errno in _INPUT:

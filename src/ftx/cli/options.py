@@ -32,6 +32,9 @@ SetOption = Annotated[
 OutOption = Annotated[
     Path | None, typer.Option("--out", metavar="DIR", help="The run folder to make.  [default: a new one in runs/]")
 ]
+RequireProofFlag = Annotated[
+    bool, typer.Option("--require-proof", help="End with status 1 where an artifact is not proved, too.")
+]
 StrictFlag = Annotated[
     bool,
     typer.Option("--strict", help="Refuse data with another number of labels than the recipe says (data.classes)."),

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, cast
 import typer
 
 from ftx.cli import console
-from ftx.cli.options import JsonFlag, OutOption, SetOption, StrictFlag
+from ftx.cli.options import JsonFlag, OutOption, RequireProofFlag, SetOption, StrictFlag
 from ftx.cli.train import read_recipe
 from ftx.cli.validate import accuracy, print_parity
 
@@ -35,11 +35,12 @@ def command(
     set_: SetOption = None,
     out: OutOption = None,
     strict: StrictFlag = False,
+    require_proof: RequireProofFlag = False,
     json: JsonFlag = False,
 ) -> int:
     """Train, merge, export (ONNX, OpenVINO fp32 and int8) and validate, from one recipe.
 
-    Exit status 1 if an artifact does not answer as the trained model did.
+    Exit status 1 if an artifact failed: it does not answer as the trained model did.
     """
     from ftx.pipeline import run_all
 
@@ -48,6 +49,7 @@ def command(
         out=out,
         precisions=cast("list[Precision]", precisions or ["fp32", "int8"]),
         strict=strict,
+        require_proof=require_proof,
         progress=console.TerminalProgress(),
     )
     return answer(report, json=json)

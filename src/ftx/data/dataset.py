@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, cast
 
-from ftx.errors import DataError
+from ftx.errors import DataError, shown
 from ftx.files import sha256_file
 from ftx.labels import Labels
 
@@ -18,21 +17,41 @@ SPLITS: tuple[Split, ...] = ("train", "val", "test")
 
 @dataclass(frozen=True)
 class Entry:
-    """One image: path below the data root (with forward slashes), SHA-256 of its bytes, labels, split."""
+    """One image: path below the data root (with forward slashes), SHA-256 of its bytes, labels, split.
+
+    ``group`` names what it is of (a patient, a part), where a table says so.
+    """
 
     path: str
     sha256: str
     labels: tuple[str, ...]
     split: Split
+    group: str | None = None
 
     @classmethod
-    def from_json(cls, record: Mapping[str, object]) -> Entry:
-        """One line of data.jsonl."""
-        labels, split = record["labels"], record["split"]
-        if not isinstance(labels, list) or split not in SPLITS:
-            raise DataError("data.jsonl does not hold", found=str(record))
-        names = tuple(str(label) for label in labels)  # pyright: ignore[reportUnknownArgumentType, reportUnknownVariableType]
-        return cls(path=str(record["path"]), sha256=str(record["sha256"]), labels=names, split=split)
+    def from_json(cls, record: object) -> Entry:
+        """One line of data.jsonl.
+
+        Raises: ValueError if it is none, or its path leads out of the data.
+        """
+        given = cast("dict[str, object]", record) if isinstance(record, dict) else {}
+        path, digest, split = given.get("path"), given.get("sha256"), given.get("split")
+        labels, group = given.get("labels"), given.get("group")
+        names = cast("list[object]", labels) if isinstance(labels, list) else [None]
+        if not isinstance(path, str) or not isinstance(digest, str) or split not in SPLITS:
+            raise ValueError(f"no line of a run: {shown(record)}")
+        if not path or Path(path).is_absolute() or ".." in Path(path).parts or "\0" in path:
+            raise ValueError(f"the path {shown(path)} is not below the data")
+        if not all(isinstance(name, str) for name in names):
+            raise ValueError(f"no labels: {shown(labels)}")
+        if not isinstance(group, str | None):
+            raise ValueError(f"no group: {shown(group)}")
+        return cls(path=path, sha256=digest, labels=tuple(str(name) for name in names), split=split, group=group)
+
+    def to_json(self) -> dict[str, object]:
+        """One line of data.jsonl; without a group where there is none."""
+        record = asdict(self)
+        return record if self.group is not None else {name: value for name, value in record.items() if name != "group"}
 
     def locate(self, root: Path) -> Path:
         """The image on disk, known by its hash to be the one that the run was made with.

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from ftx.data.augment import Augment, random_view
+from ftx.data.budget import available_bytes
 from ftx.data.preprocess import Preprocess, load_pixels, open_image, resize_crop
 from ftx.data.threads import in_threads
 from ftx.progress import SILENT, Progress
@@ -24,9 +25,6 @@ KEPT_TO_RESIZE = 1.5
 
 # Two batches are prepared while one trains: one core's worth of work each, more would only take memory.
 BATCHES_AHEAD = 2
-
-# Where the machine does not tell its memory (no /proc): what the smallest of today's laptops has to spare.
-ASSUMED_FREE_BYTES = 4 << 30
 
 
 class TrainingImages:
@@ -156,20 +154,3 @@ def iter_pixels(paths: Sequence[Path], pre: Preprocess, batch_size: int) -> Gene
         return np.stack([load_pixels(path, pre) for path in paths[start : start + batch_size]])
 
     return in_threads(load, range(0, len(paths), batch_size), ahead=2 * BATCHES_AHEAD)
-
-
-def available_bytes() -> int:
-    """Memory that this process may still take, by /proc/meminfo and its control group."""
-    meminfo = Path("/proc/meminfo")
-    if not meminfo.is_file():
-        return ASSUMED_FREE_BYTES
-    fields = dict(line.split(":", 1) for line in meminfo.read_text().splitlines())
-    free = int(fields["MemAvailable"].split()[0]) * 1024
-    limit, current = Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory.current")
-    if limit.is_file() and current.is_file() and limit.read_text().strip() != "max":
-        # Pages of files that were read count as used, though the kernel drops them when memory is asked for.
-        statistics = Path("/sys/fs/cgroup/memory.stat")
-        lines = statistics.read_text().splitlines() if statistics.is_file() else []
-        cached = sum(int(line.split()[1]) for line in lines if line.startswith(("inactive_file ", "active_file ")))
-        free = min(free, max(int(limit.read_text()) - int(current.read_text()) + cached, 0))
-    return free

@@ -9,6 +9,7 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 
 from ftx.errors import DataError
 from ftx.files import stage_folder, write_atomic
+from ftx.reading import read_file
 from ftx.recipe import TaskName
 from ftx.resources import sample_file
 
@@ -35,7 +36,7 @@ def place_sample(task: TaskName, folder: Path) -> Path:
     content, table = sample_file(carried).read_bytes(), folder / name
     if not table.exists():
         write_atomic(table, content)
-    elif table.read_bytes() != content:
+    elif read_file(table) != content:
         raise DataError("this file is in the way of the sample", where=table, mend="move it away")
     return table
 
@@ -83,7 +84,7 @@ def _same_contents(folder: Path, members: list[zipfile.ZipInfo]) -> Path:
     }
     expected = {member.filename: member.CRC for member in members}
     differing = sorted(found ^ expected.keys()) or sorted(
-        name for name, crc in expected.items() if zlib.crc32((folder / name).read_bytes()) != crc
+        name for name, crc in expected.items() if zlib.crc32(read_file(folder / name)) != crc
     )
     if differing:
         raise DataError(

@@ -27,7 +27,7 @@ def put_on_sides(files: Sequence[Found], hashes: Sequence[str], val_fraction: fl
         sides = _drawn(some, _subjects(some, [hashes[index] for index in to_split]), val_fraction)
         drawn = dict(zip(to_split, sides, strict=True))
     entries = [
-        Entry(file.path, digest, file.labels, drawn.get(index) or file.split or "train")
+        Entry(file.path, digest, file.labels, drawn.get(index) or file.split or "train", file.group)
         for index, (file, digest) in enumerate(zip(files, hashes, strict=True))
     ]
     return tuple(sorted(entries, key=lambda entry: entry.path))

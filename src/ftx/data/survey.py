@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from hashlib import sha256
 from pathlib import Path
 
 from ftx.data.dataset import SPLITS, Dataset, Entry, Split, Unreadable
 from ftx.data.looks import Look, look_at
-from ftx.data.preprocess import open_image
+from ftx.data.preprocess import open_hashed
 from ftx.data.sources import Found, Layout, Listing, list_images
 from ftx.data.sources.folder import describe, table_beside
 from ftx.data.split import put_on_sides, refuse_small_classes
@@ -145,18 +144,14 @@ def _read_all(
 
     def read(file: Found) -> tuple[str, Look | None] | Unreadable:
         try:
-            # One read serves both, so that what was hashed is what was decoded.
-            content = (root / file.path).read_bytes()
-            image = open_image(content)
-            seen = look_at(image) if looks else None
             file.path.encode()
+            image, digest = open_hashed(root / file.path)
+            seen = look_at(image) if looks else None
         except ImageError as error:
             return Unreadable(file.path, f"{error.what}: {error.found}" if error.found else error.what)
-        except OSError as error:
-            return Unreadable(file.path, error.strerror or str(error))
         except UnicodeEncodeError:
             return Unreadable(ascii(file.path), "its name is not valid text")
-        return sha256(content).hexdigest(), seen
+        return digest, seen
 
     good: list[Found] = []
     hashes: list[str] = []

@@ -10,7 +10,6 @@ import os
 from collections import deque
 from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
-from itertools import islice
 from typing import TypeVar
 
 Item = TypeVar("Item")
@@ -23,23 +22,38 @@ def cores() -> int:
 
 
 def in_threads(
-    function: Callable[[Item], Result], items: Iterable[Item], *, workers: int | None = None, ahead: int | None = None
+    function: Callable[[Item], Result],
+    items: Iterable[Item],
+    *,
+    workers: int | None = None,
+    ahead: int | None = None,
+    weigh: Callable[[Item], int] | None = None,
+    most_bytes: int = 0,
 ) -> Generator[Result, None, None]:
     """Yield ``function(item)`` in the order of the items, with at most ``ahead`` results begun and not yet taken.
 
+    With ``weigh``, which tells how many bytes an item's result has, these have ``most_bytes`` at most, or are one.
     What the function raises comes out at its item's turn. Closing the iterator early drops what has not
     begun and waits for what has.
     """
     workers = workers or cores()
-    todo = iter(items)
     window = ahead or 4 * workers
+    todo = ((item, weigh(item) if weigh else 0) for item in items)
+    following = next(todo, None)
     pool = ThreadPoolExecutor(workers, thread_name_prefix="ftx-data")
+    begun: deque[tuple[Future[Result], int]] = deque()
     try:
-        begun: deque[Future[Result]] = deque(pool.submit(function, item) for item in islice(todo, window))
-        while begun:
-            # The oldest is awaited before the next begins: otherwise one more than ``ahead`` would be alive.
-            result = begun.popleft().result()
-            begun.extend(pool.submit(function, item) for item in islice(todo, 1))
-            yield result
+        while begun or following:
+            result: list[Result] = []
+            if begun:
+                # The oldest is awaited before the next begins: otherwise one more than ``ahead`` would be alive.
+                result.append(begun.popleft()[0].result())
+            while following and len(begun) < window:
+                item, size_bytes = following
+                if begun and sum(held for _, held in begun) + size_bytes > most_bytes:
+                    break
+                begun.append((pool.submit(function, item), size_bytes))
+                following = next(todo, None)
+            yield from result
     finally:
         pool.shutdown(wait=True, cancel_futures=True)

@@ -15,6 +15,7 @@ from ftx.files import check_space
 from ftx.progress import SILENT, Progress
 from ftx.reports import VerbReport
 from ftx.run import Run
+from ftx.validation.report import Verdict
 
 if TYPE_CHECKING:
     from ftx.exporting.source import Source
@@ -40,6 +41,9 @@ class ExportedArtifact(BaseModel):
     preset: Literal["performance", "mixed"] | None = None
     # INT8 alone: the share of linear layers and convolutions that this CPU computes in 8 bits.
     int8_share: float | None = None
+    # By the 64 reference images alone, which lie beside an IR: ``ftx validate`` asks all held-out ones.
+    verdict: Verdict
+    said: str
 
 
 class ExportReport(VerbReport):
@@ -59,9 +63,11 @@ def export(
 ) -> ExportReport:
     """Write each format in each precision; ONNX is fp32 alone, so precisions mean OpenVINO where both are given.
 
-    If one fails, those before it stay and are whole, and the error is raised: never another one in its place.
+    Each is asked about the reference images before it gets its name. If one fails, those before it stay and are whole,
+    and the error is raised: never another one in its place.
     Raises: InputError for what ftx does not export; RunError if dense/ is missing or stale; ExportError if a
-    converter refuses the model; DataError if the images of the run are gone.
+    converter refuses the model; GateFailed if what it wrote does not answer as the trained model did; DataError if the
+    images of the run are gone.
     """
     wanted = wanted_artifacts(formats, precisions)
     opened = run if isinstance(run, Run) else Run.open(run)
@@ -111,15 +117,18 @@ def _refuse_unknown(what: str, given: Sequence[str], known: Sequence[str]) -> No
 
 
 def _write(source: Source, artifact: str) -> ExportedArtifact:
+    from ftx.exporting.gate import refuse_what_failed
+
     started = time.monotonic()
     quantized = None
-    with source.run.add(artifact, made_from="dense") as staged:
+    with source.run.add(artifact, made_from="dense", progress=source.progress) as staged:
         if artifact == "onnx":
             precision: Precision = "fp32"
             source.write_onnx(staged)
         else:
             precision = cast("Precision", artifact.removeprefix("openvino/"))
             quantized = source.write_openvino(precision, staged)
+        verdict, said = refuse_what_failed(source, artifact, staged)
         size_bytes = sum(path.stat().st_size for path in staged.iterdir() if path.name.startswith("model."))
     return ExportedArtifact(
         artifact=artifact,
@@ -130,4 +139,6 @@ def _write(source: Source, artifact: str) -> ExportedArtifact:
         smooth_quant_alpha=quantized and quantized.setting.alpha,
         preset=quantized and quantized.setting.preset,
         int8_share=quantized and round(quantized.int8_share, 3),
+        verdict=verdict,
+        said=said,
     )

@@ -7,10 +7,9 @@ Source: openvino-model-api 0.4.7, models/parameters.py and models/types.py.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 
 from ftx.data.preprocess import Preprocess
-from ftx.labels import Labels
+from ftx.labels import Labels, spaceless_names
 from ftx.tasks import Task
 
 # Our interpolation -> Model API's name for it.
@@ -38,29 +37,6 @@ def model_info(task: Task, pre: Preprocess, *, embedded: bool) -> dict[str, str]
     }
     info |= _embedded_size(pre) if embedded else _outside_preprocessing(pre)
     return dict(sorted((info | task.model_info()).items()))
-
-
-def spaceless_names(names: Sequence[str]) -> tuple[str, ...]:
-    """Label names that survive a list separated by spaces: white space becomes ``_``, and no two are equal.
-
-    A name without white space keeps itself; ``a b`` beside ``a_b`` becomes ``a_b_2``.
-    """
-    taken = {name for name in names if _is_spaceless(name)}
-    spaceless: list[str] = []
-    for name in names:
-        if not _is_spaceless(name):
-            stem = "_".join(name.split()) or "_"
-            name, number = stem, 1
-            while name in taken:
-                number += 1
-                name = f"{stem}_{number}"
-            taken.add(name)
-        spaceless.append(name)
-    return tuple(spaceless)
-
-
-def _is_spaceless(name: str) -> bool:
-    return name.split() == [name]
 
 
 def _label_info(labels: Labels) -> str:

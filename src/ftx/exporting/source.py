@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -119,20 +119,33 @@ class Source:
         return convert_body(self.program, self.manifest.preprocess, self.manifest.architecture)
 
     def _quantized(self) -> Quantized:
-        """Calibrated on training images; its setting chosen on validation images, as all that is chosen."""
+        """Calibrated on training images, its setting chosen on others of them.
+
+        So no image that a report is made of has chosen anything about the model.
+        """
         from ftx.quantizing import quantize_body
 
-        calibration = balanced(self.run.entries("train"), CALIBRATION_IMAGES)
-        choosing = balanced(self.run.entries("val"), CHOOSING_IMAGES)
-        if not calibration or not choosing:
-            raise ExportError(
-                "INT8 needs images to calibrate with and others to choose by",
-                where=self.run.path,
-                found=f"{len(calibration)} for training, {len(choosing)} for validation in the run's data",
-                mend="export in fp32 or fp16",
-            )
+        calibration, choosing = calibration_images(self.run.entries("train"))
         return quantize_body(self.body, self._batches(calibration), self._batches(choosing), progress=self.progress)
 
     def _batches(self, entries: tuple[Entry, ...]) -> NormalisedImages:
         root, pre = self.run.data_root(self.data), self.manifest.preprocess
         return NormalisedImages(load_pixels_many([entry.locate(root) for entry in entries], pre, self.progress), pre)
+
+
+def calibration_images(entries: Sequence[Entry]) -> tuple[tuple[Entry, ...], tuple[Entry, ...]]:
+    """Training images to calibrate INT8 with, and others to choose its setting by; the classes take turns in both.
+
+    Raises: ExportError if there are fewer than two different images.
+    """
+    # Copies of an image on both sides would let it choose what it calibrated.
+    distinct = {entry.sha256: entry for entry in entries}.values()
+    some = balanced(list(distinct), CALIBRATION_IMAGES + CHOOSING_IMAGES)
+    if len(some) < 2:
+        raise ExportError(
+            "INT8 needs images to calibrate with and others to choose by",
+            found=f"{len(some)} different images for training in the run's data",
+            mend="export in fp32 or fp16",
+        )
+    choosing = max(1, len(some) * CHOOSING_IMAGES // (CALIBRATION_IMAGES + CHOOSING_IMAGES))
+    return some[:-choosing], some[-choosing:]

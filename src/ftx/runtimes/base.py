@@ -27,6 +27,8 @@ Compute = Literal["f32", "auto"]
 BATCH_IMAGES = 16
 # Decoded photographs that wait for a batch: two of 12 megapixels. As many as there are cores are being decoded.
 BATCH_BYTES = 80_000_000
+# Those that are being decoded, or are decoded and wait for their turn: sixteen and more of 20 megapixels.
+AHEAD_BYTES = 1_000_000_000
 
 
 class Predictor(Protocol):
@@ -68,9 +70,16 @@ class Predictor(Protocol):
 
 
 def feed_files(
-    paths: Iterable[Path], decode: Callable[[Path], Pixels], answer: Callable[[Pixels], Floats]
+    paths: Iterable[Path],
+    decode: Callable[[Path], Pixels],
+    answer: Callable[[Pixels], Floats],
+    *,
+    weigh: Callable[[Path], int] | None = None,
 ) -> Iterator[Floats | ImageError]:
-    """Answer files in order; neighbours of one size share a batch, for a batch holds images of one size only."""
+    """Answer files in order; neighbours of one size share a batch, for a batch holds images of one size only.
+
+    ``weigh`` tells the bytes that ``decode`` will give, where these may be many.
+    """
 
     def attempt(path: Path) -> Pixels | ImageError:
         try:
@@ -82,7 +91,7 @@ def feed_files(
     shape: tuple[int, ...] | None = None
     room = 0
     # Decoded in threads while the model computes.
-    with closing(in_threads(attempt, paths, ahead=cores() + 1)) as decoded:
+    with closing(in_threads(attempt, paths, ahead=cores() + 1, weigh=weigh, most_bytes=AHEAD_BYTES)) as decoded:
         for item in decoded:
             if not isinstance(item, ImageError):
                 if item.shape != shape or room == 0:

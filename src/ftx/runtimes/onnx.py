@@ -43,6 +43,21 @@ class OnnxPredictor:
                 "ONNX Runtime cannot open this model", where=path, found=str(error), mend="export it again"
             ) from error
 
+        given = [(port.name, port.type, len(port.shape)) for port in self._session.get_inputs()]
+        answers = {port.name: port.shape for port in self._session.get_outputs()}
+        sides = [port.shape[2:] for port in self._session.get_inputs()]
+        if (
+            given != [(INPUT, "tensor(float)", 4)]
+            or sides != [[preprocess.height, preprocess.width]]
+            or list(answers.get(OUTPUT, ()))[1:] != [len(task.labels)]
+        ):
+            raise ExportError(
+                "the ONNX model is of other images or labels than the run",
+                where=path,
+                found=f"inputs {given} of {sides}, outputs {answers}",
+                mend="run: ftx export --format onnx",
+            )
+
     def logits(self, pixels_NHWC: Pixels) -> Floats:
         (logits_NC,) = self._session.run([OUTPUT], {INPUT: normalise(pixels_NHWC, self.preprocess)})
         return cast("Floats", logits_NC)

@@ -2,26 +2,26 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
-from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
-from ftx.card import CARD
-from ftx.data.preprocess import Preprocess, covering
-from ftx.errors import ExportError, RunError, shell_command
+from ftx.card import CARD, PROOF
+from ftx.data.preprocess import Preprocess
+from ftx.errors import ExportError, GateFailed, RunError, shell_command
+from ftx.files import sha256_file
 from ftx.progress import SILENT, Progress
 from ftx.run import MADE_BY, Run
 from ftx.runtimes.base import Compute, Predictor
-from ftx.tasks import Meaning, Task
+from ftx.runtimes.machine import Machine, this_machine
+from ftx.strict_json import JsonError, read_json
+from ftx.tasks import Task
 
-# The fastest first. fp16 is last: it computes as fp32 does, and saves space on the disk alone.
-IR_BY_SPEED = ("openvino/int8", "openvino/fp32", "openvino/fp16")
-# Without proof the most exact comes first, for then only the exact one is sure to be what was trained.
+# Without proof the most exact comes first: it is the likeliest to be what was trained.
 IR_BY_EXACTNESS = ("openvino/fp32", "openvino/fp16", "openvino/int8")
 
 RUN = "run.json"
+REPORT = Path("reports", "parity.json")
 DENSE_CONFIG = "config.json"
 ONNX_MODEL = "model.onnx"
 
@@ -40,7 +40,38 @@ def load(
         return load_artifact(Run.open(), str(artifact), compute=compute)
     if (folder / RUN).is_file():
         return _load_best(Run.open(folder), compute, progress)
-    return load_folder(folder, compute=compute)
+    predictor = load_folder(folder, compute=compute)
+    if predictor.name == "openvino":
+        _ask_for_proof(folder.parent if folder.is_file() else folder, progress)
+    return predictor
+
+
+class _Found(BaseModel):
+    machine: Machine
+    verdict: str
+
+
+class _Proof(BaseModel):
+    """What is read here of proof.json."""
+
+    ir: str
+    run: _Found | None = None
+    devices: list[_Found] = []
+
+
+def _ask_for_proof(folder: Path, progress: Progress) -> None:
+    """Say where nobody has validated this very model on this kind of machine, or where it failed."""
+    try:
+        proof = _Proof.model_validate(read_json(folder / PROOF))
+    except (OSError, JsonError, ValidationError):
+        proof = _Proof(ir="")
+    known = [*proof.devices, *([proof.run] if proof.run else [])]
+    here = [found for found in known if found.machine == this_machine() and proof.ir == sha256_file(folder / CARD)]
+    if not here:
+        again = shell_command("ftx validate", folder)
+        progress.note(f"nobody has validated this model on this CPU and version of OpenVINO: {again}")
+    elif here[0].verdict != "proved":
+        progress.note(f"this model is {here[0].verdict} on this machine: {shell_command('ftx validate', folder)}")
 
 
 def load_folder(folder: Path, *, compute: Compute = "auto") -> Predictor:
@@ -59,7 +90,7 @@ def load_folder(folder: Path, *, compute: Compute = "auto") -> Predictor:
     if inside_run and folder.name in ("trained", "dense", "onnx"):
         return load_artifact(Run.open(folder.parent), folder.name, compute=compute)
     if (folder / DENSE_CONFIG).is_file():
-        return _dense(folder, *_dense_config(folder))
+        return _dense(folder)
     onnx_alone = (folder / ONNX_MODEL).is_file()
     raise ExportError(
         "there is no model here that ftx can open",
@@ -86,7 +117,7 @@ def load_artifact(run: Run, artifact: str, *, compute: Compute = "auto") -> Pred
 
         return TorchPredictor(load_trained(run), manifest.preprocess, run.task)
     if artifact == "dense":
-        return _dense(folder, manifest.preprocess, run.task)
+        return _dense(folder, (manifest.preprocess, run.task))
     if artifact == "onnx":
         from ftx.runtimes.onnx import OnnxPredictor
 
@@ -95,11 +126,11 @@ def load_artifact(run: Run, artifact: str, *, compute: Compute = "auto") -> Pred
 
 
 def best_ir(run: Run) -> tuple[str, str]:
-    """The IR of a run to predict with, and why: the fastest that ``ftx validate`` passed, else the most exact.
+    """The IR of a run to predict with, and why: the fastest that is proved on this machine, else the most exact.
 
-    Raises: RunError if the run holds none.
+    Raises: RunError if the run holds none; GateFailed if all have failed.
     """
-    held = [name for name in IR_BY_SPEED if run.has(name)]
+    held = [name for name in IR_BY_EXACTNESS if run.has(name)]
     if not held:
         raise RunError(
             "this run has no OpenVINO model yet",
@@ -107,88 +138,94 @@ def best_ir(run: Run) -> tuple[str, str]:
             found=f"it holds {', '.join(run.artifacts())}",
             mend=f"run: {shell_command('ftx export --format openvino', run.path)}",
         )
-    proven = _proven(run)
-    for name in held:
-        if name in proven:
-            return name, "the fastest that passed ftx validate"
-    name = next(name for name in IR_BY_EXACTNESS if name in held)
-    return name, "the most exact, as none has passed ftx validate"
+    parity, why = _read_parity(run)
+    latency_ms = parity.proved(run) if parity else {}
+    if latency_ms:
+        name = min(latency_ms, key=lambda name: latency_ms[name])
+        others = [f"{other} {ms:.1f} ms" for other, ms in latency_ms.items() if other != name]
+        beside = f"; {', '.join(others)}" if others else ", the only one"
+        return name, f"the fastest proved one on this machine: {latency_ms[name]:.1f} ms an image{beside}"
+    failed = parity.failed(run) if parity else set()
+    left = [name for name in held if name not in failed]
+    if not left:
+        raise GateFailed(
+            "every OpenVINO model of this run failed ftx validate",
+            where=run.path / REPORT,
+            mend=f"export it again, or name one to use it all the same: --artifact {run.path / held[0]}",
+        )
+    again = shell_command("ftx validate", run.path)
+    return left[0], f"the most exact, as {why or 'none is proved'}: {again}"
 
 
 def furthest(run: Run) -> str:
     """The artifact of a run that is nearest to the edge: its best IR, else the dense model, else what was trained."""
-    if any(run.has(name) for name in IR_BY_SPEED):
+    if any(run.has(name) for name in IR_BY_EXACTNESS):
         return best_ir(run)[0]
     return "dense" if run.has("dense") else "trained"
 
 
 class _Row(BaseModel):
     artifact: str
-    ok: bool
+    view: str
+    compute: str
+    latency_ms: float
 
 
-class _Verdict(BaseModel):
+class _Parity(BaseModel):
     """What is read here of reports/parity.json."""
 
     rows: list[_Row]
-    faulty: list[str] = []
-    whole: bool = False
-    digests: dict[str, str] = {}
+    verdicts: dict[str, str]
+    machine: Machine
+    digests: dict[str, str]
+
+    def proved(self, run: Run) -> dict[str, float]:
+        """Milliseconds an image of each IR that is proved, as it is deployed."""
+        names = [name for name, verdict in self.verdicts.items() if verdict == "proved" and self._still(run, name)]
+        return {
+            row.artifact: row.latency_ms
+            for row in self.rows
+            if row.artifact in names and row.view == "graph" and row.compute.startswith("auto:")
+        }
+
+    def failed(self, run: Run) -> set[str]:
+        """The artifacts that failed and are the same files still."""
+        return {name for name, verdict in self.verdicts.items() if verdict == "failed" and self._still(run, name)}
+
+    def _still(self, run: Run, name: str) -> bool:
+        return run.has(name) and run.manifest.digest(name) == self.digests.get(name)
 
 
-def _proven(run: Run) -> set[str]:
-    """Artifacts that passed the last validation and are the same files still."""
-    path = run.path / "reports" / "parity.json"
+def _read_parity(run: Run) -> tuple[_Parity | None, str | None]:
+    """The last validation of a run; or why what it says does not count here."""
     try:
-        verdict = _Verdict.model_validate_json(path.read_bytes())
-    except (OSError, ValidationError):  # never validated, or by another version: nothing is proven
-        return set()
-    if not verdict.whole:  # a part of the images, or bounds of the user's own
-        return set()
-    failed = {row.artifact for row in verdict.rows if not row.ok} | set(verdict.faulty)
-    manifest = run.manifest
-    return {
-        name
-        for name, digest in verdict.digests.items()
-        if name not in failed and run.has(name) and manifest.digest(name) == digest
-    }
+        parity = _Parity.model_validate(read_json(run.path / REPORT))
+    except (OSError, JsonError, ValidationError):  # never validated, or by another version
+        return None, "nothing was validated yet"
+    if parity.machine != this_machine():
+        return None, f"ftx validate ran on another machine ({parity.machine})"
+    return parity, None
 
 
 def _load_best(run: Run, compute: Compute, progress: Progress) -> Predictor:
     name, why = best_ir(run)
-    progress.note(f"model: {run.path / name} ({why})")
+    progress.note(f"model: {run.path / name}, {why}")
     return load_artifact(run, name, compute=compute)
 
 
-def _dense(folder: Path, preprocess: Preprocess, task: Task) -> Predictor:
-    from ftx.backbones.dense import load_dense
+def _dense(folder: Path, of_run: tuple[Preprocess, Task] | None = None) -> Predictor:
+    """A dense model in torch; alone, it says itself what its images and logits are."""
+    from ftx.backbones.dense import load_dense, read_dense, require_fit
     from ftx.runtimes.torch import TorchPredictor
 
-    return TorchPredictor(load_dense(folder), preprocess, task)
-
-
-def _dense_config(folder: Path) -> tuple[Preprocess, Task]:
-    """Image path and task of a dense folder outside a run."""
-    path = folder / DENSE_CONFIG
-    try:
-        document: Any = json.loads(path.read_bytes())
-        cfg = document["pretrained_cfg"]
-        _, height, width = (int(size) for size in cfg["input_size"])
-        preprocess = Preprocess(
-            height=height,
-            width=width,
-            # A hair less than written: the first ftx left a quotient a rounding below its whole number.
-            resize=covering(height, width, cfg["crop_pct"] * (1 - 1e-9)),
-            interpolation=cfg["interpolation"],
-            mean=tuple(cfg["mean"]),
-            std=tuple(cfg["std"]),
-        )
-        meaning = Meaning.model_validate(document["ftx"])
-        return preprocess, meaning.open()
-    except (ValueError, KeyError, TypeError) as error:
-        raise ExportError(
-            f"{DENSE_CONFIG} does not hold", where=path, found=f"{type(error).__name__}: {error}", mend="run: ftx merge"
-        ) from error
+    own, meaning = read_dense(folder)
+    preprocess, task = of_run or (own, meaning.open())
+    if (own.height, own.width) != (preprocess.height, preprocess.width):
+        found = f"{own.image_size} px, the run says {preprocess.image_size}"
+        raise ExportError("the dense model is of another image size", where=folder, found=found, mend="run: ftx merge")
+    module = load_dense(folder)
+    require_fit(module, folder, preprocess, len(task.labels))
+    return TorchPredictor(module, preprocess, task)
 
 
 def _what_is_there(folder: Path) -> str:

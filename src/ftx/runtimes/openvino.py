@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 
 from ftx.card import REFERENCE, Card, read_card
-from ftx.data.preprocess import Preprocess, open_image
-from ftx.errors import ExportError, ImageError
+from ftx.data.preprocess import Preprocess, open_image, pixel_bytes
+from ftx.errors import ExportError, ImageError, told
+from ftx.memory import is_out_of_memory
 from ftx.runtimes.base import Compute, Pixels, RuntimeName, feed_files
 from ftx.tasks.base import Floats
 from ftx.telemetry import no_telemetry
@@ -34,11 +35,12 @@ class OpenVinoPredictor:
         """
         self.card: Card = read_card(folder)
         _check_complete(folder, self.card)
-        path = folder / MODEL
+        path = self._path = folder / MODEL
         # Nothing else is pinned: threads, streams and hints stay what OpenVINO chooses on a device.
         hints = {"INFERENCE_PRECISION_HINT": "f32"} if compute == "f32" else {}
         try:
             model = openvino.Core().read_model(path)
+            _check_ports(model, path)
             self._compiled = openvino.Core().compile_model(model, "CPU", hints)
         except RuntimeError as error:
             raise ExportError(
@@ -66,11 +68,27 @@ class OpenVinoPredictor:
 
     def logits_from_files(self, paths: Iterable[Path]) -> Iterator[Floats | ImageError]:
         """The image is only decoded here; resize, crop and normalisation are part of the graph."""
-        return feed_files(paths, _decode, self._infer)
+        return feed_files(paths, _decode, self._infer, weigh=pixel_bytes)
 
     def _infer(self, pixels_NHWC: Pixels) -> Floats:
         # Copied, as the array lies in memory that the next call overwrites.
-        return np.array(self._compiled(pixels_NHWC)[0], dtype=np.float32)
+        try:
+            return np.array(self._compiled(pixels_NHWC)[0], dtype=np.float32)
+        except RuntimeError as error:
+            if is_out_of_memory(error):
+                raise
+            shape = "x".join(map(str, pixels_NHWC.shape))
+            raise ExportError(
+                "the model does not take these images",
+                where=self._path,
+                found=f"{shape}: {str(error).strip()[:200]}",
+                mend="export it again",
+            ) from error
+
+
+def default_compute() -> str:
+    """The precision that OpenVINO chooses for float models on this machine, as ``auto:bf16``."""
+    return f"auto:{openvino.Core().get_property('CPU', 'INFERENCE_PRECISION_HINT').to_string()}"
 
 
 def frame(pixels_NHWC: Pixels, preprocess: Preprocess) -> Pixels:
@@ -105,9 +123,29 @@ def _check_complete(folder: Path, card: Card) -> None:
         )
 
 
+def _check_ports(model: openvino.Model, path: Path) -> None:
+    """Raise ExportError unless one image of uint8 goes in and rows of logits come out first."""
+    inputs = [
+        (str(port.get_element_type().to_string()), len(port.get_partial_shape()))
+        for port in model.inputs
+        if port.get_partial_shape().rank.is_static
+    ]
+    outputs = [len(port.get_partial_shape()) for port in model.outputs[:1] if port.get_partial_shape().rank.is_static]
+    if inputs != [("u8", 4)] or len(model.inputs) != 1 or outputs != [2]:
+        raise ExportError(
+            "the model is none that ftx exported",
+            where=path,
+            found=f"inputs {told([str(port) for port in model.inputs])[:200] or 'none'}; "
+            f"outputs {told([str(port) for port in model.outputs])[:200] or 'none'}",
+            mend="export it again: an image of uint8 goes in, and logits of every image come out first",
+        )
+
+
 def _model_info(model: Any) -> dict[str, str]:
     """What the model itself says about its labels and image path (Model API's metadata)."""
     if not model.has_rt_info(["model_info"]):
         return {}
-    entries: dict[str, Any] = model.get_rt_info(["model_info"]).value
+    entries: Any = model.get_rt_info(["model_info"]).value
+    if not isinstance(entries, dict):
+        return {}
     return {name: str(getattr(value, "value", value)) for name, value in entries.items()}

@@ -196,10 +196,12 @@ class Hierarchical:
     def _group_names(self) -> tuple[str, ...]:
         """A group is called after its labels' parent, without one roots; a second group of that name goes by number."""
         names: list[str] = []
+        taken: set[str] = set()
         for number, group in enumerate(self.labels.groups):
             parents = {self.labels.parents.get(name) for name in group}
             name = (parents.pop() or "roots") if len(parents) == 1 else f"group_{number}"
-            names.append(f"group_{number}" if name in names else name)
+            names.append(f"group_{number}" if name in taken else name)
+            taken.add(name)
         return tuple(names)
 
     @cached_property

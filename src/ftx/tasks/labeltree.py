@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from heapq import heapify, heappop, heappush
 from typing import TypeVar
 
+from ftx.bounds import MOST_TREE_LEVELS
 from ftx.errors import DataError, told
 from ftx.labels import Declared, Labels
 from ftx.tasks.base import Carried, Related
@@ -34,6 +36,9 @@ def _node(name: str, path: str) -> Node:
     parts = tuple(part.strip() for part in name.split("/"))
     if not all(parts):
         raise DataError("a label's path has an empty part", where=path, found=name, mend="write it as animal/cat")
+    if len(parts) > MOST_TREE_LEVELS:
+        found = f"{len(parts)} levels, at most {MOST_TREE_LEVELS}"
+        raise DataError("a label's path has too many levels", where=path, found=found)
     return parts
 
 
@@ -97,13 +102,21 @@ def _not_exclusive(roots: Sequence[set[Node]], has_children: set[Node]) -> list[
             alone.update(sample)
         for node in sample:
             neighbours.setdefault(node, set()).update(sample - {node})
+    # By how rarely it stands alone, then by its neighbours, of which there are fewer as singles are taken out: an entry
+    # can only have become too good, and goes back with what it is now.
+    free = [(alone[node] / seen[node], -len(beside), node) for node, beside in neighbours.items()]
+    free = [entry for entry in free if entry[1] and entry[2] not in has_children]
+    heapify(free)
     found: list[Node] = []
-    while free := [node for node, beside in neighbours.items() if beside and node not in has_children]:
-        single = min(sorted(free), key=lambda node: (alone[node] / seen[node], -len(neighbours[node])))
+    while free:
+        rarity, before, single = heappop(free)
+        if -len(neighbours[single]) != before:
+            if neighbours[single]:
+                heappush(free, (rarity, -len(neighbours[single]), single))
+            continue
         found.append(single)
-        del neighbours[single]
-        for beside in neighbours.values():
-            beside.discard(single)
+        for beside in neighbours.pop(single):
+            neighbours[beside].discard(single)
     return found
 
 

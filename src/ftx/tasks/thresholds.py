@@ -24,6 +24,10 @@ class Thresholds:
     labels: Mapping[str, float] = field(default_factory=dict[str, float])
     shared: float = DEFAULT
 
+    def __post_init__(self) -> None:
+        if wrong := [one for one in (self.shared, *self.labels.values()) if not 0 <= one <= 1]:
+            raise ValueError(f"a threshold is a score in [0, 1], found {wrong[0]}")
+
     def of(self, names: Sequence[str]) -> NDArray[np.float32]:
         """One a label, in their order. Shape: [C]."""
         return np.array([self.labels.get(name, DEFAULT) for name in names], dtype=np.float32)

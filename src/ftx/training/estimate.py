@@ -101,6 +101,21 @@ def memory_mb(prepared: Prepared, recipe: Recipe, images: int) -> int:
     return round((weights + merged + states + kept + features + torch_itself) / 1e6)
 
 
+def what_would_fit(prepared: Prepared, recipe: Recipe, images: int, free_bytes: int) -> str:
+    """How to train in so much memory, of which a batch of this size was too much: the largest that fits by estimate."""
+    batch = min(recipe.train.batch_size, images) // 2
+    while batch and memory_mb(prepared, _of_batch(recipe, batch), images) * 1e6 > free_bytes:
+        batch //= 2
+    if batch:
+        needed_mb = memory_mb(prepared, _of_batch(recipe, batch), images)
+        return f"--batch-size {batch}, which takes about {needed_mb:,} MB of {round(free_bytes / 1e6):,} MB"
+    return "a smaller --image-size or --model, or --freeze-backbone: one image at a time is too much"
+
+
+def _of_batch(recipe: Recipe, size: int) -> Recipe:
+    return recipe.model_copy(update={"train": recipe.train.model_copy(update={"batch_size": size})})
+
+
 def _kept_numbers(prepared: Prepared) -> int:
     """Activations that one image leaves for the backward."""
     module, pre = prepared.backbone.module, prepared.backbone.preprocess

@@ -15,8 +15,9 @@ from torch import Tensor, nn
 from ftx.backbones.families import head_names, plain_vit
 from ftx.backbones.stages import crown, frozen_lead, head_alone, head_input, head_logits, token_shape, trunk
 from ftx.data.augment import Augment
+from ftx.data.budget import available_bytes
 from ftx.data.dataset import Entry
-from ftx.data.loader import TrainingImages, available_bytes, iter_pixels
+from ftx.data.loader import TrainingImages, iter_pixels
 from ftx.data.preprocess import Preprocess, normalise
 from ftx.progress import Progress
 from ftx.recipe import Augmentation, Recipe
@@ -101,6 +102,7 @@ class FeatureFeed:
     ) -> None:
         self.blocks, self.pooled, self.device = blocks, head_alone(module), device
         self.targets_NC = torch.from_numpy(targets_NC).to(device)
+        module.eval()  # what is kept once is drawn from no dropout and no statistics of a batch
         kept: list[Tensor] = []
         with torch.inference_mode(), progress.track("Computing frozen features", len(paths)) as task:
             for pixels_BHWC in iter_pixels(paths, pre, EVAL_BATCH):
@@ -135,14 +137,18 @@ class Plan:
 
 def plan(module: nn.Module, recipe: Recipe, images: int, progress: Progress) -> Plan:
     """What is frozen is computed once where the features of so many images fit into memory."""
-    lead = frozen_lead(module)
+    lead, augment = frozen_lead(module), augmentation(module, recipe)
     if lead == 0 and not head_alone(module):
-        return Plan(None, recipe.train.augment)
-    # Whether features fit into memory must not decide what is trained on: frozen blocks see each image as it is.
+        return Plan(None, augment)
     if feature_bytes(module, lead, images) > available_bytes() // 3:
         progress.note("the frozen blocks' features do not fit into memory: they are computed in each epoch")
-        return Plan(None, "none")
-    return Plan(lead, "none")
+        return Plan(None, augment)
+    return Plan(lead, augment)
+
+
+def augmentation(module: nn.Module, recipe: Recipe) -> Augmentation:
+    """How training images are varied: frozen blocks in front see each as it is, whether memory keeps that or not."""
+    return "none" if frozen_lead(module) or head_alone(module) else recipe.train.augment
 
 
 def feed_of(

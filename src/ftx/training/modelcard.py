@@ -60,7 +60,7 @@ def write_trained_card(folder: Path, recipe: Recipe, prepared: Prepared, dataset
         ("task", f"{recipe.task}, {len(dataset.labels)} labels"),
         ("images", ", ".join(f"{len(dataset.split(side)):,} {side}" for side in _sides(dataset))),
         ("input", f"{backbone.preprocess.image_size} px, RGB"),
-        ("epoch kept", f"{made.best.epoch} of {len(made.epochs)}, by `{made.metric}`"),
+        ("epoch kept", f"{made.best.epoch} of {len(made.epochs)}, by `{made.metric}`{_interrupted(recipe, made)}"),
     ]
     sections = [
         f"# {_title(recipe)}\n\nMade by ftx {__version__}.",
@@ -222,6 +222,10 @@ def _method_named(prepared: Prepared) -> str:
     each = "; ".join(f"{', '.join(targets)}: {size}" for size, targets in _by_size(prepared.spec).items())
     doubled = ", in the file twice the rank, as a plain adapter" if prepared.spec.init == "pissa" else ""
     return f"{title} in {len(prepared.layers)} layers; {each}{doubled}"
+
+
+def _interrupted(recipe: Recipe, made: Fit) -> str:
+    return f"; interrupted: the recipe's {recipe.train.epochs} would go on" if made.interrupted else ""
 
 
 def _by_size(spec: AdapterSpec) -> dict[str, list[str]]:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Collection
 
 import torch
+from timm.optim import param_groups_weight_decay  # pyright: ignore[reportPrivateImportUsage]
 from torch import nn
 from torch.optim.lr_scheduler import LambdaLR
 
@@ -22,8 +24,9 @@ def peak_lr(recipe: TrainRecipe, method: Method) -> float:
 
 
 def optimizer(module: nn.Module, lr: float, weight_decay: float, *, lora_plus: float = 1.0) -> torch.optim.AdamW:
-    """AdamW over what trains; vectors (biases, norms, DoRA's magnitudes) do not decay, nor PiSSA's factors.
+    """AdamW over what trains; what decays is timm's to say, but for PiSSA's factors, which do not.
 
+    Vectors (biases, norms, DoRA's magnitudes) do not, nor what the model names: embeddings of positions, class tokens.
     ``lora_plus`` is how many times the rate of the adapters' A that of their B is.
     Source: LoRA+, arXiv:2402.12354, section 4. Decay pulls a plain adapter towards none; PiSSA's factors are a part of
     the pretrained weight, which would fade (its authors train without any decay).
@@ -31,10 +34,11 @@ def optimizer(module: nn.Module, lr: float, weight_decay: float, *, lora_plus: f
     layers = [layer for _, layer in adapter_layers(module)]
     kept = {id(factor) for layer in layers if starts_from_weight(layer) for factor in (layer.lora_A, layer.lora_B)}
     faster = {id(layer.lora_B) for layer in layers}
+    named: Collection[str] = getattr(module, "no_weight_decay", tuple)()
     groups: dict[tuple[float, float], list[nn.Parameter]] = {(lr, weight_decay): [], (lr, 0.0): []}
-    for parameter in module.parameters():
-        if parameter.requires_grad:
-            decay = weight_decay if parameter.ndim > 1 and id(parameter) not in kept else 0.0
+    for group in param_groups_weight_decay(module, weight_decay, no_weight_decay_list=named):
+        for parameter in group["params"]:
+            decay = 0.0 if id(parameter) in kept else float(group["weight_decay"])
             rate = lr * lora_plus if id(parameter) in faster else lr
             groups.setdefault((rate, decay), []).append(parameter)
     # One pass over each tensor instead of ten.

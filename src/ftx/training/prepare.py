@@ -12,8 +12,10 @@ from ftx.adapters.attach import adapter_layers, attach, attach_saved, owned_entr
 from ftx.adapters.dora import DoraLinear
 from ftx.adapters.spec import AdapterSpec
 from ftx.backbones.build import Backbone, build
-from ftx.backbones.stages import choose_attention
-from ftx.data.loader import available_bytes
+from ftx.backbones.families import plain_vit
+from ftx.backbones.stages import choose_attention, head_alone
+from ftx.data.budget import available_bytes
+from ftx.progress import SILENT, Progress
 from ftx.recipe import Method, Recipe
 from ftx.targets import Role, Target
 from ftx.training.precision import device
@@ -76,13 +78,17 @@ def _each(roles: tuple[Role, ...], given: Number | Mapping[Target, Number]) -> d
     return {**given} if isinstance(given, Mapping) else dict.fromkeys(roles, given)
 
 
-def place(prepared: Prepared, batch_size: int) -> torch.device:
-    """Put the model where it trains, and choose how a CPU computes its attention."""
-    where = device()
-    prepared.backbone.module.to(where)
+def place(prepared: Prepared, batch_size: int, progress: Progress = SILENT) -> torch.device:
+    """Put the model where it trains, and choose how a CPU computes its attention: docs/decisions/0002."""
+    where, module = device(), prepared.backbone.module
+    module.to(where)
     if where.type == "cpu":
-        memory_bytes = available_bytes() // 4
-        choose_attention(prepared.backbone.module, batch_size=batch_size, memory_bytes=memory_bytes)
+        plain = choose_attention(module, batch_size=batch_size, memory_bytes=available_bytes() // 4)
+        if not plain and plain_vit(module) is not None and not head_alone(module):
+            progress.note(
+                "attention is computed by torch's fused kernel: as plain products it would take over a quarter of the "
+                "free memory"
+            )
     return where
 
 

@@ -3,31 +3,35 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 
 import numpy as np
 import torch
 
+from ftx.adapters.attach import adapter_layers
 from ftx.backbones.build import resolve as resolve_model
+from ftx.backbones.build import tagged
+from ftx.data.budget import available_bytes
 from ftx.data.dataset import SPLITS, Dataset
-from ftx.data.loader import available_bytes
 from ftx.data.survey import class_counts, read_dataset
 from ftx.errors import EnvironmentFault, RecipeError
 from ftx.files import check_space, write_atomic
+from ftx.memory import SMALLER, memory_faults
 from ftx.progress import SILENT, Progress
-from ftx.recipe import Recipe
+from ftx.recipe import AdapterRecipe, Recipe
 from ftx.run import Manifest, new_run, refuse_existing, seal
 from ftx.runs import fresh_out, point_latest_at
+from ftx.targets import Role, Target
 from ftx.tasks import TASKS, Task, Thresholds
 from ftx.training.balance import balance_of
-from ftx.training.estimate import Times, adapted_layers, memory_mb, rehearse
-from ftx.training.feed import feed_of, plan
+from ftx.training.estimate import Times, adapted_layers, memory_mb, rehearse, what_would_fit
+from ftx.training.feed import augmentation, feed_of, plan
 from ftx.training.log import logging, require_tensorboard
 from ftx.training.loop import Epoch, Fit, fit
 from ftx.training.modelcard import write_trained_card
 from ftx.training.optim import peak_lr
-from ftx.training.precision import resolve
+from ftx.training.precision import device, resolve
 from ftx.training.prepare import Prepared, place, prepare
 from ftx.training.report import DryRunReport, TrainReport
 from ftx.training.trained import save_trained
@@ -50,7 +54,10 @@ def train(recipe: Recipe, out: Path | None = None, *, strict: bool = False, prog
     with new_run(out) as new:
         if recipe.train.tensorboard:
             progress.note(f"curves: tensorboard --logdir {new.folder / 'reports' / 'tensorboard'}")
-        with logging(new.folder / "reports", tensorboard=recipe.train.tensorboard) as log:
+        with (
+            logging(new.folder / "reports", tensorboard=recipe.train.tensorboard) as log,
+            memory_faults(_what_would_fit(prepared, resolved, dataset)),
+        ):
             made = _fit(prepared, dataset, resolved, task, progress, log)
         prepared.backbone.module.cpu()
         save_trained(prepared, new.folder / "trained")
@@ -66,7 +73,7 @@ def train(recipe: Recipe, out: Path | None = None, *, strict: bool = False, prog
     return TrainReport(
         run=str(new.path),
         method=prepared.method,
-        model=recipe.model.name,
+        model=resolved.model.name,
         precision=resolved.train.precision,
         classes=len(dataset.labels),
         images=_images(dataset),
@@ -88,14 +95,15 @@ def dry_run(recipe: Recipe, *, strict: bool = False, progress: Progress = SILENT
     """Say what was understood of data and model, time two steps and train nothing; raises as ``train`` does."""
     dataset, prepared, resolved = _understood(recipe, strict, progress)
     total = sum(parameter.numel() for parameter in prepared.backbone.module.parameters())
-    place(prepared, resolved.train.batch_size)
+    place(prepared, resolved.train.batch_size, progress)
     needed_mb, free_mb = memory_mb(prepared, resolved, len(dataset.split("train"))), round(available_bytes() / 1e6)
     times: Times | None = None
     if needed_mb <= free_mb:
-        times = rehearse(prepared, dataset, resolved, TASKS[recipe.task](dataset.labels, Thresholds()))
+        with memory_faults(_what_would_fit(prepared, resolved, dataset)):
+            times = rehearse(prepared, dataset, resolved, TASKS[recipe.task](dataset.labels, Thresholds()))
     return DryRunReport(
         method=prepared.method,
-        model=recipe.model.name,
+        model=resolved.model.name,
         precision=resolved.train.precision,
         image_size=prepared.backbone.preprocess.image_size,
         counts={name: {str(side): n for side, n in sides.items()} for name, sides in class_counts(dataset).items()},
@@ -113,6 +121,13 @@ def dry_run(recipe: Recipe, *, strict: bool = False, progress: Progress = SILENT
     )
 
 
+def _what_would_fit(prepared: Prepared, recipe: Recipe, dataset: Dataset) -> Callable[[], str]:
+    """What gives the advice, of the memory that is free now: when it has run out, it is the training's own."""
+    where, images = device(), len(dataset.split("train"))
+    free_bytes = available_bytes() if where.type == "cpu" else torch.cuda.mem_get_info(where)[0]
+    return lambda: what_would_fit(prepared, recipe, images, free_bytes)
+
+
 def _understood(recipe: Recipe, strict: bool, progress: Progress) -> tuple[Dataset, Prepared, Recipe]:
     """The data, the model ready to train, and the recipe with every ``auto`` decided."""
     if recipe.train.tensorboard:
@@ -121,8 +136,16 @@ def _understood(recipe: Recipe, strict: bool, progress: Progress) -> tuple[Datas
     data = recipe.data
     dataset = read_dataset(data.path, recipe.task, form=data.format, val_fraction=data.val_fraction, progress=progress)
     _compare_classes(recipe, len(dataset.labels), strict, progress)
-    prepared = prepare(recipe, len(dataset.labels))
-    return dataset, prepared, _resolved(recipe, prepared, len(dataset.labels))
+    if recipe.model.weights == "auto":  # before the model is built: its files name what they were made from
+        recipe = recipe.with_values({"model.name": tagged(recipe.model.name)})
+    with memory_faults(lambda: SMALLER):
+        prepared = prepare(recipe, len(dataset.labels))
+    resolved = _resolved(recipe, prepared, dataset)
+    if resolved.train.augment != recipe.train.augment and "augment" in recipe.train.model_fields_set:
+        progress.note(
+            f"train.augment {recipe.train.augment} is not done: the frozen blocks see each image once, as it is"
+        )
+    return dataset, prepared, resolved
 
 
 def _compare_classes(recipe: Recipe, found: int, strict: bool, progress: Progress) -> None:
@@ -142,7 +165,7 @@ def _fit(
     prepared: Prepared, dataset: Dataset, recipe: Recipe, task: Task, progress: Progress, log: Callable[[Epoch], None]
 ) -> Fit:
     module = prepared.backbone.module
-    where = place(prepared, recipe.train.batch_size)
+    where = place(prepared, recipe.train.batch_size, progress)
     training = dataset.split("train")
     planned = plan(module, recipe, len(training) + len(dataset.split("val")), progress)
     pre = prepared.backbone.preprocess
@@ -167,16 +190,33 @@ def _fit(
         )
 
 
-def _resolved(recipe: Recipe, prepared: Prepared, classes: int) -> Recipe:
-    """The recipe with every ``auto`` that was decided here written out."""
-    return recipe.with_overrides(
-        [
-            f"data.image_size={prepared.backbone.preprocess.image_size}",
-            f"data.classes={classes}",
-            f"train.precision={resolve(recipe.train.precision)}",
-            f"train.lr={peak_lr(recipe.train, recipe.method)!r}",
-        ]
+def _resolved(recipe: Recipe, prepared: Prepared, dataset: Dataset) -> Recipe:
+    """The recipe with what was decided here written out: every ``auto``, and where the data or the model has less."""
+    module = prepared.backbone.module
+    resolved = recipe.with_values(
+        {
+            "data.image_size": prepared.backbone.preprocess.image_size,
+            "data.classes": len(dataset.labels),
+            "train.precision": resolve(recipe.train.precision),
+            "train.lr": peak_lr(recipe.train, recipe.method),
+            "train.augment": augmentation(module, recipe),
+            "train.batch_size": min(recipe.train.batch_size, len(dataset.split("train"))),
+        }
     )
+    if prepared.spec is None:
+        return resolved.without_adapter()
+    reached: set[Role] = {part.target for _, layer in adapter_layers(module) for part in layer.parts}
+    return resolved if "layer" in reached else resolved.with_values(_of_targets(recipe.adapter, reached))
+
+
+def _of_targets(adapter: AdapterRecipe, reached: Collection[Role]) -> dict[str, object]:
+    """What a recipe says of its targets, for those that the model has."""
+    targets: list[Target] = [target for target in adapter.targets if target in reached]
+    found: dict[str, object] = {"adapter.targets": targets}
+    for key, each in (("rank", adapter.rank), ("alpha", adapter.alpha)):
+        if isinstance(each, Mapping):
+            found[f"adapter.{key}"] = {target: each[target] for target in targets}
+    return found
 
 
 def _manifest(recipe: Recipe, prepared: Prepared, dataset: Dataset, thresholds: Thresholds) -> Manifest:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from ftx.adapters.files import load_adapter, save_adapter
 from ftx.backbones.dense import dense_state
 from ftx.backbones.families import head_names
-from ftx.errors import MergeError
+from ftx.errors import MergeError, RunError
 from ftx.files import disk_faults
 from ftx.recipe import Method, Recipe
 from ftx.run import Run
@@ -67,6 +67,14 @@ def load_trained(run: Run) -> nn.Module:
     folder = run.require("trained")
     prepared = prepare(run_recipe(run), len(run.manifest.labels), saved=True)
     require_base(run, prepared.backbone.digest)
+    own, recorded = prepared.backbone.preprocess, run.manifest.preprocess
+    if (own.height, own.width) != (recorded.height, recorded.width):
+        raise RunError(
+            "run.json and recipe.yaml are of different image sizes",
+            where=run.path,
+            found=f"{recorded.image_size} and {own.image_size} px",
+            mend="restore both from a copy of the run",
+        )
     module = prepared.backbone.module
     if prepared.spec is not None:
         load_adapter(module, folder)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import timm
 from torch import nn
 
 from ftx.backbones.dense import size_arguments
@@ -49,9 +48,6 @@ def _base_code(recipe: Recipe, prepared: Prepared, classes: int) -> tuple[list[s
     if prepared.method == "full":
         return ["import timm"], [f'base = timm.create_model("{name}", num_classes={classes}{size})']
     if weights == "auto" and recipe.model.name not in EMBEDDED:
-        config = timm.get_pretrained_cfg(name)
-        if config is not None and config.tag:  # timm's default may become another
-            name = f"{config.architecture}.{config.tag}"
         return ["import timm"], [f'base = timm.create_model("{name}", pretrained=True, num_classes={classes}{size})']
     # What timm alone cannot find: embedded weights, random ones of a seed, and a file of the user's.
     given = {"auto": '"auto"', "none": '"none"'}.get(weights, '"FILE.safetensors"')

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 
+from ftx.data.preprocess import Preprocess, load_pixels
 from ftx.errors import ImageError
 from ftx.progress import Task as ProgressTask
-from ftx.runtimes.base import BATCH_IMAGES, Pixels, Predictor
+from ftx.runtimes.base import BATCH_IMAGES, Pixels, Predictor, feed_files
 from ftx.tasks.base import Floats
 
 # The first calls allocate and compile for a new shape; nine more give a median that one disturbance does not move.
@@ -28,13 +30,26 @@ def ask_graph(predictor: Predictor, pixels_NHWC: Pixels, progress: ProgressTask)
     return np.concatenate(parts)
 
 
+def ask_graph_of_files(predictor: Predictor, paths: Sequence[Path], pre: Preprocess, progress: ProgressTask) -> Floats:
+    """The graph view of files: resized and cropped by the training path, a batch in memory at a time. Shape: [N, C].
+
+    Raises: as ``ask_files``.
+    """
+    decode = partial(load_pixels, pre=pre)
+    return _stacked(feed_files(paths, decode, predictor.logits), progress)
+
+
 def ask_files(predictor: Predictor, paths: Sequence[Path], progress: ProgressTask) -> Floats:
     """Logits in the view from files. Shape: [N, C].
 
     Raises: ImageError for an image that cannot be read: each was readable when the run was made.
     """
+    return _stacked(predictor.logits_from_files(paths), progress)
+
+
+def _stacked(answers: Iterable[Floats | ImageError], progress: ProgressTask) -> Floats:
     rows: list[Floats] = []
-    for answer in predictor.logits_from_files(paths):
+    for answer in answers:
         if isinstance(answer, ImageError):
             raise answer
         rows.append(answer)

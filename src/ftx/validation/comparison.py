@@ -1,4 +1,4 @@
-"""The numbers of one row: an artifact's logits against the reference's, held to a bound.
+"""The numbers of one row: an artifact's logits against the reference's, held to their bound.
 
 Shapes: N images, C labels.
 """
@@ -11,16 +11,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ftx.runtimes.base import RuntimeName
-from ftx.statistics import drop_p_value, wilson_interval
+from ftx.statistics import Paired, wilson_interval
 from ftx.tasks import Task
 from ftx.tasks.base import Flags, Floats, Targets
-from ftx.validation.report import ParityRow, RowBound
+from ftx.validation.report import RowBound, Unit
 from ftx.validation.tolerance import Bound, View
 
 WORST_NAMED = 5
-# A drop fails where chance would show it in fewer than one of a hundred rows, as a validation has a dozen. (At 5 %, by
-# the normal approximation, 4 of 128 images failed an int8 model that lost 0.6 points on 500.)
-CHANCE = 0.01
 
 
 @dataclass(frozen=True)
@@ -30,12 +27,14 @@ class Reference:
     Shape: logits [N, C], targets [labelled, C].
 
     ``targets`` may be shorter than the images: what follows has no truth and does not count in accuracies.
+    ``groups`` names what each image is of (a patient, a part), where any image is of a group; else it is empty.
     """
 
     names: tuple[str, ...]
     logits: Floats
     targets: Targets
     task: Task
+    groups: tuple[str, ...] = ()
 
     @property
     def labelled(self) -> int:
@@ -77,47 +76,90 @@ class _Gap:
         return float(self.told.mean()) if len(self.told) else 1.0
 
 
-def compare(reference: Reference, logits_NC: Floats, subject: Subject, bound: Bound) -> tuple[ParityRow, list[str]]:
-    """One row, and in words each bound that it passes.
+@dataclass(frozen=True)
+class Compared:
+    """One row before its verdict, which hangs on the other rows as well.
+
+    ``exceeded`` says in words each bound on logits that does not hold. ``labels`` are the labelled units, ``changes``
+    all units by whether their labels changed, ``classes`` each label's own units, the worst last.
+    """
+
+    subject: Subject
+    images: int
+    max_abs: float | None
+    mean_abs: float | None
+    cosine: float | None
+    agreement: float
+    accuracy: tuple[float, float, float] | None
+    bound: RowBound
+    exceeded: tuple[str, ...]
+    unit: Unit
+    labels: Paired
+    changes: Paired
+    worst_class: tuple[str, Paired] | None
+    worst: tuple[str, ...]
+
+
+def compare(reference: Reference, logits_NC: Floats, subject: Subject, bound: Bound) -> Compared:
+    """Measure one row, and hold its logits to their bound.
 
     Shape: logits [N, C], for the images of the reference in order.
     """
     gap = _gap(reference, logits_NC)
-    held = RowBound(
-        max_abs=bound.max_abs_for(_largest(reference.logits)),
-        cosine=bound.cosine,
-        agreement=bound.agreement,
-        accuracy_drop=bound.accuracy_drop,
-        reason=bound.reason,
-    )
+    held = RowBound(max_abs=bound.max_abs_for(_largest(reference.logits)), cosine=bound.cosine, reason=bound.reason)
     was_right, is_right = (_right(reference, logits) for logits in (reference.logits, logits_NC))
-    labels = _label_faults(gap, held, was_right, is_right)
-    faults = _distance_faults(gap, held) + labels.faults
+    changed = np.nan_to_num(gap.agreement, nan=1.0) < 1
     # Not finite first, then what changed its label, then the furthest.
     order = np.lexsort((-gap.distance, np.nan_to_num(gap.agreement, nan=1.0)))
-    worst = [reference.names[index] for index in order[:WORST_NAMED]]
-    low, high = wilson_interval(int(is_right.sum()), len(is_right))
-    known = len(is_right) > 0
-    row = ParityRow(
-        artifact=subject.artifact,
-        runtime=subject.runtime,
-        view=subject.view,
-        compute=subject.compute,
+    interval = wilson_interval(int(is_right.sum()), len(is_right))
+    return Compared(
+        subject=subject,
         images=reference.labelled or len(reference.names),
         max_abs=gap.max_abs,
         mean_abs=gap.mean_abs,
         cosine=gap.cosine,
         agreement=gap.agrees,
-        accuracy=float(is_right.mean()) if known else None,
-        accuracy_low=low if known else None,
-        accuracy_high=high if known else None,
-        latency_ms=subject.latency_ms,
+        accuracy=(float(is_right.mean()), *interval) if len(is_right) else None,
         bound=held,
-        ok=not faults,
-        unsure=labels.unsure,
-        worst=worst,
+        exceeded=tuple(_exceeded(gap, held)),
+        unit="group" if reference.groups else "image",
+        labels=_paired(reference, was_right, is_right),
+        changes=_paired(reference, np.ones_like(changed), ~changed),
+        worst_class=_worst_class(reference, logits_NC),
+        worst=tuple(reference.names[index] for index in order[:WORST_NAMED]),
     )
-    return row, [f"{subject}: {fault}; worst: {', '.join(worst[:3])}" for fault in faults]
+
+
+def _paired(reference: Reference, was_N: Flags, is_N: Flags, chosen_N: Flags | None = None) -> Paired:
+    """Count what was right and is not, and the other way round, of all or the chosen of the first N images.
+
+    A group counts as one, and an image of it as its share of the group's chosen ones.
+    """
+    chosen = np.arange(len(was_N)) if chosen_N is None else np.flatnonzero(chosen_N)
+    lost_N, gained_N = (was_N & ~is_N)[chosen], (~was_N & is_N)[chosen]
+    if not reference.groups:
+        return Paired(int(lost_N.sum()), int(gained_N.sum()), len(chosen))
+    # What follows the labelled images are copies of some, in the groups of those.
+    keys = [reference.groups[index] for index in chosen]
+    _, of_group, sizes = np.unique(keys, return_inverse=True, return_counts=True)
+    share_N = 1 / sizes[of_group]
+    return Paired(float(share_N[lost_N].sum()), float(share_N[gained_N].sum()), len(sizes))
+
+
+def _worst_class(reference: Reference, logits_NC: Floats) -> tuple[str, Paired] | None:
+    """The label that most of its images lost; of equals the one with the fewest images."""
+    count, task = reference.labelled, reference.task
+    if not count:
+        return None
+    finite_N = _finite(logits_NC[:count])
+    was_NC = task.called(reference.logits[:count])
+    is_NC = task.called(np.where(finite_N[:, None], logits_NC[:count], 0)) & finite_N[:, None]
+    found = [
+        (name, _paired(reference, was_NC[:, row], is_NC[:, row], reference.targets[:, row] > 0))
+        for row, name in enumerate(task.labels.names)
+    ]
+    present = [(name, units) for name, units in found if units.units]
+    return max(present, key=lambda item: (item[1].drop, -item[1].units), default=None)
 
 
 def _gap(reference: Reference, logits_NC: Floats) -> _Gap:
@@ -175,7 +217,7 @@ def _largest(logits_NC: Floats) -> float:
     return float(np.abs(finite).max()) if finite.size else 0.0
 
 
-def _distance_faults(gap: _Gap, held: RowBound) -> list[str]:
+def _exceeded(gap: _Gap, held: RowBound) -> list[str]:
     if gap.max_abs is None or gap.cosine is None:
         return [f"logits of {int(np.isinf(gap.distance).sum())} images are not finite numbers"]
     faults: list[str] = []
@@ -184,34 +226,3 @@ def _distance_faults(gap: _Gap, held: RowBound) -> list[str]:
     if held.cosine is not None and gap.cosine < held.cosine:
         faults.append(f"the mean cosine is {gap.cosine:.5f}, the bound is {held.cosine:.5f}")
     return faults
-
-
-@dataclass(frozen=True)
-class _Judged:
-    """What of a measure lies beyond its bound: surely, or on too few images to tell."""
-
-    faults: list[str]
-    unsure: list[str]
-
-
-def _label_faults(gap: _Gap, held: RowBound, was_right_N: NDArray[np.bool_], is_right_N: NDArray[np.bool_]) -> _Judged:
-    judged = _Judged([], [])
-    if held.agreement is not None and gap.agrees < held.agreement:
-        # For shares between 0 and 1 the interval is wider than it need be, as they vary less than yes and no.
-        likely_most = wilson_interval(float(gap.told.sum()), len(gap.told))[1]
-        where = judged.faults if likely_most < held.agreement else judged.unsure
-        where.append(
-            f"labels agree to {gap.agrees:.1%} (at most {likely_most:.1%} with 95 % confidence), the bound is "
-            f"{held.agreement:.1%}"
-        )
-    if held.accuracy_drop is not None and len(is_right_N):
-        count = len(is_right_N)
-        lost, gained = int((was_right_N & ~is_right_N).sum()), int((~was_right_N & is_right_N).sum())
-        if (lost - gained) / count > held.accuracy_drop:
-            chance = drop_p_value(lost, gained, count, held.accuracy_drop)
-            where = judged.faults if chance < CHANCE else judged.unsure
-            where.append(
-                f"accuracy drops by {100 * (lost - gained) / count:.2f} points ({lost} of {count} images lost, "
-                f"{gained} gained; by chance with p = {chance:.1g}), the bound is {100 * held.accuracy_drop:.2f}"
-            )
-    return judged

@@ -6,14 +6,14 @@ bound and still tell the user the wrong thing.
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
-from ftx.exporting.model_info import spaceless_names
+from ftx.labels import spaceless_names
 from ftx.run import Run
 from ftx.runtimes import Predictor
 from ftx.runtimes.openvino import OpenVinoPredictor
+from ftx.strict_json import read_json
 
 
 def identity_faults(run: Run, artifact: str, predictor: Predictor) -> list[str]:
@@ -40,8 +40,8 @@ def metadata_faults(predictor: OpenVinoPredictor) -> list[str]:
 
 
 def _dense_names(folder: Path) -> tuple[str, ...]:
-    document: Any = json.loads((folder / "config.json").read_bytes())
-    return tuple(str(name) for name in document.get("label_names", ()))
+    document: Any = read_json(folder / "config.json")  # opened before, so it holds
+    return tuple(str(name) for name in document.get("label_names") or ())
 
 
 def _differ(what: str, found: object, expected: object) -> str:

@@ -7,30 +7,42 @@ the answers of that model which lie beside it.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
 from ftx.card import CARD
 from ftx.data.dataset import Entry
-from ftx.data.preprocess import load_pixels
+from ftx.data.preprocess import Preprocess, load_pixels
 from ftx.errors import InputError, RunError, shell_command
 from ftx.progress import SILENT, Progress
 from ftx.progress import Task as ProgressTask
+from ftx.recipe import Recipe
 from ftx.run import Run
 from ftx.runtimes import Compute, Predictor, load_artifact
 from ftx.runtimes.base import Pixels
+from ftx.runtimes.machine import this_machine
+from ftx.runtimes.openvino import OpenVinoPredictor, default_compute
 from ftx.tasks.base import Floats
-from ftx.validation.asking import ask_files, ask_graph, files_latency_ms, graph_latency_ms
-from ftx.validation.comparison import Reference, Subject, compare
+from ftx.validation.asking import (
+    ask_files,
+    ask_graph,
+    ask_graph_of_files,
+    files_latency_ms,
+    graph_latency_ms,
+)
+from ftx.validation.comparison import Compared, Reference, Subject, compare
 from ftx.validation.device import validate_folder
 from ftx.validation.identity import identity_faults
-from ftx.validation.report import ParityReport, ParityRow
+from ftx.validation.model_card import tell_card
+from ftx.validation.proof import Answers, keep_proof, reference_answers
+from ftx.validation.report import ParityReport
 from ftx.validation.tolerance import Bounds, kind_of
+from ftx.validation.verdict import judge, rests_on_labels
 
-# The graph view compares numbers, and a fault in a graph moves the logits of any image: so many, spread
-# over the held-out ones, show it. Accuracy needs them all, and the view from files takes them.
+# The graph view in f32 compares numbers, and a fault in a graph moves the logits of any image: so many, spread
+# over the held-out ones, show it. What rests on labels is asked about them all, as the view from files is.
 GRAPH_IMAGES = 128
 TINTED_IMAGES = 8
 # Grey images answer alike with their channels swapped, so copies of some are tinted: the factors of R, G and B.
@@ -45,19 +57,25 @@ def validate(
     data: Path | None = None,
     bounds: Mapping[str, float] | Bounds | None = None,
     images: int | None = None,
+    max_drop: float | None = None,
+    require_proof: bool = False,
     progress: Progress = SILENT,
 ) -> ParityReport:
-    """Compare every artifact of a run, or one exported folder, with the trained model.
+    """Compare every artifact of a run, or one exported folder, with the trained model, and give each a verdict.
 
     ``target`` is the latest run by default; ``data`` says where the run's images are now; ``bounds`` lays values over
-    the table of ``ftx.validation.tolerance``; ``images`` takes so many of the held-out ones, spread over them.
-    A run gets ``reports/parity.json``. A bound that is passed makes ``ok`` false and raises nothing.
+    the table of ``ftx.validation.tolerance``; ``images`` takes so many of the held-out ones, spread over them, which
+    proves nothing; ``max_drop`` is the share of images that may be lost (the recipe's by default). A run gets
+    ``reports/parity.json``, and each OpenVINO model its ``proof.json``. ``ok`` is false where an artifact failed, or,
+    with ``require_proof``, is not proved; nothing is raised for it.
     Raises: RunError if nothing is exported, or a file is altered or stale; ExportError for a folder; DataError.
     """
     table = Bounds.of(bounds)
-    if isinstance(target, Run) or target is None:
-        return _validate_run(target or Run.open(), data, table, images, progress)
-    path = Path(target)
+    if max_drop is not None and not 0 < max_drop < 1:
+        raise InputError(
+            f"--max-drop {max_drop:g} is no margin", mend="it is a share of the images between 0 and 1, as 0.02"
+        )
+    path = target.path if isinstance(target, Run) else Run.open().path if target is None else Path(target)
     folder = path.parent if path.is_file() else path
     if (folder / CARD).is_file():
         if data is not None or images is not None:
@@ -66,13 +84,23 @@ def validate(
                 where=folder,
                 mend="leave them out, or name the run",
             )
-        return validate_folder(folder, table, progress)
-    return _validate_run(Run.open(path), data, table, images, progress)
+        report = validate_folder(folder, table, max_drop, progress)
+    else:
+        run = target if isinstance(target, Run) else Run.open(path)
+        report = _validate_run(run, data, table, images, max_drop, progress)
+    report.require_proof = require_proof
+    wanted = {"proved"} if require_proof else {"proved", "unproved"}
+    report.ok = set(report.verdicts.values()) <= wanted
+    if report.run is not None:
+        run = Run.open(report.run)
+        run.keep_report("parity", report, progress)
+        tell_card(run, report, progress)
+    return report
 
 
 @dataclass(frozen=True)
 class _Samples:
-    """The held-out images, and which of them the graph view takes."""
+    """The held-out images, and which of them the graph view in f32 takes."""
 
     entries: tuple[Entry, ...]
     paths: tuple[Path, ...]
@@ -80,17 +108,26 @@ class _Samples:
     # Shape: [chosen, H, W, 3]; [tinted, H, W, 3].
     pixels: Pixels
     tinted: Pixels
+    preprocess: Preprocess
 
 
 @dataclass(frozen=True)
 class _References:
-    files: Reference
-    graph: Reference
-    # The graph view with the tinted copies at its end.
+    """All held-out images, those of the graph view in f32, and the tinted copies of the first of these."""
+
+    whole: Reference
+    chosen: Reference
     tinted: Reference
 
 
-def _validate_run(run: Run, data: Path | None, table: Bounds, images: int | None, progress: Progress) -> ParityReport:
+def margin_of(run: Run) -> float:
+    """The share of images that an artifact of a run may lose, by its recipe."""
+    return Recipe.load(run.file("recipe.yaml")).validation.max_drop
+
+
+def _validate_run(
+    run: Run, data: Path | None, table: Bounds, images: int | None, max_drop: float | None, progress: Progress
+) -> ParityReport:
     exported = [name for name in EXPORTED if run.has(name)]
     if not exported:
         raise RunError(
@@ -101,36 +138,50 @@ def _validate_run(run: Run, data: Path | None, table: Bounds, images: int | None
         )
     for artifact in exported:  # hashes and lineage of all, before the first number
         run.require(artifact)
+    margin = margin_of(run) if max_drop is None else max_drop
     samples = _samples(run, data, images)
     asked = list(_computes(["dense", *exported]))
-    total = sum(_images_asked(artifact, samples) for artifact in ["trained", *(artifact for artifact, _ in asked)])
-    rows: list[ParityRow] = []
-    problems: list[str] = []
-    faulty: set[str] = set()
+    total = len(samples.paths) + len(samples.tinted) + sum(_images_asked(*one, samples) for one in asked)
+    compared: list[Compared] = []
+    mistaken: dict[str, list[str]] = {}
+    answers: dict[str, list[Answers]] = {}
     with progress.track("validating", total) as bar:
-        references = _references(run, samples, rows, table, bar)
+        references = _references(run, samples, compared, table, bar)
         for artifact, compute in asked:
             predictor = load_artifact(run, artifact, compute=compute)
-            faults = [] if compute == "auto" else identity_faults(run, artifact, predictor)
-            for row, passed in _compare(artifact, predictor, references, samples, table, bar):
-                rows.append(row)
-                faults += passed
-            problems += faults
-            faulty |= {artifact} if faults else set()
+            if compute == "f32":
+                mistaken[artifact] = identity_faults(run, artifact, predictor)
+            compared += _compare(artifact, predictor, references, samples, table, bar)
+            if isinstance(predictor, OpenVinoPredictor):
+                answers.setdefault(artifact, []).append(reference_answers(run.path / artifact, predictor))
+    judged = judge(compared, margin, mistaken=mistaken, partial=_partial(run, samples, table))
     manifest = run.manifest
     report = ParityReport(
         run=str(run.path),
-        ok=not problems,
         reference="trained/ in torch f32, before its merge",
         split=samples.entries[0].split,
-        whole=images is None and table == Bounds.of(None),
-        rows=rows,
-        problems=problems,
-        faulty=sorted(faulty),
+        whole=_partial(run, samples, table) is None,
+        max_drop=margin,
+        machine=this_machine(),
+        family=judged.family,
+        verdicts=judged.verdicts,
+        said=judged.said,
+        rows=judged.rows,
+        problems=judged.problems,
+        faulty=[name for name, verdict in sorted(judged.verdicts.items()) if verdict == "failed"],
         digests={name: manifest.digest(name) for name in ("trained", "dense", *exported)},
     )
-    run.keep_report("parity", report, progress)
+    for artifact, own in answers.items():
+        keep_proof(run.path / artifact, report, artifact, own, progress)
     return report
+
+
+def _partial(run: Run, samples: _Samples, table: Bounds) -> str | None:
+    """Why what was asked is no proof; None where it may be one."""
+    held_out = len(run.report_entries())
+    if len(samples.entries) < held_out:
+        return f"{len(samples.entries)} of {held_out} held-out images were asked, and all prove"
+    return None if table == Bounds.of(None) else "bounds of your own prove nothing"
 
 
 def _computes(artifacts: Sequence[str]) -> Iterator[tuple[str, Compute]]:
@@ -140,10 +191,11 @@ def _computes(artifacts: Sequence[str]) -> Iterator[tuple[str, Compute]]:
             yield artifact, "auto"
 
 
-def _images_asked(artifact: str, samples: _Samples) -> int:
-    of_graph = len(samples.chosen) + len(samples.tinted)
-    if artifact == "trained":
-        return len(samples.paths) + len(samples.tinted)
+def _images_asked(artifact: str, compute: Compute, samples: _Samples) -> int:
+    by_labels = rests_on_labels(artifact, default_compute() if compute == "auto" else compute)
+    of_graph = len(samples.paths if by_labels else samples.chosen)
+    if kind_of(artifact, compute) != "int8":
+        of_graph += len(samples.tinted)
     return of_graph if artifact == "dense" else of_graph + len(samples.paths)
 
 
@@ -156,7 +208,7 @@ def _samples(run: Run, data: Path | None, images: int | None) -> _Samples:
     pixels = np.stack([load_pixels(paths[index], run.manifest.preprocess) for index in chosen])
     grey = bool((pixels == pixels[..., :1]).all())
     tinted = np.rint(pixels[:TINTED_IMAGES] * TINT).astype(np.uint8) if grey else pixels[:0]
-    return _Samples(entries, paths, chosen, pixels, tinted)
+    return _Samples(entries, paths, chosen, pixels, tinted, run.manifest.preprocess)
 
 
 def _spread(count: int, wanted: int) -> tuple[int, ...]:
@@ -166,25 +218,51 @@ def _spread(count: int, wanted: int) -> tuple[int, ...]:
     )
 
 
-def _references(run: Run, samples: _Samples, rows: list[ParityRow], table: Bounds, bar: ProgressTask) -> _References:
+def _references(run: Run, samples: _Samples, compared: list[Compared], table: Bounds, bar: ProgressTask) -> _References:
     """Ask the trained model, and give it a row of its own."""
     trained = load_artifact(run, "trained")
     task = run.task
     names = tuple(entry.path for entry in samples.entries)
     targets_NC = task.targets([entry.labels for entry in samples.entries])
+    grouped = any(entry.group is not None for entry in samples.entries)
+    # An image without a group stands for itself; no group is called as a digest with this prefix.
+    groups = tuple(entry.group or f"image {entry.sha256}" for entry in samples.entries) if grouped else ()
     logits_NC = ask_files(trained, samples.paths, bar)
-    whole = Reference(names, logits_NC, targets_NC, task)
-    chosen = list(samples.chosen)
-    graph = Reference(tuple(names[index] for index in chosen), logits_NC[chosen], targets_NC[chosen], task)
-    tinted = graph
+    whole = Reference(names, logits_NC, targets_NC, task, groups)
+    chosen = _rows_of(whole, samples.chosen)
+    tinted = _rows_of(whole, samples.chosen[: len(samples.tinted)])
     if len(samples.tinted):
-        more = tuple(f"{name} (tinted)" for name in graph.names[: len(samples.tinted)])
-        logits = np.concatenate([graph.logits, ask_graph(trained, samples.tinted, bar)])
-        tinted = Reference(graph.names + more, logits, graph.targets, task)
+        tinted = replace(
+            tinted,
+            names=tuple(f"{name} (tinted)" for name in tinted.names),
+            logits=ask_graph(trained, samples.tinted, bar),
+            targets=targets_NC[:0],
+        )
     subject = Subject("trained", "torch", "files", "f32", files_latency_ms(trained, samples.paths))
-    row, _ = compare(whole, logits_NC, subject, table.pick("trained", "files", "f32"))
-    rows.append(row)
-    return _References(whole, graph, tinted)
+    compared.append(compare(whole, logits_NC, subject, table.pick("trained", "files", "f32")))
+    return _References(whole, chosen, tinted)
+
+
+def _rows_of(reference: Reference, rows: Sequence[int]) -> Reference:
+    """Some of a reference's images."""
+    some = list(rows)
+    return replace(
+        reference,
+        names=tuple(reference.names[row] for row in some),
+        logits=reference.logits[some],
+        targets=reference.targets[some],
+        groups=tuple(reference.groups[row] for row in some) if reference.groups else (),
+    )
+
+
+def _followed(first: Reference, more: Reference) -> Reference:
+    """A reference with another's images, which have no truth, behind its own."""
+    return replace(
+        first,
+        names=first.names + more.names,
+        logits=np.concatenate([first.logits, more.logits]),
+        groups=first.groups + more.groups,
+    )
 
 
 def _compare(
@@ -194,18 +272,22 @@ def _compare(
     samples: _Samples,
     table: Bounds,
     bar: ProgressTask,
-) -> Iterator[tuple[ParityRow, list[str]]]:
+) -> Iterator[Compared]:
     """The rows of one artifact under one precision."""
     compute = predictor.compute
+    reference = references.whole if rests_on_labels(artifact, compute) else references.chosen
+    if reference is references.whole:
+        logits_NC = ask_graph_of_files(predictor, samples.paths, samples.preprocess, bar)
+    else:
+        logits_NC = ask_graph(predictor, samples.pixels, bar)
     # Int8 is calibrated on what the data holds: on grey data its answer to colour says nothing.
-    takes_tint = kind_of(artifact, compute) != "int8"
-    reference = references.tinted if takes_tint else references.graph
-    pixels = np.concatenate([samples.pixels, samples.tinted]) if takes_tint else samples.pixels
-    logits_NC: Floats = ask_graph(predictor, pixels, bar)
+    if len(samples.tinted) and kind_of(artifact, compute) != "int8":
+        reference = _followed(reference, references.tinted)
+        logits_NC = np.concatenate([logits_NC, ask_graph(predictor, samples.tinted, bar)])
     subject = Subject(artifact, predictor.name, "graph", compute, graph_latency_ms(predictor, samples.pixels))
     yield compare(reference, logits_NC, subject, table.pick(artifact, "graph", compute))
     if artifact == "dense":
         return  # its image path is the training path, so the other view would be this one again
-    logits_NC = ask_files(predictor, samples.paths, bar)
+    from_files_NC: Floats = ask_files(predictor, samples.paths, bar)
     subject = Subject(artifact, predictor.name, "files", compute, files_latency_ms(predictor, samples.paths))
-    yield compare(references.files, logits_NC, subject, table.pick(artifact, "files", compute))
+    yield compare(references.whole, from_files_NC, subject, table.pick(artifact, "files", compute))

@@ -1,24 +1,48 @@
-"""What ``ftx validate`` returns: a row an artifact, view and precision."""
+"""What ``ftx validate`` returns: a row an artifact, view and precision, and what becomes of each artifact."""
 
 from __future__ import annotations
+
+from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
 from ftx.reports import VerbReport
 from ftx.runtimes.base import RuntimeName
+from ftx.runtimes.machine import Machine
 from ftx.validation.tolerance import View
+
+# proved: what was asked holds. failed: it certainly does not. unproved: these images tell neither.
+Verdict = Literal["proved", "unproved", "failed"]
+# What counts as one: an image, or all images of one group of a table (a patient, a part), which are no new evidence
+# each.
+Unit = Literal["image", "group"]
 
 
 class RowBound(BaseModel):
-    """What a row was held to: null where a measure is free. ``max_abs`` in logits, the rest in [0, 1]."""
+    """What a row's logits were held to: null where a measure is free. ``max_abs`` in logits, ``cosine`` in [0, 1]."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     max_abs: float | None
     cosine: float | None
-    agreement: float | None
-    accuracy_drop: float | None
     reason: str
+
+
+class ClassDrop(BaseModel):
+    """One label's drop: of the ``labelled`` units that carry it, how many the artifact no longer calls it.
+
+    ``drop_low`` and ``drop_high`` are one-sided 95 % ends, as shares of those units.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: str
+    labelled: int
+    lost: float
+    gained: float
+    drop: float
+    drop_low: float
+    drop_high: float
 
 
 class ParityRow(BaseModel):
@@ -27,8 +51,14 @@ class ParityRow(BaseModel):
     Differences are null where a logit was not finite; accuracies where the truth is unknown.
     ``accuracy_low`` and ``accuracy_high`` are the ends of Wilson's 95 % interval; ``cosine`` and ``agreement`` are
     means over images, the latter of the share of labels that both give (Dice's; with one label each, the share of
-    images called the same). ``unsure`` says what lies beyond its bound, on so few images that chance may have done it.
-    ``worst`` holds the images furthest off, the worst first.
+    images called the same).
+
+    ``lost`` of ``labelled`` units are right by the trained model and wrong by the artifact, ``gained`` the other way
+    round; with ``unit`` group each group counts as one and its images as shares of it. ``drop`` is (lost - gained) /
+    labelled, ``drop_low`` and ``drop_high`` the ends of its one-sided intervals at ``confidence``; null without truth,
+    and the share of units whose labels ``changed`` (at most ``changed_high``) then stands for it. ``needed_images`` is
+    how many units would prove ``max_drop`` with no further loss; null where the row is not unproved for their number.
+    ``worst_class`` is the label that lost most, ``worst`` the images furthest off, the worst first.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -48,16 +78,65 @@ class ParityRow(BaseModel):
     latency_ms: float
     bound: RowBound
     ok: bool
-    unsure: list[str]
+    verdict: Verdict
+    unit: Unit
+    labelled: int
+    lost: float
+    gained: float
+    drop: float | None
+    drop_low: float | None
+    drop_high: float | None
+    changed: float
+    changed_high: float
+    confidence: float
+    max_drop: float
+    needed_images: int | None
+    worst_class: ClassDrop | None
     worst: list[str]
+
+
+class Family(BaseModel):
+    """How the error of several tests together is held to ``alpha``.
+
+    ``artifacts`` are those whose proof rests on labels and among which ``ftx predict`` chooses; ``rows`` are tested for
+    failing.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    method: Literal["holm"] = "holm"
+    alpha: float
+    artifacts: list[str]
+    rows: int
+
+
+class Transfer(BaseModel):
+    """Whether an exported folder answers here as it did where ``ftx validate`` judged it within its run.
+
+    ``same``: its logits for the reference images are its own from there, within ``bound`` (null without any from
+    there). ``changed`` is the share of reference images with other labels, ``changed_high`` its one-sided 95 % end.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    verdict: Verdict
+    said: str
+    machine: Machine
+    same: bool
+    max_abs: float | None
+    bound: float | None
+    changed: float
+    changed_high: float
 
 
 class ParityReport(VerbReport):
     """All rows, and in words what does not hold.
 
-    ``problems`` says each bound that was passed and each label or image path that differs; ``faulty`` names
-    their artifacts. ``digests`` are those of the artifacts at the time. ``whole``: on every held-out image and with
-    no bound changed, which is what counts as proof when ``ftx predict`` chooses a model.
+    ``verdicts`` has one for each artifact, and ``said`` its figures in a sentence. ``ok`` is false where one failed,
+    or, with ``require_proof``, is not proved. ``problems`` says each bound that was exceeded and each label or image
+    path that differs; ``faulty`` names their artifacts. ``digests`` are those of the artifacts at the time, ``machine``
+    what they were asked on. ``whole``: on every held-out image and with no bound changed; without it nothing is proved.
+    ``transfer`` is of an exported folder alone.
     """
 
     verb: str = "validate"
@@ -65,7 +144,14 @@ class ParityReport(VerbReport):
     reference: str
     split: str
     whole: bool
+    max_drop: float
+    require_proof: bool = False
+    machine: Machine
+    family: Family
+    verdicts: dict[str, Verdict]
+    said: dict[str, str]
     rows: list[ParityRow]
     problems: list[str]
     faulty: list[str]
     digests: dict[str, str]
+    transfer: Transfer | None = None

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from ftx.data.dataset import Split
 from ftx.data.sources.documents import Part, folder_of, parse, refuse_missing
-from ftx.data.sources.listing import Found, Listing, inside, label_name, side_of
+from ftx.data.sources.listing import Found, Listing, inside, label_name, short, side_of
 from ftx.errors import DataError, told
 from ftx.labels import Declared
 
@@ -87,7 +87,7 @@ def _names(categories: Sequence[_Category], where: Path) -> dict[Id, str]:
         raise DataError("a category has no name that can be used", where=where, found=str(error)) from error
     twice = sorted(name for name, count in Counter(names.values()).items() if count > 1)
     if twice or len(names) < len(categories):
-        found = ", ".join(map(repr, twice)) or "an id twice"
+        found = told([repr(name) for name in twice]) or "an id twice"
         raise DataError("categories need names and ids of their own", where=where, found=found)
     return names
 
@@ -105,9 +105,9 @@ def _images(coco: _Coco, file: Path, names: dict[Id, str], root: Path) -> Iterat
         yield "two images have one id"
     for annotation in coco.annotations:
         if annotation.image_id not in held:
-            yield f"an annotation of the image {annotation.image_id}, which is not listed"
+            yield f"an annotation of the image {short(annotation.image_id)}, which is not listed"
         elif annotation.category_id not in names:
-            yield f"an annotation of the category {annotation.category_id}, which is not listed"
+            yield f"an annotation of the category {short(annotation.category_id)}, which is not listed"
         else:
             held[annotation.image_id].add(names[annotation.category_id])
     subset = file.stem.removeprefix("instances_")

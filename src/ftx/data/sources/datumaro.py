@@ -5,12 +5,13 @@ Source: the files that datumaro 1.13 writes (dm_format_version 1.0).
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
 from ftx.data.sources.documents import Part, folder_of, parse, refuse_missing
-from ftx.data.sources.listing import Found, Listing, inside, label_name, side_of
+from ftx.data.sources.listing import Found, Listing, inside, label_name, short, side_of
 from ftx.errors import DataError, told
 from ftx.labels import Declared
 
@@ -72,19 +73,19 @@ def read_datumaro(path: Path, files: Sequence[tuple[Path, bytes]]) -> Listing:
     problems: list[str] = []
     for file, document in read:
         if document.categories.label != labels:
-            raise DataError("the files of one data set differ in their labels", where=file, found=", ".join(names))
+            raise DataError("the files of one data set differ in their labels", where=file, found=told(names))
         placed: list[tuple[_Item, str, tuple[str, ...]]] = []
         for item in document.items:
             try:
                 labels_held = carried([one.label_id for one in item.annotations], names)
                 placed.append((item, within(item.image.path), labels_held))
             except ValueError as error:
-                problems.append(f"{file.name}, item {item.id}: {error}")
+                problems.append(f"{file.name}, item {short(item.id)}: {error}")
         before = folder_of(root, [f"images/{file.stem}", "images", "."], [name for _, name, _ in placed])
         for item, name, held in placed:
             image = Found(within(before + name), held, side_of(file.stem))
             if found.setdefault(image.path, image) is not image:
-                problems.append(f"{file.name}, item {item.id}: {image.path} is listed twice")
+                problems.append(f"{file.name}, item {short(item.id)}: {short(image.path)} is listed twice")
     if problems:
         raise DataError(f"items that do not hold: {len(problems)}", where=path, found=told(problems))
     refuse_missing(root, found.values(), path)
@@ -110,7 +111,7 @@ def carried(numbers: Sequence[int | None], names: Sequence[str]) -> tuple[str, .
     held = {number for number in numbers if number is not None}
     if unknown := sorted(number for number in held if not 0 <= number < len(names)):
         raise ValueError(f"there is no label number {unknown[0]}")
-    return tuple(name for number, name in enumerate(names) if number in held)
+    return tuple(names[number] for number in sorted(held))
 
 
 def declared(
@@ -122,10 +123,14 @@ def declared(
     """
     grouped = [name for group in groups or () for name in group]
     if unknown := sorted({*parents.values(), *grouped} - set(names)):
-        raise DataError("groups or parents name labels that are not listed", where=where, found=", ".join(unknown))
+        raise DataError("groups or parents name labels that are not listed", where=where, found=told(unknown))
     if len(set(names)) < len(names):
-        raise DataError("labels need names of their own", where=where, found=", ".join(names))
+        raise DataError("labels need names of their own", where=where, found=told(_twice(names)))
     if len(set(grouped)) < len(grouped):
-        raise DataError("a label stands in two exclusive groups", where=where, found=", ".join(grouped))
+        raise DataError("a label stands in two exclusive groups", where=where, found=told(_twice(grouped)))
     kept = None if groups is None else tuple(tuple(group) for group in groups if len(group) > 1)
     return Declared(groups=kept, parents=parents)
+
+
+def _twice(names: Sequence[str]) -> list[str]:
+    return sorted(name for name, count in Counter(names).items() if count > 1)

@@ -15,6 +15,9 @@ from ftx.labels import Declared
 # What operating systems and file servers leave in folders; not worth a word. Hidden files join them.
 LITTER = frozenset({"thumbs.db", "desktop.ini", "ehthumbs.db", "__macosx", "@eadir", "$recycle.bin"})
 
+# More than any tree of labels has.
+MOST_LEVELS = 100
+
 _SHAPE = "make one folder a class and put its images straight into it: DIR/<class>/*.jpg, or DIR/train/<class>/*.jpg"
 
 
@@ -92,12 +95,18 @@ class _Walker:
             self.ignored["images outside class folders" if _is_image(path) else _ending(path)] += 1
         return sum(_is_image(path) for path in files)
 
-    def _images(self, class_folder: Path, label: str, split: Split | None) -> Iterator[Found]:
+    def _images(self, class_folder: Path, label: str, split: Split | None, level: int = 1) -> Iterator[Found]:
+        if level > MOST_LEVELS:
+            raise DataError(
+                "the folders are nested too deeply",
+                where=class_folder,
+                found=f"more than {MOST_LEVELS} levels of labels",
+            )
         for path in self.visible(class_folder):
             if path.is_dir() and self.nested:
                 if not _is_text(path.name):
                     raise DataError("a folder's name is not valid text", where=class_folder, found=ascii(path.name))
-                yield from self._images(path, f"{label}/{path.name}", split)
+                yield from self._images(path, f"{label}/{path.name}", split, level + 1)
             elif path.is_dir():
                 raise DataError(
                     "there is a folder inside a class folder",

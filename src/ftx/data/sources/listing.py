@@ -6,6 +6,7 @@ import os
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path, PurePosixPath
 from typing import Literal
 
@@ -65,21 +66,52 @@ def inside(root: Path) -> Callable[[str], str]:
 
     It raises ValueError if the path is absolute, or leaves the root by itself or by a link.
     """
-    real = Path(os.path.realpath(root))
+    real = os.path.realpath(root)
+
+    @cache  # following links takes a question to the system for each folder on the way
+    def real_folder(name: str) -> str:
+        return os.path.realpath(os.path.join(real, name))  # noqa: PTH118  a Path for each of 100,000 images takes a second
 
     def within(name: str) -> str:
+        if "\0" in name or _SURROGATE.search(name) or len(name) > _LONGEST_PATH:
+            raise ValueError(f"{short(name)} is no path of a file")
         path = PurePosixPath(name.replace("\\", "/"))
         if not path.parts:
             raise ValueError("no path")
         if path.is_absolute() or re.match(r"[A-Za-z]:", path.parts[0]):
-            raise ValueError(f"{name} is absolute, and must count from the data folder")
+            raise ValueError(f"{short(name)} is absolute, and must count from the data folder")
         if ".." in path.parts:
-            raise ValueError(f"{name} leaves the data folder")
-        if "\0" in name or not Path(os.path.realpath(real / path)).is_relative_to(real):
-            raise ValueError(f"{name} is a link that leaves the data folder")
+            raise ValueError(f"{short(name)} leaves the data folder")
+        folder, _, last = path.as_posix().rpartition("/")
+        if len(max(path.parts, key=len).encode()) > _LONGEST_NAME:
+            raise ValueError(f"{short(name)} is too long a name")
+        file = f"{real_folder(folder)}/{last}"
+        if os.path.islink(file):  # noqa: PTH114
+            file = os.path.realpath(file)
+        if not f"{file}/".startswith(f"{real.rstrip('/')}/"):
+            raise ValueError(f"{short(name)} is a link that leaves the data folder")
         return path.as_posix()
 
     return within
+
+
+# Linux's bounds of a path in characters and of a name in bytes.
+_LONGEST_PATH = 4095
+_LONGEST_NAME = 255
+# Half a character, as JSON can escape it: no file system of UTF-8 names has it.
+_SURROGATE = re.compile("[\ud800-\udfff]")
+# A label may be the path of a folder.
+_LONGEST_LABEL = _LONGEST_PATH
+
+
+def short(value: object) -> str:
+    """A stranger's value as a message can hold it: the beginning of a text, of anything else the kind."""
+    if isinstance(value, bool | float | None) or (isinstance(value, int) and value.bit_length() <= 64):
+        return str(value)
+    if not isinstance(value, str):
+        return f"a {type(value).__name__}"
+    text = value if value.isprintable() else ascii(value[:100])[1:-1]
+    return text if len(text) <= 100 else f"{text[:97]}..."
 
 
 def refuse_outside(real_root: Path, path: Path) -> None:
@@ -103,5 +135,7 @@ def label_name(text: str) -> str:
     if not name:
         raise ValueError("a label without a name")
     if not name.isprintable():  # control characters, line ends, lone surrogates
-        raise ValueError(f"{name!a} holds characters that cannot be shown")
+        raise ValueError(f"'{short(name)}' holds characters that cannot be shown")
+    if len(name) > _LONGEST_LABEL:
+        raise ValueError(f"'{short(name)}' has {len(name):,} characters, at most {_LONGEST_LABEL:,}")
     return name

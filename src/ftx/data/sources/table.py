@@ -19,10 +19,15 @@ from pathlib import Path
 from typing import cast
 
 from ftx.data.dataset import SPLITS
-from ftx.data.sources.listing import Found, Listing, inside, label_name, refuse_outside, side_of
+from ftx.data.sources.listing import Found, Listing, inside, label_name, refuse_outside, short, side_of
 from ftx.errors import DataError, nearest, told
+from ftx.reading import read_file
 
 TABLE_ENDINGS = (".csv", ".jsonl")
+# Several million lines.
+MAX_TABLE_BYTES = 1 << 29
+# Each may exclude each other, which takes the square of their number; the densest of LVIS's images have tens.
+MOST_LABELS_OF_AN_IMAGE = 1000
 
 # What a column is called here and elsewhere; file_name is what Hugging Face's metadata files say.
 _COLUMNS = {
@@ -112,7 +117,9 @@ def read_table(table: Path) -> Listing:
 
 def _records(table: Path) -> Iterator[tuple[int, Mapping[str, object]]]:
     try:
-        text = table.read_text(encoding="utf-8-sig")
+        text = read_file(table, MAX_TABLE_BYTES).decode("utf-8-sig").replace("\r\n", "\n").replace("\r", "\n")
+    except OSError as error:
+        raise DataError("the table cannot be read", where=table, found=error.strerror) from error
     except UnicodeDecodeError as error:
         raise DataError(
             "the table is not UTF-8 text", where=table, found=str(error), mend="save it as UTF-8"
@@ -126,7 +133,7 @@ def _records(table: Path) -> Iterator[tuple[int, Mapping[str, object]]]:
             except (ValueError, RecursionError) as error:
                 raise DataError("a line is not JSON", where=f"{table}, line {number}", found=str(error)) from error
             if not isinstance(record, dict):
-                raise DataError("a line is no JSON object", where=f"{table}, line {number}", found=line[:60])
+                raise DataError("a line is no JSON object", where=f"{table}, line {number}", found=short(line))
             yield number, _renamed(record, table)  # pyright: ignore[reportUnknownArgumentType]
         return
     if text.partition("\n")[0].count(";") > text.partition("\n")[0].count(","):
@@ -158,7 +165,7 @@ def _renamed(record: Mapping[str, object], table: Path) -> dict[str, object]:
         columns = [word for word in known if word in lowered]
         if len(columns) > 1 or len(lowered) < len(record):
             raise DataError(
-                "two columns mean the same", where=table, found=", ".join(map(str, record)), mend=f"keep one of {known}"
+                "two columns mean the same", where=table, found=_columns(record), mend=f"keep one of {known}"
             )
         if columns:
             named[name] = lowered[columns[0]]
@@ -167,22 +174,39 @@ def _renamed(record: Mapping[str, object], table: Path) -> dict[str, object]:
             raise DataError(
                 f"the table has no column {name}",
                 where=table,
-                found=", ".join(map(str, record)),
+                found=_columns(record),
                 mend=f"rename {alike} to {name}" if alike else f"call it {name}",
             )
     return named
 
 
+def _columns(record: Mapping[str, object]) -> str:
+    return told([short(str(name)) for name in record])
+
+
 def _image(record: Mapping[str, object], within: Callable[[str], str]) -> Found:
     if not isinstance(record["path"], str):
-        raise ValueError(f"{record['path']!r} is no path")
+        raise ValueError(f"{short(record['path'])} is no path")
     path = within(record["path"].strip())
-    side = str(record.get("split") or "").strip()
+    side = _text(record.get("split"), "side")
     split = side_of(side)
     if side and split is None:
-        raise ValueError(f"the side '{side}' is none of {', '.join(SPLITS)}")
-    group = str(record.get("group") or "").strip() or None
-    return Found(path, _labels(record["labels"]), split, group)
+        raise ValueError(f"the side '{short(side)}' is none of {', '.join(SPLITS)}")
+    return Found(path, _labels(record["labels"]), split, _text(record.get("group"), "group") or None)
+
+
+def _text(cell: object, what: str) -> str:
+    """A cell that is a name, or empty; a number is its digits."""
+    if cell is None or (isinstance(cell, str | int) and not isinstance(cell, bool)):
+        text = "" if cell is None else _digits(cell)
+        return label_name(text) if text.strip() else ""
+    raise ValueError(f"{short(cell)} is no {what}")
+
+
+def _digits(cell: str | int) -> str:
+    if isinstance(cell, int) and cell.bit_length() > 64:
+        raise ValueError("a whole number beyond 64 bits is no name")
+    return str(cell)
 
 
 def _labels(cell: object) -> tuple[str, ...]:
@@ -190,9 +214,12 @@ def _labels(cell: object) -> tuple[str, ...]:
     if isinstance(cell, list):
         cells = cast("list[object]", cell)
     if strange := [one for one in cells if isinstance(one, bool) or not isinstance(one, str | int | None)]:
-        raise ValueError(f"{strange[0]!r} is no label")
+        raise ValueError(f"{short(strange[0])} is no label")
     # A number is one of Hugging Face's: 0 is a label as well.
-    parts = ["" if one is None else str(one) for one in cells]
+    parts = ["" if one is None else _digits(one) for one in cells if one is None or isinstance(one, str | int)]
     named = [part.strip().strip("/") for text in parts for part in (text.split(";") if cells == [cell] else [text])]
     # In one order, so that a copy with its labels written the other way round does not contradict.
-    return tuple(sorted({label_name(name) for name in named if name}))
+    labels = tuple(sorted({label_name(name) for name in named if name}))
+    if len(labels) > MOST_LABELS_OF_AN_IMAGE:
+        raise ValueError(f"{len(labels):,} labels, at most {MOST_LABELS_OF_AN_IMAGE:,} of one image")
+    return labels

@@ -1,0 +1,197 @@
+"""From measured rows to verdicts: proved, unproved or failed, for each row and each artifact.
+
+Where weights and arithmetic are f32 the bound on logits is the proof: what lies within it changes a label only where
+two were all but equal. Where they are coarser, labels do change, and the proof is an interval: the drop of accuracy is
+at most the margin, with 95 % confidence. Without truth the share of changed labels stands for the drop.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from ftx.statistics import Paired, holm
+from ftx.validation.comparison import Compared
+from ftx.validation.report import ClassDrop, Family, ParityRow, Verdict
+from ftx.validation.tolerance import kind_of
+
+# Of an interval's end, and 1 - the error of all tests of one kind together.
+CONFIDENCE = 0.95
+
+
+@dataclass(frozen=True)
+class Judged:
+    """The rows with their verdicts; of each artifact the verdict and its figures in words; what does not hold."""
+
+    rows: list[ParityRow]
+    verdicts: dict[str, Verdict]
+    said: dict[str, str]
+    family: Family
+    problems: list[str]
+
+
+def judge(
+    compared: Sequence[Compared],
+    max_drop: float,
+    *,
+    mistaken: Mapping[str, Sequence[str]] | None = None,
+    partial: str | None = None,
+) -> Judged:
+    """Give each row and each artifact its verdict.
+
+    A row fails where its logits exceed a bound, or where the lower end of the drop lies above ``max_drop``; this is
+    tested in each row, so Holm's procedure holds the error of all rows together. It is proved where it does not fail
+    and, if anything in it is coarser than f32, the upper end lies within. An artifact is proved where all its rows are,
+    which needs no correction; but ``ftx predict`` takes the fastest of those that are, so Holm's procedure holds the
+    error over the OpenVINO models whose proof rests on labels.
+    ``mistaken`` says in words what no row shows, by artifact, and fails it. ``partial`` is why nothing can be proved.
+    """
+    mistaken = mistaken or {}
+    failing = holm([_stands_for_drop(row).chance_beyond(max_drop) for row in compared], 1 - CONFIDENCE)
+    levels = _levels(compared, max_drop)
+    rows: list[ParityRow] = []
+    problems = [text for artifact in mistaken for text in mistaken[artifact]]
+    reasons: dict[str, list[str]] = {artifact: list(texts) for artifact, texts in mistaken.items() if texts}
+    for row, (is_beyond, level) in zip(compared, failing, strict=True):
+        artifact = row.subject.artifact
+        faults = list(row.exceeded)
+        if is_beyond:
+            faults.append(_lost_at_least(row, max_drop, 1 - level))
+        if faults:
+            problems += [f"{row.subject}: {fault}; worst: {', '.join(row.worst[:3])}" for fault in faults]
+            reasons.setdefault(artifact, []).extend(faults)
+        confidence = 1 - levels.get(artifact, 1 - CONFIDENCE)
+        rows.append(_parity_row(row, max_drop, confidence, failed=bool(faults), partial=partial is not None))
+    verdicts: dict[str, Verdict] = {}
+    said: dict[str, str] = {}
+    for artifact in dict.fromkeys(row.artifact for row in rows if row.artifact != "trained"):
+        own = [row for row in rows if row.artifact == artifact]
+        if artifact in reasons:
+            verdicts[artifact], said[artifact] = "failed", reasons[artifact][0]
+        else:
+            verdicts[artifact] = "proved" if all(row.verdict == "proved" for row in own) else "unproved"
+            said[artifact] = figures(own) + (f"; {partial}" if partial and verdicts[artifact] == "unproved" else "")
+    family = Family(alpha=round(1 - CONFIDENCE, 9), artifacts=sorted(levels), rows=len(compared))
+    return Judged(rows, verdicts, said, family, problems)
+
+
+def rests_on_labels(artifact: str, compute: str) -> bool:
+    """Whether an artifact's proof under a precision is an interval: anything coarser than f32 changes labels."""
+    return kind_of(artifact, compute) != "fp32"
+
+
+def figures(rows: Sequence[ParityRow]) -> str:
+    """The figures of an artifact in a sentence: those of the row that proves least."""
+    by_labels = [row for row in rows if rests_on_labels(row.artifact, row.compute)]
+    if by_labels:
+        return _interval(max(by_labels, key=lambda row: row.changed_high if row.drop_high is None else row.drop_high))
+    (row, *_) = sorted(rows, key=lambda row: (row.view != "graph", -(row.max_abs or 0.0)))
+    held = "" if row.bound.max_abs is None else f" (bound {row.bound.max_abs:.1e})"
+    return f"logits within {row.max_abs or 0:.1e} of the trained model's{held}, {_changed(row)}"
+
+
+def _levels(compared: Sequence[Compared], max_drop: float) -> dict[str, float]:
+    """At which level each OpenVINO model whose proof rests on labels is tested: its least sure row is its p-value."""
+    chances: dict[str, float] = {}
+    for row in compared:
+        artifact = row.subject.artifact
+        if artifact.startswith("openvino/") and rests_on_labels(artifact, row.subject.compute):
+            chance = 1.0 if row.exceeded else _stands_for_drop(row).chance_within(max_drop)
+            chances[artifact] = max(chances.get(artifact, 0.0), chance)
+    tested = holm(list(chances.values()), 1 - CONFIDENCE)
+    return {artifact: level for artifact, (_, level) in zip(chances, tested, strict=True)}
+
+
+def _stands_for_drop(row: Compared) -> Paired:
+    return row.labels if row.labels.units else row.changes
+
+
+def _parity_row(row: Compared, max_drop: float, confidence: float, *, failed: bool, partial: bool) -> ParityRow:
+    subject, labels, counted = row.subject, row.labels, _stands_for_drop(row)
+    by_labels = rests_on_labels(subject.artifact, subject.compute)
+    high = counted.drop_at_most(confidence)
+    verdict: Verdict = "failed"
+    if not failed:
+        verdict = "unproved" if partial or (by_labels and high > max_drop) else "proved"
+    known = labels.units > 0
+    wanting = verdict == "unproved" and by_labels and high > max_drop
+    accuracy, low, ceiling = row.accuracy or (None, None, None)
+    return ParityRow(
+        artifact=subject.artifact,
+        runtime=subject.runtime,
+        view=subject.view,
+        compute=subject.compute,
+        images=row.images,
+        max_abs=row.max_abs,
+        mean_abs=row.mean_abs,
+        cosine=row.cosine,
+        agreement=row.agreement,
+        accuracy=accuracy,
+        accuracy_low=low,
+        accuracy_high=ceiling,
+        latency_ms=subject.latency_ms,
+        bound=row.bound,
+        ok=not failed,
+        verdict=verdict,
+        unit=row.unit,
+        labelled=labels.units,
+        lost=labels.lost,
+        gained=labels.gained,
+        drop=labels.drop if known else None,
+        drop_low=labels.drop_at_least(confidence) if known else None,
+        drop_high=high if known else None,
+        changed=row.changes.drop,
+        changed_high=row.changes.drop_at_most(confidence),
+        confidence=round(confidence, 9),
+        max_drop=max_drop,
+        needed_images=counted.units_needed(max_drop, confidence) if wanting else None,
+        worst_class=None if row.worst_class is None else _class_drop(*row.worst_class),
+        worst=list(row.worst),
+    )
+
+
+def _class_drop(name: str, units: Paired) -> ClassDrop:
+    return ClassDrop(
+        name=name,
+        labelled=units.units,
+        lost=units.lost,
+        gained=units.gained,
+        drop=units.drop,
+        drop_low=units.drop_at_least(CONFIDENCE),
+        drop_high=units.drop_at_most(CONFIDENCE),
+    )
+
+
+def _interval(row: ParityRow) -> str:
+    """As ``at most 5.0 points lost (95 %): 3 lost, 0 gained of 154; 386 images with no further loss would prove 2``."""
+    if row.drop_high is None:
+        text = f"at most {_points(row.changed_high)} % of labels changed ({100 * row.confidence:g} %): {_changed(row)}"
+    else:
+        most = f"at most {_points(row.drop_high)} points lost" if row.drop_high > 0 else "no accuracy lost"
+        counts = f"{row.lost:.4g} lost, {row.gained:.4g} gained of {counted(row.labelled, row)}"
+        text = f"{most} ({100 * row.confidence:g} %): {counts}"
+    if row.needed_images is None:
+        return text
+    return f"{text}; {row.needed_images:,} {row.unit}s with no further loss would prove {100 * row.max_drop:g}"
+
+
+def _lost_at_least(row: Compared, max_drop: float, confidence: float) -> str:
+    counted_units = _stands_for_drop(row)
+    what = "points of accuracy are lost" if row.labels.units else "% of labels changed"
+    counts = f"{counted_units.lost:.4g} lost, {counted_units.gained:.4g} gained of {counted_units.units} {row.unit}s"
+    least = _points(counted_units.drop_at_least(confidence))
+    return f"at least {least} {what} ({100 * confidence:.4g} %): {counts}; the margin is {100 * max_drop:g}"
+
+
+def _changed(row: ParityRow) -> str:
+    units = row.labelled or row.images
+    return f"labels changed on {row.changed * units:.4g} of {counted(units, row)}"
+
+
+def counted(units: int, row: ParityRow) -> str:
+    """A number of images or groups; images are not named, as everything here is."""
+    return f"{units:,} groups" if row.unit == "group" else f"{units:,}"
+
+
+def _points(share: float) -> str:
+    return f"{100 * share:.1f}"

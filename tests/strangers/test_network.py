@@ -1,0 +1,134 @@
+"""On the embedded model no verb opens a connection, nor starts a program that might: NNCF and OpenVINO included."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from tests.conftest import write_data
+
+from ftx.cli.app import VERBS
+
+# Sees every socket of Python and every program that it starts, and lets no socket through. ``atexit`` is asked first,
+# so that it is told last: telemetry likes to send when all is over.
+WATCH = """
+import atexit, json, sys
+seen = []
+def watch(event, arguments):
+    if event.startswith(("socket.connect", "socket.get", "socket.send", "http.", "urllib.", "ftplib.", "smtplib.")):
+        seen.append([event, repr(arguments)[:200]])
+        raise ConnectionRefusedError("no network in this test")
+    if event in ("subprocess.Popen", "os.system", "os.exec", "os.posix_spawn", "os.fork", "os.forkpty", "pty.spawn"):
+        seen.append([event, repr(arguments)[:200]])
+sys.addaudithook(watch)
+def tell():
+    with open("seen.json", "w") as stream:
+        json.dump(seen, stream)
+atexit.register(tell)
+"""
+# The search for INT8's setting asks the same library again and again; one setting is enough here.
+ONE_SETTING = """
+from functools import partial
+from ftx import quantizing
+quantizing.quantize_body = partial(quantizing.quantize_body, settings=(quantizing.Setting(alpha=0.5),))
+"""
+
+
+def watched(program: str, folder: Path) -> tuple[int, list[list[str]]]:
+    """The status of a program, and what it would have reached out for."""
+    home = folder / "home"
+    home.mkdir(exist_ok=True)
+    # Without what keeps telemetry still on a build machine, and with a home that it could note its user in.
+    environment = {key: value for key, value in os.environ.items() if key not in ("CI", "NNCF_CI", "HF_HUB_OFFLINE")}
+    done = subprocess.run(
+        [sys.executable, "-c", WATCH + program],
+        cwd=folder,
+        env={**environment, "HOME": str(home), "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=300,
+    )
+    assert "Traceback" not in done.stderr, done.stderr
+    return done.returncode, json.loads((folder / "seen.json").read_text())
+
+
+@pytest.mark.slow
+def test_no_verb_opens_a_connection(tmp_path: Path) -> None:
+    write_data(tmp_path / "data", count=12)
+    keys = "data.image_size=28 train.epochs=1 train.precision=f32 adapter.blocks=1 adapter.targets=q"
+    small = [word for key in keys.split() for word in ("--set", key)]
+    words = [
+        ["data", "check", "data"],
+        ["train", "--data", "data", "--out", "runs/one", *small],
+        ["merge", "runs/one"],
+        ["merge", "--adapter", "runs/one", "--out", "merged"],
+        [
+            "export",
+            "runs/one",
+            "--format",
+            "onnx",
+            "--format",
+            "openvino",
+            "--precision",
+            "fp32",
+            "--precision",
+            "int8",
+        ],
+        ["validate", "runs/one"],
+        ["validate", "runs/one/openvino/int8"],
+        ["eval", "runs/one"],
+        ["predict", "data/red", "--artifact", "runs/one"],
+        ["predict", "data/red", "--artifact", "merged"],
+        ["adapters", "runs/one", "runs/one"],
+        ["models", "dinov2"],
+        ["recipes"],
+        ["schema", "train"],
+        ["schema", "recipe"],
+    ]
+    # `run` is train, merge, export and validate, and `quickstart` that on a sample, which is unpacked below.
+    assert {line[0] for line in words} == VERBS.keys() - {"run", "quickstart"}
+    program = f"""{ONE_SETTING}
+from pathlib import Path
+from ftx.cli.app import run
+from ftx.data.sample import place_sample
+statuses = [run(words) for words in {words!r}]
+place_sample("multiclass", Path("sample"))
+Path("statuses.json").write_text(json.dumps(statuses))
+"""
+    status, seen = watched(program, tmp_path)
+    assert status == 0
+    statuses = json.loads((tmp_path / "statuses.json").read_text())
+    # A gate may find a model of one epoch on 28 px wanting: it was asked all the same.
+    wrong = {" ".join(line): status for line, status in zip(words, statuses, strict=True) if status not in (0, 1)}
+    assert not wrong
+    assert seen == []
+    assert sorted(path.name for path in (tmp_path / "home").rglob("*") if "intel" in str(path).lower()) == []
+
+
+def test_the_watch_sees_what_reaches_out(tmp_path: Path) -> None:
+    program = """
+import socket, subprocess, urllib.request
+for ask in (
+    lambda: socket.create_connection(("192.0.2.1", 80), timeout=1),
+    lambda: socket.getaddrinfo("example.org", 80),
+    lambda: urllib.request.urlopen("http://192.0.2.1"),
+    lambda: socket.socket(socket.AF_INET, socket.SOCK_DGRAM).sendto(b"x", ("192.0.2.1", 9)),
+):
+    try:
+        ask()
+    except OSError:
+        pass
+subprocess.run(["true"])
+"""
+    _, seen = watched(program, tmp_path)
+    assert {event for event, _ in seen} >= {
+        "socket.getaddrinfo",
+        "socket.sendto",
+        "subprocess.Popen",
+        "urllib.Request",
+    }

@@ -1,0 +1,158 @@
+"""What a training takes is what was said before: memory, the way of attention, space on the disk."""
+
+from __future__ import annotations
+
+import os
+from contextlib import chdir
+from pathlib import Path
+
+import numpy as np
+import pytest
+import timm
+import torch
+from tests.conftest import Listener
+from torch import Tensor
+
+from ftx.backbones.stages import choose_attention
+from ftx.combining import combine
+from ftx.data.budget import available_bytes
+from ftx.errors import EnvironmentFault
+from ftx.exporting import export
+from ftx.merging import merge
+from ftx.recipe import Recipe
+from ftx.run import Run
+from ftx.training import train
+from ftx.training.estimate import memory_mb
+from ftx.training.prepare import Prepared, place, prepare
+from ftx.training.trained import load_trained
+
+TINY = {"name": "vit_tiny_patch16_224", "weights": "none", "precision": "f32"}
+# 5,717,416 of timm's model with its head of 1,000 classes of 193 numbers each.
+PARAMETERS = 5_717_416 - 1000 * 193 + 3 * 193
+# 12 layers of 3 heads, each with its scores of 197 tokens to 197, and their softmax, in f32.
+ATTENTION_BYTES = 12 * 3 * 2 * 4 * 197**2
+
+
+def of(**settings: object) -> tuple[Prepared, Recipe]:
+    recipe = Recipe.named(TINY | settings)
+    return prepare(recipe, 3), recipe
+
+
+def kept_bytes(prepared: Prepared, images: int) -> int:
+    """What torch keeps of one pass for its backward, each tensor once, and none that the model holds anyway."""
+    module = prepared.backbone.module.train()
+    own = {tensor.untyped_storage().data_ptr() for tensor in (*module.parameters(), *module.buffers())}
+    kept: dict[int, int] = {}
+
+    def pack(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in own:
+            kept[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        answered = module(torch.randn(images, 3, 224, 224))
+        del answered
+    return sum(kept.values())
+
+
+@pytest.mark.parametrize("settings", [{"peft": "none"}, {"peft": "lora"}], ids=["full", "lora"])
+def test_the_memory_of_an_image_is_what_torch_keeps_of_it(settings: dict[str, object]) -> None:
+    prepared, recipe = of(**settings)
+    place(prepared, 1)
+    few, many = (memory_mb(prepared, recipe.with_values({"train.batch_size": size}), 1000) for size in (8, 40))
+    measured_mb = (kept_bytes(prepared, 2) - kept_bytes(prepared, 1)) / 1e6
+    # A rough estimate counts activations as so many of the token's width, and says no less than it takes.
+    assert measured_mb < (many - few) / 32 < 1.25 * measured_mb
+    # A batch is never more than all images.
+    assert memory_mb(prepared, recipe.with_values({"train.batch_size": 40}), 8) == few
+
+
+def test_full_fine_tuning_takes_four_numbers_a_parameter_and_probing_one() -> None:
+    """AdamW in f32: the weight, its gradient, and two moments; of a frozen weight the weight alone."""
+    full, recipe = of(peft="none", image_size=224)
+    place(full, 1)
+    assert full.trainable == PARAMETERS
+    recipe = recipe.with_values({"train.batch_size": 1})
+    image_mb = memory_mb(full, recipe.with_values({"train.batch_size": 2}), 2) - memory_mb(full, recipe, 2)
+    probed, probing = of(freeze_backbone=True, image_size=224)
+    place(probed, 1)
+    assert probed.trainable == 3 * 193
+    difference = memory_mb(full, recipe, 2) - image_mb - memory_mb(probed, probing, 2)
+    assert difference == pytest.approx(12 * PARAMETERS / 1e6, abs=2)
+    # With what torch, timm and Python take.
+    assert memory_mb(probed, probing, 0) == pytest.approx(480 + 4 * PARAMETERS / 1e6, abs=1)
+    # Of probing's images one feature of 192 numbers each is kept.
+    assert memory_mb(probed, probing, 1_000_000) - memory_mb(probed, probing, 0) == pytest.approx(192 * 4, abs=1)
+
+
+def plain(module: torch.nn.Module) -> set[bool]:
+    """How its attentions are computed: all by products, all by the kernel, or not all alike."""
+    return {not layer.fused_attn for layer in module.modules() if hasattr(layer, "fused_attn")}
+
+
+def test_attention_is_plain_products_where_its_matrices_fit() -> None:
+    module = timm.create_model("vit_tiny_patch16_224")
+    for memory_bytes, expected in ((16 * ATTENTION_BYTES, True), (16 * ATTENTION_BYTES - 1, False)):
+        assert choose_attention(module, batch_size=16, memory_bytes=memory_bytes) is expected
+        assert plain(module) == {expected}
+    swin = timm.create_model("swin_tiny_patch4_window7_224", depths=(1, 1), embed_dim=12, num_heads=(1, 1))
+    before = plain(swin)
+    assert not choose_attention(swin, batch_size=1, memory_bytes=1 << 60)
+    assert plain(swin) == before
+
+
+def test_both_ways_of_attention_give_the_same_numbers() -> None:
+    torch.manual_seed(0)
+    module = timm.create_model("vit_tiny_patch16_224", depth=2).eval()
+    x = torch.randn(2, 3, 224, 224)
+    answers = []
+    for memory_bytes in (0, 1 << 60):
+        choose_attention(module, batch_size=1, memory_bytes=memory_bytes)
+        with torch.inference_mode():
+            answers.append(module(x))
+    # f32: another order of sums
+    torch.testing.assert_close(answers[0], answers[1], rtol=0, atol=1e-5)
+
+
+def test_a_training_takes_a_quarter_of_the_memory_for_attention() -> None:
+    prepared, _ = of(peft="lora", image_size=224)
+    free = available_bytes() // ATTENTION_BYTES  # in images; it moves a little meanwhile
+    listener = Listener()
+    place(prepared, free // 5, listener)
+    assert plain(prepared.backbone.module) == {True}
+    assert not listener.said
+    place(prepared, free // 3, listener)
+    assert plain(prepared.backbone.module) == {False}
+    assert len(listener.said) == 1
+    assert "over a quarter of the free memory" in listener.said[0]
+
+
+@pytest.mark.slow
+def test_what_is_not_training_keeps_timms_own_attention(whole_run: Path) -> None:
+    timms = plain(timm.create_model("vit_tiny_patch16_224"))
+    assert plain(load_trained(Run.open(whole_run))) == timms
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("verb", ["train", "merge", "export", "combine"])
+def test_no_verb_begins_on_a_disk_without_space(
+    verb: str, whole_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = Run.open(whole_run)
+    dense_mb = (whole_run / "dense" / "model.safetensors").stat().st_size / 1e6
+    settings = TINY | {"path": str(whole_run.parent.parent / "data"), "image_size": 32, "peft": "none"}
+    monkeypatch.setattr(os, "statvfs", lambda _path: os.statvfs_result((4096, 4096, 1000, 0, 0, 0, 0, 0, 0, 255)))
+    begin = {
+        "train": lambda: train(Recipe.named(settings), out=tmp_path / "new"),
+        "merge": lambda: merge(run),
+        "export": lambda: export(run, formats=["openvino"]),
+        "combine": lambda: combine([whole_run], tmp_path / "new"),
+    }
+    with chdir(tmp_path), pytest.raises(EnvironmentFault, match="disk is too full") as caught:
+        begin[verb]()
+    free, needed = (float(text.split()[0]) for text in str(caught.value.found).split(", "))
+    assert free == 0
+    # Training keeps the model twice; whatever is written has its weights in f32.
+    np.testing.assert_allclose(needed, dense_mb * (2 if verb == "train" else 1), rtol=0.05)
+    assert not list(tmp_path.iterdir())

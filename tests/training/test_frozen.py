@@ -1,0 +1,119 @@
+"""What is frozen stays as it was: no dropout, no statistics of batches. What is drawn is the seed's."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import timm
+import torch
+from PIL import Image
+from torch import nn
+
+from ftx.backbones.stages import head_logits
+from ftx.data.preprocess import Preprocess, load_pixels, normalise
+from ftx.data.survey import read_dataset
+from ftx.labels import Labels
+from ftx.progress import SILENT
+from ftx.recipe import Recipe, TrainRecipe
+from ftx.tasks import Task
+from ftx.tasks.multiclass import Multiclass
+from ftx.training.feed import FeatureFeed, ImageFeed
+from ftx.training.loop import forward_backward, train_mode
+from ftx.training.prepare import prepare
+from ftx.training.session import _fit
+
+TASK: Task = Multiclass(Labels.multiclass(("one", "two")))
+PRE = Preprocess(32, 32, 32, "bicubic", (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
+ONE_HOT = np.eye(2, dtype=np.float32)[np.arange(6) % 2]
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def paths(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    root = tmp_path_factory.mktemp("data")
+    for number in range(6):
+        pixels = np.random.default_rng(number).integers(0, 256, (32, 32, 3), dtype=np.uint8)
+        folder = root / TASK.labels.names[number % 2]
+        folder.mkdir(exist_ok=True)
+        Image.fromarray(pixels).save(folder / f"{number}.png")
+    return sorted(root.rglob("*.png"))
+
+
+def probed(name: str, **arguments: object) -> nn.Module:
+    """A model of which the head alone trains."""
+    torch.manual_seed(0)
+    module = timm.create_model(name, num_classes=2, **arguments).requires_grad_(False)
+    module.get_classifier().requires_grad_(True)
+    return module
+
+
+def statistics(module: nn.Module) -> list[torch.Tensor]:
+    return [buffer.clone() for name, buffer in module.named_buffers() if "running" in name]
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments"),
+    [
+        ("test_resnet", {}),  # statistics of batches
+        ("test_vit", {"img_size": 32, "drop_path_rate": 0.5, "proj_drop_rate": 0.5, "drop_rate": 0.5}),
+    ],
+)
+def test_features_are_those_of_the_model_as_it_answers(
+    name: str, arguments: dict[str, object], paths: list[Path]
+) -> None:
+    module = probed(name, **arguments)
+    images = torch.from_numpy(normalise(np.stack([load_pixels(path, PRE) for path in paths]), PRE))
+    expected = module.eval()(images)
+    before = statistics(module)
+    feed = FeatureFeed(module.train(), 0, paths, ONE_HOT, PRE, device=CPU, progress=SILENT)
+    # f32: the same numbers in batches of another size
+    torch.testing.assert_close(head_logits(module, feed.features), expected, rtol=0, atol=1e-5)
+    assert all(torch.equal(*pair) for pair in zip(before, statistics(module), strict=True))
+
+
+def step(module: nn.Module, paths: list[Path]) -> torch.Tensor:
+    """A training step's pass on all images, and what the model answered in it."""
+    feed = ImageFeed(paths, ONE_HOT, PRE, augment="none", device=CPU, progress=SILENT)
+    ((batch, targets),) = feed.batches(np.arange(6), 6, np.random.default_rng(0))
+    train_mode(module)
+    forward_backward(module, TASK, feed, batch, targets, TrainRecipe(), bf16=False)
+    with torch.no_grad():
+        return feed.logits(module, batch)
+
+
+def test_frozen_batch_norms_take_no_statistics_of_a_batch(paths: list[Path]) -> None:
+    module = probed("test_resnet")
+    before = statistics(module)
+    answered = step(module, paths)
+    assert all(torch.equal(*pair) for pair in zip(before, statistics(module), strict=True))
+    images = torch.from_numpy(normalise(np.stack([load_pixels(path, PRE) for path in paths]), PRE))
+    torch.testing.assert_close(answered, module.eval()(images), rtol=0, atol=0)
+
+
+def test_batch_norms_that_train_do(paths: list[Path]) -> None:
+    module = probed("test_resnet").requires_grad_(True)
+    before = statistics(module)
+    step(module, paths)
+    assert before
+    assert not any(torch.equal(*pair) for pair in zip(before, statistics(module), strict=True))
+
+
+def test_the_order_and_the_views_of_the_images_are_the_seeds(paths: list[Path]) -> None:
+    """From one model, so that nothing else can differ."""
+
+    def trained(seed: int) -> torch.Tensor:
+        settings = {"name": "test_vit", "weights": "none", "image_size": 32, "peft": "none", "precision": "f32"}
+        recipe = Recipe.named(settings | {"path": str(root), "epochs": 1, "batch_size": 2, "lr": 1e-3})
+        prepared = prepare(recipe, 2)
+        _fit(prepared, dataset, recipe.with_values({"seed": seed}), TASK, SILENT, lambda _epoch: None)
+        return torch.cat([parameter.detach().flatten() for parameter in prepared.backbone.module.parameters()])
+
+    torch.set_num_threads(1)
+    root = paths[0].parents[1]
+    dataset = read_dataset(root, val_fraction=0.3)
+    first, again, other = trained(0), trained(0), trained(1)
+    assert torch.equal(first, again)
+    # A step moves an entry by up to 1e-3, and rounding by 1e-7.
+    assert float((first - other).abs().max()) > 1e-4
