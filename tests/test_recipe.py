@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from ftx.complaints import dotted_keys
 from ftx.errors import RecipeError
-from ftx.recipe import MAX_RECIPE_BYTES, AdapterRecipe, DataRecipe, ModelRecipe, Recipe, TrainRecipe
+from ftx.recipe import MAX_RECIPE_BYTES, AdapterRecipe, DataRecipe, ModelRecipe, Recipe, TrainRecipe, ValidateRecipe
 from ftx.targets import TARGETS, Target
 
 DEFAULTS = """
@@ -25,6 +25,7 @@ adapter: {rank: 8, alpha: 16, targets: [q, k, v, proj, fc1, fc2], blocks: all, l
   rslora: false}
 train:   {epochs: 10, batch_size: 16, lr: auto, lora_plus: 1.0, weight_decay: 0.05, precision: auto, warmup_share: 0.1,
   loss: asymmetric, label_smoothing: 0.1, balance: none, augment: light, patience: 5, tensorboard: false}
+validate: {max_drop: 0.02}
 """
 
 BLOCKS = "must be 'all', a whole number of 1 or more (the last so many), first:N, or a list as 0,3,6-8"
@@ -126,6 +127,7 @@ recipes = st.builds(
         patience=st.integers(1, 10_000),
         tensorboard=st.booleans(),
     ),
+    validate=st.builds(ValidateRecipe, max_drop=st.floats(0, 1, exclude_min=True, exclude_max=True)),
 )
 
 

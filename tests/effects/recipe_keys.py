@@ -41,7 +41,7 @@ KEYS = (
     Key("adapter.init", "pissa", "s B A = the weight's first four singular values", of_models.init),
     Key("adapter.dropout", "0.5", "the same first loss, another second one", of_models.dropout),
     Key("adapter.rslora", "true", "W' - W = 6/√4 B A", of_models.rslora),
-    Key("train.epochs", "3", "3 lines of train.jsonl", of_training.epochs),
+    Key("train.epochs", "3", "3 lines of train.jsonl, the best of them kept", of_training.epochs),
     Key("train.batch_size", "2", "four steps instead of one: decay of 0.880 instead of 0.95", of_training.batch_size),
     Key("train.lr", "0.02", "B of 0.02 after one step", of_training.learning_rate),
     Key("train.lr", "auto", "B of 1e-3 after one step; 5e-3 linear, 2e-5 full", of_training.automatic_rate),
