@@ -11,6 +11,7 @@ from contextlib import chdir, redirect_stdout
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -22,6 +23,19 @@ from ftx.data.preprocess import Preprocess
 from ftx.labels import Labels
 
 COLOURS = ("red", "green", "blue")
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Keep the tests of a file on one worker, and those of exporting/ together: they share an exported model."""
+    from xdist.scheduler import LoadFileScheduling
+
+    class Sharing(LoadFileScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            file = nodeid.split("::")[0]
+            return "tests/exporting" if file.startswith("tests/exporting/") else file
+
+    return Sharing(config, log) if config.getvalue("dist") == "loadfile" else None
 
 
 @dataclass(frozen=True)
