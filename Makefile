@@ -6,7 +6,7 @@ TORCH_INDEX ?=
 VENV := .venv
 BIN := $(VENV)/bin
 # Two workers on two cores, one torch thread each (more threads than cores only wait for each other). A file's tests stay
-# on one worker, with the models that its fixtures made.
+# on one worker, with the models that its fixtures made (tests/conftest.py).
 WORKERS ?= 2
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --durations 10
 

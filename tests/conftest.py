@@ -14,6 +14,7 @@ from contextlib import chdir, redirect_stdout
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -24,6 +25,8 @@ from tests.zygote import Zygote, zygote
 from ftx.card import Card, write_card
 from ftx.data.preprocess import Preprocess
 from ftx.labels import Labels
+from ftx.runtimes.model_info import model_info
+from ftx.tasks import Meaning
 from ftx.progress import SILENT
 
 
@@ -38,6 +41,19 @@ class Listener(type(SILENT)):
 
 
 COLOURS = ("red", "green", "blue")
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Keep the tests of a file on one worker, and those of exporting/ together: they share an exported model."""
+    from xdist.scheduler import LoadFileScheduling
+
+    class Sharing(LoadFileScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            file = nodeid.split("::")[0]
+            return "tests/exporting" if file.startswith("tests/exporting/") else file
+
+    return Sharing(config, log) if config.getvalue("dist") == "loadfile" else None
 
 
 @dataclass(frozen=True)
@@ -88,7 +104,12 @@ def write_colour_ir(folder: Path) -> None:
     logits = op.divide(op.subtract(mean, np.float32(100)), np.float32(25))
     logits.output(0).set_names({"logits"})
     model = openvino.Model([logits], [image], "colour")
-    model.set_rt_info(" ".join(COLOURS), ["model_info", "labels"])
+    labels = Labels.multiclass(COLOURS)
+    preprocess = Preprocess(
+        height=16, width=16, resize=16, interpolation="bicubic", mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0)
+    )
+    for key, value in model_info(Meaning(labels=labels).open(), preprocess, embedded=True).items():
+        model.set_rt_info(value, ["model_info", key])
     openvino.save_model(model, folder / "model.xml", compress_to_fp16=False)
     pixels = np.stack([colour_pixels(index % 3, 16, 16, 100 + index) for index in range(12)])
     metadata = {"paths": json.dumps([f"{COLOURS[index % 3]}/{index}.png" for index in range(12)])}
@@ -99,10 +120,8 @@ def write_colour_ir(folder: Path) -> None:
         task="multiclass",
         architecture="mean colour",
         precision="fp32",
-        labels=Labels.multiclass(COLOURS),
-        preprocess=Preprocess(
-            height=16, width=16, resize=16, interpolation="bicubic", mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0)
-        ),
+        labels=labels,
+        preprocess=preprocess,
         dense_digest="",
         files={},
     )

@@ -12,7 +12,7 @@ from model_api.models import Model
 from openvino import opset13 as op
 
 from ftx.data.preprocess import Preprocess
-from ftx.exporting.model_info import model_info
+from ftx.runtimes.model_info import model_info
 from ftx.labels import Labels
 from ftx.recipe import TaskName
 from ftx.tasks import TASKS, Task, Thresholds

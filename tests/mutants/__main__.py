@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.mutants import children
-from tests.mutants.covering import record, state_of
+from tests.mutants.covering import Covering, record, state_of
 from tests.mutants.running import Runner, apply
 from tests.mutants.sample import COUNT, HERE, LIST, PACKAGES, diff, draw, interleaved, mutants_of, read_list, write_list
 
@@ -96,31 +96,32 @@ def _run(given: argparse.Namespace) -> int:
         say(f"another run is at work in {build}")
         return 2
     children.load_heavy()
-    covering = record(root, build, given.workers, say)
+    nothing = Covering(root, tests={}, fixtures={}, failed={}, lines={})
+    covering = nothing if given.tests else record(root, build, given.workers, say)
     for name, why in covering.failed.items():
         if why != "skipped":
             say(f"fails without a mutant, left out: {name}")
-    runner = Runner(root, build, covering, given.workers, state_of(root))
+    runner = Runner(root, build, covering, given.workers, state_of(root), given.tests)
     past = runner.past()
+    queue = pairs
     if given.survivors:
-        queue = [pair for pair in pairs if past.get(pair[0].id, {}).get("outcome", "survived") == "survived"]
-    elif given.anew or given.only:
-        queue = pairs
-    else:
-        queue = [pair for pair in pairs if past.get(pair[0].id, {}).get("state") != runner.state]
+        queue = [pair for pair in queue if past.get(pair[0].id, {}).get("outcome", "survived") == "survived"]
+    if not (given.anew or given.only):
+        queue = [pair for pair in queue if past.get(pair[0].id, {}).get("state") != runner.state]
     say(f"{len(queue)} of {len(pairs)} mutants to run")
     started = time.monotonic()
     try:
-        for number, result in enumerate(runner.run(queue, given.tests), 1):
+        for number, result in enumerate(runner.run(queue), 1):
+            past[result["id"]] = result
             minutes = (time.monotonic() - started) / 60
             how = result.get("test") or result.get("said") or f"{result.get('ran', 0)} tests"
             told = f"{result['outcome']:9} {result['cpu_s']:5.1f} s {result['id']}  {how}"
             say(f"{number}/{len(queue)} {minutes:.1f} min {told}")
     except KeyboardInterrupt:
         say("interrupted; the same command goes on")
-        _report(pairs, runner.past(), build, runner.state)
+        _report(pairs, past, build, runner.state)
         return 130
-    good = _report(pairs, runner.past(), build, runner.state)
+    good = _report(pairs, past, build, runner.state)
     if stale:
         say(f"{len(stale)} entries of the list no longer apply: `python -m tests.mutants draw` replaces them")
     return 0 if good and not stale else 1

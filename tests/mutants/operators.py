@@ -6,11 +6,13 @@ positions are worth a mutant is decided by ``allowed``, for all operators alike.
 
 from __future__ import annotations
 
+import ast
 from collections.abc import Iterator
 from typing import Any
 
 import cosmic_ray.operators.binary_operator_replacement as binary
 import cosmic_ray.operators.comparison_operator_replacement as comparison
+import cosmic_ray.operators.number_replacer as number_replacer
 import cosmic_ray.operators.unary_operator_replacement as unary
 from cosmic_ray.operators.boolean_replacer import (
     AddNot,
@@ -21,11 +23,10 @@ from cosmic_ray.operators.boolean_replacer import (
 )
 from cosmic_ray.operators.break_continue import ReplaceBreakWithContinue, ReplaceContinueWithBreak
 from cosmic_ray.operators.exception_replacer import ExceptionReplacer
-from cosmic_ray.operators.number_replacer import NumberReplacer
 from cosmic_ray.operators.operator import Example, Operator
 from cosmic_ray.operators.remove_decorator import RemoveDecorator
 from cosmic_ray.operators.zero_iteration_for_loop import ZeroIterationForLoop
-from parso.python.tree import Keyword, Name, PythonNode
+from parso.python.tree import Keyword, Name, Number, PythonNode
 from parso.python.tree import Operator as Sign
 
 Node = Any  # of parso, which has no types
@@ -102,6 +103,26 @@ class DropKeyword(Operator):
     @classmethod
     def examples(cls) -> tuple[Example, ...]:
         return (Example("f(a, b=1, c=2)", "f(a, c=2)"), Example("f(a, b=1)", "f(a)"), Example("f(b=1)", "f()"))
+
+
+class NumberReplacer(number_replacer.NumberReplacer):
+    """One more or less; twice or half of what is so large that one more is no fault."""
+
+    LARGE = 20
+
+    def mutate(self, node: Node, index: int) -> Node:
+        value = ast.literal_eval(node.value)
+        if abs(value) <= self.LARGE:
+            changed = value + number_replacer.OFFSETS[index]
+        elif index == 0:
+            changed = value * 2
+        else:
+            changed = value // 2 if isinstance(value, int) else value / 2
+        return Number(repr(changed), node.start_pos, node.prefix)
+
+    @classmethod
+    def examples(cls) -> tuple[Example, ...]:
+        return (Example("x = 1", "x = 0", 1), Example("a[1]", "a[2]"), Example("x = 500", "x = 1000"))
 
 
 class SwapArguments(Operator):
@@ -199,7 +220,7 @@ def _named(module: object, prefix: str, suffixes: str) -> dict[str, type[Operato
     return {suffix: getattr(module, prefix + suffix) for suffix in suffixes.split()}
 
 
-OWN = (RemoveStatement, ReturnNone, DropKeyword, SwapArguments, SwapIn, SwapAugmented, SwapName)
+OWN = (RemoveStatement, ReturnNone, DropKeyword, NumberReplacer, SwapArguments, SwapIn, SwapAugmented, SwapName)
 # By family: no family may fill the sample.
 FAMILIES: dict[str, dict[str, type[Operator]]] = {
     "comparison": _named(

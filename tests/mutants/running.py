@@ -83,6 +83,7 @@ class Runner:
     covering: Covering
     workers: int
     state: str
+    tests: Sequence[str] = ()  # files to run in place of the chosen tests; what they find is not kept
     running: dict[int, Job] = field(default_factory=dict)
     trusted: set[str] = field(default_factory=set)
 
@@ -93,9 +94,10 @@ class Runner:
     def past(self) -> dict[str, dict[str, Any]]:
         """The last result of each mutant, from any state of the source."""
         lines = self.results.read_text(encoding="utf-8").splitlines() if self.results.exists() else []
-        return {entry["id"]: entry for entry in map(json.loads, lines)}
+        whole = (line for line in lines if line.endswith("}"))  # the last one is not where the machine went down
+        return {entry["id"]: entry for entry in map(json.loads, whole)}
 
-    def run(self, queue: Sequence[tuple[Mutant, Place]], tests: Sequence[str] = ()) -> Iterator[dict[str, Any]]:
+    def run(self, queue: Sequence[tuple[Mutant, Place]]) -> Iterator[dict[str, Any]]:
         """One result after the other, each written down as it comes."""
         trees = [children.copy_tree(self.root, self.build / "trees" / str(each)) for each in range(self.workers)]
         waiting = list(reversed(queue))
@@ -104,9 +106,9 @@ class Runner:
             while waiting or self.running:
                 for slot, tree in enumerate(trees):
                     if slot in self.running:
-                        if (result := self._ended(slot, tree, tests)) is not None:
+                        if (result := self._ended(slot, tree)) is not None:
                             yield result
-                    elif waiting and (result := self._begin(slot, tree, *waiting.pop(), tests)) is not None:
+                    elif waiting and (result := self._begin(slot, tree, *waiting.pop())) is not None:
                         yield result
                 time.sleep(0.02)
                 if time.monotonic() - seen > 1:
@@ -124,29 +126,28 @@ class Runner:
         tree: Path,
         mutant: Mutant,
         place: Place,
-        tests: Sequence[str],
         without: frozenset[str] = frozenset(),
     ) -> dict[str, Any] | None:
-        names = [] if tests else [name for name in self.covering.chosen(mutant, place) if name not in without]
-        if not names and not tests:
+        names = [] if self.tests else [name for name in self.covering.chosen(mutant, place) if name not in without]
+        if not names and not self.tests:
             said = f"no other test runs its line than {min(without)}" if without else "no quick test runs its line"
             return self._keep(mutant, {"outcome": "survived", "said": said, "cpu_s": 0.0})
         self._write(tree, mutant, mutated(mutant, place))
-        self.running[slot] = Job(self._fork(slot, tree, names, tests), mutant, place, without)
+        self.running[slot] = Job(self._fork(slot, tree, names), mutant, place, without)
         return None
 
-    def _fork(self, slot: int, tree: Path, names: Sequence[str], tests: Sequence[str] = ()) -> Child:
+    def _fork(self, slot: int, tree: Path, names: Sequence[str]) -> Child:
         limits_s = {name: SLOWER * self.covering.cost(name) + SPARE_S for name in names}
         files = list(dict.fromkeys(name.split("::")[0] for name in names))
 
         def arguments() -> tuple[list[str], Chosen]:
             signal.setitimer(signal.ITIMER_PROF, START_S)
-            return ([*tests, "-x"], Every()) if tests else ([*files, "-x"], Chosen(limits_s))
+            return ([*self.tests, "-x"], Every()) if self.tests else ([*files, "-x"], Chosen(limits_s))
 
-        whole_s = FILES_S if tests else 3 * self.covering.seconds(names) + START_S
+        whole_s = FILES_S if self.tests else 3 * self.covering.seconds(names) + START_S
         return children.fork_pytest(tree, self.build / "child" / str(slot), arguments, whole_s)
 
-    def _ended(self, slot: int, tree: Path, tests: Sequence[str]) -> dict[str, Any] | None:
+    def _ended(self, slot: int, tree: Path) -> dict[str, Any] | None:
         job = self.running[slot]
         told = job.child.poll()
         if told is None:
@@ -156,7 +157,7 @@ class Runner:
         result = _outcome(told)
         if job.found is None:
             killer = result.get("test", "")
-            if result["outcome"] != "killed" or tests or killer not in self.covering.tests or killer in self.trusted:
+            if result["outcome"] != "killed" or killer not in self.covering.tests or killer in self.trusted:
                 return self._keep(job.mutant, result)
             again = self._fork(slot, tree, [killer])
             self.running[slot] = Job(again, job.mutant, job.place, job.without, found=result)
@@ -166,7 +167,7 @@ class Runner:
             if "imeout" not in job.found["said"]:  # what waits for a clock is a matter of the load each time
                 self.trusted.add(killer)
             return self._keep(job.mutant, job.found)
-        return self._begin(slot, tree, job.mutant, job.place, tests, job.without | {killer})
+        return self._begin(slot, tree, job.mutant, job.place, job.without | {killer})
 
     @staticmethod
     def _write(tree: Path, mutant: Mutant, text: str) -> None:
@@ -178,8 +179,9 @@ class Runner:
 
     def _keep(self, mutant: Mutant, result: dict[str, Any]) -> dict[str, Any]:
         entry = {"id": mutant.id, "package": mutant.package, "state": self.state, **result}
-        with self.results.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(entry, ensure_ascii=False) + "\n")
+        if not self.tests:
+            with self.results.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(entry, ensure_ascii=False) + "\n")
         return entry
 
 

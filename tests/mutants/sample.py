@@ -174,7 +174,7 @@ def diff(mutant: Mutant, place: Place, context: int = 2) -> str:
 def draw(root: Path, kept: Sequence[Mutant], count: int = COUNT) -> tuple[list[Mutant], list[Mutant]]:
     """The sample, and those of ``kept`` that no longer apply and gave their place to others."""
     everything = mutants_of(root)
-    stays = [mutant for mutant in kept if mutant.identity in everything]
+    stays = [_described(*everything[mutant.identity]) for mutant in kept if mutant.identity in everything]
     gone = [mutant for mutant in kept if mutant.identity not in everything]
     sample: list[Mutant] = []
     for package, quota in quotas(root, count).items():
@@ -207,7 +207,7 @@ def _filled(mine: list[Mutant], quota: int, pairs: Iterable[tuple[Mutant, Place]
             continue
         texts[text] += 1
         families[family] += 1
-        sample.append(replace(mutant, becomes=_changed_line(mutant, place)))
+        sample.append(_described(mutant, place))
     return sample
 
 
@@ -219,9 +219,9 @@ def _compiles(mutant: Mutant, place: Place) -> bool:
     return mutated(mutant, place) != _source(place.path)
 
 
-def _changed_line(mutant: Mutant, place: Place) -> str:
+def _described(mutant: Mutant, place: Place) -> Mutant:
     added = [line[1:].strip() for line in diff(mutant, place, 0).split("\n")[2:] if line.startswith("+")]
-    return " ".join(added)
+    return replace(mutant, becomes=" ".join(added))
 
 
 def read_list(path: Path = LIST) -> list[Mutant]:

@@ -18,7 +18,7 @@ from ftx.data.dataset import Entry
 from ftx.data.loader import load_pixels_many
 from ftx.data.preprocess import Preprocess, normalise
 from ftx.errors import ExportError
-from ftx.exporting.model_info import model_info
+from ftx.runtimes.model_info import model_info
 from ftx.exporting.onnx import write_onnx
 from ftx.exporting.openvino import compress_to_fp16, convert_body, write_ir
 from ftx.exporting.reference import Reference, balanced, make_reference, write_reference

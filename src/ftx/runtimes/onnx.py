@@ -43,6 +43,9 @@ class OnnxPredictor:
                 "ONNX Runtime cannot open this model", where=path, found=str(error), mend="export it again"
             ) from error
 
+        # Model API's metadata, whose keys stand behind "model_info ".
+        stated = self._session.get_modelmeta().custom_metadata_map
+        self.model_info = {key.removeprefix("model_info "): value for key, value in stated.items()}
         given = [(port.name, port.type, len(port.shape)) for port in self._session.get_inputs()]
         answers = {port.name: port.shape for port in self._session.get_outputs()}
         sides = [port.shape[2:] for port in self._session.get_inputs()]

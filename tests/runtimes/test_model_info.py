@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ftx.data.preprocess import Preprocess
-from ftx.exporting.model_info import model_info
+from ftx.runtimes.model_info import model_info
 from ftx.labels import Labels, spaceless_names
 from ftx.tasks import TASKS, Thresholds
 
