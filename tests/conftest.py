@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import fcntl
 import io
 import json
+import os
 import re
 import shutil
 import warnings
+from collections.abc import Callable, Iterator
 from contextlib import chdir, redirect_stdout
 from dataclasses import dataclass
 from functools import partial
@@ -16,6 +19,7 @@ import numpy as np
 import pytest
 from PIL import Image
 from safetensors.numpy import save_file
+from tests.zygote import Zygote, zygote
 
 from ftx.card import Card, write_card
 from ftx.data.preprocess import Preprocess
@@ -121,12 +125,26 @@ def write_data(root: Path, count: int = 30, *, first: int = 0) -> Path:
     return root
 
 
-@pytest.fixture(scope="session")
-def whole_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Trained by DoRA on 96 images, merged, exported in every format; 24 to choose by, 240 to report on.
+def made_once(workers: pytest.TempPathFactory, name: str, make: Callable[[Path], None]) -> Path:
+    """A folder that the first worker of a session makes; each of them has a copy of its own."""
+    own = workers.mktemp(name)
+    if "PYTEST_XDIST_WORKER" not in os.environ:
+        make(own)
+        return own
+    shared = workers.getbasetemp().parent / name
+    done = shared.with_suffix(".done")
+    with shared.with_suffix(".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not done.exists():
+            shutil.rmtree(shared, ignore_errors=True)
+            shared.mkdir()
+            make(shared)
+            done.touch()
+    shutil.copytree(shared, own, symlinks=True, dirs_exist_ok=True)
+    return own
 
-    Without a loss, two points are proved of three models together from 222 images on.
-    """
+
+def make_whole_run(root: Path) -> None:
     import torch
 
     from ftx import quantizing
@@ -137,7 +155,6 @@ def whole_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from ftx.training import train
 
     torch.set_num_threads(1)
-    root = tmp_path_factory.mktemp("pipeline")
     data = root / "data"
     write_data(data / "train")
     write_data(data / "test", 60, first=100)
@@ -162,7 +179,15 @@ def whole_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
         run = Run.open(out)
         merge(run)
         export(run, formats=["onnx", "openvino"], precisions=["fp32", "fp16", "int8"])
-    return out
+
+
+@pytest.fixture(scope="session")
+def whole_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Trained by DoRA on 96 images, merged, exported in every format; 24 to choose by, 240 to report on.
+
+    Without a loss, two points are proved of three models together from 222 images on.
+    """
+    return made_once(tmp_path_factory, "pipeline", make_whole_run) / "runs" / "colours"
 
 
 @pytest.fixture(scope="session")
@@ -170,10 +195,18 @@ def validated_run(whole_run: Path, tmp_path_factory: pytest.TempPathFactory) -> 
     """A copy of it that has passed ``ftx validate``."""
     from ftx.validation import validate
 
-    run = Path(shutil.copytree(whole_run, tmp_path_factory.mktemp("validated") / "run"))
-    report = validate(run)
-    assert report.ok, report.problems
-    return run
+    def make(root: Path) -> None:
+        report = validate(Path(shutil.copytree(whole_run, root / "run")))
+        assert report.ok, report.problems
+
+    return made_once(tmp_path_factory, "validated", make) / "run"
+
+
+@pytest.fixture(scope="session")
+def fresh_ftx(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Zygote]:
+    """The program, in a fresh process for each call."""
+    with zygote(tmp_path_factory.mktemp("ftx")) as command:
+        yield command
 
 
 def answers_of_card(folder: Path, image: Path) -> list[tuple[np.ndarray, str]]:

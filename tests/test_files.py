@@ -146,8 +146,10 @@ def test_the_number_of_a_process_that_another_program_has_now(tmp_path: Path) ->
         (path / "model.bin").write_bytes(b"")
     link = reused.with_name(f"{reused.name}-link")  # as runs/latest is made
     link.symlink_to(mine)
+    none = mine.with_name(mine.name.replace(f"-{os.getpid()}-", f"-{10**30}-"))  # the number of no process at all
+    none.touch()
     sweep(tmp_path)
-    assert list(tmp_path.iterdir()) == [mine]
+    assert set(tmp_path.iterdir()) == {mine, none}
     assert (mine / "model.bin").exists()
 
 

@@ -40,8 +40,8 @@ def test_scores_hold_every_label_and_sum_to_one(colour_model: Any) -> None:
     (answer,) = predict(path, predictor, scores=True)
     assert answer.scores is not None
     expected = predictor.task.scores(colour_model.expected(np.asarray(Image.open(path))[None]))[0]
-    # f32: a mean over the pixels in another order, and the softmax of it.
-    np.testing.assert_allclose(list(answer.scores.values()), expected, rtol=0, atol=1e-5)
+    # f32: a mean over the pixels in another order, and the softmax of it. Measured 0, and a step of f32 is 6e-8.
+    np.testing.assert_allclose(list(answer.scores.values()), expected, rtol=0, atol=5e-7)
     assert list(answer.scores) == ["red", "green", "blue"]
     assert answer.labels[0].score == max(answer.scores.values())
 

@@ -17,16 +17,16 @@ from ftx.quantizing import ATTENTION, CONVOLUTIONS, Quantized, Setting, has_atte
 IMAGES = quantizing.SEARCH_IMAGES + 8
 
 
-def body() -> ov.Model:
+def body(side: int = 8, labels: int = 10) -> ov.Model:
     """Three linear layers, the second fed with an outlier channel, which is what SmoothQuant is for."""
     generator = np.random.default_rng(0)
-    image = op.parameter([-1, 3, 8, 8], np.float32, name="image")
+    image = op.parameter([-1, 3, side, side], np.float32, name="image")
     flat = op.reshape(image, np.array([0, -1]), special_zero=True)
-    hidden = op.gelu(op.matmul(flat, weights(generator, 192, 64), False, False), "erf")
+    hidden = op.gelu(op.matmul(flat, weights(generator, 3 * side * side, 64), False, False), "erf")
     scale = np.ones(64, np.float32)
     scale[7] = 40
     hidden = op.gelu(op.matmul(op.multiply(hidden, scale), weights(generator, 64, 64), False, False), "erf")
-    logits = op.add(op.matmul(hidden, weights(generator, 64, 10), False, False), np.ones(10, np.float32))
+    logits = op.add(op.matmul(hidden, weights(generator, 64, labels), False, False), np.ones(labels, np.float32))
     logits.output(0).set_names({"logits"})
     return ov.Model([logits], [image], "three layers")
 
@@ -132,8 +132,8 @@ def test_a_layer_without_a_histogram_has_a_range_all_the_same(setting: Setting) 
         for model in (made.model, faded_body())
     )
     assert made.int8_share > 0
-    # 8 bits over the range from 0 to 1
-    np.testing.assert_allclose(found, exact, rtol=0, atol=0.02 * np.abs(exact).max())
+    # 8 bits over the range from 0 to 1: at most half of 1/255; measured 8e-4 of the largest
+    np.testing.assert_allclose(found, exact, rtol=0, atol=0.002 * np.abs(exact).max())
 
 
 def test_one_setting_is_not_searched_for() -> None:

@@ -137,7 +137,8 @@ def _machine() -> str:
 
 def _abandoned(name: str) -> bool:
     """Whether the name is that of unfinished work whose process has ended."""
-    found = re.match(rf"{re.escape(f'{STAGING_PREFIX}{_machine()}-')}(\d+)-(\d+)-", name)
+    ours = f"{STAGING_PREFIX}{_machine()}-"
+    found = re.match(r"(\d{1,9})-(\d+)-", name.removeprefix(ours)) if name.startswith(ours) else None
     return found is not None and not _alive(int(found[1]), int(found[2]))
 
 

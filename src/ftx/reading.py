@@ -27,6 +27,9 @@ class IrregularFile(InputError, OSError):
         super().__init__("this is no regular file", where=path, found=found, mend="name a file")
         self.errno, self.strerror, self.filename = errno.EINVAL, f"{found}, no regular file", str(path)
 
+    def __str__(self) -> str:
+        return f"{self.what}: {self.found}"
+
 
 def require_file(path: Path) -> None:
     """Refuse a path that is no regular file, before a library opens it by its name.

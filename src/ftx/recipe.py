@@ -17,6 +17,7 @@ from pydantic_core.core_schema import ValidationInfo
 from ftx.complaints import complaint_lines, dotted_keys, unknown_key
 from ftx.errors import LINES, RecipeError, first_lines
 from ftx.otx import from_otx, is_otx
+from ftx.reading import read_file
 from ftx.strict_yaml import YamlError, dump_yaml, parse_yaml
 from ftx.targets import TARGETS, Blocks, Target, alpha_or_alphas, block_choice, rank_or_ranks, target_list
 from ftx.values import (
@@ -382,7 +383,7 @@ def _read(path: Path) -> str:
             raise RecipeError(
                 "this is no recipe", where=path, found=f"{path.stat().st_size} bytes", mend="give a YAML file of ftx"
             )
-        return path.read_text(encoding="utf-8")
+        return read_file(path).decode()
     except OSError as error:
         raise RecipeError(
             "the recipe cannot be read", where=path, found=error.strerror, mend="check the path given with --config"

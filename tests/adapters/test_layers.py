@@ -195,9 +195,18 @@ def test_the_merge_answers_as_separate_products(
     magnitude = np.abs(normal(outputs)) if dora else None
     adapter = LayerAdapter(normal((rank, inputs)), normal((outputs, rank)), scaling, magnitude)
     x = normal((9, inputs))
-    expected = separate_products(x, weight, adapter)
-    # float64; a row whose parts nearly cancel loses digits in the expanded norm
-    np.testing.assert_allclose(x @ merged_weight(weight, adapter).T, expected, rtol=1e-6, atol=1e-6)
+    merged = merged_weight(weight, adapter)
+    found, expected = x @ merged.T, separate_products(x, weight, adapter)
+    # float64: sums of at most 17 terms, each rounded to 1.1e-16 of the terms' own size.
+    A, B = abs(adapter.lora_A_RI), abs(adapter.lora_B_OR)
+    size = abs(x) @ (abs(weight) + scaling * B @ A).T
+    if magnitude is not None:
+        summed = weight + scaling * adapter.lora_B_OR @ adapter.lora_A_RI
+        norm = np.linalg.norm(summed, axis=1)
+        # The expanded norm, too, is rounded by its terms, which are larger where W and B·A nearly cancel.
+        cancelled = (np.linalg.norm(abs(weight) + scaling * B @ A, axis=1) / norm) ** 2
+        size = magnitude / norm * (size + cancelled * (abs(x) @ abs(summed).T))
+    assert (abs(found - expected) <= 1e-14 * size).all()
 
 
 def test_the_layer_computes_with_the_merged_weight() -> None:

@@ -36,10 +36,10 @@ def test_the_class_token_alone_gives_the_same_logits_and_gradients(variant: str)
         (logits * torch.arange(1.0, 4.0, dtype=torch.float64)).sum().backward()
         found.append((logits.detach(), {name: p.grad.clone() for name, p in module.named_parameters()}))
     (whole, whole_grads), (alone, alone_grads) = found
-    # f64: the order of the sums in the attention differs
-    torch.testing.assert_close(alone, whole, rtol=0, atol=1e-12)
+    # f64: the order of the sums in the attention differs; measured 6e-16, gradients of up to 700 6e-14
+    torch.testing.assert_close(alone, whole, rtol=0, atol=1e-14)
     for name, gradient in whole_grads.items():
-        torch.testing.assert_close(alone_grads[name], gradient, rtol=0, atol=1e-10, msg=name)
+        torch.testing.assert_close(alone_grads[name], gradient, rtol=0, atol=1e-12, msg=name)
 
 
 @pytest.mark.parametrize("changed", [{"global_pool": "avg"}, {"class_token": False, "global_pool": "avg"}])

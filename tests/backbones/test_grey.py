@@ -55,8 +55,8 @@ def test_rgb_equals_grey_on_the_luma(name: str, side: int, tmp_path: Path) -> No
 
     with torch.inference_mode():
         expected, found = grey(normalised(luma_N1HW)), backbone.module(normalised(images_N3HW))
-    # f32: another order of sums
-    torch.testing.assert_close(found, expected, rtol=0, atol=1e-5 * max(1.0, float(expected.abs().max())))
+    # f32: another order of sums; measured 1.2e-6 of the largest
+    torch.testing.assert_close(found, expected, rtol=0, atol=4e-6 * max(1.0, float(expected.abs().max())))
 
 
 def test_another_number_of_channels_is_named_with_its_tensor(tmp_path: Path) -> None:

@@ -47,9 +47,10 @@ def run_out(lab: Lab, flag: str, value: str) -> None:
 
 
 def run_strict(lab: Lab, flag: str, value: str) -> None:
-    said = lab.call("run", "base.yaml", "--set", "data.classes=3", flag, "--out", "never")
+    said = lab.call("run", "base.yaml", "--set", "data.classes=3", flag, "--out", "strict")
     assert said.status == 2
-    assert "the recipe is for 3 labels" in said.err
+    assert "error: the recipe is for 3 labels" in said.err
+    assert not (lab.root / "strict").exists()
 
 
 def run_require_proof(lab: Lab, flag: str, value: str) -> None:

@@ -77,6 +77,11 @@ def learning_rate(lab: Lab, value: str) -> None:
     """Adam's first step is the rate itself, whatever the gradient (arXiv:1412.6980, section 2.1); B begins at 0."""
     assert abs(_largest(lab.train(f"train.lr={value}").part("lora_B")) / 0.02 - 1) < 1e-4
     assert abs(_largest(lab.train().part("lora_B")) / 0.01 - 1) < 1e-4
+    # By the same gradient again, at half of the peak, it is the rate again. Were the first gradient still in it, Adam
+    # would step 0.965 of it: (0.9 · 0.1 + 0.1 · 2) / 0.19 over √((0.999 · 0.001 + 0.001 · 4) / 0.001999).
+    two = lab.train("train.lr=1e-6", "train.epochs=2", data="flat")
+    assert two.said.json["best_epoch"] == 2
+    assert abs(_largest(two.part("lora_B")) / 1.5e-6 - 1) < 1e-3
 
 
 def automatic_rate(lab: Lab, value: str) -> None:

@@ -8,6 +8,7 @@ show    the change that a mutant makes
 from __future__ import annotations
 
 import argparse
+import fcntl
 import json
 import os
 import sys
@@ -88,6 +89,12 @@ def _run(given: argparse.Namespace) -> int:
         say("no such mutant in the list")
         return 2
 
+    lock = (build / "lock").open("w")
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        say(f"another run is at work in {build}")
+        return 2
     children.load_heavy()
     covering = record(root, build, given.workers, say)
     for name, why in covering.failed.items():
@@ -122,6 +129,8 @@ def _run(given: argparse.Namespace) -> int:
 def _report(pairs: list[Any], past: dict[str, dict[str, Any]], build: Path, state: str) -> bool:
     """Print the table and the survivors; whether enough were killed."""
     reasons: dict[str, str] = tomllib.loads(EQUIVALENT.read_text(encoding="utf-8")) if EQUIVALENT.exists() else {}
+    for name in sorted(set(reasons) - {mutant.id for mutant in read_list()}):
+        say(f"listed as equivalent, but not in the list: {name}")
     counts: dict[str, Counter[str]] = {package: Counter() for package in PACKAGES}
     alive: list[str] = []
     earlier = 0

@@ -30,7 +30,7 @@ HANGS_S = 60  # without any of its processes at work
 
 
 def load_heavy() -> None:
-    """Import what tests need most, on one thread, so that forking is safe."""
+    """Import what tests need most, on one thread each: a fork lacks the waiting ones of OpenVINO and onnxruntime."""
     os.environ |= {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -42,6 +42,9 @@ def load_heavy() -> None:
     hypothesis.settings.register_profile("mutants", deadline=None, derandomize=True, database=None)
     hypothesis.settings.load_profile("mutants")
     assert not any(name.split(".")[0] == "ftx" for name in sys.modules)
+    # Started in the background, Ctrl-C is ignored, and what tests start would ignore it as well.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
 
 
 def copy_tree(root: Path, tree: Path) -> Path:
@@ -129,7 +132,8 @@ class Child:
 def fork_pytest(tree: Path, folder: Path, arguments: Callable[[], tuple[list[str], Any]], cpu_limit_s: float) -> Child:
     """Run pytest on the tree with ``arguments()`` (its words, and a plugin with ``told``) in a forked process."""
     shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
+    folder.mkdir(parents=True, exist_ok=True)  # what a test has made unreadable stays
+    (folder / "result.json").unlink(missing_ok=True)
     sys.stdout.flush()
     sys.stderr.flush()
     pid = os.fork()
@@ -158,6 +162,7 @@ def fork_pytest(tree: Path, folder: Path, arguments: Callable[[], tuple[list[str
 
 def _enter(tree: Path, folder: Path, cpu_limit_s: float) -> None:
     os.setsid()
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
     log = os.open(folder / "log.txt", os.O_WRONLY | os.O_CREAT)
     nothing = os.open(os.devnull, os.O_RDONLY)
     for number, opened in ((0, nothing), (1, log), (2, log)):
@@ -167,7 +172,7 @@ def _enter(tree: Path, folder: Path, cpu_limit_s: float) -> None:
     resource.setrlimit(resource.RLIMIT_FSIZE, (FILE_BYTES, FILE_BYTES))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     for name in ("home", "tmp"):
-        (folder / name).mkdir()
+        (folder / name).mkdir(exist_ok=True)
     os.environ |= {
         "PYTHONPATH": str(tree / "src"),
         "HOME": str(folder / "home"),

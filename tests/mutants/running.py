@@ -20,6 +20,7 @@ from tests.mutants.sample import Mutant, Place, mutated
 START_S = 30.0  # of CPU, until the first test runs
 SPARE_S = 10.0
 SLOWER = 5.0  # than recorded: one test
+FILES_S = 600.0  # where files of tests are named
 
 
 @dataclass(eq=False)
@@ -60,15 +61,30 @@ class Chosen:
 
 
 @dataclass
+class Job:
+    """A mutant at work, or with ``found`` the test that killed it, run once more on the source as it is."""
+
+    child: Child
+    mutant: Mutant
+    place: Place
+    without: frozenset[str]
+    found: dict[str, Any] | None = None
+
+
+@dataclass
 class Runner:
-    """The queue of mutants, and as many children at work as there are workers."""
+    """The queue of mutants, and as many children at work as there are workers.
+
+    A kill counts where the same test passes without the mutant, in the same place and under the same load.
+    """
 
     root: Path
     build: Path
     covering: Covering
     workers: int
     state: str
-    running: dict[int, tuple[Child, Mutant, Place]] = field(default_factory=dict)
+    running: dict[int, Job] = field(default_factory=dict)
+    trusted: set[str] = field(default_factory=set)
 
     @property
     def results(self) -> Path:
@@ -88,50 +104,69 @@ class Runner:
             while waiting or self.running:
                 for slot, tree in enumerate(trees):
                     if slot in self.running:
-                        if (result := self._ended(slot, tree)) is not None:
+                        if (result := self._ended(slot, tree, tests)) is not None:
                             yield result
-                    elif waiting:
-                        mutant, place = waiting.pop()
-                        result = self._begin(slot, tree, mutant, place, tests)
-                        if result is not None:
-                            yield result
+                    elif waiting and (result := self._begin(slot, tree, *waiting.pop(), tests)) is not None:
+                        yield result
                 time.sleep(0.02)
                 if time.monotonic() - seen > 1:
                     seen = time.monotonic()
-                    for child, _, _ in self.running.values():
-                        child.watch()
+                    for job in self.running.values():
+                        job.child.watch()
         finally:
-            for child, _, _ in self.running.values():
-                child.stop("interrupted")
-                os.waitpid(child.pid, 0)
+            for job in self.running.values():
+                job.child.stop("interrupted")
+                os.waitpid(job.child.pid, 0)
 
     def _begin(
-        self, slot: int, tree: Path, mutant: Mutant, place: Place, tests: Sequence[str]
+        self,
+        slot: int,
+        tree: Path,
+        mutant: Mutant,
+        place: Place,
+        tests: Sequence[str],
+        without: frozenset[str] = frozenset(),
     ) -> dict[str, Any] | None:
-        names = [] if tests else self.covering.chosen(mutant, place)
+        names = [] if tests else [name for name in self.covering.chosen(mutant, place) if name not in without]
         if not names and not tests:
-            return self._keep(mutant, {"outcome": "survived", "said": "no quick test runs its line", "cpu_s": 0.0})
+            said = f"no other test runs its line than {min(without)}" if without else "no quick test runs its line"
+            return self._keep(mutant, {"outcome": "survived", "said": said, "cpu_s": 0.0})
         self._write(tree, mutant, mutated(mutant, place))
+        self.running[slot] = Job(self._fork(slot, tree, names, tests), mutant, place, without)
+        return None
+
+    def _fork(self, slot: int, tree: Path, names: Sequence[str], tests: Sequence[str] = ()) -> Child:
         limits_s = {name: SLOWER * self.covering.cost(name) + SPARE_S for name in names}
         files = list(dict.fromkeys(name.split("::")[0] for name in names))
 
-        def arguments() -> tuple[list[str], Chosen | Every]:
+        def arguments() -> tuple[list[str], Chosen]:
             signal.setitimer(signal.ITIMER_PROF, START_S)
             return ([*tests, "-x"], Every()) if tests else ([*files, "-x"], Chosen(limits_s))
 
-        whole = 600.0 if tests else 3 * self.covering.seconds(names) + START_S
-        child = children.fork_pytest(tree, self.build / "at work" / str(slot), arguments, whole)
-        self.running[slot] = child, mutant, place
-        return None
+        whole_s = FILES_S if tests else 3 * self.covering.seconds(names) + START_S
+        return children.fork_pytest(tree, self.build / "child" / str(slot), arguments, whole_s)
 
-    def _ended(self, slot: int, tree: Path) -> dict[str, Any] | None:
-        child, mutant, place = self.running[slot]
-        told = child.poll()
+    def _ended(self, slot: int, tree: Path, tests: Sequence[str]) -> dict[str, Any] | None:
+        job = self.running[slot]
+        told = job.child.poll()
         if told is None:
             return None
         del self.running[slot]
-        self._write(tree, mutant, place.path.read_text(encoding="utf-8"))
-        return self._keep(mutant, _outcome(told))
+        self._write(tree, job.mutant, job.place.path.read_text(encoding="utf-8"))
+        result = _outcome(told)
+        if job.found is None:
+            killer = result.get("test", "")
+            if result["outcome"] != "killed" or tests or killer not in self.covering.tests or killer in self.trusted:
+                return self._keep(job.mutant, result)
+            again = self._fork(slot, tree, [killer])
+            self.running[slot] = Job(again, job.mutant, job.place, job.without, found=result)
+            return None
+        killer = job.found["test"]
+        if result["outcome"] == "survived":
+            if "imeout" not in job.found["said"]:  # what waits for a clock is a matter of the load each time
+                self.trusted.add(killer)
+            return self._keep(job.mutant, job.found)
+        return self._begin(slot, tree, job.mutant, job.place, tests, job.without | {killer})
 
     @staticmethod
     def _write(tree: Path, mutant: Mutant, text: str) -> None:

@@ -10,7 +10,7 @@ import hashlib
 import json
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from difflib import unified_diff
 from functools import cache
 from pathlib import Path
@@ -196,7 +196,7 @@ def quotas(root: Path, count: int) -> dict[str, int]:
 
 def _filled(mine: list[Mutant], quota: int, pairs: Iterable[tuple[Mutant, Place]]) -> list[Mutant]:
     """Add the next by digest until the quota is full: one of a source line, and not too many of a family."""
-    sample = mine[:quota]
+    sample = list(mine)
     texts = Counter((mutant.module, mutant.function, mutant.line) for mutant in sample)
     families = Counter(FAMILY_OF[mutant.operator] for mutant in sample)
     for mutant, place in sorted(pairs, key=lambda pair: _digest(*pair[0].identity)):
@@ -207,7 +207,7 @@ def _filled(mine: list[Mutant], quota: int, pairs: Iterable[tuple[Mutant, Place]
             continue
         texts[text] += 1
         families[family] += 1
-        sample.append(Mutant(**(asdict(mutant) | {"becomes": _changed_line(mutant, place)})))
+        sample.append(replace(mutant, becomes=_changed_line(mutant, place)))
     return sample
 
 

@@ -14,8 +14,8 @@ from ftx.errors import ExportError, ImageError
 from ftx.labels import Labels
 from ftx.runtimes.openvino import OpenVinoPredictor, frame
 
-# f32: a mean over 256 pixels in another order than numpy's.
-F32_ATOL = 1e-5
+# f32: a mean over 256 pixels in another order than numpy's, of logits up to 2.3. Measured 3.6e-7.
+F32_ATOL = 1e-6
 
 
 @pytest.fixture

@@ -10,8 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from ftx.errors import InputError
+from ftx.cli.merge import _names as names_of
+from ftx.errors import AdapterError, InputError, RecipeError
 from ftx.reading import IrregularFile, open_file, read_file, require_file
+from ftx.recipe import Recipe
 
 
 def irregular(folder: Path, kind: str) -> Path:
@@ -65,3 +67,23 @@ def test_a_file_and_a_link_to_it_are_read(tmp_path: Path) -> None:
         read_file(path, most_bytes=255)
     with pytest.raises(FileNotFoundError):
         read_file(tmp_path / "missing.bin")
+
+
+def test_a_pipe_for_a_recipe_or_an_adapter_is_no_file(tmp_path: Path) -> None:
+    from ftx.adapters.files import WEIGHTS, stored_shapes
+
+    recipe, weights = tmp_path / "recipe.yaml", tmp_path / WEIGHTS
+    os.mkfifo(recipe)
+    os.mkfifo(weights)
+    with pytest.raises(RecipeError) as refused:
+        Recipe.load(recipe)
+    assert refused.value.found == "a named pipe, no regular file"
+    with pytest.raises(AdapterError) as caught:
+        stored_shapes(tmp_path)
+    assert (caught.value.where, caught.value.found) == (str(weights), "this is no regular file: a named pipe")
+
+
+def test_a_pipe_for_labels_is_no_file(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "labels.txt")
+    with pytest.raises(InputError, match="the labels cannot be read"):
+        names_of(str(tmp_path / "labels.txt"))

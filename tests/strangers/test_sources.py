@@ -24,6 +24,8 @@ from ftx.data.sources import list_images
 from ftx.errors import DataError, InputError
 from ftx.tasks.labeltree import tree_of
 
+# hypothesis', where it draws seventy thousand brackets.
+pytestmark = pytest.mark.filterwarnings("ignore:Generating overly large repr")
 # Every document of this file is read or refused within so many seconds of one core.
 MOST_S = 5
 

@@ -107,7 +107,8 @@ def test_every_artifact_answers_as_the_trained_model(run: Run) -> None:
 
 def test_it_learns_and_is_measured_by_its_own_metrics(run: Run) -> None:
     report = evaluate(run, "dense")
-    assert report.metrics[run.task.metric] > 0.5  # chance: 0.4 for mAP, 0.15 for a path with its single
+    # 1.0 is measured for both, on 14 and 19 images; chance is 0.4 for mAP and 0.15 for a path with its single.
+    assert report.metrics[run.task.metric] > 0.9
     assert report.confusion is None
     assert {score.name for score in report.classes} == set(run.manifest.labels.names)
 
@@ -126,10 +127,13 @@ def test_the_code_of_a_model_card_reads_the_logits_as_ftx_does(run: Run, artifac
             assert sorted(found) == sorted(label.name for label in expected.labels)
 
 
-def test_a_dense_folder_that_was_copied_away_keeps_its_meaning(run: Run, tmp_path: Path) -> None:
-    alone = load(Path(shutil.copytree(run.path / "dense", tmp_path / "elsewhere")))
+@pytest.mark.parametrize("artifact", ["dense", "openvino/fp32"])
+def test_a_folder_that_was_copied_away_keeps_its_meaning(run: Run, artifact: str, tmp_path: Path) -> None:
+    alone = load(Path(shutil.copytree(run.path / artifact, tmp_path / "elsewhere")))
     assert alone.task.labels == run.manifest.labels
     assert alone.task.thresholds == run.manifest.thresholds
+    # And there is something to keep: thresholds that were tuned, 0.58 to 0.76 here.
+    assert min(abs(threshold - 0.5) for threshold in run.manifest.thresholds.labels.values()) > 0.01
 
 
 @pytest.mark.parametrize("resolver", ["greedy", "probabilistic"])

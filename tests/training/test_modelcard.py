@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -98,6 +99,7 @@ def test_the_code_of_both_cards_answers_as_the_run_does(run: Run, images: Path) 
 
 def test_the_hub_reads_the_front_matter(run: Run, images: Path) -> None:
     name, method = run.manifest.model, run.manifest.method
+    epoch = json.loads((run.path / "reports" / "train.jsonl").read_text())
     for artifact in ("trained", "dense"):
         card = ModelCard.load(run.path / artifact / "README.md")
         data = card.data
@@ -110,7 +112,7 @@ def test_the_hub_reads_the_front_matter(run: Run, images: Path) -> None:
         assert data.model_name == f"{name}-{method}"
         (accuracy,) = [one for one in data.eval_results if one.metric_type == "accuracy"]
         assert (accuracy.dataset_name, accuracy.dataset_split) == (images.name, "validation")
-        assert 0 <= accuracy.metric_value <= 1
+        assert accuracy.metric_value == pytest.approx(epoch["accuracy"], abs=5e-5)  # told in four digits
         assert f"| `accuracy` | {accuracy.metric_value:.4f} |" in card.text
         assert str(images) not in card.content
         assert card.text.count("\n| ") > len(NAMES)

@@ -95,8 +95,11 @@ def test_training_from_the_resolved_recipe_gives_the_same_bytes(
     assert document["data"]["classes"] == {"multiclass": 2, "multilabel": 2, "hierarchical": 4}[task]
     assert ("adapter" in document) == (method in ("lora", "dora"))
 
-    other = made(resolved.with_values({"seed": 1}), tmp_path / "other")
-    assert weights_of(other) != weights_of(first)
+
+@pytest.mark.parametrize("method", METHODS)
+def test_another_seed_gives_other_bytes(method: str, tables: dict[str, Path], tmp_path: Path) -> None:
+    first, other = (made(asked(tables, method, "multiclass", seed=seed), tmp_path / str(seed)) for seed in (0, 1))
+    assert weights_of(first) != weights_of(other)
 
 
 def test_augmentation_that_is_asked_for_and_not_done_is_said(tables: dict[str, Path], tmp_path: Path) -> None:
@@ -109,6 +112,7 @@ def test_augmentation_that_is_asked_for_and_not_done_is_said(tables: dict[str, P
         assert told == ["train.augment light is not done: the frozen blocks see each image once, as it is"] * notes
 
 
+@pytest.mark.slow
 def test_targets_that_a_mixer_has_not_are_not_in_its_recipe(tables: dict[str, Path], tmp_path: Path) -> None:
     recipe = asked(tables, "lora", "multiclass", name="mixer_s32_224", image_size=224, epochs=1, blocks=1)
     assert recipe.adapter.targets == ("q", "k", "v", "proj", "fc1", "fc2")

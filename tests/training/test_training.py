@@ -16,7 +16,7 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from ftx.adapters.attach import adapter_layers, attach, prove_reach
+from ftx.adapters.attach import attach, prove_reach
 from ftx.backbones.build import build
 from ftx.backbones.dense import load_dense
 from ftx.backbones.stages import crown, frozen_lead, trunk
@@ -108,15 +108,15 @@ def test_merge_of_each_method(runs: dict[str, Run], method: str) -> None:
     run = runs[method]
     report = merge(run)
     assert report.ok
-    assert report.max_relative_error < 1e-6  # f32 rounding of the stored weight alone
+    assert report.max_relative_error < 1e-7  # f32 rounding of the stored weight alone: 4e-8 measured
     pre = run.manifest.preprocess
     pixels = np.random.default_rng(1).integers(0, 256, (4, pre.height, pre.width, 3), dtype=np.uint8)
     x = torch.from_numpy(normalise(pixels, pre))
     expected = load_trained(run)(x)
-    # f32 rounding of one network
-    torch.testing.assert_close(load_dense(run.path / "dense")(x), expected, rtol=0, atol=1e-5)
+    # f32 rounding of one network: 1.3e-6 measured
+    torch.testing.assert_close(load_dense(run.path / "dense")(x), expected, rtol=0, atol=5e-6)
     opened = timm.create_model(f"local-dir:{run.path / 'dense'}", pretrained=True).eval()
-    torch.testing.assert_close(opened(x), expected, rtol=0, atol=1e-5)
+    torch.testing.assert_close(opened(x), expected, rtol=0, atol=5e-6)
     assert set(opened.state_dict()) == set(load_file(run.path / "dense" / "model.safetensors"))
 
 
@@ -139,14 +139,15 @@ def test_peft_opens_trained_and_answers_as_we_do(runs: dict[str, Run], method: s
 
     run = runs[method]
     base = build("vit_tiny_patch16_224", weights="none", num_classes=3, image_size=32, seed=0).module
+    x = torch.randn(3, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    untrained = base(x)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # that it does not know the key "ftx"
         opened = peft.PeftModel.from_pretrained(base, str(run.path / "trained")).eval()
-    x = torch.randn(3, 3, 32, 32)
     expected = load_trained(run)(x)
-    assert any(layer.lora_B.abs().max() > 0 for _, layer in adapter_layers(load_trained(run)))
-    # f32: peft sums the adapter's product, we its weight
-    torch.testing.assert_close(opened(x), expected, rtol=1e-5, atol=1e-5)
+    assert (expected - untrained).abs().max() > 0.1  # 0.24 to 0.74: what is compared is not the base
+    # f32: peft sums the adapter's product, we its weight; 1.1e-6 measured
+    torch.testing.assert_close(opened(x), expected, rtol=0, atol=5e-6)
 
 
 @pytest.mark.slow
@@ -321,7 +322,7 @@ def test_memory_does_not_decide_what_is_trained_on(
     tight = train(recipe(images, "last", **{"train.epochs": 1}), out=tmp_path / "tight")
     weights = [load_file(Path(str(made.run)) / "trained" / "adapter_model.safetensors") for made in (roomy, tight)]
     for name, tensor in weights[0].items():
-        # bf16 or f32: the frozen blocks compute in batches of another size
+        # f32: the frozen blocks compute in batches of another size; 5e-5 measured, of steps of 1e-3 each
         torch.testing.assert_close(weights[1][name], tensor, rtol=0, atol=2e-4, msg=name)
 
 
@@ -367,11 +368,12 @@ def test_the_digest_knows_no_dtype_and_no_input_size(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_dry_run_says_what_would_be_trained(images: Path) -> None:
-    report = dry_run(recipe(images, "dora"))
+    report = dry_run(recipe(images, "dora", **{"train.epochs": 100}))
     assert len(report.layers) == 24
     assert report.layers[0].targets == ["q", "v"]
     assert report.trainable_parameters == sum(layer.parameters for layer in report.layers) + 192 * 3 + 3
-    assert report.seconds == pytest.approx(report.seconds_before + 2 * report.seconds_per_epoch, abs=0.2)
+    # Each is told in tenths of a second.
+    assert report.seconds == pytest.approx(report.seconds_before + 100 * report.seconds_per_epoch, abs=5.1)
     assert report.seconds_per_epoch > 0
     assert report.counts["across"] == {"train": 10, "val": 2}  # a fifth of 12
     # Per block: q, v: A 8x192, B 192x8 each; fc1: A 8x192, B 768x8; magnitudes of q, v and fc1. The head: 192x3 + 3.

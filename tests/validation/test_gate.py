@@ -7,10 +7,7 @@ vouch for the altered file, the numbers must tell (1).
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import subprocess
-import sys
 import xml.etree.ElementTree as ET
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -20,6 +17,7 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
+from tests.zygote import Zygote
 
 import ftx
 from ftx.card import read_card, write_card
@@ -151,13 +149,6 @@ FAULTS: dict[str, tuple[Callable[[list[Constant]], int], tuple[str, ...]]] = {
 }
 
 
-def ftx_validate(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "ftx", "validate", *map(str, arguments), "--json"]
-    # One thread: the tests may share the cores, and OpenMP's threads wait for each other by spinning.
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    return subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
-
-
 def validate(target: Path, **settings: Any) -> ParityReport:
     """On a tenth of the images: what fails, fails on few."""
     if (target / "run.json").is_file():
@@ -170,13 +161,13 @@ def failing(report: ParityReport) -> set[str]:
 
 
 @pytest.mark.parametrize("fault", sorted(FAULTS))
-def test_a_fault_in_an_ir_that_its_hashes_vouch_for(run: Path, fault: str) -> None:
+def test_a_fault_in_an_ir_that_its_hashes_vouch_for(run: Path, fault: str, fresh_ftx: Zygote) -> None:
     change, artifacts = FAULTS[fault]
     for artifact in artifacts:
         edit_constants(run / artifact, change)
     vouch(run, *IRS)
     # The fp32 one on its own, as a device has it, read by a fresh process.
-    done = ftx_validate(run / "openvino/fp32")
+    done = fresh_ftx("validate", run / "openvino/fp32", "--json")
     assert done.returncode == 1, done.stderr
     assert json.loads(done.stdout)["ok"] is False
     for artifact in artifacts[1:]:
@@ -187,20 +178,20 @@ def test_a_fault_in_an_ir_that_its_hashes_vouch_for(run: Path, fault: str) -> No
         assert failing(report) == set(report.faulty) == set(artifacts)
 
 
-def test_a_fault_whose_hash_tells(run: Path) -> None:
+def test_a_fault_whose_hash_tells(run: Path, fresh_ftx: Zygote) -> None:
     edit_constants(run / "openvino/fp32", one_percent)
     for target in (run, run / "openvino/fp32"):
-        done = ftx_validate(target)
+        done = fresh_ftx("validate", target, "--json")
         assert done.returncode == 2
         assert "model.bin" in done.stderr
         assert "Traceback" not in done.stderr
 
 
-def test_labels_named_in_another_order(run: Path) -> None:
+def test_labels_named_in_another_order(run: Path, fresh_ftx: Zygote) -> None:
     keep(run, IRS[0])
     relabel(run / IRS[0], ["blue", "amber", "green", "red"])
     vouch(run, IRS[0])
-    done = ftx_validate(run)
+    done = fresh_ftx("validate", run, "--images", "24", "--json")
     assert done.returncode == 1, done.stderr
     report = json.loads(done.stdout)
     assert report["faulty"] == [IRS[0]]
@@ -239,12 +230,12 @@ def test_dense_weights_changed_after_the_merge(run: Path) -> None:
     assert failing(validate(run)) == {"dense"}
 
 
-def test_a_stale_ir(run: Path) -> None:
+def test_a_stale_ir(run: Path, fresh_ftx: Zygote) -> None:
     # What retraining into the run and merging it would leave: an IR made from the dense model before.
     path = run / "dense" / "config.json"
     path.write_text(path.read_text() + "\n")
     vouch(run)
-    done = ftx_validate(run)
+    done = fresh_ftx("validate", run, "--images", "24", "--json")
     assert done.returncode == 2
     assert "openvino/fp32/ is stale" in done.stderr or "onnx/ is stale" in done.stderr
 

@@ -30,6 +30,7 @@ from ftx.backbones.families import head_names
 from ftx.backbones.foundation import Naming, Place, timm_naming
 from ftx.errors import AdapterError
 from ftx.files import disk_faults, write_atomic
+from ftx.reading import require_file
 
 WEIGHTS = "adapter_model.safetensors"
 Number = TypeVar("Number", int, float)
@@ -180,6 +181,7 @@ def read_adapter(
 
 def _read_tensors(path: Path) -> dict[str, Tensor]:
     try:
+        require_file(path)
         tensors = load_file(path)
     except FileNotFoundError:
         raise AdapterError("the adapter's tensors are not there", where=path, mend=_SAVE_AGAIN) from None
@@ -251,6 +253,7 @@ def stored_shapes(folder: Path) -> dict[str, tuple[int, ...]]:
     """
     path = folder / WEIGHTS
     try:
+        require_file(path)
         with safe_open(path, "pt") as file:
             return {key.removeprefix(PREFIX): tuple(file.get_slice(key).get_shape()) for key in file.keys()}  # noqa: SIM118
     except FileNotFoundError:

@@ -11,6 +11,7 @@ from pydantic_core import PydanticCustomError
 from ftx.cli import console
 from ftx.cli.options import DataOption, JsonFlag, RunArgument
 from ftx.errors import InputError, shell_command
+from ftx.reading import read_file
 from ftx.values import auto_or_size
 
 if TYPE_CHECKING:
@@ -171,7 +172,7 @@ def _names(given: str | None) -> list[str]:
         return []
     if given.endswith(".txt"):
         try:
-            lines = Path(given).read_text(encoding="utf-8").splitlines()
+            lines = read_file(Path(given)).decode().splitlines()
         except (OSError, UnicodeDecodeError) as error:
             raise InputError("the labels cannot be read", where=given, found=str(error)) from error
         return [line.strip() for line in lines if line.strip()]

@@ -196,6 +196,8 @@ def _decode(content: bytes) -> Image.Image:
             rgb = to_rgb(image)
             del image  # its pixels go before those of the turned image come
             return rgb if turn is None else rgb.transpose(turn)
+    except Image.DecompressionBombError as error:  # WebP's reader asks before it makes room
+        raise ImageError("the image is too large", found=str(error), mend="scale it down") from error
     except Exception as error:
         if stream.refusal is not None:  # Pillow may have made another error of it
             raise stream.refusal from error

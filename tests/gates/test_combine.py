@@ -1,0 +1,85 @@
+"""The proofs of merging adapters from elsewhere fire, by adapters written by hand that no rounding can hold."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.torch import save_file
+from tests.adapters.test_scaling import LAYER, by_hand, small
+from tests.gates.faults import Tensors, edit_tensors
+
+from ftx.combining import _election_error, combine, elected
+from ftx.errors import GateFailed
+from ftx.merging import LAYER_BOUND
+
+A, B = (f"base_model.model.{LAYER}.lora_{factor}.weight" for factor in "AB")
+SCALING = 2  # alpha 4 of rank 2
+
+
+@pytest.fixture
+def base(tmp_path: Path) -> Path:
+    """A model of one block as timm saves models."""
+    folder = tmp_path / "base"
+    folder.mkdir()
+    save_file(small().state_dict(), folder / "model.safetensors")
+    args = {"img_size": 32, "depth": 1, "embed_dim": 48}
+    config = {"architecture": "vit_tiny_patch16_224", "num_classes": 3, "model_args": args}
+    (folder / "config.json").write_text(json.dumps({**config, "pretrained_cfg": {"input_size": [3, 32, 32]}}))
+    return folder
+
+
+def merged(base: Path, **config: object) -> float:
+    """Combine what was written by hand with its base, and give the error of its layer."""
+    adapter, out = base.parent / "adapter", base.parent / "out"
+    try:
+        return combine([adapter], out, base=str(base), labels=["a", "b", "c"]).max_relative_error
+    finally:
+        assert out.exists() is (out / "merge.json").exists()
+
+
+def test_an_adapter_that_f32_can_hold_is_within_one_rounding(base: Path) -> None:
+    by_hand(base.parent / "adapter", r=2, lora_alpha=4, use_dora=True)
+    assert 0 < merged(base) <= 2.0**-24
+
+
+def test_a_layer_that_float64_does_not_give_away_fails(base: Path) -> None:
+    by_hand(base.parent / "adapter", r=2, lora_alpha=4, use_dora=True)
+    row_I = small().state_dict()[f"{LAYER}.weight"][3].numpy()
+
+    def nearly_cancelled(tensors: Tensors) -> None:
+        tensors[A][0] = row_I
+        tensors[B][3] = -(1 - 1e-6) / SCALING, 0
+
+    edit_tensors(base.parent / "adapter" / "adapter_model.safetensors", nearly_cancelled)
+    with pytest.raises(GateFailed, match="does not answer as its separate products") as caught:
+        merged(base)
+    assert caught.value.where == LAYER
+
+
+def test_a_model_that_does_not_answer_as_its_base_with_the_adapter_beside_it_fails(base: Path) -> None:
+    by_hand(base.parent / "adapter", r=2, lora_alpha=4)
+
+    def opposed(tensors: Tensors) -> None:
+        """Two ranks take each other away, of ten million times the weight: float64 sums them, f32 cannot."""
+        almost_one = np.float32(1 + 2**-9)
+        tensors[A][0] *= 1e6
+        tensors[A][1] = tensors[A][0] * almost_one
+        tensors[B][:, 1] = -tensors[B][:, 0] / almost_one
+
+    edit_tensors(base.parent / "adapter" / "adapter_model.safetensors", opposed)
+    with pytest.raises(GateFailed, match="does not answer as the base with its adapters"):
+        merged(base)
+
+
+def test_an_election_is_held_to_one_rounding_of_its_entries() -> None:
+    rng = np.random.default_rng(0)
+    base = rng.standard_normal((40, 30))
+    changes = [0.1 * rng.standard_normal((40, 30)) for _ in range(2)]
+    shares, least = [0.6, 0.4], [0.05, 0.05]
+    right = base + elected(changes, shares, least)
+    assert _election_error(base, right.astype(np.float32), changes, shares, least) <= 2.0**-24
+    wrong = (right * (1 + 2.0**-22)).astype(np.float32)
+    assert _election_error(base, wrong, changes, shares, least) > LAYER_BOUND
