@@ -133,8 +133,6 @@ def shown(value: object, most: int = 80) -> str:
 
 def nearest(name: str, known: Iterable[str]) -> str | None:
     """The known name most like ``name``, if any is alike at all."""
-    if len(name) > _LONGEST_NAME:
-        return None
     comparable = [one for one in islice(known, _MOST_ALIKE) if len(one) <= _LONGEST_NAME]
     found = get_close_matches(name, comparable, n=1, cutoff=0.6)
     return found[0] if found else None

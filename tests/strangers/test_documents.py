@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
+import random
 import shutil
 import time
 from collections.abc import Iterator
@@ -13,10 +15,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+from pydantic import ValidationError
 from tests.conftest import ColourModel
 
 from ftx.card import CARD, read_card, write_card
 from ftx.cli.app import run as ftx
+from ftx.complaints import complaint_lines
 from ftx.data.preprocess import Preprocess
 from ftx.errors import DataError, ExportError, InputError, RecipeError, RunError, nearest, told
 from ftx.files import sha256_file
@@ -131,6 +135,14 @@ def test_twenty_complaints_and_a_count_of_the_rest() -> None:
         Recipe.build(flags={**{f"key{number}": number for number in range(60_000)}, "train.epochs": 0})
 
 
+def test_no_more_complaints_are_worded_than_are_told() -> None:
+    """Each looks for the nearest known key."""
+    with pytest.raises(ValidationError) as refused:
+        Recipe.model_validate({f"key{number}": number for number in range(60_000)})
+    with within(2):
+        assert len(complaint_lines(refused.value, Recipe, {})) == 20
+
+
 def test_one_complaint_of_a_manifest_and_a_count_of_the_rest(tmp_path: Path) -> None:
     spare = {f"key{number}": number for number in range(60_000)}
     (tmp_path / "run.json").write_text(json.dumps({**MANIFEST, **spare}))
@@ -152,7 +164,9 @@ def test_the_nearest_name_is_looked_for_in_a_bounded_time() -> None:
     with within(2):
         assert nearest("x" * 1_000_000, known) is None
         assert nearest("nane00007", known) == "name00007"
-        assert nearest("name", ["y" * 1_000_000]) is None
+        letters = [chr(0x4E00 + number % 150) for number in range(20_000)]
+        shuffled = ["".join(random.Random(seed).sample(letters, len(letters))) for seed in range(20)]
+        assert nearest(shuffled[0], shuffled[1:]) is None
     assert told([str(number) for number in range(12)]).endswith("; and 2 more")
 
 
@@ -242,9 +256,16 @@ def test_labels_that_no_model_has(names: list[str], tmp_path: Path) -> None:
 
 
 def test_names_with_blanks_are_told_apart_in_linear_time() -> None:
-    names = [f"a{' ' * spaces}b" for spaces in range(1, 5000)]
+    names = [f"a{''.join(blanks)}b" for blanks in itertools.product(" \t", repeat=14)]
     with within(2):
-        assert spaceless_names(names) == ("a_b", *(f"a_b_{number}" for number in range(2, 5000)))
+        assert spaceless_names(names) == ("a_b", *(f"a_b_{number}" for number in range(2, 2**14 + 1)))
+
+
+@pytest.mark.parametrize("thresholds", [{"shared": 1.5}, {"shared": -1e300}, {"labels": {"c": 1e308}}])
+def test_a_threshold_is_a_score(thresholds: dict[str, object], tmp_path: Path) -> None:
+    (tmp_path / "run.json").write_text(json.dumps({**MANIFEST, "thresholds": thresholds}))
+    with pytest.raises(RunError, match="a score in"):
+        Run.open(tmp_path)
 
 
 @pytest.mark.parametrize("name", ["../other/model.xml", "/etc/passwd", "a/../../b", "", "x" * 5000])

@@ -32,6 +32,8 @@ WRITTEN = [
     r"[a-z.]+\d*[a-z.]*",
     r"a{e}b",
     r"(?:a){e}b",
+    r"(?:x){e}",
+    r"(?:x){e<=9}",
     r"\Ablocks\Z",
     r"b{1,2}locks{,3}",
     r"(?s:.)*+",
