@@ -25,9 +25,9 @@ from tests.zygote import Zygote, zygote
 from ftx.card import Card, write_card
 from ftx.data.preprocess import Preprocess
 from ftx.labels import Labels
+from ftx.progress import SILENT
 from ftx.runtimes.model_info import model_info
 from ftx.tasks import Meaning
-from ftx.progress import SILENT
 
 
 class Listener(type(SILENT)):

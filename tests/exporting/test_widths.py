@@ -12,9 +12,9 @@ from model_api.models import Model
 from openvino import opset13 as op
 
 from ftx.data.preprocess import Preprocess
-from ftx.runtimes.model_info import model_info
 from ftx.labels import Labels
 from ftx.recipe import TaskName
+from ftx.runtimes.model_info import model_info
 from ftx.tasks import TASKS, Task, Thresholds
 
 PREPROCESS = Preprocess(height=8, width=8, resize=8, interpolation="bicubic", mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))

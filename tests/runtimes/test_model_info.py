@@ -6,8 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ftx.data.preprocess import Preprocess
-from ftx.runtimes.model_info import model_info
 from ftx.labels import Labels, spaceless_names
+from ftx.runtimes.model_info import model_info
 from ftx.tasks import TASKS, Thresholds
 
 PREPROCESS = Preprocess(

@@ -18,13 +18,13 @@ from ftx.data.dataset import Entry
 from ftx.data.loader import load_pixels_many
 from ftx.data.preprocess import Preprocess, normalise
 from ftx.errors import ExportError
-from ftx.runtimes.model_info import model_info
 from ftx.exporting.onnx import write_onnx
 from ftx.exporting.openvino import compress_to_fp16, convert_body, write_ir
 from ftx.exporting.reference import Reference, balanced, make_reference, write_reference
 from ftx.exporting.tracing import trace
 from ftx.progress import Progress
 from ftx.run import Run
+from ftx.runtimes.model_info import model_info
 from ftx.telemetry import no_telemetry
 
 with no_telemetry():

@@ -1,8 +1,8 @@
 """What no number shows: that an artifact names the labels, and describes the image path, as its run does.
 
 Truth and answers are compared as positions in the logits, so names in another order would pass every bound and still
-tell the user the wrong thing. The same holds of what other readers go by: Model API by the metadata inside a model, timm
-and transformers by config.json.
+tell the user the wrong thing. The same holds of what other readers go by: Model API by the metadata inside a model,
+timm and transformers by config.json.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ def _metadata_faults(
     expected = model_info(meaning.open(), preprocess, embedded=embedded)
     return [
         _differ(f"the {key} in {where}", stated.get(key, "none"), value)
-        for key, value in expected.items()
+        for key, value in sorted(expected.items(), key=lambda item: item[0] != "labels")
         if stated.get(key, "" if key == "labels" else value) != value
     ]
 
@@ -62,7 +62,9 @@ def _dense_faults(run: Run, meaning: Meaning, preprocess: Preprocess) -> list[st
 
     folder = run.path / "dense"
     names = tuple(read_dense_config(folder).label_names or ())
-    faults = [] if names == meaning.labels.names else [_differ("the labels of config.json", names, meaning.labels.names)]
+    faults = (
+        [] if names == meaning.labels.names else [_differ("the labels of config.json", names, meaning.labels.names)]
+    )
     own_preprocess, own_meaning = read_dense(folder)
     if own_meaning != meaning:
         faults.append(_differ("the labels of config.json", own_meaning, meaning))
