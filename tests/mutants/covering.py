@@ -238,7 +238,7 @@ def record(root: Path, build: Path, workers: int, say: Any) -> Covering:
         running.append(children.fork_pytest(tree, folder, arguments, RECORD_LIMIT_S))
     parts: list[dict[str, Any]] = []
     while running:
-        time.sleep(0.5)
+        time.sleep(1)
         for child in list(running):
             child.watch()
             if (told := child.poll()) is not None:
