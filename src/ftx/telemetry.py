@@ -1,7 +1,8 @@
-"""Keep OpenVINO and NNCF from reporting their use and from leaving files in the user's home folder.
+"""Keep OpenVINO, NNCF and ONNX Runtime from reporting their use and from leaving files in the user's home folder.
 
-Both do so at their first import already: openvino/tools/ovc sends "general_import" to Intel and writes a
-client id to ~/intel. Whoever imports one of them in ftx does it inside ``no_telemetry``.
+Each does so at its first import already: openvino/tools/ovc sends "general_import" to Intel and writes a client id to
+~/intel; ONNX Runtime 1.32 writes a device id and a queue of events to ~/.cache/Microsoft, and sends them to Microsoft.
+Whoever imports one of them in ftx does it inside ``no_telemetry``.
 """
 
 from __future__ import annotations
@@ -11,8 +12,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 # openvino_telemetry (utils/opt_in_checker.py) holds still where CI is "true", nncf (telemetry/wrapper.py)
-# where NNCF_CI is set. Neither has a setting of its own that leaves no file.
-_HOLD_STILL = {"CI": "true", "NNCF_CI": "1"}
+# where NNCF_CI is set. Neither has a setting of its own that leaves no file. ONNX Runtime has.
+_HOLD_STILL = {"CI": "true", "NNCF_CI": "1", "ORT_DISABLE_TELEMETRY": "1"}
 
 
 @contextmanager

@@ -17,6 +17,7 @@ import time
 from pathlib import Path
 
 import pytest
+from tests.zygote import Zygote
 
 import ftx
 from ftx.cli.app import VERBS
@@ -442,8 +443,8 @@ def test_a_table_in_a_pipe_is_whole() -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", SCHEMAS)
-def test_schemas(name: str) -> None:
-    done = call("schema", name)
+def test_schemas(name: str, fresh_ftx: Zygote) -> None:
+    done = fresh_ftx("schema", name)
     assert done.returncode == 0, done.stderr
     schema = json.loads(done.stdout)
     if name not in ("recipe", "predict"):

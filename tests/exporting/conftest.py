@@ -6,7 +6,7 @@ The weights are drawn larger than timm draws them, so that the logits differ fro
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +16,7 @@ from PIL import Image
 from safetensors.torch import save_file
 from torch import nn
 
+from ftx import quantizing
 from ftx.backbones.build import Backbone, build
 from ftx.backbones.dense import DenseConfig, save_dense
 from ftx.data.dataset import SPLITS, Entry, Split
@@ -39,6 +40,8 @@ RECIPE = Recipe.model_validate(
         "model": {"name": ARCHITECTURE, "weights": "none", "peft": "none"},
     }
 )
+# Instead of the search for the best of four, which tests/test_quantizing.py is about and which takes five times as long
+ONE_SETTING = (quantizing.Setting(alpha=0.5),)
 IMAGES_A_CLASS: dict[Split, int] = {"train": 8, "val": 4, "test": 30}
 
 
@@ -108,7 +111,9 @@ class Exported:
     @cached_property
     def int8(self) -> ExportReport:
         """INT8 as well, when it is first asked for: it takes longer than all the rest."""
-        return export(self.run, formats=["openvino"], precisions=["int8"])
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(quantizing, "quantize_body", partial(quantizing.quantize_body, settings=ONE_SETTING))
+            return export(self.run, formats=["openvino"], precisions=["int8"])
 
     def ir(self, precision: str) -> Path:
         """The folder of one precision."""

@@ -185,7 +185,13 @@ def test_a_fresh_process_writes_the_same_bytes_and_leaves_the_home_folder_alone(
 ) -> None:
     home = tmp_path / "home"
     home.mkdir()
-    code = "import sys, ftx; print(ftx.export(sys.argv[1], formats=['onnx', 'openvino'], precisions=['fp32', 'int8']))"
+    code = """
+import sys, ftx
+from functools import partial
+from ftx import quantizing
+quantizing.quantize_body = partial(quantizing.quantize_body, settings=(quantizing.Setting(alpha=0.5),))
+print(ftx.export(sys.argv[1], formats=['onnx', 'openvino'], precisions=['fp32', 'int8']))
+"""
     # As on a user's machine: no build server, another home folder.
     environment = {name: value for name, value in os.environ.items() if name not in ("CI", "NNCF_CI", "TF_BUILD")}
     done = subprocess.run(

@@ -204,8 +204,10 @@ def test_a_mean_that_the_run_does_not_have(run: Path) -> None:
     document["preprocess"]["mean"] = [0.3, 0.5, 0.5]
     (run / "run.json").write_text(json.dumps(document))
     report = validate(run)
-    assert report.faulty == [IRS[0]]
-    assert "the image path of card.json" in report.problems[0]
+    # What was made before says the mean that it was made with: config.json as well as card.json.
+    assert report.faulty == ["dense", IRS[0]]
+    assert "dense: the image path of config.json" in report.problems[0]
+    assert "openvino/fp32: the image path of card.json" in report.problems[1]
 
 
 def test_dense_weights_changed_after_the_merge(run: Path) -> None:

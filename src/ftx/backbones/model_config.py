@@ -69,7 +69,7 @@ def _above_zero(values: _Channels) -> _Channels:
 class PretrainedCfg(BaseModel):
     """What is read of ``pretrained_cfg``, each checked where it is given."""
 
-    model_config = ConfigDict(extra="ignore")
+    model_config = ConfigDict(extra="ignore", allow_inf_nan=False)
 
     input_size: tuple[_Side, _Side, _Side] | None = None
     crop_pct: Annotated[float, Field(ge=0.1, le=1)] | None = None  # timm's own are 0.65 to 1

@@ -7,12 +7,14 @@ from functools import partial
 from pathlib import Path
 from typing import cast
 
-import onnxruntime
-
 from ftx.data.preprocess import Preprocess, load_pixels, normalise
 from ftx.errors import ExportError, ImageError
 from ftx.runtimes.base import Pixels, RuntimeName, feed_files
 from ftx.tasks.base import Floats, Task
+from ftx.telemetry import no_telemetry
+
+with no_telemetry():
+    import onnxruntime
 
 MODEL = "model.onnx"
 INPUT = "image"
