@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from collections import Counter
 from hashlib import sha256
 from random import Random
@@ -8,7 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ftx.data.split import hash_split
+from ftx.data.dataset import Entry
+from ftx.data.sources import Found
+from ftx.data.split import hash_split, put_on_sides
 from ftx.errors import DataError
 
 Samples = list[tuple[str, str]]
@@ -85,3 +88,13 @@ def test_a_class_with_one_image_is_refused_even_if_it_is_there_twice() -> None:
 def test_a_fraction_that_is_no_share_is_refused(fraction: float) -> None:
     with pytest.raises(DataError, match="val_fraction"):
         hash_split([("a", "cat"), ("b", "cat")], fraction)
+
+
+def test_an_entry_keeps_its_group_and_is_read_back_as_it_was_written() -> None:
+    groups = ["patient 0", "patient 0", "patient 1", "patient 1", None, None]
+    files = [Found(f"{number}.png", ("a",), None, group) for number, group in enumerate(groups)]
+    entries = put_on_sides(files, [f"{number:064x}" for number in range(6)], 0.25)
+    assert [entry.group for entry in entries] == groups
+    assert "group" not in entries[5].to_json()
+    for entry in entries:
+        assert Entry.from_json(json.loads(json.dumps(entry.to_json()))) == entry

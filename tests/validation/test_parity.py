@@ -152,3 +152,22 @@ def test_each_ir_carries_what_was_found_of_it(validated_run: Path, tmp_path: Pat
     other = Path(shutil.copytree(validated_run / "openvino/fp16", tmp_path / "fp16"))
     shutil.copy(validated_run / "openvino/int8/proof.json", other / "proof.json")
     assert read_proof(other).run is None
+
+
+def test_the_groups_of_a_table_are_the_unit(whole_run: Path, tmp_path: Path) -> None:
+    run = copy_with(whole_run, tmp_path, "openvino/int8")
+    path = run / "data.jsonl"
+    entries = [json.loads(line) for line in path.read_text().splitlines()]
+    held_out = [entry for entry in entries if entry["split"] == "test"]
+    for number, entry in enumerate(held_out[:-40]):
+        entry["group"] = f"patient {number // 10}"
+    path.write_text("".join(json.dumps(entry) + "\n" for entry in entries))
+    manifest = json.loads((run / "run.json").read_text())
+    manifest["files"]["data.jsonl"] = sha256_file(path)
+    (run / "run.json").write_text(json.dumps(manifest))
+    report = validate(run)
+    # 200 images of 20 patients, and 40 that stand for themselves.
+    (row,) = [row for row in report.rows if (row.artifact, row.view, row.compute) == ("openvino/int8", "files", "f32")]
+    assert (row.images, row.labelled, row.unit) == (240, 60, "group")
+    assert report.verdicts["openvino/int8"] == "unproved"
+    assert "of 60 groups; 149 groups with no further loss would prove 2" in report.said["openvino/int8"]
