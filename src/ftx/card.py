@@ -21,6 +21,7 @@ CARD = "card.json"
 REFERENCE = "reference.safetensors"
 # What machines found out about the model (ftx.validation.proof): written later, so outside of the hashes.
 PROOF = "proof.json"
+PROOF_SCHEMA = 1
 SCHEMA_VERSION = 1
 
 Precision = Literal["fp32", "fp16", "int8"]

@@ -79,7 +79,7 @@ class Paired:
         The wider of two: Tango's score interval, which holds its level but for very few lost images (6.0 % of errors
         at 5 % where 0.02 of 300 are lost and none gained), and the exact intervals of lost and gained brought together,
         which are exact where none is gained and hold little more than their level where many are. Together they err in
-        at most 5.1 % (docs/decisions/0008-verdict.md has the table).
+        at most 5.0 % in the table of docs/decisions/0008-verdict.md.
         Source: Tango, Statistics in Medicine 17 (1998) 891-908; Zou and Donner, Statistics in Medicine 27 (2008)
         1693-1702, eq. 5 (MOVER), with Clopper-Pearson's ends.
         """

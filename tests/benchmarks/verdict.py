@@ -76,7 +76,7 @@ def table(title: str, columns: Sequence[object], rows: Sequence[tuple[str, Seque
 
 def main() -> None:
     shares = (0.0, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1)
-    for proved, what in ((True, "proved"), (False, "exceeded")):
+    for proved, what in ((True, "proved"), (False, "failed")):
         table(
             f"Called {what} where the true drop is the margin, 0.02, %; images and share gained",
             shares,
@@ -84,7 +84,7 @@ def main() -> None:
         )
     for proved, what, points in (
         (True, "proved", ((0.0, 0.0), (0.002, 0.002), (0.01, 0.01), (0.01, 0.005), (0.02, 0.01), (0.03, 0.03))),
-        (False, "exceeded", ((0.04, 0.01), (0.05, 0.01), (0.07, 0.01), (0.1, 0.01))),
+        (False, "failed", ((0.04, 0.01), (0.05, 0.01), (0.07, 0.01), (0.1, 0.01))),
     ):
         table(
             f"Called {what}, %; images, and shares lost / gained",

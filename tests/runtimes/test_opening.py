@@ -12,7 +12,7 @@ import pytest
 from ftx.errors import ExportError, GateFailed, RunError
 from ftx.run import Run
 from ftx.runtimes import load, load_artifact
-from ftx.runtimes.opening import best_ir
+from ftx.runtimes.opening import best_ir, furthest
 
 pytestmark = pytest.mark.slow
 
@@ -114,6 +114,28 @@ def test_where_all_have_failed_none_is_taken(run: Path) -> None:
     with pytest.raises(GateFailed, match="every OpenVINO model of this run failed") as caught:
         best_ir(Run.open(run))
     assert caught.value.exit_code == 1
+
+
+def test_what_failed_elsewhere_is_not_taken_here(run: Path) -> None:
+    report = run / "reports" / "parity.json"
+    edit(report, lambda document: document["machine"].update(cpu="another"))
+    edit(report, lambda document: say(document, "failed", IRS[0]))
+    assert best_ir(Run.open(run))[0] == "openvino/fp16"
+    edit(report, lambda document: say(document, "failed", *IRS))
+    with pytest.raises(GateFailed):
+        best_ir(Run.open(run))
+    assert furthest(Run.open(run)) == "dense"
+
+
+def test_a_wider_margin_than_the_recipes_proves_nothing_here(run: Path) -> None:
+    edit(run / "reports" / "parity.json", lambda document: document.update(max_drop=0.9))
+    assert "a wider margin than the recipe's (--max-drop 0.9)" in best_ir(Run.open(run))[1]
+
+
+def test_an_ir_of_an_older_dense_model_is_not_taken(run: Path) -> None:
+    edit(run / "reports" / "parity.json", rows_of(3, 4, 2))
+    edit(run / "run.json", lambda document: document["lineage"]["openvino/int8"].update(digest="another"))
+    assert best_ir(Run.open(run))[0] == "openvino/fp32"
 
 
 def test_without_proof_the_most_exact_is_best(run: Path) -> None:

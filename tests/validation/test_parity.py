@@ -77,7 +77,7 @@ def test_fewer_images_are_spread_over_the_classes(whole_run: Path, tmp_path: Pat
     # A part of the images proves nothing, not even in f32.
     assert report.whole is False
     assert set(report.verdicts.values()) == {"unproved"}
-    assert report.said["openvino/fp32"].endswith("8 of 240 held-out images were asked, and all prove")
+    assert report.said["openvino/fp32"].endswith("only 8 of 240 held-out images were asked, and a proof takes all")
     assert report.ok
     assert not validate(run, images=8, require_proof=True).ok
 
@@ -171,3 +171,14 @@ def test_the_groups_of_a_table_are_the_unit(whole_run: Path, tmp_path: Path) -> 
     assert (row.images, row.labelled, row.unit) == (240, 60, "group")
     assert report.verdicts["openvino/int8"] == "unproved"
     assert "of 60 groups; 149 groups with no further loss would prove 2" in report.said["openvino/int8"]
+
+
+def test_looking_leaves_the_proof_as_it_is(validated_run: Path, tmp_path: Path) -> None:
+    run = Path(shutil.copytree(validated_run, tmp_path / "run"))
+    paths = [run / "reports" / "parity.json", run / "openvino/int8/proof.json", run / "dense" / "README.md"]
+    before = [sha256_file(path) for path in paths]
+    for settings in ({"images": 4}, {"images": 4, "bounds": {"int8.graph.max_abs": 1e-9}}):
+        report = validate(run, **settings)
+        assert report.whole is False
+        assert [sha256_file(path) for path in paths] == before
+    assert report.verdicts["openvino/int8"] == "failed"

@@ -115,6 +115,10 @@ def test_in_f32_the_bound_on_logits_is_the_proof_and_the_interval_stands_beside_
     assert found.needed_images is None
     # The same rows of an int8 model prove nothing.
     assert judge([row(20)], 0.02).verdicts == {"openvino/int8": "unproved"}
+    # What is seen to be lost beyond the margin is not proved by logits, whatever their bound.
+    judged = judge([row(100, lost=4, artifact="onnx", compute="f32")], 0.02)
+    assert judged.verdicts == {"onnx": "unproved"}
+    assert "4 lost, 0 gained of 100" in judged.said["onnx"]
     # A drop that is certain fails in f32 as well.
     assert judge([row(100, lost=40, artifact="onnx", compute="f32")], 0.02).verdicts == {"onnx": "failed"}
 

@@ -115,8 +115,8 @@ def print_parity(report: ParityReport) -> None:
     if len(report.family.artifacts) > 1:
         together = f"{', '.join(report.family.artifacts)}: several are tested, so the levels are Holm's, to err in "
         console.print_note(f"{together}{report.family.alpha:.0%} together", "dim")
-    if "unproved" in report.verdicts.values() and report.ok:
-        console.print_note("nothing failed; what is unproved needs more held-out images, or a wider --max-drop", "dim")
+    if report.run is not None and any(row.needed_images for row in report.rows):
+        console.print_note("what is unproved needs more held-out images, or a wider --max-drop", "dim")
 
 
 def _worst_class(rows: Sequence[ParityRow]) -> str | None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from hashlib import sha256
 from pathlib import Path
 from typing import Literal, cast
 
@@ -64,6 +66,19 @@ class Entry:
         if sha256_file(path) != self.sha256:
             raise DataError("an image of the run has changed since training", where=path, mend="restore it")
         return path
+
+
+def groups_of(entries: Sequence[Entry]) -> tuple[str, ...]:
+    """What each image is of, as a digest; empty where no image is of a group, and by itself where one is not.
+
+    A digest, as exported models carry it to devices, and a group may be a patient's name.
+    """
+    if all(entry.group is None for entry in entries):
+        return ()
+    return tuple(
+        sha256((f"image {entry.sha256}" if entry.group is None else f"group {entry.group}").encode()).hexdigest()
+        for entry in entries
+    )
 
 
 @dataclass(frozen=True)

@@ -35,8 +35,8 @@ class ExportedArtifact(BaseModel):
     path: str
     size_bytes: int
     seconds: float
-    # INT8 alone, chosen on held-out images. With attention: the strength of SmoothQuant, -1 where it was best left
-    # out. Without: NNCF's preset.
+    # INT8 alone, chosen on training images that did not calibrate it. With attention: the strength of SmoothQuant, -1
+    # where it was best left out. Without: NNCF's preset.
     smooth_quant_alpha: float | None = None
     preset: Literal["performance", "mixed"] | None = None
     # INT8 alone: the share of linear layers and convolutions that this CPU computes in 8 bits.

@@ -32,7 +32,9 @@ def refuse_what_failed(source: Source, artifact: str, staged: Path) -> tuple[Ver
             f"{artifact} does not answer as the trained model did, and is not kept",
             where=source.run.path,
             found=said,
-            mend="keep to a finer precision (fp32, fp16); more training images calibrate int8 better",
+            mend="export in a finer precision (fp32, fp16)"
+            if artifact in ("openvino/int8", "openvino/fp16")
+            else "merge again: ftx merge; if it stays, this is a bug of ftx",
         )
     return verdict, said
 
@@ -43,7 +45,7 @@ def _judge_onnx(source: Source, folder: Path, max_drop: float) -> Judged:
     predictor = OnnxPredictor(folder, source.manifest.preprocess, task)
     with source.progress.track("validating", len(known.paths)) as bar:
         logits_NC = ask_graph(predictor, known.pixels_NHWC, bar)
-    expected = Reference(known.paths, known.logits_NC, known.targets_NC, task)
+    expected = Reference(known.paths, known.logits_NC, known.targets_NC, task, known.groups)
     # Nobody asks here how long it takes.
     subject = Subject("onnx", predictor.name, "graph", predictor.compute, latency_ms=0.0)
     bound = Bounds.of(None).pick("onnx", "graph", predictor.compute)

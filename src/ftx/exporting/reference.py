@@ -14,7 +14,7 @@ from safetensors.numpy import save
 from torch import nn
 
 from ftx.card import REFERENCE
-from ftx.data.dataset import Entry
+from ftx.data.dataset import Entry, groups_of
 from ftx.data.loader import load_pixels_many
 from ftx.data.preprocess import Preprocess, normalise
 from ftx.files import write_atomic
@@ -36,6 +36,8 @@ class Reference:
     pixels_NHWC: NDArray[np.uint8]
     logits_NC: NDArray[np.float32]
     targets_NC: NDArray[np.float32]
+    # What each image is of, where any is of a group; else empty.
+    groups: tuple[str, ...] = ()
 
 
 def make_reference(
@@ -63,6 +65,7 @@ def make_reference(
         pixels_NHWC=pixels_NHWC,
         logits_NC=np.concatenate(logits),
         targets_NC=meaning.targets([entry.labels for entry in chosen]),
+        groups=groups_of(chosen),
     )
 
 
@@ -85,7 +88,8 @@ def write_reference(reference: Reference, folder: Path) -> None:
     """Write ``reference.safetensors``; the same reference gives the same bytes."""
     blob = save(
         {"images": reference.pixels_NHWC, "logits": reference.logits_NC, "targets": reference.targets_NC},
-        metadata={"paths": json.dumps(reference.paths)},
+        metadata={"paths": json.dumps(reference.paths)}
+        | ({"groups": json.dumps(reference.groups)} if reference.groups else {}),
     )
     write_atomic(folder / REFERENCE, _sorted_header(blob))
 

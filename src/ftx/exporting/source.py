@@ -134,7 +134,9 @@ class Source:
 
 
 def calibration_images(entries: Sequence[Entry]) -> tuple[tuple[Entry, ...], tuple[Entry, ...]]:
-    """Training images to calibrate INT8 with, and others to choose its setting by; the classes take turns in both.
+    """Training images to calibrate INT8 with, and others to choose its setting by.
+
+    The classes take turns; the first turns calibrate, the last choose.
 
     Raises: ExportError if there are fewer than two different images.
     """

@@ -6,11 +6,12 @@ from pathlib import Path
 
 from pydantic import BaseModel, ValidationError
 
-from ftx.card import CARD, PROOF
+from ftx.card import CARD, PROOF, PROOF_SCHEMA
 from ftx.data.preprocess import Preprocess
 from ftx.errors import ExportError, GateFailed, RunError, shell_command
 from ftx.files import sha256_file
 from ftx.progress import SILENT, Progress
+from ftx.recipe import MAX_DROP, Recipe
 from ftx.run import MADE_BY, Run
 from ftx.runtimes.base import Compute, Predictor
 from ftx.runtimes.machine import Machine, this_machine
@@ -49,29 +50,39 @@ def load(
 class _Found(BaseModel):
     machine: Machine
     verdict: str
+    max_drop: float
 
 
 class _Proof(BaseModel):
     """What is read here of proof.json."""
 
+    schema_version: int
     ir: str
     run: _Found | None = None
     devices: list[_Found] = []
 
 
 def _ask_for_proof(folder: Path, progress: Progress) -> None:
-    """Say where nobody has validated this very model on this kind of machine, or where it failed."""
+    """Say where nobody has validated this very model on this kind of machine, or where it is not proved."""
+    found = _found_here(folder)
+    again = shell_command("ftx validate", folder)
+    if found is None:
+        progress.note(f"nobody has validated this model on this CPU and version of OpenVINO: {again}")
+    elif found.verdict != "proved":
+        progress.note(f"this model is {found.verdict} on this machine: {again}")
+
+
+def _found_here(folder: Path) -> _Found | None:
+    """What this machine found of the model, by the margin of its run or a narrower one; None where it found nothing."""
     try:
         proof = _Proof.model_validate(read_json(folder / PROOF))
     except (OSError, JsonError, ValidationError):
-        proof = _Proof(ir="")
+        return None
+    if (proof.schema_version, proof.ir) != (PROOF_SCHEMA, sha256_file(folder / CARD)):
+        return None
+    margin = proof.run.max_drop if proof.run else MAX_DROP
     known = [*proof.devices, *([proof.run] if proof.run else [])]
-    here = [found for found in known if found.machine == this_machine() and proof.ir == sha256_file(folder / CARD)]
-    if not here:
-        again = shell_command("ftx validate", folder)
-        progress.note(f"nobody has validated this model on this CPU and version of OpenVINO: {again}")
-    elif here[0].verdict != "proved":
-        progress.note(f"this model is {here[0].verdict} on this machine: {shell_command('ftx validate', folder)}")
+    return next((one for one in known if one.machine == this_machine() and one.max_drop <= margin), None)
 
 
 def load_folder(folder: Path, *, compute: Compute = "auto") -> Predictor:
@@ -138,8 +149,9 @@ def best_ir(run: Run) -> tuple[str, str]:
             found=f"it holds {', '.join(run.artifacts())}",
             mend=f"run: {shell_command('ftx export --format openvino', run.path)}",
         )
-    parity, why = _read_parity(run)
-    latency_ms = parity.proved(run) if parity else {}
+    parity = _read_parity(run)
+    why = parity.why_not(run) if parity else "nothing was validated yet"
+    latency_ms = parity.proved(run) if parity and why is None else {}
     if latency_ms:
         name = min(latency_ms, key=lambda name: latency_ms[name])
         others = [f"{other} {ms:.1f} ms" for other, ms in latency_ms.items() if other != name]
@@ -158,9 +170,12 @@ def best_ir(run: Run) -> tuple[str, str]:
 
 
 def furthest(run: Run) -> str:
-    """The artifact of a run that is nearest to the edge: its best IR, else the dense model, else what was trained."""
+    """The artifact of a run nearest to the edge: its best IR that has not failed, else dense, else what was trained."""
     if any(run.has(name) for name in IR_BY_EXACTNESS):
-        return best_ir(run)[0]
+        try:
+            return best_ir(run)[0]
+        except GateFailed:  # each failed: the model that they were made from is the nearest that did not
+            pass
     return "dense" if run.has("dense") else "trained"
 
 
@@ -176,8 +191,17 @@ class _Parity(BaseModel):
 
     rows: list[_Row]
     verdicts: dict[str, str]
+    max_drop: float
     machine: Machine
     digests: dict[str, str]
+
+    def why_not(self, run: Run) -> str | None:
+        """Why what is proved there is not proved here; None where it is."""
+        if self.machine != this_machine():
+            return f"ftx validate ran on another machine ({self.machine})"
+        if self.max_drop > MAX_DROP and self.max_drop > Recipe.load(run.file("recipe.yaml")).validation.max_drop:
+            return f"ftx validate was asked with a wider margin than the recipe's (--max-drop {self.max_drop:g})"
+        return None
 
     def proved(self, run: Run) -> dict[str, float]:
         """Milliseconds an image of each IR that is proved, as it is deployed."""
@@ -189,22 +213,23 @@ class _Parity(BaseModel):
         }
 
     def failed(self, run: Run) -> set[str]:
-        """The artifacts that failed and are the same files still."""
+        """The artifacts that failed, on whatever machine, and are the same files still."""
         return {name for name, verdict in self.verdicts.items() if verdict == "failed" and self._still(run, name)}
 
     def _still(self, run: Run, name: str) -> bool:
-        return run.has(name) and run.manifest.digest(name) == self.digests.get(name)
+        """Whether it is the artifact that was asked, and made from the dense model that the run holds now."""
+        manifest = run.manifest
+        line = manifest.lineage.get(name)
+        fresh = line is not None and line.digest == manifest.digest(line.made_from)
+        return fresh and run.has(name) and manifest.digest(name) == self.digests.get(name)
 
 
-def _read_parity(run: Run) -> tuple[_Parity | None, str | None]:
-    """The last validation of a run; or why what it says does not count here."""
+def _read_parity(run: Run) -> _Parity | None:
+    """The last validation of a run; None where there is none, or one by another version."""
     try:
-        parity = _Parity.model_validate(read_json(run.path / REPORT))
-    except (OSError, JsonError, ValidationError):  # never validated, or by another version
-        return None, "nothing was validated yet"
-    if parity.machine != this_machine():
-        return None, f"ftx validate ran on another machine ({parity.machine})"
-    return parity, None
+        return _Parity.model_validate(read_json(run.path / REPORT))
+    except (OSError, JsonError, ValidationError):
+        return None
 
 
 def _load_best(run: Run, compute: Compute, progress: Progress) -> Predictor:

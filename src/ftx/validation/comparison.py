@@ -81,7 +81,7 @@ class Compared:
     """One row before its verdict, which hangs on the other rows as well.
 
     ``exceeded`` says in words each bound on logits that does not hold. ``labels`` are the labelled units, ``changes``
-    all units by whether their labels changed, ``classes`` each label's own units, the worst last.
+    all units by whether their labels changed, ``worst_class`` the label that most of its units lost, if any is.
     """
 
     subject: Subject
@@ -147,7 +147,7 @@ def _paired(reference: Reference, was_N: Flags, is_N: Flags, chosen_N: Flags | N
 
 
 def _worst_class(reference: Reference, logits_NC: Floats) -> tuple[str, Paired] | None:
-    """The label that most of its images lost; of equals the one with the fewest images."""
+    """The label that most of its images lost; of equals the one with the fewest images. None where none lost any."""
     count, task = reference.labelled, reference.task
     if not count:
         return None
@@ -158,8 +158,8 @@ def _worst_class(reference: Reference, logits_NC: Floats) -> tuple[str, Paired] 
         (name, _paired(reference, was_NC[:, row], is_NC[:, row], reference.targets[:, row] > 0))
         for row, name in enumerate(task.labels.names)
     ]
-    present = [(name, units) for name, units in found if units.units]
-    return max(present, key=lambda item: (item[1].drop, -item[1].units), default=None)
+    fewer = [(name, units) for name, units in found if units.drop > 0]
+    return max(fewer, key=lambda item: (item[1].drop, -item[1].units), default=None)
 
 
 def _gap(reference: Reference, logits_NC: Floats) -> _Gap:

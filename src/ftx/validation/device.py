@@ -6,7 +6,7 @@ judged it on all held-out images, that verdict holds here as well.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -17,18 +17,20 @@ from ftx.recipe import MAX_DROP
 from ftx.runtimes.machine import this_machine
 from ftx.runtimes.openvino import OpenVinoPredictor
 from ftx.statistics import Paired
-from ftx.tasks.base import Floats, Task
+from ftx.tasks.base import Floats
 from ftx.validation.asking import ask_graph, graph_latency_ms
-from ftx.validation.comparison import Compared, Subject, compare
+from ftx.validation.comparison import Compared, Reference, Subject, compare
 from ftx.validation.identity import metadata_faults
 from ftx.validation.proof import Proof, RunProof, keep_transfer, read_proof, read_reference
-from ftx.validation.report import ParityReport, Transfer, Verdict
-from ftx.validation.tolerance import Bounds
+from ftx.validation.report import ParityReport, ParityRow, Transfer, Verdict
+from ftx.validation.tolerance import Bound, Bounds
 from ftx.validation.verdict import CONFIDENCE, Judged, judge, rests_on_labels
 
 # In units of max(1, max|logit|), as fp32.graph: the same kernels on another machine of the kind differ by the order of
 # sums at most, and other kernels by far more (0.01 to 0.06 in int8, docs/decisions/0008-verdict.md).
 SAME_SHARE = 1e-4
+# Labels are counted, and logits told by their own measure.
+_FREE = Bound(None, None, reason="labels alone are asked about")
 
 
 def validate_folder(
@@ -42,14 +44,18 @@ def validate_folder(
     proof = read_proof(folder)
     asked = ask_folder(folder, table, progress)
     margin = max_drop if max_drop is not None else proof.run.max_drop if proof.run else MAX_DROP
-    judged = asked.judge(margin, None if table == Bounds.of(None) else "bounds of your own prove nothing")
-    found = _transfer(asked, judged, proof)
-    keep_transfer(folder, proof, found, progress)
+    own_bounds = table != Bounds.of(None)
+    judged = asked.judge(margin, "bounds of your own prove nothing" if own_bounds else None)
+    found = _transfer(asked, judged, proof, margin)
+    if own_bounds and found.verdict == "proved":
+        found = found.model_copy(update={"verdict": "unproved", "said": judged.said[asked.artifact]})
+    if not own_bounds:
+        keep_transfer(folder, proof, found, progress)
     return ParityReport(
         folder=str(folder),
         ok=found.verdict != "failed",
         reference=f"{REFERENCE}: the trained model in torch f32, before its merge",
-        whole=table == Bounds.of(None),
+        whole=not own_bounds,
         split="reference",
         max_drop=margin,
         machine=found.machine,
@@ -69,10 +75,10 @@ class AskedFolder:
     """A folder's answers to its reference images: measured, and as they are by precision. Shape: [N, C]."""
 
     artifact: str
+    reference: Reference
     compared: list[Compared]
     mistaken: list[str]
     answers: dict[str, Floats]
-    task: Task
 
     def judge(self, max_drop: float, partial: str | None = None) -> Judged:
         """The verdict that these images give by themselves."""
@@ -97,62 +103,78 @@ def ask_folder(folder: Path, table: Bounds, progress: Progress = SILENT) -> Aske
             bound = table.pick(artifact, "graph", predictor.compute)
             compared.append(compare(reference, answers[predictor.compute], subject, bound))
     faults = [f"{artifact}: {fault}" for fault in metadata_faults(pinned)]
-    return AskedFolder(artifact, compared, faults, answers, pinned.task)
+    return AskedFolder(artifact, reference, compared, faults, answers)
 
 
-def _transfer(asked: AskedFolder, judged: Judged, proof: Proof) -> Transfer:
+def _transfer(asked: AskedFolder, judged: Judged, proof: Proof, max_drop: float) -> Transfer:
     """What the verdict from elsewhere is worth here."""
-    own, said = judged.verdicts[asked.artifact], judged.said[asked.artifact]
+    own, own_said = judged.verdicts[asked.artifact], judged.said[asked.artifact]
     if proof.run is None:
-        changes = asked.compared[-1].changes
-        text = said if own != "unproved" else f"{said}; `ftx validate` on the run asks all held-out images"
-        return _found(own, text, changes, same=False)
-    there = proof.run
-    verdict_there = _verdict_for(there, judged.rows[0].max_drop)
-    off = _furthest(asked.answers, there)
-    changes = _changes(asked, there)
-    bound = SAME_SHARE * max(1.0, *(float(np.abs(answers.array).max()) for answers in there.answers))
+        said = own_said if own != "unproved" else f"{own_said}; `ftx validate` on the run asks all held-out images"
+        return _found(own, said, asked.compared[-1].changes, max_drop)
+    there, verdict_there = proof.run, _verdict_for(proof.run, max_drop)
+    off, changes = _furthest(asked.answers, there), _changes(asked, there)
+    finite = asked.reference.logits[np.isfinite(asked.reference.logits)]
+    bound = SAME_SHARE * max(1.0, float(np.abs(finite).max(initial=0.0)))
     same = off is not None and off <= bound
+    judged_there = f"there {verdict_there}: {there.said}"
+    distance = "its answers have another shape" if off is None else f"logits within {off:.1e}, bound {bound:.1e}"
     verdict: Verdict = "unproved"
-    if "failed" in (own, verdict_there):
-        verdict = "failed"
-    elif own == "proved" or (same and verdict_there == "proved"):
-        verdict = "proved"
-    how = "this machine answers" if same else "this machine does not answer"
-    distance = "with other shapes" if off is None else f"logits within {off:.1e}, bound {bound:.1e}"
-    text = f"{how} as the one that judged it ({distance}; there {verdict_there}: {there.said})"
     if own == "failed":
-        text = said
-    elif not same:
-        text += f"; here {changes.lost:g} of {changes.units} reference images change their labels: "
-        text += f"at most {100 * changes.drop_at_most(CONFIDENCE):.1f} % would ({100 * CONFIDENCE:g} %)"
-    return _found(verdict, text, changes, same=same, max_abs=off, bound=bound)
+        verdict, said = "failed", own_said
+    elif same:
+        verdict = "proved" if own == "proved" and verdict_there != "failed" else verdict_there
+        said = f"this machine answers as the one that judged it ({distance}; {judged_there})"
+    else:
+        said = f"this machine does not answer as the one that judged it ({distance}; {judged_there}); here "
+        if own == "proved":
+            verdict, said = "proved", said + own_said
+        else:
+            verdict = "failed" if verdict_there == "failed" else "unproved"
+            said += f"{changes.lost:.4g} of {changes.units} reference images change their labels: "
+            said += f"at most {100 * changes.drop_at_most(CONFIDENCE):.1f} % would ({100 * CONFIDENCE:g} %)"
+    return _found(verdict, said, changes, max_drop, same=same, max_abs=off, bound=bound)
 
 
 def _verdict_for(there: RunProof, max_drop: float) -> Verdict:
-    """The verdict from elsewhere under another margin: a wider one proves no more than was proved, a narrower less."""
-    if there.verdict != "proved" or max_drop >= there.max_drop:
+    """The verdict from elsewhere under another margin, by the counts of its rows."""
+    if max_drop == there.max_drop:
         return there.verdict
-    highs = [
-        row.changed_high if row.drop_high is None else row.drop_high
-        for row in there.rows
-        if rests_on_labels(row.artifact, row.compute)
-    ]
-    return "proved" if all(high <= max_drop for high in highs) else "unproved"
+    failed = [row for row in there.rows if row.verdict == "failed"]
+    if there.verdict == "failed" and (not failed or any(_exceeded(row) for row in failed)):
+        return "failed"  # by its logits, or by what no row shows: no margin mends that
+    units = [(row, Paired(row.lost, row.gained, row.labelled)) for row in there.rows if row.labelled]
+    # Of several rows one may fail by chance: Bonferroni's level is the strictest of Holm's.
+    level = 1 - (1 - CONFIDENCE) / max(there.family.rows, 1)
+    if any(one.drop_at_least(level) > max_drop for _, one in units):
+        return "failed"
+    by_labels = [(row, one) for row, one in units if rests_on_labels(row.artifact, row.compute)]
+    proved = there.whole and all(one.drop_at_most(row.confidence) <= max_drop for row, one in by_labels)
+    return "proved" if proved and (by_labels or there.verdict == "proved") else "unproved"
+
+
+def _exceeded(row: ParityRow) -> bool:
+    """Whether a row's logits exceed their bound."""
+    if row.max_abs is None or row.cosine is None:
+        return True
+    far = row.bound.max_abs is not None and row.max_abs > row.bound.max_abs
+    return far or (row.bound.cosine is not None and row.cosine < row.bound.cosine)
 
 
 def _found(
     verdict: Verdict,
     said: str,
     changes: Paired,
+    max_drop: float,
     *,
-    same: bool,
+    same: bool = False,
     max_abs: float | None = None,
     bound: float | None = None,
 ) -> Transfer:
     return Transfer(
         verdict=verdict,
         said=said,
+        max_drop=max_drop,
         machine=this_machine(),
         same=same,
         max_abs=max_abs,
@@ -163,21 +185,26 @@ def _found(
 
 
 def _furthest(answers: dict[str, Floats], there: RunProof) -> float | None:
-    """The largest difference of a logit between here and there, f32 with f32 and chosen with chosen precision."""
-    if any(answers["f32"].shape != other.array.shape for other in there.answers):
-        return None
+    """The largest difference of a logit between here and there, f32 with f32 and chosen with chosen precision.
+
+    None where there is nothing to compare: other shapes, a precision that was not asked there, or what is no number.
+    """
     here = _by_role(answers)
-    return max(float(np.abs(here[other.compute == "f32"] - other.array).max()) for other in there.answers)
+    elsewhere = {other.compute == "f32": other.array for other in there.answers}
+    if elsewhere.keys() != here.keys() or any(here[role].shape != elsewhere[role].shape for role in here):
+        return None
+    off = max(float(np.abs(here[role] - elsewhere[role]).max()) for role in here)
+    return off if np.isfinite(off) else None
 
 
 def _changes(asked: AskedFolder, there: RunProof) -> Paired:
     """On how many reference images the deployed model gives other labels here than there."""
     deployed = next((other for other in there.answers if other.compute != "f32"), there.answers[0])
-    here, elsewhere = _by_role(asked.answers)[deployed.compute == "f32"], deployed.array
-    if here.shape != elsewhere.shape:
+    here = _by_role(asked.answers)[deployed.compute == "f32"]
+    if here.shape != deployed.array.shape:
         return Paired(len(here), 0, len(here))
-    changed = (asked.task.called(here) != asked.task.called(elsewhere)).any(axis=1)
-    return Paired(int(changed.sum()), 0, len(changed))
+    expected = replace(asked.reference, logits=deployed.array)
+    return compare(expected, here, Subject(asked.artifact, "openvino", "graph", "auto", 0.0), _FREE).changes
 
 
 def _by_role(answers: dict[str, Floats]) -> dict[bool, Floats]:

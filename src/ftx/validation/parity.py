@@ -11,9 +11,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
+from pydantic import ValidationError
 
 from ftx.card import CARD
-from ftx.data.dataset import Entry
+from ftx.data.dataset import Entry, groups_of
 from ftx.data.preprocess import Preprocess, load_pixels
 from ftx.errors import InputError, RunError, shell_command
 from ftx.progress import SILENT, Progress
@@ -24,6 +25,7 @@ from ftx.runtimes import Compute, Predictor, load_artifact
 from ftx.runtimes.base import Pixels
 from ftx.runtimes.machine import this_machine
 from ftx.runtimes.openvino import OpenVinoPredictor, default_compute
+from ftx.strict_json import JsonError, read_json
 from ftx.tasks.base import Floats
 from ftx.validation.asking import (
     ask_files,
@@ -36,10 +38,10 @@ from ftx.validation.comparison import Compared, Reference, Subject, compare
 from ftx.validation.device import validate_folder
 from ftx.validation.identity import identity_faults
 from ftx.validation.model_card import tell_card
-from ftx.validation.proof import Answers, keep_proof, reference_answers
+from ftx.validation.proof import Answers, ir_digest, keep_proof, reference_answers
 from ftx.validation.report import ParityReport
 from ftx.validation.tolerance import Bounds, kind_of
-from ftx.validation.verdict import judge, rests_on_labels
+from ftx.validation.verdict import judge, passes, rests_on_labels
 
 # The graph view in f32 compares numbers, and a fault in a graph moves the logits of any image: so many, spread
 # over the held-out ones, show it. What rests on labels is asked about them all, as the view from files is.
@@ -85,17 +87,21 @@ def validate(
                 mend="leave them out, or name the run",
             )
         report = validate_folder(folder, table, max_drop, progress)
-    else:
-        run = target if isinstance(target, Run) else Run.open(path)
-        report = _validate_run(run, data, table, images, max_drop, progress)
-    report.require_proof = require_proof
-    wanted = {"proved"} if require_proof else {"proved", "unproved"}
-    report.ok = set(report.verdicts.values()) <= wanted
-    if report.run is not None:
-        run = Run.open(report.run)
-        run.keep_report("parity", report, progress)
-        tell_card(run, report, progress)
-    return report
+        report.require_proof, report.ok = require_proof, passes(report.verdicts, require_proof=require_proof)
+        return report
+    run = target if isinstance(target, Run) else Run.open(path)
+    return _validate_run(run, _Wish(data, table, images, max_drop, require_proof), progress)
+
+
+@dataclass(frozen=True)
+class _Wish:
+    """What the caller of ``validate`` said of a run's validation."""
+
+    data: Path | None
+    table: Bounds
+    images: int | None
+    max_drop: float | None
+    require_proof: bool
 
 
 @dataclass(frozen=True)
@@ -125,9 +131,7 @@ def margin_of(run: Run) -> float:
     return Recipe.load(run.file("recipe.yaml")).validation.max_drop
 
 
-def _validate_run(
-    run: Run, data: Path | None, table: Bounds, images: int | None, max_drop: float | None, progress: Progress
-) -> ParityReport:
+def _validate_run(run: Run, wish: _Wish, progress: Progress) -> ParityReport:
     exported = [name for name in EXPORTED if run.has(name)]
     if not exported:
         raise RunError(
@@ -138,8 +142,12 @@ def _validate_run(
         )
     for artifact in exported:  # hashes and lineage of all, before the first number
         run.require(artifact)
-    margin = margin_of(run) if max_drop is None else max_drop
-    samples = _samples(run, data, images)
+    # As they are now: what is exported meanwhile is another model than the one that is asked.
+    manifest, irs = run.manifest, {name: ir_digest(run.path / name) for name in exported if name != "onnx"}
+    margin = margin_of(run) if wish.max_drop is None else wish.max_drop
+    table = wish.table
+    samples = _samples(run, wish.data, wish.images)
+    partial = _partial(run, samples, table)
     asked = list(_computes(["dense", *exported]))
     total = len(samples.paths) + len(samples.tinted) + sum(_images_asked(*one, samples) for one in asked)
     compared: list[Compared] = []
@@ -154,13 +162,14 @@ def _validate_run(
             compared += _compare(artifact, predictor, references, samples, table, bar)
             if isinstance(predictor, OpenVinoPredictor):
                 answers.setdefault(artifact, []).append(reference_answers(run.path / artifact, predictor))
-    judged = judge(compared, margin, mistaken=mistaken, partial=_partial(run, samples, table))
-    manifest = run.manifest
+    judged = judge(compared, margin, mistaken=mistaken, partial=partial)
     report = ParityReport(
         run=str(run.path),
+        ok=passes(judged.verdicts, require_proof=wish.require_proof),
+        require_proof=wish.require_proof,
         reference="trained/ in torch f32, before its merge",
         split=samples.entries[0].split,
-        whole=_partial(run, samples, table) is None,
+        whole=partial is None,
         max_drop=margin,
         machine=this_machine(),
         family=judged.family,
@@ -171,16 +180,31 @@ def _validate_run(
         faulty=[name for name, verdict in sorted(judged.verdicts.items()) if verdict == "failed"],
         digests={name: manifest.digest(name) for name in ("trained", "dense", *exported)},
     )
+    if partial is not None and _is_proved_already(run, report):
+        progress.note("reports/parity.json and proof.json stay as all held-out images left them: this was for looking")
+        return report
+    run.keep_report("parity", report, progress)
+    tell_card(run, report, progress)
     for artifact, own in answers.items():
-        keep_proof(run.path / artifact, report, artifact, own, progress)
+        keep_proof(run.path / artifact, irs[artifact], report, artifact, own, progress)
     return report
+
+
+def _is_proved_already(run: Run, report: ParityReport) -> bool:
+    """Whether the run's report is of these very artifacts, on all images."""
+    path = run.path / "reports" / "parity.json"
+    try:
+        kept = ParityReport.model_validate(read_json(path))
+    except (OSError, JsonError, ValidationError):  # none, or of another version
+        return False
+    return kept.whole and kept.digests == report.digests
 
 
 def _partial(run: Run, samples: _Samples, table: Bounds) -> str | None:
     """Why what was asked is no proof; None where it may be one."""
     held_out = len(run.report_entries())
     if len(samples.entries) < held_out:
-        return f"{len(samples.entries)} of {held_out} held-out images were asked, and all prove"
+        return f"only {len(samples.entries)} of {held_out} held-out images were asked, and a proof takes all"
     return None if table == Bounds.of(None) else "bounds of your own prove nothing"
 
 
@@ -224,11 +248,8 @@ def _references(run: Run, samples: _Samples, compared: list[Compared], table: Bo
     task = run.task
     names = tuple(entry.path for entry in samples.entries)
     targets_NC = task.targets([entry.labels for entry in samples.entries])
-    grouped = any(entry.group is not None for entry in samples.entries)
-    # An image without a group stands for itself; no group is called as a digest with this prefix.
-    groups = tuple(entry.group or f"image {entry.sha256}" for entry in samples.entries) if grouped else ()
     logits_NC = ask_files(trained, samples.paths, bar)
-    whole = Reference(names, logits_NC, targets_NC, task, groups)
+    whole = Reference(names, logits_NC, targets_NC, task, groups_of(samples.entries))
     chosen = _rows_of(whole, samples.chosen)
     tinted = _rows_of(whole, samples.chosen[: len(samples.tinted)])
     if len(samples.tinted):

@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import base64
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, cast
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from safetensors import SafetensorError, safe_open
 
-from ftx.card import CARD, PROOF, REFERENCE
+from ftx.card import CARD, PROOF, PROOF_SCHEMA, REFERENCE
 from ftx.complaints import first_complaint
 from ftx.errors import EnvironmentFault, ExportError
 from ftx.files import sha256_file, write_atomic
@@ -30,8 +30,6 @@ from ftx.validation.comparison import Reference
 from ftx.validation.report import Family, ParityReport, ParityRow, Transfer, Verdict
 from ftx.version import __version__
 
-SCHEMA_VERSION = 1
-
 
 class Answers(BaseModel):
     """A model's own logits for its reference images, under one precision.
@@ -42,14 +40,14 @@ class Answers(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     compute: str
-    images: int
-    labels: int
+    images: Annotated[int, Field(ge=1)]
+    labels: Annotated[int, Field(ge=1)]
     logits: str
 
     @model_validator(mode="after")
     def _as_many_as_it_says(self) -> Answers:
         blob = base64.b64decode(self.logits, validate=True)
-        if len(blob) != 4 * self.images * self.labels or self.images < 1:
+        if len(blob) != 4 * self.images * self.labels:
             raise ValueError(f"{len(blob)} bytes are not {self.images} x {self.labels} numbers")
         return self
 
@@ -77,7 +75,7 @@ class RunProof(BaseModel):
     whole: bool
     machine: Machine
     family: Family
-    rows: list[ParityRow]
+    rows: Annotated[list[ParityRow], Field(min_length=1)]
     answers: Annotated[list[Answers], Field(min_length=1)]
 
 
@@ -86,35 +84,43 @@ class Proof(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    schema_version: int = SCHEMA_VERSION
+    schema_version: int = PROOF_SCHEMA
     ftx: str = __version__
     ir: str
     run: RunProof | None = None
     devices: list[Transfer] = []
 
 
+def ir_digest(folder: Path) -> str:
+    """What a proof names an exported model by."""
+    return sha256_file(folder / CARD)
+
+
 def read_proof(folder: Path) -> Proof:
-    """What is known of the model in a folder: nothing, where the file is missing or of another model.
+    """What is known of the model in a folder: nothing, where the file is missing, or of another model or schema.
 
     Raises: ExportError if the file does not hold.
     """
-    path, digest = folder / PROOF, sha256_file(folder / CARD)
+    path, nothing = folder / PROOF, Proof(ir=ir_digest(folder))
     if not path.exists():
-        return Proof(ir=digest)
+        return nothing
     try:
-        proof = Proof.model_validate(read_json(path))
+        raw = read_json(path)
+        given = cast("dict[str, object]", raw) if isinstance(raw, dict) else None
+        if given is not None and (given.get("ir"), given.get("schema_version")) != (nothing.ir, PROOF_SCHEMA):
+            return nothing
+        return Proof.model_validate(raw)
     except (ValidationError, JsonError) as error:
         found = first_complaint(error) if isinstance(error, ValidationError) else str(error)
         raise ExportError(
             f"{PROOF} does not hold", where=path, found=found, mend="delete it, and validate again"
         ) from error
-    return proof if (proof.ir, proof.schema_version) == (digest, SCHEMA_VERSION) else Proof(ir=digest)
 
 
 def keep_proof(
-    folder: Path, report: ParityReport, artifact: str, answers: list[Answers], progress: Progress = SILENT
+    folder: Path, ir: str, report: ParityReport, artifact: str, answers: list[Answers], progress: Progress = SILENT
 ) -> None:
-    """Write what a run's validation found of one model; what devices found is asked again."""
+    """Write what a run's validation found of the model of this digest; what devices found is asked again."""
     found = RunProof(
         verdict=report.verdicts[artifact],
         said=report.said[artifact],
@@ -126,7 +132,7 @@ def keep_proof(
         rows=[row for row in report.rows if row.artifact == artifact],
         answers=answers,
     )
-    _write(folder, Proof(ir=sha256_file(folder / CARD), run=found), progress)
+    _write(folder, Proof(ir=ir, run=found), progress)
 
 
 def keep_transfer(folder: Path, proof: Proof, found: Transfer, progress: Progress = SILENT) -> None:
@@ -160,8 +166,7 @@ def read_reference(folder: Path, predictor: OpenVinoPredictor) -> tuple[Referenc
         with safe_open(path, framework="np") as file:
             images, logits, targets_NC = (file.get_tensor(name) for name in ("images", "logits", "targets"))
             metadata: dict[str, str] = file.metadata() or {}
-        paths = parse_json(metadata["paths"])
-        names = [str(name) for name in paths] if isinstance(paths, list) else []  # pyright: ignore[reportUnknownArgumentType, reportUnknownVariableType]
+        names, groups = (_listed(metadata.get(key, default)) for key, default in (("paths", ""), ("groups", "[]")))
     except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
         raise ExportError(
             "the reference of the exported model does not hold", where=path, found=str(error), mend="export it again"
@@ -172,6 +177,7 @@ def read_reference(folder: Path, predictor: OpenVinoPredictor) -> tuple[Referenc
         and (images.ndim, logits.ndim, logits.dtype.kind, targets_NC.dtype.kind) == (4, 2, "f", "f")
         and images.shape[1:] == size
         and len(images) == len(logits) == len(names) > 0
+        and len(groups) in (0, len(names))
         and logits.shape == targets_NC.shape == (len(images), len(labels))
         and bool(np.isin(targets_NC, (0, 1)).all())
     )
@@ -182,4 +188,14 @@ def read_reference(folder: Path, predictor: OpenVinoPredictor) -> tuple[Referenc
             found=f"images {images.shape}, logits {logits.shape}, targets {targets_NC.shape}, {len(names)} names",
             mend="export it again",
         )
-    return Reference(tuple(names), logits.astype(np.float32), targets_NC.astype(np.float32), predictor.task), images
+    known = (logits.astype(np.float32), targets_NC.astype(np.float32))
+    return Reference(names, *known, predictor.task, groups), images
+
+
+def _listed(text: str) -> tuple[str, ...]:
+    """The texts of a JSON list.
+
+    Raises: JsonError if it is none.
+    """
+    found = parse_json(text)
+    return tuple(str(item) for item in cast("list[object]", found)) if isinstance(found, list) else ()

@@ -55,10 +55,12 @@ class ParityRow(BaseModel):
 
     ``lost`` of ``labelled`` units are right by the trained model and wrong by the artifact, ``gained`` the other way
     round; with ``unit`` group each group counts as one and its images as shares of it. ``drop`` is (lost - gained) /
-    labelled, ``drop_low`` and ``drop_high`` the ends of its one-sided intervals at ``confidence``; null without truth,
+    labelled, ``drop_low`` and ``drop_high`` the ends of its one-sided intervals at ``confidence``, by which it is
+    proved (a row fails at a stricter level, as all rows are tested for it); null without truth,
     and the share of units whose labels ``changed`` (at most ``changed_high``) then stands for it. ``needed_images`` is
     how many units would prove ``max_drop`` with no further loss; null where the row is not unproved for their number.
-    ``worst_class`` is the label that lost most, ``worst`` the images furthest off, the worst first.
+    ``worst_class`` is the label that lost most, picked after looking, so its interval is too narrow where there are
+    many labels, ``worst`` the images furthest off, the worst first.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -121,6 +123,7 @@ class Transfer(BaseModel):
 
     verdict: Verdict
     said: str
+    max_drop: float
     machine: Machine
     same: bool
     max_abs: float | None

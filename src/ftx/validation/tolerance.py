@@ -126,8 +126,13 @@ class Bounds:
         return cls(table)
 
     def pick(self, artifact: str, view: View, compute: str) -> Bound:
-        """The bound of one row."""
-        return self.table[f"{kind_of(artifact, compute)}.{view}"]
+        """The bound of one row.
+
+        Under torch and ONNX Runtime the image path is the training path: from files they answer in f32 as from pixels.
+        """
+        kind = kind_of(artifact, compute)
+        own_path = artifact.startswith("openvino/")
+        return self.table[f"{kind}.{view}" if own_path or kind != "fp32" else "fp32.graph"]
 
 
 def kind_of(artifact: str, compute: str) -> Kind:
