@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from tests.conftest import Listener
 from torch import Tensor, nn
-from torch.nn.functional import binary_cross_entropy_with_logits
+from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy
 
 from ftx.adapters.attach import adapter_layers, attach
 from ftx.adapters.spec import AdapterSpec
@@ -185,6 +185,15 @@ def test_where_rare_labels_count_as_much_the_epoch_is_chosen_by_a_metric_in_whic
     made = fitted(Wrong(), Given((ROWS, SIDES)), Given((ROWS, SIDES)), epochs=1, balance=balance)
     assert made.metric == metric
     assert metric in made.best.metrics
+
+
+def test_an_epoch_tells_the_mean_loss_of_its_images_and_how_many_a_second_took() -> None:
+    """Of a model that stands still; batches of 3 and 1 images, each image counted once."""
+    feed = Given((ROWS[:3], SIDES[:3]), (ROWS[3:], SIDES[3:]))
+    (epoch,) = fitted(Wrong(), feed, Given((ROWS, SIDES)), epochs=1, lr=1e-30, label_smoothing=0.0).epochs
+    expected = cross_entropy(Wrong()(ROWS), SIDES).item()
+    assert (epoch.loss, epoch.val_loss) == pytest.approx((expected, expected), rel=1e-6)
+    assert epoch.images_per_s * epoch.seconds == pytest.approx(4)
 
 
 def test_what_is_measured_is_the_mean_of_the_loss_that_is_asked_for() -> None:
