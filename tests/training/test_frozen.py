@@ -14,6 +14,7 @@ from tests.conftest import Listener
 from torch import nn
 
 from ftx.backbones.stages import head_logits
+from ftx.data.dataset import Entry
 from ftx.data.preprocess import Preprocess, load_pixels, normalise
 from ftx.data.survey import read_dataset
 from ftx.labels import Labels
@@ -22,7 +23,7 @@ from ftx.progress import Task as Stretch
 from ftx.recipe import Recipe, TrainRecipe
 from ftx.tasks import Task
 from ftx.tasks.multiclass import Multiclass
-from ftx.training.feed import FeatureFeed, ImageFeed, plan
+from ftx.training.feed import FeatureFeed, ImageFeed, feed_of, plan
 from ftx.training.loop import forward_backward, train_mode
 from ftx.training.prepare import prepare
 from ftx.training.session import _fit
@@ -95,13 +96,17 @@ def test_frozen_batch_norms_take_no_statistics_of_a_batch(paths: list[Path]) -> 
     torch.testing.assert_close(answered, module.eval()(images), rtol=0, atol=0)
 
 
-def test_nothing_is_computed_once_where_all_blocks_train() -> None:
+def test_nothing_is_computed_once_where_all_blocks_train(paths: list[Path]) -> None:
     """Their first block's input is the embedding, which depends on the view of the image."""
     tiny = {"name": "test_vit", "weights": "none", "image_size": 32, "peft": "lora"}
     for blocks, lead, augment in (("all", None, "light"), ((1, 2), 1, "none"), (2, 4, "none")):
         recipe = Recipe.named(tiny | {"blocks": blocks})
-        found = plan(prepare(recipe, 2).backbone.module, recipe, 6, SILENT)
+        module = prepare(recipe, 2).backbone.module
+        found = plan(module, recipe, 6, SILENT)
         assert (found.lead, found.augment) == (lead, augment)
+        entries = [Entry(path.name, "", (path.parent.name,), "train") for path in paths if path.parent.name == "one"]
+        feed = feed_of(module, PRE, paths[0].parent, entries, TASK, found, varied=True, progress=SILENT)
+        assert feed.unit == ("images" if lead is None else "features")
 
 
 def test_the_decoding_of_images_is_shown(paths: list[Path]) -> None:
