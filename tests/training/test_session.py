@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from tests.conftest import Listener
 
-from ftx.errors import MergeError, RecipeError
+from ftx.errors import EnvironmentFault, MergeError, RecipeError
 from ftx.recipe import Recipe
 from ftx.run import Run
 from ftx.training import dry_run, precision, session, train
@@ -93,6 +94,16 @@ def test_a_dry_run_rehearses_what_just_fits_and_not_what_does_not(data: Path, mo
     assert report.epochs == 3
     assert report.image_size == 32
     assert report.counts == {"dark": {"train": 4, "val": 2}, "light": {"train": 4, "val": 2}}
+
+
+def test_curves_without_their_package_are_refused_before_anything_is_timed(
+    data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "tensorboard", None)  # as where it is not installed
+    with pytest.raises(EnvironmentFault, match="needs the tensorboard package") as caught:
+        dry_run(Recipe.named(LINEAR | {"path": data, "tensorboard": True}))
+    assert caught.value.exit_code == 3
+    assert "ftx-vit[tensorboard]" in str(caught.value)
 
 
 @pytest.mark.skipif(
