@@ -88,6 +88,13 @@ def test_weights_of_singles_are_sklearns_for_each_answer() -> None:
         torch.testing.assert_close(found, expected, rtol=0, atol=0)
 
 
+def test_a_label_of_no_image_or_of_all_weighs_as_before() -> None:
+    """Nothing is rarer than the other answer there: no weight is infinite, and none is 0."""
+    targets_NC = np.array([[1, 1, 0], [0, 1, 0]], dtype=np.float32)
+    np.testing.assert_array_equal(label_weights(SINGLES, targets_NC), 1)
+    np.testing.assert_array_equal(label_weights(CLASSES, targets_NC[:1, [0, 2, 2]])[0], 1)
+
+
 def test_one_flat_group_is_weighed_as_multiclass_and_others_by_their_own_images() -> None:
     logits_NC, targets_NC = torch.randn(20, 3, generator=torch.Generator().manual_seed(2)), torch.from_numpy(ONE_HOT)
     given = torch.from_numpy(label_weights(CLASSES, ONE_HOT))

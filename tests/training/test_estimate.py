@@ -10,19 +10,26 @@ import numpy as np
 import pytest
 import timm
 import torch
+from PIL import Image
 from tests.conftest import Listener
 from torch import Tensor
 
+from ftx.backbones.build import Backbone
 from ftx.backbones.stages import choose_attention
 from ftx.combining import combine
 from ftx.data.budget import available_bytes
-from ftx.errors import EnvironmentFault
+from ftx.data.dataset import Dataset, Entry
+from ftx.data.preprocess import Preprocess
+from ftx.errors import EnvironmentFault, ImageError
 from ftx.exporting import export
+from ftx.labels import Labels
 from ftx.merging import merge
 from ftx.recipe import Recipe
 from ftx.run import Run
+from ftx.tasks.multiclass import Multiclass
 from ftx.training import train
-from ftx.training.estimate import memory_mb
+from ftx.training.estimate import adapted_layers, memory_mb, rehearse
+from ftx.training.feed import feature_bytes
 from ftx.training.prepare import Prepared, place, prepare
 from ftx.training.trained import load_trained
 
@@ -84,6 +91,93 @@ def test_full_fine_tuning_takes_four_numbers_a_parameter_and_probing_one() -> No
     assert memory_mb(probed, probing, 0) == pytest.approx(480 + 4 * PARAMETERS / 1e6, abs=1)
     # Of probing's images one feature of 192 numbers each is kept.
     assert memory_mb(probed, probing, 1_000_000) - memory_mb(probed, probing, 0) == pytest.approx(192 * 4, abs=1)
+
+
+def per_image_mb(prepared: Prepared, recipe: Recipe) -> float:
+    """What one image more in a batch takes, by a hundred of them."""
+    one, many = (memory_mb(prepared, recipe.with_values({"train.batch_size": size}), 1000) for size in (1, 101))
+    return (many - one) / 100
+
+
+def test_plain_products_take_their_matrices_more_than_the_kernel_and_bf16_takes_half() -> None:
+    prepared, recipe = of(peft="lora", image_size=224)
+    taken: dict[bool, float] = {}
+    for memory_bytes in (0, 1 << 60):
+        way = choose_attention(prepared.backbone.module, batch_size=1, memory_bytes=memory_bytes)
+        taken[way] = per_image_mb(prepared, recipe)
+        half = per_image_mb(prepared, recipe.with_values({"train.precision": "bf16"}))
+        assert half == pytest.approx(taken[way] / 2, abs=0.02)
+    assert taken[True] - taken[False] == pytest.approx(ATTENTION_BYTES / 1e6, abs=0.02)
+
+
+def test_features_are_kept_where_blocks_in_front_are_frozen_and_not_where_all_train() -> None:
+    for settings, kept_mb in (
+        ({"peft": "none"}, 0),
+        ({"peft": "lora"}, 0),
+        ({"peft": "lora", "blocks": 2}, 4 * 197 * 192 * 1000 / 1e6),  # 197 tokens of 192 numbers in f32
+    ):
+        prepared, recipe = of(**settings, image_size=224, batch_size=1)
+        found = memory_mb(prepared, recipe, 1001) - memory_mb(prepared, recipe, 1)
+        assert found == pytest.approx(kept_mb, abs=1), settings
+
+
+class Recurrent(torch.nn.Module):
+    """64 numbers of a convolution, an LSTM, whose answer is no tensor but several, and 2 logits."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.mixer = torch.nn.Conv2d(3, 4, 2, stride=2), torch.nn.LSTM(4, 4, batch_first=True)
+        self.head = torch.nn.Linear(4, 2)
+
+    def forward(self, images: Tensor) -> Tensor:
+        mixed, _ = self.mixer(self.stem(images).flatten(2).mT)
+        return self.head(mixed[:, -1])
+
+
+def test_of_a_network_of_another_kind_the_tensors_that_its_layers_answer_are_counted() -> None:
+    pre = Preprocess(8, 8, 8, "bicubic", (0.5,) * 3, (0.5,) * 3)
+    module = Recurrent()
+    _, recipe = of(peft="none", batch_size=1)
+    prepared = Prepared(Backbone(module, "recurrent", "", pre), "full", None, ())
+    million = recipe.model_copy(update={"train": recipe.train.model_copy(update={"batch_size": 1_000_001})})
+    found = memory_mb(prepared, million, 1_000_001) - memory_mb(prepared, million, 1)
+    assert found == 4 * (64 + 2)
+    # timm's networks say how wide their features are: what says nothing of them is not counted.
+    assert feature_bytes(module, 0, 1_000_000) == 0
+
+
+def test_what_trains_is_counted_by_layer_and_by_model_alike() -> None:
+    """Of q and v with rank 2, of 6 blocks 64 wide: A 2·2·64, B and magnitudes of 64 rows each; the head 64·3 + 3."""
+    for peft, magnitudes in (("lora", 0), ("dora", 2 * 64)):
+        recipe = Recipe.named(TINY | {"name": "test_vit", "image_size": 32, "peft": peft, "targets": "q,v", "rank": 2})
+        prepared = prepare(recipe, 3)
+        each = 2 * 2 * 64 + 2 * 2 * 64 + magnitudes
+        layers = adapted_layers(prepared.backbone.module)
+        assert [layer.parameters for layer in layers] == [each] * 6
+        assert prepared.trainable == 6 * each + 64 * 3 + 3
+
+
+def test_of_few_images_the_rehearsal_reads_each_once(tmp_path: Path) -> None:
+    """It raises as training does: any of them may be gone since they were counted."""
+    labels = ("a", "b")
+    for number in range(6):
+        Image.new("RGB", (32, 32), (40 * number, 90, 200)).save(tmp_path / f"{number}.png")
+    entries = tuple(
+        Entry(f"{number}.png", "", (labels[number % 2],), "val" if number > 3 else "train") for number in range(6)
+    )
+    dataset = Dataset(tmp_path, Labels.multiclass(labels), entries)
+    recipe = Recipe.named(TINY | {"name": "test_vit", "image_size": 32, "peft": "lora", "batch_size": 64})
+    prepared = prepare(recipe, 2)
+    times = rehearse(prepared, dataset, recipe, Multiclass(dataset.labels))
+    assert times.before_s > 0
+    assert times.epoch_s > 0
+    for number in range(4):
+        path = tmp_path / f"{number}.png"
+        path.rename(tmp_path / "gone.png")
+        with pytest.raises(ImageError) as caught:
+            rehearse(prepared, dataset, recipe, Multiclass(dataset.labels))
+        assert f"{number}.png" in str(caught.value)
+        (tmp_path / "gone.png").rename(path)
 
 
 def plain(module: torch.nn.Module) -> set[bool]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import numpy as np
@@ -9,17 +10,20 @@ import pytest
 import timm
 import torch
 from PIL import Image
+from tests.conftest import Listener
 from torch import nn
 
 from ftx.backbones.stages import head_logits
+from ftx.data.dataset import Entry
 from ftx.data.preprocess import Preprocess, load_pixels, normalise
 from ftx.data.survey import read_dataset
 from ftx.labels import Labels
 from ftx.progress import SILENT
+from ftx.progress import Task as Stretch
 from ftx.recipe import Recipe, TrainRecipe
 from ftx.tasks import Task
 from ftx.tasks.multiclass import Multiclass
-from ftx.training.feed import FeatureFeed, ImageFeed
+from ftx.training.feed import FeatureFeed, ImageFeed, feed_of, plan
 from ftx.training.loop import forward_backward, train_mode
 from ftx.training.prepare import prepare
 from ftx.training.session import _fit
@@ -90,6 +94,32 @@ def test_frozen_batch_norms_take_no_statistics_of_a_batch(paths: list[Path]) -> 
     assert all(torch.equal(*pair) for pair in zip(before, statistics(module), strict=True))
     images = torch.from_numpy(normalise(np.stack([load_pixels(path, PRE) for path in paths]), PRE))
     torch.testing.assert_close(answered, module.eval()(images), rtol=0, atol=0)
+
+
+def test_nothing_is_computed_once_where_all_blocks_train(paths: list[Path]) -> None:
+    """Their first block's input is the embedding, which depends on the view of the image."""
+    tiny = {"name": "test_vit", "weights": "none", "image_size": 32, "peft": "lora"}
+    for blocks, lead, augment in (("all", None, "light"), ((1, 2), 1, "none"), (2, 4, "none")):
+        recipe = Recipe.named(tiny | {"blocks": blocks})
+        module = prepare(recipe, 2).backbone.module
+        found = plan(module, recipe, 6, SILENT)
+        assert (found.lead, found.augment) == (lead, augment)
+        entries = [Entry(path.name, "", (path.parent.name,), "train") for path in paths if path.parent.name == "one"]
+        feed = feed_of(module, PRE, paths[0].parent, entries, TASK, found, varied=True, progress=SILENT)
+        assert feed.unit == ("images" if lead is None else "features")
+
+
+def test_the_decoding_of_images_is_shown(paths: list[Path]) -> None:
+    class Watching(Listener):
+        def track(self, description: str, total: int | None) -> AbstractContextManager[Stretch]:
+            self.said.append(f"{description} {total}")
+            return SILENT.track(description, total)
+
+    watching = Watching()
+    ImageFeed(paths, ONE_HOT, PRE, augment="none", device=CPU, progress=watching)
+    (said,) = watching.said
+    assert said.startswith("Decoding")
+    assert said.endswith(f" {len(paths)}")
 
 
 def test_batch_norms_that_train_do(paths: list[Path]) -> None:

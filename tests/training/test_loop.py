@@ -1,0 +1,206 @@
+"""The loop's promises: which epoch is kept, when it ends, what Ctrl-C leaves, and what is no reason to stop."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from tests.conftest import Listener
+from torch import Tensor, nn
+from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy
+
+from ftx.adapters.attach import adapter_layers, attach
+from ftx.adapters.spec import AdapterSpec
+from ftx.errors import InputError
+from ftx.labels import Labels
+from ftx.progress import SILENT, Progress
+from ftx.recipe import TrainRecipe
+from ftx.tasks import Task, Thresholds
+from ftx.tasks.multiclass import Multiclass
+from ftx.tasks.multilabel import Multilabel
+from ftx.training.balance import Balance
+from ftx.training.loop import Epoch, Fit, fit, measure
+
+TWO = Multiclass(Labels.multiclass(("low", "high")))
+MARKS = Multilabel(Labels(("p", "q"), singles=("p", "q")), Thresholds())
+# The label is the sign of the first number; by steps of 0.1 a model that says the opposite learns it in a few epochs.
+ROWS = torch.tensor([[-1.0, 0.5], [1.0, 0.5], [-2.0, -0.5], [2.0, -0.5]])
+SIDES = torch.eye(2)[torch.tensor([0, 1, 0, 1])]
+
+
+class Given:
+    """A feed of given batches, in their own order; ``before`` is done before each."""
+
+    unit = "rows"
+
+    def __init__(self, *batches: tuple[Tensor, Tensor], before: Callable[[], None] = lambda: None) -> None:
+        self.given, self.before = batches, before
+
+    def __len__(self) -> int:
+        return sum(len(batch) for batch, _ in self.given)
+
+    def batches(
+        self, order: NDArray[np.intp], batch_size: int, rng: np.random.Generator
+    ) -> Generator[tuple[Tensor, Tensor]]:
+        for batch in self.given:
+            self.before()
+            yield batch
+
+    def logits(self, module: nn.Module, batch: Tensor) -> Tensor:
+        return module(batch)
+
+
+class Wrong(nn.Linear):
+    """Says the other side of each row, and how it was asked."""
+
+    def __init__(self) -> None:
+        super().__init__(2, 2)
+        self.weight.data = torch.tensor([[0.3, 0.0], [-0.3, 0.0]])
+        self.bias.data.zero_()
+        self.asked: list[bool] = []
+
+    def forward(self, input: Tensor) -> Tensor:
+        self.asked.append(self.training)
+        return super().forward(input)
+
+
+def fitted(
+    module: nn.Module,
+    feed: Given,
+    held_out: Given,
+    task: Task = TWO,
+    *,
+    progress: Progress = SILENT,
+    log: Callable[[Epoch], None] = lambda _epoch: None,
+    lr: float = 0.1,
+    **settings: object,
+) -> Fit:
+    settings = {"epochs": 6, "batch_size": 4, "weight_decay": 0.0, "warmup_share": 0.0, "patience": 9} | settings
+    return fit(
+        module,
+        task,
+        (feed, held_out),
+        TrainRecipe.model_validate(settings),
+        balance=Balance(len(feed)),
+        lr=lr,
+        bf16=False,
+        rng=np.random.default_rng(0),
+        progress=progress,
+        log=log,
+    )
+
+
+def test_of_a_model_that_learns_the_last_epoch_is_kept_and_of_one_that_unlearns_the_first() -> None:
+    weights: list[Tensor] = []
+    truth, lies = Given((ROWS, SIDES)), Given((ROWS, SIDES.flip(1)))
+    for held_out, kept in ((truth, 6), (lies, 1)):
+        weights.clear()
+        module = Wrong()
+        made = fitted(module, truth, held_out, log=lambda _epoch, module=module: weights.append(module.weight.clone()))
+        assert [epoch.epoch for epoch in made.epochs] == [1, 2, 3, 4, 5, 6]
+        lost = [epoch.val_loss for epoch in made.epochs]
+        assert lost == sorted(lost, reverse=kept == 6)
+        assert made.best is made.epochs[kept - 1]
+        assert torch.equal(module.weight, weights[kept - 1])
+
+
+def test_training_ends_after_so_many_epochs_without_a_better_one() -> None:
+    listener = Listener()
+    module = Wrong()
+    made = fitted(module, Given((ROWS, SIDES)), Given((ROWS, SIDES)), progress=listener, lr=1e-30, patience=2)
+    assert (made.best.epoch, len(made.epochs), made.interrupted) == (1, 3, False)
+    assert listener.said[-1] == "no better epoch in 2: stopped early"
+    # Steps are taken by the network that trains, and epochs measured by the one that answers.
+    assert module.asked == [True, False] * 3
+
+
+def test_an_interruption_keeps_the_best_epoch_and_without_one_goes_on() -> None:
+    def press(number: int) -> Callable[[], None]:
+        countdown = iter(range(number))
+
+        def before() -> None:
+            if next(countdown, None) is None:
+                raise KeyboardInterrupt
+
+        return before
+
+    truth = Given((ROWS, SIDES))
+    with pytest.raises(KeyboardInterrupt):
+        fitted(Wrong(), Given((ROWS, SIDES), before=press(0)), truth)
+    listener, module = Listener(), Wrong()
+    weights: list[Tensor] = []
+    made = fitted(
+        module,
+        Given((ROWS[:2], SIDES[:2]), (ROWS[2:], SIDES[2:]), before=press(5)),  # in the middle of the third epoch
+        truth,
+        progress=listener,
+        log=lambda _epoch: weights.append(module.weight.clone()),
+    )
+    assert (made.interrupted, made.best.epoch, len(made.epochs)) == (True, 2, 2)
+    assert listener.said[-1] == "interrupted: keeping epoch 2"
+    assert torch.equal(module.weight, weights[1])
+
+
+@pytest.mark.parametrize("lost", ["in training", "on validation images"])
+def test_a_loss_that_is_no_number_ends_a_training_with_advice(lost: str) -> None:
+    whole, broken = (ROWS, SIDES), (ROWS * torch.inf, SIDES)
+    feeds = (Given(broken), Given(whole)) if lost == "in training" else (Given(whole), Given(broken))
+    with pytest.raises(InputError, match="no longer finite") as caught:
+        fitted(Wrong(), *feeds)
+    assert f"nan {lost}" in str(caught.value.found)
+    assert "--lr 0.01" in str(caught.value)
+
+
+def test_a_later_batch_without_a_gradient_does_not_stop_a_training() -> None:
+    """The asymmetric loss is flat below a score of 0.05: images without labels, once known, move nothing at all."""
+
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.body, self.head = nn.Linear(2, 2), nn.Linear(2, 2)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.head(self.body(x))
+
+    torch.manual_seed(0)
+    net = Net()
+    attach(net, AdapterSpec("lora", {"layer": 1}, {"layer": 1.0}, layers="body"), generator=torch.Generator())
+    net.head.weight.data, net.head.bias.data = torch.eye(2), torch.full((2,), -20.0)
+    empty = (ROWS[:2], torch.zeros(2, 2))
+    feed = Given((ROWS[2:], torch.ones(2, 2)), empty)
+    made = fitted(net, feed, Given(empty), MARKS, epochs=2, loss="asymmetric", lr=1e-3)
+    assert len(made.epochs) == 2
+    ((_, layer),) = adapter_layers(net)
+    assert layer.lora_B.grad is not None
+    assert not layer.lora_B.grad.any()
+
+
+@pytest.mark.parametrize(("balance", "metric"), [("none", "accuracy"), ("loss", "macro_f1")])
+def test_where_rare_labels_count_as_much_the_epoch_is_chosen_by_a_metric_in_which_they_do(
+    balance: str, metric: str
+) -> None:
+    made = fitted(Wrong(), Given((ROWS, SIDES)), Given((ROWS, SIDES)), epochs=1, balance=balance)
+    assert made.metric == metric
+    assert metric in made.best.metrics
+
+
+def test_an_epoch_tells_the_mean_loss_of_its_images_and_how_many_a_second_took() -> None:
+    """Of a model that stands still; batches of 3 and 1 images, each image counted once."""
+    feed = Given((ROWS[:3], SIDES[:3]), (ROWS[3:], SIDES[3:]))
+    (epoch,) = fitted(Wrong(), feed, Given((ROWS, SIDES)), epochs=1, lr=1e-30, label_smoothing=0.0).epochs
+    expected = cross_entropy(Wrong()(ROWS), SIDES).item()
+    assert (epoch.loss, epoch.val_loss) == pytest.approx((expected, expected), rel=1e-6)
+    assert epoch.images_per_s * epoch.seconds == pytest.approx(4)
+
+
+def test_what_is_measured_is_the_mean_of_the_loss_that_is_asked_for() -> None:
+    truth_NC = torch.tensor([[1.0, 0.0], [1.0, 1.0], [0.0, 0.0], [0.0, 1.0]])
+    module = Wrong()
+    whole = module(ROWS).detach()
+    found = measure(module, MARKS, Given((ROWS[:3], truth_NC[:3]), (ROWS[3:], truth_NC[3:])), loss="bce", bf16=False)
+    assert found[0] == pytest.approx(float(binary_cross_entropy_with_logits(whole, truth_NC)), rel=1e-6)
+    np.testing.assert_allclose(found[1], whole, rtol=1e-6)
+    np.testing.assert_array_equal(found[2], truth_NC)

@@ -1,0 +1,159 @@
+"""A training and its dry run from the library: what they answer, and what does not stop them."""
+
+from __future__ import annotations
+
+import platform
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file, save_file
+from tests.conftest import Listener
+
+from ftx.errors import EnvironmentFault, MergeError, RecipeError
+from ftx.recipe import Recipe
+from ftx.run import Run
+from ftx.training import dry_run, precision, session, train
+from ftx.training.prepare import Prepared, prepare
+from ftx.training.trained import head_state, read_plain, save_trained
+
+TINY = {"name": "test_vit", "weights": "none", "image_size": 32, "precision": "f32", "epochs": 1, "batch_size": 64}
+LINEAR = TINY | {"peft": "none", "freeze_backbone": True}
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Eight images of two classes to train on, and four to choose by."""
+    root = tmp_path_factory.mktemp("data")
+    for side, count in (("train", 4), ("val", 2)):
+        for label, name in enumerate(("dark", "light")):
+            (root / side / name).mkdir(parents=True)
+            for number in range(count):
+                generator = np.random.default_rng([len(side), label, number])
+                pixels = generator.integers(0, 120, (40, 40, 3), dtype=np.uint8) + np.uint8(120 * label)
+                Image.fromarray(pixels).save(root / side / name / f"{number}.png")
+    return root
+
+
+def test_the_number_of_labels_that_a_recipe_is_for_binds_only_where_that_is_asked(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    recipe = Recipe.named(LINEAR | {"path": data, "classes": 5})
+    note = "the recipe is for 5 labels, the data has 2: the data decides"
+    listener = Listener()
+    report = train(recipe, out=tmp_path / "run", progress=listener)
+    assert report.classes == 2
+    assert note in listener.said
+    assert Recipe.load(tmp_path / "run" / "recipe.yaml").data.classes == 2
+    listener = Listener()
+    assert len(dry_run(recipe, progress=listener).counts) == 2
+    assert note in listener.said
+    for strictly in (train, dry_run):
+        with pytest.raises(RecipeError, match="for 5 labels, the data has 2") as caught:
+            strictly(recipe, strict=True)
+        assert "--set data.classes=2" in str(caught.value)
+
+
+@pytest.mark.parametrize("fault", ["a file", "not to be written"])
+def test_a_training_ends_well_where_nothing_can_name_it_the_latest(
+    fault: str, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    if fault == "a file":
+        (tmp_path / "runs").write_text("mine")
+    else:
+
+        def refuse(_path: Path, *_: object, **__: object) -> None:
+            raise PermissionError(13, "Permission denied")  # as a folder of another user's; root may write anywhere
+
+        monkeypatch.setattr(Path, "symlink_to", refuse)
+        monkeypatch.setattr("ftx.runs.write_atomic", refuse)
+    listener = Listener()
+    report = train(Recipe.named(LINEAR | {"path": data}), out=tmp_path / "run", progress=listener)
+    assert report.run == str(tmp_path / "run")
+    assert Run.open(tmp_path / "run").manifest.method == "linear"
+    (said,) = [text for text in listener.said if "runs/latest cannot name this run" in text]
+    assert ("cannot be written" in said) == (fault == "not to be written")
+
+
+def test_a_dry_run_rehearses_what_just_fits_and_not_what_does_not(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    recipe = Recipe.named(TINY | {"path": data, "peft": "dora", "rank": 2, "targets": "q", "epochs": 3})
+    needed_mb = dry_run(recipe).memory_mb
+    for free_mb, tried in ((needed_mb, True), (needed_mb - 1, False)):
+        monkeypatch.setattr(session, "available_bytes", lambda free_mb=free_mb: free_mb * 1_000_000)
+        report = dry_run(recipe)
+        assert (report.memory_mb, report.free_mb) == (needed_mb, free_mb)
+        for seconds in (report.seconds_before, report.seconds_per_epoch, report.seconds):
+            assert (seconds is not None) == tried
+    # q of 6 blocks: A 2·64, B 64·2 and 64 magnitudes; the head 64·2 + 2.
+    assert report.trainable_parameters == 6 * (2 * 64 + 64 * 2 + 64) + 130
+    assert report.epochs == 3
+    assert report.image_size == 32
+    assert report.counts == {"dark": {"train": 4, "val": 2}, "light": {"train": 4, "val": 2}}
+
+
+def test_curves_without_their_package_are_refused_before_anything_is_timed(
+    data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "tensorboard", None)  # as where it is not installed
+    with pytest.raises(EnvironmentFault, match="needs the tensorboard package") as caught:
+        dry_run(Recipe.named(LINEAR | {"path": data, "tensorboard": True}))
+    assert caught.value.exit_code == 3
+    assert "ftx-vit[tensorboard]" in str(caught.value)
+
+
+@pytest.mark.skipif(
+    platform.system() != "Linux" or platform.machine() != "x86_64", reason="Linux names a processor's flags here"
+)
+def test_auto_is_bf16_where_the_processor_has_such_instructions(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With one that each x86-64 has in the place of those of bf16, and one that none has."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    for flag, expected in (("sse2", "bf16"), ("abacus", "f32")):
+        monkeypatch.setattr(precision, "_BF16_FLAGS", {flag})
+        assert precision.resolve("auto") == expected
+        assert (precision.resolve("f32"), precision.resolve("bf16")) == ("f32", "bf16")
+
+
+def plain(method: str) -> Prepared:
+    return prepare(Recipe.named(LINEAR | {"freeze_backbone": method == "linear"}), 2)
+
+
+@pytest.mark.parametrize(("method", "file"), [("linear", "head.safetensors"), ("full", "model.safetensors")])
+def test_what_was_saved_without_an_adapter_is_read_back(method: str, file: str, tmp_path: Path) -> None:
+    prepared = plain(method)
+    module = prepared.backbone.module
+    save_trained(prepared, tmp_path / "trained")
+    assert [path.name for path in (tmp_path / "trained").iterdir()] == [file]
+    found = read_plain(tmp_path / "trained", prepared.method, module)
+    expected = module.state_dict() if method == "full" else head_state(module)
+    assert found.keys() == expected.keys()
+    assert all(torch.equal(found[name], tensor) for name, tensor in expected.items())
+
+
+@pytest.mark.parametrize("fault", ["gone", "cut short", "spare", "another shape", "not finite"])
+def test_a_head_that_cannot_be_that_of_the_model_is_refused(fault: str, tmp_path: Path) -> None:
+    prepared = plain("linear")
+    folder = tmp_path / "trained"
+    save_trained(prepared, folder)
+    path = folder / "head.safetensors"
+    tensors = load_file(path)
+    if fault == "gone":
+        path.unlink()
+    elif fault == "cut short":
+        path.write_bytes(path.read_bytes()[:-8])
+    else:
+        broken = {
+            "spare": {"other.weight": torch.zeros(2)},
+            "another shape": {"head.bias": torch.zeros(3)},
+            "not finite": {"head.bias": torch.tensor([0.0, torch.inf])},
+        }
+        save_file(tensors | broken[fault], path)
+    with pytest.raises(MergeError) as caught:
+        read_plain(folder, prepared.method, prepared.backbone.module)
+    assert str(path) in str(caught.value)
+    told = {"gone": "cannot be read", "cut short": "cannot be read", "not finite": "not finite"}
+    assert told.get(fault, "do not fit the model") in str(caught.value)
