@@ -198,6 +198,17 @@ def test_what_does_not_belong_together_is_refused(
     assert not (tmp_path / "out").exists()
 
 
+def test_as_many_labels_of_other_names_are_refused(runs: dict[str, Path], tmp_path: Path) -> None:
+    other = Path(shutil.copytree(runs["lora"], tmp_path / "other"))
+    document = (other / "run.json").read_text()
+    (other / "run.json").write_text(document.replace('"amber"', '"scratch"'))
+    with pytest.raises(MergeError, match="trained for different labels") as caught:
+        combine([runs["dora"], other], tmp_path / "out")
+    assert caught.value.where == str(other)
+    assert caught.value.found == f"scratch, blue, green, …, {runs['dora']} has amber, blue, green, …"
+    assert not (tmp_path / "out").exists()
+
+
 @pytest.mark.slow
 def test_a_folder_that_exists_is_left_alone(runs: dict[str, Path], tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
+import timm
 import torch
 from torch import nn
 
-from ftx.adapters.attach import KINDS, adapter_layers, attach, match
+from ftx.adapters.attach import KINDS, adapter_layers, attach, match, prove_reach
 from ftx.adapters.factors import layer_scaling
 from ftx.adapters.kernel import LayerAdapter, merged_weight
 from ftx.adapters.pissa import plain_factors, start_from_principal
 from ftx.adapters.spec import AdapterSpec, Kind, Part
 from ftx.backbones.build import build
 from ftx.errors import AdapterError
-from ftx.targets import TARGETS, Blocks
+from ftx.targets import TARGETS, Blocks, Role
 from ftx.training.optim import optimizer
 
 # q and v of a fused layer of 3 x 6 rows, with ranks of their own
@@ -133,6 +136,51 @@ def test_pissa_starts_as_the_weight_and_ends_as_a_plain_adapter(kind: Kind) -> N
     plain = LayerAdapter(A.detach().numpy(), B.detach().numpy(), 1.5, magnitude)
     merged = torch.from_numpy(merged_weight(untouched.numpy(), plain))
     torch.testing.assert_close(layer.merged_weight(), merged, rtol=0, atol=1e-13)
+
+
+def adapted(targets: tuple[Role, ...], **settings: Any) -> nn.Module:
+    """Two blocks with an adapter in every target's layer."""
+    torch.manual_seed(0)
+    module = timm.create_model("vit_tiny_patch16_224", img_size=32, depth=2, embed_dim=48, num_classes=3)
+    chosen = AdapterSpec("lora", dict.fromkeys(targets, 2), dict.fromkeys(targets, 4.0), **settings)
+    attach(module, chosen, generator=torch.Generator().manual_seed(0))
+    return module
+
+
+def not_reached(module: nn.Module, loss: torch.Tensor) -> AdapterError:
+    loss.backward()
+    with pytest.raises(AdapterError, match="training does not reach these adapters") as caught:
+        prove_reach(module)
+    return caught.value
+
+
+def test_every_layer_that_is_not_called_is_named() -> None:
+    module = adapted(("q", "v", "proj", "fc1", "fc2"))
+    tokens = torch.randn(2, 5, 48)
+    error = not_reached(module, module.blocks[0](tokens).square().sum())
+    assert error.where == ", ".join(f"blocks.1.{leaf}" for leaf in ("attn.qkv", "attn.proj", "mlp.fc1", "mlp.fc2"))
+    assert "never calls the layer" in str(error.found)
+    module = adapted(("q", "v", "proj", "fc1", "fc2"))
+    error = not_reached(module, sum(parameter.sum() for parameter in module.head.parameters()))
+    assert error.where.endswith("blocks.1.attn.qkv and 3 more")  # of eight
+    module = adapted(("q", "v", "proj", "fc1", "fc2"))
+    module(torch.randn(2, 3, 32, 32)).square().sum().backward()
+    prove_reach(module)
+
+
+def test_a_target_that_the_answer_does_not_depend_on_is_named() -> None:
+    """Attention over a single token is that token, whatever its query says: q has no gradient, and v has one."""
+    module = adapted(("q", "v"))
+    for block in module.blocks:
+        block.attn.fused_attn = False  # which leaves roundings where the sums give zero
+    error = not_reached(module, module.blocks(torch.randn(2, 1, 48)).square().sum())
+    assert error.where == "blocks.0.attn.qkv (q), blocks.1.attn.qkv (q)"
+    assert "no gradient after the first step" in str(error.found)
+
+
+def test_a_model_that_starts_with_pissa_has_the_keys_of_any_other() -> None:
+    """What training starts from is no part of the state: a checkpoint of either fits the other."""
+    assert adapted(("q", "fc1"), init="pissa").state_dict().keys() == adapted(("q", "fc1")).state_dict().keys()
 
 
 def test_lora_plus_lets_b_learn_faster(vit: nn.Module) -> None:

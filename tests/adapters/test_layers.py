@@ -209,6 +209,16 @@ def test_the_merge_answers_as_separate_products(
     assert (abs(found - expected) <= 1e-14 * size).all()
 
 
+def test_rows_that_dora_takes_away_answer_nothing() -> None:
+    """B·A = -W: the merged rows are zeros, whose expanded norm is a sum of roundings, of either sign."""
+    rng = np.random.default_rng(0)
+    weight, x = rng.standard_normal((200, 12)), rng.standard_normal((5, 12))
+    adapter = LayerAdapter(np.eye(12), -weight, 1.0, np.ones(200))
+    assert not merged_weight(weight, adapter).any()
+    # m / ‖·‖ of a norm of √1e-15 makes 1e-8 of products that are off by 1e-15; filterwarnings hears of the roots.
+    np.testing.assert_allclose(separate_products(x, weight, adapter), 0, atol=1e-6)
+
+
 def test_the_layer_computes_with_the_merged_weight() -> None:
     for kind in (LoraLinear, DoraLinear):
         layer = adapted(kind, FUSED)

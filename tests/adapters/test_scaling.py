@@ -90,6 +90,7 @@ def test_the_file_says_rank_and_alpha(
     assert (config["r"], config["use_rslora"]) == (r, more.get("rslora", False))
     assert config["lora_alpha"] == pytest.approx(lora_alpha, rel=1e-12)
     assert (config["fan_in_fan_out"], config["use_dora"], config["bias"]) == (False, False, "none")
+    assert config["lora_dropout"] == 0  # none was asked for; peft refuses what is no probability
 
 
 def by_hand(folder: Path, **config: object) -> dict[str, torch.Tensor]:
@@ -107,6 +108,16 @@ def by_hand(folder: Path, **config: object) -> dict[str, torch.Tensor]:
     document = {"peft_type": "LORA", "target_modules": ["fc1"], "bias": "none", **config}
     (folder / "adapter_config.json").write_text(json.dumps(document))
     return tensors
+
+
+def one_block(folder: Path) -> Path:
+    """The base of such adapters, as timm saves models."""
+    folder.mkdir()
+    save_file(small().state_dict(), folder / "model.safetensors")
+    args = {"img_size": 32, "depth": 1, "embed_dim": 48}
+    config = {"architecture": "vit_tiny_patch16_224", "num_classes": 3, "model_args": args}
+    (folder / "config.json").write_text(json.dumps({**config, "pretrained_cfg": {"input_size": [3, 32, 32]}}))
+    return folder
 
 
 @pytest.mark.parametrize(
@@ -158,6 +169,32 @@ def test_what_is_loaded_computes_as_what_was_saved(init: AdapterInit, tmp_path: 
     # f32: PiSSA's weight is split in two and summed again
     torch.testing.assert_close(loaded.merged_weight(), mine.merged_weight(), rtol=0, atol=2e-6)
     assert load_file(tmp_path / "adapter_model.safetensors").keys() >= {f"base_model.model.{LAYER}.lora_A.weight"}
+
+
+def test_each_module_that_was_saved_whole_must_be_there(tmp_path: Path) -> None:
+    tensors = by_hand(tmp_path, r=2, lora_alpha=4, modules_to_save=["head", "norm"])
+    base = small()
+    names = ["head.bias", "head.weight", "norm.bias", "norm.weight"]
+    whole = tensors | {f"base_model.model.{name}": base.state_dict()[name] for name in names}
+    save_file(whole, tmp_path / "adapter_model.safetensors")
+    assert sorted(read_adapter(tmp_path, base).saved) == names
+    for name in names:
+        key = f"base_model.model.{name}"
+        save_file({one: tensor for one, tensor in whole.items() if one != key}, tmp_path / "adapter_model.safetensors")
+        with pytest.raises(AdapterError, match="does not fit its base") as caught:
+            read_adapter(tmp_path, base)
+        assert caught.value.found == f"1 keys missing ({key})"
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_values_that_are_not_finite_are_refused_by_their_key(value: float, tmp_path: Path) -> None:
+    tensors = by_hand(tmp_path, r=2, lora_alpha=4)
+    key = f"base_model.model.{LAYER}.lora_B.weight"
+    tensors[key][7, 1] = value
+    save_file(tensors, tmp_path / "adapter_model.safetensors")
+    with pytest.raises(AdapterError, match="the adapter has values that are not finite") as caught:
+        read_adapter(tmp_path, small())
+    assert caught.value.found == key
 
 
 OTHER_KINDS: dict[str, object] = {

@@ -7,12 +7,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from safetensors.torch import save_file
-from tests.adapters.test_scaling import LAYER, by_hand, small
+from tests.adapters.test_scaling import LAYER, by_hand, one_block, small
 from tests.gates.faults import Tensors, edit_tensors
 
 from ftx.combining import _election_error, combine, elected
-from ftx.errors import GateFailed
+from ftx.errors import AdapterError, GateFailed, InputError
 from ftx.merging import LAYER_BOUND
 
 A, B = (f"base_model.model.{LAYER}.lora_{factor}.weight" for factor in "AB")
@@ -21,14 +20,7 @@ SCALING = 2  # alpha 4 of rank 2
 
 @pytest.fixture
 def base(tmp_path: Path) -> Path:
-    """A model of one block as timm saves models."""
-    folder = tmp_path / "base"
-    folder.mkdir()
-    save_file(small().state_dict(), folder / "model.safetensors")
-    args = {"img_size": 32, "depth": 1, "embed_dim": 48}
-    config = {"architecture": "vit_tiny_patch16_224", "num_classes": 3, "model_args": args}
-    (folder / "config.json").write_text(json.dumps({**config, "pretrained_cfg": {"input_size": [3, 32, 32]}}))
-    return folder
+    return one_block(tmp_path / "base")
 
 
 def merged(base: Path, **config: object) -> float:
@@ -70,8 +62,49 @@ def test_a_model_that_does_not_answer_as_its_base_with_the_adapter_beside_it_fai
         tensors[B][:, 1] = -tensors[B][:, 0] / almost_one
 
     edit_tensors(base.parent / "adapter" / "adapter_model.safetensors", opposed)
-    with pytest.raises(GateFailed, match="does not answer as the base with its adapters"):
+    with pytest.raises(GateFailed, match="does not answer as the base with its adapters") as caught:
         merged(base)
+    # The base is timm's own, whose epsilon is no reason to look at.
+    assert "epsilon" not in str(caught.value)
+
+
+def test_the_card_says_what_went_in_and_how_it_was_proved(base: Path) -> None:
+    folders = [base.parent / name for name in ("first", "second")]
+    for folder in folders:
+        by_hand(folder, r=2, lora_alpha=4)
+    edit_tensors(folders[1] / "adapter_model.safetensors", lambda tensors: tensors[B].__imul__(-0.5))
+    words = {"base": str(base), "labels": ["a", "b", "c"], "shares": [0.75, 0.25]}
+    combine(folders, base.parent / "ties", how="ties", density=0.5, **words)
+    combine(folders, base.parent / "linear", **words)
+    combine(folders[:1], base.parent / "alone", base=str(base), labels=["a", "b", "c"])
+    told = {
+        "ties": ["| 0.75 of | first |", "| 0.25 of | second |", "| joined by | TIES, density 0.5 |", "follow the rule"],
+        "linear": [
+            "| 0.75 of | first |",
+            "| 0.25 of | second |",
+            "Each of the 1 merged layers answers as its separate",
+        ],
+        "alone": ["| adapter | first |", "as the base with the adapters beside it"],
+    }
+    for how, parts in told.items():
+        card = (base.parent / how / "README.md").read_text()
+        assert [part for part in parts if part not in card] == []
+        assert ("joined by" in card) is (how == "ties")
+        density = json.loads((base.parent / how / "merge.json").read_text())["density"]
+        assert density == (0.5 if how == "ties" else None)
+
+
+@pytest.mark.parametrize("count", [2, 3, 7])
+def test_shares_that_are_wrong_are_mended_as_the_error_says(count: int, tmp_path: Path) -> None:
+    paths = [tmp_path / f"adapter-{number}" for number in range(count)]
+    with pytest.raises(InputError, match="shares are one number above 0 for each adapter") as caught:
+        combine(paths, tmp_path / "out", shares=[0.7] * count)
+    flag, _, numbers = str(caught.value.mend).partition(" ")
+    shares = [float(number) for number in numbers.split(",")]
+    assert (flag, len(shares)) == ("--shares", count)
+    assert max(shares) - min(shares) < 0.001
+    with pytest.raises(AdapterError, match="there is no such adapter"):  # what comes after the shares
+        combine(paths, tmp_path / "out", shares=shares)
 
 
 def test_an_election_is_held_to_one_rounding_of_its_entries() -> None:
