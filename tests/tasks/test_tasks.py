@@ -199,6 +199,12 @@ def test_no_other_threshold_has_a_larger_f1(images: int, seed: int) -> None:
         assert tuned == 0.5
 
 
+def test_images_of_equal_scores_are_called_together() -> None:
+    # Between the two of 0.5 the F1 would be 1, but no threshold lies there: 2/3 above them, 4/5 below.
+    scores = np.array([0.875, 0.5, 0.5, 0.125], np.float32)
+    assert best_threshold(scores, np.array([True, True, False, False])) == (0.5 + 0.125) / 2
+
+
 def test_one_label_works_and_no_label_at_all() -> None:
     task = Multilabel(Labels(("only",), singles=("only",)), Thresholds({"only": 0.6}))
     targets = task.targets([("only",), ()])
