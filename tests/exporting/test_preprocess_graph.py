@@ -116,7 +116,7 @@ def test_any_size_is_within_one_grey_level(interpolation: Interpolation) -> None
         assert off(noise(height, width, seed), pre).max() <= 1, (height, width, seed)
 
 
-@pytest.mark.parametrize(("width", "size"), [(146, 3), (124, 5), (74, 7), (78, 11)])
+@pytest.mark.parametrize(("width", "size"), [(146, 3), (124, 5)])
 def test_a_half_is_rounded_as_pillows_coefficients_have_it(width: int, size: int) -> None:
     """Black and one grey level beside it: the middle pixel is 1/2 exactly, and Pillow's whole coefficients miss that.
 
