@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -151,6 +152,35 @@ def test_the_number_of_a_process_that_another_program_has_now(tmp_path: Path) ->
     sweep(tmp_path)
     assert set(tmp_path.iterdir()) == {mine, none}
     assert (mine / "model.bin").exists()
+
+
+def test_where_the_system_tells_nothing_of_processes_the_work_of_a_living_one_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read_text = Path.read_text
+
+    def without_proc(path: Path, *words: Any, **named: Any) -> str:  # as on macOS
+        if path.is_relative_to("/proc"):
+            raise FileNotFoundError(path)
+        return read_text(path, *words, **named)
+
+    monkeypatch.setattr(Path, "read_text", without_proc)
+    with subprocess.Popen(["true"]) as process:
+        process.wait()
+    mine = partial_path(tmp_path)
+    left = mine.with_name(mine.name.replace(f"-{os.getpid()}-", f"-{process.pid}-"))
+    for path in (mine, left):
+        path.touch()
+    write_atomic(tmp_path / "file", b"whole")
+    assert set(tmp_path.iterdir()) == {mine, tmp_path / "file"}
+    assert (tmp_path / "file").read_bytes() == b"whole"
+
+
+def test_a_file_that_cannot_get_its_name_leaves_nothing_beside_it(tmp_path: Path) -> None:
+    (tmp_path / "name" / "of").mkdir(parents=True)
+    with pytest.raises(IsADirectoryError):
+        write_atomic(tmp_path / "name", b"new")
+    assert [path.name for path in tmp_path.iterdir()] == ["name"]
 
 
 def test_a_file_that_is_written_anew_is_another_file(tmp_path: Path) -> None:

@@ -110,6 +110,7 @@ def test_a_folder_of_the_users_is_not_replaced(run: Run) -> None:
         ({"schema_version": 2}, "another schema version"),
         ({"lineage": {"dense": {"made_from": "dense", "digest": ""}}}, "cannot have been made from"),
         ({"lineage": {"dense": {"made_from": "onnx", "digest": ""}}}, "cannot have been made from"),
+        ({"lineage": {"dense": {"made_from": "trained", "digest": "", "spare": 1}}}, "does not hold"),
         ({"task": "guessing"}, "does not hold"),
         ({"spare": 1}, "does not hold"),
     ],
@@ -119,6 +120,30 @@ def test_a_manifest_that_does_not_hold_is_refused(run: Run, change: dict[str, ob
     path.write_text(json.dumps(json.loads(path.read_text()) | change))
     with pytest.raises(RunError, match=message):
         Run.open(run.path)
+
+
+def test_a_report_is_where_it_is_said_to_be(run: Run) -> None:
+    report = run.manifest
+    path = run.write_report("measured", report)
+    assert path == run.path / "reports" / "measured.json"
+    assert Manifest.model_validate_json(path.read_bytes()) == report
+    assert run.file("reports/measured.json") == path
+    path.write_text("{}")
+    with pytest.raises(RunError, match="not what was written"):
+        run.file("reports/measured.json")
+
+
+def test_a_card_that_is_written_anew_makes_nothing_stale(run: Run) -> None:
+    for artifact, made_from in (("dense", "trained"), ("onnx", "dense")):
+        with run.add(artifact, made_from=made_from) as folder:
+            (folder / "weights").write_text(artifact)
+            (folder / "README.md").write_text("not measured yet")
+    run.write_card("dense", "measured")
+    assert run.require("onnx").is_dir()
+    assert (run.require("dense") / "README.md").read_text() == "measured"
+    (run.path / "dense" / "README.md").write_text("measured by hand")
+    with pytest.raises(RunError, match="not what was written"):
+        run.require("dense")
 
 
 def test_labels_that_were_renamed_are_refused(run: Run) -> None:
@@ -230,3 +255,18 @@ def test_latest_is_the_newest(run: Run, monkeypatch: pytest.MonkeyPatch) -> None
     (run.path.parent / "latest").write_text("x\n")
     assert latest_run() == Path("runs/x")
     assert fresh_out("x") == Path("runs/x-2")
+
+
+def test_a_run_that_is_not_there_is_answered_with_those_that_are(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(run.path.parent.parent)
+    point_latest_at(run.path)
+    shutil.copytree(run.path, run.path.with_name("flowers"))
+    # runs/latest is no run of its own.
+    for name, found in (("flower", "nearest: runs/flowers"), ("0", "runs here: flowers, x")):
+        with pytest.raises(RunError, match="no such run") as caught:
+            Run.open(f"runs/{name}")
+        assert caught.value.found == found
+    shutil.rmtree("runs")
+    with pytest.raises(RunError, match="no such run") as caught:
+        Run.open("runs/flower")
+    assert caught.value.found == "no runs below runs/"

@@ -52,6 +52,8 @@ def test_different_photographs_and_mirrored_ones_are_not() -> None:
 def test_pictures_of_one_grey_match_nothing() -> None:
     plain = [look_at(Image.new("RGB", (40, 40), (grey,) * 3)) for grey in (0, 128, 255)]
     assert not twins(plain[:1], plain[1:])
+    # Of the 64 bits the first would be their brightness.
+    assert len({look.bits >> 63 for look in plain}) == 1
 
 
 def test_many_are_compared_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -149,7 +149,7 @@ def test_an_image_of_the_networks_size_is_left_alone() -> None:
 
 @pytest.mark.parametrize(
     "changed",
-    [{"resize": 31}, {"height": 33}, {"width": 0}, {"std": (0.2, 0.0, 0.2)}],
+    [{"resize": 31}, {"height": 33}, {"height": 0}, {"width": 0}, {"std": (0.2, 0.0, 0.2)}],
     ids=lambda changed: str(changed),
 )
 def test_a_path_that_cannot_be_walked_is_refused(changed: dict[str, Any]) -> None:
@@ -288,11 +288,17 @@ def test_a_tiff_whose_zero_is_white_and_one_of_twelve_bits() -> None:
 
 
 @pytest.mark.parametrize(
-    "values", [np.zeros((2, 2), np.float32), np.full((2, 2), -1, np.int32), np.full((2, 2), 1 << 16, np.int32)]
+    ("values", "found"),
+    [
+        (np.zeros((1, 2), np.float32), "floating-point pixels"),
+        (np.array([[-1, 9]], np.int32), "grey values from -1 to 9"),
+        (np.array([[9, 1 << 16]], np.int32), "grey values from 9 to 65536"),
+    ],
 )
-def test_brightness_that_nobody_agreed_on_is_refused(values: np.ndarray) -> None:
-    with pytest.raises(ImageError, match="brightness is not defined"):
+def test_brightness_that_nobody_agreed_on_is_refused(values: np.ndarray, found: str) -> None:
+    with pytest.raises(ImageError, match="brightness is not defined") as caught:
         open_image(encoded(Image.fromarray(values), "TIFF"))
+    assert caught.value.found == found
 
 
 @pytest.mark.parametrize("kind", ["GIF", "PNG", "WEBP", "TIFF"])

@@ -116,6 +116,19 @@ def test_any_size_is_within_one_grey_level(interpolation: Interpolation) -> None
         assert off(noise(height, width, seed), pre).max() <= 1, (height, width, seed)
 
 
+@pytest.mark.parametrize(("width", "size"), [(146, 3), (124, 5)])
+def test_a_half_is_rounded_as_pillows_coefficients_have_it(width: int, size: int) -> None:
+    """Black and one grey level beside it: the middle pixel is 1/2 exactly, and Pillow's whole coefficients miss that.
+
+    By one or two of 2^22 steps, downwards at these widths; none of their coefficients is near the border of two steps.
+    Sums of such steps are exact in f32, so nothing but the coefficients decides.
+    """
+    pixels = np.zeros((width, width, 3), np.uint8)
+    pixels[:, width // 2 :] = 1
+    assert resize_crop(Image.fromarray(pixels), recipe(size, size, "bilinear"))[0, size // 2, 0] == 0
+    assert off(pixels, recipe(size, size, "bilinear")).max() == 0
+
+
 @pytest.mark.parametrize("interpolation", INTERPOLATIONS)
 @pytest.mark.parametrize(("size", "resize"), [(224, 224), (73, 73), (224, 256), (31, 36)])
 def test_the_short_side_as_it_should_be_is_left_alone(interpolation: Interpolation, size: int, resize: int) -> None:

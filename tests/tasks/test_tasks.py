@@ -63,6 +63,13 @@ def test_the_asymmetric_loss_stays_finite_for_any_logit() -> None:
     assert logits.grad.isfinite().all()
 
 
+def test_the_score_of_a_single_is_torchs_sigmoid_of_any_logit() -> None:
+    task = Multilabel(Labels(("only",), singles=("only",)), Thresholds())
+    logits = np.concatenate([np.linspace(-20, 20, 161), [-200, 200, -0.0]]).astype(np.float32)[:, None]
+    # f32: one ulp of an exponential and of a quotient by another formula
+    np.testing.assert_allclose(task.scores(logits), torch.from_numpy(logits).sigmoid().numpy(), rtol=1e-6, atol=1e-37)
+
+
 def test_one_flat_group_is_multiclass() -> None:
     names = tuple("abcd")
     flat, plain = Hierarchical(Labels.multiclass(names), Thresholds()), Multiclass(Labels.multiclass(names))
@@ -70,6 +77,7 @@ def test_one_flat_group_is_multiclass() -> None:
     samples = [(names[index % 4],) for index in range(9)]
     targets = flat.targets(samples)
     assert np.array_equal(targets, plain.targets(samples))
+    assert targets.dtype == plain.targets(samples).dtype == logits.dtype  # else the loss is in another
     pair = torch.from_numpy(logits), torch.from_numpy(targets)
     # f32: one mean of the same nine numbers
     torch.testing.assert_close(
@@ -197,6 +205,12 @@ def test_no_other_threshold_has_a_larger_f1(images: int, seed: int) -> None:
         assert f1(tuned) >= max(f1(value) for value in scores[scores > scores.min()])
     else:
         assert tuned == 0.5
+
+
+def test_images_of_equal_scores_are_called_together() -> None:
+    # Between the two of 0.5 the F1 would be 1, but no threshold lies there: 2/3 above them, 4/5 below.
+    scores = np.array([0.875, 0.5, 0.5, 0.125], np.float32)
+    assert best_threshold(scores, np.array([True, True, False, False])) == (0.5 + 0.125) / 2
 
 
 def test_one_label_works_and_no_label_at_all() -> None:
