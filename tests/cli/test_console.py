@@ -80,3 +80,12 @@ def test_a_step_is_one() -> None:
         text = shown.getvalue()
     assert "1/7" in text
     assert "2/7" not in text
+
+
+def test_the_cursor_is_hidden_once_and_comes_back_after_the_last_bar() -> None:
+    with terminal("xterm") as shown:
+        progress = console.TerminalProgress()
+        with progress.track("outer", 1) as outer, progress.track("inner", None):
+            outer.advance()
+        text = shown.getvalue()
+    assert [text.count(code) for code in ("\x1b[?25l", "\x1b[?25h")] == [1, 1]
