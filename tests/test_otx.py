@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from ftx.cli.app import run
+from ftx.cli.train import read_recipe
 from ftx.errors import RecipeError
 from ftx.recipe import Recipe, notes_on_otx
 
@@ -164,8 +165,22 @@ def test_the_data_decides_how_many_labels_there_are(
     data = str(colour_model.images)  # pyright: ignore[reportAttributeAccessIssue]
     words = ["train", "--config", "otx.yaml", "--data", data, "--image-size", "28", "--dry-run"]
     assert run(words) == 0
-    said = capsys.readouterr().err
-    assert "the recipe is for 1000 labels, the data has 3: the data decides" in said
-    assert "peft: dora" in said
+    said = capsys.readouterr()
+    assert said.out.startswith("class ")  # a table for a person
+    assert "adapted layers" in said.out
+    assert "the recipe is for 1000 labels, the data has 3: the data decides" in said.err
+    assert "peft: dora" in said.err
     assert run([*words, "--strict"]) == 2
     assert "the recipe is for 1000 labels, the data has 3" in capsys.readouterr().err
+
+
+def test_what_means_something_else_is_told_with_the_recipe(tmp_path: Path, capsys: Capture) -> None:
+    path = tmp_path / "otx.yaml"
+    path.write_text(otx(peft="dora"), encoding="utf-8")
+    recipe = read_recipe(str(path), (), {"train.epochs": 3})
+    said = capsys.readouterr().err
+    assert "  epochs: 3\n" in said
+    assert recipe.train.epochs == 3
+    told = [line.removeprefix("note: ") for line in said.splitlines() if line.startswith("note: ")]
+    assert told
+    assert told == notes_on_otx(path)

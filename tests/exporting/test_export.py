@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from ftx.cli.app import run as ftx
 from ftx.errors import ExportError, InputError, RunError
 from ftx.exporting import ExportReport, export
 from ftx.exporting.export import wanted_artifacts
@@ -44,6 +45,16 @@ def test_what_ftx_does_not_export_is_said(formats: list[str], precisions: list[s
 
 def test_the_report_lists_what_was_written(exported: Any) -> None:
     listed(exported.report, exported.run, {"onnx": "fp32", "openvino/fp32": "fp32", "openvino/fp16": "fp16"})
+
+
+def test_a_person_is_told_what_was_written(fresh_run: Run, capsys: pytest.CaptureFixture[str]) -> None:
+    assert ftx(["export", str(fresh_run.path)]) == 0
+    said = capsys.readouterr()
+    header, row = said.out.splitlines()
+    assert header.startswith("artifact")
+    assert row.split()[:2] == ["openvino/fp32", "fp32"]
+    assert str(fresh_run.path / "openvino" / "fp32") in row
+    assert f"next: ftx validate {fresh_run.path}\n" in said.err
 
 
 @pytest.mark.slow

@@ -1,0 +1,91 @@
+"""What is drawn on a terminal of a known width: nothing is lost there, and columns stay apart."""
+
+from __future__ import annotations
+
+import io
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
+
+import pytest
+
+from ftx.cli import console
+from ftx.errors import RunError
+
+LONG = "/".join(["a folder"] * 12)
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+@contextmanager
+def terminal(term: str = "dumb") -> Iterator[Terminal]:
+    """A terminal of 40 columns, without colours."""
+    with pytest.MonkeyPatch.context() as patch, Terminal() as shown, redirect_stdout(shown), redirect_stderr(shown):
+        for name, value in {"COLUMNS": "40", "LINES": "25", "TERM": term}.items():
+            patch.setenv(name, value)
+        yield shown
+
+
+def test_what_is_said_stays_one_line_to_copy() -> None:
+    """The terminal breaks a long line by itself, and gives it back whole."""
+    with terminal() as shown:
+        console.print_note(LONG)
+        console.print_error(RunError(LONG, where=LONG))
+        console.print_facts([("run", LONG)])
+        console.TerminalProgress().note(LONG)
+        lines = shown.getvalue().splitlines()
+    assert lines == [LONG, f"error: {LONG}", f"  where: {LONG}", f"run  {LONG}", LONG]
+
+
+def test_a_table_that_is_too_wide_is_folded_and_loses_nothing() -> None:
+    names = ("b" * 35, "c" * 35)
+    with terminal() as shown:
+        console.print_table(("first", "second", "share"), [(*names, "12.5")], title=LONG)
+        title, _, *lines = shown.getvalue().splitlines()
+    assert title == LONG
+    assert all(len(line) <= 40 for line in lines)
+    assert lines[0].split()[2] == "12.5"  # half a number is none
+    cells = [line.split()[:2] for line in lines]  # a blank stands between two columns
+    assert ["".join(column) for column in zip(*cells, strict=True)] == list(names)
+
+
+def test_numbers_stand_flush_right_and_names_flush_left() -> None:
+    with terminal() as shown:
+        console.print_table(("of", "n", "m"), [("ab", "5", "x"), ("c", "10", "-")])
+        lines = [line.rstrip() for line in shown.getvalue().splitlines()]
+    assert lines == ["of   n  m", "ab   5  x", "c   10  -"]
+
+
+def test_a_share_above_nothing_is_seen() -> None:
+    with redirect_stdout(io.TextIOWrapper(io.BytesIO(), encoding="utf-8")):
+        assert [len(console.bar(share, 20)) for share in (0.0, 0.001, 0.5, 1.0)] == [0, 1, 10, 20]
+
+
+def test_what_is_said_is_seen_at_once() -> None:
+    """A log is read while the work goes on: a note must not wait until a buffer is full."""
+    log = io.BytesIO()
+    with redirect_stderr(io.TextIOWrapper(log, encoding="utf-8")):
+        console.print_note("half way")
+        assert log.getvalue() == b"half way\n"
+
+
+def test_a_step_is_one() -> None:
+    with terminal("xterm") as shown:
+        with console.TerminalProgress().track("decoding", 7) as bar:
+            bar.advance()
+            time.sleep(0.15)  # it is drawn ten times a second
+        text = shown.getvalue()
+    assert "1/7" in text
+    assert "2/7" not in text
+
+
+def test_the_cursor_is_hidden_once_and_comes_back_after_the_last_bar() -> None:
+    with terminal("xterm") as shown:
+        progress = console.TerminalProgress()
+        with progress.track("outer", 1) as outer, progress.track("inner", None):
+            outer.advance()
+        text = shown.getvalue()
+    assert [text.count(code) for code in ("\x1b[?25l", "\x1b[?25h")] == [1, 1]

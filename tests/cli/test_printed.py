@@ -1,0 +1,373 @@
+"""What a person reads of a report, in words and figures; the reports are made by hand."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+
+from ftx.cli.adapters import print_adapters
+from ftx.cli.eval import print_evaluation
+from ftx.cli.export import print_export
+from ftx.cli.merge import _print_combined, print_merge
+from ftx.cli.run import answer
+from ftx.cli.train import _print_dry_run, _print_trained
+from ftx.cli.validate import print_parity
+from ftx.combining import CombineReport
+from ftx.comparing import Adapter, AdaptersReport, ComparedLayer, Overlap
+from ftx.evaluation import ClassScore, EvalReport
+from ftx.exporting import ExportReport
+from ftx.exporting.export import ExportedArtifact
+from ftx.merging import LayerProof, MergeReport
+from ftx.pipeline import PipelineReport
+from ftx.runtimes.machine import Machine
+from ftx.training.report import AdaptedLayer, DryRunReport, TrainReport
+from ftx.validation.report import Family, ParityReport, ParityRow, RowBound
+
+Capture = pytest.CaptureFixture[str]
+
+
+def words(text: str) -> list[list[str]]:
+    """Those of each line that has some."""
+    return [line.split() for line in text.splitlines() if line]
+
+
+def adapters(count: int) -> AdaptersReport:
+    """Layers of one kind change by 2 % each in the first adapter, by 1 % and 3 % in the second."""
+    changes = {"blocks.0.mlp.fc1": [0.02, 0.01], "blocks.1.mlp.fc1": [0.02, 0.03], "neck": [0.5, None]}
+    overlap = Overlap(first=0, second=1, inputs=0.25, outputs=0.125, inputs_by_chance=0.03, outputs_by_chance=0.04)
+    one = Adapter(path="runs/a", kind="dora", layers=3, ranks=[4, 8], parameters=1234, size_bytes=4936, change=0.02)
+    layers = [
+        ComparedLayer(layer=name, norms=row[:count], changes=row[:count], overlaps=[]) for name, row in changes.items()
+    ]
+    return AdaptersReport(base="vit", adapters=[one] * count, overlaps=[overlap] * (count - 1), layers=layers)
+
+
+def test_adapters_by_kind_of_layer_and_by_layer(capsys: Capture) -> None:
+    print_adapters(adapters(2), each_layer=False)
+    lines = words(capsys.readouterr().out)
+    assert lines[2] == ["1", "runs/a", "dora", "3", "4-8", "1,234", "0.00", "2.00%"]
+    assert ["1", "2", "25.0%", "3.0%", "12.5%", "4.0%"] in lines
+    # One figure where the layers of a kind agree, a span where they do not, a dash where there is no adapter.
+    assert lines[-2:] == [["blocks.N.mlp.fc1", "2.00%", "1.00%", "to", "3.00%"], ["neck", "50.00%", "-"]]
+    print_adapters(adapters(2), each_layer=True)
+    lines = words(capsys.readouterr().out)
+    assert [line[-2:] for line in lines[-3:]] == [["2.00%", "1.00%"], ["2.00%", "3.00%"], ["50.00%", "-"]]
+
+
+def test_one_adapter_overlaps_with_none(capsys: Capture) -> None:
+    print_adapters(adapters(1), each_layer=False)
+    out = capsys.readouterr().out
+    assert "overlap" not in out
+    assert words(out)[-2] == ["blocks.N.mlp.fc1", "2.00%"]
+
+
+def evaluation(confusion: list[list[int]] | None, count: int) -> EvalReport:
+    figures = {"precision": 0.5, "recall": 0.25, "f1": 1 / 3, "false_positive_rate": 0.125, "support": 7}
+    known: list[float | None] = [None] + [0.75] * (count - 1)
+    return EvalReport(
+        artifact="dense",
+        runtime="torch",
+        compute="f32",
+        split="test",
+        images=14,
+        accuracy=0.5,
+        accuracy_low=0.25,
+        accuracy_high=0.75,
+        metrics={"accuracy": 0.5, "macro_f1": 0.375},
+        macro_f1=0.375,
+        classes=[
+            ClassScore.model_validate({"name": f"c{index}", "average_precision": value} | figures)
+            for index, value in enumerate(known)
+        ],
+        confusion=confusion,
+    )
+
+
+def test_who_is_taken_for_whom(capsys: Capture) -> None:
+    print_evaluation(evaluation([[5, 2, 0], [0, 7, 0], [1, 3, 3]], 3))
+    lines = words(capsys.readouterr().out)
+    assert ["accuracy", "50.00%", "95", "%:", "25.00%", "to", "75.00%"] in lines
+    assert ["macro", "f1", "0.3750"] in lines
+    assert ["c0", "0.5000", "0.2500", "0.3333", "0.1250", "-", "7"] in lines
+    assert lines[-3:] == [["1", "c0", "5", "2", "."], ["2", "c1", ".", "7", "."], ["3", "c2", "1", "3", "3"]]
+
+
+def test_of_many_classes_the_most_frequent_mistakes(capsys: Capture) -> None:
+    """Thirteen columns beside a name are wider than a terminal."""
+    confusion = [[5 * (row == column) for column in range(13)] for row in range(13)]
+    confusion[2][4], confusion[8][1], confusion[12][11] = 1, 3, 2
+    print_evaluation(evaluation(confusion, 13))
+    assert words(capsys.readouterr().out)[-3:] == [["c8", "c1", "3"], ["c12", "c11", "2"], ["c2", "c4", "1"]]
+
+
+def test_images_of_several_labels_have_no_confusion(capsys: Capture) -> None:
+    print_evaluation(evaluation(None, 2))
+    assert words(capsys.readouterr().out)[-1][0] == "c1"
+
+
+def exports(*settings: dict[str, Any]) -> ExportReport:
+    common = {"size_bytes": 12_340_000, "seconds": 1.5, "verdict": "proved", "said": "3 of 3"}
+    return ExportReport(
+        run="runs/a",
+        artifacts=[
+            ExportedArtifact.model_validate({"artifact": "a", "precision": "int8", "path": "here"} | common | one)
+            for one in settings
+        ],
+    )
+
+
+def test_how_int8_was_made_stands_beside_it(capsys: Capture) -> None:
+    share = {"int8_share": 0.85}
+    print_export(
+        exports(
+            {"precision": "fp32"},
+            share | {"smooth_quant_alpha": 0.5},
+            share | {"smooth_quant_alpha": -1.0},
+            share,
+            share | {"preset": "mixed"},
+        )
+    )
+    said = capsys.readouterr()
+    made = ["", "(SmoothQuant 0.5, 85% of layers)", *["(no SmoothQuant, 85% of layers)"] * 2]
+    made.append("(mixed preset, 85% of layers)")
+    end = ["12.3", "1.5", "here", "proved"]
+    assert words(said.out)[1] == ["a", "fp32", *end]
+    assert words(said.out)[2:] == [["a", "int8", *one.split(), *end] for one in made[1:]]
+    assert "a: proved by its reference images: 3 of 3" in said.err
+    assert "next: ftx validate runs/a\n" in said.err
+
+
+LAYERS = [LayerProof(layer="blocks.0.attn.qkv", relative_error=3e-8), LayerProof(layer="fc", relative_error=2e-8)]
+
+
+def test_both_proofs_of_a_merge(capsys: Capture) -> None:
+    print_merge(merged())
+    said = capsys.readouterr()
+    assert "logits  within 2.5e-06 of the trained model's on 32 held-out images (bound 1e-04)\n" in said.out
+    assert "layers  2, within 3.0e-08 of their separate products in float64 (bound 1e-07)\n" in said.out
+    assert said.err == "next: ftx export --format openvino runs/a\n"
+    print_merge(merged().model_copy(update={"layers": []}))
+    assert "layers" not in capsys.readouterr().out  # of full fine-tuning
+
+
+def merged() -> MergeReport:
+    return MergeReport(
+        run="runs/a",
+        method="dora",
+        path="runs/a/dense",
+        size_bytes=22_100_000,
+        layers=LAYERS,
+        max_relative_error=3e-8,
+        images=32,
+        images_from="held-out images",
+        max_logit_difference=2.5e-6,
+        logit_bound=1e-4,
+    )
+
+
+def combined(shares: Sequence[float], **changed: Any) -> CombineReport:
+    given: dict[str, Any] = {
+        "adapters": ["runs/a", "runs/b"][: len(shares)],
+        "shares": shares,
+        "how": "linear",
+        "density": None,
+        "base": "the base",
+        "architecture": "vit",
+        "path": "my folder",
+        "size_bytes": 22_100_000,
+        "image_size": 32,
+        "labels": 4,
+        "layers": LAYERS,
+        "max_relative_error": 3e-8,
+        "max_logit_difference": 2.5e-6,
+        "logit_bound": 1e-4,
+    }
+    return CombineReport.model_validate(given | changed)
+
+
+def test_what_was_laid_over_what(capsys: Capture) -> None:
+    _print_combined(combined([1.0]))
+    said = capsys.readouterr()
+    assert said.out.splitlines() == [
+        "merged   runs/a",
+        "into     the base: my folder, 22.1 MB, 4 classes at 32 px",
+        "layers   2, within 3.0e-08 of separate products in float64 (bound 1e-07)",
+        "answers  within 2.5e-06 of the base with the adapters beside it (bound 1e-04)",
+    ]
+    assert said.err == "next: ftx predict IMAGES --artifact 'my folder'\n"
+    _print_combined(combined([0.7, 0.3], how="ties", labels=0))
+    said = capsys.readouterr()
+    assert "merged   0.7 x runs/a + 0.3 x runs/b by TIES\n" in said.out
+    assert "no head, 32 px\n" in said.out
+    assert "of the rule taken entry by entry" in said.out
+    assert "ftx train --model vit --weights 'my folder/model.safetensors' --image-size 32" in said.err
+
+
+def trained(**changed: Any) -> TrainReport:
+    report = TrainReport(
+        run="runs/a",
+        method="dora",
+        model="vit",
+        precision="f32",
+        classes=3,
+        images={"train": 1500, "val": 30},
+        unreadable=[],
+        trainable_parameters=12_345,
+        epochs=9,
+        best_epoch=4,
+        accuracy=0.5,
+        metric="macro_f1",
+        metrics={"accuracy": 0.5, "macro_f1": 0.375},
+        loss=0.25,
+        images_per_s=10.0,
+        seconds=61.2,
+        interrupted=False,
+    )
+    return report.model_copy(update=changed)
+
+
+def test_how_a_training_went(capsys: Capture) -> None:
+    _print_trained(trained())
+    said = capsys.readouterr()
+    assert "best epoch  4 of 9: macro f1 37.5% on validation images, loss 0.250\n" in said.out
+    assert "images      1,500 train, 30 val; 3 classes\n" in said.out
+    assert said.out.endswith("run  runs/a\n")
+    assert said.err == "next: ftx merge runs/a\n"
+
+
+def dry_run(**changed: Any) -> DryRunReport:
+    layer = AdaptedLayer(name="blocks.0.mlp.fc1", targets=["fc1"], inputs=48, outputs=96, rank=4, parameters=576)
+    report = DryRunReport(
+        method="lora",
+        model="vit",
+        precision="f32",
+        image_size=32,
+        counts={"a": {"train": 5, "val": 1}, "b": {"train": 4}},
+        images={"train": 9, "val": 1},
+        unreadable=[],
+        layers=[layer, layer.model_copy(update={"name": "blocks.11.mlp.fc1"})],
+        trainable_parameters=1152,
+        trainable_share=0.02,
+        memory_mb=900,
+        free_mb=1000,
+        epochs=3,
+        seconds_before=0.4,
+        seconds_per_epoch=10.0,
+        seconds=30.4,
+    )
+    return report.model_copy(update=changed)
+
+
+def test_what_a_training_would_do(capsys: Capture) -> None:
+    _print_dry_run(dry_run())
+    said = capsys.readouterr()
+    lines = words(said.out)
+    assert lines[:3] == [["class", "train", "val"], ["a", "5", "1"], ["b", "4", "0"]]
+    assert ["blocks.N.mlp.fc1", "2", "fc1", "48", "96", "4", "1,152"] in lines
+    assert "memory    about 900 MB, of 1,000 MB that are free\n" in said.out
+    assert said.err == "nothing was trained or written\n"
+    _print_dry_run(dry_run(memory_mb=1001))
+    assert "this will not fit into memory" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("epochs", "before", "each", "whole", "said"),
+    [
+        (3, 0.4, 10.0, 30.4, "about 30 s: 3 epochs of 10 s"),
+        (1, 1.0, 9.4, 10.4, "about 10 s: 1 epoch of 9.4 s, and 1.0 s before"),
+        (2, 24.0, 63.0, 150.0, "about 2 min: 2 epochs of 63 s, and 24 s before"),
+        (50, 9.0, 100.0, 5009.0, "about 83 min: 50 epochs of 2 min, and 9.0 s before"),
+        (100, 0.0, 72.0, 7200.0, "about 2.0 h: 100 epochs of 72 s"),
+        (3, None, None, None, "not tried"),
+    ],
+)
+def test_how_long_a_training_would_take(
+    epochs: int, before: float | None, each: float | None, whole: float | None, said: str, capsys: Capture
+) -> None:
+    _print_dry_run(dry_run(epochs=epochs, seconds_before=before, seconds_per_epoch=each, seconds=whole))
+    assert f"time      {said}\n" in capsys.readouterr().out
+
+
+def row(**changed: Any) -> ParityRow:
+    given: dict[str, Any] = {
+        "artifact": "openvino/fp16",
+        "runtime": "openvino",
+        "view": "files",
+        "compute": "f16",
+        "images": 240,
+        "max_abs": 0.0123,
+        "mean_abs": 0.001,
+        "cosine": 0.9999,
+        "agreement": 1.0,
+        "accuracy": 0.75,
+        "accuracy_low": 0.7,
+        "accuracy_high": 0.8,
+        "latency_ms": 4.26,
+        "bound": RowBound(max_abs=None, cosine=None, reason="free"),
+        "ok": True,
+        "verdict": "proved",
+        "unit": "image",
+        "labelled": 240,
+        "lost": 2,
+        "gained": 1,
+        "drop": 1 / 240,
+        "drop_low": 0.0,
+        "drop_high": 0.01,
+        "changed": 3 / 240,
+        "changed_high": 0.03,
+        "confidence": 0.95,
+        "max_drop": 0.02,
+        "needed_images": None,
+        "worst_class": None,
+        "worst": [],
+    }
+    return ParityRow.model_validate(given | changed)
+
+
+def parity(*rows: ParityRow, **changed: Any) -> ParityReport:
+    names = [one.artifact for one in rows]
+    report = ParityReport(
+        reference="trained",
+        split="test",
+        whole=True,
+        max_drop=0.02,
+        machine=Machine(cpu="a", instructions=(), openvino="1"),
+        family=Family(alpha=0.05, artifacts=names, rows=len(rows)),
+        verdicts={one.artifact: one.verdict for one in rows},
+        said=dict.fromkeys(names, "at most 1.0 points lost"),
+        rows=list(rows),
+        problems=[],
+        faulty=[],
+        digests={},
+    )
+    return report.model_copy(update=changed)
+
+
+def test_a_line_for_each_comparison(capsys: Capture) -> None:
+    """In a pipe with every column; a dash for what is not known or not held to a bound."""
+    unknown = row(artifact="onnx", verdict="failed", accuracy=None, max_abs=None, ok=False)
+    print_parity(parity(row(), unknown, problems=["onnx: a logit is not finite"], ok=False))
+    said = capsys.readouterr()
+    held = ["files", "f16", "1.2e-02", "-", "1.0e-03", "0.999900", "100.0", "75.0", "70.0-80.0", "2", "1", "4.3"]
+    lines = words(said.out)
+    assert lines[-2] == ["openvino/fp16", *held, "proved"]
+    assert lines[-1] == ["onnx", *held[:2], "-", *held[3:7], "-", *held[9:], "FAILED"]
+    assert "on images of test: 240 (files)\n" in said.out
+    assert "openvino/fp16: proved: at most 1.0 points lost\n" in said.err
+    assert "onnx: a logit is not finite\n" in said.err
+
+
+def test_a_whole_run_by_its_status_and_its_accuracies(capsys: Capture) -> None:
+    report = PipelineReport(
+        run="runs/a", seconds=61.2, train=trained(), merge=merged(), export=exports({}), parity=parity(row())
+    )
+    assert answer(report, json=False) == 0
+    out = capsys.readouterr().out
+    assert "all labels right, openvino/fp16  75.0 70.0-80.0 %\n" in out
+    assert out.endswith("runs/a\n")
+    assert answer(report, json=True) == 0
+    assert PipelineReport.model_validate_json(capsys.readouterr().out) == report
+    failed = report.model_copy(update={"ok": False})
+    assert [answer(failed, json=as_json) for as_json in (False, True)] == [1, 1]
