@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from torchmetrics.functional.classification import (
     multiclass_specificity,
 )
 
+from ftx.cli.app import run as main
 from ftx.evaluation import EvalReport, class_scores, confusion_matrix, evaluate
 from ftx.run import Run
 from ftx.runtimes.opening import furthest
@@ -48,6 +50,16 @@ def test_the_scores_are_torchmetrics(seed: int) -> None:
         float(multiclass_f1_score(c, t, labels, average="macro")), rel=F32_RTOL
     )
     assert [score.support for score in scores] == np.bincount(truth, minlength=labels).tolist()
+
+
+@pytest.mark.parametrize("verb", ["eval", "validate"])
+def test_a_schema_allows_no_key_that_no_report_has(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """So that whoever checks an answer by it finds a misspelt one, in each class and row as well."""
+    assert main(["schema", verb]) == 0
+    schema = json.loads(capsys.readouterr().out)
+    objects = [schema, *(part for part in schema["$defs"].values() if "properties" in part)]
+    assert len(objects) > 1
+    assert [part["title"] for part in objects if part.get("additionalProperties") is not False] == []
 
 
 @pytest.mark.slow

@@ -1,10 +1,14 @@
 from __future__ import annotations
 
+import errno
 import json
 import os
+import shutil
 import subprocess
 import sys
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +19,7 @@ from PIL import Image
 from ftx.cli.app import run
 from ftx.errors import ExportError, InputError, RunError
 from ftx.prediction import Prediction, predict
+from ftx.progress import SILENT
 from ftx.runtimes.openvino import OpenVinoPredictor
 
 
@@ -56,6 +61,43 @@ def test_what_cannot_be_read_is_reported_and_the_rest_goes_on(colour_model: Any,
     assert answers[2].error == "there is no such file"
     assert answers[3].error == "there are no images in this folder"
     assert all(answer.labels == [] for answer in answers if answer.error)
+
+
+def test_a_folder_that_cannot_be_read_is_named_and_the_rest_answered(colour_model: Any, tmp_path: Path) -> None:
+    """Whoever runs the tests may read everything; but no path may have 4,096 bytes, and one below another may."""
+    good = tmp_path / "good.png"
+    good.write_bytes(next((colour_model.images / "red").iterdir()).read_bytes())
+    here = os.open(tmp_path, os.O_RDONLY)
+    try:
+        for _ in range(4096 // 250 + 1):
+            os.mkdir("d" * 250, dir_fd=here)
+            here, above = os.open("d" * 250, os.O_RDONLY, dir_fd=here), here
+            os.close(above)
+    finally:
+        os.close(here)
+    refused, answered = sorted(predict(tmp_path, colour_model.folder), key=lambda answer: answer.error is None)
+    assert answered.path == str(good)
+    assert refused.path.startswith(str(tmp_path / "dddd"))
+    assert refused.error == f"this folder cannot be read: {os.strerror(errno.ENAMETOOLONG)}"
+    shutil.rmtree(tmp_path / ("d" * 250))
+
+
+def test_the_bar_moves_once_for_each_answer(colour_model: Any, tmp_path: Path) -> None:
+    steps: list[int] = []
+
+    class Bar(type(SILENT)):
+        @contextmanager
+        def track(self, description: str, total: int | None) -> Iterator[Any]:
+            assert total is not None
+            steps.append(-total)
+            yield self
+
+        def advance(self, steps_done: int = 1, **fields: str) -> None:
+            steps.append(steps_done)
+
+    paths = [*sorted(colour_model.images.rglob("*.png")), tmp_path / "gone.png"]
+    assert len(list(predict(paths, colour_model.folder, progress=Bar()))) == 13
+    assert steps == [-13] + [1] * 13
 
 
 def test_a_name_that_is_no_text_is_answered_all_the_same(colour_model: Any, tmp_path: Path) -> None:

@@ -24,6 +24,7 @@ def test_no_trial_says_nothing() -> None:
     assert wilson_interval(0, 0) == (0.0, 1.0)
     assert (share_at_least(0, 0, 0.95), share_at_most(0, 0, 0.95)) == (0.0, 1.0)
     assert (Paired(0, 0, 0).drop_at_least(0.95), Paired(0, 0, 0).drop_at_most(0.95)) == (-1.0, 1.0)
+    assert Paired(0, 0, 0).drop == 0.0
     assert Paired(0, 0, 0).chance_within(0.02) == Paired(0, 0, 0).chance_beyond(0.02) == 0.5
 
 

@@ -5,6 +5,10 @@ The weights are drawn larger than timm draws them, so that the logits differ fro
 
 from __future__ import annotations
 
+import re
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
@@ -14,6 +18,7 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import save_file
+from tests.gates.faults import keep, vouch
 from torch import nn
 
 from ftx import quantizing
@@ -27,6 +32,7 @@ from ftx.labels import Labels
 from ftx.recipe import Recipe
 from ftx.run import Manifest, Run, new_run, seal
 from ftx.tasks import Meaning
+from ftx.validation import ParityReport, validate
 
 ARCHITECTURE = "vit_tiny_patch16_224"
 # A space and an umlaut: the names that formats stumble over.
@@ -42,6 +48,7 @@ RECIPE = Recipe.model_validate(
 )
 # Instead of the search for the best of four, which tests/test_quantizing.py is about and which takes five times as long
 ONE_SETTING = (quantizing.Setting(alpha=0.5),)
+MODEL_CARD = "# A model\n\nOf stripes.\n\n## Use\n\nWith timm.\n\n## Verdict of others\n\nNone.\n"
 IMAGES_A_CLASS: dict[Split, int] = {"train": 8, "val": 4, "test": 30}
 
 
@@ -148,6 +155,52 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Exported:
         run = make_run(folder)
         report = export(run, formats=["onnx", "openvino"], precisions=["fp32", "fp16"])
     return Exported(run, report, tiny_backbone().module)
+
+
+class Counting:
+    """A listener that adds up what was announced and what was done."""
+
+    def __init__(self) -> None:
+        self.total = self.steps = 0
+        self.said: list[str] = []
+
+    @contextmanager
+    def track(self, description: str, total: int | None) -> Iterator[Counting]:
+        assert total is not None
+        self.total += total
+        yield self
+
+    def advance(self, steps: int = 1, **fields: str) -> None:
+        self.steps += steps
+
+    def note(self, text: str) -> None:
+        self.said.append(text)
+
+
+@dataclass(frozen=True)
+class Validated:
+    """A copy of the run after ``ftx validate``, what was reported, and who listened."""
+
+    run: Run
+    report: ParityReport
+    listener: Counting
+
+    def copy(self, folder: Path) -> Run:
+        """One to spoil."""
+        return Run.open(shutil.copytree(self.run.path, folder / "run"))
+
+
+@pytest.fixture(scope="session")
+def validated(exported: Exported, tmp_path_factory: pytest.TempPathFactory) -> Validated:
+    """On four held-out images of each class, with a model card as ``ftx merge`` leaves one beside the dense model."""
+    path = Path(shutil.copytree(exported.run.path, tmp_path_factory.mktemp("validated") / "run"))
+    keep(path, "onnx", "openvino/fp32", "openvino/fp16")
+    lines = (path / "data.jsonl").read_text().splitlines(keepends=True)
+    (path / "data.jsonl").write_text("".join(line for line in lines if re.search(r"/0[0-3]\.png", line)))
+    vouch(path)
+    run, listener = Run.open(path), Counting()
+    run.write_card("dense", MODEL_CARD)
+    return Validated(run, validate(run, progress=listener), listener)
 
 
 @pytest.fixture

@@ -81,6 +81,19 @@ def test_labels_of_another_number_are_refused(copy: Path) -> None:
         OpenVinoPredictor(copy)
 
 
+def test_a_model_of_another_kind_is_refused_by_its_ports(copy: Path) -> None:
+    card = read_card(copy)
+    text = (copy / "model.xml").read_text()
+    assert 'element_type="u8"' in text
+    # What an exporter elsewhere makes: floats go in.
+    floats = text.replace('element_type="u8"', 'element_type="f32"').replace('precision="U8"', 'precision="FP32"')
+    (copy / "model.xml").write_text(floats)
+    write_card(copy, card)
+    with pytest.raises(ExportError, match="the model is none that ftx exported") as caught:
+        OpenVinoPredictor(copy)
+    assert "f32" in str(caught.value)
+
+
 def test_a_truncated_model_is_one_clear_error(copy: Path) -> None:
     card = read_card(copy)
     (copy / "model.xml").write_bytes((copy / "model.xml").read_bytes()[:400])

@@ -67,6 +67,16 @@ def test_the_graph_bound_fails_just_above_and_passes_just_below() -> None:
         assert row.bound.max_abs == pytest.approx(limit)
 
 
+def test_a_bound_may_be_reached() -> None:
+    # So a bound of 0 asks for the same numbers, and for no more than that.
+    known = reference()
+    exact = Bound(None, None, reason="the same numbers", max_abs=0.0)
+    assert row_of(known.logits, exact, known)[0].ok
+    answers = known.logits.copy()
+    answers[0, 0] = np.nextafter(answers[0, 0], np.float32(np.inf))
+    assert not row_of(answers, exact, known)[0].ok
+
+
 @pytest.mark.parametrize("name", sorted(BOUNDS))
 def test_permuted_labels_pass_no_bound(name: str) -> None:
     known = reference()

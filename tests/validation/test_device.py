@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +21,10 @@ from ftx.errors import ExportError
 from ftx.files import sha256_file
 from ftx.labels import Labels
 from ftx.prediction import predict
-from ftx.progress import SPOKEN
+from ftx.progress import SILENT, SPOKEN
 from ftx.runtimes.openvino import OpenVinoPredictor, default_compute
 from ftx.validation import validate
-from ftx.validation.proof import Answers, ir_digest, keep_proof
+from ftx.validation.proof import Answers, ir_digest, keep_proof, read_reference
 from ftx.validation.report import RowBound
 
 
@@ -97,6 +99,57 @@ def test_labels_in_another_order_fail(folder: Path) -> None:
     report = validate(folder)
     assert not report.ok
     assert "the labels in model.xml" in report.problems[0]
+
+
+def test_a_model_that_names_no_labels_fails(folder: Path) -> None:
+    card = read_card(folder)
+    text = (folder / "model.xml").read_text()
+    before, _, rest = text.partition("<model_info>")
+    (folder / "model.xml").write_text(before + rest.partition("</model_info>")[2])
+    write_card(folder, card)
+    report = validate(folder)
+    assert report.faulty == ["openvino/fp32"]
+    assert report.problems == [
+        "openvino/fp32: the labels in model.xml are not the run's: none instead of red green blue"
+    ]
+
+
+def test_the_bar_ends_where_it_said_it_would(folder: Path) -> None:
+    steps: list[int] = []
+
+    class Bar(type(SILENT)):
+        @contextmanager
+        def track(self, description: str, total: int | None) -> Iterator[Any]:
+            assert total is not None
+            steps.append(-total)
+            yield self
+
+        def advance(self, steps_done: int = 1, **fields: str) -> None:
+            steps.append(steps_done)
+
+    validate(folder, progress=Bar())
+    assert steps[0] == -2 * 12  # images, in f32 and as deployed
+    assert sum(steps) == 0
+
+
+def test_an_image_is_as_high_and_as_wide_as_the_card_says(folder: Path) -> None:
+    card = read_card(folder)
+    wide = replace(card.preprocess, width=20, resize=(16, 20))
+    write_card(folder, card.model_copy(update={"preprocess": wide}))
+
+    def widen(tensors: dict[str, np.ndarray], metadata: dict[str, str]) -> None:
+        tensors["images"] = np.pad(tensors["images"], ((0, 0), (0, 0), (2, 2), (0, 0)), mode="edge")
+
+    alter(folder, widen)
+    _, pixels = read_reference(folder, OpenVinoPredictor(folder))
+    assert pixels.shape == (12, 16, 20, 3)
+
+    def turn(tensors: dict[str, np.ndarray], metadata: dict[str, str]) -> None:
+        tensors["images"] = tensors["images"].transpose(0, 2, 1, 3).copy()
+
+    alter(folder, turn)
+    with pytest.raises(ExportError, match="the reference belongs to another model than the card"):
+        validate(folder)
 
 
 def test_an_altered_file_is_refused_by_its_hash(folder: Path) -> None:
@@ -188,6 +241,17 @@ def test_a_model_that_was_never_judged_proves_little_by_itself(folder: Path) -> 
     assert "0 lost, 0 gained of 12; 149 images with no further loss would prove 2" in report.said["openvino/int8"]
     assert report.ok
     assert not validate(folder, require_proof=True).ok
+
+
+def test_a_proof_of_one_precision_alone_says_nothing_of_the_other(folder: Path) -> None:
+    judged_elsewhere(folder, "proved")
+    document = json.loads((folder / PROOF).read_text())
+    document["run"]["answers"] = document["run"]["answers"][:1]
+    (folder / PROOF).write_text(json.dumps(document))
+    report = validate(folder)
+    assert report.verdicts == {"openvino/int8": "unproved"}
+    assert report.transfer is not None
+    assert (report.transfer.same, report.transfer.max_abs, report.transfer.changed) == (False, None, 0.0)
 
 
 @pytest.mark.parametrize(

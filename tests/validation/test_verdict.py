@@ -107,6 +107,31 @@ def test_what_it_would_take_is_said() -> None:
     assert judge([row(149)], 0.02).rows[0].needed_images is None
 
 
+def test_the_figures_are_those_of_the_row_that_proves_least() -> None:
+    # 3 of 200 lost is a drop of at most 3.8 points (Clopper and Pearson); 5 lost and 5 gained is none, and less sure by
+    # the ten that changed alone.
+    rows = [row(200, lost=5, gained=5, view="graph"), row(200, lost=3, view="files")]
+    for order in (rows, rows[::-1]):
+        said = judge(order, 0.02).said["openvino/int8"]
+        assert said.startswith("at most 3.8 points lost (95 %): 3 lost, 0 gained of 200;")
+    # Where logits are the proof, the furthest of the same pixels; a file's image path has a bound of its own.
+    known_20 = known(20)
+    subjects: list[tuple[float, View, str]] = [
+        (1e-5, "graph", "f32"),
+        (2e-4, "graph", "auto:f32"),
+        (0.3, "files", "f32"),
+    ]
+    measured = [
+        compare(
+            known_20, known_20.logits + np.float32(off), Subject("openvino/fp32", "openvino", view, compute, 1.0), FREE
+        )
+        for off, view, compute in subjects
+    ]
+    for order in (measured, measured[::-1]):
+        said = judge(order, 0.02).said["openvino/fp32"]
+        assert said == "logits within 2.0e-04 of the trained model's, labels changed on 0 of 20"
+
+
 def test_in_f32_the_bound_on_logits_is_the_proof_and_the_interval_stands_beside_it() -> None:
     judged = judge([row(20, artifact="onnx", view="graph", compute="f32")], 0.02)
     assert judged.verdicts == {"onnx": "proved"}
