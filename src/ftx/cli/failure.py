@@ -20,8 +20,6 @@ from ftx.memory import is_out_of_memory, memory_fault
 from ftx.reports import VerbReport
 from ftx.version import __version__
 
-BUG = 70
-
 # What the system says of a path that was given, or of itself.
 _INPUT = (errno.EEXIST, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG, errno.ELOOP)
 _ENVIRONMENT = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS, errno.EIO, errno.EMFILE)
