@@ -117,7 +117,7 @@ def test_one_grey_image_is_asked_about_in_colour_as_well_and_proves_nothing(
     report = validate(run.path, data=tmp_path / "grey", images=1, max_drop=0.1, require_proof=True, progress=listener)
     assert (report.split, report.whole, report.max_drop, report.ok) == ("test", False, 0.1, False)
     assert set(report.verdicts.values()) == {"unproved"}, report.problems
-    assert report.said["onnx"].endswith("1 of 12 held-out images were asked, and all prove")
+    assert report.said["onnx"].endswith("only 1 of 12 held-out images were asked, and a proof takes all")
     (name,) = report.rows[0].worst
     for row in report.rows:
         assert set(row.worst) == {name, *([f"{name} (tinted)"] if row.view == "graph" else [])}

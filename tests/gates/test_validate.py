@@ -120,8 +120,8 @@ BOTH = {("openvino", view, compute) for view in ("graph", "files") for compute i
     [
         ("trained", set()),
         ("dense", {("torch", "graph", "f32")}),
-        # One percent is fifty times less than what an image path may differ by.
-        ("onnx", {("onnx", "graph", "f32")}),
+        # Its image path is the training path: from files it is held to the bound of the graph.
+        ("onnx", {("onnx", "graph", "f32"), ("onnx", "files", "f32")}),
         ("openvino/fp32", {("openvino", "files", "f32"), ("openvino", "files", "auto")}),
         ("openvino/fp16", {("openvino", "graph", "f32")}),
         ("openvino/int8", BOTH),
