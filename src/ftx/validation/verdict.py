@@ -50,15 +50,14 @@ def judge(
     """
     mistaken = mistaken or {}
     tested = [row for row in compared if row.subject.artifact != "trained"]
-    answers = holm([_stands_for_drop(row).chance_beyond(max_drop) for row in tested], 1 - CONFIDENCE)
-    failing = {id(row): answer for row, answer in zip(tested, answers, strict=True)}
+    failing = iter(holm([_stands_for_drop(row).chance_beyond(max_drop) for row in tested], 1 - CONFIDENCE))
     levels = _levels(compared, max_drop)
     rows: list[ParityRow] = []
     problems = [text for artifact in mistaken for text in mistaken[artifact]]
     reasons: dict[str, list[str]] = {artifact: list(texts) for artifact, texts in mistaken.items() if texts}
     for row in compared:
         artifact = row.subject.artifact
-        is_beyond, level = failing.get(id(row), (False, 1 - CONFIDENCE))
+        is_beyond, level = (False, 1 - CONFIDENCE) if artifact == "trained" else next(failing)
         faults = list(row.exceeded)
         if is_beyond:
             faults.append(_lost_at_least(row, max_drop, 1 - level))
