@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import settings
 from PIL import Image
 from safetensors.numpy import save_file
 from tests.zygote import Zygote, zygote
@@ -28,6 +29,11 @@ from ftx.labels import Labels
 from ftx.progress import SILENT
 from ftx.runtimes.model_info import model_info
 from ftx.tasks import Meaning
+
+# The same examples in every run, so that a change that passed once passes; others each time for ``make fuzz``.
+settings.register_profile("same", derandomize=True, database=None)
+settings.register_profile("fuzz", max_examples=2000, print_blob=True)
+settings.load_profile("same")
 
 
 class Listener(type(SILENT)):

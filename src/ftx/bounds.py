@@ -10,6 +10,10 @@ from __future__ import annotations
 MOST_SIDE = 4096
 # The sides of what an image is resized to before the centre is cut out of it.
 MOST_BOX = 2 * MOST_SIDE
+# The mean and the std of a channel on the 0..1 scale: what is normalised by them stays far from the ends of f32.
+# timm's lie between 0 and 1; a network that was trained on grey levels up to 255 has a std of 1/255.
+MOST_MEAN = 1_000.0
+LEAST_STD, MOST_STD = 1e-4, 1_000.0
 # Logits; the widest head of timm has 21,843.
 MOST_LABELS = 65_536
 # Labels above each other in a tree; WordNet's deepest noun has 19, the tree of life's some 40.

@@ -149,11 +149,22 @@ def test_an_image_of_the_networks_size_is_left_alone() -> None:
 
 @pytest.mark.parametrize(
     "changed",
-    [{"resize": 31}, {"height": 33}, {"height": 0}, {"width": 0}, {"std": (0.2, 0.0, 0.2)}],
+    [
+        {"resize": 31},
+        {"height": 33},
+        {"height": 0},
+        {"width": 0},
+        {"std": (0.2, 0.0, 0.2)},
+        {"std": (0.2, 1e-40, 0.2)},  # above zero, and what is divided by it is infinite
+        {"std": (0.2, math.nan, 0.2)},
+        {"std": (0.2, math.inf, 0.2)},
+        {"mean": (0.5, 1e300, 0.5)},
+        {"mean": (0.5, math.nan, 0.5)},
+    ],
     ids=lambda changed: str(changed),
 )
 def test_a_path_that_cannot_be_walked_is_refused(changed: dict[str, Any]) -> None:
-    with pytest.raises(ValueError, match=r"crop of|std must be"):
+    with pytest.raises(ValueError, match=r"crop of|(mean|std) of a channel"):
         Preprocess(
             **{"height": 32, "width": 32, "resize": 32, "interpolation": "bicubic", "mean": MEAN, "std": STD, **changed}
         )

@@ -156,11 +156,15 @@ def _timm_folder(folder: Path, document: Mapping[str, object], image_size: int |
     setattr(module, "pretrained_cfg", told)  # noqa: B010 - nn.Module types its attributes as tensors
     size = pretrained_size(module) if image_size == "auto" else input_size(module, image_size, str(folder))
     take_size(module, size, str(folder))
+    try:
+        preprocess = preprocess_of(module, size, grey=grey)
+    except ValueError as error:
+        raise ModelError("the model's config does not hold", where=folder / CONFIG, found=str(error)) from error
     return Foundation(
         module.eval(),
         config.architecture,
         base_digest(state, head_names(module)),
-        preprocess_of(module, size, grey=grey),
+        preprocess,
         model_args=args,
         labels=tuple(config.label_names or ()),
     )

@@ -13,12 +13,12 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import timm
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 from torch.nn.modules.module import register_module_parameter_registration_hook
 
-from ftx.bounds import MOST_LABELS, MOST_SIDE, MOST_WIDTH
+from ftx.bounds import LEAST_STD, MOST_LABELS, MOST_MEAN, MOST_SIDE, MOST_STD, MOST_WIDTH
 from ftx.data.preprocess import Interpolation
 from ftx.errors import ModelError, shown, told
 from ftx.tasks import Meaning
@@ -56,14 +56,9 @@ ARGUMENTS = frozenset(
 _NAME = re.compile(r"\w+(?:\.[\w.-]+)?", re.ASCII)
 _LONGEST_LIST, _MOST_LEVELS = 1024, 4
 
-_Channels = tuple[float, float, float]
 _Side = Annotated[int, Field(ge=1, le=MOST_SIDE)]
-
-
-def _above_zero(values: _Channels) -> _Channels:
-    if min(values) <= 0:
-        raise ValueError("must be above 0")
-    return values
+_Mean = Annotated[float, Field(ge=-MOST_MEAN, le=MOST_MEAN)]
+_Std = Annotated[float, Field(ge=LEAST_STD, le=MOST_STD)]
 
 
 class PretrainedCfg(BaseModel):
@@ -74,8 +69,8 @@ class PretrainedCfg(BaseModel):
     input_size: tuple[_Side, _Side, _Side] | None = None
     crop_pct: Annotated[float, Field(ge=0.1, le=1)] | None = None  # timm's own are 0.65 to 1
     interpolation: Interpolation | None = None
-    mean: _Channels | None = None
-    std: Annotated[_Channels, AfterValidator(_above_zero)] | None = None
+    mean: tuple[_Mean, _Mean, _Mean] | None = None
+    std: tuple[_Std, _Std, _Std] | None = None
 
 
 class TimmConfig(BaseModel):

@@ -121,7 +121,7 @@ class _Processor(BaseModel):
     rescale_factor: float = 1 / 255
     resample: Literal[2, 3] = 2  # Pillow's bilinear and bicubic
     image_mean: _Channels
-    image_std: Annotated[_Channels, Field()]
+    image_std: _Channels
     size: _Sides | _Side | None = None
     crop_size: _Sides | _Side | None = None
     do_center_crop: bool = False
@@ -130,8 +130,6 @@ class _Processor(BaseModel):
     def _as_ftx_computes(self) -> _Processor:
         if not math.isclose(self.rescale_factor, 1 / 255, rel_tol=1e-3):
             raise ValueError("rescale_factor is not 1/255")
-        if min(self.image_std) <= 0:
-            raise ValueError("image_std must be above 0")
         return self
 
     @property

@@ -21,7 +21,7 @@ from PIL import Image, ImageFile
 from PIL.ExifTags import Base as Exif
 from PIL.TiffImagePlugin import BITSPERSAMPLE, PHOTOMETRIC_INTERPRETATION
 
-from ftx.bounds import MOST_BOX, MOST_SIDE
+from ftx.bounds import LEAST_STD, MOST_BOX, MOST_MEAN, MOST_SIDE, MOST_STD
 from ftx.data.costs import (
     DECODING,
     FILES,
@@ -86,8 +86,11 @@ class Preprocess:
             raise ValueError(f"a crop of {self.height} x {self.width} does not fit a resize to {self.resize}")
         if max(self.height, self.width) > MOST_SIDE or max(box_height, box_width) > MOST_BOX:
             raise ValueError(f"{self.height} x {self.width} out of {self.resize} is more than {MOST_SIDE} a side")
-        if min(self.std) <= 0 or not all(map(math.isfinite, (*self.mean, *self.std))):
-            raise ValueError(f"mean and std must be finite, std above 0; they are {self.mean} and {self.std}")
+        # Asked so that NaN is refused too.
+        if not all(abs(mean) <= MOST_MEAN for mean in self.mean):
+            raise ValueError(f"the mean of a channel lies within {MOST_MEAN:g} of 0; they are {self.mean}")
+        if not all(LEAST_STD <= std <= MOST_STD for std in self.std):
+            raise ValueError(f"the std of a channel lies between {LEAST_STD:g} and {MOST_STD:g}; they are {self.std}")
 
     @property
     def box(self) -> tuple[int, int]:
