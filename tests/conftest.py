@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import fcntl
+import gc
 import io
 import json
 import os
 import re
 import shutil
+import signal
 import warnings
+from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import chdir, redirect_stdout
+from contextlib import chdir, contextmanager, redirect_stdout
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -26,7 +29,6 @@ from tests.zygote import Zygote, zygote
 from ftx.card import Card, write_card
 from ftx.data.preprocess import Preprocess
 from ftx.labels import Labels
-from ftx.progress import SILENT
 from ftx.runtimes.model_info import model_info
 from ftx.tasks import Meaning
 
@@ -36,30 +38,87 @@ settings.register_profile("fuzz", max_examples=2000, print_blob=True)
 settings.load_profile("same")
 
 
-class Listener(type(SILENT)):
-    """A progress that keeps what is noted."""
+class Listener:
+    """A progress that keeps what is noted, and adds up what was announced and what was done."""
 
     def __init__(self) -> None:
         self.said: list[str] = []
+        self.descriptions: list[str] = []
+        self.total = self.steps = 0
+
+    @contextmanager
+    def track(self, description: str, total: int | None) -> Iterator[Listener]:
+        self.descriptions.append(description)
+        self.total += total or 0
+        yield self
+
+    def advance(self, steps: int = 1, **fields: str) -> None:
+        self.steps += steps
 
     def note(self, text: str) -> None:
         self.said.append(text)
 
 
 COLOURS = ("red", "green", "blue")
+# What takes longest, which begins first: else one worker is left with it at the end while the other waits.
+LONGEST = (
+    "tests/backbones/test_families.py",
+    "tests/exporting",
+    "tests/strangers/test_network.py",
+    "tests/test_int8_convolutions.py",
+    "tests/validation/test_gate.py",
+    "tests/training/test_modelcard.py",
+    "tests/effects/test_flags.py",
+    "tests/gates/test_validate.py",
+    "tests/test_files.py",
+    "tests/test_base_install.py",
+    "tests/cli/test_frame.py",
+    "tests/validation/test_parity.py",
+    "tests/test_image_sizes.py",
+)
+
+
+def scope(nodeid: str) -> str:
+    """What stays on one worker: the tests of a file, and those of exporting/, which share an exported model."""
+    file = nodeid.split("::")[0]
+    return "tests/exporting" if file.startswith("tests/exporting/") else file
 
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
-    """Keep the tests of a file on one worker, and those of exporting/ together: they share an exported model."""
     from xdist.scheduler import LoadFileScheduling
 
     class Sharing(LoadFileScheduling):
         def _split_scope(self, nodeid: str) -> str:
-            file = nodeid.split("::")[0]
-            return "tests/exporting" if file.startswith("tests/exporting/") else file
+            return scope(nodeid)
 
+    config.option.loadscopereorder = False  # by the number of tests
     return Sharing(config, log) if config.getvalue("dist") == "loadfile" else None
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    slow = Counter(scope(item.nodeid) for item in items if item.get_closest_marker("slow"))
+    rank = {name: number for number, name in enumerate(LONGEST)}
+
+    def order(item: pytest.Item) -> tuple[int, int]:
+        name = scope(item.nodeid)
+        return rank.get(name, len(rank)), -slow[name]
+
+    items.sort(key=order)
+
+
+def pytest_collection_finish() -> None:
+    # Recording a model makes objects by the million, all alive: by its own defaults the collector walks them, and all
+    # that was imported, again and again.
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(50_000, 20, 100)
+
+
+def pytest_configure() -> None:
+    # A shell that starts something in the background lets it ignore Ctrl-C, and what that starts in turn.
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @dataclass(frozen=True)
@@ -187,7 +246,7 @@ def make_whole_run(root: Path) -> None:
         [
             f"data.path={data}",
             "data.image_size=32",
-            "model.name=vit_tiny_patch16_224",
+            "model.name=test_vit",  # six blocks, 64 wide
             "model.weights=none",
             "train.epochs=6",
             "train.lr=5e-3",

@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from openvino import opset15 as ops
 from PIL import Image
 from pydantic import TypeAdapter
+from tests.backbones.architectures import SHALLOW, SHALLOW_XCIT
 from tests.conftest import write_data
 from timm.data.config import resolve_data_config
 from timm.data.transforms_factory import create_transform
@@ -194,9 +195,9 @@ def test_families_with_positions_of_one_size_say_so(name: str) -> None:
 @pytest.mark.parametrize(
     ("name", "settings"),
     [
-        ("vit_tiny_patch16_224", {"peft": "lora"}),
+        (SHALLOW.name, {"peft": "lora"}),
         ("resnet18", {"peft": "none", "freeze_backbone": True}),
-        ("xcit_nano_12_p16_224", {"peft": "none", "freeze_backbone": True}),
+        (SHALLOW_XCIT.name, {"peft": "none", "freeze_backbone": True}),
     ],
 )
 def test_images_to_a_validated_ir(name: str, settings: dict[str, object], tmp_path: Path) -> None:

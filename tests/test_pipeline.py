@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tests.backbones.architectures import SHALLOW
 from tests.conftest import write_data
 
 import ftx
@@ -35,7 +36,7 @@ SET = [
     f"--set={key}"
     for key in (
         "data.image_size=32",
-        "model.name=vit_tiny_patch16_224",
+        f"model.name={SHALLOW.name}",
         "model.weights=none",
         "train.epochs=3",
         "train.precision=f32",
@@ -103,7 +104,7 @@ def test_a_classifier_goes_the_whole_way(tmp_path: Path) -> None:
     torch.set_num_threads(1)
     data = write_data(tmp_path / "data", 12)
     with chdir(tmp_path):
-        made = ftx.Classifier("vit_tiny_patch16_224", peft="lora", progress=SILENT, **TINY)
+        made = ftx.Classifier(SHALLOW.name, peft="lora", progress=SILENT, **TINY)
         assert "not fitted" in repr(made)
         with pytest.raises(InputError, match="not fitted"):
             made.predict(data)

@@ -1,13 +1,12 @@
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 import openvino as ov
 import pytest
 from openvino import opset13 as op
+from tests.conftest import Listener
 
 from ftx import quantizing
 from ftx.exporting.openvino import name_canonically
@@ -39,34 +38,13 @@ def images(seed: int) -> list[np.ndarray]:
     return list(np.random.default_rng(seed).standard_normal((IMAGES, 1, 3, 8, 8)).astype(np.float32))
 
 
-class Counting:
-    """A listener that adds up."""
-
-    def __init__(self) -> None:
-        self.total = self.steps = 0
-        self.descriptions: list[str] = []
-
-    @contextmanager
-    def track(self, description: str, total: int | None) -> Iterator[Counting]:
-        assert total is not None
-        self.descriptions.append(description)
-        self.total += total
-        yield self
-
-    def advance(self, steps: int = 1, **fields: str) -> None:
-        self.steps += steps
-
-    def note(self, text: str) -> None:
-        pass
+@pytest.fixture(scope="module")
+def listener() -> Listener:
+    return Listener()
 
 
 @pytest.fixture(scope="module")
-def listener() -> Counting:
-    return Counting()
-
-
-@pytest.fixture(scope="module")
-def quantized(listener: Counting) -> Quantized:
+def quantized(listener: Listener) -> Quantized:
     return quantize_body(body(), images(1), images(2), settings=ATTENTION, progress=listener)
 
 
@@ -93,7 +71,7 @@ def test_it_answers_near_to_f32(quantized: Quantized) -> None:
     assert 0 < error < 0.05 * exact.std()
 
 
-def test_progress_counts_every_image_of_every_pass(listener: Counting, quantized: Quantized) -> None:
+def test_progress_counts_every_image_of_every_pass(listener: Listener, quantized: Quantized) -> None:
     assert listener.steps == listener.total
     # The settings in turn, then the final pass with all images.
     assert len(listener.descriptions) == len(ATTENTION) + 1
@@ -103,7 +81,7 @@ def test_progress_counts_every_image_of_every_pass(listener: Counting, quantized
 
 
 def test_images_that_the_search_has_used_up_are_not_gone_through_again() -> None:
-    listener = Counting()
+    listener = Listener()
     few = images(1)[: quantizing.SEARCH_IMAGES]
     made = quantize_body(body(), few, images(2), progress=listener)
     assert len(listener.descriptions) == len(CONVOLUTIONS)

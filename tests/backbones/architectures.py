@@ -21,13 +21,14 @@ class Family:
     layers: int
     shrunk: Mapping[str, object] = field(default_factory=dict[str, object])
     kind: Kind = "dora"
+    suffix: str = "shrunk"
 
     @property
     def name(self) -> str:
         """What timm builds: the architecture itself, or a registered one with other arguments."""
         if not self.shrunk:
             return self.architecture
-        name = f"{self.architecture}_shrunk"
+        name = f"{self.architecture}_{self.suffix}"
         if not timm.is_model(name):
 
             def entry(pretrained: bool = False, **given: object) -> nn.Module:
@@ -122,5 +123,10 @@ _FAMILIES = (
     Family("resmlp_12_224", 64, 24, _at(64)),
     Family("sequencer2d_s", 64, 36, _at(64)),
 )
+# Two blocks of twelve, for the whole way from images to an IR where the depth is not what a test is about: recording
+# and converting a model takes as long as it has blocks. In this process alone, as timm has no such name.
+SHALLOW = Family("vit_tiny_patch16_224", 32, 8, {"depth": 2}, suffix="shallow")
+SHALLOW_DISTILLED = Family("deit_tiny_distilled_patch16_224", 32, 8, {"depth": 2}, suffix="shallow")
+SHALLOW_XCIT = Family("xcit_nano_12_p16_224", 32, 20, {"depth": 2}, suffix="shallow")
 KINDS: tuple[Kind, ...] = ("dora", "lora")
 FAMILIES = {family.architecture: replace(family, kind=kind) for family, kind in zip(_FAMILIES, cycle(KINDS))}

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from tests.backbones.architectures import SHALLOW_DISTILLED
 from tests.conftest import write_data
 
 from ftx.adapters.attach import unfreeze_head
@@ -55,8 +56,8 @@ def test_the_heads_on_what_they_read_are_the_model(name: str, side: int) -> None
 def test_images_to_a_validated_ir(settings: dict[str, object], tmp_path: Path) -> None:
     torch.set_num_threads(1)
     common = {"image_size": 32, "weights": "none", "epochs": 2, "precision": "f32"}
-    name = "deit_tiny_distilled_patch16_224"
-    recipe = Recipe.named({"path": write_data(tmp_path / "data", 8), "name": name, **common, **settings})
+    named = {"path": write_data(tmp_path / "data", 8), "name": SHALLOW_DISTILLED.name}
+    recipe = Recipe.named({**named, **common, **settings})
     with chdir(tmp_path):
         run = Run.open(train(recipe, out=tmp_path / "run").run)
         merge(run)

@@ -86,6 +86,21 @@ def test_timm_opens_windows_of_another_input_size(name: str, tmp_path: Path) -> 
         assert torch.equal(opened(images_N3HW), backbone.module(images_N3HW))
 
 
+@pytest.mark.parametrize("size", [48, "32x48"])
+def test_a_vit_that_takes_any_size_is_given_one(size: int | str) -> None:
+    backbone = build("test_vit", weights="none", num_classes=5, image_size=size, seed=0)
+    shape = backbone.preprocess.height, backbone.preprocess.width
+    theirs = timm.create_model("test_vit", num_classes=5, img_size=shape).eval()
+    assert theirs.dynamic_img_size
+    assert not backbone.module.dynamic_img_size
+    theirs.load_state_dict(backbone.module.state_dict())
+    images_N3HW = torch.randn(2, 3, *shape, generator=torch.Generator().manual_seed(0))
+    # timm resamples what is not square, here onto its own grid: f32 rounding
+    torch.testing.assert_close(backbone.module(images_N3HW), theirs(images_N3HW), rtol=0, atol=1e-5)
+    with pytest.raises(AssertionError, match="height"):
+        backbone.module(images_N3HW[..., :16, :])
+
+
 def test_a_file_of_weights_may_hold_what_belongs_to_a_head(tmp_path: Path) -> None:
     whole = timm.create_model("levit_128s", num_classes=3)  # its heads have batch statistics
     file = tmp_path / "levit.safetensors"
@@ -104,7 +119,8 @@ def test_a_second_head_that_timm_does_not_name_is_a_head() -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "peft"),
-    [("resnet18", "none"), ("mobilenetv3_small_050", "none"), ("convnext_atto", "none"), ("pvt_v2_b0", "dora")],
+    # Other convolutional networks go there in INT8: tests/test_int8_convolutions.py
+    [("convnext_atto", "none"), (FAMILIES["pvt_v2_b0"].name, "dora")],
 )
 def test_other_families_go_from_images_to_a_validated_ir(name: str, peft: str, tmp_path: Path) -> None:
     torch.set_num_threads(1)

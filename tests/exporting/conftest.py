@@ -7,8 +7,6 @@ from __future__ import annotations
 
 import re
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
@@ -18,6 +16,7 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import save_file
+from tests.conftest import Listener
 from tests.gates.faults import keep, vouch
 from torch import nn
 
@@ -34,7 +33,7 @@ from ftx.run import Manifest, Run, new_run, seal
 from ftx.tasks import Meaning
 from ftx.validation import ParityReport, validate
 
-ARCHITECTURE = "vit_tiny_patch16_224"
+ARCHITECTURE = "test_vit"  # six blocks, 64 wide
 # A space and an umlaut: the names that formats stumble over.
 LABELS = Labels.multiclass(["red panda", "red_panda", "größe"])
 PREPROCESS = Preprocess(
@@ -157,33 +156,13 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Exported:
     return Exported(run, report, tiny_backbone().module)
 
 
-class Counting:
-    """A listener that adds up what was announced and what was done."""
-
-    def __init__(self) -> None:
-        self.total = self.steps = 0
-        self.said: list[str] = []
-
-    @contextmanager
-    def track(self, description: str, total: int | None) -> Iterator[Counting]:
-        assert total is not None
-        self.total += total
-        yield self
-
-    def advance(self, steps: int = 1, **fields: str) -> None:
-        self.steps += steps
-
-    def note(self, text: str) -> None:
-        self.said.append(text)
-
-
 @dataclass(frozen=True)
 class Validated:
     """A copy of the run after ``ftx validate``, what was reported, and who listened."""
 
     run: Run
     report: ParityReport
-    listener: Counting
+    listener: Listener
 
     def copy(self, folder: Path) -> Run:
         """One to spoil."""
@@ -198,7 +177,7 @@ def validated(exported: Exported, tmp_path_factory: pytest.TempPathFactory) -> V
     lines = (path / "data.jsonl").read_text().splitlines(keepends=True)
     (path / "data.jsonl").write_text("".join(line for line in lines if re.search(r"/0[0-3]\.png", line)))
     vouch(path)
-    run, listener = Run.open(path), Counting()
+    run, listener = Run.open(path), Listener()
     run.write_card("dense", MODEL_CARD)
     return Validated(run, validate(run, progress=listener), listener)
 

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 from safetensors.numpy import load_file
-from tests.exporting.conftest import LABELS, MODEL_CARD, PREPROCESS, Counting, Validated
+from tests.conftest import Listener
+from tests.exporting.conftest import LABELS, MODEL_CARD, PREPROCESS, Validated
 from tests.gates.faults import edit_json, keep, vouch
 
 from ftx.errors import ExportError
@@ -113,7 +114,7 @@ def test_one_grey_image_is_asked_about_in_colour_as_well_and_proves_nothing(
         lines.append(json.dumps(entry | {"sha256": sha256_file(path)}) + "\n")
     (run.path / "data.jsonl").write_text("".join(lines))
     vouch(run.path)
-    listener = Counting()
+    listener = Listener()
     report = validate(run.path, data=tmp_path / "grey", images=1, max_drop=0.1, require_proof=True, progress=listener)
     assert (report.split, report.whole, report.max_drop, report.ok) == ("test", False, 0.1, False)
     assert set(report.verdicts.values()) == {"unproved"}, report.problems

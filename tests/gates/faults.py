@@ -43,8 +43,8 @@ def keep(run: Path, *artifacts: str) -> None:
     edit_json(run / "run.json", change)
 
 
-def vouch(run: Path) -> None:
-    """Rewrite cards and run.json so that every hash and every lineage holds."""
+def vouch(run: Path, *, lineage: bool = True) -> None:
+    """Rewrite cards and run.json so that every hash holds, and what each artifact says that it was made from."""
 
     def rehash(files: dict[str, str], folder: Path) -> None:
         files.update({name: sha256_file(folder / name) for name in files})
@@ -52,6 +52,8 @@ def vouch(run: Path) -> None:
     for card in run.rglob("card.json"):
         edit_json(card, lambda raw, folder=card.parent: rehash(raw["files"], folder))
     edit_json(run / "run.json", lambda raw: rehash(raw["files"], run))
+    if not lineage:
+        return
     digest = Run.open(run).manifest.digest  # the program's own: what is at stake here are proofs, not hashes
     edit_json(
         run / "run.json",
@@ -65,6 +67,11 @@ class Constant:
 
     name: str
     values: np.ndarray
+
+    @property
+    def learned(self) -> bool:
+        """Whether it may be a weight; shapes and axes are whole numbers of 64 bits."""
+        return self.values.dtype != np.int64
 
 
 def edit_constants(folder: Path, change: Callable[[list[Constant]], int]) -> None:

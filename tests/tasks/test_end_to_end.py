@@ -15,6 +15,7 @@ import torch
 from model_api.adapters import OpenvinoAdapter
 from model_api.models import Model
 from PIL import Image
+from tests.backbones.architectures import SHALLOW
 from tests.conftest import answers_of_card
 
 from ftx.errors import ImageError
@@ -84,7 +85,7 @@ def run(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
         f"task={request.param}",
         f"data.path={table}",
         "data.image_size=32",
-        "model.name=vit_tiny_patch16_224",
+        f"model.name={SHALLOW.name}",
         "model.weights=none",
         "model.peft=lora",
         "train.epochs=8",
@@ -170,7 +171,7 @@ def test_one_class_works_from_training_to_the_edge(tmp_path: Path) -> None:
         save(pixels, tmp_path / f"{number}.png")
         lines.append(f"{number}.png,{'a defect' if number % 2 else ''}")
     (tmp_path / "labels.csv").write_text("\n".join(lines))
-    keys = ("data.image_size=32", "model.name=vit_tiny_patch16_224", "model.weights=none", "model.peft=lora")
+    keys = ("data.image_size=32", f"model.name={SHALLOW.name}", "model.weights=none", "model.peft=lora")
     more = ("task=multilabel", "train.epochs=6", "train.lr=4e-3", "train.precision=f32")
     recipe = Recipe().with_overrides([f"data.path={tmp_path / 'labels.csv'}", *keys, *more])
     torch.set_num_threads(1)

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,13 +14,14 @@ import pytest
 from PIL import Image
 from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
+from tests.conftest import Listener
 
 from ftx.card import CARD, PROOF, REFERENCE, read_card, write_card
 from ftx.errors import ExportError
 from ftx.files import sha256_file
 from ftx.labels import Labels
 from ftx.prediction import predict
-from ftx.progress import SILENT, SPOKEN
+from ftx.progress import SPOKEN
 from ftx.runtimes.openvino import OpenVinoPredictor, default_compute
 from ftx.validation import validate
 from ftx.validation.proof import Answers, ir_digest, keep_proof, read_reference
@@ -115,21 +115,9 @@ def test_a_model_that_names_no_labels_fails(folder: Path) -> None:
 
 
 def test_the_bar_ends_where_it_said_it_would(folder: Path) -> None:
-    steps: list[int] = []
-
-    class Bar(type(SILENT)):
-        @contextmanager
-        def track(self, description: str, total: int | None) -> Iterator[Any]:
-            assert total is not None
-            steps.append(-total)
-            yield self
-
-        def advance(self, steps_done: int = 1, **fields: str) -> None:
-            steps.append(steps_done)
-
-    validate(folder, progress=Bar())
-    assert steps[0] == -2 * 12  # images, in f32 and as deployed
-    assert sum(steps) == 0
+    listener = Listener()
+    validate(folder, progress=listener)
+    assert listener.steps == listener.total == 2 * 12  # images, in f32 and as deployed
 
 
 def test_an_image_is_as_high_and_as_wide_as_the_card_says(folder: Path) -> None:

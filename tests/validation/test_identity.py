@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.validation.test_gate import vouch
+from tests.gates.faults import vouch
 
 from ftx.run import Run
 from ftx.runtimes import load_artifact
@@ -80,6 +80,6 @@ def test_metadata_of_an_ir_that_says_otherwise(run: Path, key: str) -> None:
     text = path.read_text()
     start = text.index(f"<{key} value=") + len(f"<{key} value=") + 1
     path.write_text(f"{text[:start]}x{text[start:]}")
-    vouch(run, "openvino/fp32")
+    vouch(run)
     (fault,) = found(run, "openvino/fp32")
     assert fault.startswith(f"openvino/fp32: the {key} in model.xml are not the run's")

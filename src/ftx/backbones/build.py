@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from ftx.architectures import read_architectures
 from ftx.backbones.digest import base_digest
-from ftx.backbones.families import head_names, plain_vit, pretrained_config
+from ftx.backbones.families import fix_size, head_names, plain_vit, pretrained_config
 from ftx.backbones.grey import grey_level, take_grey
 from ftx.backbones.stages import token_shape
 from ftx.backbones.weights import fetch_pretrained, fill_strictly, read_weights
@@ -141,6 +141,7 @@ def take_size(module: nn.Module, size: Size, name: str) -> None:
                 found=f"{_text(size)} px: {str(error)[:120]}",
                 mend=f"--image-size {_text(pretrained_size(module))}",
             ) from error
+        fix_size(module)
         return
     own = pretrained_size(module)
     if size != own and not takes_other_sizes(module):

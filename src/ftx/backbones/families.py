@@ -224,6 +224,18 @@ def plain_vit(module: nn.Module) -> VisionTransformer | None:
     return module if isinstance(module, VisionTransformer) and isinstance(module.patch_embed, PatchEmbed) else None
 
 
+def fix_size(module: nn.Module) -> None:
+    """Let a plain ViT take images of its own size alone, in place; its answers to those stay.
+
+    timm builds some that resample their positions for each image, with antialias, for which OpenVINO has no operation.
+    """
+    vit = plain_vit(module)
+    if vit is not None and vit.dynamic_img_size:
+        vit.dynamic_img_size = False
+        vit.patch_embed.flatten = True  # tokens in a row, not in a grid
+        vit.patch_embed.strict_img_size = True
+
+
 def pretrained_config(module: nn.Module) -> dict[str, object]:
     """What timm knows of the weights: input size, normalisation, classifier."""
     return getattr(module, "pretrained_cfg", {})

@@ -18,6 +18,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 from torch.nn.modules.module import register_module_parameter_registration_hook
 
+from ftx.backbones.families import fix_size
 from ftx.bounds import LEAST_STD, MOST_LABELS, MOST_MEAN, MOST_SIDE, MOST_STD, MOST_WIDTH
 from ftx.data.preprocess import Interpolation
 from ftx.errors import ModelError, shown, told
@@ -130,7 +131,7 @@ def build_as_told(
     """
     try:
         with _at_most(_stored_numbers(weights)):
-            return timm.create_model(architecture, num_classes=num_classes, **args)
+            module = timm.create_model(architecture, num_classes=num_classes, **args)
     except ModelError as error:
         error.where = error.where or str(config)
         raise
@@ -141,6 +142,8 @@ def build_as_told(
     ) as error:  # fmt: skip
         found = f"{type(error).__name__}: {str(error)[:200]}"
         raise ModelError("timm cannot build this model", where=config, found=found) from error
+    fix_size(module)
+    return module
 
 
 def _stored_numbers(path: Path) -> int:
