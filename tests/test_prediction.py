@@ -131,12 +131,13 @@ def test_a_folder_without_a_model_is_refused(colour_model: Any, tmp_path: Path) 
         predict(colour_model.images, tmp_path)
 
 
-def test_an_ir_answers_without_torch(colour_model: Any) -> None:
+def test_an_ir_answers_without_torch(colour_model: Any, tmp_path: Path) -> None:
+    folder = shutil.copytree(colour_model.folder, tmp_path / "fp32")
     code = (
         "import sys; from pathlib import Path\n"
         "from ftx.prediction import predict; from ftx.validation import validate\n"
-        f"answers = list(predict(Path({str(colour_model.images)!r}), Path({str(colour_model.folder)!r})))\n"
-        f"assert validate(Path({str(colour_model.folder)!r})).ok\n"
+        f"answers = list(predict(Path({str(colour_model.images)!r}), Path({str(folder)!r})))\n"
+        f"assert validate(Path({str(folder)!r})).ok\n"
         "assert len(answers) == 12 and not any(answer.error for answer in answers)\n"
         "heavy = {'torch', 'timm', 'onnxruntime', 'nncf', 'torchmetrics'} & set(sys.modules)\n"
         "assert not heavy, heavy"

@@ -1,6 +1,6 @@
 """The frame of the command line: what it imports, what it prints where, and with which status it ends.
 
-Each case is a fresh process, as a user's is.
+But for the schemas, each case is a fresh process, as a user's is.
 """
 
 from __future__ import annotations
@@ -17,10 +17,9 @@ import time
 from pathlib import Path
 
 import pytest
-from tests.zygote import Zygote
 
 import ftx
-from ftx.cli.app import VERBS
+from ftx.cli.app import VERBS, run
 from ftx.cli.schema import SCHEMAS
 from ftx.errors import EnvironmentFault
 
@@ -441,12 +440,10 @@ def test_a_table_in_a_pipe_is_whole() -> None:
     assert lines[2].split() == ["[b]", "-"]
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("name", SCHEMAS)
-def test_schemas(name: str, fresh_ftx: Zygote) -> None:
-    done = fresh_ftx("schema", name)
-    assert done.returncode == 0, done.stderr
-    schema = json.loads(done.stdout)
+def test_schemas(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["schema", name]) == 0
+    schema = json.loads(capsys.readouterr().out)
     if name not in ("recipe", "predict"):
         assert {"ftx", "verb", "run", "ok"} <= set(schema["properties"])
 

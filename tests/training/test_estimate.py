@@ -224,7 +224,7 @@ def test_a_training_takes_a_quarter_of_the_memory_for_attention() -> None:
 
 @pytest.mark.slow
 def test_what_is_not_training_keeps_timms_own_attention(whole_run: Path) -> None:
-    timms = plain(timm.create_model("vit_tiny_patch16_224"))
+    timms = plain(timm.create_model("test_vit"))
     assert plain(load_trained(Run.open(whole_run))) == timms
 
 
@@ -235,6 +235,9 @@ def test_no_verb_begins_on_a_disk_without_space(
 ) -> None:
     run = Run.open(whole_run)
     dense_mb = (whole_run / "dense" / "model.safetensors").stat().st_size / 1e6
+    new_mb = (
+        4 * sum(one.numel() for one in timm.create_model(TINY["name"], num_classes=4, img_size=32).parameters()) / 1e6
+    )
     settings = TINY | {"path": str(whole_run.parent.parent / "data"), "image_size": 32, "peft": "none"}
     monkeypatch.setattr(os, "statvfs", lambda _path: os.statvfs_result((4096, 4096, 1000, 0, 0, 0, 0, 0, 0, 255)))
     begin = {
@@ -247,6 +250,6 @@ def test_no_verb_begins_on_a_disk_without_space(
         begin[verb]()
     free, needed = (float(text.split()[0]) for text in str(caught.value.found).split(", "))
     assert free == 0
-    # Training keeps the model twice; whatever is written has its weights in f32.
-    np.testing.assert_allclose(needed, dense_mb * (2 if verb == "train" else 1), rtol=0.05)
+    # Training keeps the model twice; whatever is written has its weights in f32. Whole MB are said.
+    np.testing.assert_allclose(needed, 2 * new_mb if verb == "train" else dense_mb, atol=0.5, rtol=0)
     assert not list(tmp_path.iterdir())

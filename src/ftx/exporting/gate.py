@@ -25,7 +25,7 @@ def refuse_what_failed(source: Source, artifact: str, staged: Path) -> tuple[Ver
     if artifact == "onnx":
         judged = _judge_onnx(source, staged, max_drop)
     else:
-        judged = ask_folder(staged, Bounds.of(None), source.progress).judge(max_drop)
+        judged = ask_folder(staged, Bounds.of(None), source.progress, timed=False).judge(max_drop)
     verdict, said = judged.verdicts[artifact], judged.said[artifact]
     if verdict == "failed":
         raise GateFailed(

@@ -22,7 +22,7 @@ from ftx.validation.asking import ask_graph, graph_latency_ms
 from ftx.validation.comparison import Compared, Reference, Subject, compare
 from ftx.validation.identity import metadata_faults
 from ftx.validation.proof import Proof, RunProof, keep_transfer, read_proof, read_reference
-from ftx.validation.report import ParityReport, ParityRow, Transfer, Verdict
+from ftx.validation.report import ParityReport, Transfer, Verdict
 from ftx.validation.tolerance import Bound, Bounds
 from ftx.validation.verdict import CONFIDENCE, Judged, judge, rests_on_labels
 
@@ -85,9 +85,10 @@ class AskedFolder:
         return judge(self.compared, max_drop, mistaken={self.artifact: self.mistaken}, partial=partial)
 
 
-def ask_folder(folder: Path, table: Bounds, progress: Progress = SILENT) -> AskedFolder:
+def ask_folder(folder: Path, table: Bounds, progress: Progress = SILENT, *, timed: bool = True) -> AskedFolder:
     """Ask an exported folder about its reference images, in f32 and in the precision that the CPU chooses.
 
+    Latencies stay zero where nobody asks for them (``timed``).
     Raises: ExportError if the folder is not whole, altered, or its reference does not hold.
     """
     pinned = OpenVinoPredictor(folder, "f32")
@@ -98,7 +99,7 @@ def ask_folder(folder: Path, table: Bounds, progress: Progress = SILENT) -> Aske
     with progress.track("validating", 2 * len(pixels)) as bar:
         for predictor in (pinned, OpenVinoPredictor(folder, "auto")):
             answers[predictor.compute] = ask_graph(predictor, pixels, bar)
-            latency_ms = graph_latency_ms(predictor, pixels)
+            latency_ms = graph_latency_ms(predictor, pixels) if timed else 0.0
             subject = Subject(artifact, predictor.name, "graph", predictor.compute, latency_ms)
             bound = table.pick(artifact, "graph", predictor.compute)
             compared.append(compare(reference, answers[predictor.compute], subject, bound))
@@ -141,7 +142,7 @@ def _verdict_for(there: RunProof, max_drop: float) -> Verdict:
     if max_drop == there.max_drop:
         return there.verdict
     failed = [row for row in there.rows if row.verdict == "failed"]
-    if there.verdict == "failed" and (not failed or any(_exceeded(row) for row in failed)):
+    if there.verdict == "failed" and (not failed or any(row.bound.exceeded(row.max_abs, row.cosine) for row in failed)):
         return "failed"  # by its logits, or by what no row shows: no margin mends that
     units = [(row, Paired(row.lost, row.gained, row.labelled)) for row in there.rows if row.labelled]
     # Of several rows one may fail by chance: Bonferroni's level is the strictest of Holm's.
@@ -151,14 +152,6 @@ def _verdict_for(there: RunProof, max_drop: float) -> Verdict:
     by_labels = [(row, one) for row, one in units if rests_on_labels(row.artifact, row.compute)]
     proved = there.whole and all(one.drop_at_most(row.confidence) <= max_drop for row, one in by_labels)
     return "proved" if proved and (by_labels or there.verdict == "proved") else "unproved"
-
-
-def _exceeded(row: ParityRow) -> bool:
-    """Whether a row's logits exceed their bound."""
-    if row.max_abs is None or row.cosine is None:
-        return True
-    far = row.bound.max_abs is not None and row.max_abs > row.bound.max_abs
-    return far or (row.bound.cosine is not None and row.cosine < row.bound.cosine)
 
 
 def _found(

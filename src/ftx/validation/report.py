@@ -27,6 +27,17 @@ class RowBound(BaseModel):
     cosine: float | None
     reason: str
 
+    def exceeded(self, max_abs: float | None, cosine: float | None) -> list[str]:
+        """How a row that was measured so lies beyond it, in words; None stands for what is no finite number."""
+        if max_abs is None or cosine is None:
+            return ["logits are not finite numbers"]
+        faults: list[str] = []
+        if self.max_abs is not None and max_abs > self.max_abs:
+            faults.append(f"a logit is off by {max_abs:.3g}, the bound is {self.max_abs:.3g}")
+        if self.cosine is not None and cosine < self.cosine:
+            faults.append(f"the mean cosine is {cosine:.5f}, the bound is {self.cosine:.5f}")
+        return faults
+
 
 class ClassDrop(BaseModel):
     """One label's drop: of the ``labelled`` units that carry it, how many the artifact no longer calls it.
