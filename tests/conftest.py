@@ -119,6 +119,11 @@ def pytest_configure() -> None:
     # A shell that starts something in the background lets it ignore Ctrl-C, and what that starts in turn.
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+    # A worker for each core keeps to its own, and what it starts as well: OpenVINO and ONNX Runtime else start a thread
+    # for each core, and the workers' threads wait for each other.
+    worker, count = os.environ.get("PYTEST_XDIST_WORKER", ""), int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "0"))
+    if hasattr(os, "sched_setaffinity") and len(cores := sorted(os.sched_getaffinity(0))) == count:
+        os.sched_setaffinity(0, {cores[int(worker.removeprefix("gw"))]})
 
 
 @dataclass(frozen=True)

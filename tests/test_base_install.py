@@ -32,7 +32,8 @@ def device(tmp_path_factory: pytest.TempPathFactory) -> Path:
     pip = [root / "venv" / "bin" / "python", "-m", "pip", "--disable-pip-version-check", "--quiet"]
     subprocess.run([*pip, "wheel", "--no-deps", "--wheel-dir", root, ROOT], check=True)
     (wheel,) = root.glob("ftx_vit-*.whl")
-    subprocess.run([*pip, "install", wheel], check=True)
+    # Without bytecode of modules that nobody imports, which takes as long as all the rest.
+    subprocess.run([*pip, "install", "--no-compile", wheel], check=True)
     return root / "venv" / "bin" / "ftx"
 
 
@@ -92,7 +93,7 @@ def test_a_format_that_the_datumaro_package_reads(device: Path, tmp_path: Path) 
     assert "pip install 'ftx-vit[datumaro]'" in refused.stderr
     (wheel,) = device.parents[2].glob("ftx_vit-*.whl")
     pip = [device.parent / "python", "-m", "pip", "--disable-pip-version-check", "--quiet"]
-    subprocess.run([*pip, "install", f"{wheel}[datumaro]"], check=True)
+    subprocess.run([*pip, "install", "--no-compile", f"{wheel}[datumaro]"], check=True)
     for folder in ("Annotations", "ImageSets/Main", "JPEGImages"):
         (tmp_path / folder).mkdir(parents=True)
     for side, numbers in {"train": range(8), "val": range(8, 12)}.items():

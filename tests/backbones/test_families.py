@@ -119,7 +119,7 @@ def test_a_second_head_that_timm_does_not_name_is_a_head() -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "peft"),
-    # Other convolutional networks go there in INT8: tests/test_int8_convolutions.py
+    # Two more go there in INT8 (tests/test_int8_convolutions.py), one of them on images that are not square as well.
     [("convnext_atto", "none"), (FAMILIES["pvt_v2_b0"].name, "dora")],
 )
 def test_other_families_go_from_images_to_a_validated_ir(name: str, peft: str, tmp_path: Path) -> None:
