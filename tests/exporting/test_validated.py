@@ -114,6 +114,8 @@ def test_one_grey_image_is_asked_about_in_colour_as_well_and_proves_nothing(
         lines.append(json.dumps(entry | {"sha256": sha256_file(path)}) + "\n")
     (run.path / "data.jsonl").write_text("".join(lines))
     vouch(run.path)
+    kept = run.path / "reports" / "parity.json"
+    kept.write_text("{}")  # of another version: nothing to hold on to
     listener = Listener()
     report = validate(run.path, data=tmp_path / "grey", images=1, max_drop=0.1, require_proof=True, progress=listener)
     assert (report.split, report.whole, report.max_drop, report.ok) == ("test", False, 0.1, False)
@@ -124,6 +126,7 @@ def test_one_grey_image_is_asked_about_in_colour_as_well_and_proves_nothing(
         assert set(row.worst) == {name, *([f"{name} (tinted)"] if row.view == "graph" else [])}
         assert row.images == 1  # the copy has no truth, and counts in no share
     assert listener.steps == listener.total
+    assert ParityReport.model_validate_json(kept.read_bytes()) == report
 
 
 def test_labels_of_a_card_that_are_not_the_runs_are_one_fault_in_words(validated: Validated, tmp_path: Path) -> None:

@@ -178,6 +178,9 @@ class Covering:
         # What runs at import has no test of its own: those of the function whose default it is, or of the lines that
         # name it, and then those of the whole module.
         near = self._tests(name for found in covered.values() for name in found)
+        # A class may be all that a test looks at, long after its module was imported.
+        own = f"test_{Path(mutant.module).stem}.py"
+        near |= self._tests(name for name in self.tests if name.split("::")[0].endswith(f"/{own}"))
         exact = self._tests(name for line in place.function for name in covered.get(line, ()))
         if word := re.match(r"(\w+)\s*(?::.*)?=[^=]", mutant.line):
             named = self.naming.get(word[1], ())

@@ -89,7 +89,10 @@ def test_a_bound_can_be_set(folder: Path) -> None:
         tensors["logits"][7, 1] += 0.01
 
     alter(folder, change)
-    assert validate(folder, bounds={"fp32.graph.max_abs": 0.02}).ok
+    own, none = validate(folder, bounds={"fp32.graph.max_abs": 0.02}), validate(folder)
+    assert own.ok
+    assert own.verdicts == {"openvino/fp32": "unproved"}
+    assert ["bounds of your own" in said for report in (own, none) for said in report.said.values()] == [True, False]
     assert not validate(folder, bounds={"fp32.graph.max_abs": 0.005}).ok
 
 

@@ -1,0 +1,35 @@
+"""What ``ftx train --help`` says of the flags that stand for keys of the recipe."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+
+from ftx.cli.app import run
+from ftx.recipe import Recipe
+
+RECIPE = Recipe()
+
+
+@pytest.mark.parametrize(
+    ("flag", "metavar", "default"),
+    [
+        ("--data", "PATH", RECIPE.data.path),
+        ("--model", "NAME", "dinov2-small"),
+        ("--rank", "R", 8),
+        ("--alpha", "A", 16),
+        ("--epochs", "N", RECIPE.train.epochs),
+        ("--lr", "LR", RECIPE.train.lr),
+        ("--augment", "light|none", "light"),
+        ("--seed", "N", RECIPE.seed),
+    ],
+)
+def test_a_flag_says_what_it_takes_and_its_default(
+    flag: str, metavar: str, default: object, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    assert run(["train", "--help"]) == 0
+    said = " ".join(re.sub("[│╭╮╰╯─]", " ", capsys.readouterr().out).split())
+    start = said.index(f"{flag} {metavar} ")
+    assert f"[default: {default}]" in said[start:].partition(" --")[0]
