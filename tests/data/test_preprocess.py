@@ -7,7 +7,7 @@ import struct
 import warnings
 import zlib
 from concurrent.futures import ThreadPoolExecutor
-from importlib.metadata import distribution
+from importlib.metadata import distribution, version
 from pathlib import Path
 from typing import Any, Literal
 
@@ -253,9 +253,10 @@ def test_cmyk_and_other_colour_spaces() -> None:
         np.asarray(open_image(content)), np.broadcast_to(RED, (16, 16, 3)), atol=3
     )  # JPEG's loss
     assert open_image(encoded(red, "TIFF")).getpixel((0, 0)) == RED
-    for mode in ("YCbCr", "LAB"):
+    # Pillow 12 cannot read what it writes of YCbCr: an error there.
+    for mode in ("YCbCr", "LAB") if version("pillow") >= "13" else ("LAB",):
         content = encoded(Image.new("RGB", (2, 2), RED).convert(mode), "TIFF")
-        assert Image.open(io.BytesIO(content)).mode in (mode, "RGB")  # Pillow 12 turns YCbCr into RGB itself
+        assert Image.open(io.BytesIO(content)).mode == mode
         # A step of 8-bit Lab is up to 5 grey levels in saturated red.
         np.testing.assert_allclose(np.asarray(open_image(content)), np.broadcast_to(RED, (2, 2, 3)), atol=5)
     assert to_rgb(Image.new("RGB", (1, 1), RED).convert("HSV")).getpixel((0, 0)) == RED
