@@ -8,7 +8,9 @@ BIN := $(VENV)/bin
 # Two workers on two cores, one torch thread each (more threads than cores only wait for each other). A file's tests stay
 # on one worker, with the models that its fixtures made (tests/conftest.py).
 WORKERS ?= 2
-PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --durations 10
+# What tensors took stays with the process: glibc else gives it back to the system each time, and asks for it again.
+KEEP := MALLOC_MMAP_THRESHOLD_=33554432 MALLOC_TRIM_THRESHOLD_=1073741824
+PYTEST := OMP_NUM_THREADS=1 $(KEEP) $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --durations 10
 
 # An environment of its own, with the versions of tests/lowest.txt; and the tests, slow ones too, that go through every
 # library: training, merging, both exports, INT8, validation, and the folders that other libraries wrote.
