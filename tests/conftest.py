@@ -44,7 +44,12 @@ class Listener:
     def __init__(self) -> None:
         self.said: list[str] = []
         self.descriptions: list[str] = []
-        self.total = self.steps = 0
+        self.total = 0
+        self.advances: list[int] = []
+
+    @property
+    def steps(self) -> int:
+        return sum(self.advances)
 
     @contextmanager
     def track(self, description: str, total: int | None) -> Iterator[Listener]:
@@ -53,7 +58,7 @@ class Listener:
         yield self
 
     def advance(self, steps: int = 1, **fields: str) -> None:
-        self.steps += steps
+        self.advances.append(steps)
 
     def note(self, text: str) -> None:
         self.said.append(text)
