@@ -26,11 +26,11 @@ from PIL import Image
 from safetensors.numpy import save_file
 from tests.zygote import Zygote, zygote
 
-from ftx.card import Card, write_card
 from ftx.data.preprocess import Preprocess
-from ftx.labels import Labels
-from ftx.runtimes.model_info import model_info
-from ftx.tasks import Meaning
+from ftx.runs.card import Card, write_card
+from ftx.runtimes.model_api import model_info
+from ftx.tasks.labels import Labels
+from ftx.tasks.meaning import Meaning
 
 # The same examples in every run, so that a change that passed once passes; others each time for ``make fuzz``.
 settings.register_profile("same", derandomize=True, database=None)
@@ -70,15 +70,15 @@ LONGEST = (
     "tests/backbones/test_families.py",
     "tests/exporting",
     "tests/strangers/test_network.py",
-    "tests/test_int8_convolutions.py",
-    "tests/validation/test_gate.py",
-    "tests/training/test_modelcard.py",
+    "tests/exporting/int8/test_convolutions.py",
+    "tests/evaluating/test_gate.py",
+    "tests/runs/test_card_code.py",
     "tests/effects/test_flags.py",
     "tests/gates/test_validate.py",
-    "tests/test_files.py",
+    "tests/core/test_files.py",
     "tests/test_base_install.py",
     "tests/cli/test_frame.py",
-    "tests/validation/test_parity.py",
+    "tests/evaluating/test_parity.py",
     "tests/test_image_sizes.py",
 )
 
@@ -86,7 +86,7 @@ LONGEST = (
 def scope(nodeid: str) -> str:
     """What stays on one worker: the tests of a file, and those of exporting/, which share an exported model."""
     file = nodeid.split("::")[0]
-    return "tests/exporting" if file.startswith("tests/exporting/") else file
+    return "tests/exporting" if file.startswith("tests/exporting/test_") else file
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -241,11 +241,11 @@ def made_once(workers: pytest.TempPathFactory, name: str, make: Callable[[Path],
 def make_whole_run(root: Path) -> None:
     import torch
 
-    from ftx import quantizing
     from ftx.exporting import export
-    from ftx.merging import merge
-    from ftx.recipe import Recipe
-    from ftx.run import Run
+    from ftx.exporting.int8 import quantize as quantizing
+    from ftx.merging.merge import merge
+    from ftx.recipe.schema import Recipe
+    from ftx.runs.run import Run
     from ftx.training import train
 
     torch.set_num_threads(1)
@@ -287,7 +287,7 @@ def whole_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def validated_run(whole_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A copy of it that has passed ``ftx validate``."""
-    from ftx.validation import validate
+    from ftx.evaluating import validate
 
     def make(root: Path) -> None:
         report = validate(Path(shutil.copytree(whole_run, root / "run")))

@@ -71,7 +71,7 @@ def test_a_device_without_torch(device: Path, colour_model: ColourModel, tmp_pat
 
 @pytest.mark.slow
 def test_weights_and_sample_travel_with_the_wheel(device: Path, tmp_path: Path) -> None:
-    code = "from ftx.resources import *; print(embedded_weights('dinov2-small').stat().st_size, sample_file('"
+    code = "from ftx.core.resources import *; print(embedded_weights('dinov2-small').stat().st_size, sample_file('"
     code += "fashion-mnist.zip'))"
     said = subprocess.run(
         [device.parent / "python", "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True

@@ -23,18 +23,19 @@ from timm.data.config import resolve_data_config
 from timm.data.transforms_factory import create_transform
 
 from ftx.backbones.build import build
+from ftx.core.errors import ModelError, RecipeError
 from ftx.data.augment import CROP_RATIO, crop_box
-from ftx.data.preprocess import Preprocess, covering, crop_share, normalise, open_image, resize_crop
-from ftx.errors import ModelError, RecipeError
+from ftx.data.decode import open_image
+from ftx.data.preprocess import Preprocess, covering, crop_share, normalise, resize_crop
+from ftx.evaluating import validate
 from ftx.exporting import export
-from ftx.exporting.preprocess import embed_preprocessing
-from ftx.merging import merge
-from ftx.recipe import Recipe
-from ftx.run import Run
+from ftx.exporting.preprocess_graph import embed_preprocessing
+from ftx.merging.merge import merge
+from ftx.recipe.schema import Recipe
+from ftx.runs.run import Run
 from ftx.runtimes import load_artifact
 from ftx.runtimes.openvino import frame
 from ftx.training import dry_run, train
-from ftx.validation import validate
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 

@@ -17,11 +17,11 @@ from tests.conftest import write_data
 
 import ftx
 from ftx.cli.app import run
-from ftx.errors import DataError, EnvironmentFault, FtxError, InputError, RecipeError
-from ftx.progress import SILENT, SPOKEN
-from ftx.recipe import Recipe
-from ftx.resources import recipe_file, recipe_names
-from ftx.training import log
+from ftx.core.errors import DataError, EnvironmentFault, FtxError, InputError, RecipeError
+from ftx.core.progress import SILENT, SPOKEN
+from ftx.core.resources import recipe_file, recipe_names
+from ftx.recipe.schema import Recipe
+from ftx.training import epoch_log as log
 
 Capture = pytest.CaptureFixture[str]
 

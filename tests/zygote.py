@@ -17,7 +17,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-IMPORTED = ("torch", "timm", "ftx.cli.app", "ftx.cli.console", "ftx.combining", "ftx.merging", "ftx.training")
+IMPORTED = (
+    "torch",
+    "timm",
+    "ftx.cli.app",
+    "ftx.cli.console",
+    "ftx.merging.combine",
+    "ftx.merging.merge",
+    "ftx.training",
+)
 
 
 class Zygote:

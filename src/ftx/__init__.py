@@ -5,23 +5,23 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING
 
-from ftx.errors import EnvironmentFault, FtxError
-from ftx.version import __version__
+from ftx.core.errors import EnvironmentFault, FtxError
+from ftx.core.version import __version__
 
 if TYPE_CHECKING:
     from ftx.classifier import Classifier
-    from ftx.combining import combine
-    from ftx.comparing import compare
-    from ftx.evaluation import evaluate
+    from ftx.evaluating import validate
+    from ftx.evaluating.evaluate import evaluate
+    from ftx.evaluating.predict import predict
     from ftx.exporting import export
-    from ftx.labels import Labels
-    from ftx.merging import merge
-    from ftx.prediction import predict
-    from ftx.recipe import Recipe
-    from ftx.run import Run
+    from ftx.merging.combine import combine
+    from ftx.merging.compare import compare
+    from ftx.merging.merge import merge
+    from ftx.recipe.schema import Recipe
+    from ftx.runs.run import Run
     from ftx.runtimes import load
+    from ftx.tasks.labels import Labels
     from ftx.training import train
-    from ftx.validation import validate
 
 __all__ = [
     "Classifier",
@@ -44,18 +44,18 @@ __all__ = [
 # Public name -> the room it lives in. `import ftx` loads none of them: torch alone takes seconds.
 _ROOMS = {
     "Classifier": "ftx.classifier",
-    "combine": "ftx.combining",
-    "compare": "ftx.comparing",
-    "Labels": "ftx.labels",
-    "Recipe": "ftx.recipe",
-    "Run": "ftx.run",
-    "evaluate": "ftx.evaluation",
+    "combine": "ftx.merging.combine",
+    "compare": "ftx.merging.compare",
+    "Labels": "ftx.tasks.labels",
+    "Recipe": "ftx.recipe.schema",
+    "Run": "ftx.runs.run",
+    "evaluate": "ftx.evaluating.evaluate",
     "export": "ftx.exporting",
     "load": "ftx.runtimes",
-    "merge": "ftx.merging",
-    "predict": "ftx.prediction",
+    "merge": "ftx.merging.merge",
+    "predict": "ftx.evaluating.predict",
     "train": "ftx.training",
-    "validate": "ftx.validation",
+    "validate": "ftx.evaluating",
 }
 
 # Packages of the extra `train`, by the name they are imported under.

@@ -6,19 +6,21 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
-from ftx.card import Precision
-from ftx.errors import InputError, RecipeError
-from ftx.evaluation import EvalReport, evaluate
+from ftx.core.errors import InputError, RecipeError
+from ftx.core.progress import SPOKEN, Progress
+from ftx.evaluating import ParityReport, validate
+from ftx.evaluating.evaluate import EvalReport, evaluate
+from ftx.evaluating.predict import Prediction, predict
 from ftx.exporting import ExportReport, export
-from ftx.merging import MergeReport, merge
-from ftx.prediction import Prediction, predict
-from ftx.progress import SPOKEN, Progress
-from ftx.recipe import PeftMethod, Recipe, TaskName
-from ftx.run import Run
+from ftx.merging.merge import MergeReport, merge
+from ftx.recipe.schema import Recipe
+from ftx.recipe.sections import PeftMethod
+from ftx.runs.card import Precision
+from ftx.runs.run import Run
 from ftx.runtimes import load_artifact
-from ftx.runtimes.opening import furthest
+from ftx.runtimes.choosing import furthest
+from ftx.tasks.names import TaskName
 from ftx.training import train
-from ftx.validation import ParityReport, validate
 
 
 class Classifier:

@@ -15,9 +15,9 @@ from ftx.adapters.kernel import LayerAdapter, merged_weight
 from ftx.adapters.pissa import plain_factors, start_from_principal
 from ftx.adapters.spec import AdapterSpec, Kind, Part
 from ftx.backbones.build import build
-from ftx.errors import AdapterError
-from ftx.targets import TARGETS, Blocks, Role
-from ftx.training.optim import optimizer
+from ftx.core.errors import AdapterError
+from ftx.recipe.targets import TARGETS, Blocks, Role
+from ftx.training.optimizer import optimizer
 
 # q and v of a fused layer of 3 x 6 rows, with ranks of their own
 FUSED = (Part("q", slice(0, 6), slice(0, 2)), Part("v", slice(12, 18), slice(2, 5)))

@@ -19,12 +19,13 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from ftx.adapters.attach import adapter_layers, attach
-from ftx.adapters.config import read_config
-from ftx.adapters.files import load_adapter, read_adapter, save_adapter
-from ftx.adapters.spec import AdapterInit, AdapterSpec
-from ftx.errors import AdapterError
-from ftx.merging import merged_state
-from ftx.targets import Role
+from ftx.adapters.peft_config import read_config
+from ftx.adapters.peft_file import load_adapter, read_adapter, save_adapter
+from ftx.adapters.spec import AdapterSpec
+from ftx.core.errors import AdapterError
+from ftx.merging.merge import merged_state
+from ftx.recipe.sections import AdapterInit
+from ftx.recipe.targets import Role
 
 LAYER = "blocks.0.mlp.fc1"
 

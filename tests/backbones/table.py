@@ -26,26 +26,26 @@ from torch import Tensor, nn
 
 from ftx.adapters.attach import adapter_layers, attach, prove_reach
 from ftx.adapters.dora import DoraLinear
-from ftx.adapters.files import CONFIG as ADAPTER_CONFIG
-from ftx.adapters.files import WEIGHTS as ADAPTER_WEIGHTS
-from ftx.adapters.files import load_adapter, read_adapter, save_adapter
+from ftx.adapters.peft_config import CONFIG as ADAPTER_CONFIG
+from ftx.adapters.peft_file import WEIGHTS as ADAPTER_WEIGHTS
+from ftx.adapters.peft_file import load_adapter, read_adapter, save_adapter
 from ftx.adapters.spec import AdapterSpec, Kind
 from ftx.backbones.build import Backbone, build
-from ftx.backbones.dense import WEIGHTS as DENSE_WEIGHTS
-from ftx.backbones.dense import DenseConfig, load_dense, save_dense
 from ftx.backbones.families import expose, head_names, sites
+from ftx.core.errors import ExportError
 from ftx.data.preprocess import normalise
-from ftx.errors import ExportError
 from ftx.exporting.onnx import write_onnx
 from ftx.exporting.openvino import MODEL, convert_body, write_ir
 from ftx.exporting.tracing import trace
-from ftx.labels import Labels
-from ftx.merging import merged_state
+from ftx.merging.merge import merged_state
+from ftx.recipe.targets import TARGETS
+from ftx.runs.dense import WEIGHTS as DENSE_WEIGHTS
+from ftx.runs.dense import DenseConfig, load_dense, save_dense
+from ftx.runs.trained import fill
 from ftx.runtimes.onnx import OnnxPredictor
 from ftx.runtimes.openvino import frame
-from ftx.targets import TARGETS
-from ftx.tasks import Meaning
-from ftx.training.trained import fill
+from ftx.tasks.labels import Labels
+from ftx.tasks.meaning import Meaning
 
 MEANING = Meaning(labels=Labels.multiclass(["a", "b", "c", "d", "e"]))
 RANK, ALPHA = 2, 4.0

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from ftx.backbones.class_token import reads_class_token_alone
-from ftx.backbones.stages import crown, trunk
+from ftx.backbones.split_network import crown, trunk
 
 SMALL = {"img_size": 32, "num_classes": 3, "depth": 2, "drop_path_rate": 0.0}
 VARIANTS = {

@@ -12,13 +12,13 @@ from tests.conftest import write_data
 
 from ftx.adapters.attach import unfreeze_head
 from ftx.backbones.build import build
-from ftx.backbones.stages import head_alone, head_input, head_logits
+from ftx.backbones.split_network import head_alone, head_input, head_logits
+from ftx.evaluating import validate
 from ftx.exporting import export
-from ftx.merging import merge
-from ftx.recipe import Recipe
-from ftx.run import Run
+from ftx.merging.merge import merge
+from ftx.recipe.schema import Recipe
+from ftx.runs.run import Run
 from ftx.training import train
-from ftx.validation import validate
 
 
 @pytest.mark.slow

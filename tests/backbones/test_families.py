@@ -16,14 +16,14 @@ from tests.conftest import write_data
 from ftx.adapters.attach import match
 from ftx.adapters.spec import AdapterSpec
 from ftx.backbones.build import build
-from ftx.backbones.dense import DenseConfig, save_dense
 from ftx.backbones.families import head_names
+from ftx.evaluating import validate
 from ftx.exporting import export
-from ftx.merging import merge
-from ftx.recipe import Recipe
-from ftx.run import Run
+from ftx.merging.merge import merge
+from ftx.recipe.schema import Recipe
+from ftx.runs.dense import DenseConfig, save_dense
+from ftx.runs.run import Run
 from ftx.training import train
-from ftx.validation import validate
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:timm")  # of torch's, for how timm resamples
 
@@ -119,7 +119,8 @@ def test_a_second_head_that_timm_does_not_name_is_a_head() -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "peft"),
-    # Two more go there in INT8 (tests/test_int8_convolutions.py), one of them on images that are not square as well.
+    # Two more go there in INT8 (tests/exporting/int8/test_convolutions.py), one of them on images that are not square
+    # as well.
     [("convnext_atto", "none"), (FAMILIES["pvt_v2_b0"].name, "dora")],
 )
 def test_other_families_go_from_images_to_a_validated_ir(name: str, peft: str, tmp_path: Path) -> None:

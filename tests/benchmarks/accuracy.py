@@ -21,9 +21,9 @@ from rich.table import Table
 from scipy.stats import binomtest
 
 import ftx
-from ftx.errors import ImageError
-from ftx.run import Run
-from ftx.statistics import wilson_interval
+from ftx.core.errors import ImageError
+from ftx.core.statistics import wilson_interval
+from ftx.runs.run import Run
 
 RATES = {
     "linear": (1e-3, 5e-3, 2e-2, 5e-2),

@@ -26,8 +26,8 @@ from torch.nn.functional import cross_entropy
 from ftx.adapters.attach import attach
 from ftx.adapters.spec import AdapterSpec, Kind
 from ftx.backbones.build import build
-from ftx.backbones.stages import choose_attention, crown, trunk
-from ftx.targets import TARGETS
+from ftx.backbones.split_network import choose_attention, crown, trunk
+from ftx.recipe.targets import TARGETS
 
 RANK = 8
 LAYERS = r"blocks\.\d+\.(attn\.qkv|attn\.proj|mlp\.fc1|mlp\.fc2)"

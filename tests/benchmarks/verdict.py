@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import numpy as np
 from scipy.stats import multinomial
 
-from ftx.statistics import Paired, holm
+from ftx.core.statistics import Paired, holm
 
 MARGIN = 0.02
 IMAGES = (150, 300, 500, 1000, 2000)

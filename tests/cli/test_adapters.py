@@ -11,7 +11,7 @@ import torch
 from tests.conftest import write_data
 
 from ftx.cli.app import run
-from ftx.recipe import Recipe
+from ftx.recipe.schema import Recipe
 from ftx.training import train
 
 SETTINGS = {

@@ -10,7 +10,7 @@ from contextlib import contextmanager, redirect_stderr, redirect_stdout
 import pytest
 
 from ftx.cli import console
-from ftx.errors import RunError
+from ftx.core.errors import RunError
 
 LONG = "/".join(["a folder"] * 12)
 

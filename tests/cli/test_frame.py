@@ -21,7 +21,7 @@ import pytest
 import ftx
 from ftx.cli.app import VERBS, run
 from ftx.cli.schema import SCHEMAS
-from ftx.errors import EnvironmentFault
+from ftx.core.errors import EnvironmentFault
 
 HEAVY = {"torch", "torchvision", "timm", "nncf", "onnx", "onnxruntime", "onnxscript", "torchmetrics", "openvino"}
 # What `ftx --help` has no use for either; numpy alone takes as long as all of typer.
@@ -90,8 +90,8 @@ def test_help_of_a_verb_imports_nothing_heavy(verb: str) -> None:
 
 @pytest.mark.parametrize(
     "room",
-    "adapters.kernel card data.check data.sources data.survey data.preprocess evaluation labels prediction".split()
-    + "recipe run runtimes tasks validation".split(),
+    "adapters.kernel data.check data.sources data.survey data.preprocess evaluating.evaluate evaluating.parity".split()
+    + "evaluating.predict recipe.schema runs.card runs.run runtimes tasks.labels tasks.meaning".split(),
 )
 def test_what_a_device_runs_imports_nothing_of_the_extra(room: str) -> None:
     assert not imported_by(f"import ftx.{room}") & (HEAVY - {"openvino"})
@@ -195,7 +195,7 @@ def test_a_wrong_recipe_says_everything_and_writes_nothing(tmp_path: Path) -> No
     ],
 )
 def test_exit_statuses(raised: str, status: int) -> None:
-    done = probe(f"import errno\nfrom ftx import errors\nraise {raised}")
+    done = probe(f"import errno\nfrom ftx.core import errors\nraise {raised}")
     assert done.returncode == status
     assert done.stdout == ""
     assert "Traceback" not in done.stderr
@@ -207,13 +207,15 @@ def test_a_verb_gives_its_own_status() -> None:
 
 
 def test_an_error_names_what_where_found_and_mend() -> None:
-    done = probe("from ftx.errors import RunError; raise RunError('what [q] [/b]', where='w', found='f\\ng', mend='m')")
+    done = probe(
+        "from ftx.core.errors import RunError; raise RunError('what [q] [/b]', where='w', found='f\\ng', mend='m')"
+    )
     assert done.stderr == "error: what [q] [/b]\n  where: w\n  found: f\n    g\n  mend: m\n"
 
 
 def test_long_lines_are_not_cut_in_a_pipe() -> None:
     path = "/".join(["a" * 60] * 10)
-    assert path in probe(f"from ftx.errors import RunError; raise RunError('x', where='{path}')").stderr
+    assert path in probe(f"from ftx.core.errors import RunError; raise RunError('x', where='{path}')").stderr
 
 
 def test_a_bug_is_one_line_with_a_log(tmp_path: Path) -> None:
@@ -235,7 +237,7 @@ def test_a_bug_is_told_where_no_log_can_be_written() -> None:
     assert "KeyError: 'boom'" in done.stderr
 
 
-@pytest.mark.parametrize("raised", ["{}['boom']", "from ftx.errors import RunError; raise RunError('boom')"])
+@pytest.mark.parametrize("raised", ["{}['boom']", "from ftx.core.errors import RunError; raise RunError('boom')"])
 def test_debug_shows_the_traceback_from_anywhere_on_the_line(raised: str, tmp_path: Path) -> None:
     done = probe(raised, "--debug", TMPDIR=str(tmp_path))
     assert "Traceback" in done.stderr
@@ -267,7 +269,7 @@ def test_stdout_holds_json_alone_whoever_else_prints() -> None:
     body = (
         "import os; print('python'); os.write(1, b'library\\n'); os.system('echo child')\n"
         "from ftx.cli.console import print_json, TerminalProgress\n"
-        "from ftx.reports import VerbReport\n"
+        "from ftx.core.reports import VerbReport\n"
         "TerminalProgress().note('note'); print_json(VerbReport(verb='probe'))"
     )
     done = probe(body, "--json")

@@ -13,9 +13,9 @@ from pathlib import Path
 import pytest
 
 import ftx
-from ftx.architectures import Architecture, read_architectures
-from ftx.errors import InputError
-from ftx.targets import TARGETS
+from ftx.backbones.architectures import Architecture, read_architectures
+from ftx.core.errors import InputError
+from ftx.recipe.targets import TARGETS
 
 TABLE = read_architectures()
 BY_NAME = {one.architecture: one for one in TABLE.architectures}

@@ -14,16 +14,16 @@ from ftx.cli.merge import _print_combined, print_merge
 from ftx.cli.run import answer
 from ftx.cli.train import _print_dry_run, _print_trained
 from ftx.cli.validate import print_parity
-from ftx.combining import CombineReport
-from ftx.comparing import Adapter, AdaptersReport, ComparedLayer, Overlap
-from ftx.evaluation import ClassScore, EvalReport
+from ftx.evaluating.evaluate import ClassScore, EvalReport
+from ftx.evaluating.parity_report import Family, ParityReport, ParityRow, RowBound
 from ftx.exporting import ExportReport
 from ftx.exporting.export import ExportedArtifact
-from ftx.merging import LayerProof, MergeReport
+from ftx.merging.combine import CombineReport
+from ftx.merging.compare import Adapter, AdaptersReport, ComparedLayer, Overlap
+from ftx.merging.merge import LayerProof, MergeReport
 from ftx.pipeline import PipelineReport
 from ftx.runtimes.machine import Machine
 from ftx.training.report import AdaptedLayer, DryRunReport, TrainReport
-from ftx.validation.report import Family, ParityReport, ParityRow, RowBound
 
 Capture = pytest.CaptureFixture[str]
 

@@ -7,7 +7,7 @@ import re
 import pytest
 
 from ftx.cli.app import run
-from ftx.recipe import Recipe
+from ftx.recipe.schema import Recipe
 
 RECIPE = Recipe()
 

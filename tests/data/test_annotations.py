@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from ftx.core.errors import DataError, EnvironmentFault
 from ftx.data.check import check
 from ftx.data.sources import list_images
 from ftx.data.survey import read_dataset
-from ftx.errors import DataError, EnvironmentFault
 
 
 def picture(path: Path, seed: int) -> None:

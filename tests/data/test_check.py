@@ -14,9 +14,9 @@ import pytest
 from PIL import Image
 
 from ftx.cli.app import run
+from ftx.core.errors import DataError
 from ftx.data.check import check
-from ftx.errors import DataError
-from ftx.tasks import TASKS
+from ftx.tasks.meaning import TASKS
 
 Capture = pytest.CaptureFixture[str]
 

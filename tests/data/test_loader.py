@@ -11,12 +11,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
+from ftx.core.errors import ImageError
+from ftx.core.memory import available_bytes
 from ftx.data.augment import CROP_AREA, CROP_RATIO, crop_box, random_view
-from ftx.data.budget import available_bytes
 from ftx.data.loader import TrainingImages, iter_pixels, load_pixels_many, reduce
 from ftx.data.preprocess import Preprocess, load_pixels
 from ftx.data.threads import in_threads
-from ftx.errors import ImageError
 
 PRE = Preprocess(
     height=32, width=32, resize=36, interpolation="bicubic", mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225)

@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from ftx.core.errors import DataError
+from ftx.core.files import STAGING_PREFIX
+from ftx.core.resources import models_folder, sample_file
 from ftx.data.sample import place_sample, unpack_sample
 from ftx.data.survey import survey
-from ftx.errors import DataError
-from ftx.files import STAGING_PREFIX
-from ftx.resources import models_folder, sample_file
 
 DEBIAN = Path("/usr/share/datasets/fashion-mnist")
 CLASSES = {"T-shirt", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot"}

@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ftx.core.errors import DataError
 from ftx.data.dataset import Entry
 from ftx.data.sources import Found
 from ftx.data.split import hash_split, put_on_sides
-from ftx.errors import DataError
 
 Samples = list[tuple[str, str]]
 

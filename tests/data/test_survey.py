@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from ftx.core.errors import DataError
 from ftx.data.dataset import Dataset
 from ftx.data.survey import read_dataset, survey
-from ftx.errors import DataError
 
 
 class Notes:

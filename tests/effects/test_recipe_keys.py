@@ -6,8 +6,8 @@ import pytest
 from tests.effects.lab import Lab
 from tests.effects.recipe_keys import KEYS, Key
 
-from ftx.complaints import dotted_keys
-from ftx.recipe import Recipe
+from ftx.recipe.complaints import dotted_keys
+from ftx.recipe.schema import Recipe
 
 
 def test_every_key_has_a_row() -> None:

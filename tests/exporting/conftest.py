@@ -20,18 +20,20 @@ from tests.conftest import Listener
 from tests.gates.faults import keep, vouch
 from torch import nn
 
-from ftx import quantizing
 from ftx.backbones.build import Backbone, build
-from ftx.backbones.dense import DenseConfig, save_dense
+from ftx.core.files import sha256_file
 from ftx.data.dataset import SPLITS, Entry, Split
 from ftx.data.preprocess import Preprocess, normalise
+from ftx.evaluating import ParityReport, validate
 from ftx.exporting import ExportReport, export
-from ftx.files import sha256_file
-from ftx.labels import Labels
-from ftx.recipe import Recipe
-from ftx.run import Manifest, Run, new_run, seal
-from ftx.tasks import Meaning
-from ftx.validation import ParityReport, validate
+from ftx.exporting.int8 import quantize as quantizing
+from ftx.recipe.schema import Recipe
+from ftx.runs.dense import DenseConfig, save_dense
+from ftx.runs.manifest import Manifest
+from ftx.runs.new_run import new_run, seal
+from ftx.runs.run import Run
+from ftx.tasks.labels import Labels
+from ftx.tasks.meaning import Meaning
 
 ARCHITECTURE = "test_vit"  # six blocks, 64 wide
 # A space and an umlaut: the names that formats stumble over.
@@ -45,7 +47,8 @@ RECIPE = Recipe.model_validate(
         "model": {"name": ARCHITECTURE, "weights": "none", "peft": "none"},
     }
 )
-# Instead of the search for the best of four, which tests/test_quantizing.py is about and which takes five times as long
+# Instead of the search for the best of four, which tests/exporting/int8/test_quantize.py is about and which takes five
+# times as long
 ONE_SETTING = (quantizing.Setting(alpha=0.5),)
 MODEL_CARD = "# A model\n\nOf stripes.\n\n## Use\n\nWith timm.\n\n## Verdict of others\n\nNone.\n"
 IMAGES_A_CLASS: dict[Split, int] = {"train": 8, "val": 4, "test": 30}

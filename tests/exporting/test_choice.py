@@ -13,12 +13,12 @@ from tests.exporting.conftest import Validated
 from tests.gates.faults import edit_json
 from torchmetrics.functional.classification import multiclass_f1_score
 
-from ftx.errors import ExportError, RunError
-from ftx.evaluation import EvalReport, evaluate
-from ftx.run import Run
+from ftx.core.errors import ExportError, RunError
+from ftx.evaluating.evaluate import EvalReport, evaluate
+from ftx.runs.run import Run
 from ftx.runtimes import load, load_artifact
+from ftx.runtimes.choosing import best_ir
 from ftx.runtimes.machine import this_machine
-from ftx.runtimes.opening import best_ir
 
 REPORT = Path("reports", "parity.json")
 

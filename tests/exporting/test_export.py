@@ -6,10 +6,10 @@ from typing import Any
 import pytest
 
 from ftx.cli.app import run as ftx
-from ftx.errors import ExportError, InputError, RunError
+from ftx.core.errors import ExportError, InputError, RunError
 from ftx.exporting import ExportReport, export
 from ftx.exporting.export import wanted_artifacts
-from ftx.run import Run
+from ftx.runs.run import Run
 
 
 @pytest.mark.parametrize(
@@ -103,7 +103,7 @@ def test_what_was_written_before_a_failure_stays_whole(fresh_run: Run) -> None:
 
 
 def rehash(run: Run, name: str) -> None:
-    from ftx.files import sha256_file
+    from ftx.core.files import sha256_file
 
     manifest = run.manifest
     files = manifest.files | {name: sha256_file(run.path / name)}

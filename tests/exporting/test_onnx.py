@@ -14,7 +14,7 @@ from model_api.models import Model
 
 from ftx.exporting import export
 from ftx.exporting import onnx as onnx_format
-from ftx.run import Run
+from ftx.runs.run import Run
 
 
 @pytest.fixture(scope="module")

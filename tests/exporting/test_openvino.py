@@ -16,12 +16,12 @@ from model_api.models import Model
 from PIL import Image
 from safetensors import safe_open
 
-from ftx.card import read_card
 from ftx.data.preprocess import load_pixels, normalise
 from ftx.exporting import export
-from ftx.exporting.reference import balanced
-from ftx.quantizing import int8_share
-from ftx.run import Run
+from ftx.exporting.int8.quantize import int8_share
+from ftx.exporting.reference_answers import balanced
+from ftx.runs.card import read_card
+from ftx.runs.run import Run
 
 PRECISIONS = ("fp32", "fp16", pytest.param("int8", marks=pytest.mark.slow))
 LABELS_IN_MODEL_API = ("red_panda_2", "red_panda", "größe")
@@ -190,7 +190,7 @@ def test_a_fresh_process_writes_the_same_bytes_and_leaves_the_home_folder_alone(
     code = """
 import sys, ftx
 from functools import partial
-from ftx import quantizing
+from ftx.exporting.int8 import quantize as quantizing
 quantizing.quantize_body = partial(quantizing.quantize_body, settings=(quantizing.Setting(alpha=0.5),))
 print(ftx.export(sys.argv[1], formats=['onnx', 'openvino'], precisions=['fp32', 'int8']))
 """

@@ -11,8 +11,9 @@ import pytest
 from openvino import opset15 as ops
 from PIL import Image
 
-from ftx.data.preprocess import Preprocess, normalise, open_image, resize_crop
-from ftx.exporting.preprocess import embed_preprocessing
+from ftx.data.decode import open_image
+from ftx.data.preprocess import Preprocess, normalise, resize_crop
+from ftx.exporting.preprocess_graph import embed_preprocessing
 
 Interpolation = Literal["bicubic", "bilinear"]
 INTERPOLATIONS: tuple[Interpolation, ...] = ("bicubic", "bilinear")

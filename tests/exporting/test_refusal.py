@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
+from ftx.core.errors import GateFailed
+from ftx.core.files import sha256_file
 from ftx.data.dataset import Entry
-from ftx.errors import GateFailed
 from ftx.exporting import export
 from ftx.exporting.export import Format
 from ftx.exporting.source import CALIBRATION_IMAGES, CHOOSING_IMAGES, calibration_images
-from ftx.files import sha256_file
-from ftx.run import Run
+from ftx.runs.run import Run
 
 pytestmark = pytest.mark.slow
 

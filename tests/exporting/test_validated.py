@@ -13,16 +13,16 @@ from tests.conftest import Listener
 from tests.exporting.conftest import LABELS, MODEL_CARD, PREPROCESS, Validated
 from tests.gates.faults import edit_json, keep, vouch
 
-from ftx.errors import ExportError
-from ftx.files import sha256_file
-from ftx.labels import Labels
+from ftx.core.errors import ExportError
+from ftx.core.files import sha256_file
+from ftx.evaluating import ParityReport, validate
+from ftx.evaluating.card_verdicts import tell_card
+from ftx.evaluating.proof_file import read_proof
+from ftx.evaluating.stated_labels import identity_faults
 from ftx.runtimes.onnx import OnnxPredictor
 from ftx.runtimes.openvino import OpenVinoPredictor
+from ftx.tasks.labels import Labels
 from ftx.tasks.multiclass import Multiclass
-from ftx.validation import ParityReport, validate
-from ftx.validation.identity import identity_faults
-from ftx.validation.model_card import tell_card
-from ftx.validation.proof import read_proof
 
 HELD_OUT = 12
 IRS = ("openvino/fp32", "openvino/fp16")

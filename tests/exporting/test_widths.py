@@ -12,10 +12,12 @@ from model_api.models import Model
 from openvino import opset13 as op
 
 from ftx.data.preprocess import Preprocess
-from ftx.labels import Labels
-from ftx.recipe import TaskName
-from ftx.runtimes.model_info import model_info
-from ftx.tasks import TASKS, Task, Thresholds
+from ftx.runtimes.model_api import model_info
+from ftx.tasks.base import Task
+from ftx.tasks.labels import Labels
+from ftx.tasks.meaning import TASKS
+from ftx.tasks.names import TaskName
+from ftx.tasks.thresholds import Thresholds
 
 PREPROCESS = Preprocess(height=8, width=8, resize=8, interpolation="bicubic", mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
 # Spaces, letters beyond ASCII, what XML reserves, and a name that the first becomes without its space.

@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 from safetensors.numpy import load_file, save_file
 
-from ftx.files import sha256_file
-from ftx.run import Run
+from ftx.core.files import sha256_file
+from ftx.runs.run import Run
 
 Tensors = dict[str, np.ndarray]
 EXPORTS = ("onnx", "openvino/fp32", "openvino/fp16", "openvino/int8")

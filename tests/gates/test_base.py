@@ -13,10 +13,10 @@ from tests.conftest import write_data
 from tests.gates.faults import Tensors, edit_json, edit_tensors, keep
 from tests.zygote import Zygote
 
-from ftx.errors import RunError
-from ftx.files import sha256_file
-from ftx.recipe import Recipe
-from ftx.run import Run
+from ftx.core.errors import RunError
+from ftx.core.files import sha256_file
+from ftx.recipe.schema import Recipe
+from ftx.runs.run import Run
 from ftx.training import train
 
 pytestmark = pytest.mark.slow

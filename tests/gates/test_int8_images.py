@@ -10,15 +10,17 @@ import numpy as np
 import pytest
 from PIL import Image
 from tests.exporting.conftest import ARCHITECTURE, PREPROCESS
-from tests.test_quantizing import body
+from tests.exporting.int8.test_quantize import body
 
+from ftx.core.files import sha256_file
+from ftx.core.progress import SILENT, Progress, Task
 from ftx.data.dataset import Entry, Split
-from ftx.exporting.reference import Reference
+from ftx.exporting.reference_answers import Reference
 from ftx.exporting.source import Source
-from ftx.files import sha256_file
-from ftx.labels import Labels
-from ftx.progress import SILENT, Progress, Task
-from ftx.run import Manifest, Run, new_run, seal
+from ftx.runs.manifest import Manifest
+from ftx.runs.new_run import new_run, seal
+from ftx.runs.run import Run
+from ftx.tasks.labels import Labels
 
 CLASSES = ("few", "many", "most")
 COUNTS: dict[Split, tuple[int, int, int]] = {"train": (20, 90, 130), "val": (6, 6, 6), "test": (4, 4, 4)}

@@ -21,12 +21,12 @@ from tests.gates.faults import Tensors, as_lora, edit_tensors, keep, vouch
 from tests.zygote import Zygote
 
 from ftx.adapters.kernel import LayerAdapter, merged_weight
-from ftx.errors import GateFailed
-from ftx.merging import LAYER_BOUND, LayerProof, hold_layers, layer_error, merge, prove_layers
-from ftx.progress import SILENT, Task
-from ftx.run import Run
-from ftx.training.prepare import base_of
-from ftx.training.trained import run_recipe
+from ftx.adapters.prepare import base_of
+from ftx.core.errors import GateFailed
+from ftx.core.progress import SILENT, Task
+from ftx.merging.merge import LAYER_BOUND, LayerProof, hold_layers, layer_error, merge, prove_layers
+from ftx.runs.run import Run
+from ftx.runs.trained import run_recipe
 
 LAYER = "blocks.5.mlp.fc1"
 A, B = (f"base_model.model.{LAYER}.lora_{factor}.weight" for factor in "AB")

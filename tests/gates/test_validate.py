@@ -18,10 +18,10 @@ from tests.conftest import Listener
 from tests.gates.faults import Constant, Tensors, edit_constants, edit_json, edit_tensors, keep, vouch
 from tests.zygote import Zygote
 
-from ftx.card import read_card, write_card
-from ftx.labels import Labels
+from ftx.evaluating import validate
+from ftx.runs.card import read_card, write_card
 from ftx.runtimes import load
-from ftx.validation import validate
+from ftx.tasks.labels import Labels
 
 pytestmark = pytest.mark.slow
 

@@ -10,8 +10,8 @@ import numpy as np
 from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
-from ftx.card import REFERENCE, read_card, write_card
-from ftx.validation import validate
+from ftx.evaluating import validate
+from ftx.runs.card import REFERENCE, read_card, write_card
 
 
 def test_no_number_first_then_another_label_then_the_furthest(colour_model: Any, tmp_path: Path) -> None:

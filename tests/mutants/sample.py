@@ -31,12 +31,19 @@ MOST_OF_A_FAMILY = 0.2  # of a package's mutants
 # Paths below src/ftx; a folder stands for all that is in it. The first package that holds a file has it.
 PACKAGES: dict[str, tuple[str, ...]] = {
     "adapters": ("adapters",),
-    "merging": ("merging.py", "combining.py", "comparing.py"),
-    "validation": ("validation", "statistics.py", "evaluation.py", "prediction.py", "runtimes"),
+    "merging": ("merging",),
+    "validation": ("evaluating", "core/statistics.py", "runtimes"),
     "tasks": ("tasks",),
     "training": ("training",),
-    "images": ("data/preprocess.py", "data/split.py", "data/looks.py", "data/loader.py", "exporting/preprocess.py"),
-    "run folder": ("run.py", "runs.py", "files.py", "card.py"),
+    "images": (
+        "data/preprocess.py",
+        "data/decode.py",
+        "data/split.py",
+        "data/near_duplicates.py",
+        "data/loader.py",
+        "exporting/preprocess_graph.py",
+    ),
+    "run folder": ("runs", "core/files.py"),
     "cli": ("cli",),
 }
 

@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ftx.errors import ExportError, GateFailed, RunError
-from ftx.run import Run
+from ftx.core.errors import ExportError, GateFailed, RunError
+from ftx.runs.run import Run
 from ftx.runtimes import load, load_artifact
-from ftx.runtimes.opening import best_ir, furthest
+from ftx.runtimes.choosing import best_ir, furthest
 
 pytestmark = pytest.mark.slow
 

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ftx.card import read_card, write_card
+from ftx.core.errors import ExportError, ImageError
 from ftx.data.preprocess import Preprocess
-from ftx.errors import ExportError, ImageError
-from ftx.labels import Labels
+from ftx.runs.card import read_card, write_card
 from ftx.runtimes.openvino import OpenVinoPredictor, frame
+from ftx.tasks.labels import Labels
 
 # f32: a mean over 256 pixels in another order than numpy's, of logits up to 2.3. Measured 3.6e-7.
 F32_ATOL = 1e-6

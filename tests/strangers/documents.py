@@ -22,7 +22,7 @@ import yaml
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 
-from ftx.errors import FtxError, InputError
+from ftx.core.errors import FtxError, InputError
 
 Made = TypeVar("Made")
 Path = tuple[str | int, ...]

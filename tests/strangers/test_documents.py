@@ -18,20 +18,21 @@ import pytest
 from pydantic import ValidationError
 from tests.conftest import ColourModel
 
-from ftx.card import CARD, read_card, write_card
 from ftx.cli.app import run as ftx
-from ftx.complaints import complaint_lines
+from ftx.core.errors import DataError, ExportError, InputError, RecipeError, RunError, nearest, told
+from ftx.core.files import sha256_file
+from ftx.core.regular_files import IrregularFile
+from ftx.core.strict_json import MOST_BYTES, MOST_LEVELS, JsonError, parse_json, read_json
 from ftx.data.preprocess import Preprocess
-from ftx.errors import DataError, ExportError, InputError, RecipeError, RunError, nearest, told
-from ftx.files import sha256_file
-from ftx.labels import Labels, spaceless_names
-from ftx.reading import IrregularFile
-from ftx.recipe import Recipe
-from ftx.run import Manifest, Run
-from ftx.runs import latest_run
+from ftx.recipe.complaints import complaint_lines
+from ftx.recipe.schema import Recipe
+from ftx.recipe.strict_yaml import YamlError, parse_yaml
+from ftx.runs.card import CARD, read_card, write_card
+from ftx.runs.latest import latest_run
+from ftx.runs.manifest import Manifest
+from ftx.runs.run import Run
 from ftx.runtimes import load
-from ftx.strict_json import MOST_BYTES, MOST_LEVELS, JsonError, parse_json, read_json
-from ftx.strict_yaml import YamlError, parse_yaml
+from ftx.tasks.labels import Labels, spaceless_names
 
 MANIFEST: Any = json.loads(
     Manifest(

@@ -13,11 +13,11 @@ from hypothesis import strategies as st
 from tests.strangers.documents import strange
 from torch import nn
 
-from ftx import expressions as room
-from ftx.adapters.config import read_config
+from ftx.adapters.peft_config import read_config
 from ftx.backbones.families import named_sites
-from ftx.errors import AdapterError
-from ftx.expressions import ExpressionError, Expressions
+from ftx.core import regular_expressions as room
+from ftx.core.errors import AdapterError
+from ftx.core.regular_expressions import ExpressionError, Expressions
 
 NAMES = ["", "blocks", "blocks.0.attn.qkv", "blocks.10.mlp.fc1", "layers.0.blocks.1.attn.proj", "head", "a{e}b", "é.x"]
 # As peft's users write them, and what only re's or only regex' syntax makes of something.

@@ -20,12 +20,12 @@ import pytest
 from PIL import Image
 from tests.strangers.test_reading import KINDS, irregular
 
-from ftx.data import costs, preprocess
-from ftx.data.budget import Budget
-from ftx.data.costs import MAX_DECODING_BYTES, MAX_PIXELS, MAX_SCANNED_PIXELS, count_scans
-from ftx.data.preprocess import open_hashed, open_image, pixel_bytes, to_rgb
+from ftx.core.errors import ImageError
+from ftx.data import decode
+from ftx.data import decode_limits as costs
+from ftx.data.decode import open_hashed, open_image, pixel_bytes, to_rgb
+from ftx.data.decode_limits import MAX_DECODING_BYTES, MAX_PIXELS, MAX_SCANNED_PIXELS, Budget, count_scans
 from ftx.data.threads import in_threads
-from ftx.errors import ImageError
 
 
 def noise(width: int, height: int, mode: str = "RGB", seed: int = 0) -> Image.Image:
@@ -73,8 +73,8 @@ import json, os, re, sys
 from pathlib import Path
 import numpy as np
 from PIL import Image
-from ftx.data.preprocess import open_image
-from ftx.errors import ImageError
+from ftx.data.decode import open_image
+from ftx.core.errors import ImageError
 def status(key):
     return int(re.search(key + r":\\s+(\\d+) kB", Path("/proc/self/status").read_text())[1]) / 1000
 def begin():
@@ -154,7 +154,7 @@ def test_six_deep_images_in_six_threads_take_the_memory_of_one_budget(tmp_path: 
         (tmp_path / f"{number}.png").write_bytes(content)
     program = """
 from concurrent.futures import ThreadPoolExecutor
-from ftx.data.costs import DECODING
+from ftx.data.decode_limits import DECODING
 DECODING.limit_bytes = 250_000_000  # 25 megapixels, at eight bytes each, go one after the other
 begin()
 with ThreadPoolExecutor(6) as pool:
@@ -213,7 +213,7 @@ def test_a_file_too_large_is_not_read(tmp_path: Path) -> None:
 
 
 def test_converting_by_bands_changes_no_pixel(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(preprocess, "_BAND_PIXELS", 40)
+    monkeypatch.setattr(decode, "_BAND_PIXELS", 40)
     white = Image.new("RGBA", (13, 31), "white")
     palette = noise(13, 31, "L").convert("P")
     palette.putpalette(np.random.default_rng(1).integers(0, 256, 768, dtype=np.uint8).tobytes())
@@ -435,7 +435,7 @@ def test_a_budget_is_kept_by_all_threads_and_what_is_larger_goes_alone() -> None
 
 
 def test_a_budget_leaves_three_quarters_of_the_memory_free() -> None:
-    from ftx.data.budget import available_bytes
+    from ftx.core.memory import available_bytes
 
     assert Budget(1 << 60).limit_bytes == pytest.approx(available_bytes() / 4, rel=0.5)
     assert Budget(5).limit_bytes == 5

@@ -12,12 +12,12 @@ import pytest
 import torch
 from tests.conftest import write_data
 
+from ftx.adapters.prepare import prepare
 from ftx.cli.failure import as_ftx_error
-from ftx.errors import EnvironmentFault
-from ftx.memory import is_out_of_memory, memory_faults
-from ftx.recipe import Recipe
+from ftx.core.errors import EnvironmentFault
+from ftx.core.memory import is_out_of_memory, memory_faults
+from ftx.recipe.schema import Recipe
 from ftx.training.estimate import memory_mb, what_would_fit
-from ftx.training.prepare import prepare
 
 
 def torch_on_the_cpu() -> object:

@@ -20,12 +20,12 @@ from hypothesis import given
 from safetensors.torch import save_file
 from tests.strangers.documents import as_json, damaged, refused_or_read, strange
 
-from ftx.adapters.config import CONFIG as ADAPTER_CONFIG
-from ftx.adapters.config import read_config
-from ftx.backbones.dense import load_dense, read_dense
-from ftx.backbones.foundation import open_foundation
-from ftx.backbones.model_config import ARGUMENTS, TimmConfig
-from ftx.errors import AdapterError, EnvironmentFault, ExportError, FtxError, ModelError
+from ftx.adapters.peft_config import CONFIG as ADAPTER_CONFIG
+from ftx.adapters.peft_config import read_config
+from ftx.backbones.timm_config import ARGUMENTS, TimmConfig
+from ftx.core.errors import AdapterError, EnvironmentFault, ExportError, FtxError, ModelError
+from ftx.interop.base_model import open_foundation
+from ftx.runs.dense import load_dense, read_dense
 from ftx.runtimes import load
 
 TINY = {"img_size": [32, 32], "patch_size": 16, "embed_dim": 24, "depth": 1, "num_heads": 2}

@@ -14,14 +14,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tests.strangers.documents import as_json, as_yaml, damaged, damaged_bytes, refused_or_read, strange
 
-from ftx.card import CARD, Card, read_card
+from ftx.core.errors import ExportError, RecipeError, RunError
+from ftx.core.strict_json import JsonError, parse_json
 from ftx.data.preprocess import Preprocess
-from ftx.errors import ExportError, RecipeError, RunError
-from ftx.labels import Labels
-from ftx.recipe import Recipe
-from ftx.run import Manifest, Run
-from ftx.strict_json import JsonError, parse_json
-from ftx.strict_yaml import YamlError, parse_yaml
+from ftx.recipe.schema import Recipe
+from ftx.recipe.strict_yaml import YamlError, parse_yaml
+from ftx.runs.card import CARD, Card, read_card
+from ftx.runs.manifest import Manifest
+from ftx.runs.run import Run
+from ftx.tasks.labels import Labels
 
 TREE = Labels(
     names=("animal", "vehicle", "cat", "dog", "wet"),

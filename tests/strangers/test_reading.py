@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 
 from ftx.cli.merge import _names as names_of
-from ftx.errors import AdapterError, InputError, RecipeError
-from ftx.reading import IrregularFile, open_file, read_file, require_file
-from ftx.recipe import Recipe
+from ftx.core.errors import AdapterError, InputError, RecipeError
+from ftx.core.regular_files import IrregularFile, open_file, read_file, require_file
+from ftx.recipe.schema import Recipe
 
 
 def irregular(folder: Path, kind: str) -> Path:
@@ -49,7 +49,7 @@ def test_what_is_no_file_is_refused_with_its_kind(tmp_path: Path, kind: str, rea
 
 def test_a_pipe_that_takes_the_files_place_is_not_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pipe = irregular(tmp_path, "a named pipe")
-    monkeypatch.setattr("ftx.reading.require_file", lambda path: None)
+    monkeypatch.setattr("ftx.core.regular_files.require_file", lambda path: None)
     with pytest.raises(IrregularFile, match="regular"):
         open_file(pipe)
 
@@ -70,7 +70,7 @@ def test_a_file_and_a_link_to_it_are_read(tmp_path: Path) -> None:
 
 
 def test_a_pipe_for_a_recipe_or_an_adapter_is_no_file(tmp_path: Path) -> None:
-    from ftx.adapters.files import WEIGHTS, stored_shapes
+    from ftx.adapters.peft_file import WEIGHTS, stored_shapes
 
     recipe, weights = tmp_path / "recipe.yaml", tmp_path / WEIGHTS
     os.mkfifo(recipe)

@@ -19,10 +19,10 @@ from hypothesis import strategies as st
 from PIL import Image
 from tests.strangers.documents import EXTREMES, as_json, damaged, damaged_bytes, refused_or_read, strange
 
+from ftx.core.errors import DataError, InputError
 from ftx.data.check import check
 from ftx.data.sources import list_images
-from ftx.errors import DataError, InputError
-from ftx.tasks.labeltree import tree_of
+from ftx.tasks.label_tree import tree_of
 
 # hypothesis', where it draws seventy thousand brackets.
 pytestmark = pytest.mark.filterwarnings("ignore:Generating overly large repr")
@@ -217,7 +217,7 @@ def test_a_fault_in_each_of_many_rows_is_told_ten_times_and_counted() -> None:
 
 
 def test_labels_that_stand_together_cost_the_square_of_their_number_at_most() -> None:
-    from ftx.labels import Declared
+    from ftx.tasks.labels import Declared
 
     names = tuple(f"l{number:04}" for number in range(1000))
     carried = {"all.png": names, "first.png": names[:1], "last.png": names[-1:]}

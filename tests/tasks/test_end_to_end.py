@@ -18,17 +18,18 @@ from PIL import Image
 from tests.backbones.architectures import SHALLOW
 from tests.conftest import answers_of_card
 
-from ftx.errors import ImageError
-from ftx.evaluation import evaluate
+from ftx.core.errors import ImageError
+from ftx.evaluating import validate
+from ftx.evaluating.evaluate import evaluate
+from ftx.evaluating.predict import predict
 from ftx.exporting import export
-from ftx.merging import merge
-from ftx.prediction import predict
-from ftx.recipe import Recipe
-from ftx.run import Run
+from ftx.merging.merge import merge
+from ftx.recipe.schema import Recipe
+from ftx.runs.run import Run
 from ftx.runtimes import load
-from ftx.tasks import TASKS, Thresholds
+from ftx.tasks.meaning import TASKS
+from ftx.tasks.thresholds import Thresholds
 from ftx.training import train
-from ftx.validation import validate
 
 pytestmark = pytest.mark.slow
 

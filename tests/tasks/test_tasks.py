@@ -14,12 +14,12 @@ from model_api.models.classification import GreedyLabelsResolver, ProbabilisticL
 from sklearn.metrics import average_precision_score, f1_score
 from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy
 
-from ftx.errors import DataError
-from ftx.labels import Labels
+from ftx.core.errors import DataError
 from ftx.tasks.hierarchical import Hierarchical
+from ftx.tasks.labels import Labels
+from ftx.tasks.metrics import average_precision, f1_of
 from ftx.tasks.multiclass import Multiclass
 from ftx.tasks.multilabel import Multilabel
-from ftx.tasks.ranking import average_precision, f1_of
 from ftx.tasks.sigmoid import binary_loss
 from ftx.tasks.thresholds import Thresholds, best_threshold
 

@@ -10,8 +10,8 @@ import pytest
 import torch
 from PIL import Image
 
-from ftx.recipe import Recipe
-from ftx.run import Run
+from ftx.recipe.schema import Recipe
+from ftx.runs.run import Run
 from ftx.runtimes import load_artifact
 from ftx.training import train
 

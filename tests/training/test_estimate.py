@@ -14,24 +14,25 @@ from PIL import Image
 from tests.conftest import Listener
 from torch import Tensor
 
+from ftx.adapters.prepare import Prepared, prepare
 from ftx.backbones.build import Backbone
-from ftx.backbones.stages import choose_attention
-from ftx.combining import combine
-from ftx.data.budget import available_bytes
+from ftx.backbones.split_network import choose_attention
+from ftx.core.errors import EnvironmentFault, ImageError
+from ftx.core.memory import available_bytes
 from ftx.data.dataset import Dataset, Entry
 from ftx.data.preprocess import Preprocess
-from ftx.errors import EnvironmentFault, ImageError
 from ftx.exporting import export
-from ftx.labels import Labels
-from ftx.merging import merge
-from ftx.recipe import Recipe
-from ftx.run import Run
+from ftx.merging.combine import combine
+from ftx.merging.merge import merge
+from ftx.recipe.schema import Recipe
+from ftx.runs.run import Run
+from ftx.runs.trained import load_trained
+from ftx.tasks.labels import Labels
 from ftx.tasks.multiclass import Multiclass
 from ftx.training import train
 from ftx.training.estimate import adapted_layers, memory_mb, rehearse
 from ftx.training.feed import feature_bytes
-from ftx.training.prepare import Prepared, place, prepare
-from ftx.training.trained import load_trained
+from ftx.training.placement import place
 
 TINY = {"name": "vit_tiny_patch16_224", "weights": "none", "precision": "f32"}
 # 5,717,416 of timm's model with its head of 1,000 classes of 193 numbers each.

@@ -13,19 +13,20 @@ from PIL import Image
 from tests.conftest import Listener
 from torch import nn
 
-from ftx.backbones.stages import head_logits
+from ftx.adapters.prepare import prepare
+from ftx.backbones.split_network import head_logits
+from ftx.core.progress import SILENT
+from ftx.core.progress import Task as Stretch
 from ftx.data.dataset import Entry
 from ftx.data.preprocess import Preprocess, load_pixels, normalise
 from ftx.data.survey import read_dataset
-from ftx.labels import Labels
-from ftx.progress import SILENT
-from ftx.progress import Task as Stretch
-from ftx.recipe import Recipe, TrainRecipe
-from ftx.tasks import Task
+from ftx.recipe.schema import Recipe
+from ftx.recipe.sections import TrainRecipe
+from ftx.tasks.base import Task
+from ftx.tasks.labels import Labels
 from ftx.tasks.multiclass import Multiclass
 from ftx.training.feed import FeatureFeed, ImageFeed, feed_of, plan
 from ftx.training.loop import forward_backward, train_mode
-from ftx.training.prepare import prepare
 from ftx.training.session import _fit
 
 TASK: Task = Multiclass(Labels.multiclass(("one", "two")))

@@ -14,14 +14,15 @@ from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy
 
 from ftx.adapters.attach import adapter_layers, attach
 from ftx.adapters.spec import AdapterSpec
-from ftx.errors import InputError
-from ftx.labels import Labels
-from ftx.progress import SILENT, Progress
-from ftx.recipe import TrainRecipe
-from ftx.tasks import Task, Thresholds
+from ftx.core.errors import InputError
+from ftx.core.progress import SILENT, Progress
+from ftx.recipe.sections import TrainRecipe
+from ftx.tasks.base import Task
+from ftx.tasks.labels import Labels
 from ftx.tasks.multiclass import Multiclass
 from ftx.tasks.multilabel import Multilabel
-from ftx.training.balance import Balance
+from ftx.tasks.thresholds import Thresholds
+from ftx.training.class_balance import Balance
 from ftx.training.loop import Epoch, Fit, fit, measure
 
 TWO = Multiclass(Labels.multiclass(("low", "high")))

@@ -12,13 +12,14 @@ import torch
 from PIL import Image
 from tests.conftest import Listener
 
+from ftx.adapters.prepare import prepare
 from ftx.backbones.build import tagged
-from ftx.backbones.stages import frozen_lead
-from ftx.recipe import AdapterRecipe, Recipe
-from ftx.run import Run
-from ftx.strict_yaml import parse_yaml
+from ftx.backbones.split_network import frozen_lead
+from ftx.recipe.schema import Recipe
+from ftx.recipe.sections import AdapterRecipe
+from ftx.recipe.strict_yaml import parse_yaml
+from ftx.runs.run import Run
 from ftx.training import train
-from ftx.training.prepare import prepare
 
 METHODS: dict[str, dict[str, object]] = {
     "lora": {"peft": "lora", "blocks": 2, "rank": 2, "lora_plus": 4.0},  # four blocks in front are frozen

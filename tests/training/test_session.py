@@ -13,12 +13,13 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from tests.conftest import Listener
 
-from ftx.errors import EnvironmentFault, MergeError, RecipeError
-from ftx.recipe import Recipe
-from ftx.run import Run
-from ftx.training import dry_run, precision, session, train
-from ftx.training.prepare import Prepared, prepare
-from ftx.training.trained import head_state, read_plain, save_trained
+from ftx.adapters.prepare import Prepared, prepare
+from ftx.core.errors import EnvironmentFault, MergeError, RecipeError
+from ftx.recipe.schema import Recipe
+from ftx.runs.run import Run
+from ftx.runs.trained import head_state, read_plain, save_trained
+from ftx.training import dry_run, session, train
+from ftx.training import placement as precision
 
 TINY = {"name": "test_vit", "weights": "none", "image_size": 32, "precision": "f32", "epochs": 1, "batch_size": 64}
 LINEAR = TINY | {"peft": "none", "freeze_backbone": True}
@@ -71,7 +72,7 @@ def test_a_training_ends_well_where_nothing_can_name_it_the_latest(
             raise PermissionError(13, "Permission denied")  # as a folder of another user's; root may write anywhere
 
         monkeypatch.setattr(Path, "symlink_to", refuse)
-        monkeypatch.setattr("ftx.runs.write_atomic", refuse)
+        monkeypatch.setattr("ftx.runs.latest.write_atomic", refuse)
     listener = Listener()
     report = train(Recipe.named(LINEAR | {"path": data}), out=tmp_path / "run", progress=listener)
     assert report.run == str(tmp_path / "run")

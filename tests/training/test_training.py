@@ -17,19 +17,19 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from ftx.adapters.attach import attach, prove_reach
+from ftx.adapters.prepare import adapter_spec, prepare
 from ftx.backbones.build import build
-from ftx.backbones.dense import load_dense
-from ftx.backbones.stages import crown, frozen_lead, trunk
+from ftx.backbones.split_network import crown, frozen_lead, trunk
+from ftx.core.errors import AdapterError, EnvironmentFault, FtxError, MergeError, ModelError, RunError
+from ftx.core.files import sha256_file
+from ftx.core.progress import SILENT, Task
 from ftx.data.preprocess import normalise
-from ftx.errors import AdapterError, EnvironmentFault, FtxError, MergeError, ModelError, RunError
-from ftx.files import sha256_file
-from ftx.merging import merge
-from ftx.progress import SILENT, Task
-from ftx.recipe import Recipe
-from ftx.run import Run
+from ftx.merging.merge import merge
+from ftx.recipe.schema import Recipe
+from ftx.runs.dense import load_dense
+from ftx.runs.run import Run
+from ftx.runs.trained import load_trained
 from ftx.training import dry_run, train
-from ftx.training.prepare import adapter_spec, prepare
-from ftx.training.trained import load_trained
 
 METHODS = {
     "lora": {"model.peft": "lora"},

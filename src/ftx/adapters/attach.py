@@ -13,8 +13,8 @@ from ftx.adapters.lora import LoraLinear
 from ftx.adapters.pissa import start_from_principal
 from ftx.adapters.spec import AdapterSpec, Kind, Part
 from ftx.backbones.families import Site, adds_in_place, depth, expose, head_names, named_sites, sites
-from ftx.errors import AdapterError
-from ftx.targets import TARGETS, Blocks
+from ftx.core.errors import AdapterError
+from ftx.recipe.targets import TARGETS, Blocks
 
 AdapterLayer = LoraLinear | DoraLinear
 KINDS: dict[Kind, type[LoraLinear] | type[DoraLinear]] = {"lora": LoraLinear, "dora": DoraLinear}

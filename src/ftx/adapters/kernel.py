@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from ftx.errors import MergeError
+from ftx.core.errors import MergeError
 
 Float64 = NDArray[np.float64]
 

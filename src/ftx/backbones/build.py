@@ -13,16 +13,16 @@ import torch
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
-from ftx.architectures import read_architectures
+from ftx.backbones.architectures import read_architectures
 from ftx.backbones.digest import base_digest
 from ftx.backbones.families import fix_size, head_names, plain_vit, pretrained_config
-from ftx.backbones.grey import grey_level, take_grey
-from ftx.backbones.stages import token_shape
+from ftx.backbones.grey_weights import grey_level, take_grey
+from ftx.backbones.split_network import token_shape
 from ftx.backbones.weights import fetch_pretrained, fill_strictly, read_weights
-from ftx.data.loader import available_bytes
+from ftx.core.errors import EnvironmentFault, ModelError, nearest, shown
+from ftx.core.memory import available_bytes
+from ftx.core.resources import EMBEDDED, embedded_weights
 from ftx.data.preprocess import Preprocess, covering
-from ftx.errors import EnvironmentFault, ModelError, nearest, shown
-from ftx.resources import EMBEDDED, embedded_weights
 
 # Height and width, or patches down and across.
 Size = tuple[int, int]

@@ -16,9 +16,9 @@ from timm.layers.patch_embed import PatchEmbed
 from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 
-from ftx.errors import AdapterError, nearest
-from ftx.expressions import ExpressionError, Expressions
-from ftx.targets import Role, Target
+from ftx.core.errors import AdapterError, nearest
+from ftx.core.regular_expressions import ExpressionError, Expressions
+from ftx.recipe.targets import Role, Target
 
 # A run of rows, or their numbers where the targets of one attention head follow each other.
 Rows = slice | list[int]

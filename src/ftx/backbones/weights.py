@@ -15,7 +15,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from ftx.errors import EnvironmentFault, ModelError
+from ftx.core.errors import EnvironmentFault, ModelError
 
 WAYS_OUT = "--weights FILE.safetensors (from a disk), --weights none (random), or --model dinov2-small (embedded)"
 

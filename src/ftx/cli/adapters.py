@@ -7,15 +7,15 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ftx.adapters.config import CONFIG, read_config
+from ftx.adapters.peft_config import CONFIG, read_config
 from ftx.cli import console
-from ftx.cli.layers import numberless
+from ftx.cli.layer_names import numberless
 from ftx.cli.options import JsonFlag
-from ftx.errors import InputError
-from ftx.runs import LATEST, RUNS
+from ftx.core.errors import InputError
+from ftx.runs.latest import LATEST, RUNS
 
 if TYPE_CHECKING:
-    from ftx.comparing import AdaptersReport, Overlap
+    from ftx.merging.compare import AdaptersReport, Overlap
 
 
 def command(
@@ -40,7 +40,7 @@ def command(
     change is |W' - W| / |W|; the overlap of two is the share of the directions of the smaller that the other has too,
     of those it reads and those it writes, beside what chance would give.
     """
-    from ftx.comparing import compare
+    from ftx.merging.compare import compare
 
     report = compare(adapters or _of_one_base(), base=base, weights=weights, progress=console.TerminalProgress())
     if json:

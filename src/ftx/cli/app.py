@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn, cast
 import typer
 from typer.core import TyperGroup
 
-from ftx.errors import InputError, Interrupted
-from ftx.version import __version__
+from ftx.core.errors import InputError, Interrupted
+from ftx.core.version import __version__
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

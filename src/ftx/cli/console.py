@@ -21,8 +21,8 @@ from rich.table import Column, Table
 from rich.text import Text
 from rich.tree import Tree
 
-from ftx.errors import FtxError
-from ftx.progress import SILENT, Task
+from ftx.core.errors import FtxError
+from ftx.core.progress import SILENT, Task
 
 Style = Literal["plain", "good", "bad", "strong", "dim"]
 _STYLES: dict[Style, str] = {"plain": "", "good": "green", "bad": "bold red", "strong": "bold", "dim": "dim"}
@@ -224,7 +224,7 @@ class _BarTask:
 
 
 class TerminalProgress:
-    """ftx.progress.Progress drawn on stderr: bars on a terminal, notes as plain lines anywhere else."""
+    """ftx.core.progress.Progress drawn on stderr: bars on a terminal, notes as plain lines anywhere else."""
 
     def __init__(self, *, bars: bool = True) -> None:
         self._console = _stderr()

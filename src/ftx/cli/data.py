@@ -10,11 +10,11 @@ import typer
 
 from ftx.cli import console
 from ftx.cli.options import SKIPPED, JsonFlag, parse_task
-from ftx.errors import InputError, shell_command
+from ftx.core.errors import InputError, shell_command
 
 if TYPE_CHECKING:
     from ftx.data.check import DataReport, NearDuplicate
-    from ftx.labels import Labels
+    from ftx.tasks.labels import Labels
 
 verbs = typer.Typer(add_completion=False, rich_markup_mode=None)
 

@@ -11,7 +11,7 @@ from ftx.cli import console
 from ftx.cli.options import DataOption, JsonFlag, RunArgument
 
 if TYPE_CHECKING:
-    from ftx.evaluation import EvalReport
+    from ftx.evaluating.evaluate import EvalReport
 
 
 def command(
@@ -32,7 +32,7 @@ def command(
 
     On the held-out images of the run, read from their files, in the precision that the artifact is deployed in.
     """
-    from ftx.evaluation import evaluate
+    from ftx.evaluating.evaluate import evaluate
 
     report = evaluate(run, artifact, data=data, progress=console.TerminalProgress())
     if json:

@@ -8,12 +8,12 @@ import typer
 
 from ftx.cli import console
 from ftx.cli.options import DataOption, JsonFlag, RunArgument
-from ftx.errors import shell_command
+from ftx.core.errors import shell_command
 
 if TYPE_CHECKING:
-    from ftx.card import Precision
     from ftx.exporting import ExportReport
     from ftx.exporting.export import ExportedArtifact, Format
+    from ftx.runs.card import Precision
 
 
 def command(

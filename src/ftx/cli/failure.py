@@ -15,10 +15,10 @@ from pydantic import BaseModel
 
 from ftx import missing_extra
 from ftx.cli import console
-from ftx.errors import EnvironmentFault, FtxError, InputError
-from ftx.memory import is_out_of_memory, memory_fault
-from ftx.reports import VerbReport
-from ftx.version import __version__
+from ftx.core.errors import EnvironmentFault, FtxError, InputError
+from ftx.core.memory import is_out_of_memory, memory_fault
+from ftx.core.reports import VerbReport
+from ftx.core.version import __version__
 
 # What the system says of a path that was given, or of itself.
 _INPUT = (errno.EEXIST, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG, errno.ELOOP)

@@ -10,13 +10,13 @@ from pydantic_core import PydanticCustomError
 
 from ftx.cli import console
 from ftx.cli.options import DataOption, JsonFlag, RunArgument
-from ftx.errors import InputError, shell_command
-from ftx.reading import read_file
-from ftx.values import auto_or_size
+from ftx.core.errors import InputError, shell_command
+from ftx.core.regular_files import read_file
+from ftx.recipe.values import auto_or_size
 
 if TYPE_CHECKING:
-    from ftx.combining import CombineReport
-    from ftx.merging import MergeReport
+    from ftx.merging.combine import CombineReport
+    from ftx.merging.merge import MergeReport
 
 AdapterOption = Annotated[
     list[Path] | None,
@@ -103,7 +103,7 @@ def command(
     progress = console.TerminalProgress()
     _refuse_idle(ctx, "data" if adapter else None)
     if not adapter:
-        from ftx.merging import merge
+        from ftx.merging.merge import merge
 
         merged = merge(run, data=data, progress=progress)
         console.print_json(merged) if json else print_merge(merged)
@@ -114,7 +114,7 @@ def command(
         raise InputError(f"there is no way to combine called '{combine}'", mend="--combine linear, or ties")
     if combine == "linear" and _given(ctx, "density"):
         raise InputError("--density is of TIES", mend="add --combine ties, or leave --density out")
-    from ftx.combining import combine as combine_adapters
+    from ftx.merging.combine import combine as combine_adapters
 
     report = combine_adapters(
         adapter,

@@ -8,11 +8,11 @@ from typing import Annotated
 
 import typer
 
-from ftx.architectures import Model, missing_targets, read_architectures
+from ftx.backbones.architectures import Model, missing_targets, read_architectures
 from ftx.cli import console
 from ftx.cli.options import JsonFlag
-from ftx.reports import VerbReport
-from ftx.targets import TARGETS
+from ftx.core.reports import VerbReport
+from ftx.recipe.targets import TARGETS
 
 
 class ModelsReport(VerbReport):

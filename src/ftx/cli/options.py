@@ -7,8 +7,8 @@ from typing import Annotated, cast, get_args
 
 import typer
 
-from ftx.errors import InputError, nearest
-from ftx.recipe import TaskName
+from ftx.core.errors import InputError, nearest
+from ftx.tasks.names import TaskName
 
 # Exit status where the work is done, but some inputs were skipped.
 SKIPPED = 4

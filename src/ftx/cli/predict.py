@@ -11,7 +11,7 @@ from ftx.cli import console
 from ftx.cli.options import SKIPPED
 
 if TYPE_CHECKING:
-    from ftx.prediction import Prediction
+    from ftx.evaluating.predict import Prediction
 
 
 def command(
@@ -36,7 +36,7 @@ def command(
 
     Images that cannot be read are reported and skipped; the exit status is then 4.
     """
-    from ftx.prediction import predict
+    from ftx.evaluating.predict import predict
 
     # Lines that appear one by one and a bar would write over each other on one terminal.
     progress = console.TerminalProgress(bars=not (json and console.answers_on_terminal()))

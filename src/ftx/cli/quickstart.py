@@ -23,6 +23,6 @@ def command(
     1,000 images of Fashion-MNIST to train on and 500 held out, as ten classes or as a tree with a single label;
     for multilabel 750 sheets of up to four garments and 300 held out. The sample is unpacked beside the run.
     """
-    from ftx.quickstart import quickstart
+    from ftx.pipeline import quickstart
 
     return answer(quickstart(out, task=parse_task(task), progress=console.TerminalProgress()), json=json)

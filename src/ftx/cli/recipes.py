@@ -6,9 +6,9 @@ from pydantic import BaseModel, ConfigDict
 
 from ftx.cli import console
 from ftx.cli.options import JsonFlag
-from ftx.recipe import Recipe
-from ftx.reports import VerbReport
-from ftx.resources import recipe_file, recipe_names
+from ftx.core.reports import VerbReport
+from ftx.core.resources import recipe_file, recipe_names
+from ftx.recipe.schema import Recipe
 
 
 class RecipeLine(BaseModel):

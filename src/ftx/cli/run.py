@@ -12,8 +12,8 @@ from ftx.cli.train import read_recipe
 from ftx.cli.validate import accuracy, print_parity
 
 if TYPE_CHECKING:
-    from ftx.card import Precision
     from ftx.pipeline import PipelineReport
+    from ftx.runs.card import Precision
 
 
 def command(

@@ -10,21 +10,21 @@ import typer
 from pydantic import BaseModel
 
 from ftx.cli import console
-from ftx.errors import InputError, nearest
+from ftx.core.errors import InputError, nearest
 
 # What is asked for -> the room and the model that its ``--json`` answer is.
 SCHEMAS = {
-    "recipe": ("ftx.recipe", "Recipe"),
+    "recipe": ("ftx.recipe.schema", "Recipe"),
     "data check": ("ftx.data.check", "DataReport"),
     "train": ("ftx.training", "TrainReport"),
     "dry-run": ("ftx.training", "DryRunReport"),
-    "merge": ("ftx.merging", "MergeReport"),
-    "merge --adapter": ("ftx.combining", "CombineReport"),
-    "adapters": ("ftx.comparing", "AdaptersReport"),
+    "merge": ("ftx.merging.merge", "MergeReport"),
+    "merge --adapter": ("ftx.merging.combine", "CombineReport"),
+    "adapters": ("ftx.merging.compare", "AdaptersReport"),
     "export": ("ftx.exporting", "ExportReport"),
-    "validate": ("ftx.validation", "ParityReport"),
-    "eval": ("ftx.evaluation", "EvalReport"),
-    "predict": ("ftx.prediction", "Prediction"),
+    "validate": ("ftx.evaluating", "ParityReport"),
+    "eval": ("ftx.evaluating.evaluate", "EvalReport"),
+    "predict": ("ftx.evaluating.predict", "Prediction"),
     "run": ("ftx.pipeline", "PipelineReport"),
     "models": ("ftx.cli.models", "ModelsReport"),
     "recipes": ("ftx.cli.recipes", "RecipesReport"),

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ftx.cli import console
-from ftx.cli.layers import numberless
+from ftx.cli.layer_names import numberless
 from ftx.cli.options import JsonFlag, OutOption, SetOption, StrictFlag
-from ftx.errors import INTERRUPTED, shell_command
-from ftx.recipe import Recipe, notes_on_otx
-from ftx.resources import recipe_file
-from ftx.targets import TARGETS, WORDS
+from ftx.core.errors import INTERRUPTED, shell_command
+from ftx.core.resources import recipe_file
+from ftx.recipe.schema import Recipe, notes_on_otx
+from ftx.recipe.targets import TARGETS, WORDS
 
 if TYPE_CHECKING:
     from ftx.training import DryRunReport, TrainReport
@@ -208,7 +208,7 @@ def _train(recipe: Recipe, out: Path | None, strict: bool, json: bool) -> int:
 
 
 def _dry_run(recipe: Recipe, out: Path | None, strict: bool, json: bool) -> None:
-    from ftx.run import refuse_existing
+    from ftx.runs.new_run import refuse_existing
     from ftx.training import dry_run
 
     if out is not None:

@@ -10,10 +10,10 @@ import typer
 
 from ftx.cli import console
 from ftx.cli.options import DataOption, JsonFlag, RequireProofFlag
-from ftx.errors import InputError
+from ftx.core.errors import InputError
 
 if TYPE_CHECKING:
-    from ftx.validation import ParityReport, ParityRow
+    from ftx.evaluating import ParityReport, ParityRow
 
 
 # Columns of a terminal that hold the mean difference and the cosine as well.
@@ -59,7 +59,7 @@ def command(
     row of its own under the precision that the CPU chooses by itself. Failed is what exceeds a bound on logits, or
     certainly loses more images than --max-drop; proved is what certainly does not. Exit status 1 where one failed.
     """
-    from ftx.validation import validate
+    from ftx.evaluating import validate
 
     report = validate(
         target,

@@ -7,16 +7,17 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict
 
+from ftx.core.errors import DataError
+from ftx.core.progress import SILENT, Progress
+from ftx.core.reports import VerbReport
 from ftx.data.dataset import SPLITS, Dataset, Entry
-from ftx.data.looks import Look, twins
+from ftx.data.near_duplicates import Look, twins
 from ftx.data.sources import Layout, Listing, list_images
 from ftx.data.survey import Opened, class_counts, on_sides, open_all
-from ftx.errors import DataError
-from ftx.labels import Labels
-from ftx.progress import SILENT, Progress
-from ftx.recipe import DataRecipe, TaskName
-from ftx.reports import VerbReport
-from ftx.tasks import TASKS
+from ftx.recipe.sections import DataRecipe
+from ftx.tasks.labels import Labels
+from ftx.tasks.meaning import TASKS
+from ftx.tasks.names import TaskName
 
 
 class NearDuplicate(BaseModel):

@@ -8,9 +8,9 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Literal, cast
 
-from ftx.errors import DataError, shown
-from ftx.files import sha256_file
-from ftx.labels import Labels
+from ftx.core.errors import DataError, shown
+from ftx.core.files import sha256_file
+from ftx.tasks.labels import Labels
 
 # train: fit and calibrate; val: choose (epoch, rate); test: report.
 Split = Literal["train", "val", "test"]

@@ -10,11 +10,12 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from ftx.core.memory import available_bytes
+from ftx.core.progress import SILENT, Progress
 from ftx.data.augment import Augment, random_view
-from ftx.data.budget import available_bytes
-from ftx.data.preprocess import Preprocess, load_pixels, open_image, resize_crop
+from ftx.data.decode import open_image
+from ftx.data.preprocess import Preprocess, load_pixels, resize_crop
 from ftx.data.threads import in_threads
-from ftx.progress import SILENT, Progress
 
 Pixels = NDArray[np.uint8]
 Targets = NDArray[np.float32]

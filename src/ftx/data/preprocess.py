@@ -1,67 +1,27 @@
 """THE image path: decode, resize, crop, normalise; the same for training, evaluation, calibration and parity.
 
 It equals timm's evaluation transform pixel for pixel, whatever the release of Pillow (see ``resize_crop``).
-``ftx.exporting.preprocess`` is its twin as a graph.
+``ftx.exporting.preprocess_graph`` is its twin as a graph.
 """
 
 from __future__ import annotations
 
 import math
-import re
-from collections.abc import Callable, Generator, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
-from hashlib import sha256
 from pathlib import Path
-from typing import BinaryIO, Literal
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageFile
-from PIL.ExifTags import Base as Exif
-from PIL.TiffImagePlugin import BITSPERSAMPLE, PHOTOMETRIC_INTERPRETATION
+from PIL import Image
 
-from ftx.bounds import LEAST_STD, MOST_BOX, MOST_MEAN, MOST_SIDE, MOST_STD
-from ftx.data.costs import (
-    DECODING,
-    FILES,
-    MAX_FILE_BYTES,
-    Paced,
-    check_directory,
-    check_scans,
-    check_size,
-    decoding_bytes,
-    is_sound_exif,
-)
-from ftx.errors import FtxError, ImageError
-from ftx.reading import open_file, read_file
+from ftx.core.limits import LEAST_STD, MOST_BOX, MOST_MEAN, MOST_SIDE, MOST_STD
+from ftx.data.decode import open_image
 
 Pixels = NDArray[np.uint8]
 Interpolation = Literal["bicubic", "bilinear"]
 # The short side, or height and width of a box that the image is to cover.
 Resize = int | tuple[int, int]
-
-# What a camera, a browser or a scanner writes. Pillow reads more: some by starting another program
-# (Ghostscript for EPS), some without a signature, so that any bytes may pass for an image.
-FORMATS = ("JPEG", "PNG", "WEBP", "AVIF", "TIFF", "BMP", "GIF", "JPEG2000", "PPM")
-Image.init()  # loads Pillow's readers; here, as it is not made for several threads at once
-# An image lies in one piece of memory, not in pieces of 16 MB: the C library gives those over 32 MB back to the system
-# when they are freed, and keeps smaller ones, for each thread. Six images of 25 megapixels, one after the other in six
-# threads, took 700 MB and take 171.
-Image.core.set_block_size(1 << 30)
-
-# Rows that are converted at a time, in pixels: a megabyte of RGB.
-_BAND_PIXELS = 1 << 18
-
-_TURNS = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
 
 
 @dataclass(frozen=True)
@@ -133,178 +93,6 @@ def crop_share(pre: Preprocess) -> float:
     while math.floor(pre.height / share) < box_height or math.floor(pre.width / share) < box_width:  # a rounding off
         share = math.nextafter(share, 0)
     return share
-
-
-def open_image(source: Path | bytes) -> Image.Image:
-    """Decode an image as a viewer shows it: upright, in RGB, what is transparent over white.
-
-    Of an animation the first frame; colour profiles are not applied, as timm's transform applies none.
-    Raises: ImageError if it is missing, no regular file, broken, of a kind with no agreed look, or would cost more
-    than ``ftx.data.costs`` allow.
-    """
-    if isinstance(source, bytes):
-        with _readable(None):
-            return _decode(source)
-    return open_hashed(source)[0]
-
-
-def open_hashed(path: Path) -> tuple[Image.Image, str]:
-    """The image in a file, and the SHA-256 of the very bytes that it was decoded from.
-
-    Raises: as ``open_image``.
-    """
-    with _readable(path):
-        size_bytes = path.stat().st_size
-        if size_bytes > MAX_FILE_BYTES:
-            found = f"{size_bytes / 1e6:,.0f} MB of at most {MAX_FILE_BYTES / 1e6:.0f}"
-            raise ImageError("the image's file is too large", found=found, mend="scale it down, or compress it")
-        with FILES.holding(size_bytes):
-            content = read_file(path, MAX_FILE_BYTES)
-            return _decode(content), sha256(content).hexdigest()
-
-
-def pixel_bytes(path: Path) -> int:
-    """What the decoded pixels take, by the file's header; 0 where that cannot be read."""
-    try:
-        with open_file(path) as stream:
-            width, height = _identify(stream).size
-    except Exception:  # opening it will tell
-        return 0
-    return 3 * width * height
-
-
-@contextmanager
-def _readable(where: Path | None) -> Generator[None, None, None]:
-    """Turn whatever an image's file brings about into an ImageError that names it."""
-    try:
-        yield
-    except FileNotFoundError as error:
-        raise ImageError("there is no such image", where=where) from error
-    except FtxError as error:
-        raise ImageError(error.what, where=where, found=error.found, mend=error.mend) from error
-    except Exception as error:  # Pillow's decoders let struct, value and memory errors through on broken files
-        found = getattr(error, "strerror", None) or str(error) or type(error).__name__
-        raise ImageError("the image cannot be read", where=where, found=found, mend="copy it again") from error
-
-
-def _decode(content: bytes) -> Image.Image:
-    stream = Paced(content)
-    try:
-        image = _identify(stream)
-        check_size(image)
-        check_scans(image, content)
-        with DECODING.holding(decoding_bytes(image)):
-            image.load()
-            turn = _turn(image)
-            rgb = to_rgb(image)
-            del image  # its pixels go before those of the turned image come
-            return rgb if turn is None else rgb.transpose(turn)
-    except Image.DecompressionBombError as error:  # WebP's reader asks before it makes room
-        raise ImageError("the image is too large", found=str(error), mend="scale it down") from error
-    except Exception as error:
-        if stream.refusal is not None:  # Pillow may have made another error of it
-            raise stream.refusal from error
-        raise
-
-
-def _identify(stream: BinaryIO) -> ImageFile.ImageFile:
-    """Read an image's header.
-
-    What Image.open does for these formats, but without its warning of large images: a warning can be
-    silenced for the whole process only, and threads decode here. ``check_size`` refuses them.
-    """
-    start = stream.read(512)
-    if not start:
-        raise ImageError("the image is empty", found="0 bytes", mend="copy it again")
-    for name in FORMATS:
-        read_header, signed = Image.OPEN.get(name, (None, None))
-        if read_header and signed and signed(start[:16]) is True:  # a text: this build of Pillow lacks the format
-            if name == "TIFF":
-                check_directory(stream)
-            stream.seek(0)
-            return read_header(stream, "")
-    raise ImageError("this is no image", found=_kind(start), mend=f"the formats are {', '.join(FORMATS)}")
-
-
-def _kind(start: bytes) -> str:
-    if re.search(rb"<(!doctype\s+html|html|head|body)\b", start, re.IGNORECASE):
-        return "an HTML page (a download that failed?)"
-    if start.startswith(b"version https://git-lfs"):
-        return "a Git LFS pointer (git lfs pull fetches the image)"
-    return f"it begins with {start[:8]!r}"
-
-
-def _turn(image: Image.Image) -> Image.Transpose | None:
-    """How EXIF says that an image is to be turned; TIFF's reader has done so itself."""
-    try:
-        if not is_sound_exif(image.info.get("exif", b"")):
-            return None
-        return _TURNS.get(int(image.getexif().get(Exif.Orientation, 1)))
-    except Exception:  # a viewer shows an image whose EXIF is broken as it lies
-        return None
-
-
-def to_rgb(image: Image.Image) -> Image.Image:
-    """Any of Pillow's modes in RGB as a viewer shows it, what is transparent over white.
-
-    Raises: ImageError where no brightness is agreed on: floats, integers beyond 16 bits.
-    """
-    if image.mode == "F":
-        found = "floating-point pixels"
-        raise ImageError("the image's brightness is not defined", found=found, mend="save it with 8 or 16 bits")
-    if not (image.mode.startswith("I") or image.mode == "La" or image.has_transparency_data):
-        return image if image.mode == "RGB" else image.convert("RGB")
-    # By bands, as what lies between takes several times the memory of the image.
-    to_grey = _eight_bits(image) if image.mode.startswith("I") else None
-    rgb = Image.new("RGB", image.size)
-    for top, band in _bands(image):
-        rgb.paste(_over_white(band if to_grey is None else to_grey(band)), (0, top))
-    return rgb
-
-
-def _bands(image: Image.Image) -> Iterator[tuple[int, Image.Image]]:
-    """Some rows after the others, each with the number of its first."""
-    rows = max(1, _BAND_PIXELS // image.width)
-    for top in range(0, image.height, rows):
-        yield top, image.crop((0, top, image.width, min(top + rows, image.height)))
-
-
-def _over_white(image: Image.Image) -> Image.Image:
-    if image.mode == "La":  # Pillow knows no way from here to RGBA
-        image = image.convert("LA")
-    if not image.has_transparency_data:
-        return image.convert("RGB")
-    over = image.convert("RGBA")
-    return Image.alpha_composite(Image.new("RGBA", over.size, "white"), over).convert("RGB")
-
-
-def _eight_bits(image: Image.Image) -> Callable[[Image.Image], Image.Image]:
-    """12 and 16-bit grey by its eight high bits, as Pillow and libpng bring 16-bit colour to 8: what does it to a band.
-
-    Raises: ImageError if a value has more bits.
-    """
-    tags = getattr(image, "tag_v2", {})  # a TIFF's: 12 bits fill a part of the range, and 0 may be white
-    (stored,) = tags.get(BITSPERSAMPLE, (16,))
-    bits = min(stored, 16)
-    ends = [(int(values.min()), int(values.max())) for _, band in _bands(image) for values in (np.asarray(band),)]
-    low, high = min(low for low, _ in ends), max(high for _, high in ends)
-    if low < 0 or high >= 1 << bits:
-        found = f"grey values from {low} to {high}"
-        raise ImageError("the image's brightness is not defined", found=found, mend="save it with 8 or 16 bits")
-    white_is_zero = tags.get(PHOTOMETRIC_INTERPRETATION) == 0
-    key = image.info.get("transparency")  # a PNG's: the grey that stands for nothing
-
-    def to_grey(band: Image.Image) -> Image.Image:
-        values = np.asarray(band)
-        grey = (values >> (bits - 8)).astype(np.uint8)
-        if white_is_zero:
-            grey = 255 - grey
-        if key is None:
-            return Image.fromarray(grey)
-        alpha = np.where(values == key, 0, 255).astype(np.uint8)
-        return Image.merge("LA", (Image.fromarray(grey), Image.fromarray(alpha)))
-
-    return to_grey
 
 
 def resize_crop(image: Image.Image, pre: Preprocess) -> Pixels:

@@ -7,11 +7,11 @@ import zipfile
 import zlib
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
-from ftx.errors import DataError
-from ftx.files import stage_folder, write_atomic
-from ftx.reading import read_file
-from ftx.recipe import TaskName
-from ftx.resources import sample_file
+from ftx.core.errors import DataError
+from ftx.core.files import stage_folder, write_atomic
+from ftx.core.regular_files import read_file
+from ftx.core.resources import sample_file
+from ftx.tasks.names import TaskName
 
 # Archive and the folder it becomes, and a table that names images of that folder.
 _GARMENTS = ("fashion-mnist.zip", "sample-data")

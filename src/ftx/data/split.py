@@ -6,9 +6,9 @@ from collections import defaultdict
 from collections.abc import Sequence
 from hashlib import sha256
 
+from ftx.core.errors import DataError
 from ftx.data.dataset import Entry, Split
 from ftx.data.sources import Found
-from ftx.errors import DataError
 
 # One image to learn from and one to choose by.
 FEWEST_PER_CLASS = 2

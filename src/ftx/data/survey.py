@@ -7,18 +7,18 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from ftx.core.errors import NAMED, DataError, ImageError, told
+from ftx.core.progress import SILENT, Progress
 from ftx.data.dataset import SPLITS, Dataset, Entry, Split, Unreadable
-from ftx.data.looks import Look, look_at
-from ftx.data.preprocess import open_hashed
+from ftx.data.decode import open_hashed
+from ftx.data.near_duplicates import Look, look_at
 from ftx.data.sources import Found, Layout, Listing, list_images
 from ftx.data.sources.folder import describe, table_beside
 from ftx.data.split import put_on_sides, refuse_small_classes
 from ftx.data.threads import in_threads
-from ftx.errors import NAMED, DataError, ImageError, told
-from ftx.labels import Labels
-from ftx.progress import SILENT, Progress
-from ftx.recipe import TaskName
-from ftx.tasks import TASKS
+from ftx.tasks.labels import Labels
+from ftx.tasks.meaning import TASKS
+from ftx.tasks.names import TaskName
 
 # A few broken files are in every large collection; with more than this share something is wrong with the folder.
 MOST_UNREADABLE = 0.05

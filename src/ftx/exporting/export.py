@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Literal, cast, get_args
 
 from pydantic import BaseModel, ConfigDict
 
-from ftx.card import Precision
-from ftx.errors import InputError, nearest
-from ftx.files import check_space
-from ftx.progress import SILENT, Progress
-from ftx.reports import VerbReport
-from ftx.run import Run
-from ftx.validation.report import Verdict
+from ftx.core.errors import InputError, nearest
+from ftx.core.files import check_space
+from ftx.core.progress import SILENT, Progress
+from ftx.core.reports import VerbReport
+from ftx.evaluating.parity_report import Verdict
+from ftx.runs.card import Precision
+from ftx.runs.run import Run
 
 if TYPE_CHECKING:
     from ftx.exporting.source import Source

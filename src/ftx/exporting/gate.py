@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ftx.errors import GateFailed
+from ftx.core.errors import GateFailed
+from ftx.evaluating.answers import ask_graph
+from ftx.evaluating.bounds import Bounds
+from ftx.evaluating.comparison import Reference, Subject, compare
+from ftx.evaluating.folder_parity import ask_folder
+from ftx.evaluating.parity import margin_of
+from ftx.evaluating.parity_report import Verdict
+from ftx.evaluating.verdict import Judged, judge
 from ftx.exporting.source import Source
 from ftx.runtimes.onnx import OnnxPredictor
-from ftx.validation.asking import ask_graph
-from ftx.validation.comparison import Reference, Subject, compare
-from ftx.validation.device import ask_folder
-from ftx.validation.parity import margin_of
-from ftx.validation.report import Verdict
-from ftx.validation.tolerance import Bounds
-from ftx.validation.verdict import Judged, judge
 
 
 def refuse_what_failed(source: Source, artifact: str, staged: Path) -> tuple[Verdict, str]:

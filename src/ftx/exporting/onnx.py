@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.export import ExportedProgram
 from torch.nn.functional import scaled_dot_product_attention
 
-from ftx.errors import ExportError
+from ftx.core.errors import ExportError
 from ftx.exporting.tracing import INPUT, OUTPUT, quiet_third_parties
 
 MODEL = "model.onnx"

@@ -14,16 +14,16 @@ from pathlib import Path
 
 from torch.export import ExportedProgram
 
+from ftx.core.errors import ExportError
+from ftx.core.telemetry import no_telemetry
 from ftx.data.preprocess import Preprocess
-from ftx.errors import ExportError
 from ftx.exporting.tracing import INPUT, OUTPUT, quiet_third_parties
-from ftx.telemetry import no_telemetry
 
 with no_telemetry():
     import openvino as ov
     from openvino.frontend import OpConversionFailure
 
-    from ftx.exporting.preprocess import embed_preprocessing
+    from ftx.exporting.preprocess_graph import embed_preprocessing
 
 MODEL = "model.xml"
 WEIGHTS = "model.bin"

@@ -12,29 +12,29 @@ import numpy as np
 from numpy.typing import NDArray
 from torch.export import ExportedProgram
 
-from ftx.backbones.dense import load_dense
-from ftx.card import Card, Precision, write_card
+from ftx.core.errors import ExportError
+from ftx.core.progress import Progress
+from ftx.core.telemetry import no_telemetry
 from ftx.data.dataset import Entry
 from ftx.data.loader import load_pixels_many
 from ftx.data.preprocess import Preprocess, normalise
-from ftx.errors import ExportError
 from ftx.exporting.onnx import write_onnx
 from ftx.exporting.openvino import compress_to_fp16, convert_body, write_ir
-from ftx.exporting.reference import Reference, balanced, make_reference, write_reference
+from ftx.exporting.reference_answers import Reference, balanced, make_reference, write_reference
 from ftx.exporting.tracing import trace
-from ftx.progress import Progress
-from ftx.run import Run
-from ftx.runtimes.model_info import model_info
-from ftx.telemetry import no_telemetry
+from ftx.runs.card import Card, Precision, write_card
+from ftx.runs.dense import load_dense
+from ftx.runs.run import Run
+from ftx.runtimes.model_api import model_info
 
 with no_telemetry():
     import openvino as ov
 
 if TYPE_CHECKING:
-    from ftx.quantizing import Quantized
+    from ftx.exporting.int8.quantize import Quantized
 
-# NNCF's default of 300 gave no smaller error than 100 (0.152 and 0.150 on the model of ftx.quantizing's search) and
-# takes three times as long.
+# NNCF's default of 300 gave no smaller error than 100 (0.152 and 0.150 on the model of the search in
+# ftx.exporting.int8.quantize) and takes three times as long.
 CALIBRATION_IMAGES = 128
 # Enough to tell the settings apart: 32 and 96 images gave each the same error within 5 %.
 CHOOSING_IMAGES = 32
@@ -102,7 +102,7 @@ class Source:
     @cached_property
     def reference(self) -> Reference:
         """Held-out images and the trained model's answers, before its merge."""
-        from ftx.training.trained import load_trained
+        from ftx.runs.trained import load_trained
 
         return make_reference(
             self.run.report_entries(),
@@ -123,7 +123,7 @@ class Source:
 
         So no image that a report is made of has chosen anything about the model.
         """
-        from ftx.quantizing import quantize_body
+        from ftx.exporting.int8.quantize import quantize_body
 
         calibration, choosing = calibration_images(self.run.entries("train"))
         return quantize_body(self.body, self._batches(calibration), self._batches(choosing), progress=self.progress)

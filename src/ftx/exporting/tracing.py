@@ -11,8 +11,8 @@ import torch
 from torch import nn
 from torch.export import Dim, ExportedProgram
 
+from ftx.core.errors import ExportError
 from ftx.data.preprocess import Preprocess
-from ftx.errors import ExportError
 
 INPUT = "image"
 OUTPUT = "logits"

@@ -7,11 +7,12 @@ from functools import partial
 from pathlib import Path
 from typing import cast
 
+from ftx.core.errors import ExportError, ImageError
+from ftx.core.telemetry import no_telemetry
 from ftx.data.preprocess import Preprocess, load_pixels, normalise
-from ftx.errors import ExportError, ImageError
-from ftx.runtimes.base import Pixels, RuntimeName, feed_files
-from ftx.tasks.base import Floats, Task
-from ftx.telemetry import no_telemetry
+from ftx.runtimes.predictor import Pixels, RuntimeName, feed_files
+from ftx.tasks.base import Task
+from ftx.tasks.thresholds import Floats
 
 with no_telemetry():
     import onnxruntime

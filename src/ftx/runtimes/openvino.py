@@ -8,13 +8,14 @@ from typing import Any
 
 import numpy as np
 
-from ftx.card import REFERENCE, Card, read_card
-from ftx.data.preprocess import Preprocess, open_image, pixel_bytes
-from ftx.errors import ExportError, ImageError, told
-from ftx.memory import is_out_of_memory
-from ftx.runtimes.base import Compute, Pixels, RuntimeName, feed_files
-from ftx.tasks.base import Floats
-from ftx.telemetry import no_telemetry
+from ftx.core.errors import ExportError, ImageError, told
+from ftx.core.memory import is_out_of_memory
+from ftx.core.telemetry import no_telemetry
+from ftx.data.decode import open_image, pixel_bytes
+from ftx.data.preprocess import Preprocess
+from ftx.runs.card import REFERENCE, Card, read_card
+from ftx.runtimes.predictor import Compute, Pixels, RuntimeName, feed_files
+from ftx.tasks.thresholds import Floats
 
 with no_telemetry():
     import openvino

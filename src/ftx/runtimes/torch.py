@@ -10,10 +10,11 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from ftx.core.errors import ImageError
 from ftx.data.preprocess import Preprocess, load_pixels, normalise
-from ftx.errors import ImageError
-from ftx.runtimes.base import Pixels, RuntimeName, feed_files
-from ftx.tasks.base import Floats, Task
+from ftx.runtimes.predictor import Pixels, RuntimeName, feed_files
+from ftx.tasks.base import Task
+from ftx.tasks.thresholds import Floats
 
 
 @dataclass(frozen=True)

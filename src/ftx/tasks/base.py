@@ -12,15 +12,14 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from ftx.labels import Declared, Labels
+from ftx.tasks.labels import Declared, Labels
 from ftx.tasks.thresholds import Flags, Floats, Thresholds
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from ftx.recipe import LossName
+    from ftx.tasks.names import LossName
 
-__all__ = ["Carried", "Flags", "Floats", "Related", "ScoredLabel", "Targets", "Task", "TaskKind", "Thresholds"]
 
 Targets = NDArray[np.float32]
 # The labels that each image carries, by its path.

@@ -7,17 +7,17 @@ from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
-from ftx.errors import DataError, told
-from ftx.labels import Declared, Labels
-from ftx.tasks.base import Carried, Flags, Floats, Related, ScoredLabel, Targets
-from ftx.tasks.exclusive import best, softmax
-from ftx.tasks.ranking import f1_of
-from ftx.tasks.thresholds import Thresholds
+from ftx.core.errors import DataError, told
+from ftx.tasks.base import Carried, Related, ScoredLabel, Targets
+from ftx.tasks.labels import Declared, Labels
+from ftx.tasks.metrics import f1_of
+from ftx.tasks.softmax import best, softmax
+from ftx.tasks.thresholds import Flags, Floats, Thresholds
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from ftx.recipe import LossName
+    from ftx.tasks.names import LossName
 
 
 class Multiclass:

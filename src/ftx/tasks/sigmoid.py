@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ftx.tasks.base import Floats
+from ftx.tasks.thresholds import Floats
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from ftx.recipe import LossName
+    from ftx.tasks.names import LossName
 
 # The asymmetric loss's published setting: positives as they are, easy negatives hushed, the easiest left out.
 FOCUS_NEGATIVE = 4

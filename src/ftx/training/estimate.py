@@ -10,15 +10,15 @@ import torch
 
 from ftx.adapters.attach import AdapterLayer, adapter_layers, owned_entries, owned_magnitudes, prove_reach
 from ftx.adapters.dora import DoraLinear
+from ftx.adapters.prepare import Prepared
 from ftx.backbones.families import depth, plain_vit
-from ftx.backbones.stages import frozen_lead, head_alone, token_shape
+from ftx.backbones.split_network import frozen_lead, head_alone, token_shape
+from ftx.core.progress import SILENT
 from ftx.data.dataset import Dataset
-from ftx.progress import SILENT
-from ftx.recipe import Recipe
-from ftx.tasks import Task
+from ftx.recipe.schema import Recipe
+from ftx.tasks.base import Task
 from ftx.training.feed import feature_bytes, feed_of, plan
 from ftx.training.loop import forward_backward, measure, train_mode
-from ftx.training.prepare import Prepared
 from ftx.training.report import AdaptedLayer
 
 

@@ -13,14 +13,15 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from ftx.backbones.families import head_names, plain_vit
-from ftx.backbones.stages import crown, frozen_lead, head_alone, head_input, head_logits, token_shape, trunk
+from ftx.backbones.split_network import crown, frozen_lead, head_alone, head_input, head_logits, token_shape, trunk
+from ftx.core.memory import available_bytes
+from ftx.core.progress import Progress
 from ftx.data.augment import Augment
-from ftx.data.budget import available_bytes
 from ftx.data.dataset import Entry
 from ftx.data.loader import TrainingImages, iter_pixels
 from ftx.data.preprocess import Preprocess, normalise
-from ftx.progress import Progress
-from ftx.recipe import Augmentation, Recipe
+from ftx.recipe.schema import Recipe
+from ftx.recipe.sections import Augmentation
 from ftx.tasks.base import Targets, Task
 
 Order = NDArray[np.intp]

@@ -12,13 +12,15 @@ import torch
 from torch import Tensor, nn
 
 from ftx.adapters.attach import prove_reach
-from ftx.errors import InputError
-from ftx.progress import Progress
-from ftx.recipe import LossName, TrainRecipe
-from ftx.tasks.base import Floats, Targets, Task, Thresholds
-from ftx.training.balance import Balance
+from ftx.core.errors import InputError
+from ftx.core.progress import Progress
+from ftx.recipe.sections import TrainRecipe
+from ftx.tasks.base import Targets, Task
+from ftx.tasks.names import LossName
+from ftx.tasks.thresholds import Floats, Thresholds
+from ftx.training.class_balance import Balance
 from ftx.training.feed import EVAL_BATCH, Feed
-from ftx.training.optim import optimizer, schedule
+from ftx.training.optimizer import optimizer, schedule
 
 
 @dataclass(frozen=True)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pydantic import BaseModel, ConfigDict
 
-from ftx.recipe import Method
-from ftx.reports import VerbReport
+from ftx.core.reports import VerbReport
+from ftx.recipe.sections import Method
 
 
 class TrainReport(VerbReport):

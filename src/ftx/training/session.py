@@ -10,31 +10,34 @@ import numpy as np
 import torch
 
 from ftx.adapters.attach import adapter_layers
+from ftx.adapters.prepare import Prepared, prepare
 from ftx.backbones.build import resolve as resolve_model
 from ftx.backbones.build import tagged
-from ftx.data.budget import available_bytes
+from ftx.core.errors import EnvironmentFault, RecipeError
+from ftx.core.files import check_space, write_atomic
+from ftx.core.memory import SMALLER, available_bytes, memory_faults
+from ftx.core.progress import SILENT, Progress
 from ftx.data.dataset import SPLITS, Dataset
 from ftx.data.survey import class_counts, read_dataset
-from ftx.errors import EnvironmentFault, RecipeError
-from ftx.files import check_space, write_atomic
-from ftx.memory import SMALLER, memory_faults
-from ftx.progress import SILENT, Progress
-from ftx.recipe import AdapterRecipe, Recipe
-from ftx.run import Manifest, new_run, refuse_existing, seal
-from ftx.runs import fresh_out, point_latest_at
-from ftx.targets import Role, Target
-from ftx.tasks import TASKS, Task, Thresholds
-from ftx.training.balance import balance_of
+from ftx.recipe.schema import Recipe
+from ftx.recipe.sections import AdapterRecipe
+from ftx.recipe.targets import Role, Target
+from ftx.runs.latest import fresh_out, point_latest_at
+from ftx.runs.manifest import Manifest
+from ftx.runs.model_cards import KeptEpoch, write_trained_card
+from ftx.runs.new_run import new_run, refuse_existing, seal
+from ftx.runs.trained import save_trained
+from ftx.tasks.base import Task
+from ftx.tasks.meaning import TASKS
+from ftx.tasks.thresholds import Thresholds
+from ftx.training.class_balance import balance_of
+from ftx.training.epoch_log import logging, require_tensorboard
 from ftx.training.estimate import Times, adapted_layers, memory_mb, rehearse, what_would_fit
 from ftx.training.feed import augmentation, feed_of, plan
-from ftx.training.log import logging, require_tensorboard
 from ftx.training.loop import Epoch, Fit, fit
-from ftx.training.modelcard import write_trained_card
-from ftx.training.optim import peak_lr
-from ftx.training.precision import device, resolve
-from ftx.training.prepare import Prepared, place, prepare
+from ftx.training.optimizer import peak_lr
+from ftx.training.placement import device, place, resolve
 from ftx.training.report import DryRunReport, TrainReport
-from ftx.training.trained import save_trained
 
 
 def train(recipe: Recipe, out: Path | None = None, *, strict: bool = False, progress: Progress = SILENT) -> TrainReport:
@@ -61,7 +64,7 @@ def train(recipe: Recipe, out: Path | None = None, *, strict: bool = False, prog
             made = _fit(prepared, dataset, resolved, task, progress, log)
         prepared.backbone.module.cpu()
         save_trained(prepared, new.folder / "trained")
-        write_trained_card(new.folder / "trained", resolved, prepared, dataset, made)
+        write_trained_card(new.folder / "trained", resolved, prepared, dataset, _kept(made))
         write_atomic(new.folder / "recipe.yaml", resolved.dumps().encode())
         seal(new.folder, _manifest(resolved, prepared, dataset, made.thresholds), dataset.entries)
     if new.path != out:
@@ -230,6 +233,17 @@ def _manifest(recipe: Recipe, prepared: Prepared, dataset: Dataset, thresholds: 
         thresholds=thresholds,
         preprocess=prepared.backbone.preprocess,
         data_root=str(dataset.root),
+    )
+
+
+def _kept(made: Fit) -> KeptEpoch:
+    return KeptEpoch(
+        number=made.best.epoch,
+        epochs=len(made.epochs),
+        metric=made.metric,
+        metrics=made.best.metrics,
+        thresholds=made.thresholds,
+        interrupted=made.interrupted,
     )
 
 

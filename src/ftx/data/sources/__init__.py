@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from ftx.core.errors import DataError
+from ftx.data.sources.annotation_files import documents, load
 from ftx.data.sources.coco import read_coco
 from ftx.data.sources.datumaro import read_datumaro
-from ftx.data.sources.documents import documents, load
+from ftx.data.sources.datumaro_package import read_foreign
 from ftx.data.sources.folder import walk
-from ftx.data.sources.foreign import read_foreign
 from ftx.data.sources.listing import Found, Layout, Listing
 from ftx.data.sources.table import TABLE_ENDINGS, metadata_tables, read_table, read_tables
-from ftx.errors import DataError
 
 __all__ = ["Found", "Layout", "Listing", "list_images"]
 

@@ -6,11 +6,11 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from ftx.core.errors import DataError, told
 from ftx.data.dataset import Split
-from ftx.data.sources.documents import Part, folder_of, parse, refuse_missing
+from ftx.data.sources.annotation_files import Part, folder_of, parse, refuse_missing
 from ftx.data.sources.listing import Found, Listing, inside, label_name, short, side_of
-from ftx.errors import DataError, told
-from ftx.labels import Declared
+from ftx.tasks.labels import Declared
 
 _NO_SUPERCATEGORY = ("", "none")
 

@@ -10,10 +10,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
-from ftx.data.sources.documents import Part, folder_of, parse, refuse_missing
+from ftx.core.errors import DataError, told
+from ftx.data.sources.annotation_files import Part, folder_of, parse, refuse_missing
 from ftx.data.sources.listing import Found, Listing, inside, label_name, short, side_of
-from ftx.errors import DataError, told
-from ftx.labels import Declared
+from ftx.tasks.labels import Declared
 
 
 class _Label(Part):

@@ -7,10 +7,10 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+from ftx.core.errors import DataError, nearest
 from ftx.data.dataset import SPLITS, Split
 from ftx.data.sources.listing import IMAGE_ENDINGS, Found, Listing, refuse_outside
-from ftx.errors import DataError, nearest
-from ftx.labels import Declared
+from ftx.tasks.labels import Declared
 
 # What operating systems and file servers leave in folders; not worth a word. Hidden files join them.
 LITTER = frozenset({"thumbs.db", "desktop.ini", "ehthumbs.db", "__macosx", "@eadir", "$recycle.bin"})

@@ -10,9 +10,9 @@ from functools import cache
 from pathlib import Path, PurePosixPath
 from typing import Literal
 
+from ftx.core.errors import DataError
 from ftx.data.dataset import Split
-from ftx.errors import DataError
-from ftx.labels import Declared
+from ftx.tasks.labels import Declared
 
 # Endings of the formats that Pillow reads from its own wheel and that photographs and scans come in.
 IMAGE_ENDINGS = frozenset(

@@ -18,10 +18,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import cast
 
+from ftx.core.errors import DataError, nearest, told
+from ftx.core.regular_files import read_file
 from ftx.data.dataset import SPLITS
 from ftx.data.sources.listing import Found, Listing, inside, label_name, refuse_outside, short, side_of
-from ftx.errors import DataError, nearest, told
-from ftx.reading import read_file
 
 TABLE_ENDINGS = (".csv", ".jsonl")
 # Several million lines.

@@ -1,0 +1,39 @@
+"""What a library calls the layers of a network that can have an adapter, and where each stands in the timm model."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from timm.layers.linear import Linear
+from torch import nn
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a layer of another library stands in the timm model: a layer, and its rows there (None: all)."""
+
+    layer: str
+    rows: slice | None = None
+
+
+@dataclass(frozen=True)
+class Naming:
+    """What another library calls the layers that can have an adapter, and the modules that may be saved whole."""
+
+    layers: Mapping[str, Place]
+    modules: Mapping[str, str]
+
+
+def timm_naming(module: nn.Module) -> Naming:
+    """The names of timm itself, of linear layers and convolutions that compute with their weight as it is.
+
+    A convolution that standardises its weight answers otherwise to W + s·B·A than to W and the adapter beside it.
+    """
+    plain = (nn.Linear.forward, Linear.forward, nn.Conv2d.forward, nn.Conv1d.forward)
+    layers = {
+        name: Place(name)
+        for name, layer in module.named_modules()
+        if type(layer).forward in plain or hasattr(layer, "lora_A")
+    }
+    return Naming(layers, {name: name for name, _ in module.named_modules() if name})

@@ -1,0 +1,188 @@
+"""``adapter_config.json``: what peft writes of an adapter, and which of its kinds merge here."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from ftx.core.errors import AdapterError, shown
+from ftx.core.limits import MOST_DEPTH, MOST_WIDTH
+from ftx.core.regular_expressions import ExpressionError, Expressions
+from ftx.core.strict_json import JsonError, read_json
+from ftx.recipe.complaints import first_complaint
+
+CONFIG = "adapter_config.json"
+
+# Keys by which peft makes another adapter of it than W + s·B·A, or trains more than that.
+_OTHER_KINDS = (
+    "fan_in_fan_out",
+    "lora_bias",
+    "use_qalora",
+    "use_bdlora",
+    "target_parameters",
+    "trainable_token_indices",
+    "layer_replication",
+    "alora_invocation_tokens",
+    "arrow_config",
+    "monteclora_config",
+    "velora_config",
+    "kasa_config",
+)
+# Ways to begin that leave the base as it was; pissa, olora, corda, loftq and lora_ga take something off it first, which
+# the file does not hold.
+_BASE_UNTOUCHED = (True, False, None, "gaussian", "eva", "orthogonal", "mica")
+
+_Rank = Annotated[int, Field(ge=1, le=MOST_WIDTH)]
+_Alpha = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+_Names = str | Annotated[list[str], Field(max_length=MOST_DEPTH)] | None
+
+
+class _Note(BaseModel):
+    base_digest: str | None = None
+
+
+class _Document(BaseModel):
+    """The keys that a merge reads, each of the type that peft writes."""
+
+    model_config = ConfigDict(strict=True, extra="ignore")
+
+    r: _Rank
+    lora_alpha: _Alpha
+    rank_pattern: Annotated[dict[str, _Rank], Field(max_length=MOST_DEPTH)] | None = None
+    alpha_pattern: Annotated[dict[str, _Alpha], Field(max_length=MOST_DEPTH)] | None = None
+    use_dora: bool = False
+    use_rslora: bool = False
+    target_modules: _Names = None
+    exclude_modules: _Names = None
+    modules_to_save: Annotated[list[str], Field(max_length=MOST_DEPTH)] | None = None
+    layers_to_transform: int | Annotated[list[int], Field(max_length=MOST_DEPTH)] | None = None
+    layers_pattern: _Names = None
+    base_model_name_or_path: str | None = None
+    ftx: _Note | None = None
+
+
+@dataclass(frozen=True)
+class PeftConfig:
+    """One adapter's config; names are those of the library that it was trained with."""
+
+    path: Path
+    document: _Document
+    expressions: Expressions = field(default_factory=Expressions, compare=False, repr=False)
+
+    @property
+    def dora(self) -> bool:
+        """Whether it has magnitudes."""
+        return self.document.use_dora
+
+    @property
+    def base_model(self) -> str | None:
+        """The base by its name, as far as peft knew it."""
+        return self.document.base_model_name_or_path or None
+
+    @property
+    def base_digest(self) -> str | None:
+        """The base by its weights; adapters of ftx alone say so."""
+        return self.document.ftx.base_digest if self.document.ftx else None
+
+    @property
+    def saved(self) -> Sequence[str]:
+        """Modules that were trained and saved whole."""
+        return self.document.modules_to_save or ()
+
+    def rank_and_scaling(self, name: str) -> tuple[int, float]:
+        """Of one layer: its rank r, and alpha / r or, with rsLoRA, alpha / √r."""
+        own = self.document
+        rank = self._of_pattern(own.rank_pattern, own.r, name)
+        alpha = self._of_pattern(own.alpha_pattern, own.lora_alpha, name)
+        return int(rank), alpha / (math.sqrt(rank) if own.use_rslora else rank)
+
+    def targets_layer(self, name: str) -> bool:
+        """Whether peft, by its rules, put an adapter into a layer of this name."""
+        own = self.document
+        if self.saves(name) or self._is_named(name, own.exclude_modules):
+            return False
+        if not self._is_named(name, own.target_modules):
+            return False
+        chosen = [own.layers_to_transform] if isinstance(own.layers_to_transform, int) else own.layers_to_transform
+        if not chosen or isinstance(own.target_modules, str) or name in (own.target_modules or ()):
+            return True
+        given = [own.layers_pattern] if isinstance(own.layers_pattern, str) else own.layers_pattern
+        patterns = [rf"(?:.*?\.)?{pattern}" for pattern in given or ()] or [r".*?\.[^.]*"]
+        numbered = (self._match(rf"{one}\.(?P<block>\d+)\..*", name) for one in patterns)
+        found = next((one for one in numbered if one is not None), None)
+        return found is not None and int(found["block"]) in chosen
+
+    def saves(self, name: str) -> bool:
+        """Whether a module of this name, or one around it, was trained and saved whole."""
+        return any(self._match(rf"(?:.*\.)?{saved}(?:\..*)?", name) is not None for saved in self.saved)
+
+    def _is_named(self, name: str, names: _Names) -> bool:
+        if isinstance(names, str):
+            return self._match(names, name) is not None
+        return any(name == one or name.endswith(f".{one}") for one in names or ())
+
+    def _of_pattern(self, pattern: Mapping[str, float] | None, default: float, name: str) -> float:
+        """Peft's rule: the first key that is the name, or an ending of it that begins at a dot."""
+        for one, value in (pattern or {}).items():
+            if self._match(rf"(?:.*\.)?(?:{one})", name) is not None:
+                return value
+        return default
+
+    def _match(self, expression: str, name: str) -> Mapping[str, str] | None:
+        try:
+            return self.expressions.fullmatch(expression, name)
+        except ExpressionError as error:
+            raise AdapterError(
+                "an expression of the adapter's config cannot be read", where=self.path, found=str(error)
+            ) from error
+
+
+def read_config(folder: Path) -> PeftConfig:
+    """Read an adapter's config.
+
+    Raises: AdapterError if it is none, or of a kind that is not W + s·B·A, or its B·A is relative to a changed base.
+    """
+    path = folder / CONFIG
+    try:
+        document = read_json(path)
+    except FileNotFoundError:
+        raise AdapterError(
+            "this folder is no adapter", where=folder, found=f"no {CONFIG}", mend="name a folder that peft or ftx wrote"
+        ) from None
+    except (OSError, JsonError) as error:
+        raise AdapterError("the adapter's config cannot be read", where=path, found=str(error)) from error
+    if not isinstance(document, dict):
+        raise AdapterError("the adapter's config is no mapping", where=path)
+    _refuse_other_kinds(document, path)  # pyright: ignore[reportUnknownArgumentType]
+    try:
+        return PeftConfig(path, _Document.model_validate(document))
+    except ValidationError as error:
+        raise AdapterError("the adapter's config does not hold", where=path, found=first_complaint(error)) from error
+
+
+def _refuse_other_kinds(config: Mapping[str, object], path: Path) -> None:
+    kind = config.get("peft_type")
+    if kind != "LORA":
+        raise AdapterError(
+            "only LoRA and DoRA adapters merge",
+            where=path,
+            found=f"peft_type {shown(kind)}",
+            mend="merge it with peft (merge_and_unload) and train or export from that model",
+        )
+    if other := [key for key in _OTHER_KINDS if config.get(key)]:
+        raise AdapterError("an adapter of a kind that ftx does not merge", where=path, found=", ".join(other))
+    if config.get("bias", "none") != "none":
+        raise AdapterError("an adapter with trained biases", where=path, found=f"bias {shown(config['bias'])}")
+    start = config.get("init_lora_weights")
+    if start not in _BASE_UNTOUCHED:
+        raise AdapterError(
+            "the adapter is one of a changed base, which the file does not hold",
+            where=path,
+            found=f"init_lora_weights {shown(start)}",
+            mend="let peft convert it when saving: save_pretrained(..., path_initial_model_for_weight_conversion=...)",
+        )

@@ -1,0 +1,93 @@
+"""From a recipe to a model ready to train: built, weights in, adapters on, the rest frozen."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TypeVar
+
+import torch
+
+from ftx.adapters.attach import adapter_layers, attach, attach_saved, owned_entries, owned_magnitudes, unfreeze_head
+from ftx.adapters.dora import DoraLinear
+from ftx.adapters.spec import AdapterSpec
+from ftx.backbones.build import Backbone, build
+from ftx.recipe.schema import Recipe
+from ftx.recipe.sections import Method
+from ftx.recipe.targets import Role, Target
+
+Number = TypeVar("Number", int, float)
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A model whose trainable parameters are those that the method trains."""
+
+    backbone: Backbone
+    method: Method
+    spec: AdapterSpec | None
+    layers: tuple[str, ...]
+
+    @property
+    def trainable(self) -> int:
+        """How many parameters train; a fused layer's zeros in B, and magnitudes of rows that no target has, do not."""
+        module = self.backbone.module
+        total = sum(parameter.numel() for parameter in module.parameters() if parameter.requires_grad)
+        for _, layer in adapter_layers(module):
+            total -= layer.lora_B.numel() - owned_entries(layer)
+            if isinstance(layer, DoraLinear):
+                total -= layer.lora_magnitude_vector.numel() - owned_magnitudes(layer)
+        return total
+
+
+def base_of(recipe: Recipe, num_classes: int) -> Backbone:
+    """The model before training: pretrained weights and a fresh head."""
+    return build(
+        recipe.model.name,
+        weights=recipe.model.weights,
+        num_classes=num_classes,
+        image_size=recipe.data.image_size,
+        seed=recipe.seed,
+    )
+
+
+def adapter_spec(recipe: Recipe) -> AdapterSpec | None:
+    """The adapter that a recipe asks for; None for linear probing and full fine-tuning."""
+    if recipe.model.peft == "none":
+        return None
+    adapter = recipe.adapter
+    named = adapter.layers != "auto"
+    roles: tuple[Role, ...] = ("layer",) if named else adapter.targets
+    return AdapterSpec(
+        kind=recipe.model.peft,
+        rank=_each(roles, adapter.rank),
+        alpha=_each(roles, adapter.alpha),
+        blocks=adapter.blocks,
+        layers=adapter.layers if named else None,
+        init=adapter.init,
+        dropout=adapter.dropout,
+        rslora=adapter.rslora,
+    )
+
+
+def _each(roles: tuple[Role, ...], given: Number | Mapping[Target, Number]) -> dict[Role, Number]:
+    return {**given} if isinstance(given, Mapping) else dict.fromkeys(roles, given)
+
+
+def prepare(recipe: Recipe, num_classes: int, *, saved: bool = False) -> Prepared:
+    """Build the model and make trainable what the method trains; ``saved``: to be filled from ``trained/``.
+
+    Raises: ModelError, AdapterError or EnvironmentFault, as building and attaching do.
+    """
+    backbone = base_of(recipe, num_classes)
+    module, method, spec = backbone.module, recipe.method, adapter_spec(recipe)
+    layers: list[str] = []
+    if spec is not None:
+        generator = torch.Generator().manual_seed(recipe.seed)
+        layers = attach_saved(module, spec) if saved else attach(module, spec, generator=generator)
+    elif method == "linear":
+        module.requires_grad_(False)
+        unfreeze_head(module)
+    else:
+        module.requires_grad_(True)
+    return Prepared(backbone, method, spec, tuple(layers))

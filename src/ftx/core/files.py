@@ -1,0 +1,304 @@
+"""Files that are whole or not there: temporary name, fsync, rename; and one writer at a time where that matters."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+import platform
+import re
+import secrets
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from functools import cache
+from itertools import count
+from pathlib import Path
+
+from ftx.core.errors import EnvironmentFault, FtxError, shown
+from ftx.core.regular_files import open_file
+
+# A folder or file under this prefix is work in progress of one process and never an artifact.
+STAGING_PREFIX = ".ftx-partial-"
+# Held by whoever changes a folder that several may write to. It stays: one that came anew could be held twice.
+LOCK = ".ftx-lock"
+# Of two that only note what they wrote, the second has not to wait for so long.
+_WORTH_A_WORD_S = 1.0
+
+
+def sha256_file(path: Path) -> str:
+    """SHA-256 of a file's bytes, as hex."""
+    with open_file(path) as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def below_it(files: dict[str, str]) -> dict[str, str]:
+    """Hashes by file, as a folder's own record has them; raises ValueError for a name that leads out of the folder."""
+    for name in files:
+        parts = Path(name).parts
+        if not parts or ".." in parts or Path(name).is_absolute() or "\0" in name or len(name) > 4096:
+            raise ValueError(f"{shown(name)} is no file below the folder")
+    return files
+
+
+def write_atomic(path: Path, content: bytes) -> None:
+    """Write a file so that it appears under its name only when it is whole and on disk.
+
+    Raises: EnvironmentFault if the disk is full or the folder cannot be written.
+    """
+    with disk_faults(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        sweep(path.parent)
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=_owned_prefix())
+        staged = Path(name)
+        try:
+            with os.fdopen(handle, "wb") as stream:
+                stream.write(content)
+                stream.flush()
+                os.fsync(stream.fileno())
+            # mkstemp makes 0600; an artifact is as readable as any file that the user makes.
+            staged.chmod(0o666 & ~_umask())
+            staged.replace(path)
+        except BaseException:
+            staged.unlink(missing_ok=True)
+            raise
+        _fsync_folder(path.parent)
+
+
+@contextmanager
+def stage_folder(final: Path) -> Iterator[Path]:
+    """Give a temporary folder beside ``final`` and move it there when the block ends well.
+
+    A folder already at ``final`` is replaced; whether that is allowed is the caller's to say.
+    Raises: EnvironmentFault if the disk is full or the folder cannot be written.
+    """
+    with staging(final) as staged:
+        yield staged
+        settle(staged)
+        replace_folder(staged, final)
+
+
+@contextmanager
+def staging(final: Path) -> Iterator[Path]:
+    """Give a temporary folder beside ``final``, which is gone after the block unless the block moved it."""
+    with disk_faults(final):
+        final.parent.mkdir(parents=True, exist_ok=True)
+        sweep(final.parent)
+        staged = Path(tempfile.mkdtemp(dir=final.parent, prefix=_owned_prefix()))
+        staged.chmod(0o777 & ~_umask())
+        try:
+            yield staged
+        finally:
+            shutil.rmtree(staged, ignore_errors=True)
+
+
+def partial_path(folder: Path) -> Path:
+    """A free name in ``folder`` for what this process has not finished."""
+    return folder / f"{_owned_prefix()}{secrets.token_hex(4)}"
+
+
+def sweep(folder: Path, *, below: bool = False) -> None:
+    """Remove what processes of this machine that have ended left unfinished, ``below``: in folders inside as well.
+
+    What a living process works on stays, and so does what another machine left in a shared folder.
+    """
+    for inside, folders, files in os.walk(folder):
+        for name in (*folders, *files):
+            if _abandoned(name):
+                _remove(Path(inside, name))
+        folders[:] = [name for name in folders if below and not name.startswith(STAGING_PREFIX)]
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+        return
+    with suppress(OSError):  # another process was first, or it is another user's
+        path.unlink()
+
+
+def _owned_prefix() -> str:
+    """Begins the name of what this process has not finished: the machine, the process, and when it began."""
+    process = os.getpid()
+    return f"{STAGING_PREFIX}{_machine()}-{process}-{_state_and_start(process)[1] or 0}-"
+
+
+@cache
+def _machine() -> str:
+    """Where a process number means one process: the machine's name, and the container's, which may share the name."""
+    name = re.sub(r"[^A-Za-z0-9]", "_", platform.node())
+    try:
+        space = Path("/proc/self/ns/pid").readlink().name  # pid:[4026531836]
+    except OSError:  # not Linux
+        return name
+    return f"{name}_{re.sub(r'[^0-9]', '', space)}"
+
+
+def _abandoned(name: str) -> bool:
+    """Whether the name is that of unfinished work whose process has ended."""
+    ours = f"{STAGING_PREFIX}{_machine()}-"
+    found = re.match(r"(\d{1,9})-(\d+)-", name.removeprefix(ours)) if name.startswith(ours) else None
+    return found is not None and not _alive(int(found[1]), int(found[2]))
+
+
+def _alive(process: int, began: int) -> bool:
+    """Whether the process that began then lives; its number may be another program's by now."""
+    if os.name == "nt":  # where asking would be Ctrl-C
+        return True
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:  # another user's
+        pass
+    state, start = _state_and_start(process)
+    return state not in ("Z", "X") and start in (None, began)
+
+
+def _state_and_start(process: int) -> tuple[str, int | None]:
+    """What the kernel says of a process: its state (Z: ended, not yet collected), and when it began, in its own ticks.
+
+    Source: proc_pid_stat(5), fields 3 and 22; the second, a program's name, may hold blanks and brackets.
+    """
+    try:
+        fields = Path(f"/proc/{process}/stat").read_text(errors="replace").rpartition(")")[2].split()
+    except OSError:
+        return "", None
+    return fields[0], int(fields[19])
+
+
+@contextmanager
+def sole_writer(folder: Path, note: Callable[[str], None]) -> Iterator[None]:
+    """Let no other process change the folder until the block ends; a process that is killed lets go as well.
+
+    Who has to wait is told so. What processes that ended left unfinished in the folder is gone then.
+    Raises: EnvironmentFault if the folder cannot be written.
+    """
+    from filelock import FileLock, Timeout
+
+    lock = FileLock(folder / LOCK)
+    with disk_faults(folder):
+        try:
+            lock.acquire(timeout=_WORTH_A_WORD_S)
+        except Timeout:
+            note(f"another ftx is writing to {folder}: waiting for it")
+            lock.acquire()
+    try:
+        sweep(folder, below=True)
+        yield
+    finally:
+        lock.release()
+
+
+def place_new(staged: Path, final: Path) -> Path:
+    """Move a folder to ``final``, or to ``final-2``, ``final-3``, … if that was taken meanwhile; says where."""
+    for candidate in numbered(final):
+        if candidate.exists() or candidate.is_symlink():
+            continue
+        try:
+            staged.rename(candidate)
+        except OSError as error:
+            if error.errno in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):  # taken since it was looked at
+                continue
+            raise
+        _fsync_folder(candidate.parent)
+        return candidate
+    raise AssertionError("the numbers do not end")
+
+
+def numbered(path: Path) -> Iterator[Path]:
+    """``path``, ``path-2``, ``path-3``, …"""
+    yield path
+    yield from (path.with_name(f"{path.name}-{number}") for number in count(2))
+
+
+def replace_folder(staged: Path, final: Path) -> None:
+    """Move a folder to ``final``, in the place of the one that may be there."""
+    if not final.exists():
+        staged.rename(final)
+    else:
+        # A folder cannot be renamed over one that is not empty, so the old one steps aside first.
+        retired = Path(tempfile.mkdtemp(dir=final.parent, prefix=_owned_prefix()))
+        final.rename(retired / final.name)
+        try:
+            staged.rename(final)
+        except BaseException:
+            (retired / final.name).rename(final)
+            raise
+        finally:
+            shutil.rmtree(retired, ignore_errors=True)
+    _fsync_folder(final.parent)
+
+
+# No space, a quota, a file too large for its file system or its owner's limit.
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+# Not every library raises OSError: safetensors quotes the system's words, OpenVINO has its own for a failed write.
+_FULL_IN_WORDS = (*(os.strerror(number) for number in _FULL), "iostream error")
+
+
+@contextmanager
+def disk_faults(path: Path) -> Iterator[None]:
+    """Turn the operating system's refusals to write into one clear error."""
+    try:
+        yield
+    except FtxError:
+        raise
+    except Exception as error:
+        number = error.errno if isinstance(error, OSError) else None
+        if number in _FULL or (number is None and any(words in str(error) for words in _FULL_IN_WORDS)):
+            raise EnvironmentFault(
+                "the disk takes no more", where=path, found=str(error), mend="free some space and run it again"
+            ) from error
+        if number in (errno.EACCES, errno.EROFS, errno.EPERM):
+            raise EnvironmentFault(
+                "this place cannot be written", where=path, found=os.strerror(number), mend="choose another folder"
+            ) from error
+        raise
+
+
+def settle(folder: Path) -> None:
+    """Everything on disk, and as readable as files that the user makes: safetensors writes 0600."""
+    mode = 0o666 & ~_umask()
+    for path in sorted(folder.rglob("*")):
+        if path.is_file():
+            path.chmod(mode)
+            with path.open("rb") as stream:
+                os.fsync(stream.fileno())
+        else:
+            _fsync_folder(path)
+    _fsync_folder(folder)
+
+
+def _fsync_folder(folder: Path) -> None:
+    if os.name == "nt":  # Windows opens no folder as a file
+        return
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def check_space(folder: Path, needed_bytes: int) -> None:
+    """Refuse to begin where the disk cannot hold the result.
+
+    Raises: EnvironmentFault if fewer than ``needed_bytes`` are free.
+    """
+    existing = next(parent for parent in [folder.absolute(), *folder.absolute().parents] if parent.exists())
+    sweep(existing, below=existing == folder.absolute())  # a folder of ours, else the one that it will lie in
+    status = os.statvfs(existing) if hasattr(os, "statvfs") else None
+    if status is not None and status.f_bavail * status.f_frsize < needed_bytes:
+        free_mb = status.f_bavail * status.f_frsize / 1e6
+        raise EnvironmentFault(
+            "the disk is too full",
+            where=existing,
+            found=f"{free_mb:.0f} MB free, {needed_bytes / 1e6:.0f} MB needed",
+            mend="free some space",
+        )

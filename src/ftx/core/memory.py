@@ -1,0 +1,67 @@
+"""Memory: how much is free, and one error where it runs out, which each library words in its own way."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from ftx.core.errors import EnvironmentFault
+
+# Where the machine does not tell its memory (no /proc): what the smallest of today's laptops has to spare.
+ASSUMED_FREE_BYTES = 4 << 30
+
+
+def available_bytes() -> int:
+    """Memory that this process may still take, by /proc/meminfo and its control group."""
+    meminfo = Path("/proc/meminfo")
+    if not meminfo.is_file():
+        return ASSUMED_FREE_BYTES
+    fields = dict(line.split(":", 1) for line in meminfo.read_text().splitlines())
+    free = int(fields["MemAvailable"].split()[0]) * 1024
+    limit, current = Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory.current")
+    if limit.is_file() and current.is_file() and limit.read_text().strip() != "max":
+        # Pages of files that were read count as used, though the kernel drops them when memory is asked for.
+        statistics = Path("/sys/fs/cgroup/memory.stat")
+        lines = statistics.read_text().splitlines() if statistics.is_file() else []
+        cached = sum(int(line.split()[1]) for line in lines if line.startswith(("inactive_file ", "active_file ")))
+        free = min(free, max(int(limit.read_text()) - int(current.read_text()) + cached, 0))
+    return free
+
+
+# torch on a CPU and (as its own class, told by its name) on a GPU, oneDNN, the C++ library, and the system.
+_WORDS = (
+    "can't allocate memory",
+    "not enough memory",
+    "out of memory",
+    "could not create a memory object",
+    "bad_alloc",
+    "bad allocation",
+    "cannot allocate memory",
+)
+SMALLER = "use a smaller batch, image size or model"
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that the machine has no more memory to give."""
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        return True
+    return isinstance(error, RuntimeError) and any(words in str(error).lower() for words in _WORDS)
+
+
+def memory_fault(error: BaseException, mend: str = SMALLER) -> EnvironmentFault:
+    """The error in our own terms."""
+    lines = str(error).strip().splitlines()
+    found = lines[0].rpartition("] ")[2][:200] if lines else None  # torch begins with the place in its source
+    return EnvironmentFault("there is not enough memory", found=found, mend=mend)
+
+
+@contextmanager
+def memory_faults(mend: Callable[[], str]) -> Iterator[None]:
+    """Turn memory that runs out into one clear error, which says what would fit."""
+    try:
+        yield
+    except Exception as error:
+        if not is_out_of_memory(error):
+            raise
+        raise memory_fault(error, mend()) from error

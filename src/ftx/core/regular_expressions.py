@@ -1,0 +1,63 @@
+"""Regular expressions from strangers, held against layers' names: what they mean to Python's ``re``, within a time.
+
+``re`` cannot be stopped, and ``(.*)*(.*)*x`` takes it longer than anyone waits. The package ``regex`` matches the same
+and looks at the clock; it has more syntax, so what ``re`` refuses is refused here too, and a brace that ``re`` takes as
+it is written is not its fuzzy matching.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+import warnings
+from collections.abc import Mapping
+
+import regex
+
+from ftx.core.errors import shown
+from ftx.core.limits import MOST_EXPRESSION
+
+# Of this thread, for all the names of a model together; the expressions that ftx writes take some hundredths.
+BUDGET_S = 1.0
+_LITERAL_BRACE = re.compile(r"(\\.)|\{(?!\d*,?\d*\})", re.DOTALL)
+
+
+class ExpressionError(ValueError):
+    """An expression that cannot be read, or that takes too long; the message says which."""
+
+
+class Expressions:
+    """Matches expressions that belong together, one adapter's or one flag's, within one budget of time."""
+
+    def __init__(self) -> None:
+        self._left_s = BUDGET_S
+        self._compiled: dict[str, regex.Pattern[str]] = {}
+
+    def fullmatch(self, expression: str, name: str) -> Mapping[str, str] | None:
+        """The named groups where the whole name matches, and None where it does not.
+
+        Raises: ExpressionError if it is none, or the budget is spent.
+        """
+        started = time.thread_time()
+        pattern = self._compiled.get(expression) or self._compile(expression)
+        try:
+            found = pattern.fullmatch(name, timeout=max(self._left_s, 1e-6))
+        except TimeoutError:
+            raise ExpressionError(f"{shown(expression)}: it takes too long to match") from None
+        self._left_s -= time.thread_time() - started
+        if self._left_s <= 0:
+            raise ExpressionError(f"{shown(expression)}: with the others it takes too long to match")
+        return None if found is None else found.groupdict()
+
+    def _compile(self, expression: str) -> regex.Pattern[str]:
+        if len(expression) > MOST_EXPRESSION:
+            raise ExpressionError(f"{shown(expression)}: {len(expression):,} characters, at most {MOST_EXPRESSION:,}")
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # on syntax that may mean something else in a later Python
+                re.compile(expression)
+                pattern = regex.compile(_LITERAL_BRACE.sub(lambda one: one[1] or r"\{", expression))
+        except (re.error, regex.error, OverflowError, RecursionError, ValueError) as error:
+            raise ExpressionError(f"{shown(expression)}: {error}") from error
+        self._compiled[expression] = pattern
+        return pattern

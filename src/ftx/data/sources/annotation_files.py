@@ -1,0 +1,123 @@
+"""Annotation files in JSON: where they lie in a data set, and what is in them."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Collection
+from pathlib import Path
+from typing import Literal, TypeVar
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from ftx.core.errors import DataError, told
+from ftx.core.regular_files import read_file
+from ftx.data.sources.listing import IMAGE_ENDINGS, Found, refuse_outside, short
+
+# What Roboflow calls COCO's annotations, beside the images of each side.
+_BESIDE_IMAGES = "_annotations.coco.json"
+
+# COCO's own, of 118,000 images with their outlines, has 470 megabytes; LVIS's 1.1 gigabytes.
+MAX_ANNOTATIONS_BYTES = 1 << 31
+
+Kind = Literal["coco", "datumaro"]
+Document = TypeVar("Document", bound=BaseModel)
+
+
+class Part(BaseModel):
+    """A part of an annotation file: what ftx reads of it, whatever else is there."""
+
+    model_config = ConfigDict(extra="ignore", frozen=True, strict=True)
+
+
+def documents(path: Path) -> list[Path]:
+    """The annotation files of a data set; none where it is another kind of data set.
+
+    Of COCO's own files ``instances_*`` alone say which categories an image holds. A folder called ``annotations`` that
+    holds images is a class.
+    Raises: DataError if a link leads out of the data set.
+    """
+    if path.is_file():
+        return [path]
+    within = _visible(path / "annotations", "*.json")
+    if any(file.suffix.lower() in IMAGE_ENDINGS for file in _visible(path / "annotations", "*")):
+        within = []
+    instances = [file for file in within if file.name.startswith("instances_")]
+    found = (
+        instances
+        or within
+        or _visible(path, "instances_*.json")
+        or _visible(path, f"*/{_BESIDE_IMAGES}")
+        or _visible(path, _BESIDE_IMAGES)
+    )
+    for file in found:
+        refuse_outside(Path(os.path.realpath(path)), file)
+    return found
+
+
+def _visible(folder: Path, pattern: str) -> list[Path]:
+    return [file for file in sorted(folder.glob(pattern)) if not file.name.startswith(".")]
+
+
+def load(path: Path) -> tuple[Kind, bytes]:
+    """What an annotation file holds, told by its keys, and its content.
+
+    Raises: DataError if it has neither COCO's images nor Datumaro's items.
+    """
+    try:
+        content = read_file(path, MAX_ANNOTATIONS_BYTES)
+    except OSError as error:
+        raise DataError("the annotation file cannot be read", where=path, found=error.strerror) from error
+    # By text, as parsing all of COCO's polygons to look at the keys would take seconds and gigabytes.
+    if re.search(rb'"categories"\s*:', content):
+        if re.search(rb'"images"\s*:', content):
+            return "coco", content
+        if re.search(rb'"items"\s*:', content):
+            return "datumaro", content
+    raise DataError(
+        "this is no annotation file that ftx knows",
+        where=path,
+        found=short(content[:60].decode(errors="replace")),
+        mend="COCO's has images, annotations and categories, Datumaro's items and categories",
+    )
+
+
+def parse(kind: type[Document], content: bytes, where: Path) -> Document:
+    """The document as what it should be.
+
+    Raises: DataError naming each place that does not hold.
+    """
+    try:
+        return kind.model_validate_json(content)
+    except ValidationError as error:
+        lines = [
+            f"{'.'.join(map(str, one['loc'])) or 'file'}: {one['msg']}"
+            + ("" if one["type"] == "json_invalid" else f", found {short(one['input'])}")
+            for one in error.errors(include_url=False, include_context=False)
+        ]
+        what = f"places of the annotations that do not hold: {len(lines)}"
+        raise DataError(what, where=where, found=told(lines)) from error
+
+
+def folder_of(root: Path, folders: list[str], names: list[str]) -> str:
+    """The folder below the root that holds the images of one annotation file: the first that holds any of them.
+
+    Returns: a path to go before the images', empty for the root itself, and where there are none.
+    """
+    for folder in folders:
+        if any((root / folder / name).is_file() for name in names):
+            return "" if folder == "." else f"{folder}/"
+    return ""
+
+
+def refuse_missing(root: Path, found: Collection[Found], where: Path) -> None:
+    """Raise DataError if there are no images, or not one of them is there."""
+    if not found:
+        raise DataError("the annotations name no images", where=where)
+    if not any((root / image.path).is_file() for image in found):
+        raise DataError(
+            "no image that the annotations name is there",
+            where=where,
+            found=f"{len(found)} images, the first {next(iter(found)).path}",
+            mend=f"put them below {root}: into images/<side>/, <side>/, images/ or straight into it",
+        )

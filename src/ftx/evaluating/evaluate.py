@@ -1,0 +1,150 @@
+"""``ftx eval``: how well an artifact of a run answers on the held-out images, class by class.
+
+Shapes: N images, C labels.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict
+
+from ftx.core.errors import GateFailed, ImageError
+from ftx.core.progress import SILENT, Progress
+from ftx.core.reports import VerbReport
+from ftx.core.statistics import wilson_interval
+from ftx.runs.run import Run
+from ftx.runtimes import load_artifact
+from ftx.runtimes.choosing import furthest
+from ftx.runtimes.predictor import RuntimeName
+from ftx.tasks.metrics import average_precision, f1_of
+from ftx.tasks.thresholds import Flags, Floats
+
+Counts = NDArray[np.int64]
+
+
+class ClassScore(BaseModel):
+    """One label: shares in [0, 1], 0 where nothing was predicted or nothing is there; ``support`` in images.
+
+    ``false_positive_rate`` is the share of images without the label that are called it.
+
+    ``average_precision`` is that of its scores, null where no image has the label.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: str
+    precision: float
+    recall: float
+    f1: float
+    false_positive_rate: float
+    average_precision: float | None
+    support: int
+
+
+class EvalReport(VerbReport):
+    """Share of wholly right images with Wilson's 95 % interval, the task's metrics, and each label's own.
+
+    ``confusion[i][j]`` counts images of label i that were called j, in the order of ``classes``; null where an image
+    may have several labels.
+    """
+
+    verb: str = "eval"
+    artifact: str
+    runtime: RuntimeName
+    compute: str
+    split: str
+    images: int
+    accuracy: float
+    accuracy_low: float
+    accuracy_high: float
+    metrics: dict[str, float]
+    macro_f1: float
+    classes: list[ClassScore]
+    confusion: list[list[int]] | None
+
+
+def evaluate(
+    run: Run | Path | str | None = None,
+    artifact: str | None = None,
+    *,
+    data: Path | None = None,
+    progress: Progress = SILENT,
+) -> EvalReport:
+    """Ask an artifact about every held-out image, from its file, in the precision that it is deployed in.
+
+    ``artifact`` is the run's best IR by default, ``dense`` or ``trained`` where there is none yet.
+    The run gets ``reports/eval.json``.
+    Raises: RunError, DataError; GateFailed if an answer is not a finite number.
+    """
+    run = run if isinstance(run, Run) else Run.open(run)
+    chosen = artifact or furthest(run)
+    predictor = load_artifact(run, chosen)
+    entries = run.report_entries()
+    root = run.data_root(data)
+    paths = [entry.locate(root) for entry in entries]
+    rows: list[Floats] = []
+    with progress.track(f"evaluating {chosen}", len(paths)) as bar:
+        for path, answer in zip(paths, predictor.logits_from_files(paths), strict=True):
+            if isinstance(answer, ImageError):
+                raise answer
+            if not np.isfinite(answer).all():
+                raise GateFailed(f"{chosen} answers with a number that is not finite", where=path)
+            rows.append(answer)
+            bar.advance()
+    logits_NC = np.stack(rows)
+    task = run.task
+    targets_NC = task.targets([entry.labels for entry in entries])
+    right = int(task.right(logits_NC, targets_NC).sum())
+    low, high = wilson_interval(right, len(entries))
+    # What the truth does not say, as the label below a node that is all that is known, is no mistake.
+    called_NC, true_NC = task.called(logits_NC) & task.known(targets_NC), targets_NC > 0
+    one_each = bool((true_NC.sum(axis=1) == 1).all() and (called_NC.sum(axis=1) == 1).all())
+    report = EvalReport(
+        run=str(run.path),
+        artifact=chosen,
+        runtime=predictor.name,
+        compute=predictor.compute,
+        split=entries[0].split,
+        images=len(entries),
+        accuracy=right / len(entries),
+        accuracy_low=low,
+        accuracy_high=high,
+        metrics=task.metrics(logits_NC, targets_NC),
+        macro_f1=f1_of(called_NC, true_NC)[0],
+        classes=class_scores(called_NC, true_NC, task.scores(logits_NC), task.labels.names),
+        confusion=confusion_matrix(true_NC, called_NC).tolist() if one_each else None,
+    )
+    run.keep_report("eval", report, progress)
+    return report
+
+
+def confusion_matrix(true_NC: Flags, called_NC: Flags) -> Counts:
+    """How often label i was called j. Shape: [C, C]."""
+    return true_NC.astype(np.int64).T @ called_NC.astype(np.int64)
+
+
+def class_scores(called_NC: Flags, true_NC: Flags, scores_NC: Floats, names: tuple[str, ...]) -> list[ClassScore]:
+    """Precision, recall, F1 and average precision of each label."""
+    found: list[ClassScore] = []
+    for row, name in enumerate(names):
+        hits = int((called_NC[:, row] & true_NC[:, row]).sum())
+        called, support = int(called_NC[:, row].sum()), int(true_NC[:, row].sum())
+        score = ClassScore(
+            name=name,
+            precision=_share(hits, called),
+            recall=_share(hits, support),
+            # 2pr / (p + r) without the division by zero of p = r = 0.
+            f1=_share(2 * hits, called + support),
+            false_positive_rate=_share(called - hits, len(true_NC) - support),
+            average_precision=average_precision(scores_NC[:, row], true_NC[:, row]),
+            support=support,
+        )
+        found.append(score)
+    return found
+
+
+def _share(part: int, whole: int) -> float:
+    return part / whole if whole else 0.0

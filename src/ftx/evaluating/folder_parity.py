@@ -1,0 +1,205 @@
+"""``ftx validate IR_FOLDER``: an exported folder proves itself from its own reference, without torch.
+
+Its 64 reference images prove little by themselves; but where the model answers them as it did on the machine that
+judged it on all held-out images, that verdict holds here as well.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from ftx.core.progress import SILENT, Progress
+from ftx.core.statistics import Paired
+from ftx.evaluating.answers import ask_graph, graph_latency_ms
+from ftx.evaluating.bounds import Bound, Bounds
+from ftx.evaluating.comparison import Compared, Reference, Subject, compare
+from ftx.evaluating.parity_report import ParityReport, Transfer, Verdict
+from ftx.evaluating.proof_file import Proof, RunProof, keep_transfer, read_proof, read_reference
+from ftx.evaluating.stated_labels import metadata_faults
+from ftx.evaluating.verdict import CONFIDENCE, Judged, judge, rests_on_labels
+from ftx.recipe.sections import MAX_DROP
+from ftx.runs.card import REFERENCE
+from ftx.runtimes.machine import this_machine
+from ftx.runtimes.openvino import OpenVinoPredictor
+from ftx.tasks.thresholds import Floats
+
+# In units of max(1, max|logit|), as fp32.graph: the same kernels on another machine of the kind differ by the order of
+# sums at most, and other kernels by far more (0.01 to 0.06 in int8, docs/decisions/0008-verdict.md).
+SAME_SHARE = 1e-4
+# Labels are counted, and logits told by their own measure.
+_FREE = Bound(None, None, reason="labels alone are asked about")
+
+
+def validate_folder(
+    folder: Path, table: Bounds, max_drop: float | None = None, progress: Progress = SILENT
+) -> ParityReport:
+    """Compare an exported folder with the trained model's answers, and with its own where it was judged; graph view.
+
+    The margin is the run's unless one is given. ``proof.json`` keeps what was found, by machine.
+    Raises: ExportError if the folder is not whole, altered, or its reference or proof does not hold.
+    """
+    proof = read_proof(folder)
+    asked = ask_folder(folder, table, progress)
+    margin = max_drop if max_drop is not None else proof.run.max_drop if proof.run else MAX_DROP
+    own_bounds = table != Bounds.of(None)
+    judged = asked.judge(margin, "bounds of your own prove nothing" if own_bounds else None)
+    found = _transfer(asked, judged, proof, margin)
+    if own_bounds and found.verdict == "proved":
+        found = found.model_copy(update={"verdict": "unproved", "said": judged.said[asked.artifact]})
+    if not own_bounds:
+        keep_transfer(folder, proof, found, progress)
+    return ParityReport(
+        folder=str(folder),
+        ok=found.verdict != "failed",
+        reference=f"{REFERENCE}: the trained model in torch f32, before its merge",
+        whole=not own_bounds,
+        split="reference",
+        max_drop=margin,
+        machine=found.machine,
+        family=judged.family,
+        verdicts={asked.artifact: found.verdict},
+        said={asked.artifact: found.said},
+        rows=judged.rows,
+        problems=judged.problems,
+        faulty=[asked.artifact] if found.verdict == "failed" else [],
+        digests={},
+        transfer=found,
+    )
+
+
+@dataclass(frozen=True)
+class AskedFolder:
+    """A folder's answers to its reference images: measured, and as they are by precision. Shape: [N, C]."""
+
+    artifact: str
+    reference: Reference
+    compared: list[Compared]
+    mistaken: list[str]
+    answers: dict[str, Floats]
+
+    def judge(self, max_drop: float, partial: str | None = None) -> Judged:
+        """The verdict that these images give by themselves."""
+        return judge(self.compared, max_drop, mistaken={self.artifact: self.mistaken}, partial=partial)
+
+
+def ask_folder(folder: Path, table: Bounds, progress: Progress = SILENT, *, timed: bool = True) -> AskedFolder:
+    """Ask an exported folder about its reference images, in f32 and in the precision that the CPU chooses.
+
+    Latencies stay zero where nobody asks for them (``timed``).
+    Raises: ExportError if the folder is not whole, altered, or its reference does not hold.
+    """
+    pinned = OpenVinoPredictor(folder, "f32")
+    artifact = f"openvino/{pinned.card.precision}"
+    reference, pixels = read_reference(folder, pinned)
+    compared: list[Compared] = []
+    answers: dict[str, Floats] = {}
+    with progress.track("validating", 2 * len(pixels)) as bar:
+        for predictor in (pinned, OpenVinoPredictor(folder, "auto")):
+            answers[predictor.compute] = ask_graph(predictor, pixels, bar)
+            latency_ms = graph_latency_ms(predictor, pixels) if timed else 0.0
+            subject = Subject(artifact, predictor.name, "graph", predictor.compute, latency_ms)
+            bound = table.pick(artifact, "graph", predictor.compute)
+            compared.append(compare(reference, answers[predictor.compute], subject, bound))
+    faults = [f"{artifact}: {fault}" for fault in metadata_faults(pinned)]
+    return AskedFolder(artifact, reference, compared, faults, answers)
+
+
+def _transfer(asked: AskedFolder, judged: Judged, proof: Proof, max_drop: float) -> Transfer:
+    """What the verdict from elsewhere is worth here."""
+    own, own_said = judged.verdicts[asked.artifact], judged.said[asked.artifact]
+    if proof.run is None:
+        said = own_said if own != "unproved" else f"{own_said}; `ftx validate` on the run asks all held-out images"
+        return _found(own, said, asked.compared[-1].changes, max_drop)
+    there, verdict_there = proof.run, _verdict_for(proof.run, max_drop)
+    off, changes = _furthest(asked.answers, there), _changes(asked, there)
+    finite = asked.reference.logits[np.isfinite(asked.reference.logits)]
+    bound = SAME_SHARE * max(1.0, float(np.abs(finite).max(initial=0.0)))
+    same = off is not None and off <= bound
+    judged_there = f"there {verdict_there}: {there.said}"
+    distance = "its answers have another shape" if off is None else f"logits within {off:.1e}, bound {bound:.1e}"
+    verdict: Verdict = "unproved"
+    if own == "failed":
+        verdict, said = "failed", own_said
+    elif same:
+        verdict = "proved" if own == "proved" and verdict_there != "failed" else verdict_there
+        said = f"this machine answers as the one that judged it ({distance}; {judged_there})"
+    else:
+        said = f"this machine does not answer as the one that judged it ({distance}; {judged_there}); here "
+        if own == "proved":
+            verdict, said = "proved", said + own_said
+        else:
+            verdict = "failed" if verdict_there == "failed" else "unproved"
+            said += f"{changes.lost:.4g} of {changes.units} reference images change their labels: "
+            said += f"at most {100 * changes.drop_at_most(CONFIDENCE):.1f} % would ({100 * CONFIDENCE:g} %)"
+    return _found(verdict, said, changes, max_drop, same=same, max_abs=off, bound=bound)
+
+
+def _verdict_for(there: RunProof, max_drop: float) -> Verdict:
+    """The verdict from elsewhere under another margin, by the counts of its rows."""
+    if max_drop == there.max_drop:
+        return there.verdict
+    failed = [row for row in there.rows if row.verdict == "failed"]
+    if there.verdict == "failed" and (not failed or any(row.bound.exceeded(row.max_abs, row.cosine) for row in failed)):
+        return "failed"  # by its logits, or by what no row shows: no margin mends that
+    units = [(row, Paired(row.lost, row.gained, row.labelled)) for row in there.rows if row.labelled]
+    # Of several rows one may fail by chance: Bonferroni's level is the strictest of Holm's.
+    level = 1 - (1 - CONFIDENCE) / max(there.family.rows, 1)
+    if any(one.drop_at_least(level) > max_drop for _, one in units):
+        return "failed"
+    by_labels = [(row, one) for row, one in units if rests_on_labels(row.artifact, row.compute)]
+    proved = there.whole and all(one.drop_at_most(row.confidence) <= max_drop for row, one in by_labels)
+    return "proved" if proved and (by_labels or there.verdict == "proved") else "unproved"
+
+
+def _found(
+    verdict: Verdict,
+    said: str,
+    changes: Paired,
+    max_drop: float,
+    *,
+    same: bool = False,
+    max_abs: float | None = None,
+    bound: float | None = None,
+) -> Transfer:
+    return Transfer(
+        verdict=verdict,
+        said=said,
+        max_drop=max_drop,
+        machine=this_machine(),
+        same=same,
+        max_abs=max_abs,
+        bound=bound,
+        changed=changes.drop,
+        changed_high=changes.drop_at_most(CONFIDENCE),
+    )
+
+
+def _furthest(answers: dict[str, Floats], there: RunProof) -> float | None:
+    """The largest difference of a logit between here and there, f32 with f32 and chosen with chosen precision.
+
+    None where there is nothing to compare: other shapes, a precision that was not asked there, or what is no number.
+    """
+    here = _by_role(answers)
+    elsewhere = {other.compute == "f32": other.array for other in there.answers}
+    if elsewhere.keys() != here.keys() or any(here[role].shape != elsewhere[role].shape for role in here):
+        return None
+    off = max(float(np.abs(here[role] - elsewhere[role]).max()) for role in here)
+    return off if np.isfinite(off) else None
+
+
+def _changes(asked: AskedFolder, there: RunProof) -> Paired:
+    """On how many reference images the deployed model gives other labels here than there."""
+    deployed = next((other for other in there.answers if other.compute != "f32"), there.answers[0])
+    here = _by_role(asked.answers)[deployed.compute == "f32"]
+    if here.shape != deployed.array.shape:
+        return Paired(len(here), 0, len(here))
+    expected = replace(asked.reference, logits=deployed.array)
+    return compare(expected, here, Subject(asked.artifact, "openvino", "graph", "auto", 0.0), _FREE).changes
+
+
+def _by_role(answers: dict[str, Floats]) -> dict[bool, Floats]:
+    """Answers by whether f32 was pinned."""
+    return {compute == "f32": logits for compute, logits in answers.items()}

@@ -1,0 +1,201 @@
+"""``proof.json`` beside an OpenVINO model: what was found out about it, and where.
+
+``ftx validate RUN`` writes the verdict, its figures and the model's own answers to the reference images, so that a
+device can tell whether it answers as there; ``ftx validate IR`` adds what that machine found. The file lies outside of
+the hashes of card and run, and speaks of one model alone, by its digest.
+"""
+
+from __future__ import annotations
+
+import base64
+from pathlib import Path
+from typing import Annotated, cast
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from safetensors import SafetensorError, safe_open
+
+from ftx.core.errors import EnvironmentFault, ExportError
+from ftx.core.files import sha256_file, write_atomic
+from ftx.core.progress import SILENT, Progress
+from ftx.core.strict_json import JsonError, parse_json, read_json
+from ftx.core.version import __version__
+from ftx.evaluating.answers import ask_graph
+from ftx.evaluating.comparison import Reference
+from ftx.evaluating.parity_report import Family, ParityReport, ParityRow, Transfer, Verdict
+from ftx.recipe.complaints import first_complaint
+from ftx.runs.card import CARD, PROOF, PROOF_SCHEMA, REFERENCE
+from ftx.runtimes.machine import Machine
+from ftx.runtimes.openvino import OpenVinoPredictor
+from ftx.runtimes.predictor import Pixels
+from ftx.tasks.thresholds import Floats
+
+
+class Answers(BaseModel):
+    """A model's own logits for its reference images, under one precision.
+
+    Shape: [images, labels], f32, little-endian, row after row, as base64.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    compute: str
+    images: Annotated[int, Field(ge=1)]
+    labels: Annotated[int, Field(ge=1)]
+    logits: str
+
+    @model_validator(mode="after")
+    def _as_many_as_it_says(self) -> Answers:
+        blob = base64.b64decode(self.logits, validate=True)
+        if len(blob) != 4 * self.images * self.labels:
+            raise ValueError(f"{len(blob)} bytes are not {self.images} x {self.labels} numbers")
+        return self
+
+    @classmethod
+    def of(cls, compute: str, logits_NC: Floats) -> Answers:
+        """From an array. Shape: [N, C]."""
+        blob = base64.b64encode(logits_NC.astype("<f4").tobytes()).decode()
+        return cls(compute=compute, images=logits_NC.shape[0], labels=logits_NC.shape[1], logits=blob)
+
+    @property
+    def array(self) -> Floats:
+        """Shape: [images, labels]."""
+        return np.frombuffer(base64.b64decode(self.logits), "<f4").reshape(self.images, self.labels).astype(np.float32)
+
+
+class RunProof(BaseModel):
+    """What ``ftx validate RUN`` found of this model on the run's held-out images."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    verdict: Verdict
+    said: str
+    max_drop: float
+    split: str
+    whole: bool
+    machine: Machine
+    family: Family
+    rows: Annotated[list[ParityRow], Field(min_length=1)]
+    answers: Annotated[list[Answers], Field(min_length=1)]
+
+
+class Proof(BaseModel):
+    """``proof.json``; ``ir`` is the SHA-256 of the card, which holds the hash of each other file."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    schema_version: int = PROOF_SCHEMA
+    ftx: str = __version__
+    ir: str
+    run: RunProof | None = None
+    devices: list[Transfer] = []
+
+
+def ir_digest(folder: Path) -> str:
+    """What a proof names an exported model by."""
+    return sha256_file(folder / CARD)
+
+
+def read_proof(folder: Path) -> Proof:
+    """What is known of the model in a folder: nothing, where the file is missing, or of another model or schema.
+
+    Raises: ExportError if the file does not hold.
+    """
+    path, nothing = folder / PROOF, Proof(ir=ir_digest(folder))
+    if not path.exists():
+        return nothing
+    try:
+        raw = read_json(path)
+        given = cast("dict[str, object]", raw) if isinstance(raw, dict) else None
+        if given is not None and (given.get("ir"), given.get("schema_version")) != (nothing.ir, PROOF_SCHEMA):
+            return nothing
+        return Proof.model_validate(raw)
+    except (ValidationError, JsonError) as error:
+        found = first_complaint(error) if isinstance(error, ValidationError) else str(error)
+        raise ExportError(
+            f"{PROOF} does not hold", where=path, found=found, mend="delete it, and validate again"
+        ) from error
+
+
+def keep_proof(
+    folder: Path, ir: str, report: ParityReport, artifact: str, answers: list[Answers], progress: Progress = SILENT
+) -> None:
+    """Write what a run's validation found of the model of this digest; what devices found is asked again."""
+    found = RunProof(
+        verdict=report.verdicts[artifact],
+        said=report.said[artifact],
+        max_drop=report.max_drop,
+        split=report.split,
+        whole=report.whole,
+        machine=report.machine,
+        family=report.family,
+        rows=[row for row in report.rows if row.artifact == artifact],
+        answers=answers,
+    )
+    _write(folder, Proof(ir=ir, run=found), progress)
+
+
+def keep_transfer(folder: Path, proof: Proof, found: Transfer, progress: Progress = SILENT) -> None:
+    """Add what this machine found, in the place of what it found before."""
+    others = [other for other in proof.devices if other.machine != found.machine]
+    _write(folder, proof.model_copy(update={"devices": [*others, found]}), progress)
+
+
+def _write(folder: Path, proof: Proof, progress: Progress) -> None:
+    try:
+        write_atomic(folder / PROOF, (proof.model_dump_json(indent=2) + "\n").encode())
+    except EnvironmentFault as fault:  # a device's disk is often read only; the answer is known all the same
+        progress.note(f"{PROOF} is not kept: {fault.what} ({fault.found})")
+
+
+def reference_answers(folder: Path, predictor: OpenVinoPredictor) -> Answers:
+    """The model's own answers to the reference images beside it."""
+    _, pixels = read_reference(folder, predictor)
+    with SILENT.track("", None) as task:
+        return Answers.of(predictor.compute, ask_graph(predictor, pixels, task))
+
+
+def read_reference(folder: Path, predictor: OpenVinoPredictor) -> tuple[Reference, Pixels]:
+    """The reference images and the trained model's answers to them.
+
+    Shape: pixels [N, H, W, 3].
+    Raises: ExportError if the file is malformed or fits another model.
+    """
+    path = folder / REFERENCE
+    try:
+        with safe_open(path, framework="np") as file:
+            images, logits, targets_NC = (file.get_tensor(name) for name in ("images", "logits", "targets"))
+            metadata: dict[str, str] = file.metadata() or {}
+        names, groups = (_listed(metadata.get(key, default)) for key, default in (("paths", ""), ("groups", "[]")))
+    except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
+        raise ExportError(
+            "the reference of the exported model does not hold", where=path, found=str(error), mend="export it again"
+        ) from error
+    size, labels = (predictor.preprocess.height, predictor.preprocess.width, 3), predictor.task.labels
+    fits = (
+        images.dtype == np.uint8
+        and (images.ndim, logits.ndim, logits.dtype.kind, targets_NC.dtype.kind) == (4, 2, "f", "f")
+        and images.shape[1:] == size
+        and len(images) == len(logits) == len(names) > 0
+        and len(groups) in (0, len(names))
+        and logits.shape == targets_NC.shape == (len(images), len(labels))
+        and bool(np.isin(targets_NC, (0, 1)).all())
+    )
+    if not fits:
+        raise ExportError(
+            "the reference belongs to another model than the card",
+            where=path,
+            found=f"images {images.shape}, logits {logits.shape}, targets {targets_NC.shape}, {len(names)} names",
+            mend="export it again",
+        )
+    known = (logits.astype(np.float32), targets_NC.astype(np.float32))
+    return Reference(names, *known, predictor.task, groups), images
+
+
+def _listed(text: str) -> tuple[str, ...]:
+    """The texts of a JSON list.
+
+    Raises: JsonError if it is none.
+    """
+    found = parse_json(text)
+    return tuple(str(item) for item in cast("list[object]", found)) if isinstance(found, list) else ()

@@ -1,0 +1,1 @@
+"""Adapters and bases that other libraries wrote, opened as ours."""

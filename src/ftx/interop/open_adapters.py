@@ -1,0 +1,201 @@
+"""Adapters from anywhere, opened together with the base that they are of."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import cast
+
+import timm
+from timm.models.vision_transformer import VisionTransformer
+
+from ftx.adapters.peft_config import PeftConfig, read_config
+from ftx.adapters.peft_file import AdapterFile, read_adapter, stored_shapes
+from ftx.adapters.prepare import base_of
+from ftx.backbones.families import head_names
+from ftx.core.errors import AdapterError, FtxError, InputError, MergeError
+from ftx.core.progress import SILENT, Progress
+from ftx.interop.base_model import Foundation, of_backbone, open_foundation
+from ftx.runs.run import Run
+from ftx.runs.trained import require_base, run_recipe
+
+
+@dataclass(frozen=True)
+class Located:
+    """An adapter's folder, and the run that it is of."""
+
+    folder: Path
+    run: Run | None
+
+    @property
+    def name(self) -> str:
+        """What people call it: the run, or the folder."""
+        return (self.folder if self.run is None else self.run.path).resolve().name
+
+
+@dataclass(frozen=True)
+class Opened:
+    """An adapter, where it stands and what it holds."""
+
+    at: Located
+    file: AdapterFile
+
+
+def open_adapters(
+    paths: Sequence[Path],
+    *,
+    base: str | None = None,
+    weights: str = "auto",
+    image_size: int | str = "auto",
+    head: bool = True,
+    progress: Progress = SILENT,
+) -> tuple[Foundation, list[Opened]]:
+    """Open adapters of one base: run folders, their ``trained/``, or folders that peft wrote; and the base.
+
+    Raises: AdapterError, ModelError or MergeError for what does not hold or does not belong together.
+    """
+    if not paths:
+        raise InputError("no adapter is named", mend="--adapter DIR")
+    located = [_locate(path) for path in paths]
+    foundation = _foundation(located, base, weights, image_size)
+    without = _theirs(foundation)
+    if head:
+        _give_head(foundation, [one.folder for one in located], without)
+        without = []
+    else:
+        cast("VisionTransformer", foundation.module).reset_classifier(0)  # as every classifier of timm
+    opened: list[Opened] = []
+    for one in located:
+        _require_same_base(read_config(one.folder), one, foundation, base, weights, progress)
+        file = read_adapter(one.folder, foundation.module, foundation.namings, without=without)
+        opened.append(Opened(one, file))
+    return foundation, opened
+
+
+def _locate(path: Path) -> Located:
+    inside = path.name == "trained" and (path.absolute().parent / "run.json").is_file()
+    if inside or (path / "run.json").is_file():
+        run = Run.open(path.parent if inside else path)
+        if run.manifest.method not in ("lora", "dora"):
+            raise AdapterError("this run has no adapter", where=path, found=f"method {run.manifest.method}")
+        return Located(run.require("trained"), run)
+    if not path.is_dir():
+        what = "an adapter is a folder, this is a file" if path.exists() else "there is no such adapter"
+        raise AdapterError(what, where=path, mend="name a run, or a folder that peft wrote")
+    read_config(path)  # what is no adapter at all is said before a base is asked for
+    return Located(path, None)
+
+
+def _foundation(located: Sequence[Located], base: str | None, weights: str, image_size: int | str) -> Foundation:
+    """The base that is named, else that of the first run; images go into it as they went into the runs' training."""
+    runs = [one.run for one in located if one.run is not None]
+    if runs and image_size == "auto":
+        image_size = runs[0].manifest.preprocess.image_size
+    if weights == "none":
+        raise InputError("adapters are merged into the weights that they were trained on", mend="--weights FILE")
+    if base is not None:
+        try:
+            foundation = open_foundation(base, weights=weights, image_size=image_size)
+        except FtxError as fault:  # which speaks of the flag by which training names a model
+            fault.mend = fault.mend and fault.mend.replace("--model", "--base")
+            raise
+    elif not runs:
+        where, mend = located[0].folder, "--base NAME of timm, or --base DIR"
+        raise InputError("which base was the adapter trained on?", where=where, mend=mend)
+    elif weights != "auto" or image_size != runs[0].manifest.preprocess.image_size:
+        raise InputError("--weights and --image-size go with --base", mend="a run says what it was trained on and how")
+    else:
+        backbone = base_of(run_recipe(runs[0]), 0)
+        require_base(runs[0], backbone.digest)
+        foundation = of_backbone(backbone)
+    if any(run.manifest.preprocess != runs[0].manifest.preprocess for run in runs):
+        raise MergeError(
+            "the adapters were trained on images of other sizes or other normalisation",
+            found=", ".join(f"{run.path}: {run.manifest.preprocess.image_size} px" for run in runs),
+            mend="train them at one --image-size",
+        )
+    same_size = runs and foundation.preprocess.image_size == runs[0].manifest.preprocess.image_size
+    return replace(foundation, preprocess=runs[0].manifest.preprocess) if same_size else foundation
+
+
+def _theirs(foundation: Foundation) -> list[str]:
+    """What the adapters' library calls the heads of the base."""
+    heads = head_names(foundation.module)
+    named = foundation.namings[0].modules if foundation.namings else {head: head for head in heads}
+    return [name for name, ours in named.items() if ours in heads]
+
+
+def _give_head(foundation: Foundation, folders: Sequence[Path], theirs: Sequence[str]) -> None:
+    """Give the base a head of the classes that the adapters bring.
+
+    Raises: AdapterError for a head that cannot be carried over, heads that differ, or none at all.
+    """
+    module = cast("VisionTransformer", foundation.module)
+    classes: dict[int, Path] = {}
+    for folder in folders:
+        shapes = stored_shapes(folder)
+        for name in theirs:
+            of_head = {key: shape for key, shape in shapes.items() if key.startswith(f"{name}.")}
+            if of_head and name in foundation.alien_heads:
+                raise AdapterError(
+                    f"the head {name} of this adapter cannot be carried over",
+                    where=folder,
+                    found=foundation.alien_heads[name],
+                    mend="--no-head merges the backbone alone, to train a head on it: ftx train --weights",
+                )
+            # The last layer of a head gives the logits; an adapter of the head itself says nothing of them.
+            saved = [shape[0] for key, shape in of_head.items() if len(shape) > 1 and ".lora_" not in key]
+            if saved:
+                classes.setdefault(saved[-1], folder)
+    if len(classes) > 1:
+        found = ", ".join(f"{folder}: {count}" for count, folder in classes.items())
+        mend = "adapters of one label set can be combined"
+        raise AdapterError("the adapters' heads have different classes", found=found, mend=mend)
+    for count in classes:
+        if count != getattr(module, "num_classes", None):
+            module.reset_classifier(count)
+    if getattr(module, "num_classes", 0) == 0:
+        raise AdapterError(
+            "neither the adapter nor the base has a head",
+            where=folders[0],
+            mend="--no-head merges the backbone alone, to train a head on it: ftx train --weights",
+        )
+
+
+def _require_same_base(
+    config: PeftConfig, at: Located, foundation: Foundation, base: str | None, weights: str, progress: Progress
+) -> None:
+    if config.base_digest is not None:
+        if config.base_digest != foundation.digest:
+            raise MergeError(
+                "the adapter was trained on another base",
+                where=at.folder,
+                found=f"{config.base_model}, digest {config.base_digest[:12]}…; this is {foundation.architecture}, "
+                f"{foundation.digest[:12]}…",
+                mend=f"--base {config.base_model or 'NAME or DIR'} with the weights that training used",
+            )
+        return
+    theirs, ours = _published(config.base_model or ""), _published(foundation.architecture)
+    if theirs and ours and not foundation.namings:
+        # The tag says which weights, unless they came from a file.
+        compared = 2 if base is not None and weights == "auto" and not Path(base).is_dir() else 1
+        if theirs[:compared] != ours[:compared]:
+            raise MergeError(
+                "the adapter was trained on another base",
+                where=at.folder,
+                found=f"{'.'.join(theirs)}, this is {'.'.join(ours)}",
+                mend=f"--base {'.'.join(theirs)}",
+            )
+    said = f"says of its base no more than '{config.base_model}'" if config.base_model else "says nothing of its base"
+    where = base or foundation.architecture
+    progress.note(f"{at.folder}: {said}, so whether {where} has the weights it was trained on cannot be checked")
+
+
+def _published(name: str) -> tuple[str, str] | None:
+    """Architecture and tag of a name on the hub or in timm, the default's where it says none; None if it is neither."""
+    architecture, _, tag = name.removeprefix("timm/").partition(".")
+    if not timm.is_model(architecture):
+        return None
+    default = timm.get_pretrained_cfg(architecture)
+    return architecture, tag or (default.tag if default and default.tag else "")

@@ -1,0 +1,239 @@
+"""ViT and DINOv2 as the transformers library writes them, as timm models.
+
+Both libraries hold the same network; transformers keeps query, key and value apart where timm fuses them, and has
+called its layers in two ways: up to version 4, and on disk still, ``encoder.layer.0.attention.attention.query``, later
+``layers.0.attention.q_proj``. Adapters are found under either.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import cast
+
+import torch
+from timm.models.vision_transformer import VisionTransformer
+from torch import Tensor, nn
+from torch.nn.functional import interpolate
+
+from ftx.adapters.naming import Naming, Place
+from ftx.backbones.build import Size, input_size
+from ftx.backbones.digest import base_digest
+from ftx.backbones.families import depth, pretrained_config
+from ftx.backbones.timm_config import CONFIG, build_as_told
+from ftx.backbones.weights import fill_strictly
+from ftx.core.errors import ModelError, shown
+from ftx.interop.base_model import UNFIT, Foundation, read_weights_of
+from ftx.interop.transformers_config import KINDS, Kind, Shape, read_processor
+from ftx.runs.dense import WEIGHTS
+
+HEAD = "classifier"
+
+# timm's name below a block -> that of transformers, older and newer.
+_OLDER = {
+    "q": "attention.attention.query",
+    "k": "attention.attention.key",
+    "v": "attention.attention.value",
+    "attn.proj": "attention.output.dense",
+}
+_NEWER = {
+    "q": "attention.q_proj",
+    "k": "attention.k_proj",
+    "v": "attention.v_proj",
+    "attn.proj": "attention.o_proj",
+}
+_VIT_NORMS = {"norm1": "layernorm_before", "norm2": "layernorm_after"}
+_DINO_REST = {
+    **{name: name for name in ("norm1", "norm2", "mlp.fc1", "mlp.fc2")},
+    "ls1": "layer_scale1",
+    "ls2": "layer_scale2",
+}
+_SWIGLU = {"mlp.fc1": "mlp.weights_in", "mlp.fc2": "mlp.weights_out"}
+_SWIGLU_NEWER = {"gate": "mlp.gate_proj", "up": "mlp.up_proj", "mlp.fc2": "mlp.down_proj"}
+# What transformers keeps apart -> the layer of timm that it is a piece of, the how-manieth, and of how many.
+_PIECES = {
+    "q": ("attn.qkv", 0, 3),
+    "k": ("attn.qkv", 1, 3),
+    "v": ("attn.qkv", 2, 3),
+    "gate": ("mlp.fc1", 0, 2),
+    "up": ("mlp.fc1", 1, 2),
+}
+_STEM = {"patch_embed.proj": "embeddings.patch_embeddings.projection", "norm": "layernorm"}
+
+
+@dataclass(frozen=True)
+class _Words:
+    """What one release of transformers calls a block, and the layers in it."""
+
+    block: str
+    layers: Mapping[str, str]
+
+
+def _vocabulary(kind: Kind, swiglu: bool) -> tuple[_Words, _Words]:
+    if kind == "vit":
+        older = {**_OLDER, **_VIT_NORMS, "mlp.fc1": "intermediate.dense", "mlp.fc2": "output.dense"}
+        newer = {**_NEWER, **_VIT_NORMS, "mlp.fc1": "mlp.fc1", "mlp.fc2": "mlp.fc2"}
+        return _Words("encoder.layer", older), _Words("layers", newer)
+    older, newer = {**_OLDER, **_DINO_REST}, {**_NEWER, **_DINO_REST}
+    if swiglu:
+        newer = {**{ours: theirs for ours, theirs in newer.items() if ours != "mlp.fc1"}, **_SWIGLU_NEWER}
+        older |= _SWIGLU
+    return _Words("encoder.layer", older), _Words("encoder.layer", newer)
+
+
+def transformers_folder(folder: Path, config: Mapping[str, object], image_size: int | str) -> Foundation:
+    """Open a ViT or DINOv2 that transformers saved.
+
+    A DINOv2 classifier reads [CLS, mean of patches], which no head of timm does: it is named and left out. At another
+    input size the position embedding is resampled as transformers does, without antialias.
+    Raises: ModelError for another model type, a config or weights that do not fit; pydantic's ValidationError for a
+    config that does not hold.
+    """
+    if (kind := config["model_type"]) not in KINDS:
+        raise ModelError(
+            "this model of transformers is not one that ftx can lay out as timm's",
+            where=folder / CONFIG,
+            found=f"model_type {shown(kind)}",
+            mend=f"ftx reads {', '.join(KINDS)}",
+        )
+    shape = Shape.model_validate(config)
+    given = read_weights_of(folder)
+    words, prefix = _find_words(shape, given, folder)
+    module = _empty(shape, folder)
+    taken = _Taken(given)
+    try:
+        state = dict(_translated(module, taken, words, prefix))
+    except KeyError as error:
+        raise ModelError("the weights lack a tensor", where=folder, found=str(error.args[0])) from error
+    unused = (f"{prefix}embeddings.mask_token", f"{prefix}pooler.", f"{HEAD}.")  # no answer depends on them
+    if left := sorted(name for name in given.keys() - taken.names if not name.startswith(unused)):
+        raise ModelError(UNFIT, where=folder, found=f"{len(left)} tensors not of this model ({left[0]})")
+    heads = {f"head.{leaf}": given[f"{HEAD}.{leaf}"] for leaf in ("weight", "bias") if f"{HEAD}.{leaf}" in given}
+    carried = bool(heads) and shape.model_type == "vit"
+    if carried:
+        module.reset_classifier(len(heads["head.weight"]) if "head.weight" in heads else 0)
+        state |= heads
+    digest = base_digest(state, ("head",))
+    size = input_size(module, image_size, str(folder))
+    own_grid = cast("Size", module.patch_embed.grid_size)
+    module.set_input_size(img_size=size)
+    state["pos_embed"] = _resampled(state["pos_embed"], own_grid, cast("Size", module.patch_embed.grid_size))
+    fill_strictly(module, state, where=folder, what=UNFIT)
+    apart = "it reads the class token beside the mean of the patches, which no head of timm does"
+    return Foundation(
+        module.eval(),
+        shape.architecture,
+        digest,
+        read_processor(folder, shape.model_type, size),
+        _namings(shape, module),
+        model_args=shape.arguments,
+        labels=shape.labels if carried else (),
+        alien_heads={} if shape.model_type == "vit" else {HEAD: apart},
+    )
+
+
+def _find_words(shape: Shape, given: Mapping[str, Tensor], folder: Path) -> tuple[_Words, str]:
+    """The release whose names the file uses, and what stands before them; the blocks are as many as the config says."""
+    for words in _vocabulary(shape.model_type, shape.use_swiglu_ffn):
+        for prefix in (f"{shape.model_type}.", ""):
+            start = f"{prefix}{words.block}."
+            if f"{start}0.{words.layers['q']}.weight" in given:
+                blocks = {name.removeprefix(start).partition(".")[0] for name in given if name.startswith(start)}
+                if blocks != {str(index) for index in range(shape.num_hidden_layers)}:
+                    found = f"{len(blocks)} blocks, the config says {shape.num_hidden_layers}"
+                    raise ModelError(UNFIT, where=folder, found=found)
+                return words, prefix
+    found = ", ".join(sorted(given)[:3])
+    raise ModelError(f"the weights are not laid out as a {shape.model_type} of transformers", where=folder, found=found)
+
+
+class _Taken(dict[str, Tensor]):
+    """Tensors by their names, and which of them have been asked for."""
+
+    def __init__(self, given: Mapping[str, Tensor]) -> None:
+        super().__init__(given)
+        self.names: set[str] = set()
+
+    def __getitem__(self, name: str) -> Tensor:
+        tensor = super().__getitem__(name)
+        self.names.add(name)
+        return tensor
+
+
+def _empty(shape: Shape, folder: Path) -> VisionTransformer:
+    """An empty timm model of this shape, without a head, that normalises as the base does."""
+    made = build_as_told(shape.architecture, 0, shape.arguments, config=folder / CONFIG, weights=folder / WEIGHTS)
+    module = cast("VisionTransformer", made)
+    told = {**pretrained_config(module), "input_size": (3, shape.image_size, shape.image_size)}
+    setattr(module, "pretrained_cfg", told)  # noqa: B010 - nn.Module types its attributes as tensors
+    for layer in module.modules():
+        if isinstance(layer, nn.LayerNorm):
+            layer.eps = shape.layer_norm_eps
+    return module
+
+
+def _resampled(position_1TD: Tensor, own: Size, wanted: Size) -> Tensor:
+    """The position embedding on another grid of patches, bicubic and without antialias. Shape: [1, T, D]."""
+    if own == wanted:
+        return position_1TD
+    prefix = position_1TD.shape[1] - own[0] * own[1]
+    grid = position_1TD[:, prefix:].unflatten(1, own).permute(0, 3, 1, 2)
+    grid = interpolate(grid, size=wanted, mode="bicubic", align_corners=False)
+    return torch.cat([position_1TD[:, :prefix], grid.permute(0, 2, 3, 1).flatten(1, 2)], dim=1)
+
+
+def _translated(
+    module: VisionTransformer, given: Mapping[str, Tensor], words: _Words, prefix: str
+) -> Iterator[tuple[str, Tensor]]:
+    """The backbone's tensors under timm's names."""
+    for leaf in ("weight", "bias"):
+        for ours, theirs in _STEM.items():
+            yield f"{ours}.{leaf}", given[f"{prefix}{theirs}.{leaf}"]
+    position, token = given[f"{prefix}embeddings.position_embeddings"], given[f"{prefix}embeddings.cls_token"]
+    if module.no_embed_class:  # timm adds the class token's own position to it
+        token, position = token + position[:, :1], position[:, 1:]
+        yield "reg_token", given[f"{prefix}embeddings.register_tokens"]
+    yield "cls_token", token
+    yield "pos_embed", position
+    for index in range(depth(module)):
+        fused: dict[str, list[Tensor]] = {}
+        for ours, theirs in words.layers.items():
+            block = f"{prefix}{words.block}.{index}.{theirs}"
+            if ours in ("ls1", "ls2"):
+                yield f"blocks.{index}.{ours}.gamma", given[f"{block}.lambda1"]
+                continue
+            layer, _, pieces = _PIECES.get(ours, (ours, 0, 1))
+            for leaf in ("weight", "bias"):
+                # Query, key and value may be without a bias.
+                if pieces < 3 or f"{block}.{leaf}" in given:
+                    fused.setdefault(f"blocks.{index}.{layer}.{leaf}", []).append(given[f"{block}.{leaf}"])
+        yield from ((name, torch.cat(tensors)) for name, tensors in fused.items())
+
+
+def _namings(shape: Shape, module: VisionTransformer) -> list[Naming]:
+    """What the layers are called, newer and older, with and without a classifier around them."""
+    found: list[Naming] = []
+    for words in _vocabulary(shape.model_type, shape.use_swiglu_ffn):
+        for prefix in (f"{shape.model_type}.", ""):
+            layers = {f"{prefix}{_STEM['patch_embed.proj']}": Place("patch_embed.proj"), HEAD: Place("head")}
+            for index in range(depth(module)):
+                for ours, theirs in words.layers.items():
+                    if not ours.startswith(("norm", "ls")):
+                        place = _place(module, f"blocks.{index}", ours)
+                        layers[f"{prefix}{words.block}.{index}.{theirs}"] = place
+            norms = {
+                f"{prefix}{words.block}.{index}.{words.layers[ours]}": f"blocks.{index}.{ours}"
+                for index in range(depth(module))
+                for ours in ("norm1", "norm2")
+            }
+            found.append(Naming(layers, {HEAD: "head", f"{prefix}layernorm": "norm", **norms}))
+    return found
+
+
+def _place(module: VisionTransformer, block: str, ours: str) -> Place:
+    layer, number, pieces = _PIECES.get(ours, (ours, 0, 1))
+    if pieces == 1:
+        return Place(f"{block}.{layer}")
+    rows = module.get_parameter(f"{block}.{layer}.weight").shape[0] // pieces
+    return Place(f"{block}.{layer}", slice(number * rows, (number + 1) * rows))

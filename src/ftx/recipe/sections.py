@@ -1,0 +1,179 @@
+"""The sections of a recipe: every key, its type, its default, and what it contradicts."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal, cast
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
+from pydantic_core import PydanticCustomError
+from pydantic_core.core_schema import ValidationInfo
+
+from ftx.recipe.targets import TARGETS, Blocks, Target, alpha_or_alphas, block_choice, rank_or_ranks, target_list
+from ftx.recipe.values import (
+    Count,
+    Number,
+    Sides,
+    Switch,
+    Text,
+    auto_or_count,
+    auto_or_rate,
+    auto_or_size,
+    expression,
+    plain_path,
+)
+from ftx.tasks.names import LossName
+
+PeftMethod = Literal["lora", "dora", "none"]
+Method = Literal["lora", "dora", "linear", "full"]
+Precision = Literal["auto", "f32", "bf16"]
+Augmentation = Literal["light", "none"]
+BalanceName = Literal["none", "sampling", "loss"]
+AdapterInit = Literal["zero", "pissa"]
+
+# The share of images that an artifact may lose: two points, as a user would notice more.
+MAX_DROP = 0.02
+
+
+class Section(BaseModel):
+    """Keys that belong together; others are refused."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+
+
+class DataRecipe(Section):
+    """What is trained on.
+
+    ``format`` auto knows folders, tables, COCO and Datumaro's JSON by themselves; any other of Datumaro's formats is
+    named (voc, imagenet_txt, ...) and needs the extra ``datumaro``.
+    ``val_fraction`` is the share of training images to choose by, where the data has no val of its own.
+    ``classes`` is how many labels the recipe was written for; the data decides, and training says where they differ.
+    ``image_size`` is the side of a square, or HEIGHTxWIDTH as in ``224x160``; auto is the model's pretrained size, and
+    224 for dinov2, whose own 518 is too slow for this use.
+    """
+
+    path: Annotated[Path, BeforeValidator(plain_path)] = Path("data")
+    format: Text = "auto"
+    image_size: Annotated[Literal["auto"] | int | Sides, BeforeValidator(auto_or_size)] = "auto"
+    val_fraction: Annotated[Number, Field(gt=0, le=0.5)] = 0.2
+    classes: Annotated[Literal["auto"] | int, BeforeValidator(auto_or_count)] = "auto"
+
+
+class ModelRecipe(Section):
+    """What is trained, and by which of the four methods.
+
+    lora and dora train an adapter and the head; ``none`` trains everything, or with ``freeze_backbone``
+    the head alone (linear probing). ``weights`` is auto, none (seeded random) or a safetensors file; one made on grey
+    images answers in RGB as it did on the grey of an image, 0.299 R + 0.587 G + 0.114 B.
+    """
+
+    name: Text = "dinov2-small"
+    weights: Text = "auto"
+    peft: PeftMethod = "dora"
+    freeze_backbone: Switch = False
+
+    @model_validator(mode="before")
+    @classmethod
+    def _probing_needs_no_adapter(cls, given: object) -> object:
+        # The default of peft is dora; asked for a frozen backbone and nothing else, linear probing is meant.
+        if isinstance(given, dict) and "peft" not in given and given.get("freeze_backbone") in (True, "true"):
+            return {**cast("dict[str, object]", given), "peft": "none"}
+        return cast("object", given)
+
+    @field_validator("freeze_backbone")
+    @classmethod
+    def _adapter_or_frozen(cls, frozen: bool, info: ValidationInfo) -> bool:
+        peft: object = info.data.get("peft", "none")
+        if frozen and peft != "none":
+            raise PydanticCustomError(
+                "ftx", "contradicts model.peft {peft}: linear probing trains no adapter (use peft none)", {"peft": peft}
+            )
+        return frozen
+
+
+class AdapterRecipe(Section):
+    """The adapter of LoRA and DoRA: scaling is alpha / rank, alpha / sqrt(rank) with ``rslora``.
+
+    ``targets`` are q, k, v, proj, fc1, fc2, or attn, mlp, all; ``rank`` and ``alpha`` are one number, or one for each
+    target (``{attn: 4, mlp: 16}``). ``blocks`` is all, N for the last N, ``first:N``, or a list counted from 0.
+    ``layers`` names linear layers by a regular expression of their whole name, for families that ftx does not know;
+    targets and blocks then say nothing. ``init`` pissa starts from the principal singular vectors of each weight
+    (arXiv:2404.02948), zero from B = 0, which changes nothing at first.
+    """
+
+    rank: Annotated[int | dict[Target, int], BeforeValidator(rank_or_ranks)] = 8
+    alpha: Annotated[float | dict[Target, float], BeforeValidator(alpha_or_alphas)] = 16.0
+    targets: Annotated[tuple[Target, ...], BeforeValidator(target_list), Field(validate_default=True)] = TARGETS
+    blocks: Annotated[Blocks, BeforeValidator(block_choice)] = "all"
+    layers: Annotated[str, BeforeValidator(expression)] = "auto"
+    init: AdapterInit = "zero"
+    dropout: Annotated[Number, Field(ge=0, lt=1)] = 0.0
+    rslora: Switch = False
+
+    @field_validator("targets")
+    @classmethod
+    def _each_has_its_rank(cls, targets: tuple[Target, ...], info: ValidationInfo) -> tuple[Target, ...]:
+        for key in ("rank", "alpha"):
+            each: object = info.data.get(key)
+            if isinstance(each, dict) and each.keys() != set(targets):
+                told = {"key": key, "each": ", ".join(cast("dict[str, float]", each)), "targets": ", ".join(targets)}
+                form = "are {targets}, and {key} for {each} alone: give one number, or one for each"
+                raise PydanticCustomError("ftx", form, told)
+        return targets
+
+    @field_validator("dropout")
+    @classmethod
+    def _on_a_change_alone(cls, dropout: float, info: ValidationInfo) -> float:
+        # PiSSA's side path carries the principal part of the weight: dropping its input drops what was pretrained.
+        if dropout > 0 and info.data.get("init") == "pissa":
+            raise PydanticCustomError("ftx", "contradicts adapter.init pissa, whose factors are a part of the weight")
+        return dropout
+
+    @field_validator("layers")
+    @classmethod
+    def _instead_of_targets(cls, layers: str, info: ValidationInfo) -> str:
+        if layers != "auto":
+            for key, default in (("targets", TARGETS), ("blocks", "all")):
+                if info.data.get(key, default) != default:
+                    raise PydanticCustomError("ftx", "contradicts adapter.{key}: it names the layers", {"key": key})
+            if any(isinstance(info.data.get(key), dict) for key in ("rank", "alpha")):
+                raise PydanticCustomError("ftx", "takes one rank and one alpha for all layers")
+        return layers
+
+
+class TrainRecipe(Section):
+    """How it is trained: AdamW, a linear warm-up and a cosine down to zero.
+
+    ``lr`` auto is what suits the method: 1e-3 for lora and dora, 5e-3 for linear probing, 2e-5 for full fine-tuning.
+    ``augment`` applies where the whole network trains: frozen leading blocks see each image once, as it is, and the
+    run's recipe then says none. ``batch_size`` is there at most the number of training images.
+    ``lora_plus`` is how many times the rate of A that of B is (LoRA+, arXiv:2402.12354, which finds 16 good).
+    ``loss`` is that of labels that decide by themselves, ``label_smoothing`` that of labels that exclude each other.
+    ``balance`` helps rare labels: sampling draws their images more often, loss weighs them by 1 / frequency.
+    ``warmup_share`` is the share of all steps that warm up; ``patience`` the epochs without a better
+    metric after which training stops. ``tensorboard`` writes its curves to reports/tensorboard (extra ``tensorboard``).
+    """
+
+    epochs: Count = 10
+    batch_size: Count = 16
+    lr: Annotated[Literal["auto"] | float, BeforeValidator(auto_or_rate)] = "auto"
+    lora_plus: Annotated[Number, Field(gt=0)] = 1.0
+    weight_decay: Annotated[Number, Field(ge=0)] = 0.05
+    precision: Precision = "auto"
+    warmup_share: Annotated[Number, Field(ge=0, lt=1)] = 0.1
+    loss: LossName = "asymmetric"
+    label_smoothing: Annotated[Number, Field(ge=0, lt=1)] = 0.1
+    balance: BalanceName = "none"
+    augment: Augmentation = "light"
+    patience: Count = 5
+    tensorboard: Switch = False
+
+
+class ValidateRecipe(Section):
+    """What ``ftx validate`` asks of each artifact: ``max_drop`` is the share of images that may be lost, net of those
+    won.
+
+    ``--max-drop`` sets another one.
+    """
+
+    max_drop: Annotated[Number, Field(gt=0, lt=1)] = MAX_DROP

@@ -1,0 +1,123 @@
+"""Which layers an adapter goes into, as a recipe says it: targets, their ranks, and blocks.
+
+Each function brings one key's value, from YAML or as the text of a flag, into its one form.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Mapping, Sequence
+from typing import Literal, cast, get_args
+
+from pydantic_core import PydanticCustomError
+
+from ftx.core.limits import MOST_DEPTH, MOST_WIDTH
+
+Target = Literal["q", "k", "v", "proj", "fc1", "fc2"]
+TARGETS: tuple[Target, ...] = get_args(Target)
+# What an adapter serves: a target of the family table, or the whole of a layer that the user named.
+Role = Literal[Target, "layer"]
+WORDS: Mapping[str, tuple[Target, ...]] = {"attn": ("q", "k", "v", "proj"), "mlp": ("fc1", "fc2"), "all": TARGETS}
+
+# all; the last N; the first N, as first:N; or those listed, counted from 0.
+Blocks = Literal["all"] | int | str | tuple[int, ...]
+
+
+def target_list(value: object) -> object:
+    """``q,v`` or ``attn`` as on the command line, or a list; in one fixed order, so that files do not differ by it."""
+    names = [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
+    if not isinstance(names, list | tuple):
+        raise PydanticCustomError("ftx", "must be a list out of {targets}", {"targets": ", ".join(TARGETS)})
+    given = cast("Sequence[object]", names)
+    if not given:
+        raise PydanticCustomError("ftx", "must name at least one of {targets}", {"targets": ", ".join(TARGETS)})
+    wanted = [target for name in given for target in _meant(name)]
+    # Unknown names stay, for the Literal to refuse each by its own position.
+    return [*(name for name in TARGETS if name in wanted), *(name for name in wanted if name not in TARGETS)]
+
+
+def rank_or_ranks(value: object) -> object:
+    """One rank for all targets, or one for each: ``8``, ``{q: 4, mlp: 16}``, and ``q=4,mlp=16`` as a flag."""
+    return _one_or_each(value, _count)
+
+
+def alpha_or_alphas(value: object) -> object:
+    """One alpha for all targets, or one for each."""
+    return _one_or_each(value, _positive)
+
+
+def block_choice(value: object) -> object:
+    """``all``, ``4`` or ``last:4``, ``first:4``, ``[0, 3]``, and ``0,3,6-8`` as a flag."""
+    if value == "all":
+        return value
+    listed = isinstance(value, list | tuple)
+    text = ",".join(map(str, cast("Sequence[object]", value))) if listed else str(value).replace(" ", "")
+    counted = re.fullmatch(r"(?:(first|last):)?([1-9]\d*)", text)
+    if counted and not listed and not isinstance(value, bool):
+        if len(counted[2]) > len(str(MOST_DEPTH)) or int(counted[2]) > MOST_DEPTH:
+            raise PydanticCustomError("ftx", "must be at most {most} blocks", {"most": MOST_DEPTH})
+        return f"first:{counted[2]}" if counted[1] == "first" else int(counted[2])
+    ranges = [re.fullmatch(r"(\d+)(?:-(\d+))?", part) for part in text.split(",")]
+    # One number alone is a count; the block of that number is written as a list in YAML, or as 3-3.
+    if None in ranges or not (listed or "," in text or "-" in text):
+        form = "must be 'all', a whole number of 1 or more (the last so many), first:N, or a list as 0,3,6-8"
+        raise PydanticCustomError("ftx", form)
+    spans = [(int(found[1]), int(found[2] or found[1])) for found in ranges if found]
+    if any(first > last or last >= MOST_DEPTH for first, last in spans):
+        raise PydanticCustomError("ftx", "must name blocks in order, each below {most}", {"most": MOST_DEPTH})
+    if sum(last + 1 - first for first, last in spans) > MOST_DEPTH:
+        raise PydanticCustomError("ftx", "must name at most {most} blocks", {"most": MOST_DEPTH})
+    return tuple(sorted({number for first, last in spans for number in range(first, last + 1)}))
+
+
+def _meant(name: object) -> Sequence[object]:
+    return WORDS.get(name, (name,)) if isinstance(name, str) else (name,)
+
+
+def _one_or_each(value: object, read: Callable[[object], float]) -> object:
+    if isinstance(value, str) and "=" in value:
+        pairs = [part.partition("=") for part in value.split(",") if part.strip()]
+        value = {name.strip(): text.strip() for name, _, text in pairs}
+    if not isinstance(value, Mapping):
+        return read(value)
+    each: dict[object, float] = {}
+    for name, one in cast("Mapping[object, object]", value).items():
+        for target in _meant(name):
+            if target not in TARGETS:
+                told = {"name": str(name), "known": ", ".join((*TARGETS, *WORDS))}
+                raise PydanticCustomError("ftx", "has no target {name}, only {known}", told)
+            if target in each:
+                raise PydanticCustomError("ftx", "says two things of {name}", {"name": str(target)})
+            each[target] = read(one)
+    return {target: each[target] for target in TARGETS if target in each}
+
+
+def _count(value: object) -> int:
+    number = _number(value, "a whole number")
+    if number != int(number):
+        raise PydanticCustomError("ftx", "must be a whole number")
+    if number < 1:
+        raise PydanticCustomError("ftx", "must be greater than or equal to 1")
+    if number > MOST_WIDTH:
+        raise PydanticCustomError("ftx", "must be at most {most}", {"most": MOST_WIDTH})
+    return int(number)
+
+
+def _positive(value: object) -> float:
+    number = _number(value, "a number")
+    if number <= 0:
+        raise PydanticCustomError("ftx", "must be greater than 0")
+    return number
+
+
+def _number(value: object, wanted: str) -> float:
+    if isinstance(value, bool):  # which Python counts as 1
+        raise PydanticCustomError("ftx", "must be a number")
+    try:
+        number = float(str(value))
+    except ValueError:
+        raise PydanticCustomError("ftx", "must be {wanted}", {"wanted": wanted}) from None
+    if not math.isfinite(number):
+        raise PydanticCustomError("ftx", "must be a finite number")
+    return number

@@ -1,0 +1,116 @@
+"""What a key's value may look like in a recipe: each function takes it as given and hands it on in its one form."""
+
+from __future__ import annotations
+
+import math
+import re
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import BeforeValidator, Field
+from pydantic_core import PydanticCustomError
+
+from ftx.core.limits import MOST_EXPRESSION, MOST_LABELS, MOST_SIDE
+
+# Epochs and batches: more than anyone waits for, and few enough to be counted with.
+MOST_COUNTED = 1_000_000_000
+# Of a path, as Linux has it.
+_LONGEST_TEXT = 4096
+
+
+def no_bool(value: object) -> object:
+    """A number as it is, but no boolean."""
+    # Python counts True as 1, so `rank: true` would pass for a number.
+    if isinstance(value, bool):
+        raise PydanticCustomError("ftx", "must be a number")
+    return value
+
+
+def auto_or_count(value: object) -> object:
+    """``auto``, or a whole number of 1 or more."""
+    return _word_or_count(value, "auto")
+
+
+def auto_or_size(value: object) -> object:
+    """``auto``, the side of a square, or ``HEIGHTxWIDTH``."""
+    sides = [side.strip() for side in str(value).split("x")]
+    if value == "auto":
+        return value
+    if isinstance(value, bool) or len(sides) > 2 or not all(side.isdecimal() and int(side) > 0 for side in sides):
+        raise PydanticCustomError("ftx", "must be 'auto', a whole number of 1 or more, or HEIGHTxWIDTH as in 224x160")
+    height, width = int(sides[0]), int(sides[-1])
+    if max(height, width) > MOST_SIDE:
+        raise PydanticCustomError("ftx", "must be at most {most} a side", {"most": MOST_SIDE})
+    return height if height == width else f"{height}x{width}"
+
+
+def _word_or_count(value: object, word: str) -> object:
+    if value == word:
+        return value
+    text = str(value).strip()
+    if isinstance(value, bool) or not text.isdecimal() or int(text) < 1:
+        raise PydanticCustomError("ftx", "must be '{word}' or a whole number of 1 or more", {"word": word})
+    if int(text) > MOST_LABELS:
+        raise PydanticCustomError("ftx", "must be at most {most}", {"most": MOST_LABELS})
+    return int(text)
+
+
+def true_or_false(value: object) -> object:
+    """A boolean, or its word."""
+    words = {"true": True, "false": False}
+    if isinstance(value, bool):
+        return value
+    if not isinstance(value, str) or value not in words:
+        raise PydanticCustomError("ftx", "must be true or false")
+    return words[value]
+
+
+def expression(value: object) -> object:
+    """A regular expression of layers' names, or ``auto``."""
+    if not isinstance(value, str) or not value.strip():
+        raise PydanticCustomError("ftx", "must be 'auto' or a regular expression of layers' whole names")
+    if len(value) > MOST_EXPRESSION:
+        raise PydanticCustomError("ftx", "must have at most {most} characters", {"most": MOST_EXPRESSION})
+    try:
+        re.compile(value)
+    except (re.error, OverflowError, RecursionError) as error:
+        raise PydanticCustomError("ftx", "is no regular expression: {error}", {"error": str(error)}) from error
+    return value
+
+
+def plain_path(value: object) -> object:
+    """The path of a folder."""
+    if isinstance(value, Path):
+        return value
+    if not isinstance(value, str) or not value.strip() or "\0" in value or len(value) > _LONGEST_TEXT:
+        raise PydanticCustomError("ftx", "must be the path of a folder")
+    return value
+
+
+def plain_text(value: object) -> object:
+    """Text that is not empty."""
+    if isinstance(value, Path):
+        return str(value)
+    if not isinstance(value, str) or not value.strip() or "\0" in value or len(value) > _LONGEST_TEXT:
+        raise PydanticCustomError("ftx", "must be text")
+    return value
+
+
+def auto_or_rate(value: object) -> object:
+    """``auto``, or a number above 0."""
+    try:
+        rate = math.nan if isinstance(value, bool) else float(str(value))
+    except ValueError:
+        rate = math.nan
+    if value == "auto":
+        return value
+    if not (math.isfinite(rate) and rate > 0):
+        raise PydanticCustomError("ftx", "must be 'auto' or a number above 0")
+    return rate
+
+
+Sides = Annotated[str, Field(pattern=r"^[1-9]\d*x[1-9]\d*$")]
+Switch = Annotated[bool, BeforeValidator(true_or_false)]
+Text = Annotated[str, BeforeValidator(plain_text)]
+Count = Annotated[int, BeforeValidator(no_bool), Field(ge=1, le=MOST_COUNTED)]
+Number = Annotated[float, BeforeValidator(no_bool), Field(allow_inf_nan=False)]

@@ -1,0 +1,1 @@
+"""The run folder: manifest, hashes, lineage, the artifacts and what each holds."""

@@ -1,0 +1,84 @@
+"""The folder ``runs/``: names for new runs, and ``latest``, which names the newest."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from ftx.core.errors import RunError, nearest
+from ftx.core.files import disk_faults, numbered, partial_path, sweep, write_atomic
+
+RUNS = Path("runs")
+LATEST = RUNS / "latest"
+MOST_NAME_BYTES = 4096
+
+
+def fresh_out(stem: str) -> Path:
+    """A run folder name below ``runs/`` that is free: ``runs/STEM``, ``runs/STEM-2``, …"""
+    return next(path for path in numbered(RUNS / stem) if not (path.exists() or path.is_symlink()))
+
+
+def latest_run() -> Path:
+    """The newest run below the current folder.
+
+    Raises: RunError if no training has finished here.
+    """
+    if LATEST.is_symlink() or LATEST.is_dir():
+        target = LATEST.parent / LATEST.readlink() if LATEST.is_symlink() else LATEST
+    elif LATEST.is_file():
+        target = LATEST.parent / _named_in(LATEST)
+    else:
+        raise RunError(
+            "there is no finished run here",
+            where=LATEST.absolute(),
+            found=known_runs(LATEST),
+            mend="run ftx train first, or name a run folder",
+        )
+    if not target.is_dir():
+        raise RunError("runs/latest points at a run that is gone", where=target, mend="name a run folder")
+    return Path(os.path.normpath(target))
+
+
+def _named_in(file: Path) -> str:
+    """The run that the text file names; no run of this name is there where the file is no line of text."""
+    with file.open("rb") as stream:
+        content = stream.read(MOST_NAME_BYTES + 1)
+    try:
+        name = content.decode().strip()
+    except UnicodeDecodeError:
+        name = ""
+    if not name or len(content) > MOST_NAME_BYTES or not name.isprintable():
+        found = f"{content[:20]!r}"
+        raise RunError("runs/latest names no run", where=file, found=found, mend="delete it, and name a run folder")
+    return name
+
+
+def point_latest_at(out: Path) -> None:
+    """Make ``runs/latest`` name this run.
+
+    Raises: EnvironmentFault if the current folder cannot be written.
+    """
+    with disk_faults(LATEST):
+        RUNS.mkdir(exist_ok=True)
+        target = os.path.relpath(os.path.realpath(out), os.path.realpath(RUNS))
+        sweep(RUNS)
+        staged = partial_path(RUNS)
+        try:
+            staged.symlink_to(target, target_is_directory=True)
+        except (OSError, NotImplementedError):  # a file system or an account without links
+            write_atomic(LATEST, f"{target}\n".encode())
+        else:
+            try:
+                staged.replace(LATEST)
+            except OSError:  # the user's own folder is called latest
+                staged.unlink()
+                raise
+
+
+def known_runs(near: Path) -> str:
+    """What there is instead of a run that was not found: the nearest name, or all."""
+    runs = sorted(path.parent.name for path in RUNS.glob("*/run.json") if path.parent.name != LATEST.name)
+    if not runs:
+        return "no runs below runs/"
+    alike = nearest(near.name, runs)
+    return f"nearest: {RUNS / alike}" if alike else f"runs here: {', '.join(runs)}"

@@ -1,0 +1,225 @@
+"""The run folder: what training started and every later verb adds to.
+
+An artifact is a folder below the run; it is written to a temporary name, moved into place when whole, and refused later
+if a file in it changed or if what it was made from is no longer what the run holds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from pydantic import BaseModel
+
+from ftx.core.errors import DataError, EnvironmentFault, RunError, shell_command, told
+from ftx.core.files import replace_folder, settle, sha256_file, sole_writer, staging, write_atomic
+from ftx.core.progress import SILENT, Progress
+from ftx.core.strict_json import parse_json
+from ftx.data.dataset import Entry, Split
+from ftx.runs.latest import known_runs, latest_run
+from ftx.runs.manifest import (
+    MADE_BY,
+    MODEL_CARD,
+    RESTORE,
+    Lineage,
+    Manifest,
+    belongs,
+    file_hashes,
+    manifest_bytes,
+    read_manifest,
+)
+from ftx.tasks.base import Task
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run folder, opened."""
+
+    path: Path
+
+    @classmethod
+    def open(cls, path: Path | str | None = None) -> Run:
+        """Open a run, or the newest one below the current folder.
+
+        Raises: RunError if there is none, if it is unfinished, or if its schema version is another.
+        """
+        folder = latest_run() if path is None else Path(path)
+        if not folder.is_dir():
+            raise RunError(
+                "there is no such run", where=folder, found=known_runs(folder), mend="name a run folder, or ftx train"
+            )
+        run = cls(folder)
+        _ = run.manifest
+        return run
+
+    @property
+    def task(self) -> Task:
+        """What reads its logits."""
+        return self.manifest.meaning.open()
+
+    @property
+    def manifest(self) -> Manifest:
+        """``run.json`` as it stands on disk now."""
+        return read_manifest(self.path)
+
+    def has(self, artifact: str) -> bool:
+        """Whether the run has ever been given this artifact."""
+        return any(belongs(name, artifact) for name in self.manifest.files)
+
+    def artifacts(self) -> list[str]:
+        """The artifacts that the run holds, in the order of the pipeline."""
+        return [name for name in MADE_BY if self.has(name)]
+
+    def require(self, artifact: str) -> Path:
+        """The folder of an artifact that is whole, unaltered and not stale.
+
+        Raises: RunError naming the file or the ancestor that does not hold.
+        """
+        manifest = self.manifest
+        if not self.has(artifact):
+            raise RunError(f"this run has no {artifact}/ yet", where=self.path, mend=f"run: {self._again(artifact)}")
+        for name, digest in sorted(manifest.files.items()):
+            if belongs(name, artifact):
+                self._check_file(name, digest, artifact)
+        line = manifest.lineage.get(artifact)
+        if line is not None:
+            if manifest.digest(line.made_from) != line.digest:
+                raise RunError(
+                    f"{artifact}/ is stale",
+                    where=self.path / artifact,
+                    found=f"it was made from another {line.made_from}/ than the one now in the run",
+                    mend=f"run: {self._again(artifact)}",
+                )
+            self.require(line.made_from)
+        return self.path / artifact
+
+    def file(self, name: str) -> Path:
+        """A file that training wrote beside its artifact, unaltered.
+
+        Raises: RunError if it is missing or another than was written.
+        """
+        self._check_file(name, self.manifest.files.get(name, ""), "trained")
+        return self.path / name
+
+    def _again(self, artifact: str) -> str:
+        """The command that makes the artifact."""
+        return shell_command(MADE_BY.get(artifact, "ftx export"), None if artifact == "trained" else self.path)
+
+    def _check_file(self, name: str, digest: str, artifact: str) -> None:
+        path = self.path / name
+        if not path.is_file():
+            raise RunError(
+                "a file of the run is missing", where=path, mend=f"restore it, or run: {self._again(artifact)}"
+            )
+        found = sha256_file(path)
+        if found != digest:
+            raise RunError(
+                "a file of the run is not what was written",
+                where=path,
+                found=f"sha256 {found[:12]}…, run.json says {digest[:12]}…",
+                mend=f"restore it, or run again: {self._again(artifact)}",
+            )
+
+    @contextmanager
+    def add(self, artifact: str, *, made_from: str, progress: Progress = SILENT) -> Iterator[Path]:
+        """Write an artifact: yields a temporary folder that becomes ``artifact`` when the block ends well.
+
+        Raises: RunError if a folder of that name is there which no verb wrote.
+        """
+        final = self.path / artifact
+        if final.exists() and not self.has(artifact):
+            raise RunError(
+                "a folder that ftx did not write is in the way", where=final, mend="move it, then run this again"
+            )
+        line = Lineage(made_from=made_from, digest=self.manifest.digest(made_from))
+        with staging(final) as staged:
+            yield staged
+            settle(staged)
+            files = file_hashes(staged, artifact)
+            with sole_writer(self.path, progress.note):
+                before = self.manifest
+                kept = {name: digest for name, digest in before.files.items() if not belongs(name, artifact)}
+                lineage = before.lineage | {artifact: line}
+                try:
+                    # First the hashes, then the folder: a run killed in between says what is missing; the verb mends.
+                    self._write(before.model_copy(update={"files": kept | files, "lineage": lineage}))
+                    replace_folder(staged, final)
+                except BaseException:
+                    self._write(before)
+                    raise
+
+    def write_report(self, name: str, report: BaseModel, progress: Progress = SILENT) -> Path:
+        """Write ``reports/NAME.json``."""
+        path = self.path / "reports" / f"{name}.json"
+        with sole_writer(self.path, progress.note):
+            write_atomic(path, (report.model_dump_json(indent=2) + "\n").encode())
+            manifest = self.manifest
+            files = manifest.files | {f"reports/{name}.json": sha256_file(path)}
+            self._write(manifest.model_copy(update={"files": files}))
+        return path
+
+    def write_card(self, artifact: str, text: str, progress: Progress = SILENT) -> None:
+        """Write an artifact's model card anew; what was made from the artifact does not hang on it."""
+        name = f"{artifact}/{MODEL_CARD}"
+        with sole_writer(self.path, progress.note):
+            write_atomic(self.path / name, text.encode())
+            manifest = self.manifest
+            files = manifest.files | {name: sha256_file(self.path / name)}
+            self._write(manifest.model_copy(update={"files": files}))
+
+    def keep_report(self, name: str, report: BaseModel, progress: Progress) -> None:
+        """Write ``reports/NAME.json``, or say that the run cannot be written: the answer is known all the same."""
+        try:
+            self.write_report(name, report, progress)
+        except EnvironmentFault as fault:
+            progress.note(f"reports/{name}.json is not kept: {fault.what} ({fault.found})")
+
+    def _write(self, manifest: Manifest) -> None:
+        write_atomic(self.path / "run.json", manifest_bytes(manifest))
+
+    def entries(self, split: Split | None = None) -> tuple[Entry, ...]:
+        """The images of the run as training split them (``data.jsonl``)."""
+        path = self.file("data.jsonl")
+        # Not splitlines(): a file's name may hold what that takes for the end of a line.
+        try:
+            lines = path.read_bytes().decode().split("\n")
+            found = tuple(Entry.from_json(parse_json(line)) for line in lines if line)
+        except (ValueError, DataError) as error:
+            raise RunError("data.jsonl does not hold", where=path, found=str(error), mend=RESTORE) from error
+        if self.manifest.task == "multiclass" and any(len(entry.labels) != 1 for entry in found):
+            raise RunError(
+                "data.jsonl does not hold", where=path, found="an image without exactly one label", mend=RESTORE
+            )
+        if unknown := {name for entry in found for name in entry.labels} - set(self.manifest.labels.names):
+            raise RunError(
+                "data.jsonl names labels that run.json does not",
+                where=path,
+                found=told(sorted(unknown)),
+                mend=RESTORE,
+            )
+        return tuple(entry for entry in found if split is None or entry.split == split)
+
+    def report_entries(self) -> tuple[Entry, ...]:
+        """The held-out images that reports use: ``test``, or ``val`` where there is no test split."""
+        entries = self.entries("test") or self.entries("val")
+        if not entries:
+            raise RunError("the run has no held-out images", where=self.path / "data.jsonl", mend=RESTORE)
+        return entries
+
+    def data_root(self, override: Path | None = None) -> Path:
+        """The folder that the paths in data.jsonl count from.
+
+        Raises: DataError if it is not there.
+        """
+        root = override if override is not None else Path(self.manifest.data_root)
+        if not root.is_dir():
+            raise DataError(
+                "there is no such folder of images"
+                if override is not None
+                else "the images of this run are not where they were at training",
+                where=root,
+                mend="run the command from the folder where training ran, or name the folder: --data DIR",
+            )
+        return root

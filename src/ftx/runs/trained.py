@@ -1,0 +1,124 @@
+"""``trained/``: what training made, written and read; ``ftx merge`` turns each of the four into ``dense/``."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from ftx.adapters.peft_file import load_adapter, save_adapter
+from ftx.adapters.prepare import Prepared, prepare
+from ftx.backbones.families import head_names
+from ftx.core.errors import MergeError, RunError
+from ftx.core.files import disk_faults
+from ftx.recipe.schema import Recipe
+from ftx.recipe.sections import Method
+from ftx.runs.dense import dense_state
+from ftx.runs.run import Run
+
+HEAD = "head.safetensors"
+MODEL = "model.safetensors"
+
+
+def save_trained(prepared: Prepared, folder: Path) -> None:
+    """An adapter in PEFT's format, a head, or a whole model, by the method."""
+    module, backbone = prepared.backbone.module, prepared.backbone
+    folder.mkdir(parents=True)
+    if prepared.spec is not None:
+        save_adapter(
+            module, prepared.spec, base_model=backbone.architecture, base_digest=backbone.digest, folder=folder
+        )
+        return
+    if prepared.method == "full":
+        tensors = dense_state(module)
+    else:
+        tensors = {name: tensor.detach().float().cpu().contiguous() for name, tensor in head_state(module).items()}
+    with disk_faults(folder):
+        name = MODEL if prepared.method == "full" else HEAD
+        save_file(tensors, folder / name, metadata={"format": "pt"})
+
+
+def head_state(module: nn.Module) -> dict[str, Tensor]:
+    """The classifier's tensors by their names in the model."""
+    return {
+        f"{head}.{name}": tensor
+        for head in head_names(module)
+        for name, tensor in module.get_submodule(head).state_dict().items()
+    }
+
+
+def run_recipe(run: Run) -> Recipe:
+    """The resolved recipe that the run was trained with.
+
+    Raises: RunError if the file was changed since.
+    """
+    return Recipe.load(run.file("recipe.yaml"))
+
+
+def load_trained(run: Run) -> nn.Module:
+    """The trained model as training left it: f32, adapters attached and not merged, for inference.
+
+    Shape: it takes normalised images [N, 3, H, W].
+    Raises: RunError if ``trained/`` is altered; AdapterError or MergeError if it does not hold.
+    """
+    folder = run.require("trained")
+    prepared = prepare(run_recipe(run), len(run.manifest.labels), saved=True)
+    require_base(run, prepared.backbone.digest)
+    own, recorded = prepared.backbone.preprocess, run.manifest.preprocess
+    if (own.height, own.width) != (recorded.height, recorded.width):
+        raise RunError(
+            "run.json and recipe.yaml are of different image sizes",
+            where=run.path,
+            found=f"{recorded.image_size} and {own.image_size} px",
+            mend="restore both from a copy of the run",
+        )
+    module = prepared.backbone.module
+    if prepared.spec is not None:
+        load_adapter(module, folder)
+    else:
+        fill(module, read_plain(folder, prepared.method, module))
+    return module.eval().requires_grad_(False)
+
+
+def require_base(run: Run, digest: str) -> None:
+    """Raise MergeError if the base at hand is not the one that the run was trained on."""
+    if digest != run.manifest.base_digest:
+        raise MergeError(
+            "this is another base than the one the run was trained on",
+            where=run.path,
+            found=f"digest {digest[:12]}…, the run says {run.manifest.base_digest[:12]}…",
+            mend="restore the weights that training used (model.weights in recipe.yaml)",
+        )
+
+
+def read_plain(folder: Path, method: Method, base: nn.Module) -> dict[str, Tensor]:
+    """The tensors of a trained head or a fully trained model, held against the model they are for.
+
+    Raises: MergeError for missing or spare keys, wrong shapes, or values that are not finite.
+    """
+    path = folder / (MODEL if method == "full" else HEAD)
+    try:
+        tensors = load_file(path)
+    except (SafetensorError, OSError) as error:
+        raise MergeError("the trained weights cannot be read", where=path, found=str(error)) from error
+    expected = base.state_dict() if method == "full" else head_state(base)
+    wrong = sorted(expected.keys() ^ tensors.keys()) or [
+        name for name in expected if expected[name].shape != tensors[name].shape
+    ]
+    if wrong:
+        raise MergeError("the trained weights do not fit the model", where=path, found=", ".join(wrong[:3]))
+    if broken := [name for name, tensor in tensors.items() if not torch.isfinite(tensor).all()]:
+        raise MergeError("the trained weights are not finite", where=path, found=", ".join(broken[:3]))
+    return tensors
+
+
+def fill(module: nn.Module, tensors: Mapping[str, Tensor]) -> None:
+    """Lay tensors over those of the same name, in place."""
+    state = module.state_dict()
+    with torch.no_grad():
+        for name, tensor in tensors.items():
+            state[name].copy_(tensor)

@@ -1,0 +1,113 @@
+"""What every runtime answers, and how files are fed to one in batches.
+
+Shapes: N images, H × W pixels, C labels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import Literal, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ftx.core.errors import ImageError
+from ftx.data.preprocess import Preprocess
+from ftx.data.threads import cores, in_threads
+from ftx.tasks.base import Task
+from ftx.tasks.thresholds import Floats
+
+Pixels = NDArray[np.uint8]
+RuntimeName = Literal["torch", "onnx", "openvino"]
+# f32: pinned, for comparisons. auto: whatever the runtime chooses on this machine, as it is deployed.
+Compute = Literal["f32", "auto"]
+
+# Enough for the matrix products to fill a CPU's cores; more only costs memory.
+BATCH_IMAGES = 16
+# Decoded photographs that wait for a batch: two of 12 megapixels. As many as there are cores are being decoded.
+BATCH_BYTES = 80_000_000
+# Those that are being decoded, or are decoded and wait for their turn: sixteen and more of 20 megapixels.
+AHEAD_BYTES = 1_000_000_000
+
+
+class Predictor(Protocol):
+    """A model that is ready to answer, whatever computes it."""
+
+    @property
+    def name(self) -> RuntimeName:
+        """The runtime."""
+        ...
+
+    @property
+    def task(self) -> Task:
+        """What its logits mean, and the labels they are for."""
+        ...
+
+    @property
+    def preprocess(self) -> Preprocess:
+        """The image path that the model was trained with."""
+        ...
+
+    @property
+    def compute(self) -> str:
+        """The precision it computes in: ``f32``, or ``auto:bf16`` where the runtime chose bf16 by itself."""
+        ...
+
+    def logits(self, pixels_NHWC: Pixels) -> Floats:
+        """The graph view: answers to pixels that the training path has already resized and cropped.
+
+        Shape: [N, H, W, 3] of the network's size -> [N, C].
+        """
+        ...
+
+    def logits_from_files(self, paths: Iterable[Path]) -> Iterator[Floats | ImageError]:
+        """The view from files: one answer a path, in order, through the runtime's own image path.
+
+        Shape: [C] each; an image that cannot be read gives its error instead.
+        """
+        ...
+
+
+def feed_files(
+    paths: Iterable[Path],
+    decode: Callable[[Path], Pixels],
+    answer: Callable[[Pixels], Floats],
+    *,
+    weigh: Callable[[Path], int] | None = None,
+) -> Iterator[Floats | ImageError]:
+    """Answer files in order; neighbours of one size share a batch, for a batch holds images of one size only.
+
+    ``weigh`` tells the bytes that ``decode`` will give, where these may be many.
+    """
+
+    def attempt(path: Path) -> Pixels | ImageError:
+        try:
+            return decode(path)
+        except ImageError as error:
+            return error
+
+    waiting: list[Pixels | ImageError] = []
+    shape: tuple[int, ...] | None = None
+    room = 0
+    # Decoded in threads while the model computes.
+    with closing(in_threads(attempt, paths, ahead=cores() + 1, weigh=weigh, most_bytes=AHEAD_BYTES)) as decoded:
+        for item in decoded:
+            if not isinstance(item, ImageError):
+                if item.shape != shape or room == 0:
+                    yield from _answer_waiting(waiting, answer)
+                    waiting, shape = [], item.shape
+                    room = max(1, min(BATCH_IMAGES, BATCH_BYTES // item.nbytes))
+                room -= 1
+            waiting.append(item)
+    yield from _answer_waiting(waiting, answer)
+
+
+def _answer_waiting(
+    waiting: list[Pixels | ImageError], answer: Callable[[Pixels], Floats]
+) -> Iterator[Floats | ImageError]:
+    images = [item for item in waiting if not isinstance(item, ImageError)]
+    answers = iter(answer(np.stack(images)) if images else ())
+    for item in waiting:
+        yield item if isinstance(item, ImageError) else next(answers)

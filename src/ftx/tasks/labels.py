@@ -1,0 +1,138 @@
+"""The labels of a data set: names in logit order, and how they relate."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+
+from ftx.core.errors import DataError, told
+from ftx.core.limits import MOST_LABELS, MOST_TREE_LEVELS
+
+
+@dataclass(frozen=True)
+class Declared:
+    """What a data set says of its labels beside its images.
+
+    ``names`` are labels that exist whether or not an image has them; ``groups`` those that exclude each other, None
+    where nothing is said of that; ``parents`` maps a child to its parent.
+    """
+
+    names: tuple[str, ...] = ()
+    groups: tuple[tuple[str, ...], ...] | None = None
+    parents: Mapping[str, str] = field(default_factory=dict[str, str])
+
+
+@dataclass(frozen=True)
+class Labels:
+    """Label names in the order of the logits.
+
+    ``groups`` are sets of labels of which exactly one holds (softmax), ``singles`` hold or do not
+    each by itself (sigmoid), ``parents`` maps a child to its parent. Multiclass is one group.
+    """
+
+    names: tuple[str, ...]
+    groups: tuple[tuple[str, ...], ...] = ()
+    singles: tuple[str, ...] = ()
+    parents: Mapping[str, str] = field(default_factory=dict[str, str])
+
+    def __post_init__(self) -> None:
+        if len(self.names) > MOST_LABELS:
+            raise DataError("too many labels", found=f"{len(self.names):,}, at most {MOST_LABELS:,}")
+        if not self.names or not all(self.groups):
+            raise DataError("there are no labels" if not self.names else "a group of labels is empty")
+        members = Counter(name for group in self.groups for name in group) + Counter(self.singles)
+        named = Counter(self.names)
+        if wrong := sorted(name for name in members | named if members[name] != 1 or named[name] != 1):
+            raise DataError(
+                "every label stands in exactly one group or among the singles",
+                found=told([f"{name!r}: {named[name]} names, {members[name]} groups or singles" for name in wrong]),
+            )
+        unknown = sorted({*self.parents.keys(), *self.parents.values()} - set(self.names))
+        if unknown:
+            raise DataError("the label tree names labels that do not exist", found=told(unknown))
+        self._refuse_circles()
+
+    def _refuse_circles(self) -> None:
+        """In linear time, however the tree hangs together: each label is climbed from once."""
+        levels: dict[str, int] = {}
+        for name in self.parents:
+            climbed = [name]
+            while (up := self.parents.get(climbed[-1])) is not None and up not in levels:
+                climbed.append(up)
+                if len(climbed) > MOST_TREE_LEVELS:
+                    self.path(name)
+            above = 1 if up is None else levels[up] + 1
+            if above + len(climbed) - 1 > MOST_TREE_LEVELS:
+                self.path(name)
+            levels.update((one, above + step) for step, one in enumerate(reversed(climbed)))
+
+    @classmethod
+    def multiclass(cls, names: Sequence[str]) -> Labels:
+        """One exclusive group of all names."""
+        return cls(names=tuple(names), groups=(tuple(names),))
+
+    def index(self, name: str) -> int:
+        """The logit of a label."""
+        return self._rows[name]
+
+    @cached_property
+    def _rows(self) -> dict[str, int]:
+        return {name: row for row, name in enumerate(self.names)}
+
+    def path(self, name: str) -> tuple[str, ...]:
+        """The label and its ancestors, from the root down.
+
+        Raises: DataError if the tree runs in a circle, or has more levels than one can have.
+        """
+        return Labels.tree(self.parents)(name)
+
+    @staticmethod
+    def tree(parents: Mapping[str, str]) -> Callable[[str], tuple[str, ...]]:
+        """What gives a label and its ancestors, from the root down; raises as ``path`` does."""
+
+        def path(name: str) -> tuple[str, ...]:
+            found = [name]
+            while (up := parents.get(found[-1])) is not None:
+                if up in found:
+                    raise DataError("the label tree runs in a circle", found=" -> ".join([*found, up]))
+                found.append(up)
+                if len(found) > MOST_TREE_LEVELS:
+                    raise DataError(
+                        f"the label tree has more than {MOST_TREE_LEVELS} levels",
+                        found=f"{' -> '.join(found[:3])} -> …",
+                        mend="leave out levels of it",
+                    )
+            return tuple(reversed(found))
+
+        return path
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+
+def spaceless_names(names: Sequence[str]) -> tuple[str, ...]:
+    """Label names that survive a list separated by spaces: white space becomes ``_``, and no two are equal.
+
+    A name without white space keeps itself; ``a b`` beside ``a_b`` becomes ``a_b_2``.
+    """
+    taken = {name for name in names if _is_spaceless(name)}
+    spaceless: list[str] = []
+    last: dict[str, int] = {}  # numbers only ever fill up: what was taken is not asked for again
+    for name in names:
+        if not _is_spaceless(name):
+            stem = "_".join(name.split()) or "_"
+            number = last.get(stem, 1)
+            name = stem if number == 1 else f"{stem}_{number}"
+            while name in taken:
+                number += 1
+                name = f"{stem}_{number}"
+            last[stem] = number
+            taken.add(name)
+        spaceless.append(name)
+    return tuple(spaceless)
+
+
+def _is_spaceless(name: str) -> bool:
+    return name.split() == [name]

@@ -1,0 +1,78 @@
+"""What makes rare labels count as much as frequent ones: drawing their images more often, or weighing their loss.
+
+Shapes: N images, C labels.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from ftx.recipe.sections import BalanceName
+from ftx.tasks.base import Targets
+from ftx.tasks.labels import Labels
+
+Order = NDArray[np.intp]
+
+
+@dataclass(frozen=True)
+class Balance:
+    """``share_N`` is how often each image is drawn, of 1; None takes each once an epoch.
+
+    ``weights_2C`` weigh a label's loss where it holds (row 0) and where it does not (row 1).
+    """
+
+    images: int
+    share_N: NDArray[np.float64] | None = None
+    weights_2C: Tensor | None = None
+
+    def order(self, rng: np.random.Generator) -> Order:
+        """The images of one epoch, as many as there are. Shape: [N]."""
+        if self.share_N is None:
+            return rng.permutation(self.images)
+        return rng.choice(self.images, size=self.images, p=self.share_N)
+
+
+def balance_of(kind: BalanceName, labels: Labels, targets_NC: Targets) -> Balance:
+    """The balance that a recipe asks for, by the labels of the training images."""
+    if kind == "sampling":
+        return Balance(len(targets_NC), share_N=image_shares(targets_NC))
+    if kind == "loss":
+        return Balance(len(targets_NC), weights_2C=torch.from_numpy(label_weights(labels, targets_NC)))
+    return Balance(len(targets_NC))
+
+
+def image_shares(targets_NC: Targets) -> NDArray[np.float64]:
+    """An image is drawn as often as its rarest label asks; those without a label are as one label. Shape: [N].
+
+    Source: the repeat factor of LVIS (arXiv:1908.03195, appendix B), the largest over an image's labels, here without
+    its root and threshold: of labels that exclude each other each is drawn equally often.
+    """
+    held_NC = np.concatenate([targets_NC > 0, ~(targets_NC > 0).any(axis=1, keepdims=True)], axis=1)
+    wanted_C = 1 / np.maximum(held_NC.sum(axis=0), 1)
+    wanted_N = np.where(held_NC, wanted_C, 0).max(axis=1)
+    return wanted_N / wanted_N.sum()
+
+
+def label_weights(labels: Labels, targets_NC: Targets) -> NDArray[np.float32]:
+    """Weights by which every label of a group, and both answers of a single, count the same. Shape: [2, C].
+
+    Their mean over the images is 1, so that the learning rate need not change.
+    Source: scikit-learn's class_weight="balanced", n_samples / (n_classes · count); a label of no image weighs 1.
+    """
+    count_C = (targets_NC > 0).sum(axis=0)
+    weights_2C = np.ones((2, len(labels)), dtype=np.float32)
+    for group in labels.groups:
+        rows = [labels.index(name) for name in group]
+        counts = count_C[rows]
+        present = counts > 0
+        weights_2C[0, rows] = np.where(present, counts.sum() / (max(present.sum(), 1) * np.maximum(counts, 1)), 1)
+    for name in labels.singles:
+        row, images = labels.index(name), len(targets_NC)
+        if 0 < count_C[row] < images:
+            weights_2C[:, row] = images / (2 * count_C[row]), images / (2 * (images - count_C[row]))
+    return weights_2C

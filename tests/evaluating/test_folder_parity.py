@@ -1,0 +1,321 @@
+"""An exported folder proves itself: no run, no torch."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+from safetensors import safe_open
+from safetensors.numpy import load_file, save_file
+from tests.conftest import Listener
+
+from ftx.core.errors import ExportError
+from ftx.core.files import sha256_file
+from ftx.core.progress import SPOKEN
+from ftx.evaluating import validate
+from ftx.evaluating.parity_report import RowBound
+from ftx.evaluating.predict import predict
+from ftx.evaluating.proof_file import Answers, ir_digest, keep_proof, read_reference
+from ftx.runs.card import CARD, PROOF, REFERENCE, read_card, write_card
+from ftx.runtimes.openvino import OpenVinoPredictor, default_compute
+from ftx.tasks.labels import Labels
+
+
+def colour_pixels(colour: int) -> np.ndarray:
+    pixels = np.full((16, 16, 3), 60, np.uint8)
+    pixels[..., colour] += 100
+    return pixels
+
+
+@pytest.fixture
+def folder(colour_model: Any, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(colour_model.folder, tmp_path / "fp32"))
+
+
+def alter(folder: Path, change: Callable[[dict[str, np.ndarray], dict[str, str]], None]) -> None:
+    """Alter the reference, and the card so that the hash holds."""
+    card = read_card(folder)
+    tensors = load_file(folder / REFERENCE)
+    with safe_open(folder / REFERENCE, framework="np") as file:
+        metadata = dict(file.metadata())
+    change(tensors, metadata)
+    save_file(tensors, folder / REFERENCE, metadata=metadata)
+    write_card(folder, card)
+
+
+def test_a_whole_folder_passes_in_both_precisions(folder: Path) -> None:
+    report = validate(folder)
+    assert report.ok
+    assert report.problems == []
+    assert (report.verb, report.run, report.folder) == ("validate", None, str(folder))
+    assert [(row.artifact, row.view) for row in report.rows] == [("openvino/fp32", "graph")] * 2
+    pinned, chosen = report.rows
+    assert pinned.compute == "f32"
+    assert chosen.compute.startswith("auto:")
+    assert (pinned.images, pinned.accuracy, pinned.agreement) == (12, 1.0, 1.0)
+    # Wilson's lower end for 12 of 12: n / (n + z^2).
+    assert pinned.accuracy_low == pytest.approx(12 / (12 + 1.959964**2), rel=1e-6)
+    json.loads(report.model_dump_json(), parse_constant=pytest.fail)
+
+
+def test_the_model_file_names_its_folder(folder: Path) -> None:
+    assert validate(folder / "model.xml").folder == str(folder)
+
+
+def test_another_answer_fails_and_names_the_image(folder: Path) -> None:
+    def change(tensors: dict[str, np.ndarray], metadata: dict[str, str]) -> None:
+        tensors["logits"][7, 1] += 0.01
+
+    alter(folder, change)
+    report = validate(folder)
+    assert not report.ok
+    row = report.rows[0]
+    assert not row.ok
+    assert row.worst[0] == "green/7.png"
+    assert row.max_abs == pytest.approx(0.01, abs=1e-4)  # the bound of the graph, relative to logits below 5
+    assert "green/7.png" in report.problems[0]
+    assert report.faulty == ["openvino/fp32"]
+
+
+def test_a_bound_can_be_set(folder: Path) -> None:
+    def change(tensors: dict[str, np.ndarray], metadata: dict[str, str]) -> None:
+        tensors["logits"][7, 1] += 0.01
+
+    alter(folder, change)
+    own, none = validate(folder, bounds={"fp32.graph.max_abs": 0.02}), validate(folder)
+    assert own.ok
+    assert own.verdicts == {"openvino/fp32": "unproved"}
+    assert ["bounds of your own" in said for report in (own, none) for said in report.said.values()] == [True, False]
+    assert not validate(folder, bounds={"fp32.graph.max_abs": 0.005}).ok
+
+
+def test_labels_in_another_order_fail(folder: Path) -> None:
+    card = read_card(folder).model_copy(update={"labels": Labels.multiclass(["green", "red", "blue"])})
+    write_card(folder, card)
+    report = validate(folder)
+    assert not report.ok
+    assert "the labels in model.xml" in report.problems[0]
+
+
+def test_a_model_that_names_no_labels_fails(folder: Path) -> None:
+    card = read_card(folder)
+    text = (folder / "model.xml").read_text()
+    before, _, rest = text.partition("<model_info>")
+    (folder / "model.xml").write_text(before + rest.partition("</model_info>")[2])
+    write_card(folder, card)
+    report = validate(folder)
+    assert report.faulty == ["openvino/fp32"]
+    assert report.problems == [
+        "openvino/fp32: the labels in model.xml are not the run's: none instead of red green blue"
+    ]
+
+
+def test_the_bar_ends_where_it_said_it_would(folder: Path) -> None:
+    listener = Listener()
+    validate(folder, progress=listener)
+    assert listener.steps == listener.total == 2 * 12  # images, in f32 and as deployed
+
+
+def test_an_image_is_as_high_and_as_wide_as_the_card_says(folder: Path) -> None:
+    card = read_card(folder)
+    wide = replace(card.preprocess, width=20, resize=(16, 20))
+    write_card(folder, card.model_copy(update={"preprocess": wide}))
+
+    def widen(tensors: dict[str, np.ndarray], metadata: dict[str, str]) -> None:
+        tensors["images"] = np.pad(tensors["images"], ((0, 0), (0, 0), (2, 2), (0, 0)), mode="edge")
+
+    alter(folder, widen)
+    _, pixels = read_reference(folder, OpenVinoPredictor(folder))
+    assert pixels.shape == (12, 16, 20, 3)
+
+    def turn(tensors: dict[str, np.ndarray], metadata: dict[str, str]) -> None:
+        tensors["images"] = tensors["images"].transpose(0, 2, 1, 3).copy()
+
+    alter(folder, turn)
+    with pytest.raises(ExportError, match="the reference belongs to another model than the card"):
+        validate(folder)
+
+
+def test_an_altered_file_is_refused_by_its_hash(folder: Path) -> None:
+    tensors = load_file(folder / REFERENCE)
+    tensors["logits"][0, 0] += 1
+    save_file(tensors, folder / REFERENCE)
+    with pytest.raises(ExportError, match="is not what was written"):
+        validate(folder)
+
+
+@pytest.mark.parametrize(
+    ("text", "change"),
+    [
+        ("does not hold", lambda tensors, metadata: tensors.pop("targets")),
+        ("does not hold", lambda tensors, metadata: metadata.update(paths="[")),
+        ("does not hold", lambda tensors, metadata: tensors.pop("logits")),
+        ("another model", lambda tensors, metadata: tensors.update(targets=tensors["targets"][:1].copy())),
+        ("another model", lambda tensors, metadata: tensors["targets"].__setitem__((0, 0), 9)),
+        ("another model", lambda tensors, metadata: tensors.update(images=tensors["images"][:, 1:].copy())),
+        ("another model", lambda tensors, metadata: tensors.update(logits=tensors["logits"][:, :2].copy())),
+    ],
+)
+def test_a_reference_that_does_not_fit_is_refused(folder: Path, text: str, change: Any) -> None:
+    alter(folder, change)
+    with pytest.raises(ExportError, match=text):
+        validate(folder)
+
+
+def test_logits_that_are_no_numbers_fail(folder: Path) -> None:
+    alter(folder, lambda tensors, metadata: tensors["logits"].__setitem__((0, 0), np.nan))
+    report = validate(folder)
+    assert not report.ok
+    assert "not finite" in report.problems[0]
+    json.loads(report.model_dump_json(), parse_constant=pytest.fail)
+
+
+def judged_elsewhere(folder: Path, there: str, *, off: float = 0.0, lost: int = 2, **changes: object) -> None:
+    """Leave beside the model what ``ftx validate RUN`` writes: a verdict, and the model's answers, off by so much."""
+    report = validate(folder)
+    counts = {"labelled": 900, "lost": lost, "gained": 2, "artifact": "openvino/int8", **changes}
+    rows = [row.model_copy(update=counts) for row in report.rows]
+    answers = [
+        Answers.of(compute, OpenVinoPredictor(folder, role).logits(load_file(folder / REFERENCE)["images"]) + off)
+        for role, compute in (("f32", "f32"), ("auto", "auto:f32"))
+    ]
+    found = report.model_copy(
+        update={"verdicts": {"openvino/int8": there}, "rows": rows}
+        | {"said": {"openvino/int8": "at most 1.0 points lost (95 %): 2 lost, 2 gained of 900"}}
+    )
+    card = read_card(folder)
+    write_card(folder, card.model_copy(update={"precision": "int8"}))  # what rests on labels, and on no bound of f32
+    keep_proof(folder, ir_digest(folder), found, "openvino/int8", answers)
+
+
+@pytest.mark.parametrize(
+    ("there", "off", "verdict"),
+    [
+        ("proved", 0.0, "proved"),
+        ("unproved", 0.0, "unproved"),
+        ("failed", 0.0, "failed"),
+        # The largest logit is 2.4, so the same answers are those within 2.4e-4: the order of sums.
+        ("proved", 2e-4, "proved"),
+        ("proved", 3e-4, "unproved"),
+        ("proved", 0.03, "unproved"),
+    ],
+)
+def test_a_verdict_holds_here_where_the_model_answers_as_there(
+    folder: Path, there: str, off: float, verdict: str
+) -> None:
+    judged_elsewhere(folder, there, off=off)
+    report = validate(folder)
+    assert report.verdicts == {"openvino/int8": verdict}
+    assert report.ok is (verdict != "failed")
+    found = report.transfer
+    assert found is not None
+    assert found.same is (off <= 2e-4)
+    assert found.max_abs == pytest.approx(off, abs=1e-6)
+    assert f"there {there}: at most 1.0 points lost" in found.said
+    if not found.same:
+        # 0 of 12: 1 - 0.05^(1/12).
+        assert "here 0 of 12 reference images change their labels: at most 22.1 % would" in found.said
+
+
+def test_a_model_that_was_never_judged_proves_little_by_itself(folder: Path) -> None:
+    card = read_card(folder)
+    write_card(folder, card.model_copy(update={"precision": "int8"}))
+    report = validate(folder)
+    assert report.verdicts == {"openvino/int8": "unproved"}
+    assert "0 lost, 0 gained of 12; 149 images with no further loss would prove 2" in report.said["openvino/int8"]
+    assert report.ok
+    assert not validate(folder, require_proof=True).ok
+
+
+def test_a_proof_of_one_precision_alone_says_nothing_of_the_other(folder: Path) -> None:
+    judged_elsewhere(folder, "proved")
+    document = json.loads((folder / PROOF).read_text())
+    document["run"]["answers"] = document["run"]["answers"][:1]
+    (folder / PROOF).write_text(json.dumps(document))
+    report = validate(folder)
+    assert report.verdicts == {"openvino/int8": "unproved"}
+    assert report.transfer is not None
+    assert (report.transfer.same, report.transfer.max_abs, report.transfer.changed) == (False, None, 0.0)
+
+
+@pytest.mark.parametrize(
+    ("there", "lost", "max_drop", "verdict"),
+    [
+        # 2 lost and 2 gained of 900 are at most 0.51 points.
+        ("proved", 2, 0.02, "proved"),
+        ("proved", 2, 0.006, "proved"),
+        ("proved", 2, 0.005, "unproved"),
+        # 20 and 2 are 2 points, at least 0.96 and at most 3.01.
+        ("unproved", 20, 0.02, "unproved"),
+        ("unproved", 20, 0.031, "proved"),
+        ("unproved", 20, 0.005, "failed"),
+        # 90 and 2 fail two points, and hold twelve.
+        ("failed", 90, 0.02, "failed"),
+        ("failed", 90, 0.12, "proved"),
+    ],
+)
+def test_another_margin_is_held_against_what_was_counted_there(
+    folder: Path, there: str, lost: int, max_drop: float, verdict: str
+) -> None:
+    judged_elsewhere(folder, there, lost=lost, verdict=there)
+    assert validate(folder, max_drop=max_drop).verdicts == {"openvino/int8": verdict}
+
+
+@pytest.mark.parametrize("row", [{"max_abs": 9.0}, {"cosine": 0.1}, {"max_abs": None}, {"verdict": "proved"}])
+def test_no_margin_mends_what_failed_by_its_logits_or_its_labels_names(folder: Path, row: dict[str, object]) -> None:
+    bound = RowBound(max_abs=0.5, cosine=0.9, reason="as int8")
+    judged_elsewhere(folder, "failed", **({"verdict": "failed", "bound": bound} | row))
+    assert validate(folder, max_drop=0.5).verdicts == {"openvino/int8": "failed"}
+
+
+def test_what_this_machine_found_is_kept_and_asked_for_again_on_another(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def told() -> str:
+        list(predict([folder.parent / "image.png"], folder, progress=SPOKEN))
+        return capsys.readouterr().err
+
+    Image.fromarray(colour_pixels(0)).save(folder.parent / "image.png")
+    assert "nobody has validated this model on this CPU" in told()
+    # A CPU that computes in bf16 by itself proves nothing on twelve images, one that computes in f32 does.
+    (verdict,) = validate(folder).verdicts.values()
+    assert verdict == ("unproved" if default_compute() == "auto:bf16" else "proved")
+    assert told() == "" if verdict == "proved" else "this model is unproved on this machine" in told()
+    proof = json.loads((folder / PROOF).read_text())
+    assert [found["verdict"] for found in proof["devices"]] == [verdict]
+    validate(folder)
+    assert len(json.loads((folder / PROOF).read_text())["devices"]) == 1
+    # The folder moves to a machine with another version of OpenVINO, then to another CPU.
+    for field, value in (("openvino", "2020.1"), ("cpu", "another"), ("instructions", ["avx2"])):
+        other = json.loads(json.dumps(proof))
+        other["devices"][0]["machine"][field] = value
+        (folder / PROOF).write_text(json.dumps(other))
+        assert "nobody has validated this model on this CPU" in told()
+    validate(folder)
+    assert len(json.loads((folder / PROOF).read_text())["devices"]) == 2
+    # Of another model, as after an export into the same folder, it says nothing.
+    (folder / PROOF).write_text(json.dumps(proof | {"ir": "another"}))
+    assert "nobody has validated" in told()
+
+
+def test_the_proof_lies_outside_of_the_hashes_and_a_broken_one_is_refused(folder: Path) -> None:
+    validate(folder)
+    assert PROOF not in read_card(folder).files
+    of_this = {"schema_version": 1, "ir": sha256_file(folder / CARD)}
+    for text in ("{", "[]", json.dumps(of_this | {"devices": [{}]}), json.dumps(of_this | {"more": 1})):
+        (folder / PROOF).write_text(text)
+        with pytest.raises(ExportError, match=r"proof\.json does not hold"):
+            validate(folder)
+    # Of another model, or in a form that a later version writes, it says nothing of this one.
+    for other in ({"ir": 3}, of_this | {"ir": "another", "devices": [{}]}, of_this | {"schema_version": 2, "more": 1}):
+        (folder / PROOF).write_text(json.dumps(other))
+        assert validate(folder).transfer is not None
+    with pytest.raises(ValueError, match="bytes are not 2 x 2 numbers"):
+        Answers(compute="f32", images=2, labels=2, logits="AAAA")

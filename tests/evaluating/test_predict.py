@@ -1,0 +1,182 @@
+from __future__ import annotations
+
+import errno
+import json
+import os
+import shutil
+import subprocess
+import sys
+import zlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+from tests.conftest import Listener
+
+from ftx.cli.app import run
+from ftx.core.errors import ExportError, InputError, RunError
+from ftx.evaluating.predict import Prediction, predict
+from ftx.runtimes.openvino import OpenVinoPredictor
+
+
+def test_answers_come_in_the_order_of_the_paths(colour_model: Any) -> None:
+    paths = sorted(colour_model.images.rglob("*.png"))[::-1]
+    answers = list(predict(paths, colour_model.folder))
+    assert [answer.path for answer in answers] == [str(path) for path in paths]
+    assert [answer.labels[0].name for answer in answers] == [path.parent.name for path in paths]
+
+
+def test_a_folder_stands_for_the_images_below_it(colour_model: Any, tmp_path: Path) -> None:
+    for name in ("b/2.PNG", "a.png", "b/1.jpg", ".hidden/3.png", "b/.4.png"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        Image.new("RGB", (8, 8), "red").save(tmp_path / name)
+    (tmp_path / "notes.txt").write_text("no image")
+    answers = list(predict(tmp_path, colour_model.folder))
+    assert [answer.path for answer in answers] == [str(tmp_path / name) for name in ("a.png", "b/1.jpg", "b/2.PNG")]
+
+
+def test_scores_hold_every_label_and_sum_to_one(colour_model: Any) -> None:
+    path = next(colour_model.images.rglob("*.png"))
+    predictor = OpenVinoPredictor(colour_model.folder, "f32")
+    (answer,) = predict(path, predictor, scores=True)
+    assert answer.scores is not None
+    expected = predictor.task.scores(colour_model.expected(np.asarray(Image.open(path))[None]))[0]
+    # f32: a mean over the pixels in another order, and the softmax of it. Measured 0, and a step of f32 is 6e-8.
+    np.testing.assert_allclose(list(answer.scores.values()), expected, rtol=0, atol=5e-7)
+    assert list(answer.scores) == ["red", "green", "blue"]
+    assert answer.labels[0].score == max(answer.scores.values())
+
+
+def test_what_cannot_be_read_is_reported_and_the_rest_goes_on(colour_model: Any, tmp_path: Path) -> None:
+    good = next(colour_model.images.rglob("*.png"))
+    page, gone, empty = tmp_path / "page.jpg", tmp_path / "gone.png", tmp_path / "empty"
+    page.write_text("<html></html>")
+    empty.mkdir()
+    answers = list(predict([page, good, gone, empty], colour_model.folder))
+    assert [answer.error is None for answer in answers] == [False, True, False, False]
+    assert answers[2].error == "there is no such file"
+    assert answers[3].error == "there are no images in this folder"
+    assert all(answer.labels == [] for answer in answers if answer.error)
+
+
+def test_a_folder_that_cannot_be_read_is_named_and_the_rest_answered(colour_model: Any, tmp_path: Path) -> None:
+    """Whoever runs the tests may read everything; but no path may have 4,096 bytes, and one below another may."""
+    good = tmp_path / "good.png"
+    good.write_bytes(next((colour_model.images / "red").iterdir()).read_bytes())
+    here = os.open(tmp_path, os.O_RDONLY)
+    try:
+        for _ in range(4096 // 250 + 1):
+            os.mkdir("d" * 250, dir_fd=here)
+            here, above = os.open("d" * 250, os.O_RDONLY, dir_fd=here), here
+            os.close(above)
+    finally:
+        os.close(here)
+    refused, answered = sorted(predict(tmp_path, colour_model.folder), key=lambda answer: answer.error is None)
+    assert answered.path == str(good)
+    assert refused.path.startswith(str(tmp_path / "dddd"))
+    assert refused.error == f"this folder cannot be read: {os.strerror(errno.ENAMETOOLONG)}"
+    shutil.rmtree(tmp_path / ("d" * 250))
+
+
+def test_the_bar_moves_once_for_each_answer(colour_model: Any, tmp_path: Path) -> None:
+    paths = [*sorted(colour_model.images.rglob("*.png")), tmp_path / "gone.png"]
+    listener = Listener()
+    assert len(list(predict(paths, colour_model.folder, progress=listener))) == 13
+    assert (listener.total, listener.advances) == (13, [1] * 13)
+
+
+def test_a_name_that_is_no_text_is_answered_all_the_same(colour_model: Any, tmp_path: Path) -> None:
+    source = next((colour_model.images / "red").iterdir())
+    (tmp_path / os.fsdecode(b"r\xe9d.png")).write_bytes(source.read_bytes())
+    (answer,) = predict(tmp_path, colour_model.folder)
+    assert answer.labels[0].name == "red"
+    assert json.loads(answer.to_line())["path"].endswith("r�d.png")
+
+
+def test_a_line_of_json_has_the_designs_fields() -> None:
+    (line,) = [json.loads(Prediction(path="a.png", error="broken").to_line())]
+    assert line == {"path": "a.png", "labels": [], "error": "broken"}
+
+
+def test_a_labelled_line_leaves_out_what_is_not_there(colour_model: Any) -> None:
+    path = next(colour_model.images.rglob("*.png"))
+    (answer,) = predict(path, colour_model.folder)
+    line = json.loads(answer.to_line())
+    assert set(line) == {"path", "labels"}
+    assert set(line["labels"][0]) == {"name", "score"}
+
+
+@pytest.mark.parametrize("names", [[], ["gone.png"], ["empty"], ["gone.png", "empty"]])
+def test_no_image_at_all_is_an_error_before_the_first_answer(
+    colour_model: Any, tmp_path: Path, names: list[str]
+) -> None:
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(InputError, match="no images to predict"):
+        predict([tmp_path / name for name in names], colour_model.folder)
+
+
+def test_without_a_run_the_error_names_the_way_out(
+    colour_model: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(RunError, match="no finished run here"):
+        predict(colour_model.images)
+
+
+def test_a_folder_without_a_model_is_refused(colour_model: Any, tmp_path: Path) -> None:
+    with pytest.raises(ExportError, match="no model here"):
+        predict(colour_model.images, tmp_path)
+
+
+def test_an_ir_answers_without_torch(colour_model: Any, tmp_path: Path) -> None:
+    folder = shutil.copytree(colour_model.folder, tmp_path / "fp32")
+    code = (
+        "import sys; from pathlib import Path\n"
+        "from ftx.evaluating.predict import predict; from ftx.evaluating import validate\n"
+        f"answers = list(predict(Path({str(colour_model.images)!r}), Path({str(folder)!r})))\n"
+        f"assert validate(Path({str(folder)!r})).ok\n"
+        "assert len(answers) == 12 and not any(answer.error for answer in answers)\n"
+        "heavy = {'torch', 'timm', 'onnxruntime', 'nncf', 'torchmetrics'} & set(sys.modules)\n"
+        "assert not heavy, heavy"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_the_verb_ends_with_status_4_where_it_skipped_images(
+    colour_model: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    good = next(colour_model.images.rglob("*.png"))
+    artifact = ["--artifact", str(colour_model.folder)]
+    assert run(["predict", str(good), *artifact]) == 0
+    os.mkfifo(tmp_path / "pipe.png")
+    (tmp_path / "cut.png").write_bytes(good.read_bytes()[:-40])
+    (tmp_path / "page.png").write_bytes(b"<html><body>404</body></html>")
+    (tmp_path / "empty").mkdir()
+    strangers = {
+        "pipe.png": "no regular file",
+        "cut.png": "cannot be read",
+        "page.png": "no image",
+        "empty": "no images",
+    }
+    for name, said in strangers.items():
+        capsys.readouterr()
+        assert run(["predict", str(good), str(tmp_path / name), *artifact]) == 4, name
+        heard = capsys.readouterr().err
+        assert said in heard, name
+        assert "1 of 2 images were skipped" in heard
+
+
+def test_an_image_beyond_its_bounds_is_skipped_and_the_rest_answered(colour_model: Any, tmp_path: Path) -> None:
+    paths = [tmp_path / f"{number}.png" for number in range(3)]
+    for path in paths:
+        Image.new("RGB", (16, 16), (0, 0, 200)).save(path)
+    content = bytearray(paths[1].read_bytes())
+    content[16:24] = (20_000).to_bytes(4) + (10_000).to_bytes(4)  # IHDR: width, height
+    content[29:33] = zlib.crc32(content[12:29]).to_bytes(4)
+    paths[1].write_bytes(content)
+    first, second, third = predict(paths, colour_model.folder)
+    assert [answer.labels[0].name for answer in (first, third)] == ["blue", "blue"]
+    assert second.error == "the image is too large (20000 x 10000, 200 megapixels of at most 134)"

@@ -1,0 +1,169 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import openvino as ov
+import pytest
+from openvino import opset13 as op
+from tests.conftest import Listener
+
+from ftx.exporting.int8 import quantize as quantizing
+from ftx.exporting.int8.quantize import (
+    ATTENTION,
+    CONVOLUTIONS,
+    Quantized,
+    Setting,
+    has_attention,
+    int8_share,
+    quantize_body,
+)
+from ftx.exporting.openvino import name_canonically
+
+# More than the search takes, so that the final pass is another one.
+IMAGES = quantizing.SEARCH_IMAGES + 8
+
+
+def body(side: int = 8, labels: int = 10) -> ov.Model:
+    """Three linear layers, the second fed with an outlier channel, which is what SmoothQuant is for."""
+    generator = np.random.default_rng(0)
+    image = op.parameter([-1, 3, side, side], np.float32, name="image")
+    flat = op.reshape(image, np.array([0, -1]), special_zero=True)
+    hidden = op.gelu(op.matmul(flat, weights(generator, 3 * side * side, 64), False, False), "erf")
+    scale = np.ones(64, np.float32)
+    scale[7] = 40
+    hidden = op.gelu(op.matmul(op.multiply(hidden, scale), weights(generator, 64, 64), False, False), "erf")
+    logits = op.add(op.matmul(hidden, weights(generator, 64, labels), False, False), np.ones(labels, np.float32))
+    logits.output(0).set_names({"logits"})
+    return ov.Model([logits], [image], "three layers")
+
+
+def weights(generator: np.random.Generator, rows: int, columns: int) -> np.ndarray:
+    return (generator.standard_normal((rows, columns)) / np.sqrt(rows)).astype(np.float32)
+
+
+def images(seed: int) -> list[np.ndarray]:
+    return list(np.random.default_rng(seed).standard_normal((IMAGES, 1, 3, 8, 8)).astype(np.float32))
+
+
+@pytest.fixture(scope="module")
+def listener() -> Listener:
+    return Listener()
+
+
+@pytest.fixture(scope="module")
+def quantized(listener: Listener) -> Quantized:
+    return quantize_body(body(), images(1), images(2), settings=ATTENTION, progress=listener)
+
+
+def test_linear_layers_but_the_head_run_in_int8(quantized: Quantized) -> None:
+    assert quantized.int8_share == pytest.approx(2 / 3)
+    assert int8_share(ov.Core().compile_model(body(), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})) == 0
+
+
+def test_the_setting_nearest_to_f32_on_held_out_images_is_taken(quantized: Quantized) -> None:
+    assert set(quantized.mean_abs) == set(ATTENTION)
+    assert quantized.mean_abs[quantized.setting] == min(quantized.mean_abs.values())
+    # They are not all the same, or the search would be for nothing.
+    assert max(quantized.mean_abs.values()) > 1.05 * min(quantized.mean_abs.values())
+
+
+def test_it_answers_near_to_f32(quantized: Quantized) -> None:
+    core = ov.Core()
+    batch = np.concatenate(images(3))
+    exact = core.compile_model(body(), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})(batch)[0]
+    found = core.compile_model(quantized.model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})(batch)[0]
+    # The median image: with so few to calibrate with, some lie outside the range and are cut off.
+    error = np.median(np.abs(found - exact).mean(axis=1))
+    # 8 bits over a range of about 8 standard deviations are off by 1 % of one; two layers. Not 0, or it is f32 still.
+    assert 0 < error < 0.05 * exact.std()
+
+
+def test_progress_counts_every_image_of_every_pass(listener: Listener, quantized: Quantized) -> None:
+    assert listener.steps == listener.total
+    # The settings in turn, then the final pass with all images.
+    assert len(listener.descriptions) == len(ATTENTION) + 1
+    # SmoothQuant takes a pass of its own: 1 + 2 + 2 + 2 in the search, 1 or 2 at the end.
+    final = 1 if quantized.setting == Setting(alpha=-1) else 2
+    assert listener.total == 7 * quantizing.SEARCH_IMAGES + final * IMAGES
+
+
+def test_images_that_the_search_has_used_up_are_not_gone_through_again() -> None:
+    listener = Listener()
+    few = images(1)[: quantizing.SEARCH_IMAGES]
+    made = quantize_body(body(), few, images(2), progress=listener)
+    assert len(listener.descriptions) == len(CONVOLUTIONS)
+    again = quantize_body(body(), few, images(2), settings=(made.setting,))
+    batch = np.concatenate(images(3))
+    answers = [ov.Core().compile_model(model, "CPU")(batch)[0] for model in (made.model, again.model)]
+    np.testing.assert_array_equal(*answers)
+
+
+def faded_body() -> ov.Model:
+    """A convolution whose answers are 1 but for the last bits, as at the end of untrained networks."""
+    image = op.parameter([-1, 3, 8, 8], np.float32, name="image")
+    kernel = (3e-7 * np.random.default_rng(0).standard_normal((4, 3, 3, 3))).astype(np.float32)
+    faded = op.add(op.convolution(image, kernel, [1, 1], [1, 1], [1, 1], [1, 1]), np.ones((1, 4, 1, 1), np.float32))
+    deeper = op.convolution(faded, np.full((4, 4, 3, 3), 0.1, np.float32), [1, 1], [1, 1], [1, 1], [1, 1])
+    flat = op.reshape(op.relu(deeper), np.array([0, -1]), special_zero=True)
+    logits = op.matmul(flat, weights(np.random.default_rng(1), 256, 10), False, False)
+    return ov.Model([logits], [image], "faded")
+
+
+@pytest.mark.parametrize("setting", CONVOLUTIONS)
+def test_a_layer_without_a_histogram_has_a_range_all_the_same(setting: Setting) -> None:
+    made = quantize_body(faded_body(), images(1), images(2), settings=(setting,))
+    found, exact = (
+        ov.Core().compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})(images(3)[0])[0]
+        for model in (made.model, faded_body())
+    )
+    assert made.int8_share > 0
+    # 8 bits over the range from 0 to 1: at most half of 1/255; measured 8e-4 of the largest
+    np.testing.assert_allclose(found, exact, rtol=0, atol=0.002 * np.abs(exact).max())
+
+
+def test_one_setting_is_not_searched_for() -> None:
+    only = Setting(alpha=0.5)
+    made = quantize_body(body(), images(1), images(2), settings=(only,))
+    assert (made.setting, made.mean_abs) == (only, {})
+
+
+def attention_body() -> ov.Model:
+    """Queries and keys of one matrix, multiplied without a softmax, as linear attention has it."""
+    image = op.parameter([-1, 3, 8, 8], np.float32, name="image")
+    tokens_NTD = op.reshape(image, np.array([0, 3, 64]), special_zero=True)
+    queries_NTD = op.matmul(tokens_NTD, weights(np.random.default_rng(0), 64, 64), False, False)
+    scores_NTT = op.matmul(queries_NTD, tokens_NTD, False, True)
+    return ov.Model([op.reduce_mean(scores_NTT, np.array([1]))], [image], "attention")
+
+
+def gated_body() -> ov.Model:
+    """A softmax that weighs channels, as ResNeSt has it: no attention between positions."""
+    image = op.parameter([-1, 3, 8, 8], np.float32, name="image")
+    weight_N3 = op.softmax(op.reduce_mean(image, np.array([2, 3])), 1)
+    gated = op.multiply(image, op.unsqueeze(weight_N3, np.array([2, 3])))
+    return ov.Model([op.reduce_mean(gated, np.array([2, 3]))], [image], "gated")
+
+
+def test_attention_is_known_by_its_products() -> None:
+    assert has_attention(attention_body())
+    assert not has_attention(gated_body())
+    assert not has_attention(body())
+
+
+def test_the_same_body_quantizes_to_the_same_bytes(tmp_path: Path) -> None:
+    contents: list[bytes] = []
+    for number in range(2):
+        given = body()
+        name_canonically(given, "body")
+        made = quantize_body(given, images(1), images(2), settings=(Setting(alpha=0.5),)).model
+        name_canonically(made, "body")
+        path = tmp_path / f"{number}.xml"
+        ov.save_model(made, path, compress_to_fp16=False)
+        contents.append(path.read_bytes() + path.with_suffix(".bin").read_bytes())
+    assert contents[0] == contents[1]
+
+
+def test_standard_output_stays_ours(capfd: pytest.CaptureFixture[str]) -> None:
+    quantize_body(body(), images(1), images(2), settings=(Setting(alpha=-1.0),))
+    assert capfd.readouterr().out == ""

@@ -1,0 +1,381 @@
+"""The recipe: defaults as documented, a lossless round trip, and every error at once."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ftx.core.errors import RecipeError
+from ftx.recipe.complaints import dotted_keys
+from ftx.recipe.schema import MAX_RECIPE_BYTES, Recipe
+from ftx.recipe.sections import AdapterRecipe, DataRecipe, ModelRecipe, TrainRecipe, ValidateRecipe
+from ftx.recipe.targets import TARGETS, Target
+
+DEFAULTS = """
+task: multiclass
+seed: 0
+data:    {path: data, format: auto, image_size: auto, val_fraction: 0.2, classes: auto}
+model:   {name: dinov2-small, weights: auto, peft: dora, freeze_backbone: false}
+adapter: {rank: 8, alpha: 16, targets: [q, k, v, proj, fc1, fc2], blocks: all, layers: auto, init: zero, dropout: 0.0,
+  rslora: false}
+train:   {epochs: 10, batch_size: 16, lr: auto, lora_plus: 1.0, weight_decay: 0.05, precision: auto, warmup_share: 0.1,
+  loss: asymmetric, label_smoothing: 0.1, balance: none, augment: light, patience: 5, tensorboard: false}
+validate: {max_drop: 0.02}
+"""
+
+BLOCKS = "must be 'all', a whole number of 1 or more (the last so many), first:N, or a list as 0,3,6-8"
+
+
+def complaint(text: str) -> str:
+    with pytest.raises(RecipeError) as raised:
+        Recipe.loads(text)
+    return raised.value.what
+
+
+def lines_of(text: str) -> list[str]:
+    return [line.strip() for line in complaint(text).splitlines()]
+
+
+def test_the_defaults_are_the_documented_ones() -> None:
+    assert Recipe.loads(DEFAULTS) == Recipe() == Recipe.loads("")
+    written = {
+        f"{section}.{key}" if isinstance(inside, dict) else section
+        for section, inside in yaml.safe_load(DEFAULTS).items()
+        for key in (inside if isinstance(inside, dict) else [section])
+    }
+    assert written == set(dotted_keys(Recipe))
+
+
+texts = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), min_size=1).filter(str.strip)
+# The words by which YAML of either version, or Python, might take text for something else.
+tricky = st.sampled_from(
+    "no yes on off null ~ true 1e-4 1E5 12 012 0x1f 1_000 1:30 .inf nan 2024-01-01 << = #x *a &a !t ' \" é".split()
+    + ["- a", "a: b", " x ", "x\ny", "x\u2028y", "x\x85"]
+)
+words = texts | tricky
+shares = st.floats(0, 1, exclude_max=True)
+positive = st.floats(0, exclude_min=True, allow_infinity=False)
+sides = st.tuples(st.integers(1, 4096), st.integers(1, 4096)).map(lambda size: f"{size[0]}x{size[1]}")
+ranks, alphas = st.integers(1, 4096), positive
+chosen = st.sets(st.sampled_from(TARGETS), min_size=1).map(lambda names: tuple(sorted(names, key=TARGETS.index)))
+
+
+def each_of(targets: tuple[Target, ...], values: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
+    """One value for all targets, or one for each."""
+    return values | st.fixed_dictionaries(dict.fromkeys(targets, values))
+
+
+def by_targets(targets: tuple[Target, ...]) -> st.SearchStrategy[AdapterRecipe]:
+    blocks = (
+        st.just("all")
+        | st.integers(1, 99)
+        | st.integers(1, 99).map(lambda n: f"first:{n}")
+        | st.sets(st.integers(0, 99), min_size=1).map(lambda listed: tuple(sorted(listed)))
+    )
+    common = {
+        "rank": each_of(targets, ranks),
+        "alpha": each_of(targets, alphas),
+        "targets": st.just(targets),
+        "blocks": blocks,
+        "rslora": st.booleans(),
+    }
+    return st.builds(AdapterRecipe, **common, dropout=shares) | st.builds(
+        AdapterRecipe, **common, init=st.just("pissa")
+    )
+
+
+named_layers = st.builds(
+    AdapterRecipe,
+    rank=ranks,
+    alpha=alphas,
+    layers=st.sampled_from([r"blocks\.\d+\.mlp\.fc1", ".*", "a|b", "é: [x]", "[0-9]{2}"]),
+    dropout=shares,
+)
+recipes = st.builds(
+    Recipe,
+    task=st.sampled_from(["multiclass", "multilabel", "hierarchical"]),
+    seed=st.integers(0, 2**63 - 1),
+    data=st.builds(
+        DataRecipe,
+        path=words.map(Path),
+        format=words,
+        image_size=st.just("auto") | st.integers(1, 4096) | sides,
+        val_fraction=st.floats(0, 0.5, exclude_min=True),
+        classes=st.just("auto") | st.integers(1, 10_000),
+    ),
+    model=st.builds(ModelRecipe, name=words, weights=words, peft=st.sampled_from(["lora", "dora", "none"]))
+    | st.builds(ModelRecipe, name=words, weights=words, peft=st.just("none"), freeze_backbone=st.booleans()),
+    adapter=chosen.flatmap(by_targets) | named_layers,
+    train=st.builds(
+        TrainRecipe,
+        epochs=st.integers(1, 10_000),
+        batch_size=st.integers(1, 10_000),
+        lr=st.just("auto") | positive,
+        lora_plus=positive,
+        weight_decay=st.floats(0, allow_infinity=False),
+        precision=st.sampled_from(["auto", "f32", "bf16"]),
+        warmup_share=shares,
+        loss=st.sampled_from(["asymmetric", "bce"]),
+        label_smoothing=shares,
+        balance=st.sampled_from(["none", "sampling", "loss"]),
+        augment=st.sampled_from(["light", "none"]),
+        patience=st.integers(1, 10_000),
+        tensorboard=st.booleans(),
+    ),
+    validate=st.builds(ValidateRecipe, max_drop=st.floats(0, 1, exclude_min=True, exclude_max=True)),
+)
+
+
+@settings(deadline=None)  # a busy machine is no failure
+@given(recipes)
+def test_loads_undoes_dumps(recipe: Recipe) -> None:
+    text = recipe.dumps()
+    assert Recipe.loads(text) == recipe
+    assert Recipe.loads(text).dumps() == text
+
+
+@settings(deadline=None)  # a busy machine is no failure
+@given(recipes)
+def test_a_reader_of_yaml_1_1_reads_the_same_text(recipe: Recipe) -> None:
+    read = yaml.safe_load(recipe.dumps())
+    assert read["model"]["name"] == recipe.model.name
+    assert Path(read["data"]["path"]) == recipe.data.path
+    for key in ("lr", "lora_plus", "weight_decay", "label_smoothing"):
+        written = read["train"][key]
+        assert (written if written == "auto" else float(written)) == getattr(recipe.train, key)
+
+
+def test_every_error_is_reported_at_once_with_the_nearest_key() -> None:
+    lines = lines_of(
+        """
+        lr: 1
+        trane: {lr: 1}
+        model: {peft: dorra}
+        adapter: {rank: 0, targets: [q, qvk], lora_alpha: 3}
+        train: {lrate: 1, lr: fast, precision: fp32}
+        data: {val_fraction: 0.6, image_size: big}
+        """
+    )
+    assert lines[0] == "11 errors in the recipe:"
+    assert sorted(lines[1:]) == sorted(
+        [
+            "lr: unknown key, did you mean 'train.lr'?",
+            "trane: unknown key, did you mean 'train'?",
+            "model.peft: must be one of lora, dora, none; found 'dorra', did you mean 'dora'?",
+            "adapter.rank: must be greater than or equal to 1; found 0",
+            "adapter.targets: must be one of q, k, v, proj, fc1, fc2; found 'qvk', did you mean 'q, v, k'?",
+            "adapter.lora_alpha: unknown key, did you mean 'alpha'?",
+            "train.lrate: unknown key, did you mean 'lr'?",
+            "train.lr: must be 'auto' or a number above 0; found 'fast'",
+            "train.precision: must be one of auto, f32, bf16; found 'fp32', did you mean 'f32'?",
+            "data.val_fraction: must be less than or equal to 0.5; found 0.6",
+            "data.image_size: must be 'auto', a whole number of 1 or more, or HEIGHTxWIDTH as in 224x160; found 'big'",
+        ]
+    )
+
+
+@pytest.mark.parametrize("written", ["1e-4", "'1e-4'", "0.0001", "1.0e-4"])
+def test_a_learning_rate_is_a_number_however_it_is_written(written: str) -> None:
+    assert Recipe.loads(f"train: {{lr: {written}}}").train.lr == 1e-4
+
+
+@pytest.mark.parametrize(
+    ("text", "start"),
+    [
+        ("train: {lr: 0}", "train.lr: must be 'auto' or a number above 0"),
+        ("train: {lr: .inf}", "train.lr: must be 'auto' or a number above 0"),
+        ("train: {lr: .nan}", "train.lr: must be 'auto' or a number above 0"),
+        ("train: {lr: true}", "train.lr: must be 'auto' or a number above 0; found true"),
+        ("train: {lr: }", "train.lr: must be 'auto' or a number above 0; found nothing"),
+        ("train: {epochs: 1.5}", "train.epochs: must be a whole number; found 1.5"),
+        ("train: {batch_size: 0}", "train.batch_size: must be greater than or equal to 1"),
+        ("adapter: {rank: yes}", "adapter.rank: must be a whole number; found 'yes'"),
+        ("adapter: {rank: true}", "adapter.rank: must be a number; found true"),
+        ("adapter: {blocks: 0}", f"adapter.blocks: {BLOCKS}; found 0"),
+        ("adapter: {blocks: 'first:0'}", f"adapter.blocks: {BLOCKS}; found 'first:0'"),
+        ("adapter: {blocks: '3,x'}", f"adapter.blocks: {BLOCKS}; found '3,x'"),
+        ("adapter: {blocks: '3-1'}", "adapter.blocks: must name blocks in order, each below 10000"),
+        ("adapter: {blocks: '0-999999999'}", "adapter.blocks: must name blocks in order, each below 10000"),
+        ("data: {image_size: 100002x5}", "data.image_size: must be at most 4096 a side"),
+        ("adapter: {init: pissa, dropout: 0.1}", "adapter.dropout: contradicts adapter.init pissa"),
+        ("adapter: {rank: {qvk: 3}}", "adapter.rank: has no target qvk, only q, k, v, proj, fc1, fc2, attn, mlp, all"),
+        ("adapter: {rank: {q: 2, attn: 3}}", "adapter.rank: says two things of q"),
+        ("adapter: {alpha: {q: 0}}", "adapter.alpha: must be greater than 0"),
+        ("adapter: {rank: {q: 2}}", "adapter.targets: are q, k, v, proj, fc1, fc2, and rank for q alone"),
+        ("adapter: {layers: '('}", "adapter.layers: is no regular expression"),
+        ("adapter: {layers: 'a', targets: [q]}", "adapter.layers: contradicts adapter.targets: it names the layers"),
+        ("adapter: {layers: 'a', blocks: 2}", "adapter.layers: contradicts adapter.blocks: it names the layers"),
+        ("adapter: {targets: []}", "adapter.targets: must name at least one of q, k, v, proj, fc1, fc2"),
+        ("adapter: {dropout: 1}", "adapter.dropout: must be less than 1"),
+        ("adapter: {rslora: 2}", "adapter.rslora: must be true or false; found 2"),
+        ("model: {peft: no}", "model.peft: must be one of lora, dora, none; found 'no', did you mean 'none'?"),
+        ("model: {peft: false}", "model.peft: must be one of lora, dora, none; found false"),
+        ("model: {name: 12}", "model.name: must be text; found 12"),
+        ("model: {weights: }", "model.weights: must be text; found nothing"),
+        ("data: {path: ''}", "data.path: must be the path of a folder"),
+        ("seed: -1", "seed: must be greater than or equal to 0"),
+        (
+            "task: multilabl",
+            "task: must be one of multiclass, multilabel, hierarchical; found 'multilabl', did you mean 'multilabel'?",
+        ),
+        ("train: 5", "train: must hold keys (epochs, batch_size, lr,"),
+    ],
+)
+def test_a_wrong_value_is_named(text: str, start: str) -> None:
+    assert complaint(text).startswith(start)
+
+
+@pytest.mark.parametrize(
+    ("text", "part"),
+    [
+        ("a: !!python/object/apply:os.system [ls]", "YAML tags are not taken, found 'tag:yaml.org,2002:python"),
+        ("a: !mine x", "YAML tags are not taken, found '!mine'"),
+        ("a: &x [1]\nb: [*x, *x]", "anchors and aliases"),
+        ("b: *x", "anchors and aliases"),
+        ("seed: 1\ndata: {}\nseed: 2", "line 3: the key 'seed' stands here a second time"),
+        ("train: {lr: 1, lr: 2}", "the key 'lr' stands here a second time"),
+        ("1: 2", "a key must be text, found 1"),
+        ("? [a]\n: 1", "a key must be text"),
+        ("a: b: c", "line 1: mapping values are not allowed here"),
+        ("[" * 5000, "nested too deeply"),
+        ("a: 1\n---\nb: 2", "line 2"),
+        ("a: \x07", "not plain YAML"),
+    ],
+)
+def test_yaml_beyond_plain_data_is_refused(text: str, part: str) -> None:
+    assert part in complaint(text)
+
+
+def test_a_recipe_is_a_mapping() -> None:
+    with pytest.raises(RecipeError) as raised:
+        Recipe.loads("- 1")
+    assert raised.value.found == "list"
+
+
+@pytest.mark.parametrize("peft", ["lora", "dora"])
+def test_an_adapter_contradicts_a_frozen_backbone_and_both_are_named(peft: str) -> None:
+    message = complaint(f"model: {{peft: {peft}, freeze_backbone: true}}")
+    assert message.startswith("model.freeze_backbone: contradicts model.peft " + peft)
+
+
+def test_a_frozen_backbone_alone_means_linear_probing() -> None:
+    assert Recipe.build(flags={"model.freeze_backbone": True}).model.peft == "none"
+    assert Recipe().with_overrides(["model.freeze_backbone=true"]).model.peft == "none"
+    with pytest.raises(RecipeError):
+        Recipe.loads(Recipe().dumps()).with_overrides(["model.freeze_backbone=true"])
+
+
+def test_adapter_flags_contradict_peft_none() -> None:
+    with pytest.raises(RecipeError, match=r"adapter\.rank: contradicts model\.peft none"):
+        Recipe.build(flags={"model.peft": "none", "adapter.rank": "4"})
+    assert Recipe.loads("model: {peft: none}\nadapter: {rank: 4}").adapter.rank == 4
+
+
+def test_overrides_are_yaml_by_dotted_key() -> None:
+    changed = Recipe().with_overrides(["train.lr=1e-4", "adapter.targets=[v, q]", "data.path=a=b", "seed=3"])
+    assert changed.train.lr == 1e-4
+    assert changed.adapter.targets == ("q", "v")
+    assert changed.data.path == Path("a=b")
+    assert changed.seed == 3
+    assert changed.model == Recipe().model
+
+
+def test_wrong_overrides_are_reported_together() -> None:
+    with pytest.raises(RecipeError) as raised:
+        Recipe().with_overrides(["trane.lr=1", "rank=3", "adapter.rnk=3", "train.lr", "seed=[", "train.epochs=0"])
+    lines = [line.strip() for line in raised.value.what.splitlines()]
+    assert sorted(lines[1:]) == sorted(
+        [
+            "train.lr: an override is written key=value, as train.lr=1e-4",
+            "seed: the value is not YAML, line 1: expected the node content, but found '<stream end>'",
+            "trane.lr: unknown key, did you mean 'train.lr'?",
+            "rank: unknown key, did you mean 'adapter.rank'?",
+            "adapter.rnk: unknown key, did you mean 'rank'?",
+            "train.epochs: must be greater than or equal to 1; found 0",
+        ]
+    )
+
+
+def test_file_then_overrides_then_flags(tmp_path: Path) -> None:
+    config = tmp_path / "recipe.yaml"
+    config.write_text("train: {lr: 1, epochs: 2, batch_size: 3}\nmodel:\n")
+    built = Recipe.build(config, ["train.epochs=4"], {"train.batch_size": "5", "seed": None})
+    assert (built.train.lr, built.train.epochs, built.train.batch_size, built.seed) == (1, 4, 5, 0)
+    with pytest.raises(RecipeError, match="given both as a flag and with --set"):
+        Recipe.build(config, ["train.epochs=4"], {"train.epochs": "4"})
+
+
+def test_errors_of_file_overrides_and_flags_come_together(tmp_path: Path) -> None:
+    config = tmp_path / "recipe.yaml"
+    config.write_text("train: {lrate: 1}")
+    with pytest.raises(RecipeError) as raised:
+        Recipe.build(config, ["adapter.rnk=4"], {"train.lr": "fast"})
+    assert raised.value.where == str(config)
+    assert raised.value.what.startswith("3 errors")
+
+
+@pytest.mark.parametrize(
+    ("given", "read"),
+    [
+        ("attn", ("q", "k", "v", "proj")),
+        ("mlp,q", ("q", "fc1", "fc2")),
+        (["all"], TARGETS),
+    ],
+)
+def test_words_for_several_targets(given: object, read: tuple[str, ...]) -> None:
+    assert Recipe.build(flags={"adapter.targets": given}).adapter.targets == read
+
+
+@pytest.mark.parametrize(
+    ("given", "read"),
+    [
+        ("3", 3),
+        ("last:3", 3),
+        ("first:3", "first:3"),
+        ("3-3", (3,)),
+        ([3], (3,)),
+        ("7, 0,2-4", (0, 2, 3, 4, 7)),
+    ],
+)
+def test_blocks_as_they_are_written(given: object, read: object) -> None:
+    recipe = Recipe.build(flags={"adapter.blocks": given})
+    assert recipe.adapter.blocks == read
+    assert Recipe.loads(recipe.dumps()) == recipe
+
+
+def test_a_rank_and_an_alpha_for_each_target() -> None:
+    flags = {"adapter.targets": "attn,fc1", "adapter.rank": "attn=4, fc1=16", "adapter.alpha": {"attn": 8, "fc1": 2.5}}
+    adapter = Recipe.build(flags=flags).adapter
+    assert adapter.rank == {"q": 4, "k": 4, "v": 4, "proj": 4, "fc1": 16}
+    assert adapter.alpha == {"q": 8, "k": 8, "v": 8, "proj": 8, "fc1": 2.5}
+    assert Recipe.loads(Recipe(adapter=adapter).dumps()).adapter == adapter
+
+
+def test_targets_come_in_one_order_and_once() -> None:
+    assert Recipe.build(flags={"adapter.targets": "fc1, v,q,v"}).adapter.targets == ("q", "v", "fc1")
+
+
+@pytest.mark.parametrize("make", ["missing", "folder", "binary", "huge"])
+def test_a_file_that_cannot_be_a_recipe(tmp_path: Path, make: str) -> None:
+    path = tmp_path / "recipe.yaml"
+    if make == "folder":
+        path.mkdir()
+    elif make == "binary":
+        path.write_bytes(b"\xff\xfe\x00")
+    elif make == "huge":
+        path.write_bytes(b"#" * (MAX_RECIPE_BYTES + 1))
+    with pytest.raises(RecipeError) as raised:
+        Recipe.load(path)
+    assert raised.value.where == str(path)
+    assert raised.value.mend
+
+
+def test_numbers_survive_exactly() -> None:
+    for lr in (5e-324, 1e-300, math.pi, 1e22, 1.7976931348623157e308):
+        assert Recipe.loads(Recipe.build(flags={"train.lr": lr}).dumps()).train.lr == lr

@@ -1,0 +1,274 @@
+"""The run folder keeps what it was given, and knows what no longer holds."""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from tests.conftest import Listener
+
+from ftx.core.errors import EnvironmentFault, RunError
+from ftx.core.files import sha256_file
+from ftx.data.dataset import Entry
+from ftx.data.preprocess import Preprocess
+from ftx.runs.latest import fresh_out, latest_run, point_latest_at
+from ftx.runs.manifest import Manifest
+from ftx.runs.new_run import new_run, seal
+from ftx.runs.run import Run
+from ftx.tasks.labels import Labels
+
+# Every character that Python takes for the end of a line and a file's name may hold.
+NAMES = ("a b", "ü", "<b>&amp;", "x\u2028y", "x\u0085y", "x\x0by", 'quote"', "new\nline")
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Run:
+    entries = tuple(Entry(f"a/{name}.png", "0" * 64, ("a",), "train") for name in NAMES)
+    with new_run(tmp_path / "runs" / "x") as new:
+        (new.folder / "trained").mkdir()
+        (new.folder / "trained" / "weights").write_text("one")
+        manifest = Manifest(
+            task="multiclass",
+            model="m",
+            architecture="m",
+            method="full",
+            base_digest="0",
+            labels=Labels.multiclass(["a", "b"]),
+            preprocess=Preprocess(32, 32, 32, "bicubic", (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)),
+            data_root="data",
+        )
+        seal(new.folder, manifest, entries)
+    return Run.open(tmp_path / "runs" / "x")
+
+
+def test_images_of_any_name_are_read_back(run: Run) -> None:
+    assert [entry.path for entry in run.entries()] == [f"a/{name}.png" for name in NAMES]
+
+
+def test_what_was_made_of_something_else_is_stale(run: Run) -> None:
+    with run.add("dense", made_from="trained") as folder:
+        (folder / "weights").write_text("merged")
+    with run.add("onnx", made_from="dense") as folder:
+        (folder / "model").write_text("exported")
+    assert run.require("onnx") == run.path / "onnx"
+    with run.add("dense", made_from="trained") as folder:
+        (folder / "weights").write_text("merged differently")
+    with pytest.raises(RunError, match="onnx/ is stale"):
+        run.require("onnx")
+
+
+def test_a_file_that_was_changed_is_named(run: Run) -> None:
+    (run.path / "trained" / "weights").write_text("two")
+    with pytest.raises(RunError, match="not what was written") as caught:
+        run.require("trained")
+    assert "weights" in str(caught.value)
+
+
+def test_a_verb_that_fails_leaves_the_run_as_it_was(run: Run) -> None:
+    before = (run.path / "run.json").read_bytes()
+
+    def fail() -> None:
+        with run.add("dense", made_from="trained") as folder:
+            (folder / "weights").write_text("half")
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        fail()
+    assert (run.path / "run.json").read_bytes() == before
+    assert sorted(path.name for path in run.path.iterdir()) == ["data.jsonl", "run.json", "trained"]
+
+
+def test_a_verb_killed_before_its_folder_is_in_place_can_run_again(run: Run) -> None:
+    with run.add("dense", made_from="trained") as folder:
+        (folder / "weights").write_text("merged")
+    # What lies on the disk if the process dies between the hashes and the rename.
+    (run.path / "dense" / "weights").unlink()
+    (run.path / "dense").rmdir()
+    with pytest.raises(RunError, match="missing") as caught:
+        run.require("dense")
+    assert "ftx merge" in str(caught.value)
+    with run.add("dense", made_from="trained") as folder:
+        (folder / "weights").write_text("merged")
+    assert run.require("dense").is_dir()
+
+
+def test_a_folder_of_the_users_is_not_replaced(run: Run) -> None:
+    (run.path / "dense").mkdir()
+    with pytest.raises(RunError, match="did not write"), run.add("dense", made_from="trained"):
+        pass
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"schema_version": 2}, "another schema version"),
+        ({"lineage": {"dense": {"made_from": "dense", "digest": ""}}}, "cannot have been made from"),
+        ({"lineage": {"dense": {"made_from": "onnx", "digest": ""}}}, "cannot have been made from"),
+        ({"lineage": {"dense": {"made_from": "trained", "digest": "", "spare": 1}}}, "does not hold"),
+        ({"task": "guessing"}, "does not hold"),
+        ({"spare": 1}, "does not hold"),
+    ],
+)
+def test_a_manifest_that_does_not_hold_is_refused(run: Run, change: dict[str, object], message: str) -> None:
+    path = run.path / "run.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | change))
+    with pytest.raises(RunError, match=message):
+        Run.open(run.path)
+
+
+def test_a_report_is_where_it_is_said_to_be(run: Run) -> None:
+    report = run.manifest
+    path = run.write_report("measured", report)
+    assert path == run.path / "reports" / "measured.json"
+    assert Manifest.model_validate_json(path.read_bytes()) == report
+    assert run.file("reports/measured.json") == path
+    path.write_text("{}")
+    with pytest.raises(RunError, match="not what was written"):
+        run.file("reports/measured.json")
+
+
+def test_a_card_that_is_written_anew_makes_nothing_stale(run: Run) -> None:
+    for artifact, made_from in (("dense", "trained"), ("onnx", "dense")):
+        with run.add(artifact, made_from=made_from) as folder:
+            (folder / "weights").write_text(artifact)
+            (folder / "README.md").write_text("not measured yet")
+    run.write_card("dense", "measured")
+    assert run.require("onnx").is_dir()
+    assert (run.require("dense") / "README.md").read_text() == "measured"
+    (run.path / "dense" / "README.md").write_text("measured by hand")
+    with pytest.raises(RunError, match="not what was written"):
+        run.require("dense")
+
+
+def test_labels_that_were_renamed_are_refused(run: Run) -> None:
+    path = run.path / "run.json"
+    path.write_text(path.read_text().replace('"a"', '"renamed"'))
+    with pytest.raises(RunError, match="names labels that"):
+        run.entries()
+
+
+def test_commands_that_are_suggested_can_be_pasted(run: Run, tmp_path: Path) -> None:
+    moved = Run(run.path.rename(tmp_path / "it's a run"))
+    with pytest.raises(RunError) as caught:
+        moved.require("dense")
+    assert shlex.split(str(caught.value.mend)) == ["run:", "ftx", "merge", str(moved.path)]
+
+
+# Adds reports and artifacts to one run, as fast as it can.
+ADD = """
+import sys
+from pathlib import Path
+from pydantic import BaseModel
+from ftx.runs.run import Run
+
+class Report(BaseModel):
+    by: str
+
+run, by = Run(Path(sys.argv[1])), sys.argv[2]
+print("ready", flush=True)
+sys.stdin.readline()
+for number in range(8):
+    run.write_report(f"{by}-{number}", Report(by=by))
+    with run.add(f"openvino/{by}", made_from="trained") as folder:
+        (folder / "weights").write_text(f"{by} {number}")
+"""
+AT_ONCE = ("fp32", "fp16", "int8")
+
+
+@pytest.mark.slow
+def test_verbs_that_add_at_once_lose_nothing(run: Run) -> None:
+    for _ in range(2):
+        started = [
+            subprocess.Popen(
+                [sys.executable, "-c", ADD, str(run.path), by], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+            )
+            for by in AT_ONCE
+        ]
+        for process in started:
+            assert process.stdout is not None
+            assert process.stdout.readline() == "ready\n"
+        for process in started:
+            assert process.stdin is not None
+            process.stdin.write("\n")
+            process.stdin.flush()
+        for process in started:
+            process.communicate()
+            assert process.returncode == 0
+        expected = {f"reports/{by}-{number}.json" for by in AT_ONCE for number in range(8)}
+        expected |= {f"openvino/{by}/weights" for by in AT_ONCE} | {"trained/weights", "data.jsonl"}
+        assert set(run.manifest.files) == expected
+        for name, digest in run.manifest.files.items():
+            assert sha256_file(run.path / name) == digest
+        for by in AT_ONCE:
+            assert run.require(f"openvino/{by}").is_dir()
+
+
+def test_a_run_that_cannot_be_written_is_said_and_the_answer_is_kept(run: Run) -> None:
+    listener = Listener()
+    before = (run.path / "run.json").read_bytes()
+    with unprivileged(run.path):
+        with pytest.raises(EnvironmentFault, match="cannot be written") as caught:
+            run.write_report("parity", run.manifest)
+        run.keep_report("parity", run.manifest, listener)
+    assert caught.value.where == str(run.path)
+    assert listener.said == ["reports/parity.json is not kept: this place cannot be written (Permission denied)"]
+    assert (run.path / "run.json").read_bytes() == before
+
+
+@contextmanager
+def unprivileged(folder: Path) -> Iterator[None]:
+    """A folder of another user: for root nothing is read-only, so it is somebody else meanwhile."""
+    modes = {path: path.stat().st_mode for path in (folder, *folder.parents)}
+    private = {path: mode for path, mode in modes.items() if path == folder or mode & 0o011 != 0o011}
+    for path, mode in private.items():
+        path.chmod(0o555 if path == folder else mode | 0o055)
+    me = os.geteuid()
+    try:
+        if me == 0:
+            os.seteuid(65534)
+        yield
+    finally:
+        os.seteuid(me)
+        for path, mode in private.items():
+            path.chmod(mode)
+
+
+def test_latest_is_the_newest(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(run.path.parent.parent)
+    with pytest.raises(RunError, match="no finished run"):
+        latest_run()
+    point_latest_at(run.path)
+    assert latest_run() == Path("runs/x")
+    shutil.copytree(run.path, run.path.with_name("y"))
+    point_latest_at(run.path.with_name("y"))
+    assert latest_run() == Path("runs/y")
+    point_latest_at(run.path)
+    assert latest_run() == Path("runs/x")
+    # Where links are not allowed it is a file of one line.
+    (run.path.parent / "latest").unlink()
+    (run.path.parent / "latest").write_text("x\n")
+    assert latest_run() == Path("runs/x")
+    assert fresh_out("x") == Path("runs/x-2")
+
+
+def test_a_run_that_is_not_there_is_answered_with_those_that_are(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(run.path.parent.parent)
+    point_latest_at(run.path)
+    shutil.copytree(run.path, run.path.with_name("flowers"))
+    # runs/latest is no run of its own.
+    for name, found in (("flower", "nearest: runs/flowers"), ("0", "runs here: flowers, x")):
+        with pytest.raises(RunError, match="no such run") as caught:
+            Run.open(f"runs/{name}")
+        assert caught.value.found == found
+    shutil.rmtree("runs")
+    with pytest.raises(RunError, match="no such run") as caught:
+        Run.open("runs/flower")
+    assert caught.value.found == "no runs below runs/"

@@ -1,0 +1,61 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from ftx.core.errors import ImageError
+from ftx.runtimes import predictor as base
+from ftx.runtimes.predictor import Pixels, feed_files
+from ftx.tasks.thresholds import Floats
+
+
+def decode(path: Path) -> Pixels:
+    """``12x7-3``: an image of 12 × 7 filled with 3; anything else cannot be read."""
+    size, _, value = path.name.partition("-")
+    if "x" not in size:
+        raise ImageError("cannot be read", where=path)
+    height, width = size.split("x")
+    return np.full((int(height), int(width), 3), int(value), dtype=np.uint8)
+
+
+class Recorder:
+    """Answers with the first pixel, and remembers the shape of each batch."""
+
+    def __init__(self) -> None:
+        self.shapes: list[tuple[int, ...]] = []
+
+    def __call__(self, pixels: Pixels) -> Floats:
+        self.shapes.append(pixels.shape)
+        return pixels[:, 0, 0, :1].astype(np.float32)
+
+
+def ask(names: list[str]) -> tuple[list[object], list[tuple[int, ...]]]:
+    recorder = Recorder()
+    answers = list(feed_files([Path(name) for name in names], decode, recorder))
+    return [type(a).__name__ if isinstance(a, ImageError) else float(a[0]) for a in answers], recorder.shapes
+
+
+def test_neighbours_of_one_size_share_a_batch_and_order_is_kept() -> None:
+    answers, shapes = ask(["4x4-1", "bad", "4x4-2", "6x4-3", "4x4-4", "worse"])
+    assert answers == [1.0, "ImageError", 2.0, 3.0, 4.0, "ImageError"]
+    assert shapes == [(2, 4, 4, 3), (1, 6, 4, 3), (1, 4, 4, 3)]
+
+
+def test_a_batch_has_a_largest_number() -> None:
+    count = 2 * base.BATCH_IMAGES + 3
+    answers, shapes = ask([f"2x2-{index}" for index in range(count)])
+    assert answers == [float(index) for index in range(count)]
+    assert [shape[0] for shape in shapes] == [base.BATCH_IMAGES, base.BATCH_IMAGES, 3]
+
+
+def test_large_images_fill_a_batch_by_their_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(base, "BATCH_BYTES", 3 * 10 * 10 * 3)
+    _, shapes = ask([f"10x10-{index}" for index in range(7)] + ["20x20-9"])
+    assert [shape[0] for shape in shapes] == [3, 3, 1, 1]
+
+
+def test_no_files_no_batches() -> None:
+    assert ask([]) == ([], [])
+    assert ask(["bad"]) == (["ImageError"], [])
