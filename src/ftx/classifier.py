@@ -79,7 +79,12 @@ class Classifier:
 
         Raises: as ``ftx.train``.
         """
-        report = train(self.recipe.with_data(Path(data)), None if out is None else Path(out), progress=self.progress)
+        report = train(
+            self.recipe.with_data(Path(data)),
+            None if out is None else Path(out),
+            progress=self.progress,
+            on_epoch=lambda end: self.progress.note(str(end)),
+        )
         self._run = Run.open(report.run)
         return self
 

@@ -20,7 +20,7 @@ from ftx.runs.card import Precision
 from ftx.runs.latest import RUNS
 from ftx.runs.run import Run
 from ftx.tasks.names import TaskName
-from ftx.training import TrainReport, train
+from ftx.training import OnEpoch, TrainReport, train
 
 
 class PipelineReport(VerbReport):
@@ -42,6 +42,7 @@ def run_all(
     strict: bool = False,
     require_proof: bool = False,
     progress: Progress = SILENT,
+    on_epoch: OnEpoch | None = None,
 ) -> PipelineReport:
     """Train, merge, export ONNX and the IR in each precision, and validate all of it.
 
@@ -50,7 +51,7 @@ def run_all(
     """
     started = time.monotonic()
     wanted_artifacts(FORMATS, precisions)  # one mistyped must not cost the training
-    trained = train(recipe, out=out, strict=strict, progress=progress)
+    trained = train(recipe, out=out, strict=strict, progress=progress, on_epoch=on_epoch)
     if trained.interrupted:
         raise Interrupted(
             "interrupted in training",
@@ -73,7 +74,11 @@ def run_all(
 
 
 def quickstart(
-    out: Path | None = None, *, task: TaskName = "multiclass", progress: Progress = SILENT
+    out: Path | None = None,
+    *,
+    task: TaskName = "multiclass",
+    progress: Progress = SILENT,
+    on_epoch: OnEpoch | None = None,
 ) -> PipelineReport:
     """Train, merge, export and validate on the embedded model and the sample of a task; needs no network.
 
@@ -83,6 +88,6 @@ def quickstart(
     started = time.monotonic()
     sample = place_sample(task, RUNS)
     recipe = Recipe.build(recipe_file(f"quickstart-{task}"), flags={"data.path": str(sample)})
-    report = run_all(recipe, out, progress=progress)
+    report = run_all(recipe, out, progress=progress, on_epoch=on_epoch)
     report.verb, report.seconds = "quickstart", round(time.monotonic() - started, 1)
     return report

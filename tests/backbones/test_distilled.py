@@ -12,7 +12,7 @@ from tests.conftest import write_data
 
 from ftx.adapters.attach import unfreeze_head
 from ftx.backbones.build import build
-from ftx.backbones.split_network import head_alone, head_input, head_logits
+from ftx.backbones.split_network import cut_at_head, head_alone
 from ftx.evaluating import validate
 from ftx.exporting import export
 from ftx.merging.merge import merge
@@ -43,7 +43,7 @@ def test_the_heads_on_what_they_read_are_the_model(name: str, side: int) -> None
                 parameter.normal_(generator=torch.Generator().manual_seed(parameter.numel()))
         images_N3HW = torch.randn(2, 3, side, side, generator=torch.Generator().manual_seed(1))
         expected = module(images_N3HW)
-        found = head_logits(module, head_input(module, images_N3HW))
+        found = cut_at_head(module)(images_N3HW)
     assert expected.abs().max() > 0.01
     # f32: the sum of two products, in another order
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-5 * max(1.0, float(expected.abs().max())))

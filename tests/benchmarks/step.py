@@ -26,7 +26,7 @@ from torch.nn.functional import cross_entropy
 from ftx.adapters.attach import attach
 from ftx.adapters.spec import AdapterSpec, Kind
 from ftx.backbones.build import build
-from ftx.backbones.split_network import choose_attention, crown, trunk
+from ftx.backbones.split_network import choose_attention, uncut
 from ftx.recipe.targets import TARGETS
 
 RANK = 8
@@ -63,7 +63,7 @@ def full(size: int, batch: int) -> nn.Module:
 
 def through_ftx(module: nn.Module, images: Tensor) -> Tensor:
     """The logits, computed as ``ftx train`` does."""
-    return crown(module, trunk(module, images, 0), 0)
+    return uncut(module)(images)
 
 
 def through_timm(module: nn.Module, images: Tensor) -> Tensor:

@@ -5,6 +5,9 @@ Shapes: N images, C labels.
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -194,6 +197,31 @@ def patience(lab: Lab, value: str) -> None:
     eight = (STILL, "train.epochs=8")
     assert len(lab.train(*eight, f"train.patience={value}").log) == 3
     assert len(lab.train(*eight).log) == 6
+
+
+@contextmanager
+def _moved() -> Iterator[list[str]]:
+    """The files that get their names until the block ends, as Python tells of them."""
+    names: list[str] = []
+    watching = True
+
+    def hear(event: str, arguments: tuple[object, ...]) -> None:
+        if watching and event == "os.rename":
+            names.append(Path(str(arguments[1])).name)
+
+    sys.addaudithook(hear)
+    try:
+        yield names
+    finally:
+        watching = False
+
+
+def checkpoint_minutes(lab: Lab, value: str) -> None:
+    """The state after each step of two epochs of four, or at an epoch's end alone, where that costs next to nothing."""
+    for minutes, steps in ((value, [[1, 2, 3, 4, 5, 6, 7, 8]]), ("5", [[4], [4, 8]])):
+        with _moved() as names:
+            lab.train("train.epochs=2", "train.batch_size=6", f"train.checkpoint_minutes={minutes}")
+        assert [int(name[:-5]) for name in names if name[:-5].isdecimal() and name.endswith(".json")] in steps
 
 
 def tensorboard(lab: Lab, value: str) -> None:

@@ -31,7 +31,7 @@ from ftx.tasks.labels import Labels
 from ftx.tasks.multiclass import Multiclass
 from ftx.training import train
 from ftx.training.estimate import adapted_layers, memory_mb, rehearse
-from ftx.training.feed import feature_bytes
+from ftx.training.inputs import feature_bytes
 from ftx.training.placement import place
 
 TINY = {"name": "vit_tiny_patch16_224", "weights": "none", "precision": "f32"}

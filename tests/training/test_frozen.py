@@ -14,10 +14,11 @@ from tests.conftest import Listener
 from torch import nn
 
 from ftx.adapters.prepare import prepare
-from ftx.backbones.split_network import head_logits
-from ftx.core.progress import SILENT
+from ftx.backbones.split_network import cut_at_head
+from ftx.core.progress import SILENT, Progress
 from ftx.core.progress import Task as Stretch
 from ftx.data.dataset import Entry
+from ftx.data.loader import TrainingImages
 from ftx.data.preprocess import Preprocess, load_pixels, normalise
 from ftx.data.survey import read_dataset
 from ftx.recipe.schema import Recipe
@@ -25,9 +26,12 @@ from ftx.recipe.sections import TrainRecipe
 from ftx.tasks.base import Task
 from ftx.tasks.labels import Labels
 from ftx.tasks.multiclass import Multiclass
-from ftx.training.feed import FeatureFeed, ImageFeed, feed_of, plan
-from ftx.training.loop import forward_backward, train_mode
-from ftx.training.session import _fit
+from ftx.training.class_balance import Balance
+from ftx.training.inputs import FeatureInputs, ImageInputs, inputs_of, plan
+from ftx.training.loop import Training, fit, forward_backward, train_mode
+from ftx.training.placement import Circumstances
+from ftx.training.resolve import Resolved
+from ftx.training.session import training_of
 
 TASK: Task = Multiclass(Labels.multiclass(("one", "two")))
 PRE = Preprocess(32, 32, 32, "bicubic", (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
@@ -72,20 +76,25 @@ def test_features_are_those_of_the_model_as_it_answers(
     images = torch.from_numpy(normalise(np.stack([load_pixels(path, PRE) for path in paths]), PRE))
     expected = module.eval()(images)
     before = statistics(module)
-    feed = FeatureFeed(module.train(), 0, paths, ONE_HOT, PRE, device=CPU, progress=SILENT)
+    inputs = FeatureInputs(cut_at_head(module.train()), paths, ONE_HOT, PRE, device=CPU, progress=SILENT)
     # f32: the same numbers in batches of another size
-    torch.testing.assert_close(head_logits(module, feed.features), expected, rtol=0, atol=1e-5)
+    torch.testing.assert_close(inputs.network(inputs.features), expected, rtol=0, atol=1e-5)
     assert all(torch.equal(*pair) for pair in zip(before, statistics(module), strict=True))
+
+
+def plain_images(paths: list[Path], progress: Progress = SILENT) -> TrainingImages:
+    return TrainingImages(paths, ONE_HOT, PRE, digests=["0"] * len(paths), augment="none", progress=progress)
 
 
 def step(module: nn.Module, paths: list[Path]) -> torch.Tensor:
     """A training step's pass on all images, and what the model answered in it."""
-    feed = ImageFeed(paths, ONE_HOT, PRE, augment="none", device=CPU, progress=SILENT)
-    ((batch, targets),) = feed.batches(np.arange(6), 6, np.random.default_rng(0))
+    inputs = ImageInputs(module, plain_images(paths), CPU)
+    ((batch, targets),) = inputs.batches(np.arange(6), 6, epoch=1)
+    training = Training(module, TASK, inputs, inputs, TrainRecipe(), Balance(6), lr=0.0, bf16=False, seed=0)
     train_mode(module)
-    forward_backward(module, TASK, feed, batch, targets, TrainRecipe(), bf16=False)
+    forward_backward(module, training, batch, targets)
     with torch.no_grad():
-        return feed.logits(module, batch)
+        return module(batch)
 
 
 def test_frozen_batch_norms_take_no_statistics_of_a_batch(paths: list[Path]) -> None:
@@ -104,10 +113,10 @@ def test_nothing_is_computed_once_where_all_blocks_train(paths: list[Path]) -> N
         recipe = Recipe.named(tiny | {"blocks": blocks})
         module = prepare(recipe, 2).backbone.module
         found = plan(module, recipe, 6, SILENT)
-        assert (found.lead, found.augment) == (lead, augment)
+        assert (found.kept_blocks, found.augment) == (lead, augment)
         entries = [Entry(path.name, "", (path.parent.name,), "train") for path in paths if path.parent.name == "one"]
-        feed = feed_of(module, PRE, paths[0].parent, entries, TASK, found, varied=True, progress=SILENT)
-        assert feed.unit == ("images" if lead is None else "features")
+        inputs = inputs_of(module, PRE, paths[0].parent, entries, TASK, found, seed=0, progress=SILENT)
+        assert inputs.unit == ("images" if lead is None else "features")
 
 
 def test_the_decoding_of_images_is_shown(paths: list[Path]) -> None:
@@ -117,7 +126,7 @@ def test_the_decoding_of_images_is_shown(paths: list[Path]) -> None:
             return SILENT.track(description, total)
 
     watching = Watching()
-    ImageFeed(paths, ONE_HOT, PRE, augment="none", device=CPU, progress=watching)
+    plain_images(paths, watching)
     (said,) = watching.said
     assert said.startswith("Decoding")
     assert said.endswith(f" {len(paths)}")
@@ -138,7 +147,9 @@ def test_the_order_and_the_views_of_the_images_are_the_seeds(paths: list[Path]) 
         settings = {"name": "test_vit", "weights": "none", "image_size": 32, "peft": "none", "precision": "f32"}
         recipe = Recipe.named(settings | {"path": str(root), "epochs": 1, "batch_size": 2, "lr": 1e-3})
         prepared = prepare(recipe, 2)
-        _fit(prepared, dataset, recipe.with_values({"seed": seed}), TASK, SILENT, lambda _epoch: None)
+        circumstances = Circumstances(device="cpu", threads=1, kept_blocks=None, plain_attention=False)
+        training = training_of(Resolved(dataset, prepared, recipe.with_values({"seed": seed})), circumstances, SILENT)
+        fit(training, training.begin(), progress=SILENT, on_epoch=lambda _end: None)
         return torch.cat([parameter.detach().flatten() for parameter in prepared.backbone.module.parameters()])
 
     torch.set_num_threads(1)

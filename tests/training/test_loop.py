@@ -23,7 +23,8 @@ from ftx.tasks.multiclass import Multiclass
 from ftx.tasks.multilabel import Multilabel
 from ftx.tasks.thresholds import Thresholds
 from ftx.training.class_balance import Balance
-from ftx.training.loop import Epoch, Fit, fit, measure
+from ftx.training.loop import Fit, Training, fit, measure
+from ftx.training.state import EpochEnd
 
 TWO = Multiclass(Labels.multiclass(("low", "high")))
 MARKS = Multilabel(Labels(("p", "q"), singles=("p", "q")), Thresholds())
@@ -33,9 +34,10 @@ SIDES = torch.eye(2)[torch.tensor([0, 1, 0, 1])]
 
 
 class Given:
-    """A feed of given batches, in their own order; ``before`` is done before each."""
+    """Given batches, in their own order; ``before`` is done before each."""
 
     unit = "rows"
+    network: nn.Module
 
     def __init__(self, *batches: tuple[Tensor, Tensor], before: Callable[[], None] = lambda: None) -> None:
         self.given, self.before = batches, before
@@ -44,14 +46,11 @@ class Given:
         return sum(len(batch) for batch, _ in self.given)
 
     def batches(
-        self, order: NDArray[np.intp], batch_size: int, rng: np.random.Generator
+        self, order: NDArray[np.intp], batch_size: int, *, epoch: int, skipped: int = 0
     ) -> Generator[tuple[Tensor, Tensor]]:
-        for batch in self.given:
+        for batch in self.given[skipped:]:
             self.before()
             yield batch
-
-    def logits(self, module: nn.Module, batch: Tensor) -> Tensor:
-        return module(batch)
 
 
 class Wrong(nn.Linear):
@@ -75,23 +74,21 @@ def fitted(
     task: Task = TWO,
     *,
     progress: Progress = SILENT,
-    log: Callable[[Epoch], None] = lambda _epoch: None,
+    on_epoch: Callable[[EpochEnd], None] = lambda _end: None,
     lr: float = 0.1,
     **settings: object,
 ) -> Fit:
     settings = {"epochs": 6, "batch_size": 4, "weight_decay": 0.0, "warmup_share": 0.0, "patience": 9} | settings
-    return fit(
-        module,
-        task,
-        (feed, held_out),
-        TrainRecipe.model_validate(settings),
-        balance=Balance(len(feed)),
-        lr=lr,
-        bf16=False,
-        rng=np.random.default_rng(0),
-        progress=progress,
-        log=log,
-    )
+    feed.network = held_out.network = module
+    recipe = TrainRecipe.model_validate(settings)
+    training = Training(module, task, feed, held_out, recipe, Balance(len(feed)), lr=lr, bf16=False, seed=0)
+    made = fit(training, training.begin(), progress=progress, on_epoch=on_epoch)
+    assert made is not None
+    return made
+
+
+def _keep_weight(module: nn.Module, weights: list[Tensor], _end: EpochEnd) -> None:
+    weights.append(module.get_parameter("weight").detach().clone())
 
 
 def test_of_a_model_that_learns_the_last_epoch_is_kept_and_of_one_that_unlearns_the_first() -> None:
@@ -100,7 +97,9 @@ def test_of_a_model_that_learns_the_last_epoch_is_kept_and_of_one_that_unlearns_
     for held_out, kept in ((truth, 6), (lies, 1)):
         weights.clear()
         module = Wrong()
-        made = fitted(module, truth, held_out, log=lambda _epoch, module=module: weights.append(module.weight.clone()))
+        made = fitted(
+            module, truth, held_out, on_epoch=lambda _end, module=module: weights.append(module.weight.clone())
+        )
         assert [epoch.epoch for epoch in made.epochs] == [1, 2, 3, 4, 5, 6]
         lost = [epoch.val_loss for epoch in made.epochs]
         assert lost == sorted(lost, reverse=kept == 6)
@@ -138,7 +137,7 @@ def test_an_interruption_keeps_the_best_epoch_and_without_one_goes_on() -> None:
         Given((ROWS[:2], SIDES[:2]), (ROWS[2:], SIDES[2:]), before=press(5)),  # in the middle of the third epoch
         truth,
         progress=listener,
-        log=lambda _epoch: weights.append(module.weight.clone()),
+        on_epoch=lambda _end: weights.append(module.weight.clone()),
     )
     assert (made.interrupted, made.best.epoch, len(made.epochs)) == (True, 2, 2)
     assert listener.said[-1] == "interrupted: keeping epoch 2"
@@ -201,7 +200,9 @@ def test_what_is_measured_is_the_mean_of_the_loss_that_is_asked_for() -> None:
     truth_NC = torch.tensor([[1.0, 0.0], [1.0, 1.0], [0.0, 0.0], [0.0, 1.0]])
     module = Wrong()
     whole = module(ROWS).detach()
-    found = measure(module, MARKS, Given((ROWS[:3], truth_NC[:3]), (ROWS[3:], truth_NC[3:])), loss="bce", bf16=False)
+    given = Given((ROWS[:3], truth_NC[:3]), (ROWS[3:], truth_NC[3:]))
+    given.network = module
+    found = measure(module, MARKS, given, loss="bce", bf16=False)
     assert found[0] == pytest.approx(float(binary_cross_entropy_with_logits(whole, truth_NC)), rel=1e-6)
     np.testing.assert_allclose(found[1], whole, rtol=1e-6)
     np.testing.assert_array_equal(found[2], truth_NC)

@@ -15,39 +15,34 @@ from torch import Tensor, nn
 from ftx.adapters.attach import adapter_layers
 from ftx.adapters.prepare import prepare
 from ftx.core.progress import SILENT
+from ftx.data.draws import order_generator
 from ftx.recipe.schema import Recipe
 from ftx.recipe.sections import TrainRecipe
 from ftx.tasks.labels import Labels
 from ftx.tasks.multiclass import Multiclass
 from ftx.training.class_balance import Balance
-from ftx.training.loop import Epoch, fit
-from ftx.training.optimizer import optimizer, schedule
+from ftx.training.loop import Training, fit
+from ftx.training.optimizer import optimizer, rate_share, set_rates
+from ftx.training.state import EpochEnd
 
 LR, DECAY = 0.125, 0.25  # their product, and 1 less that, are exact in binary
 
 
 def test_warm_up_and_cosine_are_these_numbers() -> None:
     """Ten steps, a fifth of them warm-up: 1/2, 1, then (1 + cos(πk/8)) / 2 for k = 0 … 7."""
-    adamw = torch.optim.AdamW([nn.Parameter(torch.zeros(1))], lr=2.0)
-    rate = schedule(adamw, 10, 0.2)
+    adamw = optimizer(nn.Linear(1, 1), 2.0, 0.0)
     found = []
-    for _ in range(10):
+    for step in range(10):
+        set_rates(adamw, rate_share(step, 10, 0.2))
         found.append(adamw.param_groups[0]["lr"] / 2)
-        adamw.step()
-        rate.step()
     expected = [0.5, 1, 1, 0.9619397663, 0.8535533906, 0.6913417162, 0.5, 0.3086582838, 0.1464466094, 0.0380602337]
     np.testing.assert_allclose(found, expected, rtol=0, atol=1e-10)
-    assert adamw.param_groups[0]["lr"] == pytest.approx(0, abs=1e-12)
+    assert rate_share(10, 10, 0.2) == pytest.approx(0, abs=1e-12)
 
 
 @pytest.mark.parametrize(("steps", "share", "first"), [(4, 0.0, [1.0, 0.8535533906]), (1, 0.9, [1.0, 1.0])])
 def test_a_schedule_without_warm_up_and_one_of_a_single_step(steps: int, share: float, first: list[float]) -> None:
-    adamw = torch.optim.AdamW([nn.Parameter(torch.zeros(1))], lr=1.0)
-    rate = schedule(adamw, steps, share)
-    found = [adamw.param_groups[0]["lr"]]
-    adamw.step()
-    rate.step()
-    np.testing.assert_allclose([*found, adamw.param_groups[0]["lr"]], first, rtol=0, atol=1e-10)
+    np.testing.assert_allclose([rate_share(step, steps, share) for step in (0, 1)], first, rtol=0, atol=1e-10)
 
 
 def prepared(**settings: object) -> nn.Module:
@@ -136,35 +131,34 @@ STEPS = TrainRecipe(
 
 
 class Rows:
-    """A feed of given numbers, for a model that is one linear layer."""
+    """Given numbers, for a model that is one linear layer."""
 
     unit = "rows"
+
+    def __init__(self, network: nn.Module) -> None:
+        self.network = network
 
     def __len__(self) -> int:
         return len(FEATURES)
 
     def batches(
-        self, order: NDArray[np.intp], batch_size: int, rng: np.random.Generator
+        self, order: NDArray[np.intp], batch_size: int, *, epoch: int, skipped: int = 0
     ) -> Generator[tuple[Tensor, Tensor]]:
-        for start in range(0, len(order), batch_size):
+        for start in range(skipped * batch_size, len(order), batch_size):
             chosen = order[start : start + batch_size]
             yield torch.tensor(FEATURES[chosen]).float(), torch.tensor(ONE_HOT[chosen]).float()
-
-    def logits(self, module: nn.Module, batch: Tensor) -> Tensor:
-        return module(batch)
 
 
 def by_hand(weight: NDArray[np.float64], bias: NDArray[np.float64], seed: int) -> list[NDArray[np.float64]]:
     """Weight and bias after each epoch. Source: AdamW, arXiv:1711.05101, algorithm 2, with torch's β and ε."""
-    rng = np.random.default_rng(seed)
     theta = np.concatenate([weight, bias[:, None]], axis=1)
     decay = np.concatenate([np.full(weight.shape, 0.1), np.zeros((3, 1))], axis=1)
     m, v, made = np.zeros_like(theta), np.zeros_like(theta), []
     # Nine steps, of which round(9 / 4) = 2 warm up: 1/2, 1, then (1 + cos(πk/7)) / 2 for k = 0 … 6.
     rates = [0.5, 1.0] + [(1 + np.cos(np.pi * k / 7)) / 2 for k in range(7)]
     step = 0
-    for _ in range(3):
-        order = rng.permutation(10)
+    for epoch in (1, 2, 3):
+        order = order_generator(seed, epoch).permutation(10)
         for chosen in (order[:4], order[4:8], order[8:]):
             x = np.concatenate([FEATURES[chosen], np.ones((len(chosen), 1))], axis=1)
             exp = np.exp(x @ theta.T)
@@ -185,22 +179,15 @@ def test_the_loop_takes_the_steps_of_adamw_written_by_hand() -> None:
     found: list[Tensor] = []
     rates: list[float] = []
 
-    def log(epoch: Epoch) -> None:
+    def on_epoch(end: EpochEnd) -> None:
         found.append(torch.cat([module.weight, module.bias[:, None]], dim=1).detach().clone())
-        rates.append(epoch.lr)
+        rates.append(end.epoch.lr)
 
-    made = fit(
-        module,
-        Multiclass(Labels.multiclass(("a", "b", "c"))),
-        (Rows(), Rows()),
-        STEPS,
-        balance=Balance(10),
-        lr=0.05,
-        bf16=False,
-        rng=np.random.default_rng(5),
-        progress=SILENT,
-        log=log,
-    )
+    rows = Rows(module)
+    task = Multiclass(Labels.multiclass(("a", "b", "c")))
+    training = Training(module, task, rows, rows, STEPS, Balance(10), lr=0.05, bf16=False, seed=5)
+    made = fit(training, training.begin(), progress=SILENT, on_epoch=on_epoch)
+    assert made is not None
     for epoch in range(3):
         # f32 over nine steps; a step of AdamW is up to 5e-2 in every entry
         torch.testing.assert_close(found[epoch].double(), torch.tensor(expected[epoch]), rtol=0, atol=2e-5)

@@ -14,7 +14,7 @@ from tests.conftest import Listener
 
 from ftx.adapters.prepare import prepare
 from ftx.backbones.build import tagged
-from ftx.backbones.split_network import frozen_lead
+from ftx.backbones.split_network import frozen_blocks
 from ftx.recipe.schema import Recipe
 from ftx.recipe.sections import AdapterRecipe
 from ftx.recipe.strict_yaml import parse_yaml
@@ -84,7 +84,7 @@ def test_training_from_the_resolved_recipe_gives_the_same_bytes(
     assert first == again
 
     frozen = {"lora": 4, "dora": 0, "linear": 6, "full": 0}[method]
-    assert frozen_lead(prepare(asked(tables, method, task), 2).backbone.module) == frozen
+    assert frozen_blocks(prepare(asked(tables, method, task), 2).backbone.module) == frozen
     document = parse_yaml(first["recipe.yaml"].decode())
     assert isinstance(document, dict)
     assert document["train"]["augment"] == ("none" if frozen else "light")

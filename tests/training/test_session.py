@@ -18,7 +18,7 @@ from ftx.core.errors import EnvironmentFault, MergeError, RecipeError
 from ftx.recipe.schema import Recipe
 from ftx.runs.run import Run
 from ftx.runs.trained import head_state, read_plain, save_trained
-from ftx.training import dry_run, session, train
+from ftx.training import dry_run, rehearsal, train
 from ftx.training import placement as precision
 
 TINY = {"name": "test_vit", "weights": "none", "image_size": 32, "precision": "f32", "epochs": 1, "batch_size": 64}
@@ -85,7 +85,7 @@ def test_a_dry_run_rehearses_what_just_fits_and_not_what_does_not(data: Path, mo
     recipe = Recipe.named(TINY | {"path": data, "peft": "dora", "rank": 2, "targets": "q", "epochs": 3})
     needed_mb = dry_run(recipe).memory_mb
     for free_mb, tried in ((needed_mb, True), (needed_mb - 1, False)):
-        monkeypatch.setattr(session, "available_bytes", lambda free_mb=free_mb: free_mb * 1_000_000)
+        monkeypatch.setattr(rehearsal, "available_bytes", lambda free_mb=free_mb: free_mb * 1_000_000)
         report = dry_run(recipe)
         assert (report.memory_mb, report.free_mb) == (needed_mb, free_mb)
         for seconds in (report.seconds_before, report.seconds_per_epoch, report.seconds):
@@ -115,8 +115,8 @@ def test_auto_is_bf16_where_the_processor_has_such_instructions(monkeypatch: pyt
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     for flag, expected in (("sse2", "bf16"), ("abacus", "f32")):
         monkeypatch.setattr(precision, "_BF16_FLAGS", {flag})
-        assert precision.resolve("auto") == expected
-        assert (precision.resolve("f32"), precision.resolve("bf16")) == ("f32", "bf16")
+        assert precision.resolve_precision("auto") == expected
+        assert (precision.resolve_precision("f32"), precision.resolve_precision("bf16")) == ("f32", "bf16")
 
 
 def plain(method: str) -> Prepared:

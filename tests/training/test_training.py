@@ -15,14 +15,14 @@ import timm
 import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
+from tests.conftest import Listener
 
 from ftx.adapters.attach import attach, prove_reach
 from ftx.adapters.prepare import adapter_spec, prepare
 from ftx.backbones.build import build
-from ftx.backbones.split_network import crown, frozen_lead, trunk
+from ftx.backbones.split_network import cut_after, frozen_blocks
 from ftx.core.errors import AdapterError, EnvironmentFault, FtxError, MergeError, ModelError, RunError
 from ftx.core.files import sha256_file
-from ftx.core.progress import SILENT, Task
 from ftx.data.preprocess import normalise
 from ftx.merging.merge import merge
 from ftx.recipe.schema import Recipe
@@ -30,6 +30,7 @@ from ftx.runs.dense import load_dense
 from ftx.runs.run import Run
 from ftx.runs.trained import load_trained
 from ftx.training import dry_run, train
+from ftx.training.state import EpochEnd
 
 METHODS = {
     "lora": {"model.peft": "lora"},
@@ -80,18 +81,17 @@ def recipe(images: Path, method: str, **more: object) -> Recipe:
     return Recipe.build(flags=flags)
 
 
-class AfterFirstEpoch:
-    """A listener that does something once the first epoch is told."""
+class BeforeFirstEpoch(Listener):
+    """A listener that does something once a training begins."""
 
     def __init__(self, action: Callable[[], None]) -> None:
+        super().__init__()
         self.action = action
 
-    def track(self, description: str, total: int | None) -> AbstractContextManager[Task]:
-        return SILENT.track(description, total)
-
-    def note(self, text: str) -> None:
-        if text.startswith("epoch 1"):
+    def track(self, description: str, total: int | None) -> AbstractContextManager[Listener]:
+        if description == "Training":
             self.action()
+        return super().track(description, total)
 
 
 @pytest.fixture(scope="module")
@@ -162,12 +162,12 @@ def test_training_again_from_the_recipe_gives_the_same_bytes(runs: dict[str, Run
 def test_frozen_blocks_are_cut_off_exactly(images: Path) -> None:
     prepared = prepare(recipe(images, "last"), 3)
     module = prepared.backbone.module
-    assert frozen_lead(module) == 10
+    assert frozen_blocks(module) == 10
     x = torch.randn(2, 3, 32, 32)
     # f32: the last block attends for the class token alone, in another order of sums
-    torch.testing.assert_close(crown(module, trunk(module, x, 10), 10), module(x), rtol=0, atol=1e-6)
-    assert frozen_lead(prepare(recipe(images, "linear"), 3).backbone.module) == 12
-    assert frozen_lead(prepare(recipe(images, "full"), 3).backbone.module) == 0
+    torch.testing.assert_close(cut_after(module, 10)(x), module(x), rtol=0, atol=1e-6)
+    assert frozen_blocks(prepare(recipe(images, "linear"), 3).backbone.module) == 12
+    assert frozen_blocks(prepare(recipe(images, "full"), 3).backbone.module) == 0
 
 
 def test_a_fresh_dora_model_is_the_base_exactly(images: Path) -> None:
@@ -260,10 +260,10 @@ def test_interrupted_training_keeps_the_best_epoch(
 ) -> None:
     monkeypatch.chdir(tmp_path)
 
-    def press() -> None:
+    def press(end: EpochEnd) -> None:
         raise KeyboardInterrupt
 
-    report = train(recipe(images, "lora", **{"train.epochs": 5}), progress=AfterFirstEpoch(press))
+    report = train(recipe(images, "lora", **{"train.epochs": 5}), on_epoch=press)
     assert report.interrupted
     assert report.epochs == 1
     card = (Run.open().path / "trained" / "README.md").read_text(encoding="utf-8")
@@ -292,7 +292,7 @@ def test_two_trainings_of_one_name_are_two_runs(images: Path, tmp_path: Path, mo
         train(recipe(images, "linear"), out=Path("runs/x"))
 
     report = train(
-        recipe(images, "lora", **{"train.epochs": 1}), out=Path("runs/x"), progress=AfterFirstEpoch(overtake)
+        recipe(images, "lora", **{"train.epochs": 1}), out=Path("runs/x"), progress=BeforeFirstEpoch(overtake)
     )
     assert report.run == "runs/x-2"
     assert Run.open("runs/x").manifest.method == "linear"
@@ -318,7 +318,7 @@ def test_memory_does_not_decide_what_is_trained_on(
     monkeypatch.chdir(tmp_path)
     roomy = train(recipe(images, "last", **{"train.epochs": 1}), out=tmp_path / "roomy")
     # Features that never fit: each epoch computes the frozen blocks again.
-    monkeypatch.setattr("ftx.training.feed.feature_bytes", lambda *_: 10**18)
+    monkeypatch.setattr("ftx.training.inputs.feature_bytes", lambda *_: 10**18)
     tight = train(recipe(images, "last", **{"train.epochs": 1}), out=tmp_path / "tight")
     weights = [load_file(Path(str(made.run)) / "trained" / "adapter_model.safetensors") for made in (roomy, tight)]
     for name, tensor in weights[0].items():

@@ -1,4 +1,8 @@
-"""A Vision Transformer cut in two, so that what is frozen in front is computed once."""
+"""A network cut in two, so that what is frozen in front is computed once and kept.
+
+The prefix makes features of images, the suffix logits of features; the forward of both together is the model's own but
+for rounding. Both share the model's layers: what is trained through them is trained in the model.
+"""
 
 from __future__ import annotations
 
@@ -13,28 +17,122 @@ from ftx.backbones.class_token import class_token, reads_class_token_alone
 from ftx.backbones.families import depth, head_names, plain_vit
 
 
-def trunk(module: nn.Module, images_N3HW: Tensor, blocks: int) -> Tensor:
-    """Embedding and the first ``blocks`` blocks. Shape: [N, tokens, width]."""
-    vit = _vit(module)
-    tokens = vit.norm_pre(vit.patch_drop(vit._pos_embed(vit.patch_embed(images_N3HW))))  # pyright: ignore[reportPrivateUsage]
-    for block in _blocks(vit)[:blocks]:
-        tokens = block(tokens)
-    return tokens
+class SplitNetwork(nn.Module):
+    """Images to logits, by way of features."""
+
+    def __init__(self, prefix: nn.Module, suffix: nn.Module) -> None:
+        super().__init__()
+        self.prefix, self.suffix = prefix, suffix
+
+    def forward(self, images_N3HW: Tensor) -> Tensor:
+        """Shape: [N, C]."""
+        return self.suffix(self.prefix(images_N3HW))
 
 
-def crown(module: nn.Module, tokens_NTD: Tensor, blocks: int) -> Tensor:
-    """What comes after the first ``blocks`` blocks: ``crown(trunk(x))`` is ``module(x)`` but for rounding.
+def uncut(model: nn.Module) -> nn.Module:
+    """The network to train where nothing of it is kept.
 
-    Shape: [N, C].
+    A Vision Transformer that reads its class token alone computes its last block for that one, so it is cut before it.
     """
-    vit = _vit(module)
-    left = _blocks(vit)[blocks:]
-    last = left.pop() if left and reads_class_token_alone(vit) else None
-    for block in left:
-        tokens_NTD = block(tokens_NTD)
-    if last is not None:
-        tokens_NTD = class_token(last, tokens_NTD)
-    return vit.forward_head(vit.norm(tokens_NTD))
+    vit = plain_vit(model)
+    if vit is not None and depth(vit) > 1 and reads_class_token_alone(vit):
+        return cut_after(model, depth(vit) - 1)
+    return model
+
+
+def cut_after(model: nn.Module, blocks: int) -> SplitNetwork:
+    """A plain Vision Transformer cut behind its embedding and so many blocks, of at least one."""
+    vit = plain_vit(model)
+    assert vit is not None
+    assert 0 < blocks <= depth(vit)
+    return SplitNetwork(VitPrefix(vit, blocks), VitSuffix(vit, blocks))
+
+
+def cut_at_head(model: nn.Module) -> SplitNetwork:
+    """A model of any family cut before its classifier."""
+    return SplitNetwork(HeadInput(model), Head(model))
+
+
+class VitPrefix(nn.Module):
+    """Embedding and the first blocks."""
+
+    def __init__(self, vit: VisionTransformer, blocks: int) -> None:
+        super().__init__()
+        self.vit, self.last = vit, blocks - 1
+
+    def forward(self, images_N3HW: Tensor) -> Tensor:
+        """Shape: [N, tokens, width]."""
+        found = self.vit.forward_intermediates(
+            images_N3HW,
+            indices=[self.last],
+            return_prefix_tokens=True,
+            stop_early=True,
+            output_fmt="NLC",
+            intermediates_only=True,
+        )
+        (tokens,) = cast("list[Tensor | tuple[Tensor, Tensor]]", found)
+        # Those of the patches, and before them the class token and its like where there are any.
+        return tokens if isinstance(tokens, Tensor) else torch.cat([tokens[1], tokens[0]], dim=1)
+
+
+class VitSuffix(nn.Module):
+    """What comes behind the first blocks, the classifier included."""
+
+    def __init__(self, vit: VisionTransformer, blocks: int) -> None:
+        super().__init__()
+        self.vit, self.first = vit, blocks
+        self.one_token = blocks < depth(vit) and reads_class_token_alone(vit)
+
+    def forward(self, tokens_NTD: Tensor) -> Tensor:
+        """Shape: [N, C]."""
+        blocks = vit_blocks(self.vit)[self.first :]
+        last = blocks.pop() if self.one_token else None
+        for block in blocks:
+            tokens_NTD = block(tokens_NTD)
+        if last is not None:
+            tokens_NTD = class_token(last, tokens_NTD)
+        return self.vit.forward_head(self.vit.norm(tokens_NTD))
+
+
+class HeadInput(nn.Module):
+    """What the classifier reads, or each of the two of a distilled model."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+        self.heads = head_names(model)
+
+    def forward(self, images_N3HW: Tensor) -> Tensor:
+        """Shape: [N, width], or [N, 2, width]."""
+        model = cast("VisionTransformer", self.model)  # every classifier of timm has these two
+        features = model.forward_features(images_N3HW)
+        if len(self.heads) == 1:
+            return model.forward_head(features, pre_logits=True)
+        # Before its logits timm averages what the two read, which is then too late to tell apart.
+        read: list[Tensor] = []
+        hooks = [
+            self.model.get_submodule(head).register_forward_pre_hook(lambda _head, inputs: read.append(inputs[0]))
+            for head in self.heads
+        ]
+        model.forward_head(features)
+        for hook in hooks:
+            hook.remove()
+        return torch.stack(read, dim=1)
+
+
+class Head(nn.Module):
+    """The classifier alone, on what ``HeadInput`` gives."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.heads = nn.ModuleList(model.get_submodule(head) for head in head_names(model))
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Shape: [N, C]."""
+        if len(self.heads) == 1:
+            return self.heads[0](features)
+        # The training mode of timm's distillation would hand out both; a run trains what is deployed.
+        return torch.stack([head(features[:, i]) for i, head in enumerate(self.heads)]).mean(dim=0)
 
 
 def head_alone(module: nn.Module) -> bool:
@@ -45,79 +143,49 @@ def head_alone(module: nn.Module) -> bool:
     heads = head_names(module)
     if not (hasattr(module, "forward_features") and hasattr(module, "forward_head")):
         return False
-    if len(heads) != 1 and not _distilled(heads):  # volo's second head answers for each patch, and only in training
+    distilled = len(heads) == 2 and "head_dist" in heads[1].split(".")
+    if len(heads) != 1 and not distilled:  # volo's second head answers for each patch, and only in training
         return False
     trained = [name for name, parameter in module.named_parameters() if parameter.requires_grad]
     return bool(trained) and all(name.startswith(tuple(f"{head}." for head in heads)) for name in trained)
 
 
-def head_input(module: nn.Module, images_N3HW: Tensor) -> Tensor:
-    """What the head reads, or each of two heads. Shape: [N, width], or [N, 2, width]."""
-    timm_model = cast("VisionTransformer", module)  # every classifier of timm has these two
-    features = timm_model.forward_features(images_N3HW)
-    heads = head_names(module)
-    if len(heads) == 1:
-        return timm_model.forward_head(features, pre_logits=True)
-    # Before its logits timm averages what the two read, which is then too late to tell apart.
-    read: list[Tensor] = []
-    hooks = [
-        module.get_submodule(head).register_forward_pre_hook(lambda _head, inputs: read.append(inputs[0]))
-        for head in heads
-    ]
-    timm_model.forward_head(features)
-    for hook in hooks:
-        hook.remove()
-    return torch.stack(read, dim=1)
-
-
-def head_logits(module: nn.Module, features: Tensor) -> Tensor:
-    """What the model answers to what ``head_input`` kept. Shape: [N, C]."""
-    heads = [module.get_submodule(head) for head in head_names(module)]
-    if len(heads) == 1:
-        return heads[0](features)
-    # The training mode of timm's distillation would hand out both; a run trains what is deployed.
-    return torch.stack([head(features[:, i]) for i, head in enumerate(heads)]).mean(dim=0)
-
-
-def _distilled(heads: tuple[str, ...]) -> bool:
-    return len(heads) == 2 and "head_dist" in heads[1].split(".")
-
-
-def frozen_lead(module: nn.Module) -> int:
+def frozen_blocks(module: nn.Module) -> int:
     """How many leading blocks train nothing, the embedding before them included; 0 where ftx cannot cut the family."""
     vit = plain_vit(module)
     if vit is None:
         return 0
-    blocks = depth(vit)
-    for name, parameter in module.named_parameters():
-        if parameter.requires_grad and name.startswith(
-            ("patch_embed", "pos_embed", "cls_token", "reg_token", "norm_pre")
-        ):
-            return 0
-    for index, block in enumerate(_blocks(vit)):
-        if any(parameter.requires_grad for parameter in block.parameters()):
-            return index
-    return blocks
+    embedding = ("patch_embed", "pos_embed", "cls_token", "reg_token", "norm_pre")
+    if any(parameter.requires_grad and name.startswith(embedding) for name, parameter in module.named_parameters()):
+        return 0
+    blocks = vit_blocks(vit)
+    trained = (i for i, block in enumerate(blocks) if any(one.requires_grad for one in block.parameters()))
+    return next(trained, len(blocks))
 
 
 def choose_attention(module: nn.Module, *, batch_size: int, memory_bytes: int) -> bool:
-    """Use attention as plain products where its matrices fit into memory, else the fused kernel.
+    """Compute attention as plain products where its matrices fit into memory, else by torch's fused kernel.
 
-    On CPUs the fused kernel's backward is slow: a ViT-S/14 step at 224 px takes 1.38 s of processor time
-    with plain products against 1.92 s in bf16, and 2.79 s against 2.99 s in f32.
+    On CPUs the fused kernel's backward is slow: a ViT-S/14 step at 224 px takes 1.38 s of processor time with plain
+    products against 1.92 s in bf16, and 2.79 s against 2.99 s in f32.
     Returns: whether plain products were chosen.
     """
     vit = plain_vit(module)
     if vit is None:  # windows and pyramids have few tokens in an attention
         return False
-    layers = [layer for layer in module.modules() if hasattr(layer, "fused_attn")]
     tokens, _ = token_shape(vit)
     # Kept for the backward: the scores and their softmax, in f32 at most, of every layer.
-    needed_bytes = sum(2 * 4 * batch_size * int(str(getattr(layer, "num_heads", 0))) * tokens**2 for layer in layers)
-    plain = needed_bytes <= memory_bytes
-    for layer in layers:
-        setattr(layer, "fused_attn", not plain)  # noqa: B010 - nn.Module types its attributes as tensors
+    heads = [int(str(getattr(layer, "num_heads", 0))) for layer in module.modules() if hasattr(layer, "fused_attn")]
+    plain = sum(2 * 4 * batch_size * count * tokens**2 for count in heads) <= memory_bytes
+    set_attention(vit, plain=plain)
     return plain
+
+
+def set_attention(vit: nn.Module, *, plain: bool) -> None:
+    """Compute every attention as plain products, or by torch's fused kernel."""
+    for layer in vit.modules():
+        if hasattr(layer, "fused_attn"):
+            setattr(layer, "fused_attn", not plain)  # noqa: B010 - nn.Module types its attributes as tensors
 
 
 def token_shape(vit: VisionTransformer) -> tuple[int, int]:
@@ -126,12 +194,7 @@ def token_shape(vit: VisionTransformer) -> tuple[int, int]:
     return tokens, width
 
 
-def _vit(module: nn.Module) -> VisionTransformer:
-    vit = plain_vit(module)
-    assert vit is not None
-    return vit
-
-
-def _blocks(module: VisionTransformer) -> list[nn.Module]:
-    found: Iterator[nn.Module] = module.blocks.children()
+def vit_blocks(vit: VisionTransformer) -> list[nn.Module]:
+    """The transformer blocks, in order."""
+    found: Iterator[nn.Module] = vit.blocks.children()
     return list(found)

@@ -12,8 +12,9 @@ from difflib import get_close_matches
 from itertools import islice
 from pathlib import Path
 
-# 128 + SIGINT: the exit status of what the user stopped.
+# 128 + SIGINT and 128 + SIGTERM: the exit status of what the user, or the system, stopped.
 INTERRUPTED = 130
+TERMINATED = 143
 
 
 class FtxError(Exception):
@@ -91,6 +92,12 @@ class Interrupted(FtxError):
     """The user pressed Ctrl-C."""
 
     exit_code = INTERRUPTED
+
+
+class Terminated(FtxError):
+    """The system asked the program to end, as before it shuts down."""
+
+    exit_code = TERMINATED
 
 
 class EnvironmentFault(FtxError):

@@ -47,18 +47,26 @@ def write_atomic(path: Path, content: bytes) -> None:
 
     Raises: EnvironmentFault if the disk is full or the folder cannot be written.
     """
+    with staged_file(path) as staged:
+        staged.write_bytes(content)
+
+
+@contextmanager
+def staged_file(path: Path) -> Iterator[Path]:
+    """Give a temporary name beside ``path``; what the block wrote there is moved to it, whole and on disk.
+
+    Raises: EnvironmentFault if the disk is full or the folder cannot be written.
+    """
     with disk_faults(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         sweep(path.parent)
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=_owned_prefix())
-        staged = Path(name)
+        staged = partial_path(path.parent)
         try:
-            with os.fdopen(handle, "wb") as stream:
-                stream.write(content)
-                stream.flush()
-                os.fsync(stream.fileno())
-            # mkstemp makes 0600; an artifact is as readable as any file that the user makes.
+            yield staged
+            # Some libraries write 0600; an artifact is as readable as any file that the user makes.
             staged.chmod(0o666 & ~_umask())
+            with staged.open("rb") as stream:
+                os.fsync(stream.fileno())
             staged.replace(path)
         except BaseException:
             staged.unlink(missing_ok=True)

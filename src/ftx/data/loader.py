@@ -14,6 +14,7 @@ from ftx.core.memory import available_bytes
 from ftx.core.progress import SILENT, Progress
 from ftx.data.augment import Augment, random_view
 from ftx.data.decode import open_image
+from ftx.data.draws import occurrences, view_generator
 from ftx.data.preprocess import Preprocess, load_pixels, resize_crop
 from ftx.data.threads import in_threads
 
@@ -41,11 +42,15 @@ class TrainingImages:
         targets_NC: Targets,
         pre: Preprocess,
         *,
+        digests: Sequence[str],
+        seed: int = 0,
         augment: Augment = "light",
         budget_bytes: int | None = None,
         progress: Progress = SILENT,
     ) -> None:
         """Decode what fits into ``budget_bytes``, by default a quarter of the memory that is free.
+
+        ``digests`` are the SHA-256 of the files.
 
         Raises: ImageError for an image that cannot be read.
         """
@@ -54,6 +59,7 @@ class TrainingImages:
         self.paths = tuple(paths)
         self.targets_NC = targets_NC
         self.pre = pre
+        self.digests, self.seed = tuple(digests), seed
         self.augment: Augment = augment
         self._kept: list[Pixels] = []
         self._keep(available_bytes() // 4 if budget_bytes is None else budget_bytes, progress)
@@ -67,32 +73,33 @@ class TrainingImages:
         return len(self._kept)
 
     def batches(
-        self, indices: Sequence[int] | NDArray[np.intp], batch_size: int, rng: np.random.Generator
+        self, indices: Sequence[int] | NDArray[np.intp], batch_size: int, *, epoch: int, skipped: int = 0
     ) -> Generator[tuple[Pixels, Targets], None, None]:
         """Views of the images in the order of ``indices``, prepared two batches ahead; the last may be smaller.
 
-        One number is drawn from ``rng`` here and now. A view depends on that number and on its position,
-        not on threads or memory, so the same generator state gives the same batches. Whoever stops early
-        calls ``close``.
+        How an image is varied hangs on the seed, the epoch and the image, not on threads, on memory or on the
+        ``skipped`` batches in front, which are not made. Whoever stops early calls ``close``.
         Shape: uint8 [B, H, W, 3] and float32 [B, C].
         """
         order = [int(index) for index in indices]
-        epoch = int(rng.integers(2**63))
+        drawn_before = occurrences(order)
 
         def prepare(start: int) -> tuple[Pixels, Targets]:
             chosen = order[start : start + batch_size]
             pixels_BHWC = np.empty((len(chosen), self.pre.height, self.pre.width, 3), dtype=np.uint8)
             for row, index in enumerate(chosen):
-                pixels_BHWC[row] = self._view(index, epoch, start + row)
+                pixels_BHWC[row] = self._view(index, epoch, drawn_before[start + row])
             return pixels_BHWC, self.targets_NC[chosen]
 
-        return in_threads(prepare, range(0, len(order), batch_size), workers=BATCHES_AHEAD, ahead=BATCHES_AHEAD)
+        starts = range(skipped * batch_size, len(order), batch_size)
+        return in_threads(prepare, starts, workers=BATCHES_AHEAD, ahead=BATCHES_AHEAD)
 
-    def _view(self, index: int, epoch: int, position: int) -> Pixels:
+    def _view(self, index: int, epoch: int, occurrence: int) -> Pixels:
         reduced_HWC = self._kept[index] if index < self.kept else self._decode(self.paths[index])
         if self.augment == "none":
             return reduced_HWC
-        return random_view(Image.fromarray(reduced_HWC), self.pre, np.random.default_rng([epoch, position]))
+        rng = view_generator(self.seed, epoch, self.digests[index], occurrence)
+        return random_view(Image.fromarray(reduced_HWC), self.pre, rng)
 
     def _decode(self, path: Path) -> Pixels:
         image = open_image(path)

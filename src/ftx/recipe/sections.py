@@ -151,7 +151,9 @@ class TrainRecipe(Section):
     ``loss`` is that of labels that decide by themselves, ``label_smoothing`` that of labels that exclude each other.
     ``balance`` helps rare labels: sampling draws their images more often, loss weighs them by 1 / frequency.
     ``warmup_share`` is the share of all steps that warm up; ``patience`` the epochs without a better
-    metric after which training stops. ``tensorboard`` writes its curves to reports/tensorboard (extra ``tensorboard``).
+    metric after which training stops. ``checkpoint_minutes`` is how much time is lost at most where training is cut off
+    (``--resume`` goes on); at the end of an epoch its state is written as well.
+    ``tensorboard`` writes its curves to reports/tensorboard (extra ``tensorboard``).
     """
 
     epochs: Count = 10
@@ -166,6 +168,7 @@ class TrainRecipe(Section):
     balance: BalanceName = "none"
     augment: Augmentation = "light"
     patience: Count = 5
+    checkpoint_minutes: Annotated[Number, Field(ge=0)] = 5.0
     tensorboard: Switch = False
 
 

@@ -8,7 +8,7 @@ from typing import Annotated, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from ftx.core.errors import DataError, RunError, shown
+from ftx.core.errors import DataError, RunError, shell_command, shown
 from ftx.core.files import below_it, sha256_file
 from ftx.core.strict_json import JsonError, read_json
 from ftx.core.version import __version__
@@ -112,8 +112,10 @@ def read_manifest(folder: Path) -> Manifest:
     """
     path = folder / "run.json"
     if not path.is_file():
+        cut_off = (folder / "checkpoints").is_dir()
+        mend = f"go on with its training: {shell_command('ftx train --resume', folder)}" if cut_off else None
         raise RunError(
-            "this folder is no finished run", where=folder, found="no run.json in it", mend="name a run folder"
+            "this folder is no finished run", where=folder, found="no run.json in it", mend=mend or "name a run folder"
         )
     try:
         raw = read_json(path)

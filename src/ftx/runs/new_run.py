@@ -2,43 +2,93 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 
-from ftx.core.errors import RunError
-from ftx.core.files import place_new, settle, staging, write_atomic
+from ftx.core.errors import InputError, RunError
+from ftx.core.files import place_new, settle, sole_writer, staging, write_atomic
+from ftx.core.progress import Progress
 from ftx.data.dataset import Entry
+from ftx.runs.entries import write_entries
 from ftx.runs.latest import LATEST
-from ftx.runs.manifest import Manifest, file_hashes, manifest_bytes
+from ftx.runs.manifest import Manifest, file_hashes, manifest_bytes, read_manifest
+
+# What training writes, and what of a run's folder is no part of the run.
+_TRAINING = ("trained/", "data.jsonl", "recipe.yaml", "reports/train.jsonl", "reports/tensorboard/")
+_UNSEALED = ("checkpoints/", ".ftx-", "run.json")
 
 
 @dataclass
 class NewRun:
-    """A run in the making: the temporary ``folder`` to fill, and the ``path`` that it gets."""
+    """A run in the making: the ``folder`` to fill, and the ``path`` that it gets, or has since it was shown."""
 
     folder: Path
     path: Path
+    shown: bool = False
+    _held: ExitStack = field(default_factory=ExitStack, repr=False)
+
+    def show(self) -> None:
+        """Give the unfinished run its name: from now on its training can be resumed from there.
+
+        If another process took the name meanwhile, the run gets the next free one (``path-2``): hours of training are
+        not thrown away, nor is the other's run.
+        """
+        if not self.shown:
+            self.place()
+            self.hold(lambda _text: None)
+
+    def place(self) -> None:
+        """Move the folder to its name."""
+        settle(self.folder)
+        self.folder = self.path = place_new(self.folder, self.path)
+        self.shown = True
+
+    def hold(self, note: Callable[[str], None]) -> None:
+        """Keep other processes from changing the run until it is done."""
+        self._held.enter_context(sole_writer(self.folder, note))
+
+    def release(self) -> None:
+        """Let others change the run."""
+        self._held.close()
 
 
 @contextmanager
 def new_run(out: Path) -> Iterator[NewRun]:
-    """Make a run: its temporary folder moves to ``out`` when the block ends well.
+    """Make a run: its temporary folder gets its name when it is shown, or when the block ends well.
 
-    The block fills the folder and ends with ``seal``. If another process took the name meanwhile, the run
-    gets the next free one (``out-2``): hours of training are not thrown away, nor is the other's run.
+    The block fills the folder and ends with ``seal``. Where it fails after the run was shown, what the run holds stays,
+    for its training to be resumed; but not where the input is at fault, which would fail again.
     Raises: RunError if ``out`` exists.
     """
     refuse_existing(out)
     with staging(out) as staged:
         made = NewRun(staged, out)
+        try:
+            yield made
+            if not (made.folder / "run.json").is_file():
+                raise AssertionError("a new run is sealed before it ends")
+            if not made.shown:
+                made.place()
+        except InputError:
+            if made.shown:
+                shutil.rmtree(made.folder, ignore_errors=True)
+            raise
+        finally:
+            made.release()
+
+
+@contextmanager
+def unfinished_run(path: Path, progress: Progress) -> Iterator[NewRun]:
+    """Go on with a run that was shown before it was done, or that was interrupted."""
+    made = NewRun(path, path, shown=True)
+    made.hold(progress.note)
+    try:
         yield made
-        if not (staged / "run.json").is_file():
-            raise AssertionError("a new run is sealed before it ends")
-        settle(staged)
-        made.path = place_new(staged, out)
+    finally:
+        made.release()
 
 
 def refuse_existing(out: Path) -> None:
@@ -50,8 +100,16 @@ def refuse_existing(out: Path) -> None:
 
 
 def seal(folder: Path, manifest: Manifest, entries: tuple[Entry, ...]) -> None:
-    """Write data.jsonl and run.json, the last files of a new run."""
-    lines = [json.dumps(entry.to_json(), ensure_ascii=False) + "\n" for entry in entries]
-    write_atomic(folder / "data.jsonl", "".join(lines).encode())
-    files = file_hashes(folder, "")
-    write_atomic(folder / "run.json", manifest_bytes(manifest.model_copy(update={"files": files})))
+    """Write data.jsonl and run.json, the last files of a new run.
+
+    What was made from an earlier state of it, while its training was interrupted, stays, and is stale.
+    """
+    write_entries(folder, entries)
+    settle(folder)
+    made = {name: digest for name, digest in file_hashes(folder, "").items() if not name.startswith(_UNSEALED)}
+    if (folder / "run.json").is_file():
+        before = read_manifest(folder)
+        later = {name: digest for name, digest in before.files.items() if not name.startswith(_TRAINING)}
+        made = {name: digest for name, digest in made.items() if name.startswith(_TRAINING)} | later
+        manifest = manifest.model_copy(update={"lineage": before.lineage})
+    write_atomic(folder / "run.json", manifest_bytes(manifest.model_copy(update={"files": made})))

@@ -16,8 +16,8 @@ from pydantic import BaseModel
 from ftx.core.errors import DataError, EnvironmentFault, RunError, shell_command, told
 from ftx.core.files import replace_folder, settle, sha256_file, sole_writer, staging, write_atomic
 from ftx.core.progress import SILENT, Progress
-from ftx.core.strict_json import parse_json
 from ftx.data.dataset import Entry, Split
+from ftx.runs.entries import read_entries
 from ftx.runs.latest import known_runs, latest_run
 from ftx.runs.manifest import (
     MADE_BY,
@@ -182,12 +182,7 @@ class Run:
     def entries(self, split: Split | None = None) -> tuple[Entry, ...]:
         """The images of the run as training split them (``data.jsonl``)."""
         path = self.file("data.jsonl")
-        # Not splitlines(): a file's name may hold what that takes for the end of a line.
-        try:
-            lines = path.read_bytes().decode().split("\n")
-            found = tuple(Entry.from_json(parse_json(line)) for line in lines if line)
-        except (ValueError, DataError) as error:
-            raise RunError("data.jsonl does not hold", where=path, found=str(error), mend=RESTORE) from error
+        found = read_entries(path)
         if self.manifest.task == "multiclass" and any(len(entry.labels) != 1 for entry in found):
             raise RunError(
                 "data.jsonl does not hold", where=path, found="an image without exactly one label", mend=RESTORE

@@ -27,7 +27,7 @@ MODEL = "model.safetensors"
 def save_trained(prepared: Prepared, folder: Path) -> None:
     """An adapter in PEFT's format, a head, or a whole model, by the method."""
     module, backbone = prepared.backbone.module, prepared.backbone
-    folder.mkdir(parents=True)
+    folder.mkdir(parents=True, exist_ok=True)
     if prepared.spec is not None:
         save_adapter(
             module, prepared.spec, base_model=backbone.architecture, base_digest=backbone.digest, folder=folder

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
+from ftx.training.rehearsal import dry_run
 from ftx.training.report import DryRunReport, TrainReport
-from ftx.training.session import dry_run, train
+from ftx.training.session import OnEpoch, resume, train
 
-__all__ = ["DryRunReport", "TrainReport", "dry_run", "train"]
+__all__ = ["DryRunReport", "OnEpoch", "TrainReport", "dry_run", "resume", "train"]

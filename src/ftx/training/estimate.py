@@ -12,13 +12,14 @@ from ftx.adapters.attach import AdapterLayer, adapter_layers, owned_entries, own
 from ftx.adapters.dora import DoraLinear
 from ftx.adapters.prepare import Prepared
 from ftx.backbones.families import depth, plain_vit
-from ftx.backbones.split_network import frozen_lead, head_alone, token_shape
+from ftx.backbones.split_network import frozen_blocks, head_alone, token_shape
 from ftx.core.progress import SILENT
 from ftx.data.dataset import Dataset
 from ftx.recipe.schema import Recipe
 from ftx.tasks.base import Task
-from ftx.training.feed import feature_bytes, feed_of, plan
-from ftx.training.loop import forward_backward, measure, train_mode
+from ftx.training.class_balance import Balance
+from ftx.training.inputs import feature_bytes, inputs_of, plan
+from ftx.training.loop import Training, forward_backward, measure, train_mode
 from ftx.training.report import AdaptedLayer
 
 
@@ -39,26 +40,27 @@ def rehearse(prepared: Prepared, dataset: Dataset, recipe: Recipe, task: Task) -
     where = next(module.parameters()).device
     train, val = dataset.split("train"), dataset.split("val")
     batch_size = min(recipe.train.batch_size, len(train))
-    bf16 = recipe.train.precision == "bf16"
     planned = plan(module, recipe, len(train) + len(val), SILENT)
     some = train[:: max(len(train) // (2 * batch_size), 1)][: 2 * batch_size]
     pre = prepared.backbone.preprocess
     with torch.random.fork_rng(devices=[] if where.type == "cpu" else [where]):
         started = time.perf_counter()
-        feed = feed_of(module, pre, dataset.root, some, task, planned, varied=True, progress=SILENT)
+        inputs = inputs_of(module, pre, dataset.root, some, task, planned, seed=recipe.seed, progress=SILENT)
         before_s = (time.perf_counter() - started) / len(some) * (len(train) + len(val))
+        bf16 = recipe.train.precision == "bf16"
+        training = Training(module, task, inputs, inputs, recipe.train, Balance(len(some)), 0.0, bf16, recipe.seed)
         train_mode(module)
         step_s = 0.0
         # Two whole batches, of the same images where there are too few: the first is a warm-up.
         order = np.resize(np.arange(len(some)), 2 * batch_size)
         started = time.perf_counter()
-        for batch, targets_BC in feed.batches(order, batch_size, np.random.default_rng(0)):
-            forward_backward(module, task, feed, batch, targets_BC, recipe.train, bf16)
+        for batch, targets_BC in inputs.batches(order, batch_size, epoch=1):
+            forward_backward(inputs.network, training, batch, targets_BC)
             step_s, started = time.perf_counter() - started, time.perf_counter()
         prove_reach(module)
         module.zero_grad(set_to_none=True)
         started = time.perf_counter()
-        measure(module, task, feed, loss=recipe.train.loss, bf16=bf16)
+        measure(module, task, inputs, loss=recipe.train.loss, bf16=bf16)
         measured_s = (time.perf_counter() - started) / len(some)
     return Times(before_s, step_s / batch_size * len(train) + measured_s * len(val))
 
@@ -94,8 +96,8 @@ def memory_mb(prepared: Prepared, recipe: Recipe, images: int) -> int:
     states = 12 * prepared.trainable
     width_bytes = 2 if recipe.train.precision == "bf16" else 4
     kept = _kept_numbers(prepared) * min(recipe.train.batch_size, images) * width_bytes
-    lead = frozen_lead(module)
-    features = feature_bytes(module, lead, images) if lead or head_alone(module) else 0
+    blocks = 0 if head_alone(module) else frozen_blocks(module)
+    features = feature_bytes(module, blocks, images) if blocks or head_alone(module) else 0
     # torch, timm and the images: measured as the least that a training of a small model takes.
     torch_itself = 480_000_000
     return round((weights + merged + states + kept + features + torch_itself) / 1e6)
@@ -128,7 +130,7 @@ def _kept_numbers(prepared: Prepared) -> int:
         heads = int(str(getattr(plain[0], "num_heads", 0))) if plain else 0
         # About 16 activations of the token width a block: norms, qkv, proj, and the four times wider MLP twice; where
         # attention is computed as plain products, the scores and their softmax as well.
-        return (depth(vit) - frozen_lead(vit)) * (tokens * width * 16 + 2 * heads * tokens**2)
+        return (depth(vit) - frozen_blocks(vit)) * (tokens * width * 16 + 2 * heads * tokens**2)
     counted = [0]
 
     def count(_layer: object, _inputs: object, output: object) -> None:

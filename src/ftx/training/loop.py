@@ -1,11 +1,12 @@
-"""The training loop: one epoch after the other, the best one kept."""
+"""The training loop: one epoch after the other, the best one kept, and a state from which it goes on exactly."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -14,27 +15,53 @@ from torch import Tensor, nn
 from ftx.adapters.attach import prove_reach
 from ftx.core.errors import InputError
 from ftx.core.progress import Progress
+from ftx.core.progress import Task as ProgressTask
+from ftx.data.draws import order_generator, step_seed
 from ftx.recipe.sections import TrainRecipe
 from ftx.tasks.base import Targets, Task
 from ftx.tasks.names import LossName
 from ftx.tasks.thresholds import Floats, Thresholds
+from ftx.training.checkpoints import Checkpoints
 from ftx.training.class_balance import Balance
-from ftx.training.feed import EVAL_BATCH, Feed
-from ftx.training.optimizer import optimizer, schedule
+from ftx.training.inputs import EVAL_BATCH, Inputs
+from ftx.training.optimizer import optimizer, rate_share, set_rates
+from ftx.training.state import Epoch, EpochEnd, Position, TrainingState
+from ftx.training.stopping import Stop
+
+# How often the loss is shown: reading it waits for the device.
+_SHOWN_EVERY_S = 0.2
 
 
 @dataclass(frozen=True)
-class Epoch:
-    """One line of train.jsonl; measured on validation images but for ``loss``; ``lr`` is that of its end."""
+class Training:
+    """What is trained, on what and how: all that stays the same while it runs."""
 
-    epoch: int
-    loss: float
-    val_loss: float
-    accuracy: float
-    metrics: dict[str, float]
+    module: nn.Module
+    task: Task
+    inputs: Inputs
+    held_out: Inputs
+    recipe: TrainRecipe
+    balance: Balance
     lr: float
-    images_per_s: float
-    seconds: float
+    bf16: bool
+    seed: int
+
+    @property
+    def steps(self) -> int:
+        """Optimizer steps of all epochs."""
+        return self.recipe.epochs * -(-len(self.inputs) // self.recipe.batch_size)
+
+    @property
+    def metric(self) -> str:
+        """The one that chooses the epoch."""
+        return self.task.metric if self.recipe.balance == "none" else self.task.balanced_metric
+
+    def begin(self) -> TrainingState:
+        """The state before the first step."""
+        recipe = self.recipe
+        return TrainingState(
+            self.module, optimizer(self.module, self.lr, recipe.weight_decay, lora_plus=recipe.lora_plus)
+        )
 
 
 @dataclass
@@ -49,129 +76,171 @@ class Fit:
 
 
 def fit(
-    module: nn.Module,
-    task: Task,
-    feeds: tuple[Feed, Feed],
-    recipe: TrainRecipe,
+    training: Training,
+    state: TrainingState,
     *,
-    balance: Balance,
-    lr: float,
-    bf16: bool,
-    rng: np.random.Generator,
     progress: Progress,
-    log: Callable[[Epoch], None],
-) -> Fit:
-    """Train on the first feed, choose by the second, and leave the best epoch's weights in the model.
+    on_epoch: Callable[[EpochEnd], None],
+    checkpoints: Checkpoints | None = None,
+    stop: Stop | None = None,
+) -> Fit | None:
+    """Train from a state to the end, and leave the best epoch's weights in the model.
 
-    Ctrl-C ends training with the best epoch so far; before the first epoch's end there is none and
-    KeyboardInterrupt goes on.
+    Where ``stop`` asks for it, training ends after the step that is computed, with the state in a checkpoint, and the
+    best epoch so far is kept. None stands for a training that was stopped before there was one.
     Raises: AdapterError if training does not reach an adapter; InputError if the loss is not finite.
     """
-    feed, held_out = feeds
-    steps_per_epoch = -(-len(feed) // recipe.batch_size)
-    adamw = optimizer(module, lr, recipe.weight_decay, lora_plus=recipe.lora_plus)
-    rate = schedule(adamw, steps_per_epoch * recipe.epochs, recipe.warmup_share)
-    epochs: list[Epoch] = []
-    best: Epoch | None = None
-    kept: dict[str, Tensor] = {}
-    thresholds = Thresholds()
+    stop = Stop() if stop is None else stop
     interrupted = False
-    metric = task.metric if recipe.balance == "none" else task.balanced_metric
-    where = next(module.parameters()).device
-    weights_2C = None if balance.weights_2C is None else balance.weights_2C.to(where)
-
-    try:
-        with progress.track("Training", len(feed) * recipe.epochs) as bar:
-            for number in range(1, recipe.epochs + 1):
-                started = time.perf_counter()
-                total, seen = 0.0, 0
-                train_mode(module)
-                with closing(feed.batches(balance.order(rng), recipe.batch_size, rng)) as batches:
-                    for batch, targets_BC in batches:
-                        adamw.zero_grad(set_to_none=True)
-                        loss = forward_backward(module, task, feed, batch, targets_BC, recipe, bf16, weights_2C)
-                        if not epochs and seen == 0:
-                            prove_reach(module)
-                        adamw.step()
-                        rate.step()
-                        total, seen = total + loss * len(batch), seen + len(batch)
-                        shown = {} if best is None else {metric: f"{best.metrics[metric]:.3f}"}
-                        bar.advance(len(batch), epoch=f"{number}/{recipe.epochs}", loss=f"{total / seen:.3f}", **shown)
-                seconds = time.perf_counter() - started
-                val_loss, logits_NC, targets_NC = measure(module, task, held_out, loss=recipe.loss, bf16=bf16)
-                if not np.isfinite(total + val_loss):
-                    raise InputError(
-                        "the loss is no longer finite",
-                        where=f"epoch {number}",
-                        found=f"{total / seen} in training, {val_loss} on validation images",
-                        mend=f"a smaller learning rate: --lr {lr / 10:g}",
-                    )
-                tuned = task.tuned(logits_NC, targets_NC)
-                told = task.with_thresholds(tuned)  # as the run will answer, should this epoch be the best
-                metrics = told.metrics(logits_NC, targets_NC)
-                epoch = Epoch(
-                    epoch=number,
-                    loss=total / seen,
-                    val_loss=val_loss,
-                    accuracy=float(told.right(logits_NC, targets_NC).mean()),
-                    metrics=metrics,
-                    lr=float(rate.get_last_lr()[0]),
-                    images_per_s=seen / seconds,
-                    seconds=seconds,
-                )
-                epochs.append(epoch)
-                log(epoch)
-                # Of equally good epochs the one with the smaller loss is the better.
-                if best is None or (metrics[metric], -val_loss) > (best.metrics[metric], -best.val_loss):
-                    best, thresholds = epoch, tuned
-                    kept = {name: tensor.detach().clone() for name, tensor in _changing(module)}
-                reached = f"{metric.replace('_', ' ')} {metrics[metric]:.3f} on validation images"
-                progress.note(
-                    f"epoch {number}: loss {epoch.loss:.3f}, {reached}, {epoch.images_per_s:.0f} {feed.unit}/s"
-                )
-                if number - best.epoch >= recipe.patience:
-                    progress.note(f"no better epoch in {recipe.patience}: stopped early")
-                    break
-    except KeyboardInterrupt:
-        if best is None:
-            raise
+    where = next(training.module.parameters()).device
+    with (
+        progress.track("Training", len(training.inputs) * training.recipe.epochs) as bar,
+        torch.random.fork_rng(devices=[] if where.type == "cpu" else [where]),
+    ):
+        bar.advance((state.position.epoch - 1) * len(training.inputs) + state.position.images)
+        try:
+            with stop.between_steps():
+                while not (stop or _has_ended(training, state)):
+                    if not _train_epoch(training, state, checkpoints, stop, bar):
+                        break
+                    end = _finish_epoch(training, state)
+                    if checkpoints is not None and checkpoints.is_due(epoch_ended=True):
+                        checkpoints.write(state)
+                    on_epoch(end)
+        except KeyboardInterrupt:  # in the middle of a step: the state is none to go on from
+            if state.best is None:
+                raise
+            interrupted = True
+    if stop and not interrupted and not _has_ended(training, state):
         interrupted = True
-        progress.note(f"interrupted: keeping epoch {best.epoch}")
-    assert best is not None
-    with torch.no_grad():
-        for name, tensor in _changing(module):
-            tensor.copy_(kept[name])
-    return Fit(epochs=epochs, best=best, metric=metric, thresholds=thresholds, interrupted=interrupted)
+        if checkpoints is not None:
+            checkpoints.write(state)
+    if state.best is None or (interrupted and stop.asked == "terminate"):
+        return None
+    if interrupted:
+        progress.note(f"interrupted: keeping epoch {state.best.epoch.epoch}")
+    elif len(state.epochs) < training.recipe.epochs:
+        progress.note(f"no better epoch in {training.recipe.patience}: stopped early")
+    state.lay_best()
+    return Fit(state.epochs, state.best.epoch, training.metric, state.best.thresholds, interrupted)
 
 
-def forward_backward(
-    module: nn.Module,
-    task: Task,
-    feed: Feed,
-    batch: Tensor,
-    targets_BC: Tensor,
-    recipe: TrainRecipe,
-    bf16: bool,
-    weights_2C: Tensor | None = None,
-) -> float:
-    """The loss of a batch, its gradients added to the parameters' own."""
-    with torch.autocast(batch.device.type, torch.bfloat16, enabled=bf16):
-        logits_BC = feed.logits(module, batch)
-    loss = task.loss(
+def _has_ended(training: Training, state: TrainingState) -> bool:
+    """Whether all epochs are done, or none was better for too long."""
+    if state.best is None:
+        return False
+    last = state.epochs[-1].epoch
+    return last == training.recipe.epochs or last - state.best.epoch.epoch >= training.recipe.patience
+
+
+def _train_epoch(
+    training: Training, state: TrainingState, checkpoints: Checkpoints | None, stop: Stop, bar: ProgressTask
+) -> bool:
+    """Take the steps that are left of the current epoch; False where it was stopped before they were all taken."""
+    recipe, position, optimizer = training.recipe, state.position, state.optimizer
+    order = training.balance.order(order_generator(training.seed, position.epoch))
+    train_mode(training.module)
+    began, shown_at = time.perf_counter() - position.seconds, 0.0
+    batches = training.inputs.batches(order, recipe.batch_size, epoch=position.epoch, skipped=position.batches)
+    with closing(batches):
+        for batch, targets_BC in batches:
+            torch.manual_seed(step_seed(training.seed, position.step))
+            set_rates(optimizer, rate_share(position.step, training.steps, recipe.warmup_share))
+            optimizer.zero_grad(set_to_none=True)
+            loss = forward_backward(training.inputs.network, training, batch, targets_BC)
+            if position.step == 0:
+                prove_reach(training.module)
+            optimizer.step()
+            state.loss += loss.double() * len(batch)
+            position.step += 1
+            position.batches += 1
+            position.images += len(batch)
+            position.seconds = time.perf_counter() - began
+            shown: dict[str, str] = {}
+            if position.seconds - shown_at >= _SHOWN_EVERY_S or position.batches == 1:
+                shown_at = position.seconds
+                shown = _figures(training, state)
+            bar.advance(len(batch), **shown)
+            if position.images < len(order) and checkpoints is not None and checkpoints.is_due():
+                _refuse_infinite(training, state)
+                checkpoints.write(state)
+            if stop:
+                return position.images == len(order) and stop.asked != "terminate"
+    return True
+
+
+def _figures(training: Training, state: TrainingState) -> dict[str, str]:
+    """What is shown beside the bar."""
+    position = state.position
+    found = {
+        "epoch": f"{position.epoch}/{training.recipe.epochs}",
+        "loss": f"{float(state.loss) / position.images:.3f}",
+    }
+    if state.best is not None:
+        found[training.metric] = f"{state.best.epoch.metrics[training.metric]:.3f}"
+    return found
+
+
+def _finish_epoch(training: Training, state: TrainingState) -> EpochEnd:
+    """Measure the model on validation images, and keep its weights if no epoch was better."""
+    recipe, task, position = training.recipe, training.task, state.position
+    val_loss, logits_NC, targets_NC = measure(
+        training.module, task, training.held_out, loss=recipe.loss, bf16=training.bf16
+    )
+    _refuse_infinite(training, state, val_loss)
+    tuned = task.tuned(logits_NC, targets_NC)
+    answering = task.with_thresholds(tuned)  # as the run will answer, should this epoch be the best
+    epoch = Epoch(
+        epoch=position.epoch,
+        loss=float(state.loss) / position.images,
+        val_loss=val_loss,
+        accuracy=float(answering.right(logits_NC, targets_NC).mean()),
+        metrics=answering.metrics(logits_NC, targets_NC),
+        lr=training.lr * rate_share(position.step, training.steps, recipe.warmup_share),
+        images_per_s=position.images / position.seconds,
+        seconds=position.seconds,
+    )
+    state.epochs.append(epoch)
+    best = epoch if state.best is None else max(state.best.epoch, epoch, key=partial(_rank, training))
+    if best is epoch:
+        state.keep_best(epoch, tuned)
+    state.position = Position(step=position.step, epoch=position.epoch + 1, seconds_before=position.seconds_before)
+    state.loss.zero_()
+    return EpochEnd(epoch, recipe.epochs, training.metric, best, training.inputs.unit)
+
+
+def _refuse_infinite(training: Training, state: TrainingState, val_loss: float | None = None) -> None:
+    """Raise InputError where a loss is no finite number: nothing comes back from there."""
+    loss, position = float(state.loss), state.position
+    if not np.isfinite(loss + (val_loss or 0.0)):
+        measured = "" if val_loss is None else f", {val_loss} on validation images"
+        raise InputError(
+            "the loss is no longer finite",
+            where=f"epoch {position.epoch}",
+            found=f"{loss / position.images} in training{measured}",
+            mend=f"a smaller learning rate: --lr {training.lr / 10:g}",
+        )
+
+
+def _rank(training: Training, epoch: Epoch) -> tuple[float, float]:
+    """Of equally good epochs the one with the smaller loss is the better."""
+    return epoch.metrics[training.metric], -epoch.val_loss
+
+
+def forward_backward(network: nn.Module, training: Training, batch: Tensor, targets_BC: Tensor) -> Tensor:
+    """The loss of a batch, a scalar, its gradients added to the parameters' own."""
+    recipe, weights_2C = training.recipe, training.balance.weights_2C
+    with torch.autocast(batch.device.type, torch.bfloat16, enabled=training.bf16):
+        logits_BC = network(batch)
+    loss = training.task.loss(
         logits_BC.float(),
         targets_BC,
         kind=recipe.loss,
         label_smoothing=recipe.label_smoothing,
-        weights_2C=weights_2C,
+        weights_2C=None if weights_2C is None else weights_2C.to(batch.device),
     )
     loss.backward()
-    return loss.item()
-
-
-def _changing(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
-    """What training changes: the parameters that train, and the statistics of batches."""
-    yield from ((name, parameter) for name, parameter in module.named_parameters() if parameter.requires_grad)
-    yield from module.named_buffers()
+    return loss.detach()
 
 
 def train_mode(module: nn.Module) -> None:
@@ -184,7 +253,9 @@ def train_mode(module: nn.Module) -> None:
 
 
 @torch.no_grad()
-def measure(module: nn.Module, task: Task, feed: Feed, *, loss: LossName, bf16: bool) -> tuple[float, Floats, Targets]:
+def measure(
+    module: nn.Module, task: Task, inputs: Inputs, *, loss: LossName, bf16: bool
+) -> tuple[float, Floats, Targets]:
     """Loss (without smoothing), logits and truth of every image, computed as the training steps are.
 
     Shape: [N, C] both.
@@ -193,12 +264,11 @@ def measure(module: nn.Module, task: Task, feed: Feed, *, loss: LossName, bf16: 
     losses: list[float] = []
     logits: list[Floats] = []
     targets: list[Targets] = []
-    order = np.arange(len(feed))
-    with closing(feed.batches(order, EVAL_BATCH, np.random.default_rng(0))) as batches:
+    with closing(inputs.batches(np.arange(len(inputs)), EVAL_BATCH, epoch=0)) as batches:
         for batch, targets_BC in batches:
             with torch.autocast(batch.device.type, torch.bfloat16, enabled=bf16):
-                logits_BC = feed.logits(module, batch).float()
+                logits_BC = inputs.network(batch).float()
             losses.append(task.loss(logits_BC, targets_BC, kind=loss, label_smoothing=0.0).item() * len(batch))
             logits.append(logits_BC.cpu().numpy())
             targets.append(targets_BC.cpu().numpy())
-    return sum(losses) / len(feed), np.concatenate(logits), np.concatenate(targets)
+    return sum(losses) / len(inputs), np.concatenate(logits), np.concatenate(targets)

@@ -8,7 +8,6 @@ from collections.abc import Collection
 import torch
 from timm.optim import param_groups_weight_decay  # pyright: ignore[reportPrivateImportUsage]
 from torch import nn
-from torch.optim.lr_scheduler import LambdaLR
 
 from ftx.adapters.attach import adapter_layers
 from ftx.adapters.pissa import starts_from_weight
@@ -43,19 +42,28 @@ def optimizer(module: nn.Module, lr: float, weight_decay: float, *, lora_plus: f
             groups.setdefault((rate, decay), []).append(parameter)
     # One pass over each tensor instead of ten.
     return torch.optim.AdamW(
-        [{"params": found, "lr": rate, "weight_decay": decay} for (rate, decay), found in groups.items() if found],
+        [
+            {"params": found, "lr": rate, "peak_lr": rate, "weight_decay": decay}
+            for (rate, decay), found in groups.items()
+            if found
+        ],
         lr=lr,
         fused=True,
     )
 
 
-def schedule(optimizer: torch.optim.Optimizer, steps: int, warmup_share: float) -> LambdaLR:
-    """Linear from one step's share up to the peak, then half a cosine to zero (arXiv:1608.03983)."""
+def rate_share(step: int, steps: int, warmup_share: float) -> float:
+    """The share of its peak that the learning rate has at a step, counted from 0.
+
+    Linear from one step's share up to the peak, then half a cosine to zero (arXiv:1608.03983).
+    """
     warmup = round(steps * warmup_share)
+    if step < warmup:
+        return (step + 1) / warmup
+    return (1 + math.cos(math.pi * (step - warmup) / max(steps - warmup, 1))) / 2
 
-    def factor(step: int) -> float:
-        if step < warmup:
-            return (step + 1) / warmup
-        return (1 + math.cos(math.pi * (step - warmup) / max(steps - warmup, 1))) / 2
 
-    return LambdaLR(optimizer, factor)
+def set_rates(optimizer: torch.optim.Optimizer, share: float) -> None:
+    """Give each group of parameters this share of its peak learning rate."""
+    for group in optimizer.param_groups:
+        group["lr"] = group["peak_lr"] * share

@@ -6,10 +6,12 @@ from pathlib import Path
 from typing import Literal
 
 import torch
+from pydantic import BaseModel, ConfigDict
 
 from ftx.adapters.prepare import Prepared
 from ftx.backbones.families import plain_vit
-from ftx.backbones.split_network import choose_attention, head_alone
+from ftx.backbones.split_network import choose_attention, head_alone, set_attention
+from ftx.core.errors import RunError
 from ftx.core.memory import available_bytes
 from ftx.core.progress import SILENT, Progress
 from ftx.recipe.sections import Precision
@@ -23,7 +25,7 @@ def device() -> torch.device:
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
-def resolve(precision: Precision) -> Literal["f32", "bf16"]:
+def resolve_precision(precision: Precision) -> Literal["f32", "bf16"]:
     """``auto`` is bf16 where the hardware computes in it: AMX, AVX512-BF16, or a GPU that has it."""
     if precision != "auto":
         return precision
@@ -40,6 +42,21 @@ def _cpu_flags() -> set[str]:
     return set(next(lines, "").split())
 
 
+class Circumstances(BaseModel):
+    """How a training computes, beside its recipe: what must be the same for the same bytes.
+
+    ``kept_blocks`` (see ``ftx.training.inputs.Plan``) and ``plain_attention`` were chosen by the memory that was free,
+    ``threads`` by the cores.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    device: str
+    threads: int
+    kept_blocks: int | None
+    plain_attention: bool
+
+
 def place(prepared: Prepared, batch_size: int, progress: Progress = SILENT) -> torch.device:
     """Put the model where it trains, and choose how a CPU computes its attention: docs/decisions/0002."""
     where, module = device(), prepared.backbone.module
@@ -52,3 +69,21 @@ def place(prepared: Prepared, batch_size: int, progress: Progress = SILENT) -> t
                 "free memory"
             )
     return where
+
+
+def place_as_before(prepared: Prepared, before: Circumstances) -> None:
+    """Put the model where it trained before, to compute as it did.
+
+    Raises: RunError if that is not possible here.
+    """
+    where, module = device(), prepared.backbone.module
+    if where.type != before.device:
+        raise RunError(
+            "the training was begun on another kind of device",
+            found=f"{before.device}, here is {where.type}",
+            mend="resume it where it was begun",
+        )
+    module.to(where)
+    torch.set_num_threads(before.threads)
+    if plain_vit(module) is not None:
+        set_attention(module, plain=before.plain_attention)

@@ -1,86 +1,208 @@
-"""``ftx train``: from a recipe to a run folder."""
+"""``ftx train``: from a recipe to a run folder, and on from where it was stopped."""
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Collection, Mapping
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from ftx.adapters.attach import adapter_layers
-from ftx.adapters.prepare import Prepared, prepare
-from ftx.backbones.build import resolve as resolve_model
-from ftx.backbones.build import tagged
-from ftx.core.errors import EnvironmentFault, RecipeError
-from ftx.core.files import check_space, write_atomic
-from ftx.core.memory import SMALLER, available_bytes, memory_faults
+from ftx.core.errors import EnvironmentFault, Interrupted, RunError, Terminated, shell_command
+from ftx.core.files import check_space, stage_folder, write_atomic
+from ftx.core.memory import memory_faults
 from ftx.core.progress import SILENT, Progress
-from ftx.data.dataset import SPLITS, Dataset
-from ftx.data.survey import class_counts, read_dataset
+from ftx.data.dataset import Entry
 from ftx.recipe.schema import Recipe
-from ftx.recipe.sections import AdapterRecipe
-from ftx.recipe.targets import Role, Target
-from ftx.runs.latest import fresh_out, point_latest_at
+from ftx.runs.entries import entries_digest, write_entries
+from ftx.runs.latest import fresh_out, known_runs, point_latest_at
 from ftx.runs.manifest import Manifest
 from ftx.runs.model_cards import KeptEpoch, write_trained_card
-from ftx.runs.new_run import new_run, refuse_existing, seal
+from ftx.runs.new_run import NewRun, new_run, refuse_existing, seal, unfinished_run
 from ftx.runs.trained import save_trained
-from ftx.tasks.base import Task
-from ftx.tasks.meaning import TASKS
 from ftx.tasks.thresholds import Thresholds
+from ftx.training.checkpoints import Checkpoints, Origin, Saved, newest
 from ftx.training.class_balance import balance_of
-from ftx.training.epoch_log import logging, require_tensorboard
-from ftx.training.estimate import Times, adapted_layers, memory_mb, rehearse, what_would_fit
-from ftx.training.feed import augmentation, feed_of, plan
-from ftx.training.loop import Epoch, Fit, fit
+from ftx.training.epoch_log import epoch_log
+from ftx.training.inputs import Inputs, Plan, augmentation, inputs_of, plan
+from ftx.training.loop import Fit, Training, fit
 from ftx.training.optimizer import peak_lr
-from ftx.training.placement import device, place, resolve
-from ftx.training.report import DryRunReport, TrainReport
+from ftx.training.placement import Circumstances, place, place_as_before
+from ftx.training.rehearsal import advice
+from ftx.training.report import TrainReport
+from ftx.training.resolve import Resolved, resolve
+from ftx.training.resuming import refuse_changes, refuse_other
+from ftx.training.state import EpochEnd, TrainingState
+from ftx.training.stopping import Stop, stoppable
+
+OnEpoch = Callable[[EpochEnd], None]
 
 
-def train(recipe: Recipe, out: Path | None = None, *, strict: bool = False, progress: Progress = SILENT) -> TrainReport:
+def train(
+    recipe: Recipe,
+    out: Path | None = None,
+    *,
+    strict: bool = False,
+    progress: Progress = SILENT,
+    on_epoch: OnEpoch | None = None,
+) -> TrainReport:
     """Train as the recipe says and write a run folder, by default a new one below ``runs/``.
 
+    ``on_epoch`` is called at each epoch's end. After a signal, a full disk or a loss of power ``resume`` goes on with
+    the run.
     Raises: RunError if ``out`` exists; DataError, ModelError or AdapterError for wrong input, before
-    anything is written; RecipeError if ``strict`` and the data has another number of labels than the recipe says.
+    anything is written; RecipeError if ``strict`` and the data has another number of labels than the recipe says;
+    Interrupted or Terminated where a signal ended it before there was an epoch to keep.
     """
-    started = time.monotonic()
-    if out is not None:
-        refuse_existing(out)
-    dataset, prepared, resolved = _understood(recipe, strict, progress)
-    out = out or fresh_out(f"{recipe.data.path.resolve().stem}-{prepared.method}")
-    trainable = prepared.trainable
-    check_space(out, 8 * trainable)
-    task = TASKS[recipe.task](dataset.labels, Thresholds())
-    with new_run(out) as new:
-        if recipe.train.tensorboard:
-            progress.note(f"curves: tensorboard --logdir {new.folder / 'reports' / 'tensorboard'}")
-        with (
-            logging(new.folder / "reports", tensorboard=recipe.train.tensorboard) as log,
-            memory_faults(_what_would_fit(prepared, resolved, dataset)),
-        ):
-            made = _fit(prepared, dataset, resolved, task, progress, log)
-        prepared.backbone.module.cpu()
-        save_trained(prepared, new.folder / "trained")
-        write_trained_card(new.folder / "trained", resolved, prepared, dataset, _kept(made))
-        write_atomic(new.folder / "recipe.yaml", resolved.dumps().encode())
-        seal(new.folder, _manifest(resolved, prepared, dataset, made.thresholds), dataset.entries)
+    with stoppable() as stop:
+        if out is not None:
+            refuse_existing(out)
+        resolved = resolve(recipe, strict, progress)
+        out = out or fresh_out(f"{recipe.data.path.resolve().stem}-{resolved.recipe.method}")
+        check_space(out, 8 * resolved.prepared.trainable)
+        with new_run(out) as new:
+            report = _Session(new, resolved, stop, progress, on_epoch).run(None)
     if new.path != out:
         progress.note(f"{out} was taken by another training meanwhile: this run is {new.path}")
+    return _named(report, progress)
+
+
+def resume(
+    run: Path,
+    changes: Mapping[str, object] | None = None,
+    *,
+    progress: Progress = SILENT,
+    on_epoch: OnEpoch | None = None,
+) -> TrainReport:
+    """Go on with a training that ended before its time, to the bytes that it would have made without a stop.
+
+    ``changes`` are values by the recipe's keys that must be what they were.
+    Raises: RunError if there is nothing to go on with, or data, base or recipe are others than they were; as ``train``.
+    """
+    with stoppable() as stop:
+        if not run.is_dir():
+            raise RunError(
+                "there is no such run", where=run, found=known_runs(run), mend="name an unfinished run folder"
+            )
+        with unfinished_run(run, progress) as unfinished:
+            saved = newest(run, progress)
+            recipe = saved.checkpoint.origin.recipe
+            refuse_changes(run, recipe, changes or {})
+            resolved = resolve(recipe, False, SILENT)
+            refuse_other(run, saved.checkpoint.origin, resolved)
+            report = _Session(unfinished, resolved, stop, progress, on_epoch).run(saved)
+    return _named(report, progress)
+
+
+def _named(report: TrainReport, progress: Progress) -> TrainReport:
+    """Let runs/latest name the run."""
     try:
-        point_latest_at(new.path)
+        point_latest_at(Path(report.run or ""))
     except (EnvironmentFault, OSError) as fault:
         progress.note(f"runs/latest cannot name this run, so name it to the next verb: {fault}")
+    return report
+
+
+@dataclass(frozen=True)
+class _Session:
+    """One run's training, from its first step or from a checkpoint, to a run folder that is whole."""
+
+    new: NewRun
+    found: Resolved
+    stop: Stop
+    progress: Progress
+    on_epoch: OnEpoch | None
+
+    def run(self, saved: Saved | None) -> TrainReport:
+        """Train, and write what came of it.
+
+        Raises: Interrupted or Terminated where it was stopped before there was an epoch to keep.
+        """
+        trainable = self.found.prepared.trainable
+        origin = self._origin(saved)
+        checkpoints = Checkpoints(self.new, origin)
+        try:
+            write_atomic(self.new.folder / "recipe.yaml", self.found.recipe.dumps().encode())
+            write_entries(self.new.folder, self.found.dataset.entries)
+            with memory_faults(advice(self.found)):
+                training = training_of(self.found, origin.circumstances, self.progress)
+                state = training.begin()
+                if saved is not None:
+                    state.restore(saved.checkpoint.record, saved.tensors)
+                made = self._fit(training, state, checkpoints)
+        finally:
+            # Whatever ended it, a signal, a full disk, no memory: who has a checkpoint can go on.
+            if checkpoints.folder.is_dir() and (sys.exc_info()[0] is not None or self.stop):
+                self.progress.note(f"to go on with it: {shell_command('ftx train --resume', self.new.path)}")
+        self.found.prepared.backbone.module.cpu()
+        self._write(made)
+        if not made.interrupted:
+            checkpoints.remove()
+        return _train_report(self, made, trainable, state.seconds)
+
+    def _origin(self, saved: Saved | None) -> Origin:
+        """Put the model where it trains, and decide what is computed once: as before, where it goes on."""
+        prepared, recipe, dataset = self.found.prepared, self.found.recipe, self.found.dataset
+        if saved is not None:
+            place_as_before(prepared, saved.checkpoint.origin.circumstances)
+            return saved.checkpoint.origin
+        module = prepared.backbone.module
+        where = place(prepared, recipe.train.batch_size, self.progress)
+        images = len(dataset.split("train")) + len(dataset.split("val"))
+        circumstances = Circumstances(
+            device=where.type,
+            threads=torch.get_num_threads(),
+            kept_blocks=plan(module, recipe, images, self.progress).kept_blocks,
+            plain_attention=not any(getattr(layer, "fused_attn", False) for layer in module.modules()),
+        )
+        return Origin(
+            recipe=recipe,
+            data_sha256=entries_digest(dataset.entries),
+            base_digest=prepared.backbone.digest,
+            circumstances=circumstances,
+        )
+
+    def _fit(self, training: Training, state: TrainingState, checkpoints: Checkpoints) -> Fit:
+        tensorboard = training.recipe.tensorboard
+        if tensorboard:
+            self.progress.note(f"curves: tensorboard --logdir {self.new.path / 'reports' / 'tensorboard'}")
+        with epoch_log(self.new, state.epochs, tensorboard=tensorboard) as log:
+
+            def tell(end: EpochEnd) -> None:
+                log(end)
+                if self.on_epoch is not None:
+                    self.on_epoch(end)
+
+            made = fit(training, state, progress=self.progress, on_epoch=tell, checkpoints=checkpoints, stop=self.stop)
+        if made is None:
+            kind, what = (Terminated, "terminated") if self.stop.asked == "terminate" else (Interrupted, "interrupted")
+            raise kind(
+                f"{what} in training",
+                found=f"its state is saved in {checkpoints.folder}",
+                mend=shell_command("ftx train --resume", self.new.path),
+            )
+        return made
+
+    def _write(self, made: Fit) -> None:
+        folder = self.new.folder
+        with stage_folder(folder / "trained") as staged:
+            save_trained(self.found.prepared, staged)
+            write_trained_card(staged, self.found.recipe, self.found.prepared, self.found.dataset, _kept(made))
+        seal(folder, _manifest(self.found, made.thresholds), self.found.dataset.entries)
+
+
+def _train_report(session: _Session, made: Fit, trainable: int, seconds: float) -> TrainReport:
+    recipe = session.found.recipe
     return TrainReport(
-        run=str(new.path),
-        method=prepared.method,
-        model=resolved.model.name,
-        precision=resolved.train.precision,
-        classes=len(dataset.labels),
-        images=_images(dataset),
-        unreadable=[f"{image.path}: {image.reason}" for image in dataset.unreadable],
+        run=str(session.new.path),
+        method=recipe.method,
+        model=recipe.model.name,
+        precision=recipe.train.precision,
+        classes=len(session.found.dataset.labels),
+        images=session.found.images,
+        unreadable=session.found.unreadable,
         trainable_parameters=trainable,
         epochs=len(made.epochs),
         best_epoch=made.best.epoch,
@@ -89,140 +211,39 @@ def train(recipe: Recipe, out: Path | None = None, *, strict: bool = False, prog
         metrics=made.best.metrics,
         loss=made.best.val_loss,
         images_per_s=round(float(np.median([epoch.images_per_s for epoch in made.epochs])), 1),
-        seconds=round(time.monotonic() - started, 1),
+        seconds=round(seconds, 1),
         interrupted=made.interrupted,
     )
 
 
-def dry_run(recipe: Recipe, *, strict: bool = False, progress: Progress = SILENT) -> DryRunReport:
-    """Say what was understood of data and model, time two steps and train nothing; raises as ``train`` does."""
-    dataset, prepared, resolved = _understood(recipe, strict, progress)
-    total = sum(parameter.numel() for parameter in prepared.backbone.module.parameters())
-    place(prepared, resolved.train.batch_size, progress)
-    needed_mb, free_mb = memory_mb(prepared, resolved, len(dataset.split("train"))), round(available_bytes() / 1e6)
-    times: Times | None = None
-    if needed_mb <= free_mb:
-        with memory_faults(_what_would_fit(prepared, resolved, dataset)):
-            times = rehearse(prepared, dataset, resolved, TASKS[recipe.task](dataset.labels, Thresholds()))
-    return DryRunReport(
-        method=prepared.method,
-        model=resolved.model.name,
-        precision=resolved.train.precision,
-        image_size=prepared.backbone.preprocess.image_size,
-        counts={name: {str(side): n for side, n in sides.items()} for name, sides in class_counts(dataset).items()},
-        images=_images(dataset),
-        unreadable=[f"{image.path}: {image.reason}" for image in dataset.unreadable],
-        layers=adapted_layers(prepared.backbone.module),
-        trainable_parameters=prepared.trainable,
-        trainable_share=prepared.trainable / total,
-        memory_mb=needed_mb,
-        free_mb=free_mb,
-        epochs=resolved.train.epochs,
-        seconds_before=times and round(times.before_s, 1),
-        seconds_per_epoch=times and round(times.epoch_s, 1),
-        seconds=times and round(times.before_s + resolved.train.epochs * times.epoch_s, 1),
-    )
+def training_of(found: Resolved, circumstances: Circumstances, progress: Progress) -> Training:
+    """What is trained on what: images are read here, and what is frozen is computed.
 
+    Raises: ImageError for an image that cannot be read.
+    """
+    recipe, dataset, task = found.recipe, found.dataset, found.task
+    module, pre = found.prepared.backbone.module, found.prepared.backbone.preprocess
+    planned = Plan(circumstances.kept_blocks, augmentation(module, recipe))
 
-def _what_would_fit(prepared: Prepared, recipe: Recipe, dataset: Dataset) -> Callable[[], str]:
-    """What gives the advice, of the memory that is free now: when it has run out, it is the training's own."""
-    where, images = device(), len(dataset.split("train"))
-    free_bytes = available_bytes() if where.type == "cpu" else torch.cuda.mem_get_info(where)[0]
-    return lambda: what_would_fit(prepared, recipe, images, free_bytes)
+    def inputs(entries: Sequence[Entry], seed: int | None) -> Inputs:
+        return inputs_of(module, pre, dataset.root, entries, task, planned, seed=seed, progress=progress)
 
-
-def _understood(recipe: Recipe, strict: bool, progress: Progress) -> tuple[Dataset, Prepared, Recipe]:
-    """The data, the model ready to train, and the recipe with every ``auto`` decided."""
-    if recipe.train.tensorboard:
-        require_tensorboard()
-    resolve_model(recipe.model.name)  # a name mistyped must not cost the reading of all images
-    data = recipe.data
-    dataset = read_dataset(data.path, recipe.task, form=data.format, val_fraction=data.val_fraction, progress=progress)
-    _compare_classes(recipe, len(dataset.labels), strict, progress)
-    if recipe.model.weights == "auto":  # before the model is built: its files name what they were made from
-        recipe = recipe.with_values({"model.name": tagged(recipe.model.name)})
-    with memory_faults(lambda: SMALLER):
-        prepared = prepare(recipe, len(dataset.labels))
-    resolved = _resolved(recipe, prepared, dataset)
-    if resolved.train.augment != recipe.train.augment and "augment" in recipe.train.model_fields_set:
-        progress.note(
-            f"train.augment {recipe.train.augment} is not done: the frozen blocks see each image once, as it is"
-        )
-    return dataset, prepared, resolved
-
-
-def _compare_classes(recipe: Recipe, found: int, strict: bool, progress: Progress) -> None:
-    expected = recipe.data.classes
-    if expected in ("auto", found):
-        return
-    if strict:
-        raise RecipeError(
-            f"the recipe is for {expected} labels, the data has {found}",
-            where=recipe.data.path,
-            mend=f"--set data.classes={found}, or leave --strict out: the data decides",
-        )
-    progress.note(f"the recipe is for {expected} labels, the data has {found}: the data decides")
-
-
-def _fit(
-    prepared: Prepared, dataset: Dataset, recipe: Recipe, task: Task, progress: Progress, log: Callable[[Epoch], None]
-) -> Fit:
-    module = prepared.backbone.module
-    where = place(prepared, recipe.train.batch_size, progress)
     training = dataset.split("train")
-    planned = plan(module, recipe, len(training) + len(dataset.split("val")), progress)
-    pre = prepared.backbone.preprocess
-    feeds = [
-        feed_of(module, pre, dataset.root, entries, task, planned, varied=entries is training, progress=progress)
-        for entries in (training, dataset.split("val"))
-    ]
-    labels = [entry.labels for entry in training]
-    with torch.random.fork_rng(devices=[] if where.type == "cpu" else [where]):
-        torch.manual_seed(recipe.seed)  # what dropout draws from
-        return fit(
-            module,
-            task,
-            (feeds[0], feeds[1]),
-            recipe.train,
-            balance=balance_of(recipe.train.balance, task.labels, task.targets(labels)),
-            lr=peak_lr(recipe.train, prepared.method),
-            bf16=recipe.train.precision == "bf16",
-            rng=np.random.default_rng(recipe.seed),
-            progress=progress,
-            log=log,
-        )
-
-
-def _resolved(recipe: Recipe, prepared: Prepared, dataset: Dataset) -> Recipe:
-    """The recipe with what was decided here written out: every ``auto``, and where the data or the model has less."""
-    module = prepared.backbone.module
-    resolved = recipe.with_values(
-        {
-            "data.image_size": prepared.backbone.preprocess.image_size,
-            "data.classes": len(dataset.labels),
-            "train.precision": resolve(recipe.train.precision),
-            "train.lr": peak_lr(recipe.train, recipe.method),
-            "train.augment": augmentation(module, recipe),
-            "train.batch_size": min(recipe.train.batch_size, len(dataset.split("train"))),
-        }
+    return Training(
+        module=module,
+        task=task,
+        inputs=inputs(training, recipe.seed),
+        held_out=inputs(dataset.split("val"), None),
+        recipe=recipe.train,
+        balance=balance_of(recipe.train.balance, task.labels, task.targets([entry.labels for entry in training])),
+        lr=peak_lr(recipe.train, recipe.method),
+        bf16=recipe.train.precision == "bf16",
+        seed=recipe.seed,
     )
-    if prepared.spec is None:
-        return resolved.without_adapter()
-    reached: set[Role] = {part.target for _, layer in adapter_layers(module) for part in layer.parts}
-    return resolved if "layer" in reached else resolved.with_values(_of_targets(recipe.adapter, reached))
 
 
-def _of_targets(adapter: AdapterRecipe, reached: Collection[Role]) -> dict[str, object]:
-    """What a recipe says of its targets, for those that the model has."""
-    targets: list[Target] = [target for target in adapter.targets if target in reached]
-    found: dict[str, object] = {"adapter.targets": targets}
-    for key, each in (("rank", adapter.rank), ("alpha", adapter.alpha)):
-        if isinstance(each, Mapping):
-            found[f"adapter.{key}"] = {target: each[target] for target in targets}
-    return found
-
-
-def _manifest(recipe: Recipe, prepared: Prepared, dataset: Dataset, thresholds: Thresholds) -> Manifest:
+def _manifest(found: Resolved, thresholds: Thresholds) -> Manifest:
+    recipe, prepared, dataset = found.recipe, found.prepared, found.dataset
     return Manifest(
         task=recipe.task,
         model=recipe.model.name,
@@ -245,8 +266,3 @@ def _kept(made: Fit) -> KeptEpoch:
         thresholds=made.thresholds,
         interrupted=made.interrupted,
     )
-
-
-def _images(dataset: Dataset) -> dict[str, int]:
-    counts = {str(side): len(dataset.split(side)) for side in SPLITS}
-    return {side: count for side, count in counts.items() if count}

@@ -1,0 +1,157 @@
+"""``checkpoints/<step>.safetensors`` and ``.json``: the state of an unfinished training, from which it goes on exactly.
+
+Each is whole or not there: the tensors first, then the record with their hash, each written to a temporary name, synced
+to disk and renamed. The last two are kept, so that one that is damaged falls back to the one before.
+"""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from ftx.core.errors import RunError
+from ftx.core.files import sha256_file, staged_file, write_atomic
+from ftx.core.progress import Progress
+from ftx.core.strict_json import JsonError, read_json
+from ftx.core.version import __version__
+from ftx.recipe.schema import Recipe
+from ftx.runs.new_run import NewRun
+from ftx.training.placement import Circumstances
+from ftx.training.state import Record, TrainingState
+
+CHECKPOINTS = "checkpoints"
+SCHEMA_VERSION = 1
+# At an epoch's end one is written as long as writing takes no more than this share of the time.
+MOST_SHARE = 0.01
+_KEPT = 2
+
+
+class Origin(BaseModel):
+    """What a training began with."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    recipe: Recipe
+    data_sha256: str
+    base_digest: str
+    circumstances: Circumstances
+
+
+class Checkpoint(BaseModel):
+    """What stands beside the tensors."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    schema_version: int = SCHEMA_VERSION
+    ftx: str = __version__
+    origin: Origin
+    record: Record
+    tensors_sha256: str
+
+
+@dataclass(frozen=True)
+class Saved:
+    """A checkpoint that was read."""
+
+    checkpoint: Checkpoint
+    tensors: Mapping[str, Tensor]
+
+
+class Checkpoints:
+    """Those of one training, each when it is due."""
+
+    def __init__(self, run: NewRun, origin: Origin) -> None:
+        self._run, self._origin = run, origin
+        self._seconds = 60 * origin.recipe.train.checkpoint_minutes
+        self._written_at = time.monotonic()
+        self._cost_s = 0.0
+
+    @property
+    def folder(self) -> Path:
+        """Where they lie."""
+        return self._run.folder / CHECKPOINTS
+
+    def is_due(self, *, epoch_ended: bool = False) -> bool:
+        """Whether one is to be written: so many minutes after the last, and at an epoch's end.
+
+        Where epochs last but moments, writing one at each end would take more time than training.
+        """
+        since_s = time.monotonic() - self._written_at
+        return since_s >= self._seconds or (epoch_ended and since_s * MOST_SHARE >= self._cost_s)
+
+    def write(self, state: TrainingState) -> None:
+        """Write the state, unless it was written at this very step, and take away all but the last two.
+
+        Raises: EnvironmentFault if the disk is full or the folder cannot be written.
+        """
+        started = time.monotonic()
+        self._run.show()
+        path = self.folder / f"{state.position.step}.json"
+        if not path.exists():
+            self.folder.mkdir(exist_ok=True)
+            tensors = path.with_suffix(".safetensors")
+            with staged_file(tensors) as staged:
+                save_file(state.tensors(), staged, metadata={"format": "pt"})
+                digest = sha256_file(staged)
+            whole = Checkpoint(origin=self._origin, record=state.record(), tensors_sha256=digest)
+            write_atomic(path, (whole.model_dump_json(indent=2) + "\n").encode())
+            for old in _records(self.folder)[_KEPT:]:
+                old.unlink(missing_ok=True)
+                old.with_suffix(".safetensors").unlink(missing_ok=True)
+        self._written_at = time.monotonic()
+        self._cost_s = self._written_at - started
+
+    def remove(self) -> None:
+        """Take all of them away: the training has ended."""
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+
+def newest(run: Path, progress: Progress) -> Saved:
+    """The newest checkpoint of a run that is whole; says where a newer one is not.
+
+    Raises: RunError if there is none.
+    """
+    folder = run / CHECKPOINTS
+    damaged: list[str] = []
+    for path in _records(folder):
+        try:
+            found = _read(path)
+        except (OSError, JsonError, SafetensorError, ValidationError, ValueError) as error:
+            damaged.append(f"{path.name}: {str(error).splitlines()[0][:200]}")
+            continue
+        for one in damaged:
+            progress.note(f"a checkpoint is damaged ({one}): going on from the one before, {path.name}")
+        return found
+    if damaged:
+        raise RunError("no checkpoint of this run is whole", where=folder, found="; ".join(damaged), mend="train again")
+    finished = (run / "run.json").is_file()
+    raise RunError(
+        "there is nothing to go on with",
+        where=run,
+        found="its training has finished" if finished else f"no {CHECKPOINTS}/ in it",
+        mend="name a run whose training was interrupted, or ftx train",
+    )
+
+
+def _records(folder: Path) -> list[Path]:
+    """The records, the newest first."""
+    named = [path for path in folder.glob("*.json") if path.stem.isdecimal()]
+    return sorted(named, key=lambda path: -int(path.stem))
+
+
+def _read(path: Path) -> Saved:
+    checkpoint = Checkpoint.model_validate(read_json(path))
+    if checkpoint.schema_version != SCHEMA_VERSION:
+        raise ValueError(f"schema version {checkpoint.schema_version}, this ftx reads {SCHEMA_VERSION}")
+    tensors = path.with_suffix(".safetensors")
+    if sha256_file(tensors) != checkpoint.tensors_sha256:
+        raise ValueError(f"{tensors.name} is not what was written")
+    return Saved(checkpoint, load_file(tensors))

@@ -1,0 +1,117 @@
+"""From a recipe to what is trained: the data, the model, and the recipe with every ``auto`` decided."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+
+from ftx.adapters.attach import adapter_layers
+from ftx.adapters.prepare import Prepared, prepare
+from ftx.backbones.build import resolve as resolve_model
+from ftx.backbones.build import tagged
+from ftx.core.errors import RecipeError
+from ftx.core.memory import SMALLER, memory_faults
+from ftx.core.progress import Progress
+from ftx.data.dataset import SPLITS, Dataset
+from ftx.data.survey import read_dataset
+from ftx.recipe.schema import Recipe
+from ftx.recipe.sections import AdapterRecipe
+from ftx.recipe.targets import Role, Target
+from ftx.tasks.base import Task
+from ftx.tasks.meaning import TASKS
+from ftx.tasks.thresholds import Thresholds
+from ftx.training.epoch_log import require_tensorboard
+from ftx.training.inputs import augmentation
+from ftx.training.optimizer import peak_lr
+from ftx.training.placement import resolve_precision
+
+
+@dataclass(frozen=True)
+class Resolved:
+    """What is to be trained, before anything is written."""
+
+    dataset: Dataset
+    prepared: Prepared
+    recipe: Recipe
+
+    @property
+    def task(self) -> Task:
+        """The task of its labels, with no thresholds tuned."""
+        return TASKS[self.recipe.task](self.dataset.labels, Thresholds())
+
+    @property
+    def images(self) -> dict[str, int]:
+        """How many stand on each side that has any."""
+        counts = {str(side): len(self.dataset.split(side)) for side in SPLITS}
+        return {side: count for side, count in counts.items() if count}
+
+    @property
+    def unreadable(self) -> list[str]:
+        """The images that are left out, and why."""
+        return [f"{image.path}: {image.reason}" for image in self.dataset.unreadable]
+
+
+def resolve(recipe: Recipe, strict: bool, progress: Progress) -> Resolved:
+    """Read the data and build the model.
+
+    Raises: DataError, ModelError or AdapterError for wrong input; RecipeError if ``strict`` and the data has another
+    number of labels than the recipe says; EnvironmentFault if memory runs out.
+    """
+    if recipe.train.tensorboard:
+        require_tensorboard()
+    resolve_model(recipe.model.name)  # a name mistyped must not cost the reading of all images
+    data = recipe.data
+    dataset = read_dataset(data.path, recipe.task, form=data.format, val_fraction=data.val_fraction, progress=progress)
+    _compare_classes(recipe, len(dataset.labels), strict, progress)
+    if recipe.model.weights == "auto":  # before the model is built: its files name what they were made from
+        recipe = recipe.with_values({"model.name": tagged(recipe.model.name)})
+    with memory_faults(lambda: SMALLER):
+        prepared = prepare(recipe, len(dataset.labels))
+    resolved = _resolved(recipe, prepared, dataset)
+    if resolved.train.augment != recipe.train.augment and "augment" in recipe.train.model_fields_set:
+        progress.note(
+            f"train.augment {recipe.train.augment} is not done: the frozen blocks see each image once, as it is"
+        )
+    return Resolved(dataset, prepared, resolved)
+
+
+def _compare_classes(recipe: Recipe, found: int, strict: bool, progress: Progress) -> None:
+    expected = recipe.data.classes
+    if expected in ("auto", found):
+        return
+    if strict:
+        raise RecipeError(
+            f"the recipe is for {expected} labels, the data has {found}",
+            where=recipe.data.path,
+            mend=f"--set data.classes={found}, or leave --strict out: the data decides",
+        )
+    progress.note(f"the recipe is for {expected} labels, the data has {found}: the data decides")
+
+
+def _resolved(recipe: Recipe, prepared: Prepared, dataset: Dataset) -> Recipe:
+    """The recipe with what was decided here written out: every ``auto``, and where the data or the model has less."""
+    module = prepared.backbone.module
+    resolved = recipe.with_values(
+        {
+            "data.image_size": prepared.backbone.preprocess.image_size,
+            "data.classes": len(dataset.labels),
+            "train.precision": resolve_precision(recipe.train.precision),
+            "train.lr": peak_lr(recipe.train, recipe.method),
+            "train.augment": augmentation(module, recipe),
+            "train.batch_size": min(recipe.train.batch_size, len(dataset.split("train"))),
+        }
+    )
+    if prepared.spec is None:
+        return resolved.without_adapter()
+    reached: set[Role] = {part.target for _, layer in adapter_layers(module) for part in layer.parts}
+    return resolved if "layer" in reached else resolved.with_values(_of_targets(recipe.adapter, reached))
+
+
+def _of_targets(adapter: AdapterRecipe, reached: Collection[Role]) -> dict[str, object]:
+    """What a recipe says of its targets, for those that the model has."""
+    targets: list[Target] = [target for target in adapter.targets if target in reached]
+    found: dict[str, object] = {"adapter.targets": targets}
+    for key, each in (("rank", adapter.rank), ("alpha", adapter.alpha)):
+        if isinstance(each, Mapping):
+            found[f"adapter.{key}"] = {target: each[target] for target in targets}
+    return found

@@ -1,0 +1,77 @@
+"""What must not have changed for a training to go on: its recipe, its data, its base."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from ftx.core.errors import RecipeError, RunError, told
+from ftx.data.dataset import Entry
+from ftx.recipe.schema import Recipe
+from ftx.runs.entries import ENTRIES, entries_digest, read_entries
+from ftx.training.checkpoints import Origin
+from ftx.training.resolve import Resolved
+
+
+def refuse_changes(run: Path, trained_with: Recipe, changes: Mapping[str, object]) -> None:
+    """Refuse flags, or a recipe.yaml in the run, that say something else than what the training began with.
+
+    Raises: RecipeError naming each key, its value then and now.
+    """
+    written = Recipe.load(run / "recipe.yaml") if (run / "recipe.yaml").is_file() else trained_with
+    for where, now in ((run / "recipe.yaml", written), (None, written.with_values(dict(changes)))):
+        if found := _differences(trained_with, now):
+            raise RecipeError(
+                "the recipe is another one than the training began with",
+                where=where,
+                found=told(found),
+                mend="leave the keys as they were to go on, or train anew with the changes",
+            )
+
+
+def _differences(then: Recipe, now: Recipe) -> list[str]:
+    before, after = _flat(then.model_dump(mode="json")), _flat(now.model_dump(mode="json"))
+    return [f"{key}: {after.get(key)}, was {value}" for key, value in before.items() if after.get(key) != value]
+
+
+def _flat(values: Mapping[str, object], prefix: str = "") -> dict[str, object]:
+    found: dict[str, object] = {}
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            found |= _flat(value, f"{prefix}{key}.")  # pyright: ignore[reportUnknownArgumentType]
+        else:
+            found[f"{prefix}{key}"] = value
+    return found
+
+
+def refuse_other(run: Path, origin: Origin, now: Resolved) -> None:
+    """Refuse a base or data that are others than those that the training began with.
+
+    Raises: RunError naming what differs; RecipeError where the recipe means something else here.
+    """
+    base_digest, entries = now.prepared.backbone.digest, now.dataset.entries
+    if base_digest != origin.base_digest:
+        raise RunError(
+            "the base is another one than the training began with",
+            where=run,
+            found=f"digest {base_digest[:12]}…, was {origin.base_digest[:12]}…",
+            mend="restore the weights that it began with (model.weights in recipe.yaml)",
+        )
+    if entries_digest(entries) != origin.data_sha256:
+        raise RunError(
+            "the data are others than the training began with",
+            where=now.recipe.data.path,
+            found=_first_difference(read_entries(run / ENTRIES), entries),
+            mend="restore them, or train anew",
+        )
+    if found := _differences(origin.recipe, now.recipe):
+        raise RecipeError("the recipe means something else here than where the training began", found=told(found))
+
+
+def _first_difference(before: Sequence[Entry], now: Sequence[Entry]) -> str:
+    was, found = ({entry.path: entry for entry in entries} for entries in (before, now))
+    for path in sorted(was.keys() | found.keys()):
+        if was.get(path) != found.get(path):
+            what = "is new" if path not in was else "is gone" if path not in found else "has changed"
+            return f"{path} {what}"
+    return "the images are listed otherwise"

@@ -1,0 +1,182 @@
+"""All that a training needs to go on: what trains, the optimizer, where it stands, and the best epoch so far.
+
+The learning rate and what is drawn at random hang on the step and the epoch (``ftx.training.optimizer``,
+``ftx.data.draws``), so neither has a state of its own.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Annotated, Self
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field
+from torch import Tensor, nn
+
+from ftx.tasks.thresholds import Thresholds
+
+_Count = Annotated[int, Field(ge=0)]
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """One line of train.jsonl; measured on validation images but for ``loss``; ``lr`` is that of its end."""
+
+    epoch: int
+    loss: float
+    val_loss: float
+    accuracy: float
+    metrics: dict[str, float]
+    lr: float
+    images_per_s: float
+    seconds: float
+
+
+@dataclass(frozen=True)
+class EpochEnd:
+    """What ``on_epoch`` is told: an epoch's figures, of how many, and the best so far by the metric that chooses.
+
+    ``unit`` is what a batch holds: images, or features of them that were computed once.
+    """
+
+    epoch: Epoch
+    epochs: int
+    metric: str
+    best: Epoch
+    unit: str
+
+    def __str__(self) -> str:
+        one = self.epoch
+        reached = f"{self.metric.replace('_', ' ')} {one.metrics[self.metric]:.3f} on validation images"
+        return f"epoch {one.epoch}: loss {one.loss:.3f}, {reached}, {one.images_per_s:.0f} {self.unit}/s"
+
+
+@dataclass(frozen=True)
+class Best:
+    """The epoch that is kept: its figures, the thresholds that were tuned in it, and its weights."""
+
+    epoch: Epoch
+    thresholds: Thresholds
+    weights: Mapping[str, Tensor]
+
+
+class Position(BaseModel):
+    """Where a training stands: optimizer steps done in all, and what of the current epoch is done.
+
+    ``seconds`` is the time that the steps of this epoch took, ``seconds_before`` what all of the training took before
+    it was resumed.
+    """
+
+    model_config = ConfigDict(extra="forbid")
+
+    step: _Count = 0
+    epoch: Annotated[int, Field(ge=1)] = 1
+    batches: _Count = 0
+    images: _Count = 0
+    seconds: float = 0.0
+    seconds_before: float = 0.0
+
+
+class Record(BaseModel):
+    """What of a state is no tensor."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    position: Position
+    loss: Annotated[float, Field(allow_inf_nan=False)]
+    epochs: list[Epoch]
+    best: _Count | None  # the number of the epoch
+    thresholds: Thresholds
+
+
+@dataclass
+class TrainingState:
+    """The state of a training, which the loop moves on; ``loss`` is the sum over the images of the current epoch."""
+
+    module: nn.Module
+    optimizer: torch.optim.AdamW
+    loss: Tensor = field(init=False)
+    position: Position = field(default_factory=Position)
+    epochs: list[Epoch] = field(default_factory=list[Epoch])
+    best: Best | None = None
+    _began: float = field(default_factory=time.monotonic)
+
+    @property
+    def seconds(self) -> float:
+        """How long the training took so far, over all its processes."""
+        return self.position.seconds_before + time.monotonic() - self._began
+
+    def __post_init__(self) -> None:
+        self.loss = torch.zeros((), dtype=torch.float64, device=next(self.module.parameters()).device)
+
+    def keep_best(self, epoch: Epoch, thresholds: Thresholds) -> None:
+        """Take the weights of this moment for those of the best epoch."""
+        self.best = Best(epoch, thresholds, {name: tensor.detach().clone() for name, tensor in changing(self.module)})
+
+    def lay_best(self) -> None:
+        """Lay the weights of the best epoch into the model."""
+        assert self.best is not None
+        with torch.no_grad():
+            for name, tensor in changing(self.module):
+                tensor.copy_(self.best.weights[name])
+
+    def record(self) -> Record:
+        """What of it is no tensor."""
+        best, thresholds = (None, Thresholds()) if self.best is None else (self.best.epoch.epoch, self.best.thresholds)
+        position = self.position.model_copy(update={"seconds_before": self.seconds})
+        return Record(position=position, loss=float(self.loss), epochs=self.epochs, best=best, thresholds=thresholds)
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Its tensors on the CPU: ``weights.NAME``, ``optimizer.KEY.NAME`` and ``best.NAME``."""
+        found = {f"weights.{name}": tensor for name, tensor in changing(self.module)}
+        found |= {f"optimizer.{key}.{name}": tensor for name, key, tensor in self._moments()}
+        found |= {} if self.best is None else {f"best.{name}": tensor for name, tensor in self.best.weights.items()}
+        return {name: tensor.detach().cpu().contiguous() for name, tensor in found.items()}
+
+    def restore(self, record: Record, tensors: Mapping[str, Tensor]) -> Self:
+        """Take over a state that was written, into the same model and optimizer.
+
+        Raises: ValueError where a tensor is missing, spare or of another shape.
+        """
+        best = next((epoch for epoch in record.epochs if epoch.epoch == record.best), None)
+        own = dict(changing(self.module))
+        moments = {name for name in tensors if name.startswith("optimizer.")}
+        expected = {f"weights.{name}" for name in own} | ({f"best.{name}" for name in own} if best else set[str]())
+        if wrong := sorted((expected | moments) ^ set(tensors)):
+            raise ValueError(f"{len(wrong)} tensors are missing or not of this training ({wrong[0]})")
+        with torch.no_grad():
+            for name, tensor in own.items():
+                if tensor.shape != (given := tensors[f"weights.{name}"]).shape or tensor.dtype != given.dtype:
+                    raise ValueError(f"{name} is of another shape or type")
+                tensor.copy_(given)
+        self._restore_moments({name: tensors[name] for name in moments})
+        self.position, self.epochs = record.position, list(record.epochs)
+        self.loss.fill_(record.loss)
+        if best is not None:
+            device = next(self.module.parameters()).device
+            weights = {name: tensors[f"best.{name}"].to(device) for name in own}
+            self.best = Best(best, record.thresholds, weights)
+        return self
+
+    def _moments(self) -> Iterator[tuple[str, str, Tensor]]:
+        """The optimizer's tensors of each parameter that it has moved, by the parameter's name and their key."""
+        for name, parameter in self.module.named_parameters():
+            for key, tensor in self.optimizer.state.get(parameter, {}).items():
+                yield name, key, tensor
+
+    def _restore_moments(self, tensors: Mapping[str, Tensor]) -> None:
+        parameters = dict(self.module.named_parameters())
+        for full, tensor in tensors.items():
+            key, _, name = full.removeprefix("optimizer.").partition(".")
+            if name not in parameters or tensor.numel() not in (1, parameters[name].numel()):
+                raise ValueError(f"{full} is not of this training")
+            # AdamW counts its steps on the parameter's device where it is fused.
+            self.optimizer.state[parameters[name]][key] = tensor.to(parameters[name].device).clone()
+
+
+def changing(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    """What training changes: the parameters that train, and the statistics of batches."""
+    yield from ((name, parameter) for name, parameter in module.named_parameters() if parameter.requires_grad)
+    yield from module.named_buffers()

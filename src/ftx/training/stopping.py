@@ -1,0 +1,60 @@
+"""Ctrl-C and SIGTERM in a training: the step that is computed is finished, so that the state that is left is whole."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+from typing import Literal
+
+from ftx.core.errors import Terminated
+
+
+class Stop:
+    """Whether somebody wants the training to end, and how; between steps it is asked.
+
+    Outside of ``between_steps`` a signal ends the work at once, as does a second Ctrl-C within.
+    """
+
+    def __init__(self) -> None:
+        self.asked: Literal["interrupt", "terminate"] | None = None
+        self._deferred = False
+
+    def __bool__(self) -> bool:
+        return self.asked is not None
+
+    @contextmanager
+    def between_steps(self) -> Iterator[None]:
+        """Let a signal wait until it is asked for."""
+        self._deferred = True
+        try:
+            yield
+        finally:
+            self._deferred = False
+
+    def receive(self, number: int, _frame: FrameType | None) -> None:
+        """Take a signal."""
+        again = self.asked is not None
+        self.asked = "terminate" if number == signal.SIGTERM else "interrupt"
+        if self._deferred and not again:
+            return
+        if number == signal.SIGTERM:
+            raise Terminated("terminated", found="nothing half-written is left")
+        raise KeyboardInterrupt
+
+
+@contextmanager
+def stoppable() -> Iterator[Stop]:
+    """Watch for signals until the block ends; in another thread than the first, Python tells of none."""
+    stop = Stop()
+    if threading.current_thread() is not threading.main_thread():
+        yield stop
+        return
+    before = {number: signal.signal(number, stop.receive) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield stop
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

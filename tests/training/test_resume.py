@@ -1,0 +1,315 @@
+"""A training that was cut off goes on to the bytes that it would have made; and what must not have changed for that."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Callable
+from contextlib import chdir
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from tests.conftest import Listener
+from torch import Tensor, nn
+
+from ftx.core.errors import EnvironmentFault, FtxError, Interrupted, RecipeError, RunError, Terminated
+from ftx.merging.merge import merge
+from ftx.recipe.schema import Recipe
+from ftx.runs.run import Run
+from ftx.training import loop, resume, train
+from ftx.training.checkpoints import Checkpoints
+from ftx.training.loop import Training
+from ftx.training.state import EpochEnd
+
+METHODS: dict[str, dict[str, object]] = {
+    "lora": {"peft": "lora", "rank": 2, "dropout": 0.2, "lora_plus": 4.0},
+    "dora": {"peft": "dora", "targets": "q,fc1", "rank": {"q": 2, "fc1": 3}, "blocks": 2},  # features are kept
+    "pissa": {"peft": "lora", "rank": 2, "init": "pissa"},
+    "linear": {"peft": "none", "freeze_backbone": True, "balance": "sampling"},
+    "full": {"peft": "none", "name": "test_efficientnet", "image_size": 64},  # statistics of batches
+}
+LABELS = {
+    "multiclass": ("one", "two"),
+    "multilabel": ("one;two", "two", "", "one"),
+    "hierarchical": ("one/of one", "two", "one/of two", "two"),
+}
+
+
+class Cut(Exception):
+    """The power is gone."""
+
+
+@pytest.fixture(scope="module")
+def here(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Twenty images of noise, and a table of each task that names them."""
+    root = tmp_path_factory.mktemp("images")
+    generator = np.random.default_rng(0)
+    for number in range(20):
+        Image.fromarray(generator.integers(0, 256, (40, 48, 3), dtype=np.uint8)).save(root / f"{number}.png")
+    for task, labels in LABELS.items():
+        lines = [f"{number}.png,{labels[number % len(labels)]}\n" for number in range(20)]
+        (root / f"{task}.csv").write_text("path,labels\n" + "".join(lines))
+    torch.set_num_threads(1)
+    return root
+
+
+def asked(method: str = "linear", task: str = "multiclass", **more: object) -> Recipe:
+    tiny = {"name": "test_vit", "weights": "none", "image_size": 32, "epochs": 3, "batch_size": 5, "precision": "f32"}
+    return Recipe.named(
+        {"path": f"{task}.csv", "task": task, "checkpoint_minutes": 0, **tiny, **METHODS[method], **more}
+    )
+
+
+def written(run: Path) -> dict[str, bytes]:
+    """What a run says and holds of its training, but for times."""
+    found = {path.name: path.read_bytes() for path in (run / "trained").iterdir()}
+    manifest = json.loads((run / "run.json").read_text())
+    assert not (run / "checkpoints").exists()
+    del manifest["files"]["reports/train.jsonl"]
+    return found | {"run.json": json.dumps(manifest).encode(), "recipe.yaml": (run / "recipe.yaml").read_bytes()}
+
+
+def cut_at(monkeypatch: pytest.MonkeyPatch, step: int, do: Callable[[], None]) -> None:
+    """Do something instead of the pass of this step, counted from 0 in this process."""
+    passes = iter(range(1_000_000))
+
+    def counted(network: nn.Module, training: Training, batch: Tensor, targets_BC: Tensor) -> Tensor:
+        if next(passes) == step:
+            do()
+        return forward_backward(network, training, batch, targets_BC)
+
+    forward_backward = loop.forward_backward
+    monkeypatch.setattr(loop, "forward_backward", counted)
+
+
+def lose_power() -> None:
+    raise Cut
+
+
+def begun(here: Path, monkeypatch: pytest.MonkeyPatch, recipe: Recipe, run: Path, step: int = 4) -> Path:
+    """A training that was cut off at a step: three and a bit an epoch."""
+    with monkeypatch.context() as patch, chdir(here):
+        cut_at(patch, step, lose_power)
+        with pytest.raises(Cut):
+            train(recipe, run)
+    return run
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("task", LABELS)
+@pytest.mark.parametrize("method", METHODS)
+def test_cut_off_anywhere_it_ends_with_the_same_bytes(
+    method: str, task: str, here: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = asked(method, task)
+    with chdir(here):
+        train(recipe, tmp_path / "whole")
+    expected = written(tmp_path / "whole")
+    # In the middle of an epoch; at the first step of one; and cut again where it went on.
+    for name, cuts in (("middle", [5]), ("first", [4]), ("twice", [2, 3])):
+        run = tmp_path / name
+        begun(here, monkeypatch, recipe, run, cuts[0])
+        for step in cuts[1:]:
+            with monkeypatch.context() as patch, chdir(here):
+                cut_at(patch, step, lose_power)
+                with pytest.raises(Cut):
+                    resume(run)
+        with chdir(here):
+            report = resume(run)
+        assert report.run == str(run)
+        assert written(run) == expected, name
+    lines = [json.loads(line) for line in (tmp_path / "twice" / "reports" / "train.jsonl").read_text().splitlines()]
+    assert [line["epoch"] for line in lines] == [1, 2, 3]
+
+
+def test_an_unfinished_run_says_how_to_go_on(here: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = begun(here, monkeypatch, asked(), tmp_path / "run")
+    assert sorted(path.name for path in (run / "checkpoints").iterdir()) == [
+        "3.json", "3.safetensors", "4.json", "4.safetensors"
+    ]  # fmt: skip
+    with pytest.raises(RunError, match="no finished run") as caught:
+        Run.open(run)
+    assert f"ftx train --resume {run}" in str(caught.value)
+    with chdir(here):
+        ends: list[EpochEnd] = []
+        resume(run, on_epoch=ends.append)
+        assert [end.epoch.epoch for end in ends] == [2, 3]
+        with pytest.raises(RunError, match="nothing to go on with") as caught:
+            resume(run)
+    assert caught.value.found == "its training has finished"
+
+
+def test_an_interruption_ends_with_the_best_epoch_and_can_go_on(
+    here: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe, run, listener = asked("lora"), tmp_path / "run", Listener()
+    with chdir(here):
+        train(recipe, tmp_path / "whole")
+        with monkeypatch.context() as patch:
+            cut_at(patch, 5, lambda: os.kill(os.getpid(), 2))
+            report = train(recipe, run, progress=listener)
+        assert (report.interrupted, report.best_epoch, report.epochs) == (True, 1, 1)
+        assert f"to go on with it: ftx train --resume {run}" in listener.said
+        # The step that was computed when the signal came is done, and in the checkpoint.
+        assert (run / "checkpoints" / "6.json").is_file()
+        assert merge(Run.open(run)).ok
+        assert not resume(run).interrupted
+        # What was merged from the earlier weights is theirs no more.
+        with pytest.raises(RunError, match="dense/ is stale"):
+            Run.open(run).require("dense")
+        shutil.rmtree(run / "dense")
+        assert merge(Run.open(run)).ok
+    for file in (run / "trained").iterdir():
+        assert file.read_bytes() == (tmp_path / "whole" / "trained" / file.name).read_bytes(), file.name
+
+
+@pytest.mark.parametrize(("number", "error", "step"), [(2, Interrupted, 1), (15, Terminated, 1), (15, Terminated, 5)])
+def test_a_signal_saves_the_state_and_says_how_to_go_on(
+    number: int, error: type[FtxError], step: int, here: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ctrl-C before there is an epoch to keep, and SIGTERM whenever it comes."""
+    run = tmp_path / "run"
+    with chdir(here):
+        with monkeypatch.context() as patch:
+            cut_at(patch, step, lambda: os.kill(os.getpid(), number))
+            with pytest.raises(error) as caught:
+                train(asked(checkpoint_minutes=5), run)
+        assert caught.value.mend == f"ftx train --resume {run}"
+        assert caught.value.exit_code == 128 + number
+        assert (run / "checkpoints" / f"{step + 1}.json").is_file()
+        train(asked(checkpoint_minutes=5), tmp_path / "whole")
+        resume(run)
+    assert written(run) == written(tmp_path / "whole")
+
+
+@pytest.mark.parametrize("damage", ["tensors cut", "a bit", "record cut", "no tensors", "another schema"])
+def test_a_damaged_checkpoint_falls_back_to_the_one_before(
+    damage: str, here: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, listener = begun(here, monkeypatch, asked(), tmp_path / "run"), Listener()
+    record, tensors = (run / "checkpoints" / f"4.{ending}" for ending in ("json", "safetensors"))
+    if damage == "tensors cut":
+        tensors.write_bytes(tensors.read_bytes()[:-1])
+    elif damage == "a bit":
+        content = bytearray(tensors.read_bytes())
+        content[-3] ^= 1
+        tensors.write_bytes(content)
+    elif damage == "record cut":
+        record.write_text(record.read_text()[:-30])
+    elif damage == "no tensors":
+        tensors.unlink()
+    else:
+        record.write_text(record.read_text().replace('"schema_version": 1', '"schema_version": 2'))
+    with chdir(here):
+        train(asked(), tmp_path / "whole")
+        resume(run, progress=listener)
+    (said,) = [text for text in listener.said if "damaged" in text]
+    assert "4.json" in said
+    assert "3.json" in said
+    assert written(run) == written(tmp_path / "whole")
+
+
+def test_without_a_whole_checkpoint_there_is_nothing_to_go_on_with(
+    here: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = begun(here, monkeypatch, asked(), tmp_path / "run")
+    for path in (run / "checkpoints").glob("*.safetensors"):
+        path.write_bytes(b"")
+    with chdir(here), pytest.raises(RunError, match="no checkpoint of this run is whole"):
+        resume(run)
+    with pytest.raises(RunError, match="no such run"):
+        resume(tmp_path / "nowhere")
+    with pytest.raises(RunError, match="nothing to go on with") as caught:
+        resume(here)
+    assert "no checkpoints/ in it" in str(caught.value.found)
+
+
+def test_another_recipe_is_refused_and_named(here: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = begun(here, monkeypatch, asked(), tmp_path / "run")
+    with chdir(here):
+        with pytest.raises(RecipeError, match="another one") as caught:
+            resume(run, {"train.lr": 1e-4, "seed": 0})
+        assert caught.value.found == "train.lr: 0.0001, was 0.005"
+        with pytest.raises(RecipeError, match="another one") as caught:
+            resume(run, {"train.precision": "bf16"})
+        assert "train.precision: bf16, was f32" in str(caught.value.found)
+        text = (run / "recipe.yaml").read_text()
+        (run / "recipe.yaml").write_text(text.replace("epochs: 3", "epochs: 4"))
+        with pytest.raises(RecipeError) as caught:
+            resume(run)
+        assert (caught.value.where, caught.value.found) == (str(run / "recipe.yaml"), "train.epochs: 4, was 3")
+        (run / "recipe.yaml").write_text(text)
+        resume(run, {"train.lr": 0.005})
+
+
+def test_other_data_or_another_base_is_refused_and_named(
+    here: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copy = shutil.copytree(here, tmp_path / "copy")
+    run = begun(copy, monkeypatch, asked(), tmp_path / "run")
+    with chdir(copy):
+        kept = Path("7.png").read_bytes()
+        Image.new("RGB", (40, 48)).save("7.png")
+        with pytest.raises(RunError, match="data are others") as caught:
+            resume(run)
+        assert caught.value.found == "7.png has changed"
+        Path("7.png").write_bytes(kept)
+        records = sorted((run / "checkpoints").glob("*.json"))
+        for record in records:
+            document = json.loads(record.read_text())
+            document["origin"]["base_digest"] = "0" * 64
+            record.write_text(json.dumps(document))
+        with pytest.raises(RunError, match="base is another one"):
+            resume(run)
+
+
+def test_a_full_disk_ends_a_training_that_can_go_on(
+    here: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, listener = tmp_path / "run", Listener()
+    write = Checkpoints.write
+
+    def full(self: Checkpoints, state: object) -> None:
+        if (self.folder / "3.json").exists():
+            raise EnvironmentFault("the disk takes no more")
+        write(self, state)  # type: ignore[arg-type]
+
+    with chdir(here):
+        train(asked(), tmp_path / "whole")
+        with monkeypatch.context() as patch:
+            patch.setattr(Checkpoints, "write", full)
+            with pytest.raises(EnvironmentFault):
+                train(asked(), run, progress=listener)
+        assert f"to go on with it: ftx train --resume {run}" in listener.said
+        resume(run)
+    assert written(run) == written(tmp_path / "whole")
+
+
+def test_what_would_fail_again_leaves_nothing(here: Path, tmp_path: Path) -> None:
+    with chdir(here), pytest.raises(FtxError, match="no longer finite"):
+        train(asked("full", lr=1e30), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_it_computes_as_where_it_began(here: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With other memory free other things would be kept, and with other cores other sums be made."""
+    run = begun(here, monkeypatch, asked("dora"), tmp_path / "run")
+    (record,) = (json.loads((run / "checkpoints" / "4.json").read_text()) for _ in range(1))
+    assert record["origin"]["circumstances"] == {
+        "device": "cpu", "threads": 1, "kept_blocks": 4, "plain_attention": True
+    }  # fmt: skip
+    with chdir(here):
+        train(asked("dora"), tmp_path / "whole")
+        monkeypatch.setattr("ftx.training.inputs.available_bytes", lambda: 0)
+        monkeypatch.setattr("ftx.training.placement.available_bytes", lambda: 0)
+        torch.set_num_threads(2)
+        try:
+            resume(run)
+            assert torch.get_num_threads() == 1
+        finally:
+            torch.set_num_threads(1)
+    assert written(run) == written(tmp_path / "whole")
