@@ -12,10 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ftx.core.errors import RecipeError
-from ftx.recipe.complaints import dotted_keys
+from ftx.recipe.adapter_targets import TARGETS, Target
+from ftx.recipe.error_lines import dotted_keys
 from ftx.recipe.schema import MAX_RECIPE_BYTES, Recipe
 from ftx.recipe.sections import AdapterRecipe, DataRecipe, ModelRecipe, TrainRecipe, ValidateRecipe
-from ftx.recipe.targets import TARGETS, Target
 
 DEFAULTS = """
 task: multiclass

@@ -13,8 +13,8 @@ from ftx.cli.layer_names import numberless
 from ftx.cli.options import JsonFlag, OutOption, SetOption, StrictFlag
 from ftx.core.errors import INTERRUPTED, shell_command
 from ftx.core.resources import recipe_file
+from ftx.recipe.adapter_targets import TARGETS, WORDS
 from ftx.recipe.schema import Recipe, notes_on_otx
-from ftx.recipe.targets import TARGETS, WORDS
 
 if TYPE_CHECKING:
     from ftx.training import DryRunReport, TrainReport

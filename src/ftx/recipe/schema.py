@@ -10,15 +10,15 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, ClassVar, cast
 
-from pydantic import BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import ConfigDict, Field, ValidationError
 
 from ftx.core.errors import LINES, RecipeError, first_lines
 from ftx.core.regular_files import read_file
-from ftx.recipe.complaints import complaint_lines, dotted_keys, unknown_key
+from ftx.recipe.error_lines import dotted_keys, error_lines, unknown_key
 from ftx.recipe.otx import from_otx, is_otx
 from ftx.recipe.sections import AdapterRecipe, DataRecipe, Method, ModelRecipe, Section, TrainRecipe, ValidateRecipe
 from ftx.recipe.strict_yaml import YamlError, dump_yaml, parse_yaml
-from ftx.recipe.values import no_bool
+from ftx.recipe.value_types import Seed
 from ftx.tasks.names import TaskName
 
 # A recipe is a page of text; whatever is larger was not meant to be one.
@@ -32,7 +32,7 @@ class Recipe(Section):
     model_config = ConfigDict(serialize_by_alias=True)
 
     task: TaskName = "multiclass"
-    seed: Annotated[int, BeforeValidator(no_bool), Field(ge=0, lt=2**63)] = 0
+    seed: Seed = 0
     data: DataRecipe = DataRecipe()
     model: ModelRecipe = ModelRecipe()
     adapter: AdapterRecipe = AdapterRecipe()
@@ -134,22 +134,6 @@ def notes_on_otx(config: Path) -> list[str] | None:
     return from_otx(document).notes if is_otx(document) else None
 
 
-# What the same keys are called in peft, transformers and timm.
-_SYNONYMS = {
-    "learning_rate": "lr",
-    "r": "rank",
-    "lora_alpha": "alpha",
-    "lora_dropout": "dropout",
-    "use_rslora": "rslora",
-    "target_modules": "targets",
-    "num_train_epochs": "epochs",
-    "img_size": "image_size",
-    "pretrained": "weights",
-    "loraplus_lr_ratio": "lora_plus",
-    "init_lora_weights": "init",
-}
-
-
 def _resolve(
     base: dict[str, object],
     overrides: Sequence[str],
@@ -172,13 +156,13 @@ def _resolve(
     problems += [f"{key}: given both as a flag and with --set" for key in flags if key in given]
     given.update(flags)
     unknown = [key for key in given if key not in known]
-    problems += [unknown_key(key, Recipe, _SYNONYMS) for key in unknown[:LINES]]
+    problems += [unknown_key(key, Recipe) for key in unknown[:LINES]]
     count = len(problems) + len(unknown[LINES:])
     tree = _laid_over(base, {key: value for key, value in given.items() if key in known})
     try:
         recipe = Recipe.model_validate(tree)
     except ValidationError as error:
-        lines = problems + complaint_lines(error, Recipe, _SYNONYMS)
+        lines = problems + error_lines(error, Recipe)
         raise _refusal(lines, where, count + error.error_count()) from error
     if recipe.model.peft == "none":
         of_adapter = [key for key in given if key.startswith("adapter.") or key == "train.lora_plus"]

@@ -16,12 +16,11 @@ from ftx.backbones.families import head_names, plain_vit
 from ftx.backbones.split_network import crown, frozen_lead, head_alone, head_input, head_logits, token_shape, trunk
 from ftx.core.memory import available_bytes
 from ftx.core.progress import Progress
-from ftx.data.augment import Augment
 from ftx.data.dataset import Entry
 from ftx.data.loader import TrainingImages, iter_pixels
 from ftx.data.preprocess import Preprocess, normalise
 from ftx.recipe.schema import Recipe
-from ftx.recipe.sections import Augmentation
+from ftx.recipe.sections import Augment
 from ftx.tasks.base import Targets, Task
 
 Order = NDArray[np.intp]
@@ -133,7 +132,7 @@ class Plan:
     """How many leading blocks are computed once for all (None: none), and how training images are varied."""
 
     lead: int | None
-    augment: Augmentation
+    augment: Augment
 
 
 def plan(module: nn.Module, recipe: Recipe, images: int, progress: Progress) -> Plan:
@@ -147,7 +146,7 @@ def plan(module: nn.Module, recipe: Recipe, images: int, progress: Progress) -> 
     return Plan(lead, augment)
 
 
-def augmentation(module: nn.Module, recipe: Recipe) -> Augmentation:
+def augmentation(module: nn.Module, recipe: Recipe) -> Augment:
     """How training images are varied: frozen blocks in front see each as it is, whether memory keeps that or not."""
     return "none" if frozen_lead(module) or head_alone(module) else recipe.train.augment
 

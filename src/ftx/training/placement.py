@@ -12,7 +12,7 @@ from ftx.backbones.families import plain_vit
 from ftx.backbones.split_network import choose_attention, head_alone
 from ftx.core.memory import available_bytes
 from ftx.core.progress import SILENT, Progress
-from ftx.recipe.sections import Precision
+from ftx.recipe.sections import TrainPrecision
 
 # Linux' names of the instructions that multiply bf16 matrices.
 _BF16_FLAGS = {"amx_bf16", "avx512_bf16"}
@@ -23,7 +23,7 @@ def device() -> torch.device:
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
-def resolve(precision: Precision) -> Literal["f32", "bf16"]:
+def resolve(precision: TrainPrecision) -> Literal["f32", "bf16"]:
     """``auto`` is bf16 where the hardware computes in it: AMX, AVX512-BF16, or a GPU that has it."""
     if precision != "auto":
         return precision

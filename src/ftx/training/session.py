@@ -19,9 +19,9 @@ from ftx.core.memory import SMALLER, available_bytes, memory_faults
 from ftx.core.progress import SILENT, Progress
 from ftx.data.dataset import SPLITS, Dataset
 from ftx.data.survey import class_counts, read_dataset
+from ftx.recipe.adapter_targets import Role, Target
 from ftx.recipe.schema import Recipe
 from ftx.recipe.sections import AdapterRecipe
-from ftx.recipe.targets import Role, Target
 from ftx.runs.latest import fresh_out, point_latest_at
 from ftx.runs.manifest import Manifest
 from ftx.runs.model_cards import KeptEpoch, write_trained_card
