@@ -138,7 +138,7 @@ def test_the_order_and_the_views_of_the_images_are_the_seeds(paths: list[Path]) 
         settings = {"name": "test_vit", "weights": "none", "image_size": 32, "peft": "none", "precision": "f32"}
         recipe = Recipe.named(settings | {"path": str(root), "epochs": 1, "batch_size": 2, "lr": 1e-3})
         prepared = prepare(recipe, 2)
-        _fit(prepared, dataset, recipe.with_values({"seed": seed}), TASK, SILENT, lambda _epoch: None)
+        _fit(prepared, dataset, recipe.model_copy(update={"seed": seed}), TASK, SILENT, lambda _epoch: None)
         return torch.cat([parameter.detach().flatten() for parameter in prepared.backbone.module.parameters()])
 
     torch.set_num_threads(1)
