@@ -77,7 +77,7 @@ class Recipe(Section):
         given, problems = _parsed(overrides)
         if is_otx(document):
             translated = from_otx(document)
-            document, problems = translated.ours, translated.problems + problems
+            document, problems = _with_keys({}, translated.ours), translated.problems + problems
         asked = {key: value for key, value in (flags or {}).items() if value is not None}
         problems += [f"{key}: given both as a flag and with --set" for key in asked if key in given]
         return _checked(document, {**given, **asked}, problems, config)
