@@ -8,7 +8,7 @@ import typer
 
 from ftx.cli import console
 from ftx.cli.options import JsonFlag, OutOption, RequireProofFlag, SetOption, StrictFlag
-from ftx.cli.train import read_recipe
+from ftx.cli.recipe_flags import read_recipe
 from ftx.cli.validate import accuracy, print_parity
 
 if TYPE_CHECKING:
