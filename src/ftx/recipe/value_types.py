@@ -76,19 +76,17 @@ def expression(value: object) -> object:
 
 def plain_path(value: object) -> object:
     """The path of a folder."""
-    if isinstance(value, Path):
-        return value
-    if not isinstance(value, str) or not value.strip() or "\0" in value or len(value) > _LONGEST_TEXT:
-        raise PydanticCustomError("ftx", "must be the path of a folder")
-    return value
+    return value if isinstance(value, Path) else _not_empty(value, "the path of a folder")
 
 
 def plain_text(value: object) -> object:
     """Text that is not empty."""
-    if isinstance(value, Path):
-        return str(value)
+    return str(value) if isinstance(value, Path) else _not_empty(value, "text")
+
+
+def _not_empty(value: object, wanted: str) -> str:
     if not isinstance(value, str) or not value.strip() or "\0" in value or len(value) > _LONGEST_TEXT:
-        raise PydanticCustomError("ftx", "must be text")
+        raise PydanticCustomError("ftx", "must be {wanted}", {"wanted": wanted})
     return value
 
 
