@@ -21,7 +21,7 @@ from torch import nn
 
 from ftx.backbones.build import takes_other_sizes
 from ftx.backbones.families import depth, head_names, pretrained_config, sites
-from ftx.recipe.targets import TARGETS
+from ftx.recipe.adapter_targets import TARGETS
 
 TABLE = Path(__file__).parent / "architectures.json"
 

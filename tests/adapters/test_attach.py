@@ -16,7 +16,7 @@ from ftx.adapters.pissa import plain_factors, start_from_principal
 from ftx.adapters.spec import AdapterSpec, Kind, Part
 from ftx.backbones.build import build
 from ftx.core.errors import AdapterError
-from ftx.recipe.targets import TARGETS, Blocks, Role
+from ftx.recipe.adapter_targets import TARGETS, Blocks, Role
 from ftx.training.optimizer import optimizer
 
 # q and v of a fused layer of 3 x 6 rows, with ranks of their own

@@ -24,8 +24,8 @@ from ftx.adapters.peft_file import load_adapter, read_adapter, save_adapter
 from ftx.adapters.spec import AdapterSpec
 from ftx.core.errors import AdapterError
 from ftx.merging.merge import merged_state
+from ftx.recipe.adapter_targets import Role
 from ftx.recipe.sections import AdapterInit
-from ftx.recipe.targets import Role
 
 LAYER = "blocks.0.mlp.fc1"
 

@@ -38,7 +38,7 @@ from ftx.exporting.onnx import write_onnx
 from ftx.exporting.openvino import MODEL, convert_body, write_ir
 from ftx.exporting.tracing import trace
 from ftx.merging.merge import merged_state
-from ftx.recipe.targets import TARGETS
+from ftx.recipe.adapter_targets import TARGETS
 from ftx.runs.dense import WEIGHTS as DENSE_WEIGHTS
 from ftx.runs.dense import DenseConfig, load_dense, save_dense
 from ftx.runs.trained import fill

@@ -27,7 +27,7 @@ from ftx.adapters.attach import attach
 from ftx.adapters.spec import AdapterSpec, Kind
 from ftx.backbones.build import build
 from ftx.backbones.split_network import choose_attention, uncut
-from ftx.recipe.targets import TARGETS
+from ftx.recipe.adapter_targets import TARGETS
 
 RANK = 8
 LAYERS = r"blocks\.\d+\.(attn\.qkv|attn\.proj|mlp\.fc1|mlp\.fc2)"

@@ -15,7 +15,7 @@ import pytest
 import ftx
 from ftx.backbones.architectures import Architecture, read_architectures
 from ftx.core.errors import InputError
-from ftx.recipe.targets import TARGETS
+from ftx.recipe.adapter_targets import TARGETS
 
 TABLE = read_architectures()
 BY_NAME = {one.architecture: one for one in TABLE.architectures}

@@ -7,6 +7,8 @@ import re
 import pytest
 
 from ftx.cli.app import run
+from ftx.cli.recipe_flags import FLAGS
+from ftx.recipe.error_lines import dotted_keys
 from ftx.recipe.schema import Recipe
 
 RECIPE = Recipe()
@@ -33,3 +35,20 @@ def test_a_flag_says_what_it_takes_and_its_default(
     said = " ".join(re.sub("[│╭╮╰╯─]", " ", capsys.readouterr().out).split())
     start = said.index(f"{flag} {metavar} ")
     assert f"[default: {default}]" in said[start:].partition(" --")[0]
+
+
+def test_a_flag_stands_for_one_key_and_a_key_has_one_flag() -> None:
+    keys = [flag.key for flag in FLAGS]
+    assert len(keys) == len(set(keys)) == len({flag.name for flag in FLAGS})
+    assert set(keys) <= set(dotted_keys(Recipe))
+
+
+def test_each_flag_is_spelled_and_explained(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    assert run(["train", "--help"]) == 0
+    said = " ".join(capsys.readouterr().out.split())
+    for flag in FLAGS:
+        spelled = f"{flag.flag} {flag.metavar}" if flag.metavar else f"{flag.flag} / --no-{flag.flag[2:]}"
+        assert f" {spelled} {flag.text}" in said, spelled

@@ -18,7 +18,7 @@ from ftx.cli.app import run
 from ftx.cli.failure import report_failure
 from ftx.cli.merge import _names
 from ftx.core.errors import InputError
-from ftx.recipe.targets import TARGETS
+from ftx.recipe.adapter_targets import TARGETS
 from ftx.runs.card import read_card, write_card
 
 Capture = pytest.CaptureFixture[str]

@@ -6,7 +6,7 @@ import pytest
 from tests.effects.lab import Lab
 from tests.effects.recipe_keys import KEYS, Key
 
-from ftx.recipe.complaints import dotted_keys
+from ftx.recipe.error_lines import dotted_keys
 from ftx.recipe.schema import Recipe
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from ftx.cli.app import run
-from ftx.cli.train import read_recipe
+from ftx.cli.recipe_flags import read_recipe
 from ftx.core.errors import RecipeError
 from ftx.recipe.schema import Recipe, notes_on_otx
 
@@ -128,6 +128,10 @@ def test_what_says_the_same_is_carried_over(tmp_path: Path) -> None:
         ({"engine": {"device": "xpu"}}, "engine.device: ftx has 'auto'"),
         ({"callback_monitor": "val/loss"}, "callback_monitor: ftx chooses the best epoch by the task's own metric"),
         ({"pretrained": "weights.pth"}, "pretrained: must be true or false; found 'weights.pth'"),
+        ({"pretrained": 1}, "pretrained: must be true or false; found 1"),
+        ({"engine.device": "auto"}, "engine.device: has no counterpart in ftx"),
+        ({"callback_monitor": None}, "callback_monitor: ftx chooses the best epoch by the task's own metric"),
+        ({"callbacks": [[1]]}, "callbacks.0: ftx has no callback without a class_path"),
         ({"peft": False}, "peft: must be one of lora, dora, or empty"),
         ({"label_info": {"label_names": ["a"], "label_groups": [["a"]]}}, "label_info: names and groups come"),
         ({"label_info": ["a", "b"]}, "label_info: names and groups come"),

@@ -12,10 +12,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ftx.core.errors import RecipeError
-from ftx.recipe.complaints import dotted_keys
-from ftx.recipe.schema import MAX_RECIPE_BYTES, Recipe
+from ftx.recipe.adapter_targets import TARGETS, Target
+from ftx.recipe.document import MAX_RECIPE_BYTES
+from ftx.recipe.error_lines import dotted_keys
+from ftx.recipe.schema import Recipe
 from ftx.recipe.sections import AdapterRecipe, DataRecipe, ModelRecipe, TrainRecipe, ValidateRecipe
-from ftx.recipe.targets import TARGETS, Target
 
 DEFAULTS = """
 task: multiclass
@@ -286,6 +287,26 @@ def test_overrides_are_yaml_by_dotted_key() -> None:
     assert changed.data.path == Path("a=b")
     assert changed.seed == 3
     assert changed.model == Recipe().model
+
+
+def test_values_that_hold_are_set_without_a_detour_through_text() -> None:
+    recipe = Recipe.loads("train: {epochs: 3}")
+    path, targets = Path("elsewhere"), ("q", "fc1")
+    changed = recipe.replace(data={"path": path, "classes": 7}, adapter={"targets": targets}, train={"lr": 0.5})
+    assert changed.data.path is path
+    assert changed.adapter.targets is targets
+    assert (changed.data.classes, changed.train.lr, changed.train.epochs) == (7, 0.5, 3)
+    assert changed == Recipe.loads(changed.dumps())
+    assert recipe == Recipe.loads("train: {epochs: 3}")
+    # What was set counts as given, and nothing else.
+    assert yaml.safe_load(changed.dumps(defaults=False)) == {
+        "data": {"path": "elsewhere", "classes": 7},
+        "adapter": {"targets": ["q", "fc1"]},
+        "train": {"epochs": 3, "lr": 0.5},
+    }
+    assert changed.with_overrides(["adapter.rank=2"]) == changed.replace(adapter={"rank": 2})
+    with pytest.raises(AssertionError, match="lrate"):
+        recipe.replace(train={"lrate": 1})
 
 
 def test_wrong_overrides_are_reported_together() -> None:

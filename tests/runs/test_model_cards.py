@@ -149,7 +149,7 @@ def test_the_base_is_named_with_its_place_on_the_hub_and_its_licence(
     weights: str, architecture: str, origin: str | None, licence: tuple[str | None, str | None], tmp_path: Path
 ) -> None:
     recipe, prepared = of()
-    recipe = recipe.with_values({"model.weights": weights, "model.name": architecture})
+    recipe = recipe.replace(model={"weights": weights, "name": architecture})
     prepared = replace(prepared, backbone=replace(prepared.backbone, architecture=architecture))
     told = card(tmp_path, recipe, prepared)
     assert told.data.base_model == origin
@@ -161,7 +161,7 @@ def test_the_base_is_named_with_its_place_on_the_hub_and_its_licence(
 def test_the_code_for_weights_of_the_hub_builds_the_model_that_was_trained() -> None:
     """With timm alone, here without the hub: of this size, with this head."""
     recipe, prepared = of()
-    recipe = recipe.with_values({"model.weights": "auto", "model.name": "test_vit.r160_in1k"})
+    recipe = recipe.replace(model={"weights": "auto", "name": "test_vit.r160_in1k"})
     prepared = replace(prepared, backbone=replace(prepared.backbone, architecture="test_vit.r160_in1k"))
     code = trained_code(recipe, prepared, Meaning(labels=THREE))
     (base,) = [line for line in code if line.startswith("base = ")]
@@ -179,7 +179,7 @@ def test_the_code_for_weights_of_the_hub_builds_the_model_that_was_trained() -> 
 def test_the_code_for_weights_that_travel_with_ftx_builds_with_ftx() -> None:
     recipe, prepared = of()
     code = trained_code(
-        recipe.with_values({"model.weights": "auto", "model.name": "dinov2-small"}), prepared, Meaning(labels=THREE)
+        recipe.replace(model={"weights": "auto", "name": "dinov2-small"}), prepared, Meaning(labels=THREE)
     )
     (base,) = [line for line in code if line.startswith("base = ")]
     assert base.startswith('base = build("dinov2-small", weights="auto", num_classes=3, image_size=32')

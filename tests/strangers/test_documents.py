@@ -24,7 +24,7 @@ from ftx.core.files import sha256_file
 from ftx.core.regular_files import IrregularFile
 from ftx.core.strict_json import MOST_BYTES, MOST_LEVELS, JsonError, parse_json, read_json
 from ftx.data.preprocess import Preprocess
-from ftx.recipe.complaints import complaint_lines
+from ftx.recipe.error_lines import error_lines
 from ftx.recipe.schema import Recipe
 from ftx.recipe.strict_yaml import YamlError, parse_yaml
 from ftx.runs.card import CARD, read_card, write_card
@@ -141,7 +141,7 @@ def test_no_more_complaints_are_worded_than_are_told() -> None:
     with pytest.raises(ValidationError) as refused:
         Recipe.model_validate({f"key{number}": number for number in range(60_000)})
     with within(2):
-        assert len(complaint_lines(refused.value, Recipe, {})) == 20
+        assert len(error_lines(refused.value, Recipe)) == 20
 
 
 def test_one_complaint_of_a_manifest_and_a_count_of_the_rest(tmp_path: Path) -> None:

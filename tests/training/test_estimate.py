@@ -68,12 +68,12 @@ def kept_bytes(prepared: Prepared, images: int) -> int:
 def test_the_memory_of_an_image_is_what_torch_keeps_of_it(settings: dict[str, object]) -> None:
     prepared, recipe = of(**settings)
     place(prepared, 1)
-    few, many = (memory_mb(prepared, recipe.with_values({"train.batch_size": size}), 1000) for size in (8, 40))
+    few, many = (memory_mb(prepared, recipe.replace(train={"batch_size": size}), 1000) for size in (8, 40))
     measured_mb = (kept_bytes(prepared, 2) - kept_bytes(prepared, 1)) / 1e6
     # A rough estimate counts activations as so many of the token's width, and says no less than it takes.
     assert measured_mb < (many - few) / 32 < 1.25 * measured_mb
     # A batch is never more than all images.
-    assert memory_mb(prepared, recipe.with_values({"train.batch_size": 40}), 8) == few
+    assert memory_mb(prepared, recipe.replace(train={"batch_size": 40}), 8) == few
 
 
 def test_full_fine_tuning_takes_four_numbers_a_parameter_and_probing_one() -> None:
@@ -81,8 +81,8 @@ def test_full_fine_tuning_takes_four_numbers_a_parameter_and_probing_one() -> No
     full, recipe = of(peft="none", image_size=224)
     place(full, 1)
     assert full.trainable == PARAMETERS
-    recipe = recipe.with_values({"train.batch_size": 1})
-    image_mb = memory_mb(full, recipe.with_values({"train.batch_size": 2}), 2) - memory_mb(full, recipe, 2)
+    recipe = recipe.replace(train={"batch_size": 1})
+    image_mb = memory_mb(full, recipe.replace(train={"batch_size": 2}), 2) - memory_mb(full, recipe, 2)
     probed, probing = of(freeze_backbone=True, image_size=224)
     place(probed, 1)
     assert probed.trainable == 3 * 193
@@ -96,7 +96,7 @@ def test_full_fine_tuning_takes_four_numbers_a_parameter_and_probing_one() -> No
 
 def per_image_mb(prepared: Prepared, recipe: Recipe) -> float:
     """What one image more in a batch takes, by a hundred of them."""
-    one, many = (memory_mb(prepared, recipe.with_values({"train.batch_size": size}), 1000) for size in (1, 101))
+    one, many = (memory_mb(prepared, recipe.replace(train={"batch_size": size}), 1000) for size in (1, 101))
     return (many - one) / 100
 
 
@@ -106,7 +106,7 @@ def test_plain_products_take_their_matrices_more_than_the_kernel_and_bf16_takes_
     for memory_bytes in (0, 1 << 60):
         way = choose_attention(prepared.backbone.module, batch_size=1, memory_bytes=memory_bytes)
         taken[way] = per_image_mb(prepared, recipe)
-        half = per_image_mb(prepared, recipe.with_values({"train.precision": "bf16"}))
+        half = per_image_mb(prepared, recipe.replace(train={"precision": "bf16"}))
         assert half == pytest.approx(taken[way] / 2, abs=0.02)
     assert taken[True] - taken[False] == pytest.approx(ATTENTION_BYTES / 1e6, abs=0.02)
 

@@ -148,7 +148,9 @@ def test_the_order_and_the_views_of_the_images_are_the_seeds(paths: list[Path]) 
         recipe = Recipe.named(settings | {"path": str(root), "epochs": 1, "batch_size": 2, "lr": 1e-3})
         prepared = prepare(recipe, 2)
         circumstances = Circumstances(device="cpu", threads=1, kept_blocks=None, plain_attention=False)
-        training = training_of(Resolved(dataset, prepared, recipe.with_values({"seed": seed})), circumstances, SILENT)
+        training = training_of(
+            Resolved(dataset, prepared, recipe.model_copy(update={"seed": seed})), circumstances, SILENT
+        )
         fit(training, training.begin(), progress=SILENT, on_epoch=lambda _end: None)
         return torch.cat([parameter.detach().flatten() for parameter in prepared.backbone.module.parameters()])
 

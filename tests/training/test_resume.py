@@ -232,10 +232,10 @@ def test_another_recipe_is_refused_and_named(here: Path, tmp_path: Path, monkeyp
     run = begun(here, monkeypatch, asked(), tmp_path / "run")
     with chdir(here):
         with pytest.raises(RecipeError, match="another one") as caught:
-            resume(run, {"train.lr": 1e-4, "seed": 0})
+            resume(run, flags={"train.lr": "1e-4", "seed": "0"})
         assert caught.value.found == "train.lr: 0.0001, was 0.005"
         with pytest.raises(RecipeError, match="another one") as caught:
-            resume(run, {"train.precision": "bf16"})
+            resume(run, overrides=["train.precision=bf16"])
         assert "train.precision: bf16, was f32" in str(caught.value.found)
         text = (run / "recipe.yaml").read_text()
         (run / "recipe.yaml").write_text(text.replace("epochs: 3", "epochs: 4"))
@@ -243,7 +243,7 @@ def test_another_recipe_is_refused_and_named(here: Path, tmp_path: Path, monkeyp
             resume(run)
         assert (caught.value.where, caught.value.found) == (str(run / "recipe.yaml"), "train.epochs: 4, was 3")
         (run / "recipe.yaml").write_text(text)
-        resume(run, {"train.lr": 0.005})
+        resume(run, flags={"train.lr": "0.005"})
 
 
 def test_other_data_or_another_base_is_refused_and_named(

@@ -14,7 +14,7 @@ from ftx.adapters.pissa import start_from_principal
 from ftx.adapters.spec import AdapterSpec, Kind, Part
 from ftx.backbones.families import Site, adds_in_place, depth, expose, head_names, named_sites, sites
 from ftx.core.errors import AdapterError
-from ftx.recipe.targets import TARGETS, Blocks
+from ftx.recipe.adapter_targets import TARGETS, Blocks
 
 AdapterLayer = LoraLinear | DoraLinear
 KINDS: dict[Kind, type[LoraLinear] | type[DoraLinear]] = {"lora": LoraLinear, "dora": DoraLinear}

@@ -12,9 +12,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from ftx.core.errors import AdapterError, shown
 from ftx.core.limits import MOST_DEPTH, MOST_WIDTH
+from ftx.core.pydantic_errors import first_error
 from ftx.core.regular_expressions import ExpressionError, Expressions
 from ftx.core.strict_json import JsonError, read_json
-from ftx.recipe.complaints import first_complaint
 
 CONFIG = "adapter_config.json"
 
@@ -162,7 +162,7 @@ def read_config(folder: Path) -> PeftConfig:
     try:
         return PeftConfig(path, _Document.model_validate(document))
     except ValidationError as error:
-        raise AdapterError("the adapter's config does not hold", where=path, found=first_complaint(error)) from error
+        raise AdapterError("the adapter's config does not hold", where=path, found=first_error(error)) from error
 
 
 def _refuse_other_kinds(config: Mapping[str, object], path: Path) -> None:

@@ -12,9 +12,9 @@ from ftx.adapters.attach import adapter_layers, attach, attach_saved, owned_entr
 from ftx.adapters.dora import DoraLinear
 from ftx.adapters.spec import AdapterSpec
 from ftx.backbones.build import Backbone, build
+from ftx.recipe.adapter_targets import Role, Target
 from ftx.recipe.schema import Recipe
 from ftx.recipe.sections import Method
-from ftx.recipe.targets import Role, Target
 
 Number = TypeVar("Number", int, float)
 

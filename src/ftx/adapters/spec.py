@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Literal
 
+from ftx.recipe.adapter_targets import Blocks, Role
 from ftx.recipe.sections import AdapterInit
-from ftx.recipe.targets import Blocks, Role
 
 Kind = Literal["lora", "dora"]
 

@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict
 
 from ftx.core.errors import InputError, nearest
 from ftx.core.resources import EMBEDDED, ORIGINS, architecture_table
-from ftx.recipe.targets import TARGETS, Target
+from ftx.recipe.adapter_targets import TARGETS, Target
 
 
 class Architecture(BaseModel):

@@ -18,7 +18,7 @@ from torch import nn
 
 from ftx.core.errors import AdapterError, nearest
 from ftx.core.regular_expressions import ExpressionError, Expressions
-from ftx.recipe.targets import Role, Target
+from ftx.recipe.adapter_targets import Role, Target
 
 # A run of rows, or their numbers where the targets of one attention head follow each other.
 Rows = slice | list[int]

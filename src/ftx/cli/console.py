@@ -11,7 +11,7 @@ import sys
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from typing import Literal, TextIO, cast
+from typing import TYPE_CHECKING, Literal, TextIO, cast
 
 from pydantic import BaseModel
 from rich.console import Console
@@ -23,6 +23,9 @@ from rich.tree import Tree
 
 from ftx.core.errors import FtxError
 from ftx.core.progress import SILENT, Task
+
+if TYPE_CHECKING:
+    from ftx.training.state import EpochEnd
 
 Style = Literal["plain", "good", "bad", "strong", "dim"]
 _STYLES: dict[Style, str] = {"plain": "", "good": "green", "bad": "bold red", "strong": "bold", "dim": "dim"}
@@ -263,3 +266,7 @@ class TerminalProgress:
 
     def note(self, text: str) -> None:
         self._console.print(Text(_printable(text)), soft_wrap=True)
+
+    def note_epoch(self, end: EpochEnd) -> None:
+        """Say what came of an epoch."""
+        self.note(str(end))

@@ -12,7 +12,7 @@ from ftx.cli import console
 from ftx.cli.options import DataOption, JsonFlag, RunArgument
 from ftx.core.errors import InputError, shell_command
 from ftx.core.regular_files import read_file
-from ftx.recipe.values import auto_or_size
+from ftx.recipe.value_types import auto_or_size
 
 if TYPE_CHECKING:
     from ftx.merging.combine import CombineReport

@@ -12,7 +12,7 @@ from ftx.backbones.architectures import Model, missing_targets, read_architectur
 from ftx.cli import console
 from ftx.cli.options import JsonFlag
 from ftx.core.reports import VerbReport
-from ftx.recipe.targets import TARGETS
+from ftx.recipe.adapter_targets import TARGETS
 
 
 class ModelsReport(VerbReport):

@@ -25,4 +25,6 @@ def command(
     """
     from ftx.pipeline import quickstart
 
-    return answer(quickstart(out, task=parse_task(task), progress=console.TerminalProgress()), json=json)
+    progress = console.TerminalProgress()
+    report = quickstart(out, task=parse_task(task), progress=progress, on_epoch=progress.note_epoch)
+    return answer(report, json=json)

@@ -8,7 +8,7 @@ import typer
 
 from ftx.cli import console
 from ftx.cli.options import JsonFlag, OutOption, RequireProofFlag, SetOption, StrictFlag
-from ftx.cli.train import read_recipe
+from ftx.cli.recipe_flags import read_recipe
 from ftx.cli.validate import accuracy, print_parity
 
 if TYPE_CHECKING:
@@ -44,13 +44,15 @@ def command(
     """
     from ftx.pipeline import run_all
 
+    progress = console.TerminalProgress()
     report = run_all(
         read_recipe(recipe, set_ or (), {"data.path": data}),
         out=out,
         precisions=cast("list[Precision]", precisions or ["fp32", "int8"]),
         strict=strict,
         require_proof=require_proof,
-        progress=console.TerminalProgress(),
+        progress=progress,
+        on_epoch=progress.note_epoch,
     )
     return answer(report, json=json)
 

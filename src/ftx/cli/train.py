@@ -11,25 +11,18 @@ import typer
 from ftx.cli import console
 from ftx.cli.layer_names import numberless
 from ftx.cli.options import JsonFlag, OutOption, SetOption, StrictFlag
-from ftx.core.errors import INTERRUPTED, shell_command
-from ftx.core.resources import recipe_file
-from ftx.recipe.schema import Recipe, notes_on_otx
-from ftx.recipe.targets import TARGETS, WORDS
+from ftx.cli.recipe_flags import read_recipe, with_recipe_flags
+from ftx.core.errors import INTERRUPTED, InputError, shell_command
+from ftx.recipe.schema import Recipe
 
 if TYPE_CHECKING:
     from ftx.training import DryRunReport, TrainReport
     from ftx.training.report import AdaptedLayer
 
-_DEFAULTS = Recipe()
 
-
-def _key(flag: str, metavar: str, text: str, default: object) -> typer.models.OptionInfo:
-    # The value stays text here: the recipe checks all of them together and reports every error at once.
-    shown = f"{text}  [default: {default}]"
-    return typer.Option(flag, metavar=metavar, show_default=False, help=shown)
-
-
+@with_recipe_flags
 def command(
+    *,
     config: Annotated[
         str | None,
         typer.Option(
@@ -38,108 +31,14 @@ def command(
             help="A recipe: a YAML file (OTX's too) or one of `ftx recipes`.",
         ),
     ] = None,
-    data: Annotated[
-        str | None,
-        _key(
-            "--data",
-            "PATH",
-            "Folder of images, one subfolder a class, a .csv or .jsonl table, or COCO or Datumaro annotations.",
-            _DEFAULTS.data.path,
-        ),
-    ] = None,
-    task: Annotated[
-        str | None, _key("--task", "TASK", "multiclass, multilabel or hierarchical.", _DEFAULTS.task)
-    ] = None,
-    model: Annotated[
-        str | None,
-        _key("--model", "NAME", "dinov2-small, which is embedded, or a model of timm.", _DEFAULTS.model.name),
-    ] = None,
-    weights: Annotated[
-        str | None,
-        _key(
-            "--weights", "auto|none|FILE", "Pretrained, seeded random, or a .safetensors file.", _DEFAULTS.model.weights
-        ),
-    ] = None,
-    image_size: Annotated[
-        str | None,
-        _key(
-            "--image-size",
-            "auto|PIXELS|HxW",
-            "Side of the square image, or height and width as 224x160.",
-            "auto: the pretrained size, 224 for dinov2",
-        ),
-    ] = None,
-    peft: Annotated[
-        str | None, _key("--peft", "lora|dora|none", "The adapter; none trains everything.", _DEFAULTS.model.peft)
-    ] = None,
-    freeze_backbone: Annotated[
-        bool | None,
-        typer.Option(
-            "--freeze-backbone/--no-freeze-backbone",
-            show_default=False,
-            help="Train the head alone (linear probing); goes with --peft none, which is then the default.",
-        ),
-    ] = None,
-    rank: Annotated[
-        str | None,
-        _key("--rank", "R", "Rank of the adapter, or of each target: attn=4,mlp=16.", 8),
-    ] = None,
-    alpha: Annotated[
-        str | None, _key("--alpha", "A", "The adapter is scaled by alpha / rank; also one for each target.", "16")
-    ] = None,
-    rslora: Annotated[
-        bool | None,
-        typer.Option("--rslora/--no-rslora", show_default=False, help="Scale by alpha / sqrt(rank) instead."),
-    ] = None,
-    targets: Annotated[
-        str | None,
-        _key("--targets", "LIST", f"Which layers, out of {','.join(TARGETS)}, or {', '.join(WORDS)}.", "all of them"),
-    ] = None,
-    blocks: Annotated[
-        str | None,
-        _key(
-            "--blocks",
-            "all|N|first:N|LIST",
-            "All transformer blocks, the last N, the first N, or those listed, counted from 0, as 0,3,6-8.",
-            _DEFAULTS.adapter.blocks,
-        ),
-    ] = None,
-    layers: Annotated[
-        str | None,
-        _key(
-            "--layers",
-            "REGEX",
-            "Instead of targets: the linear layers whose whole name the expression matches, for families that ftx "
-            "does not know.",
-            _DEFAULTS.adapter.layers,
-        ),
-    ] = None,
-    dropout: Annotated[
-        str | None,
-        _key(
-            "--dropout",
-            "P",
-            "Dropout on the adapter's input, with peft's meaning; above 0 the layer cannot compute with the merged "
-            "weight while it trains, which is slower.",
-            f"{_DEFAULTS.adapter.dropout:g}",
-        ),
-    ] = None,
-    epochs: Annotated[str | None, _key("--epochs", "N", "Epochs at most.", _DEFAULTS.train.epochs)] = None,
-    lr: Annotated[str | None, _key("--lr", "LR", "Peak learning rate.", _DEFAULTS.train.lr)] = None,
-    batch_size: Annotated[
-        str | None, _key("--batch-size", "N", "Images in a step.", _DEFAULTS.train.batch_size)
-    ] = None,
-    augment: Annotated[
-        str | None, _key("--augment", "light|none", "How training images are varied.", _DEFAULTS.train.augment)
-    ] = None,
-    precision: Annotated[
-        str | None,
-        _key(
-            "--precision", "auto|f32|bf16", "auto is bf16 where the hardware computes in it.", _DEFAULTS.train.precision
-        ),
-    ] = None,
-    seed: Annotated[str | None, _key("--seed", "N", "Seed of everything random.", _DEFAULTS.seed)] = None,
+    flags: Mapping[str, object],
     set_: SetOption = None,
+    resume: Annotated[
+        Path | None,
+        typer.Option(
+            "--resume", metavar="RUN", help="Go on with a training that was cut off, to the same bytes as without."
+        ),
+    ] = None,
     out: OutOption = None,
     strict: StrictFlag = False,
     dry_run: Annotated[
@@ -150,31 +49,12 @@ def command(
     """Train an adapter, a head or the whole model on a folder of images.
 
     A folder with train/, val/ and perhaps test/ is taken as it is; one tree of class folders is split by
-    content. Ctrl-C ends training with the best epoch so far saved. Keys without a flag of their own:
-    `ftx schema recipe` lists them.
+    content. Ctrl-C ends training with the best epoch so far saved; --resume RUN goes on with it, as after a loss of
+    power. Keys without a flag of their own: `ftx schema recipe` lists them.
     """
-    flags = {
-        "task": task,
-        "seed": seed,
-        "data.path": data,
-        "data.image_size": image_size,
-        "model.name": model,
-        "model.weights": weights,
-        "model.peft": peft,
-        "model.freeze_backbone": freeze_backbone,
-        "adapter.rank": rank,
-        "adapter.alpha": alpha,
-        "adapter.targets": targets,
-        "adapter.blocks": blocks,
-        "adapter.layers": layers,
-        "adapter.dropout": dropout,
-        "adapter.rslora": rslora,
-        "train.epochs": epochs,
-        "train.batch_size": batch_size,
-        "train.lr": lr,
-        "train.precision": precision,
-        "train.augment": augment,
-    }
+    if resume is not None:
+        _refuse_with_resume({"--config": config, "--out": out, "--strict": strict, "--dry-run": dry_run})
+        return _resume(resume, set_ or (), flags, json)
     recipe = read_recipe(config, set_ or (), flags)
     if dry_run:
         _dry_run(recipe, out, strict, json)
@@ -182,23 +62,27 @@ def command(
     return _train(recipe, out, strict, json)
 
 
-def read_recipe(config: str | None, overrides: Sequence[str], flags: Mapping[str, object]) -> Recipe:
-    """The recipe of a file or a name, with what goes over it; what became of one in OTX's form is shown."""
-    path = None if config is None else recipe_file(config)
-    recipe = Recipe.build(path, overrides, flags)
-    notes = None if path is None else notes_on_otx(path)
-    if notes is not None:
-        console.print_note("this OTX recipe is in ftx (other keys have their defaults):", "strong")
-        console.print_note(recipe.dumps(defaults=False).rstrip())
-        for note in notes:
-            console.print_note(f"note: {note}", "dim")
-    return recipe
-
-
 def _train(recipe: Recipe, out: Path | None, strict: bool, json: bool) -> int:
     from ftx.training import train
 
-    report = train(recipe, out=out, strict=strict, progress=console.TerminalProgress())
+    progress = console.TerminalProgress()
+    return _answer(train(recipe, out=out, strict=strict, progress=progress, on_epoch=progress.note_epoch), json)
+
+
+def _resume(run: Path, overrides: Sequence[str], flags: Mapping[str, object], json: bool) -> int:
+    from ftx.training import resume
+
+    progress = console.TerminalProgress()
+    return _answer(resume(run, overrides=overrides, flags=flags, progress=progress, on_epoch=progress.note_epoch), json)
+
+
+def _refuse_with_resume(given: Mapping[str, object]) -> None:
+    """A training that goes on has its recipe, its data and its folder."""
+    if idle := [flag for flag, value in given.items() if value]:
+        raise InputError(f"{', '.join(idle)}: goes not with --resume", mend="leave it out: the run says how it began")
+
+
+def _answer(report: TrainReport, json: bool) -> int:
     if json:
         console.print_json(report)
     else:

@@ -7,16 +7,12 @@ distortion, mixing) helps long training from scratch and slows down the few epoc
 from __future__ import annotations
 
 import math
-from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
 from ftx.data.preprocess import Preprocess
-
-# light: random resized crop and horizontal flip. none: the image path of evaluation.
-Augment = Literal["light", "none"]
 
 # Share of the image's area, and width to height, that a crop may have. The ratio is that of Szegedy et al.,
 # arXiv:1409.4842, section 6; the area there begins at 0.08, which often cuts the object off.

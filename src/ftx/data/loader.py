@@ -12,11 +12,12 @@ from PIL import Image
 
 from ftx.core.memory import available_bytes
 from ftx.core.progress import SILENT, Progress
-from ftx.data.augment import Augment, random_view
+from ftx.data.augment import random_view
 from ftx.data.decode import open_image
 from ftx.data.draws import occurrences, view_generator
 from ftx.data.preprocess import Preprocess, load_pixels, resize_crop
 from ftx.data.threads import in_threads
+from ftx.recipe.sections import Augment
 
 Pixels = NDArray[np.uint8]
 Targets = NDArray[np.float32]

@@ -18,12 +18,12 @@ from safetensors import SafetensorError, safe_open
 from ftx.core.errors import EnvironmentFault, ExportError
 from ftx.core.files import sha256_file, write_atomic
 from ftx.core.progress import SILENT, Progress
+from ftx.core.pydantic_errors import first_error
 from ftx.core.strict_json import JsonError, parse_json, read_json
 from ftx.core.version import __version__
 from ftx.evaluating.answers import ask_graph
 from ftx.evaluating.comparison import Reference
 from ftx.evaluating.parity_report import Family, ParityReport, ParityRow, Transfer, Verdict
-from ftx.recipe.complaints import first_complaint
 from ftx.runs.card import CARD, PROOF, PROOF_SCHEMA, REFERENCE
 from ftx.runtimes.machine import Machine
 from ftx.runtimes.openvino import OpenVinoPredictor
@@ -111,7 +111,7 @@ def read_proof(folder: Path) -> Proof:
             return nothing
         return Proof.model_validate(raw)
     except (ValidationError, JsonError) as error:
-        found = first_complaint(error) if isinstance(error, ValidationError) else str(error)
+        found = first_error(error) if isinstance(error, ValidationError) else str(error)
         raise ExportError(
             f"{PROOF} does not hold", where=path, found=found, mend="delete it, and validate again"
         ) from error

@@ -18,9 +18,9 @@ from ftx.backbones.grey_weights import take_grey
 from ftx.backbones.timm_config import CONFIG, TimmConfig, build_as_told
 from ftx.backbones.weights import fill_strictly, read_weights
 from ftx.core.errors import DataError, ModelError
+from ftx.core.pydantic_errors import first_error
 from ftx.core.strict_json import JsonError, read_json
 from ftx.data.preprocess import Preprocess
-from ftx.recipe.complaints import first_complaint
 from ftx.runs.dense import WEIGHTS
 
 UNFIT = "the weights do not fit what config.json says"
@@ -64,7 +64,7 @@ def open_foundation(base: str, *, weights: str = "auto", image_size: int | str =
 
             return transformers_folder(folder, config, image_size)
     except ValidationError as error:
-        found = first_complaint(error)
+        found = first_error(error)
         raise ModelError("the model's config does not hold", where=folder / CONFIG, found=found) from error
     except DataError as error:  # its labels
         raise ModelError("the model's config does not hold", where=folder / CONFIG, found=error.what) from error

@@ -12,9 +12,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from ftx.backbones.build import Size
 from ftx.core.errors import ModelError
 from ftx.core.limits import MOST_DEPTH, MOST_LABELS, MOST_SIDE, MOST_WIDTH
+from ftx.core.pydantic_errors import first_error
 from ftx.core.strict_json import JsonError, read_json
 from ftx.data.preprocess import Interpolation, Preprocess, covering
-from ftx.recipe.complaints import first_complaint
 
 Kind = Literal["vit", "dinov2", "dinov2_with_registers"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
@@ -164,7 +164,7 @@ def read_processor(folder: Path, kind: Kind, size: Size) -> Preprocess:
         try:
             processor = _Processor.model_validate(read_json(path))
         except ValidationError as error:
-            found = first_complaint(error)
+            found = first_error(error)
             raise ModelError("the image processor cannot be carried over", where=path, found=found) from error
         except (OSError, JsonError) as error:
             raise ModelError("the image processor's config cannot be read", where=path, found=str(error)) from error

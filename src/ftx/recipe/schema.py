@@ -10,19 +10,16 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, ClassVar, cast
 
-from pydantic import BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import ConfigDict, Field, ValidationError
 
 from ftx.core.errors import LINES, RecipeError, first_lines
-from ftx.core.regular_files import read_file
-from ftx.recipe.complaints import complaint_lines, dotted_keys, unknown_key
+from ftx.recipe.document import parse_document, read_document
+from ftx.recipe.error_lines import dotted_keys, error_lines, unknown_key
 from ftx.recipe.otx import from_otx, is_otx
 from ftx.recipe.sections import AdapterRecipe, DataRecipe, Method, ModelRecipe, Section, TrainRecipe, ValidateRecipe
 from ftx.recipe.strict_yaml import YamlError, dump_yaml, parse_yaml
-from ftx.recipe.values import no_bool
+from ftx.recipe.value_types import Seed
 from ftx.tasks.names import TaskName
-
-# A recipe is a page of text; whatever is larger was not meant to be one.
-MAX_RECIPE_BYTES = 1 << 20
 
 
 class Recipe(Section):
@@ -32,7 +29,7 @@ class Recipe(Section):
     model_config = ConfigDict(serialize_by_alias=True)
 
     task: TaskName = "multiclass"
-    seed: Annotated[int, BeforeValidator(no_bool), Field(ge=0, lt=2**63)] = 0
+    seed: Seed = 0
     data: DataRecipe = DataRecipe()
     model: ModelRecipe = ModelRecipe()
     adapter: AdapterRecipe = AdapterRecipe()
@@ -62,7 +59,7 @@ class Recipe(Section):
 
         Raises: RecipeError with all that is wrong in it.
         """
-        return _resolve(_mapping(text, None), (), {}, None)
+        return _checked(parse_document(text), {}, [], None)
 
     @classmethod
     def build(
@@ -76,32 +73,40 @@ class Recipe(Section):
         Flags whose value is None were not given. A file in OTX's form is read as well.
         Raises: RecipeError with all that is wrong in the three.
         """
-        base = {} if config is None else _mapping(_read(config), config)
-        foreign: list[str] = []
-        if is_otx(base):
-            translated = from_otx(base)
-            base, foreign = translated.ours, translated.problems
-        given = {key: value for key, value in (flags or {}).items() if value is not None}
-        return _resolve(base, overrides, given, config, foreign)
+        document = {} if config is None else read_document(config)
+        given, problems = _parsed(overrides)
+        if is_otx(document):
+            translated = from_otx(document)
+            document, problems = _with_keys({}, translated.ours), translated.problems + problems
+        asked = {key: value for key, value in (flags or {}).items() if value is not None}
+        problems += [f"{key}: given both as a flag and with --set" for key in asked if key in given]
+        return _checked(document, {**given, **asked}, problems, config)
 
     def with_overrides(self, overrides: Sequence[str]) -> Recipe:
         """This recipe with ``train.lr=1e-4`` and the like laid over it.
 
         Raises: RecipeError with all that is wrong in them.
         """
-        return _resolve(self.model_dump(mode="json", exclude_unset=True), overrides, {}, None)
+        given, problems = _parsed(overrides)
+        return _checked(self.model_dump(exclude_unset=True), given, problems, None)
 
-    def with_values(self, values: Mapping[str, object]) -> Recipe:
-        """This recipe with values by dotted key laid over it.
-
-        Raises: RecipeError with all that is wrong in them.
-        """
-        return _resolve(self.model_dump(mode="json", exclude_unset=True), (), values, None)
+    def replace(self, **sections: Mapping[str, object]) -> Recipe:
+        """This recipe with keys of its sections set to values that hold, as ``replace(train={"epochs": 2})``."""
+        changed: dict[str, Section] = {}
+        for name, values in sections.items():
+            section: Section = getattr(self, name)
+            assert values.keys() <= type(section).model_fields.keys(), f"{name} has no such keys: {[*values]}"
+            changed[name] = section.model_copy(update=values)
+        return self.model_copy(update=changed)
 
     def without_adapter(self) -> Recipe:
         """This recipe with nothing said of an adapter."""
-        train = self.train.model_copy(update={"lora_plus": TrainRecipe().lora_plus})
-        return self.model_copy(update={"adapter": AdapterRecipe(), "train": train})
+        silent = self.model_copy(update={"adapter": AdapterRecipe()})
+        return silent.replace(train={"lora_plus": TrainRecipe().lora_plus})
+
+    def with_data(self, path: Path) -> Recipe:
+        """This recipe for other data, whatever number of labels that has."""
+        return self.replace(data={"path": path, "classes": "auto"})
 
     @classmethod
     def named(cls, settings: Mapping[str, object]) -> Recipe:
@@ -111,10 +116,6 @@ class Recipe(Section):
         """
         full = {key.rpartition(".")[2]: key for key in dotted_keys(cls)}
         return cls.build(flags={full.get(name, name): value for name, value in settings.items()})
-
-    def with_data(self, path: Path) -> Recipe:
-        """This recipe for other data, whatever number of labels that has."""
-        return self.model_copy(update={"data": self.data.model_copy(update={"path": path, "classes": "auto"})})
 
     def dumps(self, *, defaults: bool = True) -> str:
         """The recipe as YAML, in the order of the keys' definition; ``loads`` reads it back as it was.
@@ -130,36 +131,14 @@ def notes_on_otx(config: Path) -> list[str] | None:
 
     Raises: RecipeError if it cannot be read.
     """
-    document = _mapping(_read(config), config)
+    document = read_document(config)
     return from_otx(document).notes if is_otx(document) else None
 
 
-# What the same keys are called in peft, transformers and timm.
-_SYNONYMS = {
-    "learning_rate": "lr",
-    "r": "rank",
-    "lora_alpha": "alpha",
-    "lora_dropout": "dropout",
-    "use_rslora": "rslora",
-    "target_modules": "targets",
-    "num_train_epochs": "epochs",
-    "img_size": "image_size",
-    "pretrained": "weights",
-    "loraplus_lr_ratio": "lora_plus",
-    "init_lora_weights": "init",
-}
-
-
-def _resolve(
-    base: dict[str, object],
-    overrides: Sequence[str],
-    flags: Mapping[str, object],
-    where: Path | None,
-    foreign: Sequence[str] = (),
-) -> Recipe:
-    known = set(dotted_keys(Recipe))
-    problems = [*foreign]
+def _parsed(overrides: Sequence[str]) -> tuple[dict[str, object], list[str]]:
+    """The values of ``key=value`` texts by their keys, and a line for each that cannot be read."""
     given: dict[str, object] = {}
+    problems: list[str] = []
     for override in overrides:
         key, equals, text = override.partition("=")
         if not equals:
@@ -169,29 +148,35 @@ def _resolve(
             given[key.strip()] = parse_yaml(text)
         except YamlError as fault:
             problems.append(f"{key}: the value is not YAML, {fault}")
-    problems += [f"{key}: given both as a flag and with --set" for key in flags if key in given]
-    given.update(flags)
+    return given, problems
+
+
+def _checked(
+    document: Mapping[str, object], given: Mapping[str, object], problems: Sequence[str], where: Path | None
+) -> Recipe:
+    """The recipe of a document with what was given by dotted key laid over it.
+
+    Raises: RecipeError with the problems that there are already, and all others.
+    """
+    known = set(dotted_keys(Recipe))
     unknown = [key for key in given if key not in known]
-    problems += [unknown_key(key, Recipe, _SYNONYMS) for key in unknown[:LINES]]
-    count = len(problems) + len(unknown[LINES:])
-    tree = _laid_over(base, {key: value for key, value in given.items() if key in known})
+    # The nearest known key is looked for where the line is shown.
+    lines = [*problems, *(unknown_key(key, Recipe) for key in unknown[:LINES]), *unknown[LINES:]]
     try:
-        recipe = Recipe.model_validate(tree)
+        recipe = Recipe.model_validate(_with_keys(document, {key: given[key] for key in given if key in known}))
     except ValidationError as error:
-        lines = problems + complaint_lines(error, Recipe, _SYNONYMS)
-        raise _refusal(lines, where, count + error.error_count()) from error
+        raise _refusal(lines + error_lines(error, Recipe), len(lines) + error.error_count(), where) from error
     if recipe.model.peft == "none":
         of_adapter = [key for key in given if key.startswith("adapter.") or key == "train.lora_plus"]
-        problems += [f"{key}: contradicts model.peft none, which has no adapter" for key in of_adapter]
-        count += len(of_adapter)
-    if problems:
-        raise _refusal(problems, where, count)
+        lines += [f"{key}: contradicts model.peft none, which has no adapter" for key in of_adapter]
+    if lines:
+        raise _refusal(lines, len(lines), where)
     return recipe
 
 
-def _laid_over(base: Mapping[str, object], given: Mapping[str, object]) -> dict[str, object]:
+def _with_keys(document: Mapping[str, object], given: Mapping[str, object]) -> dict[str, object]:
     # A section left empty in YAML (`train:` and nothing below) reads as None and means its defaults.
-    tree = {key: value for key, value in base.items() if not (value is None and key in Recipe.SECTIONS)}
+    tree = {key: value for key, value in document.items() if not (value is None and key in Recipe.SECTIONS)}
     for key, value in given.items():
         section, _, leaf = key.rpartition(".")
         if not section:
@@ -203,39 +188,8 @@ def _laid_over(base: Mapping[str, object], given: Mapping[str, object]) -> dict[
     return tree
 
 
-def _refusal(problems: Sequence[str], where: Path | None, count: int) -> RecipeError:
-    """The error of ``count`` things that are wrong, of which ``problems`` says the first."""
-    lines = first_lines(problems, count)
-    what = lines[0] if count == 1 else "\n  ".join([f"{count:,} errors in the recipe:", *lines])
+def _refusal(lines: Sequence[str], count: int, where: Path | None) -> RecipeError:
+    """The error of ``count`` things that are wrong, of which ``lines`` are the first."""
+    shown = first_lines(lines, count)
+    what = shown[0] if count == 1 else "\n  ".join([f"{count:,} errors in the recipe:", *shown])
     return RecipeError(what, where=where, mend="`ftx schema recipe` lists every key, its type and its default")
-
-
-def _read(path: Path) -> str:
-    try:
-        if path.stat().st_size > MAX_RECIPE_BYTES:
-            raise RecipeError(
-                "this is no recipe", where=path, found=f"{path.stat().st_size} bytes", mend="give a YAML file of ftx"
-            )
-        return read_file(path).decode()
-    except OSError as error:
-        raise RecipeError(
-            "the recipe cannot be read", where=path, found=error.strerror, mend="check the path given with --config"
-        ) from error
-    except UnicodeDecodeError as error:
-        raise RecipeError("the recipe is not UTF-8 text", where=path, mend="give a YAML file of ftx") from error
-
-
-def _mapping(text: str, where: Path | None) -> dict[str, object]:
-    try:
-        value = parse_yaml(text)
-    except YamlError as fault:
-        raise RecipeError(
-            f"the recipe is not plain YAML: {fault}", where=where, mend="write plain keys and values, as in recipe.yaml"
-        ) from fault
-    if value is None:
-        return {}
-    if not isinstance(value, dict):
-        raise RecipeError(
-            "a recipe is a mapping of keys", where=where, found=type(value).__name__, mend="write lines as 'seed: 0'"
-        )
-    return cast("dict[str, object]", value)

@@ -5,29 +5,29 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Literal, cast
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 from pydantic_core.core_schema import ValidationInfo
 
-from ftx.recipe.targets import TARGETS, Blocks, Target, alpha_or_alphas, block_choice, rank_or_ranks, target_list
-from ftx.recipe.values import (
+from ftx.recipe.adapter_targets import TARGETS, Alphas, BlockChoice, Ranks, Target, TargetNames
+from ftx.recipe.value_types import (
     Count,
+    CountOrAuto,
+    FolderPath,
+    LayerExpression,
     Number,
-    Sides,
+    RateOrAuto,
+    SizeOrAuto,
     Switch,
     Text,
-    auto_or_count,
-    auto_or_rate,
-    auto_or_size,
-    expression,
-    plain_path,
 )
 from ftx.tasks.names import LossName
 
 PeftMethod = Literal["lora", "dora", "none"]
 Method = Literal["lora", "dora", "linear", "full"]
-Precision = Literal["auto", "f32", "bf16"]
-Augmentation = Literal["light", "none"]
+TrainPrecision = Literal["auto", "f32", "bf16"]
+# light: random resized crop and horizontal flip. none: the image path of evaluation.
+Augment = Literal["light", "none"]
 BalanceName = Literal["none", "sampling", "loss"]
 AdapterInit = Literal["zero", "pissa"]
 
@@ -52,11 +52,11 @@ class DataRecipe(Section):
     224 for dinov2, whose own 518 is too slow for this use.
     """
 
-    path: Annotated[Path, BeforeValidator(plain_path)] = Path("data")
+    path: FolderPath = Path("data")
     format: Text = "auto"
-    image_size: Annotated[Literal["auto"] | int | Sides, BeforeValidator(auto_or_size)] = "auto"
+    image_size: SizeOrAuto = "auto"
     val_fraction: Annotated[Number, Field(gt=0, le=0.5)] = 0.2
-    classes: Annotated[Literal["auto"] | int, BeforeValidator(auto_or_count)] = "auto"
+    classes: CountOrAuto = "auto"
 
 
 class ModelRecipe(Section):
@@ -101,11 +101,11 @@ class AdapterRecipe(Section):
     (arXiv:2404.02948), zero from B = 0, which changes nothing at first.
     """
 
-    rank: Annotated[int | dict[Target, int], BeforeValidator(rank_or_ranks)] = 8
-    alpha: Annotated[float | dict[Target, float], BeforeValidator(alpha_or_alphas)] = 16.0
-    targets: Annotated[tuple[Target, ...], BeforeValidator(target_list), Field(validate_default=True)] = TARGETS
-    blocks: Annotated[Blocks, BeforeValidator(block_choice)] = "all"
-    layers: Annotated[str, BeforeValidator(expression)] = "auto"
+    rank: Ranks = 8
+    alpha: Alphas = 16.0
+    targets: TargetNames = TARGETS
+    blocks: BlockChoice = "all"
+    layers: LayerExpression = "auto"
     init: AdapterInit = "zero"
     dropout: Annotated[Number, Field(ge=0, lt=1)] = 0.0
     rslora: Switch = False
@@ -158,15 +158,15 @@ class TrainRecipe(Section):
 
     epochs: Count = 10
     batch_size: Count = 16
-    lr: Annotated[Literal["auto"] | float, BeforeValidator(auto_or_rate)] = "auto"
+    lr: RateOrAuto = "auto"
     lora_plus: Annotated[Number, Field(gt=0)] = 1.0
     weight_decay: Annotated[Number, Field(ge=0)] = 0.05
-    precision: Precision = "auto"
+    precision: TrainPrecision = "auto"
     warmup_share: Annotated[Number, Field(ge=0, lt=1)] = 0.1
     loss: LossName = "asymmetric"
     label_smoothing: Annotated[Number, Field(ge=0, lt=1)] = 0.1
     balance: BalanceName = "none"
-    augment: Augmentation = "light"
+    augment: Augment = "light"
     patience: Count = 5
     checkpoint_minutes: Annotated[Number, Field(ge=0)] = 5.0
     tensorboard: Switch = False

@@ -9,10 +9,10 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from ftx.core.errors import DataError, ExportError, shown
 from ftx.core.files import below_it, sha256_file, write_atomic
+from ftx.core.pydantic_errors import first_error
 from ftx.core.strict_json import JsonError, read_json
 from ftx.core.version import __version__
 from ftx.data.preprocess import Preprocess
-from ftx.recipe.complaints import first_complaint
 from ftx.tasks.labels import Labels
 from ftx.tasks.meaning import Meaning
 from ftx.tasks.names import TaskName
@@ -98,7 +98,7 @@ def read_card(folder: Path) -> Card:
     try:
         card = Card.model_validate(raw)
     except ValidationError as error:
-        raise ExportError(f"{CARD} does not hold", where=path, found=first_complaint(error)) from error
+        raise ExportError(f"{CARD} does not hold", where=path, found=first_error(error)) from error
     except DataError as error:  # its labels, which training refuses in the same words
         found = "; ".join([error.what, *(text for _, text in error.details())])
         raise ExportError(f"{CARD} does not hold", where=path, found=found) from error

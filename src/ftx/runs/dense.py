@@ -21,9 +21,9 @@ from ftx.backbones.weights import read_weights
 from ftx.core.errors import DataError, ExportError, ModelError
 from ftx.core.files import disk_faults, write_atomic
 from ftx.core.memory import is_out_of_memory
+from ftx.core.pydantic_errors import first_error
 from ftx.core.strict_json import JsonError, read_json
 from ftx.data.preprocess import Preprocess, covering, crop_share
-from ftx.recipe.complaints import first_complaint
 from ftx.tasks.meaning import Meaning
 
 WEIGHTS = "model.safetensors"
@@ -121,7 +121,7 @@ def read_dense_config(folder: Path) -> TimmConfig:
     except JsonError as error:
         raise ExportError(f"{CONFIG} cannot be read", where=path, found=str(error), mend=_MERGE) from error
     except (ValidationError, DataError) as error:  # the second is of the labels
-        found = first_complaint(error) if isinstance(error, ValidationError) else error.what
+        found = first_error(error) if isinstance(error, ValidationError) else error.what
         raise ExportError(f"{CONFIG} does not hold", where=path, found=found, mend=_MERGE) from error
 
 

@@ -10,10 +10,10 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from ftx.core.errors import DataError, RunError, shell_command, shown
 from ftx.core.files import below_it, sha256_file
+from ftx.core.pydantic_errors import first_error
 from ftx.core.strict_json import JsonError, read_json
 from ftx.core.version import __version__
 from ftx.data.preprocess import Preprocess
-from ftx.recipe.complaints import first_complaint
 from ftx.recipe.sections import Method
 from ftx.tasks.labels import Labels
 from ftx.tasks.meaning import Meaning
@@ -132,7 +132,7 @@ def read_manifest(folder: Path) -> Manifest:
     try:
         return Manifest.model_validate(raw)
     except ValidationError as error:
-        raise RunError("run.json does not hold", where=path, found=first_complaint(error), mend=RESTORE) from error
+        raise RunError("run.json does not hold", where=path, found=first_error(error), mend=RESTORE) from error
     except DataError as error:  # its labels, which training refuses in the same words
         found = "; ".join([error.what, *(text for _, text in error.details())])
         raise RunError("run.json does not hold", where=path, found=found, mend=RESTORE) from error

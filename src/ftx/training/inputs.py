@@ -24,12 +24,11 @@ from ftx.backbones.split_network import (
 )
 from ftx.core.memory import available_bytes
 from ftx.core.progress import Progress
-from ftx.data.augment import Augment
 from ftx.data.dataset import Entry
 from ftx.data.loader import TrainingImages, iter_pixels
 from ftx.data.preprocess import Preprocess, normalise
 from ftx.recipe.schema import Recipe
-from ftx.recipe.sections import Augmentation
+from ftx.recipe.sections import Augment
 from ftx.tasks.base import Targets, Task
 
 Order = NDArray[np.intp]
@@ -129,7 +128,7 @@ class Plan:
     """
 
     kept_blocks: int | None
-    augment: Augmentation
+    augment: Augment
 
 
 def plan(module: nn.Module, recipe: Recipe, images: int, progress: Progress) -> Plan:
@@ -142,7 +141,7 @@ def plan(module: nn.Module, recipe: Recipe, images: int, progress: Progress) -> 
     return Plan(blocks, augment)
 
 
-def augmentation(module: nn.Module, recipe: Recipe) -> Augmentation:
+def augmentation(module: nn.Module, recipe: Recipe) -> Augment:
     """How training images are varied: frozen blocks in front see each as it is, whether memory keeps that or not."""
     return "none" if frozen_blocks(module) or head_alone(module) else recipe.train.augment
 

@@ -14,7 +14,7 @@ from ftx.backbones.split_network import choose_attention, head_alone, set_attent
 from ftx.core.errors import RunError
 from ftx.core.memory import available_bytes
 from ftx.core.progress import SILENT, Progress
-from ftx.recipe.sections import Precision
+from ftx.recipe.sections import TrainPrecision
 
 # Linux' names of the instructions that multiply bf16 matrices.
 _BF16_FLAGS = {"amx_bf16", "avx512_bf16"}
@@ -25,7 +25,7 @@ def device() -> torch.device:
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
-def resolve_precision(precision: Precision) -> Literal["f32", "bf16"]:
+def resolve_precision(precision: TrainPrecision) -> Literal["f32", "bf16"]:
     """``auto`` is bf16 where the hardware computes in it: AMX, AVX512-BF16, or a GPU that has it."""
     if precision != "auto":
         return precision

@@ -14,9 +14,9 @@ from ftx.core.memory import SMALLER, memory_faults
 from ftx.core.progress import Progress
 from ftx.data.dataset import SPLITS, Dataset
 from ftx.data.survey import read_dataset
+from ftx.recipe.adapter_targets import Role, Target
 from ftx.recipe.schema import Recipe
 from ftx.recipe.sections import AdapterRecipe
-from ftx.recipe.targets import Role, Target
 from ftx.tasks.base import Task
 from ftx.tasks.meaning import TASKS
 from ftx.tasks.thresholds import Thresholds
@@ -64,7 +64,7 @@ def resolve(recipe: Recipe, strict: bool, progress: Progress) -> Resolved:
     dataset = read_dataset(data.path, recipe.task, form=data.format, val_fraction=data.val_fraction, progress=progress)
     _compare_classes(recipe, len(dataset.labels), strict, progress)
     if recipe.model.weights == "auto":  # before the model is built: its files name what they were made from
-        recipe = recipe.with_values({"model.name": tagged(recipe.model.name)})
+        recipe = recipe.replace(model={"name": tagged(recipe.model.name)})
     with memory_faults(lambda: SMALLER):
         prepared = prepare(recipe, len(dataset.labels))
     resolved = _resolved(recipe, prepared, dataset)
@@ -91,27 +91,26 @@ def _compare_classes(recipe: Recipe, found: int, strict: bool, progress: Progres
 def _resolved(recipe: Recipe, prepared: Prepared, dataset: Dataset) -> Recipe:
     """The recipe with what was decided here written out: every ``auto``, and where the data or the model has less."""
     module = prepared.backbone.module
-    resolved = recipe.with_values(
-        {
-            "data.image_size": prepared.backbone.preprocess.image_size,
-            "data.classes": len(dataset.labels),
-            "train.precision": resolve_precision(recipe.train.precision),
-            "train.lr": peak_lr(recipe.train, recipe.method),
-            "train.augment": augmentation(module, recipe),
-            "train.batch_size": min(recipe.train.batch_size, len(dataset.split("train"))),
-        }
+    resolved = recipe.replace(
+        data={"image_size": prepared.backbone.preprocess.image_size, "classes": len(dataset.labels)},
+        train={
+            "precision": resolve_precision(recipe.train.precision),
+            "lr": peak_lr(recipe.train, recipe.method),
+            "augment": augmentation(module, recipe),
+            "batch_size": min(recipe.train.batch_size, len(dataset.split("train"))),
+        },
     )
     if prepared.spec is None:
         return resolved.without_adapter()
     reached: set[Role] = {part.target for _, layer in adapter_layers(module) for part in layer.parts}
-    return resolved if "layer" in reached else resolved.with_values(_of_targets(recipe.adapter, reached))
+    return resolved if "layer" in reached else resolved.replace(adapter=_of_targets(recipe.adapter, reached))
 
 
 def _of_targets(adapter: AdapterRecipe, reached: Collection[Role]) -> dict[str, object]:
     """What a recipe says of its targets, for those that the model has."""
-    targets: list[Target] = [target for target in adapter.targets if target in reached]
-    found: dict[str, object] = {"adapter.targets": targets}
+    targets: tuple[Target, ...] = tuple(target for target in adapter.targets if target in reached)
+    found: dict[str, object] = {"targets": targets}
     for key, each in (("rank", adapter.rank), ("alpha", adapter.alpha)):
         if isinstance(each, Mapping):
-            found[f"adapter.{key}"] = {target: each[target] for target in targets}
+            found[key] = {target: each[target] for target in targets}
     return found

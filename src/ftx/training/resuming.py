@@ -13,13 +13,15 @@ from ftx.training.checkpoints import Origin
 from ftx.training.resolve import Resolved
 
 
-def refuse_changes(run: Path, trained_with: Recipe, changes: Mapping[str, object]) -> None:
-    """Refuse flags, or a recipe.yaml in the run, that say something else than what the training began with.
+def refuse_changes(
+    run: Path, trained_with: Recipe, overrides: Sequence[str], flags: Mapping[str, object] | None
+) -> None:
+    """Refuse a recipe.yaml in the run, ``key=value`` or flags by which another training would have begun.
 
     Raises: RecipeError naming each key, its value then and now.
     """
-    written = Recipe.load(run / "recipe.yaml") if (run / "recipe.yaml").is_file() else trained_with
-    for where, now in ((run / "recipe.yaml", written), (None, written.with_values(dict(changes)))):
+    path = run / "recipe.yaml"
+    for where, now in ((path, Recipe.load(path)), (None, Recipe.build(path, overrides, flags))):
         if found := _differences(trained_with, now):
             raise RecipeError(
                 "the recipe is another one than the training began with",

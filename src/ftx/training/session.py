@@ -71,14 +71,15 @@ def train(
 
 def resume(
     run: Path,
-    changes: Mapping[str, object] | None = None,
     *,
+    overrides: Sequence[str] = (),
+    flags: Mapping[str, object] | None = None,
     progress: Progress = SILENT,
     on_epoch: OnEpoch | None = None,
 ) -> TrainReport:
     """Go on with a training that ended before its time, to the bytes that it would have made without a stop.
 
-    ``changes`` are values by the recipe's keys that must be what they were.
+    ``overrides`` (``key=value``) and ``flags``, by the recipe's keys, must say what the recipe said.
     Raises: RunError if there is nothing to go on with, or data, base or recipe are others than they were; as ``train``.
     """
     with stoppable() as stop:
@@ -89,7 +90,7 @@ def resume(
         with unfinished_run(run, progress) as unfinished:
             saved = newest(run, progress)
             recipe = saved.checkpoint.origin.recipe
-            refuse_changes(run, recipe, changes or {})
+            refuse_changes(run, recipe, overrides, flags)
             resolved = resolve(recipe, False, SILENT)
             refuse_other(run, saved.checkpoint.origin, resolved)
             report = _Session(unfinished, resolved, stop, progress, on_epoch).run(saved)

@@ -1,6 +1,6 @@
 """Which layers an adapter goes into, as a recipe says it: targets, their ranks, and blocks.
 
-Each function brings one key's value, from YAML or as the text of a flag, into its one form.
+The types at the end are those of the keys: each takes what YAML, a flag or Python gives and hands it on in one form.
 """
 
 from __future__ import annotations
@@ -8,8 +8,9 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Mapping, Sequence
-from typing import Literal, cast, get_args
+from typing import Annotated, Literal, cast, get_args
 
+from pydantic import BeforeValidator, Field
 from pydantic_core import PydanticCustomError
 
 from ftx.core.limits import MOST_DEPTH, MOST_WIDTH
@@ -121,3 +122,9 @@ def _number(value: object, wanted: str) -> float:
     if not math.isfinite(number):
         raise PydanticCustomError("ftx", "must be a finite number")
     return number
+
+
+TargetNames = Annotated[tuple[Target, ...], BeforeValidator(target_list), Field(validate_default=True)]
+Ranks = Annotated[int | dict[Target, int], BeforeValidator(rank_or_ranks)]
+Alphas = Annotated[float | dict[Target, float], BeforeValidator(alpha_or_alphas)]
+BlockChoice = Annotated[Blocks, BeforeValidator(block_choice)]

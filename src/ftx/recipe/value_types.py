@@ -1,11 +1,11 @@
-"""What a key's value may look like in a recipe: each function takes it as given and hands it on in its one form."""
+"""The types of a recipe's values: each takes what YAML, a flag or Python gives and hands it on in one form."""
 
 from __future__ import annotations
 
 import math
 import re
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, Field
 from pydantic_core import PydanticCustomError
@@ -28,7 +28,14 @@ def no_bool(value: object) -> object:
 
 def auto_or_count(value: object) -> object:
     """``auto``, or a whole number of 1 or more."""
-    return _word_or_count(value, "auto")
+    if value == "auto":
+        return value
+    text = str(value).strip()
+    if isinstance(value, bool) or not text.isdecimal() or int(text) < 1:
+        raise PydanticCustomError("ftx", "must be 'auto' or a whole number of 1 or more")
+    if int(text) > MOST_LABELS:
+        raise PydanticCustomError("ftx", "must be at most {most}", {"most": MOST_LABELS})
+    return int(text)
 
 
 def auto_or_size(value: object) -> object:
@@ -42,17 +49,6 @@ def auto_or_size(value: object) -> object:
     if max(height, width) > MOST_SIDE:
         raise PydanticCustomError("ftx", "must be at most {most} a side", {"most": MOST_SIDE})
     return height if height == width else f"{height}x{width}"
-
-
-def _word_or_count(value: object, word: str) -> object:
-    if value == word:
-        return value
-    text = str(value).strip()
-    if isinstance(value, bool) or not text.isdecimal() or int(text) < 1:
-        raise PydanticCustomError("ftx", "must be '{word}' or a whole number of 1 or more", {"word": word})
-    if int(text) > MOST_LABELS:
-        raise PydanticCustomError("ftx", "must be at most {most}", {"most": MOST_LABELS})
-    return int(text)
 
 
 def true_or_false(value: object) -> object:
@@ -80,19 +76,17 @@ def expression(value: object) -> object:
 
 def plain_path(value: object) -> object:
     """The path of a folder."""
-    if isinstance(value, Path):
-        return value
-    if not isinstance(value, str) or not value.strip() or "\0" in value or len(value) > _LONGEST_TEXT:
-        raise PydanticCustomError("ftx", "must be the path of a folder")
-    return value
+    return value if isinstance(value, Path) else _not_empty(value, "the path of a folder")
 
 
 def plain_text(value: object) -> object:
     """Text that is not empty."""
-    if isinstance(value, Path):
-        return str(value)
+    return str(value) if isinstance(value, Path) else _not_empty(value, "text")
+
+
+def _not_empty(value: object, wanted: str) -> str:
     if not isinstance(value, str) or not value.strip() or "\0" in value or len(value) > _LONGEST_TEXT:
-        raise PydanticCustomError("ftx", "must be text")
+        raise PydanticCustomError("ftx", "must be {wanted}", {"wanted": wanted})
     return value
 
 
@@ -109,8 +103,14 @@ def auto_or_rate(value: object) -> object:
     return rate
 
 
-Sides = Annotated[str, Field(pattern=r"^[1-9]\d*x[1-9]\d*$")]
+_Sides = Annotated[str, Field(pattern=r"^[1-9]\d*x[1-9]\d*$")]
+Seed = Annotated[int, BeforeValidator(no_bool), Field(ge=0, lt=2**63)]
+Count = Annotated[int, BeforeValidator(no_bool), Field(ge=1, le=MOST_COUNTED)]
+CountOrAuto = Annotated[Literal["auto"] | int, BeforeValidator(auto_or_count)]
+SizeOrAuto = Annotated[Literal["auto"] | int | _Sides, BeforeValidator(auto_or_size)]
+Number = Annotated[float, BeforeValidator(no_bool), Field(allow_inf_nan=False)]
+RateOrAuto = Annotated[Literal["auto"] | float, BeforeValidator(auto_or_rate)]
 Switch = Annotated[bool, BeforeValidator(true_or_false)]
 Text = Annotated[str, BeforeValidator(plain_text)]
-Count = Annotated[int, BeforeValidator(no_bool), Field(ge=1, le=MOST_COUNTED)]
-Number = Annotated[float, BeforeValidator(no_bool), Field(allow_inf_nan=False)]
+FolderPath = Annotated[Path, BeforeValidator(plain_path)]
+LayerExpression = Annotated[str, BeforeValidator(expression)]

@@ -1,4 +1,4 @@
-"""pydantic's complaints as lines that a person can act on.
+"""What is wrong with a recipe, as lines that a person can act on.
 
 ``train.lrate: unknown key, did you mean 'lr'?``
 """
@@ -6,12 +6,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from pydantic import BaseModel, ValidationError
 
 from ftx.core.errors import LINES, nearest, shown
+from ftx.core.pydantic_errors import cut
 
 if TYPE_CHECKING:
     from pydantic_core import ErrorDetails
@@ -28,6 +29,20 @@ _WANTED = {
     "bool_type": "must be true or false",
     "bool_parsing": "must be true or false",
 }
+# What the same keys are called in peft, transformers and timm.
+_SYNONYMS = {
+    "learning_rate": "lr",
+    "r": "rank",
+    "lora_alpha": "alpha",
+    "lora_dropout": "dropout",
+    "use_rslora": "rslora",
+    "target_modules": "targets",
+    "num_train_epochs": "epochs",
+    "img_size": "image_size",
+    "pretrained": "weights",
+    "loraplus_lr_ratio": "lora_plus",
+    "init_lora_weights": "init",
+}
 
 
 def dotted_keys(model: type[BaseModel], prefix: str = "") -> Iterator[str]:
@@ -40,11 +55,11 @@ def dotted_keys(model: type[BaseModel], prefix: str = "") -> Iterator[str]:
             yield f"{prefix}{key}"
 
 
-def unknown_key(key: str, model: type[BaseModel], synonyms: Mapping[str, str]) -> str:
+def unknown_key(key: str, model: type[BaseModel]) -> str:
     """One line about a key that does not exist, with the nearest that does."""
     section, _, leaf = key.rpartition(".")
     keys = list(dotted_keys(model))
-    leaf = synonyms.get(leaf, leaf)
+    leaf = _SYNONYMS.get(leaf, leaf)
     siblings = [known.removeprefix(f"{section}.") for known in keys if section and known.startswith(f"{section}.")]
     if not section:
         siblings = [field.alias or name for name, field in model.model_fields.items()]
@@ -64,27 +79,16 @@ def unknown_key(key: str, model: type[BaseModel], synonyms: Mapping[str, str]) -
     return f"{key}: unknown key, {hint}"
 
 
-def first_complaint(error: ValidationError) -> str:
-    """The first thing that is wrong with a document that nobody writes by hand, as ``key: what``."""
-    first = error.errors(include_url=False)[0]
-    rest = error.error_count() - 1
-    key = _cut(".".join(str(part) for part in first["loc"]) or "all of it")
-    # What the key holds, where that is not a part of the document again.
-    found = "" if isinstance(first["input"], dict | list) else f"{shown(first['input'])}; "
-    more = f"; and {rest:,} more" if rest else ""
-    return f"{key}: {found}{_cut(first['msg'].removeprefix('Value error, '))}{more}"
-
-
-def complaint_lines(error: ValidationError, model: type[BaseModel], synonyms: Mapping[str, str]) -> list[str]:
+def error_lines(error: ValidationError, model: type[BaseModel]) -> list[str]:
     """One line for each thing that is wrong, in the order of the model's keys, as many as one error lists."""
-    return [_line(details, model, synonyms) for details in error.errors(include_url=False)[:LINES]]
+    return [_line(details, model) for details in error.errors(include_url=False)[:LINES]]
 
 
-def _line(details: ErrorDetails, model: type[BaseModel], synonyms: Mapping[str, str]) -> str:
-    key = _cut(".".join(str(part) for part in details["loc"] if isinstance(part, str)))
+def _line(details: ErrorDetails, model: type[BaseModel]) -> str:
+    key = cut(".".join(str(part) for part in details["loc"] if isinstance(part, str)))
     found = _shown(details["input"])
     if details["type"] == "extra_forbidden":
-        return unknown_key(key, model, synonyms)
+        return unknown_key(key, model)
     if details["type"] in ("model_type", "model_attributes_type", "dict_type"):
         inside = [known.removeprefix(f"{key}.") for known in dotted_keys(model) if known.startswith(f"{key}.")]
         return f"{key}: must hold keys ({', '.join(inside)}); found {found}"
@@ -106,7 +110,3 @@ def _shown(value: object) -> str:
     if value is None:
         return "nothing"
     return str(value).lower() if isinstance(value, bool) else shown(value)
-
-
-def _cut(text: str) -> str:
-    return text if len(text) <= 200 else f"{text[:197]}..."

@@ -1,0 +1,143 @@
+"""The flags that stand for keys of the recipe, and the recipe that a command line asks for."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import wraps
+from operator import attrgetter
+from typing import Annotated, Any, cast
+
+import typer
+
+from ftx.cli import console
+from ftx.core.resources import recipe_file
+from ftx.recipe.adapter_targets import TARGETS, WORDS
+from ftx.recipe.schema import Recipe, notes_on_otx
+
+
+@dataclass(frozen=True)
+class RecipeFlag:
+    """A flag, the recipe's key that it sets, how help names its value (a switch has none), and what it says of it.
+
+    ``default`` is said where the recipe's own default would not be understood.
+    """
+
+    flag: str
+    key: str
+    metavar: str | None
+    text: str
+    default: str | None = None
+
+    @property
+    def name(self) -> str:
+        """The flag as a parameter of a function."""
+        return self.flag.removeprefix("--").replace("-", "_")
+
+    def parameter(self) -> inspect.Parameter:
+        """What typer makes the flag of."""
+        if self.metavar is None:
+            spelled = f"{self.flag}/{self.flag.replace('--', '--no-')}"
+            annotation: Any = Annotated[bool | None, typer.Option(spelled, show_default=False, help=self.text)]
+        else:
+            value: object = attrgetter(self.key)(Recipe())
+            default = self.default or (f"{value:g}" if isinstance(value, float) else value)
+            text = f"{self.text}  [default: {default}]"
+            # The value stays text here: the recipe checks all of them together and reports every error at once.
+            option = typer.Option(self.flag, metavar=self.metavar, show_default=False, help=text)
+            annotation = Annotated[str | None, option]
+        return inspect.Parameter(self.name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
+
+
+FLAGS = (
+    RecipeFlag(
+        "--data",
+        "data.path",
+        "PATH",
+        "Folder of images, one subfolder a class, a .csv or .jsonl table, or COCO or Datumaro annotations.",
+    ),
+    RecipeFlag("--task", "task", "TASK", "multiclass, multilabel or hierarchical."),
+    RecipeFlag("--model", "model.name", "NAME", "dinov2-small, which is embedded, or a model of timm."),
+    RecipeFlag("--weights", "model.weights", "auto|none|FILE", "Pretrained, seeded random, or a .safetensors file."),
+    RecipeFlag(
+        "--image-size",
+        "data.image_size",
+        "auto|PIXELS|HxW",
+        "Side of the square image, or height and width as 224x160.",
+        default="auto: the pretrained size, 224 for dinov2",
+    ),
+    RecipeFlag("--peft", "model.peft", "lora|dora|none", "The adapter; none trains everything."),
+    RecipeFlag(
+        "--freeze-backbone",
+        "model.freeze_backbone",
+        None,
+        "Train the head alone (linear probing); goes with --peft none, which is then the default.",
+    ),
+    RecipeFlag("--rank", "adapter.rank", "R", "Rank of the adapter, or of each target: attn=4,mlp=16."),
+    RecipeFlag("--alpha", "adapter.alpha", "A", "The adapter is scaled by alpha / rank; also one for each target."),
+    RecipeFlag("--rslora", "adapter.rslora", None, "Scale by alpha / sqrt(rank) instead."),
+    RecipeFlag(
+        "--targets",
+        "adapter.targets",
+        "LIST",
+        f"Which layers, out of {','.join(TARGETS)}, or {', '.join(WORDS)}.",
+        default="all of them",
+    ),
+    RecipeFlag(
+        "--blocks",
+        "adapter.blocks",
+        "all|N|first:N|LIST",
+        "All transformer blocks, the last N, the first N, or those listed, counted from 0, as 0,3,6-8.",
+    ),
+    RecipeFlag(
+        "--layers",
+        "adapter.layers",
+        "REGEX",
+        "Instead of targets: the linear layers whose whole name the expression matches, for families that ftx does "
+        "not know.",
+    ),
+    RecipeFlag(
+        "--dropout",
+        "adapter.dropout",
+        "P",
+        "Dropout on the adapter's input, with peft's meaning; above 0 the layer cannot compute with the merged weight "
+        "while it trains, which is slower.",
+    ),
+    RecipeFlag("--epochs", "train.epochs", "N", "Epochs at most."),
+    RecipeFlag("--lr", "train.lr", "LR", "Peak learning rate."),
+    RecipeFlag("--batch-size", "train.batch_size", "N", "Images in a step."),
+    RecipeFlag("--augment", "train.augment", "light|none", "How training images are varied."),
+    RecipeFlag("--precision", "train.precision", "auto|f32|bf16", "auto is bf16 where the hardware computes in it."),
+    RecipeFlag("--seed", "seed", "N", "Seed of everything random."),
+)
+
+
+def with_recipe_flags(verb: Callable[..., int]) -> Callable[..., int]:
+    """A verb with all flags of the table; its parameter ``flags`` has their values by key, None where not given."""
+
+    @wraps(verb)
+    def command(**given: object) -> int:
+        flags = {flag.key: given.pop(flag.name) for flag in FLAGS}
+        return verb(**given, flags=flags)
+
+    parameters: list[inspect.Parameter] = []
+    for parameter in inspect.signature(verb, eval_str=True).parameters.values():
+        parameters += [flag.parameter() for flag in FLAGS] if parameter.name == "flags" else [parameter]
+    read_by_typer = cast("Any", command)
+    read_by_typer.__signature__ = inspect.Signature(parameters)
+    read_by_typer.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+    return command
+
+
+def read_recipe(config: str | None, overrides: Sequence[str], flags: Mapping[str, object]) -> Recipe:
+    """The recipe of a file or a name, with what goes over it; what became of one in OTX's form is shown."""
+    path = None if config is None else recipe_file(config)
+    recipe = Recipe.build(path, overrides, flags)
+    notes = None if path is None else notes_on_otx(path)
+    if notes is not None:
+        console.print_note("this OTX recipe is in ftx (other keys have their defaults):", "strong")
+        console.print_note(recipe.dumps(defaults=False).rstrip())
+        for note in notes:
+            console.print_note(f"note: {note}", "dim")
+    return recipe

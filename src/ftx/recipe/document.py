@@ -1,0 +1,53 @@
+"""The text of a recipe, read as plain keys and values that nothing has checked yet."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import cast
+
+from ftx.core.errors import RecipeError
+from ftx.core.regular_files import read_file
+from ftx.recipe.strict_yaml import YamlError, parse_yaml
+
+# A recipe is a page of text; whatever is larger was not meant to be one.
+MAX_RECIPE_BYTES = 1 << 20
+
+
+def read_document(path: Path) -> dict[str, object]:
+    """The keys and values of a recipe's file.
+
+    Raises: RecipeError if it cannot be read, or holds no plain YAML.
+    """
+    try:
+        if path.stat().st_size > MAX_RECIPE_BYTES:
+            raise RecipeError(
+                "this is no recipe", where=path, found=f"{path.stat().st_size} bytes", mend="give a YAML file of ftx"
+            )
+        text = read_file(path).decode()
+    except OSError as error:
+        raise RecipeError(
+            "the recipe cannot be read", where=path, found=error.strerror, mend="check the path given with --config"
+        ) from error
+    except UnicodeDecodeError as error:
+        raise RecipeError("the recipe is not UTF-8 text", where=path, mend="give a YAML file of ftx") from error
+    return parse_document(text, path)
+
+
+def parse_document(text: str, where: Path | None = None) -> dict[str, object]:
+    """The keys and values of a recipe's text, which stands in the file ``where`` if in any.
+
+    Raises: RecipeError if it is no plain YAML.
+    """
+    try:
+        value = parse_yaml(text)
+    except YamlError as fault:
+        raise RecipeError(
+            f"the recipe is not plain YAML: {fault}", where=where, mend="write plain keys and values, as in recipe.yaml"
+        ) from fault
+    if value is None:
+        return {}
+    if not isinstance(value, dict):
+        raise RecipeError(
+            "a recipe is a mapping of keys", where=where, found=type(value).__name__, mend="write lines as 'seed: 0'"
+        )
+    return cast("dict[str, object]", value)
