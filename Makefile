@@ -48,7 +48,8 @@ test: $(VENV)/.installed ## Run the tests that every change must pass
 	$(PYTEST)
 
 test-all: lint test docs ## Run lint and the tests, and build the packages and the documentation
-	$(BIN)/python -m build --outdir build/dist
+	$(BIN)/python -m build --outdir build/dist .
+	$(BIN)/python -m build --outdir build/dist models
 
 test-lowest: $(LOWEST)/.installed ## Run quick tests and the pipeline with the lowest versions that ftx allows
 	OMP_NUM_THREADS=1 $(LOWEST)/bin/python -m pytest -W default -n $(WORKERS) --dist loadfile -m 'not slow'
@@ -82,16 +83,16 @@ $(VENV)/.pip:
 	$(BIN)/python -m pip install --quiet --upgrade 'pip>=25.1'
 	@touch $@
 
-$(VENV)/.installed: pyproject.toml | $(VENV)/.pip
+$(VENV)/.installed: pyproject.toml models/pyproject.toml | $(VENV)/.pip
 	$(if $(TORCH_INDEX),$(BIN)/python -m pip install --quiet --index-url $(TORCH_INDEX) torch torchvision)
-	$(BIN)/python -m pip install --quiet --editable '.[train]' --group dev
+	$(BIN)/python -m pip install --quiet --editable ./models --editable '.[train]' --group dev
 	@touch $@
 
-$(LOWEST)/.installed: pyproject.toml tests/lowest.txt
+$(LOWEST)/.installed: pyproject.toml models/pyproject.toml tests/lowest.txt
 	$(PYTHON) -m venv $(LOWEST)
 	$(LOWEST)/bin/python -m pip install --quiet --upgrade 'pip>=25.1'
 	$(if $(TORCH_INDEX),$(LOWEST)/bin/python -m pip install --quiet --index-url $(TORCH_INDEX) --constraint tests/lowest.txt torch torchvision)
-	$(LOWEST)/bin/python -m pip install --quiet --constraint tests/lowest.txt --editable '.[train]' --group dev
+	$(LOWEST)/bin/python -m pip install --quiet --constraint tests/lowest.txt --editable ./models --editable '.[train]' --group dev
 	@touch $@
 
 $(VENV)/.docs: $(VENV)/.installed

@@ -21,9 +21,8 @@ from torch import nn
 
 from ftx.backbones.build import takes_other_sizes
 from ftx.backbones.families import depth, head_names, pretrained_config, sites
+from ftx.core.resources import architecture_table
 from ftx.recipe.adapter_targets import TARGETS
-
-TABLE = Path(__file__).parent / "architectures.json"
 
 
 def built(architecture: str) -> Any:
@@ -91,7 +90,7 @@ def text(rows: Iterable[dict[str, object]]) -> str:
 def main() -> None:
     """Build each architecture, count its layers, write."""
     parser = argparse.ArgumentParser(description="Write what ftx supports of every architecture of the installed timm.")
-    parser.add_argument("--out", type=Path, default=TABLE, help="(%(default)s)")
+    parser.add_argument("--out", type=Path, default=architecture_table(), help="(%(default)s)")
     out: Path = parser.parse_args().out
     warnings.simplefilter("ignore")  # timm's on mappings that it gave up
     tags = pretrained_tags()

@@ -6,9 +6,11 @@ The extra `datumaro` joins it last: that package holds Pillow back, so the tests
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 from typing import Protocol
 
@@ -16,7 +18,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
+import ftx
+
 ROOT = Path(__file__).parents[1]
+# The device's packages are those of its environment: a path to the source under test would hide them.
+ALONE = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
 
 
 class ColourModel(Protocol):
@@ -25,27 +31,36 @@ class ColourModel(Protocol):
 
 
 @pytest.fixture(scope="module")
-def device(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The command of a new virtual environment that holds the built wheel and what it requires."""
+def wheels(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """The built wheel of each distribution, by its name."""
+    folder = tmp_path_factory.mktemp("wheels")
+    pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--quiet"]
+    subprocess.run([*pip, "wheel", "--no-deps", "--wheel-dir", folder, ROOT, ROOT / "models"], check=True)
+    return {path.name.partition("-")[0]: path for path in folder.glob("*.whl")}
+
+
+@pytest.fixture(scope="module")
+def device(wheels: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The command of a new virtual environment that holds the base wheel and what it requires."""
     root = tmp_path_factory.mktemp("device")
     subprocess.run([sys.executable, "-m", "venv", root / "venv"], check=True)
     pip = [root / "venv" / "bin" / "python", "-m", "pip", "--disable-pip-version-check", "--quiet"]
-    subprocess.run([*pip, "wheel", "--no-deps", "--wheel-dir", root, ROOT], check=True)
-    (wheel,) = root.glob("ftx_vit-*.whl")
     # Without bytecode of modules that nobody imports, which takes as long as all the rest.
-    subprocess.run([*pip, "install", "--no-compile", wheel], check=True)
+    subprocess.run([*pip, "install", "--no-compile", wheels["ftx_vit"]], check=True)
     return root / "venv" / "bin" / "ftx"
 
 
 def run(device: Path, *arguments: object, cwd: Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([device, *map(str, arguments)], cwd=cwd, capture_output=True, text=True, check=False)
+    command = [device, *map(str, arguments)]
+    return subprocess.run(command, cwd=cwd, env=ALONE, capture_output=True, text=True, check=False)
 
 
 @pytest.mark.slow
 def test_a_device_without_torch(device: Path, colour_model: ColourModel, tmp_path: Path) -> None:
     python = device.parent / "python"
     absent = "import importlib.util as u; print([n for n in ('torch', 'timm', 'nncf', 'onnx') if u.find_spec(n)])"
-    assert subprocess.run([python, "-c", absent], capture_output=True, text=True, check=True).stdout == "[]\n"
+    found = subprocess.run([python, "-c", absent], env=ALONE, capture_output=True, text=True, check=True)
+    assert found.stdout == "[]\n"
 
     predicted = run(device, "predict", colour_model.images, "--artifact", colour_model.folder, "--json", cwd=tmp_path)
     assert predicted.returncode == 0, predicted.stderr
@@ -64,21 +79,76 @@ def test_a_device_without_torch(device: Path, colour_model: ColourModel, tmp_pat
     assert listed.returncode == 0, listed.stderr
     assert "48 layers in 12 blocks" in listed.stdout
 
+    recipes = run(device, "recipes", "--json", cwd=tmp_path)
+    assert recipes.returncode == 0, recipes.stderr
+    assert "multiclass-dora" in {recipe["name"] for recipe in json.loads(recipes.stdout)["recipes"]}
+
+    schema = run(device, "schema", "validate", cwd=tmp_path)
+    assert schema.returncode == 0, schema.stderr
+    assert json.loads(schema.stdout)["title"] == "ParityReport"
+
+    quickstart = run(device, "quickstart", cwd=tmp_path)
+    assert quickstart.returncode == 3, quickstart.stderr
+    assert "ftx-vit[train]" in quickstart.stderr
+
     trained = run(device, "train", "--data", colour_model.images, cwd=tmp_path)
     assert trained.returncode == 3, trained.stderr
     assert "ftx-vit[train]" in trained.stderr
 
 
 @pytest.mark.slow
-def test_weights_and_sample_travel_with_the_wheel(device: Path, tmp_path: Path) -> None:
-    code = "from ftx.core.resources import *; print(embedded_weights('dinov2-small').stat().st_size, sample_file('"
-    code += "fashion-mnist.zip'))"
-    said = subprocess.run(
-        [device.parent / "python", "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True
-    )
-    size, archive = said.stdout.split()
+def test_a_device_carries_no_weights_and_no_images(wheels: dict[str, Path]) -> None:
+    assert wheels["ftx_vit"].stat().st_size < 1_000_000
+    with zipfile.ZipFile(wheels["ftx_vit"]) as wheel:
+        kinds = {Path(name).suffix for name in wheel.namelist() if name.startswith("ftx/")}
+    assert kinds == {".py", ".typed", ".json", ".yaml"}
+
+
+@pytest.mark.slow
+def test_both_wheels_have_one_version_and_models_their_licences_beside_them(wheels: dict[str, Path]) -> None:
+    assert {path.name.split("-")[1] for path in wheels.values()} == {ftx.__version__}
+    assert set(wheels) == {"ftx_vit", "ftx_vit_models"}
+    with zipfile.ZipFile(wheels["ftx_vit_models"]) as wheel:
+        names = set(wheel.namelist())
+        folders = {name.rpartition("/")[0] for name in names if name.endswith((".safetensors", ".zip"))}
+        assert folders == {"ftx_models/dinov2-small", "ftx_models/sample"}
+        for folder in folders:
+            assert f"{folder}/README.md" in names
+            assert any(name.startswith(f"{folder}/LICENSE") for name in names)
+        assert "ftx_models/dinov2-small/NOTICE" in names
+        assert not any(name.endswith(".py") for name in names - {"ftx_models/__init__.py"})
+
+
+@pytest.mark.slow
+def test_weights_and_sample_come_with_the_wheel_of_models(
+    wheels: dict[str, Path], device: Path, tmp_path: Path
+) -> None:
+    python = device.parent / "python"
+    code = """
+from ftx.core.errors import EnvironmentFault
+from ftx.core.resources import embedded_weights, sample_file
+try:
+    print(embedded_weights("dinov2-small").stat().st_size, sample_file("fashion-mnist.zip"))
+except EnvironmentFault as fault:
+    print(fault.exit_code, fault)
+"""
+
+    def ask(**environment: str) -> str:
+        done = subprocess.run(
+            [python, "-c", code], cwd=tmp_path, env=ALONE | environment, capture_output=True, text=True, check=True
+        )
+        return done.stdout
+
+    refused = ask()
+    assert refused.startswith("3 ")
+    assert "pip install 'ftx-vit[train]'" in refused
+    # Beside the device's packages, which the other tests want without models.
+    site = tmp_path / "site"
+    pip = [python, "-m", "pip", "--disable-pip-version-check", "--quiet"]
+    subprocess.run([*pip, "install", "--no-deps", "--target", site, wheels["ftx_vit_models"]], check=True)
+    size, archive = ask(PYTHONPATH=str(site)).split()
     assert int(size) > 40_000_000
-    assert str(device.parents[1]) in archive
+    assert Path(archive) == site / "ftx_models" / "sample" / "fashion-mnist.zip"
 
 
 VOC = """<annotation><filename>{name}.jpg</filename><size><width>16</width><height>16</height><depth>3</depth></size>
@@ -87,13 +157,12 @@ VOC = """<annotation><filename>{name}.jpg</filename><size><width>16</width><heig
 
 
 @pytest.mark.slow
-def test_a_format_that_the_datumaro_package_reads(device: Path, tmp_path: Path) -> None:
+def test_a_format_that_the_datumaro_package_reads(wheels: dict[str, Path], device: Path, tmp_path: Path) -> None:
     refused = run(device, "data", "check", tmp_path, "--format", "voc", cwd=tmp_path)
     assert refused.returncode == 3
     assert "pip install 'ftx-vit[datumaro]'" in refused.stderr
-    (wheel,) = device.parents[2].glob("ftx_vit-*.whl")
     pip = [device.parent / "python", "-m", "pip", "--disable-pip-version-check", "--quiet"]
-    subprocess.run([*pip, "install", "--no-compile", f"{wheel}[datumaro]"], check=True)
+    subprocess.run([*pip, "install", "--no-compile", f"{wheels['ftx_vit']}[datumaro]"], check=True)
     for folder in ("Annotations", "ImageSets/Main", "JPEGImages"):
         (tmp_path / folder).mkdir(parents=True)
     for side, numbers in {"train": range(8), "val": range(8, 12)}.items():

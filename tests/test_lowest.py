@@ -24,6 +24,7 @@ def test_lower_bounds_are_those_that_are_tested() -> None:
         found = re.fullmatch(r"([A-Za-z0-9_.-]+)>=([0-9.]+)(?:,<[0-9.]+)?", requirement)
         assert found is not None, f"{requirement} has no plain lower bound"
         declared[found[1]] = version(found[2])
+    del declared["ftx-vit-models"]  # made of this commit, as ftx is: tests/test_packages.py holds what it requires
     lines = (ROOT / "tests" / "lowest.txt").read_text(encoding="utf-8").splitlines()
     tested = dict(line.split("==") for line in lines if line and not line.startswith("#"))
     assert {name: version(text) for name, text in tested.items()} == declared

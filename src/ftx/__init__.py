@@ -59,7 +59,9 @@ _ROOMS = {
 }
 
 # Packages of the extra `train`, by the name they are imported under.
-_TRAIN_EXTRA = frozenset({"nncf", "onnx", "onnxruntime", "onnxscript", "timm", "torch", "torchmetrics", "torchvision"})
+_TRAIN_EXTRA = frozenset(
+    {"huggingface_hub", "nncf", "onnx", "onnxruntime", "onnxscript", "regex", "timm", "torch", "torchvision"}
+)
 
 
 def missing_extra(error: ModuleNotFoundError) -> EnvironmentFault | None:

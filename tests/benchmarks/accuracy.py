@@ -1,6 +1,6 @@
 """Compare the four methods on one data set, each at the learning rate that validation images choose.
 
-    python models/sample/make_sample.py --train 3000 --test 5000 --out build/fashion-mnist
+    python models/make_sample.py --train 3000 --test 5000 --out build/fashion-mnist
     python tests/benchmarks/accuracy.py --data build/fashion-mnist --out build/accuracy
 
 Every run stays in its folder below ``--out``, and a second start goes on where the first one stopped.

@@ -18,6 +18,7 @@ from ftx.core.resources import models_folder, sample_file
 from ftx.data.sample import place_sample, unpack_sample
 from ftx.data.survey import survey
 
+SCRIPTS = Path(__file__).parents[2] / "models"
 DEBIAN = Path("/usr/share/datasets/fashion-mnist")
 CLASSES = {"T-shirt", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot"}
 
@@ -76,12 +77,11 @@ def test_the_sample_as_sheets(tmp_path: Path) -> None:
 def test_the_script_makes_the_tree_and_the_sheets_we_carry(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    folder = models_folder() / "sample"
-    monkeypatch.syspath_prepend(str(folder))
+    monkeypatch.syspath_prepend(str(SCRIPTS))
     monkeypatch.setattr(sys, "dont_write_bytecode", True)
     import make_tasks  # pyright: ignore[reportMissingImports]
 
-    shutil.copy(folder / "fashion-mnist.zip", tmp_path)
+    shutil.copy(sample_file("fashion-mnist.zip"), tmp_path)
     monkeypatch.setattr(make_tasks, "ARCHIVE", tmp_path / "fashion-mnist.zip")
     make_tasks.main()
     assert (tmp_path / "fashion-tree.csv").read_bytes() == sample_file("fashion-tree.csv").read_bytes()
@@ -98,7 +98,7 @@ def test_the_script_makes_the_tree_and_the_sheets_we_carry(
 @pytest.mark.skipif(not DEBIAN.is_dir(), reason="needs Debian's dataset-fashion-mnist, the script's source")
 def test_the_script_makes_the_archive_we_carry(tmp_path: Path) -> None:
     archives = [tmp_path / "first.zip", tmp_path / "second.zip"]
-    script = models_folder() / "sample" / "make_sample.py"
+    script = SCRIPTS / "make_sample.py"
     for archive in archives:
         subprocess.run([sys.executable, str(script), "--out", str(archive)], check=True, capture_output=True)
     assert archives[0].read_bytes() == archives[1].read_bytes()

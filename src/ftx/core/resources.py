@@ -1,7 +1,13 @@
-"""Where embedded weights, recipes and the sample are, in a checkout and in a wheel."""
+"""Where the files are that come with ftx.
+
+Recipes and the table of architectures lie beside this module, in every install: `ftx recipes` and `ftx models` answer
+from them on a device too, and they take 30 kB of its wheel. Weights and the sample are 45 MB that only training reads:
+they are a distribution of their own, ``ftx-vit-models``.
+"""
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from pathlib import Path
 
 from ftx.core.errors import EnvironmentFault, RecipeError, nearest
@@ -12,20 +18,27 @@ EMBEDDED = {"dinov2-small": ("vit_small_patch14_dinov2", "dinov2-small/model.saf
 # What each embedded model comes from, by its name on the hub, and the licence of its weights (the model's own README).
 ORIGINS = {"dinov2-small": ("facebook/dinov2-small", "apache-2.0")}
 
+_SHIPPED = Path(__file__).with_name("shipped")
+_RECIPES = _SHIPPED / "recipes"
+
 
 def models_folder() -> Path:
-    """The folder that holds what travels with ftx.
+    """The folder of embedded weights and the sample.
 
-    Raises: EnvironmentFault if the installation lacks it.
+    Raises: EnvironmentFault if it is not installed.
     """
-    package = Path(__file__).resolve().parents[1]
-    # A wheel carries models/ inside the package; a checkout (and its editable install) beside src/.
-    for folder in (package / "_models", package.parents[1] / "models"):
-        if folder.is_dir():
-            return folder
-    raise EnvironmentFault(
-        "this installation of ftx lacks its models folder", where=package, mend="install ftx-vit again"
-    )
+    # A checkout's own come first: they are of the same commit as the code, whatever else the environment holds.
+    checkout = Path(__file__).resolve().parents[3] / "models" / "ftx_models"
+    if checkout.is_dir():
+        return checkout
+    found = find_spec("ftx_models")
+    if found is None or found.origin is None:
+        raise EnvironmentFault(
+            "this needs the embedded weights and sample, which are not installed",
+            found="no package 'ftx_models'",
+            mend="pip install 'ftx-vit[train]'",
+        )
+    return Path(found.origin).parent
 
 
 def embedded_weights(name: str) -> Path | None:
@@ -35,7 +48,7 @@ def embedded_weights(name: str) -> Path | None:
     """
     if name not in EMBEDDED:
         return None
-    return _present(EMBEDDED[name][1])
+    return _present(models_folder() / EMBEDDED[name][1], "ftx-vit-models")
 
 
 def sample_file(name: str) -> Path:
@@ -43,7 +56,7 @@ def sample_file(name: str) -> Path:
 
     Raises: EnvironmentFault if it is missing.
     """
-    return _present(f"sample/{name}")
+    return _present(models_folder() / "sample" / name, "ftx-vit-models")
 
 
 def architecture_table() -> Path:
@@ -51,12 +64,12 @@ def architecture_table() -> Path:
 
     Raises: EnvironmentFault if it is missing.
     """
-    return _present("architectures.json")
+    return _present(_SHIPPED / "architectures.json", "ftx-vit")
 
 
 def recipe_names() -> list[str]:
     """The recipes that travel with ftx."""
-    return sorted(path.stem for path in (models_folder() / "recipes").glob("*.yaml"))
+    return sorted(path.stem for path in _RECIPES.glob("*.yaml"))
 
 
 def recipe_file(given: str | Path) -> Path:
@@ -69,7 +82,7 @@ def recipe_file(given: str | Path) -> Path:
     if path.is_file() or path.suffix:  # a file that is missing says so when it is read
         return path
     if str(given) in names:
-        return models_folder() / "recipes" / f"{given}.yaml"
+        return _RECIPES / f"{given}.yaml"
     alike = nearest(str(given), names)
     raise RecipeError(
         f"there is neither a file nor a recipe called '{given}'",
@@ -77,10 +90,9 @@ def recipe_file(given: str | Path) -> Path:
     )
 
 
-def _present(relative: str) -> Path:
-    path = models_folder() / relative
+def _present(path: Path, distribution: str) -> Path:
     if not path.is_file():
         raise EnvironmentFault(
-            f"this installation of ftx lacks {relative}", where=path.parent, mend="install ftx-vit again"
+            f"this installation of ftx lacks {path.name}", where=path.parent, mend=f"install {distribution} again"
         )
     return path

@@ -62,7 +62,7 @@ def unpack_sample(archive: Path, folder: Path) -> Path:
                     path.write_bytes(opened.read(member))  # read checks the CRC
     except (zipfile.BadZipFile, zlib.error, EOFError) as error:
         raise DataError(
-            "the sample archive is damaged", where=archive, found=str(error), mend="install ftx-vit again"
+            "the sample archive is damaged", where=archive, found=str(error), mend="install ftx-vit-models again"
         ) from error
     return folder
 

@@ -1,7 +1,7 @@
 """Write a balanced part of Fashion-MNIST as PNG files: ``train/<class>/`` and ``test/<class>/``.
 
 The sample that ftx carries is what this script writes when called without arguments. Larger sets for
-experiments: ``python make_sample.py --train 3000 --test 5000 --out fmnist``. The same arguments give
+experiments: ``python models/make_sample.py --train 3000 --test 5000 --out fmnist``. The same arguments give
 the same images in every environment, and the same bytes where zlib is the same.
 
 Source: the four idx files of Fashion-MNIST (MIT; Xiao, Rasul and Vollgraf, arXiv:1708.07747), on Debian
@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 DEBIAN = Path("/usr/share/datasets/fashion-mnist")
-ARCHIVE = Path(__file__).parent / "fashion-mnist.zip"
+ARCHIVE = Path(__file__).parent / "ftx_models" / "sample" / "fashion-mnist.zip"
 
 # In the order of the data set's label numbers. Label 0 is "T-shirt/top" there, which no folder can be called.
 CLASSES = ("T-shirt", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot")
