@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 from ftx.core.errors import ImageError
+from ftx.data.preprocess import Pixels
 from ftx.runtimes import predictor as base
-from ftx.runtimes.predictor import Pixels, feed_files
+from ftx.runtimes.predictor import feed_files
 from ftx.tasks.thresholds import Floats
 
 

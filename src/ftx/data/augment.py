@@ -10,10 +10,9 @@ import math
 from typing import Literal
 
 import numpy as np
-from numpy.typing import NDArray
 from PIL import Image
 
-from ftx.data.preprocess import Preprocess
+from ftx.data.preprocess import Pixels, Preprocess
 
 # light: random resized crop and horizontal flip. none: the image path of evaluation.
 Augment = Literal["light", "none"]
@@ -29,7 +28,7 @@ ATTEMPTS = 10
 Box = tuple[float, float, float, float]
 
 
-def random_view(image: Image.Image, pre: Preprocess, rng: np.random.Generator) -> NDArray[np.uint8]:
+def random_view(image: Image.Image, pre: Preprocess, rng: np.random.Generator) -> Pixels:
     """A random part of an image at the network's size, mirrored half of the time.
 
     Shape: [H, W, 3].

@@ -20,6 +20,7 @@ from ftx.core.files import sha256_file, write_atomic
 from ftx.core.progress import SILENT, Progress
 from ftx.core.strict_json import JsonError, parse_json, read_json
 from ftx.core.version import __version__
+from ftx.data.preprocess import Pixels
 from ftx.evaluating.answers import ask_graph
 from ftx.evaluating.comparison import Reference
 from ftx.evaluating.parity_report import Family, ParityReport, ParityRow, Transfer, Verdict
@@ -27,7 +28,6 @@ from ftx.recipe.complaints import first_complaint
 from ftx.runs.card import CARD, PROOF, PROOF_SCHEMA, REFERENCE
 from ftx.runtimes.machine import Machine
 from ftx.runtimes.openvino import OpenVinoPredictor
-from ftx.runtimes.predictor import Pixels
 from ftx.tasks.thresholds import Floats
 
 

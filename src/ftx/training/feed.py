@@ -20,6 +20,7 @@ from ftx.data.augment import Augment
 from ftx.data.dataset import Entry
 from ftx.data.loader import TrainingImages, iter_pixels
 from ftx.data.preprocess import Preprocess, normalise
+from ftx.data.store import ImageLike, ImageStore
 from ftx.recipe.schema import Recipe
 from ftx.recipe.sections import Augmentation
 from ftx.tasks.base import Targets, Task
@@ -54,7 +55,7 @@ class ImageFeed:
 
     def __init__(
         self,
-        paths: Sequence[Path],
+        images: Sequence[ImageLike],
         targets_NC: Targets,
         pre: Preprocess,
         *,
@@ -62,7 +63,7 @@ class ImageFeed:
         device: torch.device,
         progress: Progress,
     ) -> None:
-        self.images = TrainingImages(paths, targets_NC, pre, augment=augment, progress=progress)
+        self.images = TrainingImages(images, targets_NC, pre, augment=augment, progress=progress)
         self.pre, self.device = pre, device
 
     def __len__(self) -> int:
@@ -94,7 +95,7 @@ class FeatureFeed:
         self,
         module: nn.Module,
         blocks: int,
-        paths: Sequence[Path],
+        images: Sequence[ImageLike],
         targets_NC: Targets,
         pre: Preprocess,
         *,
@@ -105,8 +106,8 @@ class FeatureFeed:
         self.targets_NC = torch.from_numpy(targets_NC).to(device)
         module.eval()  # what is kept once is drawn from no dropout and no statistics of a batch
         kept: list[Tensor] = []
-        with torch.inference_mode(), progress.track("Computing frozen features", len(paths)) as task:
-            for pixels_BHWC in iter_pixels(paths, pre, EVAL_BATCH):
+        with torch.inference_mode(), progress.track("Computing frozen features", len(images)) as task:
+            for pixels_BHWC in iter_pixels(images, pre, EVAL_BATCH):
                 images_B3HW = torch.from_numpy(normalise(pixels_BHWC, pre)).to(device)
                 found = head_input(module, images_B3HW) if self.pooled else trunk(module, images_B3HW, blocks)
                 kept.append(found.cpu())
@@ -168,12 +169,13 @@ def feed_of(
     Raises: ImageError for an image that cannot be read.
     """
     where = next(module.parameters()).device
-    paths = [root / entry.path for entry in entries]
+    store = ImageStore(root)
+    images = [store.at(entry.path) for entry in entries]
     targets_NC = task.targets([entry.labels for entry in entries])
     if planned.lead is not None:
-        return FeatureFeed(module, planned.lead, paths, targets_NC, pre, device=where, progress=progress)
+        return FeatureFeed(module, planned.lead, images, targets_NC, pre, device=where, progress=progress)
     augment = planned.augment if varied else "none"
-    return ImageFeed(paths, targets_NC, pre, augment=augment, device=where, progress=progress)
+    return ImageFeed(images, targets_NC, pre, augment=augment, device=where, progress=progress)
 
 
 def feature_bytes(module: nn.Module, blocks: int, images: int) -> int:
