@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing
+from traceback import clear_frames
 from typing import Literal, Protocol
 
 import numpy as np
@@ -85,7 +86,7 @@ def feed_files(
         try:
             return decode(image)
         except ImageError as error:
-            return error
+            return _without_locals(error)
 
     waiting: list[Pixels | ImageError] = []
     shape: tuple[int, ...] | None = None
@@ -101,6 +102,15 @@ def feed_files(
                 room -= 1
             waiting.append(item)
     yield from _answer_waiting(waiting, answer)
+
+
+def _without_locals(error: ImageError) -> ImageError:
+    """The error, whose tracebacks no longer hold the file's bytes: of many broken files in a row, all errors wait."""
+    link: BaseException | None = error
+    while link is not None:
+        clear_frames(link.__traceback__)
+        link = link.__context__
+    return error
 
 
 def _answer_waiting(
