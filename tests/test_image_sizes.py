@@ -25,8 +25,8 @@ from timm.data.transforms_factory import create_transform
 from ftx.backbones.build import build
 from ftx.core.errors import ModelError, RecipeError
 from ftx.data.augment import CROP_RATIO, crop_box
-from ftx.data.decode import open_image
 from ftx.data.preprocess import Preprocess, covering, crop_share, normalise, resize_crop
+from ftx.data.store import open_image
 from ftx.evaluating import validate
 from ftx.exporting import export
 from ftx.exporting.preprocess_graph import embed_preprocessing

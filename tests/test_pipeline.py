@@ -116,6 +116,8 @@ def test_a_classifier_goes_the_whole_way(tmp_path: Path) -> None:
         assert report.artifacts[0].artifact == "openvino/fp32"
         assert made.validate().ok
         exported = made.predict(images, scores=True)
+        sent = made.predict([image.read_bytes() for image in images], scores=True)
+        assert [answer.scores for answer in sent] == [answer.scores for answer in exported]
         with pytest.raises(InputError, match="named by their files"):
             made.predict([np.zeros((8, 8, 3))])  # pyright: ignore[reportArgumentType]
         again = ftx.Classifier.open("runs/notebook", progress=SILENT)

@@ -112,14 +112,13 @@ class Classifier:
         """Metrics on held-out images; raises as ``ftx.evaluate``."""
         return evaluate(self.run, artifact, progress=self.progress)
 
-    def predict(self, images: Path | str | Sequence[Path | str], *, scores: bool = False) -> list[Prediction]:
-        """Label images, files or folders, with the furthest artifact there is: the best IR, dense, or trained.
+    def predict(
+        self, images: Path | str | bytes | Sequence[Path | str | bytes], *, scores: bool = False
+    ) -> list[Prediction]:
+        """Label images as ``ftx.predict`` does, by the furthest artifact there is: the best IR, dense, or trained.
 
         Raises: as ``ftx.predict``.
         """
-        for image in [images] if isinstance(images, Path | str) else images:
-            if not isinstance(image, Path | str):  # pyright: ignore[reportUnnecessaryIsInstance]
-                raise InputError("images are named by their files", found=type(image).__name__, mend="save it first")
         predictor = load_artifact(self.run, furthest(self.run))
         return list(predict(images, predictor, scores=scores, progress=self.progress))
 

@@ -23,6 +23,7 @@ from scipy.stats import binomtest
 import ftx
 from ftx.core.errors import ImageError
 from ftx.core.statistics import wilson_interval
+from ftx.data.store import ImageStore
 from ftx.runs.run import Run
 
 RATES = {
@@ -72,9 +73,9 @@ def trial(method: str, lr: float, given: argparse.Namespace) -> Trial:
 def right(run: Run) -> NDArray[np.bool_]:
     """Which test images the trained model calls by their names. Shape: [N]."""
     entries = run.report_entries()
-    root = run.data_root(None)
+    store = ImageStore(run.data_root(None))
     rows: list[NDArray[np.float32]] = []
-    for answer in ftx.load(run.path / "trained").logits_from_files([entry.locate(root) for entry in entries]):
+    for answer in ftx.load(run.path / "trained").logits_from_files([store[entry] for entry in entries]):
         if isinstance(answer, ImageError):
             raise answer
         rows.append(answer)

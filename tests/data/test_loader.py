@@ -3,9 +3,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Sequence
-from hashlib import sha256
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -43,12 +41,6 @@ def truth(paths: Sequence[Path]) -> np.ndarray:
     return np.eye(len(paths), dtype=np.float32)
 
 
-def of(paths: Sequence[Path], truth: np.ndarray, **more: Any) -> TrainingImages:
-    """Images told apart by their names."""
-    digests = [sha256(path.name.encode()).hexdigest() for path in paths]
-    return TrainingImages(paths, truth, PRE, digests=digests, **more)
-
-
 def epoch(images: TrainingImages, number: int, batch_size: int = 4) -> tuple[np.ndarray, np.ndarray]:
     order = np.random.default_rng(99).permutation(len(images))
     batches = list(images.batches(order, batch_size, epoch=number))
@@ -61,17 +53,17 @@ def data_threads() -> list[threading.Thread]:
 
 
 def test_batches_have_the_networks_size_and_their_own_targets(paths: list[Path], truth: np.ndarray) -> None:
-    pixels_NHWC, targets = epoch(of(paths, truth), 1)
+    pixels_NHWC, targets = epoch(TrainingImages(paths, truth, PRE), 1)
     assert (pixels_NHWC.dtype, pixels_NHWC.shape) == (np.uint8, (14, 32, 32, 3))
     assert targets.dtype == np.float32
     assert np.array_equal(targets.argmax(1), np.random.default_rng(99).permutation(14))
 
 
 def test_a_view_is_that_of_its_image_in_its_epoch_by_its_seed(paths: list[Path], truth: np.ndarray) -> None:
-    images, order = of(paths, truth), np.random.default_rng(99).permutation(14)
+    images, order = TrainingImages(paths, truth, PRE), np.random.default_rng(99).permutation(14)
     first, again, other = (epoch(images, number)[0] for number in (1, 1, 2))
     assert np.array_equal(first, again)
-    for found in (other, epoch(of(paths, truth, seed=1), 1)[0]):
+    for found in (other, epoch(TrainingImages(paths, truth, PRE, seed=1), 1)[0]):
         # Four are of one colour.
         assert sum(not np.array_equal(*pair) for pair in zip(first, found, strict=True)) >= 10
     # Wherever the image stands, whatever stands before it, and whether that is made at all.
@@ -82,7 +74,7 @@ def test_a_view_is_that_of_its_image_in_its_epoch_by_its_seed(paths: list[Path],
 
 
 def test_an_image_that_comes_again_in_an_epoch_is_seen_otherwise(paths: list[Path], truth: np.ndarray) -> None:
-    images = of(paths, truth)
+    images = TrainingImages(paths, truth, PRE)
     (twice, targets), (once, _) = (next(iter(images.batches(order, 4, epoch=1))) for order in ([3, 5, 3, 3], [3]))
     assert targets.argmax(1).tolist() == [3, 5, 3, 3]
     assert np.array_equal(twice[0], once[0])
@@ -91,9 +83,9 @@ def test_an_image_that_comes_again_in_an_epoch_is_seen_otherwise(paths: list[Pat
 
 @pytest.mark.parametrize("augment", ["light", "none"])
 def test_memory_changes_no_pixel(paths: list[Path], truth: np.ndarray, augment: str) -> None:
-    everything = of(paths, truth, augment=augment)
-    half = of(paths, truth, augment=augment, budget_bytes=30_000)
-    nothing = of(paths, truth, augment=augment, budget_bytes=0)
+    everything = TrainingImages(paths, truth, PRE, augment=augment)
+    half = TrainingImages(paths, truth, PRE, augment=augment, budget_bytes=30_000)
+    nothing = TrainingImages(paths, truth, PRE, augment=augment, budget_bytes=0)
     assert everything.kept == 14
     assert 0 < half.kept < 14
     assert nothing.kept == 0
@@ -103,7 +95,7 @@ def test_memory_changes_no_pixel(paths: list[Path], truth: np.ndarray, augment: 
 
 
 def test_without_augmentation_it_is_the_image_path(paths: list[Path], truth: np.ndarray) -> None:
-    images = of(paths, truth, augment="none")
+    images = TrainingImages(paths, truth, PRE, augment="none")
     (pixels_NHWC, _) = next(iter(images.batches(range(14), 14, epoch=0)))
     assert np.array_equal(pixels_NHWC, np.stack([load_pixels(path, PRE) for path in paths]))
     assert np.array_equal(load_pixels_many(paths, PRE), pixels_NHWC)
@@ -144,8 +136,8 @@ def test_kept_images_are_reduced_and_small_ones_untouched() -> None:
 def test_a_missing_image_is_an_error_where_it_is_met(paths: list[Path], truth: np.ndarray) -> None:
     gone = [*paths[:-1], paths[0].parent / "gone.png"]
     with pytest.raises(ImageError):
-        of(gone, truth)
-    images = of(gone, truth, budget_bytes=0)
+        TrainingImages(gone, truth, PRE)
+    images = TrainingImages(gone, truth, PRE, budget_bytes=0)
     batches = images.batches(range(14), 4, epoch=0)
     assert len([next(batches) for _ in range(3)]) == 3
     with pytest.raises(ImageError):
@@ -154,7 +146,7 @@ def test_a_missing_image_is_an_error_where_it_is_met(paths: list[Path], truth: n
 
 
 def test_closing_early_leaves_no_thread(paths: list[Path], truth: np.ndarray) -> None:
-    batches = of(paths, truth).batches(range(14), 1, epoch=0)
+    batches = TrainingImages(paths, truth, PRE).batches(range(14), 1, epoch=0)
     next(batches)
     assert data_threads()
     batches.close()

@@ -1,4 +1,4 @@
-"""Near-duplicates are found by their looks, and different pictures are not taken for one."""
+"""Near-duplicates are found by their fingerprints, and different pictures are not taken for one."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 from PIL import Image, ImageEnhance
 from skimage import data as photographs
 
-from ftx.data.near_duplicates import Look, look_at, twins
+from ftx.data.near_duplicates import Fingerprint, fingerprint, near_duplicates
 
 NAMES = ("astronaut", "camera", "cat", "coffee", "rocket", "page", "clock", "coins", "moon")
 
@@ -36,35 +36,41 @@ CHANGES = {
 
 @pytest.mark.parametrize("change", CHANGES)
 def test_a_photograph_is_known_again(change: str) -> None:
-    looks = [look_at(photograph(name)) for name in NAMES]
-    changed = [look_at(CHANGES[change](photograph(name))) for name in NAMES]
-    assert {(pair.one, pair.other) for pair in twins(changed, looks)} == {(row, row) for row in range(len(NAMES))}
+    fingerprints = [fingerprint(photograph(name)) for name in NAMES]
+    changed = [fingerprint(CHANGES[change](photograph(name))) for name in NAMES]
+    assert {(pair.one, pair.other) for pair in near_duplicates(changed, fingerprints)} == {
+        (row, row) for row in range(len(NAMES))
+    }
 
 
 def test_different_photographs_and_mirrored_ones_are_not() -> None:
-    looks = [look_at(photograph(name)) for name in NAMES]
-    for one, other in combinations(looks, 2):
-        assert not twins([one], [other])
-    mirrored = [look_at(photograph(name).transpose(Image.Transpose.FLIP_LEFT_RIGHT)) for name in NAMES]
-    assert not twins(mirrored, looks)
+    fingerprints = [fingerprint(photograph(name)) for name in NAMES]
+    for one, other in combinations(fingerprints, 2):
+        assert not near_duplicates([one], [other])
+    mirrored = [fingerprint(photograph(name).transpose(Image.Transpose.FLIP_LEFT_RIGHT)) for name in NAMES]
+    assert not near_duplicates(mirrored, fingerprints)
 
 
 def test_pictures_of_one_grey_match_nothing() -> None:
-    plain = [look_at(Image.new("RGB", (40, 40), (grey,) * 3)) for grey in (0, 128, 255)]
-    assert not twins(plain[:1], plain[1:])
+    plain = [fingerprint(Image.new("RGB", (40, 40), (grey,) * 3)) for grey in (0, 128, 255)]
+    assert not near_duplicates(plain[:1], plain[1:])
     # Of the 64 bits the first would be their brightness.
-    assert len({look.bits >> 63 for look in plain}) == 1
+    assert len({one.bits >> 63 for one in plain}) == 1
 
 
 def test_many_are_compared_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("ftx.data.near_duplicates._PAIRS", 7)
     generator = np.random.default_rng(0)
-    looks = [look_at(Image.fromarray(generator.integers(0, 256, (40, 40, 3), dtype=np.uint8))) for _ in range(10)]
-    assert sorted((pair.one, pair.other) for pair in twins(looks, looks)) == [(row, row) for row in range(10)]
+    fingerprints = [
+        fingerprint(Image.fromarray(generator.integers(0, 256, (40, 40, 3), dtype=np.uint8))) for _ in range(10)
+    ]
+    assert sorted((pair.one, pair.other) for pair in near_duplicates(fingerprints, fingerprints)) == [
+        (row, row) for row in range(10)
+    ]
 
 
-def correlated(correlation: float) -> tuple[Look, Look]:
-    """Two looks of equal bits, whose grey pixels correlate by this but for their rounding to whole levels."""
+def correlated(correlation: float) -> tuple[Fingerprint, Fingerprint]:
+    """Two fingerprints of equal bits, whose grey pixels correlate by this but for their rounding to whole levels."""
     generator = np.random.default_rng(1)
     one, other = generator.normal(size=(2, 32 * 32))
     one -= one.mean()
@@ -74,7 +80,7 @@ def correlated(correlation: float) -> tuple[Look, Look]:
     other /= np.linalg.norm(other)
     mixed = correlation * one + np.sqrt(1 - correlation**2) * other
     grey = [(128 + 900 * each).round().clip(0, 255).astype(np.uint8).reshape(32, 32) for each in (one, mixed)]
-    return Look(0, grey[0]), Look(0, grey[1])
+    return Fingerprint(0, grey[0]), Fingerprint(0, grey[1])
 
 
 # Rounding to whole grey levels, of a spread of 28, moves a correlation by some 1e-4.
@@ -83,7 +89,7 @@ def test_near_duplicates_correlate_by_98_in_a_hundred(correlation: float, found:
     one, other = correlated(correlation)
     exact = float(np.corrcoef(one.grey_HW.ravel(), other.grey_HW.ravel())[0, 1])
     assert exact == pytest.approx(correlation, abs=1e-3)
-    pairs = twins([one], [other])
+    pairs = near_duplicates([one], [other])
     assert len(pairs) == found
     assert all(pair.correlation == pytest.approx(exact, abs=1e-5) for pair in pairs)
 
@@ -91,4 +97,4 @@ def test_near_duplicates_correlate_by_98_in_a_hundred(correlation: float, found:
 @pytest.mark.parametrize(("bits", "found"), [(8, 1), (9, 0)])
 def test_near_duplicates_differ_by_8_bits_of_64(bits: int, found: int) -> None:
     one, other = correlated(1.0)
-    assert len(twins([one], [Look(int("1" * bits, 2) << 20, other.grey_HW)])) == found
+    assert len(near_duplicates([one], [Fingerprint(int("1" * bits, 2) << 20, other.grey_HW)])) == found

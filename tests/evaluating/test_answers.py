@@ -9,9 +9,10 @@ from pathlib import Path
 
 import numpy as np
 
-from ftx.data.preprocess import Preprocess
+from ftx.data.preprocess import Pixels, Preprocess
+from ftx.data.store import ImageLike
 from ftx.evaluating.answers import files_latency_ms, graph_latency_ms
-from ftx.runtimes.predictor import Pixels, RuntimeName
+from ftx.runtimes.predictor import RuntimeName
 from ftx.tasks.base import Task
 from ftx.tasks.labels import Labels
 from ftx.tasks.multiclass import Multiclass
@@ -33,8 +34,8 @@ class Sleeper:
         time.sleep(SLEEP_S)
         return np.zeros((len(pixels_NHWC), 2), np.float32)
 
-    def logits_from_files(self, paths: Iterable[Path]) -> Iterator[Floats]:
-        for _ in paths:
+    def logits_from_files(self, images: Iterable[ImageLike]) -> Iterator[Floats]:
+        for _ in images:
             yield self.logits(np.zeros((1, 4, 4, 3), np.uint8))[0]
 
 

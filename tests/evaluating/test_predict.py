@@ -61,6 +61,28 @@ def test_what_cannot_be_read_is_reported_and_the_rest_goes_on(colour_model: Any,
     assert all(answer.labels == [] for answer in answers if answer.error)
 
 
+def test_bytes_are_answered_as_their_files_are_and_named_by_their_number(colour_model: Any, tmp_path: Path) -> None:
+    red, green = (next((colour_model.images / name).iterdir()) for name in ("red", "green"))
+    predictor = OpenVinoPredictor(colour_model.folder, "f32")
+    from_files = list(predict([red, green], predictor, scores=True))
+    mixed = [red.read_bytes(), str(green), b"<html></html>", green.read_bytes()]
+    first, second, third, fourth = predict(mixed, predictor, scores=True)
+    assert [one.path for one in (first, second, third, fourth)] == ["<bytes 1>", str(green), "<bytes 2>", "<bytes 3>"]
+    for answer, expected in ((first, from_files[0]), (second, from_files[1]), (fourth, from_files[1])):
+        assert (answer.labels, answer.scores, answer.error) == (expected.labels, expected.scores, None)
+    assert third.error is not None
+    assert third.error.startswith("this is no image")
+    assert [one.labels for one in predict(red.read_bytes(), predictor)] == [first.labels]
+    assert json.loads(first.to_line())["path"] == "<bytes 1>"
+
+
+@pytest.mark.parametrize("given", [[np.zeros((8, 8, 3))], [Image.new("RGB", (8, 8))], bytearray(b"png"), [None]])
+def test_what_is_neither_a_path_nor_bytes_is_refused(given: Any, colour_model: Any) -> None:
+    with pytest.raises(InputError, match="named by their files, or given as their bytes") as caught:
+        predict(given, colour_model.folder)
+    assert caught.value.found in {"ndarray", "Image", "int", "NoneType"}
+
+
 def test_a_folder_that_cannot_be_read_is_named_and_the_rest_answered(colour_model: Any, tmp_path: Path) -> None:
     """Whoever runs the tests may read everything; but no path may have 4,096 bytes, and one below another may."""
     good = tmp_path / "good.png"

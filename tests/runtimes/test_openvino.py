@@ -53,12 +53,19 @@ def test_files_of_several_sizes_keep_their_order(colour_model: Any, tmp_path: Pa
     broken.write_bytes(b"<html>")
     found = sorted(colour_model.images.rglob("*.png"))
     paths = [*found[:2], broken, *found[2:]]
-    answers = list(OpenVinoPredictor(colour_model.folder, "f32").logits_from_files(paths))
+    predictor = OpenVinoPredictor(colour_model.folder, "f32")
+    answers = list(predictor.logits_from_files(paths))
+    sent = list(predictor.logits_from_files(path.read_bytes() for path in paths))
     assert [isinstance(answer, ImageError) for answer in answers] == [path == broken for path in paths]
     for path, answer in zip(paths, answers, strict=True):
         if path != broken:
             expected = colour_model.expected(np.asarray(Image.open(path))[None])[0]
             np.testing.assert_allclose(answer, expected, rtol=0, atol=F32_ATOL)
+    for answer, again in zip(answers, sent, strict=True):
+        if isinstance(answer, ImageError):
+            assert (again.what, again.where) == (answer.what, "<bytes>")
+        else:
+            np.testing.assert_array_equal(again, answer)
 
 
 def test_an_altered_folder_is_refused(copy: Path) -> None:

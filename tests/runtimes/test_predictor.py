@@ -1,13 +1,16 @@
 from __future__ import annotations
 
+import tracemalloc
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from ftx.core.errors import ImageError
+from ftx.data.preprocess import Pixels, Preprocess, load_pixels
 from ftx.runtimes import predictor as base
-from ftx.runtimes.predictor import Pixels, feed_files
+from ftx.runtimes.predictor import feed_files
 from ftx.tasks.thresholds import Floats
 
 
@@ -54,6 +57,26 @@ def test_large_images_fill_a_batch_by_their_bytes(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(base, "BATCH_BYTES", 3 * 10 * 10 * 3)
     _, shapes = ask([f"10x10-{index}" for index in range(7)] + ["20x20-9"])
     assert [shape[0] for shape in shapes] == [3, 3, 1, 1]
+
+
+def test_errors_that_wait_for_a_batch_hold_no_files(tmp_path: Path) -> None:
+    """Each of its traceback's frames would hold a copy of the file, until an image comes that can be read."""
+    path = tmp_path / "broken.png"
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + bytes(1 << 20))
+    pre = Preprocess(8, 8, 8, "bicubic", (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
+    tracemalloc.start()
+    try:
+        answers = feed_files([path] * 50, partial(load_pixels, pre=pre), Recorder())
+        first = next(iter(answers))
+        held_bytes, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert isinstance(first, ImageError)
+    assert first.where == str(path)
+    assert first.__cause__ is not None
+    assert first.__cause__.__traceback__ is not None  # where Pillow stopped is still told
+    # Fifty errors are far less than a megabyte; a file or two may still be read ahead.
+    assert held_bytes < 5 << 20
 
 
 def test_no_files_no_batches() -> None:

@@ -23,8 +23,9 @@ from tests.strangers.test_reading import KINDS, irregular
 from ftx.core.errors import ImageError
 from ftx.data import decode
 from ftx.data import decode_limits as costs
-from ftx.data.decode import open_hashed, open_image, pixel_bytes, to_rgb
+from ftx.data.decode import to_rgb
 from ftx.data.decode_limits import MAX_DECODING_BYTES, MAX_PIXELS, MAX_SCANNED_PIXELS, Budget, count_scans
+from ftx.data.store import open_hashed, open_image, pixel_bytes
 from ftx.data.threads import in_threads
 
 
@@ -73,7 +74,7 @@ import json, os, re, sys
 from pathlib import Path
 import numpy as np
 from PIL import Image
-from ftx.data.decode import open_image
+from ftx.data.store import open_image
 from ftx.core.errors import ImageError
 def status(key):
     return int(re.search(key + r":\\s+(\\d+) kB", Path("/proc/self/status").read_text())[1]) / 1000
@@ -317,7 +318,7 @@ def test_what_takes_too_long_is_stopped(make: Callable[[], bytes], monkeypatch: 
 def test_the_seconds_are_those_of_its_thread_not_of_the_clock(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(costs, "MAX_DECODING_S", 0.2)
     content = encoded(noise(300, 300), "PNG")
-    stream = costs.Paced(content)
+    stream = costs.LimitedStream(content)
     time.sleep(0.3)
     assert stream.read() == content
 

@@ -10,6 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
+from ftx.data.store import ImageStore
 from ftx.recipe.schema import Recipe
 from ftx.runs.run import Run
 from ftx.runtimes import load_artifact
@@ -37,8 +38,9 @@ def test_a_fully_trained_convolutional_network_is_that_of_its_best_epoch(tmp_pat
     assert report.best_epoch < report.epochs  # or the last epoch's statistics are the best one's
     run = Run.open(report.run)
     entries = run.entries("val")
-    paths = [entry.locate(run.data_root(None)) for entry in entries]
-    logits_NC = torch.from_numpy(np.stack(list(load_artifact(run, "trained").logits_from_files(paths))))
+    store = ImageStore(run.data_root(None))
+    images = [store[entry] for entry in entries]
+    logits_NC = torch.from_numpy(np.stack(list(load_artifact(run, "trained").logits_from_files(images))))
     targets_NC = torch.from_numpy(run.task.targets([entry.labels for entry in entries]))
     loss = run.task.loss(logits_NC, targets_NC, kind="asymmetric", label_smoothing=0.0).item()
     assert loss == pytest.approx(report.loss, rel=1e-4)  # f32 in batches of another size

@@ -18,6 +18,7 @@ from ftx.adapters.prepare import Prepared, prepare
 from ftx.backbones.build import Backbone
 from ftx.backbones.split_network import choose_attention
 from ftx.core.errors import EnvironmentFault, ImageError
+from ftx.core.files import sha256_file
 from ftx.core.memory import available_bytes
 from ftx.data.dataset import Dataset, Entry
 from ftx.data.preprocess import Preprocess
@@ -164,7 +165,8 @@ def test_of_few_images_the_rehearsal_reads_each_once(tmp_path: Path) -> None:
     for number in range(6):
         Image.new("RGB", (32, 32), (40 * number, 90, 200)).save(tmp_path / f"{number}.png")
     entries = tuple(
-        Entry(f"{number}.png", "", (labels[number % 2],), "val" if number > 3 else "train") for number in range(6)
+        Entry(path.name, sha256_file(path), (labels[number % 2],), "val" if number > 3 else "train")
+        for number, path in enumerate(sorted(tmp_path.iterdir()))
     )
     dataset = Dataset(tmp_path, Labels.multiclass(labels), entries)
     recipe = Recipe.named(TINY | {"name": "test_vit", "image_size": 32, "peft": "lora", "batch_size": 64})

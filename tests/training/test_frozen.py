@@ -15,6 +15,7 @@ from torch import nn
 
 from ftx.adapters.prepare import prepare
 from ftx.backbones.split_network import cut_at_head
+from ftx.core.files import sha256_file
 from ftx.core.progress import SILENT, Progress
 from ftx.core.progress import Task as Stretch
 from ftx.data.dataset import Entry
@@ -83,7 +84,7 @@ def test_features_are_those_of_the_model_as_it_answers(
 
 
 def plain_images(paths: list[Path], progress: Progress = SILENT) -> TrainingImages:
-    return TrainingImages(paths, ONE_HOT, PRE, digests=["0"] * len(paths), augment="none", progress=progress)
+    return TrainingImages(paths, ONE_HOT, PRE, augment="none", progress=progress)
 
 
 def step(module: nn.Module, paths: list[Path]) -> torch.Tensor:
@@ -114,7 +115,8 @@ def test_nothing_is_computed_once_where_all_blocks_train(paths: list[Path]) -> N
         module = prepare(recipe, 2).backbone.module
         found = plan(module, recipe, 6, SILENT)
         assert (found.kept_blocks, found.augment) == (lead, augment)
-        entries = [Entry(path.name, "", (path.parent.name,), "train") for path in paths if path.parent.name == "one"]
+        ones = [path for path in paths if path.parent.name == "one"]
+        entries = [Entry(path.name, sha256_file(path), ("one",), "train") for path in ones]
         inputs = inputs_of(module, PRE, paths[0].parent, entries, TASK, found, seed=0, progress=SILENT)
         assert inputs.unit == ("images" if lead is None else "features")
 

@@ -9,10 +9,9 @@ from __future__ import annotations
 import math
 
 import numpy as np
-from numpy.typing import NDArray
 from PIL import Image
 
-from ftx.data.preprocess import Preprocess
+from ftx.data.preprocess import Pixels, Preprocess
 
 # Share of the image's area, and width to height, that a crop may have. The ratio is that of Szegedy et al.,
 # arXiv:1409.4842, section 6; the area there begins at 0.08, which often cuts the object off.
@@ -25,7 +24,7 @@ ATTEMPTS = 10
 Box = tuple[float, float, float, float]
 
 
-def random_view(image: Image.Image, pre: Preprocess, rng: np.random.Generator) -> NDArray[np.uint8]:
+def random_view(image: Image.Image, pre: Preprocess, rng: np.random.Generator) -> Pixels:
     """A random part of an image at the network's size, mirrored half of the time.
 
     Shape: [H, W, 3].

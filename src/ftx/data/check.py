@@ -11,9 +11,9 @@ from ftx.core.errors import DataError
 from ftx.core.progress import SILENT, Progress
 from ftx.core.reports import VerbReport
 from ftx.data.dataset import SPLITS, Dataset, Entry
-from ftx.data.near_duplicates import Look, twins
+from ftx.data.near_duplicates import near_duplicates
 from ftx.data.sources import Layout, Listing, list_images
-from ftx.data.survey import Opened, class_counts, on_sides, open_all
+from ftx.data.survey import Opened, class_counts, open_all, with_splits
 from ftx.recipe.sections import DataRecipe
 from ftx.tasks.labels import Labels
 from ftx.tasks.meaning import TASKS
@@ -21,7 +21,7 @@ from ftx.tasks.names import TaskName
 
 
 class NearDuplicate(BaseModel):
-    """A held-out image that looks like one of train: another size or compression of it, or the next frame.
+    """A held-out image that is nearly one of train: another size or compression of it, or the next frame.
 
     ``correlation`` is that of their grey pixels, in [-1, 1]; 1 also where the files are the same.
     """
@@ -36,11 +36,11 @@ class NearDuplicate(BaseModel):
 class DataReport(VerbReport):
     """What a training would make of a data set.
 
-    ``task`` is what the labels look like unless one was named (``task_named``). ``counts`` has an entry a label and
-    side, ancestors counted with their children. ``imbalance`` is the largest ratio of training images between two
-    labels of one group, or between those that have a single label and those that have not. ``copies`` counts images
-    that occur before under another name on the same side, ``ignored`` other files by ending. ``ok`` says that ``ftx
-    train`` would take it: no ``problems``.
+    ``task`` is the narrowest that the labels suit unless one was named (``task_named``). ``counts`` holds images by
+    label and split, ancestors counted with their children. ``imbalance`` is the largest ratio of training images
+    between two labels of one group, or between those that have a single label and those that have not. ``copies``
+    counts images that occur before under another name in the same split, ``ignored`` other files by ending. ``ok`` says
+    that ``ftx train`` would take it: no ``problems``.
     """
 
     verb: str = "data check"
@@ -68,30 +68,30 @@ def check(
     val_fraction: float = DataRecipe().val_fraction,
     progress: Progress = SILENT,
 ) -> DataReport:
-    """Open every image of a data set and say what was understood; without ``task`` by what the labels look like.
+    """Open every image of a data set and say what was understood; without a ``task``, for the narrowest that fits.
 
     Raises: DataError if not even a list of images can be made of it, or if images do not carry what ``task`` asks for.
     """
     nested = task is None or TASKS[task].nested_folders
     listing = list_images(path, nested=nested, form=form)
-    understood = task or _looks_like(listing)
-    opened = open_all(listing, understood, path, progress, looks=True)
+    understood = task or _narrowest_task(listing)
+    opened = open_all(listing, understood, path, progress, fingerprints=True)
     problems = [*opened.problems]
     try:
-        found = on_sides(listing, opened, val_fraction)
+        found = with_splits(listing, opened, val_fraction)
         dataset, copies = found.dataset, found.copies
     except DataError as error:  # too few to split: each stands where it was put, or in train
         problems += [] if problems else [error]
         dataset, copies = _unsplit(listing, opened), 0
-    counts = {name: {str(side): n for side, n in sides.items()} for name, sides in class_counts(dataset).items()}
-    trained = {name: sides.get("train", 0) for name, sides in counts.items()}
+    counts = {name: {str(split): n for split, n in each.items()} for name, each in class_counts(dataset).items()}
+    trained = {name: each.get("train", 0) for name, each in counts.items()}
     return DataReport(
         ok=not problems,
         path=str(path),
         layout=listing.layout,
         task=understood,
         task_named=task is not None,
-        images={str(side): len(dataset.split(side)) for side in SPLITS if dataset.split(side)},
+        images={str(split): len(dataset.split(split)) for split in SPLITS if dataset.split(split)},
         labels=dataset.labels,
         counts=counts,
         unlabelled=sum(not entry.labels for entry in dataset.entries),
@@ -104,7 +104,7 @@ def check(
     )
 
 
-def _looks_like(listing: Listing) -> TaskName:
+def _narrowest_task(listing: Listing) -> TaskName:
     """The narrowest task that its labels suit: one label each is also any number of labels."""
     carried = {file.path: file.labels for file in listing.files}
     order: tuple[TaskName, ...] = ("hierarchical", "multiclass", "multilabel")
@@ -127,8 +127,8 @@ def _unsplit(listing: Listing, opened: Opened) -> Dataset:
 
 
 def _near_duplicates(dataset: Dataset, opened: Opened, progress: Progress) -> list[NearDuplicate]:
-    """Equal files first, which no look is needed for, then what looks alike."""
-    look_of: dict[str, Look] = {file.path: look for file, look in zip(opened.files, opened.looks, strict=True)}
+    """Equal files first, which need no fingerprint, then those of fingerprints that are alike."""
+    by_path = {file.path: each for file, each in zip(opened.files, opened.fingerprints, strict=True)}
     train = dataset.split("train")
     same = {entry.sha256: entry.path for entry in train}
     held_out = dataset.split("val") + dataset.split("test")
@@ -138,10 +138,10 @@ def _near_duplicates(dataset: Dataset, opened: Opened, progress: Progress) -> li
         if entry.sha256 in same
     ]
     others = [entry for entry in held_out if entry.sha256 not in same]
-    found = twins([look_of[entry.path] for entry in others], [look_of[entry.path] for entry in train], progress)
+    pairs = near_duplicates([by_path[one.path] for one in others], [by_path[one.path] for one in train], progress)
     return equal + [
         NearDuplicate(
             held_out=others[pair.one].path, train=train[pair.other].path, correlation=round(pair.correlation, 4)
         )
-        for pair in found
+        for pair in pairs
     ]

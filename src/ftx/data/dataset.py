@@ -1,4 +1,4 @@
-"""A data set as it was understood: images, their labels, and the side that each stands on."""
+"""A data set as it was understood: images, their labels, and the split that each is in."""
 
 from __future__ import annotations
 
@@ -8,8 +8,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Literal, cast
 
-from ftx.core.errors import DataError, shown
-from ftx.core.files import sha256_file
+from ftx.core.errors import shown
 from ftx.tasks.labels import Labels
 
 # train: fit and calibrate; val: choose (epoch, rate); test: report.
@@ -55,18 +54,6 @@ class Entry:
         record = asdict(self)
         return record if self.group is not None else {name: value for name, value in record.items() if name != "group"}
 
-    def locate(self, root: Path) -> Path:
-        """The image on disk, known by its hash to be the one that the run was made with.
-
-        Raises: DataError if it is gone or has changed.
-        """
-        path = root / self.path
-        if not path.is_file():
-            raise DataError("an image of the run is missing", where=path, mend="restore it, or name --data DIR")
-        if sha256_file(path) != self.sha256:
-            raise DataError("an image of the run has changed since training", where=path, mend="restore it")
-        return path
-
 
 def groups_of(entries: Sequence[Entry]) -> tuple[str, ...]:
     """What each image is of, as a digest; empty where no image is of a group, and by itself where one is not.
@@ -99,10 +86,10 @@ class Dataset:
     unreadable: tuple[Unreadable, ...] = ()
 
     def split(self, name: Split) -> tuple[Entry, ...]:
-        """The images on one side."""
+        """The images in one split."""
         return tuple(entry for entry in self.entries if entry.split == name)
 
     @property
     def report_split(self) -> Split:
-        """The side that reports use: ``test``, or ``val`` where there is no test."""
+        """The split that reports use: ``test``, or ``val`` where there is no test."""
         return "test" if self.split("test") else "val"

@@ -6,10 +6,7 @@ What an image may cost is known by ``ftx.data.decode_limits``.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Generator, Iterator
-from contextlib import contextmanager
-from hashlib import sha256
-from pathlib import Path
+from collections.abc import Callable, Iterator
 from typing import BinaryIO
 
 import numpy as np
@@ -17,13 +14,10 @@ from PIL import Image, ImageFile
 from PIL.ExifTags import Base as Exif
 from PIL.TiffImagePlugin import BITSPERSAMPLE, PHOTOMETRIC_INTERPRETATION
 
-from ftx.core.errors import FtxError, ImageError
-from ftx.core.regular_files import open_file, read_file
+from ftx.core.errors import ImageError
 from ftx.data.decode_limits import (
     DECODING,
-    FILES,
-    MAX_FILE_BYTES,
-    Paced,
+    LimitedStream,
     check_directory,
     check_scans,
     check_size,
@@ -54,62 +48,15 @@ _TURNS = {
 }
 
 
-def open_image(source: Path | bytes) -> Image.Image:
-    """Decode an image as a viewer shows it: upright, in RGB, what is transparent over white.
+def decode(content: bytes) -> Image.Image:
+    """The first frame of an image; colour profiles are not applied, as timm's transform applies none.
 
-    Of an animation the first frame; colour profiles are not applied, as timm's transform applies none.
-    Raises: ImageError if it is missing, no regular file, broken, of a kind with no agreed look, or would cost more
-    than ``ftx.data.decode_limits`` allow.
+    Raises: ImageError if it is none, of a kind with no agreed look, or would cost more than ``ftx.data.decode_limits``
+    allow; what Pillow's readers raise if it is broken.
     """
-    if isinstance(source, bytes):
-        with _readable(None):
-            return _decode(source)
-    return open_hashed(source)[0]
-
-
-def open_hashed(path: Path) -> tuple[Image.Image, str]:
-    """The image in a file, and the SHA-256 of the very bytes that it was decoded from.
-
-    Raises: as ``open_image``.
-    """
-    with _readable(path):
-        size_bytes = path.stat().st_size
-        if size_bytes > MAX_FILE_BYTES:
-            found = f"{size_bytes / 1e6:,.0f} MB of at most {MAX_FILE_BYTES / 1e6:.0f}"
-            raise ImageError("the image's file is too large", found=found, mend="scale it down, or compress it")
-        with FILES.holding(size_bytes):
-            content = read_file(path, MAX_FILE_BYTES)
-            return _decode(content), sha256(content).hexdigest()
-
-
-def pixel_bytes(path: Path) -> int:
-    """What the decoded pixels take, by the file's header; 0 where that cannot be read."""
+    stream = LimitedStream(content)
     try:
-        with open_file(path) as stream:
-            width, height = _identify(stream).size
-    except Exception:  # opening it will tell
-        return 0
-    return 3 * width * height
-
-
-@contextmanager
-def _readable(where: Path | None) -> Generator[None, None, None]:
-    """Turn whatever an image's file brings about into an ImageError that names it."""
-    try:
-        yield
-    except FileNotFoundError as error:
-        raise ImageError("there is no such image", where=where) from error
-    except FtxError as error:
-        raise ImageError(error.what, where=where, found=error.found, mend=error.mend) from error
-    except Exception as error:  # Pillow's decoders let struct, value and memory errors through on broken files
-        found = getattr(error, "strerror", None) or str(error) or type(error).__name__
-        raise ImageError("the image cannot be read", where=where, found=found, mend="copy it again") from error
-
-
-def _decode(content: bytes) -> Image.Image:
-    stream = Paced(content)
-    try:
-        image = _identify(stream)
+        image = read_header(stream)
         check_size(image)
         check_scans(image, content)
         with DECODING.holding(decoding_bytes(image)):
@@ -126,22 +73,23 @@ def _decode(content: bytes) -> Image.Image:
         raise
 
 
-def _identify(stream: BinaryIO) -> ImageFile.ImageFile:
-    """Read an image's header.
+def read_header(stream: BinaryIO) -> ImageFile.ImageFile:
+    """An image of which the header alone is read.
 
-    What Image.open does for these formats, but without its warning of large images: a warning can be
+    It is what Image.open does for these formats, but without its warning of large images: a warning can be
     silenced for the whole process only, and threads decode here. ``check_size`` refuses them.
+    Raises: ImageError if it is none; what Pillow's readers raise if it is broken.
     """
     start = stream.read(512)
     if not start:
         raise ImageError("the image is empty", found="0 bytes", mend="copy it again")
     for name in FORMATS:
-        read_header, signed = Image.OPEN.get(name, (None, None))
-        if read_header and signed and signed(start[:16]) is True:  # a text: this build of Pillow lacks the format
+        opened, signed = Image.OPEN.get(name, (None, None))
+        if opened and signed and signed(start[:16]) is True:  # a text: this build of Pillow lacks the format
             if name == "TIFF":
                 check_directory(stream)
             stream.seek(0)
-            return read_header(stream, "")
+            return opened(stream, "")
     raise ImageError("this is no image", found=_kind(start), mend=f"the formats are {', '.join(FORMATS)}")
 
 

@@ -136,7 +136,7 @@ def count_scans(content: bytes) -> int:
 
 def check_directory(stream: BinaryIO) -> None:
     """Raise ImageError for a TIFF whose first directory would take many times its file in memory."""
-    entries = directory(stream)
+    entries = tiff_directory(stream)
     if crowded := [count for kind, count, _ in entries if kind not in _BYTE_KINDS and count > MAX_ENTRY_NUMBERS]:
         found = f"{max(crowded):,} numbers in one entry, at most {MAX_ENTRY_NUMBERS:,}"
         raise ImageError("the image's directory is too large", found=found, mend="save it anew")
@@ -149,7 +149,7 @@ def check_directory(stream: BinaryIO) -> None:
 def is_sound_exif(exif: bytes) -> bool:
     """Whether reading an EXIF block takes little more memory than the block has: each entry holds its own bytes."""
     content = exif.removeprefix(b"Exif\0\0")
-    held_bytes = sum(held for _, _, held in directory(io.BytesIO(content)))
+    held_bytes = sum(held for _, _, held in tiff_directory(io.BytesIO(content)))
     return held_bytes <= MAX_HELD_TIMES * len(content) + _SLACK_BYTES
 
 
@@ -158,7 +158,7 @@ _KIND_BYTES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 
 _BYTE_KINDS = (1, 2, 7)
 
 
-def directory(stream: BinaryIO) -> list[tuple[int, int, int]]:
+def tiff_directory(stream: BinaryIO) -> list[tuple[int, int, int]]:
     """The entries of the first directory of a TIFF or an EXIF block: kind, count of values, bytes that are read.
 
     Of what is cut off or broken, as many as are there.
@@ -183,7 +183,7 @@ def directory(stream: BinaryIO) -> list[tuple[int, int, int]]:
     ]
 
 
-class Paced(io.BytesIO):
+class LimitedStream(io.BytesIO):
     """A file's bytes for a decoder that stops where it has read, or reckoned, far more than an image needs.
 
     Pillow's decoders ask for the next few kilobytes again and again, so that each such question can end them.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Generator, Sequence
 from contextlib import closing
-from pathlib import Path
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,14 +13,12 @@ from PIL import Image
 from ftx.core.memory import available_bytes
 from ftx.core.progress import SILENT, Progress
 from ftx.data.augment import random_view
-from ftx.data.decode import open_image
 from ftx.data.draws import occurrences, view_generator
-from ftx.data.preprocess import Preprocess, load_pixels, resize_crop
+from ftx.data.preprocess import Pixels, Preprocess, load_pixels, resize_crop
+from ftx.data.store import EncodedImage, ImageLike, open_image
 from ftx.data.threads import in_threads
 from ftx.recipe.sections import Augment
-
-Pixels = NDArray[np.uint8]
-Targets = NDArray[np.float32]
+from ftx.tasks.base import Targets
 
 # An image is kept at most so large that it covers this many times the network's resize: the smallest crop
 # (0.6 of the area, so 0.77 of a side) is then still reduced, by 1.16, and never blown up.
@@ -39,11 +37,10 @@ class TrainingImages:
 
     def __init__(
         self,
-        paths: Sequence[Path],
+        images: Sequence[ImageLike],
         targets_NC: Targets,
         pre: Preprocess,
         *,
-        digests: Sequence[str],
         seed: int = 0,
         augment: Augment = "light",
         budget_bytes: int | None = None,
@@ -51,22 +48,20 @@ class TrainingImages:
     ) -> None:
         """Decode what fits into ``budget_bytes``, by default a quarter of the memory that is free.
 
-        ``digests`` are the SHA-256 of the files.
-
         Raises: ImageError for an image that cannot be read.
         """
-        if len(paths) != len(targets_NC):
-            raise AssertionError(f"{len(paths)} images, {len(targets_NC)} rows of targets")
-        self.paths = tuple(paths)
+        if len(images) != len(targets_NC):
+            raise AssertionError(f"{len(images)} images, {len(targets_NC)} rows of targets")
+        self.images = tuple(EncodedImage.of(image) for image in images)
         self.targets_NC = targets_NC
         self.pre = pre
-        self.digests, self.seed = tuple(digests), seed
+        self.seed = seed
         self.augment: Augment = augment
         self._kept: list[Pixels] = []
         self._keep(available_bytes() // 4 if budget_bytes is None else budget_bytes, progress)
 
     def __len__(self) -> int:
-        return len(self.paths)
+        return len(self.images)
 
     @property
     def kept(self) -> int:
@@ -96,22 +91,22 @@ class TrainingImages:
         return in_threads(prepare, starts, workers=BATCHES_AHEAD, ahead=BATCHES_AHEAD)
 
     def _view(self, index: int, epoch: int, occurrence: int) -> Pixels:
-        reduced_HWC = self._kept[index] if index < self.kept else self._decode(self.paths[index])
+        reduced_HWC = self._kept[index] if index < self.kept else self._decode(self.images[index])
         if self.augment == "none":
             return reduced_HWC
-        rng = view_generator(self.seed, epoch, self.digests[index], occurrence)
+        rng = view_generator(self.seed, epoch, self.images[index].key, occurrence)
         return random_view(Image.fromarray(reduced_HWC), self.pre, rng)
 
-    def _decode(self, path: Path) -> Pixels:
-        image = open_image(path)
+    def _decode(self, image: ImageLike) -> Pixels:
+        decoded = open_image(image)
         if self.augment == "none":  # the final pixels: reducing first would change them
-            return resize_crop(image, self.pre)
-        return np.asarray(reduce(image, KEPT_TO_RESIZE, self.pre))
+            return resize_crop(decoded, self.pre)
+        return np.asarray(reduce(decoded, KEPT_TO_RESIZE, self.pre))
 
     def _keep(self, budget_bytes: int, progress: Progress) -> None:
         used_bytes = 0
         decoding = progress.track("Decoding training images", len(self))
-        with closing(in_threads(self._decode, self.paths)) as decoded, decoding as task:
+        with closing(in_threads(self._decode, self.images)) as decoded, decoding as task:
             for pixels_HWC in decoded:
                 used_bytes += pixels_HWC.nbytes
                 if used_bytes > budget_bytes:
@@ -135,31 +130,27 @@ def reduce(image: Image.Image, times: float, pre: Preprocess) -> Image.Image:
     return image.resize(size, Image.Resampling[pre.interpolation.upper()])
 
 
-def load_pixels_many(paths: Sequence[Path], pre: Preprocess, progress: Progress = SILENT) -> Pixels:
+def load_pixels_many(images: Sequence[ImageLike], pre: Preprocess, progress: Progress = SILENT) -> Pixels:
     """All images through the image path, decoded in threads.
 
     Shape: [N, H, W, 3], at the network's size.
     Raises: ImageError for the first image that cannot be read.
     """
-    pixels_NHWC = np.empty((len(paths), pre.height, pre.width, 3), dtype=np.uint8)
-
-    def load(path: Path) -> Pixels:
-        return load_pixels(path, pre)
-
-    with progress.track("Reading images", len(paths)) as task:
-        for row, pixels_HWC in enumerate(in_threads(load, paths)):
+    pixels_NHWC = np.empty((len(images), pre.height, pre.width, 3), dtype=np.uint8)
+    with progress.track("Reading images", len(images)) as task:
+        for row, pixels_HWC in enumerate(in_threads(partial(load_pixels, pre=pre), images)):
             pixels_NHWC[row] = pixels_HWC
             task.advance()
     return pixels_NHWC
 
 
-def iter_pixels(paths: Sequence[Path], pre: Preprocess, batch_size: int) -> Generator[Pixels, None, None]:
+def iter_pixels(images: Sequence[ImageLike], pre: Preprocess, batch_size: int) -> Generator[Pixels, None, None]:
     """As ``load_pixels_many``, a batch at a time, for more images than memory holds.
 
     Shape: [B, H, W, 3]; the last batch may be smaller.
     """
 
     def load(start: int) -> Pixels:
-        return np.stack([load_pixels(path, pre) for path in paths[start : start + batch_size]])
+        return np.stack([load_pixels(image, pre) for image in images[start : start + batch_size]])
 
-    return in_threads(load, range(0, len(paths), batch_size), ahead=2 * BATCHES_AHEAD)
+    return in_threads(load, range(0, len(images), batch_size), ahead=2 * BATCHES_AHEAD)

@@ -1,4 +1,4 @@
-"""What an image looks like in 64 bits, so that a photograph saved anew, resized or brightened is known again.
+"""Near-duplicates: a photograph that was saved anew, resized or brightened, known again by a fingerprint of 64 bits.
 
 Shapes: N and M images.
 """
@@ -30,7 +30,7 @@ Bits = NDArray[np.uint64]
 
 
 @dataclass(frozen=True)
-class Look:
+class Fingerprint:
     """The 64 bits, and the grey pixels that they were taken from. Shape: [32, 32]."""
 
     bits: int
@@ -38,31 +38,33 @@ class Look:
 
 
 @dataclass(frozen=True)
-class Twins:
-    """The rows of two images that look alike, and the correlation of their grey pixels, in [-1, 1]."""
+class Pair:
+    """The rows of two images that are near-duplicates, and the correlation of their grey pixels, in [-1, 1]."""
 
     one: int
     other: int
     correlation: float
 
 
-def look_at(image: Image.Image) -> Look:
+def fingerprint(image: Image.Image) -> Fingerprint:
     """Signs of the low frequencies against their median, the mean brightness left out."""
     grey_HW = np.asarray(image.convert("L").resize((SIDE, SIDE), Image.Resampling.LANCZOS))
     low_KK = _COSINES @ grey_HW.astype(np.float64) @ _COSINES.T
     values = low_KK.ravel()
     above = values > np.median(values[1:])
     above[0] = False
-    return Look(int.from_bytes(np.packbits(above).tobytes(), "big"), grey_HW)
+    return Fingerprint(int.from_bytes(np.packbits(above).tobytes(), "big"), grey_HW)
 
 
-def twins(ones: Sequence[Look], others: Sequence[Look], progress: Progress = SILENT) -> list[Twins]:
+def near_duplicates(
+    ones: Sequence[Fingerprint], others: Sequence[Fingerprint], progress: Progress = SILENT
+) -> list[Pair]:
     """For each of ``ones`` the most alike of ``others``, if it is alike enough; the surest first."""
     if not ones or not others:
         return []
     bits_N, bits_M = _bits(ones), _bits(others)
-    flat_NP, flat_MP = (np.stack([_centred(look) for look in looks]) for looks in (ones, others))
-    found: list[Twins] = []
+    flat_NP, flat_MP = (np.stack([_centred(each) for each in fingerprints]) for fingerprints in (ones, others))
+    found: list[Pair] = []
     rows = max(1, _PAIRS // len(others))
     with progress.track("Comparing val and test with train", len(ones)) as bar:
         for start in range(0, len(ones), rows):
@@ -72,18 +74,18 @@ def twins(ones: Sequence[Look], others: Sequence[Look], progress: Progress = SIL
             best = alike_NM.argmax(axis=1), alike_NM.max(axis=1)
             for row, other, correlation in zip(some.tolist(), *(part.tolist() for part in best), strict=True):
                 if correlation >= LEAST_CORRELATION:
-                    found.append(Twins(start + row, other, correlation))
+                    found.append(Pair(start + row, other, correlation))
             bar.advance(len(near_NM))
     return sorted(found, key=lambda pair: (-pair.correlation, pair.one))
 
 
-def _bits(looks: Sequence[Look]) -> Bits:
-    return np.array([look.bits for look in looks], dtype=np.uint64)
+def _bits(fingerprints: Sequence[Fingerprint]) -> Bits:
+    return np.array([each.bits for each in fingerprints], dtype=np.uint64)
 
 
-def _centred(look: Look) -> NDArray[np.float32]:
+def _centred(one: Fingerprint) -> NDArray[np.float32]:
     """Grey pixels as a vector of mean 0 and length 1; of one grey all over, 0. Shape: [1024]."""
-    flat_P = look.grey_HW.astype(np.float32).ravel()
+    flat_P = one.grey_HW.astype(np.float32).ravel()
     flat_P -= flat_P.mean()
     length = float(np.linalg.norm(flat_P))
     return flat_P / length if length else flat_P

@@ -1,14 +1,13 @@
 """THE image path: decode, resize, crop, normalise; the same for training, evaluation, calibration and parity.
 
 It equals timm's evaluation transform pixel for pixel, whatever the release of Pillow (see ``resize_crop``).
-``ftx.exporting.preprocess_graph`` is its twin as a graph.
+``ftx.exporting.preprocess_graph`` is the same as a graph.
 """
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -16,7 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from ftx.core.limits import LEAST_STD, MOST_BOX, MOST_MEAN, MOST_SIDE, MOST_STD
-from ftx.data.decode import open_image
+from ftx.data.store import ImageLike, open_image
 
 Pixels = NDArray[np.uint8]
 Interpolation = Literal["bicubic", "bilinear"]
@@ -110,9 +109,12 @@ def resize_crop(image: Image.Image, pre: Preprocess) -> Pixels:
     return np.array(image.crop((left, top, left + pre.width, top + pre.height)))
 
 
-def load_pixels(path: Path, pre: Preprocess) -> Pixels:
-    """A file as the network sees it, before normalising. Shape: uint8 [height, width, 3]."""
-    return resize_crop(open_image(path), pre)
+def load_pixels(image: ImageLike, pre: Preprocess) -> Pixels:
+    """An image as the network sees it, before normalising. Shape: uint8 [height, width, 3].
+
+    Raises: as ``open_image``.
+    """
+    return resize_crop(open_image(image), pre)
 
 
 def normalise(pixels_NHWC: Pixels, pre: Preprocess) -> NDArray[np.float32]:

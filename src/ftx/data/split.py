@@ -1,4 +1,4 @@
-"""The side that each image stands on, decided by its content alone."""
+"""The split that each image is put into, decided by its content alone."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from hashlib import sha256
 
 from ftx.core.errors import DataError
 from ftx.data.dataset import Entry, Split
-from ftx.data.sources import Found
+from ftx.data.sources import ListedImage
 
 # One image to learn from and one to choose by.
 FEWEST_PER_CLASS = 2
 
 
-def put_on_sides(files: Sequence[Found], hashes: Sequence[str], val_fraction: float) -> tuple[Entry, ...]:
-    """One entry an image, sorted by path; whatever has no side yet, and train without a val, is split.
+def assign_splits(files: Sequence[ListedImage], hashes: Sequence[str], val_fraction: float) -> tuple[Entry, ...]:
+    """One entry an image, sorted by path; whatever is in no split yet, and train without a val, is divided.
 
     Raises: DataError if there is too little to split.
     """
@@ -24,8 +24,8 @@ def put_on_sides(files: Sequence[Found], hashes: Sequence[str], val_fraction: fl
     drawn: dict[int, Split] = {}
     if to_split:
         some = [files[index] for index in to_split]
-        sides = _drawn(some, _subjects(some, [hashes[index] for index in to_split]), val_fraction)
-        drawn = dict(zip(to_split, sides, strict=True))
+        splits = _drawn(some, _subjects(some, [hashes[index] for index in to_split]), val_fraction)
+        drawn = dict(zip(to_split, splits, strict=True))
     entries = [
         Entry(file.path, digest, file.labels, drawn.get(index) or file.split or "train", file.group)
         for index, (file, digest) in enumerate(zip(files, hashes, strict=True))
@@ -33,10 +33,10 @@ def put_on_sides(files: Sequence[Found], hashes: Sequence[str], val_fraction: fl
     return tuple(sorted(entries, key=lambda entry: entry.path))
 
 
-def _drawn(files: Sequence[Found], keys: Sequence[str], val_fraction: float) -> tuple[Split, ...]:
+def _drawn(files: Sequence[ListedImage], keys: Sequence[str], val_fraction: float) -> tuple[Split, ...]:
     """Class by class, where each image has one label and each label several images that stand for themselves.
 
-    A label that one image alone carries, as one that is known to the first level of its tree only, has no two sides.
+    A label that one image alone carries, as one that is known to the first level of its tree only, is in one split.
     """
     distinct: dict[str, set[str]] = defaultdict(set)
     for file, key in zip(files, keys, strict=True):
@@ -48,8 +48,8 @@ def _drawn(files: Sequence[Found], keys: Sequence[str], val_fraction: float) -> 
     return hash_split_sets([(key, file.labels) for file, key in zip(files, keys, strict=True)], val_fraction)
 
 
-def _subjects(files: Sequence[Found], hashes: Sequence[str]) -> list[str]:
-    """What must stand on one side together, as a hash: an image's copies, and all images of its group."""
+def _subjects(files: Sequence[ListedImage], hashes: Sequence[str]) -> list[str]:
+    """What must be in one split together, as a hash: an image's copies, and all images of its group."""
     # A subject's name is hashed as an image is, so that the order of names decides nothing.
     of_group = [None if file.group is None else sha256(file.group.encode()).hexdigest() for file in files]
     parent: dict[str, str] = {}
@@ -92,9 +92,9 @@ def hash_split(samples: Sequence[tuple[str, str]], val_fraction: float) -> tuple
 def hash_split_sets(samples: Sequence[tuple[str, tuple[str, ...]]], val_fraction: float) -> tuple[Split, ...]:
     """Split (key, labels) pairs into train and val, where an image has several labels or a subject several images.
 
-    The distinct keys are ranked, and the first ``val_fraction`` of them, at least one and never all, are val. Then each
-    label, the rarest first, that is on one side alone though two keys have it, gets one of them moved over, if no other
-    label loses its last one there.
+    The distinct keys are ranked, and the first ``val_fraction`` of them, at least one and never all, are val. Then, the
+    rarest label first, one that is in one split alone though two keys have it gets one of them moved over, unless
+    another label would lose its last one there.
     Raises: DataError if the fraction is not between 0 and 1.
     """
     if not 0 < val_fraction < 1:

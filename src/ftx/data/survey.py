@@ -1,4 +1,4 @@
-"""A data set of images as it was understood: every image opened once, hashed, and put on its side."""
+"""A data set of images as it was understood: every image opened once, hashed, and put into its split."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from pathlib import Path
 from ftx.core.errors import NAMED, DataError, ImageError, told
 from ftx.core.progress import SILENT, Progress
 from ftx.data.dataset import SPLITS, Dataset, Entry, Split, Unreadable
-from ftx.data.decode import open_hashed
-from ftx.data.near_duplicates import Look, look_at
-from ftx.data.sources import Found, Layout, Listing, list_images
-from ftx.data.sources.folder import describe, table_beside
-from ftx.data.split import put_on_sides, refuse_small_classes
+from ftx.data.near_duplicates import Fingerprint, fingerprint
+from ftx.data.sources import Layout, ListedImage, Listing, list_images
+from ftx.data.sources.folder import describe_ignored, table_beside
+from ftx.data.split import assign_splits, refuse_small_classes
+from ftx.data.store import ImageStore, open_hashed
 from ftx.data.threads import in_threads
 from ftx.tasks.labels import Labels
 from ftx.tasks.meaning import TASKS
@@ -29,7 +29,7 @@ class Survey:
     """A data set and what else was noticed while it was read.
 
     ``ignored`` counts files that are no images, by ending; ``copies`` are images that occur before under
-    another name on the same side, ``leaks`` distinct images that stand in train and held out as well.
+    another name in the same split, ``leaks`` distinct images that are in train and held out as well.
     """
 
     dataset: Dataset
@@ -39,7 +39,7 @@ class Survey:
     leaks: int
 
     def counts(self) -> dict[str, dict[Split, int]]:
-        """How many images each class has on each side, classes in label order."""
+        """How many images each class has in each split, classes in label order."""
         return class_counts(self.dataset)
 
 
@@ -66,7 +66,7 @@ def survey(
     val_fraction: float,
     progress: Progress = SILENT,
 ) -> Survey:
-    """Read a data set as ``ftx.data.sources`` lists it, open every image once, and put each on its side.
+    """Read a data set as ``ftx.data.sources`` lists it, open every image once, and put each into its split.
 
     Without ``val``, the training images are split by content hash, ``val_fraction`` of them (of each class, where an
     image has one). Remarks on what is ignored, unreadable or doubled go to ``progress.note``.
@@ -78,7 +78,7 @@ def survey(
     for error in opened.problems:
         raise error
     _tell_unreadable(opened, progress)
-    found = on_sides(listing, opened, val_fraction)
+    found = with_splits(listing, opened, val_fraction)
     _remark(found, progress)
     return found
 
@@ -87,13 +87,13 @@ def survey(
 class Opened:
     """The images of a listing after each was opened: those that can be read, with hashes, and all that is wrong.
 
-    ``looks`` holds what each looks like, if that was asked for.
+    ``fingerprints`` holds one of each image, if that was asked for.
     """
 
     labels: Labels
-    files: list[Found]
+    files: list[ListedImage]
     hashes: list[str]
-    looks: list[Look]
+    fingerprints: list[Fingerprint]
     unreadable: tuple[Unreadable, ...]
     problems: tuple[DataError, ...]
 
@@ -104,7 +104,7 @@ def open_all(
     path: Path,
     progress: Progress,
     *,
-    looks: bool = False,
+    fingerprints: bool = False,
 ) -> Opened:
     """Relate the labels, open and hash every image once, and say all that keeps the data from being trained on.
 
@@ -112,21 +112,21 @@ def open_all(
     """
     labels, named = TASKS[task].relate({file.path: file.labels for file in listing.files}, listing.declared, path)
     relabelled = [replace(file, labels=names) for file, names in zip(listing.files, named, strict=True)]
-    files, hashes, seen, unreadable = _read_all(listing.root, relabelled, progress, looks=looks)
+    files, hashes, kept, unreadable = _read_all(listing.root, relabelled, progress, fingerprints=fingerprints)
     where = str(listing.root / "train" if listing.layout == "splits" else path)
     problems = (
         *_too_many(listing.root, unreadable, len(relabelled)),
         *_contradictions(listing.root, files, hashes),
         *_nothing_to_train_on(listing),
-        *_empty_sides(listing, files),
+        *_empty_splits(listing, files),
         *_straddling(listing),
         *_small_classes(labels, files, hashes, where=where, unreadable=len(unreadable)),
     )
-    return Opened(labels, files, hashes, seen, unreadable, problems)
+    return Opened(labels, files, hashes, kept, unreadable, problems)
 
 
 def class_counts(dataset: Dataset) -> dict[str, dict[Split, int]]:
-    """How many images each class has on each side, classes in label order, sides that exist."""
+    """How many images each class has in each split that exists, classes in label order."""
     path = dataset.labels.path
     counted = Counter(
         (name, entry.split)
@@ -138,24 +138,25 @@ def class_counts(dataset: Dataset) -> dict[str, dict[Split, int]]:
 
 
 def _read_all(
-    root: Path, found: Sequence[Found], progress: Progress, *, looks: bool
-) -> tuple[list[Found], list[str], list[Look], tuple[Unreadable, ...]]:
-    """Decode and hash each file once; those that cannot be decoded are told apart."""
+    root: Path, found: Sequence[ListedImage], progress: Progress, *, fingerprints: bool
+) -> tuple[list[ListedImage], list[str], list[Fingerprint], tuple[Unreadable, ...]]:
+    """Decode and hash each file once: those that can be decoded, and those that cannot."""
+    store = ImageStore(root)
 
-    def read(file: Found) -> tuple[str, Look | None] | Unreadable:
+    def read(file: ListedImage) -> tuple[str, Fingerprint | None] | Unreadable:
         try:
             file.path.encode()
-            image, digest = open_hashed(root / file.path)
-            seen = look_at(image) if looks else None
+            image, digest = open_hashed(store.at(file.path))
+            known_by = fingerprint(image) if fingerprints else None
         except ImageError as error:
             return Unreadable(file.path, f"{error.what}: {error.found}" if error.found else error.what)
         except UnicodeEncodeError:
             return Unreadable(ascii(file.path), "its name is not valid text")
-        return digest, seen
+        return digest, known_by
 
-    good: list[Found] = []
+    good: list[ListedImage] = []
     hashes: list[str] = []
-    kept: list[Look] = []
+    kept: list[Fingerprint] = []
     bad: list[Unreadable] = []
     with progress.track("Reading images", len(found)) as bar:
         for file, result in zip(found, in_threads(read, found), strict=True):
@@ -179,8 +180,8 @@ def _too_many(root: Path, unreadable: Sequence[Unreadable], total: int) -> Itera
         )
 
 
-def _contradictions(root: Path, files: Sequence[Found], hashes: Sequence[str]) -> Iterator[DataError]:
-    first: dict[str, Found] = {}
+def _contradictions(root: Path, files: Sequence[ListedImage], hashes: Sequence[str]) -> Iterator[DataError]:
+    first: dict[str, ListedImage] = {}
     clashes: list[str] = []
     for file, digest in zip(files, hashes, strict=True):
         other = first.setdefault(digest, file)
@@ -195,7 +196,7 @@ def _contradictions(root: Path, files: Sequence[Found], hashes: Sequence[str]) -
         )
 
 
-def _empty_sides(listing: Listing, files: Sequence[Found]) -> Iterator[DataError]:
+def _empty_splits(listing: Listing, files: Sequence[ListedImage]) -> Iterator[DataError]:
     for split in sorted({file.split for file in listing.files} - {file.split for file in files}, key=str):
         yield DataError(
             "no image of this side can be read", where=listing.root / str(split or ""), mend="repair or remove them"
@@ -203,22 +204,22 @@ def _empty_sides(listing: Listing, files: Sequence[Found]) -> Iterator[DataError
 
 
 def _nothing_to_train_on(listing: Listing) -> Iterator[DataError]:
-    sides = {file.split for file in listing.files}
-    if not sides & {None, "train"}:
+    splits = {file.split for file in listing.files}
+    if not splits & {None, "train"}:
         yield DataError(
             "there are no images to train on",
             where=listing.root,
-            found=f"all are of {' and '.join(sorted(str(side) for side in sides))}",
+            found=f"all are of {' and '.join(sorted(str(split) for split in splits))}",
             mend="add the side train",
         )
 
 
 def _straddling(listing: Listing) -> Iterator[DataError]:
-    sides: dict[str, set[str]] = defaultdict(set)
+    splits: dict[str, set[str]] = defaultdict(set)
     for file in listing.files:
         if file.group is not None:
-            sides[file.group].add(file.split or "train")
-    both = [f"{group}: {' and '.join(sorted(each))}" for group, each in sorted(sides.items()) if len(each) > 1]
+            splits[file.group].add(file.split or "train")
+    both = [f"{group}: {' and '.join(sorted(each))}" for group, each in sorted(splits.items()) if len(each) > 1]
     if both:
         yield DataError(
             f"groups that stand on more than one side: {len(both)}",
@@ -229,7 +230,7 @@ def _straddling(listing: Listing) -> Iterator[DataError]:
 
 
 def _small_classes(
-    labels: Labels, files: Sequence[Found], hashes: Sequence[str], *, where: str, unreadable: int
+    labels: Labels, files: Sequence[ListedImage], hashes: Sequence[str], *, where: str, unreadable: int
 ) -> Iterator[DataError]:
     trainable: dict[str, set[str]] = {name: set() for name in labels.names}
     for file, digest in zip(files, hashes, strict=True):
@@ -243,12 +244,12 @@ def _small_classes(
         yield error
 
 
-def on_sides(listing: Listing, opened: Opened, val_fraction: float) -> Survey:
-    """Every image put on its side; what keeps the data from being trained on is the caller's to judge.
+def with_splits(listing: Listing, opened: Opened, val_fraction: float) -> Survey:
+    """The data set with every image in its split; whether it can be trained on is the caller's to judge.
 
     Raises: DataError if a class has too few images to be split.
     """
-    entries = put_on_sides(opened.files, opened.hashes, val_fraction)
+    entries = assign_splits(opened.files, opened.hashes, val_fraction)
     dataset = Dataset(listing.root, opened.labels, entries, opened.unreadable)
     return Survey(dataset, listing.layout, listing.ignored, *_doubles(entries))
 
@@ -264,18 +265,18 @@ def _tell_unreadable(opened: Opened, progress: Progress) -> None:
 
 
 def _doubles(entries: tuple[Entry, ...]) -> tuple[int, int]:
-    """Copies on one side, and distinct images that stand in train and on another side too."""
-    sides: dict[str, Counter[Split]] = defaultdict(Counter)
+    """Copies in one split, and distinct images that are in train and in another split too."""
+    splits: dict[str, Counter[Split]] = defaultdict(Counter)
     for entry in entries:
-        sides[entry.sha256][entry.split] += 1
-    copies = sum(count - 1 for counted in sides.values() for count in counted.values())
-    leaks = sum("train" in counted and len(counted) > 1 for counted in sides.values())
+        splits[entry.sha256][entry.split] += 1
+    copies = sum(count - 1 for counted in splits.values() for count in counted.values())
+    leaks = sum("train" in counted and len(counted) > 1 for counted in splits.values())
     return copies, leaks
 
 
 def _remark(survey: Survey, progress: Progress) -> None:
     if survey.ignored:
-        progress.note(f"ignored, as no images of a class: {describe(survey.ignored)}")
+        progress.note(f"ignored, as no images of a class: {describe_ignored(survey.ignored)}")
         if table := table_beside(survey.dataset.root):
             progress.note(f"if the labels are in it, name the table: --data {table}")
     if survey.copies:

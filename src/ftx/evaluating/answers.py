@@ -5,15 +5,16 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from functools import partial
-from pathlib import Path
 
 import numpy as np
 
 from ftx.core.errors import ImageError
 from ftx.core.progress import Task as ProgressTask
-from ftx.data.preprocess import Preprocess, load_pixels
-from ftx.runtimes.predictor import BATCH_IMAGES, Pixels, Predictor, feed_files
+from ftx.data.preprocess import Pixels, Preprocess, load_pixels
+from ftx.data.store import EncodedImage, ImageLike
+from ftx.runtimes.predictor import BATCH_IMAGES, Predictor, feed_files
 from ftx.tasks.thresholds import Floats
 
 # The first calls allocate and compile for a new shape; nine more give a median that one disturbance does not move.
@@ -30,21 +31,23 @@ def ask_graph(predictor: Predictor, pixels_NHWC: Pixels, progress: ProgressTask)
     return np.concatenate(parts)
 
 
-def ask_graph_of_files(predictor: Predictor, paths: Sequence[Path], pre: Preprocess, progress: ProgressTask) -> Floats:
+def ask_graph_of_files(
+    predictor: Predictor, images: Sequence[ImageLike], pre: Preprocess, progress: ProgressTask
+) -> Floats:
     """The graph view of files: resized and cropped by the training path, a batch in memory at a time. Shape: [N, C].
 
     Raises: as ``ask_files``.
     """
     decode = partial(load_pixels, pre=pre)
-    return _stacked(feed_files(paths, decode, predictor.logits), progress)
+    return _stacked(feed_files(images, decode, predictor.logits), progress)
 
 
-def ask_files(predictor: Predictor, paths: Sequence[Path], progress: ProgressTask) -> Floats:
+def ask_files(predictor: Predictor, images: Sequence[ImageLike], progress: ProgressTask) -> Floats:
     """Logits in the view from files. Shape: [N, C].
 
-    Raises: ImageError for an image that cannot be read: each was readable when the run was made.
+    Raises: ImageError for an image that cannot be read, DataError for one that has changed since the run was made.
     """
-    return _stacked(predictor.logits_from_files(paths), progress)
+    return _stacked(predictor.logits_from_files(images), progress)
 
 
 def _stacked(answers: Iterable[Floats | ImageError], progress: ProgressTask) -> Floats:
@@ -62,9 +65,10 @@ def graph_latency_ms(predictor: Predictor, pixels_NHWC: Pixels) -> float:
     return _median_ms([lambda i=i: predictor.logits(pixels_NHWC[i : i + 1]) for i in range(len(pixels_NHWC))])
 
 
-def files_latency_ms(predictor: Predictor, paths: Sequence[Path]) -> float:
-    """Median time of one image from its file, decoding included."""
-    return _median_ms([lambda path=path: list(predictor.logits_from_files([path])) for path in paths])
+def files_latency_ms(predictor: Predictor, images: Sequence[ImageLike]) -> float:
+    """Median time of one image from its file, decoding included, but no hash: a device knows none to check."""
+    plain = [replace(EncodedImage.of(image), sha256=None) for image in images]
+    return _median_ms([lambda image=image: list(predictor.logits_from_files([image])) for image in plain])
 
 
 def _median_ms(calls: Sequence[Callable[[], object]]) -> float:

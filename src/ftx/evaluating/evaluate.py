@@ -15,6 +15,7 @@ from ftx.core.errors import GateFailed, ImageError
 from ftx.core.progress import SILENT, Progress
 from ftx.core.reports import VerbReport
 from ftx.core.statistics import wilson_interval
+from ftx.data.store import ImageStore
 from ftx.runs.run import Run
 from ftx.runtimes import load_artifact
 from ftx.runtimes.choosing import furthest
@@ -83,15 +84,15 @@ def evaluate(
     chosen = artifact or furthest(run)
     predictor = load_artifact(run, chosen)
     entries = run.report_entries()
-    root = run.data_root(data)
-    paths = [entry.locate(root) for entry in entries]
+    store = ImageStore(run.data_root(data))
+    images = [store[entry] for entry in entries]
     rows: list[Floats] = []
-    with progress.track(f"evaluating {chosen}", len(paths)) as bar:
-        for path, answer in zip(paths, predictor.logits_from_files(paths), strict=True):
+    with progress.track(f"evaluating {chosen}", len(images)) as bar:
+        for image, answer in zip(images, predictor.logits_from_files(images), strict=True):
             if isinstance(answer, ImageError):
                 raise answer
             if not np.isfinite(answer).all():
-                raise GateFailed(f"{chosen} answers with a number that is not finite", where=path)
+                raise GateFailed(f"{chosen} answers with a number that is not finite", where=image.name)
             rows.append(answer)
             bar.advance()
     logits_NC = np.stack(rows)

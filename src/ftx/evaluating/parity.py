@@ -18,7 +18,8 @@ from ftx.core.progress import SILENT, Progress
 from ftx.core.progress import Task as ProgressTask
 from ftx.core.strict_json import JsonError, read_json
 from ftx.data.dataset import Entry, groups_of
-from ftx.data.preprocess import Preprocess, load_pixels
+from ftx.data.preprocess import Pixels, Preprocess, load_pixels
+from ftx.data.store import EncodedImage, ImageStore
 from ftx.evaluating.answers import ask_files, ask_graph, ask_graph_of_files, files_latency_ms, graph_latency_ms
 from ftx.evaluating.bounds import Bounds, kind_of
 from ftx.evaluating.card_verdicts import tell_card
@@ -34,7 +35,6 @@ from ftx.runs.run import Run
 from ftx.runtimes import Compute, Predictor, load_artifact
 from ftx.runtimes.machine import this_machine
 from ftx.runtimes.openvino import OpenVinoPredictor, default_compute
-from ftx.runtimes.predictor import Pixels
 from ftx.tasks.thresholds import Floats
 
 # The graph view in f32 compares numbers, and a fault in a graph moves the logits of any image: so many, spread
@@ -103,7 +103,7 @@ class _Samples:
     """The held-out images, and which of them the graph view in f32 takes."""
 
     entries: tuple[Entry, ...]
-    paths: tuple[Path, ...]
+    images: tuple[EncodedImage, ...]
     chosen: tuple[int, ...]
     # Shape: [chosen, H, W, 3]; [tinted, H, W, 3].
     pixels: Pixels
@@ -143,7 +143,7 @@ def _validate_run(run: Run, wish: _Wish, progress: Progress) -> ParityReport:
     samples = _samples(run, wish.data, wish.images)
     partial = _partial(run, samples, table)
     asked = list(_computes(["dense", *exported]))
-    total = len(samples.paths) + len(samples.tinted) + sum(_images_asked(*one, samples) for one in asked)
+    total = len(samples.images) + len(samples.tinted) + sum(_images_asked(*one, samples) for one in asked)
     compared: list[Compared] = []
     mistaken: dict[str, list[str]] = {}
     answers: dict[str, list[Answers]] = {}
@@ -211,22 +211,22 @@ def _computes(artifacts: Sequence[str]) -> Iterator[tuple[str, Compute]]:
 
 def _images_asked(artifact: str, compute: Compute, samples: _Samples) -> int:
     by_labels = rests_on_labels(artifact, default_compute() if compute == "auto" else compute)
-    of_graph = len(samples.paths if by_labels else samples.chosen)
+    of_graph = len(samples.images if by_labels else samples.chosen)
     if kind_of(artifact, compute) != "int8":
         of_graph += len(samples.tinted)
-    return of_graph if artifact == "dense" else of_graph + len(samples.paths)
+    return of_graph if artifact == "dense" else of_graph + len(samples.images)
 
 
 def _samples(run: Run, data: Path | None, images: int | None) -> _Samples:
     entries = run.report_entries()
     entries = tuple(entries[index] for index in _spread(len(entries), images or len(entries)))
-    root = run.data_root(data)
-    paths = tuple(entry.locate(root) for entry in entries)
+    store = ImageStore(run.data_root(data))
+    encoded = tuple(store[entry] for entry in entries)
     chosen = _spread(len(entries), GRAPH_IMAGES)
-    pixels = np.stack([load_pixels(paths[index], run.manifest.preprocess) for index in chosen])
+    pixels = np.stack([load_pixels(encoded[index], run.manifest.preprocess) for index in chosen])
     grey = bool((pixels == pixels[..., :1]).all())
     tinted = np.rint(pixels[:TINTED_IMAGES] * TINT).astype(np.uint8) if grey else pixels[:0]
-    return _Samples(entries, paths, chosen, pixels, tinted, run.manifest.preprocess)
+    return _Samples(entries, encoded, chosen, pixels, tinted, run.manifest.preprocess)
 
 
 def _spread(count: int, wanted: int) -> tuple[int, ...]:
@@ -242,7 +242,7 @@ def _references(run: Run, samples: _Samples, compared: list[Compared], table: Bo
     task = run.task
     names = tuple(entry.path for entry in samples.entries)
     targets_NC = task.targets([entry.labels for entry in samples.entries])
-    logits_NC = ask_files(trained, samples.paths, bar)
+    logits_NC = ask_files(trained, samples.images, bar)
     whole = Reference(names, logits_NC, targets_NC, task, groups_of(samples.entries))
     chosen = _rows_of(whole, samples.chosen)
     tinted = _rows_of(whole, samples.chosen[: len(samples.tinted)])
@@ -253,7 +253,7 @@ def _references(run: Run, samples: _Samples, compared: list[Compared], table: Bo
             logits=ask_graph(trained, samples.tinted, bar),
             targets=targets_NC[:0],
         )
-    subject = Subject("trained", "torch", "files", "f32", files_latency_ms(trained, samples.paths))
+    subject = Subject("trained", "torch", "files", "f32", files_latency_ms(trained, samples.images))
     compared.append(compare(whole, logits_NC, subject, table.pick("trained", "files", "f32")))
     return _References(whole, chosen, tinted)
 
@@ -292,7 +292,7 @@ def _compare(
     compute = predictor.compute
     reference = references.whole if rests_on_labels(artifact, compute) else references.chosen
     if reference is references.whole:
-        logits_NC = ask_graph_of_files(predictor, samples.paths, samples.preprocess, bar)
+        logits_NC = ask_graph_of_files(predictor, samples.images, samples.preprocess, bar)
     else:
         logits_NC = ask_graph(predictor, samples.pixels, bar)
     # Int8 is calibrated on what the data holds: on grey data its answer to colour says nothing.
@@ -303,6 +303,6 @@ def _compare(
     yield compare(reference, logits_NC, subject, table.pick(artifact, "graph", compute))
     if artifact == "dense":
         return  # its image path is the training path, so the other view would be this one again
-    from_files_NC: Floats = ask_files(predictor, samples.paths, bar)
-    subject = Subject(artifact, predictor.name, "files", compute, files_latency_ms(predictor, samples.paths))
+    from_files_NC: Floats = ask_files(predictor, samples.images, bar)
+    subject = Subject(artifact, predictor.name, "files", compute, files_latency_ms(predictor, samples.images))
     yield compare(references.whole, from_files_NC, subject, table.pick(artifact, "files", compute))

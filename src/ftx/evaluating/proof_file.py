@@ -21,13 +21,13 @@ from ftx.core.progress import SILENT, Progress
 from ftx.core.pydantic_errors import first_error
 from ftx.core.strict_json import JsonError, parse_json, read_json
 from ftx.core.version import __version__
+from ftx.data.preprocess import Pixels
 from ftx.evaluating.answers import ask_graph
 from ftx.evaluating.comparison import Reference
 from ftx.evaluating.parity_report import Family, ParityReport, ParityRow, Transfer, Verdict
 from ftx.runs.card import CARD, PROOF, PROOF_SCHEMA, REFERENCE
 from ftx.runtimes.machine import Machine
 from ftx.runtimes.openvino import OpenVinoPredictor
-from ftx.runtimes.predictor import Pixels
 from ftx.tasks.thresholds import Floats
 
 

@@ -17,7 +17,8 @@ from ftx.core.files import write_atomic
 from ftx.core.progress import SILENT, Progress
 from ftx.data.dataset import Entry, groups_of
 from ftx.data.loader import load_pixels_many
-from ftx.data.preprocess import Preprocess, normalise
+from ftx.data.preprocess import Pixels, Preprocess, normalise
+from ftx.data.store import ImageStore
 from ftx.runs.card import REFERENCE
 from ftx.tasks.base import Task
 
@@ -33,7 +34,7 @@ class Reference:
     """
 
     paths: tuple[str, ...]
-    pixels_NHWC: NDArray[np.uint8]
+    pixels_NHWC: Pixels
     logits_NC: NDArray[np.float32]
     targets_NC: NDArray[np.float32]
     # What each image is of, where any is of a group; else empty.
@@ -42,7 +43,7 @@ class Reference:
 
 def make_reference(
     entries: Sequence[Entry],
-    root: Path,
+    store: ImageStore,
     trained: nn.Module,
     meaning: Task,
     pre: Preprocess,
@@ -53,7 +54,7 @@ def make_reference(
     Raises: DataError if an image is gone or has changed.
     """
     chosen = balanced(entries, REFERENCE_IMAGES)
-    pixels_NHWC = load_pixels_many([entry.locate(root) for entry in chosen], pre, progress)
+    pixels_NHWC = load_pixels_many([store[entry] for entry in chosen], pre, progress)
     logits = []
     with progress.track("Reference answers", len(chosen)) as task, torch.inference_mode():
         for start in range(0, len(chosen), BATCH_IMAGES):

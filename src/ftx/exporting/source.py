@@ -17,7 +17,8 @@ from ftx.core.progress import Progress
 from ftx.core.telemetry import no_telemetry
 from ftx.data.dataset import Entry
 from ftx.data.loader import load_pixels_many
-from ftx.data.preprocess import Preprocess, normalise
+from ftx.data.preprocess import Pixels, Preprocess, normalise
+from ftx.data.store import ImageStore
 from ftx.exporting.onnx import write_onnx
 from ftx.exporting.openvino import compress_to_fp16, convert_body, write_ir
 from ftx.exporting.reference_answers import Reference, balanced, make_reference, write_reference
@@ -44,7 +45,7 @@ CHOOSING_IMAGES = 32
 class NormalisedImages:
     """Images that are normalised one at a time as they are read, again in each pass."""
 
-    pixels_NHWC: NDArray[np.uint8]
+    pixels_NHWC: Pixels
     pre: Preprocess
 
     def __len__(self) -> int:
@@ -106,7 +107,7 @@ class Source:
 
         return make_reference(
             self.run.report_entries(),
-            self.run.data_root(self.data),
+            self._store,
             load_trained(self.run),
             self.run.task,
             self.manifest.preprocess,
@@ -129,8 +130,12 @@ class Source:
         return quantize_body(self.body, self._batches(calibration), self._batches(choosing), progress=self.progress)
 
     def _batches(self, entries: tuple[Entry, ...]) -> NormalisedImages:
-        root, pre = self.run.data_root(self.data), self.manifest.preprocess
-        return NormalisedImages(load_pixels_many([entry.locate(root) for entry in entries], pre, self.progress), pre)
+        pre = self.manifest.preprocess
+        return NormalisedImages(load_pixels_many([self._store[entry] for entry in entries], pre, self.progress), pre)
+
+    @cached_property
+    def _store(self) -> ImageStore:
+        return ImageStore(self.run.data_root(self.data))
 
 
 def calibration_images(entries: Sequence[Entry]) -> tuple[tuple[Entry, ...], tuple[Entry, ...]]:

@@ -24,7 +24,8 @@ from ftx.core.files import check_space
 from ftx.core.progress import SILENT, Progress
 from ftx.core.reports import VerbReport
 from ftx.data.loader import load_pixels_many
-from ftx.data.preprocess import normalise
+from ftx.data.preprocess import Pixels, normalise
+from ftx.data.store import ImageStore
 from ftx.merging.unmerged_model import Shares
 from ftx.runs.dense import WEIGHTS, DenseConfig, load_dense, save_dense
 from ftx.runs.model_cards import MergeProof, write_dense_card
@@ -189,13 +190,13 @@ def layer_error(base_OI: Float64, merged_OI: Float64, shares: Shares, rng: np.ra
 
 def _proof_images(
     run: Run, data: Path | None, progress: Progress
-) -> tuple[NDArray[np.uint8], Literal["held-out images", "random images"]]:
+) -> tuple[Pixels, Literal["held-out images", "random images"]]:
     """Held-out images of the run, spread over them. Shape: [N, H, W, 3]."""
     pre, entries = run.manifest.preprocess, run.report_entries()
     entries = entries[:: max(len(entries) // PROOF_IMAGES, 1)][:PROOF_IMAGES]
     try:
-        root = run.data_root(data)
-        return load_pixels_many([entry.locate(root) for entry in entries], pre, progress), "held-out images"
+        store = ImageStore(run.data_root(data))
+        return load_pixels_many([store[entry] for entry in entries], pre, progress), "held-out images"
     except DataError as error:
         if data is not None:
             raise
@@ -205,7 +206,7 @@ def _proof_images(
     return np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8), "random images"
 
 
-def _logit_difference(run: Run, dense: Path, pixels_NHWC: NDArray[np.uint8]) -> tuple[float, float]:
+def _logit_difference(run: Run, dense: Path, pixels_NHWC: Pixels) -> tuple[float, float]:
     """The largest difference between the logits of the trained and the dense model, and the bound for it."""
     images_N3HW = torch.from_numpy(normalise(pixels_NHWC, run.manifest.preprocess))
     with torch.inference_mode():

@@ -9,8 +9,9 @@ from typing import cast
 
 from ftx.core.errors import ExportError, ImageError
 from ftx.core.telemetry import no_telemetry
-from ftx.data.preprocess import Preprocess, load_pixels, normalise
-from ftx.runtimes.predictor import Pixels, RuntimeName, feed_files
+from ftx.data.preprocess import Pixels, Preprocess, load_pixels, normalise
+from ftx.data.store import ImageLike
+from ftx.runtimes.predictor import RuntimeName, feed_files
 from ftx.tasks.base import Task
 from ftx.tasks.thresholds import Floats
 
@@ -68,6 +69,6 @@ class OnnxPredictor:
         (logits_NC,) = self._session.run([OUTPUT], {INPUT: normalise(pixels_NHWC, self.preprocess)})
         return cast("Floats", logits_NC)
 
-    def logits_from_files(self, paths: Iterable[Path]) -> Iterator[Floats | ImageError]:
+    def logits_from_files(self, images: Iterable[ImageLike]) -> Iterator[Floats | ImageError]:
         """Its own image path is the training path, as the file holds no preprocessing."""
-        return feed_files(paths, partial(load_pixels, pre=self.preprocess), self.logits)
+        return feed_files(images, partial(load_pixels, pre=self.preprocess), self.logits)

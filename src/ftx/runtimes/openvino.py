@@ -11,10 +11,10 @@ import numpy as np
 from ftx.core.errors import ExportError, ImageError, told
 from ftx.core.memory import is_out_of_memory
 from ftx.core.telemetry import no_telemetry
-from ftx.data.decode import open_image, pixel_bytes
-from ftx.data.preprocess import Preprocess
+from ftx.data.preprocess import Pixels, Preprocess
+from ftx.data.store import ImageLike, open_image, pixel_bytes
 from ftx.runs.card import REFERENCE, Card, read_card
-from ftx.runtimes.predictor import Compute, Pixels, RuntimeName, feed_files
+from ftx.runtimes.predictor import Compute, RuntimeName, feed_files
 from ftx.tasks.thresholds import Floats
 
 with no_telemetry():
@@ -67,9 +67,9 @@ class OpenVinoPredictor:
     def logits(self, pixels_NHWC: Pixels) -> Floats:
         return self._infer(frame(pixels_NHWC, self.preprocess))
 
-    def logits_from_files(self, paths: Iterable[Path]) -> Iterator[Floats | ImageError]:
+    def logits_from_files(self, images: Iterable[ImageLike]) -> Iterator[Floats | ImageError]:
         """The image is only decoded here; resize, crop and normalisation are part of the graph."""
-        return feed_files(paths, _decode, self._infer, weigh=pixel_bytes)
+        return feed_files(images, _decode, self._infer, weigh=pixel_bytes)
 
     def _infer(self, pixels_NHWC: Pixels) -> Floats:
         # Copied, as the array lies in memory that the next call overwrites.
@@ -109,8 +109,8 @@ def frame(pixels_NHWC: Pixels, preprocess: Preprocess) -> Pixels:
     return np.pad(pixels_NHWC, ((0, 0), (top, missing_y - top), (left, missing_x - left), (0, 0)))
 
 
-def _decode(path: Path) -> Pixels:
-    return np.asarray(open_image(path))
+def _decode(image: ImageLike) -> Pixels:
+    return np.asarray(open_image(image))
 
 
 def _check_complete(folder: Path, card: Card) -> None:

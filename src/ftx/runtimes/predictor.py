@@ -7,19 +7,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing
-from pathlib import Path
+from traceback import clear_frames
 from typing import Literal, Protocol
 
 import numpy as np
-from numpy.typing import NDArray
 
 from ftx.core.errors import ImageError
-from ftx.data.preprocess import Preprocess
+from ftx.data.preprocess import Pixels, Preprocess
+from ftx.data.store import ImageLike
 from ftx.data.threads import cores, in_threads
 from ftx.tasks.base import Task
 from ftx.tasks.thresholds import Floats
 
-Pixels = NDArray[np.uint8]
 RuntimeName = Literal["torch", "onnx", "openvino"]
 # f32: pinned, for comparisons. auto: whatever the runtime chooses on this machine, as it is deployed.
 Compute = Literal["f32", "auto"]
@@ -62,37 +61,38 @@ class Predictor(Protocol):
         """
         ...
 
-    def logits_from_files(self, paths: Iterable[Path]) -> Iterator[Floats | ImageError]:
-        """The view from files: one answer a path, in order, through the runtime's own image path.
+    def logits_from_files(self, images: Iterable[ImageLike]) -> Iterator[Floats | ImageError]:
+        """The view from files, on disk or sent as bytes: one answer each, in order, by the runtime's own image path.
 
         Shape: [C] each; an image that cannot be read gives its error instead.
+        Raises: DataError for an image of a run that has changed.
         """
         ...
 
 
 def feed_files(
-    paths: Iterable[Path],
-    decode: Callable[[Path], Pixels],
+    images: Iterable[ImageLike],
+    decode: Callable[[ImageLike], Pixels],
     answer: Callable[[Pixels], Floats],
     *,
-    weigh: Callable[[Path], int] | None = None,
+    weigh: Callable[[ImageLike], int] | None = None,
 ) -> Iterator[Floats | ImageError]:
     """Answer files in order; neighbours of one size share a batch, for a batch holds images of one size only.
 
     ``weigh`` tells the bytes that ``decode`` will give, where these may be many.
     """
 
-    def attempt(path: Path) -> Pixels | ImageError:
+    def attempt(image: ImageLike) -> Pixels | ImageError:
         try:
-            return decode(path)
+            return decode(image)
         except ImageError as error:
-            return error
+            return _without_locals(error)
 
     waiting: list[Pixels | ImageError] = []
     shape: tuple[int, ...] | None = None
     room = 0
     # Decoded in threads while the model computes.
-    with closing(in_threads(attempt, paths, ahead=cores() + 1, weigh=weigh, most_bytes=AHEAD_BYTES)) as decoded:
+    with closing(in_threads(attempt, images, ahead=cores() + 1, weigh=weigh, most_bytes=AHEAD_BYTES)) as decoded:
         for item in decoded:
             if not isinstance(item, ImageError):
                 if item.shape != shape or room == 0:
@@ -102,6 +102,15 @@ def feed_files(
                 room -= 1
             waiting.append(item)
     yield from _answer_waiting(waiting, answer)
+
+
+def _without_locals(error: ImageError) -> ImageError:
+    """The error, whose tracebacks no longer hold the file's bytes: of many broken files in a row, all errors wait."""
+    link: BaseException | None = error
+    while link is not None:
+        clear_frames(link.__traceback__)
+        link = link.__context__
+    return error
 
 
 def _answer_waiting(

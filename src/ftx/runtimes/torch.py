@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 
 import torch
 from torch import nn
 
 from ftx.core.errors import ImageError
-from ftx.data.preprocess import Preprocess, load_pixels, normalise
-from ftx.runtimes.predictor import Pixels, RuntimeName, feed_files
+from ftx.data.preprocess import Pixels, Preprocess, load_pixels, normalise
+from ftx.data.store import ImageLike
+from ftx.runtimes.predictor import RuntimeName, feed_files
 from ftx.tasks.base import Task
 from ftx.tasks.thresholds import Floats
 
@@ -32,6 +32,6 @@ class TorchPredictor:
         with torch.inference_mode():
             return self.module(images_N3HW).float().numpy()
 
-    def logits_from_files(self, paths: Iterable[Path]) -> Iterator[Floats | ImageError]:
+    def logits_from_files(self, images: Iterable[ImageLike]) -> Iterator[Floats | ImageError]:
         """Its own image path is the training path, so this view equals the graph's."""
-        return feed_files(paths, partial(load_pixels, pre=self.preprocess), self.logits)
+        return feed_files(images, partial(load_pixels, pre=self.preprocess), self.logits)

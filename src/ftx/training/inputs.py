@@ -27,6 +27,7 @@ from ftx.core.progress import Progress
 from ftx.data.dataset import Entry
 from ftx.data.loader import TrainingImages, iter_pixels
 from ftx.data.preprocess import Preprocess, normalise
+from ftx.data.store import ImageLike, ImageStore
 from ftx.recipe.schema import Recipe
 from ftx.recipe.sections import Augment
 from ftx.tasks.base import Targets, Task
@@ -91,7 +92,7 @@ class FeatureInputs:
     def __init__(
         self,
         split: SplitNetwork,
-        paths: Sequence[Path],
+        images: Sequence[ImageLike],
         targets_NC: Targets,
         pre: Preprocess,
         *,
@@ -102,8 +103,8 @@ class FeatureInputs:
         self.targets_NC = torch.from_numpy(targets_NC).to(device)
         split.eval()  # what is kept once is drawn from no dropout and no statistics of a batch
         kept: list[Tensor] = []
-        with torch.inference_mode(), progress.track("Computing frozen features", len(paths)) as task:
-            for pixels_BHWC in iter_pixels(paths, pre, EVAL_BATCH):
+        with torch.inference_mode(), progress.track("Computing frozen features", len(images)) as task:
+            for pixels_BHWC in iter_pixels(images, pre, EVAL_BATCH):
                 kept.append(split.prefix(torch.from_numpy(normalise(pixels_BHWC, pre)).to(device)).cpu())
                 task.advance(len(pixels_BHWC))
         with torch.no_grad():  # tensors of inference mode cannot be saved for a backward; a copy can
@@ -162,15 +163,15 @@ def inputs_of(
     Raises: ImageError for an image that cannot be read.
     """
     device = next(module.parameters()).device
-    paths = [root / entry.path for entry in entries]
+    store = ImageStore(root)
+    images = [store.at(entry.path, entry.sha256) for entry in entries]
     targets_NC = task.targets([entry.labels for entry in entries])
     if planned.kept_blocks is not None:
         split = cut_after(module, planned.kept_blocks) if planned.kept_blocks else cut_at_head(module)
-        return FeatureInputs(split, paths, targets_NC, pre, device=device, progress=progress)
+        return FeatureInputs(split, images, targets_NC, pre, device=device, progress=progress)
     augment: Augment = "none" if seed is None else planned.augment
-    digests = [entry.sha256 for entry in entries]
-    images = TrainingImages(paths, targets_NC, pre, digests=digests, seed=seed or 0, augment=augment, progress=progress)
-    return ImageInputs(uncut(module), images, device)
+    training = TrainingImages(images, targets_NC, pre, seed=seed or 0, augment=augment, progress=progress)
+    return ImageInputs(uncut(module), training, device)
 
 
 def feature_bytes(module: nn.Module, blocks: int, images: int) -> int:

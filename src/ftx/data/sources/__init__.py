@@ -5,15 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 
 from ftx.core.errors import DataError
-from ftx.data.sources.annotation_files import documents, load
+from ftx.data.sources.annotation_files import annotation_files, read_annotations
 from ftx.data.sources.coco import read_coco
 from ftx.data.sources.datumaro import read_datumaro
-from ftx.data.sources.datumaro_package import read_foreign
-from ftx.data.sources.folder import walk
-from ftx.data.sources.listing import Found, Layout, Listing
+from ftx.data.sources.datumaro_package import read_with_datumaro
+from ftx.data.sources.folder import read_folder
+from ftx.data.sources.listing import Layout, ListedImage, Listing
 from ftx.data.sources.table import TABLE_ENDINGS, metadata_tables, read_table, read_tables
 
-__all__ = ["Found", "Layout", "Listing", "list_images"]
+__all__ = ["Layout", "ListedImage", "Listing", "list_images"]
 
 
 def list_images(path: Path, *, nested: bool = False, form: str = "auto") -> Listing:
@@ -24,7 +24,7 @@ def list_images(path: Path, *, nested: bool = False, form: str = "auto") -> List
     Raises: DataError if the data set does not hold; EnvironmentFault if the package is wanted and not installed.
     """
     if form != "auto":
-        return read_foreign(path, form)
+        return read_with_datumaro(path, form)
     if path.is_file() and path.suffix.lower() in TABLE_ENDINGS:
         return read_table(path)
     if path.is_file() and path.suffix.lower() != ".json":
@@ -36,8 +36,8 @@ def list_images(path: Path, *, nested: bool = False, form: str = "auto") -> List
         )
     if tables := metadata_tables(path):
         return read_tables(path, tables)
-    if files := documents(path):
-        loaded = [(file, *load(file)) for file in files]
+    if files := annotation_files(path):
+        loaded = [(file, *read_annotations(file)) for file in files]
         contents = [(file, content) for file, _, content in loaded]
         return (read_coco if loaded[0][1] == "coco" else read_datumaro)(path, contents)
-    return walk(path, nested=nested)
+    return read_folder(path, nested=nested)

@@ -12,25 +12,25 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from ftx.core.errors import DataError, told
 from ftx.core.regular_files import read_file
-from ftx.data.sources.listing import IMAGE_ENDINGS, Found, refuse_outside, short
+from ftx.data.sources.listing import IMAGE_ENDINGS, ListedImage, refuse_link_outside, short
 
-# What Roboflow calls COCO's annotations, beside the images of each side.
+# What Roboflow calls COCO's annotations, beside the images of each split.
 _BESIDE_IMAGES = "_annotations.coco.json"
 
 # COCO's own, of 118,000 images with their outlines, has 470 megabytes; LVIS's 1.1 gigabytes.
 MAX_ANNOTATIONS_BYTES = 1 << 31
 
-Kind = Literal["coco", "datumaro"]
+AnnotationFormat = Literal["coco", "datumaro"]
 Document = TypeVar("Document", bound=BaseModel)
 
 
-class Part(BaseModel):
+class DocumentPart(BaseModel):
     """A part of an annotation file: what ftx reads of it, whatever else is there."""
 
     model_config = ConfigDict(extra="ignore", frozen=True, strict=True)
 
 
-def documents(path: Path) -> list[Path]:
+def annotation_files(path: Path) -> list[Path]:
     """The annotation files of a data set; none where it is another kind of data set.
 
     Of COCO's own files ``instances_*`` alone say which categories an image holds. A folder called ``annotations`` that
@@ -51,7 +51,7 @@ def documents(path: Path) -> list[Path]:
         or _visible(path, _BESIDE_IMAGES)
     )
     for file in found:
-        refuse_outside(Path(os.path.realpath(path)), file)
+        refuse_link_outside(Path(os.path.realpath(path)), file)
     return found
 
 
@@ -59,7 +59,7 @@ def _visible(folder: Path, pattern: str) -> list[Path]:
     return [file for file in sorted(folder.glob(pattern)) if not file.name.startswith(".")]
 
 
-def load(path: Path) -> tuple[Kind, bytes]:
+def read_annotations(path: Path) -> tuple[AnnotationFormat, bytes]:
     """What an annotation file holds, told by its keys, and its content.
 
     Raises: DataError if it has neither COCO's images nor Datumaro's items.
@@ -110,7 +110,7 @@ def folder_of(root: Path, folders: list[str], names: list[str]) -> str:
     return ""
 
 
-def refuse_missing(root: Path, found: Collection[Found], where: Path) -> None:
+def refuse_missing(root: Path, found: Collection[ListedImage], where: Path) -> None:
     """Raise DataError if there are no images, or not one of them is there."""
     if not found:
         raise DataError("the annotations name no images", where=where)

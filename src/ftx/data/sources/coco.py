@@ -8,8 +8,8 @@ from pathlib import Path
 
 from ftx.core.errors import DataError, told
 from ftx.data.dataset import Split
-from ftx.data.sources.annotation_files import Part, folder_of, parse, refuse_missing
-from ftx.data.sources.listing import Found, Listing, inside, label_name, short, side_of
+from ftx.data.sources.annotation_files import DocumentPart, folder_of, parse, refuse_missing
+from ftx.data.sources.listing import ListedImage, Listing, label_name, path_below, short, split_named
 from ftx.tasks.labels import Declared
 
 _NO_SUPERCATEGORY = ("", "none")
@@ -17,23 +17,23 @@ _NO_SUPERCATEGORY = ("", "none")
 Id = int | str
 
 
-class _Image(Part):
+class _Image(DocumentPart):
     id: Id
     file_name: str
 
 
-class _Category(Part):
+class _Category(DocumentPart):
     id: Id
     name: str
     supercategory: str | None = None
 
 
-class _Annotation(Part):
+class _Annotation(DocumentPart):
     image_id: Id
     category_id: Id
 
 
-class _Coco(Part):
+class _Coco(DocumentPart):
     images: list[_Image]
     annotations: list[_Annotation]
     categories: list[_Category]
@@ -47,7 +47,7 @@ def read_coco(path: Path, files: Sequence[tuple[Path, bytes]]) -> Listing:
     name, one image twice, a path that is absolute or leaves the folder.
     """
     root = _root(path, files[0][0])
-    found: dict[str, Found] = {}
+    found: dict[str, ListedImage] = {}
     parents: dict[str, str] = {}
     problems: list[str] = []
     for file, content in files:
@@ -98,7 +98,7 @@ def _parents(categories: Sequence[_Category]) -> dict[str, str]:
     return {name: up for name, up in above.items() if up.lower() not in _NO_SUPERCATEGORY and up != name}
 
 
-def _images(coco: _Coco, file: Path, names: dict[Id, str], root: Path) -> Iterator[Found | str]:
+def _images(coco: _Coco, file: Path, names: dict[Id, str], root: Path) -> Iterator[ListedImage | str]:
     """Each image, or what does not hold about an entry."""
     held: dict[Id, set[str]] = {image.id: set() for image in coco.images}
     if len(held) < len(coco.images):
@@ -111,27 +111,27 @@ def _images(coco: _Coco, file: Path, names: dict[Id, str], root: Path) -> Iterat
         else:
             held[annotation.image_id].add(names[annotation.category_id])
     subset = file.stem.removeprefix("instances_")
-    side = side_of(file.parent.name if file.stem.startswith("_") else subset)
-    within = inside(root)
+    split = split_named(file.parent.name if file.stem.startswith("_") else subset)
+    within = path_below(root)
     placed: list[tuple[Id, str]] = []
     for image in coco.images:
         try:
             placed.append((image.id, within(image.file_name)))
         except ValueError as error:
             yield str(error)
-    before = folder_of(root, _folders(file, root, subset, side), [name for _, name in placed])
+    before = folder_of(root, _folders(file, root, subset, split), [name for _, name in placed])
     for number, name in placed:
-        yield Found(within(before + name), tuple(sorted(held[number])), side)
+        yield ListedImage(within(before + name), tuple(sorted(held[number])), split)
 
 
-def _folders(file: Path, root: Path, subset: str, side: Split | None) -> list[str]:
-    """Where images may lie, below the root: COCO's layout, CVAT's, Roboflow's, a folder called after the side."""
+def _folders(file: Path, root: Path, subset: str, split: Split | None) -> list[str]:
+    """Where images may lie, below the root: COCO's layout, CVAT's, Roboflow's, a folder called after the split."""
     beside = file.parent.relative_to(root).as_posix() if file.parent.is_relative_to(root) else "."
-    inside_images = [f"images/{name}" for name in _of_side(root / "images", side)]
-    return [f"images/{subset}", subset, *inside_images, *_of_side(root, side), "images", beside, "."]
+    inside_images = [f"images/{name}" for name in _of_split(root / "images", split)]
+    return [f"images/{subset}", subset, *inside_images, *_of_split(root, split), "images", beside, "."]
 
 
-def _of_side(folder: Path, side: Split | None) -> list[str]:
-    if side is None or not folder.is_dir():
+def _of_split(folder: Path, split: Split | None) -> list[str]:
+    if split is None or not folder.is_dir():
         return []
-    return [path.name for path in sorted(folder.iterdir()) if path.is_dir() and side_of(path.name) == side]
+    return [path.name for path in sorted(folder.iterdir()) if path.is_dir() and split_named(path.name) == split]

@@ -1,4 +1,4 @@
-"""Datumaro's own JSON (``annotations/<side>.json`` beside ``images/<side>/``), with label groups and parents.
+"""Datumaro's own JSON (``annotations/<split>.json`` beside ``images/<split>/``), with label groups and parents.
 
 Source: the files that datumaro 1.13 writes (dm_format_version 1.0).
 """
@@ -11,46 +11,46 @@ from pathlib import Path
 from typing import Literal
 
 from ftx.core.errors import DataError, told
-from ftx.data.sources.annotation_files import Part, folder_of, parse, refuse_missing
-from ftx.data.sources.listing import Found, Listing, inside, label_name, short, side_of
+from ftx.data.sources.annotation_files import DocumentPart, folder_of, parse, refuse_missing
+from ftx.data.sources.listing import ListedImage, Listing, label_name, path_below, short, split_named
 from ftx.tasks.labels import Declared
 
 
-class _Label(Part):
+class _Label(DocumentPart):
     name: str
     parent: str | None = None
 
 
-class _Group(Part):
+class _Group(DocumentPart):
     labels: list[str]
     # "restricted" is how OTX marks the label of images that have none, "inclusive" what may hold together.
     group_type: Literal["exclusive", "restricted", "inclusive"] = "exclusive"
 
 
-class _Labels(Part):
+class _Labels(DocumentPart):
     labels: list[_Label]
     label_groups: tuple[_Group, ...] = ()
 
 
-class _Categories(Part):
+class _Categories(DocumentPart):
     label: _Labels
 
 
-class _Annotation(Part):
+class _Annotation(DocumentPart):
     label_id: int | None = None
 
 
-class _Image(Part):
+class _Image(DocumentPart):
     path: str
 
 
-class _Item(Part):
+class _Item(DocumentPart):
     id: str
     annotations: list[_Annotation]
     image: _Image
 
 
-class _Datumaro(Part):
+class _Datumaro(DocumentPart):
     categories: _Categories
     items: list[_Item]
 
@@ -68,8 +68,8 @@ def read_datumaro(path: Path, files: Sequence[tuple[Path, bytes]]) -> Listing:
     read = [(file, parse(_Datumaro, content, file)) for file, content in files]
     labels = read[0][1].categories.label
     names = _names(labels, files[0][0])
-    within = inside(root)
-    found: dict[str, Found] = {}
+    within = path_below(root)
+    found: dict[str, ListedImage] = {}
     problems: list[str] = []
     for file, document in read:
         if document.categories.label != labels:
@@ -77,13 +77,13 @@ def read_datumaro(path: Path, files: Sequence[tuple[Path, bytes]]) -> Listing:
         placed: list[tuple[_Item, str, tuple[str, ...]]] = []
         for item in document.items:
             try:
-                labels_held = carried([one.label_id for one in item.annotations], names)
+                labels_held = labels_by_number([one.label_id for one in item.annotations], names)
                 placed.append((item, within(item.image.path), labels_held))
             except ValueError as error:
                 problems.append(f"{file.name}, item {short(item.id)}: {error}")
         before = folder_of(root, [f"images/{file.stem}", "images", "."], [name for _, name, _ in placed])
         for item, name, held in placed:
-            image = Found(within(before + name), held, side_of(file.stem))
+            image = ListedImage(within(before + name), held, split_named(file.stem))
             if found.setdefault(image.path, image) is not image:
                 problems.append(f"{file.name}, item {short(item.id)}: {short(image.path)} is listed twice")
     if problems:
@@ -91,7 +91,7 @@ def read_datumaro(path: Path, files: Sequence[tuple[Path, bytes]]) -> Listing:
     refuse_missing(root, found.values(), path)
     groups = [group.labels for group in labels.label_groups if group.group_type == "exclusive"]
     parents = {label.name: label.parent for label in labels.labels if label.parent}
-    relations = declared(names, parents, groups if labels.label_groups else None, path)
+    relations = declared_relations(names, parents, groups if labels.label_groups else None, path)
     return Listing(root, "datumaro", tuple(found.values()), relations)
 
 
@@ -103,7 +103,7 @@ def _names(labels: _Labels, where: Path) -> list[str]:
         raise DataError("a label has no name that can be used", where=where, found=str(error)) from error
 
 
-def carried(numbers: Sequence[int | None], names: Sequence[str]) -> tuple[str, ...]:
+def labels_by_number(numbers: Sequence[int | None], names: Sequence[str]) -> tuple[str, ...]:
     """The labels of one image, by the numbers of its annotations; those without a number say nothing.
 
     Raises: ValueError if there is no label of a number.
@@ -114,7 +114,7 @@ def carried(numbers: Sequence[int | None], names: Sequence[str]) -> tuple[str, .
     return tuple(names[number] for number in sorted(held))
 
 
-def declared(
+def declared_relations(
     names: Sequence[str], parents: Mapping[str, str], groups: Sequence[Sequence[str]] | None, where: Path
 ) -> Declared:
     """How labels relate by Datumaro's word: exclusive ``groups``, None where it has none at all, and parents.

@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from ftx.core.errors import DataError, EnvironmentFault, nearest, told
-from ftx.data.sources.datumaro import carried, declared
-from ftx.data.sources.listing import Found, Listing, inside, side_of
+from ftx.data.sources.datumaro import declared_relations, labels_by_number
+from ftx.data.sources.listing import ListedImage, Listing, path_below, split_named
 
 
-def read_foreign(path: Path, form: str) -> Listing:
+def read_with_datumaro(path: Path, form: str) -> Listing:
     """The images of a data set in one of Datumaro's formats, with the labels of their annotations.
 
     Raises: DataError if there is no such format, if it does not read the folder, or if its images are not files below
@@ -42,15 +42,15 @@ def read_foreign(path: Path, form: str) -> Listing:
     listed: list[Any] = [] if categories is None else list(categories.items)
     names = [str(label.name) for label in listed]
     root = path if path.is_dir() else path.parent
-    within = inside(root)
-    found: dict[str, Found] = {}
+    within = path_below(root)
+    found: dict[str, ListedImage] = {}
     problems: list[str] = []
     boxes = False
     for item in items:
         boxes = boxes or any(one.type != AnnotationType.label for one in item.annotations)
         try:
-            labels = carried([getattr(one, "label", None) for one in item.annotations], names)
-            image = Found(within(_file(item, root)), labels, side_of(str(item.subset)))
+            labels = labels_by_number([getattr(one, "label", None) for one in item.annotations], names)
+            image = ListedImage(within(_file(item, root)), labels, split_named(str(item.subset)))
         except ValueError as error:
             problems.append(f"{item.id}: {error}")
             continue
@@ -63,7 +63,7 @@ def read_foreign(path: Path, form: str) -> Listing:
     given: list[Any] = list(getattr(categories, "label_groups", None) or ())
     # Objects in boxes exclude nothing.
     groups = [list(map(str, one.labels)) for one in given if _is_exclusive(one)] if given or boxes else None
-    return Listing(root, "foreign", tuple(found.values()), declared(names, parents, groups, path))
+    return Listing(root, "foreign", tuple(found.values()), declared_relations(names, parents, groups, path))
 
 
 def _is_exclusive(group: Any) -> bool:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from ftx.core.errors import DataError, nearest
 from ftx.data.dataset import SPLITS, Split
-from ftx.data.sources.listing import IMAGE_ENDINGS, Found, Listing, refuse_outside
+from ftx.data.sources.listing import IMAGE_ENDINGS, ListedImage, Listing, refuse_link_outside
 from ftx.tasks.labels import Declared
 
 # What operating systems and file servers leave in folders; not worth a word. Hidden files join them.
@@ -21,7 +21,7 @@ MOST_LEVELS = 100
 _SHAPE = "make one folder a class and put its images straight into it: DIR/<class>/*.jpg, or DIR/train/<class>/*.jpg"
 
 
-def walk(root: Path, *, nested: bool = False) -> Listing:
+def read_folder(root: Path, *, nested: bool = False) -> Listing:
     """List the image files below ``root``; ``nested`` folders are a label tree, and an image's label its path in it.
 
     Raises: DataError if the folder is missing, has no class folders or only one, holds no images, nests
@@ -64,14 +64,14 @@ class _Walker:
             raise DataError("a folder cannot be read", where=folder, found=error.strerror) from error
         for path in paths:
             if path.is_symlink():
-                refuse_outside(self.real_root, path)
+                refuse_link_outside(self.real_root, path)
         return paths
 
     def folders(self, folder: Path) -> list[Path]:
         """The folders straight below."""
         return [path for path in self.visible(folder) if path.is_dir()]
 
-    def classes(self, folder: Path, split: Split | None) -> tuple[tuple[str, ...], tuple[Found, ...]]:
+    def classes(self, folder: Path, split: Split | None) -> tuple[tuple[str, ...], tuple[ListedImage, ...]]:
         """The class folders straight below, and the images in them."""
         loose = self.loose_files(folder)
         class_folders = self.folders(folder)
@@ -95,7 +95,7 @@ class _Walker:
             self.ignored["images outside class folders" if _is_image(path) else _ending(path)] += 1
         return sum(_is_image(path) for path in files)
 
-    def _images(self, class_folder: Path, label: str, split: Split | None, level: int = 1) -> Iterator[Found]:
+    def _images(self, class_folder: Path, label: str, split: Split | None, level: int = 1) -> Iterator[ListedImage]:
         if level > MOST_LEVELS:
             raise DataError(
                 "the folders are nested too deeply",
@@ -115,19 +115,19 @@ class _Walker:
                     mend=f"--task hierarchical, if folders are a label tree; else {_SHAPE}",
                 )
             elif _is_image(path):
-                yield Found(path.relative_to(self.root).as_posix(), (label,), split)
+                yield ListedImage(path.relative_to(self.root).as_posix(), (label,), split)
             else:
                 self.ignored[_ending(path)] += 1
 
 
 def _has_splits(root: Path, names: list[str], walker: _Walker) -> bool:
-    """Whether the folders are sides (train, val, test) rather than classes."""
+    """Whether the folders are splits (train, val, test) rather than classes."""
     strangers = [name for name in names if name not in SPLITS]
     if names and not strangers and "train" not in names:
         raise DataError("there is no train folder", where=root, found=", ".join(names), mend="add train/<class>/")
     if "train" not in names:
         return False
-    # A class may be called "train" (of wagons); a side holds folders, a class does not.
+    # A class may be called "train" (of wagons); a split holds folders, a class does not.
     if strangers and walker.folders(root / "train"):
         stranger = strangers[0]
         alike = nearest(stranger, SPLITS)
@@ -159,7 +159,9 @@ def _refuse_unknown_classes(folder: Path, present: tuple[str, ...], known: tuple
 def _checked(tree: Listing) -> Listing:
     root = tree.root
     if not tree.files:
-        raise DataError("there are no images", where=root, found=describe(tree.ignored) or "no files", mend=_SHAPE)
+        raise DataError(
+            "there are no images", where=root, found=describe_ignored(tree.ignored) or "no files", mend=_SHAPE
+        )
     if len(tree.declared.names) < 2:
         raise DataError("there is only one class", where=root, found=", ".join(tree.declared.names), mend=_SHAPE)
     for split in SPLITS:
@@ -174,7 +176,7 @@ def table_beside(root: Path) -> Path | None:
     return next((path for path in sorted(root.glob("*.csv")) + sorted(root.glob("*.jsonl"))), None)
 
 
-def describe(ignored: Mapping[str, int]) -> str:
+def describe_ignored(ignored: Mapping[str, int]) -> str:
     """Counts of files by ending, as text."""
     return ", ".join(f"{count} {ending}" for ending, count in sorted(ignored.items()))
 

@@ -23,7 +23,7 @@ IMAGE_ENDINGS = frozenset(
 # Class folders; train/, val/, test/ of them; CSV or JSON lines; COCO; Datumaro's own JSON; what datumaro reads.
 Layout = Literal["folders", "splits", "table", "coco", "datumaro", "foreign"]
 
-_SIDES: dict[str, Split] = {
+_SPLIT_WORDS: dict[str, Split] = {
     "train": "train",
     "training": "train",
     "val": "val",
@@ -35,8 +35,8 @@ _SIDES: dict[str, Split] = {
 
 
 @dataclass(frozen=True)
-class Found:
-    """An image file: its path as in the data set, its labels, the side it is put on, and whom or what it shows."""
+class ListedImage:
+    """An image file: its path as in the data set, its labels, the split it is put into, and whom or what it shows."""
 
     path: str
     labels: tuple[str, ...]
@@ -50,19 +50,19 @@ class Listing:
 
     root: Path
     layout: Layout
-    files: tuple[Found, ...]
+    files: tuple[ListedImage, ...]
     declared: Declared = field(default_factory=Declared)
     ignored: Mapping[str, int] = field(default_factory=dict[str, int])
 
 
-def side_of(name: str) -> Split | None:
-    """The side that a word, or a file's name such as ``instances_val2017``, speaks of; None if of none."""
+def split_named(name: str) -> Split | None:
+    """The split that a word, or a file's name such as ``instances_val2017``, names; None if it names none."""
     words = re.findall(r"[a-z]+", name.lower())
-    return next((_SIDES[word] for word in words if word in _SIDES), None)
+    return next((_SPLIT_WORDS[word] for word in words if word in _SPLIT_WORDS), None)
 
 
-def inside(root: Path) -> Callable[[str], str]:
-    """What gives an image's path below the data root, with forward slashes.
+def path_below(root: Path) -> Callable[[str], str]:
+    """A function from an image's path as a data set spells it to its path below ``root``, with forward slashes.
 
     It raises ValueError if the path is absolute, or leaves the root by itself or by a link.
     """
@@ -114,7 +114,7 @@ def short(value: object) -> str:
     return text if len(text) <= 100 else f"{text[:97]}..."
 
 
-def refuse_outside(real_root: Path, path: Path) -> None:
+def refuse_link_outside(real_root: Path, path: Path) -> None:
     """Raise DataError if a path below the data root, or a folder on its way, is a link that leads out of the root."""
     target = Path(os.path.realpath(path))  # as Path.resolve raises on a link that points at itself
     if not target.is_relative_to(real_root):

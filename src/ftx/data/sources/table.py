@@ -1,4 +1,4 @@
-"""CSV and JSON lines as data set: a line an image, with its path, its labels, and perhaps its side and subject.
+"""CSV and JSON lines as data set: a line an image, with its path, its labels, and perhaps its split and group.
 
     path,labels,split,group
     a/1.jpg,animal/cat;wet,train,farm 7
@@ -21,7 +21,15 @@ from typing import cast
 from ftx.core.errors import DataError, nearest, told
 from ftx.core.regular_files import read_file
 from ftx.data.dataset import SPLITS
-from ftx.data.sources.listing import Found, Listing, inside, label_name, refuse_outside, short, side_of
+from ftx.data.sources.listing import (
+    ListedImage,
+    Listing,
+    label_name,
+    path_below,
+    refuse_link_outside,
+    short,
+    split_named,
+)
 
 TABLE_ENDINGS = (".csv", ".jsonl")
 # Several million lines.
@@ -39,20 +47,20 @@ _COLUMNS = {
 
 
 def metadata_tables(folder: Path) -> list[Path]:
-    """The tables of a Hugging Face image folder: its own ``metadata.csv`` or ``.jsonl``, or one for each side.
+    """The tables of a Hugging Face image folder: its own ``metadata.csv`` or ``.jsonl``, or one for each split.
 
-    Raises: DataError if some sides have one and others have none or two, or a link leads out of the folder.
+    Raises: DataError if some splits have one and others have none or two, or a link leads out of the folder.
     """
     if own := _metadata(folder):
         return _only(own)
-    sides = [side for side in sorted(folder.glob("*")) if side_of(side.name) and side.is_dir()]
-    found = {side: _metadata(side) for side in sides}
+    splits = [path for path in sorted(folder.glob("*")) if split_named(path.name) and path.is_dir()]
+    found = {path: _metadata(path) for path in splits}
     if not any(found.values()):
         return []
-    for side, tables in found.items():
+    for path, tables in found.items():
         if not tables:
-            raise DataError("a side has no table, and others have", where=side, mend="add metadata.csv to it")
-        refuse_outside(Path(os.path.realpath(folder)), side)
+            raise DataError("a side has no table, and others have", where=path, mend="add metadata.csv to it")
+        refuse_link_outside(Path(os.path.realpath(folder)), path)
     return [table for tables in found.values() for table in _only(tables)]
 
 
@@ -67,21 +75,21 @@ def _only(tables: list[Path]) -> list[Path]:
 
 
 def read_tables(root: Path, tables: Sequence[Path]) -> Listing:
-    """The images of all tables; one in a side's folder names that side's images.
+    """The images of all tables; one in a split's folder names that split's images.
 
-    Raises: as ``read_table``, and DataError if a line there names another side.
+    Raises: as ``read_table``, and DataError if a line there names another split.
     """
     if tables[0].parent == root:
         return read_table(tables[0])
-    files: list[Found] = []
+    files: list[ListedImage] = []
     for table in tables:
-        side = side_of(table.parent.name)
+        split = split_named(table.parent.name)
         for file in read_table(table).files:
-            if file.split not in (None, side):
+            if file.split not in (None, split):
                 raise DataError(
                     "a line names another side than its folder's", where=table, found=f"{file.path}: {file.split}"
                 )
-            files.append(replace(file, path=f"{table.parent.name}/{file.path}", split=side))
+            files.append(replace(file, path=f"{table.parent.name}/{file.path}", split=split))
     return Listing(root, "table", tuple(files))
 
 
@@ -89,10 +97,10 @@ def read_table(table: Path) -> Listing:
     """The images that a table names.
 
     Raises: DataError naming every line that does not hold: a column missing, no labels column, a path that is
-    absolute or leaves the folder, an unknown side, one image twice with other labels.
+    absolute or leaves the folder, an unknown split, one image twice with other labels.
     """
-    within = inside(table.parent)
-    found: dict[str, Found] = {}
+    within = path_below(table.parent)
+    found: dict[str, ListedImage] = {}
     problems: list[str] = []
     for number, record in _records(table):
         try:
@@ -184,15 +192,15 @@ def _columns(record: Mapping[str, object]) -> str:
     return told([short(str(name)) for name in record])
 
 
-def _image(record: Mapping[str, object], within: Callable[[str], str]) -> Found:
+def _image(record: Mapping[str, object], within: Callable[[str], str]) -> ListedImage:
     if not isinstance(record["path"], str):
         raise ValueError(f"{short(record['path'])} is no path")
     path = within(record["path"].strip())
-    side = _text(record.get("split"), "side")
-    split = side_of(side)
-    if side and split is None:
-        raise ValueError(f"the side '{short(side)}' is none of {', '.join(SPLITS)}")
-    return Found(path, _labels(record["labels"]), split, _text(record.get("group"), "group") or None)
+    word = _text(record.get("split"), "side")
+    split = split_named(word)
+    if word and split is None:
+        raise ValueError(f"the side '{short(word)}' is none of {', '.join(SPLITS)}")
+    return ListedImage(path, _labels(record["labels"]), split, _text(record.get("group"), "group") or None)
 
 
 def _text(cell: object, what: str) -> str:
