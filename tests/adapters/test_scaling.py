@@ -21,6 +21,7 @@ from torch import nn
 from ftx.adapters.attach import adapter_layers, attach
 from ftx.adapters.peft_config import read_config
 from ftx.adapters.peft_file import load_adapter, read_adapter, save_adapter
+from ftx.adapters.pissa import spec_on_file
 from ftx.adapters.spec import AdapterSpec
 from ftx.core.errors import AdapterError
 from ftx.merging.merge import merged_state
@@ -163,7 +164,7 @@ def test_what_is_loaded_computes_as_what_was_saved(init: AdapterInit, tmp_path: 
         for _, layer in adapter_layers(first):
             layer.lora_B += torch.randn(layer.lora_B.shape, generator=torch.Generator().manual_seed(1))
     save_adapter(first, asked, base_model="vit", base_digest="0", folder=tmp_path)
-    attach(second, asked.as_saved(), generator=torch.Generator())
+    attach(second, spec_on_file(asked), generator=torch.Generator())
     load_adapter(second, tmp_path)
     ((_, mine),), ((_, loaded),) = adapter_layers(first), adapter_layers(second)
     assert loaded.scaling == 3.0

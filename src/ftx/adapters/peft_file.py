@@ -21,8 +21,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from ftx.adapters.attach import AdapterLayer, adapter_layers
-from ftx.adapters.kernel import Float64, LayerAdapter
+from ftx.adapters.attach import adapter_layers
+from ftx.adapters.kernel import AdapterWeights, Float64
+from ftx.adapters.layer import AdaptedLinear
 from ftx.adapters.naming import Naming, Place, timm_naming
 from ftx.adapters.peft_config import CONFIG, PeftConfig, read_config
 from ftx.adapters.pissa import plain_factors
@@ -49,7 +50,7 @@ class AdapterFile:
     Shape: the weight of a convolution counts as [O, I·h·w].
     """
 
-    layers: Mapping[str, LayerAdapter]
+    layers: Mapping[str, AdapterWeights]
     saved: Mapping[str, Tensor]
     config: PeftConfig
 
@@ -63,7 +64,7 @@ def save_adapter(module: nn.Module, spec: AdapterSpec, *, base_model: str, base_
     alphas: dict[str, float] = {}
     for name, layer in layers.items():
         lora_A, lora_B, scaling = _plain(layer)
-        magnitude = getattr(layer, "lora_magnitude_vector", None)
+        magnitude = layer.lora_magnitude_vector
         for attribute, tensor in zip(_ON_DISK, (lora_A, lora_B, magnitude), strict=True):
             if tensor is not None:
                 tensors[f"{PREFIX}{name}.{_ON_DISK[attribute]}"] = tensor.detach().float().contiguous()
@@ -101,17 +102,13 @@ def save_adapter(module: nn.Module, spec: AdapterSpec, *, base_model: str, base_
     write_atomic(folder / CONFIG, (json.dumps(config, indent=2) + "\n").encode())
 
 
-def _plain(layer: AdapterLayer) -> tuple[Tensor, Tensor, float]:
+def _plain(layer: AdaptedLinear) -> tuple[Tensor, Tensor, float]:
     """A, B and the one scaling that peft knows a layer by; where targets differ in theirs, the rest goes into B."""
-    lora_A, lora_B = plain_factors(layer, layer.parts)
-    scaling = layer.scaling
+    lora_A, lora_B, scaling = plain_factors(layer)
     if not isinstance(scaling, Tensor):
         return lora_A, lora_B, scaling
     largest = scaling.max()
-    shares = torch.stack([scaling[part.ranks.start] / largest for part in layer.parts])
-    doubled = len(lora_A) // len(scaling)  # 2 with PiSSA
-    counts = torch.tensor([doubled * (part.ranks.stop - part.ranks.start) for part in layer.parts])
-    return lora_A, lora_B * shares.repeat_interleave(counts), float(largest)
+    return lora_A, lora_B * (scaling / largest), float(largest)
 
 
 def read_adapter(
@@ -133,7 +130,7 @@ def read_adapter(
     naming = max(namings or [timm_naming(base)], key=lambda one: len(found.keys() & one.layers.keys()))
     state = base.state_dict()
     expected: dict[str, tuple[int, ...]] = {}
-    pieces: dict[str, list[tuple[Place, LayerAdapter]]] = {}
+    pieces: dict[str, list[tuple[Place, AdapterWeights]]] = {}
     for name, place in naming.layers.items():
         if not config.targets_layer(name) or f"{place.layer}.weight" not in state:
             continue  # a head that was left out has no weight
@@ -148,7 +145,7 @@ def read_adapter(
             expected[held[part][0] if part in held else f"{PREFIX}{name}.{_ON_DISK[part]}"] = shape
         if shapes == {part: tuple(tensor.shape) for part, (_, tensor) in held.items()}:
             A, B, *magnitude = (np.asarray(held[part][1].double()) for part in shapes)
-            adapter = LayerAdapter(
+            adapter = AdapterWeights(
                 A.reshape(rank, -1), B.reshape(-1, rank), scaling, magnitude[0].reshape(-1) if magnitude else None
             )
             pieces.setdefault(place.layer, []).append((place, adapter))
@@ -227,7 +224,7 @@ def _saved_modules(
     return saved
 
 
-def _in_one(weight_OI: Float64, parts: Sequence[tuple[Place, LayerAdapter]]) -> LayerAdapter:
+def _in_one(weight_OI: Float64, parts: Sequence[tuple[Place, AdapterWeights]]) -> AdapterWeights:
     """The adapters of the rows of one layer as one adapter of their summed rank, each scaling gone into its B."""
     (place, first), *rest = parts
     if place.rows is None and not rest:
@@ -243,7 +240,7 @@ def _in_one(weight_OI: Float64, parts: Sequence[tuple[Place, LayerAdapter]]) -> 
             magnitude_O[rows] = adapter.magnitude_O
         start = stop
     A_RI = np.concatenate([adapter.lora_A_RI for _, adapter in parts])
-    return LayerAdapter(A_RI, B_OR, 1.0, None if first.magnitude_O is None else magnitude_O)
+    return AdapterWeights(A_RI, B_OR, 1.0, None if first.magnitude_O is None else magnitude_O)
 
 
 def stored_shapes(folder: Path) -> dict[str, tuple[int, ...]]:

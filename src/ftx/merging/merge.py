@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor, nn
 
-from ftx.adapters.kernel import Float64, LayerAdapter, merged_weight, separate_products
+from ftx.adapters.kernel import AdapterWeights, Float64, merged_weight, separate_products
 from ftx.adapters.peft_file import read_adapter
 from ftx.adapters.prepare import base_of
 from ftx.core.errors import AdapterError, DataError, GateFailed, MergeError
@@ -117,7 +117,7 @@ def merge(run: Run | Path | None = None, *, data: Path | None = None, progress: 
     return report
 
 
-def merged_state(base: nn.Module, layers: Mapping[str, LayerAdapter]) -> dict[str, Tensor]:
+def merged_state(base: nn.Module, layers: Mapping[str, AdapterWeights]) -> dict[str, Tensor]:
     """The merged weight of each adapted layer by its name in the model, rounded to f32 once."""
     state = base.state_dict()
     merged: dict[str, Tensor] = {}
@@ -141,7 +141,7 @@ def _merge_adapter(module: nn.Module, folder: Path, base_digest: str, progress: 
 
 
 def prove_layers(
-    base: nn.Module, merged: Mapping[str, Tensor], layers: Mapping[str, LayerAdapter], progress: Progress = SILENT
+    base: nn.Module, merged: Mapping[str, Tensor], layers: Mapping[str, AdapterWeights], progress: Progress = SILENT
 ) -> list[LayerProof]:
     """How far each merged weight lies from the separate products of its base and adapter."""
     state, rng = base.state_dict(), np.random.default_rng(0)
@@ -214,7 +214,7 @@ def _logit_difference(run: Run, dense: Path, pixels_NHWC: NDArray[np.uint8]) -> 
     return float((trained_NC - dense_NC).abs().max()), bound
 
 
-def change(weight_OI: Float64, adapter: LayerAdapter, layer: str) -> Float64:
+def change(weight_OI: Float64, adapter: AdapterWeights, layer: str) -> Float64:
     """What an adapter makes of a weight, less that. Shape: [O, I].
 
     Raises: MergeError naming the layer if it is not finite.
@@ -222,7 +222,7 @@ def change(weight_OI: Float64, adapter: LayerAdapter, layer: str) -> Float64:
     return _merged(weight_OI, adapter, layer) - weight_OI
 
 
-def _merged(weight_OI: Float64, adapter: LayerAdapter, layer: str) -> Float64:
+def _merged(weight_OI: Float64, adapter: AdapterWeights, layer: str) -> Float64:
     try:
         return merged_weight(weight_OI, adapter)
     except MergeError as error:

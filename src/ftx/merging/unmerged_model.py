@@ -13,10 +13,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear
 
-from ftx.adapters.kernel import LayerAdapter, separate_gain
+from ftx.adapters.kernel import AdapterWeights, separate_gain
 from ftx.backbones.families import expose
 
-Shares = Sequence[tuple[float, LayerAdapter | None]]
+Shares = Sequence[tuple[float, AdapterWeights | None]]
 
 
 @contextmanager
