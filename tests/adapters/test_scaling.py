@@ -19,9 +19,10 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from ftx.adapters.attach import adapter_layers, attach
+from ftx.adapters.fit_to_base import load_adapter, read_adapter
 from ftx.adapters.peft_config import read_config
-from ftx.adapters.peft_file import load_adapter, read_adapter, save_adapter
 from ftx.adapters.pissa import spec_on_file
+from ftx.adapters.save import save_adapter
 from ftx.adapters.spec import AdapterSpec
 from ftx.core.errors import AdapterError
 from ftx.merging.merge import merged_state
@@ -218,7 +219,8 @@ OTHER_KINDS: dict[str, object] = {
 @pytest.mark.parametrize("key", OTHER_KINDS)
 def test_an_adapter_that_is_more_than_two_factors_is_refused_by_the_key(key: str, tmp_path: Path) -> None:
     by_hand(tmp_path, r=2, lora_alpha=4)
-    assert read_config(tmp_path).rank_and_scaling(LAYER) == (2, 2.0)
+    config = read_config(tmp_path)
+    assert (config.rank(LAYER), config.scaling(LAYER, rank=2)) == (2, 2.0)
     by_hand(tmp_path, r=2, lora_alpha=4, **{key: OTHER_KINDS[key]})
     with pytest.raises(AdapterError, match="of a kind that ftx does not merge") as caught:
         read_config(tmp_path)

@@ -10,8 +10,9 @@ from typing import cast
 import timm
 from timm.models.vision_transformer import VisionTransformer
 
+from ftx.adapters.fit_to_base import FittedAdapter, read_adapter
 from ftx.adapters.peft_config import PeftConfig, read_config
-from ftx.adapters.peft_file import AdapterFile, read_adapter, stored_shapes
+from ftx.adapters.peft_file import stored_shapes
 from ftx.adapters.prepare import base_of
 from ftx.backbones.families import head_names
 from ftx.core.errors import AdapterError, FtxError, InputError, MergeError
@@ -39,7 +40,7 @@ class Opened:
     """An adapter, where it stands and what it holds."""
 
     at: Located
-    file: AdapterFile
+    file: FittedAdapter
 
 
 def open_adapters(

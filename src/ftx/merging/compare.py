@@ -12,13 +12,14 @@ from pathlib import Path
 import numpy as np
 from pydantic import BaseModel, ConfigDict
 
+from ftx.adapters.fit_to_base import flat
 from ftx.adapters.kernel import AdapterWeights, Float64
 from ftx.adapters.peft_file import WEIGHTS
 from ftx.core.errors import AdapterError
 from ftx.core.progress import SILENT, Progress
 from ftx.core.reports import VerbReport
 from ftx.interop.open_adapters import Opened, open_adapters
-from ftx.merging.merge import change, flat
+from ftx.merging.merge import change
 
 
 class Adapter(BaseModel):

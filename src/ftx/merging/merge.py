@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor, nn
 
+from ftx.adapters.fit_to_base import flat, read_adapter
 from ftx.adapters.kernel import AdapterWeights, Float64, merged_weight, separate_products
-from ftx.adapters.peft_file import read_adapter
 from ftx.adapters.prepare import base_of
 from ftx.core.errors import AdapterError, DataError, GateFailed, MergeError
 from ftx.core.files import check_space
@@ -239,8 +239,3 @@ def rounded(weight_OI: Float64, layer: str) -> NDArray[np.float32]:
     if not np.isfinite(stored_OI).all():
         raise MergeError("the merged weight has entries that f32 cannot hold", where=layer)
     return stored_OI
-
-
-def flat(weight: Tensor) -> Float64:
-    """A weight in float64. Shape: [O, I]; of a convolution [O, I·h·w]."""
-    return weight.detach().double().flatten(1).numpy()
