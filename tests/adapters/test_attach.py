@@ -9,9 +9,9 @@ import timm
 import torch
 from torch import nn
 
-from ftx.adapters.attach import KINDS, adapter_layers, attach, match, prove_reach
-from ftx.adapters.factors import layer_scaling
-from ftx.adapters.kernel import LayerAdapter, merged_weight
+from ftx.adapters.attach import adapter_layers, attach, match, prove_reach
+from ftx.adapters.kernel import AdapterWeights, merged_weight
+from ftx.adapters.layer import AdaptedLinear, layer_scaling
 from ftx.adapters.pissa import plain_factors, start_from_principal
 from ftx.adapters.spec import AdapterSpec, Kind, Part
 from ftx.backbones.build import build
@@ -87,7 +87,8 @@ def test_targets_of_one_layer_with_scalings_of_their_own(kind: Kind) -> None:
     base = nn.Linear(10, 18, dtype=torch.float64)
     each = [3.0, 0.5]
     scaling = layer_scaling(FUSED, each)
-    layer = KINDS[kind](base, FUSED, scaling=scaling, dropout=0.0, generator=torch.Generator().manual_seed(0))
+    generator = torch.Generator().manual_seed(0)
+    layer = AdaptedLinear(base, FUSED, kind=kind, scaling=scaling, dropout=0.0, generator=generator)
     blocks: list[torch.Tensor] = []
     with torch.no_grad():
         for part in FUSED:
@@ -117,8 +118,9 @@ def test_pissa_starts_as_the_weight_and_ends_as_a_plain_adapter(kind: Kind) -> N
     torch.manual_seed(0)
     base = nn.Linear(10, 18, dtype=torch.float64)
     untouched = base.weight.detach().clone()
-    layer = KINDS[kind](base, FUSED, scaling=1.5, dropout=0.0, generator=torch.Generator().manual_seed(0))
-    start_from_principal(layer, FUSED, 1.5)
+    generator = torch.Generator().manual_seed(0)
+    layer = AdaptedLinear(base, FUSED, kind=kind, scaling=1.5, dropout=0.0, generator=generator)
+    start_from_principal(layer)
     torch.testing.assert_close(layer.merged_weight(), untouched, rtol=0, atol=1e-13)
     for part in FUSED:
         rank = part.ranks.stop - part.ranks.start
@@ -130,10 +132,10 @@ def test_pissa_starts_as_the_weight_and_ends_as_a_plain_adapter(kind: Kind) -> N
         layer.lora_A += 0.1 * torch.randn_like(layer.lora_A)
         for part in FUSED:
             layer.lora_B[part.rows, part.ranks] += 0.1 * torch.randn_like(layer.lora_B[part.rows, part.ranks])
-    A, B = plain_factors(layer, FUSED)
-    assert A.shape == (10, 10)
+    A, B, scaling = plain_factors(layer)
+    assert (A.shape, scaling) == ((10, 10), 1.5)
     magnitude = layer.lora_magnitude_vector.detach().numpy() if kind == "dora" else None
-    plain = LayerAdapter(A.detach().numpy(), B.detach().numpy(), 1.5, magnitude)
+    plain = AdapterWeights(A.detach().numpy(), B.detach().numpy(), 1.5, magnitude)
     merged = torch.from_numpy(merged_weight(untouched.numpy(), plain))
     torch.testing.assert_close(layer.merged_weight(), merged, rtol=0, atol=1e-13)
 

@@ -11,31 +11,27 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from ftx.adapters.dora import DoraLinear
-from ftx.adapters.kernel import LayerAdapter, merged_weight, separate_products
-from ftx.adapters.lora import LoraLinear
-from ftx.adapters.product import MergedProduct
-from ftx.adapters.spec import Part
+from ftx.adapters.kernel import AdapterWeights, merged_weight, separate_products
+from ftx.adapters.layer import AdaptedLinear, MergedProduct
+from ftx.adapters.spec import Kind, Part
 
 FUSED = (Part("q", slice(0, 6), slice(0, 3)), Part("v", slice(12, 18), slice(3, 6)))  # q and v alone of 3 x 6 rows
 WHOLE = (Part("fc1", slice(0, 18), slice(0, 4)),)
 SCALING = 1.5
 
 
-def adapted(
-    kind: type[LoraLinear] | type[DoraLinear], parts: tuple[Part, ...], *, dropout: float = 0.0, bias: bool = True
-) -> LoraLinear | DoraLinear:
+def adapted(kind: Kind, parts: tuple[Part, ...], *, dropout: float = 0.0, bias: bool = True) -> AdaptedLinear:
     """A trained-looking layer in float64: B not zero within its blocks, magnitudes moved."""
     generator = torch.Generator().manual_seed(7)
     base = nn.Linear(10, 18, bias=bias, dtype=torch.float64)
     with torch.no_grad():
         for parameter in base.parameters():
             parameter.normal_(generator=generator)
-    layer = kind(base, parts, scaling=SCALING, dropout=dropout, generator=generator)
+    layer = AdaptedLinear(base, parts, kind=kind, scaling=SCALING, dropout=dropout, generator=generator)
     with torch.no_grad():
         for part in parts:
             layer.lora_B[part.rows, part.ranks].normal_(generator=generator)
-        if isinstance(layer, DoraLinear):
+        if layer.lora_magnitude_vector is not None:
             for part in parts:
                 layer.lora_magnitude_vector[part.rows] *= 1.3
     return layer
@@ -43,10 +39,10 @@ def adapted(
 
 @pytest.mark.parametrize("parts", [WHOLE, FUSED], ids=["whole", "q and v"])
 @pytest.mark.parametrize("bias", [True, False])
-@pytest.mark.parametrize("kind", [LoraLinear, DoraLinear])
-def test_gradients_in_float64(kind: type[LoraLinear] | type[DoraLinear], bias: bool, parts: tuple[Part, ...]) -> None:
+@pytest.mark.parametrize("kind", ["lora", "dora"])
+def test_gradients_in_float64(kind: Kind, bias: bool, parts: tuple[Part, ...]) -> None:
     layer = adapted(kind, parts, bias=bias)
-    magnitude = getattr(layer, "lora_magnitude_vector", None)
+    magnitude = layer.lora_magnitude_vector
     norm = _summed(layer).detach().norm(dim=1)
     x = torch.randn(5, 10, dtype=torch.float64, generator=torch.Generator().manual_seed(1), requires_grad=True)
     blocks = [layer.lora_B[part.rows, part.ranks].detach().requires_grad_() for part in parts]
@@ -70,8 +66,8 @@ def test_gradients_in_float64(kind: type[LoraLinear] | type[DoraLinear], bias: b
 
 
 @pytest.mark.parametrize("dropout", [0.0, 0.4])
-@pytest.mark.parametrize("kind", [LoraLinear, DoraLinear])
-def test_what_no_part_owns_gets_no_gradient(kind: type[LoraLinear] | type[DoraLinear], dropout: float) -> None:
+@pytest.mark.parametrize("kind", ["lora", "dora"])
+def test_what_no_part_owns_gets_no_gradient(kind: Kind, dropout: float) -> None:
     layer = adapted(kind, FUSED, dropout=dropout).train()
     layer(torch.randn(5, 10, dtype=torch.float64)).square().sum().backward()
     rest, rows = torch.ones_like(layer.lora_B), torch.ones(18, dtype=torch.float64)
@@ -80,21 +76,22 @@ def test_what_no_part_owns_gets_no_gradient(kind: type[LoraLinear] | type[DoraLi
         rows[part.rows] = 0
     assert torch.count_nonzero(layer.lora_B.grad * rest) == 0
     assert torch.count_nonzero(layer.lora_B.grad) > 0
-    if isinstance(layer, DoraLinear):
+    if layer.lora_magnitude_vector is not None:
         assert torch.count_nonzero(layer.lora_magnitude_vector.grad * rows) == 0
         assert torch.count_nonzero(layer.lora_magnitude_vector.grad) > 0
 
 
-def _summed(layer: LoraLinear | DoraLinear) -> Tensor:
+def _summed(layer: AdaptedLinear) -> Tensor:
     return layer.weight + SCALING * layer.lora_B @ layer.lora_A
 
 
-@pytest.mark.parametrize("kind", [LoraLinear, DoraLinear])
-def test_a_fresh_adapter_is_the_base_exactly(kind: type[LoraLinear] | type[DoraLinear]) -> None:
+@pytest.mark.parametrize("kind", ["lora", "dora"])
+def test_a_fresh_adapter_is_the_base_exactly(kind: Kind) -> None:
     base = nn.Linear(64, 18)
     x = torch.randn(33, 64)
     expected = base(x)
-    layer = kind(base, WHOLE, scaling=SCALING, dropout=0.0, generator=torch.Generator().manual_seed(0))
+    generator = torch.Generator().manual_seed(0)
+    layer = AdaptedLinear(base, WHOLE, kind=kind, scaling=SCALING, dropout=0.0, generator=generator)
     assert torch.equal(layer(x), expected)
 
 
@@ -104,7 +101,7 @@ def test_a_fresh_adapter_is_the_base_exactly(kind: type[LoraLinear] | type[DoraL
 def test_peft_answers_and_learns_the_same(use_dora: bool, dropout: float, parts: tuple[Part, ...]) -> None:
     import peft
 
-    layer = adapted(DoraLinear if use_dora else LoraLinear, parts, dropout=dropout)
+    layer = adapted("dora" if use_dora else "lora", parts, dropout=dropout)
     base = nn.Sequential(nn.Linear(10, 18, dtype=torch.float64))
     base[0].load_state_dict({"weight": layer.weight, "bias": layer.bias})
     # q and v alone are, for peft, one adapter of the summed rank whose B is zero outside its blocks.
@@ -144,9 +141,10 @@ def test_the_magnitude_learns_in_bf16_as_in_float64() -> None:
     base = nn.Linear(64, 48)
     with torch.no_grad():
         base.bias.fill_(3.0)  # much larger than the product: what a bias taken off a bf16 output would drown
-    layer = DoraLinear(
+    layer = AdaptedLinear(
         base,
         (Part("fc1", slice(0, 48), slice(0, 4)),),
+        kind="dora",
         scaling=2.0,
         dropout=0.0,
         generator=torch.Generator().manual_seed(0),
@@ -165,12 +163,13 @@ def test_the_magnitude_learns_in_bf16_as_in_float64() -> None:
     assert error < 0.008
 
 
-@pytest.mark.parametrize("kind", [LoraLinear, DoraLinear])
-def test_a_row_of_norm_zero(kind: type[LoraLinear] | type[DoraLinear]) -> None:
+@pytest.mark.parametrize("kind", ["lora", "dora"])
+def test_a_row_of_norm_zero(kind: Kind) -> None:
     base = nn.Linear(10, 18)
     with torch.no_grad():
         base.weight[3] = 0
-    layer = kind(base, WHOLE, scaling=SCALING, dropout=0.0, generator=torch.Generator().manual_seed(0))
+    generator = torch.Generator().manual_seed(0)
+    layer = AdaptedLinear(base, WHOLE, kind=kind, scaling=SCALING, dropout=0.0, generator=generator)
     layer(torch.randn(4, 10)).sum().backward()
     assert all(
         layer.get_parameter(n).grad.isfinite().all() for n, _ in layer.named_parameters() if n.startswith("lora")
@@ -193,7 +192,7 @@ def test_the_merge_answers_as_separate_products(
     normal = partial(rng.standard_normal)
     weight = normal((outputs, inputs))
     magnitude = np.abs(normal(outputs)) if dora else None
-    adapter = LayerAdapter(normal((rank, inputs)), normal((outputs, rank)), scaling, magnitude)
+    adapter = AdapterWeights(normal((rank, inputs)), normal((outputs, rank)), scaling, magnitude)
     x = normal((9, inputs))
     merged = merged_weight(weight, adapter)
     found, expected = x @ merged.T, separate_products(x, weight, adapter)
@@ -213,17 +212,17 @@ def test_rows_that_dora_takes_away_answer_nothing() -> None:
     """B·A = -W: the merged rows are zeros, whose expanded norm is a sum of roundings, of either sign."""
     rng = np.random.default_rng(0)
     weight, x = rng.standard_normal((200, 12)), rng.standard_normal((5, 12))
-    adapter = LayerAdapter(np.eye(12), -weight, 1.0, np.ones(200))
+    adapter = AdapterWeights(np.eye(12), -weight, 1.0, np.ones(200))
     assert not merged_weight(weight, adapter).any()
     # m / ‖·‖ of a norm of √1e-15 makes 1e-8 of products that are off by 1e-15; filterwarnings hears of the roots.
     np.testing.assert_allclose(separate_products(x, weight, adapter), 0, atol=1e-6)
 
 
 def test_the_layer_computes_with_the_merged_weight() -> None:
-    for kind in (LoraLinear, DoraLinear):
+    for kind in ("lora", "dora"):
         layer = adapted(kind, FUSED)
-        magnitude = getattr(layer, "lora_magnitude_vector", None)
-        adapter = LayerAdapter(
+        magnitude = layer.lora_magnitude_vector
+        adapter = AdapterWeights(
             layer.lora_A.detach().numpy(),
             layer.lora_B.detach().numpy(),
             SCALING,

@@ -19,8 +19,10 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from ftx.adapters.attach import adapter_layers, attach
+from ftx.adapters.fit_to_base import load_adapter, read_adapter
 from ftx.adapters.peft_config import read_config
-from ftx.adapters.peft_file import load_adapter, read_adapter, save_adapter
+from ftx.adapters.pissa import spec_on_file
+from ftx.adapters.save import save_adapter
 from ftx.adapters.spec import AdapterSpec
 from ftx.core.errors import AdapterError
 from ftx.merging.merge import merged_state
@@ -163,7 +165,7 @@ def test_what_is_loaded_computes_as_what_was_saved(init: AdapterInit, tmp_path: 
         for _, layer in adapter_layers(first):
             layer.lora_B += torch.randn(layer.lora_B.shape, generator=torch.Generator().manual_seed(1))
     save_adapter(first, asked, base_model="vit", base_digest="0", folder=tmp_path)
-    attach(second, asked.as_saved(), generator=torch.Generator())
+    attach(second, spec_on_file(asked), generator=torch.Generator())
     load_adapter(second, tmp_path)
     ((_, mine),), ((_, loaded),) = adapter_layers(first), adapter_layers(second)
     assert loaded.scaling == 3.0
@@ -217,7 +219,8 @@ OTHER_KINDS: dict[str, object] = {
 @pytest.mark.parametrize("key", OTHER_KINDS)
 def test_an_adapter_that_is_more_than_two_factors_is_refused_by_the_key(key: str, tmp_path: Path) -> None:
     by_hand(tmp_path, r=2, lora_alpha=4)
-    assert read_config(tmp_path).rank_and_scaling(LAYER) == (2, 2.0)
+    config = read_config(tmp_path)
+    assert (config.rank(LAYER), config.scaling(LAYER, rank=2)) == (2, 2.0)
     by_hand(tmp_path, r=2, lora_alpha=4, **{key: OTHER_KINDS[key]})
     with pytest.raises(AdapterError, match="of a kind that ftx does not merge") as caught:
         read_config(tmp_path)

@@ -25,10 +25,10 @@ from tests.backbones.architectures import Family
 from torch import Tensor, nn
 
 from ftx.adapters.attach import adapter_layers, attach, prove_reach
-from ftx.adapters.dora import DoraLinear
+from ftx.adapters.fit_to_base import load_adapter, read_adapter
 from ftx.adapters.peft_config import CONFIG as ADAPTER_CONFIG
 from ftx.adapters.peft_file import WEIGHTS as ADAPTER_WEIGHTS
-from ftx.adapters.peft_file import load_adapter, read_adapter, save_adapter
+from ftx.adapters.save import save_adapter
 from ftx.adapters.spec import AdapterSpec, Kind
 from ftx.backbones.build import Backbone, build
 from ftx.backbones.families import expose, head_names, sites
@@ -216,7 +216,7 @@ def moved(module: nn.Module) -> None:
             for part in layer.parts:
                 block = layer.lora_B[part.rows, part.ranks]
                 layer.lora_B[part.rows, part.ranks] = 0.05 * torch.randn(block.shape, generator=generator)
-            if isinstance(layer, DoraLinear):
+            if layer.lora_magnitude_vector is not None:
                 layer.lora_magnitude_vector *= 1 + 0.1 * torch.rand(layer.out_features, generator=generator)
         for head in head_names(module):
             for parameter in module.get_submodule(head).parameters():

@@ -23,7 +23,7 @@ from ftx.merging.compare import Adapter, AdaptersReport, ComparedLayer, Overlap
 from ftx.merging.merge import LayerProof, MergeReport
 from ftx.pipeline import PipelineReport
 from ftx.runtimes.machine import Machine
-from ftx.training.report import AdaptedLayer, DryRunReport, TrainReport
+from ftx.training.report import DryRunReport, PlannedLayer, TrainReport
 
 Capture = pytest.CaptureFixture[str]
 
@@ -238,7 +238,7 @@ def test_how_a_training_went(capsys: Capture) -> None:
 
 
 def dry_run(**changed: Any) -> DryRunReport:
-    layer = AdaptedLayer(name="blocks.0.mlp.fc1", targets=["fc1"], inputs=48, outputs=96, rank=4, parameters=576)
+    layer = PlannedLayer(name="blocks.0.mlp.fc1", targets=["fc1"], inputs=48, outputs=96, rank=4, parameters=576)
     report = DryRunReport(
         method="lora",
         model="vit",

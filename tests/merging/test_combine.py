@@ -16,7 +16,7 @@ from hypothesis.extra.numpy import arrays
 from safetensors.torch import load_file
 from tests.conftest import write_data
 
-from ftx.adapters.kernel import LayerAdapter
+from ftx.adapters.kernel import AdapterWeights
 from ftx.adapters.prepare import base_of
 from ftx.core.errors import AdapterError, GateFailed, InputError, MergeError, RunError
 from ftx.merging.combine import combine, elected
@@ -236,13 +236,13 @@ def test_adapters_side_by_side(runs: dict[str, Path], tmp_path: Path) -> None:
 
 def test_overlap_of_subspaces() -> None:
     rng = np.random.default_rng(0)
-    first = LayerAdapter(rng.standard_normal((3, 40)), rng.standard_normal((30, 3)), 2.0)
-    inside = LayerAdapter(first.lora_A_RI[:2] @ np.eye(40), first.lora_B_OR[:, :2], 1.0)
+    first = AdapterWeights(rng.standard_normal((3, 40)), rng.standard_normal((30, 3)), 2.0)
+    inside = AdapterWeights(first.lora_A_RI[:2] @ np.eye(40), first.lora_B_OR[:, :2], 1.0)
     reads, writes = directions(first)
     np.testing.assert_allclose(reads.T @ reads, np.eye(3), atol=1e-12)
     assert subspace_overlap(reads, directions(inside)[0]) == pytest.approx(1)
     assert subspace_overlap(writes, directions(inside)[1]) == pytest.approx(1)
-    away = LayerAdapter(np.linalg.svd(first.lora_A_RI)[2][3:5], first.lora_B_OR[:, :2], 1.0)
+    away = AdapterWeights(np.linalg.svd(first.lora_A_RI)[2][3:5], first.lora_B_OR[:, :2], 1.0)
     assert subspace_overlap(reads, directions(away)[0]) == pytest.approx(0, abs=1e-12)
-    dead = LayerAdapter(first.lora_A_RI, np.zeros((30, 3)), 1.0)
+    dead = AdapterWeights(first.lora_A_RI, np.zeros((30, 3)), 1.0)
     assert directions(dead)[0].shape == (40, 0)

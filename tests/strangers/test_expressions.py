@@ -30,6 +30,11 @@ WRITTEN = [
     r"(?:.*?\.)?blocks\.(?P<block>\d+)\..*",
     r"(.*)\.(.*)\.(.*)",
     r"[a-z.]+\d*[a-z.]*",
+    r"blocks\.0\.attn\.qkv|blocks\.10\.mlp\.fc1",
+    r"head|blocks",
+    r"blocks.0.attn.qkv|head",
+    r"head|",
+    r"\d|head",
     r"a{e}b",
     r"(?:a){e}b",
     r"(?:x){e}",
@@ -117,7 +122,7 @@ def test_no_expression_of_an_adapter_hangs(keys: dict[str, object], tmp_path: Pa
         config = read_config(tmp_path)
         for number in range(300):
             config.targets_layer(f"{LONG}.{number}.qkv")
-            config.rank_and_scaling(f"{LONG}.{number}.qkv")
+            config.scaling(f"{LONG}.{number}.qkv", config.rank(f"{LONG}.{number}.qkv"))
 
     with pytest.raises(AdapterError, match="expression") as refused:
         asked()

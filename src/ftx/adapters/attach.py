@@ -7,17 +7,12 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import nn
 
-from ftx.adapters.dora import DoraLinear
-from ftx.adapters.factors import layer_scaling
-from ftx.adapters.lora import LoraLinear
-from ftx.adapters.pissa import start_from_principal
-from ftx.adapters.spec import AdapterSpec, Kind, Part
+from ftx.adapters.layer import AdaptedLinear, layer_scaling
+from ftx.adapters.pissa import spec_on_file, start_from_principal
+from ftx.adapters.spec import AdapterSpec, Part
 from ftx.backbones.families import Site, adds_in_place, depth, expose, head_names, named_sites, sites
 from ftx.core.errors import AdapterError
 from ftx.recipe.adapter_targets import TARGETS, Blocks
-
-AdapterLayer = LoraLinear | DoraLinear
-KINDS: dict[Kind, type[LoraLinear] | type[DoraLinear]] = {"lora": LoraLinear, "dora": DoraLinear}
 
 
 def match(module: nn.Module, spec: AdapterSpec) -> list[tuple[Site, tuple[Part, ...]]]:
@@ -113,7 +108,7 @@ def attach(module: nn.Module, spec: AdapterSpec, *, generator: torch.Generator) 
 
 def attach_saved(module: nn.Module, spec: AdapterSpec) -> list[str]:
     """Put in the plain adapters that ``trained/`` holds for a spec, to be filled from there."""
-    saved = spec.as_saved()
+    saved = spec_on_file(spec)
     return _put_in(module, saved, match(module, saved), torch.Generator())
 
 
@@ -129,11 +124,10 @@ def _put_in(
         base = module.get_submodule(site.name)
         assert isinstance(base, nn.Linear)
         scaling = layer_scaling(parts, [spec.scaling(part.target) for part in parts])
-        layer = KINDS[spec.kind](base, parts, scaling=scaling, dropout=spec.dropout, generator=generator)
+        layer = AdaptedLinear(base, parts, kind=spec.kind, scaling=scaling, dropout=spec.dropout, generator=generator)
+        layer.added_to_in_place = adds_in_place(module, site.name)
         if spec.init == "pissa":
-            start_from_principal(layer, parts, scaling)
-        if isinstance(layer, DoraLinear):
-            layer.added_to_in_place = adds_in_place(module, site.name)
+            start_from_principal(layer)
         module.set_submodule(site.name, layer)
     unfreeze_head(module)
     return [site.name for site, _ in matched]
@@ -145,21 +139,11 @@ def unfreeze_head(module: nn.Module) -> None:
         module.get_submodule(name).requires_grad_(True)
 
 
-def adapter_layers(module: nn.Module) -> Iterator[tuple[str, AdapterLayer]]:
+def adapter_layers(module: nn.Module) -> Iterator[tuple[str, AdaptedLinear]]:
     """Every adapted layer by its name."""
     for name, layer in module.named_modules():
-        if isinstance(layer, LoraLinear | DoraLinear):
+        if isinstance(layer, AdaptedLinear):
             yield name, layer
-
-
-def owned_entries(layer: AdapterLayer) -> int:
-    """How many entries of B train: those of its parts, the rest of a fused layer's are zeros."""
-    return sum(layer.lora_B[part.rows, part.ranks].numel() for part in layer.parts)
-
-
-def owned_magnitudes(layer: DoraLinear) -> int:
-    """How many magnitudes train: those of rows that a part owns."""
-    return sum(layer.lora_magnitude_vector[part.rows].numel() for part in layer.parts)
 
 
 def prove_reach(module: nn.Module) -> None:

@@ -16,7 +16,7 @@ Float64 = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
-class LayerAdapter:
+class AdapterWeights:
     """The adapter of one linear layer. Shape: A [R, I], B [O, R], magnitude [O] for DoRA, None for LoRA."""
 
     lora_A_RI: Float64
@@ -25,7 +25,7 @@ class LayerAdapter:
     magnitude_O: Float64 | None = None
 
 
-def merged_weight(weight_OI: Float64, adapter: LayerAdapter) -> Float64:
+def merged_weight(weight_OI: Float64, adapter: AdapterWeights) -> Float64:
     """Fold the adapter into one dense weight. Shape: [O, I].
 
     Raises: MergeError if an entry of the result is not finite.
@@ -39,7 +39,7 @@ def merged_weight(weight_OI: Float64, adapter: LayerAdapter) -> Float64:
     return merged_OI
 
 
-def separate_products(x_NI: Float64, weight_OI: Float64, adapter: LayerAdapter) -> Float64:
+def separate_products(x_NI: Float64, weight_OI: Float64, adapter: AdapterWeights) -> Float64:
     """What the adapted layer answers, less its bias, without ever forming the merged weight. Shape: [N, O].
 
     x·Wᵀ + s·(x·Aᵀ)·Bᵀ, scaled by m / ‖W + s·B·A‖. The norm is expanded too, ‖w‖² + 2s·w·Δ + s²‖Δ‖² with
@@ -50,7 +50,7 @@ def separate_products(x_NI: Float64, weight_OI: Float64, adapter: LayerAdapter) 
     return y_NO if adapter.magnitude_O is None else y_NO * separate_gain(weight_OI, adapter)
 
 
-def separate_gain(weight_OI: Float64, adapter: LayerAdapter) -> Float64:
+def separate_gain(weight_OI: Float64, adapter: AdapterWeights) -> Float64:
     """m / ‖W + s·B·A‖ by the expanded norm; ones for LoRA. Shape: [O]."""
     A_RI, B_OR, s = adapter.lora_A_RI, adapter.lora_B_OR, adapter.scaling
     if adapter.magnitude_O is None:

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from timm.layers.linear import Linear
 from torch import nn
 
+from ftx.adapters.layer import AdaptedLinear
+
 
 @dataclass(frozen=True)
 class Place:
-    """Where a layer of another library stands in the timm model: a layer, and its rows there (None: all)."""
+    """Where a layer of another library stands in the timm model: a layer, and its rows there."""
 
     layer: str
-    rows: slice | None = None
+    rows: slice = field(default_factory=lambda: slice(None))
 
 
 @dataclass(frozen=True)
@@ -34,6 +36,6 @@ def timm_naming(module: nn.Module) -> Naming:
     layers = {
         name: Place(name)
         for name, layer in module.named_modules()
-        if type(layer).forward in plain or hasattr(layer, "lora_A")
+        if type(layer).forward in plain or isinstance(layer, AdaptedLinear)
     }
     return Naming(layers, {name: name for name, _ in module.named_modules() if name})

@@ -94,12 +94,20 @@ class PeftConfig:
         """Modules that were trained and saved whole."""
         return self.document.modules_to_save or ()
 
-    def rank_and_scaling(self, name: str) -> tuple[int, float]:
-        """Of one layer: its rank r, and alpha / r or, with rsLoRA, alpha / √r."""
-        own = self.document
-        rank = self._of_pattern(own.rank_pattern, own.r, name)
-        alpha = self._of_pattern(own.alpha_pattern, own.lora_alpha, name)
-        return int(rank), alpha / (math.sqrt(rank) if own.use_rslora else rank)
+    def rank(self, name: str) -> int:
+        """The rank r of one layer."""
+        return int(self._of_pattern(self.document.rank_pattern, self.document.r, name))
+
+    def scaling(self, name: str, rank: int) -> float:
+        """The factor on B·A of one layer of this rank: alpha / r or, with rsLoRA, alpha / √r."""
+        alpha = self._of_pattern(self.document.alpha_pattern, self.document.lora_alpha, name)
+        return alpha / (math.sqrt(rank) if self.document.use_rslora else rank)
+
+    @property
+    def listed_layers(self) -> frozenset[str]:
+        """The layers by their whole names, if the config lists them: those of ftx do."""
+        names = self.document.target_modules
+        return self.expressions.listed_names(names) if isinstance(names, str) else frozenset()
 
     def targets_layer(self, name: str) -> bool:
         """Whether peft, by its rules, put an adapter into a layer of this name."""
@@ -119,7 +127,10 @@ class PeftConfig:
 
     def saves(self, name: str) -> bool:
         """Whether a module of this name, or one around it, was trained and saved whole."""
-        return any(self._match(rf"(?:.*\.)?{saved}(?:\..*)?", name) is not None for saved in self.saved)
+        return any(
+            f".{saved}." in f".{name}." or self._match(rf"(?:.*\.)?{saved}(?:\..*)?", name) is not None
+            for saved in self.saved
+        )
 
     def _is_named(self, name: str, names: _Names) -> bool:
         if isinstance(names, str):
@@ -129,7 +140,12 @@ class PeftConfig:
     def _of_pattern(self, pattern: Mapping[str, float] | None, default: float, name: str) -> float:
         """Peft's rule: the first key that is the name, or an ending of it that begins at a dot."""
         for one, value in (pattern or {}).items():
-            if self._match(rf"(?:.*\.)?(?:{one})", name) is not None:
+            whole = self.expressions.listed_names(one)
+            if len(whole) == 1:  # as ftx writes them: one name
+                found = f".{name}".endswith(f".{min(whole)}")
+            else:
+                found = self._match(rf"(?:.*\.)?(?:{one})", name) is not None
+            if found:
                 return value
         return default
 

@@ -8,8 +8,7 @@ from typing import TypeVar
 
 import torch
 
-from ftx.adapters.attach import adapter_layers, attach, attach_saved, owned_entries, owned_magnitudes, unfreeze_head
-from ftx.adapters.dora import DoraLinear
+from ftx.adapters.attach import adapter_layers, attach, attach_saved, unfreeze_head
 from ftx.adapters.spec import AdapterSpec
 from ftx.backbones.build import Backbone, build
 from ftx.recipe.adapter_targets import Role, Target
@@ -31,13 +30,12 @@ class Prepared:
     @property
     def trainable(self) -> int:
         """How many parameters train; a fused layer's zeros in B, and magnitudes of rows that no target has, do not."""
-        module = self.backbone.module
-        total = sum(parameter.numel() for parameter in module.parameters() if parameter.requires_grad)
-        for _, layer in adapter_layers(module):
-            total -= layer.lora_B.numel() - owned_entries(layer)
-            if isinstance(layer, DoraLinear):
-                total -= layer.lora_magnitude_vector.numel() - owned_magnitudes(layer)
-        return total
+        adapters = dict(adapter_layers(self.backbone.module))
+        count = sum(layer.trainable_parameters for layer in adapters.values())
+        for name, parameter in self.backbone.module.named_parameters():
+            if parameter.requires_grad and name.rpartition(".")[0] not in adapters:
+                count += parameter.numel()
+        return count
 
 
 def base_of(recipe: Recipe, num_classes: int) -> Backbone:

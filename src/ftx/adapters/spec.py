@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Literal
 
 from ftx.recipe.adapter_targets import Blocks, Role
@@ -33,16 +33,6 @@ class AdapterSpec:
         """The factor on B·A: alpha / r, or alpha / √r for rsLoRA (arXiv:2312.03732)."""
         rank = self.rank[target]
         return self.alpha[target] / (math.sqrt(rank) if self.rslora else rank)
-
-    def as_saved(self) -> AdapterSpec:
-        """The plain adapter that the files hold: PiSSA's keeps its first factors beside the trained: twice the rank."""
-        if self.init == "zero":
-            return self
-        rank = {target: 2 * rank for target, rank in self.rank.items()}
-        grown = math.sqrt(2) if self.rslora else 2  # so that the scaling stays
-        return replace(
-            self, init="zero", rank=rank, alpha={target: grown * alpha for target, alpha in self.alpha.items()}
-        )
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from ftx.recipe.schema import Recipe
 
 if TYPE_CHECKING:
     from ftx.training import DryRunReport, TrainReport
-    from ftx.training.report import AdaptedLayer
+    from ftx.training.report import PlannedLayer
 
 
 @with_recipe_flags
@@ -143,7 +143,7 @@ def _print_dry_run(report: DryRunReport) -> None:
     console.print_note("nothing was trained or written", "dim")
 
 
-def layer_rows(layers: Sequence[AdaptedLayer]) -> list[tuple[str, ...]]:
+def layer_rows(layers: Sequence[PlannedLayer]) -> list[tuple[str, ...]]:
     """Layers that are alike but for their numbers as one row: ``blocks.N.attn.qkv``, how many, and what is in them."""
     alike: dict[tuple[str, ...], list[int]] = {}
     for layer in layers:

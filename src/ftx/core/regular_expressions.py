@@ -3,6 +3,9 @@
 ``re`` cannot be stopped, and ``(.*)*(.*)*x`` takes it longer than anyone waits. The package ``regex`` matches the same
 and looks at the clock; it has more syntax, so what ``re`` refuses is refused here too, and a brace that ``re`` takes as
 it is written is not its fuzzy matching.
+
+What only lists names, as ``re.escape`` writes them, needs no matching: that is how ftx names the layers of an adapter,
+which a device without the package reads too.
 """
 
 from __future__ import annotations
@@ -11,15 +14,18 @@ import re
 import time
 import warnings
 from collections.abc import Mapping
-
-import regex
+from typing import TYPE_CHECKING
 
 from ftx.core.errors import shown
 from ftx.core.limits import MOST_EXPRESSION
 
+if TYPE_CHECKING:
+    import regex
+
 # Of this thread, for all the names of a model together; the expressions that ftx writes take some hundredths.
 BUDGET_S = 1.0
 _LITERAL_BRACE = re.compile(r"(\\.)|\{(?!\d*,?\d*\})", re.DOTALL)
+_LISTED_NAMES = re.compile(r"(?:\w|\\[.-])+(?:\|(?:\w|\\[.-])+)*", re.ASCII)
 
 
 class ExpressionError(ValueError):
@@ -32,12 +38,22 @@ class Expressions:
     def __init__(self) -> None:
         self._left_s = BUDGET_S
         self._compiled: dict[str, regex.Pattern[str]] = {}
+        self._listed: dict[str, frozenset[str]] = {}
+
+    def listed_names(self, expression: str) -> frozenset[str]:
+        """The names that an expression lists, escaped and between bars; none where it says anything else."""
+        if expression not in self._listed:
+            lists = len(expression) <= MOST_EXPRESSION and _LISTED_NAMES.fullmatch(expression)
+            self._listed[expression] = frozenset(expression.replace("\\", "").split("|") if lists else ())
+        return self._listed[expression]
 
     def fullmatch(self, expression: str, name: str) -> Mapping[str, str] | None:
         """The named groups where the whole name matches, and None where it does not.
 
         Raises: ExpressionError if it is none, or the budget is spent.
         """
+        if names := self.listed_names(expression):
+            return {} if name in names else None
         started = time.thread_time()
         pattern = self._compiled.get(expression) or self._compile(expression)
         try:
@@ -50,6 +66,8 @@ class Expressions:
         return None if found is None else found.groupdict()
 
     def _compile(self, expression: str) -> regex.Pattern[str]:
+        import regex
+
         if len(expression) > MOST_EXPRESSION:
             raise ExpressionError(f"{shown(expression)}: {len(expression):,} characters, at most {MOST_EXPRESSION:,}")
         try:

@@ -10,8 +10,9 @@ from typing import cast
 import timm
 from timm.models.vision_transformer import VisionTransformer
 
+from ftx.adapters.fit_to_base import FittedAdapter, read_adapter
 from ftx.adapters.peft_config import PeftConfig, read_config
-from ftx.adapters.peft_file import AdapterFile, read_adapter, stored_shapes
+from ftx.adapters.peft_file import stored_shapes
 from ftx.adapters.prepare import base_of
 from ftx.backbones.families import head_names
 from ftx.core.errors import AdapterError, FtxError, InputError, MergeError
@@ -19,6 +20,8 @@ from ftx.core.progress import SILENT, Progress
 from ftx.interop.base_model import Foundation, of_backbone, open_foundation
 from ftx.runs.run import Run
 from ftx.runs.trained import require_base, run_recipe
+
+WITHOUT_HEAD = "--no-head merges the backbone alone, to train a head on it: ftx train --weights"
 
 
 @dataclass(frozen=True)
@@ -39,7 +42,7 @@ class Opened:
     """An adapter, where it stands and what it holds."""
 
     at: Located
-    file: AdapterFile
+    file: FittedAdapter
 
 
 def open_adapters(
@@ -134,33 +137,38 @@ def _give_head(foundation: Foundation, folders: Sequence[Path], theirs: Sequence
     module = cast("VisionTransformer", foundation.module)
     classes: dict[int, Path] = {}
     for folder in folders:
-        shapes = stored_shapes(folder)
-        for name in theirs:
-            of_head = {key: shape for key, shape in shapes.items() if key.startswith(f"{name}.")}
-            if of_head and name in foundation.alien_heads:
+        for name, count in _heads_in(folder, theirs).items():
+            if name in foundation.alien_heads:
                 raise AdapterError(
                     f"the head {name} of this adapter cannot be carried over",
                     where=folder,
                     found=foundation.alien_heads[name],
-                    mend="--no-head merges the backbone alone, to train a head on it: ftx train --weights",
+                    mend=WITHOUT_HEAD,
                 )
-            # The last layer of a head gives the logits; an adapter of the head itself says nothing of them.
-            saved = [shape[0] for key, shape in of_head.items() if len(shape) > 1 and ".lora_" not in key]
-            if saved:
-                classes.setdefault(saved[-1], folder)
+            if count is not None:
+                classes.setdefault(count, folder)
     if len(classes) > 1:
         found = ", ".join(f"{folder}: {count}" for count, folder in classes.items())
         mend = "adapters of one label set can be combined"
         raise AdapterError("the adapters' heads have different classes", found=found, mend=mend)
-    for count in classes:
-        if count != getattr(module, "num_classes", None):
-            module.reset_classifier(count)
+    count = next(iter(classes), None)
+    if count is not None and count != getattr(module, "num_classes", None):
+        module.reset_classifier(count)
     if getattr(module, "num_classes", 0) == 0:
-        raise AdapterError(
-            "neither the adapter nor the base has a head",
-            where=folders[0],
-            mend="--no-head merges the backbone alone, to train a head on it: ftx train --weights",
-        )
+        raise AdapterError("neither the adapter nor the base has a head", where=folders[0], mend=WITHOUT_HEAD)
+
+
+def _heads_in(folder: Path, theirs: Sequence[str]) -> dict[str, int | None]:
+    """The heads that an adapter's file knows, and their classes; None where it adapts a head without bringing it."""
+    shapes = stored_shapes(folder)
+    found: dict[str, int | None] = {}
+    for name in theirs:
+        of_head = {key: shape for key, shape in shapes.items() if key.startswith(f"{name}.")}
+        # The last layer of a head gives the logits; an adapter of the head itself says nothing of them.
+        saved = [shape[0] for key, shape in of_head.items() if len(shape) > 1 and ".lora_" not in key]
+        if of_head:
+            found[name] = saved[-1] if saved else None
+    return found
 
 
 def _require_same_base(

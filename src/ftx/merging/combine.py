@@ -14,8 +14,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from ftx.adapters.fit_to_base import FittedAdapter, flat
 from ftx.adapters.kernel import Float64
-from ftx.adapters.peft_file import AdapterFile
 from ftx.core.errors import AdapterError, GateFailed, InputError, MergeError, ModelError
 from ftx.core.files import check_space, stage_folder, write_atomic
 from ftx.core.progress import SILENT, Progress
@@ -29,7 +29,6 @@ from ftx.merging.merge import (
     PROOF_IMAGES,
     LayerProof,
     change,
-    flat,
     hold_layers,
     layer_error,
     rounded,
@@ -175,7 +174,7 @@ def _write_card(folder: Path, report: CombineReport, names: Sequence[str], meani
 
 def _merge_layers(
     state: Mapping[str, Tensor],
-    files: Sequence[AdapterFile],
+    files: Sequence[FittedAdapter],
     shares: Sequence[float],
     how: How,
     density: float,
@@ -227,7 +226,7 @@ def elected(changes: Sequence[Float64 | None], shares: Sequence[float], threshol
     return np.divide(total_OI, weight_OI, out=np.zeros(shape), where=weight_OI > 0)
 
 
-def _threshold(state: Mapping[str, Tensor], file: AdapterFile, density: float) -> float:
+def _threshold(state: Mapping[str, Tensor], file: FittedAdapter, density: float) -> float:
     """The size that the largest ``density`` of an adapter's changes reach, over all rows that it has, as f32."""
     sizes: list[NDArray[np.float32]] = []
     for layer, adapter in file.layers.items():
@@ -292,7 +291,7 @@ def _checked_shares(shares: Sequence[float], count: int) -> Sequence[float]:
     return shares
 
 
-def _saved(files: Sequence[AdapterFile], shares: Sequence[float]) -> dict[str, Tensor]:
+def _saved(files: Sequence[FittedAdapter], shares: Sequence[float]) -> dict[str, Tensor]:
     """The modules that were trained whole, averaged by shares."""
     names = {name for file in files for name in file.saved}
     if partial := sorted(name for name in names if any(name not in file.saved for file in files)):

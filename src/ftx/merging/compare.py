@@ -10,18 +10,16 @@ from itertools import combinations
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 
-from ftx.adapters.kernel import LayerAdapter
+from ftx.adapters.fit_to_base import flat
+from ftx.adapters.kernel import AdapterWeights, Float64
 from ftx.adapters.peft_file import WEIGHTS
 from ftx.core.errors import AdapterError
 from ftx.core.progress import SILENT, Progress
 from ftx.core.reports import VerbReport
 from ftx.interop.open_adapters import Opened, open_adapters
-from ftx.merging.merge import change, flat
-
-Float64 = NDArray[np.float64]
+from ftx.merging.merge import change
 
 
 class Adapter(BaseModel):
@@ -122,7 +120,7 @@ def subspace_overlap(first_IR: Float64, second_IR: Float64) -> float:
     return float(np.linalg.norm(first_IR.T @ second_IR) ** 2 / max(min(first_IR.shape[1], second_IR.shape[1]), 1))
 
 
-def directions(adapter: LayerAdapter) -> tuple[Float64, Float64]:
+def directions(adapter: AdapterWeights) -> tuple[Float64, Float64]:
     """Orthonormal bases of what s·B·A reads and writes. Shape: [I, R] and [O, R], without directions of no weight."""
     Q_OR, upper_RR = np.linalg.qr(adapter.lora_B_OR)
     Q_IR, lower_RR = np.linalg.qr(adapter.lora_A_RI.T)
@@ -131,7 +129,7 @@ def directions(adapter: LayerAdapter) -> tuple[Float64, Float64]:
     return Q_IR @ right_RR[: len(sigma_R)][kept].T, Q_OR @ left_RR[:, : len(sigma_R)][:, kept]
 
 
-def _overlaps(adapters: Sequence[LayerAdapter | None], shape: tuple[int, ...]) -> list[Overlap]:
+def _overlaps(adapters: Sequence[AdapterWeights | None], shape: tuple[int, ...]) -> list[Overlap]:
     outputs, inputs = shape
     known = {index: directions(one) for index, one in enumerate(adapters) if one is not None}
     return [

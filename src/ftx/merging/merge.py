@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor, nn
 
-from ftx.adapters.kernel import Float64, LayerAdapter, merged_weight, separate_products
-from ftx.adapters.peft_file import read_adapter
+from ftx.adapters.fit_to_base import flat, read_adapter
+from ftx.adapters.kernel import AdapterWeights, Float64, merged_weight, separate_products
 from ftx.adapters.prepare import base_of
 from ftx.core.errors import AdapterError, DataError, GateFailed, MergeError
 from ftx.core.files import check_space
@@ -118,7 +118,7 @@ def merge(run: Run | Path | None = None, *, data: Path | None = None, progress: 
     return report
 
 
-def merged_state(base: nn.Module, layers: Mapping[str, LayerAdapter]) -> dict[str, Tensor]:
+def merged_state(base: nn.Module, layers: Mapping[str, AdapterWeights]) -> dict[str, Tensor]:
     """The merged weight of each adapted layer by its name in the model, rounded to f32 once."""
     state = base.state_dict()
     merged: dict[str, Tensor] = {}
@@ -142,7 +142,7 @@ def _merge_adapter(module: nn.Module, folder: Path, base_digest: str, progress: 
 
 
 def prove_layers(
-    base: nn.Module, merged: Mapping[str, Tensor], layers: Mapping[str, LayerAdapter], progress: Progress = SILENT
+    base: nn.Module, merged: Mapping[str, Tensor], layers: Mapping[str, AdapterWeights], progress: Progress = SILENT
 ) -> list[LayerProof]:
     """How far each merged weight lies from the separate products of its base and adapter."""
     state, rng = base.state_dict(), np.random.default_rng(0)
@@ -215,7 +215,7 @@ def _logit_difference(run: Run, dense: Path, pixels_NHWC: Pixels) -> tuple[float
     return float((trained_NC - dense_NC).abs().max()), bound
 
 
-def change(weight_OI: Float64, adapter: LayerAdapter, layer: str) -> Float64:
+def change(weight_OI: Float64, adapter: AdapterWeights, layer: str) -> Float64:
     """What an adapter makes of a weight, less that. Shape: [O, I].
 
     Raises: MergeError naming the layer if it is not finite.
@@ -223,7 +223,7 @@ def change(weight_OI: Float64, adapter: LayerAdapter, layer: str) -> Float64:
     return _merged(weight_OI, adapter, layer) - weight_OI
 
 
-def _merged(weight_OI: Float64, adapter: LayerAdapter, layer: str) -> Float64:
+def _merged(weight_OI: Float64, adapter: AdapterWeights, layer: str) -> Float64:
     try:
         return merged_weight(weight_OI, adapter)
     except MergeError as error:
@@ -240,8 +240,3 @@ def rounded(weight_OI: Float64, layer: str) -> NDArray[np.float32]:
     if not np.isfinite(stored_OI).all():
         raise MergeError("the merged weight has entries that f32 cannot hold", where=layer)
     return stored_OI
-
-
-def flat(weight: Tensor) -> Float64:
-    """A weight in float64. Shape: [O, I]; of a convolution [O, I·h·w]."""
-    return weight.detach().double().flatten(1).numpy()

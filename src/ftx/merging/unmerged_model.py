@@ -5,18 +5,18 @@ Legend: O outputs, I inputs, R ranks.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
-import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import linear
+from torch.nn.functional import conv1d, conv2d, linear
 
-from ftx.adapters.kernel import LayerAdapter, separate_gain
+from ftx.adapters.fit_to_base import flat
+from ftx.adapters.kernel import AdapterWeights, separate_gain
 from ftx.backbones.families import expose
 
-Shares = Sequence[tuple[float, LayerAdapter | None]]
+Shares = Sequence[tuple[float, AdapterWeights | None]]
 
 
 @contextmanager
@@ -27,8 +27,8 @@ def beside(module: nn.Module, layers: Mapping[str, Shares]) -> Iterator[nn.Modul
     """
     expose(module)  # else some families read the weight of qkv without calling it
     hooks = [
-        module.get_submodule(name).register_forward_hook(_products(module.get_submodule(name), shares))
-        for name, shares in layers.items()
+        layer.register_forward_hook(_answer_beside(layer, shares))
+        for layer, shares in ((module.get_submodule(name), shares) for name, shares in layers.items())
     ]
     try:
         yield module
@@ -37,40 +37,36 @@ def beside(module: nn.Module, layers: Mapping[str, Shares]) -> Iterator[nn.Modul
             hook.remove()
 
 
-class _products:  # noqa: N801 - a function that keeps its factors
-    """The hook of one linear layer or convolution."""
+def _answer_beside(layer: nn.Module, shares: Shares) -> Callable[[nn.Module, tuple[Tensor], Tensor], Tensor]:
+    """The forward hook of one linear layer or convolution, which answers in its place."""
+    weight, bias = layer.get_parameter("weight"), getattr(layer, "bias", None)
+    weight_OI = flat(weight)
+    left = sum(share for share, adapter in shares if adapter is None)
+    factors: list[tuple[Tensor, Tensor, Tensor]] = []
+    for share, adapter in shares:
+        if adapter is not None:
+            gain_O = torch.from_numpy(share * separate_gain(weight_OI, adapter)).to(weight)
+            scaled_OR = torch.from_numpy(adapter.scaling * adapter.lora_B_OR).to(weight)
+            down = torch.from_numpy(adapter.lora_A_RI).to(weight).view(-1, *weight.shape[1:])
+            factors.append((gain_O, scaled_OR, down))
 
-    def __init__(self, layer: nn.Module, shares: Shares) -> None:
-        weight = layer.get_parameter("weight")
-        weight_OI = weight.detach().double().flatten(1).numpy()
-        self.left = sum(share for share, adapter in shares if adapter is None)
-        self.factors: list[tuple[Tensor, Tensor, Tensor]] = []
-        for share, adapter in shares:
-            if adapter is not None:
-                gain_O = share * separate_gain(weight_OI, adapter)
-                scaled_OR = adapter.scaling * adapter.lora_B_OR
-                down = torch.from_numpy(adapter.lora_A_RI).to(weight).view(-1, *weight.shape[1:])
-                self.factors.append((_like(gain_O, weight), _like(scaled_OR, weight), down))
-
-    def __call__(self, layer: nn.Module, inputs: tuple[Tensor], _output: Tensor) -> Tensor:
+    def answer(_layer: nn.Module, inputs: tuple[Tensor], _output: Tensor) -> Tensor:
         (x,) = inputs
-        weight, bias = layer.get_parameter("weight"), getattr(layer, "bias", None)
-        convolved = isinstance(layer, nn.Conv1d | nn.Conv2d)
-
-        def product(kernel: Tensor) -> Tensor:
-            """Channels last, whatever the layer is."""
-            if not convolved:
-                return linear(x, kernel)
-            return layer._conv_forward(x, kernel, None).movedim(1, -1)  # pyright: ignore[reportCallIssue, reportPrivateUsage]
-
-        y = product(weight)
-        total = y * self.left
-        for gain_O, scaled_OR, down in self.factors:
-            total = total + gain_O * (y + linear(product(down), scaled_OR))
+        y = _product(layer, x, weight)
+        total = y * left
+        for gain_O, scaled_OR, down in factors:
+            total = total + gain_O * (y + linear(_product(layer, x, down), scaled_OR))
         if bias is not None:
             total = total + bias
-        return total.movedim(-1, 1) if convolved else total
+        return total.movedim(-1, 1) if isinstance(layer, nn.Conv1d | nn.Conv2d) else total
+
+    return answer
 
 
-def _like(values: np.ndarray, weight: Tensor) -> Tensor:
-    return torch.from_numpy(values).to(weight)
+def _product(layer: nn.Module, x: Tensor, weight: Tensor) -> Tensor:
+    """What a layer would make of x with another weight and no bias, channels last."""
+    if not isinstance(layer, nn.Conv1d | nn.Conv2d):
+        return linear(x, weight)
+    assert layer.padding_mode == "zeros"  # as every convolution of timm
+    convolve = conv1d if isinstance(layer, nn.Conv1d) else conv2d
+    return convolve(x, weight, None, layer.stride, layer.padding, layer.dilation, layer.groups).movedim(1, -1)

@@ -13,6 +13,7 @@ from pathlib import Path
 import timm
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
+from ftx.adapters.pissa import file_note
 from ftx.adapters.prepare import Prepared
 from ftx.adapters.spec import AdapterSpec
 from ftx.core.files import write_atomic
@@ -234,8 +235,7 @@ def _method_named(prepared: Prepared) -> str:
     if prepared.spec is None:
         return title
     each = "; ".join(f"{', '.join(targets)}: {size}" for size, targets in _by_size(prepared.spec).items())
-    doubled = ", in the file twice the rank, as a plain adapter" if prepared.spec.init == "pissa" else ""
-    return f"{title} in {len(prepared.layers)} layers; {each}{doubled}"
+    return f"{title} in {len(prepared.layers)} layers; {each}{file_note(prepared.spec)}"
 
 
 def _interrupted(recipe: Recipe, kept: KeptEpoch) -> str:

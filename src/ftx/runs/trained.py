@@ -10,8 +10,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from ftx.adapters.peft_file import load_adapter, save_adapter
+from ftx.adapters.fit_to_base import load_adapter
 from ftx.adapters.prepare import Prepared, prepare
+from ftx.adapters.save import save_adapter
 from ftx.backbones.families import head_names
 from ftx.core.errors import MergeError, RunError
 from ftx.core.files import disk_faults

@@ -8,8 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from ftx.adapters.attach import AdapterLayer, adapter_layers, owned_entries, owned_magnitudes, prove_reach
-from ftx.adapters.dora import DoraLinear
+from ftx.adapters.attach import adapter_layers, prove_reach
 from ftx.adapters.prepare import Prepared
 from ftx.backbones.families import depth, plain_vit
 from ftx.backbones.split_network import frozen_blocks, head_alone, token_shape
@@ -20,7 +19,7 @@ from ftx.tasks.base import Task
 from ftx.training.class_balance import Balance
 from ftx.training.inputs import feature_bytes, inputs_of, plan
 from ftx.training.loop import Training, forward_backward, measure, train_mode
-from ftx.training.report import AdaptedLayer
+from ftx.training.report import PlannedLayer
 
 
 @dataclass(frozen=True)
@@ -65,23 +64,19 @@ def rehearse(prepared: Prepared, dataset: Dataset, recipe: Recipe, task: Task) -
     return Times(before_s, step_s / batch_size * len(train) + measured_s * len(val))
 
 
-def adapted_layers(module: torch.nn.Module) -> list[AdaptedLayer]:
+def adapted_layers(module: torch.nn.Module) -> list[PlannedLayer]:
     """Each layer that has an adapter, in the order of the model."""
     return [
-        AdaptedLayer(
+        PlannedLayer(
             name=name,
             targets=[part.target for part in layer.parts],
             inputs=layer.in_features,
             outputs=layer.out_features,
             rank=len(layer.lora_A),
-            parameters=layer.lora_A.numel() + owned_entries(layer) + _magnitudes(layer),
+            parameters=layer.trainable_parameters,
         )
         for name, layer in adapter_layers(module)
     ]
-
-
-def _magnitudes(layer: AdapterLayer) -> int:
-    return owned_magnitudes(layer) if isinstance(layer, DoraLinear) else 0
 
 
 def memory_mb(prepared: Prepared, recipe: Recipe, images: int) -> int:

@@ -10,7 +10,7 @@ from timm.optim import param_groups_weight_decay  # pyright: ignore[reportPrivat
 from torch import nn
 
 from ftx.adapters.attach import adapter_layers
-from ftx.adapters.pissa import starts_from_weight
+from ftx.adapters.pissa import must_not_decay
 from ftx.recipe.sections import Method, TrainRecipe
 
 # Peak learning rates that "auto" means: see docs/decisions/0004-learning-rate-auto.md.
@@ -31,7 +31,7 @@ def optimizer(module: nn.Module, lr: float, weight_decay: float, *, lora_plus: f
     the pretrained weight, which would fade (its authors train without any decay).
     """
     layers = [layer for _, layer in adapter_layers(module)]
-    kept = {id(factor) for layer in layers if starts_from_weight(layer) for factor in (layer.lora_A, layer.lora_B)}
+    kept = {id(factor) for layer in layers for factor in must_not_decay(layer)}
     faster = {id(layer.lora_B) for layer in layers}
     named: Collection[str] = getattr(module, "no_weight_decay", tuple)()
     groups: dict[tuple[float, float], list[nn.Parameter]] = {(lr, weight_decay): [], (lr, 0.0): []}

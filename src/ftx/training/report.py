@@ -33,7 +33,7 @@ class TrainReport(VerbReport):
     interrupted: bool
 
 
-class AdaptedLayer(BaseModel):
+class PlannedLayer(BaseModel):
     """A linear layer that gets an adapter: which targets it serves, its sides, and what trains in it."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -61,7 +61,7 @@ class DryRunReport(VerbReport):
     counts: dict[str, dict[str, int]]
     images: dict[str, int]
     unreadable: list[str]
-    layers: list[AdaptedLayer]
+    layers: list[PlannedLayer]
     trainable_parameters: int
     trainable_share: float
     memory_mb: int
