@@ -93,7 +93,7 @@ def test_a_fraction_that_is_no_share_is_refused(fraction: float) -> None:
 def test_an_entry_keeps_its_group_and_is_read_back_as_it_was_written() -> None:
     groups = ["patient 0", "patient 0", "patient 1", "patient 1", None, None]
     files = [ListedImage(f"{number}.png", ("a",), None, group) for number, group in enumerate(groups)]
-    entries = assign_splits(files, [f"{number:064x}" for number in range(6)], 0.25)
+    entries = assign_splits([(file, f"{number:064x}") for number, file in enumerate(files)], 0.25)
     assert [entry.group for entry in entries] == groups
     assert "group" not in entries[5].to_json()
     for entry in entries:

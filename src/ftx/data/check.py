@@ -120,15 +120,15 @@ def _imbalance(labels: Labels, trained: Mapping[str, int], images: int) -> float
 
 def _unsplit(listing: Listing, opened: Opened) -> Dataset:
     entries = tuple(
-        Entry(file.path, digest, file.labels, file.split or "train")
-        for file, digest in zip(opened.files, opened.hashes, strict=True)
+        Entry(image.listed.path, image.sha256, image.listed.labels, image.listed.split or "train")
+        for image in opened.images
     )
     return Dataset(listing.root, opened.labels, entries, opened.unreadable)
 
 
 def _near_duplicates(dataset: Dataset, opened: Opened, progress: Progress) -> list[NearDuplicate]:
     """Equal files first, which need no fingerprint, then those of fingerprints that are alike."""
-    by_path = {file.path: each for file, each in zip(opened.files, opened.fingerprints, strict=True)}
+    by_path = {image.listed.path: image.fingerprint for image in opened.images if image.fingerprint is not None}
     train = dataset.split("train")
     same = {entry.sha256: entry.path for entry in train}
     held_out = dataset.split("val") + dataset.split("test")

@@ -14,21 +14,22 @@ from ftx.data.sources import ListedImage
 FEWEST_PER_CLASS = 2
 
 
-def assign_splits(files: Sequence[ListedImage], hashes: Sequence[str], val_fraction: float) -> tuple[Entry, ...]:
-    """One entry an image, sorted by path; whatever is in no split yet, and train without a val, is divided.
+def assign_splits(images: Sequence[tuple[ListedImage, str]], val_fraction: float) -> tuple[Entry, ...]:
+    """One entry for each image, which is given with its SHA-256, sorted by path.
 
+    What is in no split yet is divided into train and val, and so is train where there is no val.
     Raises: DataError if there is too little to split.
     """
-    has_val = any(file.split == "val" for file in files)
-    to_split = [index for index, file in enumerate(files) if file.split in (None, "train") and not has_val]
-    drawn: dict[int, Split] = {}
+    has_val = any(file.split == "val" for file, _ in images)
+    to_split = [image for image in images if image[0].split in (None, "train") and not has_val]
+    drawn: dict[str, Split] = {}
     if to_split:
-        some = [files[index] for index in to_split]
-        splits = _drawn(some, _subjects(some, [hashes[index] for index in to_split]), val_fraction)
-        drawn = dict(zip(to_split, splits, strict=True))
+        files = [file for file, _ in to_split]
+        splits = _drawn(files, _subjects(to_split), val_fraction)
+        drawn = {file.path: split for file, split in zip(files, splits, strict=True)}
     entries = [
-        Entry(file.path, digest, file.labels, drawn.get(index) or file.split or "train", file.group)
-        for index, (file, digest) in enumerate(zip(files, hashes, strict=True))
+        Entry(file.path, digest, file.labels, drawn.get(file.path) or file.split or "train", file.group)
+        for file, digest in images
     ]
     return tuple(sorted(entries, key=lambda entry: entry.path))
 
@@ -48,10 +49,8 @@ def _drawn(files: Sequence[ListedImage], keys: Sequence[str], val_fraction: floa
     return hash_split_sets([(key, file.labels) for file, key in zip(files, keys, strict=True)], val_fraction)
 
 
-def _subjects(files: Sequence[ListedImage], hashes: Sequence[str]) -> list[str]:
+def _subjects(images: Sequence[tuple[ListedImage, str]]) -> list[str]:
     """What must be in one split together, as a hash: an image's copies, and all images of its group."""
-    # A subject's name is hashed as an image is, so that the order of names decides nothing.
-    of_group = [None if file.group is None else sha256(file.group.encode()).hexdigest() for file in files]
     parent: dict[str, str] = {}
 
     def root(key: str) -> str:
@@ -60,11 +59,12 @@ def _subjects(files: Sequence[ListedImage], hashes: Sequence[str]) -> list[str]:
             key = up
         return key
 
-    for digest, group in zip(hashes, of_group, strict=True):
-        if group is not None:  # copies in two groups tie the groups
-            one, other = sorted((root(digest), root(group)))
+    for file, digest in images:
+        if file.group is not None:  # copies in two groups tie the groups
+            # A group's name is hashed as an image is, so that the order of names decides nothing.
+            one, other = sorted((root(digest), root(sha256(file.group.encode()).hexdigest())))
             parent[other] = one
-    return [root(digest) for digest in hashes]
+    return [root(digest) for _, digest in images]
 
 
 def hash_split(samples: Sequence[tuple[str, str]], val_fraction: float) -> tuple[Split, ...]:

@@ -84,45 +84,44 @@ def survey(
 
 
 @dataclass(frozen=True)
-class Opened:
-    """The images of a listing after each was opened: those that can be read, with hashes, and all that is wrong.
+class OpenedImage:
+    """An image that can be read: as it was listed, the SHA-256 of its bytes, and its fingerprint if that was wanted."""
 
-    ``fingerprints`` holds one of each image, if that was asked for.
-    """
+    listed: ListedImage
+    sha256: str
+    fingerprint: Fingerprint | None
+
+
+@dataclass(frozen=True)
+class Opened:
+    """The images of a listing after each was opened: those that can be read, those that cannot, and all problems."""
 
     labels: Labels
-    files: list[ListedImage]
-    hashes: list[str]
-    fingerprints: list[Fingerprint]
+    images: tuple[OpenedImage, ...]
     unreadable: tuple[Unreadable, ...]
     problems: tuple[DataError, ...]
 
 
-def open_all(
-    listing: Listing,
-    task: TaskName,
-    path: Path,
-    progress: Progress,
-    *,
-    fingerprints: bool = False,
-) -> Opened:
+def open_all(listing: Listing, task: TaskName, path: Path, progress: Progress, *, fingerprints: bool = False) -> Opened:
     """Relate the labels, open and hash every image once, and say all that keeps the data from being trained on.
 
     Raises: DataError if images do not carry what the task asks for.
     """
     labels, named = TASKS[task].relate({file.path: file.labels for file in listing.files}, listing.declared, path)
     relabelled = [replace(file, labels=names) for file, names in zip(listing.files, named, strict=True)]
-    files, hashes, kept, unreadable = _read_all(listing.root, relabelled, progress, fingerprints=fingerprints)
+    results = [*_read_all(listing.root, relabelled, progress, fingerprints=fingerprints)]
+    images = tuple(result for result in results if isinstance(result, OpenedImage))
+    unreadable = tuple(result for result in results if isinstance(result, Unreadable))
     where = str(listing.root / "train" if listing.layout == "splits" else path)
     problems = (
         *_too_many(listing.root, unreadable, len(relabelled)),
-        *_contradictions(listing.root, files, hashes),
+        *_contradictions(listing.root, images),
         *_nothing_to_train_on(listing),
-        *_empty_splits(listing, files),
+        *_empty_splits(listing, images),
         *_straddling(listing),
-        *_small_classes(labels, files, hashes, where=where, unreadable=len(unreadable)),
+        *_small_classes(labels, images, where=where, unreadable=len(unreadable)),
     )
-    return Opened(labels, files, hashes, kept, unreadable, problems)
+    return Opened(labels, images, unreadable, problems)
 
 
 def class_counts(dataset: Dataset) -> dict[str, dict[Split, int]]:
@@ -138,36 +137,25 @@ def class_counts(dataset: Dataset) -> dict[str, dict[Split, int]]:
 
 
 def _read_all(
-    root: Path, found: Sequence[ListedImage], progress: Progress, *, fingerprints: bool
-) -> tuple[list[ListedImage], list[str], list[Fingerprint], tuple[Unreadable, ...]]:
-    """Decode and hash each file once: those that can be decoded, and those that cannot."""
+    root: Path, listed: Sequence[ListedImage], progress: Progress, *, fingerprints: bool
+) -> Iterator[OpenedImage | Unreadable]:
+    """Decode and hash each image once, in order."""
     store = ImageStore(root)
 
-    def read(file: ListedImage) -> tuple[str, Fingerprint | None] | Unreadable:
+    def read(image: ListedImage) -> OpenedImage | Unreadable:
         try:
-            file.path.encode()
-            image, digest = open_hashed(store.at(file.path))
-            known_by = fingerprint(image) if fingerprints else None
+            image.path.encode()
+            decoded, digest = open_hashed(store.at(image.path))
+            return OpenedImage(image, digest, fingerprint(decoded) if fingerprints else None)
         except ImageError as error:
-            return Unreadable(file.path, f"{error.what}: {error.found}" if error.found else error.what)
+            return Unreadable(image.path, f"{error.what}: {error.found}" if error.found else error.what)
         except UnicodeEncodeError:
-            return Unreadable(ascii(file.path), "its name is not valid text")
-        return digest, known_by
+            return Unreadable(ascii(image.path), "its name is not valid text")
 
-    good: list[ListedImage] = []
-    hashes: list[str] = []
-    kept: list[Fingerprint] = []
-    bad: list[Unreadable] = []
-    with progress.track("Reading images", len(found)) as bar:
-        for file, result in zip(found, in_threads(read, found), strict=True):
-            if isinstance(result, Unreadable):
-                bad.append(result)
-            else:
-                good.append(file)
-                hashes.append(result[0])
-                kept += [] if result[1] is None else [result[1]]
+    with progress.track("Reading images", len(listed)) as bar:
+        for result in in_threads(read, listed):
+            yield result
             bar.advance()
-    return good, hashes, kept, tuple(bad)
 
 
 def _too_many(root: Path, unreadable: Sequence[Unreadable], total: int) -> Iterator[DataError]:
@@ -180,13 +168,13 @@ def _too_many(root: Path, unreadable: Sequence[Unreadable], total: int) -> Itera
         )
 
 
-def _contradictions(root: Path, files: Sequence[ListedImage], hashes: Sequence[str]) -> Iterator[DataError]:
+def _contradictions(root: Path, images: Sequence[OpenedImage]) -> Iterator[DataError]:
     first: dict[str, ListedImage] = {}
     clashes: list[str] = []
-    for file, digest in zip(files, hashes, strict=True):
-        other = first.setdefault(digest, file)
-        if other.labels != file.labels:
-            clashes.append(f"{other.path} = {file.path}")
+    for image in images:
+        other = first.setdefault(image.sha256, image.listed)
+        if other.labels != image.listed.labels:
+            clashes.append(f"{other.path} = {image.listed.path}")
     if clashes:
         yield DataError(
             "the same image stands under different labels",
@@ -196,8 +184,8 @@ def _contradictions(root: Path, files: Sequence[ListedImage], hashes: Sequence[s
         )
 
 
-def _empty_splits(listing: Listing, files: Sequence[ListedImage]) -> Iterator[DataError]:
-    for split in sorted({file.split for file in listing.files} - {file.split for file in files}, key=str):
+def _empty_splits(listing: Listing, images: Sequence[OpenedImage]) -> Iterator[DataError]:
+    for split in sorted({file.split for file in listing.files} - {image.listed.split for image in images}, key=str):
         yield DataError(
             "no image of this side can be read", where=listing.root / str(split or ""), mend="repair or remove them"
         )
@@ -230,13 +218,13 @@ def _straddling(listing: Listing) -> Iterator[DataError]:
 
 
 def _small_classes(
-    labels: Labels, files: Sequence[ListedImage], hashes: Sequence[str], *, where: str, unreadable: int
+    labels: Labels, images: Sequence[OpenedImage], *, where: str, unreadable: int
 ) -> Iterator[DataError]:
     trainable: dict[str, set[str]] = {name: set() for name in labels.names}
-    for file, digest in zip(files, hashes, strict=True):
-        if file.split in (None, "train"):
-            for name in (above for label in file.labels for above in labels.path(label)):
-                trainable[name].add(digest)
+    for image in images:
+        if image.listed.split in (None, "train"):
+            for name in (above for label in image.listed.labels for above in labels.path(label)):
+                trainable[name].add(image.sha256)
     because = f" ({unreadable} images of the folder cannot be read)" if unreadable else ""
     try:
         refuse_small_classes({name: len(each) for name, each in trainable.items()}, where=where, because=because)
@@ -249,14 +237,14 @@ def with_splits(listing: Listing, opened: Opened, val_fraction: float) -> Survey
 
     Raises: DataError if a class has too few images to be split.
     """
-    entries = assign_splits(opened.files, opened.hashes, val_fraction)
+    entries = assign_splits([(image.listed, image.sha256) for image in opened.images], val_fraction)
     dataset = Dataset(listing.root, opened.labels, entries, opened.unreadable)
     return Survey(dataset, listing.layout, listing.ignored, *_doubles(entries))
 
 
 def _tell_unreadable(opened: Opened, progress: Progress) -> None:
     if opened.unreadable:
-        total = len(opened.unreadable) + len(opened.files)
+        total = len(opened.unreadable) + len(opened.images)
         progress.note(f"{len(opened.unreadable)} of {total} images cannot be read and are skipped")
     for one in opened.unreadable[:NAMED]:
         progress.note(f"skipped {one.path}: {one.reason}")
