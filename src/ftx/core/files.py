@@ -18,6 +18,7 @@ from pathlib import Path
 
 from ftx.core.errors import EnvironmentFault, FtxError, shown
 from ftx.core.regular_files import open_file
+from ftx.core.unchanged import UnchangedFile
 
 # A folder or file under this prefix is work in progress of one process and never an artifact.
 STAGING_PREFIX = ".ftx-partial-"
@@ -31,6 +32,15 @@ def sha256_file(path: Path) -> str:
     """SHA-256 of a file's bytes, as hex."""
     with open_file(path) as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+_HASHED: dict[Path, UnchangedFile[str]] = {}
+
+
+def cached_sha256(path: Path) -> str:
+    """SHA-256 of a file's bytes, as hex; a process reads them again only when the file changed."""
+    absolute = path.absolute()
+    return _HASHED.setdefault(absolute, UnchangedFile(absolute, sha256_file)).get()
 
 
 def below_it(files: dict[str, str]) -> dict[str, str]:
