@@ -11,6 +11,7 @@ import numpy as np
 
 from ftx.data.preprocess import Preprocess
 from ftx.evaluating.answers import files_latency_ms, graph_latency_ms
+from ftx.runs.compute import F32, ComputePrecision
 from ftx.runtimes.predictor import Pixels, RuntimeName
 from ftx.tasks.base import Task
 from ftx.tasks.labels import Labels
@@ -27,7 +28,7 @@ class Sleeper:
     task: Task
     preprocess: Preprocess
     name: RuntimeName = "torch"
-    compute: str = "f32"
+    compute: ComputePrecision = F32
 
     def logits(self, pixels_NHWC: Pixels) -> Floats:
         time.sleep(SLEEP_S)

@@ -12,7 +12,7 @@ from ftx.core.errors import RunError
 from ftx.core.files import place_new, settle, staging, write_atomic
 from ftx.data.dataset import Entry
 from ftx.runs.latest import LATEST
-from ftx.runs.manifest import Manifest, file_hashes, manifest_bytes
+from ftx.runs.manifest import MANIFEST_FILE, Manifest, file_hashes, manifest_bytes
 
 
 @dataclass
@@ -35,7 +35,7 @@ def new_run(out: Path) -> Iterator[NewRun]:
     with staging(out) as staged:
         made = NewRun(staged, out)
         yield made
-        if not (staged / "run.json").is_file():
+        if not (staged / MANIFEST_FILE).is_file():
             raise AssertionError("a new run is sealed before it ends")
         settle(staged)
         made.path = place_new(staged, out)
@@ -54,4 +54,4 @@ def seal(folder: Path, manifest: Manifest, entries: tuple[Entry, ...]) -> None:
     lines = [json.dumps(entry.to_json(), ensure_ascii=False) + "\n" for entry in entries]
     write_atomic(folder / "data.jsonl", "".join(lines).encode())
     files = file_hashes(folder, "")
-    write_atomic(folder / "run.json", manifest_bytes(manifest.model_copy(update={"files": files})))
+    write_atomic(folder / MANIFEST_FILE, manifest_bytes(manifest.model_copy(update={"files": files})))

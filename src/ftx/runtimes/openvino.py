@@ -13,15 +13,14 @@ from ftx.core.memory import is_out_of_memory
 from ftx.core.telemetry import no_telemetry
 from ftx.data.decode import open_image, pixel_bytes
 from ftx.data.preprocess import Preprocess
-from ftx.runs.card import REFERENCE, Card, read_card
-from ftx.runtimes.predictor import Compute, Pixels, RuntimeName, feed_files
+from ftx.runs.artifacts import RuntimeName
+from ftx.runs.card import IR_FILE, IR_WEIGHTS, REFERENCE_FILE, Card, read_card
+from ftx.runs.compute import ComputePrecision, Dtype
+from ftx.runtimes.predictor import Compute, Pixels, feed_files
 from ftx.tasks.thresholds import Floats
 
 with no_telemetry():
     import openvino
-
-MODEL = "model.xml"
-WEIGHTS = "model.bin"
 
 
 class OpenVinoPredictor:
@@ -36,7 +35,7 @@ class OpenVinoPredictor:
         """
         self.card: Card = read_card(folder)
         _check_complete(folder, self.card)
-        path = self._path = folder / MODEL
+        path = self._path = folder / IR_FILE
         # Nothing else is pinned: threads, streams and hints stay what OpenVINO chooses on a device.
         hints = {"INFERENCE_PRECISION_HINT": "f32"} if compute == "f32" else {}
         try:
@@ -57,8 +56,8 @@ class OpenVinoPredictor:
             )
         self.model_info = _model_info(model)
         self.task = self.card.meaning.open()
-        chosen: str = self._compiled.get_property("INFERENCE_PRECISION_HINT").to_string()
-        self.compute = chosen if compute == "f32" else f"auto:{chosen}"
+        dtype: Dtype = self._compiled.get_property("INFERENCE_PRECISION_HINT").to_string()
+        self.compute = ComputePrecision(dtype, chosen_by_runtime=compute == "auto")
 
     @property
     def preprocess(self) -> Preprocess:
@@ -87,9 +86,10 @@ class OpenVinoPredictor:
             ) from error
 
 
-def default_compute() -> str:
-    """The precision that OpenVINO chooses for float models on this machine, as ``auto:bf16``."""
-    return f"auto:{openvino.Core().get_property('CPU', 'INFERENCE_PRECISION_HINT').to_string()}"
+def default_compute() -> ComputePrecision:
+    """The precision that OpenVINO chooses for float models on this machine."""
+    dtype: Dtype = openvino.Core().get_property("CPU", "INFERENCE_PRECISION_HINT").to_string()
+    return ComputePrecision(dtype, chosen_by_runtime=True)
 
 
 def frame(pixels_NHWC: Pixels, preprocess: Preprocess) -> Pixels:
@@ -114,7 +114,7 @@ def _decode(path: Path) -> Pixels:
 
 
 def _check_complete(folder: Path, card: Card) -> None:
-    unlisted = [name for name in (MODEL, WEIGHTS, REFERENCE) if name not in card.files]
+    unlisted = [name for name in (IR_FILE, IR_WEIGHTS, REFERENCE_FILE) if name not in card.files]
     if unlisted:
         raise ExportError(
             "the card vouches for too few files",
