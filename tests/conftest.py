@@ -128,7 +128,7 @@ def pytest_configure() -> None:
     # for each core, and the workers' threads wait for each other.
     worker, count = os.environ.get("PYTEST_XDIST_WORKER", ""), int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "0"))
     if hasattr(os, "sched_setaffinity") and len(cores := sorted(os.sched_getaffinity(0))) == count:
-        os.sched_setaffinity(0, {cores[int(worker.removeprefix("gw"))]})
+        os.sched_setaffinity(0, {cores[int(worker.removeprefix("gw")) % count]})
 
 
 @dataclass(frozen=True)

@@ -22,8 +22,6 @@ MODELS = ROOT / "models" / "ftx_models"
 PROJECT: Mapping[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 # Of the training extra, and imported by something else: by torch's export to ONNX, by timm, and looked for as a folder.
 NOT_IMPORTED = {"onnxscript", "torchvision", "ftx-vit-models"}
-# In a room of the device, for the rooms above that train; what a device runs does not import it.
-FOR_TRAINING = "ftx.core.regular_expressions"
 
 
 def canonical(name: str) -> str:
@@ -93,7 +91,7 @@ def test_a_device_imports_what_the_base_install_declares() -> None:
     checked = 0
     for path, tree in trees(SOURCES).items():
         module = ".".join(path.relative_to(SOURCES.parent).with_suffix("").parts).removesuffix(".__init__")
-        if module != FOR_TRAINING and f"{module}.".startswith(tuple(f"{room}." for room in rooms)):
+        if f"{module}.".startswith(tuple(f"{room}." for room in rooms)):
             checked += 1
             spare = [name for name in imported(iter(tree.body)) if not distributions(name) & BASE]
             assert spare == [], module
@@ -101,7 +99,7 @@ def test_a_device_imports_what_the_base_install_declares() -> None:
     # The names of the extra stand where an import fails, and where one is forbidden.
     extra = {name.replace("-", "_") for name in EXTRAS["train"] - {"ftx-vit-models"}}
     assert extra == ftx._TRAIN_EXTRA
-    assert set(contract["forbidden_modules"]) == extra - {"regex"}
+    assert set(contract["forbidden_modules"]) == extra
 
 
 def test_models_have_the_version_of_ftx_and_the_extra_takes_it() -> None:

@@ -95,7 +95,7 @@ def test_one_recipe_does_everything(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert "onnx: proved: logits within" in said
     assert "openvino/fp32: " in said
     made = ftx.Run.open("runs/one")
-    assert made.artifacts() == ["trained", "dense", "onnx", "openvino/fp32"]
+    assert [str(artifact) for artifact in made.artifacts()] == ["trained", "dense", "onnx", "openvino/fp32"]
     assert (made.path / "reports" / "parity.json").is_file()
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
 
 from ftx.core.errors import InputError, RecipeError
 from ftx.core.progress import SPOKEN, Progress
@@ -15,7 +14,7 @@ from ftx.exporting import ExportReport, export
 from ftx.merging.merge import MergeReport, merge
 from ftx.recipe.schema import Recipe
 from ftx.recipe.sections import PeftMethod
-from ftx.runs.card import Precision
+from ftx.runs.artifacts import DENSE, Format
 from ftx.runs.run import Run
 from ftx.runtimes import load_artifact
 from ftx.runtimes.choosing import furthest
@@ -95,13 +94,13 @@ class Classifier:
     def export(
         self,
         *,
-        formats: Sequence[Literal["onnx", "openvino"]] = ("openvino",),
-        precisions: Sequence[Precision] | Precision = ("fp32",),
+        formats: Sequence[Format] = ("openvino",),
+        precisions: Sequence[str] | str = ("fp32",),
     ) -> ExportReport:
         """Write the dense model in other formats, merging first if that was not done; raises as ``ftx.export``."""
-        if not self.run.has("dense"):
+        if not self.run.has(DENSE):
             self.merge()
-        wanted: Sequence[Precision] = [precisions] if isinstance(precisions, str) else precisions
+        wanted = [precisions] if isinstance(precisions, str) else precisions
         return export(self.run, formats=formats, precisions=wanted, progress=self.progress)
 
     def validate(self) -> ParityReport:

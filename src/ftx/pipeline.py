@@ -13,10 +13,10 @@ from ftx.core.resources import recipe_file
 from ftx.data.sample import place_sample
 from ftx.evaluating import ParityReport, validate
 from ftx.exporting import ExportReport, export
-from ftx.exporting.export import FORMATS, wanted_artifacts
+from ftx.exporting.export import wanted_artifacts
 from ftx.merging.merge import MergeReport, merge
 from ftx.recipe.schema import Recipe
-from ftx.runs.card import Precision
+from ftx.runs.artifacts import DENSE, FORMATS
 from ftx.runs.latest import RUNS
 from ftx.runs.run import Run
 from ftx.tasks.names import TaskName
@@ -38,7 +38,7 @@ def run_all(
     recipe: Recipe,
     out: Path | None = None,
     *,
-    precisions: Sequence[Precision] = ("fp32", "int8"),
+    precisions: Sequence[str] = ("fp32", "int8"),
     strict: bool = False,
     require_proof: bool = False,
     progress: Progress = SILENT,
@@ -56,7 +56,7 @@ def run_all(
         raise Interrupted(
             "interrupted in training",
             found=f"{trained.run} holds the best epoch so far",
-            mend=f"to go on with it: {shell_command('ftx merge', trained.run)}",
+            mend=f"to go on with it: {shell_command(DENSE.made_by, trained.run)}",
         )
     run = Run.open(trained.run)
     merged = merge(run, progress=progress)

@@ -33,14 +33,15 @@ from ftx.adapters.spec import AdapterSpec, Kind
 from ftx.backbones.build import Backbone, build
 from ftx.backbones.families import expose, head_names, sites
 from ftx.core.errors import ExportError
-from ftx.data.preprocess import normalise
+from ftx.data.preprocess import Preprocess, normalise
 from ftx.exporting.onnx import write_onnx
-from ftx.exporting.openvino import MODEL, convert_body, write_ir
+from ftx.exporting.openvino import convert_body, write_ir
 from ftx.exporting.tracing import trace
 from ftx.merging.merge import merged_state
 from ftx.recipe.adapter_targets import TARGETS
-from ftx.runs.dense import WEIGHTS as DENSE_WEIGHTS
-from ftx.runs.dense import DenseConfig, load_dense, save_dense
+from ftx.runs.artifacts import IR_FP32
+from ftx.runs.card import IR_FILE, Card
+from ftx.runs.dense import DENSE_WEIGHTS, DenseConfig, load_dense, save_dense
 from ftx.runs.trained import fill
 from ftx.runtimes.onnx import OnnxPredictor
 from ftx.runtimes.openvino import frame
@@ -144,6 +145,20 @@ def measure(family: Family, folder: Path, *, export: bool) -> Row:
     return exported(row, dense, backbone, pixels_NHWC, folder) if export else row
 
 
+def card_of(row: Row, pre: Preprocess) -> Card:
+    meaning = MEANING
+    return Card(
+        task=meaning.task,
+        architecture=row.family.name,
+        precision=IR_FP32.variant,
+        labels=meaning.labels,
+        thresholds=meaning.thresholds,
+        preprocess=pre,
+        dense_digest="",
+        files={},
+    )
+
+
 def exported(row: Row, dense: nn.Module, backbone: Backbone, pixels_NHWC: NDArray[np.uint8], folder: Path) -> Row:
     """The row with ONNX and OpenVINO: one recording of the dense model, written and read back in both formats."""
     started = time.perf_counter()
@@ -160,9 +175,9 @@ def exported(row: Row, dense: nn.Module, backbone: Backbone, pixels_NHWC: NDArra
                     write_onnx(program, {}, folder / name)
                     answers_NC = OnnxPredictor(folder / name, pre, task).logits(pixels_NHWC)
                 else:
-                    write_ir(convert_body(program, pre, row.family.name), pre, {}, row.family.name, folder / name)
+                    write_ir(convert_body(program, pre, row.family.name), card_of(row, pre), folder / name)
                     compiled = openvino.Core().compile_model(
-                        folder / name / MODEL, "CPU", {"INFERENCE_PRECISION_HINT": "f32"}
+                        folder / name / IR_FILE, "CPU", {"INFERENCE_PRECISION_HINT": "f32"}
                     )
                     answers_NC = np.array(compiled(frame(pixels_NHWC, pre))[0])
                 found[name] = difference(torch.from_numpy(answers_NC), expected_NC)

@@ -15,14 +15,15 @@ from ftx.cli.run import answer
 from ftx.cli.train import _print_dry_run, _print_trained
 from ftx.cli.validate import print_parity
 from ftx.evaluating.evaluate import ClassScore, EvalReport
-from ftx.evaluating.parity_report import Family, ParityReport, ParityRow, RowBound
 from ftx.exporting import ExportReport
 from ftx.exporting.export import ExportedArtifact
 from ftx.merging.combine import CombineReport
 from ftx.merging.compare import Adapter, AdaptersReport, ComparedLayer, Overlap
 from ftx.merging.merge import LayerProof, MergeReport
 from ftx.pipeline import PipelineReport
-from ftx.runtimes.machine import Machine
+from ftx.runs.compute import F32
+from ftx.runs.machine import Machine
+from ftx.runs.parity_report import Family, ParityReport, ParityRow, RowBound
 from ftx.training.report import DryRunReport, PlannedLayer, TrainReport
 
 Capture = pytest.CaptureFixture[str]
@@ -69,7 +70,7 @@ def evaluation(confusion: list[list[int]] | None, count: int) -> EvalReport:
     return EvalReport(
         artifact="dense",
         runtime="torch",
-        compute="f32",
+        compute=F32,
         split="test",
         images=14,
         accuracy=0.5,

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import pytest
 import yaml
 from tests.effects.lab import BASE, Lab, Trained
+
+from ftx.training import loop
 
 
 def _flattened(made: Trained) -> dict[str, object]:
@@ -78,6 +83,30 @@ def out(lab: Lab, flag: str, value: str) -> None:
     assert (lab.root / value / "run.json").is_file()
     assert lab.done(*words).json["run"] == "runs/noise-lora"
     assert lab.call(*words, flag, value).status == 2
+
+
+def resume(lab: Lab, flag: str, value: str) -> None:
+    sets = ("train.epochs=2", "train.batch_size=16")
+    whole = lab.train(*sets)
+    run = lab.root / "ended"
+    words = ("--config", "base.yaml", "--data", lab.root / "noise", *(f"--set={one}" for one in sets))
+    forward_backward = loop.forward_backward
+
+    def then_end(*arguments: Any) -> Any:
+        answer = forward_backward(*arguments)
+        os.kill(os.getpid(), signal.SIGTERM)
+        return answer
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(loop, "forward_backward", then_end)
+        said = lab.call("train", *words, "--out", run)
+    assert said.status == 143
+    assert f"ftx train --resume {run}" in said.err
+    assert not (run / "run.json").exists()
+    lab.done("train", flag, run)
+    (made,), (expected,) = ((one / "trained").glob("*.safetensors") for one in (run, whole.path))
+    assert made.read_bytes() == expected.read_bytes()
+    assert lab.call("train", flag, run).status == 2  # it has ended
 
 
 def strict(lab: Lab, flag: str, value: str) -> None:

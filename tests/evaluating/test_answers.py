@@ -12,7 +12,8 @@ import numpy as np
 from ftx.data.preprocess import Pixels, Preprocess
 from ftx.data.store import ImageLike
 from ftx.evaluating.answers import files_latency_ms, graph_latency_ms
-from ftx.runtimes.predictor import RuntimeName
+from ftx.runs.artifacts import RuntimeName
+from ftx.runs.compute import F32, ComputePrecision
 from ftx.tasks.base import Task
 from ftx.tasks.labels import Labels
 from ftx.tasks.multiclass import Multiclass
@@ -28,7 +29,7 @@ class Sleeper:
     task: Task
     preprocess: Preprocess
     name: RuntimeName = "torch"
-    compute: str = "f32"
+    compute: ComputePrecision = F32
 
     def logits(self, pixels_NHWC: Pixels) -> Floats:
         time.sleep(SLEEP_S)

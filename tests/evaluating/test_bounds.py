@@ -3,7 +3,9 @@ from __future__ import annotations
 import pytest
 
 from ftx.core.errors import InputError
-from ftx.evaluating.bounds import BOUNDS, Bounds, kind_of
+from ftx.evaluating.bounds import BOUNDS, Bounds, coarsest_rounding
+from ftx.runs.artifacts import ARTIFACTS, IR_FP32, IR_INT8
+from ftx.runs.compute import F32, read_compute
 
 
 def test_the_graph_bound_is_the_one_of_the_design() -> None:
@@ -38,7 +40,7 @@ def test_every_bound_has_a_reason() -> None:
 
 
 @pytest.mark.parametrize(
-    ("artifact", "compute", "kind"),
+    ("artifact", "compute", "rounding"),
     [
         ("dense", "f32", "fp32"),
         ("onnx", "f32", "fp32"),
@@ -52,17 +54,17 @@ def test_every_bound_has_a_reason() -> None:
         ("openvino/int8", "auto:bf16", "int8"),
     ],
 )
-def test_the_coarsest_rounding_decides(artifact: str, compute: str, kind: str) -> None:
-    assert kind_of(artifact, compute) == kind
+def test_the_coarsest_rounding_decides(artifact: str, compute: str, rounding: str) -> None:
+    assert coarsest_rounding(ARTIFACTS[artifact], read_compute(compute)) == rounding
 
 
 def test_a_value_can_be_set_and_the_rest_stays() -> None:
     bounds = Bounds.of({"int8.graph.max_abs": 2.0})
-    changed = bounds.pick("openvino/int8", "graph", "f32")
+    changed = bounds.pick(IR_INT8, "graph", F32)
     assert changed.max_abs_for(1000.0) == 2.0
     assert changed.cosine == BOUNDS["int8.graph"].cosine
     assert "set by the user" in changed.reason
-    assert bounds.pick("openvino/fp32", "graph", "f32") is BOUNDS["fp32.graph"]
+    assert bounds.pick(IR_FP32, "graph", F32) is BOUNDS["fp32.graph"]
 
 
 def test_bounds_that_are_none_are_all_named() -> None:

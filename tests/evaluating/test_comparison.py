@@ -7,13 +7,15 @@ import pytest
 
 from ftx.evaluating.bounds import BOUNDS, Bound
 from ftx.evaluating.comparison import Reference, Subject, compare, dice
-from ftx.evaluating.parity_report import ParityRow
 from ftx.evaluating.verdict import judge
+from ftx.runs.artifacts import IR_FP32
+from ftx.runs.compute import F32
+from ftx.runs.parity_report import ParityRow
 from ftx.tasks.labels import Labels
 from ftx.tasks.multiclass import Multiclass
 from ftx.tasks.thresholds import Floats
 
-SUBJECT = Subject("openvino/fp32", "openvino", "graph", "f32", 1.0)
+SUBJECT = Subject(IR_FP32, "graph", F32, 1.0)
 FREE = Bound(None, None, reason="asks nothing")
 
 

@@ -20,10 +20,13 @@ from ftx.core.errors import ExportError
 from ftx.core.files import sha256_file
 from ftx.core.progress import SPOKEN
 from ftx.evaluating import validate
-from ftx.evaluating.parity_report import RowBound
 from ftx.evaluating.predict import predict
-from ftx.evaluating.proof_file import Answers, ir_digest, keep_proof, read_reference
-from ftx.runs.card import CARD, PROOF, REFERENCE, read_card, write_card
+from ftx.evaluating.reference import read_reference
+from ftx.runs.artifacts import IR_INT8
+from ftx.runs.card import CARD_FILE, PROOF_FILE, REFERENCE_FILE, read_card, write_card
+from ftx.runs.compute import F32, ComputePrecision
+from ftx.runs.parity_report import RowBound
+from ftx.runs.proof import Answers, ir_digest, keep_proof
 from ftx.runtimes.openvino import OpenVinoPredictor, default_compute
 from ftx.tasks.labels import Labels
 
@@ -42,11 +45,11 @@ def folder(colour_model: Any, tmp_path: Path) -> Path:
 def alter(folder: Path, change: Callable[[dict[str, np.ndarray], dict[str, str]], None]) -> None:
     """Alter the reference, and the card so that the hash holds."""
     card = read_card(folder)
-    tensors = load_file(folder / REFERENCE)
-    with safe_open(folder / REFERENCE, framework="np") as file:
+    tensors = load_file(folder / REFERENCE_FILE)
+    with safe_open(folder / REFERENCE_FILE, framework="np") as file:
         metadata = dict(file.metadata())
     change(tensors, metadata)
-    save_file(tensors, folder / REFERENCE, metadata=metadata)
+    save_file(tensors, folder / REFERENCE_FILE, metadata=metadata)
     write_card(folder, card)
 
 
@@ -57,8 +60,8 @@ def test_a_whole_folder_passes_in_both_precisions(folder: Path) -> None:
     assert (report.verb, report.run, report.folder) == ("validate", None, str(folder))
     assert [(row.artifact, row.view) for row in report.rows] == [("openvino/fp32", "graph")] * 2
     pinned, chosen = report.rows
-    assert pinned.compute == "f32"
-    assert chosen.compute.startswith("auto:")
+    assert str(pinned.compute) == "f32"
+    assert str(chosen.compute).startswith("auto:")
     assert (pinned.images, pinned.accuracy, pinned.agreement) == (12, 1.0, 1.0)
     # Wilson's lower end for 12 of 12: n / (n + z^2).
     assert pinned.accuracy_low == pytest.approx(12 / (12 + 1.959964**2), rel=1e-6)
@@ -144,9 +147,9 @@ def test_an_image_is_as_high_and_as_wide_as_the_card_says(folder: Path) -> None:
 
 
 def test_an_altered_file_is_refused_by_its_hash(folder: Path) -> None:
-    tensors = load_file(folder / REFERENCE)
+    tensors = load_file(folder / REFERENCE_FILE)
     tensors["logits"][0, 0] += 1
-    save_file(tensors, folder / REFERENCE)
+    save_file(tensors, folder / REFERENCE_FILE)
     with pytest.raises(ExportError, match="is not what was written"):
         validate(folder)
 
@@ -183,8 +186,8 @@ def judged_elsewhere(folder: Path, there: str, *, off: float = 0.0, lost: int = 
     counts = {"labelled": 900, "lost": lost, "gained": 2, "artifact": "openvino/int8", **changes}
     rows = [row.model_copy(update=counts) for row in report.rows]
     answers = [
-        Answers.of(compute, OpenVinoPredictor(folder, role).logits(load_file(folder / REFERENCE)["images"]) + off)
-        for role, compute in (("f32", "f32"), ("auto", "auto:f32"))
+        Answers.of(compute, OpenVinoPredictor(folder, role).logits(load_file(folder / REFERENCE_FILE)["images"]) + off)
+        for role, compute in (("f32", F32), ("auto", ComputePrecision("f32", chosen_by_runtime=True)))
     ]
     found = report.model_copy(
         update={"verdicts": {"openvino/int8": there}, "rows": rows}
@@ -192,7 +195,7 @@ def judged_elsewhere(folder: Path, there: str, *, off: float = 0.0, lost: int = 
     )
     card = read_card(folder)
     write_card(folder, card.model_copy(update={"precision": "int8"}))  # what rests on labels, and on no bound of f32
-    keep_proof(folder, ir_digest(folder), found, "openvino/int8", answers)
+    keep_proof(folder, ir_digest(folder), found, IR_INT8, answers)
 
 
 @pytest.mark.parametrize(
@@ -236,9 +239,9 @@ def test_a_model_that_was_never_judged_proves_little_by_itself(folder: Path) -> 
 
 def test_a_proof_of_one_precision_alone_says_nothing_of_the_other(folder: Path) -> None:
     judged_elsewhere(folder, "proved")
-    document = json.loads((folder / PROOF).read_text())
+    document = json.loads((folder / PROOF_FILE).read_text())
     document["run"]["answers"] = document["run"]["answers"][:1]
-    (folder / PROOF).write_text(json.dumps(document))
+    (folder / PROOF_FILE).write_text(json.dumps(document))
     report = validate(folder)
     assert report.verdicts == {"openvino/int8": "unproved"}
     assert report.transfer is not None
@@ -286,36 +289,36 @@ def test_what_this_machine_found_is_kept_and_asked_for_again_on_another(
     assert "nobody has validated this model on this CPU" in told()
     # A CPU that computes in bf16 by itself proves nothing on twelve images, one that computes in f32 does.
     (verdict,) = validate(folder).verdicts.values()
-    assert verdict == ("unproved" if default_compute() == "auto:bf16" else "proved")
+    assert verdict == ("unproved" if str(default_compute()) == "auto:bf16" else "proved")
     assert told() == "" if verdict == "proved" else "this model is unproved on this machine" in told()
-    proof = json.loads((folder / PROOF).read_text())
+    proof = json.loads((folder / PROOF_FILE).read_text())
     assert [found["verdict"] for found in proof["devices"]] == [verdict]
     validate(folder)
-    assert len(json.loads((folder / PROOF).read_text())["devices"]) == 1
+    assert len(json.loads((folder / PROOF_FILE).read_text())["devices"]) == 1
     # The folder moves to a machine with another version of OpenVINO, then to another CPU.
     for field, value in (("openvino", "2020.1"), ("cpu", "another"), ("instructions", ["avx2"])):
         other = json.loads(json.dumps(proof))
         other["devices"][0]["machine"][field] = value
-        (folder / PROOF).write_text(json.dumps(other))
+        (folder / PROOF_FILE).write_text(json.dumps(other))
         assert "nobody has validated this model on this CPU" in told()
     validate(folder)
-    assert len(json.loads((folder / PROOF).read_text())["devices"]) == 2
+    assert len(json.loads((folder / PROOF_FILE).read_text())["devices"]) == 2
     # Of another model, as after an export into the same folder, it says nothing.
-    (folder / PROOF).write_text(json.dumps(proof | {"ir": "another"}))
+    (folder / PROOF_FILE).write_text(json.dumps(proof | {"ir": "another"}))
     assert "nobody has validated" in told()
 
 
 def test_the_proof_lies_outside_of_the_hashes_and_a_broken_one_is_refused(folder: Path) -> None:
     validate(folder)
-    assert PROOF not in read_card(folder).files
-    of_this = {"schema_version": 1, "ir": sha256_file(folder / CARD)}
+    assert PROOF_FILE not in read_card(folder).files
+    of_this = {"schema_version": 1, "ir": sha256_file(folder / CARD_FILE)}
     for text in ("{", "[]", json.dumps(of_this | {"devices": [{}]}), json.dumps(of_this | {"more": 1})):
-        (folder / PROOF).write_text(text)
+        (folder / PROOF_FILE).write_text(text)
         with pytest.raises(ExportError, match=r"proof\.json does not hold"):
             validate(folder)
     # Of another model, or in a form that a later version writes, it says nothing of this one.
     for other in ({"ir": 3}, of_this | {"ir": "another", "devices": [{}]}, of_this | {"schema_version": 2, "more": 1}):
-        (folder / PROOF).write_text(json.dumps(other))
+        (folder / PROOF_FILE).write_text(json.dumps(other))
         assert validate(folder).transfer is not None
     with pytest.raises(ValueError, match="bytes are not 2 x 2 numbers"):
-        Answers(compute="f32", images=2, labels=2, logits="AAAA")
+        Answers(compute=F32, images=2, labels=2, logits="AAAA")

@@ -21,8 +21,9 @@ from tests.zygote import Zygote
 import ftx
 from ftx.core.errors import RunError
 from ftx.core.files import sha256_file
-from ftx.evaluating.parity_report import ParityReport
 from ftx.runs.card import read_card, write_card
+from ftx.runs.compute import F32
+from ftx.runs.parity_report import ParityReport
 from ftx.runs.run import Run
 from ftx.tasks.labels import Labels
 
@@ -198,7 +199,7 @@ def test_grey_images_show_swapped_channels_by_their_tinted_copies(run: Path, tmp
     edit_constants(run / "openvino/fp32", swap_channels)
     vouch(run)
     report = validate(run, data=data)
-    (row,) = [row for row in report.rows if (row.artifact, row.view, row.compute) == ("openvino/fp32", "graph", "f32")]
+    (row,) = [row for row in report.rows if (row.artifact, row.view, row.compute) == ("openvino/fp32", "graph", F32)]
     assert not row.ok
     assert row.worst[0].endswith("(tinted)")
     assert row.images == 24

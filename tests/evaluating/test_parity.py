@@ -11,8 +11,10 @@ from PIL import Image
 from ftx.core.errors import DataError, InputError, RunError
 from ftx.core.files import sha256_file
 from ftx.evaluating import ParityReport, validate
-from ftx.evaluating.bounds import kind_of
-from ftx.evaluating.proof_file import read_proof
+from ftx.evaluating.bounds import coarsest_rounding
+from ftx.runs.artifacts import DENSE, IR_INT8
+from ftx.runs.compute import F32
+from ftx.runs.proof import read_proof
 from ftx.runs.run import Run
 
 pytestmark = pytest.mark.slow
@@ -35,7 +37,7 @@ def test_an_untouched_run_passes_in_every_row(validated_run: Path) -> None:
     report = ParityReport.model_validate(json.loads(text, parse_constant=pytest.fail))
     assert report.ok
     assert report.problems == []
-    rows = {(row.artifact, row.runtime, row.view, row.compute.partition(":")[0]) for row in report.rows}
+    rows = {(row.artifact, row.runtime, row.view, str(row.compute).partition(":")[0]) for row in report.rows}
     assert rows == {
         ("trained", "torch", "files", "f32"),
         ("dense", "torch", "graph", "f32"),
@@ -50,7 +52,7 @@ def test_an_untouched_run_passes_in_every_row(validated_run: Path) -> None:
     }
     # In f32 the graph is compared on 128 of the 240 held-out images; what rests on labels is asked about them all.
     for row in report.rows:
-        by_logits = row.view == "graph" and kind_of(row.artifact, row.compute) == "fp32"
+        by_logits = row.view == "graph" and coarsest_rounding(row.subject, row.compute) == "fp32"
         assert row.images == (128 if by_logits else 240)
     assert report.verdicts == dict.fromkeys(["dense", "onnx", *IRS], "proved"), report.said
     assert all(row.verdict == "proved" for row in report.rows)
@@ -59,7 +61,7 @@ def test_an_untouched_run_passes_in_every_row(validated_run: Path) -> None:
     assert all(row.accuracy is not None and row.accuracy > 0.9 for row in report.rows)
     assert {row.latency_ms > 0 for row in report.rows} == {True}
     run = Run.open(validated_run)
-    assert report.digests["openvino/int8"] == run.manifest.digest("openvino/int8")
+    assert report.digests["openvino/int8"] == run.manifest.digest(IR_INT8)
 
 
 def test_the_trained_model_equals_itself(validated_run: Path) -> None:
@@ -91,7 +93,7 @@ def test_labels_of_the_dense_model_in_another_order(whole_run: Path, tmp_path: P
     manifest = json.loads((run / "run.json").read_text())
     manifest["files"]["dense/config.json"] = sha256_file(path)
     (run / "run.json").write_text(json.dumps(manifest))
-    manifest["lineage"]["openvino/fp32"]["digest"] = Run.open(run).manifest.digest("dense")
+    manifest["lineage"]["openvino/fp32"]["digest"] = Run.open(run).manifest.digest(DENSE)
     (run / "run.json").write_text(json.dumps(manifest))
     report = validate(run, images=8)
     assert not report.ok
@@ -141,7 +143,7 @@ def test_each_ir_carries_what_was_found_of_it(validated_run: Path, tmp_path: Pat
     assert proof is not None
     assert (proof.verdict, proof.said) == ("proved", report.said["openvino/int8"])
     assert [row.artifact for row in proof.rows] == ["openvino/int8"] * 4
-    assert [answers.compute.partition(":")[0] for answers in proof.answers] == ["f32", "auto"]
+    assert [str(answers.compute).partition(":")[0] for answers in proof.answers] == ["f32", "auto"]
     here = validate(folder)
     assert here.transfer is not None
     assert (here.transfer.same, here.verdicts) == (True, {"openvino/int8": "proved"})
@@ -167,7 +169,7 @@ def test_the_groups_of_a_table_are_the_unit(whole_run: Path, tmp_path: Path) -> 
     (run / "run.json").write_text(json.dumps(manifest))
     report = validate(run)
     # 200 images of 20 patients, and 40 that stand for themselves.
-    (row,) = [row for row in report.rows if (row.artifact, row.view, row.compute) == ("openvino/int8", "files", "f32")]
+    (row,) = [row for row in report.rows if (row.artifact, row.view, row.compute) == ("openvino/int8", "files", F32)]
     assert (row.images, row.labelled, row.unit) == (240, 60, "group")
     assert report.verdicts["openvino/int8"] == "unproved"
     assert "of 60 groups; 149 groups with no further loss would prove 2" in report.said["openvino/int8"]

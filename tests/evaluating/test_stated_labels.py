@@ -12,6 +12,7 @@ import pytest
 from tests.gates.faults import vouch
 
 from ftx.evaluating.stated_labels import identity_faults
+from ftx.runs.artifacts import ARTIFACTS
 from ftx.runs.run import Run
 from ftx.runtimes import load_artifact
 
@@ -25,7 +26,7 @@ def run(whole_run: Path, tmp_path: Path) -> Path:
 
 def found(path: Path, artifact: str) -> list[str]:
     run = Run.open(path)
-    return identity_faults(run, artifact, load_artifact(run, artifact, compute="f32"))
+    return identity_faults(run, ARTIFACTS[artifact], load_artifact(run, artifact, compute="f32"))
 
 
 @pytest.mark.parametrize("artifact", ["dense", "onnx", "openvino/fp32", "openvino/int8"])

@@ -7,16 +7,19 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from ftx.evaluating.bounds import BOUNDS, Bound, View
+from ftx.evaluating.bounds import BOUNDS, Bound
 from ftx.evaluating.comparison import Compared, Reference, Subject, compare
 from ftx.evaluating.verdict import judge
-from ftx.runtimes.predictor import RuntimeName
+from ftx.runs.artifacts import ARTIFACTS, IR_FP32, IR_INT8
+from ftx.runs.compute import F32, ComputePrecision, read_compute
+from ftx.runs.parity_report import View
 from ftx.tasks.labels import Labels
 from ftx.tasks.multiclass import Multiclass
 from ftx.tasks.multilabel import Multilabel
 from ftx.tasks.thresholds import Thresholds
 
 LABELS = Labels.multiclass(["cat", "dog", "fox"])
+AUTO_F32 = ComputePrecision("f32", chosen_by_runtime=True)
 FREE = Bound(None, None, reason="asks nothing of logits")
 
 
@@ -47,10 +50,8 @@ def row(
     groups: tuple[str, ...] = (),
 ) -> Compared:
     reference = known(images, groups=groups)
-    runtime: RuntimeName = "onnx" if artifact == "onnx" else "openvino"
-    return compare(
-        reference, answers(reference, lost, gained), Subject(artifact, runtime, view, compute, 1.0), bound=FREE
-    )
+    subject = Subject(ARTIFACTS[artifact], view, read_compute(compute), 1.0)
+    return compare(reference, answers(reference, lost, gained), subject, bound=FREE)
 
 
 def test_the_counts_are_those_of_the_images() -> None:
@@ -116,15 +117,13 @@ def test_the_figures_are_those_of_the_row_that_proves_least() -> None:
         assert said.startswith("at most 3.9 points lost (95 %): 3 lost, 0 gained of 200;")
     # Where logits are the proof, the furthest of the same pixels; a file's image path has a bound of its own.
     known_20 = known(20)
-    subjects: list[tuple[float, View, str]] = [
-        (1e-5, "graph", "f32"),
-        (2e-4, "graph", "auto:f32"),
-        (0.3, "files", "f32"),
+    subjects: list[tuple[float, View, ComputePrecision]] = [
+        (1e-5, "graph", F32),
+        (2e-4, "graph", AUTO_F32),
+        (0.3, "files", F32),
     ]
     measured = [
-        compare(
-            known_20, known_20.logits + np.float32(off), Subject("openvino/fp32", "openvino", view, compute, 1.0), FREE
-        )
+        compare(known_20, known_20.logits + np.float32(off), Subject(IR_FP32, view, compute, 1.0), FREE)
         for off, view, compute in subjects
     ]
     for order in (measured, measured[::-1]):
@@ -151,7 +150,7 @@ def test_in_f32_the_bound_on_logits_is_the_proof_and_the_interval_stands_beside_
 def test_a_bound_on_logits_fails_whatever_labels_say() -> None:
     reference = known(300)
     logits = reference.logits + np.float32(1.5)  # labels stay
-    subject = Subject("openvino/int8", "openvino", "graph", "f32", 1.0)
+    subject = Subject(IR_INT8, "graph", F32, 1.0)
     judged = judge([compare(reference, logits, subject, BOUNDS["int8.graph"])], 0.02)
     assert judged.verdicts == {"openvino/int8": "failed"}
     assert "a logit is off by 1.5, the bound is 1.4" in judged.problems[0]
@@ -225,7 +224,7 @@ def test_without_truth_the_share_of_changed_labels_stands_for_the_drop() -> None
     for changed, verdict in ((0, "proved"), (6, "unproved"), (60, "failed")):
         logits = reference.logits.copy()
         logits[:changed] = np.roll(logits[:changed], 1, axis=1)
-        subject = Subject("openvino/int8", "openvino", "graph", "f32", 1.0)
+        subject = Subject(IR_INT8, "graph", F32, 1.0)
         judged = judge([compare(blind, logits, subject, FREE)], 0.02)
         (found,) = judged.rows
         assert found.verdict == verdict
@@ -240,7 +239,7 @@ def test_the_class_that_lost_most_is_named_with_its_interval() -> None:
     logits = reference.logits.copy()
     of_fox = [index for index in range(0, 120, 2) if reference.targets[index, 2] == 1]
     logits[of_fox[:5]] = np.roll(logits[of_fox[:5]], 1, axis=1)
-    subject = Subject("openvino/int8", "openvino", "files", "auto:f32", 1.0)
+    subject = Subject(IR_INT8, "files", AUTO_F32, 1.0)
     worst = judge([compare(reference, logits, subject, FREE)], 0.02).rows[0].worst_class
     assert worst is not None
     assert (worst.name, worst.labelled, worst.lost, worst.gained, worst.drop) == ("fox", 40, 5, 0, 0.125)
@@ -256,7 +255,7 @@ def test_a_label_among_several_is_lost_by_itself() -> None:
     logits = np.where(targets > 0, 5, -5).astype(np.float32)
     other = logits.copy()
     other[:4, 0] = -5
-    subject = Subject("openvino/int8", "openvino", "files", "auto:f32", 1.0)
+    subject = Subject(IR_INT8, "files", AUTO_F32, 1.0)
     reference = Reference(tuple(map(str, range(20))), logits, targets, task)
     (found,) = judge([compare(reference, other, subject, FREE)], 0.02).rows
     assert (found.lost, found.labelled) == (4, 20)

@@ -28,6 +28,7 @@ from ftx.evaluating import ParityReport, validate
 from ftx.exporting import ExportReport, export
 from ftx.exporting.int8 import quantize as quantizing
 from ftx.recipe.schema import Recipe
+from ftx.runs.artifacts import DENSE, IRS
 from ftx.runs.dense import DenseConfig, save_dense
 from ftx.runs.manifest import Manifest
 from ftx.runs.new_run import new_run, seal
@@ -104,7 +105,7 @@ def make_run(folder: Path) -> Run:
         )
         seal(staged, manifest, entries)
     run = Run.open(folder / "run")
-    with run.add("dense", made_from="trained") as staged:
+    with run.add(DENSE) as staged:
         save_dense(module, DenseConfig(ARCHITECTURE, Meaning(labels=LABELS), PREPROCESS), staged)
     return run
 
@@ -127,7 +128,7 @@ class Exported:
     def ir(self, precision: str) -> Path:
         """The folder of one precision."""
         assert precision != "int8" or self.int8.ok
-        return self.run.require(f"openvino/{precision}")
+        return self.run.require(IRS[precision])
 
     def normalised(self, count: int) -> np.ndarray:
         """Seeded pixels of the network's size, normalised. Shape: [N, 3, H, W]."""
@@ -181,7 +182,7 @@ def validated(exported: Exported, tmp_path_factory: pytest.TempPathFactory) -> V
     (path / "data.jsonl").write_text("".join(line for line in lines if re.search(r"/0[0-3]\.png", line)))
     vouch(path)
     run, listener = Run.open(path), Listener()
-    run.write_card("dense", MODEL_CARD)
+    run.write_card(DENSE, MODEL_CARD)
     return Validated(run, validate(run, progress=listener), listener)
 
 

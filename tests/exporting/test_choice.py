@@ -15,10 +15,11 @@ from torchmetrics.functional.classification import multiclass_f1_score
 
 from ftx.core.errors import ExportError, RunError
 from ftx.evaluating.evaluate import EvalReport, evaluate
+from ftx.runs.artifacts import IR_FP16, IR_FP32
+from ftx.runs.machine import this_machine
 from ftx.runs.run import Run
 from ftx.runtimes import load, load_artifact
 from ftx.runtimes.choosing import best_ir
-from ftx.runtimes.machine import this_machine
 
 REPORT = Path("reports", "parity.json")
 
@@ -47,13 +48,13 @@ def judged(run: Run, **latency_ms: float) -> None:
 def test_the_fastest_proved_ir_is_taken_by_its_deployed_latency(run: Run) -> None:
     judged(run, fp32=3, fp16=2)
     why = "the fastest proved one on this machine: 2.0 ms an image; openvino/fp32 3.0 ms"
-    assert best_ir(run) == ("openvino/fp16", why)
+    assert best_ir(run) == (IR_FP16, why)
     judged(run, fp32=2, fp16=3)
-    assert best_ir(run)[0] == "openvino/fp32"
+    assert best_ir(run)[0] == IR_FP32
     # An IR that was exported again since is not what was proved.
     edit_json(run.path / REPORT, lambda report: report["digests"].update({"openvino/fp32": "another"}))
     why = "the fastest proved one on this machine: 3.0 ms an image, the only one"
-    assert best_ir(run) == ("openvino/fp16", why)
+    assert best_ir(run) == (IR_FP16, why)
 
 
 def test_where_nothing_counts_the_most_exact_that_has_not_failed_is_taken(run: Run) -> None:
@@ -61,15 +62,15 @@ def test_where_nothing_counts_the_most_exact_that_has_not_failed_is_taken(run: R
     again = f"ftx validate {run.path}"
     edit_json(run.path / REPORT, lambda report: report["machine"].update(cpu="another"))
     name, why = best_ir(run)
-    assert name == "openvino/fp32"
+    assert name == IR_FP32
     assert why.startswith("the most exact, as ftx validate ran on another machine (another (")
     edit_json(run.path / REPORT, lambda report: report["machine"].update(cpu=this_machine().cpu))
     edit_json(run.path / REPORT, lambda report: report["verdicts"].update({"openvino/fp16": "unproved"}))
     edit_json(run.path / REPORT, lambda report: report["verdicts"].update({"openvino/fp32": "failed"}))
-    assert best_ir(run) == ("openvino/fp16", f"the most exact, as none is proved: {again}")
+    assert best_ir(run) == (IR_FP16, f"the most exact, as none is proved: {again}")
     for text in ("{", "[]", "{}"):  # cut short, and what another version wrote
         (run.path / REPORT).write_text(text)
-        assert best_ir(run) == ("openvino/fp32", f"the most exact, as nothing was validated yet: {again}")
+        assert best_ir(run) == (IR_FP32, f"the most exact, as nothing was validated yet: {again}")
 
 
 def test_a_model_is_opened_by_the_latest_run_by_its_run_and_by_its_folder(

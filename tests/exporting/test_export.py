@@ -9,6 +9,7 @@ from ftx.cli.app import run as ftx
 from ftx.core.errors import ExportError, InputError, RunError
 from ftx.exporting import ExportReport, export
 from ftx.exporting.export import wanted_artifacts
+from ftx.runs.artifacts import IR_FP32, IR_INT8
 from ftx.runs.run import Run
 
 
@@ -22,7 +23,7 @@ from ftx.runs.run import Run
     ],
 )
 def test_formats_and_precisions_name_artifacts(formats: list[str], precisions: list[str], wanted: list[str]) -> None:
-    assert wanted_artifacts(formats, precisions) == wanted
+    assert [str(artifact) for artifact in wanted_artifacts(formats, precisions)] == wanted
 
 
 @pytest.mark.parametrize(
@@ -97,9 +98,9 @@ def test_what_was_written_before_a_failure_stays_whole(fresh_run: Run) -> None:
     rehash(fresh_run, "data.jsonl")
     with pytest.raises(ExportError, match="INT8 needs images"):
         export(fresh_run, formats=["openvino"], precisions=["fp32", "int8"])
-    assert fresh_run.require("openvino/fp32").is_dir()
+    assert fresh_run.require(IR_FP32).is_dir()
     assert [path.name for path in (fresh_run.path / "openvino").iterdir()] == ["fp32"]
-    assert not fresh_run.has("openvino/int8")
+    assert not fresh_run.has(IR_INT8)
 
 
 def rehash(run: Run, name: str) -> None:

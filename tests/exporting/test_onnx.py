@@ -14,12 +14,13 @@ from model_api.models import Model
 
 from ftx.exporting import export
 from ftx.exporting import onnx as onnx_format
+from ftx.runs.artifacts import ONNX
 from ftx.runs.run import Run
 
 
 @pytest.fixture(scope="module")
 def path(exported: Any) -> Path:
-    return exported.run.require("onnx") / "model.onnx"
+    return exported.run.require(ONNX) / "model.onnx"
 
 
 def answers(path: Path, images_NCHW: np.ndarray) -> np.ndarray:
@@ -68,7 +69,7 @@ def test_weights_too_big_for_one_message_lie_beside_it(
 ) -> None:
     monkeypatch.setattr(onnx_format, "EMBEDDED_WEIGHTS_MAX_BYTES", 100_000)
     (artifact,) = export(fresh_run, formats=["onnx"]).artifacts
-    folder = fresh_run.require("onnx")
+    folder = fresh_run.require(ONNX)
     assert sorted(file.name for file in folder.iterdir()) == ["model.onnx", "model.onnx.data"]
     assert artifact.size_bytes == sum(file.stat().st_size for file in folder.iterdir())
     assert (folder / "model.onnx").stat().st_size < 500_000

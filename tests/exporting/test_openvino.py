@@ -20,6 +20,7 @@ from ftx.data.preprocess import load_pixels, normalise
 from ftx.exporting import export
 from ftx.exporting.int8.quantize import int8_share
 from ftx.exporting.reference_answers import balanced
+from ftx.runs.artifacts import DENSE, IR_FP16, IR_FP32, ONNX
 from ftx.runs.card import read_card
 from ftx.runs.run import Run
 
@@ -39,13 +40,13 @@ def hashes(folder: Path) -> dict[str, str]:
 @pytest.mark.parametrize("count", [1, 2, 5])
 def test_fp32_answers_as_torch_at_every_batch_size(exported: Any, count: int) -> None:
     expected = exported.logits(exported.normalised(count))
-    found = compiled(exported.run.require("openvino/fp32"))(exported.pixels(count))["logits"]
+    found = compiled(exported.run.require(IR_FP32))(exported.pixels(count))["logits"]
     np.testing.assert_allclose(found, expected, rtol=0, atol=exported.bound(expected))
 
 
 def test_fp16_is_off_by_the_rounding_of_its_weights(exported: Any) -> None:
     expected = exported.logits(exported.normalised(16))
-    found = compiled(exported.run.require("openvino/fp16"))(exported.pixels(16))["logits"]
+    found = compiled(exported.run.require(IR_FP16))(exported.pixels(16))["logits"]
     error = np.abs(found - expected).max()
     # A weight keeps 11 bits, off by 2.4e-4 of itself on average; over 6 blocks that comes to a few thousandths of
     # the largest logit. Above the bound of f32, or it was not compressed.
@@ -55,7 +56,7 @@ def test_fp16_is_off_by_the_rounding_of_its_weights(exported: Any) -> None:
 @pytest.mark.slow
 def test_int8_computes_its_linear_layers_in_int8(exported: Any) -> None:
     assert int8_share(compiled(exported.ir("int8"))) >= 0.9
-    assert int8_share(compiled(exported.run.require("openvino/fp32"))) == 0
+    assert int8_share(compiled(exported.run.require(IR_FP32))) == 0
 
 
 @pytest.mark.slow
@@ -113,13 +114,13 @@ def test_the_folder_is_complete_for_a_device(exported: Any, precision: str) -> N
     ]
     card = read_card(folder)
     assert (card.precision, card.labels, card.preprocess) == (precision, run.manifest.labels, run.manifest.preprocess)
-    assert card.dense_digest == run.manifest.digest("dense")
+    assert card.dense_digest == run.manifest.digest(DENSE)
     assert set(card.files) == {"model.bin", "model.xml", "reference.safetensors"}
 
 
 def test_the_reference_is_what_the_trained_model_answered(exported: Any) -> None:
     run = exported.run
-    with safe_open(run.require("openvino/fp32") / "reference.safetensors", framework="np") as file:
+    with safe_open(run.require(IR_FP32) / "reference.safetensors", framework="np") as file:
         images, logits, metadata = file.get_tensor("images"), file.get_tensor("logits"), file.metadata()
         truth = file.get_tensor("targets").argmax(axis=1).tolist()
     paths = json.loads(metadata["paths"])
@@ -207,6 +208,6 @@ print(ftx.export(sys.argv[1], formats=['onnx', 'openvino'], precisions=['fp32', 
     # Standard output is for results alone: one line here.
     assert len(done.stdout.splitlines()) == 1
     assert list(home.rglob("*")) == []
-    made = {"onnx": exported.run.require("onnx")} | {f"openvino/{name}": exported.ir(name) for name in ("fp32", "int8")}
+    made = {"onnx": exported.run.require(ONNX)} | {f"openvino/{name}": exported.ir(name) for name in ("fp32", "int8")}
     for artifact, folder in made.items():
         assert hashes(fresh_run.path / artifact) == hashes(folder)

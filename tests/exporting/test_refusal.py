@@ -14,8 +14,8 @@ from ftx.core.errors import GateFailed
 from ftx.core.files import sha256_file
 from ftx.data.dataset import Entry
 from ftx.exporting import export
-from ftx.exporting.export import Format
 from ftx.exporting.source import CALIBRATION_IMAGES, CHOOSING_IMAGES, calibration_images
+from ftx.runs.artifacts import IR_FP16, Format
 from ftx.runs.run import Run
 
 pytestmark = pytest.mark.slow
@@ -60,7 +60,7 @@ def test_what_is_unproved_is_kept_and_says_so(whole_run: Path, tmp_path: Path) -
     # Weights in fp16 change labels, and 64 reference images without a loss prove 4.6 points.
     assert item.verdict == "unproved"
     assert "0 lost, 0 gained of 64; 149 images with no further loss would prove 2" in item.said
-    assert Run.open(run).require("openvino/fp16")
+    assert Run.open(run).require(IR_FP16)
 
 
 def entry(number: int, label: str, split: str = "train") -> Entry:

@@ -17,8 +17,9 @@ from ftx.core.errors import ExportError
 from ftx.core.files import sha256_file
 from ftx.evaluating import ParityReport, validate
 from ftx.evaluating.card_verdicts import tell_card
-from ftx.evaluating.proof_file import read_proof
 from ftx.evaluating.stated_labels import identity_faults
+from ftx.runs.artifacts import IR_FP32
+from ftx.runs.proof import read_proof
 from ftx.runtimes.onnx import OnnxPredictor
 from ftx.runtimes.openvino import OpenVinoPredictor
 from ftx.tasks.labels import Labels
@@ -30,7 +31,7 @@ IRS = ("openvino/fp32", "openvino/fp16")
 
 def test_each_artifact_is_asked_in_each_view_and_precision(validated: Validated) -> None:
     report = validated.report
-    assert [(row.artifact, row.view, row.compute.partition(":")[0], row.images) for row in report.rows] == [
+    assert [(row.artifact, row.view, str(row.compute).partition(":")[0], row.images) for row in report.rows] == [
         ("trained", "files", "f32", HELD_OUT),
         ("dense", "graph", "f32", HELD_OUT),
         ("onnx", "graph", "f32", HELD_OUT),
@@ -97,7 +98,7 @@ def test_the_model_card_holds_one_section_of_verdicts_whenever_it_is_told(valida
     assert "margin 2 points of accuracy" in "\n".join(first)
     tell_card(run, report)
     assert section() == first
-    run.require("openvino/fp32")  # the card is vouched for, and nothing is stale by it
+    run.require(IR_FP32)  # the card is vouched for, and nothing is stale by it
 
 
 def test_one_grey_image_is_asked_about_in_colour_as_well_and_proves_nothing(
@@ -134,7 +135,7 @@ def test_labels_of_a_card_that_are_not_the_runs_are_one_fault_in_words(validated
     keep(run.path, "openvino/fp32")
     folder = run.path / "openvino" / "fp32"
     edit_json(folder / "card.json", lambda card: card["labels"].update(names=["red_panda", "red panda", "größe"]))
-    (fault,) = identity_faults(run, "openvino/fp32", OpenVinoPredictor(folder))
+    (fault,) = identity_faults(run, IR_FP32, OpenVinoPredictor(folder))
     assert fault.startswith("openvino/fp32: the labels of card.json are not the run's: ")
 
 

@@ -13,6 +13,7 @@ import numpy as np
 from safetensors.numpy import load_file, save_file
 
 from ftx.core.files import sha256_file
+from ftx.runs.artifacts import ARTIFACTS
 from ftx.runs.run import Run
 
 Tensors = dict[str, np.ndarray]
@@ -57,7 +58,7 @@ def vouch(run: Path, *, lineage: bool = True) -> None:
     digest = Run.open(run).manifest.digest  # the program's own: what is at stake here are proofs, not hashes
     edit_json(
         run / "run.json",
-        lambda raw: [line.update(digest=digest(line["made_from"])) for line in raw["lineage"].values()],
+        lambda raw: [line.update(digest=digest(ARTIFACTS[line["made_from"]])) for line in raw["lineage"].values()],
     )
 
 

@@ -16,6 +16,7 @@ from tests.zygote import Zygote
 from ftx.core.errors import RunError
 from ftx.core.files import sha256_file
 from ftx.recipe.schema import Recipe
+from ftx.runs.artifacts import ARTIFACTS
 from ftx.runs.run import Run
 from ftx.training import train
 
@@ -104,7 +105,7 @@ def test_one_byte_of_a_file_or_of_what_it_was_made_from_is_found(
     blob[place] ^= 1
     (run / name).write_bytes(blob)
     with pytest.raises(RunError, match="is not what was written") as caught:
-        Run.open(run).require(artifact)
+        Run.open(run).require(ARTIFACTS[artifact])
     assert str(caught.value.where) == str(run / name)
 
 

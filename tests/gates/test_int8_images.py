@@ -96,7 +96,7 @@ def phases(run: Run, tmp_path_factory: pytest.TempPathFactory) -> list[tuple[str
     global opened
     sys.addaudithook(hear)
     listener = Phases()
-    SmallSource(run, listener).write_openvino("int8", tmp_path_factory.mktemp("made"))
+    SmallSource(run, listener).write_int8(tmp_path_factory.mktemp("made"))
     opened = None
     return listener.told
 

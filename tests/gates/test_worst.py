@@ -11,13 +11,13 @@ from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
 from ftx.evaluating import validate
-from ftx.runs.card import REFERENCE, read_card, write_card
+from ftx.runs.card import REFERENCE_FILE, read_card, write_card
 
 
 def test_no_number_first_then_another_label_then_the_furthest(colour_model: Any, tmp_path: Path) -> None:
     folder = Path(shutil.copytree(colour_model.folder, tmp_path / "fp32"))
-    card, tensors = read_card(folder), load_file(folder / REFERENCE)
-    with safe_open(folder / REFERENCE, framework="np") as file:
+    card, tensors = read_card(folder), load_file(folder / REFERENCE_FILE)
+    with safe_open(folder / REFERENCE_FILE, framework="np") as file:
         metadata = dict(file.metadata())
     logits = tensors["logits"]
     logits[9, 2] += 0.5
@@ -25,7 +25,7 @@ def test_no_number_first_then_another_label_then_the_furthest(colour_model: Any,
     logits[7] = logits[7][[1, 0, 2]]  # green is called red: off by 3
     logits[2] = np.nan
     logits[10, 1] += 2
-    save_file(tensors, folder / REFERENCE, metadata=metadata)
+    save_file(tensors, folder / REFERENCE_FILE, metadata=metadata)
     write_card(folder, card)
     report = validate(folder)
     assert not report.ok

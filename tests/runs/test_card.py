@@ -12,7 +12,7 @@ from pydantic import BaseModel, ValidationError
 from tests.conftest import COLOURS, ColourModel
 
 from ftx.core.errors import ExportError
-from ftx.runs.card import CARD, Card, read_card, write_card
+from ftx.runs.card import CARD_FILE, Card, read_card, write_card
 from ftx.runs.manifest import Manifest
 from ftx.tasks.labels import Labels
 from ftx.tasks.meaning import Meaning
@@ -25,7 +25,7 @@ def folder(colour_model: ColourModel, tmp_path: Path) -> Path:
 
 
 def changed(folder: Path, **change: object) -> Path:
-    path = folder / CARD
+    path = folder / CARD_FILE
     path.write_text(json.dumps(json.loads(path.read_text()) | change))
     return folder
 
@@ -55,7 +55,7 @@ def test_a_card_keeps_what_the_logits_mean(folder: Path) -> None:
 
 
 def test_a_card_has_room_for_whatever_name_a_run_has(folder: Path) -> None:
-    card = json.loads((folder / CARD).read_text())
+    card = json.loads((folder / CARD_FILE).read_text())
     run = {name: card[name] for name in ("task", "labels", "preprocess")}
     run |= {"model": "m", "method": "full", "base_digest": "", "data_root": "data"}
 

@@ -22,6 +22,7 @@ from ftx.core.errors import RunError
 from ftx.data.preprocess import load_pixels, normalise
 from ftx.merging.merge import merge
 from ftx.recipe.schema import Recipe
+from ftx.runs.artifacts import DENSE
 from ftx.runs.run import Run
 from ftx.runs.trained import load_trained
 from ftx.training import train
@@ -119,17 +120,17 @@ def test_the_hub_reads_the_front_matter(run: Run, images: Path) -> None:
 
 
 def test_a_card_is_hashed_but_nothing_hangs_on_it(run: Run) -> None:
-    digest = run.manifest.digest("dense")
+    digest = run.manifest.digest(DENSE)
     card = run.path / "trained" / "README.md"
     before = card.read_bytes()
     assert "trained/README.md" in run.manifest.files
     card.write_bytes(before + b"altered\n")
     with pytest.raises(RunError, match="not what was written"):
-        run.require("dense")
+        run.require(DENSE)
     card.write_bytes(before)
-    assert run.require("dense").is_dir()
+    assert run.require(DENSE).is_dir()
     merge(run, data=None)
-    assert run.manifest.digest("dense") == digest
+    assert run.manifest.digest(DENSE) == digest
 
 
 def test_the_same_recipe_gives_the_same_card(images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

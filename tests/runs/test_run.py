@@ -14,11 +14,13 @@ from pathlib import Path
 
 import pytest
 from tests.conftest import Listener
+from tests.core.test_unchanged import settle
 
 from ftx.core.errors import EnvironmentFault, RunError
 from ftx.core.files import sha256_file
 from ftx.data.dataset import Entry
 from ftx.data.preprocess import Preprocess
+from ftx.runs.artifacts import DENSE, IRS, ONNX, TRAINED
 from ftx.runs.latest import fresh_out, latest_run, point_latest_at
 from ftx.runs.manifest import Manifest
 from ftx.runs.new_run import new_run, seal
@@ -54,21 +56,21 @@ def test_images_of_any_name_are_read_back(run: Run) -> None:
 
 
 def test_what_was_made_of_something_else_is_stale(run: Run) -> None:
-    with run.add("dense", made_from="trained") as folder:
+    with run.add(DENSE) as folder:
         (folder / "weights").write_text("merged")
-    with run.add("onnx", made_from="dense") as folder:
+    with run.add(ONNX) as folder:
         (folder / "model").write_text("exported")
-    assert run.require("onnx") == run.path / "onnx"
-    with run.add("dense", made_from="trained") as folder:
+    assert run.require(ONNX) == run.path / "onnx"
+    with run.add(DENSE) as folder:
         (folder / "weights").write_text("merged differently")
     with pytest.raises(RunError, match="onnx/ is stale"):
-        run.require("onnx")
+        run.require(ONNX)
 
 
 def test_a_file_that_was_changed_is_named(run: Run) -> None:
     (run.path / "trained" / "weights").write_text("two")
     with pytest.raises(RunError, match="not what was written") as caught:
-        run.require("trained")
+        run.require(TRAINED)
     assert "weights" in str(caught.value)
 
 
@@ -76,7 +78,7 @@ def test_a_verb_that_fails_leaves_the_run_as_it_was(run: Run) -> None:
     before = (run.path / "run.json").read_bytes()
 
     def fail() -> None:
-        with run.add("dense", made_from="trained") as folder:
+        with run.add(DENSE) as folder:
             (folder / "weights").write_text("half")
             raise ZeroDivisionError
 
@@ -87,22 +89,22 @@ def test_a_verb_that_fails_leaves_the_run_as_it_was(run: Run) -> None:
 
 
 def test_a_verb_killed_before_its_folder_is_in_place_can_run_again(run: Run) -> None:
-    with run.add("dense", made_from="trained") as folder:
+    with run.add(DENSE) as folder:
         (folder / "weights").write_text("merged")
     # What lies on the disk if the process dies between the hashes and the rename.
     (run.path / "dense" / "weights").unlink()
     (run.path / "dense").rmdir()
     with pytest.raises(RunError, match="missing") as caught:
-        run.require("dense")
+        run.require(DENSE)
     assert "ftx merge" in str(caught.value)
-    with run.add("dense", made_from="trained") as folder:
+    with run.add(DENSE) as folder:
         (folder / "weights").write_text("merged")
-    assert run.require("dense").is_dir()
+    assert run.require(DENSE).is_dir()
 
 
 def test_a_folder_of_the_users_is_not_replaced(run: Run) -> None:
     (run.path / "dense").mkdir()
-    with pytest.raises(RunError, match="did not write"), run.add("dense", made_from="trained"):
+    with pytest.raises(RunError, match="did not write"), run.add(DENSE):
         pass
 
 
@@ -136,16 +138,16 @@ def test_a_report_is_where_it_is_said_to_be(run: Run) -> None:
 
 
 def test_a_card_that_is_written_anew_makes_nothing_stale(run: Run) -> None:
-    for artifact, made_from in (("dense", "trained"), ("onnx", "dense")):
-        with run.add(artifact, made_from=made_from) as folder:
-            (folder / "weights").write_text(artifact)
+    for artifact in (DENSE, ONNX):
+        with run.add(artifact) as folder:
+            (folder / "weights").write_text(artifact.name)
             (folder / "README.md").write_text("not measured yet")
-    run.write_card("dense", "measured")
-    assert run.require("onnx").is_dir()
-    assert (run.require("dense") / "README.md").read_text() == "measured"
+    run.write_card(DENSE, "measured")
+    assert run.require(ONNX).is_dir()
+    assert (run.require(DENSE) / "README.md").read_text() == "measured"
     (run.path / "dense" / "README.md").write_text("measured by hand")
     with pytest.raises(RunError, match="not what was written"):
-        run.require("dense")
+        run.require(DENSE)
 
 
 def test_labels_that_were_renamed_are_refused(run: Run) -> None:
@@ -158,7 +160,7 @@ def test_labels_that_were_renamed_are_refused(run: Run) -> None:
 def test_commands_that_are_suggested_can_be_pasted(run: Run, tmp_path: Path) -> None:
     moved = Run(run.path.rename(tmp_path / "it's a run"))
     with pytest.raises(RunError) as caught:
-        moved.require("dense")
+        moved.require(DENSE)
     assert shlex.split(str(caught.value.mend)) == ["run:", "ftx", "merge", str(moved.path)]
 
 
@@ -167,6 +169,7 @@ ADD = """
 import sys
 from pathlib import Path
 from pydantic import BaseModel
+from ftx.runs.artifacts import IRS
 from ftx.runs.run import Run
 
 class Report(BaseModel):
@@ -177,7 +180,7 @@ print("ready", flush=True)
 sys.stdin.readline()
 for number in range(8):
     run.write_report(f"{by}-{number}", Report(by=by))
-    with run.add(f"openvino/{by}", made_from="trained") as folder:
+    with run.add(IRS[by]) as folder:
         (folder / "weights").write_text(f"{by} {number}")
 """
 AT_ONCE = ("fp32", "fp16", "int8")
@@ -185,6 +188,8 @@ AT_ONCE = ("fp32", "fp16", "int8")
 
 @pytest.mark.slow
 def test_verbs_that_add_at_once_lose_nothing(run: Run) -> None:
+    with run.add(DENSE) as folder:
+        (folder / "weights").write_text("merged")
     for _ in range(2):
         started = [
             subprocess.Popen(
@@ -203,12 +208,12 @@ def test_verbs_that_add_at_once_lose_nothing(run: Run) -> None:
             process.communicate()
             assert process.returncode == 0
         expected = {f"reports/{by}-{number}.json" for by in AT_ONCE for number in range(8)}
-        expected |= {f"openvino/{by}/weights" for by in AT_ONCE} | {"trained/weights", "data.jsonl"}
+        expected |= {f"openvino/{by}/weights" for by in AT_ONCE} | {"trained/weights", "dense/weights", "data.jsonl"}
         assert set(run.manifest.files) == expected
         for name, digest in run.manifest.files.items():
             assert sha256_file(run.path / name) == digest
         for by in AT_ONCE:
-            assert run.require(f"openvino/{by}").is_dir()
+            assert run.require(IRS[by]).is_dir()
 
 
 def test_a_run_that_cannot_be_written_is_said_and_the_answer_is_kept(run: Run) -> None:
@@ -272,3 +277,68 @@ def test_a_run_that_is_not_there_is_answered_with_those_that_are(run: Run, monke
     with pytest.raises(RunError, match="no such run") as caught:
         Run.open("runs/flower")
     assert caught.value.found == "no runs below runs/"
+
+
+# Counts how often each file of a run is opened while every artifact is required, twice.
+COUNT = """
+import json, sys
+from collections import Counter
+from pathlib import Path
+from ftx.runs.run import Run
+
+folder, opened = Path(sys.argv[1]), Counter()
+
+def count(event, arguments):
+    if event == "open" and str(arguments[0]).startswith(f"{folder}/"):
+        opened[str(Path(arguments[0]).relative_to(folder))] += 1
+
+sys.addaudithook(count)
+run = Run.open(folder)
+for artifact in [*run.artifacts(), *run.artifacts()]:
+    run.require(artifact)
+    assert run.has(artifact) and run.task and run.entries()
+print(json.dumps(opened))
+"""
+
+
+@pytest.mark.slow
+def test_each_file_is_read_once_a_process(run: Run) -> None:
+    for artifact in (DENSE, ONNX, *IRS.values()):
+        with run.add(artifact) as folder:
+            (folder / "weights").write_text(artifact.name)
+    settled(run)
+    done = subprocess.run(
+        [sys.executable, "-c", COUNT, str(run.path)], capture_output=True, text=True, check=True, timeout=60
+    )
+    opened = json.loads(done.stdout)
+    # Its lines are read each time, and its hash once.
+    assert opened.pop("data.jsonl") == 1 + 2 * (3 + len(IRS))
+    assert opened == {"run.json": 1} | {f"{artifact}/weights": 1 for artifact in (TRAINED, DENSE, ONNX, *IRS.values())}
+
+
+@pytest.mark.slow
+def test_what_others_write_is_seen_and_kept(run: Run) -> None:
+    settled(run)
+    other = Run.open(run.path)
+    assert run.manifest is run.manifest
+    assert run.require(TRAINED)
+    other.write_report("theirs", other.manifest)
+    assert "reports/theirs.json" in run.manifest.files
+    settled(run)
+    assert run.manifest is run.manifest
+    other.write_report("more", other.manifest)
+    run.write_report("ours", run.manifest)
+    with run.add(DENSE) as folder:
+        (folder / "weights").write_text("merged")
+        other.write_report("meanwhile", other.manifest)
+    reports = {f"reports/{name}.json" for name in ("theirs", "more", "ours", "meanwhile")}
+    assert set(other.manifest.files) == set(run.manifest.files)
+    assert set(run.manifest.files) == reports | {"trained/weights", "dense/weights", "data.jsonl"}
+    (run.path / "trained" / "weights").write_text("two")
+    with pytest.raises(RunError, match="not what was written"):
+        run.require(DENSE)
+
+
+def settled(run: Run) -> None:
+    """Wait until a change of any file of the run would show."""
+    settle(*(path for path in run.path.rglob("*") if path.is_file()))

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from ftx.core.errors import ExportError, GateFailed, RunError
+from ftx.runs.artifacts import DENSE, IR_FP16, IR_FP32, IR_INT8
 from ftx.runs.run import Run
 from ftx.runtimes import load, load_artifact
 from ftx.runtimes.choosing import best_ir, furthest
@@ -92,7 +93,7 @@ def test_the_best_is_the_fastest_that_is_proved(
 ) -> None:
     edit(run / "reports" / "parity.json", rows_of(*latencies))
     edit(run / "reports" / "parity.json", change)
-    assert best_ir(Run.open(run))[0] == expected
+    assert best_ir(Run.open(run))[0].name == expected
 
 
 def test_what_was_chosen_says_why(run: Path) -> None:
@@ -120,11 +121,11 @@ def test_what_failed_elsewhere_is_not_taken_here(run: Path) -> None:
     report = run / "reports" / "parity.json"
     edit(report, lambda document: document["machine"].update(cpu="another"))
     edit(report, lambda document: say(document, "failed", IRS[0]))
-    assert best_ir(Run.open(run))[0] == "openvino/fp16"
+    assert best_ir(Run.open(run))[0] == IR_FP16
     edit(report, lambda document: say(document, "failed", *IRS))
     with pytest.raises(GateFailed):
         best_ir(Run.open(run))
-    assert furthest(Run.open(run)) == "dense"
+    assert furthest(Run.open(run)) == DENSE
 
 
 def test_a_wider_margin_than_the_recipes_proves_nothing_here(run: Path) -> None:
@@ -135,16 +136,16 @@ def test_a_wider_margin_than_the_recipes_proves_nothing_here(run: Path) -> None:
 def test_an_ir_of_an_older_dense_model_is_not_taken(run: Path) -> None:
     edit(run / "reports" / "parity.json", rows_of(3, 4, 2))
     edit(run / "run.json", lambda document: document["lineage"]["openvino/int8"].update(digest="another"))
-    assert best_ir(Run.open(run))[0] == "openvino/fp32"
+    assert best_ir(Run.open(run))[0] == IR_FP32
 
 
 def test_without_proof_the_most_exact_is_best(run: Path) -> None:
     (run / "reports" / "parity.json").unlink()
-    assert best_ir(Run.open(run))[0] == "openvino/fp32"
+    assert best_ir(Run.open(run))[0] == IR_FP32
     forget(run, "openvino/fp32/")
-    assert best_ir(Run.open(run))[0] == "openvino/fp16"
+    assert best_ir(Run.open(run))[0] == IR_FP16
     forget(run, "openvino/fp16/")
-    assert best_ir(Run.open(run))[0] == "openvino/int8"
+    assert best_ir(Run.open(run))[0] == IR_INT8
     forget(run, "openvino/")
     with pytest.raises(RunError, match="no OpenVINO model yet"):
         best_ir(Run.open(run))

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +37,23 @@ def test_it_answers_as_the_formula(colour_model: Any) -> None:
     np.testing.assert_allclose(logits, colour_model.expected(pixels), rtol=0, atol=F32_ATOL)
 
 
+@pytest.mark.slow
+def test_a_signal_is_heard_after_a_model_was_dropped_in_another_thread(colour_model: Any) -> None:
+    program = """
+import os, signal, sys, threading
+from pathlib import Path
+from ftx.runtimes.openvino import OpenVinoPredictor
+held = [OpenVinoPredictor(Path(sys.argv[1]))]
+thread = threading.Thread(target=held.clear)
+thread.start()
+thread.join()
+signal.signal(signal.SIGINT, lambda *_: print("heard"))
+os.kill(os.getpid(), signal.SIGINT)
+"""
+    command = [sys.executable, "-c", program, str(colour_model.folder)]
+    assert subprocess.run(command, capture_output=True, text=True, check=True).stdout == "heard\n"
+
+
 def test_an_answer_outlives_the_next(colour_model: Any) -> None:
     predictor = OpenVinoPredictor(colour_model.folder, "f32")
     first = predictor.logits(pixels_of(colour_model.folder, 3))
@@ -44,8 +63,8 @@ def test_an_answer_outlives_the_next(colour_model: Any) -> None:
 
 
 def test_the_precision_is_what_was_asked_or_says_what_was_chosen(colour_model: Any) -> None:
-    assert OpenVinoPredictor(colour_model.folder, "f32").compute == "f32"
-    assert OpenVinoPredictor(colour_model.folder, "auto").compute in {"auto:f32", "auto:bf16", "auto:f16"}
+    assert str(OpenVinoPredictor(colour_model.folder, "f32").compute) == "f32"
+    assert str(OpenVinoPredictor(colour_model.folder, "auto").compute) in {"auto:f32", "auto:bf16", "auto:f16"}
 
 
 def test_files_of_several_sizes_keep_their_order(colour_model: Any, tmp_path: Path) -> None:

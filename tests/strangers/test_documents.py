@@ -27,7 +27,7 @@ from ftx.data.preprocess import Preprocess
 from ftx.recipe.error_lines import error_lines
 from ftx.recipe.schema import Recipe
 from ftx.recipe.strict_yaml import YamlError, parse_yaml
-from ftx.runs.card import CARD, read_card, write_card
+from ftx.runs.card import CARD_FILE, read_card, write_card
 from ftx.runs.latest import latest_run
 from ftx.runs.manifest import Manifest
 from ftx.runs.run import Run
@@ -193,9 +193,9 @@ def test_an_image_path_that_no_model_has(
     with pytest.raises(RunError):
         Run.open(tmp_path)
     folder = Path(shutil.copytree(colour_model.folder, tmp_path / "ir"))
-    card = json.loads((folder / CARD).read_text())
+    card = json.loads((folder / CARD_FILE).read_text())
     card["preprocess"] |= preprocess
-    (folder / CARD).write_text(json.dumps(card))
+    (folder / CARD_FILE).write_text(json.dumps(card))
     with pytest.raises(ExportError):
         load(folder)
 
@@ -366,7 +366,7 @@ def test_a_reference_that_does_not_hold(paths: str, colour_model: ColourModel, t
     save_file(tensors, path, metadata={"paths": paths})
     card = read_card_anyway(folder)
     card["files"]["reference.safetensors"] = sha256_file(path)
-    (folder / CARD).write_text(json.dumps(card))
+    (folder / CARD_FILE).write_text(json.dumps(card))
     assert ftx(["validate", str(folder)]) == 2
 
 
@@ -393,12 +393,12 @@ def test_a_reference_of_other_tensors(change: Any, colour_model: ColourModel, tm
     save_file({name: np.asarray(tensor) for name, tensor in tensors.items()}, path, metadata=metadata)
     card = read_card_anyway(folder)
     card["files"]["reference.safetensors"] = sha256_file(path)
-    (folder / CARD).write_text(json.dumps(card))
+    (folder / CARD_FILE).write_text(json.dumps(card))
     assert ftx(["validate", str(folder)]) == 2
 
 
 def read_card_anyway(folder: Path) -> Any:
-    return json.loads((folder / CARD).read_text())
+    return json.loads((folder / CARD_FILE).read_text())
 
 
 def test_an_input_error_is_of_status_two() -> None:

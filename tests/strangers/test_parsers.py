@@ -19,7 +19,8 @@ from ftx.core.strict_json import JsonError, parse_json
 from ftx.data.preprocess import Preprocess
 from ftx.recipe.schema import Recipe
 from ftx.recipe.strict_yaml import YamlError, parse_yaml
-from ftx.runs.card import CARD, Card, read_card
+from ftx.runs.artifacts import DENSE
+from ftx.runs.card import CARD_FILE, Card, read_card
 from ftx.runs.manifest import Manifest
 from ftx.runs.run import Run
 from ftx.tasks.labels import Labels
@@ -91,7 +92,7 @@ def test_run(folder: Path, document: object) -> None:
         scores = run.task.scores(np.zeros((1, len(run.manifest.labels)), np.float32))
         run.task.decode(scores[0])
         run.manifest.preprocess.resized(480, 640)
-        refused_or_read(lambda: run.require("dense"), RunError)
+        refused_or_read(lambda: run.require(DENSE), RunError)
         refused_or_read(lambda: run.file("data.jsonl"), RunError)
 
 
@@ -105,7 +106,7 @@ def test_bytes_of_a_run(folder: Path, content: bytes) -> None:
 @strange
 @given(damaged(CARD_DOCUMENT))
 def test_card(folder: Path, document: object) -> None:
-    (folder / CARD).write_bytes(as_json(document))
+    (folder / CARD_FILE).write_bytes(as_json(document))
     card = refused_or_read(lambda: read_card(folder), ExportError)
     if card is not None:
         card.meaning.open().model_info()

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from ftx.core.errors import EnvironmentFault, FtxError, Interrupted, RecipeError, RunError, Terminated
 from ftx.merging.merge import merge
 from ftx.recipe.schema import Recipe
+from ftx.runs.artifacts import DENSE
 from ftx.runs.run import Run
 from ftx.training import loop, resume, train
 from ftx.training.checkpoints import Checkpoints
@@ -160,7 +161,7 @@ def test_an_interruption_ends_with_the_best_epoch_and_can_go_on(
         assert not resume(run).interrupted
         # What was merged from the earlier weights is theirs no more.
         with pytest.raises(RunError, match="dense/ is stale"):
-            Run.open(run).require("dense")
+            Run.open(run).require(DENSE)
         shutil.rmtree(run / "dense")
         assert merge(Run.open(run)).ok
     for file in (run / "trained").iterdir():

@@ -12,7 +12,9 @@ from ftx.cli import console
 from ftx.cli.layer_names import numberless
 from ftx.cli.options import JsonFlag
 from ftx.core.errors import InputError
+from ftx.runs.artifacts import TRAINED
 from ftx.runs.latest import LATEST, RUNS
+from ftx.runs.manifest import MANIFEST_FILE
 
 if TYPE_CHECKING:
     from ftx.merging.compare import AdaptersReport, Overlap
@@ -52,11 +54,12 @@ def command(
 def _of_one_base() -> list[Path]:
     """The runs below runs/ that have an adapter of the base of the newest."""
     runs = [one for one in RUNS.iterdir() if one != LATEST] if RUNS.is_dir() else []
-    folders = [one / "trained" for one in runs if (one / "run.json").is_file() and (one / "trained" / CONFIG).is_file()]
+    folders = [one / TRAINED.name for one in runs if (one / MANIFEST_FILE).is_file()]
+    folders = [one for one in folders if (one / CONFIG).is_file()]
     if not folders:
         raise InputError("there is no adapter in runs/", mend="name adapters, or train one: ftx train --peft dora")
     bases = {one.parent: read_config(one).base_digest for one in sorted(folders)}
-    newest = max(bases, key=lambda run: (run / "run.json").stat().st_mtime)
+    newest = max(bases, key=lambda run: (run / MANIFEST_FILE).stat().st_mtime)
     if others := [str(run) for run, digest in bases.items() if digest != bases[newest]]:
         console.print_note(f"adapters of another base than {newest}'s are left out: {', '.join(others)}")
     return [run for run, digest in bases.items() if digest == bases[newest]]

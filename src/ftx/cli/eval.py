@@ -9,6 +9,7 @@ import typer
 
 from ftx.cli import console
 from ftx.cli.options import DataOption, JsonFlag, RunArgument
+from ftx.runs.artifacts import ARTIFACTS
 
 if TYPE_CHECKING:
     from ftx.evaluating.evaluate import EvalReport
@@ -21,8 +22,7 @@ def command(
         typer.Option(
             "--artifact",
             metavar="NAME",
-            help="trained, dense, onnx, openvino/fp32, openvino/fp16 or openvino/int8.  [default: the best IR, "
-            "or what the run holds]",
+            help=f"One of {', '.join(ARTIFACTS)}.  [default: the best IR, or what the run holds]",
         ),
     ] = None,
     data: DataOption = None,

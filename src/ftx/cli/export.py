@@ -9,24 +9,25 @@ import typer
 from ftx.cli import console
 from ftx.cli.options import DataOption, JsonFlag, RunArgument
 from ftx.core.errors import shell_command
+from ftx.runs.artifacts import FORMATS, IRS
 
 if TYPE_CHECKING:
     from ftx.exporting import ExportReport
-    from ftx.exporting.export import ExportedArtifact, Format
-    from ftx.runs.card import Precision
+    from ftx.exporting.export import ExportedArtifact
+    from ftx.runs.artifacts import Format
 
 
 def command(
     run: RunArgument = None,
     formats: Annotated[
         list[str] | None,
-        typer.Option("--format", metavar="onnx|openvino", help="May be given more than once.  [default: openvino]"),
+        typer.Option("--format", metavar="|".join(FORMATS), help="May be given more than once.  [default: openvino]"),
     ] = None,
     precisions: Annotated[
         list[str] | None,
         typer.Option(
             "--precision",
-            metavar="fp32|fp16|int8",
+            metavar="|".join(IRS),
             help="Of the IR; may be given more than once. ONNX is fp32 and takes no other.  [default: fp32]",
         ),
     ] = None,
@@ -44,7 +45,7 @@ def command(
     report = export(
         run,
         formats=cast("list[Format]", formats or ["openvino"]),
-        precisions=cast("list[Precision]", precisions or ["fp32"]),
+        precisions=precisions or ["fp32"],
         data=data,
         progress=console.TerminalProgress(),
     )

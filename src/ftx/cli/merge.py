@@ -13,6 +13,7 @@ from ftx.cli.options import DataOption, JsonFlag, RunArgument
 from ftx.core.errors import InputError, shell_command
 from ftx.core.regular_files import read_file
 from ftx.recipe.value_types import auto_or_size
+from ftx.runs.artifacts import EXPORT_IR
 
 if TYPE_CHECKING:
     from ftx.merging.combine import CombineReport
@@ -192,7 +193,7 @@ def print_merge(report: MergeReport) -> None:
     )
     facts.append(("logits", shown))
     console.print_facts(facts)
-    console.print_note(f"next: {shell_command('ftx export --format openvino', report.run)}", "dim")
+    console.print_note(f"next: {shell_command(EXPORT_IR, report.run)}", "dim")
 
 
 def _print_combined(report: CombineReport) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, cast
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -10,10 +10,10 @@ from ftx.cli import console
 from ftx.cli.options import JsonFlag, OutOption, RequireProofFlag, SetOption, StrictFlag
 from ftx.cli.recipe_flags import read_recipe
 from ftx.cli.validate import accuracy, print_parity
+from ftx.runs.artifacts import IRS
 
 if TYPE_CHECKING:
     from ftx.pipeline import PipelineReport
-    from ftx.runs.card import Precision
 
 
 def command(
@@ -28,7 +28,7 @@ def command(
         list[str] | None,
         typer.Option(
             "--precision",
-            metavar="fp32|fp16|int8",
+            metavar="|".join(IRS),
             help="Of the IR; may be given more than once.  [default: fp32 and int8]",
         ),
     ] = None,
@@ -48,7 +48,7 @@ def command(
     report = run_all(
         read_recipe(recipe, set_ or (), {"data.path": data}),
         out=out,
-        precisions=cast("list[Precision]", precisions or ["fp32", "int8"]),
+        precisions=precisions or ["fp32", "int8"],
         strict=strict,
         require_proof=require_proof,
         progress=progress,

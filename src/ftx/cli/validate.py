@@ -11,6 +11,7 @@ import typer
 from ftx.cli import console
 from ftx.cli.options import DataOption, JsonFlag, RequireProofFlag
 from ftx.core.errors import InputError
+from ftx.runs.artifacts import TRAINED
 
 if TYPE_CHECKING:
     from ftx.evaluating import ParityReport, ParityRow
@@ -121,7 +122,7 @@ def print_parity(report: ParityReport) -> None:
 
 def _worst_class(rows: Sequence[ParityRow]) -> str | None:
     """The label that lost most in any artifact, as a rare one hides inside the margin of all."""
-    found = [(row, row.worst_class) for row in rows if row.worst_class is not None and row.artifact != "trained"]
+    found = [(row, row.worst_class) for row in rows if row.worst_class is not None and row.subject != TRAINED]
     if not found:
         return None
     row, label = max(found, key=lambda item: (item[1].drop, item[1].drop_high))
@@ -146,7 +147,7 @@ def _cells(row: ParityRow, *, wide: bool) -> tuple[str, ...]:
     return (
         row.artifact,
         row.view,
-        row.compute,
+        str(row.compute),
         figure(row.max_abs, ".1e"),
         figure(row.bound.max_abs, ".1e"),
         *more,

@@ -107,7 +107,7 @@ class EnvironmentFault(FtxError):
 
 
 class GateFailed(FtxError):
-    """A bound was passed: the artifact is not what it should be."""
+    """A bound was exceeded: the artifact is not what it should be."""
 
     exit_code = 1
 

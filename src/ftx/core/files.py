@@ -16,14 +16,15 @@ from functools import cache
 from itertools import count
 from pathlib import Path
 
-from ftx.core.errors import EnvironmentFault, FtxError, shown
+from ftx.core.errors import EnvironmentFault, FtxError
 from ftx.core.regular_files import open_file
+from ftx.core.unchanged import UnchangedFile
 
 # A folder or file under this prefix is work in progress of one process and never an artifact.
 STAGING_PREFIX = ".ftx-partial-"
 # Held by whoever changes a folder that several may write to. It stays: one that came anew could be held twice.
 LOCK = ".ftx-lock"
-# Of two that only note what they wrote, the second has not to wait for so long.
+# A process that records a file holds the lock for less than this; a wait so short is not worth telling.
 _WORTH_A_WORD_S = 1.0
 
 
@@ -33,13 +34,13 @@ def sha256_file(path: Path) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
-def below_it(files: dict[str, str]) -> dict[str, str]:
-    """Hashes by file, as a folder's own record has them; raises ValueError for a name that leads out of the folder."""
-    for name in files:
-        parts = Path(name).parts
-        if not parts or ".." in parts or Path(name).is_absolute() or "\0" in name or len(name) > 4096:
-            raise ValueError(f"{shown(name)} is no file below the folder")
-    return files
+_HASHED: dict[Path, UnchangedFile[str]] = {}
+
+
+def cached_sha256(path: Path) -> str:
+    """SHA-256 of a file's bytes, as hex; a process reads them again only when the file changed."""
+    absolute = path.absolute()
+    return _HASHED.setdefault(absolute, UnchangedFile(absolute, sha256_file)).get()
 
 
 def write_atomic(path: Path, content: bytes) -> None:

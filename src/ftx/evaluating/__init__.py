@@ -4,6 +4,6 @@ from __future__ import annotations
 
 from ftx.evaluating.bounds import Bounds
 from ftx.evaluating.parity import validate
-from ftx.evaluating.parity_report import ParityReport, ParityRow
+from ftx.runs.parity_report import ParityReport, ParityRow
 
 __all__ = ["Bounds", "ParityReport", "ParityRow", "validate"]

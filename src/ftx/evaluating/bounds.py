@@ -1,6 +1,6 @@
 """How far an artifact may lie from the trained model: each bound with its reason, all in this file.
 
-A bound belongs to a kind and a view. The kind is the coarsest rounding on the way: an fp32 model under
+A bound belongs to a rounding and a view. The rounding is the coarsest on the way: an fp32 model under
 bf16 has the bounds of bf16, an int8 model those of int8 whatever surrounds it. The view is the
 graph's (same pixels) or the files' (the runtime's own image path).
 """
@@ -12,9 +12,11 @@ from dataclasses import dataclass, fields, replace
 from typing import Literal
 
 from ftx.core.errors import InputError, nearest
+from ftx.runs.artifacts import Artifact
+from ftx.runs.compute import ComputePrecision
+from ftx.runs.parity_report import View
 
-View = Literal["graph", "files"]
-Kind = Literal["fp32", "fp16", "bf16", "int8"]
+Rounding = Literal["fp32", "fp16", "bf16", "int8"]
 
 
 @dataclass(frozen=True)
@@ -22,8 +24,8 @@ class Bound:
     """What one row is held to; None asks nothing.
 
     ``max_share`` bounds the largest difference of a logit in units of max(1, max|logit|); ``max_abs``
-    bounds it in logits, and replaces ``max_share`` where it is set. ``cosine`` is a least value. What labels may
-    change is no bound but the margin of ``ftx.evaluating.verdict``, one for all.
+    bounds it in logits, and replaces ``max_share`` where it is set. ``cosine`` is a least value. How many labels may
+    change is bounded elsewhere, for all rows alike: by the margin of ``ftx.evaluating.verdict``.
     """
 
     max_share: float | None
@@ -125,22 +127,19 @@ class Bounds:
             )
         return cls(table)
 
-    def pick(self, artifact: str, view: View, compute: str) -> Bound:
+    def pick(self, artifact: Artifact, view: View, compute: ComputePrecision) -> Bound:
         """The bound of one row.
 
         Under torch and ONNX Runtime the image path is the training path: from files they answer in f32 as from pixels.
         """
-        kind = kind_of(artifact, compute)
-        own_path = artifact.startswith("openvino/")
-        return self.table[f"{kind}.{view}" if own_path or kind != "fp32" else "fp32.graph"]
+        rounding = coarsest_rounding(artifact, compute)
+        own_path = artifact.runtime == "openvino"
+        return self.table[f"{rounding}.{view}" if own_path or rounding != "fp32" else "fp32.graph"]
 
 
-def kind_of(artifact: str, compute: str) -> Kind:
-    """The coarsest rounding of an artifact under a precision (``f32``, ``auto:bf16``)."""
-    stored = artifact.rpartition("/")[2]
-    if stored == "int8":
+def coarsest_rounding(artifact: Artifact, compute: ComputePrecision) -> Rounding:
+    """The coarsest rounding on the way through an artifact under a precision."""
+    if artifact.precision == "int8":
         return "int8"
     # f16 arithmetic, which some CPUs choose, rounds three bits later than bf16: it has room within its bounds.
-    if compute.endswith(("bf16", ":f16")):
-        return "bf16"
-    return "fp16" if stored == "fp16" else "fp32"
+    return artifact.precision if compute.dtype == "f32" else "bf16"

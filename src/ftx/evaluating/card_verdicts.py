@@ -6,8 +6,9 @@ import re
 
 from ftx.core.errors import EnvironmentFault
 from ftx.core.progress import SILENT, Progress
-from ftx.evaluating.parity_report import ParityReport
+from ftx.runs.artifacts import DENSE
 from ftx.runs.manifest import MODEL_CARD
+from ftx.runs.parity_report import ParityReport
 from ftx.runs.run import Run
 
 _HEADING = "## Verdicts"
@@ -19,16 +20,16 @@ _NEXT = re.compile(r"^## Use\n", re.MULTILINE)
 
 def tell_card(run: Run, report: ParityReport, progress: Progress = SILENT) -> None:
     """Write the verdicts of a validation into the card, in the place of those of an earlier one."""
-    path = run.path / "dense" / MODEL_CARD
+    path = run.folder(DENSE) / MODEL_CARD
     if not path.is_file():  # a run of an older ftx has none
         return
     text = _SECTION.sub("", path.read_text(encoding="utf-8"))
     found = _NEXT.search(text)
     at = found.start() if found else len(text)
     try:
-        run.write_card("dense", f"{text[:at]}{_section(report)}\n\n{text[at:]}", progress)
+        run.write_card(DENSE, f"{text[:at]}{_section(report)}\n\n{text[at:]}", progress)
     except EnvironmentFault as fault:  # the answer is known all the same
-        progress.note(f"dense/{MODEL_CARD} is not kept: {fault.what} ({fault.found})")
+        progress.note(f"{DENSE}/{MODEL_CARD} is not kept: {fault.what} ({fault.found})")
 
 
 def _section(report: ParityReport) -> str:

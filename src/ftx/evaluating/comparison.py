@@ -11,9 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ftx.core.statistics import Paired, wilson_interval
-from ftx.evaluating.bounds import Bound, View
-from ftx.evaluating.parity_report import RowBound, Unit
-from ftx.runtimes.predictor import RuntimeName
+from ftx.evaluating.bounds import Bound
+from ftx.runs.artifacts import Artifact
+from ftx.runs.compute import ComputePrecision
+from ftx.runs.parity_report import RowBound, Unit, View
 from ftx.tasks.base import Targets, Task
 from ftx.tasks.thresholds import Flags, Floats
 
@@ -45,35 +46,37 @@ class Reference:
 class Subject:
     """What is compared, and how it was asked."""
 
-    artifact: str
-    runtime: RuntimeName
+    artifact: Artifact
     view: View
-    compute: str
-    latency_ms: float
+    compute: ComputePrecision
+    # Zero where nobody asks for it.
+    latency_ms: float = 0.0
 
     def __str__(self) -> str:
-        return f"{self.artifact} ({self.runtime}, {self.view} view, {self.compute})"
+        return f"{self.artifact} ({self.artifact.runtime}, {self.view} view, {self.compute})"
 
 
 @dataclass(frozen=True)
 class _Gap:
+    """How far an artifact's logits, and the labels by them, lie from the reference's.
+
+    The means over all logits are None where a logit is not finite. ``distance`` is the largest difference of a logit
+    of each image, ``agreement`` how far its labels agree, in [0, 1]. Shape: [N] both.
+    """
+
     max_abs: float | None
     mean_abs: float | None
     cosine: float | None
-    # Per image: the largest difference of a logit, and how far the labels agree, in [0, 1]. Shape: [N].
     distance: NDArray[np.float64]
-    # NaN where neither calls a label: of images without any a model that calls nothing would live.
+    # NaN where neither model gives the image a label. Such images would count as agreement, so a model that never
+    # gives a label would look right wherever most images have none.
     agreement: NDArray[np.float64]
 
     @property
-    def told(self) -> NDArray[np.float64]:
-        """Agreement on the images that either gives a label. Shape: [those]."""
-        return self.agreement[~np.isnan(self.agreement)]
-
-    @property
-    def agrees(self) -> float:
-        """The mean of it; 1 where no image has a label."""
-        return float(self.told.mean()) if len(self.told) else 1.0
+    def mean_agreement(self) -> float:
+        """Over the images that either model gives a label; 1 where there are none."""
+        labelled = self.agreement[~np.isnan(self.agreement)]
+        return float(labelled.mean()) if len(labelled) else 1.0
 
 
 @dataclass(frozen=True)
@@ -81,7 +84,7 @@ class Compared:
     """One row before its verdict, which hangs on the other rows as well.
 
     ``exceeded`` says in words each bound on logits that does not hold. ``labels`` are the labelled units, ``changes``
-    all units by whether their labels changed, ``worst_class`` the label that most of its units lost, if any is.
+    all units by whether their labels changed, ``worst_class`` the label that lost the largest share of its units.
     """
 
     subject: Subject
@@ -118,7 +121,7 @@ def compare(reference: Reference, logits_NC: Floats, subject: Subject, bound: Bo
         max_abs=gap.max_abs,
         mean_abs=gap.mean_abs,
         cosine=gap.cosine,
-        agreement=gap.agrees,
+        agreement=gap.mean_agreement,
         accuracy=(float(is_right.mean()), *interval) if len(is_right) else None,
         bound=held,
         exceeded=tuple(_exceeded(gap, held)),
@@ -139,7 +142,7 @@ def _paired(reference: Reference, was_N: Flags, is_N: Flags, chosen_N: Flags | N
     lost_N, gained_N = (was_N & ~is_N)[chosen], (~was_N & is_N)[chosen]
     if not reference.groups:
         return Paired(int(lost_N.sum()), int(gained_N.sum()), len(chosen))
-    # What follows the labelled images are copies of some, in the groups of those.
+    # The images behind the labelled ones are tinted copies of some of them, in the groups of those.
     keys = [reference.groups[index] for index in chosen]
     _, of_group, sizes = np.unique(keys, return_inverse=True, return_counts=True)
     share_N = 1 / sizes[of_group]
@@ -147,7 +150,7 @@ def _paired(reference: Reference, was_N: Flags, is_N: Flags, chosen_N: Flags | N
 
 
 def _worst_class(reference: Reference, logits_NC: Floats) -> tuple[str, Paired] | None:
-    """The label that most of its images lost; of equals the one with the fewest images. None where none lost any."""
+    """The label that lost the largest share of its images, of several the rarest; None where none lost any."""
     count, task = reference.labelled, reference.task
     if not count:
         return None

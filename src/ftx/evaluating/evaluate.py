@@ -16,10 +16,12 @@ from ftx.core.progress import SILENT, Progress
 from ftx.core.reports import VerbReport
 from ftx.core.statistics import wilson_interval
 from ftx.data.store import ImageStore
+from ftx.runs.artifacts import RuntimeName
+from ftx.runs.compute import ComputeField
 from ftx.runs.run import Run
 from ftx.runtimes import load_artifact
 from ftx.runtimes.choosing import furthest
-from ftx.runtimes.predictor import RuntimeName
+from ftx.runtimes.opening import artifact_named
 from ftx.tasks.metrics import average_precision, f1_of
 from ftx.tasks.thresholds import Flags, Floats
 
@@ -55,7 +57,7 @@ class EvalReport(VerbReport):
     verb: str = "eval"
     artifact: str
     runtime: RuntimeName
-    compute: str
+    compute: ComputeField
     split: str
     images: int
     accuracy: float
@@ -81,7 +83,7 @@ def evaluate(
     Raises: RunError, DataError; GateFailed if an answer is not a finite number.
     """
     run = run if isinstance(run, Run) else Run.open(run)
-    chosen = artifact or furthest(run)
+    chosen = artifact_named(run, artifact) if artifact else furthest(run)
     predictor = load_artifact(run, chosen)
     entries = run.report_entries()
     store = ImageStore(run.data_root(data))
@@ -105,7 +107,7 @@ def evaluate(
     one_each = bool((true_NC.sum(axis=1) == 1).all() and (called_NC.sum(axis=1) == 1).all())
     report = EvalReport(
         run=str(run.path),
-        artifact=chosen,
+        artifact=chosen.name,
         runtime=predictor.name,
         compute=predictor.compute,
         split=entries[0].split,

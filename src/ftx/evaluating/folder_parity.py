@@ -16,20 +16,23 @@ from ftx.core.statistics import Paired
 from ftx.evaluating.answers import ask_graph, graph_latency_ms
 from ftx.evaluating.bounds import Bound, Bounds
 from ftx.evaluating.comparison import Compared, Reference, Subject, compare
-from ftx.evaluating.parity_report import ParityReport, Transfer, Verdict
-from ftx.evaluating.proof_file import Proof, RunProof, keep_transfer, read_proof, read_reference
+from ftx.evaluating.reference import read_reference
 from ftx.evaluating.stated_labels import metadata_faults
 from ftx.evaluating.verdict import CONFIDENCE, Judged, judge, rests_on_labels
 from ftx.recipe.sections import MAX_DROP
-from ftx.runs.card import REFERENCE
-from ftx.runtimes.machine import this_machine
+from ftx.runs.artifacts import Artifact
+from ftx.runs.card import REFERENCE_FILE
+from ftx.runs.compute import ComputePrecision
+from ftx.runs.machine import this_machine
+from ftx.runs.parity_report import ParityReport, Transfer, Verdict
+from ftx.runs.proof import Proof, RunProof, keep_transfer, read_proof
 from ftx.runtimes.openvino import OpenVinoPredictor
 from ftx.tasks.thresholds import Floats
 
 # In units of max(1, max|logit|), as fp32.graph: the same kernels on another machine of the kind differ by the order of
 # sums at most, and other kernels by far more (0.01 to 0.06 in int8, docs/decisions/0008-verdict.md).
 SAME_SHARE = 1e-4
-# Labels are counted, and logits told by their own measure.
+# Where only labels are counted; how far the logits lie is measured beside it.
 _FREE = Bound(None, None, reason="labels alone are asked about")
 
 
@@ -48,23 +51,23 @@ def validate_folder(
     judged = asked.judge(margin, "bounds of your own prove nothing" if own_bounds else None)
     found = _transfer(asked, judged, proof, margin)
     if own_bounds and found.verdict == "proved":
-        found = found.model_copy(update={"verdict": "unproved", "said": judged.said[asked.artifact]})
+        found = found.model_copy(update={"verdict": "unproved", "said": judged.said[asked.artifact.name]})
     if not own_bounds:
         keep_transfer(folder, proof, found, progress)
     return ParityReport(
         folder=str(folder),
         ok=found.verdict != "failed",
-        reference=f"{REFERENCE}: the trained model in torch f32, before its merge",
+        reference=f"{REFERENCE_FILE}: the trained model in torch f32, before its merge",
         whole=not own_bounds,
         split="reference",
         max_drop=margin,
         machine=found.machine,
         family=judged.family,
-        verdicts={asked.artifact: found.verdict},
-        said={asked.artifact: found.said},
+        verdicts={asked.artifact.name: found.verdict},
+        said={asked.artifact.name: found.said},
         rows=judged.rows,
         problems=judged.problems,
-        faulty=[asked.artifact] if found.verdict == "failed" else [],
+        faulty=[asked.artifact.name] if found.verdict == "failed" else [],
         digests={},
         transfer=found,
     )
@@ -74,15 +77,15 @@ def validate_folder(
 class AskedFolder:
     """A folder's answers to its reference images: measured, and as they are by precision. Shape: [N, C]."""
 
-    artifact: str
+    artifact: Artifact
     reference: Reference
     compared: list[Compared]
     mistaken: list[str]
-    answers: dict[str, Floats]
+    answers: dict[ComputePrecision, Floats]
 
     def judge(self, max_drop: float, partial: str | None = None) -> Judged:
         """The verdict that these images give by themselves."""
-        return judge(self.compared, max_drop, mistaken={self.artifact: self.mistaken}, partial=partial)
+        return judge(self.compared, max_drop, mistaken={self.artifact.name: self.mistaken}, partial=partial)
 
 
 def ask_folder(folder: Path, table: Bounds, progress: Progress = SILENT, *, timed: bool = True) -> AskedFolder:
@@ -92,15 +95,15 @@ def ask_folder(folder: Path, table: Bounds, progress: Progress = SILENT, *, time
     Raises: ExportError if the folder is not whole, altered, or its reference does not hold.
     """
     pinned = OpenVinoPredictor(folder, "f32")
-    artifact = f"openvino/{pinned.card.precision}"
+    artifact = pinned.card.artifact
     reference, pixels = read_reference(folder, pinned)
     compared: list[Compared] = []
-    answers: dict[str, Floats] = {}
+    answers: dict[ComputePrecision, Floats] = {}
     with progress.track("validating", 2 * len(pixels)) as bar:
         for predictor in (pinned, OpenVinoPredictor(folder, "auto")):
             answers[predictor.compute] = ask_graph(predictor, pixels, bar)
             latency_ms = graph_latency_ms(predictor, pixels) if timed else 0.0
-            subject = Subject(artifact, predictor.name, "graph", predictor.compute, latency_ms)
+            subject = Subject(artifact, "graph", predictor.compute, latency_ms)
             bound = table.pick(artifact, "graph", predictor.compute)
             compared.append(compare(reference, answers[predictor.compute], subject, bound))
     faults = [f"{artifact}: {fault}" for fault in metadata_faults(pinned)]
@@ -109,7 +112,7 @@ def ask_folder(folder: Path, table: Bounds, progress: Progress = SILENT, *, time
 
 def _transfer(asked: AskedFolder, judged: Judged, proof: Proof, max_drop: float) -> Transfer:
     """What the verdict from elsewhere is worth here."""
-    own, own_said = judged.verdicts[asked.artifact], judged.said[asked.artifact]
+    own, own_said = judged.verdicts[asked.artifact.name], judged.said[asked.artifact.name]
     if proof.run is None:
         said = own_said if own != "unproved" else f"{own_said}; `ftx validate` on the run asks all held-out images"
         return _found(own, said, asked.compared[-1].changes, max_drop)
@@ -149,7 +152,7 @@ def _verdict_for(there: RunProof, max_drop: float) -> Verdict:
     level = 1 - (1 - CONFIDENCE) / max(there.family.rows, 1)
     if any(one.drop_at_least(level) > max_drop for _, one in units):
         return "failed"
-    by_labels = [(row, one) for row, one in units if rests_on_labels(row.artifact, row.compute)]
+    by_labels = [(row, one) for row, one in units if rests_on_labels(row.subject, row.compute)]
     proved = there.whole and all(one.drop_at_most(row.confidence) <= max_drop for row, one in by_labels)
     return "proved" if proved and (by_labels or there.verdict == "proved") else "unproved"
 
@@ -177,13 +180,13 @@ def _found(
     )
 
 
-def _furthest(answers: dict[str, Floats], there: RunProof) -> float | None:
+def _furthest(answers: dict[ComputePrecision, Floats], there: RunProof) -> float | None:
     """The largest difference of a logit between here and there, f32 with f32 and chosen with chosen precision.
 
     None where there is nothing to compare: other shapes, a precision that was not asked there, or what is no number.
     """
     here = _by_role(answers)
-    elsewhere = {other.compute == "f32": other.array for other in there.answers}
+    elsewhere = {other.compute.chosen_by_runtime: other.array for other in there.answers}
     if elsewhere.keys() != here.keys() or any(here[role].shape != elsewhere[role].shape for role in here):
         return None
     off = max(float(np.abs(here[role] - elsewhere[role]).max()) for role in here)
@@ -192,14 +195,14 @@ def _furthest(answers: dict[str, Floats], there: RunProof) -> float | None:
 
 def _changes(asked: AskedFolder, there: RunProof) -> Paired:
     """On how many reference images the deployed model gives other labels here than there."""
-    deployed = next((other for other in there.answers if other.compute != "f32"), there.answers[0])
-    here = _by_role(asked.answers)[deployed.compute == "f32"]
+    deployed = next((other for other in there.answers if other.compute.chosen_by_runtime), there.answers[0])
+    here = _by_role(asked.answers)[deployed.compute.chosen_by_runtime]
     if here.shape != deployed.array.shape:
         return Paired(len(here), 0, len(here))
     expected = replace(asked.reference, logits=deployed.array)
-    return compare(expected, here, Subject(asked.artifact, "openvino", "graph", "auto", 0.0), _FREE).changes
+    return compare(expected, here, Subject(asked.artifact, "graph", deployed.compute), _FREE).changes
 
 
-def _by_role(answers: dict[str, Floats]) -> dict[bool, Floats]:
-    """Answers by whether f32 was pinned."""
-    return {compute == "f32": logits for compute, logits in answers.items()}
+def _by_role(answers: dict[ComputePrecision, Floats]) -> dict[bool, Floats]:
+    """Answers by whether the runtime chose the precision: in f32, and as deployed."""
+    return {compute.chosen_by_runtime: logits for compute, logits in answers.items()}

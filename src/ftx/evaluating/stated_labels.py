@@ -10,6 +10,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from ftx.data.preprocess import Preprocess
+from ftx.runs.artifacts import DENSE, ONNX_FILE, Artifact
+from ftx.runs.card import CARD_FILE, IR_FILE
 from ftx.runs.run import Run
 from ftx.runtimes import Predictor
 from ftx.runtimes.model_api import model_info
@@ -17,23 +19,23 @@ from ftx.runtimes.openvino import OpenVinoPredictor
 from ftx.tasks.meaning import Meaning
 
 
-def identity_faults(run: Run, artifact: str, predictor: Predictor) -> list[str]:
+def identity_faults(run: Run, artifact: Artifact, predictor: Predictor) -> list[str]:
     """In words, where an artifact's own labels or image path are not the run's."""
     meaning, preprocess = run.manifest.meaning, run.manifest.preprocess
     faults: list[str] = []
     if isinstance(predictor, OpenVinoPredictor):
         if predictor.card.meaning != meaning:
-            faults.append(_differ("the labels of card.json", predictor.card.meaning, meaning))
+            faults.append(_differ(f"the labels of {CARD_FILE}", predictor.card.meaning, meaning))
         if predictor.preprocess != preprocess:
-            faults.append(_differ("the image path of card.json", predictor.preprocess, preprocess))
-        faults += _metadata_faults("model.xml", predictor.model_info, meaning, preprocess, embedded=True)
-    elif artifact == "onnx":
+            faults.append(_differ(f"the image path of {CARD_FILE}", predictor.preprocess, preprocess))
+        faults += _metadata_faults(IR_FILE, predictor.model_info, meaning, preprocess, embedded=True)
+    elif artifact.runtime == "onnx":
         # Opened by ONNX Runtime, which a device lacks.
         from ftx.runtimes.onnx import OnnxPredictor
 
         assert isinstance(predictor, OnnxPredictor)
-        faults += _metadata_faults("model.onnx", predictor.model_info, meaning, preprocess, embedded=False)
-    elif artifact == "dense":
+        faults += _metadata_faults(ONNX_FILE, predictor.model_info, meaning, preprocess, embedded=False)
+    elif artifact == DENSE:
         faults += _dense_faults(run, meaning, preprocess)
     return [f"{artifact}: {fault}" for fault in faults]
 
@@ -41,7 +43,7 @@ def identity_faults(run: Run, artifact: str, predictor: Predictor) -> list[str]:
 def metadata_faults(predictor: OpenVinoPredictor) -> list[str]:
     """In words, where the model's own metadata names other labels, or another image path, than its card."""
     card = predictor.card
-    return _metadata_faults("model.xml", predictor.model_info, card.meaning, card.preprocess, embedded=True)
+    return _metadata_faults(IR_FILE, predictor.model_info, card.meaning, card.preprocess, embedded=True)
 
 
 def _metadata_faults(
@@ -60,7 +62,7 @@ def _dense_faults(run: Run, meaning: Meaning, preprocess: Preprocess) -> list[st
     # Timm's names of architectures are asked for in it, and a device lacks timm.
     from ftx.runs.dense import read_dense, read_dense_config
 
-    folder = run.path / "dense"
+    folder = run.folder(DENSE)
     names = tuple(read_dense_config(folder).label_names or ())
     faults = (
         [] if names == meaning.labels.names else [_differ("the labels of config.json", names, meaning.labels.names)]

@@ -13,9 +13,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from ftx.core.statistics import Paired, holm
-from ftx.evaluating.bounds import kind_of
+from ftx.evaluating.bounds import coarsest_rounding
 from ftx.evaluating.comparison import Compared
-from ftx.evaluating.parity_report import ClassDrop, Family, ParityRow, Verdict
+from ftx.runs.artifacts import TRAINED, Artifact
+from ftx.runs.compute import ComputePrecision
+from ftx.runs.parity_report import ClassDrop, Family, ParityRow, Verdict
 
 # Of an interval's end, and 1 - the error of all tests of one kind together.
 CONFIDENCE = 0.95
@@ -49,15 +51,15 @@ def judge(
     ``mistaken`` says in words what no row shows, by artifact, and fails it. ``partial`` is why nothing can be proved.
     """
     mistaken = mistaken or {}
-    tested = [row for row in compared if row.subject.artifact != "trained"]
+    tested = [row for row in compared if row.subject.artifact != TRAINED]
     failing = iter(holm([_stands_for_drop(row).chance_beyond(max_drop) for row in tested], 1 - CONFIDENCE))
     levels = _levels(compared, max_drop)
     rows: list[ParityRow] = []
     problems = [text for artifact in mistaken for text in mistaken[artifact]]
     reasons: dict[str, list[str]] = {artifact: list(texts) for artifact, texts in mistaken.items() if texts}
     for row in compared:
-        artifact = row.subject.artifact
-        is_beyond, level = (False, 1 - CONFIDENCE) if artifact == "trained" else next(failing)
+        artifact = row.subject.artifact.name
+        is_beyond, level = (False, 1 - CONFIDENCE) if row.subject.artifact == TRAINED else next(failing)
         faults = list(row.exceeded)
         if is_beyond:
             faults.append(_lost_at_least(row, max_drop, 1 - level))
@@ -68,7 +70,7 @@ def judge(
         rows.append(_parity_row(row, max_drop, confidence, failed=bool(faults), partial=partial is not None))
     verdicts: dict[str, Verdict] = {}
     said: dict[str, str] = {}
-    for artifact in dict.fromkeys(row.artifact for row in rows if row.artifact != "trained"):
+    for artifact in dict.fromkeys(row.artifact for row in rows if row.subject != TRAINED):
         own = [row for row in rows if row.artifact == artifact]
         if artifact in reasons:
             verdicts[artifact], said[artifact] = "failed", reasons[artifact][0].removeprefix(f"{artifact}: ")
@@ -84,9 +86,9 @@ def passes(verdicts: Mapping[str, Verdict], *, require_proof: bool) -> bool:
     return set(verdicts.values()) <= ({"proved"} if require_proof else {"proved", "unproved"})
 
 
-def rests_on_labels(artifact: str, compute: str) -> bool:
+def rests_on_labels(artifact: Artifact, compute: ComputePrecision) -> bool:
     """Whether an artifact's proof under a precision is an interval: anything coarser than f32 changes labels."""
-    return kind_of(artifact, compute) != "fp32"
+    return coarsest_rounding(artifact, compute) != "fp32"
 
 
 def figures(rows: Sequence[ParityRow]) -> str:
@@ -94,7 +96,7 @@ def figures(rows: Sequence[ParityRow]) -> str:
     by_labels = [
         row
         for row in rows
-        if rests_on_labels(row.artifact, row.compute) or (row.verdict == "unproved" and row.needed_images)
+        if rests_on_labels(row.subject, row.compute) or (row.verdict == "unproved" and row.needed_images)
     ]
     if by_labels:
         return _interval(max(by_labels, key=lambda row: row.changed_high if row.drop_high is None else row.drop_high))
@@ -108,9 +110,9 @@ def _levels(compared: Sequence[Compared], max_drop: float) -> dict[str, float]:
     chances: dict[str, float] = {}
     for row in compared:
         artifact = row.subject.artifact
-        if artifact.startswith("openvino/") and rests_on_labels(artifact, row.subject.compute):
+        if artifact.runtime == "openvino" and rests_on_labels(artifact, row.subject.compute):
             chance = 1.0 if row.exceeded else _stands_for_drop(row).chance_within(max_drop)
-            chances[artifact] = max(chances.get(artifact, 0.0), chance)
+            chances[artifact.name] = max(chances.get(artifact.name, 0.0), chance)
     tested = holm(list(chances.values()), 1 - CONFIDENCE)
     return {artifact: level for artifact, (_, level) in zip(chances, tested, strict=True)}
 
@@ -128,8 +130,8 @@ def _parity_row(row: Compared, max_drop: float, confidence: float, *, failed: bo
     known = labels.units > 0
     accuracy, low, ceiling = row.accuracy or (None, None, None)
     return ParityRow(
-        artifact=subject.artifact,
-        runtime=subject.runtime,
+        artifact=subject.artifact.name,
+        runtime=subject.artifact.runtime,
         view=subject.view,
         compute=subject.compute,
         images=row.images,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, cast, get_args
+from typing import TYPE_CHECKING, Literal
 
 from pydantic import BaseModel, ConfigDict
 
@@ -13,16 +13,12 @@ from ftx.core.errors import InputError, nearest
 from ftx.core.files import check_space
 from ftx.core.progress import SILENT, Progress
 from ftx.core.reports import VerbReport
-from ftx.evaluating.parity_report import Verdict
-from ftx.runs.card import Precision
+from ftx.runs.artifacts import DENSE, EXPORTED, FORMATS, IRS, Artifact, Format, IrVariant
+from ftx.runs.parity_report import Verdict
 from ftx.runs.run import Run
 
 if TYPE_CHECKING:
     from ftx.exporting.source import Source
-
-Format = Literal["onnx", "openvino"]
-FORMATS: tuple[Format, ...] = get_args(Format)
-PRECISIONS: tuple[Precision, ...] = get_args(Precision)
 
 
 class ExportedArtifact(BaseModel):
@@ -31,7 +27,7 @@ class ExportedArtifact(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     artifact: str
-    precision: Precision
+    precision: IrVariant
     path: str
     size_bytes: int
     seconds: float
@@ -57,7 +53,7 @@ def export(
     run: Run | Path | str | None = None,
     *,
     formats: Sequence[Format],
-    precisions: Sequence[Precision] = ("fp32",),
+    precisions: Sequence[str] = ("fp32",),
     data: Path | None = None,
     progress: Progress = SILENT,
 ) -> ExportReport:
@@ -71,7 +67,7 @@ def export(
     """
     wanted = wanted_artifacts(formats, precisions)
     opened = run if isinstance(run, Run) else Run.open(run)
-    dense = opened.require("dense")
+    dense = opened.require(DENSE)
     # Imported here: torch alone takes seconds, and what was typed wrong is said before.
     from ftx.exporting.source import Source
 
@@ -82,27 +78,28 @@ def export(
         for artifact in wanted:
             check_space(opened.path, dense_bytes)
             written.append(_write(source, artifact))
-            task.advance(artifact=artifact)
+            task.advance(artifact=artifact.name)
     return ExportReport(run=str(opened.path), artifacts=written)
 
 
-def wanted_artifacts(formats: Sequence[str], precisions: Sequence[str]) -> list[str]:
+def wanted_artifacts(formats: Sequence[str], precisions: Sequence[str]) -> list[Artifact]:
     """The artifacts that formats and precisions ask for, in the order of the pipeline, once each.
 
     Raises: InputError for a name that is none, and for ONNX in another precision than fp32.
     """
     _refuse_unknown("format", formats, FORMATS)
-    _refuse_unknown("precision", precisions, PRECISIONS)
+    _refuse_unknown("precision", precisions, list(IRS))
     if "openvino" not in formats and set(precisions) != {"fp32"}:
         raise InputError(
             "ONNX is written in fp32 alone",
             found=f"precision {', '.join(precisions)}",
             mend="leave --precision out, or add --format openvino for it",
         )
-    wanted = ["onnx"] if "onnx" in formats else []
-    if "openvino" in formats:
-        wanted += [f"openvino/{precision}" for precision in PRECISIONS if precision in precisions]
-    return wanted
+    return [
+        artifact
+        for artifact in EXPORTED
+        if artifact.runtime in formats and (artifact.runtime != "openvino" or artifact.variant in precisions)
+    ]
 
 
 def _refuse_unknown(what: str, given: Sequence[str], known: Sequence[str]) -> None:
@@ -116,24 +113,19 @@ def _refuse_unknown(what: str, given: Sequence[str], known: Sequence[str]) -> No
         )
 
 
-def _write(source: Source, artifact: str) -> ExportedArtifact:
+def _write(source: Source, artifact: Artifact) -> ExportedArtifact:
     from ftx.exporting.gate import refuse_what_failed
+    from ftx.exporting.source import WRITERS
 
     started = time.monotonic()
-    quantized = None
-    with source.run.add(artifact, made_from="dense", progress=source.progress) as staged:
-        if artifact == "onnx":
-            precision: Precision = "fp32"
-            source.write_onnx(staged)
-        else:
-            precision = cast("Precision", artifact.removeprefix("openvino/"))
-            quantized = source.write_openvino(precision, staged)
+    with source.run.add(artifact, source.progress) as staged:
+        quantized = WRITERS[artifact](source, staged)
         verdict, said = refuse_what_failed(source, artifact, staged)
         size_bytes = sum(path.stat().st_size for path in staged.iterdir() if path.name.startswith("model."))
     return ExportedArtifact(
-        artifact=artifact,
-        precision=precision,
-        path=str(source.run.path / artifact),
+        artifact=artifact.name,
+        precision=artifact.variant or artifact.precision,
+        path=str(source.run.folder(artifact)),
         size_bytes=size_bytes,
         seconds=round(time.monotonic() - started, 3),
         smooth_quant_alpha=quantized and quantized.setting.alpha,

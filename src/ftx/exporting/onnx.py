@@ -14,9 +14,7 @@ from torch.nn.functional import scaled_dot_product_attention
 
 from ftx.core.errors import ExportError
 from ftx.exporting.tracing import INPUT, OUTPUT, quiet_third_parties
-
-MODEL = "model.onnx"
-WEIGHTS = "model.onnx.data"
+from ftx.runs.artifacts import ONNX_FILE
 
 # 20 is the first with Gelu as one operator (18 spells it out as Div, Erf, Add, Mul, Mul), and every runtime of
 # the last two years reads it. From 23 on each block holds one Attention operator, which few runtimes know.
@@ -34,7 +32,7 @@ def write_onnx(program: ExportedProgram, info: Mapping[str, str], folder: Path) 
 
     Raises: ExportError if torch or ONNX's own checker refuses the model.
     """
-    path = folder / MODEL
+    path = folder / ONNX_FILE
     try:
         with quiet_third_parties():
             made = torch.onnx.export(

@@ -9,7 +9,6 @@ from __future__ import annotations
 import re
 import tempfile
 from collections import Counter
-from collections.abc import Mapping
 from pathlib import Path
 
 from torch.export import ExportedProgram
@@ -18,15 +17,14 @@ from ftx.core.errors import ExportError
 from ftx.core.telemetry import no_telemetry
 from ftx.data.preprocess import Preprocess
 from ftx.exporting.tracing import INPUT, OUTPUT, quiet_third_parties
+from ftx.runs.card import IR_FILE, Card
+from ftx.runtimes.model_api import model_info
 
 with no_telemetry():
     import openvino as ov
     from openvino.frontend import OpConversionFailure
 
     from ftx.exporting.preprocess_graph import embed_preprocessing
-
-MODEL = "model.xml"
-WEIGHTS = "model.bin"
 
 # A per-process or per-graph counter at the end of a name or of a part of it: Constant_123, linear_4/MatMul.
 _COUNTER = re.compile(r"_\d+(?=/|$)")
@@ -56,23 +54,23 @@ def compress_to_fp16(body: ov.Model, scratch: Path) -> ov.Model:
     preprocessing is put before it afterwards and keeps its mean and scale in f32.
     """
     with tempfile.TemporaryDirectory(dir=scratch) as folder:
-        path = Path(folder) / MODEL
+        path = Path(folder) / IR_FILE
         ov.save_model(body, path, compress_to_fp16=True)
         # Read into memory and not mapped, as the file goes away.
         return ov.Core().read_model(path, config={"ENABLE_MMAP": False})
 
 
-def write_ir(body: ov.Model, pre: Preprocess, info: Mapping[str, str], name: str, folder: Path) -> None:
-    """Put the image path before a body and write ``model.xml`` and ``model.bin``.
+def write_ir(body: ov.Model, card: Card, folder: Path) -> None:
+    """Put the image path of a card before a body, and write ``model.xml`` and ``model.bin``.
 
     Shape: the model written takes u8 [N, H, W, 3], RGB, any H and W.
     """
-    model = embed_preprocessing(body.clone(), pre)
-    name_canonically(model, name)
-    for key, value in info.items():
+    model = embed_preprocessing(body.clone(), card.preprocess)
+    name_canonically(model, card.architecture)
+    for key, value in model_info(card.meaning.open(), card.preprocess, embedded=True).items():
         model.set_rt_info(value, ["model_info", key])
     # What is to be float16 is so already; the default would halve the rest as well.
-    ov.save_model(model, folder / MODEL, compress_to_fp16=False)
+    ov.save_model(model, folder / IR_FILE, compress_to_fp16=False)
 
 
 def name_canonically(model: ov.Model, name: str) -> None:

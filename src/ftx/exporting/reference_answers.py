@@ -17,10 +17,10 @@ from ftx.core.files import write_atomic
 from ftx.core.progress import SILENT, Progress
 from ftx.data.dataset import Entry, groups_of
 from ftx.data.loader import load_pixels_many
-from ftx.data.preprocess import Pixels, Preprocess, normalise
+from ftx.data.preprocess import Pixels, normalise
 from ftx.data.store import ImageStore
-from ftx.runs.card import REFERENCE
-from ftx.tasks.base import Task
+from ftx.runs.card import REFERENCE_FILE
+from ftx.runs.run import Run
 
 REFERENCE_IMAGES = 64
 BATCH_IMAGES = 16
@@ -41,19 +41,13 @@ class Reference:
     groups: tuple[str, ...] = ()
 
 
-def make_reference(
-    entries: Sequence[Entry],
-    store: ImageStore,
-    trained: nn.Module,
-    meaning: Task,
-    pre: Preprocess,
-    progress: Progress = SILENT,
-) -> Reference:
-    """Ask the trained model about up to 64 held-out images, spread over the classes.
+def make_reference(run: Run, trained: nn.Module, data: Path | None = None, progress: Progress = SILENT) -> Reference:
+    """Ask the trained model about up to 64 held-out images of a run, spread over the classes.
 
     Raises: DataError if an image is gone or has changed.
     """
-    chosen = balanced(entries, REFERENCE_IMAGES)
+    store, pre = ImageStore(run.data_root(data)), run.manifest.preprocess
+    chosen = balanced(run.report_entries(), REFERENCE_IMAGES)
     pixels_NHWC = load_pixels_many([store[entry] for entry in chosen], pre, progress)
     logits = []
     with progress.track("Reference answers", len(chosen)) as task, torch.inference_mode():
@@ -65,7 +59,7 @@ def make_reference(
         paths=tuple(entry.path for entry in chosen),
         pixels_NHWC=pixels_NHWC,
         logits_NC=np.concatenate(logits),
-        targets_NC=meaning.targets([entry.labels for entry in chosen]),
+        targets_NC=run.task.targets([entry.labels for entry in chosen]),
         groups=groups_of(chosen),
     )
 
@@ -92,7 +86,7 @@ def write_reference(reference: Reference, folder: Path) -> None:
         metadata={"paths": json.dumps(reference.paths)}
         | ({"groups": json.dumps(reference.groups)} if reference.groups else {}),
     )
-    write_atomic(folder / REFERENCE, _sorted_header(blob))
+    write_atomic(folder / REFERENCE_FILE, _sorted_header(blob))
 
 
 def _sorted_header(blob: bytes) -> bytes:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -23,9 +23,11 @@ from ftx.exporting.onnx import write_onnx
 from ftx.exporting.openvino import compress_to_fp16, convert_body, write_ir
 from ftx.exporting.reference_answers import Reference, balanced, make_reference, write_reference
 from ftx.exporting.tracing import trace
-from ftx.runs.card import Card, Precision, write_card
+from ftx.runs.artifacts import DENSE, IR_FP16, IR_FP32, IR_INT8, ONNX, Artifact, finer_variants
+from ftx.runs.card import Card, write_card
 from ftx.runs.dense import load_dense
 from ftx.runs.run import Run
+from ftx.runs.trained import load_trained
 from ftx.runtimes.model_api import model_info
 
 with no_telemetry():
@@ -70,49 +72,46 @@ class Source:
         info = model_info(self.run.task, self.manifest.preprocess, embedded=False)
         write_onnx(self.program, info, folder)
 
-    def write_openvino(self, precision: Precision, folder: Path) -> Quantized | None:
-        """Fill an IR folder, complete for a device; returns how INT8 was made."""
-        manifest, quantized = self.manifest, None
-        body = self.body
-        if precision == "fp16":
-            body = compress_to_fp16(body, folder)
-        elif precision == "int8":
-            quantized = self._quantized()
-            body = quantized.model
-        info = model_info(self.run.task, manifest.preprocess, embedded=True)
-        write_ir(body, manifest.preprocess, info, manifest.architecture, folder)
-        write_reference(self.reference, folder)
+    def write_fp32(self, folder: Path) -> None:
+        """Fill an IR folder with the model as it was converted."""
+        self._write_ir(IR_FP32, self.body, folder)
+
+    def write_fp16(self, folder: Path) -> None:
+        """Fill an IR folder with weights in half the bits."""
+        self._write_ir(IR_FP16, compress_to_fp16(self.body, folder), folder)
+
+    def write_int8(self, folder: Path) -> Quantized:
+        """Fill an IR folder with the quantized model, and say how it was made."""
+        quantized = self._quantized()
+        self._write_ir(IR_INT8, quantized.model, folder)
+        return quantized
+
+    def _write_ir(self, artifact: Artifact, body: ov.Model, folder: Path) -> None:
+        """An IR folder, complete for a device."""
+        manifest = self.manifest
         card = Card(
             task=manifest.task,
             architecture=manifest.architecture,
-            precision=precision,
+            precision=artifact.variant,
             labels=manifest.labels,
             thresholds=manifest.thresholds,
             preprocess=manifest.preprocess,
-            dense_digest=manifest.digest("dense"),
+            dense_digest=manifest.digest(DENSE),
             files={},
         )
+        write_ir(body, card, folder)
+        write_reference(self.reference, folder)
         write_card(folder, card)
-        return quantized
 
     @cached_property
     def program(self) -> ExportedProgram:
         """The dense model, traced."""
-        return trace(load_dense(self.run.require("dense")), self.manifest.preprocess)
+        return trace(load_dense(self.run.require(DENSE)), self.manifest.preprocess)
 
     @cached_property
     def reference(self) -> Reference:
         """Held-out images and the trained model's answers, before its merge."""
-        from ftx.runs.trained import load_trained
-
-        return make_reference(
-            self.run.report_entries(),
-            self._store,
-            load_trained(self.run),
-            self.run.task,
-            self.manifest.preprocess,
-            self.progress,
-        )
+        return make_reference(self.run, load_trained(self.run), self.data, self.progress)
 
     @cached_property
     def body(self) -> ov.Model:
@@ -138,6 +137,15 @@ class Source:
         return ImageStore(self.run.data_root(self.data))
 
 
+# What fills the folder of each artifact, and says how INT8 was made.
+WRITERS: Mapping[Artifact, Callable[[Source, Path], Quantized | None]] = {
+    ONNX: Source.write_onnx,
+    IR_FP32: Source.write_fp32,
+    IR_FP16: Source.write_fp16,
+    IR_INT8: Source.write_int8,
+}
+
+
 def calibration_images(entries: Sequence[Entry]) -> tuple[tuple[Entry, ...], tuple[Entry, ...]]:
     """Training images to calibrate INT8 with, and others to choose its setting by.
 
@@ -152,7 +160,7 @@ def calibration_images(entries: Sequence[Entry]) -> tuple[tuple[Entry, ...], tup
         raise ExportError(
             "INT8 needs images to calibrate with and others to choose by",
             found=f"{len(some)} different images for training in the run's data",
-            mend="export in fp32 or fp16",
+            mend=f"export in {' or '.join(finer_variants(IR_INT8))}",
         )
     choosing = max(1, len(some) * CHOOSING_IMAGES // (CALIBRATION_IMAGES + CHOOSING_IMAGES))
     return some[:-choosing], some[-choosing:]

@@ -21,7 +21,7 @@ from ftx.core.errors import DataError, ModelError
 from ftx.core.pydantic_errors import first_error
 from ftx.core.strict_json import JsonError, read_json
 from ftx.data.preprocess import Preprocess
-from ftx.runs.dense import WEIGHTS
+from ftx.runs.dense import DENSE_WEIGHTS
 
 UNFIT = "the weights do not fit what config.json says"
 
@@ -104,11 +104,11 @@ def read_weights_of(folder: Path) -> dict[str, Tensor]:
 
     Raises: ModelError if there is no whole safetensors file.
     """
-    path = folder / WEIGHTS
+    path = folder / DENSE_WEIGHTS
     if not path.is_file():
         found = ", ".join(sorted(one.name for one in folder.iterdir())[:6])
         mend = "save it again as one safetensors file; .bin and .pth are not read, as they can run code"
-        raise ModelError(f"there is no {WEIGHTS}", where=folder, found=found, mend=mend)
+        raise ModelError(f"there is no {DENSE_WEIGHTS}", where=folder, found=found, mend=mend)
     return read_weights(path)
 
 
@@ -118,9 +118,9 @@ def _timm_folder(folder: Path, document: Mapping[str, object], image_size: int |
     args = {key: value for key, value in config.model_args.items() if key not in ("in_chans", "num_classes")}
     state = read_weights_of(folder)
     module = build_as_told(
-        config.architecture, config.num_classes, args, config=folder / CONFIG, weights=folder / WEIGHTS
+        config.architecture, config.num_classes, args, config=folder / CONFIG, weights=folder / DENSE_WEIGHTS
     )
-    grey = take_grey(module, state, folder / WEIGHTS)
+    grey = take_grey(module, state, folder / DENSE_WEIGHTS)
     fill_strictly(module, state, where=folder, what=UNFIT)
     told = {**pretrained_config(module), **config.pretrained_cfg.model_dump(exclude_none=True)}
     setattr(module, "pretrained_cfg", told)  # noqa: B010 - nn.Module types its attributes as tensors

@@ -18,6 +18,8 @@ from ftx.backbones.families import head_names
 from ftx.core.errors import AdapterError, FtxError, InputError, MergeError
 from ftx.core.progress import SILENT, Progress
 from ftx.interop.base_model import Foundation, of_backbone, open_foundation
+from ftx.runs.artifacts import TRAINED
+from ftx.runs.manifest import MANIFEST_FILE
 from ftx.runs.run import Run
 from ftx.runs.trained import require_base, run_recipe
 
@@ -77,12 +79,12 @@ def open_adapters(
 
 
 def _locate(path: Path) -> Located:
-    inside = path.name == "trained" and (path.absolute().parent / "run.json").is_file()
-    if inside or (path / "run.json").is_file():
+    inside = path.name == TRAINED.name and (path.absolute().parent / MANIFEST_FILE).is_file()
+    if inside or (path / MANIFEST_FILE).is_file():
         run = Run.open(path.parent if inside else path)
         if run.manifest.method not in ("lora", "dora"):
             raise AdapterError("this run has no adapter", where=path, found=f"method {run.manifest.method}")
-        return Located(run.require("trained"), run)
+        return Located(run.require(TRAINED), run)
     if not path.is_dir():
         what = "an adapter is a folder, this is a file" if path.exists() else "there is no such adapter"
         raise AdapterError(what, where=path, mend="name a run, or a folder that peft wrote")

@@ -26,7 +26,7 @@ from ftx.backbones.weights import fill_strictly
 from ftx.core.errors import ModelError, shown
 from ftx.interop.base_model import UNFIT, Foundation, read_weights_of
 from ftx.interop.transformers_config import KINDS, Kind, Shape, read_processor
-from ftx.runs.dense import WEIGHTS
+from ftx.runs.dense import DENSE_WEIGHTS
 
 HEAD = "classifier"
 
@@ -163,7 +163,7 @@ class _Taken(dict[str, Tensor]):
 
 def _empty(shape: Shape, folder: Path) -> VisionTransformer:
     """An empty timm model of this shape, without a head, that normalises as the base does."""
-    made = build_as_told(shape.architecture, 0, shape.arguments, config=folder / CONFIG, weights=folder / WEIGHTS)
+    made = build_as_told(shape.architecture, 0, shape.arguments, config=folder / CONFIG, weights=folder / DENSE_WEIGHTS)
     module = cast("VisionTransformer", made)
     told = {**pretrained_config(module), "input_size": (3, shape.image_size, shape.image_size)}
     setattr(module, "pretrained_cfg", told)  # noqa: B010 - nn.Module types its attributes as tensors

@@ -34,7 +34,7 @@ from ftx.merging.merge import (
     rounded,
 )
 from ftx.merging.unmerged_model import beside
-from ftx.runs.dense import WEIGHTS, DenseConfig, load_dense, save_dense
+from ftx.runs.dense import DENSE_WEIGHTS, DenseConfig, load_dense, save_dense
 from ftx.runs.model_cards import layers_proved, write_combined_card
 from ftx.runs.new_run import refuse_existing
 from ftx.runs.trained import fill
@@ -142,7 +142,7 @@ def combine(
             base=base or foundation.architecture,
             architecture=foundation.architecture,
             path=str(out),
-            size_bytes=(staged / WEIGHTS).stat().st_size,
+            size_bytes=(staged / DENSE_WEIGHTS).stat().st_size,
             image_size=foundation.preprocess.image_size,
             labels=len(meaning.labels) if meaning else 0,
             layers=proofs,

@@ -27,7 +27,8 @@ from ftx.data.loader import load_pixels_many
 from ftx.data.preprocess import Pixels, normalise
 from ftx.data.store import ImageStore
 from ftx.merging.unmerged_model import Shares
-from ftx.runs.dense import WEIGHTS, DenseConfig, load_dense, save_dense
+from ftx.runs.artifacts import DENSE, TRAINED
+from ftx.runs.dense import DENSE_WEIGHTS, DenseConfig, load_dense, save_dense
 from ftx.runs.model_cards import MergeProof, write_dense_card
 from ftx.runs.run import Run
 from ftx.runs.trained import fill, load_trained, read_plain, require_base, run_recipe
@@ -76,7 +77,7 @@ def merge(run: Run | Path | None = None, *, data: Path | None = None, progress: 
     fails; nothing is written then.
     """
     run = run if isinstance(run, Run) else Run.open(run)
-    folder = run.require("trained")
+    folder = run.require(TRAINED)
     manifest = run.manifest
     backbone = base_of(run_recipe(run), len(manifest.labels))
     require_base(run, backbone.digest)
@@ -90,7 +91,7 @@ def merge(run: Run | Path | None = None, *, data: Path | None = None, progress: 
         fill(module, read_plain(folder, manifest.method, module))
     worst = hold_layers(proofs)
 
-    with run.add("dense", made_from="trained", progress=progress) as staged:
+    with run.add(DENSE, progress) as staged:
         save_dense(module, DenseConfig(manifest.architecture, manifest.meaning, manifest.preprocess), staged)
         pixels_NHWC, images_from = _proof_images(run, data, progress)
         difference, bound = _logit_difference(run, staged, pixels_NHWC)
@@ -105,8 +106,8 @@ def merge(run: Run | Path | None = None, *, data: Path | None = None, progress: 
     report = MergeReport(
         run=str(run.path),
         method=manifest.method,
-        path=str(run.path / "dense"),
-        size_bytes=(run.path / "dense" / WEIGHTS).stat().st_size,
+        path=str(run.folder(DENSE)),
+        size_bytes=(run.folder(DENSE) / DENSE_WEIGHTS).stat().st_size,
         layers=proofs,
         max_relative_error=worst,
         images=len(pixels_NHWC),

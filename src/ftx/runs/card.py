@@ -3,71 +3,59 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal, Self, cast
+from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import Field
 
-from ftx.core.errors import DataError, ExportError, shown
-from ftx.core.files import below_it, sha256_file, write_atomic
-from ftx.core.pydantic_errors import first_error
-from ftx.core.strict_json import JsonError, read_json
+from ftx.core.errors import ExportError
+from ftx.core.files import cached_sha256, sha256_file, write_atomic
 from ftx.core.version import __version__
 from ftx.data.preprocess import Preprocess
+from ftx.runs.artifacts import IRS, Artifact, IrVariant
+from ftx.runs.record import FileHashes, Record, read_record
 from ftx.tasks.labels import Labels
-from ftx.tasks.meaning import Meaning
 from ftx.tasks.names import TaskName
 from ftx.tasks.thresholds import Thresholds
 
-CARD = "card.json"
-REFERENCE = "reference.safetensors"
-# What machines found out about the model (ftx.evaluating.proof_file): written later, so outside of the hashes.
-PROOF = "proof.json"
-PROOF_SCHEMA = 1
-SCHEMA_VERSION = 1
+# The files of an IR folder.
+CARD_FILE = "card.json"
+IR_FILE = "model.xml"
+IR_WEIGHTS = "model.bin"
+REFERENCE_FILE = "reference.safetensors"
+# What machines found out about the model (ftx.runs.proof): written later, so outside of the hashes.
+PROOF_FILE = "proof.json"
 
-Precision = Literal["fp32", "fp16", "int8"]
+CARD_SCHEMA = 1
 
 
-class Card(BaseModel):
+class Card(Record):
     """Labels, thresholds, preprocessing and hashes of one exported folder."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
-
-    schema_version: int = SCHEMA_VERSION
+    schema_version: int = CARD_SCHEMA
     ftx: str = __version__
     task: TaskName
     architecture: Annotated[str, Field(max_length=200)]
-    precision: Precision
+    precision: IrVariant
     labels: Labels
     preprocess: Preprocess
     # Per label, for tasks that decide label by label; empty where the best label wins.
     thresholds: Thresholds = Thresholds()
     # The digest of the dense weights that the model was made from.
     dense_digest: str
-    # SHA-256 of every other file of the folder.
-    files: dict[str, str]
-
-    @model_validator(mode="after")
-    def _of_one_task(self) -> Self:
-        self.meaning.open()
-        return self
-
-    @field_validator("files")
-    @classmethod
-    def _within_the_folder(cls, files: dict[str, str]) -> dict[str, str]:
-        return below_it(files)
+    # Of every other file of the folder.
+    files: FileHashes
 
     @property
-    def meaning(self) -> Meaning:
-        """What the logits mean."""
-        return Meaning(task=self.task, labels=self.labels, thresholds=self.thresholds)
+    def artifact(self) -> Artifact:
+        """Which of a run's artifacts the folder is."""
+        return IRS[self.precision]
 
 
 def write_card(folder: Path, card: Card) -> None:
     """Write ``card.json`` with the hash of every file now in the folder, but for what is found out later."""
-    hashes = {path.name: sha256_file(path) for path in sorted(folder.iterdir()) if path.name not in (CARD, PROOF)}
-    whole = card.model_copy(update={"files": hashes})
-    write_atomic(folder / CARD, (whole.model_dump_json(indent=2) + "\n").encode())
+    files = [path for path in sorted(folder.iterdir()) if path.name not in (CARD_FILE, PROOF_FILE)]
+    whole = card.model_copy(update={"files": {path.name: sha256_file(path) for path in files}})
+    write_atomic(folder / CARD_FILE, (whole.model_dump_json(indent=2) + "\n").encode())
 
 
 def read_card(folder: Path) -> Card:
@@ -75,42 +63,24 @@ def read_card(folder: Path) -> Card:
 
     Raises: ExportError if the card is missing, of another schema, or a file is not what it says.
     """
-    path = folder / CARD
+    path = folder / CARD_FILE
     if not path.is_file():
         raise ExportError(
             "this folder is no exported model",
             where=folder,
-            found=f"no {CARD} in it",
+            found=f"no {CARD_FILE} in it",
             mend="name a folder that ftx export wrote",
         )
-    try:
-        raw = read_json(path)
-    except JsonError as error:
-        raise ExportError(f"{CARD} cannot be read", where=path, found=str(error)) from error
-    version = cast("dict[str, object]", raw).get("schema_version") if isinstance(raw, dict) else None
-    if version != SCHEMA_VERSION:
-        raise ExportError(
-            f"{CARD} has another schema version",
-            where=path,
-            found=f"version {shown(version)}, this ftx reads {SCHEMA_VERSION}",
-            mend="export it again",
-        )
-    try:
-        card = Card.model_validate(raw)
-    except ValidationError as error:
-        raise ExportError(f"{CARD} does not hold", where=path, found=first_error(error)) from error
-    except DataError as error:  # its labels, which training refuses in the same words
-        found = "; ".join([error.what, *(text for _, text in error.details())])
-        raise ExportError(f"{CARD} does not hold", where=path, found=found) from error
+    card = read_record(path, Card, ExportError, mend="export it again")
     for name, digest in card.files.items():
         beside = folder / name
         if not beside.is_file():
             raise ExportError("a file of the exported model is missing", where=beside, mend="copy the whole folder")
-        if sha256_file(beside) != digest:
+        if cached_sha256(beside) != digest:
             raise ExportError(
                 "a file of the exported model is not what was written",
                 where=beside,
-                found=f"its hash is not the one in {CARD}",
+                found=f"its hash is not the one in {CARD_FILE}",
                 mend="copy the whole folder again, or export it again",
             )
     return card

@@ -24,10 +24,11 @@ from ftx.core.memory import is_out_of_memory
 from ftx.core.pydantic_errors import first_error
 from ftx.core.strict_json import JsonError, read_json
 from ftx.data.preprocess import Preprocess, covering, crop_share
+from ftx.runs.artifacts import DENSE
 from ftx.tasks.meaning import Meaning
 
-WEIGHTS = "model.safetensors"
-_MERGE = "run: ftx merge"
+DENSE_WEIGHTS = "model.safetensors"
+_MERGE = f"run: {DENSE.made_by}"
 
 
 @dataclass(frozen=True)
@@ -72,7 +73,7 @@ def save_dense(module: nn.Module, config: DenseConfig, folder: Path) -> None:
         **({"ftx": config.meaning.model_dump(mode="json")} if config.meaning else {}),
     }
     with disk_faults(folder):
-        save_file(dense_state(module), folder / WEIGHTS, metadata={"format": "pt"})
+        save_file(dense_state(module), folder / DENSE_WEIGHTS, metadata={"format": "pt"})
     write_atomic(folder / CONFIG, (json.dumps(document, indent=2, ensure_ascii=False) + "\n").encode())
 
 
@@ -152,7 +153,7 @@ def load_dense(folder: Path) -> nn.Module:
     Raises: ExportError if the folder is no dense model; ModelError if the weights do not fit.
     """
     config = read_dense_config(folder)
-    weights = folder / WEIGHTS
+    weights = folder / DENSE_WEIGHTS
     # Built by name with the weights loaded strictly here: "local-dir:" without pretrained=True would
     # give random weights without a word.
     args = {key: value for key, value in config.model_args.items() if key != "num_classes"}

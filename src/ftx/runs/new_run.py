@@ -14,11 +14,11 @@ from ftx.core.progress import Progress
 from ftx.data.dataset import Entry
 from ftx.runs.entries import write_entries
 from ftx.runs.latest import LATEST
-from ftx.runs.manifest import Manifest, file_hashes, manifest_bytes, read_manifest
+from ftx.runs.manifest import CHECKPOINTS, MANIFEST_FILE, Manifest, file_hashes, manifest_bytes, read_manifest
 
 # What training writes, and what of a run's folder is no part of the run.
 _TRAINING = ("trained/", "data.jsonl", "recipe.yaml", "reports/train.jsonl", "reports/tensorboard/")
-_UNSEALED = ("checkpoints/", ".ftx-", "run.json")
+_UNSEALED = (f"{CHECKPOINTS}/", ".ftx-", MANIFEST_FILE)
 
 
 @dataclass
@@ -68,7 +68,7 @@ def new_run(out: Path) -> Iterator[NewRun]:
         made = NewRun(staged, out)
         try:
             yield made
-            if not (made.folder / "run.json").is_file():
+            if not (made.folder / MANIFEST_FILE).is_file():
                 raise AssertionError("a new run is sealed before it ends")
             if not made.shown:
                 made.place()
@@ -107,9 +107,9 @@ def seal(folder: Path, manifest: Manifest, entries: tuple[Entry, ...]) -> None:
     write_entries(folder, entries)
     settle(folder)
     made = {name: digest for name, digest in file_hashes(folder, "").items() if not name.startswith(_UNSEALED)}
-    if (folder / "run.json").is_file():
-        before = read_manifest(folder)
+    if (folder / MANIFEST_FILE).is_file():
+        before = read_manifest(folder / MANIFEST_FILE)
         later = {name: digest for name, digest in before.files.items() if not name.startswith(_TRAINING)}
         made = {name: digest for name, digest in made.items() if name.startswith(_TRAINING)} | later
         manifest = manifest.model_copy(update={"lineage": before.lineage})
-    write_atomic(folder / "run.json", manifest_bytes(manifest.model_copy(update={"files": made})))
+    write_atomic(folder / MANIFEST_FILE, manifest_bytes(manifest.model_copy(update={"files": made})))

@@ -9,23 +9,25 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 from pydantic import BaseModel
 
-from ftx.core.errors import DataError, EnvironmentFault, RunError, shell_command, told
-from ftx.core.files import replace_folder, settle, sha256_file, sole_writer, staging, write_atomic
+from ftx.core.errors import DataError, EnvironmentFault, RunError, told
+from ftx.core.files import cached_sha256, replace_folder, settle, sha256_file, sole_writer, staging, write_atomic
 from ftx.core.progress import SILENT, Progress
+from ftx.core.unchanged import UnchangedFile
 from ftx.data.dataset import Entry, Split
+from ftx.runs.artifacts import ARTIFACTS, TRAINED, Artifact
 from ftx.runs.entries import read_entries
 from ftx.runs.latest import known_runs, latest_run
 from ftx.runs.manifest import (
-    MADE_BY,
+    MANIFEST_FILE,
     MODEL_CARD,
     RESTORE,
     Lineage,
     Manifest,
-    belongs,
     file_hashes,
     manifest_bytes,
     read_manifest,
@@ -62,86 +64,91 @@ class Run:
     @property
     def manifest(self) -> Manifest:
         """``run.json`` as it stands on disk now."""
-        return read_manifest(self.path)
+        return self._manifest_file.get()
 
-    def has(self, artifact: str) -> bool:
+    @cached_property
+    def _manifest_file(self) -> UnchangedFile[Manifest]:
+        return UnchangedFile(self.path / MANIFEST_FILE, read_manifest)
+
+    def folder(self, artifact: Artifact) -> Path:
+        """Where an artifact lies, or would lie."""
+        return self.path / artifact.name
+
+    def has(self, artifact: Artifact) -> bool:
         """Whether the run has ever been given this artifact."""
-        return any(belongs(name, artifact) for name in self.manifest.files)
+        return any(artifact.holds(name) for name in self.manifest.files)
 
-    def artifacts(self) -> list[str]:
+    def artifacts(self) -> list[Artifact]:
         """The artifacts that the run holds, in the order of the pipeline."""
-        return [name for name in MADE_BY if self.has(name)]
+        return [artifact for artifact in ARTIFACTS.values() if self.has(artifact)]
 
-    def require(self, artifact: str) -> Path:
+    def require(self, artifact: Artifact) -> Path:
         """The folder of an artifact that is whole, unaltered and not stale.
 
         Raises: RunError naming the file or the ancestor that does not hold.
         """
         manifest = self.manifest
         if not self.has(artifact):
-            raise RunError(f"this run has no {artifact}/ yet", where=self.path, mend=f"run: {self._again(artifact)}")
+            raise RunError(
+                f"this run has no {artifact}/ yet", where=self.path, mend=f"run: {artifact.command(self.path)}"
+            )
         for name, digest in sorted(manifest.files.items()):
-            if belongs(name, artifact):
+            if artifact.holds(name):
                 self._check_file(name, digest, artifact)
-        line = manifest.lineage.get(artifact)
-        if line is not None:
-            if manifest.digest(line.made_from) != line.digest:
-                raise RunError(
-                    f"{artifact}/ is stale",
-                    where=self.path / artifact,
-                    found=f"it was made from another {line.made_from}/ than the one now in the run",
-                    mend=f"run: {self._again(artifact)}",
-                )
-            self.require(line.made_from)
-        return self.path / artifact
+        if manifest.is_stale(artifact):
+            raise RunError(
+                f"{artifact}/ is stale",
+                where=self.folder(artifact),
+                found=f"it was made from another {artifact.made_from}/ than the one now in the run",
+                mend=f"run: {artifact.command(self.path)}",
+            )
+        if artifact.made_from is not None and artifact.name in manifest.lineage:
+            self.require(artifact.made_from)
+        return self.folder(artifact)
 
     def file(self, name: str) -> Path:
         """A file that training wrote beside its artifact, unaltered.
 
         Raises: RunError if it is missing or another than was written.
         """
-        self._check_file(name, self.manifest.files.get(name, ""), "trained")
+        self._check_file(name, self.manifest.files.get(name, ""), TRAINED)
         return self.path / name
 
-    def _again(self, artifact: str) -> str:
-        """The command that makes the artifact."""
-        return shell_command(MADE_BY.get(artifact, "ftx export"), None if artifact == "trained" else self.path)
-
-    def _check_file(self, name: str, digest: str, artifact: str) -> None:
-        path = self.path / name
+    def _check_file(self, name: str, digest: str, artifact: Artifact) -> None:
+        path, again = self.path / name, artifact.command(self.path)
         if not path.is_file():
-            raise RunError(
-                "a file of the run is missing", where=path, mend=f"restore it, or run: {self._again(artifact)}"
-            )
-        found = sha256_file(path)
+            raise RunError("a file of the run is missing", where=path, mend=f"restore it, or run: {again}")
+        found = cached_sha256(path)
         if found != digest:
             raise RunError(
                 "a file of the run is not what was written",
                 where=path,
                 found=f"sha256 {found[:12]}…, run.json says {digest[:12]}…",
-                mend=f"restore it, or run again: {self._again(artifact)}",
+                mend=f"restore it, or run again: {again}",
             )
 
     @contextmanager
-    def add(self, artifact: str, *, made_from: str, progress: Progress = SILENT) -> Iterator[Path]:
-        """Write an artifact: yields a temporary folder that becomes ``artifact`` when the block ends well.
+    def add(self, artifact: Artifact, progress: Progress = SILENT) -> Iterator[Path]:
+        """Write an artifact: yields a temporary folder that becomes the artifact's when the block ends well.
 
         Raises: RunError if a folder of that name is there which no verb wrote.
         """
-        final = self.path / artifact
+        final, source = self.folder(artifact), artifact.made_from
+        if source is None:
+            raise AssertionError(f"{artifact} is there from the start")
         if final.exists() and not self.has(artifact):
             raise RunError(
                 "a folder that ftx did not write is in the way", where=final, mend="move it, then run this again"
             )
-        line = Lineage(made_from=made_from, digest=self.manifest.digest(made_from))
+        line = Lineage(made_from=source.name, digest=self.manifest.digest(source))
         with staging(final) as staged:
             yield staged
             settle(staged)
-            files = file_hashes(staged, artifact)
+            files = file_hashes(staged, artifact.name)
             with sole_writer(self.path, progress.note):
-                before = self.manifest
-                kept = {name: digest for name, digest in before.files.items() if not belongs(name, artifact)}
-                lineage = before.lineage | {artifact: line}
+                before = self._read()
+                kept = {name: digest for name, digest in before.files.items() if not artifact.holds(name)}
+                lineage = before.lineage | {artifact.name: line}
                 try:
                     # First the hashes, then the folder: a run killed in between says what is missing; the verb mends.
                     self._write(before.model_copy(update={"files": kept | files, "lineage": lineage}))
@@ -152,22 +159,11 @@ class Run:
 
     def write_report(self, name: str, report: BaseModel, progress: Progress = SILENT) -> Path:
         """Write ``reports/NAME.json``."""
-        path = self.path / "reports" / f"{name}.json"
-        with sole_writer(self.path, progress.note):
-            write_atomic(path, (report.model_dump_json(indent=2) + "\n").encode())
-            manifest = self.manifest
-            files = manifest.files | {f"reports/{name}.json": sha256_file(path)}
-            self._write(manifest.model_copy(update={"files": files}))
-        return path
+        return self._write_file(f"reports/{name}.json", report.model_dump_json(indent=2) + "\n", progress)
 
-    def write_card(self, artifact: str, text: str, progress: Progress = SILENT) -> None:
+    def write_card(self, artifact: Artifact, text: str, progress: Progress = SILENT) -> None:
         """Write an artifact's model card anew; what was made from the artifact does not hang on it."""
-        name = f"{artifact}/{MODEL_CARD}"
-        with sole_writer(self.path, progress.note):
-            write_atomic(self.path / name, text.encode())
-            manifest = self.manifest
-            files = manifest.files | {name: sha256_file(self.path / name)}
-            self._write(manifest.model_copy(update={"files": files}))
+        self._write_file(f"{artifact}/{MODEL_CARD}", text, progress)
 
     def keep_report(self, name: str, report: BaseModel, progress: Progress) -> None:
         """Write ``reports/NAME.json``, or say that the run cannot be written: the answer is known all the same."""
@@ -176,8 +172,21 @@ class Run:
         except EnvironmentFault as fault:
             progress.note(f"reports/{name}.json is not kept: {fault.what} ({fault.found})")
 
+    def _write_file(self, name: str, text: str, progress: Progress) -> Path:
+        """Write a file of the run, and its hash into ``run.json``."""
+        path = self.path / name
+        with sole_writer(self.path, progress.note):
+            write_atomic(path, text.encode())
+            before = self._read()
+            self._write(before.model_copy(update={"files": before.files | {name: sha256_file(path)}}))
+        return path
+
+    def _read(self) -> Manifest:
+        """``run.json`` for whoever holds the lock, and is to change it: never what was kept of it."""
+        return read_manifest(self.path / MANIFEST_FILE)
+
     def _write(self, manifest: Manifest) -> None:
-        write_atomic(self.path / "run.json", manifest_bytes(manifest))
+        write_atomic(self.path / MANIFEST_FILE, manifest_bytes(manifest))
 
     def entries(self, split: Split | None = None) -> tuple[Entry, ...]:
         """The images of the run as training split them (``data.jsonl``)."""

@@ -18,6 +18,7 @@ from ftx.core.errors import MergeError, RunError
 from ftx.core.files import disk_faults
 from ftx.recipe.schema import Recipe
 from ftx.recipe.sections import Method
+from ftx.runs.artifacts import TRAINED
 from ftx.runs.dense import dense_state
 from ftx.runs.run import Run
 
@@ -66,7 +67,7 @@ def load_trained(run: Run) -> nn.Module:
     Shape: it takes normalised images [N, 3, H, W].
     Raises: RunError if ``trained/`` is altered; AdapterError or MergeError if it does not hold.
     """
-    folder = run.require("trained")
+    folder = run.require(TRAINED)
     prepared = prepare(run_recipe(run), len(run.manifest.labels), saved=True)
     require_base(run, prepared.backbone.digest)
     own, recorded = prepared.backbone.preprocess, run.manifest.preprocess

@@ -11,14 +11,15 @@ from ftx.core.errors import ExportError, ImageError
 from ftx.core.telemetry import no_telemetry
 from ftx.data.preprocess import Pixels, Preprocess, load_pixels, normalise
 from ftx.data.store import ImageLike
-from ftx.runtimes.predictor import RuntimeName, feed_files
+from ftx.runs.artifacts import ONNX, ONNX_FILE, RuntimeName
+from ftx.runs.compute import F32
+from ftx.runtimes.predictor import feed_files
 from ftx.tasks.base import Task
 from ftx.tasks.thresholds import Floats
 
 with no_telemetry():
     import onnxruntime
 
-MODEL = "model.onnx"
 INPUT = "image"
 OUTPUT = "logits"
 
@@ -27,7 +28,7 @@ class OnnxPredictor:
     """``onnx/model.onnx``: normalised f32 images [N, 3, H, W] in, logits out."""
 
     name: RuntimeName = "onnx"
-    compute = "f32"
+    compute = F32
 
     def __init__(self, folder: Path, preprocess: Preprocess, task: Task) -> None:
         """Open the model.
@@ -35,9 +36,9 @@ class OnnxPredictor:
         Raises: ExportError if the file is missing or ONNX Runtime refuses it.
         """
         self.preprocess, self.task = preprocess, task
-        path = folder / MODEL
+        path = folder / ONNX_FILE
         if not path.is_file():
-            raise ExportError("this folder holds no ONNX model", where=path, mend="run: ftx export --format onnx")
+            raise ExportError("this folder holds no ONNX model", where=path, mend=f"run: {ONNX.made_by}")
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 3  # errors only: its warnings would stand between the lines of --json
         try:
@@ -62,7 +63,7 @@ class OnnxPredictor:
                 "the ONNX model is of other images or labels than the run",
                 where=path,
                 found=f"inputs {given} of {sides}, outputs {answers}",
-                mend="run: ftx export --format onnx",
+                mend=f"run: {ONNX.made_by}",
             )
 
     def logits(self, pixels_NHWC: Pixels) -> Floats:

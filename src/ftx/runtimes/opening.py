@@ -7,16 +7,16 @@ from pathlib import Path
 from ftx.core.errors import ExportError, RunError
 from ftx.core.progress import SILENT, Progress
 from ftx.data.preprocess import Preprocess
-from ftx.runs.card import CARD
-from ftx.runs.manifest import MADE_BY
+from ftx.runs.artifacts import ARTIFACTS, DENSE, ONNX_FILE, TRAINED, Artifact
+from ftx.runs.card import CARD_FILE
+from ftx.runs.manifest import MANIFEST_FILE
 from ftx.runs.run import Run
 from ftx.runtimes.choosing import ask_for_proof, best_ir
 from ftx.runtimes.predictor import Compute, Predictor
 from ftx.tasks.base import Task
 
-RUN = "run.json"
+# By which timm and transformers know a folder (ftx.backbones.timm_config, which a device lacks).
 DENSE_CONFIG = "config.json"
-ONNX_MODEL = "model.onnx"
 
 
 def load(
@@ -29,9 +29,9 @@ def load(
     if artifact is None or isinstance(artifact, Run):
         return _load_best(Run.open() if artifact is None else artifact, compute, progress)
     folder = Path(artifact)
-    if str(artifact) in MADE_BY and not folder.exists():  # as ftx eval names it
+    if str(artifact) in ARTIFACTS and not folder.exists():  # as ftx eval names it
         return load_artifact(Run.open(), str(artifact), compute=compute)
-    if (folder / RUN).is_file():
+    if (folder / MANIFEST_FILE).is_file():
         return _load_best(Run.open(folder), compute, progress)
     predictor = load_folder(folder, compute=compute)
     if predictor.name == "openvino":
@@ -47,16 +47,16 @@ def load_folder(folder: Path, *, compute: Compute = "auto") -> Predictor:
     """
     if folder.is_file():
         folder = folder.parent
-    if (folder / CARD).is_file():
+    if (folder / CARD_FILE).is_file():
         from ftx.runtimes.openvino import OpenVinoPredictor
 
         return OpenVinoPredictor(folder, compute)
-    inside_run = (folder.absolute().parent / RUN).is_file()
-    if inside_run and folder.name in ("trained", "dense", "onnx"):
+    inside_run = (folder.absolute().parent / MANIFEST_FILE).is_file()
+    if inside_run and folder.name in ARTIFACTS:
         return load_artifact(Run.open(folder.parent), folder.name, compute=compute)
     if (folder / DENSE_CONFIG).is_file():
         return _dense(folder)
-    onnx_alone = (folder / ONNX_MODEL).is_file()
+    onnx_alone = (folder / ONNX_FILE).is_file()
     raise ExportError(
         "there is no model here that ftx can open",
         where=folder,
@@ -65,35 +65,41 @@ def load_folder(folder: Path, *, compute: Compute = "auto") -> Predictor:
     )
 
 
-def load_artifact(run: Run, artifact: str, *, compute: Compute = "auto") -> Predictor:
+def load_artifact(run: Run, artifact: Artifact | str, *, compute: Compute = "auto") -> Predictor:
     """Open one artifact of a run after its hashes and lineage hold.
 
     Raises: RunError if the run lacks it, or it is altered or stale.
     """
-    if artifact not in MADE_BY:
-        raise RunError(
-            f"a run has no artifact '{artifact}'", where=run.path, mend=f"choose one of {', '.join(MADE_BY)}"
-        )
-    folder = run.require(artifact)
-    manifest = run.manifest
-    if artifact == "trained":
+    chosen = artifact_named(run, artifact) if isinstance(artifact, str) else artifact
+    folder, manifest = run.require(chosen), run.manifest
+    if chosen == TRAINED:
         from ftx.runs.trained import load_trained
         from ftx.runtimes.torch import TorchPredictor
 
         return TorchPredictor(load_trained(run), manifest.preprocess, run.task)
-    if artifact == "dense":
+    if chosen == DENSE:
         return _dense(folder, (manifest.preprocess, run.task))
-    if artifact == "onnx":
+    if chosen.runtime == "onnx":
         from ftx.runtimes.onnx import OnnxPredictor
 
         return OnnxPredictor(folder, manifest.preprocess, run.task)
     return load_folder(folder, compute=compute)
 
 
+def artifact_named(run: Run, name: str) -> Artifact:
+    """The artifact that a user names.
+
+    Raises: RunError if there is none of this name.
+    """
+    if name not in ARTIFACTS:
+        raise RunError(f"a run has no artifact '{name}'", where=run.path, mend=f"choose one of {', '.join(ARTIFACTS)}")
+    return ARTIFACTS[name]
+
+
 def _load_best(run: Run, compute: Compute, progress: Progress) -> Predictor:
-    name, why = best_ir(run)
-    progress.note(f"model: {run.path / name}, {why}")
-    return load_artifact(run, name, compute=compute)
+    chosen, why = best_ir(run)
+    progress.note(f"model: {run.folder(chosen)}, {why}")
+    return load_artifact(run, chosen, compute=compute)
 
 
 def _dense(folder: Path, of_run: tuple[Preprocess, Task] | None = None) -> Predictor:
@@ -105,7 +111,9 @@ def _dense(folder: Path, of_run: tuple[Preprocess, Task] | None = None) -> Predi
     preprocess, task = of_run or (own, meaning.open())
     if (own.height, own.width) != (preprocess.height, preprocess.width):
         found = f"{own.image_size} px, the run says {preprocess.image_size}"
-        raise ExportError("the dense model is of another image size", where=folder, found=found, mend="run: ftx merge")
+        raise ExportError(
+            "the dense model is of another image size", where=folder, found=found, mend=f"run: {DENSE.made_by}"
+        )
     module = load_dense(folder)
     require_fit(module, folder, preprocess, len(task.labels))
     return TorchPredictor(module, preprocess, task)

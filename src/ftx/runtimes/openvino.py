@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -13,15 +14,25 @@ from ftx.core.memory import is_out_of_memory
 from ftx.core.telemetry import no_telemetry
 from ftx.data.preprocess import Pixels, Preprocess
 from ftx.data.store import ImageLike, open_image, pixel_bytes
-from ftx.runs.card import REFERENCE, Card, read_card
-from ftx.runtimes.predictor import Compute, RuntimeName, feed_files
+from ftx.runs.artifacts import RuntimeName
+from ftx.runs.card import IR_FILE, IR_WEIGHTS, REFERENCE_FILE, Card, read_card
+from ftx.runs.compute import ComputePrecision, Dtype
+from ftx.runtimes.predictor import Compute, feed_files
 from ftx.tasks.thresholds import Floats
 
 with no_telemetry():
     import openvino
 
-MODEL = "model.xml"
-WEIGHTS = "model.bin"
+
+@cache
+def core() -> openvino.Core:
+    """The one of this process, which it keeps to its end.
+
+    The CPU plugin gives the thread that loads it a stack for signals (AMX needs a large one) and takes it away again
+    when the last model that it compiled is dropped. Dropped by another thread, as the garbage collector may, the stack
+    is gone and still in use: the next Ctrl-C would end the process with a segmentation fault (2026.4.1).
+    """
+    return openvino.Core()
 
 
 class OpenVinoPredictor:
@@ -36,13 +47,13 @@ class OpenVinoPredictor:
         """
         self.card: Card = read_card(folder)
         _check_complete(folder, self.card)
-        path = self._path = folder / MODEL
+        path = self._path = folder / IR_FILE
         # Nothing else is pinned: threads, streams and hints stay what OpenVINO chooses on a device.
         hints = {"INFERENCE_PRECISION_HINT": "f32"} if compute == "f32" else {}
         try:
-            model = openvino.Core().read_model(path)
+            model = core().read_model(path)
             _check_ports(model, path)
-            self._compiled = openvino.Core().compile_model(model, "CPU", hints)
+            self._compiled = core().compile_model(model, "CPU", hints)
         except RuntimeError as error:
             raise ExportError(
                 "OpenVINO cannot open this model", where=path, found=str(error), mend="export it again"
@@ -57,8 +68,8 @@ class OpenVinoPredictor:
             )
         self.model_info = _model_info(model)
         self.task = self.card.meaning.open()
-        chosen: str = self._compiled.get_property("INFERENCE_PRECISION_HINT").to_string()
-        self.compute = chosen if compute == "f32" else f"auto:{chosen}"
+        dtype: Dtype = self._compiled.get_property("INFERENCE_PRECISION_HINT").to_string()
+        self.compute = ComputePrecision(dtype, chosen_by_runtime=compute == "auto")
 
     @property
     def preprocess(self) -> Preprocess:
@@ -87,9 +98,10 @@ class OpenVinoPredictor:
             ) from error
 
 
-def default_compute() -> str:
-    """The precision that OpenVINO chooses for float models on this machine, as ``auto:bf16``."""
-    return f"auto:{openvino.Core().get_property('CPU', 'INFERENCE_PRECISION_HINT').to_string()}"
+def default_compute() -> ComputePrecision:
+    """The precision that OpenVINO chooses for float models on this machine."""
+    dtype: Dtype = core().get_property("CPU", "INFERENCE_PRECISION_HINT").to_string()
+    return ComputePrecision(dtype, chosen_by_runtime=True)
 
 
 def frame(pixels_NHWC: Pixels, preprocess: Preprocess) -> Pixels:
@@ -114,7 +126,7 @@ def _decode(image: ImageLike) -> Pixels:
 
 
 def _check_complete(folder: Path, card: Card) -> None:
-    unlisted = [name for name in (MODEL, WEIGHTS, REFERENCE) if name not in card.files]
+    unlisted = [name for name in (IR_FILE, IR_WEIGHTS, REFERENCE_FILE) if name not in card.files]
     if unlisted:
         raise ExportError(
             "the card vouches for too few files",

@@ -16,10 +16,11 @@ from ftx.core.errors import ImageError
 from ftx.data.preprocess import Pixels, Preprocess
 from ftx.data.store import ImageLike
 from ftx.data.threads import cores, in_threads
+from ftx.runs.artifacts import RuntimeName
+from ftx.runs.compute import ComputePrecision
 from ftx.tasks.base import Task
 from ftx.tasks.thresholds import Floats
 
-RuntimeName = Literal["torch", "onnx", "openvino"]
 # f32: pinned, for comparisons. auto: whatever the runtime chooses on this machine, as it is deployed.
 Compute = Literal["f32", "auto"]
 
@@ -50,8 +51,8 @@ class Predictor(Protocol):
         ...
 
     @property
-    def compute(self) -> str:
-        """The precision it computes in: ``f32``, or ``auto:bf16`` where the runtime chose bf16 by itself."""
+    def compute(self) -> ComputePrecision:
+        """The precision it computes in."""
         ...
 
     def logits(self, pixels_NHWC: Pixels) -> Floats:

@@ -12,7 +12,9 @@ from torch import nn
 from ftx.core.errors import ImageError
 from ftx.data.preprocess import Pixels, Preprocess, load_pixels, normalise
 from ftx.data.store import ImageLike
-from ftx.runtimes.predictor import RuntimeName, feed_files
+from ftx.runs.artifacts import RuntimeName
+from ftx.runs.compute import F32, ComputePrecision
+from ftx.runtimes.predictor import feed_files
 from ftx.tasks.base import Task
 from ftx.tasks.thresholds import Floats
 
@@ -25,7 +27,7 @@ class TorchPredictor:
     preprocess: Preprocess
     task: Task
     name: RuntimeName = "torch"
-    compute: str = "f32"
+    compute: ComputePrecision = F32
 
     def logits(self, pixels_NHWC: Pixels) -> Floats:
         images_N3HW = torch.from_numpy(normalise(pixels_NHWC, self.preprocess))

@@ -23,11 +23,11 @@ from ftx.core.progress import Progress
 from ftx.core.strict_json import JsonError, read_json
 from ftx.core.version import __version__
 from ftx.recipe.schema import Recipe
+from ftx.runs.manifest import CHECKPOINTS
 from ftx.runs.new_run import NewRun
 from ftx.training.placement import Circumstances
 from ftx.training.state import Record, TrainingState
 
-CHECKPOINTS = "checkpoints"
 SCHEMA_VERSION = 1
 # At an epoch's end one is written as long as writing takes no more than this share of the time.
 MOST_SHARE = 0.01

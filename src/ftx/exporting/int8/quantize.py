@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from ftx.core.progress import SILENT, Progress, Task
 from ftx.core.telemetry import no_telemetry
+from ftx.runtimes.openvino import core
 
 with no_telemetry():
     import nncf
@@ -220,7 +221,7 @@ class _Counted:
 
 def _compiled(model: ov.Model) -> ov.CompiledModel:
     # f32 where it is not INT8: otherwise bf16's own rounding would cover the differences between settings.
-    return ov.Core().compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    return core().compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
 
 
 def _logits(model: ov.Model, batches: Batches) -> Floats:

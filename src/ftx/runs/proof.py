@@ -13,22 +13,21 @@ from typing import Annotated, cast
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
-from safetensors import SafetensorError, safe_open
 
 from ftx.core.errors import EnvironmentFault, ExportError
-from ftx.core.files import sha256_file, write_atomic
+from ftx.core.files import cached_sha256, write_atomic
 from ftx.core.progress import SILENT, Progress
 from ftx.core.pydantic_errors import first_error
-from ftx.core.strict_json import JsonError, parse_json, read_json
+from ftx.core.strict_json import JsonError, read_json
 from ftx.core.version import __version__
-from ftx.data.preprocess import Pixels
-from ftx.evaluating.answers import ask_graph
-from ftx.evaluating.comparison import Reference
-from ftx.evaluating.parity_report import Family, ParityReport, ParityRow, Transfer, Verdict
-from ftx.runs.card import CARD, PROOF, PROOF_SCHEMA, REFERENCE
-from ftx.runtimes.machine import Machine
-from ftx.runtimes.openvino import OpenVinoPredictor
+from ftx.runs.artifacts import Artifact
+from ftx.runs.card import CARD_FILE, PROOF_FILE
+from ftx.runs.compute import ComputeField, ComputePrecision
+from ftx.runs.machine import Machine
+from ftx.runs.parity_report import Family, ParityReport, ParityRow, Transfer, Verdict
 from ftx.tasks.thresholds import Floats
+
+PROOF_SCHEMA = 1
 
 
 class Answers(BaseModel):
@@ -39,7 +38,7 @@ class Answers(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    compute: str
+    compute: ComputeField
     images: Annotated[int, Field(ge=1)]
     labels: Annotated[int, Field(ge=1)]
     logits: str
@@ -52,7 +51,7 @@ class Answers(BaseModel):
         return self
 
     @classmethod
-    def of(cls, compute: str, logits_NC: Floats) -> Answers:
+    def of(cls, compute: ComputePrecision, logits_NC: Floats) -> Answers:
         """From an array. Shape: [N, C]."""
         blob = base64.b64encode(logits_NC.astype("<f4").tobytes()).decode()
         return cls(compute=compute, images=logits_NC.shape[0], labels=logits_NC.shape[1], logits=blob)
@@ -93,7 +92,7 @@ class Proof(BaseModel):
 
 def ir_digest(folder: Path) -> str:
     """What a proof names an exported model by."""
-    return sha256_file(folder / CARD)
+    return cached_sha256(folder / CARD_FILE)
 
 
 def read_proof(folder: Path) -> Proof:
@@ -101,7 +100,7 @@ def read_proof(folder: Path) -> Proof:
 
     Raises: ExportError if the file does not hold.
     """
-    path, nothing = folder / PROOF, Proof(ir=ir_digest(folder))
+    path, nothing = folder / PROOF_FILE, Proof(ir=ir_digest(folder))
     if not path.exists():
         return nothing
     try:
@@ -113,23 +112,23 @@ def read_proof(folder: Path) -> Proof:
     except (ValidationError, JsonError) as error:
         found = first_error(error) if isinstance(error, ValidationError) else str(error)
         raise ExportError(
-            f"{PROOF} does not hold", where=path, found=found, mend="delete it, and validate again"
+            f"{PROOF_FILE} does not hold", where=path, found=found, mend="delete it, and validate again"
         ) from error
 
 
 def keep_proof(
-    folder: Path, ir: str, report: ParityReport, artifact: str, answers: list[Answers], progress: Progress = SILENT
+    folder: Path, ir: str, report: ParityReport, artifact: Artifact, answers: list[Answers], progress: Progress = SILENT
 ) -> None:
     """Write what a run's validation found of the model of this digest; what devices found is asked again."""
     found = RunProof(
-        verdict=report.verdicts[artifact],
-        said=report.said[artifact],
+        verdict=report.verdicts[artifact.name],
+        said=report.said[artifact.name],
         max_drop=report.max_drop,
         split=report.split,
         whole=report.whole,
         machine=report.machine,
         family=report.family,
-        rows=[row for row in report.rows if row.artifact == artifact],
+        rows=[row for row in report.rows if row.subject == artifact],
         answers=answers,
     )
     _write(folder, Proof(ir=ir, run=found), progress)
@@ -143,59 +142,6 @@ def keep_transfer(folder: Path, proof: Proof, found: Transfer, progress: Progres
 
 def _write(folder: Path, proof: Proof, progress: Progress) -> None:
     try:
-        write_atomic(folder / PROOF, (proof.model_dump_json(indent=2) + "\n").encode())
+        write_atomic(folder / PROOF_FILE, (proof.model_dump_json(indent=2) + "\n").encode())
     except EnvironmentFault as fault:  # a device's disk is often read only; the answer is known all the same
-        progress.note(f"{PROOF} is not kept: {fault.what} ({fault.found})")
-
-
-def reference_answers(folder: Path, predictor: OpenVinoPredictor) -> Answers:
-    """The model's own answers to the reference images beside it."""
-    _, pixels = read_reference(folder, predictor)
-    with SILENT.track("", None) as task:
-        return Answers.of(predictor.compute, ask_graph(predictor, pixels, task))
-
-
-def read_reference(folder: Path, predictor: OpenVinoPredictor) -> tuple[Reference, Pixels]:
-    """The reference images and the trained model's answers to them.
-
-    Shape: pixels [N, H, W, 3].
-    Raises: ExportError if the file is malformed or fits another model.
-    """
-    path = folder / REFERENCE
-    try:
-        with safe_open(path, framework="np") as file:
-            images, logits, targets_NC = (file.get_tensor(name) for name in ("images", "logits", "targets"))
-            metadata: dict[str, str] = file.metadata() or {}
-        names, groups = (_listed(metadata.get(key, default)) for key, default in (("paths", ""), ("groups", "[]")))
-    except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
-        raise ExportError(
-            "the reference of the exported model does not hold", where=path, found=str(error), mend="export it again"
-        ) from error
-    size, labels = (predictor.preprocess.height, predictor.preprocess.width, 3), predictor.task.labels
-    fits = (
-        images.dtype == np.uint8
-        and (images.ndim, logits.ndim, logits.dtype.kind, targets_NC.dtype.kind) == (4, 2, "f", "f")
-        and images.shape[1:] == size
-        and len(images) == len(logits) == len(names) > 0
-        and len(groups) in (0, len(names))
-        and logits.shape == targets_NC.shape == (len(images), len(labels))
-        and bool(np.isin(targets_NC, (0, 1)).all())
-    )
-    if not fits:
-        raise ExportError(
-            "the reference belongs to another model than the card",
-            where=path,
-            found=f"images {images.shape}, logits {logits.shape}, targets {targets_NC.shape}, {len(names)} names",
-            mend="export it again",
-        )
-    known = (logits.astype(np.float32), targets_NC.astype(np.float32))
-    return Reference(names, *known, predictor.task, groups), images
-
-
-def _listed(text: str) -> tuple[str, ...]:
-    """The texts of a JSON list.
-
-    Raises: JsonError if it is none.
-    """
-    found = parse_json(text)
-    return tuple(str(item) for item in cast("list[object]", found)) if isinstance(found, list) else ()
+        progress.note(f"{PROOF_FILE} is not kept: {fault.what} ({fault.found})")

@@ -1,16 +1,23 @@
-"""What ``ftx validate`` returns: a row an artifact, view and precision, and what becomes of each artifact."""
+"""``reports/parity.json``, what ``ftx validate`` returns: a row an artifact, view and precision, and each verdict."""
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
 
 from ftx.core.reports import VerbReport
-from ftx.evaluating.bounds import View
-from ftx.runtimes.machine import Machine
-from ftx.runtimes.predictor import RuntimeName
+from ftx.core.strict_json import JsonError, read_json
+from ftx.runs.artifacts import ARTIFACTS, Artifact, RuntimeName
+from ftx.runs.compute import ComputeField
+from ftx.runs.machine import Machine
 
+# Within a run.
+PARITY_FILE = Path("reports", "parity.json")
+
+# graph: the same pixels into each model. files: each runtime with its own image path.
+View = Literal["graph", "files"]
 # proved: what was asked holds. failed: it certainly does not. unproved: these images tell neither.
 Verdict = Literal["proved", "unproved", "failed"]
 # What counts as one: an image, or all images of one group of a table (a patient, a part), which are no new evidence
@@ -79,7 +86,7 @@ class ParityRow(BaseModel):
     artifact: str
     runtime: RuntimeName
     view: View
-    compute: str
+    compute: ComputeField
     images: int
     max_abs: float | None
     mean_abs: float | None
@@ -106,6 +113,18 @@ class ParityRow(BaseModel):
     needed_images: int | None
     worst_class: ClassDrop | None
     worst: list[str]
+
+    @field_validator("artifact")
+    @classmethod
+    def _of_the_table(cls, name: str) -> str:
+        if name not in ARTIFACTS:
+            raise ValueError(f"no run has an artifact of this name; known: {', '.join(ARTIFACTS)}")
+        return name
+
+    @property
+    def subject(self) -> Artifact:
+        """The artifact that was compared."""
+        return ARTIFACTS[self.artifact]
 
 
 class Family(BaseModel):
@@ -169,3 +188,11 @@ class ParityReport(VerbReport):
     faulty: list[str]
     digests: dict[str, str]
     transfer: Transfer | None = None
+
+
+def read_parity(run: Path) -> ParityReport | None:
+    """The last validation of a run folder; None where there is none, or one by another version."""
+    try:
+        return ParityReport.model_validate(read_json(run / PARITY_FILE))
+    except (OSError, JsonError, ValidationError):
+        return None

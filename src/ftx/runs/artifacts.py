@@ -1,0 +1,82 @@
+"""The artifacts of a run: THE table, which everything else reads.
+
+A new artifact is a line here and its writer (``ftx.exporting.source``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from itertools import takewhile
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal, get_args
+
+from ftx.core.errors import shell_command
+
+# What ``ftx export --format`` takes: the runtimes that read what it writes.
+Format = Literal["onnx", "openvino"]
+RuntimeName = Literal["torch", Format]
+StoredPrecision = Literal["fp32", "fp16", "int8"]
+
+EXPORT_IR = "ftx export --format openvino"
+# The files of an ONNX folder; weights stand beside the graph where both are too large for one file.
+ONNX_FILE = "model.onnx"
+ONNX_WEIGHTS = "model.onnx.data"
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """A model in a folder of the run.
+
+    ``made_by`` is the command, before the run's name; ``precision`` is that of the weights in its files. ``variant``
+    tells the IRs apart, by the word that ``--precision`` takes and ``card.json`` holds.
+    """
+
+    name: str
+    made_by: str
+    made_from: Artifact | None
+    runtime: RuntimeName
+    precision: StoredPrecision = "fp32"
+    variant: str = ""
+
+    def __str__(self) -> str:
+        return self.name
+
+    def holds(self, file: str) -> bool:
+        """Whether a file, named as in ``run.json``, is one of its own."""
+        return file.startswith(f"{self.name}/")
+
+    def command(self, run: Path) -> str:
+        """The command that makes it, as a shell takes it."""
+        return shell_command(self.made_by, None if self.made_from is None else run)
+
+
+def _ir(variant: str, precision: StoredPrecision) -> Artifact:
+    return Artifact(f"openvino/{variant}", f"{EXPORT_IR} --precision {variant}", DENSE, "openvino", precision, variant)
+
+
+TRAINED = Artifact("trained", "ftx train", made_from=None, runtime="torch")
+DENSE = Artifact("dense", "ftx merge", made_from=TRAINED, runtime="torch")
+ONNX = Artifact("onnx", "ftx export --format onnx", made_from=DENSE, runtime="onnx")
+IR_FP32 = _ir("fp32", "fp32")
+IR_FP16 = _ir("fp16", "fp16")
+IR_INT8 = _ir("int8", "int8")
+
+# By name, in the order of the pipeline; the IRs by exactness, the most exact first.
+ARTIFACTS: Mapping[str, Artifact] = {
+    artifact.name: artifact for artifact in (TRAINED, DENSE, ONNX, IR_FP32, IR_FP16, IR_INT8)
+}
+EXPORTED = tuple(artifact for artifact in ARTIFACTS.values() if artifact.made_from == DENSE)
+FORMATS: tuple[Format, ...] = get_args(Format)
+# The OpenVINO models by variant.
+IRS: Mapping[str, Artifact] = {artifact.variant: artifact for artifact in EXPORTED if artifact.runtime == "openvino"}
+
+if TYPE_CHECKING:
+    IrVariant = str
+else:  # what pydantic checks, and ``ftx schema`` shows
+    IrVariant = Literal[tuple(IRS)]
+
+
+def finer_variants(artifact: Artifact) -> list[str]:
+    """The variants of the IRs that are more exact than this one; none for what is no IR."""
+    return list(takewhile(lambda variant: variant != artifact.variant, IRS)) if artifact.variant else []
