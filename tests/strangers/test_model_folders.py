@@ -150,7 +150,7 @@ def test_a_damaged_adapter_config(dense: Path, document: object) -> None:
     config = refused_or_read(lambda: read_config(folder), AdapterError)
     if config is not None:
         refused_or_read(lambda: [config.targets_layer(name) for name in NAMES], AdapterError)
-        refused_or_read(lambda: [config.rank_and_scaling(name) for name in NAMES], AdapterError)
+        refused_or_read(lambda: [config.scaling(name, config.rank(name)) for name in NAMES], AdapterError)
 
 
 class Planted:
