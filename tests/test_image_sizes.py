@@ -34,7 +34,7 @@ from ftx.merging.merge import merge
 from ftx.recipe.schema import Recipe
 from ftx.runs.run import Run
 from ftx.runtimes import load_artifact
-from ftx.runtimes.openvino import frame
+from ftx.runtimes.openvino import core, frame
 from ftx.training import dry_run, train
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -120,7 +120,7 @@ def test_the_graph_is_within_one_grey_level(pre_size: tuple[int, int, float], in
     identity = ops.constant(np.eye(3, dtype=np.float32)[:, :, None, None])
     body = ops.convolution(body_input, identity, [1, 1], [0, 0], [0, 0], [1, 1])
     model = embed_preprocessing(ov.Model([ops.result(body)], [body_input]), pre)
-    compiled = ov.Core().compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    compiled = core().compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
     generator = np.random.default_rng(1)
     shapes = generator.integers(1, 33, size=(60, 2)) * generator.integers(1, 10, size=(60, 2))
     for seed, (height, width) in enumerate([pre.box, (pre.box[0], 3 * pre.box[1]), *map(tuple, shapes)]):
@@ -237,7 +237,7 @@ def _opens_in_model_api(run: Run, data: Path) -> None:
 
     pinned = {"INFERENCE_PRECISION_HINT": "f32"}
     path = run.path / "openvino" / "fp32" / "model.xml"
-    theirs = Model.create_model(OpenvinoAdapter(ov.Core(), str(path), device="CPU", plugin_config=pinned), preload=True)
+    theirs = Model.create_model(OpenvinoAdapter(core(), str(path), device="CPU", plugin_config=pinned), preload=True)
     ours = load_artifact(run, "openvino/fp32", compute="f32")
     for image in sorted(data.glob("*/[0-2].png")):
         answer = next(iter(ours.logits_from_files([image])))

@@ -16,7 +16,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-import openvino
 import peft
 import torch
 from numpy.typing import NDArray
@@ -44,7 +43,7 @@ from ftx.runs.card import IR_FILE, Card
 from ftx.runs.dense import DENSE_WEIGHTS, DenseConfig, load_dense, save_dense
 from ftx.runs.trained import fill
 from ftx.runtimes.onnx import OnnxPredictor
-from ftx.runtimes.openvino import frame
+from ftx.runtimes.openvino import core, frame
 from ftx.tasks.labels import Labels
 from ftx.tasks.meaning import Meaning
 
@@ -176,9 +175,7 @@ def exported(row: Row, dense: nn.Module, backbone: Backbone, pixels_NHWC: NDArra
                     answers_NC = OnnxPredictor(folder / name, pre, task).logits(pixels_NHWC)
                 else:
                     write_ir(convert_body(program, pre, row.family.name), card_of(row, pre), folder / name)
-                    compiled = openvino.Core().compile_model(
-                        folder / name / IR_FILE, "CPU", {"INFERENCE_PRECISION_HINT": "f32"}
-                    )
+                    compiled = core().compile_model(folder / name / IR_FILE, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
                     answers_NC = np.array(compiled(frame(pixels_NHWC, pre))[0])
                 found[name] = difference(torch.from_numpy(answers_NC), expected_NC)
             except (ExportError, RuntimeError) as error:

@@ -6,7 +6,6 @@ from typing import Any
 import numpy as np
 import onnx
 import onnxruntime
-import openvino
 import pytest
 import timm
 from model_api.adapters import OpenvinoAdapter
@@ -16,6 +15,7 @@ from ftx.exporting import export
 from ftx.exporting import onnx as onnx_format
 from ftx.runs.artifacts import ONNX
 from ftx.runs.run import Run
+from ftx.runtimes.openvino import core
 
 
 @pytest.fixture(scope="module")
@@ -81,7 +81,7 @@ def test_weights_too_big_for_one_message_lie_beside_it(
 def test_model_api_reads_labels_and_normalisation(exported: Any, path: Path) -> None:
     # Left to itself Model API leaves the precision to the CPU, which may choose bf16.
     pinned = {"INFERENCE_PRECISION_HINT": "f32"}
-    model = Model.create_model(OpenvinoAdapter(openvino.Core(), str(path), device="CPU", plugin_config=pinned))
+    model = Model.create_model(OpenvinoAdapter(core(), str(path), device="CPU", plugin_config=pinned))
     pixels = exported.pixels(4)
     expected = exported.logits(exported.normalised(4))
     for image, logits in zip(pixels, expected, strict=True):

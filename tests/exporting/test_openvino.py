@@ -23,13 +23,14 @@ from ftx.exporting.reference_answers import balanced
 from ftx.runs.artifacts import DENSE, IR_FP16, IR_FP32, ONNX
 from ftx.runs.card import read_card
 from ftx.runs.run import Run
+from ftx.runtimes.openvino import core
 
 PRECISIONS = ("fp32", "fp16", pytest.param("int8", marks=pytest.mark.slow))
 LABELS_IN_MODEL_API = ("red_panda_2", "red_panda", "größe")
 
 
 def compiled(folder: Path) -> ov.CompiledModel:
-    return ov.Core().compile_model(folder / "model.xml", "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    return core().compile_model(folder / "model.xml", "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
 
 
 def hashes(folder: Path) -> dict[str, str]:
@@ -72,7 +73,7 @@ def test_int8_answers_near_to_the_trained_model(exported: Any) -> None:
 @pytest.mark.parametrize("precision", PRECISIONS)
 def test_the_interface_is_the_one_promised(exported: Any, precision: str) -> None:
     folder = exported.ir(precision)
-    model = ov.Core().read_model(folder / "model.xml")
+    model = core().read_model(folder / "model.xml")
     (image,), (logits,) = model.inputs, model.outputs
     assert (image.get_names(), logits.get_names()) == ({"image"}, {"logits"})
     assert image.get_element_type() == ov.Type.u8
@@ -152,9 +153,7 @@ def test_model_api_opens_it_and_answers_as_we_do(exported: Any, precision: str) 
     ours = compiled(folder)
     # Left to itself Model API leaves the precision to the CPU, which may choose bf16.
     pinned = {"INFERENCE_PRECISION_HINT": "f32"}
-    model = Model.create_model(
-        OpenvinoAdapter(ov.Core(), str(folder / "model.xml"), device="CPU", plugin_config=pinned)
-    )
+    model = Model.create_model(OpenvinoAdapter(core(), str(folder / "model.xml"), device="CPU", plugin_config=pinned))
     for entry in exported.run.entries("test")[::11]:
         image = np.asarray(Image.open(exported.run.data_root() / entry.path))
         logits = ours(image[None])["logits"][0]

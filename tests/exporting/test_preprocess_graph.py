@@ -14,6 +14,7 @@ from PIL import Image
 from ftx.data.preprocess import Preprocess, normalise, resize_crop
 from ftx.data.store import open_image
 from ftx.exporting.preprocess_graph import embed_preprocessing
+from ftx.runtimes.openvino import core
 
 Interpolation = Literal["bicubic", "bilinear"]
 INTERPOLATIONS: tuple[Interpolation, ...] = ("bicubic", "bilinear")
@@ -35,7 +36,7 @@ def whole(pre: Preprocess) -> ov.Model:
 
 @functools.cache
 def compiled(pre: Preprocess, precision: str = "f32") -> ov.CompiledModel:
-    return ov.Core().compile_model(whole(pre), "CPU", {"INFERENCE_PRECISION_HINT": precision})
+    return core().compile_model(whole(pre), "CPU", {"INFERENCE_PRECISION_HINT": precision})
 
 
 def grey_levels(model: ov.CompiledModel, pixels_NHWC: np.ndarray, pre: Preprocess) -> np.ndarray:
@@ -160,7 +161,7 @@ def test_a_batch_is_its_images() -> None:
 
 @pytest.mark.parametrize("interpolation", INTERPOLATIONS)
 def test_bf16_begins_behind_the_image_path(interpolation: Interpolation) -> None:
-    if "BF16" not in ov.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
+    if "BF16" not in core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
         pytest.skip("this CPU does not compute in bf16")
     pre = recipe(64, 73, interpolation)
     model = compiled(pre, "bf16")
@@ -177,7 +178,7 @@ def test_bf16_begins_behind_the_image_path(interpolation: Interpolation) -> None
 def test_float16_storage_leaves_the_image_path_alone(tmp_path: Path) -> None:
     pre = recipe(64, 73)
     ov.save_model(whole(pre), tmp_path / "model.xml", compress_to_fp16=True)
-    stored = ov.Core().compile_model(tmp_path / "model.xml", "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    stored = core().compile_model(tmp_path / "model.xml", "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
     pixels = noise(100, 80)[None]
     np.testing.assert_array_equal(stored(pixels)[0], compiled(pre)(pixels)[0])
 

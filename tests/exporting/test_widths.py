@@ -13,6 +13,7 @@ from openvino import opset13 as op
 
 from ftx.data.preprocess import Preprocess
 from ftx.runtimes.model_api import model_info
+from ftx.runtimes.openvino import core
 from ftx.tasks.base import Task
 from ftx.tasks.labels import Labels
 from ftx.tasks.meaning import TASKS
@@ -81,12 +82,12 @@ def test_labels_and_scores_are_the_same(kind: TaskName, resolver: str, count: in
     task = TASKS[kind](labels, Thresholds(dict.fromkeys(labels.names, SHARED), SHARED))
     path = write_ir(task, tmp_path / "model.xml")
     pinned = {"INFERENCE_PRECISION_HINT": "f32"}
-    adapter = OpenvinoAdapter(ov.Core(), str(path), device="CPU", plugin_config=pinned)
+    adapter = OpenvinoAdapter(core(), str(path), device="CPU", plugin_config=pinned)
     changed = {"hierarchical_postproc": resolver} if resolver else {}
     theirs = Model.create_model(adapter, configuration=changed, preload=True)
     original = dict(zip(theirs.params.labels, labels.names, strict=True))
     assert len(original) == count
-    infer = ov.Core().compile_model(path, "CPU", pinned)
+    infer = core().compile_model(path, "CPU", pinned)
     called = 0
     for seed in range(8):
         pixels = np.random.default_rng([count, seed]).integers(0, 256, 3, dtype=np.uint8)

@@ -9,7 +9,6 @@ from contextlib import chdir
 from pathlib import Path
 
 import numpy as np
-import openvino as ov
 import pytest
 import torch
 from model_api.adapters import OpenvinoAdapter
@@ -27,6 +26,7 @@ from ftx.merging.merge import merge
 from ftx.recipe.schema import Recipe
 from ftx.runs.run import Run
 from ftx.runtimes import load
+from ftx.runtimes.openvino import core
 from ftx.tasks.meaning import TASKS
 from ftx.tasks.thresholds import Thresholds
 from ftx.training import train
@@ -143,7 +143,7 @@ def test_model_api_gives_the_same_labels_and_scores(run: Run, resolver: str) -> 
     folder = run.path / "openvino" / "fp32"
     predictor = load(folder, compute="f32")
     pinned = {"INFERENCE_PRECISION_HINT": "f32"}
-    adapter = OpenvinoAdapter(ov.Core(), str(folder / "model.xml"), device="CPU", plugin_config=pinned)
+    adapter = OpenvinoAdapter(core(), str(folder / "model.xml"), device="CPU", plugin_config=pinned)
     theirs = Model.create_model(adapter, configuration={"hierarchical_postproc": resolver}, preload=True)
     # Model API knows one threshold: ours are all set to the one that the metadata carries.
     names, shared = predictor.task.labels.names, float(theirs.params.confidence_threshold)

@@ -19,6 +19,7 @@ from ftx.exporting.int8.quantize import (
     quantize_body,
 )
 from ftx.exporting.openvino import name_canonically
+from ftx.runtimes.openvino import core
 
 # More than the search takes, so that the final pass is another one.
 IMAGES = quantizing.SEARCH_IMAGES + 8
@@ -58,7 +59,7 @@ def quantized(listener: Listener) -> Quantized:
 
 def test_linear_layers_but_the_head_run_in_int8(quantized: Quantized) -> None:
     assert quantized.int8_share == pytest.approx(2 / 3)
-    assert int8_share(ov.Core().compile_model(body(), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})) == 0
+    assert int8_share(core().compile_model(body(), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})) == 0
 
 
 def test_the_setting_nearest_to_f32_on_held_out_images_is_taken(quantized: Quantized) -> None:
@@ -69,10 +70,9 @@ def test_the_setting_nearest_to_f32_on_held_out_images_is_taken(quantized: Quant
 
 
 def test_it_answers_near_to_f32(quantized: Quantized) -> None:
-    core = ov.Core()
     batch = np.concatenate(images(3))
-    exact = core.compile_model(body(), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})(batch)[0]
-    found = core.compile_model(quantized.model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})(batch)[0]
+    exact = core().compile_model(body(), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})(batch)[0]
+    found = core().compile_model(quantized.model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})(batch)[0]
     # The median image: with so few to calibrate with, some lie outside the range and are cut off.
     error = np.median(np.abs(found - exact).mean(axis=1))
     # 8 bits over a range of about 8 standard deviations are off by 1 % of one; two layers. Not 0, or it is f32 still.
@@ -95,7 +95,7 @@ def test_images_that_the_search_has_used_up_are_not_gone_through_again() -> None
     assert len(listener.descriptions) == len(CONVOLUTIONS)
     again = quantize_body(body(), few, images(2), settings=(made.setting,))
     batch = np.concatenate(images(3))
-    answers = [ov.Core().compile_model(model, "CPU")(batch)[0] for model in (made.model, again.model)]
+    answers = [core().compile_model(model, "CPU")(batch)[0] for model in (made.model, again.model)]
     np.testing.assert_array_equal(*answers)
 
 
@@ -114,7 +114,7 @@ def faded_body() -> ov.Model:
 def test_a_layer_without_a_histogram_has_a_range_all_the_same(setting: Setting) -> None:
     made = quantize_body(faded_body(), images(1), images(2), settings=(setting,))
     found, exact = (
-        ov.Core().compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})(images(3)[0])[0]
+        core().compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})(images(3)[0])[0]
         for model in (made.model, faded_body())
     )
     assert made.int8_share > 0
