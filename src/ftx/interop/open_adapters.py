@@ -44,7 +44,7 @@ class Opened:
     """An adapter, where it stands and what it holds."""
 
     at: Located
-    file: FittedAdapter
+    fitted: FittedAdapter
 
 
 def open_adapters(
@@ -73,8 +73,7 @@ def open_adapters(
     opened: list[Opened] = []
     for one in located:
         _require_same_base(read_config(one.folder), one, foundation, base, weights, progress)
-        file = read_adapter(one.folder, foundation.module, foundation.namings, without=without)
-        opened.append(Opened(one, file))
+        opened.append(Opened(one, read_adapter(one.folder, foundation.module, foundation.namings, without=without)))
     return foundation, opened
 
 

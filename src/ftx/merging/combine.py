@@ -103,15 +103,15 @@ def combine(
     foundation, opened = open_adapters(
         paths, base=base, weights=weights, image_size=image_size, head=head, progress=progress
     )
-    module, files = foundation.module, [one.file for one in opened]
+    module, fitted = foundation.module, [one.fitted for one in opened]
     meaning = _meaning(opened, foundation, labels, progress) if head else None
     check_space(out, 4 * sum(parameter.numel() for parameter in module.parameters()))
-    merged, proofs = _merge_layers(module.state_dict(), files, shares, how, density, progress)
+    merged, proofs = _merge_layers(module.state_dict(), fitted, shares, how, density, progress)
     worst = hold_layers(proofs)
-    fill(module, _saved(files, shares))
+    fill(module, _saved(fitted, shares))
     images_N3HW = _random_images(foundation.preprocess)
     layers = {
-        proof.layer: [(share, file.layers.get(proof.layer)) for share, file in zip(shares, files, strict=True)]
+        proof.layer: [(share, one.layers.get(proof.layer)) for share, one in zip(shares, fitted, strict=True)]
         for proof in proofs
     }
     try:
@@ -174,21 +174,21 @@ def _write_card(folder: Path, report: CombineReport, names: Sequence[str], meani
 
 def _merge_layers(
     state: Mapping[str, Tensor],
-    files: Sequence[FittedAdapter],
+    fitted: Sequence[FittedAdapter],
     shares: Sequence[float],
     how: How,
     density: float,
     progress: Progress,
 ) -> tuple[dict[str, Tensor], list[LayerProof]]:
     """The merged weight of each layer that an adapter has, summed in float64 and rounded to f32 once, and its proof."""
-    names = [name for name in state if any(name.removesuffix(".weight") in file.layers for file in files)]
-    thresholds = [_threshold(state, file, density) for file in files] if how == "ties" else []
+    names = [name for name in state if any(name.removesuffix(".weight") in one.layers for one in fitted)]
+    thresholds = [_threshold(state, one, density) for one in fitted] if how == "ties" else []
     merged: dict[str, Tensor] = {}
     proofs: list[LayerProof] = []
     with progress.track("Merging", len(names)) as bar:
         for name in names:
             layer, weight_OI = name.removesuffix(".weight"), flat(state[name])
-            adapters = [file.layers.get(layer) for file in files]
+            adapters = [one.layers.get(layer) for one in fitted]
             changes = [None if one is None else change(weight_OI, one, layer) for one in adapters]
             if how == "ties":
                 change_OI = elected(changes, shares, thresholds)
@@ -226,10 +226,10 @@ def elected(changes: Sequence[Float64 | None], shares: Sequence[float], threshol
     return np.divide(total_OI, weight_OI, out=np.zeros(shape), where=weight_OI > 0)
 
 
-def _threshold(state: Mapping[str, Tensor], file: FittedAdapter, density: float) -> float:
+def _threshold(state: Mapping[str, Tensor], fitted: FittedAdapter, density: float) -> float:
     """The size that the largest ``density`` of an adapter's changes reach, over all rows that it has, as f32."""
     sizes: list[NDArray[np.float32]] = []
-    for layer, adapter in file.layers.items():
+    for layer, adapter in fitted.layers.items():
         weight_OI = flat(state[f"{layer}.weight"])
         size_OI = np.abs(change(weight_OI, adapter, layer))
         # Rows of a fused layer that no target owns stay as they are, but for the f32 rounding of DoRA's magnitudes.
@@ -291,14 +291,14 @@ def _checked_shares(shares: Sequence[float], count: int) -> Sequence[float]:
     return shares
 
 
-def _saved(files: Sequence[FittedAdapter], shares: Sequence[float]) -> dict[str, Tensor]:
+def _saved(fitted: Sequence[FittedAdapter], shares: Sequence[float]) -> dict[str, Tensor]:
     """The modules that were trained whole, averaged by shares."""
-    names = {name for file in files for name in file.saved}
-    if partial := sorted(name for name in names if any(name not in file.saved for file in files)):
+    names = {name for one in fitted for name in one.saved}
+    if partial := sorted(name for name in names if any(name not in one.saved for one in fitted)):
         raise AdapterError("one adapter brings a module that another has not", found=", ".join(partial[:3]))
     return {
         name: sum(
-            (share * file.saved[name].double() for share, file in zip(shares, files, strict=True)),
+            (share * one.saved[name].double() for share, one in zip(shares, fitted, strict=True)),
             torch.zeros((), dtype=torch.float64),
         ).float()
         for name in sorted(names)
@@ -332,6 +332,6 @@ def _meaning(opened: Sequence[Opened], foundation: Foundation, labels: Sequence[
     if len(set(names)) != classes:
         progress.note(f"nobody says what the {classes} classes are called: --labels a,b,c names them")
         names = tuple(f"class_{index}" for index in range(classes))
-    elif not labels and any(one.file.saved for one in opened):
+    elif not labels and any(one.fitted.saved for one in opened):
         progress.note(f"the {classes} classes are called as the base's own are: --labels a,b,c names them otherwise")
     return Meaning(labels=Labels.multiclass(names))

@@ -83,13 +83,13 @@ def compare(
     foundation, opened = open_adapters(paths, base=base, weights=weights, head=False, progress=progress)
     state = foundation.module.state_dict()
     names = [name.removesuffix(".weight") for name in state]
-    layers = [name for name in names if any(name in one.file.layers for one in opened)]
+    layers = [name for name in names if any(name in one.fitted.layers for one in opened)]
     compared: list[ComparedLayer] = []
     totals = np.zeros((len(opened), 2))  # of ‖Δ‖² and ‖W‖²
     with progress.track("Comparing layers", len(layers)) as bar:
         for name in layers:
             weight_OI = flat(state[f"{name}.weight"])
-            adapters = [one.file.layers.get(name) for one in opened]
+            adapters = [one.fitted.layers.get(name) for one in opened]
             norms = [None if one is None else float(np.linalg.norm(change(weight_OI, one, name))) for one in adapters]
             size = float(np.linalg.norm(weight_OI))
             for index, norm in enumerate(norms):
@@ -170,7 +170,7 @@ def _means(layers: Sequence[ComparedLayer]) -> list[Overlap]:
 
 
 def _facts(opened: Opened, path: Path, change: float) -> Adapter:
-    layers = opened.file.layers
+    layers = opened.fitted.layers
     if not layers:
         raise AdapterError("the adapter is in no layer", where=path)
     parameters = sum(
@@ -179,7 +179,7 @@ def _facts(opened: Opened, path: Path, change: float) -> Adapter:
     )
     return Adapter(
         path=str(path),
-        kind="dora" if opened.file.config.dora else "lora",
+        kind="dora" if opened.fitted.config.dora else "lora",
         layers=len(layers),
         ranks=sorted({len(one.lora_A_RI) for one in layers.values()}),
         parameters=int(parameters),
