@@ -72,7 +72,7 @@ def missing_extra(error: ModuleNotFoundError) -> EnvironmentFault | None:
     return EnvironmentFault(
         "this needs the training extra, which is not installed",
         found=f"no package '{package}'",
-        mend="pip install 'ftx-vit[train]'",
+        fix="pip install 'ftx-vit[train]'",
     )
 
 

@@ -70,7 +70,7 @@ class Classifier:
         Raises: InputError before ``fit``.
         """
         if self._run is None:
-            raise InputError("this classifier is not fitted yet", mend='call fit("folder of images") first')
+            raise InputError("this classifier is not fitted yet", fix='call fit("folder of images") first')
         return self._run
 
     def fit(self, data: Path | str, *, out: Path | str | None = None) -> Classifier:

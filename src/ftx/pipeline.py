@@ -56,7 +56,7 @@ def run_all(
         raise Interrupted(
             "interrupted in training",
             found=f"{trained.run} holds the best epoch so far",
-            mend=f"to go on with it: {shell_command(DENSE.made_by, trained.run)}",
+            fix=f"to go on with it: {shell_command(DENSE.made_by, trained.run)}",
         )
     run = Run.open(trained.run)
     merged = merge(run, progress=progress)

@@ -62,7 +62,7 @@ def test_all_targets_are_all_that_there_are() -> None:
     assert {part.target for _, parts in match(mixer, everything) for part in parts} == {"fc1", "fc2"}
     with pytest.raises(AdapterError, match="targets q are in no layer of this model") as caught:
         match(mixer, spec())
-    assert caught.value.mend == "--targets fc1,fc2"
+    assert caught.value.fix == "--targets fc1,fc2"
 
 
 @pytest.mark.parametrize(

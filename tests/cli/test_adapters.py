@@ -90,7 +90,7 @@ def test_adapters_side_by_side(capfd: pytest.CaptureFixture[str]) -> None:
         (["merge", "--adapter", "runs/a", "--shares", ","], "shares are numbers"),
         (["merge", "--adapter", "runs/a", "--image-size", "64"], "--weights and --image-size go with --base"),
         (["merge", "--adapter", "runs/a", "--base", "dinov2-small", "--image-size", "5x"], "--image-size must be"),
-        (["merge", "--adapter", "runs/a", "--base", "vit_tniy"], "mend: --base "),
+        (["merge", "--adapter", "runs/a", "--base", "vit_tniy"], "fix: --base "),
         (["merge", "--adapter", "runs/a", "--labels", "no/such.txt"], "the labels cannot be read"),
         (["merge", "--adapter", "nowhere"], "there is no such adapter"),
         (["merge", "--adapter", "data/blue/0.png"], "an adapter is a folder, this is a file"),

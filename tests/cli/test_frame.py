@@ -136,7 +136,7 @@ def test_every_public_name_is_there() -> None:
 
 
 def test_a_missing_extra_is_said_as_such() -> None:
-    # The import system is told that torch is not installed, as it is on a device.
+    # The import system is listed that torch is not installed, as it is on a device.
     program = "import sys; sys.modules['torch'] = None\nfrom ftx.cli.app import run\nsys.exit(run(sys.argv[1:]))"
     done = call("train", "--data", "x", program=program)
     assert done.returncode == 3
@@ -157,7 +157,7 @@ def test_an_unknown_verb_gets_the_nearest() -> None:
     assert done.stdout == ""
     assert (
         done.stderr
-        == "error: No such command 'trian'. Did you mean 'train'?\n  mend: `ftx --help` lists what it takes\n"
+        == "error: No such command 'trian'. Did you mean 'train'?\n  fix: `ftx --help` lists what it takes\n"
     )
 
 
@@ -209,9 +209,9 @@ def test_a_verb_gives_its_own_status() -> None:
 
 def test_an_error_names_what_where_found_and_mend() -> None:
     done = probe(
-        "from ftx.core.errors import RunError; raise RunError('what [q] [/b]', where='w', found='f\\ng', mend='m')"
+        "from ftx.core.errors import RunError; raise RunError('what [q] [/b]', where='w', found='f\\ng', fix='m')"
     )
-    assert done.stderr == "error: what [q] [/b]\n  where: w\n  found: f\n    g\n  mend: m\n"
+    assert done.stderr == "error: what [q] [/b]\n  where: w\n  found: f\n    g\n  fix: m\n"
 
 
 def test_long_lines_are_not_cut_in_a_pipe() -> None:
@@ -262,7 +262,8 @@ def test_errors_are_json_too_if_that_was_asked_for(words: list[str]) -> None:
     assert answer["ftx"] == ftx.__version__
     assert answer["verb"] == (words[0] if words[0] in VERBS else "")
     assert answer["run"] is None
-    assert set(answer["error"]) == {"what", "where", "found", "mend"}
+    assert set(answer["error"]) == {"what", "where", "found", "fix", "mend"}
+    assert answer["error"]["mend"] == answer["error"]["fix"]
     assert answer["error"]["what"] in done.stderr
 
 

@@ -30,9 +30,15 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def train_until(folder: Path, line: str, number: signal.Signals, words: str = WORDS) -> tuple[int, str]:
+def ftx(*words: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, "-m", "ftx", *words], cwd=cwd, capture_output=True, text=True, check=False)
+
+
+def train_until(
+    folder: Path, line: str, number: signal.Signals, words: str = WORDS, more: tuple[str, ...] = PATIENT
+) -> tuple[int, str]:
     """Start training, send the signal once the line appears on stderr; status and what stood on stdout."""
-    command = [sys.executable, "-m", "ftx", *words.split(), *PATIENT]
+    command = [sys.executable, "-m", "ftx", *words.split(), *more]
     # A group of its own: Ctrl-C reaches every process of a group.
     with subprocess.Popen(
         command, cwd=folder, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE, process_group=0
@@ -55,7 +61,7 @@ def test_ctrl_c_keeps_the_best_epoch_and_says_130(folder: Path) -> None:
     assert report["interrupted"]
     assert report["best_epoch"] >= 1
     # It is a whole run: the next verb takes it.
-    merged = subprocess.run([sys.executable, "-m", "ftx", "merge"], cwd=folder, capture_output=True, check=False)
+    merged = ftx("merge", cwd=folder)
     assert merged.returncode == 0, merged.stderr
 
 
@@ -66,7 +72,7 @@ def test_ctrl_c_in_the_training_of_a_whole_run_stops_it_there(folder: Path) -> N
     assert status == 130
     error = json.loads(answer)["error"]
     assert "holds the best epoch so far" in error["found"]
-    run = folder / error["mend"].rpartition(" ")[2]
+    run = folder / error["fix"].rpartition(" ")[2]
     assert (run / "trained").is_dir()
     assert not (run / "dense").exists()
 
@@ -77,13 +83,24 @@ def test_ctrl_c_before_there_is_anything_to_keep_leaves_nothing(folder: Path) ->
     assert not list(folder.glob("runs/*"))
 
 
-def test_a_killed_training_leaves_no_run(folder: Path) -> None:
-    status, _ = train_until(folder, "epoch 1:", signal.SIGKILL)
-    assert status == -signal.SIGKILL
-    # Only work in progress, under a name that no verb takes.
-    assert not [path for path in folder.glob("runs/*") if not path.name.startswith(".")]
-    done = subprocess.run(
-        [sys.executable, "-m", "ftx", "merge"], cwd=folder, capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 2
-    assert "ftx train" in done.stderr
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGKILL, -9), (signal.SIGTERM, 143)])
+def test_an_ended_training_is_no_run_until_it_was_resumed(folder: Path, number: signal.Signals, status: int) -> None:
+    found, answer = train_until(folder, "epoch 2:", number)
+    assert found == status
+    (run,) = (path for path in folder.glob("runs/*") if not path.name.startswith("."))
+    resume = f"ftx train --resume runs/{run.name}"
+    if number == signal.SIGTERM:
+        assert resume == json.loads(answer)["error"]["fix"]
+    refused = ftx("merge", f"runs/{run.name}", cwd=folder)
+    assert refused.returncode == 2
+    assert resume in refused.stderr
+    # It goes on with the epoch that it was in, and a Ctrl-C keeps what it has, to be gone on with again.
+    goes_on, answer = train_until(folder, "epoch 4:", signal.SIGINT, f"train --resume runs/{run.name} --json", ())
+    assert goes_on == 130
+    report = json.loads(answer)
+    assert report["interrupted"]
+    assert report["run"] == f"runs/{run.name}"
+    lines = (run / "reports" / "train.jsonl").read_text().splitlines()
+    assert [json.loads(line)["epoch"] for line in lines] == list(range(1, len(lines) + 1))
+    assert ftx("merge", cwd=folder).returncode == 0
+    assert list(run.glob("checkpoints/*.json"))

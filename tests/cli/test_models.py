@@ -109,7 +109,7 @@ def test_a_pattern_is_a_part_of_a_name_a_glob_a_family_or_a_name(pattern: str, e
 def test_what_matches_nothing_gets_the_nearest() -> None:
     with pytest.raises(InputError, match="no model matches 'resent18'") as raised:
         TABLE.matching("resent18")
-    assert raised.value.mend == "did you mean resnet18?"
+    assert raised.value.fix == "did you mean resnet18?"
     assert models("qqq").returncode == 2
 
 

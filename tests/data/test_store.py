@@ -65,7 +65,7 @@ def test_an_entry_whose_image_is_gone_is_named_at_once(stored: tuple[ImageStore,
     with pytest.raises(DataError, match="an image of the run is missing") as caught:
         store[entry]
     assert caught.value.where == str(store.root / "a" / "1.png")
-    assert "--data DIR" in str(caught.value.mend)
+    assert "--data DIR" in str(caught.value.fix)
     (store.root / entry.path).mkdir()  # nor is a folder of its name the image
     with pytest.raises(DataError, match="missing"):
         store[entry]
@@ -79,7 +79,7 @@ def test_an_entry_whose_image_has_changed_is_not_decoded(stored: tuple[ImageStor
     for read in (open_image, open_hashed, lambda image: load_pixels(image, PRE)):
         with pytest.raises(DataError, match="has changed since training") as caught:
             read(image)
-        assert (caught.value.where, caught.value.mend) == (str(store.root / "a" / "1.png"), "restore it")
+        assert (caught.value.where, caught.value.fix) == (str(store.root / "a" / "1.png"), "restore it")
 
 
 def test_a_hash_that_is_not_known_is_not_asked_for(stored: tuple[ImageStore, Entry]) -> None:

@@ -266,7 +266,7 @@ def test_a_class_of_val_that_train_lacks_is_named_with_the_nearest(tmp_path: Pat
     tree(tmp_path / "val", {"cat": 2, "dgo": 2}, seed=2)
     error = refusal(tmp_path)
     assert error.what == "val has a class that train lacks"
-    assert (error.found, error.mend) == ("dgo", "did you mean dog?")
+    assert (error.found, error.fix) == ("dgo", "did you mean dog?")
 
 
 def test_a_misspelt_side_is_named_with_the_nearest(tmp_path: Path) -> None:
@@ -274,7 +274,7 @@ def test_a_misspelt_side_is_named_with_the_nearest(tmp_path: Path) -> None:
     tree(tmp_path / "tests", {"cat": 2, "dog": 2}, seed=2)
     error = refusal(tmp_path)
     assert error.where == str(tmp_path / "tests")
-    assert error.mend == "did you mean test?"
+    assert error.fix == "did you mean test?"
 
 
 def test_sides_without_train(tmp_path: Path) -> None:

@@ -281,16 +281,16 @@ def test_no_margin_mends_what_failed_by_its_logits_or_its_labels_names(folder: P
 def test_what_this_machine_found_is_kept_and_asked_for_again_on_another(
     folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def told() -> str:
+    def listed() -> str:
         list(predict([folder.parent / "image.png"], folder, progress=SPOKEN))
         return capsys.readouterr().err
 
     Image.fromarray(colour_pixels(0)).save(folder.parent / "image.png")
-    assert "nobody has validated this model on this CPU" in told()
+    assert "nobody has validated this model on this CPU" in listed()
     # A CPU that computes in bf16 by itself proves nothing on twelve images, one that computes in f32 does.
     (verdict,) = validate(folder).verdicts.values()
     assert verdict == ("unproved" if str(default_compute()) == "auto:bf16" else "proved")
-    assert told() == "" if verdict == "proved" else "this model is unproved on this machine" in told()
+    assert listed() == "" if verdict == "proved" else "this model is unproved on this machine" in listed()
     proof = json.loads((folder / PROOF_FILE).read_text())
     assert [found["verdict"] for found in proof["devices"]] == [verdict]
     validate(folder)
@@ -300,12 +300,12 @@ def test_what_this_machine_found_is_kept_and_asked_for_again_on_another(
         other = json.loads(json.dumps(proof))
         other["devices"][0]["machine"][field] = value
         (folder / PROOF_FILE).write_text(json.dumps(other))
-        assert "nobody has validated this model on this CPU" in told()
+        assert "nobody has validated this model on this CPU" in listed()
     validate(folder)
     assert len(json.loads((folder / PROOF_FILE).read_text())["devices"]) == 2
     # Of another model, as after an export into the same folder, it says nothing.
     (folder / PROOF_FILE).write_text(json.dumps(proof | {"ir": "another"}))
-    assert "nobody has validated" in told()
+    assert "nobody has validated" in listed()
 
 
 def test_the_proof_lies_outside_of_the_hashes_and_a_broken_one_is_refused(folder: Path) -> None:

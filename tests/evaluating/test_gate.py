@@ -167,7 +167,7 @@ def test_dense_weights_changed_after_the_merge(run: Path) -> None:
     with pytest.raises(RunError, match="is not what was written"):
         validate(run)
     vouch(run, lineage=False)
-    # With its hash mended the exports are those of another dense model.
+    # With its hash fixed the exports are those of another dense model.
     with pytest.raises(RunError, match="is stale"):
         validate(run)
     vouch(run)

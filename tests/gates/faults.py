@@ -1,4 +1,4 @@
-"""Faults put into the files of a run, and the hashes mended so that only a proof can find them."""
+"""Faults put into the files of a run, and the hashes fixed so that only a proof can find them."""
 
 from __future__ import annotations
 

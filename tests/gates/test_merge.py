@@ -42,7 +42,7 @@ def dense_bytes(run: Path) -> bytes:
 
 
 def damaged(run: Path, change: Callable[[Tensors], object]) -> bytes:
-    """Alter what was trained, mend every hash, and give the dense weights that must stay as they are."""
+    """Alter what was trained, fix every hash, and give the dense weights that must stay as they are."""
     keep(run)
     edit_tensors(run / "trained" / "adapter_model.safetensors", change)
     vouch(run)

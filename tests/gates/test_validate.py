@@ -1,6 +1,6 @@
 """``ftx validate`` fails the very rows that a fault on the disk belongs to, and no other.
 
-Each artifact of one run is damaged in its own way and the hashes are mended; a fresh process validates the run once.
+Each artifact of one run is damaged in its own way and the hashes are fixed; a fresh process validates the run once.
 """
 
 from __future__ import annotations

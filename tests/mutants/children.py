@@ -146,7 +146,7 @@ def fork_pytest(tree: Path, folder: Path, arguments: Callable[[], tuple[list[str
         words += ["-c", str(tree / "pyproject.toml"), "--rootdir", str(tree), "--basetemp", str(folder / "base")]
         status = int(pytest.main([*words, "-q", "-p", "no:cacheprovider", "-p", "no:xdist"], plugins=[plugin]))
         signal.setitimer(signal.ITIMER_PROF, 0)
-        told = plugin.told() | {"status": status}
+        told = plugin.listed() | {"status": status}
         (folder / "part.json").write_text(json.dumps(told), encoding="utf-8")
         (folder / "part.json").replace(folder / "result.json")
         code = 0

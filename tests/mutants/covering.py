@@ -112,7 +112,7 @@ class Recorder:
         elif report.outcome == "skipped":
             self.failed.setdefault(report.nodeid, "skipped")
 
-    def told(self) -> dict[str, Any]:
+    def listed(self) -> dict[str, Any]:
         from coverage import CoverageData
 
         self.coverage.stop()

@@ -253,7 +253,7 @@ FAMILY_OF = {name: family for family, operators in FAMILIES.items() for name in 
 
 # Arguments that are words for a reader, or that change nothing which a test could see on one machine.
 _WORDS = frozenset(
-    "help metavar rich_help_panel show_default title description found mend fix where hint message style short_help "
+    "help metavar rich_help_panel show_default title description found fix where hint message style short_help "
     "epilog no_args_is_help indent encoding strict stacklevel frozen slots kw_only repr".split()
 )
 _SPEAKERS = frozenset("note print_note warn info debug print_facts print_table cast TypeVar Literal".split())

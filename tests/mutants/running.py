@@ -56,7 +56,7 @@ class Chosen:
         crash = getattr(report.longrepr, "reprcrash", None)
         self.killer, self.said = name, (crash.message if crash else str(report.longrepr)[-300:])[:300]
 
-    def told(self) -> dict[str, Any]:
+    def listed(self) -> dict[str, Any]:
         return {"test": self.killer, "said": self.said, "ran": self.ran}
 
 

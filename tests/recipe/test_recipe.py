@@ -396,7 +396,7 @@ def test_a_file_that_cannot_be_a_recipe(tmp_path: Path, make: str) -> None:
     with pytest.raises(RecipeError) as raised:
         Recipe.load(path)
     assert raised.value.where == str(path)
-    assert raised.value.mend
+    assert raised.value.fix
 
 
 def test_numbers_survive_exactly() -> None:

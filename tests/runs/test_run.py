@@ -161,7 +161,7 @@ def test_commands_that_are_suggested_can_be_pasted(run: Run, tmp_path: Path) -> 
     moved = Run(run.path.rename(tmp_path / "it's a run"))
     with pytest.raises(RunError) as caught:
         moved.require(DENSE)
-    assert shlex.split(str(caught.value.mend)) == ["run:", "ftx", "merge", str(moved.path)]
+    assert shlex.split(str(caught.value.fix)) == ["run:", "ftx", "merge", str(moved.path)]
 
 
 # Adds reports and artifacts to one run, as fast as it can.

@@ -19,7 +19,7 @@ from pydantic import ValidationError
 from tests.conftest import ColourModel
 
 from ftx.cli.app import run as ftx
-from ftx.core.errors import DataError, ExportError, InputError, RecipeError, RunError, nearest, told
+from ftx.core.errors import DataError, ExportError, InputError, RecipeError, RunError, listed, nearest
 from ftx.core.files import sha256_file
 from ftx.core.regular_files import IrregularFile
 from ftx.core.strict_json import MOST_BYTES, MOST_LEVELS, JsonError, parse_json, read_json
@@ -168,7 +168,7 @@ def test_the_nearest_name_is_looked_for_in_a_bounded_time() -> None:
         letters = [chr(0x4E00 + number % 150) for number in range(20_000)]
         shuffled = ["".join(random.Random(seed).sample(letters, len(letters))) for seed in range(20)]
         assert nearest(shuffled[0], shuffled[1:]) is None
-    assert told([str(number) for number in range(12)]).endswith("; and 2 more")
+    assert listed([str(number) for number in range(12)]).endswith("; and 2 more")
 
 
 @pytest.mark.parametrize(

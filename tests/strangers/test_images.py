@@ -63,7 +63,7 @@ def refused(content: bytes | Path, most_s: float = 1.0) -> ImageError:
     assert time.process_time() - before < most_s
     assert caught.value.exit_code == 2
     assert caught.value.found
-    assert caught.value.mend
+    assert caught.value.fix
     return caught.value
 
 

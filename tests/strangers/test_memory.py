@@ -47,7 +47,7 @@ def test_what_torch_says_of_a_gpu() -> None:
     assert is_out_of_memory(error)
     with pytest.raises(EnvironmentFault, match="not enough memory") as refused, memory_faults(lambda: "--batch-size 4"):
         raise error
-    assert refused.value.mend == "--batch-size 4"
+    assert refused.value.fix == "--batch-size 4"
     assert refused.value.exit_code == 3
 
 
@@ -94,6 +94,6 @@ def test_a_training_in_too_little_memory(tmp_path: Path) -> None:
     assert done.returncode == 3, done.stderr
     assert done.stderr.count("error: ") == 1
     assert "error: there is not enough memory\n" in done.stderr
-    assert "mend: --batch-size " in done.stderr
+    assert "fix: --batch-size " in done.stderr
     assert "Traceback" not in done.stderr
     assert not (tmp_path / "run").exists()

@@ -24,7 +24,7 @@ from ftx.adapters.peft_config import CONFIG as ADAPTER_CONFIG
 from ftx.adapters.peft_config import read_config
 from ftx.backbones.timm_config import ARGUMENTS, TimmConfig
 from ftx.core.errors import AdapterError, EnvironmentFault, ExportError, FtxError, ModelError
-from ftx.interop.base_model import open_foundation
+from ftx.interop.base_model import open_base
 from ftx.runs.dense import load_dense, read_dense
 from ftx.runtimes import load
 
@@ -113,7 +113,7 @@ def changed(dense: Path, tmp_path: Path) -> Any:
 
 def test_the_folder_opens(dense: Path) -> None:
     assert load(dense).logits(torch.zeros(1, 32, 32, 3, dtype=torch.uint8).numpy()).shape == (1, 2)
-    assert open_foundation(str(dense)).labels == ("a", "b")
+    assert open_base(str(dense)).labels == ("a", "b")
 
 
 @strange
@@ -128,7 +128,7 @@ def test_a_damaged_dense_config(dense: Path, document: object) -> None:
     if predictor is not None:
         pixels = torch.zeros(1, predictor.preprocess.height, predictor.preprocess.width, 3, dtype=torch.uint8)
         refused_or_read(lambda: predictor.logits(pixels.numpy()), (ExportError, ModelError))
-    refused_or_read(lambda: open_foundation(str(folder)), ModelError)
+    refused_or_read(lambda: open_base(str(folder)), ModelError)
 
 
 @strange
@@ -138,7 +138,7 @@ def test_a_damaged_config_of_transformers(dense: Path, document: object) -> None
     if not folder.exists():
         shutil.copytree(dense, folder)
     (folder / "config.json").write_bytes(as_json(document))
-    refused_or_read(lambda: open_foundation(str(folder)), ModelError)
+    refused_or_read(lambda: open_base(str(folder)), ModelError)
 
 
 @strange
@@ -222,7 +222,7 @@ def test_the_pickle_would_have_made_its_mark(tmp_path: Path) -> None:
 def test_timm_gets_arguments_of_a_model_alone(key: str, changed: Any) -> None:
     folder = changed(model_args={**TINY, key: "x"})
     assert key not in ARGUMENTS
-    for opened in (lambda: load_dense(folder), lambda: load(folder), lambda: open_foundation(str(folder))):
+    for opened in (lambda: load_dense(folder), lambda: load(folder), lambda: open_base(str(folder))):
         with pytest.raises((ExportError, ModelError), match=key):
             opened()
 
@@ -249,7 +249,7 @@ def test_names_outside_of_timm_reach_nobody(architecture: str, changed: Any, mon
     monkeypatch.setattr(socket.socket, "connect", asked)
     monkeypatch.setattr(timm, "create_model", asked)
     folder = changed(architecture=architecture)
-    for opened in (lambda: load(folder), lambda: open_foundation(str(folder))):
+    for opened in (lambda: load(folder), lambda: open_base(str(folder))):
         with pytest.raises((ExportError, ModelError), match="architecture"):
             opened()
 
@@ -273,7 +273,7 @@ def test_names_outside_of_timm_reach_nobody(architecture: str, changed: Any, mon
 )
 def test_a_model_beyond_its_weights_is_not_built(args: dict[str, object], changed: Any) -> None:
     folder, started = changed(model_args={**TINY, **args}), time.perf_counter()
-    for opened in (lambda: load_dense(folder), lambda: open_foundation(str(folder))):
+    for opened in (lambda: load_dense(folder), lambda: open_base(str(folder))):
         with pytest.raises((ExportError, ModelError)):
             opened()
     assert time.perf_counter() - started < 5
@@ -322,4 +322,4 @@ def test_tensors_of_any_dtype_are_read_or_refused(dtype: str, dense: Path, tmp_p
     changed = json.dumps(header).encode()
     (folder / "model.safetensors").write_bytes(len(changed).to_bytes(8, "little") + changed + blob[8 + length :])
     refused_or_read(lambda: load(folder), FtxError)
-    refused_or_read(lambda: open_foundation(str(folder)), FtxError)
+    refused_or_read(lambda: open_base(str(folder)), FtxError)

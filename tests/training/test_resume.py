@@ -179,7 +179,7 @@ def test_a_signal_saves_the_state_and_says_how_to_go_on(
             cut_at(patch, step, lambda: os.kill(os.getpid(), number))
             with pytest.raises(error) as caught:
                 train(asked(checkpoint_minutes=5), run)
-        assert caught.value.mend == f"ftx train --resume {run}"
+        assert caught.value.fix == f"ftx train --resume {run}"
         assert caught.value.exit_code == 128 + number
         assert (run / "checkpoints" / f"{step + 1}.json").is_file()
         train(asked(checkpoint_minutes=5), tmp_path / "whole")

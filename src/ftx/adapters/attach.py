@@ -28,7 +28,7 @@ def match(module: nn.Module, spec: AdapterSpec) -> list[tuple[Site, tuple[Part, 
             raise AdapterError(
                 "this architecture has no layers that an adapter of ftx knows",
                 found=f"{type(module).__name__}: no linear layer inside attention or MLP",
-                mend="name linear layers of it: --layers REGEX; or train the head alone: --freeze-backbone",
+                fix="name linear layers of it: --layers REGEX; or train the head alone: --freeze-backbone",
             )
         blocks = _chosen_blocks(spec.blocks, depth(module))
         chosen = [site for site in found if site.block in blocks]
@@ -43,7 +43,7 @@ def match(module: nn.Module, spec: AdapterSpec) -> list[tuple[Site, tuple[Part, 
             f"targets {', '.join(absent)} are in no layer of {among}",
             where="adapter.targets",
             found=f"there are {', '.join(known)}",
-            mend=f"--targets {','.join(known)}",
+            fix=f"--targets {','.join(known)}",
         )
     return matched
 
@@ -65,7 +65,7 @@ def _chosen_blocks(blocks: Blocks, count: int) -> range | tuple[int, ...]:
             "more blocks than the model has",
             where="adapter.blocks",
             found=f"block {max(chosen)}, the last is {count - 1}" if listed else f"{wanted} of {count}",
-            mend=f"--blocks all, or {'numbers up to ' + str(count - 1) if listed else f'at most {count}'}",
+            fix=f"--blocks all, or {'numbers up to ' + str(count - 1) if listed else f'at most {count}'}",
         )
     return chosen
 
@@ -90,7 +90,7 @@ def _refuse_wide_ranks(module: nn.Module, matched: Sequence[tuple[Site, tuple[Pa
                     "a rank above the width of its layer",
                     where=f"adapter.rank, {site.name}",
                     found=f"{rank}, the layer's smaller side is {widest}",
-                    mend=f"--rank of at most {widest}; 4 to 32 are usual",
+                    fix=f"--rank of at most {widest}; 4 to 32 are usual",
                 )
 
 
@@ -169,5 +169,5 @@ def prove_reach(module: nn.Module) -> None:
             found="the model never calls the layer: it reads its weight, or takes another way"
             if uncalled
             else "no gradient after the first step: the answer does not depend on what the layer says",
-            mend="choose other --targets, or other --layers",
+            fix="choose other --targets, or other --layers",
         )

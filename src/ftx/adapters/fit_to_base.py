@@ -56,7 +56,7 @@ def read_adapter(
             "the adapter's targets are in no layer of the base",
             where=file.config.path,
             found=str(file.config.document.target_modules or "no targets")[:100],
-            mend="name the base that it was trained on",
+            fix="name the base that it was trained on",
         )
     kept = {theirs: ours for theirs, ours in naming.modules.items() if theirs not in without}
     saved = _saved_modules(file, kept, state)
@@ -102,7 +102,7 @@ def _refuse_unmergeable(file: PeftFile, base: nn.Module, naming: Naming) -> None
                 "an adapter in a layer that ftx cannot merge",
                 where=file.path,
                 found=f"{name} is a {type(layer).__name__}, which does not compute with its weight as it is",
-                mend="merge it with peft (merge_and_unload), and compare its answers",
+                fix="merge it with peft (merge_and_unload), and compare its answers",
             )
 
 

@@ -168,7 +168,7 @@ def read_config(folder: Path) -> PeftConfig:
         document = read_json(path)
     except FileNotFoundError:
         raise AdapterError(
-            "this folder is no adapter", where=folder, found=f"no {CONFIG}", mend="name a folder that peft or ftx wrote"
+            "this folder is no adapter", where=folder, found=f"no {CONFIG}", fix="name a folder that peft or ftx wrote"
         ) from None
     except (OSError, JsonError) as error:
         raise AdapterError("the adapter's config cannot be read", where=path, found=str(error)) from error
@@ -188,7 +188,7 @@ def _refuse_other_kinds(config: Mapping[str, object], path: Path) -> None:
             "only LoRA and DoRA adapters merge",
             where=path,
             found=f"peft_type {shown(kind)}",
-            mend="merge it with peft (merge_and_unload) and train or export from that model",
+            fix="merge it with peft (merge_and_unload) and train or export from that model",
         )
     if other := [key for key in _OTHER_KINDS if config.get(key)]:
         raise AdapterError("an adapter of a kind that ftx does not merge", where=path, found=", ".join(other))
@@ -200,5 +200,5 @@ def _refuse_other_kinds(config: Mapping[str, object], path: Path) -> None:
             "the adapter is one of a changed base, which the file does not hold",
             where=path,
             found=f"init_lora_weights {shown(start)}",
-            mend="let peft convert it when saving: save_pretrained(..., path_initial_model_for_weight_conversion=...)",
+            fix="let peft convert it when saving: save_pretrained(..., path_initial_model_for_weight_conversion=...)",
         )

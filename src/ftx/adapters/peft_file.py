@@ -61,16 +61,16 @@ class PeftFile:
         given = self.keys.get(layer, {})
         return {given.get(name, f"{PREFIX}{layer}.{ON_DISK[name]}"): shape for name, shape in factors.items()}
 
-    def require(self, expected: Mapping[str, tuple[int, ...]], what: str, mend: str) -> None:
+    def require(self, expected: Mapping[str, tuple[int, ...]], what: str, fix: str) -> None:
         """Raise AdapterError, which says ``what``, unless the tensors are these and no others, each of its shape."""
         missing = sorted(expected.keys() - self.tensors.keys())
         spare = sorted(self.tensors.keys() - expected.keys())
         both = sorted(expected.keys() & self.tensors.keys())
         shapes = [key for key in both if self.tensors[key].shape != expected[key]]
-        told = {"missing": missing, "spare": spare, "of a wrong shape": shapes}
-        if any(told.values()):
-            found = "; ".join(f"{len(keys)} keys {kind} ({keys[0]})" for kind, keys in told.items() if keys)
-            raise AdapterError(what, where=self.path, found=found, mend=mend)
+        differences = {"missing": missing, "spare": spare, "of a wrong shape": shapes}
+        if any(differences.values()):
+            found = "; ".join(f"{len(keys)} keys {kind} ({keys[0]})" for kind, keys in differences.items() if keys)
+            raise AdapterError(what, where=self.path, found=found, fix=fix)
 
     def weights(self, layer: str) -> AdapterWeights:
         """The adapter of one layer, whose tensors were found to be as expected; of a convolution as [O, I·h·w]."""
@@ -141,7 +141,7 @@ def _reading(path: Path) -> Iterator[None]:
     try:
         yield
     except FileNotFoundError:
-        raise AdapterError("the adapter's tensors are not there", where=path, mend=_SAVE_AGAIN) from None
+        raise AdapterError("the adapter's tensors are not there", where=path, fix=_SAVE_AGAIN) from None
     except (SafetensorError, OSError) as error:
         raise AdapterError("the adapter's tensors cannot be read", where=path, found=str(error)) from error
 
@@ -154,7 +154,7 @@ def _read_tensors(path: Path) -> dict[str, Array]:
     for key, one in stored:
         if one["dtype"] not in _TYPES:
             found = f"{key}: {one['dtype']}"
-            raise AdapterError("the adapter's tensors cannot be read", where=path, found=found, mend="save it in f32")
+            raise AdapterError("the adapter's tensors cannot be read", where=path, found=found, fix="save it in f32")
         values = np.frombuffer(one["data"], _TYPES[one["dtype"]])
         if one["dtype"] == "BF16":
             values = (values.astype(np.uint32) << 16).view(np.float32)
@@ -162,7 +162,7 @@ def _read_tensors(path: Path) -> dict[str, Array]:
     # A head may count its batches.
     if whole := [key for key, tensor in tensors.items() if tensor.dtype.kind != "f" and _KEY.fullmatch(key)]:
         found = f"{whole[0]}: {tensors[whole[0]].dtype}"
-        raise AdapterError("an adapter of whole numbers", where=path, found=found, mend="save it in f32 or f16")
+        raise AdapterError("an adapter of whole numbers", where=path, found=found, fix="save it in f32 or f16")
     with np.errstate(over="ignore"):
         broken = [key for key, tensor in tensors.items() if not np.isfinite(tensor.astype(np.float32)).all()]
     if broken:

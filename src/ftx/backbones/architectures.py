@@ -91,7 +91,7 @@ class ArchitectureTable(BaseModel):
             raise InputError(
                 f"no model matches '{pattern}'",
                 found=f"{len(self.models)} models are known, of timm {self.timm}",
-                mend=f"did you mean {alike}?" if alike else "`ftx models` lists the families",
+                fix=f"did you mean {alike}?" if alike else "`ftx models` lists the families",
             )
         return found
 

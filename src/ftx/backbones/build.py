@@ -67,7 +67,7 @@ def build(name: str, *, weights: str, num_classes: int, image_size: int | str, s
                 f"{name} has no classifier",
                 where="model.name",
                 found="timm knows it as an encoder alone",
-                mend="`ftx models` lists what takes a head",
+                fix="`ftx models` lists what takes a head",
             )
         digest = base_digest(module.state_dict(), heads)
         size = input_size(module, image_size, name)
@@ -87,7 +87,7 @@ def _require_memory(architecture: str, name: str) -> None:
         raise EnvironmentFault(
             f"there is not enough memory for {shown(name)}",
             found=f"{4 * known.parameters / 1e9:.1f} GB of parameters, {free / 1e9:.1f} GB free",
-            mend="a smaller --model: `ftx models` lists their sizes",
+            fix="a smaller --model: `ftx models` lists their sizes",
         )
 
 
@@ -106,14 +106,14 @@ def resolve(name: str) -> str:
         found = f"nearest: {alike}" if alike else f"{len(known)} models are known, none of a like name"
         if holding:
             found = f"{len(holding)} names hold it: {', '.join(holding[:3])}{', …' if len(holding) > 3 else ''}"
-        mend = f"`ftx models {name}` lists them" if holding and name else f"--model {alike or 'dinov2-small'}"
-        raise ModelError(f"there is no model called {shown(name)}", found=found, mend=mend)
+        fix = f"`ftx models {name}` lists them" if holding and name else f"--model {alike or 'dinov2-small'}"
+        raise ModelError(f"there is no model called {shown(name)}", found=found, fix=fix)
     if bare != name and name not in (tagged := timm.list_pretrained(f"{bare}.*")):
         alike = nearest(name, tagged)
         raise ModelError(
             f"there are no pretrained weights called {shown(name)}",
             found=f"nearest: {alike}" if alike else f"of {bare} there are {', '.join(tagged) or 'none'}",
-            mend=f"--model {alike or bare}",
+            fix=f"--model {alike or bare}",
         )
     return name
 
@@ -139,7 +139,7 @@ def take_size(module: nn.Module, size: Size, name: str) -> None:
                 f"{name} does not take this image size",
                 where="data.image_size",
                 found=f"{_text(size)} px: {str(error)[:120]}",
-                mend=f"--image-size {_text(pretrained_size(module))}",
+                fix=f"--image-size {_text(pretrained_size(module))}",
             ) from error
         fix_size(module)
         return
@@ -149,7 +149,7 @@ def take_size(module: nn.Module, size: Size, name: str) -> None:
             f"{name} takes images of one size",
             where="data.image_size",
             found=f"{_text(size)} px",
-            mend=f"--image-size {_text(own)}",
+            fix=f"--image-size {_text(own)}",
         )
 
 
@@ -163,7 +163,7 @@ def _require_computes(module: nn.Module, size: Size, name: str) -> None:
             f"{name} does not compute at this image size",
             where="data.image_size",
             found=f"{_text(size)} px: {str(error)[:120]}",
-            mend=f"a larger one, up to --image-size {_text(pretrained_size(module))} of its weights",
+            fix=f"a larger one, up to --image-size {_text(pretrained_size(module))} of its weights",
         ) from error
 
 
@@ -187,7 +187,7 @@ def _load(module: nn.Module, name: str, architecture: str, weights: str) -> bool
         _follow_grid(vit, state)
     grey = take_grey(module, state, file)
     unfit = f"the weights do not fit {architecture}"
-    fill_strictly(module, state, where=file, what=unfit, mend="name the right --model")
+    fill_strictly(module, state, where=file, what=unfit, fix="name the right --model")
     return grey
 
 
@@ -236,7 +236,7 @@ def input_size(module: nn.Module, image_size: int | str, name: str) -> Size:
             f"the patch size of {name} does not divide the image size",
             where="data.image_size",
             found=f"{_text(size)} px, patches of {_text(patch)} px",
-            mend=f"--image-size {_text(below)}" + (f" or {_text(above)}" if above != below else ""),
+            fix=f"--image-size {_text(below)}" + (f" or {_text(above)}" if above != below else ""),
         )
     return size
 

@@ -96,9 +96,9 @@ def named_sites(module: nn.Module, expression: str) -> list[Site]:
         try:
             matched = expressions.fullmatch(expression, name) is not None
         except ExpressionError as error:
-            mend = "write it without a repeat inside a repeat, as blocks\\.\\d+\\.attn\\.qkv"
+            fix = "write it without a repeat inside a repeat, as blocks\\.\\d+\\.attn\\.qkv"
             raise AdapterError(
-                "the expression cannot be used", where="adapter.layers", found=str(error), mend=mend
+                "the expression cannot be used", where="adapter.layers", found=str(error), fix=fix
             ) from error
         if not matched or not list(layer.parameters(recurse=False)):
             continue  # containers hold layers and are none
@@ -115,7 +115,7 @@ def named_sites(module: nn.Module, expression: str) -> list[Site]:
                 "a layer that cannot be adapted",
                 where=f"adapter.layers, {name}",
                 found=reason,
-                mend="narrow the expression: it is held against the whole name",
+                fix="narrow the expression: it is held against the whole name",
             )
         found.append(Site(name=name, block=len(found), rows={"layer": slice(0, layer.out_features)}))
     if not found:
@@ -125,7 +125,7 @@ def named_sites(module: nn.Module, expression: str) -> list[Site]:
             "no layer has a name that the expression matches",
             where=f"adapter.layers, {expression[:200]}",
             found=f"nearest: {alike}" if alike else f"linear layers are {', '.join(linear[:3])}, …",
-            mend="the expression is held against the whole name, as blocks\\.\\d+\\.attn\\.qkv",
+            fix="the expression is held against the whole name, as blocks\\.\\d+\\.attn\\.qkv",
         )
     return found
 

@@ -41,13 +41,13 @@ def take_grey(module: nn.Module, state: dict[str, Tensor], file: Path) -> bool:
                 "the weights are for images of another number of channels",
                 where=where,
                 found=f"{channels:g} channels, a file of 1 or {len(LUMA)} is read",
-                mend="name weights made on RGB or grey images",
+                fix="name weights made on RGB or grey images",
             )
         if "Std" in type(module.get_submodule(name)).__name__:  # timm's StdConv2d, ScaledStdConv2d and their like
             raise ModelError(
                 "grey weights do not carry over to a convolution that standardises its weights over the channels",
                 where=where,
-                mend="name weights made on RGB images",
+                fix="name weights made on RGB images",
             )
         state[key] = in_rgb(found)
         grey = True

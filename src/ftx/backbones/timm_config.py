@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.nn.modules.module import register_module_parameter_registration_hook
 
 from ftx.backbones.families import fix_size
-from ftx.core.errors import ModelError, shown, told
+from ftx.core.errors import ModelError, listed, shown
 from ftx.core.limits import LEAST_STD, MOST_LABELS, MOST_MEAN, MOST_SIDE, MOST_STD, MOST_WIDTH
 from ftx.data.preprocess import Interpolation
 from ftx.tasks.meaning import Meaning
@@ -99,7 +99,7 @@ class TimmConfig(BaseModel):
     def _of_the_model(cls, args: dict[str, Any]) -> dict[str, Any]:
         if others := sorted(key for key in args if key not in ARGUMENTS):
             # Some say where to load from, a network or a pickle, and not what the model is.
-            names = told([shown(key, 40) for key in others])
+            names = listed([shown(key, 40) for key in others])
             raise ValueError(f"ftx hands to timm what a model is made of alone, found {names}")
         for key, value in args.items():
             _refuse_beyond(key, value)
@@ -122,7 +122,7 @@ def _refuse_beyond(key: str, value: object, level: int = 0) -> None:
         raise ValueError(f"{key}: {shown(value)} is neither a number, a word nor a short list of them")
 
 
-def build_as_told(
+def build_from_config(
     architecture: str, num_classes: int, args: Mapping[str, Any], *, config: Path, weights: Path
 ) -> nn.Module:
     """The empty model of a config, which has no more numbers than the weights beside it fill.

@@ -26,7 +26,7 @@ def read_weights(file: Path) -> dict[str, Tensor]:
     Raises: ModelError if it is not there or not a whole safetensors file.
     """
     if not file.is_file():
-        raise ModelError("there is no such weights file", where=file, mend=WAYS_OUT)
+        raise ModelError("there is no such weights file", where=file, fix=WAYS_OUT)
     try:
         return {name: tensor.float() for name, tensor in load_file(file).items()}
     except SafetensorError as error:
@@ -34,7 +34,7 @@ def read_weights(file: Path) -> dict[str, Tensor]:
             "the weights file is not a whole safetensors file",
             where=file,
             found=str(error),
-            mend="copy it again; files of other formats (.pth, .bin) are not read, as they can run code",
+            fix="copy it again; files of other formats (.pth, .bin) are not read, as they can run code",
         ) from error
 
 
@@ -59,7 +59,7 @@ def fetch_pretrained(architecture: str) -> dict[str, Tensor]:
     """
     config = timm.get_pretrained_cfg(architecture)
     if config is None or not (config.hf_hub_id or config.url):
-        raise ModelError(f"timm publishes no pretrained weights for {architecture}", mend=WAYS_OUT)
+        raise ModelError(f"timm publishes no pretrained weights for {architecture}", fix=WAYS_OUT)
     try:
         with _without_retries():
             module = timm.create_model(architecture, pretrained=True, num_classes=0)
@@ -67,27 +67,27 @@ def fetch_pretrained(architecture: str) -> dict[str, Tensor]:
         raise EnvironmentFault(
             f"the pretrained weights of {architecture} could not be fetched",
             found=(str(error).splitlines() or [type(error).__name__])[0],
-            mend=WAYS_OUT,
+            fix=WAYS_OUT,
         ) from error
     return module.state_dict()
 
 
 def fill_strictly(
-    module: nn.Module, state: Mapping[str, Tensor], *, where: Path, what: str, mend: str | None = None
+    module: nn.Module, state: Mapping[str, Tensor], *, where: Path, what: str, fix: str | None = None
 ) -> None:
     """Load weights that must be all of the model's and nothing else.
 
     Raises: ModelError naming what is missing, spare or of another shape, or is not finite.
     """
     own = module.state_dict()
-    told = {
+    differences = {
         "missing": sorted(own.keys() - state.keys()),
         "not of this model": sorted(state.keys() - own.keys()),
         "of another shape": sorted(key for key in own.keys() & state.keys() if own[key].shape != state[key].shape),
     }
-    if any(told.values()):
-        found = "; ".join(f"{len(keys)} tensors {kind} ({keys[0]}, …)" for kind, keys in told.items() if keys)
-        raise ModelError(what, where=where, found=found, mend=mend)
+    if any(differences.values()):
+        found = "; ".join(f"{len(keys)} tensors {kind} ({keys[0]}, …)" for kind, keys in differences.items() if keys)
+        raise ModelError(what, where=where, found=found, fix=fix)
     if broken := sorted(key for key, tensor in state.items() if not torch.isfinite(tensor).all()):
         raise ModelError("weights that are not finite", where=where, found=", ".join(broken[:3]))
     module.load_state_dict(dict(state))

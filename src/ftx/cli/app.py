@@ -148,7 +148,7 @@ def _refuse_bytes(arguments: Sequence[str]) -> None:
             word.encode()
         except UnicodeEncodeError:
             raise InputError(
-                "a word of the command line is not valid text", found=ascii(word), mend="rename the file or folder"
+                "a word of the command line is not valid text", found=ascii(word), fix="rename the file or folder"
             ) from None
 
 

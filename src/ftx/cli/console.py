@@ -71,7 +71,7 @@ def answers_on_terminal() -> bool:
 
 
 def print_error(error: FtxError) -> None:
-    """What, where, found, mend."""
+    """What, where, found, fix."""
     text = Text.assemble(("error: ", _STYLES["bad"]), (error.what, _STYLES["strong"]))
     for heading, detail in error.details():
         text.append(f"\n  {heading}: ", style=_STYLES["dim"])

@@ -94,7 +94,7 @@ def _print(report: DataReport, form: str) -> None:
         _print_counts(report)
     _print_findings(report)
     if not report.ok:
-        console.print_note(f"ftx train would refuse this: {len(report.problems)} to mend", "bad")
+        console.print_note(f"ftx train would refuse this: {len(report.problems)} to fix", "bad")
         return
     extra = f" --task {report.task}" + ("" if form == "auto" else f" --set data.format={form}")
     balance = " --set train.balance=sampling" if report.imbalance >= _UNEVEN else ""

@@ -11,7 +11,7 @@ import traceback
 from collections.abc import Sequence
 from typing import cast
 
-from pydantic import BaseModel
+from pydantic import BaseModel, computed_field
 
 from ftx import missing_extra
 from ftx.cli import console
@@ -31,7 +31,13 @@ class ErrorParts(BaseModel):
     what: str
     where: str | None = None
     found: str | None = None
-    mend: str | None = None
+    fix: str | None = None
+
+    @computed_field
+    @property
+    def mend(self) -> str | None:
+        """``fix`` under the name that it had in 0.1, for what reads it there."""
+        return self.fix
 
 
 class FailureReport(VerbReport):
@@ -50,7 +56,7 @@ def report_failure(error: Exception, *, arguments: Sequence[str], verb: str | No
         known = _bug(error, arguments, debug)
     console.print_error(known)
     if as_json:
-        parts = ErrorParts(what=known.what, where=known.where, found=known.found, mend=known.mend)
+        parts = ErrorParts(what=known.what, where=known.where, found=known.found, fix=known.fix)
         try:
             console.print_json(FailureReport(verb=verb or "", error=parts))
         except OSError:  # what failed may be the answer's own way out
@@ -69,7 +75,7 @@ def as_ftx_error(error: Exception) -> FtxError | None:
     if isinstance(error, OSError) and error.errno in _ENVIRONMENT:
         return EnvironmentFault("the system refuses", where=error.filename, found=error.strerror)
     if isinstance(error, OSError) and error.errno in _INPUT:
-        return InputError("this path cannot be used", where=error.filename, found=error.strerror, mend="name another")
+        return InputError("this path cannot be used", where=error.filename, found=error.strerror, fix="name another")
     return _usage_error(error)
 
 
@@ -80,14 +86,14 @@ def _usage_error(error: Exception) -> FtxError | None:
         return None
     context = getattr(error, "ctx", None)
     command = cast("str", getattr(context, "command_path", "ftx"))
-    return InputError(str(message()), mend=f"`{command} --help` lists what it takes")
+    return InputError(str(message()), fix=f"`{command} --help` lists what it takes")
 
 
 def _bug(error: Exception, arguments: Sequence[str], debug: bool) -> FtxError:
     headline = f"this is a bug of ftx: {type(error).__name__}: {error}"
     report = "report it with this file and what you did, as CONTRIBUTING.md says"
     if debug:
-        return FtxError(headline, mend=report.replace("this file", "the traceback above"))
+        return FtxError(headline, fix=report.replace("this file", "the traceback above"))
     text = "\n".join(
         [
             f"ftx {__version__}, Python {platform.python_version()}, {platform.platform()}",
@@ -103,5 +109,5 @@ def _bug(error: Exception, arguments: Sequence[str], debug: bool) -> FtxError:
             stream.write(text)
     except OSError:  # nowhere to write: the terminal is what is left
         sys.stderr.write(text)
-        return FtxError(headline, mend=report.replace("this file", "the text above"))
-    return FtxError(headline, where=stream.name, mend=report)
+        return FtxError(headline, fix=report.replace("this file", "the text above"))
+    return FtxError(headline, where=stream.name, fix=report)

@@ -110,11 +110,11 @@ def command(
         console.print_json(merged) if json else print_merge(merged)
         return 0 if merged.ok else 1
     if run is not None:
-        raise InputError("a run and --adapter are given", mend=f"one of them: --adapter {run} takes the run's adapter")
+        raise InputError("a run and --adapter are given", fix=f"one of them: --adapter {run} takes the run's adapter")
     if combine not in ("linear", "ties"):
-        raise InputError(f"there is no way to combine called '{combine}'", mend="--combine linear, or ties")
+        raise InputError(f"there is no way to combine called '{combine}'", fix="--combine linear, or ties")
     if combine == "linear" and _given(ctx, "density"):
-        raise InputError("--density is of TIES", mend="add --combine ties, or leave --density out")
+        raise InputError("--density is of TIES", fix="add --combine ties, or leave --density out")
     from ftx.merging.combine import combine as combine_adapters
 
     report = combine_adapters(
@@ -149,7 +149,7 @@ def _refuse_idle(ctx: typer.Context, of_run: str | None) -> None:
     if idle:
         flags = ", ".join(f"--{name.replace('_', '-')}" for name in idle)
         other = "a run, and --adapter is given" if of_run else "--adapter, and none is given"
-        raise InputError(f"{flags}: goes with {other}", mend="leave it out" if of_run else "name it: --adapter DIR")
+        raise InputError(f"{flags}: goes with {other}", fix="leave it out" if of_run else "name it: --adapter DIR")
 
 
 def _size(text: str) -> int | str:
@@ -165,7 +165,7 @@ def _numbers(text: str | None) -> list[float]:
     try:
         return [float(part) for part in text.split(",")]
     except ValueError:
-        raise InputError("shares are numbers", found=text, mend="--shares 0.7,0.3") from None
+        raise InputError("shares are numbers", found=text, fix="--shares 0.7,0.3") from None
 
 
 def _names(given: str | None) -> list[str]:

@@ -49,6 +49,6 @@ def parse_task(name: str) -> TaskName:
     known = get_args(TaskName)
     if name not in known:
         alike = nearest(name, known)
-        mend = f"did you mean {alike}?" if alike else f"choose one of {', '.join(known)}"
-        raise InputError(f"there is no task '{name}'", mend=mend)
+        fix = f"did you mean {alike}?" if alike else f"choose one of {', '.join(known)}"
+        raise InputError(f"there is no task '{name}'", fix=fix)
     return cast("TaskName", name)

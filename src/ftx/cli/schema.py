@@ -41,7 +41,7 @@ def command(
         alike = nearest(verb, SCHEMAS)
         raise InputError(
             f"there is no schema '{verb}'",
-            mend=f"did you mean '{alike}'?" if alike else f"choose one of {', '.join(SCHEMAS)}",
+            fix=f"did you mean '{alike}'?" if alike else f"choose one of {', '.join(SCHEMAS)}",
         )
     room, name = SCHEMAS[verb]
     model: type[BaseModel] = getattr(import_module(room), name)

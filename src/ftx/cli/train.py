@@ -79,7 +79,7 @@ def _resume(run: Path, overrides: Sequence[str], flags: Mapping[str, object], js
 def _refuse_with_resume(given: Mapping[str, object]) -> None:
     """A training that goes on has its recipe, its data and its folder."""
     if idle := [flag for flag, value in given.items() if value]:
-        raise InputError(f"{', '.join(idle)}: goes not with --resume", mend="leave it out: the run says how it began")
+        raise InputError(f"{', '.join(idle)}: goes not with --resume", fix="leave it out: the run says how it began")
 
 
 def _answer(report: TrainReport, json: bool) -> int:
@@ -160,8 +160,8 @@ def _times(report: DryRunReport) -> str:
     if report.seconds is None or report.seconds_per_epoch is None or report.seconds_before is None:
         return "not tried"
     epochs = f"{report.epochs} epoch{'s' * (report.epochs != 1)} of {_duration(report.seconds_per_epoch)}"
-    told = f"about {_duration(report.seconds)}: {epochs}"
-    return f"{told}, and {_duration(report.seconds_before)} before" if report.seconds_before >= 1 else told
+    estimate = f"about {_duration(report.seconds)}: {epochs}"
+    return f"{estimate}, and {_duration(report.seconds_before)} before" if report.seconds_before >= 1 else estimate
 
 
 def _duration(seconds: float) -> str:

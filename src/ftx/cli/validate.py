@@ -90,7 +90,7 @@ def parse_bounds(given: Sequence[str]) -> dict[str, float]:
             bounds[key.strip()] = float(value)
         except ValueError:
             raise InputError(
-                f"--bound {text} is not KEY=VALUE with a number", mend="write it as --bound int8.graph.max_abs=2"
+                f"--bound {text} is not KEY=VALUE with a number", fix="write it as --bound int8.graph.max_abs=2"
             ) from None
     return bounds
 
@@ -138,8 +138,8 @@ def _images(rows: Sequence[ParityRow]) -> str:
     seen: dict[str, set[int]] = {}
     for row in rows:
         seen.setdefault(row.view, set()).add(row.images)
-    told = {view: " or ".join(f"{count:,}" for count in sorted(counts)) for view, counts in seen.items()}
-    return ", ".join(f"{counts} ({view})" for view, counts in sorted(told.items()))
+    by_view = {view: " or ".join(f"{count:,}" for count in sorted(counts)) for view, counts in seen.items()}
+    return ", ".join(f"{counts} ({view})" for view, counts in sorted(by_view.items()))
 
 
 def _cells(row: ParityRow, *, wide: bool) -> tuple[str, ...]:

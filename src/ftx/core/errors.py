@@ -1,6 +1,6 @@
 """What ftx raises: one tree, each branch with its exit status.
 
-An error says what is wrong, where, what was found there and how to mend it. The command line prints
+An error says what is wrong, where, what was found there and how to fix it. The command line prints
 exactly that and exits with ``exit_code``; it shows a traceback under ``--debug`` alone.
 """
 
@@ -28,17 +28,17 @@ class FtxError(Exception):
         *,
         where: str | Path | None = None,
         found: str | None = None,
-        mend: str | None = None,
+        fix: str | None = None,
     ) -> None:
         self.what = what
         self.where = None if where is None else str(where)
         self.found = found
-        self.mend = mend
+        self.fix = fix
         super().__init__(what)
 
     def details(self) -> list[tuple[str, str]]:
         """The parts below the headline that are known, as (heading, text)."""
-        parts = (("where", self.where), ("found", self.found), ("mend", self.mend))
+        parts = (("where", self.where), ("found", self.found), ("fix", self.fix))
         return [(heading, text) for heading, text in parts if text]
 
     def __str__(self) -> str:
@@ -120,7 +120,7 @@ _MOST_ALIKE = 5000
 _LONGEST_NAME = 100
 
 
-def told(problems: Sequence[str]) -> str:
+def listed(problems: Sequence[str]) -> str:
     """The first complaints, and how many there are beside them."""
     rest = len(problems) - NAMED
     return "; ".join(problems[:NAMED]) + (f"; and {rest} more" if rest > 0 else "")

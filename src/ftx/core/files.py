@@ -257,11 +257,11 @@ def disk_faults(path: Path) -> Iterator[None]:
         number = error.errno if isinstance(error, OSError) else None
         if number in _FULL or (number is None and any(words in str(error) for words in _FULL_IN_WORDS)):
             raise EnvironmentFault(
-                "the disk takes no more", where=path, found=str(error), mend="free some space and run it again"
+                "the disk takes no more", where=path, found=str(error), fix="free some space and run it again"
             ) from error
         if number in (errno.EACCES, errno.EROFS, errno.EPERM):
             raise EnvironmentFault(
-                "this place cannot be written", where=path, found=os.strerror(number), mend="choose another folder"
+                "this place cannot be written", where=path, found=os.strerror(number), fix="choose another folder"
             ) from error
         raise
 
@@ -309,5 +309,5 @@ def check_space(folder: Path, needed_bytes: int) -> None:
             "the disk is too full",
             where=existing,
             found=f"{free_mb:.0f} MB free, {needed_bytes / 1e6:.0f} MB needed",
-            mend="free some space",
+            fix="free some space",
         )

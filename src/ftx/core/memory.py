@@ -49,19 +49,19 @@ def is_out_of_memory(error: BaseException) -> bool:
     return isinstance(error, RuntimeError) and any(words in str(error).lower() for words in _WORDS)
 
 
-def memory_fault(error: BaseException, mend: str = SMALLER) -> EnvironmentFault:
+def memory_fault(error: BaseException, fix: str = SMALLER) -> EnvironmentFault:
     """The error in our own terms."""
     lines = str(error).strip().splitlines()
     found = lines[0].rpartition("] ")[2][:200] if lines else None  # torch begins with the place in its source
-    return EnvironmentFault("there is not enough memory", found=found, mend=mend)
+    return EnvironmentFault("there is not enough memory", found=found, fix=fix)
 
 
 @contextmanager
-def memory_faults(mend: Callable[[], str]) -> Iterator[None]:
+def memory_faults(fix: Callable[[], str]) -> Iterator[None]:
     """Turn memory that runs out into one clear error, which says what would fit."""
     try:
         yield
     except Exception as error:
         if not is_out_of_memory(error):
             raise
-        raise memory_fault(error, mend()) from error
+        raise memory_fault(error, fix()) from error

@@ -24,7 +24,7 @@ class IrregularFile(InputError, OSError):
 
     def __init__(self, path: Path, mode: int) -> None:
         found = next((kind for is_kind, kind in _KINDS if is_kind(mode)), "something else")
-        super().__init__("this is no regular file", where=path, found=found, mend="name a file")
+        super().__init__("this is no regular file", where=path, found=found, fix="name a file")
         self.errno, self.strerror, self.filename = errno.EINVAL, f"{found}, no regular file", str(path)
 
     def __str__(self) -> str:

@@ -36,7 +36,7 @@ def models_folder() -> Path:
         raise EnvironmentFault(
             "this needs the embedded weights and sample, which are not installed",
             found="no package 'ftx_models'",
-            mend="pip install 'ftx-vit[train]'",
+            fix="pip install 'ftx-vit[train]'",
         )
     return Path(found.origin).parent
 
@@ -86,13 +86,13 @@ def recipe_file(given: str | Path) -> Path:
     alike = nearest(str(given), names)
     raise RecipeError(
         f"there is neither a file nor a recipe called '{given}'",
-        mend=f"did you mean {alike}?" if alike else "`ftx recipes` lists the recipes",
+        fix=f"did you mean {alike}?" if alike else "`ftx recipes` lists the recipes",
     )
 
 
 def _present(path: Path, distribution: str) -> Path:
     if not path.is_file():
         raise EnvironmentFault(
-            f"this installation of ftx lacks {path.name}", where=path.parent, mend=f"install {distribution} again"
+            f"this installation of ftx lacks {path.name}", where=path.parent, fix=f"install {distribution} again"
         )
     return path

@@ -91,12 +91,12 @@ def check_size(image: Image.Image) -> None:
     pixels, shape = image.width * image.height, f"{image.width} x {image.height}"
     if pixels > MAX_PIXELS:
         found = f"{shape}, {pixels / 1e6:.0f} megapixels of at most {MAX_PIXELS / 1e6:.0f}"
-        raise ImageError("the image is too large", found=found, mend="scale it down")
+        raise ImageError("the image is too large", found=found, fix="scale it down")
     if max(image.size) > MAX_ASPECT * min(image.size):
-        raise ImageError("the image is too long a strip", found=f"{shape}, at most {MAX_ASPECT} : 1", mend="cut it up")
+        raise ImageError("the image is too long a strip", found=f"{shape}, at most {MAX_ASPECT} : 1", fix="cut it up")
     if (needed := decoding_bytes(image)) > MAX_DECODING_BYTES:
         found = f"{shape} in {image.format}, {needed / 1e9:.1f} GB of at most {MAX_DECODING_BYTES / 1e9:.0f} to decode"
-        raise ImageError("the image is too large for its format", found=found, mend="scale it down, or save it as PNG")
+        raise ImageError("the image is too large for its format", found=found, fix="scale it down, or save it as PNG")
 
 
 def check_scans(image: Image.Image, content: bytes) -> None:
@@ -108,7 +108,7 @@ def check_scans(image: Image.Image, content: bytes) -> None:
     if content.count(_SCAN) > most and (scans := count_scans(content)) > most:
         shape = f"{image.width} x {image.height}"
         raise ImageError(
-            "the image has too many scans", found=f"{scans} over {shape}, at most {most}", mend="save it anew as JPEG"
+            "the image has too many scans", found=f"{scans} over {shape}, at most {most}", fix="save it anew as JPEG"
         )
 
 
@@ -139,11 +139,11 @@ def check_directory(stream: BinaryIO) -> None:
     entries = tiff_directory(stream)
     if crowded := [count for kind, count, _ in entries if kind not in _BYTE_KINDS and count > MAX_ENTRY_NUMBERS]:
         found = f"{max(crowded):,} numbers in one entry, at most {MAX_ENTRY_NUMBERS:,}"
-        raise ImageError("the image's directory is too large", found=found, mend="save it anew")
+        raise ImageError("the image's directory is too large", found=found, fix="save it anew")
     size_bytes, held_bytes = stream.seek(0, io.SEEK_END), sum(held for _, _, held in entries)
     if held_bytes > MAX_HELD_TIMES * size_bytes + _SLACK_BYTES:
         found = f"{held_bytes / 1e6:,.0f} MB in a file of {size_bytes / 1e6:,.1f}"
-        raise ImageError("the image's directory names its bytes over and over", found=found, mend="save it anew")
+        raise ImageError("the image's directory names its bytes over and over", found=found, fix="save it anew")
 
 
 def is_sound_exif(exif: bytes) -> bool:
@@ -205,5 +205,5 @@ class LimitedStream(io.BytesIO):
         return some
 
     def _refuse(self, what: str, found: str) -> None:
-        self.refusal = ImageError(what, found=found, mend="save it anew, or leave it out")
+        self.refusal = ImageError(what, found=found, fix="save it anew, or leave it out")
         raise self.refusal

@@ -37,7 +37,7 @@ def place_sample(task: TaskName, folder: Path) -> Path:
     if not table.exists():
         write_atomic(table, content)
     elif read_file(table) != content:
-        raise DataError("this file is in the way of the sample", where=table, mend="move it away")
+        raise DataError("this file is in the way of the sample", where=table, fix="move it away")
     return table
 
 
@@ -62,7 +62,7 @@ def unpack_sample(archive: Path, folder: Path) -> Path:
                     path.write_bytes(opened.read(member))  # read checks the CRC
     except (zipfile.BadZipFile, zlib.error, EOFError) as error:
         raise DataError(
-            "the sample archive is damaged", where=archive, found=str(error), mend="install ftx-vit-models again"
+            "the sample archive is damaged", where=archive, found=str(error), fix="install ftx-vit-models again"
         ) from error
     return folder
 
@@ -91,6 +91,6 @@ def _same_contents(folder: Path, members: list[zipfile.ZipInfo]) -> Path:
             "this folder is in the way of the sample",
             where=folder,
             found=f"{len(differing)} files that are not as in the archive, first {differing[0]}",
-            mend="move it away, or unpack to another folder",
+            fix="move it away, or unpack to another folder",
         )
     return folder

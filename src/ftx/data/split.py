@@ -76,7 +76,7 @@ def hash_split(samples: Sequence[tuple[str, str]], val_fraction: float) -> tuple
     Raises: DataError if the fraction is not between 0 and 1, or naming each class of fewer than two images.
     """
     if not 0 < val_fraction < 1:
-        raise DataError("val_fraction is a share between 0 and 1", found=str(val_fraction), mend="for example 0.2")
+        raise DataError("val_fraction is a share between 0 and 1", found=str(val_fraction), fix="for example 0.2")
     hashes: dict[str, set[str]] = defaultdict(set)
     for digest, name in samples:
         hashes[name].add(digest)
@@ -98,7 +98,7 @@ def hash_split_sets(samples: Sequence[tuple[str, tuple[str, ...]]], val_fraction
     Raises: DataError if the fraction is not between 0 and 1.
     """
     if not 0 < val_fraction < 1:
-        raise DataError("val_fraction is a share between 0 and 1", found=str(val_fraction), mend="for example 0.2")
+        raise DataError("val_fraction is a share between 0 and 1", found=str(val_fraction), fix="for example 0.2")
     labels_of: dict[str, set[str]] = defaultdict(set)
     keys_of: dict[str, set[str]] = defaultdict(set)
     for key, labels in samples:
@@ -110,7 +110,7 @@ def hash_split_sets(samples: Sequence[tuple[str, tuple[str, ...]]], val_fraction
         raise DataError(
             "there is too little to split",
             found=f"{len(ranked)} different images or groups",
-            mend="add images (of other groups), or put them on sides yourself: train/ and val/, or a column split",
+            fix="add images (of other groups), or put them on sides yourself: train/ and val/, or a column split",
         )
     val = set(ranked[: _val_count(len(ranked), val_fraction)])
     for label in sorted(keys_of, key=lambda name: (len(keys_of[name]), name)):
@@ -138,7 +138,7 @@ def refuse_small_classes(distinct: dict[str, int], *, where: str | None = None, 
             f"a class needs at least {FEWEST_PER_CLASS} different images to train on",
             where=where,
             found=", ".join(small) + because,
-            mend="add images of it, or take it out of the data",
+            fix="add images of it, or take it out of the data",
         )
 
 

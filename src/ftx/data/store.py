@@ -62,7 +62,7 @@ class ImageStore:
         """
         path = self.root / entry.path
         if not path.is_file():
-            raise DataError("an image of the run is missing", where=path, mend="restore it, or name --data DIR")
+            raise DataError("an image of the run is missing", where=path, fix="restore it, or name --data DIR")
         return EncodedImage(str(path), partial(open_file, path), entry.sha256)
 
     def at(self, path: str, sha256: str | None = None) -> EncodedImage:
@@ -108,13 +108,13 @@ def _content(image: EncodedImage) -> Generator[bytes, None, None]:
             size_bytes = stream.seek(0, io.SEEK_END)
             if size_bytes > MAX_FILE_BYTES:
                 found = f"{size_bytes / 1e6:,.0f} MB of at most {MAX_FILE_BYTES / 1e6:.0f}"
-                raise ImageError("the image's file is too large", found=found, mend="scale it down, or compress it")
+                raise ImageError("the image's file is too large", found=found, fix="scale it down, or compress it")
             stream.seek(0)
             with FILES.holding(size_bytes):
                 content = stream.read(size_bytes)
                 if image.sha256 not in (None, sha256(content).hexdigest()):
                     raise DataError(
-                        "an image of the run has changed since training", where=image.name, mend="restore it"
+                        "an image of the run has changed since training", where=image.name, fix="restore it"
                     )
                 yield content
     except DataError:
@@ -122,7 +122,7 @@ def _content(image: EncodedImage) -> Generator[bytes, None, None]:
     except FileNotFoundError as error:
         raise ImageError("there is no such image", where=image.name) from error
     except FtxError as error:
-        raise ImageError(error.what, where=image.name, found=error.found, mend=error.mend) from error
+        raise ImageError(error.what, where=image.name, found=error.found, fix=error.fix) from error
     except Exception as error:  # Pillow's decoders let struct, value and memory errors through on broken files
         found = getattr(error, "strerror", None) or str(error) or type(error).__name__
-        raise ImageError("the image cannot be read", where=image.name, found=found, mend="copy it again") from error
+        raise ImageError("the image cannot be read", where=image.name, found=found, fix="copy it again") from error

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from ftx.core.errors import NAMED, DataError, ImageError, told
+from ftx.core.errors import NAMED, DataError, ImageError, listed
 from ftx.core.progress import SILENT, Progress
 from ftx.data.dataset import SPLITS, Dataset, Entry, Split, Unreadable
 from ftx.data.near_duplicates import Fingerprint, fingerprint
@@ -163,8 +163,8 @@ def _too_many(root: Path, unreadable: Sequence[Unreadable], total: int) -> Itera
         yield DataError(
             f"{len(unreadable)} of {total} images cannot be read",
             where=root,
-            found=told([f"{one.path}: {one.reason}" for one in unreadable]),
-            mend=f"repair or remove them; up to {MOST_UNREADABLE:.0%} are skipped",
+            found=listed([f"{one.path}: {one.reason}" for one in unreadable]),
+            fix=f"repair or remove them; up to {MOST_UNREADABLE:.0%} are skipped",
         )
 
 
@@ -179,15 +179,15 @@ def _contradictions(root: Path, images: Sequence[OpenedImage]) -> Iterator[DataE
         yield DataError(
             "the same image stands under different labels",
             where=root,
-            found=told(clashes),
-            mend="give each image the labels that hold",
+            found=listed(clashes),
+            fix="give each image the labels that hold",
         )
 
 
 def _empty_splits(listing: Listing, images: Sequence[OpenedImage]) -> Iterator[DataError]:
     for split in sorted({file.split for file in listing.files} - {image.listed.split for image in images}, key=str):
         yield DataError(
-            "no image of this side can be read", where=listing.root / str(split or ""), mend="repair or remove them"
+            "no image of this side can be read", where=listing.root / str(split or ""), fix="repair or remove them"
         )
 
 
@@ -198,7 +198,7 @@ def _nothing_to_train_on(listing: Listing) -> Iterator[DataError]:
             "there are no images to train on",
             where=listing.root,
             found=f"all are of {' and '.join(sorted(str(split) for split in splits))}",
-            mend="add the side train",
+            fix="add the side train",
         )
 
 
@@ -212,8 +212,8 @@ def _straddling(listing: Listing) -> Iterator[DataError]:
         yield DataError(
             f"groups that stand on more than one side: {len(both)}",
             where=listing.root,
-            found=told(both),
-            mend="put all images of a group on one side, or leave the column split empty",
+            found=listed(both),
+            fix="put all images of a group on one side, or leave the column split empty",
         )
 
 

@@ -123,7 +123,7 @@ class Bounds:
             raise InputError(
                 "these bounds cannot be set",
                 found="; ".join(faults),
-                mend=f"rows: {', '.join(BOUNDS)}; measures: {', '.join(_MEASURES)}",
+                fix=f"rows: {', '.join(BOUNDS)}; measures: {', '.join(_MEASURES)}",
             )
         return cls(table)
 

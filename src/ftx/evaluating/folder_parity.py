@@ -146,7 +146,7 @@ def _verdict_for(there: RunProof, max_drop: float) -> Verdict:
         return there.verdict
     failed = [row for row in there.rows if row.verdict == "failed"]
     if there.verdict == "failed" and (not failed or any(row.bound.exceeded(row.max_abs, row.cosine) for row in failed)):
-        return "failed"  # by its logits, or by what no row shows: no margin mends that
+        return "failed"  # by its logits, or by what no row shows: no margin fixes that
     units = [(row, Paired(row.lost, row.gained, row.labelled)) for row in there.rows if row.labelled]
     # Of several rows one may fail by chance: Bonferroni's level is the strictest of Holm's.
     level = 1 - (1 - CONFIDENCE) / max(there.family.rows, 1)

@@ -52,7 +52,7 @@ def validate(
     table = Bounds.of(bounds)
     if max_drop is not None and not 0 < max_drop < 1:
         raise InputError(
-            f"--max-drop {max_drop:g} is no margin", mend="it is a share of the images between 0 and 1, as 0.02"
+            f"--max-drop {max_drop:g} is no margin", fix="it is a share of the images between 0 and 1, as 0.02"
         )
     path = target.path if isinstance(target, Run) else Run.open().path if target is None else Path(target)
     folder = path.parent if path.is_file() else path
@@ -61,7 +61,7 @@ def validate(
             raise InputError(
                 "an exported folder is validated on its own reference images, and takes neither --data nor --images",
                 where=folder,
-                mend="leave them out, or name the run",
+                fix="leave them out, or name the run",
             )
         report = validate_folder(folder, table, max_drop, progress)
         report.require_proof, report.ok = require_proof, passes(report.verdicts, require_proof=require_proof)
@@ -93,7 +93,7 @@ def _validate_run(run: Run, wish: _Wish, progress: Progress) -> ParityReport:
             "there is nothing to validate: this run has no exported model yet",
             where=run.path,
             found=f"it holds {', '.join(map(str, run.artifacts()))}",
-            mend=f"run: {shell_command(EXPORT_IR, run.path)}",
+            fix=f"run: {shell_command(EXPORT_IR, run.path)}",
         )
     for artifact in exported:  # hashes and lineage of all, before the first number
         run.require(artifact)

@@ -60,7 +60,7 @@ def predict(
             "there are no images to predict",
             where=", ".join(str(item) for item in given[:5]) or None,
             found="; ".join(f"{item.path}: {item.error}" for item in found[:5] if isinstance(item, Prediction)),
-            mend=f"name images, or folders that hold some ({' '.join(sorted(IMAGE_ENDINGS))})",
+            fix=f"name images, or folders that hold some ({' '.join(sorted(IMAGE_ENDINGS))})",
         )
     if artifact is None or isinstance(artifact, Run | Path | str):
         artifact = load(artifact, progress=progress)
@@ -73,7 +73,7 @@ def _expand(given: Path | str | bytes, uploads: Iterator[int]) -> Sequence[Encod
         return [replace(EncodedImage.of(given), name=f"<bytes {next(uploads)}>")]
     if not isinstance(given, Path | str):  # pyright: ignore[reportUnnecessaryIsInstance]
         found = type(given).__name__
-        raise InputError("images are named by their files, or given as their bytes", found=found, mend="save it first")
+        raise InputError("images are named by their files, or given as their bytes", found=found, fix="save it first")
     path = Path(given)
     if path.is_dir():
         return _inside(path)

@@ -43,7 +43,7 @@ def read_reference(folder: Path, predictor: OpenVinoPredictor) -> tuple[Referenc
         names, groups = (_listed(metadata.get(key, default)) for key, default in (("paths", ""), ("groups", "[]")))
     except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
         raise ExportError(
-            "the reference of the exported model does not hold", where=path, found=str(error), mend="export it again"
+            "the reference of the exported model does not hold", where=path, found=str(error), fix="export it again"
         ) from error
     size, labels = (predictor.preprocess.height, predictor.preprocess.width, 3), predictor.task.labels
     fits = (
@@ -60,7 +60,7 @@ def read_reference(folder: Path, predictor: OpenVinoPredictor) -> tuple[Referenc
             "the reference belongs to another model than the card",
             where=path,
             found=f"images {images.shape}, logits {logits.shape}, targets {targets_NC.shape}, {len(names)} names",
-            mend="export it again",
+            fix="export it again",
         )
     known = (logits.astype(np.float32), targets_NC.astype(np.float32))
     return Reference(names, *known, predictor.task, groups), images

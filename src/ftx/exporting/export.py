@@ -93,7 +93,7 @@ def wanted_artifacts(formats: Sequence[str], precisions: Sequence[str]) -> list[
         raise InputError(
             "ONNX is written in fp32 alone",
             found=f"precision {', '.join(precisions)}",
-            mend="leave --precision out, or add --format openvino for it",
+            fix="leave --precision out, or add --format openvino for it",
         )
     return [
         artifact
@@ -109,7 +109,7 @@ def _refuse_unknown(what: str, given: Sequence[str], known: Sequence[str]) -> No
         raise InputError(
             f"unknown {what}" if unknown else f"no {what} is named",
             found=", ".join(unknown) or None,
-            mend=f"did you mean '{alike}'?" if alike else f"choose from {', '.join(known)}",
+            fix=f"did you mean '{alike}'?" if alike else f"choose from {', '.join(known)}",
         )
 
 

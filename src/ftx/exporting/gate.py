@@ -34,7 +34,7 @@ def refuse_what_failed(source: Source, artifact: Artifact, staged: Path) -> tupl
             f"{artifact} does not answer as the trained model did, and is not kept",
             where=source.run.path,
             found=said,
-            mend=f"export in a finer precision ({', '.join(finer)})"
+            fix=f"export in a finer precision ({', '.join(finer)})"
             if finer
             else f"merge again: {DENSE.made_by}; if it stays, this is a bug of ftx",
         )

@@ -113,4 +113,4 @@ def _check_opset(model: onnx.ModelProto) -> None:
     """torch hands out another version than the one asked for without a word."""
     found = {entry.domain: entry.version for entry in model.opset_import}
     if found != {"": OPSET}:
-        raise ExportError("torch wrote another ONNX operator set", found=str(found), mend=f"{OPSET} was asked for")
+        raise ExportError("torch wrote another ONNX operator set", found=str(found), fix=f"{OPSET} was asked for")

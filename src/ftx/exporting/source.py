@@ -160,7 +160,7 @@ def calibration_images(entries: Sequence[Entry]) -> tuple[tuple[Entry, ...], tup
         raise ExportError(
             "INT8 needs images to calibrate with and others to choose by",
             found=f"{len(some)} different images for training in the run's data",
-            mend=f"export in {' or '.join(finer_variants(IR_INT8))}",
+            fix=f"export in {' or '.join(finer_variants(IR_INT8))}",
         )
     choosing = max(1, len(some) * CHOOSING_IMAGES // (CALIBRATION_IMAGES + CHOOSING_IMAGES))
     return some[:-choosing], some[-choosing:]

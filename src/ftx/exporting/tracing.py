@@ -36,7 +36,7 @@ def trace(module: nn.Module, pre: Preprocess) -> ExportedProgram:
         raise ExportError(
             "torch cannot record this model with a free batch size",
             found=str(error).partition("\n")[0],
-            mend="export another architecture, or report this one",
+            fix="export another architecture, or report this one",
         ) from error
 
 

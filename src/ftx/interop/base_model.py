@@ -15,7 +15,7 @@ from ftx.backbones.build import Backbone, build, input_size, preprocess_of, pret
 from ftx.backbones.digest import base_digest
 from ftx.backbones.families import head_names, pretrained_config
 from ftx.backbones.grey_weights import take_grey
-from ftx.backbones.timm_config import CONFIG, TimmConfig, build_as_told
+from ftx.backbones.timm_config import CONFIG, TimmConfig, build_from_config
 from ftx.backbones.weights import fill_strictly, read_weights
 from ftx.core.errors import DataError, ModelError
 from ftx.core.pydantic_errors import first_error
@@ -27,7 +27,7 @@ UNFIT = "the weights do not fit what config.json says"
 
 
 @dataclass(frozen=True)
-class Foundation:
+class Base:
     """A timm model with the weights that adapters were trained on.
 
     ``namings`` are what their library may call its layers; none where that is timm itself. ``alien_heads`` are heads of
@@ -44,7 +44,7 @@ class Foundation:
     alien_heads: Mapping[str, str] = field(default_factory=dict[str, str])
 
 
-def open_foundation(base: str, *, weights: str = "auto", image_size: int | str = "auto") -> Foundation:
+def open_base(base: str, *, weights: str = "auto", image_size: int | str = "auto") -> Base:
     """Open the base that ``--base`` names: a folder if there is one of this name, else a model of timm.
 
     Raises: ModelError if it cannot be understood; EnvironmentFault if its weights cannot be fetched.
@@ -52,7 +52,7 @@ def open_foundation(base: str, *, weights: str = "auto", image_size: int | str =
     folder = Path(base)
     if not folder.is_dir():
         if "/" in base or base.startswith("."):
-            raise ModelError("there is no such folder", where=folder, mend="--base NAME takes a name of `ftx models`")
+            raise ModelError("there is no such folder", where=folder, fix="--base NAME takes a name of `ftx models`")
         built = build(base, weights=weights, num_classes=0, image_size=image_size, seed=0)
         return of_backbone(built)
     config = read_config(folder)
@@ -72,13 +72,13 @@ def open_foundation(base: str, *, weights: str = "auto", image_size: int | str =
         "this folder is no model that ftx knows",
         where=folder / CONFIG,
         found="neither an architecture of timm nor a model_type of transformers",
-        mend="name a folder that timm, ftx merge or transformers wrote, or a name of `ftx models`",
+        fix="name a folder that timm, ftx merge or transformers wrote, or a name of `ftx models`",
     )
 
 
-def of_backbone(backbone: Backbone) -> Foundation:
+def of_backbone(backbone: Backbone) -> Base:
     """The base that a recipe names."""
-    return Foundation(backbone.module, backbone.architecture, backbone.digest, backbone.preprocess)
+    return Base(backbone.module, backbone.architecture, backbone.digest, backbone.preprocess)
 
 
 def read_config(folder: Path) -> dict[str, object]:
@@ -107,30 +107,30 @@ def read_weights_of(folder: Path) -> dict[str, Tensor]:
     path = folder / DENSE_WEIGHTS
     if not path.is_file():
         found = ", ".join(sorted(one.name for one in folder.iterdir())[:6])
-        mend = "save it again as one safetensors file; .bin and .pth are not read, as they can run code"
-        raise ModelError(f"there is no {DENSE_WEIGHTS}", where=folder, found=found, mend=mend)
+        fix = "save it again as one safetensors file; .bin and .pth are not read, as they can run code"
+        raise ModelError(f"there is no {DENSE_WEIGHTS}", where=folder, found=found, fix=fix)
     return read_weights(path)
 
 
-def _timm_folder(folder: Path, document: Mapping[str, object], image_size: int | str) -> Foundation:
+def _timm_folder(folder: Path, document: Mapping[str, object], image_size: int | str) -> Base:
     config = TimmConfig.model_validate(document)
     # A model on grey images is widened to RGB, as weights from a file are; the classes stand beside.
     args = {key: value for key, value in config.model_args.items() if key not in ("in_chans", "num_classes")}
     state = read_weights_of(folder)
-    module = build_as_told(
+    module = build_from_config(
         config.architecture, config.num_classes, args, config=folder / CONFIG, weights=folder / DENSE_WEIGHTS
     )
     grey = take_grey(module, state, folder / DENSE_WEIGHTS)
     fill_strictly(module, state, where=folder, what=UNFIT)
-    told = {**pretrained_config(module), **config.pretrained_cfg.model_dump(exclude_none=True)}
-    setattr(module, "pretrained_cfg", told)  # noqa: B010 - nn.Module types its attributes as tensors
+    stated = {**pretrained_config(module), **config.pretrained_cfg.model_dump(exclude_none=True)}
+    setattr(module, "pretrained_cfg", stated)  # noqa: B010 - nn.Module types its attributes as tensors
     size = pretrained_size(module) if image_size == "auto" else input_size(module, image_size, str(folder))
     take_size(module, size, str(folder))
     try:
         preprocess = preprocess_of(module, size, grey=grey)
     except ValueError as error:
         raise ModelError("the model's config does not hold", where=folder / CONFIG, found=str(error)) from error
-    return Foundation(
+    return Base(
         module.eval(),
         config.architecture,
         base_digest(state, head_names(module)),

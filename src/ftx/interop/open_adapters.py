@@ -17,7 +17,7 @@ from ftx.adapters.prepare import base_of
 from ftx.backbones.families import head_names
 from ftx.core.errors import AdapterError, FtxError, InputError, MergeError
 from ftx.core.progress import SILENT, Progress
-from ftx.interop.base_model import Foundation, of_backbone, open_foundation
+from ftx.interop.base_model import Base, of_backbone, open_base
 from ftx.runs.artifacts import TRAINED
 from ftx.runs.manifest import MANIFEST_FILE
 from ftx.runs.run import Run
@@ -55,26 +55,26 @@ def open_adapters(
     image_size: int | str = "auto",
     head: bool = True,
     progress: Progress = SILENT,
-) -> tuple[Foundation, list[Opened]]:
+) -> tuple[Base, list[Opened]]:
     """Open adapters of one base: run folders, their ``trained/``, or folders that peft wrote; and the base.
 
     Raises: AdapterError, ModelError or MergeError for what does not hold or does not belong together.
     """
     if not paths:
-        raise InputError("no adapter is named", mend="--adapter DIR")
+        raise InputError("no adapter is named", fix="--adapter DIR")
     located = [_locate(path) for path in paths]
-    foundation = _foundation(located, base, weights, image_size)
-    without = _theirs(foundation)
+    base_model = _base(located, base, weights, image_size)
+    without = _theirs(base_model)
     if head:
-        _give_head(foundation, [one.folder for one in located], without)
+        _give_head(base_model, [one.folder for one in located], without)
         without = []
     else:
-        cast("VisionTransformer", foundation.module).reset_classifier(0)  # as every classifier of timm
+        cast("VisionTransformer", base_model.module).reset_classifier(0)  # as every classifier of timm
     opened: list[Opened] = []
     for one in located:
-        _require_same_base(read_config(one.folder), one, foundation, base, weights, progress)
-        opened.append(Opened(one, read_adapter(one.folder, foundation.module, foundation.namings, without=without)))
-    return foundation, opened
+        _require_same_base(read_config(one.folder), one, base_model, base, weights, progress)
+        opened.append(Opened(one, read_adapter(one.folder, base_model.module, base_model.namings, without=without)))
+    return base_model, opened
 
 
 def _locate(path: Path) -> Located:
@@ -86,77 +86,77 @@ def _locate(path: Path) -> Located:
         return Located(run.require(TRAINED), run)
     if not path.is_dir():
         what = "an adapter is a folder, this is a file" if path.exists() else "there is no such adapter"
-        raise AdapterError(what, where=path, mend="name a run, or a folder that peft wrote")
+        raise AdapterError(what, where=path, fix="name a run, or a folder that peft wrote")
     read_config(path)  # what is no adapter at all is said before a base is asked for
     return Located(path, None)
 
 
-def _foundation(located: Sequence[Located], base: str | None, weights: str, image_size: int | str) -> Foundation:
+def _base(located: Sequence[Located], base: str | None, weights: str, image_size: int | str) -> Base:
     """The base that is named, else that of the first run; images go into it as they went into the runs' training."""
     runs = [one.run for one in located if one.run is not None]
     if runs and image_size == "auto":
         image_size = runs[0].manifest.preprocess.image_size
     if weights == "none":
-        raise InputError("adapters are merged into the weights that they were trained on", mend="--weights FILE")
+        raise InputError("adapters are merged into the weights that they were trained on", fix="--weights FILE")
     if base is not None:
         try:
-            foundation = open_foundation(base, weights=weights, image_size=image_size)
+            base_model = open_base(base, weights=weights, image_size=image_size)
         except FtxError as fault:  # which speaks of the flag by which training names a model
-            fault.mend = fault.mend and fault.mend.replace("--model", "--base")
+            fault.fix = fault.fix and fault.fix.replace("--model", "--base")
             raise
     elif not runs:
-        where, mend = located[0].folder, "--base NAME of timm, or --base DIR"
-        raise InputError("which base was the adapter trained on?", where=where, mend=mend)
+        where, fix = located[0].folder, "--base NAME of timm, or --base DIR"
+        raise InputError("which base was the adapter trained on?", where=where, fix=fix)
     elif weights != "auto" or image_size != runs[0].manifest.preprocess.image_size:
-        raise InputError("--weights and --image-size go with --base", mend="a run says what it was trained on and how")
+        raise InputError("--weights and --image-size go with --base", fix="a run says what it was trained on and how")
     else:
         backbone = base_of(run_recipe(runs[0]), 0)
         require_base(runs[0], backbone.digest)
-        foundation = of_backbone(backbone)
+        base_model = of_backbone(backbone)
     if any(run.manifest.preprocess != runs[0].manifest.preprocess for run in runs):
         raise MergeError(
             "the adapters were trained on images of other sizes or other normalisation",
             found=", ".join(f"{run.path}: {run.manifest.preprocess.image_size} px" for run in runs),
-            mend="train them at one --image-size",
+            fix="train them at one --image-size",
         )
-    same_size = runs and foundation.preprocess.image_size == runs[0].manifest.preprocess.image_size
-    return replace(foundation, preprocess=runs[0].manifest.preprocess) if same_size else foundation
+    same_size = runs and base_model.preprocess.image_size == runs[0].manifest.preprocess.image_size
+    return replace(base_model, preprocess=runs[0].manifest.preprocess) if same_size else base_model
 
 
-def _theirs(foundation: Foundation) -> list[str]:
+def _theirs(base_model: Base) -> list[str]:
     """What the adapters' library calls the heads of the base."""
-    heads = head_names(foundation.module)
-    named = foundation.namings[0].modules if foundation.namings else {head: head for head in heads}
+    heads = head_names(base_model.module)
+    named = base_model.namings[0].modules if base_model.namings else {head: head for head in heads}
     return [name for name, ours in named.items() if ours in heads]
 
 
-def _give_head(foundation: Foundation, folders: Sequence[Path], theirs: Sequence[str]) -> None:
+def _give_head(base_model: Base, folders: Sequence[Path], theirs: Sequence[str]) -> None:
     """Give the base a head of the classes that the adapters bring.
 
     Raises: AdapterError for a head that cannot be carried over, heads that differ, or none at all.
     """
-    module = cast("VisionTransformer", foundation.module)
+    module = cast("VisionTransformer", base_model.module)
     classes: dict[int, Path] = {}
     for folder in folders:
         for name, count in _heads_in(folder, theirs).items():
-            if name in foundation.alien_heads:
+            if name in base_model.alien_heads:
                 raise AdapterError(
                     f"the head {name} of this adapter cannot be carried over",
                     where=folder,
-                    found=foundation.alien_heads[name],
-                    mend=WITHOUT_HEAD,
+                    found=base_model.alien_heads[name],
+                    fix=WITHOUT_HEAD,
                 )
             if count is not None:
                 classes.setdefault(count, folder)
     if len(classes) > 1:
         found = ", ".join(f"{folder}: {count}" for count, folder in classes.items())
-        mend = "adapters of one label set can be combined"
-        raise AdapterError("the adapters' heads have different classes", found=found, mend=mend)
+        fix = "adapters of one label set can be combined"
+        raise AdapterError("the adapters' heads have different classes", found=found, fix=fix)
     count = next(iter(classes), None)
     if count is not None and count != getattr(module, "num_classes", None):
         module.reset_classifier(count)
     if getattr(module, "num_classes", 0) == 0:
-        raise AdapterError("neither the adapter nor the base has a head", where=folders[0], mend=WITHOUT_HEAD)
+        raise AdapterError("neither the adapter nor the base has a head", where=folders[0], fix=WITHOUT_HEAD)
 
 
 def _heads_in(folder: Path, theirs: Sequence[str]) -> dict[str, int | None]:
@@ -173,20 +173,20 @@ def _heads_in(folder: Path, theirs: Sequence[str]) -> dict[str, int | None]:
 
 
 def _require_same_base(
-    config: PeftConfig, at: Located, foundation: Foundation, base: str | None, weights: str, progress: Progress
+    config: PeftConfig, at: Located, base_model: Base, base: str | None, weights: str, progress: Progress
 ) -> None:
     if config.base_digest is not None:
-        if config.base_digest != foundation.digest:
+        if config.base_digest != base_model.digest:
             raise MergeError(
                 "the adapter was trained on another base",
                 where=at.folder,
-                found=f"{config.base_model}, digest {config.base_digest[:12]}…; this is {foundation.architecture}, "
-                f"{foundation.digest[:12]}…",
-                mend=f"--base {config.base_model or 'NAME or DIR'} with the weights that training used",
+                found=f"{config.base_model}, digest {config.base_digest[:12]}…; this is {base_model.architecture}, "
+                f"{base_model.digest[:12]}…",
+                fix=f"--base {config.base_model or 'NAME or DIR'} with the weights that training used",
             )
         return
-    theirs, ours = _published(config.base_model or ""), _published(foundation.architecture)
-    if theirs and ours and not foundation.namings:
+    theirs, ours = _published(config.base_model or ""), _published(base_model.architecture)
+    if theirs and ours and not base_model.namings:
         # The tag says which weights, unless they came from a file.
         compared = 2 if base is not None and weights == "auto" and not Path(base).is_dir() else 1
         if theirs[:compared] != ours[:compared]:
@@ -194,10 +194,10 @@ def _require_same_base(
                 "the adapter was trained on another base",
                 where=at.folder,
                 found=f"{'.'.join(theirs)}, this is {'.'.join(ours)}",
-                mend=f"--base {'.'.join(theirs)}",
+                fix=f"--base {'.'.join(theirs)}",
             )
     said = f"says of its base no more than '{config.base_model}'" if config.base_model else "says nothing of its base"
-    where = base or foundation.architecture
+    where = base or base_model.architecture
     progress.note(f"{at.folder}: {said}, so whether {where} has the weights it was trained on cannot be checked")
 
 

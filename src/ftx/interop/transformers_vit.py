@@ -21,10 +21,10 @@ from ftx.adapters.naming import Naming, Place
 from ftx.backbones.build import Size, input_size
 from ftx.backbones.digest import base_digest
 from ftx.backbones.families import depth, pretrained_config
-from ftx.backbones.timm_config import CONFIG, build_as_told
+from ftx.backbones.timm_config import CONFIG, build_from_config
 from ftx.backbones.weights import fill_strictly
 from ftx.core.errors import ModelError, shown
-from ftx.interop.base_model import UNFIT, Foundation, read_weights_of
+from ftx.interop.base_model import UNFIT, Base, read_weights_of
 from ftx.interop.transformers_config import KINDS, Kind, Shape, read_processor
 from ftx.runs.dense import DENSE_WEIGHTS
 
@@ -82,7 +82,7 @@ def _vocabulary(kind: Kind, swiglu: bool) -> tuple[_Words, _Words]:
     return _Words("encoder.layer", older), _Words("encoder.layer", newer)
 
 
-def transformers_folder(folder: Path, config: Mapping[str, object], image_size: int | str) -> Foundation:
+def transformers_folder(folder: Path, config: Mapping[str, object], image_size: int | str) -> Base:
     """Open a ViT or DINOv2 that transformers saved.
 
     A DINOv2 classifier reads [CLS, mean of patches], which no head of timm does: it is named and left out. At another
@@ -95,7 +95,7 @@ def transformers_folder(folder: Path, config: Mapping[str, object], image_size: 
             "this model of transformers is not one that ftx can lay out as timm's",
             where=folder / CONFIG,
             found=f"model_type {shown(kind)}",
-            mend=f"ftx reads {', '.join(KINDS)}",
+            fix=f"ftx reads {', '.join(KINDS)}",
         )
     shape = Shape.model_validate(config)
     given = read_weights_of(folder)
@@ -121,7 +121,7 @@ def transformers_folder(folder: Path, config: Mapping[str, object], image_size: 
     state["pos_embed"] = _resampled(state["pos_embed"], own_grid, cast("Size", module.patch_embed.grid_size))
     fill_strictly(module, state, where=folder, what=UNFIT)
     apart = "it reads the class token beside the mean of the patches, which no head of timm does"
-    return Foundation(
+    return Base(
         module.eval(),
         shape.architecture,
         digest,
@@ -163,10 +163,12 @@ class _Taken(dict[str, Tensor]):
 
 def _empty(shape: Shape, folder: Path) -> VisionTransformer:
     """An empty timm model of this shape, without a head, that normalises as the base does."""
-    made = build_as_told(shape.architecture, 0, shape.arguments, config=folder / CONFIG, weights=folder / DENSE_WEIGHTS)
+    made = build_from_config(
+        shape.architecture, 0, shape.arguments, config=folder / CONFIG, weights=folder / DENSE_WEIGHTS
+    )
     module = cast("VisionTransformer", made)
-    told = {**pretrained_config(module), "input_size": (3, shape.image_size, shape.image_size)}
-    setattr(module, "pretrained_cfg", told)  # noqa: B010 - nn.Module types its attributes as tensors
+    stated = {**pretrained_config(module), "input_size": (3, shape.image_size, shape.image_size)}
+    setattr(module, "pretrained_cfg", stated)  # noqa: B010 - nn.Module types its attributes as tensors
     for layer in module.modules():
         if isinstance(layer, nn.LayerNorm):
             layer.eps = shape.layer_norm_eps

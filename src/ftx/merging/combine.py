@@ -21,7 +21,7 @@ from ftx.core.files import check_space, stage_folder, write_atomic
 from ftx.core.progress import SILENT, Progress
 from ftx.core.reports import VerbReport
 from ftx.data.preprocess import Preprocess, normalise
-from ftx.interop.base_model import Foundation
+from ftx.interop.base_model import Base
 from ftx.interop.open_adapters import Opened, open_adapters
 from ftx.merging.merge import (
     LAYER_BOUND,
@@ -100,16 +100,16 @@ def combine(
     shares = _checked_shares(shares, len(paths))
     if not 0 < density <= 1:
         raise InputError("the density of TIES is a share above 0 and at most 1", found=f"{density:g}")
-    foundation, opened = open_adapters(
+    base_model, opened = open_adapters(
         paths, base=base, weights=weights, image_size=image_size, head=head, progress=progress
     )
-    module, fitted = foundation.module, [one.fitted for one in opened]
-    meaning = _meaning(opened, foundation, labels, progress) if head else None
+    module, fitted = base_model.module, [one.fitted for one in opened]
+    meaning = _meaning(opened, base_model, labels, progress) if head else None
     check_space(out, 4 * sum(parameter.numel() for parameter in module.parameters()))
     merged, proofs = _merge_layers(module.state_dict(), fitted, shares, how, density, progress)
     worst = hold_layers(proofs)
     fill(module, _saved(fitted, shares))
-    images_N3HW = _random_images(foundation.preprocess)
+    images_N3HW = _random_images(base_model.preprocess)
     layers = {
         proof.layer: [(share, one.layers.get(proof.layer)) for share, one in zip(shares, fitted, strict=True)]
         for proof in proofs
@@ -124,7 +124,7 @@ def combine(
     fill(module, merged)
     bound = LOGIT_BOUND * max(1.0, float(expected_NC.abs().max()))
     with stage_folder(out) as staged:
-        config = DenseConfig(foundation.architecture, meaning, foundation.preprocess, foundation.model_args)
+        config = DenseConfig(base_model.architecture, meaning, base_model.preprocess, base_model.model_args)
         save_dense(module, config, staged)
         with torch.inference_mode():
             difference = float((load_dense(staged)(images_N3HW) - expected_NC).abs().max())
@@ -132,18 +132,18 @@ def combine(
             raise GateFailed(
                 "the dense model does not answer as the base with its adapters",
                 where=out,
-                found=f"answers differ by {difference:.1e}, the bound is {bound:.1e}{_eps(foundation)}",
+                found=f"answers differ by {difference:.1e}, the bound is {bound:.1e}{_eps(base_model)}",
             )
         report = CombineReport(
             adapters=[str(path) for path in paths],
             shares=list(shares),
             how=how,
             density=density if how == "ties" else None,
-            base=base or foundation.architecture,
-            architecture=foundation.architecture,
+            base=base or base_model.architecture,
+            architecture=base_model.architecture,
             path=str(out),
             size_bytes=(staged / DENSE_WEIGHTS).stat().st_size,
-            image_size=foundation.preprocess.image_size,
+            image_size=base_model.preprocess.image_size,
             labels=len(meaning.labels) if meaning else 0,
             layers=proofs,
             max_relative_error=worst,
@@ -273,9 +273,9 @@ def _random_images(pre: Preprocess) -> Tensor:
     return torch.from_numpy(normalise(pixels, pre))
 
 
-def _eps(foundation: Foundation) -> str:
+def _eps(base_model: Base) -> str:
     """What to think of first where answers differ: timm's models have one epsilon, those of transformers their own."""
-    found = {layer.eps for layer in foundation.module.modules() if isinstance(layer, nn.LayerNorm)}
+    found = {layer.eps for layer in base_model.module.modules() if isinstance(layer, nn.LayerNorm)}
     return f"; the base normalises with epsilon {min(found):g}, timm's model with 1e-06" if found - {1e-6} else ""
 
 
@@ -286,7 +286,7 @@ def _checked_shares(shares: Sequence[float], count: int) -> Sequence[float]:
         raise InputError(
             "shares are one number above 0 for each adapter, and add up to 1",
             found=", ".join(f"{share:g}" for share in shares),
-            mend=f"--shares {','.join(f'{share:.4g}' for share in [*equal, 1 - sum(equal)])}",
+            fix=f"--shares {','.join(f'{share:.4g}' for share in [*equal, 1 - sum(equal)])}",
         )
     return shares
 
@@ -305,9 +305,9 @@ def _saved(fitted: Sequence[FittedAdapter], shares: Sequence[float]) -> dict[str
     }
 
 
-def _meaning(opened: Sequence[Opened], foundation: Foundation, labels: Sequence[str], progress: Progress) -> Meaning:
+def _meaning(opened: Sequence[Opened], base_model: Base, labels: Sequence[str], progress: Progress) -> Meaning:
     """What the logits mean: by the runs, else by the labels given, else by the base's own, else numbered."""
-    classes = cast("int", foundation.module.num_classes)
+    classes = cast("int", base_model.module.num_classes)
     runs = [one.at.run for one in opened if one.at.run is not None]
     for run in runs:
         if (run.manifest.task, run.manifest.labels) != (runs[0].manifest.task, runs[0].manifest.labels):
@@ -319,7 +319,7 @@ def _meaning(opened: Sequence[Opened], foundation: Foundation, labels: Sequence[
             )
     if runs:
         if labels:
-            raise InputError("--labels is for adapters that no run describes", mend=f"{runs[0].path} says its labels")
+            raise InputError("--labels is for adapters that no run describes", fix=f"{runs[0].path} says its labels")
         meaning = runs[0].manifest.meaning
         if len(opened) > 1 and meaning.thresholds.labels:
             progress.note("thresholds were tuned for each adapter by itself: the merged model decides at 0.5")
@@ -328,7 +328,7 @@ def _meaning(opened: Sequence[Opened], foundation: Foundation, labels: Sequence[
     if labels and len(set(labels)) != classes:
         found = f"{len(labels)} names, {len(set(labels))} of them different"
         raise InputError(f"there are {classes} classes", where="--labels", found=found)
-    names = tuple(labels) or foundation.labels
+    names = tuple(labels) or base_model.labels
     if len(set(names)) != classes:
         progress.note(f"nobody says what the {classes} classes are called: --labels a,b,c names them")
         names = tuple(f"class_{index}" for index in range(classes))

@@ -80,8 +80,8 @@ def compare(
 
     Raises: as ``open_adapters`` does.
     """
-    foundation, opened = open_adapters(paths, base=base, weights=weights, head=False, progress=progress)
-    state = foundation.module.state_dict()
+    base_model, opened = open_adapters(paths, base=base, weights=weights, head=False, progress=progress)
+    state = base_model.module.state_dict()
     names = [name.removesuffix(".weight") for name in state]
     layers = [name for name in names if any(name in one.fitted.layers for one in opened)]
     compared: list[ComparedLayer] = []
@@ -105,7 +105,7 @@ def compare(
             bar.advance()
     changes = np.sqrt(totals[:, 0] / np.maximum(totals[:, 1], np.finfo(float).tiny))
     return AdaptersReport(
-        base=foundation.architecture,
+        base=base_model.architecture,
         adapters=[_facts(one, path, float(change)) for one, path, change in zip(opened, paths, changes, strict=True)],
         overlaps=_means(compared),
         layers=compared,

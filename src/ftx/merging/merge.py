@@ -135,7 +135,7 @@ def _merge_adapter(module: nn.Module, folder: Path, base_digest: str, progress: 
     if adapter.config.base_digest != base_digest:
         raise MergeError("the adapter was trained on another base", where=folder)
     if not adapter.saved:
-        raise AdapterError("the adapter comes without its head", where=folder, mend="train again")
+        raise AdapterError("the adapter comes without its head", where=folder, fix="train again")
     merged = merged_state(module, adapter.layers)
     proofs = prove_layers(module, merged, adapter.layers, progress)
     fill(module, {**merged, **adapter.saved})

@@ -86,8 +86,8 @@ def _one_or_each(value: object, read: Callable[[object], float]) -> object:
     for name, one in cast("Mapping[object, object]", value).items():
         for target in _meant(name):
             if target not in TARGETS:
-                told = {"name": str(name), "known": ", ".join((*TARGETS, *WORDS))}
-                raise PydanticCustomError("ftx", "has no target {name}, only {known}", told)
+                context = {"name": str(name), "known": ", ".join((*TARGETS, *WORDS))}
+                raise PydanticCustomError("ftx", "has no target {name}, only {known}", context)
             if target in each:
                 raise PydanticCustomError("ftx", "says two things of {name}", {"name": str(target)})
             each[target] = read(one)

@@ -21,15 +21,15 @@ def read_document(path: Path) -> dict[str, object]:
     try:
         if path.stat().st_size > MAX_RECIPE_BYTES:
             raise RecipeError(
-                "this is no recipe", where=path, found=f"{path.stat().st_size} bytes", mend="give a YAML file of ftx"
+                "this is no recipe", where=path, found=f"{path.stat().st_size} bytes", fix="give a YAML file of ftx"
             )
         text = read_file(path).decode()
     except OSError as error:
         raise RecipeError(
-            "the recipe cannot be read", where=path, found=error.strerror, mend="check the path given with --config"
+            "the recipe cannot be read", where=path, found=error.strerror, fix="check the path given with --config"
         ) from error
     except UnicodeDecodeError as error:
-        raise RecipeError("the recipe is not UTF-8 text", where=path, mend="give a YAML file of ftx") from error
+        raise RecipeError("the recipe is not UTF-8 text", where=path, fix="give a YAML file of ftx") from error
     return parse_document(text, path)
 
 
@@ -42,12 +42,12 @@ def parse_document(text: str, where: Path | None = None) -> dict[str, object]:
         value = parse_yaml(text)
     except YamlError as fault:
         raise RecipeError(
-            f"the recipe is not plain YAML: {fault}", where=where, mend="write plain keys and values, as in recipe.yaml"
+            f"the recipe is not plain YAML: {fault}", where=where, fix="write plain keys and values, as in recipe.yaml"
         ) from fault
     if value is None:
         return {}
     if not isinstance(value, dict):
         raise RecipeError(
-            "a recipe is a mapping of keys", where=where, found=type(value).__name__, mend="write lines as 'seed: 0'"
+            "a recipe is a mapping of keys", where=where, found=type(value).__name__, fix="write lines as 'seed: 0'"
         )
     return cast("dict[str, object]", value)

@@ -192,4 +192,4 @@ def _refusal(lines: Sequence[str], count: int, where: Path | None) -> RecipeErro
     """The error of ``count`` things that are wrong, of which ``lines`` are the first."""
     shown = first_lines(lines, count)
     what = shown[0] if count == 1 else "\n  ".join([f"{count:,} errors in the recipe:", *shown])
-    return RecipeError(what, where=where, mend="`ftx schema recipe` lists every key, its type and its default")
+    return RecipeError(what, where=where, fix="`ftx schema recipe` lists every key, its type and its default")

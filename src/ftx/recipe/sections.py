@@ -116,9 +116,9 @@ class AdapterRecipe(Section):
         for key in ("rank", "alpha"):
             each: object = info.data.get(key)
             if isinstance(each, dict) and each.keys() != set(targets):
-                told = {"key": key, "each": ", ".join(cast("dict[str, float]", each)), "targets": ", ".join(targets)}
+                context = {"key": key, "each": ", ".join(cast("dict[str, float]", each)), "targets": ", ".join(targets)}
                 form = "are {targets}, and {key} for {each} alone: give one number, or one for each"
-                raise PydanticCustomError("ftx", form, told)
+                raise PydanticCustomError("ftx", form, context)
         return targets
 
     @field_validator("dropout")

@@ -69,18 +69,18 @@ def read_card(folder: Path) -> Card:
             "this folder is no exported model",
             where=folder,
             found=f"no {CARD_FILE} in it",
-            mend="name a folder that ftx export wrote",
+            fix="name a folder that ftx export wrote",
         )
-    card = read_record(path, Card, ExportError, mend="export it again")
+    card = read_record(path, Card, ExportError, fix="export it again")
     for name, digest in card.files.items():
         beside = folder / name
         if not beside.is_file():
-            raise ExportError("a file of the exported model is missing", where=beside, mend="copy the whole folder")
+            raise ExportError("a file of the exported model is missing", where=beside, fix="copy the whole folder")
         if cached_sha256(beside) != digest:
             raise ExportError(
                 "a file of the exported model is not what was written",
                 where=beside,
                 found=f"its hash is not the one in {CARD_FILE}",
-                mend="copy the whole folder again, or export it again",
+                fix="copy the whole folder again, or export it again",
             )
     return card

@@ -52,8 +52,10 @@ def _base_code(recipe: Recipe, prepared: Prepared, classes: int) -> tuple[list[s
     # What timm alone cannot find: embedded weights, random ones of a seed, and a file of the user's.
     given = {"auto": '"auto"', "none": '"none"'}.get(weights, '"FILE.safetensors"')
     arguments = f"weights={given}, num_classes={classes}, image_size={pre.image_size!r}, seed={recipe.seed}"
-    told = "  # the file that training began with" if given.startswith('"FILE') else ""
-    return ["from ftx.backbones.build import build"], [f'base = build("{recipe.model.name}", {arguments}).module{told}']
+    comment = "  # the file that training began with" if given.startswith('"FILE') else ""
+    return ["from ftx.backbones.build import build"], [
+        f'base = build("{recipe.model.name}", {arguments}).module{comment}'
+    ]
 
 
 def _exposing(module: nn.Module) -> list[str]:

@@ -16,7 +16,7 @@ from timm.models.swin_transformer_v2 import SwinTransformerV2
 from torch import Tensor, nn
 
 from ftx.backbones.families import pretrained_config
-from ftx.backbones.timm_config import CONFIG, TimmConfig, build_as_told
+from ftx.backbones.timm_config import CONFIG, TimmConfig, build_from_config
 from ftx.backbones.weights import read_weights
 from ftx.core.errors import DataError, ExportError, ModelError
 from ftx.core.files import disk_faults, write_atomic
@@ -116,14 +116,14 @@ def read_dense_config(folder: Path) -> TimmConfig:
     """
     path = folder / CONFIG
     if not path.is_file():
-        raise ExportError("this folder is no dense model", where=folder, found=f"no {CONFIG}", mend=_MERGE)
+        raise ExportError("this folder is no dense model", where=folder, found=f"no {CONFIG}", fix=_MERGE)
     try:
         return TimmConfig.model_validate(read_json(path))
     except JsonError as error:
-        raise ExportError(f"{CONFIG} cannot be read", where=path, found=str(error), mend=_MERGE) from error
+        raise ExportError(f"{CONFIG} cannot be read", where=path, found=str(error), fix=_MERGE) from error
     except (ValidationError, DataError) as error:  # the second is of the labels
         found = first_error(error) if isinstance(error, ValidationError) else error.what
-        raise ExportError(f"{CONFIG} does not hold", where=path, found=found, mend=_MERGE) from error
+        raise ExportError(f"{CONFIG} does not hold", where=path, found=found, fix=_MERGE) from error
 
 
 def read_dense(folder: Path) -> tuple[Preprocess, Meaning]:
@@ -134,16 +134,16 @@ def read_dense(folder: Path) -> tuple[Preprocess, Meaning]:
     config = read_dense_config(folder)
     cfg, where = config.pretrained_cfg, folder / CONFIG
     if config.ftx is None:
-        raise ExportError(f"{CONFIG} does not hold", where=where, found="no labels that ftx wrote", mend=_MERGE)
+        raise ExportError(f"{CONFIG} does not hold", where=where, found="no labels that ftx wrote", fix=_MERGE)
     if not (cfg.input_size and cfg.crop_pct and cfg.interpolation and cfg.mean and cfg.std):
-        raise ExportError(f"{CONFIG} does not hold", where=where, found="no whole pretrained_cfg", mend=_MERGE)
+        raise ExportError(f"{CONFIG} does not hold", where=where, found="no whole pretrained_cfg", fix=_MERGE)
     _, height, width = cfg.input_size
     # A hair less than written: the first ftx left a quotient a rounding below its whole number.
     resize = covering(height, width, cfg.crop_pct * (1 - 1e-9))
     try:
         pre = Preprocess(height, width, resize, cfg.interpolation, cfg.mean, cfg.std)
     except ValueError as error:
-        raise ExportError(f"{CONFIG} does not hold", where=where, found=str(error), mend=_MERGE) from error
+        raise ExportError(f"{CONFIG} does not hold", where=where, found=str(error), fix=_MERGE) from error
     return pre, config.ftx
 
 
@@ -157,7 +157,7 @@ def load_dense(folder: Path) -> nn.Module:
     # Built by name with the weights loaded strictly here: "local-dir:" without pretrained=True would
     # give random weights without a word.
     args = {key: value for key, value in config.model_args.items() if key != "num_classes"}
-    module = build_as_told(config.architecture, config.num_classes, args, config=folder / CONFIG, weights=weights)
+    module = build_from_config(config.architecture, config.num_classes, args, config=folder / CONFIG, weights=weights)
     try:
         module.load_state_dict(read_weights(weights), strict=True)
     except RuntimeError as error:
@@ -178,7 +178,7 @@ def require_fit(module: nn.Module, folder: Path, pre: Preprocess, labels: int) -
         if is_out_of_memory(error):
             raise
         found = f"{pre.image_size} px: {str(error)[:200]}"
-        raise ExportError("the dense model is of another image size", where=folder, found=found, mend=_MERGE) from error
+        raise ExportError("the dense model is of another image size", where=folder, found=found, fix=_MERGE) from error
     if answer != (1, labels):
         found = f"an answer of {answer}, {labels} labels"
-        raise ExportError("the dense model is of other labels", where=folder, found=found, mend=_MERGE)
+        raise ExportError("the dense model is of other labels", where=folder, found=found, fix=_MERGE)

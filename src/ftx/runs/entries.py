@@ -26,7 +26,7 @@ def read_entries(path: Path) -> tuple[Entry, ...]:
         lines = path.read_bytes().decode().split("\n")
         return tuple(Entry.from_json(parse_json(line)) for line in lines if line)
     except (OSError, ValueError, DataError) as error:
-        raise RunError(f"{ENTRIES} does not hold", where=path, found=str(error), mend=RESTORE) from error
+        raise RunError(f"{ENTRIES} does not hold", where=path, found=str(error), fix=RESTORE) from error
 
 
 def write_entries(folder: Path, entries: Sequence[Entry]) -> None:

@@ -32,10 +32,10 @@ def latest_run() -> Path:
             "there is no finished run here",
             where=LATEST.absolute(),
             found=known_runs(LATEST),
-            mend="run ftx train first, or name a run folder",
+            fix="run ftx train first, or name a run folder",
         )
     if not target.is_dir():
-        raise RunError("runs/latest points at a run that is gone", where=target, mend="name a run folder")
+        raise RunError("runs/latest points at a run that is gone", where=target, fix="name a run folder")
     return Path(os.path.normpath(target))
 
 
@@ -49,7 +49,7 @@ def _named_in(file: Path) -> str:
         name = ""
     if not name or len(content) > MOST_NAME_BYTES or not name.isprintable():
         found = f"{content[:20]!r}"
-        raise RunError("runs/latest names no run", where=file, found=found, mend="delete it, and name a run folder")
+        raise RunError("runs/latest names no run", where=file, found=found, fix="delete it, and name a run folder")
     return name
 
 

@@ -84,16 +84,22 @@ CHECKPOINTS = "checkpoints"
 RESTORE = "restore the file from a copy of the run, or train again"
 
 
+def checkpoint_records(run: Path) -> list[Path]:
+    """The records of a run's checkpoints, the newest first."""
+    named = [path for path in (run / CHECKPOINTS).glob("*.json") if path.stem.isdecimal()]
+    return sorted(named, key=lambda path: -int(path.stem))
+
+
 def read_manifest(path: Path) -> Manifest:
     """``run.json`` of a run folder.
 
     Raises: RunError if there is none, it is of another schema version, or it does not hold.
     """
     if not path.is_file():
-        found, mend = f"no {path.name} in it", "name a run folder"
-        if (path.parent / CHECKPOINTS).is_dir():
-            mend = f"go on with its training: {shell_command('ftx train --resume', path.parent)}"
-        raise RunError("this folder is no finished run", where=path.parent, found=found, mend=mend)
+        found, fix = f"no {path.name} in it", "name a run folder"
+        if checkpoint_records(path.parent):
+            fix = f"go on with its training: {shell_command('ftx train --resume', path.parent)}"
+        raise RunError("this folder is no finished run", where=path.parent, found=found, fix=fix)
     return read_record(path, Manifest, RunError, RESTORE)
 
 

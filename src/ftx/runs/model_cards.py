@@ -202,8 +202,8 @@ def _results(recipe: Recipe, kept: KeptEpoch) -> list[EvalResult]:
 
 def _measured(results: Sequence[EvalResult]) -> str:
     rows = [(f"`{one.metric_type}`", f"{one.metric_value:.4f}") for one in results]
-    told = "On the validation images, by the epoch that was kept. They chose it, so the figures flatter a little."
-    return f"## Measured\n\n{told}\n\n{_table(('metric', 'value'), rows)}"
+    explained = "On the validation images, by the epoch that was kept. They chose it, so the figures flatter a little."
+    return f"## Measured\n\n{explained}\n\n{_table(('metric', 'value'), rows)}"
 
 
 def _labels(dataset: Dataset) -> str:

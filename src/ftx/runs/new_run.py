@@ -14,7 +14,15 @@ from ftx.core.progress import Progress
 from ftx.data.dataset import Entry
 from ftx.runs.entries import write_entries
 from ftx.runs.latest import LATEST
-from ftx.runs.manifest import CHECKPOINTS, MANIFEST_FILE, Manifest, file_hashes, manifest_bytes, read_manifest
+from ftx.runs.manifest import (
+    CHECKPOINTS,
+    MANIFEST_FILE,
+    Manifest,
+    checkpoint_records,
+    file_hashes,
+    manifest_bytes,
+    read_manifest,
+)
 
 # What training writes, and what of a run's folder is no part of the run.
 _TRAINING = ("trained/", "data.jsonl", "recipe.yaml", "reports/train.jsonl", "reports/tensorboard/")
@@ -60,7 +68,8 @@ def new_run(out: Path) -> Iterator[NewRun]:
     """Make a run: its temporary folder gets its name when it is shown, or when the block ends well.
 
     The block fills the folder and ends with ``seal``. Where it fails after the run was shown, what the run holds stays,
-    for its training to be resumed; but not where the input is at fault, which would fail again.
+    for its training to be resumed; but not where there is no checkpoint, nor where the input is at fault, which would
+    fail again.
     Raises: RunError if ``out`` exists.
     """
     refuse_existing(out)
@@ -72,8 +81,8 @@ def new_run(out: Path) -> Iterator[NewRun]:
                 raise AssertionError("a new run is sealed before it ends")
             if not made.shown:
                 made.place()
-        except InputError:
-            if made.shown:
+        except BaseException as error:
+            if made.shown and (isinstance(error, InputError) or not checkpoint_records(made.folder)):
                 shutil.rmtree(made.folder, ignore_errors=True)
             raise
         finally:
@@ -94,9 +103,9 @@ def unfinished_run(path: Path, progress: Progress) -> Iterator[NewRun]:
 def refuse_existing(out: Path) -> None:
     """Raise RunError if ``out`` is taken: a run is never written over another."""
     if out.absolute() == LATEST.absolute():
-        raise RunError("runs/latest is where ftx keeps the newest run", where=out, mend="choose another name")
+        raise RunError("runs/latest is where ftx keeps the newest run", where=out, fix="choose another name")
     if out.exists() or out.is_symlink():
-        raise RunError("--out exists already", where=out, mend="choose another name, or move the old run away")
+        raise RunError("--out exists already", where=out, fix="choose another name, or move the old run away")
 
 
 def seal(folder: Path, manifest: Manifest, entries: tuple[Entry, ...]) -> None:

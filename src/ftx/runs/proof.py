@@ -112,7 +112,7 @@ def read_proof(folder: Path) -> Proof:
     except (ValidationError, JsonError) as error:
         found = first_error(error) if isinstance(error, ValidationError) else str(error)
         raise ExportError(
-            f"{PROOF_FILE} does not hold", where=path, found=found, mend="delete it, and validate again"
+            f"{PROOF_FILE} does not hold", where=path, found=found, fix="delete it, and validate again"
         ) from error
 
 

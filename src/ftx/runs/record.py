@@ -52,7 +52,7 @@ def _below_the_folder(files: dict[str, str]) -> dict[str, str]:
 FileHashes = Annotated[dict[str, str], AfterValidator(_below_the_folder)]
 
 
-def read_record(path: Path, kind: type[RecordT], refuse: type[RunError | ExportError], mend: str) -> RecordT:
+def read_record(path: Path, kind: type[RecordT], refuse: type[RunError | ExportError], fix: str) -> RecordT:
     """A record as the file holds it.
 
     Raises: ``refuse`` if the file cannot be read, is of another schema version, or does not hold.
@@ -60,7 +60,7 @@ def read_record(path: Path, kind: type[RecordT], refuse: type[RunError | ExportE
     try:
         raw = read_json(path)
     except JsonError as error:
-        raise refuse(f"{path.name} cannot be read", where=path, found=str(error), mend=mend) from error
+        raise refuse(f"{path.name} cannot be read", where=path, found=str(error), fix=fix) from error
     known: int = kind.model_fields["schema_version"].default
     version = cast("dict[str, object]", raw).get("schema_version") if isinstance(raw, dict) else None
     if version != known:
@@ -68,7 +68,7 @@ def read_record(path: Path, kind: type[RecordT], refuse: type[RunError | ExportE
             f"{path.name} has another schema version",
             where=path,
             found=f"version {shown(version)}, this ftx reads {known}",
-            mend=f"use the ftx that wrote it, or {mend}",
+            fix=f"use the ftx that wrote it, or {fix}",
         )
     try:
         return kind.model_validate(raw)
@@ -76,4 +76,4 @@ def read_record(path: Path, kind: type[RecordT], refuse: type[RunError | ExportE
         found = first_error(error)
     except DataError as error:  # its labels, which training refuses in the same words
         found = "; ".join([error.what, *(text for _, text in error.details())])
-    raise refuse(f"{path.name} does not hold", where=path, found=found, mend=mend)
+    raise refuse(f"{path.name} does not hold", where=path, found=found, fix=fix)

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from pydantic import BaseModel
 
-from ftx.core.errors import DataError, EnvironmentFault, RunError, told
+from ftx.core.errors import DataError, EnvironmentFault, RunError, listed
 from ftx.core.files import cached_sha256, replace_folder, settle, sha256_file, sole_writer, staging, write_atomic
 from ftx.core.progress import SILENT, Progress
 from ftx.core.unchanged import UnchangedFile
@@ -50,7 +50,7 @@ class Run:
         folder = latest_run() if path is None else Path(path)
         if not folder.is_dir():
             raise RunError(
-                "there is no such run", where=folder, found=known_runs(folder), mend="name a run folder, or ftx train"
+                "there is no such run", where=folder, found=known_runs(folder), fix="name a run folder, or ftx train"
             )
         run = cls(folder)
         _ = run.manifest
@@ -90,7 +90,7 @@ class Run:
         manifest = self.manifest
         if not self.has(artifact):
             raise RunError(
-                f"this run has no {artifact}/ yet", where=self.path, mend=f"run: {artifact.command(self.path)}"
+                f"this run has no {artifact}/ yet", where=self.path, fix=f"run: {artifact.command(self.path)}"
             )
         for name, digest in sorted(manifest.files.items()):
             if artifact.holds(name):
@@ -100,7 +100,7 @@ class Run:
                 f"{artifact}/ is stale",
                 where=self.folder(artifact),
                 found=f"it was made from another {artifact.made_from}/ than the one now in the run",
-                mend=f"run: {artifact.command(self.path)}",
+                fix=f"run: {artifact.command(self.path)}",
             )
         if artifact.made_from is not None and artifact.name in manifest.lineage:
             self.require(artifact.made_from)
@@ -117,14 +117,14 @@ class Run:
     def _check_file(self, name: str, digest: str, artifact: Artifact) -> None:
         path, again = self.path / name, artifact.command(self.path)
         if not path.is_file():
-            raise RunError("a file of the run is missing", where=path, mend=f"restore it, or run: {again}")
+            raise RunError("a file of the run is missing", where=path, fix=f"restore it, or run: {again}")
         found = cached_sha256(path)
         if found != digest:
             raise RunError(
                 "a file of the run is not what was written",
                 where=path,
                 found=f"sha256 {found[:12]}…, run.json says {digest[:12]}…",
-                mend=f"restore it, or run again: {again}",
+                fix=f"restore it, or run again: {again}",
             )
 
     @contextmanager
@@ -138,7 +138,7 @@ class Run:
             raise AssertionError(f"{artifact} is there from the start")
         if final.exists() and not self.has(artifact):
             raise RunError(
-                "a folder that ftx did not write is in the way", where=final, mend="move it, then run this again"
+                "a folder that ftx did not write is in the way", where=final, fix="move it, then run this again"
             )
         line = Lineage(made_from=source.name, digest=self.manifest.digest(source))
         with staging(final) as staged:
@@ -150,7 +150,7 @@ class Run:
                 kept = {name: digest for name, digest in before.files.items() if not artifact.holds(name)}
                 lineage = before.lineage | {artifact.name: line}
                 try:
-                    # First the hashes, then the folder: a run killed in between says what is missing; the verb mends.
+                    # First the hashes, then the folder: a run killed in between says what is missing; the verb fixes.
                     self._write(before.model_copy(update={"files": kept | files, "lineage": lineage}))
                     replace_folder(staged, final)
                 except BaseException:
@@ -194,14 +194,14 @@ class Run:
         found = read_entries(path)
         if self.manifest.task == "multiclass" and any(len(entry.labels) != 1 for entry in found):
             raise RunError(
-                "data.jsonl does not hold", where=path, found="an image without exactly one label", mend=RESTORE
+                "data.jsonl does not hold", where=path, found="an image without exactly one label", fix=RESTORE
             )
         if unknown := {name for entry in found for name in entry.labels} - set(self.manifest.labels.names):
             raise RunError(
                 "data.jsonl names labels that run.json does not",
                 where=path,
-                found=told(sorted(unknown)),
-                mend=RESTORE,
+                found=listed(sorted(unknown)),
+                fix=RESTORE,
             )
         return tuple(entry for entry in found if split is None or entry.split == split)
 
@@ -209,7 +209,7 @@ class Run:
         """The held-out images that reports use: ``test``, or ``val`` where there is no test split."""
         entries = self.entries("test") or self.entries("val")
         if not entries:
-            raise RunError("the run has no held-out images", where=self.path / "data.jsonl", mend=RESTORE)
+            raise RunError("the run has no held-out images", where=self.path / "data.jsonl", fix=RESTORE)
         return entries
 
     def data_root(self, override: Path | None = None) -> Path:
@@ -224,6 +224,6 @@ class Run:
                 if override is not None
                 else "the images of this run are not where they were at training",
                 where=root,
-                mend="run the command from the folder where training ran, or name the folder: --data DIR",
+                fix="run the command from the folder where training ran, or name the folder: --data DIR",
             )
         return root

@@ -76,7 +76,7 @@ def load_trained(run: Run) -> nn.Module:
             "run.json and recipe.yaml are of different image sizes",
             where=run.path,
             found=f"{recorded.image_size} and {own.image_size} px",
-            mend="restore both from a copy of the run",
+            fix="restore both from a copy of the run",
         )
     module = prepared.backbone.module
     if prepared.spec is not None:
@@ -93,7 +93,7 @@ def require_base(run: Run, digest: str) -> None:
             "this is another base than the one the run was trained on",
             where=run.path,
             found=f"digest {digest[:12]}…, the run says {run.manifest.base_digest[:12]}…",
-            mend="restore the weights that training used (model.weights in recipe.yaml)",
+            fix="restore the weights that training used (model.weights in recipe.yaml)",
         )
 
 

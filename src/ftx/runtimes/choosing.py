@@ -27,7 +27,7 @@ def best_ir(run: Run) -> tuple[Artifact, str]:
             "this run has no OpenVINO model yet",
             where=run.path,
             found=f"it holds {', '.join(map(str, run.artifacts()))}",
-            mend=f"run: {shell_command(EXPORT_IR, run.path)}",
+            fix=f"run: {shell_command(EXPORT_IR, run.path)}",
         )
     report = read_parity(run.path)
     why = _why_not_here(report, run) if report else "nothing was validated yet"
@@ -43,7 +43,7 @@ def best_ir(run: Run) -> tuple[Artifact, str]:
         raise GateFailed(
             "every OpenVINO model of this run failed ftx validate",
             where=run.path / PARITY_FILE,
-            mend=f"export it again, or name one to use it all the same: --artifact {run.folder(held[0])}",
+            fix=f"export it again, or name one to use it all the same: --artifact {run.folder(held[0])}",
         )
     again = shell_command("ftx validate", run.path)
     return left[0], f"the most exact, as {why or 'none is proved'}: {again}"

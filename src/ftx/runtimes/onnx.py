@@ -38,14 +38,14 @@ class OnnxPredictor:
         self.preprocess, self.task = preprocess, task
         path = folder / ONNX_FILE
         if not path.is_file():
-            raise ExportError("this folder holds no ONNX model", where=path, mend=f"run: {ONNX.made_by}")
+            raise ExportError("this folder holds no ONNX model", where=path, fix=f"run: {ONNX.made_by}")
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 3  # errors only: its warnings would stand between the lines of --json
         try:
             self._session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
         except Exception as error:  # onnxruntime raises one class a status, all directly below Exception
             raise ExportError(
-                "ONNX Runtime cannot open this model", where=path, found=str(error), mend="export it again"
+                "ONNX Runtime cannot open this model", where=path, found=str(error), fix="export it again"
             ) from error
 
         # Model API's metadata, whose keys stand behind "model_info ".
@@ -63,7 +63,7 @@ class OnnxPredictor:
                 "the ONNX model is of other images or labels than the run",
                 where=path,
                 found=f"inputs {given} of {sides}, outputs {answers}",
-                mend=f"run: {ONNX.made_by}",
+                fix=f"run: {ONNX.made_by}",
             )
 
     def logits(self, pixels_NHWC: Pixels) -> Floats:

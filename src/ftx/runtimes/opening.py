@@ -61,7 +61,7 @@ def load_folder(folder: Path, *, compute: Compute = "auto") -> Predictor:
         "there is no model here that ftx can open",
         where=folder,
         found="an ONNX file outside its run: its image path is in run.json" if onnx_alone else _what_is_there(folder),
-        mend="name a run, or a folder that ftx export wrote (it holds card.json)",
+        fix="name a run, or a folder that ftx export wrote (it holds card.json)",
     )
 
 
@@ -92,7 +92,7 @@ def artifact_named(run: Run, name: str) -> Artifact:
     Raises: RunError if there is none of this name.
     """
     if name not in ARTIFACTS:
-        raise RunError(f"a run has no artifact '{name}'", where=run.path, mend=f"choose one of {', '.join(ARTIFACTS)}")
+        raise RunError(f"a run has no artifact '{name}'", where=run.path, fix=f"choose one of {', '.join(ARTIFACTS)}")
     return ARTIFACTS[name]
 
 
@@ -112,7 +112,7 @@ def _dense(folder: Path, of_run: tuple[Preprocess, Task] | None = None) -> Predi
     if (own.height, own.width) != (preprocess.height, preprocess.width):
         found = f"{own.image_size} px, the run says {preprocess.image_size}"
         raise ExportError(
-            "the dense model is of another image size", where=folder, found=found, mend=f"run: {DENSE.made_by}"
+            "the dense model is of another image size", where=folder, found=found, fix=f"run: {DENSE.made_by}"
         )
     module = load_dense(folder)
     require_fit(module, folder, preprocess, len(task.labels))

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from ftx.core.errors import ExportError, ImageError, told
+from ftx.core.errors import ExportError, ImageError, listed
 from ftx.core.memory import is_out_of_memory
 from ftx.core.telemetry import no_telemetry
 from ftx.data.preprocess import Pixels, Preprocess
@@ -56,7 +56,7 @@ class OpenVinoPredictor:
             self._compiled = core().compile_model(model, "CPU", hints)
         except RuntimeError as error:
             raise ExportError(
-                "OpenVINO cannot open this model", where=path, found=str(error), mend="export it again"
+                "OpenVINO cannot open this model", where=path, found=str(error), fix="export it again"
             ) from error
         width = model.output(0).get_partial_shape()[1]
         if not width.is_static or width.get_length() != len(self.card.labels):
@@ -64,7 +64,7 @@ class OpenVinoPredictor:
                 "the model answers with another number of logits than the card has labels",
                 where=path,
                 found=f"{width} logits, {len(self.card.labels)} labels",
-                mend="export it again",
+                fix="export it again",
             )
         self.model_info = _model_info(model)
         self.task = self.card.meaning.open()
@@ -94,7 +94,7 @@ class OpenVinoPredictor:
                 "the model does not take these images",
                 where=self._path,
                 found=f"{shape}: {str(error).strip()[:200]}",
-                mend="export it again",
+                fix="export it again",
             ) from error
 
 
@@ -132,7 +132,7 @@ def _check_complete(folder: Path, card: Card) -> None:
             "the card vouches for too few files",
             where=folder,
             found=f"no hash of {', '.join(unlisted)}",
-            mend="export it again",
+            fix="export it again",
         )
 
 
@@ -148,9 +148,9 @@ def _check_ports(model: openvino.Model, path: Path) -> None:
         raise ExportError(
             "the model is none that ftx exported",
             where=path,
-            found=f"inputs {told([str(port) for port in model.inputs])[:200] or 'none'}; "
-            f"outputs {told([str(port) for port in model.outputs])[:200] or 'none'}",
-            mend="export it again: an image of uint8 goes in, and logits of every image come out first",
+            found=f"inputs {listed([str(port) for port in model.inputs])[:200] or 'none'}; "
+            f"outputs {listed([str(port) for port in model.outputs])[:200] or 'none'}",
+            fix="export it again: an image of uint8 goes in, and logits of every image come out first",
         )
 
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from heapq import heapify, heappop, heappush
 from typing import TypeVar
 
-from ftx.core.errors import DataError, told
+from ftx.core.errors import DataError, listed
 from ftx.core.limits import MOST_TREE_LEVELS
 from ftx.tasks.base import Carried, Related
 from ftx.tasks.labels import Declared, Labels
@@ -35,7 +35,7 @@ def tree_of(samples: Carried, declared: Declared, where: object) -> Related:
 def _node(name: str, path: str) -> Node:
     parts = tuple(part.strip() for part in name.split("/"))
     if not all(parts):
-        raise DataError("a label's path has an empty part", where=path, found=name, mend="write it as animal/cat")
+        raise DataError("a label's path has an empty part", where=path, found=name, fix="write it as animal/cat")
     if len(parts) > MOST_TREE_LEVELS:
         found = f"{len(parts)} levels, at most {MOST_TREE_LEVELS}"
         raise DataError("a label's path has too many levels", where=path, found=found)
@@ -145,6 +145,6 @@ def _refuse_two_of_a_group(
         raise DataError(
             "images carry labels that exclude each other",
             where=str(where),
-            found=told(clashes),
-            mend="labels of one group, children of one label, and roots with children exclude each other: keep one",
+            found=listed(clashes),
+            fix="labels of one group, children of one label, and roots with children exclude each other: keep one",
         )

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
-from ftx.core.errors import DataError, told
+from ftx.core.errors import DataError, listed
 from ftx.core.limits import MOST_LABELS, MOST_TREE_LEVELS
 
 
@@ -47,11 +47,11 @@ class Labels:
         if wrong := sorted(name for name in members | named if members[name] != 1 or named[name] != 1):
             raise DataError(
                 "every label stands in exactly one group or among the singles",
-                found=told([f"{name!r}: {named[name]} names, {members[name]} groups or singles" for name in wrong]),
+                found=listed([f"{name!r}: {named[name]} names, {members[name]} groups or singles" for name in wrong]),
             )
         unknown = sorted({*self.parents.keys(), *self.parents.values()} - set(self.names))
         if unknown:
-            raise DataError("the label tree names labels that do not exist", found=told(unknown))
+            raise DataError("the label tree names labels that do not exist", found=listed(unknown))
         self._refuse_circles()
 
     def _refuse_circles(self) -> None:
@@ -102,7 +102,7 @@ class Labels:
                     raise DataError(
                         f"the label tree has more than {MOST_TREE_LEVELS} levels",
                         found=f"{' -> '.join(found[:3])} -> …",
-                        mend="leave out levels of it",
+                        fix="leave out levels of it",
                     )
             return tuple(reversed(found))
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
-from ftx.core.errors import DataError, told
+from ftx.core.errors import DataError, listed
 from ftx.tasks.base import Carried, Related, ScoredLabel, Targets
 from ftx.tasks.labels import Declared, Labels
 from ftx.tasks.metrics import f1_of
@@ -43,8 +43,8 @@ class Multiclass:
             raise DataError(
                 "multiclass images carry exactly one label each",
                 where=str(where),
-                found=told(strange),
-                mend="the task multilabel, or hierarchical for a tree (--task, or a recipe of that task)",
+                found=listed(strange),
+                fix="the task multilabel, or hierarchical for a tree (--task, or a recipe of that task)",
             )
         names = sorted({*declared.names, *(name for (name,) in samples.values())})
         if len(names) < 2:
@@ -52,7 +52,7 @@ class Multiclass:
                 "there is only one class",
                 where=str(where),
                 found=", ".join(names),
-                mend="add another, or --task multilabel, where a label holds or does not",
+                fix="add another, or --task multilabel, where a label holds or does not",
             )
         return Labels.multiclass(names), list(samples.values())
 

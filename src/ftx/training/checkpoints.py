@@ -23,7 +23,7 @@ from ftx.core.progress import Progress
 from ftx.core.strict_json import JsonError, read_json
 from ftx.core.version import __version__
 from ftx.recipe.schema import Recipe
-from ftx.runs.manifest import CHECKPOINTS
+from ftx.runs.manifest import CHECKPOINTS, checkpoint_records
 from ftx.runs.new_run import NewRun
 from ftx.training.placement import Circumstances
 from ftx.training.state import Record, TrainingState
@@ -79,6 +79,11 @@ class Checkpoints:
         """Where they lie."""
         return self._run.folder / CHECKPOINTS
 
+    @property
+    def any(self) -> bool:
+        """Whether there is one to go on with."""
+        return bool(checkpoint_records(self._run.folder))
+
     def is_due(self, *, epoch_ended: bool = False) -> bool:
         """Whether one is to be written: so many minutes after the last, and at an epoch's end.
 
@@ -103,7 +108,7 @@ class Checkpoints:
                 digest = sha256_file(staged)
             whole = Checkpoint(origin=self._origin, record=state.record(), tensors_sha256=digest)
             write_atomic(path, (whole.model_dump_json(indent=2) + "\n").encode())
-            for old in _records(self.folder)[_KEPT:]:
+            for old in checkpoint_records(self._run.folder)[_KEPT:]:
                 old.unlink(missing_ok=True)
                 old.with_suffix(".safetensors").unlink(missing_ok=True)
         self._written_at = time.monotonic()
@@ -121,7 +126,7 @@ def newest(run: Path, progress: Progress) -> Saved:
     """
     folder = run / CHECKPOINTS
     damaged: list[str] = []
-    for path in _records(folder):
+    for path in checkpoint_records(run):
         try:
             found = _read(path)
         except (OSError, JsonError, SafetensorError, ValidationError, ValueError) as error:
@@ -131,20 +136,14 @@ def newest(run: Path, progress: Progress) -> Saved:
             progress.note(f"a checkpoint is damaged ({one}): going on from the one before, {path.name}")
         return found
     if damaged:
-        raise RunError("no checkpoint of this run is whole", where=folder, found="; ".join(damaged), mend="train again")
+        raise RunError("no checkpoint of this run is whole", where=folder, found="; ".join(damaged), fix="train again")
     finished = (run / "run.json").is_file()
     raise RunError(
         "there is nothing to go on with",
         where=run,
         found="its training has finished" if finished else f"no {CHECKPOINTS}/ in it",
-        mend="name a run whose training was interrupted, or ftx train",
+        fix="name a run whose training was interrupted, or ftx train",
     )
-
-
-def _records(folder: Path) -> list[Path]:
-    """The records, the newest first."""
-    named = [path for path in folder.glob("*.json") if path.stem.isdecimal()]
-    return sorted(named, key=lambda path: -int(path.stem))
 
 
 def _read(path: Path) -> Saved:

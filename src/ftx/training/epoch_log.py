@@ -19,7 +19,7 @@ def require_tensorboard() -> None:
     """Raise EnvironmentFault if the package is not installed: before training, not after the first epoch."""
     if find_spec("tensorboard") is None:
         raise EnvironmentFault(
-            "train.tensorboard needs the tensorboard package", mend="pip install 'ftx-vit[tensorboard]'"
+            "train.tensorboard needs the tensorboard package", fix="pip install 'ftx-vit[tensorboard]'"
         )
 
 

@@ -218,7 +218,7 @@ def _refuse_infinite(training: Training, state: TrainingState, val_loss: float |
             "the loss is no longer finite",
             where=f"epoch {position.epoch}",
             found=f"{loss / position.images} in training{measured}",
-            mend=f"a smaller learning rate: --lr {training.lr / 10:g}",
+            fix=f"a smaller learning rate: --lr {training.lr / 10:g}",
         )
 
 

@@ -81,7 +81,7 @@ def place_as_before(prepared: Prepared, before: Circumstances) -> None:
         raise RunError(
             "the training was begun on another kind of device",
             found=f"{before.device}, here is {where.type}",
-            mend="resume it where it was begun",
+            fix="resume it where it was begun",
         )
     module.to(where)
     torch.set_num_threads(before.threads)

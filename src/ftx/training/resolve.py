@@ -83,7 +83,7 @@ def _compare_classes(recipe: Recipe, found: int, strict: bool, progress: Progres
         raise RecipeError(
             f"the recipe is for {expected} labels, the data has {found}",
             where=recipe.data.path,
-            mend=f"--set data.classes={found}, or leave --strict out: the data decides",
+            fix=f"--set data.classes={found}, or leave --strict out: the data decides",
         )
     progress.note(f"the recipe is for {expected} labels, the data has {found}: the data decides")
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from ftx.core.errors import RecipeError, RunError, told
+from ftx.core.errors import RecipeError, RunError, listed
 from ftx.data.dataset import Entry
 from ftx.recipe.schema import Recipe
 from ftx.runs.entries import ENTRIES, entries_digest, read_entries
@@ -26,8 +26,8 @@ def refuse_changes(
             raise RecipeError(
                 "the recipe is another one than the training began with",
                 where=where,
-                found=told(found),
-                mend="leave the keys as they were to go on, or train anew with the changes",
+                found=listed(found),
+                fix="leave the keys as they were to go on, or train anew with the changes",
             )
 
 
@@ -57,17 +57,17 @@ def refuse_other(run: Path, origin: Origin, now: Resolved) -> None:
             "the base is another one than the training began with",
             where=run,
             found=f"digest {base_digest[:12]}…, was {origin.base_digest[:12]}…",
-            mend="restore the weights that it began with (model.weights in recipe.yaml)",
+            fix="restore the weights that it began with (model.weights in recipe.yaml)",
         )
     if entries_digest(entries) != origin.data_sha256:
         raise RunError(
             "the data are others than the training began with",
             where=now.recipe.data.path,
             found=_first_difference(read_entries(run / ENTRIES), entries),
-            mend="restore them, or train anew",
+            fix="restore them, or train anew",
         )
     if found := _differences(origin.recipe, now.recipe):
-        raise RecipeError("the recipe means something else here than where the training began", found=told(found))
+        raise RecipeError("the recipe means something else here than where the training began", found=listed(found))
 
 
 def _first_difference(before: Sequence[Entry], now: Sequence[Entry]) -> str:

@@ -85,7 +85,7 @@ def resume(
     with stoppable() as stop:
         if not run.is_dir():
             raise RunError(
-                "there is no such run", where=run, found=known_runs(run), mend="name an unfinished run folder"
+                "there is no such run", where=run, found=known_runs(run), fix="name an unfinished run folder"
             )
         with unfinished_run(run, progress) as unfinished:
             saved = newest(run, progress)
@@ -135,7 +135,7 @@ class _Session:
                 made = self._fit(training, state, checkpoints)
         finally:
             # Whatever ended it, a signal, a full disk, no memory: who has a checkpoint can go on.
-            if checkpoints.folder.is_dir() and (sys.exc_info()[0] is not None or self.stop):
+            if checkpoints.any and (sys.exc_info()[0] is not None or self.stop):
                 self.progress.note(f"to go on with it: {shell_command('ftx train --resume', self.new.path)}")
         self.found.prepared.backbone.module.cpu()
         self._write(made)
@@ -182,7 +182,7 @@ class _Session:
             raise kind(
                 f"{what} in training",
                 found=f"its state is saved in {checkpoints.folder}",
-                mend=shell_command("ftx train --resume", self.new.path),
+                fix=shell_command("ftx train --resume", self.new.path),
             )
         return made
 

@@ -32,7 +32,7 @@ def list_images(path: Path, *, nested: bool = False, form: str = "auto") -> List
             "a data file is a table or an annotation file",
             where=path,
             found=path.suffix or "no ending",
-            mend="give a .csv, a .jsonl, or COCO's or Datumaro's .json",
+            fix="give a .csv, a .jsonl, or COCO's or Datumaro's .json",
         )
     if tables := metadata_tables(path):
         return read_tables(path, tables)

@@ -10,7 +10,7 @@ from typing import Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from ftx.core.errors import DataError, told
+from ftx.core.errors import DataError, listed
 from ftx.core.regular_files import read_file
 from ftx.data.sources.listing import IMAGE_ENDINGS, ListedImage, refuse_link_outside, short
 
@@ -78,7 +78,7 @@ def read_annotations(path: Path) -> tuple[AnnotationFormat, bytes]:
         "this is no annotation file that ftx knows",
         where=path,
         found=short(content[:60].decode(errors="replace")),
-        mend="COCO's has images, annotations and categories, Datumaro's items and categories",
+        fix="COCO's has images, annotations and categories, Datumaro's items and categories",
     )
 
 
@@ -96,7 +96,7 @@ def parse(kind: type[Document], content: bytes, where: Path) -> Document:
             for one in error.errors(include_url=False, include_context=False)
         ]
         what = f"places of the annotations that do not hold: {len(lines)}"
-        raise DataError(what, where=where, found=told(lines)) from error
+        raise DataError(what, where=where, found=listed(lines)) from error
 
 
 def folder_of(root: Path, folders: list[str], names: list[str]) -> str:
@@ -119,5 +119,5 @@ def refuse_missing(root: Path, found: Collection[ListedImage], where: Path) -> N
             "no image that the annotations name is there",
             where=where,
             found=f"{len(found)} images, the first {next(iter(found)).path}",
-            mend=f"put them below {root}: into images/<side>/, <side>/, images/ or straight into it",
+            fix=f"put them below {root}: into images/<side>/, <side>/, images/ or straight into it",
         )

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from ftx.core.errors import DataError, told
+from ftx.core.errors import DataError, listed
 from ftx.data.dataset import Split
 from ftx.data.sources.annotation_files import DocumentPart, folder_of, parse, refuse_missing
 from ftx.data.sources.listing import ListedImage, Listing, label_name, path_below, short, split_named
@@ -66,7 +66,7 @@ def read_coco(path: Path, files: Sequence[tuple[Path, bytes]]) -> Listing:
                 problems.append(f"{file.name}: {image.path} is listed twice")
     if problems:
         raise DataError(
-            f"entries of the annotations that do not hold: {len(problems)}", where=path, found=told(problems)
+            f"entries of the annotations that do not hold: {len(problems)}", where=path, found=listed(problems)
         )
     refuse_missing(root, found.values(), path)
     return Listing(root, "coco", tuple(found.values()), Declared(groups=(), parents=parents))
@@ -87,7 +87,7 @@ def _names(categories: Sequence[_Category], where: Path) -> dict[Id, str]:
         raise DataError("a category has no name that can be used", where=where, found=str(error)) from error
     twice = sorted(name for name, count in Counter(names.values()).items() if count > 1)
     if twice or len(names) < len(categories):
-        found = told([repr(name) for name in twice]) or "an id twice"
+        found = listed([repr(name) for name in twice]) or "an id twice"
         raise DataError("categories need names and ids of their own", where=where, found=found)
     return names
 

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
-from ftx.core.errors import DataError, told
+from ftx.core.errors import DataError, listed
 from ftx.data.sources.annotation_files import DocumentPart, folder_of, parse, refuse_missing
 from ftx.data.sources.listing import ListedImage, Listing, label_name, path_below, short, split_named
 from ftx.tasks.labels import Declared
@@ -73,7 +73,7 @@ def read_datumaro(path: Path, files: Sequence[tuple[Path, bytes]]) -> Listing:
     problems: list[str] = []
     for file, document in read:
         if document.categories.label != labels:
-            raise DataError("the files of one data set differ in their labels", where=file, found=told(names))
+            raise DataError("the files of one data set differ in their labels", where=file, found=listed(names))
         placed: list[tuple[_Item, str, tuple[str, ...]]] = []
         for item in document.items:
             try:
@@ -87,7 +87,7 @@ def read_datumaro(path: Path, files: Sequence[tuple[Path, bytes]]) -> Listing:
             if found.setdefault(image.path, image) is not image:
                 problems.append(f"{file.name}, item {short(item.id)}: {short(image.path)} is listed twice")
     if problems:
-        raise DataError(f"items that do not hold: {len(problems)}", where=path, found=told(problems))
+        raise DataError(f"items that do not hold: {len(problems)}", where=path, found=listed(problems))
     refuse_missing(root, found.values(), path)
     groups = [group.labels for group in labels.label_groups if group.group_type == "exclusive"]
     parents = {label.name: label.parent for label in labels.labels if label.parent}
@@ -123,11 +123,11 @@ def declared_relations(
     """
     grouped = [name for group in groups or () for name in group]
     if unknown := sorted({*parents.values(), *grouped} - set(names)):
-        raise DataError("groups or parents name labels that are not listed", where=where, found=told(unknown))
+        raise DataError("groups or parents name labels that are not listed", where=where, found=listed(unknown))
     if len(set(names)) < len(names):
-        raise DataError("labels need names of their own", where=where, found=told(_twice(names)))
+        raise DataError("labels need names of their own", where=where, found=listed(_twice(names)))
     if len(set(grouped)) < len(grouped):
-        raise DataError("a label stands in two exclusive groups", where=where, found=told(_twice(grouped)))
+        raise DataError("a label stands in two exclusive groups", where=where, found=listed(_twice(grouped)))
     kept = None if groups is None else tuple(tuple(group) for group in groups if len(group) > 1)
     return Declared(groups=kept, parents=parents)
 

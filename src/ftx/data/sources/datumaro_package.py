@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from ftx.core.errors import DataError, EnvironmentFault, nearest, told
+from ftx.core.errors import DataError, EnvironmentFault, listed, nearest
 from ftx.data.sources.datumaro import declared_relations, labels_by_number
 from ftx.data.sources.listing import ListedImage, Listing, path_below, split_named
 
@@ -25,13 +25,13 @@ def read_with_datumaro(path: Path, form: str) -> Listing:
         raise EnvironmentFault(
             f"reading the format {form} needs the datumaro package",
             found=f"no package '{error.name}'",
-            mend="pip install 'ftx-vit[datumaro]'",
+            fix="pip install 'ftx-vit[datumaro]'",
         ) from error
     known = sorted(str(name) for name in Environment().importers)
     if form not in known:
         alike = nearest(form, known)
         raise DataError(
-            f"Datumaro has no format '{form}'", mend=f"did you mean {alike}?" if alike else f"one of {', '.join(known)}"
+            f"Datumaro has no format '{form}'", fix=f"did you mean {alike}?" if alike else f"one of {', '.join(known)}"
         )
     try:
         dataset: Any = Dataset.import_from(str(path), form)
@@ -39,8 +39,8 @@ def read_with_datumaro(path: Path, form: str) -> Listing:
     except Exception as error:  # whatever the package raises for data that it cannot read
         raise DataError(f"Datumaro does not read this as {form}", where=path, found=_said(error)) from error
     categories: Any = dataset.categories().get(AnnotationType.label)
-    listed: list[Any] = [] if categories is None else list(categories.items)
-    names = [str(label.name) for label in listed]
+    known: list[Any] = [] if categories is None else list(categories.items)
+    names = [str(label.name) for label in known]
     root = path if path.is_dir() else path.parent
     within = path_below(root)
     found: dict[str, ListedImage] = {}
@@ -58,8 +58,8 @@ def read_with_datumaro(path: Path, form: str) -> Listing:
             problems.append(f"{item.id}: {image.path} is listed twice")
     if problems or not found:
         what = f"{len(problems)} images do not hold" if problems else "there are no images"
-        raise DataError(what, where=path, found=told(problems))
-    parents = {str(label.name): str(label.parent) for label in listed if label.parent}
+        raise DataError(what, where=path, found=listed(problems))
+    parents = {str(label.name): str(label.parent) for label in known if label.parent}
     given: list[Any] = list(getattr(categories, "label_groups", None) or ())
     # Objects in boxes exclude nothing.
     groups = [list(map(str, one.labels)) for one in given if _is_exclusive(one)] if given or boxes else None

@@ -32,7 +32,7 @@ def read_folder(root: Path, *, nested: bool = False) -> Listing:
             "there is no such data folder",
             where=root,
             found="a file" if root.is_file() else "no regular file" if root.exists() else _neighbour(root),
-            mend="name the folder that holds your images: --data DIR",
+            fix="name the folder that holds your images: --data DIR",
         )
     walker = _Walker(root, nested=nested)
     top = walker.folders(root)
@@ -80,7 +80,7 @@ class _Walker:
                 "there are no class folders",
                 where=folder,
                 found=f"{loose} images straight in the folder" if loose else "no folders in it",
-                mend=_SHAPE,
+                fix=_SHAPE,
             )
         names = tuple(path.name for path in class_folders)
         for path in class_folders:
@@ -112,7 +112,7 @@ class _Walker:
                     "there is a folder inside a class folder",
                     where=path,
                     found=f"{path.name} inside the class {class_folder.name}",
-                    mend=f"--task hierarchical, if folders are a label tree; else {_SHAPE}",
+                    fix=f"--task hierarchical, if folders are a label tree; else {_SHAPE}",
                 )
             elif _is_image(path):
                 yield ListedImage(path.relative_to(self.root).as_posix(), (label,), split)
@@ -124,7 +124,7 @@ def _has_splits(root: Path, names: list[str], walker: _Walker) -> bool:
     """Whether the folders are splits (train, val, test) rather than classes."""
     strangers = [name for name in names if name not in SPLITS]
     if names and not strangers and "train" not in names:
-        raise DataError("there is no train folder", where=root, found=", ".join(names), mend="add train/<class>/")
+        raise DataError("there is no train folder", where=root, found=", ".join(names), fix="add train/<class>/")
     if "train" not in names:
         return False
     # A class may be called "train" (of wagons); a split holds folders, a class does not.
@@ -135,7 +135,7 @@ def _has_splits(root: Path, names: list[str], walker: _Walker) -> bool:
             "there is a folder beside train that is no side of the split",
             where=root / stranger,
             found=", ".join(names),
-            mend=f"did you mean {alike}?" if alike else "sides are called train, val and test; move the others away",
+            fix=f"did you mean {alike}?" if alike else "sides are called train, val and test; move the others away",
         )
     return not strangers
 
@@ -152,7 +152,7 @@ def _refuse_unknown_classes(folder: Path, present: tuple[str, ...], known: tuple
             f"{folder.name} has a class that train lacks",
             where=folder,
             found=", ".join(unknown),
-            mend=f"did you mean {alike}?" if alike else f"classes in train: {', '.join(known)}",
+            fix=f"did you mean {alike}?" if alike else f"classes in train: {', '.join(known)}",
         )
 
 
@@ -160,14 +160,14 @@ def _checked(tree: Listing) -> Listing:
     root = tree.root
     if not tree.files:
         raise DataError(
-            "there are no images", where=root, found=describe_ignored(tree.ignored) or "no files", mend=_SHAPE
+            "there are no images", where=root, found=describe_ignored(tree.ignored) or "no files", fix=_SHAPE
         )
     if len(tree.declared.names) < 2:
-        raise DataError("there is only one class", where=root, found=", ".join(tree.declared.names), mend=_SHAPE)
+        raise DataError("there is only one class", where=root, found=", ".join(tree.declared.names), fix=_SHAPE)
     for split in SPLITS:
         folder = root / split
         if tree.layout == "splits" and folder.is_dir() and not any(file.split == split for file in tree.files):
-            raise DataError("there are no images", where=folder, mend=f"add some, or remove {split}/")
+            raise DataError("there are no images", where=folder, fix=f"add some, or remove {split}/")
     return tree
 
 

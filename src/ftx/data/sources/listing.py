@@ -122,7 +122,7 @@ def refuse_link_outside(real_root: Path, path: Path) -> None:
             "a link leads out of the data folder",
             where=path,
             found=f"it points at {target}",
-            mend="copy what it points at into the folder",
+            fix="copy what it points at into the folder",
         )
 
 

@@ -18,7 +18,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import cast
 
-from ftx.core.errors import DataError, nearest, told
+from ftx.core.errors import DataError, listed, nearest
 from ftx.core.regular_files import read_file
 from ftx.data.dataset import SPLITS
 from ftx.data.sources.listing import (
@@ -59,7 +59,7 @@ def metadata_tables(folder: Path) -> list[Path]:
         return []
     for path, tables in found.items():
         if not tables:
-            raise DataError("a side has no table, and others have", where=path, mend="add metadata.csv to it")
+            raise DataError("a side has no table, and others have", where=path, fix="add metadata.csv to it")
         refuse_link_outside(Path(os.path.realpath(folder)), path)
     return [table for tables in found.values() for table in _only(tables)]
 
@@ -115,11 +115,11 @@ def read_table(table: Path) -> Listing:
         raise DataError(
             f"lines of the table that do not hold: {len(problems)}",
             where=table,
-            found=told(problems),
-            mend="a line holds path (below the table's folder), labels (separated by ;), and if wanted split and group",
+            found=listed(problems),
+            fix="a line holds path (below the table's folder), labels (separated by ;), and if wanted split and group",
         )
     if not found:
-        raise DataError("the table names no images", where=table, mend="write a line an image: path,labels")
+        raise DataError("the table names no images", where=table, fix="write a line an image: path,labels")
     return Listing(table.parent, "table", tuple(found.values()))
 
 
@@ -129,9 +129,7 @@ def _records(table: Path) -> Iterator[tuple[int, Mapping[str, object]]]:
     except OSError as error:
         raise DataError("the table cannot be read", where=table, found=error.strerror) from error
     except UnicodeDecodeError as error:
-        raise DataError(
-            "the table is not UTF-8 text", where=table, found=str(error), mend="save it as UTF-8"
-        ) from error
+        raise DataError("the table is not UTF-8 text", where=table, found=str(error), fix="save it as UTF-8") from error
     if table.suffix.lower() == ".jsonl":
         for number, line in enumerate(text.split("\n"), start=1):
             if not line.strip():
@@ -146,10 +144,10 @@ def _records(table: Path) -> Iterator[tuple[int, Mapping[str, object]]]:
         return
     if text.partition("\n")[0].count(";") > text.partition("\n")[0].count(","):
         raise DataError(
-            "the table's columns are separated by ;", where=table, mend="separate columns by commas and labels by ;"
+            "the table's columns are separated by ;", where=table, fix="separate columns by commas and labels by ;"
         )
     if "\t" in text.partition("\n")[0]:
-        raise DataError("the table's columns are separated by tabs", where=table, mend="separate columns by commas")
+        raise DataError("the table's columns are separated by tabs", where=table, fix="separate columns by commas")
     rows = csv.DictReader(io.StringIO(text), strict=True)
     try:
         for row in rows:
@@ -157,7 +155,7 @@ def _records(table: Path) -> Iterator[tuple[int, Mapping[str, object]]]:
                 raise DataError(
                     "a line has another number of columns than the first",
                     where=f"{table}, line {rows.line_num}",
-                    mend="quote cells that hold commas",
+                    fix="quote cells that hold commas",
                 )
             yield rows.line_num, _renamed(row, table)
     except csv.Error as error:
@@ -173,7 +171,7 @@ def _renamed(record: Mapping[str, object], table: Path) -> dict[str, object]:
         columns = [word for word in known if word in lowered]
         if len(columns) > 1 or len(lowered) < len(record):
             raise DataError(
-                "two columns mean the same", where=table, found=_columns(record), mend=f"keep one of {known}"
+                "two columns mean the same", where=table, found=_columns(record), fix=f"keep one of {known}"
             )
         if columns:
             named[name] = lowered[columns[0]]
@@ -183,13 +181,13 @@ def _renamed(record: Mapping[str, object], table: Path) -> dict[str, object]:
                 f"the table has no column {name}",
                 where=table,
                 found=_columns(record),
-                mend=f"rename {alike} to {name}" if alike else f"call it {name}",
+                fix=f"rename {alike} to {name}" if alike else f"call it {name}",
             )
     return named
 
 
 def _columns(record: Mapping[str, object]) -> str:
-    return told([short(str(name)) for name in record])
+    return listed([short(str(name)) for name in record])
 
 
 def _image(record: Mapping[str, object], within: Callable[[str], str]) -> ListedImage:
