@@ -1,7 +1,7 @@
 """Write ``architectures.json``: every architecture of the installed timm, and what ftx supports of it.
 
 The table that ftx carries is what this script writes when called without arguments; make it anew where timm or the
-family table (``ftx.backbones.families``) changed. Models are built on the meta device, which holds shapes alone: the
+family table (``ftx.backbones.layer_roles``) changed. Models are built on the meta device, which holds shapes alone: the
 largest of them would not fit into memory otherwise.
 """
 
@@ -20,8 +20,8 @@ import torch
 from torch import nn
 
 from ftx.backbones.build import takes_other_sizes
-from ftx.backbones.families import depth, head_names, pretrained_config, sites
-from ftx.core.resources import architecture_table
+from ftx.backbones.layer_roles import depth, head_names, pretrained_config, sites
+from ftx.core.shipped_files import architecture_table
 from ftx.recipe.adapter_targets import TARGETS
 
 

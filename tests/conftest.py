@@ -27,10 +27,10 @@ from safetensors.numpy import save_file
 from tests.zygote import Zygote, zygote
 
 from ftx.data.preprocess import Preprocess
-from ftx.runs.card import Card, write_card
+from ftx.runs.card_json import Card, write_card
 from ftx.runtimes.model_api import model_info
 from ftx.tasks.labels import Labels
-from ftx.tasks.meaning import Meaning
+from ftx.tasks.output_meaning import Meaning
 
 # The same examples in every run, so that a change that passed once passes; others each time for ``make fuzz``.
 settings.register_profile("same", derandomize=True, database=None)
@@ -243,7 +243,7 @@ def make_whole_run(root: Path) -> None:
 
     from ftx.exporting import export
     from ftx.exporting.int8 import quantize as quantizing
-    from ftx.merging.merge import merge
+    from ftx.merging.merge_and_prove import merge
     from ftx.recipe.schema import Recipe
     from ftx.runs.run import Run
     from ftx.training import train

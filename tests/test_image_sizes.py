@@ -25,12 +25,12 @@ from timm.data.transforms_factory import create_transform
 from ftx.backbones.build import build
 from ftx.core.errors import ModelError, RecipeError
 from ftx.data.augment import CROP_RATIO, crop_box
+from ftx.data.image_store import open_image
 from ftx.data.preprocess import Preprocess, covering, crop_share, normalise, resize_crop
-from ftx.data.store import open_image
 from ftx.evaluating import validate
 from ftx.exporting import export
 from ftx.exporting.preprocess_graph import embed_preprocessing
-from ftx.merging.merge import merge
+from ftx.merging.merge_and_prove import merge
 from ftx.recipe.schema import Recipe
 from ftx.runs.run import Run
 from ftx.runtimes import load_artifact

@@ -127,7 +127,9 @@ def test_the_source_beside_a_package_of_models_finds_it_and_without_says_what_to
     shutil.copy(SOURCES / "__init__.py", tmp_path / "ftx")
 
     def ask(question: str) -> str:
-        code = f"import sys; sys.path.insert(0, {str(tmp_path)!r})\nfrom ftx.core import resources as r, errors as e\n"
+        code = (
+            f"import sys; sys.path.insert(0, {str(tmp_path)!r})\nfrom ftx.core import shipped_files as r, errors as e\n"
+        )
         code += f"try: print({question})\nexcept e.FtxError as error: print(error.exit_code, error)"
         # Without the environment's packages: neither these nor the checkout are in its way.
         command = [sys.executable, "-I", "-S", "-B", "-c", code]

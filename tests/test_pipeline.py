@@ -19,7 +19,7 @@ import ftx
 from ftx.cli.app import run
 from ftx.core.errors import DataError, EnvironmentFault, FtxError, InputError, RecipeError
 from ftx.core.progress import SILENT, SPOKEN
-from ftx.core.resources import recipe_file, recipe_names
+from ftx.core.shipped_files import recipe_file, recipe_names
 from ftx.recipe.schema import Recipe
 from ftx.training import epoch_log as log
 

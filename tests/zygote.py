@@ -22,8 +22,8 @@ IMPORTED = (
     "timm",
     "ftx.cli.app",
     "ftx.cli.console",
-    "ftx.merging.combine",
-    "ftx.merging.merge",
+    "ftx.merging.combine_adapters",
+    "ftx.merging.merge_and_prove",
     "ftx.training",
 )
 

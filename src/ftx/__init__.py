@@ -14,9 +14,9 @@ if TYPE_CHECKING:
     from ftx.evaluating.evaluate import evaluate
     from ftx.evaluating.predict import predict
     from ftx.exporting import export
-    from ftx.merging.combine import combine
-    from ftx.merging.compare import compare
-    from ftx.merging.merge import merge
+    from ftx.merging.combine_adapters import combine
+    from ftx.merging.compare_adapters import compare
+    from ftx.merging.merge_and_prove import merge
     from ftx.recipe.schema import Recipe
     from ftx.runs.run import Run
     from ftx.runtimes import load
@@ -44,15 +44,15 @@ __all__ = [
 # Public name -> the room it lives in. `import ftx` loads none of them: torch alone takes seconds.
 _ROOMS = {
     "Classifier": "ftx.classifier",
-    "combine": "ftx.merging.combine",
-    "compare": "ftx.merging.compare",
+    "combine": "ftx.merging.combine_adapters",
+    "compare": "ftx.merging.compare_adapters",
     "Labels": "ftx.tasks.labels",
     "Recipe": "ftx.recipe.schema",
     "Run": "ftx.runs.run",
     "evaluate": "ftx.evaluating.evaluate",
     "export": "ftx.exporting",
     "load": "ftx.runtimes",
-    "merge": "ftx.merging.merge",
+    "merge": "ftx.merging.merge_and_prove",
     "predict": "ftx.evaluating.predict",
     "train": "ftx.training",
     "validate": "ftx.evaluating",

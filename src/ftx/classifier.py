@@ -11,14 +11,14 @@ from ftx.evaluating import ParityReport, validate
 from ftx.evaluating.evaluate import EvalReport, evaluate
 from ftx.evaluating.predict import Prediction, predict
 from ftx.exporting import ExportReport, export
-from ftx.merging.merge import MergeReport, merge
+from ftx.merging.merge_and_prove import MergeReport, merge
 from ftx.recipe.schema import Recipe
 from ftx.recipe.sections import PeftMethod
 from ftx.runs.artifacts import DENSE, Format
 from ftx.runs.run import Run
 from ftx.runtimes import load_artifact
-from ftx.runtimes.choosing import furthest
-from ftx.tasks.names import TaskName
+from ftx.runtimes.choose_artifact import furthest
+from ftx.tasks.task_names import TaskName
 from ftx.training import train
 
 

@@ -8,18 +8,18 @@ from pathlib import Path
 
 from ftx.core.errors import Interrupted, shell_command
 from ftx.core.progress import SILENT, Progress
-from ftx.core.reports import VerbReport
-from ftx.core.resources import recipe_file
+from ftx.core.shipped_files import recipe_file
+from ftx.core.verb_report import VerbReport
 from ftx.data.sample import place_sample
 from ftx.evaluating import ParityReport, validate
 from ftx.exporting import ExportReport, export
 from ftx.exporting.export import wanted_artifacts
-from ftx.merging.merge import MergeReport, merge
+from ftx.merging.merge_and_prove import MergeReport, merge
 from ftx.recipe.schema import Recipe
 from ftx.runs.artifacts import DENSE, FORMATS
 from ftx.runs.latest import RUNS
 from ftx.runs.run import Run
-from ftx.tasks.names import TaskName
+from ftx.tasks.task_names import TaskName
 from ftx.training import OnEpoch, TrainReport, train
 
 

@@ -10,8 +10,8 @@ import torch
 from torch import nn
 
 from ftx.adapters.attach import adapter_layers, attach, match, prove_reach
-from ftx.adapters.kernel import AdapterWeights, merged_weight
 from ftx.adapters.layer import AdaptedLinear, layer_scaling
+from ftx.adapters.merge_weight import AdapterWeights, merged_weight
 from ftx.adapters.pissa import plain_factors, start_from_principal
 from ftx.adapters.spec import AdapterSpec, Kind, Part
 from ftx.backbones.build import build

@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from ftx.adapters.kernel import AdapterWeights, merged_weight, separate_products
 from ftx.adapters.layer import AdaptedLinear, MergedProduct
+from ftx.adapters.merge_weight import AdapterWeights, merged_weight, separate_products
 from ftx.adapters.spec import Kind, Part
 
 FUSED = (Part("q", slice(0, 6), slice(0, 3)), Part("v", slice(12, 18), slice(3, 6)))  # q and v alone of 3 x 6 rows

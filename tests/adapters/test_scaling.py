@@ -25,7 +25,7 @@ from ftx.adapters.pissa import spec_on_file
 from ftx.adapters.save import save_adapter
 from ftx.adapters.spec import AdapterSpec
 from ftx.core.errors import AdapterError
-from ftx.merging.merge import merged_state
+from ftx.merging.merge_and_prove import merged_state
 from ftx.recipe.adapter_targets import Role
 from ftx.recipe.sections import AdapterInit
 

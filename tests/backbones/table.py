@@ -30,22 +30,22 @@ from ftx.adapters.peft_file import WEIGHTS as ADAPTER_WEIGHTS
 from ftx.adapters.save import save_adapter
 from ftx.adapters.spec import AdapterSpec, Kind
 from ftx.backbones.build import Backbone, build
-from ftx.backbones.families import expose, head_names, sites
+from ftx.backbones.layer_roles import expose, head_names, sites
 from ftx.core.errors import ExportError
 from ftx.data.preprocess import Preprocess, normalise
 from ftx.exporting.onnx import write_onnx
 from ftx.exporting.openvino import convert_body, write_ir
 from ftx.exporting.tracing import trace
-from ftx.merging.merge import merged_state
+from ftx.merging.merge_and_prove import merged_state
 from ftx.recipe.adapter_targets import TARGETS
 from ftx.runs.artifacts import IR_FP32
-from ftx.runs.card import IR_FILE, Card
+from ftx.runs.card_json import IR_FILE, Card
 from ftx.runs.dense import DENSE_WEIGHTS, DenseConfig, load_dense, save_dense
 from ftx.runs.trained import fill
 from ftx.runtimes.onnx import OnnxPredictor
 from ftx.runtimes.openvino import core, frame
 from ftx.tasks.labels import Labels
-from ftx.tasks.meaning import Meaning
+from ftx.tasks.output_meaning import Meaning
 
 MEANING = Meaning(labels=Labels.multiclass(["a", "b", "c", "d", "e"]))
 RANK, ALPHA = 2, 4.0

@@ -15,7 +15,7 @@ from ftx.backbones.build import build
 from ftx.backbones.split_network import cut_at_head, head_alone
 from ftx.evaluating import validate
 from ftx.exporting import export
-from ftx.merging.merge import merge
+from ftx.merging.merge_and_prove import merge
 from ftx.recipe.schema import Recipe
 from ftx.runs.run import Run
 from ftx.training import train

@@ -15,7 +15,7 @@ from torch import Tensor
 from ftx.backbones.build import build
 from ftx.backbones.grey_weights import LUMA
 from ftx.core.errors import ModelError
-from ftx.merging.merge import merge
+from ftx.merging.merge_and_prove import merge
 from ftx.recipe.schema import Recipe
 from ftx.runs.run import Run
 from ftx.training import train

@@ -23,7 +23,7 @@ from scipy.stats import binomtest
 import ftx
 from ftx.core.errors import ImageError
 from ftx.core.statistics import wilson_interval
-from ftx.data.store import ImageStore
+from ftx.data.image_store import ImageStore
 from ftx.runs.run import Run
 
 RATES = {

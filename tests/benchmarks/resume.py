@@ -29,8 +29,8 @@ from ftx.recipe.schema import Recipe
 from ftx.runs.new_run import NewRun
 from ftx.training import resume, train
 from ftx.training.checkpoints import Checkpoints, Origin, newest
+from ftx.training.device_placement import Circumstances
 from ftx.training.optimizer import optimizer
-from ftx.training.placement import Circumstances
 from ftx.training.state import TrainingState
 
 METHODS: dict[str, dict[str, object]] = {

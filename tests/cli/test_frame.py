@@ -90,9 +90,9 @@ def test_help_of_a_verb_imports_nothing_heavy(verb: str) -> None:
 
 @pytest.mark.parametrize(
     "room",
-    "adapters.kernel adapters.peft_file data.check data.sources data.survey data.preprocess".split()
-    + "evaluating.evaluate evaluating.parity evaluating.predict recipe.schema runs.card runs.run runtimes".split()
-    + "tasks.labels tasks.meaning".split(),
+    "adapters.merge_weight adapters.peft_file data.check data.sources data.open_dataset data.preprocess".split()
+    + "evaluating.evaluate evaluating.parity evaluating.predict recipe.schema runs.card_json runs.run runtimes".split()
+    + "tasks.labels tasks.output_meaning".split(),
 )
 def test_what_a_device_runs_imports_nothing_of_the_extra(room: str) -> None:
     assert not imported_by(f"import ftx.{room}") & (HEAVY - {"openvino"})
@@ -271,7 +271,7 @@ def test_stdout_holds_json_alone_whoever_else_prints() -> None:
     body = (
         "import os; print('python'); os.write(1, b'library\\n'); os.system('echo child')\n"
         "from ftx.cli.console import print_json, TerminalProgress\n"
-        "from ftx.core.reports import VerbReport\n"
+        "from ftx.core.verb_report import VerbReport\n"
         "TerminalProgress().note('note'); print_json(VerbReport(verb='probe'))"
     )
     done = probe(body, "--json")

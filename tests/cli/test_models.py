@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 import ftx
-from ftx.backbones.architectures import Architecture, read_architectures
+from ftx.backbones.architecture_table import Architecture, read_architectures
 from ftx.core.errors import InputError
 from ftx.recipe.adapter_targets import TARGETS
 

@@ -17,13 +17,13 @@ from ftx.cli.validate import print_parity
 from ftx.evaluating.evaluate import ClassScore, EvalReport
 from ftx.exporting import ExportReport
 from ftx.exporting.export import ExportedArtifact
-from ftx.merging.combine import CombineReport
-from ftx.merging.compare import Adapter, AdaptersReport, ComparedLayer, Overlap
-from ftx.merging.merge import LayerProof, MergeReport
+from ftx.merging.combine_adapters import CombineReport
+from ftx.merging.compare_adapters import Adapter, AdaptersReport, ComparedLayer, Overlap
+from ftx.merging.merge_and_prove import LayerProof, MergeReport
 from ftx.pipeline import PipelineReport
-from ftx.runs.compute import F32
+from ftx.runs.compute_precision import F32
 from ftx.runs.machine import Machine
-from ftx.runs.parity_report import Family, ParityReport, ParityRow, RowBound
+from ftx.runs.parity_json import Family, ParityReport, ParityRow, RowBound
 from ftx.training.report import DryRunReport, PlannedLayer, TrainReport
 
 Capture = pytest.CaptureFixture[str]

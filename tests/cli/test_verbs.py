@@ -12,14 +12,14 @@ import pytest
 from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
-from ftx.backbones.architectures import read_architectures
+from ftx.backbones.architecture_table import read_architectures
 from ftx.cli.adapters import _of_one_base
 from ftx.cli.app import run
 from ftx.cli.failure import report_failure
 from ftx.cli.merge import _names
 from ftx.core.errors import InputError
 from ftx.recipe.adapter_targets import TARGETS
-from ftx.runs.card import read_card, write_card
+from ftx.runs.card_json import read_card, write_card
 
 Capture = pytest.CaptureFixture[str]
 

@@ -12,8 +12,8 @@ from PIL import Image
 
 from ftx.core.errors import DataError, EnvironmentFault
 from ftx.data.check import check
+from ftx.data.open_dataset import read_dataset
 from ftx.data.sources import list_images
-from ftx.data.survey import read_dataset
 
 
 def picture(path: Path, seed: int) -> None:

@@ -16,7 +16,7 @@ from PIL import Image
 from ftx.cli.app import run
 from ftx.core.errors import DataError
 from ftx.data.check import check
-from ftx.tasks.meaning import TASKS
+from ftx.tasks.output_meaning import TASKS
 
 Capture = pytest.CaptureFixture[str]
 

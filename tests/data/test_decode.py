@@ -13,7 +13,7 @@ from PIL import Image
 READ = """
 import sys
 from concurrent.futures import ThreadPoolExecutor
-from ftx.data.store import open_image
+from ftx.data.image_store import open_image
 
 with ThreadPoolExecutor(8) as pool:
     print(*(image.size for image in pool.map(open_image, (open(path, "rb").read() for path in sys.argv[1:]))))

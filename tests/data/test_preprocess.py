@@ -20,8 +20,8 @@ from PIL import Image, ImageOps
 from ftx.core.errors import ImageError
 from ftx.data.decode import to_rgb
 from ftx.data.decode_limits import MAX_PIXELS
+from ftx.data.image_store import open_image
 from ftx.data.preprocess import Preprocess, load_pixels, normalise, resize_crop
-from ftx.data.store import open_image
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 RED, WHITE = (255, 0, 0), (255, 255, 255)

@@ -12,15 +12,15 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from ftx.core.errors import DataError
+from ftx.data.open_dataset import read_dataset
 from ftx.data.sources import list_images
-from ftx.data.sources.table import read_table
+from ftx.data.sources.csv_table import read_table
 from ftx.data.split import hash_split_sets
-from ftx.data.survey import read_dataset
 from ftx.tasks.base import Related, TaskKind
 from ftx.tasks.hierarchical import Hierarchical
 from ftx.tasks.labels import Declared
-from ftx.tasks.meaning import TASKS
-from ftx.tasks.names import TaskName
+from ftx.tasks.output_meaning import TASKS
+from ftx.tasks.task_names import TaskName
 
 
 def relate(kind: TaskKind, samples: list[tuple[str, ...]]) -> Related:

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import numpy as np
 
+from ftx.data.image_store import ImageLike
 from ftx.data.preprocess import Pixels, Preprocess
-from ftx.data.store import ImageLike
 from ftx.evaluating.answers import files_latency_ms, graph_latency_ms
 from ftx.runs.artifacts import RuntimeName
-from ftx.runs.compute import F32, ComputePrecision
+from ftx.runs.compute_precision import F32, ComputePrecision
 from ftx.tasks.base import Task
 from ftx.tasks.labels import Labels
 from ftx.tasks.multiclass import Multiclass

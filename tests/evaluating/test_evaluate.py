@@ -18,7 +18,7 @@ from torchmetrics.functional.classification import (
 from ftx.cli.app import run as main
 from ftx.evaluating.evaluate import EvalReport, class_scores, confusion_matrix, evaluate
 from ftx.runs.run import Run
-from ftx.runtimes.choosing import furthest
+from ftx.runtimes.choose_artifact import furthest
 from ftx.tasks.metrics import f1_of
 
 # Both divide whole numbers below 2^24; torchmetrics does it in f32.

@@ -21,12 +21,12 @@ from ftx.core.files import sha256_file
 from ftx.core.progress import SPOKEN
 from ftx.evaluating import validate
 from ftx.evaluating.predict import predict
-from ftx.evaluating.reference import read_reference
+from ftx.evaluating.read_reference import read_reference
 from ftx.runs.artifacts import IR_INT8
-from ftx.runs.card import CARD_FILE, PROOF_FILE, REFERENCE_FILE, read_card, write_card
-from ftx.runs.compute import F32, ComputePrecision
-from ftx.runs.parity_report import RowBound
-from ftx.runs.proof import Answers, ir_digest, keep_proof
+from ftx.runs.card_json import CARD_FILE, PROOF_FILE, REFERENCE_FILE, read_card, write_card
+from ftx.runs.compute_precision import F32, ComputePrecision
+from ftx.runs.parity_json import RowBound
+from ftx.runs.proof_json import Answers, ir_digest, keep_proof
 from ftx.runtimes.openvino import OpenVinoPredictor, default_compute
 from ftx.tasks.labels import Labels
 

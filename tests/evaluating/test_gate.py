@@ -21,9 +21,9 @@ from tests.zygote import Zygote
 import ftx
 from ftx.core.errors import RunError
 from ftx.core.files import sha256_file
-from ftx.runs.card import read_card, write_card
-from ftx.runs.compute import F32
-from ftx.runs.parity_report import ParityReport
+from ftx.runs.card_json import read_card, write_card
+from ftx.runs.compute_precision import F32
+from ftx.runs.parity_json import ParityReport
 from ftx.runs.run import Run
 from ftx.tasks.labels import Labels
 

@@ -11,10 +11,10 @@ from PIL import Image
 from ftx.core.errors import DataError, InputError, RunError
 from ftx.core.files import sha256_file
 from ftx.evaluating import ParityReport, validate
-from ftx.evaluating.bounds import coarsest_rounding
+from ftx.evaluating.logit_bounds import coarsest_rounding
 from ftx.runs.artifacts import DENSE, IR_INT8
-from ftx.runs.compute import F32
-from ftx.runs.proof import read_proof
+from ftx.runs.compute_precision import F32
+from ftx.runs.proof_json import read_proof
 from ftx.runs.run import Run
 
 pytestmark = pytest.mark.slow

@@ -7,12 +7,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from ftx.evaluating.bounds import BOUNDS, Bound
-from ftx.evaluating.comparison import Compared, Reference, Subject, compare
+from ftx.evaluating.logit_bounds import BOUNDS, Bound
+from ftx.evaluating.parity_row import Compared, Reference, Subject, compare
 from ftx.evaluating.verdict import judge
 from ftx.runs.artifacts import ARTIFACTS, IR_FP32, IR_INT8
-from ftx.runs.compute import F32, ComputePrecision, read_compute
-from ftx.runs.parity_report import View
+from ftx.runs.compute_precision import F32, ComputePrecision, read_compute
+from ftx.runs.parity_json import View
 from ftx.tasks.labels import Labels
 from ftx.tasks.multiclass import Multiclass
 from ftx.tasks.multilabel import Multilabel

@@ -30,11 +30,11 @@ from ftx.exporting.int8 import quantize as quantizing
 from ftx.recipe.schema import Recipe
 from ftx.runs.artifacts import DENSE, IRS
 from ftx.runs.dense import DenseConfig, save_dense
-from ftx.runs.manifest import Manifest
 from ftx.runs.new_run import new_run, seal
 from ftx.runs.run import Run
+from ftx.runs.run_json import Manifest
 from ftx.tasks.labels import Labels
-from ftx.tasks.meaning import Meaning
+from ftx.tasks.output_meaning import Meaning
 
 ARCHITECTURE = "test_vit"  # six blocks, 64 wide
 # A space and an umlaut: the names that formats stumble over.

@@ -19,7 +19,7 @@ from ftx.runs.artifacts import IR_FP16, IR_FP32
 from ftx.runs.machine import this_machine
 from ftx.runs.run import Run
 from ftx.runtimes import load, load_artifact
-from ftx.runtimes.choosing import best_ir
+from ftx.runtimes.choose_artifact import best_ir
 
 REPORT = Path("reports", "parity.json")
 

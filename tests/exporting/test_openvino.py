@@ -19,9 +19,9 @@ from safetensors import safe_open
 from ftx.data.preprocess import load_pixels, normalise
 from ftx.exporting import export
 from ftx.exporting.int8.quantize import int8_share
-from ftx.exporting.reference_answers import balanced
+from ftx.exporting.write_reference import balanced
 from ftx.runs.artifacts import DENSE, IR_FP16, IR_FP32, ONNX
-from ftx.runs.card import read_card
+from ftx.runs.card_json import read_card
 from ftx.runs.run import Run
 from ftx.runtimes.openvino import core
 

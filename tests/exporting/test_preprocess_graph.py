@@ -11,8 +11,8 @@ import pytest
 from openvino import opset15 as ops
 from PIL import Image
 
+from ftx.data.image_store import open_image
 from ftx.data.preprocess import Preprocess, normalise, resize_crop
-from ftx.data.store import open_image
 from ftx.exporting.preprocess_graph import embed_preprocessing
 from ftx.runtimes.openvino import core
 

@@ -16,10 +16,10 @@ from tests.gates.faults import edit_json, keep, vouch
 from ftx.core.errors import ExportError
 from ftx.core.files import sha256_file
 from ftx.evaluating import ParityReport, validate
-from ftx.evaluating.card_verdicts import tell_card
+from ftx.evaluating.readme_verdicts import tell_card
 from ftx.evaluating.stated_labels import identity_faults
 from ftx.runs.artifacts import IR_FP32
-from ftx.runs.proof import read_proof
+from ftx.runs.proof_json import read_proof
 from ftx.runtimes.onnx import OnnxPredictor
 from ftx.runtimes.openvino import OpenVinoPredictor
 from ftx.tasks.labels import Labels

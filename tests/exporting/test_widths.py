@@ -16,8 +16,8 @@ from ftx.runtimes.model_api import model_info
 from ftx.runtimes.openvino import core
 from ftx.tasks.base import Task
 from ftx.tasks.labels import Labels
-from ftx.tasks.meaning import TASKS
-from ftx.tasks.names import TaskName
+from ftx.tasks.output_meaning import TASKS
+from ftx.tasks.task_names import TaskName
 from ftx.tasks.thresholds import Thresholds
 
 PREPROCESS = Preprocess(height=8, width=8, resize=8, interpolation="bicubic", mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))

@@ -11,8 +11,8 @@ from tests.adapters.test_scaling import LAYER, by_hand, one_block, small
 from tests.gates.faults import Tensors, edit_tensors
 
 from ftx.core.errors import AdapterError, GateFailed, InputError
-from ftx.merging.combine import _election_error, combine, elected
-from ftx.merging.merge import LAYER_BOUND
+from ftx.merging.combine_adapters import _election_error, combine, elected
+from ftx.merging.merge_and_prove import LAYER_BOUND
 
 A, B = (f"base_model.model.{LAYER}.lora_{factor}.weight" for factor in "AB")
 SCALING = 2  # alpha 4 of rank 2

@@ -15,11 +15,11 @@ from tests.exporting.int8.test_quantize import body
 from ftx.core.files import sha256_file
 from ftx.core.progress import SILENT, Progress, Task
 from ftx.data.dataset import Entry, Split
-from ftx.exporting.reference_answers import Reference
-from ftx.exporting.source import Source
-from ftx.runs.manifest import Manifest
+from ftx.exporting.shared_parts import Source
+from ftx.exporting.write_reference import Reference
 from ftx.runs.new_run import new_run, seal
 from ftx.runs.run import Run
+from ftx.runs.run_json import Manifest
 from ftx.tasks.labels import Labels
 
 CLASSES = ("few", "many", "most")

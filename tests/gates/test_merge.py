@@ -20,11 +20,11 @@ from safetensors.numpy import load_file
 from tests.gates.faults import Tensors, as_lora, edit_tensors, keep, vouch
 from tests.zygote import Zygote
 
-from ftx.adapters.kernel import AdapterWeights, merged_weight
-from ftx.adapters.prepare import base_of
+from ftx.adapters.merge_weight import AdapterWeights, merged_weight
+from ftx.adapters.trainable_model import base_of
 from ftx.core.errors import GateFailed
 from ftx.core.progress import SILENT, Task
-from ftx.merging.merge import LAYER_BOUND, LayerProof, hold_layers, layer_error, merge, prove_layers
+from ftx.merging.merge_and_prove import LAYER_BOUND, LayerProof, hold_layers, layer_error, merge, prove_layers
 from ftx.runs.run import Run
 from ftx.runs.trained import run_recipe
 

@@ -19,7 +19,7 @@ from tests.gates.faults import Constant, Tensors, edit_constants, edit_json, edi
 from tests.zygote import Zygote
 
 from ftx.evaluating import validate
-from ftx.runs.card import read_card, write_card
+from ftx.runs.card_json import read_card, write_card
 from ftx.runtimes import load
 from ftx.tasks.labels import Labels
 

@@ -11,7 +11,7 @@ from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
 from ftx.evaluating import validate
-from ftx.runs.card import REFERENCE_FILE, read_card, write_card
+from ftx.runs.card_json import REFERENCE_FILE, read_card, write_card
 
 
 def test_no_number_first_then_another_label_then_the_furthest(colour_model: Any, tmp_path: Path) -> None:

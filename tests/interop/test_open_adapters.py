@@ -27,7 +27,7 @@ from transformers import logging as transformers_logging
 from ftx.adapters.fit_to_base import read_adapter
 from ftx.core.errors import AdapterError, FtxError, GateFailed, InputError, MergeError, ModelError
 from ftx.interop.transformers_config import read_processor
-from ftx.merging.combine import combine
+from ftx.merging.combine_adapters import combine
 from ftx.runs.dense import load_dense
 
 CLASSES = 3

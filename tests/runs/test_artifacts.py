@@ -12,7 +12,7 @@ import ftx
 from ftx.core.errors import InputError
 from ftx.exporting import export
 from ftx.runs.artifacts import ARTIFACTS, DENSE, EXPORTED, FORMATS, IRS, TRAINED, finer_variants
-from ftx.runs.card import Card
+from ftx.runs.card_json import Card
 
 SOURCE = Path(ftx.__file__).parent
 
@@ -26,7 +26,7 @@ def test_each_is_made_from_one_that_comes_before_it() -> None:
 
 
 def test_each_that_is_exported_has_a_format_and_a_writer() -> None:
-    from ftx.exporting.source import WRITERS
+    from ftx.exporting.shared_parts import WRITERS
 
     assert set(WRITERS) == set(EXPORTED)
     assert {artifact.runtime for artifact in EXPORTED} == set(FORMATS)

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 from tests.conftest import Listener
-from tests.core.test_unchanged import settle
+from tests.core.test_file_cache import settle
 
 from ftx.core.errors import EnvironmentFault, RunError
 from ftx.core.files import sha256_file
@@ -22,9 +22,9 @@ from ftx.data.dataset import Entry
 from ftx.data.preprocess import Preprocess
 from ftx.runs.artifacts import DENSE, IRS, ONNX, TRAINED
 from ftx.runs.latest import fresh_out, latest_run, point_latest_at
-from ftx.runs.manifest import Manifest
 from ftx.runs.new_run import new_run, seal
 from ftx.runs.run import Run
+from ftx.runs.run_json import Manifest
 from ftx.tasks.labels import Labels
 
 # Every character that Python takes for the end of a line and a file's name may hold.

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from ftx.data.preprocess import Preprocess
 from ftx.runtimes.model_api import model_info
 from ftx.tasks.labels import Labels, spaceless_names
-from ftx.tasks.meaning import TASKS
+from ftx.tasks.output_meaning import TASKS
 from ftx.tasks.thresholds import Thresholds
 
 PREPROCESS = Preprocess(

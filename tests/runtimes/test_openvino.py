@@ -12,7 +12,7 @@ from PIL import Image
 
 from ftx.core.errors import ExportError, ImageError
 from ftx.data.preprocess import Preprocess
-from ftx.runs.card import read_card, write_card
+from ftx.runs.card_json import read_card, write_card
 from ftx.runtimes.openvino import OpenVinoPredictor, frame
 from ftx.tasks.labels import Labels
 

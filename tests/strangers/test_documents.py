@@ -21,16 +21,16 @@ from tests.conftest import ColourModel
 from ftx.cli.app import run as ftx
 from ftx.core.errors import DataError, ExportError, InputError, RecipeError, RunError, listed, nearest
 from ftx.core.files import sha256_file
-from ftx.core.regular_files import IrregularFile
 from ftx.core.strict_json import MOST_BYTES, MOST_LEVELS, JsonError, parse_json, read_json
+from ftx.core.untrusted_files import IrregularFile
 from ftx.data.preprocess import Preprocess
 from ftx.recipe.error_lines import error_lines
 from ftx.recipe.schema import Recipe
 from ftx.recipe.strict_yaml import YamlError, parse_yaml
-from ftx.runs.card import CARD_FILE, read_card, write_card
+from ftx.runs.card_json import CARD_FILE, read_card, write_card
 from ftx.runs.latest import latest_run
-from ftx.runs.manifest import Manifest
 from ftx.runs.run import Run
+from ftx.runs.run_json import Manifest
 from ftx.runtimes import load
 from ftx.tasks.labels import Labels, spaceless_names
 

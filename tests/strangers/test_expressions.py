@@ -14,7 +14,7 @@ from tests.strangers.documents import strange
 from torch import nn
 
 from ftx.adapters.peft_config import read_config
-from ftx.backbones.families import named_sites
+from ftx.backbones.layer_roles import named_sites
 from ftx.core import regular_expressions as room
 from ftx.core.errors import AdapterError
 from ftx.core.regular_expressions import ExpressionError, Expressions

@@ -25,7 +25,7 @@ from ftx.data import decode
 from ftx.data import decode_limits as costs
 from ftx.data.decode import to_rgb
 from ftx.data.decode_limits import MAX_DECODING_BYTES, MAX_PIXELS, MAX_SCANNED_PIXELS, Budget, count_scans
-from ftx.data.store import open_hashed, open_image, pixel_bytes
+from ftx.data.image_store import open_hashed, open_image, pixel_bytes
 from ftx.data.threads import in_threads
 
 
@@ -74,7 +74,7 @@ import json, os, re, sys
 from pathlib import Path
 import numpy as np
 from PIL import Image
-from ftx.data.store import open_image
+from ftx.data.image_store import open_image
 from ftx.core.errors import ImageError
 def status(key):
     return int(re.search(key + r":\\s+(\\d+) kB", Path("/proc/self/status").read_text())[1]) / 1000

@@ -12,7 +12,7 @@ import pytest
 import torch
 from tests.conftest import write_data
 
-from ftx.adapters.prepare import prepare
+from ftx.adapters.trainable_model import prepare
 from ftx.cli.failure import as_ftx_error
 from ftx.core.errors import EnvironmentFault
 from ftx.core.memory import is_out_of_memory, memory_faults

@@ -20,9 +20,9 @@ from ftx.data.preprocess import Preprocess
 from ftx.recipe.schema import Recipe
 from ftx.recipe.strict_yaml import YamlError, parse_yaml
 from ftx.runs.artifacts import DENSE
-from ftx.runs.card import CARD_FILE, Card, read_card
-from ftx.runs.manifest import Manifest
+from ftx.runs.card_json import CARD_FILE, Card, read_card
 from ftx.runs.run import Run
+from ftx.runs.run_json import Manifest
 from ftx.tasks.labels import Labels
 
 TREE = Labels(

@@ -22,12 +22,12 @@ from ftx.evaluating import validate
 from ftx.evaluating.evaluate import evaluate
 from ftx.evaluating.predict import predict
 from ftx.exporting import export
-from ftx.merging.merge import merge
+from ftx.merging.merge_and_prove import merge
 from ftx.recipe.schema import Recipe
 from ftx.runs.run import Run
 from ftx.runtimes import load
 from ftx.runtimes.openvino import core
-from ftx.tasks.meaning import TASKS
+from ftx.tasks.output_meaning import TASKS
 from ftx.tasks.thresholds import Thresholds
 from ftx.training import train
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
-from ftx.data.store import ImageStore
+from ftx.data.image_store import ImageStore
 from ftx.recipe.schema import Recipe
 from ftx.runs.run import Run
 from ftx.runtimes import load_artifact

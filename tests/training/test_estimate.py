@@ -14,7 +14,7 @@ from PIL import Image
 from tests.conftest import Listener
 from torch import Tensor
 
-from ftx.adapters.prepare import Prepared, prepare
+from ftx.adapters.trainable_model import Prepared, prepare
 from ftx.backbones.build import Backbone
 from ftx.backbones.split_network import choose_attention
 from ftx.core.errors import EnvironmentFault, ImageError
@@ -23,17 +23,17 @@ from ftx.core.memory import available_bytes
 from ftx.data.dataset import Dataset, Entry
 from ftx.data.preprocess import Preprocess
 from ftx.exporting import export
-from ftx.merging.combine import combine
-from ftx.merging.merge import merge
+from ftx.merging.combine_adapters import combine
+from ftx.merging.merge_and_prove import merge
 from ftx.recipe.schema import Recipe
 from ftx.runs.run import Run
 from ftx.runs.trained import load_trained
 from ftx.tasks.labels import Labels
 from ftx.tasks.multiclass import Multiclass
 from ftx.training import train
+from ftx.training.device_placement import place
 from ftx.training.estimate import adapted_layers, memory_mb, rehearse
 from ftx.training.inputs import feature_bytes
-from ftx.training.placement import place
 
 TINY = {"name": "vit_tiny_patch16_224", "weights": "none", "precision": "f32"}
 # 5,717,416 of timm's model with its head of 1,000 classes of 193 numbers each.

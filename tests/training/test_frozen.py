@@ -13,24 +13,24 @@ from PIL import Image
 from tests.conftest import Listener
 from torch import nn
 
-from ftx.adapters.prepare import prepare
+from ftx.adapters.trainable_model import prepare
 from ftx.backbones.split_network import cut_at_head
 from ftx.core.files import sha256_file
 from ftx.core.progress import SILENT, Progress
 from ftx.core.progress import Task as Stretch
 from ftx.data.dataset import Entry
 from ftx.data.loader import TrainingImages
+from ftx.data.open_dataset import read_dataset
 from ftx.data.preprocess import Preprocess, load_pixels, normalise
-from ftx.data.survey import read_dataset
 from ftx.recipe.schema import Recipe
 from ftx.recipe.sections import TrainRecipe
 from ftx.tasks.base import Task
 from ftx.tasks.labels import Labels
 from ftx.tasks.multiclass import Multiclass
 from ftx.training.class_balance import Balance
+from ftx.training.device_placement import Circumstances
 from ftx.training.inputs import FeatureInputs, ImageInputs, inputs_of, plan
 from ftx.training.loop import Training, fit, forward_backward, train_mode
-from ftx.training.placement import Circumstances
 from ftx.training.resolve import Resolved
 from ftx.training.session import training_of
 

@@ -13,9 +13,9 @@ from timm.optim import create_optimizer_v2
 from torch import Tensor, nn
 
 from ftx.adapters.attach import adapter_layers
-from ftx.adapters.prepare import prepare
+from ftx.adapters.trainable_model import prepare
 from ftx.core.progress import SILENT
-from ftx.data.draws import order_generator
+from ftx.data.random_draws import order_generator
 from ftx.recipe.schema import Recipe
 from ftx.recipe.sections import TrainRecipe
 from ftx.tasks.labels import Labels

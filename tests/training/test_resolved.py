@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 from tests.conftest import Listener
 
-from ftx.adapters.prepare import prepare
+from ftx.adapters.trainable_model import prepare
 from ftx.backbones.build import tagged
 from ftx.backbones.split_network import frozen_blocks
 from ftx.recipe.schema import Recipe

@@ -17,7 +17,7 @@ from tests.conftest import Listener
 from torch import Tensor, nn
 
 from ftx.core.errors import EnvironmentFault, FtxError, Interrupted, RecipeError, RunError, Terminated
-from ftx.merging.merge import merge
+from ftx.merging.merge_and_prove import merge
 from ftx.recipe.schema import Recipe
 from ftx.runs.artifacts import DENSE
 from ftx.runs.run import Run
@@ -306,7 +306,7 @@ def test_it_computes_as_where_it_began(here: Path, tmp_path: Path, monkeypatch: 
     with chdir(here):
         train(asked("dora"), tmp_path / "whole")
         monkeypatch.setattr("ftx.training.inputs.available_bytes", lambda: 0)
-        monkeypatch.setattr("ftx.training.placement.available_bytes", lambda: 0)
+        monkeypatch.setattr("ftx.training.device_placement.available_bytes", lambda: 0)
         torch.set_num_threads(2)
         try:
             resume(run)

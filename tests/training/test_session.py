@@ -13,13 +13,13 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from tests.conftest import Listener
 
-from ftx.adapters.prepare import Prepared, prepare
+from ftx.adapters.trainable_model import Prepared, prepare
 from ftx.core.errors import EnvironmentFault, MergeError, RecipeError
 from ftx.recipe.schema import Recipe
 from ftx.runs.run import Run
 from ftx.runs.trained import head_state, read_plain, save_trained
-from ftx.training import dry_run, rehearsal, train
-from ftx.training import placement as precision
+from ftx.training import device_placement as precision
+from ftx.training import dry_run, dry_running, train
 
 TINY = {"name": "test_vit", "weights": "none", "image_size": 32, "precision": "f32", "epochs": 1, "batch_size": 64}
 LINEAR = TINY | {"peft": "none", "freeze_backbone": True}
@@ -85,7 +85,7 @@ def test_a_dry_run_rehearses_what_just_fits_and_not_what_does_not(data: Path, mo
     recipe = Recipe.named(TINY | {"path": data, "peft": "dora", "rank": 2, "targets": "q", "epochs": 3})
     needed_mb = dry_run(recipe).memory_mb
     for free_mb, tried in ((needed_mb, True), (needed_mb - 1, False)):
-        monkeypatch.setattr(rehearsal, "available_bytes", lambda free_mb=free_mb: free_mb * 1_000_000)
+        monkeypatch.setattr(dry_running, "available_bytes", lambda free_mb=free_mb: free_mb * 1_000_000)
         report = dry_run(recipe)
         assert (report.memory_mb, report.free_mb) == (needed_mb, free_mb)
         for seconds in (report.seconds_before, report.seconds_per_epoch, report.seconds):

@@ -18,13 +18,13 @@ from safetensors.torch import load_file, save_file
 from tests.conftest import Listener
 
 from ftx.adapters.attach import attach, prove_reach
-from ftx.adapters.prepare import adapter_spec, prepare
+from ftx.adapters.trainable_model import adapter_spec, prepare
 from ftx.backbones.build import build
 from ftx.backbones.split_network import cut_after, frozen_blocks
 from ftx.core.errors import AdapterError, EnvironmentFault, FtxError, MergeError, ModelError, RunError
 from ftx.core.files import sha256_file
 from ftx.data.preprocess import normalise
-from ftx.merging.merge import merge
+from ftx.merging.merge_and_prove import merge
 from ftx.recipe.schema import Recipe
 from ftx.runs.dense import load_dense
 from ftx.runs.run import Run

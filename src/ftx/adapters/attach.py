@@ -10,7 +10,7 @@ from torch import nn
 from ftx.adapters.layer import AdaptedLinear, layer_scaling
 from ftx.adapters.pissa import spec_on_file, start_from_principal
 from ftx.adapters.spec import AdapterSpec, Part
-from ftx.backbones.families import Site, adds_in_place, depth, expose, head_names, named_sites, sites
+from ftx.backbones.layer_roles import Site, adds_in_place, depth, expose, head_names, named_sites, sites
 from ftx.core.errors import AdapterError
 from ftx.recipe.adapter_targets import TARGETS, Blocks
 

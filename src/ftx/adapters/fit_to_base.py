@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ftx.adapters.attach import adapter_layers
-from ftx.adapters.kernel import AdapterWeights, Float64
+from ftx.adapters.merge_weight import AdapterWeights, Float64
 from ftx.adapters.naming import Naming, Place, timm_naming
 from ftx.adapters.peft_config import PeftConfig
 from ftx.adapters.peft_file import PREFIX, PeftFile, read_peft_file

@@ -11,9 +11,9 @@ from typing import Annotated
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from ftx.core.errors import AdapterError, shown
-from ftx.core.limits import MOST_DEPTH, MOST_WIDTH
 from ftx.core.pydantic_errors import first_error
 from ftx.core.regular_expressions import ExpressionError, Expressions
+from ftx.core.size_limits import MOST_DEPTH, MOST_WIDTH
 from ftx.core.strict_json import JsonError, read_json
 
 CONFIG = "adapter_config.json"

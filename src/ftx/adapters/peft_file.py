@@ -17,10 +17,10 @@ import numpy as np
 from numpy.typing import NDArray
 from safetensors import SafetensorError, deserialize, safe_open
 
-from ftx.adapters.kernel import AdapterWeights
+from ftx.adapters.merge_weight import AdapterWeights
 from ftx.adapters.peft_config import PeftConfig, read_config
 from ftx.core.errors import AdapterError
-from ftx.core.regular_files import read_file, require_file
+from ftx.core.untrusted_files import read_file, require_file
 
 WEIGHTS = "adapter_model.safetensors"
 PREFIX = "base_model.model."

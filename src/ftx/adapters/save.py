@@ -21,7 +21,7 @@ from ftx.adapters.peft_config import CONFIG
 from ftx.adapters.peft_file import LORA_A, LORA_B, MAGNITUDE, ON_DISK, PREFIX, WEIGHTS
 from ftx.adapters.pissa import plain_factors
 from ftx.adapters.spec import AdapterSpec
-from ftx.backbones.families import head_names
+from ftx.backbones.layer_roles import head_names
 from ftx.core.files import disk_faults, write_atomic
 
 

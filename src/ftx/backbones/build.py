@@ -13,15 +13,15 @@ import torch
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
-from ftx.backbones.architectures import read_architectures
+from ftx.backbones.architecture_table import read_architectures
 from ftx.backbones.digest import base_digest
-from ftx.backbones.families import fix_size, head_names, plain_vit, pretrained_config
 from ftx.backbones.grey_weights import grey_level, take_grey
+from ftx.backbones.layer_roles import fix_size, head_names, plain_vit, pretrained_config
 from ftx.backbones.split_network import token_shape
 from ftx.backbones.weights import fetch_pretrained, fill_strictly, read_weights
 from ftx.core.errors import EnvironmentFault, ModelError, nearest, shown
 from ftx.core.memory import available_bytes
-from ftx.core.resources import EMBEDDED, embedded_weights
+from ftx.core.shipped_files import EMBEDDED, embedded_weights
 from ftx.data.preprocess import Preprocess, covering
 
 # Height and width, or patches down and across.

@@ -13,7 +13,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from ftx.backbones.families import pretrained_config
+from ftx.backbones.layer_roles import pretrained_config
 from ftx.core.errors import ModelError
 
 # ITU-R BT.601, as Pillow's convert("L") has it before it rounds.

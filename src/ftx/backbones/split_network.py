@@ -14,7 +14,7 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 from ftx.backbones.class_token import class_token, reads_class_token_alone
-from ftx.backbones.families import depth, head_names, plain_vit
+from ftx.backbones.layer_roles import depth, head_names, plain_vit
 
 
 class SplitNetwork(nn.Module):

@@ -18,11 +18,11 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 from torch.nn.modules.module import register_module_parameter_registration_hook
 
-from ftx.backbones.families import fix_size
+from ftx.backbones.layer_roles import fix_size
 from ftx.core.errors import ModelError, listed, shown
-from ftx.core.limits import LEAST_STD, MOST_LABELS, MOST_MEAN, MOST_SIDE, MOST_STD, MOST_WIDTH
+from ftx.core.size_limits import LEAST_STD, MOST_LABELS, MOST_MEAN, MOST_SIDE, MOST_STD, MOST_WIDTH
 from ftx.data.preprocess import Interpolation
-from ftx.tasks.meaning import Meaning
+from ftx.tasks.output_meaning import Meaning
 
 CONFIG = "config.json"
 

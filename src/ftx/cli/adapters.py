@@ -10,14 +10,14 @@ import typer
 from ftx.adapters.peft_config import CONFIG, read_config
 from ftx.cli import console
 from ftx.cli.layer_names import numberless
-from ftx.cli.options import JsonFlag
+from ftx.cli.shared_options import JsonFlag
 from ftx.core.errors import InputError
 from ftx.runs.artifacts import TRAINED
 from ftx.runs.latest import LATEST, RUNS
-from ftx.runs.manifest import MANIFEST_FILE
+from ftx.runs.run_json import MANIFEST_FILE
 
 if TYPE_CHECKING:
-    from ftx.merging.compare import AdaptersReport, Overlap
+    from ftx.merging.compare_adapters import AdaptersReport, Overlap
 
 
 def command(
@@ -42,7 +42,7 @@ def command(
     change is |W' - W| / |W|; the overlap of two is the share of the directions of the smaller that the other has too,
     of those it reads and those it writes, beside what chance would give.
     """
-    from ftx.merging.compare import compare
+    from ftx.merging.compare_adapters import compare
 
     report = compare(adapters or _of_one_base(), base=base, weights=weights, progress=console.TerminalProgress())
     if json:

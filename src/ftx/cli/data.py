@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ftx.cli import console
-from ftx.cli.options import SKIPPED, JsonFlag, parse_task
+from ftx.cli.shared_options import SKIPPED, JsonFlag, parse_task
 from ftx.core.errors import InputError, shell_command
 
 if TYPE_CHECKING:

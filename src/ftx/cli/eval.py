@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ftx.cli import console
-from ftx.cli.options import DataOption, JsonFlag, RunArgument
+from ftx.cli.shared_options import DataOption, JsonFlag, RunArgument
 from ftx.runs.artifacts import ARTIFACTS
 
 if TYPE_CHECKING:

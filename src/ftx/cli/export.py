@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, cast
 import typer
 
 from ftx.cli import console
-from ftx.cli.options import DataOption, JsonFlag, RunArgument
+from ftx.cli.shared_options import DataOption, JsonFlag, RunArgument
 from ftx.core.errors import shell_command
 from ftx.runs.artifacts import FORMATS, IRS
 

@@ -17,7 +17,7 @@ from ftx import missing_extra
 from ftx.cli import console
 from ftx.core.errors import EnvironmentFault, FtxError, InputError
 from ftx.core.memory import is_out_of_memory, memory_fault
-from ftx.core.reports import VerbReport
+from ftx.core.verb_report import VerbReport
 from ftx.core.version import __version__
 
 # What the system says of a path that was given, or of itself.

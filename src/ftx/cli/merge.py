@@ -9,15 +9,15 @@ import typer
 from pydantic_core import PydanticCustomError
 
 from ftx.cli import console
-from ftx.cli.options import DataOption, JsonFlag, RunArgument
+from ftx.cli.shared_options import DataOption, JsonFlag, RunArgument
 from ftx.core.errors import InputError, shell_command
-from ftx.core.regular_files import read_file
+from ftx.core.untrusted_files import read_file
 from ftx.recipe.value_types import auto_or_size
 from ftx.runs.artifacts import EXPORT_IR
 
 if TYPE_CHECKING:
-    from ftx.merging.combine import CombineReport
-    from ftx.merging.merge import MergeReport
+    from ftx.merging.combine_adapters import CombineReport
+    from ftx.merging.merge_and_prove import MergeReport
 
 AdapterOption = Annotated[
     list[Path] | None,
@@ -104,7 +104,7 @@ def command(
     progress = console.TerminalProgress()
     _refuse_idle(ctx, "data" if adapter else None)
     if not adapter:
-        from ftx.merging.merge import merge
+        from ftx.merging.merge_and_prove import merge
 
         merged = merge(run, data=data, progress=progress)
         console.print_json(merged) if json else print_merge(merged)
@@ -115,7 +115,7 @@ def command(
         raise InputError(f"there is no way to combine called '{combine}'", fix="--combine linear, or ties")
     if combine == "linear" and _given(ctx, "density"):
         raise InputError("--density is of TIES", fix="add --combine ties, or leave --density out")
-    from ftx.merging.combine import combine as combine_adapters
+    from ftx.merging.combine_adapters import combine as combine_adapters
 
     report = combine_adapters(
         adapter,

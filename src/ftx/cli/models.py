@@ -8,10 +8,10 @@ from typing import Annotated
 
 import typer
 
-from ftx.backbones.architectures import Model, missing_targets, read_architectures
+from ftx.backbones.architecture_table import Model, missing_targets, read_architectures
 from ftx.cli import console
-from ftx.cli.options import JsonFlag
-from ftx.core.reports import VerbReport
+from ftx.cli.shared_options import JsonFlag
+from ftx.core.verb_report import VerbReport
 from ftx.recipe.adapter_targets import TARGETS
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ftx.cli import console
-from ftx.cli.options import SKIPPED
+from ftx.cli.shared_options import SKIPPED
 
 if TYPE_CHECKING:
     from ftx.evaluating.predict import Prediction

@@ -7,8 +7,8 @@ from typing import Annotated
 import typer
 
 from ftx.cli import console
-from ftx.cli.options import JsonFlag, OutOption, parse_task
 from ftx.cli.run import answer
+from ftx.cli.shared_options import JsonFlag, OutOption, parse_task
 
 
 def command(

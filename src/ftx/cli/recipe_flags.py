@@ -12,7 +12,7 @@ from typing import Annotated, Any, cast
 import typer
 
 from ftx.cli import console
-from ftx.core.resources import recipe_file
+from ftx.core.shipped_files import recipe_file
 from ftx.recipe.adapter_targets import TARGETS, WORDS
 from ftx.recipe.schema import Recipe, notes_on_otx
 

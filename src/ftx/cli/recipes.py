@@ -5,9 +5,9 @@ from __future__ import annotations
 from pydantic import BaseModel, ConfigDict
 
 from ftx.cli import console
-from ftx.cli.options import JsonFlag
-from ftx.core.reports import VerbReport
-from ftx.core.resources import recipe_file, recipe_names
+from ftx.cli.shared_options import JsonFlag
+from ftx.core.shipped_files import recipe_file, recipe_names
+from ftx.core.verb_report import VerbReport
 from ftx.recipe.schema import Recipe
 
 

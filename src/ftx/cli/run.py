@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ftx.cli import console
-from ftx.cli.options import JsonFlag, OutOption, RequireProofFlag, SetOption, StrictFlag
 from ftx.cli.recipe_flags import read_recipe
+from ftx.cli.shared_options import JsonFlag, OutOption, RequireProofFlag, SetOption, StrictFlag
 from ftx.cli.validate import accuracy, print_parity
 from ftx.runs.artifacts import IRS
 

@@ -10,8 +10,8 @@ import typer
 
 from ftx.cli import console
 from ftx.cli.layer_names import numberless
-from ftx.cli.options import JsonFlag, OutOption, SetOption, StrictFlag
 from ftx.cli.recipe_flags import read_recipe, with_recipe_flags
+from ftx.cli.shared_options import JsonFlag, OutOption, SetOption, StrictFlag
 from ftx.core.errors import INTERRUPTED, InputError, shell_command
 from ftx.recipe.schema import Recipe
 

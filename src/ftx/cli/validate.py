@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ftx.cli import console
-from ftx.cli.options import DataOption, JsonFlag, RequireProofFlag
+from ftx.cli.shared_options import DataOption, JsonFlag, RequireProofFlag
 from ftx.core.errors import InputError
 from ftx.runs.artifacts import TRAINED
 

@@ -17,8 +17,8 @@ from itertools import count
 from pathlib import Path
 
 from ftx.core.errors import EnvironmentFault, FtxError
-from ftx.core.regular_files import open_file
-from ftx.core.unchanged import UnchangedFile
+from ftx.core.file_cache import UnchangedFile
+from ftx.core.untrusted_files import open_file
 
 # A folder or file under this prefix is work in progress of one process and never an artifact.
 STAGING_PREFIX = ".ftx-partial-"

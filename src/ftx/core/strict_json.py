@@ -12,7 +12,7 @@ import re
 from pathlib import Path
 from typing import NoReturn
 
-from ftx.core.regular_files import open_file
+from ftx.core.untrusted_files import open_file
 
 # A run's manifest of a hundred thousand labels takes some ten.
 MOST_BYTES = 64 << 20

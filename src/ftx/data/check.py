@@ -9,15 +9,15 @@ from pydantic import BaseModel, ConfigDict
 
 from ftx.core.errors import DataError
 from ftx.core.progress import SILENT, Progress
-from ftx.core.reports import VerbReport
+from ftx.core.verb_report import VerbReport
 from ftx.data.dataset import SPLITS, Dataset, Entry
 from ftx.data.near_duplicates import near_duplicates
+from ftx.data.open_dataset import Opened, class_counts, open_all, with_splits
 from ftx.data.sources import Layout, Listing, list_images
-from ftx.data.survey import Opened, class_counts, open_all, with_splits
 from ftx.recipe.sections import DataRecipe
 from ftx.tasks.labels import Labels
-from ftx.tasks.meaning import TASKS
-from ftx.tasks.names import TaskName
+from ftx.tasks.output_meaning import TASKS
+from ftx.tasks.task_names import TaskName
 
 
 class NearDuplicate(BaseModel):

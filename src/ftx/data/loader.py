@@ -13,9 +13,9 @@ from PIL import Image
 from ftx.core.memory import available_bytes
 from ftx.core.progress import SILENT, Progress
 from ftx.data.augment import random_view
-from ftx.data.draws import occurrences, view_generator
+from ftx.data.image_store import EncodedImage, ImageLike, open_image
 from ftx.data.preprocess import Pixels, Preprocess, load_pixels, resize_crop
-from ftx.data.store import EncodedImage, ImageLike, open_image
+from ftx.data.random_draws import occurrences, view_generator
 from ftx.data.threads import in_threads
 from ftx.recipe.sections import Augment
 from ftx.tasks.base import Targets

@@ -14,8 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from ftx.core.limits import LEAST_STD, MOST_BOX, MOST_MEAN, MOST_SIDE, MOST_STD
-from ftx.data.store import ImageLike, open_image
+from ftx.core.size_limits import LEAST_STD, MOST_BOX, MOST_MEAN, MOST_SIDE, MOST_STD
+from ftx.data.image_store import ImageLike, open_image
 
 Pixels = NDArray[np.uint8]
 Interpolation = Literal["bicubic", "bilinear"]

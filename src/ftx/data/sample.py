@@ -9,9 +9,9 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 
 from ftx.core.errors import DataError
 from ftx.core.files import stage_folder, write_atomic
-from ftx.core.regular_files import read_file
-from ftx.core.resources import sample_file
-from ftx.tasks.names import TaskName
+from ftx.core.shipped_files import sample_file
+from ftx.core.untrusted_files import read_file
+from ftx.tasks.task_names import TaskName
 
 # Archive and the folder it becomes, and a table that names images of that folder.
 _GARMENTS = ("fashion-mnist.zip", "sample-data")

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from ftx.evaluating.bounds import Bounds
+from ftx.evaluating.logit_bounds import Bounds
 from ftx.evaluating.parity import validate
-from ftx.runs.parity_report import ParityReport, ParityRow
+from ftx.runs.parity_json import ParityReport, ParityRow
 
 __all__ = ["Bounds", "ParityReport", "ParityRow", "validate"]

@@ -12,8 +12,8 @@ import numpy as np
 
 from ftx.core.errors import ImageError
 from ftx.core.progress import Task as ProgressTask
+from ftx.data.image_store import EncodedImage, ImageLike
 from ftx.data.preprocess import Pixels, Preprocess, load_pixels
-from ftx.data.store import EncodedImage, ImageLike
 from ftx.runtimes.predictor import BATCH_IMAGES, Predictor, feed_files
 from ftx.tasks.thresholds import Floats
 

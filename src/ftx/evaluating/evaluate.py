@@ -13,15 +13,15 @@ from pydantic import BaseModel, ConfigDict
 
 from ftx.core.errors import GateFailed, ImageError
 from ftx.core.progress import SILENT, Progress
-from ftx.core.reports import VerbReport
 from ftx.core.statistics import wilson_interval
-from ftx.data.store import ImageStore
+from ftx.core.verb_report import VerbReport
+from ftx.data.image_store import ImageStore
 from ftx.runs.artifacts import RuntimeName
-from ftx.runs.compute import ComputeField
+from ftx.runs.compute_precision import ComputeField
 from ftx.runs.run import Run
 from ftx.runtimes import load_artifact
-from ftx.runtimes.choosing import furthest
-from ftx.runtimes.opening import artifact_named
+from ftx.runtimes.choose_artifact import furthest
+from ftx.runtimes.open_model import artifact_named
 from ftx.tasks.metrics import average_precision, f1_of
 from ftx.tasks.thresholds import Flags, Floats
 

@@ -14,18 +14,18 @@ import numpy as np
 from ftx.core.progress import SILENT, Progress
 from ftx.core.statistics import Paired
 from ftx.evaluating.answers import ask_graph, graph_latency_ms
-from ftx.evaluating.bounds import Bound, Bounds
-from ftx.evaluating.comparison import Compared, Reference, Subject, compare
-from ftx.evaluating.reference import read_reference
+from ftx.evaluating.logit_bounds import Bound, Bounds
+from ftx.evaluating.parity_row import Compared, Reference, Subject, compare
+from ftx.evaluating.read_reference import read_reference
 from ftx.evaluating.stated_labels import metadata_faults
 from ftx.evaluating.verdict import CONFIDENCE, Judged, judge, rests_on_labels
 from ftx.recipe.sections import MAX_DROP
 from ftx.runs.artifacts import Artifact
-from ftx.runs.card import REFERENCE_FILE
-from ftx.runs.compute import ComputePrecision
+from ftx.runs.card_json import REFERENCE_FILE
+from ftx.runs.compute_precision import ComputePrecision
 from ftx.runs.machine import this_machine
-from ftx.runs.parity_report import ParityReport, Transfer, Verdict
-from ftx.runs.proof import Proof, RunProof, keep_transfer, read_proof
+from ftx.runs.parity_json import ParityReport, Transfer, Verdict
+from ftx.runs.proof_json import Proof, RunProof, keep_transfer, read_proof
 from ftx.runtimes.openvino import OpenVinoPredictor
 from ftx.tasks.thresholds import Floats
 

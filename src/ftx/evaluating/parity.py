@@ -12,19 +12,19 @@ from pathlib import Path
 
 from ftx.core.errors import InputError, RunError, shell_command
 from ftx.core.progress import SILENT, Progress
-from ftx.evaluating.bounds import Bounds
-from ftx.evaluating.card_verdicts import tell_card
 from ftx.evaluating.folder_parity import validate_folder
-from ftx.evaluating.held_out import Samples, ask_trained, take_samples
-from ftx.evaluating.reference import reference_answers
+from ftx.evaluating.logit_bounds import Bounds
+from ftx.evaluating.read_reference import reference_answers
+from ftx.evaluating.readme_verdicts import tell_card
+from ftx.evaluating.run_parity import Samples, ask_trained, take_samples
 from ftx.evaluating.stated_labels import identity_faults
 from ftx.evaluating.verdict import judge, passes
 from ftx.recipe.schema import Recipe
 from ftx.runs.artifacts import DENSE, EXPORT_IR, EXPORTED, IRS, TRAINED, Artifact
-from ftx.runs.card import CARD_FILE, PROOF_FILE
+from ftx.runs.card_json import CARD_FILE, PROOF_FILE
 from ftx.runs.machine import this_machine
-from ftx.runs.parity_report import PARITY_FILE, ParityReport, read_parity
-from ftx.runs.proof import Answers, ir_digest, keep_proof
+from ftx.runs.parity_json import PARITY_FILE, ParityReport, read_parity
+from ftx.runs.proof_json import Answers, ir_digest, keep_proof
 from ftx.runs.run import Run
 from ftx.runtimes import Compute, load_artifact
 from ftx.runtimes.openvino import OpenVinoPredictor
@@ -43,7 +43,7 @@ def validate(
     """Compare every artifact of a run, or one exported folder, with the trained model, and give each a verdict.
 
     ``target`` is the latest run by default; ``data`` says where the run's images are now; ``bounds`` lays values over
-    the table of ``ftx.evaluating.bounds``; ``images`` takes so many of the held-out ones, spread over them, which
+    the table of ``ftx.evaluating.logit_bounds``; ``images`` takes so many of the held-out ones, spread over them, which
     proves nothing; ``max_drop`` is the share of images that may be lost (the recipe's by default). A run gets
     ``reports/parity.json``, and each OpenVINO model its ``proof.json``. ``ok`` is false where an artifact failed, or,
     with ``require_proof``, is not proved; nothing is raised for it.

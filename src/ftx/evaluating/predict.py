@@ -13,8 +13,8 @@ from pydantic import BaseModel, ConfigDict
 
 from ftx.core.errors import ImageError, InputError
 from ftx.core.progress import SILENT, Progress
+from ftx.data.image_store import EncodedImage
 from ftx.data.sources.listing import IMAGE_ENDINGS
-from ftx.data.store import EncodedImage
 from ftx.runs.run import Run
 from ftx.runtimes import Predictor, load
 from ftx.tasks.base import ScoredLabel, Task

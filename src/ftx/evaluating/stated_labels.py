@@ -11,12 +11,12 @@ from collections.abc import Mapping
 
 from ftx.data.preprocess import Preprocess
 from ftx.runs.artifacts import DENSE, ONNX_FILE, Artifact
-from ftx.runs.card import CARD_FILE, IR_FILE
+from ftx.runs.card_json import CARD_FILE, IR_FILE
 from ftx.runs.run import Run
 from ftx.runtimes import Predictor
 from ftx.runtimes.model_api import model_info
 from ftx.runtimes.openvino import OpenVinoPredictor
-from ftx.tasks.meaning import Meaning
+from ftx.tasks.output_meaning import Meaning
 
 
 def identity_faults(run: Run, artifact: Artifact, predictor: Predictor) -> list[str]:

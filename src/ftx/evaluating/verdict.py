@@ -13,11 +13,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from ftx.core.statistics import Paired, holm
-from ftx.evaluating.bounds import coarsest_rounding
-from ftx.evaluating.comparison import Compared
+from ftx.evaluating.logit_bounds import coarsest_rounding
+from ftx.evaluating.parity_row import Compared
 from ftx.runs.artifacts import TRAINED, Artifact
-from ftx.runs.compute import ComputePrecision
-from ftx.runs.parity_report import ClassDrop, Family, ParityRow, Verdict
+from ftx.runs.compute_precision import ComputePrecision
+from ftx.runs.parity_json import ClassDrop, Family, ParityRow, Verdict
 
 # Of an interval's end, and 1 - the error of all tests of one kind together.
 CONFIDENCE = 0.95

@@ -12,13 +12,13 @@ from pydantic import BaseModel, ConfigDict
 from ftx.core.errors import InputError, nearest
 from ftx.core.files import check_space
 from ftx.core.progress import SILENT, Progress
-from ftx.core.reports import VerbReport
+from ftx.core.verb_report import VerbReport
 from ftx.runs.artifacts import DENSE, EXPORTED, FORMATS, IRS, Artifact, Format, IrVariant
-from ftx.runs.parity_report import Verdict
+from ftx.runs.parity_json import Verdict
 from ftx.runs.run import Run
 
 if TYPE_CHECKING:
-    from ftx.exporting.source import Source
+    from ftx.exporting.shared_parts import Source
 
 
 class ExportedArtifact(BaseModel):
@@ -69,7 +69,7 @@ def export(
     opened = run if isinstance(run, Run) else Run.open(run)
     dense = opened.require(DENSE)
     # Imported here: torch alone takes seconds, and what was typed wrong is said before.
-    from ftx.exporting.source import Source
+    from ftx.exporting.shared_parts import Source
 
     source = Source(opened, data, progress)
     dense_bytes = sum(path.stat().st_size for path in dense.iterdir())
@@ -114,8 +114,8 @@ def _refuse_unknown(what: str, given: Sequence[str], known: Sequence[str]) -> No
 
 
 def _write(source: Source, artifact: Artifact) -> ExportedArtifact:
-    from ftx.exporting.gate import refuse_what_failed
-    from ftx.exporting.source import WRITERS
+    from ftx.exporting.accuracy_gate import refuse_what_failed
+    from ftx.exporting.shared_parts import WRITERS
 
     started = time.monotonic()
     with source.run.add(artifact, source.progress) as staged:

@@ -17,7 +17,7 @@ from ftx.core.errors import ExportError
 from ftx.core.telemetry import no_telemetry
 from ftx.data.preprocess import Preprocess
 from ftx.exporting.tracing import INPUT, OUTPUT, quiet_third_parties
-from ftx.runs.card import IR_FILE, Card
+from ftx.runs.card_json import IR_FILE, Card
 from ftx.runtimes.model_api import model_info
 
 with no_telemetry():

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from ftx.adapters.naming import Naming
 from ftx.backbones.build import Backbone, build, input_size, preprocess_of, pretrained_size, take_size
 from ftx.backbones.digest import base_digest
-from ftx.backbones.families import head_names, pretrained_config
 from ftx.backbones.grey_weights import take_grey
+from ftx.backbones.layer_roles import head_names, pretrained_config
 from ftx.backbones.timm_config import CONFIG, TimmConfig, build_from_config
 from ftx.backbones.weights import fill_strictly, read_weights
 from ftx.core.errors import DataError, ModelError

@@ -13,14 +13,14 @@ from timm.models.vision_transformer import VisionTransformer
 from ftx.adapters.fit_to_base import FittedAdapter, read_adapter
 from ftx.adapters.peft_config import PeftConfig, read_config
 from ftx.adapters.peft_file import stored_shapes
-from ftx.adapters.prepare import base_of
-from ftx.backbones.families import head_names
+from ftx.adapters.trainable_model import base_of
+from ftx.backbones.layer_roles import head_names
 from ftx.core.errors import AdapterError, FtxError, InputError, MergeError
 from ftx.core.progress import SILENT, Progress
 from ftx.interop.base_model import Base, of_backbone, open_base
 from ftx.runs.artifacts import TRAINED
-from ftx.runs.manifest import MANIFEST_FILE
 from ftx.runs.run import Run
+from ftx.runs.run_json import MANIFEST_FILE
 from ftx.runs.trained import require_base, run_recipe
 
 WITHOUT_HEAD = "--no-head merges the backbone alone, to train a head on it: ftx train --weights"

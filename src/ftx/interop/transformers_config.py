@@ -11,8 +11,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from ftx.backbones.build import Size
 from ftx.core.errors import ModelError
-from ftx.core.limits import MOST_DEPTH, MOST_LABELS, MOST_SIDE, MOST_WIDTH
 from ftx.core.pydantic_errors import first_error
+from ftx.core.size_limits import MOST_DEPTH, MOST_LABELS, MOST_SIDE, MOST_WIDTH
 from ftx.core.strict_json import JsonError, read_json
 from ftx.data.preprocess import Interpolation, Preprocess, covering
 

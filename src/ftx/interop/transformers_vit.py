@@ -20,7 +20,7 @@ from torch.nn.functional import interpolate
 from ftx.adapters.naming import Naming, Place
 from ftx.backbones.build import Size, input_size
 from ftx.backbones.digest import base_digest
-from ftx.backbones.families import depth, pretrained_config
+from ftx.backbones.layer_roles import depth, pretrained_config
 from ftx.backbones.timm_config import CONFIG, build_from_config
 from ftx.backbones.weights import fill_strictly
 from ftx.core.errors import ModelError, shown

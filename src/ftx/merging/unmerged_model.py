@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from torch.nn.functional import conv1d, conv2d, linear
 
 from ftx.adapters.fit_to_base import flat
-from ftx.adapters.kernel import AdapterWeights, separate_gain
-from ftx.backbones.families import expose
+from ftx.adapters.merge_weight import AdapterWeights, separate_gain
+from ftx.backbones.layer_roles import expose
 
 Shares = Sequence[tuple[float, AdapterWeights | None]]
 

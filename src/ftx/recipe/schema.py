@@ -19,7 +19,7 @@ from ftx.recipe.otx import from_otx, is_otx
 from ftx.recipe.sections import AdapterRecipe, DataRecipe, Method, ModelRecipe, Section, TrainRecipe, ValidateRecipe
 from ftx.recipe.strict_yaml import YamlError, dump_yaml, parse_yaml
 from ftx.recipe.value_types import Seed
-from ftx.tasks.names import TaskName
+from ftx.tasks.task_names import TaskName
 
 
 class Recipe(Section):

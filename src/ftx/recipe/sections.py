@@ -21,7 +21,7 @@ from ftx.recipe.value_types import (
     Switch,
     Text,
 )
-from ftx.tasks.names import LossName
+from ftx.tasks.task_names import LossName
 
 PeftMethod = Literal["lora", "dora", "none"]
 Method = Literal["lora", "dora", "linear", "full"]

@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 from pydantic import BeforeValidator, Field
 from pydantic_core import PydanticCustomError
 
-from ftx.core.limits import MOST_EXPRESSION, MOST_LABELS, MOST_SIDE
+from ftx.core.size_limits import MOST_EXPRESSION, MOST_LABELS, MOST_SIDE
 
 # Epochs and batches: more than anyone waits for, and few enough to be counted with.
 MOST_COUNTED = 1_000_000_000

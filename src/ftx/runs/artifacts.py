@@ -1,6 +1,6 @@
 """The artifacts of a run: THE table, which everything else reads.
 
-A new artifact is a line here and its writer (``ftx.exporting.source``).
+A new artifact is a line here and its writer (``ftx.exporting.shared_parts``).
 """
 
 from __future__ import annotations

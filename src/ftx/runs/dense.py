@@ -15,7 +15,7 @@ from timm.models.swin_transformer import SwinTransformer
 from timm.models.swin_transformer_v2 import SwinTransformerV2
 from torch import Tensor, nn
 
-from ftx.backbones.families import pretrained_config
+from ftx.backbones.layer_roles import pretrained_config
 from ftx.backbones.timm_config import CONFIG, TimmConfig, build_from_config
 from ftx.backbones.weights import read_weights
 from ftx.core.errors import DataError, ExportError, ModelError
@@ -25,7 +25,7 @@ from ftx.core.pydantic_errors import first_error
 from ftx.core.strict_json import JsonError, read_json
 from ftx.data.preprocess import Preprocess, covering, crop_share
 from ftx.runs.artifacts import DENSE
-from ftx.tasks.meaning import Meaning
+from ftx.tasks.output_meaning import Meaning
 
 DENSE_WEIGHTS = "model.safetensors"
 _MERGE = f"run: {DENSE.made_by}"

@@ -12,9 +12,9 @@ from ftx.core.errors import InputError, RunError
 from ftx.core.files import place_new, settle, sole_writer, staging, write_atomic
 from ftx.core.progress import Progress
 from ftx.data.dataset import Entry
-from ftx.runs.entries import write_entries
+from ftx.runs.data_jsonl import write_entries
 from ftx.runs.latest import LATEST
-from ftx.runs.manifest import (
+from ftx.runs.run_json import (
     CHECKPOINTS,
     MANIFEST_FILE,
     Manifest,

@@ -15,14 +15,14 @@ from pathlib import Path
 from pydantic import BaseModel
 
 from ftx.core.errors import DataError, EnvironmentFault, RunError, listed
+from ftx.core.file_cache import UnchangedFile
 from ftx.core.files import cached_sha256, replace_folder, settle, sha256_file, sole_writer, staging, write_atomic
 from ftx.core.progress import SILENT, Progress
-from ftx.core.unchanged import UnchangedFile
 from ftx.data.dataset import Entry, Split
 from ftx.runs.artifacts import ARTIFACTS, TRAINED, Artifact
-from ftx.runs.entries import read_entries
+from ftx.runs.data_jsonl import read_entries
 from ftx.runs.latest import known_runs, latest_run
-from ftx.runs.manifest import (
+from ftx.runs.run_json import (
     MANIFEST_FILE,
     MODEL_CARD,
     RESTORE,

@@ -11,9 +11,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from ftx.adapters.fit_to_base import load_adapter
-from ftx.adapters.prepare import Prepared, prepare
 from ftx.adapters.save import save_adapter
-from ftx.backbones.families import head_names
+from ftx.adapters.trainable_model import Prepared, prepare
+from ftx.backbones.layer_roles import head_names
 from ftx.core.errors import MergeError, RunError
 from ftx.core.files import disk_faults
 from ftx.recipe.schema import Recipe

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ftx.runtimes.opening import load, load_artifact, load_folder
+from ftx.runtimes.open_model import load, load_artifact, load_folder
 from ftx.runtimes.predictor import Compute, Predictor
 
 __all__ = ["Compute", "Predictor", "load", "load_artifact", "load_folder"]

@@ -9,10 +9,10 @@ from typing import cast
 
 from ftx.core.errors import ExportError, ImageError
 from ftx.core.telemetry import no_telemetry
+from ftx.data.image_store import ImageLike
 from ftx.data.preprocess import Pixels, Preprocess, load_pixels, normalise
-from ftx.data.store import ImageLike
 from ftx.runs.artifacts import ONNX, ONNX_FILE, RuntimeName
-from ftx.runs.compute import F32
+from ftx.runs.compute_precision import F32
 from ftx.runtimes.predictor import feed_files
 from ftx.tasks.base import Task
 from ftx.tasks.thresholds import Floats

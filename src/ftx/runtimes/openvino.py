@@ -12,11 +12,11 @@ import numpy as np
 from ftx.core.errors import ExportError, ImageError, listed
 from ftx.core.memory import is_out_of_memory
 from ftx.core.telemetry import no_telemetry
+from ftx.data.image_store import ImageLike, open_image, pixel_bytes
 from ftx.data.preprocess import Pixels, Preprocess
-from ftx.data.store import ImageLike, open_image, pixel_bytes
 from ftx.runs.artifacts import RuntimeName
-from ftx.runs.card import IR_FILE, IR_WEIGHTS, REFERENCE_FILE, Card, read_card
-from ftx.runs.compute import ComputePrecision, Dtype
+from ftx.runs.card_json import IR_FILE, IR_WEIGHTS, REFERENCE_FILE, Card, read_card
+from ftx.runs.compute_precision import ComputePrecision, Dtype
 from ftx.runtimes.predictor import Compute, feed_files
 from ftx.tasks.thresholds import Floats
 

@@ -13,11 +13,11 @@ from typing import Literal, Protocol
 import numpy as np
 
 from ftx.core.errors import ImageError
+from ftx.data.image_store import ImageLike
 from ftx.data.preprocess import Pixels, Preprocess
-from ftx.data.store import ImageLike
 from ftx.data.threads import cores, in_threads
 from ftx.runs.artifacts import RuntimeName
-from ftx.runs.compute import ComputePrecision
+from ftx.runs.compute_precision import ComputePrecision
 from ftx.tasks.base import Task
 from ftx.tasks.thresholds import Floats
 

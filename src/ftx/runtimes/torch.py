@@ -10,10 +10,10 @@ import torch
 from torch import nn
 
 from ftx.core.errors import ImageError
+from ftx.data.image_store import ImageLike
 from ftx.data.preprocess import Pixels, Preprocess, load_pixels, normalise
-from ftx.data.store import ImageLike
 from ftx.runs.artifacts import RuntimeName
-from ftx.runs.compute import F32, ComputePrecision
+from ftx.runs.compute_precision import F32, ComputePrecision
 from ftx.runtimes.predictor import feed_files
 from ftx.tasks.base import Task
 from ftx.tasks.thresholds import Floats

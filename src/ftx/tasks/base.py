@@ -18,7 +18,7 @@ from ftx.tasks.thresholds import Flags, Floats, Thresholds
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from ftx.tasks.names import LossName
+    from ftx.tasks.task_names import LossName
 
 
 Targets = NDArray[np.float32]

@@ -25,7 +25,7 @@ from ftx.tasks.thresholds import Flags, Floats, Thresholds, tune
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from ftx.tasks.names import LossName
+    from ftx.tasks.task_names import LossName
 
 
 class Hierarchical:

@@ -14,7 +14,7 @@ from ftx.tasks.thresholds import Floats
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from ftx.tasks.names import LossName
+    from ftx.tasks.task_names import LossName
 
 # The asymmetric loss's published setting: positives as they are, easy negatives hushed, the easiest left out.
 FOCUS_NEGATIVE = 4

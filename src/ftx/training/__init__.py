@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ftx.training.rehearsal import dry_run
+from ftx.training.dry_running import dry_run
 from ftx.training.report import DryRunReport, TrainReport
 from ftx.training.session import OnEpoch, resume, train
 

@@ -23,9 +23,9 @@ from ftx.core.progress import Progress
 from ftx.core.strict_json import JsonError, read_json
 from ftx.core.version import __version__
 from ftx.recipe.schema import Recipe
-from ftx.runs.manifest import CHECKPOINTS, checkpoint_records
 from ftx.runs.new_run import NewRun
-from ftx.training.placement import Circumstances
+from ftx.runs.run_json import CHECKPOINTS, checkpoint_records
+from ftx.training.device_placement import Circumstances
 from ftx.training.state import Record, TrainingState
 
 SCHEMA_VERSION = 1

@@ -9,8 +9,8 @@ import numpy as np
 import torch
 
 from ftx.adapters.attach import adapter_layers, prove_reach
-from ftx.adapters.prepare import Prepared
-from ftx.backbones.families import depth, plain_vit
+from ftx.adapters.trainable_model import Prepared
+from ftx.backbones.layer_roles import depth, plain_vit
 from ftx.backbones.split_network import frozen_blocks, head_alone, token_shape
 from ftx.core.progress import SILENT
 from ftx.data.dataset import Dataset

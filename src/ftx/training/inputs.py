@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from ftx.backbones.families import head_names, plain_vit
+from ftx.backbones.layer_roles import head_names, plain_vit
 from ftx.backbones.split_network import (
     SplitNetwork,
     cut_after,
@@ -25,9 +25,9 @@ from ftx.backbones.split_network import (
 from ftx.core.memory import available_bytes
 from ftx.core.progress import Progress
 from ftx.data.dataset import Entry
+from ftx.data.image_store import ImageLike, ImageStore
 from ftx.data.loader import TrainingImages, iter_pixels
 from ftx.data.preprocess import Preprocess, normalise
-from ftx.data.store import ImageLike, ImageStore
 from ftx.recipe.schema import Recipe
 from ftx.recipe.sections import Augment
 from ftx.tasks.base import Targets, Task

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pydantic import BaseModel, ConfigDict
 
-from ftx.core.reports import VerbReport
+from ftx.core.verb_report import VerbReport
 from ftx.recipe.sections import Method
 
 

@@ -6,24 +6,24 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 from ftx.adapters.attach import adapter_layers
-from ftx.adapters.prepare import Prepared, prepare
+from ftx.adapters.trainable_model import Prepared, prepare
 from ftx.backbones.build import resolve as resolve_model
 from ftx.backbones.build import tagged
 from ftx.core.errors import RecipeError
 from ftx.core.memory import SMALLER, memory_faults
 from ftx.core.progress import Progress
 from ftx.data.dataset import SPLITS, Dataset
-from ftx.data.survey import read_dataset
+from ftx.data.open_dataset import read_dataset
 from ftx.recipe.adapter_targets import Role, Target
 from ftx.recipe.schema import Recipe
 from ftx.recipe.sections import AdapterRecipe
 from ftx.tasks.base import Task
-from ftx.tasks.meaning import TASKS
+from ftx.tasks.output_meaning import TASKS
 from ftx.tasks.thresholds import Thresholds
+from ftx.training.device_placement import resolve_precision
 from ftx.training.epoch_log import require_tensorboard
 from ftx.training.inputs import augmentation
 from ftx.training.optimizer import peak_lr
-from ftx.training.placement import resolve_precision
 
 
 @dataclass(frozen=True)

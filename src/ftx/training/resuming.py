@@ -8,7 +8,7 @@ from pathlib import Path
 from ftx.core.errors import RecipeError, RunError, listed
 from ftx.data.dataset import Entry
 from ftx.recipe.schema import Recipe
-from ftx.runs.entries import ENTRIES, entries_digest, read_entries
+from ftx.runs.data_jsonl import ENTRIES, entries_digest, read_entries
 from ftx.training.checkpoints import Origin
 from ftx.training.resolve import Resolved
 

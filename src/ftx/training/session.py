@@ -16,26 +16,26 @@ from ftx.core.memory import memory_faults
 from ftx.core.progress import SILENT, Progress
 from ftx.data.dataset import Entry
 from ftx.recipe.schema import Recipe
-from ftx.runs.entries import entries_digest, write_entries
+from ftx.runs.data_jsonl import entries_digest, write_entries
 from ftx.runs.latest import fresh_out, known_runs, point_latest_at
-from ftx.runs.manifest import Manifest
-from ftx.runs.model_cards import KeptEpoch, write_trained_card
 from ftx.runs.new_run import NewRun, new_run, refuse_existing, seal, unfinished_run
+from ftx.runs.readme import KeptEpoch, write_trained_card
+from ftx.runs.run_json import Manifest
 from ftx.runs.trained import save_trained
 from ftx.tasks.thresholds import Thresholds
 from ftx.training.checkpoints import Checkpoints, Origin, Saved, newest
 from ftx.training.class_balance import balance_of
+from ftx.training.device_placement import Circumstances, place, place_as_before
+from ftx.training.dry_running import advice
 from ftx.training.epoch_log import epoch_log
 from ftx.training.inputs import Inputs, Plan, augmentation, inputs_of, plan
 from ftx.training.loop import Fit, Training, fit
 from ftx.training.optimizer import peak_lr
-from ftx.training.placement import Circumstances, place, place_as_before
-from ftx.training.rehearsal import advice
 from ftx.training.report import TrainReport
 from ftx.training.resolve import Resolved, resolve
 from ftx.training.resuming import refuse_changes, refuse_other
+from ftx.training.signals import Stop, stoppable
 from ftx.training.state import EpochEnd, TrainingState
-from ftx.training.stopping import Stop, stoppable
 
 OnEpoch = Callable[[EpochEnd], None]
 

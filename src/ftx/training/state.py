@@ -1,7 +1,7 @@
 """All that a training needs to go on: what trains, the optimizer, where it stands, and the best epoch so far.
 
 The learning rate and what is drawn at random hang on the step and the epoch (``ftx.training.optimizer``,
-``ftx.data.draws``), so neither has a state of its own.
+``ftx.data.random_draws``), so neither has a state of its own.
 """
 
 from __future__ import annotations

@@ -11,7 +11,7 @@ from tests.conftest import write_data
 
 from ftx.evaluating import validate
 from ftx.exporting import export
-from ftx.merging.merge import merge
+from ftx.merging.merge_and_prove import merge
 from ftx.recipe.schema import Recipe
 from ftx.runs.run import Run
 from ftx.training import train

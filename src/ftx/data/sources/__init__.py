@@ -7,11 +7,11 @@ from pathlib import Path
 from ftx.core.errors import DataError
 from ftx.data.sources.annotation_files import annotation_files, read_annotations
 from ftx.data.sources.coco import read_coco
+from ftx.data.sources.csv_table import TABLE_ENDINGS, metadata_tables, read_table, read_tables
 from ftx.data.sources.datumaro import read_datumaro
 from ftx.data.sources.datumaro_package import read_with_datumaro
 from ftx.data.sources.folder import read_folder
 from ftx.data.sources.listing import Layout, ListedImage, Listing
-from ftx.data.sources.table import TABLE_ENDINGS, metadata_tables, read_table, read_tables
 
 __all__ = ["Layout", "ListedImage", "Listing", "list_images"]
 

@@ -1,0 +1,109 @@
+"""What ftx supports of every architecture of timm: a table that travels with ftx, so that asking loads no timm.
+
+``models/make_architectures.py`` makes it.
+"""
+
+from __future__ import annotations
+
+from fnmatch import fnmatchcase
+from functools import cached_property
+
+from pydantic import BaseModel, ConfigDict
+
+from ftx.core.errors import InputError, nearest
+from ftx.core.shipped_files import EMBEDDED, ORIGINS, architecture_table
+from ftx.recipe.adapter_targets import TARGETS, Target
+
+
+class Architecture(BaseModel):
+    """One architecture of timm.
+
+    ``parameters`` are those without a head, ``input_size`` is that of its default weights: channels, height, width.
+    ``layers`` counts the linear layers that serve each target; ``adapted`` counts a fused one once. ``any_size``: other
+    image sizes can be asked for. ``classifier``: it takes a head, so linear probing and full fine-tuning work.
+    ``pretrained`` has the licence of each tag's weights, the default first; None where timm does not know it.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    architecture: str
+    family: str
+    parameters: int
+    input_size: tuple[int, int, int]
+    any_size: bool
+    blocks: int
+    adapted: int
+    layers: dict[Target, int]
+    classifier: bool
+    pretrained: dict[str, str | None]
+
+
+class Model(Architecture):
+    """What ``--model`` takes: an architecture by its own name, or a model that travels with ftx."""
+
+    name: str
+    embedded: bool = False
+
+    @property
+    def methods(self) -> tuple[str, ...]:
+        """The values of ``--peft`` that work on it, and linear probing."""
+        if not self.classifier:
+            return ()
+        return (*(("dora", "lora") if self.adapted else ()), "linear", "full")
+
+
+class ArchitectureTable(BaseModel):
+    """``architectures.json``, with the version of timm that it was made of."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    timm: str
+    architectures: tuple[Architecture, ...]
+
+    @cached_property
+    def models(self) -> tuple[Model, ...]:
+        """The embedded models, then timm's own by name."""
+        own = [Model(name=one.architecture, **dict(one)) for one in self.architectures]
+        embedded = [
+            one.model_copy(update={"name": name, "embedded": True, "pretrained": {"": ORIGINS[name][1]}})
+            for name, (architecture, _) in EMBEDDED.items()
+            for one in own
+            if one.architecture == architecture
+        ]
+        return (*embedded, *own)
+
+    def matching(self, pattern: str | None) -> list[Model]:
+        """The model of exactly this name (a tag may follow), else those whose name or family a pattern is in.
+
+        Raises: InputError naming the nearest if there is none.
+        """
+        if pattern is None:
+            return list(self.models)
+        wanted = pattern.lower()
+        bare, _, tag = wanted.partition(".")
+        for model in self.models:
+            if model.name == wanted or (model.name == bare and tag in model.pretrained):
+                return [model]
+        glob = wanted if set(wanted) & set("*?[") else f"*{wanted}*"
+        found = [one for one in self.models if fnmatchcase(one.name, glob) or one.family == wanted]
+        if not found:
+            alike = nearest(bare, [word for one in self.models for word in (one.name, one.family)])
+            raise InputError(
+                f"no model matches '{pattern}'",
+                found=f"{len(self.models)} models are known, of timm {self.timm}",
+                fix=f"did you mean {alike}?" if alike else "`ftx models` lists the families",
+            )
+        return found
+
+
+def read_architectures() -> ArchitectureTable:
+    """The table that travels with ftx.
+
+    Raises: EnvironmentFault if it is missing.
+    """
+    return ArchitectureTable.model_validate_json(architecture_table().read_bytes())
+
+
+def missing_targets(model: Model) -> bool:
+    """Whether the default targets would ask for one that the model does not have."""
+    return set(model.layers) != set(TARGETS)

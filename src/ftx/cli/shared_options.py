@@ -1,0 +1,54 @@
+"""Arguments and flags that several verbs share."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, cast, get_args
+
+import typer
+
+from ftx.core.errors import InputError, nearest
+from ftx.tasks.task_names import TaskName
+
+# Exit status where the work is done, but some inputs were skipped.
+SKIPPED = 4
+
+RunArgument = Annotated[
+    Path | None,
+    typer.Argument(metavar="RUN", show_default=False, help="A run folder; without it the newest, runs/latest."),
+]
+JsonFlag = Annotated[
+    bool, typer.Option("--json", help="Print one JSON object on stdout and everything else on stderr.")
+]
+DataOption = Annotated[
+    Path | None,
+    typer.Option("--data", metavar="DIR", help="Where the images are now, if they moved since training."),
+]
+
+SetOption = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Any other key of the recipe, as train.weight_decay=0.01."),
+]
+OutOption = Annotated[
+    Path | None, typer.Option("--out", metavar="DIR", help="The run folder to make.  [default: a new one in runs/]")
+]
+RequireProofFlag = Annotated[
+    bool, typer.Option("--require-proof", help="End with status 1 where an artifact is not proved, too.")
+]
+StrictFlag = Annotated[
+    bool,
+    typer.Option("--strict", help="Refuse data with another number of labels than the recipe says (data.classes)."),
+]
+
+
+def parse_task(name: str) -> TaskName:
+    """The task of this name.
+
+    Raises: InputError naming the nearest.
+    """
+    known = get_args(TaskName)
+    if name not in known:
+        alike = nearest(name, known)
+        fix = f"did you mean {alike}?" if alike else f"choose one of {', '.join(known)}"
+        raise InputError(f"there is no task '{name}'", fix=fix)
+    return cast("TaskName", name)

@@ -1,0 +1,128 @@
+"""The store of images: an image's bytes, wherever they lie, and the one place where they are decoded."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from functools import partial
+from hashlib import sha256
+from pathlib import Path
+from typing import BinaryIO
+
+from PIL import Image
+
+from ftx.core.errors import DataError, FtxError, ImageError
+from ftx.core.untrusted_files import open_file
+from ftx.data.dataset import Entry
+from ftx.data.decode import decode, read_header
+from ftx.data.decode_limits import FILES, MAX_FILE_BYTES
+
+
+@dataclass(frozen=True)
+class EncodedImage:
+    """An image before it is decoded: what errors and reports call it, and how to open its bytes.
+
+    ``sha256`` is what the bytes must hash to, where that is known; whatever decodes them checks it.
+    """
+
+    name: str
+    open: Callable[[], BinaryIO] = field(repr=False)
+    sha256: str | None = None
+
+    @classmethod
+    def of(cls, given: ImageLike) -> EncodedImage:
+        """An image in a file, or one that was sent as bytes."""
+        if isinstance(given, EncodedImage):
+            return given
+        if isinstance(given, bytes):
+            return cls("<bytes>", partial(io.BytesIO, given))
+        return cls(str(given), partial(open_file, given))
+
+    @property
+    def key(self) -> str:
+        """What tells it apart from others, as hex: the hash of its bytes, or where that is unknown of its name."""
+        return self.sha256 or sha256(self.name.encode(errors="surrogateescape")).hexdigest()
+
+
+ImageLike = EncodedImage | Path | bytes
+
+
+@dataclass(frozen=True)
+class ImageStore:
+    """The images of a data set, each a file below ``root``."""
+
+    root: Path
+
+    def __getitem__(self, entry: Entry) -> EncodedImage:
+        """The image of an entry; decoding it raises DataError if it is no longer the one that the run was made with.
+
+        Raises: DataError if it is gone.
+        """
+        path = self.root / entry.path
+        if not path.is_file():
+            raise DataError("an image of the run is missing", where=path, fix="restore it, or name --data DIR")
+        return EncodedImage(str(path), partial(open_file, path), entry.sha256)
+
+    def at(self, path: str, sha256: str | None = None) -> EncodedImage:
+        """The image at a path below the root, whatever its bytes are if no hash is given."""
+        return replace(EncodedImage.of(self.root / path), sha256=sha256)
+
+
+def open_image(given: ImageLike) -> Image.Image:
+    """Decode an image as a viewer shows it: upright, in RGB, what is transparent over white.
+
+    Of an animation the first frame; colour profiles are not applied, as timm's transform applies none.
+    Raises: ImageError if it is missing, no regular file, broken, of a kind with no agreed look, or would cost more
+    than ``ftx.data.decode_limits`` allow; DataError if its bytes are not those of its hash.
+    """
+    with _content(EncodedImage.of(given)) as content:
+        return decode(content)
+
+
+def open_hashed(given: ImageLike) -> tuple[Image.Image, str]:
+    """An image, and the SHA-256 of the very bytes that it was decoded from.
+
+    Raises: as ``open_image``.
+    """
+    with _content(EncodedImage.of(given)) as content:
+        return decode(content), sha256(content).hexdigest()
+
+
+def pixel_bytes(given: ImageLike) -> int:
+    """What the decoded pixels take, by the image's header; 0 where that cannot be read."""
+    try:
+        with EncodedImage.of(given).open() as stream:
+            width, height = read_header(stream).size
+    except Exception:  # decoding it will tell
+        return 0
+    return 3 * width * height
+
+
+@contextmanager
+def _content(image: EncodedImage) -> Generator[bytes, None, None]:
+    """An image's bytes while they are decoded; whatever goes wrong meanwhile is an ImageError that names the image."""
+    try:
+        with image.open() as stream:
+            size_bytes = stream.seek(0, io.SEEK_END)
+            if size_bytes > MAX_FILE_BYTES:
+                found = f"{size_bytes / 1e6:,.0f} MB of at most {MAX_FILE_BYTES / 1e6:.0f}"
+                raise ImageError("the image's file is too large", found=found, fix="scale it down, or compress it")
+            stream.seek(0)
+            with FILES.holding(size_bytes):
+                content = stream.read(size_bytes)
+                if image.sha256 not in (None, sha256(content).hexdigest()):
+                    raise DataError(
+                        "an image of the run has changed since training", where=image.name, fix="restore it"
+                    )
+                yield content
+    except DataError:
+        raise
+    except FileNotFoundError as error:
+        raise ImageError("there is no such image", where=image.name) from error
+    except FtxError as error:
+        raise ImageError(error.what, where=image.name, found=error.found, fix=error.fix) from error
+    except Exception as error:  # Pillow's decoders let struct, value and memory errors through on broken files
+        found = getattr(error, "strerror", None) or str(error) or type(error).__name__
+        raise ImageError("the image cannot be read", where=image.name, found=found, fix="copy it again") from error

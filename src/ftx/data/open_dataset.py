@@ -1,0 +1,279 @@
+"""A data set of images as it was understood: every image opened once, hashed, and put into its split."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from ftx.core.errors import NAMED, DataError, ImageError, listed
+from ftx.core.progress import SILENT, Progress
+from ftx.data.dataset import SPLITS, Dataset, Entry, Split, Unreadable
+from ftx.data.image_store import ImageStore, open_hashed
+from ftx.data.near_duplicates import Fingerprint, fingerprint
+from ftx.data.sources import Layout, ListedImage, Listing, list_images
+from ftx.data.sources.folder import describe_ignored, table_beside
+from ftx.data.split import assign_splits, refuse_small_classes
+from ftx.data.threads import in_threads
+from ftx.tasks.labels import Labels
+from ftx.tasks.output_meaning import TASKS
+from ftx.tasks.task_names import TaskName
+
+# A few broken files are in every large collection; with more than this share something is wrong with the folder.
+MOST_UNREADABLE = 0.05
+
+
+@dataclass(frozen=True)
+class Survey:
+    """A data set and what else was noticed while it was read.
+
+    ``ignored`` counts files that are no images, by ending; ``copies`` are images that occur before under
+    another name in the same split, ``leaks`` distinct images that are in train and held out as well.
+    """
+
+    dataset: Dataset
+    layout: Layout
+    ignored: Mapping[str, int]
+    copies: int
+    leaks: int
+
+    def counts(self) -> dict[str, dict[Split, int]]:
+        """How many images each class has in each split, classes in label order."""
+        return class_counts(self.dataset)
+
+
+def read_dataset(
+    path: Path,
+    task: TaskName = "multiclass",
+    *,
+    form: str = "auto",
+    val_fraction: float,
+    progress: Progress = SILENT,
+) -> Dataset:
+    """The data set in a folder, a table or annotation files: ``survey`` without its remarks.
+
+    Raises: DataError.
+    """
+    return survey(path, task, form=form, val_fraction=val_fraction, progress=progress).dataset
+
+
+def survey(
+    path: Path,
+    task: TaskName = "multiclass",
+    *,
+    form: str = "auto",
+    val_fraction: float,
+    progress: Progress = SILENT,
+) -> Survey:
+    """Read a data set as ``ftx.data.sources`` lists it, open every image once, and put each into its split.
+
+    Without ``val``, the training images are split by content hash, ``val_fraction`` of them (of each class, where an
+    image has one). Remarks on what is ignored, unreadable or doubled go to ``progress.note``.
+    Raises: DataError if the data set does not hold (see ``ftx.data.sources``), if over 5 % of the images cannot be
+    read, if a label has fewer than two images to train on, or if an image stands under contradicting labels.
+    """
+    listing = list_images(path, nested=TASKS[task].nested_folders, form=form)
+    opened = open_all(listing, task, path, progress)
+    for error in opened.problems:
+        raise error
+    _tell_unreadable(opened, progress)
+    found = with_splits(listing, opened, val_fraction)
+    _remark(found, progress)
+    return found
+
+
+@dataclass(frozen=True)
+class OpenedImage:
+    """An image that can be read: as it was listed, the SHA-256 of its bytes, and its fingerprint if that was wanted."""
+
+    listed: ListedImage
+    sha256: str
+    fingerprint: Fingerprint | None
+
+
+@dataclass(frozen=True)
+class Opened:
+    """The images of a listing after each was opened: those that can be read, those that cannot, and all problems."""
+
+    labels: Labels
+    images: tuple[OpenedImage, ...]
+    unreadable: tuple[Unreadable, ...]
+    problems: tuple[DataError, ...]
+
+
+def open_all(listing: Listing, task: TaskName, path: Path, progress: Progress, *, fingerprints: bool = False) -> Opened:
+    """Relate the labels, open and hash every image once, and say all that keeps the data from being trained on.
+
+    Raises: DataError if images do not carry what the task asks for.
+    """
+    labels, named = TASKS[task].relate({file.path: file.labels for file in listing.files}, listing.declared, path)
+    relabelled = [replace(file, labels=names) for file, names in zip(listing.files, named, strict=True)]
+    results = [*_read_all(listing.root, relabelled, progress, fingerprints=fingerprints)]
+    images = tuple(result for result in results if isinstance(result, OpenedImage))
+    unreadable = tuple(result for result in results if isinstance(result, Unreadable))
+    where = str(listing.root / "train" if listing.layout == "splits" else path)
+    problems = (
+        *_too_many(listing.root, unreadable, len(relabelled)),
+        *_contradictions(listing.root, images),
+        *_nothing_to_train_on(listing),
+        *_empty_splits(listing, images),
+        *_straddling(listing),
+        *_small_classes(labels, images, where=where, unreadable=len(unreadable)),
+    )
+    return Opened(labels, images, unreadable, problems)
+
+
+def class_counts(dataset: Dataset) -> dict[str, dict[Split, int]]:
+    """How many images each class has in each split that exists, classes in label order."""
+    path = dataset.labels.path
+    counted = Counter(
+        (name, entry.split)
+        for entry in dataset.entries
+        for name in {above for label in entry.labels for above in path(label)}
+    )
+    present: list[Split] = [split for split in SPLITS if dataset.split(split)]
+    return {name: {split: counted[name, split] for split in present} for name in dataset.labels.names}
+
+
+def _read_all(
+    root: Path, listed: Sequence[ListedImage], progress: Progress, *, fingerprints: bool
+) -> Iterator[OpenedImage | Unreadable]:
+    """Decode and hash each image once, in order."""
+    store = ImageStore(root)
+
+    def read(image: ListedImage) -> OpenedImage | Unreadable:
+        try:
+            image.path.encode()
+            decoded, digest = open_hashed(store.at(image.path))
+            return OpenedImage(image, digest, fingerprint(decoded) if fingerprints else None)
+        except ImageError as error:
+            return Unreadable(image.path, f"{error.what}: {error.found}" if error.found else error.what)
+        except UnicodeEncodeError:
+            return Unreadable(ascii(image.path), "its name is not valid text")
+
+    with progress.track("Reading images", len(listed)) as bar:
+        for result in in_threads(read, listed):
+            yield result
+            bar.advance()
+
+
+def _too_many(root: Path, unreadable: Sequence[Unreadable], total: int) -> Iterator[DataError]:
+    if len(unreadable) > MOST_UNREADABLE * total:
+        yield DataError(
+            f"{len(unreadable)} of {total} images cannot be read",
+            where=root,
+            found=listed([f"{one.path}: {one.reason}" for one in unreadable]),
+            fix=f"repair or remove them; up to {MOST_UNREADABLE:.0%} are skipped",
+        )
+
+
+def _contradictions(root: Path, images: Sequence[OpenedImage]) -> Iterator[DataError]:
+    first: dict[str, ListedImage] = {}
+    clashes: list[str] = []
+    for image in images:
+        other = first.setdefault(image.sha256, image.listed)
+        if other.labels != image.listed.labels:
+            clashes.append(f"{other.path} = {image.listed.path}")
+    if clashes:
+        yield DataError(
+            "the same image stands under different labels",
+            where=root,
+            found=listed(clashes),
+            fix="give each image the labels that hold",
+        )
+
+
+def _empty_splits(listing: Listing, images: Sequence[OpenedImage]) -> Iterator[DataError]:
+    for split in sorted({file.split for file in listing.files} - {image.listed.split for image in images}, key=str):
+        yield DataError(
+            "no image of this side can be read", where=listing.root / str(split or ""), fix="repair or remove them"
+        )
+
+
+def _nothing_to_train_on(listing: Listing) -> Iterator[DataError]:
+    splits = {file.split for file in listing.files}
+    if not splits & {None, "train"}:
+        yield DataError(
+            "there are no images to train on",
+            where=listing.root,
+            found=f"all are of {' and '.join(sorted(str(split) for split in splits))}",
+            fix="add the side train",
+        )
+
+
+def _straddling(listing: Listing) -> Iterator[DataError]:
+    splits: dict[str, set[str]] = defaultdict(set)
+    for file in listing.files:
+        if file.group is not None:
+            splits[file.group].add(file.split or "train")
+    both = [f"{group}: {' and '.join(sorted(each))}" for group, each in sorted(splits.items()) if len(each) > 1]
+    if both:
+        yield DataError(
+            f"groups that stand on more than one side: {len(both)}",
+            where=listing.root,
+            found=listed(both),
+            fix="put all images of a group on one side, or leave the column split empty",
+        )
+
+
+def _small_classes(
+    labels: Labels, images: Sequence[OpenedImage], *, where: str, unreadable: int
+) -> Iterator[DataError]:
+    trainable: dict[str, set[str]] = {name: set() for name in labels.names}
+    for image in images:
+        if image.listed.split in (None, "train"):
+            for name in (above for label in image.listed.labels for above in labels.path(label)):
+                trainable[name].add(image.sha256)
+    because = f" ({unreadable} images of the folder cannot be read)" if unreadable else ""
+    try:
+        refuse_small_classes({name: len(each) for name, each in trainable.items()}, where=where, because=because)
+    except DataError as error:
+        yield error
+
+
+def with_splits(listing: Listing, opened: Opened, val_fraction: float) -> Survey:
+    """The data set with every image in its split; whether it can be trained on is the caller's to judge.
+
+    Raises: DataError if a class has too few images to be split.
+    """
+    entries = assign_splits([(image.listed, image.sha256) for image in opened.images], val_fraction)
+    dataset = Dataset(listing.root, opened.labels, entries, opened.unreadable)
+    return Survey(dataset, listing.layout, listing.ignored, *_doubles(entries))
+
+
+def _tell_unreadable(opened: Opened, progress: Progress) -> None:
+    if opened.unreadable:
+        total = len(opened.unreadable) + len(opened.images)
+        progress.note(f"{len(opened.unreadable)} of {total} images cannot be read and are skipped")
+    for one in opened.unreadable[:NAMED]:
+        progress.note(f"skipped {one.path}: {one.reason}")
+    if len(opened.unreadable) > NAMED:
+        progress.note(f"skipped {len(opened.unreadable) - NAMED} more")
+
+
+def _doubles(entries: tuple[Entry, ...]) -> tuple[int, int]:
+    """Copies in one split, and distinct images that are in train and in another split too."""
+    splits: dict[str, Counter[Split]] = defaultdict(Counter)
+    for entry in entries:
+        splits[entry.sha256][entry.split] += 1
+    copies = sum(count - 1 for counted in splits.values() for count in counted.values())
+    leaks = sum("train" in counted and len(counted) > 1 for counted in splits.values())
+    return copies, leaks
+
+
+def _remark(survey: Survey, progress: Progress) -> None:
+    if survey.ignored:
+        progress.note(f"ignored, as no images of a class: {describe_ignored(survey.ignored)}")
+        if table := table_beside(survey.dataset.root):
+            progress.note(f"if the labels are in it, name the table: --data {table}")
+    if survey.copies:
+        progress.note(f"images that are copies of others with the same labels: {survey.copies}")
+    if survey.leaks:
+        progress.note(f"images of train that stand in val or test as well (results will look too good): {survey.leaks}")
+    for name, counted in survey.counts().items():
+        missing = [split for split, count in counted.items() if not count]
+        if missing:
+            progress.note(f"no image of {name} in {', '.join(missing)}")
+    if survey.dataset.report_split == "val":
+        progress.note("there is no test/: reports use val")

@@ -1,0 +1,231 @@
+"""CSV and JSON lines as data set: a line an image, with its path, its labels, and perhaps its split and group.
+
+    path,labels,split,group
+    a/1.jpg,animal/cat;wet,train,farm 7
+
+Paths count from the table's folder. Labels are separated by ``;`` (JSON lines may hold a list), and a label may be a
+path in a tree. Images of one ``group`` (a patient, a part) never straddle the split.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import cast
+
+from ftx.core.errors import DataError, listed, nearest
+from ftx.core.untrusted_files import read_file
+from ftx.data.dataset import SPLITS
+from ftx.data.sources.listing import (
+    ListedImage,
+    Listing,
+    label_name,
+    path_below,
+    refuse_link_outside,
+    short,
+    split_named,
+)
+
+TABLE_ENDINGS = (".csv", ".jsonl")
+# Several million lines.
+MAX_TABLE_BYTES = 1 << 29
+# Each may exclude each other, which takes the square of their number; the densest of LVIS's images have tens.
+MOST_LABELS_OF_AN_IMAGE = 1000
+
+# What a column is called here and elsewhere; file_name is what Hugging Face's metadata files say.
+_COLUMNS = {
+    "path": ("path", "file_name", "filename", "file", "image"),
+    "labels": ("labels", "label", "class", "category"),
+    "split": ("split", "subset"),
+    "group": ("group", "subject", "patient"),
+}
+
+
+def metadata_tables(folder: Path) -> list[Path]:
+    """The tables of a Hugging Face image folder: its own ``metadata.csv`` or ``.jsonl``, or one for each split.
+
+    Raises: DataError if some splits have one and others have none or two, or a link leads out of the folder.
+    """
+    if own := _metadata(folder):
+        return _only(own)
+    splits = [path for path in sorted(folder.glob("*")) if split_named(path.name) and path.is_dir()]
+    found = {path: _metadata(path) for path in splits}
+    if not any(found.values()):
+        return []
+    for path, tables in found.items():
+        if not tables:
+            raise DataError("a side has no table, and others have", where=path, fix="add metadata.csv to it")
+        refuse_link_outside(Path(os.path.realpath(folder)), path)
+    return [table for tables in found.values() for table in _only(tables)]
+
+
+def _metadata(folder: Path) -> list[Path]:
+    return [table for ending in TABLE_ENDINGS if (table := folder / f"metadata{ending}").is_file()]
+
+
+def _only(tables: list[Path]) -> list[Path]:
+    if len(tables) > 1:
+        raise DataError("there are two tables", where=tables[0].parent, found=" and ".join(t.name for t in tables))
+    return tables
+
+
+def read_tables(root: Path, tables: Sequence[Path]) -> Listing:
+    """The images of all tables; one in a split's folder names that split's images.
+
+    Raises: as ``read_table``, and DataError if a line there names another split.
+    """
+    if tables[0].parent == root:
+        return read_table(tables[0])
+    files: list[ListedImage] = []
+    for table in tables:
+        split = split_named(table.parent.name)
+        for file in read_table(table).files:
+            if file.split not in (None, split):
+                raise DataError(
+                    "a line names another side than its folder's", where=table, found=f"{file.path}: {file.split}"
+                )
+            files.append(replace(file, path=f"{table.parent.name}/{file.path}", split=split))
+    return Listing(root, "table", tuple(files))
+
+
+def read_table(table: Path) -> Listing:
+    """The images that a table names.
+
+    Raises: DataError naming every line that does not hold: a column missing, no labels column, a path that is
+    absolute or leaves the folder, an unknown split, one image twice with other labels.
+    """
+    within = path_below(table.parent)
+    found: dict[str, ListedImage] = {}
+    problems: list[str] = []
+    for number, record in _records(table):
+        try:
+            image = _image(record, within)
+        except ValueError as error:
+            problems.append(f"line {number}: {error}")
+            continue
+        known = found.setdefault(image.path, image)
+        if known != image:
+            problems.append(f"line {number}: {image.path} stands above with {';'.join(known.labels) or 'no labels'}")
+    if problems:
+        raise DataError(
+            f"lines of the table that do not hold: {len(problems)}",
+            where=table,
+            found=listed(problems),
+            fix="a line holds path (below the table's folder), labels (separated by ;), and if wanted split and group",
+        )
+    if not found:
+        raise DataError("the table names no images", where=table, fix="write a line an image: path,labels")
+    return Listing(table.parent, "table", tuple(found.values()))
+
+
+def _records(table: Path) -> Iterator[tuple[int, Mapping[str, object]]]:
+    try:
+        text = read_file(table, MAX_TABLE_BYTES).decode("utf-8-sig").replace("\r\n", "\n").replace("\r", "\n")
+    except OSError as error:
+        raise DataError("the table cannot be read", where=table, found=error.strerror) from error
+    except UnicodeDecodeError as error:
+        raise DataError("the table is not UTF-8 text", where=table, found=str(error), fix="save it as UTF-8") from error
+    if table.suffix.lower() == ".jsonl":
+        for number, line in enumerate(text.split("\n"), start=1):
+            if not line.strip():
+                continue
+            try:
+                record: object = json.loads(line)
+            except (ValueError, RecursionError) as error:
+                raise DataError("a line is not JSON", where=f"{table}, line {number}", found=str(error)) from error
+            if not isinstance(record, dict):
+                raise DataError("a line is no JSON object", where=f"{table}, line {number}", found=short(line))
+            yield number, _renamed(record, table)  # pyright: ignore[reportUnknownArgumentType]
+        return
+    if text.partition("\n")[0].count(";") > text.partition("\n")[0].count(","):
+        raise DataError(
+            "the table's columns are separated by ;", where=table, fix="separate columns by commas and labels by ;"
+        )
+    if "\t" in text.partition("\n")[0]:
+        raise DataError("the table's columns are separated by tabs", where=table, fix="separate columns by commas")
+    rows = csv.DictReader(io.StringIO(text), strict=True)
+    try:
+        for row in rows:
+            if None in row or None in row.values():
+                raise DataError(
+                    "a line has another number of columns than the first",
+                    where=f"{table}, line {rows.line_num}",
+                    fix="quote cells that hold commas",
+                )
+            yield rows.line_num, _renamed(row, table)
+    except csv.Error as error:
+        raise DataError(
+            "the table is no CSV", where=f"{table}, after line {rows.line_num}", found=str(error)
+        ) from error
+
+
+def _renamed(record: Mapping[str, object], table: Path) -> dict[str, object]:
+    lowered = {str(key).strip().lower(): value for key, value in record.items()}
+    named: dict[str, object] = {}
+    for name, known in _COLUMNS.items():
+        columns = [word for word in known if word in lowered]
+        if len(columns) > 1 or len(lowered) < len(record):
+            raise DataError(
+                "two columns mean the same", where=table, found=_columns(record), fix=f"keep one of {known}"
+            )
+        if columns:
+            named[name] = lowered[columns[0]]
+        elif name in ("path", "labels"):
+            alike = nearest(name, list(lowered))
+            raise DataError(
+                f"the table has no column {name}",
+                where=table,
+                found=_columns(record),
+                fix=f"rename {alike} to {name}" if alike else f"call it {name}",
+            )
+    return named
+
+
+def _columns(record: Mapping[str, object]) -> str:
+    return listed([short(str(name)) for name in record])
+
+
+def _image(record: Mapping[str, object], within: Callable[[str], str]) -> ListedImage:
+    if not isinstance(record["path"], str):
+        raise ValueError(f"{short(record['path'])} is no path")
+    path = within(record["path"].strip())
+    word = _text(record.get("split"), "side")
+    split = split_named(word)
+    if word and split is None:
+        raise ValueError(f"the side '{short(word)}' is none of {', '.join(SPLITS)}")
+    return ListedImage(path, _labels(record["labels"]), split, _text(record.get("group"), "group") or None)
+
+
+def _text(cell: object, what: str) -> str:
+    """A cell that is a name, or empty; a number is its digits."""
+    if cell is None or (isinstance(cell, str | int) and not isinstance(cell, bool)):
+        text = "" if cell is None else _digits(cell)
+        return label_name(text) if text.strip() else ""
+    raise ValueError(f"{short(cell)} is no {what}")
+
+
+def _digits(cell: str | int) -> str:
+    if isinstance(cell, int) and cell.bit_length() > 64:
+        raise ValueError("a whole number beyond 64 bits is no name")
+    return str(cell)
+
+
+def _labels(cell: object) -> tuple[str, ...]:
+    cells: list[object] = [cell]
+    if isinstance(cell, list):
+        cells = cast("list[object]", cell)
+    if strange := [one for one in cells if isinstance(one, bool) or not isinstance(one, str | int | None)]:
+        raise ValueError(f"{short(strange[0])} is no label")
+    # A number is one of Hugging Face's: 0 is a label as well.
+    parts = ["" if one is None else _digits(one) for one in cells if one is None or isinstance(one, str | int)]
+    named = [part.strip().strip("/") for text in parts for part in (text.split(";") if cells == [cell] else [text])]
+    # In one order, so that a copy with its labels written the other way round does not contradict.
+    labels = tuple(sorted({label_name(name) for name in named if name}))
+    if len(labels) > MOST_LABELS_OF_AN_IMAGE:
+        raise ValueError(f"{len(labels):,} labels, at most {MOST_LABELS_OF_AN_IMAGE:,} of one image")
+    return labels

@@ -1,0 +1,48 @@
+"""The verdicts in the model card of ``dense/``: whoever gets the model reads what of it was proved, and how far."""
+
+from __future__ import annotations
+
+import re
+
+from ftx.core.errors import EnvironmentFault
+from ftx.core.progress import SILENT, Progress
+from ftx.runs.artifacts import DENSE
+from ftx.runs.parity_json import ParityReport
+from ftx.runs.run import Run
+from ftx.runs.run_json import MODEL_CARD
+
+_HEADING = "## Verdicts"
+# From the heading to the next one of its level, or to the end.
+_SECTION = re.compile(rf"^{re.escape(_HEADING)}\n.*?(?=^## |\Z)", re.DOTALL | re.MULTILINE)
+# The section stands before this one, after what was measured and proved earlier.
+_NEXT = re.compile(r"^## Use\n", re.MULTILINE)
+
+
+def tell_card(run: Run, report: ParityReport, progress: Progress = SILENT) -> None:
+    """Write the verdicts of a validation into the card, in the place of those of an earlier one."""
+    path = run.folder(DENSE) / MODEL_CARD
+    if not path.is_file():  # a run of an older ftx has none
+        return
+    text = _SECTION.sub("", path.read_text(encoding="utf-8"))
+    found = _NEXT.search(text)
+    at = found.start() if found else len(text)
+    try:
+        run.write_card(DENSE, f"{text[:at]}{_section(report)}\n\n{text[at:]}", progress)
+    except EnvironmentFault as fault:  # the answer is known all the same
+        progress.note(f"{DENSE}/{MODEL_CARD} is not kept: {fault.what} ({fault.found})")
+
+
+def _section(report: ParityReport) -> str:
+    how = f"By `ftx validate` against the trained model in torch f32, on the images of {report.split}"
+    lines = [
+        f"{_HEADING}\n",
+        f"{how}, margin {100 * report.max_drop:g} points of accuracy, on {report.machine}.\n",
+        "| artifact | verdict | figures |",
+        "| --- | --- | --- |",
+        *(f"| {name} | {verdict} | {_plain(report.said[name])} |" for name, verdict in report.verdicts.items()),
+    ]
+    return "\n".join(lines)
+
+
+def _plain(text: str) -> str:
+    return text.replace("|", "\\|").replace("\n", " ")

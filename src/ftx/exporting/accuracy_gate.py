@@ -1,0 +1,53 @@
+"""The gate of ``ftx export``: what certainly does not answer as the trained model did never gets its name."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ftx.core.errors import GateFailed
+from ftx.evaluating.answers import ask_graph
+from ftx.evaluating.folder_parity import ask_folder
+from ftx.evaluating.logit_bounds import Bounds
+from ftx.evaluating.parity import margin_of
+from ftx.evaluating.parity_row import Reference, Subject, compare
+from ftx.evaluating.verdict import Judged, judge
+from ftx.exporting.shared_parts import Source
+from ftx.runs.artifacts import DENSE, Artifact, finer_variants
+from ftx.runs.parity_json import Verdict
+from ftx.runtimes.onnx import OnnxPredictor
+
+
+def refuse_what_failed(source: Source, artifact: Artifact, staged: Path) -> tuple[Verdict, str]:
+    """The verdict on a model that is about to get its name, by the reference images alone, and its figures.
+
+    Raises: GateFailed if it does not answer as the trained model did.
+    """
+    max_drop = margin_of(source.run)
+    if artifact.runtime == "onnx":
+        judged = _judge_onnx(source, artifact, staged, max_drop)
+    else:
+        judged = ask_folder(staged, Bounds.of(None), source.progress, timed=False).judge(max_drop)
+    verdict, said = judged.verdicts[artifact.name], judged.said[artifact.name]
+    if verdict == "failed":
+        finer = finer_variants(artifact)
+        raise GateFailed(
+            f"{artifact} does not answer as the trained model did, and is not kept",
+            where=source.run.path,
+            found=said,
+            fix=f"export in a finer precision ({', '.join(finer)})"
+            if finer
+            else f"merge again: {DENSE.made_by}; if it stays, this is a bug of ftx",
+        )
+    return verdict, said
+
+
+def _judge_onnx(source: Source, artifact: Artifact, folder: Path, max_drop: float) -> Judged:
+    """By the reference images, which an IR carries and an ONNX folder does not."""
+    task, known = source.run.task, source.reference
+    predictor = OnnxPredictor(folder, source.manifest.preprocess, task)
+    with source.progress.track("validating", len(known.paths)) as bar:
+        logits_NC = ask_graph(predictor, known.pixels_NHWC, bar)
+    expected = Reference(known.paths, known.logits_NC, known.targets_NC, task, known.groups)
+    subject = Subject(artifact, "graph", predictor.compute)
+    bound = Bounds.of(None).pick(artifact, "graph", predictor.compute)
+    return judge([compare(expected, logits_NC, subject, bound)], max_drop)

@@ -1,0 +1,337 @@
+"""Adapters laid over a base outside of a run: one from elsewhere, or several of one base in shares.
+
+Legend: O outputs, I inputs of a layer; Δ the change W' − W that an adapter makes of its weight.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Literal, cast
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from ftx.adapters.fit_to_base import FittedAdapter, flat
+from ftx.adapters.merge_weight import Float64
+from ftx.core.errors import AdapterError, GateFailed, InputError, MergeError, ModelError
+from ftx.core.files import check_space, stage_folder, write_atomic
+from ftx.core.progress import SILENT, Progress
+from ftx.core.verb_report import VerbReport
+from ftx.data.preprocess import Preprocess, normalise
+from ftx.interop.base_model import Base
+from ftx.interop.open_adapters import Opened, open_adapters
+from ftx.merging.merge_and_prove import (
+    LAYER_BOUND,
+    LOGIT_BOUND,
+    PROOF_IMAGES,
+    LayerProof,
+    change,
+    hold_layers,
+    layer_error,
+    rounded,
+)
+from ftx.merging.unmerged_model import beside
+from ftx.runs.dense import DENSE_WEIGHTS, DenseConfig, load_dense, save_dense
+from ftx.runs.new_run import refuse_existing
+from ftx.runs.readme import layers_proved, write_combined_card
+from ftx.runs.trained import fill
+from ftx.tasks.labels import Labels
+from ftx.tasks.output_meaning import Meaning
+
+How = Literal["linear", "ties"]
+# The share of entries that TIES keeps of each adapter (arXiv:2306.01708, section 5 and its figure on top-k).
+DENSITY = 0.2
+# Entries of each layer by which an election is checked.
+PROOF_ENTRIES = 256
+
+
+class CombineReport(VerbReport):
+    """What was laid over which base, and how far the result lies from what it should be.
+
+    ``max_relative_error`` is that of the layers against separate products in float64, ``max_logit_difference`` that of
+    the folder, opened again, against the base with the adapters beside it. TIES is no sum of products: its entries are
+    held against the rule taken entry by entry, and the folder against the model that was written.
+    """
+
+    verb: str = "merge"
+    adapters: list[str]
+    shares: list[float]
+    how: How
+    density: float | None
+    base: str
+    architecture: str
+    path: str
+    size_bytes: int
+    image_size: int | str
+    labels: int
+    layers: list[LayerProof]
+    max_relative_error: float
+    layer_bound: float = LAYER_BOUND
+    images: int = PROOF_IMAGES
+    max_logit_difference: float
+    logit_bound: float
+
+
+def combine(
+    paths: Sequence[Path],
+    out: Path,
+    *,
+    base: str | None = None,
+    weights: str = "auto",
+    image_size: int | str = "auto",
+    shares: Sequence[float] = (),
+    how: How = "linear",
+    density: float = DENSITY,
+    labels: Sequence[str] = (),
+    head: bool = True,
+    progress: Progress = SILENT,
+) -> CombineReport:
+    """Write the base with its adapters merged in as a dense folder, which timm and transformers open.
+
+    ``linear`` is W + Σ share·Δ, ``ties`` (arXiv:2306.01708) keeps of each Δ its largest entries and of those the ones
+    whose sign the sum has. Heads are averaged by shares in both.
+    Raises: as ``open_adapters``; InputError for shares that do not add up to 1; GateFailed if the proof fails; nothing
+    is written then.
+    """
+    refuse_existing(out)
+    shares = _checked_shares(shares, len(paths))
+    if not 0 < density <= 1:
+        raise InputError("the density of TIES is a share above 0 and at most 1", found=f"{density:g}")
+    base_model, opened = open_adapters(
+        paths, base=base, weights=weights, image_size=image_size, head=head, progress=progress
+    )
+    module, fitted = base_model.module, [one.fitted for one in opened]
+    meaning = _meaning(opened, base_model, labels, progress) if head else None
+    check_space(out, 4 * sum(parameter.numel() for parameter in module.parameters()))
+    merged, proofs = _merge_layers(module.state_dict(), fitted, shares, how, density, progress)
+    worst = hold_layers(proofs)
+    fill(module, _saved(fitted, shares))
+    images_N3HW = _random_images(base_model.preprocess)
+    layers = {
+        proof.layer: [(share, one.layers.get(proof.layer)) for share, one in zip(shares, fitted, strict=True)]
+        for proof in proofs
+    }
+    try:
+        with torch.inference_mode(), beside(module, layers if how == "linear" else {}):
+            if how == "ties":
+                fill(module, merged)
+            expected_NC = module(images_N3HW)
+    except (RuntimeError, AssertionError, ValueError) as error:
+        raise ModelError("the base does not compute at its input size", where=base, found=str(error)) from error
+    fill(module, merged)
+    bound = LOGIT_BOUND * max(1.0, float(expected_NC.abs().max()))
+    with stage_folder(out) as staged:
+        config = DenseConfig(base_model.architecture, meaning, base_model.preprocess, base_model.model_args)
+        save_dense(module, config, staged)
+        with torch.inference_mode():
+            difference = float((load_dense(staged)(images_N3HW) - expected_NC).abs().max())
+        if not difference <= bound:
+            raise GateFailed(
+                "the dense model does not answer as the base with its adapters",
+                where=out,
+                found=f"answers differ by {difference:.1e}, the bound is {bound:.1e}{_eps(base_model)}",
+            )
+        report = CombineReport(
+            adapters=[str(path) for path in paths],
+            shares=list(shares),
+            how=how,
+            density=density if how == "ties" else None,
+            base=base or base_model.architecture,
+            architecture=base_model.architecture,
+            path=str(out),
+            size_bytes=(staged / DENSE_WEIGHTS).stat().st_size,
+            image_size=base_model.preprocess.image_size,
+            labels=len(meaning.labels) if meaning else 0,
+            layers=proofs,
+            max_relative_error=worst,
+            max_logit_difference=difference,
+            logit_bound=bound,
+        )
+        _write_card(staged, report, [one.at.name for one in opened], meaning)
+        write_atomic(staged / "merge.json", (report.model_dump_json(indent=2) + "\n").encode())
+    return report
+
+
+def _write_card(folder: Path, report: CombineReport, names: Sequence[str], meaning: Meaning | None) -> None:
+    several = len(names) > 1
+    parts = [(f"{s:.3g} of" if several else "adapter", name) for s, name in zip(report.shares, names, strict=True)]
+    answers = f"within {report.max_logit_difference:.1e} on random images (bound {report.logit_bound:.1e})."
+    if report.how == "ties":
+        parts.append(("joined by", f"TIES, density {report.density:g}"))
+        proved = (
+            f"Entries of each of the {len(report.layers)} layers follow the rule, taken entry by entry, within "
+            f"{report.max_relative_error:.1e} of their size (bound {report.layer_bound:.0e}); opened again the "
+            f"folder answers as the model that was written, {answers}"
+        )
+    else:
+        layers = layers_proved(len(report.layers), report.max_relative_error, report.layer_bound)
+        proved = f"{layers}The whole answers as the base with the adapters beside it, {answers}"
+    write_combined_card(folder, report.architecture, parts, meaning, proved)
+
+
+def _merge_layers(
+    state: Mapping[str, Tensor],
+    fitted: Sequence[FittedAdapter],
+    shares: Sequence[float],
+    how: How,
+    density: float,
+    progress: Progress,
+) -> tuple[dict[str, Tensor], list[LayerProof]]:
+    """The merged weight of each layer that an adapter has, summed in float64 and rounded to f32 once, and its proof."""
+    names = [name for name in state if any(name.removesuffix(".weight") in one.layers for one in fitted)]
+    thresholds = [_threshold(state, one, density) for one in fitted] if how == "ties" else []
+    merged: dict[str, Tensor] = {}
+    proofs: list[LayerProof] = []
+    with progress.track("Merging", len(names)) as bar:
+        for name in names:
+            layer, weight_OI = name.removesuffix(".weight"), flat(state[name])
+            adapters = [one.layers.get(layer) for one in fitted]
+            changes = [None if one is None else change(weight_OI, one, layer) for one in adapters]
+            if how == "ties":
+                change_OI = elected(changes, shares, thresholds)
+            else:
+                summed = (share * Δ for share, Δ in zip(shares, changes, strict=True) if Δ is not None)
+                change_OI = sum(summed, np.zeros_like(weight_OI))
+            stored_OI = rounded(weight_OI + change_OI, layer)
+            if how == "ties":
+                error = _election_error(weight_OI, stored_OI, changes, shares, thresholds)
+            else:
+                laid = list(zip(shares, adapters, strict=True))
+                error = layer_error(weight_OI, stored_OI.astype(np.float64), laid, np.random.default_rng(0))
+            proofs.append(LayerProof(layer=layer, relative_error=error))
+            merged[name] = torch.from_numpy(stored_OI).view_as(state[name])
+            bar.advance()
+    return merged, proofs
+
+
+def elected(changes: Sequence[Float64 | None], shares: Sequence[float], thresholds: Sequence[float]) -> Float64:
+    """TIES of one layer: trim, elect the sign, and average what agrees with it. Shape: [O, I].
+
+    Source: arXiv:2306.01708, section 4, algorithm 1, with λ = 1; the shares weigh both the election and the mean.
+    """
+    shape = next(Δ.shape for Δ in changes if Δ is not None)
+    trimmed = [
+        np.zeros(shape) if Δ is None else np.where(np.abs(Δ).astype(np.float32) >= least, Δ, 0.0)
+        for Δ, least in zip(changes, thresholds, strict=True)
+    ]
+    sign_OI = np.sign(sum((share * Δ for share, Δ in zip(shares, trimmed, strict=True)), np.zeros(shape)))
+    total_OI, weight_OI = np.zeros(shape), np.zeros(shape)
+    for share, Δ in zip(shares, trimmed, strict=True):
+        agrees = (np.sign(Δ) == sign_OI) & (Δ != 0)
+        total_OI += np.where(agrees, share * Δ, 0.0)
+        weight_OI += np.where(agrees, share, 0.0)
+    return np.divide(total_OI, weight_OI, out=np.zeros(shape), where=weight_OI > 0)
+
+
+def _threshold(state: Mapping[str, Tensor], fitted: FittedAdapter, density: float) -> float:
+    """The size that the largest ``density`` of an adapter's changes reach, over all rows that it has, as f32."""
+    sizes: list[NDArray[np.float32]] = []
+    for layer, adapter in fitted.layers.items():
+        weight_OI = flat(state[f"{layer}.weight"])
+        size_OI = np.abs(change(weight_OI, adapter, layer))
+        # Rows of a fused layer that no target owns stay as they are, but for the f32 rounding of DoRA's magnitudes.
+        owned_O = size_OI.max(axis=1) > 1e-6 * np.abs(weight_OI).max(axis=1)
+        sizes.append(size_OI[owned_O].astype(np.float32).ravel())
+    every = np.concatenate(sizes)
+    if not every.size:
+        return 0.0
+    kept = max(round(density * every.size), 1)
+    return float(np.partition(every, every.size - kept)[every.size - kept])
+
+
+def _election_error(
+    base_OI: Float64,
+    stored_OI: NDArray[np.float32],
+    changes: Sequence[Float64 | None],
+    shares: Sequence[float],
+    thresholds: Sequence[float],
+) -> float:
+    """max |W' − W − rule| / max(|W'|, |W|) over random entries, the rule taken for each entry by itself."""
+    rng = np.random.default_rng(0)
+    worst = 0.0
+    for row, column in zip(*(rng.integers(0, side, PROOF_ENTRIES) for side in base_OI.shape), strict=True):
+        kept = [
+            (share, float(Δ[row, column]))
+            for share, Δ, least in zip(shares, changes, thresholds, strict=True)
+            if Δ is not None and np.float32(abs(Δ[row, column])) >= least
+        ]
+        vote = sum(share * value for share, value in kept)
+        agreeing = [(share, value) for share, value in kept if value * vote > 0]
+        weight = sum(share for share, _ in agreeing)
+        rule = sum(share * value for share, value in agreeing) / weight if weight else 0.0
+        stored, before = float(stored_OI[row, column]), float(base_OI[row, column])
+        size = max(abs(stored), abs(before), float(np.finfo(np.float32).tiny))
+        worst = max(worst, abs(stored - before - rule) / size)
+    return worst
+
+
+def _random_images(pre: Preprocess) -> Tensor:
+    pixels = np.random.default_rng(0).integers(0, 256, (PROOF_IMAGES, pre.height, pre.width, 3), dtype=np.uint8)
+    return torch.from_numpy(normalise(pixels, pre))
+
+
+def _eps(base_model: Base) -> str:
+    """What to think of first where answers differ: timm's models have one epsilon, those of transformers their own."""
+    found = {layer.eps for layer in base_model.module.modules() if isinstance(layer, nn.LayerNorm)}
+    return f"; the base normalises with epsilon {min(found):g}, timm's model with 1e-06" if found - {1e-6} else ""
+
+
+def _checked_shares(shares: Sequence[float], count: int) -> Sequence[float]:
+    equal = [round(1 / max(count, 1), 4)] * max(count - 1, 0)
+    shares = shares or [1 / max(count, 1)] * count
+    if len(shares) != count or not all(share > 0 for share in shares) or abs(sum(shares) - 1) > 1e-6:
+        raise InputError(
+            "shares are one number above 0 for each adapter, and add up to 1",
+            found=", ".join(f"{share:g}" for share in shares),
+            fix=f"--shares {','.join(f'{share:.4g}' for share in [*equal, 1 - sum(equal)])}",
+        )
+    return shares
+
+
+def _saved(fitted: Sequence[FittedAdapter], shares: Sequence[float]) -> dict[str, Tensor]:
+    """The modules that were trained whole, averaged by shares."""
+    names = {name for one in fitted for name in one.saved}
+    if partial := sorted(name for name in names if any(name not in one.saved for one in fitted)):
+        raise AdapterError("one adapter brings a module that another has not", found=", ".join(partial[:3]))
+    return {
+        name: sum(
+            (share * one.saved[name].double() for share, one in zip(shares, fitted, strict=True)),
+            torch.zeros((), dtype=torch.float64),
+        ).float()
+        for name in sorted(names)
+    }
+
+
+def _meaning(opened: Sequence[Opened], base_model: Base, labels: Sequence[str], progress: Progress) -> Meaning:
+    """What the logits mean: by the runs, else by the labels given, else by the base's own, else numbered."""
+    classes = cast("int", base_model.module.num_classes)
+    runs = [one.at.run for one in opened if one.at.run is not None]
+    for run in runs:
+        if (run.manifest.task, run.manifest.labels) != (runs[0].manifest.task, runs[0].manifest.labels):
+            raise MergeError(
+                "the adapters were trained for different labels",
+                where=run.path,
+                found=f"{', '.join(run.manifest.labels.names[:3])}, …, "
+                f"{runs[0].path} has {', '.join(runs[0].manifest.labels.names[:3])}, …",
+            )
+    if runs:
+        if labels:
+            raise InputError("--labels is for adapters that no run describes", fix=f"{runs[0].path} says its labels")
+        meaning = runs[0].manifest.meaning
+        if len(opened) > 1 and meaning.thresholds.labels:
+            progress.note("thresholds were tuned for each adapter by itself: the merged model decides at 0.5")
+            return Meaning(task=meaning.task, labels=meaning.labels)
+        return meaning
+    if labels and len(set(labels)) != classes:
+        found = f"{len(labels)} names, {len(set(labels))} of them different"
+        raise InputError(f"there are {classes} classes", where="--labels", found=found)
+    names = tuple(labels) or base_model.labels
+    if len(set(names)) != classes:
+        progress.note(f"nobody says what the {classes} classes are called: --labels a,b,c names them")
+        names = tuple(f"class_{index}" for index in range(classes))
+    elif not labels and any(one.fitted.saved for one in opened):
+        progress.note(f"the {classes} classes are called as the base's own are: --labels a,b,c names them otherwise")
+    return Meaning(labels=Labels.multiclass(names))

@@ -1,0 +1,188 @@
+"""Adapters side by side: how much each changes every layer, and whether they work in the same directions.
+
+Legend: R ranks, O outputs, I inputs of a layer; Δ the change W' − W that an adapter makes of its weight.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import combinations
+from pathlib import Path
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict
+
+from ftx.adapters.fit_to_base import flat
+from ftx.adapters.merge_weight import AdapterWeights, Float64
+from ftx.adapters.peft_file import WEIGHTS
+from ftx.core.errors import AdapterError
+from ftx.core.progress import SILENT, Progress
+from ftx.core.verb_report import VerbReport
+from ftx.interop.open_adapters import Opened, open_adapters
+from ftx.merging.merge_and_prove import change
+
+
+class Adapter(BaseModel):
+    """One adapter as a whole; ``change`` is ‖Δ‖ / ‖W‖ over the layers that it adapts (Frobenius)."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    path: str
+    kind: str
+    layers: int
+    ranks: list[int]
+    parameters: int
+    size_bytes: int
+    change: float
+
+
+class Overlap(BaseModel):
+    """How much of the smaller of two subspaces lies in the other, in [0, 1], and what chance would give.
+
+    ``inputs`` are the directions that are read (rows of B·A), ``outputs`` those that are written (columns).
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    first: int
+    second: int
+    inputs: float
+    outputs: float
+    inputs_by_chance: float
+    outputs_by_chance: float
+
+
+class ComparedLayer(BaseModel):
+    """A layer in each adapter, in their order: ‖Δ‖ and ‖Δ‖ / ‖W‖, None where one has no adapter there."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    layer: str
+    norms: list[float | None]
+    changes: list[float | None]
+    overlaps: list[Overlap]
+
+
+class AdaptersReport(VerbReport):
+    """Adapters of one base, each as a whole and layer by layer; ``overlaps`` are means over the layers both adapt."""
+
+    verb: str = "adapters"
+    base: str
+    adapters: list[Adapter]
+    overlaps: list[Overlap]
+    layers: list[ComparedLayer]
+
+
+def compare(
+    paths: Sequence[Path], *, base: str | None = None, weights: str = "auto", progress: Progress = SILENT
+) -> AdaptersReport:
+    """Compare adapters of one base: runs, or folders that peft wrote.
+
+    Raises: as ``open_adapters`` does.
+    """
+    base_model, opened = open_adapters(paths, base=base, weights=weights, head=False, progress=progress)
+    state = base_model.module.state_dict()
+    names = [name.removesuffix(".weight") for name in state]
+    layers = [name for name in names if any(name in one.fitted.layers for one in opened)]
+    compared: list[ComparedLayer] = []
+    totals = np.zeros((len(opened), 2))  # of ‖Δ‖² and ‖W‖²
+    with progress.track("Comparing layers", len(layers)) as bar:
+        for name in layers:
+            weight_OI = flat(state[f"{name}.weight"])
+            adapters = [one.fitted.layers.get(name) for one in opened]
+            norms = [None if one is None else float(np.linalg.norm(change(weight_OI, one, name))) for one in adapters]
+            size = float(np.linalg.norm(weight_OI))
+            for index, norm in enumerate(norms):
+                totals[index] += (0, 0) if norm is None else (norm**2, size**2)
+            compared.append(
+                ComparedLayer(
+                    layer=name,
+                    norms=norms,
+                    changes=[None if norm is None else norm / max(size, np.finfo(float).tiny) for norm in norms],
+                    overlaps=_overlaps(adapters, weight_OI.shape),
+                )
+            )
+            bar.advance()
+    changes = np.sqrt(totals[:, 0] / np.maximum(totals[:, 1], np.finfo(float).tiny))
+    return AdaptersReport(
+        base=base_model.architecture,
+        adapters=[_facts(one, path, float(change)) for one, path, change in zip(opened, paths, changes, strict=True)],
+        overlaps=_means(compared),
+        layers=compared,
+    )
+
+
+def subspace_overlap(first_IR: Float64, second_IR: Float64) -> float:
+    """φ = ‖V₁ᵀ·V₂‖² / min(R₁, R₂) of two orthonormal bases: 1 where one lies in the other, 0 where they are orthogonal.
+
+    Source: LoRA, arXiv:2106.09685, section 7.2, eq. 4.
+    """
+    return float(np.linalg.norm(first_IR.T @ second_IR) ** 2 / max(min(first_IR.shape[1], second_IR.shape[1]), 1))
+
+
+def directions(adapter: AdapterWeights) -> tuple[Float64, Float64]:
+    """Orthonormal bases of what s·B·A reads and writes. Shape: [I, R] and [O, R], without directions of no weight."""
+    Q_OR, upper_RR = np.linalg.qr(adapter.lora_B_OR)
+    Q_IR, lower_RR = np.linalg.qr(adapter.lora_A_RI.T)
+    left_RR, sigma_R, right_RR = np.linalg.svd(upper_RR @ lower_RR.T)
+    kept = sigma_R > 1e-6 * max(sigma_R.max(initial=0.0), np.finfo(float).tiny)
+    return Q_IR @ right_RR[: len(sigma_R)][kept].T, Q_OR @ left_RR[:, : len(sigma_R)][:, kept]
+
+
+def _overlaps(adapters: Sequence[AdapterWeights | None], shape: tuple[int, ...]) -> list[Overlap]:
+    outputs, inputs = shape
+    known = {index: directions(one) for index, one in enumerate(adapters) if one is not None}
+    return [
+        Overlap(
+            first=first,
+            second=second,
+            inputs=subspace_overlap(known[first][0], known[second][0]),
+            outputs=subspace_overlap(known[first][1], known[second][1]),
+            # Two subspaces drawn at random share R₁·R₂ / n of ‖V₁ᵀ·V₂‖².
+            inputs_by_chance=max(known[first][0].shape[1], known[second][0].shape[1]) / inputs,
+            outputs_by_chance=max(known[first][1].shape[1], known[second][1].shape[1]) / outputs,
+        )
+        for first, second in combinations(sorted(known), 2)
+    ]
+
+
+def _means(layers: Sequence[ComparedLayer]) -> list[Overlap]:
+    """The mean over layers of each pair of adapters."""
+    pairs: dict[tuple[int, int], list[Overlap]] = {}
+    for layer in layers:
+        for one in layer.overlaps:
+            pairs.setdefault((one.first, one.second), []).append(one)
+
+    def mean(found: Sequence[Overlap], key: str) -> float:
+        return float(np.mean([getattr(one, key) for one in found]))
+
+    return [
+        Overlap(
+            first=first,
+            second=second,
+            inputs=mean(found, "inputs"),
+            outputs=mean(found, "outputs"),
+            inputs_by_chance=mean(found, "inputs_by_chance"),
+            outputs_by_chance=mean(found, "outputs_by_chance"),
+        )
+        for (first, second), found in sorted(pairs.items())
+    ]
+
+
+def _facts(opened: Opened, path: Path, change: float) -> Adapter:
+    layers = opened.fitted.layers
+    if not layers:
+        raise AdapterError("the adapter is in no layer", where=path)
+    parameters = sum(
+        one.lora_A_RI.size + np.count_nonzero(one.lora_B_OR) + (0 if one.magnitude_O is None else one.magnitude_O.size)
+        for one in layers.values()
+    )
+    return Adapter(
+        path=str(path),
+        kind="dora" if opened.fitted.config.dora else "lora",
+        layers=len(layers),
+        ranks=sorted({len(one.lora_A_RI) for one in layers.values()}),
+        parameters=int(parameters),
+        size_bytes=(opened.at.folder / WEIGHTS).stat().st_size,
+        change=change,
+    )

@@ -1,0 +1,243 @@
+"""``ftx merge``: what was trained, by any of the four methods, as one dense model, with proof.
+
+The merge of each weight is done in float64 and stored in f32; the proof of each layer is that it
+answers as the separate products do, which never see the merged weight.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict
+from torch import Tensor, nn
+
+from ftx.adapters.fit_to_base import flat, read_adapter
+from ftx.adapters.merge_weight import AdapterWeights, Float64, merged_weight, separate_products
+from ftx.adapters.trainable_model import base_of
+from ftx.core.errors import AdapterError, DataError, GateFailed, MergeError
+from ftx.core.files import check_space
+from ftx.core.progress import SILENT, Progress
+from ftx.core.verb_report import VerbReport
+from ftx.data.image_store import ImageStore
+from ftx.data.loader import load_pixels_many
+from ftx.data.preprocess import Pixels, normalise
+from ftx.merging.unmerged_model import Shares
+from ftx.runs.artifacts import DENSE, TRAINED
+from ftx.runs.dense import DENSE_WEIGHTS, DenseConfig, load_dense, save_dense
+from ftx.runs.readme import MergeProof, write_dense_card
+from ftx.runs.run import Run
+from ftx.runs.trained import fill, load_trained, read_plain, require_base, run_recipe
+
+# Storing a merged entry in f32 rounds it to nearest, by at most 2^-24 of its size, so an answer Σ x·w' moves by at most
+# 2^-24 · Σ |x|·|w'|, the unit of ``layer_error``. As much again is left to the products' own rounding in float64: they
+# need a millionth of it. Measured: 1e-8, for roundings cancel over the inputs. One entry of a layer of 768 inputs that
+# is off by a thousandth of its size gives 1e-6, a wrong scaling or an adapter left out 1e-3 and more.
+LAYER_BOUND = 2.0**-23
+# Two f32 networks of a few dozen layers that differ by rounding alone: the bound of a graph in f32.
+LOGIT_BOUND = 1e-4
+PROOF_ROWS = 64
+PROOF_IMAGES = 32
+
+
+class LayerProof(BaseModel):
+    """One merged layer against its separate products: max |difference| / Σ |x|·|w'|."""
+
+    model_config = ConfigDict(frozen=True)
+
+    layer: str
+    relative_error: float
+
+
+class MergeReport(VerbReport):
+    """What was merged, and how far it lies from what was trained."""
+
+    verb: str = "merge"
+    method: str
+    path: str
+    size_bytes: int
+    layers: list[LayerProof]
+    max_relative_error: float
+    layer_bound: float = LAYER_BOUND
+    images: int
+    # What the images were: held-out ones of the run, or noise where its data folder is gone.
+    images_from: Literal["held-out images", "random images"]
+    max_logit_difference: float
+    logit_bound: float
+
+
+def merge(run: Run | Path | None = None, *, data: Path | None = None, progress: Progress = SILENT) -> MergeReport:
+    """Write ``dense/`` and ``reports/merge.json``; ``data`` says where the run's images are now.
+
+    Raises: RunError, AdapterError or MergeError for what cannot be merged; GateFailed if the proof
+    fails; nothing is written then.
+    """
+    run = run if isinstance(run, Run) else Run.open(run)
+    folder = run.require(TRAINED)
+    manifest = run.manifest
+    backbone = base_of(run_recipe(run), len(manifest.labels))
+    require_base(run, backbone.digest)
+    module = backbone.module
+    check_space(run.path, 4 * sum(parameter.numel() for parameter in module.parameters()))
+
+    proofs: list[LayerProof] = []
+    if manifest.method in ("lora", "dora"):
+        proofs = _merge_adapter(module, folder, manifest.base_digest, progress)
+    else:
+        fill(module, read_plain(folder, manifest.method, module))
+    worst = hold_layers(proofs)
+
+    with run.add(DENSE, progress) as staged:
+        save_dense(module, DenseConfig(manifest.architecture, manifest.meaning, manifest.preprocess), staged)
+        pixels_NHWC, images_from = _proof_images(run, data, progress)
+        difference, bound = _logit_difference(run, staged, pixels_NHWC)
+        if not difference <= bound:
+            raise GateFailed(
+                "the dense model does not answer as the trained one",
+                where=run.path,
+                found=f"logits differ by {difference:.1e}, the bound is {bound:.1e}",
+            )
+        images = f"{len(pixels_NHWC)} {images_from}"
+        write_dense_card(staged, run, MergeProof(len(proofs), worst, LAYER_BOUND, difference, bound, images))
+    report = MergeReport(
+        run=str(run.path),
+        method=manifest.method,
+        path=str(run.folder(DENSE)),
+        size_bytes=(run.folder(DENSE) / DENSE_WEIGHTS).stat().st_size,
+        layers=proofs,
+        max_relative_error=worst,
+        images=len(pixels_NHWC),
+        images_from=images_from,
+        max_logit_difference=difference,
+        logit_bound=bound,
+    )
+    run.write_report("merge", report, progress)
+    return report
+
+
+def merged_state(base: nn.Module, layers: Mapping[str, AdapterWeights]) -> dict[str, Tensor]:
+    """The merged weight of each adapted layer by its name in the model, rounded to f32 once."""
+    state = base.state_dict()
+    merged: dict[str, Tensor] = {}
+    for name, adapter in layers.items():
+        weight = state[f"{name}.weight"]
+        weight_OI = flat(weight)
+        merged[f"{name}.weight"] = torch.from_numpy(rounded(_merged(weight_OI, adapter, name), name)).view_as(weight)
+    return merged
+
+
+def _merge_adapter(module: nn.Module, folder: Path, base_digest: str, progress: Progress) -> list[LayerProof]:
+    adapter = read_adapter(folder, module)
+    if adapter.config.base_digest != base_digest:
+        raise MergeError("the adapter was trained on another base", where=folder)
+    if not adapter.saved:
+        raise AdapterError("the adapter comes without its head", where=folder, fix="train again")
+    merged = merged_state(module, adapter.layers)
+    proofs = prove_layers(module, merged, adapter.layers, progress)
+    fill(module, {**merged, **adapter.saved})
+    return proofs
+
+
+def prove_layers(
+    base: nn.Module, merged: Mapping[str, Tensor], layers: Mapping[str, AdapterWeights], progress: Progress = SILENT
+) -> list[LayerProof]:
+    """How far each merged weight lies from the separate products of its base and adapter."""
+    state, rng = base.state_dict(), np.random.default_rng(0)
+    proofs: list[LayerProof] = []
+    with progress.track("Proving each merged layer", len(layers)) as bar:
+        for name, layer in layers.items():
+            error = layer_error(flat(state[f"{name}.weight"]), flat(merged[f"{name}.weight"]), [(1.0, layer)], rng)
+            proofs.append(LayerProof(layer=name, relative_error=error))
+            bar.advance()
+    return proofs
+
+
+def hold_layers(proofs: Sequence[LayerProof]) -> float:
+    """The largest error of all layers, 0 where there are none.
+
+    Raises: GateFailed naming the layer if it lies above the bound, or is no number.
+    """
+    errors = np.array([proof.relative_error for proof in proofs])
+    if not (errors <= LAYER_BOUND).all():  # so that a number that is none fails too
+        worst = int(np.argmax(errors))  # the first that is none, if one is
+        raise GateFailed(
+            "the merge does not answer as its separate products",
+            where=proofs[worst].layer,
+            found=f"off by {errors[worst]:.1e} of its size, the bound is {LAYER_BOUND:.1e}",
+        )
+    return float(errors.max(initial=0.0))
+
+
+def layer_error(base_OI: Float64, merged_OI: Float64, shares: Shares, rng: np.random.Generator) -> float:
+    """max |x·W'ᵀ − Σ share · separate products| / (|x|·|W'|ᵀ), in float64 on random inputs.
+
+    So scaled, one rounding of each entry to f32 gives 2^-24 at most, in a layer of any size (Higham, Accuracy and
+    Stability of Numerical Algorithms, section 3.1).
+    """
+    x_NI = rng.standard_normal((PROOF_ROWS, base_OI.shape[1]))
+    products = (
+        share * (x_NI @ base_OI.T if adapter is None else separate_products(x_NI, base_OI, adapter))
+        for share, adapter in shares
+    )
+    expected_NO = sum(products, np.zeros((PROOF_ROWS, len(base_OI))))
+    # Below its smallest normal number f32 rounds by a fixed step instead of a share.
+    size_NO = np.abs(x_NI) @ np.maximum(np.abs(merged_OI), np.finfo(np.float32).tiny).T
+    return float((np.abs(x_NI @ merged_OI.T - expected_NO) / size_NO).max())
+
+
+def _proof_images(
+    run: Run, data: Path | None, progress: Progress
+) -> tuple[Pixels, Literal["held-out images", "random images"]]:
+    """Held-out images of the run, spread over them. Shape: [N, H, W, 3]."""
+    pre, entries = run.manifest.preprocess, run.report_entries()
+    entries = entries[:: max(len(entries) // PROOF_IMAGES, 1)][:PROOF_IMAGES]
+    try:
+        store = ImageStore(run.data_root(data))
+        return load_pixels_many([store[entry] for entry in entries], pre, progress), "held-out images"
+    except DataError as error:
+        if data is not None:
+            raise
+        # Away from its images a run still merges; the two models then answer noise.
+        progress.note(f"{error.what}: comparing logits on random images; --data DIR names the folder of images")
+    shape = (PROOF_IMAGES, pre.height, pre.width, 3)
+    return np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8), "random images"
+
+
+def _logit_difference(run: Run, dense: Path, pixels_NHWC: Pixels) -> tuple[float, float]:
+    """The largest difference between the logits of the trained and the dense model, and the bound for it."""
+    images_N3HW = torch.from_numpy(normalise(pixels_NHWC, run.manifest.preprocess))
+    with torch.inference_mode():
+        trained_NC, dense_NC = load_trained(run)(images_N3HW), load_dense(dense)(images_N3HW)
+    bound = LOGIT_BOUND * max(1.0, float(trained_NC.abs().max()))
+    return float((trained_NC - dense_NC).abs().max()), bound
+
+
+def change(weight_OI: Float64, adapter: AdapterWeights, layer: str) -> Float64:
+    """What an adapter makes of a weight, less that. Shape: [O, I].
+
+    Raises: MergeError naming the layer if it is not finite.
+    """
+    return _merged(weight_OI, adapter, layer) - weight_OI
+
+
+def _merged(weight_OI: Float64, adapter: AdapterWeights, layer: str) -> Float64:
+    try:
+        return merged_weight(weight_OI, adapter)
+    except MergeError as error:
+        raise MergeError(error.what, where=layer) from error
+
+
+def rounded(weight_OI: Float64, layer: str) -> NDArray[np.float32]:
+    """A merged weight as it is stored. Shape: [O, I].
+
+    Raises: MergeError naming the layer if f32 cannot hold it.
+    """
+    with np.errstate(over="ignore"):
+        stored_OI = weight_OI.astype(np.float32)
+    if not np.isfinite(stored_OI).all():
+        raise MergeError("the merged weight has entries that f32 cannot hold", where=layer)
+    return stored_OI

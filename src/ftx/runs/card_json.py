@@ -1,0 +1,86 @@
+"""``card.json``: what a device must know of an exported model that stands alone."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import Field
+
+from ftx.core.errors import ExportError
+from ftx.core.files import cached_sha256, sha256_file, write_atomic
+from ftx.core.version import __version__
+from ftx.data.preprocess import Preprocess
+from ftx.runs.artifacts import IRS, Artifact, IrVariant
+from ftx.runs.label_record import FileHashes, Record, read_record
+from ftx.tasks.labels import Labels
+from ftx.tasks.task_names import TaskName
+from ftx.tasks.thresholds import Thresholds
+
+# The files of an IR folder.
+CARD_FILE = "card.json"
+IR_FILE = "model.xml"
+IR_WEIGHTS = "model.bin"
+REFERENCE_FILE = "reference.safetensors"
+# What machines found out about the model (ftx.runs.proof_json): written later, so outside of the hashes.
+PROOF_FILE = "proof.json"
+
+CARD_SCHEMA = 1
+
+
+class Card(Record):
+    """Labels, thresholds, preprocessing and hashes of one exported folder."""
+
+    schema_version: int = CARD_SCHEMA
+    ftx: str = __version__
+    task: TaskName
+    architecture: Annotated[str, Field(max_length=200)]
+    precision: IrVariant
+    labels: Labels
+    preprocess: Preprocess
+    # Per label, for tasks that decide label by label; empty where the best label wins.
+    thresholds: Thresholds = Thresholds()
+    # The digest of the dense weights that the model was made from.
+    dense_digest: str
+    # Of every other file of the folder.
+    files: FileHashes
+
+    @property
+    def artifact(self) -> Artifact:
+        """Which of a run's artifacts the folder is."""
+        return IRS[self.precision]
+
+
+def write_card(folder: Path, card: Card) -> None:
+    """Write ``card.json`` with the hash of every file now in the folder, but for what is found out later."""
+    files = [path for path in sorted(folder.iterdir()) if path.name not in (CARD_FILE, PROOF_FILE)]
+    whole = card.model_copy(update={"files": {path.name: sha256_file(path) for path in files}})
+    write_atomic(folder / CARD_FILE, (whole.model_dump_json(indent=2) + "\n").encode())
+
+
+def read_card(folder: Path) -> Card:
+    """Read a card and check the files beside it.
+
+    Raises: ExportError if the card is missing, of another schema, or a file is not what it says.
+    """
+    path = folder / CARD_FILE
+    if not path.is_file():
+        raise ExportError(
+            "this folder is no exported model",
+            where=folder,
+            found=f"no {CARD_FILE} in it",
+            fix="name a folder that ftx export wrote",
+        )
+    card = read_record(path, Card, ExportError, fix="export it again")
+    for name, digest in card.files.items():
+        beside = folder / name
+        if not beside.is_file():
+            raise ExportError("a file of the exported model is missing", where=beside, fix="copy the whole folder")
+        if cached_sha256(beside) != digest:
+            raise ExportError(
+                "a file of the exported model is not what was written",
+                where=beside,
+                found=f"its hash is not the one in {CARD_FILE}",
+                fix="copy the whole folder again, or export it again",
+            )
+    return card

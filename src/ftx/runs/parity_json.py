@@ -1,0 +1,198 @@
+"""``reports/parity.json``, what ``ftx validate`` returns: a row an artifact, view and precision, and each verdict."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
+
+from ftx.core.strict_json import JsonError, read_json
+from ftx.core.verb_report import VerbReport
+from ftx.runs.artifacts import ARTIFACTS, Artifact, RuntimeName
+from ftx.runs.compute_precision import ComputeField
+from ftx.runs.machine import Machine
+
+# Within a run.
+PARITY_FILE = Path("reports", "parity.json")
+
+# graph: the same pixels into each model. files: each runtime with its own image path.
+View = Literal["graph", "files"]
+# proved: what was asked holds. failed: it certainly does not. unproved: these images tell neither.
+Verdict = Literal["proved", "unproved", "failed"]
+# What counts as one: an image, or all images of one group of a table (a patient, a part), which are no new evidence
+# each.
+Unit = Literal["image", "group"]
+
+
+class RowBound(BaseModel):
+    """What a row's logits were held to: null where a measure is free. ``max_abs`` in logits, ``cosine`` in [0, 1]."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    max_abs: float | None
+    cosine: float | None
+    reason: str
+
+    def exceeded(self, max_abs: float | None, cosine: float | None) -> list[str]:
+        """How a row that was measured so lies beyond it, in words; None stands for what is no finite number."""
+        if max_abs is None or cosine is None:
+            return ["logits are not finite numbers"]
+        faults: list[str] = []
+        if self.max_abs is not None and max_abs > self.max_abs:
+            faults.append(f"a logit is off by {max_abs:.3g}, the bound is {self.max_abs:.3g}")
+        if self.cosine is not None and cosine < self.cosine:
+            faults.append(f"the mean cosine is {cosine:.5f}, the bound is {self.cosine:.5f}")
+        return faults
+
+
+class ClassDrop(BaseModel):
+    """One label's drop: of the ``labelled`` units that carry it, how many the artifact no longer calls it.
+
+    ``drop_low`` and ``drop_high`` are one-sided 95 % ends, as shares of those units.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: str
+    labelled: int
+    lost: float
+    gained: float
+    drop: float
+    drop_low: float
+    drop_high: float
+
+
+class ParityRow(BaseModel):
+    """One artifact in one view under one precision, against the trained model in torch f32 before its merge.
+
+    Differences are null where a logit was not finite; accuracies where the truth is unknown.
+    ``accuracy_low`` and ``accuracy_high`` are the ends of Wilson's 95 % interval; ``cosine`` and ``agreement`` are
+    means over images, the latter of the share of labels that both give (Dice's; with one label each, the share of
+    images called the same).
+
+    ``lost`` of ``labelled`` units are right by the trained model and wrong by the artifact, ``gained`` the other way
+    round; with ``unit`` group each group counts as one and its images as shares of it. ``drop`` is (lost - gained) /
+    labelled, ``drop_low`` and ``drop_high`` the ends of its one-sided intervals at ``confidence``, by which it is
+    proved (a row fails at a stricter level, as all rows are tested for it); null without truth,
+    and the share of units whose labels ``changed`` (at most ``changed_high``) then stands for it. ``needed_images`` is
+    how many units would prove ``max_drop`` with no further loss; null where the row is not unproved for their number.
+    ``worst_class`` is the label that lost most, picked after looking, so its interval is too narrow where there are
+    many labels, ``worst`` the images furthest off, the worst first.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    artifact: str
+    runtime: RuntimeName
+    view: View
+    compute: ComputeField
+    images: int
+    max_abs: float | None
+    mean_abs: float | None
+    cosine: float | None
+    agreement: float
+    accuracy: float | None
+    accuracy_low: float | None
+    accuracy_high: float | None
+    latency_ms: float
+    bound: RowBound
+    ok: bool
+    verdict: Verdict
+    unit: Unit
+    labelled: int
+    lost: float
+    gained: float
+    drop: float | None
+    drop_low: float | None
+    drop_high: float | None
+    changed: float
+    changed_high: float
+    confidence: float
+    max_drop: float
+    needed_images: int | None
+    worst_class: ClassDrop | None
+    worst: list[str]
+
+    @field_validator("artifact")
+    @classmethod
+    def _of_the_table(cls, name: str) -> str:
+        if name not in ARTIFACTS:
+            raise ValueError(f"no run has an artifact of this name; known: {', '.join(ARTIFACTS)}")
+        return name
+
+    @property
+    def subject(self) -> Artifact:
+        """The artifact that was compared."""
+        return ARTIFACTS[self.artifact]
+
+
+class Family(BaseModel):
+    """How the error of several tests together is held to ``alpha``.
+
+    ``artifacts`` are those whose proof rests on labels and among which ``ftx predict`` chooses; ``rows`` are tested for
+    failing.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    method: Literal["holm"] = "holm"
+    alpha: float
+    artifacts: list[str]
+    rows: int
+
+
+class Transfer(BaseModel):
+    """Whether an exported folder answers here as it did where ``ftx validate`` judged it within its run.
+
+    ``same``: its logits for the reference images are its own from there, within ``bound`` (null without any from
+    there). ``changed`` is the share of reference images with other labels, ``changed_high`` its one-sided 95 % end.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    verdict: Verdict
+    said: str
+    max_drop: float
+    machine: Machine
+    same: bool
+    max_abs: float | None
+    bound: float | None
+    changed: float
+    changed_high: float
+
+
+class ParityReport(VerbReport):
+    """All rows, and in words what does not hold.
+
+    ``verdicts`` has one for each artifact, and ``said`` its figures in a sentence. ``ok`` is false where one failed,
+    or, with ``require_proof``, is not proved. ``problems`` says each bound that was exceeded and each label or image
+    path that differs; ``faulty`` names their artifacts. ``digests`` are those of the artifacts at the time, ``machine``
+    what they were asked on. ``whole``: on every held-out image and with no bound changed; without it nothing is proved.
+    ``transfer`` is of an exported folder alone.
+    """
+
+    verb: str = "validate"
+    folder: str | None = None
+    reference: str
+    split: str
+    whole: bool
+    max_drop: float
+    require_proof: bool = False
+    machine: Machine
+    family: Family
+    verdicts: dict[str, Verdict]
+    said: dict[str, str]
+    rows: list[ParityRow]
+    problems: list[str]
+    faulty: list[str]
+    digests: dict[str, str]
+    transfer: Transfer | None = None
+
+
+def read_parity(run: Path) -> ParityReport | None:
+    """The last validation of a run folder; None where there is none, or one by another version."""
+    try:
+        return ParityReport.model_validate(read_json(run / PARITY_FILE))
+    except (OSError, JsonError, ValidationError):
+        return None

@@ -1,0 +1,147 @@
+"""``proof.json`` beside an OpenVINO model: what was found out about it, and where.
+
+``ftx validate RUN`` writes the verdict, its figures and the model's own answers to the reference images, so that a
+device can tell whether it answers as there; ``ftx validate IR`` adds what that machine found. The file lies outside of
+the hashes of card and run, and speaks of one model alone, by its digest.
+"""
+
+from __future__ import annotations
+
+import base64
+from pathlib import Path
+from typing import Annotated, cast
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from ftx.core.errors import EnvironmentFault, ExportError
+from ftx.core.files import cached_sha256, write_atomic
+from ftx.core.progress import SILENT, Progress
+from ftx.core.pydantic_errors import first_error
+from ftx.core.strict_json import JsonError, read_json
+from ftx.core.version import __version__
+from ftx.runs.artifacts import Artifact
+from ftx.runs.card_json import CARD_FILE, PROOF_FILE
+from ftx.runs.compute_precision import ComputeField, ComputePrecision
+from ftx.runs.machine import Machine
+from ftx.runs.parity_json import Family, ParityReport, ParityRow, Transfer, Verdict
+from ftx.tasks.thresholds import Floats
+
+PROOF_SCHEMA = 1
+
+
+class Answers(BaseModel):
+    """A model's own logits for its reference images, under one precision.
+
+    Shape: [images, labels], f32, little-endian, row after row, as base64.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    compute: ComputeField
+    images: Annotated[int, Field(ge=1)]
+    labels: Annotated[int, Field(ge=1)]
+    logits: str
+
+    @model_validator(mode="after")
+    def _as_many_as_it_says(self) -> Answers:
+        blob = base64.b64decode(self.logits, validate=True)
+        if len(blob) != 4 * self.images * self.labels:
+            raise ValueError(f"{len(blob)} bytes are not {self.images} x {self.labels} numbers")
+        return self
+
+    @classmethod
+    def of(cls, compute: ComputePrecision, logits_NC: Floats) -> Answers:
+        """From an array. Shape: [N, C]."""
+        blob = base64.b64encode(logits_NC.astype("<f4").tobytes()).decode()
+        return cls(compute=compute, images=logits_NC.shape[0], labels=logits_NC.shape[1], logits=blob)
+
+    @property
+    def array(self) -> Floats:
+        """Shape: [images, labels]."""
+        return np.frombuffer(base64.b64decode(self.logits), "<f4").reshape(self.images, self.labels).astype(np.float32)
+
+
+class RunProof(BaseModel):
+    """What ``ftx validate RUN`` found of this model on the run's held-out images."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    verdict: Verdict
+    said: str
+    max_drop: float
+    split: str
+    whole: bool
+    machine: Machine
+    family: Family
+    rows: Annotated[list[ParityRow], Field(min_length=1)]
+    answers: Annotated[list[Answers], Field(min_length=1)]
+
+
+class Proof(BaseModel):
+    """``proof.json``; ``ir`` is the SHA-256 of the card, which holds the hash of each other file."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    schema_version: int = PROOF_SCHEMA
+    ftx: str = __version__
+    ir: str
+    run: RunProof | None = None
+    devices: list[Transfer] = []
+
+
+def ir_digest(folder: Path) -> str:
+    """What a proof names an exported model by."""
+    return cached_sha256(folder / CARD_FILE)
+
+
+def read_proof(folder: Path) -> Proof:
+    """What is known of the model in a folder: nothing, where the file is missing, or of another model or schema.
+
+    Raises: ExportError if the file does not hold.
+    """
+    path, nothing = folder / PROOF_FILE, Proof(ir=ir_digest(folder))
+    if not path.exists():
+        return nothing
+    try:
+        raw = read_json(path)
+        given = cast("dict[str, object]", raw) if isinstance(raw, dict) else None
+        if given is not None and (given.get("ir"), given.get("schema_version")) != (nothing.ir, PROOF_SCHEMA):
+            return nothing
+        return Proof.model_validate(raw)
+    except (ValidationError, JsonError) as error:
+        found = first_error(error) if isinstance(error, ValidationError) else str(error)
+        raise ExportError(
+            f"{PROOF_FILE} does not hold", where=path, found=found, fix="delete it, and validate again"
+        ) from error
+
+
+def keep_proof(
+    folder: Path, ir: str, report: ParityReport, artifact: Artifact, answers: list[Answers], progress: Progress = SILENT
+) -> None:
+    """Write what a run's validation found of the model of this digest; what devices found is asked again."""
+    found = RunProof(
+        verdict=report.verdicts[artifact.name],
+        said=report.said[artifact.name],
+        max_drop=report.max_drop,
+        split=report.split,
+        whole=report.whole,
+        machine=report.machine,
+        family=report.family,
+        rows=[row for row in report.rows if row.subject == artifact],
+        answers=answers,
+    )
+    _write(folder, Proof(ir=ir, run=found), progress)
+
+
+def keep_transfer(folder: Path, proof: Proof, found: Transfer, progress: Progress = SILENT) -> None:
+    """Add what this machine found, in the place of what it found before."""
+    others = [other for other in proof.devices if other.machine != found.machine]
+    _write(folder, proof.model_copy(update={"devices": [*others, found]}), progress)
+
+
+def _write(folder: Path, proof: Proof, progress: Progress) -> None:
+    try:
+        write_atomic(folder / PROOF_FILE, (proof.model_dump_json(indent=2) + "\n").encode())
+    except EnvironmentFault as fault:  # a device's disk is often read only; the answer is known all the same
+        progress.note(f"{PROOF_FILE} is not kept: {fault.what} ({fault.found})")

@@ -1,0 +1,279 @@
+"""Model cards: ``README.md`` with the hub's front matter, written from what was measured.
+
+Dates, timings and paths stay out: the same recipe gives the same card.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import timm
+from huggingface_hub import EvalResult, ModelCard, ModelCardData
+
+from ftx.adapters.pissa import file_note
+from ftx.adapters.spec import AdapterSpec
+from ftx.adapters.trainable_model import Prepared
+from ftx.core.files import write_atomic
+from ftx.core.shipped_files import EMBEDDED, ORIGINS
+from ftx.core.version import __version__
+from ftx.data.dataset import SPLITS, Dataset, Split
+from ftx.data.open_dataset import class_counts
+from ftx.recipe.schema import Recipe
+from ftx.recipe.sections import Method, ModelRecipe
+from ftx.recipe.strict_yaml import dump_yaml
+from ftx.runs.readme_code import timm_code, trained_code, transformers_code
+from ftx.runs.run import Run
+from ftx.runs.run_json import MODEL_CARD
+from ftx.runs.trained import run_recipe
+from ftx.tasks.output_meaning import Meaning
+from ftx.tasks.thresholds import Thresholds
+
+_TITLES: Mapping[Method, str] = {"lora": "LoRA", "dora": "DoRA", "linear": "linear probing", "full": "full fine-tuning"}
+# Those of timm's licences that the hub knows by name; the others it calls "other" and shows their name beside.
+# Source: https://huggingface.co/docs/hub/repositories-licenses
+_HUB_LICENCES = frozenset("apache-2.0 mit bsd-3-clause cc-by-4.0 cc-by-nc-4.0 apple-ascl apple-amlr gemma".split())
+
+
+@dataclass(frozen=True)
+class KeptEpoch:
+    """The epoch whose weights a training kept: its number, of how many, and what was measured on validation images."""
+
+    number: int
+    epochs: int
+    metric: str
+    metrics: Mapping[str, float]
+    thresholds: Thresholds
+    interrupted: bool
+
+
+@dataclass(frozen=True)
+class MergeProof:
+    """How far the dense model lies from the trained one, and the bounds for it."""
+
+    layers: int
+    relative_error: float
+    layer_bound: float
+    logit_difference: float
+    logit_bound: float
+    images: str
+
+
+def write_trained_card(folder: Path, recipe: Recipe, prepared: Prepared, dataset: Dataset, kept: KeptEpoch) -> None:
+    """Write the card of ``trained/``, whose other files are there."""
+    backbone, results = prepared.backbone, _results(recipe, kept)
+    library = "timm" if prepared.spec is None else "peft"
+    meaning = Meaning(task=recipe.task, labels=dataset.labels, thresholds=kept.thresholds)
+    size_bytes = sum(path.stat().st_size for path in folder.glob("*.safetensors"))
+    facts = [
+        ("base", _base_named(recipe.model, backbone.architecture)),
+        ("base digest", f"`{backbone.digest}`, without the head: on another base this answers otherwise"),
+        ("method", _method_named(prepared)),
+        ("trained", f"{prepared.trainable:,} parameters; {size_bytes:,} bytes in the file"),
+        ("task", f"{recipe.task}, {len(dataset.labels)} labels"),
+        ("images", ", ".join(f"{len(dataset.split(side)):,} {side}" for side in _sides(dataset))),
+        ("input", f"{backbone.preprocess.image_size} px, RGB"),
+        ("epoch kept", f"{kept.number} of {kept.epochs}, by `{kept.metric}`{_interrupted(recipe, kept)}"),
+    ]
+    sections = [
+        f"# {_title(recipe)}\n\nMade by ftx {__version__}.",
+        _table(("", ""), facts),
+        _measured(results),
+        "## Use\n\n" + _code(trained_code(recipe, prepared, meaning)) + _reading(meaning),
+        _labels(dataset),
+        "## Recipe\n\n" + f"```yaml\n{dump_yaml(_essentials(recipe)).rstrip()}\n```",
+    ]
+    data = _front_matter(recipe, backbone.architecture, library, results, kept.metric)
+    _write(folder, data, sections)
+
+
+def write_dense_card(folder: Path, run: Run, proof: MergeProof) -> None:
+    """Write the card of ``dense/``; what training measured is taken from the card of ``trained/``."""
+    manifest, recipe = run.manifest, run_recipe(run)
+    trained = run.path / "trained" / MODEL_CARD
+    # A run of an older ftx has none.
+    measured = ModelCardData(**(ModelCard.load(trained).data.to_dict() if trained.is_file() else {}))
+    results, metric = measured.eval_results or [], (measured.metrics or [""])[0]
+    dataset = Dataset(root=run.path, labels=manifest.labels, entries=run.entries())
+    logits = f"Its logits lie within {proof.logit_difference:.1e} of the trained model's on {proof.images}"
+    layers = layers_proved(proof.layers, proof.relative_error, proof.layer_bound) if proof.layers else ""
+    facts = [
+        ("base", _base_named(recipe.model, manifest.architecture)),
+        ("trained by", _TITLES[manifest.method]),
+        ("task", f"{manifest.task}, {len(manifest.labels)} labels"),
+        ("input", f"{manifest.preprocess.image_size} px, RGB"),
+    ]
+    sections = [
+        f"# {_title(recipe)}, merged\n\nOne model without adapters, made by ftx {__version__}.",
+        _table(("", ""), facts),
+        f"## Proof of the merge\n\n{layers}{logits} (bound {proof.logit_bound:.1e}).",
+        *([_measured(results)] if results else []),
+        "## Use\n\nWith timm:\n\n" + _code(timm_code(manifest.meaning)) + _reading(manifest.meaning),
+        "With transformers:\n\n" + _code(transformers_code(manifest.meaning)),
+        _labels(dataset),
+    ]
+    _write(folder, _front_matter(recipe, manifest.architecture, "timm", results, metric), sections)
+
+
+def write_combined_card(
+    folder: Path, architecture: str, parts: Sequence[tuple[str, str]], meaning: Meaning | None, proved: str
+) -> None:
+    """Write the card of adapters merged outside of a run; ``parts`` are what went in, name and value."""
+    names = meaning.labels.names if meaning else ()
+    facts = [
+        ("base", f"timm's `{architecture}`"),
+        *((name, _plain(value)) for name, value in parts),
+        ("task", f"{meaning.task}, {len(names)} labels" if meaning else "none: a backbone without a head"),
+    ]
+    sections = [
+        f"# {architecture} with merged adapters\n\nOne model without adapters, made by ftx {__version__}.",
+        _table(("", ""), facts),
+        f"## Proof of the merge\n\n{proved}",
+    ]
+    if meaning:
+        sections += ["## Use\n\nWith timm:\n\n" + _code(timm_code(meaning)) + _reading(meaning)]
+        sections += ["With transformers:\n\n" + _code(transformers_code(meaning))]
+        sections += ["## Labels\n\nIn the order of the logits: " + ", ".join(map(_plain, names)) + "."]
+    tags = ["image-classification" if meaning else "image-feature-extraction", "timm", "ftx"]
+    _write(folder, ModelCardData(library_name="timm", pipeline_tag=tags[0], tags=tags), sections)
+
+
+def layers_proved(layers: int, relative_error: float, bound: float) -> str:
+    """The sentence that says how far merged layers lie from their separate products."""
+    return (
+        f"Each of the {layers} merged layers answers as its separate products in float64, which never see the "
+        f"merged weight: within {relative_error:.1e} of the largest (bound {bound:.0e}). "
+    )
+
+
+def _write(folder: Path, data: ModelCardData, sections: Sequence[str]) -> None:
+    text = "\n\n".join(section.strip() for section in sections)
+    write_atomic(folder / MODEL_CARD, f"---\n{data.to_yaml(line_break=chr(10))}\n---\n\n{text}\n".encode())
+
+
+def _front_matter(
+    recipe: Recipe, architecture: str, library: str, results: list[EvalResult], metric: str
+) -> ModelCardData:
+    base, licence = _origin(recipe.model, architecture)
+    named = licence is None or licence in _HUB_LICENCES
+    return ModelCardData(
+        library_name=library,
+        base_model=base,
+        license=licence if named else "other",
+        license_name=None if named else licence,
+        pipeline_tag="image-classification",
+        tags=["image-classification", "timm", recipe.method, "ftx"],
+        metrics=[metric] if metric else None,
+        model_name=f"{recipe.model.name}-{recipe.method}",
+        eval_results=results or None,
+    )
+
+
+def _origin(model: ModelRecipe, architecture: str) -> tuple[str | None, str | None]:
+    """The base's name on the hub and its licence, as far as they are known: a file's are not."""
+    if model.weights != "auto":
+        return None, None
+    if model.name in EMBEDDED:
+        return ORIGINS[model.name]
+    config = timm.get_pretrained_cfg(architecture)
+    if config is None:
+        return None, None
+    return config.hf_hub_id, None if config.license == "unknown" else config.license
+
+
+def _results(recipe: Recipe, kept: KeptEpoch) -> list[EvalResult]:
+    """What was measured on validation images, each in [0, 1]."""
+    return [
+        EvalResult(
+            task_type="image-classification",
+            dataset_type="custom",
+            dataset_name=recipe.data.path.name or "data",
+            dataset_split="validation",
+            metric_type=name,
+            metric_name=name.replace("_", " "),
+            metric_value=round(value, 4),
+        )
+        for name, value in kept.metrics.items()
+        if math.isfinite(value)
+    ]
+
+
+def _measured(results: Sequence[EvalResult]) -> str:
+    rows = [(f"`{one.metric_type}`", f"{one.metric_value:.4f}") for one in results]
+    explained = "On the validation images, by the epoch that was kept. They chose it, so the figures flatter a little."
+    return f"## Measured\n\n{explained}\n\n{_table(('metric', 'value'), rows)}"
+
+
+def _labels(dataset: Dataset) -> str:
+    sides = _sides(dataset)
+    counts = class_counts(dataset).items()
+    rows = [(_plain(name), *(str(on_side.get(side, 0)) for side in sides)) for name, on_side in counts]
+    return "## Labels\n\nIn the order of the logits, with their images.\n\n" + _table(("label", *sides), rows)
+
+
+def _sides(dataset: Dataset) -> list[Split]:
+    return [side for side in SPLITS if dataset.split(side)]
+
+
+def _title(recipe: Recipe) -> str:
+    return f"{recipe.model.name} by {_TITLES[recipe.method]} on {_plain(recipe.data.path.stem or 'data')}"
+
+
+def _base_named(model: ModelRecipe, architecture: str) -> str:
+    hub_id, _ = _origin(model, architecture)
+    weights = {"auto": "pretrained weights", "none": "random weights"}.get(model.weights, "weights from a file")
+    if hub_id is not None:
+        carried = " that travel with ftx, which come" if model.name in EMBEDDED else ""
+        weights = f"weights{carried} from [{hub_id}](https://huggingface.co/{hub_id})"
+    return f"timm's `{architecture}`, {weights}"
+
+
+def _method_named(prepared: Prepared) -> str:
+    title = _TITLES[prepared.method]
+    if prepared.spec is None:
+        return title
+    each = "; ".join(f"{', '.join(targets)}: {size}" for size, targets in _by_size(prepared.spec).items())
+    return f"{title} in {len(prepared.layers)} layers; {each}{file_note(prepared.spec)}"
+
+
+def _interrupted(recipe: Recipe, kept: KeptEpoch) -> str:
+    return f"; interrupted: the recipe's {recipe.train.epochs} would go on" if kept.interrupted else ""
+
+
+def _by_size(spec: AdapterSpec) -> dict[str, list[str]]:
+    found: dict[str, list[str]] = {}
+    for target, rank in spec.rank.items():
+        found.setdefault(f"rank {rank}, alpha {spec.alpha[target]:g}", []).append(target)
+    return found
+
+
+def _essentials(recipe: Recipe) -> dict[str, object]:
+    """The recipe without paths, which mean nothing elsewhere."""
+    document = recipe.model_dump(mode="json", exclude={"data": {"path"}, "train": {"tensorboard"}})
+    if recipe.model.weights not in ("auto", "none"):
+        document["model"]["weights"] = Path(recipe.model.weights).name
+    if recipe.model.peft == "none":
+        del document["adapter"]
+    return document
+
+
+def _reading(meaning: Meaning) -> str:
+    if meaning.task != "hierarchical":
+        return ""
+    return "\n\nThe score of a label in a group is given its parent; `ftx predict` gives whole paths of the label tree."
+
+
+def _code(lines: Sequence[str]) -> str:
+    return "```python\n" + "\n".join(lines) + "\n```"
+
+
+def _table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = [columns, ["---"] * len(columns), *rows]
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
+
+
+def _plain(text: str) -> str:
+    """Text as it is, whatever Markdown would make of its characters."""
+    return "".join(f"&#{ord(one)};" if one in "\\`*_{}[]<>#|&!~$\n" else one for one in text)

@@ -1,0 +1,138 @@
+"""The Python that opens what ftx wrote, with the libraries that others use: the code of a model card."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import nn
+
+from ftx.adapters.trainable_model import Prepared
+from ftx.core.shipped_files import EMBEDDED
+from ftx.data.preprocess import Preprocess, crop_share
+from ftx.recipe.schema import Recipe
+from ftx.runs.dense import size_arguments
+from ftx.runs.trained import HEAD, MODEL
+from ftx.tasks.output_meaning import Meaning
+
+
+def trained_code(recipe: Recipe, prepared: Prepared, meaning: Meaning) -> list[str]:
+    """Lays ``trained/`` over its base: peft opens an adapter."""
+    imports, base = _base_code(recipe, prepared, len(meaning.labels))
+    if prepared.spec is not None:
+        imports.append("from peft import PeftModel")
+        load = [*_exposing(prepared.backbone.module), 'model = PeftModel.from_pretrained(base, ".").eval()']
+        load[-1] += "  # this folder, or its name on the hub"
+    else:
+        imports.append("from safetensors.torch import load_file")
+        file = MODEL if prepared.method == "full" else HEAD
+        load = [f'unfilled, spare = base.load_state_dict(load_file("{file}"), strict={prepared.method == "full"})']
+        load += ["assert not spare", "model = base.eval()"]
+    transform = _transform(prepared.backbone.preprocess)
+    imports.append("from timm.data import create_transform")
+    return [
+        *_imports(imports),
+        *_names(meaning),
+        *base,
+        *load,
+        *transform,
+        *_asking("model(transform(image)[None])"),
+        *_telling(meaning),
+    ]
+
+
+def _base_code(recipe: Recipe, prepared: Prepared, classes: int) -> tuple[list[str], list[str]]:
+    """Imports, and what builds the base with the weights that training began with."""
+    module, pre = prepared.backbone.module, prepared.backbone.preprocess
+    size = "".join(f", {name}={value!r}" for name, value in size_arguments(module, pre).items())
+    name, weights = prepared.backbone.architecture, recipe.model.weights
+    if prepared.method == "full":
+        return ["import timm"], [f'base = timm.create_model("{name}", num_classes={classes}{size})']
+    if weights == "auto" and recipe.model.name not in EMBEDDED:
+        return ["import timm"], [f'base = timm.create_model("{name}", pretrained=True, num_classes={classes}{size})']
+    # What timm alone cannot find: embedded weights, random ones of a seed, and a file of the user's.
+    given = {"auto": '"auto"', "none": '"none"'}.get(weights, '"FILE.safetensors"')
+    arguments = f"weights={given}, num_classes={classes}, image_size={pre.image_size!r}, seed={recipe.seed}"
+    comment = "  # the file that training began with" if given.startswith('"FILE') else ""
+    return ["from ftx.backbones.build import build"], [
+        f'base = build("{recipe.model.name}", {arguments}).module{comment}'
+    ]
+
+
+def _exposing(module: nn.Module) -> list[str]:
+    """What ``ftx.backbones.layer_roles.expose`` does, for models that need it."""
+    if not any(hasattr(layer, "qkv_bias_separate") for layer in module.modules()):
+        return []
+    return [
+        "for layer in base.modules():",
+        '    if hasattr(layer, "qkv_bias_separate"):',
+        "        layer.qkv_bias_separate = True  # else timm passes the adapter of qkv by, without a word",
+    ]
+
+
+def timm_code(meaning: Meaning) -> list[str]:
+    """Opens ``dense/`` with timm."""
+    return [
+        *_imports(["import timm", "from timm.data import create_transform, resolve_data_config"]),
+        *_names(meaning),
+        'model = timm.create_model("local-dir:.", pretrained=True).eval()  # or "hf-hub:OWNER/NAME"',
+        "transform = create_transform(**resolve_data_config(model.pretrained_cfg))",
+        *_asking("model(transform(image)[None])"),
+        *_telling(meaning),
+    ]
+
+
+def transformers_code(meaning: Meaning) -> list[str]:
+    """Opens ``dense/`` with transformers."""
+    return [
+        *_imports(["from transformers import AutoImageProcessor, AutoModelForImageClassification"]),
+        *_names(meaning),
+        'processor = AutoImageProcessor.from_pretrained(".")',
+        'model = AutoModelForImageClassification.from_pretrained(".").eval()',
+        *_asking('model(**processor(image, return_tensors="pt")).logits'),
+        *_telling(meaning),
+    ]
+
+
+def _imports(more: Sequence[str]) -> list[str]:
+    plain = sorted({"import torch", *(line for line in more if line.startswith("import"))})
+    return [
+        *plain,
+        *sorted({"from PIL import Image", *(line for line in more if line.startswith("from"))}, key=str.lower),
+        "",
+    ]
+
+
+def _names(meaning: Meaning) -> list[str]:
+    """What the code needs to know of the labels."""
+    labels = meaning.labels
+    lines = [f"labels = {list(labels.names)!r}"]
+    if not labels.groups:
+        thresholds = [round(float(one), 6) for one in meaning.thresholds.of(labels.names)]
+        lines.append(f"thresholds = {thresholds!r}")
+    elif meaning.task != "multiclass":
+        lines.append(f"groups = {[[labels.index(name) for name in group] for group in labels.groups]!r}")
+    return lines
+
+
+def _asking(call: str) -> list[str]:
+    return ['image = Image.open("image.jpg").convert("RGB")', "with torch.inference_mode():", f"    logits = {call}"]
+
+
+def _telling(meaning: Meaning) -> list[str]:
+    if meaning.task == "multiclass":
+        return ["print(labels[int(logits.argmax())])"]
+    lines = ["scores = logits[0].sigmoid()"]
+    if not meaning.labels.groups:
+        zipped = "zip(labels, scores.tolist(), thresholds)"
+        return [*lines, f"print([label for label, score, threshold in {zipped} if score > threshold])"]
+    lines += ["for group in groups:", "    scores[group] = logits[0, group].softmax(0)"]
+    return [*lines, "print(dict(zip(labels, scores.tolist())))"]
+
+
+def _transform(pre: Preprocess) -> list[str]:
+    return [
+        "transform = create_transform(",
+        f'    (3, {pre.height}, {pre.width}), interpolation="{pre.interpolation}",',
+        f"    crop_pct={crop_share(pre)!r}, mean={pre.mean!r}, std={pre.std!r},",
+        ")",
+    ]

@@ -1,0 +1,125 @@
+"""From a run, a folder or nothing to a model that answers; a runtime is imported when its model is opened."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ftx.core.errors import ExportError, RunError
+from ftx.core.progress import SILENT, Progress
+from ftx.data.preprocess import Preprocess
+from ftx.runs.artifacts import ARTIFACTS, DENSE, ONNX_FILE, TRAINED, Artifact
+from ftx.runs.card_json import CARD_FILE
+from ftx.runs.run import Run
+from ftx.runs.run_json import MANIFEST_FILE
+from ftx.runtimes.choose_artifact import ask_for_proof, best_ir
+from ftx.runtimes.predictor import Compute, Predictor
+from ftx.tasks.base import Task
+
+# By which timm and transformers know a folder (ftx.backbones.timm_config, which a device lacks).
+DENSE_CONFIG = "config.json"
+
+
+def load(
+    artifact: Run | Path | str | None = None, *, compute: Compute = "auto", progress: Progress = SILENT
+) -> Predictor:
+    """Open a model: an IR folder, a dense or ONNX folder, or the best IR of a run (of the latest run by default).
+
+    Raises: RunError, ExportError if it is missing, altered or stale; EnvironmentFault if torch is missing.
+    """
+    if artifact is None or isinstance(artifact, Run):
+        return _load_best(Run.open() if artifact is None else artifact, compute, progress)
+    folder = Path(artifact)
+    if str(artifact) in ARTIFACTS and not folder.exists():  # as ftx eval names it
+        return load_artifact(Run.open(), str(artifact), compute=compute)
+    if (folder / MANIFEST_FILE).is_file():
+        return _load_best(Run.open(folder), compute, progress)
+    predictor = load_folder(folder, compute=compute)
+    if predictor.name == "openvino":
+        ask_for_proof(folder.parent if folder.is_file() else folder, progress)
+    return predictor
+
+
+def load_folder(folder: Path, *, compute: Compute = "auto") -> Predictor:
+    """Open the model in one folder, or named by its file in it.
+
+    A dense or ONNX folder inside a run is opened through the run, which knows its hashes and image path.
+    Raises: ExportError if there is no model; RunError if the run does not vouch for it.
+    """
+    if folder.is_file():
+        folder = folder.parent
+    if (folder / CARD_FILE).is_file():
+        from ftx.runtimes.openvino import OpenVinoPredictor
+
+        return OpenVinoPredictor(folder, compute)
+    inside_run = (folder.absolute().parent / MANIFEST_FILE).is_file()
+    if inside_run and folder.name in ARTIFACTS:
+        return load_artifact(Run.open(folder.parent), folder.name, compute=compute)
+    if (folder / DENSE_CONFIG).is_file():
+        return _dense(folder)
+    onnx_alone = (folder / ONNX_FILE).is_file()
+    raise ExportError(
+        "there is no model here that ftx can open",
+        where=folder,
+        found="an ONNX file outside its run: its image path is in run.json" if onnx_alone else _what_is_there(folder),
+        fix="name a run, or a folder that ftx export wrote (it holds card.json)",
+    )
+
+
+def load_artifact(run: Run, artifact: Artifact | str, *, compute: Compute = "auto") -> Predictor:
+    """Open one artifact of a run after its hashes and lineage hold.
+
+    Raises: RunError if the run lacks it, or it is altered or stale.
+    """
+    chosen = artifact_named(run, artifact) if isinstance(artifact, str) else artifact
+    folder, manifest = run.require(chosen), run.manifest
+    if chosen == TRAINED:
+        from ftx.runs.trained import load_trained
+        from ftx.runtimes.torch import TorchPredictor
+
+        return TorchPredictor(load_trained(run), manifest.preprocess, run.task)
+    if chosen == DENSE:
+        return _dense(folder, (manifest.preprocess, run.task))
+    if chosen.runtime == "onnx":
+        from ftx.runtimes.onnx import OnnxPredictor
+
+        return OnnxPredictor(folder, manifest.preprocess, run.task)
+    return load_folder(folder, compute=compute)
+
+
+def artifact_named(run: Run, name: str) -> Artifact:
+    """The artifact that a user names.
+
+    Raises: RunError if there is none of this name.
+    """
+    if name not in ARTIFACTS:
+        raise RunError(f"a run has no artifact '{name}'", where=run.path, fix=f"choose one of {', '.join(ARTIFACTS)}")
+    return ARTIFACTS[name]
+
+
+def _load_best(run: Run, compute: Compute, progress: Progress) -> Predictor:
+    chosen, why = best_ir(run)
+    progress.note(f"model: {run.folder(chosen)}, {why}")
+    return load_artifact(run, chosen, compute=compute)
+
+
+def _dense(folder: Path, of_run: tuple[Preprocess, Task] | None = None) -> Predictor:
+    """A dense model in torch; alone, it says itself what its images and logits are."""
+    from ftx.runs.dense import load_dense, read_dense, require_fit
+    from ftx.runtimes.torch import TorchPredictor
+
+    own, meaning = read_dense(folder)
+    preprocess, task = of_run or (own, meaning.open())
+    if (own.height, own.width) != (preprocess.height, preprocess.width):
+        found = f"{own.image_size} px, the run says {preprocess.image_size}"
+        raise ExportError(
+            "the dense model is of another image size", where=folder, found=found, fix=f"run: {DENSE.made_by}"
+        )
+    module = load_dense(folder)
+    require_fit(module, folder, preprocess, len(task.labels))
+    return TorchPredictor(module, preprocess, task)
+
+
+def _what_is_there(folder: Path) -> str:
+    if not folder.is_dir():
+        return "no such folder"
+    return ", ".join(sorted(path.name for path in folder.iterdir())[:8]) or "an empty folder"

@@ -1,0 +1,34 @@
+"""The tasks, and what the logits of a model mean: its task, its labels and their thresholds."""
+
+from __future__ import annotations
+
+from pydantic import BaseModel, ConfigDict
+
+from ftx.tasks.base import Task, TaskKind
+from ftx.tasks.hierarchical import Hierarchical
+from ftx.tasks.labels import Labels
+from ftx.tasks.multiclass import Multiclass
+from ftx.tasks.multilabel import Multilabel
+from ftx.tasks.task_names import TaskName
+from ftx.tasks.thresholds import Thresholds
+
+# A task is made for its labels, and for the thresholds that were tuned for them.
+TASKS: dict[TaskName, TaskKind] = {
+    "multiclass": Multiclass,
+    "multilabel": Multilabel,
+    "hierarchical": Hierarchical,
+}
+
+
+class Meaning(BaseModel):
+    """What logits mean, as an artefact records it."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    task: TaskName = "multiclass"
+    labels: Labels
+    thresholds: Thresholds = Thresholds()
+
+    def open(self) -> Task:
+        """The task that reads such logits."""
+        return TASKS[self.task](self.labels, self.thresholds)

@@ -1,0 +1,89 @@
+"""Where a training step computes, and in which precision."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+import torch
+from pydantic import BaseModel, ConfigDict
+
+from ftx.adapters.trainable_model import Prepared
+from ftx.backbones.layer_roles import plain_vit
+from ftx.backbones.split_network import choose_attention, head_alone, set_attention
+from ftx.core.errors import RunError
+from ftx.core.memory import available_bytes
+from ftx.core.progress import SILENT, Progress
+from ftx.recipe.sections import TrainPrecision
+
+# Linux' names of the instructions that multiply bf16 matrices.
+_BF16_FLAGS = {"amx_bf16", "avx512_bf16"}
+
+
+def device() -> torch.device:
+    """The GPU where there is one, else the CPU."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def resolve_precision(precision: TrainPrecision) -> Literal["f32", "bf16"]:
+    """``auto`` is bf16 where the hardware computes in it: AMX, AVX512-BF16, or a GPU that has it."""
+    if precision != "auto":
+        return precision
+    if torch.cuda.is_available():
+        return "bf16" if torch.cuda.is_bf16_supported() else "f32"
+    return "bf16" if _BF16_FLAGS & _cpu_flags() else "f32"
+
+
+def _cpu_flags() -> set[str]:
+    cpuinfo = Path("/proc/cpuinfo")
+    if not cpuinfo.is_file():  # not Linux: f32 is right everywhere
+        return set()
+    lines = (line for line in cpuinfo.read_text().splitlines() if line.startswith("flags"))
+    return set(next(lines, "").split())
+
+
+class Circumstances(BaseModel):
+    """How a training computes, beside its recipe: what must be the same for the same bytes.
+
+    ``kept_blocks`` (see ``ftx.training.inputs.Plan``) and ``plain_attention`` were chosen by the memory that was free,
+    ``threads`` by the cores.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    device: str
+    threads: int
+    kept_blocks: int | None
+    plain_attention: bool
+
+
+def place(prepared: Prepared, batch_size: int, progress: Progress = SILENT) -> torch.device:
+    """Put the model where it trains, and choose how a CPU computes its attention: docs/decisions/0002."""
+    where, module = device(), prepared.backbone.module
+    module.to(where)
+    if where.type == "cpu":
+        plain = choose_attention(module, batch_size=batch_size, memory_bytes=available_bytes() // 4)
+        if not plain and plain_vit(module) is not None and not head_alone(module):
+            progress.note(
+                "attention is computed by torch's fused kernel: as plain products it would take over a quarter of the "
+                "free memory"
+            )
+    return where
+
+
+def place_as_before(prepared: Prepared, before: Circumstances) -> None:
+    """Put the model where it trained before, to compute as it did.
+
+    Raises: RunError if that is not possible here.
+    """
+    where, module = device(), prepared.backbone.module
+    if where.type != before.device:
+        raise RunError(
+            "the training was begun on another kind of device",
+            found=f"{before.device}, here is {where.type}",
+            fix="resume it where it was begun",
+        )
+    module.to(where)
+    torch.set_num_threads(before.threads)
+    if plain_vit(module) is not None:
+        set_attention(module, plain=before.plain_attention)

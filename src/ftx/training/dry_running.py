@@ -1,0 +1,55 @@
+"""``ftx train --dry-run``: what a training would do, before it is begun."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+
+from ftx.core.memory import available_bytes, memory_faults
+from ftx.core.progress import SILENT, Progress
+from ftx.data.open_dataset import class_counts
+from ftx.recipe.schema import Recipe
+from ftx.training.device_placement import device, place
+from ftx.training.estimate import Times, adapted_layers, memory_mb, rehearse, what_would_fit
+from ftx.training.report import DryRunReport
+from ftx.training.resolve import Resolved, resolve
+
+
+def dry_run(recipe: Recipe, *, strict: bool = False, progress: Progress = SILENT) -> DryRunReport:
+    """Say what was understood of data and model, time two steps and train nothing; raises as ``train`` does."""
+    found = resolve(recipe, strict, progress)
+    prepared, resolved = found.prepared, found.recipe
+    total = sum(parameter.numel() for parameter in prepared.backbone.module.parameters())
+    place(prepared, resolved.train.batch_size, progress)
+    needed_mb, free_mb = memory_mb(prepared, resolved, found.images["train"]), round(available_bytes() / 1e6)
+    times: Times | None = None
+    if needed_mb <= free_mb:
+        with memory_faults(advice(found)):
+            times = rehearse(prepared, found.dataset, resolved, found.task)
+    counts = class_counts(found.dataset)
+    return DryRunReport(
+        method=prepared.method,
+        model=resolved.model.name,
+        precision=resolved.train.precision,
+        image_size=prepared.backbone.preprocess.image_size,
+        counts={name: {str(side): n for side, n in sides.items()} for name, sides in counts.items()},
+        images=found.images,
+        unreadable=found.unreadable,
+        layers=adapted_layers(prepared.backbone.module),
+        trainable_parameters=prepared.trainable,
+        trainable_share=prepared.trainable / total,
+        memory_mb=needed_mb,
+        free_mb=free_mb,
+        epochs=resolved.train.epochs,
+        seconds_before=times and round(times.before_s, 1),
+        seconds_per_epoch=times and round(times.epoch_s, 1),
+        seconds=times and round(times.before_s + resolved.train.epochs * times.epoch_s, 1),
+    )
+
+
+def advice(found: Resolved) -> Callable[[], str]:
+    """What says how to train in the memory that is free now: when it has run out, it is the training's own."""
+    where, images = device(), found.images["train"]
+    free_bytes = available_bytes() if where.type == "cpu" else torch.cuda.mem_get_info(where)[0]
+    return lambda: what_would_fit(found.prepared, found.recipe, images, free_bytes)

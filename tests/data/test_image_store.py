@@ -1,0 +1,115 @@
+"""An image is the same wherever its bytes lie, and is decoded only if they are the ones that were asked for."""
+
+from __future__ import annotations
+
+import io
+import zipfile
+from dataclasses import replace
+from functools import partial
+from hashlib import sha256
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from ftx.core.errors import DataError, ImageError
+from ftx.data import image_store as images
+from ftx.data.dataset import Entry
+from ftx.data.decode_limits import FILES
+from ftx.data.image_store import EncodedImage, ImageLike, ImageStore, open_hashed, open_image, pixel_bytes
+from ftx.data.preprocess import Preprocess, load_pixels
+
+PRE = Preprocess(8, 8, 8, "bicubic", (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
+PIXELS = np.random.default_rng(0).integers(0, 256, (9, 12, 3), dtype=np.uint8)
+
+
+def png(pixels: np.ndarray = PIXELS) -> bytes:
+    stream = io.BytesIO()
+    Image.fromarray(pixels).save(stream, "PNG")
+    return stream.getvalue()
+
+
+@pytest.fixture
+def stored(tmp_path: Path) -> tuple[ImageStore, Entry]:
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "1.png").write_bytes(png())
+    return ImageStore(tmp_path), Entry("a/1.png", sha256(png()).hexdigest(), ("a",), "test")
+
+
+def test_a_file_its_bytes_and_a_member_of_an_archive_are_one_image(
+    stored: tuple[ImageStore, Entry], tmp_path: Path
+) -> None:
+    store, entry = stored
+    with zipfile.ZipFile(tmp_path / "all.zip", "w") as archive:
+        archive.writestr("1.png", png())
+        archive.writestr("2.png", b"nonsense")
+    member, broken = (
+        EncodedImage(f"all.zip/{name}", partial(zipfile.Path(tmp_path / "all.zip", name).open, "rb"))
+        for name in ("1.png", "2.png")
+    )
+    given: list[ImageLike] = [tmp_path / "a" / "1.png", png(), member, store[entry], store.at("a/1.png")]
+    for image in given:
+        np.testing.assert_array_equal(np.asarray(open_image(image)), PIXELS)
+        np.testing.assert_array_equal(load_pixels(image, PRE), load_pixels(png(), PRE))
+        assert open_hashed(image)[1] == entry.sha256
+        assert pixel_bytes(image) == PIXELS.nbytes
+    with pytest.raises(ImageError, match="this is no image") as caught:
+        open_image(broken)
+    assert caught.value.where == "all.zip/2.png"
+
+
+def test_an_entry_whose_image_is_gone_is_named_at_once(stored: tuple[ImageStore, Entry]) -> None:
+    store, entry = stored
+    (store.root / entry.path).unlink()
+    with pytest.raises(DataError, match="an image of the run is missing") as caught:
+        store[entry]
+    assert caught.value.where == str(store.root / "a" / "1.png")
+    assert "--data DIR" in str(caught.value.fix)
+    (store.root / entry.path).mkdir()  # nor is a folder of its name the image
+    with pytest.raises(DataError, match="missing"):
+        store[entry]
+
+
+@pytest.mark.parametrize("content", [png(255 - PIXELS), png()[:200], b"nonsense", b""])
+def test_an_entry_whose_image_has_changed_is_not_decoded(stored: tuple[ImageStore, Entry], content: bytes) -> None:
+    store, entry = stored
+    image = store[entry]
+    (store.root / entry.path).write_bytes(content)
+    for read in (open_image, open_hashed, lambda image: load_pixels(image, PRE)):
+        with pytest.raises(DataError, match="has changed since training") as caught:
+            read(image)
+        assert (caught.value.where, caught.value.fix) == (str(store.root / "a" / "1.png"), "restore it")
+
+
+def test_a_hash_that_is_not_known_is_not_asked_for(stored: tuple[ImageStore, Entry]) -> None:
+    store, entry = stored
+    wrong = replace(entry, sha256="0" * 64)
+    with pytest.raises(DataError):
+        open_image(store[wrong])
+    assert open_image(replace(store[wrong], sha256=None)).size == (12, 9)
+    assert open_image(store.at(wrong.path)).size == (12, 9)
+
+
+def test_bytes_too_many_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(images, "MAX_FILE_BYTES", 100)
+    with pytest.raises(ImageError, match="file is too large") as caught:
+        open_image(png())
+    assert caught.value.where == "<bytes>"
+
+
+def test_the_budget_of_files_is_free_again_whatever_came_of_an_image(tmp_path: Path) -> None:
+    (tmp_path / "cut.png").write_bytes(png()[:200])
+    for image in (tmp_path / "cut.png", tmp_path / "gone.png", tmp_path, b"nonsense", png()):
+        try:
+            open_image(image)
+        except ImageError:
+            pass
+        else:
+            assert image == png()
+    with FILES.holding(FILES.limit_bytes):  # waits for ever while anything is held
+        pass
+
+
+def test_bytes_are_not_shown_with_an_image() -> None:
+    assert "PNG" not in repr(EncodedImage.of(png()))

@@ -1,0 +1,134 @@
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+
+from ftx.evaluating.logit_bounds import BOUNDS, Bound
+from ftx.evaluating.parity_row import Reference, Subject, compare, dice
+from ftx.evaluating.verdict import judge
+from ftx.runs.artifacts import IR_FP32
+from ftx.runs.compute_precision import F32
+from ftx.runs.parity_json import ParityRow
+from ftx.tasks.labels import Labels
+from ftx.tasks.multiclass import Multiclass
+from ftx.tasks.thresholds import Floats
+
+SUBJECT = Subject(IR_FP32, "graph", F32, 1.0)
+FREE = Bound(None, None, reason="asks nothing")
+
+
+def multiclass(labels: int) -> Multiclass:
+    return Multiclass(Labels.multiclass("abcdefghij"[:labels]))
+
+
+def reference(count: int = 64, labels: int = 5, seed: int = 0) -> Reference:
+    generator = np.random.default_rng(seed)
+    truth = generator.integers(labels, size=count)
+    targets = np.eye(labels, dtype=np.float32)[truth]
+    # The true label leads by 4 among noise of 1: nearly all are right, as with a trained model.
+    logits = (4 * targets + generator.standard_normal((count, labels))).astype(np.float32)
+    return Reference(tuple(f"image-{index}.png" for index in range(count)), logits, targets, multiclass(labels))
+
+
+def row_of(logits: Floats, bound: Bound, known: Reference | None = None) -> tuple[ParityRow, list[str]]:
+    judged = judge([compare(known or reference(), logits, SUBJECT, bound)], 0.02)
+    return judged.rows[0], judged.problems
+
+
+def test_the_same_answers_pass_every_bound() -> None:
+    for bound in BOUNDS.values():
+        row, faults = row_of(reference().logits, bound)
+        assert (row.ok, row.verdict, faults) == (True, "proved", [])
+        assert (row.max_abs, row.mean_abs, row.agreement) == (0.0, 0.0, 1.0)
+        assert row.cosine == pytest.approx(1.0, abs=1e-12)  # a sum of five products in f64
+
+
+def test_the_measures_are_their_formulas() -> None:
+    known = reference()
+    answers = known.logits.copy()
+    answers[3, 1] += 0.5
+    row, _ = row_of(answers, FREE, known)
+    a, b = answers[3].astype(np.float64), known.logits[3].astype(np.float64)
+    assert row.max_abs == pytest.approx(0.5, abs=1e-6)  # 0.5 was added in f32
+    assert row.mean_abs == pytest.approx(0.5 / known.logits.size, rel=1e-5)
+    assert row.cosine == pytest.approx((63 + a @ b / np.linalg.norm(a) / np.linalg.norm(b)) / 64, abs=1e-12)
+    assert row.worst[0] == "image-3.png"
+
+
+def test_the_graph_bound_fails_just_above_and_passes_just_below() -> None:
+    known = reference()
+    limit = 1e-4 * float(np.abs(known.logits).max())
+    for factor, passes in ((0.98, True), (1.02, False)):
+        answers = known.logits.copy()
+        answers[0, 0] += np.float32(factor * limit)
+        row, faults = row_of(answers, BOUNDS["fp32.graph"], known)
+        assert row.ok is passes
+        assert bool(faults) is not passes
+        assert row.bound.max_abs == pytest.approx(limit)
+
+
+def test_a_bound_may_be_reached() -> None:
+    # So a bound of 0 asks for the same numbers, and for no more than that.
+    known = reference()
+    exact = Bound(None, None, reason="the same numbers", max_abs=0.0)
+    assert row_of(known.logits, exact, known)[0].ok
+    answers = known.logits.copy()
+    answers[0, 0] = np.nextafter(answers[0, 0], np.float32(np.inf))
+    assert not row_of(answers, exact, known)[0].ok
+
+
+@pytest.mark.parametrize("name", sorted(BOUNDS))
+def test_permuted_labels_pass_no_bound(name: str) -> None:
+    known = reference()
+    row, faults = row_of(np.roll(known.logits, 1, axis=1), BOUNDS[name], known)
+    assert not row.ok
+    assert faults
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_what_is_not_finite_fails_and_stays_out_of_the_json(value: float) -> None:
+    known = reference()
+    answers = known.logits.copy()
+    answers[9, 2] = value
+    for bound in (*BOUNDS.values(), FREE):
+        row, faults = row_of(answers, bound, known)
+        assert not row.ok
+        assert "logits of 1 images are not finite numbers" in faults[0]
+        assert row.worst[0] == "image-9.png"
+        json.loads(row.model_dump_json(), parse_constant=pytest.fail)
+
+
+def test_a_reference_that_is_not_finite_proves_nothing() -> None:
+    known = reference()
+    known.logits[0, 0] = np.nan
+    row, _ = row_of(known.logits, BOUNDS["fp32.graph"], known)
+    assert not row.ok
+
+
+def test_images_without_truth_count_in_differences_alone() -> None:
+    whole = reference()
+    partly = Reference(whole.names, whole.logits, whole.targets[:60], whole.task)
+    answers = whole.logits.copy()
+    answers[63] += 1
+    row, _ = row_of(answers, BOUNDS["fp32.graph"], partly)
+    expected = (whole.logits[:60].argmax(1) == whole.targets[:60].argmax(1)).mean()
+    assert row.images == 60
+    assert row.accuracy == expected
+    assert row.max_abs == pytest.approx(1.0, abs=1e-6)
+    assert not row.ok
+
+
+def test_rows_of_zeros_are_alike_and_differ_from_others() -> None:
+    zeros = np.zeros((2, 3), dtype=np.float32)
+    known = Reference(("a", "b"), zeros, np.eye(3, dtype=np.float32)[:2], multiclass(3))
+    assert row_of(zeros, FREE, known)[0].cosine == 1.0
+    ones = np.array([[1, 1, 1], [0, 0, 0]], dtype=np.float32)
+    assert row_of(ones, FREE, known)[0].cosine == 0.5
+
+
+def test_sets_of_labels_agree_by_the_share_that_is_in_both() -> None:
+    one = np.array([[1, 1, 0, 0], [0, 0, 0, 0], [0, 0, 0, 0], [1, 0, 0, 0], [0, 1, 0, 0]], dtype=bool)
+    other = np.array([[1, 1, 1, 0], [0, 0, 0, 0], [0, 0, 1, 0], [0, 1, 0, 0], [0, 1, 0, 0]], dtype=bool)
+    np.testing.assert_allclose(dice(one, other), [4 / 5, np.nan, 0, 0, 1])
