@@ -26,7 +26,6 @@ from ftx.core.errors import GateFailed
 from ftx.core.progress import SILENT, Task
 from ftx.merging.merge_and_prove import LAYER_BOUND, LayerProof, hold_layers, layer_error, merge, prove_layers
 from ftx.runs.run import Run
-from ftx.runs.trained import run_recipe
 
 LAYER = "blocks.5.mlp.fc1"
 A, B = (f"base_model.model.{LAYER}.lora_{factor}.weight" for factor in "AB")
@@ -34,7 +33,7 @@ ALPHA_OVER_RANK = 16 / 8
 
 
 def base_weight(run: Path, name: str) -> np.ndarray:
-    return base_of(run_recipe(Run.open(run)), 4).module.state_dict()[name].numpy()
+    return base_of(Run.open(run).recipe(), 4).module.state_dict()[name].numpy()
 
 
 def dense_bytes(run: Path) -> bytes:
@@ -141,7 +140,7 @@ def test_what_was_written_otherwise_than_merged_fails(run: Path, change: Callabl
 def test_all_but_adapted_layers_and_head_is_the_base_to_the_bit(whole_run: Path) -> None:
     dense = load_file(whole_run / "dense" / "model.safetensors")
     trained = load_file(whole_run / "trained" / "adapter_model.safetensors")
-    base = base_of(run_recipe(Run.open(whole_run)), 4).module.state_dict()
+    base = base_of(Run.open(whole_run).recipe(), 4).module.state_dict()
     assert dense.keys() == base.keys()
     assert {values.dtype for values in dense.values()} == {np.dtype(np.float32)}
     # qkv, proj, fc1 and fc2 of six blocks, and the head's two

@@ -19,7 +19,6 @@ from ftx.evaluating.readme_verdicts import tell_card
 from ftx.evaluating.run_parity import Samples, ask_trained, take_samples
 from ftx.evaluating.stated_labels import identity_faults
 from ftx.evaluating.verdict import judge, passes
-from ftx.recipe.schema import Recipe
 from ftx.runs.artifacts import DENSE, EXPORT_IR, EXPORTED, IRS, TRAINED, Artifact
 from ftx.runs.card_json import CARD_FILE, PROOF_FILE
 from ftx.runs.machine import this_machine
@@ -81,11 +80,6 @@ class _Wish:
     require_proof: bool
 
 
-def margin_of(run: Run) -> float:
-    """The share of images that an artifact of a run may lose, by its recipe."""
-    return Recipe.load(run.file("recipe.yaml")).validation.max_drop
-
-
 def _validate_run(run: Run, wish: _Wish, progress: Progress) -> ParityReport:
     exported = [artifact for artifact in EXPORTED if run.has(artifact)]
     if not exported:
@@ -100,7 +94,7 @@ def _validate_run(run: Run, wish: _Wish, progress: Progress) -> ParityReport:
     # As they are now: what is exported meanwhile is another model than the one that is asked.
     manifest = run.manifest
     irs = {artifact: ir_digest(run.folder(artifact)) for artifact in exported if artifact in IRS.values()}
-    margin = margin_of(run) if wish.max_drop is None else wish.max_drop
+    margin = run.recipe().validation.max_drop if wish.max_drop is None else wish.max_drop
     samples = take_samples(run, wish.data, wish.images)
     partial = _partial(run, samples, wish.table)
     asked = list(_computes([DENSE, *exported]))

@@ -8,7 +8,6 @@ from ftx.core.errors import GateFailed
 from ftx.evaluating.answers import ask_graph
 from ftx.evaluating.folder_parity import ask_folder
 from ftx.evaluating.logit_bounds import Bounds
-from ftx.evaluating.parity import margin_of
 from ftx.evaluating.parity_row import Reference, Subject, compare
 from ftx.evaluating.verdict import Judged, judge
 from ftx.exporting.shared_parts import Source
@@ -22,7 +21,7 @@ def refuse_what_failed(source: Source, artifact: Artifact, staged: Path) -> tupl
 
     Raises: GateFailed if it does not answer as the trained model did.
     """
-    max_drop = margin_of(source.run)
+    max_drop = source.run.recipe().validation.max_drop
     if artifact.runtime == "onnx":
         judged = _judge_onnx(source, artifact, staged, max_drop)
     else:

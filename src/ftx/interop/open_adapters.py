@@ -21,7 +21,7 @@ from ftx.interop.base_model import Base, of_backbone, open_base
 from ftx.runs.artifacts import TRAINED
 from ftx.runs.run import Run
 from ftx.runs.run_json import MANIFEST_FILE
-from ftx.runs.trained import require_base, run_recipe
+from ftx.runs.trained import require_base
 
 WITHOUT_HEAD = "--no-head merges the backbone alone, to train a head on it: ftx train --weights"
 
@@ -110,7 +110,7 @@ def _base(located: Sequence[Located], base: str | None, weights: str, image_size
     elif weights != "auto" or image_size != runs[0].manifest.preprocess.image_size:
         raise InputError("--weights and --image-size go with --base", fix="a run says what it was trained on and how")
     else:
-        backbone = base_of(run_recipe(runs[0]), 0)
+        backbone = base_of(runs[0].recipe(), 0)
         require_base(runs[0], backbone.digest)
         base_model = of_backbone(backbone)
     if any(run.manifest.preprocess != runs[0].manifest.preprocess for run in runs):

@@ -31,7 +31,7 @@ from ftx.runs.artifacts import DENSE, TRAINED
 from ftx.runs.dense import DENSE_WEIGHTS, DenseConfig, load_dense, save_dense
 from ftx.runs.readme import MergeProof, write_dense_card
 from ftx.runs.run import Run
-from ftx.runs.trained import fill, load_trained, read_plain, require_base, run_recipe
+from ftx.runs.trained import fill, load_trained, read_plain, require_base
 
 # Storing a merged entry in f32 rounds it to nearest, by at most 2^-24 of its size, so an answer Σ x·w' moves by at most
 # 2^-24 · Σ |x|·|w'|, the unit of ``layer_error``. As much again is left to the products' own rounding in float64: they
@@ -79,7 +79,7 @@ def merge(run: Run | Path | None = None, *, data: Path | None = None, progress: 
     run = run if isinstance(run, Run) else Run.open(run)
     folder = run.require(TRAINED)
     manifest = run.manifest
-    backbone = base_of(run_recipe(run), len(manifest.labels))
+    backbone = base_of(run.recipe(), len(manifest.labels))
     require_base(run, backbone.digest)
     module = backbone.module
     check_space(run.path, 4 * sum(parameter.numel() for parameter in module.parameters()))

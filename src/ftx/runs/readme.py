@@ -27,7 +27,6 @@ from ftx.recipe.strict_yaml import dump_yaml
 from ftx.runs.readme_code import timm_code, trained_code, transformers_code
 from ftx.runs.run import Run
 from ftx.runs.run_json import MODEL_CARD
-from ftx.runs.trained import run_recipe
 from ftx.tasks.output_meaning import Meaning
 from ftx.tasks.thresholds import Thresholds
 
@@ -91,7 +90,7 @@ def write_trained_card(folder: Path, recipe: Recipe, prepared: Prepared, dataset
 
 def write_dense_card(folder: Path, run: Run, proof: MergeProof) -> None:
     """Write the card of ``dense/``; what training measured is taken from the card of ``trained/``."""
-    manifest, recipe = run.manifest, run_recipe(run)
+    manifest, recipe = run.manifest, run.recipe()
     trained = run.path / "trained" / MODEL_CARD
     # A run of an older ftx has none.
     measured = ModelCardData(**(ModelCard.load(trained).data.to_dict() if trained.is_file() else {}))

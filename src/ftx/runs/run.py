@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pydantic import BaseModel
 
@@ -33,6 +34,9 @@ from ftx.runs.run_json import (
     read_manifest,
 )
 from ftx.tasks.base import Task
+
+if TYPE_CHECKING:
+    from ftx.recipe.schema import Recipe
 
 
 @dataclass(frozen=True)
@@ -113,6 +117,15 @@ class Run:
         """
         self._check_file(name, self.manifest.files.get(name, ""), TRAINED)
         return self.path / name
+
+    def recipe(self) -> Recipe:
+        """The resolved recipe that the run was trained with.
+
+        Raises: RunError if the file was changed since.
+        """
+        from ftx.recipe.schema import Recipe
+
+        return Recipe.load(self.file("recipe.yaml"))
 
     def _check_file(self, name: str, digest: str, artifact: Artifact) -> None:
         path, again = self.path / name, artifact.command(self.path)

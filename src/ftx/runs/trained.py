@@ -16,7 +16,6 @@ from ftx.adapters.trainable_model import Prepared, prepare
 from ftx.backbones.layer_roles import head_names
 from ftx.core.errors import MergeError, RunError
 from ftx.core.files import disk_faults
-from ftx.recipe.schema import Recipe
 from ftx.recipe.sections import Method
 from ftx.runs.artifacts import TRAINED
 from ftx.runs.dense import dense_state
@@ -53,14 +52,6 @@ def head_state(module: nn.Module) -> dict[str, Tensor]:
     }
 
 
-def run_recipe(run: Run) -> Recipe:
-    """The resolved recipe that the run was trained with.
-
-    Raises: RunError if the file was changed since.
-    """
-    return Recipe.load(run.file("recipe.yaml"))
-
-
 def load_trained(run: Run) -> nn.Module:
     """The trained model as training left it: f32, adapters attached and not merged, for inference.
 
@@ -68,7 +59,7 @@ def load_trained(run: Run) -> nn.Module:
     Raises: RunError if ``trained/`` is altered; AdapterError or MergeError if it does not hold.
     """
     folder = run.require(TRAINED)
-    prepared = prepare(run_recipe(run), len(run.manifest.labels), saved=True)
+    prepared = prepare(run.recipe(), len(run.manifest.labels), saved=True)
     require_base(run, prepared.backbone.digest)
     own, recorded = prepared.backbone.preprocess, run.manifest.preprocess
     if (own.height, own.width) != (recorded.height, recorded.width):

@@ -6,7 +6,6 @@ from pathlib import Path
 
 from ftx.core.errors import ExportError, GateFailed, RunError, shell_command
 from ftx.core.progress import Progress
-from ftx.recipe.schema import Recipe
 from ftx.recipe.sections import MAX_DROP
 from ftx.runs.artifacts import ARTIFACTS, DENSE, EXPORT_IR, IRS, TRAINED, Artifact
 from ftx.runs.machine import this_machine
@@ -63,7 +62,7 @@ def _why_not_here(report: ParityReport, run: Run) -> str | None:
     """Why what is proved there is not proved here; None where it is."""
     if report.machine != this_machine():
         return f"ftx validate ran on another machine ({report.machine})"
-    if report.max_drop > MAX_DROP and report.max_drop > Recipe.load(run.file("recipe.yaml")).validation.max_drop:
+    if report.max_drop > MAX_DROP and report.max_drop > run.recipe().validation.max_drop:
         return f"ftx validate was asked with a wider margin than the recipe's (--max-drop {report.max_drop:g})"
     return None
 

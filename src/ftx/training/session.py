@@ -16,6 +16,7 @@ from ftx.core.memory import memory_faults
 from ftx.core.progress import SILENT, Progress
 from ftx.data.dataset import Entry
 from ftx.recipe.schema import Recipe
+from ftx.runs.artifacts import TRAINED
 from ftx.runs.data_jsonl import entries_digest, write_entries
 from ftx.runs.latest import fresh_out, known_runs, point_latest_at
 from ftx.runs.new_run import NewRun, new_run, refuse_existing, seal, unfinished_run
@@ -188,7 +189,7 @@ class _Session:
 
     def _write(self, made: Fit) -> None:
         folder = self.new.folder
-        with stage_folder(folder / "trained") as staged:
+        with stage_folder(folder / TRAINED.name) as staged:
             save_trained(self.found.prepared, staged)
             write_trained_card(staged, self.found.recipe, self.found.prepared, self.found.dataset, _kept(made))
         seal(folder, _manifest(self.found, made.thresholds), self.found.dataset.entries)
