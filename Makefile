@@ -26,7 +26,7 @@ help: ## Show what there is
 
 setup: $(VENV)/.installed ## Make .venv and install ftx with its extra `train` and the development tools
 
-fmt: $(VENV)/.installed ## Format the code and mend what ruff can mend
+fmt: $(VENV)/.installed ## Format the code and fix what ruff can fix
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 

@@ -103,7 +103,7 @@ def kills(count: int) -> None:
             files, seconds = expected[method, task]
             run = Path(f"run-{number}")
             while not (run / "run.json").exists():
-                begun = (run / "checkpoints").is_dir()
+                begun = run.exists()
                 work = (lambda run=run: resume(run)) if begun else (lambda recipe=recipe, run=run: train(recipe, run))
                 limit = rng.uniform(0.3, 1.0) * seconds if rng.random() < 0.8 else None
                 status = in_child(work, limit)

@@ -20,9 +20,10 @@ from ftx.core.errors import EnvironmentFault, FtxError, Interrupted, RecipeError
 from ftx.merging.merge_and_prove import merge
 from ftx.recipe.schema import Recipe
 from ftx.runs.artifacts import DENSE
+from ftx.runs.new_run import NewRun
 from ftx.runs.run import Run
 from ftx.training import loop, resume, train
-from ftx.training.checkpoints import Checkpoints
+from ftx.training.checkpoints import Checkpoints, newest
 from ftx.training.loop import Training
 from ftx.training.state import EpochEnd
 
@@ -288,6 +289,21 @@ def test_a_full_disk_ends_a_training_that_can_go_on(
         assert f"to go on with it: ftx train --resume {run}" in listener.said
         resume(run)
     assert written(run) == written(tmp_path / "whole")
+
+
+def test_a_run_that_is_seen_can_be_gone_on_with(here: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Killed at any moment before, it leaves nothing under its name, which can then be given again."""
+    run, place, seen = tmp_path / "run", NewRun.place, []
+
+    def placed(self: NewRun) -> None:
+        seen.append(list(tmp_path.glob("run")))
+        place(self)
+        newest(run, Listener())
+
+    monkeypatch.setattr(NewRun, "place", placed)
+    with chdir(here):
+        train(asked(), run)
+    assert seen == [[]]
 
 
 def test_what_would_fail_again_leaves_nothing(here: Path, tmp_path: Path) -> None:

@@ -18,7 +18,6 @@ from ftx.runs.run_json import (
     CHECKPOINTS,
     MANIFEST_FILE,
     Manifest,
-    checkpoint_records,
     file_hashes,
     manifest_bytes,
     read_manifest,
@@ -68,8 +67,7 @@ def new_run(out: Path) -> Iterator[NewRun]:
     """Make a run: its temporary folder gets its name when it is shown, or when the block ends well.
 
     The block fills the folder and ends with ``seal``. Where it fails after the run was shown, what the run holds stays,
-    for its training to be resumed; but not where there is no checkpoint, nor where the input is at fault, which would
-    fail again.
+    for its training to be resumed; but not where the input is at fault, which would fail again.
     Raises: RunError if ``out`` exists.
     """
     refuse_existing(out)
@@ -81,8 +79,8 @@ def new_run(out: Path) -> Iterator[NewRun]:
                 raise AssertionError("a new run is sealed before it ends")
             if not made.shown:
                 made.place()
-        except BaseException as error:
-            if made.shown and (isinstance(error, InputError) or not checkpoint_records(made.folder)):
+        except InputError:
+            if made.shown:
                 shutil.rmtree(made.folder, ignore_errors=True)
             raise
         finally:

@@ -98,7 +98,6 @@ class Checkpoints:
         Raises: EnvironmentFault if the disk is full or the folder cannot be written.
         """
         started = time.monotonic()
-        self._run.show()
         path = self.folder / f"{state.position.step}.json"
         if not path.exists():
             self.folder.mkdir(exist_ok=True)
@@ -111,6 +110,7 @@ class Checkpoints:
             for old in checkpoint_records(self._run.folder)[_KEPT:]:
                 old.unlink(missing_ok=True)
                 old.with_suffix(".safetensors").unlink(missing_ok=True)
+        self._run.show()  # whoever sees the run can go on with it
         self._written_at = time.monotonic()
         self._cost_s = self._written_at - started
 
