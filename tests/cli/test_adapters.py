@@ -80,9 +80,9 @@ def test_adapters_side_by_side(capfd: pytest.CaptureFixture[str]) -> None:
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["merge", "runs/a", "--shares", "1"], "--shares: goes with --adapter"),
-        (["merge", "runs/a", "--combine", "ties", "--density", "0.5"], "--combine, --density: goes with --adapter"),
-        (["merge", "--adapter", "runs/a", "--data", "data"], "--data: goes with a run"),
+        (["merge", "runs/a", "--shares", "1"], "--shares: only with --adapter"),
+        (["merge", "runs/a", "--combine", "ties", "--density", "0.5"], "--combine, --density: only with --adapter"),
+        (["merge", "--adapter", "runs/a", "--data", "data"], "--data: only with a run"),
         (["merge", "runs/a", "--adapter", "runs/b"], "a run and --adapter are given"),
         (["merge", "--adapter", "runs/a", "--combine", "tise"], "there is no way to combine called 'tise'"),
         (["merge", "--adapter", "runs/a", "--density", "0.5"], "--density is of TIES"),

@@ -64,7 +64,7 @@ def test_csv_and_json_lines_say_the_same(tmp_path: Path) -> None:
         (["path,labels", "../x.png,a"], "leaves the data folder"),
         (["path,labels", "C:\\x.png,a"], "is absolute"),
         (["path,labels", "out/x.png,a"], "a link that leaves"),
-        (["path,labels,split", "x.png,a,sometimes"], "the side 'sometimes'"),
+        (["path,labels,split", "x.png,a,sometimes"], "the split 'sometimes'"),
         (["path,labels", "x.png,a", "x.png,b"], "stands above with a"),
         (["pfad,labels", "x.png,a"], "no column path"),
         (["path;labels", "x.png;a"], "separated by ;"),
@@ -164,10 +164,10 @@ def test_sides_without_a_table_or_with_two_are_refused(tmp_path: Path) -> None:
     for side in ("train", "test"):
         (tmp_path / side).mkdir()
     write(tmp_path / "train" / "metadata.csv", "path,labels", "a.png,x")
-    with pytest.raises(DataError, match="a side has no table"):
+    with pytest.raises(DataError, match="a split has no table"):
         list_images(tmp_path)
     write(tmp_path / "test" / "metadata.jsonl", '{"path": "b.png", "labels": "y", "split": "train"}')
-    with pytest.raises(DataError, match="another side than its folder"):
+    with pytest.raises(DataError, match="another split than its folder"):
         list_images(tmp_path)
     write(tmp_path / "test" / "metadata.jsonl", '{"path": "b.png", "labels": "y"}')
     assert [(file.path, file.split) for file in list_images(tmp_path).files] == [
@@ -274,7 +274,7 @@ def test_a_group_on_two_sides_is_refused(tmp_path: Path) -> None:
     paths = pictures(tmp_path, 6)
     rows = [f"{path},{'ab'[n % 2]},{'test' if n > 3 else ''},farm {n % 5}" for n, path in enumerate(paths)]
     table = write(tmp_path / "t.csv", "path,labels,split,group", *rows)
-    with pytest.raises(DataError, match="groups that stand on more than one side: 1") as caught:
+    with pytest.raises(DataError, match="groups that stand in more than one split: 1") as caught:
         read_dataset(table, val_fraction=0.5)
     assert "farm 0: test and train" in str(caught.value)
 

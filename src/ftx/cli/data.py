@@ -83,7 +83,7 @@ def _print(report: DataReport, form: str) -> None:
         [
             ("data", f"{report.path}: {_LAYOUTS[report.layout]}"),
             ("task", report.task + ("" if report.task_named else ", by what the labels look like")),
-            ("images", ", ".join(f"{count:,} {side}" for side, count in report.images.items())),
+            ("images", ", ".join(f"{count:,} {split}" for split, count in report.images.items())),
             ("labels", f"{len(report.counts)}{uneven if report.imbalance > 1 else ''}"),
             *([("unlabelled", f"{report.unlabelled} images have no label")] if report.unlabelled else []),
         ]
@@ -102,12 +102,12 @@ def _print(report: DataReport, form: str) -> None:
 
 
 def _print_counts(report: DataReport) -> None:
-    sides = list(report.images)
+    splits = list(report.images)
     most = max((n.get("train", 0) for n in report.counts.values()), default=1)
     console.print_table(
-        ("label", *sides, "training images"),
+        ("label", *splits, "training images"),
         [
-            (name, *(str(n.get(side, 0)) for side in sides), console.bar(n.get("train", 0) / max(most, 1)))
+            (name, *(str(n.get(split, 0)) for split in splits), console.bar(n.get("train", 0) / max(most, 1)))
             for name, n in report.counts.items()
         ],
         title="\nby label",
@@ -120,7 +120,7 @@ def _nodes(labels: Labels, counts: dict[str, dict[str, int]], parent: str | None
     return [
         console.Node(
             name,
-            ", ".join(f"{n} {side}" for side, n in counts[name].items())
+            ", ".join(f"{n} {split}" for split, n in counts[name].items())
             + ("; holds or does not" if name in labels.singles else ""),
             _nodes(labels, counts, name),
         )
@@ -135,7 +135,7 @@ def _print_findings(report: DataReport) -> None:
     if report.unreadable:
         _print_list(f"images that cannot be read: {len(report.unreadable)}", report.unreadable)
     if report.copies:
-        _print_list(f"copies of other images on their side: {report.copies}")
+        _print_list(f"copies of other images in their split: {report.copies}")
     if report.ignored:
         files = ", ".join(f"{count} {ending}" for ending, count in sorted(report.ignored.items()))
         _print_list(f"ignored, as no images of a class: {files}")

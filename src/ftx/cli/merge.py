@@ -149,7 +149,7 @@ def _refuse_idle(ctx: typer.Context, of_run: str | None) -> None:
     if idle:
         flags = ", ".join(f"--{name.replace('_', '-')}" for name in idle)
         other = "a run, and --adapter is given" if of_run else "--adapter, and none is given"
-        raise InputError(f"{flags}: goes with {other}", fix="leave it out" if of_run else "name it: --adapter DIR")
+        raise InputError(f"{flags}: only with {other}", fix="leave it out" if of_run else "name it: --adapter DIR")
 
 
 def _size(text: str) -> int | str:

@@ -79,7 +79,7 @@ def _resume(run: Path, overrides: Sequence[str], flags: Mapping[str, object], js
 def _refuse_with_resume(given: Mapping[str, object]) -> None:
     """A training that goes on has its recipe, its data and its folder."""
     if idle := [flag for flag, value in given.items() if value]:
-        raise InputError(f"{', '.join(idle)}: goes not with --resume", fix="leave it out: the run says how it began")
+        raise InputError(f"{', '.join(idle)}: not with --resume", fix="leave it out: the run says how it began")
 
 
 def _answer(report: TrainReport, json: bool) -> int:
@@ -121,10 +121,10 @@ def _print_trained(report: TrainReport) -> None:
 
 
 def _print_dry_run(report: DryRunReport) -> None:
-    sides = list(report.images)
+    splits = list(report.images)
     console.print_table(
-        ("class", *sides),
-        [(name, *(str(counts.get(side, 0)) for side in sides)) for name, counts in report.counts.items()],
+        ("class", *splits),
+        [(name, *(str(counts.get(split, 0)) for split in splits)) for name, counts in report.counts.items()],
     )
     if report.layers:
         columns = ("layer", "number", "targets", "inputs", "outputs", "rank", "parameters")
@@ -171,4 +171,4 @@ def _duration(seconds: float) -> str:
 
 
 def _images(counts: dict[str, int], classes: int) -> str:
-    return f"{', '.join(f'{count:,} {side}' for side, count in counts.items())}; {classes} classes"
+    return f"{', '.join(f'{count:,} {split}' for split, count in counts.items())}; {classes} classes"

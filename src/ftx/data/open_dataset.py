@@ -187,7 +187,7 @@ def _contradictions(root: Path, images: Sequence[OpenedImage]) -> Iterator[DataE
 def _empty_splits(listing: Listing, images: Sequence[OpenedImage]) -> Iterator[DataError]:
     for split in sorted({file.split for file in listing.files} - {image.listed.split for image in images}, key=str):
         yield DataError(
-            "no image of this side can be read", where=listing.root / str(split or ""), fix="repair or remove them"
+            "no image of this split can be read", where=listing.root / str(split or ""), fix="repair or remove them"
         )
 
 
@@ -198,7 +198,7 @@ def _nothing_to_train_on(listing: Listing) -> Iterator[DataError]:
             "there are no images to train on",
             where=listing.root,
             found=f"all are of {' and '.join(sorted(str(split) for split in splits))}",
-            fix="add the side train",
+            fix="add the split train",
         )
 
 
@@ -210,10 +210,10 @@ def _straddling(listing: Listing) -> Iterator[DataError]:
     both = [f"{group}: {' and '.join(sorted(each))}" for group, each in sorted(splits.items()) if len(each) > 1]
     if both:
         yield DataError(
-            f"groups that stand on more than one side: {len(both)}",
+            f"groups that stand in more than one split: {len(both)}",
             where=listing.root,
             found=listed(both),
-            fix="put all images of a group on one side, or leave the column split empty",
+            fix="put all images of a group into one split, or leave the column split empty",
         )
 
 

@@ -110,7 +110,7 @@ def hash_split_sets(samples: Sequence[tuple[str, tuple[str, ...]]], val_fraction
         raise DataError(
             "there is too little to split",
             found=f"{len(ranked)} different images or groups",
-            fix="add images (of other groups), or put them on sides yourself: train/ and val/, or a column split",
+            fix="add images (of other groups), or put them into splits yourself: train/ and val/, or a column split",
         )
     val = set(ranked[: _val_count(len(ranked), val_fraction)])
     for label in sorted(keys_of, key=lambda name: (len(keys_of[name]), name)):

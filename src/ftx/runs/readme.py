@@ -72,7 +72,7 @@ def write_trained_card(folder: Path, recipe: Recipe, prepared: Prepared, dataset
         ("method", _method_named(prepared)),
         ("trained", f"{prepared.trainable:,} parameters; {size_bytes:,} bytes in the file"),
         ("task", f"{recipe.task}, {len(dataset.labels)} labels"),
-        ("images", ", ".join(f"{len(dataset.split(side)):,} {side}" for side in _sides(dataset))),
+        ("images", ", ".join(f"{len(dataset.split(split)):,} {split}" for split in _splits(dataset))),
         ("input", f"{backbone.preprocess.image_size} px, RGB"),
         ("epoch kept", f"{kept.number} of {kept.epochs}, by `{kept.metric}`{_interrupted(recipe, kept)}"),
     ]
@@ -206,14 +206,14 @@ def _measured(results: Sequence[EvalResult]) -> str:
 
 
 def _labels(dataset: Dataset) -> str:
-    sides = _sides(dataset)
+    splits = _splits(dataset)
     counts = class_counts(dataset).items()
-    rows = [(_plain(name), *(str(on_side.get(side, 0)) for side in sides)) for name, on_side in counts]
-    return "## Labels\n\nIn the order of the logits, with their images.\n\n" + _table(("label", *sides), rows)
+    rows = [(_plain(name), *(str(in_split.get(split, 0)) for split in splits)) for name, in_split in counts]
+    return "## Labels\n\nIn the order of the logits, with their images.\n\n" + _table(("label", *splits), rows)
 
 
-def _sides(dataset: Dataset) -> list[Split]:
-    return [side for side in SPLITS if dataset.split(side)]
+def _splits(dataset: Dataset) -> list[Split]:
+    return [split for split in SPLITS if dataset.split(split)]
 
 
 def _title(recipe: Recipe) -> str:

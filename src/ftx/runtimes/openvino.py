@@ -129,7 +129,7 @@ def _check_complete(folder: Path, card: Card) -> None:
     unlisted = [name for name in (IR_FILE, IR_WEIGHTS, REFERENCE_FILE) if name not in card.files]
     if unlisted:
         raise ExportError(
-            "the card vouches for too few files",
+            "card.json has no hash of some files",
             where=folder,
             found=f"no hash of {', '.join(unlisted)}",
             fix="export it again",
@@ -146,7 +146,7 @@ def _check_ports(model: openvino.Model, path: Path) -> None:
     outputs = [len(port.get_partial_shape()) for port in model.outputs[:1] if port.get_partial_shape().rank.is_static]
     if inputs != [("u8", 4)] or len(model.inputs) != 1 or outputs != [2]:
         raise ExportError(
-            "the model is none that ftx exported",
+            "this is no model that ftx exported",
             where=path,
             found=f"inputs {listed([str(port) for port in model.inputs])[:200] or 'none'}; "
             f"outputs {listed([str(port) for port in model.outputs])[:200] or 'none'}",

@@ -33,7 +33,7 @@ def dry_run(recipe: Recipe, *, strict: bool = False, progress: Progress = SILENT
         model=resolved.model.name,
         precision=resolved.train.precision,
         image_size=prepared.backbone.preprocess.image_size,
-        counts={name: {str(side): n for side, n in sides.items()} for name, sides in counts.items()},
+        counts={name: {str(split): n for split, n in splits.items()} for name, splits in counts.items()},
         images=found.images,
         unreadable=found.unreadable,
         layers=adapted_layers(prepared.backbone.module),

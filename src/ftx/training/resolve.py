@@ -41,9 +41,9 @@ class Resolved:
 
     @property
     def images(self) -> dict[str, int]:
-        """How many stand on each side that has any."""
-        counts = {str(side): len(self.dataset.split(side)) for side in SPLITS}
-        return {side: count for side, count in counts.items() if count}
+        """How many stand in each split that has any."""
+        counts = {str(split): len(self.dataset.split(split)) for split in SPLITS}
+        return {split: count for split, count in counts.items() if count}
 
     @property
     def unreadable(self) -> list[str]:

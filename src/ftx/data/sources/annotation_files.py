@@ -119,5 +119,5 @@ def refuse_missing(root: Path, found: Collection[ListedImage], where: Path) -> N
             "no image that the annotations name is there",
             where=where,
             found=f"{len(found)} images, the first {next(iter(found)).path}",
-            fix=f"put them below {root}: into images/<side>/, <side>/, images/ or straight into it",
+            fix=f"put them below {root}: into images/<split>/, <split>/, images/ or straight into it",
         )

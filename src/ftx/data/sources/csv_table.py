@@ -59,7 +59,7 @@ def metadata_tables(folder: Path) -> list[Path]:
         return []
     for path, tables in found.items():
         if not tables:
-            raise DataError("a side has no table, and others have", where=path, fix="add metadata.csv to it")
+            raise DataError("a split has no table, and others have", where=path, fix="add metadata.csv to it")
         refuse_link_outside(Path(os.path.realpath(folder)), path)
     return [table for tables in found.values() for table in _only(tables)]
 
@@ -87,7 +87,7 @@ def read_tables(root: Path, tables: Sequence[Path]) -> Listing:
         for file in read_table(table).files:
             if file.split not in (None, split):
                 raise DataError(
-                    "a line names another side than its folder's", where=table, found=f"{file.path}: {file.split}"
+                    "a line names another split than its folder's", where=table, found=f"{file.path}: {file.split}"
                 )
             files.append(replace(file, path=f"{table.parent.name}/{file.path}", split=split))
     return Listing(root, "table", tuple(files))
@@ -194,10 +194,10 @@ def _image(record: Mapping[str, object], within: Callable[[str], str]) -> Listed
     if not isinstance(record["path"], str):
         raise ValueError(f"{short(record['path'])} is no path")
     path = within(record["path"].strip())
-    word = _text(record.get("split"), "side")
+    word = _text(record.get("split"), "split")
     split = split_named(word)
     if word and split is None:
-        raise ValueError(f"the side '{short(word)}' is none of {', '.join(SPLITS)}")
+        raise ValueError(f"the split '{short(word)}' is none of {', '.join(SPLITS)}")
     return ListedImage(path, _labels(record["labels"]), split, _text(record.get("group"), "group") or None)
 
 

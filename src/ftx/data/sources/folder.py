@@ -132,10 +132,10 @@ def _has_splits(root: Path, names: list[str], walker: _Walker) -> bool:
         stranger = strangers[0]
         alike = nearest(stranger, SPLITS)
         raise DataError(
-            "there is a folder beside train that is no side of the split",
+            "there is a folder beside train that is no split",
             where=root / stranger,
             found=", ".join(names),
-            fix=f"did you mean {alike}?" if alike else "sides are called train, val and test; move the others away",
+            fix=f"did you mean {alike}?" if alike else "splits are called train, val and test; move the others away",
         )
     return not strangers
 
