@@ -60,7 +60,7 @@ class Classifier:
         """
         opened = run if isinstance(run, Run) else Run.open(run)
         made = cls(progress=progress)
-        made.recipe, made._run = Recipe.load(opened.file("recipe.yaml")), opened
+        made.recipe, made._run = opened.recipe(), opened
         return made
 
     @property
