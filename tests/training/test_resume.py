@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 from collections.abc import Callable
 from contextlib import chdir
 from pathlib import Path
@@ -16,7 +17,14 @@ from PIL import Image
 from tests.conftest import Listener
 from torch import Tensor, nn
 
-from ftx.core.errors import EnvironmentFault, FtxError, Interrupted, RecipeError, RunError, Terminated
+from ftx.core.errors import (
+    EnvironmentFault,
+    FtxError,
+    Interrupted,
+    RecipeError,
+    RunError,
+    Terminated,
+)
 from ftx.merging.merge_and_prove import merge
 from ftx.recipe.schema import Recipe
 from ftx.runs.artifacts import DENSE
@@ -24,6 +32,7 @@ from ftx.runs.run import Run
 from ftx.training import loop, resume, train
 from ftx.training.checkpoints import Checkpoints
 from ftx.training.loop import Training
+from ftx.training.signals import stoppable
 from ftx.training.state import EpochEnd
 
 METHODS: dict[str, dict[str, object]] = {
@@ -290,10 +299,17 @@ def test_a_full_disk_ends_a_training_that_can_go_on(
     assert written(run) == written(tmp_path / "whole")
 
 
-def test_what_would_fail_again_leaves_nothing(here: Path, tmp_path: Path) -> None:
-    with chdir(here), pytest.raises(FtxError, match="no longer finite"):
-        train(asked("full", lr=1e30), tmp_path / "run")
-    assert not (tmp_path / "run").exists()
+def test_a_signal_that_the_process_ignores_stays_ignored() -> None:
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        with stoppable() as stop, stop.between_steps():
+            os.kill(os.getpid(), signal.SIGINT)
+            assert not stop
+            os.kill(os.getpid(), signal.SIGTERM)
+            assert stop.asked == "terminate"
+        assert signal.getsignal(signal.SIGINT) == signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def test_it_computes_as_where_it_began(here: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
