@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tests.conftest import Listener
 from torch import Tensor, nn
 
@@ -33,7 +34,7 @@ from ftx.training import loop, resume, train
 from ftx.training.checkpoints import Checkpoints
 from ftx.training.loop import Training
 from ftx.training.signals import stoppable
-from ftx.training.state import EpochEnd
+from ftx.training.state import EpochEnd, TrainingState
 
 METHODS: dict[str, dict[str, object]] = {
     "lora": {"peft": "lora", "rank": 2, "dropout": 0.2, "lora_plus": 4.0},
@@ -297,6 +298,29 @@ def test_a_full_disk_ends_a_training_that_can_go_on(
         assert f"to go on with it: ftx train --resume {run}" in listener.said
         resume(run)
     assert written(run) == written(tmp_path / "whole")
+
+
+def test_what_an_epoch_left_unwritten_is_written_later(
+    here: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where power is lost right after the last checkpoint."""
+    run, write = tmp_path / "run", Checkpoints.write
+
+    def last(self: Checkpoints, state: TrainingState) -> None:
+        write(self, state)
+        if state.position.epoch == 4:
+            raise Cut
+
+    with chdir(here):
+        with monkeypatch.context() as patch:
+            patch.setattr(Checkpoints, "write", last)
+            with pytest.raises(Cut):
+                train(asked(tensorboard=True), run)
+        resume(run)
+    lines = (run / "reports" / "train.jsonl").read_text().splitlines()
+    assert [json.loads(line)["epoch"] for line in lines] == [1, 2, 3]
+    curves = EventAccumulator(str(run / "reports" / "tensorboard")).Reload()
+    assert [event.step for event in curves.Scalars("loss/val")] == [1, 2, 3]
 
 
 def test_a_signal_that_the_process_ignores_stays_ignored() -> None:
