@@ -8,7 +8,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ftx.core.errors import InputError, RunError
+from ftx.core.errors import RunError
 from ftx.core.files import place_new, settle, sole_writer, staging, write_atomic
 from ftx.core.progress import Progress
 from ftx.data.dataset import Entry
@@ -67,9 +67,8 @@ class NewRun:
 def new_run(out: Path) -> Iterator[NewRun]:
     """Make a run: its temporary folder gets its name when it is shown, or when the block ends well.
 
-    The block fills the folder and ends with ``seal``. Where it fails after the run was shown, what the run holds stays,
-    for its training to be resumed; but not where there is no checkpoint, nor where the input is at fault, which would
-    fail again.
+    The block fills the folder and ends with ``seal``. Where it fails after the run was shown, a run that is finished,
+    or whose training can be resumed, stays.
     Raises: RunError if ``out`` exists.
     """
     refuse_existing(out)
@@ -81,8 +80,9 @@ def new_run(out: Path) -> Iterator[NewRun]:
                 raise AssertionError("a new run is sealed before it ends")
             if not made.shown:
                 made.place()
-        except BaseException as error:
-            if made.shown and (isinstance(error, InputError) or not checkpoint_records(made.folder)):
+        except BaseException:
+            stays = (made.folder / MANIFEST_FILE).is_file() or checkpoint_records(made.folder)
+            if made.shown and not stays:
                 shutil.rmtree(made.folder, ignore_errors=True)
             raise
         finally:

@@ -66,10 +66,12 @@ class Saved:
 
 
 class Checkpoints:
-    """Those of one training, each when it is due."""
+    """Those of one training, each when it is due; ``resumed`` is the one that it goes on from."""
 
-    def __init__(self, run: NewRun, origin: Origin) -> None:
+    def __init__(self, run: NewRun, origin: Origin, resumed: Saved | None = None) -> None:
         self._run, self._origin = run, origin
+        # The steps of those that are whole, the newest first: another file of the folder may be damaged.
+        self._whole = [] if resumed is None else [resumed.checkpoint.record.position.step]
         self._seconds = 60 * origin.recipe.train.checkpoint_minutes
         self._written_at = time.monotonic()
         self._cost_s = 0.0
@@ -93,24 +95,24 @@ class Checkpoints:
         return since_s >= self._seconds or (epoch_ended and since_s * MOST_SHARE >= self._cost_s)
 
     def write(self, state: TrainingState) -> None:
-        """Write the state, unless it was written at this very step, and take away all but the last two.
+        """Write the state, unless it was written at this very step, and take away all but the last two that are whole.
 
         Raises: EnvironmentFault if the disk is full or the folder cannot be written.
         """
-        started = time.monotonic()
+        started, step = time.monotonic(), state.position.step
         self._run.show()
-        path = self.folder / f"{state.position.step}.json"
-        if not path.exists():
+        if step not in self._whole:
             self.folder.mkdir(exist_ok=True)
-            tensors = path.with_suffix(".safetensors")
+            tensors = self.folder / f"{step}.safetensors"
             with staged_file(tensors) as staged:
                 save_file(state.tensors(), staged, metadata={"format": "pt"})
                 digest = sha256_file(staged)
             whole = Checkpoint(origin=self._origin, record=state.record(), tensors_sha256=digest)
-            write_atomic(path, (whole.model_dump_json(indent=2) + "\n").encode())
-            for old in checkpoint_records(self._run.folder)[_KEPT:]:
-                old.unlink(missing_ok=True)
-                old.with_suffix(".safetensors").unlink(missing_ok=True)
+            write_atomic(tensors.with_suffix(".json"), (whole.model_dump_json(indent=2) + "\n").encode())
+            self._whole = [step, *self._whole][:_KEPT]
+            for old in self.folder.glob("[0-9]*.*"):
+                if old.stem not in map(str, self._whole):
+                    old.unlink(missing_ok=True)
         self._written_at = time.monotonic()
         self._cost_s = self._written_at - started
 

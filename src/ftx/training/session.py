@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,11 +29,11 @@ from ftx.training.device_placement import Circumstances, place, place_as_before
 from ftx.training.dry_running import advice
 from ftx.training.epoch_log import epoch_log
 from ftx.training.inputs import Inputs, Plan, augmentation, inputs_of, plan
-from ftx.training.loop import Fit, Training, fit
+from ftx.training.loop import Diverged, Fit, Training, fit
 from ftx.training.optimizer import peak_lr
 from ftx.training.report import TrainReport
 from ftx.training.resolve import Resolved, resolve
-from ftx.training.resuming import refuse_changes, refuse_other
+from ftx.training.resuming import recipe_to_go_on_with, refuse_other
 from ftx.training.signals import Stop, stoppable
 from ftx.training.state import EpochEnd, TrainingState
 
@@ -80,7 +79,9 @@ def resume(
 ) -> TrainReport:
     """Go on with a training that ended before its time, to the bytes that it would have made without a stop.
 
-    ``overrides`` (``key=value``) and ``flags``, by the recipe's keys, must say what the recipe said.
+    ``overrides`` (``key=value``) and ``flags``, by the recipe's keys, must say what the recipe said, but for
+    ``data.path``: the images may have been moved. ``on_epoch`` is told of the epochs that end here: where the process
+    before was killed, the one around that moment comes again, or was not told.
     Raises: RunError if there is nothing to go on with, or data, base or recipe are others than they were; as ``train``.
     """
     with stoppable() as stop:
@@ -90,10 +91,9 @@ def resume(
             )
         with unfinished_run(run, progress) as unfinished:
             saved = newest(run, progress)
-            recipe = saved.checkpoint.origin.recipe
-            refuse_changes(run, recipe, overrides, flags)
-            resolved = resolve(recipe, False, SILENT)
-            refuse_other(run, saved.checkpoint.origin, resolved)
+            origin = saved.checkpoint.origin
+            resolved = resolve(recipe_to_go_on_with(run, origin.recipe, overrides, flags), False, SILENT)
+            refuse_other(run, origin, resolved)
             report = _Session(unfinished, resolved, stop, progress, on_epoch).run(saved)
     return _named(report, progress)
 
@@ -124,7 +124,7 @@ class _Session:
         """
         trainable = self.found.prepared.trainable
         origin = self._origin(saved)
-        checkpoints = Checkpoints(self.new, origin)
+        checkpoints = Checkpoints(self.new, origin, saved)
         try:
             write_atomic(self.new.folder / "recipe.yaml", self.found.recipe.dumps().encode())
             write_entries(self.new.folder, self.found.dataset.entries)
@@ -134,14 +134,17 @@ class _Session:
                 if saved is not None:
                     state.restore(saved.checkpoint.record, saved.tensors)
                 made = self._fit(training, state, checkpoints)
+            self.found.prepared.backbone.module.cpu()
+            self._write(made)
+            if not made.interrupted:
+                checkpoints.remove()
+        except Diverged:
+            checkpoints.remove()
+            raise
         finally:
             # Whatever ended it, a signal, a full disk, no memory: who has a checkpoint can go on.
-            if checkpoints.any and (sys.exc_info()[0] is not None or self.stop):
+            if checkpoints.any:
                 self.progress.note(f"to go on with it: {shell_command('ftx train --resume', self.new.path)}")
-        self.found.prepared.backbone.module.cpu()
-        self._write(made)
-        if not made.interrupted:
-            checkpoints.remove()
         return _train_report(self, made, trainable, state.seconds)
 
     def _origin(self, saved: Saved | None) -> Origin:
