@@ -279,6 +279,10 @@ def test_another_recipe_is_refused_and_named(here: Path, tmp_path: Path, monkeyp
         assert (caught.value.where, caught.value.found) == (str(run / "recipe.yaml"), "train.epochs: 4, was 3")
         (run / "recipe.yaml").write_text(text)
         resume(run, flags={"train.lr": "0.005"})
+    run = begun(here, monkeypatch, asked("dora"), tmp_path / "ranks")
+    with chdir(here), pytest.raises(RecipeError) as caught:
+        resume(run, overrides=["adapter.rank=4"])
+    assert caught.value.found == "adapter.rank: 4, was {'q': 2, 'fc1': 3}"
 
 
 def test_other_data_or_another_base_is_refused_and_named(

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from ftx.core.errors import RecipeError, RunError, listed
 from ftx.data.dataset import Entry
+from ftx.recipe.error_lines import dotted_keys
 from ftx.recipe.schema import Recipe
 from ftx.runs.data_jsonl import ENTRIES, entries_digest, read_entries
 from ftx.training.checkpoints import Origin
@@ -37,19 +38,14 @@ def recipe_to_go_on_with(
 
 
 def _differences(then: Recipe, now: Recipe) -> list[str]:
-    before, after = _flat(then.model_dump(mode="json")), _flat(now.model_dump(mode="json"))
-    changed = [key for key, value in before.items() if after.get(key) != value and key != _MAY_MOVE]
-    return [f"{key}: {after.get(key)}, was {before[key]}" for key in changed]
+    values = [(key, _value(then, key), _value(now, key)) for key in dotted_keys(Recipe) if key != _MAY_MOVE]
+    return [f"{key}: {after}, was {before}" for key, before, after in values if after != before]
 
 
-def _flat(values: Mapping[str, object], prefix: str = "") -> dict[str, object]:
-    found: dict[str, object] = {}
-    for key, value in values.items():
-        if isinstance(value, Mapping):
-            found |= _flat(value, f"{prefix}{key}.")  # pyright: ignore[reportUnknownArgumentType]
-        else:
-            found[f"{prefix}{key}"] = value
-    return found
+def _value(recipe: Recipe, key: str) -> object:
+    section, _, leaf = key.rpartition(".")
+    values = recipe.model_dump(mode="json")
+    return (values[section] if section else values)[leaf]
 
 
 def refuse_other(run: Path, origin: Origin, now: Resolved) -> None:
