@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -39,24 +39,20 @@ class NewRun:
     _held: ExitStack = field(default_factory=ExitStack, repr=False)
 
     def show(self) -> None:
-        """Give the unfinished run its name: from now on its training can be resumed from there.
+        """Give the unfinished run its name, for its training to be resumed from there; no other process changes it.
 
         If another process took the name meanwhile, the run gets the next free one (``path-2``): hours of training are
         not thrown away, nor is the other's run.
         """
         if not self.shown:
             self.place()
-            self.hold(lambda _text: None)
+            self._held.enter_context(sole_writer(self.folder, lambda _text: None))
 
     def place(self) -> None:
         """Move the folder to its name."""
         settle(self.folder)
         self.folder = self.path = place_new(self.folder, self.path)
         self.shown = True
-
-    def hold(self, note: Callable[[str], None]) -> None:
-        """Keep other processes from changing the run until it is done."""
-        self._held.enter_context(sole_writer(self.folder, note))
 
     def release(self) -> None:
         """Let others change the run."""
@@ -91,13 +87,9 @@ def new_run(out: Path) -> Iterator[NewRun]:
 
 @contextmanager
 def unfinished_run(path: Path, progress: Progress) -> Iterator[NewRun]:
-    """Go on with a run that was shown before it was done, or that was interrupted."""
-    made = NewRun(path, path, shown=True)
-    made.hold(progress.note)
-    try:
-        yield made
-    finally:
-        made.release()
+    """Go on with a run that was shown before it was done, or that was interrupted; no other process changes it."""
+    with sole_writer(path, progress.note):
+        yield NewRun(path, path, shown=True)
 
 
 def refuse_existing(out: Path) -> None:

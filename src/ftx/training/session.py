@@ -122,7 +122,6 @@ class _Session:
 
         Raises: Interrupted or Terminated where it was stopped before there was an epoch to keep.
         """
-        trainable = self.found.prepared.trainable
         origin = self._origin(saved)
         checkpoints = Checkpoints(self.new, origin, saved)
         try:
@@ -145,7 +144,7 @@ class _Session:
             # Whatever ended it, a signal, a full disk, no memory: who has a checkpoint can go on.
             if checkpoints.any:
                 self.progress.note(f"to go on with it: {shell_command('ftx train --resume', self.new.path)}")
-        return _train_report(self, made, trainable, state.seconds)
+        return _train_report(self, made, state.seconds)
 
     def _origin(self, saved: Saved | None) -> Origin:
         """Put the model where it trains, and decide what is computed once: as before, where it goes on."""
@@ -198,7 +197,7 @@ class _Session:
         seal(folder, _manifest(self.found, made.thresholds), self.found.dataset.entries)
 
 
-def _train_report(session: _Session, made: Fit, trainable: int, seconds: float) -> TrainReport:
+def _train_report(session: _Session, made: Fit, seconds: float) -> TrainReport:
     recipe = session.found.recipe
     return TrainReport(
         run=str(session.new.path),
@@ -208,7 +207,7 @@ def _train_report(session: _Session, made: Fit, trainable: int, seconds: float) 
         classes=len(session.found.dataset.labels),
         images=session.found.images,
         unreadable=session.found.unreadable,
-        trainable_parameters=trainable,
+        trainable_parameters=session.found.prepared.trainable,
         epochs=len(made.epochs),
         best_epoch=made.best.epoch,
         accuracy=made.best.accuracy,
