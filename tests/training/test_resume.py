@@ -171,6 +171,13 @@ def test_an_interruption_ends_with_the_best_epoch_and_can_go_on(
         # The step that was computed when the signal came is done, and in the checkpoint.
         assert (run / "checkpoints" / "6.json").is_file()
         assert merge(Run.open(run)).ok
+        manifest = (run / "run.json").read_bytes()
+        (run / "run.json").write_bytes(manifest[:-9])
+        with monkeypatch.context() as patch:
+            cut_at(patch, 0, lose_power)  # it is said before the first step, not after the last
+            with pytest.raises(RunError, match="cannot be read"):
+                resume(run)
+        (run / "run.json").write_bytes(manifest)
         assert not resume(run).interrupted
         # What was merged from the earlier weights is theirs no more.
         with pytest.raises(RunError, match="dense/ is stale"):

@@ -87,8 +87,13 @@ def new_run(out: Path) -> Iterator[NewRun]:
 
 @contextmanager
 def unfinished_run(path: Path, progress: Progress) -> Iterator[NewRun]:
-    """Go on with a run that was shown before it was done, or that was interrupted; no other process changes it."""
+    """Go on with a run that was shown before it was done, or that was interrupted; no other process changes it.
+
+    Raises: RunError if it has a run.json that does not hold, which ``seal`` would find only after all the training.
+    """
     with sole_writer(path, progress.note):
+        if (path / MANIFEST_FILE).is_file():
+            read_manifest(path / MANIFEST_FILE)
         yield NewRun(path, path, shown=True)
 
 

@@ -111,7 +111,7 @@ class Checkpoints:
             write_atomic(tensors.with_suffix(".json"), (whole.model_dump_json(indent=2) + "\n").encode())
             self._whole = [step, *self._whole][:_KEPT]
             for old in self.folder.glob("[0-9]*.*"):
-                if old.stem not in map(str, self._whole):
+                if old.is_file() and old.stem not in map(str, self._whole):
                     old.unlink(missing_ok=True)
         self._written_at = time.monotonic()
         self._cost_s = self._written_at - started
