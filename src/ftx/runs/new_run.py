@@ -72,8 +72,7 @@ def new_run(out: Path) -> Iterator[NewRun]:
         made = NewRun(staged, out)
         try:
             yield made
-            if not (made.folder / MANIFEST_FILE).is_file():
-                raise AssertionError("a new run is sealed before it ends")
+            assert (made.folder / MANIFEST_FILE).is_file(), "a new run is sealed before it ends"
             if not made.shown:
                 made.place()
         except BaseException:
