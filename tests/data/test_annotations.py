@@ -12,7 +12,7 @@ from PIL import Image
 
 from ftx.core.errors import DataError, EnvironmentFault
 from ftx.data.check import check
-from ftx.data.open_dataset import read_dataset
+from ftx.data.open_dataset import survey
 from ftx.data.sources import list_images
 
 
@@ -61,7 +61,7 @@ def coco_folder(tmp_path: Path) -> Path:
 
 
 def test_coco_is_multilabel_by_its_categories(coco_folder: Path) -> None:
-    dataset = read_dataset(coco_folder, "multilabel", val_fraction=0.2)
+    dataset = survey(coco_folder, "multilabel", val_fraction=0.2).dataset
     assert dataset.labels.singles == ("cat", "dog", "person")
     assert [entry.labels for entry in dataset.split("val")] == [
         ("cat", "person"), ("dog",), ("cat", "dog"), ("person",), ()
@@ -71,7 +71,7 @@ def test_coco_is_multilabel_by_its_categories(coco_folder: Path) -> None:
 
 
 def test_supercategories_are_a_tree_whose_labels_exclude_nothing(coco_folder: Path) -> None:
-    labels = read_dataset(coco_folder, "hierarchical", val_fraction=0.2).labels
+    labels = survey(coco_folder, "hierarchical", val_fraction=0.2).dataset.labels
     assert labels.groups == ()
     assert labels.singles == ("animal", "cat", "dog", "person")
     assert dict(labels.parents) == {"cat": "animal", "dog": "animal"}
@@ -96,7 +96,7 @@ def test_where_coco_images_lie(file: str, images: str, path: str, tmp_path: Path
     assert listing.root == tmp_path
     assert listing.files[0].path == path
     assert listing.files[0].split == ("train" if "train" in file else None)
-    assert len(read_dataset(asked, "multilabel", val_fraction=0.2).entries) == 10
+    assert len(survey(asked, "multilabel", val_fraction=0.2).dataset.entries) == 10
 
 
 def broken(**changes: object) -> dict[str, Any]:
@@ -149,7 +149,7 @@ def test_images_that_are_nowhere_are_said_to_be(tmp_path: Path) -> None:
 def test_only_held_out_images_are_nothing_to_train_on(coco_folder: Path) -> None:
     (coco_folder / "annotations" / "instances_train2017.json").unlink()
     with pytest.raises(DataError, match="no images to train on"):
-        read_dataset(coco_folder, "multilabel", val_fraction=0.2)
+        survey(coco_folder, "multilabel", val_fraction=0.2)
 
 
 def test_a_linked_annotations_folder_is_refused(tmp_path: Path) -> None:
@@ -238,7 +238,7 @@ def write_datumaro(root: Path, groups: list[list[str]] | None) -> Path:
 
 
 def test_label_groups_and_parents_of_datumaro(tmp_path: Path) -> None:
-    dataset = read_dataset(write_datumaro(tmp_path, GROUPS), "hierarchical", val_fraction=0.2)
+    dataset = survey(write_datumaro(tmp_path, GROUPS), "hierarchical", val_fraction=0.2).dataset
     assert dataset.labels.groups == (("animal", "vehicle"), ("cat", "dog"))
     assert dataset.labels.singles == ("wet",)
     assert dict(dataset.labels.parents) == {"cat": "animal", "dog": "animal"}
@@ -248,16 +248,16 @@ def test_label_groups_and_parents_of_datumaro(tmp_path: Path) -> None:
 
 
 def test_datumaro_without_groups_is_a_tree_by_its_parents(tmp_path: Path) -> None:
-    labels = read_dataset(write_datumaro(tmp_path, None), "hierarchical", val_fraction=0.2).labels
+    labels = survey(write_datumaro(tmp_path, None), "hierarchical", val_fraction=0.2).dataset.labels
     assert labels.groups == (("animal", "vehicle"), ("cat", "dog"))
     assert labels.singles == ("wet",)
 
 
 def test_datumaro_as_multilabel(tmp_path: Path) -> None:
-    dataset = read_dataset(write_datumaro(tmp_path, GROUPS), "multilabel", val_fraction=0.2)
+    dataset = survey(write_datumaro(tmp_path, GROUPS), "multilabel", val_fraction=0.2).dataset
     assert dataset.labels.singles == ("animal", "cat", "dog", "vehicle", "wet")
     with pytest.raises(DataError, match="exactly one label each"):
-        read_dataset(tmp_path, val_fraction=0.2)
+        survey(tmp_path, val_fraction=0.2)
 
 
 @pytest.mark.parametrize(
@@ -278,7 +278,7 @@ def test_datumaro_that_does_not_hold(change: dict[str, Any], message: str, tmp_p
     for number in range(4):
         picture(tmp_path / "images" / "train" / f"train{number}.png", number)
     with pytest.raises(DataError) as caught:
-        read_dataset(path, "hierarchical", val_fraction=0.2)
+        survey(path, "hierarchical", val_fraction=0.2)
     assert message in str(caught.value)
 
 

@@ -64,8 +64,8 @@ def test_a_view_is_that_of_its_image_in_its_epoch_by_its_seed(paths: list[Path],
     first, again, other = (epoch(images, number)[0] for number in (1, 1, 2))
     assert np.array_equal(first, again)
     for found in (other, epoch(TrainingImages(paths, truth, PRE, seed=1), 1)[0]):
-        # Four are of one colour.
-        assert sum(not np.array_equal(*pair) for pair in zip(first, found, strict=True)) >= 10
+        # Six are too long for a crop at random: they are only mirrored, or not, so that any of them may be seen alike.
+        assert sum(not np.array_equal(*pair) for pair in zip(first, found, strict=True)) >= 8
     # Wherever the image stands, whatever stands before it, and whether that is made at all.
     (straight, _) = next(iter(images.batches(range(14), 14, epoch=1)))
     assert np.array_equal(straight[order], first)

@@ -14,7 +14,7 @@ from PIL import Image
 
 from ftx.core.errors import DataError
 from ftx.data.dataset import Dataset
-from ftx.data.open_dataset import read_dataset, survey
+from ftx.data.open_dataset import survey
 
 
 class Notes:
@@ -73,7 +73,7 @@ def test_one_tree_is_split_by_content(tmp_path: Path) -> None:
 
 
 def test_names_and_copies_do_not_move_an_image(tmp_path: Path) -> None:
-    before = read_dataset(tree(tmp_path / "a", {"cat": 12, "dog": 12}), val_fraction=0.25)
+    before = survey(tree(tmp_path / "a", {"cat": 12, "dog": 12}), val_fraction=0.25).dataset
     renamed = tmp_path / "b"
     for entry in before.entries:
         path = renamed / entry.labels[0] / f"{entry.sha256[::-1]}.png"
@@ -103,7 +103,7 @@ def test_val_is_taken_from_train_where_there_is_none(tmp_path: Path) -> None:
     assert found.counts() == {name: {"train": 4, "val": 1, "test": 3} for name in ("cat", "dog")}
     alone = tmp_path / "alone"
     shutil.copytree(tmp_path / "train", alone / "train")
-    train_only = sides(read_dataset(alone, val_fraction=0.2))
+    train_only = sides(survey(alone, val_fraction=0.2).dataset)
     assert train_only.items() <= sides(found.dataset).items()
 
 
@@ -111,13 +111,13 @@ def test_reports_use_val_where_there_is_no_test(tmp_path: Path) -> None:
     tree(tmp_path / "train", {"cat": 2, "dog": 2}, seed=1)
     tree(tmp_path / "val", {"cat": 1, "dog": 1}, seed=2)
     progress = Notes()
-    dataset = read_dataset(tmp_path, val_fraction=0.2, progress=progress)
+    dataset = survey(tmp_path, val_fraction=0.2, progress=progress).dataset
     assert dataset.report_split == "val"
     assert "there is no test/: reports use val" in progress.notes
 
 
 def test_a_class_may_be_called_train(tmp_path: Path) -> None:
-    dataset = read_dataset(tree(tmp_path, {"train": 2, "plane": 2}), val_fraction=0.2)
+    dataset = survey(tree(tmp_path, {"train": 2, "plane": 2}), val_fraction=0.2).dataset
     assert dataset.labels.names == ("plane", "train")
 
 
@@ -126,7 +126,7 @@ def test_spaces_and_letters_of_any_alphabet(tmp_path: Path) -> None:
     picture(tmp_path / "Ankle boot" / "наливной.png", 2)
     picture(tmp_path / "čižmička 靴" / "ü.PNG", 3)
     picture(tmp_path / "čižmička 靴" / "a#?&%20.jpeg", 4)
-    dataset = read_dataset(tmp_path, val_fraction=0.5)
+    dataset = survey(tmp_path, val_fraction=0.5).dataset
     assert dataset.labels.names == ("Ankle boot", "čižmička 靴")
     assert {entry.path for entry in dataset.entries} == {
         "Ankle boot/no 1 (copy).png",
@@ -172,7 +172,7 @@ def test_an_unreadable_image_is_named_counted_and_skipped(tmp_path: Path, how: s
     tree(tmp_path, {"cat": 10, "dog": 10})
     spoil(tmp_path / "dog/003.png", how)
     progress = Notes()
-    dataset = read_dataset(tmp_path, val_fraction=0.2, progress=progress)
+    dataset = survey(tmp_path, val_fraction=0.2, progress=progress).dataset
     assert [one.path for one in dataset.unreadable] == ["dog/003.png"]
     assert dataset.unreadable[0].reason
     assert len(dataset.entries) == 19
@@ -184,7 +184,7 @@ def test_more_than_one_in_twenty_unreadable_images_stops_it(tmp_path: Path) -> N
     tree(tmp_path, {"cat": 10, "dog": 9})  # one of 19 is 5.3 %
     spoil(tmp_path / "dog/003.png", "zero bytes")
     with pytest.raises(DataError, match="1 of 19 images cannot be read") as caught:
-        read_dataset(tmp_path, val_fraction=0.2)
+        survey(tmp_path, val_fraction=0.2)
     assert caught.value.found is not None
     assert "dog/003.png" in caught.value.found
 
@@ -194,7 +194,7 @@ def test_a_list_of_unreadable_images_ends_in_a_count(tmp_path: Path) -> None:
     for index in range(13):
         spoil(tmp_path / f"cat/{index:03}.png", "zero bytes")
     with pytest.raises(DataError) as caught:
-        read_dataset(tmp_path, val_fraction=0.2)
+        survey(tmp_path, val_fraction=0.2)
     assert caught.value.found is not None
     assert caught.value.found.count("cat/") == 10
     assert caught.value.found.endswith("and 3 more")
@@ -202,7 +202,7 @@ def test_a_list_of_unreadable_images_ends_in_a_count(tmp_path: Path) -> None:
 
 def refusal(root: Path) -> DataError:
     with pytest.raises(DataError) as caught:
-        read_dataset(root, val_fraction=0.2)
+        survey(root, val_fraction=0.2)
     assert caught.value.exit_code == 2
     assert caught.value.where is not None
     return caught.value
@@ -350,5 +350,5 @@ def test_links_within_the_folder_and_to_the_folder_are_followed(tmp_path: Path) 
 def test_a_file_name_in_another_encoding_is_skipped_by_name(tmp_path: Path) -> None:
     tree(tmp_path, {"cat": 20, "dog": 20})
     shutil.copy(tmp_path / "cat/000.png", os.fsencode(tmp_path / "cat") + b"/caf\xe9.png")
-    dataset = read_dataset(tmp_path, val_fraction=0.2)
+    dataset = survey(tmp_path, val_fraction=0.2).dataset
     assert [one.path for one in dataset.unreadable] == [r"'cat/caf\udce9.png'"]

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from ftx.core.errors import DataError
-from ftx.data.open_dataset import read_dataset
+from ftx.data.open_dataset import survey
 from ftx.data.sources import list_images
 from ftx.data.sources.csv_table import read_table
 from ftx.data.split import hash_split_sets
@@ -128,7 +128,7 @@ def test_labels_that_do_not_suit_the_task(task: TaskName, samples: list[tuple[st
 def test_a_data_set_of_a_table(tmp_path: Path) -> None:
     paths = pictures(tmp_path, 12)
     lines = [f"{path},{'a;b' if row % 3 == 0 else 'b' if row % 3 == 1 else ''}" for row, path in enumerate(paths)]
-    dataset = read_dataset(write(tmp_path / "t.csv", "path,labels", *lines), "multilabel", val_fraction=0.25)
+    dataset = survey(write(tmp_path / "t.csv", "path,labels", *lines), "multilabel", val_fraction=0.25).dataset
     assert dataset.labels.singles == ("a", "b")
     assert len(dataset.split("val")) == 3
     assert dataset.root == tmp_path
@@ -141,7 +141,7 @@ def test_a_folder_with_metadata_is_a_table(tmp_path: Path) -> None:
     write(
         tmp_path / "metadata.jsonl", *(json.dumps({"file_name": p, "label": "ab"[i % 2]}) for i, p in enumerate(paths))
     )
-    dataset = read_dataset(tmp_path, val_fraction=0.34)
+    dataset = survey(tmp_path, val_fraction=0.34).dataset
     assert dataset.labels.names == ("a", "b")
     assert len(dataset.entries) == 6
 
@@ -154,7 +154,7 @@ def test_a_folder_of_sides_with_metadata_each(tmp_path: Path) -> None:
         write(tmp_path / side / "metadata.jsonl", *lines)
     for path in (tmp_path / "validation").rglob("*.png"):  # others than those of train
         path.write_bytes(path.read_bytes() + b"1")
-    dataset = read_dataset(tmp_path, val_fraction=0.2)
+    dataset = survey(tmp_path, val_fraction=0.2).dataset
     assert dataset.labels.names == ("0", "1")  # a label called 0 is one
     assert [len(dataset.split(side)) for side in ("train", "val")] == [6, 3]
     assert dataset.split("val")[0].path.startswith("validation/")
@@ -248,7 +248,7 @@ def test_images_of_one_group_stand_on_one_side(task: TaskName, tmp_path: Path) -
     """Sixty images of twenty patients, three each: split image by image, hardly a patient of val were not in train."""
     paths = pictures(tmp_path, 60)
     rows = [f"{path},{'ab'[number % 2]},patient {number // 3}" for number, path in enumerate(paths)]
-    dataset = read_dataset(write(tmp_path / "t.csv", "path,labels,group", *rows), task, val_fraction=0.2)
+    dataset = survey(write(tmp_path / "t.csv", "path,labels,group", *rows), task, val_fraction=0.2).dataset
     patient = {path: number // 3 for number, path in enumerate(paths)}
     sides = {side: [patient[entry.path] for entry in dataset.split(side)] for side in ("train", "val")}
     assert not set(sides["train"]) & set(sides["val"])
@@ -263,7 +263,7 @@ def test_copies_tie_the_groups_that_they_stand_in(tmp_path: Path) -> None:
     for pair in range(0, 40, 4):  # groups 0 and 1, 2 and 3, … share an image
         (tmp_path / paths[pair + 2]).write_bytes((tmp_path / paths[pair]).read_bytes())
     rows = [f"{path},{'ab'[number // 4 % 2]},{number // 2}" for number, path in enumerate(paths)]
-    dataset = read_dataset(write(tmp_path / "t.csv", "path,labels,group", *rows), "multilabel", val_fraction=0.3)
+    dataset = survey(write(tmp_path / "t.csv", "path,labels,group", *rows), "multilabel", val_fraction=0.3).dataset
     tied = {path: number // 4 for number, path in enumerate(paths)}
     val = [tied[entry.path] for entry in dataset.split("val")]
     assert sorted(val) == sorted(4 * sorted(set(val)))
@@ -275,7 +275,7 @@ def test_a_group_on_two_sides_is_refused(tmp_path: Path) -> None:
     rows = [f"{path},{'ab'[n % 2]},{'test' if n > 3 else ''},farm {n % 5}" for n, path in enumerate(paths)]
     table = write(tmp_path / "t.csv", "path,labels,split,group", *rows)
     with pytest.raises(DataError, match="groups that stand in more than one split: 1") as caught:
-        read_dataset(table, val_fraction=0.5)
+        survey(table, val_fraction=0.5)
     assert "farm 0: test and train" in str(caught.value)
 
 
@@ -294,7 +294,7 @@ def test_nested_folders_are_a_tree(tmp_path: Path, sides: tuple[str, ...]) -> No
         for number in range(4):
             pixels = np.random.default_rng([seed, number]).integers(0, 256, (8, 8, 3), dtype=np.uint8)
             Image.fromarray(pixels).save(tmp_path / side / name / f"{number}.png")
-    dataset = read_dataset(tmp_path, "hierarchical", val_fraction=0.25)
+    dataset = survey(tmp_path, "hierarchical", val_fraction=0.25).dataset
     assert dataset.labels.groups == (("animal", "vehicle"), ("cat", "dog é"), ("bus", "car"))
     assert dataset.labels.singles == ("van",)
     assert {entry.labels for entry in dataset.entries if "/animal/" in f"/{entry.path}"} == {
@@ -305,7 +305,7 @@ def test_nested_folders_are_a_tree(tmp_path: Path, sides: tuple[str, ...]) -> No
         {"train", "val", "test"} if len(sides) > 1 else {"train", "val"}
     )
     with pytest.raises(DataError, match="folder inside a class folder"):
-        read_dataset(tmp_path, "multiclass", val_fraction=0.25)
+        survey(tmp_path, "multiclass", val_fraction=0.25)
 
 
 @settings(max_examples=80)

@@ -9,7 +9,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -31,24 +31,37 @@ from ftx.tasks.labels import Labels
 NAMES = ("a b", "ü", "<b>&amp;", "x\u2028y", "x\u0085y", "x\x0by", 'quote"', "new\nline")
 
 
+def fill(folder: Path) -> None:
+    """What a training leaves in a run."""
+    entries = tuple(Entry(f"a/{name}.png", "0" * 64, ("a",), "train") for name in NAMES)
+    (folder / "trained").mkdir()
+    (folder / "trained" / "weights").write_text("one")
+    manifest = Manifest(
+        task="multiclass",
+        model="m",
+        architecture="m",
+        method="full",
+        base_digest="0",
+        labels=Labels.multiclass(["a", "b"]),
+        preprocess=Preprocess(32, 32, 32, "bicubic", (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)),
+        data_root="data",
+    )
+    seal(folder, manifest, entries)
+
+
 @pytest.fixture
 def run(tmp_path: Path) -> Run:
-    entries = tuple(Entry(f"a/{name}.png", "0" * 64, ("a",), "train") for name in NAMES)
     with new_run(tmp_path / "runs" / "x") as new:
-        (new.folder / "trained").mkdir()
-        (new.folder / "trained" / "weights").write_text("one")
-        manifest = Manifest(
-            task="multiclass",
-            model="m",
-            architecture="m",
-            method="full",
-            base_digest="0",
-            labels=Labels.multiclass(["a", "b"]),
-            preprocess=Preprocess(32, 32, 32, "bicubic", (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)),
-            data_root="data",
-        )
-        seal(new.folder, manifest, entries)
+        fill(new.folder)
     return Run.open(tmp_path / "runs" / "x")
+
+
+def test_ctrl_c_after_all_is_written_costs_no_run(tmp_path: Path) -> None:
+    with suppress(KeyboardInterrupt), new_run(tmp_path / "x") as new:
+        new.show()
+        fill(new.folder)
+        raise KeyboardInterrupt
+    assert Run.open(tmp_path / "x").require(TRAINED)
 
 
 def test_images_of_any_name_are_read_back(run: Run) -> None:

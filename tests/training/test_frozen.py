@@ -20,7 +20,7 @@ from ftx.core.progress import SILENT, Progress
 from ftx.core.progress import Task as Stretch
 from ftx.data.dataset import Entry
 from ftx.data.loader import TrainingImages
-from ftx.data.open_dataset import read_dataset
+from ftx.data.open_dataset import survey
 from ftx.data.preprocess import Preprocess, load_pixels, normalise
 from ftx.recipe.schema import Recipe
 from ftx.recipe.sections import TrainRecipe
@@ -158,7 +158,7 @@ def test_the_order_and_the_views_of_the_images_are_the_seeds(paths: list[Path]) 
 
     torch.set_num_threads(1)
     root = paths[0].parents[1]
-    dataset = read_dataset(root, val_fraction=0.3)
+    dataset = survey(root, val_fraction=0.3).dataset
     first, again, other = trained(0), trained(0), trained(1)
     assert torch.equal(first, again)
     # A step moves an entry by up to 1e-3, and rounding by 1e-7.

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
+import signal
 from collections.abc import Callable
 from contextlib import chdir
 from pathlib import Path
@@ -13,19 +15,31 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tests.conftest import Listener
 from torch import Tensor, nn
 
-from ftx.core.errors import EnvironmentFault, FtxError, Interrupted, RecipeError, RunError, Terminated
+from ftx.core.errors import (
+    DataError,
+    EnvironmentFault,
+    FtxError,
+    ImageError,
+    Interrupted,
+    RecipeError,
+    RunError,
+    Terminated,
+)
 from ftx.merging.merge_and_prove import merge
 from ftx.recipe.schema import Recipe
-from ftx.runs.artifacts import DENSE
+from ftx.runs.artifacts import DENSE, TRAINED
 from ftx.runs.new_run import NewRun
 from ftx.runs.run import Run
-from ftx.training import loop, resume, train
+from ftx.training import loop, resume, session, train
 from ftx.training.checkpoints import Checkpoints, newest
-from ftx.training.loop import Training
-from ftx.training.state import EpochEnd
+from ftx.training.loop import Diverged, Training
+from ftx.training.resolve import resolve
+from ftx.training.signals import stoppable
+from ftx.training.state import EpochEnd, TrainingState
 
 METHODS: dict[str, dict[str, object]] = {
     "lora": {"peft": "lora", "rank": 2, "dropout": 0.2, "lora_plus": 4.0},
@@ -159,6 +173,13 @@ def test_an_interruption_ends_with_the_best_epoch_and_can_go_on(
         # The step that was computed when the signal came is done, and in the checkpoint.
         assert (run / "checkpoints" / "6.json").is_file()
         assert merge(Run.open(run)).ok
+        manifest = (run / "run.json").read_bytes()
+        (run / "run.json").write_bytes(manifest[:-9])
+        with monkeypatch.context() as patch:
+            cut_at(patch, 0, lose_power)  # it is said before the first step, not after the last
+            with pytest.raises(RunError, match="cannot be read"):
+                resume(run)
+        (run / "run.json").write_bytes(manifest)
         assert not resume(run).interrupted
         # What was merged from the earlier weights is theirs no more.
         with pytest.raises(RunError, match="dense/ is stale"):
@@ -230,6 +251,27 @@ def test_without_a_whole_checkpoint_there_is_nothing_to_go_on_with(
     assert "no checkpoints/ in it" in str(caught.value.found)
 
 
+def test_what_was_found_damaged_is_no_checkpoint_later(
+    here: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = begun(here, monkeypatch, asked(), tmp_path / "run")
+    damaged = run / "checkpoints" / "4.safetensors"
+    damaged.write_bytes(b"")
+    with chdir(here):
+        with monkeypatch.context() as patch:  # at the very step whose checkpoint is damaged
+            cut_at(patch, 0, lambda: os.kill(os.getpid(), 15))
+            with pytest.raises(Terminated):
+                resume(run)
+        assert newest(run, Listener()).checkpoint.record.position.step == 4
+        damaged.write_bytes(b"")
+        with monkeypatch.context() as patch:  # and at a later one
+            cut_at(patch, 2, lose_power)
+            with pytest.raises(Cut):
+                resume(run)
+    assert {path.stem for path in (run / "checkpoints").iterdir()} == {"4", "5"}
+    assert [newest(run, listener := Listener()).checkpoint.record.position.step, listener.said] == [5, []]
+
+
 def test_another_recipe_is_refused_and_named(here: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run = begun(here, monkeypatch, asked(), tmp_path / "run")
     with chdir(here):
@@ -246,6 +288,10 @@ def test_another_recipe_is_refused_and_named(here: Path, tmp_path: Path, monkeyp
         assert (caught.value.where, caught.value.found) == (str(run / "recipe.yaml"), "train.epochs: 4, was 3")
         (run / "recipe.yaml").write_text(text)
         resume(run, flags={"train.lr": "0.005"})
+    run = begun(here, monkeypatch, asked("dora"), tmp_path / "ranks")
+    with chdir(here), pytest.raises(RecipeError) as caught:
+        resume(run, overrides=["adapter.rank=4"])
+    assert caught.value.found == "adapter.rank: 4, was {'q': 2, 'fc1': 3}"
 
 
 def test_other_data_or_another_base_is_refused_and_named(
@@ -267,6 +313,25 @@ def test_other_data_or_another_base_is_refused_and_named(
             record.write_text(json.dumps(document))
         with pytest.raises(RunError, match="base is another one"):
             resume(run)
+
+
+def test_images_that_were_moved_are_named_anew(here: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    copy = shutil.copytree(here, tmp_path / "before")
+    run = begun(copy, monkeypatch, asked(), tmp_path / "run")
+    moved = copy.rename(tmp_path / "after") / "multiclass.csv"
+    with chdir(tmp_path), pytest.raises(DataError, match="no such") as caught:
+        resume(run)
+    assert "--data DIR" in str(caught.value.fix)
+    with monkeypatch.context() as patch, chdir(tmp_path):
+        cut_at(patch, 2, lose_power)
+        with pytest.raises(Cut):
+            resume(run, flags={"data.path": str(moved)})
+    with chdir(tmp_path):
+        resume(run)  # it is known from now on
+    with chdir(here):
+        train(asked(), tmp_path / "whole")
+    assert written(run)["head.safetensors"] == written(tmp_path / "whole")["head.safetensors"]
+    assert Run.open(run).data_root() == moved.parent
 
 
 def test_a_full_disk_ends_a_training_that_can_go_on(
@@ -306,10 +371,115 @@ def test_a_run_that_is_seen_can_be_gone_on_with(here: Path, tmp_path: Path, monk
     assert seen == [[]]
 
 
+def test_a_disk_that_is_full_at_the_end_says_how_to_go_on(
+    here: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    run, listener = tmp_path / "run", Listener()
+    with chdir(here):
+        with monkeypatch.context() as patch:
+            patch.setattr(session, "save_trained", full)
+            with pytest.raises(EnvironmentFault, match="no more"):
+                train(asked(), run, progress=listener)
+        assert listener.said[-1] == f"to go on with it: ftx train --resume {run}"
+        assert resume(run).epochs == 3
+
+
+def test_an_image_that_is_out_of_reach_for_a_while_costs_no_training(
+    here: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe, run, copy = asked("full"), tmp_path / "run", shutil.copytree(here, tmp_path / "copy")
+    monkeypatch.setattr("ftx.data.loader.available_bytes", lambda: 0)  # images are decoded for each epoch anew
+    with monkeypatch.context() as patch, chdir(copy):
+        cut_at(patch, 5, lambda: [path.rename(path.with_suffix(".away")) for path in copy.glob("*.png")] and None)
+        with pytest.raises(ImageError, match="no such image"):
+            train(recipe, run)
+    for path in copy.glob("*.away"):
+        path.rename(path.with_suffix(".png"))
+    with chdir(copy):
+        resume(run)
+        train(recipe, tmp_path / "whole")
+    assert written(run) == written(tmp_path / "whole")
+
+
+def test_what_an_epoch_left_unwritten_is_written_later(
+    here: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where power is lost right after the last checkpoint."""
+    run, write = tmp_path / "run", Checkpoints.write
+
+    def last(self: Checkpoints, state: TrainingState) -> None:
+        write(self, state)
+        if state.position.epoch == 4:
+            raise Cut
+
+    with chdir(here):
+        with monkeypatch.context() as patch:
+            patch.setattr(Checkpoints, "write", last)
+            with pytest.raises(Cut):
+                train(asked(tensorboard=True), run)
+        resume(run)
+    lines = (run / "reports" / "train.jsonl").read_text().splitlines()
+    assert [json.loads(line)["epoch"] for line in lines] == [1, 2, 3]
+    curves = EventAccumulator(str(run / "reports" / "tensorboard")).Reload()
+    assert [event.step for event in curves.Scalars("loss/val")] == [1, 2, 3]
+
+
 def test_what_would_fail_again_leaves_nothing(here: Path, tmp_path: Path) -> None:
+    listener = Listener()
     with chdir(here), pytest.raises(FtxError, match="no longer finite"):
-        train(asked("full", lr=1e30), tmp_path / "run")
+        train(asked("full", lr=1e30), tmp_path / "run", progress=listener)
     assert not (tmp_path / "run").exists()
+    assert "--resume" not in " ".join(listener.said)
+
+
+def test_ctrl_c_while_the_loss_is_no_number(here: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before there is an epoch to keep it is an error; after that the best one is kept."""
+    recipe, run = asked("full", lr=1e30, checkpoint_minutes=5), tmp_path / "run"
+    with chdir(here):
+        with monkeypatch.context() as patch:
+            cut_at(patch, 2, lambda: os.kill(os.getpid(), 2))
+            with pytest.raises(Diverged):
+                train(recipe, run)
+        assert not run.exists()
+
+        passes, forward_backward = iter(range(100)), loop.forward_backward
+
+        def counted(network: nn.Module, training: Training, batch: Tensor, targets_BC: Tensor) -> Tensor:
+            if next(passes) == 5:
+                os.kill(os.getpid(), 2)
+                batch = batch * torch.nan
+            return forward_backward(network, training, batch, targets_BC)
+
+        monkeypatch.setattr(loop, "forward_backward", counted)
+        report = train(asked("full", checkpoint_minutes=5), run)
+    assert (report.interrupted, report.best_epoch) == (True, 1)
+    assert Run.open(run).require(TRAINED)
+    assert newest(run, Listener()).checkpoint.record.position.epoch == 2
+
+
+def test_ctrl_c_in_the_last_step_comes_too_late(here: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    listener = Listener()
+    with chdir(here), monkeypatch.context() as patch:
+        cut_at(patch, 11, lambda: os.kill(os.getpid(), 2))
+        report = train(asked(), tmp_path / "run", progress=listener)
+    assert (report.interrupted, report.epochs) == (False, 3)
+    assert "--resume" not in " ".join(listener.said)
+
+
+def test_a_signal_that_the_process_ignores_stays_ignored() -> None:
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        with stoppable() as stop, stop.between_steps():
+            os.kill(os.getpid(), signal.SIGINT)
+            assert not stop
+            os.kill(os.getpid(), signal.SIGTERM)
+            assert stop.asked == "terminate"
+        assert signal.getsignal(signal.SIGINT) == signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def test_it_computes_as_where_it_began(here: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -323,10 +493,22 @@ def test_it_computes_as_where_it_began(here: Path, tmp_path: Path, monkeypatch: 
         train(asked("dora"), tmp_path / "whole")
         monkeypatch.setattr("ftx.training.inputs.available_bytes", lambda: 0)
         monkeypatch.setattr("ftx.training.device_placement.available_bytes", lambda: 0)
+        used: list[int] = []
+        monkeypatch.setattr(session, "resolve", lambda *given: used.append(torch.get_num_threads()) or resolve(*given))
         torch.set_num_threads(2)
         try:
             resume(run)
-            assert torch.get_num_threads() == 1
+            assert (used, torch.get_num_threads()) == ([1], 2)  # PiSSA's factors are summed there
         finally:
             torch.set_num_threads(1)
     assert written(run) == written(tmp_path / "whole")
+
+
+@pytest.mark.parametrize("other", ["ftx", "torch"])
+def test_other_versions_are_told(other: str, here: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run, listener = begun(here, monkeypatch, asked(), tmp_path / "run"), Listener()
+    for record in (run / "checkpoints").glob("*.json"):
+        record.write_text(json.dumps(json.loads(record.read_text()) | {other: "0.0.1"}))
+    with chdir(here):
+        resume(run, progress=listener)
+    assert any(f"{other} 0.0.1" in said and "may differ" in said for said in listener.said)

@@ -143,7 +143,9 @@ def _reading(path: Path) -> Iterator[None]:
     except FileNotFoundError:
         raise AdapterError("the adapter's tensors are not there", where=path, fix=_SAVE_AGAIN) from None
     except (SafetensorError, OSError) as error:
-        raise AdapterError("the adapter's tensors cannot be read", where=path, found=str(error)) from error
+        raise AdapterError(
+            "the adapter's tensors cannot be read", where=path, found=str(error), fix="copy it again, or save it again"
+        ) from error
 
 
 def _read_tensors(path: Path) -> dict[str, Array]:
@@ -166,5 +168,7 @@ def _read_tensors(path: Path) -> dict[str, Array]:
     with np.errstate(over="ignore"):
         broken = [key for key, tensor in tensors.items() if not np.isfinite(tensor.astype(np.float32)).all()]
     if broken:
-        raise AdapterError("the adapter has values that are not finite", where=path, found=", ".join(broken[:3]))
+        raise AdapterError(
+            "the adapter has values that are not finite", where=path, found=", ".join(broken[:3]), fix="train it again"
+        )
     return tensors

@@ -109,7 +109,8 @@ def program(
     Exit status:
       0  done                          3   the machine: no space, no network, an extra missing
       1  a gate failed                 4   done, but some inputs were skipped
-      2  the input is wrong            70  a bug of ftx          130  interrupted
+      2  the input is wrong            70  a bug of ftx
+      130  interrupted, 143  terminated: a training can go on (ftx train --resume)
     """  # noqa: D301  \b, the character, keeps click from filling a paragraph
 
 

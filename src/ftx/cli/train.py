@@ -79,7 +79,7 @@ def _resume(run: Path, overrides: Sequence[str], flags: Mapping[str, object], js
 def _refuse_with_resume(given: Mapping[str, object]) -> None:
     """A training that goes on has its recipe, its data and its folder."""
     if idle := [flag for flag, value in given.items() if value]:
-        raise InputError(f"{', '.join(idle)}: not with --resume", fix="leave it out: the run says how it began")
+        raise InputError(f"{', '.join(idle)}: cannot be combined with --resume", fix="leave it out: the run says how")
 
 
 def _answer(report: TrainReport, json: bool) -> int:

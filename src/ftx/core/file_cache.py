@@ -37,7 +37,10 @@ class UnchangedFile(Generic[T]):
         self._kept: tuple[_State, T] | None = None
 
     def get(self) -> T:
-        """What the file holds now; raises what ``read`` raises."""
+        """What the file holds now; raises what ``read`` raises.
+
+        Changes through a memory map may stay unseen: the system sets a file's times for the first of them alone.
+        """
         before = self._state()
         if self._kept is not None and self._kept[0] == before:
             return self._kept[1]

@@ -257,7 +257,7 @@ def disk_faults(path: Path) -> Iterator[None]:
         number = error.errno if isinstance(error, OSError) else None
         if number in _FULL or (number is None and any(words in str(error) for words in _FULL_IN_WORDS)):
             raise EnvironmentFault(
-                "the disk takes no more", where=path, found=str(error), fix="free some space and run it again"
+                "the disk takes no more", where=path, found=str(error), fix="free some space"
             ) from error
         if number in (errno.EACCES, errno.EROFS, errno.EPERM):
             raise EnvironmentFault(

@@ -63,7 +63,7 @@ class ImageStore:
         path = self.root / entry.path
         if not path.is_file():
             raise DataError("an image of the run is missing", where=path, fix="restore it, or name --data DIR")
-        return EncodedImage(str(path), partial(open_file, path), entry.sha256)
+        return self.at(entry.path, entry.sha256)
 
     def at(self, path: str, sha256: str | None = None) -> EncodedImage:
         """The image at a path below the root, whatever its bytes are if no hash is given."""

@@ -50,8 +50,7 @@ class TrainingImages:
 
         Raises: ImageError for an image that cannot be read.
         """
-        if len(images) != len(targets_NC):
-            raise AssertionError(f"{len(images)} images, {len(targets_NC)} rows of targets")
+        assert len(images) == len(targets_NC), f"{len(images)} images, {len(targets_NC)} rows of targets"
         self.images = tuple(EncodedImage.of(image) for image in images)
         self.targets_NC = targets_NC
         self.pre = pre

@@ -43,21 +43,6 @@ class Survey:
         return class_counts(self.dataset)
 
 
-def read_dataset(
-    path: Path,
-    task: TaskName = "multiclass",
-    *,
-    form: str = "auto",
-    val_fraction: float,
-    progress: Progress = SILENT,
-) -> Dataset:
-    """The data set in a folder, a table or annotation files: ``survey`` without its remarks.
-
-    Raises: DataError.
-    """
-    return survey(path, task, form=form, val_fraction=val_fraction, progress=progress).dataset
-
-
 def survey(
     path: Path,
     task: TaskName = "multiclass",

@@ -24,7 +24,7 @@ def view_generator(seed: int, epoch: int, sha256: str, occurrence: int = 0) -> n
     ``occurrence`` counts how often it was drawn before in this epoch: where rare labels are drawn more often, an image
     comes again.
     """
-    return np.random.default_rng([_VIEW, seed, epoch, int(sha256[:16] or "0", 16), occurrence])
+    return np.random.default_rng([_VIEW, seed, epoch, int(sha256[:16], 16), occurrence])
 
 
 def step_seed(seed: int, step: int) -> int:

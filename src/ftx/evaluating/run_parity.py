@@ -85,9 +85,8 @@ def _takes_tinted(artifact: Artifact) -> bool:
 
 def _spread(count: int, wanted: int) -> tuple[int, ...]:
     """So many of the first ``count`` numbers, evenly, in order."""
-    if wanted >= count:
-        return tuple(range(count))
-    return tuple(sorted({index * count // wanted for index in range(wanted)}))
+    wanted = min(wanted, count)
+    return tuple(index * count // wanted for index in range(wanted))
 
 
 @dataclass(frozen=True)

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ftx.core.errors import InputError, RunError
+from ftx.core.errors import RunError
 from ftx.core.files import place_new, settle, sole_writer, staging, write_atomic
 from ftx.core.progress import Progress
 from ftx.data.dataset import Entry
@@ -18,6 +18,7 @@ from ftx.runs.run_json import (
     CHECKPOINTS,
     MANIFEST_FILE,
     Manifest,
+    checkpoint_records,
     file_hashes,
     manifest_bytes,
     read_manifest,
@@ -38,24 +39,20 @@ class NewRun:
     _held: ExitStack = field(default_factory=ExitStack, repr=False)
 
     def show(self) -> None:
-        """Give the unfinished run its name: from now on its training can be resumed from there.
+        """Give the unfinished run its name, for its training to be resumed from there; no other process changes it.
 
         If another process took the name meanwhile, the run gets the next free one (``path-2``): hours of training are
         not thrown away, nor is the other's run.
         """
         if not self.shown:
             self.place()
-            self.hold(lambda _text: None)
+            self._held.enter_context(sole_writer(self.folder, lambda _text: None))
 
     def place(self) -> None:
         """Move the folder to its name."""
         settle(self.folder)
         self.folder = self.path = place_new(self.folder, self.path)
         self.shown = True
-
-    def hold(self, note: Callable[[str], None]) -> None:
-        """Keep other processes from changing the run until it is done."""
-        self._held.enter_context(sole_writer(self.folder, note))
 
     def release(self) -> None:
         """Let others change the run."""
@@ -66,8 +63,8 @@ class NewRun:
 def new_run(out: Path) -> Iterator[NewRun]:
     """Make a run: its temporary folder gets its name when it is shown, or when the block ends well.
 
-    The block fills the folder and ends with ``seal``. Where it fails after the run was shown, what the run holds stays,
-    for its training to be resumed; but not where the input is at fault, which would fail again.
+    The block fills the folder and ends with ``seal``. Where it fails after the run was shown, a run that is finished,
+    or whose training can be resumed, stays.
     Raises: RunError if ``out`` exists.
     """
     refuse_existing(out)
@@ -75,12 +72,12 @@ def new_run(out: Path) -> Iterator[NewRun]:
         made = NewRun(staged, out)
         try:
             yield made
-            if not (made.folder / MANIFEST_FILE).is_file():
-                raise AssertionError("a new run is sealed before it ends")
+            assert (made.folder / MANIFEST_FILE).is_file(), "a new run is sealed before it ends"
             if not made.shown:
                 made.place()
-        except InputError:
-            if made.shown:
+        except BaseException:
+            stays = (made.folder / MANIFEST_FILE).is_file() or checkpoint_records(made.folder)
+            if made.shown and not stays:
                 shutil.rmtree(made.folder, ignore_errors=True)
             raise
         finally:
@@ -89,13 +86,14 @@ def new_run(out: Path) -> Iterator[NewRun]:
 
 @contextmanager
 def unfinished_run(path: Path, progress: Progress) -> Iterator[NewRun]:
-    """Go on with a run that was shown before it was done, or that was interrupted."""
-    made = NewRun(path, path, shown=True)
-    made.hold(progress.note)
-    try:
-        yield made
-    finally:
-        made.release()
+    """Go on with a run that was shown before it was done, or that was interrupted; no other process changes it.
+
+    Raises: RunError if it has a run.json that does not hold, which ``seal`` would find only after all the training.
+    """
+    with sole_writer(path, progress.note):
+        if (path / MANIFEST_FILE).is_file():
+            read_manifest(path / MANIFEST_FILE)
+        yield NewRun(path, path, shown=True)
 
 
 def refuse_existing(out: Path) -> None:

@@ -147,8 +147,7 @@ class Run:
         Raises: RunError if a folder of that name is there which no verb wrote.
         """
         final, source = self.folder(artifact), artifact.made_from
-        if source is None:
-            raise AssertionError(f"{artifact} is there from the start")
+        assert source is not None, f"{artifact} is there from the start"
         if final.exists() and not self.has(artifact):
             raise RunError(
                 "a folder that ftx did not write is in the way", where=final, fix="move it, then run this again"

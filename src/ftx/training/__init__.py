@@ -5,5 +5,6 @@ from __future__ import annotations
 from ftx.training.dry_running import dry_run
 from ftx.training.report import DryRunReport, TrainReport
 from ftx.training.session import OnEpoch, resume, train
+from ftx.training.state import EpochEnd
 
-__all__ = ["DryRunReport", "OnEpoch", "TrainReport", "dry_run", "resume", "train"]
+__all__ = ["DryRunReport", "EpochEnd", "OnEpoch", "TrainReport", "dry_run", "resume", "train"]

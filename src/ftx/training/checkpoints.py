@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
 from pydantic import BaseModel, ConfigDict, ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
@@ -52,6 +53,7 @@ class Checkpoint(BaseModel):
 
     schema_version: int = SCHEMA_VERSION
     ftx: str = __version__
+    torch: str = torch.__version__
     origin: Origin
     record: Record
     tensors_sha256: str
@@ -66,10 +68,12 @@ class Saved:
 
 
 class Checkpoints:
-    """Those of one training, each when it is due."""
+    """Those of one training, each when it is due; ``resumed`` is the one that it goes on from."""
 
-    def __init__(self, run: NewRun, origin: Origin) -> None:
+    def __init__(self, run: NewRun, origin: Origin, resumed: Saved | None = None) -> None:
         self._run, self._origin = run, origin
+        # The steps of those that are whole, the newest first: another file of the folder may be damaged.
+        self._whole = [] if resumed is None else [resumed.checkpoint.record.position.step]
         self._seconds = 60 * origin.recipe.train.checkpoint_minutes
         self._written_at = time.monotonic()
         self._cost_s = 0.0
@@ -93,23 +97,23 @@ class Checkpoints:
         return since_s >= self._seconds or (epoch_ended and since_s * MOST_SHARE >= self._cost_s)
 
     def write(self, state: TrainingState) -> None:
-        """Write the state, unless it was written at this very step, and take away all but the last two.
+        """Write the state, unless it was written at this very step, and take away all but the last two that are whole.
 
         Raises: EnvironmentFault if the disk is full or the folder cannot be written.
         """
-        started = time.monotonic()
-        path = self.folder / f"{state.position.step}.json"
-        if not path.exists():
+        started, step = time.monotonic(), state.position.step
+        if step not in self._whole:
             self.folder.mkdir(exist_ok=True)
-            tensors = path.with_suffix(".safetensors")
+            tensors = self.folder / f"{step}.safetensors"
             with staged_file(tensors) as staged:
                 save_file(state.tensors(), staged, metadata={"format": "pt"})
                 digest = sha256_file(staged)
             whole = Checkpoint(origin=self._origin, record=state.record(), tensors_sha256=digest)
-            write_atomic(path, (whole.model_dump_json(indent=2) + "\n").encode())
-            for old in checkpoint_records(self._run.folder)[_KEPT:]:
-                old.unlink(missing_ok=True)
-                old.with_suffix(".safetensors").unlink(missing_ok=True)
+            write_atomic(tensors.with_suffix(".json"), (whole.model_dump_json(indent=2) + "\n").encode())
+            self._whole = [step, *self._whole][:_KEPT]
+            for old in self.folder.glob("[0-9]*.*"):
+                if old.is_file() and old.stem not in map(str, self._whole):
+                    old.unlink(missing_ok=True)
         self._run.show()  # whoever sees the run can go on with it
         self._written_at = time.monotonic()
         self._cost_s = self._written_at - started
@@ -132,6 +136,11 @@ def newest(run: Path, progress: Progress) -> Saved:
         except (OSError, JsonError, SafetensorError, ValidationError, ValueError) as error:
             damaged.append(f"{path.name}: {str(error).splitlines()[0][:200]}")
             continue
+        if (found.checkpoint.ftx, found.checkpoint.torch) != (__version__, torch.__version__):
+            progress.note(
+                f"the training was begun by ftx {found.checkpoint.ftx} and torch {found.checkpoint.torch}: with others, "
+                "what it ends with may differ in the last bits"
+            )
         for one in damaged:
             progress.note(f"a checkpoint is damaged ({one}): going on from the one before, {path.name}")
         return found

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal
 
@@ -71,6 +73,17 @@ def place(prepared: Prepared, batch_size: int, progress: Progress = SILENT) -> t
     return where
 
 
+@contextmanager
+def in_threads_as(before: Circumstances) -> Iterator[None]:
+    """Sum in as many threads as a training did before, from the singular vectors of PiSSA on, to the same bits."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(before.threads)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
 def place_as_before(prepared: Prepared, before: Circumstances) -> None:
     """Put the model where it trained before, to compute as it did.
 
@@ -84,6 +97,5 @@ def place_as_before(prepared: Prepared, before: Circumstances) -> None:
             fix="resume it where it was begun",
         )
     module.to(where)
-    torch.set_num_threads(before.threads)
     if plain_vit(module) is not None:
         set_attention(module, plain=before.plain_attention)

@@ -6,13 +6,17 @@ import json
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
+from functools import cached_property
 from importlib.util import find_spec
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ftx.core.errors import EnvironmentFault
 from ftx.core.files import write_atomic
 from ftx.runs.new_run import NewRun
 from ftx.training.state import Epoch, EpochEnd
+
+if TYPE_CHECKING:
+    from torch.utils.tensorboard import SummaryWriter
 
 
 def require_tensorboard() -> None:
@@ -27,42 +31,41 @@ def require_tensorboard() -> None:
 def epoch_log(run: NewRun, epochs: Sequence[Epoch], *, tensorboard: bool) -> Iterator[Callable[[EpochEnd], None]]:
     """Give what takes each epoch after it was added to ``epochs``, which holds those before a stop as well.
 
-    It writes ``reports/train.jsonl``, whole at any time, and ``reports/tensorboard/`` if wanted.
+    It writes ``reports/train.jsonl``, whole at any time, and ``reports/tensorboard/`` if wanted. What an earlier
+    process should have written of its epochs, and may have been ended before it did, is written at once.
     """
-
-    def write_lines(_end: EpochEnd) -> None:
-        lines = [json.dumps(asdict(epoch)) + "\n" for epoch in epochs]
-        write_atomic(run.folder / "reports" / "train.jsonl", "".join(lines).encode())
-
-    if not tensorboard:
-        yield write_lines
-        return
     with ExitStack() as opened:
-        curves = _Curves(run, opened)
+        curves = _Curves(run, opened) if tensorboard else None
 
-        def write_both(end: EpochEnd) -> None:
-            write_lines(end)
-            curves.add(end.epoch)
+        def write(added: Sequence[Epoch]) -> None:
+            lines = [json.dumps(asdict(epoch)) + "\n" for epoch in epochs]
+            write_atomic(run.folder / "reports" / "train.jsonl", "".join(lines).encode())
+            if curves is not None:
+                curves.draw(added)
 
-        yield write_both
+        if epochs:
+            write(epochs)
+        yield lambda end: write([end.epoch])
 
 
 class _Curves:
-    """TensorBoard's file, opened anew where the run has got its name meanwhile."""
+    """TensorBoard's file, opened with the first epoch to draw: the run has its name by then."""
 
     def __init__(self, run: NewRun, opened: ExitStack) -> None:
-        self._run, self._opened, self._folder = run, opened, Path()
+        self._run, self._opened = run, opened
 
-    def add(self, epoch: Epoch) -> None:
+    @cached_property
+    def _writer(self) -> SummaryWriter:
         from torch.utils.tensorboard import SummaryWriter
 
-        if (folder := self._run.folder / "reports" / "tensorboard") != self._folder:
-            self._opened.close()
-            self._folder = folder
-            # What an earlier process drew of this epoch, and of later ones, does not count.
-            self._writer = self._opened.enter_context(SummaryWriter(str(folder), purge_step=epoch.epoch))
-        scalars = {"loss/train": epoch.loss, "loss/val": epoch.val_loss, "lr": epoch.lr}
-        scalars |= {f"val/{name}": value for name, value in epoch.metrics.items()}
-        for name, value in scalars.items():
-            self._writer.add_scalar(name, value, epoch.epoch)
+        # What an earlier process drew is drawn again.
+        folder = self._run.folder / "reports" / "tensorboard"
+        return self._opened.enter_context(SummaryWriter(str(folder), purge_step=1))
+
+    def draw(self, epochs: Sequence[Epoch]) -> None:
+        for epoch in epochs:
+            scalars = {"loss/train": epoch.loss, "loss/val": epoch.val_loss, "lr": epoch.lr}
+            scalars |= {f"val/{name}": value for name, value in epoch.metrics.items()}
+            for name, value in scalars.items():
+                self._writer.add_scalar(name, value, epoch.epoch)
         self._writer.flush()

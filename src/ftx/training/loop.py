@@ -32,6 +32,10 @@ from ftx.training.state import Epoch, EpochEnd, Position, TrainingState
 _SHOWN_EVERY_S = 0.2
 
 
+class Diverged(InputError):
+    """The loss is no finite number any more: from any state before, it would come to the same."""
+
+
 @dataclass(frozen=True)
 class Training:
     """What is trained, on what and how: all that stays the same while it runs."""
@@ -88,7 +92,7 @@ def fit(
 
     Where ``stop`` asks for it, training ends after the step that is computed, with the state in a checkpoint, and the
     best epoch so far is kept. None stands for a training that was stopped before there was one.
-    Raises: AdapterError if training does not reach an adapter; InputError if the loss is not finite.
+    Raises: AdapterError if training does not reach an adapter; Diverged if the loss is not finite.
     """
     stop = Stop() if stop is None else stop
     interrupted = False
@@ -113,7 +117,9 @@ def fit(
             interrupted = True
     if stop and not interrupted and not _has_ended(training, state):
         interrupted = True
-        if checkpoints is not None:
+        if state.best is None or stop.asked == "terminate":
+            _refuse_infinite(training, state)
+        if checkpoints is not None and np.isfinite(float(state.loss)):
             checkpoints.write(state)
     if state.best is None or (interrupted and stop.asked == "terminate"):
         return None
@@ -210,11 +216,11 @@ def _finish_epoch(training: Training, state: TrainingState) -> EpochEnd:
 
 
 def _refuse_infinite(training: Training, state: TrainingState, val_loss: float | None = None) -> None:
-    """Raise InputError where a loss is no finite number: nothing comes back from there."""
+    """Raise Diverged where a loss is no finite number: nothing comes back from there."""
     loss, position = float(state.loss), state.position
     if not np.isfinite(loss + (val_loss or 0.0)):
         measured = "" if val_loss is None else f", {val_loss} on validation images"
-        raise InputError(
+        raise Diverged(
             "the loss is no longer finite",
             where=f"epoch {position.epoch}",
             found=f"{loss / position.images} in training{measured}",

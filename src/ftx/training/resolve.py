@@ -13,7 +13,7 @@ from ftx.core.errors import RecipeError
 from ftx.core.memory import SMALLER, memory_faults
 from ftx.core.progress import Progress
 from ftx.data.dataset import SPLITS, Dataset
-from ftx.data.open_dataset import read_dataset
+from ftx.data.open_dataset import survey
 from ftx.recipe.adapter_targets import Role, Target
 from ftx.recipe.schema import Recipe
 from ftx.recipe.sections import AdapterRecipe
@@ -61,7 +61,8 @@ def resolve(recipe: Recipe, strict: bool, progress: Progress) -> Resolved:
         require_tensorboard()
     resolve_model(recipe.model.name)  # a name mistyped must not cost the reading of all images
     data = recipe.data
-    dataset = read_dataset(data.path, recipe.task, form=data.format, val_fraction=data.val_fraction, progress=progress)
+    found = survey(data.path, recipe.task, form=data.format, val_fraction=data.val_fraction, progress=progress)
+    dataset = found.dataset
     _compare_classes(recipe, len(dataset.labels), strict, progress)
     if recipe.model.weights == "auto":  # before the model is built: its files name what they were made from
         recipe = recipe.replace(model={"name": tagged(recipe.model.name)})

@@ -7,43 +7,45 @@ from pathlib import Path
 
 from ftx.core.errors import RecipeError, RunError, listed
 from ftx.data.dataset import Entry
+from ftx.recipe.error_lines import dotted_keys
 from ftx.recipe.schema import Recipe
 from ftx.runs.data_jsonl import ENTRIES, entries_digest, read_entries
 from ftx.training.checkpoints import Origin
 from ftx.training.resolve import Resolved
 
+# Where the images lie decides nothing: that they are the same is asked of themselves.
+_MAY_MOVE = "data.path"
 
-def refuse_changes(
+
+def recipe_to_go_on_with(
     run: Path, trained_with: Recipe, overrides: Sequence[str], flags: Mapping[str, object] | None
-) -> None:
-    """Refuse a recipe.yaml in the run, ``key=value`` or flags by which another training would have begun.
+) -> Recipe:
+    """The recipe of a run, with ``key=value`` and flags laid over it, if it is the one that its training began with.
 
-    Raises: RecipeError naming each key, its value then and now.
+    Raises: RecipeError naming each key by which another training would have begun, its value then and now.
     """
     path = run / "recipe.yaml"
-    for where, now in ((path, Recipe.load(path)), (None, Recipe.build(path, overrides, flags))):
-        if found := _differences(trained_with, now):
+    now = Recipe.build(path, overrides, flags)
+    for where, recipe in ((path, Recipe.load(path)), (None, now)):
+        if found := _differences(trained_with, recipe):
             raise RecipeError(
                 "the recipe is another one than the training began with",
                 where=where,
                 found=listed(found),
                 fix="leave the keys as they were to go on, or train anew with the changes",
             )
+    return now
 
 
 def _differences(then: Recipe, now: Recipe) -> list[str]:
-    before, after = _flat(then.model_dump(mode="json")), _flat(now.model_dump(mode="json"))
-    return [f"{key}: {after.get(key)}, was {value}" for key, value in before.items() if after.get(key) != value]
+    values = [(key, _value(then, key), _value(now, key)) for key in dotted_keys(Recipe) if key != _MAY_MOVE]
+    return [f"{key}: {after}, was {before}" for key, before, after in values if after != before]
 
 
-def _flat(values: Mapping[str, object], prefix: str = "") -> dict[str, object]:
-    found: dict[str, object] = {}
-    for key, value in values.items():
-        if isinstance(value, Mapping):
-            found |= _flat(value, f"{prefix}{key}.")  # pyright: ignore[reportUnknownArgumentType]
-        else:
-            found[f"{prefix}{key}"] = value
-    return found
+def _value(recipe: Recipe, key: str) -> object:
+    section, _, leaf = key.rpartition(".")
+    values = recipe.model_dump(mode="json")
+    return (values[section] if section else values)[leaf]
 
 
 def refuse_other(run: Path, origin: Origin, now: Resolved) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,18 +25,21 @@ from ftx.runs.trained import save_trained
 from ftx.tasks.thresholds import Thresholds
 from ftx.training.checkpoints import Checkpoints, Origin, Saved, newest
 from ftx.training.class_balance import balance_of
-from ftx.training.device_placement import Circumstances, place, place_as_before
+from ftx.training.device_placement import Circumstances, in_threads_as, place, place_as_before
 from ftx.training.dry_running import advice
 from ftx.training.epoch_log import epoch_log
 from ftx.training.inputs import Inputs, Plan, augmentation, inputs_of, plan
-from ftx.training.loop import Fit, Training, fit
+from ftx.training.loop import Diverged, Fit, Training, fit
 from ftx.training.optimizer import peak_lr
 from ftx.training.report import TrainReport
 from ftx.training.resolve import Resolved, resolve
-from ftx.training.resuming import refuse_changes, refuse_other
+from ftx.training.resuming import recipe_to_go_on_with, refuse_other
 from ftx.training.signals import Stop, stoppable
 from ftx.training.state import EpochEnd, TrainingState
 
+# Of each parameter that trains: in three checkpoints, one of them being written, itself, its two moments and its value in
+# the best epoch; and in ``trained/``. In f32.
+_BYTES = 3 * 4 * 4 + 4
 OnEpoch = Callable[[EpochEnd], None]
 
 
@@ -62,7 +64,7 @@ def train(
             refuse_existing(out)
         resolved = resolve(recipe, strict, progress)
         out = out or fresh_out(f"{recipe.data.path.resolve().stem}-{resolved.recipe.method}")
-        check_space(out, 8 * resolved.prepared.trainable)
+        check_space(out, _BYTES * resolved.prepared.trainable)
         with new_run(out) as new:
             report = _Session(new, resolved, stop, progress, on_epoch).run(None)
     if new.path != out:
@@ -80,7 +82,9 @@ def resume(
 ) -> TrainReport:
     """Go on with a training that ended before its time, to the bytes that it would have made without a stop.
 
-    ``overrides`` (``key=value``) and ``flags``, by the recipe's keys, must say what the recipe said.
+    ``overrides`` (``key=value``) and ``flags``, by the recipe's keys, must say what the recipe said, but for
+    ``data.path``: the images may have been moved. ``on_epoch`` is told of the epochs that end here: where the process
+    before was killed, the one around that moment comes again, or was not told.
     Raises: RunError if there is nothing to go on with, or data, base or recipe are others than they were; as ``train``.
     """
     with stoppable() as stop:
@@ -90,11 +94,11 @@ def resume(
             )
         with unfinished_run(run, progress) as unfinished:
             saved = newest(run, progress)
-            recipe = saved.checkpoint.origin.recipe
-            refuse_changes(run, recipe, overrides, flags)
-            resolved = resolve(recipe, False, SILENT)
-            refuse_other(run, saved.checkpoint.origin, resolved)
-            report = _Session(unfinished, resolved, stop, progress, on_epoch).run(saved)
+            origin = saved.checkpoint.origin
+            with in_threads_as(origin.circumstances):
+                resolved = resolve(recipe_to_go_on_with(run, origin.recipe, overrides, flags), False, SILENT)
+                refuse_other(run, origin, resolved)
+                report = _Session(unfinished, resolved, stop, progress, on_epoch).run(saved)
     return _named(report, progress)
 
 
@@ -122,9 +126,8 @@ class _Session:
 
         Raises: Interrupted or Terminated where it was stopped before there was an epoch to keep.
         """
-        trainable = self.found.prepared.trainable
         origin = self._origin(saved)
-        checkpoints = Checkpoints(self.new, origin)
+        checkpoints = Checkpoints(self.new, origin, saved)
         try:
             write_atomic(self.new.folder / "recipe.yaml", self.found.recipe.dumps().encode())
             write_entries(self.new.folder, self.found.dataset.entries)
@@ -134,15 +137,18 @@ class _Session:
                 if saved is not None:
                     state.restore(saved.checkpoint.record, saved.tensors)
                 made = self._fit(training, state, checkpoints)
+            self.found.prepared.backbone.module.cpu()
+            self._write(made)
+            if not made.interrupted:
+                checkpoints.remove()
+        except Diverged:
+            checkpoints.remove()
+            raise
         finally:
             # Whatever ended it, a signal, a full disk, no memory: who has a checkpoint can go on.
-            if checkpoints.any and (sys.exc_info()[0] is not None or self.stop):
+            if checkpoints.any:
                 self.progress.note(f"to go on with it: {shell_command('ftx train --resume', self.new.path)}")
-        self.found.prepared.backbone.module.cpu()
-        self._write(made)
-        if not made.interrupted:
-            checkpoints.remove()
-        return _train_report(self, made, trainable, state.seconds)
+        return _train_report(self, made, state.seconds)
 
     def _origin(self, saved: Saved | None) -> Origin:
         """Put the model where it trains, and decide what is computed once: as before, where it goes on."""
@@ -195,7 +201,7 @@ class _Session:
         seal(folder, _manifest(self.found, made.thresholds), self.found.dataset.entries)
 
 
-def _train_report(session: _Session, made: Fit, trainable: int, seconds: float) -> TrainReport:
+def _train_report(session: _Session, made: Fit, seconds: float) -> TrainReport:
     recipe = session.found.recipe
     return TrainReport(
         run=str(session.new.path),
@@ -205,7 +211,7 @@ def _train_report(session: _Session, made: Fit, trainable: int, seconds: float) 
         classes=len(session.found.dataset.labels),
         images=session.found.images,
         unreadable=session.found.unreadable,
-        trainable_parameters=trainable,
+        trainable_parameters=session.found.prepared.trainable,
         epochs=len(made.epochs),
         best_epoch=made.best.epoch,
         accuracy=made.best.accuracy,

@@ -47,12 +47,20 @@ class Stop:
 
 @contextmanager
 def stoppable() -> Iterator[Stop]:
-    """Watch for signals until the block ends; in another thread than the first, Python tells of none."""
+    """Watch for signals until the block ends, but for those that the process was told to ignore.
+
+    A shell starts what is in the background so, and Ctrl-C then is for another. In another thread than the first,
+    Python tells of none.
+    """
     stop = Stop()
     if threading.current_thread() is not threading.main_thread():
         yield stop
         return
-    before = {number: signal.signal(number, stop.receive) for number in (signal.SIGINT, signal.SIGTERM)}
+    # None: a handler that is not Python's, which could not be put back.
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = {number: handler for number, handler in before.items() if handler not in (signal.SIG_IGN, None)}
+    for number in before:
+        signal.signal(number, stop.receive)
     try:
         yield stop
     finally:

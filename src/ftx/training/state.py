@@ -136,27 +136,22 @@ class TrainingState:
         return {name: tensor.detach().cpu().contiguous() for name, tensor in found.items()}
 
     def restore(self, record: Record, tensors: Mapping[str, Tensor]) -> Self:
-        """Take over a state that was written, into the same model and optimizer.
-
-        Raises: ValueError where a tensor is missing, spare or of another shape.
-        """
-        best = next((epoch for epoch in record.epochs if epoch.epoch == record.best), None)
-        own = dict(changing(self.module))
-        moments = {name for name in tensors if name.startswith("optimizer.")}
-        expected = {f"weights.{name}" for name in own} | ({f"best.{name}" for name in own} if best else set[str]())
-        if wrong := sorted((expected | moments) ^ set(tensors)):
-            raise ValueError(f"{len(wrong)} tensors are missing or not of this training ({wrong[0]})")
+        """Take over a state that was written, into the same model and optimizer."""
+        own, parameters = dict(changing(self.module)), dict(self.module.named_parameters())
         with torch.no_grad():
             for name, tensor in own.items():
-                if tensor.shape != (given := tensors[f"weights.{name}"]).shape or tensor.dtype != given.dtype:
-                    raise ValueError(f"{name} is of another shape or type")
-                tensor.copy_(given)
-        self._restore_moments({name: tensors[name] for name in moments})
-        self.position, self.epochs = record.position, list(record.epochs)
+                tensor.copy_(tensors[f"weights.{name}"])
+        for full, tensor in tensors.items():
+            kind, _, rest = full.partition(".")
+            if kind == "optimizer":
+                key, _, name = rest.partition(".")
+                # AdamW counts its steps on the parameter's device where it is fused.
+                self.optimizer.state[parameters[name]][key] = tensor.to(parameters[name].device).clone()
+        self.position, self.epochs = record.position, record.epochs
         self.loss.fill_(record.loss)
-        if best is not None:
-            device = next(self.module.parameters()).device
-            weights = {name: tensors[f"best.{name}"].to(device) for name in own}
+        if record.best is not None:
+            best = next(epoch for epoch in record.epochs if epoch.epoch == record.best)
+            weights = {name: tensors[f"best.{name}"].to(tensor.device) for name, tensor in own.items()}
             self.best = Best(best, record.thresholds, weights)
         return self
 
@@ -165,15 +160,6 @@ class TrainingState:
         for name, parameter in self.module.named_parameters():
             for key, tensor in self.optimizer.state.get(parameter, {}).items():
                 yield name, key, tensor
-
-    def _restore_moments(self, tensors: Mapping[str, Tensor]) -> None:
-        parameters = dict(self.module.named_parameters())
-        for full, tensor in tensors.items():
-            key, _, name = full.removeprefix("optimizer.").partition(".")
-            if name not in parameters or tensor.numel() not in (1, parameters[name].numel()):
-                raise ValueError(f"{full} is not of this training")
-            # AdamW counts its steps on the parameter's device where it is fused.
-            self.optimizer.state[parameters[name]][key] = tensor.to(parameters[name].device).clone()
 
 
 def changing(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
