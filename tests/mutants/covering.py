@@ -228,8 +228,9 @@ def record(root: Path, build: Path, workers: int, say: Any) -> Covering:
     state = state_of(root)
     if kept.exists() and (document := json.loads(kept.read_text())).pop("state") == state:
         return _covering(root, [document])
-    files = sorted((path for path in (root / "tests").rglob("test_*.py")), key=lambda path: -path.stat().st_size)
-    files = [path.relative_to(root).as_posix() for path in files if "mutants" not in path.parts]
+    paths = sorted((root / "tests").rglob("test_*.py"), key=lambda path: -path.stat().st_size)
+    files = [path.relative_to(root).as_posix() for path in paths]
+    files = [file for file in files if not file.startswith("tests/mutants/")]
     running: list[children.Child] = []
     for number in range(workers):
         tree = children.copy_tree(root, build / "trees" / str(number))
