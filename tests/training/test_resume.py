@@ -16,6 +16,7 @@ from PIL import Image
 from tests.conftest import Listener
 from torch import Tensor, nn
 
+from ftx.cli.app import run as ftx
 from ftx.core.errors import EnvironmentFault, FtxError, Interrupted, RecipeError, RunError, Terminated
 from ftx.merging.merge_and_prove import merge
 from ftx.recipe.schema import Recipe
@@ -142,6 +143,16 @@ def test_an_unfinished_run_says_how_to_go_on(here: Path, tmp_path: Path, monkeyp
         with pytest.raises(RunError, match="nothing to go on with") as caught:
             resume(run)
     assert caught.value.found == "its training has finished"
+
+
+def test_the_verb_tells_of_each_epoch_that_was_left(
+    here: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = begun(here, monkeypatch, asked(), tmp_path / "run")
+    with chdir(here):
+        assert ftx(["train", "--resume", str(run)]) == 0
+    told = [line.partition(":")[0] for line in capsys.readouterr().err.splitlines() if line.startswith("epoch ")]
+    assert told == ["epoch 2", "epoch 3"]
 
 
 def test_an_interruption_ends_with_the_best_epoch_and_can_go_on(
