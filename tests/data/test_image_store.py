@@ -92,9 +92,12 @@ def test_a_hash_that_is_not_known_is_not_asked_for(stored: tuple[ImageStore, Ent
 
 
 def test_bytes_too_many_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(images, "MAX_FILE_BYTES", 100)
+    content = png()
+    monkeypatch.setattr(images, "MAX_FILE_BYTES", len(content))
+    open_image(content)
+    monkeypatch.setattr(images, "MAX_FILE_BYTES", len(content) - 1)
     with pytest.raises(ImageError, match="file is too large") as caught:
-        open_image(png())
+        open_image(content)
     assert caught.value.where == "<bytes>"
 
 

@@ -15,6 +15,7 @@ from torchmetrics.functional.classification import multiclass_f1_score
 
 from ftx.core.errors import ExportError, RunError
 from ftx.evaluating.evaluate import EvalReport, evaluate
+from ftx.recipe.sections import MAX_DROP
 from ftx.runs.artifacts import IR_FP16, IR_FP32
 from ftx.runs.machine import this_machine
 from ftx.runs.run import Run
@@ -65,6 +66,10 @@ def test_where_nothing_counts_the_most_exact_that_has_not_failed_is_taken(run: R
     assert name == IR_FP32
     assert why.startswith("the most exact, as ftx validate ran on another machine (another (")
     edit_json(run.path / REPORT, lambda report: report["machine"].update(cpu=this_machine().cpu))
+    edit_json(run.path / REPORT, lambda report: report.update(max_drop=0.9))
+    why = f"ftx validate was asked with a wider margin than the recipe's (--max-drop 0.9): {again}"
+    assert best_ir(run) == (IR_FP32, f"the most exact, as {why}")
+    edit_json(run.path / REPORT, lambda report: report.update(max_drop=MAX_DROP))
     edit_json(run.path / REPORT, lambda report: report["verdicts"].update({"openvino/fp16": "unproved"}))
     edit_json(run.path / REPORT, lambda report: report["verdicts"].update({"openvino/fp32": "failed"}))
     assert best_ir(run) == (IR_FP16, f"the most exact, as none is proved: {again}")

@@ -142,11 +142,15 @@ class Covering:
     lines: dict[str, dict[int, set[str]]]
 
     def chosen(self, mutant: Mutant, place: Place) -> list[str]:
-        """The tests to run, in order: of the mutant's room first, the fastest first, within ``TEST_SECONDS``."""
+        """The tests to run, in order: of the mutant's room first, the fastest first, within ``TEST_SECONDS``.
+
+        Where none is known to run its line, those of its file come before all others.
+        """
         exact, near = self._running(mutant, place)
 
-        def order(name: str) -> tuple[bool, bool, float, str]:
-            return name not in exact, not self._of_room(name, mutant), self.cost(name), name
+        def order(name: str) -> tuple[bool, bool, bool, float, str]:
+            other_file = name not in exact and not self._of_file(name, mutant)
+            return name not in exact, other_file, not self._of_room(name, mutant), self.cost(name), name
 
         ranked = sorted(exact | near, key=order)
         # Where the cheapest is dear (a fixture that exports a model), those that share its fixture come with it.
@@ -179,8 +183,7 @@ class Covering:
         # name it, and then those of the whole module.
         near = self._tests(name for found in covered.values() for name in found)
         # A class may be all that a test looks at, long after its module was imported.
-        own = f"test_{Path(mutant.module).stem}.py"
-        near |= self._tests(name for name in self.tests if name.split("::")[0].endswith(f"/{own}"))
+        near |= self._tests(name for name in self.tests if self._of_file(name, mutant))
         exact = self._tests(name for line in place.function for name in covered.get(line, ()))
         if word := re.match(r"(\w+)\s*(?::.*)?=[^=]", mutant.line):
             named = self.naming.get(word[1], ())
@@ -216,6 +219,10 @@ class Covering:
         return found
 
     @staticmethod
+    def _of_file(test: str, mutant: Mutant) -> bool:
+        return test.split("::")[0].endswith(f"/test_{Path(mutant.module).stem}.py")
+
+    @staticmethod
     def _of_room(test: str, mutant: Mutant) -> bool:
         rooms = {path.removesuffix(".py").split("/")[0] for path in PACKAGES[mutant.package]}
         parts = re.split(r"[/.]", test.split("::")[0])
@@ -228,8 +235,9 @@ def record(root: Path, build: Path, workers: int, say: Any) -> Covering:
     state = state_of(root)
     if kept.exists() and (document := json.loads(kept.read_text())).pop("state") == state:
         return _covering(root, [document])
-    files = sorted((path for path in (root / "tests").rglob("test_*.py")), key=lambda path: -path.stat().st_size)
-    files = [path.relative_to(root).as_posix() for path in files if "mutants" not in path.parts]
+    paths = sorted((root / "tests").rglob("test_*.py"), key=lambda path: -path.stat().st_size)
+    files = [path.relative_to(root).as_posix() for path in paths]
+    files = [file for file in files if not file.startswith("tests/mutants/")]
     running: list[children.Child] = []
     for number in range(workers):
         tree = children.copy_tree(root, build / "trees" / str(number))

@@ -38,12 +38,14 @@ PACKAGES: dict[str, tuple[str, ...]] = {
     "images": (
         "data/preprocess.py",
         "data/decode.py",
+        "data/image_store.py",
+        "data/random_draws.py",
         "data/split.py",
         "data/near_duplicates.py",
         "data/loader.py",
         "exporting/preprocess_graph.py",
     ),
-    "run folder": ("runs", "core/files.py"),
+    "run folder": ("runs", "core/files.py", "core/file_cache.py"),
     "cli": ("cli",),
 }
 

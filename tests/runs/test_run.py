@@ -22,7 +22,7 @@ from ftx.data.dataset import Entry
 from ftx.data.preprocess import Preprocess
 from ftx.runs.artifacts import DENSE, IRS, ONNX, TRAINED
 from ftx.runs.latest import fresh_out, latest_run, point_latest_at
-from ftx.runs.new_run import new_run, seal
+from ftx.runs.new_run import new_run, refuse_existing, seal
 from ftx.runs.run import Run
 from ftx.runs.run_json import Manifest
 from ftx.tasks.labels import Labels
@@ -113,6 +113,19 @@ def test_a_verb_killed_before_its_folder_is_in_place_can_run_again(run: Run) -> 
     with run.add(DENSE) as folder:
         (folder / "weights").write_text("merged")
     assert run.require(DENSE).is_dir()
+
+
+def test_a_link_to_nowhere_in_the_way_leaves_the_run_as_it_was(run: Run) -> None:
+    before = (run.path / "run.json").read_bytes()
+    (run.path / "dense").symlink_to("gone")
+
+    def merge() -> None:
+        with run.add(DENSE) as folder:
+            (folder / "weights").write_text("merged")
+
+    with pytest.raises(NotADirectoryError):
+        merge()
+    assert (run.path / "run.json").read_bytes() == before
 
 
 def test_a_folder_of_the_users_is_not_replaced(run: Run) -> None:
@@ -257,6 +270,14 @@ def unprivileged(folder: Path) -> Iterator[None]:
         os.seteuid(me)
         for path, mode in private.items():
             path.chmod(mode)
+
+
+def test_no_run_is_called_latest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not even while there is none, as in a folder where nothing was trained yet."""
+    monkeypatch.chdir(tmp_path)
+    for out in (Path("runs", "latest"), tmp_path / "runs" / "latest"):
+        with pytest.raises(RunError, match="keeps the newest run"):
+            refuse_existing(out)
 
 
 def test_latest_is_the_newest(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:

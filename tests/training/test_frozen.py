@@ -16,7 +16,7 @@ from torch import nn
 from ftx.adapters.trainable_model import prepare
 from ftx.backbones.split_network import cut_at_head
 from ftx.core.files import sha256_file
-from ftx.core.progress import SILENT, Progress
+from ftx.core.progress import SILENT
 from ftx.core.progress import Task as Stretch
 from ftx.data.dataset import Entry
 from ftx.data.loader import TrainingImages
@@ -29,7 +29,7 @@ from ftx.tasks.labels import Labels
 from ftx.tasks.multiclass import Multiclass
 from ftx.training.class_balance import Balance
 from ftx.training.device_placement import Circumstances
-from ftx.training.inputs import FeatureInputs, ImageInputs, inputs_of, plan
+from ftx.training.inputs import FeatureInputs, ImageInputs, Plan, inputs_of, plan
 from ftx.training.loop import Training, fit, forward_backward, train_mode
 from ftx.training.resolve import Resolved
 from ftx.training.session import training_of
@@ -83,13 +83,9 @@ def test_features_are_those_of_the_model_as_it_answers(
     assert all(torch.equal(*pair) for pair in zip(before, statistics(module), strict=True))
 
 
-def plain_images(paths: list[Path], progress: Progress = SILENT) -> TrainingImages:
-    return TrainingImages(paths, ONE_HOT, PRE, augment="none", progress=progress)
-
-
 def step(module: nn.Module, paths: list[Path]) -> torch.Tensor:
     """A training step's pass on all images, and what the model answered in it."""
-    inputs = ImageInputs(module, plain_images(paths), CPU)
+    inputs = ImageInputs(module, TrainingImages(paths, ONE_HOT, PRE, augment="none"), CPU)
     ((batch, targets),) = inputs.batches(np.arange(6), 6, epoch=1)
     training = Training(module, TASK, inputs, inputs, TrainRecipe(), Balance(6), lr=0.0, bf16=False, seed=0)
     train_mode(module)
@@ -127,8 +123,9 @@ def test_the_decoding_of_images_is_shown(paths: list[Path]) -> None:
             self.said.append(f"{description} {total}")
             return SILENT.track(description, total)
 
-    watching = Watching()
-    plain_images(paths, watching)
+    watching, root = Watching(), paths[0].parents[1]
+    entries = [Entry(str(path.relative_to(root)), sha256_file(path), (path.parent.name,), "train") for path in paths]
+    inputs_of(probed("test_vit"), PRE, root, entries, TASK, Plan(None, "none"), seed=0, progress=watching)
     (said,) = watching.said
     assert said.startswith("Decoding")
     assert said.endswith(f" {len(paths)}")

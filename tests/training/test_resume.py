@@ -19,6 +19,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from tests.conftest import Listener
 from torch import Tensor, nn
 
+from ftx.cli.app import run as ftx
 from ftx.core.errors import (
     DataError,
     EnvironmentFault,
@@ -159,6 +160,16 @@ def test_an_unfinished_run_says_how_to_go_on(here: Path, tmp_path: Path, monkeyp
     assert caught.value.found == "its training has finished"
 
 
+def test_the_verb_tells_of_each_epoch_that_was_left(
+    here: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = begun(here, monkeypatch, asked(), tmp_path / "run")
+    with chdir(here):
+        assert ftx(["train", "--resume", str(run)]) == 0
+    told = [line.partition(":")[0] for line in capsys.readouterr().err.splitlines() if line.startswith("epoch ")]
+    assert told == ["epoch 2", "epoch 3"]
+
+
 def test_an_interruption_ends_with_the_best_epoch_and_can_go_on(
     here: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -209,7 +220,7 @@ def test_a_signal_saves_the_state_and_says_how_to_go_on(
     assert written(run) == written(tmp_path / "whole")
 
 
-@pytest.mark.parametrize("damage", ["tensors cut", "a bit", "record cut", "no tensors", "another schema"])
+@pytest.mark.parametrize("damage", ["tensors cut", "a bit", "record cut", "no tensors", "another schema", "a key"])
 def test_a_damaged_checkpoint_falls_back_to_the_one_before(
     damage: str, here: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -225,6 +236,8 @@ def test_a_damaged_checkpoint_falls_back_to_the_one_before(
         record.write_text(record.read_text()[:-30])
     elif damage == "no tensors":
         tensors.unlink()
+    elif damage == "a key":
+        record.write_text(json.dumps(json.loads(record.read_text()) | {"spare": 1}))
     else:
         record.write_text(record.read_text().replace('"schema_version": 1', '"schema_version": 2'))
     with chdir(here):
@@ -292,6 +305,22 @@ def test_another_recipe_is_refused_and_named(here: Path, tmp_path: Path, monkeyp
     with chdir(here), pytest.raises(RecipeError) as caught:
         resume(run, overrides=["adapter.rank=4"])
     assert caught.value.found == "adapter.rank: 4, was {'q': 2, 'fc1': 3}"
+
+
+def test_a_recipe_that_is_resolved_otherwise_is_refused(
+    here: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another ftx might decide otherwise; here a batch of more images than there are is in both documents."""
+    run = begun(here, monkeypatch, asked(), tmp_path / "run")
+    text = (run / "recipe.yaml").read_text()
+    (run / "recipe.yaml").write_text(text.replace("batch_size: 5", "batch_size: 50"))
+    for path in (run / "checkpoints").glob("*.json"):
+        document = json.loads(path.read_text())
+        document["origin"]["recipe"]["train"]["batch_size"] = 50
+        path.write_text(json.dumps(document))
+    with chdir(here), pytest.raises(RecipeError, match="means something else here") as caught:
+        resume(run)
+    assert caught.value.found == "train.batch_size: 16, was 50"
 
 
 def test_other_data_or_another_base_is_refused_and_named(

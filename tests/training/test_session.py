@@ -90,6 +90,11 @@ def test_a_dry_run_rehearses_what_just_fits_and_not_what_does_not(data: Path, mo
         assert (report.memory_mb, report.free_mb) == (needed_mb, free_mb)
         for seconds in (report.seconds_before, report.seconds_per_epoch, report.seconds):
             assert (seconds is not None) == tried
+        if report.seconds_before is not None and report.seconds_per_epoch is not None:
+            # All are rounded to a tenth: 0.05 of the sum, 0.05 of what comes before, three times 0.05 of the epochs.
+            assert report.seconds == pytest.approx(
+                report.seconds_before + 3 * report.seconds_per_epoch, abs=0.25 + 1e-9
+            )
     # q of 6 blocks: A 2·64, B 64·2 and 64 magnitudes; the head 64·2 + 2.
     assert report.trainable_parameters == 6 * (2 * 64 + 64 * 2 + 64) + 130
     assert report.epochs == 3
@@ -117,6 +122,13 @@ def test_auto_is_bf16_where_the_processor_has_such_instructions(monkeypatch: pyt
         monkeypatch.setattr(precision, "_BF16_FLAGS", {flag})
         assert precision.resolve_precision("auto") == expected
         assert (precision.resolve_precision("f32"), precision.resolve_precision("bf16")) == ("f32", "bf16")
+
+
+def test_auto_is_bf16_on_a_gpu_that_has_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    for has, expected in ((True, "bf16"), (False, "f32")):
+        monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda has=has: has)
+        assert precision.resolve_precision("auto") == expected
 
 
 def plain(method: str) -> Prepared:

@@ -138,8 +138,8 @@ def newest(run: Path, progress: Progress) -> Saved:
             continue
         if (found.checkpoint.ftx, found.checkpoint.torch) != (__version__, torch.__version__):
             progress.note(
-                f"the training was begun by ftx {found.checkpoint.ftx} and torch {found.checkpoint.torch}: with others, "
-                "what it ends with may differ in the last bits"
+                f"the training was begun by ftx {found.checkpoint.ftx} and torch {found.checkpoint.torch}: "
+                "with others, what it ends with may differ in the last bits"
             )
         for one in damaged:
             progress.note(f"a checkpoint is damaged ({one}): going on from the one before, {path.name}")

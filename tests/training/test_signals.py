@@ -1,0 +1,52 @@
+"""What a signal does to a training that is watched, and whose signals they are afterwards."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+
+import pytest
+
+from ftx.core.errors import Terminated
+from ftx.training.signals import stoppable
+
+WATCHED = (signal.SIGINT, signal.SIGTERM)
+
+
+def test_signals_go_where_they_went_before() -> None:
+    before = [signal.getsignal(number) for number in WATCHED]
+    with stoppable():
+        assert not set(before) & {signal.getsignal(number) for number in WATCHED}
+    assert [signal.getsignal(number) for number in WATCHED] == before
+
+
+def test_in_another_thread_no_signal_is_watched() -> None:
+    before, found = [signal.getsignal(number) for number in WATCHED], []
+
+    def watch() -> None:
+        with stoppable() as stop:
+            found.append((bool(stop), [signal.getsignal(number) for number in WATCHED]))
+
+    thread = threading.Thread(target=watch)
+    thread.start()
+    thread.join()
+    assert found == [(False, before)]
+
+
+@pytest.mark.parametrize(("number", "error"), [(signal.SIGINT, KeyboardInterrupt), (signal.SIGTERM, Terminated)])
+def test_between_steps_a_signal_waits_and_a_second_one_does_not(
+    number: signal.Signals, error: type[BaseException]
+) -> None:
+    def send() -> None:
+        os.kill(os.getpid(), number)
+
+    with stoppable() as stop:
+        with stop.between_steps():
+            send()
+            assert stop.asked == ("interrupt" if number == signal.SIGINT else "terminate")
+            with pytest.raises(error):
+                send()
+        stop.asked = None
+        with pytest.raises(error):
+            send()

@@ -1,0 +1,86 @@
+"""A training's state comes back as it was written, and only into the training that wrote it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from pydantic import ValidationError
+from torch import Tensor, nn
+
+from ftx.tasks.thresholds import Thresholds
+from ftx.training.state import Epoch, Position, Record, TrainingState
+
+EPOCH = Epoch(epoch=1, loss=0.5, val_loss=0.25, accuracy=1.0, metrics={}, lr=0.1, images_per_s=1.0, seconds=2.0)
+
+
+def begun(seed: int) -> TrainingState:
+    torch.manual_seed(seed)
+    module = nn.Sequential(nn.Linear(3, 2), nn.BatchNorm1d(2))
+    return TrainingState(module, torch.optim.AdamW(module.parameters(), lr=0.1))
+
+
+def moved() -> TrainingState:
+    """After an epoch that is the best, and a step more."""
+    state = begun(0)
+    for step in (1, 2):
+        state.module(torch.randn(4, 3)).square().sum().backward()
+        state.optimizer.step()
+        if step == 1:
+            state.epochs.append(EPOCH)
+            state.keep_best(EPOCH, Thresholds({"a": 0.25}, shared=0.75))
+    state.loss += 0.75
+    state.position = Position(step=2, epoch=2, batches=1, images=4)
+    return state
+
+
+def same(found: dict[str, Tensor], expected: dict[str, Tensor]) -> bool:
+    return found.keys() == expected.keys() and all(torch.equal(found[name], expected[name]) for name in expected)
+
+
+def test_a_state_comes_back_as_it_was_written() -> None:
+    state, record = moved(), moved().record()
+    restored = begun(1).restore(Record.model_validate_json(record.model_dump_json()), state.tensors())
+    assert same(restored.tensors(), state.tensors())
+    assert restored.record().model_copy(update={"position": record.position}) == record
+    assert float(restored.loss) == 0.75
+    assert restored.position == record.position
+
+
+@pytest.mark.parametrize(
+    ("name", "becomes", "match"),
+    [
+        ("weights.0.bias", None, "1 tensors are missing"),
+        ("best.1.running_mean", None, "1 tensors are missing"),
+        ("weights.2.bias", torch.zeros(2), "not of this training"),
+        ("weights.0.bias", torch.zeros(3), "another shape or type"),
+        ("weights.0.bias", torch.zeros(2, dtype=torch.float64), "another shape or type"),
+        ("optimizer.exp_avg.0.bias", torch.zeros(3), "optimizer.exp_avg.0.bias is not of this training"),
+        ("optimizer.exp_avg.2.bias", torch.zeros(1), "optimizer.exp_avg.2.bias is not of this training"),
+    ],
+)
+def test_tensors_of_another_training_are_refused(name: str, becomes: Tensor | None, match: str) -> None:
+    state = moved()
+    tensors = {key: tensor for key, tensor in (state.tensors() | {name: becomes}).items() if tensor is not None}
+    with pytest.raises(ValueError, match=match):
+        begun(1).restore(state.record(), tensors)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"loss": float("nan")},
+        {"best": -1},
+        {"position": {"step": -1}},
+        {"position": {"epoch": 0}},
+        {"position": {"steps": 1}},
+        {"spare": 1},
+    ],
+    ids=str,
+)
+def test_a_record_that_no_training_wrote_is_refused(wrong: dict[str, Any]) -> None:
+    document = moved().record().model_dump()
+    assert Record.model_validate(document)
+    with pytest.raises(ValidationError):
+        Record.model_validate(document | wrong)
