@@ -49,25 +49,6 @@ def test_a_state_comes_back_as_it_was_written() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "becomes", "match"),
-    [
-        ("weights.0.bias", None, "1 tensors are missing"),
-        ("best.1.running_mean", None, "1 tensors are missing"),
-        ("weights.2.bias", torch.zeros(2), "not of this training"),
-        ("weights.0.bias", torch.zeros(3), "another shape or type"),
-        ("weights.0.bias", torch.zeros(2, dtype=torch.float64), "another shape or type"),
-        ("optimizer.exp_avg.0.bias", torch.zeros(3), "optimizer.exp_avg.0.bias is not of this training"),
-        ("optimizer.exp_avg.2.bias", torch.zeros(1), "optimizer.exp_avg.2.bias is not of this training"),
-    ],
-)
-def test_tensors_of_another_training_are_refused(name: str, becomes: Tensor | None, match: str) -> None:
-    state = moved()
-    tensors = {key: tensor for key, tensor in (state.tensors() | {name: becomes}).items() if tensor is not None}
-    with pytest.raises(ValueError, match=match):
-        begun(1).restore(state.record(), tensors)
-
-
-@pytest.mark.parametrize(
     "wrong",
     [
         {"loss": float("nan")},

@@ -37,7 +37,7 @@ from ftx.training.resuming import recipe_to_go_on_with, refuse_other
 from ftx.training.signals import Stop, stoppable
 from ftx.training.state import EpochEnd, TrainingState
 
-# On disk of each parameter that trains, in f32: in three checkpoints, one of them being written, it, its two moments and
+# On disk, of each parameter that trains in f32: in three checkpoints (one is being written) it, its two moments and
 # its value in the best epoch; and it in ``trained/``.
 _BYTES = 3 * 4 * 4 + 4
 OnEpoch = Callable[[EpochEnd], None]
