@@ -19,7 +19,7 @@ LOWEST := .venv-lowest
 LOWEST_WHOLE := tests/test_pipeline.py tests/runtimes tests/exporting tests/interop tests/strangers
 
 .DEFAULT_GOAL := help
-.PHONY: help setup fmt lint type check quick test test-all test-lowest mutants fuzz bench families docs quickstart clean
+.PHONY: help setup fmt lint type check quick test test-all test-lowest mutants fuzz bench families docs terminal quickstart clean
 
 help: ## Show what there is
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -69,6 +69,10 @@ families: $(VENV)/.installed ## Print the table of families: adapted, merged, re
 
 docs: $(VENV)/.docs ## Build the documentation into build/site
 	$(BIN)/mkdocs build --strict --config-file docs/mkdocs.yml
+
+terminal: $(VENV)/.installed ## Run the quickstart and draw the pictures of README.md from it, in docs/images
+	$(BIN)/python docs/make_terminal.py
+	$(BIN)/python docs/make_diagram.py build/terminal/runs/latest
 
 quickstart: $(VENV)/.installed ## Run the main job on the embedded data: train, merge, export, validate
 	$(BIN)/ftx quickstart

@@ -1,4 +1,4 @@
-"""PiSSA: an adapter that starts as the principal part of the weight, which the frozen rest is left without.
+"""PiSSA: an adapter that starts as the principal part of the weight; what is frozen is the rest.
 
 While it trains, the layer computes with (W − s·B₀·A₀) + s·B·A, where s·B₀·A₀ is W cut to its first r singular values.
 On disk it is a plain adapter of the untouched W, of rank 2r: s·[B, −B₀]·[A; A₀]. Nobody else knows of the doubling.

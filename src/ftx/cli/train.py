@@ -36,7 +36,7 @@ def command(
     resume: Annotated[
         Path | None,
         typer.Option(
-            "--resume", metavar="RUN", help="Go on with a training that was cut off, to the same bytes as without."
+            "--resume", metavar="RUN", help="Go on with a training that was cut off: it ends with the same bytes."
         ),
     ] = None,
     out: OutOption = None,

@@ -35,7 +35,7 @@ class RowBound(BaseModel):
     reason: str
 
     def exceeded(self, max_abs: float | None, cosine: float | None) -> list[str]:
-        """How a row that was measured so lies beyond it, in words; None stands for what is no finite number."""
+        """By what a measured row exceeds the bound, in words; None stands for what is no finite number."""
         if max_abs is None or cosine is None:
             return ["logits are not finite numbers"]
         faults: list[str] = []

@@ -162,7 +162,7 @@ class Run:
                 kept = {name: digest for name, digest in before.files.items() if not artifact.holds(name)}
                 lineage = before.lineage | {artifact.name: line}
                 try:
-                    # First the hashes, then the folder: a run killed in between says what is missing; the verb fixes.
+                    # First the hashes, then the folder: a run killed in between names the file that is missing.
                     self._write(before.model_copy(update={"files": kept | files, "lineage": lineage}))
                     replace_folder(staged, final)
                 except BaseException:

@@ -15,7 +15,8 @@ from ftx.core.errors import Terminated
 class Stop:
     """Whether somebody wants the training to end, and how; between steps it is asked.
 
-    Outside of ``between_steps`` a signal ends the work at once, as does a second Ctrl-C within.
+    Within ``between_steps`` a signal waits for the step to end. Elsewhere it ends the work at once, and so does a
+    second Ctrl-C.
     """
 
     def __init__(self) -> None:

@@ -1,0 +1,175 @@
+"""Draw ftx as a terminal shows it, from a real run: ``docs/images/terminal-light.svg`` and ``terminal-dark.svg``.
+
+The commands run under a pseudo-terminal, with colours and bars; what is left on the screen at the end is drawn.
+
+    python docs/make_terminal.py             # run and draw: four minutes on two cores
+    python docs/make_terminal.py --recorded  # draw again what ran last
+"""
+
+from __future__ import annotations
+
+import argparse
+import fcntl
+import io
+import os
+import pty
+import re
+import shlex
+import shutil
+import struct
+import subprocess
+import sys
+import termios
+from collections.abc import Iterable
+from itertools import groupby
+from operator import itemgetter
+from pathlib import Path
+
+from rich.console import Console
+from rich.terminal_theme import TerminalTheme
+from rich.text import Text
+
+ROOT = Path(__file__).resolve().parent.parent
+WORK = ROOT / "build" / "terminal"
+COLUMNS, ROWS = 100, 50
+COMMANDS = (
+    "ftx quickstart",
+    "ftx predict runs/sample-data/test/Bag/00209.png runs/sample-data/test/Sneaker/00333.png",
+)
+
+# Background, text, and the eight plain colours, of which ftx uses red, green and cyan.
+THEMES = {
+    "light": TerminalTheme(
+        (246, 248, 250),
+        (31, 35, 40),
+        [(36, 41, 47), (207, 34, 46), (17, 99, 41), (125, 78, 0)]
+        + [(9, 105, 218), (130, 80, 223), (27, 124, 131), (110, 119, 129)],
+    ),
+    "dark": TerminalTheme(
+        (13, 17, 23),
+        (230, 237, 243),
+        [(72, 79, 88), (255, 123, 114), (63, 185, 80), (210, 153, 34)]
+        + [(88, 166, 255), (188, 140, 255), (57, 197, 207), (177, 186, 196)],
+    ),
+}
+
+# Rich's own template takes a font from another host.
+TEMPLATE = """\
+<svg viewBox="0 0 {width} {height}" xmlns="http://www.w3.org/2000/svg">
+<style>
+.{unique_id}-matrix {{
+  font: {char_height}px/{line_height}px ui-monospace, SFMono-Regular, Menlo, Consolas, "DejaVu Sans Mono", monospace;
+}}
+.{unique_id}-title {{ font: 18px system-ui, sans-serif; }}
+{styles}
+</style>
+<clipPath id="{unique_id}-clip-terminal"><rect width="{terminal_width}" height="{terminal_height}"/></clipPath>
+{chrome}
+<g transform="translate({terminal_x}, {terminal_y})" clip-path="url(#{unique_id}-clip-terminal)">
+{backgrounds}
+<g class="{unique_id}-matrix">
+{matrix}
+</g>
+</g>
+</svg>
+"""
+
+# A control sequence, a line break, a return to the line's start, or text.
+_TOKEN = re.compile(
+    r"\x1b\[(?P<numbers>[\d;?]*)(?P<final>[A-Za-z])|(?P<newline>\n)|(?P<home>\r)|(?P<text>[^\x1b\r\n]+)"
+)
+
+
+def record(command: str, folder: Path) -> str:
+    """What a command writes to a terminal.
+
+    Raises: SystemExit if it fails.
+    """
+    ours, theirs = pty.openpty()
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", ROWS, COLUMNS, 0, 0))
+    environment = {name: value for name, value in os.environ.items() if name not in ("NO_COLOR", "COLUMNS", "LINES")}
+    program = subprocess.Popen(
+        [sys.executable, "-m", *shlex.split(command)],
+        cwd=folder,
+        stdin=subprocess.DEVNULL,
+        stdout=theirs,
+        stderr=theirs,
+        env=environment | {"TERM": "xterm-256color"},
+    )
+    os.close(theirs)
+    written = bytearray()
+    try:
+        while part := os.read(ours, 1 << 16):
+            written += part
+    except OSError:  # how Linux says that the last writer has gone
+        pass
+    os.close(ours)
+    if status := program.wait():
+        raise SystemExit(f"{command}: exit status {status}\n{written.decode()}")
+    return written.decode()
+
+
+def screen(written: str) -> list[str]:
+    """The lines that stand on the terminal at the end, bars that were redrawn over each other gone.
+
+    Of a terminal's control sequences those that rich writes: colours, an erased line, and a line up.
+    """
+    lines: list[list[tuple[str, str]]] = [[]]  # of letters, each with its style
+    row, column, style = 0, 0, ""
+    for token in _TOKEN.finditer(written):
+        numbers, final = token["numbers"], token["final"]
+        if token["home"]:
+            column = 0
+        elif token["newline"]:
+            row += 1
+            lines += [[]] * (row == len(lines))
+        elif token["text"]:
+            for letter in token["text"]:
+                if column == COLUMNS:  # a terminal goes on in the next line
+                    row, column = row + 1, 0
+                    lines += [[]] * (row == len(lines))
+                lines[row] = [*lines[row][:column], (letter, style), *lines[row][column + 1 :]]
+                column += 1
+        elif final == "m":
+            style = "" if numbers in ("", "0") else numbers
+        elif final == "K":
+            lines[row] = []
+        elif final == "A":
+            row -= int(numbers or 1)
+        elif final not in "hl":  # the cursor shown and hidden
+            raise ValueError(f"unknown control sequence {token.group()!r}")
+    return ["".join(_styled(style, run) for style, run in groupby(line, itemgetter(1))) for line in lines]
+
+
+def _styled(style: str, run: Iterable[tuple[str, str]]) -> str:
+    return f"\x1b[{style}m{''.join(letter for letter, _ in run)}\x1b[0m"
+
+
+def draw(lines: list[str], theme: str) -> str:
+    """The lines as a picture of a terminal."""
+    console = Console(record=True, width=COLUMNS, file=io.StringIO(), force_terminal=True, color_system="truecolor")
+    for line in lines:
+        console.print(Text.from_ansi(line), soft_wrap=True)
+    drawn = console.export_svg(title="ftx", theme=THEMES[theme], code_format=TEMPLATE, unique_id="t")
+    # Each text has its length, so no line needs a clip; line breaks are no text; a space takes two bytes, not six.
+    drawn = re.sub(r' clip-path="url\(#t-line-\d+\)"|<text[^>]*>\n</text>', "", drawn).replace("&#160;", "\u00a0")
+    return drawn.replace("rgba(255,255,255,0.35)", "rgba(128,128,128,0.5)")  # the frame is to be seen in both themes
+
+
+def main() -> None:
+    """Record the commands, unless they are, and draw them in each theme."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--recorded", action="store_true", help="draw again what ran last")
+    recorded = WORK / "recorded"
+    if not parser.parse_args().recorded:
+        shutil.rmtree(WORK, ignore_errors=True)
+        WORK.mkdir(parents=True)
+        parts = [f"\x1b[1m$ {command}\x1b[0m\r\n{record(command, WORK)}" for command in COMMANDS]
+        recorded.write_bytes("\r\n".join(parts).encode())
+    lines = screen(recorded.read_bytes().decode().rstrip())
+    for theme in THEMES:
+        (ROOT / "docs" / "images" / f"terminal-{theme}.svg").write_text(draw(lines, theme), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,72 @@
+"""README and pages: every link leads somewhere, the pictures stand alone, and each figure has its source."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+README = ROOT / "README.md"
+PAGES = sorted((ROOT / "docs" / "pages").glob("*.md"))
+DECISIONS = sorted((ROOT / "docs" / "decisions").glob("*.md"))
+# Where what README.md says was measured, and how.
+SOURCES = [ROOT / "docs" / "pages" / "numbers.md", ROOT / "docs" / "pages" / "compared.md"]
+PICTURES = sorted((ROOT / "docs" / "images").glob("*.svg"))
+LINK = re.compile(r"\]\((?!https?:)([^)#]*)(?:#([^)]*))?\)|(?:src|srcset)=\"([^\"]+)\"")
+# 3.6e-6, 81.2 %, 0.08, 86.40: whatever is measured; and what is no figure, as a version or an address.
+FIGURE = re.compile(r"(?<![\w.])\d+\.\d+(?:e-?\d+)?(?![\w.]*\.\d)")
+NOT_MEASURED = re.compile(r"Python 3\.\d+|3\.11\+|Apache-2\.0|Extensions 2\.6\.0|https?://\S+")
+
+
+def text(path: Path) -> str:
+    return path.read_text(encoding="utf-8")
+
+
+def anchors(path: Path) -> set[str]:
+    """Of a page's headings, as both GitHub and mkdocs make them."""
+    headings = re.findall(r"^#+ (.+)$", text(path), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).strip().replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("path", [README, *PAGES, *DECISIONS], ids=lambda path: path.stem)
+def test_links_lead_to_a_file_and_a_heading(path: Path) -> None:
+    for target, anchor, picture in LINK.findall(text(path)):
+        found = (path.parent / (target or picture)).resolve() if target or picture else path
+        assert found.exists(), f"{target or picture}"
+        if anchor:
+            assert anchor in anchors(found), f"{target}#{anchor}"
+
+
+def test_readme_is_short() -> None:
+    assert len(text(README).split()) < 700
+
+
+def test_readme_names_what_ci_calls() -> None:
+    assert "make test" in text(ROOT / ".ci" / "run").splitlines()
+    assert {"    make quickstart", "    make test"} <= set(text(README).splitlines())
+
+
+def test_each_figure_of_readme_and_diagram_is_where_it_was_measured() -> None:
+    known = set(FIGURE.findall("\n".join(map(text, SOURCES))))
+    diagram = re.findall(r">([^<]+)</text>", text(ROOT / "docs" / "images" / "pipeline-light.svg"))
+    shown = FIGURE.findall(NOT_MEASURED.sub("", text(README))) + FIGURE.findall("\n".join(diagram))
+    assert len(shown) > 20
+    assert [figure for figure in shown if figure not in known] == []
+
+
+@pytest.mark.parametrize("path", PICTURES, ids=lambda path: path.stem)
+def test_a_picture_is_small_and_fetches_nothing(path: Path) -> None:
+    drawn = text(path)
+    assert len(drawn) < 60_000
+    assert re.findall(r"https?://[^\s\"<]+", drawn) == ["http://www.w3.org/2000/svg"]
+    assert not re.search(r"@import|@font-face|/(?:home|root|tmp|work)/", drawn)
+
+
+def test_pictures_of_both_themes_say_the_same() -> None:
+    def words(name: str) -> list[str]:
+        return re.findall(r">([^<]+)</text>", text(ROOT / "docs" / "images" / f"{name}.svg"))
+
+    for name in ("pipeline", "terminal"):
+        assert words(f"{name}-light") == words(f"{name}-dark") != []
