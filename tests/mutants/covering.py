@@ -144,13 +144,13 @@ class Covering:
     def chosen(self, mutant: Mutant, place: Place) -> list[str]:
         """The tests to run, in order: of the mutant's room first, the fastest first, within ``TEST_SECONDS``.
 
-        Where none is known to run its line, those of its file come before all others.
+        What runs at import has no test that is known to run it: those of its own file come before all others.
         """
         exact, near = self._running(mutant, place)
 
         def order(name: str) -> tuple[bool, bool, bool, float, str]:
-            other_file = name not in exact and not self._of_file(name, mutant)
-            return name not in exact, other_file, not self._of_room(name, mutant), self.cost(name), name
+            other_file = place.imported and not self._of_file(name, mutant)
+            return other_file, name not in exact, not self._of_room(name, mutant), self.cost(name), name
 
         ranked = sorted(exact | near, key=order)
         # Where the cheapest is dear (a fixture that exports a model), those that share its fixture come with it.
