@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import platform
 import sys
 from pathlib import Path
@@ -79,6 +80,23 @@ def test_a_training_ends_well_where_nothing_can_name_it_the_latest(
     assert Run.open(tmp_path / "run").manifest.method == "linear"
     (said,) = [text for text in listener.said if "runs/latest cannot name this run" in text]
     assert ("cannot be written" in said) == (fault == "not to be written")
+
+
+def test_a_training_begins_where_the_disk_holds_its_checkpoints(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The head's 64·2 + 2 parameters: in three checkpoints four f32 of each, and one more in trained/."""
+    monkeypatch.chdir(tmp_path)
+    needed, recipe = (64 * 2 + 2) * (3 * 4 + 1) * 4, Recipe.named(LINEAR | {"path": data})
+    for free, refused in ((needed - 1, True), (needed, False)):
+        status = os.statvfs_result((1, 1, free, free, free, 0, 0, 0, 0, 255))
+        monkeypatch.setattr(os, "statvfs", lambda _path, status=status: status)
+        if refused:
+            with pytest.raises(EnvironmentFault, match="disk is too full"):
+                train(recipe, out=tmp_path / "run")
+            assert not (tmp_path / "run").exists()
+        else:
+            train(recipe, out=tmp_path / "run")
 
 
 def test_a_dry_run_rehearses_what_just_fits_and_not_what_does_not(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
