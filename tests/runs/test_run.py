@@ -117,13 +117,16 @@ def test_a_verb_killed_before_its_folder_is_in_place_can_run_again(run: Run) -> 
 
 def test_a_link_to_nowhere_in_the_way_leaves_the_run_as_it_was(run: Run) -> None:
     before = (run.path / "run.json").read_bytes()
-    (run.path / "dense").symlink_to("gone")
 
     def merge() -> None:
         with run.add(DENSE) as folder:
             (folder / "weights").write_text("merged")
+            (run.path / "dense").symlink_to("gone")
 
     with pytest.raises(NotADirectoryError):
+        merge()
+    assert (run.path / "run.json").read_bytes() == before
+    with pytest.raises(RunError, match="in the way"):  # it is there before
         merge()
     assert (run.path / "run.json").read_bytes() == before
 

@@ -148,7 +148,7 @@ class Run:
         """
         final, source = self.folder(artifact), artifact.made_from
         assert source is not None, f"{artifact} is there from the start"
-        if final.exists() and not self.has(artifact):
+        if (final.exists() or final.is_symlink()) and not self.has(artifact):
             raise RunError(
                 "a folder that ftx did not write is in the way", where=final, fix="move it, then run this again"
             )
