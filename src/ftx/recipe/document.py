@@ -26,7 +26,7 @@ def read_document(path: Path) -> dict[str, object]:
         text = read_file(path).decode()
     except OSError as error:
         raise RecipeError(
-            "the recipe cannot be read", where=path, found=error.strerror, fix="check the path given with --config"
+            "the recipe cannot be read", where=path, found=error.strerror, fix="check its path"
         ) from error
     except UnicodeDecodeError as error:
         raise RecipeError("the recipe is not UTF-8 text", where=path, fix="give a YAML file of ftx") from error
