@@ -7,6 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from ftx.recipe.schema import Recipe
+from ftx.recipe.strict_yaml import parse_yaml
+
 ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"
 PAGES = sorted((ROOT / "docs" / "pages").glob("*.md"))
@@ -70,3 +73,18 @@ def test_pictures_of_both_themes_say_the_same() -> None:
 
     for name in ("pipeline", "terminal"):
         assert words(f"{name}-light") == words(f"{name}-dark") != []
+
+
+def test_the_table_of_keys_is_the_recipe() -> None:
+    """Each key once, in order, with its default as YAML writes it."""
+    rows = re.findall(
+        r"^\| `([a-z_.]+)` \| `([^`]*)` \| .+ \|$", text(ROOT / "docs" / "pages" / "recipe.md"), re.MULTILINE
+    )
+    told = [(key, parse_yaml(default)) for key, default in rows]
+    recipe = Recipe().model_dump(mode="json")
+    flat = [
+        (key if leaf is None else f"{key}.{leaf}", value)
+        for key, section in recipe.items()
+        for leaf, value in (section.items() if isinstance(section, dict) else [(None, section)])
+    ]
+    assert told == flat

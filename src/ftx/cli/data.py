@@ -78,7 +78,7 @@ def check(
 
 
 def _print(report: DataReport, form: str) -> None:
-    uneven = f"; of two answers to one question the more frequent has up to {report.imbalance:g} times the images"
+    uneven = f"; uneven by up to {report.imbalance:g} to 1"
     console.print_facts(
         [
             ("data", f"{report.path}: {_LAYOUTS[report.layout]}"),

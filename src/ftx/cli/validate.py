@@ -114,8 +114,10 @@ def print_parity(report: ParityReport) -> None:
     for problem in report.problems:
         console.print_note(problem, "bad")
     if len(report.family.artifacts) > 1:
-        together = f"{', '.join(report.family.artifacts)}: several are tested, so the levels are Holm's, to err in "
-        console.print_note(f"{together}{report.family.alpha:.0%} together", "dim")
+        together = (
+            f"{', '.join(report.family.artifacts)}: tested together, so each is held to a stricter level (Holm's): "
+        )
+        console.print_note(f"{together}all of them err in {report.family.alpha:.0%} of cases at most", "dim")
     if report.run is not None and any(row.needed_images for row in report.rows):
         console.print_note("what is unproved needs more held-out images, or a wider --max-drop", "dim")
 

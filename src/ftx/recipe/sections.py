@@ -151,8 +151,9 @@ class TrainRecipe(Section):
     ``loss`` is that of labels that decide by themselves, ``label_smoothing`` that of labels that exclude each other.
     ``balance`` helps rare labels: sampling draws their images more often, loss weighs them by 1 / frequency.
     ``warmup_share`` is the share of all steps that warm up; ``patience`` the epochs without a better
-    metric after which training stops. ``checkpoint_minutes`` is how much time is lost at most where training is cut off
-    (``--resume`` goes on); the state is also written at an epoch's end, where that takes under 1 % of the time.
+    metric after which training stops, which is never where it is no less than ``epochs``. ``checkpoint_minutes`` is how
+    much time is lost at most where training is cut off (``--resume`` goes on); the state is also written at an epoch's
+    end, where that takes under half a percent of the time.
     ``tensorboard`` writes its curves to reports/tensorboard (extra ``tensorboard``).
     """
 
