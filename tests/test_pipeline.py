@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import subprocess
 import sys
 from contextlib import chdir
@@ -16,6 +18,7 @@ from tests.backbones.architectures import SHALLOW
 from tests.conftest import write_data
 
 import ftx
+from ftx import pipeline
 from ftx.cli.app import run
 from ftx.core.errors import DataError, EnvironmentFault, FtxError, InputError, RecipeError
 from ftx.core.progress import SILENT, SPOKEN
@@ -97,6 +100,23 @@ def test_one_recipe_does_everything(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     made = ftx.Run.open("runs/one")
     assert [str(artifact) for artifact in made.artifacts()] == ["trained", "dense", "onnx", "openvino/fp32"]
     assert (made.path / "reports" / "parity.json").is_file()
+
+
+@pytest.mark.slow
+def test_a_signal_after_training_says_where_to_go_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    torch.set_num_threads(1)
+    words = ["run", "multiclass-linear", "--data", str(write_data(tmp_path / "data", 12)), *SET, "--precision", "fp32"]
+    stops = (("merge", "ftx merge", "trained"), ("validate", "ftx validate", "trained, dense, onnx, openvino/fp32"))
+    for verb, command, held in stops:
+        with monkeypatch.context() as patch:
+            patch.setattr(pipeline, verb, lambda *_, **__: os.kill(os.getpid(), signal.SIGINT))
+            assert run([*words, "--out", f"runs/{verb}"]) == 130
+        said = capsys.readouterr().err
+        assert f"interrupted after training\n  found: runs/{verb} holds {held}\n" in said
+        assert f"fix: go on: {command} runs/{verb}\n" in said
 
 
 @pytest.mark.slow

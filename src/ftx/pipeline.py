@@ -6,7 +6,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from ftx.core.errors import Interrupted, shell_command
+from ftx.core.errors import Interrupted, shell_command, stopped
 from ftx.core.progress import SILENT, Progress
 from ftx.core.shipped_files import recipe_file
 from ftx.core.verb_report import VerbReport
@@ -47,21 +47,27 @@ def run_all(
     """Train, merge, export ONNX and the IR in each precision, and validate all of it.
 
     With ``require_proof`` an artifact that is not proved makes ``ok`` false, as one that failed does.
-    Raises: what the four raise.
+    Raises: what the four raise; Interrupted or Terminated, with the command that goes on, where a signal ended it.
     """
     started = time.monotonic()
-    wanted_artifacts(FORMATS, precisions)  # one mistyped must not cost the training
+    wanted = wanted_artifacts(FORMATS, precisions)  # one mistyped must not cost the training
     trained = train(recipe, out=out, strict=strict, progress=progress, on_epoch=on_epoch)
     if trained.interrupted:
         raise Interrupted(
             "interrupted in training",
             found=f"{trained.run} holds the best epoch so far",
-            fix=f"to go on with it: {shell_command(DENSE.made_by, trained.run)}",
+            fix=f"go on with its training, or take that epoch as it is: {shell_command(DENSE.made_by, trained.run)}",
         )
     run = Run.open(trained.run)
-    merged = merge(run, progress=progress)
-    exported = export(run, formats=FORMATS, precisions=precisions, progress=progress)
-    parity = validate(run, require_proof=require_proof, progress=progress)
+    try:
+        merged = merge(run, progress=progress)
+        exported = export(run, formats=FORMATS, precisions=precisions, progress=progress)
+        parity = validate(run, require_proof=require_proof, progress=progress)
+    except KeyboardInterrupt as signal:
+        missing = [artifact for artifact in (DENSE, *wanted) if not run.has(artifact)]
+        again = missing[0].command(run.path) if missing else shell_command("ftx validate", run.path)
+        held = ", ".join(map(str, run.artifacts()))
+        raise stopped(signal, doing="after training", found=f"{run.path} holds {held}", fix=f"go on: {again}") from None
     return PipelineReport(
         run=str(run.path),
         ok=parity.ok,

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
+import pty
 import signal
 import subprocess
 import sys
+import termios
+import time
 from pathlib import Path
 
 import numpy as np
@@ -83,6 +87,26 @@ def test_ctrl_c_before_there_is_anything_to_keep_leaves_nothing(folder: Path) ->
     assert not list(folder.glob("runs/*"))
 
 
+def test_a_terminal_that_is_closed_saves_the_training(folder: Path) -> None:
+    command = [sys.executable, "-m", "ftx", *WORDS.split(), *PATIENT]
+    ours, its = pty.openpty()
+    with subprocess.Popen(
+        command, cwd=folder, stdin=its, stdout=its, stderr=its, start_new_session=True, preexec_fn=_take_terminal
+    ) as process:
+        os.close(its)
+        said = b""
+        while b"epoch 2:" not in said:
+            said += os.read(ours, 4096)
+        os.close(ours)  # from now on there is nobody to write to
+        assert process.wait(60) == 143
+    (run,) = (path for path in folder.glob("runs/*") if not path.name.startswith("."))
+    assert list(run.glob("checkpoints/*.json"))
+
+
+def _take_terminal() -> None:
+    fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+
+
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGKILL, -9), (signal.SIGTERM, 143)])
 def test_an_ended_training_is_no_run_until_it_was_resumed(folder: Path, number: signal.Signals, status: int) -> None:
     found, answer = train_until(folder, "epoch 2:", number)
@@ -104,3 +128,19 @@ def test_an_ended_training_is_no_run_until_it_was_resumed(folder: Path, number: 
     assert [json.loads(line)["epoch"] for line in lines] == list(range(1, len(lines) + 1))
     assert ftx("merge", cwd=folder).returncode == 0
     assert list(run.glob("checkpoints/*.json"))
+    if number == signal.SIGTERM:
+        terminate_export(folder, run)
+
+
+def terminate_export(folder: Path, run: Path) -> None:
+    """Once it has begun to write: nothing of it stays."""
+    command = [sys.executable, "-m", "ftx", "export", "--format", "openvino"]
+    with subprocess.Popen(command, cwd=folder, text=True, stderr=subprocess.PIPE) as process:
+        while process.poll() is None and not list(run.glob("openvino/.ftx-partial-*")):
+            time.sleep(0.01)
+        process.send_signal(signal.SIGTERM)
+        _, said = process.communicate()
+    assert process.returncode == 143
+    assert "error: terminated" in said
+    assert not list(run.glob("openvino/*"))
+    assert not list(run.glob("openvino/.ftx-partial-*"))

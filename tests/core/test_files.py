@@ -264,6 +264,7 @@ def test_what_is_written_is_as_readable_as_the_users_own_files(tmp_path: Path) -
     [
         (RuntimeError("basic_ios::clear: iostream error"), EnvironmentFault),
         (Exception("Error while serializing: I/O error: No space left on device (os error 28)"), EnvironmentFault),
+        (Exception('I/O error: Permission denied (os error 13) at path "checkpoints/.tmp"'), EnvironmentFault),
         (OSError(2, "No such file or directory"), FileNotFoundError),
         (RuntimeError("shapes do not match"), RuntimeError),
     ],

@@ -18,6 +18,7 @@ from ftx.evaluating.evaluate import EvalReport, evaluate
 from ftx.recipe.sections import MAX_DROP
 from ftx.runs.artifacts import IR_FP16, IR_FP32
 from ftx.runs.machine import this_machine
+from ftx.runs.parity_json import read_parity
 from ftx.runs.run import Run
 from ftx.runtimes import load, load_artifact
 from ftx.runtimes.choose_artifact import best_ir
@@ -72,6 +73,9 @@ def test_where_nothing_counts_the_most_exact_that_has_not_failed_is_taken(run: R
     edit_json(run.path / REPORT, lambda report: report.update(max_drop=MAX_DROP))
     edit_json(run.path / REPORT, lambda report: report["verdicts"].update({"openvino/fp16": "unproved"}))
     edit_json(run.path / REPORT, lambda report: report["verdicts"].update({"openvino/fp32": "failed"}))
+    said = read_parity(run.path).said["openvino/fp16"]  # pyright: ignore[reportOptionalMemberAccess]
+    assert best_ir(run) == (IR_FP16, f"the most exact, as none is proved: {said}")
+    edit_json(run.path / REPORT, lambda report: report["digests"].update({"openvino/fp16": "another"}))
     assert best_ir(run) == (IR_FP16, f"the most exact, as none is proved: {again}")
     for text in ("{", "[]", "{}"):  # cut short, and what another version wrote
         (run.path / REPORT).write_text(text)
@@ -117,8 +121,12 @@ def test_what_is_no_model_says_what_is_there(
     }.items():
         with pytest.raises(ExportError, match="there is no model here that ftx can open") as caught:
             load(tmp_path / name)
+        assert caught.value.fix == "name a run, or a folder that ftx export wrote (it holds card.json)"
         assert caught.value.found is not None
         assert caught.value.found.startswith(found)
+    with pytest.raises(ExportError, match="no model here") as caught:
+        load("openvino/fp23")
+    assert caught.value.fix == "did you mean openvino/fp32?"
     # Where there is no run, the name of an artifact is none.
     with pytest.raises(RunError, match="no finished run here"):
         load("onnx")

@@ -123,3 +123,9 @@ def test_what_stands_on_another_training_is_stale_to_the_end(run: Path, fresh_ft
         assert done.returncode == 2, (words, done.stderr)
         assert "dense/ is stale" in done.stderr
         assert "ftx merge" in done.stderr
+    # By the folder's own name it is no other model.
+    folder = run / "openvino" / "fp32"
+    for words in (["validate", folder], ["predict", Run.open(run).manifest.data_root, "--artifact", folder]):
+        done = fresh_ftx(*words)
+        assert done.returncode == 2, (words, done.stderr)
+        assert "dense/ is stale" in done.stderr

@@ -15,12 +15,13 @@ from pathlib import Path
 import pytest
 from tests.conftest import Listener
 from tests.core.test_file_cache import settle
+from tests.gates.faults import edit_json
 
 from ftx.core.errors import EnvironmentFault, RunError
 from ftx.core.files import sha256_file
 from ftx.data.dataset import Entry
 from ftx.data.preprocess import Preprocess
-from ftx.runs.artifacts import DENSE, IRS, ONNX, TRAINED
+from ftx.runs.artifacts import DENSE, IR_FP32, IRS, ONNX, TRAINED
 from ftx.runs.latest import fresh_out, latest_run, point_latest_at
 from ftx.runs.new_run import new_run, refuse_existing, seal
 from ftx.runs.run import Run
@@ -78,6 +79,31 @@ def test_what_was_made_of_something_else_is_stale(run: Run) -> None:
         (folder / "weights").write_text("merged differently")
     with pytest.raises(RunError, match="onnx/ is stale"):
         run.require(ONNX)
+
+
+def test_a_folder_in_a_run_is_stale_as_its_artifact_is(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    for artifact in (DENSE, IR_FP32):
+        with run.add(artifact) as folder:
+            (folder / "weights").write_text("first")
+    (run.path / "elsewhere").mkdir()
+    device = Path(shutil.copytree(run.folder(IR_FP32), run.path.parent / "openvino" / "fp32"))
+    for fresh in (run.folder(IR_FP32), run.path / "elsewhere", device, Path("/")):
+        Run.refuse_stale_folder(fresh)
+    with run.add(DENSE) as folder:
+        (folder / "weights").write_text("second")
+    Run.refuse_stale_folder(device)
+    monkeypatch.chdir(run.path / "openvino")
+    for stale in (run.folder(IR_FP32), Path("fp32")):
+        with pytest.raises(RunError, match="openvino/fp32/ is stale"):
+            Run.refuse_stale_folder(stale)
+    monkeypatch.chdir(run.path)
+    edit_json(run.path / "run.json", lambda raw: raw["files"].update({"trained/weights": "0" * 64}))
+    with pytest.raises(RunError, match="openvino/fp32/ is stale"):
+        Run.refuse_stale_folder(Path("openvino/fp32"))
+    with run.add(IR_FP32) as folder:
+        (folder / "weights").write_text("second")
+    with pytest.raises(RunError, match="dense/ is stale"):
+        Run.refuse_stale_folder(Path("openvino/fp32"))
 
 
 def test_a_file_that_was_changed_is_named(run: Run) -> None:

@@ -30,6 +30,7 @@ from ftx.core.errors import (
     RunError,
     Terminated,
 )
+from ftx.core.files import sole_writer
 from ftx.merging.merge_and_prove import merge
 from ftx.recipe.schema import Recipe
 from ftx.runs.artifacts import DENSE, TRAINED
@@ -255,13 +256,63 @@ def test_without_a_whole_checkpoint_there_is_nothing_to_go_on_with(
     run = begun(here, monkeypatch, asked(), tmp_path / "run")
     for path in (run / "checkpoints").glob("*.safetensors"):
         path.write_bytes(b"")
-    with chdir(here), pytest.raises(RunError, match="no checkpoint of this run is whole"):
+    with chdir(here), pytest.raises(RunError, match="no checkpoint of this run is whole") as caught:
         resume(run)
-    with pytest.raises(RunError, match="no such run"):
-        resume(tmp_path / "nowhere")
+    assert caught.value.fix == f"train again: ftx train --config {run}/recipe.yaml"
+    with chdir(tmp_path), pytest.raises(RunError, match="no such run") as caught:
+        resume(Path("nowhere"))
+    assert caught.value.found == "no unfinished runs below runs/"
+    shutil.copytree(run, tmp_path / "runs" / "photos")
+    with chdir(tmp_path), pytest.raises(RunError, match="no such run") as caught:
+        resume(Path("nowhere"))
+    assert caught.value.found == "unfinished runs here: photos"
     with pytest.raises(RunError, match="nothing to go on with") as caught:
         resume(here)
-    assert "no checkpoints/ in it" in str(caught.value.found)
+    assert "no checkpoint in checkpoints/" in str(caught.value.found)
+
+
+def test_a_recipe_that_was_lost_is_taken_from_the_checkpoint(
+    here: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, listener = begun(here, monkeypatch, asked(), tmp_path / "run"), Listener()
+    (run / "recipe.yaml").unlink()
+    with chdir(here):
+        resume(run, progress=listener)
+        train(asked(), tmp_path / "whole")
+    assert "going on after step 4, in epoch 2 of 3" in listener.said
+    assert written(run) == written(tmp_path / "whole")
+
+
+def test_two_do_not_train_one_run(here: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = begun(here, monkeypatch, asked(), tmp_path / "run")
+    with pytest.raises(RunError, match="no finished run") as caught:
+        Run.open(run)
+    assert caught.value.fix == f"go on with it: ftx train --resume {run}"
+    with sole_writer(run, None):
+        with chdir(here), pytest.raises(RunError, match="another ftx is at work on this folder"):
+            resume(run)
+        with pytest.raises(RunError, match="no finished run") as caught:
+            Run.open(run)
+        assert caught.value.fix == "another ftx is training it: wait for it"
+    with chdir(here):
+        assert resume(run).epochs == 3
+
+
+def test_a_signal_before_the_first_step_leaves_what_there_was(
+    here: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = begun(here, monkeypatch, asked(), tmp_path / "run")
+
+    def stop(*_: object) -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    with chdir(here):
+        with monkeypatch.context() as patch:
+            patch.setattr(session, "resolve", stop)
+            with pytest.raises(Terminated) as caught:
+                resume(run)
+        assert caught.value.fix == f"ftx train --resume {run}"
+        assert resume(run).epochs == 3
 
 
 def test_what_was_found_damaged_is_no_checkpoint_later(
@@ -348,7 +399,7 @@ def test_images_that_were_moved_are_named_anew(here: Path, tmp_path: Path, monke
     copy = shutil.copytree(here, tmp_path / "before")
     run = begun(copy, monkeypatch, asked(), tmp_path / "run")
     moved = copy.rename(tmp_path / "after") / "multiclass.csv"
-    with chdir(tmp_path), pytest.raises(DataError, match="no such") as caught:
+    with chdir(tmp_path), pytest.raises(DataError, match="images of this training are not where they were") as caught:
         resume(run)
     assert "--data DIR" in str(caught.value.fix)
     with monkeypatch.context() as patch, chdir(tmp_path):

@@ -8,10 +8,10 @@ import threading
 
 import pytest
 
-from ftx.core.errors import Terminated
+from ftx.core.errors import Termination
 from ftx.training.signals import stoppable
 
-WATCHED = (signal.SIGINT, signal.SIGTERM)
+WATCHED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 def test_signals_go_where_they_went_before() -> None:
@@ -34,7 +34,10 @@ def test_in_another_thread_no_signal_is_watched() -> None:
     assert found == [(False, before)]
 
 
-@pytest.mark.parametrize(("number", "error"), [(signal.SIGINT, KeyboardInterrupt), (signal.SIGTERM, Terminated)])
+@pytest.mark.parametrize(
+    ("number", "error"),
+    [(signal.SIGINT, KeyboardInterrupt), (signal.SIGTERM, Termination), (signal.SIGHUP, Termination)],
+)
 def test_between_steps_a_signal_waits_and_a_second_one_does_not(
     number: signal.Signals, error: type[BaseException]
 ) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 import warnings
 from importlib import import_module
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn, cast
 import typer
 from typer.core import TyperGroup
 
-from ftx.core.errors import InputError, Interrupted
+from ftx.core.errors import InputError, Termination, stopped
 from ftx.core.version import __version__
 
 if TYPE_CHECKING:
@@ -69,8 +70,8 @@ class VerbGroup(TyperGroup):
             return super().invoke(ctx)
         except BrokenPipeError:
             return _reader_went_away()
-        except KeyboardInterrupt:  # Typer would make a bare status of it
-            raise Interrupted("interrupted", found="nothing half-written is left") from None
+        except KeyboardInterrupt as ended:  # Typer would make a bare status of it
+            raise stopped(ended, found="nothing half-written is left") from None
 
 
 # Plain help: rich's markup costs 0.15 s of import, half of what `ftx --help` may take.
@@ -171,6 +172,21 @@ def _open_closed_streams() -> None:
             setattr(sys, name, open(number, "r" if number == 0 else "w", encoding="utf-8", closefd=False))  # noqa: SIM115
 
 
+def _end_cleanly(number: int, _frame: object) -> NoReturn:
+    raise Termination
+
+
+def _watch_for_termination() -> None:
+    """Let SIGTERM, and a terminal that is closed, end the program as Ctrl-C does, with nothing half-written left.
+
+    What the process was told to ignore, as by nohup, stays ignored.
+    """
+    for name in ("SIGTERM", "SIGHUP"):
+        number = getattr(signal, name, None)
+        if number is not None and signal.getsignal(number) == signal.SIG_DFL:
+            signal.signal(number, _end_cleanly)
+
+
 def main() -> NoReturn:
     """Entry point of the command ``ftx``."""
     # torch's threads wait for each other by spinning, which starves them as soon as another program wants a core:
@@ -178,4 +194,5 @@ def main() -> NoReturn:
     # cores free the two are equally fast. Read when torch is loaded; the user's own choice stays.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     _open_closed_streams()
+    _watch_for_termination()
     sys.exit(run(sys.argv[1:]))

@@ -49,7 +49,7 @@ class FailureReport(VerbReport):
 
 def report_failure(error: Exception, *, arguments: Sequence[str], verb: str | None, as_json: bool, debug: bool) -> int:
     """Print the error, as JSON too if that was asked for, and give the exit status."""
-    known = as_ftx_error(error)
+    known = as_ftx_error(error, verb)
     if debug:
         traceback.print_exception(error)
     if known is None:
@@ -64,7 +64,7 @@ def report_failure(error: Exception, *, arguments: Sequence[str], verb: str | No
     return known.exit_code
 
 
-def as_ftx_error(error: Exception) -> FtxError | None:
+def as_ftx_error(error: Exception, verb: str | None = None) -> FtxError | None:
     """The error in our own terms; None if it is one that nobody foresaw."""
     if isinstance(error, FtxError):
         return error
@@ -76,16 +76,16 @@ def as_ftx_error(error: Exception) -> FtxError | None:
         return EnvironmentFault("the system refuses", where=error.filename, found=error.strerror)
     if isinstance(error, OSError) and error.errno in _INPUT:
         return InputError("this path cannot be used", where=error.filename, found=error.strerror, fix="name another")
-    return _usage_error(error)
+    return _usage_error(error, verb)
 
 
-def _usage_error(error: Exception) -> FtxError | None:
+def _usage_error(error: Exception, verb: str | None) -> FtxError | None:
     # Typer's exceptions were click's and then its own, without one public base; both know how to show themselves.
     message = getattr(error, "format_message", None)
     if not callable(message):
         return None
     context = getattr(error, "ctx", None)
-    command = cast("str", getattr(context, "command_path", "ftx"))
+    command = cast("str", getattr(context, "command_path", f"ftx {verb or ''}".rstrip()))
     return InputError(str(message()), fix=f"`{command} --help` lists what it takes")
 
 

@@ -38,6 +38,8 @@ def command(
     """
     from ftx.evaluating.predict import predict
 
+    if scores and not json:
+        console.print_note("--scores is for --json: a table has room for the best alone")
     # Lines that appear one by one and a bar would write over each other on one terminal.
     progress = console.TerminalProgress(bars=not (json and console.answers_on_terminal()))
     answers: list[Prediction] = []

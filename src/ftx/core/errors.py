@@ -100,6 +100,16 @@ class Terminated(FtxError):
     exit_code = TERMINATED
 
 
+class Termination(KeyboardInterrupt):
+    """SIGTERM, or a terminal that was closed: ends the work that is done as Ctrl-C does, whatever catches errors."""
+
+
+def stopped(by: KeyboardInterrupt, *, doing: str = "", found: str, fix: str | None = None) -> FtxError:
+    """What to tell of work that a signal ended."""
+    kind, what = (Terminated, "terminated") if isinstance(by, Termination) else (Interrupted, "interrupted")
+    return kind(f"{what} {doing}".rstrip(), found=found, fix=fix)
+
+
 class EnvironmentFault(FtxError):
     """The machine is at fault: no space, an extra that is not installed, no network."""
 

@@ -16,7 +16,7 @@ from functools import cache
 from itertools import count
 from pathlib import Path
 
-from ftx.core.errors import EnvironmentFault, FtxError
+from ftx.core.errors import EnvironmentFault, FtxError, RunError
 from ftx.core.file_cache import UnchangedFile
 from ftx.core.untrusted_files import open_file
 
@@ -178,11 +178,11 @@ def _state_and_start(process: int) -> tuple[str, int | None]:
 
 
 @contextmanager
-def sole_writer(folder: Path, note: Callable[[str], None]) -> Iterator[None]:
+def sole_writer(folder: Path, note: Callable[[str], None] | None) -> Iterator[None]:
     """Let no other process change the folder until the block ends; a process that is killed lets go as well.
 
     Who has to wait is told so. What processes that ended left unfinished in the folder is gone then.
-    Raises: EnvironmentFault if the folder cannot be written.
+    Raises: EnvironmentFault if the folder cannot be written; where nobody is to be told, RunError if it is held.
     """
     from filelock import FileLock, Timeout
 
@@ -191,6 +191,8 @@ def sole_writer(folder: Path, note: Callable[[str], None]) -> Iterator[None]:
         try:
             lock.acquire(timeout=_WORTH_A_WORD_S)
         except Timeout:
+            if note is None:
+                raise RunError("another ftx is at work on this folder", where=folder, fix="let it end first") from None
             note(f"another ftx is writing to {folder}: waiting for it")
             lock.acquire()
     try:
@@ -198,6 +200,20 @@ def sole_writer(folder: Path, note: Callable[[str], None]) -> Iterator[None]:
         yield
     finally:
         lock.release()
+
+
+def is_held(folder: Path) -> bool:
+    """Whether another process is changing the folder at this moment."""
+    from filelock import FileLock, Timeout
+
+    lock = FileLock(folder / LOCK)
+    try:
+        with disk_faults(folder), lock.acquire(timeout=0):
+            return False
+    except Timeout:
+        return True
+    except EnvironmentFault:  # who cannot write there holds nothing, and cannot know
+        return False
 
 
 def place_new(staged: Path, final: Path) -> Path:
@@ -242,8 +258,9 @@ def replace_folder(staged: Path, final: Path) -> None:
 
 # No space, a quota, a file too large for its file system or its owner's limit.
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-# Not every library raises OSError: safetensors quotes the system's words, OpenVINO has its own for a failed write.
-_FULL_IN_WORDS = (*(os.strerror(number) for number in _FULL), "iostream error")
+_CLOSED = (errno.EACCES, errno.EROFS, errno.EPERM)
+# Of OpenVINO, for a write that failed.
+_FAILED_WRITE = "iostream error"
 
 
 @contextmanager
@@ -254,16 +271,23 @@ def disk_faults(path: Path) -> Iterator[None]:
     except FtxError:
         raise
     except Exception as error:
-        number = error.errno if isinstance(error, OSError) else None
-        if number in _FULL or (number is None and any(words in str(error) for words in _FULL_IN_WORDS)):
+        number = _number(error)
+        if number in _FULL or (number is None and _FAILED_WRITE in str(error)):
             raise EnvironmentFault(
                 "the disk takes no more", where=path, found=str(error), fix="free some space"
             ) from error
-        if number in (errno.EACCES, errno.EROFS, errno.EPERM):
+        if number in _CLOSED:
             raise EnvironmentFault(
                 "this place cannot be written", where=path, found=os.strerror(number), fix="choose another folder"
             ) from error
         raise
+
+
+def _number(error: Exception) -> int | None:
+    """The system's number of an error; not every library raises OSError: safetensors quotes the system's words."""
+    if isinstance(error, OSError) and error.errno is not None:
+        return error.errno
+    return next((number for number in (*_FULL, *_CLOSED) if os.strerror(number) in str(error)), None)
 
 
 def settle(folder: Path) -> None:

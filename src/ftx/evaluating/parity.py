@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ftx.core.errors import InputError, RunError, shell_command
+from ftx.core.errors import ExportError, InputError, RunError, shell_command
 from ftx.core.progress import SILENT, Progress
 from ftx.evaluating.folder_parity import validate_folder
 from ftx.evaluating.logit_bounds import Bounds
@@ -20,7 +20,7 @@ from ftx.evaluating.run_parity import Samples, ask_trained, take_samples
 from ftx.evaluating.stated_labels import identity_faults
 from ftx.evaluating.verdict import judge, passes
 from ftx.runs.artifacts import DENSE, EXPORT_IR, EXPORTED, IRS, TRAINED, Artifact
-from ftx.runs.card_json import CARD_FILE, PROOF_FILE
+from ftx.runs.card_json import CARD_FILE, IR_FILE, PROOF_FILE
 from ftx.runs.machine import this_machine
 from ftx.runs.parity_json import PARITY_FILE, ParityReport, read_parity
 from ftx.runs.proof_json import Answers, ir_digest, keep_proof
@@ -55,6 +55,9 @@ def validate(
         )
     path = target.path if isinstance(target, Run) else Run.open().path if target is None else Path(target)
     folder = path.parent if path.is_file() else path
+    if (folder / IR_FILE).is_file() and not (folder / CARD_FILE).is_file():
+        found = f"no {CARD_FILE} in it"
+        raise ExportError("this exported folder is not whole", where=folder, found=found, fix="copy it again")
     if (folder / CARD_FILE).is_file():
         if data is not None or images is not None:
             raise InputError(
@@ -62,6 +65,7 @@ def validate(
                 where=folder,
                 fix="leave them out, or name the run",
             )
+        Run.refuse_stale_folder(folder)
         report = validate_folder(folder, table, max_drop, progress)
         report.require_proof, report.ok = require_proof, passes(report.verdicts, require_proof=require_proof)
         return report

@@ -75,10 +75,11 @@ def point_latest_at(out: Path) -> None:
                 raise
 
 
-def known_runs(near: Path) -> str:
-    """What there is instead of a run that was not found: the nearest name, or all."""
-    runs = sorted(path.parent.name for path in RUNS.glob("*/run.json") if path.parent.name != LATEST.name)
+def known_runs(near: Path, *, unfinished: bool = False) -> str:
+    """What there is instead of a run that was not found: the nearest name, or all; ``unfinished``: to be resumed."""
+    marks = RUNS.glob("*/checkpoints/" if unfinished else "*/run.json")
+    runs = sorted(path.parent.name for path in marks if path.parent.name != LATEST.name)
     if not runs:
-        return "no runs below runs/"
+        return f"no {'unfinished ' * unfinished}runs below runs/"
     alike = nearest(near.name, runs)
-    return f"nearest: {RUNS / alike}" if alike else f"runs here: {', '.join(runs)}"
+    return f"nearest: {RUNS / alike}" if alike else f"{'unfinished ' * unfinished}runs here: {', '.join(runs)}"

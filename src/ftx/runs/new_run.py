@@ -10,7 +10,6 @@ from pathlib import Path
 
 from ftx.core.errors import RunError
 from ftx.core.files import place_new, settle, sole_writer, staging, write_atomic
-from ftx.core.progress import Progress
 from ftx.data.dataset import Entry
 from ftx.runs.data_jsonl import write_entries
 from ftx.runs.latest import LATEST
@@ -85,12 +84,13 @@ def new_run(out: Path) -> Iterator[NewRun]:
 
 
 @contextmanager
-def unfinished_run(path: Path, progress: Progress) -> Iterator[NewRun]:
+def unfinished_run(path: Path) -> Iterator[NewRun]:
     """Go on with a run that was shown before it was done, or that was interrupted; no other process changes it.
 
-    Raises: RunError if it has a run.json that does not hold, which ``seal`` would find only after all the training.
+    Raises: RunError if another process is at work on it, or if it has a run.json that does not hold, which ``seal``
+    would find only after all the training.
     """
-    with sole_writer(path, progress.note):
+    with sole_writer(path, None):
         if (path / MANIFEST_FILE).is_file():
             read_manifest(path / MANIFEST_FILE)
         yield NewRun(path, path, shown=True)

@@ -99,16 +99,34 @@ class Run:
         for name, digest in sorted(manifest.files.items()):
             if artifact.holds(name):
                 self._check_file(name, digest, artifact)
-        if manifest.is_stale(artifact):
+        self._refuse_stale(artifact)
+        if artifact.made_from is not None and artifact.name in manifest.lineage:
+            self.require(artifact.made_from)
+        return self.folder(artifact)
+
+    def _refuse_stale(self, artifact: Artifact) -> None:
+        if self.manifest.is_stale(artifact):
             raise RunError(
                 f"{artifact}/ is stale",
                 where=self.folder(artifact),
                 found=f"it was made from another {artifact.made_from}/ than the one now in the run",
                 fix=f"run: {artifact.command(self.path)}",
             )
-        if artifact.made_from is not None and artifact.name in manifest.lineage:
-            self.require(artifact.made_from)
-        return self.folder(artifact)
+
+    @classmethod
+    def refuse_stale_folder(cls, folder: Path) -> None:
+        """Refuse the folder of an artifact that lies in its run, and was made from what that no longer holds.
+
+        On a device it lies alone, and nothing is asked. Files are not hashed.
+        Raises: RunError.
+        """
+        for artifact in ARTIFACTS.values():
+            root = Path(folder.absolute().as_posix().removesuffix(f"/{artifact}"))
+            if root != folder.absolute() and (root / MANIFEST_FILE).is_file():
+                run, line = cls.open(root), artifact
+                while line.made_from is not None:
+                    run._refuse_stale(line)
+                    line = line.made_from
 
     def file(self, name: str) -> Path:
         """A file that training wrote beside its artifact, unaltered.

@@ -9,7 +9,7 @@ from typing import Annotated, Self
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from ftx.core.errors import RunError, shell_command
-from ftx.core.files import sha256_file
+from ftx.core.files import is_held, sha256_file
 from ftx.core.version import __version__
 from ftx.data.preprocess import Preprocess
 from ftx.recipe.sections import Method
@@ -98,7 +98,8 @@ def read_manifest(path: Path) -> Manifest:
     if not path.is_file():
         found, fix = f"no {path.name} in it", "name a run folder"
         if checkpoint_records(path.parent):
-            fix = f"go on with its training: {shell_command('ftx train --resume', path.parent)}"
+            found, fix = "its training has not ended", shell_command("ftx train --resume", path.parent)
+            fix = "another ftx is training it: wait for it" if is_held(path.parent) else f"go on with it: {fix}"
         raise RunError("this folder is no finished run", where=path.parent, found=found, fix=fix)
     return read_record(path, Manifest, RunError, RESTORE)
 

@@ -44,8 +44,9 @@ def best_ir(run: Run) -> tuple[Artifact, str]:
             where=run.path / PARITY_FILE,
             fix=f"export it again, or name one to use it all the same: --artifact {run.folder(held[0])}",
         )
-    again = shell_command("ftx validate", run.path)
-    return left[0], f"the most exact, as {why or 'none is proved'}: {again}"
+    if report and why is None and left[0] in _judged(report, "unproved", run):  # asked again it would say the same
+        return left[0], f"the most exact, as none is proved: {report.said.get(left[0].name, 'too few images')}"
+    return left[0], f"the most exact, as {why or 'none is proved'}: {shell_command('ftx validate', run.path)}"
 
 
 def furthest(run: Run) -> Artifact:
@@ -93,11 +94,11 @@ def _judged(report: ParityReport, verdict: Verdict, run: Run) -> set[Artifact]:
 def ask_for_proof(folder: Path, progress: Progress) -> None:
     """Say where nobody has validated this very model on this kind of machine, or where it is not proved."""
     found = _found_here(folder)
-    again = shell_command("ftx validate", folder)
     if found is None:
+        again = shell_command("ftx validate", folder)
         progress.note(f"nobody has validated this model on this CPU and version of OpenVINO: {again}")
     elif found.verdict != "proved":
-        progress.note(f"this model is {found.verdict} on this machine: {again}")
+        progress.note(f"this model is {found.verdict} on this machine: {found.said}")
 
 
 def _found_here(folder: Path) -> RunProof | Transfer | None:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ftx.core.errors import ExportError, RunError
+from ftx.core.errors import ExportError, RunError, nearest
 from ftx.core.progress import SILENT, Progress
 from ftx.data.preprocess import Preprocess
 from ftx.runs.artifacts import ARTIFACTS, DENSE, ONNX_FILE, TRAINED, Artifact
 from ftx.runs.card_json import CARD_FILE
 from ftx.runs.run import Run
-from ftx.runs.run_json import MANIFEST_FILE
+from ftx.runs.run_json import MANIFEST_FILE, checkpoint_records
 from ftx.runtimes.choose_artifact import ask_for_proof, best_ir
 from ftx.runtimes.predictor import Compute, Predictor
 from ftx.tasks.base import Task
@@ -31,7 +31,7 @@ def load(
     folder = Path(artifact)
     if str(artifact) in ARTIFACTS and not folder.exists():  # as ftx eval names it
         return load_artifact(Run.open(), str(artifact), compute=compute)
-    if (folder / MANIFEST_FILE).is_file():
+    if (folder / MANIFEST_FILE).is_file() or checkpoint_records(folder):
         return _load_best(Run.open(folder), compute, progress)
     predictor = load_folder(folder, compute=compute)
     if predictor.name == "openvino":
@@ -48,6 +48,7 @@ def load_folder(folder: Path, *, compute: Compute = "auto") -> Predictor:
     if folder.is_file():
         folder = folder.parent
     if (folder / CARD_FILE).is_file():
+        Run.refuse_stale_folder(folder)
         from ftx.runtimes.openvino import OpenVinoPredictor
 
         return OpenVinoPredictor(folder, compute)
@@ -57,11 +58,12 @@ def load_folder(folder: Path, *, compute: Compute = "auto") -> Predictor:
     if (folder / DENSE_CONFIG).is_file():
         return _dense(folder)
     onnx_alone = (folder / ONNX_FILE).is_file()
+    alike = nearest(str(folder), ARTIFACTS)
     raise ExportError(
         "there is no model here that ftx can open",
         where=folder,
         found="an ONNX file outside its run: its image path is in run.json" if onnx_alone else _what_is_there(folder),
-        fix="name a run, or a folder that ftx export wrote (it holds card.json)",
+        fix=f"did you mean {alike}?" if alike else "name a run, or a folder that ftx export wrote (it holds card.json)",
     )
 
 

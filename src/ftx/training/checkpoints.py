@@ -18,7 +18,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from ftx.core.errors import RunError
+from ftx.core.errors import RunError, shell_command
 from ftx.core.files import sha256_file, staged_file, write_atomic
 from ftx.core.progress import Progress
 from ftx.core.strict_json import JsonError, read_json
@@ -146,14 +146,19 @@ def newest(run: Path, progress: Progress) -> Saved:
             progress.note(f"a checkpoint is damaged ({one}): going on from the one before, {path.name}")
         return found
     if damaged:
-        raise RunError("no checkpoint of this run is whole", where=folder, found="; ".join(damaged), fix="train again")
+        raise RunError("no checkpoint of this run is whole", where=folder, found="; ".join(damaged), fix=_anew(run))
     finished = (run / "run.json").is_file()
     raise RunError(
         "there is nothing to go on with",
         where=run,
-        found="its training has finished" if finished else f"no {CHECKPOINTS}/ in it",
+        found="its training has finished" if finished else f"no checkpoint in {CHECKPOINTS}/",
         fix="name a run whose training was interrupted, or ftx train",
     )
+
+
+def _anew(run: Path) -> str:
+    """How to train what a run was to become."""
+    return f"train again: {shell_command('ftx train --config', run / 'recipe.yaml')}"
 
 
 def _read(path: Path) -> Saved:

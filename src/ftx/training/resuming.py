@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from ftx.core.errors import RecipeError, RunError, listed
+from ftx.core.errors import DataError, RecipeError, RunError, listed
+from ftx.core.files import write_atomic
 from ftx.data.dataset import Entry
 from ftx.recipe.error_lines import dotted_keys
 from ftx.recipe.schema import Recipe
@@ -22,9 +23,12 @@ def recipe_to_go_on_with(
 ) -> Recipe:
     """The recipe of a run, with ``key=value`` and flags laid over it, if it is the one that its training began with.
 
-    Raises: RecipeError naming each key by which another training would have begun, its value then and now.
+    Raises: RecipeError naming each key by which another training would have begun, its value then and now; DataError
+    where its images are gone.
     """
     path = run / "recipe.yaml"
+    if not path.exists():  # the checkpoint holds it too
+        write_atomic(path, trained_with.dumps().encode())
     now = Recipe.build(path, overrides, flags)
     for where, recipe in ((path, Recipe.load(path)), (None, now)):
         if found := _differences(trained_with, recipe):
@@ -34,6 +38,12 @@ def recipe_to_go_on_with(
                 found=listed(found),
                 fix="leave the keys as they were to go on, or train anew with the changes",
             )
+    if not now.data.path.exists():
+        raise DataError(
+            "the images of this training are not where they were",
+            where=now.data.path,
+            fix="run the command from the folder where training began, or name their folder: --data DIR",
+        )
     return now
 
 

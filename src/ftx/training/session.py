@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from ftx.core.errors import EnvironmentFault, Interrupted, RunError, Terminated, shell_command
+from ftx.core.errors import EnvironmentFault, RunError, Termination, shell_command, stopped
 from ftx.core.files import check_space, stage_folder, write_atomic
 from ftx.core.memory import memory_faults
 from ftx.core.progress import SILENT, Progress
@@ -20,7 +21,7 @@ from ftx.runs.data_jsonl import entries_digest, write_entries
 from ftx.runs.latest import fresh_out, known_runs, point_latest_at
 from ftx.runs.new_run import NewRun, new_run, refuse_existing, seal, unfinished_run
 from ftx.runs.readme import KeptEpoch, write_trained_card
-from ftx.runs.run_json import Manifest
+from ftx.runs.run_json import CHECKPOINTS, Manifest, checkpoint_records
 from ftx.runs.trained import save_trained
 from ftx.tasks.thresholds import Thresholds
 from ftx.training.checkpoints import Checkpoints, Origin, Saved, newest
@@ -65,7 +66,7 @@ def train(
         resolved = resolve(recipe, strict, progress)
         out = out or fresh_out(f"{recipe.data.path.resolve().stem}-{resolved.recipe.method}")
         check_space(out, _BYTES * resolved.prepared.trainable)
-        with new_run(out) as new:
+        with new_run(out) as new, _resumable(new):
             report = _Session(new, resolved, stop, progress, on_epoch).run(None)
     if new.path != out:
         progress.note(f"{out} was taken by another training meanwhile: this run is {new.path}")
@@ -90,16 +91,34 @@ def resume(
     with stoppable() as stop:
         if not run.is_dir():
             raise RunError(
-                "there is no such run", where=run, found=known_runs(run), fix="name an unfinished run folder"
+                "there is no such run",
+                where=run,
+                found=known_runs(run, unfinished=True),
+                fix="name an unfinished run folder",
             )
-        with unfinished_run(run, progress) as unfinished:
+        with unfinished_run(run) as unfinished, _resumable(unfinished):
             saved = newest(run, progress)
-            origin = saved.checkpoint.origin
+            origin, position = saved.checkpoint.origin, saved.checkpoint.record.position
             with in_threads_as(origin.circumstances):
                 resolved = resolve(recipe_to_go_on_with(run, origin.recipe, overrides, flags), False, SILENT)
                 refuse_other(run, origin, resolved)
+                epochs = origin.recipe.train.epochs
+                progress.note(f"going on after step {position.step}, in epoch {position.epoch} of {epochs}")
                 report = _Session(unfinished, resolved, stop, progress, on_epoch).run(saved)
     return _named(report, progress)
+
+
+@contextmanager
+def _resumable(run: NewRun) -> Iterator[None]:
+    """Say of a training that a signal ends how to go on with it, if it has a checkpoint."""
+    try:
+        yield
+    except KeyboardInterrupt as signal:
+        if not checkpoint_records(run.folder):
+            raise
+        found = f"its state is saved in {run.path / CHECKPOINTS}"
+        command = shell_command("ftx train --resume", run.path)
+        raise stopped(signal, doing="in training", found=found, fix=command) from None
 
 
 def _named(report: TrainReport, progress: Progress) -> TrainReport:
@@ -124,7 +143,7 @@ class _Session:
     def run(self, saved: Saved | None) -> TrainReport:
         """Train, and write what came of it.
 
-        Raises: Interrupted or Terminated where it was stopped before there was an epoch to keep.
+        Raises: KeyboardInterrupt where it was stopped before there was an epoch to keep.
         """
         origin = self._origin(saved)
         checkpoints = Checkpoints(self.new, origin, saved)
@@ -144,11 +163,15 @@ class _Session:
         except Diverged:
             checkpoints.remove()
             raise
-        finally:
-            # Whatever ended it, a signal, a full disk, no memory: who has a checkpoint can go on.
-            if checkpoints.any:
-                self.progress.note(f"to go on with it: {shell_command('ftx train --resume', self.new.path)}")
+        except Exception:  # a full disk, no memory: who has a checkpoint can go on
+            self._say_how_to_go_on(checkpoints)
+            raise
+        self._say_how_to_go_on(checkpoints)
         return _train_report(self, made, state.seconds)
+
+    def _say_how_to_go_on(self, checkpoints: Checkpoints) -> None:
+        if checkpoints.any:
+            self.progress.note(f"to go on with it: {shell_command('ftx train --resume', self.new.path)}")
 
     def _origin(self, saved: Saved | None) -> Origin:
         """Put the model where it trains, and decide what is computed once: as before, where it goes on."""
@@ -185,12 +208,7 @@ class _Session:
 
             made = fit(training, state, progress=self.progress, on_epoch=tell, checkpoints=checkpoints, stop=self.stop)
         if made is None:
-            kind, what = (Terminated, "terminated") if self.stop.asked == "terminate" else (Interrupted, "interrupted")
-            raise kind(
-                f"{what} in training",
-                found=f"its state is saved in {checkpoints.folder}",
-                fix=shell_command("ftx train --resume", self.new.path),
-            )
+            raise Termination if self.stop.asked == "terminate" else KeyboardInterrupt
         return made
 
     def _write(self, made: Fit) -> None:

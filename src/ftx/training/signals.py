@@ -1,4 +1,7 @@
-"""Ctrl-C and SIGTERM in a training: the step that is computed is finished, so that the state that is left is whole."""
+"""Ctrl-C, SIGTERM and a terminal that is closed, in a training.
+
+The step that is computed is finished, so that the state that is left is whole.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +12,10 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import Literal
 
-from ftx.core.errors import Terminated
+from ftx.core.errors import Termination
+
+# POSIX alone knows of terminals that are closed.
+_TERMINATE = (signal.SIGTERM, *([signal.SIGHUP] if hasattr(signal, "SIGHUP") else []))
 
 
 class Stop:
@@ -38,12 +44,10 @@ class Stop:
     def receive(self, number: int, _frame: FrameType | None) -> None:
         """Take a signal."""
         again = self.asked is not None
-        self.asked = "terminate" if number == signal.SIGTERM else "interrupt"
+        self.asked = "terminate" if number in _TERMINATE else "interrupt"
         if self._deferred and not again:
             return
-        if number == signal.SIGTERM:
-            raise Terminated("terminated", found="nothing half-written is left")
-        raise KeyboardInterrupt
+        raise Termination if number in _TERMINATE else KeyboardInterrupt
 
 
 @contextmanager
@@ -58,7 +62,7 @@ def stoppable() -> Iterator[Stop]:
         yield stop
         return
     # None: a handler that is not Python's, which could not be put back.
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, *_TERMINATE)}
     before = {number: handler for number, handler in before.items() if handler not in (signal.SIG_IGN, None)}
     for number in before:
         signal.signal(number, stop.receive)

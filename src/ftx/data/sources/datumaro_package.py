@@ -25,7 +25,8 @@ def read_with_datumaro(path: Path, form: str) -> Listing:
         raise EnvironmentFault(
             f"reading the format {form} needs the datumaro package",
             found=f"no package '{error.name}'",
-            fix="pip install 'ftx-vit[datumaro]'",
+            fix="leave --format out for folders, tables, COCO and Datumaro's JSON; for others: "
+            "pip install 'ftx-vit[datumaro]'",
         ) from error
     known = sorted(str(name) for name in Environment().importers)
     if form not in known:
