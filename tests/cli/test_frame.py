@@ -19,7 +19,7 @@ from pathlib import Path
 import pytest
 
 import ftx
-from ftx.cli.app import VERBS, run
+from ftx.cli.app import VERBS, run, watch_for_termination
 from ftx.cli.schema import SCHEMAS
 from ftx.core.errors import EnvironmentFault
 
@@ -328,8 +328,16 @@ def test_control_characters_do_not_reach_the_terminal() -> None:
     assert "a\\x1b[31m" in done.stdout
 
 
-def test_ctrl_c_ends_quietly() -> None:
-    body = "import sys, time; print('ready', flush=True); time.sleep(60)"
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 143)])
+def test_a_signal_ends_quietly_whatever_catches_errors(number: signal.Signals, status: int) -> None:
+    body = """
+import time
+try:
+    print('ready', flush=True)
+    time.sleep(60)
+except Exception:
+    pass
+"""
     process = subprocess.Popen(
         [sys.executable, "-c", PROBE, body],
         stdout=subprocess.PIPE,
@@ -339,10 +347,20 @@ def test_ctrl_c_ends_quietly() -> None:
     )
     assert process.stdout is not None
     assert process.stdout.readline() == "ready\n"
-    process.send_signal(signal.SIGINT)
+    process.send_signal(number)
     _, errors = process.communicate(timeout=30)
-    assert process.returncode == 130
+    assert process.returncode == status
+    assert errors.startswith("error: interrupted" if status == 130 else "error: terminated")
     assert "Traceback" not in errors
+
+
+def test_a_signal_that_the_process_ignores_stays_ignored(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = {signal.SIGTERM: signal.SIG_DFL, signal.SIGHUP: signal.SIG_IGN}
+    monkeypatch.setattr(signal, "getsignal", lambda number: found[number])
+    handlers: dict[int, object] = {}
+    monkeypatch.setattr(signal, "signal", lambda number, handler: handlers.update({number: handler}))
+    watch_for_termination()
+    assert list(handlers) == [signal.SIGTERM]
 
 
 @pytest.mark.parametrize(

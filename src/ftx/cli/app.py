@@ -176,7 +176,7 @@ def _end_cleanly(number: int, _frame: object) -> NoReturn:
     raise Termination
 
 
-def _watch_for_termination() -> None:
+def watch_for_termination() -> None:
     """Let SIGTERM, and a terminal that is closed, end the program as Ctrl-C does, with nothing half-written left.
 
     What the process was told to ignore, as by nohup, stays ignored.
@@ -194,5 +194,5 @@ def main() -> NoReturn:
     # cores free the two are equally fast. Read when torch is loaded; the user's own choice stays.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     _open_closed_streams()
-    _watch_for_termination()
+    watch_for_termination()
     sys.exit(run(sys.argv[1:]))
