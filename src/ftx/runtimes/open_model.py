@@ -100,8 +100,9 @@ def artifact_named(run: Run, name: str) -> Artifact:
 
 def _load_best(run: Run, compute: Compute, progress: Progress) -> Predictor:
     chosen, why = best_ir(run)
+    predictor = load_artifact(run, chosen, compute=compute)
     progress.note(f"model: {run.folder(chosen)}, {why}")
-    return load_artifact(run, chosen, compute=compute)
+    return predictor
 
 
 def _dense(folder: Path, of_run: tuple[Preprocess, Task] | None = None) -> Predictor:
