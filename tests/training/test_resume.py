@@ -351,7 +351,13 @@ def test_another_recipe_is_refused_and_named(here: Path, tmp_path: Path, monkeyp
             resume(run)
         assert (caught.value.where, caught.value.found) == (str(run / "recipe.yaml"), "train.epochs: 4, was 3")
         (run / "recipe.yaml").write_text(text)
-        resume(run, flags={"train.lr": "0.005"})
+        resume(run, flags={"train.lr": "auto"}, overrides=["data.image_size=32"])
+    run = begun(here, monkeypatch, asked(lr=2e-3), tmp_path / "rate")
+    with chdir(here):
+        with pytest.raises(RecipeError, match="means something else") as caught:
+            resume(run, flags={"train.lr": "auto"})
+        assert caught.value.found == "train.lr: 0.005, was 0.002"
+        resume(run, flags={"train.lr": "0.002"})
     run = begun(here, monkeypatch, asked("dora"), tmp_path / "ranks")
     with chdir(here), pytest.raises(RecipeError) as caught:
         resume(run, overrides=["adapter.rank=4"])

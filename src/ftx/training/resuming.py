@@ -31,7 +31,8 @@ def recipe_to_go_on_with(
         write_atomic(path, trained_with.dumps().encode())
     now = Recipe.build(path, overrides, flags)
     for where, recipe in ((path, Recipe.load(path)), (None, now)):
-        if found := _differences(trained_with, recipe):
+        # What is auto is decided below, and compared then (``refuse_other``).
+        if found := _differences(trained_with, recipe, without="auto"):
             raise RecipeError(
                 "the recipe is another one than the training began with",
                 where=where,
@@ -47,9 +48,9 @@ def recipe_to_go_on_with(
     return now
 
 
-def _differences(then: Recipe, now: Recipe) -> list[str]:
+def _differences(then: Recipe, now: Recipe, without: str = "") -> list[str]:
     values = [(key, _value(then, key), _value(now, key)) for key in dotted_keys(Recipe) if key != _MAY_MOVE]
-    return [f"{key}: {after}, was {before}" for key, before, after in values if after != before]
+    return [f"{key}: {after}, was {before}" for key, before, after in values if after not in (before, without)]
 
 
 def _value(recipe: Recipe, key: str) -> object:
