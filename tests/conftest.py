@@ -38,6 +38,14 @@ settings.register_profile("fuzz", max_examples=2000, print_blob=True)
 settings.load_profile("same")
 
 
+@pytest.fixture
+def can_hang_up() -> Iterator[None]:
+    """SIGHUP ends a process, as in a terminal: nohup has it ignored, also by what a test starts."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGHUP, before)
+
+
 class Listener:
     """A progress that keeps what is noted, and adds up what was announced and what was done."""
 

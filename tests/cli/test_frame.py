@@ -328,6 +328,7 @@ def test_control_characters_do_not_reach_the_terminal() -> None:
     assert "a\\x1b[31m" in done.stdout
 
 
+@pytest.mark.usefixtures("can_hang_up")
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 143)])
 def test_a_signal_ends_quietly_whatever_catches_errors(number: signal.Signals, status: int) -> None:
     body = """

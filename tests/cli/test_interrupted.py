@@ -87,6 +87,7 @@ def test_ctrl_c_before_there_is_anything_to_keep_leaves_nothing(folder: Path) ->
     assert not list(folder.glob("runs/*"))
 
 
+@pytest.mark.usefixtures("can_hang_up")
 def test_a_terminal_that_is_closed_saves_the_training(folder: Path) -> None:
     command = [sys.executable, "-m", "ftx", *WORDS.split(), *PATIENT]
     ours, its = pty.openpty()

@@ -13,15 +13,15 @@ from tests.exporting.conftest import Validated
 from tests.gates.faults import edit_json
 from torchmetrics.functional.classification import multiclass_f1_score
 
-from ftx.core.errors import ExportError, RunError
+from ftx.core.errors import ExportError, GateFailed, RunError
 from ftx.evaluating.evaluate import EvalReport, evaluate
 from ftx.recipe.sections import MAX_DROP
-from ftx.runs.artifacts import IR_FP16, IR_FP32
+from ftx.runs.artifacts import DENSE, IR_FP16, IR_FP32
 from ftx.runs.machine import this_machine
 from ftx.runs.parity_json import read_parity
 from ftx.runs.run import Run
 from ftx.runtimes import load, load_artifact
-from ftx.runtimes.choose_artifact import best_ir
+from ftx.runtimes.choose_artifact import best_ir, furthest
 
 REPORT = Path("reports", "parity.json")
 
@@ -75,6 +75,10 @@ def test_where_nothing_counts_the_most_exact_that_has_not_failed_is_taken(run: R
     edit_json(run.path / REPORT, lambda report: report["verdicts"].update({"openvino/fp32": "failed"}))
     said = read_parity(run.path).said["openvino/fp16"]  # pyright: ignore[reportOptionalMemberAccess]
     assert best_ir(run) == (IR_FP16, f"the most exact, as none is proved: {said}")
+    edit_json(run.path / REPORT, lambda report: report["verdicts"].update({"openvino/fp16": "failed"}))
+    with pytest.raises(GateFailed, match="every OpenVINO model of this run failed"):
+        best_ir(run)
+    assert furthest(run) == DENSE
     edit_json(run.path / REPORT, lambda report: report["digests"].update({"openvino/fp16": "another"}))
     assert best_ir(run) == (IR_FP16, f"the most exact, as none is proved: {again}")
     for text in ("{", "[]", "{}"):  # cut short, and what another version wrote

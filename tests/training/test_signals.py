@@ -11,6 +11,7 @@ import pytest
 from ftx.core.errors import Termination
 from ftx.training.signals import stoppable
 
+pytestmark = pytest.mark.usefixtures("can_hang_up")
 WATCHED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
