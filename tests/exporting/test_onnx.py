@@ -51,6 +51,13 @@ def test_the_interface_is_the_one_promised(path: Path) -> None:
     assert "Erf" not in operators
 
 
+def test_the_last_block_is_computed_for_the_class_token_alone(path: Path) -> None:
+    graph = onnx.shape_inference.infer_shapes(onnx.load(path)).graph
+    shapes = {value.name: value.type.tensor_type.shape.dim for value in graph.value_info}
+    tokens = [shapes[node.output[0]][1].dim_value for node in graph.node if node.op_type == "Gelu"]
+    assert tokens == [5, 5, 5, 5, 5, 1]
+
+
 def test_nothing_tells_where_it_was_made(path: Path, exported: Any) -> None:
     content = path.read_bytes()
     for secret in (str(Path(timm.__file__).parent), "site-packages", "stack_trace", str(exported.run.path), ".py"):

@@ -45,6 +45,17 @@ def test_fp32_answers_as_torch_at_every_batch_size(exported: Any, count: int) ->
     np.testing.assert_allclose(found, expected, rtol=0, atol=exported.bound(expected))
 
 
+def test_the_last_block_is_computed_for_the_class_token_alone(exported: Any) -> None:
+    """As in training: of its other tokens, four patches here, the head reads nothing."""
+    model = core().read_model(exported.run.require(IR_FP32) / "model.xml")
+    tokens = [
+        op.output(0).get_partial_shape()[1].get_length()
+        for op in model.get_ordered_ops()
+        if op.get_type_name() == "Gelu"
+    ]
+    assert tokens == [5, 5, 5, 5, 5, 1]
+
+
 def test_fp16_is_off_by_the_rounding_of_its_weights(exported: Any) -> None:
     expected = exported.logits(exported.normalised(16))
     found = compiled(exported.run.require(IR_FP16))(exported.pixels(16))["logits"]

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch.export import ExportedProgram
 
+from ftx.backbones.split_network import uncut
 from ftx.core.errors import ExportError
 from ftx.core.progress import Progress
 from ftx.core.telemetry import no_telemetry
@@ -105,8 +106,8 @@ class Source:
 
     @cached_property
     def program(self) -> ExportedProgram:
-        """The dense model, traced."""
-        return trace(load_dense(self.run.require(DENSE)), self.manifest.preprocess)
+        """The dense model, traced; of its last block no more than what the head reads, as in training."""
+        return trace(uncut(load_dense(self.run.require(DENSE))), self.manifest.preprocess)
 
     @cached_property
     def reference(self) -> Reference:
