@@ -58,7 +58,7 @@ test-lowest: $(LOWEST)/.installed ## Run quick tests and the pipeline with the l
 fuzz: $(VENV)/.installed ## Hand every parser some thousands of damaged documents
 	$(PYTEST) --hypothesis-profile=fuzz tests/strangers
 
-mutants: $(VENV)/.installed ## Put some 580 faults into the source, one at a time: the quick tests must notice 95 % (90 minutes at most)
+mutants: $(VENV)/.installed ## Put some 600 faults into the source, one at a time: the quick tests must notice 95 % (90 minutes at most)
 	$(BIN)/python -m tests.mutants run --workers $(WORKERS)
 
 bench: $(VENV)/.installed ## Time the training step against the peft library

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn, cast
 import typer
 from typer.core import TyperGroup
 
-from ftx.core.errors import InputError, Termination, stopped
+from ftx.core.errors import TERMINATING, InputError, Termination, stopped
 from ftx.core.version import __version__
 
 if TYPE_CHECKING:
@@ -181,9 +181,8 @@ def watch_for_termination() -> None:
 
     What the process was told to ignore, as by nohup, stays ignored.
     """
-    for name in ("SIGTERM", "SIGHUP"):
-        number = getattr(signal, name, None)
-        if number is not None and signal.getsignal(number) == signal.SIG_DFL:
+    for number in TERMINATING:
+        if signal.getsignal(number) == signal.SIG_DFL:
             signal.signal(number, _end_cleanly)
 
 

@@ -7,6 +7,7 @@ exactly that and exits with ``exit_code``; it shows a traceback under ``--debug`
 from __future__ import annotations
 
 import shlex
+import signal
 from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
 from itertools import islice
@@ -102,6 +103,10 @@ class Terminated(FtxError):
 
 class Termination(KeyboardInterrupt):
     """SIGTERM, or a terminal that was closed: ends the work that is done as Ctrl-C does, whatever catches errors."""
+
+
+# By number; POSIX alone knows of terminals that are closed.
+TERMINATING = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name))
 
 
 def stopped(by: KeyboardInterrupt, *, doing: str = "", found: str, fix: str | None = None) -> FtxError:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from ftx.core.errors import RunError, nearest
 from ftx.core.files import disk_faults, numbered, partial_path, sweep, write_atomic
+from ftx.runs.run_json import CHECKPOINTS, MANIFEST_FILE
 
 RUNS = Path("runs")
 LATEST = RUNS / "latest"
@@ -77,7 +78,7 @@ def point_latest_at(out: Path) -> None:
 
 def known_runs(near: Path, *, unfinished: bool = False) -> str:
     """What there is instead of a run that was not found: the nearest name, or all; ``unfinished``: to be resumed."""
-    marks = RUNS.glob("*/checkpoints/" if unfinished else "*/run.json")
+    marks = RUNS.glob(f"*/{CHECKPOINTS}/" if unfinished else f"*/{MANIFEST_FILE}")
     runs = sorted(path.parent.name for path in marks if path.parent.name != LATEST.name)
     if not runs:
         return f"no {'unfinished ' * unfinished}runs below runs/"

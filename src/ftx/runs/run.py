@@ -6,6 +6,7 @@ if a file in it changed or if what it was made from is no longer what the run ho
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -114,19 +115,30 @@ class Run:
             )
 
     @classmethod
-    def refuse_stale_folder(cls, folder: Path) -> None:
-        """Refuse the folder of an artifact that lies in its run, and was made from what that no longer holds.
+    def around(cls, folder: Path) -> tuple[Run, Artifact] | None:
+        """The run in which a folder lies as one of its artifacts; None where it lies alone, as on a device.
 
-        On a device it lies alone, and nothing is asked. Files are not hashed.
-        Raises: RunError.
+        Raises: as ``open``.
         """
         for artifact in ARTIFACTS.values():
             root = Path(folder.absolute().as_posix().removesuffix(f"/{artifact}"))
             if root != folder.absolute() and (root / MANIFEST_FILE).is_file():
-                run, line = cls.open(root), artifact
-                while line.made_from is not None:
-                    run._refuse_stale(line)
-                    line = line.made_from
+                return cls.open(root if folder.is_absolute() else os.path.relpath(root)), artifact
+        return None
+
+    @classmethod
+    def refuse_stale_folder(cls, folder: Path) -> None:
+        """Refuse the folder of an artifact that lies in its run, and was made from what that no longer holds.
+
+        Files are not hashed.
+        Raises: RunError.
+        """
+        found = cls.around(folder)
+        if found is not None:
+            run, artifact = found
+            while artifact.made_from is not None:
+                run._refuse_stale(artifact)
+                artifact = artifact.made_from
 
     def file(self, name: str) -> Path:
         """A file that training wrote beside its artifact, unaltered.

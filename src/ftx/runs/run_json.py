@@ -81,6 +81,7 @@ class Manifest(Record):
 
 # Of an unfinished training, to go on from.
 CHECKPOINTS = "checkpoints"
+RESUME = "ftx train --resume"
 RESTORE = "restore the file from a copy of the run, or train again"
 
 
@@ -98,8 +99,9 @@ def read_manifest(path: Path) -> Manifest:
     if not path.is_file():
         found, fix = f"no {path.name} in it", "name a run folder"
         if checkpoint_records(path.parent):
-            found, fix = "its training has not ended", shell_command("ftx train --resume", path.parent)
-            fix = "another ftx is training it: wait for it" if is_held(path.parent) else f"go on with it: {fix}"
+            found, fix = "its training has not ended", f"go on with it: {shell_command(RESUME, path.parent)}"
+            if is_held(path.parent):
+                fix = "another ftx is training it: wait for it"
         raise RunError("this folder is no finished run", where=path.parent, found=found, fix=fix)
     return read_record(path, Manifest, RunError, RESTORE)
 

@@ -44,9 +44,11 @@ def best_ir(run: Run) -> tuple[Artifact, str]:
             where=run.path / PARITY_FILE,
             fix=f"export it again, or name one to use it all the same: --artifact {run.folder(held[0])}",
         )
+    said = None
     if report and why is None and left[0] in _judged(report, "unproved", run):  # asked again it would say the same
-        return left[0], f"the most exact, as none is proved: {report.said.get(left[0].name, 'too few images')}"
-    return left[0], f"the most exact, as {why or 'none is proved'}: {shell_command('ftx validate', run.path)}"
+        said = report.said.get(left[0].name)
+    more = said or shell_command("ftx validate", run.path)
+    return left[0], f"the most exact, as {why or 'none is proved'}: {more}"
 
 
 def furthest(run: Run) -> Artifact:

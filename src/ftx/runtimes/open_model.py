@@ -49,16 +49,14 @@ def load_folder(folder: Path, *, compute: Compute = "auto") -> Predictor:
         folder = folder.parent
     if (folder / CARD_FILE).is_file():
         Run.refuse_stale_folder(folder)
-        from ftx.runtimes.openvino import OpenVinoPredictor
-
-        return OpenVinoPredictor(folder, compute)
-    inside_run = (folder.absolute().parent / MANIFEST_FILE).is_file()
-    if inside_run and folder.name in ARTIFACTS:
-        return load_artifact(Run.open(folder.parent), folder.name, compute=compute)
+        return _ir(folder, compute)
+    found = Run.around(folder)
+    if found is not None:
+        return load_artifact(*found, compute=compute)
     if (folder / DENSE_CONFIG).is_file():
         return _dense(folder)
     onnx_alone = (folder / ONNX_FILE).is_file()
-    alike = nearest(str(folder), ARTIFACTS)
+    alike = None if folder.exists() else nearest(str(folder), ARTIFACTS)
     raise ExportError(
         "there is no model here that ftx can open",
         where=folder,
@@ -85,7 +83,7 @@ def load_artifact(run: Run, artifact: Artifact | str, *, compute: Compute = "aut
         from ftx.runtimes.onnx import OnnxPredictor
 
         return OnnxPredictor(folder, manifest.preprocess, run.task)
-    return load_folder(folder, compute=compute)
+    return _ir(folder, compute)
 
 
 def artifact_named(run: Run, name: str) -> Artifact:
@@ -103,6 +101,12 @@ def _load_best(run: Run, compute: Compute, progress: Progress) -> Predictor:
     predictor = load_artifact(run, chosen, compute=compute)
     progress.note(f"model: {run.folder(chosen)}, {why}")
     return predictor
+
+
+def _ir(folder: Path, compute: Compute) -> Predictor:
+    from ftx.runtimes.openvino import OpenVinoPredictor
+
+    return OpenVinoPredictor(folder, compute)
 
 
 def _dense(folder: Path, of_run: tuple[Preprocess, Task] | None = None) -> Predictor:

@@ -146,7 +146,9 @@ def newest(run: Path, progress: Progress) -> Saved:
             progress.note(f"a checkpoint is damaged ({one}): going on from the one before, {path.name}")
         return found
     if damaged:
-        raise RunError("no checkpoint of this run is whole", where=folder, found="; ".join(damaged), fix=_anew(run))
+        anew = shell_command("ftx train --config", run / "recipe.yaml")
+        faults = "; ".join(damaged)
+        raise RunError("no checkpoint of this run is whole", where=folder, found=faults, fix=f"train again: {anew}")
     finished = (run / "run.json").is_file()
     raise RunError(
         "there is nothing to go on with",
@@ -154,11 +156,6 @@ def newest(run: Path, progress: Progress) -> Saved:
         found="its training has finished" if finished else f"no checkpoint in {CHECKPOINTS}/",
         fix="name a run whose training was interrupted, or ftx train",
     )
-
-
-def _anew(run: Path) -> str:
-    """How to train what a run was to become."""
-    return f"train again: {shell_command('ftx train --config', run / 'recipe.yaml')}"
 
 
 def _read(path: Path) -> Saved:

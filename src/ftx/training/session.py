@@ -21,7 +21,7 @@ from ftx.runs.data_jsonl import entries_digest, write_entries
 from ftx.runs.latest import fresh_out, known_runs, point_latest_at
 from ftx.runs.new_run import NewRun, new_run, refuse_existing, seal, unfinished_run
 from ftx.runs.readme import KeptEpoch, write_trained_card
-from ftx.runs.run_json import CHECKPOINTS, Manifest, checkpoint_records
+from ftx.runs.run_json import CHECKPOINTS, RESUME, Manifest, checkpoint_records
 from ftx.runs.trained import save_trained
 from ftx.tasks.thresholds import Thresholds
 from ftx.training.checkpoints import Checkpoints, Origin, Saved, newest
@@ -58,7 +58,8 @@ def train(
     the run.
     Raises: RunError if ``out`` exists; DataError, ModelError or AdapterError for wrong input, before
     anything is written; RecipeError if ``strict`` and the data has another number of labels than the recipe says;
-    Interrupted or Terminated where a signal ended it before there was an epoch to keep.
+    Interrupted or Terminated where a signal ended it with a checkpoint and no epoch to keep, KeyboardInterrupt without
+    either.
     """
     with stoppable() as stop:
         if out is not None:
@@ -117,7 +118,7 @@ def _resumable(run: NewRun) -> Iterator[None]:
         if not checkpoint_records(run.folder):
             raise
         found = f"its state is saved in {run.path / CHECKPOINTS}"
-        command = shell_command("ftx train --resume", run.path)
+        command = shell_command(RESUME, run.path)
         raise stopped(signal, doing="in training", found=found, fix=command) from None
 
 
@@ -171,7 +172,7 @@ class _Session:
 
     def _say_how_to_go_on(self, checkpoints: Checkpoints) -> None:
         if checkpoints.any:
-            self.progress.note(f"to go on with it: {shell_command('ftx train --resume', self.new.path)}")
+            self.progress.note(f"to go on with it: {shell_command(RESUME, self.new.path)}")
 
     def _origin(self, saved: Saved | None) -> Origin:
         """Put the model where it trains, and decide what is computed once: as before, where it goes on."""

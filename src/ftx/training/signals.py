@@ -12,10 +12,7 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import Literal
 
-from ftx.core.errors import Termination
-
-# POSIX alone knows of terminals that are closed.
-_TERMINATE = (signal.SIGTERM, *([signal.SIGHUP] if hasattr(signal, "SIGHUP") else []))
+from ftx.core.errors import TERMINATING, Termination
 
 
 class Stop:
@@ -44,10 +41,10 @@ class Stop:
     def receive(self, number: int, _frame: FrameType | None) -> None:
         """Take a signal."""
         again = self.asked is not None
-        self.asked = "terminate" if number in _TERMINATE else "interrupt"
+        self.asked = "terminate" if number in TERMINATING else "interrupt"
         if self._deferred and not again:
             return
-        raise Termination if number in _TERMINATE else KeyboardInterrupt
+        raise Termination if number in TERMINATING else KeyboardInterrupt
 
 
 @contextmanager
@@ -62,7 +59,7 @@ def stoppable() -> Iterator[Stop]:
         yield stop
         return
     # None: a handler that is not Python's, which could not be put back.
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, *_TERMINATE)}
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, *TERMINATING)}
     before = {number: handler for number, handler in before.items() if handler not in (signal.SIG_IGN, None)}
     for number in before:
         signal.signal(number, stop.receive)
