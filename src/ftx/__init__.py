@@ -60,7 +60,18 @@ _ROOMS = {
 
 # Packages of the extra `train`, by the name they are imported under.
 _TRAIN_EXTRA = frozenset(
-    {"huggingface_hub", "nncf", "onnx", "onnxruntime", "onnxscript", "regex", "timm", "torch", "torchvision"}
+    {
+        "huggingface_hub",
+        "matplotlib",
+        "nncf",
+        "onnx",
+        "onnxruntime",
+        "onnxscript",
+        "regex",
+        "timm",
+        "torch",
+        "torchvision",
+    }
 )
 
 

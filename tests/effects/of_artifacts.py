@@ -1,8 +1,11 @@
-"""What each flag of ``ftx export``, ``validate``, ``eval`` and ``predict`` does."""
+"""What each flag of ``ftx export``, ``validate``, ``eval``, ``predict`` and ``bench`` does."""
 
 from __future__ import annotations
 
+import json
+import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from tests.effects.lab import Lab
@@ -184,3 +187,77 @@ def predict_json(lab: Lab, flag: str, value: str) -> None:
     words = ("predict", "noise/val/a/0.png", "--artifact", lab.train().path / "trained")
     assert lab.done(*words, flag).lines[0]["path"] == "noise/val/a/0.png"
     assert lab.done(*words).out.split()[:3] == ["image", "label", "score"]
+
+
+def _bench(lab: Lab, target: Path, *words: object) -> list[dict[str, Any]]:
+    """Its rows; one setting of one model, but for what the words say."""
+    given = {str(word) for word in words}
+    one = [
+        word
+        for pair in (("--compute", "f32"), ("--batch", "1"), ("--threads", "1"), ("--streams", "1"))
+        if pair[0] not in given
+        for word in pair
+    ]
+    quick = [] if "--seconds" in given else ["--seconds", "0.03"]
+    rows: list[dict[str, Any]] = lab.done("bench", target, *one, *quick, *words, "--json").json["rows"]
+    return rows
+
+
+def bench_target(lab: Lab, flag: str, value: str) -> None:
+    run, _ = lab.exported
+    rows = _bench(lab, run)
+    assert {row["artifact"] for row in rows} == {"dense", "onnx", "openvino/fp32", "openvino/fp16"}
+    assert {row["artifact"] for row in _bench(lab, run / "openvino" / "fp32")} == {"openvino/fp32"}
+
+
+def bench_precision(lab: Lab, flag: str, value: str) -> None:
+    run, _ = lab.exported
+    assert {row["artifact"] for row in _bench(lab, run, flag, value)} == {"openvino/fp16"}
+    assert lab.call("bench", run, flag, "fp61").status == 2
+
+
+def bench_compute(lab: Lab, flag: str, value: str) -> None:
+    folder = lab.exported[0] / "openvino" / "fp32"
+    assert {row["compute"] for row in _bench(lab, folder, flag, value)} == {"f32"}
+    (chosen,) = _bench(lab, folder, flag, "auto")
+    assert chosen["compute"].startswith("auto:")
+    assert lab.call("bench", folder, flag, "f23").status == 2
+
+
+def bench_batch(lab: Lab, flag: str, value: str) -> None:
+    rows = _bench(lab, lab.exported[0] / "openvino" / "fp32", flag, value, flag, "5")
+    assert [row["batch"] for row in rows] == [3, 5]
+
+
+def bench_threads(lab: Lab, flag: str, value: str) -> None:
+    rows = _bench(lab, lab.exported[0] / "openvino" / "fp32", flag, value)
+    assert [row["threads"] for row in rows] == [1]
+    assert lab.call("bench", lab.exported[0], flag, 100_000).status == 2
+
+
+def bench_streams(lab: Lab, flag: str, value: str) -> None:
+    rows = _bench(lab, lab.exported[0] / "openvino" / "fp32", flag, value)
+    assert [row["streams"] for row in rows] == [1]
+    assert lab.call("bench", lab.exported[0], flag, 100_000).status == 2
+
+
+def bench_seconds(lab: Lab, flag: str, value: str) -> None:
+    folder = lab.exported[0] / "openvino" / "fp32"
+    (short,), (long,) = _bench(lab, folder), _bench(lab, folder, flag, value)
+    assert long["requests"] > 2 * short["requests"]
+
+
+def bench_save(lab: Lab, flag: str, value: str) -> None:
+    folder = Path(shutil.copytree(lab.exported[0] / "openvino" / "fp32", lab.root / "tuned"))
+    _bench(lab, folder)
+    assert not (folder / "tuning.json").exists()
+    _bench(lab, folder, flag)
+    (found,) = json.loads((folder / "tuning.json").read_text())["tuned"]
+    assert found["latency"] == {"compute": "f32", "batch": 1, "threads": 1, "streams": 1}
+
+
+def bench_json(lab: Lab, flag: str, value: str) -> None:
+    folder = lab.exported[0] / "openvino" / "fp32"
+    words = ("bench", folder, "--compute", "f32", "--batch", 1, "--threads", 1, "--streams", 1, "--seconds", 0.03)
+    assert lab.done(*words, flag).json["verb"] == "bench"
+    assert "p50 ms" in lab.done(*words).out

@@ -11,10 +11,12 @@ import pytest
 from openvino import opset15 as ops
 from PIL import Image
 
+from ftx.backbones.build import build
 from ftx.data.image_store import open_image
 from ftx.data.preprocess import Preprocess, normalise, resize_crop
-from ftx.exporting.openvino import name_canonically
+from ftx.exporting.openvino import convert_body, name_canonically
 from ftx.exporting.preprocess_graph import embed_preprocessing
+from ftx.exporting.tracing import trace
 from ftx.runtimes.openvino import core
 
 Interpolation = Literal["bicubic", "bilinear"]
@@ -156,6 +158,24 @@ def test_the_first_image_of_each_size_and_batch_arrives(precision: str) -> None:
         expected = np.stack([resize_crop(Image.fromarray(pixels), pre) for pixels in images])
         # One level by the graph's resize; half a level more by bf16, which the convolution computes in.
         assert np.abs(grey_levels(model, images, pre) - expected).max() < 2
+
+
+@pytest.mark.parametrize("name", ["test_resnet", "test_vit"])
+def test_the_first_images_of_a_size_reach_a_network(name: str) -> None:
+    """What an If in their way does not give: see ``_image_path``."""
+    backbone = build(name, weights="none", num_classes=3, image_size=32, seed=0)
+    pre = backbone.preprocess
+    body = convert_body(trace(backbone.module.eval(), pre), pre, "body")
+    alone, with_path = (
+        core().compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+        for model in (body, embed_preprocessing(body.clone(), pre))
+    )
+    for batch, (height, width) in ((1, pre.box), (2, pre.box), (16, pre.box), (1, (50, 60)), (3, pre.box)):
+        images = np.stack([noise(height, width, seed) for seed in range(batch)])
+        resized = np.stack([resize_crop(Image.fromarray(pixels), pre) for pixels in images])
+        # A grey level here and there; what is read from elsewhere is off by all there is.
+        expected = np.array(alone(normalise(resized, pre))[0])
+        np.testing.assert_allclose(np.array(with_path(images)[0]), expected, rtol=0, atol=0.02 * np.abs(expected).max())
 
 
 def test_a_network_that_is_not_square() -> None:

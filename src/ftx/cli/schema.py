@@ -25,6 +25,7 @@ SCHEMAS = {
     "validate": ("ftx.evaluating", "ParityReport"),
     "eval": ("ftx.evaluating.evaluate", "EvalReport"),
     "predict": ("ftx.evaluating.predict", "Prediction"),
+    "bench": ("ftx.runs.bench_json", "BenchReport"),
     "run": ("ftx.pipeline", "PipelineReport"),
     "models": ("ftx.cli.models", "ModelsReport"),
     "recipes": ("ftx.cli.recipes", "RecipesReport"),

@@ -21,11 +21,12 @@ from ftx.evaluating.stated_labels import identity_faults
 from ftx.evaluating.verdict import judge, passes
 from ftx.runs.artifacts import DENSE, EXPORT_IR, EXPORTED, IRS, TRAINED, Artifact
 from ftx.runs.card_json import CARD_FILE, IR_FILE, PROOF_FILE
+from ftx.runs.compute_precision import Compute
 from ftx.runs.machine import this_machine
 from ftx.runs.parity_json import PARITY_FILE, ParityReport, read_parity
 from ftx.runs.proof_json import Answers, ir_digest, keep_proof
 from ftx.runs.run import Run
-from ftx.runtimes import Compute, load_artifact
+from ftx.runtimes import load_artifact
 from ftx.runtimes.openvino import OpenVinoPredictor
 
 

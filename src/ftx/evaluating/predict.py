@@ -12,6 +12,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict
 
 from ftx.core.errors import ImageError, InputError
+from ftx.core.processors import cores
 from ftx.core.progress import SILENT, Progress
 from ftx.data.image_store import EncodedImage
 from ftx.data.sources.listing import IMAGE_ENDINGS
@@ -63,7 +64,7 @@ def predict(
             fix=f"name images, or folders that hold some ({' '.join(sorted(IMAGE_ENDINGS))})",
         )
     if artifact is None or isinstance(artifact, Run | Path | str):
-        artifact = load(artifact, progress=progress)
+        artifact = load(artifact, goal="throughput" if len(found) > cores() else "latency", progress=progress)
     return _answers(found, artifact, scores, progress)
 
 

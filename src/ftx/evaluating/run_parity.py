@@ -20,9 +20,9 @@ from ftx.evaluating.logit_bounds import Bounds
 from ftx.evaluating.parity_row import Compared, Reference, Subject, compare
 from ftx.evaluating.verdict import rests_on_labels
 from ftx.runs.artifacts import DENSE, TRAINED, Artifact
-from ftx.runs.compute_precision import F32
+from ftx.runs.compute_precision import F32, Compute
 from ftx.runs.run import Run
-from ftx.runtimes import Compute, Predictor, load_artifact
+from ftx.runtimes import Predictor, load_artifact
 from ftx.runtimes.openvino import default_compute
 from ftx.tasks.thresholds import Floats
 

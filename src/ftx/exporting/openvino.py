@@ -23,7 +23,6 @@ from ftx.runtimes.model_api import model_info
 with no_telemetry():
     import openvino as ov
     from openvino.frontend import OpConversionFailure
-    from openvino.op import if_op
 
     from ftx.exporting.preprocess_graph import embed_preprocessing
 
@@ -82,13 +81,6 @@ def name_canonically(model: ov.Model, name: str) -> None:
     output's tensors keep a name, ``image`` and ``logits``.
     """
     model.set_friendly_name(name)
-    _count_names(model)
-    for port, tensor in ((model.input(0), INPUT), (model.output(0), OUTPUT)):
-        port.get_tensor().set_names({tensor})
-        port.get_node().set_friendly_name(tensor)
-
-
-def _count_names(model: ov.Model) -> None:
     seen: Counter[str] = Counter()
     for node in model.get_ordered_ops():
         stem = _COUNTER.sub("", node.get_friendly_name())
@@ -96,6 +88,6 @@ def _count_names(model: ov.Model) -> None:
         seen[stem] += 1
         for output in node.outputs():
             output.get_tensor().set_names(set())
-        if isinstance(node, if_op):
-            for branch in (node.get_function(0), node.get_function(1)):
-                _count_names(branch)
+    for port, tensor in ((model.input(0), INPUT), (model.output(0), OUTPUT)):
+        port.get_tensor().set_names({tensor})
+        port.get_node().set_friendly_name(tensor)

@@ -21,7 +21,6 @@ from xml.etree import ElementTree
 import numpy as np
 import openvino as ov
 from openvino import opset15 as ops
-from openvino.op import if_op
 
 from ftx.data.preprocess import Interpolation, Preprocess
 
@@ -51,40 +50,56 @@ def embed_preprocessing(model: ov.Model, pre: Preprocess) -> ov.Model:
 
 
 def _image_path(pre: Preprocess) -> ov.Model:
-    image = _image()
-    height, width = _sides(image)
-    needs_none = ops.logical_and(ops.equal(height, _ints(pre.box[0])), ops.equal(width, _ints(pre.box[1])))
-    fits, resized = _cropped(pre), _resized(pre)
-    either = if_op(needs_none.output(0))
-    either.set_then_body(fits)
-    either.set_else_body(resized)
-    either.set_input(image.output(0), fits.get_parameters()[0], resized.get_parameters()[0])
-    either.set_output(fits.get_results()[0], resized.get_results()[0])
+    """Two ways side by side, of which one gets all images and the other none: nodes without elements do not run.
+
+    An If would be the plain way, and 0.01 faster; but behind it the first images of a size may read memory that
+    nobody wrote yet (2026.4.1, where a convolution takes them in another layout).
+    """
+    image = ops.parameter([-1, -1, -1, 3], ov.Type.u8, name=INPUT)
+    image.output(0).set_names({INPUT})
+    image.set_layout(ov.Layout("NHWC"))
+    shape = ops.shape_of(image)
+    images = ops.gather(shape, _ints([0]), _ints(0))
+    height, width = (ops.gather(shape, _ints(axis), _ints(0)) for axis in (1, 2))
+    box_height, box_width = pre.box
+    covers = ops.logical_and(ops.equal(height, _ints(box_height)), ops.equal(width, _ints(box_width)))
+    is_resized = ops.select(covers, _ints(0), _ints(1))
+    resized = ops.multiply(images, is_resized)
+    cropped = ops.subtract(images, resized)
+    levels_N3RC = ops.concat(
+        [
+            _cropped(_first(image, cropped), cropped, pre),
+            _resized(_first(image, resized), resized, (height, width), is_resized, pre),
+        ],
+        0,
+    )
     mean_3 = np.asarray(pre.mean, np.float64)[:, None, None]
     std_3 = np.asarray(pre.std, np.float64)[:, None, None]
-    centred = ops.add(either, _floats(-255 * mean_3))
-    return _model(ops.multiply(centred, _floats(1 / (255 * std_3))), image, "preprocessing")
+    normalised = ops.multiply(ops.add(levels_N3RC, _floats(-255 * mean_3)), _floats(1 / (255 * std_3)))
+    return ov.Model([ops.result(normalised)], [image], "preprocessing")  # pyright: ignore[reportGeneralTypeIssues]
 
 
-def _cropped(pre: Preprocess) -> ov.Model:
-    """The centre of images that cover the box and no more.
-
-    Shape: u8 [N, box height, box width, 3] -> grey levels, f32 [N, 3, R, C].
-    """
-    image = _image()
-    if pre.box == (pre.height, pre.width):
-        return _branch(_channels_first(image), image, pre)
-    # As in ``_coefficients``: half the rest, rounded half to even.
-    top, left = (round((box - kept) / 2) for box, kept in zip(pre.box, (pre.height, pre.width), strict=True))
-    ends = _ints([top + pre.height, left + pre.width])
-    kept_NRC3 = ops.slice(image, _ints([top, left]), ends, _ints([1, 1]), _ints([1, 2]))
-    return _branch(_channels_first(kept_NRC3), image, pre)
+def _first(image_NHW3: ov.Node, count: ov.Node) -> ov.Node:
+    return ops.slice(image_NHW3, _ints([0]), count, _ints([1]), _ints([0]))
 
 
-def _resized(pre: Preprocess) -> ov.Model:
-    """Images resized to cover the box, and their centre. Shape: as in ``_cropped``, with any H and W."""
-    image = _image()
-    height, width = _sides(image)
+def _cropped(image_NHW3: ov.Node, count: ov.Node, pre: Preprocess) -> ov.Node:
+    """The centre of images that cover the box and no more. Shape: grey levels, f32 [N, 3, R, C]."""
+    if pre.box != (pre.height, pre.width):
+        # As in ``_coefficients``: half the rest, rounded half to even.
+        top, left = (round((box - kept) / 2) for box, kept in zip(pre.box, (pre.height, pre.width), strict=True))
+        ends = _ints([top + pre.height, left + pre.width])
+        image_NHW3 = ops.slice(image_NHW3, _ints([top, left]), ends, _ints([1, 1]), _ints([1, 2]))
+    # Said once more, as no image of another size has a shape that would fit the images of the other way.
+    kept_NRC3 = ops.reshape(image_NHW3, ops.concat([count, _ints([pre.height, pre.width, 3])], 0), special_zero=False)
+    return _channels_first(kept_NRC3)
+
+
+def _resized(
+    image_NHW3: ov.Node, count: ov.Node, sides: tuple[ov.Node, ov.Node], is_resized: ov.Node, pre: Preprocess
+) -> ov.Node:
+    """Images resized to cover the box, and their centre. Shape: grey levels, f32 [N, 3, R, C]."""
+    height, width = sides
     box_height, box_width = pre.box
     # The side that the box holds to its own length, and that length: the short one, where the box is square.
     by_height = ops.less_equal(ops.multiply(height, _ints(box_width)), ops.multiply(width, _ints(box_height)))
@@ -94,11 +109,13 @@ def _resized(pre: Preprocess) -> ov.Model:
 
     def coefficients(side: ov.Node, kept: int) -> ov.Node:
         resized = _quotient(ops.multiply(side, length), held, to_nearest=not isinstance(pre.resize, int))
-        return _coefficients(side, resized, kept, kernel)
+        rows = ops.reshape(ops.multiply(is_resized, _ints(kept)), _ints([1]), special_zero=False)
+        return _coefficients(side, resized, kept, rows, kernel)
 
-    pixels_N3HC = _grey_levels(ops.matmul(_channels_first(image), coefficients(width, pre.width), False, True))
-    levels_N3RC = _grey_levels(ops.matmul(coefficients(height, pre.height), pixels_N3HC, False, False))
-    return _branch(levels_N3RC, image, pre)
+    pixels_N3HC = _grey_levels(ops.matmul(_channels_first(image_NHW3), coefficients(width, pre.width), False, True))
+    pixels_N3RC = _grey_levels(ops.matmul(coefficients(height, pre.height), pixels_N3HC, False, False))
+    shape = ops.concat([count, _ints([3, pre.height, pre.width])], 0)
+    return ops.reshape(pixels_N3RC, shape, special_zero=False)
 
 
 def _channels_first(image_NHW3: ov.Node) -> ov.Node:
@@ -106,36 +123,12 @@ def _channels_first(image_NHW3: ov.Node) -> ov.Node:
     return ops.transpose(_to_f32(image_NHW3), _ints([0, 3, 1, 2]))
 
 
-def _image() -> ov.Node:
-    image = ops.parameter([-1, -1, -1, 3], ov.Type.u8, name=INPUT)
-    image.output(0).set_names({INPUT})
-    image.set_layout(ov.Layout("NHWC"))
-    return image
-
-
-def _sides(image_NHW3: ov.Node) -> tuple[ov.Node, ov.Node]:
-    height, width = (ops.gather(ops.shape_of(image_NHW3), _ints(axis), _ints(0)) for axis in (1, 2))
-    return height, width
-
-
-def _branch(levels_N3RC: ov.Node, image: ov.Node, pre: Preprocess) -> ov.Model:
-    """One way to the grey levels, which survive bf16: an If hands on no more where the body computes in it.
-
-    As bytes they would not arrive: with a convolution behind, the first image of each batch size got what lay in
-    memory before (2026.4.1).
-    """
-    shape = _ints([0, 3, pre.height, pre.width])
-    return _model(ops.reshape(levels_N3RC, shape, special_zero=True), image, "branch")
-
-
-def _model(result: ov.Node, image: ov.Node, name: str) -> ov.Model:
-    return ov.Model([ops.result(result)], [image], name)  # pyright: ignore[reportGeneralTypeIssues]
-
-
-def _coefficients(side: ov.Node, resized: ov.Node, kept: int, kernel: Callable[[ov.Node], ov.Node]) -> ov.Node:
+def _coefficients(
+    side: ov.Node, resized: ov.Node, kept: int, rows: ov.Node, kernel: Callable[[ov.Node], ov.Node]
+) -> ov.Node:
     """How much each pixel of a side counts for each pixel of the centre crop of the resized side.
 
-    Shape: f32 [1, 1, kept, side]; a row sums to 1.
+    Shape: f32 [1, 1, rows, side], rows being all that are kept or none; a row sums to 1.
     Source: Pillow, Resample.c, precompute_coeffs: the kernel about the centre of each output pixel,
     widened by the scale where an image shrinks. Here all distances are integers, in units of half a
     pixel divided by ``resized``: they stay exact up to side * resized of 2^31.
@@ -143,7 +136,8 @@ def _coefficients(side: ov.Node, resized: ov.Node, kept: int, kernel: Callable[[
     spare = ops.subtract(resized, _ints(kept))
     # spare / 2, rounded half to even, as torchvision's crop does
     start = _halved(ops.add(spare, ops.mod(_halved(spare), _ints(2))))
-    row_kept1 = ops.add(_ints(np.arange(kept)[None, None, :, None]), start)
+    every_row = _ints(np.arange(kept)[None, None, :, None])
+    row_kept1 = ops.add(ops.slice(every_row, _ints([0]), rows, _ints([1]), _ints([2])), start)
     column_side = ops.reshape(ops.range(_ints(0), side, _ints(1), "i64"), _ints([1, 1, 1, -1]), special_zero=False)
     distance = ops.subtract(ops.multiply(_odd(column_side), resized), ops.multiply(_odd(row_kept1), side))
     reach = ops.multiply(ops.maximum(side, resized), _ints(2))

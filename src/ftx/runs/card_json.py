@@ -22,8 +22,9 @@ CARD_FILE = "card.json"
 IR_FILE = "model.xml"
 IR_WEIGHTS = "model.bin"
 REFERENCE_FILE = "reference.safetensors"
-# What machines found out about the model (ftx.runs.proof_json): written later, so outside of the hashes.
+# What machines found out about the model (ftx.runs.proof_json, tuning_json): written later, so outside of the hashes.
 PROOF_FILE = "proof.json"
+TUNING_FILE = "tuning.json"
 
 CARD_SCHEMA = 1
 
@@ -53,7 +54,7 @@ class Card(Record):
 
 def write_card(folder: Path, card: Card) -> None:
     """Write ``card.json`` with the hash of every file now in the folder, but for what is found out later."""
-    files = [path for path in sorted(folder.iterdir()) if path.name not in (CARD_FILE, PROOF_FILE)]
+    files = [path for path in sorted(folder.iterdir()) if path.name not in (CARD_FILE, PROOF_FILE, TUNING_FILE)]
     whole = card.model_copy(update={"files": {path.name: sha256_file(path) for path in files}})
     write_atomic(folder / CARD_FILE, (whole.model_dump_json(indent=2) + "\n").encode())
 

@@ -8,6 +8,8 @@ from typing import Annotated, Literal, get_args
 from pydantic import PlainSerializer, PlainValidator, WithJsonSchema
 
 Dtype = Literal["f32", "bf16", "f16"]
+# f32: pinned, for comparisons. auto: whatever the runtime chooses on this machine, as it is deployed.
+Compute = Literal["f32", "auto"]
 
 
 @dataclass(frozen=True)

@@ -10,11 +10,11 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict
 
+from ftx.runs.instruction_sets import LIMITS
+
 # Instruction sets that decide which kernels OpenVINO takes, and so which answers an int8 model gives, as Linux names
 # them, the newest first.
 _DECISIVE = ("amx_int8", "amx_bf16", "avx512_bf16", "avx512_vnni", "avx512f", "avx_vnni", "avx2")
-# What holds a process to older instructions than the CPU has.
-_LIMITS = ("ONEDNN_MAX_CPU_ISA", "OV_CPU_MAX_ISA")
 
 
 class Machine(BaseModel):
@@ -34,12 +34,17 @@ class Machine(BaseModel):
 def this_machine() -> Machine:
     """The machine that this process runs on."""
     cpu, flags = _cpu_info()
-    limits = tuple(f"{name}={os.environ[name]}" for name in _LIMITS if name in os.environ)
+    limits = tuple(f"{name}={os.environ[name]}" for name in LIMITS if name in os.environ)
     try:
         openvino = version("openvino")
     except PackageNotFoundError:  # built from source
         openvino = "unknown"
     return Machine(cpu=cpu, instructions=tuple(name for name in _DECISIVE if name in flags) + limits, openvino=openvino)
+
+
+def cpu_flags() -> frozenset[str]:
+    """What the CPU can do, as Linux names it; nothing where nobody says."""
+    return _cpu_info()[1]
 
 
 def _cpu_info() -> tuple[str, frozenset[str]]:

@@ -3,6 +3,6 @@
 from __future__ import annotations
 
 from ftx.runtimes.open_model import load, load_artifact, load_folder
-from ftx.runtimes.predictor import Compute, Predictor
+from ftx.runtimes.predictor import Predictor
 
-__all__ = ["Compute", "Predictor", "load", "load_artifact", "load_folder"]
+__all__ = ["Predictor", "load", "load_artifact", "load_folder"]

@@ -72,4 +72,4 @@ class OnnxPredictor:
 
     def logits_from_files(self, images: Iterable[ImageLike]) -> Iterator[Floats | ImageError]:
         """Its own image path is the training path, as the file holds no preprocessing."""
-        return feed_files(images, partial(load_pixels, pre=self.preprocess), self.logits)
+        return feed_files(images, partial(load_pixels, pre=self.preprocess), partial(map, self.logits))

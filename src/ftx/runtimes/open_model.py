@@ -2,45 +2,57 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 from ftx.core.errors import ExportError, RunError, nearest
+from ftx.core.processors import cores
 from ftx.core.progress import SILENT, Progress
 from ftx.data.preprocess import Preprocess
 from ftx.runs.artifacts import ARTIFACTS, DENSE, ONNX_FILE, TRAINED, Artifact
 from ftx.runs.card_json import CARD_FILE
+from ftx.runs.compute_precision import Compute
 from ftx.runs.run import Run
 from ftx.runs.run_json import MANIFEST_FILE, checkpoint_records
+from ftx.runs.tuning_json import Goal, Setting, tuned_here
 from ftx.runtimes.choose_artifact import ask_for_proof, best_ir
-from ftx.runtimes.predictor import Compute, Predictor
+from ftx.runtimes.predictor import Predictor
 from ftx.tasks.base import Task
 
+# Where ``ftx bench --save`` was not asked.
+UNTUNED: Mapping[Goal, Setting] = {"latency": Setting(batch=16), "throughput": Setting(batch=4, streams=cores())}
 # By which timm and transformers know a folder (ftx.backbones.timm_config, which a device lacks).
 DENSE_CONFIG = "config.json"
 
 
 def load(
-    artifact: Run | Path | str | None = None, *, compute: Compute = "auto", progress: Progress = SILENT
+    artifact: Run | Path | str | None = None,
+    *,
+    compute: Compute = "auto",
+    goal: Goal = "latency",
+    progress: Progress = SILENT,
 ) -> Predictor:
     """Open a model: an IR folder, a dense or ONNX folder, or the best IR of a run (of the latest run by default).
+
+    An IR runs as ``ftx bench --save`` found it fastest on this machine for the ``goal``: one image, or many.
 
     Raises: RunError, ExportError if it is missing, altered or stale; EnvironmentFault if torch is missing.
     """
     if artifact is None or isinstance(artifact, Run):
-        return _load_best(Run.open() if artifact is None else artifact, compute, progress)
+        return _load_best(Run.open() if artifact is None else artifact, compute, goal, progress)
     folder = Path(artifact)
     if str(artifact) in ARTIFACTS and not folder.exists():  # as ftx eval names it
         return load_artifact(Run.open(), str(artifact), compute=compute)
     if (folder / MANIFEST_FILE).is_file() or checkpoint_records(folder):
-        return _load_best(Run.open(folder), compute, progress)
-    predictor = load_folder(folder, compute=compute)
+        return _load_best(Run.open(folder), compute, goal, progress)
+    predictor = load_folder(folder, compute=compute, goal=goal)
     if predictor.name == "openvino":
         ask_for_proof(folder.parent if folder.is_file() else folder, progress)
     return predictor
 
 
-def load_folder(folder: Path, *, compute: Compute = "auto") -> Predictor:
-    """Open the model in one folder, or named by its file in it.
+def load_folder(folder: Path, *, compute: Compute = "auto", goal: Goal | None = None) -> Predictor:
+    """Open the model in one folder, or named by its file in it; without a goal as OpenVINO runs it by itself.
 
     A dense or ONNX folder inside a run is opened through the run, which knows its hashes and image path.
     Raises: ExportError if there is no model; RunError if the run does not vouch for it.
@@ -49,10 +61,10 @@ def load_folder(folder: Path, *, compute: Compute = "auto") -> Predictor:
         folder = folder.parent
     if (folder / CARD_FILE).is_file():
         Run.refuse_stale_folder(folder)
-        return _ir(folder, compute)
+        return _ir(folder, compute, goal)
     found = Run.around(folder)
     if found is not None:
-        return load_artifact(*found, compute=compute)
+        return load_artifact(*found, compute=compute, goal=goal)
     if (folder / DENSE_CONFIG).is_file():
         return _dense(folder)
     onnx_alone = (folder / ONNX_FILE).is_file()
@@ -65,8 +77,10 @@ def load_folder(folder: Path, *, compute: Compute = "auto") -> Predictor:
     )
 
 
-def load_artifact(run: Run, artifact: Artifact | str, *, compute: Compute = "auto") -> Predictor:
-    """Open one artifact of a run after its hashes and lineage hold.
+def load_artifact(
+    run: Run, artifact: Artifact | str, *, compute: Compute = "auto", goal: Goal | None = None
+) -> Predictor:
+    """Open one artifact of a run after its hashes and lineage hold; without a goal as OpenVINO runs it by itself.
 
     Raises: RunError if the run lacks it, or it is altered or stale.
     """
@@ -83,7 +97,7 @@ def load_artifact(run: Run, artifact: Artifact | str, *, compute: Compute = "aut
         from ftx.runtimes.onnx import OnnxPredictor
 
         return OnnxPredictor(folder, manifest.preprocess, run.task)
-    return _ir(folder, compute)
+    return _ir(folder, compute, goal)
 
 
 def artifact_named(run: Run, name: str) -> Artifact:
@@ -96,17 +110,27 @@ def artifact_named(run: Run, name: str) -> Artifact:
     return ARTIFACTS[name]
 
 
-def _load_best(run: Run, compute: Compute, progress: Progress) -> Predictor:
+def _load_best(run: Run, compute: Compute, goal: Goal, progress: Progress) -> Predictor:
     chosen, why = best_ir(run)
-    predictor = load_artifact(run, chosen, compute=compute)
+    predictor = load_artifact(run, chosen, compute=compute, goal=goal)
     progress.note(f"model: {run.folder(chosen)}, {why}")
     return predictor
 
 
-def _ir(folder: Path, compute: Compute) -> Predictor:
+def _ir(folder: Path, compute: Compute, goal: Goal | None) -> Predictor:
     from ftx.runtimes.openvino import OpenVinoPredictor
 
-    return OpenVinoPredictor(folder, compute)
+    if goal is None:
+        return OpenVinoPredictor(folder, compute)
+    tuned = tuned_here(folder)
+    setting = tuned.setting(goal) if tuned else UNTUNED[goal]
+    return OpenVinoPredictor(
+        folder,
+        setting.compute if compute == "auto" else compute,
+        threads=setting.threads,
+        streams=setting.streams,
+        batch=setting.batch,
+    )
 
 
 def _dense(folder: Path, of_run: tuple[Preprocess, Task] | None = None) -> Predictor:

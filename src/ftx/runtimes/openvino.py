@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from functools import cache
 from pathlib import Path
@@ -11,13 +13,14 @@ import numpy as np
 
 from ftx.core.errors import ExportError, ImageError, listed
 from ftx.core.memory import is_out_of_memory
+from ftx.core.processors import processors
 from ftx.core.telemetry import no_telemetry
 from ftx.data.image_store import ImageLike, open_image, pixel_bytes
 from ftx.data.preprocess import Pixels, Preprocess
 from ftx.runs.artifacts import RuntimeName
 from ftx.runs.card_json import IR_FILE, IR_WEIGHTS, REFERENCE_FILE, Card, read_card
-from ftx.runs.compute_precision import ComputePrecision, Dtype
-from ftx.runtimes.predictor import Compute, feed_files
+from ftx.runs.compute_precision import Compute, ComputePrecision, Dtype
+from ftx.runtimes.predictor import BATCH_IMAGES, feed_files
 from ftx.tasks.thresholds import Floats
 
 with no_telemetry():
@@ -40,24 +43,37 @@ class OpenVinoPredictor:
 
     name: RuntimeName = "openvino"
 
-    def __init__(self, folder: Path, compute: Compute = "auto") -> None:
+    def __init__(
+        self,
+        folder: Path,
+        compute: Compute = "auto",
+        *,
+        threads: int | None = None,
+        streams: int | None = None,
+        batch: int = BATCH_IMAGES,
+        cache: Path | None = None,
+    ) -> None:
         """Open and compile the model after its card and hashes hold.
 
+        What is not said stays what OpenVINO chooses on the machine, but for a container that is paid fewer processors
+        than it sees. ``batch`` is the most images of one size that share a request where files are answered, ``cache``
+        where OpenVINO keeps what it compiled.
         Raises: ExportError if the folder is not whole or OpenVINO refuses the model.
         """
         self.card: Card = read_card(folder)
         _check_complete(folder, self.card)
         path = self._path = folder / IR_FILE
-        # Nothing else is pinned: threads, streams and hints stay what OpenVINO chooses on a device.
-        hints = {"INFERENCE_PRECISION_HINT": "f32"} if compute == "f32" else {}
+        self.batch = batch
+        started = time.perf_counter()
         try:
             model = core().read_model(path)
             _check_ports(model, path)
-            self._compiled = core().compile_model(model, "CPU", hints)
+            self._compiled = core().compile_model(model, "CPU", _properties(compute, threads, streams, cache))
         except RuntimeError as error:
             raise ExportError(
                 "OpenVINO cannot open this model", where=path, found=str(error), fix="export it again"
             ) from error
+        self.compile_ms = 1e3 * (time.perf_counter() - started)
         width = model.output(0).get_partial_shape()[1]
         if not width.is_static or width.get_length() != len(self.card.labels):
             raise ExportError(
@@ -75,27 +91,99 @@ class OpenVinoPredictor:
     def preprocess(self) -> Preprocess:
         return self.card.preprocess
 
+    @property
+    def threads(self) -> int:
+        """How many threads compute, those of all streams together."""
+        return int(self._compiled.get_property("INFERENCE_NUM_THREADS"))
+
+    @property
+    def streams(self) -> int:
+        """How many requests are computed at a time."""
+        return int(self._compiled.get_property("NUM_STREAMS"))
+
+    def kernels(self) -> dict[str, int]:
+        """What computes the products (convolutions, linear layers, attention), by oneDNN's name, and how many each."""
+        found: Counter[str] = Counter()
+        for node in self._compiled.get_runtime_model().get_ordered_ops():
+            info = node.get_rt_info()
+            if _is_product(info["layerType"].astype(str), node.get_friendly_name()):
+                found[info["primitiveType"].astype(str)] += 1
+        return dict(sorted(found.items()))
+
+    def in_flight(self, batches: Iterable[Pixels]) -> Iterator[tuple[Floats, float]]:
+        """Logits of each batch and the milliseconds that its request took, in order; as many at a time as streams.
+
+        Shape: [N, H, W, 3] each, of any one size -> [N, C].
+        """
+        answers: dict[int, tuple[Floats, float]] = {}
+
+        def keep(request: openvino.InferRequest, number: int) -> None:
+            answers[number] = (np.array(request.output_tensors[0].data, dtype=np.float32), request.latency)
+
+        queue = openvino.AsyncInferQueue(self._compiled, self.streams)
+        queue.set_callback(keep)
+        taken = 0
+        shape: tuple[int, ...] = ()
+        try:
+            for number, pixels_NHWC in enumerate(batches):
+                shape = pixels_NHWC.shape
+                queue.start_async([pixels_NHWC], number)  # waits where all streams are busy
+                while taken in answers:
+                    yield answers.pop(taken)
+                    taken += 1
+            queue.wait_all()
+        except RuntimeError as error:
+            raise self._refused(error, shape) from error
+        while taken in answers:
+            yield answers.pop(taken)
+            taken += 1
+
     def logits(self, pixels_NHWC: Pixels) -> Floats:
         return self._infer(frame(pixels_NHWC, self.preprocess))
 
     def logits_from_files(self, images: Iterable[ImageLike]) -> Iterator[Floats | ImageError]:
         """The image is only decoded here; resize, crop and normalisation are part of the graph."""
-        return feed_files(images, _decode, self._infer, weigh=pixel_bytes)
+        return feed_files(images, _decode, self._answered, batch=self.batch, at_a_time=self.streams, weigh=pixel_bytes)
+
+    def _answered(self, batches: Iterator[Pixels]) -> Iterator[Floats]:
+        return (logits_NC for logits_NC, _ in self.in_flight(batches))
 
     def _infer(self, pixels_NHWC: Pixels) -> Floats:
         # Copied, as the array lies in memory that the next call overwrites.
         try:
             return np.array(self._compiled(pixels_NHWC)[0], dtype=np.float32)
         except RuntimeError as error:
-            if is_out_of_memory(error):
-                raise
-            shape = "x".join(map(str, pixels_NHWC.shape))
-            raise ExportError(
-                "the model does not take these images",
-                where=self._path,
-                found=f"{shape}: {str(error).strip()[:200]}",
-                fix="export it again",
-            ) from error
+            raise self._refused(error, pixels_NHWC.shape) from error
+
+    def _refused(self, error: RuntimeError, shape: tuple[int, ...]) -> Exception:
+        if is_out_of_memory(error):
+            return error
+        return ExportError(
+            "the model does not take these images",
+            where=self._path,
+            found=f"{'x'.join(map(str, shape))}: {str(error).strip()[:200]}",
+            fix="export it again",
+        )
+
+
+def _properties(compute: Compute, threads: int | None, streams: int | None, cache: Path | None) -> dict[str, Any]:
+    paid = processors().usable
+    if threads is None and paid < processors().allowed:
+        threads = paid  # OpenVINO would start a thread for each that it sees
+    chosen = {
+        "INFERENCE_PRECISION_HINT": "f32" if compute == "f32" else None,
+        "INFERENCE_NUM_THREADS": threads,
+        "NUM_STREAMS": streams,
+        "CACHE_DIR": cache and str(cache),
+    }
+    return {name: value for name, value in chosen.items() if value is not None}
+
+
+def _is_product(kind: str, name: str) -> bool:
+    """Whether a node of a compiled model multiplies matrices; attention in one piece is a subgraph with its name."""
+    return kind in ("FullyConnected", "Convolution", "MatMul", "ScaledDotProductAttention") or (
+        kind == "Subgraph" and "scaled_dot_product" in name
+    )
 
 
 def default_compute() -> ComputePrecision:

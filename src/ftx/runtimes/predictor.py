@@ -5,28 +5,29 @@ Shapes: N images, H × W pixels, C labels.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing
+from itertools import chain
 from traceback import clear_frames
-from typing import Literal, Protocol
+from typing import Protocol
 
 import numpy as np
 
 from ftx.core.errors import ImageError
+from ftx.core.processors import cores
 from ftx.data.image_store import ImageLike
 from ftx.data.preprocess import Pixels, Preprocess
-from ftx.data.threads import cores, in_threads
+from ftx.data.threads import in_threads
 from ftx.runs.artifacts import RuntimeName
 from ftx.runs.compute_precision import ComputePrecision
 from ftx.tasks.base import Task
 from ftx.tasks.thresholds import Floats
 
-# f32: pinned, for comparisons. auto: whatever the runtime chooses on this machine, as it is deployed.
-Compute = Literal["f32", "auto"]
-
 # Enough for the matrix products to fill a CPU's cores; more only costs memory.
 BATCH_IMAGES = 16
-# Decoded photographs that wait for a batch: two of 12 megapixels. As many as there are cores are being decoded.
+# Decoded photographs in the batches that are computed at a time: two of 12 megapixels. As many as there are cores are
+# being decoded.
 BATCH_BYTES = 80_000_000
 # Those that are being decoded, or are decoded and wait for their turn: sixteen and more of 20 megapixels.
 AHEAD_BYTES = 1_000_000_000
@@ -74,13 +75,17 @@ class Predictor(Protocol):
 def feed_files(
     images: Iterable[ImageLike],
     decode: Callable[[ImageLike], Pixels],
-    answer: Callable[[Pixels], Floats],
+    answer: Callable[[Iterator[Pixels]], Iterator[Floats]],
     *,
+    batch: int = BATCH_IMAGES,
+    at_a_time: int = 1,
     weigh: Callable[[ImageLike], int] | None = None,
 ) -> Iterator[Floats | ImageError]:
     """Answer files in order; neighbours of one size share a batch, for a batch holds images of one size only.
 
-    ``weigh`` tells the bytes that ``decode`` will give, where these may be many.
+    ``answer`` is given the batches as they are decoded, and yields the logits of each in order, as ``map`` does; it may
+    ask for further ones before, ``at_a_time`` together. ``weigh`` tells the bytes that ``decode`` will give, where
+    these may be many.
     """
 
     def attempt(image: ImageLike) -> Pixels | ImageError:
@@ -89,20 +94,45 @@ def feed_files(
         except ImageError as error:
             return _without_locals(error)
 
-    waiting: list[Pixels | ImageError] = []
-    shape: tuple[int, ...] | None = None
-    room = 0
+    # Of each batch that was handed over, what became of its images: the error of each that has no pixels.
+    handed: deque[list[ImageError | None]] = deque()
+
+    def batches(decoded: Iterator[Pixels | ImageError]) -> Iterator[Pixels]:
+        for group in _of_one_size(decoded, batch, BATCH_BYTES // at_a_time):
+            handed.append([item if isinstance(item, ImageError) else None for item in group])
+            pixels = [item for item in group if not isinstance(item, ImageError)]
+            if pixels:
+                yield np.stack(pixels)
+
     # Decoded in threads while the model computes.
     with closing(in_threads(attempt, images, ahead=cores() + 1, weigh=weigh, most_bytes=AHEAD_BYTES)) as decoded:
-        for item in decoded:
-            if not isinstance(item, ImageError):
-                if item.shape != shape or room == 0:
-                    yield from _answer_waiting(waiting, answer)
-                    waiting, shape = [], item.shape
-                    room = max(1, min(BATCH_IMAGES, BATCH_BYTES // item.nbytes))
-                room -= 1
-            waiting.append(item)
-    yield from _answer_waiting(waiting, answer)
+        for logits_NC in answer(batches(decoded)):
+            rows = iter(logits_NC)
+            for error in handed.popleft():
+                yield next(rows) if error is None else error
+    for error in chain.from_iterable(handed):  # behind the last image that has pixels
+        assert error is not None
+        yield error
+
+
+def _of_one_size(
+    decoded: Iterable[Pixels | ImageError], batch: int, batch_bytes: int
+) -> Iterator[list[Pixels | ImageError]]:
+    """Neighbours of one size together, at most so many and so many bytes; an error goes with those before it."""
+    group: list[Pixels | ImageError] = []
+    shape: tuple[int, ...] | None = None
+    room = 0
+    for item in decoded:
+        if not isinstance(item, ImageError):
+            if shape is not None and (item.shape != shape or room == 0):
+                yield group
+                group, shape = [], None
+            if shape is None:
+                shape, room = item.shape, max(1, min(batch, batch_bytes // item.nbytes))
+            room -= 1
+        group.append(item)
+    if group:
+        yield group
 
 
 def _without_locals(error: ImageError) -> ImageError:
@@ -112,12 +142,3 @@ def _without_locals(error: ImageError) -> ImageError:
         clear_frames(link.__traceback__)
         link = link.__context__
     return error
-
-
-def _answer_waiting(
-    waiting: list[Pixels | ImageError], answer: Callable[[Pixels], Floats]
-) -> Iterator[Floats | ImageError]:
-    images = [item for item in waiting if not isinstance(item, ImageError)]
-    answers = iter(answer(np.stack(images)) if images else ())
-    for item in waiting:
-        yield item if isinstance(item, ImageError) else next(answers)

@@ -36,4 +36,4 @@ class TorchPredictor:
 
     def logits_from_files(self, images: Iterable[ImageLike]) -> Iterator[Floats | ImageError]:
         """Its own image path is the training path, so this view equals the graph's."""
-        return feed_files(images, partial(load_pixels, pre=self.preprocess), self.logits)
+        return feed_files(images, partial(load_pixels, pre=self.preprocess), partial(map, self.logits))

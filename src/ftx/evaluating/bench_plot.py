@@ -1,0 +1,51 @@
+"""``reports/bench.svg``: what a bench measured, as a picture, by matplotlib, which comes with the training extra."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ftx.runs.bench_json import BenchReport, BenchRow
+
+# Of the Okabe-Ito palette, which the colour-blind tell apart: one a runtime and precision.
+_COLOURS = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00", "#7f7f7f", "#f0e442")
+
+
+def draw(report: BenchReport, path: Path) -> None:
+    """Bars of latency, a line to the 90th percentile on each, beside bars of images a second, a row each.
+
+    Raises: ModuleNotFoundError where matplotlib is not installed.
+    """
+    import matplotlib as mpl
+
+    mpl.use("svg")
+    from matplotlib import pyplot as plt
+
+    mpl.rcParams["svg.hashsalt"] = "ftx"  # the same figures give the same file
+    rows = list(reversed(report.rows))
+    names = [_name(row) for row in rows]
+    kinds = sorted({(row.artifact, str(row.compute)) for row in rows})
+    colours = [_COLOURS[kinds.index((row.artifact, str(row.compute))) % len(_COLOURS)] for row in rows]
+    figure, (left, right) = plt.subplots(1, 2, figsize=(11, 1.3 + 0.32 * len(rows)), sharey=True, layout="constrained")
+    above = [max(0.0, row.p90_ms - row.p50_ms) for row in rows]
+    bars = left.barh(names, [row.p50_ms for row in rows], xerr=[[0.0] * len(rows), above], color=colours)
+    left.bar_label(bars, [f"{row.p50_ms:.1f}" for row in rows], label_type="center", color="white", fontsize=8)
+    left.set_xlabel("milliseconds a request: median, line to the 90th percentile")
+    bars = right.barh(names, [row.images_per_s for row in rows], color=colours)
+    right.bar_label(bars, [f"{row.images_per_s:.0f}" for row in rows], label_type="center", color="white", fontsize=8)
+    right.set_xlabel("images a second")
+    for axes in (left, right):
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.tick_params(axis="y", labelsize=8)
+    isa = ", ".join(sorted({row.isa for row in rows if row.isa}))
+    figure.suptitle(
+        f"{report.machine.cpu}, {report.processors} processors, {isa}; {report.image_size} px; "
+        f"{report.rounds} processes a row",
+        fontsize=9,
+    )
+    figure.savefig(path, format="svg", metadata={"Date": None})
+    plt.close(figure)
+
+
+def _name(row: BenchRow) -> str:
+    streams = f", {row.streams} streams" if row.streams > 1 else ""
+    return f"{row.artifact}, {row.compute}, batch {row.batch}{streams}"

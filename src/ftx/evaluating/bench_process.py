@@ -1,0 +1,179 @@
+"""One model in one setting in a process of its own: ``python -m ftx.evaluating.bench_process``, asked by ``bench``.
+
+So that compiling, the first answer and memory are those of a cold start, and nothing that another setting left behind
+(threads, caches of kernels) is in the way.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict
+from safetensors import safe_open
+
+from ftx.core.child_process import answer_on_stdout
+from ftx.data.preprocess import Pixels, Preprocess
+from ftx.runs.artifacts import ARTIFACTS
+from ftx.runs.card_json import REFERENCE_FILE
+from ftx.runs.compute_precision import Compute, ComputeField
+from ftx.runs.instruction_sets import InstructionSet, set_in_use
+from ftx.runs.machine import cpu_flags
+from ftx.runs.run import Run
+from ftx.runtimes import load_artifact
+from ftx.runtimes.openvino import OpenVinoPredictor, frame
+from ftx.runtimes.predictor import Predictor
+
+MODULE = "ftx.evaluating.bench_process"
+
+# After the first and before the clock runs, as a CPU takes its time to speed up.
+WARM_UP = 3
+MOST_REQUESTS = 10_000
+
+
+class Job(BaseModel):
+    """What to measure: a folder, the artifact it is of, and the setting; ``run`` for what does not stand alone."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    artifact: str
+    folder: Path
+    run: Path | None
+    compute: Compute
+    batch: int
+    threads: int
+    streams: int
+    seconds: float
+    # Whether to compile twice more, to see what OpenVINO's cache saves.
+    cached: bool
+
+
+class Measured(BaseModel):
+    """What one process found; ``seconds`` is how long its timed requests took, one after the other or together."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    compute: ComputeField
+    isa: InstructionSet | None
+    kernels: dict[str, int]
+    threads: int
+    streams: int
+    latencies_ms: list[float]
+    images: int
+    seconds: float
+    compile_ms: float | None
+    compile_cached_ms: float | None
+    first_ms: float
+    peak_bytes: int
+
+
+def measure(job: Job) -> Measured:
+    """Open, ask once, ask for ``job.seconds``.
+
+    Raises: ExportError, RunError for a model that does not hold; EnvironmentFault where an extra is missing.
+    """
+    artifact = ARTIFACTS[job.artifact]
+    predictor: Predictor
+    if artifact.runtime == "openvino":
+        predictor = OpenVinoPredictor(job.folder, job.compute, threads=job.threads, streams=job.streams)
+        compile_ms, kernels = predictor.compile_ms, predictor.kernels()
+    else:
+        assert job.run is not None, f"{artifact} does not stand alone"
+        # torch and ONNX Runtime take as many threads as they see processors.
+        if hasattr(os, "sched_setaffinity"):
+            os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: job.threads])
+        predictor = load_artifact(Run(job.run), artifact)
+        compile_ms, kernels = None, {}
+    pixels_NHWC = _pixels(job.folder, predictor.preprocess, job.batch)
+    started = time.perf_counter()
+    predictor.logits(pixels_NHWC)
+    first_ms = 1e3 * (time.perf_counter() - started)
+    for _ in range(WARM_UP):
+        predictor.logits(pixels_NHWC)
+    latencies_ms, seconds = _timed(predictor, pixels_NHWC, job)
+    peak_bytes = _peak_bytes()
+    return Measured(
+        compute=predictor.compute,
+        isa=set_in_use(cpu_flags()),
+        kernels=kernels,
+        threads=predictor.threads if isinstance(predictor, OpenVinoPredictor) else job.threads,
+        streams=predictor.streams if isinstance(predictor, OpenVinoPredictor) else 1,
+        latencies_ms=latencies_ms,
+        images=len(latencies_ms) * job.batch,
+        seconds=seconds,
+        compile_ms=compile_ms,
+        compile_cached_ms=_compile_cached_ms(job) if job.cached and artifact.runtime == "openvino" else None,
+        first_ms=first_ms,
+        peak_bytes=peak_bytes,
+    )
+
+
+def _timed(predictor: Predictor, pixels_NHWC: Pixels, job: Job) -> tuple[list[float], float]:
+    """The milliseconds of each request, and the seconds of all."""
+    began = time.perf_counter()
+    until = began + job.seconds
+    if isinstance(predictor, OpenVinoPredictor) and job.streams > 1:
+        framed = frame(pixels_NHWC, predictor.preprocess)
+
+        def batches() -> Iterator[Pixels]:
+            yield framed  # one at least, however little time there is
+            for _ in range(MOST_REQUESTS):
+                if time.perf_counter() >= until:
+                    return
+                yield framed
+
+        latencies = [latency_ms for _, latency_ms in predictor.in_flight(batches())]
+    else:
+        latencies = []
+        while not latencies or (time.perf_counter() < until and len(latencies) < MOST_REQUESTS):
+            started = time.perf_counter()
+            predictor.logits(pixels_NHWC)
+            latencies.append(1e3 * (time.perf_counter() - started))
+    return latencies, time.perf_counter() - began
+
+
+def _pixels(folder: Path, preprocess: Preprocess, batch: int) -> Pixels:
+    """Images of the network's size: those beside the model, over and over, or noise where none are.
+
+    Shape: [N, H, W, 3].
+    """
+    path = folder / REFERENCE_FILE
+    if path.is_file():
+        with safe_open(path, framework="np") as file:
+            known = np.asarray(file.get_tensor("images"))
+    else:
+        shape = (min(batch, 8), preprocess.height, preprocess.width, 3)
+        known = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
+    return known[np.arange(batch) % len(known)]
+
+
+def _compile_cached_ms(job: Job) -> float:
+    """How long it takes to read and compile the model when OpenVINO's cache holds it."""
+    with tempfile.TemporaryDirectory() as cache:
+        took: list[float] = []
+        for _ in range(2):  # the first fills it
+            opened = OpenVinoPredictor(
+                job.folder, job.compute, threads=job.threads, streams=job.streams, cache=Path(cache)
+            )
+            took.append(opened.compile_ms)
+    return took[-1]
+
+
+def _peak_bytes() -> int:
+    """The largest resident memory of this process: getrusage would give its parent's, where that had more."""
+    status = Path("/proc/self/status")
+    if status.is_file():
+        for line in status.read_text().splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) * 1024
+    import resource
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+if __name__ == "__main__":
+    answer_on_stdout(Job, measure)

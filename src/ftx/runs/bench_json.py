@@ -1,0 +1,82 @@
+"""``reports/bench.json``, what ``ftx bench`` returns: a row a model, precision, batch, threads and streams."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict
+
+from ftx.core.verb_report import VerbReport
+from ftx.runs.artifacts import RuntimeName
+from ftx.runs.compute_precision import ComputeField
+from ftx.runs.instruction_sets import InstructionSet
+from ftx.runs.machine import Machine
+from ftx.runs.tuning_json import Setting
+
+# Within a run.
+BENCH_FILE = Path("reports", "bench.json")
+BENCH_PLOT = Path("reports", "bench.svg")
+
+
+class BenchRow(BaseModel):
+    """How fast one model is in one setting, over fresh processes that took turns with those of the other rows.
+
+    A latency is of one request, from its pixels in memory to its logits; with several streams as many requests run at a
+    time, so each takes longer. ``compile_ms`` reads and compiles the model, ``compile_cached_ms`` does so with
+    OpenVINO's cache filled, ``first_ms`` is the first request after it, ``peak_bytes`` the memory of the process at its
+    largest: medians over the processes. Null where a runtime has no such thing. ``isa`` is the instruction set that
+    decides there, ``kernels`` what ran its products, ``compute`` the precision that they ran in.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    artifact: str
+    runtime: RuntimeName
+    compute: ComputeField
+    isa: InstructionSet | None
+    kernels: dict[str, int]
+    batch: int
+    threads: int
+    streams: int
+    requests: int
+    p50_ms: float
+    p90_ms: float
+    p99_ms: float
+    images_per_s: float
+    compile_ms: float | None
+    compile_cached_ms: float | None
+    first_ms: float
+    peak_bytes: int
+
+
+class SavedSetting(BaseModel):
+    """What ``--save`` kept beside an OpenVINO model."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    artifact: str
+    path: str
+    latency: Setting
+    p50_ms: float
+    throughput: Setting
+    images_per_s: float
+
+
+class BenchReport(VerbReport):
+    """All rows, the settings that were kept, and what there is to say about them.
+
+    ``rounds`` processes measured each row, for ``seconds`` together. ``tried`` counts the settings that were begun;
+    with ``--save`` the slow ones were dropped after a round, and only those with all their rounds are rows.
+    """
+
+    verb: str = "bench"
+    folder: str | None = None
+    machine: Machine
+    processors: int
+    image_size: int | str
+    seconds: float
+    rounds: int
+    tried: int
+    rows: list[BenchRow]
+    saved: list[SavedSetting]
+    notes: list[str]

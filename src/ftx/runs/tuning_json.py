@@ -1,0 +1,96 @@
+"""``tuning.json`` beside an OpenVINO model: how it runs fastest, on each machine that ``ftx bench --save`` was run on.
+
+Like ``proof.json`` it lies outside of the hashes, and speaks of one model alone, by the digest of its card.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from ftx.core.files import write_atomic
+from ftx.core.processors import cores
+from ftx.core.strict_json import JsonError, read_json
+from ftx.core.version import __version__
+from ftx.runs.card_json import TUNING_FILE
+from ftx.runs.compute_precision import Compute
+from ftx.runs.machine import Machine, this_machine
+from ftx.runs.proof_json import ir_digest
+
+TUNING_SCHEMA = 1
+
+# For one image: the shortest time until its answer. For many: the most of them in a second.
+Goal = Literal["latency", "throughput"]
+
+_Count = Annotated[int, Field(ge=1, le=4096)]
+
+
+class Setting(BaseModel):
+    """How OpenVINO is told to run a model: images in a batch, threads of all streams together, and streams."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    compute: Compute = "auto"
+    batch: _Count = 1
+    threads: _Count | None = None
+    streams: _Count | None = None
+
+
+class Tuned(BaseModel):
+    """What one machine found, with so many processors to itself: the settings, and what they were chosen by."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    machine: Machine
+    processors: int
+    latency: Setting
+    p50_ms: float
+    throughput: Setting
+    images_per_s: float
+
+    def setting(self, goal: Goal) -> Setting:
+        """The one that serves a goal best."""
+        return self.latency if goal == "latency" else self.throughput
+
+
+class Tuning(BaseModel):
+    """``tuning.json``; ``ir`` is the SHA-256 of the card."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    schema_version: int = TUNING_SCHEMA
+    ftx: str = __version__
+    ir: str
+    tuned: list[Tuned] = []
+
+
+def read_tuning(folder: Path) -> Tuning:
+    """What is known of the model in a folder; nothing where the file is missing, does not hold, or is of another model.
+
+    It is no proof of anything: without it a model runs as OpenVINO chooses.
+    """
+    nothing = Tuning(ir=ir_digest(folder))
+    try:
+        known = Tuning.model_validate(read_json(folder / TUNING_FILE))
+    except (OSError, JsonError, ValidationError):
+        return nothing
+    return known if (known.ir, known.schema_version) == (nothing.ir, TUNING_SCHEMA) else nothing
+
+
+def tuned_here(folder: Path) -> Tuned | None:
+    """What was found on this kind of machine with as many processors; None where nobody looked."""
+    here = (this_machine(), cores())
+    return next((one for one in read_tuning(folder).tuned if (one.machine, one.processors) == here), None)
+
+
+def keep_tuned(folder: Path, found: Tuned) -> None:
+    """Add what this machine found, in the place of what it found before.
+
+    Raises: EnvironmentFault if the folder cannot be written.
+    """
+    known = read_tuning(folder)
+    others = [one for one in known.tuned if (one.machine, one.processors) != (found.machine, found.processors)]
+    text = known.model_copy(update={"tuned": [*others, found]}).model_dump_json(indent=2)
+    write_atomic(folder / TUNING_FILE, f"{text}\n".encode())

@@ -1,0 +1,205 @@
+"""How fast models are: the rows, what is kept beside a model, and that predicting takes it."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+import pytest
+from tests.conftest import Listener
+
+from ftx.core.errors import InputError, RunError
+from ftx.core.processors import cores
+from ftx.evaluating.bench import ROUNDS, Wanted, bench
+from ftx.evaluating.bench_plot import draw
+from ftx.runs.bench_json import BENCH_FILE, BENCH_PLOT, BenchReport, BenchRow
+from ftx.runs.card_json import TUNING_FILE, read_card
+from ftx.runs.machine import this_machine
+from ftx.runs.tuning_json import Setting, Tuned, keep_tuned, read_tuning, tuned_here
+from ftx.runtimes import load, load_folder
+from ftx.runtimes.openvino import OpenVinoPredictor, default_compute
+
+QUICK = 0.06
+
+
+@pytest.fixture
+def folder(colour_model: Any, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(colour_model.folder, tmp_path / "fp32"))
+
+
+def tuned(**changes: object) -> Tuned:
+    return Tuned(
+        machine=this_machine(),
+        processors=cores(),
+        latency=Setting(compute="f32", batch=1, threads=1, streams=1),
+        p50_ms=1.0,
+        throughput=Setting(compute="f32", batch=3, threads=1, streams=1),
+        images_per_s=9.0,
+    ).model_copy(update=changes)
+
+
+@pytest.mark.slow
+def test_a_row_is_what_its_processes_measured(folder: Path) -> None:
+    report = bench(folder, Wanted(computes=("f32",), batches=(1, 3), threads=(1,), streams=(1,), seconds=QUICK))
+    assert (report.run, report.folder, report.saved) == (None, str(folder), [])
+    assert [(row.artifact, str(row.compute), row.batch, row.threads, row.streams) for row in report.rows] == [
+        ("openvino/fp32", "f32", 1, 1, 1),
+        ("openvino/fp32", "f32", 3, 1, 1),
+    ]
+    for row in report.rows:
+        assert row.requests >= ROUNDS  # each process timed one at least
+        assert 0 < row.p50_ms <= row.p90_ms <= row.p99_ms
+        # A request after the other: images a second are what the mean latency allows, and that is above no p99.
+        assert row.images_per_s >= 0.5 * 1e3 * row.batch / row.p99_ms
+        assert row.compile_ms is not None
+        assert row.compile_cached_ms is not None
+        assert row.first_ms > 0
+        assert 20e6 < row.peak_bytes < 2e9  # an interpreter with OpenVINO, and no more than a few of them
+    assert not (folder / TUNING_FILE).exists()
+
+
+@pytest.mark.slow
+def test_what_is_fastest_is_kept_and_predicting_takes_it(folder: Path) -> None:
+    report = bench(folder, Wanted(computes=("f32",), batches=(1, 2), seconds=QUICK, save=True))
+    (saved,) = report.saved
+    kept = tuned_here(folder)
+    assert kept is not None
+    assert (kept.latency, kept.throughput) == (saved.latency, saved.throughput)
+    alone = [row for row in report.rows if (row.batch, row.streams) == (1, 1)]
+    assert kept.latency.threads in {row.threads for row in alone}
+    assert kept.images_per_s == max(row.images_per_s for row in report.rows)
+    assert report.tried >= len(report.rows)
+    read_card(folder)  # the hashes hold with the file beside them
+    for goal, setting in (("latency", kept.latency), ("throughput", kept.throughput)):
+        opened = load_folder(folder, goal=goal)
+        assert isinstance(opened, OpenVinoPredictor)
+        assert (opened.threads, opened.streams, opened.batch) == (setting.threads, setting.streams, setting.batch)
+
+
+def test_a_setting_counts_on_its_machine_with_its_processors_for_its_model(folder: Path) -> None:
+    keep_tuned(folder, tuned())
+    assert tuned_here(folder) == tuned()
+    opened = load(folder)
+    assert isinstance(opened, OpenVinoPredictor)
+    assert (str(opened.compute), opened.batch) == ("f32", 1)
+    assert load_folder(folder).compute == default_compute()  # who validates asks for none
+    keep_tuned(folder, tuned(processors=cores() + 1, p50_ms=0.5))
+    assert tuned_here(folder) == tuned()
+    keep_tuned(folder, tuned(p50_ms=2.0))  # in the place of the first
+    assert [one.p50_ms for one in read_tuning(folder).tuned] == [0.5, 2.0]
+    document = json.loads((folder / TUNING_FILE).read_text())
+    for text in (json.dumps(document | {"ir": "another"}), "{", "[]"):
+        (folder / TUNING_FILE).write_text(text)
+        assert tuned_here(folder) is None
+
+
+@pytest.mark.slow
+def test_a_run_has_its_runtimes_side_by_side_and_keeps_the_report(whole_run: Path, tmp_path: Path) -> None:
+    run = Path(shutil.copytree(whole_run, tmp_path / "run", symlinks=True))
+    listener = Listener()
+    report = bench(run, Wanted(computes=("f32",), batches=(1,), streams=(1,), seconds=QUICK), listener)
+    runtimes = {row.artifact: row.runtime for row in report.rows}
+    assert runtimes.items() >= {("dense", "torch"), ("onnx", "onnx"), ("openvino/fp32", "openvino")}
+    for row in report.rows:
+        assert (row.compile_ms is None) == (row.runtime != "openvino")
+    assert BenchReport.model_validate_json((run / BENCH_FILE).read_text()) == report
+    assert listener.steps == ROUNDS * len(report.rows)
+    drawn = ElementTree.parse(run / BENCH_PLOT)
+    assert drawn.getroot().tag.endswith("svg")
+
+
+def test_another_set_is_said_and_its_figures_are_its_own(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("ONEDNN_MAX_CPU_ISA", "OV_CPU_MAX_ISA"):
+        monkeypatch.setitem(os.environ, name, "AVX2")
+    report = bench(folder, Wanted(batches=(1,), threads=(1,), streams=(1,), computes=("f32",), seconds=QUICK))
+    assert [row.isa for row in report.rows] == ["avx2"]
+
+
+def test_a_stale_model_is_refused(whole_run: Path, tmp_path: Path) -> None:
+    run = Path(shutil.copytree(whole_run, tmp_path / "run", symlinks=True))
+    manifest = json.loads((run / "run.json").read_text())
+    manifest["lineage"]["openvino/fp32"]["digest"] = "0" * 64
+    (run / "run.json").write_text(json.dumps(manifest))
+    with pytest.raises(RunError, match="made from another"):
+        bench(run / "openvino" / "fp32", Wanted(seconds=QUICK))
+    with pytest.raises(RunError):
+        bench(run, Wanted(seconds=QUICK))
+
+
+@pytest.mark.parametrize(
+    ("wanted", "named"),
+    [
+        (Wanted(threads=(10_000,)), "10000"),
+        (Wanted(streams=(10_000,)), "10000"),
+        (Wanted(seconds=0), "0"),
+        (Wanted(seconds=float("nan")), "nan"),
+        (Wanted(precisions=("int8",)), "one precision"),
+    ],
+)
+def test_what_no_machine_could_do_is_refused_before_the_first_process(folder: Path, wanted: Wanted, named: str) -> None:
+    with pytest.raises(InputError) as raised:
+        bench(folder, wanted)
+    assert named in str(raised.value)
+
+
+def test_keeping_needs_a_row_for_one_image(folder: Path) -> None:
+    with pytest.raises(InputError, match="best setting for one image"):
+        bench(folder, Wanted(batches=(2,), computes=("f32",), threads=(1,), streams=(1,), seconds=QUICK, save=True))
+
+
+def row(**changes: object) -> BenchRow:
+    return BenchRow(
+        artifact="openvino/fp32",
+        runtime="openvino",
+        compute="auto:bf16",  # pyright: ignore[reportArgumentType]
+        isa="avx512_bf16",
+        kernels={"brgemm_avx512_bf16": 49},
+        batch=1,
+        threads=2,
+        streams=1,
+        requests=9,
+        p50_ms=77.0,
+        p90_ms=80.0,
+        p99_ms=90.0,
+        images_per_s=13.0,
+        compile_ms=500.0,
+        compile_cached_ms=200.0,
+        first_ms=100.0,
+        peak_bytes=300_000_000,
+    ).model_copy(update=changes)
+
+
+def test_a_chosen_precision_that_is_slower_than_f32_is_said() -> None:
+    from ftx.evaluating.bench import _notes
+    from ftx.runs.compute_precision import F32
+
+    slow, quick = row(), row(compute=F32, p50_ms=48.0)
+    (note,) = _notes([slow, quick], saved=False)
+    assert note == (
+        "openvino/fp32: bf16, which OpenVINO chooses, is slower than f32 with 2 threads: 77.0 ms, f32 48.0 ms; "
+        "--save makes ftx predict take f32"
+    )
+    assert _notes([row(p50_ms=20.0), quick], saved=False) == []
+    assert _notes([slow, quick.model_copy(update={"threads": 1})], saved=False) == []
+
+
+def test_the_same_figures_are_the_same_picture(tmp_path: Path) -> None:
+    report = BenchReport(
+        machine=this_machine(),
+        processors=2,
+        image_size=224,
+        seconds=3,
+        rounds=ROUNDS,
+        tried=2,
+        rows=[row(), row(batch=8, p50_ms=400.0)],
+        saved=[],
+        notes=[],
+    )
+    for name in ("one.svg", "two.svg"):
+        draw(report, tmp_path / name)
+    assert (tmp_path / "one.svg").read_bytes() == (tmp_path / "two.svg").read_bytes()
+    assert "machine" not in (tmp_path / "one.svg").read_text()
