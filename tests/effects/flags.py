@@ -95,6 +95,7 @@ FLAGS = (
     Flag(
         "validate --require-proof", "", "status 1 for what is unproved", of_artifacts.validate_require_proof, slow=True
     ),
+    Flag("validate --isa", "native,avx2", "a verdict in each set", of_artifacts.validate_isa, slow=True),
     Flag("validate --json", "", "one object", of_artifacts.validate_json, slow=True),
     Flag("eval RUN", "a run", "its images", of_artifacts.eval_run),
     Flag("eval --artifact", "dense", "torch answers instead of openvino", of_artifacts.eval_artifact, slow=True),

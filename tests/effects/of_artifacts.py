@@ -189,6 +189,15 @@ def predict_json(lab: Lab, flag: str, value: str) -> None:
     assert lab.done(*words).out.split()[:3] == ["image", "label", "score"]
 
 
+def validate_isa(lab: Lab, flag: str, value: str) -> None:
+    folder = lab.exported[0] / "openvino" / "fp32"
+    assert lab.done("validate", folder, "--json").json["sets"] == []
+    found = lab.done("validate", folder, flag, value, "--json").json["sets"]
+    assert {one["isa"] for one in found} >= {"avx2"}
+    assert {one["artifact"] for one in found} == {"openvino/fp32"}
+    assert lab.call("validate", folder, flag, "avx3").status == 2
+
+
 def _bench(lab: Lab, target: Path, *words: object) -> list[dict[str, Any]]:
     """Its rows; one setting of one model, but for what the words say."""
     given = {str(word) for word in words}

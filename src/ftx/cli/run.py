@@ -64,7 +64,7 @@ def answer(report: PipelineReport, *, json: bool) -> int:
         return 0 if report.ok else 1
     print_parity(report.parity)
     trained = report.train
-    by_files = {row.artifact: row for row in report.parity.rows if row.view == "files"}
+    by_files = {row.artifact: row for row in report.parity.own_rows if row.view == "files"}
     console.print_facts(
         [
             (f"{trained.metric.replace('_', ' ')} on validation images", f"{trained.metrics[trained.metric]:.1%}"),

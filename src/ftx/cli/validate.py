@@ -10,8 +10,10 @@ import typer
 
 from ftx.cli import console
 from ftx.cli.shared_options import DataOption, JsonFlag, RequireProofFlag
-from ftx.core.errors import InputError
-from ftx.runs.artifacts import TRAINED
+from ftx.core.errors import InputError, nearest
+from ftx.runs.artifacts import IR_INT8, TRAINED
+from ftx.runs.instruction_sets import INSTRUCTION_SETS, InstructionSet
+from ftx.runs.machine import this_set
 
 if TYPE_CHECKING:
     from ftx.evaluating import ParityReport, ParityRow
@@ -20,6 +22,7 @@ if TYPE_CHECKING:
 # Columns of a terminal that hold the mean difference and the cosine as well.
 _WIDE = 120
 _VERDICT_STYLES: dict[str, console.Style] = {"proved": "good", "unproved": "strong", "failed": "bad"}
+_SET_STYLES: dict[str, console.Style] = {**_VERDICT_STYLES, "not_run": "dim"}
 
 
 def command(
@@ -51,6 +54,14 @@ def command(
             help="The share of images that an artifact may lose, net of those it gains.  [default: the recipe's, 0.02]",
         ),
     ] = None,
+    isa: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--isa",
+            metavar="native|all|SETS",
+            help=f"Ask in processes held to instruction sets of other CPUs as well: {','.join(INSTRUCTION_SETS)}.",
+        ),
+    ] = None,
     require_proof: RequireProofFlag = False,
     json: JsonFlag = False,
 ) -> int:
@@ -68,6 +79,7 @@ def command(
         bounds=parse_bounds(bound or ()),
         images=images,
         max_drop=max_drop,
+        isa=parse_sets(isa or ()),
         require_proof=require_proof,
         progress=console.TerminalProgress(),
     )
@@ -95,6 +107,28 @@ def parse_bounds(given: Sequence[str]) -> dict[str, float]:
     return bounds
 
 
+def parse_sets(given: Sequence[str]) -> list[InstructionSet]:
+    """Instruction sets by name, as ``avx2,avx512``; ``native`` is the one in use here, ``all`` every one.
+
+    Raises: InputError naming the nearest.
+    """
+    known: dict[str, InstructionSet] = {one: one for one in INSTRUCTION_SETS}
+    sets: list[InstructionSet] = []
+    for name in (word.strip() for words in given for word in words.split(",")):
+        if name == "all":
+            sets += known.values()
+        elif name == "native":
+            if (own := this_set()) is not None:
+                sets.append(own)
+        else:
+            if name not in known:
+                alike = nearest(name, ("native", "all", *INSTRUCTION_SETS))
+                fix = f"did you mean {alike}?" if alike else f"choose from native, all, {', '.join(INSTRUCTION_SETS)}"
+                raise InputError(f"there is no instruction set '{name}'", fix=fix)
+            sets.append(known[name])
+    return sets
+
+
 def print_parity(report: ParityReport) -> None:
     """The rows as a table, then each artifact's verdict with its figures, then what does not hold and where."""
     wide = console.width() >= _WIDE
@@ -103,13 +137,14 @@ def print_parity(report: ParityReport) -> None:
         columns[5:5] = ["mean |d|", "cosine", "same %"]
     console.print_table(
         columns,
-        [_cells(row, wide=wide) for row in report.rows],
-        styles=["plain" if row.ok else "bad" for row in report.rows],
-        title=f"compared with {report.reference}, on images of {report.split}: {_images(report.rows)}",
+        [_cells(row, wide=wide) for row in report.own_rows],
+        styles=["plain" if row.ok else "bad" for row in report.own_rows],
+        title=f"compared with {report.reference}, on images of {report.split}: {_images(report.own_rows)}",
     )
+    _print_sets(report)
     for artifact, verdict in report.verdicts.items():
         console.print_note(f"{artifact}: {verdict}: {report.said[artifact]}", _VERDICT_STYLES[verdict])
-    if (worst := _worst_class(report.rows)) is not None:
+    if (worst := _worst_class(report.own_rows)) is not None:
         console.print_note(worst, "dim")
     for problem in report.problems:
         console.print_note(problem, "bad")
@@ -120,6 +155,42 @@ def print_parity(report: ParityReport) -> None:
         console.print_note(f"{together}all of them err in {report.family.alpha:.0%} of cases at most", "dim")
     if report.run is not None and any(row.needed_images for row in report.rows):
         console.print_note("what is unproved needs more held-out images, or a wider --max-drop", "dim")
+
+
+def _print_sets(report: ParityReport) -> None:
+    """A row a model and instruction set, in the precision that OpenVINO chooses there."""
+    if not report.sets:
+        return
+    rows = {
+        (row.artifact, row.isa, row.emulated): row
+        for row in report.rows
+        if row.view == "graph" and row.compute.chosen_by_runtime
+    }
+    cells: list[tuple[str, ...]] = []
+    for one in report.sets:
+        row = rows.get((one.artifact, one.isa, one.emulated))
+        figures = ("-", "-", "-", "-", "-")
+        if row is not None:
+            changed = f"{100 * row.changed:.1f}"
+            figures = (str(row.compute), figure(row.max_abs, ".1e"), changed, f"{row.latency_ms:.0f}", _most_used(row))
+        cells.append((one.isa, one.artifact, *figures, str(one)))
+    console.print_table(
+        ("set", "artifact", "compute", "max |d|", "changed %", "ms", "kernels", ""),
+        cells,
+        styles=["bad" if one.verdict == "failed" else "plain" for one in report.sets],
+        title="instruction sets: what their kernels answer, run on this CPU; the speed of emulated ones is a hint",
+    )
+    for one in report.sets:
+        if one.verdict not in ("proved", "not_run"):
+            console.print_note(f"{one.artifact} on {one.isa}: {one}: {one.said}", _SET_STYLES[one.verdict])
+    if any(one.verdict == "failed" and one.artifact == IR_INT8.name for one in report.sets):
+        console.print_note("without VNNI the products of int8 saturate; a model in 7 bits does not", "dim")
+
+
+def _most_used(row: ParityRow) -> str:
+    """The kernel of most products, and how many others there are."""
+    by_use = sorted(row.primitives, key=lambda name: (-row.primitives[name], name))
+    return f"{by_use[0]}, +{len(by_use) - 1}" if len(by_use) > 1 else "".join(by_use) or "-"
 
 
 def _worst_class(rows: Sequence[ParityRow]) -> str | None:

@@ -21,8 +21,8 @@ from ftx.data.preprocess import Pixels, Preprocess
 from ftx.runs.artifacts import ARTIFACTS
 from ftx.runs.card_json import REFERENCE_FILE
 from ftx.runs.compute_precision import Compute, ComputeField
-from ftx.runs.instruction_sets import InstructionSet, set_in_use
-from ftx.runs.machine import cpu_flags
+from ftx.runs.instruction_sets import InstructionSet
+from ftx.runs.machine import this_set
 from ftx.runs.run import Run
 from ftx.runtimes import load_artifact
 from ftx.runtimes.openvino import OpenVinoPredictor, frame
@@ -80,7 +80,7 @@ def measure(job: Job) -> Measured:
     predictor: Predictor
     if artifact.runtime == "openvino":
         predictor = OpenVinoPredictor(job.folder, job.compute, threads=job.threads, streams=job.streams)
-        compile_ms, kernels = predictor.compile_ms, predictor.kernels()
+        compile_ms, kernels = predictor.compile_ms, dict(predictor.kernels().primitives)
     else:
         assert job.run is not None, f"{artifact} does not stand alone"
         # torch and ONNX Runtime take as many threads as they see processors.
@@ -98,7 +98,7 @@ def measure(job: Job) -> Measured:
     peak_bytes = _peak_bytes()
     return Measured(
         compute=predictor.compute,
-        isa=set_in_use(cpu_flags()),
+        isa=this_set(),
         kernels=kernels,
         threads=predictor.threads if isinstance(predictor, OpenVinoPredictor) else job.threads,
         streams=predictor.streams if isinstance(predictor, OpenVinoPredictor) else 1,

@@ -13,17 +13,19 @@ from pathlib import Path
 from ftx.core.errors import ExportError, InputError, RunError, shell_command
 from ftx.core.progress import SILENT, Progress
 from ftx.evaluating.folder_parity import validate_folder
+from ftx.evaluating.isa_parity import AskedSets, RunInSets, folder_in_sets, other_sets, own_set
 from ftx.evaluating.logit_bounds import Bounds
 from ftx.evaluating.read_reference import reference_answers
 from ftx.evaluating.readme_verdicts import tell_card
-from ftx.evaluating.run_parity import Samples, ask_trained, take_samples
+from ftx.evaluating.run_parity import Comparison, Samples, ask_trained, take_samples
 from ftx.evaluating.stated_labels import identity_faults
 from ftx.evaluating.verdict import judge, passes
 from ftx.runs.artifacts import DENSE, EXPORT_IR, EXPORTED, IRS, TRAINED, Artifact
 from ftx.runs.card_json import CARD_FILE, IR_FILE, PROOF_FILE
 from ftx.runs.compute_precision import Compute
+from ftx.runs.instruction_sets import InstructionSet
 from ftx.runs.machine import this_machine
-from ftx.runs.parity_json import PARITY_FILE, ParityReport, read_parity
+from ftx.runs.parity_json import PARITY_FILE, ParityReport, Verdict, read_parity
 from ftx.runs.proof_json import Answers, ir_digest, keep_proof
 from ftx.runs.run import Run
 from ftx.runtimes import load_artifact
@@ -38,6 +40,7 @@ def validate(
     images: int | None = None,
     max_drop: float | None = None,
     require_proof: bool = False,
+    isa: Sequence[InstructionSet] = (),
     progress: Progress = SILENT,
 ) -> ParityReport:
     """Compare every artifact of a run, or one exported folder, with the trained model, and give each a verdict.
@@ -45,7 +48,8 @@ def validate(
     ``target`` is the latest run by default; ``data`` says where the run's images are now; ``bounds`` lays values over
     the table of ``ftx.evaluating.logit_bounds``; ``images`` takes so many of the held-out ones, spread over them, which
     proves nothing; ``max_drop`` is the share of images that may be lost (the recipe's by default). A run gets
-    ``reports/parity.json``, and each OpenVINO model its ``proof.json``. ``ok`` is false where an artifact failed, or,
+    ``reports/parity.json``, and each OpenVINO model its ``proof.json``. ``isa`` asks the OpenVINO models in processes
+    that are held to these instruction sets as well. ``ok`` is false where an artifact failed, or,
     with ``require_proof``, is not proved; nothing is raised for it.
     Raises: RunError if nothing is exported, or a file is altered or stale; ExportError for a folder; DataError.
     """
@@ -67,11 +71,19 @@ def validate(
                 fix="leave them out, or name the run",
             )
         Run.refuse_stale_folder(folder)
+        if isa and table != Bounds.of(None):
+            raise InputError(
+                "instruction sets are asked by the bounds of ftx", where=folder, fix="leave --bound or --isa out"
+            )
         report = validate_folder(folder, table, max_drop, progress)
-        report.require_proof, report.ok = require_proof, passes(report.verdicts, require_proof=require_proof)
+        if isa:
+            rows, sets = folder_in_sets(folder, max_drop, other_sets(isa), progress)
+            report.sets = own_set(isa, report) + sets
+            report.rows += rows
+        report.require_proof, report.ok = require_proof, _passes(report, require_proof=require_proof)
         return report
     run = target if isinstance(target, Run) else Run.open(path)
-    return _validate_run(run, _Wish(data, table, images, max_drop, require_proof), progress)
+    return _validate_run(run, _Wish(data, table, images, max_drop, require_proof, tuple(isa)), progress)
 
 
 @dataclass(frozen=True)
@@ -83,6 +95,7 @@ class _Wish:
     images: int | None
     max_drop: float | None
     require_proof: bool
+    isa: tuple[InstructionSet, ...]
 
 
 def _validate_run(run: Run, wish: _Wish, progress: Progress) -> ParityReport:
@@ -117,9 +130,10 @@ def _validate_run(run: Run, wish: _Wish, progress: Progress) -> ParityReport:
             if isinstance(predictor, OpenVinoPredictor):
                 answers.setdefault(artifact, []).append(reference_answers(run.folder(artifact), predictor))
     judged = judge(compared, margin, mistaken=mistaken, partial=partial)
+    sets = _ask_sets(run, wish, comparison, exported, margin, partial, progress)
     report = ParityReport(
         run=str(run.path),
-        ok=passes(judged.verdicts, require_proof=wish.require_proof),
+        ok=True,
         require_proof=wish.require_proof,
         reference=f"{TRAINED}/ in torch f32, before its merge",
         split=samples.entries[0].split,
@@ -129,11 +143,14 @@ def _validate_run(run: Run, wish: _Wish, progress: Progress) -> ParityReport:
         family=judged.family,
         verdicts=judged.verdicts,
         said=judged.said,
-        rows=judged.rows,
+        rows=judged.rows + sets.rows,
         problems=judged.problems,
         faulty=[name for name, verdict in sorted(judged.verdicts.items()) if verdict == "failed"],
         digests={artifact.name: manifest.digest(artifact) for artifact in (TRAINED, DENSE, *exported)},
+        sets=sets.verdicts,
     )
+    report.sets[:0] = own_set(wish.isa, report)
+    report.ok = _passes(report, require_proof=wish.require_proof)
     if partial is not None and _is_proved_already(run, report):
         progress.note(
             f"{PARITY_FILE.as_posix()} and {PROOF_FILE} stay as all held-out images left them: this was for looking"
@@ -142,8 +159,31 @@ def _validate_run(run: Run, wish: _Wish, progress: Progress) -> ParityReport:
     run.keep_report("parity", report, progress)
     tell_card(run, report, progress)
     for artifact, own in answers.items():
-        keep_proof(run.folder(artifact), irs[artifact], report, artifact, own, progress)
+        of_sets = sets.proofs.get(artifact)
+        keep_proof(run.folder(artifact), irs[artifact], report, artifact, own, progress, sets=of_sets)
     return report
+
+
+def _ask_sets(
+    run: Run,
+    wish: _Wish,
+    comparison: Comparison,
+    exported: Sequence[Artifact],
+    margin: float,
+    partial: str | None,
+    progress: Progress,
+) -> AskedSets:
+    sets = other_sets(wish.isa)
+    if not sets:
+        return AskedSets([], [], {})
+    asked = RunInSets(run, wish.data, wish.images, comparison.whole, comparison.chosen, wish.table, margin, partial)
+    return asked.ask([artifact for artifact in exported if artifact in IRS.values()], sets, progress)
+
+
+def _passes(report: ParityReport, *, require_proof: bool) -> bool:
+    """Whether nothing failed, on this machine and in the sets; and all is proved, where that is asked for."""
+    in_sets: list[Verdict] = [one.verdict for one in report.sets if one.verdict != "not_run"]
+    return passes([*report.verdicts.values(), *in_sets], require_proof=require_proof)
 
 
 def _is_proved_already(run: Run, report: ParityReport) -> bool:

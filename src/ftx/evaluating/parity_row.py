@@ -14,6 +14,7 @@ from ftx.core.statistics import Paired, wilson_interval
 from ftx.evaluating.logit_bounds import Bound
 from ftx.runs.artifacts import Artifact
 from ftx.runs.compute_precision import ComputePrecision
+from ftx.runs.instruction_sets import Kernels
 from ftx.runs.parity_json import RowBound, Unit, View
 from ftx.tasks.base import Targets, Task
 from ftx.tasks.thresholds import Flags, Floats
@@ -51,9 +52,12 @@ class Subject:
     compute: ComputePrecision
     # Zero where nobody asks for it.
     latency_ms: float = 0.0
+    # OpenVINO's.
+    kernels: Kernels | None = None
 
     def __str__(self) -> str:
-        return f"{self.artifact} ({self.artifact.runtime}, {self.view} view, {self.compute})"
+        held = f", held to {self.kernels.isa}" if self.kernels and self.kernels.emulated else ""
+        return f"{self.artifact} ({self.artifact.runtime}, {self.view} view, {self.compute}{held})"
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,7 @@ from ftx.runs.artifacts import DENSE, TRAINED, Artifact
 from ftx.runs.compute_precision import F32, Compute
 from ftx.runs.run import Run
 from ftx.runtimes import Predictor, load_artifact
-from ftx.runtimes.openvino import default_compute
+from ftx.runtimes.openvino import OpenVinoPredictor, default_compute
 from ftx.tasks.thresholds import Floats
 
 # The graph view in f32 compares numbers, and a fault in a graph moves the logits of any image: so many, spread
@@ -116,13 +116,14 @@ class Comparison:
         if len(samples.tinted) and _takes_tinted(artifact):
             reference = _followed(reference, self.tinted)
             logits_NC = np.concatenate([logits_NC, ask_graph(predictor, samples.tinted, self.bar)])
+        kernels = predictor.kernels() if isinstance(predictor, OpenVinoPredictor) else None
         latency_ms = graph_latency_ms(predictor, samples.pixels)
-        yield self._row(reference, logits_NC, Subject(artifact, "graph", compute, latency_ms))
+        yield self._row(reference, logits_NC, Subject(artifact, "graph", compute, latency_ms, kernels))
         if artifact == DENSE:
             return  # its image path is the training path, so the other view would be this one again
         from_files_NC = ask_files(predictor, samples.images, self.bar)
         latency_ms = files_latency_ms(predictor, samples.images)
-        yield self._row(self.whole, from_files_NC, Subject(artifact, "files", compute, latency_ms))
+        yield self._row(self.whole, from_files_NC, Subject(artifact, "files", compute, latency_ms, kernels))
 
     def _row(self, reference: Reference, logits_NC: Floats, subject: Subject) -> Compared:
         bound = self.table.pick(subject.artifact, subject.view, subject.compute)

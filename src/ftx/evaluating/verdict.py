@@ -9,7 +9,7 @@ of changed labels stands for the drop.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from ftx.core.statistics import Paired, holm
@@ -81,9 +81,9 @@ def judge(
     return Judged(rows, verdicts, said, family, problems)
 
 
-def passes(verdicts: Mapping[str, Verdict], *, require_proof: bool) -> bool:
+def passes(verdicts: Collection[Verdict], *, require_proof: bool) -> bool:
     """Whether a validation ends well: nothing failed, and all is proved where that is asked for."""
-    return set(verdicts.values()) <= ({"proved"} if require_proof else {"proved", "unproved"})
+    return set(verdicts) <= ({"proved"} if require_proof else {"proved", "unproved"})
 
 
 def rests_on_labels(artifact: Artifact, compute: ComputePrecision) -> bool:
@@ -160,6 +160,9 @@ def _parity_row(row: Compared, max_drop: float, confidence: float, *, failed: bo
         needed_images=counted.units_needed(max_drop, confidence) if wanting and not failed else None,
         worst_class=None if row.worst_class is None else _class_drop(*row.worst_class),
         worst=list(row.worst),
+        isa=subject.kernels and subject.kernels.isa,
+        emulated=bool(subject.kernels and subject.kernels.emulated),
+        primitives=dict(subject.kernels.primitives) if subject.kernels else {},
     )
 
 

@@ -43,6 +43,18 @@ _KNOWN: Mapping[InstructionSet, _Known] = {
 }
 
 
+@dataclass(frozen=True)
+class Kernels:
+    """What computes a compiled model's products: the set that decides, and the primitives by oneDNN's name, counted.
+
+    ``emulated`` where the process is held to the set on a CPU that would use a younger one.
+    """
+
+    isa: InstructionSet | None
+    emulated: bool
+    primitives: Mapping[str, int]
+
+
 def environment(held_to: InstructionSet) -> dict[str, str]:
     """What must stand in the environment of a process, before it starts, for it to be held to a set."""
     return dict.fromkeys(LIMITS, _KNOWN[held_to].limit)
@@ -51,6 +63,11 @@ def environment(held_to: InstructionSet) -> dict[str, str]:
 def sets_of(flags: frozenset[str]) -> tuple[InstructionSet, ...]:
     """The sets that a CPU of these flags has, the oldest first."""
     return tuple(name for name in INSTRUCTION_SETS if _KNOWN[name].flags <= flags)
+
+
+def is_held(flags: frozenset[str]) -> bool:
+    """Whether this process is held to an older set than its CPU would use: kernels are then those of the older one."""
+    return set_in_use(flags) != set_in_use(flags, {})
 
 
 def set_in_use(flags: frozenset[str], limits: Mapping[str, str] = os.environ) -> InstructionSet | None:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict
 
-from ftx.runs.instruction_sets import LIMITS
+from ftx.runs.instruction_sets import LIMITS, InstructionSet, set_in_use
 
 # Instruction sets that decide which kernels OpenVINO takes, and so which answers an int8 model gives, as Linux names
 # them, the newest first.
@@ -40,6 +40,11 @@ def this_machine() -> Machine:
     except PackageNotFoundError:  # built from source
         openvino = "unknown"
     return Machine(cpu=cpu, instructions=tuple(name for name in _DECISIVE if name in flags) + limits, openvino=openvino)
+
+
+def this_set() -> InstructionSet | None:
+    """The instruction set that decides in this process; None on a CPU older than AVX2."""
+    return set_in_use(cpu_flags())
 
 
 def cpu_flags() -> frozenset[str]:

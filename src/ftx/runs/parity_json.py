@@ -11,6 +11,7 @@ from ftx.core.strict_json import JsonError, read_json
 from ftx.core.verb_report import VerbReport
 from ftx.runs.artifacts import ARTIFACTS, Artifact, RuntimeName
 from ftx.runs.compute_precision import ComputeField
+from ftx.runs.instruction_sets import InstructionSet
 from ftx.runs.machine import Machine
 
 # Within a run.
@@ -113,6 +114,11 @@ class ParityRow(BaseModel):
     needed_images: int | None
     worst_class: ClassDrop | None
     worst: list[str]
+    # OpenVINO alone: the instruction set that decided, whether the process was held to it on a younger CPU, and the
+    # kernels that ran the products, by oneDNN's name, with how many each.
+    isa: InstructionSet | None = None
+    emulated: bool = False
+    primitives: dict[str, int] = {}
 
     @field_validator("artifact")
     @classmethod
@@ -162,6 +168,25 @@ class Transfer(BaseModel):
     changed_high: float
 
 
+class SetVerdict(BaseModel):
+    """What was found of one OpenVINO model on one instruction set.
+
+    ``emulated``: in a process held to the set on a CPU that has a younger one. The kernels are those of the set, so
+    their numbers are; their speed is a hint. ``not_run`` where this CPU lacks the set.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    artifact: str
+    isa: InstructionSet
+    emulated: bool
+    verdict: Verdict | Literal["not_run"]
+    said: str
+
+    def __str__(self) -> str:
+        return f"{self.verdict} (emulated)" if self.emulated and self.verdict == "proved" else self.verdict
+
+
 class ParityReport(VerbReport):
     """All rows, and in words what does not hold.
 
@@ -169,7 +194,8 @@ class ParityReport(VerbReport):
     or, with ``require_proof``, is not proved. ``problems`` says each bound that was exceeded and each label or image
     path that differs; ``faulty`` names their artifacts. ``digests`` are those of the artifacts at the time, ``machine``
     what they were asked on. ``whole``: on every held-out image and with no bound changed; without it nothing is proved.
-    ``transfer`` is of an exported folder alone.
+    ``transfer`` is of an exported folder alone. ``sets`` are the instruction sets that were asked for beside this
+    machine's own; their rows say ``emulated``, and ``verdicts`` are not about them.
     """
 
     verb: str = "validate"
@@ -188,6 +214,12 @@ class ParityReport(VerbReport):
     faulty: list[str]
     digests: dict[str, str]
     transfer: Transfer | None = None
+    sets: list[SetVerdict] = []  # noqa: RUF012  pydantic copies it
+
+    @property
+    def own_rows(self) -> list[ParityRow]:
+        """Those of the machine as it is."""
+        return [row for row in self.rows if not row.emulated]
 
 
 def read_parity(run: Path) -> ParityReport | None:

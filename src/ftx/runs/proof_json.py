@@ -23,7 +23,8 @@ from ftx.core.version import __version__
 from ftx.runs.artifacts import Artifact
 from ftx.runs.card_json import CARD_FILE, PROOF_FILE
 from ftx.runs.compute_precision import ComputeField, ComputePrecision
-from ftx.runs.machine import Machine
+from ftx.runs.instruction_sets import InstructionSet
+from ftx.runs.machine import Machine, this_set
 from ftx.runs.parity_json import Family, ParityReport, ParityRow, Transfer, Verdict
 from ftx.tasks.thresholds import Floats
 
@@ -76,10 +77,17 @@ class RunProof(BaseModel):
     family: Family
     rows: Annotated[list[ParityRow], Field(min_length=1)]
     answers: Annotated[list[Answers], Field(min_length=1)]
+    # The instruction set that decided there, and whether it was emulated by a younger CPU; not known of old files.
+    isa: InstructionSet | None = None
+    emulated: bool = False
 
 
 class Proof(BaseModel):
-    """``proof.json``; ``ir`` is the SHA-256 of the card, which holds the hash of each other file."""
+    """``proof.json``; ``ir`` is the SHA-256 of the card, which holds the hash of each other file.
+
+    ``run`` was found on the machine that judged the run, ``sets`` in processes there that were held to other
+    instruction sets, ``devices`` by those that were asked since.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -87,6 +95,7 @@ class Proof(BaseModel):
     ftx: str = __version__
     ir: str
     run: RunProof | None = None
+    sets: list[RunProof] = []
     devices: list[Transfer] = []
 
 
@@ -117,9 +126,21 @@ def read_proof(folder: Path) -> Proof:
 
 
 def keep_proof(
-    folder: Path, ir: str, report: ParityReport, artifact: Artifact, answers: list[Answers], progress: Progress = SILENT
+    folder: Path,
+    ir: str,
+    report: ParityReport,
+    artifact: Artifact,
+    answers: list[Answers],
+    progress: Progress = SILENT,
+    *,
+    sets: list[RunProof] | None = None,
 ) -> None:
-    """Write what a run's validation found of the model of this digest; what devices found is asked again."""
+    """Write what a run's validation found of the model of this digest; what devices found is asked again.
+
+    What is known of instruction sets that were not asked about this time stays.
+    """
+    asked = [proof.isa for proof in sets or []]
+    others = [proof for proof in _known_sets(folder, ir) if proof.isa not in asked]
     found = RunProof(
         verdict=report.verdicts[artifact.name],
         said=report.said[artifact.name],
@@ -128,10 +149,19 @@ def keep_proof(
         whole=report.whole,
         machine=report.machine,
         family=report.family,
-        rows=[row for row in report.rows if row.subject == artifact],
+        rows=[row for row in report.own_rows if row.subject == artifact],
         answers=answers,
+        isa=this_set(),
     )
-    _write(folder, Proof(ir=ir, run=found), progress)
+    _write(folder, Proof(ir=ir, run=found, sets=[*others, *(sets or [])]), progress)
+
+
+def _known_sets(folder: Path, ir: str) -> list[RunProof]:
+    try:
+        known = read_proof(folder)
+    except ExportError:  # it is written anew
+        return []
+    return known.sets if known.ir == ir else []
 
 
 def keep_transfer(folder: Path, proof: Proof, found: Transfer, progress: Progress = SILENT) -> None:

@@ -1,17 +1,24 @@
-"""Which model of a run to predict with: the fastest that is proved on this machine, else the most exact."""
+"""Which model of a run, or of a folder of exported models, to predict with.
+
+The fastest that is proved on this machine; else that is proved for its instruction set; else the most exact.
+"""
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
 from pathlib import Path
 
 from ftx.core.errors import ExportError, GateFailed, RunError, shell_command
 from ftx.core.progress import Progress
 from ftx.recipe.sections import MAX_DROP
 from ftx.runs.artifacts import ARTIFACTS, DENSE, EXPORT_IR, IRS, TRAINED, Artifact
-from ftx.runs.machine import this_machine
+from ftx.runs.card_json import CARD_FILE, read_card
+from ftx.runs.machine import this_machine, this_set
 from ftx.runs.parity_json import PARITY_FILE, ParityReport, Transfer, Verdict, read_parity
 from ftx.runs.proof_json import RunProof, read_proof
 from ftx.runs.run import Run
+from ftx.runs.tuning_json import tuned_here
 
 
 def best_ir(run: Run) -> tuple[Artifact, str]:
@@ -32,10 +39,11 @@ def best_ir(run: Run) -> tuple[Artifact, str]:
     why = _why_not_here(report, run) if report else "nothing was validated yet"
     latency_ms = _proved_ms(report, run) if report and why is None else {}
     if latency_ms:
-        fastest = min(latency_ms, key=lambda artifact: latency_ms[artifact])
-        others = [f"{other} {ms:.1f} ms" for other, ms in latency_ms.items() if other != fastest]
-        beside = f"; {', '.join(others)}" if others else ", the only one"
-        return fastest, f"the fastest proved one on this machine: {latency_ms[fastest]:.1f} ms an image{beside}"
+        return _fastest(_tuned_ms(latency_ms, run), "proved one on this machine")
+    if report and report.machine != this_machine():
+        in_set = _proved_for_set({one: run.folder(one) for one in held if one in _judged(report, "proved", run)})
+        if in_set is not None:
+            return in_set
     failed = _judged(report, "failed", run) if report else set[Artifact]()  # on whatever machine
     left = [artifact for artifact in held if artifact not in failed]
     if not left:
@@ -49,6 +57,101 @@ def best_ir(run: Run) -> tuple[Artifact, str]:
         said = report.said.get(left[0].name)
     more = said or shell_command("ftx validate", run.path)
     return left[0], f"the most exact, as {why or 'none is proved'}: {more}"
+
+
+def best_of(folder: Path) -> tuple[Path, str]:
+    """The model to predict with of a folder of exported models, as ``openvino/`` copied to a device, and why.
+
+    Raises: ExportError if there is none; GateFailed if all have failed here.
+    """
+    found: dict[Artifact, Path] = {}
+    for child in sorted(folder.iterdir()):
+        if (child / CARD_FILE).is_file():
+            found[read_card(child).artifact] = child
+    if not found:
+        raise ExportError(
+            "there is no model here that ftx can open",
+            where=folder,
+            fix="name a run, or a folder that ftx export wrote",
+        )
+    proved = _proved_by_files(found)
+    if proved is not None:
+        return found[proved[0]], proved[1]
+    left = [one for one in IRS.values() if one in found and _failed_by_files(found[one]) is None]
+    if not left:
+        raise GateFailed(
+            "every model of this folder failed ftx validate",
+            where=folder,
+            fix=f"export it again, or name one to use it all the same: --artifact {next(iter(found.values()))}",
+        )
+    again = shell_command("ftx validate", found[left[0]])
+    return found[left[0]], f"the most exact, as none is proved for this machine or its instruction set: {again}"
+
+
+def _fastest(latency_ms: Mapping[Artifact, float], of_what: str) -> tuple[Artifact, str]:
+    fastest = min(latency_ms, key=lambda artifact: latency_ms[artifact])
+    others = [f"{other} {ms:.1f} ms" for other, ms in latency_ms.items() if other != fastest]
+    beside = f"; {', '.join(others)}" if others else ", the only one"
+    return fastest, f"the fastest {of_what}: {latency_ms[fastest]:.1f} ms an image{beside}"
+
+
+def _tuned_ms(latency_ms: Mapping[Artifact, float], run: Run) -> Mapping[Artifact, float]:
+    """The same by what ``ftx bench --save`` found, where it looked at each of them: that is how they will run."""
+    tuned = {artifact: tuned_here(run.folder(artifact)) for artifact in latency_ms}
+    known = {artifact: one.p50_ms for artifact, one in tuned.items() if one is not None}
+    return known if len(known) == len(latency_ms) else latency_ms
+
+
+def _proved_by_files(folders: Mapping[Artifact, Path]) -> tuple[Artifact, str] | None:
+    """The fastest by what ``proof.json`` beside each says of this machine, else of this instruction set."""
+    here = {artifact: found for artifact, folder in folders.items() if (found := _found_here(folder)) is not None}
+    proved_here = [artifact for artifact, found in here.items() if found.verdict == "proved"]
+    in_set = {artifact: proof for artifact, folder in folders.items() if (proof := _proved_in_set(folder)) is not None}
+    if proved_here:
+        known = {artifact: _latency_ms(folders[artifact], in_set.get(artifact)) for artifact in proved_here}
+        if any(ms is None for ms in known.values()):  # nobody timed one of them: the least bits are the fastest here
+            chosen = list(known)[-1]
+            return chosen, f"proved on this machine; ftx bench --save {folders[chosen].parent} would tell the fastest"
+        return _fastest(
+            {artifact: ms for artifact, ms in known.items() if ms is not None}, "proved one on this machine"
+        )
+    return _proved_for_set({artifact: folder for artifact, folder in folders.items() if artifact not in here})
+
+
+def _proved_for_set(folders: Mapping[Artifact, Path]) -> tuple[Artifact, str] | None:
+    """The fastest of those that another machine proved for this one's instruction set, having it or held to it."""
+    in_set = {artifact: proof for artifact, folder in folders.items() if (proof := _proved_in_set(folder)) is not None}
+    if not in_set:
+        return None
+    latency_ms = {artifact: _latency_ms(folders[artifact], proof) or math.inf for artifact, proof in in_set.items()}
+    how = " (emulated)" if any(proof.emulated for proof in in_set.values()) else " on another machine"
+    chosen, said = _fastest(latency_ms, f"that is proved{how} for {this_set()}")
+    return chosen, f"{said}; this machine proves it by: {shell_command('ftx validate', folders[chosen])}"
+
+
+def _failed_by_files(folder: Path) -> str | None:
+    found = _found_here(folder)
+    return found.said if found is not None and found.verdict == "failed" else None
+
+
+def _proved_in_set(folder: Path) -> RunProof | None:
+    """The proof of this instruction set by another machine, or by one that was held to it, with the same OpenVINO."""
+    try:
+        proof = read_proof(folder)
+    except (ExportError, OSError):
+        return None
+    known = [one for one in (proof.run, *proof.sets) if one is not None and one.isa is not None]
+    alike = [one for one in known if one.isa == this_set() and one.machine.openvino == this_machine().openvino]
+    return next((one for one in alike if one.verdict == "proved"), None)
+
+
+def _latency_ms(folder: Path, proof: RunProof | None) -> float | None:
+    """By this machine's bench, else by the rows of a proof."""
+    tuned = tuned_here(folder)
+    if tuned is not None:
+        return tuned.p50_ms
+    rows = [row for row in proof.rows if row.view == "graph" and row.compute.chosen_by_runtime] if proof else []
+    return rows[0].latency_ms if rows else None
 
 
 def furthest(run: Run) -> Artifact:
@@ -75,7 +178,7 @@ def _proved_ms(report: ParityReport, run: Run) -> dict[Artifact, float]:
     proved = _judged(report, "proved", run)
     return {
         row.subject: row.latency_ms
-        for row in report.rows
+        for row in report.own_rows
         if row.subject in proved and row.view == "graph" and row.compute.chosen_by_runtime
     }
 

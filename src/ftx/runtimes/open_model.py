@@ -15,7 +15,7 @@ from ftx.runs.compute_precision import Compute
 from ftx.runs.run import Run
 from ftx.runs.run_json import MANIFEST_FILE, checkpoint_records
 from ftx.runs.tuning_json import Goal, Setting, tuned_here
-from ftx.runtimes.choose_artifact import ask_for_proof, best_ir
+from ftx.runtimes.choose_artifact import ask_for_proof, best_ir, best_of
 from ftx.runtimes.predictor import Predictor
 from ftx.tasks.base import Task
 
@@ -32,7 +32,9 @@ def load(
     goal: Goal = "latency",
     progress: Progress = SILENT,
 ) -> Predictor:
-    """Open a model: an IR folder, a dense or ONNX folder, or the best IR of a run (of the latest run by default).
+    """Open a model: an IR folder, a dense or ONNX folder, or the best IR of a run or of a folder of IRs.
+
+    Without one the best of the latest run.
 
     An IR runs as ``ftx bench --save`` found it fastest on this machine for the ``goal``: one image, or many.
 
@@ -45,6 +47,9 @@ def load(
         return load_artifact(Run.open(), str(artifact), compute=compute)
     if (folder / MANIFEST_FILE).is_file() or checkpoint_records(folder):
         return _load_best(Run.open(folder), compute, goal, progress)
+    if folder.is_dir() and not _is_model(folder) and any(folder.glob(f"*/{CARD_FILE}")):
+        folder, why = best_of(folder)
+        progress.note(f"model: {folder}, {why}")
     predictor = load_folder(folder, compute=compute, goal=goal)
     if predictor.name == "openvino":
         ask_for_proof(folder.parent if folder.is_file() else folder, progress)
@@ -148,6 +153,10 @@ def _dense(folder: Path, of_run: tuple[Preprocess, Task] | None = None) -> Predi
     module = load_dense(folder)
     require_fit(module, folder, preprocess, len(task.labels))
     return TorchPredictor(module, preprocess, task)
+
+
+def _is_model(folder: Path) -> bool:
+    return any((folder / name).is_file() for name in (CARD_FILE, DENSE_CONFIG, ONNX_FILE))
 
 
 def _what_is_there(folder: Path) -> str:

@@ -20,6 +20,8 @@ from ftx.data.preprocess import Pixels, Preprocess
 from ftx.runs.artifacts import RuntimeName
 from ftx.runs.card_json import IR_FILE, IR_WEIGHTS, REFERENCE_FILE, Card, read_card
 from ftx.runs.compute_precision import Compute, ComputePrecision, Dtype
+from ftx.runs.instruction_sets import Kernels, is_held
+from ftx.runs.machine import cpu_flags, this_set
 from ftx.runtimes.predictor import BATCH_IMAGES, feed_files
 from ftx.tasks.thresholds import Floats
 
@@ -101,14 +103,14 @@ class OpenVinoPredictor:
         """How many requests are computed at a time."""
         return int(self._compiled.get_property("NUM_STREAMS"))
 
-    def kernels(self) -> dict[str, int]:
-        """What computes the products (convolutions, linear layers, attention), by oneDNN's name, and how many each."""
+    def kernels(self) -> Kernels:
+        """What computes the products: convolutions, linear layers, attention."""
         found: Counter[str] = Counter()
         for node in self._compiled.get_runtime_model().get_ordered_ops():
             info = node.get_rt_info()
             if _is_product(info["layerType"].astype(str), node.get_friendly_name()):
                 found[info["primitiveType"].astype(str)] += 1
-        return dict(sorted(found.items()))
+        return Kernels(this_set(), is_held(cpu_flags()), dict(sorted(found.items())))
 
     def in_flight(self, batches: Iterable[Pixels]) -> Iterator[tuple[Floats, float]]:
         """Logits of each batch and the milliseconds that its request took, in order; as many at a time as streams.
