@@ -165,6 +165,18 @@ class Lab:
         said["--precision"] = self.done("export", out, "--precision", "fp16", "--json")
         return out, said
 
+    @cached_property
+    def shipped(self) -> tuple[Path, Path]:
+        """A run of LoRA, merged, and a folder with its base (``half`` in float16) and updates, ``one`` and ``two``."""
+        run, out = self.train("train.lr=0.01").path, self.root / "shipped"
+        out.mkdir()
+        self.done("merge", run)
+        self.done("export", run, "--base", out / "base")
+        self.done("export", run, "--base", out / "half", "--precision", "fp16")
+        self.done("export", run, "--as-update", out / "one", "--base", out / "base")
+        self.done("export", run, "--as-update", out / "two", "--base", out / "base", "--after", out / "one")
+        return run, out
+
     def pipeline(self, weights: str, *words: object) -> Said:
         """``ftx run`` of the tiny network with a head alone to train."""
         network = f"model: {{name: test_resnet, weights: {weights}, peft: none, freeze_backbone: true}}"

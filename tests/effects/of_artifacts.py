@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -270,3 +271,78 @@ def bench_json(lab: Lab, flag: str, value: str) -> None:
     words = ("bench", folder, "--compute", "f32", "--batch", 1, "--threads", 1, "--streams", 1, "--seconds", 0.03)
     assert lab.done(*words, flag).json["verb"] == "bench"
     assert "p50 ms" in lab.done(*words).out
+
+
+def export_base(lab: Lab, flag: str, value: str) -> None:
+    run, shipped = lab.shipped
+    assert json.loads((shipped / "base" / "card.json").read_text())["base"]["head"] == ["head.weight", "head.bias"]
+    sizes = [(shipped / name / "model.bin").stat().st_size for name in ("base", "half")]
+    assert 0.5 < sizes[1] / sizes[0] < 0.6
+    assert lab.call("predict", "noise/val/a/0.png", "--artifact", shipped / "base").status == 2
+    assert lab.call("export", run, flag, shipped / "base").status == 2  # it is there already
+    assert lab.call("export", run, flag, shipped / "third", "--precision", "int8").status == 2
+
+
+def export_as_update(lab: Lab, flag: str, value: str) -> None:
+    run, shipped = lab.shipped
+    lab.done("export", run, "--precision", "fp32")
+    lab.done("apply", shipped / "one", shipped / "base", lab.root / "updated")
+    for name in ("model.bin", "model.xml"):
+        assert (lab.root / "updated" / name).read_bytes() == (run / "openvino" / "fp32" / name).read_bytes()
+    assert lab.call("export", run, flag, lab.root / "another").status == 2  # of which base?
+
+
+def export_after(lab: Lab, flag: str, value: str) -> None:
+    _, shipped = lab.shipped
+    sequences = []
+    for name in ("one", "two"):
+        with zipfile.ZipFile(shipped / name) as archive:
+            sequences.append(json.loads(archive.read("update.json"))["sequence"])
+    assert sequences == [1, 2]
+
+
+def apply_adapter(lab: Lab, flag: str, value: str) -> None:
+    run, shipped = lab.shipped
+    updated = lab.done("apply", shipped / "one", shipped / "base", lab.root / "by-update", "--json").json
+    plain = lab.done("apply", run / "trained", shipped / "base", lab.root / "by-folder", "--json").json
+    assert (updated["exact"], plain["exact"], plain["verdict"]) == (True, None, "unproved")
+    assert lab.call("apply", shipped / "none", shipped / "base", lab.root / "nothing").status == 2
+
+
+def apply_base(lab: Lab, flag: str, value: str) -> None:
+    run, shipped = lab.shipped
+    half = lab.done("apply", run / "trained", shipped / "half", lab.root / "half", "--json").json
+    assert half["weight_bound"] > 0
+    assert lab.call("apply", shipped / "one", shipped / "half", lab.root / "nothing").status == 2  # another base IR
+
+
+def apply_out(lab: Lab, flag: str, value: str) -> None:
+    _, shipped = lab.shipped
+    lab.done("apply", shipped / "one", shipped / "base", lab.root / "there")
+    lab.done("apply", shipped / "two", shipped / "base", lab.root / "there")
+    assert (lab.root / "there.previous" / "card.json").is_file()
+    assert lab.done("predict", "noise/val/a/0.png", "--artifact", lab.root / "there", "--json").lines[0]["labels"]
+
+
+def apply_labels(lab: Lab, flag: str, value: str) -> None:
+    run, shipped = lab.shipped
+    words = ("apply", run / "trained", shipped / "base", lab.root / "named", flag)
+    assert lab.call(*words, value).status == 2  # four for two outputs
+    lab.done(*words, "u,v")
+    said = lab.done("predict", "noise/val/a/0.png", "--artifact", lab.root / "named", "--scores", "--json")
+    assert set(said.lines[0]["scores"]) == {"u", "v"}
+
+
+def apply_rollback(lab: Lab, flag: str, value: str) -> None:
+    _, shipped = lab.shipped
+    for name in ("one", "two"):
+        lab.done("apply", shipped / name, shipped / "base", lab.root / "back")
+    assert lab.call("apply", shipped / "one", shipped / "base", lab.root / "back").status == 2  # it is older
+    assert lab.done("apply", flag, lab.root / "back", "--json").json["sequence"] == 1
+
+
+def apply_json(lab: Lab, flag: str, value: str) -> None:
+    _, shipped = lab.shipped
+    words = ("apply", shipped / "one", shipped / "base")
+    assert lab.done(*words, lab.root / "object", flag).json["verb"] == "apply"
+    assert "the server's weights" in lab.done(*words, lab.root / "sentence").err

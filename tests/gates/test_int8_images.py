@@ -16,8 +16,8 @@ from ftx.core.files import sha256_file
 from ftx.core.progress import SILENT, Progress, Task
 from ftx.data.dataset import Entry, Split
 from ftx.exporting.shared_parts import Source
-from ftx.exporting.write_reference import Reference
 from ftx.runs.new_run import new_run, seal
+from ftx.runs.reference_safetensors import ReferenceFile
 from ftx.runs.run import Run
 from ftx.runs.run_json import Manifest
 from ftx.tasks.labels import Labels
@@ -88,7 +88,7 @@ class SmallSource(Source):
         super().__init__(run, None, progress)
         self.body = body(side=32, labels=len(CLASSES))
         logits = np.zeros((1, len(CLASSES)), np.float32)
-        self.reference = Reference(("a",), np.zeros((1, 32, 32, 3), np.uint8), logits, logits)
+        self.reference = ReferenceFile(("a",), np.zeros((1, 32, 32, 3), np.uint8), logits, logits)
 
 
 @pytest.fixture(scope="module")

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
 from ftx.cli import console
 from ftx.cli.shared_options import DataOption, JsonFlag, RunArgument
-from ftx.core.errors import shell_command
+from ftx.core.errors import InputError, shell_command
 from ftx.runs.artifacts import FORMATS, IRS
 
 if TYPE_CHECKING:
@@ -32,13 +33,31 @@ def command(
         ),
     ] = None,
     data: DataOption = None,
+    base: Annotated[
+        Path | None,
+        typer.Option(
+            "--base", metavar="DIR", help="Write what devices need once to take updates: the base IR, in fp32 or fp16."
+        ),
+    ] = None,
+    as_update: Annotated[
+        Path | None,
+        typer.Option(
+            "--as-update", metavar="FILE", help="Write the update that ftx apply turns the base of --base into."
+        ),
+    ] = None,
+    after: Annotated[
+        Path | None, typer.Option("--after", metavar="FILE", help="The update before: devices take newer ones alone.")
+    ] = None,
     json: JsonFlag = False,
 ) -> int:
-    """Write the dense model as OpenVINO IR or ONNX.
+    """Write the dense model as OpenVINO IR or ONNX; or a base IR and updates of it.
 
     An IR takes raw images of any size: resize, crop and normalisation are inside. Each folder below openvino/
     is complete for a device, with labels, hashes and reference answers. int8 is calibrated on training images.
     """
+    if base is not None or as_update is not None or after is not None:
+        _refuse_both(formats, as_update, precisions)
+        return _base_or_update(run, base, as_update, after, precisions or ["fp32"], data, json=json)
     from ftx.exporting import export
 
     # What is no format or precision is refused by export itself, which knows the nearest one.
@@ -53,6 +72,50 @@ def command(
         console.print_json(report)
     else:
         print_export(report)
+    return 0
+
+
+def _refuse_both(formats: list[str] | None, as_update: Path | None, precisions: list[str] | None) -> None:
+    if formats:
+        raise InputError("a base and updates are OpenVINO's", found="--format", fix="leave it out")
+    if as_update is not None and precisions:
+        raise InputError("an update has the precision of its base", found="--precision", fix="leave it out")
+
+
+def _base_or_update(
+    run: Path | None,
+    base: Path | None,
+    as_update: Path | None,
+    after: Path | None,
+    precisions: list[str],
+    data: Path | None,
+    *,
+    json: bool,
+) -> int:
+    from ftx.exporting.base_ir import export_base, export_update
+
+    progress = console.TerminalProgress()
+    if base is None:
+        raise InputError("an update is of a base that devices have", fix="name its folder: --base DIR")
+    if as_update is None:
+        if after is not None:
+            raise InputError("--after is for an update", fix="name the update to write: --as-update FILE")
+        (precision,) = precisions if len(precisions) == 1 else ("",)
+        if precision not in ("fp32", "fp16"):
+            found = ", ".join(precisions)
+            raise InputError("a base is in fp32 or fp16", found=found, fix="int8 is made from the merged model")
+        written = export_base(run, base, precision=precision, data=data, progress=progress)
+        said = f"{written.path}: base in {precision}, {written.size_bytes / 1e6:.1f} MB; the same for every run of it"
+        following = f"next: {shell_command('ftx export', written.run)} --base {base} --as-update FILE"
+    else:
+        update = written = export_update(run, as_update, base, after=after, progress=progress)
+        said = f"{update.path}: update {update.sequence} of {base}, {update.size_bytes / 1e6:.2f} MB"
+        following = f"next, on a device: ftx apply {as_update} {base} OUT"
+    if json:
+        console.print_json(written)
+    else:
+        console.print_note(said, "good")
+        console.print_note(following, "dim")
     return 0
 
 

@@ -15,7 +15,7 @@ from ftx.core.progress import SILENT, Progress
 from ftx.core.statistics import Paired
 from ftx.evaluating.answers import ask_graph, graph_latency_ms
 from ftx.evaluating.logit_bounds import Bound, Bounds
-from ftx.evaluating.parity_row import Compared, Reference, Subject, compare
+from ftx.evaluating.parity_row import Compared, Reference, Subject, compare, rows_of
 from ftx.evaluating.read_reference import read_reference
 from ftx.evaluating.stated_labels import metadata_faults
 from ftx.evaluating.verdict import CONFIDENCE, Judged, judge, rests_on_labels
@@ -82,32 +82,46 @@ class AskedFolder:
     compared: list[Compared]
     mistaken: list[str]
     answers: dict[ComputePrecision, Floats]
+    # Why the reference proves nothing, where it does not.
+    partial: str | None = None
 
     def judge(self, max_drop: float, partial: str | None = None) -> Judged:
         """The verdict that these images give by themselves."""
-        return judge(self.compared, max_drop, mistaken={self.artifact.name: self.mistaken}, partial=partial)
+        return judge(
+            self.compared, max_drop, mistaken={self.artifact.name: self.mistaken}, partial=partial or self.partial
+        )
 
 
-def ask_folder(folder: Path, table: Bounds, progress: Progress = SILENT, *, timed: bool = True) -> AskedFolder:
+def ask_folder(
+    folder: Path, table: Bounds, progress: Progress = SILENT, *, timed: bool = True, f32_images: int | None = None
+) -> AskedFolder:
     """Ask an exported folder about its reference images, in f32 and in the precision that the CPU chooses.
 
-    Latencies stay zero where nobody asks for them (``timed``).
+    Latencies stay zero where nobody asks for them (``timed``). ``f32_images`` asks the first so many in f32 alone, and
+    none where the CPU chooses f32 anyway.
     Raises: ExportError if the folder is not whole, altered, or its reference does not hold.
     """
-    pinned = OpenVinoPredictor(folder, "f32")
-    artifact = pinned.card.artifact
-    reference, pixels = read_reference(folder, pinned)
+    chosen = OpenVinoPredictor(folder, "auto")
+    artifact = chosen.card.artifact
+    reference, pixels = read_reference(folder, chosen)
+    asked = [(chosen, len(pixels))]
+    if f32_images is None or chosen.compute.dtype != "f32":
+        asked.insert(0, (OpenVinoPredictor(folder, "f32"), min(f32_images or len(pixels), len(pixels))))
     compared: list[Compared] = []
     answers: dict[ComputePrecision, Floats] = {}
-    with progress.track("validating", 2 * len(pixels)) as bar:
-        for predictor in (pinned, OpenVinoPredictor(folder, "auto")):
-            answers[predictor.compute] = ask_graph(predictor, pixels, bar)
+    with progress.track("validating", sum(images for _, images in asked)) as bar:
+        for predictor, images in asked:
+            answers[predictor.compute] = ask_graph(predictor, pixels[:images], bar)
             latency_ms = graph_latency_ms(predictor, pixels) if timed else 0.0
             subject = Subject(artifact, "graph", predictor.compute, latency_ms, predictor.kernels())
             bound = table.pick(artifact, "graph", predictor.compute)
-            compared.append(compare(reference, answers[predictor.compute], subject, bound))
-    faults = [f"{artifact}: {fault}" for fault in metadata_faults(pinned)]
-    return AskedFolder(artifact, reference, compared, faults, answers)
+            expected = rows_of(reference, range(images))
+            compared.append(compare(expected, answers[predictor.compute], subject, bound))
+    faults = [f"{artifact}: {fault}" for fault in metadata_faults(chosen)]
+    update = chosen.card.update
+    own_answers = update is not None and update.sequence is None
+    partial = "its adapter came without the trained model's answers: ftx export --as-update" if own_answers else None
+    return AskedFolder(artifact, reference, compared, faults, answers, partial)
 
 
 def _transfer(asked: AskedFolder, judged: Judged, proof: Proof, max_drop: float) -> Transfer:

@@ -5,7 +5,8 @@ Shapes: N images, C labels.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -41,6 +42,18 @@ class Reference:
     @property
     def labelled(self) -> int:
         return len(self.targets)
+
+
+def rows_of(reference: Reference, rows: Sequence[int]) -> Reference:
+    """Some of a reference's images."""
+    some = list(rows)
+    return replace(
+        reference,
+        names=tuple(reference.names[row] for row in some),
+        logits=reference.logits[some],
+        targets=reference.targets[[row for row in some if row < reference.labelled]],
+        groups=tuple(reference.groups[row] for row in some) if reference.groups else (),
+    )
 
 
 @dataclass(frozen=True)

@@ -52,7 +52,8 @@ def read_reference(folder: Path, predictor: OpenVinoPredictor) -> tuple[Referenc
         and images.shape[1:] == size
         and len(images) == len(logits) == len(names) > 0
         and len(groups) in (0, len(names))
-        and logits.shape == targets_NC.shape == (len(images), len(labels))
+        and logits.shape == (len(images), len(labels))
+        and targets_NC.shape in (logits.shape, (0, len(labels)))
         and bool(np.isin(targets_NC, (0, 1)).all())
     )
     if not fits:
@@ -64,6 +65,22 @@ def read_reference(folder: Path, predictor: OpenVinoPredictor) -> tuple[Referenc
         )
     known = (logits.astype(np.float32), targets_NC.astype(np.float32))
     return Reference(names, *known, predictor.task, groups), images
+
+
+def reference_names(folder: Path) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """What the images of a reference are called, and what each is of (nothing where no groups are known).
+
+    Raises: ExportError if the file is malformed.
+    """
+    path = folder / REFERENCE_FILE
+    try:
+        with safe_open(path, framework="np") as file:
+            metadata: dict[str, str] = file.metadata() or {}
+        return _listed(metadata.get("paths", "")), _listed(metadata.get("groups", "[]"))
+    except (SafetensorError, OSError, ValueError) as error:
+        raise ExportError(
+            "the reference of the exported model does not hold", where=path, found=str(error), fix="export it again"
+        ) from error
 
 
 def _listed(text: str) -> tuple[str, ...]:

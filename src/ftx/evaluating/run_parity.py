@@ -5,7 +5,7 @@ Shapes: N images, C labels.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -17,7 +17,7 @@ from ftx.data.image_store import EncodedImage, ImageStore
 from ftx.data.preprocess import Pixels, Preprocess, load_pixels
 from ftx.evaluating.answers import ask_files, ask_graph, ask_graph_of_files, files_latency_ms, graph_latency_ms
 from ftx.evaluating.logit_bounds import Bounds
-from ftx.evaluating.parity_row import Compared, Reference, Subject, compare
+from ftx.evaluating.parity_row import Compared, Reference, Subject, compare, rows_of
 from ftx.evaluating.verdict import rests_on_labels
 from ftx.runs.artifacts import DENSE, TRAINED, Artifact
 from ftx.runs.compute_precision import F32, Compute
@@ -137,7 +137,7 @@ def ask_trained(run: Run, samples: Samples, table: Bounds, bar: ProgressTask) ->
     targets_NC = task.targets([entry.labels for entry in samples.entries])
     logits_NC = ask_files(trained, samples.images, bar)
     whole = Reference(names, logits_NC, targets_NC, task, groups_of(samples.entries))
-    tinted = _rows_of(whole, samples.chosen[: len(samples.tinted)])
+    tinted = rows_of(whole, samples.chosen[: len(samples.tinted)])
     if len(samples.tinted):
         tinted = replace(
             tinted,
@@ -147,19 +147,7 @@ def ask_trained(run: Run, samples: Samples, table: Bounds, bar: ProgressTask) ->
         )
     subject = Subject(TRAINED, "files", F32, files_latency_ms(trained, samples.images))
     row = compare(whole, logits_NC, subject, table.pick(TRAINED, "files", F32))
-    return Comparison(samples, whole, _rows_of(whole, samples.chosen), tinted, table, bar), row
-
-
-def _rows_of(reference: Reference, rows: Sequence[int]) -> Reference:
-    """Some of a reference's images."""
-    some = list(rows)
-    return replace(
-        reference,
-        names=tuple(reference.names[row] for row in some),
-        logits=reference.logits[some],
-        targets=reference.targets[some],
-        groups=tuple(reference.groups[row] for row in some) if reference.groups else (),
-    )
+    return Comparison(samples, whole, rows_of(whole, samples.chosen), tinted, table, bar), row
 
 
 def _followed(first: Reference, more: Reference) -> Reference:

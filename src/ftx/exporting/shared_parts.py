@@ -20,13 +20,14 @@ from ftx.data.dataset import Entry
 from ftx.data.image_store import ImageStore
 from ftx.data.loader import load_pixels_many
 from ftx.data.preprocess import Pixels, Preprocess, normalise
+from ftx.exporting.make_reference import balanced, make_reference
 from ftx.exporting.onnx import write_onnx
 from ftx.exporting.openvino import compress_to_fp16, convert_body, write_ir
 from ftx.exporting.tracing import trace
-from ftx.exporting.write_reference import Reference, balanced, make_reference, write_reference
 from ftx.runs.artifacts import DENSE, IR_FP16, IR_FP32, IR_INT8, ONNX, Artifact, finer_variants
 from ftx.runs.card_json import Card, write_card
 from ftx.runs.dense import load_dense
+from ftx.runs.reference_safetensors import ReferenceFile, write_reference
 from ftx.runs.run import Run
 from ftx.runs.trained import load_trained
 from ftx.runtimes.model_api import model_info
@@ -110,7 +111,7 @@ class Source:
         return trace(uncut(load_dense(self.run.require(DENSE))), self.manifest.preprocess)
 
     @cached_property
-    def reference(self) -> Reference:
+    def reference(self) -> ReferenceFile:
         """Held-out images and the trained model's answers, before its merge."""
         return make_reference(self.run, load_trained(self.run), self.data, self.progress)
 

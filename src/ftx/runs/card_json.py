@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import Field
+from pydantic import BaseModel, ConfigDict, Field
 
 from ftx.core.errors import ExportError
 from ftx.core.files import cached_sha256, sha256_file, write_atomic
@@ -29,6 +29,33 @@ TUNING_FILE = "tuning.json"
 CARD_SCHEMA = 1
 
 
+class BaseIr(BaseModel):
+    """What makes an IR a base: ``ftx apply`` merges adapters into its constants.
+
+    ``constants`` has the name of the constant of each weight that an adapter may change, and of the head's tensors, by
+    the names of the network; ``head`` are those of the latter. The head itself is no trained one.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    base_digest: str
+    constants: dict[str, str]
+    head: tuple[str, ...]
+
+
+class AppliedUpdate(BaseModel):
+    """The update that an IR was made by on a device, and the base, each by its SHA-256.
+
+    ``sequence`` is null of an adapter that came without the trained model's answers.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    sequence: int | None
+    update: str
+    base_ir: str
+
+
 class Card(Record):
     """Labels, thresholds, preprocessing and hashes of one exported folder."""
 
@@ -45,6 +72,8 @@ class Card(Record):
     dense_digest: str
     # Of every other file of the folder.
     files: FileHashes
+    base: BaseIr | None = None
+    update: AppliedUpdate | None = None
 
     @property
     def artifact(self) -> Artifact:
@@ -56,7 +85,8 @@ def write_card(folder: Path, card: Card) -> None:
     """Write ``card.json`` with the hash of every file now in the folder, but for what is found out later."""
     files = [path for path in sorted(folder.iterdir()) if path.name not in (CARD_FILE, PROOF_FILE, TUNING_FILE)]
     whole = card.model_copy(update={"files": {path.name: sha256_file(path) for path in files}})
-    write_atomic(folder / CARD_FILE, (whole.model_dump_json(indent=2) + "\n").encode())
+    unsaid = {name for name in ("base", "update") if getattr(card, name) is None}
+    write_atomic(folder / CARD_FILE, f"{whole.model_dump_json(indent=2, exclude=unsaid)}\n".encode())
 
 
 def read_card(folder: Path) -> Card:

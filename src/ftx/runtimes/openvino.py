@@ -64,6 +64,12 @@ class OpenVinoPredictor:
         """
         self.card: Card = read_card(folder)
         _check_complete(folder, self.card)
+        if self.card.base is not None:
+            raise ExportError(
+                "this is a base, with a head that nobody trained",
+                where=folder,
+                fix=f"merge an update into it: ftx apply UPDATE {folder} OUT",
+            )
         path = self._path = folder / IR_FILE
         self.batch = batch
         started = time.perf_counter()

@@ -1,0 +1,115 @@
+"""An update: one file that turns the base IR of a device into the model that a server trained.
+
+A zip of ``adapter_config.json`` and ``adapter_model.safetensors`` (Hugging Face PEFT, head included), ``update.json``,
+and ``answers.safetensors``: what the trained model answers to the reference images that lie with the base.
+"""
+
+from __future__ import annotations
+
+import io
+import zipfile
+from hashlib import sha256
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from ftx.core.errors import ExportError
+from ftx.core.files import write_atomic
+from ftx.core.pydantic_errors import first_error
+from ftx.core.strict_json import JsonError, parse_json
+from ftx.core.untrusted_files import require_file
+from ftx.core.version import __version__
+from ftx.runs.label_record import FileHashes
+from ftx.tasks.labels import Labels
+from ftx.tasks.output_meaning import Meaning
+from ftx.tasks.task_names import TaskName
+from ftx.tasks.thresholds import Thresholds
+
+UPDATE_FILE = "update.json"
+ANSWERS_FILE = "answers.safetensors"
+UPDATE_SCHEMA = 1
+# Of each file in it, unpacked: the adapters of a ViT-L in rank 64 have 200 MB, and a zip can claim anything.
+MOST_BYTES = 1_000_000_000
+
+
+class Update(BaseModel):
+    """``update.json``: what the update is for, what comes of it, and the hashes of the files beside it.
+
+    ``tensors`` has the SHA-256 of each merged weight and of the head's, as f32, by the names of the network;
+    ``previous`` that of the update before. A device takes a higher ``sequence`` than its last alone.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
+
+    schema_version: int = Field(default=UPDATE_SCHEMA, alias="schema")
+    ftx: str = __version__
+    base_digest: str
+    base_ir_digest: str
+    image_size: int | str
+    sequence: Annotated[int, Field(ge=1)]
+    previous: str | None = None
+    tensors: dict[str, str]
+    dense_digest: str
+    max_drop: Annotated[float, Field(gt=0, lt=1)]
+    task: TaskName
+    labels: Labels
+    thresholds: Thresholds = Thresholds()
+    files: FileHashes
+
+    @property
+    def meaning(self) -> Meaning:
+        """What the logits mean."""
+        return Meaning(task=self.task, labels=self.labels, thresholds=self.thresholds)
+
+
+def tensor_digest(tensor: np.ndarray) -> str:
+    """SHA-256 of a tensor's values as f32, little-endian, row after row."""
+    return sha256(np.ascontiguousarray(tensor, "<f4").tobytes()).hexdigest()
+
+
+def write_update(path: Path, update: Update, files: dict[str, bytes]) -> None:
+    """Write the zip; the same files give the same bytes."""
+    hashes = {name: sha256(content).hexdigest() for name, content in sorted(files.items())}
+    text = update.model_copy(update={"files": hashes}).model_dump_json(indent=2, by_alias=True)
+    with_own = {UPDATE_FILE: f"{text}\n".encode(), **files}
+    write_atomic(path, _zipped(with_own))
+
+
+def read_update(path: Path) -> tuple[Update, dict[str, bytes]]:
+    """What an update says, and its files, each of which has the hash that it says.
+
+    Raises: ExportError if the file is cut, altered, or no update.
+    """
+    again = "copy it again, or write it again: ftx export --as-update"
+    try:
+        require_file(path)
+        with zipfile.ZipFile(path) as archive:
+            sizes = {entry.filename: entry.file_size for entry in archive.infolist()}
+            if UPDATE_FILE not in sizes or max(sizes.values()) > MOST_BYTES:
+                raise ExportError("this file is no update", where=path, found=", ".join(sizes)[:200], fix=again)
+            files = {name: archive.read(name) for name in sizes}
+        update = Update.model_validate(parse_json(files.pop(UPDATE_FILE)))
+    except (zipfile.BadZipFile, OSError, EOFError, NotImplementedError, RuntimeError, JsonError) as error:
+        raise ExportError("the update cannot be read", where=path, found=str(error)[:200], fix=again) from error
+    except ValidationError as error:
+        raise ExportError(f"{UPDATE_FILE} does not hold", where=path, found=first_error(error), fix=again) from error
+    if update.schema_version != UPDATE_SCHEMA:
+        found = f"version {update.schema_version}, this ftx reads {UPDATE_SCHEMA}"
+        raise ExportError("the update has another schema version", where=path, found=found, fix="update ftx")
+    hashes = {name: sha256(content).hexdigest() for name, content in files.items()}
+    if hashes != update.files:
+        wrong = sorted({*hashes.items()} ^ {*update.files.items()})
+        raise ExportError("a file of the update is not what was written", where=path, found=wrong[0][0], fix=again)
+    update.meaning.open()
+    return update, files
+
+
+def _zipped(files: dict[str, bytes]) -> bytes:
+    stream = io.BytesIO()
+    with zipfile.ZipFile(stream, "w", zipfile.ZIP_DEFLATED, compresslevel=9) as archive:
+        for name, content in files.items():
+            # A date of its own, the earliest that the format knows.
+            archive.writestr(zipfile.ZipInfo(name), content, zipfile.ZIP_DEFLATED, compresslevel=9)
+    return stream.getvalue()

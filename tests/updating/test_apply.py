@@ -1,0 +1,432 @@
+"""An update on a device: the server's bytes, proof, refusals that leave the old model whole, and the way back."""
+
+from __future__ import annotations
+
+import json
+import random
+import shutil
+import subprocess
+import sys
+import time
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import openvino as ov
+import peft
+import pytest
+import timm
+import torch
+from safetensors.numpy import load_file, save_file
+
+from ftx.adapters.merge_weight import merged_weight
+from ftx.adapters.peft_file import read_peft_file
+from ftx.core.errors import AdapterError, EnvironmentFault, ExportError, FtxError, InputError, RunError
+from ftx.core.files import sha256_file
+from ftx.evaluating import validate
+from ftx.evaluating.predict import predict
+from ftx.exporting.base_ir import export_base, export_update
+from ftx.merging.merge_and_prove import merge
+from ftx.recipe.schema import Recipe
+from ftx.runs.card_json import CARD_FILE, read_card
+from ftx.runs.run import Run
+from ftx.runtimes import load
+from ftx.runtimes.openvino import OpenVinoPredictor
+from ftx.training import train
+from ftx.updating.apply import apply, rollback
+from ftx.updating.constants import ConstantsOf
+
+FP32 = "openvino/fp32"
+
+
+@pytest.fixture(scope="module")
+def shipped(whole_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What a server ships: ``base``, and two updates of it, ``one`` and ``two``."""
+    root = tmp_path_factory.mktemp("shipped")
+    export_base(whole_run, root / "base")
+    export_update(whole_run, root / "one", root / "base")
+    export_update(whole_run, root / "two", root / "base", after=root / "one")
+    return root
+
+
+@pytest.fixture
+def out(tmp_path: Path) -> Path:
+    return tmp_path / "device" / "model"
+
+
+def hashes(folder: Path) -> dict[str, str]:
+    return {path.name: sha256_file(path) for path in folder.iterdir()}
+
+
+def test_the_device_makes_the_servers_file(shipped: Path, whole_run: Path, out: Path) -> None:
+    report = apply(shipped / "one", shipped / "base", out)
+    assert report.exact
+    assert (report.weight_bound, report.sequence, report.labels) == (None, 1, 4)
+    assert report.max_abs is not None
+    assert report.max_abs < 1e-4 * 20  # the bound of f32 in logits of a few units
+    assert report.bytes_shipped == (shipped / "one").stat().st_size
+    for name in ("model.bin", "model.xml"):
+        assert (out / name).read_bytes() == (whole_run / FP32 / name).read_bytes()
+    assert not out.with_name("model.previous").exists()
+    assert [path.name for path in out.parent.iterdir()] == ["model"]
+
+
+def test_it_answers_as_the_servers_and_is_a_model_like_others(shipped: Path, whole_run: Path, out: Path) -> None:
+    apply(shipped / "one", shipped / "base", out)
+    image = next((whole_run.parents[1] / "data" / "test" / "blue").iterdir())
+    (ours,), (theirs,) = (list(predict(image, folder, scores=True)) for folder in (out, whole_run / FP32))
+    assert ours == theirs
+    report = validate(out)
+    assert report.ok
+    assert read_card(out).update is not None
+    assert read_card(out).base is None
+
+
+def test_every_constant_of_the_update_is_the_dense_models(shipped: Path, whole_run: Path) -> None:
+    with zipfile.ZipFile(shipped / "one") as archive:
+        update = json.loads(archive.read("update.json"))
+    dense = load_file(whole_run / "dense" / "model.safetensors")
+    adapter = read_peft_file(whole_run / "trained")
+    assert set(update["tensors"]) == {f"{layer}.weight" for layer in adapter.layers()} | {"head.weight", "head.bias"}
+    base = load_base(shipped / "base")
+    for layer, weights in adapter.layers().items():
+        merged = merged_weight(base[f"{layer}.weight"].astype(np.float64), weights).astype(np.float32)
+        np.testing.assert_array_equal(merged, dense[f"{layer}.weight"])
+
+
+def load_base(folder: Path) -> dict[str, np.ndarray]:
+    card, model = read_card(folder), ConstantsOf(folder)
+    assert card.base is not None
+    return {name: np.array(model[constant]) for name, constant in card.base.constants.items()}
+
+
+def test_a_newer_one_takes_its_place_and_an_older_one_does_not(shipped: Path, out: Path) -> None:
+    apply(shipped / "one", shipped / "base", out)
+    apply(shipped / "two", shipped / "base", out)
+    before = hashes(out)
+    for name in ("one", "two"):
+        with pytest.raises(InputError, match="no newer"):
+            apply(shipped / name, shipped / "base", out)
+    assert hashes(out) == before
+
+
+def test_there_is_a_way_back_and_forward_again(shipped: Path, out: Path) -> None:
+    apply(shipped / "one", shipped / "base", out)
+    first = hashes(out)
+    with pytest.raises(RunError, match="no model before"):
+        rollback(out)
+    apply(shipped / "two", shipped / "base", out)
+    second = hashes(out)
+    assert rollback(out).sequence == 1
+    assert hashes(out) == first
+    assert rollback(out).sequence == 2
+    assert hashes(out) == second
+    rollback(out)
+    assert apply(shipped / "two", shipped / "base", out).sequence == 2
+
+
+@pytest.fixture(scope="module")
+def other_labels(whole_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """A run of the same base on other classes, three instead of four."""
+    root = tmp_path_factory.mktemp("other")
+    for name in ("amber", "blue", "red"):
+        shutil.copytree(whole_run.parents[1] / "data" / "train" / name, root / "data" / f"very {name}")
+    known = Run.open(whole_run).recipe()
+    recipe = Recipe().with_overrides(
+        [
+            f"data.path={root / 'data'}",
+            "data.image_size=32",
+            f"model.name={known.model.name}",
+            "model.weights=none",
+            "model.peft=lora",
+            "train.epochs=1",
+            "train.precision=f32",
+        ]
+    )
+    train(recipe, out=root / "run")
+    run = Run.open(root / "run")
+    merge(run)
+    return run
+
+
+def test_a_new_number_of_classes(other_labels: Run, shipped: Path, out: Path, tmp_path: Path) -> None:
+    export_update(other_labels, tmp_path / "update", shipped / "base")
+    report = apply(tmp_path / "update", shipped / "base", out)
+    assert report.exact
+    assert report.labels == 3
+    device, server = load(out, compute="f32"), load(other_labels.path / "dense")
+    assert device.task.labels.names == server.task.labels.names == ("very amber", "very blue", "very red")
+    pixels = np.random.default_rng(0).integers(0, 256, (5, 32, 32, 3), dtype=np.uint8)
+    # f32 rounding of a network of six blocks.
+    np.testing.assert_allclose(device.logits(pixels), server.logits(pixels), rtol=0, atol=1e-4)
+    model = ov.Core().read_model(out / "model.xml")
+    assert model.get_rt_info(["model_info", "labels"]).value == "very_amber very_blue very_red"
+
+
+def test_an_adapter_of_peft_with_a_bias_in_its_head(shipped: Path, whole_run: Path, out: Path, tmp_path: Path) -> None:
+    """peft's own merge is the oracle; nobody says what the trained model answers, so nothing is proved."""
+    base = load_file(whole_run / "dense" / "model.safetensors")
+    for name, tensor in load_base(shipped / "base").items():
+        base[name] = tensor.reshape(base[name].shape)
+    network = timm.create_model("test_vit", num_classes=4, img_size=32)
+    network.load_state_dict({name: torch.from_numpy(tensor) for name, tensor in base.items()})
+    config = peft.LoraConfig(r=3, lora_alpha=5, use_dora=True, target_modules=["fc1"], modules_to_save=["head"])
+    adapted = peft.get_peft_model(network, config)
+    with torch.no_grad():
+        for name, parameter in adapted.named_parameters():
+            if "lora_B" in name or "modules_to_save" in name:
+                parameter.normal_(std=0.1)
+    adapted.save_pretrained(tmp_path / "adapter")
+    report = apply(tmp_path / "adapter", shipped / "base", out)
+    assert (report.exact, report.max_abs, report.verdict) == (None, None, "unproved")
+    assert "without the trained model's answers" in report.said
+    merged = adapted.merge_and_unload().eval()
+    pixels = np.random.default_rng(0).integers(0, 256, (5, 32, 32, 3), dtype=np.uint8)
+    images = torch.from_numpy((pixels.transpose(0, 3, 1, 2) / np.float32(255) - 0.5) / 0.5).float()
+    with torch.no_grad():
+        expected = merged(images).numpy()
+    # f32 rounding of a network of six blocks, and of peft's merge, which is done in f32.
+    np.testing.assert_allclose(OpenVinoPredictor(out, "f32").logits(pixels), expected, rtol=0, atol=1e-4)
+    cut_head(tmp_path / "adapter")
+    with pytest.raises(InputError, match="another number of labels"):
+        apply(tmp_path / "adapter", shipped / "base", out)
+    named = apply(tmp_path / "adapter", shipped / "base", out, labels=["u", "v"])
+    assert named.labels == 2
+    assert load(out).task.labels.names == ("u", "v")
+
+
+def cut_head(adapter: Path) -> None:
+    path = adapter / "adapter_model.safetensors"
+    tensors = load_file(path)
+    cut = {name: tensor[:2] if ".head." in name else tensor for name, tensor in tensors.items()}
+    save_file(cut, path, metadata={"format": "pt"})
+
+
+def test_from_float16_the_bound_holds(whole_run: Path, shipped: Path, out: Path, tmp_path: Path) -> None:
+    export_base(whole_run, tmp_path / "half", precision="fp16")
+    export_update(whole_run, tmp_path / "update", tmp_path / "half")
+    report = apply(tmp_path / "update", tmp_path / "half", out)
+    assert report.exact is False
+    assert report.weight_bound is not None
+    dense, model = load_file(whole_run / "dense" / "model.safetensors"), ConstantsOf(out)
+    base = read_card(tmp_path / "half").base
+    assert base is not None
+    merged = {f"{layer}.weight" for layer in read_peft_file(whole_run / "trained").layers()}
+    off = max(
+        float(np.abs(np.array(model[constant], np.float64).reshape(dense[name].shape) - dense[name]).max())
+        for name, constant in base.constants.items()
+        if name in merged
+    )
+    assert 0 < off <= report.weight_bound < 100 * off
+
+
+def repacked(update: Path, target: Path, change: Callable[[dict[str, bytes]], None]) -> Path:
+    with zipfile.ZipFile(update) as archive:
+        files = {name: archive.read(name) for name in archive.namelist()}
+    change(files)
+    with zipfile.ZipFile(target, "w") as archive:
+        for name, content in files.items():
+            archive.writestr(name, content)
+    return target
+
+
+def said(**changes: object) -> Callable[[dict[str, bytes]], None]:
+    def change(files: dict[str, bytes]) -> None:
+        files["update.json"] = json.dumps(json.loads(files["update.json"]) | changes).encode()
+
+    return change
+
+
+def altered(files: dict[str, bytes]) -> None:
+    blob = bytearray(files["adapter_model.safetensors"])
+    blob[-5] ^= 1
+    files["adapter_model.safetensors"] = bytes(blob)
+
+
+def without_head(files: dict[str, bytes]) -> None:
+    files.pop("answers.safetensors")
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        (said(base_digest="0" * 64), "of another base"),
+        (said(base_ir_digest="0" * 64), "another base IR"),
+        (said(image_size=48), "another image size"),
+        (said(schema=9), "another schema version"),
+        (said(sequence=0), "does not hold"),
+        (said(tensors={"head.weight": "0" * 64}), "not those of the server"),
+        (altered, "not what was written"),
+        (without_head, "not what was written"),
+        (lambda files: files.pop("update.json"), "no update"),
+    ],
+    ids=["base", "base IR", "size", "schema", "sequence", "tensors", "altered", "a file less", "no update.json"],
+)
+def test_a_wrong_update_is_refused_and_the_old_model_goes_on(
+    shipped: Path, out: Path, tmp_path: Path, change: Any, named: str
+) -> None:
+    apply(shipped / "one", shipped / "base", out)
+    before = hashes(out)
+    with pytest.raises(FtxError, match=named) as raised:
+        apply(repacked(shipped / "two", tmp_path / "wrong", change), shipped / "base", out)
+    assert raised.value.exit_code in (1, 2)
+    assert hashes(out) == before
+    assert sorted(path.name for path in out.parent.iterdir()) == ["model"]
+
+
+def test_a_file_that_is_cut_anywhere_is_refused(shipped: Path, out: Path, tmp_path: Path) -> None:
+    whole = (shipped / "one").read_bytes()
+    for share in (0.0, 0.1, 0.5, 0.9, 0.999):
+        (tmp_path / "cut").write_bytes(whole[: int(share * len(whole))])
+        with pytest.raises(ExportError, match="cannot be read"):
+            apply(tmp_path / "cut", shipped / "base", out)
+    assert not out.exists()
+
+
+def plain(whole_run: Path, target: Path, change: Callable[[dict[str, np.ndarray]], None]) -> Path:
+    """The run's adapter as a folder, its tensors changed."""
+    shutil.copytree(whole_run / "trained", target)
+    tensors = load_file(target / "adapter_model.safetensors")
+    change(tensors)
+    save_file(tensors, target / "adapter_model.safetensors", metadata={"format": "pt"})
+    return target
+
+
+def not_finite(tensors: dict[str, np.ndarray]) -> None:
+    tensors[next(iter(tensors))].reshape(-1)[0] = np.nan
+
+
+def headless(tensors: dict[str, np.ndarray]) -> None:
+    for name in [name for name in tensors if ".head." in name]:
+        del tensors[name]
+
+
+@pytest.mark.parametrize(
+    ("change", "named"), [(not_finite, "not finite"), (headless, "no head")], ids=["not finite", "no head"]
+)
+def test_a_wrong_folder_is_refused(
+    whole_run: Path, shipped: Path, out: Path, tmp_path: Path, change: Any, named: str
+) -> None:
+    with pytest.raises(AdapterError, match=named):
+        apply(plain(whole_run, tmp_path / "adapter", change), shipped / "base", out)
+    assert not out.exists()
+
+
+def test_layers_that_the_ir_lacks_are_named(whole_run: Path, shipped: Path, out: Path, tmp_path: Path) -> None:
+    base = Path(shutil.copytree(shipped / "base", tmp_path / "base"))
+    document = json.loads((base / CARD_FILE).read_text())
+    lacking = next(name for name in document["base"]["constants"] if name.endswith("fc1.weight"))
+    del document["base"]["constants"][lacking]
+    (base / CARD_FILE).write_text(json.dumps(document))
+    with pytest.raises(AdapterError, match="layers that this IR lacks") as raised:
+        apply(whole_run / "trained", base, out)
+    assert lacking.removesuffix(".weight") in str(raised.value)
+
+
+@pytest.mark.parametrize("name", ["openvino/int8", "openvino/fp32", "dense"])
+def test_what_is_no_base_is_refused_with_what_to_do(whole_run: Path, shipped: Path, out: Path, name: str) -> None:
+    with pytest.raises(ExportError) as raised:
+        apply(shipped / "one", whole_run / name, out)
+    assert "ftx export" in (raised.value.fix or "")
+
+
+def test_a_base_is_no_model_to_predict_with(shipped: Path) -> None:
+    with pytest.raises(ExportError, match="a head that nobody trained"):
+        load(shipped / "base")
+
+
+def test_nothing_else_is_written_over(shipped: Path, tmp_path: Path) -> None:
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "letter.txt").write_text("dear")
+    with pytest.raises(InputError, match="something else"):
+        apply(shipped / "one", shipped / "base", tmp_path / "mine")
+    base = Path(shutil.copytree(shipped / "base", tmp_path / "base"))
+    with pytest.raises(InputError, match="a base itself"):
+        apply(shipped / "one", base, base)
+
+
+def test_two_bases_and_two_updates_are_the_same_bytes(whole_run: Path, shipped: Path, tmp_path: Path) -> None:
+    export_base(whole_run, tmp_path / "base")
+    assert hashes(tmp_path / "base") == hashes(shipped / "base")
+    export_update(whole_run, tmp_path / "one", shipped / "base")
+    assert (tmp_path / "one").read_bytes() == (shipped / "one").read_bytes()
+
+
+def test_a_server_refuses_a_base_that_is_not_the_runs(
+    whole_run: Path, other_labels: Run, shipped: Path, tmp_path: Path
+) -> None:
+    base = Path(shutil.copytree(shipped / "base", tmp_path / "base"))
+    document = json.loads((base / CARD_FILE).read_text())
+    document["base"]["base_digest"] = "0" * 64
+    (base / CARD_FILE).write_text(json.dumps(document))
+    with pytest.raises(ExportError, match="another base"):
+        export_update(whole_run, tmp_path / "update", base)
+    with pytest.raises(ExportError, match="no base"):
+        export_update(whole_run, tmp_path / "update", whole_run / FP32)
+    assert not (tmp_path / "update").exists()
+
+
+@pytest.mark.slow
+def test_a_device_needs_no_torch(shipped: Path, out: Path) -> None:
+    code = """
+import sys
+for name in ("torch", "timm", "nncf", "onnx", "onnxruntime", "torchvision"):
+    sys.modules[name] = None
+from ftx.cli.app import run
+sys.exit(run(["apply", *sys.argv[1:], "--json"]))
+"""
+    words = [shipped / "one", shipped / "base", out]
+    done = subprocess.run([sys.executable, "-c", code, *map(str, words)], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["exact"] is True
+
+
+@pytest.mark.slow
+def test_a_disk_that_fills_leaves_the_old_model(shipped: Path, out: Path) -> None:
+    apply(shipped / "one", shipped / "base", out)
+    before = hashes(out)
+    code = """
+import resource, signal, sys
+from pathlib import Path
+from ftx.updating.apply import apply
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (60_000, 60_000))
+try:
+    apply(*map(Path, sys.argv[1:]))
+except Exception as error:
+    print(type(error).__name__)
+"""
+    words = [shipped / "two", shipped / "base", out]
+    done = subprocess.run([sys.executable, "-c", code, *map(str, words)], capture_output=True, text=True, check=False)
+    assert done.stdout == f"{EnvironmentFault.__name__}\n", done.stderr
+    assert hashes(out) == before
+    apply(shipped / "two", shipped / "base", out)
+    assert sorted(path.name for path in out.parent.iterdir()) == ["model", "model.previous"]
+
+
+@pytest.mark.slow
+def test_a_kill_at_any_moment_leaves_one_of_the_two_models(shipped: Path, out: Path) -> None:
+    """``python -m tests.benchmarks.apply_kills`` does it a hundred times."""
+    apply(shipped / "one", shipped / "base", out)
+    one = hashes(out)
+    apply(shipped / "two", shipped / "base", out)
+    two = hashes(out)
+    rollback(out)
+    words = [sys.executable, "-m", "ftx", "apply", *map(str, (shipped / "two", shipped / "base", out))]
+    started = time.monotonic()
+    subprocess.run(words, check=True, capture_output=True)
+    whole_s = time.monotonic() - started
+    rollback(out)
+    chance = random.Random(0)
+    for _ in range(6):
+        process = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        time.sleep(chance.uniform(0.5, 1.0) * whole_s)
+        process.kill()
+        process.wait()
+        now = hashes(out)
+        assert now in (one, two)
+        if now == two:
+            rollback(out)
+    assert hashes(out) in (one, two)
