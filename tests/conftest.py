@@ -10,6 +10,7 @@ import os
 import re
 import shutil
 import signal
+import tempfile
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -128,7 +129,11 @@ def pytest_collection_finish() -> None:
     gc.set_threshold(50_000, 20, 100)
 
 
-def pytest_configure() -> None:
+def pytest_configure(config: pytest.Config) -> None:
+    # Compiled models are kept in the user's cache, which is not the tests' to fill.
+    cache = tempfile.TemporaryDirectory(prefix="ftx-cache-")
+    os.environ["XDG_CACHE_HOME"] = cache.name
+    config.add_cleanup(cache.cleanup)
     # A shell that starts something in the background lets it ignore Ctrl-C, and what that starts in turn.
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -118,6 +118,13 @@ FLAGS = (
         of_artifacts.predict_artifact,
         slow=True,
     ),
+    Flag(
+        "predict --watch",
+        "a folder",
+        "what lies in it, and that once",
+        of_artifacts.predict_watch,
+        slow=True,
+    ),
     Flag("predict --scores", "", "a score of each label, 1 together", of_artifacts.predict_scores),
     Flag("predict --json", "", "a line an image", of_artifacts.predict_json),
     Flag("bench RUN|IR", "a run; an IR", "the rows of its models; of the one", of_artifacts.bench_target, slow=True),

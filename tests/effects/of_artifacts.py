@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import json
 import shutil
+import signal
+import subprocess
+import sys
+import time
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -172,6 +176,22 @@ def predict_artifact(lab: Lab, flag: str, value: str) -> None:
         [dense[name] for name in sorted(dense)], [exported[name] for name in sorted(dense)], atol=0.05
     )
     assert [dense[name] for name in sorted(dense)] != [exported[name] for name in sorted(dense)]
+
+
+def predict_watch(lab: Lab, flag: str, value: str) -> None:
+    folder = lab.root / "inbox"
+    folder.mkdir()
+    shutil.copy(lab.root / "hues" / "red" / "0.png", folder)
+    words = ("predict", flag, str(folder), "--artifact", str(lab.exported[0] / "openvino" / "fp32"), "--json")
+    for expected in (1, 0):
+        process = subprocess.Popen([sys.executable, "-m", "ftx", *words], stdout=subprocess.PIPE, text=True)
+        time.sleep(5)
+        process.send_signal(signal.SIGINT)
+        said, _ = process.communicate(timeout=30)
+        assert len([line for line in said.splitlines() if line.startswith('{"path"')]) == expected
+        assert process.returncode == 130
+    assert lab.call("predict", flag, lab.root / "nowhere").status == 2
+    assert lab.call("predict", "hues/red/0.png", flag, folder).status == 2
 
 
 def predict_scores(lab: Lab, flag: str, value: str) -> None:

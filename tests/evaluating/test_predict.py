@@ -37,6 +37,17 @@ def test_a_folder_stands_for_the_images_below_it(colour_model: Any, tmp_path: Pa
     assert [answer.path for answer in answers] == [str(tmp_path / name) for name in ("a.png", "b/1.jpg", "b/2.PNG")]
 
 
+def test_a_pattern_stands_for_what_it_matches(colour_model: Any, tmp_path: Path) -> None:
+    pattern = f"{colour_model.images}/*/[01].png"
+    found = [answer.path for answer in predict(pattern, colour_model.folder)]
+    assert found == sorted(map(str, colour_model.images.glob("*/[01].png")))
+    (answer, _) = predict([f"{colour_model.images}/*/7.png", found[0]], colour_model.folder)
+    assert answer.error == "there is no such file"
+    odd = tmp_path / "[1].png"  # a name that looks like a pattern
+    odd.write_bytes(Path(found[0]).read_bytes())
+    assert [answer.path for answer in predict(odd, colour_model.folder)] == [str(odd)]
+
+
 def test_scores_hold_every_label_and_sum_to_one(colour_model: Any) -> None:
     path = next(colour_model.images.rglob("*.png"))
     predictor = OpenVinoPredictor(colour_model.folder, "f32")

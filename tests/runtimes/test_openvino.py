@@ -13,6 +13,7 @@ from PIL import Image
 from ftx.core.errors import ExportError, ImageError
 from ftx.data.preprocess import Preprocess
 from ftx.runs.card_json import read_card, write_card
+from ftx.runtimes import load_folder
 from ftx.runtimes.openvino import OpenVinoPredictor, frame
 from ftx.tasks.labels import Labels
 
@@ -138,3 +139,19 @@ def test_the_frame_comes_off_by_the_crop(size: int, resize: int) -> None:
     assert framed.shape == (2, resize, resize, 3)
     for one, whole in zip(pixels, framed, strict=True):
         np.testing.assert_array_equal(resize_crop(Image.fromarray(whole), pre), one)
+
+
+def test_a_cache_saves_compiling_and_answers_the_same(
+    colour_model: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    pixels = np.random.default_rng(0).integers(0, 256, (3, 16, 16, 3), dtype=np.uint8)
+    first = load_folder(colour_model.folder, goal="latency").logits(pixels)
+    (kept,) = (tmp_path / "ftx" / "openvino").iterdir()
+    blobs = list(kept.iterdir())
+    assert blobs
+    np.testing.assert_array_equal(load_folder(colour_model.folder, goal="latency").logits(pixels), first)
+    assert list(kept.iterdir()) == blobs
+    for blob in blobs:  # a disk that lost something
+        blob.write_bytes(blob.read_bytes()[: blob.stat().st_size // 2])
+    np.testing.assert_array_equal(load_folder(colour_model.folder, goal="latency").logits(pixels), first)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
+from glob import glob, has_magic
 from itertools import count
 from pathlib import Path
 
@@ -47,7 +48,7 @@ def predict(
     scores: bool = False,
     progress: Progress = SILENT,
 ) -> Iterator[Prediction]:
-    """Label images: files, the bytes of files, and folders, which stand for the images in and below them, sorted.
+    """Label images: files, the bytes of files, patterns, and folders, which stand for the images in and below them.
 
     What was named is looked up, and the model opened, before the first answer is asked for. An image
     that cannot be read, or is not there, gets a ``Prediction`` with its ``error``, and the rest go on.
@@ -68,6 +69,24 @@ def predict(
     return _answers(found, artifact, scores, progress)
 
 
+def predict_arriving(
+    arrivals: Iterable[Sequence[Path | str]],
+    artifact: Predictor | Run | Path | str | None = None,
+    *,
+    scores: bool = False,
+    progress: Progress = SILENT,
+) -> Iterator[Prediction]:
+    """Label images as they come, a few at a time, by a model that is opened once: for answers soon, not for the most.
+
+    Raises: RunError, ExportError for the model.
+    """
+    if artifact is None or isinstance(artifact, Run | Path | str):
+        artifact = load(artifact, progress=progress)
+    for some in arrivals:
+        found = [image for item in some for image in _expand(item, count(1))]
+        yield from _answers(found, artifact, scores, SILENT)
+
+
 def _expand(given: Path | str | bytes, uploads: Iterator[int]) -> Sequence[EncodedImage | Prediction]:
     """The images that one item stands for, or why there are none; ``uploads`` numbers those that came as bytes."""
     if isinstance(given, bytes):
@@ -81,8 +100,12 @@ def _expand(given: Path | str | bytes, uploads: Iterator[int]) -> Sequence[Encod
     # A file is tried whatever it is called; what is no image says so when it is opened.
     if path.is_file():
         return [EncodedImage.of(path)]
+    if has_magic(str(path)) and not path.exists():  # a pattern that no shell has expanded
+        matching = sorted(glob(str(path), recursive=True))  # noqa: PTH207  Path.glob takes no absolute pattern
+        if matching:
+            return [image for one in matching for image in _expand(one, uploads)]
     error = "this is no regular file" if path.exists() else "there is no such file"
-    return [Prediction(path=_text(str(path)), error=error)]
+    return [Prediction(path=path_text(str(path)), error=error)]
 
 
 def _inside(path: Path) -> Sequence[EncodedImage | Prediction]:
@@ -91,7 +114,7 @@ def _inside(path: Path) -> Sequence[EncodedImage | Prediction]:
 
     def refused(error: OSError) -> None:
         where = str(error.filename)
-        inside.append(Prediction(path=_text(where), error=f"this folder cannot be read: {error.strerror}"))
+        inside.append(Prediction(path=path_text(where), error=f"this folder cannot be read: {error.strerror}"))
 
     for folder, subfolders, names in os.walk(path, onerror=refused):
         subfolders[:] = [name for name in subfolders if not name.startswith(".")]
@@ -99,7 +122,7 @@ def _inside(path: Path) -> Sequence[EncodedImage | Prediction]:
         kept = [child for child in children if child.suffix.lower() in IMAGE_ENDINGS and child.is_file()]
         inside += map(EncodedImage.of, kept)
     inside.sort(key=lambda item: item.path if isinstance(item, Prediction) else item.name)
-    return inside or [Prediction(path=_text(str(path)), error="there are no images in this folder")]
+    return inside or [Prediction(path=path_text(str(path)), error="there are no images in this folder")]
 
 
 def _answers(
@@ -109,7 +132,7 @@ def _answers(
     with progress.track("predicting", len(found)) as bar:
         for item in found:
             if isinstance(item, EncodedImage):
-                yield _prediction(_text(item.name), next(answers), predictor.task, scores)
+                yield _prediction(path_text(item.name), next(answers), predictor.task, scores)
             else:
                 yield item
             bar.advance()
@@ -125,6 +148,6 @@ def _prediction(path: str, answer: Floats | ImageError, task: Task, scores: bool
     return Prediction(path=path, labels=task.decode(scores_C), scores=every)
 
 
-def _text(path: str) -> str:
+def path_text(path: str) -> str:
     """The path as text that JSON and a terminal take, whatever bytes its name is made of."""
     return path.encode(errors="surrogateescape").decode(errors="replace")

@@ -8,10 +8,12 @@ from pathlib import Path
 from ftx.core.errors import ExportError, RunError, nearest
 from ftx.core.processors import cores
 from ftx.core.progress import SILENT, Progress
+from ftx.core.user_cache import cache_folder, forget
 from ftx.data.preprocess import Preprocess
 from ftx.runs.artifacts import ARTIFACTS, DENSE, ONNX_FILE, TRAINED, Artifact
 from ftx.runs.card_json import CARD_FILE
 from ftx.runs.compute_precision import Compute
+from ftx.runs.proof_json import ir_digest
 from ftx.runs.run import Run
 from ftx.runs.run_json import MANIFEST_FILE, checkpoint_records
 from ftx.runs.tuning_json import Goal, Setting, tuned_here
@@ -129,13 +131,26 @@ def _ir(folder: Path, compute: Compute, goal: Goal | None) -> Predictor:
         return OpenVinoPredictor(folder, compute)
     tuned = tuned_here(folder)
     setting = tuned.setting(goal) if tuned else UNTUNED[goal]
-    return OpenVinoPredictor(
-        folder,
-        setting.compute if compute == "auto" else compute,
-        threads=setting.threads,
-        streams=setting.streams,
-        batch=setting.batch,
-    )
+
+    def opened(cache: Path | None) -> Predictor:
+        return OpenVinoPredictor(
+            folder,
+            setting.compute if compute == "auto" else compute,
+            threads=setting.threads,
+            streams=setting.streams,
+            batch=setting.batch,
+            cache=cache,
+        )
+
+    # By the digest of the card, which holds the hashes of all files: what OpenVINO goes by may miss other weights.
+    cache = cache_folder("openvino", ir_digest(folder))
+    if cache is None:
+        return opened(None)
+    try:
+        return opened(cache)
+    except ExportError:  # the model's fault, or that of a cache that was cut
+        forget(cache)
+        return opened(None)
 
 
 def _dense(folder: Path, of_run: tuple[Preprocess, Task] | None = None) -> Predictor:

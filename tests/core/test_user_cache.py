@@ -1,0 +1,48 @@
+"""What can be made again, in the user's cache."""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+
+import pytest
+
+from ftx.core.user_cache import KEPT, cache_folder, forget
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    return tmp_path
+
+
+def test_a_digest_has_a_folder_of_the_users_own(home: Path) -> None:
+    folder = cache_folder("openvino", "abc")
+    assert folder == home / "ftx" / "openvino" / "abc"
+    assert folder.stat().st_mode & 0o077 == 0
+    forget(folder)
+    assert not folder.exists()
+    forget(folder)
+
+
+def test_the_least_used_go(home: Path) -> None:
+    for number in range(KEPT + 2):
+        assert cache_folder("openvino", str(number))
+        time.sleep(0.01)
+        assert cache_folder("openvino", "0")
+        time.sleep(0.01)
+    left = {path.name for path in (home / "ftx" / "openvino").iterdir()}
+    assert left == {"0", *map(str, range(3, KEPT + 2))}
+
+
+def test_without_a_place_there_is_none(home: Path) -> None:
+    (home / "ftx").write_text("in the way")
+    assert cache_folder("openvino", "abc") is None
+
+
+def test_without_the_variable_it_is_below_the_home_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", "not/absolute")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert cache_folder("openvino", "abc") == tmp_path / ".cache" / "ftx" / "openvino" / "abc"
+    assert os.environ["HOME"] == str(tmp_path)
