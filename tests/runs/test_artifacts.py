@@ -41,7 +41,13 @@ def test_the_command_is_the_one_that_makes_it(tmp_path: Path) -> None:
 
 
 def test_irs_come_by_exactness() -> None:
-    assert [finer_variants(artifact) for artifact in IRS.values()] == [[], ["fp32"], ["fp32", "fp16"]]
+    assert [finer_variants(artifact) for artifact in IRS.values()] == [
+        [],
+        ["fp32"],
+        ["fp32", "fp16"],
+        ["fp32", "fp16", "int8-weights"],
+        ["fp32", "fp16", "int8-weights", "int8"],
+    ]
     assert finer_variants(DENSE) == []
 
 

@@ -10,8 +10,8 @@ import typer
 
 from ftx.cli import console
 from ftx.cli.shared_options import DataOption, JsonFlag, RequireProofFlag
-from ftx.core.errors import InputError, nearest
-from ftx.runs.artifacts import IR_INT8, TRAINED
+from ftx.core.errors import InputError, nearest, shell_command
+from ftx.runs.artifacts import EXPORT_IR, IR_INT8, IR_INT8_SAFE, TRAINED
 from ftx.runs.instruction_sets import INSTRUCTION_SETS, InstructionSet
 from ftx.runs.machine import this_set
 
@@ -184,7 +184,8 @@ def _print_sets(report: ParityReport) -> None:
         if one.verdict not in ("proved", "not_run"):
             console.print_note(f"{one.artifact} on {one.isa}: {one}: {one.said}", _SET_STYLES[one.verdict])
     if any(one.verdict == "failed" and one.artifact == IR_INT8.name for one in report.sets):
-        console.print_note("without VNNI the products of int8 saturate; a model in 7 bits does not", "dim")
+        again = shell_command(f"{EXPORT_IR} --precision {IR_INT8_SAFE.variant}", report.run)
+        console.print_note(f"without VNNI the products of int8 saturate; with weights in 7 bits not: {again}", "strong")
 
 
 def _most_used(row: ParityRow) -> str:

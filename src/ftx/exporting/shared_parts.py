@@ -24,7 +24,17 @@ from ftx.exporting.make_reference import balanced, make_reference
 from ftx.exporting.onnx import write_onnx
 from ftx.exporting.openvino import compress_to_fp16, convert_body, write_ir
 from ftx.exporting.tracing import trace
-from ftx.runs.artifacts import DENSE, IR_FP16, IR_FP32, IR_INT8, ONNX, Artifact, finer_variants
+from ftx.runs.artifacts import (
+    DENSE,
+    IR_FP16,
+    IR_FP32,
+    IR_INT8,
+    IR_INT8_SAFE,
+    IR_INT8_WEIGHTS,
+    ONNX,
+    Artifact,
+    finer_variants,
+)
 from ftx.runs.card_json import Card, write_card
 from ftx.runs.dense import load_dense
 from ftx.runs.reference_safetensors import ReferenceFile, write_reference
@@ -82,10 +92,22 @@ class Source:
         """Fill an IR folder with weights in half the bits."""
         self._write_ir(IR_FP16, compress_to_fp16(self.body, folder), folder)
 
+    def write_int8_weights(self, folder: Path) -> None:
+        """Fill an IR folder with the model whose weights alone are in 8 bits."""
+        from ftx.exporting.int8.quantize import compress_weights
+
+        self._write_ir(IR_INT8_WEIGHTS, compress_weights(self.body), folder)
+
     def write_int8(self, folder: Path) -> Quantized:
         """Fill an IR folder with the quantized model, and say how it was made."""
-        quantized = self._quantized()
+        quantized = self._quantized(overflow_safe=False)
         self._write_ir(IR_INT8, quantized.model, folder)
+        return quantized
+
+    def write_int8_safe(self, folder: Path) -> Quantized:
+        """The same for CPUs without VNNI."""
+        quantized = self._quantized(overflow_safe=True)
+        self._write_ir(IR_INT8_SAFE, quantized.model, folder)
         return quantized
 
     def _write_ir(self, artifact: Artifact, body: ov.Model, folder: Path) -> None:
@@ -120,7 +142,7 @@ class Source:
         """The converted model in f32, without preprocessing; nobody changes it."""
         return convert_body(self.program, self.manifest.preprocess, self.manifest.architecture)
 
-    def _quantized(self) -> Quantized:
+    def _quantized(self, *, overflow_safe: bool) -> Quantized:
         """Calibrated on training images, its setting chosen on others of them.
 
         So no image that a report is made of has chosen anything about the model.
@@ -128,7 +150,8 @@ class Source:
         from ftx.exporting.int8.quantize import quantize_body
 
         calibration, choosing = calibration_images(self.run.entries("train"))
-        return quantize_body(self.body, self._batches(calibration), self._batches(choosing), progress=self.progress)
+        images = (self._batches(calibration), self._batches(choosing))
+        return quantize_body(self.body, *images, overflow_safe=overflow_safe, progress=self.progress)
 
     def _batches(self, entries: tuple[Entry, ...]) -> NormalisedImages:
         pre = self.manifest.preprocess
@@ -144,7 +167,9 @@ WRITERS: Mapping[Artifact, Callable[[Source, Path], Quantized | None]] = {
     ONNX: Source.write_onnx,
     IR_FP32: Source.write_fp32,
     IR_FP16: Source.write_fp16,
+    IR_INT8_WEIGHTS: Source.write_int8_weights,
     IR_INT8: Source.write_int8,
+    IR_INT8_SAFE: Source.write_int8_safe,
 }
 
 

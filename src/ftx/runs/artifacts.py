@@ -60,11 +60,16 @@ DENSE = Artifact("dense", "ftx merge", made_from=TRAINED, runtime="torch")
 ONNX = Artifact("onnx", "ftx export --format onnx", made_from=DENSE, runtime="onnx")
 IR_FP32 = _ir("fp32", "fp32")
 IR_FP16 = _ir("fp16", "fp16")
+# 8 bits for weights alone: a quarter of the size, and computed in floats.
+IR_INT8_WEIGHTS = _ir("int8-weights", "int8")
 IR_INT8 = _ir("int8", "int8")
+# Weights in 7 bits, so that sums of two products fit into the 16 that CPUs without VNNI have for them.
+IR_INT8_SAFE = _ir("int8-overflow-safe", "int8")
 
 # By name, in the order of the pipeline; the IRs by exactness, the most exact first.
 ARTIFACTS: Mapping[str, Artifact] = {
-    artifact.name: artifact for artifact in (TRAINED, DENSE, ONNX, IR_FP32, IR_FP16, IR_INT8)
+    artifact.name: artifact
+    for artifact in (TRAINED, DENSE, ONNX, IR_FP32, IR_FP16, IR_INT8_WEIGHTS, IR_INT8, IR_INT8_SAFE)
 }
 EXPORTED = tuple(artifact for artifact in ARTIFACTS.values() if artifact.made_from == DENSE)
 FORMATS: tuple[Format, ...] = get_args(Format)

@@ -14,6 +14,7 @@ from ftx.exporting.int8.quantize import (
     CONVOLUTIONS,
     Quantized,
     Setting,
+    compress_weights,
     has_attention,
     int8_share,
     quantize_body,
@@ -149,6 +150,43 @@ def test_attention_is_known_by_its_products() -> None:
     assert has_attention(attention_body())
     assert not has_attention(gated_body())
     assert not has_attention(body())
+
+
+def in_8_bits(model: ov.Model) -> list[np.ndarray]:
+    """The constants of a model that are whole numbers of 8 bits, but for single ones (zero points)."""
+    kinds = (ov.Type.i8, ov.Type.u8)
+    return [
+        node.data.astype(np.int64)
+        for node in model.get_ordered_ops()
+        if node.get_type_name() == "Constant" and node.get_element_type() in kinds and node.data.size > 1000
+    ]
+
+
+def test_safe_from_overflow_are_weights_of_seven_bits() -> None:
+    """Two products of u8 and 7 bits fit into i16: 2 x 255 x 64 = 32,640."""
+    settings = (Setting(alpha=-1.0),)
+    plain, safe = (
+        in_8_bits(quantize_body(body(), images(1), images(2), settings=settings, overflow_safe=one).model)
+        for one in (False, True)
+    )
+    assert len(plain) == len(safe) == 2  # the head stays f32
+    for whole, half in zip(plain, safe, strict=True):
+        assert np.abs(whole).max() == 127
+        assert 60 <= np.abs(half).max() <= 64
+
+
+def test_weights_alone_are_compressed_and_the_head_is_not() -> None:
+    known = body()
+    compressed = compress_weights(known)
+    assert len(in_8_bits(compressed)) == 2
+    assert in_8_bits(known) == []  # the body is others' too
+    some = np.concatenate(images(3))
+    exact, found = (
+        core().compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})(some)[0]
+        for model in (known, compressed)
+    )
+    # Of a weight a step is 1/255 of its row's range, and a logit sums 64 of them three layers deep.
+    assert 0 < np.abs(exact - found).max() < 0.05 * np.abs(exact).max()
 
 
 def test_the_same_body_quantizes_to_the_same_bytes(tmp_path: Path) -> None:

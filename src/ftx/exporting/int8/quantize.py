@@ -101,33 +101,51 @@ def quantize_body(
     held_out: Batches,
     *,
     settings: tuple[Setting, ...] | None = None,
+    overflow_safe: bool = False,
     progress: Progress = SILENT,
 ) -> Quantized:
     """Quantize a body, its activations' ranges taken from training images; the head stays f32.
 
     Each setting, by default those for the body's kind, is tried with the first few calibration images, the one
     whose logits are nearest to the f32 body's on ``held_out`` is taken, and the body quantized with it and all
-    calibration images (there may be no more than those few).
+    calibration images (there may be no more than those few). ``overflow_safe`` leaves weights one bit less: without
+    VNNI (AVX2, AVX512) two products of 8 bits are added in 16, and saturate.
     Shape: each item is a batch of normalised images, f32 [N, 3, H, W].
     """
     if settings is None:
         settings = ATTENTION if has_attention(body) else CONVOLUTIONS
     best = settings[0]
     if len(settings) == 1:
-        return Quantized(_quantize(body, calibration, best, "INT8: calibrating", progress), best, {})
+        only = _quantize(body, calibration, best, "INT8: calibrating", progress, overflow_safe=overflow_safe)
+        return Quantized(only, best, {})
     few = list(islice(calibration, SEARCH_IMAGES))
     exact_NC = _logits(body, held_out)
     mean_abs: dict[Setting, float] = {}
     nearest: ov.Model | None = None
     for setting in settings:
-        tried = _quantize(body, few, setting, f"INT8: trying {setting}", progress)
+        tried = _quantize(body, few, setting, f"INT8: trying {setting}", progress, overflow_safe=overflow_safe)
         mean_abs[setting] = float(np.abs(_logits(tried, held_out) - exact_NC).mean())
         if nearest is None or not mean_abs[setting] >= mean_abs[best]:  # whatever is a number beats one that is none
             best, nearest = setting, tried
     assert nearest is not None
     if len(few) < len(calibration):
-        nearest = _quantize(body, calibration, best, f"INT8: calibrating, {best}", progress)
+        said = f"INT8: calibrating, {best}"
+        nearest = _quantize(body, calibration, best, said, progress, overflow_safe=overflow_safe)
     return Quantized(nearest, best, mean_abs)
+
+
+def compress_weights(body: ov.Model) -> ov.Model:
+    """The same body with the weights of its linear layers and convolutions in 8 bits, but for the head's.
+
+    They are widened again as they are used, so activations stay floats, and nothing is calibrated.
+    """
+    head = _head(body)
+    with _quiet():
+        return nncf.compress_weights(
+            body.clone(),
+            mode=nncf.CompressWeightsMode.INT8_ASYM,
+            ignored_scope=nncf.IgnoredScope(names=[head]) if head else None,
+        )
 
 
 def has_attention(body: ov.Model) -> bool:
@@ -159,7 +177,15 @@ def int8_share(compiled: ov.CompiledModel) -> float:
     return sum(precision in ("i8", "u8") for precision in precisions) / max(len(precisions), 1)
 
 
-def _quantize(body: ov.Model, calibration: Batches, setting: Setting, description: str, progress: Progress) -> ov.Model:
+def _quantize(
+    body: ov.Model,
+    calibration: Batches,
+    setting: Setting,
+    description: str,
+    progress: Progress,
+    *,
+    overflow_safe: bool,
+) -> ov.Model:
     alpha = -1.0 if setting.alpha is None else setting.alpha
     # SmoothQuant needs a pass over the images of its own.
     passes = 1 if alpha < 0 else 2
@@ -178,6 +204,7 @@ def _quantize(body: ov.Model, calibration: Batches, setting: Setting, descriptio
                 # of its work: left in f32, the error above fell from 0.136 to 0.117.
                 ignored_scope=nncf.IgnoredScope(names=[head]) if head else None,
                 advanced_parameters=nncf.AdvancedQuantizationParameters(
+                    overflow_fix=nncf.OverflowFix.ENABLE if overflow_safe else None,
                     activations_range_estimator_params=ranges,
                     smooth_quant_alphas=nncf.AdvancedSmoothQuantParameters(matmul=alpha, convolution=-1),
                 ),
