@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import tempfile
 from pathlib import Path
 
 from ftx.runs.bench_json import BenchReport, BenchRow
@@ -15,6 +17,18 @@ def draw(report: BenchReport, path: Path) -> None:
 
     Raises: ModuleNotFoundError where matplotlib is not installed.
     """
+    # Its list of fonts belongs to this process, and not into the user's home folder.
+    with tempfile.TemporaryDirectory() as folder:
+        before = os.environ.get("MPLCONFIGDIR")
+        os.environ["MPLCONFIGDIR"] = before or folder
+        try:
+            _draw(report, path)
+        finally:
+            if before is None:
+                del os.environ["MPLCONFIGDIR"]
+
+
+def _draw(report: BenchReport, path: Path) -> None:
     import matplotlib as mpl
 
     mpl.use("svg")
