@@ -306,10 +306,10 @@ def export_base(lab: Lab, flag: str, value: str) -> None:
 def export_as_update(lab: Lab, flag: str, value: str) -> None:
     run, shipped = lab.shipped
     lab.done("export", run, "--precision", "fp32")
-    lab.done("apply", shipped / "one", shipped / "base", lab.root / "updated")
+    lab.done("apply", shipped / "one", shipped / "base", lab.root / "on-device-updated")
     for name in ("model.bin", "model.xml"):
-        assert (lab.root / "updated" / name).read_bytes() == (run / "openvino" / "fp32" / name).read_bytes()
-    assert lab.call("export", run, flag, lab.root / "another").status == 2  # of which base?
+        assert (lab.root / "on-device-updated" / name).read_bytes() == (run / "openvino" / "fp32" / name).read_bytes()
+    assert lab.call("export", run, flag, lab.root / "on-device-another").status == 2  # of which base?
 
 
 def export_after(lab: Lab, flag: str, value: str) -> None:
@@ -323,46 +323,50 @@ def export_after(lab: Lab, flag: str, value: str) -> None:
 
 def apply_adapter(lab: Lab, flag: str, value: str) -> None:
     run, shipped = lab.shipped
-    updated = lab.done("apply", shipped / "one", shipped / "base", lab.root / "by-update", "--json").json
-    plain = lab.done("apply", run / "trained", shipped / "base", lab.root / "by-folder", "--json").json
+    updated = lab.done("apply", shipped / "one", shipped / "base", lab.root / "on-device-by-update", "--json").json
+    plain = lab.done("apply", run / "trained", shipped / "base", lab.root / "on-device-by-folder", "--json").json
     assert (updated["exact"], plain["exact"], plain["verdict"]) == (True, None, "unproved")
-    assert lab.call("apply", shipped / "none", shipped / "base", lab.root / "nothing").status == 2
+    assert lab.call("apply", shipped / "none", shipped / "base", lab.root / "on-device-nothing").status == 2
 
 
 def apply_base(lab: Lab, flag: str, value: str) -> None:
     run, shipped = lab.shipped
-    half = lab.done("apply", run / "trained", shipped / "half", lab.root / "half", "--json").json
+    half = lab.done("apply", run / "trained", shipped / "half", lab.root / "on-device-half", "--json").json
     assert half["weight_bound"] > 0
-    assert lab.call("apply", shipped / "one", shipped / "half", lab.root / "nothing").status == 2  # another base IR
+    assert (
+        lab.call("apply", shipped / "one", shipped / "half", lab.root / "on-device-nothing").status == 2
+    )  # another base IR
 
 
 def apply_out(lab: Lab, flag: str, value: str) -> None:
     _, shipped = lab.shipped
-    lab.done("apply", shipped / "one", shipped / "base", lab.root / "there")
-    lab.done("apply", shipped / "two", shipped / "base", lab.root / "there")
-    assert (lab.root / "there.previous" / "card.json").is_file()
-    assert lab.done("predict", "noise/val/a/0.png", "--artifact", lab.root / "there", "--json").lines[0]["labels"]
+    lab.done("apply", shipped / "one", shipped / "base", lab.root / "on-device-there")
+    lab.done("apply", shipped / "two", shipped / "base", lab.root / "on-device-there")
+    assert (lab.root / "on-device-there.previous" / "card.json").is_file()
+    assert lab.done("predict", "noise/val/a/0.png", "--artifact", lab.root / "on-device-there", "--json").lines[0][
+        "labels"
+    ]
 
 
 def apply_labels(lab: Lab, flag: str, value: str) -> None:
     run, shipped = lab.shipped
-    words = ("apply", run / "trained", shipped / "base", lab.root / "named", flag)
+    words = ("apply", run / "trained", shipped / "base", lab.root / "on-device-named", flag)
     assert lab.call(*words, value).status == 2  # four for two outputs
     lab.done(*words, "u,v")
-    said = lab.done("predict", "noise/val/a/0.png", "--artifact", lab.root / "named", "--scores", "--json")
+    said = lab.done("predict", "noise/val/a/0.png", "--artifact", lab.root / "on-device-named", "--scores", "--json")
     assert set(said.lines[0]["scores"]) == {"u", "v"}
 
 
 def apply_rollback(lab: Lab, flag: str, value: str) -> None:
     _, shipped = lab.shipped
     for name in ("one", "two"):
-        lab.done("apply", shipped / name, shipped / "base", lab.root / "back")
-    assert lab.call("apply", shipped / "one", shipped / "base", lab.root / "back").status == 2  # it is older
-    assert lab.done("apply", flag, lab.root / "back", "--json").json["sequence"] == 1
+        lab.done("apply", shipped / name, shipped / "base", lab.root / "on-device-back")
+    assert lab.call("apply", shipped / "one", shipped / "base", lab.root / "on-device-back").status == 2  # it is older
+    assert lab.done("apply", flag, lab.root / "on-device-back", "--json").json["sequence"] == 1
 
 
 def apply_json(lab: Lab, flag: str, value: str) -> None:
     _, shipped = lab.shipped
     words = ("apply", shipped / "one", shipped / "base")
-    assert lab.done(*words, lab.root / "object", flag).json["verb"] == "apply"
-    assert "the server's weights" in lab.done(*words, lab.root / "sentence").err
+    assert lab.done(*words, lab.root / "on-device-object", flag).json["verb"] == "apply"
+    assert "the server's weights" in lab.done(*words, lab.root / "on-device-sentence").err
