@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, cast, get_args
 
 import typer
 
 from ftx.cli import console
-from ftx.cli.shared_options import JsonFlag
+from ftx.cli.shared_options import JsonFlag, TargetArgument
 from ftx.core.errors import InputError, nearest
 from ftx.runs.artifacts import IRS
 from ftx.runs.compute_precision import Compute
@@ -23,14 +22,7 @@ _WIDE = 120
 
 
 def command(
-    target: Annotated[
-        Path | None,
-        typer.Argument(
-            metavar="RUN|IR",
-            show_default=False,
-            help="A run (without it the newest, runs/latest), or an IR folder on a device, which needs no torch.",
-        ),
-    ] = None,
+    target: TargetArgument = None,
     precisions: Annotated[
         list[str] | None,
         typer.Option(

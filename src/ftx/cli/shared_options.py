@@ -17,6 +17,14 @@ RunArgument = Annotated[
     Path | None,
     typer.Argument(metavar="RUN", show_default=False, help="A run folder; without it the newest, runs/latest."),
 ]
+TargetArgument = Annotated[
+    Path | None,
+    typer.Argument(
+        metavar="RUN|IR",
+        show_default=False,
+        help="A run (without it the newest, runs/latest), or an IR folder on a device, which needs no torch.",
+    ),
+]
 JsonFlag = Annotated[
     bool, typer.Option("--json", help="Print one JSON object on stdout and everything else on stderr.")
 ]

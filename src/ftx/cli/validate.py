@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from ftx.cli import console
-from ftx.cli.shared_options import DataOption, JsonFlag, RequireProofFlag
+from ftx.cli.shared_options import DataOption, JsonFlag, RequireProofFlag, TargetArgument
 from ftx.core.errors import InputError, nearest, shell_command
 from ftx.runs.artifacts import EXPORT_IR, IR_INT8, IR_INT8_SAFE, TRAINED
 from ftx.runs.instruction_sets import INSTRUCTION_SETS, InstructionSet
@@ -26,14 +25,7 @@ _SET_STYLES: dict[str, console.Style] = {**_VERDICT_STYLES, "not_run": "dim"}
 
 
 def command(
-    target: Annotated[
-        Path | None,
-        typer.Argument(
-            metavar="RUN|IR",
-            show_default=False,
-            help="A run (without it the newest, runs/latest), or an IR folder on a device, which needs no torch.",
-        ),
-    ] = None,
+    target: TargetArgument = None,
     data: DataOption = None,
     bound: Annotated[
         list[str] | None,

@@ -7,6 +7,7 @@ import os
 from pathlib import Path
 
 from ftx.core.errors import EnvironmentFault
+from ftx.core.files import fsync_folder
 
 # linux/fcntl.h and linux/fs.h
 _AT_FDCWD = -100
@@ -24,11 +25,7 @@ def exchange_folders(one: Path, other: Path) -> None:
         names = (os.fsencode(path.absolute()) for path in (one, other))
         if rename(_AT_FDCWD, next(names), _AT_FDCWD, next(names), _RENAME_EXCHANGE) == 0:
             for folder in {one.absolute().parent, other.absolute().parent}:
-                handle = os.open(folder, os.O_RDONLY)
-                try:
-                    os.fsync(handle)
-                finally:
-                    os.close(handle)
+                fsync_folder(folder)
             return
         found = os.strerror(ctypes.get_errno())
     raise EnvironmentFault(

@@ -72,7 +72,7 @@ def staged_file(path: Path) -> Iterator[Path]:
         except BaseException:
             staged.unlink(missing_ok=True)
             raise
-        _fsync_folder(path.parent)
+        fsync_folder(path.parent)
 
 
 @contextmanager
@@ -227,7 +227,7 @@ def place_new(staged: Path, final: Path) -> Path:
             if error.errno in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):  # taken since it was looked at
                 continue
             raise
-        _fsync_folder(candidate.parent)
+        fsync_folder(candidate.parent)
         return candidate
     raise AssertionError("the numbers do not end")
 
@@ -253,7 +253,7 @@ def replace_folder(staged: Path, final: Path) -> None:
             raise
         finally:
             shutil.rmtree(retired, ignore_errors=True)
-    _fsync_folder(final.parent)
+    fsync_folder(final.parent)
 
 
 # No space, a quota, a file too large for its file system or its owner's limit.
@@ -299,11 +299,12 @@ def settle(folder: Path) -> None:
             with path.open("rb") as stream:
                 os.fsync(stream.fileno())
         else:
-            _fsync_folder(path)
-    _fsync_folder(folder)
+            fsync_folder(path)
+    fsync_folder(folder)
 
 
-def _fsync_folder(folder: Path) -> None:
+def fsync_folder(folder: Path) -> None:
+    """Have the names in a folder on the disk."""
     if os.name == "nt":  # Windows opens no folder as a file
         return
     handle = os.open(folder, os.O_RDONLY)
