@@ -245,8 +245,16 @@ def altered(files: dict[str, bytes]) -> None:
     files["adapter_model.safetensors"] = bytes(blob)
 
 
-def without_head(files: dict[str, bytes]) -> None:
+def without_answers(files: dict[str, bytes]) -> None:
+    """Nor does it say that there are any."""
     files.pop("answers.safetensors")
+    document = json.loads(files["update.json"])
+    del document["files"]["answers.safetensors"]
+    files["update.json"] = json.dumps(document).encode()
+
+
+def a_file_less(files: dict[str, bytes]) -> None:
+    files.pop("adapter_config.json")
 
 
 @pytest.mark.parametrize(
@@ -259,10 +267,22 @@ def without_head(files: dict[str, bytes]) -> None:
         (said(sequence=0), "does not hold"),
         (said(tensors={"head.weight": "0" * 64}), "not those of the server"),
         (altered, "not what was written"),
-        (without_head, "not what was written"),
+        (without_answers, "no update"),
+        (a_file_less, "not what was written"),
         (lambda files: files.pop("update.json"), "no update"),
     ],
-    ids=["base", "base IR", "size", "schema", "sequence", "tensors", "altered", "a file less", "no update.json"],
+    ids=[
+        "base",
+        "base IR",
+        "size",
+        "schema",
+        "sequence",
+        "tensors",
+        "altered",
+        "no answers",
+        "config",
+        "no update.json",
+    ],
 )
 def test_a_wrong_update_is_refused_and_the_old_model_goes_on(
     shipped: Path, out: Path, tmp_path: Path, change: Any, named: str

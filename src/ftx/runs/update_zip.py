@@ -87,7 +87,7 @@ def read_update(path: Path) -> tuple[Update, dict[str, bytes]]:
         require_file(path)
         with zipfile.ZipFile(path) as archive:
             sizes = {entry.filename: entry.file_size for entry in archive.infolist()}
-            if UPDATE_FILE not in sizes or max(sizes.values()) > MOST_BYTES:
+            if not {UPDATE_FILE, ANSWERS_FILE} <= sizes.keys() or max(sizes.values()) > MOST_BYTES:
                 raise ExportError("this file is no update", where=path, found=", ".join(sizes)[:200], fix=again)
             files = {name: archive.read(name) for name in sizes}
         update = Update.model_validate(parse_json(files.pop(UPDATE_FILE)))
