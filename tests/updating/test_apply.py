@@ -280,7 +280,7 @@ def a_file_less(files: dict[str, bytes]) -> None:
         "tensors",
         "altered",
         "no answers",
-        "config",
+        "a file less",
         "no update.json",
     ],
 )
