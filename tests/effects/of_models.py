@@ -5,9 +5,15 @@ from __future__ import annotations
 from importlib.util import find_spec
 
 import numpy as np
+import timm
+import torch
+import yaml
 from safetensors.numpy import load_file, save_file
+from tests.backbones.dropped_by_hand import logits_by_hand
 from tests.effects import of_training
 from tests.effects.lab import FULL, STILL, Lab
+
+from ftx.data.preprocess import Preprocess, load_pixels, normalise
 
 PROJ = "blocks.5.attn.proj"
 QKV = "blocks.5.attn.qkv"
@@ -123,6 +129,25 @@ def freeze_backbone(lab: Lab, value: str) -> None:
     made = lab.train(FULL, f"model.freeze_backbone={value}")
     assert set(made.tensors) == {"head.weight", "head.bias"}
     assert made.manifest["method"] == "linear"
+
+
+def keep_tokens(lab: Lab, value: str) -> None:
+    """The first loss is that of timm's network with patches dropped by hand."""
+    made = lab.train(FULL, STILL, f"model.keep_tokens={value}")
+    vit = timm.create_model("test_vit", num_classes=2, img_size=32).eval()
+    vit.load_state_dict({name: torch.from_numpy(tensor) for name, tensor in lab.base.items()})
+    images, _ = made.images("train"), None
+    pre = Preprocess(**made.manifest["preprocess"])
+    x_N3HW = torch.from_numpy(normalise(np.stack([load_pixels(path, pre) for path, _ in images]), pre))
+    names, losses = made.manifest["labels"]["names"], {}
+    for shares in (yaml.safe_load(value), {}):
+        with torch.inference_mode():
+            p_NC = logits_by_hand(vit, x_N3HW, shares).softmax(dim=1).numpy()
+        truth_N = [names.index(labels[0]) for _, labels in images]
+        losses[bool(shares)] = -np.log(p_NC[range(len(truth_N)), truth_N]).mean()
+    assert abs(made.log[0]["loss"] - losses[True]) < of_training.ROUNDING
+    assert abs(losses[True] - losses[False]) > 100 * of_training.ROUNDING
+    assert made.recipe["model"]["keep_tokens"] == yaml.safe_load(value)
 
 
 def rank(lab: Lab, value: str) -> None:

@@ -33,6 +33,12 @@ KEYS = (
     Key("model.weights", "FILE", "the file's tensors, another base digest", of_models.model_weights),
     Key("model.peft", "dora", "magnitudes beside A and B; none: the whole model", of_models.peft),
     Key("model.freeze_backbone", "true", "the head's two tensors alone", of_models.freeze_backbone),
+    Key(
+        "model.keep_tokens",
+        "{2: 0.5, 4: 0.5}",
+        "the loss of a choice by hand between timm's blocks",
+        of_models.keep_tokens,
+    ),
     Key("adapter.rank", "3", "A of 3 rows, B of 3 columns, r 3", of_models.rank),
     Key("adapter.alpha", "10", "W' - W = 10/4 B A", of_models.alpha),
     Key("adapter.targets", "v,fc2", "layers of those targets, zeros in the rows of q and k", of_models.targets),

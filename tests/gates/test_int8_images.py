@@ -16,6 +16,7 @@ from ftx.core.files import sha256_file
 from ftx.core.progress import SILENT, Progress, Task
 from ftx.data.dataset import Entry, Split
 from ftx.exporting.shared_parts import Source
+from ftx.recipe.schema import Recipe
 from ftx.runs.new_run import new_run, seal
 from ftx.runs.reference_safetensors import ReferenceFile
 from ftx.runs.run import Run
@@ -67,6 +68,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
         with new_run(root / "run") as new:
             (new.folder / "trained").mkdir()
             (new.folder / "trained" / "weights").write_text("")
+            (new.folder / "recipe.yaml").write_text(Recipe().dumps())
             manifest = Manifest(
                 task="multiclass",
                 model=ARCHITECTURE,

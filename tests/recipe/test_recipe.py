@@ -22,7 +22,7 @@ DEFAULTS = """
 task: multiclass
 seed: 0
 data:    {path: data, format: auto, image_size: auto, val_fraction: 0.2, classes: auto}
-model:   {name: dinov2-small, weights: auto, peft: dora, freeze_backbone: false}
+model:   {name: dinov2-small, weights: auto, peft: dora, freeze_backbone: false, keep_tokens: all}
 adapter: {rank: 8, alpha: 16, targets: [q, k, v, proj, fc1, fc2], blocks: all, layers: auto, init: zero, dropout: 0.0,
   rslora: false}
 train:   {epochs: 10, batch_size: 16, lr: auto, lora_plus: 1.0, weight_decay: 0.05, precision: auto, warmup_share: 0.1,
@@ -111,7 +111,14 @@ recipes = st.builds(
         val_fraction=st.floats(0, 0.5, exclude_min=True),
         classes=st.just("auto") | st.integers(1, 10_000),
     ),
-    model=st.builds(ModelRecipe, name=words, weights=words, peft=st.sampled_from(["lora", "dora", "none"]))
+    model=st.builds(
+        ModelRecipe,
+        name=words,
+        weights=words,
+        peft=st.sampled_from(["lora", "dora", "none"]),
+        keep_tokens=st.just("all")
+        | st.dictionaries(st.integers(1, 99), st.floats(0, 1, exclude_min=True, exclude_max=True), min_size=1),
+    )
     | st.builds(ModelRecipe, name=words, weights=words, peft=st.just("none"), freeze_backbone=st.booleans()),
     adapter=chosen.flatmap(by_targets) | named_layers,
     train=st.builds(
@@ -243,7 +250,7 @@ def test_a_wrong_value_is_named(text: str, start: str) -> None:
         ("b: *x", "anchors and aliases"),
         ("seed: 1\ndata: {}\nseed: 2", "line 3: the key 'seed' stands here a second time"),
         ("train: {lr: 1, lr: 2}", "the key 'lr' stands here a second time"),
-        ("1: 2", "a key must be text, found 1"),
+        ("1.5: 2", "a key must be text, found 1.5"),
         ("? [a]\n: 1", "a key must be text"),
         ("a: b: c", "line 1: mapping values are not allowed here"),
         ("[" * 5000, "nested too deeply"),

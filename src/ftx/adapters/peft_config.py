@@ -44,6 +44,10 @@ _Names = str | Annotated[list[str], Field(max_length=MOST_DEPTH)] | None
 
 class _Note(BaseModel):
     base_digest: str | None = None
+    keep_tokens: Annotated[
+        dict[Annotated[int, Field(ge=1, le=MOST_DEPTH)], Annotated[float, Field(gt=0, lt=1)]],
+        Field(max_length=MOST_DEPTH),
+    ] = {}
 
 
 class _Document(BaseModel):
@@ -88,6 +92,11 @@ class PeftConfig:
     def base_digest(self) -> str | None:
         """The base by its weights; adapters of ftx alone say so."""
         return self.document.ftx.base_digest if self.document.ftx else None
+
+    @property
+    def token_shares(self) -> Mapping[int, float]:
+        """The share of the patches that went on into each block in training; nothing where all did, as in peft."""
+        return self.document.ftx.keep_tokens if self.document.ftx else {}
 
     @property
     def saved(self) -> Sequence[str]:

@@ -21,6 +21,7 @@ from ftx.adapters.peft_config import CONFIG
 from ftx.adapters.peft_file import LORA_A, LORA_B, MAGNITUDE, ON_DISK, PREFIX, WEIGHTS
 from ftx.adapters.pissa import plain_factors
 from ftx.adapters.spec import AdapterSpec
+from ftx.backbones.kept_tokens import kept_shares
 from ftx.backbones.layer_roles import head_names
 from ftx.core.files import disk_faults, write_atomic
 
@@ -61,7 +62,7 @@ def save_adapter(module: nn.Module, spec: AdapterSpec, *, base_model: str, base_
         "inference_mode": True,
         "task_type": None,
         # peft ignores this key with a warning; a merge here finds the base again by it.
-        "ftx": {"base_digest": base_digest},
+        "ftx": {"base_digest": base_digest} | ({"keep_tokens": kept} if (kept := kept_shares(module)) else {}),
     }
     with disk_faults(folder):
         stored = {key: tensor.detach().float().contiguous() for key, tensor in tensors.items()}

@@ -46,6 +46,7 @@ def base_of(recipe: Recipe, num_classes: int) -> Backbone:
         num_classes=num_classes,
         image_size=recipe.data.image_size,
         seed=recipe.seed,
+        token_shares=recipe.model.token_shares,
     )
 
 

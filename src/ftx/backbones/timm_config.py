@@ -20,7 +20,7 @@ from torch.nn.modules.module import register_module_parameter_registration_hook
 
 from ftx.backbones.layer_roles import fix_size
 from ftx.core.errors import ModelError, listed, shown
-from ftx.core.size_limits import LEAST_STD, MOST_LABELS, MOST_MEAN, MOST_SIDE, MOST_STD, MOST_WIDTH
+from ftx.core.size_limits import LEAST_STD, MOST_DEPTH, MOST_LABELS, MOST_MEAN, MOST_SIDE, MOST_STD, MOST_WIDTH
 from ftx.data.preprocess import Interpolation
 from ftx.tasks.output_meaning import Meaning
 
@@ -85,6 +85,8 @@ class TimmConfig(BaseModel):
     label_names: Annotated[list[str], Field(max_length=MOST_LABELS)] | None = None
     pretrained_cfg: PretrainedCfg = PretrainedCfg()
     ftx: Meaning | None = None
+    # Of ftx as well: timm and transformers pass over it, and compute with all tokens.
+    keep_tokens: dict[Annotated[int, Field(ge=1, le=MOST_DEPTH)], Annotated[float, Field(gt=0, lt=1)]] = {}
 
     @field_validator("architecture")
     @classmethod

@@ -14,7 +14,7 @@ import numpy as np
 from ftx.core.progress import SILENT, Progress
 from ftx.core.statistics import Paired
 from ftx.evaluating.answers import ask_graph, graph_latency_ms
-from ftx.evaluating.logit_bounds import Bound, Bounds
+from ftx.evaluating.logit_bounds import FREE, Bounds
 from ftx.evaluating.parity_row import Compared, Reference, Subject, compare, rows_of
 from ftx.evaluating.read_reference import read_reference
 from ftx.evaluating.stated_labels import metadata_faults
@@ -32,8 +32,6 @@ from ftx.tasks.thresholds import Floats
 # In units of max(1, max|logit|), as fp32.graph: the same kernels on another machine of the kind differ by the order of
 # sums at most, and other kernels by far more (0.01 to 0.06 in int8, docs/decisions/0008-verdict.md).
 SAME_SHARE = 1e-4
-# Where only labels are counted; how far the logits lie is measured beside it.
-_FREE = Bound(None, None, reason="labels alone are asked about")
 
 
 def validate_folder(
@@ -114,7 +112,7 @@ def ask_folder(
             answers[predictor.compute] = ask_graph(predictor, pixels[:images], bar)
             latency_ms = graph_latency_ms(predictor, pixels) if timed else 0.0
             subject = Subject(artifact, "graph", predictor.compute, latency_ms, predictor.kernels())
-            bound = table.pick(artifact, "graph", predictor.compute)
+            bound = table.pick(artifact, "graph", predictor.compute, drops_patches=reference.drops_patches)
             expected = rows_of(reference, range(images))
             compared.append(compare(expected, answers[predictor.compute], subject, bound))
     faults = [f"{artifact}: {fault}" for fault in metadata_faults(chosen)]
@@ -229,7 +227,7 @@ def _changes(asked: AskedFolder, there: RunProof) -> Paired:
     if here.shape != deployed.array.shape:
         return Paired(len(here), 0, len(here))
     expected = replace(asked.reference, logits=deployed.array)
-    return compare(expected, here, Subject(asked.artifact, "graph", deployed.compute), _FREE).changes
+    return compare(expected, here, Subject(asked.artifact, "graph", deployed.compute), FREE).changes
 
 
 def _by_role(answers: dict[ComputePrecision, Floats]) -> dict[bool, Floats]:

@@ -91,7 +91,12 @@ class RunInSets:
             artifact, "graph", compute, held.latency_ms, Kernels(held.isa, held.emulated, held.primitives)
         )
         reference = self.whole if held.whole else self.chosen
-        return compare(reference, held.asked.array, subject, self.table.pick(artifact, "graph", compute))
+        return compare(
+            reference,
+            held.asked.array,
+            subject,
+            self.table.pick(artifact, "graph", compute, drops_patches=reference.drops_patches),
+        )
 
 
 def folder_in_sets(

@@ -119,6 +119,7 @@ def _validate_run(run: Run, wish: _Wish, progress: Progress) -> ParityReport:
     total = samples.asked_of_trained + sum(samples.asked_of(*one) for one in asked)
     mistaken: dict[str, list[str]] = {}
     answers: dict[Artifact, list[Answers]] = {}
+    all_tokens = ""
     with progress.track("validating", total) as bar:
         comparison, of_trained = ask_trained(run, samples, wish.table, bar)
         compared = [of_trained]
@@ -127,9 +128,13 @@ def _validate_run(run: Run, wish: _Wish, progress: Progress) -> ParityReport:
             if compute == "f32":
                 mistaken[artifact.name] = identity_faults(run, artifact, predictor)
             compared += comparison.rows(artifact, predictor)
+            if artifact == DENSE and (others := comparison.with_all_tokens(run)) is not None:
+                all_tokens = others
             if isinstance(predictor, OpenVinoPredictor):
                 answers.setdefault(artifact, []).append(reference_answers(run.folder(artifact), predictor))
     judged = judge(compared, margin, mistaken=mistaken, partial=partial)
+    if all_tokens:
+        judged.said[DENSE.name] += f"; {all_tokens}"
     sets = _ask_sets(run, wish, comparison, exported, margin, partial, progress)
     report = ParityReport(
         run=str(run.path),

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ftx.core.statistics import Paired, wilson_interval
-from ftx.evaluating.logit_bounds import Bound
+from ftx.evaluating.logit_bounds import Bound, coarsest_rounding
 from ftx.runs.artifacts import Artifact
 from ftx.runs.compute_precision import ComputePrecision
 from ftx.runs.instruction_sets import Kernels
@@ -31,6 +31,8 @@ class Reference:
 
     ``targets`` may be shorter than the images: what follows has no truth and does not count in accuracies.
     ``groups`` names what each image is of (a patient, a part), where any image is of a group; else it is empty.
+    ``clear`` is there of a model that drops patches, and false for an image of which it keeps one by less than rounding
+    in f32 may move: another runtime may keep another. Shape: [N].
     """
 
     names: tuple[str, ...]
@@ -38,6 +40,11 @@ class Reference:
     targets: Targets
     task: Task
     groups: tuple[str, ...] = ()
+    clear: Flags | None = None
+
+    @property
+    def drops_patches(self) -> bool:
+        return self.clear is not None
 
     @property
     def labelled(self) -> int:
@@ -53,6 +60,7 @@ def rows_of(reference: Reference, rows: Sequence[int]) -> Reference:
         logits=reference.logits[some],
         targets=reference.targets[[row for row in some if row < reference.labelled]],
         groups=tuple(reference.groups[row] for row in some) if reference.groups else (),
+        clear=None if reference.clear is None else reference.clear[some],
     )
 
 
@@ -77,8 +85,8 @@ class Subject:
 class _Gap:
     """How far an artifact's logits, and the labels by them, lie from the reference's.
 
-    The means over all logits are None where a logit is not finite. ``distance`` is the largest difference of a logit
-    of each image, ``agreement`` how far its labels agree, in [0, 1]. Shape: [N] both.
+    The first three are over the images that are held to a bound, and None where a logit is not finite. ``distance`` is
+    the largest difference of a logit of each image, ``agreement`` how far its labels agree, in [0, 1]. Shape: [N] both.
     """
 
     max_abs: float | None
@@ -100,12 +108,14 @@ class _Gap:
 class Compared:
     """One row before its verdict, which hangs on the other rows as well.
 
-    ``exceeded`` says in words each bound on logits that does not hold. ``labels`` are the labelled units, ``changes``
-    all units by whether their labels changed, ``worst_class`` the label that lost the largest share of its units.
+    ``exceeded`` says in words each bound on logits that does not hold, ``tied`` how many images are held to none.
+    ``labels`` are the labelled units, ``changes`` all units by whether their labels changed, ``worst_class`` the label
+    that lost the largest share of its units.
     """
 
     subject: Subject
     images: int
+    tied: int
     max_abs: float | None
     mean_abs: float | None
     cosine: float | None
@@ -125,7 +135,8 @@ def compare(reference: Reference, logits_NC: Floats, subject: Subject, bound: Bo
 
     Shape: logits [N, C], for the images of the reference in order.
     """
-    gap = _gap(reference, logits_NC)
+    held_N = _held(reference, subject)
+    gap = _gap(reference, logits_NC, held_N)
     held = RowBound(max_abs=bound.max_abs_for(_largest(reference.logits)), cosine=bound.cosine, reason=bound.reason)
     was_right, is_right = (_right(reference, logits) for logits in (reference.logits, logits_NC))
     changed = np.nan_to_num(gap.agreement, nan=1.0) < 1
@@ -135,6 +146,7 @@ def compare(reference: Reference, logits_NC: Floats, subject: Subject, bound: Bo
     return Compared(
         subject=subject,
         images=reference.labelled or len(reference.names),
+        tied=int((~held_N).sum()),
         max_abs=gap.max_abs,
         mean_abs=gap.mean_abs,
         cosine=gap.cosine,
@@ -148,6 +160,17 @@ def compare(reference: Reference, logits_NC: Floats, subject: Subject, bound: Bo
         worst_class=_worst_class(reference, logits_NC),
         worst=tuple(reference.names[index] for index in order[:WORST_NAMED]),
     )
+
+
+def _held(reference: Reference, subject: Subject) -> Flags:
+    """Whose logits are held to a bound: in f32 those of images that both models see the same patches of. Shape: [N].
+
+    A coarser rounding keeps other patches of most images, and its bounds have room for that.
+    """
+    exact = coarsest_rounding(subject.artifact, subject.compute) == "fp32"
+    if reference.clear is None or not exact or not reference.clear.any():
+        return np.ones(len(reference.names), bool)
+    return reference.clear
 
 
 def _paired(reference: Reference, was_N: Flags, is_N: Flags, chosen_N: Flags | None = None) -> Paired:
@@ -182,7 +205,7 @@ def _worst_class(reference: Reference, logits_NC: Floats) -> tuple[str, Paired] 
     return max(fewer, key=lambda item: (item[1].drop, -item[1].units), default=None)
 
 
-def _gap(reference: Reference, logits_NC: Floats) -> _Gap:
+def _gap(reference: Reference, logits_NC: Floats, held_N: Flags) -> _Gap:
     if logits_NC.shape != reference.logits.shape:
         raise AssertionError(f"{logits_NC.shape} logits for {reference.logits.shape}")
     finite_N = _finite(logits_NC) & _finite(reference.logits)
@@ -194,9 +217,9 @@ def _gap(reference: Reference, logits_NC: Floats) -> _Gap:
     called = [reference.task.called(logits.astype(np.float32)) for logits in (answer_NC, truth_NC)]
     whole = bool(finite_N.all())
     return _Gap(
-        max_abs=float(difference_NC.max()) if whole else None,
-        mean_abs=float(difference_NC.mean()) if whole else None,
-        cosine=float(_cosine(answer_NC, truth_NC).mean()) if whole else None,
+        max_abs=float(difference_NC[held_N].max()) if whole else None,
+        mean_abs=float(difference_NC[held_N].mean()) if whole else None,
+        cosine=float(_cosine(answer_NC[held_N], truth_NC[held_N]).mean()) if whole else None,
         distance=distance_N,
         agreement=np.where(finite_N, dice(*called), 0.0),
     )

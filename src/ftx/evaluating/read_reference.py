@@ -39,6 +39,7 @@ def read_reference(folder: Path, predictor: OpenVinoPredictor) -> tuple[Referenc
     try:
         with safe_open(path, framework="np") as file:
             images, logits, targets_NC = (file.get_tensor(name) for name in ("images", "logits", "targets"))
+            clear_N = file.get_tensor("clear") if "clear" in set(file.keys()) else None
             metadata: dict[str, str] = file.metadata() or {}
         names, groups = (_listed(metadata.get(key, default)) for key, default in (("paths", ""), ("groups", "[]")))
     except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
@@ -55,6 +56,7 @@ def read_reference(folder: Path, predictor: OpenVinoPredictor) -> tuple[Referenc
         and logits.shape == (len(images), len(labels))
         and targets_NC.shape in (logits.shape, (0, len(labels)))
         and bool(np.isin(targets_NC, (0, 1)).all())
+        and (clear_N is None or (clear_N.dtype == np.bool_ and clear_N.shape == (len(images),)))
     )
     if not fits:
         raise ExportError(
@@ -64,7 +66,7 @@ def read_reference(folder: Path, predictor: OpenVinoPredictor) -> tuple[Referenc
             fix="export it again",
         )
     known = (logits.astype(np.float32), targets_NC.astype(np.float32))
-    return Reference(names, *known, predictor.task, groups), images
+    return Reference(names, *known, predictor.task, groups, clear_N), images
 
 
 def reference_names(folder: Path) -> tuple[tuple[str, ...], tuple[str, ...]]:

@@ -8,23 +8,28 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 
+from ftx.core.progress import SILENT
 from ftx.core.progress import Task as ProgressTask
 from ftx.data.dataset import Entry, groups_of
 from ftx.data.image_store import EncodedImage, ImageStore
 from ftx.data.preprocess import Pixels, Preprocess, load_pixels
 from ftx.evaluating.answers import ask_files, ask_graph, ask_graph_of_files, files_latency_ms, graph_latency_ms
-from ftx.evaluating.logit_bounds import Bounds
+from ftx.evaluating.logit_bounds import FREE, Bounds
 from ftx.evaluating.parity_row import Compared, Reference, Subject, compare, rows_of
 from ftx.evaluating.verdict import rests_on_labels
 from ftx.runs.artifacts import DENSE, TRAINED, Artifact
 from ftx.runs.compute_precision import F32, Compute
 from ftx.runs.run import Run
-from ftx.runtimes import Predictor, load_artifact
+from ftx.runtimes import Predictor, load_artifact, load_with_all_tokens
 from ftx.runtimes.openvino import OpenVinoPredictor, default_compute
 from ftx.tasks.thresholds import Floats
+
+if TYPE_CHECKING:
+    from ftx.runtimes.torch import TorchPredictor
 
 # The graph view in f32 compares numbers, and a fault in a graph moves the logits of any image: so many, spread
 # over the held-out ones, show it. What rests on labels is asked about them all, as the view from files is.
@@ -125,25 +130,39 @@ class Comparison:
         latency_ms = files_latency_ms(predictor, samples.images)
         yield self._row(self.whole, from_files_NC, Subject(artifact, "files", compute, latency_ms, kernels))
 
+    def with_all_tokens(self, run: Run) -> str | None:
+        """How other libraries, which open ``dense/`` with all tokens, answer; None where the model drops none."""
+        if not self.chosen.drops_patches:
+            return None
+        with SILENT.track("", None) as bar:
+            logits_NC = ask_graph(load_with_all_tokens(run), self.samples.pixels, bar)
+        found = compare(self.chosen, logits_NC, Subject(DENSE, "graph", F32), FREE)
+        changed, asked = 100 * found.changes.drop, len(self.samples.pixels)
+        return f"timm and transformers open it with all tokens: {changed:.2g} % of {asked} labels are others then"
+
     def _row(self, reference: Reference, logits_NC: Floats, subject: Subject) -> Compared:
-        bound = self.table.pick(subject.artifact, subject.view, subject.compute)
+        bound = self.table.pick(subject.artifact, subject.view, subject.compute, drops_patches=reference.drops_patches)
         return compare(reference, logits_NC, subject, bound)
 
 
 def ask_trained(run: Run, samples: Samples, table: Bounds, bar: ProgressTask) -> tuple[Comparison, Compared]:
     """Ask the trained model, which all others are compared with, and give it a row of its own."""
-    trained, task = load_artifact(run, TRAINED), run.task
+    trained, task = cast("TorchPredictor", load_artifact(run, TRAINED)), run.task
     names = tuple(entry.path for entry in samples.entries)
     targets_NC = task.targets([entry.labels for entry in samples.entries])
-    logits_NC = ask_files(trained, samples.images, bar)
-    whole = Reference(names, logits_NC, targets_NC, task, groups_of(samples.entries))
+    with trained.watched() as choices:
+        logits_NC = ask_files(trained, samples.images, bar)
+    whole = Reference(names, logits_NC, targets_NC, task, groups_of(samples.entries), choices.clear())
     tinted = rows_of(whole, samples.chosen[: len(samples.tinted)])
     if len(samples.tinted):
+        with trained.watched() as choices:
+            of_tinted_NC = ask_graph(trained, samples.tinted, bar)
         tinted = replace(
             tinted,
             names=tuple(f"{name} (tinted)" for name in tinted.names),
-            logits=ask_graph(trained, samples.tinted, bar),
+            logits=of_tinted_NC,
             targets=targets_NC[:0],
+            clear=choices.clear(),
         )
     subject = Subject(TRAINED, "files", F32, files_latency_ms(trained, samples.images))
     row = compare(whole, logits_NC, subject, table.pick(TRAINED, "files", F32))
@@ -157,4 +176,5 @@ def _followed(first: Reference, more: Reference) -> Reference:
         names=first.names + more.names,
         logits=np.concatenate([first.logits, more.logits]),
         groups=first.groups + more.groups,
+        clear=None if first.clear is None or more.clear is None else np.concatenate([first.clear, more.clear]),
     )

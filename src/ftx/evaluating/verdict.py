@@ -102,7 +102,10 @@ def figures(rows: Sequence[ParityRow]) -> str:
         return _interval(max(by_labels, key=lambda row: row.changed_high if row.drop_high is None else row.drop_high))
     (row, *_) = sorted(rows, key=lambda row: (row.view != "graph", -(row.max_abs or 0.0)))
     held = "" if row.bound.max_abs is None else f" (bound {row.bound.max_abs:.1e})"
-    return f"logits within {row.max_abs or 0:.1e} of the trained model's{held}, {_changed(row)}"
+    tied = (
+        f"; {row.tied} of {row.images} images are held to none: two patches tie for the last place" if row.tied else ""
+    )
+    return f"logits within {row.max_abs or 0:.1e} of the trained model's{held}, {_changed(row)}{tied}"
 
 
 def _levels(compared: Sequence[Compared], max_drop: float) -> dict[str, float]:
@@ -135,6 +138,7 @@ def _parity_row(row: Compared, max_drop: float, confidence: float, *, failed: bo
         view=subject.view,
         compute=subject.compute,
         images=row.images,
+        tied=row.tied,
         max_abs=row.max_abs,
         mean_abs=row.mean_abs,
         cosine=row.cosine,

@@ -46,7 +46,7 @@ def _judge_onnx(source: Source, artifact: Artifact, folder: Path, max_drop: floa
     predictor = OnnxPredictor(folder, source.manifest.preprocess, task)
     with source.progress.track("validating", len(known.paths)) as bar:
         logits_NC = ask_graph(predictor, known.pixels_NHWC, bar)
-    expected = Reference(known.paths, known.logits_NC, known.targets_NC, task, known.groups)
+    expected = Reference(known.paths, known.logits_NC, known.targets_NC, task, known.groups, known.clear_N)
     subject = Subject(artifact, "graph", predictor.compute)
-    bound = Bounds.of(None).pick(artifact, "graph", predictor.compute)
+    bound = Bounds.of(None).pick(artifact, "graph", predictor.compute, drops_patches=expected.drops_patches)
     return judge([compare(expected, logits_NC, subject, bound)], max_drop)

@@ -20,6 +20,7 @@ from ftx.adapters.naming import timm_naming
 from ftx.adapters.peft_config import CONFIG
 from ftx.adapters.peft_file import WEIGHTS, read_peft_file
 from ftx.adapters.trainable_model import base_of
+from ftx.backbones.kept_tokens import kept_shares
 from ftx.backbones.layer_roles import head_names
 from ftx.backbones.split_network import uncut
 from ftx.core.errors import ExportError, InputError
@@ -103,6 +104,7 @@ def export_base(
             thresholds=manifest.thresholds,
             preprocess=manifest.preprocess,
             dense_digest=backbone.digest,
+            keep_tokens=kept_shares(module),
             files={},
         )
         write_ir(compress_to_fp16(body, staged) if precision == "fp16" else body, card, staged)
@@ -154,7 +156,7 @@ def export_update(
         sequence = read_update(after)[0].sequence + 1
         previous = sha256(after.read_bytes()).hexdigest()
     pixels_NHWC, targets_NC = _known(base, len(card.labels))
-    logits_NC = answers(load_trained(opened), pixels_NHWC, manifest.preprocess, progress)
+    logits_NC, clear_N = answers(load_trained(opened), pixels_NHWC, manifest.preprocess, progress)
     same_labels = card.labels == manifest.labels
     truth_NC = targets_NC if same_labels else np.zeros((0, len(manifest.labels)), np.float32)
     update = Update(
@@ -172,7 +174,8 @@ def export_update(
         files={},
     )
     files = {name: (trained / name).read_bytes() for name in (CONFIG, WEIGHTS)}
-    write_update(out, update, files | {ANSWERS_FILE: save({"logits": logits_NC, "targets": truth_NC})})
+    answered = {"logits": logits_NC, "targets": truth_NC} | ({} if clear_N is None else {"clear": clear_N})
+    write_update(out, update, files | {ANSWERS_FILE: save(answered)})
     return UpdateReport(
         run=str(opened.path),
         path=str(out),
@@ -204,6 +207,13 @@ def _refuse_another(card: Card, base: Path, run: Run) -> None:
             "the run was trained on another base than this one",
             where=base,
             found=f"digest {card.base.base_digest[:12]}, the run's is {manifest.base_digest[:12]}",
+            fix=f"write its own: ftx export {run.path} --base DIR",
+        )
+    if card.keep_tokens != run.recipe().model.token_shares:
+        raise ExportError(
+            "the base keeps other tokens than the run",
+            where=base,
+            found=f"{card.keep_tokens or 'all'}, the run keeps {run.recipe().model.token_shares or 'all'}",
             fix=f"write its own: ftx export {run.path} --base DIR",
         )
     if card.preprocess != manifest.preprocess:

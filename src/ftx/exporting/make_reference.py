@@ -7,8 +7,10 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import nn
 
+from ftx.backbones.kept_tokens import watched
 from ftx.core.progress import SILENT, Progress
 from ftx.data.dataset import Entry, groups_of
 from ftx.data.image_store import ImageStore
@@ -32,24 +34,35 @@ def make_reference(
     store, pre = ImageStore(run.data_root(data)), run.manifest.preprocess
     chosen = balanced(run.report_entries(), REFERENCE_IMAGES)
     pixels_NHWC = load_pixels_many([store[entry] for entry in chosen], pre, progress)
+    logits_NC, clear_N = answers(trained, pixels_NHWC, pre, progress)
     return ReferenceFile(
         paths=tuple(entry.path for entry in chosen),
         pixels_NHWC=pixels_NHWC,
-        logits_NC=answers(trained, pixels_NHWC, pre, progress),
+        logits_NC=logits_NC,
         targets_NC=run.task.targets([entry.labels for entry in chosen]),
         groups=groups_of(chosen),
+        clear_N=clear_N,
     )
 
 
-def answers(trained: nn.Module, pixels_NHWC: Pixels, pre: Preprocess, progress: Progress = SILENT) -> Floats:
-    """What a model answers in torch f32. Shape: [N, H, W, 3] -> [N, C]."""
+def answers(
+    trained: nn.Module, pixels_NHWC: Pixels, pre: Preprocess, progress: Progress = SILENT
+) -> tuple[Floats, NDArray[np.bool_] | None]:
+    """What a model answers in torch f32, and whether it chose its patches clearly, where it drops some.
+
+    Shape: [N, H, W, 3] -> [N, C] and [N].
+    """
     logits: list[Floats] = []
-    with progress.track("Reference answers", len(pixels_NHWC)) as task, torch.inference_mode():
+    with (
+        progress.track("Reference answers", len(pixels_NHWC)) as task,
+        torch.inference_mode(),
+        watched(trained) as choices,
+    ):
         for start in range(0, len(pixels_NHWC), BATCH_IMAGES):
             batch_NHWC = pixels_NHWC[start : start + BATCH_IMAGES]
             logits.append(trained(torch.from_numpy(normalise(batch_NHWC, pre))).float().numpy())
             task.advance(len(batch_NHWC))
-    return np.concatenate(logits)
+    return np.concatenate(logits), choices.clear()
 
 
 def balanced(entries: Sequence[Entry], count: int) -> tuple[Entry, ...]:

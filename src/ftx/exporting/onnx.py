@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import onnx
 import torch
 from torch import Tensor
+from torch._ops import OperatorBase
 from torch.export import ExportedProgram
 from torch.nn.functional import scaled_dot_product_attention
 
@@ -25,6 +26,7 @@ OPSET = 20
 EMBEDDED_WEIGHTS_MAX_BYTES = 2**31 - 2**26
 
 _ATTENTION = torch.ops.aten.scaled_dot_product_attention.default
+_SORT = torch.ops.aten.sort.stable
 
 
 def write_onnx(program: ExportedProgram, info: Mapping[str, str], folder: Path) -> None:
@@ -36,7 +38,7 @@ def write_onnx(program: ExportedProgram, info: Mapping[str, str], folder: Path) 
     try:
         with quiet_third_parties():
             made = torch.onnx.export(
-                _four_dimensional(program),
+                _in_known_operations(program),
                 dynamo=True,
                 input_names=[INPUT],
                 output_names=[OUTPUT],
@@ -58,13 +60,24 @@ def write_onnx(program: ExportedProgram, info: Mapping[str, str], folder: Path) 
         raise ExportError("this model cannot be written as ONNX", found=str(error).partition("\n")[0]) from error
 
 
-def _four_dimensional(program: ExportedProgram) -> ExportedProgram:
-    """The program with each attention over four dimensions, as torch's exporter knows no other.
+def _in_known_operations(program: ExportedProgram) -> ExportedProgram:
+    """The program in operations that torch's exporter knows.
 
-    samvit's has three; hiera's, nest's and twins', with the windows beside the heads, has five.
+    It knows attention over four dimensions: samvit's has three; hiera's, nest's and twins', with the windows beside the
+    heads, has five. And it knows no stable sort.
     """
-    others = [node for node in program.graph.nodes if node.target is _ATTENTION and node.args[0].meta["val"].ndim != 4]
-    return program.run_decompositions({_ATTENTION: _attention}) if others else program
+    nodes = program.graph.nodes
+    others = any(node.target is _ATTENTION and node.args[0].meta["val"].ndim != 4 for node in nodes)
+    table: dict[OperatorBase, Callable[..., Any]] = {_ATTENTION: _attention} if others else {}
+    if any(node.target is _SORT for node in nodes):
+        table[_SORT] = _stable_sort
+    return program.run_decompositions(table) if table else program
+
+
+def _stable_sort(x: Tensor, *, stable: bool, dim: int, descending: bool) -> tuple[Tensor, Tensor]:
+    """ONNX's TopK of all is one: of equal numbers that of the lower index comes first, says its specification."""
+    assert stable
+    return torch.topk(x, x.shape[dim], dim, largest=descending, sorted=True)
 
 
 def _attention(q: Tensor, k: Tensor, v: Tensor, attn_mask: Tensor | None = None, *rest: Any, **named: Any) -> Tensor:

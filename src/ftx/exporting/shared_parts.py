@@ -121,6 +121,7 @@ class Source:
             thresholds=manifest.thresholds,
             preprocess=manifest.preprocess,
             dense_digest=manifest.digest(DENSE),
+            keep_tokens=self.run.recipe().model.token_shares,
             files={},
         )
         write_ir(body, card, folder)

@@ -14,6 +14,7 @@ from ftx.adapters.fit_to_base import FittedAdapter, read_adapter
 from ftx.adapters.peft_config import PeftConfig, read_config
 from ftx.adapters.peft_file import stored_shapes
 from ftx.adapters.trainable_model import base_of
+from ftx.backbones.kept_tokens import keep_tokens, kept_shares
 from ftx.backbones.layer_roles import head_names
 from ftx.core.errors import AdapterError, FtxError, InputError, MergeError
 from ftx.core.progress import SILENT, Progress
@@ -64,6 +65,7 @@ def open_adapters(
         raise InputError("no adapter is named", fix="--adapter DIR")
     located = [_locate(path) for path in paths]
     base_model = _base(located, base, weights, image_size)
+    _drop_their_tokens(base_model, located)
     without = _theirs(base_model)
     if head:
         _give_head(base_model, [one.folder for one in located], without)
@@ -121,6 +123,22 @@ def _base(located: Sequence[Located], base: str | None, weights: str, image_size
         )
     same_size = runs and base_model.preprocess.image_size == runs[0].manifest.preprocess.image_size
     return replace(base_model, preprocess=runs[0].manifest.preprocess) if same_size else base_model
+
+
+def _drop_their_tokens(base_model: Base, located: Sequence[Located]) -> None:
+    """Let the base drop the tokens that it dropped when the adapters were trained.
+
+    Raises: MergeError where they were trained with different ones.
+    """
+    shares = [dict(read_config(one.folder).token_shares) for one in located]
+    if any(one != shares[0] for one in shares):
+        raise MergeError(
+            "the adapters were trained with different tokens",
+            found=", ".join(f"{one.folder}: {kept or 'all'}" for one, kept in zip(located, shares, strict=True)),
+            fix="train them with one model.keep_tokens",
+        )
+    if shares[0] and not kept_shares(base_model.module):
+        keep_tokens(base_model.module, shares[0])
 
 
 def _theirs(base_model: Base) -> list[str]:

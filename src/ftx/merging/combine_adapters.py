@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from ftx.adapters.fit_to_base import FittedAdapter, flat
 from ftx.adapters.merge_weight import Float64
+from ftx.backbones.kept_tokens import kept_shares, watched
 from ftx.core.errors import AdapterError, GateFailed, InputError, MergeError, ModelError
 from ftx.core.files import check_space, stage_folder, write_atomic
 from ftx.core.progress import SILENT, Progress
@@ -29,6 +30,7 @@ from ftx.merging.merge_and_prove import (
     PROOF_IMAGES,
     LayerProof,
     change,
+    furthest,
     hold_layers,
     layer_error,
     rounded,
@@ -115,7 +117,7 @@ def combine(
         for proof in proofs
     }
     try:
-        with torch.inference_mode(), beside(module, layers if how == "linear" else {}):
+        with torch.inference_mode(), beside(module, layers if how == "linear" else {}), watched(module) as choices:
             if how == "ties":
                 fill(module, merged)
             expected_NC = module(images_N3HW)
@@ -127,7 +129,7 @@ def combine(
         config = DenseConfig(base_model.architecture, meaning, base_model.preprocess, base_model.model_args)
         save_dense(module, config, staged)
         with torch.inference_mode():
-            difference = float((load_dense(staged)(images_N3HW) - expected_NC).abs().max())
+            difference = furthest(expected_NC, load_dense(staged)(images_N3HW), choices)
         if not difference <= bound:
             raise GateFailed(
                 "the dense model does not answer as the base with its adapters",
@@ -150,12 +152,14 @@ def combine(
             max_logit_difference=difference,
             logit_bound=bound,
         )
-        _write_card(staged, report, [one.at.name for one in opened], meaning)
+        _write_card(staged, report, [one.at.name for one in opened], meaning, kept_shares(module))
         write_atomic(staged / "merge.json", (report.model_dump_json(indent=2) + "\n").encode())
     return report
 
 
-def _write_card(folder: Path, report: CombineReport, names: Sequence[str], meaning: Meaning | None) -> None:
+def _write_card(
+    folder: Path, report: CombineReport, names: Sequence[str], meaning: Meaning | None, shares: Mapping[int, float]
+) -> None:
     several = len(names) > 1
     parts = [(f"{s:.3g} of" if several else "adapter", name) for s, name in zip(report.shares, names, strict=True)]
     answers = f"within {report.max_logit_difference:.1e} on random images (bound {report.logit_bound:.1e})."
@@ -169,7 +173,7 @@ def _write_card(folder: Path, report: CombineReport, names: Sequence[str], meani
     else:
         layers = layers_proved(len(report.layers), report.max_relative_error, report.layer_bound)
         proved = f"{layers}The whole answers as the base with the adapters beside it, {answers}"
-    write_combined_card(folder, report.architecture, parts, meaning, proved)
+    write_combined_card(folder, report.architecture, parts, meaning, proved, shares)
 
 
 def _merge_layers(

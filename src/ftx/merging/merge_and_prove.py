@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from ftx.adapters.fit_to_base import flat, read_adapter
 from ftx.adapters.merge_weight import AdapterWeights, Float64, merged_weight, separate_products
 from ftx.adapters.trainable_model import base_of
+from ftx.backbones.kept_tokens import Watched, watched
 from ftx.core.errors import AdapterError, DataError, GateFailed, MergeError
 from ftx.core.files import check_space
 from ftx.core.progress import SILENT, Progress
@@ -210,10 +211,22 @@ def _proof_images(
 def _logit_difference(run: Run, dense: Path, pixels_NHWC: Pixels) -> tuple[float, float]:
     """The largest difference between the logits of the trained and the dense model, and the bound for it."""
     images_N3HW = torch.from_numpy(normalise(pixels_NHWC, run.manifest.preprocess))
-    with torch.inference_mode():
-        trained_NC, dense_NC = load_trained(run)(images_N3HW), load_dense(dense)(images_N3HW)
-    bound = LOGIT_BOUND * max(1.0, float(trained_NC.abs().max()))
-    return float((trained_NC - dense_NC).abs().max()), bound
+    trained = load_trained(run)
+    with torch.inference_mode(), watched(trained) as choices:
+        trained_NC, dense_NC = trained(images_N3HW), load_dense(dense)(images_N3HW)
+    return furthest(trained_NC, dense_NC, choices), LOGIT_BOUND * max(1.0, float(trained_NC.abs().max()))
+
+
+def furthest(expected_NC: Tensor, found_NC: Tensor, choices: Watched) -> float:
+    """The largest difference of a logit, over the images whose patches the model chose clearly where it drops some.
+
+    Where none of them is clear, over all.
+    """
+    difference_N = (expected_NC - found_NC).abs().amax(dim=1)
+    clear_N = choices.clear()
+    if clear_N is not None and clear_N.any():
+        difference_N = difference_N[torch.from_numpy(clear_N)]
+    return float(difference_N.max())
 
 
 def change(weight_OI: Float64, adapter: AdapterWeights, layer: str) -> Float64:

@@ -10,6 +10,7 @@ from pydantic_core import PydanticCustomError
 from pydantic_core.core_schema import ValidationInfo
 
 from ftx.recipe.adapter_targets import TARGETS, Alphas, BlockChoice, Ranks, Target, TargetNames
+from ftx.recipe.token_shares import TokenShares
 from ftx.recipe.value_types import (
     Count,
     CountOrAuto,
@@ -65,12 +66,21 @@ class ModelRecipe(Section):
     lora and dora train an adapter and the head; ``none`` trains everything, or with ``freeze_backbone``
     the head alone (linear probing). ``weights`` is auto, none (seeded random) or a safetensors file; one made on grey
     images answers in RGB as it did on the grey of an image, 0.299 R + 0.587 G + 0.114 B.
+    ``keep_tokens`` is all, or by block (counted from 0) the share of the patches then present, rounded up, that go on
+    into it: those that the class token attends to most in the block before. Fewer tokens are less work, in training and
+    on the device.
     """
 
     name: Text = "dinov2-small"
     weights: Text = "auto"
     peft: PeftMethod = "dora"
     freeze_backbone: Switch = False
+    keep_tokens: TokenShares = "all"
+
+    @property
+    def token_shares(self) -> dict[int, float]:
+        """``keep_tokens`` by block; nothing where all stay."""
+        return {} if self.keep_tokens == "all" else self.keep_tokens
 
     @model_validator(mode="before")
     @classmethod

@@ -7,7 +7,7 @@ False). Tags, anchors and aliases, and keys given twice are refused.
 from __future__ import annotations
 
 import re
-from typing import Any
+from typing import Any, cast
 
 import yaml
 from yaml.constructor import ConstructorError
@@ -70,14 +70,19 @@ class _Loader(yaml.SafeLoader):
     def construct_mapping(self, node: MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen: set[object] = set()
         for key_node, _ in node.value:
-            key: object = self.construct_object(key_node, deep=True)
+            key = _as_text(self.construct_object(key_node, deep=True))
             line = key_node.start_mark.line + 1
             if not isinstance(key, str):
                 raise YamlError(f"line {line}: a key must be text, found {shown(key)}")
             if key in seen:
                 raise YamlError(f"line {line}: the key {shown(key)} stands here a second time")
             seen.add(key)
-        return super().construct_mapping(node, deep=deep)
+        return {_as_text(key): value for key, value in super().construct_mapping(node, deep=deep).items()}
+
+
+def _as_text(key: object) -> object:
+    # Blocks are named by their numbers, as in {4: 0.7}.
+    return str(key) if type(key) is int else key
 
 
 class _Dumper(yaml.SafeDumper):
@@ -124,6 +129,14 @@ def parse_yaml(text: str) -> object:
     return value
 
 
+def _numbered(value: object) -> object:
+    """The same with keys that are whole numbers as such, which stand there without quotes."""
+    if not isinstance(value, dict):
+        return value
+    given = cast("dict[str, object]", value)
+    return {int(key) if str(key).isdecimal() else key: _numbered(one) for key, one in given.items()}
+
+
 def dump_yaml(value: object) -> str:
     """Write plain data as YAML, keys in the order given, lists on one line."""
-    return yaml.dump(value, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=10_000)
+    return yaml.dump(_numbered(value), Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=10_000)

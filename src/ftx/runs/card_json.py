@@ -70,6 +70,10 @@ class Card(Record):
     thresholds: Thresholds = Thresholds()
     # The digest of the dense weights that the model was made from.
     dense_digest: str
+    # By block, the share of the patches that go on into it; empty where all tokens do.
+    keep_tokens: dict[Annotated[int, Field(ge=1)], Annotated[float, Field(gt=0, lt=1)]] = Field(
+        default_factory=dict[int, float]
+    )
     # Of every other file of the folder.
     files: FileHashes
     base: BaseIr | None = None
@@ -85,7 +89,7 @@ def write_card(folder: Path, card: Card) -> None:
     """Write ``card.json`` with the hash of every file now in the folder, but for what is found out later."""
     files = [path for path in sorted(folder.iterdir()) if path.name not in (CARD_FILE, PROOF_FILE, TUNING_FILE)]
     whole = card.model_copy(update={"files": {path.name: sha256_file(path) for path in files}})
-    unsaid = {name for name in ("base", "update") if getattr(card, name) is None}
+    unsaid = {name for name in ("base", "update", "keep_tokens") if not getattr(card, name)}
     write_atomic(folder / CARD_FILE, f"{whole.model_dump_json(indent=2, exclude=unsaid)}\n".encode())
 
 

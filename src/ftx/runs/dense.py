@@ -15,6 +15,7 @@ from timm.models.swin_transformer import SwinTransformer
 from timm.models.swin_transformer_v2 import SwinTransformerV2
 from torch import Tensor, nn
 
+from ftx.backbones.kept_tokens import keep_tokens, kept_shares
 from ftx.backbones.layer_roles import pretrained_config
 from ftx.backbones.timm_config import CONFIG, TimmConfig, build_from_config
 from ftx.backbones.weights import read_weights
@@ -71,6 +72,7 @@ def save_dense(module: nn.Module, config: DenseConfig, folder: Path) -> None:
         "pretrained_cfg": pretrained_cfg,
         # timm and transformers pass over what they do not know; another ftx reads the labels' relations here.
         **({"ftx": config.meaning.model_dump(mode="json")} if config.meaning else {}),
+        **({"keep_tokens": shares} if (shares := kept_shares(module)) else {}),
     }
     with disk_faults(folder):
         save_file(dense_state(module), folder / DENSE_WEIGHTS, metadata={"format": "pt"})
@@ -147,8 +149,8 @@ def read_dense(folder: Path) -> tuple[Preprocess, Meaning]:
     return pre, config.ftx
 
 
-def load_dense(folder: Path) -> nn.Module:
-    """Open a dense folder in f32, for inference.
+def load_dense(folder: Path, *, all_tokens: bool = False) -> nn.Module:
+    """Open a dense folder in f32, for inference; with ``all_tokens`` as timm and transformers open it.
 
     Raises: ExportError if the folder is no dense model; ModelError if the weights do not fit.
     """
@@ -163,6 +165,8 @@ def load_dense(folder: Path) -> nn.Module:
     except RuntimeError as error:
         found = str(error)[:400]
         raise ModelError("the dense weights do not fit their architecture", where=folder, found=found) from error
+    if config.keep_tokens and not all_tokens:
+        keep_tokens(module, config.keep_tokens)
     return module.eval().requires_grad_(False)
 
 

@@ -114,6 +114,9 @@ class ParityRow(BaseModel):
     needed_images: int | None
     worst_class: ClassDrop | None
     worst: list[str]
+    # Of a model that drops patches: images of which f32 may keep another patch than the trained model, by rounding.
+    # Their labels are compared, and their logits stand in no figure of this row.
+    tied: int = 0
     # OpenVINO alone: the instruction set that decided, whether the process was held to it on a younger CPU, and the
     # kernels that ran the products, by oneDNN's name, with how many each.
     isa: InstructionSet | None = None

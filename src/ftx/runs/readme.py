@@ -16,6 +16,7 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from ftx.adapters.pissa import file_note
 from ftx.adapters.spec import AdapterSpec
 from ftx.adapters.trainable_model import Prepared
+from ftx.backbones.kept_tokens import NO_SHARES, TokenShares
 from ftx.core.files import write_atomic
 from ftx.core.shipped_files import EMBEDDED, ORIGINS
 from ftx.core.version import __version__
@@ -74,6 +75,7 @@ def write_trained_card(folder: Path, recipe: Recipe, prepared: Prepared, dataset
         ("task", f"{recipe.task}, {len(dataset.labels)} labels"),
         ("images", ", ".join(f"{len(dataset.split(split)):,} {split}" for split in _splits(dataset))),
         ("input", f"{backbone.preprocess.image_size} px, RGB"),
+        *_tokens(recipe.model.token_shares),
         ("epoch kept", f"{kept.number} of {kept.epochs}, by `{kept.metric}`{_interrupted(recipe, kept)}"),
     ]
     sections = [
@@ -96,6 +98,7 @@ def write_dense_card(folder: Path, run: Run, proof: MergeProof) -> None:
     measured = ModelCardData(**(ModelCard.load(trained).data.to_dict() if trained.is_file() else {}))
     results, metric = measured.eval_results or [], (measured.metrics or [""])[0]
     dataset = Dataset(root=run.path, labels=manifest.labels, entries=run.entries())
+    shares = recipe.model.token_shares
     logits = f"Its logits lie within {proof.logit_difference:.1e} of the trained model's on {proof.images}"
     layers = layers_proved(proof.layers, proof.relative_error, proof.layer_bound) if proof.layers else ""
     facts = [
@@ -103,21 +106,28 @@ def write_dense_card(folder: Path, run: Run, proof: MergeProof) -> None:
         ("trained by", _TITLES[manifest.method]),
         ("task", f"{manifest.task}, {len(manifest.labels)} labels"),
         ("input", f"{manifest.preprocess.image_size} px, RGB"),
+        *_tokens(shares),
     ]
     sections = [
         f"# {_title(recipe)}, merged\n\nOne model without adapters, made by ftx {__version__}.",
         _table(("", ""), facts),
         f"## Proof of the merge\n\n{layers}{logits} (bound {proof.logit_bound:.1e}).",
         *([_measured(results)] if results else []),
-        "## Use\n\nWith timm:\n\n" + _code(timm_code(manifest.meaning)) + _reading(manifest.meaning),
-        "With transformers:\n\n" + _code(transformers_code(manifest.meaning)),
+        "## Use\n\nWith timm:\n\n" + _code(timm_code(manifest.meaning, shares)) + _reading(manifest.meaning),
+        f"With transformers{', which computes with all tokens' if shares else ''}:\n\n"
+        + _code(transformers_code(manifest.meaning)),
         _labels(dataset),
     ]
     _write(folder, _front_matter(recipe, manifest.architecture, "timm", results, metric), sections)
 
 
 def write_combined_card(
-    folder: Path, architecture: str, parts: Sequence[tuple[str, str]], meaning: Meaning | None, proved: str
+    folder: Path,
+    architecture: str,
+    parts: Sequence[tuple[str, str]],
+    meaning: Meaning | None,
+    proved: str,
+    shares: TokenShares = NO_SHARES,
 ) -> None:
     """Write the card of adapters merged outside of a run; ``parts`` are what went in, name and value."""
     names = meaning.labels.names if meaning else ()
@@ -125,6 +135,7 @@ def write_combined_card(
         ("base", f"timm's `{architecture}`"),
         *((name, _plain(value)) for name, value in parts),
         ("task", f"{meaning.task}, {len(names)} labels" if meaning else "none: a backbone without a head"),
+        *_tokens(shares),
     ]
     sections = [
         f"# {architecture} with merged adapters\n\nOne model without adapters, made by ftx {__version__}.",
@@ -132,11 +143,21 @@ def write_combined_card(
         f"## Proof of the merge\n\n{proved}",
     ]
     if meaning:
-        sections += ["## Use\n\nWith timm:\n\n" + _code(timm_code(meaning)) + _reading(meaning)]
+        sections += ["## Use\n\nWith timm:\n\n" + _code(timm_code(meaning, shares)) + _reading(meaning)]
         sections += ["With transformers:\n\n" + _code(transformers_code(meaning))]
         sections += ["## Labels\n\nIn the order of the logits: " + ", ".join(map(_plain, names)) + "."]
     tags = ["image-classification" if meaning else "image-feature-extraction", "timm", "ftx"]
     _write(folder, ModelCardData(library_name="timm", pipeline_tag=tags[0], tags=tags), sections)
+
+
+def _tokens(shares: TokenShares) -> list[tuple[str, str]]:
+    """The fact that a model drops patches; none where all tokens stay."""
+    if not shares:
+        return []
+    each = [f"{100 * share:g} % of the patches go on into block {block}" for block, share in shares.items()]
+    said = ", of those ".join(each)
+    said += ": those that the class token attends to most. timm and transformers compute with all"
+    return [("tokens", said)]
 
 
 def layers_proved(layers: int, relative_error: float, bound: float) -> str:

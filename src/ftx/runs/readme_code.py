@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from torch import nn
 
 from ftx.adapters.trainable_model import Prepared
+from ftx.backbones.kept_tokens import NO_SHARES, TokenShares
 from ftx.core.shipped_files import EMBEDDED
 from ftx.data.preprocess import Preprocess, crop_share
 from ftx.recipe.schema import Recipe
@@ -45,16 +46,29 @@ def _base_code(recipe: Recipe, prepared: Prepared, classes: int) -> tuple[list[s
     module, pre = prepared.backbone.module, prepared.backbone.preprocess
     size = "".join(f", {name}={value!r}" for name, value in size_arguments(module, pre).items())
     name, weights = prepared.backbone.architecture, recipe.model.weights
+    dropping, drops = _dropping("base", recipe.model.token_shares)
     if prepared.method == "full":
-        return ["import timm"], [f'base = timm.create_model("{name}", num_classes={classes}{size})']
+        made = f'base = timm.create_model("{name}", num_classes={classes}{size})'
+        return ["import timm", *dropping], [made, *drops]
     if weights == "auto" and recipe.model.name not in EMBEDDED:
-        return ["import timm"], [f'base = timm.create_model("{name}", pretrained=True, num_classes={classes}{size})']
+        made = f'base = timm.create_model("{name}", pretrained=True, num_classes={classes}{size})'
+        return ["import timm", *dropping], [made, *drops]
     # What timm alone cannot find: embedded weights, random ones of a seed, and a file of the user's.
     given = {"auto": '"auto"', "none": '"none"'}.get(weights, '"FILE.safetensors"')
     arguments = f"weights={given}, num_classes={classes}, image_size={pre.image_size!r}, seed={recipe.seed}"
     comment = "  # the file that training began with" if given.startswith('"FILE') else ""
-    return ["from ftx.backbones.build import build"], [
-        f'base = build("{recipe.model.name}", {arguments}).module{comment}'
+    return ["from ftx.backbones.build import build", *dropping], [
+        f'base = build("{recipe.model.name}", {arguments}).module{comment}',
+        *drops,
+    ]
+
+
+def _dropping(name: str, shares: TokenShares) -> tuple[list[str], list[str]]:
+    """Imports, and what lets a model of timm drop the tokens that were dropped in training."""
+    if not shares:
+        return [], []
+    return ["from ftx.backbones.kept_tokens import keep_tokens"], [
+        f"keep_tokens({name}, {dict(shares)!r})  # without this it computes with all tokens, and answers otherwise"
     ]
 
 
@@ -69,12 +83,14 @@ def _exposing(module: nn.Module) -> list[str]:
     ]
 
 
-def timm_code(meaning: Meaning) -> list[str]:
+def timm_code(meaning: Meaning, shares: TokenShares = NO_SHARES) -> list[str]:
     """Opens ``dense/`` with timm."""
+    dropping, drops = _dropping("model", shares)
     return [
-        *_imports(["import timm", "from timm.data import create_transform, resolve_data_config"]),
+        *_imports(["import timm", "from timm.data import create_transform, resolve_data_config", *dropping]),
         *_names(meaning),
         'model = timm.create_model("local-dir:.", pretrained=True).eval()  # or "hf-hub:OWNER/NAME"',
+        *drops,
         "transform = create_transform(**resolve_data_config(model.pretrained_cfg))",
         *_asking("model(transform(image)[None])"),
         *_telling(meaning),

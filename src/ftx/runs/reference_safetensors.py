@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,12 +30,21 @@ class ReferenceFile:
     targets_NC: NDArray[np.float32]
     # What each image is of, where any is of a group; else empty.
     groups: tuple[str, ...] = ()
+    # Of a model that drops patches: whether rounding in f32 cannot change which stay. Shape: [N].
+    clear_N: NDArray[np.bool_] | None = None
 
 
 def write_reference(reference: ReferenceFile, folder: Path) -> None:
     """Write ``reference.safetensors``; the same reference gives the same bytes."""
+    tensors: dict[str, NDArray[Any]] = {
+        "images": reference.pixels_NHWC,
+        "logits": reference.logits_NC,
+        "targets": reference.targets_NC,
+    }
+    if reference.clear_N is not None:
+        tensors["clear"] = reference.clear_N
     blob = save(
-        {"images": reference.pixels_NHWC, "logits": reference.logits_NC, "targets": reference.targets_NC},
+        tensors,
         metadata={"paths": json.dumps(reference.paths)}
         | ({"groups": json.dumps(reference.groups)} if reference.groups else {}),
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ftx.runtimes.open_model import load, load_artifact, load_folder
+from ftx.runtimes.open_model import load, load_artifact, load_folder, load_with_all_tokens
 from ftx.runtimes.predictor import Predictor
 
-__all__ = ["Predictor", "load", "load_artifact", "load_folder"]
+__all__ = ["Predictor", "load", "load_artifact", "load_folder", "load_with_all_tokens"]

@@ -107,6 +107,17 @@ def load_artifact(
     return _ir(folder, compute, goal)
 
 
+def load_with_all_tokens(run: Run) -> Predictor:
+    """The dense model of a run as timm and transformers open it: with all tokens, whatever it was trained to drop.
+
+    Raises: as ``load_artifact``.
+    """
+    from ftx.runs.dense import load_dense
+    from ftx.runtimes.torch import TorchPredictor
+
+    return TorchPredictor(load_dense(run.require(DENSE), all_tokens=True), run.manifest.preprocess, run.task)
+
+
 def artifact_named(run: Run, name: str) -> Artifact:
     """The artifact that a user names.
 

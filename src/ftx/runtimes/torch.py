@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import partial
 
 import torch
 from torch import nn
 
+from ftx.backbones.kept_tokens import Watched, watched
 from ftx.core.errors import ImageError
 from ftx.data.image_store import ImageLike
 from ftx.data.preprocess import Pixels, Preprocess, load_pixels, normalise
@@ -33,6 +35,10 @@ class TorchPredictor:
         images_N3HW = torch.from_numpy(normalise(pixels_NHWC, self.preprocess))
         with torch.inference_mode():
             return self.module(images_N3HW).float().numpy()
+
+    def watched(self) -> AbstractContextManager[Watched]:
+        """Note how clearly the patches of each image are chosen, of a model that drops some."""
+        return watched(self.module)
 
     def logits_from_files(self, images: Iterable[ImageLike]) -> Iterator[Floats | ImageError]:
         """Its own image path is the training path, so this view equals the graph's."""

@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from ftx.backbones.kept_tokens import tokens_behind
 from ftx.backbones.layer_roles import head_names, plain_vit
 from ftx.backbones.split_network import (
     SplitNetwork,
@@ -179,5 +180,4 @@ def feature_bytes(module: nn.Module, blocks: int, images: int) -> int:
     vit = plain_vit(module)
     if vit is None or not blocks:
         return 4 * images * len(head_names(module)) * int(str(getattr(module, "num_features", 0)))
-    tokens, width = token_shape(vit)
-    return 4 * images * width * tokens
+    return 4 * images * tokens_behind(vit, blocks) * token_shape(vit)[1]

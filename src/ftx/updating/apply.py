@@ -13,6 +13,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -80,7 +81,7 @@ class _Given:
     file: PeftFile
     size_bytes: int
     update: Update | None
-    answers: dict[str, NDArray[np.float32]]
+    answers: dict[str, NDArray[Any]]
     meaning: Meaning
 
     @property
@@ -365,7 +366,7 @@ def _write_beside(staged: Path, base: Path, given: _Given, card: Card) -> None:
         }
     )
     classes = len(given.meaning.labels)
-    logits_NC = given.answers.get("logits")
+    logits_NC, clear_N = given.answers.get("logits"), given.answers.get("clear")
     targets_NC = given.answers.get("targets", np.zeros((0, classes), np.float32))
     if logits_NC is None:
         unanswered = ReferenceFile(names, pixels_NHWC, np.zeros((len(names), classes), np.float32), targets_NC, groups)
@@ -373,7 +374,7 @@ def _write_beside(staged: Path, base: Path, given: _Given, card: Card) -> None:
         write_card(staged, own)
         with SILENT.track("", None) as bar:
             logits_NC = ask_graph(OpenVinoPredictor(staged, "f32"), pixels_NHWC, bar)
-    write_reference(ReferenceFile(names, pixels_NHWC, logits_NC, targets_NC, groups), staged)
+    write_reference(ReferenceFile(names, pixels_NHWC, logits_NC, targets_NC, groups, clear_N), staged)
     write_card(staged, own)
 
 

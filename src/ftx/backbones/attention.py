@@ -1,0 +1,44 @@
+"""timm's attention in its parts, for blocks that ask about some of their tokens alone.
+
+Legend: N images, T tokens, Q tokens that ask, D width, H heads, d width of a head.
+"""
+
+from __future__ import annotations
+
+from timm.layers.attention import Attention
+from timm.models.vision_transformer import Block
+from torch import Tensor, nn
+from torch.nn.functional import scaled_dot_product_attention
+
+
+def is_plain(block: nn.Module) -> bool:
+    """Whether a block is timm's own around timm's own attention, without a gate; subclasses compute otherwise."""
+    return type(block) is Block and type(block.attn) is Attention and getattr(block.attn, "gate", None) is None
+
+
+def project(attn: nn.Module, x_NTD: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Queries, keys and values of all tokens. Shape: [N, T, D] to three of [N, H, T, d]."""
+    assert isinstance(attn, Attention)
+    images, tokens, _ = x_NTD.shape
+    qkv_NT3Hd = attn.qkv(x_NTD).view(images, tokens, 3, attn.num_heads, -1)
+    q_NHTd, k_NHTd, v_NHTd = qkv_NT3Hd.permute(2, 0, 3, 1, 4).unbind(0)
+    return attn.q_norm(q_NHTd), attn.k_norm(k_NHTd), v_NHTd
+
+
+def answer(attn: nn.Module, q_NHQd: Tensor, k_NHTd: Tensor, v_NHTd: Tensor) -> Tensor:
+    """What so many queries get from all tokens, by the kernel that the model was told to use. Shape: [N, Q, D]."""
+    assert isinstance(attn, Attention)
+    if attn.fused_attn:
+        dropped = attn.attn_drop.p if attn.training else 0.0
+        y_NHQd = scaled_dot_product_attention(q_NHQd, k_NHTd, v_NHTd, dropout_p=dropped)
+    else:
+        y_NHQd = attn.attn_drop(shares(attn, q_NHQd, k_NHTd)) @ v_NHTd
+    images, _, queries, _ = q_NHQd.shape
+    y_NQD = y_NHQd.transpose(1, 2).reshape(images, queries, -1)
+    return attn.proj_drop(attn.proj(attn.norm(y_NQD)))
+
+
+def shares(attn: nn.Module, q_NHQd: Tensor, k_NHTd: Tensor) -> Tensor:
+    """How much each query attends to each token, in shares that add up to 1. Shape: [N, H, Q, T]."""
+    assert isinstance(attn, Attention)
+    return ((q_NHQd * attn.scale) @ k_NHTd.transpose(-2, -1)).softmax(dim=-1)
