@@ -240,6 +240,13 @@ def _refuse_another(given: _Given, base: Path, card: Card) -> None:
             fix="name the base that it was made for",
         )
     if given.update is None:
+        if (kept := given.file.config.token_shares) != card.keep_tokens:
+            raise AdapterError(
+                "the adapter was trained with other tokens",
+                where=given.path,
+                found=f"{dict(kept) or 'all'}, the base keeps {card.keep_tokens or 'all'}",
+                fix="name the base that it was made for",
+            )
         return
     if given.update.image_size != card.preprocess.image_size:
         raise ExportError(
