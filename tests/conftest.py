@@ -255,7 +255,7 @@ def make_whole_run(root: Path) -> None:
     import torch
 
     from ftx.exporting import export
-    from ftx.exporting.int8 import quantize as quantizing
+    from ftx.exporting.int8 import search as quantizing
     from ftx.merging.merge_and_prove import merge
     from ftx.recipe.schema import Recipe
     from ftx.runs.run import Run

@@ -26,7 +26,7 @@ from ftx.data.dataset import SPLITS, Entry, Split
 from ftx.data.preprocess import Preprocess, normalise
 from ftx.evaluating import ParityReport, validate
 from ftx.exporting import ExportReport, export
-from ftx.exporting.int8 import quantize as quantizing
+from ftx.exporting.int8 import search as quantizing
 from ftx.recipe.schema import Recipe
 from ftx.runs.artifacts import DENSE, IRS
 from ftx.runs.dense import DenseConfig, save_dense

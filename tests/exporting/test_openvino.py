@@ -18,7 +18,7 @@ from safetensors import safe_open
 
 from ftx.data.preprocess import load_pixels, normalise
 from ftx.exporting import export
-from ftx.exporting.int8.quantize import int8_share
+from ftx.exporting.int8.products import int8_share
 from ftx.exporting.make_reference import balanced
 from ftx.runs.artifacts import DENSE, IR_FP16, IR_FP32, ONNX
 from ftx.runs.card_json import read_card
@@ -201,7 +201,7 @@ def test_a_fresh_process_writes_the_same_bytes_and_leaves_the_home_folder_alone(
     code = """
 import sys, ftx
 from functools import partial
-from ftx.exporting.int8 import quantize as quantizing
+from ftx.exporting.int8 import search as quantizing
 quantizing.quantize_body = partial(quantizing.quantize_body, settings=(quantizing.Setting(alpha=0.5),))
 print(ftx.export(sys.argv[1], formats=['onnx', 'openvino'], precisions=['fp32', 'int8']))
 """

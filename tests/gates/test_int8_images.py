@@ -134,6 +134,9 @@ def test_the_classes_take_turns(phases: list[tuple[str, int | None, list[str]]],
 
 def test_each_pass_goes_through_the_images_it_should(phases: list[tuple[str, int | None, list[str]]]) -> None:
     passes = [(description, total) for description, total, _ in phases if description.startswith("INT8")]
-    # Without attention two presets are tried on the first 32, and the better one is made with all 128.
-    assert [total for _, total in passes] == [32, 32, 128]
+    # Each setting is tried on the first 32, and the best one is made with all 128.
+    tried = [total for description, total in passes if description.startswith("INT8: trying")]
+    assert len(tried) >= 5
+    assert set(tried) == {32}
     assert passes[-1][0].startswith("INT8: calibrating")
+    assert passes[-1][1] == 128

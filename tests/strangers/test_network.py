@@ -79,7 +79,7 @@ def native_watch(folder: Path) -> dict[str, str]:
 # The search for INT8's setting asks the same library again and again; one setting is enough here.
 ONE_SETTING = """
 from functools import partial
-from ftx.exporting.int8 import quantize as quantizing
+from ftx.exporting.int8 import search as quantizing
 quantizing.quantize_body = partial(quantizing.quantize_body, settings=(quantizing.Setting(alpha=0.5),))
 """
 

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from ftx.exporting import ExportReport
     from ftx.exporting.export import ExportedArtifact
     from ftx.runs.artifacts import Format
+    from ftx.runs.quantize_json import QuantizeReport
 
 
 def command(
@@ -136,8 +137,32 @@ def print_export(report: ExportReport) -> None:
         ],
     )
     for item in report.artifacts:
+        if item.searched is not None:
+            print_search(item.searched)
         console.print_note(f"{item.artifact}: {item.verdict} by its reference images: {item.said}", "dim")
     console.print_note(f"next: {shell_command('ftx validate', report.run)}", "dim")
+
+
+def print_search(report: QuantizeReport) -> None:
+    """A row a setting that was tried."""
+    console.print_table(
+        (f"{report.artifact}, tried", "logit error", "labels", "work", "ms", ""),
+        [
+            (
+                row.setting,
+                "no number" if row.mean_abs is None else f"{row.mean_abs:.4f}",
+                f"{row.changed} of {row.images} others",
+                f"{row.work:.3f}",
+                f"{row.latency_ms:.1f}",
+                "chosen" if row.chosen else "",
+            )
+            for row in report.candidates
+        ],
+    )
+    console.print_note(
+        "chosen: the least error times work on training images that did not calibrate; the picture is in reports/",
+        "dim",
+    )
 
 
 def setting(item: ExportedArtifact) -> str:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import os
-import tempfile
 from pathlib import Path
 
+from ftx.core.figures import drawing
 from ftx.runs.bench_json import BenchReport, BenchRow
 
 # Of the Okabe-Ito palette, which the colour-blind tell apart: one a runtime and precision.
@@ -17,47 +16,33 @@ def draw(report: BenchReport, path: Path) -> None:
 
     Raises: ModuleNotFoundError where matplotlib is not installed.
     """
-    # Its list of fonts belongs to this process, and not into the user's home folder.
-    with tempfile.TemporaryDirectory() as folder:
-        before = os.environ.get("MPLCONFIGDIR")
-        os.environ["MPLCONFIGDIR"] = before or folder
-        try:
-            _draw(report, path)
-        finally:
-            if before is None:
-                del os.environ["MPLCONFIGDIR"]
-
-
-def _draw(report: BenchReport, path: Path) -> None:
-    import matplotlib as mpl
-
-    mpl.use("svg")
-    from matplotlib import pyplot as plt
-
-    mpl.rcParams["svg.hashsalt"] = "ftx"  # the same figures give the same file
-    rows = list(reversed(report.rows))
-    names = [_name(row) for row in rows]
-    kinds = sorted({(row.artifact, str(row.compute)) for row in rows})
-    colours = [_COLOURS[kinds.index((row.artifact, str(row.compute))) % len(_COLOURS)] for row in rows]
-    figure, (left, right) = plt.subplots(1, 2, figsize=(11, 1.3 + 0.32 * len(rows)), sharey=True, layout="constrained")
-    above = [max(0.0, row.p90_ms - row.p50_ms) for row in rows]
-    bars = left.barh(names, [row.p50_ms for row in rows], xerr=[[0.0] * len(rows), above], color=colours)
-    left.bar_label(bars, [f"{row.p50_ms:.1f}" for row in rows], label_type="center", color="white", fontsize=8)
-    left.set_xlabel("milliseconds a request: median, line to the 90th percentile")
-    bars = right.barh(names, [row.images_per_s for row in rows], color=colours)
-    right.bar_label(bars, [f"{row.images_per_s:.0f}" for row in rows], label_type="center", color="white", fontsize=8)
-    right.set_xlabel("images a second")
-    for axes in (left, right):
-        axes.spines[["top", "right"]].set_visible(False)
-        axes.tick_params(axis="y", labelsize=8)
-    isa = ", ".join(sorted({row.isa for row in rows if row.isa}))
-    figure.suptitle(
-        f"{report.machine.cpu}, {report.processors} processors, {isa}; {report.image_size} px; "
-        f"{report.rounds} processes a row",
-        fontsize=9,
-    )
-    figure.savefig(path, format="svg", metadata={"Date": None})
-    plt.close(figure)
+    with drawing() as plt:
+        rows = list(reversed(report.rows))
+        names = [_name(row) for row in rows]
+        kinds = sorted({(row.artifact, str(row.compute)) for row in rows})
+        colours = [_COLOURS[kinds.index((row.artifact, str(row.compute))) % len(_COLOURS)] for row in rows]
+        figure, (left, right) = plt.subplots(
+            1, 2, figsize=(11, 1.3 + 0.32 * len(rows)), sharey=True, layout="constrained"
+        )
+        above = [max(0.0, row.p90_ms - row.p50_ms) for row in rows]
+        bars = left.barh(names, [row.p50_ms for row in rows], xerr=[[0.0] * len(rows), above], color=colours)
+        left.bar_label(bars, [f"{row.p50_ms:.1f}" for row in rows], label_type="center", color="white", fontsize=8)
+        left.set_xlabel("milliseconds a request: median, line to the 90th percentile")
+        bars = right.barh(names, [row.images_per_s for row in rows], color=colours)
+        right.bar_label(
+            bars, [f"{row.images_per_s:.0f}" for row in rows], label_type="center", color="white", fontsize=8
+        )
+        right.set_xlabel("images a second")
+        for axes in (left, right):
+            axes.spines[["top", "right"]].set_visible(False)
+            axes.tick_params(axis="y", labelsize=8)
+        isa = ", ".join(sorted({row.isa for row in rows if row.isa}))
+        figure.suptitle(
+            f"{report.machine.cpu}, {report.processors} processors, {isa}; {report.image_size} px; "
+            f"{report.rounds} processes a row",
+            fontsize=9,
+        )
+        figure.savefig(path, format="svg", metadata={"Date": None})
 
 
 def _name(row: BenchRow) -> str:

@@ -15,9 +15,11 @@ from ftx.core.progress import SILENT, Progress
 from ftx.core.verb_report import VerbReport
 from ftx.runs.artifacts import DENSE, EXPORTED, FORMATS, IRS, Artifact, Format, IrVariant
 from ftx.runs.parity_json import Verdict
+from ftx.runs.quantize_json import QUANTIZE_FILES, QuantizeReport
 from ftx.runs.run import Run
 
 if TYPE_CHECKING:
+    from ftx.exporting.int8.search import Quantized
     from ftx.exporting.shared_parts import Source
 
 
@@ -40,6 +42,8 @@ class ExportedArtifact(BaseModel):
     # By the 64 reference images alone, which lie beside an IR: ``ftx validate`` asks all held-out ones.
     verdict: Verdict
     said: str
+    # INT8 alone, and null where nothing was searched for.
+    searched: QuantizeReport | None = None
 
 
 class ExportReport(VerbReport):
@@ -120,6 +124,7 @@ def _write(source: Source, artifact: Artifact) -> ExportedArtifact:
     started = time.monotonic()
     with source.run.add(artifact, source.progress) as staged:
         quantized = WRITERS[artifact](source, staged)
+        searched = _keep_search(source, artifact, quantized) if quantized and quantized.candidates else None
         verdict, said = refuse_what_failed(source, artifact, staged)
         size_bytes = sum(path.stat().st_size for path in staged.iterdir() if path.name.startswith("model."))
     return ExportedArtifact(
@@ -133,4 +138,19 @@ def _write(source: Source, artifact: Artifact) -> ExportedArtifact:
         int8_share=quantized and round(quantized.int8_share, 3),
         verdict=verdict,
         said=said,
+        searched=searched,
     )
+
+
+def _keep_search(source: Source, artifact: Artifact, quantized: Quantized) -> QuantizeReport:
+    """Write what INT8 was chosen from beside the run's other reports, whatever becomes of the model."""
+    from ftx.exporting.int8.report import draw, report_of
+
+    report, name = report_of(quantized, artifact), QUANTIZE_FILES[artifact.name]
+    source.run.keep_report(name.stem, report, source.progress)
+    picture = (source.run.path / name).with_suffix(".svg")
+    try:
+        draw(report, picture)
+    except OSError as error:
+        source.progress.note(f"{picture.name} is not kept: {error.strerror}")
+    return report

@@ -46,10 +46,10 @@ with no_telemetry():
     import openvino as ov
 
 if TYPE_CHECKING:
-    from ftx.exporting.int8.quantize import Quantized
+    from ftx.exporting.int8.search import Quantized
 
 # NNCF's default of 300 gave no smaller error than 100 (0.152 and 0.150 on the model of the search in
-# ftx.exporting.int8.quantize) and takes three times as long.
+# ftx.exporting.int8.search) and takes three times as long.
 CALIBRATION_IMAGES = 128
 # Enough to tell the settings apart: 32 and 96 images gave each the same error within 5 %.
 CHOOSING_IMAGES = 32
@@ -148,11 +148,18 @@ class Source:
 
         So no image that a report is made of has chosen anything about the model.
         """
-        from ftx.exporting.int8.quantize import quantize_body
+        from ftx.exporting.int8.search import quantize_body
 
         calibration, choosing = calibration_images(self.run.entries("train"))
         images = (self._batches(calibration), self._batches(choosing))
-        return quantize_body(self.body, *images, overflow_safe=overflow_safe, progress=self.progress)
+        return quantize_body(
+            self.body,
+            *images,
+            overflow_safe=overflow_safe,
+            called=self.run.task.called,
+            max_drop=self.run.recipe().validation.max_drop,
+            progress=self.progress,
+        )
 
     def _batches(self, entries: tuple[Entry, ...]) -> NormalisedImages:
         pre = self.manifest.preprocess

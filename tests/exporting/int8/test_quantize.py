@@ -1,25 +1,25 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import openvino as ov
 import pytest
+import timm
+import torch
 from openvino import opset13 as op
 from tests.conftest import Listener
 
-from ftx.exporting.int8 import quantize as quantizing
-from ftx.exporting.int8.quantize import (
-    ATTENTION,
-    CONVOLUTIONS,
-    Quantized,
-    Setting,
-    compress_weights,
-    has_attention,
-    int8_share,
-    quantize_body,
-)
-from ftx.exporting.openvino import name_canonically
+from ftx.backbones.split_network import uncut
+from ftx.data.preprocess import Preprocess
+from ftx.exporting.int8 import search as quantizing
+from ftx.exporting.int8.products import has_attention, int8_share, products, quantized_products
+from ftx.exporting.int8.quantize import compress_weights
+from ftx.exporting.int8.search import Quantized, quantize_body
+from ftx.exporting.int8.setting import ATTENTION, CONVOLUTIONS, Setting
+from ftx.exporting.openvino import convert_body, name_canonically
+from ftx.exporting.tracing import trace
 from ftx.runtimes.openvino import core
 
 # More than the search takes, so that the final pass is another one.
@@ -64,10 +64,16 @@ def test_linear_layers_but_the_head_run_in_int8(quantized: Quantized) -> None:
 
 
 def test_the_setting_nearest_to_f32_on_held_out_images_is_taken(quantized: Quantized) -> None:
-    assert set(quantized.mean_abs) == set(ATTENTION)
-    assert quantized.mean_abs[quantized.setting] == min(quantized.mean_abs.values())
+    tried = [one.setting for one in quantized.candidates]
+    assert tried[:4] == list(ATTENTION)
+    best = min(quantized.candidates, key=lambda one: one.mean_abs * one.work)
+    assert quantized.setting == best.setting
     # They are not all the same, or the search would be for nothing.
-    assert max(quantized.mean_abs.values()) > 1.05 * min(quantized.mean_abs.values())
+    errors = [one.mean_abs for one in quantized.candidates]
+    assert max(errors) > 1.05 * min(errors)
+    # Then how ranges are taken, and whether biases are corrected, each from the best before.
+    assert tried[4] == replace(min(quantized.candidates[:4], key=lambda one: one.mean_abs).setting, ranges="widest")
+    assert [one.bias_correction for one in tried[:6]] == [True] * 5 + [False]
 
 
 def test_it_answers_near_to_f32(quantized: Quantized) -> None:
@@ -82,18 +88,20 @@ def test_it_answers_near_to_f32(quantized: Quantized) -> None:
 
 def test_progress_counts_every_image_of_every_pass(listener: Listener, quantized: Quantized) -> None:
     assert listener.steps == listener.total
-    # The settings in turn, then the final pass with all images.
-    assert len(listener.descriptions) == len(ATTENTION) + 1
-    # SmoothQuant takes a pass of its own: 1 + 2 + 2 + 2 in the search, 1 or 2 at the end.
-    final = 1 if quantized.setting == Setting(alpha=-1) else 2
-    assert listener.total == 7 * quantizing.SEARCH_IMAGES + final * IMAGES
+    # The settings in turn, the sensitivity of each layer, then the final pass with all images.
+    assert len(listener.descriptions) == len(quantized.candidates) + 2
+    # SmoothQuant takes a pass of its own.
+    passes = sum(1 if one.setting.alpha == -1 else 2 for one in quantized.candidates)
+    final = 1 if quantized.setting.alpha == -1 else 2
+    assert listener.total == passes * quantizing.SEARCH_IMAGES + len(quantized.sensitivities) + final * IMAGES
 
 
 def test_images_that_the_search_has_used_up_are_not_gone_through_again() -> None:
     listener = Listener()
     few = images(1)[: quantizing.SEARCH_IMAGES]
     made = quantize_body(body(), few, images(2), progress=listener)
-    assert len(listener.descriptions) == len(CONVOLUTIONS)
+    assert len(listener.descriptions) == len(made.candidates) + 1
+    assert not any(said.startswith("INT8: calibrating") for said in listener.descriptions)
     again = quantize_body(body(), few, images(2), settings=(made.setting,))
     batch = np.concatenate(images(3))
     answers = [core().compile_model(model, "CPU")(batch)[0] for model in (made.model, again.model)]
@@ -126,7 +134,7 @@ def test_a_layer_without_a_histogram_has_a_range_all_the_same(setting: Setting) 
 def test_one_setting_is_not_searched_for() -> None:
     only = Setting(alpha=0.5)
     made = quantize_body(body(), images(1), images(2), settings=(only,))
-    assert (made.setting, made.mean_abs) == (only, {})
+    assert (made.setting, made.candidates, made.sensitivities) == (only, (), ())
 
 
 def attention_body() -> ov.Model:
@@ -200,6 +208,80 @@ def test_the_same_body_quantizes_to_the_same_bytes(tmp_path: Path) -> None:
         ov.save_model(made, path, compress_to_fp16=False)
         contents.append(path.read_bytes() + path.with_suffix(".bin").read_bytes())
     assert contents[0] == contents[1]
+
+
+def test_multiplications_are_counted_as_the_network_makes_them() -> None:
+    """A ViT of 2 blocks at 32 px: 4 patches and a class token, 48 wide, 3 heads, the last block for one token alone."""
+    torch.manual_seed(0)
+    vit = timm.create_model("vit_tiny_patch16_224", img_size=32, depth=2, embed_dim=48, num_heads=3, num_classes=7)
+    pre = Preprocess(32, 32, 32, "bicubic", (0.5,) * 3, (0.5,) * 3)
+    known = products(convert_body(trace(uncut(vit.eval()), pre), pre, "vit"))
+    tokens, width = 5, 48
+    block = [tokens * width * 3 * width, 2 * tokens * tokens * width, tokens * width**2, *[4 * tokens * width**2] * 2]
+    last = [tokens * width * 3 * width, 2 * tokens * width, width**2, *[4 * width**2] * 2]
+    assert [one.multiplications for one in known] == [4 * 16 * 16 * 3 * width, *block, *last, width * 7]
+    kinds = ["linear", "attention", "linear", "linear", "linear"]
+    assert [one.kind for one in known] == ["convolution", *kinds, *kinds, "linear"]
+
+
+# Without SmoothQuant, which is there for what these networks show.
+PLAIN = (Setting(alpha=-1.0), Setting(alpha=-1.0, ranges="widest"))
+
+
+def sensitive_body() -> ov.Model:
+    """Like ``body``, and beside it a small product into the logits whose input has an outlier in each image."""
+    generator = np.random.default_rng(0)
+    plain = body()
+    image, logits = plain.get_parameters()[0], plain.output(0).get_node().input(0).get_source_output()
+    flat = op.reshape(image, np.array([0, -1]), special_zero=True)
+    few = op.slice(flat, np.array([0]), np.array([8]), np.array([1]), np.array([1]))
+    wide = op.multiply(few, np.array([500] + [1] * 7, np.float32))
+    # In float the outlier meets weights of nothing; in 8 bits its step is what the other seven are made of.
+    matrix = np.concatenate([np.zeros((1, 10)), generator.standard_normal((7, 10))]).astype(np.float32)
+    delicate = op.matmul(wide, matrix, False, False)
+    delicate.set_friendly_name("delicate")
+    # twice, so that neither product is the head
+    total = op.add(logits, op.relu(delicate))
+    total.output(0).set_names({"logits"})
+    return ov.Model([total], [image], "sensitive")
+
+
+def test_the_product_that_loses_most_for_its_work_goes_back_into_float() -> None:
+    made = quantize_body(sensitive_body(), images(1), images(2), settings=PLAIN)
+    assert made.sensitivities[0].product.name == "delicate"
+    assert made.sensitivities[0].gain > 0
+    assert "delicate" in made.setting.in_float
+    chosen = next(one for one in made.candidates if one.setting == made.setting)
+    whole = next(one for one in made.candidates if one.setting == replace(made.setting, in_float=()))
+    assert chosen.mean_abs < 0.7 * whole.mean_abs
+    assert whole.work < chosen.work <= 1.1 * whole.work
+
+
+def test_labels_that_change_beyond_the_margin_call_for_accuracy_control() -> None:
+    """A margin of nothing, so that any change is too many: NNCF puts layers back until its own measure holds."""
+    given = body(labels=100)
+    made = quantize_body(
+        given, images(1), images(2), settings=PLAIN, max_drop=1e-6, called=lambda logits_NC: logits_NC > 0
+    )
+    last = made.candidates[-1]
+    assert last.setting.accuracy_control
+    assert last.work > made.candidates[0].work
+    without = [one for one in made.candidates if not one.setting.accuracy_control]
+    assert last.changed < min(one.changed for one in without)
+
+
+def test_attention_stays_in_float_where_overflow_counts() -> None:
+    torch.manual_seed(0)
+    vit = timm.create_model("vit_tiny_patch16_224", img_size=32, depth=2, embed_dim=48, num_heads=3, num_classes=7)
+    pre = Preprocess(32, 32, 32, "bicubic", (0.5,) * 3, (0.5,) * 3)
+    given = convert_body(trace(uncut(vit.eval()), pre), pre, "vit")
+    some = list(np.random.default_rng(0).standard_normal((4, 1, 3, 32, 32)).astype(np.float32))
+    kinds = {}
+    for safe in (False, True):
+        made = quantize_body(given, some, some, settings=(Setting(alpha=0.5),), overflow_safe=safe)
+        rounded = quantized_products(made.model, [one.name for one in products(given)])
+        kinds[safe] = {one.kind for one in products(given) if one.name in rounded}
+    assert kinds == {False: {"linear", "attention", "convolution"}, True: {"linear", "convolution"}}
 
 
 def test_standard_output_stays_ours(capfd: pytest.CaptureFixture[str]) -> None:

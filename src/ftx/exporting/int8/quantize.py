@@ -1,6 +1,4 @@
-"""INT8 by NNCF: post-training quantization of the body, in the setting that held-out images choose.
-
-Networks with attention are tried with several strengths of SmoothQuant, others with NNCF's two presets.
+"""INT8 by NNCF: a body quantized in one setting; and weights alone in 8 bits.
 
 Shapes: N images, C labels; the body takes normalised f32 [N, 3, H, W].
 """
@@ -9,25 +7,38 @@ from __future__ import annotations
 
 import io
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
-from itertools import islice
-from typing import Literal, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ftx.core.progress import SILENT, Progress, Task
+from ftx.core.progress import Progress, Task
 from ftx.core.telemetry import no_telemetry
+from ftx.exporting.int8.products import head_of
+from ftx.exporting.int8.setting import Ranges, Setting
 from ftx.runtimes.openvino import core
 
 with no_telemetry():
     import nncf
     import openvino as ov
+    from nncf.quantization.advanced_parameters import AdvancedAccuracyRestorerParameters
     from nncf.quantization.range_estimator import RangeEstimatorParameters, RangeEstimatorParametersSet
 
 Floats = NDArray[np.float32]
+# Which labels logits give. Shape: [N, C] -> [N, C].
+Called = Callable[[Floats], NDArray[np.bool_]]
+
+# "mean" is NNCF's own choice.
+_RANGES: Mapping[Ranges, RangeEstimatorParameters] = {
+    "mean": RangeEstimatorParameters(),
+    "widest": RangeEstimatorParametersSet.MINMAX,
+    "histogram": RangeEstimatorParametersSet.HISTOGRAM,
+}
+# Of layers that NNCF's accuracy control puts back into float: each is an evaluation of all held-out images.
+MOST_REVERTED = 24
 
 
 class Batches(Protocol):
@@ -42,96 +53,93 @@ class Batches(Protocol):
         ...
 
 
-Preset = Literal["performance", "mixed"]
-
-
 @dataclass(frozen=True)
-class Setting:
-    """One way to quantize: for a network with attention a strength of SmoothQuant, for another a preset.
+class Goal:
+    """What NNCF's accuracy control is to reach: of these images at most the share ``max_drop`` may change its labels.
 
-    ``alpha`` is how far SmoothQuant moves the activations' outliers into the weights: 0 not at all, 1 wholly,
-    below 0 it is left out. Of the presets, performance has activations on a scale about 0, mixed between
-    their own ends, which suits hard-swish, SiLU and GELU: they end a little below 0 and far above.
+    Shape: ``exact_NC`` the float model's logits, in the order of the images.
     """
 
-    alpha: float | None = None
-    preset: Preset | None = None
+    images: Batches
+    exact_NC: Floats
+    called: Called
+    max_drop: float
 
-    def __str__(self) -> str:
-        if self.alpha is None:
-            return f"{self.preset} preset"
-        return "no SmoothQuant" if self.alpha < 0 else f"SmoothQuant {self.alpha:g}"
-
-
-# No value is best for all: deit3_small keeps most without, vit_b_16 with 0.15, swin_v2_s with 0.5 (published OpenVINO
-# references), and NNCF's own default is 0.95.
-ATTENTION = tuple(Setting(alpha=alpha) for alpha in (-1.0, 0.15, 0.5, 0.95))
-CONVOLUTIONS = (Setting(preset="performance"), Setting(preset="mixed"))
-
-# Convolutions' activations have rare large values, and NNCF's own choice, least and mean greatest, leaves the rest few
-# steps. Mean logit error on Fashion-MNIST at 64 px, mixed preset, without and with: resnet18 0.032, 0.029 (the
-# greatest 0.66, 0.22), mobilenetv3_large 0.30, 0.28, efficientnet_b0 0.41, 0.29, convnext_atto 0.027, 0.019. Bias
-# correction layer by layer instead of the fast one took twice as long and gave no less on the latter three.
-_HISTOGRAM = RangeEstimatorParametersSet.HISTOGRAM
-_DEFAULT_RANGES = RangeEstimatorParameters()
-
-# Images of the search. DINOv2 ViT-S with a linear head on Fashion-MNIST, mean absolute logit difference (the logits'
-# deviation is 1.9): with 32 images 0.149, 0.154, 0.111, 0.166 for the alphas above, with 128 images 0.155, 0.147,
-# 0.114, 0.142. The order of the best is the same and a trial takes 9 s on 2 cores instead of 25.
-SEARCH_IMAGES = 32
+    def kept(self, model: ov.CompiledModel, items: Iterable[tuple[Floats, Floats]]) -> tuple[float, None]:
+        """The share of some of the images whose labels are the float model's."""
+        same = [
+            bool((self.called(np.array(model(image)[0])) == self.called(exact_C[None])).all())
+            for image, exact_C in items
+        ]
+        return float(np.mean(same)), None
 
 
-@dataclass(frozen=True)
-class Quantized:
-    """An INT8 body, the setting it was made with, and the mean absolute logit difference of each one tried."""
-
-    model: ov.Model
-    setting: Setting
-    mean_abs: dict[Setting, float]
-
-    @property
-    def int8_share(self) -> float:
-        """How much of it this CPU computes in 8 bits, in [0, 1]."""
-        return int8_share(_compiled(self.model))
-
-
-def quantize_body(
+def quantize(
     body: ov.Model,
     calibration: Batches,
-    held_out: Batches,
+    setting: Setting,
+    description: str,
+    progress: Progress,
     *,
-    settings: tuple[Setting, ...] | None = None,
     overflow_safe: bool = False,
-    progress: Progress = SILENT,
-) -> Quantized:
-    """Quantize a body, its activations' ranges taken from training images; the head stays f32.
+    goal: Goal | None = None,
+) -> ov.Model:
+    """Quantize a body in one setting, its activations' ranges taken from training images; the head stays f32.
 
-    Each setting, by default those for the body's kind, is tried with the first few calibration images, the one
-    whose logits are nearest to the f32 body's on ``held_out`` is taken, and the body quantized with it and all
-    calibration images (there may be no more than those few). ``overflow_safe`` leaves weights one bit less: without
-    VNNI (AVX2, AVX512) two products of 8 bits are added in 16, and saturate.
+    ``overflow_safe`` leaves weights one bit less: without VNNI (AVX2, AVX512) two products of 8 bits are added in 16,
+    and saturate. ``goal`` goes with a setting of accuracy control.
     Shape: each item is a batch of normalised images, f32 [N, 3, H, W].
     """
-    if settings is None:
-        settings = ATTENTION if has_attention(body) else CONVOLUTIONS
-    best = settings[0]
-    if len(settings) == 1:
-        only = _quantize(body, calibration, best, "INT8: calibrating", progress, overflow_safe=overflow_safe)
-        return Quantized(only, best, {})
-    few = list(islice(calibration, SEARCH_IMAGES))
-    exact_NC = _logits(body, held_out)
-    mean_abs: dict[Setting, float] = {}
-    nearest: ov.Model | None = None
-    for setting in settings:
-        tried = _quantize(body, few, setting, f"INT8: trying {setting}", progress, overflow_safe=overflow_safe)
-        mean_abs[setting] = float(np.abs(_logits(tried, held_out) - exact_NC).mean())
-        if nearest is None or not mean_abs[setting] >= mean_abs[best]:  # whatever is a number beats one that is none
-            best, nearest = setting, tried
-    assert nearest is not None
-    if len(few) < len(calibration):
-        said = f"INT8: calibrating, {best}"
-        nearest = _quantize(body, calibration, best, said, progress, overflow_safe=overflow_safe)
-    return Quantized(nearest, best, mean_abs)
+    alpha = -1.0 if setting.alpha is None else setting.alpha
+    # SmoothQuant needs a pass over the images of its own.
+    passes = 1 if alpha < 0 else 2
+    # The head's rounding goes straight into the logits, and it is a 49th of a ViT's layers and far less of its work:
+    # left in f32, the error of the search below fell from 0.136 to 0.117.
+    kept = [name for name in (head_of(body), *setting.in_float) if name is not None]
+    with progress.track(description, passes * len(calibration)) as task, quiet():
+
+        def calibrated(ranges: Ranges) -> ov.Model:
+            known: dict[str, Any] = {
+                "model": body,
+                "calibration_dataset": nncf.Dataset(_Counted(calibration, task)),
+                # Without it a ViT with outliers fell to cosine 0.37 against f32.
+                "model_type": None if setting.alpha is None else nncf.ModelType.TRANSFORMER,
+                "preset": None if setting.preset is None else nncf.QuantizationPreset(setting.preset),
+                "subset_size": len(calibration),
+                "ignored_scope": nncf.IgnoredScope(names=kept) if kept else None,
+            }
+            advanced = nncf.AdvancedQuantizationParameters(
+                overflow_fix=nncf.OverflowFix.ENABLE if overflow_safe else None,
+                activations_range_estimator_params=_RANGES[ranges],
+                disable_bias_correction=not setting.bias_correction,
+                smooth_quant_alphas=nncf.AdvancedSmoothQuantParameters(matmul=alpha, convolution=-1),
+            )
+            if not setting.accuracy_control:
+                return nncf.quantize(**known, advanced_parameters=advanced)
+            assert goal is not None
+            judged = list(zip(goal.images, goal.exact_NC, strict=True))
+            return nncf.quantize_with_accuracy_control(
+                **known,
+                validation_dataset=nncf.Dataset(judged, _image),
+                validation_fn=goal.kept,
+                max_drop=goal.max_drop,
+                advanced_quantization_parameters=advanced,
+                advanced_accuracy_restorer_parameters=AdvancedAccuracyRestorerParameters(
+                    max_num_iterations=MOST_REVERTED
+                ),
+            )
+
+        try:
+            return calibrated(setting.ranges_of_activations)
+        except ValueError as error:
+            # Numpy's, of a layer whose values are all but alike, as at the end of untrained networks.
+            if "Too many bins" not in str(error):
+                raise
+            return calibrated("mean")
+
+
+def _image(item: tuple[Floats, Floats]) -> Floats:
+    return item[0]
 
 
 def compress_weights(body: ov.Model) -> ov.Model:
@@ -139,98 +147,13 @@ def compress_weights(body: ov.Model) -> ov.Model:
 
     They are widened again as they are used, so activations stay floats, and nothing is calibrated.
     """
-    head = _head(body)
-    with _quiet():
+    head = head_of(body)
+    with quiet():
         return nncf.compress_weights(
             body.clone(),
             mode=nncf.CompressWeightsMode.INT8_ASYM,
             ignored_scope=nncf.IgnoredScope(names=[head]) if head else None,
         )
-
-
-def has_attention(body: ov.Model) -> bool:
-    """Whether a matrix product has two sides that both depend on the image, as queries and keys do.
-
-    Seen so, linear attention without a softmax counts, and a softmax that only weighs branches does not.
-    """
-    moving: set[str] = set()
-    for node in body.get_ordered_ops():
-        moved = [port.get_source_output().get_node().get_friendly_name() in moving for port in node.inputs()]
-        kind = node.get_type_name()
-        if kind == "ScaledDotProductAttention" or (kind == "MatMul" and all(moved)):
-            return True
-        if kind == "Parameter" or any(moved):
-            moving.add(node.get_friendly_name())
-    return False
-
-
-def int8_share(compiled: ov.CompiledModel) -> float:
-    """The share of a compiled model's linear layers and convolutions that the CPU computes in 8 bits, in [0, 1].
-
-    Linear layers are what the CPU plugin calls FullyConnected: products with constant weights.
-    """
-    precisions = [
-        node.get_rt_info()["runtimePrecision"].astype(str)
-        for node in compiled.get_runtime_model().get_ordered_ops()
-        if node.get_rt_info()["layerType"].astype(str) in ("FullyConnected", "Convolution")
-    ]
-    return sum(precision in ("i8", "u8") for precision in precisions) / max(len(precisions), 1)
-
-
-def _quantize(
-    body: ov.Model,
-    calibration: Batches,
-    setting: Setting,
-    description: str,
-    progress: Progress,
-    *,
-    overflow_safe: bool,
-) -> ov.Model:
-    alpha = -1.0 if setting.alpha is None else setting.alpha
-    # SmoothQuant needs a pass over the images of its own.
-    passes = 1 if alpha < 0 else 2
-    head = _head(body)
-    with progress.track(description, passes * len(calibration)) as task, _quiet():
-
-        def calibrated(ranges: RangeEstimatorParameters) -> ov.Model:
-            return nncf.quantize(
-                body,
-                nncf.Dataset(_Counted(calibration, task)),
-                # Without it a ViT with outliers fell to cosine 0.37 against f32.
-                model_type=None if setting.alpha is None else nncf.ModelType.TRANSFORMER,
-                preset=None if setting.preset is None else nncf.QuantizationPreset(setting.preset),
-                subset_size=len(calibration),
-                # The head's rounding goes straight into the logits, and it is a 49th of a ViT's layers and far less
-                # of its work: left in f32, the error above fell from 0.136 to 0.117.
-                ignored_scope=nncf.IgnoredScope(names=[head]) if head else None,
-                advanced_parameters=nncf.AdvancedQuantizationParameters(
-                    overflow_fix=nncf.OverflowFix.ENABLE if overflow_safe else None,
-                    activations_range_estimator_params=ranges,
-                    smooth_quant_alphas=nncf.AdvancedSmoothQuantParameters(matmul=alpha, convolution=-1),
-                ),
-            )
-
-        if setting.preset is None:
-            return calibrated(_DEFAULT_RANGES)
-        try:
-            return calibrated(_HISTOGRAM)
-        except ValueError as error:
-            # Numpy's, of a layer whose values are all but alike, as at the end of untrained networks.
-            if "Too many bins" not in str(error):
-                raise
-            return calibrated(_DEFAULT_RANGES)
-
-
-def _head(body: ov.Model) -> str | None:
-    """The name of the product that makes the logits, if one alone does."""
-    node = body.output(0).get_node()
-    while node.get_type_name() != "MatMul":
-        sources = [port.get_source_output().get_node() for port in node.inputs()]
-        variable = [source for source in sources if source.get_type_name() not in ("Constant", "Convert")]
-        if len(variable) != 1:
-            return None
-        node = variable[0]
-    return node.get_friendly_name()
 
 
 @dataclass(frozen=True)
@@ -246,18 +169,19 @@ class _Counted:
             yield batch_NCHW
 
 
-def _compiled(model: ov.Model) -> ov.CompiledModel:
-    # f32 where it is not INT8: otherwise bf16's own rounding would cover the differences between settings.
+def compiled(model: ov.Model) -> ov.CompiledModel:
+    """For comparing: f32 where it is not INT8, as bf16's own rounding would cover the differences between settings."""
     return core().compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
 
 
-def _logits(model: ov.Model, batches: Batches) -> Floats:
-    compiled = _compiled(model)
-    return np.concatenate([np.array(compiled(batch_NCHW)[0]) for batch_NCHW in batches])
+def logits_of(model: ov.Model, batches: Iterable[Floats]) -> Floats:
+    """What a body answers. Shape: [N, C]."""
+    ready = compiled(model)
+    return np.concatenate([np.array(ready(batch_NCHW)[0]) for batch_NCHW in batches])
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """NNCF draws bars and logs on standard output, which is ours for results alone."""
     logger = logging.getLogger("nncf")
     level = logger.level

@@ -1,0 +1,143 @@
+"""The products of a network, where its work is: which there are, how much each is, and one of them back in float.
+
+Legend: N images, T tokens, H heads, d width of a head.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+from ftx.core.telemetry import no_telemetry
+
+with no_telemetry():
+    import openvino as ov
+
+Kind = Literal["linear", "convolution", "attention"]
+_MOVING_ALONE = frozenset(
+    "Reshape Transpose Squeeze Unsqueeze Slice StridedSlice Gather Split VariadicSplit Concat".split()
+)
+# VNNI adds four products of 8 bits in the place of one of f32.
+INT8_WORK = 1 / 4
+
+
+@dataclass(frozen=True)
+class Product:
+    """A product by its name in the body, its multiplications for one image, and the share that 8 bits leave of them."""
+
+    name: str
+    kind: Kind
+    multiplications: int
+    int8_work: float = INT8_WORK
+
+
+def products(body: ov.Model) -> list[Product]:
+    """Every product of a body, in topological order."""
+    single = body.clone()
+    single.reshape([1, *body.input(0).partial_shape[1:]])
+    moving = set(_moving(single))
+    found: list[Product] = []
+    for node in single.get_ordered_ops():
+        name, kind = node.get_friendly_name(), node.get_type_name()
+        if kind == "ScaledDotProductAttention":
+            scores = math.prod(node.input(0).get_shape()) * node.input(1).get_shape()[-2]
+            # Queries by keys, and softmax by values; of the two NNCF quantizes the first alone.
+            found.append(Product(name, "attention", 2 * scores, (INT8_WORK + 1) / 2))
+        elif kind == "MatMul":
+            both = all(port.get_source_output().get_node().get_friendly_name() in moving for port in node.inputs())
+            count = math.prod(node.output(0).get_shape()) * _depth(node)
+            found.append(Product(name, "attention" if both else "linear", count))
+        elif kind in ("Convolution", "GroupConvolution"):
+            weights = node.input(1).get_shape()
+            per_output = math.prod(weights) // math.prod(weights[: 2 if kind == "GroupConvolution" else 1])
+            found.append(Product(name, "convolution", math.prod(node.output(0).get_shape()) * per_output))
+    return found
+
+
+def _depth(node: ov.Node) -> int:
+    """How many products are added in one number of a MatMul."""
+    transposed: bool = node.get_attributes()["transpose_a"]
+    return node.input(0).get_shape()[-2 if transposed else -1]
+
+
+def has_attention(body: ov.Model) -> bool:
+    """Whether a matrix product has two sides that both depend on the image, as queries and keys do.
+
+    Seen so, linear attention without a softmax counts, and a softmax that only weighs branches does not.
+    """
+    moving = set(_moving(body))
+    return any(
+        node.get_type_name() == "ScaledDotProductAttention"
+        or (
+            node.get_type_name() == "MatMul"
+            and all(port.get_source_output().get_node().get_friendly_name() in moving for port in node.inputs())
+        )
+        for node in body.get_ordered_ops()
+    )
+
+
+def _moving(model: ov.Model) -> Iterator[str]:
+    """The names of the nodes that depend on the image."""
+    seen: set[str] = set()
+    for node in model.get_ordered_ops():
+        moved = any(port.get_source_output().get_node().get_friendly_name() in seen for port in node.inputs())
+        if node.get_type_name() == "Parameter" or moved:
+            seen.add(node.get_friendly_name())
+            yield node.get_friendly_name()
+
+
+def head_of(body: ov.Model) -> str | None:
+    """The name of the product that makes the logits, if one alone does."""
+    node = body.output(0).get_node()
+    while node.get_type_name() != "MatMul":
+        sources = [port.get_source_output().get_node() for port in node.inputs()]
+        variable = [source for source in sources if source.get_type_name() not in ("Constant", "Convert")]
+        if len(variable) != 1:
+            return None
+        node = variable[0]
+    return node.get_friendly_name()
+
+
+def quantized_products(model: ov.Model, known: Collection[str]) -> list[str]:
+    """The names, of those known, of which an input is rounded to 8 bits."""
+    return [
+        node.get_friendly_name()
+        for node in model.get_ordered_ops()
+        if node.get_friendly_name() in known and any(_rounded(port) is not None for port in node.inputs())
+    ]
+
+
+def with_exact_input(model: ov.Model, name: str) -> ov.Model:
+    """A quantized model in which one product, and what shares its inputs, takes activations as they are.
+
+    Its weights stay rounded.
+    """
+    changed = model.clone()
+    (node,) = (node for node in changed.get_ordered_ops() if node.get_friendly_name() == name)
+    for port in node.inputs():
+        if (rounding := _rounded(port)) is not None:
+            rounding.output(0).replace(rounding.input(0).get_source_output())
+    return changed
+
+
+def _rounded(port: ov.Input) -> ov.Node | None:
+    """What rounds the values of a port, seen through operations that move them alone."""
+    node = port.get_source_output().get_node()
+    while node.get_type_name() in _MOVING_ALONE:
+        node = node.input(0).get_source_output().get_node()
+    return node if node.get_type_name() == "FakeQuantize" else None
+
+
+def int8_share(compiled: ov.CompiledModel) -> float:
+    """The share of a compiled model's linear layers and convolutions that the CPU computes in 8 bits, in [0, 1].
+
+    Linear layers are what the CPU plugin calls FullyConnected: products with constant weights.
+    """
+    precisions = [
+        node.get_rt_info()["runtimePrecision"].astype(str)
+        for node in compiled.get_runtime_model().get_ordered_ops()
+        if node.get_rt_info()["layerType"].astype(str) in ("FullyConnected", "Convolution")
+    ]
+    return sum(precision in ("i8", "u8") for precision in precisions) / max(len(precisions), 1)

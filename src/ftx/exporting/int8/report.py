@@ -1,0 +1,72 @@
+"""What a search for INT8 found, as ``reports/quantize.json`` and a picture of error against latency beside it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from ftx.core.figures import drawing
+from ftx.exporting.int8.search import Candidate, Quantized
+from ftx.runs.artifacts import Artifact
+from ftx.runs.machine import this_machine, this_set
+from ftx.runs.quantize_json import CandidateRow, LayerSensitivity, QuantizeReport
+
+
+def report_of(quantized: Quantized, artifact: Artifact) -> QuantizeReport:
+    """The search in figures."""
+    return QuantizeReport(
+        artifact=artifact.name,
+        machine=this_machine(),
+        isa=this_set(),
+        candidates=[_row(one, chosen=one.setting == quantized.setting) for one in quantized.candidates],
+        sensitivities=[
+            LayerSensitivity(
+                layer=one.product.name,
+                kind=one.product.kind,
+                multiplications=one.product.multiplications,
+                gain=one.gain,
+            )
+            for one in quantized.sensitivities
+        ],
+    )
+
+
+def _row(candidate: Candidate, *, chosen: bool) -> CandidateRow:
+    setting = candidate.setting
+    return CandidateRow(
+        setting=str(setting),
+        smooth_quant_alpha=setting.alpha,
+        preset=setting.preset,
+        ranges=setting.ranges_of_activations,
+        bias_correction=setting.bias_correction,
+        in_float=list(setting.in_float),
+        accuracy_control=setting.accuracy_control,
+        mean_abs=candidate.mean_abs if np.isfinite(candidate.mean_abs) else None,
+        changed=candidate.changed,
+        images=candidate.images,
+        work=round(candidate.work, 4),
+        latency_ms=round(candidate.latency_ms, 3),
+        chosen=chosen,
+    )
+
+
+def draw(report: QuantizeReport, path: Path) -> None:
+    """A point a setting: its latency to the right, its error upwards; the chosen one filled.
+
+    Raises: ModuleNotFoundError where matplotlib is not installed.
+    """
+    with drawing() as plt:
+        figure, axes = plt.subplots(figsize=(8, 5), layout="constrained")
+        rows = [row for row in report.candidates if row.mean_abs is not None]
+        for row in rows:
+            colour = "#d55e00" if row.chosen else "#0072b2"
+            axes.plot(row.latency_ms, row.mean_abs, "o", color=colour, fillstyle="full" if row.chosen else "none")
+            said = f"{row.setting}: {row.changed} of {row.images} labels"
+            axes.annotate(said, (row.latency_ms, row.mean_abs or 0), (5, 3), textcoords="offset points", fontsize=7)
+        axes.set_xlabel(f"milliseconds an image, {report.machine.cpu}, {report.isa or 'unknown'}")
+        axes.set_ylabel("mean difference of a logit from the float model's")
+        axes.set_ylim(bottom=0)
+        axes.margins(x=0.25)
+        axes.spines[["top", "right"]].set_visible(False)
+        figure.savefig(path, format="svg", metadata={"Date": None})

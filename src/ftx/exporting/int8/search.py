@@ -1,0 +1,260 @@
+"""The search for the INT8 model: in which setting a network loses least for its work, judged on images of their own.
+
+In four steps, each from the best of those before: the strength of SmoothQuant (or the preset); how ranges are taken,
+and whether biases are corrected; products that go back into float, the most sensitive for their work first; and, where
+labels still change beyond the margin for certain, NNCF's accuracy control.
+
+Shapes: N images, C labels.
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from itertools import islice
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ftx.core.progress import SILENT, Progress
+from ftx.core.statistics import Paired
+from ftx.core.telemetry import no_telemetry
+from ftx.exporting.int8.products import (
+    Product,
+    has_attention,
+    int8_share,
+    products,
+    quantized_products,
+    with_exact_input,
+)
+from ftx.exporting.int8.quantize import Batches, Called, Floats, Goal, compiled, logits_of, quantize
+from ftx.exporting.int8.setting import ATTENTION, CONVOLUTIONS, Setting
+from ftx.recipe.sections import MAX_DROP
+from ftx.runtimes.openvino import core
+
+with no_telemetry():
+    import openvino as ov
+
+# Images of the search. DINOv2 ViT-S with a linear head on Fashion-MNIST, mean absolute logit difference (the logits'
+# deviation is 1.9): with 32 images 0.149, 0.154, 0.111, 0.166 for the four strengths, with 128 images 0.155, 0.147,
+# 0.114, 0.142. The order of the best is the same and a trial takes 9 s on 2 cores instead of 25.
+SEARCH_IMAGES = 32
+# By so many of the images that judge, a product's sensitivity is told: there are 60 of them in a ViT-S.
+SENSITIVITY_IMAGES = 16
+# How many products go back into float, one step after the other, and how much work all of them may add: a network whose
+# error is to be least would end with none in 8 bits.
+IN_FLOAT = (1, 2, 4, 8, 16)
+MOST_ADDED = 0.1
+CONFIDENCE = 0.95
+_TIMED = 9
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A setting that was tried, and what came of it.
+
+    ``mean_abs`` is the mean absolute difference of a logit from the float model's, over the images that judge;
+    ``changed`` those of them, of ``images``, whose labels are others. ``work`` is what is left of the float model's
+    multiplications, as VNNI counts them. ``latency_ms`` is one image on this machine, and decides nothing: the same
+    images make the same model, whatever else the machine does.
+    """
+
+    setting: Setting
+    mean_abs: float
+    changed: int
+    images: int
+    work: float
+    latency_ms: float
+
+    @property
+    def loss(self) -> float:
+        """What is to be least: work that takes a tenth more must bring a tenth less error."""
+        return self.mean_abs * self.work if np.isfinite(self.mean_abs) else float("inf")
+
+
+@dataclass(frozen=True)
+class Sensitivity:
+    """By how much the error falls where one product takes its activations in float."""
+
+    product: Product
+    gain: float
+
+
+@dataclass(frozen=True)
+class Quantized:
+    """An INT8 body, the setting it was made with, and what it was chosen from; nothing where that was given."""
+
+    model: ov.Model
+    setting: Setting
+    candidates: tuple[Candidate, ...] = ()
+    sensitivities: tuple[Sensitivity, ...] = ()
+
+    @property
+    def int8_share(self) -> float:
+        """How much of it this CPU computes in 8 bits, in [0, 1]."""
+        return int8_share(compiled(self.model))
+
+
+def quantize_body(
+    body: ov.Model,
+    calibration: Batches,
+    held_out: Batches,
+    *,
+    settings: Sequence[Setting] | None = None,
+    overflow_safe: bool = False,
+    called: Called | None = None,
+    max_drop: float = MAX_DROP,
+    progress: Progress = SILENT,
+) -> Quantized:
+    """Search for the best setting with the first few calibration images, and quantize with it and all of them.
+
+    ``settings`` are those to begin with, by default those for the body's kind; one alone is taken as it is.
+    ``called`` says which labels logits give, by default the one of the highest. ``overflow_safe`` is for CPUs without
+    VNNI; attention stays in float then, whose operands are both activations and have no bit to spare.
+    Shape: each item is a batch of normalised images, f32 [N, 3, H, W].
+    """
+    kinds = settings or (ATTENTION if has_attention(body) else CONVOLUTIONS)
+    known = products(body)
+    if overflow_safe:
+        safe = tuple(one.name for one in known if one.kind == "attention")
+        kinds = tuple(replace(one, in_float=safe) for one in kinds)
+    if len(kinds) == 1:
+        said = "INT8: calibrating"
+        only = quantize(body, calibration, kinds[0], said, progress, overflow_safe=overflow_safe)
+        return Quantized(only, kinds[0])
+    few = list(islice(calibration, SEARCH_IMAGES))
+    search = _Search(body, few, held_out, known, called or _best, max_drop, progress, overflow_safe=overflow_safe)
+    search.run(kinds)
+    best = search.best
+    if len(few) == len(calibration):
+        model = search.model
+    else:
+        model = search.quantized(best.setting, calibration, f"INT8: calibrating, {best.setting}")
+    return Quantized(model, best.setting, tuple(search.candidates), tuple(search.sensitivities))
+
+
+class _Search:
+    """What has been tried so far, and the best of it."""
+
+    def __init__(
+        self,
+        body: ov.Model,
+        few: Batches,
+        held_out: Batches,
+        known: Sequence[Product],
+        called: Called,
+        max_drop: float,
+        progress: Progress,
+        *,
+        overflow_safe: bool,
+    ) -> None:
+        self.body, self.few, self.held_out, self.known = body, few, held_out, known
+        self.called, self.max_drop, self.progress, self.overflow_safe = called, max_drop, progress, overflow_safe
+        self.exact_NC = logits_of(body, held_out)
+        self.candidates: list[Candidate] = []
+        self.sensitivities: list[Sensitivity] = []
+        self.best: Candidate
+        self.model: ov.Model
+
+    def run(self, settings: Sequence[Setting]) -> None:
+        """Try all steps."""
+        for setting in settings:
+            self.attempt(setting)
+        start = self.best.setting
+        others = ("widest", "mean") if start.ranges_of_activations == "histogram" else ("widest",)
+        for ranges in others:
+            self.attempt(replace(start, ranges=ranges))
+        self.attempt(replace(self.best.setting, bias_correction=False))
+        self.put_back()
+        counted = Paired(self.best.changed, 0, self.best.images)
+        if counted.drop_at_least(CONFIDENCE) > self.max_drop:
+            self.attempt(replace(self.best.setting, accuracy_control=True))
+
+    def put_back(self) -> None:
+        """Put products back into float, more and more of them, as long as it pays."""
+        start = self.best.setting
+        self.sensitivities = self.measured_sensitivities()
+        order = self.affordable()
+        for count in IN_FLOAT:
+            if count > len(order):
+                break
+            before = self.candidates[-1]
+            self.attempt(replace(start, in_float=(*start.in_float, *order[:count])))
+            if count > 1 and not self.candidates[-1].loss < before.loss:
+                break
+
+    def affordable(self) -> list[str]:
+        """The products that gain most for their work, as far as that may grow."""
+        left = MOST_ADDED * self.best.work * sum(one.multiplications for one in self.known)
+        found: list[str] = []
+        for one in self.sensitivities:
+            added = (1 - one.product.int8_work) * one.product.multiplications
+            if one.gain > 0 and added <= left:
+                found.append(one.product.name)
+                left -= added
+        return found
+
+    def measured_sensitivities(self) -> list[Sensitivity]:
+        """Every product in 8 bits of the best model, the one that gains most for its work first."""
+        some = list(islice(self.held_out, SENSITIVITY_IMAGES))
+        exact_NC = self.exact_NC[: len(some)]
+
+        def error(model: ov.Model) -> float:
+            return float(np.abs(logits_of(model, some) - exact_NC).mean())
+
+        by_name = {one.name: one for one in self.known}
+        names = quantized_products(self.model, by_name)
+        whole, found = error(self.model), list[Sensitivity]()
+        with self.progress.track("INT8: sensitivity of each layer", len(names)) as task:
+            for name in names:
+                found.append(Sensitivity(by_name[name], whole - error(with_exact_input(self.model, name))))
+                task.advance()
+        return sorted(found, key=lambda one: -one.gain / one.product.multiplications)
+
+    def attempt(self, setting: Setting) -> None:
+        """Quantize with the few images, and measure."""
+        model = self.quantized(setting, self.few, f"INT8: trying {setting}")
+        logits_NC = logits_of(model, self.held_out)
+        same_N = (self.called(logits_NC) == self.called(self.exact_NC)).all(axis=1)
+        found = Candidate(
+            setting=setting,
+            mean_abs=float(np.abs(logits_NC - self.exact_NC).mean()),
+            changed=int((~same_N).sum()),
+            images=len(same_N),
+            work=self.work(model),
+            latency_ms=_latency_ms(model, next(iter(self.held_out))[:1]),
+        )
+        if not self.candidates or found.loss < self.best.loss:
+            self.best, self.model = found, model
+        self.candidates.append(found)
+
+    def quantized(self, setting: Setting, images: Batches, description: str) -> ov.Model:
+        """The body in one setting."""
+        goal = Goal(self.held_out, self.exact_NC, self.called, self.max_drop) if setting.accuracy_control else None
+        return quantize(
+            self.body, images, setting, description, self.progress, overflow_safe=self.overflow_safe, goal=goal
+        )
+
+    def work(self, model: ov.Model) -> float:
+        """The share of the float body's multiplications that a quantized model is left with."""
+        rounded = set(quantized_products(model, {one.name for one in self.known}))
+        left = sum((one.int8_work if one.name in rounded else 1) * one.multiplications for one in self.known)
+        return left / max(sum(one.multiplications for one in self.known), 1)
+
+
+def _best(logits_NC: Floats) -> NDArray[np.bool_]:
+    """Shape: [N, C]."""
+    return logits_NC == logits_NC.max(axis=1, keepdims=True)
+
+
+def _latency_ms(model: ov.Model, image_13HW: Floats) -> float:
+    """The median of one image, in the precision that this CPU would run the model in."""
+    request = core().compile_model(model, "CPU").create_infer_request()
+    times: list[float] = []
+    for _ in range(_TIMED + 2):
+        started = time.perf_counter()
+        request.infer([image_13HW])
+        times.append(1e3 * (time.perf_counter() - started))
+    return statistics.median(times[2:])
