@@ -80,6 +80,7 @@ FLAGS = (
     Flag("export --format", "onnx", "onnx/ and no IR", of_artifacts.export_format, slow=True),
     Flag("export --precision", "fp16", "an IR of half the size", of_artifacts.export_precision, slow=True),
     Flag("export --data", "where it lies now", "status 0, without it 2", of_artifacts.export_data, slow=True),
+    Flag("export --recover", "", "a new run, nearer to the old one in 8 bits", of_artifacts.export_recover, slow=True),
     Flag("export --json", "", "one object", of_artifacts.export_json, slow=True),
     Flag("export --base", "a folder", "a base, and no model to predict with", of_artifacts.export_base, slow=True),
     Flag("export --as-update", "a file", "its base becomes the model", of_artifacts.export_as_update, slow=True),

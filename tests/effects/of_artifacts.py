@@ -49,6 +49,19 @@ def export_data(lab: Lab, flag: str, value: str) -> None:
     assert said["--data"].status == 0
 
 
+def export_recover(lab: Lab, flag: str, value: str) -> None:
+    """Trained on through 8 bits, merged and exported; the run that it comes from stays as it is."""
+    run, _ = lab.shipped
+    before = (run / "run.json").read_bytes()
+    made = lab.done("export", run, "--precision", "int8", flag, "--json").json
+    recovered = json.loads((lab.root / made["run"] / "run.json").read_text())["recovered"]
+    assert recovered["error_after"] < recovered["error_before"]
+    assert [one["artifact"] for one in made["artifacts"]] == ["openvino/int8"]
+    assert (lab.root / made["run"] / "openvino" / "int8" / "model.xml").is_file()
+    assert (run / "run.json").read_bytes() == before
+    assert lab.call("export", run, "--precision", "fp16", flag).status == 2
+
+
 def export_json(lab: Lab, flag: str, value: str) -> None:
     _, said = lab.exported
     assert said["--data"].json["verb"] == "export"

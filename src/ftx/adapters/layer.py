@@ -78,6 +78,18 @@ class AdaptedLinear(nn.Module):
             return summed_OI
         return summed_OI * gain(self.lora_magnitude_vector, row_norms(summed_OI))[:, None]
 
+    def traced_weight(self) -> Tensor:
+        """``merged_weight`` with gradients to A, and to what the parts own of B and the magnitude. Shape: [O, I]."""
+        owned_OR = torch.zeros_like(self.lora_B)
+        for part in self.parts:
+            owned_OR[part.rows, part.ranks] = self.lora_B[part.rows, part.ranks]
+        summed_OI = summed_weight(self.weight, self.lora_A, owned_OR, self.scaling)
+        if self.lora_magnitude_vector is None:
+            return summed_OI
+        # The norm is a constant of the gradient (section 4.3).
+        norm_O = row_norms(summed_OI.detach())
+        return summed_OI * gain(self._owned_magnitude(self.lora_magnitude_vector), norm_O)[:, None]
+
     def forward(self, x: Tensor) -> Tensor:
         """y = x·W'ᵀ + b, in autocast's dtype where that is on. Shape: [..., I] to [..., O]."""
         if self.training and self.dropout > 0:

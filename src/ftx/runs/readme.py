@@ -27,7 +27,7 @@ from ftx.recipe.sections import Method, ModelRecipe
 from ftx.recipe.strict_yaml import dump_yaml
 from ftx.runs.readme_code import timm_code, trained_code, transformers_code
 from ftx.runs.run import Run
-from ftx.runs.run_json import MODEL_CARD
+from ftx.runs.run_json import MODEL_CARD, Recovered
 from ftx.tasks.output_meaning import Meaning
 from ftx.tasks.thresholds import Thresholds
 
@@ -61,7 +61,14 @@ class MergeProof:
     images: str
 
 
-def write_trained_card(folder: Path, recipe: Recipe, prepared: Prepared, dataset: Dataset, kept: KeptEpoch) -> None:
+def write_trained_card(
+    folder: Path,
+    recipe: Recipe,
+    prepared: Prepared,
+    dataset: Dataset,
+    kept: KeptEpoch,
+    recovered: Recovered | None = None,
+) -> None:
     """Write the card of ``trained/``, whose other files are there."""
     backbone, results = prepared.backbone, _results(recipe, kept)
     library = "timm" if prepared.spec is None else "peft"
@@ -78,6 +85,9 @@ def write_trained_card(folder: Path, recipe: Recipe, prepared: Prepared, dataset
         *_tokens(recipe.model.token_shares),
         ("epoch kept", f"{kept.number} of {kept.epochs}, by `{kept.metric}`{_interrupted(recipe, kept)}"),
     ]
+    if recovered is not None:
+        errors = f"a logit was off by {recovered.error_before:.3g} before and by {recovered.error_after:.3g} after"
+        facts[-1] = ("recovered", f"{recovered.steps} steps through 8 bits from the weights of another run; {errors}")
     sections = [
         f"# {_title(recipe)}\n\nMade by ftx {__version__}.",
         _table(("", ""), facts),

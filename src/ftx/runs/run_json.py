@@ -34,6 +34,21 @@ class Lineage(BaseModel):
     digest: str
 
 
+class Recovered(BaseModel):
+    """That a run's weights were trained on through 8 bits: from which ``trained/`` (its digest), and what it brought.
+
+    Errors are mean absolute differences of a logit from the model in f32 before.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    trained: str
+    steps: int
+    lr: float
+    error_before: float
+    error_after: float
+
+
 class Manifest(Record):
     """``run.json``."""
 
@@ -50,6 +65,8 @@ class Manifest(Record):
     thresholds: Thresholds = Thresholds()
     preprocess: Preprocess
     data_root: str
+    # Of a run that ``ftx export --recover`` made; training from its recipe makes the run before.
+    recovered: Recovered | None = None
     lineage: dict[str, Lineage] = Field(default_factory=dict[str, Lineage])
     files: FileHashes = Field(default_factory=dict[str, str])
 
@@ -108,7 +125,8 @@ def read_manifest(path: Path) -> Manifest:
 
 def manifest_bytes(manifest: Manifest) -> bytes:
     """The content of ``run.json``."""
-    return (manifest.model_dump_json(indent=2) + "\n").encode()
+    unsaid = {"recovered"} if manifest.recovered is None else None
+    return (manifest.model_dump_json(indent=2, exclude=unsaid) + "\n").encode()
 
 
 def file_hashes(folder: Path, prefix: str) -> dict[str, str]:

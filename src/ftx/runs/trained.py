@@ -58,8 +58,17 @@ def load_trained(run: Run) -> nn.Module:
     Shape: it takes normalised images [N, 3, H, W].
     Raises: RunError if ``trained/`` is altered; AdapterError or MergeError if it does not hold.
     """
-    folder = run.require(TRAINED)
     prepared = prepare(run.recipe(), len(run.manifest.labels), saved=True)
+    load_trained_into(prepared, run)
+    return prepared.backbone.module.eval().requires_grad_(False)
+
+
+def load_trained_into(prepared: Prepared, run: Run) -> None:
+    """Fill the model of a run's recipe with what training made.
+
+    Raises: as ``load_trained``.
+    """
+    folder = run.require(TRAINED)
     require_base(run, prepared.backbone.digest)
     own, recorded = prepared.backbone.preprocess, run.manifest.preprocess
     if (own.height, own.width) != (recorded.height, recorded.width):
@@ -74,7 +83,6 @@ def load_trained(run: Run) -> nn.Module:
         load_adapter(module, folder)
     else:
         fill(module, read_plain(folder, prepared.method, module))
-    return module.eval().requires_grad_(False)
 
 
 def require_base(run: Run, digest: str) -> None:
