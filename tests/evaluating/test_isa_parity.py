@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from tests.conftest import Listener
+from tests.effects.lab import call
 
 from ftx.cli.validate import parse_sets
 from ftx.core.child_process import ask
@@ -65,6 +66,23 @@ def test_a_run_is_asked_in_the_other_set_and_the_proof_lies_beside_the_model(run
     # Asked again without the set, what is known of it stays.
     validate(run)
     assert [proof.isa for proof in read_proof(run / irs[0]).sets] == [OTHER]
+
+
+@pytest.mark.slow
+def test_where_int8_fails_without_vnni_a_model_is_made_that_does_not_saturate(run: Path) -> None:
+    """A bound between what int8 is off here and what it is off there."""
+    rows = [row for row in validate(run, isa=(OTHER,)).rows if row.artifact == "openvino/int8" and row.view == "graph"]
+    here, there = (max(row.max_abs or 0 for row in rows if row.emulated is one) for one in (False, True))
+    if there < 1.2 * here:
+        pytest.skip("the products of this model do not saturate")
+    bound = f"int8.graph.max_abs={(here + there) / 2}"
+    said = call("validate", str(run), "--isa", OTHER, "--bound", bound, "--json")
+    assert "making openvino/int8-overflow-safe" in said.err
+    report = ParityReport.model_validate_json(said.out)
+    found = {one.artifact: one.verdict for one in report.sets}
+    assert found["openvino/int8"] == "failed"
+    assert found["openvino/int8-overflow-safe"] != "failed"
+    assert said.status == 1  # int8 is still there, and still fails in that set
 
 
 @pytest.mark.slow

@@ -17,6 +17,9 @@ InstructionSet = Literal["avx2", "avx2_vnni", "avx512", "avx512_vnni", "avx512_b
 # By age of the CPUs that brought them; avx2_vnni is of CPUs without AVX512, younger than the three behind it.
 INSTRUCTION_SETS: tuple[InstructionSet, ...] = get_args(InstructionSet)
 
+# Two products of 8 bits are added in 16 there, and saturate.
+WITHOUT_VNNI: frozenset[InstructionSet] = frozenset({"avx2", "avx512"})
+
 # What holds a process to older instructions than the CPU has. OpenVINO reads them once, when it is imported.
 LIMITS = ("ONEDNN_MAX_CPU_ISA", "OV_CPU_MAX_ISA")
 
