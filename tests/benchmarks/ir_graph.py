@@ -23,7 +23,7 @@ from ftx.exporting.tracing import trace
 from ftx.runtimes.openvino import core
 
 ROUNDS = {1: 200, 8: 40}
-FEWER = ({4: 0.7, 7: 0.7, 10: 0.7}, {4: 0.5, 8: 0.5}, {3: 0.5, 6: 0.5})
+FEWER = ({3: 0.7, 6: 0.7, 9: 0.7}, {4: 0.5, 8: 0.5})
 
 
 def main() -> None:

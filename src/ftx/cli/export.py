@@ -10,9 +10,9 @@ import typer
 from ftx.cli import console
 from ftx.cli.shared_options import DataOption, JsonFlag, RunArgument
 from ftx.core.errors import InputError, shell_command
-from ftx.runs.artifacts import FORMATS, IRS
+from ftx.runs.artifacts import FORMATS, IR_INT8, IR_INT8_SAFE, IRS
 
-_IN_INT8 = {"int8", "int8-overflow-safe"}
+_SEARCHED = {IR_INT8.variant, IR_INT8_SAFE.variant}
 
 if TYPE_CHECKING:
     from ftx.exporting import ExportReport
@@ -91,7 +91,7 @@ def _recovered(
     run: Path | None, formats: list[str] | None, precisions: list[str] | None, update: Path | None, data: Path | None
 ) -> Path:
     """The new run, merged; what came of it is said on standard error, as the report is of the models."""
-    if update is not None or (formats and "openvino" not in formats) or not set(precisions or ()) & _IN_INT8:
+    if update is not None or (formats and "openvino" not in formats) or not set(precisions or ()) & _SEARCHED:
         raise InputError("--recover is for int8", fix="name it: --precision int8 --recover")
     from ftx.exporting.int8.recover import recover
     from ftx.merging.merge_and_prove import merge

@@ -146,7 +146,7 @@ def _keep_search(source: Source, artifact: Artifact, quantized: Quantized) -> Qu
     """Write what INT8 was chosen from beside the run's other reports, whatever becomes of the model."""
     from ftx.exporting.int8.report import draw, report_of
 
-    report, name = report_of(quantized, artifact), QUANTIZE_FILES[artifact.name]
+    report, name = report_of(quantized, artifact), QUANTIZE_FILES[artifact]
     source.run.keep_report(name.stem, report, source.progress)
     picture = (source.run.path / name).with_suffix(".svg")
     try:

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
+from ftx.runs.artifacts import IR_INT8, IR_INT8_SAFE, Artifact
 from ftx.runs.instruction_sets import InstructionSet
 from ftx.runs.machine import Machine
 
 # Within a run, by the artifact that was made.
-QUANTIZE_FILES = {
-    "openvino/int8": Path("reports", "quantize.json"),
-    "openvino/int8-overflow-safe": Path("reports", "quantize-overflow-safe.json"),
+QUANTIZE_FILES: Mapping[Artifact, Path] = {
+    IR_INT8: Path("reports", "quantize.json"),
+    IR_INT8_SAFE: Path("reports", "quantize-overflow-safe.json"),
 }
 
 
