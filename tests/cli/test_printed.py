@@ -22,7 +22,7 @@ from ftx.merging.compare_adapters import Adapter, AdaptersReport, ComparedLayer,
 from ftx.merging.merge_and_prove import LayerProof, MergeReport
 from ftx.pipeline import PipelineReport
 from ftx.runs.compute_precision import F32
-from ftx.runs.machine import Machine
+from ftx.runs.machine import Machine, this_machine
 from ftx.runs.parity_json import Family, ParityReport, ParityRow, RowBound
 from ftx.training.report import DryRunReport, PlannedLayer, TrainReport
 
@@ -138,6 +138,26 @@ def test_how_int8_was_made_stands_beside_it(capsys: Capture) -> None:
     assert words(said.out)[2:] == [["a", "int8", *one.split(), *end] for one in made[1:]]
     assert "a: proved by its reference images: 3 of 3" in said.err
     assert "next: ftx validate runs/a\n" in said.err
+
+
+def test_every_setting_that_was_tried_stands_there(capsys: Capture) -> None:
+    common = {"preset": None, "ranges": "mean", "bias_correction": True, "in_float": [], "accuracy_control": False}
+    measured = {"images": 32, "work": 0.286, "latency_ms": 24.04}
+    rows = [
+        {"setting": "no SmoothQuant", "smooth_quant_alpha": -1, "mean_abs": None, "changed": 30, "chosen": False},
+        {"setting": "SmoothQuant 0.5", "smooth_quant_alpha": 0.5, "mean_abs": 0.0541, "changed": 2, "chosen": True},
+    ]
+    searched = {
+        "artifact": "openvino/int8",
+        "machine": this_machine().model_dump(),
+        "isa": "avx2",
+        "candidates": [common | measured | row for row in rows],
+        "sensitivities": [],
+    }
+    print_export(exports({"int8_share": 0.85, "smooth_quant_alpha": 0.5, "searched": searched}))
+    said = words(capsys.readouterr().out)
+    assert ["no", "SmoothQuant", "no", "number", "30", "of", "32", "others", "0.286", "24.0"] in said
+    assert ["SmoothQuant", "0.5", "0.0541", "2", "of", "32", "others", "0.286", "24.0", "chosen"] in said
 
 
 LAYERS = [LayerProof(layer="blocks.0.attn.qkv", relative_error=3e-8), LayerProof(layer="fc", relative_error=2e-8)]

@@ -57,16 +57,23 @@ def draw(report: QuantizeReport, path: Path) -> None:
     Raises: ModuleNotFoundError where matplotlib is not installed.
     """
     with drawing() as plt:
-        figure, axes = plt.subplots(figsize=(8, 5), layout="constrained")
+        figure, (axes, names) = plt.subplots(1, 2, figsize=(11, 5), width_ratios=(3, 2), layout="constrained")
         rows = [row for row in report.candidates if row.mean_abs is not None]
-        for row in rows:
+        for number, row in enumerate(rows, 1):
             colour = "#d55e00" if row.chosen else "#0072b2"
             axes.plot(row.latency_ms, row.mean_abs, "o", color=colour, fillstyle="full" if row.chosen else "none")
+            place = (row.latency_ms, row.mean_abs or 0.0)
+            axes.annotate(str(number), place, (5, 3), textcoords="offset points", fontsize=9, color=colour)
             said = f"{row.setting}: {row.changed} of {row.images} labels"
-            axes.annotate(said, (row.latency_ms, row.mean_abs or 0), (5, 3), textcoords="offset points", fontsize=7)
+            weight = "bold" if row.chosen else "normal"
+            height = 1 - number / (len(rows) + 1)
+            names.text(0, height, f"{number}", color=colour, fontsize=8, weight=weight, transform=names.transAxes)
+            names.text(0.08, height, said, color=colour, fontsize=8, weight=weight, transform=names.transAxes)
+        names.set_axis_off()
         axes.set_xlabel(f"milliseconds an image, {report.machine.cpu}, {report.isa or 'unknown'}")
         axes.set_ylabel("mean difference of a logit from the float model's")
         axes.set_ylim(bottom=0)
-        axes.margins(x=0.25)
+        axes.margins(x=0.1)
         axes.spines[["top", "right"]].set_visible(False)
+        figure.suptitle(f"{report.artifact}: settings tried, and how many labels are others", fontsize=9)
         figure.savefig(path, format="svg", metadata={"Date": None})
