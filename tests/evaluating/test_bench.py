@@ -157,7 +157,7 @@ def row(**changes: object) -> BenchRow:
         runtime="openvino",
         compute="auto:bf16",  # pyright: ignore[reportArgumentType]
         isa="avx512_bf16",
-        kernels={"brgemm_avx512_bf16": 49},
+        primitives={"brgemm_avx512_bf16": 49},
         batch=1,
         threads=2,
         streams=1,

@@ -278,7 +278,7 @@ def _row(candidate: _Candidate) -> BenchRow:
         runtime=ARTIFACTS[job.artifact].runtime,
         compute=last.compute,
         isa=last.isa,
-        kernels=last.kernels,
+        primitives=last.primitives,
         batch=job.batch,
         threads=last.threads,
         streams=last.streams,

@@ -59,7 +59,7 @@ class Measured(BaseModel):
 
     compute: ComputeField
     isa: InstructionSet | None
-    kernels: dict[str, int]
+    primitives: dict[str, int]
     threads: int
     streams: int
     latencies_ms: list[float]
@@ -80,14 +80,14 @@ def measure(job: Job) -> Measured:
     predictor: Predictor
     if artifact.runtime == "openvino":
         predictor = OpenVinoPredictor(job.folder, job.compute, threads=job.threads, streams=job.streams)
-        compile_ms, kernels = predictor.compile_ms, dict(predictor.kernels().primitives)
+        compile_ms, primitives = predictor.compile_ms, dict(predictor.kernels().primitives)
     else:
         assert job.run is not None, f"{artifact} does not stand alone"
         # torch and ONNX Runtime take as many threads as they see processors.
         if hasattr(os, "sched_setaffinity"):
             os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: job.threads])
         predictor = load_artifact(Run(job.run), artifact)
-        compile_ms, kernels = None, {}
+        compile_ms, primitives = None, {}
     pixels_NHWC = _pixels(job.folder, predictor.preprocess, job.batch)
     started = time.perf_counter()
     predictor.logits(pixels_NHWC)
@@ -99,7 +99,7 @@ def measure(job: Job) -> Measured:
     return Measured(
         compute=predictor.compute,
         isa=this_set(),
-        kernels=kernels,
+        primitives=primitives,
         threads=predictor.threads if isinstance(predictor, OpenVinoPredictor) else job.threads,
         streams=predictor.streams if isinstance(predictor, OpenVinoPredictor) else 1,
         latencies_ms=latencies_ms,

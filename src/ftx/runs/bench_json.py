@@ -25,7 +25,7 @@ class BenchRow(BaseModel):
     time, so each takes longer. ``compile_ms`` reads and compiles the model, ``compile_cached_ms`` does so with
     OpenVINO's cache filled, ``first_ms`` is the first request after it, ``peak_bytes`` the memory of the process at its
     largest: medians over the processes. Null where a runtime has no such thing. ``isa`` is the instruction set that
-    decides there, ``kernels`` what ran its products, ``compute`` the precision that they ran in.
+    decides there, ``primitives`` what ran its products, ``compute`` the precision that they ran in.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -34,7 +34,7 @@ class BenchRow(BaseModel):
     runtime: RuntimeName
     compute: ComputeField
     isa: InstructionSet | None
-    kernels: dict[str, int]
+    primitives: dict[str, int]
     batch: int
     threads: int
     streams: int
