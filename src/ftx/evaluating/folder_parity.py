@@ -27,7 +27,7 @@ from ftx.runs.machine import this_machine, this_set
 from ftx.runs.parity_json import ParityReport, Transfer, Verdict
 from ftx.runs.proof_json import Proof, RunProof, keep_transfer, read_proof
 from ftx.runtimes.openvino import OpenVinoPredictor
-from ftx.tasks.thresholds import Floats
+from ftx.tasks.thresholds import Flags, Floats
 
 # In units of max(1, max|logit|), as fp32.graph: the same kernels on another machine of the kind differ by the order of
 # sums at most, and other kernels by far more (0.01 to 0.06 in int8, docs/decisions/0008-verdict.md).
@@ -130,9 +130,9 @@ def _transfer(asked: AskedFolder, judged: Judged, proof: Proof, max_drop: float)
         return _found(own, said, asked.compared[-1].changes, max_drop)
     finite = asked.reference.logits[np.isfinite(asked.reference.logits)]
     bound = SAME_SHARE * max(1.0, float(np.abs(finite).max(initial=0.0)))
-    there = _nearest_proof(asked.answers, [proof.run, *proof.sets], bound)
+    there = _nearest_proof(asked, [proof.run, *proof.sets], bound)
     verdict_there = _verdict_for(there, max_drop)
-    off, changes = _furthest(asked.answers, there), _changes(asked, there)
+    off, changes = _furthest(asked, there), _changes(asked, there)
     same = off is not None and off <= bound
     as_what = f", which was held to {there.isa}" if there.emulated else ""
     judged_there = f"there{as_what} {verdict_there}: {there.said}"
@@ -154,11 +154,11 @@ def _transfer(asked: AskedFolder, judged: Judged, proof: Proof, max_drop: float)
     return _found(verdict, said, changes, max_drop, same=same, max_abs=off, bound=bound)
 
 
-def _nearest_proof(answers: dict[ComputePrecision, Floats], proofs: list[RunProof], bound: float) -> RunProof:
+def _nearest_proof(asked: AskedFolder, proofs: list[RunProof], bound: float) -> RunProof:
     """The one whose answers are given here as well; of none, or of several, the one of this instruction set."""
     of_this_set_first = sorted(proofs, key=lambda proof: proof.isa != this_set())
     return next(
-        (one for one in of_this_set_first if (off := _furthest(answers, one)) is not None and off <= bound),
+        (one for one in of_this_set_first if (off := _furthest(asked, one)) is not None and off <= bound),
         of_this_set_first[0],
     )
 
@@ -203,12 +203,13 @@ def _found(
     )
 
 
-def _furthest(answers: dict[ComputePrecision, Floats], there: RunProof) -> float | None:
+def _furthest(folder: AskedFolder, there: RunProof) -> float | None:
     """The largest difference of a logit between here and there, f32 with f32 and chosen with chosen precision.
 
+    Of a model that drops patches, over the images whose patches rounding in f32 cannot change.
     None where there is nothing to compare: other shapes, a precision that was not asked there, or what is no number.
     """
-    here = _by_role(answers)
+    here = _by_role(folder.answers)
     elsewhere = {other.compute.chosen_by_runtime: other.array for other in there.answers}
     # A process held to a set was asked in f32 only where OpenVINO would choose another precision.
     asked = elsewhere.keys() if there.emulated else here.keys()
@@ -216,8 +217,15 @@ def _furthest(answers: dict[ComputePrecision, Floats], there: RunProof) -> float
         return None
     if any(here[role].shape != elsewhere[role].shape for role in asked):
         return None
-    off = max(float(np.abs(here[role] - elsewhere[role]).max()) for role in asked)
+    off = max(_largest(here[role] - elsewhere[role], folder.reference.clear) for role in asked)
     return off if np.isfinite(off) else None
+
+
+def _largest(difference_NC: Floats, clear_N: Flags | None) -> float:
+    """The largest of some first images of a reference, of those that are clear where any is."""
+    some_N = None if clear_N is None else clear_N[: len(difference_NC)]
+    held_NC = difference_NC if some_N is None or not some_N.any() else difference_NC[some_N]
+    return float(np.abs(held_NC).max())
 
 
 def _changes(asked: AskedFolder, there: RunProof) -> Paired:
