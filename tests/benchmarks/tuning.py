@@ -1,7 +1,7 @@
 """Holds what ``ftx bench --save`` keeps against every setting: ``python -m tests.benchmarks.tuning IR``.
 
-The search drops settings as it goes; the sweep times all of them equally long, each in three processes, in turn. The share is
-that of the sweep's own figures: of the saved setting, and of the best.
+The search drops settings as it goes; the sweep times all of them equally long, each in three processes, in turn. The
+share is that of the sweep's own figures: of the saved setting, and of the best.
 """
 
 from __future__ import annotations
@@ -31,9 +31,8 @@ def main(folder: Path) -> None:
     print(f"{len(swept.rows)} settings swept")
     print(f"latency: saved {_said(saved)} {saved.p50_ms:.2f} ms, best {_said(quickest)} {quickest.p50_ms:.2f} ms")
     print(f"    {saved.p50_ms / quickest.p50_ms:.3f} of the best's time")
-    print(
-        f"throughput: saved {_said(saved_most)} {saved_most.images_per_s:.1f}, best {_said(most)} {most.images_per_s:.1f}"
-    )
+    print(f"throughput: saved {_said(saved_most)} {saved_most.images_per_s:.1f} images a second")
+    print(f"    best {_said(most)} {most.images_per_s:.1f}")
     print(f"    {saved_most.images_per_s / most.images_per_s:.3f} of the best's images a second")
 
 
