@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ftx.core.progress import Progress, Task
+from ftx.core.signal_stack import kept_signal_stack
 from ftx.core.telemetry import no_telemetry
 from ftx.exporting.int8.products import head_of
 from ftx.exporting.int8.setting import Ranges, Setting
@@ -96,7 +97,8 @@ def quantize(
     # The head's rounding goes straight into the logits, and it is a 49th of a ViT's layers and far less of its work:
     # left in f32, the error of the search below fell from 0.136 to 0.117.
     kept = [name for name in (head_of(body), *setting.in_float) if name is not None]
-    with progress.track(description, passes * len(calibration)) as task, quiet():
+    # Accuracy control makes Cores of its own, in threads of its own.
+    with progress.track(description, passes * len(calibration)) as task, quiet(), kept_signal_stack():
 
         def calibrated(ranges: Ranges) -> ov.Model:
             known: dict[str, Any] = {
