@@ -17,13 +17,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from pydantic import BaseModel, ConfigDict
 from torch import Tensor, nn
 
 from ftx.adapters.attach import adapter_layers
 from ftx.adapters.trainable_model import Prepared, prepare
 from ftx.backbones.layer_roles import head_names
-from ftx.core.child_process import ask
 from ftx.core.errors import GateFailed
 from ftx.core.progress import SILENT, Progress
 from ftx.core.telemetry import no_telemetry
@@ -59,9 +57,6 @@ ALPHA = 0.5
 CALIBRATION_IMAGES = 32
 
 
-MODULE = "ftx.exporting.int8.recover_process"
-
-
 class RecoverReport(VerbReport):
     """A run that was trained through 8 bits.
 
@@ -79,46 +74,23 @@ class RecoverReport(VerbReport):
     metrics: dict[str, float]
 
 
-class Question(BaseModel):
-    """Which run, where the new one goes (None: beside it), where the images are, and how it is trained."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    run: Path
-    out: Path | None
-    data: Path | None
-    steps: int
-    rate_share: float
-
-
 def recover(
     run: Run | Path | str | None = None,
     out: Path | None = None,
     *,
     data: Path | None = None,
     steps: int = STEPS,
-    rate_share: float = RATE_SHARE,
     progress: Progress = SILENT,
 ) -> RecoverReport:
     """Train on through the quantized network, and write a new run, by default beside the old one.
 
-    In a process of its own: NNCF compiles an extension of torch that brings an OpenMP of its own, and whoever computed
-    with both in one process waited for ever or crashed, minutes later.
     Raises: RunError if the run is not merged, altered or stale, or ``out`` exists; DataError if its images are gone;
     GateFailed if it came no nearer to the model in f32; nothing is written then.
     """
     opened = run if isinstance(run, Run) else Run.open(run)
+    manifest, recipe = opened.manifest, opened.recipe()
     if out is not None:
         refuse_existing(out)
-    question = Question(run=opened.path, out=out, data=data, steps=steps, rate_share=rate_share)
-    with progress.track("Training through 8 bits", None):
-        return ask(MODULE, question, RecoverReport)
-
-
-def recovered_here(question: Question) -> RecoverReport:
-    """What ``recover`` asks of the other process."""
-    opened, out, data, steps, progress = Run.open(question.run), question.out, question.data, question.steps, SILENT
-    manifest, recipe = opened.manifest, opened.recipe()
     out = out or fresh_out(f"{opened.path.resolve().name}-recovered")
     teacher = load_dense(opened.require(DENSE))
     prepared = prepare(recipe, len(manifest.labels), saved=True)
@@ -127,7 +99,7 @@ def recovered_here(question: Question) -> RecoverReport:
     with progress.track("Quantizing in torch", None):
         student = _quantized(load_dense(opened.require(DENSE)), images.calibration())
     laid = _Laid.over(student, teacher, prepared)
-    lr = question.rate_share * peak_lr(recipe.train, recipe.method)
+    lr = RATE_SHARE * peak_lr(recipe.train, recipe.method)
     before = _error(student, teacher, images.judging)
     _train(student, teacher, laid, images.training, lr, steps, recipe.seed, progress)
     laid.lay()
