@@ -89,19 +89,20 @@ def test_it_answers_near_to_f32(quantized: Quantized) -> None:
 
 def test_progress_counts_every_image_of_every_pass(listener: Listener, quantized: Quantized) -> None:
     assert listener.steps == listener.total
-    # The settings in turn, the sensitivity of each layer, then the final pass with all images.
-    assert len(listener.descriptions) == len(quantized.candidates) + 2
+    # The settings in turn, the sensitivity of neighbours and of each layer, then the final pass with all images.
+    assert len(listener.descriptions) == len(quantized.candidates) + 3
     # SmoothQuant takes a pass of its own.
     passes = sum(1 if one.setting.alpha == -1 else 2 for one in quantized.candidates)
     final = 1 if quantized.setting.alpha == -1 else 2
-    assert listener.total == passes * quantizing.SEARCH_IMAGES + len(quantized.sensitivities) + final * IMAGES
+    # Two layers are one group of neighbours.
+    assert listener.total == passes * quantizing.SEARCH_IMAGES + 1 + len(quantized.sensitivities) + final * IMAGES
 
 
 def test_images_that_the_search_has_used_up_are_not_gone_through_again() -> None:
     listener = Listener()
     few = images(1)[: quantizing.SEARCH_IMAGES]
     made = quantize_body(body(), few, images(2), progress=listener)
-    assert len(listener.descriptions) == len(made.candidates) + 1
+    assert len(listener.descriptions) == len(made.candidates) + 2
     assert not any(said.startswith("INT8: calibrating") for said in listener.descriptions)
     again = quantize_body(body(), few, images(2), settings=(made.setting,))
     batch = np.concatenate(images(3))

@@ -109,16 +109,16 @@ def quantized_products(model: ov.Model, known: Collection[str]) -> list[str]:
     ]
 
 
-def with_exact_input(model: ov.Model, name: str) -> ov.Model:
-    """A quantized model in which one product, and what shares its inputs, takes activations as they are.
+def with_exact_inputs(model: ov.Model, names: Collection[str]) -> ov.Model:
+    """A quantized model in which some products, and what shares their inputs, take activations as they are.
 
-    Its weights stay rounded.
+    Their weights stay rounded.
     """
     changed = model.clone()
-    (node,) = (node for node in changed.get_ordered_ops() if node.get_friendly_name() == name)
-    for port in node.inputs():
-        if (rounding := _rounded(port)) is not None:
-            rounding.output(0).replace(rounding.input(0).get_source_output())
+    for node in changed.get_ordered_ops():
+        for port in node.inputs() if node.get_friendly_name() in names else ():
+            if (rounding := _rounded(port)) is not None:
+                rounding.output(0).replace(rounding.input(0).get_source_output())
     return changed
 
 
