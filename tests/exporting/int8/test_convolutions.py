@@ -57,6 +57,6 @@ def test_a_convolutional_network_goes_from_images_to_int8(name: str, least_share
     assert all(row.latency_ms > 0 for row in kept.candidates)
     layers = {one.layer for one in kept.sensitivities}
     assert set(chosen.in_float) <= layers
-    assert len(layers) == 15  # the three groups of five that gain most
+    assert 10 < len(layers) <= 15  # the three groups that gain most: of five, but for what is left as the last
     drawn = (made.path / "reports" / "quantize.svg").read_text()
     assert drawn.count(f"{chosen.setting}: {chosen.changed} of {chosen.images} labels") == 1
