@@ -1,0 +1,128 @@
+"""What is merged into a base IR: an update that a server made, or a folder in the PEFT format with a head.
+
+Legend: N images, C labels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from numpy.typing import NDArray
+from safetensors.numpy import load
+
+from ftx.adapters.peft_file import PREFIX, WEIGHTS, PeftFile, read_peft_file
+from ftx.core.errors import AdapterError, ExportError, InputError
+from ftx.core.files import sha256_file
+from ftx.runs.card_json import Card
+from ftx.runs.proof_json import ir_digest
+from ftx.runs.update_zip import ANSWERS_FILE, Update, read_update
+from ftx.tasks.labels import Labels
+from ftx.tasks.output_meaning import Meaning
+
+
+@dataclass(frozen=True)
+class Given:
+    """What is to be merged: an adapter, and what its server says of it, if it came as an update."""
+
+    path: Path
+    file: PeftFile
+    size_bytes: int
+    update: Update | None
+    answers: dict[str, NDArray[Any]]
+    meaning: Meaning
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the update, or of the tensors of a plain adapter."""
+        if self.path.is_file():
+            return sha256_file(self.path)
+        return sha256_file(self.path / WEIGHTS)
+
+
+def read_given(adapter: Path, card: Card, scratch: Path, labels: Sequence[str]) -> Given:
+    """Read an adapter for a base of this card; ``labels`` are those of a folder. An update is unpacked in ``scratch``.
+
+    Raises: AdapterError, ExportError, InputError for what does not hold.
+    """
+    if adapter.is_dir():
+        file = read_peft_file(adapter)
+        size_bytes = sum(path.stat().st_size for path in adapter.iterdir() if path.is_file())
+        return Given(adapter, file, size_bytes, None, {}, _meaning(file, card, labels, adapter))
+    if labels:
+        raise InputError("an update has its own labels", where=adapter, fix="leave --labels out")
+    if not adapter.exists():
+        raise ExportError(
+            "there is no such update", where=adapter, fix="name the file that ftx export --as-update wrote"
+        )
+    update, files = read_update(adapter)
+    scratch.mkdir()
+    answers = load(files.pop(ANSWERS_FILE))
+    for name, content in files.items():
+        (scratch / Path(name).name).write_bytes(content)
+    file = read_peft_file(scratch)
+    return Given(adapter, file, adapter.stat().st_size, update, answers, update.meaning)
+
+
+def _meaning(file: PeftFile, card: Card, labels: Sequence[str], adapter: Path) -> Meaning:
+    """What the logits of a plain adapter mean: the base's labels, or those that are named, in the order of its head."""
+    assert card.base is not None
+    own = next((file.tensors[PREFIX + name] for name in card.base.head if PREFIX + name in file.tensors), None)
+    if own is None:
+        raise AdapterError(
+            "the adapter brings no head, and the base has none of its own",
+            where=adapter,
+            found=f"no {', '.join(card.base.head)}",
+            fix="train it with modules_to_save for the head, as ftx does",
+        )
+    if not labels and len(own) == len(card.labels):
+        return card.meaning
+    if len(labels) != len(own):
+        raise InputError(
+            "the adapter's head has another number of labels",
+            where=adapter,
+            found=f"{len(own)} outputs, {len(labels) or len(card.labels)} labels",
+            fix="name them in order: --labels a,b,c",
+        )
+    return Meaning(task="multiclass", labels=Labels.multiclass(labels))
+
+
+def refuse_another(given: Given, base: Path, card: Card) -> None:
+    """Refuse what was made for another base, base IR, image size or choice of tokens.
+
+    Raises: AdapterError, ExportError.
+    """
+    assert card.base is not None
+    digest = given.update.base_digest if given.update else given.file.config.base_digest
+    if digest is not None and digest != card.base.base_digest:
+        raise AdapterError(
+            "the adapter is of another base",
+            where=given.path,
+            found=f"digest {digest[:12]}, the base's is {card.base.base_digest[:12]}",
+            fix="name the base that it was made for",
+        )
+    if given.update is None:
+        if (kept := given.file.config.token_shares) != card.keep_tokens:
+            raise AdapterError(
+                "the adapter was trained with other tokens",
+                where=given.path,
+                found=f"{dict(kept) or 'all'}, the base keeps {card.keep_tokens or 'all'}",
+                fix="name the base that it was made for",
+            )
+        return
+    if given.update.image_size != card.preprocess.image_size:
+        raise ExportError(
+            "the update is for another image size",
+            where=given.path,
+            found=f"{given.update.image_size} px, the base has {card.preprocess.image_size}",
+            fix="name the base that it was made for",
+        )
+    if given.update.base_ir_digest != ir_digest(base):
+        raise ExportError(
+            "the update is for another base IR",
+            where=given.path,
+            found=f"digest {given.update.base_ir_digest[:12]}, this one's is {ir_digest(base)[:12]}",
+            fix="copy the base again that the server has, or have the update made for this one",
+        )
