@@ -1,8 +1,8 @@
-"""What INT8 loses on each instruction set: ``python -m tests.benchmarks.int8_sets OUT RUN FOLDER [FOLDER ...]``.
+"""What INT8 loses on each instruction set: ``python -m tests.benchmarks.int8_sets OUT RUN SETS FOLDER [FOLDER ...]``.
 
 All held-out images of RUN are shown to its trained model in f32, and to the IR in each FOLDER (of the run, or of others
-with its labels) in a process held to each set that this CPU has; the first folder's answers with the youngest set are
-what "other labels" counts from. What was answered stays in OUT, and a second start goes on where the first one stopped.
+with its labels) in a process held to each of SETS, as ``amx,avx2_vnni``. "Other labels" counts from the first folder's
+answers in the first of them. What was answered stays in OUT, and a second start goes on where the first one stopped.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,8 +22,7 @@ import ftx
 from ftx.core.errors import ImageError
 from ftx.core.statistics import Paired, share_at_most
 from ftx.data.image_store import ImageStore
-from ftx.runs.instruction_sets import environment, sets_of
-from ftx.runs.machine import cpu_flags
+from ftx.runs.instruction_sets import InstructionSet, environment
 from ftx.runs.run import Run
 from ftx.runtimes import load_folder
 
@@ -30,7 +30,7 @@ CONFIDENCE = 0.95
 Logits = NDArray[np.float32]
 
 
-def main(out: Path, run: Run, folders: list[Path]) -> None:
+def main(out: Path, run: Run, sets: list[InstructionSet], folders: list[Path]) -> None:
     """Print a table."""
     task = run.task
     targets_NC = task.targets([entry.labels for entry in run.report_entries()])
@@ -40,7 +40,7 @@ def main(out: Path, run: Run, folders: list[Path]) -> None:
     table.add_row("trained, f32", "", f"{was_N.mean():.2%}", *[""] * 6)
     first_N: NDArray[np.int64] | None = None
     for folder in folders:
-        for isa in reversed(sets_of(cpu_flags())):
+        for isa in sets:
             kept = out / f"{folder.parent.parent.name}-{folder.name}-{isa}.npy"
             logits_NC = answers(kept, run, folder, {**os.environ, **environment(isa)})
             is_N, called_N = task.right(logits_NC, targets_NC), logits_NC.argmax(axis=1)
@@ -82,4 +82,5 @@ if __name__ == "__main__":
     if sys.argv[1] == "one":
         ask(Path(sys.argv[2]), Run.open(Path(sys.argv[3])), Path(sys.argv[4]))
     else:
-        main(Path(sys.argv[1]), Run.open(Path(sys.argv[2])), [Path(folder) for folder in sys.argv[3:]])
+        out, run, sets, *folders = sys.argv[1:]
+        main(Path(out), Run.open(Path(run)), cast("list[InstructionSet]", sets.split(",")), [*map(Path, folders)])

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
 import threading
 
 import pytest
@@ -54,3 +56,26 @@ def test_between_steps_a_signal_waits_and_a_second_one_does_not(
         stop.asked = None
         with pytest.raises(error):
             send()
+
+
+FREED = """
+import ctypes, mmap, os, signal
+from ftx.core.signal_stack import SignalStack
+from ftx.training.signals import stoppable
+
+memory = mmap.mmap(-1, 1 << 16)
+start = ctypes.addressof(ctypes.c_char.from_buffer(memory))
+libc = ctypes.CDLL(None)
+assert libc.sigaltstack(ctypes.byref(SignalStack(start, 0, 1 << 16)), None) == 0
+assert libc.munmap(ctypes.c_void_p(start), ctypes.c_size_t(1 << 16)) == 0
+with stoppable() as stop, stop.between_steps():
+    os.kill(os.getpid(), signal.SIGINT)
+    print(stop.asked, flush=True)
+    os._exit(0)
+"""
+
+
+def test_a_signal_stack_that_others_freed_is_not_used() -> None:
+    """As OpenVINO frees it on CPUs with AMX, with the Core that it came with."""
+    done = subprocess.run([sys.executable, "-c", FREED], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (0, "interrupt\n"), done.stderr

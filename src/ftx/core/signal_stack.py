@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+
+# signal.h of Linux
+OFF = 2
 
 
 class SignalStack(ctypes.Structure):
@@ -15,21 +17,21 @@ class SignalStack(ctypes.Structure):
 
 def signal_stack() -> SignalStack | None:
     """The one in use now; None where the system knows none."""
-    found = SignalStack()
-    known = getattr(ctypes.CDLL(None), "sigaltstack", None)
+    found, known = SignalStack(), _sigaltstack()
     return found if known is not None and known(None, ctypes.byref(found)) == 0 else None
 
 
-@contextmanager
-def kept_signal_stack() -> Iterator[None]:
-    """Put the stack back that was in use before the block.
+def handle_signals_on_own_stack() -> None:
+    """Let this thread handle signals where it computes, as threads do that ask for nothing else.
 
-    On CPUs with AMX OpenVINO gives a thread one with each Core that it makes there, and frees it with the Core; in
-    another thread than its own nothing is put back, and Ctrl-C ended in a segmentation fault (2026.4.1).
+    On CPUs with AMX OpenVINO gives a thread another stack with each Core that it makes there, and frees it with the
+    Core. It puts back what was there before only in the same thread, and then also what is freed already where the
+    older Core went first: Ctrl-C ended in a segmentation fault (2026.4.1).
     """
-    before = signal_stack()
-    try:
-        yield
-    finally:
-        if before is not None:
-            ctypes.CDLL(None).sigaltstack(ctypes.byref(before), None)
+    known = _sigaltstack()
+    if known is not None:
+        known(ctypes.byref(SignalStack(flags=OFF)), None)
+
+
+def _sigaltstack() -> Callable[..., int] | None:
+    return getattr(ctypes.CDLL(None), "sigaltstack", None)

@@ -13,6 +13,7 @@ from types import FrameType
 from typing import Literal
 
 from ftx.core.errors import TERMINATING, Termination
+from ftx.core.signal_stack import handle_signals_on_own_stack
 
 
 class Stop:
@@ -61,6 +62,7 @@ def stoppable() -> Iterator[Stop]:
     # None: a handler that is not Python's, which could not be put back.
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, *TERMINATING)}
     before = {number: handler for number, handler in before.items() if handler not in (signal.SIG_IGN, None)}
+    handle_signals_on_own_stack()
     for number in before:
         signal.signal(number, stop.receive)
     try:

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ftx.core.progress import Progress, Task
-from ftx.core.signal_stack import kept_signal_stack
+from ftx.core.signal_stack import handle_signals_on_own_stack
 from ftx.core.telemetry import no_telemetry
 from ftx.exporting.int8.products import head_of
 from ftx.exporting.int8.setting import Ranges, Setting
@@ -97,8 +97,7 @@ def quantize(
     # The head's rounding goes straight into the logits, and it is a 49th of a ViT's layers and far less of its work:
     # left in f32, the error of the search below fell from 0.136 to 0.117.
     kept = [name for name in (head_of(body), *setting.in_float) if name is not None]
-    # Accuracy control makes Cores of its own, in threads of its own.
-    with progress.track(description, passes * len(calibration)) as task, quiet(), kept_signal_stack():
+    with progress.track(description, passes * len(calibration)) as task, quiet():
 
         def calibrated(ranges: Ranges) -> ov.Model:
             known: dict[str, Any] = {
@@ -138,6 +137,9 @@ def quantize(
             if "Too many bins" not in str(error):
                 raise
             return calibrated("mean")
+        finally:
+            # NNCF made Cores of its own, some in other threads, and dropped them.
+            handle_signals_on_own_stack()
 
 
 def _image(item: tuple[Floats, Floats]) -> Floats:
