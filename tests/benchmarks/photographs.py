@@ -57,8 +57,9 @@ def main(folder: Path, out: Path, settings: list[str]) -> None:
 def folds(rows: list[Row], seed: int) -> list[NDArray[np.int64]]:
     """The numbers of the images in each fold, of every class as many."""
     order = np.random.default_rng(seed).permutation(len(rows))
-    by_class = sorted(order, key=lambda number: rows[number][1])
-    return [np.array(by_class[fold::FOLDS]) for fold in range(FOLDS)]
+    classes = np.array([label for _, label in rows])[order]
+    by_class = order[np.argsort(classes, kind="stable")]
+    return [by_class[fold::FOLDS] for fold in range(FOLDS)]
 
 
 def write_table(folder: Path, rows: list[Row], asked: set[int], name: str) -> Path:
