@@ -55,11 +55,14 @@ def export_recover(lab: Lab, flag: str, value: str) -> None:
     before = (run / "run.json").read_bytes()
     made = lab.done("export", run, "--precision", "int8", flag, "--json").json
     recovered = json.loads((lab.root / made["run"] / "run.json").read_text())["recovered"]
-    assert recovered["error_after"] < recovered["error_before"]
+    assert recovered["error_after"] == made["recovered"]["error_after"] < recovered["error_before"]
     assert [one["artifact"] for one in made["artifacts"]] == ["openvino/int8"]
     assert (lab.root / made["run"] / "openvino" / "int8" / "model.xml").is_file()
     assert (run / "run.json").read_bytes() == before
-    assert lab.call("export", run, "--precision", "fp16", flag).status == 2
+    runs = sorted((run.parent).iterdir())
+    for wrong in (["fp16"], ["int8", "--precision", "fp61"]):  # said before minutes of training
+        assert lab.call("export", run, "--precision", *wrong, flag).status == 2
+    assert sorted((run.parent).iterdir()) == runs
 
 
 def export_json(lab: Lab, flag: str, value: str) -> None:

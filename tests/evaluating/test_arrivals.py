@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from ftx.core.errors import InputError
+from ftx.core.errors import EnvironmentFault, InputError
 from ftx.evaluating.arrivals import ANSWERED_FILE, MOST_AT_ONCE, WatchedFolder, named_on
 
 
@@ -24,7 +24,7 @@ def test_paths_come_in_order_and_a_few_at_a_time() -> None:
     names = [f"{number}.png" for number in range(3 * MOST_AT_ONCE + 5)]
     batches = list(named_on(io.StringIO("\n".join(names))))
     assert [name for batch in batches for name in batch] == names
-    assert max(map(len, batches)) <= MOST_AT_ONCE + 1
+    assert max(map(len, batches)) <= MOST_AT_ONCE
     assert list(named_on(io.StringIO(""))) == []
     assert list(named_on(io.StringIO("\n\na.png\r\n\n"))) == [["a.png"]]
 
@@ -39,6 +39,21 @@ def test_a_path_is_handed_on_before_the_next_is_there() -> None:
         assert next(arriving) == ["two.png"]
         sender.close()
         assert list(arriving) == []
+
+
+def test_a_name_on_standard_input_may_be_no_text() -> None:
+    stream = io.TextIOWrapper(io.BytesIO(b"caf\xe9.png\nb.png\n"), encoding="utf-8", errors="strict")
+    assert [os.fsencode(name) for batch in named_on(stream) for name in batch] == [b"caf\xe9.png", b"b.png"]
+
+
+def test_standard_input_that_breaks_ends_in_an_error() -> None:
+    def lines() -> Any:
+        yield "a.png\n"
+        raise OSError(5, "Input/output error")
+
+    arriving = named_on(lines())
+    with pytest.raises(EnvironmentFault, match="standard input cannot be read"):
+        assert [name for batch in arriving for name in batch] == ["a.png"]
 
 
 class Polls:
@@ -99,6 +114,27 @@ def test_what_was_not_answered_comes_again(tmp_path: Path) -> None:
     (tmp_path / "a.png").write_bytes(b"1")
     for _ in range(2):
         assert next(iter(WatchedFolder(tmp_path, sleep=Polls(nothing)))) == [tmp_path / "a.png"]
+
+
+@pytest.mark.parametrize("name", ["a\u2028b.png", "c\rd.png", "e\nf.png"])
+def test_a_name_of_several_lines_comes_once(name: str, tmp_path: Path) -> None:
+    (tmp_path / name).write_bytes(b"1")
+    assert watched(tmp_path, nothing, nothing) == [[name]]
+    assert watched(tmp_path, nothing, nothing) == []
+
+
+def test_a_line_that_was_torn_does_not_swallow_the_next(tmp_path: Path) -> None:
+    (tmp_path / "a.png").write_bytes(b"1")
+    (tmp_path / ANSWERED_FILE).write_bytes(b"z.png\t1\t2\nb.pn")
+    assert watched(tmp_path, nothing, nothing) == [["a.png"]]
+    assert watched(tmp_path, nothing, nothing) == []
+
+
+def test_a_folder_that_goes_away_ends_the_watch(tmp_path: Path) -> None:
+    inbox = tmp_path / "inbox"
+    inbox.mkdir()
+    with pytest.raises(EnvironmentFault, match="cannot be read any more"):
+        next(iter(WatchedFolder(inbox, sleep=Polls(nothing, lambda: shutil.rmtree(inbox), nothing))))
 
 
 def test_a_name_that_is_no_text_comes_once(tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ import pytest
 
 from ftx.core.errors import InputError
 from ftx.evaluating.logit_bounds import BOUNDS, Bounds, coarsest_rounding
-from ftx.runs.artifacts import ARTIFACTS, IR_FP32, IR_INT8
+from ftx.runs.artifacts import ARTIFACTS, IR_FP16, IR_FP32, IR_INT8
 from ftx.runs.compute_precision import F32, read_compute
 
 
@@ -65,6 +65,15 @@ def test_a_value_can_be_set_and_the_rest_stays() -> None:
     assert changed.cosine == BOUNDS["int8.graph"].cosine
     assert "set by the user" in changed.reason
     assert bounds.pick(IR_FP32, "graph", F32) is BOUNDS["fp32.graph"]
+
+
+def test_a_model_that_drops_patches_is_held_to_the_mean_cosine_or_to_what_the_user_says() -> None:
+    given = Bounds.of({"fp16.graph.max_abs": 0.5})
+    coarse = given.pick(IR_INT8, "graph", F32, drops_patches=True)
+    assert (coarse.max_abs_for(1000.0), coarse.cosine) == (None, BOUNDS["int8.graph"].cosine)
+    assert given.pick(IR_FP16, "graph", F32, drops_patches=True) is given.table["fp16.graph"]
+    exact = given.pick(IR_FP32, "graph", F32, drops_patches=True)
+    assert exact is BOUNDS["fp32.graph"]
 
 
 def test_bounds_that_are_none_are_all_named() -> None:

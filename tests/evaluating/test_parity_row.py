@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -132,3 +133,18 @@ def test_sets_of_labels_agree_by_the_share_that_is_in_both() -> None:
     one = np.array([[1, 1, 0, 0], [0, 0, 0, 0], [0, 0, 0, 0], [1, 0, 0, 0], [0, 1, 0, 0]], dtype=bool)
     other = np.array([[1, 1, 1, 0], [0, 0, 0, 0], [0, 0, 1, 0], [0, 1, 0, 0], [0, 1, 0, 0]], dtype=bool)
     np.testing.assert_allclose(dice(one, other), [4 / 5, np.nan, 0, 0, 1])
+
+
+def test_images_held_to_no_bound_are_counted_once_and_named_last() -> None:
+    """Of eight images that have labels and four tinted ones behind them, one each whose last patch ties."""
+    whole = reference(12)
+    clear = np.ones(12, bool)
+    clear[[2, 9]] = False
+    known = replace(whole, targets=whole.targets[:8], clear=clear)
+    answers = whole.logits.copy()
+    answers[2] += 100 * np.arange(5, dtype=np.float32)
+    answers[5, 0] += 0.01
+    row, _ = row_of(answers, FREE, known)
+    assert (row.images, row.tied) == (8, 1)
+    assert row.max_abs == pytest.approx(0.01, abs=1e-6)
+    assert row.worst[0] == "image-5.png"

@@ -62,13 +62,14 @@ def test_scores_hold_every_label_and_sum_to_one(colour_model: Any) -> None:
 
 def test_what_cannot_be_read_is_reported_and_the_rest_goes_on(colour_model: Any, tmp_path: Path) -> None:
     good = next(colour_model.images.rglob("*.png"))
-    page, gone, empty = tmp_path / "page.jpg", tmp_path / "gone.png", tmp_path / "empty"
+    page, gone, empty, long = (tmp_path / name for name in ("page.jpg", "gone.png", "empty", 300 * "a"))
     page.write_text("<html></html>")
     empty.mkdir()
-    answers = list(predict([page, good, gone, empty], colour_model.folder))
-    assert [answer.error is None for answer in answers] == [False, True, False, False]
+    answers = list(predict([page, good, gone, empty, long], colour_model.folder))
+    assert [answer.error is None for answer in answers] == [False, True, False, False, False]
     assert answers[2].error == "there is no such file"
     assert answers[3].error == "there are no images in this folder"
+    assert answers[4].error == "this path cannot be read: File name too long"
     assert all(answer.labels == [] for answer in answers if answer.error)
 
 

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from timm.models.vision_transformer import Block, VisionTransformer
 from torch import Tensor, nn
 
-from ftx.backbones.attention import answer, is_plain, project, shares
+from ftx.backbones.attention import answer, attention_shares, is_plain, project
 from ftx.backbones.layer_roles import plain_vit
 from ftx.core.errors import ModelError
 
@@ -50,7 +50,7 @@ class SelectingBlock(Block):
         tokens_NTD = x
         q_NHTd, k_NHTd, v_NHTd = project(self.attn, self.norm1(tokens_NTD))
         # Class token to all others: a row of the attention below, whose other rows are asked for less often.
-        scores_NT = shares(self.attn, q_NHTd[:, :, :1], k_NHTd).mean(dim=1)[:, 0]
+        scores_NT = attention_shares(self.attn, q_NHTd[:, :, :1], k_NHTd).mean(dim=1)[:, 0]
         chosen_NK = self.choose(scores_NT)
         x_NKD = take(tokens_NTD, chosen_NK)
         asked_NKD = take(q_NHTd.transpose(1, 2).flatten(2), chosen_NK)

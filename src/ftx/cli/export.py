@@ -10,9 +10,7 @@ import typer
 from ftx.cli import console
 from ftx.cli.shared_options import DataOption, JsonFlag, RunArgument
 from ftx.core.errors import InputError, shell_command
-from ftx.runs.artifacts import FORMATS, IR_INT8, IR_INT8_SAFE, IRS
-
-_SEARCHED = {IR_INT8.variant, IR_INT8_SAFE.variant}
+from ftx.runs.artifacts import FORMATS, IRS
 
 if TYPE_CHECKING:
     from ftx.exporting import ExportReport
@@ -65,10 +63,8 @@ def command(
     An IR takes raw images of any size: resize, crop and normalisation are inside. Each folder below openvino/
     is complete for a device, with labels, hashes and reference answers. int8 is calibrated on training images.
     """
-    if recover:
-        run = _recovered(run, formats, precisions, base or as_update or after, data)
     if base is not None or as_update is not None or after is not None:
-        _refuse_both(formats, as_update, precisions)
+        _refuse_both(formats, as_update, precisions, recover=recover)
         return _base_or_update(run, base, as_update, after, precisions or ["fp32"], data, json=json)
     from ftx.exporting import export
 
@@ -78,6 +74,7 @@ def command(
         formats=cast("list[Format]", formats or ["openvino"]),
         precisions=precisions or ["fp32"],
         data=data,
+        recover=recover,
         progress=console.TerminalProgress(),
     )
     if json:
@@ -87,31 +84,15 @@ def command(
     return 0
 
 
-def _recovered(
-    run: Path | None, formats: list[str] | None, precisions: list[str] | None, update: Path | None, data: Path | None
-) -> Path:
-    """The new run, merged; what came of it is said on standard error, as the report is of the models."""
-    if update is not None or (formats and "openvino" not in formats) or not set(precisions or ()) & _SEARCHED:
-        raise InputError("--recover is for int8", fix="name it: --precision int8 --recover")
-    from ftx.exporting.int8.recover import recover
-    from ftx.merging.merge_and_prove import merge
-
-    progress = console.TerminalProgress()
-    report = recover(run, data=data, progress=progress)
-    path = Path(report.run or "")
-    merge(path, data=data, progress=progress)
-    figures = (
-        f"{report.steps} steps, a logit off by {report.error_before:.4f} before and {report.error_after:.4f} after"
-    )
-    progress.note(f"recovered: {path} ({figures}; {report.metric} {report.metrics[report.metric]:.1%})")
-    return path
-
-
-def _refuse_both(formats: list[str] | None, as_update: Path | None, precisions: list[str] | None) -> None:
+def _refuse_both(
+    formats: list[str] | None, as_update: Path | None, precisions: list[str] | None, *, recover: bool
+) -> None:
     if formats:
         raise InputError("a base and updates are OpenVINO's", found="--format", fix="leave it out")
     if as_update is not None and precisions:
         raise InputError("an update has the precision of its base", found="--precision", fix="leave it out")
+    if recover:
+        raise InputError("--recover is for int8, and no update is", fix="leave it out")
 
 
 def _base_or_update(
@@ -153,6 +134,11 @@ def _base_or_update(
 
 def print_export(report: ExportReport) -> None:
     """A row a model."""
+    if (recovered := report.recovered) is not None:
+        console.print_note(
+            f"recovered: {recovered.run}: {recovered.steps} steps, a logit off by {recovered.error_before:.4f} before "
+            f"and {recovered.error_after:.4f} after; {recovered.metric} {recovered.metrics[recovered.metric]:.1%}"
+        )
     console.print_table(
         ("artifact", "precision", "MB", "seconds", "written to", "verdict"),
         [

@@ -85,10 +85,11 @@ def _arriving(watch: Path | None, artifact: Path | None, *, scores: bool, json: 
     from ftx.evaluating.arrivals import WatchedFolder, named_on
     from ftx.evaluating.predict import predict_arriving
 
-    watched = None if watch is None else WatchedFolder(watch)
+    progress = console.TerminalProgress(bars=False)
+    watched = None if watch is None else WatchedFolder(watch, progress=progress)
     arrivals = named_on(sys.stdin) if watched is None else watched
     total = skipped = 0
-    for answer in predict_arriving(arrivals, artifact, scores=scores, progress=console.TerminalProgress(bars=False)):
+    for answer in predict_arriving(arrivals, artifact, scores=scores, progress=progress):
         total += 1
         if json:
             console.print_line(answer.to_line())

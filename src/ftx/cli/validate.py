@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -12,7 +11,7 @@ import typer
 from ftx.cli import console
 from ftx.cli.shared_options import DataOption, JsonFlag, RequireProofFlag, TargetArgument
 from ftx.core.errors import InputError, nearest
-from ftx.runs.artifacts import EXPORT_IR, IR_INT8, IR_INT8_SAFE, TRAINED
+from ftx.runs.artifacts import EXPORT_IR, IR_INT8_SAFE, TRAINED
 from ftx.runs.instruction_sets import INSTRUCTION_SETS, WITHOUT_VNNI, InstructionSet
 from ftx.runs.machine import this_set
 
@@ -79,30 +78,16 @@ def command(
         progress=console.TerminalProgress(),
     )
     report = ask()
-    if report.run is not None and _saturates(report) and IR_INT8_SAFE.name not in report.verdicts:
-        _make_safe(report.run, data)
-        report = ask()
+    if report.run is not None and report.sets:
+        from ftx.exporting.overflow_safe import make_safe
+
+        if make_safe(report, data, console.TerminalProgress()):
+            report = ask()
     if json:
         console.print_json(report)
     else:
         print_parity(report)
     return 0 if report.ok else 1
-
-
-def _saturates(report: ParityReport) -> bool:
-    """Whether int8 fails on a set without VNNI."""
-    return any(
-        one.verdict == "failed" and one.artifact == IR_INT8.name and one.isa in WITHOUT_VNNI for one in report.sets
-    )
-
-
-def _make_safe(run: str, data: Path | None) -> None:
-    """Give a run the int8 model for CPUs without VNNI."""
-    from ftx.exporting import export
-
-    progress = console.TerminalProgress()
-    progress.note(f"{IR_INT8.name} fails without VNNI, where its products saturate: making {IR_INT8_SAFE.name}")
-    export(run, formats=("openvino",), precisions=(IR_INT8_SAFE.variant or "",), data=data, progress=progress)
 
 
 def parse_bounds(given: Sequence[str]) -> dict[str, float]:
@@ -198,7 +183,7 @@ def _print_sets(report: ParityReport) -> None:
     for one in report.sets:
         if one.verdict not in ("proved", "not_run"):
             console.print_note(f"{one.artifact} on {one.isa}: {one}: {one.said}", _SET_STYLES[one.verdict])
-    if _saturates(report) and report.run is None:
+    if report.run is None and any(one.verdict == "failed" and one.isa in WITHOUT_VNNI for one in report.sets):
         again = f"{EXPORT_IR} --precision {IR_INT8_SAFE.variant}"
         console.print_note(
             f"without VNNI the products of int8 saturate; with weights in 7 bits not: on the server, {again}", "strong"

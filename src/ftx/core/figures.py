@@ -6,12 +6,16 @@ import os
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 @contextmanager
-def drawing() -> Iterator[Any]:
-    """Its pyplot, without a screen; what was drawn is closed when the block ends.
+def drawn(path: Path, inches: tuple[float, float]) -> Iterator[Figure]:
+    """A figure to draw in, written as SVG when the block ends; figures and settings of the caller's stay as they are.
 
     Raises: ModuleNotFoundError where matplotlib is not installed.
     """
@@ -21,15 +25,12 @@ def drawing() -> Iterator[Any]:
         os.environ["MPLCONFIGDIR"] = before or folder
         try:
             import matplotlib as mpl
+            from matplotlib.figure import Figure
 
-            mpl.use("svg")
-            from matplotlib import pyplot as plt
-
-            mpl.rcParams["svg.hashsalt"] = "ftx"
-            try:
-                yield plt
-            finally:
-                plt.close("all")
+            with mpl.rc_context({"svg.hashsalt": "ftx"}):
+                figure = Figure(figsize=inches, layout="constrained")
+                yield figure
+                figure.savefig(path, format="svg", metadata={"Date": None})
         finally:
             if before is None:
                 del os.environ["MPLCONFIGDIR"]

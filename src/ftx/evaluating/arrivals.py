@@ -6,12 +6,15 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
+from io import TextIOWrapper
 from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import TextIO
 
-from ftx.core.errors import InputError
+from ftx.core.errors import EnvironmentFault, InputError
 from ftx.core.files import disk_faults
+from ftx.core.progress import SILENT, Progress
 from ftx.data.sources.listing import IMAGE_ENDINGS
 from ftx.evaluating.predict import path_text
 
@@ -27,31 +30,33 @@ def named_on(stream: TextIO) -> Iterator[list[str]]:
 
     A line that is empty names nothing.
     """
-    lines: SimpleQueue[str | None] = SimpleQueue()
+    if isinstance(stream, TextIOWrapper):
+        stream.reconfigure(errors="surrogateescape")  # as file names are, whatever bytes they are made of
+    lines: SimpleQueue[str | BaseException | None] = SimpleQueue()
 
     def read() -> None:
-        for line in stream:
-            lines.put(line.rstrip("\r\n"))
-        lines.put(None)
+        try:
+            for line in stream:
+                lines.put(line.rstrip("\r\n"))
+            lines.put(None)
+        except BaseException as error:
+            lines.put(error)
 
     threading.Thread(target=read, name="ftx-stdin", daemon=True).start()
-    ended = False
-    while not ended:
-        line = lines.get()
-        batch: list[str] = []
-        while line is not None and len(batch) < MOST_AT_ONCE:
-            batch.append(line)
-            try:
-                line = lines.get_nowait()
-            except Empty:
-                break
-        else:
-            ended = line is None
-            if line is not None:  # one too many is the first of the next
-                batch.append(line)
-        named = [path for path in batch if path]
+    while True:
+        batch = [lines.get()]
+        with suppress(Empty):
+            while len(batch) < MOST_AT_ONCE:
+                batch.append(lines.get_nowait())
+        named = [path for path in batch if isinstance(path, str) and path]
         if named:
             yield named
+        if isinstance(batch[-1], OSError):
+            raise EnvironmentFault("standard input cannot be read", found=str(batch[-1])) from batch[-1]
+        if isinstance(batch[-1], BaseException):
+            raise batch[-1]
+        if batch[-1] is None:
+            return
 
 
 class WatchedFolder:
@@ -61,7 +66,9 @@ class WatchedFolder:
     is waited for.
     """
 
-    def __init__(self, folder: Path, *, sleep: Callable[[float], object] = time.sleep) -> None:
+    def __init__(
+        self, folder: Path, *, progress: Progress = SILENT, sleep: Callable[[float], object] = time.sleep
+    ) -> None:
         """Read which images were answered.
 
         Raises: InputError if this is no folder; EnvironmentFault if it cannot be written.
@@ -69,12 +76,16 @@ class WatchedFolder:
         if not folder.is_dir():
             raise InputError("there is no such folder to watch", where=folder, fix="make it, or name another")
         self.folder = folder
-        self._sleep = sleep
+        self._progress, self._sleep = progress, sleep
         self._kept = folder / ANSWERED_FILE
         with disk_faults(self._kept):
             self._kept.touch()
-            self._answered = set(self._kept.read_text(encoding="utf-8", errors="surrogateescape").splitlines())
-        self._seen: dict[str, str] = {}
+            *whole, torn = self._kept.read_bytes().split(b"\n")
+            self._answered = set(whole)
+            if torn:  # a line whose end was lost with the power: its image comes again
+                self._keep(b"\n")
+        self._seen: dict[str, bytes] = {}
+        self._unreadable: set[str] = set()
 
     def __iter__(self) -> Iterator[list[Path]]:
         """Images that are there and whole, and then what arrives, without an end."""
@@ -93,8 +104,11 @@ class WatchedFolder:
         if key is None:
             return
         self._answered.add(key)
-        with disk_faults(self._kept), self._kept.open("a", encoding="utf-8", errors="surrogateescape") as stream:
-            stream.write(f"{key}\n")
+        self._keep(key + b"\n")
+
+    def _keep(self, line: bytes) -> None:
+        with disk_faults(self._kept), self._kept.open("ab") as stream:
+            stream.write(line)
 
     def _whole(self) -> list[Path]:
         """Those that are as they were a moment ago."""
@@ -105,7 +119,8 @@ class WatchedFolder:
                 found = path.stat()
             except OSError:  # gone again
                 continue
-            key = f"{path.relative_to(self.folder)!s}\t{found.st_size}\t{found.st_mtime_ns}".replace("\n", "\\n")
+            name = os.fsencode(path.relative_to(self.folder)).replace(b"\n", b"\\n")
+            key = b"%b\t%d\t%d" % (name, found.st_size, found.st_mtime_ns)
             if key not in self._answered:
                 name = path_text(str(path))
                 self._seen[name] = key
@@ -114,8 +129,22 @@ class WatchedFolder:
         return whole
 
     def _images(self) -> Iterator[Path]:
-        for folder, subfolders, names in os.walk(self.folder):
+        for folder, subfolders, names in os.walk(self.folder, onerror=self._unread):
             subfolders[:] = sorted(name for name in subfolders if not name.startswith("."))
             for name in sorted(names):
                 if not name.startswith(".") and Path(name).suffix.lower() in IMAGE_ENDINGS:
                     yield Path(folder, name)
+
+    def _unread(self, error: OSError) -> None:
+        """Say once which folder below cannot be read, and end where the watched one is gone.
+
+        Raises: EnvironmentFault.
+        """
+        where = str(error.filename)
+        if where == str(self.folder):
+            raise EnvironmentFault(
+                "the watched folder cannot be read any more", where=where, found=error.strerror, fix="start again"
+            ) from error
+        if Path(where).is_dir() and where not in self._unreadable:
+            self._unreadable.add(where)
+            self._progress.note(f"{path_text(where)} cannot be read: {error.strerror}")

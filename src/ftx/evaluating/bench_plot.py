@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ftx.core.figures import drawing
+from ftx.core.figures import drawn
 from ftx.runs.bench_json import BenchReport, BenchRow
 
 # Of the Okabe-Ito palette, which the colour-blind tell apart: one a runtime and precision.
@@ -16,14 +16,12 @@ def draw(report: BenchReport, path: Path) -> None:
 
     Raises: ModuleNotFoundError where matplotlib is not installed.
     """
-    with drawing() as plt:
-        rows = list(reversed(report.rows))
+    rows = list(reversed(report.rows))
+    with drawn(path, (11, 1.3 + 0.32 * len(rows))) as figure:
         names = [_name(row) for row in rows]
         kinds = sorted({(row.artifact, str(row.compute)) for row in rows})
         colours = [_COLOURS[kinds.index((row.artifact, str(row.compute))) % len(_COLOURS)] for row in rows]
-        figure, (left, right) = plt.subplots(
-            1, 2, figsize=(11, 1.3 + 0.32 * len(rows)), sharey=True, layout="constrained"
-        )
+        left, right = figure.subplots(1, 2, sharey=True)
         above = [max(0.0, row.p90_ms - row.p50_ms) for row in rows]
         bars = left.barh(names, [row.p50_ms for row in rows], xerr=[[0.0] * len(rows), above], color=colours)
         left.bar_label(bars, [f"{row.p50_ms:.1f}" for row in rows], label_type="center", color="white", fontsize=8)
@@ -42,7 +40,6 @@ def draw(report: BenchReport, path: Path) -> None:
             f"{report.rounds} processes a row",
             fontsize=9,
         )
-        figure.savefig(path, format="svg", metadata={"Date": None})
 
 
 def _name(row: BenchRow) -> str:

@@ -141,9 +141,10 @@ class Bounds:
         own_path = artifact.runtime == "openvino"
         if rounding == "fp32" and not (own_path and view == "files"):
             return self.table["fp32.graph"]
-        if not drops_patches:
-            return self.table[f"{rounding}.{view}"]
-        held = self.table[f"{'fp32' if rounding == 'fp32' else 'int8'}.{view}"]
+        row = f"{rounding}.{view}"
+        if not drops_patches or self.table[row] != BOUNDS[row]:  # the user's
+            return self.table[row]
+        held = BOUNDS[f"{'fp32' if rounding == 'fp32' else 'int8'}.{view}"]
         reason = "another patch that is kept may move one image's logits at will: by 0.25 measured, of 64 patches"
         return replace(held, max_share=None, reason=reason)
 

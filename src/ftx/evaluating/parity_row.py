@@ -136,17 +136,18 @@ def compare(reference: Reference, logits_NC: Floats, subject: Subject, bound: Bo
     Shape: logits [N, C], for the images of the reference in order.
     """
     held_N = _held(reference, subject)
+    images = reference.labelled or len(reference.names)
     gap = _gap(reference, logits_NC, held_N)
     held = RowBound(max_abs=bound.max_abs_for(_largest(reference.logits)), cosine=bound.cosine, reason=bound.reason)
     was_right, is_right = (_right(reference, logits) for logits in (reference.logits, logits_NC))
     changed = np.nan_to_num(gap.agreement, nan=1.0) < 1
-    # Not finite first, then what changed its label, then the furthest.
-    order = np.lexsort((-gap.distance, np.nan_to_num(gap.agreement, nan=1.0)))
+    # What is held to a bound first; of that what is not finite, then what changed its label, then the furthest.
+    order = np.lexsort((-gap.distance, np.nan_to_num(gap.agreement, nan=1.0), ~held_N))
     interval = wilson_interval(int(is_right.sum()), len(is_right))
     return Compared(
         subject=subject,
-        images=reference.labelled or len(reference.names),
-        tied=int((~held_N).sum()),
+        images=images,
+        tied=int((~held_N[:images]).sum()),
         max_abs=gap.max_abs,
         mean_abs=gap.mean_abs,
         cosine=gap.cosine,

@@ -94,7 +94,14 @@ def _expand(given: Path | str | bytes, uploads: Iterator[int]) -> Sequence[Encod
     if not isinstance(given, Path | str):  # pyright: ignore[reportUnnecessaryIsInstance]
         found = type(given).__name__
         raise InputError("images are named by their files, or given as their bytes", found=found, fix="save it first")
-    path = Path(given)
+    try:
+        return _named(Path(given), uploads)
+    except OSError as error:  # a name that is too long, a folder above it that may not be entered
+        return [Prediction(path=path_text(str(given)), error=f"this path cannot be read: {error.strerror}")]
+
+
+def _named(path: Path, uploads: Iterator[int]) -> Sequence[EncodedImage | Prediction]:
+    """The images that a path or a pattern stands for, or why there are none."""
     if path.is_dir():
         return _inside(path)
     # A file is tried whatever it is called; what is no image says so when it is opened.

@@ -9,11 +9,22 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import BaseModel, ConfigDict
 
-from ftx.core.errors import InputError, nearest
-from ftx.core.files import check_space
+from ftx.core.errors import EnvironmentFault, InputError, nearest
+from ftx.core.files import check_space, staged_file
 from ftx.core.progress import SILENT, Progress
 from ftx.core.verb_report import VerbReport
-from ftx.runs.artifacts import DENSE, EXPORTED, FORMATS, IRS, Artifact, Format, IrVariant
+from ftx.exporting.recover_report import RecoverReport
+from ftx.runs.artifacts import (
+    DENSE,
+    EXPORTED,
+    FORMATS,
+    IR_INT8,
+    IR_INT8_SAFE,
+    IRS,
+    Artifact,
+    Format,
+    IrVariant,
+)
 from ftx.runs.parity_json import Verdict
 from ftx.runs.quantize_json import QUANTIZE_FILES, QuantizeReport
 from ftx.runs.run import Run
@@ -50,6 +61,8 @@ class ExportReport(VerbReport):
     """What ``ftx export`` wrote, in order."""
 
     verb: str = "export"
+    # Of a run that was made for this export, by training through 8 bits; null without ``--recover``.
+    recovered: RecoverReport | None = None
     artifacts: list[ExportedArtifact]
 
 
@@ -59,10 +72,12 @@ def export(
     formats: Sequence[Format],
     precisions: Sequence[str] = ("fp32",),
     data: Path | None = None,
+    recover: bool = False,
     progress: Progress = SILENT,
 ) -> ExportReport:
     """Write each format in each precision; ONNX is fp32 alone, so precisions mean OpenVINO where both are given.
 
+    With ``recover`` it is a new run that is exported, merged, whose weights were trained a little more through 8 bits.
     Each is asked about the reference images before it gets its name. If one fails, those before it stay and are whole,
     and the error is raised: never another one in its place.
     Raises: InputError for what ftx does not export; RunError if dense/ is missing or stale; ExportError if a
@@ -70,6 +85,9 @@ def export(
     images of the run are gone.
     """
     wanted = wanted_artifacts(formats, precisions)
+    recovered = _recovered(run, wanted, data, progress) if recover else None
+    if recovered is not None:
+        run = recovered.run
     opened = run if isinstance(run, Run) else Run.open(run)
     dense = opened.require(DENSE)
     # Imported here: torch alone takes seconds, and what was typed wrong is said before.
@@ -83,7 +101,21 @@ def export(
             check_space(opened.path, dense_bytes)
             written.append(_write(source, artifact))
             task.advance(artifact=artifact.name)
-    return ExportReport(run=str(opened.path), artifacts=written)
+    return ExportReport(run=str(opened.path), recovered=recovered, artifacts=written)
+
+
+def _recovered(
+    run: Run | Path | str | None, wanted: Sequence[Artifact], data: Path | None, progress: Progress
+) -> RecoverReport:
+    """Make the new run, and merge it."""
+    if not {IR_INT8, IR_INT8_SAFE} & set(wanted):
+        raise InputError("--recover is for int8", fix="name it: --precision int8 --recover")
+    from ftx.exporting.int8.recover import recover
+    from ftx.merging.merge_and_prove import merge
+
+    report = recover(run, data=data, progress=progress)
+    merge(Path(report.run or ""), data=data, progress=progress)
+    return report
 
 
 def wanted_artifacts(formats: Sequence[str], precisions: Sequence[str]) -> list[Artifact]:
@@ -150,7 +182,8 @@ def _keep_search(source: Source, artifact: Artifact, quantized: Quantized) -> Qu
     source.run.keep_report(name.stem, report, source.progress)
     picture = (source.run.path / name).with_suffix(".svg")
     try:
-        draw(report, picture)
-    except OSError as error:
-        source.progress.note(f"{picture.name} is not kept: {error.strerror}")
+        with staged_file(picture) as staged:
+            draw(report, staged)
+    except (OSError, EnvironmentFault, ModuleNotFoundError) as error:
+        source.progress.note(f"{picture.name} is not drawn: {error}")
     return report

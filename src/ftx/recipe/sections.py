@@ -10,7 +10,7 @@ from pydantic_core import PydanticCustomError
 from pydantic_core.core_schema import ValidationInfo
 
 from ftx.recipe.adapter_targets import TARGETS, Alphas, BlockChoice, Ranks, Target, TargetNames
-from ftx.recipe.token_shares import TokenShares
+from ftx.recipe.token_shares import KeepTokens
 from ftx.recipe.value_types import (
     Count,
     CountOrAuto,
@@ -75,7 +75,7 @@ class ModelRecipe(Section):
     weights: Text = "auto"
     peft: PeftMethod = "dora"
     freeze_backbone: Switch = False
-    keep_tokens: TokenShares = "all"
+    keep_tokens: KeepTokens = "all"
 
     @property
     def token_shares(self) -> dict[int, float]:

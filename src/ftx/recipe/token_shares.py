@@ -19,11 +19,13 @@ def shares_by_block(value: object) -> object:
         return value
     if isinstance(value, str) and "=" in value:
         pairs = [part.partition("=") for part in value.split(",") if part.strip()]
-        value = {block.strip(): share.strip() for block, _, share in pairs}
-    if not isinstance(value, Mapping) or not value:
+        items: list[tuple[object, object]] = [(block.strip(), share.strip()) for block, _, share in pairs]
+    else:
+        items = list(cast("Mapping[object, object]", value).items()) if isinstance(value, Mapping) else []
+    if not items:
         raise PydanticCustomError("ftx", _FORM)
     shares: dict[int, float] = {}
-    for block, share in cast("Mapping[object, object]", value).items():
+    for block, share in items:
         number = _block(block)
         if number in shares:
             raise PydanticCustomError("ftx", "says two things of block {block}", {"block": number})
@@ -36,8 +38,9 @@ def _block(value: object) -> int:
     if isinstance(value, bool) or not (text.isascii() and text.isdecimal()) or len(text) > len(str(MOST_DEPTH)):
         raise PydanticCustomError("ftx", "names blocks by their numbers, as {4: 0.7}")
     if not 1 <= (number := int(text)) <= MOST_DEPTH:
+        why = "blocks count from 0" if number == 0 else f"no network has more than {MOST_DEPTH}"
         raise PydanticCustomError(
-            "ftx", "cannot drop tokens before block {block}: blocks count from 0", {"block": number}
+            "ftx", "cannot drop tokens before block {block}: {why}", {"block": number, "why": why}
         )
     return number
 
@@ -53,4 +56,4 @@ def _share(value: object, block: int) -> float:
     return share
 
 
-TokenShares = Annotated[Literal["all"] | dict[int, float], BeforeValidator(shares_by_block)]
+KeepTokens = Annotated[Literal["all"] | dict[int, float], BeforeValidator(shares_by_block)]

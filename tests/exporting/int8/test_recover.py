@@ -17,6 +17,7 @@ from ftx.exporting.int8 import recover as recovering
 from ftx.exporting.int8 import search as quantizing
 from ftx.exporting.int8.recover import recover
 from ftx.exporting.int8.setting import Setting
+from ftx.exporting.recover_report import RecoverReport
 from ftx.merging.merge_and_prove import merge
 from ftx.recipe.schema import Recipe
 from ftx.runs.artifacts import IR_INT8, TRAINED
@@ -48,7 +49,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_the_new_run_says_where_it_comes_from(runs: Path) -> None:
-    report = recovering.RecoverReport.model_validate_json((runs / "report.json").read_text())
+    report = RecoverReport.model_validate_json((runs / "report.json").read_text())
     before, after = Run.open(runs / "before"), Run.open(runs / "after")
     recovered = after.manifest.recovered
     assert recovered is not None

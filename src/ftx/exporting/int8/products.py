@@ -34,7 +34,11 @@ class Product:
 
 
 def products(body: ov.Model) -> list[Product]:
-    """Every product of a body, in topological order."""
+    """Every product of a body, in topological order.
+
+    It is attention where both sides depend on the image, as queries and keys do. Seen so, linear attention without a
+    softmax counts, and a softmax that only weighs branches does not.
+    """
     single = body.clone()
     single.reshape([1, *body.input(0).partial_shape[1:]])
     moving = set(_moving(single))
@@ -60,22 +64,6 @@ def _depth(node: ov.Node) -> int:
     """How many products are added in one number of a MatMul."""
     transposed: bool = node.get_attributes()["transpose_a"]
     return node.input(0).get_shape()[-2 if transposed else -1]
-
-
-def has_attention(body: ov.Model) -> bool:
-    """Whether a matrix product has two sides that both depend on the image, as queries and keys do.
-
-    Seen so, linear attention without a softmax counts, and a softmax that only weighs branches does not.
-    """
-    moving = set(_moving(body))
-    return any(
-        node.get_type_name() == "ScaledDotProductAttention"
-        or (
-            node.get_type_name() == "MatMul"
-            and all(port.get_source_output().get_node().get_friendly_name() in moving for port in node.inputs())
-        )
-        for node in body.get_ordered_ops()
-    )
 
 
 def _moving(model: ov.Model) -> Iterator[str]:

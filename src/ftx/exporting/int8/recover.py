@@ -10,8 +10,10 @@ Legend: N images, C labels, O outputs, I inputs.
 from __future__ import annotations
 
 import math
+import os
+import re
 from collections.abc import Iterator, Sequence
-from contextlib import closing
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,13 +24,13 @@ from torch import Tensor, nn
 from ftx.adapters.attach import adapter_layers
 from ftx.adapters.trainable_model import Prepared, prepare
 from ftx.backbones.layer_roles import head_names
-from ftx.core.errors import GateFailed
+from ftx.core.errors import EnvironmentFault, GateFailed
 from ftx.core.progress import SILENT, Progress
 from ftx.core.telemetry import no_telemetry
-from ftx.core.verb_report import VerbReport
 from ftx.data.dataset import Dataset, Entry
 from ftx.data.random_draws import order_generator
 from ftx.exporting.int8.quantize import quiet
+from ftx.exporting.recover_report import RecoverReport
 from ftx.exporting.shared_parts import calibration_images
 from ftx.exporting.tracing import quiet_third_parties
 from ftx.runs.artifacts import DENSE, TRAINED
@@ -45,6 +47,8 @@ from ftx.training.optimizer import optimizer, peak_lr, set_rates
 
 with no_telemetry():
     import nncf
+    from nncf.torch.extensions import EXTENSION_LOAD_TIMEOUT_ENV_VAR, ExtensionLoaderTimeoutException
+    from nncf.torch.quantization.extensions import QuantizedFunctionsCPULoader
 
 # A little more: so many steps of 16 images, from a hundredth of the rate that the run was trained with down to zero.
 # Of a test network (DoRA, rate 1e-2) 96 steps took the mean logit error from 0.0144 to 0.0034; a tenth of the rate took
@@ -55,23 +59,7 @@ RATE_SHARE = 0.01
 # Of SmoothQuant. The search tries others for the IR; what is learned is to live with 8 bits, not with one of them.
 ALPHA = 0.5
 CALIBRATION_IMAGES = 32
-
-
-class RecoverReport(VerbReport):
-    """A run that was trained through 8 bits.
-
-    Errors are mean absolute differences of a logit between the network with fake quantization and the run's model in
-    f32 before, on training images that took no step; ``before`` and ``after`` these steps.
-    """
-
-    verb: str = "export"
-    source: str
-    steps: int
-    lr: float
-    error_before: float
-    error_after: float
-    metric: str
-    metrics: dict[str, float]
+COMPILING_S = 900
 
 
 def recover(
@@ -91,16 +79,15 @@ def recover(
     manifest, recipe = opened.manifest, opened.recipe()
     if out is not None:
         refuse_existing(out)
-    out = out or fresh_out(f"{opened.path.resolve().name}-recovered")
     teacher = load_dense(opened.require(DENSE))
     prepared = prepare(recipe, len(manifest.labels), saved=True)
     load_trained_into(prepared, opened)
     images = _Images(opened, prepared, data, progress)
-    with progress.track("Quantizing in torch", None):
+    with progress.track("Quantizing in torch", None), _compiling():
         student = _quantized(load_dense(opened.require(DENSE)), images.calibration())
+        before = _error(student, teacher, images.judging)
     laid = _Laid.over(student, teacher, prepared)
     lr = RATE_SHARE * peak_lr(recipe.train, recipe.method)
-    before = _error(student, teacher, images.judging)
     _train(student, teacher, laid, images.training, lr, steps, recipe.seed, progress)
     laid.lay()
     after = _error(student, teacher, images.judging)
@@ -116,7 +103,8 @@ def recover(
     tuned = task.tuned(logits_NC, targets_NC)
     metrics = task.with_thresholds(tuned).metrics(logits_NC, targets_NC)
     recovered = Recovered(trained=manifest.digest(TRAINED), steps=steps, lr=lr, error_before=before, error_after=after)
-    with new_run(out) as new:
+    # Named at the end: another recovery of the same run may have ended before.
+    with new_run(out or fresh_out(f"{opened.path.resolve().name}-recovered")) as new:
         _write(new.folder, opened, prepared, recovered, KeptEpoch(1, 1, task.metric, metrics, tuned, interrupted=False))
     point_latest_at(new.path)
     return RecoverReport(
@@ -156,8 +144,8 @@ class _Images:
             return inputs_of(module, pre, root, some, task, Plan(None, "none"), seed=None, progress=progress)
 
         calibrating, judging = calibration_images(entries)  # of each class as many
-        apart = {entry.path for entry in judging}
-        self.training = inputs([entry for entry in entries if entry.path not in apart])
+        apart = {entry.sha256 for entry in judging}
+        self.training = inputs([entry for entry in entries if entry.sha256 not in apart])
         self._calibrating = inputs(calibrating[:CALIBRATION_IMAGES])
         self.judging = inputs(judging)
         self.validation = inputs(run.entries("val") or judging)
@@ -175,18 +163,42 @@ def _batches(inputs: Inputs, size: int) -> Iterator[Tensor]:
 
 def _quantized(dense: nn.Module, images: list[Tensor]) -> nn.Module:
     """The network with NNCF's fake quantization before each product but the head's."""
-    heads = [f".*{name}.*" for name in head_names(dense)]
-    with quiet(), quiet_third_parties():
-        return nncf.quantize(
-            dense,
-            nncf.Dataset(images),
-            model_type=nncf.ModelType.TRANSFORMER,
-            subset_size=len(images),
-            ignored_scope=nncf.IgnoredScope(patterns=heads, validate=False),
-            advanced_parameters=nncf.AdvancedQuantizationParameters(
-                smooth_quant_alphas=nncf.AdvancedSmoothQuantParameters(matmul=ALPHA, convolution=-1)
-            ),
-        )
+    # A head is called ``head`` or ``fc``: as a whole part of a node's name, which ``fc`` of ``se.fc1`` is not.
+    heads = [rf"(^|[./]){re.escape(name)}([./]|$)" for name in head_names(dense)]
+    return nncf.quantize(
+        dense,
+        nncf.Dataset(images),
+        model_type=nncf.ModelType.TRANSFORMER,
+        subset_size=len(images),
+        ignored_scope=nncf.IgnoredScope(patterns=heads, validate=False),
+        advanced_parameters=nncf.AdvancedQuantizationParameters(
+            smooth_quant_alphas=nncf.AdvancedSmoothQuantParameters(matmul=ALPHA, convolution=-1)
+        ),
+    )
+
+
+@contextmanager
+def _compiling() -> Iterator[None]:
+    """The first use of NNCF's rounding, which it compiles once a user; without a compiler it goes on, more slowly.
+
+    Raises: EnvironmentFault where that takes longer than any machine needs: another compilation left its lock.
+    """
+    given = os.environ.get(EXTENSION_LOAD_TIMEOUT_ENV_VAR)
+    # By itself it gives up after a minute, which two busy cores need.
+    os.environ[EXTENSION_LOAD_TIMEOUT_ENV_VAR] = given or str(COMPILING_S)
+    try:
+        with quiet(), quiet_third_parties():
+            yield
+    except ExtensionLoaderTimeoutException as error:
+        raise EnvironmentFault(
+            "NNCF does not come to an end with compiling its rounding",
+            where=QuantizedFunctionsCPULoader.get_build_dir(),
+            found="a lock that another compilation left, or a machine that is very busy",
+            fix="remove that folder, and start again",
+        ) from error
+    finally:
+        if given is None:
+            del os.environ[EXTENSION_LOAD_TIMEOUT_ENV_VAR]
 
 
 @dataclass(frozen=True)

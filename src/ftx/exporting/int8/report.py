@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ftx.core.figures import drawing
+from ftx.core.figures import drawn
 from ftx.exporting.int8.search import Candidate, Quantized
 from ftx.runs.artifacts import Artifact
 from ftx.runs.machine import this_machine, this_set
@@ -56,8 +56,8 @@ def draw(report: QuantizeReport, path: Path) -> None:
 
     Raises: ModuleNotFoundError where matplotlib is not installed.
     """
-    with drawing() as plt:
-        figure, (axes, names) = plt.subplots(1, 2, figsize=(11, 5), width_ratios=(3, 2), layout="constrained")
+    with drawn(path, (11, 5)) as figure:
+        axes, names = figure.subplots(1, 2, width_ratios=(3, 2))
         rows = [row for row in report.candidates if row.mean_abs is not None]
         for number, row in enumerate(rows, 1):
             colour = "#d55e00" if row.chosen else "#0072b2"
@@ -76,4 +76,3 @@ def draw(report: QuantizeReport, path: Path) -> None:
         axes.margins(x=0.1)
         axes.spines[["top", "right"]].set_visible(False)
         figure.suptitle(f"{report.artifact}: settings tried, and how many labels are others", fontsize=9)
-        figure.savefig(path, format="svg", metadata={"Date": None})
