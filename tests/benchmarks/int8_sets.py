@@ -1,8 +1,7 @@
-"""What INT8 loses on each instruction set: ``python -m tests.benchmarks.int8_sets OUT RUN SETS FOLDER [FOLDER ...]``.
+"""What INT8 loses on each instruction set: ``python -m tests.benchmarks.int8_sets OUT RUN FOLDER:SETS [...]``.
 
 All held-out images of RUN are shown to its trained model in f32, and to the IR in each FOLDER (of the run, or of others
-with its labels) in a process held to each of SETS, as ``amx,avx2_vnni``. "Other labels" counts from the first folder's
-answers in the first of them. What was answered stays in OUT, and a second start goes on where the first one stopped.
+with its labels) in a process held to each of its SETS, as ``amx,avx2_vnni``. "Other labels" counts from the first row. What was answered stays in OUT, and a second start goes on where the first one stopped.
 """
 
 from __future__ import annotations
@@ -30,7 +29,7 @@ CONFIDENCE = 0.95
 Logits = NDArray[np.float32]
 
 
-def main(out: Path, run: Run, sets: list[InstructionSet], folders: list[Path]) -> None:
+def main(out: Path, run: Run, asked: list[tuple[Path, list[InstructionSet]]]) -> None:
     """Print a table."""
     task = run.task
     targets_NC = task.targets([entry.labels for entry in run.report_entries()])
@@ -39,7 +38,7 @@ def main(out: Path, run: Run, sets: list[InstructionSet], folders: list[Path]) -
     table = Table("model", "set", "accuracy", "lost", "gained", "drop, %", "at most", "other labels, %", "at most")
     table.add_row("trained, f32", "", f"{was_N.mean():.2%}", *[""] * 6)
     first_N: NDArray[np.int64] | None = None
-    for folder in folders:
+    for folder, sets in asked:
         for isa in sets:
             kept = out / f"{folder.parent.parent.name}-{folder.name}-{isa}.npy"
             logits_NC = answers(kept, run, folder, {**os.environ, **environment(isa)})
@@ -82,5 +81,7 @@ if __name__ == "__main__":
     if sys.argv[1] == "one":
         ask(Path(sys.argv[2]), Run.open(Path(sys.argv[3])), Path(sys.argv[4]))
     else:
-        out, run, sets, *folders = sys.argv[1:]
-        main(Path(out), Run.open(Path(run)), cast("list[InstructionSet]", sets.split(",")), [*map(Path, folders)])
+        out, run, *pairs = sys.argv[1:]
+        split = [pair.rpartition(":") for pair in pairs]
+        asked = [(Path(folder), cast("list[InstructionSet]", sets.split(","))) for folder, _, sets in split]
+        main(Path(out), Run.open(Path(run)), asked)
