@@ -1,7 +1,8 @@
 """What INT8 loses on each instruction set: ``python -m tests.benchmarks.int8_sets OUT RUN FOLDER:SETS [...]``.
 
 All held-out images of RUN are shown to its trained model in f32, and to the IR in each FOLDER (of the run, or of others
-with its labels) in a process held to each of its SETS, as ``amx,avx2_vnni``. "Other labels" counts from the first row. What was answered stays in OUT, and a second start goes on where the first one stopped.
+with its labels) in a process held to each of its SETS, as ``amx,avx2_vnni``. "Other labels" counts from the first row.
+What was answered stays in OUT, and a second start goes on where the first one stopped.
 """
 
 from __future__ import annotations
