@@ -23,15 +23,18 @@ from safetensors.numpy import load_file, save_file
 
 from ftx.adapters.merge_weight import merged_weight
 from ftx.adapters.peft_file import read_peft_file
-from ftx.core.errors import AdapterError, EnvironmentFault, ExportError, FtxError, InputError, RunError
+from ftx.core.errors import AdapterError, EnvironmentFault, ExportError, FtxError, GateFailed, InputError, RunError
 from ftx.core.files import sha256_file
 from ftx.evaluating import validate
 from ftx.evaluating.predict import predict
+from ftx.exporting import export
 from ftx.exporting.base_ir import export_base, export_update
 from ftx.merging.merge_and_prove import merge
 from ftx.recipe.schema import Recipe
 from ftx.runs.card_json import CARD_FILE, read_card
+from ftx.runs.proof_json import read_proof
 from ftx.runs.run import Run
+from ftx.runs.update_zip import read_update, write_update
 from ftx.runtimes import load
 from ftx.runtimes.openvino import OpenVinoPredictor
 from ftx.training import train
@@ -82,6 +85,72 @@ def test_it_answers_as_the_servers_and_is_a_model_like_others(shipped: Path, who
     assert report.ok
     assert read_card(out).update is not None
     assert read_card(out).base is None
+
+
+def test_the_servers_verdict_travels_and_is_repeated(
+    validated_run: Path, shipped: Path, out: Path, tmp_path: Path
+) -> None:
+    """64 reference images prove little by themselves; that the machine answers as the server's proves what it found."""
+    written = export_update(validated_run, tmp_path / "update", shipped / "base")
+    there = read_proof(validated_run / FP32)
+    assert there.run is not None
+    assert written.verdict == there.run.verdict == "proved"
+    report = apply(tmp_path / "update", shipped / "base", out)
+    assert report.verdict == "proved"
+    assert "this machine answers as the one that judged it" in report.said
+    carried = read_proof(out)
+    assert (carried.run, carried.sets, carried.devices) == (there.run, there.sets, [])
+    assert validate(out).verdicts == {FP32: "proved"}
+    apply(update_of(tmp_path / "update", tmp_path / "next", sequence=2), shipped / "base", out)
+    assert rollback(out).verdict == "proved"
+
+
+def test_a_verdict_is_asked_about_the_images_that_the_base_has(
+    other_labels: Run, shipped: Path, out: Path, tmp_path: Path
+) -> None:
+    export(other_labels, formats=("openvino",), precisions=("fp32",))
+    found = validate(other_labels)
+    written = export_update(other_labels, tmp_path / "update", shipped / "base")
+    assert written.verdict == found.verdicts[FP32]
+    report = apply(tmp_path / "update", shipped / "base", out)
+    assert "this machine answers as the one that judged it" in report.said
+    carried, own = read_proof(out).run, read_proof(other_labels.path / FP32).run
+    assert carried is not None
+    assert own is not None
+    images = load_file(shipped / "base" / "reference.safetensors")["images"]
+    logits = OpenVinoPredictor(other_labels.path / FP32, "f32").logits(images)
+    np.testing.assert_array_equal(carried.answers[0].array, logits)
+    assert carried.rows == own.rows
+
+
+def test_a_verdict_that_failed_there_fails_here(validated_run: Path, shipped: Path, out: Path, tmp_path: Path) -> None:
+    export_update(validated_run, tmp_path / "update", shipped / "base")
+
+    def failed(proof: dict[str, Any]) -> None:
+        proof["run"]["verdict"] = "failed"
+
+    with pytest.raises(GateFailed, match="is not kept"):
+        apply(update_of(tmp_path / "update", tmp_path / "failed", proof=failed), shipped / "base", out)
+
+    def torn(proof: dict[str, Any]) -> None:
+        del proof["run"]["rows"]
+
+    with pytest.raises(ExportError, match="the update does not hold"):
+        apply(update_of(tmp_path / "update", tmp_path / "torn", proof=torn), shipped / "base", out)
+    assert not out.exists()
+
+
+def update_of(
+    path: Path, new: Path, sequence: int = 1, proof: Callable[[dict[str, Any]], None] = lambda proof: None
+) -> Path:
+    """The same update with another number, or with another proof."""
+    update, files = read_update(path)
+    held = json.loads(files["proof.json"])
+    proof(held)
+    write_update(
+        new, update.model_copy(update={"sequence": sequence}), files | {"proof.json": json.dumps(held).encode()}
+    )
+    return new
 
 
 def test_every_constant_of_the_update_is_the_dense_models(shipped: Path, whole_run: Path) -> None:

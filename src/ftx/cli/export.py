@@ -10,7 +10,7 @@ import typer
 from ftx.cli import console
 from ftx.cli.shared_options import DataOption, JsonFlag, RunArgument
 from ftx.core.errors import InputError, shell_command
-from ftx.runs.artifacts import FORMATS, IRS
+from ftx.runs.artifacts import EXPORT_IR, FORMATS, IRS
 
 if TYPE_CHECKING:
     from ftx.exporting import ExportReport
@@ -123,6 +123,14 @@ def _base_or_update(
     else:
         update = written = export_update(run, as_update, base, after=after, progress=progress)
         said = f"{update.path}: update {update.sequence} of {base}, {update.size_bytes / 1e6:.2f} MB"
+        if update.verdict is None:
+            console.print_note(
+                "it carries no verdict for devices to repeat: "
+                f"{EXPORT_IR}, then {shell_command('ftx validate', update.run)}, and write it again",
+                "dim",
+            )
+        else:
+            said += f", {update.verdict} here"
         following = f"next, on a device: ftx apply {as_update} {base} OUT"
     if json:
         console.print_json(written)

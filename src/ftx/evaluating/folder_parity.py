@@ -47,7 +47,7 @@ def validate_folder(
     margin = max_drop if max_drop is not None else proof.run.max_drop if proof.run else MAX_DROP
     own_bounds = table != Bounds.of(None)
     judged = asked.judge(margin, "bounds of your own prove nothing" if own_bounds else None)
-    found = _transfer(asked, judged, proof, margin)
+    found = transferred(asked, judged, proof, margin)
     if own_bounds and found.verdict == "proved":
         found = found.model_copy(update={"verdict": "unproved", "said": judged.said[asked.artifact.name]})
     if not own_bounds:
@@ -122,8 +122,8 @@ def ask_folder(
     return AskedFolder(artifact, reference, compared, faults, answers, partial)
 
 
-def _transfer(asked: AskedFolder, judged: Judged, proof: Proof, max_drop: float) -> Transfer:
-    """What the verdict from elsewhere is worth here."""
+def transferred(asked: AskedFolder, judged: Judged, proof: Proof, max_drop: float) -> Transfer:
+    """What the verdict from elsewhere is worth here; without one, the reference's own."""
     own, own_said = judged.verdicts[asked.artifact.name], judged.said[asked.artifact.name]
     if proof.run is None:
         said = own_said if own != "unproved" else f"{own_said}; `ftx validate` on the run asks all held-out images"
@@ -215,6 +215,8 @@ def _furthest(folder: AskedFolder, there: RunProof) -> float | None:
     asked = elsewhere.keys() if there.emulated else here.keys()
     if not asked <= here.keys() & elsewhere.keys():
         return None
+    # Here some first images may be all that were asked about in f32.
+    elsewhere = {role: elsewhere[role][: len(here[role])] for role in asked}
     if any(here[role].shape != elsewhere[role].shape for role in asked):
         return None
     off = max(_largest(here[role] - elsewhere[role], folder.reference.clear) for role in asked)

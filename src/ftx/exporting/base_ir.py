@@ -29,17 +29,20 @@ from ftx.core.progress import SILENT, Progress
 from ftx.core.telemetry import no_telemetry
 from ftx.core.verb_report import VerbReport
 from ftx.data.preprocess import Pixels
+from ftx.evaluating.answers import ask_graph
 from ftx.exporting.make_reference import answers, make_reference
 from ftx.exporting.openvino import compress_to_fp16, convert_body, write_ir
 from ftx.exporting.tracing import trace
-from ftx.runs.artifacts import DENSE, TRAINED
-from ftx.runs.card_json import IR_FILE, REFERENCE_FILE, BaseIr, Card, read_card, write_card
+from ftx.runs.artifacts import DENSE, IR_FP32, TRAINED
+from ftx.runs.card_json import IR_FILE, PROOF_FILE, REFERENCE_FILE, BaseIr, Card, read_card, write_card
 from ftx.runs.dense import DENSE_WEIGHTS
-from ftx.runs.proof_json import ir_digest
+from ftx.runs.parity_json import Verdict
+from ftx.runs.proof_json import Answers, Proof, ir_digest, read_proof
 from ftx.runs.reference_safetensors import write_reference
 from ftx.runs.run import Run
 from ftx.runs.trained import load_trained, require_base
 from ftx.runs.update_zip import ANSWERS_FILE, Update, read_update, tensor_digest, write_update
+from ftx.runtimes.openvino import OpenVinoPredictor
 
 with no_telemetry():
     import openvino as ov
@@ -70,6 +73,8 @@ class UpdateReport(VerbReport):
     size_bytes: int
     sequence: int
     tensors: int
+    # Of the run's own IR in fp32, which a device repeats by its answers; null where none was validated.
+    verdict: Verdict | None
 
 
 def export_base(
@@ -175,7 +180,9 @@ def export_update(
     )
     files = {name: (trained / name).read_bytes() for name in (CONFIG, WEIGHTS)}
     answered = {"logits": logits_NC, "targets": truth_NC} | ({} if clear_N is None else {"clear": clear_N})
-    write_update(out, update, files | {ANSWERS_FILE: save(answered)})
+    proof = _proof(opened, card, pixels_NHWC, progress)
+    proved = {} if proof is None else {PROOF_FILE: proof.model_dump_json().encode()}
+    write_update(out, update, files | {ANSWERS_FILE: save(answered)} | proved)
     return UpdateReport(
         run=str(opened.path),
         path=str(out),
@@ -183,7 +190,30 @@ def export_update(
         size_bytes=out.stat().st_size,
         sequence=sequence,
         tensors=len(update.tensors),
+        verdict=proof.run.verdict if proof and proof.run else None,
     )
+
+
+def _proof(run: Run, base: Card, pixels_NHWC: Pixels, progress: Progress) -> Proof | None:
+    """What ``ftx validate`` found of the run's own f32 IR, whose weights a device makes again to the last bit.
+
+    Its answers are to the images of that IR. Where the base has others it is asked about these, in the set of this
+    machine alone. None where nothing was found, or not here.
+    """
+    if base.precision != "fp32" or not run.has(IR_FP32):
+        return None
+    folder = run.require(IR_FP32)
+    proof = read_proof(folder)
+    if proof.run is None or np.array_equal(load_file(folder / REFERENCE_FILE)["images"], pixels_NHWC):
+        return proof if proof.run else None
+    own: list[Answers] = []
+    with progress.track("Answers of the IR", len(proof.run.answers) * len(pixels_NHWC)) as bar:
+        for there in proof.run.answers:
+            predictor = OpenVinoPredictor(folder, "auto" if there.compute.chosen_by_runtime else "f32")
+            if predictor.compute != there.compute:
+                return None
+            own.append(Answers.of(there.compute, ask_graph(predictor, pixels_NHWC, bar)))
+    return proof.model_copy(update={"run": proof.run.model_copy(update={"answers": own}), "sets": []})
 
 
 def _adapted(run: Run | Path | str | None) -> Run:

@@ -164,6 +164,15 @@ def _known_sets(folder: Path, ir: str) -> list[RunProof]:
     return known.sets if known.ir == ir else []
 
 
+def carry_proof(folder: Path, proof: Proof) -> None:
+    """Lay a proof that was found elsewhere beside the same weights here; what devices found there stays there.
+
+    Raises: EnvironmentFault if the folder cannot be written.
+    """
+    carried = proof.model_copy(update={"ir": ir_digest(folder), "devices": []})
+    write_atomic(folder / PROOF_FILE, _bytes(carried))
+
+
 def keep_transfer(folder: Path, proof: Proof, found: Transfer, progress: Progress = SILENT) -> None:
     """Add what this machine found, in the place of what it found before."""
     others = [other for other in proof.devices if other.machine != found.machine]
@@ -172,6 +181,10 @@ def keep_transfer(folder: Path, proof: Proof, found: Transfer, progress: Progres
 
 def _write(folder: Path, proof: Proof, progress: Progress) -> None:
     try:
-        write_atomic(folder / PROOF_FILE, (proof.model_dump_json(indent=2) + "\n").encode())
+        write_atomic(folder / PROOF_FILE, _bytes(proof))
     except EnvironmentFault as fault:  # a device's disk is often read only; the answer is known all the same
         progress.note(f"{PROOF_FILE} is not kept: {fault.what} ({fault.found})")
+
+
+def _bytes(proof: Proof) -> bytes:
+    return (proof.model_dump_json(indent=2) + "\n").encode()

@@ -22,13 +22,13 @@ from ftx.core.files import check_space, disk_faults, partial_path, settle, stagi
 from ftx.core.progress import SILENT, Progress
 from ftx.core.verb_report import VerbReport
 from ftx.evaluating.answers import ask_graph
-from ftx.evaluating.folder_parity import ask_folder
+from ftx.evaluating.folder_parity import ask_folder, transferred
 from ftx.evaluating.logit_bounds import Bounds
 from ftx.evaluating.read_reference import reference_names
 from ftx.recipe.sections import MAX_DROP
 from ftx.runs.card_json import CARD_FILE, REFERENCE_FILE, AppliedUpdate, Card, read_card, write_card
-from ftx.runs.parity_json import Verdict
-from ftx.runs.proof_json import ir_digest
+from ftx.runs.parity_json import Transfer, Verdict
+from ftx.runs.proof_json import carry_proof, ir_digest, read_proof
 from ftx.runs.reference_safetensors import ReferenceFile, write_reference
 from ftx.runtimes.model_api import model_info
 from ftx.runtimes.openvino import OpenVinoPredictor
@@ -90,6 +90,8 @@ def apply(
         merged = merge_into(model, given, card.base, progress)
         model.save(staged, model_info(given.meaning.open(), card.preprocess, embedded=True))
         _write_beside(staged, base, given, card)
+        if merged.exact and given.proof is not None:
+            carry_proof(staged, given.proof)
         verdict, said, max_abs = _asked(staged, given, progress)
         settle(staged)
         _put(staged, out)
@@ -121,18 +123,17 @@ def rollback(out: Path, progress: Progress = SILENT) -> ApplyReport:
     card = read_card(before)
     with disk_faults(out):
         exchange_folders(before, out)
-    judged = ask_folder(out, Bounds.of(None), progress, timed=False, f32_images=F32_IMAGES).judge(MAX_DROP)
-    name = card.artifact.name
+    found, max_abs = _answers(out, MAX_DROP, progress)
     return ApplyReport(
         path=str(out),
         base=None,
         exact=None,
         weight_bound=None,
-        max_abs=judged.rows[0].max_abs,
+        max_abs=max_abs,
         bytes_shipped=0,
         seconds=round(time.monotonic() - started, 3),
-        verdict=judged.verdicts[name],
-        said=judged.said[name],
+        verdict=found.verdict,
+        said=found.said,
         sequence=card.update and card.update.sequence,
         layers=0,
         labels=len(card.labels),
@@ -212,18 +213,22 @@ def _asked(staged: Path, given: Given, progress: Progress) -> tuple[Verdict, str
 
     Raises: GateFailed if it does not answer as the trained model did.
     """
-    asked = ask_folder(staged, Bounds.of(None), progress, timed=False, f32_images=F32_IMAGES)
-    judged = asked.judge(given.update.max_drop if given.update else MAX_DROP)
-    name = asked.artifact.name
-    verdict, said = judged.verdicts[name], judged.said[name]
-    if verdict == "failed":
+    found, max_abs = _answers(staged, given.update.max_drop if given.update else MAX_DROP, progress)
+    if found.verdict == "failed":
         raise GateFailed(
             "the updated model does not answer as the trained one, and is not kept",
             where=given.path,
-            found=said,
+            found=found.said,
             fix="the model before it goes on; have the update made again",
         )
-    return verdict, said, judged.rows[0].max_abs if given.update else None
+    return found.verdict, found.said, max_abs if given.update else None
+
+
+def _answers(folder: Path, max_drop: float, progress: Progress) -> tuple[Transfer, float | None]:
+    """What a model's reference images prove here, with the proof beside it; and how far a logit is off in f32."""
+    asked = ask_folder(folder, Bounds.of(None), progress, timed=False, f32_images=F32_IMAGES)
+    judged = asked.judge(max_drop)
+    return transferred(asked, judged, read_proof(folder), max_drop), judged.rows[0].max_abs
 
 
 def _put(staged: Path, out: Path) -> None:

@@ -11,13 +11,15 @@ from pathlib import Path
 from typing import Any
 
 from numpy.typing import NDArray
+from pydantic import ValidationError
 from safetensors.numpy import load
 
 from ftx.adapters.peft_file import PREFIX, WEIGHTS, PeftFile, read_peft_file
 from ftx.core.errors import AdapterError, ExportError, InputError
 from ftx.core.files import sha256_file
-from ftx.runs.card_json import Card
-from ftx.runs.proof_json import ir_digest
+from ftx.core.pydantic_errors import first_error
+from ftx.runs.card_json import PROOF_FILE, Card
+from ftx.runs.proof_json import PROOF_SCHEMA, Proof, ir_digest
 from ftx.runs.update_zip import ANSWERS_FILE, Update, read_update
 from ftx.tasks.labels import Labels
 from ftx.tasks.output_meaning import Meaning
@@ -33,6 +35,7 @@ class Given:
     update: Update | None
     answers: dict[str, NDArray[Any]]
     meaning: Meaning
+    proof: Proof | None = None
 
     @property
     def digest(self) -> str:
@@ -60,10 +63,23 @@ def read_given(adapter: Path, card: Card, scratch: Path, labels: Sequence[str]) 
     update, files = read_update(adapter)
     scratch.mkdir()
     answers = load(files.pop(ANSWERS_FILE))
+    proof = _proof(files.pop(PROOF_FILE, None), adapter)
     for name, content in files.items():
         (scratch / Path(name).name).write_bytes(content)
     file = read_peft_file(scratch)
-    return Given(adapter, file, adapter.stat().st_size, update, answers, update.meaning)
+    return Given(adapter, file, adapter.stat().st_size, update, answers, update.meaning, proof)
+
+
+def _proof(content: bytes | None, update: Path) -> Proof | None:
+    """What the server found of the model, if that travelled with it, in a form that this ftx reads."""
+    if content is None:
+        return None
+    try:
+        proof = Proof.model_validate_json(content)
+    except ValidationError as error:
+        found = f"{PROOF_FILE}: {first_error(error)}"
+        raise ExportError("the update does not hold", where=update, found=found, fix="write it again") from error
+    return proof if proof.schema_version == PROOF_SCHEMA else None
 
 
 def _meaning(file: PeftFile, card: Card, labels: Sequence[str], adapter: Path) -> Meaning:
