@@ -42,7 +42,7 @@ def main(folder: Path, out: Path, settings: list[str]) -> None:
         for fold, asked in enumerate(folds(rows, repeat)):
             table = write_table(folder, rows, set(asked), f"{repeat}-{fold}")
             places = {f"{folder.name}/{rows[number][0]}": number for number in asked}
-            for hits, name, kept in ((whole, "all", "{}"), (fewer, "fewer", KEPT)):
+            for hits, name, kept in ((whole, "all", "all"), (fewer, "fewer", KEPT)):
                 run = trained(out / f"{repeat}-{fold}-{name}", table, repeat, kept, settings)
                 hits[[places[entry.path] for entry in run.report_entries()]] = right(run)
         gains.append(fewer - whole)
