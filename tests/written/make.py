@@ -1,4 +1,4 @@
-"""Makes the fixtures of a schema version: ``python -m tests.written.make v1``.
+"""Makes the fixtures of a schema version: ``python -m tests.written.make v1``, and ``… v1 edge``.
 
 A run of each method and task, one of them taken all the way, and what each answered. They are made once, by the program
 that first writes a schema, and never again: that a later one opens them is what the tests beside this file hold.
@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import shutil
 import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -111,5 +112,27 @@ def main(version: str) -> None:
         lock.unlink()
 
 
+def edge(version: str) -> None:
+    """What the edge reads, of the run of a schema version that was taken all the way: ``…make v1 edge``."""
+    from ftx import Run, export
+    from ftx.evaluating.bench import Wanted, bench
+    from ftx.exporting.base_ir import export_base, export_update
+
+    folder = HERE / f"{version}-edge"
+    folder.mkdir()
+    with tempfile.TemporaryDirectory() as scratch:
+        shutil.copytree(HERE / version, Path(scratch) / version)
+        os.chdir(Path(scratch) / version)
+        torch.set_num_threads(1)
+        run = Run.open(WHOLE)
+        export_base(run, folder / "base")
+        export_update(run, folder / "update.zip", folder / "base")
+        export(run, formats=("openvino",), precisions=("int8",))
+        report = bench(run.path / "openvino" / "fp32", Wanted(save=True, seconds=0.2))
+        (folder / "bench.json").write_text(report.model_dump_json(indent=2) + "\n")
+        shutil.copy(run.path / "openvino" / "fp32" / "tuning.json", folder)
+        shutil.copy(run.path / "reports" / "quantize.json", folder)
+
+
 if __name__ == "__main__":
-    main(sys.argv[1])
+    (edge if sys.argv[2:] == ["edge"] else main)(sys.argv[1])

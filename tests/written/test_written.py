@@ -18,9 +18,14 @@ from safetensors.numpy import load_file
 
 from ftx import Recipe, Run, compare, merge, predict, validate
 from ftx.recipe.strict_yaml import parse_yaml
+from ftx.runs.bench_json import BenchReport
+from ftx.runs.quantize_json import QuantizeReport
+from ftx.runs.tuning_json import read_tuning
 from ftx.runtimes import load, load_artifact
+from ftx.updating.apply import apply
 
 HERE = Path(__file__).parent
+EDGE = HERE / "v1-edge"
 ANSWERS = load_file(HERE / "v1" / "answers.safetensors")
 RUNS = sorted({name.partition("/")[0] for name in ANSWERS})
 WHOLE = "multiclass-dora"
@@ -102,6 +107,24 @@ def test_adapters_are_compared(written: Path) -> None:
     assert [one.kind for one in report.adapters] == ["dora", "dora", "lora"]
     # PiSSA's file holds a plain adapter of twice the rank.
     assert report.adapters[2].ranks == [4, 12]
+
+
+def test_an_update_becomes_a_model_on_its_base(written: Path, tmp_path: Path) -> None:
+    report = apply(EDGE / "update.zip", EDGE / "base", tmp_path / "model")
+    assert (report.exact, report.sequence, report.layers) == (True, 1, 12)
+    found = np.stack([np.asarray(row) for row in load(tmp_path / "model", compute="f32").logits_from_files(held_out())])
+    close(found, ANSWERS[f"{WHOLE}/openvino/fp32"])
+
+
+def test_what_bench_and_the_search_said_is_read(written: Path) -> None:
+    model = written / WHOLE / "openvino" / "fp32"
+    shutil.copy(EDGE / "tuning.json", model)
+    (tuned,) = read_tuning(model).tuned
+    assert tuned.p50_ms > 0
+    report = BenchReport.model_validate_json((EDGE / "bench.json").read_bytes())
+    assert {row.artifact for row in report.rows} == {"openvino/fp32"}
+    searched = QuantizeReport.model_validate_json((EDGE / "quantize.json").read_bytes())
+    assert sum(row.chosen for row in searched.candidates) == 1
 
 
 @pytest.mark.slow
