@@ -185,3 +185,6 @@ def test_the_verb_reads_paths_from_standard_input(colour_model: Any, tmp_path: P
     assert ["error" in line for line in lines] == [False, False, False, True]
     done = subprocess.run(words, input="\n", capture_output=True, text=True, check=False)
     assert done.returncode == 2
+    done = subprocess.run([*words, paths[0]], input="", capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert "named alone" in done.stderr

@@ -175,10 +175,34 @@ def test_a_newer_one_takes_its_place_and_an_older_one_does_not(shipped: Path, ou
     apply(shipped / "one", shipped / "base", out)
     apply(shipped / "two", shipped / "base", out)
     before = hashes(out)
-    for name in ("one", "two"):
-        with pytest.raises(InputError, match="no newer"):
-            apply(shipped / name, shipped / "base", out)
+    with pytest.raises(InputError, match="no newer"):
+        apply(shipped / "one", shipped / "base", out)
     assert hashes(out) == before
+    # The same again, as after a lost answer.
+    again = apply(shipped / "two", shipped / "base", out)
+    assert (again.sequence, again.ok) == (2, True)
+    assert again.said.startswith("it was there already")
+    assert hashes(out) == before
+
+
+def test_a_damaged_model_is_replaced_and_not_kept(shipped: Path, out: Path) -> None:
+    apply(shipped / "one", shipped / "base", out)
+    apply(shipped / "two", shipped / "base", out)
+    whole, before = hashes(out), hashes(out.with_name("model.previous"))
+    (out / "model.bin").write_bytes(b"torn")
+    apply(shipped / "two", shipped / "base", out)
+    assert hashes(out) == whole
+    assert hashes(out.with_name("model.previous")) == before
+    shutil.rmtree(out)
+    assert rollback(out).sequence == 1
+    assert hashes(out) == before
+    assert not out.with_name("model.previous").exists()
+
+
+def test_a_model_in_another_precision_is_not_replaced(shipped: Path, whole_run: Path, out: Path) -> None:
+    shutil.copytree(whole_run / "openvino" / "int8", out)
+    with pytest.raises(InputError, match="another precision"):
+        apply(shipped / "one", shipped / "base", out)
 
 
 def test_there_is_a_way_back_and_forward_again(shipped: Path, out: Path) -> None:

@@ -10,7 +10,7 @@ import typer
 
 from ftx.cli import console
 from ftx.cli.shared_options import SKIPPED
-from ftx.core.errors import InputError
+from ftx.core.errors import INTERRUPTED, InputError, Termination
 
 if TYPE_CHECKING:
     from ftx.evaluating.predict import Prediction

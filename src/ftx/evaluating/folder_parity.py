@@ -126,7 +126,7 @@ def transferred(asked: AskedFolder, judged: Judged, proof: Proof, max_drop: floa
     """What the verdict from elsewhere is worth here; without one, the reference's own."""
     own, own_said = judged.verdicts[asked.artifact.name], judged.said[asked.artifact.name]
     if proof.run is None:
-        said = own_said if own != "unproved" else f"{own_said}; `ftx validate` on the run asks all held-out images"
+        said = own_said if own != "unproved" else f"{own_said}; on the server, `ftx validate` asks all held-out images"
         return _found(own, said, asked.compared[-1].changes, max_drop)
     finite = asked.reference.logits[np.isfinite(asked.reference.logits)]
     bound = SAME_SHARE * max(1.0, float(np.abs(finite).max(initial=0.0)))

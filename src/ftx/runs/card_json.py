@@ -101,9 +101,9 @@ def read_card(folder: Path) -> Card:
     path = folder / CARD_FILE
     if not path.is_file():
         raise ExportError(
-            "this folder is no exported model",
+            "this folder is no exported model" if folder.exists() else "there is no such folder",
             where=folder,
-            found=f"no {CARD_FILE} in it",
+            found=f"no {CARD_FILE} in it" if folder.exists() else None,
             fix="name a folder that ftx export wrote",
         )
     card = read_record(path, Card, ExportError, fix="export it again")

@@ -83,6 +83,8 @@ def read_update(path: Path) -> tuple[Update, dict[str, bytes]]:
     Raises: ExportError if the file is cut, altered, or no update.
     """
     again = "copy it again, or write it again: ftx export --as-update"
+    if not path.exists():
+        raise ExportError("there is no such update", where=path, fix="name the file that ftx export --as-update wrote")
     try:
         require_file(path)
         with zipfile.ZipFile(path) as archive:

@@ -78,11 +78,12 @@ def apply(
     started = time.monotonic()
     card = _base_card(base)
     assert card.base is not None
-    _refuse_what_is_no_update(out)
+    held = _held(out, card, progress)
     with staging(out) as scratch:
         given = read_given(adapter, card, scratch / "adapter", labels)
         refuse_another(given, base, card)
-        _refuse_older(given, out)
+        if held is not None and _is_there(given, held, out):
+            return _already_there(given, base, out, started, progress)
         check_space(out.parent, sum(path.stat().st_size for path in base.iterdir()))
         staged = scratch / "ir"
         staged.mkdir()
@@ -94,7 +95,7 @@ def apply(
             carry_proof(staged, given.proof)
         verdict, said, max_abs = _asked(staged, given, progress)
         settle(staged)
-        _put(staged, out)
+        _put(staged, out, keep=held is not None)
     return ApplyReport(
         path=str(out),
         base=str(base),
@@ -119,10 +120,18 @@ def rollback(out: Path, progress: Progress = SILENT) -> ApplyReport:
     started = time.monotonic()
     before = _previous(out)
     if not (before / CARD_FILE).is_file():
-        raise RunError("there is no model before this one", where=out, found=f"no {before.name} beside it")
+        raise RunError(
+            "there is no model before this one" if out.exists() else "there is no such model",
+            where=out,
+            found=f"no {before.name} beside it",
+            fix="name a model that ftx apply wrote, and has written again since",
+        )
     card = read_card(before)
     with disk_faults(out):
-        exchange_folders(before, out)
+        if out.exists():
+            exchange_folders(before, out)
+        else:
+            before.rename(out)
     found, max_abs = _answers(out, MAX_DROP, progress)
     return ApplyReport(
         path=str(out),
@@ -155,24 +164,69 @@ def _base_card(base: Path) -> Card:
     return card
 
 
-def _refuse_what_is_no_update(out: Path) -> None:
-    if out.exists() and not (out / CARD_FILE).is_file():
+def _held(out: Path, base: Card, progress: Progress) -> Card | None:
+    """The model that is there, if one is, and is whole: what is damaged is replaced, and not kept.
+
+    Raises: InputError for what is no model of this kind.
+    """
+    if not out.exists():
+        return None
+    if not (out / CARD_FILE).is_file():
         raise InputError("there is something else already", where=out, fix="choose another name, or move it away")
-    if out.exists() and read_card(out).base is not None:
+    try:
+        held = read_card(out)
+    except ExportError as error:
+        progress.note(f"the model that is there is damaged, and is replaced: {error.what} ({error.where})")
+        return None
+    if held.base is not None:
         raise InputError("this is a base itself", where=out, fix="choose another name: a base serves many updates")
+    if held.precision != base.precision:
+        raise InputError(
+            "there is a model in another precision already",
+            where=out,
+            found=f"{held.precision}, and the base is in {base.precision}",
+            fix="choose another name, or move it away",
+        )
+    return held
 
 
-def _refuse_older(given: Given, out: Path) -> None:
-    if given.update is None or not out.exists():
-        return
-    held = read_card(out).update
-    if held is not None and held.sequence is not None and given.update.sequence <= held.sequence:
+def _is_there(given: Given, held: Card, out: Path) -> bool:
+    """Whether an update is the one that is there, as where a device tries again after a lost answer.
+
+    Raises: InputError if it is older.
+    """
+    if given.update is None or held.update is None or held.update.sequence is None:
+        return False
+    if held.update.update == given.digest:
+        return True
+    if given.update.sequence <= held.update.sequence:
         raise InputError(
             "the update is no newer than the one that is there",
             where=given.path,
-            found=f"sequence {given.update.sequence}, {out} has {held.sequence}",
+            found=f"sequence {given.update.sequence}, {out} has {held.update.sequence}",
             fix=f"to go back: {shell_command('ftx apply --rollback', out)}",
         )
+    return False
+
+
+def _already_there(given: Given, base: Path, out: Path, started: float, progress: Progress) -> ApplyReport:
+    """What is known of an update that was applied before."""
+    assert given.update is not None
+    found, max_abs = _answers(out, given.update.max_drop, progress)
+    return ApplyReport(
+        path=str(out),
+        base=str(base),
+        exact=None,
+        weight_bound=None,
+        max_abs=max_abs,
+        bytes_shipped=given.size_bytes,
+        seconds=round(time.monotonic() - started, 3),
+        verdict=found.verdict,
+        said=f"it was there already; {found.said}",
+        sequence=given.update.sequence,
+        layers=0,
+        labels=len(given.meaning.labels),
+    )
 
 
 def _write_beside(staged: Path, base: Path, given: Given, card: Card) -> None:
@@ -231,10 +285,13 @@ def _answers(folder: Path, max_drop: float, progress: Progress) -> tuple[Transfe
     return transferred(asked, judged, read_proof(folder), max_drop), judged.rows[0].max_abs
 
 
-def _put(staged: Path, out: Path) -> None:
+def _put(staged: Path, out: Path, *, keep: bool) -> None:
     """Give the new IR its name; the one that had it is kept beside it. At each moment a whole one has the name."""
     if not out.exists():
         staged.rename(out)
+        return
+    if not keep:
+        exchange_folders(staged, out)
         return
     kept = partial_path(out.parent)
     shutil.copytree(out, kept, copy_function=_linked)

@@ -56,10 +56,6 @@ def read_given(adapter: Path, card: Card, scratch: Path, labels: Sequence[str]) 
         return Given(adapter, file, size_bytes, None, {}, _meaning(file, card, labels, adapter))
     if labels:
         raise InputError("an update has its own labels", where=adapter, fix="leave --labels out")
-    if not adapter.exists():
-        raise ExportError(
-            "there is no such update", where=adapter, fix="name the file that ftx export --as-update wrote"
-        )
     update, files = read_update(adapter)
     scratch.mkdir()
     answers = load(files.pop(ANSWERS_FILE))
