@@ -61,6 +61,8 @@ def command(
         raise InputError(
             "there is nothing to predict", fix="name images or folders, - for standard input, or --watch DIR"
         )
+    if images and Path("-") in images and len(images) > 1:
+        raise InputError("- is for standard input, which is named alone", fix="write the other paths to it, too")
     if watch is not None or images == [Path("-")]:
         return _arriving(watch, artifact, scores=scores, json=json)
     # Lines that appear one by one and a bar would write over each other on one terminal.
@@ -89,17 +91,23 @@ def _arriving(watch: Path | None, artifact: Path | None, *, scores: bool, json: 
     watched = None if watch is None else WatchedFolder(watch, progress=progress)
     arrivals = named_on(sys.stdin) if watched is None else watched
     total = skipped = 0
-    for answer in predict_arriving(arrivals, artifact, scores=scores, progress=progress):
-        total += 1
-        if json:
-            console.print_line(answer.to_line())
-        elif answer.error is None:
-            console.print_line("\t".join([answer.path, *(f"{one.name} {one.score:.4f}" for one in answer.labels)]))
-        if answer.error is not None:
-            skipped += 1
-            console.print_note(f"skipped {answer.path}: {answer.error}", "bad")
-        if watched is not None:
-            watched.answered(answer.path)
+    try:
+        for answer in predict_arriving(arrivals, artifact, scores=scores, progress=progress):
+            total += 1
+            if json:
+                console.print_line(answer.to_line())
+            elif answer.error is None:
+                console.print_line("\t".join([answer.path, *(f"{one.name} {one.score:.4f}" for one in answer.labels)]))
+            if answer.error is not None:
+                skipped += 1
+                console.print_note(f"skipped {answer.path}: {answer.error}", "bad")
+            if watched is not None:
+                watched.answered(answer.path)
+    except KeyboardInterrupt as signal:
+        if watched is None or isinstance(signal, Termination):
+            raise
+        console.print_note(f"stopped after {total} images; started again, it goes on behind them", "dim")
+        return INTERRUPTED
     if not total:
         raise InputError("standard input named no images", fix="write paths to it, one a line")
     return SKIPPED if skipped else 0

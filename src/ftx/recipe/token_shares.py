@@ -38,11 +38,8 @@ def _block(value: object) -> int:
     if isinstance(value, bool) or not (text.isascii() and text.isdecimal()) or len(text) > len(str(MOST_DEPTH)):
         raise PydanticCustomError("ftx", "names blocks by their numbers, as {4: 0.7}")
     if not 1 <= (number := int(text)) <= MOST_DEPTH:
-        why = (
-            "blocks count from 0, and none is before the first"
-            if number == 0
-            else f"no network has more than {MOST_DEPTH}"
-        )
+        first = "blocks count from 0, and none is before the first"
+        why = first if number == 0 else f"no network has more than {MOST_DEPTH}"
         raise PydanticCustomError(
             "ftx", "cannot drop tokens before block {block}: {why}", {"block": number, "why": why}
         )
