@@ -59,8 +59,8 @@ class Candidate:
 
     ``mean_abs`` is the mean absolute difference of a logit from the float model's, over the images that judge;
     ``changed`` those of them, of ``images``, whose labels are others. ``work`` is what is left of the float model's
-    multiplications, as VNNI counts them. ``latency_ms`` is one image on this machine, and decides nothing: the same
-    images make the same model, whatever else the machine does.
+    multiplications, as VNNI counts them. ``latency_ms`` is one image on this machine, in turn with the first candidate,
+    and decides nothing: the same images make the same model, whatever else the machine does.
     """
 
     setting: Setting
@@ -158,6 +158,7 @@ class _Search:
         self.body, self.few, self.held_out, self.known = body, few, held_out, known
         self.called, self.max_drop, self.progress, self.overflow_safe = called, max_drop, progress, overflow_safe
         self.exact_NC = logits_of(body, held_out)
+        self.clock = _Clock(next(iter(held_out))[:1])
         self.candidates: list[Candidate] = []
         self.sensitivities: list[Sensitivity] = []
         self.best: Candidate
@@ -245,7 +246,7 @@ class _Search:
             changed=int((~same_N).sum()),
             images=len(same_N),
             work=self.work(model),
-            latency_ms=_latency_ms(model, next(iter(self.held_out))[:1]),
+            latency_ms=self.clock.ms(model),
         )
         if not self.candidates or self.is_better(found):
             self.best, self.model = found, model
@@ -274,12 +275,28 @@ def _best(logits_NC: Floats) -> NDArray[np.bool_]:
     return logits_NC == logits_NC.max(axis=1, keepdims=True)
 
 
-def _latency_ms(model: ov.Model, image_13HW: Floats) -> float:
-    """The median of one image, in the precision that this CPU would run the model in."""
-    request = core().compile_model(model, "CPU").create_infer_request()
-    times: list[float] = []
-    for _ in range(_TIMED + 2):
+class _Clock:
+    """One image through each candidate, in the precision that this CPU would run it in.
+
+    It is timed in turn with the first candidate, so that a slow minute of the machine slows both.
+    """
+
+    def __init__(self, image_13HW: Floats) -> None:
+        self.image_13HW = image_13HW
+        self.first: tuple[ov.InferRequest, float] | None = None
+
+    def ms(self, model: ov.Model) -> float:
+        """The median time, by the first candidate's own."""
+        request = core().compile_model(model, "CPU").create_infer_request()
+        for _ in range(2):
+            self._seconds(request)
+        if self.first is None:
+            self.first = request, 1e3 * statistics.median(self._seconds(request) for _ in range(_TIMED))
+            return self.first[1]
+        first, first_ms = self.first
+        return first_ms * statistics.median(self._seconds(request) / self._seconds(first) for _ in range(_TIMED))
+
+    def _seconds(self, request: ov.InferRequest) -> float:
         started = time.perf_counter()
-        request.infer([image_13HW])
-        times.append(1e3 * (time.perf_counter() - started))
-    return statistics.median(times[2:])
+        request.infer([self.image_13HW])
+        return time.perf_counter() - started
