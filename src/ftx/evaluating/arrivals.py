@@ -119,8 +119,8 @@ class WatchedFolder:
                 found = path.stat()
             except OSError:  # gone again
                 continue
-            name = os.fsencode(path.relative_to(self.folder)).replace(b"\n", b"\\n")
-            key = b"%b\t%d\t%d" % (name, found.st_size, found.st_mtime_ns)
+            in_one_line = os.fsencode(path.relative_to(self.folder)).replace(b"\n", b"\\n")
+            key = b"%b\t%d\t%d" % (in_one_line, found.st_size, found.st_mtime_ns)
             if key not in self._answered:
                 name = path_text(str(path))
                 self._seen[name] = key

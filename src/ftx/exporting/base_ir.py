@@ -204,8 +204,10 @@ def _proof(run: Run, base: Card, pixels_NHWC: Pixels, progress: Progress) -> Pro
         return None
     folder = run.require(IR_FP32)
     proof = read_proof(folder)
-    if proof.run is None or np.array_equal(load_file(folder / REFERENCE_FILE)["images"], pixels_NHWC):
-        return proof if proof.run else None
+    if proof.run is None:
+        return None
+    if np.array_equal(load_file(folder / REFERENCE_FILE)["images"], pixels_NHWC):
+        return proof
     own: list[Answers] = []
     with progress.track("Answers of the IR", len(proof.run.answers) * len(pixels_NHWC)) as bar:
         for there in proof.run.answers:

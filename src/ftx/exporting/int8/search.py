@@ -122,8 +122,8 @@ def quantize_body(
     Shape: each item is a batch of normalised images, f32 [N, 3, H, W].
     """
     known = products(body)
-    kinds = settings or (ATTENTION if any(one.kind == "attention" for one in known) else CONVOLUTIONS)
     attention = tuple(one.name for one in known if one.kind == "attention")
+    kinds = settings or (ATTENTION if attention else CONVOLUTIONS)
     kinds = tuple(replace(one, in_float=(*one.in_float, *attention)) for one in kinds)
     if len(kinds) == 1:
         said = "INT8: calibrating"
