@@ -296,7 +296,7 @@ def test_what_this_machine_found_is_kept_and_asked_for_again_on_another(
     validate(folder)
     assert len(json.loads((folder / PROOF_FILE).read_text())["devices"]) == 1
     # The folder moves to a machine with another version of OpenVINO, then to another CPU.
-    for field, value in (("openvino", "2020.1"), ("cpu", "another"), ("instructions", ["avx2"])):
+    for field, value in (("openvino", "2020.1"), ("cpu", "another"), ("instructions", ["another"])):
         other = json.loads(json.dumps(proof))
         other["devices"][0]["machine"][field] = value
         (folder / PROOF_FILE).write_text(json.dumps(other))

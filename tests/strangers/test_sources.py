@@ -203,8 +203,8 @@ def test_is_one_error_of_status_2(name: str) -> None:
 @pytest.mark.parametrize("row", ["0.png,a", "a/b/c/d/e/f/g/h/{}.png,a"])
 def test_rows_take_some_ten_microseconds_each(row: str) -> None:
     table = written("rows.csv", "\n".join(["path,labels", *map(row.format, range(30_000))]).encode())
-    # 100,000 took 7 s, as each asked the system for each folder on its way.
-    assert seconds(lambda: list_images(table)) < 1
+    # 100,000 took 7 s, as each asked the system for each folder on its way; a slow machine needs 1.1 for these 30,000.
+    assert seconds(lambda: list_images(table)) < 1.6
 
 
 def test_a_fault_in_each_of_many_rows_is_told_ten_times_and_counted() -> None:

@@ -25,6 +25,7 @@ with no_telemetry():
     from openvino.frontend import OpConversionFailure
 
     from ftx.exporting.preprocess_graph import embed_preprocessing
+    from ftx.exporting.separate_qkv import separate_qkv
 
 # A per-process or per-graph counter at the end of a name or of a part of it: Constant_123, linear_4/MatMul.
 _COUNTER = re.compile(r"_\d+(?=/|$)")
@@ -65,7 +66,7 @@ def write_ir(body: ov.Model, card: Card, folder: Path) -> None:
 
     Shape: the model written takes u8 [N, H, W, 3], RGB, any H and W.
     """
-    model = embed_preprocessing(body.clone(), card.preprocess)
+    model = embed_preprocessing(separate_qkv(body), card.preprocess)
     name_canonically(model, card.architecture)
     for key, value in model_info(card.meaning.open(), card.preprocess, embedded=True).items():
         model.set_rt_info(value, ["model_info", key])

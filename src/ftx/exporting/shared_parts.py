@@ -23,6 +23,7 @@ from ftx.data.preprocess import Pixels, Preprocess, normalise
 from ftx.exporting.make_reference import balanced, make_reference
 from ftx.exporting.onnx import write_onnx
 from ftx.exporting.openvino import compress_to_fp16, convert_body, write_ir
+from ftx.exporting.separate_qkv import separate_qkv, with_parted_weights
 from ftx.exporting.tracing import trace
 from ftx.runs.artifacts import (
     DENSE,
@@ -96,7 +97,7 @@ class Source:
         """Fill an IR folder with the model whose weights alone are in 8 bits."""
         from ftx.exporting.int8.quantize import compress_weights
 
-        self._write_ir(IR_INT8_WEIGHTS, compress_weights(self.body), folder)
+        self._write_ir(IR_INT8_WEIGHTS, compress_weights(self.parted), folder)
 
     def write_int8(self, folder: Path) -> Quantized:
         """Fill an IR folder with the quantized model, and say how it was made."""
@@ -143,6 +144,11 @@ class Source:
         """The converted model in f32, without preprocessing; nobody changes it."""
         return convert_body(self.program, self.manifest.preprocess, self.manifest.architecture)
 
+    @cached_property
+    def parted(self) -> ov.Model:
+        """The same, its queries, keys and values by three products with constants of their own, as NNCF looks for."""
+        return with_parted_weights(separate_qkv(self.body))
+
     def _quantized(self, *, overflow_safe: bool) -> Quantized:
         """Calibrated on training images, its setting chosen on others of them.
 
@@ -153,7 +159,7 @@ class Source:
         calibration, choosing = calibration_images(self.run.entries("train"))
         images = (self._batches(calibration), self._batches(choosing))
         return quantize_body(
-            self.body,
+            self.parted,
             *images,
             overflow_safe=overflow_safe,
             called=self.run.task.called,

@@ -21,6 +21,8 @@ from ftx.exporting.int8.search import Quantized, quantize_body
 from ftx.exporting.int8.setting import ATTENTION, CONVOLUTIONS, Setting
 from ftx.exporting.openvino import convert_body, name_canonically
 from ftx.exporting.tracing import trace
+from ftx.runs.instruction_sets import WITHOUT_VNNI
+from ftx.runs.machine import this_set
 from ftx.runtimes.openvino import core
 
 # More than the search takes, so that the final pass is another one.
@@ -123,14 +125,17 @@ def faded_body() -> ov.Model:
 
 @pytest.mark.parametrize("setting", CONVOLUTIONS)
 def test_a_layer_without_a_histogram_has_a_range_all_the_same(setting: Setting) -> None:
-    made = quantize_body(faded_body(), images(1), images(2), settings=(setting,))
+    without_vnni = this_set() in WITHOUT_VNNI  # where 8 bits of both saturate
+    made = quantize_body(faded_body(), images(1), images(2), settings=(setting,), overflow_safe=without_vnni)
     found, exact = (
         core().compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})(images(3)[0])[0]
         for model in (made.model, faded_body())
     )
     assert made.int8_share > 0
-    # 8 bits over the range from 0 to 1: at most half of 1/255; measured 8e-4 of the largest
-    np.testing.assert_allclose(found, exact, rtol=0, atol=0.002 * np.abs(exact).max())
+    # 8 bits over the range from 0 to 1: at most half of 1/255; measured 8e-4 of the largest. Weights of 7 bits: half of
+    # 1/63; measured 7e-3.
+    bound = 0.008 if without_vnni else 0.002
+    np.testing.assert_allclose(found, exact, rtol=0, atol=bound * np.abs(exact).max())
 
 
 def test_one_setting_is_not_searched_for() -> None:

@@ -98,15 +98,20 @@ def quantized_products(model: ov.Model, known: Collection[str]) -> list[str]:
 
 
 def with_exact_inputs(model: ov.Model, names: Collection[str]) -> ov.Model:
-    """A quantized model in which some products, and what shares their inputs, take activations as they are.
+    """A quantized model in which some products take activations as they are; their weights stay rounded.
 
-    Their weights stay rounded.
+    What takes the same rounded values in its own right, as keys do beside queries, goes on to take them.
     """
     changed = model.clone()
     for node in changed.get_ordered_ops():
         for port in node.inputs() if node.get_friendly_name() in names else ():
-            if (rounding := _rounded(port)) is not None:
-                rounding.output(0).replace(rounding.input(0).get_source_output())
+            if (rounding := _rounded(port)) is None:
+                continue
+            exact = rounding.input(0).get_source_output()
+            if port.get_source_output().get_node().get_friendly_name() == rounding.get_friendly_name():
+                port.replace_source_output(exact)
+            else:
+                rounding.output(0).replace(exact)
     return changed
 
 

@@ -40,10 +40,10 @@ with no_telemetry():
 # deviation is 1.9): with 32 images 0.149, 0.154, 0.111, 0.166 for the four strengths, with 128 images 0.155, 0.147,
 # 0.114, 0.142. The order of the best is the same and a trial takes 9 s on 2 cores instead of 25.
 SEARCH_IMAGES = 32
-# By so many of the images that judge, a product's sensitivity is told. There are 61 of them in a ViT-S and each takes
-# 2 s, so first those that stand together are asked about as one: a block of a ViT has five.
+# By so many of the images that judge, a product's sensitivity is told. There are 74 of them in a ViT-S and each takes
+# 2 s, so first those that stand together are asked about as one: a block of a ViT has six in 8 bits.
 SENSITIVITY_IMAGES = 16
-NEIGHBOURS = 5
+NEIGHBOURS = 6
 FINEST = 3
 # How many products go back into float, one step after the other, and how much work all of them may add: a network whose
 # error is to be least would end with none in 8 bits.
