@@ -265,6 +265,7 @@ def dry_run(**changed: Any) -> DryRunReport:
         model="vit",
         precision="f32",
         image_size=32,
+        tokens={},
         counts={"a": {"train": 5, "val": 1}, "b": {"train": 4}},
         images={"train": 9, "val": 1},
         unreadable=[],
@@ -289,6 +290,9 @@ def test_what_a_training_would_do(capsys: Capture) -> None:
     assert ["blocks.N.mlp.fc1", "2", "fc1", "48", "96", "4", "1,152"] in lines
     assert "memory    about 900 MB, of 1,000 MB that are free\n" in said.out
     assert said.err == "nothing was trained or written\n"
+    assert "tokens" not in said.out
+    _print_dry_run(dry_run(tokens={0: 257, 3: 181}))
+    assert "tokens    257 from block 0 on, 181 from block 3 on\n" in capsys.readouterr().out
     _print_dry_run(dry_run(memory_mb=1001))
     assert "this will not fit into memory" in capsys.readouterr().err
 

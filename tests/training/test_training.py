@@ -368,7 +368,8 @@ def test_the_digest_knows_no_dtype_and_no_input_size(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_dry_run_says_what_would_be_trained(images: Path) -> None:
-    report = dry_run(recipe(images, "dora", **{"train.epochs": 100}))
+    report = dry_run(recipe(images, "dora", **{"train.epochs": 100, "model.keep_tokens": {4: 0.5, 8: 0.5}}))
+    assert report.tokens == {0: 5, 4: 3, 8: 2}  # four patches, two and one, and the class token
     assert len(report.layers) == 24
     assert report.layers[0].targets == ["q", "v"]
     assert report.trainable_parameters == sum(layer.parameters for layer in report.layers) + 192 * 3 + 3

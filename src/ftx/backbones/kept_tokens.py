@@ -136,6 +136,12 @@ def tokens_behind(vit: VisionTransformer, count: int) -> int:
     return tokens
 
 
+def tokens_by_block(module: nn.Module) -> dict[int, int]:
+    """How many tokens go into the first block, and into each before which some are dropped; empty where all stay."""
+    vit, shares = plain_vit(module), kept_shares(module)
+    return {block: tokens_behind(vit, block) for block in (0, *shares)} if vit is not None and shares else {}
+
+
 class Watched:
     """How clearly the patches of each image were chosen, while a model was asked."""
 

@@ -133,6 +133,7 @@ def _print_dry_run(report: DryRunReport) -> None:
         [
             ("images", _images(report.images, len(report.counts))),
             ("model", f"{report.model} at {report.image_size} px, {report.method}, computed in {report.precision}"),
+            *([("tokens", _tokens(report.tokens))] if report.tokens else []),
             ("to train", f"{report.trainable_parameters:,} parameters, {report.trainable_share:.1%} of the model"),
             ("memory", f"about {report.memory_mb:,} MB, of {report.free_mb:,} MB that are free"),
             ("time", _times(report)),
@@ -154,6 +155,10 @@ def layer_rows(layers: Sequence[PlannedLayer]) -> list[tuple[str, ...]]:
         (name, str(len(counts)), targets, *sides, f"{sum(counts):,}")
         for (name, targets, *sides), counts in alike.items()
     ]
+
+
+def _tokens(by_block: dict[int, int]) -> str:
+    return ", ".join(f"{tokens} from block {block} on" for block, tokens in by_block.items())
 
 
 def _times(report: DryRunReport) -> str:

@@ -130,9 +130,8 @@ def transferred(asked: AskedFolder, judged: Judged, proof: Proof, max_drop: floa
         return _found(own, said, asked.compared[-1].changes, max_drop)
     finite = asked.reference.logits[np.isfinite(asked.reference.logits)]
     bound = SAME_SHARE * max(1.0, float(np.abs(finite).max(initial=0.0)))
-    there = _nearest_proof(asked, [proof.run, *proof.sets], bound)
-    verdict_there = _verdict_for(there, max_drop)
-    off, changes = _furthest(asked, there), _changes(asked, there)
+    there, off = _nearest_proof(asked, [proof.run, *proof.sets], bound)
+    verdict_there, changes = _verdict_for(there, max_drop), _changes(asked, there)
     same = off is not None and off <= bound
     as_what = f", which was held to {there.isa}" if there.emulated else ""
     judged_there = f"there{as_what} {verdict_there}: {there.said}"
@@ -154,13 +153,11 @@ def transferred(asked: AskedFolder, judged: Judged, proof: Proof, max_drop: floa
     return _found(verdict, said, changes, max_drop, same=same, max_abs=off, bound=bound)
 
 
-def _nearest_proof(asked: AskedFolder, proofs: list[RunProof], bound: float) -> RunProof:
-    """The one whose answers are given here as well; of none, or of several, the one of this instruction set."""
+def _nearest_proof(asked: AskedFolder, proofs: list[RunProof], bound: float) -> tuple[RunProof, float | None]:
+    """The one whose answers are given here as well, and how far off they are; of none, or of several, this set's."""
     of_this_set_first = sorted(proofs, key=lambda proof: proof.isa != this_set())
-    return next(
-        (one for one in of_this_set_first if (off := _furthest(asked, one)) is not None and off <= bound),
-        of_this_set_first[0],
-    )
+    compared = [(one, _furthest(asked, one)) for one in of_this_set_first]
+    return next(((one, off) for one, off in compared if off is not None and off <= bound), compared[0])
 
 
 def _verdict_for(there: RunProof, max_drop: float) -> Verdict:

@@ -113,16 +113,25 @@ def read_proof(folder: Path) -> Proof:
     if not path.exists():
         return nothing
     try:
-        raw = read_json(path)
-        given = cast("dict[str, object]", raw) if isinstance(raw, dict) else None
-        if given is not None and (given.get("ir"), given.get("schema_version")) != (nothing.ir, PROOF_SCHEMA):
-            return nothing
-        return Proof.model_validate(raw)
+        return proof_from(read_json(path), nothing.ir) or nothing
     except (ValidationError, JsonError) as error:
         found = first_error(error) if isinstance(error, ValidationError) else str(error)
         raise ExportError(
             f"{PROOF_FILE} does not hold", where=path, found=found, fix="delete it, and validate again"
         ) from error
+
+
+def proof_from(raw: object, ir: str | None = None) -> Proof | None:
+    """A proof from JSON; None where it is of another schema, or of another model than the one of this digest.
+
+    Raises: ValidationError if it does not hold.
+    """
+    given = cast("dict[str, object]", raw) if isinstance(raw, dict) else None
+    if given is not None and (
+        given.get("schema_version") != PROOF_SCHEMA or (ir is not None and given.get("ir") != ir)
+    ):
+        return None
+    return Proof.model_validate(raw)
 
 
 def keep_proof(

@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import torch
 
+from ftx.backbones.kept_tokens import tokens_by_block
 from ftx.core.memory import available_bytes, memory_faults
 from ftx.core.progress import SILENT, Progress
 from ftx.data.open_dataset import class_counts
@@ -33,6 +34,7 @@ def dry_run(recipe: Recipe, *, strict: bool = False, progress: Progress = SILENT
         model=resolved.model.name,
         precision=resolved.train.precision,
         image_size=prepared.backbone.preprocess.image_size,
+        tokens=tokens_by_block(prepared.backbone.module),
         counts={name: {str(split): n for split, n in splits.items()} for name, splits in counts.items()},
         images=found.images,
         unreadable=found.unreadable,

@@ -49,8 +49,9 @@ class PlannedLayer(BaseModel):
 class DryRunReport(VerbReport):
     """What a training would do; its times come from two steps on images of the data, on this machine as it is now.
 
-    ``seconds_before`` is what comes before the first epoch: decoding, or computing what is frozen. Where it would not
-    fit into memory nothing is tried, and there are no times.
+    ``tokens`` is how many go into the first block and into each that ``model.keep_tokens`` names; empty where none is
+    dropped. ``seconds_before`` is what comes before the first epoch: decoding, or computing what is frozen. Where it
+    would not fit into memory nothing is tried, and there are no times.
     """
 
     verb: str = "train"
@@ -58,6 +59,7 @@ class DryRunReport(VerbReport):
     model: str
     precision: str
     image_size: int | str
+    tokens: dict[int, int]
     counts: dict[str, dict[str, int]]
     images: dict[str, int]
     unreadable: list[str]

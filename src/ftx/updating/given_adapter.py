@@ -18,8 +18,9 @@ from ftx.adapters.peft_file import PREFIX, WEIGHTS, PeftFile, read_peft_file
 from ftx.core.errors import AdapterError, ExportError, InputError
 from ftx.core.files import sha256_file
 from ftx.core.pydantic_errors import first_error
+from ftx.core.strict_json import JsonError, parse_json
 from ftx.runs.card_json import PROOF_FILE, Card
-from ftx.runs.proof_json import PROOF_SCHEMA, Proof, ir_digest
+from ftx.runs.proof_json import Proof, ir_digest, proof_from
 from ftx.runs.update_zip import ANSWERS_FILE, Update, read_update
 from ftx.tasks.labels import Labels
 from ftx.tasks.output_meaning import Meaning
@@ -71,11 +72,10 @@ def _proof(content: bytes | None, update: Path) -> Proof | None:
     if content is None:
         return None
     try:
-        proof = Proof.model_validate_json(content)
-    except ValidationError as error:
-        found = f"{PROOF_FILE}: {first_error(error)}"
+        return proof_from(parse_json(content))
+    except (ValidationError, JsonError) as error:
+        found = f"{PROOF_FILE}: {first_error(error) if isinstance(error, ValidationError) else error}"
         raise ExportError("the update does not hold", where=update, found=found, fix="write it again") from error
-    return proof if proof.schema_version == PROOF_SCHEMA else None
 
 
 def _meaning(file: PeftFile, card: Card, labels: Sequence[str], adapter: Path) -> Meaning:
