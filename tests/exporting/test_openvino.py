@@ -22,6 +22,8 @@ from ftx.exporting.int8.products import int8_share
 from ftx.exporting.make_reference import balanced
 from ftx.runs.artifacts import DENSE, IR_FP16, IR_FP32, ONNX
 from ftx.runs.card_json import read_card
+from ftx.runs.instruction_sets import WITHOUT_VNNI
+from ftx.runs.machine import this_set
 from ftx.runs.run import Run
 from ftx.runtimes.openvino import core
 
@@ -77,8 +79,10 @@ def test_int8_answers_near_to_the_trained_model(exported: Any) -> None:
     with safe_open(folder / "reference.safetensors", framework="np") as file:
         images, expected = file.get_tensor("images"), file.get_tensor("logits")
     error = np.abs(compiled(folder)(images)["logits"] - expected).mean()
-    # Measured 0.07 deviations of a logit; a scrambled model is off by one or more. Not 0, or it is f32 still.
-    assert exported.bound(expected) < error < 0.2 * expected.std(axis=0).min()
+    # Measured 0.07 deviations of a logit, and 0.32 without VNNI, where sums saturate; a scrambled model is off by one or
+    # more. Not 0, or it is f32 still.
+    share = 0.5 if this_set() in WITHOUT_VNNI else 0.2
+    assert exported.bound(expected) < error < share * expected.std(axis=0).min()
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)

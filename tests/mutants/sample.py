@@ -30,6 +30,24 @@ MOST_OF_A_FAMILY = 0.2  # of a package's mutants
 
 # Paths below src/ftx; a folder stands for all that is in it. The first package that holds a file has it.
 PACKAGES: dict[str, tuple[str, ...]] = {
+    "edge": (
+        "backbones/attention.py",
+        "backbones/kept_tokens.py",
+        "core/processors.py",
+        "evaluating/arrivals.py",
+        "evaluating/bench.py",
+        "evaluating/bench_process.py",
+        "evaluating/isa_parity.py",
+        "exporting/base_ir.py",
+        "exporting/int8",
+        "exporting/overflow_safe.py",
+        "exporting/separate_qkv.py",
+        "runs/instruction_sets.py",
+        "runs/tuning_json.py",
+        "runs/update_zip.py",
+        "runtimes/choose_artifact.py",
+        "updating",
+    ),
     "adapters": ("adapters",),
     "merging": ("merging",),
     "validation": ("evaluating", "core/statistics.py", "runtimes"),

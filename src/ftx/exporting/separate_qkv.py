@@ -63,6 +63,10 @@ class _Joined:
         transposed: bool = self.product.get_attributes()["transpose_b"]
         weights = ops.split(self.product.input_value(1), np.int64(0 if transposed else 1), 3)
         biases = ops.split(self.bias.input_value(1), np.int64(-1), 3)
+        name = self.product.get_friendly_name()
+        # The constants that they are parted into are called after them: a name without a counter of this process.
+        weights.set_friendly_name(f"{name}/weights")
+        biases.set_friendly_name(f"{name}/biases")
         attention = _scaled_by(self.thirds[0])
         for which, third in enumerate(self.thirds):
             weight, bias = weights.output(which), biases.output(which)
@@ -73,7 +77,7 @@ class _Joined:
             made_NTD = ops.add(product, bias)
             parted_NTHd = ops.reshape(made_NTD, np.array([0, 0, self.heads, self.width]), special_zero=True)
             third.output(0).replace(ops.transpose(parted_NTHd, np.array([0, 2, 1, 3])).output(0))
-            product.set_friendly_name(f"{self.product.get_friendly_name()}/{'qkv'[which]}")
+            product.set_friendly_name(f"{name}/{'qkv'[which]}")
         if attention is not None:
             plain = ops.scaled_dot_product_attention(
                 *(attention.input_value(which) for which in range(3)), np.float32(0), np.float32(1)

@@ -11,6 +11,7 @@ from tests.conftest import write_data
 
 from ftx.evaluating import validate
 from ftx.exporting import export
+from ftx.exporting.int8.search import FINEST, NEIGHBOURS
 from ftx.merging.merge_and_prove import merge
 from ftx.recipe.schema import Recipe
 from ftx.runs.quantize_json import QuantizeReport
@@ -57,6 +58,6 @@ def test_a_convolutional_network_goes_from_images_to_int8(name: str, least_share
     assert all(row.latency_ms > 0 for row in kept.candidates)
     layers = {one.layer for one in kept.sensitivities}
     assert set(chosen.in_float) <= layers
-    assert 10 < len(layers) <= 15  # the three groups that gain most: of five, but for what is left as the last
+    assert 10 < len(layers) <= FINEST * NEIGHBOURS  # the groups that gain most, each whole but for the last
     drawn = (made.path / "reports" / "quantize.svg").read_text()
     assert drawn.count(f"{chosen.setting}: {chosen.changed} of {chosen.images} labels") == 1
