@@ -79,8 +79,8 @@ def test_int8_answers_near_to_the_trained_model(exported: Any) -> None:
     with safe_open(folder / "reference.safetensors", framework="np") as file:
         images, expected = file.get_tensor("images"), file.get_tensor("logits")
     error = np.abs(compiled(folder)(images)["logits"] - expected).mean()
-    # Measured 0.07 deviations of a logit, and 0.32 without VNNI, where sums saturate; a scrambled model is off by one or
-    # more. Not 0, or it is f32 still.
+    # Measured 0.07 deviations of a logit, and 0.32 without VNNI, where sums saturate; a scrambled model is off by one
+    # or more. Not 0, or it is f32 still.
     share = 0.5 if this_set() in WITHOUT_VNNI else 0.2
     assert exported.bound(expected) < error < share * expected.std(axis=0).min()
 
