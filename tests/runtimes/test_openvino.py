@@ -63,6 +63,17 @@ def test_an_answer_outlives_the_next(colour_model: Any) -> None:
     np.testing.assert_array_equal(first, kept)
 
 
+def test_the_images_that_were_asked_about_stay_what_they_were(colour_model: Any) -> None:
+    """An array that OpenVINO shares is written over by the next request of a queue."""
+    predictor = OpenVinoPredictor(colour_model.folder, "f32")
+    pixels = pixels_of(colour_model.folder, 3)
+    kept = pixels.copy()
+    predictor.logits(pixels)
+    list(predictor.in_flight([255 - pixels, 255 - pixels[:1]]))
+    list(predictor.logits_from_files(sorted(colour_model.images.rglob("*.png"))))
+    np.testing.assert_array_equal(pixels, kept)
+
+
 def test_the_precision_is_what_was_asked_or_says_what_was_chosen(colour_model: Any) -> None:
     assert str(OpenVinoPredictor(colour_model.folder, "f32").compute) == "f32"
     assert str(OpenVinoPredictor(colour_model.folder, "auto").compute) in {"auto:f32", "auto:bf16", "auto:f16"}

@@ -157,9 +157,10 @@ class OpenVinoPredictor:
         return (logits_NC for logits_NC, _ in self.in_flight(batches))
 
     def _infer(self, pixels_NHWC: Pixels) -> Floats:
-        # Copied, as the array lies in memory that the next call overwrites.
+        # Both are copied: the answer lies in memory that the next call overwrites, and of a free shape OpenVINO keeps
+        # an array that it shares as the graph's own input, into which it copies the images of the next request.
         try:
-            return np.array(self._compiled(pixels_NHWC)[0], dtype=np.float32)
+            return np.array(self._compiled(pixels_NHWC, share_inputs=False)[0], dtype=np.float32)
         except RuntimeError as error:
             raise self._refused(error, pixels_NHWC.shape) from error
 
