@@ -59,7 +59,6 @@ BATCH = 16
 RATE_SHARE = 0.003
 # Of SmoothQuant. The search tries others for the IR; what is learned is to live with 8 bits, not with one of them.
 ALPHA = 0.5
-CALIBRATION_IMAGES = 32
 _ATTENTION = "scaled_dot_product_attention"  # as torch calls it
 COMPILING_S = 900
 
@@ -148,7 +147,9 @@ class _Images:
         calibrating, judging = calibration_images(entries)  # of each class as many
         apart = {entry.sha256 for entry in judging}
         self.training = inputs([entry for entry in entries if entry.sha256 not in apart])
-        self._calibrating = inputs(calibrating[:CALIBRATION_IMAGES])
+        # The very images that the IR is calibrated with: others give other scales, and so another rounding than was
+        # learned about (docs/decisions/0011-edge.md).
+        self._calibrating = inputs(calibrating)
         self.judging = inputs(judging)
         self.validation = inputs(run.entries("val") or judging)
 
