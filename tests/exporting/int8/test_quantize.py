@@ -298,3 +298,19 @@ def test_attention_stays_in_float() -> None:
 def test_standard_output_stays_ours(capfd: pytest.CaptureFixture[str]) -> None:
     quantize_body(body(), images(1), images(2), settings=(Setting(alpha=-1.0),))
     assert capfd.readouterr().out == ""
+
+
+@pytest.mark.parametrize(
+    ("setting", "said"),
+    [
+        (Setting(alpha=-1.0), "no SmoothQuant"),
+        (Setting(alpha=0.15, ranges="widest"), "SmoothQuant 0.15, widest ranges"),
+        (
+            Setting(alpha=0.5, bias_correction=False, in_float=("a", "b")),
+            "SmoothQuant 0.5, no bias correction, 2 in float",
+        ),
+        (Setting(preset="mixed", accuracy_control=True), "mixed preset, accuracy control"),
+    ],
+)
+def test_a_setting_says_what_it_is(setting: Setting, said: str) -> None:
+    assert str(setting) == said
