@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ftx.core.errors import ExportError, ImageError, listed
 from ftx.core.memory import is_out_of_memory
@@ -157,10 +158,8 @@ class OpenVinoPredictor:
         return (logits_NC for logits_NC, _ in self.in_flight(batches))
 
     def _infer(self, pixels_NHWC: Pixels) -> Floats:
-        # Both are copied: the answer lies in memory that the next call overwrites, and of a free shape OpenVINO keeps
-        # an array that it shares as the graph's own input, into which it copies the images of the next request.
         try:
-            return np.array(self._compiled(pixels_NHWC, share_inputs=False)[0], dtype=np.float32)
+            return ask(self._compiled, pixels_NHWC)
         except RuntimeError as error:
             raise self._refused(error, pixels_NHWC.shape) from error
 
@@ -173,6 +172,15 @@ class OpenVinoPredictor:
             found=f"{'x'.join(map(str, shape))}: {str(error).strip()[:200]}",
             fix="export it again",
         )
+
+
+def ask(compiled: openvino.CompiledModel, images: NDArray[Any]) -> Floats:
+    """The first output for a batch.
+
+    Both are copied: the answer lies in memory that the next call overwrites, and of a free shape OpenVINO keeps an
+    array that it shares as the graph's own input, into which it copies the images of the next request.
+    """
+    return np.array(compiled(images, share_inputs=False)[0], dtype=np.float32)
 
 
 def _properties(compute: Compute, threads: int | None, streams: int | None, cache: Path | None) -> dict[str, Any]:

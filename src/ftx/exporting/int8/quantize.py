@@ -20,7 +20,7 @@ from ftx.core.signal_stack import handle_signals_on_own_stack
 from ftx.core.telemetry import no_telemetry
 from ftx.exporting.int8.products import head_of
 from ftx.exporting.int8.setting import Ranges, Setting
-from ftx.runtimes.openvino import core
+from ftx.runtimes.openvino import ask, core
 
 with no_telemetry():
     import nncf
@@ -33,7 +33,7 @@ Floats = NDArray[np.float32]
 Called = Callable[[Floats], NDArray[np.bool_]]
 
 # "mean" is NNCF's own choice.
-_RANGES: Mapping[Ranges, RangeEstimatorParameters] = {
+RANGES: Mapping[Ranges, RangeEstimatorParameters] = {
     "mean": RangeEstimatorParameters(),
     "widest": RangeEstimatorParametersSet.MINMAX,
     "histogram": RangeEstimatorParametersSet.HISTOGRAM,
@@ -68,10 +68,7 @@ class Goal:
 
     def kept(self, model: ov.CompiledModel, items: Iterable[tuple[Floats, Floats]]) -> tuple[float, None]:
         """The share of some of the images whose labels are the float model's."""
-        same = [
-            bool((self.called(np.array(model(image, share_inputs=False)[0])) == self.called(exact_C[None])).all())
-            for image, exact_C in items
-        ]
+        same = [bool((self.called(ask(model, image)) == self.called(exact_C[None])).all()) for image, exact_C in items]
         return float(np.mean(same)), None
 
 
@@ -111,7 +108,7 @@ def quantize(
             }
             advanced = nncf.AdvancedQuantizationParameters(
                 overflow_fix=nncf.OverflowFix.ENABLE if overflow_safe else None,
-                activations_range_estimator_params=_RANGES[ranges],
+                activations_range_estimator_params=RANGES[ranges],
                 disable_bias_correction=not setting.bias_correction,
                 smooth_quant_alphas=nncf.AdvancedSmoothQuantParameters(matmul=alpha, convolution=-1),
             )
@@ -181,7 +178,7 @@ def compiled(model: ov.Model) -> ov.CompiledModel:
 def logits_of(model: ov.Model, batches: Iterable[Floats]) -> Floats:
     """What a body answers. Shape: [N, C]."""
     ready = compiled(model)
-    return np.concatenate([np.array(ready(batch_NCHW, share_inputs=False)[0]) for batch_NCHW in batches])
+    return np.concatenate([ask(ready, batch_NCHW) for batch_NCHW in batches])
 
 
 @contextmanager

@@ -29,7 +29,7 @@ from ftx.core.progress import SILENT, Progress
 from ftx.core.telemetry import no_telemetry
 from ftx.data.dataset import Dataset, Entry
 from ftx.data.random_draws import order_generator
-from ftx.exporting.int8.quantize import quiet
+from ftx.exporting.int8.quantize import RANGES, quiet
 from ftx.exporting.recover_report import RecoverReport
 from ftx.exporting.shared_parts import calibration_images
 from ftx.exporting.tracing import quiet_third_parties
@@ -47,7 +47,6 @@ from ftx.training.optimizer import optimizer, peak_lr, set_rates
 
 with no_telemetry():
     import nncf
-    from nncf.quantization.range_estimator import RangeEstimatorParametersSet
     from nncf.torch.extensions import EXTENSION_LOAD_TIMEOUT_ENV_VAR, ExtensionLoaderTimeoutException
     from nncf.torch.quantization.extensions import QuantizedFunctionsCPULoader
 
@@ -178,7 +177,7 @@ def _quantized(dense: nn.Module, images: list[Tensor]) -> nn.Module:
         subset_size=len(images),
         ignored_scope=nncf.IgnoredScope(patterns=heads, types=[_ATTENTION], validate=False),
         advanced_parameters=nncf.AdvancedQuantizationParameters(
-            activations_range_estimator_params=RangeEstimatorParametersSet.MINMAX,
+            activations_range_estimator_params=RANGES["widest"],
             smooth_quant_alphas=nncf.AdvancedSmoothQuantParameters(matmul=ALPHA, convolution=-1),
         ),
     )
