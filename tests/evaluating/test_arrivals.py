@@ -188,3 +188,13 @@ def test_the_verb_reads_paths_from_standard_input(colour_model: Any, tmp_path: P
     done = subprocess.run([*words, paths[0]], input="", capture_output=True, text=True, check=False)
     assert done.returncode == 2
     assert "named alone" in done.stderr
+
+
+@pytest.mark.slow
+def test_processes_end_by_themselves_when_all_is_answered(colour_model: Any) -> None:
+    """A Python callback in OpenVINO's thread, not yet over when the interpreter ends, aborted one of 25."""
+    image = str(next(colour_model.images.rglob("*.png")))
+    words = [sys.executable, "-m", "ftx", "predict", image, image, "--artifact", colour_model.folder]
+    for _ in range(4):  # more at a time than there are cores: threads are late then
+        running = [subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) for _ in range(8)]
+        assert [process.wait(timeout=60) for process in running] == [0] * 8

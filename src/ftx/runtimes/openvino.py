@@ -124,28 +124,36 @@ class OpenVinoPredictor:
 
         Shape: [N, H, W, 3] each, of any one size -> [N, C].
         """
+        # Without a callback: one in Python ends in OpenVINO's thread after the answer is there, and where the process
+        # ends in between, waiting for the interpreter, that thread aborts it.
+        queue = openvino.AsyncInferQueue(self._compiled, self.streams)
+        running: dict[int, int] = {}  # which batch each request was given last
         answers: dict[int, tuple[Floats, float]] = {}
 
-        def keep(request: openvino.InferRequest, number: int) -> None:
-            answers[number] = (np.array(request.output_tensors[0].data, dtype=np.float32), request.latency)
+        def keep(handle: int) -> None:
+            request = queue[handle]
+            answers[running.pop(handle)] = _copy(request.output_tensors[0].data), request.latency
 
-        queue = openvino.AsyncInferQueue(self._compiled, self.streams)
-        queue.set_callback(keep)
         taken = 0
         shape: tuple[int, ...] = ()
         try:
             for number, pixels_NHWC in enumerate(batches):
                 shape = pixels_NHWC.shape
-                queue.start_async([pixels_NHWC], number)  # waits where all streams are busy
+                idle = queue.get_idle_request_id()  # waits where all streams are busy
+                for handle in [handle for handle in running if handle == idle or queue[handle].wait_for(0)]:
+                    keep(handle)
+                queue.start_async([pixels_NHWC])  # by the one that is idle
+                running[idle] = number
                 while taken in answers:
                     yield answers.pop(taken)
                     taken += 1
             queue.wait_all()
         except RuntimeError as error:
             raise self._refused(error, shape) from error
-        while taken in answers:
-            yield answers.pop(taken)
-            taken += 1
+        for handle in list(running):
+            keep(handle)
+        for number in sorted(answers):
+            yield answers[number]
 
     def logits(self, pixels_NHWC: Pixels) -> Floats:
         return self._infer(frame(pixels_NHWC, self.preprocess))
@@ -180,7 +188,11 @@ def ask(compiled: openvino.CompiledModel, images: NDArray[Any]) -> Floats:
     Both are copied: the answer lies in memory that the next call overwrites, and of a free shape OpenVINO keeps an
     array that it shares as the graph's own input, into which it copies the images of the next request.
     """
-    return np.array(compiled(images, share_inputs=False)[0], dtype=np.float32)
+    return _copy(compiled(images, share_inputs=False)[0])
+
+
+def _copy(output: NDArray[Any]) -> Floats:
+    return np.array(output, dtype=np.float32)
 
 
 def _properties(compute: Compute, threads: int | None, streams: int | None, cache: Path | None) -> dict[str, Any]:
