@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -14,8 +15,9 @@ from tests.conftest import Listener
 
 from ftx.core.errors import InputError, RunError
 from ftx.core.processors import cores
-from ftx.evaluating.bench import ROUNDS, Wanted, bench
+from ftx.evaluating.bench import BATCHES, ROUNDS, TRIED_BATCHES, Wanted, bench
 from ftx.evaluating.bench_plot import draw
+from ftx.runs.artifacts import IRS
 from ftx.runs.bench_json import BENCH_FILE, BENCH_PLOT, BenchReport, BenchRow
 from ftx.runs.card_json import TUNING_FILE, read_card
 from ftx.runs.machine import this_machine
@@ -149,6 +151,26 @@ def test_what_no_machine_could_do_is_refused_before_the_first_process(folder: Pa
 def test_keeping_needs_a_row_for_one_image(folder: Path) -> None:
     with pytest.raises(InputError, match="best setting for one image"):
         bench(folder, Wanted(batches=(2,), computes=("f32",), threads=(1,), streams=(1,), seconds=QUICK, save=True))
+
+
+def test_settings_are_all_that_a_machine_has_room_for(folder: Path) -> None:
+    from ftx.core.processors import Processors
+    from ftx.evaluating.bench import _candidates
+
+    def tried(wanted: Wanted) -> set[tuple[int, int, int]]:
+        here = Processors(allowed=6, usable=6, cores=6, fast=2)
+        found = [one.job for one in _candidates(IRS["fp32"], folder, None, wanted, here)]
+        return {(job.batch, job.threads, job.streams) for job in found}
+
+    f32 = Wanted(computes=("f32",))
+    # Latency and throughput, and each of them alone with more images or more streams, never both.
+    assert tried(f32) == {(batch, 6, streams) for batch in BATCHES for streams in (1, 6) if 1 in (batch, streams)}
+    swept = tried(replace(f32, save=True))
+    assert {streams for _, _, streams in swept} == {1, 2, 4, 6}
+    assert {threads for _, threads, _ in swept} == {1, 2, 6}
+    assert all(streams <= threads for _, threads, streams in swept)
+    assert {(batch, 6, 4) for batch in TRIED_BATCHES} <= swept
+    assert tried(replace(f32, threads=(2,), streams=(1, 4))) == {(batch, 2, 1) for batch in BATCHES}
 
 
 def row(**changes: object) -> BenchRow:

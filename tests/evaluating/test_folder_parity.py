@@ -303,6 +303,11 @@ def test_what_this_machine_found_is_kept_and_asked_for_again_on_another(
         assert "nobody has validated this model on this CPU" in listed()
     validate(folder)
     assert len(json.loads((folder / PROOF_FILE).read_text())["devices"]) == 2
+    # What was found by a wider margin than the default's does not count.
+    wider = json.loads(json.dumps(proof))
+    wider["devices"][0]["max_drop"] = 0.5
+    (folder / PROOF_FILE).write_text(json.dumps(wider))
+    assert "nobody has validated" in listed()
     # Of another model, as after an export into the same folder, it says nothing.
     (folder / PROOF_FILE).write_text(json.dumps(proof | {"ir": "another"}))
     assert "nobody has validated" in listed()

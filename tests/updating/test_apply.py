@@ -102,7 +102,9 @@ def test_the_servers_verdict_travels_and_is_repeated(
     assert (carried.run, carried.sets, carried.devices) == (there.run, there.sets, [])
     assert validate(out).verdicts == {FP32: "proved"}
     apply(update_of(tmp_path / "update", tmp_path / "next", sequence=2), shipped / "base", out)
-    assert rollback(out).verdict == "proved"
+    back = rollback(out)
+    assert (back.verdict, back.bytes_shipped, back.rolled_back) == ("proved", 0, True)
+    assert 0 < back.seconds < 60  # a model of some layers is compiled and asked
 
 
 def test_a_verdict_is_asked_about_the_images_that_the_base_has(
@@ -465,6 +467,19 @@ def test_two_bases_and_two_updates_are_the_same_bytes(whole_run: Path, shipped: 
     assert hashes(tmp_path / "base") == hashes(shipped / "base")
     export_update(whole_run, tmp_path / "one", shipped / "base")
     assert (tmp_path / "one").read_bytes() == (shipped / "one").read_bytes()
+
+
+def test_what_is_no_adapter_has_no_base_and_no_update(whole_run: Path, shipped: Path, tmp_path: Path) -> None:
+    run = Path(shutil.copytree(whole_run, tmp_path / "run", symlinks=True))
+    manifest = json.loads((run / "run.json").read_text())
+    (run / "run.json").write_text(json.dumps(manifest | {"method": "linear"}))
+    for refused in (
+        lambda: export_base(run, tmp_path / "base"),
+        lambda: export_update(run, tmp_path / "update", shipped / "base"),
+    ):
+        with pytest.raises(InputError, match="only adapters are shipped"):
+            refused()
+    assert list(tmp_path.iterdir()) == [run]
 
 
 def test_a_server_refuses_a_base_that_is_not_the_runs(

@@ -74,6 +74,8 @@ def test_the_setting_nearest_to_f32_on_held_out_images_is_taken(quantized: Quant
     # They are not all the same, or the search would be for nothing.
     errors = [one.mean_abs for one in quantized.candidates]
     assert max(errors) > 1.05 * min(errors)
+    # Three small products, on whatever machine: far from a second, and no reciprocal of one.
+    assert all(0 < one.latency_ms < 1000 for one in quantized.candidates)
     # Then how ranges are taken, and whether biases are corrected, each from the best before.
     assert tried[4] == replace(min(quantized.candidates[:4], key=lambda one: one.mean_abs).setting, ranges="widest")
     assert [one.bias_correction for one in tried[:6]] == [True] * 5 + [False]
@@ -183,6 +185,9 @@ def test_safe_from_overflow_are_weights_of_seven_bits() -> None:
         in_8_bits(quantize_body(body(), images(1), images(2), settings=settings, overflow_safe=one).model)
         for one in (False, True)
     )
+    searched = in_8_bits(quantize_body(body(), images(1), images(2), overflow_safe=True).model)
+    assert [half.shape for half in searched] == [half.shape for half in safe]
+    assert all(np.abs(half).max() <= 64 for half in searched)
     assert len(plain) == len(safe) == 2  # the head stays f32
     for whole, half in zip(plain, safe, strict=True):
         assert np.abs(whole).max() == 127
