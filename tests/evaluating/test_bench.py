@@ -65,6 +65,13 @@ def test_a_row_is_what_its_processes_measured(folder: Path) -> None:
 
 
 @pytest.mark.slow
+def test_requests_together_are_as_many_as_asked_for(folder: Path) -> None:
+    at_a_time = Wanted(computes=("f32",), batches=(1,), threads=(cores(),), streams=(cores(),), seconds=QUICK)
+    (row,) = bench(folder, at_a_time).rows
+    assert (row.threads, row.streams) == (cores(), cores())  # what OpenVINO says of the compiled model
+
+
+@pytest.mark.slow
 def test_what_is_fastest_is_kept_and_predicting_takes_it(folder: Path) -> None:
     report = bench(folder, Wanted(computes=("f32",), batches=(1, 2), seconds=QUICK, save=True))
     (saved,) = report.saved

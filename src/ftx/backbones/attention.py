@@ -17,12 +17,19 @@ def is_plain(block: nn.Module) -> bool:
 
 
 def project(attn: nn.Module, x_NTD: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Queries, keys and values of all tokens. Shape: [N, T, D] to three of [N, H, T, d]."""
+    """Queries, keys and values of all tokens, as they are compared. Shape: [N, T, D] to three of [N, H, T, d]."""
+    assert isinstance(attn, Attention)
+    q_NHTd, k_NHTd, v_NHTd = queries_keys_values(attn, x_NTD)
+    return attn.q_norm(q_NHTd), attn.k_norm(k_NHTd), v_NHTd
+
+
+def queries_keys_values(attn: nn.Module, x_NTD: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """What the linear layer makes of all tokens, before any norm. Shape: [N, T, D] to three of [N, H, T, d]."""
     assert isinstance(attn, Attention)
     images, tokens, _ = x_NTD.shape
     qkv_NT3Hd = attn.qkv(x_NTD).view(images, tokens, 3, attn.num_heads, -1)
     q_NHTd, k_NHTd, v_NHTd = qkv_NT3Hd.permute(2, 0, 3, 1, 4).unbind(0)
-    return attn.q_norm(q_NHTd), attn.k_norm(k_NHTd), v_NHTd
+    return q_NHTd, k_NHTd, v_NHTd
 
 
 def answer(attn: nn.Module, q_NHQd: Tensor, k_NHTd: Tensor, v_NHTd: Tensor) -> Tensor:
