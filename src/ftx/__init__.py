@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from ftx.evaluating import validate
     from ftx.evaluating.evaluate import evaluate
     from ftx.evaluating.predict import predict
+    from ftx.explaining.explain import explain
     from ftx.exporting import export
     from ftx.merging.combine_adapters import combine
     from ftx.merging.compare_adapters import compare
@@ -33,6 +34,7 @@ __all__ = [
     "combine",
     "compare",
     "evaluate",
+    "explain",
     "export",
     "load",
     "merge",
@@ -50,6 +52,7 @@ _ROOMS = {
     "Recipe": "ftx.recipe.schema",
     "Run": "ftx.runs.run",
     "evaluate": "ftx.evaluating.evaluate",
+    "explain": "ftx.explaining.explain",
     "export": "ftx.exporting",
     "load": "ftx.runtimes",
     "merge": "ftx.merging.merge_and_prove",

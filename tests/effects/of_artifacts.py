@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from PIL import Image
 from tests.effects.lab import Lab
 
 
@@ -224,6 +225,76 @@ def predict_json(lab: Lab, flag: str, value: str) -> None:
     words = ("predict", "noise/val/a/0.png", "--artifact", lab.train().path / "trained")
     assert lab.done(*words, flag).lines[0]["path"] == "noise/val/a/0.png"
     assert lab.done(*words).out.split()[:3] == ["image", "label", "score"]
+
+
+def explain_images(lab: Lab, flag: str, value: str) -> None:
+    """A picture of each that can be read, of the label that it is given."""
+    broken, where = lab.root / "broken.png", ("--artifact", lab.train().path / "trained")
+    broken.write_bytes(b"no image")
+    said = lab.call("explain", "noise/val/b/1.png", broken, *where, "--out", lab.root / "pictures-of", "--json")
+    assert said.status == 4
+    good, bad = said.json["images"]
+    assert bad["error"]
+    (picture,) = good["pictures"]
+    assert [picture["label"]] == [label["name"] for label in good["labels"]]
+    with Image.open(picture["path"]) as drawn:
+        assert drawn.size == (448, 448)
+    assert lab.call("explain", broken, *where).status == 4
+    assert lab.call("explain", "noise/val/b/none.png", *where).status == 2
+
+
+def explain_artifact(lab: Lab, flag: str, value: str) -> None:
+    words = ("explain", "hues/red/0.png", "--out", lab.root / "pictures-by", "--json", flag)
+    said = lab.done(*words, lab.exported[0] / "dense").json["images"][0]["labels"][0]["name"]
+    assert said in {"amber", "blue", "green", "red"}
+    assert lab.done(*words, lab.train().path).json["images"][0]["labels"][0]["name"] in {"a", "b"}
+    assert lab.call(*words, lab.exported[0] / "openvino" / "fp32").status == 2  # exported without maps
+
+
+def explain_method(lab: Lab, flag: str, value: str) -> None:
+    words = ("explain", "noise/val/a/0.png", "--artifact", lab.train().path, "--out", lab.root / "pictures-m", "--json")
+    usual, other = (lab.done(*words, *more).json["images"][0]["pictures"][0] for more in ((), (flag, value)))
+    assert (usual["label"], other["label"]) == (Path(usual["path"]).name.split(".")[-2], None)
+    assert Path(usual["path"]).read_bytes() != Path(other["path"]).read_bytes()
+    assert lab.call(*words, flag, "rolout").status == 2
+
+
+def explain_label(lab: Lab, flag: str, value: str) -> None:
+    words = ("explain", "noise/val/a/0.png", "--artifact", lab.train().path, "--out", lab.root / "pictures-l", "--json")
+    both = lab.done(*words, flag, "a", flag, value).json["images"][0]["pictures"]
+    assert [picture["label"] for picture in both] == ["a", "b"]
+    assert lab.call(*words, flag, "c").status == 2
+
+
+def explain_out(lab: Lab, flag: str, value: str) -> None:
+    folder = lab.root / "pictures" / "new"
+    lab.done("explain", "noise/val/a/0.png", "--artifact", lab.train().path, flag, folder)
+    (picture,) = folder.iterdir()
+    assert picture.name.startswith("0.png.")
+
+
+def explain_json(lab: Lab, flag: str, value: str) -> None:
+    words = ("explain", "noise/val/a/0.png", "--artifact", lab.train().path, "--out", lab.root / "pictures-j")
+    assert lab.done(*words, flag).json["verb"] == "explain"
+    assert lab.done(*words).out.split()[:4] == ["image", "label", "score", "picture"]
+
+
+def export_explain(lab: Lab, flag: str, value: str) -> None:
+    """The same logits, and beside them the maps that the run gives in torch."""
+    run = Path(shutil.copytree(lab.exported[0], lab.root / "explaining", symlinks=True))
+    words = ("predict", "hues/red/0.png", "--scores", "--json", "--artifact", run / "openvino" / "fp32")
+    before = lab.done(*words).lines[0]["scores"]
+    lab.done("export", run, flag)
+    after = lab.done(*words).lines[0]["scores"]
+    np.testing.assert_allclose([after[name] for name in before], list(before.values()), atol=0.02)  # bf16 by default
+    pictures = []
+    for artifact in (run / "openvino" / "fp32", run):
+        words = ("explain", "hues/red/0.png", "--artifact", artifact, "--out", lab.root / f"maps-{artifact.name}")
+        with Image.open(lab.done(*words, "--json").json["images"][0]["pictures"][0]["path"]) as drawn:
+            pictures.append(np.asarray(drawn).astype(int))
+    exported, own = pictures
+    assert np.abs(exported - own).mean() < 8  # grey levels: the graph's resize, and bf16 where the CPU has it
+    assert lab.call("export", run, flag, "--base", lab.root / "no-base").status == 2
 
 
 def validate_isa(lab: Lab, flag: str, value: str) -> None:

@@ -142,6 +142,22 @@ def tokens_by_block(module: nn.Module) -> dict[int, int]:
     return {block: tokens_behind(vit, block) for block in (0, *shares)} if vit is not None and shares else {}
 
 
+@contextmanager
+def noted_choices(module: nn.Module) -> Iterator[list[Tensor]]:
+    """The numbers of the tokens that went on, of each block that drops some, as the model is asked. Shape: [N, K]."""
+    chosen: list[Tensor] = []
+
+    def note(_choose: nn.Module, _given: tuple[Tensor], kept_NK: Tensor) -> None:
+        chosen.append(kept_NK)
+
+    hooks = [one.register_forward_hook(note) for one in module.modules() if isinstance(one, ChooseTokens)]
+    try:
+        yield chosen
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
 class Watched:
     """How clearly the patches of each image were chosen, while a model was asked."""
 

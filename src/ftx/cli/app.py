@@ -28,6 +28,7 @@ VERBS = {
     "validate": "Compare each artifact with the trained model: a gate",
     "eval": "Accuracy, per-class figures and confusion of an artifact",
     "predict": "Label images with an exported model or a run",
+    "explain": "Draw over images what a model's answers come from",
     "apply": "Merge an update into a base IR on a device, without torch",
     "bench": "Time the models of a run on this machine, and find their fastest setting",
     "run": "Train, merge, export and validate from one recipe",

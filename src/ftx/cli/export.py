@@ -56,6 +56,12 @@ def command(
             help="First train a little more through 8 bits: a new run, merged, whose int8 loses less.",
         ),
     ] = False,
+    explain: Annotated[
+        bool,
+        typer.Option(
+            "--explain", help="Let the model answer with what each label comes from, too: saliency_map, feature_vector."
+        ),
+    ] = False,
     json: JsonFlag = False,
 ) -> int:
     """Write the dense model as OpenVINO IR or ONNX; or a base IR and updates of it.
@@ -64,7 +70,7 @@ def command(
     is complete for a device, with labels, hashes and reference answers. int8 is calibrated on training images.
     """
     if base is not None or as_update is not None or after is not None:
-        _refuse_both(formats, as_update, precisions, recover=recover)
+        _refuse_both(formats, as_update, precisions, recover=recover, explain=explain)
         return _base_or_update(run, base, as_update, after, precisions or ["fp32"], data, json=json)
     from ftx.exporting import export
 
@@ -75,6 +81,7 @@ def command(
         precisions=precisions or ["fp32"],
         data=data,
         recover=recover,
+        explain=explain,
         progress=console.TerminalProgress(),
     )
     if json:
@@ -85,7 +92,7 @@ def command(
 
 
 def _refuse_both(
-    formats: list[str] | None, as_update: Path | None, precisions: list[str] | None, *, recover: bool
+    formats: list[str] | None, as_update: Path | None, precisions: list[str] | None, *, recover: bool, explain: bool
 ) -> None:
     if formats:
         raise InputError("a base and updates are OpenVINO's", found="--format", fix="leave it out")
@@ -93,6 +100,8 @@ def _refuse_both(
         raise InputError("an update has the precision of its base", found="--precision", fix="leave it out")
     if recover:
         raise InputError("--recover is for int8, and no update is", fix="leave it out")
+    if explain:
+        raise InputError("--explain is for models, and an update changes weights alone", fix="leave it out")
 
 
 def _base_or_update(

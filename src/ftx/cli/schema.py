@@ -25,6 +25,7 @@ SCHEMAS = {
     "validate": ("ftx.evaluating", "ParityReport"),
     "eval": ("ftx.evaluating.evaluate", "EvalReport"),
     "predict": ("ftx.evaluating.predict", "Prediction"),
+    "explain": ("ftx.explaining.explain", "ExplainReport"),
     "export --base": ("ftx.exporting.base_ir", "BaseReport"),
     "export --as-update": ("ftx.exporting.base_ir", "UpdateReport"),
     "apply": ("ftx.updating.apply", "ApplyReport"),

@@ -54,6 +54,17 @@ def predict(
     that cannot be read, or is not there, gets a ``Prediction`` with its ``error``, and the rest go on.
     Raises: InputError if no image is there at all, or something else was given; RunError, ExportError for the model.
     """
+    found = find_images(images)
+    if artifact is None or isinstance(artifact, Run | Path | str):
+        artifact = load(artifact, goal="throughput" if len(found) > cores() else "latency", progress=progress)
+    return _answers(found, artifact, scores, progress)
+
+
+def find_images(images: Path | str | bytes | Sequence[Path | str | bytes]) -> list[EncodedImage | Prediction]:
+    """The images that were named, as ``predict`` takes them, and what is none, with its error.
+
+    Raises: InputError if there is no image at all, or something else was given.
+    """
     given = [images] if isinstance(images, Path | str | bytes) else list(images)
     uploads = count(1)
     found = [image for item in given for image in _expand(item, uploads)]
@@ -64,9 +75,7 @@ def predict(
             found="; ".join(f"{item.path}: {item.error}" for item in found[:5] if isinstance(item, Prediction)),
             fix=f"name images, or folders that hold some ({' '.join(sorted(IMAGE_ENDINGS))})",
         )
-    if artifact is None or isinstance(artifact, Run | Path | str):
-        artifact = load(artifact, goal="throughput" if len(found) > cores() else "latency", progress=progress)
-    return _answers(found, artifact, scores, progress)
+    return found
 
 
 def predict_arriving(
@@ -139,13 +148,15 @@ def _answers(
     with progress.track("predicting", len(found)) as bar:
         for item in found:
             if isinstance(item, EncodedImage):
-                yield _prediction(path_text(item.name), next(answers), predictor.task, scores)
+                yield prediction_of(item.name, next(answers), predictor.task, scores=scores)
             else:
                 yield item
             bar.advance()
 
 
-def _prediction(path: str, answer: Floats | ImageError, task: Task, scores: bool) -> Prediction:
+def prediction_of(name: str, answer: Floats | ImageError, task: Task, *, scores: bool = False) -> Prediction:
+    """What logits [C] say of an image, or why it has none."""
+    path = path_text(name)
     if isinstance(answer, ImageError):
         return Prediction(path=path, error=answer.what + (f" ({answer.found})" if answer.found else ""))
     if not np.isfinite(answer).all():

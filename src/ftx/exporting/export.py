@@ -73,11 +73,13 @@ def export(
     precisions: Sequence[str] = ("fp32",),
     data: Path | None = None,
     recover: bool = False,
+    explain: bool = False,
     progress: Progress = SILENT,
 ) -> ExportReport:
     """Write each format in each precision; ONNX is fp32 alone, so precisions mean OpenVINO where both are given.
 
     With ``recover`` it is a new run that is exported, merged, whose weights were trained a little more through 8 bits.
+    With ``explain`` models answer with a map of each label and what the classifier reads, too, and take longer.
     Each is asked about the reference images before it gets its name. If one fails, those before it stay and are whole,
     and the error is raised: never another one in its place.
     Raises: InputError for what ftx does not export; RunError if dense/ is missing or stale; ExportError if a
@@ -93,7 +95,7 @@ def export(
     # Imported here: torch alone takes seconds, and what was typed wrong is said before.
     from ftx.exporting.shared_parts import Source
 
-    source = Source(opened, data, progress)
+    source = Source(opened, data, progress, explain=explain)
     dense_bytes = sum(path.stat().st_size for path in dense.iterdir())
     written: list[ExportedArtifact] = []
     with progress.track("exporting", len(wanted)) as task:

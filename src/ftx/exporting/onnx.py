@@ -14,7 +14,7 @@ from torch.export import ExportedProgram
 from torch.nn.functional import scaled_dot_product_attention
 
 from ftx.core.errors import ExportError
-from ftx.exporting.tracing import INPUT, OUTPUT, quiet_third_parties
+from ftx.exporting.tracing import INPUT, OUTPUTS, quiet_third_parties
 from ftx.runs.artifacts import ONNX_FILE
 
 # 20 is the first with Gelu as one operator (18 spells it out as Div, Erf, Add, Mul, Mul), and every runtime of
@@ -41,7 +41,7 @@ def write_onnx(program: ExportedProgram, info: Mapping[str, str], folder: Path) 
                 _in_known_operations(program),
                 dynamo=True,
                 input_names=[INPUT],
-                output_names=[OUTPUT],
+                output_names=OUTPUTS[: len(program.graph_signature.user_outputs)],
                 opset_version=OPSET,
                 verbose=False,
             )

@@ -16,7 +16,7 @@ from torch.export import ExportedProgram
 from ftx.core.errors import ExportError
 from ftx.core.telemetry import no_telemetry
 from ftx.data.preprocess import Preprocess
-from ftx.exporting.tracing import INPUT, OUTPUT, quiet_third_parties
+from ftx.exporting.tracing import INPUT, OUTPUTS, quiet_third_parties
 from ftx.runs.card_json import IR_FILE, Card
 from ftx.runtimes.model_api import model_info
 
@@ -79,7 +79,7 @@ def name_canonically(model: ov.Model, name: str) -> None:
 
     OpenVINO numbers what it makes through the life of the process (``Constant_9173``); here a name is
     what it was without its numbers, and counted anew in topological order. Only the input's and the
-    output's tensors keep a name, ``image`` and ``logits``.
+    outputs' tensors keep a name, ``image``, ``logits`` and those of maps.
     """
     model.set_friendly_name(name)
     seen: Counter[str] = Counter()
@@ -89,6 +89,6 @@ def name_canonically(model: ov.Model, name: str) -> None:
         seen[stem] += 1
         for output in node.outputs():
             output.get_tensor().set_names(set())
-    for port, tensor in ((model.input(0), INPUT), (model.output(0), OUTPUT)):
+    for port, tensor in ((model.input(0), INPUT), *zip(model.outputs, OUTPUTS, strict=False)):
         port.get_tensor().set_names({tensor})
         port.get_node().set_friendly_name(tensor)

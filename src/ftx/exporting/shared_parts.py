@@ -20,6 +20,7 @@ from ftx.data.dataset import Entry
 from ftx.data.image_store import ImageStore
 from ftx.data.loader import load_pixels_many
 from ftx.data.preprocess import Pixels, Preprocess, normalise
+from ftx.explaining.reciprocam import explained, rivals_of
 from ftx.exporting.make_reference import balanced, make_reference
 from ftx.exporting.onnx import write_onnx
 from ftx.exporting.openvino import compress_to_fp16, convert_body, write_ir
@@ -74,10 +75,11 @@ class NormalisedImages:
 class Source:
     """A run's dense model, traced and converted, and the images that go with it."""
 
-    def __init__(self, run: Run, data: Path | None, progress: Progress) -> None:
+    def __init__(self, run: Run, data: Path | None, progress: Progress, *, explain: bool = False) -> None:
         self.run = run
         self.data = data
         self.progress = progress
+        self.explain = explain
         self.manifest = run.manifest
 
     def write_onnx(self, folder: Path) -> None:
@@ -132,7 +134,8 @@ class Source:
     @cached_property
     def program(self) -> ExportedProgram:
         """The dense model, traced; of its last block no more than what the head reads, as in training."""
-        return trace(uncut(load_dense(self.run.require(DENSE))), self.manifest.preprocess)
+        dense, pre = load_dense(self.run.require(DENSE)), self.manifest.preprocess
+        return trace(explained(dense, rivals_of(self.manifest.labels), pre) if self.explain else uncut(dense), pre)
 
     @cached_property
     def reference(self) -> ReferenceFile:

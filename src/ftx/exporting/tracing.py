@@ -16,6 +16,8 @@ from ftx.data.preprocess import Preprocess
 
 INPUT = "image"
 OUTPUT = "logits"
+# In this order; of a model without maps the first alone. Model API finds the others by these names.
+OUTPUTS = (OUTPUT, "saliency_map", "feature_vector")
 # With a batch of 1 torch would take the 1 for a constant of the model.
 EXAMPLE_BATCH = 2
 
@@ -25,7 +27,7 @@ def trace(module: nn.Module, pre: Preprocess) -> ExportedProgram:
 
     torch.export and not torch.jit.trace: the latter is deprecated, ONNX needs the former anyway, and
     OpenVINO makes the same model of both (same logits, same speed, same INT8 error to the last digit).
-    Shape: normalised f32 [N, 3, H, W] -> logits [N, C].
+    Shape: normalised f32 [N, 3, H, W] -> logits [N, C], and what else the module answers.
     Raises: ExportError if torch cannot follow the model with a free batch size.
     """
     example_NCHW = torch.zeros(EXAMPLE_BATCH, 3, pre.height, pre.width)

@@ -26,6 +26,9 @@ from ftx.runs.machine import cpu_flags, this_set
 from ftx.runtimes.predictor import BATCH_IMAGES, feed_files
 from ftx.tasks.thresholds import Floats
 
+# Of a model that was exported with maps (ftx.exporting.tracing names them).
+MAPS = "saliency_map"
+
 with no_telemetry():
     import openvino
 
@@ -157,6 +160,17 @@ class OpenVinoPredictor:
 
     def logits(self, pixels_NHWC: Pixels) -> Floats:
         return self._infer(frame(pixels_NHWC, self.preprocess))
+
+    @property
+    def has_maps(self) -> bool:
+        """Whether the model was exported with a map for each label."""
+        return any(MAPS in port.get_names() for port in self._compiled.outputs)
+
+    def explain(self, pixels_NHWC: Pixels) -> tuple[Floats, Floats]:
+        """Logits, and the map of each label in [0, 1]. Shape: [N, H, W, 3] to [N, C] and [N, C, h, w]."""
+        assert self.has_maps
+        answered = self._compiled(frame(pixels_NHWC, self.preprocess), share_inputs=False)
+        return _copy(answered[0]), _copy(answered[MAPS])
 
     def logits_from_files(self, images: Iterable[ImageLike]) -> Iterator[Floats | ImageError]:
         """The image is only decoded here; resize, crop and normalisation are part of the graph."""

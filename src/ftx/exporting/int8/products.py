@@ -34,17 +34,19 @@ class Product:
 
 
 def products(body: ov.Model) -> list[Product]:
-    """Every product of a body, in topological order.
+    """Every product that a body's logits need, in topological order.
 
     It is attention where both sides depend on the image, as queries and keys do. Seen so, linear attention without a
     softmax counts, and a softmax that only weighs branches does not.
     """
     single = body.clone()
     single.reshape([1, *body.input(0).partial_shape[1:]])
-    moving = set(_moving(single))
+    moving, beside = set(_moving(single)), set(beside_logits(single))
     found: list[Product] = []
     for node in single.get_ordered_ops():
         name, kind = node.get_friendly_name(), node.get_type_name()
+        if name in beside:
+            continue
         if kind == "ScaledDotProductAttention":
             scores = math.prod(node.input(0).get_shape()) * node.input(1).get_shape()[-2]
             # Queries by keys, and softmax by values; of the two NNCF quantizes the first alone.
@@ -58,6 +60,23 @@ def products(body: ov.Model) -> list[Product]:
             per_output = math.prod(weights) // math.prod(weights[: 2 if kind == "GroupConvolution" else 1])
             found.append(Product(name, "convolution", math.prod(node.output(0).get_shape()) * per_output))
     return found
+
+
+def beside_logits(body: ov.Model) -> list[str]:
+    """The names of the products that maps need and logits do not."""
+    needed: set[str] = set()
+    waiting = [body.output(0).get_node()]
+    while waiting:
+        node = waiting.pop()
+        if (name := node.get_friendly_name()) not in needed:
+            needed.add(name)
+            waiting += [port.get_source_output().get_node() for port in node.inputs()]
+    kinds = ("MatMul", "Convolution", "GroupConvolution", "ScaledDotProductAttention")
+    return [
+        node.get_friendly_name()
+        for node in body.get_ordered_ops()
+        if node.get_type_name() in kinds and node.get_friendly_name() not in needed
+    ]
 
 
 def _depth(node: ov.Node) -> int:

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from ftx.core.progress import Progress, Task
 from ftx.core.signal_stack import handle_signals_on_own_stack
 from ftx.core.telemetry import no_telemetry
-from ftx.exporting.int8.products import head_of
+from ftx.exporting.int8.products import beside_logits, head_of
 from ftx.exporting.int8.setting import Ranges, Setting
 from ftx.runtimes.openvino import ask, core
 
@@ -93,7 +93,7 @@ def quantize(
     passes = 1 if alpha < 0 else 2
     # The head's rounding goes straight into the logits, and it is a 49th of a ViT's layers and far less of its work:
     # left in f32, the error of the search below fell from 0.136 to 0.117.
-    kept = [name for name in (head_of(body), *setting.in_float) if name is not None]
+    kept = [name for name in (head_of(body), *setting.in_float, *beside_logits(body)) if name is not None]
     with progress.track(description, passes * len(calibration)) as task, quiet():
 
         def calibrated(ranges: Ranges) -> ov.Model:

@@ -1,0 +1,81 @@
+"""``ftx explain``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, cast
+
+import typer
+
+from ftx.cli import console
+from ftx.cli.shared_options import SKIPPED, JsonFlag
+
+if TYPE_CHECKING:
+    from ftx.explaining.explain import Method
+
+
+def command(
+    images: Annotated[
+        list[Path],
+        typer.Argument(metavar="IMAGES", show_default=False, help="Images, folders that hold some, or patterns."),
+    ],
+    artifact: Annotated[
+        Path | None,
+        typer.Option(
+            "--artifact",
+            metavar="IR|RUN",
+            help="A run, or an IR that was exported with --explain, which needs no torch.  [default: runs/latest]",
+        ),
+    ] = None,
+    method: Annotated[
+        str,
+        typer.Option(
+            "--method",
+            metavar="NAME",
+            help="reciprocam: what speaks for a label; rollout: where a plain Vision Transformer looks at all.",
+        ),
+    ] = "reciprocam",
+    label: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--label",
+            metavar="NAME",
+            help="What speaks for this label; may be given several times.  [default: the labels that are answered]",
+        ),
+    ] = None,
+    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Where the pictures go: IMAGE.LABEL.png.")] = Path(
+        "explained"
+    ),
+    json: JsonFlag = False,
+) -> int:
+    """Draw over images what a model's answers come from.
+
+    Light is what speaks for the label most, dark what does least, in this image; what is darkened beside it, the model
+    did not see. Images that cannot be read are reported and skipped; the exit status is then 4.
+    """
+    from ftx.explaining.explain import explain
+
+    report = explain(
+        images,
+        artifact,
+        out=out,
+        method=cast("Method", method),
+        labels=label or [],
+        progress=console.TerminalProgress(),
+    )
+    skipped = [image for image in report.images if image.error is not None]
+    if json:
+        console.print_json(report)
+    else:
+        rows = [
+            (image.path, picture.label or "-", "-" if picture.score is None else f"{picture.score:.4f}", picture.path)
+            for image in report.images
+            for picture in image.pictures
+        ]
+        if rows:
+            console.print_table(("image", "label", "score", "picture"), rows)
+    for image in skipped:
+        console.print_note(f"skipped {image.path}: {image.error}", "bad")
+    if skipped:
+        console.print_note(f"{len(skipped)} of {len(report.images)} images were skipped", "bad")
+    return SKIPPED if skipped else 0

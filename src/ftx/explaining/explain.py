@@ -1,0 +1,247 @@
+"""``ftx explain``: pictures of what a model's answers come from."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import chain, count
+from pathlib import Path
+from typing import Literal, Protocol, get_args, runtime_checkable
+
+from pydantic import BaseModel, ConfigDict
+
+from ftx.core.errors import ExportError, ImageError, InputError, listed, nearest
+from ftx.core.files import staged_file
+from ftx.core.progress import SILENT, Progress
+from ftx.core.verb_report import VerbReport
+from ftx.data.image_store import EncodedImage, open_image
+from ftx.data.preprocess import Pixels, Preprocess, normalise, resize_crop
+from ftx.evaluating.predict import Prediction, find_images, prediction_of
+from ftx.explaining.overlay import overlay
+from ftx.runs.artifacts import DENSE, TRAINED
+from ftx.runs.run import Run
+from ftx.runs.run_json import MANIFEST_FILE, checkpoint_records
+from ftx.runtimes import Predictor, load, load_artifact
+from ftx.tasks.base import ScoredLabel, Task
+from ftx.tasks.thresholds import Floats
+
+Method = Literal["reciprocam", "rollout"]
+
+
+class Picture(BaseModel):
+    """A map as a picture; rollout's is of no label, but of the image.
+
+    ``score`` is the label's.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    label: str | None
+    score: float | None
+    path: str
+
+
+class Explanation(BaseModel):
+    """The answer for one image and its pictures, or why there are none."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    path: str
+    labels: list[ScoredLabel] = []
+    pictures: list[Picture] = []
+    error: str | None = None
+
+
+class ExplainReport(VerbReport):
+    """What ``ftx explain`` drew; images that were skipped have an error."""
+
+    verb: str = "explain"
+    artifact: str
+    method: Method
+    images: list[Explanation]
+
+
+# Logits and maps of pixels of the network's size. Shape: [N, H, W, 3] to [N, C] and [N, C or 1, h, w].
+Explain = Callable[[Pixels], tuple[Floats, Floats]]
+
+
+@runtime_checkable
+class Explaining(Protocol):
+    """A predictor whose model may have been exported with maps."""
+
+    has_maps: bool
+
+    def explain(self, pixels_NHWC: Pixels) -> tuple[Floats, Floats]:
+        """Logits and maps. Shape: [N, H, W, 3] of the network's size to [N, C] and [N, C, h, w]."""
+        ...
+
+
+@dataclass(frozen=True)
+class Explainer:
+    """A model that is ready to say what its answers come from."""
+
+    name: str
+    ask: Explain
+    # Whether each label has a map of its own, or the image one for all.
+    by_label: bool
+    task: Task
+    preprocess: Preprocess
+
+
+def explain(
+    images: Path | str | bytes | Sequence[Path | str | bytes],
+    artifact: Run | Path | str | None = None,
+    *,
+    out: Path,
+    method: Method = "reciprocam",
+    labels: Sequence[str] = (),
+    progress: Progress = SILENT,
+) -> ExplainReport:
+    """Draw a map over each image for each label that it is given, or for those that are named.
+
+    Without an artifact the model of the latest run is asked, in torch. An IR is asked for the maps that it was
+    exported with. A file is called after its image and its label; one of an earlier time is replaced.
+    Raises: InputError for a label that the model does not know; ModelError if its network has no such map; ExportError
+    for an IR without maps; RunError, EnvironmentFault as ``ftx.load``.
+    """
+    if method not in get_args(Method):
+        raise InputError(
+            f"there is no method '{method}'", fix=f"choose one of {', '.join(get_args(Method))}", where="--method"
+        )
+    if method == "rollout" and labels:
+        raise InputError(
+            "rollout's map is of no label, but of the image", found=f"--label {labels[0]}", fix="leave --label out"
+        )
+    found = find_images(images)
+    explainer = open_explainer(artifact, method, progress)
+    _check_labels(labels, explainer.task)
+    names = _Names(out)
+    answers: list[Explanation] = []
+    with progress.track("explaining", len(found)) as bar:
+        for item in found:
+            answers.append(_explained(item, explainer, labels, names))
+            bar.advance()
+    return ExplainReport(artifact=explainer.name, method=method, images=answers)
+
+
+def open_explainer(artifact: Run | Path | str | None, method: Method, progress: Progress) -> Explainer:
+    """The model of a run in torch, merged or not; or an exported folder, which says it by itself.
+
+    Raises: as ``explain``.
+    """
+    run = _run_of(artifact)
+    if run is not None:
+        model = load_artifact(run, DENSE if run.has(DENSE) else TRAINED)
+        return Explainer(str(run.path), _in_torch(model, method), method == "reciprocam", model.task, model.preprocess)
+    assert not isinstance(artifact, Run | None)
+    model = load(artifact, progress=progress)
+    return Explainer(str(artifact), _of(model, method, artifact), method == "reciprocam", model.task, model.preprocess)
+
+
+def _run_of(artifact: Run | Path | str | None) -> Run | None:
+    if artifact is None or isinstance(artifact, Run):
+        return Run.open() if artifact is None else artifact
+    folder = Path(artifact)
+    return Run.open(folder) if (folder / MANIFEST_FILE).is_file() or checkpoint_records(folder) else None
+
+
+def _of(model: Predictor, method: Method, artifact: Path | str) -> Explain:
+    """How the model of a folder is asked.
+
+    Raises: ExportError for an exported model without maps; InputError for a method that needs torch.
+    """
+    if model.name == "torch":
+        return _in_torch(model, method)
+    if method == "rollout":
+        raise InputError(
+            "an exported model does not give its attention away", where=artifact, fix="name its run: --artifact RUN"
+        )
+    if isinstance(model, Explaining) and model.has_maps:
+        return model.explain
+    raise ExportError(
+        "this model was exported without maps",
+        where=artifact,
+        fix="export it with them (ftx export --explain), or name its run: --artifact RUN",
+    )
+
+
+def _in_torch(model: Predictor, method: Method) -> Explain:
+    import torch
+
+    from ftx.explaining.reciprocam import explained, rivals_of
+    from ftx.explaining.rollout import Rollout
+    from ftx.runtimes.torch import TorchPredictor
+
+    assert isinstance(model, TorchPredictor)
+    pre = model.preprocess
+    rivals = rivals_of(model.task.labels)
+    network = Rollout(model.module) if method == "rollout" else explained(model.module, rivals, pre)
+
+    def ask(pixels_NHWC: Pixels) -> tuple[Floats, Floats]:
+        with torch.inference_mode():
+            logits_NC, maps_NChw, *_ = network(torch.from_numpy(normalise(pixels_NHWC, pre)))
+        return logits_NC.float().numpy(), maps_NChw.float().numpy()
+
+    return ask
+
+
+def _check_labels(labels: Sequence[str], task: Task) -> None:
+    for label in labels:
+        if label not in task.labels.names:
+            alike = nearest(label, task.labels.names)
+            fix = f"did you mean '{alike}'?" if alike else f"choose from {listed(task.labels.names)}"
+            raise InputError(f"the model knows no label '{label}'", where="--label", fix=fix)
+
+
+def _explained(
+    item: EncodedImage | Prediction, explainer: Explainer, labels: Sequence[str], names: _Names
+) -> Explanation:
+    if isinstance(item, Prediction):
+        return Explanation(path=item.path, error=item.error)
+    try:
+        image = open_image(item)
+    except ImageError as error:
+        said = prediction_of(item.name, error, explainer.task)
+        return Explanation(path=said.path, error=said.error)
+    logits_NC, maps_NChw = explainer.ask(resize_crop(image, explainer.preprocess)[None])
+    said = prediction_of(item.name, logits_NC[0], explainer.task)
+    if said.error is not None:
+        return Explanation(path=said.path, error=said.error)
+    scores_C = explainer.task.scores(logits_NC)[0]
+    of_label: Sequence[str | None] = [None]
+    if explainer.by_label:  # where labels decide by themselves and none is called, the nearest to it
+        best = explainer.task.labels.names[int(scores_C.argmax())]
+        of_label = labels or [label.name for label in said.labels] or [best]
+    pictures: list[Picture] = []
+    for label in of_label:
+        index = 0 if label is None else explainer.task.labels.names.index(label)
+        path = names.new(said.path, label or "rollout")
+        with staged_file(path) as staged:
+            overlay(image, maps_NChw[0, index], explainer.preprocess).save(staged, format="PNG")
+        score = None if label is None else float(scores_C[index])
+        pictures.append(Picture(label=label, score=score, path=str(path)))
+    return Explanation(path=said.path, labels=said.labels, pictures=pictures)
+
+
+class _Names:
+    """Names of pictures in one folder, each used once."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._used: set[str] = set()
+
+    def new(self, image: str, label: str) -> Path:
+        """One that says of which image and label it is, in letters that every file system takes."""
+        stem = f"{_plain(Path(image).name)}.{_plain(label)}"
+        name = next(name for name in _numbered(stem) if name not in self._used)
+        self._used.add(name)
+        return self._folder / f"{name}.png"
+
+
+def _numbered(stem: str) -> Iterator[str]:
+    return chain([stem], (f"{stem}-{number}" for number in count(2)))
+
+
+def _plain(text: str) -> str:
+    return re.sub(r"[^\w.-]+", "_", text)[:80].strip(".") or "_"

@@ -1,0 +1,264 @@
+"""ReciproCAM: how much would speak for each label if the model saw one patch of the image and nothing else.
+
+Before the last of what mixes a network's tokens all patches but one are masked; what the rest of the network then
+answers is that patch's value in the map of each label. There is a mask for each patch, so done literally this is as
+many passes through the rest as there are patches. Here it is one.
+
+- Where the head reads the class token (and its like), masks lie between the last block's first norm and its attention.
+  Keys and values of a token that is masked are the layer's biases. Softmax takes no notice of what all scores have in
+  common, so with g 1 for a token that is left and 0 for one that is masked, k and v less their biases b, the attention
+  of all masks is softmax(g q k) (g v) + b: one product, weighed by the masks before its softmax and behind it. What
+  follows asks about the class token alone, once a mask.
+- Where the head reads the mean of the patches, masks lie before that mean.
+
+What is in front of the patches (class token, registers, distillation token) is never masked.
+
+Source: ViT-ReciproCAM, arXiv:2310.02588, section 3; for means Recipro-CAM, arXiv:2209.14074. Neither its Gaussian mask
+nor its bare logits: docs/decisions/0012-maps.md.
+
+Legend: N images, T tokens, P patches, M masks (one a patch), Q tokens that the head reads, D width, H heads, d width of
+a head, C labels, h x w the grid of patches.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, Protocol, cast
+
+import torch
+from timm.layers.attention import Attention
+from timm.models.deit import VisionTransformerDistilled
+from timm.models.vision_transformer import Block, VisionTransformer
+from torch import Tensor, nn
+
+from ftx.backbones.attention import answer, is_plain, queries_keys_values
+from ftx.backbones.kept_tokens import noted_choices
+from ftx.backbones.layer_roles import depth, head_names, plain_vit
+from ftx.backbones.split_network import VitPrefix, vit_blocks
+from ftx.core.errors import ModelError
+from ftx.data.preprocess import Preprocess
+from ftx.tasks.labels import Labels
+
+# The numbers of labels of which one holds, for each such group.
+Rivals = Sequence[Sequence[int]]
+# A mean taken in two steps and in one differ by rounding in f32 alone.
+SAME = 1e-3
+
+
+class TimmClassifier(Protocol):
+    """What every classifier of timm's answers to."""
+
+    num_features: int
+
+    def forward_features(self, x: Tensor) -> Tensor: ...
+    def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor: ...
+
+
+def explained(module: nn.Module, rivals: Rivals, pre: Preprocess) -> nn.Module:
+    """The network with its maps, for images of its size: logits [N, C], maps [N, C, h, w], features [N, D].
+
+    A map is in [0, 1]; features are what the classifier reads.
+    Raises: ModelError for a head that reads neither its first tokens nor a mean over patches.
+    """
+    vit = plain_vit(module)
+    if vit is not None and _reads_first_tokens(vit):
+        return FirstTokens(vit, rivals)
+    # Of some image that is not the same all over: how a head reads its features is asked.
+    some_N3HW = torch.rand(1, 3, pre.height, pre.width, generator=torch.Generator().manual_seed(0))
+    return MeanOfPatches(module, rivals, some_N3HW.to(next(module.parameters())))
+
+
+def rivals_of(labels: Labels) -> Rivals:
+    """The groups of labels that exclude each other."""
+    return [[labels.index(name) for name in group] for group in labels.groups if len(group) > 1]
+
+
+def against_others(logits_NC: Tensor, rivals: Rivals) -> Tensor:
+    """How much speaks for each label and not for those that exclude it: its logarithmic probability among them.
+
+    Of a label that nothing excludes its logit. Shape: [N, C].
+    """
+    alone = sorted(set(range(logits_NC.shape[1])) - {label for group in rivals for label in group})
+    parts = [logits_NC[:, list(group)].log_softmax(dim=1) for group in rivals] + [logits_NC[:, alone]]
+    order = [label for group in rivals for label in group] + alone
+    return torch.cat(parts, dim=1)[:, [order.index(label) for label in range(len(order))]]
+
+
+def in_unit_range(scores_NCM: Tensor) -> Tensor:
+    """Each label's scores, moved and scaled so that the lowest is 0 and the highest 1; all 0 where they are equal."""
+    low_NC1 = scores_NCM.amin(dim=-1, keepdim=True)
+    span_NC1 = scores_NCM.amax(dim=-1, keepdim=True) - low_NC1
+    return (scores_NCM - low_NC1) / span_NC1.clamp(min=torch.finfo(scores_NCM.dtype).tiny)
+
+
+class FirstTokens(nn.Module):
+    """A plain Vision Transformer whose head reads its class token, or the two tokens of a distilled one."""
+
+    masks_MP: Tensor
+
+    def __init__(self, vit: VisionTransformer, rivals: Rivals) -> None:
+        super().__init__()
+        self.vit, self.rivals = vit, rivals
+        self.in_front = VitPrefix(vit, depth(vit) - 1)
+        self.read = 2 if isinstance(vit, VisionTransformerDistilled) else 1
+        self.grid = cast("tuple[int, int]", vit.patch_embed.grid_size)
+        self.register_buffer("masks_MP", torch.eye(self.grid[0] * self.grid[1]), persistent=False)
+
+    def forward(self, images_N3HW: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Shape: [N, C], [N, C, h, w] and [N, D]."""
+        block = vit_blocks(self.vit)[-1]
+        assert isinstance(block, Block)
+        with noted_choices(self.vit) as chosen:
+            tokens_NTD = self.in_front(images_N3HW)
+        masks_NMT = _of_those_kept(self.masks_MP, chosen, tokens_NTD.shape[0], self.vit.num_prefix_tokens)
+        y_NQD, y_NMQD = attended(block.attn, block.norm1(tokens_NTD), masks_NMT, self.read)
+        images, masks = y_NMQD.shape[:2]
+        x_NQD = tokens_NTD[:, : self.read]
+        x_MQD = x_NQD[:, None].expand(-1, masks, -1, -1).flatten(0, 1)
+        features_NQD = self._behind(block, x_NQD, y_NQD)
+        scores_MC = against_others(self._classify(self._behind(block, x_MQD, y_NMQD.flatten(0, 1))), self.rivals)
+        maps_NCM = in_unit_range(scores_MC.unflatten(0, (images, masks)).transpose(1, 2))
+        return self._classify(features_NQD), maps_NCM.unflatten(2, self.grid), features_NQD.mean(dim=1)
+
+    def _behind(self, block: Block, x_NQD: Tensor, y_NQD: Tensor) -> Tensor:
+        """What each classifier reads, given what the last attention answered. Shape: [N, Q, D]."""
+        x_NQD = x_NQD + block.ls1(y_NQD)
+        x_NQD = self.vit.norm(x_NQD + block.ls2(block.mlp(block.norm2(x_NQD))))
+        return x_NQD if self.read == 2 else self.vit.forward_head(x_NQD, pre_logits=True)[:, None]
+
+    def _classify(self, features_NQD: Tensor) -> Tensor:
+        heads = [self.vit.get_submodule(name) for name in head_names(self.vit)]
+        return torch.stack([head(features_NQD[:, i]) for i, head in enumerate(heads)]).mean(dim=0)
+
+
+def attended(attn: nn.Module, x_NTD: Tensor, masks_NMT: Tensor, read: int) -> tuple[Tensor, Tensor]:
+    """What the first tokens get from all tokens, and what they would get from those that each mask leaves.
+
+    Shape: [N, Q, D] and [N, M, Q, D].
+    """
+    assert isinstance(attn, Attention)
+    q_NHTd, k_NHTd, v_NHTd = queries_keys_values(attn, x_NTD)
+    q_NHQd = attn.q_norm(q_NHTd[:, :, :read])
+    plain_NQD = answer(attn, q_NHQd, attn.k_norm(k_NHTd), v_NHTd)
+    # Of a token that is masked whole: the layer's bias.
+    bias_3H1d = x_NTD.new_zeros(3 * attn.num_heads, 1, k_NHTd.shape[-1])
+    if (bias := cast("Tensor | None", attn.qkv.bias)) is not None:
+        bias_3H1d = bias.view(bias_3H1d.shape)
+    _, k_H1d, v_H1d = bias_3H1d.chunk(3)
+    masks_N1MT = masks_NMT[:, None]
+    if isinstance(attn.k_norm, nn.Identity):
+        scores_NHQT = (q_NHQd * attn.scale) @ (k_NHTd - k_H1d).transpose(-2, -1)
+        scores_NHQMT = scores_NHQT[:, :, :, None] * masks_N1MT[:, :, None]
+    else:  # a norm of keys is not linear in them, so the bias has no part in all of them
+        kept_NHQ1T, gone_NHQ11 = (
+            ((attn.scale * q_NHQd) @ attn.k_norm(keys).transpose(-2, -1))[:, :, :, None] for keys in (k_NHTd, k_H1d)
+        )
+        scores_NHQMT = (kept_NHQ1T - gone_NHQ11) * masks_N1MT[:, :, None]
+    shares_NHQMT = scores_NHQMT.softmax(dim=-1) * masks_N1MT[:, :, None]
+    y_NHQMd = shares_NHQMT @ (v_NHTd - v_H1d)[:, :, None] + v_H1d[:, None]
+    y_NMQD = y_NHQMd.permute(0, 3, 2, 1, 4).flatten(3)
+    return plain_NQD, attn.proj(attn.norm(y_NMQD))
+
+
+class MeanOfPatches(nn.Module):
+    """A network whose head reads the mean over its last features: windows, pyramids, models without a class token."""
+
+    masks_MP: Tensor
+
+    def __init__(self, module: nn.Module, rivals: Rivals, images_N3HW: Tensor) -> None:
+        super().__init__()
+        if not (hasattr(module, "forward_features") and hasattr(module, "forward_head")):
+            raise _not_explained(module, "it does not keep features and head apart")
+        # Of fresh weights its answer hardly differs from the mean's, so asking would not tell.
+        if getattr(module, "attn_pool", None) is not None:
+            raise _not_explained(module, "its head pools by an attention of its own")
+        self.module, self.timm, self.rivals = module, cast("TimmClassifier", module), rivals
+        with torch.no_grad(), noted_choices(module) as chosen:
+            features = self.timm.forward_features(images_N3HW)
+            self.layout = _layout(module, features, images_N3HW, fewer=bool(chosen))
+            whole_NC = self.timm.forward_head(features)
+            of_mean_NC = self.timm.forward_head(self.layout.one_place(self.layout.patches(features).mean(dim=1)))
+        if (whole_NC - of_mean_NC).abs().max() > SAME * max(1.0, float(whole_NC.abs().max())):
+            raise _not_explained(module, "its head reads something else than the mean of its last features")
+        height, width = self.layout.grid
+        self.register_buffer("masks_MP", torch.eye(height * width), persistent=False)
+
+    def forward(self, images_N3HW: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Shape: [N, C], [N, C, h, w] and [N, D]."""
+        with noted_choices(self.module) as chosen:
+            features = self.timm.forward_features(images_N3HW)
+        patches_NPD = self.layout.patches(features)
+        masks_MP = self.masks_MP.to(patches_NPD.dtype)
+        masks_NMP = _of_those_kept(masks_MP, chosen, patches_NPD.shape[0], self.layout.in_front)
+        means_NMD = masks_NMP[:, :, self.layout.in_front :] @ patches_NPD / patches_NPD.shape[1]
+        logits_MC = self.timm.forward_head(self.layout.one_place(means_NMD.flatten(0, 1)))
+        scores_MC = against_others(logits_MC, self.rivals)
+        maps_NCM = in_unit_range(scores_MC.unflatten(0, means_NMD.shape[:2]).transpose(1, 2))
+        read_ND = self.timm.forward_head(features, pre_logits=True)
+        return self.timm.forward_head(features), maps_NCM.unflatten(2, self.layout.grid), read_ND
+
+
+@dataclass(frozen=True)
+class _Layout:
+    """How a network's last features lie: tokens [N, T, D] with some in front of the patches, or maps."""
+
+    kind: Literal["NTD", "NhwD", "NDhw"]
+    in_front: int
+    grid: tuple[int, int]
+
+    def patches(self, features: Tensor) -> Tensor:
+        """Shape: [N, P, D]."""
+        if self.kind == "NTD":
+            return features[:, self.in_front :]
+        return features.flatten(1, 2) if self.kind == "NhwD" else features.flatten(2).transpose(1, 2)
+
+    def one_place(self, mean_ND: Tensor) -> Tensor:
+        """Features of one place, of which this is the mean."""
+        if self.kind == "NTD":
+            return torch.nn.functional.pad(mean_ND[:, None], (0, 0, self.in_front, 0))
+        return mean_ND[:, None, None] if self.kind == "NhwD" else mean_ND[:, :, None, None]
+
+
+def _layout(module: nn.Module, features: object, images_N3HW: Tensor, *, fewer: bool) -> _Layout:
+    width = cast("TimmClassifier", module).num_features
+    if not isinstance(features, Tensor) or features.ndim not in (3, 4):
+        raise _not_explained(module, "its last features are no one map of the image")
+    if features.ndim == 4:
+        _, first, second, last = features.shape
+        if last == width != first:
+            return _Layout("NhwD", 0, (first, second))
+        return _Layout("NDhw", 0, (second, last))
+    in_front = cast("int", getattr(module, "num_prefix_tokens", 0))
+    if fewer:
+        grid = cast("tuple[int, int]", cast("VisionTransformer", module).patch_embed.grid_size)
+        return _Layout("NTD", in_front, grid)
+    patches = features.shape[1] - in_front
+    height = round(math.sqrt(patches * images_N3HW.shape[2] / images_N3HW.shape[3]))
+    if height < 1 or patches % height:
+        raise _not_explained(module, f"its {patches} last tokens are no grid")
+    return _Layout("NTD", in_front, (height, patches // height))
+
+
+def _reads_first_tokens(vit: VisionTransformer) -> bool:
+    pools = type(vit) is VisionTransformer and vit.global_pool == "token" and vit.attn_pool is None
+    return (pools or type(vit) is VisionTransformerDistilled) and depth(vit) > 1 and is_plain(vit_blocks(vit)[-1])
+
+
+def _of_those_kept(masks_MP: Tensor, chosen: list[Tensor], images: int, in_front: int) -> Tensor:
+    """What each mask leaves of each token that came so far: all of those in front of the patches. Shape: [N, M, T]."""
+    masks_NMP = masks_MP.expand(images, -1, -1)
+    for kept_NK in chosen:
+        patches_NMK = (kept_NK[:, in_front:] - in_front)[:, None].expand(-1, masks_NMP.shape[1], -1)
+        masks_NMP = masks_NMP.gather(2, patches_NMK)
+    return torch.nn.functional.pad(masks_NMP, (in_front, 0), value=1.0)
+
+
+def _not_explained(module: nn.Module, found: str) -> ModelError:
+    return ModelError(
+        "ReciproCAM cannot mask this network",
+        where=type(module).__name__,
+        found=found,
+        fix="take a plain Vision Transformer, or one that pools by the mean: --model dinov2-small",
+    )

@@ -1,0 +1,164 @@
+"""``ftx explain``: pictures of runs and of exported models, and what becomes of what cannot be explained."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import openvino as ov
+import pytest
+from model_api.models import ClassificationModel
+from PIL import Image
+from tests.conftest import Listener
+
+from ftx.core.errors import ExportError, InputError
+from ftx.data.preprocess import load_pixels
+from ftx.explaining.explain import explain, open_explainer
+from ftx.exporting import export
+from ftx.exporting.int8.products import beside_logits, products, quantized_products
+from ftx.exporting.int8.quantize import logits_of, quantize
+from ftx.exporting.int8.setting import Setting
+from ftx.exporting.shared_parts import NormalisedImages, Source, calibration_images
+from ftx.runs.artifacts import IR_FP32
+from ftx.runs.run import Run
+from ftx.runtimes import load_folder
+from ftx.runtimes.openvino import OpenVinoPredictor
+
+
+@pytest.fixture(scope="module")
+def with_maps(whole_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """The run, its IR and its ONNX file exported anew with maps."""
+    root = tmp_path_factory.mktemp("maps")
+    run = Run.open(shutil.copytree(whole_run, root / "run", symlinks=True))
+    export(run, formats=["onnx", "openvino"], explain=True)
+    return run
+
+
+@pytest.fixture
+def images(with_maps: Run) -> list[Path]:
+    entries = with_maps.entries("test")
+    return [with_maps.data_root() / entries[place].path for place in (0, 1, -1)]
+
+
+def test_a_run_and_its_ir_draw_the_same(with_maps: Run, images: list[Path], tmp_path: Path) -> None:
+    by_run = explain(images, with_maps, out=tmp_path / "run")
+    by_ir = explain(images, with_maps.folder(IR_FP32), out=tmp_path / "ir")
+    assert [one.labels[0].name for one in by_run.images] == [one.labels[0].name for one in by_ir.images]
+    for one, other in zip(by_run.images, by_ir.images, strict=True):
+        (drawn,), (exported,) = one.pictures, other.pictures
+        assert drawn.label == exported.label == one.labels[0].name
+        assert drawn.score == pytest.approx(one.labels[0].score)
+        ours, theirs = (np.asarray(Image.open(path)).astype(int) for path in (drawn.path, exported.path))
+        # bf16 where the CPU has it moves a map of [0, 1] by hundredths, of which a picture shows two thirds.
+        assert np.abs(ours - theirs).mean() < 8
+    assert sorted(path.suffix for path in (tmp_path / "run").iterdir()) == [".png"] * 3
+
+
+def test_the_exported_map_is_the_networks_and_its_logits_are_those_without(
+    with_maps: Run, whole_run: Path, images: list[Path]
+) -> None:
+    own = open_explainer(with_maps, "reciprocam", Listener())
+    exported = OpenVinoPredictor(with_maps.folder(IR_FP32), "f32")
+    plain = OpenVinoPredictor(whole_run / "openvino" / "fp32", "f32")
+    assert (exported.has_maps, plain.has_maps) == (True, False)
+    for image in images:
+        pixels = load_pixels(image, exported.preprocess)[None]
+        logits, found = exported.explain(pixels)
+        expected_logits, expected = own.ask(pixels)
+        assert found.shape == expected.shape == (1, len(with_maps.task.labels), *expected.shape[2:])
+        assert (found.min(), found.max()) == (0, 1)
+        # f32 in another order, scaled by what the scores of one label differ in.
+        np.testing.assert_allclose(found, expected, rtol=0, atol=1e-3)
+        np.testing.assert_allclose(logits, expected_logits, rtol=0, atol=1e-4)
+        np.testing.assert_allclose(logits, plain.logits(pixels), rtol=0, atol=1e-5)
+
+
+def test_model_api_reads_the_map_and_the_features(with_maps: Run, images: list[Path]) -> None:
+    path = with_maps.folder(IR_FP32) / "model.xml"
+    pixels = load_pixels(images[0], with_maps.manifest.preprocess)
+    config = {"embedded_processing": True, "orig_height": pixels.shape[0], "orig_width": pixels.shape[1]}
+    model = ClassificationModel.create_model(str(path), preload=True, configuration=config)
+    answer = model(pixels)
+    compiled = ov.Core().compile_model(path, "CPU")
+    raw = compiled(pixels[None], share_inputs=False)
+    np.testing.assert_allclose(answer.saliency_map, raw["saliency_map"], rtol=0, atol=1e-6)
+    np.testing.assert_allclose(answer.feature_vector, raw["feature_vector"], rtol=0, atol=1e-6)
+    assert raw["feature_vector"].shape == (1, 64)
+
+
+def test_maps_of_several_images_are_those_of_each(with_maps: Run, images: list[Path]) -> None:
+    exported = load_folder(with_maps.folder(IR_FP32))
+    assert isinstance(exported, OpenVinoPredictor)
+    pixels = np.stack([load_pixels(image, exported.preprocess) for image in images])
+    together = exported.explain(pixels)[1]
+    alone = np.concatenate([exported.explain(one[None])[1] for one in pixels])
+    np.testing.assert_allclose(together, alone, rtol=0, atol=0.05)  # products of another size, in bf16 where it is
+
+
+def test_labels_are_drawn_as_they_are_asked_for(with_maps: Run, images: list[Path], tmp_path: Path) -> None:
+    names = with_maps.task.labels.names
+    report = explain(images[0], with_maps, out=tmp_path, labels=names)
+    assert [picture.label for picture in report.images[0].pictures] == list(names)
+    assert len({Path(picture.path).read_bytes() for picture in report.images[0].pictures}) > 1
+    with pytest.raises(InputError, match=f"did you mean '{names[0]}'"):
+        explain(images[0], with_maps, out=tmp_path / "none", labels=[f"{names[0]}s"])
+    with pytest.raises(InputError, match="of no label"):
+        explain(images[0], with_maps, out=tmp_path / "none", labels=names, method="rollout")
+    with pytest.raises(InputError, match="choose one of reciprocam, rollout"):
+        explain(images[0], with_maps, out=tmp_path / "none", method="rolout")  # pyright: ignore[reportArgumentType]
+    assert not (tmp_path / "none").exists()
+
+
+def test_two_images_of_one_name_have_two_pictures(with_maps: Run, images: list[Path], tmp_path: Path) -> None:
+    twins: list[Path] = []
+    for number in range(2):
+        (tmp_path / str(number)).mkdir()
+        twins.append(Path(shutil.copy(images[0], tmp_path / str(number) / "<b>a.png")))
+    report = explain(twins, with_maps, out=tmp_path / "out")
+    names = [Path(one.pictures[0].path).name for one in report.images]
+    label = report.images[0].labels[0].name
+    assert names == [f"_b_a.png.{label}.png", f"_b_a.png.{label}-2.png"]
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == sorted(names)
+
+
+def test_what_cannot_be_read_is_said_and_the_rest_is_drawn(with_maps: Run, images: list[Path], tmp_path: Path) -> None:
+    (tmp_path / "torn.png").write_bytes(images[0].read_bytes()[:60])
+    report = explain([tmp_path / "torn.png", tmp_path / "none.png", images[0]], with_maps, out=tmp_path / "out")
+    assert [bool(one.error) for one in report.images] == [True, True, False]
+    assert len(list((tmp_path / "out").iterdir())) == 1
+
+
+@pytest.mark.parametrize(
+    ("artifact", "method", "error", "said"),
+    [
+        ("openvino/fp16", "reciprocam", ExportError, "ftx export --explain"),
+        ("onnx", "reciprocam", ExportError, "name its run"),
+        ("openvino/fp32", "rollout", InputError, "name its run"),
+    ],
+)
+def test_a_model_that_gives_no_maps_is_refused_with_what_to_do(
+    with_maps: Run, images: list[Path], tmp_path: Path, artifact: str, method: str, error: type[Exception], said: str
+) -> None:
+    with pytest.raises(error, match=said):
+        explain(images, with_maps.path / artifact, out=tmp_path / "out", method=method)  # pyright: ignore[reportArgumentType]
+    assert not (tmp_path / "out").exists()
+
+
+def test_eight_bits_are_for_what_logits_need(with_maps: Run) -> None:
+    calibration, _ = calibration_images(with_maps.entries("train"))
+    sources = [Source(with_maps, None, Listener(), explain=maps) for maps in (False, True)]
+    pixels = [load_pixels(with_maps.data_root() / entry.path, sources[0].manifest.preprocess) for entry in calibration]
+    batches = NormalisedImages(np.stack(pixels[:8]), sources[0].manifest.preprocess)
+    plain, mapped = (quantize(one.parted, batches, Setting(alpha=0.5), "int8", Listener()) for one in sources)
+    assert beside_logits(sources[0].parted) == []
+    beside = beside_logits(sources[1].parted)
+    assert beside
+    assert {one.name for one in products(sources[1].parted)}.isdisjoint(beside)
+    assert quantized_products(mapped, beside) == []
+    in_8_bits = [len(quantized_products(one, {node.name for node in products(one)})) for one in (plain, mapped)]
+    assert in_8_bits[0] == in_8_bits[1] > 20
+    # Queries are scaled behind their product where maps read them too, so they are rounded elsewhere.
+    exact = logits_of(sources[0].parted, batches)
+    errors = [np.abs(logits_of(one, batches) - exact).mean() for one in (plain, mapped)]
+    assert 0 < errors[1] < 1.5 * errors[0]
