@@ -183,7 +183,8 @@ def colour_model(tmp_path_factory: pytest.TempPathFactory) -> ColourModel:
     return ColourModel(folder, images)
 
 
-def write_colour_ir(folder: Path) -> None:
+def write_colour_ir(folder: Path, *, maps: bool = False) -> None:
+    """With ``maps`` each label's is the same all over."""
     import openvino
     from openvino import opset13 as op
 
@@ -191,7 +192,12 @@ def write_colour_ir(folder: Path) -> None:
     mean = op.reduce_mean(op.convert(image, np.float32), np.array([1, 2]), keep_dims=False)
     logits = op.divide(op.subtract(mean, np.float32(100)), np.float32(25))
     logits.output(0).set_names({"logits"})
-    model = openvino.Model([logits], [image], "colour")
+    outputs = [logits]
+    if maps:
+        every = op.tile(op.unsqueeze(op.sigmoid(logits), np.array([2, 3])), np.array([1, 1, 2, 2]))
+        every.output(0).set_names({"saliency_map"})
+        outputs.append(every)
+    model = openvino.Model(outputs, [image], "colour")
     labels = Labels.multiclass(COLOURS)
     preprocess = Preprocess(
         height=16, width=16, resize=16, interpolation="bicubic", mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0)

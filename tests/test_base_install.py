@@ -17,6 +17,7 @@ from typing import Protocol
 import numpy as np
 import pytest
 from PIL import Image
+from tests.conftest import write_colour_ir
 
 import ftx
 
@@ -74,6 +75,13 @@ def test_a_device_without_torch(device: Path, colour_model: ColourModel, tmp_pat
     report = json.loads(validated.stdout)
     assert report["ok"]
     assert {row["runtime"] for row in report["rows"]} == {"openvino"}
+
+    (tmp_path / "maps").mkdir()
+    write_colour_ir(tmp_path / "maps", maps=True)
+    for artifact, status in ((tmp_path / "maps", 0), (colour_model.folder, 2)):
+        explained = run(device, "explain", colour_model.images, "--artifact", artifact, "--out", "drawn", cwd=tmp_path)
+        assert explained.returncode == status, explained.stderr
+    assert len(list((tmp_path / "drawn").iterdir())) == 12
 
     listed = run(device, "models", "swin_tiny_patch4_window7_224", cwd=tmp_path)
     assert listed.returncode == 0, listed.stderr
