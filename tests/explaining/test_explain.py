@@ -2,24 +2,29 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from pathlib import Path
 
 import numpy as np
 import openvino as ov
 import pytest
+import timm
 from model_api.models import ClassificationModel
 from PIL import Image
 from tests.conftest import Listener
 
 from ftx.core.errors import ExportError, InputError
-from ftx.data.preprocess import load_pixels
-from ftx.explaining.explain import explain, open_explainer
+from ftx.data.preprocess import Preprocess, load_pixels
+from ftx.explaining.explain import _Names, explain, open_explainer
+from ftx.explaining.reciprocam import explained
 from ftx.exporting import export
 from ftx.exporting.int8.products import beside_logits, products, quantized_products
-from ftx.exporting.int8.quantize import logits_of, quantize
+from ftx.exporting.int8.quantize import compress_weights, logits_of, quantize
 from ftx.exporting.int8.setting import Setting
+from ftx.exporting.openvino import convert_body
 from ftx.exporting.shared_parts import NormalisedImages, Source, calibration_images
+from ftx.exporting.tracing import trace
 from ftx.runs.artifacts import IR_FP32
 from ftx.runs.run import Run
 from ftx.runtimes import load_folder
@@ -53,6 +58,10 @@ def test_a_run_and_its_ir_draw_the_same(with_maps: Run, images: list[Path], tmp_
         # bf16 where the CPU has it moves a map of [0, 1] by hundredths, of which a picture shows two thirds.
         assert np.abs(ours - theirs).mean() < 8
     assert sorted(path.suffix for path in (tmp_path / "run").iterdir()) == [".png"] * 3
+    by_onnx = explain(images, with_maps.path / "onnx", out=tmp_path / "onnx")
+    for one, other in zip(by_run.images, by_onnx.images, strict=True):
+        ours, theirs = (np.asarray(Image.open(each.pictures[0].path)).astype(int) for each in (one, other))
+        assert np.abs(ours - theirs).max() <= 2  # f32 in another order, and rounded to grey levels
 
 
 def test_the_exported_map_is_the_networks_and_its_logits_are_those_without(
@@ -116,10 +125,36 @@ def test_two_images_of_one_name_have_two_pictures(with_maps: Run, images: list[P
         (tmp_path / str(number)).mkdir()
         twins.append(Path(shutil.copy(images[0], tmp_path / str(number) / "<b>a.png")))
     report = explain(twins, with_maps, out=tmp_path / "out")
-    names = [Path(one.pictures[0].path).name for one in report.images]
+    paths = [Path(one.pictures[0].path) for one in report.images]
     label = report.images[0].labels[0].name
-    assert names == [f"_b_a.png.{label}.png", f"_b_a.png.{label}-2.png"]
-    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == sorted(names)
+    assert all(re.fullmatch(rf"_b_a\.png-[0-9a-f]{{8}}\.{label}\.png", path.name) for path in paths)
+    assert sorted((tmp_path / "out").iterdir()) == sorted(paths)
+    assert len(set(paths)) == 2
+    # By itself, and twice, the second has the name that it had beside the first.
+    again = explain([twins[1], twins[1]], with_maps, out=tmp_path / "out")
+    assert [Path(one.pictures[0].path) for one in again.images] == [paths[1]] * 2
+
+
+@pytest.mark.parametrize("labels", [("a/b", "a_b", "A_B", "..", "Ä", "x" * 300)])
+def test_each_label_has_a_name_of_its_own_that_stays(labels: tuple[str, ...], tmp_path: Path) -> None:
+    names = _Names(tmp_path, ["photo.jpg"], labels)
+    paths = [names.of("photo.jpg", label) for label in (*labels, None)]
+    assert len({path.name.casefold() for path in paths}) == len(paths)
+    assert all(path.parent == tmp_path and len(path.name.encode()) < 255 for path in paths)
+    assert names.of("photo.jpg", "Ä").name == "photo.jpg.Ä.png"
+    assert paths[-1].name == "photo.jpg.rollout.png"
+    assert paths[0] == _Names(tmp_path, ["photo.jpg"], labels[:1]).of("photo.jpg", "a/b")
+
+
+def test_pictures_are_not_explained_themselves(with_maps: Run, images: list[Path], tmp_path: Path) -> None:
+    shutil.copy(images[0], tmp_path / "a.png")
+    for _ in range(2):
+        report = explain(tmp_path, with_maps, out=tmp_path / "explained")
+        assert [Path(one.path).name for one in report.images] == ["a.png"]
+    with pytest.raises(InputError, match="in the folder that pictures go into"):
+        explain(tmp_path, with_maps, out=tmp_path)
+    with pytest.raises(InputError, match="this is a file"):
+        explain(tmp_path, with_maps, out=tmp_path / "a.png")
 
 
 def test_what_cannot_be_read_is_said_and_the_rest_is_drawn(with_maps: Run, images: list[Path], tmp_path: Path) -> None:
@@ -133,7 +168,7 @@ def test_what_cannot_be_read_is_said_and_the_rest_is_drawn(with_maps: Run, image
     ("artifact", "method", "error", "said"),
     [
         ("openvino/fp16", "reciprocam", ExportError, "ftx export --explain"),
-        ("onnx", "reciprocam", ExportError, "name its run"),
+        ("onnx", "rollout", InputError, "name its run"),
         ("openvino/fp32", "rollout", InputError, "name its run"),
     ],
 )
@@ -143,6 +178,23 @@ def test_a_model_that_gives_no_maps_is_refused_with_what_to_do(
     with pytest.raises(error, match=said):
         explain(images, with_maps.path / artifact, out=tmp_path / "out", method=method)  # pyright: ignore[reportArgumentType]
     assert not (tmp_path / "out").exists()
+
+
+def roundings_beside_logits(model: ov.Model) -> list[str]:
+    beside = set(beside_logits(model))
+    operations = [node for node in model.get_ordered_ops() if node.get_friendly_name() in beside]
+    assert operations
+    return [node.get_friendly_name() for node in operations if node.get_type_name() == "FakeQuantize"]
+
+
+def test_eight_bits_of_a_convolutional_network_leave_its_maps() -> None:
+    model = timm.create_model("test_resnet", num_classes=3).eval().requires_grad_(False)
+    pre = Preprocess(64, 64, 64, "bicubic", (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
+    body = convert_body(trace(explained(model, [range(3)], pre), pre), pre, "conv")
+    noise = np.random.default_rng(0).integers(0, 256, (4, 64, 64, 3), dtype=np.uint8)
+    made = quantize(body, NormalisedImages(noise, pre), Setting(preset="mixed"), "int8", Listener())
+    assert len(quantized_products(made, {one.name for one in products(body)})) > 3
+    assert roundings_beside_logits(made) == []
 
 
 def test_eight_bits_are_for_what_logits_need(with_maps: Run) -> None:
@@ -155,9 +207,12 @@ def test_eight_bits_are_for_what_logits_need(with_maps: Run) -> None:
     beside = beside_logits(sources[1].parted)
     assert beside
     assert {one.name for one in products(sources[1].parted)}.isdisjoint(beside)
-    assert quantized_products(mapped, beside) == []
+    assert roundings_beside_logits(mapped) == []
     in_8_bits = [len(quantized_products(one, {node.name for node in products(one)})) for one in (plain, mapped)]
     assert in_8_bits[0] == in_8_bits[1] > 20
+    # The head's weights, which maps read too, stay as they are.
+    weights_alone = [logits_of(compress_weights(one.parted), batches) for one in sources]
+    np.testing.assert_allclose(weights_alone[1], weights_alone[0], rtol=0, atol=1e-5)
     # Queries are scaled behind their product where maps read them too, so they are rounded elsewhere.
     exact = logits_of(sources[0].parted, batches)
     errors = [np.abs(logits_of(one, batches) - exact).mean() for one in (plain, mapped)]

@@ -22,10 +22,9 @@ RIVALS = [[2, 0]]
 
 
 def judged(logits_NCM: torch.Tensor) -> torch.Tensor:
-    """The logarithm of a label's probability beside its rival's, and the logit of the third."""
+    """The logarithm of a label's odds against its rival, and the logit of the one without."""
     first, second, third = logits_NCM.unbind(dim=1)
-    both = (first.exp() + third.exp()).log()
-    return scaled(torch.stack([first - both, second, third - both], dim=1))
+    return scaled(torch.stack([first - third, second, third - first], dim=1))
 
 
 @pytest.mark.parametrize("plain", [False, True], ids=["fused", "plain"])
@@ -123,11 +122,16 @@ def test_labels_that_exclude_each_other_are_weighed_against_each_other() -> None
     tree = Labels(("dress", "cat", "dog", "wet", "bag"), groups=(("dog", "cat"), ("bag",)), singles=("dress", "wet"))
     assert rivals_of(tree) == [[2, 1]]  # one alone has no rival
     logits = torch.tensor([[1.0, 2.0, 4.0, 8.0, 3.0]])
-    other = torch.tensor([2.0, 4.0]).log_softmax(dim=0)
-    expected = torch.tensor([[1.0, other[0], other[1], 8.0, 3.0]])
-    torch.testing.assert_close(against_others(logits, rivals_of(tree)), expected, rtol=0, atol=0)
+    expected = torch.tensor([[1.0, 2.0 - 4.0, 4.0 - 2.0, 8.0, 3.0]])
+    torch.testing.assert_close(against_others(logits, rivals_of(tree)), expected, rtol=0, atol=1e-6)  # f32
     assert against_others(logits, []).equal(logits)
-    assert against_others(logits, [range(5)]).equal(logits.log_softmax(dim=1))
+    for row in ([1.0, 2.0, 4.0, 8.0, 3.0], [3.0, 3.0, 3.0, 3.0, 3.0], [7.0, 7.0, -40.0, 0.0, 1.0]):
+        rivals = [torch.tensor(row[:label] + row[label + 1 :]).logsumexp(dim=0).item() for label in range(5)]
+        odds = torch.tensor([[own - other for own, other in zip(row, rivals, strict=True)]])
+        torch.testing.assert_close(against_others(torch.tensor([row]), [range(5)]), odds, rtol=1e-6, atol=1e-6)
+    # Of a label that is all but certain the odds still tell by how much.
+    sure = torch.tensor([[60.0, 0.0, 1.0], [80.0, 0.0, 1.0]])
+    assert against_others(sure, [range(3)])[:, 0].diff().item() == pytest.approx(20, abs=1e-4)
 
 
 def test_a_label_that_all_patches_speak_for_alike_has_an_empty_map() -> None:

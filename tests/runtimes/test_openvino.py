@@ -3,6 +3,7 @@ from __future__ import annotations
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -166,3 +167,25 @@ def test_a_cache_saves_compiling_and_answers_the_same(
     for blob in blobs:  # a disk that lost something
         blob.write_bytes(blob.read_bytes()[: blob.stat().st_size // 2])
     np.testing.assert_array_equal(load_folder(colour_model.folder, goal="latency").logits(pixels), first)
+
+
+@pytest.mark.parametrize("streams", [1, 2])
+def test_requests_in_flight_answer_in_order_whatever_each_takes(colour_model: Any, streams: int) -> None:
+    predictor = OpenVinoPredictor(colour_model.folder, "f32", threads=2, streams=streams)
+    batches = [np.full((1 + 40 * (number % 3), 16, 16, 3), number, np.uint8) for number in range(60)]
+    answers = [logits_NC for logits_NC, _ in predictor.in_flight(batches)]
+    assert [len(logits_NC) for logits_NC in answers] == [len(batch) for batch in batches]
+    for batch, logits_NC in zip(batches, answers, strict=True):
+        np.testing.assert_allclose(logits_NC, colour_model.expected(batch), rtol=0, atol=1e-5)  # logits up to 4
+    assert list(predictor.in_flight([])) == []
+
+
+def test_what_breaks_where_images_come_from_is_no_fault_of_the_model(colour_model: Any) -> None:
+    predictor = OpenVinoPredictor(colour_model.folder, "f32")
+
+    def breaking() -> Iterator[np.ndarray]:
+        yield np.zeros((1, 16, 16, 3), np.uint8)
+        raise RuntimeError("the source broke")
+
+    with pytest.raises(RuntimeError, match="the source broke"):
+        list(predictor.in_flight(breaking()))

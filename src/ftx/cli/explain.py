@@ -9,6 +9,7 @@ import typer
 
 from ftx.cli import console
 from ftx.cli.shared_options import SKIPPED, JsonFlag
+from ftx.core.errors import InputError
 
 if TYPE_CHECKING:
     from ftx.explaining.explain import Method
@@ -50,11 +51,14 @@ def command(
 ) -> int:
     """Draw over images what a model's answers come from.
 
-    Light is what speaks for the label most, dark what does least, in this image; what is darkened beside it, the model
-    did not see. Images that cannot be read are reported and skipped; the exit status is then 4.
+    Light is what speaks for the label most, dark what does least, in this image: where, and not how much, which is the
+    score. What is darkened beside it the model did not see. Images that cannot be read are reported and skipped; the
+    exit status is then 4.
     """
     from ftx.explaining.explain import explain
 
+    if Path("-") in images:
+        raise InputError("standard input is for ftx predict", found="-", fix="name images, folders or patterns")
     report = explain(
         images,
         artifact,

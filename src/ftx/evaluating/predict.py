@@ -70,7 +70,7 @@ def find_images(images: Path | str | bytes | Sequence[Path | str | bytes]) -> li
     found = [image for item in given for image in _expand(item, uploads)]
     if not any(isinstance(item, EncodedImage) for item in found):
         raise InputError(
-            "there are no images to predict",
+            "there are no images",
             where=", ".join(str(item) for item in given[:5]) or None,
             found="; ".join(f"{item.path}: {item.error}" for item in found[:5] if isinstance(item, Prediction)),
             fix=f"name images, or folders that hold some ({' '.join(sorted(IMAGE_ENDINGS))})",

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import chain, count
+from hashlib import sha256
 from pathlib import Path
 from typing import Literal, Protocol, get_args, runtime_checkable
 
@@ -27,6 +28,10 @@ from ftx.tasks.base import ScoredLabel, Task
 from ftx.tasks.thresholds import Floats
 
 Method = Literal["reciprocam", "rollout"]
+# Of an image's name, and of a label's, in a picture's: file systems take 255 for all of it.
+MOST_BYTES = 100
+# In the name of a picture that is of no label.
+ROLLOUT = "rollout"
 
 
 class Picture(BaseModel):
@@ -81,6 +86,7 @@ class Explaining(Protocol):
 class Explainer:
     """A model that is ready to say what its answers come from."""
 
+    run: str | None
     name: str
     ask: Explain
     # Whether each label has a map of its own, or the image one for all.
@@ -113,16 +119,19 @@ def explain(
         raise InputError(
             "rollout's map is of no label, but of the image", found=f"--label {labels[0]}", fix="leave --label out"
         )
-    found = find_images(images)
+    if out.exists() and not out.is_dir():
+        raise InputError("pictures go into a folder, and this is a file", where=f"--out {out}", fix="name another")
+    found = _without_pictures(find_images(images), out)
     explainer = open_explainer(artifact, method, progress)
     _check_labels(labels, explainer.task)
-    names = _Names(out)
+    names = _Names(out, [item.name for item in found if isinstance(item, EncodedImage)], explainer.task.labels.names)
+    labels = list(dict.fromkeys(labels))
     answers: list[Explanation] = []
     with progress.track("explaining", len(found)) as bar:
         for item in found:
             answers.append(_explained(item, explainer, labels, names))
             bar.advance()
-    return ExplainReport(artifact=explainer.name, method=method, images=answers)
+    return ExplainReport(run=explainer.run, artifact=explainer.name, method=method, images=answers)
 
 
 def open_explainer(artifact: Run | Path | str | None, method: Method, progress: Progress) -> Explainer:
@@ -130,13 +139,14 @@ def open_explainer(artifact: Run | Path | str | None, method: Method, progress: 
 
     Raises: as ``explain``.
     """
-    run = _run_of(artifact)
+    run, by_label = _run_of(artifact), method == "reciprocam"
     if run is not None:
-        model = load_artifact(run, DENSE if run.has(DENSE) else TRAINED)
-        return Explainer(str(run.path), _in_torch(model, method), method == "reciprocam", model.task, model.preprocess)
+        of_run = DENSE if run.has(DENSE) else TRAINED
+        model = load_artifact(run, of_run)
+        return Explainer(str(run.path), of_run.name, _in_torch(model, method), by_label, model.task, model.preprocess)
     assert not isinstance(artifact, Run | None)
     model = load(artifact, progress=progress)
-    return Explainer(str(artifact), _of(model, method, artifact), method == "reciprocam", model.task, model.preprocess)
+    return Explainer(None, str(artifact), _of(model, method, artifact), by_label, model.task, model.preprocess)
 
 
 def _run_of(artifact: Run | Path | str | None) -> Run | None:
@@ -216,7 +226,7 @@ def _explained(
     pictures: list[Picture] = []
     for label in of_label:
         index = 0 if label is None else explainer.task.labels.names.index(label)
-        path = names.new(said.path, label or "rollout")
+        path = names.of(item.name, label)
         with staged_file(path) as staged:
             overlay(image, maps_NChw[0, index], explainer.preprocess).save(staged, format="PNG")
         score = None if label is None else float(scores_C[index])
@@ -225,23 +235,42 @@ def _explained(
 
 
 class _Names:
-    """Names of pictures in one folder, each used once."""
+    """Names of pictures in one folder: of which image and label each is, in letters that every file system takes."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, images: Sequence[str], labels: Sequence[str]) -> None:
         self._folder = folder
-        self._used: set[str] = set()
+        self._images = _plain({image: Path(image).name for image in images})
+        self._labels = _plain({label: label for label in (*labels, ROLLOUT)})
 
-    def new(self, image: str, label: str) -> Path:
-        """One that says of which image and label it is, in letters that every file system takes."""
-        stem = f"{_plain(Path(image).name)}.{_plain(label)}"
-        name = next(name for name in _numbered(stem) if name not in self._used)
-        self._used.add(name)
-        return self._folder / f"{name}.png"
+    def of(self, image: str, label: str | None) -> Path:
+        """The picture of a label, or of the whole image: the same in each call for the same image and labels."""
+        return self._folder / f"{self._images[image]}.{self._labels[label or ROLLOUT]}.png"
 
 
-def _numbered(stem: str) -> Iterator[str]:
-    return chain([stem], (f"{stem}-{number}" for number in count(2)))
+def _plain(texts: Mapping[str, str]) -> dict[str, str]:
+    """Each text in plain letters; with a part of its key's hash where that changed it, or others look the same."""
+    short = {
+        key: re.sub(r"[^\w.-]+", "_", text).encode()[:MOST_BYTES].decode(errors="ignore").strip(".")
+        for key, text in texts.items()
+    }
+    alike = Counter(text.casefold() for text in short.values())
+    return {
+        key: plain
+        if plain == texts[key] and alike[plain.casefold()] == 1
+        else f"{plain}-{sha256(key.encode(errors='surrogateescape')).hexdigest()[:8]}"
+        for key, plain in short.items()
+    }
 
 
-def _plain(text: str) -> str:
-    return re.sub(r"[^\w.-]+", "_", text)[:80].strip(".") or "_"
+def _without_pictures(found: Sequence[EncodedImage | Prediction], out: Path) -> Sequence[EncodedImage | Prediction]:
+    """The images that were named, less those in the folder that pictures go into: pictures of an earlier time.
+
+    Raises: InputError where there are no others.
+    """
+    folder = out.resolve()
+    others = [item for item in found if isinstance(item, Prediction) or folder not in Path(item.name).resolve().parents]
+    if not any(isinstance(item, EncodedImage) for item in others):
+        raise InputError(
+            "all images lie in the folder that pictures go into", where=f"--out {out}", fix="name another folder"
+        )
+    return others

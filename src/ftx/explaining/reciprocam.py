@@ -34,6 +34,7 @@ from timm.models.vision_transformer import Block, VisionTransformer
 from torch import Tensor, nn
 
 from ftx.backbones.attention import answer, is_plain, queries_keys_values
+from ftx.backbones.class_token import reads_class_token_alone
 from ftx.backbones.kept_tokens import noted_choices
 from ftx.backbones.layer_roles import depth, head_names, plain_vit
 from ftx.backbones.split_network import VitPrefix, vit_blocks
@@ -62,6 +63,7 @@ def explained(module: nn.Module, rivals: Rivals, pre: Preprocess) -> nn.Module:
     A map is in [0, 1]; features are what the classifier reads.
     Raises: ModelError for a head that reads neither its first tokens nor a mean over patches.
     """
+    assert not module.training
     vit = plain_vit(module)
     if vit is not None and _reads_first_tokens(vit):
         return FirstTokens(vit, rivals)
@@ -76,14 +78,27 @@ def rivals_of(labels: Labels) -> Rivals:
 
 
 def against_others(logits_NC: Tensor, rivals: Rivals) -> Tensor:
-    """How much speaks for each label and not for those that exclude it: its logarithmic probability among them.
+    """How much speaks for each label and not for those that exclude it: its logarithmic odds among them.
 
     Of a label that nothing excludes its logit. Shape: [N, C].
     """
     alone = sorted(set(range(logits_NC.shape[1])) - {label for group in rivals for label in group})
-    parts = [logits_NC[:, list(group)].log_softmax(dim=1) for group in rivals] + [logits_NC[:, alone]]
+    parts = [_log_odds(logits_NC[:, list(group)]) for group in rivals] + [logits_NC[:, alone]]
     order = [label for group in rivals for label in group] + alone
     return torch.cat(parts, dim=1)[:, [order.index(label) for label in range(len(order))]]
+
+
+def _log_odds(logits_NC: Tensor) -> Tensor:
+    """Each logit less the logarithm of the others' sum of exponentials, of two labels at least.
+
+    The logarithm of a probability would do as well, but near 1 nothing but rounding is left of it.
+    """
+    top_NC = torch.arange(logits_NC.shape[1], device=logits_NC.device) == logits_NC.argmax(dim=1, keepdim=True)
+    all_N1 = logits_NC.logsumexp(dim=1, keepdim=True)
+    below_top_N1 = logits_NC.masked_fill(top_NC, -torch.inf).logsumexp(dim=1, keepdim=True)
+    # Of all but the top one the share is half at most, and can be taken from the sum.
+    share_NC = (logits_NC - all_N1).masked_fill(top_NC, -1.0).exp()
+    return logits_NC - torch.where(top_NC, below_top_N1, all_N1 + torch.log1p(-share_NC))
 
 
 def in_unit_range(scores_NCM: Tensor) -> Tensor:
@@ -101,7 +116,7 @@ class FirstTokens(nn.Module):
     def __init__(self, vit: VisionTransformer, rivals: Rivals) -> None:
         super().__init__()
         self.vit, self.rivals = vit, rivals
-        self.in_front = VitPrefix(vit, depth(vit) - 1)
+        self.all_but_last = VitPrefix(vit, depth(vit) - 1)
         self.read = 2 if isinstance(vit, VisionTransformerDistilled) else 1
         self.grid = cast("tuple[int, int]", vit.patch_embed.grid_size)
         self.register_buffer("masks_MP", torch.eye(self.grid[0] * self.grid[1]), persistent=False)
@@ -111,8 +126,9 @@ class FirstTokens(nn.Module):
         block = vit_blocks(self.vit)[-1]
         assert isinstance(block, Block)
         with noted_choices(self.vit) as chosen:
-            tokens_NTD = self.in_front(images_N3HW)
-        masks_NMT = _of_those_kept(self.masks_MP, chosen, tokens_NTD.shape[0], self.vit.num_prefix_tokens)
+            tokens_NTD = self.all_but_last(images_N3HW)
+        masks_MP = self.masks_MP.to(tokens_NTD.dtype)
+        masks_NMT = _of_those_kept(masks_MP, chosen, tokens_NTD.shape[0], self.vit.num_prefix_tokens)
         y_NQD, y_NMQD = attended(block.attn, block.norm1(tokens_NTD), masks_NMT, self.read)
         images, masks = y_NMQD.shape[:2]
         x_NQD = tokens_NTD[:, : self.read]
@@ -147,16 +163,12 @@ def attended(attn: nn.Module, x_NTD: Tensor, masks_NMT: Tensor, read: int) -> tu
     if (bias := cast("Tensor | None", attn.qkv.bias)) is not None:
         bias_3H1d = bias.view(bias_3H1d.shape)
     _, k_H1d, v_H1d = bias_3H1d.chunk(3)
-    masks_N1MT = masks_NMT[:, None]
-    if isinstance(attn.k_norm, nn.Identity):
-        scores_NHQT = (q_NHQd * attn.scale) @ (k_NHTd - k_H1d).transpose(-2, -1)
-        scores_NHQMT = scores_NHQT[:, :, :, None] * masks_N1MT[:, :, None]
-    else:  # a norm of keys is not linear in them, so the bias has no part in all of them
-        kept_NHQ1T, gone_NHQ11 = (
-            ((attn.scale * q_NHQd) @ attn.k_norm(keys).transpose(-2, -1))[:, :, :, None] for keys in (k_NHTd, k_H1d)
-        )
-        scores_NHQMT = (kept_NHQ1T - gone_NHQ11) * masks_N1MT[:, :, None]
-    shares_NHQMT = scores_NHQMT.softmax(dim=-1) * masks_N1MT[:, :, None]
+    masks_N11MT = masks_NMT[:, None, None]
+    # Between a token and one that is masked whole: a norm of keys is not linear in them.
+    kept_NHQ1T, gone_NHQ11 = (
+        ((attn.scale * q_NHQd) @ attn.k_norm(keys).transpose(-2, -1))[:, :, :, None] for keys in (k_NHTd, k_H1d)
+    )
+    shares_NHQMT = ((kept_NHQ1T - gone_NHQ11) * masks_N11MT).softmax(dim=-1) * masks_N11MT
     y_NHQMd = shares_NHQMT @ (v_NHTd - v_H1d)[:, :, None] + v_H1d[:, None]
     y_NMQD = y_NHQMd.permute(0, 3, 2, 1, 4).flatten(3)
     return plain_NQD, attn.proj(attn.norm(y_NMQD))
@@ -242,8 +254,8 @@ def _layout(module: nn.Module, features: object, images_N3HW: Tensor, *, fewer: 
 
 
 def _reads_first_tokens(vit: VisionTransformer) -> bool:
-    pools = type(vit) is VisionTransformer and vit.global_pool == "token" and vit.attn_pool is None
-    return (pools or type(vit) is VisionTransformerDistilled) and depth(vit) > 1 and is_plain(vit_blocks(vit)[-1])
+    two = type(vit) is VisionTransformerDistilled and is_plain(vit_blocks(vit)[-1])
+    return depth(vit) > 1 and (two or reads_class_token_alone(vit))
 
 
 def _of_those_kept(masks_MP: Tensor, chosen: list[Tensor], images: int, in_front: int) -> Tensor:

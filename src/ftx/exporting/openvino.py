@@ -81,6 +81,7 @@ def name_canonically(model: ov.Model, name: str) -> None:
     what it was without its numbers, and counted anew in topological order. Only the input's and the
     outputs' tensors keep a name, ``image``, ``logits`` and those of maps.
     """
+    assert len(model.outputs) in (1, len(OUTPUTS))
     model.set_friendly_name(name)
     seen: Counter[str] = Counter()
     for node in model.get_ordered_ops():

@@ -133,7 +133,7 @@ class Source:
 
     @cached_property
     def program(self) -> ExportedProgram:
-        """The dense model, traced; of its last block no more than what the head reads, as in training."""
+        """The dense model, traced: with its maps, or of its last block what the head reads alone, as in training."""
         dense, pre = load_dense(self.run.require(DENSE)), self.manifest.preprocess
         return trace(explained(dense, rivals_of(self.manifest.labels), pre) if self.explain else uncut(dense), pre)
 

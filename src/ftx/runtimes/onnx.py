@@ -22,6 +22,7 @@ with no_telemetry():
 
 INPUT = "image"
 OUTPUT = "logits"
+MAPS = "saliency_map"
 
 
 class OnnxPredictor:
@@ -69,6 +70,16 @@ class OnnxPredictor:
     def logits(self, pixels_NHWC: Pixels) -> Floats:
         (logits_NC,) = self._session.run([OUTPUT], {INPUT: normalise(pixels_NHWC, self.preprocess)})
         return cast("Floats", logits_NC)
+
+    @property
+    def has_maps(self) -> bool:
+        """Whether the model was exported with a map for each label."""
+        return any(port.name == MAPS for port in self._session.get_outputs())
+
+    def explain(self, pixels_NHWC: Pixels) -> tuple[Floats, Floats]:
+        """Logits, and the map of each label in [0, 1]. Shape: [N, H, W, 3] to [N, C] and [N, C, h, w]."""
+        logits_NC, maps_NChw = self._session.run([OUTPUT, MAPS], {INPUT: normalise(pixels_NHWC, self.preprocess)})
+        return cast("Floats", logits_NC), cast("Floats", maps_NChw)
 
     def logits_from_files(self, images: Iterable[ImageLike]) -> Iterator[Floats | ImageError]:
         """Its own image path is the training path, as the file holds no preprocessing."""

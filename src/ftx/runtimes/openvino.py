@@ -139,17 +139,20 @@ class OpenVinoPredictor:
 
         taken = 0
         shape: tuple[int, ...] = ()
-        try:
-            for number, pixels_NHWC in enumerate(batches):
-                shape = pixels_NHWC.shape
+        for number, pixels_NHWC in enumerate(batches):
+            try:
                 idle = queue.get_idle_request_id()  # waits where all streams are busy
                 for handle in [handle for handle in running if handle == idle or queue[handle].wait_for(0)]:
                     keep(handle)
                 queue.start_async([pixels_NHWC])  # by the one that is idle
-                running[idle] = number
-                while taken in answers:
-                    yield answers.pop(taken)
-                    taken += 1
+            except RuntimeError as error:
+                raise self._refused(error, pixels_NHWC.shape) from error
+            shape = pixels_NHWC.shape
+            running[idle] = number
+            while taken in answers:
+                yield answers.pop(taken)
+                taken += 1
+        try:
             queue.wait_all()
         except RuntimeError as error:
             raise self._refused(error, shape) from error
@@ -169,7 +172,11 @@ class OpenVinoPredictor:
     def explain(self, pixels_NHWC: Pixels) -> tuple[Floats, Floats]:
         """Logits, and the map of each label in [0, 1]. Shape: [N, H, W, 3] to [N, C] and [N, C, h, w]."""
         assert self.has_maps
-        answered = self._compiled(frame(pixels_NHWC, self.preprocess), share_inputs=False)
+        framed = frame(pixels_NHWC, self.preprocess)
+        try:
+            answered = self._compiled(framed, share_inputs=False)
+        except RuntimeError as error:
+            raise self._refused(error, framed.shape) from error
         return _copy(answered[0]), _copy(answered[MAPS])
 
     def logits_from_files(self, images: Iterable[ImageLike]) -> Iterator[Floats | ImageError]:

@@ -63,7 +63,7 @@ def products(body: ov.Model) -> list[Product]:
 
 
 def beside_logits(body: ov.Model) -> list[str]:
-    """The names of the products that maps need and logits do not."""
+    """The names of the operations that maps need and logits do not."""
     needed: set[str] = set()
     waiting = [body.output(0).get_node()]
     while waiting:
@@ -71,12 +71,8 @@ def beside_logits(body: ov.Model) -> list[str]:
         if (name := node.get_friendly_name()) not in needed:
             needed.add(name)
             waiting += [port.get_source_output().get_node() for port in node.inputs()]
-    kinds = ("MatMul", "Convolution", "GroupConvolution", "ScaledDotProductAttention")
-    return [
-        node.get_friendly_name()
-        for node in body.get_ordered_ops()
-        if node.get_type_name() in kinds and node.get_friendly_name() not in needed
-    ]
+    operations = [node for node in body.get_ordered_ops() if node.get_type_name() not in ("Constant", "Result")]
+    return [name for node in operations if (name := node.get_friendly_name()) not in needed]
 
 
 def _depth(node: ov.Node) -> int:

@@ -148,12 +148,13 @@ def compress_weights(body: ov.Model) -> ov.Model:
 
     They are widened again as they are used, so activations stay floats, and nothing is calibrated.
     """
-    head = head_of(body)
+    # Maps read the head's weights as well: left out there alone, they would be in 8 bits for both.
+    kept = [name for name in (head_of(body), *beside_logits(body)) if name is not None]
     with quiet():
         return nncf.compress_weights(
             body.clone(),
             mode=nncf.CompressWeightsMode.INT8_ASYM,
-            ignored_scope=nncf.IgnoredScope(names=[head]) if head else None,
+            ignored_scope=nncf.IgnoredScope(names=kept) if kept else None,
         )
 
 
