@@ -131,6 +131,7 @@ def test_no_verb_opens_a_connection(tmp_path: Path) -> None:
         ["validate", "runs/one/openvino/fp32"],  # a gate may refuse the int8 of one epoch
         ["eval", "runs/one"],
         ["predict", "data/red", "--artifact", "runs/one"],
+        ["explain", "data/red", "--artifact", "runs/one"],
         ["export", "runs/one", "--base", "base"],
         ["export", "runs/one", "--as-update", "update", "--base", "base"],
         ["apply", "update", "base", "device"],
