@@ -147,7 +147,7 @@ def test_no_image_at_all_is_an_error_before_the_first_answer(
     colour_model: Any, tmp_path: Path, names: list[str]
 ) -> None:
     (tmp_path / "empty").mkdir()
-    with pytest.raises(InputError, match="no images to predict"):
+    with pytest.raises(InputError, match="there are no images"):
         predict([tmp_path / name for name in names], colour_model.folder)
 
 
