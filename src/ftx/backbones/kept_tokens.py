@@ -9,7 +9,7 @@ Legend: N images, T tokens, P patches, K tokens that are kept, D width, H heads,
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from fractions import Fraction
 from types import MappingProxyType
@@ -150,12 +150,8 @@ def noted_choices(module: nn.Module) -> Iterator[list[Tensor]]:
     def note(_choose: nn.Module, _given: tuple[Tensor], kept_NK: Tensor) -> None:
         chosen.append(kept_NK)
 
-    hooks = [one.register_forward_hook(note) for one in module.modules() if isinstance(one, ChooseTokens)]
-    try:
+    with _noting(_choosing(module), note):
         yield chosen
-    finally:
-        for hook in hooks:
-            hook.remove()
 
 
 class Watched:
@@ -189,11 +185,24 @@ class Watched:
 @contextmanager
 def watched(module: nn.Module) -> Iterator[Watched]:
     """Watch the choices of a model until the block ends."""
-    choosing = [one for one in module.modules() if isinstance(one, ChooseTokens)]
+    choosing = _choosing(module)
     found = Watched(choosing)
-    hooks = [one.register_forward_hook(found.note) for one in choosing]
-    try:
+    with _noting(choosing, found.note):
         yield found
+
+
+def _choosing(module: nn.Module) -> list[ChooseTokens]:
+    return [one for one in module.modules() if isinstance(one, ChooseTokens)]
+
+
+@contextmanager
+def _noting(
+    choosing: Sequence[ChooseTokens], note: Callable[[nn.Module, tuple[Tensor], Tensor], None]
+) -> Iterator[None]:
+    """Call ``note`` with what each takes and what it chose, until the block ends."""
+    hooks = [one.register_forward_hook(note) for one in choosing]
+    try:
+        yield
     finally:
         for hook in hooks:
             hook.remove()

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, cast
 import typer
 
 from ftx.cli import console
-from ftx.cli.shared_options import SKIPPED, JsonFlag
+from ftx.cli.shared_options import JsonFlag, status_of
 from ftx.core.errors import InputError
 
 if TYPE_CHECKING:
@@ -67,7 +67,6 @@ def command(
         labels=label or [],
         progress=console.TerminalProgress(),
     )
-    skipped = [image for image in report.images if image.error is not None]
     if json:
         console.print_json(report)
     else:
@@ -78,8 +77,4 @@ def command(
         ]
         if rows:
             console.print_table(("image", "label", "score", "picture"), rows)
-    for image in skipped:
-        console.print_note(f"skipped {image.path}: {image.error}", "bad")
-    if skipped:
-        console.print_note(f"{len(skipped)} of {len(report.images)} images were skipped", "bad")
-    return SKIPPED if skipped else 0
+    return status_of(report.images)

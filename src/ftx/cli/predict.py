@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ftx.cli import console
-from ftx.cli.shared_options import SKIPPED
+from ftx.cli.shared_options import SKIPPED, status_of
 from ftx.core.errors import INTERRUPTED, InputError, Termination
 
 if TYPE_CHECKING:
@@ -72,14 +72,9 @@ def command(
         if json:
             console.print_line(answer.to_line())
         answers.append(answer)
-    skipped = [answer for answer in answers if answer.error is not None]
     if not json:
         _print_answers([answer for answer in answers if answer.error is None])
-    for answer in skipped:
-        console.print_note(f"skipped {answer.path}: {answer.error}", "bad")
-    if skipped:
-        console.print_note(f"{len(skipped)} of {len(answers)} images were skipped", "bad")
-    return SKIPPED if skipped else 0
+    return status_of(answers)
 
 
 def _arriving(watch: Path | None, artifact: Path | None, *, scores: bool, json: bool) -> int:

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, cast, get_args
+from typing import TYPE_CHECKING, Annotated, cast, get_args
 
 import typer
 
+from ftx.cli import console
 from ftx.core.errors import InputError, nearest
 from ftx.tasks.task_names import TaskName
+
+if TYPE_CHECKING:
+    from ftx.evaluating.predict import Prediction
+    from ftx.explaining.explain import Explanation
 
 # Exit status where the work is done, but some inputs were skipped.
 SKIPPED = 4
@@ -47,6 +53,16 @@ StrictFlag = Annotated[
     bool,
     typer.Option("--strict", help="Refuse data with another number of labels than the recipe says (data.classes)."),
 ]
+
+
+def status_of(answers: Sequence[Prediction] | Sequence[Explanation]) -> int:
+    """Say which images were skipped, and why; the exit status of a verb that answers for images."""
+    skipped = [answer for answer in answers if answer.error is not None]
+    for answer in skipped:
+        console.print_note(f"skipped {answer.path}: {answer.error}", "bad")
+    if skipped:
+        console.print_note(f"{len(skipped)} of {len(answers)} images were skipped", "bad")
+    return SKIPPED if skipped else 0
 
 
 def parse_task(name: str) -> TaskName:

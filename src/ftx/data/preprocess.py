@@ -73,6 +73,10 @@ class Preprocess:
             return box_height, self._quotient(width * box_height, height)
         return self._quotient(height * box_width, width), box_width
 
+    def crop_at(self, resized_height: int, resized_width: int) -> tuple[int, int]:
+        """Top and left of the centre crop. Python rounds half to even, as torchvision's crop does."""
+        return round((resized_height - self.height) / 2), round((resized_width - self.width) / 2)
+
     def _quotient(self, product: int, side: int) -> int:
         whole, rest = divmod(product, side)
         # 1 where the rest is above a half, or is one and the whole is odd.
@@ -104,8 +108,7 @@ def resize_crop(image: Image.Image, pre: Preprocess) -> Pixels:
     # tall as wide, where it rounds the other way round; earlier releases and the graph know one order.
     for size in ((width, image.height), (width, height)):
         image = image.resize(size, Image.Resampling[pre.interpolation.upper()])
-    # Python rounds half to even, as torchvision's crop does.
-    left, top = round((width - pre.width) / 2), round((height - pre.height) / 2)
+    top, left = pre.crop_at(height, width)
     return np.array(image.crop((left, top, left + pre.width, top + pre.height)))
 
 

@@ -22,7 +22,7 @@ from ftx.evaluating.predict import Prediction, find_images, prediction_of
 from ftx.explaining.overlay import overlay
 from ftx.runs.artifacts import DENSE, TRAINED
 from ftx.runs.run import Run
-from ftx.runs.run_json import MANIFEST_FILE, checkpoint_records
+from ftx.runs.run_json import is_run
 from ftx.runtimes import Predictor, load, load_artifact
 from ftx.tasks.base import ScoredLabel, Task
 from ftx.tasks.thresholds import Floats
@@ -153,7 +153,7 @@ def _run_of(artifact: Run | Path | str | None) -> Run | None:
     if artifact is None or isinstance(artifact, Run):
         return Run.open() if artifact is None else artifact
     folder = Path(artifact)
-    return Run.open(folder) if (folder / MANIFEST_FILE).is_file() or checkpoint_records(folder) else None
+    return Run.open(folder) if is_run(folder) else None
 
 
 def _of(model: Predictor, method: Method, artifact: Path | str) -> Explain:

@@ -48,6 +48,6 @@ def overlay(image: Image.Image, map_hw: Floats, pre: Preprocess) -> Image.Image:
 def seen(width: int, height: int, pre: Preprocess) -> tuple[float, float, float, float]:
     """The crop that the network sees, in pixels of the image: left, top, right, bottom."""
     resized_height, resized_width = pre.resized(height, width)
-    left, top = round((resized_width - pre.width) / 2), round((resized_height - pre.height) / 2)
+    top, left = pre.crop_at(resized_height, resized_width)
     across, down = width / resized_width, height / resized_height
     return left * across, top * down, (left + pre.width) * across, (top + pre.height) * down

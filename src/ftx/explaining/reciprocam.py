@@ -128,7 +128,9 @@ class FirstTokens(nn.Module):
         with noted_choices(self.vit) as chosen:
             tokens_NTD = self.all_but_last(images_N3HW)
         masks_MP = self.masks_MP.to(tokens_NTD.dtype)
-        masks_NMT = _of_those_kept(masks_MP, chosen, tokens_NTD.shape[0], self.vit.num_prefix_tokens)
+        always = self.vit.num_prefix_tokens
+        masks_NMK = _of_those_kept(masks_MP, chosen, tokens_NTD.shape[0], always)
+        masks_NMT = torch.nn.functional.pad(masks_NMK, (always, 0), value=1.0)
         y_NQD, y_NMQD = attended(block.attn, block.norm1(tokens_NTD), masks_NMT, self.read)
         images, masks = y_NMQD.shape[:2]
         x_NQD = tokens_NTD[:, : self.read]
@@ -204,7 +206,7 @@ class MeanOfPatches(nn.Module):
         patches_NPD = self.layout.patches(features)
         masks_MP = self.masks_MP.to(patches_NPD.dtype)
         masks_NMP = _of_those_kept(masks_MP, chosen, patches_NPD.shape[0], self.layout.in_front)
-        means_NMD = masks_NMP[:, :, self.layout.in_front :] @ patches_NPD / patches_NPD.shape[1]
+        means_NMD = masks_NMP @ patches_NPD / patches_NPD.shape[1]
         logits_MC = self.timm.forward_head(self.layout.one_place(means_NMD.flatten(0, 1)))
         scores_MC = against_others(logits_MC, self.rivals)
         maps_NCM = in_unit_range(scores_MC.unflatten(0, means_NMD.shape[:2]).transpose(1, 2))
@@ -259,12 +261,12 @@ def _reads_first_tokens(vit: VisionTransformer) -> bool:
 
 
 def _of_those_kept(masks_MP: Tensor, chosen: list[Tensor], images: int, in_front: int) -> Tensor:
-    """What each mask leaves of each token that came so far: all of those in front of the patches. Shape: [N, M, T]."""
+    """What each mask leaves of each patch that was not dropped on the way. Shape: [N, M, K]."""
     masks_NMP = masks_MP.expand(images, -1, -1)
     for kept_NK in chosen:
         patches_NMK = (kept_NK[:, in_front:] - in_front)[:, None].expand(-1, masks_NMP.shape[1], -1)
         masks_NMP = masks_NMP.gather(2, patches_NMK)
-    return torch.nn.functional.pad(masks_NMP, (in_front, 0), value=1.0)
+    return masks_NMP
 
 
 def _not_explained(module: nn.Module, found: str) -> ModelError:

@@ -17,8 +17,8 @@ from ftx.runs.run_json import (
     CHECKPOINTS,
     MANIFEST_FILE,
     Manifest,
-    checkpoint_records,
     file_hashes,
+    is_run,
     manifest_bytes,
     read_manifest,
 )
@@ -75,7 +75,7 @@ def new_run(out: Path) -> Iterator[NewRun]:
             if not made.shown:
                 made.place()
         except BaseException:
-            stays = (made.folder / MANIFEST_FILE).is_file() or checkpoint_records(made.folder)
+            stays = is_run(made.folder)
             if made.shown and not stays:
                 shutil.rmtree(made.folder, ignore_errors=True)
             raise

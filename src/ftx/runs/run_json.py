@@ -108,6 +108,11 @@ def checkpoint_records(run: Path) -> list[Path]:
     return sorted(named, key=lambda path: -int(path.stem))
 
 
+def is_run(folder: Path) -> bool:
+    """Whether a folder is a run, be its training finished or not."""
+    return (folder / MANIFEST_FILE).is_file() or bool(checkpoint_records(folder))
+
+
 def read_manifest(path: Path) -> Manifest:
     """``run.json`` of a run folder.
 

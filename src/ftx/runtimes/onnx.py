@@ -13,7 +13,7 @@ from ftx.data.image_store import ImageLike
 from ftx.data.preprocess import Pixels, Preprocess, load_pixels, normalise
 from ftx.runs.artifacts import ONNX, ONNX_FILE, RuntimeName
 from ftx.runs.compute_precision import F32
-from ftx.runtimes.predictor import feed_files
+from ftx.runtimes.predictor import MAPS, feed_files
 from ftx.tasks.base import Task
 from ftx.tasks.thresholds import Floats
 
@@ -22,7 +22,6 @@ with no_telemetry():
 
 INPUT = "image"
 OUTPUT = "logits"
-MAPS = "saliency_map"
 
 
 class OnnxPredictor:

@@ -15,7 +15,7 @@ from ftx.runs.card_json import CARD_FILE
 from ftx.runs.compute_precision import Compute
 from ftx.runs.proof_json import ir_digest
 from ftx.runs.run import Run
-from ftx.runs.run_json import MANIFEST_FILE, checkpoint_records
+from ftx.runs.run_json import is_run
 from ftx.runs.tuning_json import Goal, Setting, tuned_here
 from ftx.runtimes.choose_artifact import ask_for_proof, best_ir, best_of
 from ftx.runtimes.predictor import Predictor
@@ -47,7 +47,7 @@ def load(
     folder = Path(artifact)
     if str(artifact) in ARTIFACTS and not folder.exists():  # as ftx eval names it
         return load_artifact(Run.open(), str(artifact), compute=compute)
-    if (folder / MANIFEST_FILE).is_file() or checkpoint_records(folder):
+    if is_run(folder):
         return _load_best(Run.open(folder), compute, goal, progress)
     if folder.is_dir() and not _is_model(folder) and any(folder.glob(f"*/{CARD_FILE}")):
         folder, why = best_of(folder)

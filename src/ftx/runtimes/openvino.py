@@ -23,11 +23,8 @@ from ftx.runs.card_json import IR_FILE, IR_WEIGHTS, REFERENCE_FILE, Card, read_c
 from ftx.runs.compute_precision import Compute, ComputePrecision, Dtype
 from ftx.runs.instruction_sets import Kernels, is_held
 from ftx.runs.machine import cpu_flags, this_set
-from ftx.runtimes.predictor import BATCH_IMAGES, feed_files
+from ftx.runtimes.predictor import BATCH_IMAGES, MAPS, feed_files
 from ftx.tasks.thresholds import Floats
-
-# Of a model that was exported with maps (ftx.exporting.tracing names them).
-MAPS = "saliency_map"
 
 with no_telemetry():
     import openvino

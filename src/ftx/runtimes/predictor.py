@@ -24,6 +24,8 @@ from ftx.runs.compute_precision import ComputePrecision
 from ftx.tasks.base import Task
 from ftx.tasks.thresholds import Floats
 
+# What a model that was exported with maps calls them, as Model API does.
+MAPS = "saliency_map"
 # Enough for the matrix products to fill a CPU's cores; more only costs memory.
 BATCH_IMAGES = 16
 # Decoded photographs in the batches that are computed at a time: two of 12 megapixels. As many as there are cores are
