@@ -89,14 +89,14 @@ $(VENV)/.pip:
 
 $(VENV)/.installed: pyproject.toml models/pyproject.toml | $(VENV)/.pip
 	$(if $(TORCH_INDEX),$(BIN)/python -m pip install --quiet --index-url $(TORCH_INDEX) torch torchvision)
-	$(BIN)/python -m pip install --quiet --editable ./models --editable '.[train]' --group dev
+	$(BIN)/python -m pip install --quiet --editable ./models --editable '.[train,serve]' --group dev
 	@touch $@
 
 $(LOWEST)/.installed: pyproject.toml models/pyproject.toml tests/lowest.txt
 	$(PYTHON) -m venv $(LOWEST)
 	$(LOWEST)/bin/python -m pip install --quiet --upgrade 'pip>=25.1'
 	$(if $(TORCH_INDEX),$(LOWEST)/bin/python -m pip install --quiet --index-url $(TORCH_INDEX) --constraint tests/lowest.txt torch torchvision)
-	$(LOWEST)/bin/python -m pip install --quiet --constraint tests/lowest.txt --editable ./models --editable '.[train]' --group dev
+	$(LOWEST)/bin/python -m pip install --quiet --constraint tests/lowest.txt --editable ./models --editable '.[train,serve]' --group dev
 	@touch $@
 
 $(VENV)/.docs: $(VENV)/.installed

@@ -19,8 +19,9 @@ def version(text: str) -> tuple[int, ...]:
 
 def test_lower_bounds_are_those_that_are_tested() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    extras = project["optional-dependencies"]
     declared: dict[str, tuple[int, ...]] = {}
-    for requirement in [*project["dependencies"], *project["optional-dependencies"]["train"]]:
+    for requirement in [*project["dependencies"], *extras["train"], *extras["serve"]]:
         found = re.fullmatch(r"([A-Za-z0-9_.-]+)>=([0-9.]+)(?:,<[0-9.]+)?", requirement)
         assert found is not None, f"{requirement} has no plain lower bound"
         declared[found[1]] = version(found[2])

@@ -97,8 +97,9 @@ def test_a_device_imports_what_the_base_install_declares() -> None:
             assert spare == [], module
     assert checked > len(rooms)
     # The names of the extra stand where an import fails, and where one is forbidden.
-    extra = {name.replace("-", "_") for name in EXTRAS["train"] - {"ftx-vit-models"}}
-    assert extra == ftx._TRAIN_EXTRA
+    extra = {name.replace("-", "_") for name in (EXTRAS["train"] | EXTRAS["serve"]) - {"ftx-vit-models"}}
+    assert extra == set(ftx._EXTRAS)
+    assert all({package, package.replace("_", "-")} & EXTRAS[of] for package, of in ftx._EXTRAS.items())
     assert set(contract["forbidden_modules"]) == extra
 
 

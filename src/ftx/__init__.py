@@ -61,32 +61,38 @@ _ROOMS = {
     "validate": "ftx.evaluating",
 }
 
-# Packages of the extra `train`, by the name they are imported under.
-_TRAIN_EXTRA = frozenset(
-    {
-        "huggingface_hub",
-        "matplotlib",
-        "nncf",
-        "onnx",
-        "onnxruntime",
-        "onnxscript",
-        "regex",
-        "timm",
-        "torch",
-        "torchvision",
-    }
-)
+# Packages of the extras, by the name they are imported under, and the extra that a user is told of (jinja2 is in both:
+# what serves imports fastapi before it).
+_EXTRAS = {
+    "fastapi": "serve",
+    "huggingface_hub": "train",
+    "jinja2": "train",
+    "matplotlib": "train",
+    "nncf": "train",
+    "onnx": "train",
+    "onnxruntime": "train",
+    "onnxscript": "train",
+    "prometheus_client": "serve",
+    "python_multipart": "serve",
+    "regex": "train",
+    "timm": "train",
+    "torch": "train",
+    "torchvision": "train",
+    "uvicorn": "serve",
+}
+_EXTRA_NAMES = {"train": "training", "serve": "serving"}
 
 
 def missing_extra(error: ModuleNotFoundError) -> EnvironmentFault | None:
     """What to tell the user when an import failed because the extra is not installed; None if it did not."""
     package = (error.name or "").partition(".")[0]
-    if package not in _TRAIN_EXTRA:
+    if package not in _EXTRAS:
         return None
+    extra = _EXTRAS[package]
     return EnvironmentFault(
-        "this needs the training extra, which is not installed",
+        f"this needs the {_EXTRA_NAMES[extra]} extra, which is not installed",
         found=f"no package '{package}'",
-        fix="pip install 'ftx-vit[train]'",
+        fix=f"pip install 'ftx-vit[{extra}]'",
     )
 
 
