@@ -6,7 +6,6 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Literal
 
 import pytest
 from playwright.sync_api import Page, sync_playwright
@@ -36,9 +35,7 @@ class Visit:
 
 
 @contextmanager
-def visit(
-    address: str, *, scheme: Literal["light", "dark"] = "light", width: int = 1280, height: int = 900
-) -> Iterator[Visit]:
+def visit(address: str, *, scheme: str = "light", width: int = 1280, height: int = 900) -> Iterator[Visit]:
     """Open an address (http, https or file) in a window of this size."""
     with sync_playwright() as playwright:
         # Without a sandbox: tests may run as root, where Chromium has none.

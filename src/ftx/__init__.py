@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from ftx.merging.compare_adapters import compare
     from ftx.merging.merge_and_prove import merge
     from ftx.recipe.schema import Recipe
+    from ftx.reporting.report import report
     from ftx.runs.run import Run
     from ftx.runtimes import load
     from ftx.tasks.labels import Labels
@@ -39,6 +40,7 @@ __all__ = [
     "load",
     "merge",
     "predict",
+    "report",
     "train",
     "validate",
 ]
@@ -57,6 +59,7 @@ _ROOMS = {
     "load": "ftx.runtimes",
     "merge": "ftx.merging.merge_and_prove",
     "predict": "ftx.evaluating.predict",
+    "report": "ftx.reporting.report",
     "train": "ftx.training",
     "validate": "ftx.evaluating",
 }

@@ -279,6 +279,57 @@ def explain_json(lab: Lab, flag: str, value: str) -> None:
     assert lab.done(*words).out.split()[:4] == ["image", "label", "score", "picture"]
 
 
+def report_runs(lab: Lab, flag: str, value: str) -> None:
+    """One, by default the newest; two are compared, in the folder where one stands."""
+    run = Path(shutil.copytree(lab.exported[0], lab.root / "reported", symlinks=True))
+    one = lab.done("report", run, "--json").json
+    assert Path(one["path"]) == run / "reports" / "report.html"
+    assert "hues" not in one["verdict"]
+    two = lab.done("report", run, lab.train().path, "--out", lab.root / "both.html", "--json").json
+    assert len(two["verdicts"]) == 2
+    assert "share no held-out image" in two["pairs"][0]
+    assert lab.call("report", lab.root / "nowhere").status == 2
+
+
+def report_out(lab: Lab, flag: str, value: str) -> None:
+    run, page = lab.train().path, lab.root / "page.html"
+    lab.done("report", run, flag, page)
+    assert page.read_text(encoding="utf-8").startswith("<!doctype html>")
+    assert not (run / "reports" / "report.html").exists()
+    lab.done("report", run, flag, page)  # a report may be written again
+    page.write_text("mine", encoding="utf-8")
+    assert lab.call("report", run, flag, page).status == 2
+    assert page.read_text(encoding="utf-8") == "mine"
+
+
+def report_artifact(lab: Lab, flag: str, value: str) -> None:
+    run = Path(shutil.copytree(lab.exported[0], lab.root / "reported-by", symlinks=True))
+    for name in (value, "onnx"):
+        lab.done("report", run, flag, name, "--out", lab.root / f"by-{name}.html")
+        assert f"answered by {name} (f32)" in (lab.root / f"by-{name}.html").read_text(encoding="utf-8")
+    assert lab.call("report", run, flag, "dnse").status == 2
+
+
+def report_data(lab: Lab, flag: str, value: str) -> None:
+    run = Path(shutil.copytree(lab.train().path, lab.root / "reported-moved", symlinks=True))
+    manifest = json.loads((run / "run.json").read_text(encoding="utf-8"))
+    here = lab.root / manifest["data_root"]
+    (run / "run.json").write_text(json.dumps(manifest | {"data_root": "gone"}), encoding="utf-8")
+    page = lab.root / "moved.html"
+    lab.done("report", run, "--out", page)
+    assert "Images are not shown" in page.read_text(encoding="utf-8")
+    lab.done("report", run, "--out", page, flag, here)
+    assert "data:image/jpeg" in page.read_text(encoding="utf-8")
+
+
+def report_json(lab: Lab, flag: str, value: str) -> None:
+    words = ("report", lab.train().path, "--out", lab.root / "json.html")
+    said = lab.done(*words, flag).json
+    assert said["verb"] == "report"
+    assert said["size_bytes"] == (lab.root / "json.html").stat().st_size
+    assert "Not ready" in lab.done(*words).out + lab.done(*words).err
+
+
 def export_explain(lab: Lab, flag: str, value: str) -> None:
     """The same logits, and beside them the maps that the run gives in torch."""
     run = Path(shutil.copytree(lab.exported[0], lab.root / "explaining", symlinks=True))

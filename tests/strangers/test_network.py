@@ -132,6 +132,7 @@ def test_no_verb_opens_a_connection(tmp_path: Path) -> None:
         ["eval", "runs/one"],
         ["predict", "data/red", "--artifact", "runs/one"],
         ["explain", "data/red", "--artifact", "runs/one"],
+        ["report", "runs/one"],
         ["export", "runs/one", "--base", "base"],
         ["export", "runs/one", "--as-update", "update", "--base", "base"],
         ["apply", "update", "base", "device"],

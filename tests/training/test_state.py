@@ -9,8 +9,9 @@ import torch
 from pydantic import ValidationError
 from torch import Tensor, nn
 
+from ftx.runs.train_jsonl import Epoch
 from ftx.tasks.thresholds import Thresholds
-from ftx.training.state import Epoch, Position, Record, TrainingState
+from ftx.training.state import Position, Record, TrainingState
 
 EPOCH = Epoch(epoch=1, loss=0.5, val_loss=0.25, accuracy=1.0, metrics={}, lr=0.1, images_per_s=1.0, seconds=2.0)
 

@@ -29,6 +29,7 @@ VERBS = {
     "eval": "Accuracy, per-class figures and confusion of an artifact",
     "predict": "Label images with an exported model or a run",
     "explain": "Draw over images what a model's answers come from",
+    "report": "Write what a run is worth on one HTML page: verdict, errors, parity, latency",
     "apply": "Merge an update into a base IR on a device, without torch",
     "bench": "Time the models of a run on this machine, and find their fastest setting",
     "run": "Train, merge, export and validate from one recipe",

@@ -26,6 +26,8 @@ SCHEMAS = {
     "eval": ("ftx.evaluating.evaluate", "EvalReport"),
     "predict": ("ftx.evaluating.predict", "Prediction"),
     "explain": ("ftx.explaining.explain", "ExplainReport"),
+    "report": ("ftx.reporting.report", "ReportReport"),
+    "report RUN RUN": ("ftx.reporting.compare_runs", "ComparisonReport"),
     "export --base": ("ftx.exporting.base_ir", "BaseReport"),
     "export --as-update": ("ftx.exporting.base_ir", "UpdateReport"),
     "apply": ("ftx.updating.apply", "ApplyReport"),

@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
 @contextmanager
-def drawn(path: Path, inches: tuple[float, float]) -> Iterator[Figure]:
+def drawn(
+    target: Path | BinaryIO, inches: tuple[float, float], settings: Mapping[str, Any] | None = None
+) -> Iterator[Figure]:
     """A figure to draw in, written as SVG when the block ends; figures and settings of the caller's stay as they are.
 
+    ``settings`` are matplotlib's own, for this figure alone.
     Raises: ModuleNotFoundError where matplotlib is not installed.
     """
     # Its list of fonts belongs to this process, and not into the user's home folder.
@@ -27,10 +30,11 @@ def drawn(path: Path, inches: tuple[float, float]) -> Iterator[Figure]:
             import matplotlib as mpl
             from matplotlib.figure import Figure
 
-            with mpl.rc_context({"svg.hashsalt": "ftx"}):
+            chosen: dict[Any, Any] = {"svg.hashsalt": "ftx", **(settings or {})}
+            with mpl.rc_context(chosen):
                 figure = Figure(figsize=inches, layout="constrained")
                 yield figure
-                figure.savefig(path, format="svg", metadata={"Date": None})
+                figure.savefig(target, format="svg", metadata={"Date": None})
         finally:
             if before is None:
                 del os.environ["MPLCONFIGDIR"]

@@ -16,8 +16,10 @@ from ftx.core.progress import SILENT, Progress
 from ftx.core.statistics import wilson_interval
 from ftx.core.verb_report import VerbReport
 from ftx.data.image_store import ImageStore
-from ftx.runs.artifacts import RuntimeName
+from ftx.runs.artifacts import Artifact, RuntimeName
 from ftx.runs.compute_precision import ComputeField
+from ftx.runs.kept_answers import KeptAnswers, keep_answers
+from ftx.runs.machine import this_machine
 from ftx.runs.run import Run
 from ftx.runtimes import load_artifact
 from ftx.runtimes.choose_artifact import furthest
@@ -84,20 +86,9 @@ def evaluate(
     """
     run = run if isinstance(run, Run) else Run.open(run)
     chosen = artifact_named(run, artifact) if artifact else furthest(run)
-    predictor = load_artifact(run, chosen)
     entries = run.report_entries()
-    store = ImageStore(run.data_root(data))
-    images = [store[entry] for entry in entries]
-    rows: list[Floats] = []
-    with progress.track(f"evaluating {chosen}", len(images)) as bar:
-        for image, answer in zip(images, predictor.logits_from_files(images), strict=True):
-            if isinstance(answer, ImageError):
-                raise answer
-            if not np.isfinite(answer).all():
-                raise GateFailed(f"{chosen} answers with a number that is not finite", where=image.name)
-            rows.append(answer)
-            bar.advance()
-    logits_NC = np.stack(rows)
+    answers = ask(run, chosen, data=data, progress=progress)
+    logits_NC = answers.logits_NC
     task = run.task
     targets_NC = task.targets([entry.labels for entry in entries])
     right = int(task.right(logits_NC, targets_NC).sum())
@@ -108,8 +99,8 @@ def evaluate(
     report = EvalReport(
         run=str(run.path),
         artifact=chosen.name,
-        runtime=predictor.name,
-        compute=predictor.compute,
+        runtime=chosen.runtime,
+        compute=answers.compute,
         split=entries[0].split,
         images=len(entries),
         accuracy=right / len(entries),
@@ -122,6 +113,29 @@ def evaluate(
     )
     run.keep_report("eval", report, progress)
     return report
+
+
+def ask(run: Run, artifact: Artifact, *, data: Path | None = None, progress: Progress = SILENT) -> KeptAnswers:
+    """Ask an artifact about every held-out image, from its file; the run keeps what it answered.
+
+    Raises: RunError, DataError; GateFailed if an answer is not a finite number.
+    """
+    predictor = load_artifact(run, artifact)
+    entries = run.report_entries()
+    store = ImageStore(run.data_root(data))
+    images = [store[entry] for entry in entries]
+    rows: list[Floats] = []
+    with progress.track(f"evaluating {artifact}", len(images)) as bar:
+        for image, answer in zip(images, predictor.logits_from_files(images), strict=True):
+            if isinstance(answer, ImageError):
+                raise answer
+            if not np.isfinite(answer).all():
+                raise GateFailed(f"{artifact} answers with a number that is not finite", where=image.name)
+            rows.append(answer)
+            bar.advance()
+    logits_NC = np.stack(rows)
+    keep_answers(run, artifact, predictor.compute, logits_NC, progress)
+    return KeptAnswers(logits_NC, predictor.compute, this_machine())
 
 
 def confusion_matrix(true_NC: Flags, called_NC: Flags) -> Counts:

@@ -24,6 +24,7 @@ from ftx.runs.artifacts import DENSE, EXPORT_IR, EXPORTED, IRS, TRAINED, Artifac
 from ftx.runs.card_json import CARD_FILE, IR_FILE, PROOF_FILE
 from ftx.runs.compute_precision import Compute
 from ftx.runs.instruction_sets import InstructionSet
+from ftx.runs.kept_answers import keep_answers
 from ftx.runs.machine import this_machine
 from ftx.runs.parity_json import PARITY_FILE, ParityReport, Verdict, read_parity
 from ftx.runs.proof_json import Answers, ir_digest, keep_proof
@@ -162,11 +163,20 @@ def _validate_run(run: Run, wish: _Wish, progress: Progress) -> ParityReport:
         )
         return report
     run.keep_report("parity", report, progress)
+    if len(samples.entries) == len(run.report_entries()):
+        _keep_answers(run, comparison, progress)
     tell_card(run, report, progress)
     for artifact, own in answers.items():
         of_sets = sets.proofs.get(artifact)
         keep_proof(run.folder(artifact), irs[artifact], report, artifact, own, progress, sets=of_sets)
     return report
+
+
+def _keep_answers(run: Run, comparison: Comparison, progress: Progress) -> None:
+    """What each artifact answered in the precision that it is deployed in."""
+    for (artifact, compute), logits_NC in comparison.from_files.items():
+        if artifact.runtime != "openvino" or compute.chosen_by_runtime:
+            keep_answers(run, artifact, compute, logits_NC, progress)
 
 
 def _ask_sets(

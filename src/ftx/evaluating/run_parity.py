@@ -6,7 +6,7 @@ Shapes: N images, C labels.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
@@ -22,7 +22,7 @@ from ftx.evaluating.logit_bounds import FREE, Bounds
 from ftx.evaluating.parity_row import Compared, Reference, Subject, compare, rows_of
 from ftx.evaluating.verdict import rests_on_labels
 from ftx.runs.artifacts import DENSE, TRAINED, Artifact
-from ftx.runs.compute_precision import F32, Compute
+from ftx.runs.compute_precision import F32, Compute, ComputePrecision
 from ftx.runs.run import Run
 from ftx.runtimes import Predictor, load_artifact, load_with_all_tokens
 from ftx.runtimes.openvino import OpenVinoPredictor, default_compute
@@ -108,6 +108,10 @@ class Comparison:
     tinted: Reference
     table: Bounds
     bar: ProgressTask
+    # What was answered for all images, each from its file. Shape: [N, C].
+    from_files: dict[tuple[Artifact, ComputePrecision], Floats] = field(
+        default_factory=dict[tuple[Artifact, ComputePrecision], Floats]
+    )
 
     def rows(self, artifact: Artifact, predictor: Predictor) -> Iterator[Compared]:
         """The rows of one artifact under one precision."""
@@ -127,6 +131,7 @@ class Comparison:
         if artifact == DENSE:
             return  # its image path is the training path, so the other view would be this one again
         from_files_NC = ask_files(predictor, samples.images, self.bar)
+        self.from_files[artifact, compute] = from_files_NC
         latency_ms = files_latency_ms(predictor, samples.images)
         yield self._row(self.whole, from_files_NC, Subject(artifact, "files", compute, latency_ms, kernels))
 
@@ -166,7 +171,9 @@ def ask_trained(run: Run, samples: Samples, table: Bounds, bar: ProgressTask) ->
         )
     subject = Subject(TRAINED, "files", F32, files_latency_ms(trained, samples.images))
     row = compare(whole, logits_NC, subject, table.pick(TRAINED, "files", F32))
-    return Comparison(samples, whole, rows_of(whole, samples.chosen), tinted, table, bar), row
+    comparison = Comparison(samples, whole, rows_of(whole, samples.chosen), tinted, table, bar)
+    comparison.from_files[TRAINED, F32] = logits_NC
+    return comparison, row
 
 
 def _followed(first: Reference, more: Reference) -> Reference:

@@ -201,11 +201,11 @@ class Run:
 
     def write_report(self, name: str, report: BaseModel, progress: Progress = SILENT) -> Path:
         """Write ``reports/NAME.json``."""
-        return self._write_file(f"reports/{name}.json", report.model_dump_json(indent=2) + "\n", progress)
+        return self.write_file(f"reports/{name}.json", (report.model_dump_json(indent=2) + "\n").encode(), progress)
 
     def write_card(self, artifact: Artifact, text: str, progress: Progress = SILENT) -> None:
         """Write an artifact's model card anew; what was made from the artifact does not hang on it."""
-        self._write_file(f"{artifact}/{MODEL_CARD}", text, progress)
+        self.write_file(f"{artifact}/{MODEL_CARD}", text.encode(), progress)
 
     def keep_report(self, name: str, report: BaseModel, progress: Progress) -> None:
         """Write ``reports/NAME.json``, or say that the run cannot be written: the answer is known all the same."""
@@ -214,11 +214,14 @@ class Run:
         except EnvironmentFault as fault:
             progress.note(f"reports/{name}.json is not kept: {fault.what} ({fault.found})")
 
-    def _write_file(self, name: str, text: str, progress: Progress) -> Path:
-        """Write a file of the run, and its hash into ``run.json``."""
+    def write_file(self, name: str, content: bytes, progress: Progress = SILENT) -> Path:
+        """Write a file of the run, and its hash into ``run.json``.
+
+        Raises: EnvironmentFault if the run cannot be written.
+        """
         path = self.path / name
         with sole_writer(self.path, progress.note):
-            write_atomic(path, text.encode())
+            write_atomic(path, content)
             before = self._read()
             self._write(before.model_copy(update={"files": before.files | {name: sha256_file(path)}}))
         return path

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict
 from functools import cached_property
 from importlib.util import find_spec
 from typing import TYPE_CHECKING
@@ -13,7 +11,8 @@ from typing import TYPE_CHECKING
 from ftx.core.errors import EnvironmentFault
 from ftx.core.files import write_atomic
 from ftx.runs.new_run import NewRun
-from ftx.training.state import Epoch, EpochEnd
+from ftx.runs.train_jsonl import EPOCHS_FILE, Epoch, epoch_lines
+from ftx.training.state import EpochEnd
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
@@ -38,8 +37,7 @@ def epoch_log(run: NewRun, epochs: Sequence[Epoch], *, tensorboard: bool) -> Ite
         curves = _Curves(run, opened) if tensorboard else None
 
         def write(added: Sequence[Epoch]) -> None:
-            lines = [json.dumps(asdict(epoch)) + "\n" for epoch in epochs]
-            write_atomic(run.folder / "reports" / "train.jsonl", "".join(lines).encode())
+            write_atomic(run.folder / EPOCHS_FILE, epoch_lines(epochs))
             if curves is not None:
                 curves.draw(added)
 

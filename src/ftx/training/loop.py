@@ -18,6 +18,7 @@ from ftx.core.progress import Progress
 from ftx.core.progress import Task as ProgressTask
 from ftx.data.random_draws import order_generator, step_seed
 from ftx.recipe.sections import TrainRecipe
+from ftx.runs.train_jsonl import Epoch
 from ftx.tasks.base import Targets, Task
 from ftx.tasks.task_names import LossName
 from ftx.tasks.thresholds import Floats, Thresholds
@@ -26,7 +27,7 @@ from ftx.training.class_balance import Balance
 from ftx.training.inputs import EVAL_BATCH, Inputs
 from ftx.training.optimizer import optimizer, rate_share, set_rates
 from ftx.training.signals import Stop
-from ftx.training.state import Epoch, EpochEnd, Position, TrainingState
+from ftx.training.state import EpochEnd, Position, TrainingState
 
 # How often the loss is shown: reading it waits for the device.
 _SHOWN_EVERY_S = 0.2

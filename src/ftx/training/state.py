@@ -15,23 +15,10 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
+from ftx.runs.train_jsonl import Epoch
 from ftx.tasks.thresholds import Thresholds
 
 _Count = Annotated[int, Field(ge=0)]
-
-
-@dataclass(frozen=True)
-class Epoch:
-    """One line of train.jsonl; measured on validation images but for ``loss``; ``lr`` is that of its end."""
-
-    epoch: int
-    loss: float
-    val_loss: float
-    accuracy: float
-    metrics: dict[str, float]
-    lr: float
-    images_per_s: float
-    seconds: float
 
 
 @dataclass(frozen=True)

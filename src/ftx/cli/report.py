@@ -1,0 +1,87 @@
+"""``ftx report``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from ftx.cli import console
+from ftx.cli.shared_options import DataOption, JsonFlag
+from ftx.runs.artifacts import ARTIFACTS
+
+if TYPE_CHECKING:
+    from ftx.reporting.compare_runs import ComparisonReport
+    from ftx.reporting.report import ReportReport
+
+
+def command(
+    runs: Annotated[
+        list[Path] | None,
+        typer.Argument(
+            metavar="RUN...",
+            show_default=False,
+            help="A run folder; without it the newest, runs/latest. Several are compared with each other.",
+        ),
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            "--out",
+            metavar="FILE",
+            help="The file to write.  [default: reports/report.html in the run, comparison.html here for several]",
+        ),
+    ] = None,
+    artifact: Annotated[
+        str | None,
+        typer.Option(
+            "--artifact",
+            metavar="NAME",
+            help=f"Whose answers are shown: {', '.join(ARTIFACTS)}.  [default: the best IR, or what the run holds]",
+        ),
+    ] = None,
+    data: DataOption = None,
+    json: JsonFlag = False,
+) -> int:
+    """Write what a run is worth on one HTML page: verdict, data, errors, parity, latency, provenance.
+
+    The page is one file that asks no network for anything. Of several runs it shows which is better, and how surely.
+    """
+    progress = console.TerminalProgress()
+    if runs is not None and len(runs) > 1:
+        from ftx.reporting.compare_runs import compare_runs
+
+        compared = compare_runs(runs, out=out, artifact=artifact, data=data, progress=progress)
+        if json:
+            console.print_json(compared)
+        else:
+            print_comparison(compared)
+        return 0
+    from ftx.reporting.report import report
+
+    found = report(runs[0] if runs else None, out=out, artifact=artifact, data=data, progress=progress)
+    if json:
+        console.print_json(found)
+    else:
+        print_report(found)
+    return 0
+
+
+def print_report(found: ReportReport) -> None:
+    """The verdict, what is missing, and where the page lies."""
+    console.print_note(found.verdict, "strong")
+    for fault in found.faults:
+        console.print_note(f"does not hold: {fault}", "bad")
+    for lack in found.lacks:
+        console.print_note(f"lacks {lack}")
+    console.print_facts([("page", found.path), ("size", f"{found.size_bytes / 1e6:.1f} MB")])
+
+
+def print_comparison(found: ComparisonReport) -> None:
+    """Each run's verdict, which is better, and where the page lies."""
+    for name, verdict in found.verdicts.items():
+        console.print_note(f"{name}: {verdict}")
+    for pair in found.pairs:
+        console.print_note(pair, "strong")
+    console.print_facts([("page", found.path), ("size", f"{found.size_bytes / 1e6:.1f} MB")])

@@ -1,0 +1,187 @@
+"""``ftx report A B ...``: several runs beside each other, and which is better on the images that they share."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from ftx.core.errors import InputError
+from ftx.core.files import write_atomic
+from ftx.core.pages import render
+from ftx.core.progress import SILENT, Progress
+from ftx.core.statistics import Paired, wilson_interval
+from ftx.core.verb_report import VerbReport
+from ftx.reporting.calibration import calibration
+from ftx.reporting.facts import RunFacts, gather
+from ftx.reporting.figures import curves_beside
+from ftx.reporting.headline import Headline, headline
+from ftx.reporting.held_out import HeldOut, class_scores_of
+from ftx.reporting.report import MARK, answers_of, refuse_other_file
+from ftx.runs.artifacts import RuntimeName
+from ftx.runs.run import Run
+
+COMPARISON_FILE = Path("comparison.html")
+TEMPLATE = Path(__file__).with_name("comparison.html")
+# The files that hold a model's weights.
+_WEIGHTS: dict[RuntimeName, str] = {"openvino": "*.bin", "onnx": "*.onnx*", "torch": "*model.safetensors"}
+# Each end of an interval of 95 %.
+CONFIDENCE = 0.975
+
+
+@dataclass(frozen=True)
+class Compared:
+    """One run: its facts, its answers (None, with the reason, where it gives none) and its verdict."""
+
+    name: str
+    facts: RunFacts
+    answers: HeldOut | None
+    notes: Sequence[str]
+    headline: Headline
+    latency_ms: float | None
+    size_bytes: int | None
+    ece: float | None
+
+    @property
+    def accuracy(self) -> tuple[float, float, float] | None:
+        """The share of images that are wholly right, and the ends of its 95 % interval."""
+        if self.answers is None:
+            return None
+        right, images = int(self.answers.right.sum()), len(self.answers.right)
+        return right / images, *wilson_interval(right, images)
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Two runs on the held-out images of both: of so many, how many only one answers rightly."""
+
+    first: str
+    second: str
+    images: int
+    lost: int
+    gained: int
+    gain_low: float
+    gain_high: float
+
+    @property
+    def said(self) -> str:
+        """In a sentence: which is better, if either is shown to be."""
+        if not self.images:
+            return "they share no held-out image with the same labels, so their shares cannot be compared"
+        gain = (self.gained - self.lost) / self.images
+        figures = f"{100 * gain:+.1f} points, 95 % interval {100 * self.gain_low:+.1f} to {100 * self.gain_high:+.1f}"
+        if self.gain_low > 0:
+            return f"{self.second} is better: {figures}"
+        if self.gain_high < 0:
+            return f"{self.first} is better: {figures}"
+        return f"neither is shown to be better: {figures}"
+
+
+class ComparisonReport(VerbReport):
+    """Where the page lies, and what it says of each run and of each pair with the first."""
+
+    verb: str = "report"
+    path: str
+    size_bytes: int
+    verdicts: dict[str, str]
+    pairs: list[str]
+
+
+def compare_runs(
+    runs: Sequence[Run | Path | str],
+    *,
+    out: Path | None = None,
+    artifact: str | None = None,
+    data: Path | None = None,
+    progress: Progress = SILENT,
+) -> ComparisonReport:
+    """Write the page of several runs; the first is what the others are compared with.
+
+    Raises: RunError; InputError if a run is named twice, or ``out`` is a file of another kind.
+    """
+    opened = [run if isinstance(run, Run) else Run.open(run) for run in runs]
+    folders = [run.path.resolve() for run in opened]
+    if len(set(folders)) < len(folders):
+        raise InputError("a run is named twice", found=", ".join(str(run.path) for run in opened), fix="name others")
+    path = out or COMPARISON_FILE
+    refuse_other_file(path)
+    compared = [
+        _compared(run, name, artifact, data, progress) for run, name in zip(opened, _names(folders), strict=True)
+    ]
+    pairs = [_pair(compared[0], other) for other in compared[1:]]
+    epochs = [(one.name, one.facts.epochs) for one in compared if one.facts.epochs]
+    content = render(
+        TEMPLATE,
+        mark=MARK.decode(),
+        compared=compared,
+        pairs=pairs,
+        class_rows=_class_rows(compared),
+        curves=curves_beside(epochs) if epochs else None,
+    ).encode()
+    write_atomic(path, content)
+    return ComparisonReport(
+        path=str(path),
+        size_bytes=len(content),
+        verdicts={one.name: f"{one.headline.word}: {one.headline.sentence}" for one in compared},
+        pairs=[f"{pair.second} against {pair.first}: {pair.said}" for pair in pairs],
+    )
+
+
+def _names(folders: Sequence[Path]) -> list[str]:
+    """The folders' names; with their parents' where two are alike."""
+    names = [folder.name for folder in folders]
+    return [
+        name if names.count(name) == 1 else f"{folder.parent.name}/{name}"
+        for folder, name in zip(folders, names, strict=True)
+    ]
+
+
+def _compared(run: Run, name: str, artifact: str | None, data: Path | None, progress: Progress) -> Compared:
+    facts = gather(run)
+    answers, notes = answers_of(facts, artifact, data, progress)
+    size = latency_ms = None
+    if answers is not None:
+        weights = run.folder(answers.artifact).glob(_WEIGHTS[answers.artifact.runtime])
+        size = sum(path.stat().st_size for path in weights)
+        rows = facts.parity.own_rows if facts.parity and facts.verdict(answers.artifact) else []
+        of_it = [row for row in rows if row.subject == answers.artifact and row.view == "graph"]
+        latency_ms = next((row.latency_ms for row in of_it if row.compute == answers.compute), None)
+    found = calibration(*answers.confidences()) if answers else None
+    return Compared(
+        name, facts, answers, notes, headline(facts, answers), latency_ms, size, found.ece if found else None
+    )
+
+
+def _class_rows(compared: Sequence[Compared]) -> list[list[str]]:
+    """F1 of each label in each run, in percent; "-" where a run does not know the label."""
+    found: dict[str, dict[str, str]] = {}
+    for one in compared:
+        for score in class_scores_of(one.answers):
+            found.setdefault(score.name, {})[one.name] = f"{100 * score.f1:.1f}"
+    return [[label, *(by_run.get(one.name, "-") for one in compared)] for label, by_run in found.items()]
+
+
+def _pair(first: Compared, second: Compared) -> Pair:
+    """By the images that both held out, known by their bytes, where their labels are the same."""
+    if first.answers is None or second.answers is None or first.answers.task_name != second.answers.task_name:
+        return Pair(first.name, second.name, 0, 0, 0, -1, 1)
+    rows = {entry.sha256: row for row, entry in enumerate(second.answers.entries)}
+    shared = [
+        (row, rows[entry.sha256])
+        for row, entry in enumerate(first.answers.entries)
+        if entry.sha256 in rows and set(entry.labels) == set(second.answers.entries[rows[entry.sha256]].labels)
+    ]
+    one = np.array([first.answers.right[row] for row, _ in shared], dtype=bool)
+    other = np.array([second.answers.right[row] for _, row in shared], dtype=bool)
+    paired = Paired(float((one & ~other).sum()), float((other & ~one).sum()), len(shared))
+    return Pair(
+        first=first.name,
+        second=second.name,
+        images=len(shared),
+        lost=int(paired.lost),
+        gained=int(paired.gained),
+        gain_low=-paired.drop_at_most(CONFIDENCE),
+        gain_high=-paired.drop_at_least(CONFIDENCE),
+    )

@@ -1,0 +1,76 @@
+"""The verdict on a run, in one sentence for whoever decides whether the model is used."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from ftx.core.errors import FtxError
+from ftx.core.statistics import wilson_interval
+from ftx.reporting.facts import RunFacts
+from ftx.reporting.held_out import HeldOut
+from ftx.runs.artifacts import IRS, Artifact
+from ftx.runtimes.choose_artifact import best_ir
+from ftx.tasks.task_names import TaskName
+
+_ONE_IMAGE: dict[TaskName, str] = {
+    "multiclass": "names the right class for",
+    "multilabel": "gets every label right in",
+    "hierarchical": "names the whole path right for",
+}
+
+
+@dataclass(frozen=True)
+class Headline:
+    """``kind`` is also the colour: ok where what is deployed is proved, warn where something is open, bad where not."""
+
+    kind: Literal["ok", "warn", "bad"]
+    word: str
+    sentence: str
+
+
+def headline(facts: RunFacts, answers: HeldOut | None) -> Headline:
+    """How often the model is right on images that it had not seen, and whether what goes to the device is proved."""
+    if facts.faults:
+        more = f", and {len(facts.faults) - 1} more faults below" if len(facts.faults) > 1 else ""
+        return Headline("bad", "Do not use it", f"This run was changed after it was made: {facts.faults[0]}{more}.")
+    said = _accuracy(answers) if answers is not None else "Nobody knows how often this model is right"
+    artifact = _deployed(facts)
+    if artifact is None:
+        if any(facts.run.has(ir) for ir in IRS.values()):
+            return Headline("bad", "Do not use it", f"{said}, but every model that was exported for a device failed.")
+        return Headline("warn", "Not ready", f"{said}; it is not exported for a device yet.")
+    verdict, parity = facts.verdict(artifact), facts.parity
+    if verdict is None or parity is None:
+        return Headline("warn", "Not proved", f"{said}; nobody has validated the exported model ({artifact}) yet.")
+    if verdict == "failed":
+        return Headline("bad", "Do not use it", f"{said}, but {artifact} failed: {parity.said[artifact.name]}.")
+    if verdict == "unproved":
+        return Headline(
+            "warn", "Not proved", f"{said}; that {artifact} keeps this is not proved: {parity.said[artifact.name]}."
+        )
+    return Headline(
+        "ok",
+        "Ready",
+        f"{said}; the version for the device, {artifact}, is proved to get at most {100 * parity.max_drop:g} more in "
+        "100 wrong than what was trained.",
+    )
+
+
+def _deployed(facts: RunFacts) -> Artifact | None:
+    """What ``ftx predict`` would take."""
+    try:
+        return best_ir(facts.run)[0]
+    except FtxError:
+        return None
+
+
+def _accuracy(answers: HeldOut) -> str:
+    right, images = int(answers.right.sum()), len(answers.right)
+    low, high = wilson_interval(right, images)
+    known = f"{right} of {images}; 95 % interval {100 * low:.0f} to {100 * high:.0f}"
+    if answers.task_name == "multilabel":
+        metric = answers.task.metrics(answers.logits_NC, answers.targets_NC)["mAP"]
+        known += f"; mean average precision {metric:.2f}"
+    verb = _ONE_IMAGE[answers.task_name]
+    return f"The model {verb} {100 * right / images:.0f} of 100 images that training did not see ({known})"

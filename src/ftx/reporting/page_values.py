@@ -1,0 +1,173 @@
+"""What the page of a run is filled with, section by section."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from ftx.core.errors import DataError
+from ftx.core.progress import Progress
+from ftx.data.check import NearDuplicate
+from ftx.data.dataset import SPLITS, Dataset
+from ftx.data.image_store import ImageStore
+from ftx.data.open_dataset import class_counts
+from ftx.evaluating.evaluate import ClassScore
+from ftx.reporting.calibration import calibration
+from ftx.reporting.confusion import confusions, errors_of_singles
+from ftx.reporting.facts import RunFacts
+from ftx.reporting.figures import loss_curve, metric_curve, precision_recall, reliability
+from ftx.reporting.held_out import HeldOut, class_scores_of
+from ftx.reporting.label_tree import label_tree
+from ftx.reporting.latency import latency
+from ftx.reporting.parity_chain import chain, set_rows
+from ftx.reporting.pictures import Budget, Case, Picture, cases, explainer_of, samples
+from ftx.reporting.provenance import provenance
+from ftx.reporting.twins import twins
+
+# Images shown of each kind: surest mistakes, least certain answers.
+CASES = 18
+# Labels whose curves are drawn; of more those with the lowest average precision.
+CURVES = 24
+# Maps beside one image.
+MAPS = 2
+
+
+def page_values(
+    facts: RunFacts, answers: HeldOut | None, notes: Sequence[str], data: Path | None, progress: Progress
+) -> dict[str, object]:
+    """Everything that report.html names; ``notes`` says what is missing and why, beside what is found on the way."""
+    said = list(notes)
+    store = _store(facts, data, said)
+    budget = Budget()
+    scores = class_scores_of(answers)
+    of_scores = calibration(*answers.confidences()) if answers else None
+    values: dict[str, object] = {
+        "facts": facts,
+        "answers": answers,
+        "title": facts.run.path.resolve().name,
+        "splits": _splits(facts),
+        "counts": _counts(facts),
+        "confusions": confusions(answers) if answers else [],
+        "singles": errors_of_singles(answers) if answers else [],
+        "scores": scores,
+        "tree": label_tree(facts.manifest.labels, scores),
+        "precision_recall": _precision_recall(answers, scores),
+        "calibration": of_scores,
+        "reliability": reliability(of_scores) if of_scores else None,
+        "hops": chain(facts),
+        "set_rows": set_rows(facts),
+        "latency": latency(facts),
+        "provenance": provenance(facts),
+        **_curves(facts),
+        **_cases(facts, answers, store, budget, said, progress),
+        "samples": _samples(facts, store, budget),
+        "pairs": _twins(facts, store, said, progress),
+    }
+    if budget.refused:
+        said.append(f"{budget.refused} pictures were left out, to keep this file small.")
+    return values | {"notes": said}
+
+
+def _store(facts: RunFacts, data: Path | None, said: list[str]) -> ImageStore | None:
+    try:
+        return ImageStore(facts.run.data_root(data))
+    except DataError as error:
+        said.append(f"Images are not shown: {error.what} ({error.where}).")
+        return None
+
+
+def _splits(facts: RunFacts) -> list[tuple[str, int]]:
+    entries = facts.entries or ()
+    counted = [(str(split), sum(entry.split == split for entry in entries)) for split in SPLITS]
+    return [(name, images) for name, images in counted if images]
+
+
+def _counts(facts: RunFacts) -> Mapping[str, Mapping[str, int]]:
+    """Images of each label in each split, ancestors counted with their children."""
+    if facts.entries is None:
+        return {}
+    dataset = Dataset(root=facts.run.path, labels=facts.manifest.labels, entries=facts.entries)
+    return {
+        name: {str(split): images for split, images in each.items()} for name, each in class_counts(dataset).items()
+    }
+
+
+def _curves(facts: RunFacts) -> dict[str, object]:
+    epochs = facts.epochs
+    if not epochs:
+        return {"curves": [], "kept": None}
+    task, balanced = facts.run.task, facts.recipe is not None and facts.recipe.train.balance != "none"
+    metric = task.balanced_metric if balanced else task.metric
+    kept = max(epochs, key=lambda epoch: epoch.metrics.get(metric, epoch.accuracy))
+    return {
+        "curves": [loss_curve(epochs, kept.epoch), metric_curve(epochs, metric, kept.epoch)],
+        "kept": kept,
+    }
+
+
+def _precision_recall(answers: HeldOut | None, scores: Sequence[ClassScore]) -> list[tuple[ClassScore, str]]:
+    """Of labels that decide by themselves, those with the lowest average precision first."""
+    if answers is None:
+        return []
+    labels = answers.task.labels
+    thresholds = answers.task.thresholds.of(labels.names)
+    own = [score for score in scores if score.name in labels.singles and score.average_precision is not None]
+    own.sort(key=lambda score: score.average_precision or 0.0)
+    drawn: list[tuple[ClassScore, str]] = []
+    for score in own[:CURVES]:
+        row = labels.index(score.name)
+        curve = precision_recall(score.name, row, answers.scores[:, row], answers.true[:, row], float(thresholds[row]))
+        drawn.append((score, curve))
+    return drawn
+
+
+def _samples(facts: RunFacts, store: ImageStore | None, budget: Budget) -> Mapping[str, Sequence[Picture]]:
+    if store is None or facts.entries is None:
+        return {}
+    train = [entry for entry in facts.entries if entry.split == "train"]
+    return samples(train, facts.manifest.labels.names, store, budget)
+
+
+def _cases(
+    facts: RunFacts,
+    answers: HeldOut | None,
+    store: ImageStore | None,
+    budget: Budget,
+    said: list[str],
+    progress: Progress,
+) -> dict[str, object]:
+    """The surest mistakes and the least certain answers: their rows, and what is seen of each by its path."""
+    if answers is None:
+        return {"worst": [], "unsure": [], "cases": {}, "mistakes": 0}
+    worst, unsure = answers.worst(CASES), answers.least_certain(CASES)
+    seen: Mapping[str, Case] = {}
+    if store is not None:
+        explainer, why = explainer_of(facts.run, progress)
+        if why is not None:
+            said.append(f"There are no maps of what the answers come from: {why}.")
+        rows = list(dict.fromkeys([*worst, *unsure]))
+        wanted = [(answers.entries[row], _explained_labels(answers, row)) for row in rows]
+        seen = cases(wanted, store, explainer, budget, progress)
+    return {"worst": worst, "unsure": unsure, "cases": seen, "mistakes": int((~answers.right).sum())}
+
+
+def _explained_labels(answers: HeldOut, row: int) -> list[str]:
+    """First the labels that were wrongly called, then those wrongly not; of a right answer the last called."""
+    names = answers.task.labels.names
+    called, true, known = answers.called[row], answers.true[row], answers.known[row]
+    off = [name for index, name in enumerate(names) if called[index] and not true[index] and known[index]]
+    missed = [name for index, name in enumerate(names) if true[index] and not called[index]]
+    chosen = [*off[-1:], *missed[-1:]] or [label.name for label in answers.answer(row)][-1:]
+    return chosen[:MAPS]
+
+
+def _twins(
+    facts: RunFacts, store: ImageStore | None, said: list[str], progress: Progress
+) -> Sequence[NearDuplicate] | None:
+    if store is None or facts.entries is None:
+        return None
+    try:
+        return twins(facts.run, facts.entries, store, progress)
+    except DataError as error:
+        said.append(f"Near-duplicates were not looked for: {error.what} ({error.where}).")
+        return None

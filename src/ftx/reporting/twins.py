@@ -1,0 +1,57 @@
+"""Held-out images that are nearly one of training: what is measured on them flatters the model."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from ftx.core.progress import Progress
+from ftx.core.strict_json import JsonError, read_json
+from ftx.data.check import NearDuplicate
+from ftx.data.dataset import Entry
+from ftx.data.image_store import ImageStore, open_image
+from ftx.data.near_duplicates import Fingerprint, fingerprint, near_duplicates
+from ftx.data.threads import in_threads
+from ftx.runs.run import Run
+
+TWINS_FILE = Path("reports", "near_duplicates.json")
+
+
+class Twins(BaseModel):
+    """``reports/near_duplicates.json``: the pairs, and the hash of the list of images that they were looked for in."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    images: str
+    pairs: list[NearDuplicate]
+
+
+def twins(run: Run, entries: Sequence[Entry], store: ImageStore, progress: Progress) -> list[NearDuplicate]:
+    """Pairs of a held-out image and the training image that it nearly is; looked for once a run.
+
+    Raises: DataError if an image cannot be read.
+    """
+    images = run.manifest.files["data.jsonl"]
+    try:
+        known = Twins.model_validate(read_json(run.path / TWINS_FILE))
+    except (OSError, JsonError, ValidationError):
+        known = None
+    if known is not None and known.images == images:
+        return known.pairs
+    held_out = [entry for entry in entries if entry.split != "train"]
+    train = [entry for entry in entries if entry.split == "train"]
+    with progress.track("looking for near-duplicates", len(entries)) as bar:
+        found: list[Fingerprint] = []
+        for one in in_threads(lambda entry: fingerprint(open_image(store[entry])), [*held_out, *train]):
+            found.append(one)
+            bar.advance()
+    pairs = [
+        NearDuplicate(
+            held_out=held_out[pair.one].path, train=train[pair.other].path, correlation=round(pair.correlation, 4)
+        )
+        for pair in near_duplicates(found[: len(held_out)], found[len(held_out) :], progress)
+    ]
+    run.keep_report("near_duplicates", Twins(images=images, pairs=pairs), progress)
+    return pairs

@@ -1,0 +1,84 @@
+"""``reports/answers/``: what an artifact answered for the held-out images, so that no later question asks it again.
+
+Shapes: N images, C labels.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save
+
+from ftx.core.errors import EnvironmentFault
+from ftx.core.progress import SILENT, Progress
+from ftx.runs.artifacts import Artifact
+from ftx.runs.compute_precision import ComputePrecision, read_compute
+from ftx.runs.machine import Machine, this_machine
+from ftx.runs.reference_safetensors import sorted_header
+from ftx.runs.run import Run
+from ftx.tasks.thresholds import Floats
+
+FOLDER = Path("reports", "answers")
+# Of 50,000 images and 1,000 labels the file would be this large: there it is not kept, and asked again.
+MOST_BYTES = 200_000_000
+
+
+@dataclass(frozen=True)
+class KeptAnswers:
+    """Logits [N, C] in the order of the run's held-out images, the precision that gave them, and where."""
+
+    logits_NC: Floats
+    compute: ComputePrecision
+    machine: Machine
+
+
+def keep_answers(
+    run: Run, artifact: Artifact, compute: ComputePrecision, logits_NC: Floats, progress: Progress = SILENT
+) -> None:
+    """Keep an artifact's logits for all held-out images, each from its file; a run that cannot be written goes without.
+
+    Shape: [N, C].
+    """
+    if logits_NC.nbytes > MOST_BYTES:
+        return
+    blob = save(
+        {"logits": np.ascontiguousarray(logits_NC, dtype=np.float32)},
+        metadata=_made_of(run, artifact) | {"compute": str(compute), "machine": this_machine().model_dump_json()},
+    )
+    try:
+        run.write_file(_file(artifact).as_posix(), sorted_header(blob), progress)
+    except EnvironmentFault as fault:
+        progress.note(f"the answers of {artifact} are not kept: {fault.what} ({fault.found})")
+
+
+def read_answers(run: Run, artifact: Artifact) -> KeptAnswers | None:
+    """What an artifact answered; None where nothing was kept, or of another artifact or other images than now."""
+    path = run.path / _file(artifact)
+    try:
+        with safe_open(path, "numpy") as file:
+            metadata = file.metadata() or {}
+            if any(metadata.get(name) != value for name, value in _made_of(run, artifact).items()):
+                return None
+            logits_NC = file.get_tensor("logits")
+            machine = Machine.model_validate_json(metadata["machine"])
+            compute = read_compute(metadata["compute"])
+    except (OSError, SafetensorError, KeyError, ValueError):  # it is asked again
+        return None
+    shape = (len(run.report_entries()), len(run.manifest.labels))
+    return KeptAnswers(logits_NC, compute, machine) if logits_NC.shape == shape else None
+
+
+def _file(artifact: Artifact) -> Path:
+    return FOLDER / f"{artifact.name.replace('/', '-')}.safetensors"
+
+
+def _made_of(run: Run, artifact: Artifact) -> dict[str, str]:
+    manifest = run.manifest
+    return {
+        "artifact": artifact.name,
+        "digest": manifest.digest(artifact),
+        "images": manifest.files.get("data.jsonl", ""),
+    }

@@ -1,0 +1,85 @@
+"""Which answers are shown: mistakes by how far off they are, answers by how little would turn them."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from ftx.data.dataset import Entry
+from ftx.reporting.confusion import confusions, errors_of_singles
+from ftx.reporting.held_out import HeldOut
+from ftx.runs.artifacts import TRAINED
+from ftx.runs.compute_precision import F32
+from ftx.runs.machine import this_machine
+from ftx.tasks.labels import Labels
+from ftx.tasks.output_meaning import TASKS
+from ftx.tasks.task_names import TaskName
+from ftx.tasks.thresholds import Thresholds
+
+
+def held(task_name: TaskName, labels: Labels, scores: list[list[float]], truth: list[tuple[str, ...]]) -> HeldOut:
+    """Answers whose logits give these scores: log of a share of a group, log-odds of a single."""
+    scores_NC = np.array(scores, np.float64)
+    grouped = np.isin(labels.names, [name for group in labels.groups for name in group])
+    logits = np.where(grouped, np.log(scores_NC), np.log(scores_NC) - np.log1p(-scores_NC)).astype(np.float32)
+    task = TASKS[task_name](labels, Thresholds({"tall": 0.3}))
+    entries = tuple(Entry(f"{row}.png", f"{row:064x}", names, "test") for row, names in enumerate(truth))
+    return HeldOut(TRAINED, F32, this_machine(), task_name, task, entries, logits, task.targets(truth))
+
+
+def test_multiclass() -> None:
+    labels = Labels.multiclass(("a", "b", "c"))
+    scores = [[0.7, 0.2, 0.1], [0.1, 0.8, 0.1], [0.4, 0.35, 0.25], [0.05, 0.05, 0.9]]
+    found = held("multiclass", labels, scores, [("a",), ("a",), ("b",), ("a",)])
+    assert found.wrongness() == pytest.approx([0.3, 0.9, 0.65, 0.95], abs=1e-6)
+    assert found.margin() == pytest.approx([0.5, 0.7, 0.05, 0.85], abs=1e-6)
+    assert found.worst(5) == [3, 1, 2]  # the right answer is none
+    assert found.worst(1) == [3]
+    assert found.least_certain(2) == [2, 0]
+    scores_K, right_K = found.confidences()  # that of the label called, alone
+    assert scores_K == pytest.approx([0.7, 0.8, 0.4, 0.9], abs=1e-6)
+    assert right_K.tolist() == [True, False, False, False]
+    (matrix,) = confusions(found)
+    assert matrix.counts == [[1, 1, 1], [1, 0, 0], [0, 0, 0]]
+    assert matrix.shares[0] == pytest.approx([1 / 3] * 3)
+    assert [(one.truth, one.answer, one.images) for one in matrix.mistakes] == [
+        ("a", "b", 1),
+        ("a", "c", 1),
+        ("b", "a", 1),
+    ]
+    assert not errors_of_singles(found)
+
+
+def test_multilabel() -> None:
+    labels = Labels(("tall", "wet"), singles=("tall", "wet"))
+    found = held("multilabel", labels, [[0.35, 0.9], [0.1, 0.45], [0.8, 0.2]], [("wet",), (), ("tall", "wet")])
+    assert found.called.tolist() == [[True, True], [False, False], [True, False]]
+    assert found.wrongness() == pytest.approx([0.35, 0.45, 0.8], abs=1e-6)
+    assert found.margin() == pytest.approx([0.05, 0.05, 0.3], abs=1e-6)
+    assert found.worst(9) == [2, 0]
+    scores_K, right_K = found.confidences()  # of each label: the chance that it holds
+    assert scores_K.tolist() == pytest.approx([0.35, 0.9, 0.1, 0.45, 0.8, 0.2], abs=1e-6)
+    assert right_K.tolist() == [False, True, False, False, True, True]
+    assert confusions(found) == []
+    tall, wet = errors_of_singles(found)
+    assert (tall.hits, tall.missed, tall.false_alarms, tall.rightly_not) == (1, 0, 1, 1)
+    assert (wet.hits, wet.missed, wet.false_alarms, wet.rightly_not) == (1, 1, 0, 1)
+    assert tall.threshold == pytest.approx(0.3)
+
+
+def test_hierarchical_asks_a_group_only_where_the_label_above_it_was_called() -> None:
+    labels = Labels(
+        ("animal", "plant", "cat", "dog"),
+        groups=(("animal", "plant"), ("cat", "dog")),
+        parents={"cat": "animal", "dog": "animal"},
+    )
+    scores = [[0.9, 0.1, 0.55, 0.45], [0.2, 0.8, 0.5, 0.5], [0.3, 0.7, 0.6, 0.4]]
+    found = held("hierarchical", labels, scores, [("dog",), ("plant",), ("cat",)])
+    # A plant is no more or less sure for what the group of cats and dogs says of it.
+    assert found.margin() == pytest.approx([0.1, 0.6, 0.4], abs=1e-6)
+    assert found.worst(9) == [2, 0]
+    top, below = confusions(found)
+    assert (top.parent, below.parent) == (None, "animal")
+    assert top.counts == [[1, 1], [0, 1]]
+    assert below.answers == ["cat", "dog", "none of them"]
+    assert below.counts == [[0, 0, 1], [1, 0, 0]]
