@@ -83,6 +83,7 @@ FLAGS = (
     Flag("export --recover", "", "a new run, nearer to the old one in 8 bits", of_artifacts.export_recover, slow=True),
     Flag("export --explain", "", "a map beside the same logits", of_artifacts.export_explain, slow=True),
     Flag("export --json", "", "one object", of_artifacts.export_json, slow=True),
+    Flag("export --out", "a folder", "a repository there", of_artifacts.export_out, slow=True),
     Flag("export --base", "a folder", "a base, and no model to predict with", of_artifacts.export_base, slow=True),
     Flag("export --as-update", "a file", "its base becomes the model", of_artifacts.export_as_update, slow=True),
     Flag("export --after", "an update", "the next sequence", of_artifacts.export_after, slow=True),

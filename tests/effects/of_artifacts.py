@@ -42,6 +42,15 @@ def export_precision(lab: Lab, flag: str, value: str) -> None:
     assert 0.5 < sizes["fp16"] / sizes["fp32"] < 0.55  # half of each weight; shapes stay whole numbers
 
 
+def export_out(lab: Lab, flag: str, value: str) -> None:
+    run, out = lab.exported[0], lab.root / "repository"
+    said = lab.done("export", run, "--format", "ovms", flag, out, "--json").json
+    assert (said["path"], said["config"]) == (str(out), str(out / "config.json"))
+    assert lab.call("export", run, "--format", "ovms", flag, out).status == 2  # it is there already
+    assert lab.call("export", run, flag, lab.root / "elsewhere").status == 2  # a model goes into its run
+    assert not (lab.root / "elsewhere").exists()
+
+
 def export_data(lab: Lab, flag: str, value: str) -> None:
     """The reference answers are of the run's images, wherever these are now."""
     _, said = lab.exported

@@ -12,6 +12,9 @@ from ftx.cli.shared_options import DataOption, JsonFlag, RunArgument
 from ftx.core.errors import InputError, shell_command
 from ftx.runs.artifacts import EXPORT_IR, FORMATS, IRS
 
+# A format of --format that no runtime of ours reads: a folder made of IRs.
+OVMS = "ovms"
+
 if TYPE_CHECKING:
     from ftx.exporting import ExportReport
     from ftx.exporting.export import ExportedArtifact
@@ -23,7 +26,12 @@ def command(
     run: RunArgument = None,
     formats: Annotated[
         list[str] | None,
-        typer.Option("--format", metavar="|".join(FORMATS), help="May be given more than once.  [default: openvino]"),
+        typer.Option(
+            "--format",
+            metavar="|".join([*FORMATS, OVMS]),
+            help="May be given more than once; ovms, alone, turns IRs of the run into a repository for OpenVINO Model "
+            "Server.  [default: openvino]",
+        ),
     ] = None,
     precisions: Annotated[
         list[str] | None,
@@ -62,6 +70,10 @@ def command(
             "--explain", help="Let the model answer with what each label comes from, too: saliency_map, feature_vector."
         ),
     ] = False,
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", metavar="DIR", help="Where --format ovms goes.  [default: ovms]"),
+    ] = None,
     json: JsonFlag = False,
 ) -> int:
     """Write the dense model as OpenVINO IR or ONNX; or a base IR and updates of it.
@@ -69,9 +81,14 @@ def command(
     An IR takes raw images of any size: resize, crop and normalisation are inside. Each folder below openvino/
     is complete for a device, with labels, hashes and reference answers. int8 is calibrated on training images.
     """
+    if out is not None and OVMS not in (formats or ()):
+        raise InputError("models go into their run", found=f"--out {out}", fix="leave it out; it is for --format ovms")
     if base is not None or as_update is not None or after is not None:
         _refuse_both(formats, as_update, precisions, recover=recover, explain=explain)
         return _base_or_update(run, base, as_update, after, precisions or ["fp32"], data, json=json)
+    if OVMS in (formats or ()):
+        _refuse_beside_ovms(formats or [], recover=recover, explain=explain)
+        return _repository(run, out or Path(OVMS), precisions or ["fp32"], json=json)
     from ftx.exporting import export
 
     # What is no format or precision is refused by export itself, which knows the nearest one.
@@ -102,6 +119,32 @@ def _refuse_both(
         raise InputError("--recover is for int8, and no update is", fix="leave it out")
     if explain:
         raise InputError("--explain is for models, and an update changes weights alone", fix="leave it out")
+
+
+def _refuse_beside_ovms(formats: list[str], *, recover: bool, explain: bool) -> None:
+    if set(formats) != {OVMS}:
+        others = ", ".join(sorted(set(formats) - {OVMS}))
+        raise InputError(
+            "ovms is made of IRs that the run holds", found=f"--format {others}", fix="export these first, then ovms"
+        )
+    if recover or explain:
+        flag = "--recover" if recover else "--explain"
+        raise InputError("ovms is made of IRs that the run holds", found=flag, fix=f"{EXPORT_IR} {flag}, then ovms")
+
+
+def _repository(run: Path | None, out: Path, precisions: list[str], *, json: bool) -> int:
+    from ftx.exporting.ovms import export_ovms
+
+    written = export_ovms(run, out, precisions=precisions, progress=console.TerminalProgress())
+    if json:
+        console.print_json(written)
+        return 0
+    console.print_table(
+        ("model", "channels", "of"), [(one.name, one.channels.upper(), one.artifact) for one in written.models]
+    )
+    console.print_note(f"{written.path}: {written.size_bytes / 1e6:.1f} MB", "good")
+    console.print_note(f"next: ovms --config_path {written.config} --rest_port 8000", "dim")
+    return 0
 
 
 def _base_or_update(

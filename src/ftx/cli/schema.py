@@ -29,6 +29,7 @@ SCHEMAS = {
     "report": ("ftx.reporting.report", "ReportReport"),
     "report RUN RUN": ("ftx.reporting.compare_runs", "ComparisonReport"),
     "export --base": ("ftx.exporting.base_ir", "BaseReport"),
+    "export --format ovms": ("ftx.exporting.ovms", "OvmsReport"),
     "export --as-update": ("ftx.exporting.base_ir", "UpdateReport"),
     "apply": ("ftx.updating.apply", "ApplyReport"),
     "bench": ("ftx.runs.bench_json", "BenchReport"),
