@@ -110,6 +110,30 @@ def _quickstart(lab: Lab, *words: str) -> tuple[int, set[str], str]:
     return said.status, {one.name for one in folder.glob("runs/*")}, said.err
 
 
+def sample_task(lab: Lab, flag: str, value: str) -> None:
+    here = lab.root / "samples"
+    for task, name in (("multilabel", "sample-sheets"), ("hierarchical", "sample-tree.csv")):
+        said = lab.done("data", "sample", flag, task, "--out", here, "--json").json
+        assert (said["task"], said["path"]) == (task, str(here / name))
+        assert lab.done("data", "check", said["path"], "--json").json["task"] == task
+    assert lab.call("data", "sample", flag, "multilabe").status == 2
+
+
+def sample_out(lab: Lab, flag: str, value: str) -> None:
+    here = lab.root / "sample-out"
+    lab.done("data", "sample", flag, here)
+    assert len(list((here / "sample-data").rglob("*.png"))) == 1500
+    lab.done("data", "sample", flag, here)  # it is there, and as it should be
+    (here / "sample-data" / "mine.txt").touch()
+    assert lab.call("data", "sample", flag, here).status == 2
+
+
+def sample_json(lab: Lab, flag: str, value: str) -> None:
+    here = lab.root / "sample-json"
+    assert lab.done("data", "sample", "--out", here, flag).json["verb"] == "data sample"
+    assert str(here / "sample-data") in lab.done("data", "sample", "--out", here).out
+
+
 def quickstart_task(lab: Lab, flag: str, value: str) -> None:
     plain = _quickstart(lab, "--out", "taken")[1]
     assert plain == {"sample-data"}

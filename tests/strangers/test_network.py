@@ -133,6 +133,8 @@ def test_no_verb_opens_a_connection(tmp_path: Path) -> None:
         ["predict", "data/red", "--artifact", "runs/one"],
         ["explain", "data/red", "--artifact", "runs/one"],
         ["report", "runs/one"],
+        ["export", "runs/one", "--format", "ovms", "--out", "models"],
+        ["data", "sample", "--out", "sample"],
         ["export", "runs/one", "--base", "base"],
         ["export", "runs/one", "--as-update", "update", "--base", "base"],
         ["apply", "update", "base", "device"],

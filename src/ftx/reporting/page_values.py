@@ -19,10 +19,10 @@ from ftx.reporting.figures import loss_curve, metric_curve, precision_recall, re
 from ftx.reporting.held_out import HeldOut, class_scores_of
 from ftx.reporting.label_tree import label_tree
 from ftx.reporting.latency import latency
+from ftx.reporting.leakage import leakage
 from ftx.reporting.parity_chain import chain, set_rows
 from ftx.reporting.pictures import Budget, Case, Picture, cases, explainer_of, samples
 from ftx.reporting.provenance import provenance
-from ftx.reporting.twins import twins
 
 # Images shown of each kind: surest mistakes, least certain answers.
 CASES = 18
@@ -61,7 +61,7 @@ def page_values(
         **_curves(facts),
         **_cases(facts, answers, store, budget, said, progress),
         "samples": _samples(facts, store, budget),
-        "pairs": _twins(facts, store, said, progress),
+        "pairs": _leakage(facts, store, said, progress),
     }
     if budget.refused:
         said.append(f"{budget.refused} pictures were left out, to keep this file small.")
@@ -161,13 +161,13 @@ def _explained_labels(answers: HeldOut, row: int) -> list[str]:
     return chosen[:MAPS]
 
 
-def _twins(
+def _leakage(
     facts: RunFacts, store: ImageStore | None, said: list[str], progress: Progress
 ) -> Sequence[NearDuplicate] | None:
     if store is None or facts.entries is None:
         return None
     try:
-        return twins(facts.run, facts.entries, store, progress)
+        return leakage(facts.run, facts.entries, store, progress)
     except DataError as error:
         said.append(f"Near-duplicates were not looked for: {error.what} ({error.where}).")
         return None

@@ -16,10 +16,10 @@ from ftx.data.near_duplicates import Fingerprint, fingerprint, near_duplicates
 from ftx.data.threads import in_threads
 from ftx.runs.run import Run
 
-TWINS_FILE = Path("reports", "near_duplicates.json")
+LEAKAGE_FILE = Path("reports", "near_duplicates.json")
 
 
-class Twins(BaseModel):
+class Leakage(BaseModel):
     """``reports/near_duplicates.json``: the pairs, and the hash of the list of images that they were looked for in."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -28,14 +28,14 @@ class Twins(BaseModel):
     pairs: list[NearDuplicate]
 
 
-def twins(run: Run, entries: Sequence[Entry], store: ImageStore, progress: Progress) -> list[NearDuplicate]:
+def leakage(run: Run, entries: Sequence[Entry], store: ImageStore, progress: Progress) -> list[NearDuplicate]:
     """Pairs of a held-out image and the training image that it nearly is; looked for once a run.
 
     Raises: DataError if an image cannot be read.
     """
     images = run.manifest.files["data.jsonl"]
     try:
-        known = Twins.model_validate(read_json(run.path / TWINS_FILE))
+        known = Leakage.model_validate(read_json(run.path / LEAKAGE_FILE))
     except (OSError, JsonError, ValidationError):
         known = None
     if known is not None and known.images == images:
@@ -53,5 +53,5 @@ def twins(run: Run, entries: Sequence[Entry], store: ImageStore, progress: Progr
         )
         for pair in near_duplicates(found[: len(held_out)], found[len(held_out) :], progress)
     ]
-    run.keep_report("near_duplicates", Twins(images=images, pairs=pairs), progress)
+    run.keep_report("near_duplicates", Leakage(images=images, pairs=pairs), progress)
     return pairs
