@@ -18,7 +18,7 @@ _VIEWS: dict[View, str] = {"graph": "of the same pixels", "files": "each with it
 
 @dataclass(frozen=True)
 class Hop:
-    """One artifact under one precision: what it was made from, the row that says least in its favour, and that row."""
+    """One artifact under one precision: what it was made from, the row that says least in its favour."""
 
     name: str
     made_by: str
@@ -51,7 +51,7 @@ def _rows(facts: RunFacts, artifact: Artifact) -> list[ParityRow]:
 
 def _hop(artifact: Artifact, compute: str, rows: Sequence[ParityRow]) -> Hop:
     order = {"failed": 0, "unproved": 1, "proved": 2}
-    row = min(rows, key=lambda row: (order[row.verdict], -(row.max_abs or 0.0)))
+    row = min(rows, key=lambda row: (order[row.verdict], row.view != "graph"))
     return Hop(artifact.name, ARTIFACTS[artifact.name].made_by, compute, row.verdict, _figures(row))
 
 
