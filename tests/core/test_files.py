@@ -10,6 +10,8 @@ import stat
 import subprocess
 import sys
 import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +27,7 @@ from ftx.core.files import (
     partial_path,
     sole_writer,
     stage_folder,
+    staged_file,
     sweep,
     write_atomic,
 )
@@ -311,3 +314,10 @@ def test_a_disk_that_takes_no_more_is_one_error_and_changes_nothing(
     assert contents(whole_run) == before
     assert not [path for root in (tmp_path, whole_run) for path in root.rglob(f"{STAGING_PREFIX}*")]
     assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.skipif(not Path("/proc/self").is_dir(), reason="there is no /proc")
+@pytest.mark.parametrize("write", [staged_file, stage_folder])
+def test_a_place_that_holds_no_folders_is_no_bug(write: Callable[[Path], AbstractContextManager[Path]]) -> None:
+    with pytest.raises(EnvironmentFault, match="cannot be written"), write(Path("/proc/nowhere/at/all")):
+        pass

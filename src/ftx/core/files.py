@@ -59,7 +59,7 @@ def staged_file(path: Path) -> Iterator[Path]:
     Raises: EnvironmentFault if the disk is full or the folder cannot be written.
     """
     with disk_faults(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
+        _make_folder(path.parent)
         sweep(path.parent)
         staged = partial_path(path.parent)
         try:
@@ -92,7 +92,7 @@ def stage_folder(final: Path) -> Iterator[Path]:
 def staging(final: Path) -> Iterator[Path]:
     """Give a temporary folder beside ``final``, which is gone after the block unless the block moved it."""
     with disk_faults(final):
-        final.parent.mkdir(parents=True, exist_ok=True)
+        _make_folder(final.parent)
         sweep(final.parent)
         staged = Path(tempfile.mkdtemp(dir=final.parent, prefix=_owned_prefix()))
         staged.chmod(0o777 & ~_umask())
@@ -261,6 +261,15 @@ _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _CLOSED = (errno.EACCES, errno.EROFS, errno.EPERM)
 # Of OpenVINO, for a write that failed.
 _FAILED_WRITE = "iostream error"
+
+
+def _make_folder(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except FileNotFoundError as error:  # a place like /proc, which holds no folders but its own
+        raise EnvironmentFault(
+            "this place cannot be written", where=folder, found=error.strerror, fix="choose another folder"
+        ) from error
 
 
 @contextmanager
