@@ -8,7 +8,7 @@ from typing import Literal
 
 from ftx.evaluating.verdict import rests_on_labels
 from ftx.reporting.facts import RunFacts
-from ftx.runs.artifacts import ARTIFACTS, TRAINED, Artifact
+from ftx.runs.artifacts import TRAINED, Artifact
 from ftx.runs.parity_json import ParityRow, View
 
 State = Literal["reference", "proved", "unproved", "failed", "not validated"]
@@ -18,10 +18,9 @@ _VIEWS: dict[View, str] = {"graph": "of the same pixels", "files": "each with it
 
 @dataclass(frozen=True)
 class Hop:
-    """One artifact under one precision: what it was made from, the row that says least in its favour."""
+    """One artifact under one precision: its verdict, and the figures of the row that says least in its favour."""
 
     name: str
-    made_by: str
     compute: str
     state: State
     figures: Sequence[tuple[str, str]]
@@ -32,14 +31,14 @@ def chain(facts: RunFacts) -> list[Hop]:
     hops: list[Hop] = []
     for artifact in facts.run.artifacts():
         if artifact == TRAINED:
-            hops.append(Hop(artifact.name, artifact.made_by, "f32", "reference", [("stands for", "what was trained")]))
+            hops.append(Hop(artifact.name, "f32", "reference", [("stands for", "what was trained")]))
             continue
         rows = _rows(facts, artifact)
         for compute in dict.fromkeys(str(row.compute) for row in rows):
             own = [row for row in rows if str(row.compute) == compute]
             hops.append(_hop(artifact, compute, own))
         if not rows:
-            hops.append(Hop(artifact.name, artifact.made_by, "-", "not validated", []))
+            hops.append(Hop(artifact.name, "-", "not validated", []))
     return hops
 
 
@@ -52,7 +51,7 @@ def _rows(facts: RunFacts, artifact: Artifact) -> list[ParityRow]:
 def _hop(artifact: Artifact, compute: str, rows: Sequence[ParityRow]) -> Hop:
     order = {"failed": 0, "unproved": 1, "proved": 2}
     row = min(rows, key=lambda row: (order[row.verdict], row.view != "graph"))
-    return Hop(artifact.name, ARTIFACTS[artifact.name].made_by, compute, row.verdict, _figures(row))
+    return Hop(artifact.name, compute, row.verdict, _figures(row))
 
 
 def _figures(row: ParityRow) -> list[tuple[str, str]]:
