@@ -31,6 +31,7 @@ VERBS = {
     "explain": "Draw over images what a model's answers come from",
     "apply": "Merge an update into a base IR on a device, without torch",
     "bench": "Time the models of a run on this machine, and find their fastest setting",
+    "serve": "Answer over HTTP, with a page to try it",
     "run": "Train, merge, export and validate from one recipe",
     "adapters": "Compare adapters of one base, layer by layer",
     "models": "List the models that can be trained, and what ftx supports of each",
