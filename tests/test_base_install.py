@@ -109,7 +109,7 @@ def test_a_device_carries_no_weights_and_no_images(wheels: dict[str, Path]) -> N
     assert wheels["ftx_vit"].stat().st_size < 1_000_000
     with zipfile.ZipFile(wheels["ftx_vit"]) as wheel:
         kinds = {Path(name).suffix for name in wheel.namelist() if name.startswith("ftx/")}
-    assert kinds == {".py", ".typed", ".json", ".yaml"}
+    assert kinds == {".py", ".typed", ".json", ".yaml", ".html", ".css", ".js"}
 
 
 @pytest.mark.slow

@@ -20,7 +20,7 @@ from tests.conftest import Listener, colour_pixels, write_colour_ir
 from ftx.runs.card_json import read_card, write_card
 from ftx.serving.limits import Limits
 from ftx.serving.registry import Target
-from ftx.serving.server import Address, Serving, bound, serving
+from ftx.serving.server import DEFAULT_LIMITS, Address, Serving, bound, serving
 from ftx.tasks.labels import Labels
 
 
@@ -66,9 +66,12 @@ class Running:
         return f"127.0.0.1:{self.port}"
 
 
+ANY_PORT = Address(port=0)
+
+
 @contextmanager
 def running(
-    *targets: Target, limits: Limits = Limits(), token: str | None = None, address: Address = Address(port=0)
+    *targets: Target, limits: Limits = DEFAULT_LIMITS, token: str | None = None, address: Address = ANY_PORT
 ) -> Iterator[Running]:
     listener = Listener()
     with bound(address) as listening, serving(targets, limits, token, address, listener) as server:

@@ -39,15 +39,18 @@ def small(colour_ir: Path) -> Iterator[Running]:
 
 def head(path: str = "/predict", **headers: str) -> bytes:
     lines = [f"POST {path} HTTP/1.1", "host: x", "content-type: image/png"]
-    return "\r\n".join([*lines, *(f"{name.replace('_', '-')}: {text}" for name, text in headers.items()), "", ""]).encode()
+    return "\r\n".join(
+        [*lines, *(f"{name.replace('_', '-')}: {text}" for name, text in headers.items()), "", ""]
+    ).encode()
 
 
-def spoken(server: Running, *parts: bytes, wait_s: float = 0) -> bytes:
-    """All that a server says to what is sent as it stands."""
+def spoken(server: Running, *parts: bytes, ends: bool = False) -> bytes:
+    """All that a server says to what is sent as it stands; a client that ``ends`` says that it will send no more."""
     with socket.create_connection(("127.0.0.1", server.port), timeout=10) as line:
         for part in parts:
             line.sendall(part)
-            time.sleep(wait_s)
+        if ends:
+            line.shutdown(socket.SHUT_WR)
         return read_all(line)
 
 
@@ -80,6 +83,7 @@ def resident_mb() -> float:
     return psutil.Process().memory_info().rss / MB
 
 
+@pytest.mark.slow
 def test_megapixels_are_refused_by_their_header(small: Running) -> None:
     bomb = png_of(20_000, 10_000)  # 200 megapixels in 0.6 MB
     before = resident_mb()
@@ -107,10 +111,11 @@ def test_a_bomb_of_text_is_refused(small: Running) -> None:
 
 
 def test_a_body_that_says_its_length_is_refused_by_it(small: Running) -> None:
-    status, sentence = status_and_sentence(spoken(small, head(content_length="1000000000")))
+    status, sentence = status_and_sentence(spoken(small, head(content_length="1000000000"), ends=True))
     assert (status, sentence) == (413, "the body has 1,000.0 MB or more, of at most 2")
 
 
+@pytest.mark.slow
 def test_a_gigabyte_in_chunks_is_cut_off_where_it_is_too_much(small: Running) -> None:
     before, sent = resident_mb(), 0
     some = b"%x\r\n" % MB + b"\0" * MB + b"\r\n"
@@ -132,6 +137,7 @@ def test_a_gigabyte_in_chunks_is_cut_off_where_it_is_too_much(small: Running) ->
     assert resident_mb() - before < 50
 
 
+@pytest.mark.slow
 def test_whoever_sends_on_is_not_heard_for_long(small: Running) -> None:
     started = time.monotonic()
     with socket.create_connection(("127.0.0.1", small.port), timeout=10) as line:
@@ -146,10 +152,13 @@ def test_whoever_sends_on_is_not_heard_for_long(small: Running) -> None:
 
 
 def test_a_compressed_body_is_refused(small: Running) -> None:
-    said = small.ask("POST", "/predict", zlib.compress(b"\0" * MB), content_type="image/png", content_encoding="deflate")
+    said = small.ask(
+        "POST", "/predict", zlib.compress(b"\0" * MB), content_type="image/png", content_encoding="deflate"
+    )
     assert (said.status, "compressed" in said.json["error"]) == (415, True)
 
 
+@pytest.mark.slow
 def test_slow_clients_are_told_so(small: Running, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(connection, "HEAD_S", 0.5)
     for parts in ((), (b"POST /pred",), (b"GET / HTTP/1.1\r\nhost: x\r\n",)):  # no head, or half of one
@@ -191,6 +200,7 @@ def test_cut_connections_leave_nothing(small: Running) -> None:
     assert small.said[-1].startswith("nobody has validated")  # no bug was met
 
 
+@pytest.mark.slow
 def test_an_answer_that_nobody_reads_is_dropped(colour_ir: Path) -> None:
     with running(Target("colour", colour_ir), limits=Limits(timeout_s=1)) as server:
         with socket.create_connection(("127.0.0.1", server.port), timeout=10) as line:
@@ -205,11 +215,10 @@ def test_an_answer_that_nobody_reads_is_dropped(colour_ir: Path) -> None:
         assert server.predict(png()).status == 200
 
 
-def test_no_more_connections_than_there_is_room_for(small: Running, monkeypatch: pytest.MonkeyPatch) -> None:
-    lines: list[socket.socket] = []
+def test_no_more_connections_than_there_is_room_for(small: Running) -> None:
+    most = 4 + connection.SPARE_CONNECTIONS
+    lines = [socket.create_connection(("127.0.0.1", small.port), timeout=10) for _ in range(most)]
     try:
-        for _ in range(4 + connection.SPARE_CONNECTIONS):
-            lines.append(socket.create_connection(("127.0.0.1", small.port), timeout=10))
         time.sleep(0.3)
         status, sentence = status_and_sentence(spoken(small))
         assert (status, "connections are open" in sentence) == (503, True)
@@ -253,7 +262,8 @@ def test_forms_that_do_not_hold(small: Running) -> None:
         said = small.ask("POST", "/predict", body, content_type=kind)
         assert said.status == status, (body, said.body)
         assert said.json["error"]
-    assert small.ask("POST", "/predict", form % (b"a.png", png()), content_type="multipart/form-data; boundary=x").status == 200
+    kind = "multipart/form-data; boundary=x"
+    assert small.ask("POST", "/predict", form % (b"a.png", png()), content_type=kind).status == 200
 
 
 def test_one_broken_file_among_good_ones_is_told_beside_them(small: Running) -> None:

@@ -121,7 +121,7 @@ def _add_server(app: "FastAPI", parts: Parts) -> None:
         rows = [
             {"name": name, "version": str(number), "state": "READY", "reason": ""}
             for name, model in parts.registry.models.items()
-            for number in sorted(model.versions)
+            for number in sorted(model.versions, reverse=True)
         ]
         return JSONResponse(rows)
 

@@ -68,7 +68,8 @@ class Model:
     @property
     def newest(self) -> Version | None:
         """The version that is asked if none is named."""
-        return self.versions[max(self.versions)] if self.versions else None
+        versions = self.versions  # one and the same, whatever is exchanged meanwhile
+        return versions[max(versions)] if versions else None
 
 
 class Registry:
