@@ -17,7 +17,7 @@ import pytest
 from PIL import Image
 from tests.conftest import Listener, colour_pixels, write_colour_ir
 
-from ftx.runs.card_json import read_card, write_card
+from ftx.runs.card_json import Card, read_card, write_card
 from ftx.serving.limits import Limits
 from ftx.serving.registry import Target
 from ftx.serving.server import DEFAULT_LIMITS, Address, Serving, bound, serving
@@ -93,6 +93,33 @@ def write_named_ir(folder: Path, names: Sequence[str], *, maps: bool = False) ->
     write_colour_ir(folder, maps=maps)
     write_card(folder, read_card(folder).model_copy(update={"labels": Labels.multiclass(names)}))
     return folder
+
+
+def write_wide_ir(folder: Path) -> Path:
+    """The colours' model, which looks up a zero in 16 MB for each logit: pages that are read now and then."""
+    import openvino
+    from openvino import opset13 as op
+
+    folder.mkdir(parents=True)
+    write_colour_ir(folder)
+    model = openvino.Core().read_model(folder / "model.xml")
+    logits = model.output(0).get_node().input_value(0)
+    table = op.constant(np.zeros(1 << 22, np.float32))
+    places = op.convert(op.multiply(op.relu(logits), np.float32(1e5)), np.int32)
+    wide = op.add(logits, op.gather(table, places, np.int32(0)))
+    wide.output(0).set_names({"logits"})
+    whole = openvino.Model([wide], model.get_parameters(), "wide")
+    openvino.save_model(whole, folder / "wide.xml", compress_to_fp16=False)
+    del model
+    for ending in ("xml", "bin"):
+        (folder / f"wide.{ending}").replace(folder / f"model.{ending}")
+    write_card(folder, read_card_only(folder))
+    return folder
+
+
+def read_card_only(folder: Path) -> Card:
+    """The card, whatever became of the files beside it."""
+    return Card.model_validate_json((folder / "card.json").read_text())
 
 
 def png(colour: int = 1, height: int = 24, width: int = 40, seed: int = 0) -> bytes:

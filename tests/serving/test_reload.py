@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import shutil
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -13,7 +15,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from tests.serving.conftest import Answer, Running, pixels, png, running, write_named_ir
+from tests.serving.conftest import Answer, Running, pixels, png, running, write_named_ir, write_wide_ir
 
 from ftx.core.errors import ExportError, InputError, RunError
 from ftx.core.exchange_folders import exchange_folders
@@ -113,6 +115,25 @@ def test_a_model_that_does_not_hold_is_not_taken_until_it_does(tmp_path: Path) -
     assert set(load.statuses) == {200}
     assert 'ftx_reloads_total{model="model",outcome="refused"} 1.0' in metrics
     assert 'ftx_reloads_total{model="model",outcome="taken"} 1.0' in metrics
+
+
+@pytest.mark.slow
+def test_a_file_that_is_cut_where_it_lies_ends_nothing(tmp_path: Path) -> None:
+    """In a process of its own: what is mapped into memory, and is gone, ends one by a signal."""
+    write_wide_ir(tmp_path / "model")
+    program = f"""
+from pathlib import Path
+from tests.serving.conftest import Target, png, running
+served = Path({str(tmp_path / "model")!r})
+with running(Target("model", served)) as server:
+    assert server.predict(png(1, 64, 64)).status == 200
+    whole = (served / "model.bin").read_bytes()
+    (served / "model.bin").write_bytes(b"")
+    for _ in range(3):
+        assert server.predict(png(1, 64, 64)).status == 200
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False, timeout=120)
+    assert done.returncode == 0, done.stderr
 
 
 def test_a_folder_that_goes_leaves_the_model_that_is_open(tmp_path: Path) -> None:

@@ -41,6 +41,14 @@ def core() -> openvino.Core:
     return openvino.Core()
 
 
+def read_into_memory() -> None:
+    """Let models that are opened from now on be read whole, instead of page by page when a page is needed.
+
+    A file that is cut while it is read so ends the process (SIGBUS); of one that runs for months that happens.
+    """
+    core().set_property({"ENABLE_MMAP": False})
+
+
 class OpenVinoPredictor:
     """An IR folder: raw uint8 images [N, H, W, 3] of any size in, logits out; it resizes by itself."""
 

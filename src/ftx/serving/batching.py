@@ -42,9 +42,12 @@ class Batcher:
         self._waiting: deque[_Waiting] = deque()
         self._changed = threading.Condition()
         self._closed = False
-        for number in range(predictor.streams):
-            ask = predictor.request()
-            threading.Thread(target=self._work, args=(ask,), name=f"ftx-stream-{number}", daemon=True).start()
+        self._threads = [
+            threading.Thread(target=self._work, args=(predictor.request(),), name=f"ftx-stream-{number}", daemon=True)
+            for number in range(predictor.streams)
+        ]
+        for thread in self._threads:
+            thread.start()
 
     def __len__(self) -> int:
         """How many images wait."""
@@ -64,6 +67,19 @@ class Batcher:
         with self._changed:
             self._closed = True
             self._changed.notify_all()
+
+    def join(self) -> None:
+        """Wait until the threads of a closed queue have ended.
+
+        Where the process ends before, Python ends them while they are in OpenVINO's code, which aborts it.
+        """
+        for thread in self._threads:
+            thread.join()
+
+    @property
+    def ended(self) -> bool:
+        """Whether no thread is left."""
+        return not any(thread.is_alive() for thread in self._threads)
 
     def _work(self, ask: Callable[[Pixels], Outputs]) -> None:
         while batch := self._next():

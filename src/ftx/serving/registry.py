@@ -83,13 +83,17 @@ class Registry:
         self._progress, self._counted, self._reloaded = progress, counted, reloaded
         self._lock = threading.Lock()
         self._stop = threading.Event()
+        self._closing: list[Batcher] = []
         self.models: Mapping[str, Model] = _by_name(targets)
-        for model in self.models.values():
-            paths = versions_in(model.target.path)
-            for number, path in paths.items():
-                model.opened[number] = signature(path)
-                model.versions[number] = self._open(number, path)
         self._watcher = threading.Thread(target=self._watch, name="ftx-reload", daemon=True)
+        try:
+            for model in self.models.values():
+                for number, path in versions_in(model.target.path).items():
+                    model.opened[number] = signature(path)
+                    model.versions[number] = self._open(number, path)
+        except BaseException:
+            self.close()
+            raise
         self._watcher.start()
 
     @property
@@ -134,15 +138,23 @@ class Registry:
                 version.requests -= 1
                 unused = version.retired and not version.requests
             if unused:
-                version.batcher.close()
+                self._end(version)
 
     def close(self) -> None:
-        """Look for no more updates, and answer what waits."""
+        """Look for no more updates, answer what waits, and wait until it is answered."""
         self._stop.set()
-        self._watcher.join()
+        if self._watcher.is_alive():
+            self._watcher.join()
         for model in self.models.values():
             for version in model.versions.values():
-                version.batcher.close()
+                self._end(version)
+        for batcher in self._closing:
+            batcher.join()
+
+    def _end(self, version: Version) -> None:
+        version.batcher.close()
+        with self._lock:
+            self._closing = [*(one for one in self._closing if not one.ended), version.batcher]
 
     def look(self) -> None:
         """Open what has changed since it was opened, and has not changed since the last look."""
@@ -198,7 +210,7 @@ class Registry:
             if before is not None:
                 before.retired, unused = True, not before.requests
         if before is not None and unused:
-            before.batcher.close()
+            self._end(before)
 
     def _open(self, number: int, path: Path) -> Version:
         predictor = load(path, goal="throughput", progress=self._progress)

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel
 
@@ -24,6 +24,7 @@ from ftx.core.signal_stack import handle_signals_on_own_stack
 from ftx.core.untrusted_files import read_file
 from ftx.core.verb_report import VerbReport
 from ftx.runs.latest import latest_run
+from ftx.runtimes.openvino import read_into_memory
 from ftx.serving.images import Images
 from ftx.serving.limits import Guard, Limits
 from ftx.serving.metrics import Metrics
@@ -135,6 +136,7 @@ def serving(
     from ftx.serving.app import Parts, build
 
     metrics = Metrics()
+    read_into_memory()
     registry = Registry(targets, progress, counted=metrics.batch, reloaded=metrics.reloaded)
     images = Images(limits.max_pixels)
     try:
@@ -284,13 +286,8 @@ def bound(address: Address) -> Generator[socket.socket, None, None]:
     Raises: InputError for a host that is none of this machine; EnvironmentFault if the port is taken.
     """
     where = f"{address.host}:{address.port}"
-    try:
-        family, kind, number, _, found = socket.getaddrinfo(
-            address.host, address.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-        )[0]
-    except (socket.gaierror, UnicodeError) as error:
-        raise InputError("there is no such host", where=f"--host {address.host}", found=str(error)) from error
-    with socket.socket(family, kind, number) as listening:
+    family, found = _looked_up(address)
+    with socket.socket(family, socket.SOCK_STREAM) as listening:
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             listening.bind(found)
@@ -306,13 +303,33 @@ def bound(address: Address) -> Generator[socket.socket, None, None]:
         yield listening
 
 
+def _looked_up(address: Address) -> tuple[socket.AddressFamily, tuple[Any, ...]]:
+    """The family of a host, and where to bind; a name alone is looked up.
+
+    Raises: InputError.
+    """
+    ip = _ip(address.host)
+    if ip is not None:
+        return (socket.AF_INET if ip.version == 4 else socket.AF_INET6), (address.host, address.port)
+    try:
+        found = socket.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
+    except (socket.gaierror, UnicodeError) as error:
+        raise InputError("there is no such host", where=f"--host {address.host}", found=str(error)) from error
+    return found[0], found[4]
+
+
+def _ip(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
+    try:
+        return ipaddress.ip_address(host)
+    except ValueError:
+        return None
+
+
 def _url(address: Address, listening: socket.socket) -> str:
     host = f"[{address.host}]" if ":" in address.host else address.host
     return f"{'https' if address.tls_cert else 'http'}://{host}:{listening.getsockname()[1]}"
 
 
 def _is_loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
+    ip = _ip(host)
+    return host == "localhost" if ip is None else ip.is_loopback
