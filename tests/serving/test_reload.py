@@ -81,8 +81,7 @@ def test_a_folder_that_is_exchanged_is_served_without_a_lost_request(tmp_path: P
             until(lambda name=expected: load.labels[-1] == name)
     assert set(load.statuses) == {200}
     assert set(load.labels) == {OLD[1], NEW[1]}
-    metrics = [text for text in server.said if "is now" in text]
-    assert len(metrics) == 3
+    assert len([text for text in server.said if "is now" in text]) == 3
 
 
 def test_what_began_on_the_old_model_ends_on_it(tmp_path: Path) -> None:

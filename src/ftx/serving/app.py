@@ -242,7 +242,11 @@ async def _files(request: "Request") -> Sequence[tuple[str, bytes]]:
         return [("<bytes 1>", await request.body())]
     if kind != "multipart/form-data":
         raise Refused(415, "images are sent as files of a form (multipart/form-data), or one as the body (image/*)")
-    async with request.form(max_files=MAX_IMAGES, max_fields=MAX_IMAGES) as form:
+    try:
+        form = await request.form(max_files=MAX_IMAGES, max_fields=MAX_IMAGES)
+    except ValueError as error:  # of python-multipart; by newer releases of starlette an answer of their own
+        raise Refused(400, f"the body cannot be read: {error}") from error
+    try:
         files = [value for _, value in form.multi_items() if not isinstance(value, str)]
         if not files:
             raise Refused(400, "the form holds no file")
@@ -250,6 +254,8 @@ async def _files(request: "Request") -> Sequence[tuple[str, bytes]]:
             (path_text(one.filename or f"<bytes {number}>")[:255], await one.read())
             for number, one in enumerate(files, start=1)
         ]
+    finally:
+        await form.close()
 
 
 @contextmanager

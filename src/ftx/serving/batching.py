@@ -23,6 +23,8 @@ from ftx.tasks.thresholds import Floats
 
 # All outputs of a model for one image, by their names.
 Outputs = Mapping[str, Floats]
+# Images of other sizes that are passed over in the search for those of one: with more, searching would cost too much.
+LOOKED_AT = 256
 # Told of each batch: how many images.
 Counted = Callable[[int], None]
 
@@ -111,7 +113,7 @@ class Batcher:
         room = max(1, min(self._batch, self._batch_bytes // first.nbytes))
         taken: list[_Waiting] = []
         left: deque[_Waiting] = deque()
-        while self._waiting and len(taken) < room:
+        while self._waiting and len(taken) < room and len(left) < LOOKED_AT:
             one = self._waiting.popleft()
             (taken if one.pixels_HWC.shape == first.shape else left).append(one)
         self._waiting.extendleft(reversed(left))
