@@ -85,8 +85,10 @@ def clients(
     return took_ms, len(failed)
 
 
-def alone(predictor: OpenVinoPredictor, encoded: Sequence[bytes], pixels: np.ndarray | None, seconds: float) -> float:
-    """Images a second of the compiled model: of files as ``ftx predict`` answers them, or of pixels in its batches."""
+def alone(
+    predictor: OpenVinoPredictor, encoded: Sequence[bytes], pixels: np.ndarray | None, seconds: float
+) -> tuple[int, float]:
+    """Images that were answered, and in how many seconds: files as ``ftx predict`` does, or pixels in its batches."""
     count, started = 0, time.perf_counter()
     ends = started + seconds
 
@@ -104,16 +106,16 @@ def alone(predictor: OpenVinoPredictor, encoded: Sequence[bytes], pixels: np.nda
         batches = [np.resize(pixels[at : at + size], (size, *pixels.shape[1:])) for at in range(0, len(pixels), size)]
         for logits, _ in predictor.in_flight(batches[number % len(batches)] for number in until()):
             count += len(logits)
-    return count / (time.perf_counter() - started)
+    return count, time.perf_counter() - started
 
 
 def _child(ir: Path, images: Path, decoded: str) -> None:
-    """The compiled model alone, a line of seconds in, a line of images a second out."""
+    """The compiled model alone, a line of seconds in, a line of images and seconds out."""
     predictor = load(ir, goal="throughput")
     assert isinstance(predictor, OpenVinoPredictor)
     encoded, pixels = read_images(images)
     for line in sys.stdin:
-        print(alone(predictor, encoded, pixels if decoded == "pixels" else None, float(line)), flush=True)
+        print(*alone(predictor, encoded, pixels if decoded == "pixels" else None, float(line)), flush=True)
 
 
 def read_images(folder: Path) -> tuple[list[bytes], np.ndarray]:
@@ -140,47 +142,66 @@ def requests_of(encoded: Sequence[bytes], pixels: np.ndarray, kind: str) -> list
 
 def speed(ir: Path, images: Path) -> None:
     """Print the share of the model's own throughput that comes through HTTP, and how long clients wait."""
-    encoded, pixels = read_images(images)
     for kind in ("encoded", "pixels"):
         command = [sys.executable, "-m", "tests.benchmarks.serving", "child", str(ir), str(images), kind]
-        requests, took_ms, rates = requests_of(encoded, pixels, kind), list[float](), list[tuple[float, float]]()
-        failed = 0
+        requests = requests_of(*read_images(images), kind)
         with (
-            server(ir) as (host, port, process),
+            server(ir) as (host, port, served),
             subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as model,
         ):
             assert model.stdin is not None
-            assert model.stdout is not None
-
-            def ask_model(seconds: float, model: subprocess.Popen[str] = model) -> float:
-                assert model.stdin is not None
-                assert model.stdout is not None
-                model.stdin.write(f"{seconds}\n")
-                model.stdin.flush()
-                return float(model.stdout.readline())
-
-            def ask_server(seconds: float, where: tuple[str, int] = (host, port)) -> tuple[float, list[float], int]:
-                started = time.perf_counter()
-                found, wrong = clients(*where, requests, lambda _: time.perf_counter() < started + seconds)  # noqa: B023
-                return len(found) / (time.perf_counter() - started), found, wrong
-
-            ask_model(3), ask_server(3)
-            before_mb = process.memory_info().rss / 1e6
+            alone_process = psutil.Process(model.pid)
+            ask_model(model, 3)
+            clients(host, port, requests, lasting(3))
+            before_mb = served.memory_info().rss / 1e6
+            rates: list[tuple[float, float]] = []
+            took_ms: list[float] = []
+            failed = alone_images = 0.0
+            began_s = cpu_s(alone_process), cpu_s(served)
             for _ in range(ROUNDS):
-                own = ask_model(ROUND_S)
-                served, found, wrong = ask_server(ROUND_S)
-                rates.append((own, served))
+                images_alone, took_s = ask_model(model, ROUND_S)
+                own = images_alone / took_s
+                started = time.perf_counter()
+                found, wrong = clients(host, port, requests, lasting(ROUND_S))
+                rates.append((own, len(found) / (time.perf_counter() - started)))
+                alone_images += images_alone
                 took_ms += found
                 failed += wrong
-                print(f"  {kind}: alone {own:.1f} images/s, served {served:.1f}, {served / own:.3f}", flush=True)
-            after_mb = process.memory_info().rss / 1e6
+                print(f"  {kind}: alone {own:.1f} images/s, served {rates[-1][1]:.1f}", flush=True)
+            work_ms = [
+                1e3 * (cpu_s(alone_process) - began_s[0]) / alone_images,
+                1e3 * (cpu_s(served) - began_s[1]) / len(took_ms),
+            ]
+            after_mb = served.memory_info().rss / 1e6
             model.stdin.close()
-        ratio = statistics.median(served / own for own, served in rates)
+        ratio = statistics.median(through / own for own, through in rates)
         p50, p99 = (float(np.percentile(took_ms, share)) for share in (50, 99))
         print(
-            f"{kind}: {ratio:.3f} of the model alone (median of {ROUNDS}), {len(took_ms)} answers, {failed} failed, "
-            f"p50 {p50:.0f} ms, p99 {p99:.0f} ms, server {before_mb:.0f} -> {after_mb:.0f} MB"
+            f"{kind}: {ratio:.3f} of the model alone (median of {ROUNDS}), {len(took_ms)} answers, "
+            f"{failed:.0f} failed, p50 {p50:.0f} ms, p99 {p99:.0f} ms, server {before_mb:.0f} -> {after_mb:.0f} MB; "
+            f"of the processors {work_ms[0]:.1f} ms an image alone, {work_ms[1]:.1f} served"
         )
+
+
+def cpu_s(process: psutil.Process) -> float:
+    """What it has had of the processors: this tells what HTTP costs where other programs take the rest."""
+    return sum(process.cpu_times()[:2])
+
+
+def ask_model(model: subprocess.Popen[str], seconds: float) -> tuple[float, float]:
+    """Images of the process with the model alone, and how many seconds they took."""
+    assert model.stdin is not None
+    assert model.stdout is not None
+    model.stdin.write(f"{seconds}\n")
+    model.stdin.flush()
+    answered, took_s = model.stdout.readline().split()
+    return float(answered), float(took_s)
+
+
+def lasting(seconds: float) -> Callable[[int], bool]:
+    """Clients go on for so long."""
+    ends = time.perf_counter() + seconds
+    return lambda _: time.perf_counter() < ends
 
 
 def soak(count: int) -> None:
