@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import io
 import json
 from collections.abc import Iterator
 from typing import Any
@@ -12,11 +13,14 @@ import pytest
 import tritonclient.http as triton
 from hypothesis import given
 from hypothesis import strategies as st
+from PIL import Image
 from tests.conftest import COLOURS, colour_logits
 from tests.serving.conftest import Running, pixels, png
 
+from ftx.data.preprocess import resize_crop
 from ftx.serving.protocol import MAX_IMAGES, read_request
 from ftx.serving.refusal import Refused
+from ftx.serving.registry import MOST_SIZES
 from ftx.tasks.softmax import softmax
 
 # The model's own sums are in f32: a few units of the last place of numbers up to 6.
@@ -90,6 +94,18 @@ def test_encoded_images_of_different_sizes_in_one_request(client: Any, colour_se
     np.testing.assert_array_equal(
         np.array(plain["logits"]["data"], np.float32).reshape(3, 3), answer.as_numpy("logits")
     )
+
+
+def test_any_number_of_sizes_makes_few_shapes_in_the_model(colour_server: Running, client: Any) -> None:
+    for number in range(MOST_SIZES + 20):
+        files = [png(colour, 40 + number, 50) for colour in range(3)]
+        answer = client.infer("colour", [tensor(np.array(files, dtype=object))])
+        assert answer.as_numpy("logits").argmax(axis=1).tolist() == [0, 1, 2]
+    version = colour_server.server.registry.find("colour")
+    assert len(version.sizes) == MOST_SIZES
+    # Resized by Pillow it is what the graph view is: of the training path's pixels.
+    seen = resize_crop(Image.open(io.BytesIO(files[0])), version.predictor.preprocess)[None]
+    np.testing.assert_allclose(answer.as_numpy("logits")[:1], version.predictor.logits(seen), rtol=0, atol=LOGITS)
 
 
 def test_classification_names_the_best(client: Any) -> None:

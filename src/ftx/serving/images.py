@@ -25,9 +25,10 @@ from ftx.core.processors import cores
 from ftx.data.decode import read_header
 from ftx.data.decode_limits import MAX_ASPECT, LimitedStream
 from ftx.data.image_store import open_image
-from ftx.data.preprocess import Pixels
+from ftx.data.preprocess import Pixels, Preprocess, resize_crop
 from ftx.evaluating.predict import Prediction, prediction_of
 from ftx.explaining.overlay import overlay
+from ftx.runtimes.openvino import frame
 from ftx.runtimes.predictor import AHEAD_BYTES, LOGITS, MAPS
 from ftx.serving.batching import Outputs
 from ftx.serving.registry import Version
@@ -130,6 +131,8 @@ class Images:
         return ServedPrediction(**dict(plain), saliency=drawn)
 
     async def _ask(self, version: Version, pixels_HWC: Pixels) -> Outputs:
+        if not version.resizes(*pixels_HWC.shape[:2]):
+            pixels_HWC = await self.in_thread(_resized, pixels_HWC, version.predictor.preprocess)
         return await asyncio.wrap_future(version.batcher.submit(pixels_HWC))
 
     @asynccontextmanager
@@ -169,6 +172,11 @@ def _size(content: bytes) -> tuple[int, int]:
 
 def _decode(content: bytes) -> Pixels:
     return np.asarray(open_image(content))
+
+
+def _resized(pixels_HWC: Pixels, preprocess: Preprocess) -> Pixels:
+    """An image that the graph's own resize and crop leave as training saw it."""
+    return frame(resize_crop(Image.fromarray(pixels_HWC), preprocess)[None], preprocess)[0]
 
 
 def _drawn(version: Version, said: Prediction, pixels_HWC: Pixels, outputs: Outputs) -> list[Saliency]:
