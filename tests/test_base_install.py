@@ -10,6 +10,7 @@ import os
 import shutil
 import subprocess
 import sys
+import urllib.request
 import zipfile
 from pathlib import Path
 from typing import Protocol
@@ -109,7 +110,7 @@ def test_a_device_carries_no_weights_and_no_images(wheels: dict[str, Path]) -> N
     assert wheels["ftx_vit"].stat().st_size < 1_000_000
     with zipfile.ZipFile(wheels["ftx_vit"]) as wheel:
         kinds = {Path(name).suffix for name in wheel.namelist() if name.startswith("ftx/")}
-    assert kinds == {".py", ".typed", ".json", ".yaml"}
+    assert kinds == {".py", ".typed", ".json", ".yaml", ".html", ".css", ".js"}
 
 
 @pytest.mark.slow
@@ -157,6 +158,33 @@ except EnvironmentFault as fault:
     size, archive = ask(PYTHONPATH=str(site)).split()
     assert int(size) > 40_000_000
     assert Path(archive) == site / "ftx_models" / "sample" / "fashion-mnist.zip"
+
+
+@pytest.mark.slow
+def test_the_extra_serve_answers_without_torch(
+    wheels: dict[str, Path], device: Path, colour_model: ColourModel, tmp_path: Path
+) -> None:
+    refused = run(device, "serve", colour_model.folder, "--port", 0, cwd=tmp_path)
+    assert refused.returncode == 3
+    assert "pip install 'ftx-vit[serve]'" in refused.stderr
+    pip = [device.parent / "python", "-m", "pip", "--disable-pip-version-check", "--quiet"]
+    subprocess.run([*pip, "install", "--no-compile", f"{wheels['ftx_vit']}[serve]"], check=True)
+    command = [device, "serve", colour_model.folder, "--port", "0", "--json"]
+    with subprocess.Popen(command, cwd=tmp_path, env=ALONE, stdout=subprocess.PIPE, text=True) as server:
+        assert server.stdout is not None
+        lines = [server.stdout.readline()]
+        while lines[-1] not in ("}\n", ""):
+            lines.append(server.stdout.readline())
+        address = json.loads("".join(lines))["address"]
+        content = (colour_model.images / "green" / "2.png").read_bytes()
+        form = b'--x\r\ncontent-disposition: form-data; name="a"; filename="a.png"\r\n\r\n%s\r\n--x--\r\n' % content
+        headers = {"content-type": "multipart/form-data; boundary=x"}
+        with urllib.request.urlopen(urllib.request.Request(f"{address}/predict", form, headers), timeout=30) as answer:
+            assert json.load(answer)["images"][0]["labels"][0]["name"] == "green"
+        with urllib.request.urlopen(f"{address}/", timeout=30) as answer:
+            assert b"Drop pictures here" in answer.read()
+        server.terminate()
+        assert server.wait(60) == 0
 
 
 VOC = """<annotation><filename>{name}.jpg</filename><size><width>16</width><height>16</height><depth>3</depth></size>

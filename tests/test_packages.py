@@ -20,8 +20,8 @@ ROOT = Path(__file__).parents[1]
 SOURCES = ROOT / "src" / "ftx"
 MODELS = ROOT / "models" / "ftx_models"
 PROJECT: Mapping[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
-# Of the training extra, and imported by something else: by torch's export to ONNX, by timm, and looked for as a folder.
-NOT_IMPORTED = {"onnxscript", "torchvision", "ftx-vit-models"}
+# Of the extras, and imported by something else: by torch's export to ONNX, by timm, looked for as a folder; by fastapi.
+NOT_IMPORTED = {"onnxscript", "torchvision", "ftx-vit-models", "python-multipart"}
 
 
 def canonical(name: str) -> str:
@@ -74,12 +74,12 @@ def test_what_the_source_imports_is_declared_and_the_other_way_round() -> None:
     allowed = BASE.union(*EXTRAS.values())
     assert [name for name in sorted(packages) if not distributions(name) & allowed] == []
     used = set[str]().union(*map(distributions, packages))
-    assert (BASE | EXTRAS["train"]) - used == NOT_IMPORTED
+    assert (BASE | EXTRAS["train"] | EXTRAS["serve"]) - used == NOT_IMPORTED
 
 
 def test_what_the_tests_and_scripts_import_is_declared() -> None:
     packages = imported_below(ROOT / "tests", ROOT / "models")
-    allowed = BASE | EXTRAS["train"] | DEVELOPMENT
+    allowed = BASE | EXTRAS["train"] | EXTRAS["serve"] | DEVELOPMENT
     assert [name for name in sorted(packages) if not distributions(name) & allowed] == []
 
 

@@ -21,7 +21,8 @@ from ftx.core.errors import ModelError
 from ftx.data.preprocess import Preprocess
 from ftx.exporting.onnx import write_onnx
 from ftx.exporting.openvino import convert_body
-from ftx.exporting.tracing import INPUT, OUTPUT, trace
+from ftx.exporting.tracing import trace
+from ftx.runtimes.predictor import INPUT, LOGITS
 
 SHARES = {1: 0.7, 3: 0.5}
 VARIANTS = {
@@ -135,7 +136,7 @@ def test_of_patches_with_one_score_each_runtime_keeps_the_first(tmp_path: Path, 
         assert np.array_equal(compiled(images_N3HW)[0], expected), precision
     write_onnx(program, {}, tmp_path)
     session = onnxruntime.InferenceSession(tmp_path / "model.onnx")
-    assert np.array_equal(session.run([OUTPUT], {INPUT: images_N3HW})[0], expected)
+    assert np.array_equal(session.run([LOGITS], {INPUT: images_N3HW})[0], expected)
 
 
 def test_it_is_told_which_images_rounding_could_change() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from tests.effects import of_artifacts, of_merging, of_program, of_train
+from tests.effects import of_artifacts, of_merging, of_program, of_serving, of_train
 from tests.effects.lab import Lab
 from tests.effects.of_train import as_json, sets, switches
 
@@ -153,6 +153,18 @@ FLAGS = (
     Flag("bench --seconds", "0.6", "more requests than in 0.03", of_artifacts.bench_seconds, slow=True),
     Flag("bench --save", "", "tuning.json beside the model", of_artifacts.bench_save, slow=True),
     Flag("bench --json", "", "one object", of_artifacts.bench_json, slow=True),
+    Flag("serve RUN|IR", "a run; NAME=IR", "the models that answer", of_serving.targets, slow=True),
+    Flag("serve --host", "0.0.0.0", "an answer at another address, and a warning", of_serving.host, slow=True),
+    Flag("serve --port", "taken; 0", "status 3; the port that it says", of_serving.port, slow=True),
+    Flag("serve --name", "petals", "answers under this name", of_serving.name, slow=True),
+    Flag("serve --token-file", "token", "401 without it", of_serving.token_file, slow=True),
+    Flag("serve --tls-cert", "cert.pem", "HTTPS; status 2 without its key", of_serving.tls, slow=True),
+    Flag("serve --tls-key", "key.pem", "HTTPS; status 2 without its certificate", of_serving.tls, slow=True),
+    Flag("serve --max-body-mb", "0.001", "413 for more", of_serving.max_body_mb, slow=True),
+    Flag("serve --max-pixels", "1000", "422 for more", of_serving.max_pixels, slow=True),
+    Flag("serve --max-concurrency", "1", "503 for a second request", of_serving.max_concurrency, slow=True),
+    Flag("serve --timeout-s", "0.5", "408 for a body that does not come", of_serving.timeout_s, slow=True),
+    Flag("serve --json", "", "one object", of_serving.as_json, slow=True),
     Flag("run NAME|FILE", "a recipe", "its model and method", of_program.run_recipe, slow=True),
     Flag("run --data", "hues", "four labels", of_program.run_data, slow=True),
     Flag("run --precision", "fp16", "onnx and fp16 alone", of_program.run_precision, slow=True),

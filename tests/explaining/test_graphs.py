@@ -17,8 +17,9 @@ from ftx.explaining.reciprocam import explained
 from ftx.exporting.onnx import write_onnx
 from ftx.exporting.openvino import convert_body
 from ftx.exporting.separate_qkv import separate_qkv
-from ftx.exporting.tracing import INPUT, OUTPUTS, trace
+from ftx.exporting.tracing import OUTPUTS, trace
 from ftx.runtimes.openvino import core
+from ftx.runtimes.predictor import INPUT
 
 NETWORKS = {
     "registers": ("vit_small_patch14_reg4_dinov2", {"img_size": 56, "depth": 4}),

@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from tests.conftest import write_data
+from tests.conftest import write_colour_ir, write_data
 
 from ftx.cli.app import VERBS
 
@@ -145,8 +145,8 @@ def test_no_verb_opens_a_connection(tmp_path: Path) -> None:
         ["schema", "recipe"],
     ]
     # `run` is train, merge, export and validate, and `quickstart` that on a sample, which is unpacked below; `bench`
-    # opens models as `predict` does, in processes of its own, where nobody watches.
-    assert {line[0] for line in words} == VERBS.keys() - {"run", "quickstart", "bench"}
+    # opens models as `predict` does, in processes of its own, where nobody watches; `serve` has a test of its own.
+    assert {line[0] for line in words} == VERBS.keys() - {"run", "quickstart", "bench", "serve"}
     program = f"""{ONE_SETTING}
 from pathlib import Path
 from ftx.cli.app import run
@@ -166,6 +166,21 @@ Path("statuses.json").write_text(json.dumps(statuses))
     cache = tmp_path / "home" / ".cache" / "ftx"
     left = [path for path in (tmp_path / "home").rglob("*") if path.is_file()]
     assert [path for path in left if not path.is_relative_to(cache)] == []
+
+
+@pytest.mark.slow
+def test_a_server_opens_no_connection_of_its_own(tmp_path: Path) -> None:
+    (tmp_path / "ir").mkdir()
+    write_colour_ir(tmp_path / "ir")
+    program = """
+import os, signal, threading
+from ftx.cli.app import run
+threading.Timer(5, os.kill, (os.getpid(), signal.SIGTERM)).start()
+assert run(["serve", "ir", "--port", "0"]) == 0
+"""
+    status, seen = watched(program, tmp_path)
+    assert status == 0
+    assert seen == []
 
 
 def test_the_watch_sees_what_reaches_out(tmp_path: Path) -> None:

@@ -32,6 +32,7 @@ VERBS = {
     "report": "Write what a run is worth on one HTML page: verdict, errors, parity, latency",
     "apply": "Merge an update into a base IR on a device, without torch",
     "bench": "Time the models of a run on this machine, and find their fastest setting",
+    "serve": "Answer over HTTP, with a page to try it",
     "run": "Train, merge, export and validate from one recipe",
     "adapters": "Compare adapters of one base, layer by layer",
     "models": "List the models that can be trained, and what ftx supports of each",

@@ -34,6 +34,7 @@ SCHEMAS = {
     "export --as-update": ("ftx.exporting.base_ir", "UpdateReport"),
     "apply": ("ftx.updating.apply", "ApplyReport"),
     "bench": ("ftx.runs.bench_json", "BenchReport"),
+    "serve": ("ftx.serving.server", "ServeReport"),
     "run": ("ftx.pipeline", "PipelineReport"),
     "models": ("ftx.cli.models", "ModelsReport"),
     "recipes": ("ftx.cli.recipes", "RecipesReport"),

@@ -14,8 +14,9 @@ from torch.export import ExportedProgram
 from torch.nn.functional import scaled_dot_product_attention
 
 from ftx.core.errors import ExportError
-from ftx.exporting.tracing import INPUT, OUTPUTS, quiet_third_parties
+from ftx.exporting.tracing import OUTPUTS, quiet_third_parties
 from ftx.runs.artifacts import ONNX_FILE
+from ftx.runtimes.predictor import INPUT
 
 # 20 is the first with Gelu as one operator (18 spells it out as Div, Erf, Add, Mul, Mul), and every runtime of
 # the last two years reads it. From 23 on each block holds one Attention operator, which few runtimes know.

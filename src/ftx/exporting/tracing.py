@@ -13,12 +13,10 @@ from torch.export import Dim, ExportedProgram
 
 from ftx.core.errors import ExportError
 from ftx.data.preprocess import Preprocess
-from ftx.runtimes.predictor import MAPS
+from ftx.runtimes.predictor import LOGITS, MAPS
 
-INPUT = "image"
-OUTPUT = "logits"
 # In this order; of a model without maps the first alone. Model API finds the others by these names.
-OUTPUTS = (OUTPUT, MAPS, "feature_vector")
+OUTPUTS = (LOGITS, MAPS, "feature_vector")
 # With a batch of 1 torch would take the 1 for a constant of the model.
 EXAMPLE_BATCH = 2
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ from ftx.runs.card_json import IR_FILE, IR_WEIGHTS, REFERENCE_FILE, Card, read_c
 from ftx.runs.compute_precision import Compute, ComputePrecision, Dtype
 from ftx.runs.instruction_sets import Kernels, is_held
 from ftx.runs.machine import cpu_flags, this_set
-from ftx.runtimes.predictor import BATCH_IMAGES, MAPS, feed_files
+from ftx.runtimes.predictor import BATCH_IMAGES, LOGITS, MAPS, feed_files
 from ftx.tasks.thresholds import Floats
 
 with no_telemetry():
@@ -39,6 +39,14 @@ def core() -> openvino.Core:
     is gone and still in use: the next Ctrl-C would end the process with a segmentation fault (2026.4.1).
     """
     return openvino.Core()
+
+
+def read_into_memory() -> None:
+    """Let models that are opened from now on be read whole, instead of page by page when a page is needed.
+
+    A file that is cut while it is read so ends the process (SIGBUS); of one that runs for months that happens.
+    """
+    core().set_property({"ENABLE_MMAP": False})
 
 
 class OpenVinoPredictor:
@@ -157,6 +165,39 @@ class OpenVinoPredictor:
             keep(handle)
         for number in sorted(answers):
             yield answers[number]
+
+    @property
+    def folder(self) -> Path:
+        """Where the model lies."""
+        return self._path.parent
+
+    @property
+    def outputs(self) -> Mapping[str, tuple[int, ...]]:
+        """What the model answers with, logits first. Shape: of each, -1 where it is not known before."""
+        shapes = [
+            tuple(side.get_length() if side.is_static else -1 for side in port.get_partial_shape())
+            for port in self._compiled.outputs
+        ]
+        names = [LOGITS, *(port.get_any_name() for port in self._compiled.outputs[1:])]
+        return dict(zip(names, shapes, strict=True))
+
+    def request(self) -> Callable[[Pixels], Mapping[str, Floats]]:
+        """A request for one thread, which may ask again and again: all that the model answers.
+
+        Shape: [N, H, W, 3], of any one size, to N of each of ``outputs``.
+        """
+        request, names = self._compiled.create_infer_request(), tuple(self.outputs)
+
+        def ask_all(pixels_NHWC: Pixels) -> Mapping[str, Floats]:
+            try:
+                request.start_async([pixels_NHWC], share_inputs=False)
+                request.wait()  # other threads go on meanwhile
+                tensors = request.output_tensors
+            except RuntimeError as error:
+                raise self._refused(error, pixels_NHWC.shape) from error
+            return {name: _copy(tensor.data) for name, tensor in zip(names, tensors, strict=True)}
+
+        return ask_all
 
     def logits(self, pixels_NHWC: Pixels) -> Floats:
         return self._infer(frame(pixels_NHWC, self.preprocess))

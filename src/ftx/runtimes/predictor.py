@@ -24,6 +24,9 @@ from ftx.runs.compute_precision import ComputePrecision
 from ftx.tasks.base import Task
 from ftx.tasks.thresholds import Floats
 
+# What a model calls its input and its first output.
+INPUT = "image"
+LOGITS = "logits"
 # What a model that was exported with maps calls them, as Model API does.
 MAPS = "saliency_map"
 # Enough for the matrix products to fill a CPU's cores; more only costs memory.

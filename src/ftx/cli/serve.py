@@ -1,0 +1,85 @@
+"""``ftx serve``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from ftx.cli import console
+from ftx.cli.shared_options import JsonFlag
+
+if TYPE_CHECKING:
+    from ftx.serving.server import ServeReport
+
+
+def command(
+    targets: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="RUN|IR",
+            show_default=False,
+            help="Runs, IRs, or folders of versions (1/, 2/, ...); NAME=PATH gives a name.  [default: runs/latest]",
+        ),
+    ] = None,
+    host: Annotated[
+        str, typer.Option("--host", metavar="HOST", help="The address to listen at; 0.0.0.0 for all networks.")
+    ] = "127.0.0.1",
+    port: Annotated[
+        int, typer.Option("--port", min=0, max=65535, metavar="N", help="0 takes one that is free, and says which.")
+    ] = 8000,
+    name: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--name", metavar="NAME", help="What clients call a model; once for each.  [default: its folder's]"
+        ),
+    ] = None,
+    token_file: Annotated[
+        Path | None,
+        typer.Option("--token-file", metavar="FILE", help="Ask for the token in this file (Authorization: Bearer)."),
+    ] = None,
+    tls_cert: Annotated[
+        Path | None, typer.Option("--tls-cert", metavar="FILE", help="Speak HTTPS by this certificate, in PEM.")
+    ] = None,
+    tls_key: Annotated[Path | None, typer.Option("--tls-key", metavar="FILE", help="Its key, in PEM.")] = None,
+    max_body_mb: Annotated[
+        float, typer.Option("--max-body-mb", min=0.001, metavar="MB", help="The largest request.")
+    ] = 32.0,
+    max_pixels: Annotated[
+        int, typer.Option("--max-pixels", min=1, metavar="N", help="The largest image, known before it is decoded.")
+    ] = 50_000_000,
+    max_concurrency: Annotated[
+        int, typer.Option("--max-concurrency", min=1, metavar="N", help="Requests at a time; more are told to wait.")
+    ] = 64,
+    timeout_s: Annotated[
+        float, typer.Option("--timeout-s", min=0.1, metavar="S", help="For a request to come, and for its answer.")
+    ] = 30.0,
+    json: JsonFlag = False,
+) -> int:
+    """Answer over HTTP: the Open Inference Protocol v2, files at /predict, a page to drop pictures on at /.
+
+    A newer model takes the place of the one that is served as soon as it lies in its folder (ftx apply), and no request
+    is lost. SIGTERM and Ctrl-C let what has begun be answered; the exit status is then 0. With --json one object says
+    where the server is once it answers.
+    """
+    from ftx.serving.limits import Limits
+    from ftx.serving.server import Address, serve
+
+    def ready(report: ServeReport) -> None:
+        if json:
+            console.print_json(report)
+            return
+        for one in report.models:
+            console.print_note(f"{one.name}, version {one.version}: {one.path}")
+        console.print_note(f"{report.address} answers; Ctrl-C ends it", "good")
+
+    serve(
+        targets or (),
+        names=name or (),
+        address=Address(host, port, token_file, tls_cert, tls_key),
+        limits=Limits(max_body_mb, max_pixels, max_concurrency, timeout_s),
+        ready=ready,
+        progress=console.TerminalProgress(),
+    )
+    return 0

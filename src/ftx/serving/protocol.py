@@ -1,0 +1,269 @@
+"""The Open Inference Protocol, version 2: requests in JSON, with tensors in binary behind it, and their answers.
+
+One input, ``image``: UINT8 [N, H, W, 3] of pixels in RGB, or BYTES [N] of encoded images, which JSON has in base64.
+Beside what the model answers there are ``scores``, in [0, 1], and ``labels``, which were called, each image's as JSON.
+
+Shapes: N images, H x W pixels, C labels.
+Source: github.com/open-inference/open-inference-protocol, inference_rest.md; Triton's extensions binary_data and
+classification.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import json
+import struct
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Annotated, Any
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from ftx.core.errors import nearest
+from ftx.core.pydantic_errors import first_error
+from ftx.data.preprocess import Pixels
+from ftx.runtimes.openvino import OpenVinoPredictor
+from ftx.runtimes.predictor import INPUT, LOGITS
+from ftx.serving.refusal import Refused
+from ftx.tasks.thresholds import Floats
+
+SCORES, LABELS = "scores", "labels"
+EXTENSIONS = ("binary_tensor_data", "classification", "model_repository")
+# The part of a request that is JSON; pixels in it take four times the bytes that they have.
+MAX_JSON_BYTES = 16 << 20
+# In one request; each is a line of the answer, and one whose pixels are few takes no bytes to send.
+MAX_IMAGES = 256
+# Of any number that says how long something is: more than memory has.
+MOST = 1 << 48
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(extra="ignore", frozen=True)  # the protocol: what is not known is not an error
+
+
+class InputParameters(_Part):
+    """Of an input whose tensor stands behind the JSON."""
+
+    binary_data_size: int | None = Field(default=None, ge=0, le=MOST)
+
+
+class InferInput(_Part):
+    """A tensor that is sent."""
+
+    name: str
+    shape: list[Annotated[int, Field(le=MOST)]] = Field(max_length=8)
+    datatype: str
+    parameters: InputParameters = InputParameters()
+    data: list[Any] | None = None
+
+
+class OutputParameters(_Part):
+    """How an output is to come."""
+
+    binary_data: bool | None = None
+    classification: int = Field(default=0, ge=0, le=MOST)
+
+
+class InferOutput(_Part):
+    """An output that is wanted."""
+
+    name: str
+    parameters: OutputParameters = OutputParameters()
+
+
+class RequestParameters(_Part):
+    """Of a request."""
+
+    binary_data_output: bool = False
+
+
+class InferRequest(_Part):
+    """The JSON of a request."""
+
+    id: str | None = Field(default=None, max_length=200)
+    parameters: RequestParameters = RequestParameters()
+    inputs: list[InferInput]
+    outputs: list[InferOutput] = Field(default_factory=list[InferOutput], max_length=16)
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A request that holds: its images, encoded or as pixels [H, W, 3], and the outputs that are wanted."""
+
+    request: InferRequest
+    images: Sequence[bytes | Pixels]
+
+
+def read_request(body: bytes, header_length: str | None) -> Asked:
+    """What a request asks; ``header_length`` is that of the JSON, where tensors follow it.
+
+    Raises: Refused.
+    """
+    if header_length is None:
+        text, binary = body, b""
+    elif not header_length.isdecimal() or int(header_length) > len(body):
+        raise Refused(400, f"Inference-Header-Content-Length is no length within the body of {len(body)} bytes")
+    else:
+        text, binary = body[: int(header_length)], memoryview(body)[int(header_length) :]
+    if len(text) > MAX_JSON_BYTES:
+        found = f"{len(text) / 1e6:.0f} MB of at most {MAX_JSON_BYTES / 1e6:.0f}"
+        raise Refused(413, f"the JSON of the request is too large ({found}): send tensors in binary")
+    try:
+        request = InferRequest.model_validate_json(text)
+    except ValidationError as error:
+        raise Refused(400, f"the request does not hold: {first_error(error)}") from None
+    return Asked(request, _images(request, binary))
+
+
+def _images(request: InferRequest, binary: bytes | memoryview) -> Sequence[bytes | Pixels]:
+    if len(request.inputs) != 1 or request.inputs[0].name != INPUT:
+        names = ", ".join(f"'{one.name[:60]}'" for one in request.inputs[:5]) or "none"
+        raise Refused(400, f"the model has one input, '{INPUT}', and the request has {names}")
+    tensor = request.inputs[0]
+    size_bytes = tensor.parameters.binary_data_size
+    if (size_bytes is None) == (tensor.data is None):
+        raise Refused(400, f"the input '{INPUT}' is given in 'data', or in binary by 'binary_data_size'")
+    if (size_bytes or 0) != len(binary):
+        raise Refused(400, f"{len(binary)} bytes follow the JSON, and binary_data_size is {size_bytes or 0}")
+    shape = tuple(tensor.shape)
+    if tensor.datatype == "BYTES":
+        images = _encoded(tensor, binary)
+        if shape not in ((len(images),), (len(images), 1)):
+            raise Refused(400, f"the shape {list(shape)} is not that of {len(images)} encoded images: [N]")
+        return images
+    if tensor.datatype != "UINT8":
+        found = f"found {tensor.datatype[:20]!r}"
+        raise Refused(400, f"the input '{INPUT}' is UINT8 (pixels) or BYTES (encoded images), {found}")
+    if len(shape) != 4 or shape[3] != 3 or min(shape) < 1:
+        raise Refused(400, f"pixels have the shape [N, height, width, 3] in RGB, found {list(shape)}")
+    _check_count(shape[0])
+    pixels_NHWC = _pixels(tensor, binary)
+    wanted = shape[0] * shape[1] * shape[2] * 3
+    if pixels_NHWC.size != wanted:
+        raise Refused(400, f"the shape {list(shape)} takes {wanted} numbers, found {pixels_NHWC.size}")
+    return list(pixels_NHWC.reshape(shape))
+
+
+def _pixels(tensor: InferInput, binary: bytes | memoryview) -> Pixels:
+    """All numbers of a tensor, in one row or in the nesting of its shape."""
+    if tensor.data is None:
+        return np.frombuffer(binary, np.uint8)
+    try:
+        numbers = np.array(tensor.data)
+    except ValueError:
+        raise Refused(400, "the rows of 'data' are not equally long") from None
+    if numbers.dtype.kind != "i" or numbers.min() < 0 or numbers.max() > 255:
+        raise Refused(400, "'data' of UINT8 holds whole numbers from 0 to 255 alone")
+    return numbers.astype(np.uint8)
+
+
+def _encoded(tensor: InferInput, binary: bytes | memoryview) -> list[bytes]:
+    if tensor.data is None:
+        return _elements(binary)
+    texts = [text for row in tensor.data for text in (row if isinstance(row, list) else [row])]
+    _check_count(len(texts))
+    try:
+        return [base64.b64decode(text, validate=True) for text in texts]
+    except (TypeError, ValueError, binascii.Error):
+        raise Refused(400, "'data' of BYTES holds encoded images as base64 alone") from None
+
+
+def _elements(binary: bytes | memoryview) -> list[bytes]:
+    """Each with four bytes before it that say its length, little-endian."""
+    found: list[bytes] = []
+    at = 0
+    while at < len(binary):
+        _check_count(len(found) + 1)
+        length = int.from_bytes(binary[at : at + 4], "little")
+        if at + 4 + length > len(binary):
+            raise Refused(400, f"an element of {length} bytes goes beyond the tensor's {len(binary)}")
+        found.append(bytes(binary[at + 4 : at + 4 + length]))
+        at += 4 + length
+    _check_count(len(found))
+    return found
+
+
+def _check_count(images: int) -> None:
+    if not 1 <= images <= MAX_IMAGES:
+        raise Refused(400, f"a request holds 1 to {MAX_IMAGES} images, found {images}")
+
+
+def wanted_outputs(request: InferRequest, predictor: OpenVinoPredictor) -> Sequence[InferOutput]:
+    """Those that are asked for by name, or all.
+
+    Raises: Refused for one that the model has not.
+    """
+    known = known_outputs(predictor)
+    for one in request.outputs:
+        if one.name not in known:
+            alike = nearest(one.name, known)
+            fix = f"did you mean '{alike}'?" if alike else f"it has {', '.join(known)}"
+            raise Refused(400, f"the model has no output '{one.name[:60]}': {fix}")
+        if one.parameters.classification and one.name not in (LOGITS, SCORES):
+            raise Refused(400, f"classification is of {LOGITS} or {SCORES}, not of {one.name}")
+    return request.outputs or [InferOutput(name=name) for name in known]
+
+
+def known_outputs(predictor: OpenVinoPredictor) -> Mapping[str, tuple[str, tuple[int, ...]]]:
+    """Each output's datatype and shape, N as -1."""
+    labels = len(predictor.task.labels)
+    own = {name: ("FP32", shape) for name, shape in predictor.outputs.items()}
+    return {**own, SCORES: ("FP32", (-1, labels)), LABELS: ("BYTES", (-1,))}
+
+
+def write_answer(
+    asked: Asked,
+    outputs: Sequence[InferOutput],
+    answers: Mapping[str, Floats],
+    predictor: OpenVinoPredictor,
+    name: str,
+    number: int,
+) -> tuple[bytes, int | None]:
+    """The body of an answer, and where tensors follow the JSON its length. ``answers`` are stacked: [N, ...].
+
+    Raises: Refused where a number is not finite.
+    """
+    request, written, blobs = asked.request, list[dict[str, object]](), list[bytes]()
+    for output in outputs:
+        tensor = _tensor(output, answers, predictor)
+        texts = tensor.dtype.kind == "O"
+        entry: dict[str, object] = {"name": output.name, "shape": list(tensor.shape)}
+        entry["datatype"] = "BYTES" if texts else "FP32"
+        binary = output.parameters.binary_data
+        if request.parameters.binary_data_output if binary is None else binary:
+            blob = b"".join(map(_element, tensor.ravel())) if texts else tensor.astype("<f4").tobytes()
+            entry["parameters"] = {"binary_data_size": len(blob)}
+            blobs.append(blob)
+        else:
+            if not texts and not np.isfinite(tensor).all():  # JSON has no word for it
+                raise Refused(500, "the model answered with a number that is not finite")
+            entry["data"] = tensor.ravel().tolist()
+        written.append(entry)
+    answer = {"model_name": name, "model_version": str(number), "outputs": written}
+    if request.id is not None:
+        answer["id"] = request.id
+    text = json.dumps(answer, separators=(",", ":")).encode()
+    return b"".join([text, *blobs]), len(text) if blobs else None
+
+
+def _element(text: str) -> bytes:
+    encoded = text.encode()
+    return struct.pack("<I", len(encoded)) + encoded
+
+
+def _tensor(output: InferOutput, answers: Mapping[str, Floats], predictor: OpenVinoPredictor) -> np.ndarray[Any, Any]:
+    """One output of all images; text as objects."""
+    task = predictor.task
+    if output.name == LABELS:
+        scores_NC = task.scores(answers[LOGITS])
+        called = [json.dumps([asdict(one) for one in task.decode(scores_C)]) for scores_C in scores_NC]
+        return np.array(called, dtype=object)
+    values = task.scores(answers[LOGITS]) if output.name == SCORES else answers[output.name]
+    if not output.parameters.classification:
+        return values
+    best_Nk = np.argsort(-values, axis=1, kind="stable")[:, : output.parameters.classification]
+    names = task.labels.names
+    rows = [[f"{row[at]:.6f}:{at}:{names[at]}" for at in best] for row, best in zip(values, best_Nk, strict=True)]
+    return np.array(rows, dtype=object)

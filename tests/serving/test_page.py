@@ -1,0 +1,115 @@
+"""The page in a browser: a picture is dropped, labels are seen, names stay text, and no one else is asked."""
+
+from __future__ import annotations
+
+import base64
+import re
+from pathlib import Path
+
+import pytest
+from tests.browsing import Visit, needs_chromium, visit
+from tests.serving.conftest import Running, png, running, write_named_ir
+
+from ftx.serving.registry import Target
+
+EVIL = '<img src=x onerror="document.title=1">'
+TOKEN = "0123456789abcdef0123456789abcdef"
+# A drop as a hand does it: the file comes with the event.
+DROP = """([name, encoded]) => {
+  const bytes = Uint8Array.from(atob(encoded), (one) => one.charCodeAt(0));
+  const carried = new DataTransfer();
+  carried.items.add(new File([bytes], name, { type: "image/png" }));
+  for (const kind of ["dragenter", "dragover", "drop"])
+    document.getElementById("drop").dispatchEvent(new DragEvent(kind, { dataTransfer: carried, bubbles: true }));
+}"""
+
+pytestmark = [needs_chromium, pytest.mark.slow]
+
+
+def drop(seen: Visit, name: str, content: bytes) -> None:
+    seen.page.evaluate(DROP, [name, base64.b64encode(content).decode()])
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_a_picture_is_dropped_and_its_labels_are_seen(colour_server: Running, scheme: str) -> None:
+    address = f"http://{colour_server.url}/"
+    with visit(address, scheme="dark" if scheme == "dark" else "light", width=390) as seen:
+        drop(seen, "meadow.png", png(1))
+        lines = seen.page.locator(".scores li")
+        lines.first.wait_for()
+        assert lines.count() == 3
+        assert lines.first.inner_text().split()[0] == "green"
+        assert re.search(r"9\d\.\d %", lines.first.inner_text())
+        maps = seen.page.locator(".pictures img")
+        assert maps.count() == 2
+        assert maps.nth(1).get_attribute("alt") == "meadow.png, with what speaks for green in light"
+        assert maps.nth(1).evaluate("one => one.complete && one.naturalWidth > 0")
+        drop(seen, "broken.png", b"<html>")
+        seen.page.locator(".said.bad").wait_for()
+        assert "an HTML page" in seen.page.locator(".said.bad").inner_text()
+        assert seen.violations() == []
+        assert seen.sideways() == 0
+        assert [one for one in seen.errors if "422" not in one] == []
+        assert [one for one in seen.requests if not one.startswith((address, "data:", "blob:"))] == []
+
+
+def test_it_is_used_by_keyboard(colour_server: Running) -> None:
+    with visit(f"http://{colour_server.url}/") as seen:
+        seen.page.locator("#model-row").wait_for()
+        seen.page.keyboard.press("Tab")  # past the link to the content
+        seen.page.keyboard.press("Tab")
+        assert seen.page.evaluate("document.activeElement.id") == "model"
+        seen.page.keyboard.press("Tab")
+        assert seen.page.evaluate("document.activeElement.id") == "files"
+        with seen.page.expect_file_chooser() as chosen:
+            seen.page.keyboard.press("Enter")
+        chosen.value.set_files({"name": "sky.png", "mimeType": "image/png", "buffer": png(2)})
+        seen.page.locator(".scores li").first.wait_for()
+        assert seen.page.locator(".scores .called").inner_text() == "blue"
+
+
+def test_names_with_html_in_them_stay_text(tmp_path: Path) -> None:
+    folder = write_named_ir(tmp_path / "model", (EVIL, "b", "c"), maps=True)
+    with running(Target(EVIL, folder)) as server, visit(f"http://{server.url}/") as seen:
+        seen.page.locator("#model-row").wait_for()
+        drop(seen, EVIL, png(0))
+        seen.page.locator(".scores li").first.wait_for()
+        assert seen.page.locator(".scores .called").inner_text() == EVIL
+        assert seen.page.locator("#answers h2").inner_text() == EVIL
+        assert seen.page.locator("#model option").inner_text() == EVIL
+        assert seen.page.title() == "ftx: try a model"
+        assert seen.page.locator("img[src=x]").count() == 0
+        assert seen.errors == []
+
+
+def test_it_asks_for_the_token(colour_ir: Path) -> None:
+    with running(Target("colour", colour_ir), token=TOKEN) as server, visit(f"http://{server.url}/") as seen:
+        field = seen.page.get_by_label("This server asks for its token")
+        field.wait_for()
+        field.fill("wrong")
+        field.press("Enter")
+        seen.page.get_by_text("This is not the token.").wait_for()
+        field.fill(TOKEN)
+        field.press("Enter")
+        seen.page.locator("#model-row").wait_for()
+        assert seen.page.locator("#token-form").is_hidden()
+        drop(seen, "a.png", png(0))
+        seen.page.locator(".scores li").first.wait_for()
+        assert [one for one in seen.errors if "401" not in one] == []
+
+
+def test_the_policy_is_strict(colour_server: Running) -> None:
+    headers = colour_server.ask("GET", "/").headers
+    policy = headers["content-security-policy"]
+    assert "unsafe" not in policy
+    assert policy.startswith("default-src 'none'; script-src 'sha256-")
+    for part in ("connect-src 'self'", "base-uri 'none'", "form-action 'none'", "frame-ancestors 'none'"):
+        assert part in policy
+    assert headers["cache-control"] == "no-store"
+    with visit(f"http://{colour_server.url}/") as seen:
+        seen.page.locator("#model-row").wait_for()
+        injected = (
+            "document.body.append(Object.assign(document.createElement('script'), {textContent: 'window.taken = 1'}))"
+        )
+        seen.page.evaluate(injected)
+        assert seen.page.evaluate("window.taken") is None

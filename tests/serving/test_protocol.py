@@ -1,0 +1,222 @@
+"""The Open Inference Protocol as its own client speaks it, and requests that do not hold."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+import tritonclient.http as triton
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+from tests.conftest import COLOURS, colour_logits
+from tests.serving.conftest import Running, pixels, png
+
+from ftx.data.preprocess import resize_crop
+from ftx.serving.protocol import MAX_IMAGES, read_request
+from ftx.serving.refusal import Refused
+from ftx.serving.registry import MOST_SIZES
+from ftx.tasks.softmax import softmax
+
+# The model's own sums are in f32: a few units of the last place of numbers up to 6.
+LOGITS = 1e-5
+
+
+@pytest.fixture(scope="module")
+def client(colour_server: Running) -> Iterator[Any]:
+    made = triton.InferenceServerClient(colour_server.url)
+    yield made
+    made.close()
+
+
+def tensor(images: np.ndarray, *, binary: bool = True) -> Any:
+    made = triton.InferInput("image", list(images.shape), "BYTES" if images.dtype == object else "UINT8")
+    made.set_data_from_numpy(images, binary_data=binary)
+    return made
+
+
+def test_health_and_metadata(client: Any) -> None:
+    assert client.is_server_live()
+    assert client.is_server_ready()
+    assert client.is_model_ready("colour")
+    assert client.is_model_ready("colour", "1")
+    assert not client.is_model_ready("colours")
+    assert not client.is_model_ready("colour", "2")
+    assert client.get_server_metadata()["name"] == "ftx"
+    assert client.get_model_repository_index() == [{"name": "colour", "version": "1", "state": "READY", "reason": ""}]
+    told = client.get_model_metadata("colour")
+    assert told["inputs"] == [{"name": "image", "datatype": "UINT8", "shape": [-1, -1, -1, 3]}]
+    assert {one["name"]: one["shape"] for one in told["outputs"]} == {
+        "logits": [-1, 3],
+        "saliency_map": [-1, 3, 2, 2],
+        "scores": [-1, 3],
+        "labels": [-1],
+    }
+    assert told["parameters"]["labels"] == list(COLOURS)
+
+
+@pytest.mark.parametrize("binary", [True, False])
+def test_pixels_give_the_models_logits_scores_and_labels(client: Any, binary: bool) -> None:
+    images = pixels(5)
+    wanted = [
+        triton.InferRequestedOutput(name, binary_data=binary) for name in ("logits", "scores", "labels", "saliency_map")
+    ]
+    answer = client.infer("colour", [tensor(images, binary=binary)], outputs=wanted, request_id="seven")
+    logits = colour_logits(images)
+    np.testing.assert_allclose(answer.as_numpy("logits"), logits, rtol=0, atol=LOGITS)
+    np.testing.assert_allclose(answer.as_numpy("scores"), softmax(logits), rtol=0, atol=LOGITS)
+    assert answer.as_numpy("saliency_map").shape == (5, 3, 2, 2)
+    called = [json.loads(text)[0]["name"] for text in answer.as_numpy("labels")]
+    assert called == [COLOURS[index % 3] for index in range(5)]
+    head = answer.get_response()
+    assert (head["id"], head["model_name"], head["model_version"]) == ("seven", "colour", "1")
+
+
+def test_all_outputs_come_where_none_is_named(client: Any) -> None:
+    answer = client.infer("colour", [tensor(pixels(1))])
+    assert [one["name"] for one in answer.get_response()["outputs"]] == ["logits", "saliency_map", "scores", "labels"]
+
+
+def test_encoded_images_of_different_sizes_in_one_request(client: Any, colour_server: Running) -> None:
+    files = [png(0, 20, 30), png(1, 64, 48), png(2, 20, 30)]
+    answer = client.infer("colour", [tensor(np.array(files, dtype=object))])
+    assert answer.as_numpy("logits").argmax(axis=1).tolist() == [0, 1, 2]
+    # In JSON, which holds no bytes, by base64.
+    data = [base64.b64encode(file).decode() for file in files]
+    said = colour_server.infer({"inputs": [{"name": "image", "shape": [3], "datatype": "BYTES", "data": data}]})
+    assert said.status == 200
+    plain = {one["name"]: one for one in said.json["outputs"]}
+    np.testing.assert_array_equal(
+        np.array(plain["logits"]["data"], np.float32).reshape(3, 3), answer.as_numpy("logits")
+    )
+
+
+def test_any_number_of_sizes_makes_few_shapes_in_the_model(colour_server: Running, client: Any) -> None:
+    for number in range(MOST_SIZES + 20):
+        files = [png(colour, 40 + number, 50) for colour in range(3)]
+        answer = client.infer("colour", [tensor(np.array(files, dtype=object))])
+        assert answer.as_numpy("logits").argmax(axis=1).tolist() == [0, 1, 2]
+    version = colour_server.server.registry.find("colour")
+    assert len(version.sizes) == MOST_SIZES
+    # Resized by Pillow it is what the graph view is: of the training path's pixels.
+    seen = resize_crop(Image.open(io.BytesIO(files[0])), version.predictor.preprocess)[None]
+    np.testing.assert_allclose(answer.as_numpy("logits")[:1], version.predictor.logits(seen), rtol=0, atol=LOGITS)
+
+
+def test_classification_names_the_best(client: Any) -> None:
+    wanted = [triton.InferRequestedOutput("scores", class_count=2)]
+    answer = client.infer("colour", [tensor(pixels(3))], outputs=wanted).as_numpy("scores")
+    assert answer.shape == (3, 2)
+    assert [text.decode().split(":")[1:] for text in answer[:, 0]] == [["0", "red"], ["1", "green"], ["2", "blue"]]
+
+
+def request(**changes: object) -> dict[str, Any]:
+    one = {"name": "image", "shape": [1, 2, 2, 3], "datatype": "UINT8", "data": list(range(12))}
+    return {"inputs": [one | changes]}
+
+
+NESTED = np.arange(12).reshape(1, 2, 2, 3).tolist()
+BAD = {
+    "no JSON": ("{", 400, "does not hold"),
+    "a list": ("[]", 400, "does not hold"),
+    "nothing": ("", 400, "does not hold"),
+    "no input": ({"inputs": []}, 400, "one input, 'image'"),
+    "two inputs": ({"inputs": 2 * request()["inputs"]}, 400, "one input, 'image'"),
+    "another input": (request(name="pixels"), 400, "'pixels'"),
+    "HTML for a name": (request(name="<b>x</b>"), 400, "<b>x</b>"),
+    "floats": (request(datatype="FP32"), 400, "UINT8 (pixels) or BYTES"),
+    "half numbers": (request(data=[0.5] * 12), 400, "whole numbers"),
+    "truth": (request(data=[True] * 12), 400, "whole numbers"),
+    "text": (request(data=["1"] * 12), 400, "whole numbers"),
+    "256": (request(data=[256] * 12), 400, "0 to 255"),
+    "below 0": (request(data=[-1] * 12), 400, "0 to 255"),
+    "beyond 64 bits": (request(data=[10**30] * 12), 400, "whole numbers"),
+    "no numbers": (request(data=[]), 400, "whole numbers"),
+    "ragged": (request(data=[[1, 2], [3]]), 400, "equally long"),
+    "too few": (request(data=[1, 2, 3]), 400, "takes 12 numbers, found 3"),
+    "channels first": (request(shape=[1, 3, 2, 2]), 400, "[N, height, width, 3]"),
+    "no rank": (request(shape=[12]), 400, "[N, height, width, 3]"),
+    "below 1": (request(shape=[1, -2, -2, 3]), 400, "[N, height, width, 3]"),
+    "no images": (request(shape=[0, 2, 2, 3], data=[]), 400, "[N, height, width, 3]"),
+    "huge": (request(shape=[1, 1 << 40, 1 << 40, 3]), 400, "numbers, found 12"),
+    "beyond": (request(shape=[1, 1 << 60, 2, 3]), 400, "does not hold"),
+    "many": (request(shape=[MAX_IMAGES + 1, 1, 1, 3], data=[0] * 3 * (MAX_IMAGES + 1)), 400, f"1 to {MAX_IMAGES}"),
+    "a strip": (request(shape=[1, 1, 40, 3], data=[0] * 120), 422, "too long a strip"),
+    "no base64": (request(datatype="BYTES", shape=[1], data=["%"]), 400, "base64"),
+    "no image": (request(datatype="BYTES", shape=[1], data=["aGVsbG8="]), 422, "this is no image"),
+    "another count": (request(datatype="BYTES", shape=[2], data=["aGVsbG8="]), 400, "1 encoded images"),
+    "another output": (request() | {"outputs": [{"name": "logit"}]}, 400, "did you mean 'logits'"),
+    "binary without": (request(data=None, parameters={"binary_data_size": 12}), 400, "0 bytes follow"),
+    "data twice": (request(parameters={"binary_data_size": 12}), 400, "in 'data', or in binary"),
+    "deep": ('{"inputs": ' + "[" * 10_000 + "]" * 10_000 + "}", 400, "does not hold"),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_what_does_not_hold_is_told_in_a_sentence(colour_server: Running, case: str) -> None:
+    sent, status, sentence = BAD[case]
+    said = colour_server.infer(sent)
+    assert said.status == status, said.body
+    assert sentence in said.json["error"]
+    assert said.headers["content-type"] == "application/json"
+    assert colour_server.infer(request(data=NESTED)).status == 200
+
+
+@pytest.mark.parametrize("length", ["-1", "x", "", "10000000"])
+def test_a_length_of_the_head_that_is_none(colour_server: Running, length: str) -> None:
+    said = colour_server.infer(request(), inference_header_content_length=length)
+    assert said.status == 400
+    assert "Inference-Header-Content-Length" in said.json["error"]
+
+
+def test_tensors_that_are_cut(colour_server: Running) -> None:
+    for size_bytes, body, sentence in (
+        (12, b"\0" * 11, "11 bytes follow the JSON"),
+        (11, b"\0" * 11, "takes 12 numbers, found 11"),
+    ):
+        head = json.dumps(request(data=None, parameters={"binary_data_size": size_bytes})).encode()
+        said = colour_server.infer(head + body, inference_header_content_length=str(len(head)))
+        assert (said.status, sentence in said.json["error"]) == (400, True)
+    head = json.dumps(request(datatype="BYTES", shape=[1], data=None, parameters={"binary_data_size": 8})).encode()
+    said = colour_server.infer(head + b"\xff\0\0\0abcd", inference_header_content_length=str(len(head)))
+    assert "goes beyond the tensor" in said.json["error"]
+
+
+@given(st.binary(max_size=400), st.one_of(st.none(), st.integers(-2, 500).map(str)))
+def test_any_bytes_are_read_or_refused(body: bytes, length: str | None) -> None:
+    with pytest.raises(Refused):  # no random bytes are a request
+        read_request(body, length)
+
+
+@given(st.integers(1, 4), st.integers(1, 5), st.integers(1, 5), st.booleans(), st.data())
+def test_a_request_gives_its_pixels(count: int, height: int, width: int, binary: bool, data: Any) -> None:
+    size = count * height * width * 3
+    blob = data.draw(st.binary(min_size=size, max_size=size))
+    images = np.frombuffer(blob, np.uint8).reshape(count, height, width, 3)
+    one: dict[str, Any] = {"name": "image", "shape": images.shape, "datatype": "UINT8"}
+    one |= {"parameters": {"binary_data_size": size}} if binary else {"data": images.tolist()}
+    head = json.dumps({"inputs": [one]}).encode()
+    asked = read_request(head + blob, str(len(head))) if binary else read_request(head, None)
+    np.testing.assert_array_equal(np.stack(asked.images), images)  # pyright: ignore[reportArgumentType]
+
+
+def test_what_is_not_there(colour_server: Running) -> None:
+    for method, path, status, sentence in (
+        ("GET", "/v2/models/colours", 404, "did you mean 'colour'?"),
+        ("GET", "/v2/models/colour/versions/3", 404, "no version 3"),
+        ("GET", "/v2/models/colour/versions/three", 400, "version"),
+        ("POST", "/v2/models/%3Cb%3Ex/infer", 404, "<b>x"),
+        ("GET", "/nothing", 404, "nothing at this path"),
+        ("GET", "/predict", 405, "does not take GET"),
+        ("GET", "/docs", 404, "nothing at this path"),
+    ):
+        said = colour_server.ask(method, path, b"{}" if method == "POST" else None)
+        assert said.status == status, path
+        assert sentence in said.json["error"]
+        assert said.headers["content-type"] == "application/json"
+        assert said.headers["x-content-type-options"] == "nosniff"

@@ -1,0 +1,263 @@
+"""The program as a whole: where it listens, who may ask, and how it ends."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import shutil
+import signal
+import socket
+import ssl
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.conftest import Listener
+from tests.serving.conftest import Answer, png, running
+
+from ftx.core.errors import InputError
+from ftx.serving.registry import Target
+from ftx.serving.server import Address, read_token, serve, targets_of
+
+TOKEN = "0123456789abcdef0123456789abcdef"
+needs_openssl = pytest.mark.skipif(shutil.which("openssl") is None, reason="openssl makes the certificate")
+
+
+@contextmanager
+def program(*words: object) -> Iterator[tuple[subprocess.Popen[str], Any]]:
+    """``ftx serve`` in a process of its own, at a free port, and what it said once it answered."""
+    command = [sys.executable, "-m", "ftx", "serve", *map(str, words), "--port", "0", "--json"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stdout is not None
+            text = ""
+            while "}\n" not in text or not text.endswith("\n}\n"):
+                line = process.stdout.readline()
+                assert line, process.stderr.read() if process.stderr else ""
+                text += line
+            yield process, json.loads(text)
+        finally:
+            process.kill()
+
+
+def ask(address: str, method: str, path: str, body: bytes | None = None, **headers: str) -> Answer:
+    connection = http.client.HTTPConnection(address.removeprefix("http://"), timeout=30)
+    connection.request(method, path, body, {name.replace("_", "-"): text for name, text in headers.items()})
+    response = connection.getresponse()
+    found = Answer(response.status, {k.lower(): v for k, v in response.getheaders()}, response.read())
+    connection.close()
+    return found
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_lets_what_has_begun_be_answered(colour_ir: Path, number: int) -> None:
+    with program(colour_ir, "--name", "c") as (process, said):
+        assert (said["verb"], said["ok"]) == ("serve", True)
+        (model,) = said["models"]
+        assert (model["name"], model["version"]) == ("c", 1)
+        host, port = said["address"].removeprefix("http://").split(":")
+        assert host == "127.0.0.1"
+        image = png()
+        head = f"POST /predict HTTP/1.1\r\nhost: x\r\ncontent-type: image/png\r\ncontent-length: {len(image)}\r\n\r\n"
+        with socket.create_connection((host, int(port)), timeout=10) as half:
+            half.sendall(head.encode() + image[:100])
+            time.sleep(0.2)
+            process.send_signal(number)
+            time.sleep(0.3)
+            with pytest.raises(OSError, match="refused"):
+                socket.create_connection((host, int(port)), timeout=10)
+            half.sendall(image[100:])
+            answer = b""
+            while some := half.recv(1 << 16):
+                answer += some
+        assert answer.startswith(b"HTTP/1.1 200")
+        assert b"green" in answer
+        assert process.wait(20) == 0
+        assert process.stderr is not None
+        assert "Traceback" not in process.stderr.read()
+
+
+@pytest.mark.slow
+def test_a_second_signal_waits_for_nobody(colour_ir: Path) -> None:
+    with program(colour_ir) as (process, said):
+        host, port = said["address"].removeprefix("http://").split(":")
+        with socket.create_connection((host, int(port)), timeout=10) as half:
+            half.sendall(b"POST /predict HTTP/1.1\r\nhost: x\r\ncontent-type: image/png\r\ncontent-length: 9\r\n\r\n")
+            time.sleep(0.2)
+            process.send_signal(signal.SIGTERM)
+            time.sleep(0.5)
+            assert process.poll() is None
+            process.send_signal(signal.SIGTERM)
+            assert process.wait(10) == 0
+
+
+@pytest.mark.slow
+def test_what_does_not_hold_ends_before_a_model_is_opened(colour_ir: Path, tmp_path: Path) -> None:
+    def status(*words: object) -> tuple[int, str]:
+        command = [sys.executable, "-m", "ftx", "serve", *map(str, words)]
+        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+        return done.returncode, done.stderr
+
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        code, said = status(colour_ir, "--port", taken.getsockname()[1])
+        assert (code, "another program has this port" in said, "--port" in said) == (3, True, True)
+    for words, sentence in (
+        ((tmp_path / "none",), "there is no such run or model"),
+        ((colour_ir, "--host", "300.1.1.1"), "no such"),
+        ((colour_ir, "--host", "192.0.2.1"), "no such address"),
+        ((colour_ir, "--tls-cert", colour_ir / "card.json"), "a certificate and its key"),
+        ((colour_ir, "--token-file", tmp_path / "none"), "the token cannot be read"),
+        ((colour_ir, "--name", "a", "--name", "b"), "more names than models"),
+        ((colour_ir, "--port", "70000"), "65535"),
+    ):
+        code, said = status(*words)
+        assert (code, sentence in said) == (2, True), said
+
+
+def test_names_and_paths(colour_ir: Path, tmp_path: Path) -> None:
+    run = tmp_path / "garments" / "openvino"
+    run.mkdir(parents=True)
+    ir = Path(shutil.copytree(colour_ir, run / "fp32"))
+    told = targets_of([str(ir), f"named={ir}", str(ir / "model.xml"), str(run)], ["first"])
+    assert [target.name for target in told] == ["first", "named", "garments", "garments"]
+    assert [target.path for target in told] == [ir, ir, ir, run]
+    odd = Path(shutil.copytree(colour_ir, tmp_path / "a=b"))
+    assert targets_of([str(odd)], []) == [Target("a=b", odd)]
+
+
+def test_a_token_is_asked_for(colour_ir: Path) -> None:
+    with running(Target("colour", colour_ir), token=TOKEN) as server:
+        for path in ("/predict", "/v2/models/colour/infer", "/v2/repository/index"):
+            for given in (
+                {},
+                {"authorization": "Bearer wrong"},
+                {"authorization": TOKEN},
+                {"authorization": "Bearer "},
+            ):
+                said = server.ask("POST", path, b"", **given)
+                assert (said.status, said.headers["www-authenticate"]) == (401, "Bearer")
+                assert "token" in said.json["error"]
+        for path in ("/metrics", "/v2", "/v2/models/colour", "/openapi.json", "/nothing"):
+            assert server.ask("GET", path).status == 401
+            assert server.ask("GET", path, authorization=f"Bearer {TOKEN}").status in (200, 404)
+        for path in ("/", "/v2/health/live", "/v2/health/ready"):
+            assert server.ask("GET", path).status == 200
+        answer = server.ask("POST", "/predict", png(), content_type="image/png", authorization=f"bearer {TOKEN}")
+        assert answer.status == 200
+        assert b"colour" not in server.ask("GET", "/").body  # the page asks for names, with the token
+
+
+def test_a_token_file_holds_one_that_cannot_be_guessed(tmp_path: Path) -> None:
+    file = tmp_path / "token"
+    file.write_text(f"{TOKEN}\n")
+    assert read_token(file) == TOKEN
+    for text in ("", "short", "two words that are long enough", "ümlaut-ümlaut-ümlaut", "x" * 5000):
+        file.write_text(text)
+        with pytest.raises(InputError):
+            read_token(file)
+    with pytest.raises(InputError):
+        read_token(tmp_path)
+
+
+def test_a_network_is_warned_of(colour_ir: Path, tmp_path: Path) -> None:
+    """Told before anything is served: the server is stopped by the one who is told that it is ready."""
+    token = tmp_path / "token"
+    token.write_text(TOKEN)
+
+    class Stop(Exception):
+        pass
+
+    def told(**address: Any) -> str:
+        def ready(_report: object) -> None:
+            raise Stop
+
+        listener = Listener()
+        with pytest.raises(Stop):
+            serve([str(colour_ir)], address=Address(port=0, **address), ready=ready, progress=listener)
+        return " ".join(listener.said)
+
+    assert "no token is asked for" in told(host="0.0.0.0")
+    assert "as anybody can read them" in told(host="0.0.0.0", token_file=token)
+    assert "token" not in told()
+
+
+@pytest.fixture(scope="module")
+def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    folder = tmp_path_factory.mktemp("tls")
+    cert, key = folder / "cert.pem", folder / "key.pem"
+    make = "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 2 -subj /CN=localhost"
+    names = ["-addext", "subjectAltName=IP:127.0.0.1,DNS:localhost"]
+    subprocess.run([*make.split(), *names, "-keyout", key, "-out", cert], check=True, capture_output=True)
+    return cert, key
+
+
+@needs_openssl
+def test_tls(colour_ir: Path, certificate: tuple[Path, Path]) -> None:
+    cert, key = certificate
+    with running(Target("colour", colour_ir), address=Address(port=0, tls_cert=cert, tls_key=key)) as server:
+        trusted = ssl.create_default_context(cafile=str(cert))
+        connection = http.client.HTTPSConnection("127.0.0.1", server.port, context=trusted, timeout=10)
+        connection.request("POST", "/predict", png(), {"content-type": "image/png"})
+        response = connection.getresponse()
+        assert response.status == 200
+        assert b"green" in response.read()
+        connection.close()
+        with pytest.raises(ssl.SSLCertVerificationError):
+            ssl.create_default_context().wrap_socket(
+                socket.create_connection(("127.0.0.1", server.port), timeout=10), server_hostname="127.0.0.1"
+            )
+        with pytest.raises((http.client.HTTPException, ConnectionError)):
+            server.ask("GET", "/v2")  # plain HTTP
+
+
+@needs_openssl
+def test_a_certificate_that_does_not_hold(colour_ir: Path, certificate: tuple[Path, Path], tmp_path: Path) -> None:
+    cert, key = certificate
+    other, locked = tmp_path / "other.pem", tmp_path / "locked.pem"
+    make = "openssl ecparam -name prime256v1 -genkey -noout"
+    subprocess.run([*make.split(), "-out", other], check=True, capture_output=True)
+    lock = ["openssl", "pkey", "-in", key, "-aes256", "-passout", "pass:secret", "-out", locked]
+    subprocess.run(lock, check=True, capture_output=True)
+    for pair, sentence in (
+        ((cert, other), "do not hold"),
+        ((key, key), "do not hold"),
+        ((cert, colour_ir / "card.json"), "do not hold"),
+        ((cert, tmp_path / "none"), "no such file"),
+        ((cert, locked), "asks for a password"),
+        ((cert, None), "a certificate and its key"),
+    ):
+        with pytest.raises(InputError, match=sentence):
+            serve([str(colour_ir)], address=Address(port=0, tls_cert=pair[0], tls_key=pair[1]))
+
+
+def test_metrics_count_what_was_asked(colour_ir: Path) -> None:
+    with running(Target("colour", colour_ir)) as server:
+        for _ in range(3):
+            server.predict(png())
+        server.predict(b"none")
+        server.ask("GET", "/<script>")
+        text = server.ask("GET", "/metrics").body.decode()
+    assert 'ftx_requests_total{route="/predict",status="200"} 3.0' in text
+    assert 'ftx_requests_total{route="/predict",status="422"} 1.0' in text
+    assert 'ftx_requests_total{route="none",status="404"} 1.0' in text
+    assert "<script" not in text
+    assert "ftx_batch_images_sum 3.0" in text
+    assert "ftx_images_waiting 0.0" in text
+    assert "process_resident_memory_bytes" in text
+
+
+def test_every_thread_ends_with_the_server(colour_ir: Path) -> None:
+    with running(Target("colour", colour_ir)) as server:
+        server.predict(png())
+        assert any(thread.name.startswith("ftx-stream") for thread in threading.enumerate())
+    ends = time.monotonic() + 10
+    while any(thread.name.startswith("ftx-") for thread in threading.enumerate()):
+        assert time.monotonic() < ends
+        time.sleep(0.05)
