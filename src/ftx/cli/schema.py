@@ -16,6 +16,7 @@ from ftx.core.errors import InputError, nearest
 SCHEMAS = {
     "recipe": ("ftx.recipe.schema", "Recipe"),
     "data check": ("ftx.data.check", "DataReport"),
+    "data look": ("ftx.curating.look", "LookReport"),
     "train": ("ftx.training", "TrainReport"),
     "dry-run": ("ftx.training", "DryRunReport"),
     "merge": ("ftx.merging.merge_and_prove", "MergeReport"),
