@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import csv
 import json
+import re
+import shutil
 from hashlib import sha256
 from pathlib import Path
 
@@ -12,6 +14,8 @@ from tests.curating.lookable import EVIL, HUES, WRONG, class_folders, contradict
 
 from ftx.cli.app import run
 from ftx.core.errors import DataError, InputError
+from ftx.data.check import check
+from ftx.data.sources import list_images
 
 Capture = pytest.CaptureFixture[str]
 
@@ -130,6 +134,28 @@ def test_a_table_of_images_may_have_the_choices_beside_it_but_not_among_its_imag
         look_at(tmp_path / "table.csv", tmp_path / "images" / "t.csv")
     look_at(tmp_path / "table.csv", tmp_path / "t.csv")
     assert (tmp_path / "t.csv").is_file()
+
+
+def test_the_documentation_makes_a_corrected_table(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    page = Path(__file__).parents[2] / "docs" / "pages" / "data-look.md"
+    (block,) = re.findall(r"^```python\n(.*?)^```$", page.read_text(encoding="utf-8"), re.DOTALL | re.M)
+    shutil.copytree(data, tmp_path / "data")
+    found = look_at(tmp_path / "data", tmp_path / "data-look.csv")
+    number = {(one.issue, one.path): row for row, one in enumerate(found.table.issues)}
+    found.table.choose(number["label", "train/amber/wrong.png"], "relabel:blue")
+    found.table.choose(number["label", "train/blue/wrong.png"], "keep")
+    found.table.choose(number["near-duplicate", "val/blue/again.bmp"], "drop")
+    found.table.choose(number["unreadable", "train/amber/broken.png"], "drop")
+    monkeypatch.chdir(tmp_path)
+    exec(compile(block, str(page), "exec"), {})
+    before, after = (
+        {one.path.removeprefix("data/"): (one.labels, one.split) for one in list_images(path).files}
+        for path in (tmp_path / "data", tmp_path / "corrected.csv")
+    )
+    expected = before | {"train/amber/wrong.png": (("blue",), "train")}
+    del expected["val/blue/again.bmp"], expected["train/amber/broken.png"]
+    assert after == expected
+    assert check(tmp_path / "corrected.csv").ok
 
 
 def test_no_image_that_can_be_read(tmp_path: Path) -> None:

@@ -66,11 +66,10 @@ def calibrated(counts_KK: NDArray[np.intp], given_N: Rows) -> Probabilities:
 
 
 def suspects(probability_NK: Probabilities, given_N: Rows) -> Suspects:
-    """Of each given and other label as many images as the joint estimates, those of the largest margin first.
+    """As many images as the joint estimates, of each given label the least sure, of each pair the largest margins.
 
-    The paper's prune by noise rate (section 3.2, method 4). Taking the images off the diagonal of the confident joint
-    instead (method 2, ``confident_label``) misses more on the sample and is right no more often:
-    docs/decisions/0015-labels.md.
+    Both must hold: the paper's C+NR (section 3.2, method 5), which is right more often on the sample than the others
+    and misses no more than prune by noise rate alone: docs/decisions/0015-labels.md.
     """
     labels = probability_NK.shape[1]
     confident_N = confident_label(probability_NK, usual_confidence(probability_NK, given_N))
@@ -89,7 +88,17 @@ def suspects(probability_NK: Probabilities, given_N: Rows) -> Suspects:
         nearer = margin > best_N[rows]  # an image may stand in two of the counts
         best_N[rows[nearer]] = margin[nearer]
         other_N[rows[nearer]] = j
-    return Suspects(wrong_N, other_N)
+    wrong_N &= _least_sure(self_confidence(probability_NK, given_N), given_N, count_KK.sum(axis=1))
+    return Suspects(wrong_N, np.where(wrong_N, other_N, given_N))
+
+
+def _least_sure(sure_N: Probabilities, given_N: Rows, count_K: Rows) -> NDArray[np.bool_]:
+    """Of each given label so many images. Shape: [N]. Source: section 3.2, method 3, prune by class."""
+    chosen_N = np.zeros(len(given_N), dtype=bool)
+    for label in np.flatnonzero(count_K).tolist():
+        own = np.flatnonzero(given_N == label)
+        chosen_N[own[np.argsort(sure_N[own], kind="stable")[: count_K[label]]]] = True
+    return chosen_N
 
 
 def self_confidence(probability_NK: Probabilities, given_N: Rows) -> Probabilities:
