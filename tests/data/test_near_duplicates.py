@@ -10,7 +10,7 @@ import pytest
 from PIL import Image, ImageEnhance
 from skimage import data as photographs
 
-from ftx.data.near_duplicates import Fingerprint, fingerprint, near_duplicates
+from ftx.data.near_duplicates import Fingerprint, fingerprint, likeness, near_duplicates
 
 NAMES = ("astronaut", "camera", "cat", "coffee", "rocket", "page", "clock", "coins", "moon")
 
@@ -98,3 +98,23 @@ def test_near_duplicates_correlate_by_98_in_a_hundred(correlation: float, found:
 def test_near_duplicates_differ_by_8_bits_of_64(bits: int, found: int) -> None:
     one, other = correlated(1.0)
     assert len(near_duplicates([one], [Fingerprint(int("1" * bits, 2) << 20, other.grey_HW)])) == found
+
+
+def test_likeness_joins_near_duplicates_of_near_duplicates_and_names_those_of_another_kind() -> None:
+    """Two pictures, each in three brightnesses, and one of one grey; beside what pair by pair says."""
+    rng = np.random.default_rng(3)
+    pictures = [rng.integers(20, 180, (8, 8), dtype=np.uint8) for _ in range(2)]
+    prints = [
+        fingerprint(Image.fromarray(picture + np.uint8(brighter)).resize((64, 64), Image.Resampling.BICUBIC))
+        for brighter in (0, 20, 40)
+        for picture in pictures
+    ] + [fingerprint(Image.new("L", (8, 8), 90))]
+    kind_N = np.array([0, 0, 0, 0, 1, 0, 2])
+    found = likeness(prints, kind_N)
+    assert [set(np.flatnonzero(found.set_N == one).tolist()) for one in found.set_N[:2]] == [{0, 2, 4}, {1, 3, 5}]
+    assert np.flatnonzero(found.set_N == found.set_N[6]).tolist() == [6]  # like itself alone
+    assert {(pair.one, pair.other) for pair in found.unlike if pair.one != 4} == {(0, 4), (2, 4)}
+    (fourth,) = [pair for pair in found.unlike if pair.one == 4]
+    assert fourth.other in (0, 2)
+    alone = [near_duplicates([prints[pair.one]], [prints[pair.other]])[0].correlation for pair in found.unlike]
+    assert [pair.correlation for pair in found.unlike] == pytest.approx(alone, abs=1e-6)

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from tests.effects import of_artifacts, of_merging, of_program, of_serving, of_train
+from tests.effects import of_artifacts, of_curating, of_merging, of_program, of_train
 from tests.effects.lab import Lab
 from tests.effects.of_train import as_json, sets, switches
 
@@ -37,6 +38,16 @@ FLAGS = (
     Flag("data sample --task", "multilabel; hierarchical", "a folder; a table", of_program.sample_task),
     Flag("data sample --out", "a folder", "the sample there", of_program.sample_out),
     Flag("data sample --json", "", "one object", of_program.sample_json),
+    Flag("data look DATA", "hues", "its images", of_curating.data),
+    Flag("data look --task", "multilabel", "the task", of_curating.task),
+    Flag("data look --format", "voc", "datumaro is asked, exit status 3 or 2", of_curating.form),
+    Flag("data look --model", "test_vit2", "other probes", of_curating.model),
+    Flag("data look --weights", "FILE", "status 0, of another network 2", of_curating.weights),
+    Flag("data look --image-size", "48x32", "the size of the features' images", of_curating.image_size),
+    Flag("data look --out", "named.csv", "the table; status 2 for a file of someone else", of_curating.out),
+    Flag("data look --port", "a free one", "the page there; status 3 where it is taken", of_curating.port, slow=True),
+    Flag("data look --open", "", "a browser with the page", of_curating.open_, slow=True),
+    Flag("data look --json", "", "one object, and no page", of_curating.as_object),
     Flag("train --config", "multiclass-linear", "the recipe's method", of_train.config),
     Flag("train --data", "flat", "its labels", of_train.data),
     _key("--task", "multilabel", "task", "multilabel"),

@@ -112,6 +112,7 @@ def test_no_verb_opens_a_connection(tmp_path: Path) -> None:
     small = [word for key in keys.split() for word in ("--set", key)]
     words = [
         ["data", "check", "data"],
+        ["data", "look", "data", "--image-size", "28", "--out", "look.csv", "--json"],
         ["train", "--data", "data", "--out", "runs/one", *small],
         ["merge", "runs/one"],
         ["merge", "--adapter", "runs/one", "--out", "merged"],

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 # Verb -> what `ftx --help` says of it, in the order of the work. The verb lives in ftx.cli.<verb> and is
 # imported when it is called: the list alone must not cost the imports of all.
 VERBS = {
-    "data": "`data check PATH`: what is understood of a data set, before training",
+    "data": "`data check PATH`, `data look DATA`: a data set before training, and its wrong labels",
     "train": "Train an adapter, a head or the whole model on images",
     "merge": "Turn what was trained into one dense model, with proof",
     "export": "Write the dense model as OpenVINO IR or ONNX",

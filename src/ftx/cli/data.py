@@ -1,4 +1,4 @@
-"""``ftx data check``, and beside it ``ftx data sample``."""
+"""``ftx data check``, and beside it ``ftx data look`` and ``ftx data sample``."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ftx.cli import console
+from ftx.cli.data_look import look
 from ftx.cli.data_sample import sample
 from ftx.cli.shared_options import SKIPPED, JsonFlag, parse_task
 from ftx.core.errors import InputError, shell_command
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from ftx.tasks.labels import Labels
 
 verbs = typer.Typer(add_completion=False, rich_markup_mode=None)
+verbs.command("look")(look)
 verbs.command("sample")(sample)
 
 # How many of each kind of finding are listed; --json has all.

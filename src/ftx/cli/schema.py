@@ -17,6 +17,7 @@ SCHEMAS = {
     "recipe": ("ftx.recipe.schema", "Recipe"),
     "data check": ("ftx.data.check", "DataReport"),
     "data sample": ("ftx.cli.data_sample", "SampleReport"),
+    "data look": ("ftx.curating.look", "LookReport"),
     "train": ("ftx.training", "TrainReport"),
     "dry-run": ("ftx.training", "DryRunReport"),
     "merge": ("ftx.merging.merge_and_prove", "MergeReport"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict
@@ -60,6 +61,16 @@ class DataReport(VerbReport):
     problems: list[str]
 
 
+@dataclass(frozen=True)
+class Checked:
+    """A data set, every image of it opened once, and the report on it."""
+
+    listing: Listing
+    opened: Opened
+    dataset: Dataset
+    report: DataReport
+
+
 def check(
     path: Path,
     task: TaskName | None = None,
@@ -72,6 +83,18 @@ def check(
 
     Raises: DataError if not even a list of images can be made of it, or if images do not carry what ``task`` asks for.
     """
+    return open_and_check(path, task, form=form, val_fraction=val_fraction, progress=progress).report
+
+
+def open_and_check(
+    path: Path,
+    task: TaskName | None = None,
+    *,
+    form: str = "auto",
+    val_fraction: float = DataRecipe().val_fraction,
+    progress: Progress = SILENT,
+) -> Checked:
+    """As ``check``, with what was opened: for whoever looks further. Raises: as ``check``."""
     nested = task is None or TASKS[task].nested_folders
     listing = list_images(path, nested=nested, form=form)
     understood = task or _narrowest_task(listing)
@@ -85,7 +108,7 @@ def check(
         dataset, copies = _unsplit(listing, opened), 0
     counts = {name: {str(split): n for split, n in each.items()} for name, each in class_counts(dataset).items()}
     trained = {name: each.get("train", 0) for name, each in counts.items()}
-    return DataReport(
+    report = DataReport(
         ok=not problems,
         path=str(path),
         layout=listing.layout,
@@ -102,6 +125,7 @@ def check(
         ignored=dict(listing.ignored),
         problems=[str(error) for error in problems],
     )
+    return Checked(listing, opened, dataset, report)
 
 
 def _narrowest_task(listing: Listing) -> TaskName:

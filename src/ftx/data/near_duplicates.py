@@ -5,7 +5,7 @@ Shapes: N and M images.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -62,21 +62,63 @@ def near_duplicates(
     """For each of ``ones`` the most alike of ``others``, if it is alike enough; the surest first."""
     if not ones or not others:
         return []
+    found: list[Pair] = []
+    with progress.track("Comparing val and test with train", len(ones)) as bar:
+        for rows, alike_NM in _alike(ones, others):
+            best = alike_NM.argmax(axis=1), alike_NM.max(axis=1)
+            for row, other, correlation in zip(rows.tolist(), *(part.tolist() for part in best), strict=True):
+                if correlation >= LEAST_CORRELATION:
+                    found.append(Pair(row, other, correlation))
+            bar.advance(len(rows))
+    return sorted(found, key=lambda pair: (-pair.correlation, pair.one))
+
+
+@dataclass(frozen=True)
+class Likeness:
+    """Which images of a data set are near-duplicates of each other.
+
+    ``set_N`` numbers, for each image, the set of all that are reached from it by near-duplicates of near-duplicates;
+    ``unlike`` has, for each image with near-duplicates of another kind, the most alike of them.
+    """
+
+    set_N: NDArray[np.intp]
+    unlike: list[Pair]
+
+
+def likeness(images: Sequence[Fingerprint], kind_N: NDArray[np.intp], progress: Progress = SILENT) -> Likeness:
+    """Compare all images of a data set with each other; ``kind_N`` numbers what each is said to be."""
+    set_N = np.arange(len(images))
+    unlike: list[Pair] = []
+    with progress.track("Comparing all images", len(images)) as bar:
+        for rows, alike_NM in _alike(images, images):
+            alike_NM[np.arange(len(rows)), rows] = 1  # itself, also where it is of one grey all over
+            for row, alike_M in zip(rows.tolist(), alike_NM, strict=True):
+                near = np.flatnonzero(alike_M >= LEAST_CORRELATION)
+                joined = np.unique(set_N[near])
+                if len(joined) > 1:
+                    set_N[np.isin(set_N, joined)] = joined[0]
+                other = near[kind_N[near] != kind_N[row]]
+                if len(other):
+                    best = int(other[alike_M[other].argmax()])
+                    unlike.append(Pair(row, best, min(float(alike_M[best]), 1.0)))
+            bar.advance(len(rows))
+    return Likeness(set_N, unlike)
+
+
+def _alike(
+    ones: Sequence[Fingerprint], others: Sequence[Fingerprint]
+) -> Iterator[tuple[NDArray[np.intp], NDArray[np.float32]]]:
+    """Some of ``ones`` after the others, by row, with their correlations, -1 where the bits differ. Shape: [N, M]."""
     bits_N, bits_M = _bits(ones), _bits(others)
     flat_NP, flat_MP = (np.stack([_centred(each) for each in fingerprints]) for fingerprints in (ones, others))
-    found: list[Pair] = []
-    rows = max(1, _PAIRS // len(others))
-    with progress.track("Comparing val and test with train", len(ones)) as bar:
-        for start in range(0, len(ones), rows):
-            near_NM = np.bitwise_count(bits_N[start : start + rows, None] ^ bits_M) <= MOST_BITS
-            some = np.flatnonzero(near_NM.any(axis=1))
-            alike_NM = np.where(near_NM[some], flat_NP[start + some] @ flat_MP.T, -1)
-            best = alike_NM.argmax(axis=1), alike_NM.max(axis=1)
-            for row, other, correlation in zip(some.tolist(), *(part.tolist() for part in best), strict=True):
-                if correlation >= LEAST_CORRELATION:
-                    found.append(Pair(start + row, other, correlation))
-            bar.advance(len(near_NM))
-    return sorted(found, key=lambda pair: (-pair.correlation, pair.one))
+    step = max(1, _PAIRS // len(others))
+    for start in range(0, len(ones), step):
+        rows = np.arange(start, min(start + step, len(ones)))
+        near_NM = np.bitwise_count(bits_N[rows, None] ^ bits_M) <= MOST_BITS
+        alike_NM = np.full(near_NM.shape, -1, dtype=np.float32)
+        some = np.flatnonzero(near_NM.any(axis=1))
+        alike_NM[some] = np.where(near_NM[some], flat_NP[rows[some]] @ flat_MP.T, -1)
+        yield rows, alike_NM
 
 
 def _bits(fingerprints: Sequence[Fingerprint]) -> Bits:

@@ -1,0 +1,107 @@
+"""``ftx data look``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from ftx.cli import console
+from ftx.cli.shared_options import SKIPPED, JsonFlag, parse_task
+from ftx.recipe.schema import Recipe
+
+if TYPE_CHECKING:
+    from ftx.curating.look import LookReport
+
+
+def look(
+    data: Annotated[
+        Path,
+        typer.Argument(metavar="DATA", help="A folder, a table or an annotation file."),
+    ] = Path("data"),
+    task: Annotated[
+        str | None,
+        typer.Option(
+            "--task",
+            metavar="TASK",
+            help="multiclass, multilabel or hierarchical.  [default: what the labels look like]",
+        ),
+    ] = None,
+    form: Annotated[
+        str,
+        typer.Option(
+            "--format", metavar="NAME", help="auto, or one of Datumaro's formats (needs the extra `datumaro`)."
+        ),
+    ] = "auto",
+    model: Annotated[
+        str,
+        typer.Option("--model", metavar="NAME", help="What makes the features: dinov2-small, or a model of timm."),
+    ] = "dinov2-small",
+    weights: Annotated[
+        str,
+        typer.Option("--weights", metavar="auto|none|FILE", help="Its weights, as for `ftx train`."),
+    ] = "auto",
+    image_size: Annotated[
+        str,
+        typer.Option("--image-size", metavar="auto|PIXELS|HxW", help="Its input; 112 takes a quarter of the time."),
+    ] = "auto",
+    out: Annotated[
+        Path,
+        typer.Option(
+            "--out", metavar="CSV", help="The table of issues and choices; one that is there is gone on with."
+        ),
+    ] = Path("data-look.csv"),
+    port: Annotated[
+        int, typer.Option("--port", metavar="N", min=0, max=65535, help="Where the page is served; 0: any free port.")
+    ] = 8765,
+    open_browser: Annotated[bool, typer.Option("--open", help="Open the page in the browser.")] = False,
+    json: JsonFlag = False,
+) -> int:
+    """Show what is probably wrong with a data set: wrong labels, near-duplicates across splits, unreadable images.
+
+    A page on this machine shows them one by one and takes a choice for each: keep, relabel, drop. The table of choices
+    is written at once; the data never is. Ctrl-C ends it. With --json nothing is served: the table and the answer are
+    written, and the exit status is 4 if images cannot be read.
+    """
+    from ftx.curating.look import look as find
+    from ftx.curating.serve import serve
+
+    flags = {
+        "data.path": str(data),
+        "data.format": form,
+        "data.image_size": image_size,
+        "model.name": model,
+        "model.weights": weights,
+    }
+    recipe = Recipe.build(None, (), flags)
+    found = find(recipe, None if task is None else parse_task(task), out=out, progress=console.TerminalProgress())
+    if json:
+        console.print_json(found.report)
+        return SKIPPED if found.report.counts.get("unreadable") else 0
+    _print(found.report)
+    serve(found, port=port, open_browser=open_browser, announce=_announce)
+    console.print_facts([("table", f"{found.table.path}: {found.table.summary()}")], "strong")
+    return 0
+
+
+def _print(report: LookReport) -> None:
+    counts = ", ".join(f"{count:,} {kind}" for kind, count in report.counts.items())
+    metrics = ", ".join(f"{name.replace('_', ' ')} {value:.1%}" for name, value in list(report.metrics.items())[:2])
+    console.print_facts(
+        [
+            ("data", f"{report.path}: {report.images:,} images, {report.task}"),
+            ("probes", f"on {report.model} at {report.image_size} px, {report.folds} folds: {metrics}"),
+            ("issues", counts or "none"),
+            ("table", report.table),
+        ]
+    )
+    for note in report.notes:
+        console.print_note(note, "bad")
+    for problem in report.problems:
+        console.print_note(f"ftx train would refuse this: {problem}", "bad")
+
+
+def _announce(address: str) -> None:
+    console.print_facts([("page", address)], "strong")
+    console.print_note("Ctrl-C ends it; each choice is in the table at once", "dim")

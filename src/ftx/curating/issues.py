@@ -1,0 +1,104 @@
+"""What may be wrong with an image of a data set, and how labels are written where one reads of it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict
+
+from ftx.core.errors import InputError, nearest, shown
+from ftx.tasks.labels import Declared, Labels
+from ftx.tasks.task_names import TaskName
+
+# label: probably wrong; label-unproved: the same, of labels that the probe cannot be trusted with; contradiction: a
+# near-duplicate has other labels; near-duplicate: a held-out image that stands in train too.
+IssueKind = Literal["label", "label-unproved", "contradiction", "near-duplicate", "unreadable"]
+KINDS: tuple[IssueKind, ...] = ("label", "label-unproved", "contradiction", "near-duplicate", "unreadable")
+
+KEEP, DROP, RELABEL = "keep", "drop", "relabel:"
+
+
+class Issue(BaseModel):
+    """One image and what may be wrong with it.
+
+    ``given`` are its labels, ``suggested`` those that it probably should have, or of a near-duplicate the image of
+    train that it is like. ``score`` is how sure the probe is of the given labels, or how alike two images are; None
+    where there is nothing to measure. ``other`` is the image that it is like, ``reason`` what there is to say beyond.
+    ``choice`` is empty as long as nobody chose.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    path: str
+    issue: IssueKind
+    given: str
+    suggested: str = ""
+    score: float | None = None
+    choice: str = ""
+    other: str | None = None
+    reason: str = ""
+
+    @property
+    def key(self) -> tuple[str, IssueKind]:
+        """What tells it apart: an image has each kind of issue once."""
+        return self.path, self.issue
+
+
+@dataclass(frozen=True)
+class Spelling:
+    """Labels as the data set writes them: several separated by ``;``, those of a tree that is spelt as whole paths."""
+
+    task: TaskName
+    labels: Labels
+    as_paths: bool
+
+    @classmethod
+    def of(cls, task: TaskName, labels: Labels, declared: Declared) -> Spelling:
+        """As a data set's labels are spelt, by what it declares beside them."""
+        return cls(task, labels, task == "hierarchical" and declared.groups is None and not declared.parents)
+
+    def one(self, name: str) -> str:
+        """One label."""
+        if not self.as_paths:
+            return name
+        # A label whose last part is another's too is called by its whole path.
+        return "/".join(each.rpartition("/")[2] for each in self.labels.path(name))
+
+    def all(self, names: Iterable[str]) -> str:
+        """The labels of an image."""
+        return ";".join(self.one(name) for name in names)
+
+    @property
+    def known(self) -> list[str]:
+        """Every label, in the order of the logits."""
+        return [self.one(name) for name in self.labels.names]
+
+    def checked(self, choice: str) -> str:
+        """A choice that holds.
+
+        Raises: InputError if it is none, or names labels that do not exist.
+        """
+        if choice in ("", KEEP, DROP):
+            return choice
+        if not choice.startswith(RELABEL):
+            raise InputError(
+                f"there is no choice {shown(choice)}", fix=f"{KEEP}, {DROP}, {RELABEL}LABEL, or nothing to decide later"
+            )
+        text, known = choice.removeprefix(RELABEL).strip(), self.known
+        names = [text] if text in known or self.task == "multiclass" else [part.strip() for part in text.split(";")]
+        if names == [""] and self.task == "multilabel":  # none of the labels holds
+            return RELABEL
+        for name in names:
+            if name not in known:
+                alike = nearest(name, known)
+                fix = f"did you mean {shown(alike)}?" if alike else "choose one of the data set's"
+                raise InputError(f"there is no label {shown(name)}", fix=fix)
+        return RELABEL + ";".join(names)
+
+
+def counted(issues: Sequence[Issue]) -> dict[str, int]:
+    """How many issues there are of each kind that occurs."""
+    counts = {str(kind): sum(one.issue == kind for one in issues) for kind in KINDS}
+    return {kind: count for kind, count in counts.items() if count}

@@ -1,0 +1,199 @@
+"""``ftx data look``: everything that is probably wrong with a data set, found before anything is trained on it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from ftx.backbones.build import resolve
+from ftx.core.errors import DataError, InputError
+from ftx.core.progress import SILENT, Progress
+from ftx.core.verb_report import VerbReport
+from ftx.curating.choices import ChoiceTable, read_choices
+from ftx.curating.features import frozen_features
+from ftx.curating.folds import stratified_folds
+from ftx.curating.issues import Issue, Spelling, counted
+from ftx.curating.probes import out_of_fold
+from ftx.curating.twins import Twins, twins
+from ftx.curating.wrong_labels import Judgement, LabelJudged, judge
+from ftx.data.check import Checked, open_and_check
+from ftx.data.dataset import Dataset
+from ftx.recipe.schema import Recipe
+from ftx.tasks.output_meaning import TASKS
+from ftx.tasks.task_names import TaskName
+from ftx.tasks.thresholds import Thresholds
+
+TABLE = Path("data-look.csv")
+
+
+class LookReport(VerbReport):
+    """What was found. ``ok`` is false where ``ftx train`` would refuse the data, by its ``problems``.
+
+    ``model`` at ``image_size`` made the features, ``folds`` probes with the penalty ``strength`` judged them.
+    ``metrics`` are those of the task, of the probes on images that they did not learn from, by the given labels.
+    ``labels`` says which of them can be judged, ``notes`` what the images cannot tell. ``table`` holds all ``issues``
+    and the choices.
+    """
+
+    verb: str = "data look"
+    path: str
+    task: TaskName
+    images: int
+    model: str
+    image_size: int | str
+    folds: int
+    strength: float
+    metrics: dict[str, float]
+    labels: list[LabelJudged]
+    counts: dict[str, int]
+    notes: list[str]
+    problems: list[str]
+    table: str
+    issues: list[Issue]
+
+
+@dataclass(frozen=True)
+class Look:
+    """What was found, the table of choices, and the data set whose images are shown."""
+
+    report: LookReport
+    table: ChoiceTable
+    dataset: Dataset
+
+
+def look(recipe: Recipe, task: TaskName | None = None, *, out: Path = TABLE, progress: Progress = SILENT) -> Look:
+    """Find what is wrong with the recipe's data, by probes on its model's features, and write the table.
+
+    Without a ``task`` the narrowest that the labels suit.
+    Raises: DataError, as ``ftx data check``, and if no image can be read; ModelError or EnvironmentFault, as building
+    the model does; InputError if ``out`` lies in the data, or is a file of someone else.
+    """
+    resolve(recipe.model.name)  # a name mistyped must not cost the reading of all images
+    path = recipe.data.path
+    checked = open_and_check(
+        path, task, form=recipe.data.format, val_fraction=recipe.data.val_fraction, progress=progress
+    )
+    _refuse_among_images(out, path, checked.dataset)
+    if not checked.dataset.entries:
+        raise DataError("no image can be read", where=path, found=checked.opened.unreadable[0].reason)
+    spelling = Spelling.of(checked.report.task, checked.dataset.labels, checked.listing.declared)
+    paths = [one.path for one in (*checked.dataset.entries, *checked.dataset.unreadable)]
+    before = read_choices(out, spelling, paths)  # first, as a file that is not ours must not cost the features either
+    found = _found(recipe, checked, progress)
+    table = ChoiceTable(out, spelling, _issues(checked, found, spelling), before)
+    return Look(_report(recipe, checked, found, table, spelling), table, checked.dataset)
+
+
+def _refuse_among_images(out: Path, path: Path, dataset: Dataset) -> None:
+    """Nothing is written into the user's data: not into its folder, nor beside images that a table names."""
+    folder = out.absolute().parent.resolve()
+    beside = {(dataset.root / entry.path).parent.resolve() for entry in dataset.entries}
+    inside = path.is_dir() and folder.is_relative_to(path.resolve())
+    if inside or folder in beside:
+        raise InputError(
+            "the table of choices would lie in the data", where=out, fix="name a file elsewhere: --out ../data-look.csv"
+        )
+
+
+@dataclass(frozen=True)
+class _Found:
+    """What the probes found, and how they did."""
+
+    twins: Twins
+    judgement: Judgement
+    metrics: dict[str, float]
+    folds: int
+    strength: float
+    image_size: int | str
+
+
+def _found(recipe: Recipe, checked: Checked, progress: Progress) -> _Found:
+    dataset, entries = checked.dataset, checked.dataset.entries
+    task = TASKS[checked.report.task](dataset.labels, Thresholds())
+    fingerprints = {one.listed.path: one.fingerprint for one in checked.opened.images if one.fingerprint is not None}
+    alike = twins(entries, fingerprints, progress)
+    given = [entry.labels for entry in entries]
+    targets_NC = task.targets(given)
+    features = frozen_features(recipe, dataset.root, entries, task, progress)
+    fold_N = stratified_folds(given, alike.subjects)
+    probed = out_of_fold(features.values_NW, targets_NC, dataset.labels, fold_N, progress)
+    judgement = judge(probed.logits_NC, targets_NC, task, given, alike.subjects)
+    metrics = {name: round(value, 4) for name, value in task.metrics(probed.logits_NC, targets_NC).items()}
+    return _Found(alike, judgement, metrics, int(fold_N.max()) + 1, probed.strength, features.image_size)
+
+
+def _issues(checked: Checked, found: _Found, spelling: Spelling) -> list[Issue]:
+    """Wrong labels, the surest first, then what looks alike, then what cannot be read."""
+    entries = checked.dataset.entries
+    issues: list[Issue] = [
+        Issue(
+            path=entries[one.row].path,
+            issue="label-unproved" if one.unproved else "label",
+            given=spelling.all(entries[one.row].labels),
+            suggested=spelling.all(one.suggested),
+            score=round(one.score, 4),
+            reason=one.unproved,
+        )
+        for one in sorted(found.judgement.suspicions, key=lambda one: bool(one.unproved))
+    ]
+    issues += [
+        Issue(
+            path=entries[pair.one].path,
+            issue="contradiction",
+            given=spelling.all(entries[pair.one].labels),
+            suggested=spelling.all(entries[pair.other].labels),
+            score=round(pair.correlation, 4),
+            other=entries[pair.other].path,
+        )
+        for pair in sorted(found.twins.unlike, key=lambda pair: -pair.correlation)
+    ]
+    given = {entry.path: spelling.all(entry.labels) for entry in entries}
+    issues += [
+        Issue(
+            path=one.held_out,
+            issue="near-duplicate",
+            given=given[one.held_out],
+            suggested=one.train,
+            score=one.correlation,
+            other=one.train,
+        )
+        for one in checked.report.near_duplicates
+    ]
+    listed = {file.path: file.labels for file in checked.listing.files}
+    issues += [
+        Issue(path=one.path, issue="unreadable", given=";".join(listed.get(one.path, ())), reason=one.reason)
+        for one in checked.dataset.unreadable
+    ]
+    return issues
+
+
+def _report(recipe: Recipe, checked: Checked, found: _Found, table: ChoiceTable, spelling: Spelling) -> LookReport:
+    notes = [*found.twins.notes]
+    judged = [one.model_copy(update={"name": spelling.one(one.name)}) for one in found.judgement.labels]
+    if not found.judgement.possible:
+        notes.append("no label can be judged, so none is called wrong: see why at each label")
+    elif unproved := [one.name for one in judged if one.unproved]:
+        notes.append(f"labels that cannot be judged: {_named(unproved)}; what is said of them is marked unproved")
+    return LookReport(
+        ok=checked.report.ok,
+        path=checked.report.path,
+        task=checked.report.task,
+        images=len(checked.dataset.entries),
+        model=recipe.model.name,
+        image_size=found.image_size,
+        folds=found.folds,
+        strength=found.strength,
+        metrics=found.metrics,
+        labels=judged,
+        counts=counted(table.issues),
+        notes=notes,
+        problems=checked.report.problems,
+        table=str(table.path),
+        issues=[*table.issues],
+    )
+
+
+def _named(names: Sequence[str], most: int = 5) -> str:
+    rest = len(names) - most
+    return ", ".join(names[:most]) + (f" and {rest} more" if rest > 0 else "")

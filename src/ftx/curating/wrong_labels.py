@@ -1,0 +1,197 @@
+"""From what probes say of images that they did not learn from to labels that are probably wrong, for all three tasks.
+
+Each group of labels that exclude each other is judged by itself, and each single as a label that holds or does not.
+
+Shapes: N images, C labels in the order of the logits, K labels that exclude each other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict
+
+from ftx.core.statistics import wilson_interval
+from ftx.curating.confident_learning import Probabilities, Rows, Suspects, self_confidence, suspects
+from ftx.curating.folds import FOLDS
+from ftx.tasks.base import Targets, Task
+from ftx.tasks.labels import Labels
+
+
+class LabelJudged(BaseModel):
+    """What the probe can tell of a label.
+
+    ``images`` are those that are given it, ``subjects`` how many different pictures; ``found`` is the share of them
+    that the probe would give it, ``mistaken`` that of the other images, ``suspected`` the images of it that are
+    probably wrong. ``unproved`` says why its list cannot be trusted; empty where it can.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: str
+    images: int
+    subjects: int
+    found: float
+    mistaken: float
+    suspected: int
+    unproved: str = ""
+
+
+@dataclass(frozen=True)
+class Suspicion:
+    """An image whose labels are probably others; ``unproved`` where the probe cannot be trusted with one of them."""
+
+    row: int
+    suggested: tuple[str, ...]
+    score: float
+    unproved: str
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """All suspicions, the surest first, and what each label's are worth."""
+
+    suspicions: list[Suspicion]
+    labels: list[LabelJudged]
+
+    @property
+    def possible(self) -> bool:
+        """Whether any label can be judged."""
+        return not all(one.unproved for one in self.labels)
+
+
+@dataclass(frozen=True)
+class _Choice:
+    """Labels that exclude each other, on the images of which one of them is known; a single's are it and not it."""
+
+    names: tuple[str, ...]
+    rows_M: Rows
+    probability_MK: Probabilities
+    given_M: Rows
+
+
+def judge(
+    logits_NC: NDArray[np.float32],
+    targets_NC: Targets,
+    task: Task,
+    given: Sequence[tuple[str, ...]],
+    subjects: Sequence[str],
+) -> Judgement:
+    """Confident learning on every choice that the labels leave; ``given`` are the labels of each image."""
+    labels = task.labels
+    judged: dict[str, LabelJudged] = {}
+    changes: dict[int, list[tuple[str, str, float, str]]] = {}
+    for choice in _choices(task.scores(logits_NC).astype(np.float64), targets_NC, labels):
+        found = suspects(choice.probability_MK, choice.given_M)
+        reports = _judged(choice, found, subjects)
+        judged |= {one.name: one for one in reports}
+        if all(one.unproved for one in reports):
+            continue
+        reasons = dict.fromkeys(choice.names, "") | {one.name: one.unproved for one in reports}
+        sure_M = self_confidence(choice.probability_MK, choice.given_M)
+        for index in np.flatnonzero(found.wrong_N).tolist():
+            wrong, right = choice.names[choice.given_M[index]], choice.names[found.other_N[index]]
+            change = wrong, right, float(sure_M[index]), reasons[wrong] or reasons[right]
+            changes.setdefault(int(choice.rows_M[index]), []).append(change)
+    probable = _Probable(labels, logits_NC)
+    suspicions = [
+        Suspicion(row, suggested, min(score for *_, score, _ in each), next((why for *_, why in each if why), ""))
+        for row, each in changes.items()
+        if set(suggested := probable.relabelled(row, given[row], each)) != set(given[row])
+    ]
+    ordered = [judged[name] for name in labels.names if name in judged]
+    return Judgement(sorted(suspicions, key=lambda one: (one.score, one.row)), ordered)
+
+
+def _choices(scores_NC: Probabilities, targets_NC: Targets, labels: Labels) -> list[_Choice]:
+    choices: list[_Choice] = []
+    for group in labels.groups:
+        columns = [labels.index(name) for name in group]
+        known_N = targets_NC[:, columns].any(axis=1)
+        given_M = targets_NC[known_N][:, columns].argmax(axis=1)
+        choices.append(_Choice(group, np.flatnonzero(known_N), scores_NC[known_N][:, columns], given_M))
+    for name in labels.singles:
+        score_N, holds_N = scores_NC[:, labels.index(name)], targets_NC[:, labels.index(name)] > 0
+        probability_N2 = np.stack([score_N, 1 - score_N], axis=1)
+        choices.append(_Choice((name, ""), np.arange(len(score_N)), probability_N2, (~holds_N).astype(np.intp)))
+    return [choice for choice in choices if len(choice.rows_M)]
+
+
+def _judged(choice: _Choice, found: Suspects, subjects: Sequence[str]) -> list[LabelJudged]:
+    """Whether the probe tells each label from the others for certain: else what it says against it is worth nothing."""
+    reports: list[LabelJudged] = []
+    for column, name in enumerate(choice.names):
+        own_M = choice.given_M == column
+        if not name:  # that a single does not hold is no label
+            continue
+        images, others = int(own_M.sum()), int((~own_M).sum())
+        # Given to an image where the probe is surer of it than its frequency: then a rare label counts as a common one.
+        called_M = choice.probability_MK[:, column] > own_M.mean()
+        hits, mistakes = int(called_M[own_M].sum()), int(called_M[~own_M].sum())
+        pictures = [len({subjects[row] for row in choice.rows_M[side_M]}) for side_M in (own_M, ~own_M)]
+        reports.append(
+            LabelJudged(
+                name=name,
+                images=images,
+                subjects=pictures[0],
+                found=round(hits / max(images, 1), 4),
+                mistaken=round(mistakes / max(others, 1), 4),
+                suspected=int(found.wrong_N[own_M].sum()),
+                unproved=_unproved(pictures, (hits, images), (mistakes, others)),
+            )
+        )
+    return reports
+
+
+def _unproved(pictures: Sequence[int], hits: tuple[int, int], mistakes: tuple[int, int]) -> str:
+    own, others = pictures
+    if own < FOLDS:  # one to be judged in each fold, and four to learn from
+        return f"{own} different images of it, at least {FOLDS} are needed"
+    if others < FOLDS:
+        return f"{others} different images without it, at least {FOLDS} are needed"
+    if wilson_interval(*hits)[0] <= wilson_interval(*mistakes)[1]:
+        found, mistaken = hits[0] / hits[1], mistakes[0] / mistakes[1]
+        return f"the probe calls {found:.0%} of its images so and {mistaken:.0%} of the others: perhaps by chance"
+    return ""
+
+
+@dataclass(frozen=True)
+class _Probable:
+    """The labels that images would have after changes, a tree's kept whole."""
+
+    labels: Labels
+    logits_NC: NDArray[np.float32]
+
+    def relabelled(
+        self, row: int, given: tuple[str, ...], changes: Sequence[tuple[str, str, float, str]]
+    ) -> tuple[str, ...]:
+        """Without what is wrong and all below it, with what is right instead; the upper levels of a tree go first."""
+        path = self.labels.path
+        kept = list(given)
+        for wrong, right, *_ in sorted(changes, key=lambda one: len(path(one[0] or one[1]))):
+            held = {above for name in kept for above in path(name)}
+            if wrong and wrong not in held:  # went with what stood above it
+                continue
+            if right and not set(path(right)[:-1]) <= held - {wrong}:  # its parent does not hold
+                continue
+            below = [name for name in kept if wrong and wrong in path(name)]
+            deep = any(name != wrong for name in below)
+            kept = [name for name in kept if name not in below]
+            if wrong and (up := self.labels.parents.get(wrong)) and not right:
+                kept += [up] if not any(up in path(name) for name in kept) else []
+            if right:
+                new = self._likeliest_below(row, right) if deep else right
+                kept = [name for name in kept if name not in path(new)] + [new]
+        return tuple(sorted(kept, key=self.labels.index))
+
+    def _likeliest_below(self, row: int, name: str) -> str:
+        """The leaf that the probe would come to from here, where what was wrong was known beyond its own level."""
+        for group in self.labels.groups:
+            if all(self.labels.parents.get(one) == name for one in group):
+                columns = [self.labels.index(one) for one in group]
+                best = group[int(self.logits_NC[row, columns].argmax())]
+                return self._likeliest_below(row, best)
+        return name

@@ -1,0 +1,124 @@
+"""The table of choices: what is written, what is taken over, and what is never overwritten."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+
+import pytest
+
+from ftx.core.errors import InputError, RunError
+from ftx.curating.choices import COLUMNS, ChoiceTable, read_choices
+from ftx.curating.issues import Issue, Spelling
+from ftx.tasks.labels import Labels
+
+FLAT = Spelling("multiclass", Labels.multiclass(["cat", "dog", "a;b"]), False)
+TREE = Spelling(
+    "hierarchical",
+    Labels(
+        ("warm", "cold", "warm/red", "cold/red", "wet"),
+        groups=(("warm", "cold"),),
+        singles=("warm/red", "cold/red", "wet"),
+        parents={"warm/red": "warm", "cold/red": "cold"},
+    ),
+    True,
+)
+# A name that HTML, CSV and a line would each make something else of.
+STRANGE = 'x,"y"\n<b>.png'
+ISSUES = [
+    Issue(path="1.png", issue="label", given="cat", suggested="dog", score=0.0123),
+    Issue(path=STRANGE, issue="label", given="a;b", suggested="cat", score=0.5),
+    Issue(path="1.png", issue="near-duplicate", given="cat", suggested="2.png", score=1, other="2.png"),
+    Issue(path="3.png", issue="unreadable", given="dog", reason="broken"),
+]
+PATHS = ["1.png", STRANGE, "2.png", "3.png"]
+
+
+def rows(path: Path) -> list[list[str]]:
+    with path.open(newline="", encoding="utf-8") as stream:
+        return [*csv.reader(stream)]
+
+
+def test_every_issue_stands_in_it_from_the_start(tmp_path: Path) -> None:
+    out = tmp_path / "new" / "t.csv"
+    ChoiceTable(out, FLAT, ISSUES)
+    assert rows(out) == [
+        [*COLUMNS],
+        ["1.png", "label", "cat", "dog", "0.0123", ""],
+        [STRANGE, "label", "a;b", "cat", "0.5000", ""],
+        ["1.png", "near-duplicate", "cat", "2.png", "1.0000", ""],
+        ["3.png", "unreadable", "dog", "", "", ""],
+    ]
+    assert [path.name for path in out.parent.iterdir()] == ["t.csv"]  # nothing half-written beside it
+
+
+def test_a_choice_is_on_disk_when_it_was_made_and_is_gone_on_with(tmp_path: Path) -> None:
+    out = tmp_path / "t.csv"
+    table = ChoiceTable(out, FLAT, ISSUES)
+    assert table.choose(1, "relabel: a;b ").choice == "relabel:a;b"
+    table.choose(2, "drop")
+    assert [row[5] for row in rows(out)[1:]] == ["", "relabel:a;b", "drop", ""]
+    assert table.summary() == "2 label, 1 near-duplicate, 1 unreadable; 2 decided"
+    # The first image was relabelled meanwhile, the second is not suspected any more.
+    again = [ISSUES[0].model_copy(update={"score": 0.2}), ISSUES[2].model_copy(update={"given": "dog"}), ISSUES[3]]
+    table = ChoiceTable(out, FLAT, again, read_choices(out, FLAT, PATHS))
+    assert [row[5] for row in rows(out)[1:]] == ["", "", "", "relabel:a;b"]
+    assert rows(out)[4][0] == STRANGE
+    table.choose(0, "keep")
+    table.choose(0, "")
+    assert rows(out)[1][5] == ""
+
+
+@pytest.mark.parametrize(
+    ("choice", "said"),
+    [("kep", "no choice 'kep'"), ("relabel:dgo", "no label 'dgo'"), ("relabel:", "no label ''"), ("Keep", "no choice")],
+)
+def test_a_choice_that_does_not_hold_is_refused(tmp_path: Path, choice: str, said: str) -> None:
+    table = ChoiceTable(tmp_path / "t.csv", FLAT, ISSUES)
+    before = (tmp_path / "t.csv").read_bytes()
+    with pytest.raises(InputError, match=said):
+        table.choose(0, choice)
+    with pytest.raises(InputError, match="no such issue"):
+        table.choose(len(ISSUES), "keep")
+    assert (tmp_path / "t.csv").read_bytes() == before
+
+
+def test_labels_of_a_tree_are_spelt_as_paths() -> None:
+    assert TREE.known == ["warm", "cold", "warm/red", "cold/red", "wet"]
+    assert TREE.all(("warm/red", "wet")) == "warm/red;wet"
+    assert TREE.checked("relabel:cold/red; wet") == "relabel:cold/red;wet"
+    plain = Spelling("hierarchical", Labels(("a", "b"), singles=("a", "b"), parents={"b": "a"}), True)
+    assert plain.known == ["a", "a/b"]
+    declared = Spelling("hierarchical", Labels(("a", "b"), singles=("a", "b"), parents={"b": "a"}), False)
+    assert declared.known == ["a", "b"]
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("path,labels\n1.png,cat\n", "no table of ftx data look"),
+        ("", "no table"),
+        ("\x89PNG\udc80", "no table"),
+        ("path,issue,given,suggested,score,choice\n1.png,label,cat\n", "row 2: 3 columns"),
+        ("path,issue,given,suggested,score,choice\n1.png,odd,cat,dog,0.1,\n", "row 2: there is no issue 'odd'"),
+        ("path,issue,given,suggested,score,choice\n1.png,label,cat,dog,0.1,maybe\n", "there is no choice 'maybe'"),
+        ("path,issue,given,suggested,score,choice\n9.png,label,cat,dog,0.1,\n", "of other data"),
+    ],
+)
+def test_a_file_that_is_not_ours_is_refused_and_stays(tmp_path: Path, text: str, said: str) -> None:
+    out = tmp_path / "t.csv"
+    out.write_bytes(text.encode(errors="surrogateescape"))
+    with pytest.raises(InputError) as error:
+        read_choices(out, FLAT, PATHS)
+    assert said in str(error.value)
+    assert out.read_bytes() == text.encode(errors="surrogateescape")
+
+
+def test_what_another_program_wrote_meanwhile_is_not_overwritten(tmp_path: Path) -> None:
+    out = tmp_path / "t.csv"
+    table = ChoiceTable(out, FLAT, ISSUES)
+    out.write_text("mine now")
+    with pytest.raises(RunError, match="another program"):
+        table.choose(0, "keep")
+    assert out.read_text() == "mine now"
+    assert table.issues[0].choice == ""

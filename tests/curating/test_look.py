@@ -1,0 +1,182 @@
+"""``ftx data look`` on real files, without its page: what is found, and what is refused before it costs anything."""
+
+from __future__ import annotations
+
+import csv
+import json
+import re
+import shutil
+from hashlib import sha256
+from pathlib import Path
+
+import pytest
+from tests.curating.lookable import EVIL, HUES, WRONG, class_folders, contradicting, look_at, square
+
+from ftx.cli.app import run
+from ftx.core.errors import DataError, InputError
+from ftx.data.check import check
+from ftx.data.sources import list_images
+
+Capture = pytest.CaptureFixture[str]
+
+
+def contents(root: Path) -> dict[str, str]:
+    return {str(path): sha256(path.read_bytes()).hexdigest() for path in root.rglob("*") if path.is_file()}
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return class_folders(tmp_path_factory.mktemp("look") / "data")
+
+
+def test_what_was_planted_is_found_and_nothing_is_changed(data: Path, tmp_path: Path) -> None:
+    before = contents(data)
+    found = look_at(data, tmp_path / "t.csv")
+    assert {(one.path, one.suggested) for one in found.report.issues if one.issue == "label"} == {
+        (f"train/{path}", name) for path, name in WRONG.items()
+    }
+    others = {(one.issue, one.path, one.suggested) for one in found.report.issues if one.issue != "label"}
+    assert others == {
+        ("near-duplicate", "val/blue/again.bmp", "train/blue/0.png"),
+        ("unreadable", "train/amber/broken.png", ""),
+    }
+    assert found.report.metrics["accuracy"] == pytest.approx(55 / 57, abs=1e-4)
+    assert contents(data) == before
+    # The near-duplicate is in the fold of its twin: judged by a probe that saw neither.
+    assert next(one for one in found.report.labels if one.name == "blue").subjects == 19
+
+
+def test_a_picture_in_two_classes_contradicts_itself(tmp_path: Path) -> None:
+    found = look_at(contradicting(tmp_path / "data"), tmp_path / "t.csv").report
+    assert {(one.path, one.suggested, one.score) for one in found.issues if one.issue == "contradiction"} == {
+        ("train/amber/3.png", "blue", 1),
+        ("train/blue/copy.png", "amber", 1),
+    }
+    assert not found.ok
+    assert any("different labels" in problem for problem in found.problems)
+
+
+def test_two_images_a_class_prove_nothing(tmp_path: Path) -> None:
+    for number, (name, hue) in enumerate(HUES.items()):
+        for index in range(2):
+            square(tmp_path / "data" / name / f"{index}.png", hue, number, index)
+    found = look_at(tmp_path / "data", tmp_path / "t.csv").report
+    assert not found.issues
+    assert all("at least 5 are needed" in one.unproved for one in found.labels)
+    assert any("no label can be judged" in note for note in found.notes)
+
+
+def test_one_class_is_refused_and_as_a_single_label_cannot_be_judged(tmp_path: Path) -> None:
+    for index in range(8):
+        square(tmp_path / "data" / "amber" / f"{index}.png", HUES["amber"], 0, index)
+    with pytest.raises(DataError, match="only one class"):
+        look_at(tmp_path / "data", tmp_path / "t.csv")
+    assert not (tmp_path / "t.csv").exists()
+    table = tmp_path / "data" / "table.csv"
+    table.write_text("\n".join(["path,labels", *(f"amber/{index}.png,amber" for index in range(8))]))
+    found = look_at(table, tmp_path / "t.csv", "multilabel").report
+    assert not found.issues
+    assert not found.metrics["mAP"] < 1
+    assert "0 different images without it" in found.labels[0].unproved
+
+
+def test_several_labels_an_image(tmp_path: Path) -> None:
+    """Red where one label holds, blue where the other does."""
+    lines = ["path,labels,split"]
+    for index in range(60):
+        names = [name for bit, name in enumerate(("amber", "blue")) if index >> bit & 1]
+        hue = (200 if "amber" in names else 60, 60, 200 if "blue" in names else 60)
+        square(tmp_path / "data" / "images" / f"{index}.png", hue, 5, index)
+        told = {3: ["amber"], 4: ["blue"]}.get(index, names)
+        lines.append(f"images/{index}.png,{';'.join(told)},{'val' if index % 5 == 0 else 'train'}")
+    table = tmp_path / "data" / "table.csv"
+    table.write_text("\n".join(lines))
+    found = look_at(table, tmp_path / "t.csv", "multilabel").report
+    suspected = {one.path: (one.given, one.suggested) for one in found.issues if one.issue == "label"}
+    assert suspected["images/3.png"] == ("amber", "amber;blue")
+    assert suspected["images/4.png"] == ("blue", "")
+
+
+def test_a_tree(tmp_path: Path) -> None:
+    for number, (name, hue) in enumerate(
+        {"warm/amber": (200, 150, 40), "warm/red": (190, 40, 50), "cold": (40, 60, 200)}.items()
+    ):
+        for index in range(14):
+            square(tmp_path / "data" / name / f"{index}.png", hue, number, index)
+    square(tmp_path / "data" / "warm" / "red" / "wrong.png", (40, 60, 200), 9, 9)
+    found = look_at(tmp_path / "data", tmp_path / "t.csv").report
+    assert found.task == "hierarchical"
+    assert ("warm/red/wrong.png", "warm/red", "cold") in {(one.path, one.given, one.suggested) for one in found.issues}
+    assert {one.name for one in found.labels} == {"warm", "cold", "warm/amber", "warm/red"}
+
+
+def test_what_must_not_be_written_to_is_refused_first(data: Path, tmp_path: Path) -> None:
+    before = contents(data)
+    for out in (data / "t.csv", data / "new" / "t.csv"):
+        with pytest.raises(InputError, match="would lie in the data"):
+            look_at(data, out)
+    own = tmp_path / "mine.csv"
+    own.write_text("path,labels\n")
+    with pytest.raises(InputError, match="no table of ftx data look"):
+        look_at(data, own)
+    assert own.read_text() == "path,labels\n"
+    assert contents(data) == before
+
+
+def test_a_table_of_images_may_have_the_choices_beside_it_but_not_among_its_images(tmp_path: Path) -> None:
+    lines = ["path,labels"]
+    for index in range(12):
+        name = ("amber", "blue")[index % 2]
+        square(tmp_path / "images" / f"{index}.png", HUES[name], index)
+        lines.append(f"images/{index}.png,{name}")
+    (tmp_path / "table.csv").write_text("\n".join(lines))
+    with pytest.raises(InputError, match="would lie in the data"):
+        look_at(tmp_path / "table.csv", tmp_path / "images" / "t.csv")
+    look_at(tmp_path / "table.csv", tmp_path / "t.csv")
+    assert (tmp_path / "t.csv").is_file()
+
+
+def test_the_documentation_makes_a_corrected_table(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    page = Path(__file__).parents[2] / "docs" / "pages" / "data-look.md"
+    (block,) = re.findall(r"^```python\n(.*?)^```$", page.read_text(encoding="utf-8"), re.DOTALL | re.M)
+    shutil.copytree(data, tmp_path / "data")
+    found = look_at(tmp_path / "data", tmp_path / "data-look.csv")
+    number = {(one.issue, one.path): row for row, one in enumerate(found.table.issues)}
+    found.table.choose(number["label", "train/amber/wrong.png"], "relabel:blue")
+    found.table.choose(number["label", "train/blue/wrong.png"], "keep")
+    found.table.choose(number["near-duplicate", "val/blue/again.bmp"], "drop")
+    found.table.choose(number["unreadable", "train/amber/broken.png"], "drop")
+    monkeypatch.chdir(tmp_path)
+    exec(compile(block, str(page), "exec"), {})
+    before, after = (
+        {one.path.removeprefix("data/"): (one.labels, one.split) for one in list_images(path).files}
+        for path in (tmp_path / "data", tmp_path / "corrected.csv")
+    )
+    expected = before | {"train/amber/wrong.png": (("blue",), "train")}
+    del expected["val/blue/again.bmp"], expected["train/amber/broken.png"]
+    assert after == expected
+    assert check(tmp_path / "corrected.csv").ok
+
+
+def test_no_image_that_can_be_read(tmp_path: Path) -> None:
+    for name in "ab":
+        for index in range(3):
+            (tmp_path / "data" / name).mkdir(parents=True, exist_ok=True)
+            (tmp_path / "data" / name / f"{index}.png").write_bytes(b"none")
+    with pytest.raises(DataError, match="no image can be read"):
+        look_at(tmp_path / "data", tmp_path / "t.csv")
+
+
+def test_the_answer_without_a_page(data: Path, tmp_path: Path, capfd: Capture) -> None:
+    small = ("--model", "test_vit", "--weights", "none", "--image-size", "32")
+    out = tmp_path / "t.csv"
+    assert run(["data", "look", str(data), *small, "--out", str(out), "--json"]) == 4
+    said = json.loads(capfd.readouterr().out)
+    assert said["verb"] == "data look"
+    assert said["counts"] == {"label": 2, "near-duplicate": 1, "unreadable": 1}
+    with out.open(newline="", encoding="utf-8") as stream:
+        rows = [*csv.DictReader(stream)]
+    assert [row["path"] for row in rows] == [one["path"] for one in said["issues"]]
+    assert EVIL in {row["suggested"] for row in rows}
+    assert run(["data", "look", str(data), "--model", "test_vitt", "--out", str(out), "--json"]) == 2
+    assert run(["data", "look", str(data), *small[:-1], "31", "--out", str(out), "--json"]) == 2

@@ -1,0 +1,63 @@
+"""Which images are one picture."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from ftx.curating.twins import twins
+from ftx.data.dataset import Entry
+from ftx.data.near_duplicates import Fingerprint, fingerprint
+
+
+def picture(seed: int, brighter: int = 0) -> Fingerprint:
+    coarse = np.random.default_rng(seed).integers(20, 200, (8, 8), dtype=np.uint8)
+    return fingerprint(Image.fromarray(coarse + np.uint8(brighter)).resize((64, 64), Image.Resampling.BICUBIC))
+
+
+def entry(path: str, label: str, digest: str, group: str | None = None) -> Entry:
+    return Entry(path, digest, (label,), "train", group)
+
+
+def test_what_looks_alike_is_one_subject_and_contradicts_where_labels_differ() -> None:
+    entries = [entry(f"{index}", "ab"[index % 2], f"{index}") for index in range(12)]
+    prints = {f"{index}": picture(index) for index in range(12)} | {"7": picture(0, brighter=15)}
+    found = twins(entries, prints)
+    assert found.subjects[0] == found.subjects[7]
+    assert len(set(found.subjects)) == 11
+    assert {(pair.one, pair.other) for pair in found.unlike} == {(0, 7), (7, 0)}
+    assert all(0.98 <= pair.correlation <= 1 for pair in found.unlike)
+    assert not found.notes
+
+
+def test_equal_files_and_groups_are_one_subject_too() -> None:
+    flat = fingerprint(Image.new("RGB", (9, 9), "red"))  # of one grey all over: nothing correlates
+    entries = [entry("0", "a", "x"), entry("1", "b", "x"), entry("2", "a", "y", "g"), entry("3", "b", "z", "g")]
+    entries += [entry("4", "a", "u", "h"), entry("5", "b", "u")]
+    prints = {"0": flat, "1": flat, **{str(index): picture(index) for index in (2, 3, 4, 5)}}
+    found = twins(entries, prints)
+    assert found.subjects[0] == found.subjects[1]
+    assert found.subjects[2] == found.subjects[3]
+    assert found.subjects[4] == found.subjects[5]
+    assert len(set(found.subjects)) == 3
+    assert {(pair.one, pair.other, pair.correlation) for pair in found.unlike} == {
+        (0, 1, 1),
+        (1, 0, 1),
+        (4, 5, 1),
+        (5, 4, 1),
+    }
+
+
+@pytest.mark.parametrize("alike", [6, 30])
+def test_under_a_fixed_camera_being_alike_says_nothing(alike: int) -> None:
+    entries = [entry(f"{index}", "ab"[index % 2], f"{index}") for index in range(30)]
+    prints = {f"{index}": picture(100 if index < alike else index, index % 5) for index in range(30)}
+    found = twins(entries, prints)
+    if alike == 6:  # a fifth
+        assert len(found.unlike) == 6
+        assert not found.notes
+    else:
+        assert not found.unlike
+        assert len(set(found.subjects)) == 30
+        assert len(found.notes) == 2

@@ -1,0 +1,103 @@
+"""From logits to suggestions, for the three tasks; and labels that cannot be judged."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from ftx.curating.wrong_labels import Judgement, judge
+from ftx.tasks.labels import Labels
+from ftx.tasks.output_meaning import TASKS
+from ftx.tasks.task_names import TaskName
+from ftx.tasks.thresholds import Thresholds
+
+FLAT = Labels.multiclass("abc")
+SINGLES = Labels(("p", "q"), singles=("p", "q"))
+TREE = Labels(
+    ("animal", "plant", "cat", "dog", "fern", "rose", "wet"),
+    groups=(("animal", "plant"), ("cat", "dog"), ("fern", "rose")),
+    singles=("wet",),
+    parents={"cat": "animal", "dog": "animal", "fern": "plant", "rose": "plant"},
+)
+
+
+def judged(
+    name: TaskName, labels: Labels, given: list[tuple[str, ...]], seen: list[tuple[str, ...]], sure: float = 4
+) -> Judgement:
+    """As if a probe saw in each image the labels ``seen``, and was as sure of them as the logits say."""
+    task = TASKS[name](labels, Thresholds())
+    logits = (2 * task.targets(seen) - 1) * sure
+    # As sure as in the mean is what it takes: an image that is none of the least sure is above that.
+    logits[[one != other for one, other in zip(given, seen, strict=True)]] *= 1.5
+    noise = np.random.default_rng(0).normal(0, 0.1, logits.shape)
+    return judge(
+        (logits + noise).astype(np.float32), task.targets(given), task, given, [str(i) for i in range(len(given))]
+    )
+
+
+def test_multiclass() -> None:
+    seen: list[tuple[str, ...]] = [(name,) for name in "abc" * 10]
+    given = [*seen]
+    given[4], given[9] = ("a",), ("c",)  # b, a
+    found = judged("multiclass", FLAT, given, seen)
+    assert {(one.row, one.suggested) for one in found.suspicions} == {(4, ("b",)), (9, ("a",))}
+    assert all(one.score < 0.01 and not one.unproved for one in found.suspicions)
+    assert [one.score for one in found.suspicions] == sorted(one.score for one in found.suspicions)
+    assert [(one.name, one.images, one.suspected) for one in found.labels] == [("a", 10, 1), ("b", 9, 0), ("c", 11, 1)]
+    assert found.possible
+
+
+def test_multilabel_adds_and_takes_away_in_one_suggestion() -> None:
+    seen: list[tuple[str, ...]] = [(("p",), ("q",), ("p", "q"), ())[index % 4] for index in range(48)]
+    given = [*seen]
+    given[0], given[1], given[3] = ("q",), ("p", "q"), ("p",)
+    found = judged("multilabel", SINGLES, given, seen)
+    assert {(one.row, one.suggested) for one in found.suspicions} == {(0, ("p",)), (1, ("q",)), (3, ())}
+
+
+def test_a_tree_is_kept_whole() -> None:
+    leaves = ("cat", "dog", "fern", "rose")
+    seen: list[tuple[str, ...]] = [(leaves[index % 4], *(("wet",) if index % 3 == 0 else ())) for index in range(96)]
+    given = [*seen]
+    given[0] = ("dog", "wet")  # a wet cat: another child
+    given[1] = ("fern",)  # a dog: another root, and the likeliest child below it
+    given[2] = ("plant",)  # a fern, known to its first level: nothing is wrong
+    given[6] = ("animal", "wet")  # a wet fern: a level above is all that was known, and is all that is said
+    given[9] = ("dog",)  # a wet dog
+    found = judged("hierarchical", TREE, given, seen)
+    assert {(one.row, one.suggested) for one in found.suspicions} == {
+        (0, ("cat", "wet")),
+        (1, ("dog",)),
+        (6, ("plant", "wet")),
+        (9, ("dog", "wet")),
+    }
+
+
+@pytest.mark.parametrize(("count", "reason"), [(4, "4 different images"), (5, "")])
+def test_a_label_of_few_images_is_not_judged(count: int, reason: str) -> None:
+    seen: list[tuple[str, ...]] = [("a",)] * 30 + [("b",)] * 30 + [("c",)] * count
+    given = [*seen]
+    given[0] = ("b",)
+    found = judged("multiclass", FLAT, given, [*seen[:-1], ("b",)])
+    by_row = {one.row: one for one in found.suspicions}
+    assert not by_row[0].unproved
+    assert by_row[len(seen) - 1].unproved.startswith(reason)
+    assert bool(by_row[len(seen) - 1].unproved) == bool(reason)
+
+
+def test_near_chance_there_is_no_list() -> None:
+    rng = np.random.default_rng(0)
+    given: list[tuple[str, ...]] = [(str(name),) for name in rng.choice([*"abc"], 90)]
+    task = TASKS["multiclass"](FLAT, Thresholds())
+    logits = rng.normal(0, 1, (90, 3)).astype(np.float32)
+    found = judge(logits, task.targets(given), task, given, [str(index) for index in range(90)])
+    assert not found.suspicions
+    assert not found.possible
+    assert all("perhaps by chance" in one.unproved for one in found.labels)
+
+
+def test_a_label_that_every_image_has_is_not_judged() -> None:
+    labels = Labels(("p",), singles=("p",))
+    found = judged("multilabel", labels, [("p",)] * 20, [("p",)] * 19 + [()])
+    assert not found.suspicions
+    assert "0 different images without it" in found.labels[0].unproved
