@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from tests.effects import of_artifacts, of_merging, of_program, of_serving, of_train
-from tests.effects import of_artifacts, of_curating, of_merging, of_program, of_train
+from tests.effects import of_artifacts, of_curating, of_merging, of_program, of_serving, of_train
 from tests.effects.lab import Lab
 from tests.effects.of_train import as_json, sets, switches
 
