@@ -8,7 +8,7 @@ from xml.etree import ElementTree
 import numpy as np
 
 from ftx.reporting.calibration import calibration
-from ftx.reporting.figures import bars, loss_curve, precision_recall, reliability
+from ftx.reporting.figures import bars, curves_beside, loss_curve, precision_recall, reliability
 from ftx.runs.train_jsonl import Epoch
 
 EPOCHS = [Epoch(number, 1 / number, 1.1 / number, 0.5, {"accuracy": 0.5}, 1e-3, 10.0, 2.0) for number in (1, 2, 3)]
@@ -45,3 +45,10 @@ def test_a_label_with_html_in_it_stays_text() -> None:
 def test_the_same_figures_give_the_same_drawing() -> None:
     assert loss_curve(EPOCHS, 2) == loss_curve(EPOCHS, 2)
     assert loss_curve(EPOCHS, 2) != loss_curve(EPOCHS, 3)
+
+
+def test_names_are_no_formulas_and_none_is_left_out() -> None:
+    """A dollar begins a formula for matplotlib, and a name with _ before it is hidden."""
+    drawn = curves_beside([("a$\\foo$", EPOCHS), ("_base", EPOCHS)])
+    assert "a$\\foo$" in drawn
+    assert "_base" in drawn

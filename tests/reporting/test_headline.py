@@ -12,10 +12,16 @@ from ftx.core.progress import SILENT
 from ftx.reporting.facts import RunFacts, gather
 from ftx.reporting.headline import Headline, headline
 from ftx.reporting.held_out import held_out
+from ftx.reporting.latency import latency
 from ftx.reporting.parity_chain import chain
+from ftx.reporting.report import report
 from ftx.runs.artifacts import IR_FP32, IRS, TRAINED
+from ftx.runs.bench_json import BenchReport, BenchRow
+from ftx.runs.kept_answers import read_answers
+from ftx.runs.machine import this_machine
 from ftx.runs.parity_json import PARITY_FILE, Verdict
 from ftx.runs.run import Run
+from ftx.runs.train_jsonl import Epoch, rank
 
 
 def with_verdicts(run: Path, where: Path, verdict: Verdict) -> RunFacts:
@@ -100,3 +106,70 @@ def test_the_row_that_says_least_is_shown(validated_run: Path, view: str) -> Non
     )
     assert hop.state == "failed"
     assert hop.figures[0][1].startswith("7.2")
+
+
+def test_a_proof_by_a_wider_margin_or_of_another_machine_is_none_here(validated_run: Path, tmp_path: Path) -> None:
+    """What ``ftx predict`` does not count as proved, no page calls ready."""
+    facts = gather(Run.open(validated_run))
+    assert facts.parity is not None
+    wide = facts.parity.model_copy(update={"max_drop": 0.5})
+    elsewhere = facts.parity.model_copy(
+        update={"machine": facts.parity.machine.model_copy(update={"cpu": "another CPU"})}
+    )
+    for parity, why in ((wide, "a wider margin"), (elsewhere, "another CPU")):
+        found = said_of(replace(facts, parity=parity))
+        assert (found.kind, found.word) == ("warn", "Not proved here")
+        assert why in found.sentence
+
+
+def test_without_answers_nothing_is_ready(validated_run: Path) -> None:
+    found = headline(gather(Run.open(validated_run)), None)
+    assert (found.kind, found.word) == ("warn", "Not known")
+
+
+def test_what_a_report_makes_again_is_no_fault(validated_run: Path, tmp_path: Path) -> None:
+    """Moving the page away, or losing the kept answers, changes no model."""
+    run = Run.open(shutil.copytree(validated_run, tmp_path / "run", symlinks=True))
+    report(run)
+    (run.path / "reports" / "report.html").unlink()
+    (run.path / "reports" / "near_duplicates.json").write_text("{}", encoding="utf-8")
+    answers = run.path / "reports" / "answers" / "trained.safetensors"
+    content = bytearray(answers.read_bytes())
+    content[-1] ^= 0x40  # a logit that nobody answered
+    answers.write_bytes(content)
+    assert gather(run).faults == []
+    assert read_answers(run, TRAINED) is None
+    assert read_answers(Run.open(validated_run), TRAINED) is not None
+
+
+def test_a_bench_of_other_models_is_not_shown(validated_run: Path, tmp_path: Path) -> None:
+    run = Run.open(shutil.copytree(validated_run, tmp_path / "run", symlinks=True))
+    row = BenchRow(
+        artifact="openvino/fp32", runtime="openvino", compute="f32", isa=None, primitives={}, batch=1, threads=1,
+        streams=1, requests=3, p50_ms=1.25, p90_ms=2, p99_ms=3, images_per_s=800, compile_ms=1, compile_cached_ms=1,
+        first_ms=1, peak_bytes=1,
+    )  # fmt: skip
+    digest = run.manifest.digest(IR_FP32)
+    for digests, shown in (({}, True), ({"openvino/fp32": digest}, True), ({"openvino/fp32": "0" * 64}, False)):
+        run.write_report(
+            "bench",
+            BenchReport(
+                machine=this_machine(), processors=2, image_size=32, seconds=1, rounds=3, tried=1, rows=[row], saved=[],
+                notes=[], digests=digests,
+            ),
+        )  # fmt: skip
+        facts = gather(run)
+        assert (facts.bench is not None) is shown
+        found = latency(facts)
+        assert found is not None
+        assert ("ftx bench at 32 px" in found.said) is shown
+        wanted = "a bench of what was exported since" if shown else "a bench of latency and throughput"
+        assert wanted in [lack.what for lack in facts.lacks]  # int8 and the others have no row
+
+
+def test_of_equally_good_epochs_the_one_of_the_smaller_loss_is_the_kept_one() -> None:
+    """As training keeps it."""
+    first, second = (
+        Epoch(number, 1, loss, 0.98, {"accuracy": 0.98}, 1e-3, 1, 1) for number, loss in ((1, 0.3), (2, 0.2))
+    )
+    assert max([first, second], key=lambda epoch: rank(epoch, "accuracy")) == second

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from ftx.data.dataset import Entry
-from ftx.reporting.confusion import confusions, errors_of_singles
+from ftx.reporting.confusion import CELLS, confusions, errors_of_singles
 from ftx.reporting.held_out import HeldOut
 from ftx.runs.artifacts import TRAINED
 from ftx.runs.compute_precision import F32
@@ -83,3 +83,41 @@ def test_hierarchical_asks_a_group_only_where_the_label_above_it_was_called() ->
     assert top.counts == [[1, 1], [0, 1]]
     assert below.answers == ["cat", "dog", "none of them"]
     assert below.counts == [[0, 0, 1], [1, 0, 0]]
+
+
+def test_what_is_said_below_a_label_that_nobody_spoke_of_is_no_mistake() -> None:
+    """Rose or fern is what was asked; how sure the model would be of cats and dogs, if it were an animal, is not."""
+    labels = Labels(
+        ("animal", "plant", "cat", "dog", "fern", "rose"),
+        groups=(("animal", "plant"), ("cat", "dog"), ("fern", "rose")),
+        parents={"cat": "animal", "dog": "animal", "fern": "plant", "rose": "plant"},
+    )
+    scores = [[0.1, 0.9, 0.97, 0.03, 0.49, 0.51], [0.1, 0.9, 0.5, 0.5, 0.2, 0.8]]
+    found = held("hierarchical", labels, scores, [("fern",), ("fern",)])
+    assert found.wrongness() == pytest.approx([0.51, 0.8], abs=1e-6)
+    assert found.worst(2) == [1, 0]
+
+
+def test_a_single_below_a_label_is_asked_where_that_was_called() -> None:
+    labels = Labels(
+        ("animal", "plant", "tall"), groups=(("animal", "plant"),), singles=("tall",), parents={"tall": "plant"}
+    )
+    scores = [[0.9, 0.1, 0.8], [0.2, 0.8, 0.7]]
+    found = held("hierarchical", labels, scores, [("animal",), ("tall",)])
+    scores_K, right_K = found.confidences()
+    assert scores_K == pytest.approx([0.9, 0.8, 0.7], abs=1e-6)  # not the 0.8 of an animal's height
+    assert right_K.tolist() == [True, True, True]
+    assert found.margin() == pytest.approx([0.8, 0.4], abs=1e-6)
+
+
+def test_many_groups_are_shown_by_their_mistakes_alone() -> None:
+    groups = tuple(tuple(f"{letter}{number}" for letter in "ab") for number in range(1500))
+    names = tuple(name for group in groups for name in group)
+    labels = Labels(names, groups=groups)
+    scores = [[0.4, 0.6] * len(groups)]
+    found = confusions(held("hierarchical", labels, scores, [tuple(group[0] for group in groups)]))
+    assert len(found) == len(groups)
+    shown = [one for one in found if one.counts]
+    assert sum(len(one.names) * (len(one.names) + 1) for one in shown) <= CELLS
+    assert len(shown) == CELLS // 6
+    assert all(one.mistakes for one in found)

@@ -86,6 +86,7 @@ def bench(
         for artifact, folder in folders.items()
         for candidate in _candidates(artifact, folder, run, wanted, here)
     ]
+    digests = {artifact.name: run.manifest.digest(artifact) for artifact in folders} if run else {}
     tried = len(candidates)
     with progress.track("benchmarking", ROUNDS * tried) as bar:
         for turn in range(ROUNDS):
@@ -112,6 +113,7 @@ def bench(
         rows=rows,
         saved=saved,
         notes=_notes(rows, saved=wanted.save),
+        digests=digests,
     )
     if run is not None:
         run.keep_report("bench", report, progress)

@@ -6,14 +6,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-
 from ftx.core.errors import InputError
 from ftx.core.files import write_atomic
 from ftx.core.pages import render
 from ftx.core.progress import SILENT, Progress
 from ftx.core.statistics import Paired, wilson_interval
 from ftx.core.verb_report import VerbReport
+from ftx.data.dataset import groups_of
 from ftx.reporting.calibration import calibration
 from ftx.reporting.facts import RunFacts, gather
 from ftx.reporting.figures import curves_beside
@@ -21,6 +20,7 @@ from ftx.reporting.headline import Headline, headline
 from ftx.reporting.held_out import HeldOut, class_scores_of
 from ftx.reporting.report import MARK, answers_of, refuse_other_file
 from ftx.runs.artifacts import RuntimeName
+from ftx.runs.parity_json import Unit
 from ftx.runs.run import Run
 
 COMPARISON_FILE = Path("comparison.html")
@@ -54,23 +54,27 @@ class Compared:
 
 
 @dataclass(frozen=True)
-class Pair:
-    """Two runs on the held-out images of both: of so many, how many only one answers rightly."""
+class RunPair:
+    """Two runs on the held-out images of both: of so many, how many only one answers rightly.
+
+    A ``unit`` is an image or, where the first run's table names any, a group, whose images count as shares of it.
+    """
 
     first: str
     second: str
-    images: int
-    lost: int
-    gained: int
+    unit: Unit
+    units: int
+    lost: float
+    gained: float
     gain_low: float
     gain_high: float
 
     @property
     def said(self) -> str:
         """In a sentence: which is better, if either is shown to be."""
-        if not self.images:
+        if not self.units:
             return "they share no held-out image with the same labels, so their shares cannot be compared"
-        gain = (self.gained - self.lost) / self.images
+        gain = (self.gained - self.lost) / self.units
         figures = f"{100 * gain:+.1f} points, 95 % interval {100 * self.gain_low:+.1f} to {100 * self.gain_high:+.1f}"
         if self.gain_low > 0:
             return f"{self.second} is better: {figures}"
@@ -130,12 +134,12 @@ def compare_runs(
 
 
 def _names(folders: Sequence[Path]) -> list[str]:
-    """The folders' names; with their parents' where two are alike."""
-    names = [folder.name for folder in folders]
-    return [
-        name if names.count(name) == 1 else f"{folder.parent.name}/{name}"
-        for folder, name in zip(folders, names, strict=True)
-    ]
+    """The folders' names; with so many of the folders above them as tell all apart."""
+    for depth in range(1, max(len(folder.parts) for folder in folders)):
+        names = [Path(*folder.parts[-depth:]).as_posix() for folder in folders]
+        if len(set(names)) == len(names):
+            return names
+    return [str(folder) for folder in folders]
 
 
 def _compared(run: Run, name: str, artifact: str | None, data: Path | None, progress: Progress) -> Compared:
@@ -163,25 +167,34 @@ def _class_rows(compared: Sequence[Compared]) -> list[list[str]]:
     return [[label, *(by_run.get(one.name, "-") for one in compared)] for label, by_run in found.items()]
 
 
-def _pair(first: Compared, second: Compared) -> Pair:
+def _pair(first: Compared, second: Compared) -> RunPair:
     """By the images that both held out, known by their bytes, where their labels are the same."""
-    if first.answers is None or second.answers is None or first.answers.task_name != second.answers.task_name:
-        return Pair(first.name, second.name, 0, 0, 0, -1, 1)
-    rows = {entry.sha256: row for row, entry in enumerate(second.answers.entries)}
-    shared = [
-        (row, rows[entry.sha256])
-        for row, entry in enumerate(first.answers.entries)
-        if entry.sha256 in rows and set(entry.labels) == set(second.answers.entries[rows[entry.sha256]].labels)
-    ]
-    one = np.array([first.answers.right[row] for row, _ in shared], dtype=bool)
-    other = np.array([second.answers.right[row] for _, row in shared], dtype=bool)
-    paired = Paired(float((one & ~other).sum()), float((other & ~one).sum()), len(shared))
-    return Pair(
+    one, other = first.answers, second.answers
+    if one is None or other is None or one.task_name != other.task_name:
+        return RunPair(first.name, second.name, "image", 0, 0, 0, -1, 1)
+    rows = {entry.sha256: row for row, entry in enumerate(other.entries)}
+    shared = {
+        entry.sha256: (row, rows[entry.sha256])
+        for row, entry in enumerate(one.entries)
+        if entry.sha256 in rows and set(entry.labels) == set(other.entries[rows[entry.sha256]].labels)
+    }
+    entries = [one.entries[row] for row, _ in shared.values()]
+    groups = groups_of(entries)
+    units: dict[str, list[tuple[bool, bool]]] = {}
+    for unit, (row, same) in zip(groups or shared, shared.values(), strict=True):
+        units.setdefault(unit, []).append((bool(one.right[row]), bool(other.right[same])))
+    paired = Paired(
+        lost=sum(sum(was and not now for was, now in each) / len(each) for each in units.values()),
+        gained=sum(sum(now and not was for was, now in each) / len(each) for each in units.values()),
+        units=len(units),
+    )
+    return RunPair(
         first=first.name,
         second=second.name,
-        images=len(shared),
-        lost=int(paired.lost),
-        gained=int(paired.gained),
+        unit="group" if groups else "image",
+        units=paired.units,
+        lost=paired.lost,
+        gained=paired.gained,
         gain_low=-paired.drop_at_most(CONFIDENCE),
         gain_high=-paired.drop_at_least(CONFIDENCE),
     )

@@ -18,6 +18,8 @@ from ftx.reporting.held_out import HeldOut
 # Labels whose matrix fits on a screen as a table; of more it is drawn, and the largest mistakes are listed.
 TABLE_MOST = 20
 MISTAKES = 20
+# Cells of all tables of a page: of more, groups are shown by their mistakes alone.
+CELLS = 8_000
 
 
 @dataclass(frozen=True)
@@ -35,7 +37,7 @@ class Confusion:
     """One group's matrix: ``counts[i][j]`` images of label i were called j, the last column none of the group.
 
     ``parent`` is the label above the group in a tree. ``shares`` are of the images of label i. ``drawn`` stands for
-    both where there are too many labels.
+    both where there are too many labels; with neither, mistakes are all that is shown.
     """
 
     parent: str | None
@@ -61,8 +63,14 @@ class Errors:
 
 def confusions(answers: HeldOut) -> list[Confusion]:
     """A matrix a group of labels that exclude each other."""
-    labels = answers.task.labels
-    return [_confusion(answers, group, number) for number, group in enumerate(labels.groups) if len(group) > 1]
+    found: list[Confusion] = []
+    left = CELLS
+    for number, group in enumerate(answers.task.labels.groups):
+        if len(group) > 1:
+            cells = 0 if len(group) > TABLE_MOST else len(group) * (len(group) + 1)
+            found.append(_confusion(answers, group, number, shown=cells <= left))
+            left -= cells if cells <= left else 0
+    return found
 
 
 def errors_of_singles(answers: HeldOut) -> list[Errors]:
@@ -87,7 +95,7 @@ def errors_of_singles(answers: HeldOut) -> list[Errors]:
     return rows
 
 
-def _confusion(answers: HeldOut, group: Sequence[str], number: int) -> Confusion:
+def _confusion(answers: HeldOut, group: Sequence[str], number: int, *, shown: bool) -> Confusion:
     rows = [answers.task.labels.index(name) for name in group]
     asked_N = answers.true[:, rows].any(axis=1)
     true_NG, called_NG = answers.true[asked_N][:, rows], answers.called[asked_N][:, rows]
@@ -103,8 +111,8 @@ def _confusion(answers: HeldOut, group: Sequence[str], number: int) -> Confusion
         parent=answers.task.labels.parents.get(group[0]),
         names=group,
         answers=columns,
-        counts=[] if many else counts.tolist(),
-        shares=[] if many else shares.tolist(),
+        counts=[] if many or not shown else counts.tolist(),
+        shares=[] if many or not shown else shares.tolist(),
         mistakes=_mistakes(group, columns, counts, shares),
         drawn=heatmap(f"confusion{number}", f"Confusion of {len(group)} labels", shares) if many else None,
     )

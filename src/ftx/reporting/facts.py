@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TypeVar
 
 from pydantic import ValidationError
@@ -13,14 +14,22 @@ from ftx.core.files import cached_sha256
 from ftx.core.strict_json import JsonError, read_json
 from ftx.data.dataset import Entry
 from ftx.recipe.schema import Recipe
+from ftx.reporting.leakage import LEAKAGE_FILE
 from ftx.runs.artifacts import DENSE, EXPORT_IR, EXPORTED, IRS, Artifact
 from ftx.runs.bench_json import BENCH_FILE, BenchReport
+from ftx.runs.kept_answers import ANSWERS
 from ftx.runs.parity_json import ParityReport, Verdict, read_parity
 from ftx.runs.run import Run
 from ftx.runs.run_json import Manifest
 from ftx.runs.train_jsonl import Epoch, read_epochs
 
 Value = TypeVar("Value")
+# Within a run: the page.
+REPORT_FILE = Path("reports", "report.html")
+
+
+# Of the files that run.json knows, what a report makes anew and nothing else rests on.
+MADE_AGAIN = (f"{ANSWERS.as_posix()}/", REPORT_FILE.as_posix(), LEAKAGE_FILE.as_posix())
 
 
 @dataclass(frozen=True)
@@ -61,7 +70,7 @@ def gather(run: Run) -> RunFacts:
     """Read a run; what cannot be read is missing from it, and said."""
     manifest = run.manifest
     faults = _faults(run, manifest)
-    parity, bench = read_parity(run.path), _bench(run)
+    parity, bench = read_parity(run.path), _bench(run, manifest)
     facts = RunFacts(
         run=run,
         manifest=manifest,
@@ -80,6 +89,8 @@ def _faults(run: Run, manifest: Manifest) -> list[str]:
     """Each file that is missing or not what was written, and each artifact that is stale."""
     found: list[str] = []
     for name, digest in sorted(manifest.files.items()):
+        if name.startswith(MADE_AGAIN):
+            continue
         path = run.path / name
         if not path.is_file():
             found.append(f"{name} is missing")
@@ -105,6 +116,9 @@ def _lacks(facts: RunFacts) -> list[Lack]:
         found.append(Lack("a validation of what was exported", shell_command("ftx validate", run.path)))
     if facts.parity is not None and any(facts.verdict(artifact) is None for artifact in exported):
         found.append(Lack("a validation of what was exported since", shell_command("ftx validate", run.path)))
+    timed = {row.artifact for row in facts.bench.rows} if facts.bench else set[str]()
+    if facts.bench is not None and not {artifact.name for artifact in exported} <= timed:
+        found.append(Lack("a bench of what was exported since", shell_command("ftx bench", run.path)))
     if exported and facts.bench is None:
         found.append(Lack("a bench of latency and throughput", shell_command("ftx bench", run.path)))
     if not facts.epochs:
@@ -119,8 +133,12 @@ def _read(read: Callable[[], Value]) -> Value | None:
         return None
 
 
-def _bench(run: Run) -> BenchReport | None:
+def _bench(run: Run, manifest: Manifest) -> BenchReport | None:
+    """The last bench, less its rows of models that the run no longer holds; None where none is left."""
     try:
-        return BenchReport.model_validate(read_json(run.path / BENCH_FILE))
+        report = BenchReport.model_validate(read_json(run.path / BENCH_FILE))
     except (OSError, JsonError, ValidationError):
         return None
+    held = {artifact.name: manifest.digest(artifact) for artifact in run.artifacts()}
+    rows = [row for row in report.rows if report.digests.get(row.artifact) in (None, held.get(row.artifact))]
+    return report.model_copy(update={"rows": rows}) if rows else None

@@ -10,7 +10,7 @@ from ftx.core.statistics import wilson_interval
 from ftx.reporting.facts import RunFacts
 from ftx.reporting.held_out import HeldOut
 from ftx.runs.artifacts import IRS, Artifact
-from ftx.runtimes.choose_artifact import best_ir
+from ftx.runtimes.choose_artifact import best_ir, why_not_here
 from ftx.tasks.task_names import TaskName
 
 _ONE_IMAGE: dict[TaskName, str] = {
@@ -49,6 +49,10 @@ def headline(facts: RunFacts, answers: HeldOut | None) -> Headline:
         return Headline(
             "warn", "Not proved", f"{said}; that {artifact} keeps this is not proved: {parity.said[artifact.name]}."
         )
+    if (reason := why_not_here(parity, facts.run)) is not None:
+        return Headline("warn", "Not proved here", f"{said}; {artifact} is proved, but {reason}.")
+    if answers is None:
+        return Headline("warn", "Not known", f"{said}; {artifact} is proved to be what was trained.")
     return Headline(
         "ok",
         "Ready",

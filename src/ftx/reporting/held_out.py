@@ -79,13 +79,26 @@ class HeldOut:
         """
         labels = self.task.labels
         grouped = np.isin(labels.names, [name for group in labels.groups for name in group])
-        taken_NC = self.known & (self.called | ~grouped)
+        # The score of a label below another is its share of that: it was asked where that was called.
+        taken_NC = self.known & (self.called | (~grouped & self._of_parents(self.called)))
         return self.scores[taken_NC], self.true[taken_NC]
 
     def wrongness(self) -> Floats:
-        """How far the label that is furthest off is from the truth, in [0, 1]. Shape: [N]."""
-        off_NC = np.where(self.known, np.abs(self.targets_NC - self.scores), 0)
+        """How far the label that is furthest off is from the truth, in [0, 1]. Shape: [N].
+
+        Of labels below another, where that was called or holds: what is said below others was no part of the answer.
+        """
+        asked_NC = self.known & (self._of_parents(self.called) | self._of_parents(self.true))
+        off_NC = np.where(asked_NC, np.abs(self.targets_NC - self.scores), 0)
         return off_NC.max(axis=1)
+
+    def _of_parents(self, flags_NC: Flags) -> Flags:
+        """The flag of each label's parent; true for a label without one. Shape: [N, C]."""
+        labels = self.task.labels
+        above_NC = np.ones_like(flags_NC)
+        for name, parent in labels.parents.items():
+            above_NC[:, labels.index(name)] = flags_NC[:, labels.index(parent)]
+        return above_NC
 
     def margin(self) -> Floats:
         """How far each answer is from being another one: the least over its labels. Shape: [N].
@@ -101,12 +114,11 @@ class HeldOut:
                 best_N2 = np.sort(scores_NC[:, rows], axis=1)[:, -2:]
                 asked_N = self.called[:, rows].any(axis=1)
                 least_N = np.where(asked_N, np.minimum(least_N, best_N2[:, 1] - best_N2[:, 0]), least_N)
-        thresholds_C = self.task.thresholds.of(labels.names)
+        thresholds_C, asked_NC = self.task.thresholds.of(labels.names), self._of_parents(self.called)
         for name in labels.singles:
-            row, parent = labels.index(name), labels.parents.get(name)
+            row = labels.index(name)
             distance_N = np.abs(scores_NC[:, row] - thresholds_C[row])
-            asked_N = True if parent is None else self.called[:, labels.index(parent)]
-            least_N = np.where(asked_N, np.minimum(least_N, distance_N), least_N)
+            least_N = np.where(asked_NC[:, row], np.minimum(least_N, distance_N), least_N)
         return least_N
 
     def worst(self, most: int) -> list[int]:

@@ -34,18 +34,7 @@ def latency(facts: RunFacts) -> Latency | None:
         named = [(f"{row.artifact}, {row.compute}", row.p50_ms) for row in shown]
         return Latency(
             figure=bars("latency", f"Milliseconds an image: {_list(named)}", named, "milliseconds, one image"),
-            heads=(
-                "artifact",
-                "compute",
-                "batch",
-                "threads",
-                "streams",
-                "p50 ms",
-                "p90 ms",
-                "p99 ms",
-                "images/s",
-                "MB",
-            ),
+            heads=_HEADS,
             rows=[
                 (
                     row.artifact,

@@ -23,13 +23,16 @@ from ftx.reporting.leakage import leakage
 from ftx.reporting.parity_chain import chain, set_rows
 from ftx.reporting.pictures import Budget, Case, Picture, cases, explainer_of, samples
 from ftx.reporting.provenance import provenance
+from ftx.runs.train_jsonl import rank
 
 # Images shown of each kind: surest mistakes, least certain answers.
 CASES = 18
 # Labels whose curves are drawn; of more those with the lowest average precision.
 CURVES = 24
+# Labels of a table: of more those with the fewest images, or the lowest F1.
+TABLE_LABELS = 1_500
 # Maps beside one image.
-MAPS = 2
+MOST_MAPS = 2
 
 
 def page_values(
@@ -47,9 +50,10 @@ def page_values(
         "title": facts.run.path.resolve().name,
         "splits": _splits(facts),
         "counts": _counts(facts),
+        "table_labels": TABLE_LABELS,
         "confusions": confusions(answers) if answers else [],
         "singles": errors_of_singles(answers) if answers else [],
-        "scores": scores,
+        "scores": _lowest(scores),
         "tree": label_tree(facts.manifest.labels, scores),
         "precision_recall": _precision_recall(answers, scores),
         "calibration": of_scores,
@@ -87,8 +91,10 @@ def _counts(facts: RunFacts) -> Mapping[str, Mapping[str, int]]:
     if facts.entries is None:
         return {}
     dataset = Dataset(root=facts.run.path, labels=facts.manifest.labels, entries=facts.entries)
+    counts = class_counts(dataset)
+    rare = set(sorted(counts, key=lambda name: sum(counts[name].values()))[:TABLE_LABELS])
     return {
-        name: {str(split): images for split, images in each.items()} for name, each in class_counts(dataset).items()
+        name: {str(split): images for split, images in each.items()} for name, each in counts.items() if name in rare
     }
 
 
@@ -98,11 +104,19 @@ def _curves(facts: RunFacts) -> dict[str, object]:
         return {"curves": [], "kept": None}
     task, balanced = facts.run.task, facts.recipe is not None and facts.recipe.train.balance != "none"
     metric = task.balanced_metric if balanced else task.metric
-    kept = max(epochs, key=lambda epoch: epoch.metrics.get(metric, epoch.accuracy))
+    kept = max(epochs, key=lambda epoch: rank(epoch, metric))
     return {
         "curves": [loss_curve(epochs, kept.epoch), metric_curve(epochs, metric, kept.epoch)],
         "kept": kept,
     }
+
+
+def _lowest(scores: Sequence[ClassScore]) -> Sequence[ClassScore]:
+    """All of them in their order, or as many as a table holds, those with the lowest F1."""
+    if len(scores) <= TABLE_LABELS:
+        return scores
+    lowest = {score.name for score in sorted(scores, key=lambda score: score.f1)[:TABLE_LABELS]}
+    return [score for score in scores if score.name in lowest]
 
 
 def _precision_recall(answers: HeldOut | None, scores: Sequence[ClassScore]) -> list[tuple[ClassScore, str]]:
@@ -111,7 +125,9 @@ def _precision_recall(answers: HeldOut | None, scores: Sequence[ClassScore]) -> 
         return []
     labels = answers.task.labels
     thresholds = answers.task.thresholds.of(labels.names)
-    own = [score for score in scores if score.name in labels.singles and score.average_precision is not None]
+    # One below another has a score that is its share of that, and no curve over all images.
+    alone = set(labels.singles) - set(labels.parents)
+    own = [score for score in scores if score.name in alone and score.average_precision is not None]
     own.sort(key=lambda score: score.average_precision or 0.0)
     drawn: list[tuple[ClassScore, str]] = []
     for score in own[:CURVES]:
@@ -158,7 +174,7 @@ def _explained_labels(answers: HeldOut, row: int) -> list[str]:
     off = [name for index, name in enumerate(names) if called[index] and not true[index] and known[index]]
     missed = [name for index, name in enumerate(names) if true[index] and not called[index]]
     chosen = [*off[-1:], *missed[-1:]] or [label.name for label in answers.answer(row)][-1:]
-    return chosen[:MAPS]
+    return chosen[:MOST_MAPS]
 
 
 def _leakage(

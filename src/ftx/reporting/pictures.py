@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from PIL import Image, ImageOps
 
-from ftx.core.errors import FtxError, ModelError
+from ftx.core.errors import FtxError
 from ftx.core.progress import SILENT, Progress
 from ftx.data.dataset import Entry
 from ftx.data.image_store import ImageStore, open_image
@@ -145,5 +145,5 @@ def explainer_of(run: Run, progress: Progress) -> tuple[Explainer | None, str | 
     """What draws maps of the run's model; else None, and why there are no maps of its network."""
     try:
         return open_explainer(run, "reciprocam", progress), None
-    except ModelError as error:
+    except FtxError as error:
         return None, error.what

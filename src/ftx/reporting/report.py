@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ftx.core.errors import DataError, InputError, RunError
+from ftx.core.errors import FtxError, InputError
 from ftx.core.files import write_atomic
 from ftx.core.pages import render
 from ftx.core.progress import SILENT, Progress
 from ftx.core.verb_report import VerbReport
-from ftx.reporting.facts import RunFacts, gather
+from ftx.reporting.facts import REPORT_FILE, RunFacts, gather
 from ftx.reporting.headline import headline
 from ftx.reporting.held_out import HeldOut, held_out
 from ftx.reporting.page_values import page_values
@@ -17,8 +17,6 @@ from ftx.runs.run import Run
 from ftx.runtimes.choose_artifact import furthest
 from ftx.runtimes.open_model import artifact_named
 
-# Within a run.
-REPORT_FILE = Path("reports", "report.html")
 TEMPLATE = Path(__file__).with_name("report.html")
 # By it a file is known as one that may be written again.
 MARK = b'<meta name="generator" content="ftx report">'
@@ -88,9 +86,13 @@ def answers_of(
 ) -> tuple[HeldOut | None, list[str]]:
     """The answers for the held-out images; None, and why, where the run cannot give them."""
     run = facts.run
-    chosen = artifact_named(run, artifact) if artifact else furthest(run)
-    try:
+    if artifact is not None:  # never another one than that, and never a page without it
+        chosen = artifact_named(run, artifact)
         run.require(chosen)
         return held_out(run, chosen, data, progress), []
-    except (RunError, DataError) as error:
+    try:
+        chosen = furthest(run)
+        run.require(chosen)
+        return held_out(run, chosen, data, progress), []
+    except FtxError as error:
         return None, [f"There are no answers to show: {str(error).replace(chr(10), ';')}."]

@@ -67,6 +67,7 @@ class BenchReport(VerbReport):
 
     ``rounds`` processes measured each row, for ``seconds`` together. ``tried`` counts the settings that were begun;
     with ``--save`` the slow ones were dropped after a round, and only those with all their rounds are rows.
+    ``digests`` are those of a run's artifacts as they were timed; of old files nothing is known.
     """
 
     verb: str = "bench"
@@ -80,3 +81,4 @@ class BenchReport(VerbReport):
     rows: list[BenchRow]
     saved: list[SavedSetting]
     notes: list[str]
+    digests: dict[str, str] = {}  # noqa: RUF012  pydantic copies it

@@ -13,6 +13,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
 from ftx.core.errors import EnvironmentFault
+from ftx.core.files import cached_sha256
 from ftx.core.progress import SILENT, Progress
 from ftx.runs.artifacts import Artifact
 from ftx.runs.compute_precision import ComputePrecision, read_compute
@@ -21,7 +22,7 @@ from ftx.runs.reference_safetensors import sorted_header
 from ftx.runs.run import Run
 from ftx.tasks.thresholds import Floats
 
-FOLDER = Path("reports", "answers")
+ANSWERS = Path("reports", "answers")
 # Of 50,000 images and 1,000 labels the file would be this large: there it is not kept, and asked again.
 MOST_BYTES = 200_000_000
 
@@ -56,8 +57,11 @@ def keep_answers(
 
 def read_answers(run: Run, artifact: Artifact) -> KeptAnswers | None:
     """What an artifact answered; None where nothing was kept, or of another artifact or other images than now."""
-    path = run.path / _file(artifact)
+    name = _file(artifact).as_posix()
+    path = run.path / name
     try:
+        if cached_sha256(path) != run.manifest.files.get(name):
+            return None
         with safe_open(path, "numpy") as file:
             metadata = file.metadata() or {}
             if any(metadata.get(name) != value for name, value in _made_of(run, artifact).items()):
@@ -72,7 +76,7 @@ def read_answers(run: Run, artifact: Artifact) -> KeptAnswers | None:
 
 
 def _file(artifact: Artifact) -> Path:
-    return FOLDER / f"{artifact.name.replace('/', '-')}.safetensors"
+    return ANSWERS / f"{artifact.name.replace('/', '-')}.safetensors"
 
 
 def _made_of(run: Run, artifact: Artifact) -> dict[str, str]:

@@ -27,6 +27,11 @@ class Epoch:
     seconds: float
 
 
+def rank(epoch: Epoch, metric: str) -> tuple[float, float]:
+    """By which the best epoch is kept: of equally good ones the one with the smaller loss."""
+    return epoch.metrics[metric], -epoch.val_loss
+
+
 def epoch_lines(epochs: Sequence[Epoch]) -> bytes:
     """The content of the file."""
     return "".join(json.dumps(asdict(epoch)) + "\n" for epoch in epochs).encode()

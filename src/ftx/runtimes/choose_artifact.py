@@ -36,7 +36,7 @@ def best_ir(run: Run) -> tuple[Artifact, str]:
             fix=f"run: {shell_command(EXPORT_IR, run.path)}",
         )
     report = read_parity(run.path)
-    why = _why_not_here(report, run) if report else "nothing was validated yet"
+    why = why_not_here(report, run) if report else "nothing was validated yet"
     latency_ms = _proved_ms(report, run) if report and why is None else {}
     if latency_ms:
         return _fastest(_tuned_ms(latency_ms, run), "proved one on this machine")
@@ -164,7 +164,7 @@ def furthest(run: Run) -> Artifact:
     return DENSE if run.has(DENSE) else TRAINED
 
 
-def _why_not_here(report: ParityReport, run: Run) -> str | None:
+def why_not_here(report: ParityReport, run: Run) -> str | None:
     """Why what is proved there is not proved here; None where it is."""
     if report.machine != this_machine():
         return f"ftx validate ran on another machine ({report.machine})"

@@ -18,7 +18,7 @@ from ftx.core.progress import Progress
 from ftx.core.progress import Task as ProgressTask
 from ftx.data.random_draws import order_generator, step_seed
 from ftx.recipe.sections import TrainRecipe
-from ftx.runs.train_jsonl import Epoch
+from ftx.runs.train_jsonl import Epoch, rank
 from ftx.tasks.base import Targets, Task
 from ftx.tasks.task_names import LossName
 from ftx.tasks.thresholds import Floats, Thresholds
@@ -208,7 +208,7 @@ def _finish_epoch(training: Training, state: TrainingState) -> EpochEnd:
         seconds=position.seconds,
     )
     state.epochs.append(epoch)
-    best = epoch if state.best is None else max(state.best.epoch, epoch, key=partial(_rank, training))
+    best = epoch if state.best is None else max(state.best.epoch, epoch, key=partial(rank, metric=training.metric))
     if best is epoch:
         state.keep_best(epoch, tuned)
     state.position = Position(step=position.step, epoch=position.epoch + 1, seconds_before=position.seconds_before)
@@ -227,11 +227,6 @@ def _refuse_infinite(training: Training, state: TrainingState, val_loss: float |
             found=f"{loss / position.images} in training{measured}",
             fix=f"a smaller learning rate: --lr {training.lr / 10:g}",
         )
-
-
-def _rank(training: Training, epoch: Epoch) -> tuple[float, float]:
-    """Of equally good epochs the one with the smaller loss is the better."""
-    return epoch.metrics[training.metric], -epoch.val_loss
 
 
 def forward_backward(network: nn.Module, training: Training, batch: Tensor, targets_BC: Tensor) -> Tensor:
