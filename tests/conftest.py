@@ -76,6 +76,7 @@ class Listener:
 COLOURS = ("red", "green", "blue")
 # What takes longest, which begins first: else one worker is left with it at the end while the other waits.
 LONGEST = (
+    "tests/test_tutorials.py",
     "tests/backbones/test_families.py",
     "tests/exporting",
     "tests/strangers/test_network.py",
