@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
 
@@ -42,11 +43,20 @@ def test_what_waits_is_answered_after_the_queue_is_closed(colour_ir: Path) -> No
 
 def test_whoever_went_away_is_not_computed(colour_ir: Path) -> None:
     counts: list[int] = []
-    batcher = Batcher(OpenVinoPredictor(colour_ir, streams=1, batch=4), counts.append)
-    large = batcher.submit(np.zeros((3000, 3000, 3), np.uint8))  # 10 ms and more, in which others wait
+    busy, goes_on = threading.Event(), threading.Event()
+
+    def counted(images: int) -> None:  # called by the one stream, which others wait for meanwhile
+        counts.append(images)
+        busy.set()
+        assert goes_on.wait(30)
+
+    batcher = Batcher(OpenVinoPredictor(colour_ir, streams=1, batch=4), counted)
+    first = batcher.submit(colour_pixels(0, 16, 16, 0))
+    assert busy.wait(30)
     answers = [batcher.submit(colour_pixels(0, 8, 8, seed)) for seed in range(40)]
     cancelled = [answer for answer in answers[20:] if answer.cancel()]
-    large.result(30)
+    goes_on.set()
+    first.result(30)
     batcher.close()
     assert not wait([answer for answer in answers if answer not in cancelled], 30).not_done
     assert len(cancelled) == 20
