@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
@@ -61,6 +63,24 @@ def test_whoever_went_away_is_not_computed(colour_ir: Path) -> None:
     assert not wait([answer for answer in answers if answer not in cancelled], 30).not_done
     assert len(cancelled) == 20
     assert sum(counts) == 1 + 20
+
+
+@pytest.mark.slow
+def test_the_first_images_of_a_process_come_to_two_streams_at_once(colour_ir: Path) -> None:
+    program = f"""
+from pathlib import Path
+import numpy as np
+from ftx.runtimes.openvino import OpenVinoPredictor
+from ftx.serving.batching import Batcher
+batcher = Batcher(OpenVinoPredictor(Path({str(colour_ir)!r}), streams=2, batch=1), lambda images: None)
+for answer in [batcher.submit(np.zeros((8, 8, 3), np.uint8)) for _ in range(20)]:
+    answer.result(30)
+batcher.close()
+batcher.join()
+"""
+    for _ in range(3):
+        done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False, timeout=60)
+        assert done.returncode == 0, done.stderr
 
 
 def test_a_model_that_fails_tells_each_and_goes_on(colour_ir: Path) -> None:

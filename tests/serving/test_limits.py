@@ -20,6 +20,7 @@ import pytest
 from PIL import Image, PngImagePlugin
 from tests.serving.conftest import Running, png, running, until
 
+from ftx.core.errors import InputError
 from ftx.serving import connection, limits
 from ftx.serving.limits import Limits
 from ftx.serving.registry import Target
@@ -169,6 +170,14 @@ def test_slow_clients_are_told_so(small: Running, monkeypatch: pytest.MonkeyPatc
     assert small.predict(png()).status == 200
 
 
+@pytest.mark.parametrize("value", [float("inf"), float("nan"), 0.0, -1.0])
+def test_what_is_no_limit(value: float) -> None:
+    with pytest.raises(InputError, match="time for a request is no limit"):
+        Limits(timeout_s=value)
+    with pytest.raises(InputError, match="largest request is no limit"):
+        Limits(max_body_mb=value)
+
+
 def in_progress(server: Running) -> int:
     text = server.ask("GET", "/metrics").body.decode()
     return int(float(text.partition("\nftx_requests_in_progress ")[2].split()[0]))
@@ -251,7 +260,7 @@ def test_who_reads_slowly_is_let_read(colour_ir: Path) -> None:
     with running(Target("colour", colour_ir), limits=Limits(timeout_s=1)) as server:
         whole = len(server.ask("GET", "/openapi.json").body)
         with socket.create_connection(("127.0.0.1", server.port), timeout=10) as line:
-            line.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            line.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 16)
             line.sendall(b"GET /openapi.json HTTP/1.1\r\nhost: localhost\r\n\r\n" * 2000)  # megabytes of answers
             read, ends = 0, time.monotonic() + 4
             while time.monotonic() < ends:

@@ -123,7 +123,7 @@ def test_what_does_not_hold_ends_before_a_model_is_opened(colour_ir: Path, tmp_p
         ((colour_ir, "--name", "a", "--name", "b"), "more names than models"),
         ((colour_ir, "--port", "70000"), "65535"),
         ((colour_ir, "--timeout-s", "inf"), "time for a request is no limit"),
-        ((colour_ir, "--timeout-s", "nan"), "time for a request is no limit"),
+        ((colour_ir, "--timeout-s", "nan"), "--timeout-s"),
         ((colour_ir, "--max-body-mb", "inf"), "largest request is no limit"),
     ):
         code, said = status(*words)
