@@ -164,6 +164,8 @@ BAD = {
     "another output": (request() | {"outputs": [{"name": "logit"}]}, 400, "did you mean 'logits'"),
     "binary without": (request(data=None, parameters={"binary_data_size": 12}), 400, "0 bytes follow"),
     "data twice": (request(parameters={"binary_data_size": 12}), 400, "in 'data', or in binary"),
+    "many objects": (request(data=[{}] * 1001), 400, "more brackets than a tensor"),
+    "lists without numbers": (request(data=[[[[]]]] * 1000), 400, "more brackets than a tensor"),
     "deep": ('{"inputs": ' + "[" * 10_000 + "]" * 10_000 + "}", 400, "does not hold"),
 }
 
