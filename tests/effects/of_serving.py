@@ -120,7 +120,9 @@ def _half(address: str) -> Iterator[socket.socket]:
     """A request whose body does not come."""
     found = address.removeprefix("http://").split(":")
     with socket.create_connection((found[0], int(found[1])), timeout=10) as line:
-        line.sendall(b"POST /predict HTTP/1.1\r\nhost: x\r\ncontent-type: image/png\r\ncontent-length: 9\r\n\r\n")
+        line.sendall(
+            b"POST /predict HTTP/1.1\r\nhost: localhost\r\ncontent-type: image/png\r\ncontent-length: 9\r\n\r\n"
+        )
         time.sleep(0.2)
         yield line
 

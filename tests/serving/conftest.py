@@ -5,7 +5,8 @@ from __future__ import annotations
 import io
 import json
 import threading
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from http.client import HTTPConnection
@@ -18,9 +19,11 @@ from PIL import Image
 from tests.conftest import Listener, colour_pixels, write_colour_ir
 
 from ftx.runs.card_json import Card, read_card, write_card
+from ftx.serving.connection import most_connections
 from ftx.serving.limits import Limits
+from ftx.serving.listening import Address, bound
 from ftx.serving.registry import Target
-from ftx.serving.server import DEFAULT_LIMITS, Address, Serving, bound, serving
+from ftx.serving.server import DEFAULT_LIMITS, Serving, serving
 from ftx.tasks.labels import Labels
 
 
@@ -74,7 +77,10 @@ def running(
     *targets: Target, limits: Limits = DEFAULT_LIMITS, token: str | None = None, address: Address = ANY_PORT
 ) -> Iterator[Running]:
     listener = Listener()
-    with bound(address) as listening, serving(targets, limits, token, address, listener) as server:
+    with (
+        bound(address, most_connections(limits)) as listening,
+        serving(targets, limits, token, address, listener) as server,
+    ):
         started = threading.Event()
         thread = threading.Thread(target=server.run, args=(listening, started.set))
         thread.start()
@@ -85,6 +91,13 @@ def running(
             server.stop()
             thread.join(60)
             assert not thread.is_alive()
+
+
+def until(holds: Callable[[], bool], seconds: float = 30) -> None:
+    ends = time.monotonic() + seconds
+    while not holds():
+        assert time.monotonic() < ends
+        time.sleep(0.02)
 
 
 def write_named_ir(folder: Path, names: Sequence[str], *, maps: bool = False) -> Path:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+import threading
 from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
 
@@ -42,15 +45,42 @@ def test_what_waits_is_answered_after_the_queue_is_closed(colour_ir: Path) -> No
 
 def test_whoever_went_away_is_not_computed(colour_ir: Path) -> None:
     counts: list[int] = []
-    batcher = Batcher(OpenVinoPredictor(colour_ir, streams=1, batch=4), counts.append)
-    large = batcher.submit(np.zeros((3000, 3000, 3), np.uint8))  # 10 ms and more, in which others wait
+    busy, goes_on = threading.Event(), threading.Event()
+
+    def counted(images: int) -> None:  # called by the one stream, which others wait for meanwhile
+        counts.append(images)
+        busy.set()
+        assert goes_on.wait(30)
+
+    batcher = Batcher(OpenVinoPredictor(colour_ir, streams=1, batch=4), counted)
+    first = batcher.submit(colour_pixels(0, 16, 16, 0))
+    assert busy.wait(30)
     answers = [batcher.submit(colour_pixels(0, 8, 8, seed)) for seed in range(40)]
     cancelled = [answer for answer in answers[20:] if answer.cancel()]
-    large.result(30)
+    goes_on.set()
+    first.result(30)
     batcher.close()
     assert not wait([answer for answer in answers if answer not in cancelled], 30).not_done
     assert len(cancelled) == 20
     assert sum(counts) == 1 + 20
+
+
+@pytest.mark.slow
+def test_the_first_images_of_a_process_come_to_two_streams_at_once(colour_ir: Path) -> None:
+    program = f"""
+from pathlib import Path
+import numpy as np
+from ftx.runtimes.openvino import OpenVinoPredictor
+from ftx.serving.batching import Batcher
+batcher = Batcher(OpenVinoPredictor(Path({str(colour_ir)!r}), streams=2, batch=1), lambda images: None)
+for answer in [batcher.submit(np.zeros((8, 8, 3), np.uint8)) for _ in range(20)]:
+    answer.result(30)
+batcher.close()
+batcher.join()
+"""
+    for _ in range(3):
+        done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False, timeout=60)
+        assert done.returncode == 0, done.stderr
 
 
 def test_a_model_that_fails_tells_each_and_goes_on(colour_ir: Path) -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import base64
 import io
 import json
+import subprocess
+import sys
 from collections.abc import Iterator
 from typing import Any
 
@@ -18,11 +20,13 @@ from tests.conftest import COLOURS, colour_logits
 from tests.serving.conftest import Running, pixels, png
 
 from ftx.data.preprocess import resize_crop
-from ftx.serving.protocol import MAX_IMAGES, read_request
+from ftx.serving import protocol
+from ftx.serving.protocol import MAX_IMAGES, json_length, read_request
 from ftx.serving.refusal import Refused
 from ftx.serving.registry import MOST_SIZES
 from ftx.tasks.softmax import softmax
 
+NO_MODEL: Any = None  # it is asked once the rest holds
 # The model's own sums are in f32: a few units of the last place of numbers up to 6.
 LOGITS = 1e-5
 
@@ -77,9 +81,9 @@ def test_pixels_give_the_models_logits_scores_and_labels(client: Any, binary: bo
     assert (head["id"], head["model_name"], head["model_version"]) == ("seven", "colour", "1")
 
 
-def test_all_outputs_come_where_none_is_named(client: Any) -> None:
+def test_small_outputs_come_where_none_is_named(client: Any) -> None:
     answer = client.infer("colour", [tensor(pixels(1))])
-    assert [one["name"] for one in answer.get_response()["outputs"]] == ["logits", "saliency_map", "scores", "labels"]
+    assert [one["name"] for one in answer.get_response()["outputs"]] == ["logits", "scores", "labels"]
 
 
 def test_encoded_images_of_different_sizes_in_one_request(client: Any, colour_server: Running) -> None:
@@ -126,6 +130,7 @@ BAD = {
     "a list": ("[]", 400, "does not hold"),
     "nothing": ("", 400, "does not hold"),
     "no input": ({"inputs": []}, 400, "one input, 'image'"),
+    "many inputs": ({"inputs": 17 * request()["inputs"]}, 400, "at most 16 items"),
     "two inputs": ({"inputs": 2 * request()["inputs"]}, 400, "one input, 'image'"),
     "another input": (request(name="pixels"), 400, "'pixels'"),
     "HTML for a name": (request(name="<b>x</b>"), 400, "<b>x</b>"),
@@ -136,7 +141,10 @@ BAD = {
     "256": (request(data=[256] * 12), 400, "0 to 255"),
     "below 0": (request(data=[-1] * 12), 400, "0 to 255"),
     "beyond 64 bits": (request(data=[10**30] * 12), 400, "whole numbers"),
-    "no numbers": (request(data=[]), 400, "whole numbers"),
+    "no numbers": (request(data=[]), 400, "takes 12 numbers, found 0"),
+    "text among them": (request(data=[*range(11), "11"]), 400, "whole numbers"),
+    "a list among them": (request(data=[*range(11), [11]]), 400, "whole numbers"),
+    "too deep": (request(data=[[[[[1]] * 3] * 2] * 2]), 400, "whole numbers"),
     "ragged": (request(data=[[1, 2], [3]]), 400, "equally long"),
     "too few": (request(data=[1, 2, 3]), 400, "takes 12 numbers, found 3"),
     "channels first": (request(shape=[1, 3, 2, 2]), 400, "[N, height, width, 3]"),
@@ -150,9 +158,14 @@ BAD = {
     "no base64": (request(datatype="BYTES", shape=[1], data=["%"]), 400, "base64"),
     "no image": (request(datatype="BYTES", shape=[1], data=["aGVsbG8="]), 422, "this is no image"),
     "another count": (request(datatype="BYTES", shape=[2], data=["aGVsbG8="]), 400, "1 encoded images"),
+    "a long name": (request(name="x" * 201), 400, "at most 200 characters"),
+    "a long output": (request() | {"outputs": [{"name": "x" * 201}]}, 400, "at most 200 characters"),
+    "many outputs": (request() | {"outputs": 17 * [{"name": "logits"}]}, 400, "at most 16 items"),
     "another output": (request() | {"outputs": [{"name": "logit"}]}, 400, "did you mean 'logits'"),
     "binary without": (request(data=None, parameters={"binary_data_size": 12}), 400, "0 bytes follow"),
     "data twice": (request(parameters={"binary_data_size": 12}), 400, "in 'data', or in binary"),
+    "many objects": (request(data=[{}] * 1001), 400, "more brackets than a tensor"),
+    "lists without numbers": (request(data=[[[[]]]] * 1000), 400, "more brackets than a tensor"),
     "deep": ('{"inputs": ' + "[" * 10_000 + "]" * 10_000 + "}", 400, "does not hold"),
 }
 
@@ -167,7 +180,7 @@ def test_what_does_not_hold_is_told_in_a_sentence(colour_server: Running, case: 
     assert colour_server.infer(request(data=NESTED)).status == 200
 
 
-@pytest.mark.parametrize("length", ["-1", "x", "", "10000000"])
+@pytest.mark.parametrize("length", ["-1", "x", "", "10000000", "1" * 5000])
 def test_a_length_of_the_head_that_is_none(colour_server: Running, length: str) -> None:
     said = colour_server.infer(request(), inference_header_content_length=length)
     assert said.status == 400
@@ -190,19 +203,72 @@ def test_tensors_that_are_cut(colour_server: Running) -> None:
 @given(st.binary(max_size=400), st.one_of(st.none(), st.integers(-2, 500).map(str)))
 def test_any_bytes_are_read_or_refused(body: bytes, length: str | None) -> None:
     with pytest.raises(Refused):  # no random bytes are a request
-        read_request(body, length)
+        read_request(body, json_length(body, length), NO_MODEL)
 
 
 @given(st.integers(1, 4), st.integers(1, 5), st.integers(1, 5), st.booleans(), st.data())
-def test_a_request_gives_its_pixels(count: int, height: int, width: int, binary: bool, data: Any) -> None:
+def test_a_request_gives_its_pixels(
+    colour_server: Running, count: int, height: int, width: int, binary: bool, data: Any
+) -> None:
     size = count * height * width * 3
     blob = data.draw(st.binary(min_size=size, max_size=size))
     images = np.frombuffer(blob, np.uint8).reshape(count, height, width, 3)
     one: dict[str, Any] = {"name": "image", "shape": images.shape, "datatype": "UINT8"}
     one |= {"parameters": {"binary_data_size": size}} if binary else {"data": images.tolist()}
     head = json.dumps({"inputs": [one]}).encode()
-    asked = read_request(head + blob, str(len(head))) if binary else read_request(head, None)
+    body = head + blob if binary else head
+    asked = read_request(body, len(head), colour_server.server.registry.find("colour").predictor)
+    assert asked.request.inputs == []
+    assert asked.pixel_bytes == size
     np.testing.assert_array_equal(np.stack(asked.images), images)  # pyright: ignore[reportArgumentType]
+
+
+HOSTILE = {
+    "a hundred thousand inputs": """b'{"inputs":[' + b'{},' * 100_000 + b'{}]}'""",
+    "lists in lists": """tensor(b"[" * 150 + b"]" * 150, 3_000)""",
+    "one long text among short ones": """tensor(b'"' + b"x" * 30_000 + b'"' + b',""' * 29_999, 1)""",
+    "objects for numbers": """tensor(b"{}", 300_000)""",
+    "lists of one number": """tensor(b"[1]", 250_000)""",
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case", HOSTILE)
+def test_what_a_request_takes_to_read_is_counted(case: str) -> None:
+    """In a process of its own, whose peak of memory is that of this request."""
+    program = f"""
+import resource
+from ftx.serving.protocol import JSON_TIMES, json_length, read_request
+from ftx.serving.refusal import Refused
+
+def tensor(value, count):
+    head = b'{{"inputs":[{{"name":"image","shape":[1,100,100,3],"datatype":"UINT8","data":['
+    return head + b",".join([value] * count) + b"]}}]}}"
+
+def peak_bytes():
+    return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+body = {HOSTILE[case]}
+before = peak_bytes()
+try:
+    read_request(body, json_length(body, None), None)
+except Refused as refused:
+    print(peak_bytes() - before, JSON_TIMES * len(body), refused.status)
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False, timeout=60)
+    assert done.returncode == 0, done.stderr
+    took, counted, status = map(int, done.stdout.split())
+    assert (took <= counted, status) == (True, 400), (took, counted)
+
+
+def test_an_answer_has_its_bound(colour_server: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+    sent = request(shape=[2, 2, 2, 3], data=[*range(24)])  # maps of 3 labels at 2 x 2
+    monkeypatch.setattr(protocol, "MAX_NUMBERS", 24)
+    assert colour_server.infer(sent | {"outputs": [{"name": "saliency_map"}]}).status == 200
+    said = colour_server.infer(sent | {"outputs": [{"name": "saliency_map"}, {"name": "logits"}]})
+    assert (said.status, "the answer would be too large" in said.json["error"]) == (400, True)
+    monkeypatch.setattr(protocol, "MAX_NUMBERS", 10)
+    assert colour_server.infer(sent).status == 400
 
 
 def test_what_is_not_there(colour_server: Running) -> None:

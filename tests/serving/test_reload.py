@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
-from tests.serving.conftest import Answer, Running, pixels, png, running, write_named_ir, write_wide_ir
+from tests.serving.conftest import Answer, Running, pixels, png, running, until, write_named_ir, write_wide_ir
 
 from ftx.core.errors import ExportError, InputError, RunError
 from ftx.core.exchange_folders import exchange_folders
@@ -29,13 +31,6 @@ OLD, NEW = ("old red", "old green", "old blue"), ("new red", "new green", "new b
 @pytest.fixture(autouse=True)
 def looks_often(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(registry, "LOOK_S", LOOK_S)
-
-
-def until(holds: Callable[[], bool], seconds: float = 30) -> None:
-    ends = time.monotonic() + seconds
-    while not holds():
-        assert time.monotonic() < ends
-        time.sleep(0.02)
 
 
 @dataclass
@@ -114,6 +109,28 @@ def test_a_model_that_does_not_hold_is_not_taken_until_it_does(tmp_path: Path) -
     assert set(load.statuses) == {200}
     assert 'ftx_reloads_total{model="model",outcome="refused"} 1.0' in metrics
     assert 'ftx_reloads_total{model="model",outcome="taken"} 1.0' in metrics
+
+
+def test_a_disk_that_does_not_answer_is_asked_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The system refuses to read the new model three times; its files stay as they are."""
+    monkeypatch.setattr(registry, "AGAIN_S", 0.05)
+    served, other = write_named_ir(tmp_path / "model", OLD), write_named_ir(tmp_path / "other", NEW)
+    refusals = iter(range(3))
+    really = os.open
+
+    def refusing(path: Any, flags: int, mode: int = 0o777, *, dir_fd: int | None = None) -> int:
+        if str(path) == str(served / "model.bin") and next(refusals, None) is not None:
+            raise OSError(errno.EIO, os.strerror(errno.EIO), str(path))
+        return really(path, flags, mode, dir_fd=dir_fd)
+
+    with running(Target("model", served)) as server:
+        monkeypatch.setattr(os, "open", refusing)
+        exchange_folders(served, other)
+        until(lambda: label(server.predict(png(1))) == NEW[1])
+        assert next(refusals, None) is None
+        metrics = server.ask("GET", "/metrics").body.decode()
+    assert len([text for text in server.said if text.endswith("it is tried again")]) == 1
+    assert 'ftx_reloads_total{model="model",outcome="refused"} 1.0' in metrics
 
 
 @pytest.mark.slow

@@ -19,11 +19,13 @@ from typing import Any
 
 import pytest
 from tests.conftest import Listener
-from tests.serving.conftest import Answer, png, running
+from tests.serving.conftest import Answer, Running, png, running
 
-from ftx.core.errors import InputError
+from ftx.core.errors import EnvironmentFault, InputError
+from ftx.serving.limits import Limits
+from ftx.serving.listening import Address, bound
 from ftx.serving.registry import Target
-from ftx.serving.server import Address, read_token, serve, targets_of
+from ftx.serving.server import read_token, serve, targets_of
 
 TOKEN = "0123456789abcdef0123456789abcdef"
 needs_openssl = pytest.mark.skipif(shutil.which("openssl") is None, reason="openssl makes the certificate")
@@ -65,7 +67,9 @@ def test_a_signal_lets_what_has_begun_be_answered(colour_ir: Path, number: int) 
         host, port = said["address"].removeprefix("http://").split(":")
         assert host == "127.0.0.1"
         image = png()
-        head = f"POST /predict HTTP/1.1\r\nhost: x\r\ncontent-type: image/png\r\ncontent-length: {len(image)}\r\n\r\n"
+        head = (
+            f"POST /predict HTTP/1.1\r\nhost: {host}\r\ncontent-type: image/png\r\ncontent-length: {len(image)}\r\n\r\n"
+        )
         with socket.create_connection((host, int(port)), timeout=10) as half:
             half.sendall(head.encode() + image[:100])
             time.sleep(0.2)
@@ -89,7 +93,9 @@ def test_a_second_signal_waits_for_nobody(colour_ir: Path) -> None:
     with program(colour_ir) as (process, said):
         host, port = said["address"].removeprefix("http://").split(":")
         with socket.create_connection((host, int(port)), timeout=10) as half:
-            half.sendall(b"POST /predict HTTP/1.1\r\nhost: x\r\ncontent-type: image/png\r\ncontent-length: 9\r\n\r\n")
+            half.sendall(
+                b"POST /predict HTTP/1.1\r\nhost: localhost\r\ncontent-type: image/png\r\ncontent-length: 9\r\n\r\n"
+            )
             time.sleep(0.2)
             process.send_signal(signal.SIGTERM)
             time.sleep(0.5)
@@ -116,9 +122,19 @@ def test_what_does_not_hold_ends_before_a_model_is_opened(colour_ir: Path, tmp_p
         ((colour_ir, "--token-file", tmp_path / "none"), "the token cannot be read"),
         ((colour_ir, "--name", "a", "--name", "b"), "more names than models"),
         ((colour_ir, "--port", "70000"), "65535"),
+        ((colour_ir, "--timeout-s", "inf"), "time for a request is no limit"),
+        ((colour_ir, "--timeout-s", "nan"), "--timeout-s"),
+        ((colour_ir, "--max-body-mb", "inf"), "largest request is no limit"),
     ):
         code, said = status(*words)
         assert (code, sentence in said) == (2, True), said
+
+
+def test_two_that_start_together_do_not_both_have_the_port() -> None:
+    with bound(Address(port=0), 1) as first:
+        port = first.getsockname()[1]
+        with pytest.raises(EnvironmentFault, match="another program has this port"), bound(Address(port=port), 1):
+            pass
 
 
 def test_names_and_paths(colour_ir: Path, tmp_path: Path) -> None:
@@ -158,7 +174,15 @@ def test_a_token_file_holds_one_that_cannot_be_guessed(tmp_path: Path) -> None:
     file = tmp_path / "token"
     file.write_text(f"{TOKEN}\n")
     assert read_token(file) == TOKEN
-    for text in ("", "short", "two words that are long enough", "ümlaut-ümlaut-ümlaut", "x" * 5000):
+    for text in (
+        "",
+        "short",
+        "two words that are long enough",
+        "ümlaut-ümlaut-ümlaut",
+        "x" * 5000,
+        "x" * 16,
+        "ab" * 20,
+    ):
         file.write_text(text)
         with pytest.raises(InputError):
             read_token(file)
@@ -215,6 +239,49 @@ def test_tls(colour_ir: Path, certificate: tuple[Path, Path]) -> None:
             )
         with pytest.raises((http.client.HTTPException, ConnectionError)):
             server.ask("GET", "/v2")  # plain HTTP
+
+
+@needs_openssl
+def test_hands_that_are_never_shaken(
+    colour_ir: Path, certificate: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def connected(server: Running) -> socket.socket:
+        return socket.create_connection(("127.0.0.1", server.port), timeout=20)
+
+    cert, key = certificate
+    address = Address(port=0, tls_cert=cert, tls_key=key)
+    monkeypatch.setattr("ftx.serving.server.HEAD_S", 1.0)
+    with running(Target("colour", colour_ir), address=address) as server, connected(server) as line:
+        assert line.recv(1) == b""  # asyncio by itself waits for a minute
+    monkeypatch.setattr("ftx.serving.server.HEAD_S", 60.0)
+    monkeypatch.setattr("ftx.serving.connection.SPARE_CONNECTIONS", 1)
+    monkeypatch.setattr("ftx.serving.listening.SPARE_SOCKETS", 1)
+    limits = Limits(max_concurrency=1)
+    with running(Target("colour", colour_ir), limits=limits, address=address) as server:
+        lines = [connected(server) for _ in range(3)]
+        with connected(server) as fourth:
+            assert fourth.recv(1) == b""
+        for line in lines:
+            line.close()
+
+
+def test_no_other_website_leads_a_browser_here(colour_ir: Path) -> None:
+    with running(Target("colour", colour_ir)) as server:
+        own = f"localhost:{server.port}"
+        for headers, status in (
+            ({"host": own}, 200),
+            ({"host": own, "origin": f"http://{own}"}, 200),
+            ({"host": f"evil.example:{server.port}"}, 403),
+            ({"host": own, "origin": "http://evil.example"}, 403),
+            ({"host": own, "origin": "null"}, 403),
+        ):
+            said = server.ask("POST", "/predict", png(), content_type="image/png", **headers)
+            assert said.status == status, headers
+            assert server.ask("GET", "/", **headers).status == status
+        assert "--token-file" in said.json["error"]
+    with running(Target("colour", colour_ir), token=TOKEN) as server:
+        given = {"authorization": f"Bearer {TOKEN}", "host": "behind.a.proxy", "origin": "https://behind.a.proxy"}
+        assert server.ask("GET", "/v2", **given).status == 200
 
 
 @needs_openssl

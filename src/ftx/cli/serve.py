@@ -64,7 +64,8 @@ def command(
     where the server is once it answers.
     """
     from ftx.serving.limits import Limits
-    from ftx.serving.server import Address, serve
+    from ftx.serving.listening import Address
+    from ftx.serving.server import serve
 
     def ready(report: ServeReport) -> None:
         if json:

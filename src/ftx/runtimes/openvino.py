@@ -187,6 +187,10 @@ class OpenVinoPredictor:
         Shape: [N, H, W, 3], of any one size, to N of each of ``outputs``.
         """
         request, names = self._compiled.create_infer_request(), tuple(self.outputs)
+        # Asked for here once: two threads that ask for the first time at the same moment both define the type of these
+        # lists' iterators, and one of them is refused its own (2026.4.1: Object of type 'iterator' is not an instance).
+        assert len(request.input_tensors) == 1
+        assert len(request.output_tensors) == len(names)
 
         def ask_all(pixels_NHWC: Pixels) -> Mapping[str, Floats]:
             try:

@@ -15,12 +15,20 @@ from pydantic import BaseModel
 
 from ftx.core.version import __version__
 from ftx.evaluating.predict import path_text
-from ftx.runtimes.predictor import INPUT, MAPS
+from ftx.runtimes.predictor import INPUT, LOGITS, MAPS
 from ftx.serving.images import Images, ServedPrediction, Wanted
 from ftx.serving.limits import Limits, bug_sentence
 from ftx.serving.metrics import Metrics
 from ftx.serving.page import read_page
-from ftx.serving.protocol import EXTENSIONS, MAX_IMAGES, known_outputs, read_request, wanted_outputs, write_answer
+from ftx.serving.protocol import (
+    EXTENSIONS,
+    JSON_TIMES,
+    MAX_IMAGES,
+    json_length,
+    known_outputs,
+    read_request,
+    write_answer,
+)
 from ftx.serving.refusal import Refused, refusal_of
 from ftx.serving.registry import Registry, Version
 
@@ -180,12 +188,15 @@ def _add_infer(app: "FastAPI", parts: Parts) -> None:
         body = await request.body()
         with _answering(), parts.registry.lease(name, version) as found:
             async with asyncio.timeout(parts.limits.timeout_s):
-                asked = await images.in_thread(read_request, body, request.headers.get(JSON_LENGTH))
-                outputs = wanted_outputs(asked.request, found.predictor)
-                rows = await _together([images.outputs(found, image) for image in asked.images])
-                stacked = {key: np.stack([row[key] for row in rows]) for key in rows[0]}
-                written = (asked, outputs, stacked, found.predictor, name, found.number)
-                content, length = await images.in_thread(write_answer, *written)
+                json_bytes = json_length(body, request.headers.get(JSON_LENGTH))
+                async with images.room.holding(JSON_TIMES * json_bytes):
+                    asked = await images.in_thread(read_request, body, json_bytes, found.predictor)
+                kept = {LOGITS, *(one.name for one in asked.outputs)}
+                async with images.room.holding(asked.pixel_bytes):
+                    rows = await _together([images.outputs(found, image, kept) for image in asked.images])
+                    stacked = {key: np.stack([row[key] for row in rows]) for key in rows[0]}
+                    written = (asked, stacked, found.predictor, name, found.number)
+                    content, length = await images.in_thread(write_answer, *written)
         if length is None:
             return Response(content, media_type="application/json")
         return Response(content, headers={JSON_LENGTH: str(length)}, media_type="application/octet-stream")

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import array
 import asyncio
 import json
+import sys
+from typing import TYPE_CHECKING
 
 from ftx.serving.limits import Limits
+
+if TYPE_CHECKING:
+    from uvicorn.protocols.http.h11_impl import H11Protocol
 
 # A client that opens a connection, or begins a request on one, has this long to send its head.
 HEAD_S = 10.0
@@ -13,11 +19,16 @@ HEAD_S = 10.0
 SPARE_CONNECTIONS = 448
 
 
-def connection_class(limits: Limits) -> type[asyncio.Protocol]:
+def most_connections(limits: Limits) -> int:
+    """How many may be open."""
+    return limits.max_concurrency + SPARE_CONNECTIONS
+
+
+def connection_class(limits: Limits) -> type[H11Protocol]:
     """uvicorn's connection by HTTP/1.1, with these limits."""
     from uvicorn.protocols.http.h11_impl import H11Protocol
 
-    most = limits.max_concurrency + SPARE_CONNECTIONS
+    most = most_connections(limits)
 
     class Connection(H11Protocol):
         """Closed where its head does not come, or its answer is not read."""
@@ -45,7 +56,23 @@ def connection_class(limits: Limits) -> type[asyncio.Protocol]:
 
         def pause_writing(self) -> None:
             super().pause_writing()
-            self._stall = self.loop.call_later(limits.timeout_s, self.transport.abort)
+            self._await_reader(self._unread_bytes)
+
+        def _await_reader(self, unread_bytes: int) -> None:
+            self._stall = self.loop.call_later(limits.timeout_s, self._look_at_reader, unread_bytes)
+
+        def _look_at_reader(self, unread_bytes: int) -> None:
+            """End a connection whose client has read nothing since there were so many bytes for it."""
+            left_bytes = self._unread_bytes
+            if left_bytes < unread_bytes:
+                self._await_reader(left_bytes)
+            else:
+                self.transport.abort()
+
+        @property
+        def _unread_bytes(self) -> int:
+            """What waits here, and with the system, which takes some megabytes at once from here."""
+            return self.transport.get_write_buffer_size() + _sent_unread_bytes(self.transport)
 
         def resume_writing(self) -> None:
             self._cancel_stall()
@@ -88,3 +115,15 @@ def connection_class(limits: Limits) -> type[asyncio.Protocol]:
                 self._stall = None
 
     return Connection
+
+
+def _sent_unread_bytes(transport: asyncio.Transport) -> int:
+    """What the system keeps of a connection until the other side takes it; 0 where it does not tell."""
+    if sys.platform != "linux":
+        return 0
+    from fcntl import ioctl
+    from termios import TIOCOUTQ
+
+    count = array.array("i", [0])
+    ioctl(transport.get_extra_info("socket").fileno(), TIOCOUTQ, count)
+    return count[0]

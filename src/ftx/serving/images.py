@@ -9,7 +9,7 @@ import asyncio
 import base64
 import io
 from collections import deque
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Collection
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -63,7 +63,7 @@ class Wanted:
 
 
 class Room:
-    """Bytes of decoded images that all requests together hold; more wait for their turn.
+    """Bytes of images and numbers that are being decoded, or are decoded, for all requests; more wait for their turn.
 
     What is larger than all of it waits until nothing else is held, and goes alone.
     """
@@ -98,7 +98,7 @@ class Images:
     def __init__(self, max_pixels: int) -> None:
         self._max_pixels = max_pixels
         self._threads = ThreadPoolExecutor(cores(), thread_name_prefix="ftx-decode")
-        self._room = Room(min(AHEAD_BYTES, available_bytes() // 4))
+        self.room = Room(min(AHEAD_BYTES, available_bytes() // 4))
 
     def close(self) -> None:
         """Begin nothing more."""
@@ -108,13 +108,14 @@ class Images:
         """Run what would keep other clients waiting beside them."""
         return await asyncio.get_running_loop().run_in_executor(self._threads, function, *given)
 
-    async def outputs(self, version: Version, image: bytes | Pixels) -> Outputs:
-        """All that a model answers for one image, encoded or as pixels [H, W, 3].
+    async def outputs(self, version: Version, image: bytes | Pixels, kept: Collection[str]) -> Outputs:
+        """What a model answers for one image, encoded or as pixels [H, W, 3]: those of its outputs that are ``kept``.
 
         Raises: ImageError.
         """
         async with self._decoded(image) as pixels_HWC:
-            return await self._ask(version, pixels_HWC)
+            answered = await self._ask(version, pixels_HWC)
+        return {name: array for name, array in answered.items() if name in kept}
 
     async def prediction(self, version: Version, name: str, image: bytes, wanted: Wanted) -> ServedPrediction:
         """The labels of one image, or why there are none."""
@@ -144,7 +145,7 @@ class Images:
             return
         width, height = await self.in_thread(_size, image)
         self._check(width, height)
-        async with self._room.holding(3 * width * height):
+        async with self.room.holding(3 * width * height):
             yield await self.in_thread(_decode, image)
 
     def _check(self, width: int, height: int) -> None:

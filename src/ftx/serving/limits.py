@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import hmac
 import json
+import math
 import re
 import time
 import traceback
@@ -17,7 +18,9 @@ from dataclasses import dataclass
 from typing import Any
 from uuid import uuid4
 
+from ftx.core.errors import InputError
 from ftx.core.memory import available_bytes
+from ftx.core.own_origin import refuses
 from ftx.core.progress import Progress
 from ftx.serving.metrics import Metrics
 from ftx.serving.refusal import Disconnected, Refused
@@ -33,8 +36,8 @@ Application = Callable[[Scope, Receive, Send], Awaitable[None]]
 OPEN_PATHS = frozenset({"/", "/v2/health/live", "/v2/health/ready"})
 # Bodies of all requests together, within a quarter of the free memory.
 HELD_BYTES = 1 << 30
-# How long a client that sends more than is taken may go on, so that it comes to read why: a connection that is closed
-# under its hands takes the answer with it.
+# How long a client that sends more than is taken may go on, so that it comes to read why: where a connection is closed
+# while it sends, the system drops the answer that it has not read yet.
 LINGER_S = 2.0
 _REQUEST_ID = re.compile(r"[\w.:-]{1,64}", re.ASCII)
 
@@ -48,10 +51,24 @@ class Limits:
     max_concurrency: int = 64
     timeout_s: float = 30.0
 
+    def __post_init__(self) -> None:
+        """Raise InputError for what would be no limit."""
+        for what, value in (("largest request", self.max_body_mb), ("time for a request", self.timeout_s)):
+            if not 0 < value < math.inf:
+                raise InputError(f"the {what} is no limit", found=f"{value:g}", fix="a number above 0")
+
     @property
     def max_body_bytes(self) -> int:
         """Megabytes are powers of ten, as everywhere."""
         return int(self.max_body_mb * 1e6)
+
+
+@dataclass(frozen=True)
+class Asker:
+    """Who may ask: whoever has the token, and with ``own_names`` no page of another website."""
+
+    token: str | None = None
+    own_names: frozenset[str] | None = None
 
 
 def bug_sentence(request_id: str) -> str:
@@ -62,11 +79,10 @@ def bug_sentence(request_id: str) -> str:
 class Guard:
     """Every request goes through it, and no exception comes out of it."""
 
-    def __init__(
-        self, inner: Application, limits: Limits, token: str | None, metrics: Metrics, progress: Progress
-    ) -> None:
+    def __init__(self, inner: Application, limits: Limits, asker: Asker, metrics: Metrics, progress: Progress) -> None:
         self.inner, self.limits, self._metrics, self._progress = inner, limits, metrics, progress
-        self._token = None if token is None else token.encode()
+        self._token = None if asker.token is None else asker.token.encode()
+        self._own_names = asker.own_names
         self._working = 0
         self._held_bytes, self._most_held = 0, min(HELD_BYTES, available_bytes() // 4)
 
@@ -107,6 +123,13 @@ class Guard:
 
         Raises: Refused.
         """
+        if self._own_names is not None:
+            host, origin = (
+                headers[name].decode("latin-1") if name in headers else None for name in (b"host", b"origin")
+            )
+            why = refuses(self._own_names, host, origin)
+            if why:
+                raise Refused(403, f"{why}; with a token (--token-file) every name is answered")
         if self._token is not None and scope["path"] not in OPEN_PATHS:
             kind, _, given = headers.get(b"authorization", b"").partition(b" ")
             if kind.lower() != b"bearer" or not hmac.compare_digest(given.strip(), self._token):
@@ -145,6 +168,7 @@ class _Exchange:
         self._body_ended = b"content-length" not in self._headers and b"transfer-encoding" not in self._headers
         self._body_ended = self._body_ended or self._headers.get(b"content-length") == b"0"
         self._status = 0
+        self._gone = False
         scope.setdefault("state", {})["request_id"] = self._id
 
     async def run(self) -> None:
@@ -181,6 +205,7 @@ class _Exchange:
             said = f"the body did not come within {self._guard.limits.timeout_s:g} s"
             raise Refused(408, said) from None
         if message["type"] == "http.disconnect":
+            self._gone = True
             raise Disconnected
         size_bytes = len(message.get("body", b""))
         self._came_bytes += size_bytes
@@ -193,6 +218,8 @@ class _Exchange:
 
     async def _answer(self, message: Message) -> None:
         """Hand on what the application says, with our headers; its end waits where more of the body may come."""
+        if self._gone:  # starlette answers every exception on its way through it, this client's too
+            return
         if message["type"] == "http.response.start":
             self._status = message["status"]
             own = [(b"x-request-id", self._id.encode()), (b"x-content-type-options", b"nosniff")]

@@ -13,9 +13,11 @@ from __future__ import annotations
 import base64
 import binascii
 import json
+import math
 import struct
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from itertools import chain
 from typing import Annotated, Any
 
 import numpy as np
@@ -30,13 +32,25 @@ from ftx.serving.refusal import Refused
 from ftx.tasks.thresholds import Floats
 
 SCORES, LABELS = "scores", "labels"
+# What comes where no output is named: maps and feature vectors are large, and few want them.
+UNASKED = (LOGITS, SCORES, LABELS)
 EXTENSIONS = ("binary_tensor_data", "classification", "model_repository")
 # The part of a request that is JSON; pixels in it take four times the bytes that they have.
 MAX_JSON_BYTES = 16 << 20
+# What reading it takes, for each of its bytes: 54 were measured of lists of one number, the worst that are read.
+JSON_TIMES = 60
+# Objects in it: the request, its parts and their parameters are far fewer.
+MAX_OBJECTS = 1000
 # In one request; each is a line of the answer, and one whose pixels are few takes no bytes to send.
 MAX_IMAGES = 256
+# Numbers of an answer, all images and outputs together: 300 MB while they become JSON.
+MAX_NUMBERS = 1 << 22
 # Of any number that says how long something is: more than memory has.
 MOST = 1 << 48
+# Inputs and outputs that are read: of what is wrong with them each is told.
+MAX_PARTS = 16
+# What a tensor is called, or its datatype; more is no name of ours, and would be compared with them.
+Name = Annotated[str, Field(max_length=200)]
 
 
 class _Part(BaseModel):
@@ -52,9 +66,9 @@ class InputParameters(_Part):
 class InferInput(_Part):
     """A tensor that is sent."""
 
-    name: str
+    name: Name
     shape: list[Annotated[int, Field(le=MOST)]] = Field(max_length=8)
-    datatype: str
+    datatype: Name
     parameters: InputParameters = InputParameters()
     data: list[Any] | None = None
 
@@ -69,7 +83,7 @@ class OutputParameters(_Part):
 class InferOutput(_Part):
     """An output that is wanted."""
 
-    name: str
+    name: Name
     parameters: OutputParameters = OutputParameters()
 
 
@@ -84,37 +98,60 @@ class InferRequest(_Part):
 
     id: str | None = Field(default=None, max_length=200)
     parameters: RequestParameters = RequestParameters()
-    inputs: list[InferInput]
-    outputs: list[InferOutput] = Field(default_factory=list[InferOutput], max_length=16)
+    inputs: list[InferInput] = Field(max_length=MAX_PARTS)
+    outputs: list[InferOutput] = Field(default_factory=list[InferOutput], max_length=MAX_PARTS)
 
 
 @dataclass(frozen=True)
 class Asked:
-    """A request that holds: its images, encoded or as pixels [H, W, 3], and the outputs that are wanted."""
+    """A request that holds: its images, encoded or as pixels [H, W, 3], and the outputs that are wanted.
+
+    ``request`` has no inputs any more: lists of numbers take thirty times the bytes of the pixels that they became.
+    """
 
     request: InferRequest
     images: Sequence[bytes | Pixels]
+    outputs: Sequence[InferOutput]
+
+    @property
+    def pixel_bytes(self) -> int:
+        """What those take that came as pixels."""
+        return sum(one.nbytes for one in self.images if isinstance(one, np.ndarray))
 
 
-def read_request(body: bytes, header_length: str | None) -> Asked:
-    """What a request asks; ``header_length`` is that of the JSON, where tensors follow it.
+def json_length(body: bytes, header_length: str | None) -> int:
+    """How many bytes of a body are JSON; ``header_length`` says so where tensors follow it.
+
+    Raises: Refused if it is no length within the body, or too long.
+    """
+    length = len(body)
+    if header_length is not None:
+        digits = header_length.isdecimal() and len(header_length) <= len(str(MOST))  # int has its own bound of them
+        if not digits or int(header_length) > length:
+            raise Refused(400, f"Inference-Header-Content-Length is no length within the body of {length} bytes")
+        length = int(header_length)
+    if length > MAX_JSON_BYTES:
+        found = f"{length / 1e6:.0f} MB of at most {MAX_JSON_BYTES / 1e6:.0f}"
+        raise Refused(413, f"the JSON of the request is too large ({found}): send tensors in binary")
+    return length
+
+
+def read_request(body: bytes, length: int, predictor: OpenVinoPredictor) -> Asked:
+    """What is asked of a model by a body of which the first ``length`` bytes are JSON.
 
     Raises: Refused.
     """
-    if header_length is None:
-        text, binary = body, b""
-    elif not header_length.isdecimal() or int(header_length) > len(body):
-        raise Refused(400, f"Inference-Header-Content-Length is no length within the body of {len(body)} bytes")
-    else:
-        text, binary = body[: int(header_length)], memoryview(body)[int(header_length) :]
-    if len(text) > MAX_JSON_BYTES:
-        found = f"{len(text) / 1e6:.0f} MB of at most {MAX_JSON_BYTES / 1e6:.0f}"
-        raise Refused(413, f"the JSON of the request is too large ({found}): send tensors in binary")
+    text, binary = body[:length], memoryview(body)[length:]
+    # Each object and list takes hundreds of bytes; in pixels a list has four bytes of text and more.
+    if text.count(b"{") > MAX_OBJECTS or 4 * text.count(b"[") > length + MAX_OBJECTS:
+        raise Refused(400, "the request does not hold: it has more brackets than a tensor of pixels")
     try:
         request = InferRequest.model_validate_json(text)
     except ValidationError as error:
         raise Refused(400, f"the request does not hold: {first_error(error)}") from None
-    return Asked(request, _images(request, binary))
+    images = _images(request, binary)
+    outputs = _wanted_outputs(request, predictor, len(images))
+    return Asked(request.model_copy(update={"inputs": []}), images, outputs)
 
 
 def _images(request: InferRequest, binary: bytes | memoryview) -> Sequence[bytes | Pixels]:
@@ -139,29 +176,37 @@ def _images(request: InferRequest, binary: bytes | memoryview) -> Sequence[bytes
     if len(shape) != 4 or shape[3] != 3 or min(shape) < 1:
         raise Refused(400, f"pixels have the shape [N, height, width, 3] in RGB, found {list(shape)}")
     _check_count(shape[0])
-    pixels_NHWC = _pixels(tensor, binary)
-    wanted = shape[0] * shape[1] * shape[2] * 3
-    if pixels_NHWC.size != wanted:
-        raise Refused(400, f"the shape {list(shape)} takes {wanted} numbers, found {pixels_NHWC.size}")
-    return list(pixels_NHWC.reshape(shape))
+    values = binary if tensor.data is None else _flat(tensor.data, len(shape))
+    if len(values) != math.prod(shape):
+        raise Refused(400, f"the shape {list(shape)} takes {math.prod(shape)} numbers, found {len(values)}")
+    return list(np.frombuffer(_uint8(values) if isinstance(values, list) else values, np.uint8).reshape(shape))
 
 
-def _pixels(tensor: InferInput, binary: bytes | memoryview) -> Pixels:
-    """All numbers of a tensor, in one row or in the nesting of its shape."""
-    if tensor.data is None:
-        return np.frombuffer(binary, np.uint8)
-    try:
-        numbers = np.array(tensor.data)
-    except ValueError:
-        raise Refused(400, "the rows of 'data' are not equally long") from None
-    if numbers.dtype.kind != "i" or numbers.min() < 0 or numbers.max() > 255:
-        raise Refused(400, "'data' of UINT8 holds whole numbers from 0 to 255 alone")
-    return numbers.astype(np.uint8)
+def _flat(data: list[Any], levels: int) -> list[Any]:
+    """What a tensor's lists hold, in one row; they are as many levels deep as its shape, or fewer."""
+    for _ in range(levels - 1):
+        if not data or not isinstance(data[0], list):
+            break
+        if not all(isinstance(row, list) and len(row) == len(data[0]) for row in data):
+            raise Refused(400, "the rows of 'data' are not equally long")
+        data = list(chain.from_iterable(data))
+    return data
+
+
+def _uint8(numbers: list[Any]) -> bytes:
+    # Before numpy sees them: of text it would make rows as wide as the longest.
+    if set(map(type, numbers)) <= {int}:
+        try:
+            return bytes(numbers)
+        except ValueError:
+            pass
+    raise Refused(400, "'data' of UINT8 holds whole numbers from 0 to 255 alone")
 
 
 def _encoded(tensor: InferInput, binary: bytes | memoryview) -> list[bytes]:
     if tensor.data is None:
         return _elements(binary)
+    _check_count(len(tensor.data))
     texts = [text for row in tensor.data for text in (row if isinstance(row, list) else [row])]
     _check_count(len(texts))
     try:
@@ -190,10 +235,10 @@ def _check_count(images: int) -> None:
         raise Refused(400, f"a request holds 1 to {MAX_IMAGES} images, found {images}")
 
 
-def wanted_outputs(request: InferRequest, predictor: OpenVinoPredictor) -> Sequence[InferOutput]:
-    """Those that are asked for by name, or all.
+def _wanted_outputs(request: InferRequest, predictor: OpenVinoPredictor, images: int) -> Sequence[InferOutput]:
+    """Those that are asked for by name; without any, what each image has a few numbers of.
 
-    Raises: Refused for one that the model has not.
+    Raises: Refused for one that the model has not, and for more numbers than an answer may have.
     """
     known = known_outputs(predictor)
     for one in request.outputs:
@@ -203,7 +248,15 @@ def wanted_outputs(request: InferRequest, predictor: OpenVinoPredictor) -> Seque
             raise Refused(400, f"the model has no output '{one.name[:60]}': {fix}")
         if one.parameters.classification and one.name not in (LOGITS, SCORES):
             raise Refused(400, f"classification is of {LOGITS} or {SCORES}, not of {one.name}")
-    return request.outputs or [InferOutput(name=name) for name in known]
+    wanted = request.outputs or [InferOutput(name=name) for name in UNASKED]
+    _check_numbers(images * sum(abs(math.prod(known[one.name][1])) for one in wanted))
+    return wanted
+
+
+def _check_numbers(numbers: int) -> None:
+    if numbers > MAX_NUMBERS:
+        found = f"{numbers / 1e6:.1f} million numbers of at most {MAX_NUMBERS / 1e6:.1f}"
+        raise Refused(400, f"the answer would be too large ({found}): send fewer images, or ask for fewer outputs")
 
 
 def known_outputs(predictor: OpenVinoPredictor) -> Mapping[str, tuple[str, tuple[int, ...]]]:
@@ -215,7 +268,6 @@ def known_outputs(predictor: OpenVinoPredictor) -> Mapping[str, tuple[str, tuple
 
 def write_answer(
     asked: Asked,
-    outputs: Sequence[InferOutput],
     answers: Mapping[str, Floats],
     predictor: OpenVinoPredictor,
     name: str,
@@ -226,7 +278,7 @@ def write_answer(
     Raises: Refused where a number is not finite.
     """
     request, written, blobs = asked.request, list[dict[str, object]](), list[bytes]()
-    for output in outputs:
+    for output in asked.outputs:
         tensor = _tensor(output, answers, predictor)
         texts = tensor.dtype.kind == "O"
         entry: dict[str, object] = {"name": output.name, "shape": list(tensor.shape)}

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import re
 import threading
+import time
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ftx.core.errors import ExportError, FtxError, InputError, nearest
+from ftx.core.errors import EnvironmentFault, ExportError, FtxError, InputError, nearest
+from ftx.core.memory import is_out_of_memory
 from ftx.core.progress import Progress
 from ftx.runs.card_json import CARD_FILE, IR_FILE, IR_WEIGHTS, PROOF_FILE, REFERENCE_FILE, TUNING_FILE
 from ftx.runs.parity_json import PARITY_FILE
@@ -25,6 +27,8 @@ from ftx.serving.batching import Batcher, Counted
 from ftx.serving.refusal import Refused, said
 
 LOOK_S = 0.5
+# After a refusal that may pass; twice as long after each further one.
+AGAIN_S, MOST_AGAIN_S = 1.0, 60.0
 # For each size of images OpenVINO makes kernels of its own and keeps them (2026.4.1: 1.6 MB a size, DINOv2-small).
 MOST_SIZES = 32
 # Of a folder that is no folder of versions.
@@ -64,6 +68,14 @@ class Version:
         return (height, width) in self.sizes
 
 
+@dataclass(frozen=True)
+class Again:
+    """When a version that could not be opened is tried once more, though its files are the same."""
+
+    at: float
+    pause_s: float
+
+
 @dataclass
 class Model:
     """All versions of one name."""
@@ -73,6 +85,7 @@ class Model:
     # What each version's files were when it was opened, or could not be; and when they were looked at last.
     opened: dict[int, Signature] = field(default_factory=dict[int, Signature])
     looked: dict[int, Signature] = field(default_factory=dict[int, Signature])
+    again: dict[int, Again] = field(default_factory=dict[int, Again])
 
     @property
     def newest(self) -> Version | None:
@@ -166,7 +179,7 @@ class Registry:
             self._closing = [*(one for one in self._closing if not one.ended), version.batcher]
 
     def look(self) -> None:
-        """Open what has changed since it was opened, and has not changed since the last look."""
+        """Open what has changed since it was opened, or is due again, and has not changed since the last look."""
         for model in self.models.values():
             try:
                 found = versions_in(model.target.path)
@@ -175,12 +188,15 @@ class Registry:
             for number, path in found.items():
                 now = signature(path)
                 steady, model.looked[number] = model.looked.get(number) == now, now
-                if steady and model.opened.get(number) != now:
+                again = model.again.get(number)
+                due = again is not None and time.monotonic() >= again.at
+                if steady and (due or model.opened.get(number) != now):
                     self._reload(model, number, path, now)
             for number in set(model.versions) - set(found):
                 if len(model.versions) > 1:
                     self._put(model, number, None)
                     model.opened.pop(number, None)
+                    model.again.pop(number, None)
                     self._progress.note(f"{model.target.name}: version {number} is gone")
 
     def _watch(self) -> None:
@@ -191,15 +207,25 @@ class Registry:
                 self._progress.note(f"looking for updates failed: {type(error).__name__}: {error}")
 
     def _reload(self, model: Model, number: int, path: Path, now: Signature) -> None:
+        again = model.again.pop(number, None) if model.opened.get(number) == now else None
         model.opened[number] = now
         name, before = model.target.name, model.versions.get(number)
         try:
             opened = self._open(number, path)
         except Exception as error:
-            why = said(error) if isinstance(error, FtxError) else f"{type(error).__name__}: {error}"
-            self._reloaded(name, False)
-            self._progress.note(f"{name}: version {number} on disk is not taken, {why}")
+            passes = _may_pass(error)
+            pause_s = min(2 * again.pause_s, MOST_AGAIN_S) if again else AGAIN_S
+            if passes:
+                model.again[number] = Again(time.monotonic() + pause_s, pause_s)
+            else:
+                model.again.pop(number, None)
+            if again is None or not passes:  # told once
+                why = said(error) if isinstance(error, FtxError) else f"{type(error).__name__}: {error}"
+                self._reloaded(name, False)
+                then = "; it is tried again" if passes else ""
+                self._progress.note(f"{name}: version {number} on disk is not taken, {why}{then}")
             return
+        model.again.pop(number, None)
         self._put(model, number, opened)
         self._reloaded(name, True)
         self._progress.note(
@@ -228,6 +254,20 @@ class Registry:
                 "only OpenVINO models are served", where=path, found=predictor.name, fix="ftx export, and name its IR"
             )
         return Version(number, ir_digest(predictor.folder), predictor, Batcher(predictor, self._counted))
+
+
+def _may_pass(error: BaseException | None) -> bool:
+    """Whether the same files may be opened later: no memory, no space, a disk that does not answer, no permission yet.
+
+    What is gone or no file shows when it changes.
+    """
+    while error is not None:
+        if isinstance(error, EnvironmentFault) or is_out_of_memory(error):
+            return True
+        if isinstance(error, OSError) and not isinstance(error, FtxError | FileNotFoundError):
+            return True
+        error = error.__cause__
+    return False
 
 
 def versions_in(path: Path) -> Mapping[int, Path]:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import errno
-import ipaddress
+import asyncio
 import logging
 import signal
 import socket
@@ -11,33 +10,34 @@ import ssl
 import threading
 from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from pydantic import BaseModel
 
-from ftx.core.errors import TERMINATING, EnvironmentFault, FtxError, InputError
+from ftx.core.errors import TERMINATING, FtxError, InputError
+from ftx.core.own_origin import own_names
 from ftx.core.progress import SILENT, Progress
 from ftx.core.signal_stack import handle_signals_on_own_stack
 from ftx.core.untrusted_files import read_file
 from ftx.core.verb_report import VerbReport
 from ftx.runs.latest import latest_run
 from ftx.runtimes.openvino import read_into_memory
+from ftx.serving.connection import HEAD_S, connection_class, most_connections
 from ftx.serving.images import Images
-from ftx.serving.limits import Guard, Limits
+from ftx.serving.limits import Asker, Guard, Limits
+from ftx.serving.listening import BACKLOG, Address, bound, is_loopback, url_of
 from ftx.serving.metrics import Metrics
 from ftx.serving.registry import Registry, Target, versions_in
 
 if TYPE_CHECKING:
     import uvicorn
 
-# What a client that guesses would need longer for than the sun has.
-LEAST_TOKEN = 16
+# Characters of a token, and different ones among them: what is shorter, or one letter again and again, is guessed.
+LEAST_TOKEN, LEAST_DIFFERENT = 16, 8
 # A connection that is kept alive and says nothing.
 IDLE_S = 20
-BACKLOG = 512
 
 
 class ServedVersion(BaseModel):
@@ -55,17 +55,6 @@ class ServeReport(VerbReport):
     verb: str = "serve"
     address: str
     models: list[ServedVersion]
-
-
-@dataclass(frozen=True)
-class Address:
-    """Where the server is to be reached, and by whom."""
-
-    host: str = "127.0.0.1"
-    port: int = 8000
-    token_file: Path | None = None
-    tls_cert: Path | None = None
-    tls_key: Path | None = None
 
 
 LOOPBACK, DEFAULT_LIMITS = Address(), Limits()
@@ -89,11 +78,11 @@ def serve(
     token = None if address.token_file is None else read_token(address.token_file)
     _check_tls(address)
     chosen = targets_of(targets, names)
-    with bound(address) as listening:
-        where = _url(address, listening)
-        if token is None and not _is_loopback(address.host):
+    with bound(address, most_connections(limits)) as listening:
+        where = url_of(address, listening)
+        if token is None and not is_loopback(address.host):
             progress.note(f"whoever reaches {where} may ask: no token is asked for (--token-file FILE)")
-        elif not _is_loopback(address.host) and address.tls_cert is None:
+        elif not is_loopback(address.host) and address.tls_cert is None:
             progress.note(f"the token and all images go to {where} as anybody can read them (--tls-cert, --tls-key)")
         with serving(chosen, limits, token, address, progress) as server:
             report = ServeReport(run=_only_run(chosen), address=where, models=server.served())
@@ -141,7 +130,10 @@ def serving(
     images = Images(limits.max_pixels)
     try:
         metrics.watch_waiting(lambda: registry.waiting)
-        guard = Guard(build(Parts(registry, images, limits, metrics)), limits, token, metrics, progress)
+        # To a server that this machine alone reaches, browsers of this machine are the way for everyone else.
+        alone = token is None and is_loopback(address.host)
+        asker = Asker(token, own_names(address.host) if alone else None)
+        guard = Guard(build(Parts(registry, images, limits, metrics)), limits, asker, metrics, progress)
         started: list[Callable[[], None]] = []
         yield Serving(registry, _uvicorn(guard, limits, address, started), started)
     finally:
@@ -152,13 +144,32 @@ def serving(
 def _uvicorn(guard: Guard, limits: Limits, address: Address, started: list[Callable[[], None]]) -> uvicorn.Server:
     import uvicorn
 
-    from ftx.serving.connection import connection_class
+    made = connection_class(limits)
 
     class Server(uvicorn.Server):
         """One that tells when it has begun, and ends with status 0 when it was told to: that is how it ends."""
 
         async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-            await super().startup(sockets=sockets)
+            """As uvicorn does, with a bound for TLS: what is accepted and has not shaken hands is no connection yet."""
+            assert sockets is not None
+            tls = config.ssl
+            patience_s = None if tls is None else HEAD_S
+
+            def connection() -> asyncio.Protocol:
+                return made(config, self.server_state, {})
+
+            self.servers = [
+                await asyncio.get_running_loop().create_server(
+                    connection,
+                    sock=one,
+                    ssl=tls,
+                    backlog=BACKLOG,
+                    ssl_handshake_timeout=patience_s,
+                    ssl_shutdown_timeout=patience_s,
+                )
+                for one in sockets
+            ]
+            self.started = True
             for tell in started:
                 tell()
 
@@ -182,7 +193,7 @@ def _uvicorn(guard: Guard, limits: Limits, address: Address, started: list[Calla
     logging.getLogger("python_multipart").setLevel(logging.CRITICAL)  # the client is told what is wrong with a form
     config = uvicorn.Config(
         guard,  # pyright: ignore[reportArgumentType]  its messages are typed one by one
-        http=connection_class(limits),
+        http=made,
         ws="none",
         lifespan="off",
         loop="asyncio",
@@ -241,12 +252,15 @@ def read_token(path: Path) -> str:
         token = read_file(path, 4096).decode("ascii", errors="replace").strip()
     except OSError as error:
         raise InputError("the token cannot be read", where=path, found=error.strerror, fix="name a file") from error
-    if len(token) < LEAST_TOKEN or not token.isascii() or not token.isprintable() or " " in token:
+    different = len(set(token))
+    plain = token.isascii() and token.isprintable() and " " not in token
+    if len(token) < LEAST_TOKEN or different < LEAST_DIFFERENT or not plain:
         raise InputError(
             "this is no token",
             where=path,
-            found=f"{len(token)} characters",
-            fix=f"one line of {LEAST_TOKEN} or more letters and digits: openssl rand -hex 32 > {path}",
+            found=f"{len(token)} characters, {different} different ones",
+            fix=f"one line of {LEAST_TOKEN} letters and digits or more, {LEAST_DIFFERENT} different ones: "
+            f"openssl rand -hex 32 > {path}",
         )
     return token
 
@@ -277,59 +291,3 @@ def _check_tls(address: Address) -> None:
             found=found,
             fix="both are PEM, of a pair",
         ) from error
-
-
-@contextmanager
-def bound(address: Address) -> Generator[socket.socket, None, None]:
-    """A socket at the address, which nobody is answered at yet.
-
-    Raises: InputError for a host that is none of this machine; EnvironmentFault if the port is taken.
-    """
-    where = f"{address.host}:{address.port}"
-    family, found = _looked_up(address)
-    with socket.socket(family, socket.SOCK_STREAM) as listening:
-        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            listening.bind(found)
-        except OSError as error:
-            if error.errno == errno.EADDRNOTAVAIL:
-                raise InputError("this machine has no such address", where=f"--host {address.host}") from error
-            fix = "end it, or name another: --port N (0: any that is free)"
-            if error.errno == errno.EADDRINUSE:
-                raise EnvironmentFault("another program has this port", where=where, fix=fix) from error
-            raise EnvironmentFault(
-                "the system refuses this port", where=where, found=error.strerror, fix=fix
-            ) from error
-        yield listening
-
-
-def _looked_up(address: Address) -> tuple[socket.AddressFamily, tuple[Any, ...]]:
-    """The family of a host, and where to bind; a name alone is looked up.
-
-    Raises: InputError.
-    """
-    ip = _ip(address.host)
-    if ip is not None:
-        return (socket.AF_INET if ip.version == 4 else socket.AF_INET6), (address.host, address.port)
-    try:
-        found = socket.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
-    except (socket.gaierror, UnicodeError) as error:
-        raise InputError("there is no such host", where=f"--host {address.host}", found=str(error)) from error
-    return found[0], found[4]
-
-
-def _ip(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
-    try:
-        return ipaddress.ip_address(host)
-    except ValueError:
-        return None
-
-
-def _url(address: Address, listening: socket.socket) -> str:
-    host = f"[{address.host}]" if ":" in address.host else address.host
-    return f"{'https' if address.tls_cert else 'http'}://{host}:{listening.getsockname()[1]}"
-
-
-def _is_loopback(host: str) -> bool:
-    ip = _ip(host)
-    return host == "localhost" if ip is None else ip.is_loopback
