@@ -158,6 +158,31 @@ def test_the_documentation_makes_a_corrected_table(data: Path, tmp_path: Path, m
     assert check(tmp_path / "corrected.csv").ok
 
 
+def test_choices_of_one_data_set_are_not_another_s(tmp_path: Path) -> None:
+    """Two folders with the same names in them, looked at from one place."""
+    for number, name in enumerate(("first", "second")):
+        for index in range(12):
+            label = ("amber", "blue")[index % 2]
+            square(tmp_path / name / label / f"{index}.png", HUES[label], number, index)
+        (tmp_path / name / "blue" / "broken.png").write_bytes(name.encode())
+    found = look_at(tmp_path / "first", tmp_path / "t.csv")
+    with pytest.raises(InputError, match="of other data"):
+        look_at(tmp_path / "second", tmp_path / "t.csv")
+    broken = next(row for row, one in enumerate(found.table.issues) if one.issue == "unreadable")
+    found.table.choose(broken, "drop")
+    shutil.copy(tmp_path / "first" / "blue" / "1.png", tmp_path / "second" / "blue" / "1.png")
+    with pytest.raises(InputError, match=r"others now[\s\S]*blue/broken.png"):
+        look_at(tmp_path / "second", tmp_path / "t.csv")
+    # Of its own data it is known again, wherever that lies now.
+    (tmp_path / "first").rename(tmp_path / "moved")
+    again = look_at(tmp_path / "moved", tmp_path / "t.csv")
+    assert [one.choice for one in again.table.issues if one.issue == "unreadable"] == ["drop"]
+    (tmp_path / "moved" / "blue" / "broken.png").unlink()
+    again = look_at(tmp_path / "moved", tmp_path / "t.csv")
+    assert "earlier choices that match nothing found now: 1; they stay at the table's end" in again.report.notes
+    assert ",drop\n" in (tmp_path / "t.csv").read_text()
+
+
 def test_no_image_that_can_be_read(tmp_path: Path) -> None:
     for name in "ab":
         for index in range(3):
