@@ -168,7 +168,7 @@ def _refuse_other_data(path: Path, known: Mapping[str, str] | None, images: Mapp
             found=f"no {images_file(path).name} beside it",
             fix=f"bring that file back; or {other}",
         )
-    if not any(images.get(one) == digest for one, digest in known.items()):
+    if not any(digest and images.get(one) == digest for one, digest in known.items()):
         found = f"none of its {len(known):,} images is in this data"
         raise InputError("the table is of other data", where=path, found=found, fix=other)
 
