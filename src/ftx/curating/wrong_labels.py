@@ -157,8 +157,8 @@ class _Called:
 def _by_subject(called_M: NDArray[np.bool_], rows_M: Rows, subjects: Sequence[str]) -> _Called:
     """Copies of one picture are right or wrong together: they are one trial."""
     images: dict[str, list[bool]] = {}
-    for row, called in zip(rows_M.tolist(), called_M.tolist(), strict=True):
-        images.setdefault(subjects[row], []).append(called)
+    for row, called in zip(rows_M, called_M, strict=True):
+        images.setdefault(subjects[int(row)], []).append(bool(called))
     return _Called(sum(sum(each) / len(each) for each in images.values()), len(images))
 
 
