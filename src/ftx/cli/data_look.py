@@ -44,7 +44,9 @@ def look(
     ] = "auto",
     image_size: Annotated[
         str,
-        typer.Option("--image-size", metavar="auto|PIXELS|HxW", help="Its input; 112 takes a quarter of the time."),
+        typer.Option(
+            "--image-size", metavar="auto|PIXELS|HxW", help="Its input; 112 has a quarter of the patches of 224."
+        ),
     ] = "auto",
     out: Annotated[
         Path,
