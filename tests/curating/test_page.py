@@ -125,7 +125,8 @@ def test_what_is_typed_before_a_choice_is_written_is_of_the_next_image(look: Loo
         said(seen, "val/blue/again.bmp: drop, saved")
         for _ in range(3):
             page.keyboard.press("ArrowLeft")
-        page.get_by_role("button", name="Keep as it is").dblclick()
+        for count in (1, 2):  # a double click, wherever the button lies by then
+            page.get_by_role("button", name="Keep as it is").dispatch_event("click", {"detail": count})
         said(seen, "train/amber/wrong.png: keep, saved")
         page.wait_for_timeout(300)  # two writes more, if there were any
         assert choices(look) == ["keep", "drop", "drop", ""]
