@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
+from ftx.curating.choices import ChoiceTable
+from ftx.curating.known_images import images_of
 from ftx.curating.look import Look, look
 from ftx.recipe.schema import Recipe
 from ftx.tasks.task_names import TaskName
@@ -58,3 +61,9 @@ def recipe(data: Path) -> Recipe:
 
 def look_at(data: Path, out: Path, task: TaskName | None = None) -> Look:
     return look(recipe(data), task, out=out)
+
+
+def undecided(found: Look, out: Path) -> Look:
+    """The same, which took its time, with a table of its own."""
+    table = ChoiceTable(out, found.table.spelling, found.report.issues, images_of(found.dataset))
+    return replace(found, report=found.report.model_copy(update={"table": str(out)}), table=table)

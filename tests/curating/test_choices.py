@@ -10,6 +10,7 @@ import pytest
 from ftx.core.errors import InputError, RunError
 from ftx.curating.choices import COLUMNS, ChoiceTable, read_choices
 from ftx.curating.issues import Issue, Spelling
+from ftx.curating.known_images import images_file, write_images
 from ftx.tasks.labels import Labels
 
 FLAT = Spelling("multiclass", Labels.multiclass(["cat", "dog", "a;b"]), False)
@@ -31,7 +32,7 @@ ISSUES = [
     Issue(path="1.png", issue="near-duplicate", given="cat", suggested="2.png", score=1, other="2.png"),
     Issue(path="3.png", issue="unreadable", given="dog", reason="broken"),
 ]
-PATHS = ["1.png", STRANGE, "2.png", "3.png"]
+IMAGES = {path: path * 2 for path in ("1.png", STRANGE, "2.png", "3.png")}  # any text is as good as a digest
 
 
 def rows(path: Path) -> list[list[str]]:
@@ -41,7 +42,7 @@ def rows(path: Path) -> list[list[str]]:
 
 def test_every_issue_stands_in_it_from_the_start(tmp_path: Path) -> None:
     out = tmp_path / "new" / "t.csv"
-    ChoiceTable(out, FLAT, ISSUES)
+    ChoiceTable(out, FLAT, ISSUES, IMAGES)
     assert rows(out) == [
         [*COLUMNS],
         ["1.png", "label", "cat", "dog", "0.0123", ""],
@@ -49,24 +50,61 @@ def test_every_issue_stands_in_it_from_the_start(tmp_path: Path) -> None:
         ["1.png", "near-duplicate", "cat", "2.png", "1.0000", ""],
         ["3.png", "unreadable", "dog", "", "", ""],
     ]
-    assert [path.name for path in out.parent.iterdir()] == ["t.csv"]  # nothing half-written beside it
+    # nothing half-written beside it
+    assert sorted(path.name for path in out.parent.iterdir()) == ["t.csv", "t.csv.images.json"]
 
 
 def test_a_choice_is_on_disk_when_it_was_made_and_is_gone_on_with(tmp_path: Path) -> None:
     out = tmp_path / "t.csv"
-    table = ChoiceTable(out, FLAT, ISSUES)
+    table = ChoiceTable(out, FLAT, ISSUES, IMAGES)
     assert table.choose(1, "relabel: a;b ").choice == "relabel:a;b"
     table.choose(2, "drop")
     assert [row[5] for row in rows(out)[1:]] == ["", "relabel:a;b", "drop", ""]
     assert table.summary() == "2 label, 1 near-duplicate, 1 unreadable; 2 decided"
     # The first image was relabelled meanwhile, the second is not suspected any more.
     again = [ISSUES[0].model_copy(update={"score": 0.2}), ISSUES[2].model_copy(update={"given": "dog"}), ISSUES[3]]
-    table = ChoiceTable(out, FLAT, again, read_choices(out, FLAT, PATHS))
-    assert [row[5] for row in rows(out)[1:]] == ["", "", "", "relabel:a;b"]
-    assert rows(out)[4][0] == STRANGE
+    table = ChoiceTable(out, FLAT, again, IMAGES, read_choices(out, FLAT, IMAGES))
+    assert [row[5] for row in rows(out)[1:]] == ["", "", "", "relabel:a;b", "drop"]
+    assert [row[:3] for row in rows(out)[4:]] == [[STRANGE, "label", "a;b"], ["1.png", "near-duplicate", "cat"]]
+    assert table.unmatched == 2
     table.choose(0, "keep")
     table.choose(0, "")
     assert rows(out)[1][5] == ""
+    # The first has its old label again: what was chosen then holds.
+    table = ChoiceTable(out, FLAT, ISSUES, IMAGES, read_choices(out, FLAT, IMAGES))
+    assert [row[5] for row in rows(out)[1:]] == ["", "relabel:a;b", "drop", ""]
+    assert table.unmatched == 0
+
+
+def test_a_choice_outlives_its_image_and_is_of_no_other(tmp_path: Path) -> None:
+    out = tmp_path / "t.csv"
+    ChoiceTable(out, FLAT, ISSUES, IMAGES).choose(0, "drop")
+    rest = {path: digest for path, digest in IMAGES.items() if path != "1.png"}
+    for _ in range(2):  # what is gone is remembered by the table that was written without it
+        ChoiceTable(out, FLAT, ISSUES[3:], rest, read_choices(out, FLAT, rest))
+        assert [(row[0], row[5]) for row in rows(out)[1:]] == [("3.png", ""), ("1.png", "drop")]
+    before = out.read_bytes()
+    with pytest.raises(InputError, match="images that are others now") as error:
+        read_choices(out, FLAT, rest | {"1.png": "another"})
+    assert error.value.found == "1.png"
+    # An image that nothing was chosen for may be another.
+    assert read_choices(out, FLAT, rest | {"3.png": "another"}).rows
+    assert out.read_bytes() == before
+
+
+def test_a_table_of_images_of_the_same_names_is_refused(tmp_path: Path) -> None:
+    out = tmp_path / "t.csv"
+    ChoiceTable(out, FLAT, ISSUES, IMAGES)
+    with pytest.raises(InputError, match="of other data"):
+        read_choices(out, FLAT, dict.fromkeys(IMAGES, "another"))
+    images_file(out).unlink()
+    with pytest.raises(InputError, match="which images the table is of"):
+        read_choices(out, FLAT, IMAGES)
+    for content in ("[]", "{", '{"images": {"1.png": 1}}'):
+        images_file(out).write_text(content)
+        with pytest.raises(InputError, match="does not name the images"):
+            read_choices(out, FLAT, IMAGES)
+        assert images_file(out).read_text() == content
 
 
 @pytest.mark.parametrize(
@@ -74,7 +112,7 @@ def test_a_choice_is_on_disk_when_it_was_made_and_is_gone_on_with(tmp_path: Path
     [("kep", "no choice 'kep'"), ("relabel:dgo", "no label 'dgo'"), ("relabel:", "no label ''"), ("Keep", "no choice")],
 )
 def test_a_choice_that_does_not_hold_is_refused(tmp_path: Path, choice: str, said: str) -> None:
-    table = ChoiceTable(tmp_path / "t.csv", FLAT, ISSUES)
+    table = ChoiceTable(tmp_path / "t.csv", FLAT, ISSUES, IMAGES)
     before = (tmp_path / "t.csv").read_bytes()
     with pytest.raises(InputError, match=said):
         table.choose(0, choice)
@@ -102,21 +140,21 @@ def test_labels_of_a_tree_are_spelt_as_paths() -> None:
         ("path,issue,given,suggested,score,choice\n1.png,label,cat\n", "row 2: 3 columns"),
         ("path,issue,given,suggested,score,choice\n1.png,odd,cat,dog,0.1,\n", "row 2: there is no issue 'odd'"),
         ("path,issue,given,suggested,score,choice\n1.png,label,cat,dog,0.1,maybe\n", "there is no choice 'maybe'"),
-        ("path,issue,given,suggested,score,choice\n9.png,label,cat,dog,0.1,\n", "of other data"),
     ],
 )
 def test_a_file_that_is_not_ours_is_refused_and_stays(tmp_path: Path, text: str, said: str) -> None:
     out = tmp_path / "t.csv"
     out.write_bytes(text.encode(errors="surrogateescape"))
+    write_images(out, IMAGES)
     with pytest.raises(InputError) as error:
-        read_choices(out, FLAT, PATHS)
+        read_choices(out, FLAT, IMAGES)
     assert said in str(error.value)
     assert out.read_bytes() == text.encode(errors="surrogateescape")
 
 
 def test_what_another_program_wrote_meanwhile_is_not_overwritten(tmp_path: Path) -> None:
     out = tmp_path / "t.csv"
-    table = ChoiceTable(out, FLAT, ISSUES)
+    table = ChoiceTable(out, FLAT, ISSUES, IMAGES)
     out.write_text("mine now")
     with pytest.raises(RunError, match="another program"):
         table.choose(0, "keep")

@@ -136,9 +136,14 @@ def test_a_table_of_images_may_have_the_choices_beside_it_but_not_among_its_imag
     assert (tmp_path / "t.csv").is_file()
 
 
-def test_the_documentation_makes_a_corrected_table(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def correct() -> None:
+    """Run what the documentation says, in the working directory."""
     page = Path(__file__).parents[2] / "docs" / "pages" / "data-look.md"
     (block,) = re.findall(r"^```python\n(.*?)^```$", page.read_text(encoding="utf-8"), re.DOTALL | re.M)
+    exec(compile(block, str(page), "exec"), {})
+
+
+def test_the_documentation_makes_a_corrected_table(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     shutil.copytree(data, tmp_path / "data")
     found = look_at(tmp_path / "data", tmp_path / "data-look.csv")
     number = {(one.issue, one.path): row for row, one in enumerate(found.table.issues)}
@@ -147,7 +152,7 @@ def test_the_documentation_makes_a_corrected_table(data: Path, tmp_path: Path, m
     found.table.choose(number["near-duplicate", "val/blue/again.bmp"], "drop")
     found.table.choose(number["unreadable", "train/amber/broken.png"], "drop")
     monkeypatch.chdir(tmp_path)
-    exec(compile(block, str(page), "exec"), {})
+    correct()
     before, after = (
         {one.path.removeprefix("data/"): (one.labels, one.split) for one in list_images(path).files}
         for path in (tmp_path / "data", tmp_path / "corrected.csv")
@@ -156,6 +161,58 @@ def test_the_documentation_makes_a_corrected_table(data: Path, tmp_path: Path, m
     del expected["val/blue/again.bmp"], expected["train/amber/broken.png"]
     assert after == expected
     assert check(tmp_path / "corrected.csv").ok
+
+
+def test_in_the_documentation_drop_wins_no_label_is_one_and_other_labels_choices_are_past(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number, name in enumerate(("amber/0", "amber/1", "amber/2", "blue/3", "blue/4")):
+        square(tmp_path / "data" / f"{name}.png", HUES["blue"], number)
+    rows = [
+        "path,issue,given,suggested,score,choice",
+        "amber/0.png,label,amber,blue,0.1,drop",
+        "amber/0.png,contradiction,amber,blue,0.9,relabel:blue",
+        "amber/1.png,label,amber,,0.1,relabel:",
+        "amber/2.png,label,amber,blue,0.1,relabel:blue",
+        "amber/2.png,contradiction,amber,blue,0.1,keep",
+        "blue/3.png,label,amber,blue,0.1,relabel:green",  # it was amber then
+        "blue/4.png,label,blue,amber,0.1,",
+    ]
+    (tmp_path / "data-look.csv").write_text("\n".join(rows), encoding="utf-8-sig")
+    monkeypatch.chdir(tmp_path)
+    correct()
+    with Path("corrected.csv").open(newline="", encoding="utf-8") as stream:
+        assert {row["path"]: row["labels"] for row in csv.DictReader(stream)} == {
+            "data/amber/1.png": "",
+            "data/amber/2.png": "blue",
+            "data/blue/3.png": "blue",
+            "data/blue/4.png": "blue",
+        }
+
+
+def test_choices_of_one_data_set_are_not_another_s(tmp_path: Path) -> None:
+    """Two folders with the same names in them, looked at from one place."""
+    for number, name in enumerate(("first", "second")):
+        for index in range(12):
+            label = ("amber", "blue")[index % 2]
+            square(tmp_path / name / label / f"{index}.png", HUES[label], number, index)
+        (tmp_path / name / "blue" / "broken.png").write_bytes(name.encode())
+    found = look_at(tmp_path / "first", tmp_path / "t.csv")
+    with pytest.raises(InputError, match="of other data"):
+        look_at(tmp_path / "second", tmp_path / "t.csv")
+    broken = next(row for row, one in enumerate(found.table.issues) if one.issue == "unreadable")
+    found.table.choose(broken, "drop")
+    shutil.copy(tmp_path / "first" / "blue" / "1.png", tmp_path / "second" / "blue" / "1.png")
+    with pytest.raises(InputError, match=r"others now[\s\S]*blue/broken.png"):
+        look_at(tmp_path / "second", tmp_path / "t.csv")
+    # Of its own data it is known again, wherever that lies now.
+    (tmp_path / "first").rename(tmp_path / "moved")
+    again = look_at(tmp_path / "moved", tmp_path / "t.csv")
+    assert [one.choice for one in again.table.issues if one.issue == "unreadable"] == ["drop"]
+    (tmp_path / "moved" / "blue" / "broken.png").unlink()
+    again = look_at(tmp_path / "moved", tmp_path / "t.csv")
+    assert "earlier choices that match nothing found now: 1; they stay at the table's end" in again.report.notes
+    assert ",drop\n" in (tmp_path / "t.csv").read_text()
 
 
 def test_no_image_that_can_be_read(tmp_path: Path) -> None:

@@ -11,23 +11,37 @@ from typing import Literal
 
 import pytest
 from tests.browsing import Visit, needs_chromium, visit
-from tests.curating.lookable import EVIL, EVIL_FILE, class_folders, contradicting, look_at
+from tests.curating.lookable import EVIL, EVIL_FILE, class_folders, contradicting, look_at, undecided
 
 from ftx.curating.look import Look
+from ftx.curating.serve import redirect_file
 from ftx.curating.server import LookServer
 
 pytestmark = [needs_chromium, pytest.mark.slow]
 Scheme = Literal["light", "dark"]
 
 
+@pytest.fixture(scope="module")
+def found(tmp_path_factory: pytest.TempPathFactory) -> Look:
+    root = tmp_path_factory.mktemp("page")
+    return look_at(class_folders(root / "data"), root / "t.csv")
+
+
+@pytest.fixture
+def look(found: Look, tmp_path: Path) -> Look:
+    return undecided(found, tmp_path / "t.csv")
+
+
 @contextmanager
 def served(look: Look) -> Iterator[LookServer]:
     with LookServer(look, 0) as made:
-        thread = threading.Thread(target=made.serve_forever, kwargs={"poll_interval": 0.05})
+        thread = threading.Thread(target=made.serve_forever, kwargs={"poll_interval": 0.01})
         thread.start()
-        yield made
-        made.shutdown()
-        thread.join()
+        try:
+            yield made
+        finally:
+            made.shutdown()
+            thread.join()
 
 
 def choices(look: Look) -> list[str]:
@@ -39,8 +53,7 @@ def said(seen: Visit, text: str) -> None:
     seen.page.get_by_role("status").filter(has_text=text).wait_for()
 
 
-def test_every_choice_by_the_keyboard(tmp_path: Path) -> None:
-    look = look_at(class_folders(tmp_path / "data"), tmp_path / "t.csv")
+def test_every_choice_by_the_keyboard(look: Look) -> None:
     with served(look) as server, visit(server.address) as seen:
         page = seen.page
         page.keyboard.press("s")
@@ -63,7 +76,7 @@ def test_every_choice_by_the_keyboard(tmp_path: Path) -> None:
         page.keyboard.press("l")
         page.keyboard.type("no such")
         page.keyboard.press("Enter")
-        said(seen, "Not saved. there is no label 'no such'")
+        said(seen, "train/blue/wrong.png: not saved. there is no label 'no such'")
         assert choices(look) == ["relabel:blue", "relabel:amber", "drop", ""]
         page.get_by_label("Keys").uncheck()
         page.locator("#review").focus()
@@ -71,6 +84,77 @@ def test_every_choice_by_the_keyboard(tmp_path: Path) -> None:
         page.reload()
         assert page.get_by_text("3 of 4 decided").is_visible()
         assert not [error for error in seen.errors if "409" not in error]
+
+
+# A disk that takes its time; the second argument says which choices never come to it.
+SLOW = """([delay, lost]) => {
+    const send = window.fetch;
+    window.fetch = async (...what) => {
+        await new Promise((done) => setTimeout(done, delay));
+        if (lost-- > 0) throw new TypeError("gone");
+        return send(...what);
+    };
+}"""
+
+
+# A key that reaches the page right after the error.
+ON_ITS_WAY = """() => {
+    const said = document.getElementById("said");
+    new MutationObserver((_, observer) => {
+        if (said.className !== "wrong") return;
+        observer.disconnect();
+        document.body.dispatchEvent(new KeyboardEvent("keydown", {key: "d", bubbles: true}));
+    }).observe(said, {attributes: true});
+}"""
+
+
+def test_what_is_typed_before_a_choice_is_written_is_of_the_next_image(look: Look) -> None:
+    with served(look) as server, visit(server.address) as seen:
+        page = seen.page
+        page.evaluate(SLOW, [100, 0])
+        page.keyboard.type("kd")
+        page.keyboard.press("l")
+        page.keyboard.type("amb")
+        said(seen, "train/blue/wrong.png: drop, saved")
+        assert page.locator("#label").input_value() == "amb"  # what was written meanwhile leaves it alone
+        page.keyboard.press("Escape")
+        assert choices(look) == ["keep", "drop", "", ""]
+        for _ in range(5):
+            page.keyboard.down("d")  # held
+        page.keyboard.up("d")
+        said(seen, "val/blue/again.bmp: drop, saved")
+        for _ in range(3):
+            page.keyboard.press("ArrowLeft")
+        for count in (1, 2):  # a double click, wherever the button lies by then
+            page.get_by_role("button", name="Keep as it is").dispatch_event("click", {"detail": count})
+        said(seen, "train/amber/wrong.png: keep, saved")
+        page.wait_for_timeout(300)  # two writes more, if there were any
+        assert choices(look) == ["keep", "drop", "drop", ""]
+        assert not seen.errors
+
+
+def test_after_a_choice_that_was_not_written_one_is_back_at_its_image(look: Look) -> None:
+    with served(look) as server, visit(server.address) as seen:
+        page = seen.page
+        page.evaluate(SLOW, [100, 0])
+        page.evaluate(ON_ITS_WAY)
+        page.keyboard.press("k")
+        page.keyboard.press("l")
+        page.keyboard.type("no such")
+        page.keyboard.press("Enter")
+        page.keyboard.type("dk")
+        said(seen, "train/blue/wrong.png: not saved. there is no label 'no such'")
+        assert page.get_by_text("2 of 4", exact=True).is_visible()
+        assert page.locator("#label").input_value() == "no such"
+        page.wait_for_timeout(600)  # beyond REACTION_MS
+        assert choices(look) == ["keep", "", "", ""]
+        page.evaluate(SLOW, [0, 1])
+        page.keyboard.press("d")
+        said(seen, "train/blue/wrong.png: not saved. The program in the terminal has ended.")
+        page.wait_for_timeout(600)
+        page.keyboard.type("dk")
+        said(seen, "val/blue/again.bmp: keep, saved")
+        assert choices(look) == ["keep", "drop", "keep", ""]
 
 
 def test_filters_and_the_export(tmp_path: Path) -> None:
@@ -99,12 +183,18 @@ def test_filters_and_the_export(tmp_path: Path) -> None:
         assert not seen.errors
 
 
-@pytest.mark.parametrize(("scheme", "width"), [("light", 1280), ("dark", 390)])
-def test_it_is_whole_narrow_and_dark_and_names_stay_text(tmp_path: Path, scheme: Scheme, width: int) -> None:
-    data = class_folders(tmp_path / "data")
-    # Of the strange class, by its strange name: a near-duplicate held out.
+@pytest.fixture(scope="module")
+def strange(tmp_path_factory: pytest.TempPathFactory) -> Look:
+    """With a near-duplicate held out of the strange class, by its strange name."""
+    root = tmp_path_factory.mktemp("strange")
+    data = class_folders(root / "data")
     (data / "val" / EVIL / "<i>twin.png").write_bytes((data / "train" / EVIL / EVIL_FILE).read_bytes())
-    look = look_at(data, tmp_path / "t.csv")
+    return look_at(data, root / "t.csv")
+
+
+@pytest.mark.parametrize(("scheme", "width"), [("light", 1280), ("dark", 390)])
+def test_it_is_whole_narrow_and_dark_and_names_stay_text(strange: Look, scheme: Scheme, width: int) -> None:
+    look = strange
     with served(look) as server, visit(server.address, scheme=scheme, width=width) as seen:
         seen.page.wait_for_load_state("networkidle")
         for _ in look.report.issues:
@@ -121,9 +211,8 @@ def test_it_is_whole_narrow_and_dark_and_names_stay_text(tmp_path: Path, scheme:
         assert all(pictures)
 
 
-def test_another_website_cannot_choose(tmp_path: Path) -> None:
+def test_another_website_cannot_choose(look: Look, tmp_path: Path) -> None:
     """A page of another origin in the same browser, which even knows the address."""
-    look = look_at(class_folders(tmp_path / "data"), tmp_path / "t.csv")
     elsewhere = tmp_path / "elsewhere.html"
     elsewhere.write_text("<title>elsewhere</title>")
     ask = """async (address) => {
@@ -137,6 +226,12 @@ def test_another_website_cannot_choose(tmp_path: Path) -> None:
         seen.page.evaluate(ask, server.address)
         assert any(one.startswith(server.address) for one in seen.requests)
     assert choices(look) == ["", "", "", ""]
+
+
+def test_the_file_that_a_browser_is_started_with_leads_to_the_page(look: Look) -> None:
+    with served(look) as server, redirect_file(server.address) as redirect, visit(redirect) as seen:
+        seen.page.wait_for_url(server.address)
+        assert seen.page.get_by_text("0 of 4 decided").is_visible()
 
 
 def test_nothing_found(tmp_path: Path) -> None:

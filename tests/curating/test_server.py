@@ -6,29 +6,55 @@ import http.client
 import json
 import os
 import signal
+import socket
+import socketserver
+import struct
 import subprocess
 import sys
 import threading
+import time
+import webbrowser
 from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
+from urllib.request import url2pathname
 
 import pytest
 from PIL import Image
-from tests.curating.lookable import EVIL, class_folders, look_at
+from tests.curating.lookable import EVIL, class_folders, look_at, undecided
 
 from ftx.core.errors import EnvironmentFault
-from ftx.curating.server import LookServer
+from ftx.curating.look import Look
+from ftx.curating.serve import serve
+from ftx.curating.server import LookServer, names_at
 from ftx.curating.thumbnails import Thumbnails
 
 
-@pytest.fixture
-def server(tmp_path: Path) -> Iterator[LookServer]:
-    with LookServer(look_at(class_folders(tmp_path / "data"), tmp_path / "t.csv"), 0) as made:
-        thread = threading.Thread(target=made.serve_forever, kwargs={"poll_interval": 0.05})
+@pytest.fixture(scope="module")
+def found(tmp_path_factory: pytest.TempPathFactory) -> Look:
+    root = tmp_path_factory.mktemp("server")
+    return look_at(class_folders(root / "data"), root / "t.csv")
+
+
+@contextmanager
+def served(look: Look, notes: list[str]) -> Iterator[LookServer]:
+    with LookServer(look, 0, note=notes.append) as made:
+        thread = threading.Thread(target=made.serve_forever, kwargs={"poll_interval": 0.01})
         thread.start()
+        try:
+            yield made
+        finally:
+            made.shutdown()
+            thread.join()
+
+
+@pytest.fixture
+def server(found: Look, tmp_path: Path) -> Iterator[LookServer]:
+    notes: list[str] = []
+    with served(undecided(found, tmp_path / "t.csv"), notes) as made:
         yield made
-        made.shutdown()
-        thread.join()
+    assert not notes
 
 
 def ask(
@@ -153,9 +179,42 @@ def test_nothing_but_its_images_is_given_out(server: LookServer, path: str) -> N
     assert ask(server, path)[0] == 404
 
 
+def test_browsers_leave_port_80_out() -> None:
+    """Source: RFC 9110, section 4.2.3, and RFC 6454, section 6.2."""
+    assert names_at(80) == {"127.0.0.1", "localhost", "127.0.0.1:80", "localhost:80"}
+    assert names_at(8080) == {"127.0.0.1:8080", "localhost:8080"}
+
+
+def test_what_fails_is_answered_and_told(found: Look, tmp_path: Path) -> None:
+    """A report that the page cannot be made of, and an image whose path is no text."""
+    look = undecided(found, tmp_path / "t.csv")
+    broken = replace(look, report=look.report.model_copy(update={"labels": None}))
+    notes: list[str] = []
+    with served(broken, notes) as server:
+        server.thumbnails = Thumbnails(tmp_path, [7])
+        for path in ("", "images/0"):
+            status, headers, content = ask(server, path)
+            assert status == 500
+            assert headers["content-type"] == "text/plain; charset=utf-8"
+            assert b"the terminal" in content
+        assert ask(server, "choices", choice())[0] == 200
+    assert len(notes) == 2
+    assert "TypeError" in notes[0]
+    assert "images/0" in notes[1]
+    assert not any(server.secret in note for note in notes)
+
+
+def test_a_browser_that_goes_away_is_no_error(server: LookServer) -> None:
+    """Checked by the fixture: nothing was told."""
+    with socket.create_connection(server.server_address[:2]) as connection:
+        connection.sendall(b"POST /")
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))  # reset
+    assert ask(server, "")[0] == 200
+
+
 def test_thumbnails_are_small_bounded_and_follow_the_image_path(tmp_path: Path) -> None:
     for index in range(4):
-        Image.effect_noise((1600, 900), 90).convert("RGB").save(tmp_path / f"{index}.png")
+        Image.effect_noise((640, 360), 90).convert("RGB").save(tmp_path / f"{index}.png")
     exif = Image.Exif()
     exif[0x0112] = 6  # turned by a quarter
     Image.new("RGB", (40, 20), "red").save(tmp_path / "turned.jpg", exif=exif)
@@ -177,35 +236,52 @@ def test_thumbnails_are_small_bounded_and_follow_the_image_path(tmp_path: Path) 
 
 @pytest.mark.slow
 def test_the_verb_serves_until_ctrl_c_and_says_where_the_table_lies(tmp_path: Path) -> None:
-    """It opens a browser only if asked; the one here writes down what it is given."""
+    """It opens a browser with a file of its own user; the browser here writes down what it is given."""
     data, opened = class_folders(tmp_path / "data"), tmp_path / "opened.txt"
     browser = tmp_path / "browser"
     browser.write_text(f"#!/bin/sh\nprintf %s \"$1\" > '{opened}.part' && mv '{opened}.part' '{opened}'\n")
     browser.chmod(0o755)
-    for asked in ([], ["--open"]):
-        words = ["data", "look", str(data), "--model", "test_vit", "--weights", "none", "--image-size", "32"]
-        process = subprocess.Popen(
-            [sys.executable, "-m", "ftx", *words, "--port", "0", *asked],
-            stdout=subprocess.PIPE,
-            text=True,
-            cwd=tmp_path,
-            env={**os.environ, "BROWSER": f"{browser} %s", "PYTHONUNBUFFERED": "1"},
-        )
-        assert process.stdout is not None
-        address = next(line for line in process.stdout if line.startswith("page")).split()[1]
-        assert (tmp_path / "data-look.csv").is_file()
-        host, _, secret = address.removeprefix("http://").partition("/")
-        connection = http.client.HTTPConnection(host, timeout=30)
-        connection.request("GET", f"/{secret}")
-        assert connection.getresponse().status == 200
-        connection.close()
-        if asked:
-            while not opened.exists():
-                assert process.poll() is None
-            assert opened.read_text() == address
-        else:
-            assert not opened.exists()
-        process.send_signal(signal.SIGINT)
-        rest, _ = process.communicate(timeout=30)
-        assert process.returncode == 0
-        assert "data-look.csv: 2 label, 1 near-duplicate, 1 unreadable; 0 decided" in rest
+    words = ["data", "look", str(data), "--model", "test_vit", "--weights", "none", "--image-size", "32"]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "ftx", *words, "--port", "0", "--open"],
+        stdout=subprocess.PIPE,
+        text=True,
+        cwd=tmp_path,
+        env={**os.environ, "BROWSER": f"{browser} %s", "PYTHONUNBUFFERED": "1"},
+    )
+    assert process.stdout is not None
+    address = next(line for line in process.stdout if line.startswith("page")).split()[1]
+    assert (tmp_path / "data-look.csv").is_file()
+    host, _, secret = address.removeprefix("http://").partition("/")
+    connection = http.client.HTTPConnection(host, timeout=30)
+    connection.request("GET", f"/{secret}")
+    assert connection.getresponse().status == 200
+    connection.close()
+    until_s = time.monotonic() + 30
+    while not opened.exists():
+        assert process.poll() is None
+        assert time.monotonic() < until_s, "no browser was started"
+        time.sleep(0.02)
+    assert secret.strip("/") not in opened.read_text()
+    redirect = Path(url2pathname(opened.read_text().removeprefix("file://")))
+    assert address in redirect.read_text()
+    assert [path.stat().st_mode & 0o777 for path in (redirect, redirect.parent)] == [0o600, 0o700]
+    process.send_signal(signal.SIGINT)
+    rest, _ = process.communicate(timeout=30)
+    assert process.returncode == 0
+    assert "data-look.csv: 2 label, 1 near-duplicate, 1 unreadable; 0 decided" in rest
+    assert not redirect.parent.exists()
+
+
+@pytest.mark.parametrize("asked", [False, True])
+def test_a_browser_is_opened_only_if_asked(found: Look, monkeypatch: pytest.MonkeyPatch, asked: bool) -> None:
+    def ctrl_c(server: socketserver.BaseServer) -> None:
+        raise KeyboardInterrupt
+
+    opened: list[str] = []
+    announced: list[str] = []
+    monkeypatch.setattr(socketserver.BaseServer, "serve_forever", ctrl_c)
+    monkeypatch.setattr(webbrowser, "open", opened.append)
+    serve(found, port=0, open_browser=asked, announce=announced.append)
+    assert len(announced) == 1
+    assert [one.partition(":")[0] for one in opened] == ["file"] * asked

@@ -96,6 +96,20 @@ def test_near_chance_there_is_no_list() -> None:
     assert all("perhaps by chance" in one.unproved for one in found.labels)
 
 
+@pytest.mark.parametrize(("copies", "judged"), [(1, True), (100, False)])
+def test_copies_of_a_picture_are_one_trial(copies: int, judged: bool) -> None:
+    """A probe that is right of 300 images in 500 of each label proves something, unless they are five in 100 copies."""
+    given: list[tuple[str, ...]] = [("p",)] * 500 + [()] * 500
+    right_N = np.arange(1000) // 100 % 5 < 3
+    task = TASKS["multilabel"](Labels(("p",), singles=("p",)), Thresholds())
+    targets = task.targets(given)
+    logits = np.where(right_N[:, None], 1, -1) * (2 * targets - 1).astype(np.float32)
+    found = judge(logits, targets, task, given, [str(index // copies) for index in range(1000)])
+    assert found.possible == judged
+    assert (found.labels[0].found, found.labels[0].mistaken) == (0.6, 0.4)
+    assert judged or "60% of its 5 different images so and 40% of the 5 others" in found.labels[0].unproved
+
+
 def test_a_label_that_every_image_has_is_not_judged() -> None:
     labels = Labels(("p",), singles=("p",))
     found = judged("multilabel", labels, [("p",)] * 20, [("p",)] * 19 + [()])

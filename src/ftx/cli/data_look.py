@@ -44,7 +44,9 @@ def look(
     ] = "auto",
     image_size: Annotated[
         str,
-        typer.Option("--image-size", metavar="auto|PIXELS|HxW", help="Its input; 112 takes a quarter of the time."),
+        typer.Option(
+            "--image-size", metavar="auto|PIXELS|HxW", help="Its input; 112 has a quarter of the patches of 224."
+        ),
     ] = "auto",
     out: Annotated[
         Path,
@@ -80,7 +82,7 @@ def look(
         console.print_json(found.report)
         return SKIPPED if found.report.counts.get("unreadable") else 0
     _print(found.report)
-    serve(found, port=port, open_browser=open_browser, announce=_announce)
+    serve(found, port=port, open_browser=open_browser, announce=_announce, note=_note)
     console.print_facts([("table", f"{found.table.path}: {found.table.summary()}")], "strong")
     return 0
 
@@ -100,6 +102,10 @@ def _print(report: LookReport) -> None:
         console.print_note(note, "bad")
     for problem in report.problems:
         console.print_note(f"ftx train would refuse this: {problem}", "bad")
+
+
+def _note(text: str) -> None:
+    console.print_note(text, "bad")
 
 
 def _announce(address: str) -> None:

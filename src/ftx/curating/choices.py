@@ -5,42 +5,69 @@ from __future__ import annotations
 import csv
 import io
 import threading
-from collections.abc import Iterable, Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from ftx.core.errors import InputError, RunError, listed, shown
 from ftx.core.files import write_atomic
 from ftx.core.untrusted_files import read_file
 from ftx.curating.issues import KINDS, Issue, IssueKind, Spelling, counted
+from ftx.curating.known_images import images_file, read_images, write_images
 
 COLUMNS = ("path", "issue", "given", "suggested", "score", "choice")
 # Millions of lines.
 _MOST_BYTES = 1 << 28
 
 
+@dataclass(frozen=True)
+class EarlierTable:
+    """What a table held when it was read: its rows, and the SHA-256 of the images that it is of, by path."""
+
+    rows: Sequence[Issue] = ()
+    images: Mapping[str, str] = field(default_factory=dict[str, str])
+
+
 class ChoiceTable:
     """The issues of a data set in a CSV file, which is read if it is there, and written at each choice."""
 
-    def __init__(self, path: Path, spelling: Spelling, issues: Sequence[Issue], before: Sequence[Issue] = ()) -> None:
-        """Write every issue, with the choices made ``before``.
+    def __init__(
+        self,
+        path: Path,
+        spelling: Spelling,
+        issues: Sequence[Issue],
+        images: Mapping[str, str],
+        before: EarlierTable | None = None,
+    ) -> None:
+        """Write every issue, with the choices made ``before``, and beside it the SHA-256 of all ``images`` by path.
 
-        A choice stays as long as its image is given the labels that it was made for. What was chosen of an issue that
-        is not found any more stays in the table, at its end.
+        A choice is taken over as long as its image is given the labels that it was made for. What was chosen for other
+        labels, or of an issue that is not found any more, stays in the table, at its end.
         Raises: EnvironmentFault if the file cannot be written.
         """
         self.path, self.spelling = path, spelling
-        known = {one.key: one for one in before}
+        before = before or EarlierTable()
+        decided = {one.key: one for one in before.rows if one.choice}
         found = {one.key for one in issues}
-        self._issues = [_with_choice(one, known.get(one.key)) for one in issues]
-        self._past = [one for key, one in known.items() if key not in found and one.choice]
+        self._issues = [
+            one.model_copy(update={"choice": decided[one.key].choice}) if one.key in decided else one for one in issues
+        ]
+        self._past = [one for key, one in decided.items() if key not in found]
         self._lock = threading.Lock()
         self._written: bytes | None = None
+        gone = {one.path: before.images[one.path] for one in self._past if one.path in before.images}
+        write_images(path, gone | dict(images))  # first: a table whose images are not known is not read again
         self._write()
 
     @property
     def issues(self) -> tuple[Issue, ...]:
         """What was found, in the order of the table."""
         return tuple(self._issues)
+
+    @property
+    def unmatched(self) -> int:
+        """How many earlier choices are of nothing that was found now."""
+        return len(self._past)
 
     @property
     def content(self) -> bytes:
@@ -90,19 +117,14 @@ class ChoiceTable:
         return f"{kinds or 'no issues'}; {decided} decided"
 
 
-def _with_choice(found: Issue, before: Issue | None) -> Issue:
-    if before is None or before.given != found.given:
-        return found
-    return found.model_copy(update={"choice": before.choice})
+def read_choices(path: Path, spelling: Spelling, images: Mapping[str, str]) -> EarlierTable:
+    """A table that was written before; an empty one where there is no file.
 
-
-def read_choices(path: Path, spelling: Spelling, images: Iterable[str]) -> list[Issue]:
-    """The rows of a table that was written before; none where there is no file.
-
-    Raises: InputError if the file is no table of ours, or names none of the ``images``.
+    Raises: InputError if the file is no table of ours, or of other images than these (the SHA-256 of each by path).
     """
+    known = read_images(path)
     if not path.exists():
-        return []
+        return EarlierTable()
     other = "name another file with --out, or move this one away: it is not overwritten"
     try:
         text = read_file(path, _MOST_BYTES).decode("utf-8-sig")
@@ -112,6 +134,8 @@ def read_choices(path: Path, spelling: Spelling, images: Iterable[str]) -> list[
     if not rows or tuple(rows[0]) != COLUMNS:
         found = shown(",".join(rows[0])) if rows else "it is empty"
         raise InputError("this is no table of ftx data look", where=path, found=found, fix=other)
+    if rows[1:]:
+        _refuse_other_data(path, known, images, other)
     issues: list[Issue] = []
     problems: list[str] = []
     for number, row in enumerate(rows[1:], start=2):
@@ -123,10 +147,35 @@ def read_choices(path: Path, spelling: Spelling, images: Iterable[str]) -> list[
         raise InputError(
             "rows of the table do not hold", where=path, found=listed(problems), fix=f"mend them; or {other}"
         )
-    known = set(images)
-    if issues and not any(one.path in known for one in issues):
-        raise InputError("the table is of other data", where=path, found=f"no image {issues[0].path}", fix=other)
-    return issues
+    known = known or {}
+    changed = {one.path for one in issues if one.choice and _is_other(one.path, known, images)}
+    if changed:
+        raise InputError(
+            "choices were made for images that are others now",
+            where=path,
+            found=listed(sorted(changed)),
+            fix=f"remove their rows; or {other}",
+        )
+    return EarlierTable(issues, known)
+
+
+def _refuse_other_data(path: Path, known: Mapping[str, str] | None, images: Mapping[str, str], other: str) -> None:
+    """Paths alone do not tell: in many data sets there is a train/cat/0001.png."""
+    if known is None:
+        raise InputError(
+            "it cannot be told which images the table is of",
+            where=path,
+            found=f"no {images_file(path).name} beside it",
+            fix=f"bring that file back; or {other}",
+        )
+    if not any(digest and images.get(one) == digest for one, digest in known.items()):
+        found = f"none of its {len(known):,} images is in this data"
+        raise InputError("the table is of other data", where=path, found=found, fix=other)
+
+
+def _is_other(path: str, known: Mapping[str, str], images: Mapping[str, str]) -> bool:
+    """Whether the path names another image than before; one that is not there any more is none."""
+    return path in known and path in images and known[path] != images[path]
 
 
 def _issue(row: Sequence[str], spelling: Spelling) -> Issue:

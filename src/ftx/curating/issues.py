@@ -41,9 +41,9 @@ class Issue(BaseModel):
     reason: str = ""
 
     @property
-    def key(self) -> tuple[str, IssueKind]:
-        """What tells it apart: an image has each kind of issue once."""
-        return self.path, self.issue
+    def key(self) -> tuple[str, IssueKind, str]:
+        """What a choice is made for: an image has each kind of issue once, and may be given other labels later."""
+        return self.path, self.issue, self.given
 
 
 @dataclass(frozen=True)

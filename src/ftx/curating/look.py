@@ -14,6 +14,7 @@ from ftx.curating.choices import ChoiceTable, read_choices
 from ftx.curating.features import frozen_features
 from ftx.curating.folds import stratified_folds
 from ftx.curating.issues import Issue, Spelling, counted
+from ftx.curating.known_images import images_of
 from ftx.curating.probes import out_of_fold
 from ftx.curating.twins import Twins, twins
 from ftx.curating.wrong_labels import Judgement, LabelJudged, judge
@@ -32,8 +33,8 @@ class LookReport(VerbReport):
 
     ``model`` at ``image_size`` made the features, ``folds`` probes with the penalty ``strength`` judged them.
     ``metrics`` are those of the task, of the probes on images that they did not learn from, by the given labels.
-    ``labels`` says which of them can be judged, ``notes`` what the images cannot tell. ``table`` holds all ``issues``
-    and the choices.
+    ``labels`` says which of them can be judged, ``notes`` what the images cannot tell and what became of earlier
+    choices. ``table`` holds all ``issues`` and the choices.
     """
 
     verb: str = "data look"
@@ -67,7 +68,7 @@ def look(recipe: Recipe, task: TaskName | None = None, *, out: Path = TABLE, pro
 
     Without a ``task`` the narrowest that the labels suit.
     Raises: DataError, as ``ftx data check``, and if no image can be read; ModelError or EnvironmentFault, as building
-    the model does; InputError if ``out`` lies in the data, or is a file of someone else.
+    the model does; InputError if ``out`` lies in the data, or is a file of someone else, or a table of other data.
     """
     resolve(recipe.model.name)  # a name mistyped must not cost the reading of all images
     path = recipe.data.path
@@ -78,10 +79,10 @@ def look(recipe: Recipe, task: TaskName | None = None, *, out: Path = TABLE, pro
     if not checked.dataset.entries:
         raise DataError("no image can be read", where=path, found=checked.opened.unreadable[0].reason)
     spelling = Spelling.of(checked.report.task, checked.dataset.labels, checked.listing.declared)
-    paths = [one.path for one in (*checked.dataset.entries, *checked.dataset.unreadable)]
-    before = read_choices(out, spelling, paths)  # first, as a file that is not ours must not cost the features either
+    images = images_of(checked.dataset)
+    before = read_choices(out, spelling, images)  # first, as a file that is not ours must not cost the features either
     found = _found(recipe, checked, progress)
-    table = ChoiceTable(out, spelling, _issues(checked, found, spelling), before)
+    table = ChoiceTable(out, spelling, _issues(checked, found, spelling), images, before)
     return Look(_report(recipe, checked, found, table, spelling), table, checked.dataset)
 
 
@@ -170,6 +171,8 @@ def _issues(checked: Checked, found: _Found, spelling: Spelling) -> list[Issue]:
 
 def _report(recipe: Recipe, checked: Checked, found: _Found, table: ChoiceTable, spelling: Spelling) -> LookReport:
     notes = [*found.twins.notes]
+    if table.unmatched:
+        notes.append(f"earlier choices that match nothing found now: {table.unmatched}; they stay at the table's end")
     judged = [one.model_copy(update={"name": spelling.one(one.name)}) for one in found.judgement.labels]
     if not found.judgement.possible:
         notes.append("no label can be judged, so none is called wrong: see why at each label")

@@ -7,6 +7,7 @@ for must be this machine's, so that no website can lead its own name here. And a
 from __future__ import annotations
 
 import secrets
+import sys
 from collections.abc import Callable
 from functools import cached_property
 from http import HTTPStatus
@@ -14,8 +15,9 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import cast
 
-from ftx.core.errors import EnvironmentFault, FtxError
+from ftx.core.errors import EnvironmentFault, FtxError, shown
 from ftx.core.pages import render
+from ftx.core.progress import SPOKEN
 from ftx.core.strict_json import JsonError, parse_json
 from ftx.curating.look import Look
 from ftx.curating.page_data import page_data, shown_paths
@@ -23,6 +25,7 @@ from ftx.curating.thumbnails import Thumbnails
 
 HOST = "127.0.0.1"
 PORT = 8765
+HTTP_PORT = 80
 # A choice is a number and some labels; one image may have a thousand.
 _MOST_BODY_BYTES = 1 << 20
 # A browser that says nothing for so long has gone.
@@ -34,17 +37,29 @@ _POLICY = (
 )
 
 
+# A browser that went away, or says nothing any more.
+_GONE = (ConnectionError, TimeoutError)
+
+
+def names_at(port: int) -> frozenset[str]:
+    """What a browser may call a server of this machine; port 80 is left out by most."""
+    names = (HOST, "localhost")
+    return frozenset(f"{name}:{port}" for name in names) | frozenset(names if port == HTTP_PORT else ())
+
+
 class LookServer(ThreadingHTTPServer):
     """One look at one data set."""
 
     daemon_threads = True
 
-    def __init__(self, look: Look, port: int = PORT) -> None:
+    def __init__(self, look: Look, port: int = PORT, *, note: Callable[[str], None] = SPOKEN.note) -> None:
         """Listen, on a free port if ``port`` is 0; nothing is answered before ``serve_forever``.
+
+        What cannot be answered is noted.
 
         Raises: EnvironmentFault if the port is taken.
         """
-        self.look = look
+        self.look, self.note = look, note
         self.secret = secrets.token_urlsafe(24)
         self.thumbnails = Thumbnails(look.dataset.root, shown_paths(look.table.issues))
         try:
@@ -57,7 +72,7 @@ class LookServer(ThreadingHTTPServer):
     @cached_property
     def own_names(self) -> frozenset[str]:
         """What a browser may call this server."""
-        return frozenset(f"{name}:{self.server_address[1]}" for name in (HOST, "localhost"))
+        return names_at(self.server_address[1])
 
     @property
     def address(self) -> str:
@@ -65,7 +80,10 @@ class LookServer(ThreadingHTTPServer):
         return f"http://{HOST}:{self.server_address[1]}/{self.secret}/"
 
     def handle_error(self, request: object, client_address: object) -> None:
-        """A browser that goes away in the middle is no error; anything else was answered with a status."""
+        """Note what went wrong outside of an answer; a browser that goes away in the middle is no error."""
+        error = sys.exception()
+        if error is not None and not isinstance(error, _GONE):
+            self.note(f"a request failed: {type(error).__name__}: {error}")
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -100,12 +118,18 @@ class _Handler(BaseHTTPRequestHandler):
         if not secrets.compare_digest(secret.encode(errors="replace"), self._look.secret.encode()):
             self._refuse(HTTPStatus.NOT_FOUND, "open the address that ftx data look printed")
             return
-        if rest in known:
-            known[rest]()
-        elif other is not None:
-            other(rest)
-        else:
-            self._refuse(HTTPStatus.NOT_FOUND, "there is no such page")
+        try:
+            if rest in known:
+                known[rest]()
+            elif other is not None:
+                other(rest)
+            else:
+                self._refuse(HTTPStatus.NOT_FOUND, "there is no such page")
+        except _GONE:
+            raise
+        except Exception as error:
+            self._look.note(f"no answer to {self.command} /{shown(rest)}: {type(error).__name__}: {error}")
+            self._refuse(HTTPStatus.INTERNAL_SERVER_ERROR, "ftx could not answer this; the terminal says why")
 
     def _page(self) -> None:
         template = Path(__file__).with_name("page.html")

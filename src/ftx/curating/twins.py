@@ -41,24 +41,25 @@ def twins(entries: Sequence[Entry], fingerprints: Mapping[str, Fingerprint], pro
     if Counter(sets).most_common(1)[0][1] > max(MOST_IN_ONE * len(entries), 2):
         notes.append("many images look alike, as under a fixed camera: only equal files are kept in one fold")
         sets = [entry.sha256 for entry in entries]
-    unlike = [*_equal_files(entries), *found.unlike]
+    unlike = [*equal_files(entries), *found.unlike]
     unlike = list({pair.one: pair for pair in reversed(unlike)}.values())[::-1]
     if len(unlike) > max(MOST_UNLIKE * len(entries), 2):
         notes.append(f"{len(unlike)} images look like one with other labels: being alike says nothing here")
-        unlike = [*_equal_files(entries)]
+        unlike = [*equal_files(entries)]
     return Twins(_joined(sets, entries), unlike, notes)
 
 
-def _equal_files(entries: Sequence[Entry]) -> list[Pair]:
+def equal_files(entries: Sequence[Entry]) -> list[Pair]:
     """Each image with an equal file that has other labels, and the first such."""
-    by_content: dict[str, list[int]] = {}
+    by_content: dict[str, dict[frozenset[str], list[int]]] = {}
     for row, entry in enumerate(entries):
-        by_content.setdefault(entry.sha256, []).append(row)
+        by_content.setdefault(entry.sha256, {}).setdefault(frozenset(entry.labels), []).append(row)
     pairs: list[Pair] = []
-    for rows in by_content.values():
-        for row in rows:
-            others = [one for one in rows if set(entries[one].labels) != set(entries[row].labels)]
-            pairs += [Pair(row, others[0], 1.0)] if others else []
+    for by_labels in by_content.values():
+        first, *others = by_labels.values()  # in the order of their first images
+        if others:
+            pairs += [Pair(row, others[0][0], 1.0) for row in first]
+            pairs += [Pair(row, first[0], 1.0) for rows in others for row in rows]
     return pairs
 
 

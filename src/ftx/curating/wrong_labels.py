@@ -64,7 +64,7 @@ class Judgement:
 
 
 @dataclass(frozen=True)
-class _Choice:
+class _Exclusive:
     """Labels that exclude each other, on the images of which one of them is known; a single's are it and not it."""
 
     names: tuple[str, ...]
@@ -80,22 +80,22 @@ def judge(
     given: Sequence[tuple[str, ...]],
     subjects: Sequence[str],
 ) -> Judgement:
-    """Confident learning on every choice that the labels leave; ``given`` are the labels of each image."""
+    """Confident learning on each set of labels that exclude each other; ``given`` are the labels of each image."""
     labels = task.labels
     judged: dict[str, LabelJudged] = {}
     changes: dict[int, list[tuple[str, str, float, str]]] = {}
-    for choice in _choices(task.scores(logits_NC).astype(np.float64), targets_NC, labels):
-        found = suspects(choice.probability_MK, choice.given_M)
-        reports = _judged(choice, found, subjects)
+    for exclusive in _exclusive_labels(task.scores(logits_NC).astype(np.float64), targets_NC, labels):
+        found = suspects(exclusive.probability_MK, exclusive.given_M)
+        reports = _judged(exclusive, found, subjects)
         judged |= {one.name: one for one in reports}
         if all(one.unproved for one in reports):
             continue
-        reasons = dict.fromkeys(choice.names, "") | {one.name: one.unproved for one in reports}
-        sure_M = self_confidence(choice.probability_MK, choice.given_M)
+        reasons = dict.fromkeys(exclusive.names, "") | {one.name: one.unproved for one in reports}
+        sure_M = self_confidence(exclusive.probability_MK, exclusive.given_M)
         for index in np.flatnonzero(found.wrong_N).tolist():
-            wrong, right = choice.names[choice.given_M[index]], choice.names[found.other_N[index]]
+            wrong, right = exclusive.names[exclusive.given_M[index]], exclusive.names[found.other_N[index]]
             change = wrong, right, float(sure_M[index]), reasons[wrong] or reasons[right]
-            changes.setdefault(int(choice.rows_M[index]), []).append(change)
+            changes.setdefault(int(exclusive.rows_M[index]), []).append(change)
     probable = _Probable(labels, logits_NC)
     suspicions = [
         Suspicion(row, suggested, min(score for *_, score, _ in each), next((why for *_, why in each if why), ""))
@@ -106,55 +106,73 @@ def judge(
     return Judgement(sorted(suspicions, key=lambda one: (one.score, one.row)), ordered)
 
 
-def _choices(scores_NC: Probabilities, targets_NC: Targets, labels: Labels) -> list[_Choice]:
-    choices: list[_Choice] = []
+def _exclusive_labels(scores_NC: Probabilities, targets_NC: Targets, labels: Labels) -> list[_Exclusive]:
+    found: list[_Exclusive] = []
     for group in labels.groups:
         columns = [labels.index(name) for name in group]
         known_N = targets_NC[:, columns].any(axis=1)
         given_M = targets_NC[known_N][:, columns].argmax(axis=1)
-        choices.append(_Choice(group, np.flatnonzero(known_N), scores_NC[known_N][:, columns], given_M))
+        found.append(_Exclusive(group, np.flatnonzero(known_N), scores_NC[known_N][:, columns], given_M))
     for name in labels.singles:
         score_N, holds_N = scores_NC[:, labels.index(name)], targets_NC[:, labels.index(name)] > 0
         probability_N2 = np.stack([score_N, 1 - score_N], axis=1)
-        choices.append(_Choice((name, ""), np.arange(len(score_N)), probability_N2, (~holds_N).astype(np.intp)))
-    return [choice for choice in choices if len(choice.rows_M)]
+        found.append(_Exclusive((name, ""), np.arange(len(score_N)), probability_N2, (~holds_N).astype(np.intp)))
+    return [one for one in found if len(one.rows_M)]
 
 
-def _judged(choice: _Choice, found: Suspects, subjects: Sequence[str]) -> list[LabelJudged]:
+def _judged(exclusive: _Exclusive, found: Suspects, subjects: Sequence[str]) -> list[LabelJudged]:
     """Whether the probe tells each label from the others for certain: else what it says against it is worth nothing."""
     reports: list[LabelJudged] = []
-    for column, name in enumerate(choice.names):
-        own_M = choice.given_M == column
+    for column, name in enumerate(exclusive.names):
+        own_M = exclusive.given_M == column
         if not name:  # that a single does not hold is no label
             continue
         images, others = int(own_M.sum()), int((~own_M).sum())
         # Given to an image where the probe is surer of it than its frequency: then a rare label counts as a common one.
-        called_M = choice.probability_MK[:, column] > own_M.mean()
+        called_M = exclusive.probability_MK[:, column] > own_M.mean()
         hits, mistakes = int(called_M[own_M].sum()), int(called_M[~own_M].sum())
-        pictures = [len({subjects[row] for row in choice.rows_M[side_M]}) for side_M in (own_M, ~own_M)]
+        pictures = [_by_subject(called_M[side_M], exclusive.rows_M[side_M], subjects) for side_M in (own_M, ~own_M)]
         reports.append(
             LabelJudged(
                 name=name,
                 images=images,
-                subjects=pictures[0],
+                subjects=pictures[0].subjects,
                 found=round(hits / max(images, 1), 4),
                 mistaken=round(mistakes / max(others, 1), 4),
                 suspected=int(found.wrong_N[own_M].sum()),
-                unproved=_unproved(pictures, (hits, images), (mistakes, others)),
+                unproved=_unproved(*pictures),
             )
         )
     return reports
 
 
-def _unproved(pictures: Sequence[int], hits: tuple[int, int], mistakes: tuple[int, int]) -> str:
-    own, others = pictures
-    if own < FOLDS:  # one to be judged in each fold, and four to learn from
-        return f"{own} different images of it, at least {FOLDS} are needed"
-    if others < FOLDS:
-        return f"{others} different images without it, at least {FOLDS} are needed"
-    if wilson_interval(*hits)[0] <= wilson_interval(*mistakes)[1]:
-        found, mistaken = hits[0] / hits[1], mistakes[0] / mistakes[1]
-        return f"the probe calls {found:.0%} of its images so and {mistaken:.0%} of the others: perhaps by chance"
+@dataclass(frozen=True)
+class _Called:
+    """How many of some subjects the probe gives a label; of a subject with several images, the share of those."""
+
+    hits: float
+    subjects: int
+
+
+def _by_subject(called_M: NDArray[np.bool_], rows_M: Rows, subjects: Sequence[str]) -> _Called:
+    """Copies of one picture are right or wrong together: they are one trial."""
+    images: dict[str, list[bool]] = {}
+    for row, called in zip(rows_M, called_M, strict=True):
+        images.setdefault(subjects[int(row)], []).append(bool(called))
+    return _Called(sum(sum(each) / len(each) for each in images.values()), len(images))
+
+
+def _unproved(own: _Called, others: _Called) -> str:
+    if own.subjects < FOLDS:  # one to be judged in each fold, and four to learn from
+        return f"{own.subjects} different images of it, at least {FOLDS} are needed"
+    if others.subjects < FOLDS:
+        return f"{others.subjects} different images without it, at least {FOLDS} are needed"
+    if wilson_interval(own.hits, own.subjects)[0] <= wilson_interval(others.hits, others.subjects)[1]:
+        found, mistaken = own.hits / own.subjects, others.hits / others.subjects
+        return (
+            f"the probe calls {found:.0%} of its {own.subjects} different images so and {mistaken:.0%} of the "
+            f"{others.subjects} others: perhaps by chance"
+        )
     return ""
 
 
