@@ -11,13 +11,11 @@ from pathlib import Path
 
 import pytest
 from tests.curating.lookable import EVIL, HUES, WRONG, class_folders, contradicting, look_at, square
+from tests.zygote import Zygote
 
-from ftx.cli.app import run
 from ftx.core.errors import DataError, InputError
 from ftx.data.check import check
 from ftx.data.sources import list_images
-
-Capture = pytest.CaptureFixture[str]
 
 
 def contents(root: Path) -> dict[str, str]:
@@ -224,16 +222,17 @@ def test_no_image_that_can_be_read(tmp_path: Path) -> None:
         look_at(tmp_path / "data", tmp_path / "t.csv")
 
 
-def test_the_answer_without_a_page(data: Path, tmp_path: Path, capfd: Capture) -> None:
+def test_the_answer_without_a_page(data: Path, tmp_path: Path, fresh_ftx: Zygote) -> None:
     small = ("--model", "test_vit", "--weights", "none", "--image-size", "32")
     out = tmp_path / "t.csv"
-    assert run(["data", "look", str(data), *small, "--out", str(out), "--json"]) == 4
-    said = json.loads(capfd.readouterr().out)
+    done = fresh_ftx("data", "look", data, *small, "--out", out, "--json")
+    assert done.returncode == 4
+    said = json.loads(done.stdout)
     assert said["verb"] == "data look"
     assert said["counts"] == {"label": 2, "near-duplicate": 1, "unreadable": 1}
     with out.open(newline="", encoding="utf-8") as stream:
         rows = [*csv.DictReader(stream)]
     assert [row["path"] for row in rows] == [one["path"] for one in said["issues"]]
     assert EVIL in {row["suggested"] for row in rows}
-    assert run(["data", "look", str(data), "--model", "test_vitt", "--out", str(out), "--json"]) == 2
-    assert run(["data", "look", str(data), *small[:-1], "31", "--out", str(out), "--json"]) == 2
+    assert fresh_ftx("data", "look", data, "--model", "test_vitt", "--out", out, "--json").returncode == 2
+    assert fresh_ftx("data", "look", data, *small[:-1], "31", "--out", out, "--json").returncode == 2

@@ -47,8 +47,8 @@ def export_out(lab: Lab, flag: str, value: str) -> None:
     said = lab.done("export", run, "--format", "ovms", flag, out, "--json").json
     assert (said["path"], said["config"]) == (str(out), str(out / "config.json"))
     assert lab.call("export", run, "--format", "ovms", flag, out).status == 2  # it is there already
-    assert lab.call("export", run, flag, lab.root / "elsewhere").status == 2  # a model goes into its run
-    assert not (lab.root / "elsewhere").exists()
+    assert lab.call("export", run, flag, lab.root / "no-repository").status == 2  # a model goes into its run
+    assert not (lab.root / "no-repository").exists()
 
 
 def export_data(lab: Lab, flag: str, value: str) -> None:
