@@ -327,6 +327,7 @@ def report_data(lab: Lab, flag: str, value: str) -> None:
     page = lab.root / "moved.html"
     lab.done("report", run, "--out", page)
     assert "Images are not shown" in page.read_text(encoding="utf-8")
+    assert lab.call("report", run, "--out", page, flag, lab.root / "nowhere").status == 2
     lab.done("report", run, "--out", page, flag, here)
     assert "data:image/jpeg" in page.read_text(encoding="utf-8")
 

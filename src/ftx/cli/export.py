@@ -143,7 +143,7 @@ def _repository(run: Path | None, out: Path, precisions: list[str], *, json: boo
         ("model", "channels", "of"), [(one.name, one.channels.upper(), one.artifact) for one in written.models]
     )
     console.print_note(f"{written.path}: {written.size_bytes / 1e6:.1f} MB", "good")
-    console.print_note(f"next: ovms --config_path {written.config} --rest_port 8000", "dim")
+    console.print_note(f"next: {shell_command('ovms --rest_port 8000 --config_path', written.config)}", "dim")
     return 0
 
 

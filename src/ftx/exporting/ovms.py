@@ -8,6 +8,7 @@ Source: https://docs.openvino.ai/2026/model-server/ovms_docs_models_repository.h
 
 from __future__ import annotations
 
+import errno
 import json
 import re
 import shutil
@@ -93,7 +94,14 @@ def export_ovms(
         config = {"model_config_list": [{"config": {"name": one.name, "base_path": one.name}} for one in models]}
         (staged / CONFIG_FILE).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
         settle(staged)
-        staged.rename(out)
+        try:
+            staged.rename(out)
+        except OSError as error:
+            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                raise
+            raise InputError(
+                "another program wrote this folder meanwhile", where=out, fix="choose another name, or move it away"
+            ) from error
     return OvmsReport(
         run=str(opened.path),
         path=str(out),

@@ -76,6 +76,8 @@ def _store(facts: RunFacts, data: Path | None, said: list[str]) -> ImageStore | 
     try:
         return ImageStore(facts.run.data_root(data))
     except DataError as error:
+        if data is not None:  # a folder that was named is there, or it is a mistake
+            raise
         said.append(f"Images are not shown: {error.what} ({error.where}).")
         return None
 
@@ -163,7 +165,11 @@ def _cases(
             said.append(f"There are no maps of what the answers come from: {why}.")
         rows = list(dict.fromkeys([*worst, *unsure]))
         wanted = [(answers.entries[row], _explained_labels(answers, row)) for row in rows]
+        refused = budget.refused
         seen = cases(wanted, store, explainer, budget, progress)
+        gone = len(wanted) - len(seen) - (budget.refused - refused)
+        if gone:
+            said.append(f"{gone} of {len(wanted)} images to look at are not there, or not what training saw.")
     return {"worst": worst, "unsure": unsure, "cases": seen, "mistakes": int((~answers.right).sum())}
 
 
