@@ -19,12 +19,13 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from ftx.core.errors import EnvironmentFault
+from ftx.core.errors import EnvironmentFault, InputError
 from ftx.core.files import (
     STAGING_PREFIX,
     check_space,
     disk_faults,
     partial_path,
+    place_or_refuse,
     sole_writer,
     stage_folder,
     staged_file,
@@ -321,3 +322,15 @@ def test_a_disk_that_takes_no_more_is_one_error_and_changes_nothing(
 def test_a_place_that_holds_no_folders_is_no_bug(write: Callable[[Path], AbstractContextManager[Path]]) -> None:
     with pytest.raises(EnvironmentFault, match="cannot be written"), write(Path("/proc/nowhere/at/all")):
         pass
+
+
+def test_a_folder_that_came_meanwhile_stays(tmp_path: Path) -> None:
+    staged, final = tmp_path / "staged", tmp_path / "final"
+    for folder, text in ((staged, "ours"), (final, "theirs")):
+        folder.mkdir()
+        (folder / "file").write_text(text, encoding="utf-8")
+    with pytest.raises(InputError, match="another program wrote this folder meanwhile"):
+        place_or_refuse(staged, final)
+    assert (final / "file").read_text(encoding="utf-8") == "theirs"
+    place_or_refuse(staged, tmp_path / "free")
+    assert (tmp_path / "free" / "file").read_text(encoding="utf-8") == "ours"

@@ -11,7 +11,7 @@ import typer
 from ftx.cli import console
 from ftx.cli.data_look import look
 from ftx.cli.data_sample import sample
-from ftx.cli.shared_options import SKIPPED, JsonFlag, parse_task
+from ftx.cli.shared_options import SKIPPED, DataFormatOption, DataTaskOption, JsonFlag, parse_task
 from ftx.core.errors import InputError, shell_command
 
 if TYPE_CHECKING:
@@ -49,20 +49,8 @@ def data(context: typer.Context) -> int | None:
 @verbs.command()
 def check(
     path: Annotated[Path, typer.Argument(metavar="PATH", help="A folder, a table or an annotation file.")],
-    task: Annotated[
-        str | None,
-        typer.Option(
-            "--task",
-            metavar="TASK",
-            help="multiclass, multilabel or hierarchical.  [default: what the labels look like]",
-        ),
-    ] = None,
-    form: Annotated[
-        str,
-        typer.Option(
-            "--format", metavar="NAME", help="auto, or one of Datumaro's formats (needs the extra `datumaro`)."
-        ),
-    ] = "auto",
+    task: DataTaskOption = None,
+    form: DataFormatOption = "auto",
     json: JsonFlag = False,
 ) -> int:
     """Say what is understood of a data set and what is wrong with it: labels, counts, near-duplicates, bad files.

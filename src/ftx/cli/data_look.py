@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ftx.cli import console
-from ftx.cli.shared_options import SKIPPED, JsonFlag, parse_task
+from ftx.cli.shared_options import SKIPPED, DataFormatOption, DataTaskOption, JsonFlag, parse_task
 from ftx.recipe.schema import Recipe
 
 if TYPE_CHECKING:
@@ -20,20 +20,8 @@ def look(
         Path,
         typer.Argument(metavar="DATA", help="A folder, a table or an annotation file."),
     ] = Path("data"),
-    task: Annotated[
-        str | None,
-        typer.Option(
-            "--task",
-            metavar="TASK",
-            help="multiclass, multilabel or hierarchical.  [default: what the labels look like]",
-        ),
-    ] = None,
-    form: Annotated[
-        str,
-        typer.Option(
-            "--format", metavar="NAME", help="auto, or one of Datumaro's formats (needs the extra `datumaro`)."
-        ),
-    ] = "auto",
+    task: DataTaskOption = None,
+    form: DataFormatOption = "auto",
     model: Annotated[
         str,
         typer.Option("--model", metavar="NAME", help="What makes the features: dinov2-small, or a model of timm."),

@@ -39,6 +39,17 @@ DataOption = Annotated[
     typer.Option("--data", metavar="DIR", help="Where the images are now, if they moved since training."),
 ]
 
+DataTaskOption = Annotated[
+    str | None,
+    typer.Option(
+        "--task", metavar="TASK", help="multiclass, multilabel or hierarchical.  [default: what the labels look like]"
+    ),
+]
+DataFormatOption = Annotated[
+    str,
+    typer.Option("--format", metavar="NAME", help="auto, or one of Datumaro's formats (needs the extra `datumaro`)."),
+]
+
 SetOption = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY=VALUE", help="Any other key of the recipe, as train.weight_decay=0.01."),

@@ -16,7 +16,7 @@ from functools import cache
 from itertools import count
 from pathlib import Path
 
-from ftx.core.errors import EnvironmentFault, FtxError, RunError
+from ftx.core.errors import EnvironmentFault, FtxError, InputError, RunError
 from ftx.core.file_cache import UnchangedFile
 from ftx.core.untrusted_files import open_file
 
@@ -236,6 +236,21 @@ def numbered(path: Path) -> Iterator[Path]:
     """``path``, ``path-2``, ``path-3``, …"""
     yield path
     yield from (path.with_name(f"{path.name}-{number}") for number in count(2))
+
+
+def place_or_refuse(staged: Path, final: Path) -> None:
+    """Move a folder to ``final``, where nothing was when the work on it began.
+
+    Raises: InputError if another program wrote one there meanwhile.
+    """
+    try:
+        staged.rename(final)
+    except OSError as error:
+        if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+            raise
+        raise InputError(
+            "another program wrote this folder meanwhile", where=final, fix="choose another name, or move it away"
+        ) from error
 
 
 def replace_folder(staged: Path, final: Path) -> None:

@@ -24,7 +24,7 @@ from ftx.backbones.kept_tokens import kept_shares
 from ftx.backbones.layer_roles import head_names
 from ftx.backbones.split_network import uncut
 from ftx.core.errors import ExportError, InputError
-from ftx.core.files import check_space, settle, staging
+from ftx.core.files import check_space, place_or_refuse, settle, staging
 from ftx.core.progress import SILENT, Progress
 from ftx.core.telemetry import no_telemetry
 from ftx.core.verb_report import VerbReport
@@ -118,7 +118,7 @@ def export_base(
         write_reference(make_reference(opened, module, data, progress), staged)
         write_card(staged, card.model_copy(update={"base": base}))
         settle(staged)
-        staged.rename(out)
+        place_or_refuse(staged, out)
         task.advance(artifact="base")
     return BaseReport(
         run=str(opened.path),

@@ -8,7 +8,6 @@ Source: https://docs.openvino.ai/2026/model-server/ovms_docs_models_repository.h
 
 from __future__ import annotations
 
-import errno
 import json
 import re
 import shutil
@@ -19,7 +18,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict
 
 from ftx.core.errors import InputError
-from ftx.core.files import check_space, settle, staging
+from ftx.core.files import check_space, place_or_refuse, settle, staging
 from ftx.core.progress import SILENT, Progress
 from ftx.core.telemetry import no_telemetry
 from ftx.core.verb_report import VerbReport
@@ -94,14 +93,7 @@ def export_ovms(
         config = {"model_config_list": [{"config": {"name": one.name, "base_path": one.name}} for one in models]}
         (staged / CONFIG_FILE).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
         settle(staged)
-        try:
-            staged.rename(out)
-        except OSError as error:
-            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
-                raise
-            raise InputError(
-                "another program wrote this folder meanwhile", where=out, fix="choose another name, or move it away"
-            ) from error
+        place_or_refuse(staged, out)
     return OvmsReport(
         run=str(opened.path),
         path=str(out),
