@@ -29,6 +29,7 @@ from ftx.core.files import (
     sole_writer,
     stage_folder,
     staged_file,
+    staging,
     sweep,
     write_atomic,
 )
@@ -206,6 +207,14 @@ def test_nothing_begins_where_the_disk_cannot_hold_it(tmp_path: Path, monkeypatc
     with pytest.raises(EnvironmentFault, match="too full") as caught:
         check_space(tmp_path / "not" / "there", 1001)
     assert caught.value.where == str(tmp_path)
+
+
+@pytest.mark.skipif(not Path("/proc/self").exists(), reason="there is no file system without space here")
+def test_a_file_system_without_blocks_is_not_called_full() -> None:
+    check_space(Path("/proc/models"), 1000)
+    for writing in (staging, staged_file):
+        with pytest.raises(EnvironmentFault, match="this place cannot be written"), writing(Path("/proc/models")):
+            raise AssertionError
 
 
 # Holds the folder until its end, and says so.

@@ -234,5 +234,6 @@ def test_the_answer_without_a_page(data: Path, tmp_path: Path, fresh_ftx: Zygote
         rows = [*csv.DictReader(stream)]
     assert [row["path"] for row in rows] == [one["path"] for one in said["issues"]]
     assert EVIL in {row["suggested"] for row in rows}
-    assert fresh_ftx("data", "look", data, "--model", "test_vitt", "--out", out, "--json").returncode == 2
+    failed = fresh_ftx("data", "look", data, "--model", "test_vitt", "--out", out, "--json")
+    assert (failed.returncode, json.loads(failed.stdout)["verb"]) == (2, "data look")
     assert fresh_ftx("data", "look", data, *small[:-1], "31", "--out", out, "--json").returncode == 2

@@ -34,7 +34,8 @@ def look(found: Look, tmp_path: Path) -> Look:
 
 @contextmanager
 def served(look: Look) -> Iterator[LookServer]:
-    with LookServer(look, 0) as made:
+    with LookServer(0) as made:
+        made.show(look)
         thread = threading.Thread(target=made.serve_forever, kwargs={"poll_interval": 0.01})
         thread.start()
         try:

@@ -23,11 +23,13 @@ from urllib.request import url2pathname
 import pytest
 from PIL import Image
 from tests.curating.lookable import EVIL, class_folders, look_at, undecided
+from tests.zygote import Zygote
 
-from ftx.core.errors import EnvironmentFault
+from ftx.core.errors import EnvironmentFault, InputError
 from ftx.curating.look import Look
+from ftx.curating.one_page import claimed
 from ftx.curating.serve import serve
-from ftx.curating.server import LookServer, names_at
+from ftx.curating.server import LookServer
 from ftx.curating.thumbnails import Thumbnails
 
 
@@ -39,7 +41,8 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> Look:
 
 @contextmanager
 def served(look: Look, notes: list[str]) -> Iterator[LookServer]:
-    with LookServer(look, 0, note=notes.append) as made:
+    with LookServer(0, note=notes.append) as made:
+        made.show(look)
         thread = threading.Thread(target=made.serve_forever, kwargs={"poll_interval": 0.01})
         thread.start()
         try:
@@ -85,7 +88,7 @@ def choice(number: int = 0, choice: str = "keep") -> bytes:
 def test_it_listens_to_this_machine_alone(server: LookServer) -> None:
     assert server.server_address[0] == "127.0.0.1"
     with pytest.raises(EnvironmentFault, match=f"port {server.server_address[1]} cannot be listened on"):
-        LookServer(server.look, server.server_address[1])
+        LookServer(server.server_address[1])
 
 
 def test_the_page_is_one_file_of_text(server: LookServer) -> None:
@@ -179,10 +182,11 @@ def test_nothing_but_its_images_is_given_out(server: LookServer, path: str) -> N
     assert ask(server, path)[0] == 404
 
 
-def test_browsers_leave_port_80_out() -> None:
-    """Source: RFC 9110, section 4.2.3, and RFC 6454, section 6.2."""
-    assert names_at(80) == {"127.0.0.1", "localhost", "127.0.0.1:80", "localhost:80"}
-    assert names_at(8080) == {"127.0.0.1:8080", "localhost:8080"}
+def test_through_a_tunnel_the_port_is_another(server: LookServer) -> None:
+    """As of `ssh -L 9000:localhost:8765`; the port that a browser knows by itself (80) is left out."""
+    for host in ("localhost:9000", "127.0.0.1"):
+        assert ask(server, "", Host=host, Origin="")[0] == 200
+        assert ask(server, "choices", choice(), Host=host, Origin=f"http://{host}")[0] == 200
 
 
 def test_what_fails_is_answered_and_told(found: Look, tmp_path: Path) -> None:
@@ -282,6 +286,27 @@ def test_a_browser_is_opened_only_if_asked(found: Look, monkeypatch: pytest.Monk
     announced: list[str] = []
     monkeypatch.setattr(socketserver.BaseServer, "serve_forever", ctrl_c)
     monkeypatch.setattr(webbrowser, "open", opened.append)
-    serve(found, port=0, open_browser=asked, announce=announced.append)
+    with LookServer(0) as server:
+        serve(server, found, open_browser=asked, announce=announced.append)
     assert len(announced) == 1
     assert [one.partition(":")[0] for one in opened] == ["file"] * asked
+
+
+def test_one_page_at_a_time_chooses_in_a_table(found: Look, tmp_path: Path) -> None:
+    look = undecided(found, tmp_path / "t.csv")
+    with claimed(look.table.path):
+        with pytest.raises(InputError, match="another ftx data look shows this table"):
+            look_at(look.dataset.root, look.table.path)
+        with LookServer(0) as server, pytest.raises(InputError, match="another ftx data look"):
+            serve(server, look, announce=lambda _: None)
+    look_at(look.dataset.root, look.table.path)
+
+
+def test_a_port_that_is_taken_costs_no_work(fresh_ftx: Zygote, tmp_path: Path) -> None:
+    data = class_folders(tmp_path / "data")
+    with LookServer(0) as other:
+        port = other.server_address[1]
+        said = fresh_ftx("data", "look", data, "--port", str(port), "--out", tmp_path / "t.csv")
+    assert said.returncode == 3
+    assert f"port {port} cannot be listened on" in said.stderr
+    assert not (tmp_path / "t.csv").exists()

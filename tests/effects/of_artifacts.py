@@ -49,6 +49,8 @@ def export_out(lab: Lab, flag: str, value: str) -> None:
     assert lab.call("export", run, "--format", "ovms", flag, out).status == 2  # it is there already
     assert lab.call("export", run, flag, lab.root / "no-repository").status == 2  # a model goes into its run
     assert not (lab.root / "no-repository").exists()
+    asked = lab.call("export", run, "--format", "ovms", "--data", lab.root, flag, lab.root / "no-repository")
+    assert asked.status == 2  # it asks no image
 
 
 def export_data(lab: Lab, flag: str, value: str) -> None:

@@ -119,6 +119,7 @@ def test_an_altered_run_is_not_to_be_used(validated_run: Path, tmp_path: Path, n
         file.write(b"\n")
     found = report(run, out=tmp_path / "page.html")
     assert found.verdict.startswith("Do not use it: This run was changed after it was made")
+    assert not found.ok
     assert f"{name} is not what was written" in found.faults
     assert f"{name} is not what was written" in (tmp_path / "page.html").read_text(encoding="utf-8")
 
@@ -128,9 +129,13 @@ def test_without_its_images_the_page_says_so(validated_run: Path, tmp_path: Path
     run = copy(validated_run, tmp_path / "run")
     gone = run.manifest.model_copy(update={"data_root": str(tmp_path / "gone")})
     (run.path / "run.json").write_text(gone.model_dump_json(indent=2), encoding="utf-8")
-    report(run.path, out=tmp_path / "page.html")
+    found = report(run.path, out=tmp_path / "page.html")
+    assert found.ok
     html = (tmp_path / "page.html").read_text(encoding="utf-8")
     assert "Images are not shown: the images of this run are not where they were at training" in html
+    (note,) = found.notes
+    assert note.startswith("Images are not shown: ")
+    assert "--data" in note
     assert "data:image/jpeg" not in html
     assert "of 240; 95 % interval" in html  # what was kept is still known
 

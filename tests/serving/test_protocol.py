@@ -8,6 +8,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,13 +18,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 from tests.conftest import COLOURS, colour_logits
-from tests.serving.conftest import Running, pixels, png
+from tests.serving.conftest import Running, pixels, png, running, write_named_ir
 
 from ftx.data.preprocess import resize_crop
 from ftx.serving import protocol
 from ftx.serving.protocol import MAX_IMAGES, json_length, read_request
 from ftx.serving.refusal import Refused
-from ftx.serving.registry import MOST_SIZES
+from ftx.serving.registry import MOST_SIZES, Target
 from ftx.tasks.softmax import softmax
 
 NO_MODEL: Any = None  # it is asked once the rest holds
@@ -286,3 +287,15 @@ def test_what_is_not_there(colour_server: Running) -> None:
         assert sentence in said.json["error"]
         assert said.headers["content-type"] == "application/json"
         assert said.headers["x-content-type-options"] == "nosniff"
+
+
+def test_predict_takes_no_word_in_vain(colour_server: Running, tmp_path: Path) -> None:
+    said = colour_server.predict(png(), "?salience=true")
+    assert said.status == 400
+    assert "'salience': did you mean 'saliency'?" in said.json["error"]
+    assert colour_server.predict(png(), "?saliency=true").json["images"][0]["saliency"]
+    with running(Target("plain", write_named_ir(tmp_path / "plain", ("a", "b", "c")))) as plain:
+        said = plain.predict(png(), "?saliency=true")
+        assert said.status == 400
+        assert "draws no maps" in said.json["error"]
+        assert "saliency" not in plain.predict(png(), "?saliency=false").json["images"][0]

@@ -41,6 +41,9 @@ VERBS = {
     "schema": "Print the JSON schema of a verb's --json answer",
 }
 
+# Those that have verbs of their own; an answer names both.
+_SUBVERBS = {"data": ("check", "look", "sample")}
+
 # 128 + SIGPIPE, as the shell reports a program whose reader went away (`ftx predict ... | head`).
 BROKEN_PIPE = 141
 
@@ -141,11 +144,20 @@ def run(arguments: Sequence[str]) -> int:
     except Exception as error:
         from ftx.cli.failure import report_failure
 
-        verb = next((word for word in given if word in VERBS), None)
-        return report_failure(error, arguments=arguments, verb=verb, as_json=as_json, debug=debug)
+        return report_failure(error, arguments=arguments, verb=_verb_of(given), as_json=as_json, debug=debug)
     if not given:
         return InputError.exit_code  # the help was shown, but nothing was asked for
     return status if isinstance(status, int) else 0
+
+
+def _verb_of(words: Sequence[str]) -> str | None:
+    """The verb that was called, as its answer names it."""
+    called = [word for word in words if not word.startswith("-")]
+    verb = next((word for word in called if word in VERBS), None)
+    if verb is None:
+        return None
+    following = called[called.index(verb) + 1 :][:1]
+    return " ".join([verb, *(word for word in following if word in _SUBVERBS.get(verb, ()))])
 
 
 def _refuse_bytes(arguments: Sequence[str]) -> None:

@@ -56,6 +56,7 @@ def look(
     """
     from ftx.curating.look import look as find
     from ftx.curating.serve import serve
+    from ftx.curating.server import LookServer
 
     flags = {
         "data.path": str(data),
@@ -65,12 +66,15 @@ def look(
         "model.weights": weights,
     }
     recipe = Recipe.build(None, (), flags)
-    found = find(recipe, None if task is None else parse_task(task), out=out, progress=console.TerminalProgress())
+    named = None if task is None else parse_task(task)
     if json:
-        console.print_json(found.report)
-        return SKIPPED if found.report.counts.get("unreadable") else 0
-    _print(found.report)
-    serve(found, port=port, open_browser=open_browser, announce=_announce, note=_note)
+        report = find(recipe, named, out=out, progress=console.TerminalProgress()).report
+        console.print_json(report)
+        return SKIPPED if report.counts.get("unreadable") else 0
+    with LookServer(port, note=_note) as server:  # first: a port that is taken must not cost the work
+        found = find(recipe, named, out=out, progress=console.TerminalProgress())
+        _print(found.report)
+        serve(server, found, open_browser=open_browser, announce=_announce)
     console.print_facts([("table", f"{found.table.path}: {found.table.summary()}")], "strong")
     return 0
 

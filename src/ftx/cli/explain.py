@@ -77,4 +77,5 @@ def command(
         ]
         if rows:
             console.print_table(("image", "label", "score", "picture"), rows)
+            console.print_note(f"{report.method} of {report.artifact}", "dim")
     return status_of(report.images)

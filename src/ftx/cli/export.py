@@ -9,7 +9,7 @@ import typer
 
 from ftx.cli import console
 from ftx.cli.shared_options import DataOption, JsonFlag, RunArgument
-from ftx.core.errors import InputError, shell_command
+from ftx.core.errors import InputError, refuse_unknown, shell_command
 from ftx.runs.artifacts import EXPORT_IR, FORMATS, IRS
 
 # A format of --format that no runtime of ours reads: a folder made of IRs.
@@ -83,15 +83,17 @@ def command(
     """
     if out is not None and OVMS not in (formats or ()):
         raise InputError("models go into their run", found=f"--out {out}", fix="leave it out; it is for --format ovms")
+    if formats is not None:
+        refuse_unknown("format", formats, [*FORMATS, OVMS])
     if base is not None or as_update is not None or after is not None:
         _refuse_both(formats, as_update, precisions, recover=recover, explain=explain)
         return _base_or_update(run, base, as_update, after, precisions or ["fp32"], data, json=json)
     if OVMS in (formats or ()):
-        _refuse_beside_ovms(formats or [], recover=recover, explain=explain)
+        _refuse_beside_ovms(formats or [], data, recover=recover, explain=explain)
         return _repository(run, out or Path(OVMS), precisions or ["fp32"], json=json)
     from ftx.exporting import export
 
-    # What is no format or precision is refused by export itself, which knows the nearest one.
+    # What is no precision is refused by export itself.
     report = export(
         run,
         formats=cast("list[Format]", formats or ["openvino"]),
@@ -121,12 +123,14 @@ def _refuse_both(
         raise InputError("--explain is for models, and an update changes weights alone", fix="leave it out")
 
 
-def _refuse_beside_ovms(formats: list[str], *, recover: bool, explain: bool) -> None:
+def _refuse_beside_ovms(formats: list[str], data: Path | None, *, recover: bool, explain: bool) -> None:
     if set(formats) != {OVMS}:
         others = ", ".join(sorted(set(formats) - {OVMS}))
         raise InputError(
             "ovms is made of IRs that the run holds", found=f"--format {others}", fix="export these first, then ovms"
         )
+    if data is not None:
+        raise InputError("ovms is made of IRs, and asks no image", found=f"--data {data}", fix="leave it out")
     if recover or explain:
         flag = "--recover" if recover else "--explain"
         raise InputError("ovms is made of IRs that the run holds", found=flag, fix=f"{EXPORT_IR} {flag}, then ovms")

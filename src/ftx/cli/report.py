@@ -9,6 +9,7 @@ import typer
 
 from ftx.cli import console
 from ftx.cli.shared_options import DataOption, JsonFlag
+from ftx.core.errors import GateFailed
 from ftx.runs.artifacts import ARTIFACTS
 
 if TYPE_CHECKING:
@@ -47,6 +48,7 @@ def command(
     """Write what a run is worth on one HTML page: verdict, data, errors, parity, latency, provenance.
 
     The page is one file that asks no network for anything. Of several runs it shows which is better, and how surely.
+    The exit status is 1 where the verdict on a run is not to use it.
     """
     progress = console.TerminalProgress()
     if runs is not None and len(runs) > 1:
@@ -57,7 +59,7 @@ def command(
             console.print_json(compared)
         else:
             print_comparison(compared)
-        return 0
+        return 0 if compared.ok else GateFailed.exit_code
     from ftx.reporting.report import report
 
     found = report(runs[0] if runs else None, out=out, artifact=artifact, data=data, progress=progress)
@@ -65,7 +67,7 @@ def command(
         console.print_json(found)
     else:
         print_report(found)
-    return 0
+    return 0 if found.ok else GateFailed.exit_code
 
 
 def print_report(found: ReportReport) -> None:
@@ -75,6 +77,8 @@ def print_report(found: ReportReport) -> None:
         console.print_note(f"does not hold: {fault}", "bad")
     for lack in found.lacks:
         console.print_note(f"lacks {lack}")
+    for note in found.notes:
+        console.print_note(note)
     console.print_facts([("page", found.path), ("size", f"{found.size_bytes / 1e6:.1f} MB")])
 
 

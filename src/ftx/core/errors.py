@@ -158,3 +158,15 @@ def nearest(name: str, known: Iterable[str]) -> str | None:
     comparable = [one for one in islice(known, _MOST_ALIKE) if len(one) <= _LONGEST_NAME]
     found = get_close_matches(name, comparable, n=1, cutoff=0.6)
     return found[0] if found else None
+
+
+def refuse_unknown(what: str, given: Sequence[str], known: Sequence[str]) -> None:
+    """Raise InputError unless names are given and all are known."""
+    unknown = [name for name in given if name not in known]
+    if unknown or not given:
+        alike = nearest(unknown[0], known) if unknown else None
+        raise InputError(
+            f"unknown {what}" if unknown else f"no {what} is named",
+            found=", ".join(unknown) or None,
+            fix=f"did you mean '{alike}'?" if alike else f"choose from {', '.join(known)}",
+        )

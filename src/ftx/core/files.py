@@ -62,6 +62,8 @@ def staged_file(path: Path) -> Iterator[Path]:
         _make_folder(path.parent)
         sweep(path.parent)
         staged = partial_path(path.parent)
+        with _place_for_files(path.parent):
+            staged.touch()
         try:
             yield staged
             # Some libraries write 0600; an artifact is as readable as any file that the user makes.
@@ -94,7 +96,8 @@ def staging(final: Path) -> Iterator[Path]:
     with disk_faults(final):
         _make_folder(final.parent)
         sweep(final.parent)
-        staged = Path(tempfile.mkdtemp(dir=final.parent, prefix=_owned_prefix()))
+        with _place_for_files(final.parent):
+            staged = Path(tempfile.mkdtemp(dir=final.parent, prefix=_owned_prefix()))
         staged.chmod(0o777 & ~_umask())
         try:
             yield staged
@@ -279,9 +282,16 @@ _FAILED_WRITE = "iostream error"
 
 
 def _make_folder(folder: Path) -> None:
-    try:
+    with _place_for_files(folder):
         folder.mkdir(parents=True, exist_ok=True)
-    except FileNotFoundError as error:  # a place like /proc, which holds no folders but its own
+
+
+@contextmanager
+def _place_for_files(folder: Path) -> Iterator[None]:
+    """Say it where a folder takes none, as /proc, which holds but its own: the system calls it not there."""
+    try:
+        yield
+    except FileNotFoundError as error:
         raise EnvironmentFault(
             "this place cannot be written", where=folder, found=error.strerror, fix="choose another folder"
         ) from error
@@ -352,7 +362,8 @@ def check_space(folder: Path, needed_bytes: int) -> None:
     existing = next(parent for parent in [folder.absolute(), *folder.absolute().parents] if parent.exists())
     sweep(existing, below=existing == folder.absolute())  # a folder of ours, else the one that it will lie in
     status = os.statvfs(existing) if hasattr(os, "statvfs") else None
-    if status is not None and status.f_bavail * status.f_frsize < needed_bytes:
+    # A file system without blocks does not know its space: what can be made there is seen when it is made.
+    if status is not None and status.f_blocks and status.f_bavail * status.f_frsize < needed_bytes:
         free_mb = status.f_bavail * status.f_frsize / 1e6
         raise EnvironmentFault(
             "the disk is too full",

@@ -15,6 +15,7 @@ from ftx.curating.features import frozen_features
 from ftx.curating.folds import stratified_folds
 from ftx.curating.issues import Issue, Spelling, counted
 from ftx.curating.known_images import images_of
+from ftx.curating.one_page import refuse_claimed
 from ftx.curating.probes import out_of_fold
 from ftx.curating.twins import Twins, twins
 from ftx.curating.wrong_labels import Judgement, LabelJudged, judge
@@ -68,9 +69,11 @@ def look(recipe: Recipe, task: TaskName | None = None, *, out: Path = TABLE, pro
 
     Without a ``task`` the narrowest that the labels suit.
     Raises: DataError, as ``ftx data check``, and if no image can be read; ModelError or EnvironmentFault, as building
-    the model does; InputError if ``out`` lies in the data, or is a file of someone else, or a table of other data.
+    the model does; InputError if ``out`` lies in the data, is a file of someone else or a table of other data, or is
+    shown by another program.
     """
     resolve(recipe.model.name)  # a name mistyped must not cost the reading of all images
+    refuse_claimed(out)
     path = recipe.data.path
     checked = open_and_check(
         path, task, form=recipe.data.format, val_fraction=recipe.data.val_fraction, progress=progress

@@ -10,28 +10,21 @@ from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 from ftx.core.errors import Termination
-from ftx.core.progress import SPOKEN
 from ftx.curating.look import Look
-from ftx.curating.server import PORT, LookServer
+from ftx.curating.one_page import claimed
+from ftx.curating.server import LookServer
 
 
-def serve(
-    look: Look,
-    *,
-    port: int = PORT,
-    open_browser: bool = False,
-    announce: Callable[[str], None],
-    note: Callable[[str], None] = SPOKEN.note,
-) -> None:
+def serve(server: LookServer, look: Look, *, open_browser: bool = False, announce: Callable[[str], None]) -> None:
     """Serve the page of a look, whose address is announced; every choice is on disk when it is answered.
 
-    What the server could not answer is noted.
-    Raises: EnvironmentFault if the port is taken; Termination where the system ends the program.
+    Raises: InputError if another page chooses in the table; Termination where the system ends the program.
     """
     with (
-        LookServer(look, port, note=note) as server,
+        claimed(look.table.path),
         redirect_file(server.address) if open_browser else nullcontext("") as redirect,
     ):
+        server.show(look)
         announce(server.address)
         if open_browser:
             webbrowser.open(redirect)

@@ -9,13 +9,13 @@ from __future__ import annotations
 import secrets
 import sys
 from collections.abc import Callable
-from functools import cached_property
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import cast
 
 from ftx.core.errors import EnvironmentFault, FtxError, shown
+from ftx.core.own_origin import own_names, refuses
 from ftx.core.pages import render
 from ftx.core.progress import SPOKEN
 from ftx.core.strict_json import JsonError, parse_json
@@ -25,7 +25,6 @@ from ftx.curating.thumbnails import Thumbnails
 
 HOST = "127.0.0.1"
 PORT = 8765
-HTTP_PORT = 80
 # A choice is a number and some labels; one image may have a thousand.
 _MOST_BODY_BYTES = 1 << 20
 # A browser that says nothing for so long has gone.
@@ -41,27 +40,20 @@ _POLICY = (
 _GONE = (ConnectionError, TimeoutError)
 
 
-def names_at(port: int) -> frozenset[str]:
-    """What a browser may call a server of this machine; port 80 is left out by most."""
-    names = (HOST, "localhost")
-    return frozenset(f"{name}:{port}" for name in names) | frozenset(names if port == HTTP_PORT else ())
-
-
 class LookServer(ThreadingHTTPServer):
-    """One look at one data set."""
+    """One look at one data set, which is shown once it has been found."""
 
     daemon_threads = True
 
-    def __init__(self, look: Look, port: int = PORT, *, note: Callable[[str], None] = SPOKEN.note) -> None:
-        """Listen, on a free port if ``port`` is 0; nothing is answered before ``serve_forever``.
+    def __init__(self, port: int = PORT, *, note: Callable[[str], None] = SPOKEN.note) -> None:
+        """Listen, on a free port if ``port`` is 0; nothing is answered before ``show`` and ``serve_forever``.
 
         What cannot be answered is noted.
 
         Raises: EnvironmentFault if the port is taken.
         """
-        self.look, self.note = look, note
+        self.note = note
         self.secret = secrets.token_urlsafe(24)
-        self.thumbnails = Thumbnails(look.dataset.root, shown_paths(look.table.issues))
         try:
             super().__init__((HOST, port), _Handler)
         except OSError as error:
@@ -69,10 +61,10 @@ class LookServer(ThreadingHTTPServer):
                 f"port {port} cannot be listened on", found=error.strerror, fix="--port 0 takes a free one"
             ) from error
 
-    @cached_property
-    def own_names(self) -> frozenset[str]:
-        """What a browser may call this server."""
-        return names_at(self.server_address[1])
+    def show(self, look: Look) -> None:
+        """Answer with this look, once ``serve_forever`` is called."""
+        self.look = look
+        self.thumbnails = Thumbnails(look.dataset.root, shown_paths(look.table.issues))
 
     @property
     def address(self) -> str:
@@ -99,7 +91,7 @@ class _Handler(BaseHTTPRequestHandler):
         self._answer({"": self._page, "table.csv": self._table}, self._image)
 
     def do_POST(self) -> None:
-        if self.headers.get("Origin") not in {f"http://{name}" for name in self._look.own_names}:
+        if self.headers.get("Origin") is None:  # whose it is, is seen below
             self._refuse(HTTPStatus.FORBIDDEN, "choices are taken from the page itself")
             return
         if self.headers.get_content_type() != "application/json":
@@ -111,8 +103,9 @@ class _Handler(BaseHTTPRequestHandler):
         """The terminal is for what the reader has to know."""
 
     def _answer(self, known: dict[str, Callable[[], None]], other: Callable[[str], None] | None = None) -> None:
-        if self.headers.get("Host") not in self._look.own_names:
-            self._refuse(HTTPStatus.FORBIDDEN, "this is no name of the server")
+        strange = refuses(own_names(), self.headers.get("Host"), self.headers.get("Origin"))
+        if strange is not None:
+            self._refuse(HTTPStatus.FORBIDDEN, strange)
             return
         secret, _, rest = self.path.removeprefix("/").partition("/")
         if not secrets.compare_digest(secret.encode(errors="replace"), self._look.secret.encode()):

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import BaseModel, ConfigDict
 
-from ftx.core.errors import EnvironmentFault, InputError, nearest
+from ftx.core.errors import EnvironmentFault, InputError, refuse_unknown
 from ftx.core.files import check_space, staged_file
 from ftx.core.progress import SILENT, Progress
 from ftx.core.verb_report import VerbReport
@@ -125,8 +125,8 @@ def wanted_artifacts(formats: Sequence[str], precisions: Sequence[str]) -> list[
 
     Raises: InputError for a name that is none, and for ONNX in another precision than fp32.
     """
-    _refuse_unknown("format", formats, FORMATS)
-    _refuse_unknown("precision", precisions, list(IRS))
+    refuse_unknown("format", formats, FORMATS)
+    refuse_unknown("precision", precisions, list(IRS))
     if "openvino" not in formats and set(precisions) != {"fp32"}:
         raise InputError(
             "ONNX is written in fp32 alone",
@@ -138,17 +138,6 @@ def wanted_artifacts(formats: Sequence[str], precisions: Sequence[str]) -> list[
         for artifact in EXPORTED
         if artifact.runtime in formats and (artifact.runtime != "openvino" or artifact.variant in precisions)
     ]
-
-
-def _refuse_unknown(what: str, given: Sequence[str], known: Sequence[str]) -> None:
-    unknown = [name for name in given if name not in known]
-    if unknown or not given:
-        alike = nearest(unknown[0], known) if unknown else None
-        raise InputError(
-            f"unknown {what}" if unknown else f"no {what} is named",
-            found=", ".join(unknown) or None,
-            fix=f"did you mean '{alike}'?" if alike else f"choose from {', '.join(known)}",
-        )
 
 
 def _write(source: Source, artifact: Artifact) -> ExportedArtifact:

@@ -84,7 +84,10 @@ class RunPair:
 
 
 class ComparisonReport(VerbReport):
-    """Where the page lies, and what it says of each run and of each pair with the first."""
+    """Where the page lies, and what it says of each run and of each pair with the first.
+
+    ``ok`` is false where the verdict on one of them is not to use it.
+    """
 
     verb: str = "report"
     path: str
@@ -126,6 +129,7 @@ def compare_runs(
     ).encode()
     write_atomic(path, content)
     return ComparisonReport(
+        ok=all(one.headline.kind != "bad" for one in compared),
         path=str(path),
         size_bytes=len(content),
         verdicts={one.name: f"{one.headline.word}: {one.headline.sentence}" for one in compared},

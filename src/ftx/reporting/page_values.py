@@ -37,8 +37,8 @@ MOST_MAPS = 2
 
 def page_values(
     facts: RunFacts, answers: HeldOut | None, notes: Sequence[str], data: Path | None, progress: Progress
-) -> dict[str, object]:
-    """Everything that report.html names; ``notes`` says what is missing and why, beside what is found on the way."""
+) -> tuple[dict[str, object], list[str]]:
+    """Everything else that report.html names, and its notes: what it does not show, and why, beside ``notes``."""
     said = list(notes)
     store = _store(facts, data, said)
     budget = Budget()
@@ -69,7 +69,7 @@ def page_values(
     }
     if budget.refused:
         said.append(f"{budget.refused} pictures were left out, to keep this file small.")
-    return values | {"notes": said}
+    return values, said
 
 
 def _store(facts: RunFacts, data: Path | None, said: list[str]) -> ImageStore | None:
@@ -78,7 +78,7 @@ def _store(facts: RunFacts, data: Path | None, said: list[str]) -> ImageStore | 
     except DataError as error:
         if data is not None:  # a folder that was named is there, or it is a mistake
             raise
-        said.append(f"Images are not shown: {error.what} ({error.where}).")
+        said.append(f"Images are not shown: {error.what} ({error.where}); --data DIR says where they are now.")
         return None
 
 

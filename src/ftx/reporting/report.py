@@ -23,7 +23,10 @@ MARK = b'<meta name="generator" content="ftx report">'
 
 
 class ReportReport(VerbReport):
-    """Where the page lies, how large it is, its verdict, and what the run lacks or what in it does not hold."""
+    """Where the page lies, how large it is, its verdict, what the run lacks, and what in it does not hold.
+
+    ``notes`` says what the page does not show, and why. ``ok`` is false where the verdict is not to use the run.
+    """
 
     verb: str = "report"
     path: str
@@ -31,6 +34,7 @@ class ReportReport(VerbReport):
     verdict: str
     lacks: list[str]
     faults: list[str]
+    notes: list[str]
 
 
 def report(
@@ -50,10 +54,10 @@ def report(
     if out is not None:
         refuse_other_file(out)
     facts = gather(run)
-    answers, notes = answers_of(facts, artifact, data, progress)
+    answers, why_none = answers_of(facts, artifact, data, progress)
     said = headline(facts, answers)
-    values = page_values(facts, answers, notes, data, progress)
-    content = render(TEMPLATE, mark=MARK.decode(), said=said, manifest=facts.manifest, **values).encode()
+    values, notes = page_values(facts, answers, why_none, data, progress)
+    content = render(TEMPLATE, mark=MARK.decode(), said=said, manifest=facts.manifest, notes=notes, **values).encode()
     path = out if out is not None else run.path / REPORT_FILE
     if out is None:
         run.write_file(REPORT_FILE.as_posix(), content, progress)
@@ -61,11 +65,13 @@ def report(
         write_atomic(out, content)
     return ReportReport(
         run=str(run.path),
+        ok=said.kind != "bad",
         path=str(path),
         size_bytes=len(content),
         verdict=f"{said.word}: {said.sentence}",
         lacks=[lack.what for lack in facts.lacks],
         faults=list(facts.faults),
+        notes=notes,
     )
 
 

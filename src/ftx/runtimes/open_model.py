@@ -64,8 +64,7 @@ def load_folder(folder: Path, *, compute: Compute = "auto", goal: Goal | None = 
     A dense or ONNX folder inside a run is opened through the run, which knows its hashes and image path.
     Raises: ExportError if there is no model; RunError if the run does not vouch for it.
     """
-    if folder.is_file():
-        folder = folder.parent
+    given, folder = folder, folder.parent if folder.is_file() else folder
     if (folder / CARD_FILE).is_file():
         Run.refuse_stale_folder(folder)
         return _ir(folder, compute, goal)
@@ -78,8 +77,8 @@ def load_folder(folder: Path, *, compute: Compute = "auto", goal: Goal | None = 
     alike = None if folder.exists() else nearest(str(folder), ARTIFACTS)
     raise ExportError(
         "there is no model here that ftx can open",
-        where=folder,
-        found="an ONNX file outside its run: its image path is in run.json" if onnx_alone else _what_is_there(folder),
+        where=given,
+        found="an ONNX file outside its run: its image path is in run.json" if onnx_alone else _what_is_there(given),
         fix=f"did you mean {alike}?" if alike else "name a run, or a folder that ftx export wrote (it holds card.json)",
     )
 
@@ -186,6 +185,8 @@ def _is_model(folder: Path) -> bool:
 
 
 def _what_is_there(folder: Path) -> str:
+    if folder.is_file():
+        return "a file without a card.json beside it"
     if not folder.is_dir():
         return "no such folder"
     return ", ".join(sorted(path.name for path in folder.iterdir())[:8]) or "an empty folder"

@@ -5,7 +5,7 @@ functions, as the extra `serve` may be missing.
 """
 
 import asyncio
-from collections.abc import Coroutine, Generator, Sequence
+from collections.abc import Coroutine, Generator, Iterable, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 from pydantic import BaseModel
 
+from ftx.core.errors import nearest, shown
 from ftx.core.version import __version__
 from ftx.evaluating.predict import path_text
 from ftx.runtimes.predictor import INPUT, LOGITS, MAPS
@@ -37,6 +38,8 @@ if TYPE_CHECKING:
 
 Result = TypeVar("Result")
 JSON_LENGTH = "inference-header-content-length"
+# What POST /predict may be asked for beside the images.
+_QUERY = ("model", "version", "scores", "saliency")
 
 
 class Predictions(BaseModel):
@@ -215,7 +218,9 @@ def _add_predict(app: "FastAPI", parts: Parts) -> None:
         saliency: bool = False,
     ) -> JSONResponse:
         name = next(iter(parts.registry.models)) if model is None else model
-        parts.registry.find(name, version)
+        _refuse_unknown(request.query_params)
+        if saliency and MAPS not in known_outputs(parts.registry.find(name, version).predictor):
+            raise Refused(400, f"the model '{name}' draws no maps: leave saliency out, or ftx export --explain")
         files = await _files(request)
         with _answering(), parts.registry.lease(name, version) as found:
             async with asyncio.timeout(parts.limits.timeout_s):
@@ -241,6 +246,15 @@ async def _predicted(
     images: Images, version: Version, files: Sequence[tuple[str, bytes]], wanted: Wanted
 ) -> list[ServedPrediction]:
     return await _together([images.prediction(version, name, content, wanted) for name, content in files])
+
+
+def _refuse_unknown(asked: Iterable[str]) -> None:
+    """Raise Refused for a word of the query that nothing is known of: it would be asked for in vain."""
+    for word in asked:
+        if word not in _QUERY:
+            alike = nearest(word, _QUERY)
+            fix = f"did you mean '{alike}'?" if alike else f"there is {', '.join(_QUERY)}"
+            raise Refused(400, f"there is no parameter {shown(word)}: {fix}")
 
 
 async def _files(request: "Request") -> Sequence[tuple[str, bytes]]:

@@ -22,6 +22,7 @@ from ftx.core.progress import SILENT, Progress
 from ftx.core.signal_stack import handle_signals_on_own_stack
 from ftx.core.untrusted_files import read_file
 from ftx.core.verb_report import VerbReport
+from ftx.runs.card_json import CARD_FILE
 from ftx.runs.latest import latest_run
 from ftx.runtimes.openvino import read_into_memory
 from ftx.serving.connection import HEAD_S, connection_class, most_connections
@@ -223,7 +224,12 @@ def targets_of(given: Sequence[str], names: Sequence[str]) -> list[Target]:
         before, equals, after = text.partition("=")
         named = bool(equals) and not Path(text).exists()
         path = Path(after if named else text)
-        path = path.parent if path.is_file() else path
+        if path.is_file():
+            if not (path.parent / CARD_FILE).is_file():
+                raise InputError(
+                    "this file is no model of ftx", where=path, fix="name a run, or a folder of ftx export"
+                )
+            path = path.parent
         name = names[index] if index < len(names) else before if named else _own_name(path)
         versions_in(path)
         targets.append(Target(name, path))

@@ -32,7 +32,7 @@ def read_folder(root: Path, *, nested: bool = False) -> Listing:
             "there is no such data folder",
             where=root,
             found="a file" if root.is_file() else "no regular file" if root.exists() else _neighbour(root),
-            fix="name the folder that holds your images: --data DIR",
+            fix="name the folder that holds your images (of ftx train: --data DIR)",
         )
     walker = _Walker(root, nested=nested)
     top = walker.folders(root)
