@@ -157,3 +157,13 @@ def colour_ir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def colour_server(colour_ir: Path) -> Iterator[Running]:
     with running(Target("colour", colour_ir)) as server:
         yield server
+
+
+@pytest.fixture(scope="module")
+def small(colour_ir: Path) -> Iterator[Running]:
+    """One that takes little of anything, so that all of it can be asked for."""
+    with running(
+        Target("colour", colour_ir),
+        limits=Limits(max_body_mb=2, max_pixels=1_000_000, max_concurrency=4, timeout_s=1),
+    ) as server:
+        yield server

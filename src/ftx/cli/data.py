@@ -15,7 +15,8 @@ from ftx.cli.shared_options import SKIPPED, DataFormatOption, DataTaskOption, Js
 from ftx.core.errors import InputError, shell_command
 
 if TYPE_CHECKING:
-    from ftx.data.check import DataReport, NearDuplicate
+    from ftx.data.check import DataReport
+    from ftx.data.seen_in_training import NearDuplicate
     from ftx.tasks.labels import Labels
 
 verbs = typer.Typer(add_completion=False, rich_markup_mode=None)

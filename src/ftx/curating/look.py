@@ -115,8 +115,7 @@ class _Found:
 def _found(recipe: Recipe, checked: Checked, progress: Progress) -> _Found:
     dataset, entries = checked.dataset, checked.dataset.entries
     task = TASKS[checked.report.task](dataset.labels, Thresholds())
-    fingerprints = {one.listed.path: one.fingerprint for one in checked.opened.images if one.fingerprint is not None}
-    alike = twins(entries, fingerprints, progress)
+    alike = twins(entries, checked.opened.fingerprints, progress)
     given = [entry.labels for entry in entries]
     targets_NC = task.targets(given)
     features = frozen_features(recipe, dataset.root, entries, task, progress)

@@ -6,32 +6,17 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict
-
 from ftx.core.errors import DataError
 from ftx.core.progress import SILENT, Progress
 from ftx.core.verb_report import VerbReport
 from ftx.data.dataset import SPLITS, Dataset, Entry
-from ftx.data.near_duplicates import near_duplicates
 from ftx.data.open_dataset import Opened, class_counts, open_all, with_splits
+from ftx.data.seen_in_training import NearDuplicate, seen_in_training
 from ftx.data.sources import Layout, Listing, list_images
 from ftx.recipe.sections import DataRecipe
 from ftx.tasks.labels import Labels
 from ftx.tasks.output_meaning import TASKS
 from ftx.tasks.task_names import TaskName
-
-
-class NearDuplicate(BaseModel):
-    """A held-out image that is nearly one of train: another size or compression of it, or the next frame.
-
-    ``correlation`` is that of their grey pixels, in [-1, 1]; 1 also where the files are the same.
-    """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    held_out: str
-    train: str
-    correlation: float
 
 
 class DataReport(VerbReport):
@@ -119,7 +104,7 @@ def open_and_check(
         counts=counts,
         unlabelled=sum(not entry.labels for entry in dataset.entries),
         imbalance=_imbalance(dataset.labels, trained, len(dataset.split("train"))),
-        near_duplicates=_near_duplicates(dataset, opened, progress),
+        near_duplicates=seen_in_training(dataset.entries, opened.fingerprints, progress),
         copies=copies,
         unreadable=[f"{one.path}: {one.reason}" for one in opened.unreadable],
         ignored=dict(listing.ignored),
@@ -148,24 +133,3 @@ def _unsplit(listing: Listing, opened: Opened) -> Dataset:
         for image in opened.images
     )
     return Dataset(listing.root, opened.labels, entries, opened.unreadable)
-
-
-def _near_duplicates(dataset: Dataset, opened: Opened, progress: Progress) -> list[NearDuplicate]:
-    """Equal files first, which need no fingerprint, then those of fingerprints that are alike."""
-    by_path = {image.listed.path: image.fingerprint for image in opened.images if image.fingerprint is not None}
-    train = dataset.split("train")
-    same = {entry.sha256: entry.path for entry in train}
-    held_out = dataset.split("val") + dataset.split("test")
-    equal = [
-        NearDuplicate(held_out=entry.path, train=same[entry.sha256], correlation=1)
-        for entry in held_out
-        if entry.sha256 in same
-    ]
-    others = [entry for entry in held_out if entry.sha256 not in same]
-    pairs = near_duplicates([by_path[one.path] for one in others], [by_path[one.path] for one in train], progress)
-    return equal + [
-        NearDuplicate(
-            held_out=others[pair.one].path, train=train[pair.other].path, correlation=round(pair.correlation, 4)
-        )
-        for pair in pairs
-    ]

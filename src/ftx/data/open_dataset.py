@@ -86,6 +86,11 @@ class Opened:
     unreadable: tuple[Unreadable, ...]
     problems: tuple[DataError, ...]
 
+    @property
+    def fingerprints(self) -> dict[str, Fingerprint]:
+        """By path, of the images of which one was wanted."""
+        return {one.listed.path: one.fingerprint for one in self.images if one.fingerprint is not None}
+
 
 def open_all(listing: Listing, task: TaskName, path: Path, progress: Progress, *, fingerprints: bool = False) -> Opened:
     """Relate the labels, open and hash every image once, and say all that keeps the data from being trained on.

@@ -9,10 +9,10 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from ftx.core.progress import Progress
 from ftx.core.strict_json import JsonError, read_json
-from ftx.data.check import NearDuplicate
 from ftx.data.dataset import Entry
 from ftx.data.image_store import ImageStore, open_image
-from ftx.data.near_duplicates import Fingerprint, fingerprint, near_duplicates
+from ftx.data.near_duplicates import Fingerprint, fingerprint
+from ftx.data.seen_in_training import NearDuplicate, seen_in_training
 from ftx.data.threads import in_threads
 from ftx.runs.run import Run
 
@@ -40,18 +40,12 @@ def leakage(run: Run, entries: Sequence[Entry], store: ImageStore, progress: Pro
         known = None
     if known is not None and known.images == images:
         return known.pairs
-    held_out = [entry for entry in entries if entry.split != "train"]
-    train = [entry for entry in entries if entry.split == "train"]
+    found: dict[str, Fingerprint] = {}
     with progress.track("looking for near-duplicates", len(entries)) as bar:
-        found: list[Fingerprint] = []
-        for one in in_threads(lambda entry: fingerprint(open_image(store[entry])), [*held_out, *train]):
-            found.append(one)
+        made = in_threads(lambda entry: fingerprint(open_image(store[entry])), entries)
+        for entry, one in zip(entries, made, strict=True):
+            found[entry.path] = one
             bar.advance()
-    pairs = [
-        NearDuplicate(
-            held_out=held_out[pair.one].path, train=train[pair.other].path, correlation=round(pair.correlation, 4)
-        )
-        for pair in near_duplicates(found[: len(held_out)], found[len(held_out) :], progress)
-    ]
+    pairs = seen_in_training(entries, found, progress)
     run.keep_report("near_duplicates", Leakage(images=images, pairs=pairs), progress)
     return pairs

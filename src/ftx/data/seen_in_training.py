@@ -1,0 +1,51 @@
+"""Held-out images that are nearly one of training: what is measured on them flatters a model."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from pydantic import BaseModel, ConfigDict
+
+from ftx.core.progress import SILENT, Progress
+from ftx.data.dataset import Entry
+from ftx.data.near_duplicates import Fingerprint, near_duplicates
+
+
+class NearDuplicate(BaseModel):
+    """A held-out image that is nearly one of train: another size or compression of it, or the next frame.
+
+    ``correlation`` is that of their grey pixels, in [-1, 1]; 1 also where the files are the same.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    held_out: str
+    train: str
+    correlation: float
+
+
+def seen_in_training(
+    entries: Sequence[Entry], fingerprints: Mapping[str, Fingerprint], progress: Progress = SILENT
+) -> list[NearDuplicate]:
+    """Each held-out image with the training image that it nearly is: the same files first, then those that look alike.
+
+    ``fingerprints`` are by path.
+    """
+    train = [entry for entry in entries if entry.split == "train"]
+    held_out = [entry for entry in entries if entry.split != "train"]
+    same = {entry.sha256: entry.path for entry in train}
+    equal = [
+        NearDuplicate(held_out=entry.path, train=same[entry.sha256], correlation=1)
+        for entry in held_out
+        if entry.sha256 in same
+    ]
+    others = [entry for entry in held_out if entry.sha256 not in same]
+    pairs = near_duplicates(
+        [fingerprints[one.path] for one in others], [fingerprints[one.path] for one in train], progress
+    )
+    return equal + [
+        NearDuplicate(
+            held_out=others[pair.one].path, train=train[pair.other].path, correlation=round(pair.correlation, 4)
+        )
+        for pair in pairs
+    ]

@@ -1,0 +1,153 @@
+"""Clients that are slow, go away, or read nothing, while good ones are answered."""
+
+from __future__ import annotations
+
+import socket
+import struct
+import time
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+from tests.serving.conftest import Running, png, running, until
+from tests.serving.raw_requests import MB, head, read_all, spoken, status_and_sentence
+
+from ftx.serving import connection, limits
+from ftx.serving.limits import Limits
+from ftx.serving.registry import Target
+
+
+@pytest.mark.slow
+def test_whoever_sends_on_is_not_heard_for_long(small: Running) -> None:
+    started = time.monotonic()
+    with socket.create_connection(("127.0.0.1", small.port), timeout=10) as line:
+        line.sendall(head(content_length=str(10 * MB)))
+        while time.monotonic() - started < 10:
+            try:
+                line.sendall(b"\0")
+            except OSError:
+                break
+            time.sleep(0.05)
+    assert limits.LINGER_S <= time.monotonic() - started < limits.LINGER_S + 2
+
+
+@pytest.mark.slow
+def test_slow_clients_are_told_so(small: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connection, "HEAD_S", 0.5)
+    for parts in ((), (b"POST /pred",), (b"GET / HTTP/1.1\r\nhost: localhost\r\n",)):  # no head, or half of one
+        status, sentence = status_and_sentence(spoken(small, *parts))
+        assert (status, sentence) == (408, "the head of the request did not come in time")
+    status, sentence = status_and_sentence(spoken(small, head(content_length="1000"), b"\x89PNG"))
+    assert (status, sentence) == (408, "the body did not come within 1 s")
+    assert small.predict(png()).status == 200
+
+
+def in_progress(server: Running) -> int:
+    text = server.ask("GET", "/metrics").body.decode()
+    return int(float(text.partition("\nftx_requests_in_progress ")[2].split()[0]))
+
+
+def half_sent(server: Running, count: int) -> list[socket.socket]:
+    """Requests whose bodies do not come."""
+    lines = [socket.create_connection(("127.0.0.1", server.port), timeout=10) for _ in range(count)]
+    for line in lines:
+        line.sendall(head(content_length="1000"))
+    return lines
+
+
+def test_slow_clients_hold_only_their_own_places(colour_ir: Path) -> None:
+    with running(Target("colour", colour_ir), limits=Limits(max_concurrency=4)) as server:
+        slow = half_sent(server, 4)
+        until(lambda: in_progress(server) == 4)
+        full = server.predict(png())
+        assert (full.status, full.headers["retry-after"]) == (503, "1")
+        assert "4 requests are being answered" in full.json["error"]
+        assert server.ask("GET", "/v2/health/live").status == 200
+        for line in slow:
+            line.close()
+        until(lambda: in_progress(server) == 0)
+        assert server.predict(png()).status == 200
+
+
+def test_slow_clients_lose_their_places(small: Running) -> None:
+    slow = half_sent(small, 4)  # for the second that a request may take
+    until(lambda: small.predict(png()).status == 200)
+    for line in slow:
+        line.close()
+
+
+def test_cut_connections_leave_nothing(small: Running) -> None:
+    for _ in range(50):
+        with socket.create_connection(("127.0.0.1", small.port), timeout=10) as line:
+            line.sendall(head(content_length="1000") + b"\x89PNG")
+    for _ in range(50):  # after the whole request, before the answer
+        with socket.create_connection(("127.0.0.1", small.port), timeout=10) as line:
+            line.sendall(head(content_length=str(len(png()))) + png())
+            line.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))  # a reset
+    until(lambda: in_progress(small) == 0)
+    assert small.predict(png()).status == 200
+    assert small.said[-1].startswith("nobody has validated")  # no bug was met
+
+
+@pytest.mark.slow
+def test_an_answer_that_nobody_reads_is_dropped(colour_ir: Path) -> None:
+    with running(Target("colour", colour_ir), limits=Limits(timeout_s=1)) as server:
+        with socket.create_connection(("127.0.0.1", server.port), timeout=10) as line:
+            line.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            line.sendall(b"GET /openapi.json HTTP/1.1\r\nhost: localhost\r\n\r\n" * 2000)  # megabytes of answers
+            time.sleep(3)
+            with suppress(ConnectionResetError, BrokenPipeError):
+                line.sendall(b"GET / HTTP/1.1\r\n")
+                time.sleep(0.2)
+                line.sendall(b"host: localhost\r\n\r\n")
+                read_all(line)
+        assert server.predict(png()).status == 200
+
+
+def test_who_goes_away_is_no_bug(colour_ir: Path) -> None:
+    with running(Target("colour", colour_ir)) as server:
+        for path in ("/predict", "/v2/models/colour/infer"):
+            with socket.create_connection(("127.0.0.1", server.port), timeout=10) as line:
+                line.sendall(head(path, content_length="1000") + b"\x89PNG")
+        form = {"content_type": "multipart/form-data; boundary=x", "content_length": "1000"}
+        with socket.create_connection(("127.0.0.1", server.port), timeout=10) as line:
+            line.sendall(head("/predict", **form).replace(b"content-type: image/png\r\n", b"") + b"--x\r\n")
+        route = 'ftx_requests_total{route="%s",status="0"} %d.0'
+        wanted = (route % ("/predict", 2), route % ("/v2/models/{name}/infer", 1))
+        until(lambda: all(one in server.ask("GET", "/metrics").body.decode() for one in wanted))
+        assert 'status="500"' not in server.ask("GET", "/metrics").body.decode()
+
+
+@pytest.mark.slow
+def test_who_reads_slowly_is_let_read(colour_ir: Path) -> None:
+    """Four times as long as a client that reads nothing is kept."""
+    with running(Target("colour", colour_ir), limits=Limits(timeout_s=1)) as server:
+        whole = len(server.ask("GET", "/openapi.json").body)
+        with socket.create_connection(("127.0.0.1", server.port), timeout=10) as line:
+            line.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 16)
+            line.sendall(b"GET /openapi.json HTTP/1.1\r\nhost: localhost\r\n\r\n" * 2000)  # megabytes of answers
+            read, ends = 0, time.monotonic() + 4
+            while time.monotonic() < ends:
+                read += len(line.recv(20_000))
+                time.sleep(0.1)
+            assert read < 500 * whole  # nearly all of it is still to come
+            while read < 2000 * whole and (some := line.recv(1 << 16)):
+                read += len(some)
+        assert read >= 2000 * whole
+
+
+def test_no_more_connections_than_there_is_room_for(colour_ir: Path) -> None:
+    with running(Target("colour", colour_ir), limits=Limits(max_concurrency=4)) as server:
+        most = 4 + connection.SPARE_CONNECTIONS
+        lines = [socket.create_connection(("127.0.0.1", server.port), timeout=10) for _ in range(most)]
+        status, sentence = status_and_sentence(spoken(server))  # who comes last is accepted last
+        assert (status, "connections are open" in sentence) == (503, True)
+        for line in lines:
+            line.close()
+
+        def answered() -> bool:
+            with suppress(ConnectionError):
+                return server.predict(png()).status == 200
+            return False
+
+        until(answered)
