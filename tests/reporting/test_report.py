@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from tests.browsing import needs_chromium, visit
+from tests.zygote import Zygote
 
 from ftx.core.errors import InputError, RunError
 from ftx.core.files import sha256_file
@@ -122,6 +123,20 @@ def test_an_altered_run_is_not_to_be_used(validated_run: Path, tmp_path: Path, n
     assert not found.ok
     assert f"{name} is not what was written" in found.faults
     assert f"{name} is not what was written" in (tmp_path / "page.html").read_text(encoding="utf-8")
+
+
+@pytest.mark.slow
+def test_a_run_that_is_not_to_be_used_ends_the_verb_with_1(
+    validated_run: Path, tmp_path: Path, fresh_ftx: Zygote
+) -> None:
+    run = copy(validated_run, tmp_path / "run").path
+    assert fresh_ftx("report", run, "--out", tmp_path / "page.html").returncode == 0
+    with (run / "openvino/fp32/model.bin").open("ab") as file:
+        file.write(b"\n")
+    for words in ((run,), (validated_run, run), (run, "--json")):
+        said = fresh_ftx("report", *words, "--out", tmp_path / f"page-{len(words)}.html")
+        assert said.returncode == 1
+        assert "Do not use it" in said.stdout + said.stderr
 
 
 @pytest.mark.slow
