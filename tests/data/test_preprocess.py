@@ -334,7 +334,8 @@ def test_an_animation_is_its_first_frame(kind: str) -> None:
         (b"<!-- moved --><HTML lang='en'>", "an HTML page"),
         (b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 1", "Git LFS"),
         (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 1 1\n", "it begins with"),  # Pillow would start Ghostscript
-        (b"a", "it begins with"),
+        (b"a", "it begins with 'a'"),
+        (b"\0\1\xff" + b"a" * 9, "it begins with 00 01 ff 61 61 61 61 61"),
         (png(20_000, 10_000, 8, 2), "200 megapixels of at most 134"),
         (png(11_600, 11_600, 8, 2), "135 megapixels of at most 134"),
         (png(1 << 30, 1 << 30, 8, 2), "megapixels of at most 134"),

@@ -31,7 +31,7 @@ def test_multiclass() -> None:
     labels = Labels.multiclass(("a", "b", "c"))
     scores = [[0.7, 0.2, 0.1], [0.1, 0.8, 0.1], [0.4, 0.35, 0.25], [0.05, 0.05, 0.9]]
     found = held("multiclass", labels, scores, [("a",), ("a",), ("b",), ("a",)])
-    assert found.wrongness() == pytest.approx([0.3, 0.9, 0.65, 0.95], abs=1e-6)
+    assert found.mistakes.max(axis=1) == pytest.approx([0, 0.8, 0.4, 0.9], abs=1e-6)  # of the label called
     assert found.margin() == pytest.approx([0.5, 0.7, 0.05, 0.85], abs=1e-6)
     assert found.worst(5) == [3, 1, 2]  # the right answer is none
     assert found.worst(1) == [3]
@@ -54,7 +54,8 @@ def test_multilabel() -> None:
     labels = Labels(("tall", "wet"), singles=("tall", "wet"))
     found = held("multilabel", labels, [[0.35, 0.9], [0.1, 0.45], [0.8, 0.2]], [("wet",), (), ("tall", "wet")])
     assert found.called.tolist() == [[True, True], [False, False], [True, False]]
-    assert found.wrongness() == pytest.approx([0.35, 0.45, 0.8], abs=1e-6)
+    assert found.mistakes[0] == pytest.approx([0.05 / 0.7, 0], abs=1e-6)  # wet was rightly called
+    assert found.mistakes[1:] == pytest.approx(np.array([[0, 0], [0, 0.3 / 0.5]]), abs=1e-6)
     assert found.margin() == pytest.approx([0.05, 0.05, 0.3], abs=1e-6)
     assert found.worst(9) == [2, 0]
     scores_K, right_K = found.confidences()  # of each label: the chance that it holds
@@ -77,6 +78,7 @@ def test_hierarchical_asks_a_group_only_where_the_label_above_it_was_called() ->
     found = held("hierarchical", labels, scores, [("dog",), ("plant",), ("cat",)])
     # A plant is no more or less sure for what the group of cats and dogs says of it.
     assert found.margin() == pytest.approx([0.1, 0.6, 0.4], abs=1e-6)
+    assert found.mistakes == pytest.approx(np.array([[0, 0, 0.55, 0], [0, 0, 0, 0], [0, 0.7, 0, 0]]), abs=1e-6)
     assert found.worst(9) == [2, 0]
     top, below = confusions(found)
     assert (top.parent, below.parent) == (None, "animal")
@@ -94,7 +96,7 @@ def test_what_is_said_below_a_label_that_nobody_spoke_of_is_no_mistake() -> None
     )
     scores = [[0.1, 0.9, 0.97, 0.03, 0.49, 0.51], [0.1, 0.9, 0.5, 0.5, 0.2, 0.8]]
     found = held("hierarchical", labels, scores, [("fern",), ("fern",)])
-    assert found.wrongness() == pytest.approx([0.51, 0.8], abs=1e-6)
+    assert found.mistakes.max(axis=1) == pytest.approx([0.51, 0.8], abs=1e-6)
     assert found.worst(2) == [1, 0]
 
 

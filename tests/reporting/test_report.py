@@ -47,9 +47,9 @@ def test_it_holds_each_section_and_the_figures_of_eval(page: Path) -> None:
     run = Run.open(page.parents[1])
     evaluation = evaluate(run)
     right = round(evaluation.accuracy * evaluation.images)
-    assert f"({right} of {evaluation.images}; 95 % interval" in html
+    assert f"({right} of {evaluation.images}, by {evaluation.artifact}; 95 % interval" in html
     assert evaluation.confusion is not None
-    (counts,) = re.findall(r"<caption>Images</caption>.*?<tbody>(.*?)</tbody>", html, re.DOTALL)
+    (counts,) = re.findall(r"<caption><span>Images</span></caption>.*?<tbody>(.*?)</tbody>", html, re.DOTALL)
     cells = [int(text.replace("·", "0")) for text in re.findall(r"transparent\)\">([0-9·]+)</td>", counts)]
     assert cells == list(np.ravel(evaluation.confusion))
     assert run.manifest.digest(IR_FP32) in html
@@ -126,6 +126,16 @@ def test_an_altered_run_is_not_to_be_used(validated_run: Path, tmp_path: Path, n
 
 
 @pytest.mark.slow
+def test_a_model_that_is_gone_is_told(validated_run: Path, tmp_path: Path) -> None:
+    run = copy(validated_run, tmp_path / "run")
+    for name in ("fp32", "int8"):
+        shutil.rmtree(run.path / "openvino" / name)
+        found = report(run, out=tmp_path / "page.html")
+        assert found.verdict.startswith("Do not use it: This run was changed")
+        assert any(fault.startswith(f"openvino/{name}/") for fault in found.faults)
+
+
+@pytest.mark.slow
 def test_a_run_that_is_not_to_be_used_ends_the_verb_with_1(
     validated_run: Path, tmp_path: Path, fresh_ftx: Zygote
 ) -> None:
@@ -152,7 +162,7 @@ def test_without_its_images_the_page_says_so(validated_run: Path, tmp_path: Path
     assert note.startswith("Images are not shown: ")
     assert "--data" in note
     assert "data:image/jpeg" not in html
-    assert "of 240; 95 % interval" in html  # what was kept is still known
+    assert re.search(r"of 240, by openvino/\w+; 95 % interval", html)  # what was kept is still known
 
 
 def test_an_unfinished_training_is_no_run(tmp_path: Path) -> None:

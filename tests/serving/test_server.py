@@ -146,6 +146,8 @@ def test_names_and_paths(colour_ir: Path, tmp_path: Path) -> None:
     assert [target.path for target in told] == [ir, ir, ir, run]
     odd = Path(shutil.copytree(colour_ir, tmp_path / "a=b"))
     assert targets_of([str(odd)], []) == [Target("a=b", odd)]
+    with pytest.raises(InputError, match="two names"):
+        targets_of([f"named={ir}"], ["first"])
     photo = tmp_path / "photo.png"
     photo.write_bytes(b"")
     with pytest.raises(InputError, match="no model of ftx") as caught:

@@ -124,7 +124,9 @@ def _nodes(labels: Labels, counts: dict[str, dict[str, int]], parent: str | None
 def _print_findings(report: DataReport) -> None:
     twins = [_twin(one) for one in report.near_duplicates]
     if twins:
-        _print_list(f"held-out images with a near-duplicate in train (results will look too good): {len(twins)}", twins)
+        _print_list(
+            f"held-out images with a near-duplicate in training (results will look too good): {len(twins)}", twins
+        )
     if report.unreadable:
         _print_list(f"images that cannot be read: {len(report.unreadable)}", report.unreadable)
     if report.copies:

@@ -13,7 +13,7 @@ from ftx.tasks.labels import Declared, Labels
 from ftx.tasks.task_names import TaskName
 
 # label: probably wrong; label-unproved: the same, of labels that the probe cannot be trusted with; contradiction: a
-# near-duplicate has other labels; near-duplicate: a held-out image that stands in train too.
+# near-duplicate has other labels; near-duplicate: a held-out image that training sees too.
 IssueKind = Literal["label", "label-unproved", "contradiction", "near-duplicate", "unreadable"]
 KINDS: tuple[IssueKind, ...] = ("label", "label-unproved", "contradiction", "near-duplicate", "unreadable")
 

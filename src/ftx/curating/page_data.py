@@ -12,7 +12,7 @@ NAMES: dict[IssueKind, str] = {
     "label": "Probably a wrong label",
     "label-unproved": "Perhaps a wrong label (unproved)",
     "contradiction": "The same picture with other labels",
-    "near-duplicate": "Held out, and in train as well",
+    "near-duplicate": "Held out, and seen in training as well",
     "unreadable": "Cannot be read",
 }
 

@@ -98,7 +98,9 @@ def _kind(start: bytes) -> str:
         return "an HTML page (a download that failed?)"
     if start.startswith(b"version https://git-lfs"):
         return "a Git LFS pointer (git lfs pull fetches the image)"
-    return f"it begins with {start[:8]!r}"
+    first = start[:8]
+    text = first.decode("ascii", "replace").strip()
+    return f"it begins with {text!r}" if text.isprintable() and text.isascii() else f"it begins with {first.hex(' ')}"
 
 
 def _turn(image: Image.Image) -> Image.Transpose | None:

@@ -22,7 +22,10 @@ if TYPE_CHECKING:
 # Colours that stand in for those of the page (core/shipped/pages/page.css), which a browser knows and matplotlib not.
 _TEXT, _LINE, _FIRST, _SECOND = "#010203", "#010204", "#010205", "#010206"
 _OF_PAGE = {_TEXT: "currentColor", _LINE: "var(--line)", _FIRST: "var(--mark)", _SECOND: "var(--second)"}
+# Of a curve that is 2.9 inches wide, so that those of many labels stay small.
+_MOST_STEPS = 600
 _SETTINGS: dict[str, str | float] = {
+    "path.simplify": False,  # of a line up and down again it would leave out the tip
     "svg.fonttype": "none",  # text stays text: it is read aloud, searched, and takes the page's font
     "text.parse_math": 0,  # a name with $ in it is no formula
     "font.size": 10,
@@ -140,23 +143,40 @@ def precision_recall(name: str, number: int, scores_N: Floats, true_N: Flags, th
 
     Shape: [N].
     """
-    order = np.argsort(-scores_N, kind="stable")
-    hits_N = true_N[order].cumsum()
-    # The last image of each score: images of equal scores are called together.
-    ends = np.append(np.flatnonzero(np.diff(scores_N[order])), len(order) - 1)
-    precision, recall = hits_N[ends] / (ends + 1), hits_N[ends] / max(1, int(true_N.sum()))
+    recall, precision = recall_and_precision(scores_N, true_N)
     called = scores_N > threshold
     hits = int((called & true_N).sum())
 
     def draw(figure: Figure) -> None:
         axes = _axes(figure, "recall", "precision")
-        axes.step([0, *recall], [1, *precision], where="post", color=_FIRST)
+        # Up to each recall its own precision, as the average precision sums them.
+        axes.step(recall, precision, where="pre", color=_FIRST)
         if called.any():
             axes.plot(hits / max(1, int(true_N.sum())), hits / int(called.sum()), "D", color=_SECOND, markersize=6)
         axes.set_xlim(0, 1.02)
         axes.set_ylim(0, 1.05)
 
     return svg(f"pr{number}", f"Precision against recall of {name}; threshold {threshold:.3f}", (2.9, 2.5), draw)
+
+
+def recall_and_precision(scores_N: Floats, true_N: Flags) -> tuple[Floats, Floats]:
+    """What calling more and more images gives, from the first hit on; its precision stands at recall 0 as well.
+
+    Of one recall the first and the last, between which precision only falls. Shape: [P] both.
+    """
+    order = np.argsort(-scores_N, kind="stable")
+    hits_N = true_N[order].cumsum()
+    # The last image of each score: images of equal scores are called together.
+    ends = np.append(np.flatnonzero(np.diff(scores_N[order])), len(order) - 1)
+    ends = ends[hits_N[ends] > 0]
+    turns = np.flatnonzero(np.diff(hits_N[ends], prepend=0, append=-1))
+    kept = np.union1d(turns[:-1], turns[1:] - 1)
+    if len(kept) > _MOST_STEPS:
+        kept = kept[np.linspace(0, len(kept) - 1, _MOST_STEPS).astype(int)]
+    ends = ends[kept]
+    precision, recall = hits_N[ends] / (ends + 1), hits_N[ends] / max(1, int(true_N.sum()))
+    before = [0.0][: len(recall)]
+    return np.array([*before, *recall], np.float32), np.array([*precision[:1], *precision], np.float32)
 
 
 def bars(name: str, said: str, rows: Sequence[tuple[str, float]], unit: str) -> str:

@@ -72,7 +72,7 @@ def _deployed(facts: RunFacts) -> Artifact | None:
 def _accuracy(answers: HeldOut) -> str:
     right, images = int(answers.right.sum()), len(answers.right)
     low, high = wilson_interval(right, images)
-    known = f"{right} of {images}; 95 % interval {100 * low:.0f} to {100 * high:.0f}"
+    known = f"{right} of {images}, by {answers.artifact}; 95 % interval {100 * low:.0f} to {100 * high:.0f}"
     if answers.task_name == "multilabel":
         metric = answers.task.metrics(answers.logits_NC, answers.targets_NC)["mAP"]
         known += f"; mean average precision {metric:.2f}"

@@ -83,14 +83,22 @@ class HeldOut:
         taken_NC = self.known & (self.called | (~grouped & self._of_parents(self.called)))
         return self.scores[taken_NC], self.true[taken_NC]
 
-    def wrongness(self) -> Floats:
-        """How far the label that is furthest off is from the truth, in [0, 1]. Shape: [N].
+    @cached_property
+    def mistakes(self) -> Floats:
+        """How sure the model was of each label that it got wrong, in [0, 1]; 0 of every other. Shape: [N, C].
 
-        Of labels below another, where that was called or holds: what is said below others was no part of the answer.
+        In a group the score of the label that was wrongly called. Of a label that decides by itself, how far its score
+        went beyond the threshold, as a share of what is there. Below a mistake nothing more is one.
         """
-        asked_NC = self.known & (self._of_parents(self.called) | self._of_parents(self.true))
-        off_NC = np.where(asked_NC, np.abs(self.targets_NC - self.scores), 0)
-        return off_NC.max(axis=1)
+        labels, scores_NC = self.task.labels, self.scores
+        off_NC = self.known & (self.called != self.true) & self._of_parents(self.called & self.true)
+        sure_NC = np.where(self.called, scores_NC, 0).astype(np.float32)
+        singles = [labels.index(name) for name in labels.singles]
+        threshold_S = self.task.thresholds.of(labels.names)[singles]
+        beyond_NS = scores_NC[:, singles] - threshold_S
+        room_NS = np.where(beyond_NS > 0, 1 - threshold_S, threshold_S)
+        sure_NC[:, singles] = np.abs(beyond_NS) / np.maximum(room_NS, np.finfo(np.float32).tiny)
+        return np.where(off_NC, sure_NC, 0)
 
     def _of_parents(self, flags_NC: Flags) -> Flags:
         """The flag of each label's parent; true for a label without one. Shape: [N, C]."""
@@ -123,7 +131,7 @@ class HeldOut:
 
     def worst(self, most: int) -> list[int]:
         """Rows of the images that were answered wrongly, the surest mistake first."""
-        order = np.lexsort((np.arange(len(self.right)), -self.wrongness()))
+        order = np.lexsort((np.arange(len(self.right)), -self.mistakes.max(axis=1)))
         return [row for row in order.tolist() if not self.right[row]][:most]
 
     def least_certain(self, most: int) -> list[int]:

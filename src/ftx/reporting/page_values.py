@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import numpy as np
+
 from ftx.core.errors import DataError
 from ftx.core.progress import Progress
 from ftx.data.dataset import SPLITS, Dataset
@@ -174,12 +176,13 @@ def _cases(
 
 
 def _explained_labels(answers: HeldOut, row: int) -> list[str]:
-    """First the labels that were wrongly called, then those wrongly not; of a right answer the last called."""
+    """The label that was called in the surest mistake and the one missed; of a right answer the last called."""
     names = answers.task.labels.names
     called, true, known = answers.called[row], answers.true[row], answers.known[row]
-    off = [name for index, name in enumerate(names) if called[index] and not true[index] and known[index]]
-    missed = [name for index, name in enumerate(names) if true[index] and not called[index]]
-    chosen = [*off[-1:], *missed[-1:]] or [label.name for label in answers.answer(row)][-1:]
+    surest = np.argsort(-answers.mistakes[row], kind="stable")
+    off = [names[index] for index in surest if called[index] and not true[index] and known[index]]
+    missed = [names[index] for index in surest if true[index] and not called[index]]
+    chosen = [*off[:1], *missed[:1]] or [label.name for label in answers.answer(row)][-1:]
     return chosen[:MOST_MAPS]
 
 

@@ -80,6 +80,8 @@ def known_runs(near: Path, *, unfinished: bool = False) -> str:
     """What there is instead of a run that was not found: the nearest name, or all; ``unfinished``: to be resumed."""
     marks = RUNS.glob(f"*/{CHECKPOINTS}/" if unfinished else f"*/{MANIFEST_FILE}")
     runs = sorted(path.parent.name for path in marks if path.parent.name != LATEST.name)
+    if not runs and not unfinished and (LATEST / MANIFEST_FILE).is_file():
+        return f"runs/latest alone, which is {LATEST.resolve()}"
     if not runs:
         return f"no {'unfinished ' * unfinished}runs below runs/"
     alike = nearest(near.name, runs)

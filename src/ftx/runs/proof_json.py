@@ -100,8 +100,16 @@ class Proof(BaseModel):
 
 
 def ir_digest(folder: Path) -> str:
-    """What a proof names an exported model by."""
-    return cached_sha256(folder / CARD_FILE)
+    """What a proof names an exported model by.
+
+    Raises: ExportError if there is none.
+    """
+    try:
+        return cached_sha256(folder / CARD_FILE)
+    except FileNotFoundError as error:
+        raise ExportError(
+            "the exported model is not there any more", where=folder / CARD_FILE, fix="restore it, or export it again"
+        ) from error
 
 
 def read_proof(folder: Path) -> Proof:

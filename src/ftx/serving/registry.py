@@ -78,9 +78,10 @@ class Again:
 
 @dataclass
 class Model:
-    """All versions of one name."""
+    """All versions of one name; ``numbered`` where they lie in folders of their own."""
 
     target: Target
+    numbered: bool = False
     versions: dict[int, Version] = field(default_factory=dict[int, Version])
     # What each version's files were when it was opened, or could not be; and when they were looked at last.
     opened: dict[int, Signature] = field(default_factory=dict[int, Signature])
@@ -110,7 +111,9 @@ class Registry:
         self._watcher = threading.Thread(target=self._watch, name="ftx-reload", daemon=True)
         try:
             for model in self.models.values():
-                for number, path in versions_in(model.target.path).items():
+                found = versions_in(model.target.path)
+                model.numbered = model.target.path not in found.values()
+                for number, path in found.items():
                     model.opened[number] = signature(path)
                     model.versions[number] = self._open(number, path)
         except BaseException:
@@ -185,6 +188,9 @@ class Registry:
                 found = versions_in(model.target.path)
             except (FtxError, OSError):  # nothing is there now: what was goes on
                 continue
+            if model.numbered and model.target.path in found.values():  # or nothing with a number
+                continue
+            model.numbered = model.target.path not in found.values()
             for number, path in found.items():
                 now = signature(path)
                 steady, model.looked[number] = model.looked.get(number) == now, now

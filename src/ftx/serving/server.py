@@ -230,6 +230,10 @@ def targets_of(given: Sequence[str], names: Sequence[str]) -> list[Target]:
                     "this file is no model of ftx", where=path, fix="name a run, or a folder of ftx export"
                 )
             path = path.parent
+        if named and index < len(names):
+            raise InputError(
+                "a model has two names", found=f"{text}, --name {names[index]}", fix="leave one of them out"
+            )
         name = names[index] if index < len(names) else before if named else _own_name(path)
         versions_in(path)
         targets.append(Target(name, path))
