@@ -9,8 +9,9 @@ from numpy.testing import assert_allclose, assert_array_equal
 from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 
-from ftx.curating.probes import STRENGTHS, fit, mean_loss, out_of_fold, standardised
+from ftx.curating.probes import out_of_fold
 from ftx.tasks.labels import Labels
+from ftx.training.linear_probe import STRENGTHS, Scale, fit, mean_loss
 
 MULTICLASS = Labels.multiclass("abc")
 TREE = Labels(
@@ -70,7 +71,7 @@ def test_groups_and_singles_of_a_tree_do_not_move_each_other_and_what_is_not_kno
 def test_features_are_scaled_as_scikit_learn_does_and_one_that_never_varies_is_left_out() -> None:
     features, _ = points()
     features[:, 2] = 7.1
-    ours = standardised(features, features[:50])
+    ours = Scale.of(features[:50]).standardised(features)
     theirs = StandardScaler().fit(features[:50].numpy()).transform(features.numpy())
     assert_allclose(ours.numpy(), theirs, rtol=1e-9, atol=1e-9)
     assert not ours[:, 2].any()

@@ -192,6 +192,15 @@ def augment(lab: Lab, value: str) -> None:
             assert (abs(made.log[0][column] - expected) < ROUNDING) == alike, (kind, data, column)
 
 
+def head_init(lab: Lab, value: str) -> None:
+    """Linear probing is solved: one line, and a loss that twenty epochs of steps come near to from above."""
+    linear = ("model.peft=none", "model.freeze_backbone=true", "train.label_smoothing=0")
+    solved = lab.train(*linear, f"train.head_init={value}").log
+    stepped = lab.train(*linear, "train.epochs=20", "train.patience=20").log
+    assert (len(solved), len(stepped)) == (1, 20)
+    assert solved[0]["val_loss"] < min(line["val_loss"] for line in stepped) + 0.02
+
+
 def patience(lab: Lab, value: str) -> None:
     """A model that stands still has its best epoch first, and goes on for as many as patience says."""
     eight = (STILL, "train.epochs=8")

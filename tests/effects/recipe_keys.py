@@ -61,6 +61,7 @@ KEYS = (
     Key("train.balance", "sampling", "the rare tenth is half of what is drawn", of_training.balance_by_sampling),
     Key("train.augment", "light", "another loss of noise, the same of one colour", of_training.augment),
     Key("train.checkpoint_minutes", "0", "the state after each step", of_training.checkpoint_minutes),
+    Key("train.head_init", "probe", "linear probing in one line of train.jsonl, no steps", of_training.head_init),
     Key("train.patience", "2", "3 epochs instead of 6", of_training.patience),
     Key("validate.max_drop", "0.9", "the margin of ftx validate", of_program.max_drop, slow=True),
     Key("train.tensorboard", "true", "reports/tensorboard", of_training.tensorboard),

@@ -31,6 +31,7 @@ TrainPrecision = Literal["auto", "f32", "bf16"]
 Augment = Literal["light", "none"]
 BalanceName = Literal["none", "sampling", "loss"]
 AdapterInit = Literal["zero", "pissa"]
+HeadInit = Literal["random", "probe"]
 
 # The share of images that an artifact may lose: two points, as a user would notice more.
 MAX_DROP = 0.02
@@ -164,6 +165,8 @@ class TrainRecipe(Section):
     metric after which training stops, which is never where it is no less than ``epochs``. ``checkpoint_minutes`` is how
     much time is lost at most where training is cut off (``--resume`` goes on); the state is also written at an epoch's
     end, where that takes under half a percent of the time.
+    ``head_init`` probe begins with a head that fits the frozen features (LP-FT, arXiv:2202.10054); linear probing is
+    then that fit, and takes no epochs. random draws it.
     ``tensorboard`` writes its curves to reports/tensorboard (extra ``tensorboard``).
     """
 
@@ -179,6 +182,7 @@ class TrainRecipe(Section):
     balance: BalanceName = "none"
     augment: Augment = "light"
     patience: Count = 5
+    head_init: HeadInit = "random"
     checkpoint_minutes: Annotated[Number, Field(ge=0)] = 5.0
     tensorboard: Switch = False
 

@@ -132,6 +132,20 @@ def fit(
     return Fit(state.epochs, state.best.epoch, training.metric, state.best.thresholds, interrupted)
 
 
+def solved(training: Training, state: TrainingState, seconds: float, on_epoch: Callable[[EpochEnd], None]) -> Fit:
+    """What a head that was solved, in so many ``seconds``, is worth: one epoch without a step.
+
+    Raises: Diverged if the loss is not finite.
+    """
+    loss, _, _ = measure(training.module, training.task, training.inputs, loss=training.recipe.loss, bf16=training.bf16)
+    state.position.images, state.position.seconds = len(training.inputs), seconds
+    state.loss += loss * len(training.inputs)
+    end = _finish_epoch(training, state)
+    on_epoch(end)
+    assert state.best is not None
+    return Fit(state.epochs, end.best, training.metric, state.best.thresholds, interrupted=False)
+
+
 def _has_ended(training: Training, state: TrainingState) -> bool:
     """Whether all epochs are done, or none was better for too long."""
     if state.best is None:

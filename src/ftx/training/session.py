@@ -29,8 +29,9 @@ from ftx.training.class_balance import balance_of
 from ftx.training.device_placement import Circumstances, in_threads_as, place, place_as_before
 from ftx.training.dry_running import advice
 from ftx.training.epoch_log import epoch_log
+from ftx.training.head_start import HeadStart, start_head
 from ftx.training.inputs import Inputs, Plan, augmentation, inputs_of, plan
-from ftx.training.loop import Diverged, Fit, Training, fit
+from ftx.training.loop import Diverged, Fit, Training, fit, solved
 from ftx.training.optimizer import peak_lr
 from ftx.training.report import TrainReport
 from ftx.training.resolve import Resolved, resolve
@@ -153,10 +154,11 @@ class _Session:
             write_entries(self.new.folder, self.found.dataset.entries)
             with memory_faults(advice(self.found)):
                 training = training_of(self.found, origin.circumstances, self.progress)
+                started = self._start_head(training) if saved is None else None
                 state = training.begin()
                 if saved is not None:
                     state.restore(saved.checkpoint.record, saved.tensors)
-                made = self._fit(training, state, checkpoints)
+                made = self._fit(training, state, checkpoints, started)
             self.found.prepared.backbone.module.cpu()
             self._write(made)
             if not made.interrupted:
@@ -196,7 +198,25 @@ class _Session:
             circumstances=circumstances,
         )
 
-    def _fit(self, training: Training, state: TrainingState, checkpoints: Checkpoints) -> Fit:
+    def _start_head(self, training: Training) -> HeadStart | None:
+        """Solve the head, if the recipe says so and the classifier can be solved."""
+        if training.recipe.head_init != "probe":
+            return None
+        started = start_head(
+            training.module,
+            training.task.labels,
+            training.inputs,
+            training.held_out,
+            bf16=training.bf16,
+            progress=self.progress,
+        )
+        if started is None:
+            self.progress.note("the classifier is no linear layer: it starts at random, and trains")
+        return started
+
+    def _fit(
+        self, training: Training, state: TrainingState, checkpoints: Checkpoints, started: HeadStart | None
+    ) -> Fit:
         tensorboard = training.recipe.tensorboard
         if tensorboard:
             self.progress.note(f"curves: tensorboard --logdir {self.new.path / 'reports' / 'tensorboard'}")
@@ -207,6 +227,8 @@ class _Session:
                 if self.on_epoch is not None:
                     self.on_epoch(end)
 
+            if started is not None and self.found.recipe.method == "linear":
+                return solved(training, state, started.seconds, tell)
             made = fit(training, state, progress=self.progress, on_epoch=tell, checkpoints=checkpoints, stop=self.stop)
         if made is None:
             raise Termination if self.stop.asked == "terminate" else KeyboardInterrupt

@@ -1,0 +1,170 @@
+"""The head first: it begins as the linear probe of the frozen features, and linear probing is that probe."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import timm
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from ftx.backbones.layer_roles import head_names
+from ftx.backbones.split_network import cut_after, cut_at_head
+from ftx.core.progress import SILENT
+from ftx.data.loader import TrainingImages
+from ftx.data.preprocess import Preprocess, load_pixels, normalise
+from ftx.recipe.schema import Recipe
+from ftx.tasks.labels import Labels
+from ftx.training import train
+from ftx.training.head_start import HeadStart, start_head
+from ftx.training.inputs import FeatureInputs, ImageInputs, Inputs
+from ftx.training.linear_probe import mean_loss
+
+PRE = Preprocess(32, 32, 32, "bicubic", (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
+CPU = torch.device("cpu")
+FLAT = Labels.multiclass(("a", "b", "c"))
+TREE = Labels(
+    ("animal", "plant", "tall", "cat", "dog"),
+    groups=(("animal", "plant"), ("cat", "dog")),
+    singles=("tall",),
+    parents={"cat": "animal", "dog": "animal"},
+)
+
+
+@pytest.fixture(scope="module")
+def paths(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    root = tmp_path_factory.mktemp("data")
+    found = [root / f"{number:02}.png" for number in range(36)]
+    for number, path in enumerate(found):
+        coarse = np.random.default_rng(number).integers(0, 256, (4, 4, 3), dtype=np.uint8)
+        coarse[:, number % 3] //= 2
+        Image.fromarray(coarse).resize((32, 32), Image.Resampling.BICUBIC).save(path)
+    return found
+
+
+def truth(labels: Labels, count: int) -> np.ndarray:
+    targets_NC = np.zeros((count, len(labels)), np.float32)
+    for row in range(count):
+        carried = [labels.names[row % 3]] if labels is FLAT else [("cat", "dog", "plant")[row % 3]]
+        for name in [*carried, *(labels.parents[one] for one in carried if one in labels.parents)]:
+            targets_NC[row, labels.index(name)] = 1
+        if "tall" in labels.names:
+            targets_NC[row, labels.index("tall")] = row % 2
+    return targets_NC
+
+
+def gradient(module: nn.Module, labels: Labels, images_N3HW: Tensor, targets_NC: np.ndarray) -> list[Tensor]:
+    """Of the mean loss, to the head's parameters."""
+    heads = [module.get_submodule(name) for name in head_names(module)]
+    for head in heads:
+        head.requires_grad_(True)
+        head.zero_grad()
+    logits_NC = module.eval()(images_N3HW)
+    mean_loss(logits_NC.double(), torch.from_numpy(targets_NC).double(), labels).backward()
+    return [one.grad for head in heads for one in head.parameters() if one.grad is not None]
+
+
+def started(module: nn.Module, labels: Labels, paths: list[Path], kind: str) -> tuple[HeadStart | None, Inputs]:
+    targets_NC = truth(labels, len(paths))
+
+    def inputs(chosen: slice) -> Inputs:
+        if kind == "images":
+            return ImageInputs(module, TrainingImages(paths[chosen], targets_NC[chosen], PRE, augment="none"), CPU)
+        split = cut_at_head(module) if kind == "head" else cut_after(module, 2)
+        return FeatureInputs(split, paths[chosen], targets_NC[chosen], PRE, device=CPU, progress=SILENT)
+
+    train_inputs = inputs(slice(0, 24))
+    return start_head(module, labels, train_inputs, inputs(slice(24, 36)), bf16=False, progress=SILENT), train_inputs
+
+
+@pytest.mark.parametrize("labels", [FLAT, TREE], ids=["flat", "tree"])
+@pytest.mark.parametrize("kind", ["images", "head", "blocks"])
+def test_the_model_answers_as_the_probe_with_the_least_penalised_loss(
+    paths: list[Path], labels: Labels, kind: str
+) -> None:
+    torch.manual_seed(0)
+    module = timm.create_model("test_vit", img_size=32, num_classes=len(labels))
+    found, _ = started(module, labels, paths, kind)
+    assert found is not None
+    images = torch.from_numpy(normalise(np.stack([load_pixels(path, PRE) for path in paths]), PRE))
+    targets = truth(labels, len(paths))
+    # At the minimum of loss + strength/2 |w|² of standardised features the gradient of the loss is -strength · w ·
+    # deviation², where w is the weight of the features as they are.
+    with torch.no_grad():
+        features = module.forward_head(module.forward_features(images[:24]), pre_logits=True).double()
+    deviation = features.std(0, correction=0)
+    weight, bias = gradient(module, labels, images[:24], targets[:24])
+    expected = -found.strength * module.head.weight.double() * deviation.square()
+    # 1e-5 is where the solver stops (of standardised features); the rest is the rounding of an f32 network.
+    assert ((weight.double() - expected) / deviation).abs().max() < 5e-5
+    assert bias.abs().max() < 5e-5
+    with torch.no_grad():
+        said = mean_loss(module(images[24:]).double(), torch.from_numpy(targets[24:]).double(), labels)
+    assert found.val_loss == pytest.approx(float(said), abs=1e-4)
+
+
+def test_two_heads_whose_answers_are_averaged_are_one_probe(paths: list[Path]) -> None:
+    torch.manual_seed(0)
+    module = timm.create_model("deit_tiny_distilled_patch16_224", img_size=32, depth=2, num_classes=3)
+    found, inputs = started(module, FLAT, paths, "head")
+    assert found is not None
+    images = torch.from_numpy(normalise(np.stack([load_pixels(path, PRE) for path in paths[:24]]), PRE))
+    with torch.no_grad():
+        logits_NC = inputs.network(inputs.features if isinstance(inputs, FeatureInputs) else images)
+        torch.testing.assert_close(logits_NC, module.eval()(images), rtol=0, atol=1e-4)
+        # It is as sure of the truth as one head alone could be: the two hold one probe's columns.
+        right = logits_NC.argmax(1).numpy() == truth(FLAT, 24).argmax(1)
+    assert right.mean() > 0.8
+    assert torch.equal(module.head.bias, module.head_dist.bias)
+
+
+def test_a_head_that_is_no_linear_layer_stays(paths: list[Path]) -> None:
+    module = timm.create_model("test_vit", img_size=32, num_classes=3)
+    module.head = nn.Sequential(nn.LayerNorm(64), nn.Linear(64, 3))
+    before = [parameter.clone() for parameter in module.parameters()]
+    found, _ = started(module, FLAT, paths, "images")
+    assert found is None
+    assert all(torch.equal(*pair) for pair in zip(before, module.parameters(), strict=True))
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three classes of coloured noise."""
+    root = tmp_path_factory.mktemp("images")
+    for number in range(60):
+        name = FLAT.names[number % 3]
+        pixels = np.random.default_rng(number).integers(0, 160, (32, 32, 3), dtype=np.uint8)
+        pixels[..., number % 3] += 60
+        (root / name).mkdir(exist_ok=True)
+        Image.fromarray(pixels).save(root / name / f"{number}.png")
+    return root
+
+
+def recipe(folders: Path, **more: object) -> Recipe:
+    flags = {"data.path": str(folders), "model.name": "test_vit", "model.weights": "none", "data.image_size": "32"}
+    return Recipe.build(
+        None, (), flags | {"train.precision": "f32"} | {k.replace("__", "."): v for k, v in more.items()}
+    )
+
+
+def test_linear_probing_is_the_solve_and_takes_no_epochs(folders: Path, tmp_path: Path) -> None:
+    linear = {"model__peft": "none", "model__freeze_backbone": True, "train__head_init": "probe"}
+    found = train(recipe(folders, **linear), tmp_path / "run")
+    assert (found.epochs, found.best_epoch) == (1, 1)
+    assert found.accuracy > 0.9
+    again = train(recipe(folders, **linear), tmp_path / "again")
+    assert again.loss == found.loss
+
+
+def test_adapters_go_on_from_the_probe(folders: Path, tmp_path: Path) -> None:
+    """With a rate of next to nothing the first epoch is the probe's own."""
+    still = {"model__peft": "lora", "train__lr": 1e-9, "train__epochs": 1, "train__head_init": "probe"}
+    found = train(recipe(folders, **still), tmp_path / "lora")
+    linear = {"model__peft": "none", "model__freeze_backbone": True, "train__head_init": "probe"}
+    probe = train(recipe(folders, **linear), tmp_path / "linear")
+    # Those of an augmented view of each image, so not the same probe.
+    assert found.accuracy > 0.8
+    assert abs(found.loss - probe.loss) < 0.3
