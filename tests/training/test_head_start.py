@@ -18,7 +18,7 @@ from ftx.data.loader import TrainingImages
 from ftx.data.preprocess import Preprocess, load_pixels, normalise
 from ftx.recipe.schema import Recipe
 from ftx.tasks.labels import Labels
-from ftx.training import train
+from ftx.training import dry_run, train
 from ftx.training.head_start import HeadStart, start_head
 from ftx.training.inputs import FeatureInputs, ImageInputs, Inputs
 from ftx.training.linear_probe import mean_loss
@@ -155,6 +155,7 @@ def test_linear_probing_is_the_solve_and_takes_no_epochs(folders: Path, tmp_path
     found = train(recipe(folders, **linear), tmp_path / "run")
     assert (found.epochs, found.best_epoch) == (1, 1)
     assert found.accuracy > 0.9
+    assert dry_run(recipe(folders, **linear)).epochs == 1
     again = train(recipe(folders, **linear), tmp_path / "again")
     assert again.loss == found.loss
 

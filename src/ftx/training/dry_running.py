@@ -13,6 +13,7 @@ from ftx.data.open_dataset import class_counts
 from ftx.recipe.schema import Recipe
 from ftx.training.device_placement import device, place
 from ftx.training.estimate import Times, adapted_layers, memory_mb, rehearse, what_would_fit
+from ftx.training.head_start import solves_all
 from ftx.training.report import DryRunReport
 from ftx.training.resolve import Resolved, resolve
 
@@ -29,6 +30,7 @@ def dry_run(recipe: Recipe, *, strict: bool = False, progress: Progress = SILENT
         with memory_faults(advice(found)):
             times = rehearse(prepared, found.dataset, resolved, found.task)
     counts = class_counts(found.dataset)
+    epochs = 1 if solves_all(resolved, prepared.backbone.module) else resolved.train.epochs
     return DryRunReport(
         method=prepared.method,
         model=resolved.model.name,
@@ -43,10 +45,10 @@ def dry_run(recipe: Recipe, *, strict: bool = False, progress: Progress = SILENT
         trainable_share=prepared.trainable / total,
         memory_mb=needed_mb,
         free_mb=free_mb,
-        epochs=resolved.train.epochs,
+        epochs=epochs,
         seconds_before=times and round(times.before_s, 1),
         seconds_per_epoch=times and round(times.epoch_s, 1),
-        seconds=times and round(times.before_s + resolved.train.epochs * times.epoch_s, 1),
+        seconds=times and round(times.before_s + epochs * times.epoch_s, 1),
     )
 
 

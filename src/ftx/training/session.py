@@ -29,7 +29,7 @@ from ftx.training.class_balance import balance_of
 from ftx.training.device_placement import Circumstances, in_threads_as, place, place_as_before
 from ftx.training.dry_running import advice
 from ftx.training.epoch_log import epoch_log
-from ftx.training.head_start import HeadStart, start_head
+from ftx.training.head_start import HeadStart, solves_all, start_head
 from ftx.training.inputs import Inputs, Plan, augmentation, inputs_of, plan
 from ftx.training.loop import Diverged, Fit, Training, fit, solved
 from ftx.training.optimizer import peak_lr
@@ -227,7 +227,7 @@ class _Session:
                 if self.on_epoch is not None:
                     self.on_epoch(end)
 
-            if started is not None and self.found.recipe.method == "linear":
+            if started is not None and solves_all(self.found.recipe, training.module):
                 return solved(training, state, started.seconds, tell)
             made = fit(training, state, progress=self.progress, on_epoch=tell, checkpoints=checkpoints, stop=self.stop)
         if made is None:
