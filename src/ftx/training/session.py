@@ -154,9 +154,10 @@ class _Session:
             write_entries(self.new.folder, self.found.dataset.entries)
             with memory_faults(advice(self.found)):
                 training = training_of(self.found, origin.circumstances, self.progress)
-                started = self._start_head(training) if saved is None else None
-                state = training.begin()
-                if saved is not None:
+                state, started = training.begin(), None
+                if saved is None:
+                    started = self._start_head(training)
+                else:
                     state.restore(saved.checkpoint.record, saved.tensors)
                 made = self._fit(training, state, checkpoints, started)
             self.found.prepared.backbone.module.cpu()
