@@ -126,6 +126,20 @@ def test_an_altered_run_is_not_to_be_used(validated_run: Path, tmp_path: Path, n
 
 
 @pytest.mark.slow
+def test_near_duplicates_found_by_an_earlier_comparison_are_looked_for_again(
+    validated_run: Path, tmp_path: Path
+) -> None:
+    run = copy(validated_run, tmp_path / "run")
+    known = {"images": run.manifest.files["data.jsonl"], "pairs": [{"held_out": "a", "train": "b", "correlation": 1}]}
+    for version, told in ((None, False), (2, True)):
+        numbered = known | ({} if version is None else {"schema_version": version})
+        (run.path / "reports" / "near_duplicates.json").write_text(json.dumps(numbered), encoding="utf-8")
+        report(run, out=tmp_path / "page.html")
+        html = (tmp_path / "page.html").read_text(encoding="utf-8")
+        assert ("1 held-out images are nearly one that training saw" in html) == told
+
+
+@pytest.mark.slow
 def test_a_model_that_is_gone_is_told(validated_run: Path, tmp_path: Path) -> None:
     run = copy(validated_run, tmp_path / "run")
     for name in ("fp32", "int8"):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -20,10 +21,14 @@ LEAKAGE_FILE = Path("reports", "near_duplicates.json")
 
 
 class Leakage(BaseModel):
-    """``reports/near_duplicates.json``: the pairs, and the hash of the list of images that they were looked for in."""
+    """``reports/near_duplicates.json``: the pairs, and the hash of the list of images that they were looked for in.
+
+    Of version 1, which had no number, images of test were compared with train alone: they are looked for again.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
+    schema_version: Literal[2]
     images: str
     pairs: list[NearDuplicate]
 
@@ -47,5 +52,5 @@ def leakage(run: Run, entries: Sequence[Entry], store: ImageStore, progress: Pro
             found[entry.path] = one
             bar.advance()
     pairs = seen_in_training(entries, found, progress)
-    run.keep_report("near_duplicates", Leakage(images=images, pairs=pairs), progress)
+    run.keep_report("near_duplicates", Leakage(schema_version=2, images=images, pairs=pairs), progress)
     return pairs

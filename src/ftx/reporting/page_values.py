@@ -33,8 +33,6 @@ CASES = 18
 CURVES = 24
 # Labels of a table: of more those with the fewest images, or the lowest F1.
 TABLE_LABELS = 1_500
-# Maps beside one image.
-MOST_MAPS = 2
 
 
 def page_values(
@@ -182,8 +180,7 @@ def _explained_labels(answers: HeldOut, row: int) -> list[str]:
     surest = np.argsort(-answers.mistakes[row], kind="stable")
     off = [names[index] for index in surest if called[index] and not true[index] and known[index]]
     missed = [names[index] for index in surest if true[index] and not called[index]]
-    chosen = [*off[:1], *missed[:1]] or [label.name for label in answers.answer(row)][-1:]
-    return chosen[:MOST_MAPS]
+    return [*off[:1], *missed[:1]] or [label.name for label in answers.answer(row)][-1:]
 
 
 def _leakage(

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 from pydantic import BaseModel
 
-from ftx.core.errors import nearest, shown
+from ftx.core.errors import shown
 from ftx.core.version import __version__
 from ftx.evaluating.predict import path_text
 from ftx.runtimes.predictor import INPUT, LOGITS, MAPS
@@ -30,7 +30,7 @@ from ftx.serving.protocol import (
     read_request,
     write_answer,
 )
-from ftx.serving.refusal import Refused, refusal_of
+from ftx.serving.refusal import Refused, instead, refusal_of
 from ftx.serving.registry import Registry, Version
 
 if TYPE_CHECKING:
@@ -252,9 +252,7 @@ def _refuse_unknown(asked: Iterable[str]) -> None:
     """Raise Refused for a word of the query that nothing is known of: it would be asked for in vain."""
     for word in asked:
         if word not in _QUERY:
-            alike = nearest(word, _QUERY)
-            fix = f"did you mean '{alike}'?" if alike else f"there is {', '.join(_QUERY)}"
-            raise Refused(400, f"there is no parameter {shown(word)}: {fix}")
+            raise Refused(400, f"there is no parameter {shown(word)}: {instead(word, _QUERY)}")
 
 
 async def _files(request: "Request") -> Sequence[tuple[str, bytes]]:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
-from ftx.core.errors import ExportError, FtxError, ImageError, InputError
+from ftx.core.errors import ExportError, FtxError, ImageError, InputError, nearest
 from ftx.core.memory import is_out_of_memory
 
 
@@ -31,6 +31,12 @@ def said(error: FtxError) -> str:
     """An error in one sentence: what, what was found, and how to fix it."""
     found = f" ({error.found})" if error.found else ""
     return f"{error.what}{found}" + (f": {error.fix}" if error.fix else "")
+
+
+def instead(name: str, known: Collection[str]) -> str:
+    """What to ask for in the place of a name that there is not: the nearest, or what there is."""
+    alike = nearest(name, known)
+    return f"did you mean '{alike}'?" if alike else f"there is {', '.join(known)}"
 
 
 def refusal_of(error: Exception) -> Refused | None:

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ftx.core.errors import EnvironmentFault, ExportError, FtxError, InputError, nearest
+from ftx.core.errors import EnvironmentFault, ExportError, FtxError, InputError
 from ftx.core.memory import is_out_of_memory
 from ftx.core.progress import Progress
 from ftx.runs.card_json import CARD_FILE, IR_FILE, IR_WEIGHTS, PROOF_FILE, REFERENCE_FILE, TUNING_FILE
@@ -24,7 +24,7 @@ from ftx.runs.run_json import MANIFEST_FILE
 from ftx.runtimes import load
 from ftx.runtimes.openvino import OpenVinoPredictor
 from ftx.serving.batching import Batcher, Counted
-from ftx.serving.refusal import Refused, said
+from ftx.serving.refusal import Refused, instead, said
 
 LOOK_S = 0.5
 # After a refusal that may pass; twice as long after each further one.
@@ -138,9 +138,7 @@ class Registry:
         """
         model = self.models.get(name)
         if model is None:
-            alike = nearest(name, self.models)
-            fix = f"did you mean '{alike}'?" if alike else f"there is {', '.join(self.models)}"
-            raise Refused(404, f"there is no model '{name[:100]}': {fix}")
+            raise Refused(404, f"there is no model '{name[:100]}': {instead(name, self.models)}")
         found = model.newest if number is None else model.versions.get(number)
         if found is None:
             known = ", ".join(map(str, sorted(model.versions)))
