@@ -33,7 +33,7 @@ RATES = {
     "full": (2e-5, 5e-5, 1e-4, 2e-4),
 }
 MODEL: dict[str, list[str]] = {
-    "linear": ["model.peft=none", "model.freeze_backbone=true"],
+    "linear": ["model.peft=none", "model.freeze_backbone=true", "train.head_init=random"],
     "lora": ["model.peft=lora"],
     "dora": ["model.peft=dora"],
     "full": ["model.peft=none"],

@@ -116,7 +116,7 @@ def kills(count: int) -> None:
 
 
 def origin() -> Origin:
-    circumstances = Circumstances(device="cpu", threads=1, kept_blocks=None, plain_attention=True)
+    circumstances = Circumstances(device="cpu", threads=1, plain_attention=True)
     return Origin(recipe=Recipe(), data_sha256="0", base_digest="0", circumstances=circumstances)
 
 
@@ -166,7 +166,7 @@ def cost() -> None:
         data = place_sample("multiclass", Path())
         for name, keys in (
             ("dora", {"epochs": 3}),
-            ("linear", {"peft": "none", "freeze_backbone": True, "epochs": 60}),
+            ("linear", {"peft": "none", "freeze_backbone": True, "head_init": "random", "epochs": 60}),
         ):
             spent.clear()
             recipe = Recipe.named({"path": data, "image_size": 112, "patience": 60, **keys})

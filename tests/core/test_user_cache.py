@@ -36,6 +36,19 @@ def test_the_least_used_go(home: Path) -> None:
     assert left == {"0", *map(str, range(3, KEPT + 2))}
 
 
+def test_the_least_used_go_beyond_so_many_bytes(home: Path) -> None:
+    for number in range(4):
+        folder = cache_folder("features", str(number), most_bytes=250)
+        assert folder is not None
+        (folder / "content").write_bytes(bytes(100))
+        time.sleep(0.01)
+    above = home / "ftx" / "features"
+    # the last one was asked for before it had any
+    assert {path.name for path in above.iterdir()} == {"1", "2", "3"}
+    assert cache_folder("features", "1", most_bytes=10) == above / "1"  # whatever it has itself
+    assert {path.name for path in above.iterdir()} == {"1"}
+
+
 def test_without_a_place_there_is_none(home: Path) -> None:
     (home / "ftx").write_text("in the way")
     assert cache_folder("openvino", "abc") is None

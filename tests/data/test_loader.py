@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
+from tests.conftest import Listener
 
 from ftx.core.errors import ImageError
 from ftx.core.memory import available_bytes
@@ -86,12 +87,30 @@ def test_memory_changes_no_pixel(paths: list[Path], truth: np.ndarray, augment: 
     everything = TrainingImages(paths, truth, PRE, augment=augment)
     half = TrainingImages(paths, truth, PRE, augment=augment, budget_bytes=30_000)
     nothing = TrainingImages(paths, truth, PRE, augment=augment, budget_bytes=0)
+    expected, _ = epoch(everything, 3)
+    for _ in range(2):  # decoded for the first time, and kept
+        for images in (everything, half, nothing):
+            assert np.array_equal(epoch(images, 3)[0], expected)
     assert everything.kept == 14
     assert 0 < half.kept < 14
     assert nothing.kept == 0
-    expected, _ = epoch(everything, 3)
-    assert np.array_equal(epoch(half, 3)[0], expected)
-    assert np.array_equal(epoch(nothing, 3)[0], expected)
+
+
+def test_what_memory_does_not_keep_is_said_once(paths: list[Path], truth: np.ndarray) -> None:
+    listener = Listener()
+    for budget_bytes in (10**9, 30_000):
+        images = TrainingImages(paths, truth, PRE, budget_bytes=budget_bytes, progress=listener)
+        epoch(images, 1)
+        epoch(images, 2)
+    (said,) = listener.said
+    assert "14 images do not fit into 0.0 GB of memory" in said
+
+
+def test_in_epoch_0_an_image_is_as_it_is(paths: list[Path], truth: np.ndarray) -> None:
+    images = TrainingImages(paths, truth, PRE)
+    epoch(images, 1)  # what is kept of them is reduced
+    (pixels_NHWC, _) = next(iter(images.batches(range(14), 14, epoch=0)))
+    assert np.array_equal(pixels_NHWC, load_pixels_many(paths, PRE))
 
 
 def test_without_augmentation_it_is_the_image_path(paths: list[Path], truth: np.ndarray) -> None:
@@ -135,14 +154,13 @@ def test_kept_images_are_reduced_and_small_ones_untouched() -> None:
 
 def test_a_missing_image_is_an_error_where_it_is_met(paths: list[Path], truth: np.ndarray) -> None:
     gone = [*paths[:-1], paths[0].parent / "gone.png"]
-    with pytest.raises(ImageError):
-        TrainingImages(gone, truth, PRE)
-    images = TrainingImages(gone, truth, PRE, budget_bytes=0)
-    batches = images.batches(range(14), 4, epoch=0)
-    assert len([next(batches) for _ in range(3)]) == 3
-    with pytest.raises(ImageError):
-        next(batches)
-    assert not data_threads()
+    for budget_bytes in (0, 10**9):
+        images = TrainingImages(gone, truth, PRE, budget_bytes=budget_bytes)
+        batches = images.batches(range(14), 4, epoch=1)
+        assert len([next(batches) for _ in range(3)]) == 3
+        with pytest.raises(ImageError):
+            next(batches)
+        assert not data_threads()
 
 
 def test_closing_early_leaves_no_thread(paths: list[Path], truth: np.ndarray) -> None:

@@ -5,13 +5,15 @@ Shapes: N images, C labels.
 
 from __future__ import annotations
 
+import os
 import sys
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
-from tests.effects.lab import FULL, LINEAR, STILL, Lab
+from tests.effects.lab import FULL, LINEAR, STILL, Lab, Trained
 
 # f32 rounding of a mean of a few logarithms.
 ROUNDING = 2e-6
@@ -190,6 +192,49 @@ def augment(lab: Lab, value: str) -> None:
             p_NC, y_NC = lab.scores(made, side)
             expected = -(y_NC * np.log(p_NC)).sum(axis=1).mean()
             assert (abs(made.log[0][column] - expected) < ROUNDING) == alike, (kind, data, column)
+
+
+# A model that stands still, four of whose six blocks are frozen, on images that vary.
+_FROZEN = (STILL, "adapter.blocks=2", "train.augment=light", "train.epochs=3", "train.patience=3")
+
+
+def cache_views(lab: Lab, value: str) -> None:
+    """With two views of an image the third epoch is the first again; anew in each, none is."""
+    first, second, third = lab.train(*_FROZEN, f"train.cache_views={value}").column("loss")
+    assert abs(first - third) < ROUNDING
+    assert abs(first - second) > 10 * ROUNDING
+    anew = lab.train(*_FROZEN, "train.cache_views=0").column("loss")
+    assert abs(anew[0] - anew[2]) > 10 * ROUNDING
+    assert abs(anew[1] - second) < 1e-3  # the same view, but for features in bf16
+
+
+def _cached(lab: Lab, *overrides: str) -> tuple[dict[str, int], Trained]:
+    """The files that a training leaves in a user's cache of its own, with their bytes."""
+    before = os.environ["XDG_CACHE_HOME"]
+    with tempfile.TemporaryDirectory() as home:
+        os.environ["XDG_CACHE_HOME"] = home
+        try:
+            made = lab.train(*_FROZEN, "train.cache_views=1", *overrides)
+        finally:
+            os.environ["XDG_CACHE_HOME"] = before
+        return {path.name: path.stat().st_size for path in Path(home).rglob("*") if path.is_file()}, made
+
+
+def cache_gb(lab: Lab, value: str) -> None:
+    """A row is that of five tokens of 64 numbers, in two bytes each."""
+    kept, made = _cached(lab)
+    views = len(made.images("train")) + len(made.images("val"))
+    assert kept["content"] == views * 5 * 64 * 2
+    nothing, made = _cached(lab, f"train.cache_gb={value}")
+    assert nothing["content"] == 0
+    assert "train.cache_gb" in made.said.err
+
+
+def frozen_runtime(lab: Lab, value: str) -> None:
+    kept, _ = _cached(lab, f"train.frozen_runtime={value}")
+    assert {"model.xml", "model.bin"} <= kept.keys()
+    plain, _ = _cached(lab)  # fewer images than converting pays for
+    assert not {"model.xml", "model.bin"} & plain.keys()
 
 
 def head_init(lab: Lab, value: str) -> None:

@@ -26,8 +26,8 @@ model:   {name: dinov2-small, weights: auto, peft: dora, freeze_backbone: false,
 adapter: {rank: 8, alpha: 16, targets: [q, k, v, proj, fc1, fc2], blocks: all, layers: auto, init: zero, dropout: 0.0,
   rslora: false}
 train:   {epochs: 10, batch_size: 16, lr: auto, lora_plus: 1.0, weight_decay: 0.05, precision: auto, warmup_share: 0.1,
-  loss: asymmetric, label_smoothing: 0.1, balance: none, augment: light, patience: 5, head_init: random,
-  checkpoint_minutes: 5.0, tensorboard: false}
+  loss: asymmetric, label_smoothing: 0.1, balance: none, augment: light, cache_views: 4, cache_gb: 10.0,
+  frozen_runtime: auto, patience: 5, head_init: auto, checkpoint_minutes: 5.0, tensorboard: false}
 validate: {max_drop: 0.02}
 """
 
@@ -134,8 +134,11 @@ recipes = st.builds(
         label_smoothing=shares,
         balance=st.sampled_from(["none", "sampling", "loss"]),
         augment=st.sampled_from(["light", "none"]),
+        cache_views=st.integers(0, 100),
+        cache_gb=st.floats(0, 1e6),
+        frozen_runtime=st.sampled_from(["auto", "torch", "openvino"]),
         patience=st.integers(1, 10_000),
-        head_init=st.sampled_from(["random", "probe"]),
+        head_init=st.sampled_from(["auto", "random", "probe"]),
         checkpoint_minutes=st.floats(0, 1e6),
         tensorboard=st.booleans(),
     ),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager
 from pathlib import Path
 
 import numpy as np
@@ -10,15 +9,12 @@ import pytest
 import timm
 import torch
 from PIL import Image
-from tests.conftest import Listener
 from torch import nn
 
 from ftx.adapters.trainable_model import prepare
-from ftx.backbones.split_network import cut_at_head
-from ftx.core.files import sha256_file
+from ftx.backbones.build import Backbone
+from ftx.core.byte_store import ByteStore
 from ftx.core.progress import SILENT
-from ftx.core.progress import Task as Stretch
-from ftx.data.dataset import Entry
 from ftx.data.loader import TrainingImages
 from ftx.data.open_dataset import survey
 from ftx.data.preprocess import Preprocess, load_pixels, normalise
@@ -27,12 +23,13 @@ from ftx.recipe.sections import TrainRecipe
 from ftx.tasks.base import Task
 from ftx.tasks.labels import Labels
 from ftx.tasks.multiclass import Multiclass
+from ftx.training.assembly import training_of
 from ftx.training.class_balance import Balance
-from ftx.training.device_placement import Circumstances
-from ftx.training.inputs import FeatureInputs, ImageInputs, Plan, inputs_of, plan
+from ftx.training.frozen_part import Frozen, FrozenPart
+from ftx.training.inputs import FeatureInputs, ImageInputs
 from ftx.training.loop import Training, fit, forward_backward, train_mode
+from ftx.training.plan import plan
 from ftx.training.resolve import Resolved
-from ftx.training.session import training_of
 
 TASK: Task = Multiclass(Labels.multiclass(("one", "two")))
 PRE = Preprocess(32, 32, 32, "bicubic", (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
@@ -77,9 +74,12 @@ def test_features_are_those_of_the_model_as_it_answers(
     images = torch.from_numpy(normalise(np.stack([load_pixels(path, PRE) for path in paths]), PRE))
     expected = module.eval()(images)
     before = statistics(module)
-    inputs = FeatureInputs(cut_at_head(module.train()), paths, ONE_HOT, PRE, device=CPU, progress=SILENT)
+    with ByteStore(None, 1e9) as store:
+        frozen = FrozenPart(Frozen(Backbone(module.train(), name, "", PRE), kept_blocks=0, bf16=False), store)
+        inputs = FeatureInputs(frozen, TrainingImages(paths, ONE_HOT, PRE, augment="none"), views=1)
+        ((features, _),) = inputs.batches(np.arange(6), 6, epoch=1)
     # f32: the same numbers in batches of another size
-    torch.testing.assert_close(inputs.network(inputs.features), expected, rtol=0, atol=1e-5)
+    torch.testing.assert_close(inputs.network(features), expected, rtol=0, atol=1e-5)
     assert all(torch.equal(*pair) for pair in zip(before, statistics(module), strict=True))
 
 
@@ -103,32 +103,46 @@ def test_frozen_batch_norms_take_no_statistics_of_a_batch(paths: list[Path]) -> 
     torch.testing.assert_close(answered, module.eval()(images), rtol=0, atol=0)
 
 
-def test_nothing_is_computed_once_where_all_blocks_train(paths: list[Path]) -> None:
-    """Their first block's input is the embedding, which depends on the view of the image."""
+@pytest.mark.parametrize(
+    ("settings", "kept_blocks", "augment", "views"),
+    [
+        # their first block's input is the embedding, which depends on the view of the image
+        ({"blocks": "all"}, None, "light", 0),
+        ({"blocks": (1, 2)}, 1, "light", 4),
+        ({"blocks": 2}, 4, "light", 4),
+        ({"blocks": 2, "epochs": 3}, 4, "light", 3),
+        ({"blocks": 2, "augment": "none"}, 4, "none", 1),
+        ({"blocks": 2, "cache_views": 0}, None, "light", 0),
+        ({"blocks": 2, "cache_views": 2}, 4, "light", 2),
+        ({"peft": "none"}, None, "light", 0),
+        ({"peft": "none", "freeze_backbone": True}, 0, "none", 1),
+        ({"peft": "none", "freeze_backbone": True, "head_init": "random"}, 0, "light", 4),
+    ],
+    ids=str,
+)
+def test_what_is_computed_once(settings: dict[str, object], kept_blocks: int | None, augment: str, views: int) -> None:
     tiny = {"name": "test_vit", "weights": "none", "image_size": 32, "peft": "lora"}
-    for blocks, lead, augment in (("all", None, "light"), ((1, 2), 1, "none"), (2, 4, "none")):
-        recipe = Recipe.named(tiny | {"blocks": blocks})
+    recipe = Recipe.named(tiny | settings)
+    found = plan(prepare(recipe, 2).backbone.module, recipe)
+    assert (found.kept_blocks, found.augment, found.views) == (kept_blocks, augment, views)
+
+
+def test_a_head_is_solved_where_it_is_all_that_trains_and_can_be() -> None:
+    tiny = {"weights": "none", "image_size": 32}
+    probing = {"peft": "none", "freeze_backbone": True}
+    for settings, head_init, solves_all in (
+        ({"name": "test_vit", **probing}, "probe", True),
+        ({"name": "test_vit", "head_init": "random", **probing}, "random", False),
+        ({"name": "test_vit", "balance": "loss", **probing}, "random", False),
+        ({"name": "test_vit", "head_init": "probe"}, "probe", False),
+        ({"name": "test_vit"}, "random", False),
+    ):
+        recipe = Recipe.named(tiny | settings)
         module = prepare(recipe, 2).backbone.module
-        found = plan(module, recipe, 6, SILENT)
-        assert (found.kept_blocks, found.augment) == (lead, augment)
-        ones = [path for path in paths if path.parent.name == "one"]
-        entries = [Entry(path.name, sha256_file(path), ("one",), "train") for path in ones]
-        inputs = inputs_of(module, PRE, paths[0].parent, entries, TASK, found, seed=0, progress=SILENT)
-        assert inputs.unit == ("images" if lead is None else "features")
-
-
-def test_the_decoding_of_images_is_shown(paths: list[Path]) -> None:
-    class Watching(Listener):
-        def track(self, description: str, total: int | None) -> AbstractContextManager[Stretch]:
-            self.said.append(f"{description} {total}")
-            return SILENT.track(description, total)
-
-    watching, root = Watching(), paths[0].parents[1]
-    entries = [Entry(str(path.relative_to(root)), sha256_file(path), (path.parent.name,), "train") for path in paths]
-    inputs_of(probed("test_vit"), PRE, root, entries, TASK, Plan(None, "none"), seed=0, progress=watching)
-    (said,) = watching.said
-    assert said.startswith("Decoding")
-    assert said.endswith(f" {len(paths)}")
+        found = plan(module, recipe)
+        assert (found.head_init, found.solves_all) == (head_init, solves_all), settings
+        module.set_submodule("head", nn.Linear(64, 2, bias=False))
+        assert not plan(module, recipe).solves_all
 
 
 def test_batch_norms_that_train_do(paths: list[Path]) -> None:
@@ -146,10 +160,7 @@ def test_the_order_and_the_views_of_the_images_are_the_seeds(paths: list[Path]) 
         settings = {"name": "test_vit", "weights": "none", "image_size": 32, "peft": "none", "precision": "f32"}
         recipe = Recipe.named(settings | {"path": str(root), "epochs": 1, "batch_size": 2, "lr": 1e-3})
         prepared = prepare(recipe, 2)
-        circumstances = Circumstances(device="cpu", threads=1, kept_blocks=None, plain_attention=False)
-        training = training_of(
-            Resolved(dataset, prepared, recipe.model_copy(update={"seed": seed})), circumstances, SILENT
-        )
+        training = training_of(Resolved(dataset, prepared, recipe.model_copy(update={"seed": seed})), None, SILENT)
         fit(training, training.begin(), progress=SILENT, on_epoch=lambda _end: None)
         return torch.cat([parameter.detach().flatten() for parameter in prepared.backbone.module.parameters()])
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -11,14 +12,16 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
+from ftx.backbones.build import Backbone
 from ftx.backbones.layer_roles import head_names
-from ftx.backbones.split_network import cut_after, cut_at_head
+from ftx.core.byte_store import ByteStore
 from ftx.core.progress import SILENT
 from ftx.data.loader import TrainingImages
 from ftx.data.preprocess import Preprocess, load_pixels, normalise
 from ftx.recipe.schema import Recipe
 from ftx.tasks.labels import Labels
 from ftx.training import dry_run, train
+from ftx.training.frozen_part import Frozen, FrozenPart
 from ftx.training.head_start import HeadStart, start_head
 from ftx.training.inputs import FeatureInputs, ImageInputs, Inputs
 from ftx.training.linear_probe import mean_loss
@@ -67,14 +70,31 @@ def gradient(module: nn.Module, labels: Labels, images_N3HW: Tensor, targets_NC:
     return [one.grad for head in heads for one in head.parameters() if one.grad is not None]
 
 
-def started(module: nn.Module, labels: Labels, paths: list[Path], kind: str) -> tuple[HeadStart | None, Inputs]:
+class Exact(FrozenPart):
+    """Keeps f32, so that the equation of the head's minimum holds for the model and not for rounded features alone."""
+
+    def __init__(self, frozen: Frozen, store: ByteStore) -> None:
+        super().__init__(frozen, store)
+        self.dtype = torch.float32
+
+
+@pytest.fixture
+def store() -> Iterator[ByteStore]:
+    with ByteStore(None, 1e9) as made:
+        yield made
+
+
+def started(
+    module: nn.Module, labels: Labels, paths: list[Path], kind: str, store: ByteStore
+) -> tuple[HeadStart | None, Inputs]:
     targets_NC = truth(labels, len(paths))
 
     def inputs(chosen: slice) -> Inputs:
+        images = TrainingImages(paths[chosen], targets_NC[chosen], PRE, augment="none")
         if kind == "images":
-            return ImageInputs(module, TrainingImages(paths[chosen], targets_NC[chosen], PRE, augment="none"), CPU)
-        split = cut_at_head(module) if kind == "head" else cut_after(module, 2)
-        return FeatureInputs(split, paths[chosen], targets_NC[chosen], PRE, device=CPU, progress=SILENT)
+            return ImageInputs(module, images, CPU)
+        frozen = Frozen(Backbone(module, "", "", PRE), {"head": 0, "blocks": 2}[kind], bf16=False)
+        return FeatureInputs(Exact(frozen, store), images, views=1)
 
     train_inputs = inputs(slice(0, 24))
     return start_head(module, labels, train_inputs, inputs(slice(24, 36)), bf16=False, progress=SILENT), train_inputs
@@ -83,11 +103,11 @@ def started(module: nn.Module, labels: Labels, paths: list[Path], kind: str) -> 
 @pytest.mark.parametrize("labels", [FLAT, TREE], ids=["flat", "tree"])
 @pytest.mark.parametrize("kind", ["images", "head", "blocks"])
 def test_the_model_answers_as_the_probe_with_the_least_penalised_loss(
-    paths: list[Path], labels: Labels, kind: str
+    paths: list[Path], labels: Labels, kind: str, store: ByteStore
 ) -> None:
     torch.manual_seed(0)
     module = timm.create_model("test_vit", img_size=32, num_classes=len(labels))
-    found, _ = started(module, labels, paths, kind)
+    found, _ = started(module, labels, paths, kind, store)
     assert found is not None
     images = torch.from_numpy(normalise(np.stack([load_pixels(path, PRE) for path in paths]), PRE))
     targets = truth(labels, len(paths))
@@ -106,14 +126,15 @@ def test_the_model_answers_as_the_probe_with_the_least_penalised_loss(
     assert found.val_loss == pytest.approx(float(said), abs=1e-4)
 
 
-def test_two_heads_whose_answers_are_averaged_are_one_probe(paths: list[Path]) -> None:
+def test_two_heads_whose_answers_are_averaged_are_one_probe(paths: list[Path], store: ByteStore) -> None:
     torch.manual_seed(0)
     module = timm.create_model("deit_tiny_distilled_patch16_224", img_size=32, depth=2, num_classes=3)
-    found, inputs = started(module, FLAT, paths, "head")
+    found, inputs = started(module, FLAT, paths, "head", store)
     assert found is not None
     images = torch.from_numpy(normalise(np.stack([load_pixels(path, PRE) for path in paths[:24]]), PRE))
     with torch.no_grad():
-        logits_NC = inputs.network(inputs.features if isinstance(inputs, FeatureInputs) else images)
+        ((features, _),) = inputs.batches(np.arange(24), 24, epoch=0)
+        logits_NC = inputs.network(features)
         torch.testing.assert_close(logits_NC, module.eval()(images), rtol=0, atol=1e-4)
         # It is as sure of the truth as one head alone could be: the two hold one probe's columns.
         right = logits_NC.argmax(1).numpy() == truth(FLAT, 24).argmax(1)
@@ -121,11 +142,11 @@ def test_two_heads_whose_answers_are_averaged_are_one_probe(paths: list[Path]) -
     assert torch.equal(module.head.bias, module.head_dist.bias)
 
 
-def test_a_head_that_is_no_linear_layer_stays(paths: list[Path]) -> None:
+def test_a_head_that_is_no_linear_layer_stays(paths: list[Path], store: ByteStore) -> None:
     module = timm.create_model("test_vit", img_size=32, num_classes=3)
     module.head = nn.Sequential(nn.LayerNorm(64), nn.Linear(64, 3))
     before = [parameter.clone() for parameter in module.parameters()]
-    found, _ = started(module, FLAT, paths, "images")
+    found, _ = started(module, FLAT, paths, "images", store)
     assert found is None
     assert all(torch.equal(*pair) for pair in zip(before, module.parameters(), strict=True))
 

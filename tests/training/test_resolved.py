@@ -87,7 +87,9 @@ def test_training_from_the_resolved_recipe_gives_the_same_bytes(
     assert frozen_blocks(prepare(asked(tables, method, task), 2).backbone.module) == frozen
     document = parse_yaml(first["recipe.yaml"].decode())
     assert isinstance(document, dict)
-    assert document["train"]["augment"] == ("none" if frozen else "light")
+    assert document["train"]["augment"] == ("none" if method == "linear" else "light")
+    assert document["train"]["cache_views"] == {"lora": 2, "dora": 0, "linear": 1, "full": 0}[method]
+    assert document["train"]["head_init"] == ("probe" if method == "linear" else "random")
     assert f"augment: {document['train']['augment']}" in first["trained/README.md"].decode()
     assert document["train"]["batch_size"] == len(Run(tmp_path / "first").entries("train")) < 16
     assert document["train"]["lr"] == {"lora": 1e-3, "dora": 1e-3, "linear": 5e-3, "full": 2e-5}[method]
@@ -103,14 +105,24 @@ def test_another_seed_gives_other_bytes(method: str, tables: dict[str, Path], tm
     assert weights_of(first) != weights_of(other)
 
 
-def test_augmentation_that_is_asked_for_and_not_done_is_said(tables: dict[str, Path], tmp_path: Path) -> None:
-    for settings, notes in (({}, 0), ({"augment": "light"}, 1), ({"augment": "none"}, 0)):
+def test_what_is_asked_of_steps_and_not_used_is_said(tables: dict[str, Path], tmp_path: Path) -> None:
+    for settings, notes in (
+        ({}, []),
+        ({"augment": "none"}, []),
+        ({"augment": "light"}, ["train.augment"]),
+        ({"epochs": 1, "lr": 1e-3}, ["train.epochs, train.lr"]),
+        ({"epochs": 1, "head_init": "random"}, []),
+    ):
         listener = Listener()
-        recipe = asked(tables, "linear", "multiclass", epochs=1, **settings)
+        recipe = Recipe.named(
+            {"path": str(tables["multiclass"]), "name": "test_vit", "weights": "none", "image_size": 32}
+            | METHODS["linear"]
+            | settings
+        )
         with chdir(tmp_path):
             train(recipe, out=tmp_path / f"run-{len(list(tmp_path.iterdir()))}", progress=listener)
-        told = [text for text in listener.said if "augment" in text]
-        assert told == ["train.augment light is not done: the frozen blocks see each image once, as it is"] * notes
+        told = [text.split(":")[0] for text in listener.said if "not used" in text]
+        assert told == notes
 
 
 @pytest.mark.slow

@@ -175,17 +175,27 @@ def choose_attention(module: nn.Module, *, batch_size: int, memory_bytes: int) -
         return False
     tokens, _ = token_shape(vit)
     # Kept for the backward: the scores and their softmax, in f32 at most, of every layer.
-    heads = [int(str(getattr(layer, "num_heads", 0))) for layer in module.modules() if hasattr(layer, "fused_attn")]
+    heads = [int(str(getattr(layer, "num_heads", 0))) for layer in _attentions(vit)]
     plain = sum(2 * 4 * batch_size * count * tokens**2 for count in heads) <= memory_bytes
     set_attention(vit, plain=plain)
     return plain
 
 
 def set_attention(vit: nn.Module, *, plain: bool) -> None:
-    """Compute every attention as plain products, or by torch's fused kernel."""
-    for layer in vit.modules():
-        if hasattr(layer, "fused_attn"):
-            setattr(layer, "fused_attn", not plain)  # noqa: B010 - nn.Module types its attributes as tensors
+    """Compute every attention that has a backward as plain products, or by torch's fused kernel.
+
+    Those of frozen blocks in front have none, and are faster fused: 1.25 times eight blocks of a ViT-S/14 at 224 px.
+    """
+    for layer in _attentions(vit):
+        setattr(layer, "fused_attn", not plain)  # noqa: B010 - nn.Module types its attributes as tensors
+
+
+def _attentions(module: nn.Module) -> list[nn.Module]:
+    """The layers of attention, but for those of frozen blocks in front."""
+    vit, frozen = plain_vit(module), set[nn.Module]()
+    if vit is not None:
+        frozen = {part for block in vit_blocks(vit)[: frozen_blocks(vit)] for part in block.modules()}
+    return [layer for layer in module.modules() if hasattr(layer, "fused_attn") and layer not in frozen]
 
 
 def token_shape(vit: VisionTransformer) -> tuple[int, int]:

@@ -3,32 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import suppress
-from dataclasses import dataclass
-from hashlib import sha256
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from safetensors.torch import load_file, save_file
 
 from ftx.adapters.trainable_model import prepare
-from ftx.backbones.split_network import cut_at_head, head_alone
-from ftx.core.errors import FtxError, ModelError
-from ftx.core.files import staged_file
+from ftx.backbones.split_network import head_alone
+from ftx.core.errors import ModelError
 from ftx.core.memory import SMALLER, memory_faults
 from ftx.core.progress import SILENT, Progress
-from ftx.core.user_cache import cache_folder
 from ftx.data.dataset import Entry
-from ftx.data.image_store import ImageStore
 from ftx.recipe.schema import Recipe
 from ftx.tasks.base import Task
 from ftx.training.device_placement import place
-from ftx.training.inputs import EVAL_BATCH, FeatureInputs
-
-# In the user's cache, so that looking on after a break does not compute them again.
-_KIND, _FILE, _NAME = "features", "features.safetensors", "features"
+from ftx.training.frozen_part import Frozen, faster_runtime, frozen_part
+from ftx.training.inputs import EVAL_BATCH, inputs_of
 
 
 @dataclass(frozen=True)
@@ -50,36 +42,24 @@ def frozen_features(
     probing = recipe.model_copy(update={"model": recipe.model.model_copy(update=_HEAD_ALONE)})
     with memory_faults(lambda: SMALLER):
         prepared = prepare(probing, len(task.labels))
-        module, pre = prepared.backbone.module, prepared.backbone.preprocess
-        if not head_alone(module):
+        if not head_alone(prepared.backbone.module):
             raise ModelError(
                 f"{recipe.model.name} has no features that one layer reads", fix="another --model, as dinov2-small"
             )
-        known = f"{prepared.backbone.digest} {pre} {torch.__version__}".encode()
-        digest = sha256(known + b"".join(bytes.fromhex(entry.sha256) for entry in entries)).hexdigest()
-        cached = cache_folder(_KIND, digest)
-        if cached is not None and (kept := _kept(cached / _FILE, len(entries))) is not None:
-            return Features(kept, pre.image_size)
-        where = place(prepared, EVAL_BATCH)
-        store = ImageStore(root)
-        images = [store.at(entry.path, entry.sha256) for entry in entries]
-        targets_NC = task.targets([entry.labels for entry in entries])
-        inputs = FeatureInputs(cut_at_head(module), images, targets_NC, pre, device=where, progress=progress)
-    features_NW = inputs.features.float().flatten(1).contiguous()  # a distilled model's two heads read one each
-    if cached is not None:
-        with suppress(FtxError), staged_file(cached / _FILE) as staged:  # a full disk costs the next start its time
-            save_file({_NAME: features_NW}, staged)
-    return Features(features_NW.numpy(), pre.image_size)
-
-
-def _kept(file: Path, images: int) -> NDArray[np.float32] | None:
-    """Features that were computed before; None where there are none that hold."""
-    try:
-        features_NW = load_file(file)[_NAME]
-    except Exception:  # not there, cut off, or not ours: they are made again
-        return None
-    sound = features_NW.ndim == 2 and len(features_NW) == images and features_NW.dtype == torch.float32
-    return features_NW.numpy() if sound else None
+        place(prepared, EVAL_BATCH)
+        limit_bytes = probing.train.cache_gb * 1e9
+        head_input = Frozen(prepared.backbone, kept_blocks=0, bf16=False)
+        runtime = faster_runtime(head_input, len(entries), limit_bytes, progress)
+        with frozen_part(replace(head_input, runtime=runtime), limit_bytes, progress=progress) as frozen:
+            inputs = inputs_of(prepared.backbone, root, entries, task, frozen=frozen, progress=progress)
+            features_NW = torch.empty(len(entries), *frozen.shape)
+            rows = iter(features_NW.split(EVAL_BATCH))
+            with progress.track("Computing frozen features", len(entries)) as bar:
+                for features, _ in inputs.batches(np.arange(len(entries)), EVAL_BATCH, epoch=0):
+                    next(rows).copy_(features)
+                    bar.advance(len(features))
+    # a distilled model's two heads read one each
+    return Features(features_NW.flatten(1).numpy(), prepared.backbone.preprocess.image_size)
 
 
 _HEAD_ALONE = {"peft": "none", "freeze_backbone": True}

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Generator, Sequence
 from contextlib import closing
 from functools import partial
+from threading import Lock
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,8 +30,16 @@ KEPT_TO_RESIZE = 1.5
 BATCHES_AHEAD = 2
 
 
+class View(NamedTuple):
+    """How an image is to be seen: as the ``occurrence``-th time in an epoch, or in epoch 0 as it is."""
+
+    image: int
+    epoch: int
+    occurrence: int = 0
+
+
 class TrainingImages:
-    """The training images, kept decoded and reduced in memory as far as a budget allows.
+    """The training images, each decoded at its first need and kept, reduced, as far as a budget of memory allows.
 
     What is over the budget is decoded anew for each view, with the same result: which images fit
     changes the speed and nothing else.
@@ -46,25 +56,24 @@ class TrainingImages:
         budget_bytes: int | None = None,
         progress: Progress = SILENT,
     ) -> None:
-        """Decode what fits into ``budget_bytes``, by default a quarter of the memory that is free.
-
-        Raises: ImageError for an image that cannot be read.
-        """
+        """Images of a split, to be kept in ``budget_bytes``, by default a quarter of the memory that is free."""
         assert len(images) == len(targets_NC), f"{len(images)} images, {len(targets_NC)} rows of targets"
         self.images = tuple(EncodedImage.of(image) for image in images)
         self.targets_NC = targets_NC
         self.pre = pre
         self.seed = seed
         self.augment: Augment = augment
-        self._kept: list[Pixels] = []
-        self._keep(available_bytes() // 4 if budget_bytes is None else budget_bytes, progress)
+        self._kept: dict[int, Pixels] = {}
+        self._budget_bytes = available_bytes() // 4 if budget_bytes is None else budget_bytes
+        self._left_bytes, self._full, self._keeping = self._budget_bytes, False, Lock()
+        self._progress, self._told = progress, False
 
     def __len__(self) -> int:
         return len(self.images)
 
     @property
     def kept(self) -> int:
-        """How many images are in memory: the first so many."""
+        """How many images are in memory."""
         return len(self._kept)
 
     def batches(
@@ -75,25 +84,39 @@ class TrainingImages:
         How an image is varied hangs on the seed, the epoch and the image, not on threads, on memory or on the
         ``skipped`` batches in front, which are not made. Whoever stops early calls ``close``.
         Shape: uint8 [B, H, W, 3] and float32 [B, C].
+        Raises: ImageError for an image that cannot be read.
         """
         order = [int(index) for index in indices]
-        drawn_before = occurrences(order)
+        seen = [View(index, epoch, before) for index, before in zip(order, occurrences(order), strict=True)]
+        chunks = [seen[start : start + batch_size] for start in range(skipped * batch_size, len(order), batch_size)]
+        with closing(self.views(chunks)) as batches:
+            for pixels_BHWC, chunk in zip(batches, chunks, strict=True):
+                yield pixels_BHWC, self.targets_NC[[view.image for view in chunk]]
 
-        def prepare(start: int) -> tuple[Pixels, Targets]:
-            chosen = order[start : start + batch_size]
-            pixels_BHWC = np.empty((len(chosen), self.pre.height, self.pre.width, 3), dtype=np.uint8)
-            for row, index in enumerate(chosen):
-                pixels_BHWC[row] = self._view(index, epoch, drawn_before[start + row])
-            return pixels_BHWC, self.targets_NC[chosen]
+    def views(self, chunks: Sequence[Sequence[View]]) -> Generator[Pixels, None, None]:
+        """The pixels of each chunk of views, prepared two chunks ahead. Shape: uint8 [B, H, W, 3]."""
+        with closing(in_threads(self._chunk, chunks, workers=BATCHES_AHEAD, ahead=BATCHES_AHEAD)) as prepared:
+            for pixels_BHWC in prepared:
+                self._tell_what_is_not_kept()
+                yield pixels_BHWC
 
-        starts = range(skipped * batch_size, len(order), batch_size)
-        return in_threads(prepare, starts, workers=BATCHES_AHEAD, ahead=BATCHES_AHEAD)
+    def _chunk(self, views: Sequence[View]) -> Pixels:
+        pixels_BHWC = np.empty((len(views), self.pre.height, self.pre.width, 3), dtype=np.uint8)
+        for row, view in enumerate(views):
+            pixels_BHWC[row] = self._view(view)
+        return pixels_BHWC
 
-    def _view(self, index: int, epoch: int, occurrence: int) -> Pixels:
-        reduced_HWC = self._kept[index] if index < self.kept else self._decode(self.images[index])
+    def _view(self, view: View) -> Pixels:
+        image = self.images[view.image]
+        if view.epoch == 0 and self.augment != "none":
+            return load_pixels(image, self.pre)  # what is kept is reduced, which changes the pixels
+        reduced_HWC = self._kept.get(view.image)
+        if reduced_HWC is None:
+            reduced_HWC = self._decode(image)
+            self._keep(view.image, reduced_HWC)
         if self.augment == "none":
             return reduced_HWC
-        rng = view_generator(self.seed, epoch, self.images[index].key, occurrence)
+        rng = view_generator(self.seed, view.epoch, image.key, view.occurrence)
         return random_view(Image.fromarray(reduced_HWC), self.pre, rng)
 
     def _decode(self, image: ImageLike) -> Pixels:
@@ -102,19 +125,22 @@ class TrainingImages:
             return resize_crop(decoded, self.pre)
         return np.asarray(reduce(decoded, KEPT_TO_RESIZE, self.pre))
 
-    def _keep(self, budget_bytes: int, progress: Progress) -> None:
-        used_bytes = 0
-        decoding = progress.track("Decoding training images", len(self))
-        with closing(in_threads(self._decode, self.images)) as decoded, decoding as task:
-            for pixels_HWC in decoded:
-                used_bytes += pixels_HWC.nbytes
-                if used_bytes > budget_bytes:
-                    break
-                self._kept.append(pixels_HWC)
-                task.advance()
-        if self.kept < len(self):
-            progress.note(
-                f"{self.kept} of {len(self)} training images fit into {budget_bytes / 1e9:.1f} GB of memory;"
+    def _keep(self, index: int, pixels_HWC: Pixels) -> None:
+        with self._keeping:
+            if index in self._kept:
+                return
+            if pixels_HWC.nbytes > self._left_bytes:
+                self._full = True
+                return
+            self._left_bytes -= pixels_HWC.nbytes
+            self._kept[index] = pixels_HWC
+
+    def _tell_what_is_not_kept(self) -> None:
+        """Say once, and not from a thread, that memory is too small for all images."""
+        if self._full and not self._told:
+            self._told = True
+            self._progress.note(
+                f"{len(self)} images do not fit into {self._budget_bytes / 1e9:.1f} GB of memory, {self.kept} so far:"
                 " the others are decoded each time"
             )
 

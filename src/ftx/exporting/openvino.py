@@ -14,9 +14,10 @@ from pathlib import Path
 from torch.export import ExportedProgram
 
 from ftx.core.errors import ExportError
+from ftx.core.quiet import quiet_third_parties
 from ftx.core.telemetry import no_telemetry
 from ftx.data.preprocess import Preprocess
-from ftx.exporting.tracing import OUTPUTS, quiet_third_parties
+from ftx.exporting.tracing import OUTPUTS
 from ftx.runs.card_json import IR_FILE, Card
 from ftx.runtimes.model_api import model_info
 from ftx.runtimes.predictor import INPUT

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import logging
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
-
 import torch
 from torch import nn
 from torch.export import Dim, ExportedProgram
 
 from ftx.core.errors import ExportError
+from ftx.core.quiet import quiet_third_parties
 from ftx.data.preprocess import Preprocess
 from ftx.runtimes.predictor import LOGITS, MAPS
 
@@ -39,17 +35,3 @@ def trace(module: nn.Module, pre: Preprocess) -> ExportedProgram:
             found=str(error).partition("\n")[0],
             fix="export another architecture, or report this one",
         ) from error
-
-
-@contextmanager
-def quiet_third_parties() -> Iterator[None]:
-    """Keep warnings that torch, onnxscript and openvino raise or log about one another from our user."""
-    logger = logging.getLogger("onnxscript")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logger.setLevel(level)

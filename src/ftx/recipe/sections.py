@@ -31,7 +31,8 @@ TrainPrecision = Literal["auto", "f32", "bf16"]
 Augment = Literal["light", "none"]
 BalanceName = Literal["none", "sampling", "loss"]
 AdapterInit = Literal["zero", "pissa"]
-HeadInit = Literal["random", "probe"]
+FrozenRuntime = Literal["torch", "openvino"]
+HeadInit = Literal["auto", "random", "probe"]
 
 # The share of images that an artifact may lose: two points, as a user would notice more.
 MAX_DROP = 0.02
@@ -156,8 +157,11 @@ class TrainRecipe(Section):
     """How it is trained: AdamW, a linear warm-up and a cosine down to zero.
 
     ``lr`` auto is what suits the method: 1e-3 for lora and dora, 5e-3 for linear probing, 2e-5 for full fine-tuning.
-    ``augment`` applies where the whole network trains: frozen leading blocks see each image once, as it is, and the
-    run's recipe then says none. ``batch_size`` is there at most the number of training images.
+    ``augment`` light varies the images anew in each epoch; where leading blocks do not train, in ``cache_views`` views
+    of each image, which these blocks compute once: kept on disk for all epochs and for later trainings, ``cache_gb`` at
+    most, beyond which they are computed again. With 0 views nothing is kept. ``frozen_runtime`` is what computes them;
+    auto is OpenVINO where that is faster than torch by enough to be converted for, and as near to f32.
+    ``batch_size`` is there at most the number of training images.
     ``lora_plus`` is how many times the rate of A that of B is (LoRA+, arXiv:2402.12354, which finds 16 good).
     ``loss`` is that of labels that decide by themselves, ``label_smoothing`` that of labels that exclude each other.
     ``balance`` helps rare labels: sampling draws their images more often, loss weighs them by 1 / frequency.
@@ -166,7 +170,8 @@ class TrainRecipe(Section):
     much time is lost at most where training is cut off (``--resume`` goes on); the state is also written at an epoch's
     end, where that takes under half a percent of the time.
     ``head_init`` probe begins with a head that fits the frozen features (LP-FT, arXiv:2202.10054); linear probing is
-    then that fit, and takes no epochs. random draws it.
+    then that fit of the images as they are, and takes no epochs. random draws it. auto is probe for linear
+    probing without ``balance``.
     ``tensorboard`` writes its curves to reports/tensorboard (extra ``tensorboard``).
     """
 
@@ -181,8 +186,11 @@ class TrainRecipe(Section):
     label_smoothing: Annotated[Number, Field(ge=0, lt=1)] = 0.1
     balance: BalanceName = "none"
     augment: Augment = "light"
+    cache_views: Annotated[int, Field(ge=0)] = 4
+    cache_gb: Annotated[Number, Field(ge=0)] = 10.0
+    frozen_runtime: Literal["auto"] | FrozenRuntime = "auto"
     patience: Count = 5
-    head_init: HeadInit = "random"
+    head_init: HeadInit = "auto"
     checkpoint_minutes: Annotated[Number, Field(ge=0)] = 5.0
     tensorboard: Switch = False
 

@@ -29,7 +29,7 @@ from ftx.runs.run_json import CHECKPOINTS, checkpoint_records
 from ftx.training.device_placement import Circumstances
 from ftx.training.state import Record, TrainingState
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 # At an epoch's end one is written as long as writing takes no more than this share of the time: with the first, whose
 # cost nobody knows before, all of them stay below 1 %.
 MOST_SHARE = 0.005

@@ -47,15 +47,13 @@ def _cpu_flags() -> set[str]:
 class Circumstances(BaseModel):
     """How a training computes, beside its recipe: what must be the same for the same bytes.
 
-    ``kept_blocks`` (see ``ftx.training.inputs.Plan``) and ``plain_attention`` were chosen by the memory that was free,
-    ``threads`` by the cores.
+    ``plain_attention`` was chosen by the memory that was free, ``threads`` by the cores.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     device: str
     threads: int
-    kept_blocks: int | None
     plain_attention: bool
 
 

@@ -13,7 +13,7 @@ from ftx.data.open_dataset import class_counts
 from ftx.recipe.schema import Recipe
 from ftx.training.device_placement import device, place
 from ftx.training.estimate import Times, adapted_layers, memory_mb, rehearse, what_would_fit
-from ftx.training.head_start import solves_all
+from ftx.training.plan import plan
 from ftx.training.report import DryRunReport
 from ftx.training.resolve import Resolved, resolve
 
@@ -28,9 +28,9 @@ def dry_run(recipe: Recipe, *, strict: bool = False, progress: Progress = SILENT
     times: Times | None = None
     if needed_mb <= free_mb:
         with memory_faults(advice(found)):
-            times = rehearse(prepared, found.dataset, resolved, found.task)
+            times = rehearse(found)
     counts = class_counts(found.dataset)
-    epochs = 1 if solves_all(resolved, prepared.backbone.module) else resolved.train.epochs
+    epochs = 1 if plan(prepared.backbone.module, resolved).solves_all else resolved.train.epochs
     return DryRunReport(
         method=prepared.method,
         model=resolved.model.name,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -13,55 +13,66 @@ from ftx.adapters.trainable_model import Prepared
 from ftx.backbones.layer_roles import depth, plain_vit
 from ftx.backbones.split_network import frozen_blocks, head_alone, token_shape
 from ftx.core.progress import SILENT
-from ftx.data.dataset import Dataset
 from ftx.recipe.schema import Recipe
-from ftx.tasks.base import Task
+from ftx.training.assembly import frozen_of, inputs_for, training_of
 from ftx.training.class_balance import Balance
-from ftx.training.inputs import feature_bytes, inputs_of, plan
-from ftx.training.loop import Training, forward_backward, measure, train_mode
+from ftx.training.head_start import linear_heads
+from ftx.training.inputs import EVAL_BATCH, Inputs, Order
+from ftx.training.loop import forward_backward, measure, train_mode
+from ftx.training.plan import plan
 from ftx.training.report import PlannedLayer
+from ftx.training.resolve import Resolved
 
 
 @dataclass(frozen=True)
 class Times:
-    """Seconds before the first epoch, and in each."""
+    """Seconds that are spent once, and in each epoch."""
 
     before_s: float
     epoch_s: float
 
 
-def rehearse(prepared: Prepared, dataset: Dataset, recipe: Recipe, task: Task) -> Times:
+def rehearse(found: Resolved) -> Times:
     """Time what training does, on images for two steps, where ``place`` put the model; it keeps its weights.
 
     Raises: AdapterError if training would not reach an adapter; ImageError for an image that cannot be read.
     """
-    module = prepared.backbone.module
+    module, recipe = found.prepared.backbone.module, found.recipe
     where = next(module.parameters()).device
-    train, val = dataset.split("train"), dataset.split("val")
+    train, val = found.dataset.split("train"), found.dataset.split("val")
     batch_size = min(recipe.train.batch_size, len(train))
-    planned = plan(module, recipe, len(train) + len(val), SILENT)
     some = train[:: max(len(train) // (2 * batch_size), 1)][: 2 * batch_size]
-    pre = prepared.backbone.preprocess
-    with torch.random.fork_rng(devices=[] if where.type == "cpu" else [where]):
-        started = time.perf_counter()
-        inputs = inputs_of(module, pre, dataset.root, some, task, planned, seed=recipe.seed, progress=SILENT)
-        before_s = (time.perf_counter() - started) / len(some) * (len(train) + len(val))
-        bf16 = recipe.train.precision == "bf16"
-        training = Training(module, task, inputs, inputs, recipe.train, Balance(len(some)), 0.0, bf16, recipe.seed)
+    with frozen_of(found, SILENT) as frozen:  # of which earlier trainings may have kept what they computed
+        whole = training_of(found, frozen, SILENT)
+        to_prepare = whole.inputs.to_prepare() + whole.held_out.to_prepare()
+    with (
+        torch.random.fork_rng(devices=[] if where.type == "cpu" else [where]),
+        frozen_of(found, SILENT, for_others=False) as frozen,
+    ):
+        inputs = inputs_for(found, frozen, SILENT)(some)
+        order = np.resize(np.arange(len(some)), 2 * batch_size)  # of the same images where there are too few
+        before_s = _seconds_to_prepare_one(inputs, order) * to_prepare
+        training = replace(whole, inputs=inputs, held_out=inputs, balance=Balance(len(some)))
         train_mode(module)
         step_s = 0.0
-        # Two whole batches, of the same images where there are too few: the first is a warm-up.
-        order = np.resize(np.arange(len(some)), 2 * batch_size)
         started = time.perf_counter()
-        for batch, targets_BC in inputs.batches(order, batch_size, epoch=1):
+        for batch, targets_BC in inputs.batches(order, batch_size, epoch=1):  # the first of two is a warm-up
             forward_backward(inputs.network, training, batch, targets_BC)
             step_s, started = time.perf_counter() - started, time.perf_counter()
         prove_reach(module)
         module.zero_grad(set_to_none=True)
         started = time.perf_counter()
-        measure(module, task, inputs, loss=recipe.train.loss, bf16=bf16)
+        measure(module, training.task, inputs, loss=recipe.train.loss, bf16=training.bf16)
         measured_s = (time.perf_counter() - started) / len(some)
     return Times(before_s, step_s / batch_size * len(train) + measured_s * len(val))
+
+
+def _seconds_to_prepare_one(inputs: Inputs, order: Order) -> float:
+    """Of decoding an image, or of what the frozen part makes of it; they are prepared afterwards."""
+    started = time.perf_counter()
+    for _ in inputs.batches(order, EVAL_BATCH, epoch=1):
+        pass
+    return (time.perf_counter() - started) / len(np.unique(order))
 
 
 def adapted_layers(module: torch.nn.Module) -> list[PlannedLayer]:
@@ -80,7 +91,7 @@ def adapted_layers(module: torch.nn.Module) -> list[PlannedLayer]:
 
 
 def memory_mb(prepared: Prepared, recipe: Recipe, images: int) -> int:
-    """A rough estimate: weights, gradients and AdamW's two moments, what each layer keeps for its backward, features.
+    """A rough estimate: weights, gradients and AdamW's two moments, what each layer keeps for its backward, solving.
 
     Called after ``place``, which chooses how attention is computed.
     """
@@ -91,11 +102,12 @@ def memory_mb(prepared: Prepared, recipe: Recipe, images: int) -> int:
     states = 12 * prepared.trainable
     width_bytes = 2 if recipe.train.precision == "bf16" else 4
     kept = _kept_numbers(prepared) * min(recipe.train.batch_size, images) * width_bytes
-    blocks = 0 if head_alone(module) else frozen_blocks(module)
-    features = feature_bytes(module, blocks, images) if blocks or head_alone(module) else 0
+    # A head that is solved sees all features at once, in f64: as they are read, side by side, and standardised.
+    width = sum(head.in_features for head in linear_heads(module))
+    solved = 3 * 8 * images * width if plan(module, recipe).head_init == "probe" else 0
     # torch, timm and the images: measured as the least that a training of a small model takes.
     torch_itself = 480_000_000
-    return round((weights + merged + states + kept + features + torch_itself) / 1e6)
+    return round((weights + merged + states + kept + solved + torch_itself) / 1e6)
 
 
 def what_would_fit(prepared: Prepared, recipe: Recipe, images: int, free_bytes: int) -> str:

@@ -20,7 +20,6 @@ from torch import Tensor, nn
 
 from ftx.backbones.layer_roles import head_names
 from ftx.core.progress import Progress
-from ftx.recipe.schema import Recipe
 from ftx.tasks.labels import Labels
 from ftx.training.inputs import EVAL_BATCH, Inputs
 from ftx.training.linear_probe import STRENGTHS, Scale, fit, mean_loss
@@ -40,11 +39,6 @@ def linear_heads(module: nn.Module) -> list[nn.Linear]:
     heads = [module.get_submodule(name) for name in head_names(module)]
     linear = [head for head in heads if isinstance(head, nn.Linear) and getattr(head, "bias", None) is not None]
     return linear if len(linear) == len(heads) else []
-
-
-def solves_all(recipe: Recipe, module: nn.Module) -> bool:
-    """Whether the probe is all there is to train, so that no epoch is."""
-    return recipe.method == "linear" and recipe.train.head_init == "probe" and bool(linear_heads(module))
 
 
 def start_head(

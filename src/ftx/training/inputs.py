@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Generator, Sequence
-from dataclasses import dataclass
+from contextlib import closing
+from hashlib import sha256
 from pathlib import Path
 from typing import Protocol
 
@@ -12,26 +13,17 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from ftx.backbones.kept_tokens import tokens_behind
-from ftx.backbones.layer_roles import head_names, plain_vit
-from ftx.backbones.split_network import (
-    SplitNetwork,
-    cut_after,
-    cut_at_head,
-    frozen_blocks,
-    head_alone,
-    token_shape,
-    uncut,
-)
-from ftx.core.memory import available_bytes
-from ftx.core.progress import Progress
+from ftx.backbones.build import Backbone
+from ftx.backbones.split_network import uncut
+from ftx.core.progress import SILENT, Progress
 from ftx.data.dataset import Entry
-from ftx.data.image_store import ImageLike, ImageStore
-from ftx.data.loader import TrainingImages, iter_pixels
-from ftx.data.preprocess import Preprocess, normalise
-from ftx.recipe.schema import Recipe
+from ftx.data.image_store import ImageStore
+from ftx.data.loader import TrainingImages, View
+from ftx.data.preprocess import Pixels, normalise
+from ftx.data.random_draws import occurrences
 from ftx.recipe.sections import Augment
-from ftx.tasks.base import Targets, Task
+from ftx.tasks.base import Task
+from ftx.training.frozen_part import FrozenPart
 
 Order = NDArray[np.intp]
 EVAL_BATCH = 32
@@ -55,7 +47,14 @@ class Inputs(Protocol):
     def batches(
         self, order: Order, batch_size: int, *, epoch: int, skipped: int = 0
     ) -> Generator[tuple[Tensor, Tensor]]:
-        """Input and targets in the order given, but for the first ``skipped`` batches. Shape: [B, …] and [B, C]."""
+        """Input and targets in the order given, but for the first ``skipped`` batches. Shape: [B, …] and [B, C].
+
+        In epoch 0, before any training, images are as they are.
+        """
+        ...
+
+    def to_prepare(self) -> int:
+        """How many images are to be decoded for the first time, or views to be computed by the frozen part."""
         ...
 
 
@@ -81,103 +80,119 @@ class ImageInputs:
         finally:
             batches.close()
 
+    def to_prepare(self) -> int:
+        return len(self)
+
 
 class FeatureInputs:
-    """What the frozen prefix of a network made of each image, computed once and kept, for its suffix.
+    """What the frozen part of a network makes of views of the images, for what comes behind it.
 
-    The images are taken as they are: varying them would ask for the prefix again.
+    Epoch e sees view e of each image, as a training without a store would; behind the last of ``views`` it is the
+    first one's turn again. An image that is drawn again in an epoch is seen in the next view.
     """
 
     unit = "features"
 
-    def __init__(
-        self,
-        split: SplitNetwork,
-        images: Sequence[ImageLike],
-        targets_NC: Targets,
-        pre: Preprocess,
-        *,
-        device: torch.device,
-        progress: Progress,
-    ) -> None:
-        self.network, self.device = split.suffix, device
-        self.targets_NC = torch.from_numpy(targets_NC).to(device)
-        split.eval()  # what is kept once is drawn from no dropout and no statistics of a batch
-        kept: list[Tensor] = []
-        with torch.inference_mode(), progress.track("Computing frozen features", len(images)) as task:
-            for pixels_BHWC in iter_pixels(images, pre, EVAL_BATCH):
-                kept.append(split.prefix(torch.from_numpy(normalise(pixels_BHWC, pre)).to(device)).cpu())
-                task.advance(len(pixels_BHWC))
-        with torch.no_grad():  # tensors of inference mode cannot be saved for a backward; a copy can
-            self.features = torch.cat(kept).clone()
+    def __init__(self, frozen: FrozenPart, images: TrainingImages, views: int) -> None:
+        self.network, self.frozen, self.images = frozen.suffix, frozen, images
+        self.views = 0 if images.augment == "none" else views
+        self.targets_NC = torch.from_numpy(images.targets_NC).to(frozen.device)
 
     def __len__(self) -> int:
-        return len(self.features)
+        return len(self.images)
 
     def batches(
         self, order: Order, batch_size: int, *, epoch: int, skipped: int = 0
     ) -> Generator[tuple[Tensor, Tensor]]:
-        for start in range(skipped * batch_size, len(order), batch_size):
-            chosen = torch.from_numpy(order[start : start + batch_size])
-            yield self.features[chosen].to(self.device), self.targets_NC[chosen.to(self.device)]
+        seen = self._views(order, epoch)
+        chunks = [seen[start : start + batch_size] for start in range(skipped * batch_size, len(order), batch_size)]
+        unknown = self._unknown(chunks)
+        with closing(self.images.views(unknown)) as pixels:
+            for chunk, first_seen, pixels_BHWC in zip(chunks, unknown, pixels, strict=True):
+                features = self._features(chunk, first_seen, pixels_BHWC)
+                chosen = torch.tensor([view.image for view in chunk])
+                yield self._to_device(features).float(), self.targets_NC[self._to_device(chosen)]
+        self.frozen.store.sync()
 
+    def to_prepare(self) -> int:
+        everything = range(len(self))
+        views = [View(image, view) for view in range(1, self.views + 1) for image in everything]
+        return sum(map(len, self._unknown([views or [View(image, 0) for image in everything]])))
 
-@dataclass(frozen=True)
-class Plan:
-    """What is computed once for all, and how training images are varied.
+    def _to_device(self, tensor: Tensor) -> Tensor:
+        return tensor.to(self.frozen.device, non_blocking=True)
 
-    ``kept_blocks`` leading blocks are, with 0 whatever the head reads; with None nothing is.
-    """
+    def _views(self, order: Order, epoch: int) -> list[View]:
+        indices = [int(index) for index in order]
+        if not self.views or not epoch:
+            return [View(index, 0) for index in indices]
+        turns = [epoch - 1 + again for again in occurrences(indices)]
+        return [View(index, turn % self.views + 1) for index, turn in zip(indices, turns, strict=True)]
 
-    kept_blocks: int | None
-    augment: Augment
+    def _key(self, view: View) -> bytes:
+        varied = f"{self.images.seed} {view.epoch}" if view.epoch else "as it is"
+        return sha256(f"{self.images.images[view.image].key} {varied}".encode()).digest()
 
+    def _unknown(self, chunks: Sequence[Sequence[View]]) -> list[list[View]]:
+        """Of each chunk the views of which nothing is kept and that no chunk before has."""
+        met: set[View] = set()
+        found: list[list[View]] = []
+        for chunk in chunks:
+            new = [
+                view for view in dict.fromkeys(chunk) if view not in met and self._key(view) not in self.frozen.store
+            ]
+            met.update(new)
+            found.append(new)
+        return found
 
-def plan(module: nn.Module, recipe: Recipe, images: int, progress: Progress) -> Plan:
-    """What is frozen is computed once where the features of so many images fit into memory."""
-    augment = augmentation(module, recipe)
-    blocks = 0 if head_alone(module) else frozen_blocks(module) or None
-    if blocks is not None and feature_bytes(module, blocks, images) > available_bytes() // 3:
-        progress.note("the frozen blocks' features do not fit into memory: they are computed in each epoch")
-        blocks = None
-    return Plan(blocks, augment)
+    def _features(self, chunk: Sequence[View], unknown: Sequence[View], pixels_BHWC: Pixels) -> Tensor:
+        """The features of views, of which those that are ``unknown`` are computed of their pixels, and kept."""
+        features = self.frozen.empty(len(chunk))
+        computed = self._computed(unknown, pixels_BHWC)
+        lost = [
+            view
+            for row, view in zip(features, chunk, strict=True)
+            if view not in computed and not self.frozen.read_into(self._key(view), row)
+        ]
+        if lost:  # there was no room for it, or it is no longer what was put
+            (pixels_BHWC,) = self.images.views([lost])
+            computed |= self._computed(lost, pixels_BHWC)
+        for row, view in zip(features, chunk, strict=True):
+            if view in computed:
+                row.copy_(computed[view])
+        return features
 
-
-def augmentation(module: nn.Module, recipe: Recipe) -> Augment:
-    """How training images are varied: frozen blocks in front see each as it is, whether memory keeps that or not."""
-    return "none" if frozen_blocks(module) or head_alone(module) else recipe.train.augment
+    def _computed(self, views: Sequence[View], pixels_BHWC: Pixels) -> dict[View, Tensor]:
+        rows = dict(zip(views, self.frozen.compute(pixels_BHWC), strict=True)) if views else {}
+        for view, row in rows.items():
+            self.frozen.keep(self._key(view), row)
+        self.frozen.store.sync(due=True)  # between batches: what is lost of one is computed again as it was, together
+        return rows
 
 
 def inputs_of(
-    module: nn.Module,
-    pre: Preprocess,
+    backbone: Backbone,
     root: Path,
     entries: Sequence[Entry],
     task: Task,
-    planned: Plan,
     *,
-    seed: int | None,
-    progress: Progress,
+    frozen: FrozenPart | None = None,
+    augment: Augment = "none",
+    views: int = 0,
+    seed: int = 0,
+    progress: Progress = SILENT,
 ) -> Inputs:
-    """The inputs of some images, varied as the plan says if a ``seed`` is given.
-
-    Raises: ImageError for an image that cannot be read.
-    """
-    device = next(module.parameters()).device
+    """The inputs of some images, for the whole network or for what comes behind its frozen part."""
+    module = backbone.module
     store = ImageStore(root)
-    images = [store.at(entry.path, entry.sha256) for entry in entries]
-    targets_NC = task.targets([entry.labels for entry in entries])
-    if planned.kept_blocks is not None:
-        split = cut_after(module, planned.kept_blocks) if planned.kept_blocks else cut_at_head(module)
-        return FeatureInputs(split, images, targets_NC, pre, device=device, progress=progress)
-    augment: Augment = "none" if seed is None else planned.augment
-    training = TrainingImages(images, targets_NC, pre, seed=seed or 0, augment=augment, progress=progress)
-    return ImageInputs(uncut(module), training, device)
-
-
-def feature_bytes(module: nn.Module, blocks: int, images: int) -> int:
-    """Memory that the features of so many images take: what the head reads, or so many blocks make."""
-    vit = plain_vit(module)
-    if vit is None or not blocks:
-        return 4 * images * len(head_names(module)) * int(str(getattr(module, "num_features", 0)))
-    return 4 * images * tokens_behind(vit, blocks) * token_shape(vit)[1]
+    images = TrainingImages(
+        [store.at(entry.path, entry.sha256) for entry in entries],
+        task.targets([entry.labels for entry in entries]),
+        backbone.preprocess,
+        seed=seed,
+        augment=augment,
+        progress=progress,
+    )
+    if frozen is not None:
+        return FeatureInputs(frozen, images, views)
+    return ImageInputs(uncut(module), images, next(module.parameters()).device)

@@ -50,8 +50,8 @@ class DryRunReport(VerbReport):
     """What a training would do; its times come from two steps on images of the data, on this machine as it is now.
 
     ``tokens`` is how many go into the first block and into each that ``model.keep_tokens`` names; empty where none is
-    dropped. ``seconds_before`` is what comes before the first epoch: decoding, or computing what is frozen. Where it
-    would not fit into memory nothing is tried, and there are no times.
+    dropped. ``seconds_before`` is what is done once: decoding, or computing what is frozen, where no training did it
+    before. Where it would not fit into memory nothing is tried, and there are no times.
     """
 
     verb: str = "train"

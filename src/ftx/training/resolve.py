@@ -22,8 +22,12 @@ from ftx.tasks.output_meaning import TASKS
 from ftx.tasks.thresholds import Thresholds
 from ftx.training.device_placement import resolve_precision
 from ftx.training.epoch_log import require_tensorboard
-from ftx.training.inputs import augmentation
+from ftx.training.frozen_part import Frozen, faster_runtime
 from ftx.training.optimizer import peak_lr
+from ftx.training.plan import plan
+
+# What a recipe says of steps: nothing where none is taken.
+_STEPS = ("epochs", "batch_size", "lr", "weight_decay", "warmup_share", "loss", "label_smoothing", "balance", "augment")
 
 
 @dataclass(frozen=True)
@@ -68,11 +72,13 @@ def resolve(recipe: Recipe, strict: bool, progress: Progress) -> Resolved:
         recipe = recipe.replace(model={"name": tagged(recipe.model.name)})
     with memory_faults(lambda: SMALLER):
         prepared = prepare(recipe, len(dataset.labels))
-    resolved = _resolved(recipe, prepared, dataset)
-    if resolved.train.augment != recipe.train.augment and "augment" in recipe.train.model_fields_set:
-        progress.note(
-            f"train.augment {recipe.train.augment} is not done: the frozen blocks see each image once, as it is"
-        )
+    resolved = _resolved(recipe, prepared, dataset, progress)
+    if plan(prepared.backbone.module, resolved).solves_all:
+        asked = [f"train.{key}" for key in _STEPS if key in recipe.train.model_fields_set]
+        if any(recipe.train.augment == "light" or key != "train.augment" for key in asked):
+            progress.note(
+                f"{', '.join(asked)}: not used, as the head is solved in one go; train.head_init=random takes steps"
+            )
     return Resolved(dataset, prepared, resolved)
 
 
@@ -89,15 +95,24 @@ def _compare_classes(recipe: Recipe, found: int, strict: bool, progress: Progres
     progress.note(f"the recipe is for {expected} labels, the data has {found}: the data decides")
 
 
-def _resolved(recipe: Recipe, prepared: Prepared, dataset: Dataset) -> Recipe:
+def _resolved(recipe: Recipe, prepared: Prepared, dataset: Dataset, progress: Progress) -> Recipe:
     """The recipe with what was decided here written out: every ``auto``, and where the data or the model has less."""
     module = prepared.backbone.module
+    planned, precision = plan(module, recipe), resolve_precision(recipe.train.precision)
+    frozen_runtime = recipe.train.frozen_runtime if planned.kept_blocks is not None else "torch"
+    if frozen_runtime == "auto" and planned.kept_blocks is not None:
+        views = len(dataset.split("train")) * planned.views + len(dataset.split("val"))
+        frozen = Frozen(prepared.backbone, planned.kept_blocks, bf16=precision == "bf16")
+        frozen_runtime = faster_runtime(frozen, views, recipe.train.cache_gb * 1e9, progress)
     resolved = recipe.replace(
         data={"image_size": prepared.backbone.preprocess.image_size, "classes": len(dataset.labels)},
         train={
-            "precision": resolve_precision(recipe.train.precision),
+            "precision": precision,
             "lr": peak_lr(recipe.train, recipe.method),
-            "augment": augmentation(module, recipe),
+            "augment": planned.augment,
+            "cache_views": planned.views,
+            "frozen_runtime": frozen_runtime,
+            "head_init": planned.head_init,
             "batch_size": min(recipe.train.batch_size, len(dataset.split("train"))),
         },
     )

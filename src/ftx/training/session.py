@@ -14,7 +14,6 @@ from ftx.core.errors import EnvironmentFault, RunError, Termination, shell_comma
 from ftx.core.files import check_space, stage_folder, write_atomic
 from ftx.core.memory import memory_faults
 from ftx.core.progress import SILENT, Progress
-from ftx.data.dataset import Entry
 from ftx.recipe.schema import Recipe
 from ftx.runs.artifacts import TRAINED
 from ftx.runs.data_jsonl import entries_digest, write_entries
@@ -24,15 +23,14 @@ from ftx.runs.readme import KeptEpoch, write_trained_card
 from ftx.runs.run_json import CHECKPOINTS, RESUME, Manifest, checkpoint_records
 from ftx.runs.trained import save_trained
 from ftx.tasks.thresholds import Thresholds
+from ftx.training.assembly import frozen_of, training_of
 from ftx.training.checkpoints import Checkpoints, Origin, Saved, newest
-from ftx.training.class_balance import balance_of
 from ftx.training.device_placement import Circumstances, in_threads_as, place, place_as_before
 from ftx.training.dry_running import advice
 from ftx.training.epoch_log import epoch_log
-from ftx.training.head_start import HeadStart, solves_all, start_head
-from ftx.training.inputs import Inputs, Plan, augmentation, inputs_of, plan
+from ftx.training.head_start import HeadStart, start_head
 from ftx.training.loop import Diverged, Fit, Training, fit, solved
-from ftx.training.optimizer import peak_lr
+from ftx.training.plan import plan
 from ftx.training.report import TrainReport
 from ftx.training.resolve import Resolved, resolve
 from ftx.training.resuming import recipe_to_go_on_with, refuse_other
@@ -152,8 +150,8 @@ class _Session:
         try:
             write_atomic(self.new.folder / "recipe.yaml", self.found.recipe.dumps().encode())
             write_entries(self.new.folder, self.found.dataset.entries)
-            with memory_faults(advice(self.found)):
-                training = training_of(self.found, origin.circumstances, self.progress)
+            with memory_faults(advice(self.found)), frozen_of(self.found, self.progress) as frozen:
+                training = training_of(self.found, frozen, self.progress)
                 state, started = training.begin(), None
                 if saved is None:
                     started = self._start_head(training)
@@ -185,12 +183,10 @@ class _Session:
             return saved.checkpoint.origin
         module = prepared.backbone.module
         where = place(prepared, recipe.train.batch_size, self.progress)
-        images = len(dataset.split("train")) + len(dataset.split("val"))
         circumstances = Circumstances(
             device=where.type,
             threads=torch.get_num_threads(),
-            kept_blocks=plan(module, recipe, images, self.progress).kept_blocks,
-            plain_attention=not any(getattr(layer, "fused_attn", False) for layer in module.modules()),
+            plain_attention=any(getattr(layer, "fused_attn", True) is False for layer in module.modules()),
         )
         return Origin(
             recipe=recipe,
@@ -228,7 +224,7 @@ class _Session:
                 if self.on_epoch is not None:
                     self.on_epoch(end)
 
-            if started is not None and solves_all(self.found.recipe, training.module):
+            if started is not None and plan(training.module, self.found.recipe).solves_all:
                 return solved(training, state, started.seconds, tell)
             made = fit(training, state, progress=self.progress, on_epoch=tell, checkpoints=checkpoints, stop=self.stop)
         if made is None:
@@ -263,32 +259,6 @@ def _train_report(session: _Session, made: Fit, seconds: float) -> TrainReport:
         images_per_s=round(float(np.median([epoch.images_per_s for epoch in made.epochs])), 1),
         seconds=round(seconds, 1),
         interrupted=made.interrupted,
-    )
-
-
-def training_of(found: Resolved, circumstances: Circumstances, progress: Progress) -> Training:
-    """What is trained on what: images are read here, and what is frozen is computed.
-
-    Raises: ImageError for an image that cannot be read.
-    """
-    recipe, dataset, task = found.recipe, found.dataset, found.task
-    module, pre = found.prepared.backbone.module, found.prepared.backbone.preprocess
-    planned = Plan(circumstances.kept_blocks, augmentation(module, recipe))
-
-    def inputs(entries: Sequence[Entry], seed: int | None) -> Inputs:
-        return inputs_of(module, pre, dataset.root, entries, task, planned, seed=seed, progress=progress)
-
-    training = dataset.split("train")
-    return Training(
-        module=module,
-        task=task,
-        inputs=inputs(training, recipe.seed),
-        held_out=inputs(dataset.split("val"), None),
-        recipe=recipe.train,
-        balance=balance_of(recipe.train.balance, task.labels, task.targets([entry.labels for entry in training])),
-        lr=peak_lr(recipe.train, recipe.method),
-        bf16=recipe.train.precision == "bf16",
-        seed=recipe.seed,
     )
 
 

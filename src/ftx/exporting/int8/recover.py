@@ -26,13 +26,13 @@ from ftx.adapters.trainable_model import Prepared, prepare
 from ftx.backbones.layer_roles import head_names
 from ftx.core.errors import EnvironmentFault, GateFailed
 from ftx.core.progress import SILENT, Progress
+from ftx.core.quiet import quiet_third_parties
 from ftx.core.telemetry import no_telemetry
 from ftx.data.dataset import Dataset, Entry
 from ftx.data.random_draws import order_generator
 from ftx.exporting.int8.quantize import RANGES, quiet
 from ftx.exporting.recover_report import RecoverReport
 from ftx.exporting.shared_parts import calibration_images
-from ftx.exporting.tracing import quiet_third_parties
 from ftx.runs.artifacts import DENSE, TRAINED
 from ftx.runs.dense import load_dense
 from ftx.runs.latest import fresh_out, point_latest_at
@@ -41,7 +41,7 @@ from ftx.runs.readme import KeptEpoch, write_trained_card
 from ftx.runs.run import Run
 from ftx.runs.run_json import Recovered
 from ftx.runs.trained import load_trained_into, save_trained
-from ftx.training.inputs import Inputs, Plan, inputs_of
+from ftx.training.inputs import Inputs, inputs_of
 from ftx.training.loop import measure
 from ftx.training.optimizer import optimizer, peak_lr, set_rates
 
@@ -137,11 +137,10 @@ class _Images:
     """The run's images: those that train, those of them that calibrate, others that judge, and the validation's."""
 
     def __init__(self, run: Run, prepared: Prepared, data: Path | None, progress: Progress) -> None:
-        module, pre, task = prepared.backbone.module, prepared.backbone.preprocess, run.task
-        root, entries = run.data_root(data), run.entries("train")
+        root, entries, task = run.data_root(data), run.entries("train"), run.task
 
         def inputs(some: Sequence[Entry]) -> Inputs:
-            return inputs_of(module, pre, root, some, task, Plan(None, "none"), seed=None, progress=progress)
+            return inputs_of(prepared.backbone, root, some, task, progress=progress)
 
         calibrating, judging = calibration_images(entries)  # of each class as many
         apart = {entry.sha256 for entry in judging}

@@ -1,0 +1,171 @@
+"""Bytes by key in one file that only grows: what can be made again, kept from one process to the next.
+
+``content`` holds what was put, one after the other; ``index`` a record for each: key, offset, size, and a check of key
+and content. A record is written when its content is on disk, so that a process or a machine that stops in between loses
+the last of them and no more. Content that is no longer what was put is as if it were not there.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import struct
+import tempfile
+import zlib
+from dataclasses import dataclass
+from io import FileIO
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from filelock import FileLock, Timeout
+
+KEY_BYTES = 32
+_RECORD = struct.Struct(f"<{KEY_BYTES}sQQI")
+# What is lost at most where the machine stops: a second's work, or less.
+_SYNCED_EVERY_BYTES = 64 << 20
+# Of the space that the disk has left, others need some.
+_SHARE_OF_FREE = 0.5
+
+
+@dataclass(frozen=True)
+class _Record:
+    offset: int
+    size: int
+    check: int
+
+
+class ByteStore:
+    """One process's hold of a store; ``limit_bytes`` is how large its content may become.
+
+    In ``folder``, or where there is none, or another process holds it, in a file without a name that is gone
+    afterwards. A disk that takes no more ends the keeping and nothing else: ``fault`` says why.
+    """
+
+    def __init__(self, folder: Path | None, limit_bytes: float) -> None:
+        self.fault: str | None = None
+        self._lock: FileLock | None = None
+        self._index: FileIO | None = None
+        self._records: dict[bytes, _Record] = {}
+        self._sound: set[bytes] = set()
+        self._unwritten: list[tuple[bytes, _Record]] = []
+        self._size = 0
+        content = None if folder is None else self._open(folder)
+        self._content = content or tempfile.TemporaryFile(prefix="ftx-", buffering=0)  # noqa: SIM115
+        self._synced_to = self._size
+        free = shutil.disk_usage(tempfile.gettempdir() if content is None or folder is None else folder).free
+        self.limit_bytes = min(limit_bytes, self._size + _SHARE_OF_FREE * free)
+
+    def _open(self, folder: Path) -> FileIO | None:
+        lock = FileLock(folder / ".lock")
+        try:
+            lock.acquire(timeout=0)
+        except (Timeout, OSError):
+            return None
+        try:
+            content, self._index = _opened(folder / "content"), _opened(folder / "index")
+            self._read_index(self._index, content.seek(0, os.SEEK_END))
+            content.truncate(self._size)
+        except OSError:
+            lock.release()
+            self._index = None
+            return None
+        self._lock = lock
+        return content
+
+    def _read_index(self, file: FileIO, content_bytes: int) -> None:
+        index = file.readall()
+        whole = 0
+        for key, offset, size, check in _RECORD.iter_unpack(index[: len(index) // _RECORD.size * _RECORD.size]):
+            if offset != self._size or offset + size > content_bytes:
+                break  # cut off, or not what was written: what follows cannot be trusted
+            self._records[key] = _Record(offset, size, check)
+            self._size += size
+            whole += _RECORD.size
+        file.truncate(whole)
+        file.seek(whole)
+
+    @property
+    def size_bytes(self) -> int:
+        """How much is kept."""
+        return self._size
+
+    def __len__(self) -> int:
+        return len(self._records)
+
+    def __contains__(self, key: bytes) -> bool:
+        return key in self._records
+
+    def read_into(self, key: bytes, into: memoryview) -> bool:
+        """Copy what was put under a key to ``into``, of the same size; False where there is nothing that holds."""
+        record = self._records.get(key)
+        if record is None:
+            return False
+        try:
+            self._content.seek(record.offset)
+            whole = record.size == len(into) == self._content.readinto(into)
+        except OSError:
+            whole = False
+        if whole and key not in self._sound:
+            whole = zlib.crc32(into, zlib.crc32(key)) == record.check
+            self._sound.add(key)
+        if not whole:
+            del self._records[key]  # it may be put again, at the end
+        return whole
+
+    def put(self, key: bytes, content: memoryview) -> bool:
+        """Keep bytes under a key; False where the limit or the disk does not allow it."""
+        assert len(key) == KEY_BYTES
+        if key in self._records:
+            return True
+        if self.fault is not None or self._size + len(content) > self.limit_bytes:
+            return False
+        try:
+            self._content.seek(self._size)
+            written = self._content.write(content)
+        except OSError as error:
+            written, self.fault = 0, error.strerror or str(error)
+        if written < len(content):
+            self.fault = self.fault or "the disk is full"
+            return False
+        self._records[key] = _Record(self._size, len(content), zlib.crc32(content, zlib.crc32(key)))
+        self._sound.add(key)
+        self._unwritten.append((key, self._records[key]))
+        self._size += len(content)
+        return True
+
+    def sync(self, *, due: bool = False) -> None:
+        """Let a later process find what was put until now; only what is worth it, if it is just ``due``."""
+        if self._index is None or not self._unwritten or (due and self._size - self._synced_to < _SYNCED_EVERY_BYTES):
+            return
+        try:
+            os.fsync(self._content.fileno())
+            self._index.write(
+                b"".join(_RECORD.pack(key, one.offset, one.size, one.check) for key, one in self._unwritten)
+            )
+        except OSError as error:
+            self.fault = error.strerror or str(error)
+        self._unwritten, self._synced_to = [], self._size
+
+    def close(self) -> None:
+        """Sync, and let go."""
+        self.sync()
+        self._content.close()
+        if self._index is not None:
+            self._index.close()
+        if self._lock is not None:
+            self._lock.release()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, _kind: type[BaseException] | None, _error: BaseException | None, _at: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def _opened(path: Path) -> FileIO:
+    """A file to read and write anywhere, made where it is not there."""
+    path.touch(mode=0o600)
+    return FileIO(path, "r+")

@@ -1,0 +1,56 @@
+"""From what a recipe was resolved to, to what the loop trains: inputs, what is frozen, rates."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+
+from ftx.core.progress import Progress
+from ftx.training.class_balance import balance_of
+from ftx.training.frozen_part import Frozen, FrozenPart, frozen_part
+from ftx.training.inputs import Inputs, inputs_of
+from ftx.training.loop import Training
+from ftx.training.optimizer import peak_lr
+from ftx.training.plan import plan
+from ftx.training.resolve import Resolved
+
+
+@contextmanager
+def frozen_of(found: Resolved, progress: Progress, *, for_others: bool = True) -> Iterator[FrozenPart | None]:
+    """What of the network is computed once, where anything is; kept for this training alone, or ``for_others`` too."""
+    recipe, dataset, backbone = found.recipe, found.dataset, found.prepared.backbone
+    planned = plan(backbone.module, recipe)
+    if planned.kept_blocks is None:
+        yield None
+        return
+    runtime = "openvino" if recipe.train.frozen_runtime == "openvino" else "torch"
+    part = Frozen(backbone, planned.kept_blocks, recipe.train.precision == "bf16", runtime)
+    with frozen_part(part, recipe.train.cache_gb * 1e9, for_others=for_others, progress=progress) as frozen:
+        frozen.tell_what_does_not_fit(len(dataset.split("train")) * planned.views + len(dataset.split("val")), progress)
+        yield frozen
+
+
+def inputs_for(found: Resolved, frozen: FrozenPart | None, progress: Progress) -> Callable[..., Inputs]:
+    """What makes inputs of entries of the data set, as they are where nothing else is asked for."""
+    backbone, root = found.prepared.backbone, found.dataset.root
+    return partial(inputs_of, backbone, root, task=found.task, frozen=frozen, progress=progress)
+
+
+def training_of(found: Resolved, frozen: FrozenPart | None, progress: Progress) -> Training:
+    """What is trained on what."""
+    recipe, dataset, task = found.recipe, found.dataset, found.task
+    module = found.prepared.backbone.module
+    planned = plan(module, recipe)
+    training, inputs = dataset.split("train"), inputs_for(found, frozen, progress)
+    return Training(
+        module=module,
+        task=task,
+        inputs=inputs(training, augment=planned.augment, views=planned.views, seed=recipe.seed),
+        held_out=inputs(dataset.split("val")),
+        recipe=recipe.train,
+        balance=balance_of(recipe.train.balance, task.labels, task.targets([entry.labels for entry in training])),
+        lr=peak_lr(recipe.train, recipe.method),
+        bf16=recipe.train.precision == "bf16",
+        seed=recipe.seed,
+    )

@@ -1,0 +1,185 @@
+"""The frozen part of a network: what it makes of a view of an image is computed at its first need, and kept.
+
+Kept in the user's cache, for the epochs to come and for other trainings on the same images; ``docs/decisions/0017``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from functools import cached_property
+from hashlib import sha256
+from importlib.metadata import version
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from ftx.backbones.build import Backbone
+from ftx.backbones.digest import base_digest
+from ftx.backbones.kept_tokens import tokens_by_block
+from ftx.backbones.layer_roles import depth, head_names
+from ftx.backbones.split_network import SplitNetwork, cut_after, cut_at_head
+from ftx.core.byte_store import ByteStore
+from ftx.core.errors import ModelError
+from ftx.core.progress import Progress
+from ftx.core.user_cache import cache_folder, forget
+from ftx.core.version import __version__
+from ftx.data.augment import CROP_AREA, CROP_RATIO
+from ftx.data.preprocess import Pixels, normalise
+from ftx.recipe.sections import FrozenRuntime
+
+_KIND = "features"
+_COMPUTED_BY = ("torch", "timm", "openvino")
+
+
+# Views, of which OpenVINO computes each 3 ms (112 px) or more faster, and takes some 7 s to convert.
+_WORTH_CONVERTING = 2000
+
+
+@dataclass(frozen=True)
+class Frozen:
+    """Which part of a model is frozen, and by what it is computed.
+
+    The first ``kept_blocks`` blocks, or with 0 all but the classifier; in ``bf16`` or f32.
+    """
+
+    backbone: Backbone
+    kept_blocks: int
+    bf16: bool
+    runtime: FrozenRuntime = "torch"
+
+    @cached_property
+    def split(self) -> SplitNetwork:
+        """The model, cut behind the frozen part."""
+        module = self.backbone.module
+        return cut_after(module, self.kept_blocks) if self.kept_blocks else cut_at_head(module)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """In what features are kept: of blocks in bf16, those that the classifier reads, which are few, in f32."""
+        return torch.bfloat16 if self.kept_blocks else torch.float32
+
+    def folder(self, limit_bytes: float) -> Path | None:
+        """Where its features are kept, in the user's cache, with all others in so many bytes."""
+        return cache_folder(_KIND, self._digest(), most_bytes=limit_bytes)
+
+    def _digest(self) -> str:
+        """Of all that decides what a view's features are, but for the view."""
+        module = self.backbone.module
+        blocks = range(self.kept_blocks, depth(module)) if self.kept_blocks else ()
+        behind = tuple(f"blocks.{block}." for block in blocks)
+        trained = {name for name, parameter in module.named_parameters() if parameter.requires_grad}
+        state = {
+            name: tensor
+            for name, tensor in module.state_dict().items()
+            if name not in trained and not name.startswith(behind)
+        }
+        weights = base_digest(state, head_names(module))
+        network = (weights, self.backbone.architecture, tokens_by_block(module), self.kept_blocks, self.bf16)
+        seen = (self.backbone.preprocess, CROP_AREA, CROP_RATIO)
+        by = (self.runtime, torch.cuda.is_available(), __version__, *(version(name) for name in _COMPUTED_BY))
+        return sha256(repr((network, seen, by)).encode()).hexdigest()
+
+
+class FrozenPart:
+    """What comes before anything that trains, with a store of its answers, by the key of a view.
+
+    With OpenVINO, its conversion is kept in ``folder``.
+    """
+
+    def __init__(self, frozen: Frozen, store: ByteStore, folder: Path | None = None) -> None:
+        self.suffix, self.dtype, self.store = frozen.split.suffix, frozen.dtype, store
+        self._prefix, self._pre, self._bf16 = frozen.split.prefix, frozen.backbone.preprocess, frozen.bf16
+        self.device = next(frozen.backbone.module.parameters()).device
+        self._answer: Callable[[Tensor], Tensor] = self._prefix
+        if frozen.runtime == "openvino":
+            from ftx.training.frozen_in_openvino import in_openvino
+
+            self._answer = in_openvino(self._prefix, self._pre, bf16=self._bf16, folder=folder)
+        blank_HW3 = np.zeros((self._pre.height, self._pre.width, 3), np.uint8)
+        self.shape = self.compute(blank_HW3[None]).shape[1:]
+
+    def empty(self, rows: int) -> Tensor:
+        """Room for features, on the CPU. Shape: [rows, …]."""
+        pinned = self.device.type == "cuda"  # from there a copy to the device need not be waited for
+        return torch.empty(rows, *self.shape, dtype=self.dtype, pin_memory=pinned)
+
+    def read_into(self, key: bytes, row: Tensor) -> bool:
+        """Fill a row with what is kept under a key; False where nothing is."""
+        return self.store.read_into(key, _bytes_of(row))
+
+    def keep(self, key: bytes, row: Tensor) -> bool:
+        """Keep a row; False where there is no room."""
+        return self.store.put(key, _bytes_of(row))
+
+    def tell_what_does_not_fit(self, rows: int, progress: Progress) -> None:
+        """Say it where so many views are more than the store may keep."""
+        needed_bytes = rows * self.empty(1).nbytes
+        if needed_bytes > self.store.limit_bytes:
+            progress.note(
+                f"what the frozen part makes of {rows:,} views takes {needed_bytes / 1e9:.1f} GB, of which "
+                f"{self.store.limit_bytes / 1e9:.1f} GB are kept (train.cache_gb, and half of the free disk): the"
+                " others are computed in each epoch"
+            )
+
+    @torch.no_grad()
+    def compute(self, pixels_BHWC: Pixels) -> Tensor:
+        """Features of views, on the CPU, of no dropout and no statistics of a batch. Shape: [B, …]."""
+        images_B3HW = torch.from_numpy(normalise(pixels_BHWC, self._pre)).to(self.device)
+        with _evaluating(self._prefix), torch.autocast(self.device.type, torch.bfloat16, enabled=self._bf16):
+            return self._answer(images_B3HW).to(self.dtype).cpu()
+
+
+@contextmanager
+def frozen_part(
+    frozen: Frozen, limit_bytes: float, *, for_others: bool = True, progress: Progress
+) -> Iterator[FrozenPart]:
+    """What computes the frozen part of a model, with what is kept of it: for this process alone, or ``for_others`` too.
+
+    Raises: ModelError if OpenVINO was chosen and cannot compute it.
+    """
+    folder = frozen.folder(limit_bytes)
+    with ByteStore(folder if for_others else None, limit_bytes) as store:
+        yield FrozenPart(frozen, store, folder)
+        if store.fault is not None:
+            progress.note(f"not all features of the frozen part could be kept ({store.fault}): it was computed again")
+
+
+def faster_runtime(frozen: Frozen, views: int, limit_bytes: float, progress: Progress) -> FrozenRuntime:
+    """OpenVINO on a CPU, for so many views that converting pays, where it is faster and as good; else torch."""
+    if views < _WORTH_CONVERTING or torch.cuda.is_available():
+        return "torch"
+    from ftx.training.frozen_in_openvino import in_openvino, is_as_good, is_faster
+
+    theirs = replace(frozen, runtime="openvino")
+    folder = theirs.folder(limit_bytes)
+    with progress.track("Converting the frozen part for OpenVINO", None):
+        try:
+            prefix, pre = theirs.split.prefix, theirs.backbone.preprocess
+            answer = in_openvino(prefix, pre, bf16=frozen.bf16, folder=folder)
+            if all(holds(answer, prefix, pre, bf16=frozen.bf16) for holds in (is_as_good, is_faster)):
+                return "openvino"
+        except ModelError as error:
+            progress.note(f"torch computes the frozen part: {error.what}: {error.found}")
+    if folder is not None:
+        forget(folder)
+    return "torch"
+
+
+@contextmanager
+def _evaluating(module: nn.Module) -> Iterator[None]:
+    """Let layers, some of which are about to train, answer as in evaluation."""
+    training = [layer for layer in module.modules() if layer.training]
+    module.eval()
+    try:
+        yield
+    finally:
+        for layer in training:
+            layer.training = True
+
+
+def _bytes_of(row: Tensor) -> memoryview:
+    return row.view(torch.uint8).numpy().data.cast("B")

@@ -1,0 +1,43 @@
+"""What recipe and model decide together: how the head begins, what is computed once, how images are varied."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from torch import nn
+
+from ftx.backbones.split_network import frozen_blocks, head_alone
+from ftx.recipe.schema import Recipe
+from ftx.recipe.sections import Augment
+from ftx.training.head_start import linear_heads
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How the head begins, and what is computed once for all.
+
+    ``kept_blocks`` leading blocks are computed once for each of ``views`` of an image, with 0 blocks whatever the head
+    reads; with None nothing is. ``solves_all``: the head is all that there is to train, and needs no steps.
+    """
+
+    head_init: Literal["random", "probe"]
+    solves_all: bool
+    augment: Augment
+    kept_blocks: int | None
+    views: int
+
+
+def plan(module: nn.Module, recipe: Recipe) -> Plan:
+    """What a recipe means for a model that its method trains."""
+    train, linear = recipe.train, recipe.method == "linear"
+    head_init = train.head_init
+    if head_init == "auto":
+        head_init = "probe" if linear and train.balance == "none" and linear_heads(module) else "random"
+    solves_all = linear and head_init == "probe" and bool(linear_heads(module))
+    augment: Augment = "none" if solves_all else train.augment
+    kept_blocks = 0 if head_alone(module) else frozen_blocks(module) or None
+    if kept_blocks is None or not train.cache_views:
+        return Plan(head_init, solves_all, augment, None, 0)
+    views = 1 if augment == "none" else min(train.cache_views, train.epochs)
+    return Plan(head_init, solves_all, augment, kept_blocks, views)

@@ -1,0 +1,282 @@
+"""What is frozen is computed once for each view, and what is kept of it is what it would compute again."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from tests.conftest import Listener
+
+from ftx.adapters.trainable_model import prepare
+from ftx.backbones.build import Backbone
+from ftx.core.byte_store import ByteStore
+from ftx.core.errors import ModelError
+from ftx.core.progress import SILENT
+from ftx.data.loader import TrainingImages
+from ftx.data.preprocess import Preprocess, normalise
+from ftx.recipe.schema import Recipe
+from ftx.training import frozen_in_openvino
+from ftx.training.frozen_in_openvino import is_as_good, is_faster
+from ftx.training.frozen_part import Frozen, FrozenPart, faster_runtime, frozen_part
+from ftx.training.inputs import FeatureInputs
+
+COUNT = 10
+ONE_HOT = np.eye(2, dtype=np.float32)[np.arange(COUNT) % 2]
+# A row of features: of 32 x 32 pixels in patches of 16 and a class token, 64 wide, in bf16.
+ROW_BYTES = 5 * 64 * 2
+SETTINGS = {"name": "test_vit", "weights": "none", "image_size": 32, "peft": "lora", "blocks": 2}
+
+
+@pytest.fixture(scope="module")
+def paths(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    folder = tmp_path_factory.mktemp("data")
+    for number in range(COUNT):
+        pixels = np.random.default_rng(number).integers(0, 256, (48, 40, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(folder / f"{number}.png")
+    return [folder / f"{number}.png" for number in range(COUNT)]
+
+
+def backbone(**settings: object) -> Backbone:
+    return prepare(Recipe.named(SETTINGS | settings), 2).backbone
+
+
+class Counting(FrozenPart):
+    """Notes how many views it computed, a batch each."""
+
+    def compute(self, pixels_BHWC: np.ndarray) -> torch.Tensor:
+        self.computed = [*getattr(self, "computed", []), len(pixels_BHWC)]
+        return super().compute(pixels_BHWC)
+
+
+@pytest.fixture
+def frozen() -> Iterator[Counting]:
+    made = backbone()
+    with ByteStore(None, 1e9) as store:
+        part = Counting(Frozen(made, 4, bf16=False), store)
+        part.computed = []  # one, to know the shape
+        yield part
+
+
+def seen(inputs: FeatureInputs, epoch: int, order: list[int] | None = None) -> torch.Tensor:
+    """The features of an epoch, in the order asked for."""
+    chosen = np.array(range(COUNT) if order is None else order)
+    batches = list(inputs.batches(chosen, 4, epoch=epoch))
+    targets = torch.cat([targets for _, targets in batches])
+    assert torch.equal(targets, torch.from_numpy(ONE_HOT[chosen]))
+    return torch.cat([features for features, _ in batches])
+
+
+def expected(frozen: FrozenPart, images: TrainingImages, epoch: int) -> torch.Tensor:
+    """The same from the pixels of a training that keeps nothing."""
+    with closing(images.batches(range(COUNT), COUNT, epoch=epoch)) as batches:
+        ((pixels, _),) = batches
+    with torch.no_grad():
+        return frozen._prefix.eval()(torch.from_numpy(normalise(pixels, images.pre)))
+
+
+def images_of(paths: list[Path], pre: Preprocess, **arguments: object) -> TrainingImages:
+    return TrainingImages(paths, ONE_HOT, pre, **arguments)
+
+
+def test_an_epoch_sees_what_it_would_see_without_a_store(frozen: Counting, paths: list[Path]) -> None:
+    """To half a unit in the last of bf16's eight bits, in which features are kept."""
+    images = images_of(paths, frozen._pre, seed=3)
+    inputs = FeatureInputs(frozen, images, views=3)
+    epochs = {epoch: expected(frozen, images, epoch) for epoch in range(5)}
+    for epoch in (0, 1, 2, 3):
+        torch.testing.assert_close(seen(inputs, epoch), epochs[epoch], rtol=2**-8, atol=1e-5)
+    assert not torch.allclose(epochs[4], epochs[1], atol=0.1)
+    assert torch.equal(seen(inputs, 4), seen(inputs, 1))  # there are three views, and it is the first one's turn
+    for other in (0, 2, 3):
+        assert not torch.equal(seen(inputs, other), seen(inputs, 1))
+
+
+def test_a_view_is_computed_once(frozen: Counting, paths: list[Path]) -> None:
+    inputs = FeatureInputs(frozen, images_of(paths, frozen._pre), views=2)
+    assert inputs.to_prepare() == 2 * COUNT
+    for epoch in (1, 2, 3, 4):
+        seen(inputs, epoch, np.random.default_rng(epoch).permutation(COUNT).tolist())
+        assert inputs.to_prepare() == max(2 - epoch, 0) * COUNT
+    assert sum(frozen.computed) == 2 * COUNT
+    held_out = FeatureInputs(frozen, images_of(paths, frozen._pre, augment="none"), views=2)
+    assert held_out.to_prepare() == COUNT
+    for epoch in (0, 1, 2):
+        seen(held_out, epoch)
+    assert sum(frozen.computed) == 3 * COUNT
+    seen(inputs, 0)  # the image as it is: it was validated on
+    assert sum(frozen.computed) == 3 * COUNT
+
+
+def test_an_image_that_comes_again_in_an_epoch_is_seen_in_its_next_view(frozen: Counting, paths: list[Path]) -> None:
+    inputs = FeatureInputs(frozen, images_of(paths, frozen._pre), views=2)
+    first, again, third, other = seen(inputs, 1, [3, 3, 3, 5])
+    assert torch.equal(first, third)
+    assert not torch.equal(first, again)
+    assert torch.equal(seen(inputs, 2, [3])[0], again)
+    assert torch.equal(seen(inputs, 1, [5])[0], other)
+    assert sum(frozen.computed) == 3
+
+
+@pytest.mark.parametrize("rows", [0, 7, 25])
+def test_what_has_no_room_is_computed_again_to_the_same_bits(paths: list[Path], rows: int) -> None:
+    found: list[torch.Tensor] = []
+    for limit in (1000 * ROW_BYTES, rows * ROW_BYTES):
+        made = backbone()
+        with ByteStore(None, limit) as store:
+            part = Counting(Frozen(made, 4, bf16=False), store)
+            inputs = FeatureInputs(part, images_of(paths, made.preprocess), views=2)
+            orders = [np.random.default_rng(epoch).permutation(COUNT).tolist() for epoch in range(4)]
+            epochs = [seen(inputs, epoch, [*orders[epoch], orders[epoch][0]][-COUNT:]) for epoch in (1, 2, 3)]
+            found.append(torch.cat(epochs))
+            assert store.size_bytes <= limit
+    assert torch.equal(*found)
+
+
+def test_another_training_finds_what_one_kept(paths: list[Path]) -> None:
+    def trained(
+        made: Backbone, blocks: int = 4, *, bf16: bool = False, for_others: bool = True
+    ) -> tuple[int, torch.Tensor]:
+        part = Frozen(made, blocks, bf16)
+        with frozen_part(part, 1e9, for_others=for_others, progress=SILENT) as frozen:
+            inputs = FeatureInputs(frozen, images_of(paths, made.preprocess), views=1)
+            return inputs.to_prepare(), seen(inputs, 1)
+
+    assert trained(backbone(), for_others=False)[0] == COUNT
+    unknown, features = trained(backbone())
+    assert unknown == COUNT
+    again, known = trained(backbone())
+    assert again == 0
+    assert torch.equal(known, features)
+    assert trained(backbone(seed=1, weights="none"))[0] == COUNT  # other random weights
+    with torch.no_grad():
+        adapted, other = backbone(), backbone()
+        for parameter in adapted.module.parameters():  # whatever trains, the head included
+            if parameter.requires_grad:
+                parameter.add_(1.0)
+        other.module.blocks[0].mlp.fc1.bias[0] += 1
+    assert trained(adapted)[0] == 0
+    assert trained(other)[0] == COUNT
+    assert trained(backbone(), 3)[0] == COUNT
+    assert trained(backbone(), bf16=True)[0] == COUNT
+    made = backbone()
+    assert trained(replace(made, preprocess=replace(made.preprocess, mean=(0.1, 0.2, 0.3))))[0] == COUNT
+    assert trained(backbone(keep_tokens={2: 0.5}))[0] == COUNT
+
+
+def test_what_is_damaged_is_computed_again(paths: list[Path], tmp_path: Path) -> None:
+    made, epochs = backbone(), []
+    for damage in (False, True):
+        with ByteStore(tmp_path, 1e9) as store:
+            part = Counting(Frozen(made, 4, bf16=False), store)
+            part.computed = []
+            epochs.append(seen(FeatureInputs(part, images_of(paths, made.preprocess), views=1), 1))
+            assert sum(part.computed) == (1 if damage else COUNT)
+        content = bytearray((tmp_path / "content").read_bytes())
+        content[3 * ROW_BYTES + 5] ^= 1
+        (tmp_path / "content").write_bytes(content)
+    assert torch.equal(*epochs)
+
+
+def test_what_is_about_to_train_goes_on_training(frozen: Counting, paths: list[Path]) -> None:
+    module = frozen._prefix.vit.train()
+    seen(FeatureInputs(frozen, images_of(paths, frozen._pre), views=1), 1)
+    assert all(layer.training for layer in module.modules())
+
+
+def test_it_is_said_what_does_not_fit(tmp_path: Path) -> None:
+    listener = Listener()
+    with frozen_part(Frozen(backbone(), 4, bf16=False), 10 * ROW_BYTES, progress=listener) as frozen:
+        frozen.tell_what_does_not_fit(10, listener)
+        assert not listener.said
+        frozen.tell_what_does_not_fit(11, listener)
+        frozen.store.fault = "No space left on device"
+    first, second = listener.said
+    assert "of 11 views" in first
+    assert "train.cache_gb" in first
+    assert "No space left on device" in second
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "settings", [{}, {"keep_tokens": {2: 0.5}}, {"peft": "none", "freeze_backbone": True}], ids=str
+)
+def test_openvino_computes_what_torch_does(settings: dict[str, object], paths: list[Path], tmp_path: Path) -> None:
+    kept_blocks = 0 if "freeze_backbone" in settings else 4
+    features: list[torch.Tensor] = []
+    for runtime in ("torch", "openvino", "openvino"):  # converted, and read again
+        made = backbone(**settings)
+        with ByteStore(None, 1e9) as store:
+            part = FrozenPart(Frozen(made, kept_blocks, bf16=False, runtime=runtime), store, tmp_path)
+            features.append(seen(FeatureInputs(part, images_of(paths, made.preprocess), views=1), 1))
+    # f32: another order of sums, of which one in a thousand is rounded to bf16's next number
+    assert (features[0] - features[1]).abs().max() < (2**-7 if kept_blocks else 1e-5) * features[0].abs().max()
+    assert float((features[0] != features[1]).float().mean()) < 0.01 or not kept_blocks
+    assert torch.equal(features[1], features[2])
+
+
+@pytest.mark.slow
+def test_as_good_is_what_is_no_further_from_f32_than_it_is_rounded() -> None:
+    made = backbone()
+    prefix, pre = Frozen(made, 4, bf16=False).split.prefix.eval(), made.preprocess
+
+    def noisy(images: torch.Tensor, error: float) -> torch.Tensor:
+        """Off by a share of the answer, as the root of the mean square."""
+        with torch.no_grad():
+            exact = prefix(images)
+        return exact + error * exact.square().mean().sqrt() * torch.sign(torch.randn_like(exact))
+
+    for error, good in ((0.0, True), (2**-10, True), (2**-8, False)):
+        assert is_as_good(partial(noisy, error=error), prefix, pre, bf16=False) is good
+    # In bf16, whose products are rounded at each layer, torch itself is further away.
+    for error, good in ((2**-10, True), (1.0, False)):
+        assert is_as_good(partial(noisy, error=error), prefix, pre, bf16=True) is good
+
+
+@pytest.mark.slow
+def test_openvino_is_chosen_for_many_views_where_it_holds(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def slow(images: torch.Tensor) -> torch.Tensor:
+        time.sleep(1)
+        return images
+
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    frozen = Frozen(backbone(), 4, bf16=False)
+    prefix, pre = frozen.split.prefix, frozen.backbone.preprocess
+    assert not is_faster(slow, prefix, pre, bf16=False)
+    assert is_faster(lambda images: images, prefix, pre, bf16=False)
+    chosen = {
+        (views, faster): _chosen(monkeypatch, frozen, views, faster=faster)
+        for views in (1999, 2000)
+        for faster in (False, True)
+    }
+    assert {given for given, runtime in chosen.items() if runtime == "openvino"} == {(2000, True)}
+    assert len(list(tmp_path.rglob("model.xml"))) == 1
+
+
+def _chosen(monkeypatch: pytest.MonkeyPatch, frozen: Frozen, views: int, *, faster: bool) -> str:
+    with monkeypatch.context() as patch:
+        patch.setattr(frozen_in_openvino, "is_faster", lambda *_given, **_named: faster)
+        return faster_runtime(frozen, views, 1e9, SILENT)
+
+
+@pytest.mark.slow
+def test_what_openvino_cannot_convert_torch_computes(monkeypatch: pytest.MonkeyPatch) -> None:
+    def cannot(*_given: object, **_named: object) -> None:
+        raise RuntimeError("no such operation\naten::odd")
+
+    monkeypatch.setattr(frozen_in_openvino.ov, "convert_model", cannot)
+    frozen, listener = Frozen(backbone(), 4, bf16=False, runtime="openvino"), Listener()
+    assert faster_runtime(frozen, 2000, 0, listener) == "torch"
+    assert listener.said == [
+        "torch computes the frozen part: OpenVINO cannot compute the frozen part of this model: aten::odd"
+    ]
+    with pytest.raises(ModelError, match="cannot compute") as caught, ByteStore(None, 0) as store:
+        FrozenPart(frozen, store)
+    assert "train.frozen_runtime=torch" in str(caught.value)
