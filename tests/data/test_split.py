@@ -98,3 +98,23 @@ def test_an_entry_keeps_its_group_and_is_read_back_as_it_was_written() -> None:
     assert "group" not in entries[5].to_json()
     for entry in entries:
         assert Entry.from_json(json.loads(json.dumps(entry.to_json()))) == entry
+
+
+@given(samples(), fractions, st.randoms(use_true_random=False))
+def test_what_was_learnt_is_chosen_by_where_nothing_else_is(
+    given_samples: Samples, fraction: float, random: Random
+) -> None:
+    """In each class as many as before, of those that are new first."""
+    digests = sorted({digest for digest, _ in given_samples})
+    learnt = set(random.sample(digests, len(digests) // 2))
+    before = dict(zip(given_samples, hash_split(given_samples, fraction), strict=True))
+    after = dict(zip(given_samples, hash_split(given_samples, fraction, learnt), strict=True))
+    for name in {name for _, name in given_samples}:
+        of_class = {digest for digest, label in given_samples if label == name}
+        val = {digest for digest in of_class if after[digest, name] == "val"}
+        assert len(val) == sum(before[digest, name] == "val" for digest in of_class)
+        assert not val & learnt or of_class - learnt <= val
+    # Those that it did not learn from the last time are val again.
+    learnt = {digest for (digest, _), split in before.items() if split == "train"}
+    if not learnt & {digest for (digest, _), split in before.items() if split == "val"}:
+        assert hash_split(given_samples, fraction, learnt) == tuple(before[sample] for sample in given_samples)

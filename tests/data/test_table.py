@@ -328,3 +328,6 @@ def test_subjects_never_straddle_and_each_label_is_on_both_sides_if_it_can(
         keys = {key for key, labels in samples if label in labels}
         if len(keys) == 1:
             assert side_of[keys.pop()] == "train"
+    # Those that were learnt from the last time are again.
+    learnt = {key for key, side in side_of.items() if side == "train"}
+    assert hash_split_sets(samples, fraction, learnt) == sides

@@ -72,6 +72,7 @@ FLAGS = (
     _key("--seed", "1", "seed", 1),
     Flag("train --set", "train.weight_decay=0.25", "the key of recipe.yaml", of_train.set_),
     Flag("train --out", "named", "the run's folder; status 2 where it is taken", of_train.out),
+    Flag("train --from", "RUN", "that run's recipe and tensors", of_train.begin_from),
     Flag("train --resume", "a run that SIGTERM ended", "the bytes of one that nobody ended", of_train.resume),
     Flag("train --strict", "", "status 2 for another number of labels", of_train.strict),
     Flag("train --dry-run", "", "what would train, and no folder", of_train.dry_run),

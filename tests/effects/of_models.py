@@ -131,6 +131,16 @@ def freeze_backbone(lab: Lab, value: str) -> None:
     assert made.manifest["method"] == "linear"
 
 
+def from_run(lab: Lab, value: str) -> None:
+    """A rate that moves nothing leaves what the run before trained, and nothing of its own drawing."""
+    before = lab.train()
+    after = lab.train(STILL, f"model.from_run={before.path if value == 'RUN' else value}")
+    assert before.tensors.keys() == after.tensors.keys()
+    for name, tensor in before.tensors.items():
+        assert np.array_equal(after.tensors[name], tensor), name
+    assert after.manifest["begun_from"]["labels_kept"] == 2
+
+
 def keep_tokens(lab: Lab, value: str) -> None:
     """The first loss is that of timm's network with patches dropped by hand."""
     made = lab.train(FULL, STILL, f"model.keep_tokens={value}")

@@ -8,9 +8,10 @@ import signal
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import numpy as np
 import pytest
 import yaml
-from tests.effects.lab import BASE, Lab, Trained
+from tests.effects.lab import BASE, STILL, Lab, Trained
 
 from ftx.training import loop
 
@@ -83,6 +84,19 @@ def out(lab: Lab, flag: str, value: str) -> None:
     assert (lab.root / value / "run.json").is_file()
     assert lab.done(*words).json["run"] == "runs/noise-lora"
     assert lab.call(*words, flag, value).status == 2
+
+
+def begin_from(lab: Lab, flag: str, value: str) -> None:
+    """The recipe is the run's but for what is given beside, and so are the tensors where nothing moves."""
+    before = lab.train("adapter.rank=3", "train.batch_size=5")
+    out = lab.root / "begun"
+    said = lab.call("train", flag, before.path, "--set", STILL, "--out", out, "--json")
+    assert said.status == 0, said.err
+    made = Trained(out, said)
+    assert (made.recipe["adapter"]["rank"], made.recipe["train"]["batch_size"]) == (3, 5)
+    assert made.recipe["model"]["from_run"] == str(before.path)
+    for name, tensor in before.tensors.items():
+        assert np.array_equal(made.tensors[name], tensor), name
 
 
 def resume(lab: Lab, flag: str, value: str) -> None:

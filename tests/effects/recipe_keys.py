@@ -33,6 +33,7 @@ KEYS = (
     Key("model.weights", "FILE", "the file's tensors, another base digest", of_models.model_weights),
     Key("model.peft", "dora", "magnitudes beside A and B; none: the whole model", of_models.peft),
     Key("model.freeze_backbone", "true", "the head's two tensors alone", of_models.freeze_backbone),
+    Key("model.from_run", "RUN", "that run's tensors, standing still", of_models.from_run),
     Key(
         "model.keep_tokens",
         "{2: 0.5, 4: 0.5}",

@@ -22,7 +22,8 @@ DEFAULTS = """
 task: multiclass
 seed: 0
 data:    {path: data, format: auto, image_size: auto, val_fraction: 0.2, classes: auto}
-model:   {name: dinov2-small, weights: auto, peft: dora, freeze_backbone: false, keep_tokens: all}
+model:   {name: dinov2-small, weights: auto, peft: dora, freeze_backbone: false, keep_tokens: all,
+  from_run: none}
 adapter: {rank: 8, alpha: 16, targets: [q, k, v, proj, fc1, fc2], blocks: all, layers: auto, init: zero, dropout: 0.0,
   rslora: false}
 train:   {epochs: 10, batch_size: 16, lr: auto, lora_plus: 1.0, weight_decay: 0.05, precision: auto, warmup_share: 0.1,
@@ -116,6 +117,7 @@ recipes = st.builds(
         name=words,
         weights=words,
         peft=st.sampled_from(["lora", "dora", "none"]),
+        from_run=words,
         keep_tokens=st.just("all")
         | st.dictionaries(st.integers(1, 99), st.floats(0, 1, exclude_min=True, exclude_max=True), min_size=1),
     )

@@ -39,6 +39,14 @@ def command(
             "--resume", metavar="RUN", help="Go on with a training that was cut off: it ends with the same bytes."
         ),
     ] = None,
+    from_: Annotated[
+        Path | None,
+        typer.Option(
+            "--from",
+            metavar="RUN",
+            help="Begin with the adapter and head of a finished run, by its recipe: more images, more labels.",
+        ),
+    ] = None,
     out: OutOption = None,
     strict: StrictFlag = False,
     dry_run: Annotated[
@@ -53,13 +61,23 @@ def command(
     power. Keys without a flag of their own: `ftx schema recipe` lists them.
     """
     if resume is not None:
-        _refuse_with_resume({"--config": config, "--out": out, "--strict": strict, "--dry-run": dry_run})
+        _refuse_with_resume(
+            {"--config": config, "--from": from_, "--out": out, "--strict": strict, "--dry-run": dry_run}
+        )
         return _resume(resume, set_ or (), flags, json)
-    recipe = read_recipe(config, set_ or (), flags)
+    if from_ is not None and config is not None:
+        raise InputError("--config and --from: each names a recipe", fix="with --from leave --config out")
+    recipe = read_recipe(config, set_ or (), flags) if from_ is None else _recipe_from(from_, set_ or (), flags)
     if dry_run:
         _dry_run(recipe, out, strict, json)
         return 0
     return _train(recipe, out, strict, json)
+
+
+def _recipe_from(run: Path, overrides: Sequence[str], flags: Mapping[str, object]) -> Recipe:
+    from ftx.training import recipe_from
+
+    return recipe_from(run, overrides, flags)
 
 
 def _train(recipe: Recipe, out: Path | None, strict: bool, json: bool) -> int:

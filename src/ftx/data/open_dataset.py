@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -49,12 +49,14 @@ def survey(
     *,
     form: str = "auto",
     val_fraction: float,
+    learnt: Collection[str] = (),
     progress: Progress = SILENT,
 ) -> Survey:
     """Read a data set as ``ftx.data.sources`` lists it, open every image once, and put each into its split.
 
     Without ``val``, the training images are split by content hash, ``val_fraction`` of them (of each class, where an
-    image has one). Remarks on what is ignored, unreadable or doubled go to ``progress.note``.
+    image has one), those last that a model has ``learnt`` (by SHA-256). Remarks on what is ignored, unreadable or
+    doubled go to ``progress.note``.
     Raises: DataError if the data set does not hold (see ``ftx.data.sources``), if over 5 % of the images cannot be
     read, if a label has fewer than two images to train on, or if an image stands under contradicting labels.
     """
@@ -63,8 +65,9 @@ def survey(
     for error in opened.problems:
         raise error
     _tell_unreadable(opened, progress)
-    found = with_splits(listing, opened, val_fraction)
+    found = with_splits(listing, opened, val_fraction, learnt)
     _remark(found, progress)
+    _tell_learnt(found.dataset, learnt, progress)
     return found
 
 
@@ -222,12 +225,12 @@ def _small_classes(
         yield error
 
 
-def with_splits(listing: Listing, opened: Opened, val_fraction: float) -> Survey:
+def with_splits(listing: Listing, opened: Opened, val_fraction: float, learnt: Collection[str] = ()) -> Survey:
     """The data set with every image in its split; whether it can be trained on is the caller's to judge.
 
     Raises: DataError if a class has too few images to be split.
     """
-    entries = assign_splits([(image.listed, image.sha256) for image in opened.images], val_fraction)
+    entries = assign_splits([(image.listed, image.sha256) for image in opened.images], val_fraction, learnt)
     dataset = Dataset(listing.root, opened.labels, entries, opened.unreadable)
     return Survey(dataset, listing.layout, listing.ignored, *_doubles(entries))
 
@@ -250,6 +253,17 @@ def _doubles(entries: tuple[Entry, ...]) -> tuple[int, int]:
     copies = sum(count - 1 for counted in splits.values() for count in counted.values())
     leaks = sum("train" in counted and len(counted) > 1 for counted in splits.values())
     return copies, leaks
+
+
+def _tell_learnt(dataset: Dataset, learnt: Collection[str], progress: Progress) -> None:
+    """Say it where results will look too good."""
+    for split in ("val", "test"):
+        entries = dataset.split(split)
+        if known := sum(entry.sha256 in learnt for entry in entries):
+            progress.note(
+                f"{known} of {len(entries)} images of {split} were trained on by the run that this one begins with"
+                " (results will look too good)"
+            )
 
 
 def _remark(survey: Survey, progress: Progress) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Collection, Iterable, Sequence
 from hashlib import sha256
 
 from ftx.core.errors import DataError
@@ -14,10 +14,13 @@ from ftx.data.sources import ListedImage
 FEWEST_PER_CLASS = 2
 
 
-def assign_splits(images: Sequence[tuple[ListedImage, str]], val_fraction: float) -> tuple[Entry, ...]:
+def assign_splits(
+    images: Sequence[tuple[ListedImage, str]], val_fraction: float, learnt: Collection[str] = ()
+) -> tuple[Entry, ...]:
     """One entry for each image, which is given with its SHA-256, sorted by path.
 
-    What is in no split yet is divided into train and val, and so is train where there is no val.
+    What is in no split yet is divided into train and val, and so is train where there is no val. What the model has
+    ``learnt`` before (by SHA-256) becomes val only where a label has no other image for it.
     Raises: DataError if there is too little to split.
     """
     has_val = any(file.split == "val" for file, _ in images)
@@ -25,7 +28,9 @@ def assign_splits(images: Sequence[tuple[ListedImage, str]], val_fraction: float
     drawn: dict[str, Split] = {}
     if to_split:
         files = [file for file, _ in to_split]
-        splits = _drawn(files, _subjects(to_split), val_fraction)
+        subjects = _subjects(to_split)
+        known = {subject for subject, (_, digest) in zip(subjects, to_split, strict=True) if digest in learnt}
+        splits = _drawn(files, subjects, val_fraction, known)
         drawn = {file.path: split for file, split in zip(files, splits, strict=True)}
     entries = [
         Entry(file.path, digest, file.labels, drawn.get(file.path) or file.split or "train", file.group)
@@ -34,7 +39,9 @@ def assign_splits(images: Sequence[tuple[ListedImage, str]], val_fraction: float
     return tuple(sorted(entries, key=lambda entry: entry.path))
 
 
-def _drawn(files: Sequence[ListedImage], keys: Sequence[str], val_fraction: float) -> tuple[Split, ...]:
+def _drawn(
+    files: Sequence[ListedImage], keys: Sequence[str], val_fraction: float, learnt: Collection[str]
+) -> tuple[Split, ...]:
     """Class by class, where each image has one label and each label several images that stand for themselves.
 
     A label that one image alone carries, as one that is known to the first level of its tree only, is in one split.
@@ -45,8 +52,8 @@ def _drawn(files: Sequence[ListedImage], keys: Sequence[str], val_fraction: floa
             distinct[name].add(key)
     plain = all(len(file.labels) == 1 and file.group is None for file in files)
     if plain and all(len(images) >= FEWEST_PER_CLASS for images in distinct.values()):
-        return hash_split([(key, file.labels[0]) for file, key in zip(files, keys, strict=True)], val_fraction)
-    return hash_split_sets([(key, file.labels) for file, key in zip(files, keys, strict=True)], val_fraction)
+        return hash_split([(key, file.labels[0]) for file, key in zip(files, keys, strict=True)], val_fraction, learnt)
+    return hash_split_sets([(key, file.labels) for file, key in zip(files, keys, strict=True)], val_fraction, learnt)
 
 
 def _subjects(images: Sequence[tuple[ListedImage, str]]) -> list[str]:
@@ -67,12 +74,15 @@ def _subjects(images: Sequence[tuple[ListedImage, str]]) -> list[str]:
     return [root(digest) for _, digest in images]
 
 
-def hash_split(samples: Sequence[tuple[str, str]], val_fraction: float) -> tuple[Split, ...]:
+def hash_split(
+    samples: Sequence[tuple[str, str]], val_fraction: float, learnt: Collection[str] = ()
+) -> tuple[Split, ...]:
     """Split (SHA-256, class) pairs into train and val, each class by itself.
 
     A class's distinct images are ranked by hash, and the first ``val_fraction`` of them, rounded but at
-    least one and never all, are val. So copies of an image stand together, neither order nor file names
-    matter, and an image that is added or taken away moves at most one other of its class.
+    least one and never all, are val; those that are ``learnt`` rank last. So copies of an image
+    stand together, neither order nor file names matter, and an image that is added or taken away moves at most one
+    other of its class.
     Raises: DataError if the fraction is not between 0 and 1, or naming each class of fewer than two images.
     """
     if not 0 < val_fraction < 1:
@@ -84,15 +94,18 @@ def hash_split(samples: Sequence[tuple[str, str]], val_fraction: float) -> tuple
     val = {
         (digest, name)
         for name, distinct in hashes.items()
-        for digest in sorted(distinct)[: _val_count(len(distinct), val_fraction)]
+        for digest in _ranked(distinct, learnt)[: _val_count(len(distinct), val_fraction)]
     }
     return tuple("val" if sample in val else "train" for sample in samples)
 
 
-def hash_split_sets(samples: Sequence[tuple[str, tuple[str, ...]]], val_fraction: float) -> tuple[Split, ...]:
+def hash_split_sets(
+    samples: Sequence[tuple[str, tuple[str, ...]]], val_fraction: float, learnt: Collection[str] = ()
+) -> tuple[Split, ...]:
     """Split (key, labels) pairs into train and val, where an image has several labels or a subject several images.
 
-    The distinct keys are ranked, and the first ``val_fraction`` of them, at least one and never all, are val. Then, the
+    The distinct keys are ranked, those that are ``learnt`` last, and the first ``val_fraction`` of them, at least one
+    and never all, are val. Then, the
     rarest label first, one that is in one split alone though two keys have it gets one of them moved over, unless
     another label would lose its last one there.
     Raises: DataError if the fraction is not between 0 and 1.
@@ -105,7 +118,7 @@ def hash_split_sets(samples: Sequence[tuple[str, tuple[str, ...]]], val_fraction
         labels_of[key] |= set(labels)
         for label in labels:
             keys_of[label].add(key)
-    ranked = sorted(labels_of)
+    ranked = _ranked(labels_of, learnt)
     if len(ranked) < FEWEST_PER_CLASS:
         raise DataError(
             "there is too little to split",
@@ -122,12 +135,16 @@ def hash_split_sets(samples: Sequence[tuple[str, tuple[str, ...]]], val_fraction
                 continue
             movable = [
                 key
-                for key in sorted(there)
+                for key in _ranked(there, learnt)
                 if all(len(keys_of[one] & val if key in val else keys_of[one] - val) > 1 for one in labels_of[key])
             ]
             if movable:
                 val ^= {movable[0]}
     return tuple("val" if key in val else "train" for key, _ in samples)
+
+
+def _ranked(keys: Iterable[str], learnt: Collection[str]) -> list[str]:
+    return sorted(keys, key=lambda key: (key in learnt, key))
 
 
 def refuse_small_classes(distinct: dict[str, int], *, where: str | None = None, because: str = "") -> None:

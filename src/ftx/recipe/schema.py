@@ -74,21 +74,24 @@ class Recipe(Section):
         Raises: RecipeError with all that is wrong in the three.
         """
         document = {} if config is None else read_document(config)
-        given, problems = _parsed(overrides)
+        problems: list[str] = []
         if is_otx(document):
             translated = from_otx(document)
-            document, problems = _with_keys({}, translated.ours), translated.problems + problems
-        asked = {key: value for key, value in (flags or {}).items() if value is not None}
-        problems += [f"{key}: given both as a flag and with --set" for key in asked if key in given]
-        return _checked(document, {**given, **asked}, problems, config)
+            document, problems = _with_keys({}, translated.ours), translated.problems
+        return _laid_over(document, overrides, flags, problems, config)
 
-    def with_overrides(self, overrides: Sequence[str]) -> Recipe:
-        """This recipe with ``train.lr=1e-4`` and the like laid over it.
+    def with_overrides(self, overrides: Sequence[str], flags: Mapping[str, object] | None = None) -> Recipe:
+        """This recipe with ``train.lr=1e-4`` and the like laid over it, then flags as ``build`` takes them.
 
         Raises: RecipeError with all that is wrong in them.
         """
-        given, problems = _parsed(overrides)
-        return _checked(self.model_dump(exclude_unset=True), given, problems, None)
+        return _laid_over(self.model_dump(exclude_unset=True), overrides, flags, [], None)
+
+    def by_key(self) -> dict[str, object]:
+        """Every key by its dotted name, with its value as YAML has it."""
+        values = self.model_dump(mode="json", by_alias=True)
+        parts = ((key, *key.rpartition(".")[::2]) for key in dotted_keys(type(self)))
+        return {key: values[section][leaf] if section else values[leaf] for key, section, leaf in parts}
 
     def replace(self, **sections: Mapping[str, object]) -> Recipe:
         """This recipe with keys of its sections set to values that hold, as ``replace(train={"epochs": 2})``."""
@@ -133,6 +136,19 @@ def notes_on_otx(config: Path) -> list[str] | None:
     """
     document = read_document(config)
     return from_otx(document).notes if is_otx(document) else None
+
+
+def _laid_over(
+    document: Mapping[str, object],
+    overrides: Sequence[str],
+    flags: Mapping[str, object] | None,
+    problems: Sequence[str],
+    where: Path | None,
+) -> Recipe:
+    given, unread = _parsed(overrides)
+    asked = {key: value for key, value in (flags or {}).items() if value is not None}
+    twice = [f"{key}: given both as a flag and with --set" for key in asked if key in given]
+    return _checked(document, {**given, **asked}, [*problems, *unread, *twice], where)
 
 
 def _parsed(overrides: Sequence[str]) -> tuple[dict[str, object], list[str]]:

@@ -71,6 +71,8 @@ class ModelRecipe(Section):
     ``keep_tokens`` is all, or by block (counted from 0) the share of the patches then present, rounded up, that go on
     into it: those that the class token attends to most in the block before. Fewer tokens are less work, in training and
     on the device.
+    ``from_run`` is a finished run whose adapter and head training begins with, rows of the head by the names of their
+    labels; model, adapter, task and image size must be that run's.
     """
 
     name: Text = "dinov2-small"
@@ -78,6 +80,7 @@ class ModelRecipe(Section):
     peft: PeftMethod = "dora"
     freeze_backbone: Switch = False
     keep_tokens: KeepTokens = "all"
+    from_run: Text = "none"
 
     @property
     def token_shares(self) -> dict[int, float]:

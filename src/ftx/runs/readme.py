@@ -27,7 +27,7 @@ from ftx.recipe.sections import Method, ModelRecipe
 from ftx.recipe.strict_yaml import dump_yaml
 from ftx.runs.readme_code import timm_code, trained_code, transformers_code
 from ftx.runs.run import Run
-from ftx.runs.run_json import MODEL_CARD, Recovered
+from ftx.runs.run_json import MODEL_CARD, BegunFrom, Recovered
 from ftx.tasks.output_meaning import Meaning
 from ftx.tasks.thresholds import Thresholds
 
@@ -68,6 +68,7 @@ def write_trained_card(
     dataset: Dataset,
     kept: KeptEpoch,
     recovered: Recovered | None = None,
+    begun_from: BegunFrom | None = None,
 ) -> None:
     """Write the card of ``trained/``, whose other files are there."""
     backbone, results = prepared.backbone, _results(recipe, kept)
@@ -85,6 +86,10 @@ def write_trained_card(
         *_tokens(recipe.model.token_shares),
         ("epoch kept", f"{kept.number} of {kept.epochs}, by `{kept.metric}`{_interrupted(recipe, kept)}"),
     ]
+    if begun_from is not None:
+        rows = f"{begun_from.labels_kept} of {len(dataset.labels)} labels were in it"
+        new = f", new: {', '.join(begun_from.labels_new)}" if begun_from.labels_new else ""
+        facts.append(("began with", f"`trained/` {begun_from.trained[:12]}… of another run: {rows}{new}"))
     if recovered is not None:
         errors = f"a logit was off by {recovered.error_before:.3g} before and by {recovered.error_after:.3g} after"
         facts[-1] = ("recovered", f"{recovered.steps} steps through 8 bits from the weights of another run; {errors}")

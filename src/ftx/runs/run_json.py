@@ -49,6 +49,19 @@ class Recovered(BaseModel):
     error_after: float
 
 
+class BegunFrom(BaseModel):
+    """That training began with what another run had trained: the digest of its ``trained/``, and the head's rows.
+
+    ``labels_kept`` rows were that run's, those of ``labels_new`` began anew.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    trained: str
+    labels_kept: int
+    labels_new: tuple[str, ...]
+
+
 class Manifest(Record):
     """``run.json``."""
 
@@ -67,6 +80,8 @@ class Manifest(Record):
     data_root: str
     # Of a run that ``ftx export --recover`` made; training from its recipe makes the run before.
     recovered: Recovered | None = None
+    # Of a run that ``ftx train --from`` made.
+    begun_from: BegunFrom | None = None
     lineage: dict[str, Lineage] = Field(default_factory=dict[str, Lineage])
     files: FileHashes = Field(default_factory=dict[str, str])
 
@@ -130,7 +145,7 @@ def read_manifest(path: Path) -> Manifest:
 
 def manifest_bytes(manifest: Manifest) -> bytes:
     """The content of ``run.json``."""
-    unsaid = {"recovered"} if manifest.recovered is None else None
+    unsaid = {name for name in ("recovered", "begun_from") if getattr(manifest, name) is None}
     return (manifest.model_dump_json(indent=2, exclude=unsaid) + "\n").encode()
 
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from ftx.training.begun_from import recipe_from
 from ftx.training.dry_running import dry_run
 from ftx.training.report import DryRunReport, TrainReport
 from ftx.training.session import OnEpoch, resume, train
 from ftx.training.state import EpochEnd
 
-__all__ = ["DryRunReport", "EpochEnd", "OnEpoch", "TrainReport", "dry_run", "resume", "train"]
+__all__ = ["DryRunReport", "EpochEnd", "OnEpoch", "TrainReport", "dry_run", "recipe_from", "resume", "train"]

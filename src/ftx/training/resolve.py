@@ -17,9 +17,11 @@ from ftx.data.open_dataset import survey
 from ftx.recipe.adapter_targets import Role, Target
 from ftx.recipe.schema import Recipe
 from ftx.recipe.sections import AdapterRecipe
+from ftx.runs.run_json import BegunFrom
 from ftx.tasks.base import Task
 from ftx.tasks.output_meaning import TASKS
 from ftx.tasks.thresholds import Thresholds
+from ftx.training.begun_from import begin_with, begun_run
 from ftx.training.device_placement import resolve_precision
 from ftx.training.epoch_log import require_tensorboard
 from ftx.training.frozen_part import Frozen, faster_runtime
@@ -37,6 +39,7 @@ class Resolved:
     dataset: Dataset
     prepared: Prepared
     recipe: Recipe
+    begun_from: BegunFrom | None = None
 
     @property
     def task(self) -> Task:
@@ -64,14 +67,22 @@ def resolve(recipe: Recipe, strict: bool, progress: Progress) -> Resolved:
     if recipe.train.tensorboard:
         require_tensorboard()
     resolve_model(recipe.model.name)  # a name mistyped must not cost the reading of all images
-    data = recipe.data
-    found = survey(data.path, recipe.task, form=data.format, val_fraction=data.val_fraction, progress=progress)
+    begun, data = begun_run(recipe), recipe.data
+    found = survey(
+        data.path,
+        recipe.task,
+        form=data.format,
+        val_fraction=data.val_fraction,
+        learnt=set() if begun is None else {entry.sha256 for entry in begun.entries("train")},
+        progress=progress,
+    )
     dataset = found.dataset
     _compare_classes(recipe, len(dataset.labels), strict, progress)
     if recipe.model.weights == "auto":  # before the model is built: its files name what they were made from
         recipe = recipe.replace(model={"name": tagged(recipe.model.name)})
     with memory_faults(lambda: SMALLER):
         prepared = prepare(recipe, len(dataset.labels))
+        begun_from = None if begun is None else begin_with(begun, prepared, dataset.labels, progress)
     resolved = _resolved(recipe, prepared, dataset, progress)
     if plan(prepared.backbone.module, resolved).solves_all:
         asked = [f"train.{key}" for key in _STEPS if key in recipe.train.model_fields_set]
@@ -79,7 +90,7 @@ def resolve(recipe: Recipe, strict: bool, progress: Progress) -> Resolved:
             progress.note(
                 f"{', '.join(asked)}: not used, as the head is solved in one go; train.head_init=random takes steps"
             )
-    return Resolved(dataset, prepared, resolved)
+    return Resolved(dataset, prepared, resolved, begun_from)
 
 
 def _compare_classes(recipe: Recipe, found: int, strict: bool, progress: Progress) -> None:

@@ -8,7 +8,6 @@ from pathlib import Path
 from ftx.core.errors import DataError, RecipeError, RunError, listed
 from ftx.core.files import write_atomic
 from ftx.data.dataset import Entry
-from ftx.recipe.error_lines import dotted_keys
 from ftx.recipe.schema import Recipe
 from ftx.runs.data_jsonl import ENTRIES, entries_digest, read_entries
 from ftx.training.checkpoints import Origin
@@ -49,14 +48,12 @@ def recipe_to_go_on_with(
 
 
 def _differences(then: Recipe, now: Recipe, without: str = "") -> list[str]:
-    values = [(key, _value(then, key), _value(now, key)) for key in dotted_keys(Recipe) if key != _MAY_MOVE]
-    return [f"{key}: {after}, was {before}" for key, before, after in values if after not in (before, without)]
-
-
-def _value(recipe: Recipe, key: str) -> object:
-    section, _, leaf = key.rpartition(".")
-    values = recipe.model_dump(mode="json")
-    return (values[section] if section else values)[leaf]
+    before = then.by_key()
+    return [
+        f"{key}: {after}, was {before[key]}"
+        for key, after in now.by_key().items()
+        if key != _MAY_MOVE and after not in (before[key], without)
+    ]
 
 
 def refuse_other(run: Path, origin: Origin, now: Resolved) -> None:

@@ -235,7 +235,14 @@ class _Session:
         folder = self.new.folder
         with stage_folder(folder / TRAINED.name) as staged:
             save_trained(self.found.prepared, staged)
-            write_trained_card(staged, self.found.recipe, self.found.prepared, self.found.dataset, _kept(made))
+            write_trained_card(
+                staged,
+                self.found.recipe,
+                self.found.prepared,
+                self.found.dataset,
+                _kept(made),
+                begun_from=self.found.begun_from,
+            )
         seal(folder, _manifest(self.found, made.thresholds), self.found.dataset.entries)
 
 
@@ -274,6 +281,7 @@ def _manifest(found: Resolved, thresholds: Thresholds) -> Manifest:
         thresholds=thresholds,
         preprocess=prepared.backbone.preprocess,
         data_root=str(dataset.root),
+        begun_from=found.begun_from,
     )
 
 

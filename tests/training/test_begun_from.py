@@ -1,0 +1,228 @@
+"""A training that begins where another ended: the same answers at first, rows of the head by their labels' names."""
+
+from __future__ import annotations
+
+import json
+from contextlib import chdir
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+from tests.conftest import Listener
+from tests.zygote import Zygote
+
+from ftx.adapters.trainable_model import prepare
+from ftx.core.errors import MergeError, RecipeError, RunError
+from ftx.recipe.schema import Recipe
+from ftx.runs.artifacts import TRAINED
+from ftx.runs.run import Run
+from ftx.runs.trained import load_trained
+from ftx.tasks.labels import Labels
+from ftx.training import TrainReport, recipe_from, resume, train
+from ftx.training.begun_from import begin_with, begun_run
+from ftx.training.resolve import resolve
+
+METHODS: dict[str, dict[str, object]] = {
+    "lora": {"peft": "lora", "blocks": 2, "rank": {"attn": 2, "mlp": 3}},
+    "dora": {"peft": "dora", "targets": "q,fc1", "rank": 2},
+    "pissa": {"peft": "lora", "targets": "q,fc1", "rank": 2, "init": "pissa"},
+    "rslora pissa": {"peft": "lora", "rank": 2, "init": "pissa", "rslora": True},
+    "layers": {"peft": "lora", "layers": r".*\.fc1", "rank": 2, "init": "pissa"},
+    "linear": {"peft": "none", "freeze_backbone": True, "head_init": "random"},
+    "full": {"peft": "none", "lr": 1e-3},
+}
+X = torch.from_numpy(np.random.default_rng(9).normal(size=(4, 3, 32, 32)).astype(np.float32))
+
+
+def picture(path: Path, tint: int, number: int) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pixels = np.random.default_rng([tint, number]).integers(0, 200, (36, 40, 3), dtype=np.uint8)
+    pixels[..., tint] |= 0x40
+    Image.fromarray(pixels).save(path)
+
+
+def write(root: Path, **counts: int) -> Path:
+    """So many images a label; those of a smaller set are in a larger one, byte for byte."""
+    for tint, (label, count) in enumerate(sorted(counts.items())):
+        for number in range(count):
+            picture(root / label / f"{number}.png", tint, number)
+    return root
+
+
+@pytest.fixture(scope="module")
+def few(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write(tmp_path_factory.mktemp("few"), apple=8, pear=8)
+
+
+@pytest.fixture(scope="module")
+def many(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """More images, a label in front of the others, and one behind."""
+    root = write(tmp_path_factory.mktemp("many"), apple=14, pear=10)
+    for number in range(6):
+        picture(root / "aronia" / f"{number}.png", 2, number)
+        picture(root / "zucchini" / f"{number}.png", 2, 100 + number)
+    return root
+
+
+def asked(data: Path, method: str, **more: object) -> Recipe:
+    tiny = {"name": "test_vit", "weights": "none", "image_size": 32, "epochs": 2, "batch_size": 4, "precision": "f32"}
+    return Recipe.named({"path": str(data), "lr": 0.01, **tiny, **METHODS[method], **more})
+
+
+def trained(recipe: Recipe, out: Path) -> tuple[Run, TrainReport]:
+    with chdir(out.parent):
+        report = train(recipe, out=out)
+    return Run.open(out), report
+
+
+@pytest.fixture(scope="module", params=METHODS)
+def run(request: pytest.FixtureRequest, few: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
+    torch.set_num_threads(1)
+    made, _ = trained(asked(few, request.param), tmp_path_factory.mktemp("runs") / "run")
+    return made
+
+
+def test_it_begins_with_the_answers_that_the_run_ended_with(run: Run) -> None:
+    recipe = recipe_from(run.path)
+    found = resolve(recipe, False, Listener())
+    with torch.no_grad():
+        # f32: an adapter of PiSSA's sums the same products in another order
+        torch.testing.assert_close(found.prepared.backbone.module.eval()(X), load_trained(run)(X), rtol=0, atol=2e-5)
+    assert found.begun_from is not None
+    assert (found.begun_from.labels_kept, found.begun_from.labels_new) == (2, ())
+    assert found.begun_from.trained == run.manifest.digest(TRAINED)
+    assert found.prepared.trainable > 0
+
+
+def test_rows_of_the_head_go_by_their_labels_names(run: Run) -> None:
+    names = ("zucchini", "pear", "aronia", "apple")
+    prepared = prepare(recipe_from(run.path), 4)
+    fresh = prepare(recipe_from(run.path), 4).backbone.module.get_submodule("head").weight.clone()
+    listener = Listener()
+    begun = begin_with(run, prepared, Labels.multiclass(names), listener)
+    assert not listener.said
+    begin_with(run, prepared, Labels.multiclass(("pear", "a", "b", "c")), listener)
+    (gone,) = listener.said
+    assert gone.endswith("rows of the head are gone: apple")
+    prepared = prepare(recipe_from(run.path), 4)
+    begin_with(run, prepared, Labels.multiclass(names), listener)
+    assert (begun.labels_kept, begun.labels_new) == (2, ("zucchini", "aronia"))
+    old = list(run.manifest.labels.names)
+    with torch.no_grad():
+        logits, before = prepared.backbone.module.eval()(X), load_trained(run)(X)
+    for name in ("pear", "apple"):
+        torch.testing.assert_close(logits[:, names.index(name)], before[:, old.index(name)], rtol=0, atol=2e-5)
+    head = prepared.backbone.module.get_submodule("head").weight
+    assert torch.equal(head[[0, 2]], fresh[[0, 2]])
+    assert not torch.equal(head[[1, 3]], fresh[[1, 3]])
+
+
+@pytest.mark.parametrize("method", ["lora", "dora"])
+def test_more_images_and_labels_later(method: str, few: Path, many: Path, tmp_path: Path) -> None:
+    first, _ = trained(asked(few, method), tmp_path / "first")
+    before = {entry.sha256: entry.split for entry in first.entries()}
+    recipe = recipe_from(first.path, ["train.epochs=3"], {"data.path": str(many)})
+    assert (recipe.train.epochs, recipe.train.lr, recipe.data.path) == (3, 0.01, many)
+    second, report = trained(recipe, tmp_path / "second")
+    assert report.classes == 4
+    begun = second.manifest.begun_from
+    assert begun is not None
+    assert begun.labels_new == ("aronia", "zucchini")
+    assert "began with" in (second.path / "trained" / "README.md").read_text()
+    assert first.manifest.begun_from is None
+    assert "begun_from" not in (first.path / "run.json").read_text()
+    # What was learnt from is not chosen by.
+    after = {entry.sha256: entry.split for entry in second.entries()}
+    assert before.keys() < after.keys()
+    assert all(after[sha256] == "train" for sha256, split in before.items() if split == "train")
+    # From its own recipe it is made again, to the byte.
+    again, _ = trained(Recipe.load(second.path / "recipe.yaml"), tmp_path / "again")
+    weights = [load_file(one.path / "trained" / "adapter_model.safetensors") for one in (second, again)]
+    assert all(torch.equal(weights[1][name], tensor) for name, tensor in weights[0].items())
+
+
+def test_views_of_images_that_were_there_before_are_not_computed_again(
+    few: Path, many: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    sizes: list[int] = []
+    runs: list[Run] = []
+    for recipe in (
+        lambda: asked(few, "lora", cache_views=2),
+        lambda: recipe_from(runs[0].path, (), {"data.path": str(many)}),
+        lambda: recipe_from(runs[1].path, ("train.lr=0.001",)),
+    ):
+        made, _ = trained(recipe(), tmp_path / f"run-{len(runs)}")
+        runs.append(made)
+        (content,) = (tmp_path / "cache").rglob("content")
+        sizes.append(content.stat().st_size // (5 * 64 * 2))
+    splits = [(len(one.entries("train")), len(one.entries("val"))) for one in runs]
+    assert sizes[0] == 2 * splits[0][0] + splits[0][1]
+    assert sizes[1] == 2 * splits[1][0] + splits[1][1]  # of the old ones nothing twice
+    assert sizes[2] == sizes[1]
+
+
+def test_an_adapter_for_something_else_is_refused(run: Run, few: Path) -> None:
+    for override, key in (
+        ("data.image_size=64", "data.image_size"),
+        ("model.keep_tokens={2: 0.5}", "model.keep_tokens"),
+        ("task=multilabel", "task"),
+    ):
+        with pytest.raises(RecipeError, match="another model, adapter or task") as caught:
+            begun_run(recipe_from(run.path, [override]))
+        assert f"{key}: " in str(caught.value.found)
+    if run.manifest.method in ("lora", "dora"):
+        with pytest.raises(RecipeError) as caught:
+            begun_run(recipe_from(run.path, ["adapter.rank=5"]))
+        assert "adapter.rank: 5, the run has" in str(caught.value.found)
+    assert begun_run(recipe_from(run.path, ["train.lr=0.5", "seed=0"])) == Run(run.path)
+    assert begun_run(asked(few, "lora")) is None
+    with pytest.raises(RunError, match="no such run"):
+        recipe_from(run.path / "none")
+
+
+def test_another_base_is_refused(few: Path, tmp_path: Path) -> None:
+    first, _ = trained(asked(few, "lora"), tmp_path / "first")
+    with pytest.raises(MergeError, match="another base"):
+        resolve(recipe_from(first.path, ["seed=1"]), False, Listener())  # other random weights
+
+
+def test_images_of_a_split_of_its_own_that_were_learnt_are_told(few: Path, tmp_path: Path) -> None:
+    first, _ = trained(asked(few, "linear"), tmp_path / "first")
+    root = tmp_path / "own"
+    for split in ("train", "test"):
+        write(root / split, apple=8, pear=8)
+    listener = Listener()
+    resolve(recipe_from(first.path, (), {"data.path": str(root)}), False, listener)
+    (told,) = [text for text in listener.said if "were trained on by the run" in text]
+    assert told.startswith(f"{len(first.entries('train'))} of 16 images of test")
+
+
+def test_it_goes_on_after_a_stop_as_any_other(few: Path, many: Path, tmp_path: Path) -> None:
+    first, _ = trained(asked(few, "lora"), tmp_path / "first")
+    recipe = recipe_from(first.path, (), {"data.path": str(many)})
+    whole, _ = trained(recipe, tmp_path / "whole")
+
+    def interrupt(_end: object) -> None:
+        raise KeyboardInterrupt
+
+    with chdir(tmp_path):
+        train(recipe.replace(train={"checkpoint_minutes": 0}), tmp_path / "cut", on_epoch=interrupt)
+        resume(tmp_path / "cut")
+    weights = [load_file(one / "trained" / "adapter_model.safetensors") for one in (whole.path, tmp_path / "cut")]
+    assert all(torch.equal(weights[1][name], tensor) for name, tensor in weights[0].items())
+
+
+def test_on_the_command_line(few: Path, many: Path, tmp_path: Path, fresh_ftx: Zygote) -> None:
+    first, _ = trained(asked(few, "lora"), tmp_path / "first")
+    said = fresh_ftx("train", "--from", first.path, "--data", many, "--out", tmp_path / "second", "--json")
+    assert said.returncode == 0, said.stderr
+    assert json.loads(said.stdout)["classes"] == 4
+    assert json.loads((tmp_path / "second" / "run.json").read_text())["begun_from"]["labels_kept"] == 2
+    for words in (("--config", "multiclass-lora"), ("--resume", first.path)):
+        said = fresh_ftx("train", "--from", first.path, *words)
+        assert said.returncode == 2
+        assert "--from" in said.stderr
