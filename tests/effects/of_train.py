@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -84,6 +85,31 @@ def out(lab: Lab, flag: str, value: str) -> None:
     assert (lab.root / value / "run.json").is_file()
     assert lab.done(*words).json["run"] == "runs/noise-lora"
     assert lab.call(*words, flag, value).status == 2
+
+
+def preset(lab: Lab, flag: str, value: str) -> None:
+    """Below what the recipe says: its augmentation stays, and blocks, of which it says nothing, become the preset's."""
+    words = ("--model", "test_vit", "--weights", "none", "--image-size", "32", "--data", lab.root / "noise")
+    found = {}
+    for name in ("balanced", "best"):
+        out = lab.root / f"preset-{name}"
+        asked = () if name == "balanced" else (flag, value)
+        said = lab.call("train", *words, *asked, "--epochs", "1", "--out", out, "--json")
+        assert said.status == 0, said.err
+        found[name] = Trained(out, said).recipe
+    assert found["balanced"]["adapter"]["blocks"] == 2
+    assert found["best"]["adapter"]["blocks"] == "all"
+    made = lab.train(words=(flag, value))
+    assert (made.recipe["adapter"]["blocks"], made.recipe["train"]["augment"]) == ("all", "none")
+
+
+def budget(lab: Lab, flag: str, value: str) -> None:
+    seconds = float(value.removesuffix("s"))
+    started = time.perf_counter()
+    made = lab.train("train.epochs=10000", "train.patience=10000", words=(flag, value))
+    assert 1 <= made.recipe["train"]["epochs"] < 10_000
+    assert len(made.log) == made.recipe["train"]["epochs"]
+    assert time.perf_counter() - started < 3 * seconds  # two tests may share a core
 
 
 def begin_from(lab: Lab, flag: str, value: str) -> None:

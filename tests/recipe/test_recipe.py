@@ -32,7 +32,7 @@ train:   {epochs: 10, batch_size: 16, lr: auto, lora_plus: 1.0, weight_decay: 0.
 validate: {max_drop: 0.02}
 """
 
-BLOCKS = "must be 'all', a whole number of 1 or more (the last so many), first:N, or a list as 0,3,6-8"
+BLOCKS = "must be 'all', 'auto', a whole number of 1 or more (the last so many), first:N, or a list as 0,3,6-8"
 
 
 def complaint(text: str) -> str:

@@ -7,11 +7,13 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 import torch
+from torch import nn
 
 from ftx.adapters.attach import adapter_layers, attach, attach_saved, unfreeze_head
 from ftx.adapters.spec import AdapterSpec
 from ftx.backbones.build import Backbone, build
-from ftx.recipe.adapter_targets import Role, Target
+from ftx.backbones.layer_roles import depth, plain_vit
+from ftx.recipe.adapter_targets import Blocks, Role, Target
 from ftx.recipe.schema import Recipe
 from ftx.recipe.sections import Method
 
@@ -69,6 +71,14 @@ def adapter_spec(recipe: Recipe) -> AdapterSpec | None:
     )
 
 
+def decided_blocks(blocks: Blocks, module: nn.Module) -> Blocks:
+    """What ``auto`` means for a model."""
+    if blocks != "auto":
+        return blocks
+    vit = plain_vit(module)
+    return "all" if vit is None else -(-depth(vit) // 3)
+
+
 def _each(roles: tuple[Role, ...], given: Number | Mapping[Target, Number]) -> dict[Role, Number]:
     return {**given} if isinstance(given, Mapping) else dict.fromkeys(roles, given)
 
@@ -79,7 +89,8 @@ def prepare(recipe: Recipe, num_classes: int, *, saved: bool = False) -> Prepare
     Raises: ModelError, AdapterError or EnvironmentFault, as building and attaching do.
     """
     backbone = base_of(recipe, num_classes)
-    module, method, spec = backbone.module, recipe.method, adapter_spec(recipe)
+    module, method = backbone.module, recipe.method
+    spec = adapter_spec(recipe.replace(adapter={"blocks": decided_blocks(recipe.adapter.blocks, module)}))
     layers: list[str] = []
     if spec is not None:
         generator = torch.Generator().manual_seed(recipe.seed)

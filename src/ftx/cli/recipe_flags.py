@@ -14,6 +14,7 @@ import typer
 from ftx.cli import console
 from ftx.core.shipped_files import recipe_file
 from ftx.recipe.adapter_targets import TARGETS, WORDS
+from ftx.recipe.presets import Preset
 from ftx.recipe.schema import Recipe, notes_on_otx
 
 
@@ -130,10 +131,12 @@ def with_recipe_flags(verb: Callable[..., int]) -> Callable[..., int]:
     return command
 
 
-def read_recipe(config: str | None, overrides: Sequence[str], flags: Mapping[str, object]) -> Recipe:
+def read_recipe(
+    config: str | None, overrides: Sequence[str], flags: Mapping[str, object], preset: Preset | None = None
+) -> Recipe:
     """The recipe of a file or a name, with what goes over it; what became of one in OTX's form is shown."""
     path = None if config is None else recipe_file(config)
-    recipe = Recipe.build(path, overrides, flags)
+    recipe = Recipe.build(path, overrides, flags, preset)
     notes = None if path is None else notes_on_otx(path)
     if notes is not None:
         console.print_note("this OTX recipe is in ftx (other keys have their defaults):", "strong")

@@ -12,7 +12,9 @@ from ftx.cli import console
 from ftx.cli.layer_names import numberless
 from ftx.cli.recipe_flags import read_recipe, with_recipe_flags
 from ftx.cli.shared_options import JsonFlag, OutOption, SetOption, StrictFlag
-from ftx.core.errors import INTERRUPTED, InputError, shell_command
+from ftx.core.durations import seconds_of
+from ftx.core.errors import INTERRUPTED, InputError, RecipeError, nearest, shell_command
+from ftx.recipe.presets import DEFAULT_PRESET, PRESET_NAMES, Preset
 from ftx.recipe.schema import Recipe
 
 if TYPE_CHECKING:
@@ -47,6 +49,20 @@ def command(
             help="Begin with the adapter and head of a finished run, by its recipe: more images, more labels.",
         ),
     ] = None,
+    preset: Annotated[
+        str | None,
+        typer.Option(
+            "--preset",
+            metavar="|".join(PRESET_NAMES),
+            help="Keys that a recipe, flags and --set do not say: the head alone; an adapter in the last third of the "
+            f"blocks; one in all.  [default: {DEFAULT_PRESET}, none with --config]",
+            show_default=False,
+        ),
+    ] = None,
+    budget: Annotated[
+        str | None,
+        typer.Option("--budget", metavar="TIME", help="As many of the epochs as fit into it: 90s, 10m, 1h30m."),
+    ] = None,
     out: OutOption = None,
     strict: StrictFlag = False,
     dry_run: Annotated[
@@ -62,16 +78,42 @@ def command(
     """
     if resume is not None:
         _refuse_with_resume(
-            {"--config": config, "--from": from_, "--out": out, "--strict": strict, "--dry-run": dry_run}
+            {
+                "--config": config,
+                "--from": from_,
+                "--preset": preset,
+                "--budget": budget,
+                "--out": out,
+                "--strict": strict,
+                "--dry-run": dry_run,
+            }
         )
         return _resume(resume, set_ or (), flags, json)
-    if from_ is not None and config is not None:
-        raise InputError("--config and --from: each names a recipe", fix="with --from leave --config out")
-    recipe = read_recipe(config, set_ or (), flags) if from_ is None else _recipe_from(from_, set_ or (), flags)
+    if from_ is not None and (config is not None or preset is not None):
+        raise InputError("--from names a recipe, that of its run", fix="leave --config and --preset out")
+    budget_s = None if budget is None else seconds_of(budget, "--budget")
+    if from_ is not None:
+        recipe = _recipe_from(from_, set_ or (), flags)
+    else:
+        recipe = read_recipe(config, set_ or (), flags, _preset(preset, config))
     if dry_run:
-        _dry_run(recipe, out, strict, json)
+        _dry_run(recipe, out, strict, budget_s, json)
         return 0
-    return _train(recipe, out, strict, json)
+    return _train(recipe, out, strict, budget_s, json)
+
+
+def _preset(name: str | None, config: str | None) -> Preset | None:
+    """The preset that is named; the default one where nothing else says how to train."""
+    if name is None:
+        return DEFAULT_PRESET if config is None else None
+    if name not in PRESET_NAMES:
+        raise RecipeError(
+            f"there is no preset '{name}'",
+            where="--preset",
+            found=f"{', '.join(PRESET_NAMES)}",
+            fix=f"--preset {nearest(name, PRESET_NAMES) or DEFAULT_PRESET}",
+        )
+    return name
 
 
 def _recipe_from(run: Path, overrides: Sequence[str], flags: Mapping[str, object]) -> Recipe:
@@ -80,11 +122,12 @@ def _recipe_from(run: Path, overrides: Sequence[str], flags: Mapping[str, object
     return recipe_from(run, overrides, flags)
 
 
-def _train(recipe: Recipe, out: Path | None, strict: bool, json: bool) -> int:
+def _train(recipe: Recipe, out: Path | None, strict: bool, budget_s: float | None, json: bool) -> int:
     from ftx.training import train
 
     progress = console.TerminalProgress()
-    return _answer(train(recipe, out=out, strict=strict, progress=progress, on_epoch=progress.note_epoch), json)
+    report = train(recipe, out=out, strict=strict, budget_s=budget_s, progress=progress, on_epoch=progress.note_epoch)
+    return _answer(report, json)
 
 
 def _resume(run: Path, overrides: Sequence[str], flags: Mapping[str, object], json: bool) -> int:
@@ -109,13 +152,13 @@ def _answer(report: TrainReport, json: bool) -> int:
     return INTERRUPTED if report.interrupted else 0
 
 
-def _dry_run(recipe: Recipe, out: Path | None, strict: bool, json: bool) -> None:
+def _dry_run(recipe: Recipe, out: Path | None, strict: bool, budget_s: float | None, json: bool) -> None:
     from ftx.runs.new_run import refuse_existing
     from ftx.training import dry_run
 
     if out is not None:
         refuse_existing(out)
-    report = dry_run(recipe, strict=strict, progress=console.TerminalProgress())
+    report = dry_run(recipe, strict=strict, budget_s=budget_s, progress=console.TerminalProgress())
     if json:
         console.print_json(report)
     else:

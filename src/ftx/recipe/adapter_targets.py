@@ -21,8 +21,8 @@ TARGETS: tuple[Target, ...] = get_args(Target)
 Role = Literal[Target, "layer"]
 WORDS: Mapping[str, tuple[Target, ...]] = {"attn": ("q", "k", "v", "proj"), "mlp": ("fc1", "fc2"), "all": TARGETS}
 
-# all; the last N; the first N, as first:N; or those listed, counted from 0.
-Blocks = Literal["all"] | int | str | tuple[int, ...]
+# all; auto, which the model decides; the last N; the first N, as first:N; or those listed, counted from 0.
+Blocks = Literal["all", "auto"] | int | str | tuple[int, ...]
 
 
 def target_list(value: object) -> object:
@@ -49,8 +49,8 @@ def alpha_or_alphas(value: object) -> object:
 
 
 def block_choice(value: object) -> object:
-    """``all``, ``4`` or ``last:4``, ``first:4``, ``[0, 3]``, and ``0,3,6-8`` as a flag."""
-    if value == "all":
+    """``all``, ``auto``, ``4`` or ``last:4``, ``first:4``, ``[0, 3]``, and ``0,3,6-8`` as a flag."""
+    if value in ("all", "auto"):
         return value
     listed = isinstance(value, list | tuple)
     text = ",".join(map(str, cast("Sequence[object]", value))) if listed else str(value).replace(" ", "")
@@ -62,7 +62,7 @@ def block_choice(value: object) -> object:
     ranges = [re.fullmatch(r"(\d+)(?:-(\d+))?", part) for part in text.split(",")]
     # One number alone is a count; the block of that number is written as a list in YAML, or as 3-3.
     if None in ranges or not (listed or "," in text or "-" in text):
-        form = "must be 'all', a whole number of 1 or more (the last so many), first:N, or a list as 0,3,6-8"
+        form = "must be 'all', 'auto', a whole number of 1 or more (the last so many), first:N, or a list as 0,3,6-8"
         raise PydanticCustomError("ftx", form)
     spans = [(int(found[1]), int(found[2] or found[1])) for found in ranges if found]
     if any(first > last or last >= MOST_DEPTH for first, last in spans):

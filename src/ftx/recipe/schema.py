@@ -16,6 +16,7 @@ from ftx.core.errors import LINES, RecipeError, first_lines
 from ftx.recipe.document import parse_document, read_document
 from ftx.recipe.error_lines import dotted_keys, error_lines, unknown_key
 from ftx.recipe.otx import from_otx, is_otx
+from ftx.recipe.presets import PRESETS, Preset
 from ftx.recipe.sections import AdapterRecipe, DataRecipe, Method, ModelRecipe, Section, TrainRecipe, ValidateRecipe
 from ftx.recipe.strict_yaml import YamlError, dump_yaml, parse_yaml
 from ftx.recipe.value_types import Seed
@@ -67,10 +68,12 @@ class Recipe(Section):
         config: Path | None = None,
         overrides: Sequence[str] = (),
         flags: Mapping[str, object] | None = None,
+        preset: Preset | None = None,
     ) -> Recipe:
         """Make a recipe of a file (or the defaults), then ``key=value`` overrides, then flags by dotted key.
 
-        Flags whose value is None were not given. A file in OTX's form is read as well.
+        A ``preset`` is what all of them do not say. Flags whose value is None were not given. A file in OTX's form is
+        read as well.
         Raises: RecipeError with all that is wrong in the three.
         """
         document = {} if config is None else read_document(config)
@@ -78,7 +81,7 @@ class Recipe(Section):
         if is_otx(document):
             translated = from_otx(document)
             document, problems = _with_keys({}, translated.ours), translated.problems
-        return _laid_over(document, overrides, flags, problems, config)
+        return _laid_over(_beneath(document, preset), overrides, flags, problems, config)
 
     def with_overrides(self, overrides: Sequence[str], flags: Mapping[str, object] | None = None) -> Recipe:
         """This recipe with ``train.lr=1e-4`` and the like laid over it, then flags as ``build`` takes them.
@@ -136,6 +139,14 @@ def notes_on_otx(config: Path) -> list[str] | None:
     """
     document = read_document(config)
     return from_otx(document).notes if is_otx(document) else None
+
+
+def _beneath(document: Mapping[str, object], preset: Preset | None) -> Mapping[str, object]:
+    """A document with the keys of a preset that it does not have."""
+    if preset is None:
+        return document
+    said = {f"{section}.{key}" for section, inside in document.items() if isinstance(inside, Mapping) for key in inside}
+    return _with_keys(document, {key: value for key, value in PRESETS[preset].items() if key not in said})
 
 
 def _laid_over(

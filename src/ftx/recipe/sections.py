@@ -110,7 +110,8 @@ class AdapterRecipe(Section):
     """The adapter of LoRA and DoRA: scaling is alpha / rank, alpha / sqrt(rank) with ``rslora``.
 
     ``targets`` are q, k, v, proj, fc1, fc2, or attn, mlp, all; ``rank`` and ``alpha`` are one number, or one for each
-    target (``{attn: 4, mlp: 16}``). ``blocks`` is all, N for the last N, ``first:N``, or a list counted from 0.
+    target (``{attn: 4, mlp: 16}``). ``blocks`` is all, N for the last N, ``first:N``, or a list counted from 0;
+    auto is the last third of a plain Vision Transformer, whose other blocks are then computed once, and all elsewhere.
     ``layers`` names linear layers by a regular expression of their whole name, for families that ftx does not know;
     targets and blocks then say nothing. ``init`` pissa starts from the principal singular vectors of each weight
     (arXiv:2404.02948), zero from B = 0, which changes nothing at first.
@@ -148,8 +149,8 @@ class AdapterRecipe(Section):
     @classmethod
     def _instead_of_targets(cls, layers: str, info: ValidationInfo) -> str:
         if layers != "auto":
-            for key, default in (("targets", TARGETS), ("blocks", "all")):
-                if info.data.get(key, default) != default:
+            for key, unsaid in (("targets", (TARGETS,)), ("blocks", ("all", "auto"))):
+                if info.data.get(key, unsaid[0]) not in unsaid:
                     raise PydanticCustomError("ftx", "contradicts adapter.{key}: it names the layers", {"key": key})
             if any(isinstance(info.data.get(key), dict) for key in ("rank", "alpha")):
                 raise PydanticCustomError("ftx", "takes one rank and one alpha for all layers")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 
 import torch
@@ -11,6 +12,7 @@ from ftx.core.memory import available_bytes, memory_faults
 from ftx.core.progress import SILENT, Progress
 from ftx.data.open_dataset import class_counts
 from ftx.recipe.schema import Recipe
+from ftx.training.budget import within
 from ftx.training.device_placement import device, place
 from ftx.training.estimate import Times, adapted_layers, memory_mb, rehearse, what_would_fit
 from ftx.training.plan import plan
@@ -18,9 +20,14 @@ from ftx.training.report import DryRunReport
 from ftx.training.resolve import Resolved, resolve
 
 
-def dry_run(recipe: Recipe, *, strict: bool = False, progress: Progress = SILENT) -> DryRunReport:
+def dry_run(
+    recipe: Recipe, *, strict: bool = False, budget_s: float | None = None, progress: Progress = SILENT
+) -> DryRunReport:
     """Say what was understood of data and model, time two steps and train nothing; raises as ``train`` does."""
+    began = time.perf_counter()
     found = resolve(recipe, strict, progress)
+    if budget_s is not None:
+        found = within(found, budget_s, began, progress)
     prepared, resolved = found.prepared, found.recipe
     total = sum(parameter.numel() for parameter in prepared.backbone.module.parameters())
     place(prepared, resolved.train.batch_size, progress)

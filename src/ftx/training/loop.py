@@ -7,6 +7,7 @@ from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
+from statistics import fmean
 
 import numpy as np
 import torch
@@ -29,6 +30,8 @@ from ftx.training.optimizer import optimizer, rate_share, set_rates
 from ftx.training.signals import Stop
 from ftx.training.state import EpochEnd, Position, TrainingState
 
+# Of so many epochs a mean is taken to see whether training still gets better.
+_SMOOTHED = 3
 # How often the loss is shown: reading it waits for the device.
 _SHOWN_EVERY_S = 0.2
 
@@ -151,7 +154,14 @@ def _has_ended(training: Training, state: TrainingState) -> bool:
     if state.best is None:
         return False
     last = state.epochs[-1].epoch
-    return last == training.recipe.epochs or last - state.best.epoch.epoch >= training.recipe.patience
+    return last == training.recipe.epochs or last - _best_smoothed(training, state) >= training.recipe.patience
+
+
+def _best_smoothed(training: Training, state: TrainingState) -> int:
+    """The first epoch at which the metric's mean of the last few was highest: one alone moves by chance."""
+    measured = [epoch.metrics[training.metric] for epoch in state.epochs]
+    means = [fmean(measured[max(end - _SMOOTHED, 0) : end]) for end in range(1, len(measured) + 1)]
+    return state.epochs[means.index(max(means))].epoch
 
 
 def _train_epoch(

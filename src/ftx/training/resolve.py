@@ -6,7 +6,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 from ftx.adapters.attach import adapter_layers
-from ftx.adapters.trainable_model import Prepared, prepare
+from ftx.adapters.trainable_model import Prepared, decided_blocks, prepare
 from ftx.backbones.build import resolve as resolve_model
 from ftx.backbones.build import tagged
 from ftx.core.errors import RecipeError
@@ -129,6 +129,7 @@ def _resolved(recipe: Recipe, prepared: Prepared, dataset: Dataset, progress: Pr
     )
     if prepared.spec is None:
         return resolved.without_adapter()
+    resolved = resolved.replace(adapter={"blocks": decided_blocks(recipe.adapter.blocks, module)})
     reached: set[Role] = {part.target for _, layer in adapter_layers(module) for part in layer.parts}
     return resolved if "layer" in reached else resolved.replace(adapter=_of_targets(recipe.adapter, reached))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -24,6 +25,7 @@ from ftx.runs.run_json import CHECKPOINTS, RESUME, Manifest, checkpoint_records
 from ftx.runs.trained import save_trained
 from ftx.tasks.thresholds import Thresholds
 from ftx.training.assembly import frozen_of, training_of
+from ftx.training.budget import within
 from ftx.training.checkpoints import Checkpoints, Origin, Saved, newest
 from ftx.training.device_placement import Circumstances, in_threads_as, place, place_as_before
 from ftx.training.dry_running import advice
@@ -48,22 +50,28 @@ def train(
     out: Path | None = None,
     *,
     strict: bool = False,
+    budget_s: float | None = None,
     progress: Progress = SILENT,
     on_epoch: OnEpoch | None = None,
 ) -> TrainReport:
     """Train as the recipe says and write a run folder, by default a new one below ``runs/``.
 
+    With ``budget_s`` there are as many of the epochs as end in so many seconds, by the time that two steps take.
     ``on_epoch`` is called at each epoch's end. After a signal, a full disk or a loss of power ``resume`` goes on with
     the run.
     Raises: RunError if ``out`` exists; DataError, ModelError or AdapterError for wrong input, before
-    anything is written; RecipeError if ``strict`` and the data has another number of labels than the recipe says;
-    Interrupted or Terminated where a signal ended it with a checkpoint and no epoch to keep, KeyboardInterrupt without
-    either.
+    anything is written; InputError if no epoch fits into the budget; RecipeError if ``strict`` and the data has another
+    number of labels than the recipe says; Interrupted or Terminated where a signal ended it with a checkpoint and no
+    epoch to keep, KeyboardInterrupt without either.
     """
+    began = time.perf_counter()
     with stoppable() as stop:
         if out is not None:
             refuse_existing(out)
         resolved = resolve(recipe, strict, progress)
+        if budget_s is not None:
+            with memory_faults(advice(resolved)):
+                resolved = within(resolved, budget_s, began, progress)
         out = out or fresh_out(f"{recipe.data.path.resolve().stem}-{resolved.recipe.method}")
         check_space(out, _BYTES * resolved.prepared.trainable)
         with new_run(out) as new, _resumable(new):

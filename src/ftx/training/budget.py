@@ -1,0 +1,48 @@
+"""``ftx train --budget``: as many epochs as fit into a time, by what two steps took."""
+
+from __future__ import annotations
+
+import math
+import time
+from dataclasses import replace
+
+from ftx.core.errors import InputError
+from ftx.core.progress import Progress
+from ftx.training.device_placement import place
+from ftx.training.estimate import rehearse
+from ftx.training.plan import plan
+from ftx.training.resolve import Resolved
+
+# Of the budget, for writing the run and for what the rehearsal did not foresee.
+_SPARE = 0.05
+
+
+def within(found: Resolved, budget_s: float, began: float, progress: Progress) -> Resolved:
+    """The training with fewer epochs where all would not end ``budget_s`` after ``began`` (``time.perf_counter``).
+
+    Raises: InputError if not even one epoch would.
+    """
+    module, train = found.prepared.backbone.module, found.recipe.train
+    place(found.prepared, train.batch_size)
+    # A step in training mode moves what batches are normalised by.
+    before = {name: buffer.clone() for name, buffer in module.named_buffers()}
+    times = rehearse(found)
+    for name, buffer in module.named_buffers():
+        buffer.copy_(before[name])
+    left_s = (1 - _SPARE) * budget_s - (time.perf_counter() - began)
+    epochs = 1 if plan(module, found.recipe).solves_all else train.epochs
+    fitting = math.floor(max(left_s - times.before_s, 0) / times.epoch_s)
+    if fitting >= epochs:
+        return found
+    if fitting < 1:
+        needed_s = budget_s - left_s + times.before_s + times.epoch_s
+        raise InputError(
+            "no training fits into the budget",
+            where="--budget",
+            found=f"{budget_s:.0f} s, one epoch ends after about {needed_s:.0f} s",
+            fix="a longer one, a smaller --image-size, or --preset fast",
+        )
+    progress.note(f"{fitting} of {epochs} epochs fit into the budget: {times.epoch_s:.1f} s each")
+    fewer = found.recipe.replace(train={"epochs": fitting})
+    fewer = fewer.replace(train={"cache_views": min(train.cache_views, fitting)})
+    return replace(found, recipe=fewer)

@@ -1,0 +1,58 @@
+"""Presets: keys below all others."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import timm
+
+from ftx.adapters.attach import adapter_layers
+from ftx.adapters.trainable_model import decided_blocks, prepare
+from ftx.backbones.split_network import frozen_blocks
+from ftx.core.errors import RecipeError
+from ftx.recipe.error_lines import dotted_keys
+from ftx.recipe.presets import PRESETS
+from ftx.recipe.schema import Recipe
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_a_preset_is_its_keys_and_nothing_else(preset: str) -> None:
+    assert PRESETS[preset].keys() <= set(dotted_keys(Recipe))
+    plain, found = Recipe().by_key(), Recipe.build(preset=preset).by_key()
+    assert found == plain | dict(PRESETS[preset])
+
+
+def test_a_file_an_override_and_a_flag_win(tmp_path: Path) -> None:
+    file = tmp_path / "recipe.yaml"
+    file.write_text("adapter: {blocks: 2}\ntrain: {epochs: 3}\n")
+    assert Recipe.build(file, preset="balanced").adapter.blocks == 2
+    assert Recipe.build(file, preset="balanced").train.epochs == 3
+    assert Recipe.build(overrides=["adapter.blocks=2"], preset="balanced").adapter.blocks == 2
+    assert Recipe.build(flags={"adapter.blocks": "2", "train.lr": None}, preset="balanced").adapter.blocks == 2
+    assert Recipe.build(flags={"adapter.layers": r".*\.fc1"}, preset="balanced").adapter.layers == r".*\.fc1"
+    assert Recipe.build(flags={"model.peft": "none"}, preset="balanced").method == "full"
+    with pytest.raises(RecipeError, match="contradicts model"):
+        Recipe.build(flags={"adapter.rank": 4}, preset="fast")
+
+
+def test_fast_is_a_probe_that_is_solved() -> None:
+    assert Recipe.build(preset="fast").method == "linear"
+    assert Recipe.build(preset="fast").train.head_init == "auto"
+
+
+@pytest.mark.parametrize(("name", "depth", "blocks"), [("test_vit", 6, 2), ("vit_tiny_patch16_224", 12, 4)])
+def test_auto_is_the_last_third_of_a_plain_vision_transformer(name: str, depth: int, blocks: int) -> None:
+    assert decided_blocks("auto", timm.create_model(name)) == blocks
+    recipe = Recipe.named({"name": name, "weights": "none", "image_size": 32, "peft": "lora", "blocks": "auto"})
+    module = prepare(recipe, 2).backbone.module
+    assert frozen_blocks(module) == depth - blocks
+    assert len(list(adapter_layers(module))) == 4 * blocks
+
+
+def test_auto_is_all_blocks_where_frozen_ones_are_not_kept_and_of_one_block_that_one() -> None:
+    swin = timm.create_model("swin_tiny_patch4_window7_224", depths=(1, 1), embed_dim=12, num_heads=(1, 1))
+    assert decided_blocks("auto", swin) == "all"
+    assert decided_blocks("auto", timm.create_model("test_vit", depth=1)) == 1
+    for choice in ("all", 3, "first:2", (0, 2)):
+        assert decided_blocks(choice, swin) == choice

@@ -1,0 +1,84 @@
+"""As many epochs as fit into a time, by a rehearsal."""
+
+from __future__ import annotations
+
+import time
+from contextlib import chdir
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from tests.conftest import Listener
+from tests.zygote import Zygote
+
+from ftx.core.errors import InputError
+from ftx.recipe.schema import Recipe
+from ftx.training import train
+from ftx.training.budget import within
+from ftx.training.estimate import Times
+from ftx.training.resolve import Resolved, resolve
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("data")
+    for label in ("one", "other"):
+        for number in range(10):
+            pixels = np.random.default_rng([len(label), number]).integers(0, 256, (32, 32, 3), dtype=np.uint8)
+            (root / label).mkdir(exist_ok=True)
+            Image.fromarray(pixels).save(root / label / f"{label}-{number}.png")
+    return root
+
+
+def asked(data: Path, **more: object) -> Recipe:
+    tiny = {"weights": "none", "image_size": 32, "epochs": 10, "batch_size": 4, "precision": "f32"}
+    return Recipe.named({"path": str(data), "name": "test_vit", "peft": "lora", **tiny, **more})
+
+
+@pytest.mark.parametrize(
+    ("budget_s", "epochs"),
+    # 0.95 of the budget, less the 20 s before, in epochs of 5 s
+    [(1000, 10), (75, 10), (73, 9), (48, 5), (27, 1)],
+)
+def test_what_fits_is_what_two_steps_foretell(
+    data: Path, budget_s: float, epochs: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def known(_found: Resolved) -> Times:
+        return Times(before_s=20.0, epoch_s=5.0)
+
+    monkeypatch.setattr("ftx.training.budget.rehearse", known)
+    found, listener = resolve(asked(data, blocks=2), False, Listener()), Listener()
+    fitting = within(found, budget_s, time.perf_counter(), listener).recipe.train
+    assert (fitting.epochs, fitting.cache_views) == (epochs, min(4, epochs))
+    assert len(listener.said) == (epochs < 10)
+
+
+def test_where_no_epoch_fits_nothing_is_written(data: Path, tmp_path: Path) -> None:
+    with chdir(tmp_path), pytest.raises(InputError, match="no training fits") as caught:
+        train(asked(data), out=tmp_path / "run", budget_s=0.001)
+    assert "--preset fast" in str(caught.value)
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_rehearsal_leaves_the_model_as_it_was(data: Path) -> None:
+    """Its weights, and of a network that normalises batches the statistics."""
+    found = resolve(asked(data, name="test_resnet", peft="none"), False, Listener())
+    module = found.prepared.backbone.module
+    before = {name: tensor.clone() for name, tensor in module.state_dict().items()}
+    within(found, 1e6, time.perf_counter(), Listener())
+    assert all(torch.equal(tensor, before[name]) for name, tensor in module.state_dict().items())
+
+
+def test_on_the_command_line(data: Path, tmp_path: Path, fresh_ftx: Zygote) -> None:
+    words = ("train", "--data", data, "--model", "test_vit", "--weights", "none", "--image-size", "32")
+    said = fresh_ftx(*words, "--epochs", "100000", "--budget", "20s", "--out", tmp_path / "run")
+    assert said.returncode == 0, said.stderr
+    recipe = Recipe.load(tmp_path / "run" / "recipe.yaml")
+    assert 0 < recipe.train.epochs < 100_000
+    assert recipe.adapter.blocks == 2  # balanced, of six
+    for bad in (("--budget", "soon"), ("--budget", "1s", "--resume", tmp_path / "run"), ("--preset", "fastt")):
+        said = fresh_ftx(*words, *bad)
+        assert said.returncode == 2, bad
+        assert bad[0] in said.stderr
