@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from ftx.core.user_cache import KEPT, cache_folder, forget
+from ftx.core.user_cache import KEPT, cache_folder, forget, make_room
 
 
 @pytest.fixture
@@ -36,17 +36,25 @@ def test_the_least_used_go(home: Path) -> None:
     assert left == {"0", *map(str, range(3, KEPT + 2))}
 
 
-def test_the_least_used_go_beyond_so_many_bytes(home: Path) -> None:
-    for number in range(4):
-        folder = cache_folder("features", str(number), most_bytes=250)
+def test_room_is_made_by_taking_the_least_used_away(home: Path) -> None:
+    folders = {}
+    for number in range(KEPT + 2):
+        folder = folders[number] = cache_folder("features", str(number), keep=None)
         assert folder is not None
         (folder / "content").write_bytes(bytes(100))
         time.sleep(0.01)
-    above = home / "ftx" / "features"
-    # the last one was asked for before it had any
-    assert {path.name for path in above.iterdir()} == {"1", "2", "3"}
-    assert cache_folder("features", "1", most_bytes=10) == above / "1"  # whatever it has itself
-    assert {path.name for path in above.iterdir()} == {"1"}
+    last = KEPT + 1
+
+    def left() -> set[int]:
+        return {number for number, folder in folders.items() if folder.exists()}
+
+    make_room(folders[0], 0, most_bytes=1e9)
+    assert left() == set(folders)
+    make_room(folders[0], 250, most_bytes=450)  # 250 are its own, though it has but 100 now
+    assert left() == {0, last, last - 1}
+    make_room(folders[0], 0, most_bytes=10)  # whatever it has itself
+    assert left() == {0}
+    make_room(home / "none", 0, 0)
 
 
 def test_without_a_place_there_is_none(home: Path) -> None:

@@ -8,17 +8,16 @@ from __future__ import annotations
 import os
 import shutil
 from contextlib import suppress
-from itertools import accumulate
 from pathlib import Path
 
 # Compiled models have the size of their weights.
 KEPT = 4
 
 
-def cache_folder(kind: str, digest: str, most_bytes: float | None = None) -> Path | None:
+def cache_folder(kind: str, digest: str, *, keep: int | None = KEPT) -> Path | None:
     """The folder of this digest, made where it is not there; None where the user's cache cannot be written.
 
-    Of each kind the ``KEPT`` that were asked for last stay, or those whose files have ``most_bytes`` together.
+    Of each kind the ``keep`` that were asked for last stay, or all where ``make_room`` sees to it.
     """
     home = os.environ.get("XDG_CACHE_HOME", "")
     try:
@@ -28,17 +27,27 @@ def cache_folder(kind: str, digest: str, most_bytes: float | None = None) -> Pat
         os.utime(own)
         if not os.access(own, os.W_OK):
             return None
-        newest_first = sorted(above.iterdir(), key=lambda path: -path.stat().st_mtime_ns)
-        if most_bytes is None:
-            stay = KEPT
-        else:
-            together = accumulate(_size_bytes(folder) for folder in newest_first)
-            stay = max(sum(size <= most_bytes for size in together), 1)
-        for older in newest_first[stay:]:
+        for older in _last_asked_for_first(above)[keep:] if keep is not None else ():
             shutil.rmtree(older, ignore_errors=True)
     except (OSError, RuntimeError):  # no home folder, a disk that is read only, another process that cleans up
         return None
     return own
+
+
+def make_room(own: Path, own_bytes: float, most_bytes: float) -> None:
+    """Remove the least used folders beside one that will hold so many bytes, until all together have ``most_bytes``."""
+    with suppress(OSError):
+        left_bytes = most_bytes - max(own_bytes, _size_bytes(own))
+        for other in _last_asked_for_first(own.parent):
+            if other == own:
+                continue
+            left_bytes -= _size_bytes(other)
+            if left_bytes < 0:
+                shutil.rmtree(other, ignore_errors=True)
+
+
+def _last_asked_for_first(above: Path) -> list[Path]:
+    return sorted(above.iterdir(), key=lambda path: -path.stat().st_mtime_ns)
 
 
 def _size_bytes(folder: Path) -> int:

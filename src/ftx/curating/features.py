@@ -49,8 +49,9 @@ def frozen_features(
         place(prepared, EVAL_BATCH)
         limit_bytes = probing.train.cache_gb * 1e9
         head_input = Frozen(prepared.backbone, kept_blocks=0, bf16=False)
-        runtime = faster_runtime(head_input, len(entries), limit_bytes, progress)
+        runtime = faster_runtime(head_input, len(entries), progress)
         with frozen_part(replace(head_input, runtime=runtime), limit_bytes, progress=progress) as frozen:
+            frozen.make_room(len(entries), progress)
             inputs = inputs_of(prepared.backbone, root, entries, task, frozen=frozen, progress=progress)
             features_NW = torch.empty(len(entries), *frozen.shape)
             rows = iter(features_NW.split(EVAL_BATCH))

@@ -27,7 +27,7 @@ def frozen_of(found: Resolved, progress: Progress, *, for_others: bool = True) -
     runtime = "openvino" if recipe.train.frozen_runtime == "openvino" else "torch"
     part = Frozen(backbone, planned.kept_blocks, recipe.train.precision == "bf16", runtime)
     with frozen_part(part, recipe.train.cache_gb * 1e9, for_others=for_others, progress=progress) as frozen:
-        frozen.tell_what_does_not_fit(len(dataset.split("train")) * planned.views + len(dataset.split("val")), progress)
+        frozen.make_room(len(dataset.split("train")) * planned.views + len(dataset.split("val")), progress)
         yield frozen
 
 

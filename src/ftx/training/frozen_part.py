@@ -6,7 +6,7 @@ Kept in the user's cache, for the epochs to come and for other trainings on the 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import cached_property
 from hashlib import sha256
@@ -25,7 +25,7 @@ from ftx.backbones.split_network import SplitNetwork, cut_after, cut_at_head
 from ftx.core.byte_store import ByteStore
 from ftx.core.errors import ModelError
 from ftx.core.progress import Progress
-from ftx.core.user_cache import cache_folder, forget
+from ftx.core.user_cache import cache_folder, forget, make_room
 from ftx.core.version import __version__
 from ftx.data.augment import CROP_AREA, CROP_RATIO
 from ftx.data.preprocess import Pixels, normalise
@@ -62,10 +62,12 @@ class Frozen:
         """In what features are kept: of blocks in bf16, those that the classifier reads, which are few, in f32."""
         return torch.bfloat16 if self.kept_blocks else torch.float32
 
-    def folder(self, limit_bytes: float) -> Path | None:
-        """Where its features are kept, in the user's cache, with all others in so many bytes."""
-        return cache_folder(_KIND, self._digest(), most_bytes=limit_bytes)
+    @property
+    def folder(self) -> Path | None:
+        """Where its features are kept, in the user's cache; None where that cannot be written."""
+        return cache_folder(_KIND, self._digest, keep=None)
 
+    @cached_property
     def _digest(self) -> str:
         """Of all that decides what a view's features are, but for the view."""
         module = self.backbone.module
@@ -91,6 +93,7 @@ class FrozenPart:
     """
 
     def __init__(self, frozen: Frozen, store: ByteStore, folder: Path | None = None) -> None:
+        self._folder = folder
         self.suffix, self.dtype, self.store = frozen.split.suffix, frozen.dtype, store
         self._prefix, self._pre, self._bf16 = frozen.split.prefix, frozen.backbone.preprocess, frozen.bf16
         self.device = next(frozen.backbone.module.parameters()).device
@@ -115,9 +118,11 @@ class FrozenPart:
         """Keep a row; False where there is no room."""
         return self.store.put(key, _bytes_of(row))
 
-    def tell_what_does_not_fit(self, rows: int, progress: Progress) -> None:
-        """Say it where so many views are more than the store may keep."""
+    def make_room(self, rows: int, progress: Progress) -> None:
+        """Let so many views be kept, in place of what other trainings kept; say what the store may not take."""
         needed_bytes = rows * self.empty(1).nbytes
+        if self._folder is not None:
+            make_room(self._folder, needed_bytes, self.store.limit_bytes)
         if needed_bytes > self.store.limit_bytes:
             progress.note(
                 f"what the frozen part makes of {rows:,} views takes {needed_bytes / 1e9:.1f} GB, of which "
@@ -141,32 +146,44 @@ def frozen_part(
 
     Raises: ModelError if OpenVINO was chosen and cannot compute it.
     """
-    folder = frozen.folder(limit_bytes)
-    with ByteStore(folder if for_others else None, limit_bytes) as store:
-        yield FrozenPart(frozen, store, folder)
+    with ByteStore(frozen.folder if for_others else None, limit_bytes) as store:
+        yield FrozenPart(frozen, store, frozen.folder)
         if store.fault is not None:
             progress.note(f"not all features of the frozen part could be kept ({store.fault}): it was computed again")
 
 
-def faster_runtime(frozen: Frozen, views: int, limit_bytes: float, progress: Progress) -> FrozenRuntime:
-    """OpenVINO on a CPU, for so many views that converting pays, where it is faster and as good; else torch."""
+def faster_runtime(frozen: Frozen, views: int, progress: Progress) -> FrozenRuntime:
+    """OpenVINO on a CPU, for so many views that converting pays, where it is faster and as good; else torch.
+
+    What was found is kept beside the features: it holds for the versions, the weights and the sizes that name them.
+    """
     if views < _WORTH_CONVERTING or torch.cuda.is_available():
         return "torch"
+    found = None if frozen.folder is None else frozen.folder / "faster_runtime"
+    if found is not None and found.is_file():
+        return "openvino" if found.read_text() == "openvino" else "torch"
+    with progress.track("Converting the frozen part for OpenVINO", None):
+        holds = _openvino_holds(replace(frozen, runtime="openvino"), progress)
+    runtime: FrozenRuntime = "openvino" if holds else "torch"
+    if found is not None:
+        with suppress(OSError):
+            found.write_text(runtime)
+    return runtime
+
+
+def _openvino_holds(frozen: Frozen, progress: Progress) -> bool:
     from ftx.training.frozen_in_openvino import in_openvino, is_as_good, is_faster
 
-    theirs = replace(frozen, runtime="openvino")
-    folder = theirs.folder(limit_bytes)
-    with progress.track("Converting the frozen part for OpenVINO", None):
-        try:
-            prefix, pre = theirs.split.prefix, theirs.backbone.preprocess
-            answer = in_openvino(prefix, pre, bf16=frozen.bf16, folder=folder)
-            if all(holds(answer, prefix, pre, bf16=frozen.bf16) for holds in (is_as_good, is_faster)):
-                return "openvino"
-        except ModelError as error:
-            progress.note(f"torch computes the frozen part: {error.what}: {error.found}")
-    if folder is not None:
-        forget(folder)
-    return "torch"
+    prefix, pre = frozen.split.prefix, frozen.backbone.preprocess
+    try:
+        answer = in_openvino(prefix, pre, bf16=frozen.bf16, folder=frozen.folder)
+        if all(holds(answer, prefix, pre, bf16=frozen.bf16) for holds in (is_as_good, is_faster)):
+            return True
+    except ModelError as error:
+        progress.note(f"torch computes the frozen part: {error.what}: {error.found}")
+    if frozen.folder is not None:
+        forget(frozen.folder)
+    return False
 
 
 @contextmanager

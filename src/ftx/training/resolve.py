@@ -84,6 +84,9 @@ def resolve(recipe: Recipe, strict: bool, progress: Progress) -> Resolved:
         prepared = prepare(recipe, len(dataset.labels))
         begun_from = None if begun is None else begin_with(begun, prepared, dataset.labels, progress)
     resolved = _resolved(recipe, prepared, dataset, progress)
+    keeping = resolved.replace(train={"cache_views": 1})
+    if not resolved.train.cache_views and plan(prepared.backbone.module, keeping).views:
+        progress.note("train.cache_views is 0: the blocks that do not train are computed in each epoch")
     if plan(prepared.backbone.module, resolved).solves_all:
         asked = [f"train.{key}" for key in _STEPS if key in recipe.train.model_fields_set]
         if any(recipe.train.augment == "light" or key != "train.augment" for key in asked):
@@ -114,7 +117,7 @@ def _resolved(recipe: Recipe, prepared: Prepared, dataset: Dataset, progress: Pr
     if frozen_runtime == "auto" and planned.kept_blocks is not None:
         views = len(dataset.split("train")) * planned.views + len(dataset.split("val"))
         frozen = Frozen(prepared.backbone, planned.kept_blocks, bf16=precision == "bf16")
-        frozen_runtime = faster_runtime(frozen, views, recipe.train.cache_gb * 1e9, progress)
+        frozen_runtime = faster_runtime(frozen, views, progress)
     resolved = recipe.replace(
         data={"image_size": prepared.backbone.preprocess.image_size, "classes": len(dataset.labels)},
         train={
