@@ -15,6 +15,7 @@ from tests.conftest import Listener
 from ftx.core.errors import ImageError
 from ftx.core.memory import available_bytes
 from ftx.data.augment import CROP_AREA, CROP_RATIO, crop_box, random_view
+from ftx.data.image_store import ImageLike, open_image
 from ftx.data.loader import TrainingImages, iter_pixels, load_pixels_many, reduce
 from ftx.data.preprocess import Preprocess, load_pixels
 from ftx.data.threads import in_threads
@@ -207,3 +208,21 @@ def test_an_interrupt_drops_what_has_not_begun() -> None:
 
 def test_free_memory_is_more_than_this_test_needs() -> None:
     assert available_bytes() > 1 << 20
+
+
+def test_it_counts_what_it_made_others_wait(
+    paths: list[Path], truth: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def slow(image: ImageLike) -> Image.Image:
+        time.sleep(0.02)
+        return open_image(image)
+
+    monkeypatch.setattr("ftx.data.loader.open_image", slow)
+    images = TrainingImages(paths, truth, PRE)
+    for _ in images.batches(range(14), 7, epoch=1):
+        time.sleep(0.3)  # meanwhile the others are made
+    assert 0.13 < images.waited_s < 0.4
+    waited_s = images.waited_s
+    for _ in images.batches(range(14), 7, epoch=2):  # nothing is decoded any more
+        time.sleep(0.1)
+    assert images.waited_s - waited_s < 0.1

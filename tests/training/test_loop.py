@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Generator
 
 import numpy as np
@@ -37,6 +38,7 @@ class Given:
     """Given batches, in their own order; ``before`` is done before each."""
 
     unit = "rows"
+    waited_s = 0.0
     network: nn.Module
 
     def __init__(self, *batches: tuple[Tensor, Tensor], before: Callable[[], None] = lambda: None) -> None:
@@ -51,6 +53,9 @@ class Given:
         for batch in self.given[skipped:]:
             self.before()
             yield batch
+
+    def to_prepare(self) -> int:
+        return 0
 
 
 class Wrong(nn.Linear):
@@ -206,3 +211,22 @@ def test_what_is_measured_is_the_mean_of_the_loss_that_is_asked_for() -> None:
     assert found[0] == pytest.approx(float(binary_cross_entropy_with_logits(whole, truth_NC)), rel=1e-6)
     np.testing.assert_allclose(found[1], whole, rtol=1e-6)
     np.testing.assert_array_equal(found[2], truth_NC)
+
+
+def test_an_epoch_tells_the_share_of_its_time_that_it_waited_for_images() -> None:
+    class Slow(Given):
+        """Reads for 30 ms before each of two batches, of which computing waits for 20."""
+
+        def batches(
+            self, order: NDArray[np.intp], batch_size: int, *, epoch: int, skipped: int = 0
+        ) -> Generator[tuple[Tensor, Tensor]]:
+            for batch in super().batches(order, batch_size, epoch=epoch, skipped=skipped):
+                time.sleep(0.03)
+                self.waited_s += 0.02
+                yield batch
+
+    slow = Slow((ROWS[:2], SIDES[:2]), (ROWS[2:], SIDES[2:]))
+    first, second = fitted(Wrong(), slow, Given((ROWS, SIDES)), epochs=2, lr=1e-30).epochs
+    for epoch in (first, second):
+        assert epoch.waiting_share * epoch.seconds == pytest.approx(0.04)
+        assert 0.02 < epoch.waiting_share < 0.67

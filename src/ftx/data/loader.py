@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Generator, Sequence
 from contextlib import closing
 from functools import partial
@@ -63,6 +64,8 @@ class TrainingImages:
         self.pre = pre
         self.seed = seed
         self.augment: Augment = augment
+        # How long whoever computes has waited for pixels until now.
+        self.waited_s = 0.0
         self._kept: dict[int, Pixels] = {}
         self._budget_bytes = available_bytes() // 4 if budget_bytes is None else budget_bytes
         self._left_bytes, self._full, self._keeping = self._budget_bytes, False, Lock()
@@ -95,10 +98,13 @@ class TrainingImages:
 
     def views(self, chunks: Sequence[Sequence[View]]) -> Generator[Pixels, None, None]:
         """The pixels of each chunk of views, prepared two chunks ahead. Shape: uint8 [B, H, W, 3]."""
+        started = time.perf_counter()
         with closing(in_threads(self._chunk, chunks, workers=BATCHES_AHEAD, ahead=BATCHES_AHEAD)) as prepared:
             for pixels_BHWC in prepared:
+                self.waited_s += time.perf_counter() - started
                 self._tell_what_is_not_kept()
                 yield pixels_BHWC
+                started = time.perf_counter()
 
     def _chunk(self, views: Sequence[View]) -> Pixels:
         pixels_BHWC = np.empty((len(views), self.pre.height, self.pre.width, 3), dtype=np.uint8)

@@ -103,11 +103,13 @@ def _counts(facts: RunFacts) -> Mapping[str, Mapping[str, int]]:
 def _curves(facts: RunFacts) -> dict[str, object]:
     epochs = facts.epochs
     if not epochs:
-        return {"curves": [], "kept": None}
+        return {"waiting": 0.0, "curves": [], "kept": None}
     task, balanced = facts.run.task, facts.recipe is not None and facts.recipe.train.balance != "none"
     metric = task.balanced_metric if balanced else task.metric
     kept = max(epochs, key=lambda epoch: rank(epoch, metric))
+    seconds = sum(one.seconds for one in epochs)
     return {
+        "waiting": sum(one.waiting_share * one.seconds for one in epochs) / seconds if seconds else 0.0,
         "curves": [loss_curve(epochs, kept.epoch), metric_curve(epochs, metric, kept.epoch)],
         "kept": kept,
     }

@@ -15,7 +15,10 @@ EPOCHS_FILE = Path("reports", "train.jsonl")
 
 @dataclass(frozen=True)
 class Epoch:
-    """One line of train.jsonl; measured on validation images but for ``loss``; ``lr`` is that of its end."""
+    """One line of train.jsonl; measured on validation images but for ``loss``; ``lr`` is that of its end.
+
+    ``waiting_share`` is that of its seconds in which nothing could be computed as images were still read or varied.
+    """
 
     epoch: int
     loss: float
@@ -25,6 +28,7 @@ class Epoch:
     lr: float
     images_per_s: float
     seconds: float
+    waiting_share: float = 0.0
 
 
 def rank(epoch: Epoch, metric: str) -> tuple[float, float]:

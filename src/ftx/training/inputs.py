@@ -42,6 +42,11 @@ class Inputs(Protocol):
         """What a batch holds: images, or features that were computed before."""
         ...
 
+    @property
+    def waited_s(self) -> float:
+        """How long computing has waited for images to be read and varied, in all batches until now."""
+        ...
+
     def __len__(self) -> int: ...
 
     def batches(
@@ -65,6 +70,10 @@ class ImageInputs:
 
     def __init__(self, network: nn.Module, images: TrainingImages, device: torch.device) -> None:
         self.network, self.images, self.device = network, images, device
+
+    @property
+    def waited_s(self) -> float:
+        return self.images.waited_s
 
     def __len__(self) -> int:
         return len(self.images)
@@ -97,6 +106,10 @@ class FeatureInputs:
         self.network, self.frozen, self.images = frozen.suffix, frozen, images
         self.views = 0 if images.augment == "none" else views
         self.targets_NC = torch.from_numpy(images.targets_NC).to(frozen.device)
+
+    @property
+    def waited_s(self) -> float:
+        return self.images.waited_s
 
     def __len__(self) -> int:
         return len(self.images)

@@ -172,6 +172,7 @@ def _train_epoch(
     order = training.balance.order(order_generator(training.seed, position.epoch))
     train_mode(training.module)
     began, shown_at = time.perf_counter() - position.seconds, 0.0
+    waited_before_s = position.waited_s - training.inputs.waited_s
     batches = training.inputs.batches(order, recipe.batch_size, epoch=position.epoch, skipped=position.batches)
     with closing(batches):
         for batch, targets_BC in batches:
@@ -187,6 +188,7 @@ def _train_epoch(
             position.batches += 1
             position.images += len(batch)
             position.seconds = time.perf_counter() - began
+            position.waited_s = waited_before_s + training.inputs.waited_s
             shown: dict[str, str] = {}
             if position.seconds - shown_at >= _SHOWN_EVERY_S or position.batches == 1:
                 shown_at = position.seconds
@@ -230,6 +232,7 @@ def _finish_epoch(training: Training, state: TrainingState) -> EpochEnd:
         lr=training.lr * rate_share(position.step, training.steps, recipe.warmup_share),
         images_per_s=position.images / position.seconds,
         seconds=position.seconds,
+        waiting_share=position.waited_s / position.seconds,
     )
     state.epochs.append(epoch)
     best = epoch if state.best is None else max(state.best.epoch, epoch, key=partial(rank, metric=training.metric))

@@ -52,8 +52,8 @@ class Best:
 class Position(BaseModel):
     """Where a training stands: optimizer steps done in all, and what of the current epoch is done.
 
-    ``seconds`` is the time that the steps of this epoch took, ``seconds_before`` what all of the training took before
-    it was resumed.
+    ``seconds`` is the time that the steps of this epoch took, of which ``waited_s`` were spent waiting for images;
+    ``seconds_before`` what all of the training took before it was resumed.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -63,6 +63,7 @@ class Position(BaseModel):
     batches: _Count = 0
     images: _Count = 0
     seconds: float = 0.0
+    waited_s: float = 0.0
     seconds_before: float = 0.0
 
 
