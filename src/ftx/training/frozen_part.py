@@ -33,8 +33,6 @@ from ftx.recipe.sections import FrozenRuntime
 
 _KIND = "features"
 _COMPUTED_BY = ("torch", "timm", "openvino")
-
-
 # Views, of which OpenVINO computes each 3 ms (112 px) or more faster, and takes some 7 s to convert.
 _WORTH_CONVERTING = 2000
 
