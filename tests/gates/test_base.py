@@ -36,9 +36,8 @@ def test_training_that_does_not_reach_a_layer_ends(tmp_path: Path, fresh_ftx: Zy
     data = write_data(tmp_path / "data", 6)
     # What block 3 attends to is multiplied by nothing: the answer does not depend on its q, k and v.
     file = weights(tmp_path / "dead.safetensors", lambda tensors: tensors["blocks.3.attn.proj.weight"].zero_())
-    words = (
-        f"train --data {data} --model {MODEL} --weights {file} --image-size 32 --epochs 1 --peft dora --targets q,v,fc1 --blocks all"
-    )
+    adapter = "--peft dora --targets q,v,fc1 --blocks all"
+    words = f"train --data {data} --model {MODEL} --weights {file} --image-size 32 --epochs 1 {adapter}"
     done = fresh_ftx(*words.split(), "--out", tmp_path / "run")
     assert done.returncode == 2, done.stderr
     said = " ".join(done.stderr.split())
