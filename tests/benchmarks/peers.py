@@ -319,6 +319,8 @@ def draw(found: Sequence[Point], to: Path) -> None:
         style = "o-" if name.startswith("ftx") else "x--"
         axes.plot([x for x, _ in each], [y for _, y in each], style, label=name, linewidth=1.2, markersize=4)
     axes.set_xscale("log")
+    axes.xaxis.set_major_formatter("{x:.0f}")
+    axes.xaxis.set_minor_formatter("{x:.0f}")
     axes.set_xlabel("seconds of training, the start included")
     axes.set_ylabel("test accuracy, %")
     axes.grid(alpha=0.3)
