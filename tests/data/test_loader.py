@@ -16,7 +16,7 @@ from ftx.core.errors import ImageError
 from ftx.core.memory import available_bytes
 from ftx.data.augment import CROP_AREA, CROP_RATIO, crop_box, random_view
 from ftx.data.image_store import ImageLike, open_image
-from ftx.data.loader import TrainingImages, iter_pixels, load_pixels_many, reduce
+from ftx.data.loader import TrainingImages, load_pixels_many, reduce
 from ftx.data.preprocess import Preprocess, load_pixels
 from ftx.data.threads import in_threads
 
@@ -119,9 +119,6 @@ def test_without_augmentation_it_is_the_image_path(paths: list[Path], truth: np.
     (pixels_NHWC, _) = next(iter(images.batches(range(14), 14, epoch=0)))
     assert np.array_equal(pixels_NHWC, np.stack([load_pixels(path, PRE) for path in paths]))
     assert np.array_equal(load_pixels_many(paths, PRE), pixels_NHWC)
-    streamed = list(iter_pixels(paths, PRE, 5))
-    assert [len(batch) for batch in streamed] == [5, 5, 4]
-    assert np.array_equal(np.concatenate(streamed), pixels_NHWC)
 
 
 @given(st.integers(1, 3000), st.integers(1, 3000), st.integers(0, 2**32))

@@ -20,6 +20,7 @@ from ftx.backbones.split_network import choose_attention
 from ftx.core.errors import EnvironmentFault, ImageError
 from ftx.core.files import sha256_file
 from ftx.core.memory import available_bytes
+from ftx.data.augment import random_view
 from ftx.data.dataset import Dataset, Entry
 from ftx.data.preprocess import Preprocess
 from ftx.exporting import export
@@ -151,6 +152,31 @@ def test_what_trains_is_counted_by_layer_and_by_model_alike() -> None:
         layers = adapted_layers(prepared.backbone.module)
         assert [layer.parameters for layer in layers] == [each] * 6
         assert prepared.trainable == 6 * each + 64 * 3 + 3
+
+
+def test_the_rehearsal_varies_images_as_training_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    varied: list[int] = []
+
+    def counted(image: Image.Image, pre: Preprocess, rng: np.random.Generator) -> np.ndarray:
+        varied.append(1)
+        return random_view(image, pre, rng)
+
+    monkeypatch.setattr("ftx.data.loader.random_view", counted)
+    entries: list[Entry] = []
+    for number in range(6):
+        path = tmp_path / f"{number}.png"
+        Image.new("RGB", (40, 32), (40 * number, 90, 200)).save(path)
+        entries.append(Entry(path.name, sha256_file(path), ("ab"[number % 2],), "val" if number > 3 else "train"))
+    dataset = Dataset(tmp_path, Labels.multiclass(("a", "b")), tuple(entries))
+    found = {}
+    for augment in ("light", "none"):
+        for blocks in ("all", 2):
+            keys = {"name": "test_vit", "image_size": 32, "peft": "lora", "augment": augment, "blocks": blocks}
+            recipe = Recipe.named(TINY | keys)
+            rehearse(Resolved(dataset, prepare(recipe, 2), recipe))
+            found[augment, blocks] = bool(varied)
+            varied.clear()
+    assert found == {("light", "all"): True, ("light", 2): True, ("none", "all"): False, ("none", 2): False}
 
 
 def test_of_few_images_the_rehearsal_reads_each_once(tmp_path: Path) -> None:

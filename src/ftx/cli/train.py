@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
@@ -13,7 +13,7 @@ from ftx.cli.layer_names import numberless
 from ftx.cli.recipe_flags import read_recipe, with_recipe_flags
 from ftx.cli.shared_options import JsonFlag, OutOption, SetOption, StrictFlag
 from ftx.core.durations import seconds_of
-from ftx.core.errors import INTERRUPTED, InputError, RecipeError, nearest, shell_command
+from ftx.core.errors import INTERRUPTED, InputError, refuse_unknown, shell_command
 from ftx.recipe.presets import DEFAULT_PRESET, PRESET_NAMES, Preset
 from ftx.recipe.schema import Recipe
 
@@ -106,14 +106,8 @@ def _preset(name: str | None, config: str | None) -> Preset | None:
     """The preset that is named; the default one where nothing else says how to train."""
     if name is None:
         return DEFAULT_PRESET if config is None else None
-    if name not in PRESET_NAMES:
-        raise RecipeError(
-            f"there is no preset '{name}'",
-            where="--preset",
-            found=f"{', '.join(PRESET_NAMES)}",
-            fix=f"--preset {nearest(name, PRESET_NAMES) or DEFAULT_PRESET}",
-        )
-    return name
+    refuse_unknown("--preset", [name], PRESET_NAMES)
+    return cast("Preset", name)
 
 
 def _recipe_from(run: Path, overrides: Sequence[str], flags: Mapping[str, object]) -> Recipe:

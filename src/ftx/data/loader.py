@@ -91,7 +91,7 @@ class TrainingImages:
         """
         order = [int(index) for index in indices]
         seen = [View(index, epoch, before) for index, before in zip(order, occurrences(order), strict=True)]
-        chunks = [seen[start : start + batch_size] for start in range(skipped * batch_size, len(order), batch_size)]
+        chunks = in_batches(seen, batch_size, skipped)
         with closing(self.views(chunks)) as batches:
             for pixels_BHWC, chunk in zip(batches, chunks, strict=True):
                 yield pixels_BHWC, self.targets_NC[[view.image for view in chunk]]
@@ -151,6 +151,11 @@ class TrainingImages:
             )
 
 
+def in_batches(views: Sequence[View], batch_size: int, skipped: int) -> list[Sequence[View]]:
+    """Views in batches, but for the first ``skipped``; the last may be smaller."""
+    return [views[start : start + batch_size] for start in range(skipped * batch_size, len(views), batch_size)]
+
+
 def reduce(image: Image.Image, times: float, pre: Preprocess) -> Image.Image:
     """The image so small that it just covers the resize so many times, in the recipe's interpolation, antialiased."""
     box_height, box_width = (int(side * times) for side in pre.box)
@@ -173,15 +178,3 @@ def load_pixels_many(images: Sequence[ImageLike], pre: Preprocess, progress: Pro
             pixels_NHWC[row] = pixels_HWC
             task.advance()
     return pixels_NHWC
-
-
-def iter_pixels(images: Sequence[ImageLike], pre: Preprocess, batch_size: int) -> Generator[Pixels, None, None]:
-    """As ``load_pixels_many``, a batch at a time, for more images than memory holds.
-
-    Shape: [B, H, W, 3]; the last batch may be smaller.
-    """
-
-    def load(start: int) -> Pixels:
-        return np.stack([load_pixels(image, pre) for image in images[start : start + batch_size]])
-
-    return in_threads(load, range(0, len(images), batch_size), ahead=2 * BATCHES_AHEAD)

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from functools import partial
 
 from ftx.core.progress import Progress
+from ftx.data.dataset import Entry
 from ftx.training.class_balance import balance_of
 from ftx.training.frozen_part import Frozen, FrozenPart, frozen_part
 from ftx.training.inputs import Inputs, inputs_of
@@ -31,23 +31,33 @@ def frozen_of(found: Resolved, progress: Progress, *, for_others: bool = True) -
         yield frozen
 
 
-def inputs_for(found: Resolved, frozen: FrozenPart | None, progress: Progress) -> Callable[..., Inputs]:
-    """What makes inputs of entries of the data set, as they are where nothing else is asked for."""
-    backbone, root = found.prepared.backbone, found.dataset.root
-    return partial(inputs_of, backbone, root, task=found.task, frozen=frozen, progress=progress)
+def inputs_for(
+    found: Resolved, frozen: FrozenPart | None, entries: Sequence[Entry], progress: Progress, *, varied: bool
+) -> Inputs:
+    """The inputs of entries of the data set: ``varied`` as the recipe trains on them, or as they are."""
+    planned = plan(found.prepared.backbone.module, found.recipe)
+    return inputs_of(
+        found.prepared.backbone,
+        found.dataset.root,
+        entries,
+        found.task,
+        frozen=frozen,
+        augment=planned.augment if varied else "none",
+        views=planned.views,
+        seed=found.recipe.seed,
+        progress=progress,
+    )
 
 
 def training_of(found: Resolved, frozen: FrozenPart | None, progress: Progress) -> Training:
     """What is trained on what."""
     recipe, dataset, task = found.recipe, found.dataset, found.task
-    module = found.prepared.backbone.module
-    planned = plan(module, recipe)
-    training, inputs = dataset.split("train"), inputs_for(found, frozen, progress)
+    training = dataset.split("train")
     return Training(
-        module=module,
+        module=found.prepared.backbone.module,
         task=task,
-        inputs=inputs(training, augment=planned.augment, views=planned.views, seed=recipe.seed),
-        held_out=inputs(dataset.split("val")),
+        inputs=inputs_for(found, frozen, training, progress, varied=True),
+        held_out=inputs_for(found, frozen, dataset.split("val"), progress, varied=False),
         recipe=recipe.train,
         balance=balance_of(recipe.train.balance, task.labels, task.targets([entry.labels for entry in training])),
         lr=peak_lr(recipe.train, recipe.method),

@@ -30,7 +30,7 @@ def within(found: Resolved, budget_s: float, began: float, progress: Progress) -
     for name, buffer in module.named_buffers():
         buffer.copy_(before[name])
     left_s = (1 - _SPARE) * budget_s - (time.perf_counter() - began)
-    epochs = 1 if plan(module, found.recipe).solves_all else train.epochs
+    epochs = plan(module, found.recipe).epochs
     fitting = math.floor(max(left_s - times.before_s, 0) / times.epoch_s)
     if fitting >= epochs:
         return found
@@ -43,6 +43,5 @@ def within(found: Resolved, budget_s: float, began: float, progress: Progress) -
             fix="a longer one, a smaller --image-size, or --preset fast",
         )
     progress.note(f"{fitting} of {epochs} epochs fit into the budget: {times.epoch_s:.1f} s each")
-    fewer = found.recipe.replace(train={"epochs": fitting})
-    fewer = fewer.replace(train={"cache_views": min(train.cache_views, fitting)})
-    return replace(found, recipe=fewer)
+    fewer = {"epochs": fitting, "cache_views": min(train.cache_views, fitting)}
+    return replace(found, recipe=found.recipe.replace(train=fewer))

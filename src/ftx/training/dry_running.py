@@ -37,7 +37,7 @@ def dry_run(
         with memory_faults(advice(found)):
             times = rehearse(found)
     counts = class_counts(found.dataset)
-    epochs = 1 if plan(prepared.backbone.module, resolved).solves_all else resolved.train.epochs
+    epochs = plan(prepared.backbone.module, resolved).epochs
     return DryRunReport(
         method=prepared.method,
         model=resolved.model.name,

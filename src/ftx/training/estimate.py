@@ -49,10 +49,11 @@ def rehearse(found: Resolved) -> Times:
         torch.random.fork_rng(devices=[] if where.type == "cpu" else [where]),
         frozen_of(found, SILENT, for_others=False) as frozen,
     ):
-        inputs = inputs_for(found, frozen, SILENT)(some)
+        inputs, held_out = (inputs_for(found, frozen, some, SILENT, varied=varied) for varied in (True, False))
         order = np.resize(np.arange(len(some)), 2 * batch_size)  # of the same images where there are too few
         before_s = _seconds_to_prepare_one(inputs, order) * to_prepare
-        training = replace(whole, inputs=inputs, held_out=inputs, balance=Balance(len(some)))
+        _seconds_to_prepare_one(held_out, order)
+        training = replace(whole, inputs=inputs, held_out=held_out, balance=Balance(len(some)))
         train_mode(module)
         step_s = 0.0
         started = time.perf_counter()
@@ -62,7 +63,7 @@ def rehearse(found: Resolved) -> Times:
         prove_reach(module)
         module.zero_grad(set_to_none=True)
         started = time.perf_counter()
-        measure(module, training.task, inputs, loss=recipe.train.loss, bf16=training.bf16)
+        measure(module, training.task, held_out, loss=recipe.train.loss, bf16=training.bf16)
         measured_s = (time.perf_counter() - started) / len(some)
     return Times(before_s, step_s / batch_size * len(train) + measured_s * len(val))
 

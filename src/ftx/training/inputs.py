@@ -18,7 +18,7 @@ from ftx.backbones.split_network import uncut
 from ftx.core.progress import SILENT, Progress
 from ftx.data.dataset import Entry
 from ftx.data.image_store import ImageStore
-from ftx.data.loader import TrainingImages, View
+from ftx.data.loader import TrainingImages, View, in_batches
 from ftx.data.preprocess import Pixels, normalise
 from ftx.data.random_draws import occurrences
 from ftx.recipe.sections import Augment
@@ -117,8 +117,7 @@ class FeatureInputs:
     def batches(
         self, order: Order, batch_size: int, *, epoch: int, skipped: int = 0
     ) -> Generator[tuple[Tensor, Tensor]]:
-        seen = self._views(order, epoch)
-        chunks = [seen[start : start + batch_size] for start in range(skipped * batch_size, len(order), batch_size)]
+        chunks = in_batches(self._views(order, epoch), batch_size, skipped)
         unknown = self._unknown(chunks)
         with closing(self.images.views(unknown)) as pixels:
             for chunk, first_seen, pixels_BHWC in zip(chunks, unknown, pixels, strict=True):

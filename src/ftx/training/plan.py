@@ -18,7 +18,8 @@ class Plan:
     """How the head begins, and what is computed once for all.
 
     ``kept_blocks`` leading blocks are computed once for each of ``views`` of an image, with 0 blocks whatever the head
-    reads; with None nothing is. ``solves_all``: the head is all that there is to train, and needs no steps.
+    reads; with None nothing is. ``solves_all``: the head is all that there is to train, and needs no steps; ``epochs``
+    is then one.
     """
 
     head_init: Literal["random", "probe"]
@@ -26,6 +27,7 @@ class Plan:
     augment: Augment
     kept_blocks: int | None
     views: int
+    epochs: int
 
 
 def plan(module: nn.Module, recipe: Recipe) -> Plan:
@@ -36,8 +38,9 @@ def plan(module: nn.Module, recipe: Recipe) -> Plan:
         head_init = "probe" if linear and train.balance == "none" and linear_heads(module) else "random"
     solves_all = linear and head_init == "probe" and bool(linear_heads(module))
     augment: Augment = "none" if solves_all else train.augment
+    epochs = 1 if solves_all else train.epochs
     kept_blocks = 0 if head_alone(module) else frozen_blocks(module) or None
     if kept_blocks is None or not train.cache_views:
-        return Plan(head_init, solves_all, augment, None, 0)
+        return Plan(head_init, solves_all, augment, None, 0, epochs)
     views = 1 if augment == "none" else min(train.cache_views, train.epochs)
-    return Plan(head_init, solves_all, augment, kept_blocks, views)
+    return Plan(head_init, solves_all, augment, kept_blocks, views, epochs)
