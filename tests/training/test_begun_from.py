@@ -165,6 +165,19 @@ def test_views_of_images_that_were_there_before_are_not_computed_again(
     assert sizes[2] == sizes[1]
 
 
+def test_what_was_learnt_from_is_not_chosen_by(few: Path, many: Path, tmp_path: Path) -> None:
+    """Of two fifths of all images, by their hashes alone, some would have been."""
+    first, _ = trained(asked(few, "linear"), tmp_path / "first")
+    learnt = {entry.sha256 for entry in first.entries("train")}
+
+    def chosen_by(recipe: Recipe) -> set[str]:
+        dataset = resolve(recipe.with_overrides(["data.val_fraction=0.4"]), False, Listener()).dataset
+        return {entry.sha256 for entry in dataset.split("val")}
+
+    assert chosen_by(asked(many, "linear")) & learnt
+    assert not chosen_by(recipe_from(first.path, (), {"data.path": str(many)})) & learnt
+
+
 def test_an_adapter_for_something_else_is_refused(run: Run, few: Path) -> None:
     for override, key in (
         ("data.image_size=64", "data.image_size"),
