@@ -134,6 +134,7 @@ class Rows:
     """Given numbers, for a model that is one linear layer."""
 
     unit = "rows"
+    waited_s = 0.0
 
     def __init__(self, network: nn.Module) -> None:
         self.network = network
