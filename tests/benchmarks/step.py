@@ -27,6 +27,7 @@ from ftx.adapters.attach import attach
 from ftx.adapters.spec import AdapterSpec, Kind
 from ftx.backbones.build import build
 from ftx.backbones.split_network import choose_attention, uncut
+from ftx.core.memory import keep_freed_memory
 from ftx.recipe.adapter_targets import TARGETS
 
 RANK = 8
@@ -157,11 +158,14 @@ def main() -> None:
     parser.add_argument("--size", type=int, default=224)
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--precision", action="append", choices=["f32", "bf16"], help="both where none is named")
     parser.add_argument("--json", action="store_true")
     given = parser.parse_args()
     warnings.simplefilter("ignore")
+    keep_freed_memory()  # as `ftx train` does; here for peft and the products as well
     answer: dict[str, object] = {"machine": features(), "size": given.size, "batch": given.batch}
-    for precision in ("f32", "bf16"):
+    precisions = given.precision or ["f32", "bf16"]
+    for precision in precisions:
         medians = measure(given.size, given.batch, given.rounds, bf16=precision == "bf16")
         for kind in ("lora", "dora"):
             best = min(value for name, value in medians.items() if name.startswith(f"peft {kind}"))
@@ -173,7 +177,7 @@ def main() -> None:
         print(json.dumps(answer))
         return
     print(answer["machine"], f"ViT-S/14, {given.size} px, batch {given.batch}: medians, seconds a step", sep="\n")
-    for precision in ("f32", "bf16"):
+    for precision in precisions:
         table = answer[precision]
         assert isinstance(table, dict)
         for name, value in table.items():

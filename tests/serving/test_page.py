@@ -42,6 +42,7 @@ def test_a_picture_is_dropped_and_its_labels_are_seen(colour_server: Running, sc
         assert lines.first.inner_text().split()[0] == "green"
         assert re.search(r"9\d\.\d %", lines.first.inner_text())
         maps = seen.page.locator(".pictures img")
+        maps.nth(1).wait_for()
         assert maps.count() == 2
         assert maps.nth(1).get_attribute("alt") == "meadow.png, with what speaks for green in light"
         assert maps.nth(1).evaluate("one => one.complete && one.naturalWidth > 0")

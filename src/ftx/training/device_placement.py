@@ -14,7 +14,7 @@ from ftx.adapters.trainable_model import Prepared
 from ftx.backbones.layer_roles import plain_vit
 from ftx.backbones.split_network import choose_attention, head_alone, set_attention
 from ftx.core.errors import RunError
-from ftx.core.memory import available_bytes
+from ftx.core.memory import available_bytes, keep_freed_memory
 from ftx.core.progress import SILENT, Progress
 from ftx.recipe.sections import TrainPrecision
 
@@ -62,6 +62,7 @@ def place(prepared: Prepared, batch_size: int, progress: Progress = SILENT) -> t
     where, module = device(), prepared.backbone.module
     module.to(where)
     if where.type == "cpu":
+        keep_freed_memory()
         plain = choose_attention(module, batch_size=batch_size, memory_bytes=available_bytes() // 4)
         if not plain and plain_vit(module) is not None and not head_alone(module):
             progress.note(
@@ -95,5 +96,7 @@ def place_as_before(prepared: Prepared, before: Circumstances) -> None:
             fix="resume it where it was begun",
         )
     module.to(where)
+    if where.type == "cpu":
+        keep_freed_memory()
     if plain_vit(module) is not None:
         set_attention(module, plain=before.plain_attention)

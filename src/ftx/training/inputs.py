@@ -63,6 +63,11 @@ class Inputs(Protocol):
         ...
 
 
+def to_device(tensor: Tensor, device: torch.device) -> Tensor:
+    """A tensor where it is computed on; to a GPU while that computes what came before, which pinned memory allows."""
+    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor
+
+
 class ImageInputs:
     """Images, for the whole network."""
 
@@ -85,7 +90,7 @@ class ImageInputs:
         try:
             for pixels_BHWC, targets_BC in batches:
                 images_B3HW = torch.from_numpy(normalise(pixels_BHWC, self.images.pre))
-                yield images_B3HW.to(self.device), torch.from_numpy(targets_BC).to(self.device)
+                yield to_device(images_B3HW, self.device), to_device(torch.from_numpy(targets_BC), self.device)
         finally:
             batches.close()
 
@@ -117,22 +122,19 @@ class FeatureInputs:
     def batches(
         self, order: Order, batch_size: int, *, epoch: int, skipped: int = 0
     ) -> Generator[tuple[Tensor, Tensor]]:
-        chunks = in_batches(self._views(order, epoch), batch_size, skipped)
+        device, chunks = self.frozen.device, in_batches(self._views(order, epoch), batch_size, skipped)
         unknown = self._unknown(chunks)
         with closing(self.images.views(unknown)) as pixels:
             for chunk, first_seen, pixels_BHWC in zip(chunks, unknown, pixels, strict=True):
                 features = self._features(chunk, first_seen, pixels_BHWC)
                 chosen = torch.tensor([view.image for view in chunk])
-                yield self._to_device(features).float(), self.targets_NC[self._to_device(chosen)]
+                yield to_device(features, device).float(), self.targets_NC[to_device(chosen, device)]
         self.frozen.store.sync()
 
     def to_prepare(self) -> int:
         everything = range(len(self))
         views = [View(image, view) for view in range(1, self.views + 1) for image in everything]
         return sum(map(len, self._unknown([views or [View(image, 0) for image in everything]])))
-
-    def _to_device(self, tensor: Tensor) -> Tensor:
-        return tensor.to(self.frozen.device, non_blocking=True)
 
     def _views(self, order: Order, epoch: int) -> list[View]:
         indices = [int(index) for index in order]

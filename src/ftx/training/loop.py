@@ -290,14 +290,16 @@ def measure(
     Shape: [N, C] both.
     """
     module.eval()
-    losses: list[float] = []
-    logits: list[Floats] = []
-    targets: list[Targets] = []
+    # All stay where they are computed until the end: to read one waits for the device.
+    losses: list[Tensor] = []
+    logits: list[Tensor] = []
+    targets: list[Tensor] = []
     with closing(inputs.batches(np.arange(len(inputs)), EVAL_BATCH, epoch=0)) as batches:
         for batch, targets_BC in batches:
             with torch.autocast(batch.device.type, torch.bfloat16, enabled=bf16):
                 logits_BC = inputs.network(batch).float()
-            losses.append(task.loss(logits_BC, targets_BC, kind=loss, label_smoothing=0.0).item() * len(batch))
-            logits.append(logits_BC.cpu().numpy())
-            targets.append(targets_BC.cpu().numpy())
-    return sum(losses) / len(inputs), np.concatenate(logits), np.concatenate(targets)
+            losses.append(task.loss(logits_BC, targets_BC, kind=loss, label_smoothing=0.0).double() * len(batch))
+            logits.append(logits_BC)
+            targets.append(targets_BC)
+    mean = float(torch.stack(losses).sum()) / len(inputs)
+    return mean, torch.cat(logits).cpu().numpy(), torch.cat(targets).cpu().numpy()
