@@ -12,6 +12,8 @@ WORKERS ?= 2
 KEEP := MALLOC_MMAP_THRESHOLD_=33554432 MALLOC_TRIM_THRESHOLD_=1073741824
 PYTEST := OMP_NUM_THREADS=1 $(KEEP) $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --durations 10
 
+BENCH_SIZE ?= 112
+
 # An environment of its own, with the versions of tests/lowest.txt; and the tests, slow ones too, that go through every
 # library: training, merging, both exports, INT8, validation, and the folders that other libraries wrote.
 # Old releases warn of what new ones deprecate: warnings are no errors there.
@@ -61,8 +63,11 @@ fuzz: $(VENV)/.installed ## Hand every parser some thousands of damaged document
 mutants: $(VENV)/.installed ## Put some 600 faults into the source, one at a time: the quick tests must notice 95 % (90 minutes at most)
 	$(BIN)/python -m tests.mutants run --workers $(WORKERS)
 
-bench: $(VENV)/.installed ## Time the training step against the peft library
-	$(BIN)/python tests/benchmarks/step.py
+bench: $(VENV)/.installed ## Time a step and whole trainings against peers, accuracy beside it, into build/bench (an hour and more; it goes on)
+	mkdir -p build/bench
+	test -d build/bench/sample-data || $(BIN)/ftx data sample --out build/bench
+	$(BIN)/python tests/benchmarks/step.py --to build/bench/step
+	$(BIN)/python -m tests.benchmarks.peers build/bench/sample-data build/bench --size $(BENCH_SIZE)
 
 families: $(VENV)/.installed ## Print the table of families: adapted, merged, read by peft and exported
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.benchmarks.families

@@ -289,7 +289,7 @@ def summary(found: Sequence[Point]) -> list[dict[str, object]]:
                 "seconds_to": {
                     other: round(min(reached), 1)
                     for (other, at), goal in ends.items()
-                    if at == seed and other.startswith(("trainer", "peft"))
+                    if at == seed and not other.startswith("ftx")
                     if (
                         reached := [
                             one.seconds
@@ -301,6 +301,24 @@ def summary(found: Sequence[Point]) -> list[dict[str, object]]:
             }
         )
     return rows
+
+
+def ratios(rows: Sequence[Mapping[str, object]]) -> str:
+    """How many times as long a peer took to its end as ours took to be as good, each seed for itself."""
+    seconds = {(row["contestant"], row["seed"]): row["seconds"] for row in rows}
+    lines = [
+        "| | " + " | ".join(peers := sorted({str(name) for name, _ in seconds if not str(name).startswith("ftx")}))
+    ]
+    lines += ["|---" * (len(peers) + 1)]
+    for row in rows:
+        reached = row["seconds_to"]
+        if str(row["contestant"]).startswith("ftx") and isinstance(reached, dict):
+            each = [
+                f"{float(str(seconds[peer, row['seed']])) / float(str(reached[peer])):.1f}x" if peer in reached else "–"
+                for peer in peers
+            ]
+            lines.append(f"| {row['contestant']}, seed {row['seed']} | {' | '.join(each)}")
+    return "".join(f"{line} |\n" for line in lines)
 
 
 def table(rows: Sequence[Mapping[str, object]]) -> str:
@@ -353,7 +371,7 @@ def main() -> None:
     rows = summary(found)
     machine = this_machine().model_dump(mode="json")
     (given.out / "peers.json").write_text(json.dumps({"machine": machine, "size": given.size, "rows": rows}, indent=2))
-    (given.out / "peers.md").write_text(table(rows))
+    (given.out / "peers.md").write_text(f"{table(rows)}\n{ratios(rows)}")
     draw(found, given.out / "peers.svg")
 
 

@@ -159,7 +159,7 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--precision", action="append", choices=["f32", "bf16"], help="both where none is named")
-    parser.add_argument("--json", action="store_true")
+    parser.add_argument("--to", type=Path, help="also into this file with the endings .json and .md")
     given = parser.parse_args()
     warnings.simplefilter("ignore")
     keep_freed_memory()  # as `ftx train` does; here for peft and the products as well
@@ -172,16 +172,19 @@ def main() -> None:
             medians[f"{kind}: peft's best / ftx"] = best / medians[f"ftx {kind}"]
             medians[f"{kind}: peft's best / products alone"] = best / medians["products alone"]
             medians[f"{kind}: full / ftx"] = medians["full"] / medians[f"ftx {kind}"]
+            medians[f"{kind}: ftx / products alone"] = medians[f"ftx {kind}"] / medians["products alone"]
+        medians["ftx dora / ftx lora"] = medians["ftx dora"] / medians["ftx lora"]
         answer[precision] = {name: round(value, 3) for name, value in medians.items()}
-    if given.json:
-        print(json.dumps(answer))
-        return
-    print(answer["machine"], f"ViT-S/14, {given.size} px, batch {given.batch}: medians, seconds a step", sep="\n")
+    lines = [f"{answer['machine']}: ViT-S/14, {given.size} px, batch {given.batch}, medians, seconds a step", ""]
+    lines += ["| | |", "|---|---|"]
     for precision in precisions:
         table = answer[precision]
         assert isinstance(table, dict)
-        for name, value in table.items():
-            print(f"  {precision:5} {name:38} {value:8.3f}")
+        lines += [f"| {precision}, {name} | {value:.3f} |" for name, value in table.items()]
+    print("\n".join(lines))
+    if given.to is not None:
+        given.to.with_suffix(".json").write_text(json.dumps(answer, indent=2))
+        given.to.with_suffix(".md").write_text("\n".join(lines) + "\n")
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from ftx.data.augment import crop_box, random_view
-from ftx.data.loader import reduce
+from ftx.data.pixel_store import reduce
 from ftx.data.preprocess import Preprocess
 
 

@@ -10,13 +10,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
-from tests.conftest import Listener
 
+from ftx.core.byte_store import ByteStore
 from ftx.core.errors import ImageError
 from ftx.core.memory import available_bytes
 from ftx.data.augment import CROP_AREA, CROP_RATIO, crop_box, random_view
 from ftx.data.image_store import ImageLike, open_image
-from ftx.data.loader import TrainingImages, load_pixels_many, reduce
+from ftx.data.loader import TrainingImages, load_pixels_many
+from ftx.data.pixel_store import PixelStore, reduce
 from ftx.data.preprocess import Preprocess, load_pixels
 from ftx.data.threads import in_threads
 
@@ -48,6 +49,10 @@ def epoch(images: TrainingImages, number: int, batch_size: int = 4) -> tuple[np.
     batches = list(images.batches(order, batch_size, epoch=number))
     assert [len(pixels) for pixels, _ in batches] == [4, 4, 4, 2]
     return np.concatenate([pixels for pixels, _ in batches]), np.concatenate([targets for _, targets in batches])
+
+
+def room(limit_bytes: float) -> PixelStore:
+    return PixelStore(PRE, ByteStore(None, limit_bytes))
 
 
 def data_threads() -> list[threading.Thread]:
@@ -84,27 +89,17 @@ def test_an_image_that_comes_again_in_an_epoch_is_seen_otherwise(paths: list[Pat
 
 
 @pytest.mark.parametrize("augment", ["light", "none"])
-def test_memory_changes_no_pixel(paths: list[Path], truth: np.ndarray, augment: str) -> None:
-    everything = TrainingImages(paths, truth, PRE, augment=augment)
-    half = TrainingImages(paths, truth, PRE, augment=augment, budget_bytes=30_000)
-    nothing = TrainingImages(paths, truth, PRE, augment=augment, budget_bytes=0)
-    expected, _ = epoch(everything, 3)
+def test_room_changes_no_pixel(paths: list[Path], truth: np.ndarray, augment: str) -> None:
+    everything, half, nothing = (room(limit) for limit in (10**9, 30_000, 0))
+    expected, _ = epoch(TrainingImages(paths, truth, PRE, augment=augment, pixels=everything), 3)
     for _ in range(2):  # decoded for the first time, and kept
-        for images in (everything, half, nothing):
-            assert np.array_equal(epoch(images, 3)[0], expected)
-    assert everything.kept == 14
-    assert 0 < half.kept < 14
-    assert nothing.kept == 0
-
-
-def test_what_memory_does_not_keep_is_said_once(paths: list[Path], truth: np.ndarray) -> None:
-    listener = Listener()
-    for budget_bytes in (10**9, 30_000):
-        images = TrainingImages(paths, truth, PRE, budget_bytes=budget_bytes, progress=listener)
-        epoch(images, 1)
-        epoch(images, 2)
-    (said,) = listener.said
-    assert "14 images do not fit into 0.0 GB of memory" in said
+        for pixels in (everything, half, nothing):
+            assert np.array_equal(
+                epoch(TrainingImages(paths, truth, PRE, augment=augment, pixels=pixels), 3)[0], expected
+            )
+    assert len(everything) == 14
+    assert 0 < len(half) < 14
+    assert len(nothing) == 0
 
 
 def test_in_epoch_0_an_image_is_as_it_is(paths: list[Path], truth: np.ndarray) -> None:
@@ -152,8 +147,8 @@ def test_kept_images_are_reduced_and_small_ones_untouched() -> None:
 
 def test_a_missing_image_is_an_error_where_it_is_met(paths: list[Path], truth: np.ndarray) -> None:
     gone = [*paths[:-1], paths[0].parent / "gone.png"]
-    for budget_bytes in (0, 10**9):
-        images = TrainingImages(gone, truth, PRE, budget_bytes=budget_bytes)
+    for limit_bytes in (0, 10**9):
+        images = TrainingImages(gone, truth, PRE, pixels=room(limit_bytes))
         batches = images.batches(range(14), 4, epoch=1)
         assert len([next(batches) for _ in range(3)]) == 3
         with pytest.raises(ImageError):
@@ -214,7 +209,7 @@ def test_it_counts_what_it_made_others_wait(
         time.sleep(0.02)
         return open_image(image)
 
-    monkeypatch.setattr("ftx.data.loader.open_image", slow)
+    monkeypatch.setattr("ftx.data.pixel_store.open_image", slow)
     images = TrainingImages(paths, truth, PRE)
     for _ in images.batches(range(14), 7, epoch=1):
         time.sleep(0.3)  # meanwhile the others are made

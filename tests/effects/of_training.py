@@ -209,7 +209,7 @@ def cache_views(lab: Lab, value: str) -> None:
 
 
 def _cached(lab: Lab, *overrides: str) -> tuple[dict[str, int], Trained]:
-    """The files that a training leaves in a user's cache of its own, with their bytes."""
+    """The files that a training leaves in a user's cache of its own, by kind and name, with their bytes."""
     before = os.environ["XDG_CACHE_HOME"]
     with tempfile.TemporaryDirectory() as home:
         os.environ["XDG_CACHE_HOME"] = home
@@ -217,24 +217,28 @@ def _cached(lab: Lab, *overrides: str) -> tuple[dict[str, int], Trained]:
             made = lab.train(*_FROZEN, "train.cache_views=1", *overrides)
         finally:
             os.environ["XDG_CACHE_HOME"] = before
-        return {path.name: path.stat().st_size for path in Path(home).rglob("*") if path.is_file()}, made
+        files = [path for path in Path(home, "ftx").rglob("*") if path.is_file()]
+        kinds = [path.relative_to(Path(home, "ftx")).parts[0] for path in files]
+        return {f"{kind}/{path.name}": path.stat().st_size for kind, path in zip(kinds, files, strict=True)}, made
 
 
 def cache_gb(lab: Lab, value: str) -> None:
     """A row is that of five tokens of 64 numbers, in two bytes each."""
     kept, made = _cached(lab)
     views = len(made.images("train")) + len(made.images("val"))
-    assert kept["content"] == views * 5 * 64 * 2
+    assert kept["features/content"] == views * 5 * 64 * 2
     nothing, made = _cached(lab, f"train.cache_gb={value}")
-    assert nothing["content"] == 0
+    assert nothing["features/content"] == 0
+    assert kept["pixels/content"] > 0
+    assert "pixels/content" not in nothing
     assert "train.cache_gb" in made.said.err
 
 
 def frozen_runtime(lab: Lab, value: str) -> None:
     kept, _ = _cached(lab, f"train.frozen_runtime={value}")
-    assert {"model.xml", "model.bin"} <= kept.keys()
+    assert {"features/model.xml", "features/model.bin"} <= kept.keys()
     plain, _ = _cached(lab)  # fewer images than converting pays for
-    assert not {"model.xml", "model.bin"} & plain.keys()
+    assert not {"features/model.xml", "features/model.bin"} & plain.keys()
 
 
 def head_init(lab: Lab, value: str) -> None:

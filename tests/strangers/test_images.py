@@ -236,7 +236,9 @@ def test_the_hash_is_that_of_the_file(tmp_path: Path) -> None:
     path.write_bytes(encoded(noise(9, 5), "PNG"))
     image, digest = open_hashed(path)
     assert digest == sha256(path.read_bytes()).hexdigest()
+    assert image is not None
     np.testing.assert_array_equal(np.asarray(image), np.asarray(noise(9, 5)))
+    assert open_hashed(path, {digest}.__contains__) == (None, digest)
     assert pixel_bytes(path) == 3 * 9 * 5
     path.write_bytes(b"nonsense")
     assert pixel_bytes(path) == 0

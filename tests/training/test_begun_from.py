@@ -157,7 +157,7 @@ def test_views_of_images_that_were_there_before_are_not_computed_again(
     ):
         made, _ = trained(recipe(), tmp_path / f"run-{len(runs)}")
         runs.append(made)
-        (content,) = (tmp_path / "cache").rglob("content")
+        (content,) = (tmp_path / "cache" / "ftx" / "features").rglob("content")
         sizes.append(content.stat().st_size // (5 * 64 * 2))
     splits = [(len(one.entries("train")), len(one.entries("val"))) for one in runs]
     assert sizes[0] == 2 * splits[0][0] + splits[0][1]

@@ -189,7 +189,10 @@ def test_of_few_images_the_rehearsal_reads_each_once(tmp_path: Path) -> None:
         for number, path in enumerate(sorted(tmp_path.iterdir()))
     )
     dataset = Dataset(tmp_path, Labels.multiclass(labels), entries)
-    recipe = Recipe.named(TINY | {"name": "test_vit", "image_size": 32, "peft": "lora", "batch_size": 64})
+    # With nothing kept, so that each is read from its file.
+    recipe = Recipe.named(
+        TINY | {"name": "test_vit", "image_size": 32, "peft": "lora", "batch_size": 64, "cache_gb": 0}
+    )
     prepared = prepare(recipe, 2)
     times = rehearse(Resolved(dataset, prepared, recipe))
     assert times.before_s > 0

@@ -17,6 +17,7 @@ from ftx.core.byte_store import ByteStore
 from ftx.core.progress import SILENT
 from ftx.data.loader import TrainingImages
 from ftx.data.open_dataset import survey
+from ftx.data.pixel_store import PixelStore
 from ftx.data.preprocess import Preprocess, load_pixels, normalise
 from ftx.recipe.schema import Recipe
 from ftx.recipe.sections import TrainRecipe
@@ -160,7 +161,8 @@ def test_the_order_and_the_views_of_the_images_are_the_seeds(paths: list[Path]) 
         settings = {"name": "test_vit", "weights": "none", "image_size": 32, "peft": "none", "precision": "f32"}
         recipe = Recipe.named(settings | {"path": str(root), "epochs": 1, "batch_size": 2, "lr": 1e-3})
         prepared = prepare(recipe, 2)
-        training = training_of(Resolved(dataset, prepared, recipe.model_copy(update={"seed": seed})), None, SILENT)
+        found = Resolved(dataset, prepared, recipe.model_copy(update={"seed": seed}))
+        training = training_of(found, PixelStore(prepared.backbone.preprocess, ByteStore(None, 1e9)), None)
         fit(training, training.begin(), progress=SILENT, on_epoch=lambda _end: None)
         return torch.cat([parameter.detach().flatten() for parameter in prepared.backbone.module.parameters()])
 

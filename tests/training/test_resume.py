@@ -476,8 +476,8 @@ def test_a_disk_that_is_full_at_the_end_says_how_to_go_on(
 def test_an_image_that_is_out_of_reach_for_a_while_costs_no_training(
     here: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    recipe, run, copy = asked("full"), tmp_path / "run", shutil.copytree(here, tmp_path / "copy")
-    monkeypatch.setattr("ftx.data.loader.available_bytes", lambda: 0)  # images are decoded for each epoch anew
+    recipe = asked("full").replace(train={"cache_gb": 0})  # images are decoded for each epoch anew
+    run, copy = tmp_path / "run", shutil.copytree(here, tmp_path / "copy")
     with monkeypatch.context() as patch, chdir(copy):
         cut_at(patch, 5, lambda: [path.rename(path.with_suffix(".away")) for path in copy.glob("*.png")] and None)
         with pytest.raises(ImageError, match="no such image"):
@@ -573,7 +573,7 @@ def test_what_was_kept_and_is_gone_is_computed_to_the_same_bytes(
 ) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "first"))
     run = begun(here, monkeypatch, asked("dora"), tmp_path / "run")
-    (content,) = (tmp_path / "first").rglob("content")
+    (content,) = (tmp_path / "first" / "ftx" / "features").rglob("content")
     index = content.with_name("index")
     index.write_bytes(index.read_bytes()[: 52 * 3 + 17])  # all but three views, and a part of one
     with chdir(here):

@@ -16,6 +16,8 @@ from tests.conftest import Listener
 
 from ftx.adapters.trainable_model import Prepared, prepare
 from ftx.core.errors import EnvironmentFault, MergeError, RecipeError
+from ftx.data import image_store
+from ftx.data.decode import decode
 from ftx.recipe.schema import Recipe
 from ftx.runs.run import Run
 from ftx.runs.trained import head_state, read_plain, save_trained
@@ -38,6 +40,23 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
                 pixels = generator.integers(0, 120, (40, 40, 3), dtype=np.uint8) + np.uint8(120 * label)
                 Image.fromarray(pixels).save(root / side / name / f"{number}.png")
     return root
+
+
+def test_an_image_is_decoded_once_for_all_trainings(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    decoded: list[int] = []
+    monkeypatch.setattr(image_store, "decode", lambda content: decoded.append(len(content)) or decode(content))
+    counts = []
+    for augment in ("light", "none"):
+        for method in (TINY | {"peft": "none"}, LINEAR):
+            train(Recipe.named(method | {"path": data, "augment": augment}), out=tmp_path / f"{len(counts)}")
+            counts.append(len(decoded))
+    assert counts == [12] * 4
+    train(Recipe.named(LINEAR | {"path": data, "image_size": 48}), out=tmp_path / "larger")
+    assert len(decoded) == 24
 
 
 def test_the_number_of_labels_that_a_recipe_is_for_binds_only_where_that_is_asked(

@@ -258,6 +258,16 @@ def _text(size: Size) -> str:
     return str(height) if height == width else f"{height}x{width}"
 
 
+def preprocess_before(name: str, image_size: int | str) -> Preprocess:
+    """The image path to a model of this name, before there is one: its module is built without memory.
+
+    Raises: ModelError for an unknown model, or an input size that the patches do not divide.
+    """
+    with torch.device("meta"):
+        module = timm.create_model(resolve(name), num_classes=0)
+    return preprocess_of(module, input_size(module, image_size, name))
+
+
 def preprocess_of(module: nn.Module, size: Size, *, grey: bool = False) -> Preprocess:
     """The evaluation transform that the weights were made with, at this input size."""
     config = pretrained_config(module)

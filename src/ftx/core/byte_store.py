@@ -11,12 +11,13 @@ import os
 import shutil
 import struct
 import tempfile
+import weakref
 import zlib
-from dataclasses import dataclass
 from io import FileIO
 from pathlib import Path
+from threading import Lock
 from types import TracebackType
-from typing import Self
+from typing import NamedTuple, Self
 
 from filelock import FileLock, Timeout
 
@@ -28,15 +29,14 @@ _SYNCED_EVERY_BYTES = 64 << 20
 _SHARE_OF_FREE = 0.5
 
 
-@dataclass(frozen=True)
-class _Record:
+class _Record(NamedTuple):
     offset: int
     size: int
     check: int
 
 
 class ByteStore:
-    """One process's hold of a store; ``limit_bytes`` is how large its content may become.
+    """One process's hold of a store, for its threads in turn; ``limit_bytes`` is how large its content may become.
 
     In ``folder``, or where there is none, or another process holds it, in a file without a name that is gone
     afterwards. A disk that takes no more ends the keeping and nothing else: ``fault`` says why.
@@ -44,6 +44,7 @@ class ByteStore:
 
     def __init__(self, folder: Path | None, limit_bytes: float) -> None:
         self.fault: str | None = None
+        self._one_at_a_time = Lock()
         self._lock: FileLock | None = None
         self._index: FileIO | None = None
         self._records: dict[bytes, _Record] = {}
@@ -52,6 +53,7 @@ class ByteStore:
         self._size = 0
         content = None if folder is None else self._open(folder)
         self._content = content or tempfile.TemporaryFile(prefix="ftx-", buffering=0)  # noqa: SIM115
+        weakref.finalize(self, self._content.close)  # at the latest
         self._synced_to = self._size
         free = shutil.disk_usage(tempfile.gettempdir() if content is None or folder is None else folder).free
         self.limit_bytes = min(limit_bytes, self._size + _SHARE_OF_FREE * free)
@@ -86,6 +88,11 @@ class ByteStore:
         file.seek(whole)
 
     @property
+    def lasting(self) -> bool:
+        """Whether a later process finds what is put."""
+        return self._index is not None
+
+    @property
     def size_bytes(self) -> int:
         """How much is kept."""
         return self._size
@@ -96,26 +103,39 @@ class ByteStore:
     def __contains__(self, key: bytes) -> bool:
         return key in self._records
 
-    def read_into(self, key: bytes, into: memoryview) -> bool:
-        """Copy what was put under a key to ``into``, of the same size; False where there is nothing that holds."""
+    def get(self, key: bytes) -> bytearray | None:
+        """What was put under a key; None where there is nothing that holds."""
         record = self._records.get(key)
         if record is None:
-            return False
-        try:
-            self._content.seek(record.offset)
-            whole = record.size == len(into) == self._content.readinto(into)
-        except OSError:
-            whole = False
-        if whole and key not in self._sound:
-            whole = zlib.crc32(into, zlib.crc32(key)) == record.check
-            self._sound.add(key)
-        if not whole:
-            del self._records[key]  # it may be put again, at the end
-        return whole
+            return None
+        found = bytearray(record.size)
+        return found if self.read_into(key, memoryview(found)) else None
+
+    def read_into(self, key: bytes, into: memoryview) -> bool:
+        """Copy what was put under a key to ``into``, of the same size; False where there is nothing that holds."""
+        with self._one_at_a_time:
+            record = self._records.get(key)
+            if record is None:
+                return False
+            try:
+                self._content.seek(record.offset)
+                whole = record.size == len(into) == self._content.readinto(into)
+            except OSError:
+                whole = False
+            if whole and key not in self._sound:
+                whole = zlib.crc32(into, zlib.crc32(key)) == record.check
+                self._sound.add(key)
+            if not whole:
+                del self._records[key]  # it may be put again, at the end
+            return whole
 
     def put(self, key: bytes, content: memoryview) -> bool:
         """Keep bytes under a key; False where the limit or the disk does not allow it."""
         assert len(key) == KEY_BYTES
+        with self._one_at_a_time:
+            return self._put(key, content)
+
+    def _put(self, key: bytes, content: memoryview) -> bool:
         if key in self._records:
             return True
         if self.fault is not None or self._size + len(content) > self.limit_bytes:
@@ -136,7 +156,12 @@ class ByteStore:
 
     def sync(self, *, due: bool = False) -> None:
         """Let a later process find what was put until now; only what is worth it, if it is just ``due``."""
-        if self._index is None or not self._unwritten or (due and self._size - self._synced_to < _SYNCED_EVERY_BYTES):
+        with self._one_at_a_time:
+            if not due or self._size - self._synced_to >= _SYNCED_EVERY_BYTES:
+                self._sync()
+
+    def _sync(self) -> None:
+        if self._index is None or not self._unwritten:
             return
         try:
             os.fsync(self._content.fileno())

@@ -52,7 +52,7 @@ def frozen_features(
         runtime = faster_runtime(head_input, len(entries), progress)
         with frozen_part(replace(head_input, runtime=runtime), limit_bytes, progress=progress) as frozen:
             frozen.make_room(len(entries), progress)
-            inputs = inputs_of(prepared.backbone, root, entries, task, frozen=frozen, progress=progress)
+            inputs = inputs_of(prepared.backbone, root, entries, task, frozen=frozen)
             features_NW = torch.empty(len(entries), *frozen.shape)
             rows = iter(features_NW.split(EVAL_BATCH))
             with progress.track("Computing frozen features", len(entries)) as bar:

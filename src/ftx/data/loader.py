@@ -2,30 +2,27 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Generator, Sequence
 from contextlib import closing
 from functools import partial
-from threading import Lock
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from ftx.core.memory import available_bytes
+from ftx.core.byte_store import ByteStore
 from ftx.core.progress import SILENT, Progress
 from ftx.data.augment import random_view
-from ftx.data.image_store import EncodedImage, ImageLike, open_image
-from ftx.data.preprocess import Pixels, Preprocess, load_pixels, resize_crop
+from ftx.data.image_store import EncodedImage, ImageLike
+from ftx.data.pixel_store import PixelStore
+from ftx.data.preprocess import Pixels, Preprocess, load_pixels
 from ftx.data.random_draws import occurrences, view_generator
 from ftx.data.threads import in_threads
 from ftx.recipe.sections import Augment
 from ftx.tasks.base import Targets
-
-# An image is kept at most so large that it covers this many times the network's resize: the smallest crop
-# (0.6 of the area, so 0.77 of a side) is then still reduced, by 1.16, and never blown up.
-KEPT_TO_RESIZE = 1.5
 
 # Two batches are prepared while one trains: one core's worth of work each, more would only take memory.
 BATCHES_AHEAD = 2
@@ -40,10 +37,10 @@ class View(NamedTuple):
 
 
 class TrainingImages:
-    """The training images, each decoded at its first need and kept, reduced, as far as a budget of memory allows.
+    """Images of a split, each decoded at its first need and kept, reduced, as far as there is room.
 
-    What is over the budget is decoded anew for each view, with the same result: which images fit
-    changes the speed and nothing else.
+    What there is no room for is decoded anew for each view, with the same result: which images are kept changes the
+    speed and nothing else.
     """
 
     def __init__(
@@ -54,10 +51,9 @@ class TrainingImages:
         *,
         seed: int = 0,
         augment: Augment = "light",
-        budget_bytes: int | None = None,
-        progress: Progress = SILENT,
+        pixels: PixelStore | None = None,
     ) -> None:
-        """Images of a split, to be kept in ``budget_bytes``, by default a quarter of the memory that is free."""
+        """Images to be kept in ``pixels``, by default in a file without a name, for as long as this object lives."""
         assert len(images) == len(targets_NC), f"{len(images)} images, {len(targets_NC)} rows of targets"
         self.images = tuple(EncodedImage.of(image) for image in images)
         self.targets_NC = targets_NC
@@ -66,18 +62,10 @@ class TrainingImages:
         self.augment: Augment = augment
         # How long whoever computes has waited for pixels until now.
         self.waited_s = 0.0
-        self._kept: dict[int, Pixels] = {}
-        self._budget_bytes = available_bytes() // 4 if budget_bytes is None else budget_bytes
-        self._left_bytes, self._full, self._keeping = self._budget_bytes, False, Lock()
-        self._progress, self._told = progress, False
+        self._pixels = PixelStore(pre, ByteStore(None, math.inf)) if pixels is None else pixels
 
     def __len__(self) -> int:
         return len(self.images)
-
-    @property
-    def kept(self) -> int:
-        """How many images are in memory."""
-        return len(self._kept)
 
     def batches(
         self, indices: Sequence[int] | NDArray[np.intp], batch_size: int, *, epoch: int, skipped: int = 0
@@ -102,7 +90,6 @@ class TrainingImages:
         with closing(in_threads(self._chunk, chunks, workers=BATCHES_AHEAD, ahead=BATCHES_AHEAD)) as prepared:
             for pixels_BHWC in prepared:
                 self.waited_s += time.perf_counter() - started
-                self._tell_what_is_not_kept()
                 yield pixels_BHWC
                 started = time.perf_counter()
 
@@ -114,56 +101,15 @@ class TrainingImages:
 
     def _view(self, view: View) -> Pixels:
         image = self.images[view.image]
-        if view.epoch == 0 and self.augment != "none":
-            return load_pixels(image, self.pre)  # what is kept is reduced, which changes the pixels
-        reduced_HWC = self._kept.get(view.image)
-        if reduced_HWC is None:
-            reduced_HWC = self._decode(image)
-            self._keep(view.image, reduced_HWC)
-        if self.augment == "none":
-            return reduced_HWC
+        if view.epoch == 0 or self.augment == "none":
+            return self._pixels.get(image, "final")
         rng = view_generator(self.seed, view.epoch, image.key, view.occurrence)
-        return random_view(Image.fromarray(reduced_HWC), self.pre, rng)
-
-    def _decode(self, image: ImageLike) -> Pixels:
-        decoded = open_image(image)
-        if self.augment == "none":  # the final pixels: reducing first would change them
-            return resize_crop(decoded, self.pre)
-        return np.asarray(reduce(decoded, KEPT_TO_RESIZE, self.pre))
-
-    def _keep(self, index: int, pixels_HWC: Pixels) -> None:
-        with self._keeping:
-            if index in self._kept:
-                return
-            if pixels_HWC.nbytes > self._left_bytes:
-                self._full = True
-                return
-            self._left_bytes -= pixels_HWC.nbytes
-            self._kept[index] = pixels_HWC
-
-    def _tell_what_is_not_kept(self) -> None:
-        """Say once, and not from a thread, that memory is too small for all images."""
-        if self._full and not self._told:
-            self._told = True
-            self._progress.note(
-                f"{len(self)} images do not fit into {self._budget_bytes / 1e9:.1f} GB of memory, {self.kept} so far:"
-                " the others are decoded each time"
-            )
+        return random_view(Image.fromarray(self._pixels.get(image, "reduced")), self.pre, rng)
 
 
 def in_batches(views: Sequence[View], batch_size: int, skipped: int) -> list[Sequence[View]]:
     """Views in batches, but for the first ``skipped``; the last may be smaller."""
     return [views[start : start + batch_size] for start in range(skipped * batch_size, len(views), batch_size)]
-
-
-def reduce(image: Image.Image, times: float, pre: Preprocess) -> Image.Image:
-    """The image so small that it just covers the resize so many times, in the recipe's interpolation, antialiased."""
-    box_height, box_width = (int(side * times) for side in pre.box)
-    scale = max(box_height / image.height, box_width / image.width)
-    if scale >= 1:
-        return image
-    size = (max(round(image.width * scale), 1), max(round(image.height * scale), 1))
-    return image.resize(size, Image.Resampling[pre.interpolation.upper()])
 
 
 def load_pixels_many(images: Sequence[ImageLike], pre: Preprocess, progress: Progress = SILENT) -> Pixels:

@@ -12,6 +12,7 @@ from ftx.core.progress import SILENT, Progress
 from ftx.data.dataset import SPLITS, Dataset, Entry, Split, Unreadable
 from ftx.data.image_store import ImageStore, open_hashed
 from ftx.data.near_duplicates import Fingerprint, fingerprint
+from ftx.data.pixel_store import PixelStore
 from ftx.data.sources import Layout, ListedImage, Listing, list_images
 from ftx.data.sources.folder import describe_ignored, table_beside
 from ftx.data.split import assign_splits, refuse_small_classes
@@ -50,18 +51,20 @@ def survey(
     form: str = "auto",
     val_fraction: float,
     learnt: Collection[str] = (),
+    pixels: PixelStore | None = None,
     progress: Progress = SILENT,
 ) -> Survey:
     """Read a data set as ``ftx.data.sources`` lists it, open every image once, and put each into its split.
 
     Without ``val``, the training images are split by content hash, ``val_fraction`` of them (of each class, where an
-    image has one), those last that a model has ``learnt`` (by SHA-256). Remarks on what is ignored, unreadable or
+    image has one), those last that a model has ``learnt`` (by SHA-256). What is decoded goes to ``pixels``, and what
+    that knows is not decoded again. Remarks on what is ignored, unreadable or
     doubled go to ``progress.note``.
     Raises: DataError if the data set does not hold (see ``ftx.data.sources``), if over 5 % of the images cannot be
     read, if a label has fewer than two images to train on, or if an image stands under contradicting labels.
     """
     listing = list_images(path, nested=TASKS[task].nested_folders, form=form)
-    opened = open_all(listing, task, path, progress)
+    opened = open_all(listing, task, path, progress, pixels=pixels)
     for error in opened.problems:
         raise error
     _tell_unreadable(opened, progress)
@@ -95,14 +98,22 @@ class Opened:
         return {one.listed.path: one.fingerprint for one in self.images if one.fingerprint is not None}
 
 
-def open_all(listing: Listing, task: TaskName, path: Path, progress: Progress, *, fingerprints: bool = False) -> Opened:
+def open_all(
+    listing: Listing,
+    task: TaskName,
+    path: Path,
+    progress: Progress,
+    *,
+    fingerprints: bool = False,
+    pixels: PixelStore | None = None,
+) -> Opened:
     """Relate the labels, open and hash every image once, and say all that keeps the data from being trained on.
 
     Raises: DataError if images do not carry what the task asks for.
     """
     labels, named = TASKS[task].relate({file.path: file.labels for file in listing.files}, listing.declared, path)
     relabelled = [replace(file, labels=names) for file, names in zip(listing.files, named, strict=True)]
-    results = [*_read_all(listing.root, relabelled, progress, fingerprints=fingerprints)]
+    results = [*_read_all(listing.root, relabelled, progress, fingerprints=fingerprints, pixels=pixels)]
     images = tuple(result for result in results if isinstance(result, OpenedImage))
     unreadable = tuple(result for result in results if isinstance(result, Unreadable))
     where = str(listing.root / "train" if listing.layout == "splits" else path)
@@ -130,16 +141,27 @@ def class_counts(dataset: Dataset) -> dict[str, dict[Split, int]]:
 
 
 def _read_all(
-    root: Path, listed: Sequence[ListedImage], progress: Progress, *, fingerprints: bool
+    root: Path,
+    listed: Sequence[ListedImage],
+    progress: Progress,
+    *,
+    fingerprints: bool,
+    pixels: PixelStore | None,
 ) -> Iterator[OpenedImage | Unreadable]:
-    """Decode and hash each image once, in order."""
+    """Hash and decode each image once, in order."""
     store = ImageStore(root)
 
     def read(image: ListedImage) -> OpenedImage | Unreadable:
         try:
             image.path.encode()
-            decoded, digest = open_hashed(store.at(image.path))
-            return OpenedImage(image, digest, fingerprint(decoded) if fingerprints else None)
+            encoded = store.at(image.path)
+            if pixels is None:
+                decoded, digest = open_hashed(encoded)
+            else:
+                decoded, digest = open_hashed(encoded, pixels.knows)
+                if decoded is not None:
+                    pixels.add(digest, decoded, pixels=image.split != "test")
+            return OpenedImage(image, digest, fingerprint(decoded) if fingerprints and decoded is not None else None)
         except ImageError as error:
             return Unreadable(image.path, f"{error.what}: {error.found}" if error.found else error.what)
         except UnicodeEncodeError:

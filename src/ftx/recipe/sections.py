@@ -163,8 +163,9 @@ class TrainRecipe(Section):
     ``lr`` auto is what suits the method: 1e-3 for lora and dora, 5e-3 for linear probing, 2e-5 for full fine-tuning.
     ``augment`` light varies the images anew in each epoch; where leading blocks do not train, in ``cache_views`` views
     of each image, which these blocks compute once: kept on disk for all epochs and for later trainings, ``cache_gb`` at
-    most, beyond which they are computed again. With 0 views nothing is kept. ``frozen_runtime`` is what computes them;
-    auto is OpenVINO where that is faster than torch by enough to be converted for, and as near to f32.
+    most, beyond which they are computed again; as much at most is kept of images, decoded. With 0 views no features
+    are kept. ``frozen_runtime`` is what computes them; auto is OpenVINO where that is faster than torch by enough to be
+    converted for, and as near to f32.
     ``batch_size`` is there at most the number of training images.
     ``lora_plus`` is how many times the rate of A that of B is (LoRA+, arXiv:2402.12354, which finds 16 good).
     ``loss`` is that of labels that decide by themselves, ``label_smoothing`` that of labels that exclude each other.

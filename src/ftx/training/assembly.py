@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 
 from ftx.core.progress import Progress
 from ftx.data.dataset import Entry
+from ftx.data.pixel_store import PixelStore, pixel_store
 from ftx.training.class_balance import balance_of
 from ftx.training.frozen_part import Frozen, FrozenPart, frozen_part
 from ftx.training.inputs import Inputs, inputs_of
@@ -31,8 +32,14 @@ def frozen_of(found: Resolved, progress: Progress, *, for_others: bool = True) -
         yield frozen
 
 
+def pixels_of(found: Resolved, progress: Progress) -> AbstractContextManager[PixelStore]:
+    """The images of a training as they were decoded when its data was read."""
+    images = sum(found.images.values())
+    return pixel_store(found.recipe.data, images, found.prepared.backbone.preprocess, found.recipe.train, progress)
+
+
 def inputs_for(
-    found: Resolved, frozen: FrozenPart | None, entries: Sequence[Entry], progress: Progress, *, varied: bool
+    found: Resolved, pixels: PixelStore, frozen: FrozenPart | None, entries: Sequence[Entry], *, varied: bool
 ) -> Inputs:
     """The inputs of entries of the data set: ``varied`` as the recipe trains on them, or as they are."""
     planned = plan(found.prepared.backbone.module, found.recipe)
@@ -45,19 +52,19 @@ def inputs_for(
         augment=planned.augment if varied else "none",
         views=planned.views,
         seed=found.recipe.seed,
-        progress=progress,
+        pixels=pixels,
     )
 
 
-def training_of(found: Resolved, frozen: FrozenPart | None, progress: Progress) -> Training:
+def training_of(found: Resolved, pixels: PixelStore, frozen: FrozenPart | None) -> Training:
     """What is trained on what."""
     recipe, dataset, task = found.recipe, found.dataset, found.task
     training = dataset.split("train")
     return Training(
         module=found.prepared.backbone.module,
         task=task,
-        inputs=inputs_for(found, frozen, training, progress, varied=True),
-        held_out=inputs_for(found, frozen, dataset.split("val"), progress, varied=False),
+        inputs=inputs_for(found, pixels, frozen, training, varied=True),
+        held_out=inputs_for(found, pixels, frozen, dataset.split("val"), varied=False),
         recipe=recipe.train,
         balance=balance_of(recipe.train.balance, task.labels, task.targets([entry.labels for entry in training])),
         lr=peak_lr(recipe.train, recipe.method),

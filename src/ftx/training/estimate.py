@@ -14,7 +14,7 @@ from ftx.backbones.layer_roles import depth, plain_vit
 from ftx.backbones.split_network import frozen_blocks, head_alone, token_shape
 from ftx.core.progress import SILENT
 from ftx.recipe.schema import Recipe
-from ftx.training.assembly import frozen_of, inputs_for, training_of
+from ftx.training.assembly import frozen_of, inputs_for, pixels_of, training_of
 from ftx.training.class_balance import Balance
 from ftx.training.head_start import linear_heads
 from ftx.training.inputs import EVAL_BATCH, Inputs, Order
@@ -42,14 +42,18 @@ def rehearse(found: Resolved) -> Times:
     train, val = found.dataset.split("train"), found.dataset.split("val")
     batch_size = min(recipe.train.batch_size, len(train))
     some = train[:: max(len(train) // (2 * batch_size), 1)][: 2 * batch_size]
-    with frozen_of(found, SILENT) as frozen:  # of which earlier trainings may have kept what they computed
-        whole = training_of(found, frozen, SILENT)
+    with (
+        pixels_of(found, SILENT) as pixels,
+        frozen_of(found, SILENT) as frozen,  # of which earlier trainings may have kept what they computed
+    ):
+        whole = training_of(found, pixels, frozen)
         to_prepare = whole.inputs.to_prepare() + whole.held_out.to_prepare()
     with (
         torch.random.fork_rng(devices=[] if where.type == "cpu" else [where]),
+        pixels_of(found, SILENT) as pixels,
         frozen_of(found, SILENT, for_others=False) as frozen,
     ):
-        inputs, held_out = (inputs_for(found, frozen, some, SILENT, varied=varied) for varied in (True, False))
+        inputs, held_out = (inputs_for(found, pixels, frozen, some, varied=varied) for varied in (True, False))
         order = np.resize(np.arange(len(some)), 2 * batch_size)  # of the same images where there are too few
         before_s = _seconds_to_prepare_one(inputs, order) * to_prepare
         _seconds_to_prepare_one(held_out, order)

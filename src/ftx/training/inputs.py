@@ -15,10 +15,10 @@ from torch import Tensor, nn
 
 from ftx.backbones.build import Backbone
 from ftx.backbones.split_network import uncut
-from ftx.core.progress import SILENT, Progress
 from ftx.data.dataset import Entry
 from ftx.data.image_store import ImageStore
 from ftx.data.loader import TrainingImages, View, in_batches
+from ftx.data.pixel_store import PixelStore
 from ftx.data.preprocess import Pixels, normalise
 from ftx.data.random_draws import occurrences
 from ftx.recipe.sections import Augment
@@ -194,7 +194,7 @@ def inputs_of(
     augment: Augment = "none",
     views: int = 0,
     seed: int = 0,
-    progress: Progress = SILENT,
+    pixels: PixelStore | None = None,
 ) -> Inputs:
     """The inputs of some images, for the whole network or for what comes behind its frozen part."""
     module = backbone.module
@@ -205,7 +205,7 @@ def inputs_of(
         backbone.preprocess,
         seed=seed,
         augment=augment,
-        progress=progress,
+        pixels=pixels,
     )
     if frozen is not None:
         return FeatureInputs(frozen, images, views)

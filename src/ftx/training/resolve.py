@@ -7,13 +7,13 @@ from dataclasses import dataclass
 
 from ftx.adapters.attach import adapter_layers
 from ftx.adapters.trainable_model import Prepared, decided_blocks, prepare
-from ftx.backbones.build import resolve as resolve_model
-from ftx.backbones.build import tagged
+from ftx.backbones.build import preprocess_before, tagged
 from ftx.core.errors import RecipeError
 from ftx.core.memory import SMALLER, memory_faults
 from ftx.core.progress import Progress
 from ftx.data.dataset import SPLITS, Dataset
 from ftx.data.open_dataset import survey
+from ftx.data.pixel_store import pixel_store
 from ftx.recipe.adapter_targets import Role, Target
 from ftx.recipe.schema import Recipe
 from ftx.recipe.sections import AdapterRecipe
@@ -66,16 +66,19 @@ def resolve(recipe: Recipe, strict: bool, progress: Progress) -> Resolved:
     """
     if recipe.train.tensorboard:
         require_tensorboard()
-    resolve_model(recipe.model.name)  # a name mistyped must not cost the reading of all images
+    # Before all images are read: what is mistyped must not cost that, and they are kept as this model will see them.
+    pre = preprocess_before(recipe.model.name, recipe.data.image_size)
     begun, data = begun_run(recipe), recipe.data
-    found = survey(
-        data.path,
-        recipe.task,
-        form=data.format,
-        val_fraction=data.val_fraction,
-        learnt=set() if begun is None else {entry.sha256 for entry in begun.entries("train")},
-        progress=progress,
-    )
+    with pixel_store(data, 0, pre, recipe.train, progress) as pixels:
+        found = survey(
+            data.path,
+            recipe.task,
+            form=data.format,
+            val_fraction=data.val_fraction,
+            learnt=set() if begun is None else {entry.sha256 for entry in begun.entries("train")},
+            pixels=pixels,
+            progress=progress,
+        )
     dataset = found.dataset
     _compare_classes(recipe, len(dataset.labels), strict, progress)
     if recipe.model.weights == "auto":  # before the model is built: its files name what they were made from

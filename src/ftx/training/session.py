@@ -24,7 +24,7 @@ from ftx.runs.readme import KeptEpoch, write_trained_card
 from ftx.runs.run_json import CHECKPOINTS, RESUME, Manifest, checkpoint_records
 from ftx.runs.trained import save_trained
 from ftx.tasks.thresholds import Thresholds
-from ftx.training.assembly import frozen_of, training_of
+from ftx.training.assembly import frozen_of, pixels_of, training_of
 from ftx.training.budget import within
 from ftx.training.checkpoints import Checkpoints, Origin, Saved, newest
 from ftx.training.device_placement import Circumstances, in_threads_as, place, place_as_before
@@ -158,8 +158,12 @@ class _Session:
         try:
             write_atomic(self.new.folder / "recipe.yaml", self.found.recipe.dumps().encode())
             write_entries(self.new.folder, self.found.dataset.entries)
-            with memory_faults(advice(self.found)), frozen_of(self.found, self.progress) as frozen:
-                training = training_of(self.found, frozen, self.progress)
+            with (
+                memory_faults(advice(self.found)),
+                pixels_of(self.found, self.progress) as pixels,
+                frozen_of(self.found, self.progress) as frozen,
+            ):
+                training = training_of(self.found, pixels, frozen)
                 state, started = training.begin(), None
                 if saved is None:
                     started = self._start_head(training)

@@ -140,7 +140,7 @@ class _Images:
         root, entries, task = run.data_root(data), run.entries("train"), run.task
 
         def inputs(some: Sequence[Entry]) -> Inputs:
-            return inputs_of(prepared.backbone, root, some, task, progress=progress)
+            return inputs_of(prepared.backbone, root, some, task)
 
         calibrating, judging = calibration_images(entries)  # of each class as many
         apart = {entry.sha256 for entry in judging}
