@@ -306,9 +306,8 @@ def summary(found: Sequence[Point]) -> list[dict[str, object]]:
 def ratios(rows: Sequence[Mapping[str, object]]) -> str:
     """How many times as long a peer took to its end as ours took to be as good, each seed for itself."""
     seconds = {(row["contestant"], row["seed"]): row["seconds"] for row in rows}
-    lines = [
-        "| | " + " | ".join(peers := sorted({str(name) for name, _ in seconds if not str(name).startswith("ftx")}))
-    ]
+    peers = sorted({str(name) for name, _ in seconds if not str(name).startswith("ftx")})
+    lines = [f"| | {' | '.join(peers)}"]
     lines += ["|---" * (len(peers) + 1)]
     for row in rows:
         reached = row["seconds_to"]
