@@ -3,13 +3,14 @@
 Each in a process of its own, in turn: ``ftx train`` by its default preset and with all blocks, from an empty cache and
 once more; the field's trainer rebuilt (``tests.benchmarks.peers``). Seconds are counted from before the process began
 to the end of its first optimizer step; memory is the peak of the process that trains (of the trainer, whose two workers
-read, without them) after one epoch.
+read, without them) after one epoch, and of that epoch the share of time in which computing waited for images.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import resource
 import statistics
@@ -59,7 +60,7 @@ def one(name: str, data: Path, size: int, began: float) -> None:
         torch.optim.AdamW.step = noting(torch.optim.AdamW.step, at)
         loop = next(one for one in theirs(size) if one.name == "trainer dora")
         next(iter(loop.run(Images.of(data), 0)))
-        first = at[0]
+        first, waiting = at[0], math.nan  # it measures none
     else:
         import ftx
 
@@ -67,10 +68,11 @@ def one(name: str, data: Path, size: int, began: float) -> None:
         keys = ["model.peft=dora", "train.epochs=1", f"data.path={data}", f"data.image_size={size}", *OURS[name]]
         with tempfile.TemporaryDirectory() as folder:
             ftx.train(ftx.Recipe().with_overrides(keys), out=Path(folder, "run"), progress=listener)
+            line = Path(folder, "run", "reports", "train.jsonl").read_text().splitlines()[0]
         assert listener.at is not None
-        first = listener.at
+        first, waiting = listener.at, json.loads(line)["waiting_share"]
     peak_mb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    print(json.dumps({"first_step_s": first - began, "peak_mb": peak_mb}))
+    print(json.dumps({"first_step_s": first - began, "peak_mb": peak_mb, "waiting": waiting}))
 
 
 def noting(step, at: list[float]):
@@ -104,8 +106,8 @@ def main() -> None:
                     found.setdefault(name + again, []).append(json.loads(made.stdout.splitlines()[-1]))
     print(f"{features()}; DoRA of DINOv2-small at {given.size} px; medians of {given.rounds}")
     for name, each in found.items():
-        first, peak = (statistics.median(one[key] for one in each) for key in ("first_step_s", "peak_mb"))
-        print(f"{name:36} first step {first:6.1f} s   peak {peak:6.0f} MB")
+        first, peak, waiting = (statistics.median(one[key] for one in each) for key in each[0])
+        print(f"{name:36} first step {first:6.1f} s   peak {peak:6.0f} MB   waited for images {waiting:.2%}")
 
 
 if __name__ == "__main__":

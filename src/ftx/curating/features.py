@@ -16,6 +16,7 @@ from ftx.core.errors import ModelError
 from ftx.core.memory import SMALLER, memory_faults
 from ftx.core.progress import SILENT, Progress
 from ftx.data.dataset import Entry
+from ftx.data.pixel_store import pixel_store
 from ftx.recipe.schema import Recipe
 from ftx.tasks.base import Task
 from ftx.training.device_placement import place
@@ -47,12 +48,15 @@ def frozen_features(
                 f"{recipe.model.name} has no features that one layer reads", fix="another --model, as dinov2-small"
             )
         place(prepared, EVAL_BATCH)
-        limit_bytes = probing.train.cache_gb * 1e9
+        pre, limit_bytes = prepared.backbone.preprocess, probing.train.cache_gb * 1e9
         head_input = Frozen(prepared.backbone, kept_blocks=0, bf16=False)
         runtime = faster_runtime(head_input, len(entries), progress)
-        with frozen_part(replace(head_input, runtime=runtime), limit_bytes, progress=progress) as frozen:
+        with (
+            pixel_store(probing.data, len(entries), pre, probing.train, progress) as pixels,
+            frozen_part(replace(head_input, runtime=runtime), limit_bytes, progress=progress) as frozen,
+        ):
             frozen.make_room(len(entries), progress)
-            inputs = inputs_of(prepared.backbone, root, entries, task, frozen=frozen)
+            inputs = inputs_of(prepared.backbone, root, entries, task, frozen=frozen, pixels=pixels)
             features_NW = torch.empty(len(entries), *frozen.shape)
             rows = iter(features_NW.split(EVAL_BATCH))
             with progress.track("Computing frozen features", len(entries)) as bar:
@@ -60,7 +64,7 @@ def frozen_features(
                     next(rows).copy_(features)
                     bar.advance(len(features))
     # a distilled model's two heads read one each
-    return Features(features_NW.flatten(1).numpy(), prepared.backbone.preprocess.image_size)
+    return Features(features_NW.flatten(1).numpy(), pre.image_size)
 
 
 _HEAD_ALONE = {"peft": "none", "freeze_backbone": True}

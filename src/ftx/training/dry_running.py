@@ -12,7 +12,7 @@ from ftx.core.memory import available_bytes, memory_faults
 from ftx.core.progress import SILENT, Progress
 from ftx.data.open_dataset import class_counts
 from ftx.recipe.schema import Recipe
-from ftx.training.budget import within
+from ftx.training.budget import fitted
 from ftx.training.device_placement import device, place
 from ftx.training.estimate import Times, adapted_layers, memory_mb, rehearse, what_would_fit
 from ftx.training.plan import plan
@@ -26,8 +26,6 @@ def dry_run(
     """Say what was understood of data and model, time two steps and train nothing; raises as ``train`` does."""
     began = time.perf_counter()
     found = resolve(recipe, strict, progress)
-    if budget_s is not None:
-        found = within(found, budget_s, began, progress)
     prepared, resolved = found.prepared, found.recipe
     total = sum(parameter.numel() for parameter in prepared.backbone.module.parameters())
     place(prepared, resolved.train.batch_size, progress)
@@ -36,8 +34,10 @@ def dry_run(
     if needed_mb <= free_mb:
         with memory_faults(advice(found)):
             times = rehearse(found)
+        if budget_s is not None:
+            found = fitted(found, times, budget_s, began, progress)
     counts = class_counts(found.dataset)
-    epochs = plan(prepared.backbone.module, resolved).epochs
+    epochs = plan(prepared.backbone.module, found.recipe).epochs
     return DryRunReport(
         method=prepared.method,
         model=resolved.model.name,

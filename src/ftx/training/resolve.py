@@ -10,7 +10,7 @@ from ftx.adapters.trainable_model import Prepared, decided_blocks, prepare
 from ftx.backbones.build import preprocess_before, tagged
 from ftx.core.errors import RecipeError
 from ftx.core.memory import SMALLER, memory_faults
-from ftx.core.progress import Progress
+from ftx.core.progress import SILENT, Progress
 from ftx.data.dataset import SPLITS, Dataset
 from ftx.data.open_dataset import survey
 from ftx.data.pixel_store import pixel_store
@@ -69,7 +69,7 @@ def resolve(recipe: Recipe, strict: bool, progress: Progress) -> Resolved:
     # Before all images are read: what is mistyped must not cost that, and they are kept as this model will see them.
     pre = preprocess_before(recipe.model.name, recipe.data.image_size)
     begun, data = begun_run(recipe), recipe.data
-    with pixel_store(data, 0, pre, recipe.train, progress) as pixels:
+    with pixel_store(data, 0, pre, recipe.train, SILENT) as pixels:  # training says what there is no room for
         found = survey(
             data.path,
             recipe.task,
