@@ -12,6 +12,7 @@ WORKERS ?= 2
 KEEP := MALLOC_MMAP_THRESHOLD_=33554432 MALLOC_TRIM_THRESHOLD_=1073741824
 PYTEST := OMP_NUM_THREADS=1 $(KEEP) $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --durations 10
 
+# The side of the images that `make bench` trains on: 224 has four times the patches.
 BENCH_SIZE ?= 112
 
 # An environment of its own, with the versions of tests/lowest.txt; and the tests, slow ones too, that go through every

@@ -3,7 +3,7 @@
 For each of ``--images`` a data set of that many different JPEGs of ``--side`` pixels is made in OUT, and three
 processes, each of its own, go through it as a training does: the survey (read, hash, decode, reduce and keep), a
 survey that finds all of it kept, and an epoch of batches in random order. Prints microseconds per image and the peak of
-a process' memory; a step that takes no longer than half an epoch's images would wait for none of them.
+a process' memory above its start.
 """
 
 from __future__ import annotations

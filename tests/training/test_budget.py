@@ -15,7 +15,7 @@ from tests.zygote import Zygote
 
 from ftx.core.errors import InputError
 from ftx.recipe.schema import Recipe
-from ftx.training import train
+from ftx.training import dry_run, train
 from ftx.training.budget import within
 from ftx.training.estimate import Times
 from ftx.training.resolve import Resolved, resolve
@@ -60,6 +60,13 @@ def test_where_no_epoch_fits_nothing_is_written(data: Path, tmp_path: Path) -> N
         train(asked(data), out=tmp_path / "run", budget_s=0.001)
     assert "--preset fast" in str(caught.value)
     assert not list(tmp_path.iterdir())
+
+
+def test_a_dry_run_asks_the_budget_even_where_memory_is_short(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ftx.training.dry_running.available_bytes", lambda: 0)
+    assert dry_run(asked(data)).seconds is None
+    with pytest.raises(InputError, match="no training fits"):
+        dry_run(asked(data), budget_s=0.001)
 
 
 def test_the_rehearsal_leaves_the_model_as_it_was(data: Path) -> None:

@@ -81,16 +81,14 @@ def open_image(given: ImageLike) -> Image.Image:
         return decode(content)
 
 
-def open_hashed(
-    given: ImageLike, known: Callable[[str], bool] = lambda _digest: False
-) -> tuple[Image.Image | None, str]:
+def open_hashed(given: ImageLike, known: Callable[[str], bool] | None = None) -> tuple[Image.Image | None, str]:
     """An image, and the SHA-256 of the very bytes that it was decoded from; None where that is ``known`` to decode.
 
     Raises: as ``open_image``.
     """
     with _content(EncodedImage.of(given)) as content:
         digest = sha256(content).hexdigest()
-        return None if known(digest) else decode(content), digest
+        return None if known is not None and known(digest) else decode(content), digest
 
 
 def pixel_bytes(given: ImageLike) -> int:

@@ -150,17 +150,14 @@ def _read_all(
 ) -> Iterator[OpenedImage | Unreadable]:
     """Hash and decode each image once, in order."""
     store = ImageStore(root)
+    known = None if pixels is None or fingerprints else pixels.knows  # a fingerprint is of what is decoded
 
     def read(image: ListedImage) -> OpenedImage | Unreadable:
         try:
             image.path.encode()
-            encoded = store.at(image.path)
-            if pixels is None:
-                decoded, digest = open_hashed(encoded)
-            else:
-                decoded, digest = open_hashed(encoded, pixels.knows)
-                if decoded is not None:
-                    pixels.add(digest, decoded, pixels=image.split != "test")
+            decoded, digest = open_hashed(store.at(image.path), known)
+            if pixels is not None and decoded is not None:
+                pixels.add(digest, decoded, pixels=image.split != "test")
             return OpenedImage(image, digest, fingerprint(decoded) if fingerprints and decoded is not None else None)
         except ImageError as error:
             return Unreadable(image.path, f"{error.what}: {error.found}" if error.found else error.what)

@@ -31,7 +31,7 @@ def dry_run(
     place(prepared, resolved.train.batch_size, progress)
     needed_mb, free_mb = memory_mb(prepared, resolved, found.images["train"]), round(available_bytes() / 1e6)
     times: Times | None = None
-    if needed_mb <= free_mb:
+    if needed_mb <= free_mb or budget_s is not None:  # what fits into a time is told by two steps alone
         with memory_faults(advice(found)):
             times = rehearse(found)
         if budget_s is not None:

@@ -13,6 +13,7 @@ from ftx.adapters.trainable_model import Prepared
 from ftx.backbones.layer_roles import depth, plain_vit
 from ftx.backbones.split_network import frozen_blocks, head_alone, token_shape
 from ftx.core.progress import SILENT
+from ftx.data.pixel_store import PixelStore
 from ftx.recipe.schema import Recipe
 from ftx.training.assembly import frozen_of, inputs_for, pixels_of, training_of
 from ftx.training.class_balance import Balance
@@ -37,20 +38,21 @@ def rehearse(found: Resolved) -> Times:
 
     Raises: AdapterError if training would not reach an adapter; ImageError for an image that cannot be read.
     """
+    with pixels_of(found, SILENT) as pixels:
+        return _rehearsed(found, pixels)
+
+
+def _rehearsed(found: Resolved, pixels: PixelStore) -> Times:
     module, recipe = found.prepared.backbone.module, found.recipe
     where = next(module.parameters()).device
     train, val = found.dataset.split("train"), found.dataset.split("val")
     batch_size = min(recipe.train.batch_size, len(train))
     some = train[:: max(len(train) // (2 * batch_size), 1)][: 2 * batch_size]
-    with (
-        pixels_of(found, SILENT) as pixels,
-        frozen_of(found, SILENT) as frozen,  # of which earlier trainings may have kept what they computed
-    ):
+    with frozen_of(found, SILENT) as frozen:  # of which earlier trainings may have kept what they computed
         whole = training_of(found, pixels, frozen)
         to_prepare = whole.inputs.to_prepare() + whole.held_out.to_prepare()
     with (
         torch.random.fork_rng(devices=[] if where.type == "cpu" else [where]),
-        pixels_of(found, SILENT) as pixels,
         frozen_of(found, SILENT, for_others=False) as frozen,
     ):
         inputs, held_out = (inputs_for(found, pixels, frozen, some, varied=varied) for varied in (True, False))

@@ -65,7 +65,7 @@ class Inputs(Protocol):
 
 def to_device(tensor: Tensor, device: torch.device) -> Tensor:
     """A tensor where it is computed on; to a GPU while that computes what came before, which pinned memory allows."""
-    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor
+    return (tensor.pin_memory() if device.type == "cuda" else tensor).to(device, non_blocking=True)
 
 
 class ImageInputs:
