@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -35,8 +35,15 @@ class Visit:
 
 
 @contextmanager
-def visit(address: str, *, scheme: str = "light", width: int = 1280, height: int = 900) -> Iterator[Visit]:
-    """Open an address (http, https or file) in a window of this size."""
+def visit(
+    address: str,
+    *,
+    scheme: str = "light",
+    width: int = 1280,
+    height: int = 900,
+    before: Callable[[Page], None] = lambda page: None,
+) -> Iterator[Visit]:
+    """Open an address (http, https or file) in a window of this size; `before` prepares it, for one that is slow."""
     with sync_playwright() as playwright:
         # Without a sandbox: tests may run as root, where Chromium has none.
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
@@ -47,6 +54,7 @@ def visit(address: str, *, scheme: str = "light", width: int = 1280, height: int
         page.on("pageerror", lambda error: seen.errors.append(str(error)))
         page.on("request", lambda request: seen.requests.append(request.url))
         try:
+            before(page)
             page.goto(address)
             yield seen
         finally:

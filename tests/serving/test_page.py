@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import FileChooser, TimeoutError
+from playwright.sync_api import FileChooser, Page, Route, TimeoutError
 from tests.browsing import Visit, needs_chromium, visit
 from tests.serving.conftest import Running, png, running, write_named_ir
 
@@ -53,6 +53,25 @@ def test_a_picture_is_dropped_and_its_labels_are_seen(colour_server: Running, sc
         assert seen.sideways() == 0
         assert [one for one in seen.errors if "422" not in one] == []
         assert [one for one in seen.requests if not one.startswith((address, "data:", "blob:"))] == []
+
+
+def test_a_picture_that_is_dropped_before_the_models_are_known_gets_its_map(colour_server: Running) -> None:
+    with visit(f"http://{colour_server.url}/", before=_list_late) as seen:
+        drop(seen, "meadow.png", png(1))
+        assert seen.page.locator("#model option").count() == 0
+        seen.page.locator(".pictures img").nth(1).wait_for()
+        assert seen.errors == []
+
+
+def _list_late(page: Page) -> None:
+    """The browser hears of the models one second after it asked."""
+
+    def answered_late(route: Route) -> None:
+        answer = route.fetch()
+        page.wait_for_timeout(1000)
+        route.fulfill(response=answer)
+
+    page.route("**/v2/repository/index", answered_late)
 
 
 def test_it_is_used_by_keyboard(colour_server: Running) -> None:
