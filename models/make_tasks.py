@@ -2,16 +2,19 @@
 
 ``fashion-tree.csv``: the same images with paths in a tree (clothing/tops/Shirt) and one single label, *light*.
 ``fashion-sheets.zip``: sheets of up to four garments, for multi-label; the garments of train, val and test are held
-apart. Every choice is drawn from SHA-256, so that no version of a generator changes it.
+apart. Every choice is drawn from SHA-256, so that no version of a generator changes it. Larger ones for experiments:
+``make_sample.py --train 1000 --test 5000 --out big.zip`` and ``make_tasks.py --images big.zip --test 5000``.
 """
 
 from __future__ import annotations
 
+import argparse
 import csv
 import hashlib
 import io
+import sys
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -91,7 +94,7 @@ def sheet(images: dict[str, Pixels], pool: list[str], *what: object) -> tuple[Pi
     return pixels_HW, held
 
 
-def sheets(images: dict[str, Pixels], seed: int = 0) -> dict[str, bytes]:
+def sheets(images: dict[str, Pixels], counts: Mapping[str, int], seed: int = 0) -> dict[str, bytes]:
     """The files of the archive: sheets, and their table."""
     ranked = sorted((name for name in images if name.startswith("train/")), key=lambda name: next(draw(seed, name)))
     first = round(TRAIN_SHARE * len(ranked))
@@ -104,7 +107,7 @@ def sheets(images: dict[str, Pixels], seed: int = 0) -> dict[str, bytes]:
     rows = csv.writer(stream, lineterminator="\n")
     rows.writerow(("path", "labels", "split"))
     contents: dict[str, bytes] = {}
-    for side, count in SHEETS.items():
+    for side, count in counts.items():
         for number in range(count):
             pixels_HW, held = sheet(images, pools[side], seed, side, number)
             name = f"{side}/{number:03d}.png"
@@ -113,15 +116,23 @@ def sheets(images: dict[str, Pixels], seed: int = 0) -> dict[str, bytes]:
     return contents | {"metadata.csv": stream.getvalue().encode()}
 
 
-def main() -> None:
-    """Write both beside the sample."""
-    images = garments(ARCHIVE)
-    ARCHIVE.with_name("fashion-tree.csv").write_bytes(tree(images))
-    write_archive(ARCHIVE.with_name("fashion-sheets.zip"), sheets(images))
+def main(arguments: Sequence[str] = ()) -> None:
+    """Write both beside the images."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--images", type=Path, default=ARCHIVE, help="what make_sample.py wrote, a zip (%(default)s)")
+    for side, count in SHEETS.items():
+        parser.add_argument(f"--{side}", type=int, default=count, help=f"sheets for {side} (%(default)s)")
+    given = parser.parse_args(arguments)
+    archive: Path = given.images
+    images = garments(archive)
+    archive.with_name("fashion-tree.csv").write_bytes(tree(images))
+    write_archive(
+        archive.with_name("fashion-sheets.zip"), sheets(images, {side: getattr(given, side) for side in SHEETS})
+    )
     for name in ("fashion-tree.csv", "fashion-sheets.zip"):
-        content = ARCHIVE.with_name(name).read_bytes()
+        content = archive.with_name(name).read_bytes()
         print(f"{name}: {len(content)} bytes, sha256 {hashlib.sha256(content).hexdigest()}")
 
 
 if __name__ == "__main__":
-    main()
+    main(sys.argv[1:])
