@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from tests.effects import of_artifacts, of_curating, of_merging, of_program, of_serving, of_train
+from tests.effects import of_artifacts, of_curating, of_merging, of_program, of_runs, of_serving, of_train
 from tests.effects.lab import Lab
 from tests.effects.of_train import as_json, sets, switches
 
@@ -192,6 +192,12 @@ FLAGS = (
     Flag("adapters --layers", "", "a line a layer", of_merging.adapters_layers),
     Flag("adapters --json", "", "one object", of_merging.adapters_json),
     Flag("models PATTERN", "swinv2_tiny", "two models instead of all", of_program.models_pattern),
+    Flag("runs RUN...", "two", "those alone, and the keys that differ", of_runs.runs),
+    Flag("runs --metric", "eval.accuracy", "its column; status 2 for one that no run has", of_runs.metric),
+    Flag("runs --sort", "size", "the smallest first; status 2 for another word", of_runs.sort),
+    Flag("runs --remove", "a run", "its folder is gone, and runs/latest names another", of_runs.remove),
+    Flag("runs --yes", "", "nobody is asked; status 2 without it and a terminal", of_runs.yes),
+    Flag("runs --json", "", "one object", of_runs.as_object),
     Flag("models --json", "", "one object", of_program.models_json),
     Flag("recipes --json", "", "one object", of_program.recipes_json),
     Flag("quickstart --task", "hierarchical", "that task's sample", of_program.quickstart_task, slow=True),

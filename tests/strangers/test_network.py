@@ -143,6 +143,7 @@ def test_no_verb_opens_a_connection(tmp_path: Path) -> None:
         ["export", "runs/one", "--as-update", "update", "--base", "base"],
         ["apply", "update", "base", "device"],
         ["adapters", "runs/one", "runs/one"],
+        ["runs"],
         ["models", "dinov2"],
         ["recipes"],
         ["schema", "train"],

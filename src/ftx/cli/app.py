@@ -34,6 +34,7 @@ VERBS = {
     "bench": "Time the models of a run on this machine, and find their fastest setting",
     "serve": "Answer over HTTP, with a page to try it",
     "run": "Train, merge, export and validate from one recipe",
+    "runs": "List runs, compare them, remove them",
     "adapters": "Compare adapters of one base, layer by layer",
     "models": "List the models that can be trained, and what ftx supports of each",
     "recipes": "List the recipes that travel with ftx",

@@ -37,6 +37,7 @@ SCHEMAS = {
     "bench": ("ftx.runs.bench_json", "BenchReport"),
     "serve": ("ftx.serving.server", "ServeReport"),
     "run": ("ftx.pipeline", "PipelineReport"),
+    "runs": ("ftx.runs.inventory", "RunsReport"),
     "models": ("ftx.cli.models", "ModelsReport"),
     "recipes": ("ftx.cli.recipes", "RecipesReport"),
     "quickstart": ("ftx.pipeline", "PipelineReport"),

@@ -124,6 +124,10 @@ class TaskKind(Protocol):
     # Whether folders inside class folders are labels below labels.
     nested_folders: bool
 
+    # As the task's own.
+    metric: str
+    balanced_metric: str
+
     def __call__(self, labels: Labels, thresholds: Thresholds) -> Task:
         """The task for these labels."""
         ...

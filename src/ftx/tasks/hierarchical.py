@@ -35,8 +35,8 @@ class Hierarchical:
     too: what the greedy and the probabilistic resolver of Model API both end with.
     """
 
-    metric = "path_accuracy"
-    balanced_metric = "macro_f1"
+    metric: ClassVar[str] = "path_accuracy"
+    balanced_metric: ClassVar[str] = "macro_f1"
     nested_folders: ClassVar[bool] = True
 
     def __init__(self, labels: Labels, thresholds: Thresholds) -> None:

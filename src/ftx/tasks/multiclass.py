@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 class Multiclass:
     """Softmax over all labels, cross-entropy, the best label wins."""
 
-    metric = "accuracy"
-    balanced_metric = "macro_f1"
+    metric: ClassVar[str] = "accuracy"
+    balanced_metric: ClassVar[str] = "macro_f1"
     nested_folders: ClassVar[bool] = False
 
     def __init__(self, labels: Labels, thresholds: Thresholds | None = None) -> None:

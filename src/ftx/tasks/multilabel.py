@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 class Multilabel:
     """A sigmoid a label, asymmetric loss or cross-entropy, a threshold a label."""
 
-    metric = "mAP"
-    balanced_metric = "mAP"  # a mean over labels already
+    metric: ClassVar[str] = "mAP"
+    balanced_metric: ClassVar[str] = "mAP"  # a mean over labels already
     nested_folders: ClassVar[bool] = False
 
     def __init__(self, labels: Labels, thresholds: Thresholds) -> None:

@@ -1,0 +1,152 @@
+"""``ftx runs``."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from ftx.cli import console
+from ftx.cli.shared_options import JsonFlag
+from ftx.core.errors import InputError, refuse_unknown
+
+if TYPE_CHECKING:
+    from ftx.runs.inventory import ListedRun, RunsReport
+
+
+def command(
+    runs: Annotated[
+        list[Path] | None,
+        typer.Argument(metavar="RUN...", show_default=False, help="Run folders; without them all below runs/."),
+    ] = None,
+    metric: Annotated[
+        str | None,
+        typer.Option(
+            "--metric",
+            metavar="NAME",
+            show_default=False,
+            help="The figure to compare by: accuracy, eval.accuracy, bench.p50_ms, …  [default: what chose the epoch]",
+        ),
+    ] = None,
+    sort: Annotated[
+        str, typer.Option("--sort", metavar="ORDER", help="started, name, metric, size or seconds.")
+    ] = "started",
+    remove: Annotated[bool, typer.Option("--remove", help="Remove the runs that are named, with all in them.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="With --remove: do not ask.")] = False,
+    json: JsonFlag = False,
+) -> None:
+    """List runs, with what each has reached and takes; compare those that are named; or remove them.
+
+    The most recent comes first, by metric the best. Of several that are named it also shows in which keys their recipes
+    differ. A run is removed with all that was exported from it and its checkpoints; runs that were begun from it stay.
+    """
+    from ftx.runs.inventory import SORTS, list_runs
+
+    refuse_unknown("order", [sort], SORTS)
+    order = next(one for one in SORTS if one == sort)
+    report = _remove(runs or [], asks=not yes) if remove else list_runs(runs, metric=metric, sort=order)
+    if json:
+        console.print_json(report)
+        return
+    for one in report.removed:
+        console.print_facts([("removed", one)])
+    if remove:
+        console.print_note(
+            f"runs/latest: {report.latest or 'no run'}" if report.removed else "nothing was removed", "dim"
+        )
+        return
+    print_runs(report, named=bool(runs))
+
+
+def _remove(runs: Sequence[Path], *, asks: bool) -> RunsReport:
+    from ftx.runs.inventory import list_runs
+    from ftx.runs.removal import remove_runs
+
+    if not runs:
+        raise InputError("no run is named to be removed", fix="ftx runs lists them; ftx runs --remove RUN...")
+    if asks:
+        if not sys.stdin.isatty():
+            raise InputError(
+                "nobody can be asked whether to remove it", found="no terminal", fix="--yes, if it is to go"
+            )
+        everything, going = list_runs().runs, list_runs(runs).runs
+        for one in going:
+            console.print_note(f"{one.run}: {_mb(one)} MB, {', '.join([*one.artifacts, *one.stale]) or one.state}")
+            if after := [other.run for other in everything if other.begun_from == one.run]:
+                console.print_note(f"begun from it, and staying: {', '.join(after)}")
+        question = "Remove it for good?" if len(going) == 1 else f"Remove these {len(going)} runs for good?"
+        if not typer.confirm(question, err=True):
+            return list_runs(runs)
+    return remove_runs(runs)
+
+
+def print_runs(report: RunsReport, *, named: bool) -> None:
+    """A line a run; of those that were named the keys that differ."""
+    from ftx.runs.inventory import different_keys
+
+    if not report.runs:
+        console.print_note("there is no run below runs/ yet: ftx train makes one", "dim")
+        return
+    metrics = {one.metric for one in report.runs}
+    shared = next(iter(metrics)) if len(metrics) == 1 else None
+    console.print_table(
+        ("run", "method", "model", "size", "epochs", shared or "metric", "time", "MB", "holds", "started"),
+        [
+            (
+                f"{one.run} *" if one.run == report.latest else one.run,
+                one.method or "-",
+                one.model or "-",
+                str(one.keys.get("data.image_size", "-")),
+                f"{one.epochs}/{one.of_epochs}" if one.of_epochs else "-",
+                _figure(one) if shared else f"{one.metric or ''} {_figure(one)}".strip(),
+                _minutes(one.seconds),
+                _mb(one),
+                _holds(one),
+                one.started.astimezone().strftime("%Y-%m-%d %H:%M") if one.started else "-",
+            )
+            for one in report.runs
+        ],
+        styles=["plain" if one.state == "finished" else "dim" for one in report.runs],
+    )
+    differ = different_keys(report.runs) if named and len(report.runs) > 1 else {}
+    if differ:
+        names = [Path(one.run).name for one in report.runs]
+        rows = [(key, *map(_value, values)) for key, values in differ.items()]
+        console.print_table(("key", *names), rows, title="\nwhere their recipes differ")
+    if report.latest:
+        console.print_note("*: runs/latest", "dim")
+    finished = [one.run for one in report.runs if one.state == "finished"]
+    if len(finished) > 1:
+        console.print_note(f"which is better, and how surely: ftx report {' '.join(finished[:2])}", "dim")
+
+
+def _holds(one: ListedRun) -> str:
+    if one.state == "unreadable":
+        return f"unreadable: {one.problem}"
+    if one.state != "finished":
+        return one.state
+    from_ = f"; begun from {one.begun_from}" if one.begun_from else ""
+    return ", ".join([*one.artifacts, *(f"{name} (stale)" for name in one.stale)]) + from_
+
+
+def _figure(one: ListedRun) -> str:
+    value = one.figures.get(one.metric or "")
+    if value is None:
+        return "-"
+    return f"{value:.1f}" if one.metric and one.metric.endswith("_ms") else f"{value:.4f}"
+
+
+def _minutes(seconds: float) -> str:
+    whole = round(seconds)
+    return f"{whole // 3600}:{whole // 60 % 60:02}:{whole % 60:02}"
+
+
+def _mb(one: ListedRun) -> str:
+    return f"{one.size_bytes / 1e6:.1f}"
+
+
+def _value(value: object) -> str:
+    return "-" if value is None else str(value)

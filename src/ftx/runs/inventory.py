@@ -1,0 +1,219 @@
+"""The runs below a folder: what each is, what it has reached, and what it takes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from datetime import UTC, datetime
+from functools import partial
+from math import inf
+from pathlib import Path
+from typing import Literal, get_args
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from ftx.core.errors import InputError, RunError, refuse_unknown
+from ftx.core.files import is_held
+from ftx.core.verb_report import VerbReport
+from ftx.recipe.schema import Recipe
+from ftx.runs.artifacts import TRAINED
+from ftx.runs.bench_json import BENCH_FILE, BenchReport
+from ftx.runs.latest import LATEST, RUNS, known_runs, latest_run
+from ftx.runs.run import Run
+from ftx.runs.run_json import MANIFEST_FILE, is_run
+from ftx.runs.train_jsonl import rank, read_epochs
+from ftx.tasks.output_meaning import TASKS
+
+State = Literal["finished", "unfinished", "training", "unreadable"]
+# The most recent, the first by name, the best, the smallest and the shortest come first.
+Sort = Literal["started", "name", "metric", "size", "seconds"]
+SORTS: tuple[Sort, ...] = get_args(Sort)
+RECIPE_FILE = "recipe.yaml"
+EVAL_FILE = Path("reports", "eval.json")
+# In milliseconds, and better the smaller it is; all other figures are shares.
+LATENCY = "bench.p50_ms"
+
+
+class ListedRun(BaseModel):
+    """One run. Null is what is not known of it, as of one whose training has not ended.
+
+    ``figures`` by name: the metrics of the epoch that was kept, on validation images; with ``eval.`` before them those
+    that ``ftx eval`` found on held-out images, and ``bench.p50_ms`` of the fastest model that ``ftx bench`` timed.
+    ``artifacts`` are those that are not stale, ``stale`` the others. ``begun_from`` is the run, of those listed, whose
+    adapter and head this one began with, or which ``ftx export --recover`` trained on. ``keys`` are the recipe's.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+
+    run: str
+    state: State
+    started: datetime | None = None
+    task: str | None = None
+    model: str | None = None
+    method: str | None = None
+    epochs: int = 0
+    of_epochs: int | None = None
+    best_epoch: int | None = None
+    metric: str | None = None
+    figures: dict[str, float] = Field(default_factory=dict[str, float])
+    seconds: float = 0.0
+    size_bytes: int = 0
+    artifacts: list[str] = Field(default_factory=list[str])
+    stale: list[str] = Field(default_factory=list[str])
+    begun_from: str | None = None
+    keys: dict[str, object] = Field(default_factory=dict[str, object])
+    problem: str | None = None
+
+
+class RunsReport(VerbReport):
+    """The runs in the order that was asked for; those that were removed; and the one that runs/latest names now."""
+
+    verb: str = "runs"
+    runs: list[ListedRun]
+    removed: list[str] = Field(default_factory=list[str])
+    latest: str | None = None
+
+
+def list_runs(paths: Sequence[Path] | None = None, *, metric: str | None = None, sort: Sort = "started") -> RunsReport:
+    """The runs that are named, or all below ``runs/``; with ``metric`` that figure is the one to compare by.
+
+    Raises: RunError for a folder that is no run; InputError for a figure that none of them has.
+    """
+    folders = [named_run(path) for path in paths] if paths else all_runs()
+    digests: dict[str, str] = {}
+    found = [_listed(folder, digests) for folder in dict.fromkeys(folders)]
+    if metric is not None and found:
+        figures = sorted({name for one in found for name in one.figures})
+        if not figures:
+            raise InputError("no epoch of these runs has ended", where=RUNS, fix="leave --metric out")
+        refuse_unknown("metric", [metric], figures)
+        found = [one.model_copy(update={"metric": metric}) for one in found]
+    by_digest = {digest: run for run, digest in digests.items()}
+    linked = [one.model_copy(update={"begun_from": by_digest.get(one.begun_from or "")}) for one in found]
+    return RunsReport(runs=_sorted(linked, sort), latest=named_by_latest())
+
+
+def all_runs() -> list[Path]:
+    """The runs below ``runs/``, by name."""
+    inside = sorted(RUNS.iterdir()) if RUNS.is_dir() else []
+    return [one for one in inside if one != LATEST and not one.name.startswith(".") and is_run(one)]
+
+
+def named_by_latest() -> str | None:
+    """The run that ``runs/latest`` names, if it names one that is there."""
+    try:
+        return str(latest_run())
+    except RunError:
+        return None
+
+
+def named_run(path: Path) -> Path:
+    """The folder of a run, finished or not; ``runs/latest`` stands for the one that it names.
+
+    Raises: RunError if there is none.
+    """
+    folder = latest_run() if path == LATEST else path
+    if not folder.is_dir():
+        raise RunError("there is no such run", where=folder, found=known_runs(folder), fix="ftx runs lists them")
+    if not is_run(folder):
+        raise RunError(
+            "this folder is no run", where=folder, found=f"no {MANIFEST_FILE} in it", fix="ftx runs lists them"
+        )
+    return folder
+
+
+def different_keys(runs: Sequence[ListedRun]) -> dict[str, list[object]]:
+    """The keys in which recipes differ, with the value of each run, None where it has no such key."""
+    known = list(dict.fromkeys(key for one in runs for key in one.keys))
+    values = {key: [one.keys.get(key) for one in runs] for key in known}
+    return {key: each for key, each in values.items() if any(value != each[0] for value in each)}
+
+
+def _listed(folder: Path, digests: dict[str, str]) -> ListedRun:
+    """What is known of a run; the digest of what it trained goes into ``digests`` by its name."""
+    recipe_file = folder / RECIPE_FILE
+    known = ListedRun(
+        run=str(folder),
+        state="finished",
+        started=datetime.fromtimestamp(recipe_file.stat().st_mtime, UTC) if recipe_file.is_file() else None,
+        size_bytes=sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()),
+    )
+    try:
+        known = known.model_copy(update=_of_training(folder, Recipe.load(recipe_file)))
+        if not (folder / MANIFEST_FILE).is_file():
+            return known.model_copy(update={"state": "training" if is_held(folder) else "unfinished"})
+        run = Run.open(folder)
+        digests[known.run] = run.manifest.digest(TRAINED)
+        return known.model_copy(update=_of_finished(run, known.figures))
+    except InputError as fault:
+        return known.model_copy(update={"state": "unreadable", "problem": fault.what})
+
+
+def _of_training(folder: Path, recipe: Recipe) -> dict[str, object]:
+    """What the recipe says, and what the epochs that have ended reached."""
+    epochs, kind = read_epochs(folder), TASKS[recipe.task]
+    metric = kind.metric if recipe.train.balance == "none" else kind.balanced_metric
+    measured = [epoch for epoch in epochs if metric in epoch.metrics]
+    best = max(measured, key=partial(rank, metric=metric)) if measured else None
+    return {
+        "task": recipe.task,
+        "model": recipe.model.name,
+        "method": recipe.method,
+        "epochs": len(epochs),
+        "of_epochs": recipe.train.epochs,
+        "best_epoch": best.epoch if best else None,
+        "metric": metric,
+        "figures": dict(best.metrics) if best else {},
+        "seconds": round(sum(epoch.seconds for epoch in epochs), 1),
+        "keys": recipe.by_key(),
+    }
+
+
+def _of_finished(run: Run, figures: Mapping[str, float]) -> dict[str, object]:
+    """What the run holds, what it began with (the digest of that), and what was measured of it."""
+    manifest = run.manifest
+    begun = manifest.begun_from or manifest.recovered
+    held = run.artifacts()
+    return {
+        "artifacts": [artifact.name for artifact in held if not manifest.is_stale(artifact)],
+        "stale": [artifact.name for artifact in held if manifest.is_stale(artifact)],
+        "begun_from": begun.trained if begun else None,
+        "figures": {**figures, **_reported(run.path)},
+    }
+
+
+class _Evaluated(BaseModel):
+    """Of ``reports/eval.json`` what is listed."""
+
+    metrics: dict[str, float]
+
+
+def _reported(run: Path) -> dict[str, float]:
+    """What ``ftx eval`` and ``ftx bench`` found; nothing of one that is missing, or of another version of ftx."""
+    found: dict[str, float] = {}
+    with suppress(OSError, ValidationError):
+        evaluated = _Evaluated.model_validate_json((run / EVAL_FILE).read_bytes())
+        found |= {f"eval.{name}": value for name, value in evaluated.metrics.items()}
+    with suppress(OSError, ValidationError):
+        timed = BenchReport.model_validate_json((run / BENCH_FILE).read_bytes())
+        found |= {LATENCY: min(row.p50_ms for row in timed.rows)} if timed.rows else {}
+    return found
+
+
+def _sorted(runs: Sequence[ListedRun], sort: Sort) -> list[ListedRun]:
+    """In an order whose first is what one looks for; of equal ones by name."""
+
+    def figure(one: ListedRun) -> float:
+        value = one.figures.get(one.metric or "")
+        if value is None:
+            return inf
+        return value if one.metric == LATENCY else -value
+
+    keys: dict[Sort, Callable[[ListedRun], float | str]] = {
+        "started": lambda one: -one.started.timestamp() if one.started else inf,
+        "name": lambda one: one.run,
+        "metric": figure,
+        "size": lambda one: one.size_bytes,
+        "seconds": lambda one: one.seconds,
+    }
+    return sorted(sorted(runs, key=keys["name"]), key=keys[sort])

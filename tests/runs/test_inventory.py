@@ -1,0 +1,194 @@
+"""Runs are listed with what they reached, compared key by key, and removed with nothing left behind."""
+
+from __future__ import annotations
+
+import json
+import os
+import pty
+import shutil
+from collections.abc import Iterator
+from contextlib import chdir
+from pathlib import Path
+
+import pytest
+import torch
+from tests.conftest import write_data
+
+from ftx.cli.app import run
+from ftx.core.errors import InputError, RunError
+from ftx.core.files import sole_writer
+from ftx.recipe.schema import Recipe
+from ftx.runs.inventory import LATENCY, Sort, different_keys, list_runs
+from ftx.runs.latest import latest_run, point_latest_at
+from ftx.runs.removal import remove_runs
+from ftx.training import train
+
+SETTINGS = {"name": "test_vit", "weights": "none", "image_size": 32, "precision": "f32", "rank": 2, "peft": "lora"}
+RUNS = {"first": {"epochs": 1}, "second": {"epochs": 2, "lr": 0.02}, "third": {"epochs": 1, "balance": "loss"}}
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three runs; the last was begun from the first."""
+    torch.set_num_threads(1)
+    root = tmp_path_factory.mktemp("three")
+    data = write_data(root / "data", 6)
+    with chdir(root):
+        for number, (name, keys) in enumerate(RUNS.items()):
+            begun = {"from_run": Path("runs/first")} if name == "third" else {}
+            train(Recipe.named({**SETTINGS, **keys, **begun, "path": data}), out=Path("runs", name))
+            os.utime(Path("runs", name, "recipe.yaml"), (1e9 + number, 1e9 + number))
+    return root
+
+
+@pytest.fixture(autouse=True)
+def inside(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A copy of them, to change."""
+    shutil.copytree(made / "runs", tmp_path / "runs", symlinks=True)
+    monkeypatch.chdir(tmp_path)
+    return
+
+
+def left() -> set[str]:
+    return {path.name for path in Path("runs").iterdir()}
+
+
+def names(found: list[str]) -> list[str]:
+    return [Path(one).name for one in found]
+
+
+def test_the_most_recent_comes_first_with_what_its_kept_epoch_reached() -> None:
+    report = list_runs()
+    assert names([one.run for one in report.runs]) == ["third", "second", "first"]
+    assert report.latest == "runs/third"
+    second = report.runs[1]
+    lines = [json.loads(line) for line in Path("runs/second/reports/train.jsonl").read_text().splitlines()]
+    best = max(lines, key=lambda line: (line["metrics"]["accuracy"], -line["val_loss"]))
+    assert (second.epochs, second.of_epochs, second.best_epoch) == (2, 2, best["epoch"])
+    assert second.figures == best["metrics"]
+    assert second.artifacts == ["trained"]
+    assert second.size_bytes == sum(path.stat().st_size for path in Path("runs/second").rglob("*") if path.is_file())
+    # Where rare labels count as frequent ones do, another metric has chosen.
+    assert [one.metric for one in report.runs] == ["macro_f1", "accuracy", "accuracy"]
+
+
+def test_a_run_says_what_it_was_begun_from() -> None:
+    assert {one.run: one.begun_from for one in list_runs().runs}["runs/third"] == "runs/first"
+
+
+@pytest.mark.parametrize("sort", ["name", "metric", "size", "seconds"])
+def test_each_order_puts_first_what_one_looks_for(sort: Sort) -> None:
+    runs = list_runs(metric="accuracy", sort=sort).runs
+    keys = {
+        "name": lambda one: one.run,
+        "metric": lambda one: -one.figures["accuracy"],
+        "size": lambda one: one.size_bytes,
+        "seconds": lambda one: one.seconds,
+    }
+    assert runs == sorted(runs, key=keys[sort])
+
+
+def test_what_other_verbs_measured_is_a_figure_too_and_less_latency_is_better() -> None:
+    for name, accuracy in (("first", 0.25), ("second", 0.75)):
+        Path("runs", name, "reports", "eval.json").write_text(json.dumps({"metrics": {"accuracy": accuracy}}))
+    assert [one.run for one in list_runs(metric="eval.accuracy", sort="metric").runs] == [
+        "runs/second", "runs/first", "runs/third",
+    ]  # fmt: skip
+    with pytest.raises(InputError, match=r"did you mean 'eval\.accuracy'"):
+        list_runs(metric="eval.acuracy")
+    with pytest.raises(InputError, match="unknown metric"):
+        list_runs(metric=LATENCY)  # no run has been timed
+
+
+def test_of_recipes_the_keys_are_shown_that_differ() -> None:
+    first, second = list_runs([Path("runs/first"), Path("runs/second")], sort="name").runs
+    differ = different_keys([first, second])
+    assert differ["train.epochs"] == [1, 2]
+    assert "model.name" not in differ
+    assert differ["train.lr"][1] == 0.02
+
+
+def test_a_removed_run_leaves_nothing_and_latest_names_the_one_before() -> None:
+    report = remove_runs([Path("runs/latest"), Path("runs/first")])
+    assert report.removed == ["runs/third", "runs/first"]
+    assert left() == {"latest", "second"}
+    assert latest_run() == Path("runs/second")
+    remove_runs([Path("runs/second")])
+    assert left() == set()
+    assert list_runs().runs == []
+
+
+def test_latest_stays_where_another_run_goes() -> None:
+    point_latest_at(Path("runs/first"))
+    remove_runs([Path("runs/third")])
+    assert latest_run() == Path("runs/first")
+
+
+def test_none_is_removed_where_one_is_no_run_or_held() -> None:
+    Path("runs/else").mkdir()
+    for wrong in ("runs/else", "runs/absent"):
+        with pytest.raises(RunError):
+            remove_runs([Path("runs/first"), Path(wrong)])
+    with sole_writer(Path("runs/second"), None), pytest.raises(RunError, match="another ftx is changing"):
+        remove_runs([Path("runs/first"), Path("runs/second")])
+    assert {"first", "second", "third"} < left()
+
+
+def test_a_run_that_cannot_be_read_is_listed_with_what_is_wrong() -> None:
+    Path("runs/second/run.json").write_text("{}")
+    Path("runs/first/recipe.yaml").write_text("model: 3")
+    found = {one.run: one for one in list_runs().runs}
+    assert found["runs/second"].state == found["runs/first"].state == "unreadable"
+    assert found["runs/second"].problem
+    assert found["runs/third"].state == "finished"
+
+
+def test_an_unfinished_run_is_listed_and_can_be_removed() -> None:
+    Path("runs/second/run.json").unlink()
+    Path("runs/second/checkpoints").mkdir()
+    Path("runs/second/checkpoints/4.json").write_text("{}")
+    second = next(one for one in list_runs().runs if one.run == "runs/second")
+    assert (second.state, second.epochs) == ("unfinished", 2)
+    with sole_writer(Path("runs/second"), None):
+        assert list_runs([Path("runs/second")]).runs[0].state == "training"
+    assert remove_runs([Path("runs/second")]).removed == ["runs/second"]
+
+
+def test_the_table_is_one_line_a_run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "160")
+    assert run(["runs", "--metric", "accuracy"]) == 0
+    printed = capsys.readouterr()
+    lines = [line for line in printed.out.splitlines() if line.startswith("runs/")]
+    assert [line.split()[0] for line in lines] == ["runs/third", "runs/second", "runs/first"]
+    assert "ftx report runs/third runs/second" in printed.err
+    assert run(["runs", "runs/first", "runs/second"]) == 0
+    assert "train.epochs" in capsys.readouterr().out
+
+
+def test_nobody_is_asked_without_a_terminal(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with Path(os.devnull).open() as nothing:
+        monkeypatch.setattr("sys.stdin", nothing)
+        assert run(["runs", "--remove", "runs/first"]) == 2
+    assert "--yes" in capsys.readouterr().err
+    assert run(["runs", "--remove"]) == 2
+    assert Path("runs/first").is_dir()
+    assert run(["runs", "--remove", "runs/first", "--yes"]) == 0
+    assert not Path("runs/first").exists()
+
+
+@pytest.mark.parametrize(("answer", "stays"), [("n", True), ("y", False)])
+def test_at_a_terminal_it_asks(
+    answer: str, stays: bool, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    person, program = pty.openpty()
+    os.write(person, f"{answer}\n".encode())
+    with os.fdopen(program, "r") as terminal:
+        monkeypatch.setattr("sys.stdin", terminal)
+        assert run(["runs", "--remove", "runs/first"]) == 0
+    os.close(person)
+    printed = capsys.readouterr().err
+    assert "Remove it for good?" in printed
+    assert "staying: runs/third" in printed
+    assert Path("runs/first").exists() == stays
