@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
@@ -14,7 +14,7 @@ from ftx.cli.shared_options import JsonFlag
 from ftx.core.errors import InputError, refuse_unknown
 
 if TYPE_CHECKING:
-    from ftx.runs.inventory import ListedRun, RunsReport
+    from ftx.runs.inventory import ListedRun, RunsReport, Sort
 
 
 def command(
@@ -46,7 +46,7 @@ def command(
     from ftx.runs.inventory import SORTS, list_runs
 
     refuse_unknown("order", [sort], SORTS)
-    order = next(one for one in SORTS if one == sort)
+    order = cast("Sort", sort)
     report = _remove(runs or [], asks=not yes) if remove else list_runs(runs, metric=metric, sort=order)
     if json:
         console.print_json(report)
