@@ -2,13 +2,15 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 from PIL import Image
 
 from ftx.core.byte_store import ByteStore
@@ -16,9 +18,9 @@ from ftx.core.errors import ImageError
 from ftx.core.memory import available_bytes
 from ftx.data.augment import CROP_AREA, CROP_RATIO, crop_box, random_view
 from ftx.data.image_store import ImageLike, open_image
-from ftx.data.loader import TrainingImages, load_pixels_many
+from ftx.data.loader import TrainingImages, in_batches, load_pixels_many
 from ftx.data.pixel_store import PixelStore, reduce
-from ftx.data.preprocess import Preprocess, load_pixels
+from ftx.data.preprocess import Pixels, Preprocess, load_pixels
 from ftx.data.threads import in_threads
 
 PRE = Preprocess(
@@ -44,11 +46,21 @@ def truth(paths: Sequence[Path]) -> np.ndarray:
     return np.eye(len(paths), dtype=np.float32)
 
 
+def batches(
+    images: TrainingImages, order: Sequence[int] | NDArray[np.intp], size: int, *, epoch: int, skipped: int = 0
+) -> Generator[tuple[Pixels, np.ndarray]]:
+    """Pixels and truth, as a training makes batches of them."""
+    chunks = in_batches(images.seen(order, epoch), size, skipped)
+    with closing(images.views(chunks)) as made:
+        for pixels, chunk in zip(made, chunks, strict=True):
+            yield pixels, images.targets_NC[[view.image for view in chunk]]
+
+
 def epoch(images: TrainingImages, number: int, batch_size: int = 4) -> tuple[np.ndarray, np.ndarray]:
     order = np.random.default_rng(99).permutation(len(images))
-    batches = list(images.batches(order, batch_size, epoch=number))
-    assert [len(pixels) for pixels, _ in batches] == [4, 4, 4, 2]
-    return np.concatenate([pixels for pixels, _ in batches]), np.concatenate([targets for _, targets in batches])
+    made = list(batches(images, order, batch_size, epoch=number))
+    assert [len(pixels) for pixels, _ in made] == [4, 4, 4, 2]
+    return np.concatenate([pixels for pixels, _ in made]), np.concatenate([targets for _, targets in made])
 
 
 def room(limit_bytes: float) -> PixelStore:
@@ -74,15 +86,15 @@ def test_a_view_is_that_of_its_image_in_its_epoch_by_its_seed(paths: list[Path],
         # Six are too long for a crop at random: they are only mirrored, or not, so that any of them may be seen alike.
         assert sum(not np.array_equal(*pair) for pair in zip(first, found, strict=True)) >= 8
     # Wherever the image stands, whatever stands before it, and whether that is made at all.
-    (straight, _) = next(iter(images.batches(range(14), 14, epoch=1)))
+    (straight, _) = next(iter(batches(images, range(14), 14, epoch=1)))
     assert np.array_equal(straight[order], first)
-    rest = [pixels for pixels, _ in images.batches(order, 4, epoch=1, skipped=2)]
+    rest = [pixels for pixels, _ in batches(images, order, 4, epoch=1, skipped=2)]
     assert np.array_equal(np.concatenate(rest), first[8:])
 
 
 def test_an_image_that_comes_again_in_an_epoch_is_seen_otherwise(paths: list[Path], truth: np.ndarray) -> None:
     images = TrainingImages(paths, truth, PRE)
-    (twice, targets), (once, _) = (next(iter(images.batches(order, 4, epoch=1))) for order in ([3, 5, 3, 3], [3]))
+    (twice, targets), (once, _) = (next(iter(batches(images, order, 4, epoch=1))) for order in ([3, 5, 3, 3], [3]))
     assert targets.argmax(1).tolist() == [3, 5, 3, 3]
     assert np.array_equal(twice[0], once[0])
     assert len({view.tobytes() for view in twice[[0, 2, 3]]}) == 3
@@ -105,13 +117,13 @@ def test_room_changes_no_pixel(paths: list[Path], truth: np.ndarray, augment: st
 def test_in_epoch_0_an_image_is_as_it_is(paths: list[Path], truth: np.ndarray) -> None:
     images = TrainingImages(paths, truth, PRE)
     epoch(images, 1)  # what is kept of them is reduced
-    (pixels_NHWC, _) = next(iter(images.batches(range(14), 14, epoch=0)))
+    (pixels_NHWC, _) = next(iter(batches(images, range(14), 14, epoch=0)))
     assert np.array_equal(pixels_NHWC, load_pixels_many(paths, PRE))
 
 
 def test_without_augmentation_it_is_the_image_path(paths: list[Path], truth: np.ndarray) -> None:
     images = TrainingImages(paths, truth, PRE, augment="none")
-    (pixels_NHWC, _) = next(iter(images.batches(range(14), 14, epoch=0)))
+    (pixels_NHWC, _) = next(iter(batches(images, range(14), 14, epoch=0)))
     assert np.array_equal(pixels_NHWC, np.stack([load_pixels(path, PRE) for path in paths]))
     assert np.array_equal(load_pixels_many(paths, PRE), pixels_NHWC)
 
@@ -149,18 +161,18 @@ def test_a_missing_image_is_an_error_where_it_is_met(paths: list[Path], truth: n
     gone = [*paths[:-1], paths[0].parent / "gone.png"]
     for limit_bytes in (0, 10**9):
         images = TrainingImages(gone, truth, PRE, pixels=room(limit_bytes))
-        batches = images.batches(range(14), 4, epoch=1)
-        assert len([next(batches) for _ in range(3)]) == 3
+        made = batches(images, range(14), 4, epoch=1)
+        assert len([next(made) for _ in range(3)]) == 3
         with pytest.raises(ImageError):
-            next(batches)
+            next(made)
         assert not data_threads()
 
 
 def test_closing_early_leaves_no_thread(paths: list[Path], truth: np.ndarray) -> None:
-    batches = TrainingImages(paths, truth, PRE).batches(range(14), 1, epoch=0)
-    next(batches)
+    made = batches(TrainingImages(paths, truth, PRE), range(14), 1, epoch=0)
+    next(made)
     assert data_threads()
-    batches.close()
+    made.close()
     assert not data_threads()
 
 
@@ -211,10 +223,10 @@ def test_it_counts_what_it_made_others_wait(
 
     monkeypatch.setattr("ftx.data.pixel_store.open_image", slow)
     images = TrainingImages(paths, truth, PRE)
-    for _ in images.batches(range(14), 7, epoch=1):
+    for _ in batches(images, range(14), 7, epoch=1):
         time.sleep(0.3)  # meanwhile the others are made
     assert 0.13 < images.waited_s < 0.4
     waited_s = images.waited_s
-    for _ in images.batches(range(14), 7, epoch=2):  # nothing is decoded any more
+    for _ in batches(images, range(14), 7, epoch=2):  # nothing is decoded any more
         time.sleep(0.1)
     assert images.waited_s - waited_s < 0.1

@@ -78,7 +78,7 @@ def test_features_are_those_of_the_model_as_it_answers(
     with ByteStore(None, 1e9) as store:
         frozen = FrozenPart(Frozen(Backbone(module.train(), name, "", PRE), kept_blocks=0, bf16=False), store)
         inputs = FeatureInputs(frozen, TrainingImages(paths, ONE_HOT, PRE, augment="none"), views=1)
-        ((features, _),) = inputs.batches(np.arange(6), 6, epoch=1)
+        ((features, *_),) = inputs.batches(np.arange(6), 6, epoch=1)
     # f32: the same numbers in batches of another size
     torch.testing.assert_close(inputs.network(features), expected, rtol=0, atol=1e-5)
     assert all(torch.equal(*pair) for pair in zip(before, statistics(module), strict=True))
@@ -87,12 +87,12 @@ def test_features_are_those_of_the_model_as_it_answers(
 def step(module: nn.Module, paths: list[Path]) -> torch.Tensor:
     """A training step's pass on all images, and what the model answered in it."""
     inputs = ImageInputs(module, TrainingImages(paths, ONE_HOT, PRE, augment="none"), CPU)
-    ((batch, targets),) = inputs.batches(np.arange(6), 6, epoch=1)
+    (batch,) = inputs.batches(np.arange(6), 6, epoch=1)
     training = Training(module, TASK, inputs, inputs, TrainRecipe(), Balance(6), lr=0.0, bf16=False, seed=0)
     train_mode(module)
-    forward_backward(module, training, batch, targets)
+    forward_backward(module, training, batch)
     with torch.no_grad():
-        return module(batch)
+        return module(batch.input)
 
 
 def test_frozen_batch_norms_take_no_statistics_of_a_batch(paths: list[Path]) -> None:

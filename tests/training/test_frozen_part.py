@@ -69,15 +69,15 @@ def seen(inputs: FeatureInputs, epoch: int, order: list[int] | None = None) -> t
     """The features of an epoch, in the order asked for."""
     chosen = np.array(range(COUNT) if order is None else order)
     batches = list(inputs.batches(chosen, 4, epoch=epoch))
-    targets = torch.cat([targets for _, targets in batches])
+    targets = torch.cat([batch.targets_BC for batch in batches])
     assert torch.equal(targets, torch.from_numpy(ONE_HOT[chosen]))
-    return torch.cat([features for features, _ in batches])
+    return torch.cat([batch.input for batch in batches])
 
 
 def expected(frozen: FrozenPart, images: TrainingImages, epoch: int) -> torch.Tensor:
     """The same from the pixels of a training that keeps nothing."""
-    with closing(images.batches(range(COUNT), COUNT, epoch=epoch)) as batches:
-        ((pixels, _),) = batches
+    with closing(images.views([images.seen(range(COUNT), epoch)])) as batches:
+        (pixels,) = batches
     with torch.no_grad():
         return frozen._prefix.eval()(torch.from_numpy(normalise(pixels, images.pre)))
 

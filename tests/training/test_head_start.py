@@ -133,7 +133,7 @@ def test_two_heads_whose_answers_are_averaged_are_one_probe(paths: list[Path], s
     assert found is not None
     images = torch.from_numpy(normalise(np.stack([load_pixels(path, PRE) for path in paths[:24]]), PRE))
     with torch.no_grad():
-        ((features, _),) = inputs.batches(np.arange(24), 24, epoch=0)
+        ((features, *_),) = inputs.batches(np.arange(24), 24, epoch=0)
         logits_NC = inputs.network(features)
         torch.testing.assert_close(logits_NC, module.eval()(images), rtol=0, atol=1e-4)
         # It is as sure of the truth as one head alone could be: the two hold one probe's columns.

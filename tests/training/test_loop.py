@@ -24,7 +24,9 @@ from ftx.tasks.multiclass import Multiclass
 from ftx.tasks.multilabel import Multilabel
 from ftx.tasks.thresholds import Thresholds
 from ftx.training.class_balance import Balance
+from ftx.training.inputs import Batch
 from ftx.training.loop import Fit, Training, fit, measure
+from ftx.training.ranks import ALONE, Ranks
 from ftx.training.state import EpochEnd
 
 TWO = Multiclass(Labels.multiclass(("low", "high")))
@@ -48,11 +50,11 @@ class Given:
         return sum(len(batch) for batch, _ in self.given)
 
     def batches(
-        self, order: NDArray[np.intp], batch_size: int, *, epoch: int, skipped: int = 0
-    ) -> Generator[tuple[Tensor, Tensor]]:
-        for batch in self.given[skipped:]:
+        self, order: NDArray[np.intp], batch_size: int, *, epoch: int, skipped: int = 0, ranks: Ranks = ALONE
+    ) -> Generator[Batch]:
+        for batch, targets in self.given[skipped:]:
             self.before()
-            yield batch
+            yield Batch(batch, targets, targets)
 
     def to_prepare(self) -> int:
         return 0
@@ -218,8 +220,8 @@ def test_an_epoch_tells_the_share_of_its_time_that_it_waited_for_images() -> Non
         """Reads for 30 ms before each of two batches, of which computing waits for 20."""
 
         def batches(
-            self, order: NDArray[np.intp], batch_size: int, *, epoch: int, skipped: int = 0
-        ) -> Generator[tuple[Tensor, Tensor]]:
+            self, order: NDArray[np.intp], batch_size: int, *, epoch: int, skipped: int = 0, ranks: Ranks = ALONE
+        ) -> Generator[Batch]:
             for batch in super().batches(order, batch_size, epoch=epoch, skipped=skipped):
                 time.sleep(0.03)
                 self.waited_s += 0.02

@@ -21,8 +21,10 @@ from ftx.recipe.sections import TrainRecipe
 from ftx.tasks.labels import Labels
 from ftx.tasks.multiclass import Multiclass
 from ftx.training.class_balance import Balance
+from ftx.training.inputs import Batch
 from ftx.training.loop import Training, fit
 from ftx.training.optimizer import optimizer, rate_share, set_rates
+from ftx.training.ranks import ALONE, Ranks
 from ftx.training.state import EpochEnd
 
 LR, DECAY = 0.125, 0.25  # their product, and 1 less that, are exact in binary
@@ -143,11 +145,12 @@ class Rows:
         return len(FEATURES)
 
     def batches(
-        self, order: NDArray[np.intp], batch_size: int, *, epoch: int, skipped: int = 0
-    ) -> Generator[tuple[Tensor, Tensor]]:
+        self, order: NDArray[np.intp], batch_size: int, *, epoch: int, skipped: int = 0, ranks: Ranks = ALONE
+    ) -> Generator[Batch]:
         for start in range(skipped * batch_size, len(order), batch_size):
             chosen = order[start : start + batch_size]
-            yield torch.tensor(FEATURES[chosen]).float(), torch.tensor(ONE_HOT[chosen]).float()
+            targets = torch.tensor(ONE_HOT[chosen]).float()
+            yield Batch(torch.tensor(FEATURES[chosen]).float(), targets, targets)
 
 
 def by_hand(weight: NDArray[np.float64], bias: NDArray[np.float64], seed: int) -> list[NDArray[np.float64]]:

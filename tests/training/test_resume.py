@@ -38,8 +38,9 @@ from ftx.runs.new_run import NewRun
 from ftx.runs.run import Run
 from ftx.training import loop, resume, session, train
 from ftx.training.checkpoints import Checkpoints, newest
+from ftx.training.inputs import Batch
 from ftx.training.loop import Diverged, Training
-from ftx.training.resolve import resolve
+from ftx.training.resolve import resolve_together
 from ftx.training.signals import stoppable
 from ftx.training.state import EpochEnd, TrainingState
 
@@ -95,10 +96,10 @@ def cut_at(monkeypatch: pytest.MonkeyPatch, step: int, do: Callable[[], None]) -
     """Do something instead of the pass of this step, counted from 0 in this process."""
     passes = iter(range(1_000_000))
 
-    def counted(network: nn.Module, training: Training, batch: Tensor, targets_BC: Tensor) -> Tensor:
+    def counted(network: nn.Module, training: Training, batch: Batch) -> Tensor:
         if next(passes) == step:
             do()
-        return forward_backward(network, training, batch, targets_BC)
+        return forward_backward(network, training, batch)
 
     forward_backward = loop.forward_backward
     monkeypatch.setattr(loop, "forward_backward", counted)
@@ -308,7 +309,7 @@ def test_a_signal_before_the_first_step_leaves_what_there_was(
 
     with chdir(here):
         with monkeypatch.context() as patch:
-            patch.setattr(session, "resolve", stop)
+            patch.setattr(session, "resolve_together", stop)
             with pytest.raises(Terminated) as caught:
                 resume(run)
         assert caught.value.fix == f"ftx train --resume {run}"
@@ -533,11 +534,11 @@ def test_ctrl_c_while_the_loss_is_no_number(here: Path, tmp_path: Path, monkeypa
 
         passes, forward_backward = iter(range(100)), loop.forward_backward
 
-        def counted(network: nn.Module, training: Training, batch: Tensor, targets_BC: Tensor) -> Tensor:
+        def counted(network: nn.Module, training: Training, batch: Batch) -> Tensor:
             if next(passes) == 5:
                 os.kill(os.getpid(), 2)
-                batch = batch * torch.nan
-            return forward_backward(network, training, batch, targets_BC)
+                batch = batch._replace(input=batch.input * torch.nan)
+            return forward_backward(network, training, batch)
 
         monkeypatch.setattr(loop, "forward_backward", counted)
         report = train(asked("full", checkpoint_minutes=5), run)
@@ -588,13 +589,15 @@ def test_it_computes_as_where_it_began(here: Path, tmp_path: Path, monkeypatch: 
     run = begun(here, monkeypatch, asked("dora"), tmp_path / "run")
     (record,) = (json.loads((run / "checkpoints" / "4.json").read_text()) for _ in range(1))
     assert record["origin"]["circumstances"] == {
-        "device": "cpu", "threads": 1, "plain_attention": True
+        "device": "cpu", "threads": 1, "plain_attention": True, "processes": 1
     }  # fmt: skip
     with chdir(here):
         train(asked("dora"), tmp_path / "whole")
         monkeypatch.setattr("ftx.training.device_placement.available_bytes", lambda: 0)
         used: list[int] = []
-        monkeypatch.setattr(session, "resolve", lambda *given: used.append(torch.get_num_threads()) or resolve(*given))
+        monkeypatch.setattr(
+            session, "resolve_together", lambda *given: used.append(torch.get_num_threads()) or resolve_together(*given)
+        )
         torch.set_num_threads(2)
         try:
             resume(run)

@@ -15,6 +15,7 @@ from pydantic import BaseModel, computed_field
 
 from ftx import missing_extra
 from ftx.cli import console
+from ftx.core import one_voice
 from ftx.core.errors import EnvironmentFault, FtxError, InputError
 from ftx.core.memory import is_out_of_memory, memory_fault
 from ftx.core.verb_report import VerbReport
@@ -50,6 +51,8 @@ class FailureReport(VerbReport):
 def report_failure(error: Exception, *, arguments: Sequence[str], verb: str | None, as_json: bool, debug: bool) -> int:
     """Print the error, as JSON too if that was asked for, and give the exit status."""
     known = as_ftx_error(error, verb)
+    if not one_voice.speaks():
+        return 70 if known is None else known.exit_code
     if debug:
         traceback.print_exception(error)
     if known is None:

@@ -12,6 +12,7 @@ from ftx.cli import console
 from ftx.cli.layer_names import numberless
 from ftx.cli.recipe_flags import read_recipe, with_recipe_flags
 from ftx.cli.shared_options import JsonFlag, OutOption, SetOption, StrictFlag
+from ftx.core import one_voice
 from ftx.core.durations import seconds_of
 from ftx.core.errors import INTERRUPTED, InputError, refuse_unknown, shell_command
 from ftx.recipe.presets import DEFAULT_PRESET, PRESET_NAMES, Preset
@@ -97,6 +98,8 @@ def command(
     else:
         recipe = read_recipe(config, set_ or (), flags, _preset(preset, config))
     if dry_run:
+        if not one_voice.is_first():
+            return 0
         _dry_run(recipe, out, strict, budget_s, json)
         return 0
     return _train(recipe, out, strict, budget_s, json)
@@ -138,7 +141,9 @@ def _refuse_with_resume(given: Mapping[str, object]) -> None:
 
 
 def _answer(report: TrainReport, json: bool) -> int:
-    if json:
+    if not one_voice.is_first():
+        pass  # one of several processes, the first of which answers
+    elif json:
         console.print_json(report)
     else:
         _print_trained(report)

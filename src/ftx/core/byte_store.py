@@ -34,12 +34,32 @@ class _Record(NamedTuple):
     size: int
     check: int
 
+    def holds(self, key: bytes, content: memoryview) -> bool:
+        return zlib.crc32(content, zlib.crc32(key)) == self.check
+
+
+class _Beside(NamedTuple):
+    """What another store had kept when it was looked at; its owner may go on with it, or take it away."""
+
+    content: FileIO
+    records: dict[bytes, _Record]
+
+    def read_into(self, key: bytes, into: memoryview) -> bool:
+        record = self.records.get(key)
+        if record is None:
+            return False
+        if _read(self.content, record, into) and record.holds(key, into):
+            return True
+        del self.records[key]
+        return False
+
 
 class ByteStore:
     """One process's hold of a store, for its threads in turn; ``limit_bytes`` is how large its content may become.
 
     In ``folder``, or where there is none, or another process holds it, in a file without a name that is gone
-    afterwards. A disk that takes no more ends the keeping and nothing else: ``fault`` says why.
+    afterwards; what the other has kept until now is read all the same. A disk that takes no more ends the keeping and
+    nothing else: ``fault`` says why.
     """
 
     def __init__(self, folder: Path | None, limit_bytes: float) -> None:
@@ -51,6 +71,7 @@ class ByteStore:
         self._sound: set[bytes] = set()
         self._unwritten: list[tuple[bytes, _Record]] = []
         self._size = 0
+        self._beside: list[_Beside] = []
         content = None if folder is None else self._open(folder)
         self._content = content or tempfile.TemporaryFile(prefix="ftx-", buffering=0)  # noqa: SIM115
         weakref.finalize(self, self._content.close)  # at the latest
@@ -63,10 +84,13 @@ class ByteStore:
         try:
             lock.acquire(timeout=0)
         except (Timeout, OSError):
+            self.look_beside(folder)
             return None
         try:
             content, self._index = _opened(folder / "content"), _opened(folder / "index")
-            self._read_index(self._index, content.seek(0, os.SEEK_END))
+            self._records, self._size = _read_records(self._index, content.seek(0, os.SEEK_END))
+            self._index.truncate(len(self._records) * _RECORD.size)
+            self._index.seek(0, os.SEEK_END)
             content.truncate(self._size)
         except OSError:
             lock.release()
@@ -75,17 +99,16 @@ class ByteStore:
         self._lock = lock
         return content
 
-    def _read_index(self, file: FileIO, content_bytes: int) -> None:
-        index = file.readall()
-        whole = 0
-        for key, offset, size, check in _RECORD.iter_unpack(index[: len(index) // _RECORD.size * _RECORD.size]):
-            if offset != self._size or offset + size > content_bytes:
-                break  # cut off, or not what was written: what follows cannot be trusted
-            self._records[key] = _Record(offset, size, check)
-            self._size += size
-            whole += _RECORD.size
-        file.truncate(whole)
-        file.seek(whole)
+    def look_beside(self, folder: Path) -> None:
+        """Read from now on what another store has kept until now as well; nothing where there is none."""
+        try:
+            content, index = (FileIO(folder / name) for name in ("content", "index"))
+        except OSError:
+            return
+        with index:
+            records, _ = _read_records(index, content.seek(0, os.SEEK_END))
+        self._beside.append(_Beside(content, records))
+        weakref.finalize(self, content.close)
 
     @property
     def lasting(self) -> bool:
@@ -101,11 +124,12 @@ class ByteStore:
         return len(self._records)
 
     def __contains__(self, key: bytes) -> bool:
-        return key in self._records
+        return key in self._records or any(key in other.records for other in self._beside)
 
     def get(self, key: bytes) -> bytearray | None:
         """What was put under a key; None where there is nothing that holds."""
-        record = self._records.get(key)
+        known = (self._records, *(other.records for other in self._beside))
+        record = next((records[key] for records in known if key in records), None)
         if record is None:
             return None
         found = bytearray(record.size)
@@ -116,14 +140,10 @@ class ByteStore:
         with self._one_at_a_time:
             record = self._records.get(key)
             if record is None:
-                return False
-            try:
-                self._content.seek(record.offset)
-                whole = record.size == len(into) == self._content.readinto(into)
-            except OSError:
-                whole = False
+                return any(other.read_into(key, into) for other in self._beside)
+            whole = _read(self._content, record, into)
             if whole and key not in self._sound:
-                whole = zlib.crc32(into, zlib.crc32(key)) == record.check
+                whole = record.holds(key, into)
                 self._sound.add(key)
             if not whole:
                 del self._records[key]  # it may be put again, at the end
@@ -188,6 +208,26 @@ class ByteStore:
         self, _kind: type[BaseException] | None, _error: BaseException | None, _at: TracebackType | None
     ) -> None:
         self.close()
+
+
+def _read_records(index: FileIO, content_bytes: int) -> tuple[dict[bytes, _Record], int]:
+    """The records that can be trusted, and the size of their content."""
+    found: dict[bytes, _Record] = {}
+    end, written = 0, index.readall()
+    for key, offset, size, check in _RECORD.iter_unpack(written[: len(written) // _RECORD.size * _RECORD.size]):
+        if offset != end or offset + size > content_bytes:
+            break  # cut off, or not what was written: what follows cannot be trusted
+        found[key] = _Record(offset, size, check)
+        end += size
+    return found, end
+
+
+def _read(content: FileIO, record: _Record, into: memoryview) -> bool:
+    try:
+        content.seek(record.offset)
+        return record.size == len(into) == content.readinto(into)
+    except OSError:
+        return False
 
 
 def _opened(path: Path) -> FileIO:

@@ -60,9 +60,9 @@ def frozen_features(
             features_NW = torch.empty(len(entries), *frozen.shape)
             rows = iter(features_NW.split(EVAL_BATCH))
             with progress.track("Computing frozen features", len(entries)) as bar:
-                for features, _ in inputs.batches(np.arange(len(entries)), EVAL_BATCH, epoch=0):
-                    next(rows).copy_(features)
-                    bar.advance(len(features))
+                for batch in inputs.batches(np.arange(len(entries)), EVAL_BATCH, epoch=0):
+                    next(rows).copy_(batch.input)
+                    bar.advance(len(batch.input))
     # a distilled model's two heads read one each
     return Features(features_NW.flatten(1).numpy(), pre.image_size)
 

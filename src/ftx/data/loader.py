@@ -67,25 +67,20 @@ class TrainingImages:
     def __len__(self) -> int:
         return len(self.images)
 
-    def batches(
-        self, indices: Sequence[int] | NDArray[np.intp], batch_size: int, *, epoch: int, skipped: int = 0
-    ) -> Generator[tuple[Pixels, Targets], None, None]:
-        """Views of the images in the order of ``indices``, prepared two batches ahead; the last may be smaller.
+    def seen(self, order: Sequence[int] | NDArray[np.intp], epoch: int) -> list[View]:
+        """How the images of an epoch are to be seen, in its order.
 
-        How an image is varied hangs on the seed, the epoch and the image, not on threads, on memory or on the
-        ``skipped`` batches in front, which are not made. Whoever stops early calls ``close``.
-        Shape: uint8 [B, H, W, 3] and float32 [B, C].
-        Raises: ImageError for an image that cannot be read.
+        How an image is varied hangs on the seed, the epoch and the image, not on threads or on memory.
         """
-        order = [int(index) for index in indices]
-        seen = [View(index, epoch, before) for index, before in zip(order, occurrences(order), strict=True)]
-        chunks = in_batches(seen, batch_size, skipped)
-        with closing(self.views(chunks)) as batches:
-            for pixels_BHWC, chunk in zip(batches, chunks, strict=True):
-                yield pixels_BHWC, self.targets_NC[[view.image for view in chunk]]
+        indices = [int(index) for index in order]
+        return [View(index, epoch, before) for index, before in zip(indices, occurrences(indices), strict=True)]
 
     def views(self, chunks: Sequence[Sequence[View]]) -> Generator[Pixels, None, None]:
-        """The pixels of each chunk of views, prepared two chunks ahead. Shape: uint8 [B, H, W, 3]."""
+        """The pixels of each chunk of views, prepared two chunks ahead; whoever stops early calls ``close``.
+
+        Shape: uint8 [B, H, W, 3].
+        Raises: ImageError for an image that cannot be read.
+        """
         started = time.perf_counter()
         with closing(in_threads(self._chunk, chunks, workers=BATCHES_AHEAD, ahead=BATCHES_AHEAD)) as prepared:
             for pixels_BHWC in prepared:

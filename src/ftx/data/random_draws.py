@@ -27,9 +27,10 @@ def view_generator(seed: int, epoch: int, sha256: str, occurrence: int = 0) -> n
     return np.random.default_rng([_VIEW, seed, epoch, int(sha256[:16], 16), occurrence])
 
 
-def step_seed(seed: int, step: int) -> int:
-    """Seeds what is drawn while an optimizer's step is computed: dropout, stochastic depth."""
-    return int(np.random.SeedSequence([_STEP, seed, step]).generate_state(1, np.uint64)[0] >> np.uint64(1))
+def step_seed(seed: int, step: int, rank: int = 0) -> int:
+    """Seeds what is drawn while an optimizer's step is computed: dropout, stochastic depth; in each process its own."""
+    drawn_for = [_STEP, seed, step, *([rank] if rank else [])]
+    return int(np.random.SeedSequence(drawn_for).generate_state(1, np.uint64)[0] >> np.uint64(1))
 
 
 def occurrences(order: Sequence[int]) -> list[int]:

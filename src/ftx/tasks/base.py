@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, ClassVar, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -42,6 +42,11 @@ class Task(Protocol):
     ``thresholds`` holds, by label, the score above which a label that decides by itself is called.
     """
 
+    # The key of ``metrics`` that training chooses by, a share in [0, 1] that should rise; and the one to choose by
+    # where rare labels are to count as frequent ones do.
+    metric: ClassVar[str]
+    balanced_metric: ClassVar[str]
+
     @property
     def labels(self) -> Labels:
         """The labels, one logit each."""
@@ -50,16 +55,6 @@ class Task(Protocol):
     @property
     def thresholds(self) -> Thresholds:
         """Without meaning where no label decides by itself."""
-        ...
-
-    @property
-    def metric(self) -> str:
-        """The key of ``metrics`` that training chooses by: a share in [0, 1] that should rise."""
-        ...
-
-    @property
-    def balanced_metric(self) -> str:
-        """The key of ``metrics`` to choose by where rare labels are to count as frequent ones do."""
         ...
 
     def targets(self, samples: Sequence[tuple[str, ...]]) -> Targets:
@@ -74,10 +69,12 @@ class Task(Protocol):
         kind: LossName,
         label_smoothing: float,
         weights_2C: Tensor | None = None,
+        whole_MC: Tensor | None = None,
     ) -> Tensor:
         """The mean loss of a batch, a scalar; ``kind`` is that of labels that decide by themselves.
 
-        ``weights_2C`` weigh each label where it holds and, if it decides by itself, where it does not.
+        ``weights_2C`` weigh each label where it holds and, if it decides by itself, where it does not. Of a part of a
+        batch with the targets ``whole_MC`` it is the part's share: those of all parts add up to the batch's mean.
         """
         ...
 

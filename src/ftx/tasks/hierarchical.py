@@ -73,6 +73,7 @@ class Hierarchical:
         kind: LossName,
         label_smoothing: float,
         weights_2C: Tensor | None = None,
+        whole_MC: Tensor | None = None,
     ) -> Tensor:
         """The mean over the groups and, as one more, the singles.
 
@@ -82,18 +83,19 @@ class Hierarchical:
 
         from ftx.tasks.sigmoid import binary_loss
 
+        whole_MC = targets_NC if whole_MC is None else whole_MC
         parts: list[Tensor] = []
         for rows in self._groups:
             truth_NG = targets_NC[:, rows]
-            known_N = truth_NG.sum(dim=1) > 0
+            known_N, known_M = (truth.sum(dim=1) > 0 for truth in (truth_NG, whole_MC[:, rows]))
             each_N = cross_entropy(logits_NC[:, rows], truth_NG, label_smoothing=label_smoothing, reduction="none")
             if weights_2C is not None:  # by the true label alone, as in Multiclass
                 each_N = each_N * (truth_NG * weights_2C[0, rows]).sum(dim=1)
-            parts.append((each_N * known_N).sum() / known_N.sum().clamp(min=1))
+            parts.append((each_N * known_N).sum() / known_M.sum().clamp(min=1))
         if self.labels.singles:
             weights_2S = None if weights_2C is None else weights_2C[:, self._singles]
             each_NS = binary_loss(logits_NC[:, self._singles], targets_NC[:, self._singles], kind, weights_2S)
-            parts.append(each_NS.mean())
+            parts.append(each_NS.sum() / (len(whole_MC) * len(self.labels.singles)))
         return sum(parts[1:], parts[0]) / len(parts)
 
     def scores(self, logits_NC: Floats) -> Floats:

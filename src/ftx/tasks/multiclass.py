@@ -72,6 +72,7 @@ class Multiclass:
         kind: LossName,
         label_smoothing: float,
         weights_2C: Tensor | None = None,
+        whole_MC: Tensor | None = None,
     ) -> Tensor:
         """Cross-entropy with smoothed labels (Szegedy et al., arXiv:1512.00567, section 7)."""
         from torch.nn.functional import cross_entropy
@@ -81,7 +82,7 @@ class Multiclass:
             # By the true label alone: torch's own weights would weigh what smoothing gives to the others as well, and
             # teach a rare label on every image.
             each_N = each_N * (targets_NC * weights_2C[0]).sum(dim=1)
-        return each_N.mean()
+        return each_N.mean() if whole_MC is None else each_N.sum() / len(whole_MC)
 
     def scores(self, logits_NC: Floats) -> Floats:
         """Softmax. Shape: [N, C]."""

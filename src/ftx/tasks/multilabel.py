@@ -58,11 +58,13 @@ class Multilabel:
         kind: LossName,
         label_smoothing: float,
         weights_2C: Tensor | None = None,
+        whole_MC: Tensor | None = None,
     ) -> Tensor:
         """The mean over images and labels, so that the learning rate does not hang on the number of labels."""
         from ftx.tasks.sigmoid import binary_loss
 
-        return binary_loss(logits_NC, targets_NC, kind, weights_2C).mean()
+        each_NC = binary_loss(logits_NC, targets_NC, kind, weights_2C)
+        return each_NC.mean() if whole_MC is None else each_NC.sum() / whole_MC.numel()
 
     def scores(self, logits_NC: Floats) -> Floats:
         """Shape: [N, C]."""

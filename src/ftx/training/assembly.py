@@ -10,15 +10,18 @@ from ftx.data.dataset import Entry
 from ftx.data.pixel_store import PixelStore, pixel_store
 from ftx.training.class_balance import balance_of
 from ftx.training.frozen_part import Frozen, FrozenPart, frozen_part
-from ftx.training.inputs import Inputs, inputs_of
+from ftx.training.inputs import FeatureInputs, Inputs, inputs_of
 from ftx.training.loop import Training
 from ftx.training.optimizer import peak_lr
 from ftx.training.plan import plan
+from ftx.training.ranks import ALONE, Ranks
 from ftx.training.resolve import Resolved
 
 
 @contextmanager
-def frozen_of(found: Resolved, progress: Progress, *, for_others: bool = True) -> Iterator[FrozenPart | None]:
+def frozen_of(
+    found: Resolved, progress: Progress, *, for_others: bool = True, ranks: Ranks = ALONE
+) -> Iterator[FrozenPart | None]:
     """What of the network is computed once, where anything is; kept for this training alone, or ``for_others`` too."""
     recipe, dataset, backbone = found.recipe, found.dataset, found.prepared.backbone
     planned = plan(backbone.module, recipe)
@@ -27,7 +30,8 @@ def frozen_of(found: Resolved, progress: Progress, *, for_others: bool = True) -
         return
     runtime = "openvino" if recipe.train.frozen_runtime == "openvino" else "torch"
     part = Frozen(backbone, planned.kept_blocks, recipe.train.precision == "bf16", runtime)
-    with frozen_part(part, recipe.train.cache_gb * 1e9, for_others=for_others, progress=progress) as frozen:
+    limit_bytes = recipe.train.cache_gb * 1e9
+    with frozen_part(part, limit_bytes, for_others=for_others, ranks=ranks, progress=progress) as frozen:
         frozen.make_room(len(dataset.split("train")) * planned.views + len(dataset.split("val")), progress)
         yield frozen
 
@@ -56,7 +60,7 @@ def inputs_for(
     )
 
 
-def training_of(found: Resolved, pixels: PixelStore, frozen: FrozenPart | None) -> Training:
+def training_of(found: Resolved, pixels: PixelStore, frozen: FrozenPart | None, ranks: Ranks = ALONE) -> Training:
     """What is trained on what."""
     recipe, dataset, task = found.recipe, found.dataset, found.task
     training = dataset.split("train")
@@ -70,4 +74,17 @@ def training_of(found: Resolved, pixels: PixelStore, frozen: FrozenPart | None) 
         lr=peak_lr(recipe.train, recipe.method),
         bf16=recipe.train.precision == "bf16",
         seed=recipe.seed,
+        ranks=ranks,
     )
+
+
+def fill_together(training: Training, frozen: FrozenPart | None, progress: Progress) -> None:
+    """Let several processes share the work of the frozen part, before each asks for all of it."""
+    ranks = training.ranks
+    if ranks.world == 1 or frozen is None:
+        return
+    for inputs in (training.inputs, training.held_out):
+        assert isinstance(inputs, FeatureInputs)
+        inputs.fill(ranks, progress)
+    ranks.wait()
+    frozen.find_others()

@@ -11,14 +11,17 @@ from ftx.core.progress import Progress
 from ftx.training.device_placement import place
 from ftx.training.estimate import Times, rehearse
 from ftx.training.plan import plan
+from ftx.training.ranks import ALONE, Ranks
 from ftx.training.resolve import Resolved
 
 # Of the budget, for writing the run and for what the rehearsal did not foresee.
 _SPARE = 0.05
 
 
-def within(found: Resolved, budget_s: float, began: float, progress: Progress) -> Resolved:
+def within(found: Resolved, budget_s: float, began: float, progress: Progress, ranks: Ranks = ALONE) -> Resolved:
     """The training with fewer epochs where all would not end ``budget_s`` after ``began`` (``time.perf_counter``).
+
+    Several processes share the work of what each of them rehearses.
 
     Raises: InputError if not even one epoch would.
     """
@@ -26,7 +29,8 @@ def within(found: Resolved, budget_s: float, began: float, progress: Progress) -
     place(found.prepared, train.batch_size)
     # A step in training mode moves what batches are normalised by.
     before = {name: buffer.clone() for name, buffer in module.named_buffers()}
-    times = rehearse(found)
+    alone = rehearse(found)
+    times = Times(alone.before_s / ranks.local_world, alone.epoch_s / ranks.world)
     for name, buffer in module.named_buffers():
         buffer.copy_(before[name])
     return fitted(found, times, budget_s, began, progress)

@@ -47,7 +47,7 @@ def _cpu_flags() -> set[str]:
 class Circumstances(BaseModel):
     """How a training computes, beside its recipe: what must be the same for the same bytes.
 
-    ``plain_attention`` was chosen by the memory that was free, ``threads`` by the cores.
+    ``plain_attention`` was chosen by the memory that was free, ``threads`` by the cores, of each of ``processes``.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -55,6 +55,7 @@ class Circumstances(BaseModel):
     device: str
     threads: int
     plain_attention: bool
+    processes: int = 1
 
 
 def place(prepared: Prepared, batch_size: int, progress: Progress = SILENT) -> torch.device:

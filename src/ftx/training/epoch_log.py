@@ -27,12 +27,18 @@ def require_tensorboard() -> None:
 
 
 @contextmanager
-def epoch_log(run: NewRun, epochs: Sequence[Epoch], *, tensorboard: bool) -> Iterator[Callable[[EpochEnd], None]]:
+def epoch_log(
+    run: NewRun | None, epochs: Sequence[Epoch], *, tensorboard: bool
+) -> Iterator[Callable[[EpochEnd], None]]:
     """Give what takes each epoch after it was added to ``epochs``, which holds those before a stop as well.
 
     It writes ``reports/train.jsonl``, whole at any time, and ``reports/tensorboard/`` if wanted. What an earlier
-    process should have written of its epochs, and may have been ended before it did, is written at once.
+    process should have written of its epochs, and may have been ended before it did, is written at once. Without a run,
+    which another process writes, nothing is.
     """
+    if run is None:
+        yield lambda _end: None
+        return
     with ExitStack() as opened:
         curves = _Curves(run, opened) if tensorboard else None
 

@@ -63,8 +63,8 @@ def _rehearsed(found: Resolved, pixels: PixelStore) -> Times:
         train_mode(module)
         step_s = 0.0
         started = time.perf_counter()
-        for batch, targets_BC in inputs.batches(order, batch_size, epoch=1):  # the first of two is a warm-up
-            forward_backward(inputs.network, training, batch, targets_BC)
+        for batch in inputs.batches(order, batch_size, epoch=1):  # the first of two is a warm-up
+            forward_backward(inputs.network, training, batch)
             step_s, started = time.perf_counter() - started, time.perf_counter()
         prove_reach(module)
         module.zero_grad(set_to_none=True)

@@ -30,8 +30,11 @@ from ftx.core.version import __version__
 from ftx.data.augment import CROP_AREA, CROP_RATIO
 from ftx.data.preprocess import Pixels, normalise
 from ftx.recipe.sections import FrozenRuntime
+from ftx.training.ranks import ALONE, Ranks
 
 _KIND = "features"
+# Of several processes all but the first have a folder each, with this before their number.
+_RANK = "rank-"
 _COMPUTED_BY = ("torch", "timm", "openvino")
 # Views, of which OpenVINO computes each 3 ms (112 px) or more faster, and takes some 7 s to convert.
 _WORTH_CONVERTING = 2000
@@ -103,6 +106,11 @@ class FrozenPart:
         blank_HW3 = np.zeros((self._pre.height, self._pre.width, 3), np.uint8)
         self.shape = self.compute(blank_HW3[None]).shape[1:]
 
+    def find_others(self) -> None:
+        """Read what other processes on this machine have kept of the same features until now."""
+        for other in () if self._folder is None else (self._folder, *self._folder.glob(f"{_RANK}*")):
+            self.store.look_beside(other)
+
     def empty(self, rows: int) -> Tensor:
         """Room for features, on the CPU. Shape: [rows, …]."""
         pinned = self.device.type == "cuda"  # from there a copy to the device need not be waited for
@@ -138,14 +146,22 @@ class FrozenPart:
 
 @contextmanager
 def frozen_part(
-    frozen: Frozen, limit_bytes: float, *, for_others: bool = True, progress: Progress
+    frozen: Frozen, limit_bytes: float, *, for_others: bool = True, ranks: Ranks = ALONE, progress: Progress
 ) -> Iterator[FrozenPart]:
     """What computes the frozen part of a model, with what is kept of it: for this process alone, or ``for_others`` too.
 
+    Of several processes each keeps what it computes in a store of its own, and reads those of its machine.
     Raises: ModelError if OpenVINO was chosen and cannot compute it.
     """
-    with ByteStore(frozen.folder if for_others else None, limit_bytes) as store:
-        yield FrozenPart(frozen, store, frozen.folder)
+    own = frozen.folder if for_others else None
+    if own is not None and ranks.local:
+        own = own / f"{_RANK}{ranks.local}"
+        own.mkdir(mode=0o700, exist_ok=True)
+    with ByteStore(own, limit_bytes / ranks.local_world) as store:
+        part = FrozenPart(frozen, store, frozen.folder)
+        if for_others:
+            part.find_others()
+        yield part
         if store.fault is not None:
             progress.note(f"not all features of the frozen part could be kept ({store.fault}): it was computed again")
 

@@ -13,6 +13,7 @@ import time
 from collections.abc import Generator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
+from itertools import chain
 
 import numpy as np
 import torch
@@ -23,6 +24,7 @@ from ftx.core.progress import Progress
 from ftx.tasks.labels import Labels
 from ftx.training.inputs import EVAL_BATCH, Inputs
 from ftx.training.linear_probe import STRENGTHS, Scale, fit, mean_loss
+from ftx.training.ranks import ALONE, Ranks
 
 
 @dataclass(frozen=True)
@@ -42,9 +44,18 @@ def linear_heads(module: nn.Module) -> list[nn.Linear]:
 
 
 def start_head(
-    module: nn.Module, labels: Labels, train: Inputs, val: Inputs, *, bf16: bool, progress: Progress
+    module: nn.Module,
+    labels: Labels,
+    train: Inputs,
+    val: Inputs,
+    *,
+    bf16: bool,
+    progress: Progress,
+    ranks: Ranks = ALONE,
 ) -> HeadStart | None:
     """Lay into the head the probe, fitted on ``train``, whose penalty is the best for ``val``.
+
+    Of several processes each reads the features of its images, and all fit all of them.
 
     None, and the head as it was, where the classifier is no linear layer of one row of features.
     """
@@ -52,10 +63,10 @@ def start_head(
     if not heads:
         return None
     began = time.perf_counter()
-    known_NW, targets_NC = read_by(heads, module, train, bf16=bf16, progress=progress)
+    known_NW, targets_NC = read_by(heads, module, train, bf16=bf16, progress=progress, ranks=ranks)
     if known_NW.shape[1] != sum(head.in_features for head in heads):
         return None
-    unseen_NW, val_targets_NC = read_by(heads, module, val, bf16=bf16, progress=progress)
+    unseen_NW, val_targets_NC = read_by(heads, module, val, bf16=bf16, progress=progress, ranks=ranks)
     scale = Scale.of(known_NW)
     scaled_NW, unseen_scaled_NW = scale.standardised(known_NW), scale.standardised(unseen_NW)
     weights = torch.zeros(known_NW.shape[1] + 1, targets_NC.shape[1], dtype=torch.float64)
@@ -74,25 +85,26 @@ def start_head(
 
 
 def read_by(
-    heads: list[nn.Linear], module: nn.Module, inputs: Inputs, *, bf16: bool, progress: Progress
+    heads: list[nn.Linear], module: nn.Module, inputs: Inputs, *, bf16: bool, progress: Progress, ranks: Ranks
 ) -> tuple[Tensor, Tensor]:
     """What the heads read of each image, side by side, and the truth, in f64 on the CPU. Shape: [N, W] and [N, C]."""
     module.eval()
-    found: list[Tensor] = []
-    targets: list[Tensor] = []
+    found: list[tuple[Tensor, Tensor]] = []
     with (
         torch.no_grad(),
         _noted(heads) as noted,
         progress.track("Reading features", len(inputs)) as bar,
-        closing(inputs.batches(np.arange(len(inputs)), EVAL_BATCH, epoch=0)) as batches,
+        closing(inputs.batches(np.arange(len(inputs)), EVAL_BATCH, epoch=0, ranks=ranks)) as batches,
     ):
-        for batch, targets_BC in batches:
-            with torch.autocast(batch.device.type, torch.bfloat16, enabled=bf16):
-                inputs.network(batch)
-            found.append(torch.cat([noted[head].flatten(1) for head in heads], dim=1).cpu().double())
-            targets.append(targets_BC.cpu().double())
-            bar.advance(len(batch))
-    return torch.cat(found), torch.cat(targets)
+        for batch in batches:
+            with torch.autocast(batch.input.device.type, torch.bfloat16, enabled=bf16):
+                inputs.network(batch.input)
+            if batch.counts:
+                read_BW = torch.cat([noted[head].flatten(1) for head in heads], dim=1)
+                found.append((read_BW.cpu().double(), batch.targets_BC.cpu().double()))
+            bar.advance(len(batch.whole_MC))
+    read, targets = zip(*chain.from_iterable(ranks.gathered(found)), strict=True)
+    return torch.cat(read), torch.cat(targets)
 
 
 @contextmanager

@@ -6,7 +6,7 @@ from collections.abc import Generator, Sequence
 from contextlib import closing
 from hashlib import sha256
 from pathlib import Path
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from ftx.backbones.build import Backbone
 from ftx.backbones.split_network import uncut
+from ftx.core.progress import Progress
 from ftx.data.dataset import Entry
 from ftx.data.image_store import ImageStore
 from ftx.data.loader import TrainingImages, View, in_batches
@@ -24,9 +25,23 @@ from ftx.data.random_draws import occurrences
 from ftx.recipe.sections import Augment
 from ftx.tasks.base import Task
 from ftx.training.frozen_part import FrozenPart
+from ftx.training.ranks import ALONE, Ranks
 
 Order = NDArray[np.intp]
 EVAL_BATCH = 32
+
+
+class Batch(NamedTuple):
+    """A batch, or this process's part of it: input, truth, and the truth of the whole batch.
+
+    Where there are fewer images than processes, one of them stands in, and ``counts`` is 0.
+    Shape: [B, …], [B, C] and [M, C].
+    """
+
+    input: Tensor
+    targets_BC: Tensor
+    whole_MC: Tensor
+    counts: int = 1
 
 
 class Inputs(Protocol):
@@ -50,9 +65,9 @@ class Inputs(Protocol):
     def __len__(self) -> int: ...
 
     def batches(
-        self, order: Order, batch_size: int, *, epoch: int, skipped: int = 0
-    ) -> Generator[tuple[Tensor, Tensor]]:
-        """Input and targets in the order given, but for the first ``skipped`` batches. Shape: [B, …] and [B, C].
+        self, order: Order, batch_size: int, *, epoch: int, skipped: int = 0, ranks: Ranks = ALONE
+    ) -> Generator[Batch]:
+        """This process's part of each batch, in the order given, but for the first ``skipped`` batches.
 
         In epoch 0, before any training, images are as they are.
         """
@@ -66,6 +81,20 @@ class Inputs(Protocol):
 def to_device(tensor: Tensor, device: torch.device) -> Tensor:
     """A tensor where it is computed on; to a GPU while that computes what came before, which pinned memory allows."""
     return (tensor.pin_memory() if device.type == "cuda" else tensor).to(device, non_blocking=True)
+
+
+class Part(NamedTuple):
+    """The views of a batch that are this process's to compute, and all of them."""
+
+    mine: Sequence[View]
+    whole: Sequence[View]
+    counts: int
+
+
+def part_of(whole: Sequence[View], ranks: Ranks) -> Part:
+    """This process's part of a batch: of none, an image that does not count, as all take part in each step."""
+    mine = ranks.share(whole)
+    return Part(mine, whole, 1) if mine else Part(whole[:1], whole, 0)
 
 
 class ImageInputs:
@@ -84,15 +113,17 @@ class ImageInputs:
         return len(self.images)
 
     def batches(
-        self, order: Order, batch_size: int, *, epoch: int, skipped: int = 0
-    ) -> Generator[tuple[Tensor, Tensor]]:
-        batches = self.images.batches(order, batch_size, epoch=epoch, skipped=skipped)
-        try:
-            for pixels_BHWC, targets_BC in batches:
+        self, order: Order, batch_size: int, *, epoch: int, skipped: int = 0, ranks: Ranks = ALONE
+    ) -> Generator[Batch]:
+        parts = [part_of(chunk, ranks) for chunk in in_batches(self.images.seen(order, epoch), batch_size, skipped)]
+        with closing(self.images.views([part.mine for part in parts])) as batches:
+            for part, pixels_BHWC in zip(parts, batches, strict=True):
                 images_B3HW = torch.from_numpy(normalise(pixels_BHWC, self.images.pre))
-                yield to_device(images_B3HW, self.device), to_device(torch.from_numpy(targets_BC), self.device)
-        finally:
-            batches.close()
+                mine, whole = (self._targets(views) for views in (part.mine, part.whole))
+                yield Batch(to_device(images_B3HW, self.device), mine, whole, part.counts)
+
+    def _targets(self, views: Sequence[View]) -> Tensor:
+        return to_device(torch.from_numpy(self.images.targets_NC[[view.image for view in views]]), self.device)
 
     def to_prepare(self) -> int:
         return len(self)
@@ -120,21 +151,39 @@ class FeatureInputs:
         return len(self.images)
 
     def batches(
-        self, order: Order, batch_size: int, *, epoch: int, skipped: int = 0
-    ) -> Generator[tuple[Tensor, Tensor]]:
-        device, chunks = self.frozen.device, in_batches(self._views(order, epoch), batch_size, skipped)
-        unknown = self._unknown(chunks)
+        self, order: Order, batch_size: int, *, epoch: int, skipped: int = 0, ranks: Ranks = ALONE
+    ) -> Generator[Batch]:
+        parts = [part_of(chunk, ranks) for chunk in in_batches(self._views(order, epoch), batch_size, skipped)]
+        unknown = self._unknown([part.mine for part in parts])
         with closing(self.images.views(unknown)) as pixels:
-            for chunk, first_seen, pixels_BHWC in zip(chunks, unknown, pixels, strict=True):
-                features = self._features(chunk, first_seen, pixels_BHWC)
-                chosen = torch.tensor([view.image for view in chunk])
-                yield to_device(features, device).float(), self.targets_NC[to_device(chosen, device)]
+            for part, first_seen, pixels_BHWC in zip(parts, unknown, pixels, strict=True):
+                features = self._features(part.mine, first_seen, pixels_BHWC)
+                mine, whole = (self._targets(views) for views in (part.mine, part.whole))
+                yield Batch(to_device(features, self.frozen.device).float(), mine, whole, part.counts)
         self.frozen.store.sync()
+
+    def _targets(self, views: Sequence[View]) -> Tensor:
+        return self.targets_NC[to_device(torch.tensor([view.image for view in views]), self.frozen.device)]
 
     def to_prepare(self) -> int:
         everything = range(len(self))
         views = [View(image, view) for view in range(1, self.views + 1) for image in everything]
         return sum(map(len, self._unknown([views or [View(image, 0) for image in everything]])))
+
+    def fill(self, ranks: Ranks, progress: Progress) -> None:
+        """Compute this process's share of all views that are not kept yet, for all of its machine to read."""
+        turns = range(1, self.views + 1) if self.views else (0,)
+        views = [View(image, turn) for turn in turns for image in range(len(self))]
+        chunks = in_batches(views[ranks.local :: ranks.local_world], EVAL_BATCH, 0)
+        unknown = [chunk for chunk in self._unknown(chunks) if chunk]
+        with (
+            progress.track("Computing what is frozen", sum(map(len, unknown))) as bar,
+            closing(self.images.views(unknown)) as pixels,
+        ):
+            for chunk, pixels_BHWC in zip(unknown, pixels, strict=True):
+                self._computed(chunk, pixels_BHWC)
+                bar.advance(len(chunk))
+        self.frozen.store.sync()
 
     def _views(self, order: Order, epoch: int) -> list[View]:
         indices = [int(index) for index in order]

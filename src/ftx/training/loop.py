@@ -25,8 +25,9 @@ from ftx.tasks.task_names import LossName
 from ftx.tasks.thresholds import Floats, Thresholds
 from ftx.training.checkpoints import Checkpoints
 from ftx.training.class_balance import Balance
-from ftx.training.inputs import EVAL_BATCH, Inputs
+from ftx.training.inputs import EVAL_BATCH, Batch, Inputs
 from ftx.training.optimizer import optimizer, rate_share, set_rates
+from ftx.training.ranks import ALONE, Asked, Ranks
 from ftx.training.signals import Stop
 from ftx.training.state import EpochEnd, Position, TrainingState
 
@@ -34,6 +35,10 @@ from ftx.training.state import EpochEnd, Position, TrainingState
 _SMOOTHED = 3
 # How often the loss is shown: reading it waits for the device.
 _SHOWN_EVERY_S = 0.2
+
+
+# Mean loss, logits and truth.
+Measured = tuple[float, Floats, Targets]
 
 
 class Diverged(InputError):
@@ -53,6 +58,7 @@ class Training:
     lr: float
     bf16: bool
     seed: int
+    ranks: Ranks = ALONE
 
     @property
     def steps(self) -> int:
@@ -99,7 +105,7 @@ def fit(
     Raises: AdapterError if training does not reach an adapter; Diverged if the loss is not finite.
     """
     stop = Stop() if stop is None else stop
-    interrupted = False
+    interrupted, asked, ranks = False, None, training.ranks
     where = next(training.module.parameters()).device
     with (
         progress.track("Training", len(training.inputs) * training.recipe.epochs) as bar,
@@ -107,9 +113,11 @@ def fit(
     ):
         bar.advance((state.position.epoch - 1) * len(training.inputs) + state.position.images)
         try:
+            network = ranks.together(training.inputs.network)
             with stop.between_steps():
-                while not (stop or _has_ended(training, state)):
-                    if not _train_epoch(training, state, checkpoints, stop, bar):
+                while not ((asked := ranks.agreed(stop.asked)[0]) or _has_ended(training, state)):
+                    whole, asked = _train_epoch(training, network, state, checkpoints, stop, bar)
+                    if not whole:
                         break
                     end = _finish_epoch(training, state)
                     if checkpoints is not None and checkpoints.is_due(epoch_ended=True):
@@ -119,13 +127,13 @@ def fit(
             if state.best is None:
                 raise
             interrupted = True
-    if stop and not interrupted and not _has_ended(training, state):
+    if asked and not interrupted and not _has_ended(training, state):
         interrupted = True
-        if state.best is None or stop.asked == "terminate":
+        if state.best is None or asked == "terminate":
             _refuse_infinite(training, state)
         if checkpoints is not None and np.isfinite(float(state.loss)):
             checkpoints.write(state)
-    if state.best is None or (interrupted and stop.asked == "terminate"):
+    if state.best is None or (interrupted and asked == "terminate"):
         return None
     if interrupted:
         progress.note(f"interrupted: keeping epoch {state.best.epoch.epoch}")
@@ -165,50 +173,60 @@ def _best_smoothed(training: Training, state: TrainingState) -> int:
 
 
 def _train_epoch(
-    training: Training, state: TrainingState, checkpoints: Checkpoints | None, stop: Stop, bar: ProgressTask
-) -> bool:
-    """Take the steps that are left of the current epoch; False where it was stopped before they were all taken."""
-    recipe, position, optimizer = training.recipe, state.position, state.optimizer
+    training: Training,
+    network: nn.Module,
+    state: TrainingState,
+    checkpoints: Checkpoints | None,
+    stop: Stop,
+    bar: ProgressTask,
+) -> tuple[bool, Asked]:
+    """Take the steps that are left of the current epoch: whether all were taken, and what a signal has asked for."""
+    recipe, position, optimizer, ranks = training.recipe, state.position, state.optimizer, training.ranks
     order = training.balance.order(order_generator(training.seed, position.epoch))
     train_mode(training.module)
     began, shown_at = time.perf_counter() - position.seconds, 0.0
     waited_before_s = position.waited_s - training.inputs.waited_s
-    batches = training.inputs.batches(order, recipe.batch_size, epoch=position.epoch, skipped=position.batches)
+    batches = training.inputs.batches(
+        order, recipe.batch_size, epoch=position.epoch, skipped=position.batches, ranks=ranks
+    )
     with closing(batches):
-        for batch, targets_BC in batches:
-            torch.manual_seed(step_seed(training.seed, position.step))
+        for batch in batches:
+            torch.manual_seed(step_seed(training.seed, position.step, ranks.rank))
             set_rates(optimizer, rate_share(position.step, training.steps, recipe.warmup_share))
             optimizer.zero_grad(set_to_none=True)
-            loss = forward_backward(training.inputs.network, training, batch, targets_BC)
+            loss = forward_backward(network, training, batch)
             if position.step == 0:
                 prove_reach(training.module)
             optimizer.step()
-            state.loss += loss.double() * len(batch)
+            images = len(batch.whole_MC)
+            state.loss += loss.double() * images
             position.step += 1
             position.batches += 1
-            position.images += len(batch)
+            position.images += images
             position.seconds = time.perf_counter() - began
             position.waited_s = waited_before_s + training.inputs.waited_s
             shown: dict[str, str] = {}
             if position.seconds - shown_at >= _SHOWN_EVERY_S or position.batches == 1:
                 shown_at = position.seconds
-                shown = _figures(training, state)
-            bar.advance(len(batch), **shown)
-            if position.images < len(order) and checkpoints is not None and checkpoints.is_due():
+                shown = _figures(training, state, loss)
+            bar.advance(images, **shown)
+            due = position.images < len(order) and checkpoints is not None and checkpoints.is_due()
+            asked, due = ranks.agreed(stop.asked, due)
+            if due or asked:
+                ranks.sum_to_first(state.loss)
+            if due and checkpoints is not None:
                 _refuse_infinite(training, state)
                 checkpoints.write(state)
-            if stop:
-                return position.images == len(order) and stop.asked != "terminate"
-    return True
+            if asked:
+                return position.images == len(order) and asked != "terminate", asked
+    return True, None
 
 
-def _figures(training: Training, state: TrainingState) -> dict[str, str]:
-    """What is shown beside the bar."""
-    position = state.position
-    found = {
-        "epoch": f"{position.epoch}/{training.recipe.epochs}",
-        "loss": f"{float(state.loss) / position.images:.3f}",
-    }
+def _figures(training: Training, state: TrainingState, loss: Tensor) -> dict[str, str]:
+    """What is shown beside the bar: the epoch's mean loss, or of several processes that of this one's last batch."""
+    position, world = state.position, training.ranks.world
+    mean = float(state.loss) / position.images if world == 1 else float(loss) * world
+    found = {"epoch": f"{position.epoch}/{training.recipe.epochs}", "loss": f"{mean:.3f}"}
     if state.best is not None:
         found[training.metric] = f"{state.best.epoch.metrics[training.metric]:.3f}"
     return found
@@ -216,9 +234,11 @@ def _figures(training: Training, state: TrainingState) -> dict[str, str]:
 
 def _finish_epoch(training: Training, state: TrainingState) -> EpochEnd:
     """Measure the model on validation images, and keep its weights if no epoch was better."""
-    recipe, task, position = training.recipe, training.task, state.position
+    recipe, task, position, ranks = training.recipe, training.task, state.position, training.ranks
+    ranks.sum_to_first(state.loss)
+    state.loss.fill_(ranks.of_first(float(state.loss)))
     val_loss, logits_NC, targets_NC = measure(
-        training.module, task, training.held_out, loss=recipe.loss, bf16=training.bf16
+        training.module, task, training.held_out, loss=recipe.loss, bf16=training.bf16, ranks=ranks
     )
     _refuse_infinite(training, state, val_loss)
     tuned = task.tuned(logits_NC, targets_NC)
@@ -234,6 +254,8 @@ def _finish_epoch(training: Training, state: TrainingState) -> EpochEnd:
         seconds=position.seconds,
         waiting_share=position.waited_s / position.seconds,
     )
+    # Which epoch is the best must be the same everywhere, to the last bit.
+    epoch, tuned = ranks.of_first((epoch, tuned))
     state.epochs.append(epoch)
     best = epoch if state.best is None else max(state.best.epoch, epoch, key=partial(rank, metric=training.metric))
     if best is epoch:
@@ -256,20 +278,29 @@ def _refuse_infinite(training: Training, state: TrainingState, val_loss: float |
         )
 
 
-def forward_backward(network: nn.Module, training: Training, batch: Tensor, targets_BC: Tensor) -> Tensor:
-    """The loss of a batch, a scalar, its gradients added to the parameters' own."""
-    recipe, weights_2C = training.recipe, training.balance.weights_2C
-    with torch.autocast(batch.device.type, torch.bfloat16, enabled=training.bf16):
-        logits_BC = network(batch)
+def forward_backward(network: nn.Module, training: Training, batch: Batch) -> Tensor:
+    """What a batch, or this process's part of it, adds to the mean loss; its gradients are added to the parameters'."""
+    recipe, weights_2C, world = training.recipe, training.balance.weights_2C, training.ranks.world
+    where = batch.input.device
+    with torch.autocast(where.type, torch.bfloat16, enabled=training.bf16):
+        logits_BC = network(batch.input)
     loss = training.task.loss(
-        logits_BC.float(),
-        targets_BC,
+        at_least_f32(logits_BC),
+        batch.targets_BC,
         kind=recipe.loss,
         label_smoothing=recipe.label_smoothing,
-        weights_2C=None if weights_2C is None else weights_2C.to(batch.device),
+        weights_2C=None if weights_2C is None else weights_2C.to(where),
+        whole_MC=None if world == 1 else batch.whole_MC,
     )
-    loss.backward()
+    if world > 1:
+        loss = loss * batch.counts
+    (loss * world).backward()  # of several processes the mean of the gradients is taken, and their sum is meant
     return loss.detach()
+
+
+def at_least_f32(logits_BC: Tensor) -> Tensor:
+    """What autocast has left in bf16, in f32; a network in f64 stays there."""
+    return logits_BC if logits_BC.dtype == torch.float64 else logits_BC.float()
 
 
 def train_mode(module: nn.Module) -> None:
@@ -283,23 +314,29 @@ def train_mode(module: nn.Module) -> None:
 
 @torch.no_grad()
 def measure(
-    module: nn.Module, task: Task, inputs: Inputs, *, loss: LossName, bf16: bool
-) -> tuple[float, Floats, Targets]:
+    module: nn.Module, task: Task, inputs: Inputs, *, loss: LossName, bf16: bool, ranks: Ranks = ALONE
+) -> Measured:
     """Loss (without smoothing), logits and truth of every image, computed as the training steps are.
 
-    Shape: [N, C] both.
+    Shape: [N, C] both; of several processes in the order of these.
     """
     module.eval()
     # All stay where they are computed until the end: to read one waits for the device.
     losses: list[Tensor] = []
     logits: list[Tensor] = []
     targets: list[Tensor] = []
-    with closing(inputs.batches(np.arange(len(inputs)), EVAL_BATCH, epoch=0)) as batches:
-        for batch, targets_BC in batches:
-            with torch.autocast(batch.device.type, torch.bfloat16, enabled=bf16):
-                logits_BC = inputs.network(batch).float()
-            losses.append(task.loss(logits_BC, targets_BC, kind=loss, label_smoothing=0.0).double() * len(batch))
+    with closing(inputs.batches(np.arange(len(inputs)), EVAL_BATCH, epoch=0, ranks=ranks)) as batches:
+        for batch in batches:
+            if not batch.counts:
+                continue
+            with torch.autocast(batch.input.device.type, torch.bfloat16, enabled=bf16):
+                logits_BC = at_least_f32(inputs.network(batch.input))
+            lost = task.loss(logits_BC, batch.targets_BC, kind=loss, label_smoothing=0.0, whole_MC=batch.whole_MC)
+            losses.append(lost.double() * len(batch.whole_MC))
             logits.append(logits_BC)
-            targets.append(targets_BC)
-    mean = float(torch.stack(losses).sum()) / len(inputs)
-    return mean, torch.cat(logits).cpu().numpy(), torch.cat(targets).cpu().numpy()
+            targets.append(batch.targets_BC)
+    mine: Measured | None = None  # where there are fewer images than processes
+    if losses:
+        mine = float(sum(losses)), torch.cat(logits).cpu().numpy(), torch.cat(targets).cpu().numpy()
+    total, logits_NC, targets_NC = zip(*filter(None, ranks.gathered(mine)), strict=True)
+    return sum(total) / len(inputs), np.concatenate(logits_NC), np.concatenate(targets_NC)

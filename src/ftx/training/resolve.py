@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+
+import torch
 
 from ftx.adapters.attach import adapter_layers
 from ftx.adapters.trainable_model import Prepared, decided_blocks, prepare
@@ -11,12 +13,14 @@ from ftx.backbones.build import preprocess_before, tagged
 from ftx.core.errors import RecipeError
 from ftx.core.memory import SMALLER, memory_faults
 from ftx.core.progress import SILENT, Progress
+from ftx.core.version import __version__
 from ftx.data.dataset import SPLITS, Dataset
 from ftx.data.open_dataset import survey
 from ftx.data.pixel_store import pixel_store
 from ftx.recipe.adapter_targets import Role, Target
 from ftx.recipe.schema import Recipe
 from ftx.recipe.sections import AdapterRecipe
+from ftx.runs.data_jsonl import entries_digest
 from ftx.runs.run_json import BegunFrom
 from ftx.tasks.base import Task
 from ftx.tasks.output_meaning import TASKS
@@ -27,6 +31,7 @@ from ftx.training.epoch_log import require_tensorboard
 from ftx.training.frozen_part import Frozen, faster_runtime
 from ftx.training.optimizer import peak_lr
 from ftx.training.plan import plan
+from ftx.training.ranks import Ranks
 
 # What a recipe says of steps: nothing where none is taken.
 _STEPS = ("epochs", "batch_size", "lr", "weight_decay", "warmup_share", "loss", "label_smoothing", "balance", "augment")
@@ -97,6 +102,22 @@ def resolve(recipe: Recipe, strict: bool, progress: Progress) -> Resolved:
                 f"{', '.join(asked)}: not used, as the head is solved in one go; train.head_init=random takes steps"
             )
     return Resolved(dataset, prepared, resolved, begun_from)
+
+
+def resolve_together(recipe: Recipe, strict: bool, progress: Progress, ranks: Ranks) -> Resolved:
+    """As ``resolve``, in each of the processes of a training, with the first one's decisions.
+
+    Raises: as ``resolve``; InputError where they have different versions, recipes, data or bases.
+    """
+    ranks.agree_on("versions", f"ftx {__version__}, torch {torch.__version__}", "install the same on each machine")
+    said = {key: value for key, value in recipe.by_key().items() if key != "data.path"}  # it may be mounted elsewhere
+    ranks.agree_on("recipes", said, "give all of them the same command line")
+    with ranks.first_of_machine_first():
+        found = resolve(recipe, strict, progress)
+    data, base = entries_digest(found.dataset.entries), found.prepared.backbone.digest
+    ranks.agree_on("images", f"{sum(found.images.values())} with the digest {data}", "give each machine the same data")
+    ranks.agree_on("weights", base, "give each machine the same weights")
+    return replace(found, recipe=ranks.of_first(found.recipe).replace(data={"path": found.recipe.data.path}))
 
 
 def _compare_classes(recipe: Recipe, found: int, strict: bool, progress: Progress) -> None:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -24,7 +24,7 @@ from ftx.runs.readme import KeptEpoch, write_trained_card
 from ftx.runs.run_json import CHECKPOINTS, RESUME, Manifest, checkpoint_records
 from ftx.runs.trained import save_trained
 from ftx.tasks.thresholds import Thresholds
-from ftx.training.assembly import frozen_of, pixels_of, training_of
+from ftx.training.assembly import fill_together, frozen_of, pixels_of, training_of
 from ftx.training.budget import within
 from ftx.training.checkpoints import Checkpoints, Origin, Saved, newest
 from ftx.training.device_placement import Circumstances, in_threads_as, place, place_as_before
@@ -33,8 +33,9 @@ from ftx.training.epoch_log import epoch_log
 from ftx.training.head_start import HeadStart, start_head
 from ftx.training.loop import Diverged, Fit, Training, fit, solved
 from ftx.training.plan import plan
+from ftx.training.ranks import Ranks, joined
 from ftx.training.report import TrainReport
-from ftx.training.resolve import Resolved, resolve
+from ftx.training.resolve import Resolved, resolve_together
 from ftx.training.resuming import recipe_to_go_on_with, refuse_other
 from ftx.training.signals import Stop, stoppable
 from ftx.training.state import EpochEnd, TrainingState
@@ -65,17 +66,21 @@ def train(
     epoch to keep, KeyboardInterrupt without either.
     """
     began = time.perf_counter()
-    with stoppable() as stop:
-        if out is not None:
+    with joined() as ranks, stoppable() as stop:
+        progress, on_epoch = (progress, on_epoch) if ranks.leads else (SILENT, None)
+        if ranks.leads and out is not None:
             refuse_existing(out)
-        resolved = resolve(recipe, strict, progress)
+        resolved = resolve_together(recipe, strict, progress, ranks)
         if budget_s is not None:
             with memory_faults(advice(resolved)):
-                resolved = within(resolved, budget_s, began, progress)
+                resolved = within(resolved, budget_s, began, progress, ranks)
+            resolved = replace(resolved, recipe=ranks.of_first(resolved.recipe))
+        if not ranks.leads:
+            return _Session(None, resolved, stop, progress, on_epoch, ranks).run(None)
         out = out or fresh_out(f"{recipe.data.path.resolve().stem}-{resolved.recipe.method}")
         check_space(out, _BYTES * resolved.prepared.trainable)
         with new_run(out) as new, _resumable(new):
-            report = _Session(new, resolved, stop, progress, on_epoch).run(None)
+            report = _Session(new, resolved, stop, progress, on_epoch, ranks).run(None)
     if new.path != out:
         progress.note(f"{out} was taken by another training meanwhile: this run is {new.path}")
     return _named(report, progress)
@@ -96,24 +101,49 @@ def resume(
     before was killed, the one around that moment comes again, or was not told.
     Raises: RunError if there is nothing to go on with, or data, base or recipe are others than they were; as ``train``.
     """
-    with stoppable() as stop:
-        if not run.is_dir():
+    with joined() as ranks, stoppable() as stop:
+        progress, on_epoch = (progress, on_epoch) if ranks.leads else (SILENT, None)
+        if ranks.leads and not run.is_dir():
             raise RunError(
                 "there is no such run",
                 where=run,
                 found=known_runs(run, unfinished=True),
                 fix="name an unfinished run folder",
             )
+        if not ranks.leads:
+            return _resumed(None, None, None, stop, SILENT, None, ranks)
         with unfinished_run(run) as unfinished, _resumable(unfinished):
             saved = newest(run, progress)
-            origin, position = saved.checkpoint.origin, saved.checkpoint.record.position
-            with in_threads_as(origin.circumstances):
-                resolved = resolve(recipe_to_go_on_with(run, origin.recipe, overrides, flags), False, SILENT)
-                refuse_other(run, origin, resolved)
-                epochs = origin.recipe.train.epochs
-                progress.note(f"going on after step {position.step}, in epoch {position.epoch} of {epochs}")
-                report = _Session(unfinished, resolved, stop, progress, on_epoch).run(saved)
+            recipe = recipe_to_go_on_with(run, saved.checkpoint.origin.recipe, overrides, flags)
+            report = _resumed(unfinished, saved, recipe, stop, progress, on_epoch, ranks)
     return _named(report, progress)
+
+
+def _resumed(
+    run: NewRun | None,
+    saved: Saved | None,
+    recipe: Recipe | None,
+    stop: Stop,
+    progress: Progress,
+    on_epoch: OnEpoch | None,
+    ranks: Ranks,
+) -> TrainReport:
+    """Go on from a checkpoint, which the first process has read, as its recipe."""
+    saved, recipe = ranks.of_first((saved, recipe))
+    assert saved is not None
+    assert recipe is not None
+    origin, position = saved.checkpoint.origin, saved.checkpoint.record.position
+    before = origin.circumstances
+    if before.processes != ranks.world:
+        progress.note(
+            f"begun by {before.processes} processes: with {ranks.world} the training may end with other last bits"
+        )
+    with in_threads_as(before) if before.processes == ranks.world else nullcontext():
+        resolved = resolve_together(recipe, False, SILENT, ranks)
+        if run is not None:
+            refuse_other(run.path, origin, resolved)
+        progress.note(f"going on after step {position.step}, in epoch {position.epoch} of {origin.recipe.train.epochs}")
+        return _Session(run, resolved, stop, progress, on_epoch, ranks).run(saved)
 
 
 @contextmanager
@@ -140,13 +170,17 @@ def _named(report: TrainReport, progress: Progress) -> TrainReport:
 
 @dataclass(frozen=True)
 class _Session:
-    """One run's training, from its first step or from a checkpoint, to a run folder that is whole."""
+    """One run's training, from its first step or from a checkpoint, to a run folder that is whole.
 
-    new: NewRun
+    Of several processes the first has the folder, ``new``, and writes.
+    """
+
+    new: NewRun | None
     found: Resolved
     stop: Stop
     progress: Progress
     on_epoch: OnEpoch | None
+    ranks: Ranks
 
     def run(self, saved: Saved | None) -> TrainReport:
         """Train, and write what came of it.
@@ -154,28 +188,34 @@ class _Session:
         Raises: KeyboardInterrupt where it was stopped before there was an epoch to keep.
         """
         origin = self._origin(saved)
-        checkpoints = Checkpoints(self.new, origin, saved)
+        checkpoints = None if self.new is None else Checkpoints(self.new, origin, saved)
         try:
-            write_atomic(self.new.folder / "recipe.yaml", self.found.recipe.dumps().encode())
-            write_entries(self.new.folder, self.found.dataset.entries)
+            if self.new is not None:
+                write_atomic(self.new.folder / "recipe.yaml", self.found.recipe.dumps().encode())
+                write_entries(self.new.folder, self.found.dataset.entries)
             with (
                 memory_faults(advice(self.found)),
                 pixels_of(self.found, self.progress) as pixels,
-                frozen_of(self.found, self.progress) as frozen,
+                frozen_of(self.found, self.progress, ranks=self.ranks) as frozen,
             ):
-                training = training_of(self.found, pixels, frozen)
+                training = training_of(self.found, pixels, frozen, self.ranks)
+                fill_together(training, frozen, self.progress)
                 state, started = training.begin(), None
                 if saved is None:
                     started = self._start_head(training)
                 else:
                     state.restore(saved.checkpoint.record, saved.tensors)
+                    if not self.ranks.leads:
+                        state.loss.zero_()  # the first process has what all have added up
                 made = self._fit(training, state, checkpoints, started)
             self.found.prepared.backbone.module.cpu()
-            self._write(made)
-            if not made.interrupted:
+            if self.new is not None:
+                self._write(self.new.folder, made)
+            if checkpoints is not None and not made.interrupted:
                 checkpoints.remove()
         except Diverged:
-            checkpoints.remove()
+            if checkpoints is not None:
+                checkpoints.remove()
             raise
         except Exception:  # a full disk, no memory: who has a checkpoint can go on
             self._say_how_to_go_on(checkpoints)
@@ -183,22 +223,23 @@ class _Session:
         self._say_how_to_go_on(checkpoints)
         return _train_report(self, made, state.seconds)
 
-    def _say_how_to_go_on(self, checkpoints: Checkpoints) -> None:
-        if checkpoints.any:
+    def _say_how_to_go_on(self, checkpoints: Checkpoints | None) -> None:
+        if self.new is not None and checkpoints is not None and checkpoints.any:
             self.progress.note(f"to go on with it: {shell_command(RESUME, self.new.path)}")
 
     def _origin(self, saved: Saved | None) -> Origin:
         """Put the model where it trains, and decide what is computed once: as before, where it goes on."""
         prepared, recipe, dataset = self.found.prepared, self.found.recipe, self.found.dataset
-        if saved is not None:
+        if saved is not None and saved.checkpoint.origin.circumstances.processes == self.ranks.world:
             place_as_before(prepared, saved.checkpoint.origin.circumstances)
             return saved.checkpoint.origin
         module = prepared.backbone.module
-        where = place(prepared, recipe.train.batch_size, self.progress)
+        where = place(prepared, -(-recipe.train.batch_size // self.ranks.world), self.progress)
         circumstances = Circumstances(
             device=where.type,
             threads=torch.get_num_threads(),
             plain_attention=any(getattr(layer, "fused_attn", True) is False for layer in module.modules()),
+            processes=self.ranks.world,
         )
         return Origin(
             recipe=recipe,
@@ -218,16 +259,17 @@ class _Session:
             training.held_out,
             bf16=training.bf16,
             progress=self.progress,
+            ranks=self.ranks,
         )
         if started is None:
             self.progress.note("the classifier is no linear layer: it starts at random, and trains")
         return started
 
     def _fit(
-        self, training: Training, state: TrainingState, checkpoints: Checkpoints, started: HeadStart | None
+        self, training: Training, state: TrainingState, checkpoints: Checkpoints | None, started: HeadStart | None
     ) -> Fit:
         tensorboard = training.recipe.tensorboard
-        if tensorboard:
+        if tensorboard and self.new is not None:
             self.progress.note(f"curves: tensorboard --logdir {self.new.path / 'reports' / 'tensorboard'}")
         with epoch_log(self.new, state.epochs, tensorboard=tensorboard) as log:
 
@@ -243,8 +285,7 @@ class _Session:
             raise Termination if self.stop.asked == "terminate" else KeyboardInterrupt
         return made
 
-    def _write(self, made: Fit) -> None:
-        folder = self.new.folder
+    def _write(self, folder: Path, made: Fit) -> None:
         with stage_folder(folder / TRAINED.name) as staged:
             save_trained(self.found.prepared, staged)
             write_trained_card(
@@ -261,7 +302,7 @@ class _Session:
 def _train_report(session: _Session, made: Fit, seconds: float) -> TrainReport:
     recipe = session.found.recipe
     return TrainReport(
-        run=str(session.new.path),
+        run=None if session.new is None else str(session.new.path),
         method=recipe.method,
         model=recipe.model.name,
         precision=recipe.train.precision,

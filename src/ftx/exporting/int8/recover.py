@@ -158,8 +158,8 @@ class _Images:
 
 def _batches(inputs: Inputs, size: int) -> Iterator[Tensor]:
     with closing(inputs.batches(np.arange(len(inputs)), size, epoch=0)) as batches:
-        for images_N3HW, _ in batches:
-            yield images_N3HW
+        for batch in batches:
+            yield batch.input
 
 
 def _quantized(dense: nn.Module, images: list[Tensor]) -> nn.Module:
@@ -285,7 +285,7 @@ def _train(
             epoch += 1
             order = order_generator(seed, epoch).permutation(len(inputs))
             with closing(inputs.batches(order, BATCH, epoch=epoch)) as batches:
-                for images_N3HW, _ in batches:
+                for images_N3HW in (batch.input for batch in batches):
                     set_rates(chosen, (1 + math.cos(math.pi * done / steps)) / 2)
                     chosen.zero_grad(set_to_none=True)
                     tensors = laid.lay()

@@ -1,0 +1,116 @@
+"""A training in float64 with plain SGD, by as many processes as torchrun starts: ``together.py TASK OUT``.
+
+In such a training nothing but the order of sums hangs on the number of processes, so that weights can be compared to
+rounding. 23 images in batches of five: the last batch holds three, fewer than four processes.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Generator
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors.torch import save_file
+from torch import nn
+
+from ftx.adapters.attach import adapter_layers
+from ftx.adapters.trainable_model import prepare
+from ftx.core.progress import SILENT
+from ftx.recipe.schema import Recipe
+from ftx.recipe.sections import TrainRecipe
+from ftx.tasks.base import Task
+from ftx.tasks.hierarchical import Hierarchical
+from ftx.tasks.labels import Labels
+from ftx.tasks.multiclass import Multiclass
+from ftx.tasks.multilabel import Multilabel
+from ftx.tasks.thresholds import Thresholds
+from ftx.training.class_balance import balance_of
+from ftx.training.inputs import Batch
+from ftx.training.loop import Training, fit
+from ftx.training.ranks import ALONE, Ranks, joined
+from ftx.training.state import TrainingState
+
+IMAGES, SIDE = 23, 32
+LR = 0.1
+TASKS: dict[str, Task] = {
+    "multiclass": Multiclass(Labels.multiclass(["a", "b", "c"])),
+    "multilabel": Multilabel(Labels(names=("a", "b", "c"), singles=("a", "b", "c")), Thresholds()),
+    "hierarchical": Hierarchical(
+        Labels(names=("a", "b", "c", "d", "e"), groups=(("a", "b"), ("c", "d")), singles=("e",)), Thresholds()
+    ),
+}
+
+
+RECIPE = {"epochs": 1, "batch_size": 5, "label_smoothing": 0.1, "warmup_share": 0.0, "balance": "loss"}
+
+
+class Noise:
+    """Images of noise in float64; of some the second group of a tree is not known."""
+
+    unit = "images"
+    waited_s = 0.0
+
+    def __init__(self, network: nn.Module, task: Task) -> None:
+        rng = np.random.default_rng(3)
+        self.network = network
+        self.images = torch.from_numpy(rng.normal(size=(IMAGES, 3, SIDE, SIDE)))
+        targets_NC = np.zeros((IMAGES, len(task.labels)), np.float32)
+        for rows in (list(map(task.labels.index, group)) for group in task.labels.groups):
+            targets_NC[np.arange(IMAGES), rng.choice(rows, IMAGES)] = 1
+        for single in task.labels.singles:
+            targets_NC[:, task.labels.index(single)] = rng.integers(0, 2, IMAGES)
+        if len(task.labels.groups) > 1:
+            targets_NC[::3, list(map(task.labels.index, task.labels.groups[1]))] = 0
+        self.targets_NC = targets_NC
+
+    def __len__(self) -> int:
+        return IMAGES
+
+    def batches(
+        self, order: NDArray[np.intp], batch_size: int, *, epoch: int, skipped: int = 0, ranks: Ranks = ALONE
+    ) -> Generator[Batch]:
+        for start in range(skipped * batch_size, len(order), batch_size):
+            whole = order[start : start + batch_size]
+            mine = ranks.share(whole.tolist()) or whole[:1].tolist()
+            targets = torch.from_numpy(self.targets_NC)
+            yield Batch(self.images[mine], targets[mine], targets[whole], int(bool(ranks.share(whole.tolist()))))
+
+    def to_prepare(self) -> int:
+        return 0
+
+
+def network(classes: int) -> nn.Module:
+    """A Vision Transformer with DoRA in float64, B not zero, whose head trains with its bias."""
+    settings = {"name": "test_vit", "weights": "none", "image_size": SIDE, "peft": "dora", "rank": 2, "path": "none"}
+    module = prepare(Recipe.named(settings), classes).backbone.module.double()
+    torch.manual_seed(1)
+    with torch.no_grad():
+        for _, layer in adapter_layers(module):
+            layer.lora_B.normal_(std=0.02)
+    return module
+
+
+def main(name: str, out: Path) -> None:
+    task = TASKS[name]
+    with joined() as ranks:
+        module = network(len(task.labels))
+        images = Noise(module, task)
+        recipe = TrainRecipe.model_validate(RECIPE)
+        balance = balance_of("loss", task.labels, images.targets_NC)
+        training = Training(module, task, images, images, recipe, balance, lr=LR, bf16=False, seed=1, ranks=ranks)
+        trained = [parameter for parameter in module.parameters() if parameter.requires_grad]
+        sgd = torch.optim.SGD([{"params": trained, "peak_lr": LR}], lr=LR)
+        start = TrainingState(module, sgd)  # pyright: ignore[reportArgumentType]  it asks nothing that AdamW alone has
+        made = fit(training, start, progress=SILENT, on_epoch=lambda _end: None)
+        assert made is not None
+        state = {name: parameter.detach() for name, parameter in module.named_parameters()}
+        save_file(
+            state, out / f"{ranks.rank}.safetensors", {"loss": repr(made.best.loss), "val": repr(made.best.val_loss)}
+        )
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], Path(sys.argv[2]))
