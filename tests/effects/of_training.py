@@ -13,7 +13,14 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
+import pytest
 from tests.effects.lab import FULL, LINEAR, STILL, Lab, Trained
+from timm.layers.attention import Attention
+from torch import Tensor, nn
+from torch.nn.modules.module import register_module_forward_hook
+
+from ftx.training import loop
+from ftx.training.inputs import Batch
 
 # f32 rounding of a mean of a few logarithms.
 ROUNDING = 2e-6
@@ -49,6 +56,49 @@ def batch_size(lab: Lab, value: str) -> None:
     assert abs(_shrunk(lab) - 0.95) < 1e-6
     four = np.prod([1 - 0.05 * factor for factor in COSINE_OF_4])  # 0.880215
     assert abs(_shrunk(lab, f"train.batch_size={value}") - four) < 1e-6
+
+
+def accumulation_steps(lab: Lab, value: str) -> None:
+    passes: list[int] = []
+    forward_backward = loop.forward_backward
+
+    def noted(network: nn.Module, training: loop.Training, batch: Batch) -> Tensor:
+        passes.append(len(batch.input))
+        return forward_backward(network, training, batch)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(loop, "forward_backward", noted)
+        parts = lab.train(FULL, f"train.accumulation_steps={value}")
+    assert passes == [2, 2, 2, 2]
+    assert abs(parts.column("loss")[0] - lab.train(FULL).column("loss")[0]) < ROUNDING
+    # The first step of AdamW is the rate times the sign of each gradient: one that is rounding alone may turn.
+    apart = [np.abs(tensor - parts.tensors[name]) > 1e-6 for name, tensor in lab.train(FULL).tensors.items()]
+    assert np.concatenate([one.ravel() for one in apart]).mean() < 0.002
+
+
+def recomputed(lab: Lab, value: str) -> None:
+    """Of six blocks the last is computed for one token, which is little, and not again."""
+    assert value == "true"
+    plain, again = (_attentions(lab, f"train.activation_checkpointing={said}", "seed=7") for said in ("false", value))
+    assert again[0] == plain[0] + 5
+    assert again[1].tensors.keys() == plain[1].tensors.keys()
+    for name, tensor in plain[1].tensors.items():
+        assert np.array_equal(again[1].tensors[name], tensor), name
+
+
+def _attentions(lab: Lab, *overrides: str) -> tuple[int, Trained]:
+    """How often an attention is computed in a training with these keys, and what it makes."""
+    counted = [0]
+
+    def count(layer: nn.Module, *_: object) -> None:
+        counted[0] += isinstance(layer, Attention)
+
+    hook = register_module_forward_hook(count)
+    try:
+        made = lab.train(*overrides)
+        return counted[0], made
+    finally:
+        hook.remove()
 
 
 def weight_decay(lab: Lab, value: str) -> None:

@@ -50,6 +50,8 @@ KEYS = (
     Key("adapter.rslora", "true", "W' - W = 6/√4 B A", of_models.rslora),
     Key("train.epochs", "3", "3 lines of train.jsonl, the best of them kept", of_training.epochs),
     Key("train.batch_size", "2", "four steps instead of one: decay of 0.880 instead of 0.95", of_training.batch_size),
+    Key("train.accumulation_steps", "4", "four passes of two images, the same step", of_training.accumulation_steps),
+    Key("train.activation_checkpointing", "true", "blocks computed twice, the same bytes", of_training.recomputed),
     Key("train.lr", "0.02", "B of 0.02 after one step", of_training.learning_rate),
     Key("train.lr", "auto", "B of 1e-3 after one step; 5e-3 linear, 2e-5 full", of_training.automatic_rate),
     Key("train.lora_plus", "16", "B of 16 · 0.01 after one step, A of 0.372 · 0.01 after two", of_training.lora_plus),

@@ -26,7 +26,8 @@ model:   {name: dinov2-small, weights: auto, peft: dora, freeze_backbone: false,
   from_run: none}
 adapter: {rank: 8, alpha: 16, targets: [q, k, v, proj, fc1, fc2], blocks: all, layers: auto, init: zero, dropout: 0.0,
   rslora: false}
-train:   {epochs: 10, batch_size: 16, lr: auto, lora_plus: 1.0, weight_decay: 0.05, precision: auto, warmup_share: 0.1,
+train:   {epochs: 10, batch_size: 16, accumulation_steps: 1, activation_checkpointing: false,
+  lr: auto, lora_plus: 1.0, weight_decay: 0.05, precision: auto, warmup_share: 0.1,
   loss: asymmetric, label_smoothing: 0.1, balance: none, augment: light, cache_views: 4, cache_gb: 10.0,
   frozen_runtime: auto, patience: 5, head_init: auto, checkpoint_minutes: 5.0, tensorboard: false}
 validate: {max_drop: 0.02}
@@ -142,6 +143,8 @@ recipes = st.builds(
         patience=st.integers(1, 10_000),
         head_init=st.sampled_from(["auto", "random", "probe"]),
         checkpoint_minutes=st.floats(0, 1e6),
+        accumulation_steps=st.integers(1, 8),
+        activation_checkpointing=st.booleans(),
         tensorboard=st.booleans(),
     ),
     validate=st.builds(ValidateRecipe, max_drop=st.floats(0, 1, exclude_min=True, exclude_max=True)),
@@ -240,7 +243,7 @@ def test_a_learning_rate_is_a_number_however_it_is_written(written: str) -> None
             "task: multilabl",
             "task: must be one of multiclass, multilabel, hierarchical; found 'multilabl', did you mean 'multilabel'?",
         ),
-        ("train: 5", "train: must hold keys (epochs, batch_size, lr,"),
+        ("train: 5", "train: must hold keys (epochs, batch_size, accumulation_steps,"),
     ],
 )
 def test_a_wrong_value_is_named(text: str, start: str) -> None:

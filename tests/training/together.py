@@ -1,4 +1,6 @@
-"""A training in float64 with plain SGD, by as many processes as torchrun starts: ``together.py TASK OUT``.
+"""A training in float64 with plain SGD, by as many processes as torchrun starts: ``together.py TASK OUT [--parts N]``.
+
+``--cut STEP`` ends it after so many steps, with its state in OUT; ``--begun FOLDER`` goes on from there.
 
 In such a training nothing but the order of sums hangs on the number of processes, so that weights can be compared to
 rounding. 23 images in batches of five: the last batch holds three, fewer than four processes.
@@ -6,14 +8,14 @@ rounding. 23 images in batches of five: the last batch holds three, fewer than f
 
 from __future__ import annotations
 
-import sys
+import argparse
 from collections.abc import Generator
 from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import nn
 
 from ftx.adapters.attach import adapter_layers
@@ -31,7 +33,8 @@ from ftx.training.class_balance import balance_of
 from ftx.training.inputs import Batch
 from ftx.training.loop import Training, fit
 from ftx.training.ranks import ALONE, Ranks, joined
-from ftx.training.state import TrainingState
+from ftx.training.signals import Stop
+from ftx.training.state import Record, TrainingState
 
 IMAGES, SIDE = 23, 32
 LR = 0.1
@@ -53,7 +56,8 @@ class Noise:
     unit = "images"
     waited_s = 0.0
 
-    def __init__(self, network: nn.Module, task: Task) -> None:
+    def __init__(self, network: nn.Module, task: Task, stop: Stop, cut: int | None) -> None:
+        self.stop, self.cut = stop, cut
         rng = np.random.default_rng(3)
         self.network = network
         self.images = torch.from_numpy(rng.normal(size=(IMAGES, 3, SIDE, SIDE)))
@@ -76,6 +80,8 @@ class Noise:
             whole = order[start : start + batch_size]
             mine = ranks.share(whole.tolist()) or whole[:1].tolist()
             targets = torch.from_numpy(self.targets_NC)
+            if epoch and self.cut == start // batch_size + 1:
+                self.stop.asked = "terminate"  # as a signal does while the step is computed
             yield Batch(self.images[mine], targets[mine], targets[whole], int(bool(ranks.share(whole.tolist()))))
 
     def to_prepare(self) -> int:
@@ -93,24 +99,40 @@ def network(classes: int) -> nn.Module:
     return module
 
 
-def main(name: str, out: Path) -> None:
-    task = TASKS[name]
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("task", choices=TASKS)
+    parser.add_argument("out", type=Path)
+    parser.add_argument("--parts", type=int, default=1)
+    parser.add_argument("--cut", type=int)
+    parser.add_argument("--begun", type=Path)
+    given = parser.parse_args()
+    task = TASKS[given.task]
     with joined() as ranks:
         module = network(len(task.labels))
-        images = Noise(module, task)
-        recipe = TrainRecipe.model_validate(RECIPE)
+        stop = Stop()
+        images = Noise(module, task, stop, given.cut)
+        recipe = TrainRecipe.model_validate({**RECIPE, "accumulation_steps": given.parts})
         balance = balance_of("loss", task.labels, images.targets_NC)
         training = Training(module, task, images, images, recipe, balance, lr=LR, bf16=False, seed=1, ranks=ranks)
         trained = [parameter for parameter in module.parameters() if parameter.requires_grad]
         sgd = torch.optim.SGD([{"params": trained, "peak_lr": LR}], lr=LR)
-        start = TrainingState(module, sgd)  # pyright: ignore[reportArgumentType]  it asks nothing that AdamW alone has
-        made = fit(training, start, progress=SILENT, on_epoch=lambda _end: None)
-        assert made is not None
-        state = {name: parameter.detach() for name, parameter in module.named_parameters()}
-        save_file(
-            state, out / f"{ranks.rank}.safetensors", {"loss": repr(made.best.loss), "val": repr(made.best.val_loss)}
-        )
+        state = TrainingState(module, sgd)  # pyright: ignore[reportArgumentType]  it asks nothing that AdamW alone has
+        if given.begun is not None:
+            record = Record.model_validate_json((given.begun / "record.json").read_text())
+            state.restore(record, load_file(given.begun / "state.safetensors"))
+            if not ranks.leads:
+                state.loss.zero_()
+        made = fit(training, state, progress=SILENT, on_epoch=lambda _end: None, stop=stop)
+        if made is None:
+            if ranks.leads:
+                (given.out / "record.json").write_text(state.record().model_dump_json())
+                save_file(state.tensors(), given.out / "state.safetensors")
+            return
+        losses = {"loss": repr(made.best.loss), "val": repr(made.best.val_loss)}
+        weights = {name: parameter.detach() for name, parameter in module.named_parameters()}
+        save_file(weights, given.out / f"{ranks.rank}.safetensors", losses)
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], Path(sys.argv[2]))
+    main()

@@ -166,7 +166,9 @@ class TrainRecipe(Section):
     most, beyond which they are computed again; as much at most is kept of images, decoded. With 0 views no features
     are kept. ``frozen_runtime`` is what computes them; auto is OpenVINO where that is faster than torch by enough to be
     converted for, and as near to f32.
-    ``batch_size`` is there at most the number of training images.
+    ``batch_size`` is there at most the number of training images; of several processes (torchrun) it is that of all
+    together. A step computes it in ``accumulation_steps`` parts, one after the other; with ``activation_checkpointing``
+    blocks compute their activations again in the backward: the same step, in less memory.
     ``lora_plus`` is how many times the rate of A that of B is (LoRA+, arXiv:2402.12354, which finds 16 good).
     ``loss`` is that of labels that decide by themselves, ``label_smoothing`` that of labels that exclude each other.
     ``balance`` helps rare labels: sampling draws their images more often, loss weighs them by 1 / frequency.
@@ -182,6 +184,8 @@ class TrainRecipe(Section):
 
     epochs: Count = 10
     batch_size: Count = 16
+    accumulation_steps: Count = 1
+    activation_checkpointing: Switch = False
     lr: RateOrAuto = "auto"
     lora_plus: Annotated[Number, Field(gt=0)] = 1.0
     weight_decay: Annotated[Number, Field(ge=0)] = 0.05

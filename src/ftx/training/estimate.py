@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -11,6 +12,7 @@ import torch
 from ftx.adapters.attach import adapter_layers, prove_reach
 from ftx.adapters.trainable_model import Prepared
 from ftx.backbones.layer_roles import depth, plain_vit
+from ftx.backbones.recompute import recomputing
 from ftx.backbones.split_network import frozen_blocks, head_alone, token_shape
 from ftx.core.progress import SILENT
 from ftx.data.pixel_store import PixelStore
@@ -63,9 +65,11 @@ def _rehearsed(found: Resolved, pixels: PixelStore) -> Times:
         train_mode(module)
         step_s = 0.0
         started = time.perf_counter()
-        for batch in inputs.batches(order, batch_size, epoch=1):  # the first of two is a warm-up
-            forward_backward(inputs.network, training, batch)
-            step_s, started = time.perf_counter() - started, time.perf_counter()
+        with recomputing(module) if recipe.train.activation_checkpointing else nullcontext():
+            for batch in inputs.batches(order, batch_size, epoch=1):  # the first of two is a warm-up
+                for part in batch.parts(recipe.train.accumulation_steps):
+                    forward_backward(inputs.network, training, part)
+                step_s, started = time.perf_counter() - started, time.perf_counter()
         prove_reach(module)
         module.zero_grad(set_to_none=True)
         started = time.perf_counter()
@@ -108,7 +112,8 @@ def memory_mb(prepared: Prepared, recipe: Recipe, images: int) -> int:
     merged = 4 * sum(layer.in_features * layer.out_features for _, layer in adapter_layers(module))
     states = 12 * prepared.trainable
     width_bytes = 2 if recipe.train.precision == "bf16" else 4
-    kept = _kept_numbers(prepared) * min(recipe.train.batch_size, images) * width_bytes
+    part = -(-min(recipe.train.batch_size, images) // recipe.train.accumulation_steps)
+    kept = _kept_numbers(prepared, again=recipe.train.activation_checkpointing) * part * width_bytes
     # A head that is solved sees all features at once, in f64: as they are read, side by side, and standardised.
     width = sum(head.in_features for head in linear_heads(module))
     solved = 3 * 8 * images * width if plan(module, recipe).head_init == "probe" else 0
@@ -132,8 +137,8 @@ def _of_batch(recipe: Recipe, size: int) -> Recipe:
     return recipe.model_copy(update={"train": recipe.train.model_copy(update={"batch_size": size})})
 
 
-def _kept_numbers(prepared: Prepared) -> int:
-    """Activations that one image leaves for the backward."""
+def _kept_numbers(prepared: Prepared, *, again: bool) -> int:
+    """Activations that one image leaves for the backward; ``again``: of one block, and of the others their inputs."""
     module, pre = prepared.backbone.module, prepared.backbone.preprocess
     if head_alone(module):
         return 0
@@ -144,7 +149,8 @@ def _kept_numbers(prepared: Prepared) -> int:
         heads = int(str(getattr(plain[0], "num_heads", 0))) if plain else 0
         # About 16 activations of the token width a block: norms, qkv, proj, and the four times wider MLP twice; where
         # attention is computed as plain products, the scores and their softmax as well.
-        return (depth(vit) - frozen_blocks(vit)) * (tokens * width * 16 + 2 * heads * tokens**2)
+        blocks, of_one = depth(vit) - frozen_blocks(vit), tokens * width * 16 + 2 * heads * tokens**2
+        return blocks * tokens * width + of_one if again else blocks * of_one
     counted = [0]
 
     def count(_layer: object, _inputs: object, output: object) -> None:

@@ -43,6 +43,11 @@ class Batch(NamedTuple):
     whole_MC: Tensor
     counts: int = 1
 
+    def parts(self, number: int) -> list[Batch]:
+        """It in so many parts or, where it has fewer images, as many as these."""
+        pairs = zip(self.input.chunk(number), self.targets_BC.chunk(number), strict=True)
+        return [Batch(images, targets_BC, self.whole_MC, self.counts) for images, targets_BC in pairs]
+
 
 class Inputs(Protocol):
     """Batches of input and truth, and the network that is still to be computed on them."""

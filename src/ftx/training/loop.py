@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from contextlib import closing
+from contextlib import closing, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from statistics import fmean
@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from ftx.adapters.attach import prove_reach
+from ftx.backbones.recompute import recomputing
 from ftx.core.errors import InputError
 from ftx.core.progress import Progress
 from ftx.core.progress import Task as ProgressTask
@@ -114,7 +115,8 @@ def fit(
         bar.advance((state.position.epoch - 1) * len(training.inputs) + state.position.images)
         try:
             network = ranks.together(training.inputs.network)
-            with stop.between_steps():
+            recompute = recomputing(training.module) if training.recipe.activation_checkpointing else nullcontext()
+            with stop.between_steps(), recompute:
                 while not ((asked := ranks.agreed(stop.asked)[0]) or _has_ended(training, state)):
                     whole, asked = _train_epoch(training, network, state, checkpoints, stop, bar)
                     if not whole:
@@ -194,7 +196,7 @@ def _train_epoch(
             torch.manual_seed(step_seed(training.seed, position.step, ranks.rank))
             set_rates(optimizer, rate_share(position.step, training.steps, recipe.warmup_share))
             optimizer.zero_grad(set_to_none=True)
-            loss = forward_backward(network, training, batch)
+            loss = _accumulated(network, training, batch)
             if position.step == 0:
                 prove_reach(training.module)
             optimizer.step()
@@ -278,6 +280,14 @@ def _refuse_infinite(training: Training, state: TrainingState, val_loss: float |
         )
 
 
+def _accumulated(network: nn.Module, training: Training, batch: Batch) -> Tensor:
+    """The loss of a batch, computed in so many parts as the recipe says; gradients are exchanged with the last one."""
+    parts = batch.parts(training.recipe.accumulation_steps)
+    with training.ranks.exchanging_later(network):
+        losses = [forward_backward(network, training, part) for part in parts[:-1]]
+    return sum(losses, forward_backward(network, training, parts[-1]))
+
+
 def forward_backward(network: nn.Module, training: Training, batch: Batch) -> Tensor:
     """What a batch, or this process's part of it, adds to the mean loss; its gradients are added to the parameters'."""
     recipe, weights_2C, world = training.recipe, training.balance.weights_2C, training.ranks.world
@@ -290,10 +300,10 @@ def forward_backward(network: nn.Module, training: Training, batch: Batch) -> Te
         kind=recipe.loss,
         label_smoothing=recipe.label_smoothing,
         weights_2C=None if weights_2C is None else weights_2C.to(where),
-        whole_MC=None if world == 1 else batch.whole_MC,
+        whole_MC=None if len(batch.targets_BC) == len(batch.whole_MC) else batch.whole_MC,
     )
-    if world > 1:
-        loss = loss * batch.counts
+    if not batch.counts:
+        loss = loss * 0
     (loss * world).backward()  # of several processes the mean of the gradients is taken, and their sum is meant
     return loss.detach()
 

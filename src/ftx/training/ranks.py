@@ -61,6 +61,18 @@ class Ranks:
             network, device_ids=[device] if device.type == "cuda" else None, find_unused_parameters=all_train
         )
 
+    @contextmanager
+    def exchanging_later(self, network: nn.Module) -> Iterator[None]:
+        """Let gradients add up in each process until a backward outside of the block brings their sums together."""
+        if self.world == 1:
+            yield
+            return
+        from torch.nn.parallel import DistributedDataParallel
+
+        assert isinstance(network, DistributedDataParallel)
+        with network.no_sync():
+            yield
+
     def agreed(self, asked: Asked, due: bool = False) -> tuple[Asked, bool]:
         """The strongest of what the processes were asked by signals, and whether anything is due in any of them."""
         if self.world == 1:

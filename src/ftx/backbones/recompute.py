@@ -1,0 +1,52 @@
+"""Activation checkpointing: a block that trains keeps its input alone, and computes the rest in the backward again.
+
+Memory for about a third more time. Source: arXiv:1604.06174, section 4.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+
+from torch import nn
+from torch.utils.checkpoint import checkpoint
+
+from ftx.backbones.layer_roles import plain_vit
+from ftx.backbones.split_network import vit_blocks
+from ftx.core.errors import ModelError
+
+
+@contextmanager
+def recomputing(module: nn.Module) -> Iterator[None]:
+    """Let the blocks of a model do so until the block of code ends.
+
+    Raises: ModelError for a family of timm that cannot.
+    """
+    vit = plain_vit(module)
+    if vit is not None:
+        blocks = [block for block in vit_blocks(vit) if any(one.requires_grad for one in block.parameters())]
+        for block in blocks:
+            block.forward = partial(checkpoint, block.forward, use_reentrant=False)
+        try:
+            yield
+        finally:
+            for block in blocks:
+                del block.forward  # its class has the one that it had
+        return
+    switch = getattr(module, "set_grad_checkpointing", None)
+    try:
+        if switch is None:
+            raise AssertionError
+        switch(True)
+    except AssertionError:  # timm asserts that it is not asked
+        raise ModelError(
+            "this model cannot compute its activations again",
+            where="train.activation_checkpointing",
+            found=type(module).__name__,
+            fix="leave the key out; train.accumulation_steps takes less memory too",
+        ) from None
+    try:
+        yield
+    finally:
+        switch(False)
