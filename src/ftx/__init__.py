@@ -75,6 +75,7 @@ _EXTRAS = {
     "onnx": "train",
     "onnxruntime": "train",
     "onnxscript": "train",
+    "optuna": "tune",
     "prometheus_client": "serve",
     "python_multipart": "serve",
     "regex": "train",
@@ -83,7 +84,7 @@ _EXTRAS = {
     "torchvision": "train",
     "uvicorn": "serve",
 }
-_EXTRA_NAMES = {"train": "training", "serve": "serving"}
+_EXTRA_NAMES = {"train": "training", "serve": "serving", "tune": "tuning"}
 
 
 def missing_extra(error: ModuleNotFoundError) -> EnvironmentFault | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from tests.effects import of_artifacts, of_curating, of_merging, of_program, of_runs, of_serving, of_train
+from tests.effects import of_artifacts, of_curating, of_merging, of_program, of_runs, of_serving, of_train, of_tuning
 from tests.effects.lab import Lab
 from tests.effects.of_train import as_json, sets, switches
 
@@ -192,6 +192,17 @@ FLAGS = (
     Flag("adapters --layers", "", "a line a layer", of_merging.adapters_layers),
     Flag("adapters --json", "", "one object", of_merging.adapters_json),
     Flag("models PATTERN", "swinv2_tiny", "two models instead of all", of_program.models_pattern),
+    Flag("tune NAME|FILE", "base.yaml", "its keys in each trial's recipe", of_tuning.recipe),
+    Flag("tune --data", "flat", "its labels", of_tuning.data),
+    Flag("tune --space", "FILE", "its key alone differs between trials", of_tuning.space),
+    Flag("tune --trials", "3", "so many runs, and 0 is refused", of_tuning.trials),
+    Flag("tune --budget", "1s", "an end without --trials; without either status 2", of_tuning.budget),
+    Flag("tune --objective", "metric,latency", "milliseconds of each trial", of_tuning.objective, slow=True),
+    Flag("tune --study", "other", "its name in the storage", of_tuning.study),
+    Flag("tune --storage", "URL", "the study there, and none in the folder", of_tuning.storage),
+    Flag("tune --set", "train.epochs=2", "the key of each trial's recipe", of_tuning.set_),
+    Flag("tune --out", "a folder", "the study there", of_tuning.out),
+    Flag("tune --json", "", "one object", of_tuning.as_object),
     Flag("runs RUN...", "two", "those alone, and the keys that differ", of_runs.runs),
     Flag("runs --metric", "eval.accuracy", "its column; status 2 for one that no run has", of_runs.metric),
     Flag("runs --sort", "size", "the smallest first; status 2 for another word", of_runs.sort),

@@ -113,6 +113,9 @@ def test_no_verb_opens_a_connection(tmp_path: Path) -> None:
     write_data(tmp_path / "data", count=12)
     keys = "data.image_size=28 train.epochs=1 train.precision=f32 adapter.blocks=1 adapter.targets=q"
     small = [word for key in keys.split() for word in ("--set", key)]
+    few = "data: {path: data, image_size: 28}\nadapter: {blocks: 1}\ntrain: {epochs: 1}\n"
+    (tmp_path / "recipe.yaml").write_text(few)
+    (tmp_path / "space.yaml").write_text("train.lr: [1e-4, 1e-3]\n")
     words = [
         ["data", "check", "data"],
         ["data", "look", "data", "--image-size", "28", "--out", "look.csv", "--json"],
@@ -144,6 +147,7 @@ def test_no_verb_opens_a_connection(tmp_path: Path) -> None:
         ["apply", "update", "base", "device"],
         ["adapters", "runs/one", "runs/one"],
         ["runs"],
+        ["tune", "recipe.yaml", "--space", "space.yaml", "--trials", "1", "--out", "study"],
         ["models", "dinov2"],
         ["recipes"],
         ["schema", "train"],

@@ -33,6 +33,7 @@ VERBS = {
     "apply": "Merge an update into a base IR on a device, without torch",
     "bench": "Time the models of a run on this machine, and find their fastest setting",
     "serve": "Answer over HTTP, with a page to try it",
+    "tune": "Search for the recipe that suits the data",
     "run": "Train, merge, export and validate from one recipe",
     "runs": "List runs, compare them, remove them",
     "adapters": "Compare adapters of one base, layer by layer",

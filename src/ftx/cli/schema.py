@@ -38,6 +38,7 @@ SCHEMAS = {
     "serve": ("ftx.serving.server", "ServeReport"),
     "run": ("ftx.pipeline", "PipelineReport"),
     "runs": ("ftx.runs.inventory", "RunsReport"),
+    "tune": ("ftx.tuning.tune", "TuneReport"),
     "models": ("ftx.cli.models", "ModelsReport"),
     "recipes": ("ftx.cli.recipes", "RecipesReport"),
     "quickstart": ("ftx.pipeline", "PipelineReport"),

@@ -8,13 +8,20 @@ from __future__ import annotations
 
 import os
 
-_RANK, _TOGETHER = "RANK", ("WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+RANK = "RANK"
+# What torchrun gives to each process that it starts.
+_GIVEN = (RANK, "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 _chosen: list[bool] = []
+
+
+def started_together() -> bool:
+    """Whether torchrun has started this process, and others with it."""
+    return all(os.environ.get(name) for name in _GIVEN) and os.environ["WORLD_SIZE"] != "1"
 
 
 def is_first() -> bool:
     """Whether this process is alone, or the first of several."""
-    return not all(name in os.environ for name in _TOGETHER) or os.environ.get(_RANK, "0") == "0"
+    return not started_together() or os.environ[RANK] == "0"
 
 
 def speaks() -> bool:

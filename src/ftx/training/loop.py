@@ -239,6 +239,7 @@ def _finish_epoch(training: Training, state: TrainingState) -> EpochEnd:
     recipe, task, position, ranks = training.recipe, training.task, state.position, training.ranks
     ranks.sum_to_first(state.loss)
     state.loss.fill_(ranks.of_first(float(state.loss)))
+    ranks.lay_first(training.module)
     val_loss, logits_NC, targets_NC = measure(
         training.module, task, training.held_out, loss=recipe.loss, bf16=training.bf16, ranks=ranks
     )

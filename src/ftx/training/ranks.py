@@ -23,7 +23,7 @@ from ftx.core.errors import EnvironmentFault, InputError
 
 Asked = Literal["interrupt", "terminate"] | None
 _ASKED: tuple[Asked, ...] = (None, "interrupt", "terminate")
-_NAMED = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+_NAMED = (one_voice.RANK, "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
 # What torch says where a process that it was connected to is no longer there.
 _LOST = ("gloo", "Connection closed by peer", "Connection reset", "NCCL", "Broken pipe", "recvBytes", "sendBytes")
 _Some = TypeVar("_Some")
@@ -93,6 +93,14 @@ class Ranks:
             if not self.leads:
                 total.zero_()
 
+    def lay_first(self, module: nn.Module) -> None:
+        """Give all processes the first one's statistics of batches, which each takes of its own part."""
+        if self.world > 1:
+            import torch.distributed as dist
+
+            for buffer in module.buffers():
+                dist.broadcast(buffer, 0)
+
     def of_first(self, value: _Some) -> _Some:
         """What the first process has."""
         if self.world == 1:
@@ -128,16 +136,13 @@ class Ranks:
     def first_of_machine_first(self) -> Iterator[None]:
         """Let one process of each machine go ahead: what it keeps on disk the others find."""
         if self.local:
-            self._wait()
+            self.wait()
         yield
         if not self.local:
-            self._wait()
+            self.wait()
 
     def wait(self) -> None:
         """Until all processes are here."""
-        self._wait()
-
-    def _wait(self) -> None:
         if self.world > 1:
             import torch.distributed as dist
 
@@ -154,13 +159,12 @@ def joined() -> Iterator[Ranks]:
     Where the block fails in one process, that one says why, and the others, which then miss it, nothing.
     Raises: EnvironmentFault if another process is lost.
     """
-    named = {name: os.environ.get(name, "") for name in _NAMED}
-    if not all(named.values()) or named["WORLD_SIZE"] == "1":
+    if not one_voice.started_together():
         yield ALONE
         return
     import torch.distributed as dist
 
-    ranks = Ranks(*(int(named[name]) for name in _NAMED[:4]))
+    ranks = Ranks(*(int(os.environ[name]) for name in _NAMED))
     gpus = torch.cuda.device_count()
     if 0 < gpus < ranks.local_world:
         raise InputError(
@@ -172,7 +176,9 @@ def joined() -> Iterator[Ranks]:
         torch.cuda.set_device(ranks.local)
     threads = torch.get_num_threads()
     torch.set_num_threads(_threads(ranks))
-    dist.init_process_group("cpu:gloo,cuda:nccl" if gpus else "gloo")
+    ours = not dist.is_initialized()  # a program that trains by the library may have met the others before
+    if ours:
+        dist.init_process_group("cpu:gloo,cuda:nccl" if gpus else "gloo")
     try:
         yield ranks
     except BaseException as error:
@@ -182,7 +188,8 @@ def joined() -> Iterator[Ranks]:
             raise lost from error
         raise
     finally:
-        dist.destroy_process_group()
+        if ours:
+            dist.destroy_process_group()
         torch.set_num_threads(threads)
 
 

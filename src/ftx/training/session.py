@@ -200,6 +200,7 @@ class _Session:
             ):
                 training = training_of(self.found, pixels, frozen, self.ranks)
                 fill_together(training, frozen, self.progress)
+                self._say_what_differs(training)
                 state, started = training.begin(), None
                 if saved is None:
                     started = self._start_head(training)
@@ -222,6 +223,12 @@ class _Session:
             raise
         self._say_how_to_go_on(checkpoints)
         return _train_report(self, made, state.seconds)
+
+    def _say_what_differs(self, training: Training) -> None:
+        """Say where several processes do not train what one would."""
+        layers = [one for one in training.module.modules() if hasattr(one, "running_mean")]
+        if self.ranks.world > 1 and any(one.requires_grad for layer in layers for one in layer.parameters()):
+            self.progress.note("layers that take statistics of a batch take them of each process's part of it")
 
     def _say_how_to_go_on(self, checkpoints: Checkpoints | None) -> None:
         if self.new is not None and checkpoints is not None and checkpoints.any:

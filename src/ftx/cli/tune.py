@@ -1,0 +1,128 @@
+"""``ftx tune``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from ftx.cli import console
+from ftx.cli.recipe_flags import read_recipe
+from ftx.cli.shared_options import JsonFlag, SetOption
+from ftx.core.durations import seconds_of
+from ftx.core.errors import refuse_unknown, shell_command
+
+if TYPE_CHECKING:
+    from ftx.tuning.tune import TriedTrial, TuneReport
+
+# Of many trials the best are shown.
+_SHOWN = 10
+
+
+def command(
+    recipe: Annotated[
+        str, typer.Argument(metavar="NAME|FILE", help="A recipe of `ftx recipes`, or a YAML file.", show_default=False)
+    ],
+    data: Annotated[
+        str | None, typer.Option("--data", metavar="PATH", show_default=False, help="Images, as in `ftx train`.")
+    ] = None,
+    space: Annotated[
+        Path | None,
+        typer.Option(
+            "--space",
+            metavar="FILE",
+            show_default=False,
+            help="What is searched, in YAML: `key: [a, b]`, `key: {low: a, high: b, log: true}`.",
+        ),
+    ] = None,
+    trials: Annotated[
+        int | None,
+        typer.Option("--trials", metavar="N", min=1, show_default=False, help="How many the study is to have."),
+    ] = None,
+    budget: Annotated[
+        str | None,
+        typer.Option("--budget", metavar="TIME", show_default=False, help="Begin no trial after it: 90s, 10m, 8h."),
+    ] = None,
+    objective: Annotated[
+        str, typer.Option("--objective", metavar="NAMES", help="metric, or metric,latency: of the IR in f32.")
+    ] = "metric",
+    study: Annotated[str, typer.Option("--study", metavar="NAME", help="The study's name in the storage.")] = "ftx",
+    storage: Annotated[
+        str | None,
+        typer.Option(
+            "--storage",
+            metavar="URL",
+            show_default=False,
+            help="Of Optuna, for many machines.  [default: study.db in --out]",
+        ),
+    ] = None,
+    set_: SetOption = None,
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", metavar="DIR", show_default=False, help="The study's folder.  [default: below runs/]"),
+    ] = None,
+    json: JsonFlag = False,
+) -> None:
+    """Search for the recipe that suits the data: each trial is a training with a run folder of its own.
+
+    The same command line again, or in another terminal at the same time, goes on with the study; so does a trial whose
+    worker was killed. best.yaml is the recipe of the best trial, trials.jsonl has all of them.
+    """
+    from ftx.tuning.tune import OBJECTIVES, Wanted, tune
+
+    names = [name.strip() for name in objective.split(",")]
+    refuse_unknown("objective", names, OBJECTIVES)
+    report = tune(
+        read_recipe(recipe, set_ or (), {"data.path": data}),
+        Wanted(
+            trials=trials,
+            budget_s=None if budget is None else seconds_of(budget, "--budget"),
+            objectives=tuple(one for one in OBJECTIVES if one in names),
+        ),
+        out,
+        space=space,
+        study=study,
+        storage=storage,
+        progress=console.TerminalProgress(),
+    )
+    if json:
+        console.print_json(report)
+    else:
+        _print(report)
+
+
+def _print(report: TuneReport) -> None:
+    keys = list(report.searched)
+    known = sorted(report.trials, key=lambda one: (one.number not in report.best, -(one.metric or 0.0)))
+    timed = "latency" in report.objectives
+    columns = ("trial", *keys, report.metric.replace("_", " "), *(["ms"] if timed else []), "epochs", "state")
+    console.print_table(
+        columns,
+        [
+            (
+                str(one.number),
+                *(_value(one.keys.get(key)) for key in keys),
+                "-" if one.metric is None else f"{one.metric:.4f}",
+                *([_latency(one)] if timed else []),
+                "-" if one.epochs is None else str(one.epochs),
+                one.state,
+            )
+            for one in known[:_SHOWN]
+        ],
+        styles=["strong" if one.number in report.best else "plain" for one in known[:_SHOWN]],
+    )
+    console.print_facts([("trials", str(len(report.trials))), ("study", f"{report.study} in {report.storage}")])
+    if report.best_recipe is not None and report.run is not None:
+        console.print_facts([("best recipe", report.best_recipe), ("run", report.run)], "strong")
+        console.print_note(f"next: {shell_command('ftx merge', report.run)}", "dim")
+
+
+def _value(value: object) -> str:
+    if value is None:
+        return "-"
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
+
+
+def _latency(one: TriedTrial) -> str:
+    return "-" if one.latency_ms is None else f"{one.latency_ms:.1f}"

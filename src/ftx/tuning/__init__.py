@@ -1,0 +1,1 @@
+"""Recipes that are searched for: which keys, in which trials, by which study."""

@@ -1,0 +1,156 @@
+"""The study of Optuna in which trials are kept: a file of SQLite beside them, or a server that many machines share."""
+
+from __future__ import annotations
+
+import hashlib
+import socket
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from filelock import FileLock, Timeout
+
+from ftx.core.errors import EnvironmentFault, RunError
+from ftx.core.files import write_atomic
+from ftx.recipe.schema import Recipe
+from ftx.tuning.space import Space
+
+if TYPE_CHECKING:
+    from optuna import Study, Trial
+    from optuna.trial import FrozenTrial
+
+STUDY_FILE = "study.db"
+TRIALS = "trials"
+# Whose folder it is.
+MARK_FILE = "study.txt"
+# Names of what a study and a trial carry beside their values.
+SEARCHED, HOST, FOLDER, GOES_ON = "searched", "host", "folder", "goes_on"
+# Of a metric and a latency.
+_DIRECTIONS: Sequence[Literal["maximize", "minimize"]] = ("maximize", "minimize")
+# Trials that are drawn at random before the sampler models what it has seen, and that are not pruned.
+_AT_RANDOM = 5
+
+
+def open_study(out: Path, name: str, storage: str | None, recipe: Recipe, space: Space, objectives: int) -> Study:
+    """A new study, or the one of this name, if it searches the same space of the same recipe.
+
+    Raises: EnvironmentFault if the storage cannot be reached; RunError if the study is another's.
+    """
+    import optuna
+    from optuna.exceptions import StorageInternalError
+    from sqlalchemy.exc import SQLAlchemyError
+
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    url = storage or f"sqlite:///{(out / STUDY_FILE).absolute()}"
+    try:
+        kept = optuna.storages.RDBStorage(url)
+        known = name in optuna.get_all_study_names(kept)
+        study = optuna.create_study(
+            storage=kept,
+            study_name=name,
+            directions=_DIRECTIONS[:objectives],
+            load_if_exists=True,
+            sampler=optuna.samplers.TPESampler(n_startup_trials=_AT_RANDOM, seed=None),
+            pruner=optuna.pruners.MedianPruner(n_startup_trials=_AT_RANDOM, n_warmup_steps=1),
+        )
+        searched = _digest(recipe, space, objectives)
+        if known and study.user_attrs.get(SEARCHED) != searched:
+            raise RunError(
+                "this study searches something else",
+                where=f"{name} in {storage or out / STUDY_FILE}",
+                found="another recipe, space or objective than when it was begun",
+                fix="give it another --study, or another --out",
+            )
+        study.set_user_attr(SEARCHED, searched)
+    except (SQLAlchemyError, StorageInternalError, ModuleNotFoundError, ValueError) as error:
+        if storage is None:
+            raise
+        raise EnvironmentFault(
+            "the storage of the study cannot be reached",
+            where=storage,
+            found=str(error).splitlines()[0][:200],
+            fix="check its address",
+        ) from error
+    return study
+
+
+def _digest(recipe: Recipe, space: Space, objectives: int) -> str:
+    """Of what is searched: the recipe as it was given, without where the data lie, the space, how many objectives."""
+    said = {key: value for key, value in recipe.by_key().items() if key != "data.path"}
+    return hashlib.sha256(repr((said, space.dumps(), objectives)).encode()).hexdigest()
+
+
+def claim(out: Path, study: Study) -> None:
+    """Let a folder be this study's, whose trials its run folders are numbered by.
+
+    Raises: RunError if it is another's.
+    """
+    mark, own = out / MARK_FILE, f"{study.study_name} {study.user_attrs[SEARCHED]}\n"
+    if not mark.is_file():
+        write_atomic(mark, own.encode())
+    elif mark.read_text() != own:
+        raise RunError(
+            "this folder holds the runs of another study",
+            where=out,
+            found=mark.read_text().split()[0],
+            fix="give it another --out",
+        )
+
+
+def folder_of(out: Path, number: int) -> Path:
+    """The run folder of a trial."""
+    return out / TRIALS / f"{number:04}"
+
+
+@contextmanager
+def held(run: Path) -> Iterator[bool]:
+    """Hold a trial for this worker, for as long as it works on it; False where another does.
+
+    A worker that is killed lets go of it.
+    """
+    run.parent.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(run.with_name(f".{run.name}.lock"))
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        yield False
+        return
+    try:
+        yield True
+    finally:
+        lock.release()
+
+
+def take_up_what_was_killed(study: Study, out: Path) -> list[int]:
+    """Queue the trials again whose worker on this machine is gone, to go on in their run folders; their numbers."""
+    from optuna.trial import TrialState
+
+    def running() -> dict[int, FrozenTrial]:
+        return {trial.number: trial for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))}
+
+    taken: list[int] = []
+    for trial in running().values():
+        run = Path(str(trial.user_attrs.get(FOLDER, "")))
+        if trial.user_attrs.get(HOST) != socket.gethostname() or run.parent != (out / TRIALS).absolute():
+            continue
+        with held(run) as free:
+            if free and trial.number in running():  # another worker may have taken it meanwhile
+                study.tell(trial.number, state=TrialState.FAIL)
+                study.enqueue_trial(trial.params, user_attrs={GOES_ON: str(run)})
+                taken.append(trial.number)
+    return taken
+
+
+def run_of(trial: Trial | FrozenTrial, out: Path) -> Path:
+    """The run folder that a trial fills: its own, or that of the one that was killed, if that was here."""
+    own, begun = folder_of(out, trial.number).absolute(), Path(str(trial.user_attrs.get(GOES_ON, "")))
+    return begun if begun.parent == own.parent else own
+
+
+def begin(trial: Trial, out: Path) -> Path:
+    """Note who works on a trial, and where."""
+    run = run_of(trial, out)
+    trial.set_user_attr(HOST, socket.gethostname())
+    trial.set_user_attr(FOLDER, str(run))
+    return run

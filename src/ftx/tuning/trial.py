@@ -1,0 +1,81 @@
+"""One trial: a training of its own, whose run folder stays, and how fast what it makes is."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from ftx.core.errors import stopped
+from ftx.core.progress import Progress
+from ftx.evaluating.bench import Wanted, bench
+from ftx.exporting.export import export
+from ftx.merging.merge_and_prove import merge
+from ftx.recipe.schema import Recipe
+from ftx.runs.artifacts import IR_FP32
+from ftx.runs.run import Run
+from ftx.runs.run_json import CHECKPOINTS, MANIFEST_FILE, checkpoint_records
+from ftx.runs.train_jsonl import rank, read_epochs
+from ftx.training import EpochEnd, resume, train
+
+if TYPE_CHECKING:
+    from optuna import Trial
+
+Objective = Literal["metric", "latency"]
+AGAIN = "the same command line goes on with it"
+# Of one image in one thread pool, as a device answers.
+_TIMED_S = 2.0
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """What came of a trial: a value for each objective, or that it was pruned after so many epochs."""
+
+    values: tuple[float, ...]
+    epochs: int
+    pruned: bool
+
+
+def attempt(
+    trial: Trial, recipe: Recipe, run: Path, metric: str, objectives: tuple[Objective, ...], progress: Progress
+) -> Attempt:
+    """Train a trial, from where it was cut off if it was, and time its IR if that is an objective.
+
+    A trial that is pruned ends with the best epoch so far, as after Ctrl-C, and is a whole run.
+    Raises: as ``train``; Interrupted or Terminated where a signal ended it: its run can go on.
+    """
+    pruned: list[bool] = []
+
+    def told(end: EpochEnd) -> None:
+        if len(objectives) > 1 or pruned:
+            return
+        trial.report(end.epoch.metrics[metric], end.epoch.epoch)
+        if end.epoch.epoch < end.epochs and trial.should_prune():
+            pruned.append(True)
+            raise KeyboardInterrupt  # what a training knows to end of, with the best epoch kept
+
+    going_on = bool(checkpoint_records(run))
+    if going_on or not (run / MANIFEST_FILE).is_file():
+        how = partial(resume, run) if going_on else partial(train, recipe, run)
+        made = how(progress=progress, on_epoch=told)
+        if made.interrupted and not pruned:
+            raise stopped(KeyboardInterrupt(), doing="in a trial", found=f"{run} can go on", fix=AGAIN)
+    shutil.rmtree(run / CHECKPOINTS, ignore_errors=True)
+    epochs = read_epochs(run)
+    reached = max(epochs, key=lambda epoch: rank(epoch, metric)).metrics[metric]
+    if pruned:
+        return Attempt((), len(epochs), pruned=True)
+    values = tuple(reached if one == "metric" else latency_ms(run, progress) for one in objectives)
+    return Attempt(values, len(epochs), pruned=False)
+
+
+def latency_ms(folder: Path, progress: Progress) -> float:
+    """The median latency of a run's IR in f32, one image at a time, as ``ftx bench`` measures it."""
+    run = Run.open(folder)
+    if not run.has(IR_FP32):
+        merge(run, progress=progress)
+        export(run, formats=("openvino",), progress=progress)
+    report = bench(run, Wanted(precisions=("fp32",), computes=("auto",), batches=(1,), seconds=_TIMED_S), progress)
+    return next(row.p50_ms for row in report.rows if row.artifact == IR_FP32.name)

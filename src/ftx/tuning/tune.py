@@ -1,0 +1,256 @@
+"""``ftx tune``: recipes that are searched for, each tried in a training of its own."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, cast
+
+from pydantic import BaseModel, ConfigDict
+
+from ftx.core.errors import DataError, EnvironmentFault, InputError
+from ftx.core.files import write_atomic
+from ftx.core.progress import SILENT, Progress, Task
+from ftx.core.verb_report import VerbReport
+from ftx.recipe.schema import Recipe
+from ftx.runs.latest import RUNS
+from ftx.tasks.output_meaning import TASKS
+from ftx.tuning.pareto import draw_trials
+from ftx.tuning.space import Space, default_space, read_space
+from ftx.tuning.study import STUDY_FILE, TRIALS, begin, claim, held, open_study, run_of, take_up_what_was_killed
+from ftx.tuning.trial import Objective, attempt
+
+if TYPE_CHECKING:
+    from optuna import Study
+    from optuna.trial import FrozenTrial
+
+BEST_FILE, SPACE_FILE, TRIALS_FILE, PLOT_FILE = "best.yaml", "space.yaml", "trials.jsonl", "trials.svg"
+OBJECTIVES: tuple[Objective, ...] = ("metric", "latency")
+REASON = "reason"
+
+
+class TriedTrial(BaseModel):
+    """One trial: its keys, its values (null where it has none), and its run folder."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    number: int
+    state: str
+    keys: dict[str, object]
+    metric: float | None
+    latency_ms: float | None
+    epochs: int | None
+    run: str
+    reason: str | None = None
+
+
+class TuneReport(VerbReport):
+    """The trials of the study so far; the best ones by number, of two objectives those that no other beats in both.
+
+    ``metric`` names what is to rise. ``best_recipe`` is the file of the best one's recipe, by its metric.
+    """
+
+    verb: str = "tune"
+    study: str
+    storage: str
+    metric: str
+    objectives: list[str]
+    searched: dict[str, object]
+    trials: list[TriedTrial]
+    best: list[int]
+    best_recipe: str | None
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """How long to search: until the study has so many trials, or for so many seconds."""
+
+    trials: int | None = None
+    budget_s: float | None = None
+    objectives: tuple[Objective, ...] = ("metric",)
+
+
+def tune(
+    recipe: Recipe,
+    wanted: Wanted,
+    out: Path | None = None,
+    *,
+    space: Path | None = None,
+    study: str = "ftx",
+    storage: str | None = None,
+    progress: Progress = SILENT,
+) -> TuneReport:
+    """Search for a recipe, and keep each trial's run, ``best.yaml`` and ``trials.jsonl`` in ``out``.
+
+    Called again, or at the same time by another worker, it goes on with the study; a trial whose worker was killed
+    goes on where it was. A trial that its recipe or the machine does not allow counts as failed, with the reason.
+    Raises: InputError if there is no end to it; RecipeError for a space that does not hold; RunError for a study of
+    something else; DataError if the data cannot be read; Interrupted where a signal ended it.
+    """
+    if wanted.trials is None and wanted.budget_s is None:
+        raise InputError("nothing says when to end", fix="--trials N, --budget TIME, or both")
+    found = default_space(recipe) if space is None else read_space(space, recipe)
+    kind = TASKS[recipe.task]
+    metric = kind.metric if recipe.train.balance == "none" else kind.balanced_metric
+    out = out or RUNS / f"{recipe.data.path.resolve().stem}-tuned"
+    out.mkdir(parents=True, exist_ok=True)
+    opened = open_study(out, study, storage, recipe, found, len(wanted.objectives))
+    claim(out, opened)
+    write_atomic(out / SPACE_FILE, found.dumps().encode())
+    for number in take_up_what_was_killed(opened, out):
+        progress.note(f"trial {number} was cut off: it goes on")
+    began = time.monotonic()
+    search = _Search(opened, recipe, found, metric, wanted, out, progress)
+    with progress.track("Trials", wanted.trials) as bar:
+        bar.advance(len(search.ended()))
+        while search.goes_on(began):
+            bar.advance(1, **search.one())
+    return search.report(study, storage or str(out / STUDY_FILE), time.monotonic() - began)
+
+
+@dataclass(frozen=True)
+class _Bars:
+    """How long a trial's work moves on; what it has to say would be said in each of them."""
+
+    progress: Progress
+
+    def track(self, description: str, total: int | None) -> AbstractContextManager[Task]:
+        return self.progress.track(description, total)
+
+    def note(self, text: str) -> None:
+        pass
+
+
+@dataclass(frozen=True)
+class _Search:
+    study: Study
+    recipe: Recipe
+    space: Space
+    metric: str
+    wanted: Wanted
+    out: Path
+    progress: Progress
+
+    def ended(self) -> list[FrozenTrial]:
+        """Trials that were tried to an end of their own, be it pruning."""
+        from optuna.trial import TrialState
+
+        return self.study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.PRUNED))
+
+    def goes_on(self, began: float) -> bool:
+        """Whether another trial is to be begun."""
+        most, budget_s = self.wanted.trials, self.wanted.budget_s
+        if budget_s is not None and time.monotonic() - began >= budget_s:
+            return False
+        if most is not None and len(self.ended()) >= most:
+            return False
+        return not self._all_fail()
+
+    def _all_fail(self) -> bool:
+        """Raise InputError where nothing that is tried can be trained."""
+        states = [trial.state.name for trial in self.study.get_trials(deepcopy=False)]
+        failed = [trial for trial in self.study.get_trials(deepcopy=False) if trial.user_attrs.get(REASON)]
+        if len(failed) >= 3 and "COMPLETE" not in states:
+            raise InputError(
+                "no trial of this space can be trained",
+                where=self.out,
+                found=str(failed[-1].user_attrs[REASON]),
+                fix="try one of them: ftx train --config",
+            )
+        return False
+
+    def one(self) -> dict[str, str]:
+        """Try once more; what is shown beside the bar."""
+        from optuna.trial import TrialState
+
+        trial = self.study.ask()
+        keys = self.space.suggested(trial)
+        with held(run_of(trial, self.out)) as mine:
+            assert mine, "another worker has a trial that was asked for here"
+            run = begin(trial, self.out)
+            try:
+                tried = self.recipe.with_overrides([], keys)
+                done = attempt(trial, tried, run, self.metric, self.wanted.objectives, _Bars(self.progress))
+            except DataError:  # of all trials
+                self.study.tell(trial, state=TrialState.FAIL)
+                raise
+            except (InputError, EnvironmentFault) as fault:
+                trial.set_user_attr(REASON, fault.what)
+                self.study.tell(trial, state=TrialState.FAIL)
+                self.progress.note(f"trial {trial.number} failed: {fault.what}")
+                self.write()
+                return {"failed": str(trial.number)}
+            trial.set_user_attr("epochs", done.epochs)
+            if done.pruned:
+                self.study.tell(trial, state=TrialState.PRUNED)
+            else:
+                self.study.tell(trial, list(done.values))
+        self.write()
+        best = self.best()
+        shown = max((self.tried(one).metric or 0.0 for one in best), default=0.0)
+        return {self.metric: f"{shown:.3f}"}
+
+    def best(self) -> list[FrozenTrial]:
+        """The best trial, or of two objectives those that no other beats in both."""
+        if not any(trial.state.name == "COMPLETE" for trial in self.ended()):
+            return []
+        return list(self.study.best_trials) if len(self.wanted.objectives) > 1 else [self.study.best_trial]
+
+    def first(self, best: Sequence[FrozenTrial]) -> FrozenTrial:
+        """Of the best ones that with the best metric."""
+        return max(best, key=lambda trial: cast("float", self.tried(trial).metric))
+
+    def shown(self, trial: FrozenTrial) -> str:
+        """Its run folder, seen from where the command was called."""
+        return str(self.out / TRIALS / run_of(trial, self.out).name)
+
+    def tried(self, trial: FrozenTrial) -> TriedTrial:
+        """A trial as it is listed."""
+        values: Sequence[float | None] = trial.values or (None,) * len(self.wanted.objectives)
+        of = dict(zip(self.wanted.objectives, values, strict=True))
+        metric = of.get("metric")
+        if metric is None and trial.intermediate_values:
+            metric = max(trial.intermediate_values.values())
+        return TriedTrial(
+            number=trial.number,
+            state=trial.state.name.lower(),
+            keys=self.space.values(trial.params),
+            metric=metric,
+            latency_ms=of.get("latency"),
+            epochs=trial.user_attrs.get("epochs"),
+            run=self.shown(trial),
+            reason=trial.user_attrs.get(REASON),
+        )
+
+    def write(self) -> None:
+        """Write what is known now: all trials, the best recipe, and the picture."""
+        trials = [self.tried(trial) for trial in self.study.get_trials(deepcopy=False)]
+        lines = "".join(json.dumps(one.model_dump(mode="json")) + "\n" for one in trials)
+        write_atomic(self.out / TRIALS_FILE, lines.encode())
+        best = self.best()
+        if best:
+            made = Recipe.load(run_of(self.first(best), self.out) / "recipe.yaml")
+            write_atomic(self.out / BEST_FILE, made.dumps().encode())
+        draw_trials(trials, [one.number for one in best], self.metric, self.out / PLOT_FILE)
+
+    def report(self, study: str, storage: str, seconds: float) -> TuneReport:
+        """All of it."""
+        self.write()
+        best = self.best()
+        return TuneReport(
+            run=self.shown(self.first(best)) if best else None,
+            study=study,
+            storage=storage,
+            metric=self.metric,
+            objectives=list(self.wanted.objectives),
+            searched={key: str(value) for key, value in self.space.keys.items()},
+            trials=[self.tried(trial) for trial in self.study.get_trials(deepcopy=False)],
+            best=[trial.number for trial in best],
+            best_recipe=str(self.out / BEST_FILE) if best else None,
+            seconds=round(seconds, 1),
+        )

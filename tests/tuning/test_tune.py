@@ -1,0 +1,196 @@
+"""A search: each trial a run, what is killed goes on, two workers share a study, and another study is refused."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from tests.conftest import Listener, write_data
+
+from ftx.core.errors import EnvironmentFault, InputError, RunError
+from ftx.recipe.schema import Recipe
+from ftx.runs.artifacts import IR_FP32
+from ftx.runs.run import Run
+from ftx.runs.run_json import checkpoint_records
+from ftx.runs.train_jsonl import read_epochs
+from ftx.tuning.tune import TuneReport, Wanted, tune
+
+RECIPE = """
+model: {name: test_vit, weights: none, peft: lora}
+data: {path: data, image_size: 32}
+train: {epochs: 3, batch_size: 8, precision: f32}
+"""
+SPACE = "train.lr: {low: 1e-4, high: 1e-2, log: true}\nadapter.targets: [all, [q, v]]\n"
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    torch.set_num_threads(1)
+    write_data(tmp_path / "data", 6)
+    (tmp_path / "recipe.yaml").write_text(RECIPE)
+    (tmp_path / "space.yaml").write_text(SPACE)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def searched(trials: int, *overrides: str, out: str = "study", space: str = "space.yaml", **more: object) -> TuneReport:
+    recipe = Recipe.load(Path("recipe.yaml")).with_overrides(overrides)
+    return tune(recipe, Wanted(trials=trials), Path(out), space=Path(space), **more)  # pyright: ignore[reportArgumentType]
+
+
+def test_each_trial_is_a_run_with_the_keys_that_were_drawn_and_the_best_is_the_best(here: Path) -> None:
+    report = searched(3)
+    assert [one.state for one in report.trials] == ["complete"] * 3
+    for one in report.trials:
+        run = Run.open(one.run)
+        kept = run.recipe().by_key()
+        assert kept["train.lr"] == one.keys["train.lr"]
+        assert set(kept["adapter.targets"]) == set(  # pyright: ignore[reportArgumentType]
+            ["q", "v"] if one.keys["adapter.targets"] == ["q", "v"] else ["q", "k", "v", "proj", "fc1", "fc2"]
+        )
+        assert one.metric == max(epoch.metrics["accuracy"] for epoch in read_epochs(run.path))
+    (best,) = report.best
+    assert report.trials[best].metric == max(one.metric or 0 for one in report.trials)
+    assert Recipe.load(Path("study/best.yaml")) == Recipe.load(Path(report.trials[best].run, "recipe.yaml"))
+    lines = [json.loads(line) for line in Path("study/trials.jsonl").read_text().splitlines()]
+    assert [line["keys"] for line in lines] == [one.keys for one in report.trials]
+    assert Path("study/trials.svg").read_text().startswith("<?xml")
+    # The same call has nothing left to do; asked for more it goes on.
+    assert len(searched(3).trials) == 3
+    assert len(searched(4).trials) == 4
+
+
+def test_a_study_of_something_else_is_refused(here: Path) -> None:
+    searched(1)
+    with pytest.raises(RunError, match="searches something else"):
+        searched(2, "train.epochs=2")
+    Path("other.yaml").write_text("adapter.rank: [2, 4]")
+    with pytest.raises(RunError, match="searches something else"):
+        searched(2, space="other.yaml")
+    # Runs are numbered as the trials of their study: another study's would be taken for its own.
+    with pytest.raises(RunError, match="the runs of another study"):
+        searched(2, study="second", space="other.yaml")
+    assert len(searched(2, out="other", space="other.yaml").trials) == 2
+
+
+def test_a_trial_that_cannot_be_trained_fails_with_its_reason_and_the_others_go_on(here: Path) -> None:
+    Path("space.yaml").write_text("adapter.rank: [2, 4000]")
+    listener = Listener()
+    report = searched(2, progress=listener)
+    failed = [one for one in report.trials if one.state == "fail"]
+    assert len([one for one in report.trials if one.state == "complete"]) == 2
+    assert all(one.keys["adapter.rank"] == 4000 and "rank" in (one.reason or "") for one in failed)
+    assert all(not Path(one.run).exists() for one in failed)
+    Path("none.yaml").write_text("adapter.rank: [3000, 4000]")
+    with pytest.raises(InputError, match="no trial of this space can be trained"):
+        searched(2, out="none", space="none.yaml")
+
+
+def test_what_has_no_end_is_not_begun(here: Path) -> None:
+    with pytest.raises(InputError, match="nothing says when to end"):
+        tune(Recipe.load(Path("recipe.yaml")), Wanted(), Path("study"))
+    assert not Path("study").exists()
+
+
+def test_a_storage_that_is_not_there_is_one_error(here: Path) -> None:
+    with pytest.raises(EnvironmentFault, match="cannot be reached"):
+        searched(1, storage="sqlite:////nowhere/else/study.db")
+
+
+def test_a_budget_begins_no_trial_after_it(here: Path) -> None:
+    recipe = Recipe.load(Path("recipe.yaml"))
+    report = tune(recipe, Wanted(budget_s=0.1), Path("study"), space=Path("space.yaml"))
+    assert len(report.trials) == 1
+
+
+def test_a_hopeless_trial_is_pruned_and_is_a_run_all_the_same(here: Path) -> None:
+    """After five trials at rates that learn one comes that does not."""
+    Path("space.yaml").write_text("train.lr: {low: 1e-9, high: 2e-2}")
+    import optuna
+
+    report = searched(0)
+    study = optuna.load_study(study_name="ftx", storage=f"sqlite:///{here}/study/study.db")
+    for _ in range(5):
+        study.enqueue_trial({"train.lr": 0.01})
+    study.enqueue_trial({"train.lr": 1e-9})
+    report = searched(6, "train.epochs=3")
+    assert [one.state for one in report.trials] == [*["complete"] * 5, "pruned"]
+    pruned = report.trials[-1]
+    assert pruned.epochs == len(read_epochs(Path(pruned.run))) < 3
+    assert Run.open(pruned.run).manifest.method == "lora"
+    assert not checkpoint_records(Path(pruned.run))
+
+
+def worker(*more: str) -> subprocess.Popen[str]:
+    words = ("tune", "recipe.yaml", "--space", "space.yaml", "--out", "study", *more)
+    return subprocess.Popen(
+        [sys.executable, "-m", "ftx", *words],
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+@pytest.mark.slow
+def test_a_trial_whose_worker_was_killed_goes_on_where_it_was(here: Path) -> None:
+    long = ("--set", "train.epochs=60", "--set", "train.patience=60", "--set", "train.checkpoint_minutes=0")
+    killed = worker("--trials", "1", *long)
+    run = Path("study/trials/0000")
+    while len(read_epochs(run)) < 3:
+        assert killed.poll() is None, killed.communicate()[1]
+        time.sleep(0.02)
+    os.kill(killed.pid, signal.SIGKILL)
+    killed.communicate()
+    before = [epoch.loss for epoch in read_epochs(run)]
+    assert not (run / "run.json").exists()
+    again = worker("--trials", "1", *long)
+    out, err = again.communicate(timeout=120)
+    assert again.returncode == 0, err
+    assert "trial 0 was cut off: it goes on" in err
+    assert "epoch 1:" not in err
+    epochs = read_epochs(run)
+    assert [epoch.loss for epoch in epochs[: len(before)]] == before
+    assert len(epochs) == 60
+    lines = [json.loads(line) for line in Path("study/trials.jsonl").read_text().splitlines()]
+    assert [line["state"] for line in lines] == ["fail", "complete"]
+    assert lines[1]["run"] == "study/trials/0000"
+    assert lines[0]["keys"] == lines[1]["keys"]
+    assert "study/trials/0000" in out
+
+
+@pytest.mark.slow
+def test_two_workers_share_a_study(here: Path) -> None:
+    workers = [worker("--trials", "5") for _ in range(2)]
+    for one in workers:
+        _, err = one.communicate(timeout=180)
+        assert one.returncode == 0, err
+    lines = [json.loads(line) for line in Path("study/trials.jsonl").read_text().splitlines()]
+    complete = [line for line in lines if line["state"] == "complete"]
+    assert 5 <= len(complete) <= 6  # the other may have begun one before the fifth had ended
+    assert len({line["run"] for line in complete}) == len(complete)
+    assert all(Run.open(line["run"]).manifest.task == "multiclass" for line in complete)
+
+
+@pytest.mark.slow
+def test_of_two_objectives_those_are_best_that_none_beats_in_both(here: Path) -> None:
+    recipe = Recipe.load(Path("recipe.yaml"))
+    Path("space.yaml").write_text("data.image_size: [32, 64]")
+    wanted = Wanted(trials=3, objectives=("metric", "latency"))
+    report = tune(recipe, wanted, Path("study"), space=Path("space.yaml"))
+    values = {one.number: (one.metric or 0.0, -(one.latency_ms or 0.0)) for one in report.trials}
+    assert all(latency < 0 for _, latency in values.values())
+    beaten = {
+        number
+        for number, mine in values.items()
+        if any(all(a >= b for a, b in zip(other, mine, strict=True)) and other != mine for other in values.values())
+    }
+    assert set(report.best) == set(values) - beaten
+    assert all(Run.open(one.run).has(IR_FP32) for one in report.trials)
