@@ -141,12 +141,13 @@ def test_a_training_goes_on_with_another_number_of_processes_to_the_same_weights
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("blocks", ["all", "2"])  # "2": the others are computed once, and kept
-def test_with_adamw_the_same_epoch_is_the_best_and_logits_agree(blocks: str, here: Path, tmp_path: Path) -> None:
-    words = (*TRAIN, "--blocks", blocks, "--epochs", "4", "--batch-size", "6", "--set", "train.augment=light")
+@pytest.mark.parametrize("trained_part", ["all", "2", "head"])  # "2": the others are computed once, and kept
+def test_with_adamw_the_same_epoch_is_the_best_and_logits_agree(trained_part: str, here: Path, tmp_path: Path) -> None:
+    part = ("--peft", "none", "--freeze-backbone") if trained_part == "head" else ("--blocks", trained_part)
+    words = (*TRAIN, *part, "--epochs", "4", "--batch-size", "6", "--set", "train.augment=light")
     runs: list[Run] = []
     for processes in (1, 2, 4):
-        name = f"{blocks}-{processes}"
+        name = f"{trained_part}-{processes}"
         run, out, err = trained(here, processes, *words, "--out", name, cache_home=tmp_path / name)
         assert out.count("best epoch") == 1  # it is said once
         assert err.count("next: ftx merge") == 1

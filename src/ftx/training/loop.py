@@ -128,7 +128,8 @@ def fit(
         except KeyboardInterrupt:  # in the middle of a step: the state is none to go on from
             if state.best is None:
                 raise
-            interrupted = True
+            interrupted, asked = True, stop.asked
+    stop.asked = asked
     if asked and not interrupted and not _has_ended(training, state):
         interrupted = True
         if state.best is None or asked == "terminate":
@@ -150,9 +151,13 @@ def solved(training: Training, state: TrainingState, seconds: float, on_epoch: C
 
     Raises: Diverged if the loss is not finite.
     """
-    loss, _, _ = measure(training.module, training.task, training.inputs, loss=training.recipe.loss, bf16=training.bf16)
+    recipe, ranks = training.recipe, training.ranks
+    loss, _, _ = measure(
+        training.module, training.task, training.inputs, loss=recipe.loss, bf16=training.bf16, ranks=ranks
+    )
     state.position.images, state.position.seconds = len(training.inputs), seconds
-    state.loss += loss * len(training.inputs)
+    if ranks.leads:  # it is the sum of all processes' images already
+        state.loss += loss * len(training.inputs)
     end = _finish_epoch(training, state)
     on_epoch(end)
     assert state.best is not None
