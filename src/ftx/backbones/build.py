@@ -269,16 +269,27 @@ def preprocess_before(name: str, image_size: int | str) -> Preprocess:
 
 
 def preprocess_of(module: nn.Module, size: Size, *, grey: bool = False) -> Preprocess:
-    """The evaluation transform that the weights were made with, at this input size."""
+    """The evaluation transform that the weights were made with, at this input size.
+
+    Raises: ModelError for a model whose transform pads images to its input.
+    """
     config = pretrained_config(module)
     height, width = size
+    share = float(str(config["crop_pct"]))
+    if share > 1:
+        raise ModelError(
+            "this model's images are padded to its input, which the image path does not do",
+            where=str(config.get("architecture", "")),
+            found=f"a crop of {share:g} times the resized image",
+            fix="take another model of the family: ftx models FAMILY",
+        )
     mean, std = (_levels(config[name]) for name in ("mean", "std"))
     if grey:
         mean, std = grey_level(mean), grey_level(std)
     return Preprocess(
         height=height,
         width=width,
-        resize=covering(height, width, float(str(config["crop_pct"]))),
+        resize=covering(height, width, share),
         interpolation=config["interpolation"],  # pyright: ignore[reportArgumentType]
         mean=mean,
         std=std,
