@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ftx.core.errors import Interrupted, shell_command, stopped
+from ftx.core.one_voice import refuse_several
 from ftx.core.progress import SILENT, Progress
 from ftx.core.shipped_files import recipe_file
 from ftx.core.verb_report import VerbReport
@@ -49,6 +50,7 @@ def run_all(
     With ``require_proof`` an artifact that is not proved makes ``ok`` false, as one that failed does.
     Raises: what the four raise; Interrupted or Terminated, with the command that goes on, where a signal ended it.
     """
+    refuse_several("what comes after training")
     started = time.monotonic()
     wanted = wanted_artifacts(FORMATS, precisions)  # one mistyped must not cost the training
     trained = train(recipe, out=out, strict=strict, progress=progress, on_epoch=on_epoch)
@@ -91,6 +93,7 @@ def quickstart(
     The sample lies beside the runs, where every run made of it finds it again.
     Raises: what the four raise; DataError if something else lies where the sample is unpacked.
     """
+    refuse_several("what comes after training")
     started = time.monotonic()
     sample = place_sample(task, RUNS)
     recipe = Recipe.build(recipe_file(f"quickstart-{task}"), flags={"data.path": str(sample)})

@@ -134,6 +134,25 @@ def test_none_is_removed_where_one_is_no_run_or_held() -> None:
     assert {"first", "second", "third"} < left()
 
 
+def test_a_link_to_a_run_is_not_removed_in_its_place(tmp_path: Path) -> None:
+    Path("runs/linked").symlink_to("first", target_is_directory=True)
+    with pytest.raises(RunError, match="a link to a run"):
+        remove_runs([Path("runs/linked")])
+    assert remove_runs([tmp_path / "runs" / "latest"]).removed == ["runs/third"]  # by whatever path it is named
+    assert {"first", "linked", "second"} < left()
+
+
+def test_to_leave_the_question_is_no(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    person, program = pty.openpty()
+    os.write(person, b"\x04")  # Ctrl-D
+    with os.fdopen(program, "r") as terminal:
+        monkeypatch.setattr("sys.stdin", terminal)
+        assert run(["runs", "--remove", "runs/first"]) == 0
+    os.close(person)
+    assert "nothing was removed" in capsys.readouterr().err
+    assert Path("runs/first").exists()
+
+
 def test_a_run_that_cannot_be_read_is_listed_with_what_is_wrong() -> None:
     Path("runs/second/run.json").write_text("{}")
     Path("runs/first/recipe.yaml").write_text("model: 3")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -58,7 +59,7 @@ def test_each_trial_is_a_run_with_the_keys_that_were_drawn_and_the_best_is_the_b
         assert one.metric == max(epoch.metrics["accuracy"] for epoch in read_epochs(run.path))
     (best,) = report.best
     assert report.trials[best].metric == max(one.metric or 0 for one in report.trials)
-    assert Recipe.load(Path("study/best.yaml")) == Recipe.load(Path(report.trials[best].run, "recipe.yaml"))
+    assert Recipe.load(Path("study/best.yaml")) == Recipe.load(Path(str(report.trials[best].run), "recipe.yaml"))
     lines = [json.loads(line) for line in Path("study/trials.jsonl").read_text().splitlines()]
     assert [line["keys"] for line in lines] == [one.keys for one in report.trials]
     assert Path("study/trials.svg").read_text().startswith("<?xml")
@@ -87,9 +88,9 @@ def test_a_trial_that_cannot_be_trained_fails_with_its_reason_and_the_others_go_
     failed = [one for one in report.trials if one.state == "fail"]
     assert len([one for one in report.trials if one.state == "complete"]) == 2
     assert all(one.keys["adapter.rank"] == 4000 and "rank" in (one.reason or "") for one in failed)
-    assert all(not Path(one.run).exists() for one in failed)
+    assert all(not Path(one.run or "").exists() for one in failed)
     Path("none.yaml").write_text("adapter.rank: [3000, 4000]")
-    with pytest.raises(InputError, match="no trial of this space can be trained"):
+    with pytest.raises(InputError, match="the last 5 trials could not be trained"):
         searched(2, out="none", space="none.yaml")
 
 
@@ -123,9 +124,36 @@ def test_a_hopeless_trial_is_pruned_and_is_a_run_all_the_same(here: Path) -> Non
     report = searched(6, "train.epochs=3")
     assert [one.state for one in report.trials] == [*["complete"] * 5, "pruned"]
     pruned = report.trials[-1]
-    assert pruned.epochs == len(read_epochs(Path(pruned.run))) < 3
+    assert pruned.epochs == len(read_epochs(Path(str(pruned.run)))) < 3
     assert Run.open(pruned.run).manifest.method == "lora"
-    assert not checkpoint_records(Path(pruned.run))
+    assert not checkpoint_records(Path(str(pruned.run)))
+
+
+def test_runs_that_are_there_are_not_taken_for_those_of_a_new_study(here: Path) -> None:
+    searched(2)
+    Path("study/study.db").unlink()
+    with pytest.raises(RunError, match="the runs of another study"):
+        searched(2)
+
+
+def test_a_study_goes_on_whose_best_run_was_removed_and_without_the_runs_of_other_machines(here: Path) -> None:
+    url = f"sqlite:///{here}/shared.db"
+    first = searched(2, storage=url)
+    (best,) = first.best
+    recipe = Path("study/best.yaml").read_text()
+    shutil.rmtree(str(first.trials[best].run))
+    assert searched(2, storage=url).trials == first.trials
+    elsewhere = searched(3, out="elsewhere", storage=url)
+    assert len(elsewhere.trials) == 3
+    if elsewhere.best == first.best:
+        assert Path("elsewhere/best.yaml").read_text() == recipe
+
+
+def test_a_head_that_is_solved_is_never_pruned(here: Path) -> None:
+    Path("space.yaml").write_text("seed: {low: 0, high: 100}")
+    listener = Listener()
+    report = searched(7, "model.peft=none", "model.freeze_backbone=true", progress=listener)
+    assert [one.state for one in report.trials] == ["complete"] * 7
 
 
 def worker(*more: str) -> subprocess.Popen[str]:

@@ -78,9 +78,17 @@ def _remove(runs: Sequence[Path], *, asks: bool) -> RunsReport:
             if after := [other.run for other in everything if other.begun_from == one.run]:
                 console.print_note(f"begun from it, and staying: {', '.join(after)}")
         question = "Remove it for good?" if len(going) == 1 else f"Remove these {len(going)} runs for good?"
-        if not typer.confirm(question, err=True):
+        if not _agreed(question):
             return list_runs(runs)
     return remove_runs(runs)
+
+
+def _agreed(question: str) -> bool:
+    """What is answered; to leave without an answer is no."""
+    try:
+        return typer.confirm(question, err=True)
+    except typer.Abort:
+        return False
 
 
 def print_runs(report: RunsReport, *, named: bool) -> None:

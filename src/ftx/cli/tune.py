@@ -11,7 +11,7 @@ from ftx.cli import console
 from ftx.cli.recipe_flags import read_recipe
 from ftx.cli.shared_options import JsonFlag, SetOption
 from ftx.core.durations import seconds_of
-from ftx.core.errors import refuse_unknown, shell_command
+from ftx.core.errors import InputError, refuse_unknown, shell_command
 
 if TYPE_CHECKING:
     from ftx.tuning.tune import TriedTrial, TuneReport
@@ -73,6 +73,8 @@ def command(
 
     names = [name.strip() for name in objective.split(",")]
     refuse_unknown("objective", names, OBJECTIVES)
+    if "metric" not in names:
+        raise InputError("the fastest model alone answers nothing", where="--objective", fix="metric,latency")
     report = tune(
         read_recipe(recipe, set_ or (), {"data.path": data}),
         Wanted(

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import os
 
+from ftx.core.errors import InputError
+
 RANK = "RANK"
 # What torchrun gives to each process that it starts.
 _GIVEN = (RANK, "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
@@ -17,6 +19,13 @@ _chosen: list[bool] = []
 def started_together() -> bool:
     """Whether torchrun has started this process, and others with it."""
     return all(os.environ.get(name) for name in _GIVEN) and os.environ["WORLD_SIZE"] != "1"
+
+
+def refuse_several(what: str) -> None:
+    """Raise InputError where several processes were started for what one does."""
+    if started_together():
+        found = f"{os.environ['WORLD_SIZE']} processes, started by torchrun"
+        raise InputError(f"{what} is the work of one process", found=found, fix="call it without torchrun")
 
 
 def is_first() -> bool:

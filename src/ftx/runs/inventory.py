@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
@@ -112,7 +113,7 @@ def named_run(path: Path) -> Path:
 
     Raises: RunError if there is none.
     """
-    folder = latest_run() if path == LATEST else path
+    folder = latest_run() if path.absolute() == LATEST.absolute() else path
     if not folder.is_dir():
         raise RunError("there is no such run", where=folder, found=known_runs(folder), fix="ftx runs lists them")
     if not is_run(folder):
@@ -136,7 +137,7 @@ def _listed(folder: Path, digests: dict[str, str]) -> ListedRun:
         run=str(folder),
         state="finished",
         started=datetime.fromtimestamp(recipe_file.stat().st_mtime, UTC) if recipe_file.is_file() else None,
-        size_bytes=sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()),
+        size_bytes=_size_bytes(folder),
     )
     try:
         known = known.model_copy(update=_of_training(folder, Recipe.load(recipe_file)))
@@ -147,6 +148,16 @@ def _listed(folder: Path, digests: dict[str, str]) -> ListedRun:
         return known.model_copy(update=_of_finished(run, known.figures))
     except InputError as fault:
         return known.model_copy(update={"state": "unreadable", "problem": fault.what})
+
+
+def _size_bytes(folder: Path) -> int:
+    """Of a run that is being written files may go while they are counted."""
+    total = 0
+    for inside, _, names in os.walk(folder):
+        for name in names:
+            with suppress(OSError):
+                total += Path(inside, name).stat().st_size
+    return total
 
 
 def _of_training(folder: Path, recipe: Recipe) -> dict[str, object]:

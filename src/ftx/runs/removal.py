@@ -23,6 +23,10 @@ def remove_runs(paths: Sequence[Path]) -> RunsReport:
     """
     folders = list(dict.fromkeys(named_run(path) for path in paths))
     for folder in folders:
+        if folder.is_symlink():
+            raise RunError(
+                "this is a link to a run", where=folder, found=str(folder.resolve()), fix="name the run itself"
+            )
         if is_held(folder):
             raise RunError("another ftx is changing this run", where=folder, fix="wait for it, or stop it")
     _let_latest_go({folder.resolve() for folder in folders})

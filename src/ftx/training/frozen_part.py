@@ -93,8 +93,8 @@ class FrozenPart:
     With OpenVINO, its conversion is kept in ``folder``.
     """
 
-    def __init__(self, frozen: Frozen, store: ByteStore, folder: Path | None = None) -> None:
-        self._folder = folder
+    def __init__(self, frozen: Frozen, store: ByteStore, folder: Path | None = None, *, ranks: Ranks = ALONE) -> None:
+        self._folder, self._ranks = folder, ranks
         self.suffix, self.dtype, self.store = frozen.split.suffix, frozen.dtype, store
         self._prefix, self._pre, self._bf16 = frozen.split.prefix, frozen.backbone.preprocess, frozen.bf16
         self.device = next(frozen.backbone.module.parameters()).device
@@ -127,12 +127,13 @@ class FrozenPart:
     def make_room(self, rows: int, progress: Progress) -> None:
         """Let so many views be kept, in place of what other trainings kept; say what the store may not take."""
         needed_bytes = rows * self.empty(1).nbytes
-        if self._folder is not None:
-            make_room(self._folder, needed_bytes, self.store.limit_bytes)
-        if needed_bytes > self.store.limit_bytes:
+        limit_bytes = self.store.limit_bytes * self._ranks.local_world  # each keeps its share
+        if self._folder is not None and not self._ranks.local:
+            make_room(self._folder, needed_bytes, limit_bytes)
+        if needed_bytes > limit_bytes:
             progress.note(
                 f"what the frozen part makes of {rows:,} views takes {needed_bytes / 1e9:.1f} GB, of which "
-                f"{self.store.limit_bytes / 1e9:.1f} GB are kept (train.cache_gb, and half of the free disk): the"
+                f"{limit_bytes / 1e9:.1f} GB are kept (train.cache_gb, and half of the free disk): the"
                 " others are computed in each epoch"
             )
 
@@ -158,7 +159,7 @@ def frozen_part(
         own = own / f"{_RANK}{ranks.local}"
         own.mkdir(mode=0o700, exist_ok=True)
     with ByteStore(own, limit_bytes / ranks.local_world) as store:
-        part = FrozenPart(frozen, store, frozen.folder)
+        part = FrozenPart(frozen, store, frozen.folder, ranks=ranks)
         if for_others:
             part.find_others()
         yield part

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from contextlib import closing, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from statistics import fmean
 
@@ -158,7 +158,7 @@ def solved(training: Training, state: TrainingState, seconds: float, on_epoch: C
     state.position.images, state.position.seconds = len(training.inputs), seconds
     if ranks.leads:  # it is the sum of all processes' images already
         state.loss += loss * len(training.inputs)
-    end = _finish_epoch(training, state)
+    end = replace(_finish_epoch(training, state), epochs=1)
     on_epoch(end)
     assert state.best is not None
     return Fit(state.epochs, end.best, training.metric, state.best.thresholds, interrupted=False)

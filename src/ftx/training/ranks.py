@@ -13,6 +13,7 @@ import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any, Literal, TypeVar
 
 import torch
@@ -26,6 +27,9 @@ _ASKED: tuple[Asked, ...] = (None, "interrupt", "terminate")
 _NAMED = (one_voice.RANK, "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
 # What torch says where a process that it was connected to is no longer there.
 _LOST = ("gloo", "Connection closed by peer", "Connection reset", "NCCL", "Broken pipe", "recvBytes", "sendBytes")
+# While one process of a machine reads all images the others wait. A process that dies closes its connections, which all
+# notice at once, and torchrun notices a machine that falls silent.
+_LONGEST_WAIT = timedelta(days=7)
 _Some = TypeVar("_Some")
 
 
@@ -178,7 +182,7 @@ def joined() -> Iterator[Ranks]:
     torch.set_num_threads(_threads(ranks))
     ours = not dist.is_initialized()  # a program that trains by the library may have met the others before
     if ours:
-        dist.init_process_group("cpu:gloo,cuda:nccl" if gpus else "gloo")
+        dist.init_process_group("cpu:gloo,cuda:nccl" if gpus else "gloo", timeout=_LONGEST_WAIT)
     try:
         yield ranks
     except BaseException as error:

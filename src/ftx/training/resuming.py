@@ -47,6 +47,13 @@ def recipe_to_go_on_with(
     return now
 
 
+def data_path(overrides: Sequence[str], flags: Mapping[str, object] | None) -> Path | None:
+    """Where ``key=value`` and flags say that the images lie; None where they do not."""
+    said = [one for one in overrides if one.partition("=")[0].strip() == _MAY_MOVE]
+    data = Recipe.build(None, said, {_MAY_MOVE: (flags or {}).get(_MAY_MOVE)}).data
+    return data.path if "path" in data.model_fields_set else None
+
+
 def _differences(then: Recipe, now: Recipe, without: str = "") -> list[str]:
     before = then.by_key()
     return [

@@ -5,7 +5,8 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -36,7 +37,7 @@ from ftx.training.plan import plan
 from ftx.training.ranks import Ranks, joined
 from ftx.training.report import TrainReport
 from ftx.training.resolve import Resolved, resolve_together
-from ftx.training.resuming import recipe_to_go_on_with, refuse_other
+from ftx.training.resuming import data_path, recipe_to_go_on_with, refuse_other
 from ftx.training.signals import Stop, stoppable
 from ftx.training.state import EpochEnd, TrainingState
 
@@ -74,13 +75,13 @@ def train(
         if budget_s is not None:
             with memory_faults(advice(resolved)):
                 resolved = within(resolved, budget_s, began, progress, ranks)
-            resolved = replace(resolved, recipe=ranks.of_first(resolved.recipe))
         if not ranks.leads:
-            return _Session(None, resolved, stop, progress, on_epoch, ranks).run(None)
+            return _that_lies_there(_Session(None, resolved, stop, progress, on_epoch, ranks).run(None), ranks)
         out = out or fresh_out(f"{recipe.data.path.resolve().stem}-{resolved.recipe.method}")
         check_space(out, _BYTES * resolved.prepared.trainable)
         with new_run(out) as new, _resumable(new):
             report = _Session(new, resolved, stop, progress, on_epoch, ranks).run(None)
+        report = _that_lies_there(report, ranks)
     if new.path != out:
         progress.note(f"{out} was taken by another training meanwhile: this run is {new.path}")
     return _named(report, progress)
@@ -110,28 +111,39 @@ def resume(
                 found=known_runs(run, unfinished=True),
                 fix="name an unfinished run folder",
             )
+        begin = partial(_resumed, stop=stop, progress=progress, on_epoch=on_epoch, ranks=ranks)
         if not ranks.leads:
-            return _resumed(None, None, None, stop, SILENT, None, ranks)
+            return _that_lies_there(begin(None, None, None, moved_to=data_path(overrides, flags)), ranks)
         with unfinished_run(run) as unfinished, _resumable(unfinished):
             saved = newest(run, progress)
             recipe = recipe_to_go_on_with(run, saved.checkpoint.origin.recipe, overrides, flags)
-            report = _resumed(unfinished, saved, recipe, stop, progress, on_epoch, ranks)
+            report = begin(unfinished, saved, recipe, moved_to=None)
+        report = _that_lies_there(report, ranks)
     return _named(report, progress)
+
+
+def _that_lies_there(report: TrainReport, ranks: Ranks) -> TrainReport:
+    """The report with the folder of the run, which the first process alone has written: whole by now."""
+    return report.model_copy(update={"run": ranks.of_first(report.run)})
 
 
 def _resumed(
     run: NewRun | None,
     saved: Saved | None,
     recipe: Recipe | None,
+    *,
+    moved_to: Path | None,
     stop: Stop,
     progress: Progress,
     on_epoch: OnEpoch | None,
     ranks: Ranks,
 ) -> TrainReport:
-    """Go on from a checkpoint, which the first process has read, as its recipe."""
+    """Go on from a checkpoint, which the first process has read, as its recipe; ``moved_to``: where data lie here."""
     saved, recipe = ranks.of_first((saved, recipe))
     assert saved is not None
     assert recipe is not None
+    if moved_to is not None:
+        recipe = recipe.replace(data={"path": moved_to})
     origin, position = saved.checkpoint.origin, saved.checkpoint.record.position
     before = origin.circumstances
     if before.processes != ranks.world:
@@ -225,10 +237,13 @@ class _Session:
         return _train_report(self, made, state.seconds)
 
     def _say_what_differs(self, training: Training) -> None:
-        """Say where several processes do not train what one would."""
+        """Say where a batch in parts, or computed again, does not train what a whole one would."""
         layers = [one for one in training.module.modules() if hasattr(one, "running_mean")]
-        if self.ranks.world > 1 and any(one.requires_grad for layer in layers for one in layer.parameters()):
-            self.progress.note("layers that take statistics of a batch take them of each process's part of it")
+        recipe, trains = training.recipe, any(one.requires_grad for layer in layers for one in layer.parameters())
+        if trains and (self.ranks.world > 1 or recipe.accumulation_steps > 1):
+            self.progress.note("layers that take statistics of a batch take them of each part that is computed")
+        if trains and recipe.activation_checkpointing:
+            self.progress.note("layers that take statistics of a batch move them twice a step: it is computed again")
 
     def _say_how_to_go_on(self, checkpoints: Checkpoints | None) -> None:
         if self.new is not None and checkpoints is not None and checkpoints.any:

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
+from uuid import uuid4
 
 from filelock import FileLock, Timeout
 
@@ -25,7 +26,7 @@ TRIALS = "trials"
 # Whose folder it is.
 MARK_FILE = "study.txt"
 # Names of what a study and a trial carry beside their values.
-SEARCHED, HOST, FOLDER, GOES_ON = "searched", "host", "folder", "goes_on"
+SEARCHED, ID, HOST, FOLDER, GOES_ON = "searched", "id", "host", "folder", "goes_on"
 # Of a metric and a latency.
 _DIRECTIONS: Sequence[Literal["maximize", "minimize"]] = ("maximize", "minimize")
 # Trials that are drawn at random before the sampler models what it has seen, and that are not pruned.
@@ -44,25 +45,26 @@ def open_study(out: Path, name: str, storage: str | None, recipe: Recipe, space:
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     url = storage or f"sqlite:///{(out / STUDY_FILE).absolute()}"
     try:
-        kept = optuna.storages.RDBStorage(url)
-        known = name in optuna.get_all_study_names(kept)
-        study = optuna.create_study(
-            storage=kept,
-            study_name=name,
-            directions=_DIRECTIONS[:objectives],
-            load_if_exists=True,
-            sampler=optuna.samplers.TPESampler(n_startup_trials=_AT_RANDOM, seed=None),
-            pruner=optuna.pruners.MedianPruner(n_startup_trials=_AT_RANDOM, n_warmup_steps=1),
-        )
-        searched = _digest(recipe, space, objectives)
-        if known and study.user_attrs.get(SEARCHED) != searched:
-            raise RunError(
-                "this study searches something else",
-                where=f"{name} in {storage or out / STUDY_FILE}",
-                found="another recipe, space or objective than when it was begun",
-                fix="give it another --study, or another --out",
+        with FileLock(out / f".{MARK_FILE}.lock"):  # the tables of a new file are made by one worker
+            study = optuna.create_study(
+                storage=optuna.storages.RDBStorage(url),
+                study_name=name,
+                directions=_DIRECTIONS[:objectives],
+                load_if_exists=True,
+                sampler=optuna.samplers.TPESampler(n_startup_trials=_AT_RANDOM, seed=None),
+                pruner=optuna.pruners.MedianPruner(n_startup_trials=_AT_RANDOM, n_warmup_steps=1),
             )
-        study.set_user_attr(SEARCHED, searched)
+            searched = _digest(recipe, space, objectives)
+            if study.user_attrs.get(SEARCHED, searched) != searched:
+                raise RunError(
+                    "this study searches something else",
+                    where=f"{name} in {storage or out / STUDY_FILE}",
+                    found="another recipe, space or objective than when it was begun",
+                    fix="give it another --study, or another --out",
+                )
+            study.set_user_attr(SEARCHED, searched)
+            if ID not in study.user_attrs:
+                study.set_user_attr(ID, uuid4().hex)
     except (SQLAlchemyError, StorageInternalError, ModuleNotFoundError, ValueError) as error:
         if storage is None:
             raise
@@ -86,7 +88,7 @@ def claim(out: Path, study: Study) -> None:
 
     Raises: RunError if it is another's.
     """
-    mark, own = out / MARK_FILE, f"{study.study_name} {study.user_attrs[SEARCHED]}\n"
+    mark, own = out / MARK_FILE, f"{study.study_name} {study.user_attrs[ID]}\n"
     if not mark.is_file():
         write_atomic(mark, own.encode())
     elif mark.read_text() != own:
@@ -146,6 +148,22 @@ def run_of(trial: Trial | FrozenTrial, out: Path) -> Path:
     """The run folder that a trial fills: its own, or that of the one that was killed, if that was here."""
     own, begun = folder_of(out, trial.number).absolute(), Path(str(trial.user_attrs.get(GOES_ON, "")))
     return begun if begun.parent == own.parent else own
+
+
+def goes_on(trial: Trial | FrozenTrial, out: Path) -> bool:
+    """Whether a trial is to go on with the run of one that was killed."""
+    return str(trial.user_attrs.get(GOES_ON)) == str(run_of(trial, out))
+
+
+def where_it_lies(trial: FrozenTrial, out: Path) -> str | None:
+    """The run folder as one finds it: from here, or with the machine it is on; None where nobody has begun it yet."""
+    folder, host = trial.user_attrs.get(FOLDER), trial.user_attrs.get(HOST)
+    if folder is None:
+        return None
+    path = Path(str(folder))
+    if path.parent == (out / TRIALS).absolute():
+        return str(out / TRIALS / path.name)
+    return str(path) if host == socket.gethostname() else f"{host}:{path}"
 
 
 def begin(trial: Trial, out: Path) -> Path:

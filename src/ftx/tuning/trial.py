@@ -39,9 +39,16 @@ class Attempt:
 
 
 def attempt(
-    trial: Trial, recipe: Recipe, run: Path, metric: str, objectives: tuple[Objective, ...], progress: Progress
+    trial: Trial,
+    recipe: Recipe,
+    run: Path,
+    metric: str,
+    objectives: tuple[Objective, ...],
+    progress: Progress,
+    *,
+    begun: bool,
 ) -> Attempt:
-    """Train a trial, from where it was cut off if it was, and time its IR if that is an objective.
+    """Train a trial, from where it was cut off if it was ``begun``, and time its IR if that is an objective.
 
     A trial that is pruned ends with the best epoch so far, as after Ctrl-C, and is a whole run.
     Raises: as ``train``; Interrupted or Terminated where a signal ended it: its run can go on.
@@ -56,8 +63,8 @@ def attempt(
             pruned.append(True)
             raise KeyboardInterrupt  # what a training knows to end of, with the best epoch kept
 
-    going_on = bool(checkpoint_records(run))
-    if going_on or not (run / MANIFEST_FILE).is_file():
+    going_on = begun and bool(checkpoint_records(run))
+    if going_on or not (begun and (run / MANIFEST_FILE).is_file()):
         how = partial(resume, run) if going_on else partial(train, recipe, run)
         made = how(progress=progress, on_epoch=told)
         if made.interrupted and not pruned:

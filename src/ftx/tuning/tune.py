@@ -6,14 +6,16 @@ import json
 import time
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 from pydantic import BaseModel, ConfigDict
 
-from ftx.core.errors import DataError, EnvironmentFault, InputError
+from ftx.core.errors import DataError, EnvironmentFault, FtxError, InputError
 from ftx.core.files import write_atomic
+from ftx.core.one_voice import refuse_several
 from ftx.core.progress import SILENT, Progress, Task
 from ftx.core.verb_report import VerbReport
 from ftx.recipe.schema import Recipe
@@ -21,20 +23,33 @@ from ftx.runs.latest import RUNS
 from ftx.tasks.output_meaning import TASKS
 from ftx.tuning.pareto import draw_trials
 from ftx.tuning.space import Space, default_space, read_space
-from ftx.tuning.study import STUDY_FILE, TRIALS, begin, claim, held, open_study, run_of, take_up_what_was_killed
+from ftx.tuning.study import (
+    STUDY_FILE,
+    begin,
+    claim,
+    goes_on,
+    held,
+    open_study,
+    run_of,
+    take_up_what_was_killed,
+    where_it_lies,
+)
 from ftx.tuning.trial import Objective, attempt
 
 if TYPE_CHECKING:
-    from optuna import Study
+    from optuna import Study, Trial
     from optuna.trial import FrozenTrial
 
 BEST_FILE, SPACE_FILE, TRIALS_FILE, PLOT_FILE = "best.yaml", "space.yaml", "trials.jsonl", "trials.svg"
 OBJECTIVES: tuple[Objective, ...] = ("metric", "latency")
-REASON = "reason"
+# What a trial carries beside its values.
+REASON, EPOCHS, RECIPE = "reason", "epochs", "recipe"
+# Failures in a row of one worker: of a space whose corner cannot be trained few, of a full disk all.
+_MOST_IN_A_ROW = 5
 
 
 class TriedTrial(BaseModel):
-    """One trial: its keys, its values (null where it has none), and its run folder."""
+    """One trial: its keys, its values (null where it has none), and its run folder, behind the machine if another."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -44,7 +59,7 @@ class TriedTrial(BaseModel):
     metric: float | None
     latency_ms: float | None
     epochs: int | None
-    run: str
+    run: str | None
     reason: str | None = None
 
 
@@ -92,6 +107,7 @@ def tune(
     Raises: InputError if there is no end to it; RecipeError for a space that does not hold; RunError for a study of
     something else; DataError if the data cannot be read; Interrupted where a signal ended it.
     """
+    refuse_several("ftx tune")
     if wanted.trials is None and wanted.budget_s is None:
         raise InputError("nothing says when to end", fix="--trials N, --budget TIME, or both")
     found = default_space(recipe) if space is None else read_space(space, recipe)
@@ -135,6 +151,7 @@ class _Search:
     wanted: Wanted
     out: Path
     progress: Progress
+    in_a_row: list[int] = field(default_factory=list[int])
 
     def ended(self) -> list[FrozenTrial]:
         """Trials that were tried to an end of their own, be it pruning."""
@@ -147,22 +164,28 @@ class _Search:
         most, budget_s = self.wanted.trials, self.wanted.budget_s
         if budget_s is not None and time.monotonic() - began >= budget_s:
             return False
-        if most is not None and len(self.ended()) >= most:
-            return False
-        return not self._all_fail()
+        return most is None or len(self.ended()) < most
 
-    def _all_fail(self) -> bool:
-        """Raise InputError where nothing that is tried can be trained."""
-        states = [trial.state.name for trial in self.study.get_trials(deepcopy=False)]
-        failed = [trial for trial in self.study.get_trials(deepcopy=False) if trial.user_attrs.get(REASON)]
-        if len(failed) >= 3 and "COMPLETE" not in states:
-            raise InputError(
-                "no trial of this space can be trained",
+    def failed(self, trial: Trial, fault: FtxError) -> None:
+        """Keep why a trial failed.
+
+        Raises: InputError or EnvironmentFault, as the last one was, where none of the last few could be trained.
+        """
+        from optuna.trial import TrialState
+
+        trial.set_user_attr(REASON, fault.what)
+        self.study.tell(trial, state=TrialState.FAIL)
+        self.progress.note(f"trial {trial.number} failed: {fault.what}")
+        self.in_a_row.append(trial.number)
+        self.write()
+        if len(self.in_a_row) >= _MOST_IN_A_ROW:
+            kind = EnvironmentFault if isinstance(fault, EnvironmentFault) else InputError
+            raise kind(
+                f"the last {_MOST_IN_A_ROW} trials could not be trained",
                 where=self.out,
-                found=str(failed[-1].user_attrs[REASON]),
-                fix="try one of them: ftx train --config",
-            )
-        return False
+                found=fault.what,
+                fix=fault.fix or "what each lacked stands in trials.jsonl",
+            ) from fault
 
     def one(self) -> dict[str, str]:
         """Try once more; what is shown beside the bar."""
@@ -173,19 +196,19 @@ class _Search:
         with held(run_of(trial, self.out)) as mine:
             assert mine, "another worker has a trial that was asked for here"
             run = begin(trial, self.out)
+            search = partial(attempt, metric=self.metric, objectives=self.wanted.objectives)
             try:
                 tried = self.recipe.with_overrides([], keys)
-                done = attempt(trial, tried, run, self.metric, self.wanted.objectives, _Bars(self.progress))
+                done = search(trial, tried, run, progress=_Bars(self.progress), begun=goes_on(trial, self.out))
             except DataError:  # of all trials
                 self.study.tell(trial, state=TrialState.FAIL)
                 raise
             except (InputError, EnvironmentFault) as fault:
-                trial.set_user_attr(REASON, fault.what)
-                self.study.tell(trial, state=TrialState.FAIL)
-                self.progress.note(f"trial {trial.number} failed: {fault.what}")
-                self.write()
+                self.failed(trial, fault)
                 return {"failed": str(trial.number)}
-            trial.set_user_attr("epochs", done.epochs)
+            self.in_a_row.clear()
+            trial.set_user_attr(EPOCHS, done.epochs)
+            trial.set_user_attr(RECIPE, Recipe.load(run / "recipe.yaml").dumps())
             if done.pruned:
                 self.study.tell(trial, state=TrialState.PRUNED)
             else:
@@ -205,10 +228,6 @@ class _Search:
         """Of the best ones that with the best metric."""
         return max(best, key=lambda trial: cast("float", self.tried(trial).metric))
 
-    def shown(self, trial: FrozenTrial) -> str:
-        """Its run folder, seen from where the command was called."""
-        return str(self.out / TRIALS / run_of(trial, self.out).name)
-
     def tried(self, trial: FrozenTrial) -> TriedTrial:
         """A trial as it is listed."""
         values: Sequence[float | None] = trial.values or (None,) * len(self.wanted.objectives)
@@ -222,8 +241,8 @@ class _Search:
             keys=self.space.values(trial.params),
             metric=metric,
             latency_ms=of.get("latency"),
-            epochs=trial.user_attrs.get("epochs"),
-            run=self.shown(trial),
+            epochs=trial.user_attrs.get(EPOCHS),
+            run=where_it_lies(trial, self.out),
             reason=trial.user_attrs.get(REASON),
         )
 
@@ -234,8 +253,8 @@ class _Search:
         write_atomic(self.out / TRIALS_FILE, lines.encode())
         best = self.best()
         if best:
-            made = Recipe.load(run_of(self.first(best), self.out) / "recipe.yaml")
-            write_atomic(self.out / BEST_FILE, made.dumps().encode())
+            recipe = str(self.first(best).user_attrs[RECIPE])
+            write_atomic(self.out / BEST_FILE, recipe.encode())
         draw_trials(trials, [one.number for one in best], self.metric, self.out / PLOT_FILE)
 
     def report(self, study: str, storage: str, seconds: float) -> TuneReport:
@@ -243,7 +262,7 @@ class _Search:
         self.write()
         best = self.best()
         return TuneReport(
-            run=self.shown(self.first(best)) if best else None,
+            run=where_it_lies(self.first(best), self.out) if best else None,
             study=study,
             storage=storage,
             metric=self.metric,
