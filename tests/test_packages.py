@@ -74,7 +74,7 @@ def test_what_the_source_imports_is_declared_and_the_other_way_round() -> None:
     allowed = BASE.union(*EXTRAS.values())
     assert [name for name in sorted(packages) if not distributions(name) & allowed] == []
     used = set[str]().union(*map(distributions, packages))
-    assert (BASE | EXTRAS["train"] | EXTRAS["serve"]) - used == NOT_IMPORTED
+    assert (BASE | EXTRAS["train"] | EXTRAS["serve"] | EXTRAS["tune"]) - used == NOT_IMPORTED
 
 
 def test_what_the_tests_and_scripts_import_is_declared() -> None:
@@ -97,7 +97,9 @@ def test_a_device_imports_what_the_base_install_declares() -> None:
             assert spare == [], module
     assert checked > len(rooms)
     # The names of the extra stand where an import fails, and where one is forbidden.
-    extra = {name.replace("-", "_") for name in (EXTRAS["train"] | EXTRAS["serve"]) - {"ftx-vit-models"}}
+    extra = {
+        name.replace("-", "_") for name in (EXTRAS["train"] | EXTRAS["serve"] | EXTRAS["tune"]) - {"ftx-vit-models"}
+    }
     assert extra == set(ftx._EXTRAS)
     assert all({package, package.replace("_", "-")} & EXTRAS[of] for package, of in ftx._EXTRAS.items())
     assert set(contract["forbidden_modules"]) == extra

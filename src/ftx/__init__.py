@@ -79,6 +79,7 @@ _EXTRAS = {
     "prometheus_client": "serve",
     "python_multipart": "serve",
     "regex": "train",
+    "sqlalchemy": "tune",
     "timm": "train",
     "torch": "train",
     "torchvision": "train",
