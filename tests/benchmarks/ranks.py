@@ -95,7 +95,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         for world in WORLDS:
             answer = Path(folder) / f"{world}.json"
-            launcher = ("-m", "torch.distributed.run", "--nproc-per-node", str(world))
+            launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(world))
             subprocess.run(
                 [sys.executable, *launcher, "-m", "tests.benchmarks.ranks", "--worker", str(answer)], check=True
             )

@@ -30,6 +30,8 @@ _LOST = ("gloo", "Connection closed by peer", "Connection reset", "NCCL", "Broke
 # While one process of a machine reads all images the others wait. A process that dies closes its connections, which all
 # notice at once, and torchrun notices a machine that falls silent.
 _LONGEST_WAIT = timedelta(days=7)
+# Of the store, which is near or gone.
+_ASKED_WITHIN = timedelta(seconds=5)
 _Some = TypeVar("_Some")
 
 
@@ -187,7 +189,9 @@ def joined() -> Iterator[Ranks]:
         yield ranks
     except BaseException as error:
         lost = _lost(error)
-        one_voice.let(_is_first_to_say() if not isinstance(error, KeyboardInterrupt) else ranks.leads)
+        # What all were told by a signal is the first one's to say.
+        told_to_all = lost is None and isinstance(error, KeyboardInterrupt)
+        one_voice.let((ranks.leads or not told_to_all) and _is_first_to_say(ranks.rank))
         if lost is not None:
             raise lost from error
         raise
@@ -204,7 +208,12 @@ def _threads(ranks: Ranks) -> int:
 
 
 def _lost(error: BaseException) -> EnvironmentFault | None:
-    """What a broken connection means; None for any other error."""
+    """What a broken connection means; None for any other error.
+
+    torchrun then ends the others by a signal, which may come while the error of the connection is on its way.
+    """
+    if isinstance(error, KeyboardInterrupt) and error.__context__ is not None:
+        return _lost(error.__context__)
     if not isinstance(error, RuntimeError) or not any(sign in str(error) for sign in _LOST):
         return None
     return EnvironmentFault(
@@ -214,12 +223,14 @@ def _lost(error: BaseException) -> EnvironmentFault | None:
     )
 
 
-def _is_first_to_say() -> bool:
+def _is_first_to_say(rank: int) -> bool:
     """Whether no other process has said yet what went wrong: asked of the store by which they met."""
     from torch._C._distributed_c10d import TCPStore  # what torch.distributed.TCPStore is
 
     try:
-        store = TCPStore(os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), wait_for_workers=False)
+        store = TCPStore(
+            os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), wait_for_workers=False, timeout=_ASKED_WITHIN
+        )
         return store.add(f"ftx said {os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", 1) == 1
-    except (RuntimeError, ValueError):  # it went with the first process
-        return True
+    except (RuntimeError, ValueError):  # the first process kept it, and is gone
+        return rank == 1
