@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-import socket
+import platform
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -134,7 +134,7 @@ def take_up_what_was_killed(study: Study, out: Path) -> list[int]:
     taken: list[int] = []
     for trial in running().values():
         run = Path(str(trial.user_attrs.get(FOLDER, "")))
-        if trial.user_attrs.get(HOST) != socket.gethostname() or run.parent != (out / TRIALS).absolute():
+        if trial.user_attrs.get(HOST) != platform.node() or run.parent != (out / TRIALS).absolute():
             continue
         with held(run) as free:
             if free and trial.number in running():  # another worker may have taken it meanwhile
@@ -163,12 +163,12 @@ def where_it_lies(trial: FrozenTrial, out: Path) -> str | None:
     path = Path(str(folder))
     if path.parent == (out / TRIALS).absolute():
         return str(out / TRIALS / path.name)
-    return str(path) if host == socket.gethostname() else f"{host}:{path}"
+    return str(path) if host == platform.node() else f"{host}:{path}"
 
 
 def begin(trial: Trial, out: Path) -> Path:
     """Note who works on a trial, and where."""
     run = run_of(trial, out)
-    trial.set_user_attr(HOST, socket.gethostname())
+    trial.set_user_attr(HOST, platform.node())
     trial.set_user_attr(FOLDER, str(run))
     return run
