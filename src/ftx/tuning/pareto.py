@@ -33,6 +33,8 @@ def draw_trials(trials: Sequence[TriedTrial], best: Sequence[int], metric: str, 
             if one.number in best:
                 axes.scatter(*place, s=36, color="C0")
                 axes.annotate(str(one.number), place, textcoords="offset points", xytext=(4, 4), fontsize=8)
+        if not timed:  # half a trial is none
+            axes.locator_params(axis="x", integer=True)
         axes.set_xlabel("median latency of one image, ms" if timed else "trial")
         axes.set_ylabel(f"{metric.replace('_', ' ')} on validation images, %")
         axes.grid(alpha=0.3)
