@@ -95,6 +95,21 @@ def test_content_that_is_damaged_or_gone_is_put_again(tmp_path: Path) -> None:
             assert [read(store, number) for number in (2, 3)] == [content(2), content(3)]
 
 
+def test_what_was_put_again_costs_no_record_behind_it(tmp_path: Path) -> None:
+    with ByteStore(tmp_path, ROOMY) as store:
+        put(store, 1, 2)
+    (tmp_path / "content").write_bytes(b"x" * 100 + content(2))
+    with ByteStore(tmp_path, ROOMY) as store:
+        assert read(store, 1) is None
+        put(store, 1, 3)
+    for _ in range(2):  # the next process reads the index, and writes behind it
+        with ByteStore(tmp_path, ROOMY) as store:
+            assert [read(store, number) for number in (1, 2, 3)] == [content(number) for number in (1, 2, 3)]
+            put(store, 4)
+    with ByteStore(tmp_path, ROOMY) as store:
+        assert [read(store, number) for number in (1, 2, 3, 4)] == [content(number) for number in (1, 2, 3, 4)]
+
+
 def test_a_record_is_held_to_its_key(tmp_path: Path) -> None:
     """One that names the content of another key is none."""
     with ByteStore(tmp_path, ROOMY) as store:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterator
+from contextlib import contextmanager
 
 import numpy as np
 import pytest
@@ -15,7 +16,7 @@ from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy
 
 from ftx.adapters.attach import adapter_layers, attach
 from ftx.adapters.spec import AdapterSpec
-from ftx.core.errors import InputError
+from ftx.core.errors import InputError, Termination
 from ftx.core.progress import SILENT, Progress
 from ftx.recipe.sections import TrainRecipe
 from ftx.tasks.base import Task
@@ -27,6 +28,7 @@ from ftx.training.class_balance import Balance
 from ftx.training.inputs import Batch
 from ftx.training.loop import Fit, Training, fit, measure
 from ftx.training.ranks import ALONE, Ranks
+from ftx.training.signals import Stop
 from ftx.training.state import EpochEnd
 
 TWO = Multiclass(Labels.multiclass(("low", "high")))
@@ -159,6 +161,33 @@ def test_a_loss_that_is_no_number_ends_a_training_with_advice(lost: str) -> None
         fitted(Wrong(), *feeds)
     assert f"nan {lost}" in str(caught.value.found)
     assert "--lr 0.01" in str(caught.value)
+
+
+def test_a_signal_that_meets_an_error_does_not_hide_it() -> None:
+    """As where another process is lost, and torchrun then ends this one."""
+
+    class Ending(Stop):
+        """Asked to end at the moment when an error leaves the training."""
+
+        @contextmanager
+        def between_steps(self) -> Iterator[None]:
+            try:
+                yield
+            finally:
+                raise Termination
+
+    def lose() -> None:
+        if next(read) == 1:  # an epoch was measured, and is the best
+            raise RuntimeError("Connection closed by peer")
+
+    read = iter(range(9))
+    feed, held_out, module = Given((ROWS, SIDES), before=lose), Given((ROWS, SIDES)), Wrong()
+    feed.network = held_out.network = module
+    recipe = TrainRecipe.model_validate({"epochs": 6, "batch_size": 4})
+    training = Training(module, TWO, feed, held_out, recipe, Balance(len(feed)), lr=0.1, bf16=False, seed=0)
+    with pytest.raises(Termination) as caught:
+        fit(training, training.begin(), progress=SILENT, on_epoch=lambda _end: None, stop=Ending())
+    assert isinstance(caught.value.__context__, RuntimeError)
 
 
 def test_a_later_batch_without_a_gradient_does_not_stop_a_training() -> None:

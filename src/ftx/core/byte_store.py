@@ -88,9 +88,9 @@ class ByteStore:
             return None
         try:
             content, self._index = _opened(folder / "content"), _opened(folder / "index")
-            self._records, self._size = _read_records(self._index, content.seek(0, os.SEEK_END))
-            self._index.truncate(len(self._records) * _RECORD.size)
-            self._index.seek(0, os.SEEK_END)
+            self._records, self._size, whole = _read_records(self._index, content.seek(0, os.SEEK_END))
+            self._index.truncate(whole)
+            self._index.seek(whole)
             content.truncate(self._size)
         except OSError:
             lock.release()
@@ -106,7 +106,7 @@ class ByteStore:
         except OSError:
             return
         with index:
-            records, _ = _read_records(index, content.seek(0, os.SEEK_END))
+            records, _, _ = _read_records(index, content.seek(0, os.SEEK_END))
         self._beside.append(_Beside(content, records))
         weakref.finalize(self, content.close)
 
@@ -210,16 +210,20 @@ class ByteStore:
         self.close()
 
 
-def _read_records(index: FileIO, content_bytes: int) -> tuple[dict[bytes, _Record], int]:
-    """The records that can be trusted, and the size of their content."""
+def _read_records(index: FileIO, content_bytes: int) -> tuple[dict[bytes, _Record], int, int]:
+    """The records that can be trusted, the size of their content, and how many bytes of the index they are.
+
+    What was damaged and put again has two, of which the later one counts.
+    """
     found: dict[bytes, _Record] = {}
-    end, written = 0, index.readall()
+    end, whole, written = 0, 0, index.readall()
     for key, offset, size, check in _RECORD.iter_unpack(written[: len(written) // _RECORD.size * _RECORD.size]):
         if offset != end or offset + size > content_bytes:
             break  # cut off, or not what was written: what follows cannot be trusted
         found[key] = _Record(offset, size, check)
         end += size
-    return found, end
+        whole += _RECORD.size
+    return found, end, whole
 
 
 def _read(content: FileIO, record: _Record, into: memoryview) -> bool:

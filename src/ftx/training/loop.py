@@ -125,8 +125,8 @@ def fit(
                     if checkpoints is not None and checkpoints.is_due(epoch_ended=True):
                         checkpoints.write(state)
                     on_epoch(end)
-        except KeyboardInterrupt:  # in the middle of a step: the state is none to go on from
-            if state.best is None:
+        except KeyboardInterrupt as signal:  # in the middle of a step: the state is none to go on from
+            if state.best is None or isinstance(signal.__context__, Exception):  # an error was on its way
                 raise
             interrupted, asked = True, stop.asked
     stop.asked = asked
