@@ -71,7 +71,7 @@ class ByteStore:
         self._sound: set[bytes] = set()
         self._unwritten: list[tuple[bytes, _Record]] = []
         self._size = 0
-        self._beside: list[_Beside] = []
+        self._beside: dict[Path, _Beside] = {}
         content = None if folder is None else self._open(folder)
         self._content = content or tempfile.TemporaryFile(prefix="ftx-", buffering=0)  # noqa: SIM115
         weakref.finalize(self, self._content.close)  # at the latest
@@ -100,14 +100,17 @@ class ByteStore:
         return content
 
     def look_beside(self, folder: Path) -> None:
-        """Read from now on what another store has kept until now as well; nothing where there is none."""
+        """Read from now on what another store has kept until now as well; nothing where there is none.
+
+        Looked at again, it is read as it is then.
+        """
         try:
             content, index = (FileIO(folder / name) for name in ("content", "index"))
         except OSError:
             return
         with index:
             records, _, _ = _read_records(index, content.seek(0, os.SEEK_END))
-        self._beside.append(_Beside(content, records))
+        self._beside[folder] = _Beside(content, records)
         weakref.finalize(self, content.close)
 
     @property
@@ -124,11 +127,11 @@ class ByteStore:
         return len(self._records)
 
     def __contains__(self, key: bytes) -> bool:
-        return key in self._records or any(key in other.records for other in self._beside)
+        return key in self._records or any(key in other.records for other in self._beside.values())
 
     def get(self, key: bytes) -> bytearray | None:
         """What was put under a key; None where there is nothing that holds."""
-        known = (self._records, *(other.records for other in self._beside))
+        known = (self._records, *(other.records for other in self._beside.values()))
         record = next((records[key] for records in known if key in records), None)
         if record is None:
             return None
@@ -140,7 +143,7 @@ class ByteStore:
         with self._one_at_a_time:
             record = self._records.get(key)
             if record is None:
-                return any(other.read_into(key, into) for other in self._beside)
+                return any(other.read_into(key, into) for other in self._beside.values())
             whole = _read(self._content, record, into)
             if whole and key not in self._sound:
                 whole = record.holds(key, into)

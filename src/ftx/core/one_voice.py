@@ -10,9 +10,9 @@ import os
 
 from ftx.core.errors import InputError
 
-RANK = "RANK"
-# What torchrun gives to each process that it starts.
-_GIVEN = (RANK, "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+# What torchrun gives to each process that it starts: who it is, of how many, and where they meet.
+NUMBERS = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
+_GIVEN = (*NUMBERS, "MASTER_ADDR", "MASTER_PORT")
 _chosen: list[bool] = []
 
 
@@ -30,7 +30,7 @@ def refuse_several(what: str) -> None:
 
 def is_first() -> bool:
     """Whether this process is alone, or the first of several."""
-    return not started_together() or os.environ[RANK] == "0"
+    return not started_together() or os.environ["RANK"] == "0"
 
 
 def speaks() -> bool:

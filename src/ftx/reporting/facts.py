@@ -7,16 +7,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
 
-from pydantic import ValidationError
-
 from ftx.core.errors import FtxError, shell_command
 from ftx.core.files import cached_sha256
-from ftx.core.strict_json import JsonError, read_json
 from ftx.data.dataset import Entry
 from ftx.recipe.schema import Recipe
 from ftx.reporting.leakage import LEAKAGE_FILE
 from ftx.runs.artifacts import DENSE, EXPORT_IR, EXPORTED, IRS, Artifact
-from ftx.runs.bench_json import BENCH_FILE, BenchReport
+from ftx.runs.bench_json import BenchReport, read_bench
 from ftx.runs.kept_answers import ANSWERS
 from ftx.runs.parity_json import ParityReport, Verdict, read_parity
 from ftx.runs.run import Run
@@ -70,7 +67,7 @@ def gather(run: Run) -> RunFacts:
     """Read a run; what cannot be read is missing from it, and said."""
     manifest = run.manifest
     faults = _faults(run, manifest)
-    parity, bench = read_parity(run.path), _bench(run, manifest)
+    parity, bench = read_parity(run.path), read_bench(run, manifest)
     facts = RunFacts(
         run=run,
         manifest=manifest,
@@ -131,14 +128,3 @@ def _read(read: Callable[[], Value]) -> Value | None:
         return read()
     except FtxError:  # its file stands among the faults
         return None
-
-
-def _bench(run: Run, manifest: Manifest) -> BenchReport | None:
-    """The last bench, less its rows of models that the run no longer holds; None where none is left."""
-    try:
-        report = BenchReport.model_validate(read_json(run.path / BENCH_FILE))
-    except (OSError, JsonError, ValidationError):
-        return None
-    held = {artifact.name: manifest.digest(artifact) for artifact in run.artifacts()}
-    rows = [row for row in report.rows if report.digests.get(row.artifact) in (None, held.get(row.artifact))]
-    return report.model_copy(update={"rows": rows}) if rows else None

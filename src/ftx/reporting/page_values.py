@@ -25,7 +25,8 @@ from ftx.reporting.leakage import leakage
 from ftx.reporting.parity_chain import chain, set_rows
 from ftx.reporting.pictures import Budget, Case, Picture, cases, explainer_of, samples
 from ftx.reporting.provenance import provenance
-from ftx.runs.train_jsonl import rank
+from ftx.runs.train_jsonl import best_epoch
+from ftx.tasks.base import choosing_metric
 
 # Images shown of each kind: surest mistakes, least certain answers.
 CASES = 18
@@ -105,8 +106,8 @@ def _curves(facts: RunFacts) -> dict[str, object]:
     if not epochs:
         return {"waiting": 0.0, "curves": [], "kept": None}
     task, balanced = facts.run.task, facts.recipe is not None and facts.recipe.train.balance != "none"
-    metric = task.balanced_metric if balanced else task.metric
-    kept = max(epochs, key=lambda epoch: rank(epoch, metric))
+    metric = choosing_metric(task, balanced=balanced)
+    kept = best_epoch(epochs, metric)
     seconds = sum(one.seconds for one in epochs)
     return {
         "waiting": sum(one.waiting_share * one.seconds for one in epochs) / seconds if seconds else 0.0,

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, ValidationError
 
+from ftx.core.strict_json import JsonError, read_json
 from ftx.core.verb_report import VerbReport
 from ftx.runs.artifacts import RuntimeName
 from ftx.runs.compute_precision import ComputeField
 from ftx.runs.instruction_sets import InstructionSet
 from ftx.runs.machine import Machine
+from ftx.runs.run import Run
+from ftx.runs.run_json import Manifest
 from ftx.runs.tuning_json import Setting
 
 # Within a run.
@@ -82,3 +85,14 @@ class BenchReport(VerbReport):
     saved: list[SavedSetting]
     notes: list[str]
     digests: dict[str, str] = {}  # noqa: RUF012  pydantic copies it
+
+
+def read_bench(run: Run, manifest: Manifest) -> BenchReport | None:
+    """The last bench, less its rows of models that the run no longer holds; None where none is left."""
+    try:
+        report = BenchReport.model_validate(read_json(run.path / BENCH_FILE))
+    except (OSError, JsonError, ValidationError):
+        return None
+    held = {artifact.name: manifest.digest(artifact) for artifact in run.artifacts()}
+    rows = [row for row in report.rows if report.digests.get(row.artifact) in (None, held.get(row.artifact))]
+    return report.model_copy(update={"rows": rows}) if rows else None

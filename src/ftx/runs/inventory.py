@@ -6,7 +6,6 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
-from functools import partial
 from math import inf
 from pathlib import Path
 from typing import Literal, get_args
@@ -18,11 +17,12 @@ from ftx.core.files import is_held
 from ftx.core.verb_report import VerbReport
 from ftx.recipe.schema import Recipe
 from ftx.runs.artifacts import TRAINED
-from ftx.runs.bench_json import BENCH_FILE, BenchReport
+from ftx.runs.bench_json import read_bench
 from ftx.runs.latest import LATEST, RUNS, known_runs, latest_run
 from ftx.runs.run import Run
 from ftx.runs.run_json import MANIFEST_FILE, is_run
-from ftx.runs.train_jsonl import rank, read_epochs
+from ftx.runs.train_jsonl import best_epoch, read_epochs
+from ftx.tasks.base import choosing_metric
 from ftx.tasks.output_meaning import TASKS
 
 State = Literal["finished", "unfinished", "training", "unreadable"]
@@ -162,10 +162,10 @@ def _size_bytes(folder: Path) -> int:
 
 def _of_training(folder: Path, recipe: Recipe) -> dict[str, object]:
     """What the recipe says, and what the epochs that have ended reached."""
-    epochs, kind = read_epochs(folder), TASKS[recipe.task]
-    metric = kind.metric if recipe.train.balance == "none" else kind.balanced_metric
+    epochs = read_epochs(folder)
+    metric = choosing_metric(TASKS[recipe.task], balanced=recipe.train.balance != "none")
     measured = [epoch for epoch in epochs if metric in epoch.metrics]
-    best = max(measured, key=partial(rank, metric=metric)) if measured else None
+    best = best_epoch(measured, metric) if measured else None
     return {
         "task": recipe.task,
         "model": recipe.model.name,
@@ -189,7 +189,7 @@ def _of_finished(run: Run, figures: Mapping[str, float]) -> dict[str, object]:
         "artifacts": [artifact.name for artifact in held if not manifest.is_stale(artifact)],
         "stale": [artifact.name for artifact in held if manifest.is_stale(artifact)],
         "begun_from": begun.trained if begun else None,
-        "figures": {**figures, **_reported(run.path)},
+        "figures": {**figures, **_reported(run)},
     }
 
 
@@ -199,16 +199,14 @@ class _Evaluated(BaseModel):
     metrics: dict[str, float]
 
 
-def _reported(run: Path) -> dict[str, float]:
+def _reported(run: Run) -> dict[str, float]:
     """What ``ftx eval`` and ``ftx bench`` found; nothing of one that is missing, or of another version of ftx."""
     found: dict[str, float] = {}
     with suppress(OSError, ValidationError):
-        evaluated = _Evaluated.model_validate_json((run / EVAL_FILE).read_bytes())
+        evaluated = _Evaluated.model_validate_json((run.path / EVAL_FILE).read_bytes())
         found |= {f"eval.{name}": value for name, value in evaluated.metrics.items()}
-    with suppress(OSError, ValidationError):
-        timed = BenchReport.model_validate_json((run / BENCH_FILE).read_bytes())
-        found |= {LATENCY: min(row.p50_ms for row in timed.rows)} if timed.rows else {}
-    return found
+    timed = read_bench(run, run.manifest)
+    return found if timed is None else {**found, LATENCY: min(row.p50_ms for row in timed.rows)}
 
 
 def _sorted(runs: Sequence[ListedRun], sort: Sort) -> list[ListedRun]:

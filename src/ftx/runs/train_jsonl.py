@@ -36,6 +36,11 @@ def rank(epoch: Epoch, metric: str) -> tuple[float, float]:
     return epoch.metrics[metric], -epoch.val_loss
 
 
+def best_epoch(epochs: Sequence[Epoch], metric: str) -> Epoch:
+    """The one that is kept; of equal ones the first."""
+    return max(epochs, key=lambda epoch: rank(epoch, metric))
+
+
 def epoch_lines(epochs: Sequence[Epoch]) -> bytes:
     """The content of the file."""
     return "".join(json.dumps(asdict(epoch)) + "\n" for epoch in epochs).encode()

@@ -115,6 +115,11 @@ class Task(Protocol):
         ...
 
 
+def choosing_metric(task: Task | TaskKind, *, balanced: bool) -> str:
+    """The metric that the epoch to keep is chosen by; ``balanced``: where rare labels are to count as frequent ones."""
+    return task.balanced_metric if balanced else task.metric
+
+
 class TaskKind(Protocol):
     """A task before its labels are known: how it understands a data set, and how it is made for one."""
 

@@ -21,7 +21,7 @@ from ftx.training.assembly import frozen_of, inputs_for, pixels_of, training_of
 from ftx.training.class_balance import Balance
 from ftx.training.head_start import linear_heads
 from ftx.training.inputs import EVAL_BATCH, Inputs, Order
-from ftx.training.loop import forward_backward, measure, train_mode
+from ftx.training.loop import in_parts, measure, train_mode
 from ftx.training.plan import plan
 from ftx.training.report import PlannedLayer
 from ftx.training.resolve import Resolved
@@ -67,8 +67,7 @@ def _rehearsed(found: Resolved, pixels: PixelStore) -> Times:
         started = time.perf_counter()
         with recomputing(module) if recipe.train.activation_checkpointing else nullcontext():
             for batch in inputs.batches(order, batch_size, epoch=1):  # the first of two is a warm-up
-                for part in batch.parts(recipe.train.accumulation_steps):
-                    forward_backward(inputs.network, training, part)
+                in_parts(inputs.network, training, batch)
                 step_s, started = time.perf_counter() - started, time.perf_counter()
         prove_reach(module)
         module.zero_grad(set_to_none=True)

@@ -108,8 +108,9 @@ class FrozenPart:
 
     def find_others(self) -> None:
         """Read what other processes on this machine have kept of the same features until now."""
-        for other in () if self._folder is None else (self._folder, *self._folder.glob(f"{_RANK}*")):
-            self.store.look_beside(other)
+        if self._folder is not None:
+            for other in {self._folder, *self._folder.glob(f"{_RANK}*")} - {_own_folder(self._folder, self._ranks)}:
+                self.store.look_beside(other)
 
     def empty(self, rows: int) -> Tensor:
         """Room for features, on the CPU. Shape: [rows, …]."""
@@ -154,9 +155,8 @@ def frozen_part(
     Of several processes each keeps what it computes in a store of its own, and reads those of its machine.
     Raises: ModelError if OpenVINO was chosen and cannot compute it.
     """
-    own = frozen.folder if for_others else None
-    if own is not None and ranks.local:
-        own = own / f"{_RANK}{ranks.local}"
+    own = _own_folder(frozen.folder, ranks) if frozen.folder is not None and for_others else None
+    if own is not None:
         own.mkdir(mode=0o700, exist_ok=True)
     with ByteStore(own, limit_bytes / ranks.local_world) as store:
         part = FrozenPart(frozen, store, frozen.folder, ranks=ranks)
@@ -165,6 +165,11 @@ def frozen_part(
         yield part
         if store.fault is not None:
             progress.note(f"not all features of the frozen part could be kept ({store.fault}): it was computed again")
+
+
+def _own_folder(folder: Path, ranks: Ranks) -> Path:
+    """Where a process keeps what it computes: the first of a machine in the folder itself."""
+    return folder / f"{_RANK}{ranks.local}" if ranks.local else folder
 
 
 def faster_runtime(frozen: Frozen, views: int, progress: Progress) -> FrozenRuntime:

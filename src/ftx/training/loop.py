@@ -6,7 +6,6 @@ import time
 from collections.abc import Callable
 from contextlib import closing, nullcontext
 from dataclasses import dataclass, replace
-from functools import partial
 from statistics import fmean
 
 import numpy as np
@@ -20,8 +19,8 @@ from ftx.core.progress import Progress
 from ftx.core.progress import Task as ProgressTask
 from ftx.data.random_draws import order_generator, step_seed
 from ftx.recipe.sections import TrainRecipe
-from ftx.runs.train_jsonl import Epoch, rank
-from ftx.tasks.base import Targets, Task
+from ftx.runs.train_jsonl import Epoch, best_epoch
+from ftx.tasks.base import Targets, Task, choosing_metric
 from ftx.tasks.task_names import LossName
 from ftx.tasks.thresholds import Floats, Thresholds
 from ftx.training.checkpoints import Checkpoints
@@ -69,7 +68,7 @@ class Training:
     @property
     def metric(self) -> str:
         """The one that chooses the epoch."""
-        return self.task.metric if self.recipe.balance == "none" else self.task.balanced_metric
+        return choosing_metric(self.task, balanced=self.recipe.balance != "none")
 
     def begin(self) -> TrainingState:
         """The state before the first step."""
@@ -201,7 +200,7 @@ def _train_epoch(
             torch.manual_seed(step_seed(training.seed, position.step, ranks.rank))
             set_rates(optimizer, rate_share(position.step, training.steps, recipe.warmup_share))
             optimizer.zero_grad(set_to_none=True)
-            loss = _accumulated(network, training, batch)
+            loss = in_parts(network, training, batch)
             if position.step == 0:
                 prove_reach(training.module)
             optimizer.step()
@@ -265,7 +264,7 @@ def _finish_epoch(training: Training, state: TrainingState) -> EpochEnd:
     # Which epoch is the best must be the same everywhere, to the last bit.
     epoch, tuned = ranks.of_first((epoch, tuned))
     state.epochs.append(epoch)
-    best = epoch if state.best is None else max(state.best.epoch, epoch, key=partial(rank, metric=training.metric))
+    best = epoch if state.best is None else best_epoch([state.best.epoch, epoch], training.metric)
     if best is epoch:
         state.keep_best(epoch, tuned)
     state.position = Position(step=position.step, epoch=position.epoch + 1, seconds_before=position.seconds_before)
@@ -286,7 +285,7 @@ def _refuse_infinite(training: Training, state: TrainingState, val_loss: float |
         )
 
 
-def _accumulated(network: nn.Module, training: Training, batch: Batch) -> Tensor:
+def in_parts(network: nn.Module, training: Training, batch: Batch) -> Tensor:
     """The loss of a batch, computed in so many parts as the recipe says; gradients are exchanged with the last one."""
     parts = batch.parts(training.recipe.accumulation_steps)
     with training.ranks.exchanging_later(network):

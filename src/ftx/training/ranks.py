@@ -24,7 +24,6 @@ from ftx.core.errors import EnvironmentFault, InputError
 
 Asked = Literal["interrupt", "terminate"] | None
 _ASKED: tuple[Asked, ...] = (None, "interrupt", "terminate")
-_NAMED = (one_voice.RANK, "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
 # What torch says where a process that it was connected to is no longer there.
 _LOST = ("gloo", "Connection closed by peer", "Connection reset", "NCCL", "Broken pipe", "recvBytes", "sendBytes")
 # While one process of a machine reads all images the others wait. A process that dies closes its connections, which all
@@ -170,7 +169,7 @@ def joined() -> Iterator[Ranks]:
         return
     import torch.distributed as dist
 
-    ranks = Ranks(*(int(os.environ[name]) for name in _NAMED))
+    ranks = Ranks(*(int(os.environ[name]) for name in one_voice.NUMBERS))
     gpus = torch.cuda.device_count()
     if 0 < gpus < ranks.local_world:
         raise InputError(

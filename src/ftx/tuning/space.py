@@ -110,7 +110,7 @@ def read_space(path: Path, recipe: Recipe) -> Space:
     problems: list[str] = []
     for key, given in document.items():
         if key not in recipe.by_key():
-            alike = nearest(key, recipe.by_key())
+            alike = nearest(key, recipe.by_key())  # the whole key, as this file has it, not its last part
             problems.append(f"{key}: unknown key" + (f", did you mean '{alike}'?" if alike else ""))
             continue
         try:

@@ -17,7 +17,7 @@ from ftx.recipe.schema import Recipe
 from ftx.runs.artifacts import IR_FP32
 from ftx.runs.run import Run
 from ftx.runs.run_json import CHECKPOINTS, MANIFEST_FILE, checkpoint_records
-from ftx.runs.train_jsonl import rank, read_epochs
+from ftx.runs.train_jsonl import best_epoch, read_epochs
 from ftx.training import EpochEnd, resume, train
 
 if TYPE_CHECKING:
@@ -71,7 +71,7 @@ def attempt(
             raise stopped(KeyboardInterrupt(), doing="in a trial", found=f"{run} can go on", fix=AGAIN)
     shutil.rmtree(run / CHECKPOINTS, ignore_errors=True)
     epochs = read_epochs(run)
-    reached = max(epochs, key=lambda epoch: rank(epoch, metric)).metrics[metric]
+    reached = best_epoch(epochs, metric).metrics[metric]
     if pruned:
         return Attempt((), len(epochs), pruned=True)
     values = tuple(reached if one == "metric" else latency_ms(run, progress) for one in objectives)

@@ -20,6 +20,7 @@ from ftx.core.progress import SILENT, Progress, Task
 from ftx.core.verb_report import VerbReport
 from ftx.recipe.schema import Recipe
 from ftx.runs.latest import RUNS
+from ftx.tasks.base import choosing_metric
 from ftx.tasks.output_meaning import TASKS
 from ftx.tuning.pareto import draw_trials
 from ftx.tuning.space import Space, default_space, read_space
@@ -111,8 +112,7 @@ def tune(
     if wanted.trials is None and wanted.budget_s is None:
         raise InputError("nothing says when to end", fix="--trials N, --budget TIME, or both")
     found = default_space(recipe) if space is None else read_space(space, recipe)
-    kind = TASKS[recipe.task]
-    metric = kind.metric if recipe.train.balance == "none" else kind.balanced_metric
+    metric = choosing_metric(TASKS[recipe.task], balanced=recipe.train.balance != "none")
     out = out or RUNS / f"{recipe.data.path.resolve().stem}-tuned"
     out.mkdir(parents=True, exist_ok=True)
     opened = open_study(out, study, storage, recipe, found, len(wanted.objectives))
