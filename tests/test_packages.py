@@ -98,7 +98,8 @@ def test_a_device_imports_what_the_base_install_declares() -> None:
     assert checked > len(rooms)
     # The names of the extra stand where an import fails, and where one is forbidden.
     extra = {
-        name.replace("-", "_") for name in (EXTRAS["train"] | EXTRAS["serve"] | EXTRAS["tune"]) - {"ftx-vit-models"}
+        name.replace("-", "_")
+        for name in (EXTRAS["train"] | EXTRAS["serve"] | EXTRAS["tune"] | EXTRAS["shards"]) - {"ftx-vit-models"}
     }
     assert extra == set(ftx._EXTRAS)
     assert all({package, package.replace("_", "-")} & EXTRAS[of] for package, of in ftx._EXTRAS.items())

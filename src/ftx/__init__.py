@@ -67,7 +67,9 @@ _ROOMS = {
 # Packages of the extras, by the name they are imported under, and the extra that a user is told of (jinja2 is in both:
 # what serves imports fastapi before it).
 _EXTRAS = {
+    "braceexpand": "shards",
     "fastapi": "serve",
+    "fsspec": "shards",
     "huggingface_hub": "train",
     "jinja2": "train",
     "matplotlib": "train",
@@ -84,8 +86,9 @@ _EXTRAS = {
     "torch": "train",
     "torchvision": "train",
     "uvicorn": "serve",
+    "webdataset": "shards",
 }
-_EXTRA_NAMES = {"train": "training", "serve": "serving", "tune": "tuning"}
+_EXTRA_NAMES = {"train": "training", "serve": "serving", "tune": "tuning", "shards": "shards"}
 
 
 def missing_extra(error: ModuleNotFoundError) -> EnvironmentFault | None:

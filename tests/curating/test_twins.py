@@ -10,7 +10,7 @@ from PIL import Image
 
 from ftx.curating.twins import equal_files, twins
 from ftx.data.dataset import Entry
-from ftx.data.near_duplicates import Fingerprint, fingerprint
+from ftx.data.fingerprints import Fingerprint, fingerprint
 
 
 def picture(seed: int, brighter: int = 0) -> Fingerprint:

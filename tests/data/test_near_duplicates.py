@@ -10,7 +10,8 @@ import pytest
 from PIL import Image, ImageEnhance
 from skimage import data as photographs
 
-from ftx.data.near_duplicates import Fingerprint, fingerprint, likeness, near_duplicates
+from ftx.data.fingerprints import Fingerprint, fingerprint
+from ftx.data.near_duplicates import likeness, near_duplicates
 
 NAMES = ("astronaut", "camera", "cat", "coffee", "rocket", "page", "clock", "coins", "moon")
 

@@ -6,7 +6,7 @@ import numpy as np
 from PIL import Image
 
 from ftx.data.dataset import Entry, Split
-from ftx.data.near_duplicates import fingerprint
+from ftx.data.fingerprints import fingerprint
 from ftx.data.seen_in_training import seen_in_training
 
 

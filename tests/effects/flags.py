@@ -5,7 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from tests.effects import of_artifacts, of_curating, of_merging, of_program, of_runs, of_serving, of_train, of_tuning
+from tests.effects import (
+    of_artifacts,
+    of_curating,
+    of_merging,
+    of_program,
+    of_runs,
+    of_serving,
+    of_shards,
+    of_train,
+    of_tuning,
+)
 from tests.effects.lab import Lab
 from tests.effects.of_train import as_json, sets, switches
 
@@ -37,6 +47,12 @@ FLAGS = (
     Flag("data sample --task", "multilabel; hierarchical", "a folder; a table", of_program.sample_task),
     Flag("data sample --out", "a folder", "the sample there", of_program.sample_out),
     Flag("data sample --json", "", "one object", of_program.sample_json),
+    Flag("data shard DATA", "flat", "its counts", of_shards.data),
+    Flag("data shard OUT", "named-shards", "the shards there; status 2 where something is", of_shards.out),
+    Flag("data shard --per-shard", "4", "shards of so many images", of_shards.per_shard),
+    Flag("data shard --task", "hierarchical", "folders in folders; as classes status 2", of_shards.task),
+    Flag("data shard --format", "voc", "datumaro is asked, exit status 3 or 2", of_shards.form),
+    Flag("data shard --json", "", "one object", of_shards.as_object),
     Flag("data look DATA", "hues", "its images", of_curating.data),
     Flag("data look --task", "multilabel", "the task", of_curating.task),
     Flag("data look --format", "voc", "datumaro is asked, exit status 3 or 2", of_curating.form),

@@ -142,6 +142,8 @@ def test_no_verb_opens_a_connection(tmp_path: Path) -> None:
         ["report", "runs/one"],
         ["export", "runs/one", "--format", "ovms", "--out", "models"],
         ["data", "sample", "--out", "sample"],
+        ["data", "shard", "data", "shards"],
+        ["data", "check", "shards"],
         ["export", "runs/one", "--base", "base"],
         ["export", "runs/one", "--as-update", "update", "--base", "base"],
         ["apply", "update", "base", "device"],

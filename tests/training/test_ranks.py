@@ -25,7 +25,10 @@ from tests.conftest import write_data
 import ftx
 from ftx.core.progress import SILENT
 from ftx.data.image_store import ImageStore
+from ftx.data.shards.shard_wise import AT_HAND
+from ftx.data.shards.write import write_shards
 from ftx.runs.run import Run
+from ftx.runs.run_json import checkpoint_records
 from ftx.runs.train_jsonl import rank, read_epochs
 from ftx.training.checkpoints import newest
 from ftx.training.inputs import part_of
@@ -164,6 +167,29 @@ def test_with_adamw_the_same_epoch_is_the_best_and_logits_agree(trained_part: st
         # Of 20 steps each rounds sums in another order (2e-7 of the largest logit was measured), which AdamW's division
         # by small second moments may enlarge; an image too many or too few in a batch moves logits by some percent.
         assert np.abs(found - logits[0]).max() < 1e-4 * np.abs(logits[0]).max()
+
+
+@pytest.mark.slow
+def test_images_of_many_shards_are_trained_on_alike_and_the_run_goes_on(here: Path, tmp_path: Path) -> None:
+    """So many that their order goes from shard to shard; one process is stopped amid an epoch, and two go on."""
+    write_data(tmp_path / "data", 34)
+    write_shards(tmp_path / "data", tmp_path / "shards", per_shard=1)
+    words = (*TRAIN, "--data", "shards", *OFTEN, "--epochs", "3", "--set", "train.augment=light")
+    runs = [trained(tmp_path, processes, *words, "--out", f"{processes}")[0] for processes in (1, 2)]
+    process = started(tmp_path, 1, *words, "--out", "stopped")
+    while not checkpoint_records(tmp_path / "stopped"):
+        assert process.poll() is None
+        time.sleep(0.02)
+    process.send_signal(signal.SIGTERM)
+    process.communicate(timeout=120)
+    assert process.returncode in (0, 143)
+    process = started(tmp_path, 2, "train", "--resume", "stopped")
+    _, err = process.communicate(timeout=180)
+    assert process.returncode == 0, err
+    alone = read_epochs(runs[0].path)
+    assert len(runs[0].entries("train")) > AT_HAND
+    for other in (runs[1].path, tmp_path / "stopped"):
+        assert [epoch.loss for epoch in read_epochs(other)] == pytest.approx([one.loss for one in alone], rel=1e-5)
 
 
 def held_out(run: Run) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""``ftx data check``, and beside it ``ftx data look`` and ``ftx data sample``."""
+"""``ftx data check``, and beside it ``ftx data look``, ``ftx data sample`` and ``ftx data shard``."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import typer
 from ftx.cli import console
 from ftx.cli.data_look import look
 from ftx.cli.data_sample import sample
+from ftx.cli.data_shard import shard
 from ftx.cli.shared_options import SKIPPED, DataFormatOption, DataTaskOption, JsonFlag, parse_task
 from ftx.core.errors import InputError, shell_command
 
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 verbs = typer.Typer(add_completion=False, rich_markup_mode=None)
 verbs.command("look")(look)
 verbs.command("sample")(sample)
+verbs.command("shard")(shard)
 
 # How many of each kind of finding are listed; --json has all.
 _LISTED = 10
@@ -35,6 +37,7 @@ _LAYOUTS = {
     "coco": "COCO annotations",
     "datumaro": "Datumaro annotations",
     "foreign": "read by datumaro",
+    "shards": "shards",
 }
 
 
@@ -49,7 +52,7 @@ def data(context: typer.Context) -> int | None:
 
 @verbs.command()
 def check(
-    path: Annotated[Path, typer.Argument(metavar="PATH", help="A folder, a table or an annotation file.")],
+    path: Annotated[Path, typer.Argument(metavar="PATH", help="A folder, a table, an annotation file, or shards.")],
     task: DataTaskOption = None,
     form: DataFormatOption = "auto",
     json: JsonFlag = False,

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 def look(
     data: Annotated[
         Path,
-        typer.Argument(metavar="DATA", help="A folder, a table or an annotation file."),
+        typer.Argument(metavar="DATA", help="A folder, a table, an annotation file, or shards."),
     ] = Path("data"),
     task: DataTaskOption = None,
     form: DataFormatOption = "auto",

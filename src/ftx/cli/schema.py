@@ -17,6 +17,7 @@ SCHEMAS = {
     "recipe": ("ftx.recipe.schema", "Recipe"),
     "data check": ("ftx.data.check", "DataReport"),
     "data sample": ("ftx.cli.data_sample", "SampleReport"),
+    "data shard": ("ftx.data.shards.write", "ShardReport"),
     "data look": ("ftx.curating.look", "LookReport"),
     "train": ("ftx.training", "TrainReport"),
     "dry-run": ("ftx.training", "DryRunReport"),

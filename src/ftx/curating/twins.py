@@ -10,7 +10,8 @@ import numpy as np
 
 from ftx.core.progress import SILENT, Progress
 from ftx.data.dataset import Entry
-from ftx.data.near_duplicates import Fingerprint, Pair, likeness
+from ftx.data.fingerprints import Fingerprint
+from ftx.data.near_duplicates import Pair, likeness
 
 # Where more than this share of the images look like images of another label, a fixed camera or an empty stage is what
 # they share: then being alike says nothing of the label.

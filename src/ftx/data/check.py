@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from ftx.core.addresses import path_or_address
 from ftx.core.errors import DataError
 from ftx.core.progress import SILENT, Progress
 from ftx.core.verb_report import VerbReport
@@ -81,7 +82,7 @@ def open_and_check(
 ) -> Checked:
     """As ``check``, with what was opened: for whoever looks further. Raises: as ``check``."""
     nested = task is None or TASKS[task].nested_folders
-    listing = list_images(path, nested=nested, form=form)
+    listing = list_images(path, nested=nested, form=form, progress=progress)
     understood = task or _narrowest_task(listing)
     opened = open_all(listing, understood, path, progress, fingerprints=True)
     problems = [*opened.problems]
@@ -95,7 +96,7 @@ def open_and_check(
     trained = {name: each.get("train", 0) for name, each in counts.items()}
     report = DataReport(
         ok=not problems,
-        path=str(path),
+        path=path_or_address(path),
         layout=listing.layout,
         task=understood,
         task_named=task is not None,

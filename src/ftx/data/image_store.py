@@ -13,11 +13,14 @@ from typing import BinaryIO
 
 from PIL import Image
 
+from ftx.core.addresses import path_or_address
 from ftx.core.errors import DataError, FtxError, ImageError
 from ftx.core.untrusted_files import open_file
 from ftx.data.dataset import Entry
 from ftx.data.decode import decode, read_header
 from ftx.data.decode_limits import FILES, MAX_FILE_BYTES
+from ftx.data.shards.paths import member_of
+from ftx.data.shards.shard_store import has_member, open_member
 
 
 @dataclass(frozen=True)
@@ -51,7 +54,7 @@ ImageLike = EncodedImage | Path | bytes
 
 @dataclass(frozen=True)
 class ImageStore:
-    """The images of a data set, each a file below ``root``."""
+    """The images of a data set, each a file below ``root``, or a member of a shard there."""
 
     root: Path
 
@@ -60,14 +63,19 @@ class ImageStore:
 
         Raises: DataError if it is gone.
         """
-        path = self.root / entry.path
-        if not path.is_file():
-            raise DataError("an image of the run is missing", where=path, fix="restore it, or name --data DIR")
+        member = member_of(self.root, entry.path)
+        there = (self.root / entry.path).is_file() if member is None else has_member(*member)
+        if not there:
+            where = path_or_address(self.root / entry.path)
+            raise DataError("an image of the run is missing", where=where, fix="restore it, or name --data DIR")
         return self.at(entry.path, entry.sha256)
 
     def at(self, path: str, sha256: str | None = None) -> EncodedImage:
         """The image at a path below the root, whatever its bytes are if no hash is given."""
-        return replace(EncodedImage.of(self.root / path), sha256=sha256)
+        member = member_of(self.root, path)
+        if member is None:
+            return replace(EncodedImage.of(self.root / path), sha256=sha256)
+        return EncodedImage(path_or_address(self.root / path), partial(open_member, *member), sha256)
 
 
 def open_image(given: ImageLike) -> Image.Image:

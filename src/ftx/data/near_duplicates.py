@@ -1,40 +1,30 @@
-"""Near-duplicates: a photograph that was saved anew, resized or brightened, known again by a fingerprint of 64 bits.
+"""Near-duplicates: images whose fingerprints differ in a few bits, and whose grey pixels correlate.
 
-Shapes: N and M images.
+Shapes: N and M images, U of them that differ from each other, P grey pixels.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from hashlib import blake2b
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from ftx.core.progress import SILENT, Progress
+from ftx.data.fingerprints import Fingerprint
+from ftx.data.hamming_join import HammingJoin, Rows
 
-# The hash keeps 8 × 8 low frequencies of 32 × 32 grey pixels (Zauner, 2010, section 3.2.1).
-SIDE = 32
-LOW = 8
 # Bits that may differ, and the least correlation of the grey pixels themselves. Photographs saved anew as JPEG, halved,
 # doubled, brightened or paled differ by 8 bits at most and correlate by 0.984 at least. Of 2,000 × 3,000 different
 # pictures of Fashion-MNIST, where all look alike, none passes both. (Averaged over boxes, a picture of 28 pixels and
 # its double correlate by 0.91 only.)
 MOST_BITS = 8
 LEAST_CORRELATION = 0.98
-# Pairs compared at a time.
-_PAIRS = 1 << 22
-
-Bits = NDArray[np.uint64]
-
-
-@dataclass(frozen=True)
-class Fingerprint:
-    """The 64 bits, and the grey pixels that they were taken from. Shape: [32, 32]."""
-
-    bits: int
-    grey_HW: NDArray[np.uint8]
+# Pairs whose grey pixels are compared at a time, and images that are looked for at a time.
+_PAIRS = 1 << 13
+_IMAGES = 1 << 14
 
 
 @dataclass(frozen=True)
@@ -46,30 +36,20 @@ class Pair:
     correlation: float
 
 
-def fingerprint(image: Image.Image) -> Fingerprint:
-    """Signs of the low frequencies against their median, the mean brightness left out."""
-    grey_HW = np.asarray(image.convert("L").resize((SIDE, SIDE), Image.Resampling.LANCZOS))
-    low_KK = _COSINES @ grey_HW.astype(np.float64) @ _COSINES.T
-    values = low_KK.ravel()
-    above = values > np.median(values[1:])
-    above[0] = False
-    return Fingerprint(int.from_bytes(np.packbits(above).tobytes(), "big"), grey_HW)
-
-
 def near_duplicates(
     ones: Sequence[Fingerprint], others: Sequence[Fingerprint], progress: Progress = SILENT
 ) -> list[Pair]:
     """For each of ``ones`` the most alike of ``others``, if it is alike enough; the surest first."""
     if not ones or not others:
         return []
+    distinct = _Distinct(others)
     found: list[Pair] = []
     with progress.track("Comparing val and test with train", len(ones)) as bar:
-        for rows, alike_NM in _alike(ones, others):
-            best = alike_NM.argmax(axis=1), alike_NM.max(axis=1)
-            for row, other, correlation in zip(rows.tolist(), *(part.tolist() for part in best), strict=True):
-                if correlation >= LEAST_CORRELATION:
-                    found.append(Pair(row, other, correlation))
-            bar.advance(len(rows))
+        for start in range(0, len(ones), _IMAGES):
+            some = ones[start : start + _IMAGES]
+            row, unit, alike = _most_alike(*distinct.alike(some))
+            found += map(Pair, (start + row).tolist(), distinct.first_U[unit].tolist(), alike.tolist())
+            bar.advance(len(some))
     return sorted(found, key=lambda pair: (-pair.correlation, pair.one))
 
 
@@ -81,57 +61,116 @@ class Likeness:
     ``unlike`` has, for each image with near-duplicates of another kind, the most alike of them.
     """
 
-    set_N: NDArray[np.intp]
+    set_N: Rows
     unlike: list[Pair]
 
 
-def likeness(images: Sequence[Fingerprint], kind_N: NDArray[np.intp], progress: Progress = SILENT) -> Likeness:
+def likeness(images: Sequence[Fingerprint], kind_N: Rows, progress: Progress = SILENT) -> Likeness:
     """Compare all images of a data set with each other; ``kind_N`` numbers what each is said to be."""
-    set_N = np.arange(len(images))
-    unlike: list[Pair] = []
-    with progress.track("Comparing all images", len(images)) as bar:
-        for rows, alike_NM in _alike(images, images):
-            alike_NM[np.arange(len(rows)), rows] = 1  # itself, also where it is of one grey all over
-            for row, alike_M in zip(rows.tolist(), alike_NM, strict=True):
-                near = np.flatnonzero(alike_M >= LEAST_CORRELATION)
-                joined = np.unique(set_N[near])
-                if len(joined) > 1:
-                    set_N[np.isin(set_N, joined)] = joined[0]
-                other = near[kind_N[near] != kind_N[row]]
-                if len(other):
-                    best = int(other[alike_M[other].argmax()])
-                    unlike.append(Pair(row, best, min(float(alike_M[best]), 1.0)))
-            bar.advance(len(rows))
-    return Likeness(set_N, unlike)
+    distinct = _Distinct(images, kind_N)
+    kind_U, sets = kind_N[distinct.first_U], _Sets(len(distinct.first_U))
+    # Of each distinct image the most alike of another kind, if any.
+    other_U = np.full(len(kind_U), -1)
+    alike_U = np.zeros(len(kind_U), dtype=np.float32)
+    with progress.track("Comparing all images", len(kind_U)) as bar:
+        for start in range(0, len(kind_U), _IMAGES):
+            some = [images[row] for row in distinct.first_U[start : start + _IMAGES].tolist()]
+            row, unit, alike = distinct.alike(some)
+            sets.join(start + row, unit)
+            differs = kind_U[start + row] != kind_U[unit]
+            row, unit, alike = _most_alike(row[differs], unit[differs], alike[differs])
+            other_U[start + row], alike_U[start + row] = unit, alike
+            bar.advance(len(some))
+    unit_N = distinct.unit_N
+    unlike = [
+        Pair(row, int(distinct.first_U[other_U[unit]]), float(alike_U[unit]))
+        for row, unit in enumerate(unit_N.tolist())
+        if other_U[unit] >= 0
+    ]
+    return Likeness(distinct.first_U[sets.roots()][unit_N], unlike)
 
 
-def _alike(
-    ones: Sequence[Fingerprint], others: Sequence[Fingerprint]
-) -> Iterator[tuple[NDArray[np.intp], NDArray[np.float32]]]:
-    """Some of ``ones`` after the others, by row, with their correlations, -1 where the bits differ. Shape: [N, M]."""
-    bits_N, bits_M = _bits(ones), _bits(others)
-    flat_NP, flat_MP = (np.stack([_centred(each) for each in fingerprints]) for fingerprints in (ones, others))
-    step = max(1, _PAIRS // len(others))
-    for start in range(0, len(ones), step):
-        rows = np.arange(start, min(start + step, len(ones)))
-        near_NM = np.bitwise_count(bits_N[rows, None] ^ bits_M) <= MOST_BITS
-        alike_NM = np.full(near_NM.shape, -1, dtype=np.float32)
-        some = np.flatnonzero(near_NM.any(axis=1))
-        alike_NM[some] = np.where(near_NM[some], flat_NP[rows[some]] @ flat_MP.T, -1)
-        yield rows, alike_NM
+class _Distinct:
+    """Images to find near-duplicates among, those of the very same pixels (and kind) as one: the first of them.
+
+    ``first_U`` are the rows of these; ``unit_N`` is the number among them of each image.
+    """
+
+    def __init__(self, images: Sequence[Fingerprint], kind_N: Rows | None = None) -> None:
+        kinds: Sequence[int] = [0] * len(images) if kind_N is None else kind_N.tolist()
+        known: dict[tuple[bytes, int], int] = {}
+        first: list[int] = []
+        self.unit_N = np.empty(len(images), np.intp)
+        for row, (image, kind) in enumerate(zip(images, kinds, strict=True)):
+            # What is of one grey all over is like nothing, and stays by itself.
+            digest = blake2b(image.grey_HW.tobytes(), digest_size=16).digest() if _varies(image) else row.to_bytes(8)
+            unit = known.setdefault((digest, kind), len(first))
+            if unit == len(first):
+                first.append(row)
+            self.unit_N[row] = unit
+        self.first_U = np.array(first, np.intp)
+        self._images = [images[row] for row in first]
+        self._varied = np.flatnonzero([_varies(image) for image in self._images])
+        self._join = HammingJoin(_bits(self._images, self._varied), MOST_BITS)
+
+    def alike(self, images: Sequence[Fingerprint]) -> tuple[Rows, Rows, NDArray[np.float32]]:
+        """Rows of ``images``, near-duplicates of them by their number here, and how alike each pair is."""
+        rows, units, correlations = [np.empty(0, np.intp)], [np.empty(0, np.intp)], [np.empty(0, np.float32)]
+        varied = np.flatnonzero([_varies(image) for image in images])
+        for row, unit in self._join.near(_bits(images, varied)):
+            for start in range(0, len(row), _PAIRS):
+                one, other = varied[row[start : start + _PAIRS]], self._varied[unit[start : start + _PAIRS]]
+                alike = np.einsum("np,np->n", _centred(images, one), _centred(self._images, other))
+                near = alike >= LEAST_CORRELATION
+                rows.append(one[near])
+                units.append(other[near])
+                correlations.append(np.minimum(alike[near], 1))
+        return np.concatenate(rows), np.concatenate(units), np.concatenate(correlations)
 
 
-def _bits(fingerprints: Sequence[Fingerprint]) -> Bits:
-    return np.array([each.bits for each in fingerprints], dtype=np.uint64)
+def _most_alike(row: Rows, unit: Rows, alike: NDArray[np.float32]) -> tuple[Rows, Rows, NDArray[np.float32]]:
+    """Of each row's pairs the most alike, and of those that are as alike the first."""
+    ordered = np.lexsort((unit, -alike, row))
+    row, unit, alike = row[ordered], unit[ordered], alike[ordered]
+    first = np.flatnonzero(np.diff(row, prepend=-1))
+    return row[first], unit[first], alike[first]
 
 
-def _centred(one: Fingerprint) -> NDArray[np.float32]:
-    """Grey pixels as a vector of mean 0 and length 1; of one grey all over, 0. Shape: [1024]."""
-    flat_P = one.grey_HW.astype(np.float32).ravel()
-    flat_P -= flat_P.mean()
-    length = float(np.linalg.norm(flat_P))
-    return flat_P / length if length else flat_P
+class _Sets:
+    """Sets that grow together as their members are found to belong together, each named by its first member."""
+
+    def __init__(self, members: int) -> None:
+        self._above = [*range(members)]
+
+    def _root(self, member: int) -> int:
+        above = self._above
+        while (up := above[member]) != member:
+            above[member] = above[up]  # shorter with each visit
+            member = up
+        return member
+
+    def join(self, ones: Rows, others: Rows) -> None:
+        """Each of ``ones`` and the one of ``others`` beside it are of one set."""
+        for one, other in zip(ones.tolist(), others.tolist(), strict=True):
+            first, second = sorted((self._root(one), self._root(other)))
+            self._above[second] = first
+
+    def roots(self) -> Rows:
+        """The first member of each one's set."""
+        return np.array([self._root(member) for member in range(len(self._above))], np.intp)
 
 
-# The first 8 rows of the cosine transform (DCT-II), but for factors that move no sign. Shape: [8, 32].
-_COSINES = np.cos(np.pi / SIDE * np.outer(np.arange(LOW), np.arange(SIDE) + 0.5))
+def _varies(image: Fingerprint) -> bool:
+    """Whether it is of more than one grey."""
+    return bool(image.grey_HW.min() != image.grey_HW.max())
+
+
+def _bits(fingerprints: Sequence[Fingerprint], rows: Rows) -> NDArray[np.uint64]:
+    return np.array([fingerprints[row].bits for row in rows.tolist()], dtype=np.uint64)
+
+
+def _centred(images: Sequence[Fingerprint], rows: Rows) -> NDArray[np.float32]:
+    """Grey pixels, of which not all are the same, as vectors of mean 0 and length 1. Shape: [N, P]."""
+    flat_NP = np.stack([images[row].grey_HW.ravel() for row in rows.tolist()]).astype(np.float32)
+    flat_NP -= flat_NP.mean(axis=1, keepdims=True)
+    return flat_NP / np.linalg.norm(flat_NP, axis=1, keepdims=True)

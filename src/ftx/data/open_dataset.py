@@ -10,8 +10,8 @@ from pathlib import Path
 from ftx.core.errors import NAMED, DataError, ImageError, listed
 from ftx.core.progress import SILENT, Progress
 from ftx.data.dataset import SPLITS, Dataset, Entry, Split, Unreadable
+from ftx.data.fingerprints import Fingerprint, GreyStore, fingerprint
 from ftx.data.image_store import ImageStore, open_hashed
-from ftx.data.near_duplicates import Fingerprint, fingerprint
 from ftx.data.pixel_store import PixelStore
 from ftx.data.sources import Layout, ListedImage, Listing, list_images
 from ftx.data.sources.folder import describe_ignored, table_beside
@@ -63,11 +63,11 @@ def survey(
     Raises: DataError if the data set does not hold (see ``ftx.data.sources``), if over 5 % of the images cannot be
     read, if a label has fewer than two images to train on, or if an image stands under contradicting labels.
     """
-    listing = list_images(path, nested=TASKS[task].nested_folders, form=form)
+    listing = list_images(path, nested=TASKS[task].nested_folders, form=form, progress=progress)
     opened = open_all(listing, task, path, progress, pixels=pixels)
     for error in opened.problems:
         raise error
-    _tell_unreadable(opened, progress)
+    tell_unreadable(opened.unreadable, len(opened.unreadable) + len(opened.images), progress)
     found = with_splits(listing, opened, val_fraction, learnt)
     _remark(found, progress)
     _tell_learnt(found.dataset, learnt, progress)
@@ -113,12 +113,12 @@ def open_all(
     """
     labels, named = TASKS[task].relate({file.path: file.labels for file in listing.files}, listing.declared, path)
     relabelled = [replace(file, labels=names) for file, names in zip(listing.files, named, strict=True)]
-    results = [*_read_all(listing.root, relabelled, progress, fingerprints=fingerprints, pixels=pixels)]
+    results = [*read_all(listing.root, relabelled, progress, fingerprints=fingerprints, pixels=pixels)]
     images = tuple(result for result in results if isinstance(result, OpenedImage))
     unreadable = tuple(result for result in results if isinstance(result, Unreadable))
     where = str(listing.root / "train" if listing.layout == "splits" else path)
     problems = (
-        *_too_many(listing.root, unreadable, len(relabelled)),
+        *too_many_unreadable(listing.root, unreadable, len(relabelled)),
         *_contradictions(listing.root, images),
         *_nothing_to_train_on(listing),
         *_empty_splits(listing, images),
@@ -140,16 +140,16 @@ def class_counts(dataset: Dataset) -> dict[str, dict[Split, int]]:
     return {name: {split: counted[name, split] for split in present} for name in dataset.labels.names}
 
 
-def _read_all(
+def read_all(
     root: Path,
     listed: Sequence[ListedImage],
     progress: Progress,
     *,
-    fingerprints: bool,
-    pixels: PixelStore | None,
+    fingerprints: bool = False,
+    pixels: PixelStore | None = None,
 ) -> Iterator[OpenedImage | Unreadable]:
     """Hash and decode each image once, in order."""
-    store = ImageStore(root)
+    store, greys = ImageStore(root), GreyStore()
     known = None if pixels is None or fingerprints else pixels.knows  # a fingerprint is of what is decoded
 
     def read(image: ListedImage) -> OpenedImage | Unreadable:
@@ -158,7 +158,8 @@ def _read_all(
             decoded, digest = open_hashed(store.at(image.path), known)
             if pixels is not None and decoded is not None:
                 pixels.add(digest, decoded, pixels=image.split != "test")
-            return OpenedImage(image, digest, fingerprint(decoded) if fingerprints and decoded is not None else None)
+            wanted = decoded if fingerprints else None
+            return OpenedImage(image, digest, None if wanted is None else fingerprint(wanted, greys))
         except ImageError as error:
             return Unreadable(image.path, f"{error.what}: {error.found}" if error.found else error.what)
         except UnicodeEncodeError:
@@ -170,7 +171,8 @@ def _read_all(
             bar.advance()
 
 
-def _too_many(root: Path, unreadable: Sequence[Unreadable], total: int) -> Iterator[DataError]:
+def too_many_unreadable(root: Path, unreadable: Sequence[Unreadable], total: int) -> Iterator[DataError]:
+    """An error where so many images cannot be read that something is wrong with all of them."""
     if len(unreadable) > MOST_UNREADABLE * total:
         yield DataError(
             f"{len(unreadable)} of {total} images cannot be read",
@@ -254,14 +256,14 @@ def with_splits(listing: Listing, opened: Opened, val_fraction: float, learnt: C
     return Survey(dataset, listing.layout, listing.ignored, *_doubles(entries))
 
 
-def _tell_unreadable(opened: Opened, progress: Progress) -> None:
-    if opened.unreadable:
-        total = len(opened.unreadable) + len(opened.images)
-        progress.note(f"{len(opened.unreadable)} of {total} images cannot be read and are skipped")
-    for one in opened.unreadable[:NAMED]:
+def tell_unreadable(unreadable: Sequence[Unreadable], total: int, progress: Progress) -> None:
+    """Say which images of all are left out."""
+    if unreadable:
+        progress.note(f"{len(unreadable)} of {total} images cannot be read and are skipped")
+    for one in unreadable[:NAMED]:
         progress.note(f"skipped {one.path}: {one.reason}")
-    if len(opened.unreadable) > NAMED:
-        progress.note(f"skipped {len(opened.unreadable) - NAMED} more")
+    if len(unreadable) > NAMED:
+        progress.note(f"skipped {len(unreadable) - NAMED} more")
 
 
 def _doubles(entries: tuple[Entry, ...]) -> tuple[int, int]:

@@ -8,7 +8,8 @@ from pydantic import BaseModel, ConfigDict
 
 from ftx.core.progress import SILENT, Progress
 from ftx.data.dataset import SPLITS, Entry
-from ftx.data.near_duplicates import Fingerprint, near_duplicates
+from ftx.data.fingerprints import Fingerprint
+from ftx.data.near_duplicates import near_duplicates
 
 
 class NearDuplicate(BaseModel):

@@ -12,11 +12,14 @@ from pathlib import Path
 import numpy as np
 from pydantic import BaseModel, ConfigDict
 
-from ftx.core.errors import ImageError, InputError
+from ftx.core.addresses import path_or_address
+from ftx.core.errors import DataError, EnvironmentFault, ImageError, InputError
 from ftx.core.processors import cores
 from ftx.core.progress import SILENT, Progress
-from ftx.data.image_store import EncodedImage
+from ftx.data.image_store import EncodedImage, ImageStore
+from ftx.data.shards.paths import are_shards, images_root
 from ftx.data.sources.listing import IMAGE_ENDINGS
+from ftx.data.sources.shards import images_of, shard_names
 from ftx.runs.run import Run
 from ftx.runtimes import Predictor, load
 from ftx.tasks.base import ScoredLabel, Task
@@ -111,6 +114,8 @@ def _expand(given: Path | str | bytes, uploads: Iterator[int]) -> Sequence[Encod
 
 def _named(path: Path, uploads: Iterator[int]) -> Sequence[EncodedImage | Prediction]:
     """The images that a path or a pattern stands for, or why there are none."""
+    if are_shards(path):
+        return _in_shards(path)
     if path.is_dir():
         return _inside(path)
     # A file is tried whatever it is called; what is no image says so when it is opened.
@@ -122,6 +127,18 @@ def _named(path: Path, uploads: Iterator[int]) -> Sequence[EncodedImage | Predic
             return [image for one in matching for image in _expand(one, uploads)]
     error = "this is no regular file" if path.exists() else "there is no such file"
     return [Prediction(path=path_text(str(path)), error=error)]
+
+
+def _in_shards(path: Path) -> Sequence[EncodedImage | Prediction]:
+    """The images in the shards that a path names, and the shards that cannot be read."""
+    root, inside = images_root(path), list[EncodedImage | Prediction]()
+    for name in shard_names(path):
+        try:
+            inside += map(ImageStore(root).at, images_of(root, name))
+        except (DataError, EnvironmentFault) as error:
+            found = f" ({error.found})" if error.found else ""
+            inside.append(Prediction(path=path_text(path_or_address(root / name)), error=error.what + found))
+    return inside
 
 
 def _inside(path: Path) -> Sequence[EncodedImage | Prediction]:

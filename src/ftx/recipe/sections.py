@@ -47,8 +47,8 @@ class Section(BaseModel):
 class DataRecipe(Section):
     """What is trained on.
 
-    ``format`` auto knows folders, tables, COCO and Datumaro's JSON by themselves; any other of Datumaro's formats is
-    named (voc, imagenet_txt, ...) and needs the extra ``datumaro``.
+    ``format`` auto knows folders, tables, COCO, Datumaro's JSON and shards by themselves; any other of Datumaro's
+    formats is named (voc, imagenet_txt, ...) and needs the extra ``datumaro``.
     ``val_fraction`` is the share of training images to choose by, where the data has no val of its own.
     ``classes`` is how many labels the recipe was written for; the data decides, and training says where they differ.
     ``image_size`` is the side of a square, or HEIGHTxWIDTH as in ``224x160``; auto is the model's pretrained size, and

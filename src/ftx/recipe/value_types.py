@@ -7,9 +7,10 @@ import re
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BeforeValidator, Field
+from pydantic import BeforeValidator, Field, PlainSerializer
 from pydantic_core import PydanticCustomError
 
+from ftx.core.addresses import path_or_address
 from ftx.core.size_limits import MOST_EXPRESSION, MOST_LABELS, MOST_SIDE
 
 # Epochs and batches: more than anyone waits for, and few enough to be counted with.
@@ -112,5 +113,5 @@ Number = Annotated[float, BeforeValidator(no_bool), Field(allow_inf_nan=False)]
 RateOrAuto = Annotated[Literal["auto"] | float, BeforeValidator(auto_or_rate)]
 Switch = Annotated[bool, BeforeValidator(true_or_false)]
 Text = Annotated[str, BeforeValidator(plain_text)]
-FolderPath = Annotated[Path, BeforeValidator(plain_path)]
+FolderPath = Annotated[Path, BeforeValidator(plain_path), PlainSerializer(path_or_address, when_used="json")]
 LayerExpression = Annotated[str, BeforeValidator(expression)]

@@ -11,8 +11,8 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from ftx.core.progress import Progress
 from ftx.core.strict_json import JsonError, read_json
 from ftx.data.dataset import Entry
+from ftx.data.fingerprints import Fingerprint, GreyStore, fingerprint
 from ftx.data.image_store import ImageStore, open_image
-from ftx.data.near_duplicates import Fingerprint, fingerprint
 from ftx.data.seen_in_training import NearDuplicate, seen_in_training
 from ftx.data.threads import in_threads
 from ftx.runs.run import Run
@@ -46,8 +46,9 @@ def leakage(run: Run, entries: Sequence[Entry], store: ImageStore, progress: Pro
     if known is not None and known.images == images:
         return known.pairs
     found: dict[str, Fingerprint] = {}
+    greys = GreyStore()
     with progress.track("looking for near-duplicates", len(entries)) as bar:
-        made = in_threads(lambda entry: fingerprint(open_image(store[entry])), entries)
+        made = in_threads(lambda entry: fingerprint(open_image(store[entry]), greys), entries)
         for entry, one in zip(entries, made, strict=True):
             found[entry.path] = one
             bar.advance()

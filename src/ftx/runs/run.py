@@ -16,11 +16,13 @@ from typing import TYPE_CHECKING
 
 from pydantic import BaseModel
 
+from ftx.core.addresses import address
 from ftx.core.errors import DataError, EnvironmentFault, RunError, listed
 from ftx.core.file_cache import UnchangedFile
 from ftx.core.files import cached_sha256, replace_folder, settle, sha256_file, sole_writer, staging, write_atomic
 from ftx.core.progress import SILENT, Progress
 from ftx.data.dataset import Entry, Split
+from ftx.data.shards.paths import images_root
 from ftx.runs.artifacts import ARTIFACTS, TRAINED, Artifact
 from ftx.runs.data_jsonl import read_entries
 from ftx.runs.latest import known_runs, latest_run
@@ -258,12 +260,12 @@ class Run:
         return entries
 
     def data_root(self, override: Path | None = None) -> Path:
-        """The folder that the paths in data.jsonl count from.
+        """The folder, or the address, that the paths in data.jsonl count from.
 
-        Raises: DataError if it is not there.
+        Raises: DataError if the folder is not there.
         """
-        root = override if override is not None else Path(self.manifest.data_root)
-        if not root.is_dir():
+        root = Path(self.manifest.data_root) if override is None else images_root(override)
+        if address(root) is None and not root.is_dir():
             raise DataError(
                 "there is no such folder of images"
                 if override is not None

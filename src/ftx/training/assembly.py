@@ -8,6 +8,7 @@ from contextlib import AbstractContextManager, contextmanager
 from ftx.core.progress import Progress
 from ftx.data.dataset import Entry
 from ftx.data.pixel_store import PixelStore, pixel_store
+from ftx.data.shards.shard_wise import shard_numbers
 from ftx.training.class_balance import balance_of
 from ftx.training.frozen_part import Frozen, FrozenPart, frozen_part
 from ftx.training.inputs import FeatureInputs, Inputs, inputs_of
@@ -75,6 +76,7 @@ def training_of(found: Resolved, pixels: PixelStore, frozen: FrozenPart | None, 
         bf16=recipe.train.precision == "bf16",
         seed=recipe.seed,
         ranks=ranks,
+        shard_N=shard_numbers([entry.path for entry in training]),
     )
 
 

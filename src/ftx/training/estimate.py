@@ -61,7 +61,7 @@ def _rehearsed(found: Resolved, pixels: PixelStore) -> Times:
         order = np.resize(np.arange(len(some)), 2 * batch_size)  # of the same images where there are too few
         before_s = _seconds_to_prepare_one(inputs, order) * to_prepare
         _seconds_to_prepare_one(held_out, order)
-        training = replace(whole, inputs=inputs, held_out=held_out, balance=Balance(len(some)))
+        training = replace(whole, inputs=inputs, held_out=held_out, balance=Balance(len(some)), shard_N=None)
         train_mode(module)
         step_s = 0.0
         started = time.perf_counter()

@@ -18,13 +18,14 @@ from ftx.core.errors import InputError
 from ftx.core.progress import Progress
 from ftx.core.progress import Task as ProgressTask
 from ftx.data.random_draws import order_generator, step_seed
+from ftx.data.shards.shard_wise import shard_wise
 from ftx.recipe.sections import TrainRecipe
 from ftx.runs.train_jsonl import Epoch, best_epoch
 from ftx.tasks.base import Targets, Task, choosing_metric
 from ftx.tasks.task_names import LossName
 from ftx.tasks.thresholds import Floats, Thresholds
 from ftx.training.checkpoints import Checkpoints
-from ftx.training.class_balance import Balance
+from ftx.training.class_balance import Balance, Order
 from ftx.training.inputs import EVAL_BATCH, Batch, Inputs
 from ftx.training.optimizer import optimizer, rate_share, set_rates
 from ftx.training.ranks import ALONE, Asked, Ranks
@@ -47,7 +48,10 @@ class Diverged(InputError):
 
 @dataclass(frozen=True)
 class Training:
-    """What is trained, on what and how: all that stays the same while it runs."""
+    """What is trained, on what and how: all that stays the same while it runs.
+
+    ``shard_N`` numbers the shard of each image, where these are so many that their order is to heed them.
+    """
 
     module: nn.Module
     task: Task
@@ -59,6 +63,7 @@ class Training:
     bf16: bool
     seed: int
     ranks: Ranks = ALONE
+    shard_N: Order | None = None
 
     @property
     def steps(self) -> int:
@@ -178,6 +183,15 @@ def _best_smoothed(training: Training, state: TrainingState) -> int:
     return state.epochs[means.index(max(means))].epoch
 
 
+def epoch_order(training: Training, epoch: int) -> Order:
+    """The images of an epoch, by their place among those of the training, in the order of its batches. Shape: [N]."""
+    rng = order_generator(training.seed, epoch)
+    order = training.balance.order(rng)
+    if training.shard_N is None:
+        return order
+    return shard_wise(order, training.shard_N, training.recipe.batch_size, rng)
+
+
 def _train_epoch(
     training: Training,
     network: nn.Module,
@@ -188,7 +202,7 @@ def _train_epoch(
 ) -> tuple[bool, Asked]:
     """Take the steps that are left of the current epoch: whether all were taken, and what a signal has asked for."""
     recipe, position, optimizer, ranks = training.recipe, state.position, state.optimizer, training.ranks
-    order = training.balance.order(order_generator(training.seed, position.epoch))
+    order = epoch_order(training, position.epoch)
     train_mode(training.module)
     began, shown_at = time.perf_counter() - position.seconds, 0.0
     waited_before_s = position.waited_s - training.inputs.waited_s

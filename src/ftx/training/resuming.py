@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from ftx.core.addresses import address
 from ftx.core.errors import DataError, RecipeError, RunError, listed
 from ftx.core.files import write_atomic
 from ftx.data.dataset import Entry
+from ftx.data.shards.paths import images_root
 from ftx.recipe.schema import Recipe
 from ftx.runs.data_jsonl import ENTRIES, entries_digest, read_entries
 from ftx.training.checkpoints import Origin
@@ -38,7 +40,8 @@ def recipe_to_go_on_with(
                 found=listed(found),
                 fix="leave the keys as they were to go on, or train anew with the changes",
             )
-    if not now.data.path.exists():
+    root = images_root(now.data.path)
+    if address(root) is None and not root.exists():
         raise DataError(
             "the images of this training are not where they were",
             where=now.data.path,

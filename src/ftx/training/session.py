@@ -12,10 +12,12 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from ftx.core.addresses import path_or_address
 from ftx.core.errors import EnvironmentFault, RunError, Termination, shell_command, stopped
 from ftx.core.files import check_space, stage_folder, write_atomic
 from ftx.core.memory import memory_faults
 from ftx.core.progress import SILENT, Progress
+from ftx.data.shards.paths import images_root
 from ftx.recipe.schema import Recipe
 from ftx.runs.artifacts import TRAINED
 from ftx.runs.data_jsonl import entries_digest, write_entries
@@ -77,7 +79,7 @@ def train(
                 resolved = within(resolved, budget_s, began, progress, ranks)
         if not ranks.leads:
             return _that_lies_there(_Session(None, resolved, stop, progress, on_epoch, ranks).run(None), ranks)
-        out = out or fresh_out(f"{recipe.data.path.resolve().stem}-{resolved.recipe.method}")
+        out = out or fresh_out(f"{images_root(recipe.data.path).resolve().stem}-{resolved.recipe.method}")
         check_space(out, _BYTES * resolved.prepared.trainable)
         with new_run(out) as new, _resumable(new):
             report = _Session(new, resolved, stop, progress, on_epoch, ranks).run(None)
@@ -355,7 +357,7 @@ def _manifest(found: Resolved, thresholds: Thresholds) -> Manifest:
         labels=dataset.labels,
         thresholds=thresholds,
         preprocess=prepared.backbone.preprocess,
-        data_root=str(dataset.root),
+        data_root=path_or_address(dataset.root),
         begun_from=found.begun_from,
     )
 

@@ -18,6 +18,7 @@ from ftx.core.files import write_atomic
 from ftx.core.one_voice import refuse_several
 from ftx.core.progress import SILENT, Progress, Task
 from ftx.core.verb_report import VerbReport
+from ftx.data.shards.paths import images_root
 from ftx.recipe.schema import Recipe
 from ftx.runs.latest import RUNS
 from ftx.tasks.base import choosing_metric
@@ -113,7 +114,7 @@ def tune(
         raise InputError("nothing says when to end", fix="--trials N, --budget TIME, or both")
     found = default_space(recipe) if space is None else read_space(space, recipe)
     metric = choosing_metric(TASKS[recipe.task], balanced=recipe.train.balance != "none")
-    out = out or RUNS / f"{recipe.data.path.resolve().stem}-tuned"
+    out = out or RUNS / f"{images_root(recipe.data.path).resolve().stem}-tuned"
     out.mkdir(parents=True, exist_ok=True)
     opened = open_study(out, study, storage, recipe, found, len(wanted.objectives))
     claim(out, opened)

@@ -16,15 +16,14 @@ import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import cast
 
 from ftx.core.errors import DataError, listed, nearest
 from ftx.core.untrusted_files import read_file
 from ftx.data.dataset import SPLITS
+from ftx.data.sources.cells import labels_in, name_in
 from ftx.data.sources.listing import (
     ListedImage,
     Listing,
-    label_name,
     path_below,
     refuse_link_outside,
     short,
@@ -34,8 +33,6 @@ from ftx.data.sources.listing import (
 TABLE_ENDINGS = (".csv", ".jsonl")
 # Several million lines.
 MAX_TABLE_BYTES = 1 << 29
-# Each may exclude each other, which takes the square of their number; the densest of LVIS's images have tens.
-MOST_LABELS_OF_AN_IMAGE = 1000
 
 # What a column is called here and elsewhere; file_name is what Hugging Face's metadata files say.
 _COLUMNS = {
@@ -194,38 +191,8 @@ def _image(record: Mapping[str, object], within: Callable[[str], str]) -> Listed
     if not isinstance(record["path"], str):
         raise ValueError(f"{short(record['path'])} is no path")
     path = within(record["path"].strip())
-    word = _text(record.get("split"), "split")
+    word = name_in(record.get("split"), "split")
     split = split_named(word)
     if word and split is None:
         raise ValueError(f"the split '{short(word)}' is none of {', '.join(SPLITS)}")
-    return ListedImage(path, _labels(record["labels"]), split, _text(record.get("group"), "group") or None)
-
-
-def _text(cell: object, what: str) -> str:
-    """A cell that is a name, or empty; a number is its digits."""
-    if cell is None or (isinstance(cell, str | int) and not isinstance(cell, bool)):
-        text = "" if cell is None else _digits(cell)
-        return label_name(text) if text.strip() else ""
-    raise ValueError(f"{short(cell)} is no {what}")
-
-
-def _digits(cell: str | int) -> str:
-    if isinstance(cell, int) and cell.bit_length() > 64:
-        raise ValueError("a whole number beyond 64 bits is no name")
-    return str(cell)
-
-
-def _labels(cell: object) -> tuple[str, ...]:
-    cells: list[object] = [cell]
-    if isinstance(cell, list):
-        cells = cast("list[object]", cell)
-    if strange := [one for one in cells if isinstance(one, bool) or not isinstance(one, str | int | None)]:
-        raise ValueError(f"{short(strange[0])} is no label")
-    # A number is one of Hugging Face's: 0 is a label as well.
-    parts = ["" if one is None else _digits(one) for one in cells if one is None or isinstance(one, str | int)]
-    named = [part.strip().strip("/") for text in parts for part in (text.split(";") if cells == [cell] else [text])]
-    # In one order, so that a copy with its labels written the other way round does not contradict.
-    labels = tuple(sorted({label_name(name) for name in named if name}))
-    if len(labels) > MOST_LABELS_OF_AN_IMAGE:
-        raise ValueError(f"{len(labels):,} labels, at most {MOST_LABELS_OF_AN_IMAGE:,} of one image")
-    return labels
+    return ListedImage(path, labels_in(record["labels"]), split, name_in(record.get("group"), "group") or None)

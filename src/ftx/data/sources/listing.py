@@ -20,8 +20,8 @@ IMAGE_ENDINGS = frozenset(
     | {".ppm", ".pgm", ".pbm", ".pnm", ".jp2", ".j2k", ".avif"}
 )
 
-# Class folders; train/, val/, test/ of them; CSV or JSON lines; COCO; Datumaro's own JSON; what datumaro reads.
-Layout = Literal["folders", "splits", "table", "coco", "datumaro", "foreign"]
+# Class folders; train/, val/, test/ of them; CSV or JSON lines; COCO; Datumaro's own JSON; what datumaro reads; tar.
+Layout = Literal["folders", "splits", "table", "coco", "datumaro", "foreign", "shards"]
 
 _SPLIT_WORDS: dict[str, Split] = {
     "train": "train",
@@ -73,26 +73,35 @@ def path_below(root: Path) -> Callable[[str], str]:
         return os.path.realpath(os.path.join(real, name))  # noqa: PTH118  a Path for each of 100,000 images takes a second
 
     def within(name: str) -> str:
-        if "\0" in name or _SURROGATE.search(name) or len(name) > _LONGEST_PATH:
-            raise ValueError(f"{short(name)} is no path of a file")
-        path = PurePosixPath(name.replace("\\", "/"))
-        if not path.parts:
-            raise ValueError("no path")
-        if path.is_absolute() or re.match(r"[A-Za-z]:", path.parts[0]):
-            raise ValueError(f"{short(name)} is absolute, and must count from the data folder")
-        if ".." in path.parts:
-            raise ValueError(f"{short(name)} leaves the data folder")
-        folder, _, last = path.as_posix().rpartition("/")
-        if len(max(path.parts, key=len).encode()) > _LONGEST_NAME:
-            raise ValueError(f"{short(name)} is too long a name")
+        path = relative_path(name)
+        folder, _, last = path.rpartition("/")
         file = f"{real_folder(folder)}/{last}"
         if os.path.islink(file):  # noqa: PTH114
             file = os.path.realpath(file)
         if not f"{file}/".startswith(f"{real.rstrip('/')}/"):
             raise ValueError(f"{short(name)} is a link that leaves the data folder")
-        return path.as_posix()
+        return path
 
     return within
+
+
+def relative_path(name: str) -> str:
+    """A path as a data set spells it, with forward slashes.
+
+    Raises: ValueError if it is none, is absolute, or leaves where it counts from.
+    """
+    if "\0" in name or _SURROGATE.search(name) or len(name) > _LONGEST_PATH:
+        raise ValueError(f"{short(name)} is no path of a file")
+    path = PurePosixPath(name.replace("\\", "/"))
+    if not path.parts:
+        raise ValueError("no path")
+    if path.is_absolute() or re.match(r"[A-Za-z]:", path.parts[0]):
+        raise ValueError(f"{short(name)} is absolute, and must count from the data folder")
+    if ".." in path.parts:
+        raise ValueError(f"{short(name)} leaves the data folder")
+    if len(max(path.parts, key=len).encode()) > _LONGEST_NAME:
+        raise ValueError(f"{short(name)} is too long a name")
+    return path.as_posix()
 
 
 # Linux's bounds of a path in characters and of a name in bytes.

@@ -1,0 +1,154 @@
+"""Files of other machines, copied whole to this one before they are read, and kept while there is room.
+
+fsspec knows how to reach them: https, s3, gs, hf and whatever else has a package.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Callable
+from contextlib import suppress
+from functools import cache
+from hashlib import sha256
+from pathlib import Path
+from time import sleep
+from typing import Any, TypeVar
+
+from filelock import FileLock
+
+from ftx.core.errors import EnvironmentFault
+from ftx.core.files import disk_faults, staged_file
+from ftx.core.user_cache import cache_folder
+
+T = TypeVar("T")
+
+# Of the disk's free space; those that were asked for last stay.
+_SHARE_OF_FREE = 0.5
+# SHA-256 in hex.
+_NAME_LENGTH = 64
+# A server that is being restarted is back by then; seconds before the second and the third attempt.
+_WAITS_S = (1.0, 4.0)
+# What tells one file at an address from another that took its place.
+_STATED = ("size", "ETag", "etag", "Last-Modified", "LastModified", "last_modified", "mtime", "updated", "generation")
+
+
+def fetched(address: str) -> Path:
+    """A copy, on this machine, of the file at an address, as it is there now.
+
+    Raises: EnvironmentFault if it cannot be reached, is not there, or the disk takes no more.
+    """
+    system, place = _file_system(address)
+    copy, stated = _copy_of(address, system, place)
+    with FileLock(copy.with_suffix(".lock"), mode=0o600):  # one process of this machine fetches, others wait
+        if not copy.is_file():
+            _make_room(copy.parent, stated.get("size") or 0)
+            with disk_faults(copy), staged_file(copy) as staged:
+                _attempts(address, lambda: _copied(system, place, staged, stated.get("size")))
+        os.utime(copy)
+    return copy
+
+
+def forget(address: str) -> None:
+    """Remove the copy of the file at an address, as it is not what it should be. Raises: as ``fetched``."""
+    _copy_of(address, *_file_system(address))[0].unlink(missing_ok=True)
+
+
+def _copy_of(address: str, system: Any, place: str) -> tuple[Path, dict[str, Any]]:
+    """Where the copy of what is at the address now belongs, and what its server says of it."""
+    stated: dict[str, Any] = _attempts(address, lambda: system.info(place))
+    named = repr((address, [(key, str(stated[key])) for key in _STATED if key in stated]))
+    return _folder() / sha256(named.encode()).hexdigest(), stated
+
+
+def content_at(address: str, most_bytes: int) -> bytes | None:
+    """The beginning of a small file at an address; None if there is no such file.
+
+    Raises: EnvironmentFault if the address cannot be reached.
+    """
+    system, place = _file_system(address)
+
+    def read() -> bytes | None:
+        try:
+            with system.open(place, "rb") as stream:
+                return stream.read(most_bytes)
+        except FileNotFoundError:
+            return None
+
+    return _attempts(address, read)
+
+
+def _copied(system: Any, place: str, into: Path, size_bytes: int | None) -> None:
+    with system.open(place, "rb") as stream, into.open("wb") as copy:
+        shutil.copyfileobj(stream, copy, 1 << 20)
+    if size_bytes is not None and into.stat().st_size != size_bytes:
+        raise OSError(f"{into.stat().st_size:,} bytes came, of {size_bytes:,}")
+
+
+def _file_system(address: str) -> tuple[Any, str]:
+    from fsspec.core import url_to_fs
+
+    try:
+        return url_to_fs(address)
+    except (ImportError, ValueError) as error:
+        raise EnvironmentFault(
+            "nothing here reads such an address", where=address, found=str(error), fix="install what it names"
+        ) from error
+
+
+def _attempts(address: str, ask: Callable[[], T]) -> T:
+    for wait_s in (*_WAITS_S, None):
+        try:
+            return ask()
+        except FileNotFoundError as error:
+            cause = error.__cause__
+            raise EnvironmentFault(
+                "there is no such file, or its server cannot be reached",
+                where=address,
+                found=str(cause or error),
+                fix="check the address and the network",
+            ) from error
+        except Exception as error:  # each of fsspec's packages raises its own
+            if isinstance(error, MemoryError) or wait_s is None:
+                raise EnvironmentFault(
+                    "a file cannot be fetched",
+                    where=address,
+                    found=str(error) or type(error).__name__,
+                    fix="check the network and the right to read it, and run the command again: what came is kept",
+                ) from error
+            sleep(wait_s)
+    raise AssertionError("the last attempt returns or raises")
+
+
+def _folder() -> Path:
+    return cache_folder("fetched", "files", keep=None) or Path(_for_this_process().name)
+
+
+@cache
+def _for_this_process() -> tempfile.TemporaryDirectory[str]:
+    return tempfile.TemporaryDirectory(prefix="ftx-fetched-")
+
+
+def _make_room(folder: Path, size_bytes: int) -> None:
+    """Remove copies that were not asked for since long ago, until all together have their share of the disk.
+
+    One that another process reads stays readable to it.
+    """
+    with suppress(OSError):
+        copies = sorted(
+            (path for path in folder.iterdir() if len(path.name) == _NAME_LENGTH), key=lambda path: path.stat().st_mtime
+        )
+        held = {path: path.stat().st_size for path in copies if path.is_file()}
+        total = size_bytes + sum(held.values())
+        most = _share_of_disk(folder, sum(held.values()))
+        for path, held_bytes in held.items():
+            if total <= most:
+                return
+            path.unlink()
+            total -= held_bytes
+
+
+def _share_of_disk(folder: Path, held_bytes: int) -> float:
+    """How much copies may take, where they have so much already."""
+    return _SHARE_OF_FREE * (shutil.disk_usage(folder).free + held_bytes)

@@ -1,0 +1,53 @@
+"""The order of an epoch over many shards: few are read at a time, and each by few processes, and chance still decides.
+
+Images at random from all shards at once would open all of them for each batch, and fetch those of other machines again
+and again. Shards are instead drawn at random, in lanes side by side; in each lane the images of a few shards are mixed;
+and each batch takes from all lanes alike. A process takes a batch's images of neighbouring lanes (``Ranks.share``), and
+so reads these lanes' shards and no others. The order hangs on the seed and the epoch alone, and any of its batches can
+be the first that is read: a training that goes on, with however many processes, has the same batches.
+
+Shapes: N images, and as many places in an epoch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ftx.data.shards.paths import ENDING
+
+Order = NDArray[np.intp]
+
+# As many processes as that can read different shards. Sixteen lanes of four shards, and those that follow them, are
+# open at a time: half of ``shard_store.MOST_OPEN``.
+LANES = 16
+MIXED = 4
+# Of so many shards all are at hand at once, and the images of an epoch are mixed without regard to them.
+AT_HAND = LANES * MIXED
+
+
+def shard_numbers(paths: Sequence[str]) -> NDArray[np.intp] | None:
+    """The number of the shard that each image lies in; None where these are few, or images do not lie in shards."""
+    archives = [path.partition(f"{ENDING}/") for path in paths]
+    names, number_N = np.unique([before if ending else "" for before, ending, _ in archives], return_inverse=True)
+    return number_N if len(names) > AT_HAND else None
+
+
+def shard_wise(order: Order, shard_N: NDArray[np.intp], batch_size: int, rng: np.random.Generator) -> Order:
+    """The same images, in an order that goes from shard to shard.
+
+    ``order`` names images by their place in ``shard_N``, some perhaps twice. Shape: [N] to [N].
+    """
+    places = len(order)
+    turn_N = rng.permutation(int(shard_N.max()) + 1)[shard_N[order]]
+    by_shard = np.lexsort((rng.random(places), turn_N))
+    lane_N = np.arange(places) * LANES // places
+    mixed = by_shard[np.lexsort((rng.random(places), turn_N[by_shard] // MIXED, lane_N))]
+    # How far each place is through its lane: all lanes begin and end together.
+    first_L, length_L = np.searchsorted(lane_N, np.arange(LANES)), np.bincount(lane_N, minlength=LANES)
+    through_N = (np.arange(places) - first_L[lane_N] + 0.5) / length_L[lane_N]
+    batch_N = np.empty(places, dtype=np.intp)
+    batch_N[np.lexsort((lane_N, through_N))] = np.arange(places) // batch_size
+    return order[mixed[np.lexsort((through_N, lane_N, batch_N))]]

@@ -1,0 +1,89 @@
+"""``shards.json``, beside the shards: what each holds, and what the data says of its labels."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from ftx.core.addresses import address, path_or_address
+from ftx.core.errors import DataError
+from ftx.core.files import write_atomic
+from ftx.core.pydantic_errors import first_error
+from ftx.core.strict_json import JsonError, parse_json
+from ftx.core.untrusted_files import read_file
+from ftx.data.dataset import Split
+from ftx.data.shards.fetched import content_at
+from ftx.data.shards.paths import SHARDS_FILE
+from ftx.tasks.labels import Declared
+
+# A hundred thousand shards, and as many labels.
+_MOST_BYTES = 64 << 20
+_WRITE_AGAIN = "write the shards again: ftx data shard DATA OUT"
+
+
+class Shard(BaseModel):
+    """An archive: its name, how many images it holds, its size, and the SHA-256 of its bytes."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: str = Field(pattern=r"^[^/\\\x00]+\.tar$")
+    images: int = Field(ge=0)
+    bytes: int = Field(ge=0)
+    sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
+
+
+class DeclaredLabels(BaseModel):
+    """As ``ftx.tasks.labels.Declared``: labels, which exclude each other, and whose parent is whose."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    names: tuple[str, ...] = ()
+    groups: tuple[tuple[str, ...], ...] | None = None
+    parents: dict[str, str] = {}
+
+    def open(self) -> Declared:
+        """As the data's sources say it."""
+        return Declared(self.names, self.groups, self.parents)
+
+
+class Shards(BaseModel):
+    """What ``ftx data shard`` wrote: ``counts`` are images by split, those that are in none yet under "none"."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    format: Literal["ftx shards 1"] = "ftx shards 1"
+    images: int
+    counts: dict[Split | Literal["none"], int]
+    labels: DeclaredLabels
+    shards: tuple[Shard, ...]
+
+
+def read_shards_json(root: Path) -> Shards | None:
+    """What stands beside the shards in a folder, or at an address; None where nothing does.
+
+    Raises: DataError if it does not hold; EnvironmentFault if the address cannot be reached.
+    """
+    file = root / SHARDS_FILE
+    where = path_or_address(file)
+    try:
+        content = _content(file)
+        return None if content is None else Shards.model_validate(parse_json(content))
+    except OSError as error:
+        raise DataError(f"{SHARDS_FILE} cannot be read", where=where, found=error.strerror, fix=_WRITE_AGAIN) from error
+    except (JsonError, ValidationError) as error:
+        found = first_error(error) if isinstance(error, ValidationError) else str(error)
+        raise DataError(f"{SHARDS_FILE} does not hold", where=where, found=found, fix=_WRITE_AGAIN) from error
+
+
+def _content(file: Path) -> bytes | None:
+    elsewhere = address(file)
+    if elsewhere is None:
+        return read_file(file, _MOST_BYTES) if file.exists() else None
+    return content_at(elsewhere, _MOST_BYTES)
+
+
+def write_shards_json(folder: Path, shards: Shards) -> None:
+    """Write it, a line for each shard."""
+    write_atomic(folder / SHARDS_FILE, shards.model_dump_json(indent=1).encode() + b"\n")

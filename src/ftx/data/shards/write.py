@@ -1,0 +1,162 @@
+"""``ftx data shard``: images of any source as WebDataset's shards, their bytes as they are.
+
+The order is that of splits, and then of the SHA-256 of the images, which is as good as drawn at random: each shard is a
+sample of all labels, and equal data give equal shards, byte by byte, wherever and whenever they are written.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from functools import partial
+from pathlib import Path, PurePosixPath
+from typing import BinaryIO, cast
+
+from ftx.core.errors import DataError, InputError
+from ftx.core.files import disk_faults, place_or_refuse, settle, staging
+from ftx.core.progress import SILENT, Progress
+from ftx.core.verb_report import VerbReport
+from ftx.data.dataset import SPLITS, Unreadable
+from ftx.data.decode import read_header
+from ftx.data.image_store import ImageStore
+from ftx.data.open_dataset import OpenedImage, read_all, tell_unreadable, too_many_unreadable
+from ftx.data.shards.paths import ENDING
+from ftx.data.shards.shards_json import DeclaredLabels, Shard, Shards, write_shards_json
+from ftx.data.sources import Listing, list_images
+from ftx.data.sources.listing import IMAGE_ENDINGS
+from ftx.data.threads import in_threads
+from ftx.tasks.output_meaning import TASKS
+from ftx.tasks.task_names import TaskName
+
+# Of photographs some hundred megabytes: large enough to be read in one go, small enough to be fetched in seconds.
+PER_SHARD = 1000
+
+
+class ShardReport(VerbReport):
+    """What ``ftx data shard`` wrote into the folder ``path``; ``skipped`` are images that cannot be read, and why."""
+
+    verb: str = "data shard"
+    path: str
+    images: int
+    shards: int
+    bytes: int
+    skipped: list[str]
+
+
+def write_shards(
+    data: Path,
+    out: Path,
+    *,
+    per_shard: int = PER_SHARD,
+    task: TaskName | None = None,
+    form: str = "auto",
+    progress: Progress = SILENT,
+) -> ShardReport:
+    """Write the images of a data set, with their labels, splits and groups, as tar archives into a new folder.
+
+    Splits stay as the source has them: what is in none yet is divided when it is trained on, by content and so the same
+    way. Without a ``task``, nested folders are a label tree. Images that cannot be read are left out. The folder
+    appears when it is whole.
+    Raises: DataError if the data set does not hold, or an image changes meanwhile; InputError if something is at
+    ``out``; EnvironmentFault if the disk takes no more.
+    """
+    _refuse_taken(out)
+    nested = task is None or TASKS[task].nested_folders
+    listing = list_images(data, nested=nested, form=form, progress=progress)
+    results = [*read_all(listing.root, listing.files, progress)]
+    unreadable = [one for one in results if isinstance(one, Unreadable)]
+    for error in too_many_unreadable(listing.root, unreadable, len(results)):
+        raise error
+    tell_unreadable(unreadable, len(results), progress)
+    images = sorted((one for one in results if isinstance(one, OpenedImage)), key=_place)
+    with staging(out) as staged, disk_faults(out):
+        shards = [*_archives(listing.root, images, per_shard, staged, progress)]
+        write_shards_json(staged, _described(listing, images, shards))
+        settle(staged)
+        place_or_refuse(staged, out)
+    return ShardReport(
+        path=str(out),
+        images=len(images),
+        shards=len(shards),
+        bytes=sum(shard.bytes for shard in shards),
+        skipped=[f"{one.path}: {one.reason}" for one in unreadable],
+    )
+
+
+def _refuse_taken(out: Path) -> None:
+    if out.exists() or out.is_symlink():
+        raise InputError("something is there already", where=out, fix="name another folder, or move it away")
+
+
+def _place(image: OpenedImage) -> tuple[int, str, str]:
+    split = image.listed.split
+    return (len(SPLITS) if split is None else SPLITS.index(split)), image.sha256, image.listed.path
+
+
+def _archives(
+    root: Path, images: Sequence[OpenedImage], per_shard: int, folder: Path, progress: Progress
+) -> Iterator[Shard]:
+    from webdataset.writer import TarWriter
+
+    parts = [images[start : start + per_shard] for start in range(0, len(images), per_shard)]
+    digits = max(4, len(str(len(parts) - 1)))
+    with progress.track("Writing shards", len(images)) as bar:
+        for number, part in enumerate(parts):
+            name = f"{number:0{digits}d}{ENDING}"
+            with (folder / name).open("wb") as file:
+                hashed = _HashedFile(file)
+                # Nothing of whoever writes, or of when, is written.
+                with TarWriter(cast(BinaryIO, hashed), "", "", 0o644, encoder=False, mtime=0) as archive:
+                    for nth, sample in enumerate(in_threads(partial(_sample, ImageStore(root)), part)):
+                        archive.write({"__key__": f"{number * per_shard + nth:09d}", **sample})
+                        bar.advance()
+            yield Shard(name=name, images=len(part), bytes=hashed.written, sha256=hashed.digest())
+
+
+def _sample(store: ImageStore, image: OpenedImage) -> dict[str, bytes]:
+    """An image's members, by their ending."""
+    listed = image.listed
+    with store.at(listed.path).open() as stream:
+        content = stream.read()
+        if hashlib.sha256(content).hexdigest() != image.sha256:
+            raise DataError("an image changed while it was read", where=listed.path, fix="run the command again")
+        ending = PurePosixPath(listed.path).suffix.lower()
+        if ending not in IMAGE_ENDINGS:
+            stream.seek(0)
+            ending = f".{str(read_header(stream).format).lower()}".replace("jpeg2000", "jp2")
+    said = {
+        "labels": listed.labels,
+        "split": listed.split,
+        "group": listed.group,
+        "sha256": image.sha256,
+        "path": listed.path,
+    }
+    return {ending[1:]: content, "json": json.dumps(said, ensure_ascii=False).encode()}
+
+
+def _described(listing: Listing, images: Sequence[OpenedImage], shards: Sequence[Shard]) -> Shards:
+    declared = listing.declared
+    return Shards(
+        images=len(images),
+        counts=dict(Counter(image.listed.split or "none" for image in images)),
+        labels=DeclaredLabels(names=declared.names, groups=declared.groups, parents=dict(declared.parents)),
+        shards=tuple(shards),
+    )
+
+
+class _HashedFile:
+    """A file that is written once, and the hash of all its bytes."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file, self._hash, self.written = file, hashlib.sha256(), 0
+
+    def write(self, content: bytes) -> int:
+        self._hash.update(content)
+        self.written += len(content)
+        return self._file.write(content)
+
+    def digest(self) -> str:
+        """Its SHA-256, as hex."""
+        return self._hash.hexdigest()

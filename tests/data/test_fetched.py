@@ -1,0 +1,128 @@
+"""Shards of another machine: the same images, fetched once, and one clear error where they cannot be had."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections import Counter
+from collections.abc import Iterator
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import ClassVar
+
+import pytest
+from tests.data.test_shards import source, surveyed, told
+
+from ftx.core.addresses import address, path_or_address
+from ftx.core.errors import DataError, EnvironmentFault
+from ftx.data.image_store import ImageStore, open_hashed
+from ftx.data.shards import fetched
+from ftx.data.shards.write import write_shards
+from ftx.data.sources import list_images
+from ftx.recipe.schema import Recipe
+
+
+class Handler(SimpleHTTPRequestHandler):
+    """A folder over HTTP, which counts what is asked for, and fails as often as it is told to."""
+
+    asked: ClassVar[Counter[str]] = Counter()
+    failures: ClassVar[list[int]] = []
+
+    def do_GET(self) -> None:
+        self.asked[self.path] += 1
+        if self.failures:
+            self.send_error(self.failures.pop())
+        else:
+            super().do_GET()
+
+    def log_message(self, format: str, *args: object) -> None:
+        pass
+
+
+@pytest.fixture
+def host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """The address of shards of 24 images, five in each."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(fetched, "_WAITS_S", (0.01, 0.01))
+    write_shards(source(tmp_path / "data"), tmp_path / "out", per_shard=5)
+    Handler.asked.clear()
+    Handler.failures.clear()
+    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(Handler, directory=str(tmp_path / "out")))
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    yield f"http://127.0.0.1:{server.server_port}"
+    server.shutdown()
+    server.server_close()
+    thread.join()
+
+
+def test_an_address_stands_where_a_path_could() -> None:
+    assert address("data/x.tar") is None
+    assert address(Path("/data/x.tar")) is None
+    assert address("C:/data") is None
+    assert address(Path("https://host/a/b.tar")) == "https://host/a/b.tar"
+    assert address(Path("S3://bucket") / "a.tar") == "s3://bucket/a.tar"
+    assert path_or_address(Path("gs://bucket/a")) == "gs://bucket/a"
+    recipe = Recipe.named({"path": "https://host/{0..3}.tar"})
+    assert "path: https://host/{0..3}.tar" in recipe.dumps()
+    assert Recipe.loads(recipe.dumps()) == recipe
+
+
+def test_shards_of_another_machine_are_those_of_this_one(tmp_path: Path, host: str) -> None:
+    near, far = surveyed(tmp_path / "out"), surveyed(Path(host))
+    assert told(far) == told(near)
+    assert [entry.path for entry in far.dataset.entries] == [entry.path for entry in near.dataset.entries]
+    assert surveyed(Path(f"{host}/{{0000..0004}}.tar")).dataset.entries == far.dataset.entries
+    store = ImageStore(far.dataset.root)
+    assert all(open_hashed(store[entry])[1] == entry.sha256 for entry in far.dataset.entries)
+    # Each shard came over the network once.
+    assert {path: n for path, n in Handler.asked.items() if path.endswith(".tar")} == {
+        f"/{n:04d}.tar": 1 for n in range(5)
+    }
+
+
+def test_a_shard_that_is_another_by_now_is_fetched_anew(tmp_path: Path, host: str) -> None:
+    surveyed(Path(host))
+    write_shards(source(tmp_path / "more"), tmp_path / "new", per_shard=6)
+    for path in (tmp_path / "new").iterdir():
+        path.replace(tmp_path / "out" / path.name)
+    assert told(surveyed(Path(f"{host}/{{0000..0003}}.tar"))) == told(surveyed(tmp_path / "out" / "{0000..0003}.tar"))
+
+
+def test_a_server_that_fails_for_a_moment(host: str) -> None:
+    Handler.failures[:] = [503, 503]
+    assert len(surveyed(Path(f"{host}/0000.tar")).dataset.entries) == 5
+
+
+def test_a_server_that_is_not_there_or_has_no_such_file(host: str, tmp_path: Path) -> None:
+    (tmp_path / "out" / "shards.json").unlink()
+    for wrong in ("http://127.0.0.1:9/0000.tar", f"{host}/0005.tar", "http://127.0.0.1:9/", host):
+        with pytest.raises((EnvironmentFault, DataError)) as error:
+            list_images(Path(wrong))
+        assert error.value.where == (wrong if wrong.endswith(".tar") else f"{wrong.removesuffix('/')}/shards.json")
+    assert not [path for path in (tmp_path / "cache").rglob("*") if path.is_file() and not path.suffix]
+
+
+def test_an_address_that_nothing_reads() -> None:
+    for wrong in ("nosuch://host/0.tar", "s3://bucket/0.tar"):
+        with pytest.raises(EnvironmentFault, match="nothing here reads such an address") as error:
+            list_images(Path(wrong))
+        assert error.value.where == wrong.replace("0.tar", "shards.json")  # which is asked for first
+
+
+def test_copies_have_a_share_of_the_disk(tmp_path: Path, host: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was not asked for since longest goes; what was read stays right, as it is fetched again."""
+    size = (tmp_path / "out" / "0000.tar").stat().st_size
+    for number in range(5):
+        os.utime(fetched.fetched(f"{host}/{number:04d}.tar"), (number, number))
+    folder = next((tmp_path / "cache").rglob("files"))
+    monkeypatch.setattr(fetched, "_share_of_disk", lambda folder, held: 3 * size)
+    (tmp_path / "out" / "0005.tar").write_bytes((tmp_path / "out" / "0004.tar").read_bytes())
+    fetched.fetched(f"{host}/0005.tar")
+    copies = [path for path in folder.iterdir() if len(path.name) == 64]
+    assert sum(copy.stat().st_size for copy in copies) <= 3 * size
+    fetched.fetched(f"{host}/0003.tar")
+    assert Handler.asked["/0003.tar"] <= 2
+    fetched.fetched(f"{host}/0000.tar")
+    assert Handler.asked["/0000.tar"] == 2
