@@ -79,7 +79,9 @@ _EXTRAS = {
     "onnxscript": "train",
     "optuna": "tune",
     "prometheus_client": "serve",
+    "pyarrow": "parquet",
     "python_multipart": "serve",
+    "ray": "ray",
     "regex": "train",
     "sqlalchemy": "tune",
     "timm": "train",
@@ -88,7 +90,14 @@ _EXTRAS = {
     "uvicorn": "serve",
     "webdataset": "shards",
 }
-_EXTRA_NAMES = {"train": "training", "serve": "serving", "tune": "tuning", "shards": "shards"}
+_EXTRA_NAMES = {
+    "train": "training",
+    "serve": "serving",
+    "tune": "tuning",
+    "shards": "shards",
+    "parquet": "parquet",
+    "ray": "ray",
+}
 
 
 def missing_extra(error: ModuleNotFoundError) -> EnvironmentFault | None:
@@ -98,7 +107,7 @@ def missing_extra(error: ModuleNotFoundError) -> EnvironmentFault | None:
         return None
     extra = _EXTRAS[package]
     return EnvironmentFault(
-        f"this needs the {_EXTRA_NAMES[extra]} extra, which is not installed",
+        f"this needs the {_EXTRA_NAMES.get(extra, extra)} extra, which is not installed",
         found=f"no package '{package}'",
         fix=f"pip install 'ftx-vit[{extra}]'",
     )

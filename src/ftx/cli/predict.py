@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, cast, get_args
 
 import typer
 
 from ftx.cli import console
 from ftx.cli.shared_options import SKIPPED, status_of
-from ftx.core.errors import INTERRUPTED, InputError, Termination
+from ftx.core.errors import INTERRUPTED, InputError, Termination, nearest
 
 if TYPE_CHECKING:
     from ftx.evaluating.predict import Prediction
@@ -41,20 +41,53 @@ def command(
             help="Label each image that arrives in DIR, once, until Ctrl-C; a restart goes on.",
         ),
     ] = None,
-    scores: Annotated[bool, typer.Option("--scores", help="With --json: the score of every label too.")] = False,
+    scores: Annotated[
+        bool, typer.Option("--scores", help="With --json or --out: the score of every label too.")
+    ] = False,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            "--out",
+            metavar="FILE",
+            show_default=False,
+            help="Write the answers into FILE, which appears when it is whole; started again, it goes on.",
+        ),
+    ] = None,
+    form: Annotated[
+        str | None,
+        typer.Option("--format", metavar="FORMAT", help="Of --out: jsonl or parquet.  [default: by FILE's ending]"),
+    ] = None,
+    engine: Annotated[
+        str,
+        typer.Option("--engine", metavar="ENGINE", help="Of --out: local, or ray for workers on one machine or many."),
+    ] = "local",
+    address: Annotated[
+        str | None,
+        typer.Option(
+            "--address", metavar="HOST:PORT", help="Of --engine ray: the cluster.  [default: RAY_ADDRESS, or one here]"
+        ),
+    ] = None,
+    workers: Annotated[
+        int | None,
+        typer.Option("--workers", metavar="N", min=1, help="Of --engine ray.  [default: one for every four cores]"),
+    ] = None,
     json: Annotated[
         bool,
-        typer.Option("--json", help="Print one line of JSON an image on stdout and everything else on stderr."),
+        typer.Option(
+            "--json",
+            help="Print one line of JSON an image on stdout, with --out one for the file, and all else on stderr.",
+        ),
     ] = False,
 ) -> int:
-    """Label images with an exported model or a run.
+    """Label images, or those in shards, with an exported model or a run.
 
-    Images that cannot be read are reported and skipped; the exit status is then 4.
+    Images that cannot be read are reported and skipped; the exit status is then 4. With --out what is done is kept
+    beside the file until all of it is.
     """
     from ftx.evaluating.predict import predict
 
-    if scores and not json:
-        console.print_note("--scores is for --json: a table has room for the best alone")
+    if scores and not json and out is None:
+        console.print_note("--scores is for --json and --out: a table has room for the best alone")
     if watch is not None and images:
         raise InputError("--watch labels what arrives in its folder, and takes no images", fix="name one or the other")
     if watch is None and not images:
@@ -63,6 +96,14 @@ def command(
         )
     if images and Path("-") in images and len(images) > 1:
         raise InputError("- is for standard input, which is named alone", fix="write the other paths to it, too")
+    if out is None and (given := [flag for flag, value in _of_out(form, engine, address, workers) if value]):
+        raise InputError(f"{given[0]} is for answers in a file", fix="name the file: --out FILE")
+    if out is not None:
+        if watch is not None:
+            raise InputError(
+                "--watch goes on without an end, and --out writes when all is done", fix="give one of them"
+            )
+        return _into_file(images or [], artifact, out, form, engine, address, workers, scores=scores, json=json)
     if watch is not None or images == [Path("-")]:
         return _arriving(watch, artifact, scores=scores, json=json)
     # Lines that appear one by one and a bar would write over each other on one terminal.
@@ -75,6 +116,62 @@ def command(
     if not json:
         _print_answers([answer for answer in answers if answer.error is None])
     return status_of(answers)
+
+
+def _of_out(form: str | None, engine: str, address: str | None, workers: int | None) -> tuple[tuple[str, object], ...]:
+    """The flags that say something of a file of answers, and whether they do."""
+    return ("--format", form), ("--engine", engine != "local"), ("--address", address), ("--workers", workers)
+
+
+def _into_file(
+    images: list[Path],
+    artifact: Path | None,
+    out: Path,
+    form: str | None,
+    engine: str,
+    address: str | None,
+    workers: int | None,
+    *,
+    scores: bool,
+    json: bool,
+) -> int:
+    from ftx.evaluating.arrivals import named_on
+    from ftx.scaling.predict_to_file import Engine, OutFormat, predict_to_file
+
+    form = form or ("parquet" if out.suffix.lower() == ".parquet" else "jsonl")
+    _one_of("--format", form, get_args(OutFormat))
+    _one_of("--engine", engine, get_args(Engine))
+    if engine == "local" and (address or workers):
+        raise InputError("--address and --workers are for --engine ray", fix="add --engine ray")
+    if images == [Path("-")]:
+        images = [Path(path) for some in named_on(sys.stdin) for path in some]
+    report = predict_to_file(
+        images,
+        out,
+        artifact,
+        scores=scores,
+        form=cast("OutFormat", form),
+        engine=cast("Engine", engine),
+        address=address,
+        workers=workers,
+        progress=console.TerminalProgress(),
+    )
+    if json:
+        console.print_json(report)
+    else:
+        speed = f" ({report.images / report.seconds:,.0f} a second)" if report.seconds and not report.kept else ""
+        by = "" if engine == "local" else f" by {report.workers} workers"
+        console.print_facts([("answers", f"{out}: {report.images:,} images in {report.seconds:,.1f} s{by}{speed}")])
+        if report.skipped:
+            console.print_note(f"{report.skipped:,} of them cannot be read: their lines say why", "bad")
+    return SKIPPED if report.skipped else 0
+
+
+def _one_of(flag: str, value: str, known: tuple[str, ...]) -> None:
+    if value not in known:
+        alike = nearest(value, known)
+        fix = f"did you mean {alike}?" if alike else f"choose {' or '.join(known)}"
+        raise InputError(f"{flag} does not take '{value}'", fix=fix)
 
 
 def _arriving(watch: Path | None, artifact: Path | None, *, scores: bool, json: bool) -> int:

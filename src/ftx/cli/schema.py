@@ -28,6 +28,7 @@ SCHEMAS = {
     "validate": ("ftx.evaluating", "ParityReport"),
     "eval": ("ftx.evaluating.evaluate", "EvalReport"),
     "predict": ("ftx.evaluating.predict", "Prediction"),
+    "predict --out": ("ftx.scaling.predict_to_file", "PredictReport"),
     "explain": ("ftx.explaining.explain", "ExplainReport"),
     "report": ("ftx.reporting.report", "ReportReport"),
     "report RUN RUN": ("ftx.reporting.compare_runs", "ComparisonReport"),

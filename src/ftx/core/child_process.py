@@ -18,7 +18,7 @@ Question = TypeVar("Question", bound=BaseModel)
 Answer = TypeVar("Answer", bound=BaseModel)
 
 
-class _Fault(BaseModel):
+class Fault(BaseModel):
     """An error of ours, as the other process tells it."""
 
     model_config = ConfigDict(extra="forbid")
@@ -29,7 +29,13 @@ class _Fault(BaseModel):
     found: str | None
     fix: str | None
 
+    @classmethod
+    def of(cls, error: FtxError) -> Fault:
+        """An error, to be told."""
+        return cls(kind=type(error).__name__, what=error.what, where=error.where, found=error.found, fix=error.fix)
+
     def as_error(self) -> FtxError:
+        """The error that was told."""
         kind: type[FtxError] = getattr(errors, self.kind)
         return kind(self.what, where=self.where, found=self.found, fix=self.fix)
 
@@ -51,7 +57,7 @@ def ask(module: str, question: BaseModel, answer: type[Answer], environment: Map
     )
     told = done.stdout.rpartition("\n")[2]
     if done.returncode == FtxError.exit_code and told:
-        raise _Fault.model_validate_json(told).as_error()
+        raise Fault.model_validate_json(told).as_error()
     try:
         if done.returncode == 0:
             return answer.model_validate_json(told)
@@ -70,8 +76,7 @@ def answer_on_stdout(question: type[Question], function: Callable[[Question], Ba
     try:
         line, status = function(question.model_validate_json(sys.stdin.read())).model_dump_json(), 0
     except FtxError as error:
-        told = _Fault(kind=type(error).__name__, what=error.what, where=error.where, found=error.found, fix=error.fix)
-        line, status = told.model_dump_json(), FtxError.exit_code
+        line, status = Fault.of(error).model_dump_json(), FtxError.exit_code
     sys.stdout.write(f"\n{line}")
     sys.stdout.flush()
     # Not by returning: OpenVINO's threads are of no more use, and tearing them down takes a tenth of a second.

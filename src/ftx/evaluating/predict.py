@@ -60,7 +60,7 @@ def predict(
     found = find_images(images)
     if artifact is None or isinstance(artifact, Run | Path | str):
         artifact = load(artifact, goal="throughput" if len(found) > cores() else "latency", progress=progress)
-    return _answers(found, artifact, scores, progress)
+    return answers_of(found, artifact, scores, progress)
 
 
 def find_images(images: Path | str | bytes | Sequence[Path | str | bytes]) -> list[EncodedImage | Prediction]:
@@ -69,16 +69,26 @@ def find_images(images: Path | str | bytes | Sequence[Path | str | bytes]) -> li
     Raises: InputError if there is no image at all, or something else was given.
     """
     given = [images] if isinstance(images, Path | str | bytes) else list(images)
-    uploads = count(1)
-    found = [image for item in given for image in _expand(item, uploads)]
+    found = look_up(given)
     if not any(isinstance(item, EncodedImage) for item in found):
-        raise InputError(
-            "there are no images",
-            where=", ".join(str(item) for item in given[:5]) or None,
-            found="; ".join(f"{item.path}: {item.error}" for item in found[:5] if isinstance(item, Prediction)),
-            fix=f"name images, or folders that hold some ({' '.join(sorted(IMAGE_ENDINGS))})",
-        )
+        raise no_images(given, [item for item in found if isinstance(item, Prediction)])
     return found
+
+
+def look_up(given: Sequence[Path | str | bytes]) -> list[EncodedImage | Prediction]:
+    """As ``find_images``, also where there is none. Raises: InputError if something else was given."""
+    uploads = count(1)
+    return [image for item in given for image in _expand(item, uploads)]
+
+
+def no_images(given: Sequence[Path | str | bytes], found: Sequence[Prediction]) -> InputError:
+    """What to tell where nothing that was named is an image, and why not."""
+    return InputError(
+        "there are no images",
+        where=", ".join(str(item) for item in given[:5]) or None,
+        found="; ".join(f"{item.path}: {item.error}" for item in found[:5]),
+        fix=f"name images, or folders that hold some ({' '.join(sorted(IMAGE_ENDINGS))})",
+    )
 
 
 def predict_arriving(
@@ -96,7 +106,7 @@ def predict_arriving(
         artifact = load(artifact, progress=progress)
     for some in arrivals:
         found = [image for item in some for image in _expand(item, count(1))]
-        yield from _answers(found, artifact, scores, SILENT)
+        yield from answers_of(found, artifact, scores, SILENT)
 
 
 def _expand(given: Path | str | bytes, uploads: Iterator[int]) -> Sequence[EncodedImage | Prediction]:
@@ -115,7 +125,7 @@ def _expand(given: Path | str | bytes, uploads: Iterator[int]) -> Sequence[Encod
 def _named(path: Path, uploads: Iterator[int]) -> Sequence[EncodedImage | Prediction]:
     """The images that a path or a pattern stands for, or why there are none."""
     if are_shards(path):
-        return _in_shards(path)
+        return in_shards(path)
     if path.is_dir():
         return _inside(path)
     # A file is tried whatever it is called; what is no image says so when it is opened.
@@ -129,7 +139,7 @@ def _named(path: Path, uploads: Iterator[int]) -> Sequence[EncodedImage | Predic
     return [Prediction(path=path_text(str(path)), error=error)]
 
 
-def _in_shards(path: Path) -> Sequence[EncodedImage | Prediction]:
+def in_shards(path: Path) -> list[EncodedImage | Prediction]:
     """The images in the shards that a path names, and the shards that cannot be read."""
     root, inside = images_root(path), list[EncodedImage | Prediction]()
     for name in shard_names(path):
@@ -158,9 +168,10 @@ def _inside(path: Path) -> Sequence[EncodedImage | Prediction]:
     return inside or [Prediction(path=path_text(str(path)), error="there are no images in this folder")]
 
 
-def _answers(
+def answers_of(
     found: Sequence[EncodedImage | Prediction], predictor: Predictor, scores: bool, progress: Progress
 ) -> Iterator[Prediction]:
+    """The answers for what was found, in its order: what is none already is asked of the model."""
     answers = predictor.logits_from_files(item for item in found if isinstance(item, EncodedImage))
     with progress.track("predicting", len(found)) as bar:
         for item in found:

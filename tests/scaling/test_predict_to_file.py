@@ -1,0 +1,225 @@
+"""Answers in a file: those that the terminal shows, done once, kept while they are not all there, and never half."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from filelock import FileLock
+from PIL import Image
+from pyarrow.parquet import read_table
+from tests.effects.lab import call
+
+from ftx.core.errors import EnvironmentFault, InputError, RunError
+from ftx.core.files import LOCK
+from ftx.evaluating.predict import predict
+from ftx.scaling import parts as parts_room
+from ftx.scaling.job import parts_folder
+from ftx.scaling.parts import Part, parts_of
+from ftx.scaling.predict_to_file import predict_to_file
+
+
+@pytest.fixture(autouse=True)
+def small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(parts_room, "FILES", 5)
+
+
+@pytest.fixture
+def mixed(colour_model: Any, tmp_path: Path) -> list[Path]:
+    """A folder, shards, one file that is none, and one that is broken."""
+    folder = tmp_path / "images"
+    shutil.copytree(colour_model.images, folder)
+    assert call("data", "shard", str(folder), str(tmp_path / "shards"), "--per-shard", "7").status == 0
+    (folder / "broken.png").write_bytes(b"no image")
+    return [folder, tmp_path / "shards", tmp_path / "nowhere.png"]
+
+
+def expected(images: list[Path], model: Path, *, scores: bool = False) -> str:
+    return "".join(f"{one.to_line()}\n" for one in predict(images, model, scores=scores))
+
+
+def test_the_lines_are_those_of_predict(colour_model: Any, mixed: list[Path], tmp_path: Path) -> None:
+    report = predict_to_file(mixed, tmp_path / "out.jsonl", colour_model.folder, scores=True)
+    assert (tmp_path / "out.jsonl").read_text() == expected(mixed, colour_model.folder, scores=True)
+    assert (report.images, report.skipped, report.parts) == (26, 2, 6)  # 13 + 12 + 1: 3, 2 and 1 parts
+    assert not parts_folder(tmp_path / "out.jsonl").exists()
+
+
+def test_parquet_holds_what_the_lines_do(colour_model: Any, mixed: list[Path], tmp_path: Path) -> None:
+    for scores in (False, True):
+        out = tmp_path / f"out-{scores}.parquet"
+        predict_to_file(mixed, out, colour_model.folder, scores=scores, form="parquet")
+        rows = read_table(out).to_pylist()
+        lines = expected(mixed, colour_model.folder, scores=scores).splitlines()
+        for row, line in zip(rows, map(json.loads, lines), strict=True):
+            assert row["path"] == line["path"]
+            assert row["error"] == line.get("error")
+            assert row["labels"] == line.get("labels", [])
+            assert ("scores" in row) == scores
+            assert dict(row.get("scores") or []) == line.get("scores", {})
+
+
+def test_a_part_travels_as_text(tmp_path: Path) -> None:
+    (tmp_path / "\udce9 \n.png").write_bytes(b"x")
+    for part in parts_of([tmp_path / "\udce9 \n.png", tmp_path / "none.png", tmp_path / "a.tar"]):
+        again = Part.from_json(part.to_json())
+        assert (again.files, again.archive) == (part.files, part.archive)
+
+
+def test_what_was_done_before_is_not_done_again(
+    colour_model: Any, mixed: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, asked = tmp_path / "out.jsonl", list[Part]()
+    answered = Part.answered
+
+    def failing(self: Part, *given: Any, **more: Any) -> Any:
+        asked.append(self)
+        if len(asked) == 4:
+            raise EnvironmentFault("the power is gone")
+        return answered(self, *given, **more)
+
+    monkeypatch.setattr(Part, "answered", failing)
+    with pytest.raises(EnvironmentFault, match="the power is gone"):
+        predict_to_file(mixed, out, colour_model.folder)
+    assert not out.exists()
+    assert len(list(parts_folder(out).glob("*.jsonl"))) == 3
+    report = predict_to_file(mixed, out, colour_model.folder)
+    assert (report.parts, report.kept, len(asked)) == (6, 3, 4 + 3)
+    assert out.read_text() == expected(mixed, colour_model.folder)
+
+
+def test_where_nothing_was_done_nothing_is_left(
+    colour_model: Any, mixed: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def failing(self: Part, *given: Any, **more: Any) -> Any:
+        raise EnvironmentFault("the power is gone")
+
+    monkeypatch.setattr(Part, "answered", failing)
+    with pytest.raises(EnvironmentFault):
+        predict_to_file(mixed, tmp_path / "out.jsonl", colour_model.folder)
+    assert not list(tmp_path.glob("out*"))
+
+
+def begun(colour_model: Any, mixed: list[Path], out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One part is done."""
+    answered, calls = Part.answered, list[Part]()
+
+    def once(self: Part, *given: Any, **more: Any) -> Any:
+        calls.append(self)
+        if len(calls) > 1:
+            raise EnvironmentFault("the power is gone")
+        return answered(self, *given, **more)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Part, "answered", once)
+        with pytest.raises(EnvironmentFault):
+            predict_to_file(mixed, out, colour_model.folder)
+
+
+def test_another_job_is_not_mixed_in(
+    colour_model: Any, mixed: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With other images, or those of the same names with other bytes, another model, or other answers asked."""
+    out = tmp_path / "out.jsonl"
+    begun(colour_model, mixed, out, monkeypatch)
+    other = tmp_path / "model"
+    shutil.copytree(colour_model.folder, other)
+    card = json.loads((other / "card.json").read_text())
+    (other / "card.json").write_text(json.dumps(card, indent=7))
+    for given, model, scores, differs in (
+        (mixed[:2], colour_model.folder, False, "images, parts"),
+        (mixed, colour_model.folder, True, "scores"),
+        (mixed, other, False, "model"),
+    ):
+        with pytest.raises(InputError, match="another prediction was begun here") as error:
+            predict_to_file(given, out, model, scores=scores)
+        assert error.value.found == f"other {differs}"
+    changed = next((tmp_path / "images").rglob("*.png"))
+    before = changed.read_bytes()
+    Image.fromarray(np.zeros((9, 9, 3), np.uint8)).save(changed)
+    with pytest.raises(InputError, match="another prediction was begun here"):
+        predict_to_file(mixed, out, colour_model.folder)
+    changed.write_bytes(before)
+    (parts_folder(out) / "job.json").write_text("{")
+    with pytest.raises(InputError, match="this folder is in the way"):
+        predict_to_file(mixed, out, colour_model.folder)
+
+
+def test_two_jobs_do_not_write_one_file(
+    colour_model: Any, mixed: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "out.jsonl"
+    begun(colour_model, mixed, out, monkeypatch)
+    monkeypatch.setattr("ftx.core.files._WORTH_A_WORD_S", 0.05)
+    with FileLock(parts_folder(out) / LOCK), pytest.raises(RunError, match="another ftx is at work"):
+        predict_to_file(mixed, out, colour_model.folder)
+    predict_to_file(mixed, out, colour_model.folder)
+    kept = out.read_bytes()
+    with pytest.raises(InputError, match="this file is there already"):
+        predict_to_file(mixed, out, colour_model.folder)
+    assert out.read_bytes() == kept
+
+
+def test_a_killed_process_is_gone_on_for(colour_model: Any, tmp_path: Path) -> None:
+    images = tmp_path / "many"
+    images.mkdir()
+    source = sorted(colour_model.images.rglob("*.png"))
+    for number in range(3000):
+        os.link(source[number % len(source)], images / f"{number:04d}.png")
+    out = tmp_path / "out.jsonl"
+    model = str(colour_model.folder)
+    words = [sys.executable, "-m", "ftx", "predict", str(images), "--artifact", model, "--out", str(out)]
+    kills = 0
+    while kills < 3:
+        done = len(list(parts_folder(out).glob("*.jsonl")))
+        process = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        while len(list(parts_folder(out).glob("*.jsonl"))) <= done:
+            assert process.poll() is None
+            time.sleep(0.005)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        assert not out.exists()
+        kills += 1
+    ended = subprocess.run([*words, "--json"], capture_output=True, text=True, check=True)
+    report = json.loads(ended.stdout)
+    assert report["kept"] >= 3
+    assert report["images"] == 3000
+    assert out.read_text() == expected([images], colour_model.folder)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["many", "out.jsonl"]
+
+
+def test_flags_of_a_file_are_refused_without_one(colour_model: Any, tmp_path: Path) -> None:
+    images, model = str(colour_model.images), str(colour_model.folder)
+    for flag, value in (("--format", "jsonl"), ("--engine", "ray"), ("--address", "a:1"), ("--workers", "2")):
+        said = call("predict", images, "--artifact", model, flag, value)
+        assert said.status == 2
+        assert f"{flag} is for answers in a file" in said.err
+    out = str(tmp_path / "x.jsonl")
+    for words, text in (
+        (("--format", "parque"), "did you mean parquet?"),
+        (("--engine", "rays"), "did you mean ray?"),
+        (("--workers", "2"), "are for --engine ray"),
+        (("--engine", "ray", "--address", "127.0.0.1:9"), "Ray is not there"),
+    ):
+        said = call("predict", images, "--artifact", model, "--out", out, *words)
+        assert said.status in (2, 3)
+        assert text in said.err
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_model_in_torch_writes_no_file(tmp_path: Path, colour_model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    class InTorch:
+        name = "torch"
+
+    monkeypatch.setattr("ftx.scaling.predict_to_file.load", lambda *given, **more: InTorch())
+    with pytest.raises(InputError, match="written by an exported IR"):
+        predict_to_file([colour_model.images], tmp_path / "out.jsonl")
