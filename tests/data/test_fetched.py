@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import pytest
 from tests.data.test_shards import source, surveyed, told
@@ -21,6 +21,7 @@ from ftx.data.shards import fetched
 from ftx.data.shards.write import write_shards
 from ftx.data.sources import list_images
 from ftx.recipe.schema import Recipe
+from ftx.scaling.parts import Part
 
 
 class Handler(SimpleHTTPRequestHandler):
@@ -35,6 +36,12 @@ class Handler(SimpleHTTPRequestHandler):
             self.send_error(self.failures.pop())
         else:
             super().do_GET()
+
+    def do_HEAD(self) -> None:
+        if self.failures:
+            self.send_error(self.failures.pop())
+        else:
+            super().do_HEAD()
 
     def log_message(self, format: str, *args: object) -> None:
         pass
@@ -61,6 +68,7 @@ def test_an_address_stands_where_a_path_could() -> None:
     assert address("data/x.tar") is None
     assert address(Path("/data/x.tar")) is None
     assert address("C:/data") is None
+    assert address(Path("file:///data/x.tar")) == "file:///data/x.tar"
     assert address(Path("https://host/a/b.tar")) == "https://host/a/b.tar"
     assert address(Path("S3://bucket") / "a.tar") == "s3://bucket/a.tar"
     assert path_or_address(Path("gs://bucket/a")) == "gs://bucket/a"
@@ -90,9 +98,34 @@ def test_a_shard_that_is_another_by_now_is_fetched_anew(tmp_path: Path, host: st
     assert told(surveyed(Path(f"{host}/{{0000..0003}}.tar"))) == told(surveyed(tmp_path / "out" / "{0000..0003}.tar"))
 
 
-def test_a_server_that_fails_for_a_moment(host: str) -> None:
-    Handler.failures[:] = [503, 503]
-    assert len(surveyed(Path(f"{host}/0000.tar")).dataset.entries) == 5
+@pytest.mark.parametrize("failures", [[503], [503, 403, 500, 503]])
+def test_a_server_that_fails_for_a_moment(host: str, failures: list[int]) -> None:
+    Handler.failures[:] = failures  # of what is asked first: whether there is a shards.json
+    found = surveyed(Path(host))
+    assert len(found.dataset.entries) == 24
+    assert not Handler.failures
+
+
+def test_a_server_that_fails_is_not_one_that_has_no_such_file(host: str, tmp_path: Path) -> None:
+    """What shards.json says of labels is not done without because a server fails."""
+    Handler.failures[:] = [503] * 100
+    with pytest.raises(EnvironmentFault, match="a file cannot be fetched"):
+        list_images(Path(f"{host}/0000.tar"))
+    Handler.failures.clear()
+    part = Part(archive=f"{host}/0000.tar")
+    predictor: Any = None
+    Handler.failures[:] = [503] * 100
+    with pytest.raises(EnvironmentFault):  # and no answer for its images
+        part.answered(predictor, scores=False)
+
+
+def test_a_full_disk_is_no_fault_of_the_network(host: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*given: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("ftx.data.shards.fetched._copied", full)
+    with pytest.raises(EnvironmentFault, match="the disk takes no more"):
+        fetched.fetched(f"{host}/0000.tar")
 
 
 def test_a_server_that_is_not_there_or_has_no_such_file(host: str, tmp_path: Path) -> None:
@@ -100,7 +133,11 @@ def test_a_server_that_is_not_there_or_has_no_such_file(host: str, tmp_path: Pat
     for wrong in ("http://127.0.0.1:9/0000.tar", f"{host}/0005.tar", "http://127.0.0.1:9/", host):
         with pytest.raises((EnvironmentFault, DataError)) as error:
             list_images(Path(wrong))
-        assert error.value.where == (wrong if wrong.endswith(".tar") else f"{wrong.removesuffix('/')}/shards.json")
+        # Whether there is a shards.json is asked first.
+        there = wrong.startswith(host) and wrong.endswith(".tar")
+        assert error.value.where == (
+            wrong if there else f"{wrong.removesuffix('0000.tar').removesuffix('/')}/shards.json"
+        )
     assert not [path for path in (tmp_path / "cache").rglob("*") if path.is_file() and not path.suffix]
 
 

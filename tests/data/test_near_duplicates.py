@@ -101,6 +101,37 @@ def test_near_duplicates_differ_by_8_bits_of_64(bits: int, found: int) -> None:
     assert len(near_duplicates([one], [Fingerprint(int("1" * bits, 2) << 20, other.grey_HW)])) == found
 
 
+@pytest.mark.parametrize("dense", [0, 1 << 40])
+def test_pair_by_pair_and_by_products_of_matrices_are_one(dense: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As by comparing each with each: scenes of a fixed camera, some of them twice and some under another label."""
+    monkeypatch.setattr("ftx.data.near_duplicates._DENSE", dense)
+    monkeypatch.setattr("ftx.data.near_duplicates._PAIRS", 7)
+    rng = np.random.default_rng(4)
+    scenes = [rng.normal(0, 50, (8, 8)) for _ in range(3)]
+    images = [
+        Image.fromarray((128 + scenes[n % 3] + rng.normal(0, 4, (8, 8))).clip(0, 255).astype(np.uint8)).resize((64, 64))
+        for n in range(60)
+    ]
+    alone = [Image.fromarray(rng.integers(0, 256, (8, 8), dtype=np.uint8)).resize((64, 64)) for _ in range(4)]
+    prints = [fingerprint(image) for image in [*images, *alone, *images[:6]]]
+    kind_N = rng.integers(0, 2, len(prints))
+    flat_NP = np.stack([one.grey_HW.ravel().astype(float) for one in prints])
+    bits = np.array([one.bits for one in prints], np.uint64)
+    near_NN = (np.corrcoef(flat_NP) >= 0.98) & (np.bitwise_count(bits[:, None] ^ bits) <= 8)
+    found = likeness(prints, kind_N)
+    reached = near_NN.copy()
+    for _ in range(7):
+        reached |= (reached.astype(int) @ reached.astype(int)) > 0
+    assert ((found.set_N[:, None] == found.set_N) == reached).all()
+    other_NN = near_NN & (kind_N[:, None] != kind_N)
+    assert [pair.one for pair in found.unlike] == np.flatnonzero(other_NN.any(axis=1)).tolist()
+    best_N = np.where(other_NN, np.corrcoef(flat_NP), -1).max(axis=1)
+    assert [pair.correlation for pair in found.unlike] == pytest.approx(best_N[other_NN.any(axis=1)].tolist(), abs=1e-5)
+    assert 0 < len(found.unlike) < len(prints)
+    pairs = near_duplicates(prints[:20], prints[20:])
+    assert sorted(pair.one for pair in pairs) == np.flatnonzero(near_NN[:20, 20:].any(axis=1)).tolist()
+
+
 def test_likeness_joins_near_duplicates_of_near_duplicates_and_names_those_of_another_kind() -> None:
     """Two pictures, each in three brightnesses, and one of one grey; beside what pair by pair says."""
     rng = np.random.default_rng(3)

@@ -333,8 +333,11 @@ def test_which_archives_a_path_names(tmp_path: Path) -> None:
         ("{1.." + "9" * 200 + "}.tar", "at most 100,000"),
         ("{a,b}" * 60 + ".tar", "at most 100,000"),
         ("{a,a}.tar", "twice"),
+        ("{a..z}{a..z}{a..z}{a..z}.tar", "at most 100,000"),
+        ("{a,{b,c}}.tar", "braces in braces"),
+        ("{0.." + "9" * 4400 + "}.tar", "do not hold"),
         ("{a.tar", "braces"),
-        ("{a,b}/x.tar", "several folders"),
+        ("{a,b}/x.tar", "several"),
     ):
         with pytest.raises(DataError) as error:
             shard_names(tmp_path / wrong)
@@ -391,3 +394,17 @@ def test_nothing_is_written_over_and_nothing_half(tmp_path: Path, monkeypatch: p
     with pytest.raises(EnvironmentFault, match="the disk takes no more"):
         write_shards(table, tmp_path / "new")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["data", "out"]
+
+
+def test_an_archive_that_leads_back_into_itself_ends(tmp_path: Path) -> None:
+    """A pax header may state a size below 0, behind which old readers go round for ever (CVE-2025-8194)."""
+    shard = written(tmp_path / "0.tar", labelled("a", "b"))
+    with tarfile.open(tmp_path / "pax.tar", "w", format=tarfile.PAX_FORMAT) as archive:
+        info = tarfile.TarInfo("evil.png")
+        info.pax_headers = {"size": "-1536"}
+        archive.addfile(info)
+    evil = (tmp_path / "pax.tar").read_bytes().rstrip(b"\0")
+    evil += bytes(-len(evil) % 512)
+    shard.write_bytes(shard.read_bytes()[:1024] + evil + bytes(1024))
+    with pytest.raises(DataError):
+        list_images(shard)

@@ -74,7 +74,6 @@ def test_workers_that_are_killed_begin_again(colour_model: Any, tmp_path: Path) 
     assert killed == 2
     report = json.loads(said)  # and nothing else on stdout
     assert (report["engine"], report["workers"], report["images"]) == ("ray", 2, 20_000)
-    assert "a worker was lost; the images that it had were done again by another" in err
     lines = [json.loads(line) for line in out.read_text().splitlines()]
     assert [line["path"] for line in lines] == sorted(str(path.relative_to(tmp_path)) for path in images.iterdir())
     alone = {one.path: one.labels for one in predict(images, colour_model.folder)}
@@ -108,8 +107,10 @@ def test_each_worker_has_its_share_of_the_cores() -> None:
     assert shares(nodes(2), None) == (1, 2)
     assert shares(nodes(2), 2) == (2, 1)
     assert shares(nodes(64, 64, 0, gone=1), None) == (32, 4)
-    assert shares(nodes(16, 2), None) == (5, 2)  # the small machine holds one as well
-    assert shares(nodes(4), 9) == (9, 1)
+    assert shares(nodes(16, 2), None) == (5, 3)  # the large machine holds them all
+    assert shares(nodes(64, 64), 3) == (3, 32)  # a third of all would leave room for two
+    assert shares(nodes(7, 7, 7), 4) == (4, 3)
+    assert shares(nodes(4), 9) == (4, 1)  # one a core is the most
     with pytest.raises(EnvironmentFault, match="no cores"):
         shares(nodes(0), None)
 
@@ -154,7 +155,9 @@ def test_a_cluster_that_goes_away_is_one_error_and_what_was_done_is_kept(colour_
     )
     assert "run the command again" in err
     assert not (tmp_path / "out.jsonl").exists()
-    assert all(path.exists() for path in done)
+    # Paths that count from where the command was given, and not from where the cluster was started.
+    assert done
+    assert all(b'"error":' not in path.read_bytes() for path in done)
 
 
 def free_port() -> int:

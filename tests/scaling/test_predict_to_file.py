@@ -21,7 +21,7 @@ from tests.effects.lab import call
 
 from ftx.core.errors import EnvironmentFault, InputError, RunError
 from ftx.core.files import LOCK
-from ftx.evaluating.predict import predict
+from ftx.evaluating.predict import predict, predict_arriving
 from ftx.scaling import parts as parts_room
 from ftx.scaling.job import parts_folder
 from ftx.scaling.parts import Part, parts_of
@@ -216,6 +216,49 @@ def test_flags_of_a_file_are_refused_without_one(colour_model: Any, tmp_path: Pa
     assert not list(tmp_path.iterdir())
 
 
+def test_patterns_stand_for_shards_too(colour_model: Any, mixed: list[Path], tmp_path: Path) -> None:
+    (tmp_path / "sets").mkdir()
+    mixed[1].rename(tmp_path / "sets" / "one")
+    given = [tmp_path / "sets" / "*"]
+    report = predict_to_file(given, tmp_path / "out.jsonl", colour_model.folder)
+    assert (report.images, report.skipped) == (12, 0)
+    assert (tmp_path / "out.jsonl").read_text() == expected(given, colour_model.folder)
+
+
+def test_a_job_that_was_cut_off_at_its_beginning_begins(colour_model: Any, tmp_path: Path) -> None:
+    parts_folder(tmp_path / "out.jsonl").mkdir()
+    report = predict_to_file([colour_model.images], tmp_path / "out.jsonl", colour_model.folder)
+    assert report.images == 12
+
+
+def test_images_at_which_workers_are_lost_are_told_and_the_rest_go_on(mixed: list[Path], tmp_path: Path) -> None:
+    for part in parts_of(mixed):
+        refused = part.refused("5 workers were lost")
+        assert len(refused) == (part.images or 0)
+        assert all(one.error for one in refused)
+    assert refused[-1].error == "there is no such file"
+
+
+def test_a_line_of_standard_input_that_names_no_shards_is_one_answer(colour_model: Any) -> None:
+    for line in ("x{0..9}{.tar", "https://127.0.0.1:9/cat.jpg", "http://127.0.0.1:9/x.tar?signed=1"):
+        (answer,) = predict_arriving([[line]], colour_model.folder)
+        assert answer.error
+
+
+def test_paths_come_on_standard_input(colour_model: Any, tmp_path: Path) -> None:
+    paths = sorted(colour_model.images.rglob("*.png"))
+    said = subprocess.run(
+        [sys.executable, "-m", "ftx", "predict", "-", "--artifact", str(colour_model.folder), "--out", "out.jsonl"],
+        cwd=tmp_path,
+        input="".join(f"{path}\n" for path in paths),
+        text=True,
+        capture_output=True,
+        check=True,
+    )
+    assert "12 images" in said.stdout
+    assert (tmp_path / "out.jsonl").read_text() == expected(paths, colour_model.folder)
+
+
 def test_a_model_in_torch_writes_no_file(tmp_path: Path, colour_model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     class InTorch:
         name = "torch"
@@ -223,3 +266,20 @@ def test_a_model_in_torch_writes_no_file(tmp_path: Path, colour_model: Any, monk
     monkeypatch.setattr("ftx.scaling.predict_to_file.load", lambda *given, **more: InTorch())
     with pytest.raises(InputError, match="written by an exported IR"):
         predict_to_file([colour_model.images], tmp_path / "out.jsonl")
+
+
+def test_a_package_that_is_missing_is_told_before_any_work(
+    colour_model: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ftx.core.packages.find_spec", lambda name: None)
+    images, out = str(colour_model.images), str(tmp_path / "out")
+    predicted = ("predict", images, "--artifact", str(colour_model.folder), "--out", out)
+    for words, extra in (
+        ((*predicted, "--format", "parquet"), "parquet"),
+        ((*predicted, "--engine", "ray"), "ray"),
+        (("data", "shard", images, out), "shards"),
+    ):
+        said = call(*words)
+        assert said.status == 3
+        assert f"pip install 'ftx-vit[{extra}]'" in said.err
+    assert not list(tmp_path.iterdir())

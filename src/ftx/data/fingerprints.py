@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import mmap
+import os
 import tempfile
 from dataclasses import dataclass
 from threading import Lock
@@ -14,8 +15,8 @@ from PIL import Image
 # The hash keeps 8 × 8 low frequencies of 32 × 32 grey pixels (Zauner, 2010, section 3.2.1).
 SIDE = 32
 LOW = 8
-# Fingerprints in one piece of a file: 64 MiB.
-_IN_A_PIECE = 1 << 16
+# Fingerprints in one piece of a file: 1 to 64 MiB.
+_FEWEST, _MOST = 1 << 10, 1 << 16
 
 Grey = NDArray[np.uint8]
 
@@ -29,30 +30,35 @@ class Fingerprint:
 
 
 class GreyStore:
-    """Grey pixels in a file without a name: those of a million images, a gigabyte, need not stay in memory."""
+    """Grey pixels in files without names: those of a million images, a gigabyte, need not stay in memory."""
 
     def __init__(self) -> None:
-        self._pieces: list[mmap.mmap] = []
-        self._held = 0
+        self._piece, self._places, self._held = _piece(0), 0, 0
         self._one_at_a_time = Lock()
 
     def keep(self, grey_HW: Grey) -> Grey:
-        """The same pixels, as a view of the file."""
+        """The same pixels, as a view of the file, which stays for as long as any of its views."""
         with self._one_at_a_time:
-            nth = self._held % _IN_A_PIECE
-            if nth == 0:
-                self._pieces.append(_piece(_IN_A_PIECE * grey_HW.nbytes))
+            if self._held == self._places:
+                # Each piece twice the one before, up to some size: of few images none takes much.
+                self._places = min(max(2 * self._places, _FEWEST), _MOST)
+                self._piece, self._held = _piece(self._places * grey_HW.nbytes), 0
+            piece, nth = self._piece, self._held
             self._held += 1
-            piece = self._pieces[-1]
         kept_HW = np.frombuffer(piece, np.uint8, grey_HW.size, nth * grey_HW.size).reshape(grey_HW.shape)
         kept_HW[:] = grey_HW
         return kept_HW
 
 
 def _piece(size_bytes: int) -> mmap.mmap:
-    with tempfile.TemporaryFile(prefix="ftx-grey-") as file:
-        file.truncate(size_bytes)  # a mapping keeps its file
-        return mmap.mmap(file.fileno(), size_bytes)
+    """Room in a file; in memory where the disk has none."""
+    try:
+        with tempfile.TemporaryFile(prefix="ftx-grey-") as file:
+            # Room that is only promised would end the process when it is written to.
+            os.posix_fallocate(file.fileno(), 0, max(size_bytes, 1))
+            return mmap.mmap(file.fileno(), max(size_bytes, 1))  # which keeps its file
+    except OSError:
+        return mmap.mmap(-1, max(size_bytes, 1))
 
 
 def fingerprint(image: Image.Image, store: GreyStore | None = None) -> Fingerprint:

@@ -14,7 +14,7 @@ from typing import BinaryIO
 from PIL import Image
 
 from ftx.core.addresses import path_or_address
-from ftx.core.errors import DataError, FtxError, ImageError
+from ftx.core.errors import DataError, EnvironmentFault, FtxError, ImageError
 from ftx.core.untrusted_files import open_file
 from ftx.data.dataset import Entry
 from ftx.data.decode import decode, read_header
@@ -126,7 +126,7 @@ def _content(image: EncodedImage) -> Generator[bytes, None, None]:
                         "an image of the run has changed since training", where=image.name, fix="restore it"
                     )
                 yield content
-    except DataError:
+    except (DataError, EnvironmentFault):  # the data's fault, or that of a network: no single image's
         raise
     except FileNotFoundError as error:
         raise ImageError("there is no such image", where=image.name) from error

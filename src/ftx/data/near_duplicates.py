@@ -5,9 +5,11 @@ Shapes: N and M images, U of them that differ from each other, P grey pixels.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
+from itertools import pairwise
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,9 +24,11 @@ from ftx.data.hamming_join import HammingJoin, Rows
 # its double correlate by 0.91 only.)
 MOST_BITS = 8
 LEAST_CORRELATION = 0.98
-# Pairs whose grey pixels are compared at a time, and images that are looked for at a time.
+# Pairs, or images of a matrix, whose grey pixels are compared at a time; images that are looked for at a time.
 _PAIRS = 1 << 13
 _IMAGES = 1 << 14
+# A product of matrices computes a pair some hundred times faster than pair by pair.
+_DENSE = 64
 
 
 @dataclass(frozen=True)
@@ -47,8 +51,9 @@ def near_duplicates(
     with progress.track("Comparing val and test with train", len(ones)) as bar:
         for start in range(0, len(ones), _IMAGES):
             some = ones[start : start + _IMAGES]
-            row, unit, alike = _most_alike(*distinct.alike(some))
-            found += map(Pair, (start + row).tolist(), distinct.first_U[unit].tolist(), alike.tolist())
+            for pairs in distinct.alike(some):
+                row, unit, alike = pairs.most_alike()
+                found += map(Pair, (start + row).tolist(), distinct.first_U[unit].tolist(), alike.tolist())
             bar.advance(len(some))
     return sorted(found, key=lambda pair: (-pair.correlation, pair.one))
 
@@ -75,11 +80,11 @@ def likeness(images: Sequence[Fingerprint], kind_N: Rows, progress: Progress = S
     with progress.track("Comparing all images", len(kind_U)) as bar:
         for start in range(0, len(kind_U), _IMAGES):
             some = [images[row] for row in distinct.first_U[start : start + _IMAGES].tolist()]
-            row, unit, alike = distinct.alike(some)
-            sets.join(start + row, unit)
-            differs = kind_U[start + row] != kind_U[unit]
-            row, unit, alike = _most_alike(row[differs], unit[differs], alike[differs])
-            other_U[start + row], alike_U[start + row] = unit, alike
+            for pairs in distinct.alike(some):
+                sets.join(start + pairs.row, pairs.unit)
+                differs = kind_U[start + pairs.row] != kind_U[pairs.unit]
+                row, unit, alike = pairs.of(differs).most_alike()
+                other_U[start + row], alike_U[start + row] = unit, alike
             bar.advance(len(some))
     unit_N = distinct.unit_N
     unlike = [
@@ -87,7 +92,7 @@ def likeness(images: Sequence[Fingerprint], kind_N: Rows, progress: Progress = S
         for row, unit in enumerate(unit_N.tolist())
         if other_U[unit] >= 0
     ]
-    return Likeness(distinct.first_U[sets.roots()][unit_N], unlike)
+    return Likeness(distinct.first_U[sets.first_U][unit_N], unlike)
 
 
 class _Distinct:
@@ -113,51 +118,84 @@ class _Distinct:
         self._varied = np.flatnonzero([_varies(image) for image in self._images])
         self._join = HammingJoin(_bits(self._images, self._varied), MOST_BITS)
 
-    def alike(self, images: Sequence[Fingerprint]) -> tuple[Rows, Rows, NDArray[np.float32]]:
-        """Rows of ``images``, near-duplicates of them by their number here, and how alike each pair is."""
-        rows, units, correlations = [np.empty(0, np.intp)], [np.empty(0, np.intp)], [np.empty(0, np.float32)]
+    def alike(self, images: Sequence[Fingerprint]) -> Iterator[_Pairs]:
+        """The near-duplicates of some images: all of one image together, of as many images as there is room for."""
         varied = np.flatnonzero([_varies(image) for image in images])
-        for row, unit in self._join.near(_bits(images, varied)):
-            for start in range(0, len(row), _PAIRS):
-                one, other = varied[row[start : start + _PAIRS]], self._varied[unit[start : start + _PAIRS]]
-                alike = np.einsum("np,np->n", _centred(images, one), _centred(self._images, other))
-                near = alike >= LEAST_CORRELATION
-                rows.append(one[near])
-                units.append(other[near])
-                correlations.append(np.minimum(alike[near], 1))
-        return np.concatenate(rows), np.concatenate(units), np.concatenate(correlations)
+        for near_row, near_unit in self._join.near(_bits(images, varied)):
+            row, unit = varied[near_row], self._varied[near_unit]
+            alike = _correlations(images, row, self._images, unit)
+            near = alike >= LEAST_CORRELATION
+            yield _Pairs(row[near], unit[near], np.minimum(alike[near], 1))
 
 
-def _most_alike(row: Rows, unit: Rows, alike: NDArray[np.float32]) -> tuple[Rows, Rows, NDArray[np.float32]]:
-    """Of each row's pairs the most alike, and of those that are as alike the first."""
-    ordered = np.lexsort((unit, -alike, row))
-    row, unit, alike = row[ordered], unit[ordered], alike[ordered]
-    first = np.flatnonzero(np.diff(row, prepend=-1))
-    return row[first], unit[first], alike[first]
+class _Pairs(NamedTuple):
+    """Rows of images, near-duplicates of them by their number in ``_Distinct``, and how alike each pair is."""
+
+    row: Rows
+    unit: Rows
+    alike: NDArray[np.float32]
+
+    def of(self, some: NDArray[np.bool_] | Rows) -> _Pairs:
+        """Some of the pairs."""
+        return _Pairs(self.row[some], self.unit[some], self.alike[some])
+
+    def most_alike(self) -> _Pairs:
+        """Of each row's pairs the most alike, and of those that are as alike the first."""
+        ordered = np.lexsort((self.unit, -self.alike, self.row))
+        return self.of(ordered[np.flatnonzero(np.diff(self.row[ordered], prepend=-1))])
+
+
+def _correlations(
+    ones: Sequence[Fingerprint], one: Rows, others: Sequence[Fingerprint], other: Rows
+) -> NDArray[np.float32]:
+    """Of pairs, by their rows, the correlation of their grey pixels.
+
+    Where many of all possible pairs are asked for, as of one scene under a fixed camera, by products of matrices.
+    """
+    alike = np.empty(len(one), np.float32)
+    distinct_one, one_at = np.unique(one, return_inverse=True)
+    distinct_other, other_at = np.unique(other, return_inverse=True)
+    if len(distinct_one) * len(distinct_other) >= _DENSE * len(one):
+        for start in range(0, len(one), _PAIRS):
+            part = slice(start, start + _PAIRS)
+            alike[part] = np.einsum("np,np->n", _centred(ones, one[part]), _centred(others, other[part]))
+        return alike
+    flat_NP = _centred(ones, distinct_one)
+    by_other = np.argsort(other_at, kind="stable")
+    edges = np.searchsorted(other_at[by_other], np.arange(0, len(distinct_other) + _PAIRS, _PAIRS))
+    for nth, (begin, end) in enumerate(pairwise(edges.tolist())):
+        some = by_other[begin:end]
+        block = distinct_other[nth * _PAIRS : (nth + 1) * _PAIRS]
+        alike[some] = (flat_NP @ _centred(others, block).T)[one_at[some], other_at[some] - nth * _PAIRS]
+    return alike
 
 
 class _Sets:
-    """Sets that grow together as their members are found to belong together, each named by its first member."""
+    """Sets that grow together as their members are found to belong together; ``first_U`` names each by its first."""
 
     def __init__(self, members: int) -> None:
-        self._above = [*range(members)]
-
-    def _root(self, member: int) -> int:
-        above = self._above
-        while (up := above[member]) != member:
-            above[member] = above[up]  # shorter with each visit
-            member = up
-        return member
+        self.first_U = np.arange(members)
 
     def join(self, ones: Rows, others: Rows) -> None:
         """Each of ``ones`` and the one of ``others`` beside it are of one set."""
-        for one, other in zip(ones.tolist(), others.tolist(), strict=True):
-            first, second = sorted((self._root(one), self._root(other)))
-            self._above[second] = first
+        members = len(self.first_U)
+        pairs = np.unique(self.first_U[ones] * members + self.first_U[others])
+        above = {int(first): int(first) for first in np.unique(np.concatenate([pairs // members, pairs % members]))}
 
-    def roots(self) -> Rows:
-        """The first member of each one's set."""
-        return np.array([self._root(member) for member in range(len(self._above))], np.intp)
+        def root(member: int) -> int:
+            while (up := above[member]) != member:
+                above[member] = above[up]  # shorter with each visit
+                member = up
+            return member
+
+        for pair in pairs.tolist():
+            first, second = sorted((root(pair // members), root(pair % members)))
+            above[second] = first
+        moved = {member: root(member) for member in above if root(member) != member}
+        if moved:
+            to_U = np.arange(members)
+            to_U[list(moved)] = list(moved.values())
+            self.first_U = to_U[self.first_U]
 
 
 def _varies(image: Fingerprint) -> bool:

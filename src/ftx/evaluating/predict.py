@@ -12,8 +12,8 @@ from pathlib import Path
 import numpy as np
 from pydantic import BaseModel, ConfigDict
 
-from ftx.core.addresses import path_or_address
-from ftx.core.errors import DataError, EnvironmentFault, ImageError, InputError
+from ftx.core.addresses import address, path_or_address
+from ftx.core.errors import DataError, EnvironmentFault, FtxError, ImageError, InputError
 from ftx.core.processors import cores
 from ftx.core.progress import SILENT, Progress
 from ftx.data.image_store import EncodedImage, ImageStore
@@ -120,10 +120,14 @@ def _expand(given: Path | str | bytes, uploads: Iterator[int]) -> Sequence[Encod
         return _named(Path(given), uploads)
     except OSError as error:  # a name that is too long, a folder above it that may not be entered
         return [Prediction(path=path_text(str(given)), error=f"this path cannot be read: {error.strerror}")]
+    except (DataError, EnvironmentFault) as error:  # shards that are not there
+        return [_unread(path_or_address(given), error)]
 
 
 def _named(path: Path, uploads: Iterator[int]) -> Sequence[EncodedImage | Prediction]:
     """The images that a path or a pattern stands for, or why there are none."""
+    if address(path) is not None and path.suffix.lower() in IMAGE_ENDINGS:
+        return [Prediction(path=path_or_address(path), error="an image at an address is not fetched: shards are")]
     if are_shards(path):
         return in_shards(path)
     if path.is_dir():
@@ -131,23 +135,34 @@ def _named(path: Path, uploads: Iterator[int]) -> Sequence[EncodedImage | Predic
     # A file is tried whatever it is called; what is no image says so when it is opened.
     if path.is_file():
         return [EncodedImage.of(path)]
-    if has_magic(str(path)) and not path.exists():  # a pattern that no shell has expanded
-        matching = sorted(glob(str(path), recursive=True))  # noqa: PTH207  Path.glob takes no absolute pattern
-        if matching:
-            return [image for one in matching for image in _expand(one, uploads)]
+    if matching := matched(path):
+        return [image for one in matching for image in _expand(one, uploads)]
     error = "this is no regular file" if path.exists() else "there is no such file"
     return [Prediction(path=path_text(str(path)), error=error)]
 
 
+def matched(path: Path) -> list[Path]:
+    """What a pattern that no shell has expanded stands for; nothing for a path that is there, or is no pattern."""
+    if not has_magic(str(path)) or are_shards(path) or path.exists():
+        return []
+    return [Path(one) for one in sorted(glob(str(path), recursive=True))]  # noqa: PTH207  Path's takes no absolute one
+
+
+def _unread(where: str, error: FtxError) -> Prediction:
+    return Prediction(path=path_text(where), error=error.what + (f" ({error.found})" if error.found else ""))
+
+
 def in_shards(path: Path) -> list[EncodedImage | Prediction]:
-    """The images in the shards that a path names, and the shards that cannot be read."""
+    """The images in the shards that a path names, and the shards that do not hold.
+
+    Raises: DataError if the path names none; EnvironmentFault if another machine does not answer.
+    """
     root, inside = images_root(path), list[EncodedImage | Prediction]()
     for name in shard_names(path):
         try:
             inside += map(ImageStore(root).at, images_of(root, name))
-        except (DataError, EnvironmentFault) as error:
-            found = f" ({error.found})" if error.found else ""
-            inside.append(Prediction(path=path_text(path_or_address(root / name)), error=error.what + found))
+        except DataError as error:
+            inside.append(_unread(path_or_address(root / name), error))
     return inside
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from ftx.core.errors import InputError
-from ftx.core.files import sole_writer, write_atomic
+from ftx.core.files import LOCK, disk_faults, sole_writer, write_atomic
 from ftx.core.pydantic_errors import first_error
 from ftx.core.strict_json import JsonError, read_json
 from ftx.evaluating.predict import Prediction
@@ -79,9 +79,11 @@ def open_job(out: Path, asked: Asked) -> Iterator[Job]:
     if out.exists() or out.is_symlink():
         raise InputError("this file is there already", where=out, fix="name another, or move it away")
     job = Job(out, asked)
-    if not job.folder.exists():
-        write_atomic(job.folder / JOB_FILE, asked.model_dump_json().encode())
+    with disk_faults(job.folder):
+        job.folder.mkdir(parents=True, exist_ok=True)
     with sole_writer(job.folder, None):
+        if not [path for path in job.folder.iterdir() if path.name != LOCK]:
+            write_atomic(job.folder / JOB_FILE, asked.model_dump_json().encode())
         _refuse_other(job)
         try:
             yield job

@@ -13,7 +13,6 @@ import sys
 import tempfile
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
-from importlib.util import find_spec
 from pathlib import Path
 from typing import IO
 
@@ -94,9 +93,3 @@ def ray_workers(
                         leader.wait(_END_S)
                     except subprocess.TimeoutExpired:
                         leader.kill()
-
-
-def require_ray() -> None:
-    """Find out before any work whether the package is there. Raises: ModuleNotFoundError, which names the extra."""
-    if find_spec("ray") is None:
-        raise ModuleNotFoundError("No module named 'ray'", name="ray")

@@ -12,10 +12,11 @@ from typing import cast
 from ftx.core.addresses import address
 from ftx.core.progress import SILENT
 from ftx.data.image_store import EncodedImage
+from ftx.data.shards.fetched import state_of
 from ftx.data.shards.paths import are_shards, images_root
 from ftx.data.shards.shards_json import read_shards_json
 from ftx.data.sources.shards import shard_names
-from ftx.evaluating.predict import Prediction, answers_of, in_shards, look_up, no_images
+from ftx.evaluating.predict import Prediction, answers_of, in_shards, look_up, matched, no_images, path_text
 from ftx.runtimes import Predictor
 
 # Files in a part: what a worker that is lost has done for nothing at most, some seconds' work.
@@ -43,6 +44,12 @@ class Part:
             found = [one if isinstance(one, Prediction) else EncodedImage.of(Path(one)) for one in self.files]
         return list(answers_of(found, predictor, scores, SILENT))
 
+    def refused(self, why: str) -> list[Prediction]:
+        """For each of its images that there is no answer, and why."""
+        found = self.files if self.archive is None else in_shards(Path(self.archive))
+        names = [one if isinstance(one, str | Prediction) else one.name for one in found]
+        return [Prediction(path=path_text(one), error=why) if isinstance(one, str) else one for one in names]
+
     def to_json(self) -> str:
         """As text, for a worker elsewhere."""
         files = [one if isinstance(one, str) else one.model_dump(exclude_defaults=True) for one in self.files]
@@ -62,11 +69,12 @@ class Part:
 def parts_of(given: Sequence[Path]) -> list[Part]:
     """What was named, in parts and in its order: shards one by one, files some together.
 
-    Raises: InputError if there are no images at all; DataError if braces or ``shards.json`` do not hold.
+    Raises: InputError if there are no images at all; DataError if braces or ``shards.json`` do not hold;
+    EnvironmentFault if another machine does not answer.
     """
     parts: list[Part] = []
     plain: list[Path] = []
-    for path in given:
+    for path in (one for named in given for one in matched(named) or [named]):
         if not are_shards(path):
             plain.append(path)
             continue
@@ -96,14 +104,9 @@ def _of_shards(path: Path) -> list[Part]:
     parts: list[Part] = []
     for name in shard_names(path):
         archive, shard = root / name, stated.get(name)
-        state = repr(_state(archive)) if address(archive) is None else ""
-        parts.append(
-            Part(
-                archive=str(archive),
-                images=None if shard is None else shard.images,
-                state=state if shard is None else shard.sha256,
-            )
-        )
+        elsewhere = address(archive)
+        state = repr(_state(archive)) if elsewhere is None else state_of(elsewhere)
+        parts.append(Part(archive=str(archive), images=None if shard is None else shard.images, state=state))
     return parts
 
 

@@ -10,6 +10,7 @@ from typing import Literal, Protocol
 
 from ftx.core.errors import InputError
 from ftx.core.files import staged_file
+from ftx.core.packages import require
 from ftx.core.progress import SILENT, Progress
 from ftx.core.verb_report import VerbReport
 from ftx.evaluating.predict import Prediction
@@ -17,7 +18,7 @@ from ftx.runs.proof_json import ir_digest
 from ftx.runtimes import load
 from ftx.runtimes.openvino import OpenVinoPredictor
 from ftx.scaling.job import Asked, Job, as_lines, open_job
-from ftx.scaling.on_ray import ray_workers, require_ray
+from ftx.scaling.on_ray import ray_workers
 from ftx.scaling.parts import Part, parts_of
 
 Engine = Literal["local", "ray"]
@@ -71,11 +72,9 @@ def predict_to_file(
     model; EnvironmentFault if Ray, or a package, is not there or goes away: what is done is kept.
     """
     if form == "parquet":
-        from ftx.scaling.parquet import require_parquet
-
-        require_parquet()
+        require("pyarrow")
     if engine == "ray":
-        require_ray()
+        require("ray")
     parts = parts_of(images)
     predictor = load(artifact, goal="throughput", progress=progress)
     if not isinstance(predictor, OpenVinoPredictor):

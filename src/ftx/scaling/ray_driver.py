@@ -80,10 +80,11 @@ class Foreman:
 class Worker:
     """A process that answers parts: its model, on the cores that are its share of the machine."""
 
-    def __init__(self, foreman: str, scores: bool, cores: int) -> None:
+    def __init__(self, foreman: str, scores: bool, cores: int, here: str) -> None:
         import ray
 
-        self._slot = _own_cores(cores, foreman)
+        _go_to(here)
+        self._cores = _own_cores(cores)
         self._foreman: Any = ray.get_actor(foreman)
         self._folder = tempfile.TemporaryDirectory(prefix="ftx-model-")
         files: Mapping[str, bytes] = _get(self._foreman.model.remote())
@@ -96,12 +97,27 @@ class Worker:
         answered: dict[str, list[Any]] = {"nth": [], "lines": [], "lost": []}
         for nth, text in zip(batch["nth"], batch["part"], strict=True):
             lost: int = _get(self._foreman.begin.remote(int(nth)))
-            if lost >= _MOST_LOST:
-                raise RuntimeError(f"{lost} workers were lost at the same images: {str(text)[:200]}")
-            lines = as_lines(Part.from_json(str(text)).answered(self._predictor, scores=self._scores))
+            part = Part.from_json(str(text))
+            if lost < _MOST_LOST:
+                answers = part.answered(self._predictor, scores=self._scores)
+            else:
+                answers = part.refused(
+                    f"{lost} workers were lost, one after the other, at this image or those beside it"
+                )
+            lines = as_lines(answers)
             for column, value in (("nth", int(nth)), ("lines", lines), ("lost", lost)):
                 answered[column].append(value)
         return answered
+
+
+def _go_to(folder: str) -> None:
+    """Go where the command was given, as paths of images may count from there. Raises: RuntimeError."""
+    try:
+        os.chdir(folder)
+    except OSError as error:
+        raise RuntimeError(
+            f"a worker's machine has no {folder}, from which the images are looked for: {error.strerror}"
+        ) from error
 
 
 def _get(reference: Any) -> Any:
@@ -111,20 +127,24 @@ def _get(reference: Any) -> Any:
     return ray.get(reference)
 
 
-def _own_cores(number: int, job: str) -> FileLock | None:
-    """Keep this process to cores that no other worker of the job here has; the lock goes with the process."""
+def _own_cores(number: int) -> list[FileLock]:
+    """Keep this process to cores that no other worker on this machine has; the locks go with the process."""
     if not hasattr(os, "sched_getaffinity"):
-        return None
-    allowed = sorted(os.sched_getaffinity(0))
-    for slot in range(max(1, len(allowed) // number)):
-        lock = FileLock(Path(tempfile.gettempdir(), f"ftx-cores-{os.getuid()}-{job}-{slot}.lock"))
+        return []
+    held: dict[int, FileLock] = {}
+    for core in sorted(os.sched_getaffinity(0)):
+        lock = FileLock(Path(tempfile.gettempdir(), f"ftx-core-{os.getuid()}-{core}.lock"))
         try:
             lock.acquire(timeout=0)
         except Timeout:
             continue
-        os.sched_setaffinity(0, allowed[slot * number : (slot + 1) * number])
-        return lock
-    return None
+        held[core] = lock
+        if len(held) == number:
+            os.sched_setaffinity(0, held)
+            return list(held.values())
+    for lock in held.values():  # of too few cores none is its own
+        lock.release()
+    return []
 
 
 def lead(asked: Setting, parts: Iterator[str]) -> Iterator[Told]:
@@ -138,7 +158,11 @@ def lead(asked: Setting, parts: Iterator[str]) -> Iterator[Told]:
 
     try:
         _knock(asked.address)
-        ray.init(address=asked.address, log_to_driver=False, configure_logging=False)
+        ray.init(
+            address=asked.address or os.environ.get("RAY_ADDRESS") or "local",
+            log_to_driver=False,
+            configure_logging=False,
+        )
         number, cores = shares(ray.nodes(), asked.workers)
     except EnvironmentFault:
         raise
@@ -156,7 +180,7 @@ def lead(asked: Setting, parts: Iterator[str]) -> Iterator[Told]:
     try:
         # It stays for as long as something refers to it.
         foreman = ray.remote(num_cpus=0)(Foreman).options(name=name).remote(files)
-        for row in _answered(given, number, cores, (name, asked.scores, cores)):
+        for row in _answered(given, number, cores, (name, asked.scores, cores, str(Path.cwd()))):
             yield Told(nth=int(row["nth"]), lines=str(row["lines"]), lost=int(row["lost"]))
         del foreman
     except Exception as error:  # whatever ended the work there
@@ -186,13 +210,14 @@ def _knock(address: str | None) -> None:
 
 
 def shares(nodes: Sequence[Mapping[str, Any]], workers: int | None) -> tuple[int, int]:
-    """How many workers, and how many cores each has: those of the smallest machine hold one at least."""
+    """How many workers there are, at most one a core, and the most cores that each of them can have."""
     paid = [int(node["Resources"].get("CPU", 0)) for node in nodes if node["Alive"]]
     usable = [cpus for cpus in paid if cpus]
     if not usable:
         raise EnvironmentFault("this Ray has no cores", fix="start machines with cores: ray start --num-cpus N")
-    number = workers or sum(max(1, cpus // _CORES) for cpus in usable)
-    return number, max(1, min(sum(usable) // number, *usable))
+    number = min(workers or sum(max(1, cpus // _CORES) for cpus in usable), sum(usable))
+    fitting = (cores for cores in range(max(usable), 0, -1) if sum(cpus // cores for cpus in usable) >= number)
+    return number, next(fitting)
 
 
 def _said(error: Exception) -> str:

@@ -5,6 +5,7 @@ fsspec knows how to reach them: https, s3, gs, hf and whatever else has a packag
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import tempfile
@@ -31,7 +32,12 @@ _NAME_LENGTH = 64
 # A server that is being restarted is back by then; seconds before the second and the third attempt.
 _WAITS_S = (1.0, 4.0)
 # What tells one file at an address from another that took its place.
-_STATED = ("size", "ETag", "etag", "Last-Modified", "LastModified", "last_modified", "mtime", "updated", "generation")
+_STATED = (
+    *("size", "ETag", "etag", "Last-Modified", "LastModified", "last_modified", "mtime", "updated", "generation"),
+    *("Content-MD5", "Digest", "blob_id", "lfs", "last_commit"),
+)
+# What a disk says that takes no more; no network's fault.
+_OF_THE_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 
 
 def fetched(address: str) -> Path:
@@ -48,6 +54,11 @@ def fetched(address: str) -> Path:
                 _attempts(address, lambda: _copied(system, place, staged, stated.get("size")))
         os.utime(copy)
     return copy
+
+
+def state_of(address: str) -> str:
+    """What is another once the file at an address is, as far as its server tells. Raises: as ``fetched``."""
+    return _copy_of(address, *_file_system(address))[0].name
 
 
 def forget(address: str) -> None:
@@ -73,8 +84,10 @@ def content_at(address: str, most_bytes: int) -> bytes | None:
         try:
             with system.open(place, "rb") as stream:
                 return stream.read(most_bytes)
-        except FileNotFoundError:
-            return None
+        except FileNotFoundError as error:
+            if _is_absent(error):
+                return None
+            raise
 
     return _attempts(address, read)
 
@@ -101,24 +114,26 @@ def _attempts(address: str, ask: Callable[[], T]) -> T:
     for wait_s in (*_WAITS_S, None):
         try:
             return ask()
-        except FileNotFoundError as error:
-            cause = error.__cause__
-            raise EnvironmentFault(
-                "there is no such file, or its server cannot be reached",
-                where=address,
-                found=str(cause or error),
-                fix="check the address and the network",
-            ) from error
         except Exception as error:  # each of fsspec's packages raises its own
+            if isinstance(error, FileNotFoundError) and _is_absent(error):
+                raise EnvironmentFault("there is no such file", where=address, fix="check the address") from error
+            if isinstance(error, OSError) and error.errno in _OF_THE_DISK:
+                raise
             if isinstance(error, MemoryError) or wait_s is None:
                 raise EnvironmentFault(
                     "a file cannot be fetched",
                     where=address,
-                    found=str(error) or type(error).__name__,
+                    found=str(error.__cause__ or error) or type(error).__name__,
                     fix="check the network and the right to read it, and run the command again: what came is kept",
                 ) from error
             sleep(wait_s)
     raise AssertionError("the last attempt returns or raises")
+
+
+def _is_absent(error: FileNotFoundError) -> bool:
+    """Whether a file is not there; fsspec says so of a server that fails or is not there as well."""
+    cause = error.__cause__
+    return cause is None or isinstance(cause, FileNotFoundError) or getattr(cause, "status", None) in (404, 410)
 
 
 def _folder() -> Path:

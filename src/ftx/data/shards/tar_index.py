@@ -55,7 +55,11 @@ def read_index(archive: Path, where: str) -> TarIndex:
         others: list[str] = []
         try:
             with tarfile.open(fileobj=stream, mode="r:") as opened:
+                last = -1
                 for one in opened:
+                    if one.size < 0 or opened.offset <= last:  # a header that leads back, for ever (CVE-2025-8194)
+                        raise tarfile.ReadError(f"{one.name[:100]!r} has a size that no file has")
+                    last = opened.offset
                     if one.isreg() and one.sparse is None:
                         members[one.name] = Member(one.offset_data, one.size)
                     elif not one.isdir():

@@ -16,6 +16,7 @@ from typing import BinaryIO, cast
 
 from ftx.core.errors import DataError, InputError
 from ftx.core.files import disk_faults, place_or_refuse, settle, staging
+from ftx.core.packages import require
 from ftx.core.progress import SILENT, Progress
 from ftx.core.verb_report import VerbReport
 from ftx.data.dataset import SPLITS, Unreadable
@@ -63,6 +64,7 @@ def write_shards(
     ``out``; EnvironmentFault if the disk takes no more.
     """
     _refuse_taken(out)
+    require("webdataset")
     nested = task is None or TASKS[task].nested_folders
     listing = list_images(data, nested=nested, form=form, progress=progress)
     results = [*read_all(listing.root, listing.files, progress)]

@@ -51,6 +51,8 @@ _MOST_SAID_BYTES = 1 << 20
 # Shards that are read at a time: those of other machines come over the network meanwhile.
 _AT_A_TIME = 4
 _BRACES = re.compile(r"\{([^{}]*)\}")
+_BRACES_IN_BRACES = re.compile(r"\{[^}]*\{")
+_LETTERS = re.compile(r"(.)\.\.(.)(?:\.\.-?\d+)?")
 _RANGE = re.compile(r"(-?\d+)\.\.(-?\d+)(?:\.\.-?\d+)?")
 
 
@@ -60,6 +62,9 @@ def shard_names(path: Path) -> list[str]:
     Raises: DataError if there are none, too many, or they lie in several folders.
     """
     if images_root(path) == path:
+        if "?" in path.name and address(path) is not None:
+            found = "a query, as signed addresses have"
+            raise DataError("this address names no shards", where=path_or_address(path), found=found, fix="…/x.tar")
         known = read_shards_json(path)
         if known is None or not known.shards:
             raise DataError(
@@ -68,28 +73,32 @@ def shard_names(path: Path) -> list[str]:
                 fix="name the archives: DIR/{0000..0099}.tar",
             )
         return [shard.name for shard in known.shards]
+    where = path_or_address(path)
+    if "{" in str(path.parent):
+        raise DataError("shards lie in one folder", where=where, found="several", fix="DIR/{0000..0099}.tar")
     if "{" not in path.name:
         return [path.name]
-    where = path_or_address(path)
-    number = prod(_choices(braces) for braces in _BRACES.findall(path.name))
-    if number > MOST_SHARDS:
-        raise DataError("too many shards", where=where, found=f"{number:,}, at most {MOST_SHARDS:,}")
     from braceexpand import braceexpand
 
     try:
+        number = prod(_choices(braces) for braces in _BRACES.findall(path.name))
+        if _BRACES_IN_BRACES.search(path.name) or number > MOST_SHARDS:
+            found = f"{number:,}, at most {MOST_SHARDS:,}" if number > MOST_SHARDS else "braces in braces"
+            raise DataError("too many shards", where=where, found=found, fix="DIR/{0000..0099}.tar")
         names = [*braceexpand(path.name)]
     except ValueError as error:
-        raise DataError("the braces of the shards' names do not hold", where=where, found=str(error)) from error
-    if len(set(names)) < len(names) or "{" in str(path.parent):
-        found = "one archive twice, or several folders"
-        raise DataError("shards lie in one folder, each once", where=where, found=found, fix="DIR/{0000..0099}.tar")
+        raise DataError("the braces of the shards' names do not hold", where=where, found=str(error)[:200]) from error
+    if len(set(names)) < len(names):
+        raise DataError("a shard is named twice", where=where, fix="DIR/{0000..0099}.tar")
     return names
 
 
 def _choices(braces: str) -> int:
-    """How many texts a pair of braces stands for."""
-    ends = _RANGE.fullmatch(braces)
-    return braces.count(",") + 1 if ends is None else abs(int(ends[2]) - int(ends[1])) + 1
+    """How many texts a pair of braces stands for. Raises: ValueError for a number beyond all reason."""
+    if ends := _RANGE.fullmatch(braces):
+        return abs(int(ends[2]) - int(ends[1])) + 1
+    letters = _LETTERS.fullmatch(braces)
+    return braces.count(",") + 1 if letters is None else abs(ord(letters[2]) - ord(letters[1])) + 1
 
 
 def images_of(root: Path, shard: str) -> list[str]:
