@@ -26,15 +26,16 @@ from tests.conftest import COLOURS, write_colour_ir, write_data
 from tests.scaling.test_on_ray import started, workers
 
 from ftx.runs.run import Run
+from ftx.runs.train_jsonl import read_epochs
 from ftx.scaling.job import parts_folder
 
 RECIPE = """\
 data: {path: data, image_size: 32}
 model: {name: test_vit, weights: none, peft: lora}
 adapter: {blocks: all}
-train: {epochs: 12, patience: 12, batch_size: 6, checkpoint_minutes: 0, cache_views: 0, head_init: random}
+train: {epochs: 40, patience: 40, batch_size: 6, checkpoint_minutes: 0, cache_views: 0, head_init: random}
 """
-TRIALS = 8
+TRIALS = 12
 
 
 def trials(folder: Path, kills: int, rng: random.Random) -> None:
@@ -52,7 +53,7 @@ def trials(folder: Path, kills: int, rng: random.Random) -> None:
         before, waited = progress_of(folder), time.monotonic()
         while progress_of(folder) == before and process.poll() is None:  # something is done that could be lost
             time.sleep(0.02)
-        time.sleep(rng.uniform(0, 3))
+        time.sleep(rng.uniform(0, 2))
         if process.poll() is not None:
             print("the study ended before it could be killed again", flush=True)
             break
@@ -77,7 +78,7 @@ def trials(folder: Path, kills: int, rng: random.Random) -> None:
 
 
 def progress_of(folder: Path) -> int:
-    return sum(len(file.read_bytes().splitlines()) for file in folder.glob("study/trials/*/train.jsonl"))
+    return sum(len(read_epochs(run)) for run in folder.glob("study/trials/*") if run.is_dir())
 
 
 def on_ray(folder: Path, kills: int, rng: random.Random) -> None:
