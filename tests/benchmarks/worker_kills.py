@@ -2,7 +2,7 @@
 
 ``trials``: ``ftx tune`` is killed at a moment drawn at random and begun again, as often as asked, and then ends: each
 trial of the study is complete once, and so is its run; a study that was left alone has as many.
-``ray``: of two workers on Ray that answer 200,000 images one is killed at random moments: the answers are, byte by
+``ray``: of two workers on Ray that answer 100,000 images one is killed at random moments: the answers are, byte by
 byte, those of one process.
 """
 
@@ -89,7 +89,7 @@ def on_ray(folder: Path, kills: int, rng: random.Random) -> None:
     for colour in range(len(COLOURS)):
         pixels = np.random.default_rng(colour).integers(0, 256, (16, 16, 3), dtype=np.uint8)
         Image.fromarray(pixels).save(folder / f"{colour}.png")
-    for number in range(200_000):
+    for number in range(100_000):
         os.link(folder / f"{number % len(COLOURS)}.png", images / f"{number:06d}.png")
     alone = [sys.executable, "-m", "ftx", "predict", "images", "--artifact", "model", "--out", "alone.jsonl"]
     subprocess.run(alone, cwd=folder, check=True, capture_output=True)
