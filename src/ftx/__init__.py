@@ -90,14 +90,8 @@ _EXTRAS = {
     "uvicorn": "serve",
     "webdataset": "shards",
 }
-_EXTRA_NAMES = {
-    "train": "training",
-    "serve": "serving",
-    "tune": "tuning",
-    "shards": "shards",
-    "parquet": "parquet",
-    "ray": "ray",
-}
+# How those that are not called by what they are for are told of.
+_EXTRA_NAMES = {"train": "training", "serve": "serving", "tune": "tuning"}
 
 
 def missing_extra(error: ModuleNotFoundError) -> EnvironmentFault | None:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import cast
 
-from ftx.data.sources.listing import label_name, short
+from ftx.data.dataset import SPLITS, Split
+from ftx.data.sources.listing import label_name, short, split_named
 
 # Each may exclude each other, which takes the square of their number; the densest of LVIS's images have tens.
 MOST_LABELS_OF_AN_IMAGE = 1000
@@ -39,6 +40,18 @@ def name_in(cell: object, what: str) -> str:
         text = "" if cell is None else _digits(cell)
         return label_name(text) if text.strip() else ""
     raise ValueError(f"{short(cell)} is no {what}")
+
+
+def split_in(cell: object) -> Split | None:
+    """The split that a cell names; None for one that is empty.
+
+    Raises: ValueError for anything else.
+    """
+    word = name_in(cell, "split")
+    split = split_named(word)
+    if word and split is None:
+        raise ValueError(f"the split '{short(word)}' is none of {', '.join(SPLITS)}")
+    return split
 
 
 def _digits(cell: str | int) -> str:

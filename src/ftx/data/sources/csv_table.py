@@ -19,8 +19,7 @@ from pathlib import Path
 
 from ftx.core.errors import DataError, listed, nearest
 from ftx.core.untrusted_files import read_file
-from ftx.data.dataset import SPLITS
-from ftx.data.sources.cells import labels_in, name_in
+from ftx.data.sources.cells import labels_in, name_in, split_in
 from ftx.data.sources.listing import (
     ListedImage,
     Listing,
@@ -191,8 +190,5 @@ def _image(record: Mapping[str, object], within: Callable[[str], str]) -> Listed
     if not isinstance(record["path"], str):
         raise ValueError(f"{short(record['path'])} is no path")
     path = within(record["path"].strip())
-    word = name_in(record.get("split"), "split")
-    split = split_named(word)
-    if word and split is None:
-        raise ValueError(f"the split '{short(word)}' is none of {', '.join(SPLITS)}")
+    split = split_in(record.get("split"))
     return ListedImage(path, labels_in(record["labels"]), split, name_in(record.get("group"), "group") or None)

@@ -24,13 +24,13 @@ from ftx.core.errors import DataError, listed
 from ftx.core.progress import SILENT, Progress
 from ftx.core.strict_json import parse_json
 from ftx.core.untrusted_files import open_file
-from ftx.data.dataset import SPLITS, Split
+from ftx.data.dataset import Split
 from ftx.data.decode_limits import MAX_FILE_BYTES
 from ftx.data.shards.paths import ENDING, SHARDS_FILE, images_root
 from ftx.data.shards.shard_store import opened_anew
 from ftx.data.shards.shards_json import Shard, read_shards_json
 from ftx.data.shards.tar_index import TarIndex
-from ftx.data.sources.cells import labels_in, name_in
+from ftx.data.sources.cells import labels_in, name_in, split_in
 from ftx.data.sources.listing import (
     IMAGE_ENDINGS,
     ListedImage,
@@ -245,10 +245,7 @@ def _image(shard: str, key: str, sample: Mapping[str, object], split: Split | No
     content = parts[endings[0]]
     if said.get("sha256") not in (None, hashlib.sha256(content).hexdigest()):
         raise ValueError("the image is not the one of its sha256")
-    word = name_in(said.get("split"), "split")
-    own = split_named(word)
-    if word and own is None:
-        raise ValueError(f"the split '{short(word)}' is none of {', '.join(SPLITS)}")
+    own = split_in(said.get("split"))
     group = name_in(said.get("group"), "group") or None
     return ListedImage(f"{shard}/{key}.{endings[0]}", _labels(said, parts), own or split, group)
 
