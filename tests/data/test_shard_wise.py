@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from typing import Any
+
 import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
 from ftx.data.shards.shard_wise import AT_HAND, LANES, MIXED, shard_numbers, shard_wise
+from ftx.recipe.sections import TrainRecipe
+from ftx.training.class_balance import Balance
+from ftx.training.loop import Training, epoch_order
 from ftx.training.ranks import Ranks
 
 SHARDS, EACH, BATCH = 320, 30, 64
@@ -73,3 +79,15 @@ def test_few_shards_need_no_care() -> None:
     assert numbers[-1] == numbers[0]
     assert len(set(numbers.tolist())) == AT_HAND + 1
     assert shard_numbers([f"{number}/x.jpg" for number in range(1000)]) is None
+
+
+def test_a_training_goes_from_shard_to_shard() -> None:
+    shard_N = np.repeat(np.arange(SHARDS), EACH)
+    nothing: Any = None  # but its order is asked for
+    balance, recipe = Balance(len(shard_N)), TrainRecipe(batch_size=BATCH)
+    plain = Training(nothing, nothing, nothing, nothing, recipe, balance, lr=0.1, bf16=False, seed=0)
+    orders = [epoch_order(one, 1) for one in (plain, replace(plain, shard_N=shard_N))]
+    assert all(sorted(order.tolist()) == list(range(len(shard_N))) for order in orders)
+    read = [len(set(shard_N[order[: 16 * BATCH]].tolist())) for order in orders]
+    assert read[0] > 0.9 * SHARDS
+    assert read[1] < SHARDS / 3
