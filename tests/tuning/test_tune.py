@@ -9,6 +9,8 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import pytest
@@ -21,6 +23,8 @@ from ftx.runs.artifacts import IR_FP32
 from ftx.runs.run import Run
 from ftx.runs.run_json import checkpoint_records
 from ftx.runs.train_jsonl import read_epochs
+from ftx.tuning.space import read_space
+from ftx.tuning.study import ID, open_study, within_reach
 from ftx.tuning.tune import TuneReport, Wanted, tune
 
 RECIPE = """
@@ -100,9 +104,52 @@ def test_what_has_no_end_is_not_begun(here: Path) -> None:
     assert not Path("study").exists()
 
 
-def test_a_storage_that_is_not_there_is_one_error(here: Path) -> None:
-    with pytest.raises(EnvironmentFault, match="cannot be reached"):
-        searched(1, storage="sqlite:////nowhere/else/study.db")
+@pytest.mark.parametrize(
+    ("storage", "what", "where"),
+    [
+        ("sqlite:////nowhere/else/study.db", "does not answer", "sqlite:////nowhere/else/study.db"),
+        ("oracle://me:secret@there/x", "driver", "oracle://me:***@there/x"),
+        ("me:secret", "does not answer", "--storage"),
+        ("postgresql://me:secret@there:port/x", "does not answer", "--storage"),
+    ],
+)
+def test_a_storage_that_is_not_there_is_one_error(here: Path, storage: str, what: str, where: str) -> None:
+    with pytest.raises(EnvironmentFault, match=what) as error:
+        searched(1, storage=storage)
+    assert str(error.value.where) == where
+    assert "secret" not in str(error.value)
+
+
+@pytest.mark.parametrize("storage", [None, "sqlite:///elsewhere.db"])
+def test_a_storage_that_goes_away_in_a_trial_is_one_error_and_its_run_goes_on(here: Path, storage: str | None) -> None:
+    file = here / ("study/study.db" if storage is None else "elsewhere.db")
+
+    class GoesAway(Listener):
+        def track(self, description: str, total: int | None) -> AbstractContextManager[Listener]:
+            if self.descriptions.count(description) == 1 and description == "Training":  # of the second trial
+                shutil.copy(file, here / "away.db")
+                file.write_bytes(b"no database at all" * 300)
+            return super().track(description, total)
+
+    with pytest.raises(RunError if storage is None else EnvironmentFault, match="study"):
+        searched(3, storage=storage, progress=GoesAway())
+    assert not file.read_bytes().startswith(b"SQLite")
+    (here / "away.db").rename(file)
+    report = searched(3, storage=storage)
+    assert [one.state for one in report.trials].count("complete") == 3
+
+
+def test_workers_that_begin_a_study_at_the_same_time_share_it(here: Path) -> None:
+    recipe = Recipe.load(Path("recipe.yaml"))
+    space = read_space(Path("space.yaml"), recipe)
+
+    def opened(worker: int) -> object:
+        (here / f"out{worker}").mkdir()
+        with within_reach(here, "sqlite:///shared.db"):
+            return open_study(here / f"out{worker}", "one", "sqlite:///shared.db", recipe, space, 1).user_attrs[ID]
+
+    with ThreadPoolExecutor(8) as workers:
+        assert len(set(workers.map(opened, range(8)))) == 1
 
 
 def test_a_budget_begins_no_trial_after_it(here: Path) -> None:

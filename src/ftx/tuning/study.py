@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import platform
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -19,6 +20,7 @@ from ftx.tuning.space import Space
 
 if TYPE_CHECKING:
     from optuna import Study, Trial
+    from optuna.storages import RDBStorage
     from optuna.trial import FrozenTrial
 
 STUDY_FILE = "study.db"
@@ -31,50 +33,115 @@ SEARCHED, ID, HOST, FOLDER, GOES_ON = "searched", "id", "host", "folder", "goes_
 _DIRECTIONS: Sequence[Literal["maximize", "minimize"]] = ("maximize", "minimize")
 # Trials that are drawn at random before the sampler models what it has seen, and that are not pruned.
 _AT_RANDOM = 5
+# How long a worker waits for what another is about to write.
+_TRIES, _PAUSE_S = 20, 0.25
 
 
 def open_study(out: Path, name: str, storage: str | None, recipe: Recipe, space: Space, objectives: int) -> Study:
     """A new study, or the one of this name, if it searches the same space of the same recipe.
 
-    Raises: EnvironmentFault if the storage cannot be reached; RunError if the study is another's.
+    Raises: EnvironmentFault if the storage's driver is not installed; RunError if the study is another's.
     """
     import optuna
+
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    kept, searched = _open(out, storage), _digest(recipe, space, objectives)
+    sampler = optuna.samplers.TPESampler(n_startup_trials=_AT_RANDOM, seed=None)
+    pruner = optuna.pruners.MedianPruner(n_startup_trials=_AT_RANDOM, n_warmup_steps=1)
+    try:  # of workers that begin at the same time one makes the study and says what it is of
+        study = optuna.create_study(
+            storage=kept, sampler=sampler, pruner=pruner, study_name=name, directions=_DIRECTIONS[:objectives]
+        )
+        study.set_user_attr(SEARCHED, searched)
+        study.set_user_attr(ID, uuid4().hex)
+    except optuna.exceptions.DuplicatedStudyError:
+        study = optuna.load_study(storage=kept, sampler=sampler, pruner=pruner, study_name=name)
+        _await(lambda: ID in study.user_attrs)
+    if study.user_attrs.get(SEARCHED) != searched:
+        raise RunError(
+            "this study searches something else",
+            where=f"{name} in {shown(out, storage)}",
+            found="another recipe, space or objective than when it was begun",
+            fix="give it another --study, or another --out",
+        )
+    return study
+
+
+def _await(known: Callable[[], bool]) -> None:
+    for _ in range(_TRIES):
+        if known():
+            return
+        time.sleep(_PAUSE_S)
+
+
+def _open(out: Path, storage: str | None) -> RDBStorage:
+    from optuna.storages import RDBStorage
+    from sqlalchemy.exc import IntegrityError, SQLAlchemyError
+
+    url = storage or f"sqlite:///{(out / STUDY_FILE).absolute()}"
+    for left in reversed(range(_TRIES)):
+        try:
+            # In the hours between two trials a server may close a connection.
+            return RDBStorage(url, engine_kwargs={"pool_pre_ping": True})
+        except ImportError as error:
+            raise EnvironmentFault(
+                "the driver of the study's storage is not installed",
+                where=shown(out, storage),
+                found=str(error.__cause__ or error),
+                fix="install it; of postgresql:// it is 'psycopg[binary]'",
+            ) from error
+        except ValueError as error:
+            raise EnvironmentFault(
+                "the storage of the study does not answer",
+                where=shown(out, storage),
+                found="no address",
+                fix="dialect://user:password@host:port/database",
+            ) from error
+        except SQLAlchemyError as error:
+            # Another worker makes the tables at this moment.
+            if not left or not (isinstance(error, IntegrityError) or "already exists" in str(error)):
+                raise
+            time.sleep(_PAUSE_S)
+    raise AssertionError
+
+
+def shown(out: Path, storage: str | None) -> str:
+    """Where a study is kept, as it may be printed: without a password."""
+    from sqlalchemy.engine import make_url
+    from sqlalchemy.exc import ArgumentError
+
+    if storage is None:
+        return str(out / STUDY_FILE)
+    try:
+        return make_url(storage).render_as_string(hide_password=True)
+    except (ArgumentError, ValueError):
+        return "--storage"
+
+
+@contextmanager
+def within_reach(out: Path, storage: str | None) -> Iterator[None]:
+    """Say in one error that a study's storage does not answer, at the beginning or in the middle of a trial.
+
+    Raises: EnvironmentFault, or RunError for the file beside the trials.
+    """
     from optuna.exceptions import StorageInternalError
     from sqlalchemy.exc import SQLAlchemyError
 
-    optuna.logging.set_verbosity(optuna.logging.ERROR)
-    url = storage or f"sqlite:///{(out / STUDY_FILE).absolute()}"
     try:
-        with FileLock(out / f".{MARK_FILE}.lock"):  # the tables of a new file are made by one worker
-            study = optuna.create_study(
-                storage=optuna.storages.RDBStorage(url),
-                study_name=name,
-                directions=_DIRECTIONS[:objectives],
-                load_if_exists=True,
-                sampler=optuna.samplers.TPESampler(n_startup_trials=_AT_RANDOM, seed=None),
-                pruner=optuna.pruners.MedianPruner(n_startup_trials=_AT_RANDOM, n_warmup_steps=1),
-            )
-            searched = _digest(recipe, space, objectives)
-            if study.user_attrs.get(SEARCHED, searched) != searched:
-                raise RunError(
-                    "this study searches something else",
-                    where=f"{name} in {storage or out / STUDY_FILE}",
-                    found="another recipe, space or objective than when it was begun",
-                    fix="give it another --study, or another --out",
-                )
-            study.set_user_attr(SEARCHED, searched)
-            if ID not in study.user_attrs:
-                study.set_user_attr(ID, uuid4().hex)
-    except (SQLAlchemyError, StorageInternalError, ModuleNotFoundError, ValueError) as error:
+        yield
+    except (SQLAlchemyError, StorageInternalError) as error:
+        found = str(error.__cause__ or error).splitlines()[0][:200]
         if storage is None:
-            raise
+            fix = "free the disk, or move the file away: its trials' runs stay, a new study begins"
+            raise RunError(
+                "the study cannot be read or written", where=out / STUDY_FILE, found=found, fix=fix
+            ) from error
         raise EnvironmentFault(
-            "the storage of the study cannot be reached",
-            where=storage,
-            found=str(error).splitlines()[0][:200],
-            fix="check its address",
+            "the storage of the study does not answer",
+            where=shown(out, storage),
+            found=found,
+            fix="check its address, and that it runs; the same command line goes on with the study",
         ) from error
-    return study
 
 
 def _digest(recipe: Recipe, space: Space, objectives: int) -> str:

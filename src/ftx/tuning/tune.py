@@ -26,15 +26,16 @@ from ftx.tasks.output_meaning import TASKS
 from ftx.tuning.pareto import draw_trials
 from ftx.tuning.space import Space, default_space, read_space
 from ftx.tuning.study import (
-    STUDY_FILE,
     begin,
     claim,
     goes_on,
     held,
     open_study,
     run_of,
+    shown,
     take_up_what_was_killed,
     where_it_lies,
+    within_reach,
 )
 from ftx.tuning.trial import Objective, attempt
 
@@ -107,7 +108,8 @@ def tune(
     Called again, or at the same time by another worker, it goes on with the study; a trial whose worker was killed
     goes on where it was. A trial that its recipe or the machine does not allow counts as failed, with the reason.
     Raises: InputError if there is no end to it; RecipeError for a space that does not hold; RunError for a study of
-    something else; DataError if the data cannot be read; Interrupted where a signal ended it.
+    something else; DataError if the data cannot be read; EnvironmentFault where the storage does not answer;
+    Interrupted where a signal ended it.
     """
     refuse_several("ftx tune")
     if wanted.trials is None and wanted.budget_s is None:
@@ -116,18 +118,19 @@ def tune(
     metric = choosing_metric(TASKS[recipe.task], balanced=recipe.train.balance != "none")
     out = out or RUNS / f"{images_root(recipe.data.path).resolve().stem}-tuned"
     out.mkdir(parents=True, exist_ok=True)
-    opened = open_study(out, study, storage, recipe, found, len(wanted.objectives))
-    claim(out, opened)
-    write_atomic(out / SPACE_FILE, found.dumps().encode())
-    for number in take_up_what_was_killed(opened, out):
-        progress.note(f"trial {number} was cut off: it goes on")
-    began = time.monotonic()
-    search = _Search(opened, recipe, found, metric, wanted, out, progress)
-    with progress.track("Trials", wanted.trials) as bar:
-        bar.advance(len(search.ended()))
-        while search.goes_on(began):
-            bar.advance(1, **search.one())
-    return search.report(study, storage or str(out / STUDY_FILE), time.monotonic() - began)
+    with within_reach(out, storage):
+        opened = open_study(out, study, storage, recipe, found, len(wanted.objectives))
+        claim(out, opened)
+        write_atomic(out / SPACE_FILE, found.dumps().encode())
+        for number in take_up_what_was_killed(opened, out):
+            progress.note(f"trial {number} was cut off: it goes on")
+        began = time.monotonic()
+        search = _Search(opened, recipe, found, metric, wanted, out, progress)
+        with progress.track("Trials", wanted.trials) as bar:
+            bar.advance(len(search.ended()))
+            while search.goes_on(began):
+                bar.advance(1, **search.one())
+        return search.report(study, shown(out, storage), time.monotonic() - began)
 
 
 @dataclass(frozen=True)
