@@ -1,6 +1,7 @@
 """A training in float64 with plain SGD, by as many processes as torchrun starts: ``together.py TASK OUT [--parts N]``.
 
 ``--cut STEP`` ends it after so many steps, with its state in OUT; ``--begun FOLDER`` goes on from there.
+``--adamw`` and ``--float32`` are what trainings have. OUT holds the logits of images it has not seen as well.
 
 In such a training nothing but the order of sums hangs on the number of processes, so that weights can be compared to
 rounding. 23 images in batches of five: the last batch holds three, fewer than four processes.
@@ -32,12 +33,14 @@ from ftx.tasks.thresholds import Thresholds
 from ftx.training.class_balance import balance_of
 from ftx.training.inputs import Batch
 from ftx.training.loop import Training, fit
+from ftx.training.optimizer import optimizer
 from ftx.training.ranks import ALONE, Ranks, joined
 from ftx.training.signals import Stop
 from ftx.training.state import Record, TrainingState
 
 IMAGES, SIDE = 23, 32
-LR = 0.1
+# Of SGD and AdamW.
+LR, LR_ADAMW = 0.1, 1e-3
 TASKS: dict[str, Task] = {
     "multiclass": Multiclass(Labels.multiclass(["a", "b", "c"])),
     "multilabel": Multilabel(Labels(names=("a", "b", "c"), singles=("a", "b", "c")), Thresholds()),
@@ -56,11 +59,10 @@ class Noise:
     unit = "images"
     waited_s = 0.0
 
-    def __init__(self, network: nn.Module, task: Task, stop: Stop, cut: int | None) -> None:
-        self.stop, self.cut = stop, cut
+    def __init__(self, network: nn.Module, task: Task, stop: Stop, cut: int | None, dtype: torch.dtype) -> None:
+        self.network, self.stop, self.cut = network, stop, cut
         rng = np.random.default_rng(3)
-        self.network = network
-        self.images = torch.from_numpy(rng.normal(size=(IMAGES, 3, SIDE, SIDE)))
+        self.images = torch.from_numpy(rng.normal(size=(IMAGES, 3, SIDE, SIDE))).to(dtype)
         targets_NC = np.zeros((IMAGES, len(task.labels)), np.float32)
         for rows in (list(map(task.labels.index, group)) for group in task.labels.groups):
             targets_NC[np.arange(IMAGES), rng.choice(rows, IMAGES)] = 1
@@ -88,15 +90,29 @@ class Noise:
         return 0
 
 
-def network(classes: int) -> nn.Module:
-    """A Vision Transformer with DoRA in float64, B not zero, whose head trains with its bias."""
+def network(classes: int, dtype: torch.dtype) -> nn.Module:
+    """A Vision Transformer with DoRA, B not zero, whose head trains with its bias."""
     settings = {"name": "test_vit", "weights": "none", "image_size": SIDE, "peft": "dora", "rank": 2, "path": "none"}
     module = prepare(Recipe.named(settings), classes).backbone.module.double()
     torch.manual_seed(1)
     with torch.no_grad():
         for _, layer in adapter_layers(module):
             layer.lora_B.normal_(std=0.02)
-    return module
+    return module.to(dtype)
+
+
+def optimiser(module: nn.Module, *, adamw: bool) -> torch.optim.Optimizer:
+    if adamw:
+        return optimizer(module, LR_ADAMW, weight_decay=0.05)
+    trained = [parameter for parameter in module.parameters() if parameter.requires_grad]
+    return torch.optim.SGD([{"params": trained, "peak_lr": LR}], lr=LR)
+
+
+def held_out_logits(module: nn.Module, dtype: torch.dtype) -> torch.Tensor:
+    """Of images that are in no step."""
+    images = torch.from_numpy(np.random.default_rng(4).normal(size=(16, 3, SIDE, SIDE))).to(dtype)
+    with torch.no_grad():
+        return module.eval()(images)
 
 
 def main() -> None:
@@ -106,18 +122,20 @@ def main() -> None:
     parser.add_argument("--parts", type=int, default=1)
     parser.add_argument("--cut", type=int)
     parser.add_argument("--begun", type=Path)
+    parser.add_argument("--adamw", action="store_true")
+    parser.add_argument("--float32", action="store_true")
     given = parser.parse_args()
-    task = TASKS[given.task]
+    task, dtype = TASKS[given.task], torch.float32 if given.float32 else torch.float64
     with joined() as ranks:
-        module = network(len(task.labels))
+        module = network(len(task.labels), dtype)
         stop = Stop()
-        images = Noise(module, task, stop, given.cut)
+        images = Noise(module, task, stop, given.cut, dtype)
         recipe = TrainRecipe.model_validate({**RECIPE, "accumulation_steps": given.parts})
         balance = balance_of("loss", task.labels, images.targets_NC)
-        training = Training(module, task, images, images, recipe, balance, lr=LR, bf16=False, seed=1, ranks=ranks)
-        trained = [parameter for parameter in module.parameters() if parameter.requires_grad]
-        sgd = torch.optim.SGD([{"params": trained, "peak_lr": LR}], lr=LR)
-        state = TrainingState(module, sgd)  # pyright: ignore[reportArgumentType]  it asks nothing that AdamW alone has
+        lr = LR_ADAMW if given.adamw else LR
+        training = Training(module, task, images, images, recipe, balance, lr=lr, bf16=False, seed=1, ranks=ranks)
+        stepping = optimiser(module, adamw=given.adamw)
+        state = TrainingState(module, stepping)  # pyright: ignore[reportArgumentType]  it asks nothing that AdamW alone has
         if given.begun is not None:
             record = Record.model_validate_json((given.begun / "record.json").read_text())
             state.restore(record, load_file(given.begun / "state.safetensors"))
@@ -131,7 +149,8 @@ def main() -> None:
             return
         losses = {"loss": repr(made.best.loss), "val": repr(made.best.val_loss)}
         weights = {name: parameter.detach() for name, parameter in module.named_parameters()}
-        save_file(weights, given.out / f"{ranks.rank}.safetensors", losses)
+        made_of_it = {**weights, "logits": held_out_logits(module, dtype)}
+        save_file(made_of_it, given.out / f"{ranks.rank}.safetensors", losses)
 
 
 if __name__ == "__main__":

@@ -215,15 +215,21 @@ def worker(*more: str) -> subprocess.Popen[str]:
 
 
 @pytest.mark.slow
-def test_a_trial_whose_worker_was_killed_goes_on_where_it_was(here: Path) -> None:
+@pytest.mark.parametrize("by", [signal.SIGKILL, signal.SIGTERM])
+def test_a_trial_whose_worker_was_killed_goes_on_where_it_was(by: signal.Signals, here: Path) -> None:
     long = ("--set", "train.epochs=60", "--set", "train.patience=60", "--set", "train.checkpoint_minutes=0")
     killed = worker("--trials", "1", *long)
     run = Path("study/trials/0000")
     while len(read_epochs(run)) < 3:
         assert killed.poll() is None, killed.communicate()[1]
         time.sleep(0.02)
-    os.kill(killed.pid, signal.SIGKILL)
-    killed.communicate()
+    killed.send_signal(by)
+    _, said = killed.communicate()
+    if by == signal.SIGTERM:
+        assert killed.returncode == 143
+        assert "terminated in a trial" in said
+        assert "the same command line goes on" in said
+        assert "--resume" not in said
     before = [epoch.loss for epoch in read_epochs(run)]
     assert not (run / "run.json").exists()
     again = worker("--trials", "1", *long)

@@ -8,7 +8,6 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from ftx.core.errors import stopped
 from ftx.core.progress import Progress
 from ftx.evaluating.bench import Wanted, bench
 from ftx.exporting.export import export
@@ -24,7 +23,6 @@ if TYPE_CHECKING:
     from optuna import Trial
 
 Objective = Literal["metric", "latency"]
-AGAIN = "the same command line goes on with it"
 # Of one image in one thread pool, as a device answers.
 _TIMED_S = 2.0
 
@@ -68,7 +66,7 @@ def attempt(
         how = partial(resume, run) if going_on else partial(train, recipe, run)
         made = how(progress=progress, on_epoch=told)
         if made.interrupted and not pruned:
-            raise stopped(KeyboardInterrupt(), doing="in a trial", found=f"{run} can go on", fix=AGAIN)
+            raise KeyboardInterrupt
     shutil.rmtree(run / CHECKPOINTS, ignore_errors=True)
     epochs = read_epochs(run)
     reached = best_epoch(epochs, metric).metrics[metric]

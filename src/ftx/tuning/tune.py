@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, cast
 
 from pydantic import BaseModel, ConfigDict
 
-from ftx.core.errors import DataError, EnvironmentFault, FtxError, InputError
+from ftx.core.errors import DataError, EnvironmentFault, FtxError, InputError, Interrupted, Terminated, stopped
 from ftx.core.files import write_atomic
 from ftx.core.one_voice import refuse_several
 from ftx.core.progress import SILENT, Progress, Task
@@ -49,6 +49,7 @@ OBJECTIVES: tuple[Objective, ...] = ("metric", "latency")
 REASON, EPOCHS, RECIPE = "reason", "epochs", "recipe"
 # Failures in a row of one worker: of a space whose corner cannot be trained few, of a full disk all.
 _MOST_IN_A_ROW = 5
+_AGAIN = "the same command line goes on"
 
 
 class TriedTrial(BaseModel):
@@ -118,7 +119,7 @@ def tune(
     metric = choosing_metric(TASKS[recipe.task], balanced=recipe.train.balance != "none")
     out = out or RUNS / f"{images_root(recipe.data.path).resolve().stem}-tuned"
     out.mkdir(parents=True, exist_ok=True)
-    with within_reach(out, storage):
+    with within_reach(out, storage), _stopped_with_what_to_do(out):
         opened = open_study(out, study, storage, recipe, found, len(wanted.objectives))
         claim(out, opened)
         write_atomic(out / SPACE_FILE, found.dumps().encode())
@@ -131,6 +132,19 @@ def tune(
             while search.goes_on(began):
                 bar.advance(1, **search.one())
         return search.report(study, shown(out, storage), time.monotonic() - began)
+
+
+@contextmanager
+def _stopped_with_what_to_do(out: Path) -> Iterator[None]:
+    """Say of a signal, wherever in a trial it came, how to go on with the search rather than with a training."""
+    found = f"{out} holds the trials so far, and can go on with this one"
+    try:
+        yield
+    except KeyboardInterrupt as signal:
+        raise stopped(signal, doing="in a trial", found=found, fix=_AGAIN) from None
+    except (Interrupted, Terminated) as error:
+        what = "terminated in a trial" if isinstance(error, Terminated) else "interrupted in a trial"
+        raise type(error)(what, found=found, fix=_AGAIN) from None
 
 
 @dataclass(frozen=True)
