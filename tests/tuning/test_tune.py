@@ -13,6 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from pathlib import Path
 
+import optuna
 import pytest
 import torch
 from tests.conftest import Listener, write_data
@@ -24,7 +25,7 @@ from ftx.runs.run import Run
 from ftx.runs.run_json import checkpoint_records
 from ftx.runs.train_jsonl import read_epochs
 from ftx.tuning.space import read_space
-from ftx.tuning.study import ID, open_study, within_reach
+from ftx.tuning.study import ID, SEARCHED, open_study, within_reach
 from ftx.tuning.tune import TuneReport, Wanted, tune
 
 RECIPE = """
@@ -150,6 +151,28 @@ def test_workers_that_begin_a_study_at_the_same_time_share_it(here: Path) -> Non
 
     with ThreadPoolExecutor(8) as workers:
         assert len(set(workers.map(opened, range(8)))) == 1
+
+
+def test_a_worker_waits_for_the_one_that_makes_the_study_at_this_moment(here: Path) -> None:
+    recipe = Recipe.load(Path("recipe.yaml"))
+    space = read_space(Path("space.yaml"), recipe)
+    says = open_study(here, "one", None, recipe, space, 1).user_attrs
+    made = optuna.create_study(storage="sqlite:///shared.db", study_name="one", direction="maximize")
+
+    def say() -> None:
+        for name in (SEARCHED, ID):
+            time.sleep(0.4)
+            made.set_user_attr(name, says[name])
+
+    with ThreadPoolExecutor(1) as other:
+        saying = other.submit(say)
+        assert open_study(here, "one", "sqlite:///shared.db", recipe, space, 1).user_attrs == says
+        saying.result()
+
+
+def test_a_study_whose_maker_was_killed_before_it_said_what_of_is_taken_up(here: Path) -> None:
+    optuna.create_study(storage="sqlite:///shared.db", study_name="ftx", direction="maximize")
+    assert searched(1, storage="sqlite:///shared.db").best == [0]
 
 
 def test_a_budget_begins_no_trial_after_it(here: Path) -> None:

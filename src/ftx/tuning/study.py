@@ -52,11 +52,11 @@ def open_study(out: Path, name: str, storage: str | None, recipe: Recipe, space:
         study = optuna.create_study(
             storage=kept, sampler=sampler, pruner=pruner, study_name=name, directions=_DIRECTIONS[:objectives]
         )
-        study.set_user_attr(SEARCHED, searched)
-        study.set_user_attr(ID, uuid4().hex)
+        _say(study, searched)
     except optuna.exceptions.DuplicatedStudyError:
         study = optuna.load_study(storage=kept, sampler=sampler, pruner=pruner, study_name=name)
-        _await(lambda: ID in study.user_attrs)
+        if not _await(lambda: ID in study.user_attrs):  # the other was killed in that moment
+            _say(study, searched)
     if study.user_attrs.get(SEARCHED) != searched:
         raise RunError(
             "this study searches something else",
@@ -67,11 +67,17 @@ def open_study(out: Path, name: str, storage: str | None, recipe: Recipe, space:
     return study
 
 
-def _await(known: Callable[[], bool]) -> None:
+def _say(study: Study, searched: str) -> None:
+    study.set_user_attr(SEARCHED, searched)
+    study.set_user_attr(ID, uuid4().hex)
+
+
+def _await(known: Callable[[], bool]) -> bool:
     for _ in range(_TRIES):
         if known():
-            return
+            return True
         time.sleep(_PAUSE_S)
+    return False
 
 
 def _open(out: Path, storage: str | None) -> RDBStorage:
