@@ -29,6 +29,7 @@ from ftx.data.shards.shards_json import read_shards_json
 from ftx.data.shards.write import write_shards
 from ftx.data.sources import list_images
 from ftx.data.sources.shards import shard_names
+from ftx.evaluating.predict import Prediction, find_images, in_shards
 
 
 def png(seed: int) -> bytes:
@@ -241,6 +242,33 @@ def test_links_are_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="do not hold") as error:
         list_images(shard)
     assert "0.tar/link.png is a link or a device" in str(error.value)
+    # Nor are they asked of a model, which needs no labels.
+    (answer,) = in_shards(tmp_path / "0.tar")
+    assert isinstance(answer, Prediction)
+    assert "link.png is a link or a device" in str(answer.error)
+    written(tmp_path / "1.tar", {"../k": {"png": png(1)}})
+    (answer,) = in_shards(tmp_path / "1.tar")
+    assert isinstance(answer, Prediction)
+    assert "leaves the data folder" in str(answer.error)
+
+
+@pytest.mark.parametrize(
+    ("names", "said"),
+    [
+        (["0007.tar", "0008.tar", "0009.tar"], "{0007..0009}.tar"),
+        (["0007.tar", "0009.tar"], "0007.tar"),
+        (["train.tar"], "train.tar"),
+    ],
+)
+def test_archives_without_shards_json_are_told_how_they_are_named(tmp_path: Path, names: list[str], said: str) -> None:
+    for number, name in enumerate(names):
+        written(tmp_path / name, {"k": {"png": png(number), "json": {"labels": ["a"]}}})
+    with pytest.raises(DataError, match=r"no shards\.json") as error:
+        surveyed(tmp_path)
+    assert error.value.fix == f"name them: '{tmp_path / said}'"
+    with pytest.raises(InputError, match="no images") as none:
+        find_images(tmp_path)
+    assert f"its archives are named: '{tmp_path / said}'" in str(none.value.found)
 
 
 def test_a_key_that_comes_again_is_refused(tmp_path: Path) -> None:

@@ -17,9 +17,10 @@ import pytest
 from filelock import FileLock
 from PIL import Image
 from pyarrow.parquet import read_table
+from tests.conftest import Listener
 from tests.effects.lab import call
 
-from ftx.core.errors import EnvironmentFault, InputError, RunError
+from ftx.core.errors import EnvironmentFault, InputError, Interrupted, RunError
 from ftx.core.files import LOCK
 from ftx.evaluating.predict import predict, predict_arriving
 from ftx.scaling import parts as parts_room
@@ -195,6 +196,28 @@ def test_a_killed_process_is_gone_on_for(colour_model: Any, tmp_path: Path) -> N
     assert report["images"] == 3000
     assert out.read_text() == expected([images], colour_model.folder)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["many", "out.jsonl"]
+
+
+def test_what_a_signal_leaves_is_told(colour_model: Any, mixed: list[Path], tmp_path: Path) -> None:
+    class Stops(Listener):
+        def advance(self, steps: int = 1, **fields: str) -> None:
+            super().advance(steps, **fields)
+            raise KeyboardInterrupt
+
+    out = tmp_path / "out.jsonl"
+    with pytest.raises(Interrupted) as stopped:
+        predict_to_file(mixed, out, colour_model.folder, progress=Stops())
+    assert f"parts are done, and kept in {parts_folder(out)}" in str(stopped.value.found)
+    assert stopped.value.fix == "the same command line goes on"
+    assert predict_to_file(mixed, out, colour_model.folder).kept >= 1
+
+
+def test_an_ending_that_names_no_format_is_refused(colour_model: Any, mixed: list[Path], tmp_path: Path) -> None:
+    words = ("predict", str(mixed[0]), "--artifact", str(colour_model.folder), "--out")
+    said = call(*words, str(tmp_path / "out.csv"))
+    assert said.status == 2
+    assert "--format jsonl or parquet" in said.err
+    assert call(*words, str(tmp_path / "out.csv"), "--format", "jsonl").status == 4  # of an image that is none
 
 
 def test_flags_of_a_file_are_refused_without_one(colour_model: Any, tmp_path: Path) -> None:

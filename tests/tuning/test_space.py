@@ -44,7 +44,9 @@ def test_keys_have_choices_or_ranges(tmp_path: Path) -> None:
         ("train.lr: {low: 1, hight: 2}", "train.lr: high: Field required"),
         ("adapter.rank: [2, nought]", "adapter.rank:"),
         ("train.epochs: {low: -2, high: 2}", "train.epochs:"),
+        ("data.path: [one, other]", "data.path: is the same for all trials"),
         ("{}", "no key is to be searched"),
+        ("- train.lr", "a space is a mapping of keys"),
     ],
 )
 def test_what_is_wrong_is_named(text: str, said: str, tmp_path: Path) -> None:

@@ -16,9 +16,10 @@ from pathlib import Path
 import optuna
 import pytest
 import torch
+from PIL import Image
 from tests.conftest import Listener, write_data
 
-from ftx.core.errors import EnvironmentFault, InputError, RunError
+from ftx.core.errors import DataError, EnvironmentFault, InputError, RunError
 from ftx.recipe.schema import Recipe
 from ftx.runs.artifacts import IR_FP32
 from ftx.runs.run import Run
@@ -84,6 +85,27 @@ def test_a_study_of_something_else_is_refused(here: Path) -> None:
     with pytest.raises(RunError, match="the runs of another study"):
         searched(2, study="second", space="other.yaml")
     assert len(searched(2, out="other", space="other.yaml").trials) == 2
+    Image.new("RGB", (40, 40), "white").save(next(Path("data").rglob("*.png")))
+    with pytest.raises(RunError, match="searches something else"):
+        searched(2)
+
+
+def test_a_study_is_begun_in_a_folder_of_its_own_or_not_at_all(here: Path) -> None:
+    run = Path(str(searched(1).run))
+    assert Path("runs/latest").resolve() == run.resolve()
+    with pytest.raises(RunError, match="holds something else"):
+        searched(1, out=str(run))
+    assert not (run / "study.db").exists()
+    with pytest.raises(DataError):
+        searched(1, "data.path=nowhere", out="new")
+    with pytest.raises(EnvironmentFault):
+        searched(1, out="new", storage="sqlite:////nowhere/else/study.db")
+    assert not Path("new").exists()
+
+
+def test_the_newest_run_is_the_best_of_a_search(here: Path) -> None:
+    report = searched(4)
+    assert Path("runs/latest").resolve() == Path(str(report.run)).resolve()
 
 
 def test_a_trial_that_cannot_be_trained_fails_with_its_reason_and_the_others_go_on(here: Path) -> None:
@@ -93,7 +115,7 @@ def test_a_trial_that_cannot_be_trained_fails_with_its_reason_and_the_others_go_
     failed = [one for one in report.trials if one.state == "fail"]
     assert len([one for one in report.trials if one.state == "complete"]) == 2
     assert all(one.keys["adapter.rank"] == 4000 and "rank" in (one.reason or "") for one in failed)
-    assert all(not Path(one.run or "").exists() for one in failed)
+    assert all(one.run is None for one in failed)
     Path("none.yaml").write_text("adapter.rank: [3000, 4000]")
     with pytest.raises(InputError, match="the last 5 trials could not be trained"):
         searched(2, out="none", space="none.yaml")
@@ -106,18 +128,26 @@ def test_what_has_no_end_is_not_begun(here: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("storage", "what", "where"),
+    ("storage", "kind", "what", "where"),
     [
-        ("sqlite:////nowhere/else/study.db", "does not answer", "sqlite:////nowhere/else/study.db"),
-        ("oracle://me:secret@there/x", "driver", "oracle://me:***@there/x"),
-        ("me:secret", "does not answer", "--storage"),
-        ("postgresql://me:secret@there:port/x", "does not answer", "--storage"),
+        (
+            "sqlite:////nowhere/else/study.db",
+            EnvironmentFault,
+            "does not answer",
+            "sqlite:////nowhere/else/study.db",
+        ),
+        ("oracle://me:secret@there/x", EnvironmentFault, "driver", "oracle://me:***@there/x"),
+        ("banana", InputError, "no storage", "--storage"),
+        ("banana://me:secret@there/x", InputError, "no storage", "--storage"),
+        ("postgresql://me:secret@there:port/x", InputError, "no storage", "--storage"),
     ],
 )
-def test_a_storage_that_is_not_there_is_one_error(here: Path, storage: str, what: str, where: str) -> None:
-    with pytest.raises(EnvironmentFault, match=what) as error:
+def test_a_storage_that_is_not_there_is_one_error(
+    here: Path, storage: str, kind: type[Exception], what: str, where: str
+) -> None:
+    with pytest.raises(kind, match=what) as error:
         searched(1, storage=storage)
-    assert str(error.value.where) == where
+    assert str(error.value.where) == where  # pyright: ignore[reportAttributeAccessIssue]
     assert "secret" not in str(error.value)
 
 
@@ -147,7 +177,9 @@ def test_workers_that_begin_a_study_at_the_same_time_share_it(here: Path) -> Non
     def opened(worker: int) -> object:
         (here / f"out{worker}").mkdir()
         with within_reach(here, "sqlite:///shared.db"):
-            return open_study(here / f"out{worker}", "one", "sqlite:///shared.db", recipe, space, 1).user_attrs[ID]
+            return open_study(here / f"out{worker}", "one", "sqlite:///shared.db", recipe, "data", space, 1).user_attrs[
+                ID
+            ]
 
     with ThreadPoolExecutor(8) as workers:
         assert len(set(workers.map(opened, range(8)))) == 1
@@ -156,7 +188,7 @@ def test_workers_that_begin_a_study_at_the_same_time_share_it(here: Path) -> Non
 def test_a_worker_waits_for_the_one_that_makes_the_study_at_this_moment(here: Path) -> None:
     recipe = Recipe.load(Path("recipe.yaml"))
     space = read_space(Path("space.yaml"), recipe)
-    says = open_study(here, "one", None, recipe, space, 1).user_attrs
+    says = open_study(here, "one", None, recipe, "data", space, 1).user_attrs
     made = optuna.create_study(storage="sqlite:///shared.db", study_name="one", direction="maximize")
 
     def say() -> None:
@@ -166,7 +198,7 @@ def test_a_worker_waits_for_the_one_that_makes_the_study_at_this_moment(here: Pa
 
     with ThreadPoolExecutor(1) as other:
         saying = other.submit(say)
-        assert open_study(here, "one", "sqlite:///shared.db", recipe, space, 1).user_attrs == says
+        assert open_study(here, "one", "sqlite:///shared.db", recipe, "data", space, 1).user_attrs == says
         saying.result()
 
 
@@ -212,7 +244,9 @@ def test_a_study_goes_on_whose_best_run_was_removed_and_without_the_runs_of_othe
     (best,) = first.best
     recipe = Path("study/best.yaml").read_text()
     shutil.rmtree(str(first.trials[best].run))
-    assert searched(2, storage=url).trials == first.trials
+    left = [one.model_copy(update={"run": None}) if one.number == best else one for one in first.trials]
+    again = searched(2, storage=url)
+    assert (again.trials, again.run) == (left, None)
     elsewhere = searched(3, out="elsewhere", storage=url)
     assert len(elsewhere.trials) == 3
     if elsewhere.best == first.best:
@@ -264,7 +298,8 @@ def test_a_trial_whose_worker_was_killed_goes_on_where_it_was(by: signal.Signals
     assert [epoch.loss for epoch in epochs[: len(before)]] == before
     assert len(epochs) == 60
     lines = [json.loads(line) for line in Path("study/trials.jsonl").read_text().splitlines()]
-    assert [line["state"] for line in lines] == ["fail", "complete"]
+    assert [line["state"] for line in lines] == ["cut off", "complete"]
+    assert lines[0]["reason"] == "went on as trial 1"
     assert lines[1]["run"] == "study/trials/0000"
     assert lines[0]["keys"] == lines[1]["keys"]
     assert "study/trials/0000" in out
@@ -278,7 +313,7 @@ def test_two_workers_share_a_study(here: Path) -> None:
         assert one.returncode == 0, err
     lines = [json.loads(line) for line in Path("study/trials.jsonl").read_text().splitlines()]
     complete = [line for line in lines if line["state"] == "complete"]
-    assert 5 <= len(complete) <= 6  # the other may have begun one before the fifth had ended
+    assert 5 <= len(complete) <= 6  # both may have begun one at the same moment
     assert len({line["run"] for line in complete}) == len(complete)
     assert all(Run.open(line["run"]).manifest.task == "multiclass" for line in complete)
 

@@ -39,7 +39,9 @@ def shard(
         console.print_json(report)
     else:
         megabytes = f"{report.bytes / 1e6:,.1f} MB"
-        console.print_facts([("shards", f"{report.path}: {report.shards} of {report.images:,} images, {megabytes}")])
+        console.print_facts(
+            [("shards", f"{report.path}: {report.shards}, with {report.images:,} images in {megabytes}")]
+        )
         named = "" if task is None else f" --task {task}"
         console.print_note(f"next: {shell_command('ftx train --data', report.path)}{named}", "dim")
     return SKIPPED if report.skipped else 0

@@ -15,6 +15,9 @@ from ftx.core.errors import INTERRUPTED, InputError, Termination, nearest
 if TYPE_CHECKING:
     from ftx.evaluating.predict import Prediction
 
+# What a file is called that holds lines of JSON, or a table.
+_BY_ENDING = {"": "jsonl", ".jsonl": "jsonl", ".ndjson": "jsonl", ".json": "jsonl", ".parquet": "parquet"}
+
 
 def command(
     images: Annotated[
@@ -138,7 +141,11 @@ def _into_file(
     from ftx.evaluating.arrivals import named_on
     from ftx.scaling.predict_to_file import Engine, OutFormat, predict_to_file
 
-    form = form or ("parquet" if out.suffix.lower() == ".parquet" else "jsonl")
+    if form is None:
+        form = _BY_ENDING.get(out.suffix.lower())
+    if form is None:
+        known = " or ".join(get_args(OutFormat))
+        raise InputError(f"no format is known by the ending {out.suffix}", where=out, fix=f"--format {known}")
     _one_of("--format", form, get_args(OutFormat))
     _one_of("--engine", engine, get_args(Engine))
     if engine == "local" and (address or workers):
@@ -163,7 +170,9 @@ def _into_file(
         by = "" if engine == "local" else f" by {report.workers} workers"
         console.print_facts([("answers", f"{out}: {report.images:,} images in {report.seconds:,.1f} s{by}{speed}")])
         if report.skipped:
-            console.print_note(f"{report.skipped:,} of them cannot be read: their lines say why", "bad")
+            console.print_note(
+                f"lines that say which image, folder or shard cannot be read, and why: {report.skipped:,}", "bad"
+            )
     return SKIPPED if report.skipped else 0
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -114,7 +115,9 @@ def _print(report: TuneReport) -> None:
         ],
         styles=["strong" if one.number in report.best else "plain" for one in known[:_SHOWN]],
     )
-    console.print_facts([("trials", str(len(report.trials))), ("study", f"{report.study} in {report.storage}")])
+    others = Counter(one.state for one in report.trials if one.state not in ("complete", "pruned"))
+    counted = ", ".join([str(len(report.trials) - others.total()), *(f"{n} {state}" for state, n in others.items())])
+    console.print_facts([("trials", counted), ("study", f"{report.study} in {report.storage}")])
     if report.best_recipe is not None and report.run is not None:
         console.print_facts([("best recipe", report.best_recipe), ("run", report.run)], "strong")
         console.print_note(f"next: {shell_command('ftx merge', report.run)}", "dim")

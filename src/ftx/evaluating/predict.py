@@ -17,7 +17,7 @@ from ftx.core.errors import DataError, EnvironmentFault, FtxError, ImageError, I
 from ftx.core.processors import cores
 from ftx.core.progress import SILENT, Progress
 from ftx.data.image_store import EncodedImage, ImageStore
-from ftx.data.shards.paths import are_shards, images_root
+from ftx.data.shards.paths import archives_in, are_shards, images_root
 from ftx.data.sources.listing import IMAGE_ENDINGS
 from ftx.data.sources.shards import images_of, shard_names
 from ftx.runs.run import Run
@@ -180,7 +180,11 @@ def _inside(path: Path) -> Sequence[EncodedImage | Prediction]:
         kept = [child for child in children if child.suffix.lower() in IMAGE_ENDINGS and child.is_file()]
         inside += map(EncodedImage.of, kept)
     inside.sort(key=lambda item: item.path if isinstance(item, Prediction) else item.name)
-    return inside or [Prediction(path=path_text(str(path)), error="there are no images in this folder")]
+    if inside:
+        return inside
+    named = archives_in(path)
+    error = "there are no images in this folder" + (f"; its archives are named: '{named}'" if named else "")
+    return [Prediction(path=path_text(str(path)), error=error)]
 
 
 def answers_of(

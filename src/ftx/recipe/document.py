@@ -13,27 +13,25 @@ from ftx.recipe.strict_yaml import YamlError, parse_yaml
 MAX_RECIPE_BYTES = 1 << 20
 
 
-def read_document(path: Path) -> dict[str, object]:
-    """The keys and values of a recipe's file.
+def read_document(path: Path, of: str = "recipe") -> dict[str, object]:
+    """The keys and values of a recipe's file, or of another one that is written ``of`` its keys.
 
     Raises: RecipeError if it cannot be read, or holds no plain YAML.
     """
     try:
         if path.stat().st_size > MAX_RECIPE_BYTES:
             raise RecipeError(
-                "this is no recipe", where=path, found=f"{path.stat().st_size} bytes", fix="give a YAML file of ftx"
+                f"this is no {of}", where=path, found=f"{path.stat().st_size} bytes", fix="give a YAML file of ftx"
             )
         text = read_file(path).decode()
     except OSError as error:
-        raise RecipeError(
-            "the recipe cannot be read", where=path, found=error.strerror, fix="check its path"
-        ) from error
+        raise RecipeError(f"the {of} cannot be read", where=path, found=error.strerror, fix="check its path") from error
     except UnicodeDecodeError as error:
-        raise RecipeError("the recipe is not UTF-8 text", where=path, fix="give a YAML file of ftx") from error
-    return parse_document(text, path)
+        raise RecipeError(f"the {of} is not UTF-8 text", where=path, fix="give a YAML file of ftx") from error
+    return parse_document(text, path, of)
 
 
-def parse_document(text: str, where: Path | None = None) -> dict[str, object]:
+def parse_document(text: str, where: Path | None = None, of: str = "recipe") -> dict[str, object]:
     """The keys and values of a recipe's text, which stands in the file ``where`` if in any.
 
     Raises: RecipeError if it is no plain YAML.
@@ -42,12 +40,12 @@ def parse_document(text: str, where: Path | None = None) -> dict[str, object]:
         value = parse_yaml(text)
     except YamlError as fault:
         raise RecipeError(
-            f"the recipe is not plain YAML: {fault}", where=where, fix="write plain keys and values, as in recipe.yaml"
+            f"the {of} is not plain YAML: {fault}", where=where, fix="write plain keys and values, as in recipe.yaml"
         ) from fault
     if value is None:
         return {}
     if not isinstance(value, dict):
         raise RecipeError(
-            "a recipe is a mapping of keys", where=where, found=type(value).__name__, fix="write lines as 'seed: 0'"
+            f"a {of} is a mapping of keys", where=where, found=type(value).__name__, fix="write lines as 'seed: 0'"
         )
     return cast("dict[str, object]", value)

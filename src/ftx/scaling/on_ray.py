@@ -23,6 +23,8 @@ from ftx.scaling.ray_driver import GO_ON, MODULE, Setting, Told
 
 # What a process that is asked to end takes, until it is made to.
 _END_S = 15
+# In lines of Ray that say how it goes on, and not why it ended.
+_NEWS = ":info_message:"
 
 
 class RayWorkers:
@@ -56,7 +58,8 @@ class RayWorkers:
         if not line.endswith("\n"):
             self._said.seek(0)
             text = self._said.read().decode(errors="replace").strip()
-            found = text.rpartition("\n")[2][:300] or f"exit status {self._leader.wait()}"
+            lines = [line for line in text.splitlines() if _NEWS not in line]
+            found = lines[-1][:300] if lines else f"exit status {self._leader.wait()}"
             raise EnvironmentFault("Ray went away", where=self._asked.address, found=found, fix=GO_ON)
         told = Told.model_validate_json(line)
         if told.fault is not None:

@@ -5,10 +5,11 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal, Protocol
 
-from ftx.core.errors import InputError
+from ftx.core.errors import InputError, stopped
 from ftx.core.files import staged_file
 from ftx.core.packages import require
 from ftx.core.progress import SILENT, Progress
@@ -87,14 +88,15 @@ def predict_to_file(
         if len(left) < len(parts):
             progress.note(f"{len(parts) - len(left)} of {len(parts)} parts were done before")
         todo, number = [(nth, parts[nth]) for nth in left], 1
-        if engine == "ray" and todo:
-            with ray_workers(
-                predictor.folder, scores=scores, address=address, workers=workers, progress=progress
-            ) as on_ray:
-                number = on_ray.number
-                _answer(job, todo, on_ray, progress)
-        elif todo:
-            _answer(job, todo, _in_this_process(predictor, scores), progress)
+        with _stopped_with_what_to_do(job):
+            if engine == "ray" and todo:
+                with ray_workers(
+                    predictor.folder, scores=scores, address=address, workers=workers, progress=progress
+                ) as on_ray:
+                    number = on_ray.number
+                    _answer(job, todo, on_ray, progress)
+            elif todo:
+                _answer(job, todo, _in_this_process(predictor, scores), progress)
         total, skipped = _write(job, form, scores=scores)
     return PredictReport(
         path=str(out),
@@ -108,6 +110,17 @@ def predict_to_file(
         workers=number,
         seconds=round(time.monotonic() - began, 3),
     )
+
+
+@contextmanager
+def _stopped_with_what_to_do(job: Job) -> Iterator[None]:
+    try:
+        yield
+    except KeyboardInterrupt as signal:
+        done = job.asked.parts - len(job.left())
+        found = f"{done} of {job.asked.parts} parts are done" + (f", and kept in {job.folder}" if done else "")
+        fix = "the same command line goes on" if done else None
+        raise stopped(signal, doing="in predicting", found=found, fix=fix) from None
 
 
 def _digest(parts: Sequence[Part]) -> str:

@@ -217,7 +217,7 @@ def _lost(error: BaseException) -> EnvironmentFault | None:
         return None
     return EnvironmentFault(
         "another process of this training was lost",
-        found=str(error).splitlines()[0][:200],
+        found=str(error).splitlines()[0].partition(". ")[0][:200],
         fix="look at what it said, and go on from the last checkpoint: torchrun … -m ftx train --resume RUN",
     )
 

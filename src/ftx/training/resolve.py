@@ -21,6 +21,7 @@ from ftx.recipe.adapter_targets import Role, Target
 from ftx.recipe.schema import Recipe
 from ftx.recipe.sections import AdapterRecipe
 from ftx.runs.data_jsonl import entries_digest
+from ftx.runs.run import Run
 from ftx.runs.run_json import BegunFrom
 from ftx.tasks.base import Task
 from ftx.tasks.output_meaning import TASKS
@@ -71,20 +72,8 @@ def resolve(recipe: Recipe, strict: bool, progress: Progress) -> Resolved:
     """
     if recipe.train.tensorboard:
         require_tensorboard()
-    # Before all images are read: what is mistyped must not cost that, and they are kept as this model will see them.
-    pre = preprocess_before(recipe.model.name, recipe.data.image_size)
-    begun, data = begun_run(recipe), recipe.data
-    with pixel_store(data, 0, pre, recipe.train, SILENT) as pixels:  # training says what there is no room for
-        found = survey(
-            data.path,
-            recipe.task,
-            form=data.format,
-            val_fraction=data.val_fraction,
-            learnt=set() if begun is None else {entry.sha256 for entry in begun.entries("train")},
-            pixels=pixels,
-            progress=progress,
-        )
-    dataset = found.dataset
+    begun = begun_run(recipe)
+    dataset = read_images(recipe, begun, progress)
     _compare_classes(recipe, len(dataset.labels), strict, progress)
     if recipe.model.weights == "auto":  # before the model is built: its files name what they were made from
         recipe = recipe.replace(model={"name": tagged(recipe.model.name)})
@@ -102,6 +91,24 @@ def resolve(recipe: Recipe, strict: bool, progress: Progress) -> Resolved:
                 f"{', '.join(asked)}: not used, as the head is solved in one go; train.head_init=random takes steps"
             )
     return Resolved(dataset, prepared, resolved, begun_from)
+
+
+def read_images(recipe: Recipe, begun: Run | None, progress: Progress) -> Dataset:
+    """The images that a recipe names, in their splits, kept as its model will see them.
+
+    Raises: DataError if they do not hold; ModelError for a model that is not known, before any image is read.
+    """
+    pre, data = preprocess_before(recipe.model.name, recipe.data.image_size), recipe.data
+    with pixel_store(data, 0, pre, recipe.train, SILENT) as pixels:  # training says what there is no room for
+        return survey(
+            data.path,
+            recipe.task,
+            form=data.format,
+            val_fraction=data.val_fraction,
+            learnt=set() if begun is None else {entry.sha256 for entry in begun.entries("train")},
+            pixels=pixels,
+            progress=progress,
+        ).dataset
 
 
 def resolve_together(recipe: Recipe, strict: bool, progress: Progress, ranks: Ranks) -> Resolved:

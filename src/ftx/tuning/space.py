@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 _AROUND = 5.0
 # Of patches in three blocks, so that half the work and less is left behind the last: docs/pages/numbers.md.
 _FEWER = {3: 0.7, 6: 0.7, 9: 0.7}
+# What decides which images a trial is judged by: of other images it is no better or worse.
+_SAME_FOR_ALL = ("task", "data.path", "data.format", "data.val_fraction", "data.classes")
 # Of the image size that the recipe says.
 _SIDES = (0.5, 0.75, 1.0)
 
@@ -105,13 +107,16 @@ def read_space(path: Path, recipe: Recipe) -> Space:
 
     Raises: RecipeError with all that is wrong in it.
     """
-    document = read_document(path)
+    document = read_document(path, of="space")
     found: dict[str, Range | Choices] = {}
     problems: list[str] = []
     for key, given in document.items():
         if key not in recipe.by_key():
             alike = nearest(key, recipe.by_key())  # the whole key, as this file has it, not its last part
             problems.append(f"{key}: unknown key" + (f", did you mean '{alike}'?" if alike else ""))
+            continue
+        if key in _SAME_FOR_ALL:
+            problems.append(f"{key}: is the same for all trials, as they are compared by the same images")
             continue
         try:
             found[key] = _read(given)

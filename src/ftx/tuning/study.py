@@ -6,14 +6,14 @@ import hashlib
 import platform
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 from uuid import uuid4
 
 from filelock import FileLock, Timeout
 
-from ftx.core.errors import EnvironmentFault, RunError
+from ftx.core.errors import EnvironmentFault, InputError, RunError, listed
 from ftx.core.files import write_atomic
 from ftx.recipe.schema import Recipe
 from ftx.tuning.space import Space
@@ -33,19 +33,24 @@ SEARCHED, ID, HOST, FOLDER, GOES_ON = "searched", "id", "host", "folder", "goes_
 _DIRECTIONS: Sequence[Literal["maximize", "minimize"]] = ("maximize", "minimize")
 # Trials that are drawn at random before the sampler models what it has seen, and that are not pruned.
 _AT_RANDOM = 5
+_ADDRESS = "dialect://user:password@host:port/database, such as postgresql://…"
 # How long a worker waits for what another is about to write.
 _TRIES, _PAUSE_S = 20, 0.25
 
 
-def open_study(out: Path, name: str, storage: str | None, recipe: Recipe, space: Space, objectives: int) -> Study:
-    """A new study, or the one of this name, if it searches the same space of the same recipe.
+def open_study(
+    out: Path, name: str, storage: str | None, recipe: Recipe, data: str, space: Space, objectives: int
+) -> Study:
+    """A new study, or the one of this name, if it searches the same space of the same recipe on the same images.
+
+    ``data`` is their digest.
 
     Raises: EnvironmentFault if the storage's driver is not installed; RunError if the study is another's.
     """
     import optuna
 
     optuna.logging.set_verbosity(optuna.logging.ERROR)
-    kept, searched = _open(out, storage), _digest(recipe, space, objectives)
+    kept, searched = _open(out, storage), _digest(recipe, data, space, objectives)
     sampler = optuna.samplers.TPESampler(n_startup_trials=_AT_RANDOM, seed=None)
     pruner = optuna.pruners.MedianPruner(n_startup_trials=_AT_RANDOM, n_warmup_steps=1)
     try:  # of workers that begin at the same time one makes the study and says what it is of
@@ -61,7 +66,7 @@ def open_study(out: Path, name: str, storage: str | None, recipe: Recipe, space:
         raise RunError(
             "this study searches something else",
             where=f"{name} in {shown(out, storage)}",
-            found="another recipe, space or objective than when it was begun",
+            found="another recipe, space or objective than when it was begun, or other images",
             fix="give it another --study, or another --out",
         )
     return study
@@ -82,7 +87,7 @@ def _await(known: Callable[[], bool]) -> bool:
 
 def _open(out: Path, storage: str | None) -> RDBStorage:
     from optuna.storages import RDBStorage
-    from sqlalchemy.exc import IntegrityError, SQLAlchemyError
+    from sqlalchemy.exc import ArgumentError, IntegrityError, SQLAlchemyError
 
     url = storage or f"sqlite:///{(out / STUDY_FILE).absolute()}"
     for left in reversed(range(_TRIES)):
@@ -97,12 +102,7 @@ def _open(out: Path, storage: str | None) -> RDBStorage:
                 fix="install it; of postgresql:// it is 'psycopg[binary]'",
             ) from error
         except ValueError as error:
-            raise EnvironmentFault(
-                "the storage of the study does not answer",
-                where=shown(out, storage),
-                found="no address",
-                fix="dialect://user:password@host:port/database",
-            ) from error
+            raise ArgumentError from error
         except SQLAlchemyError as error:
             # Another worker makes the tables at this moment.
             if not left or not (isinstance(error, IntegrityError) or "already exists" in str(error)):
@@ -128,13 +128,17 @@ def shown(out: Path, storage: str | None) -> str:
 def within_reach(out: Path, storage: str | None) -> Iterator[None]:
     """Say in one error that a study's storage does not answer, at the beginning or in the middle of a trial.
 
-    Raises: EnvironmentFault, or RunError for the file beside the trials.
+    A folder in which nothing was begun is gone afterwards.
+    Raises: EnvironmentFault, or RunError for the file beside the trials; InputError for an address that is none.
     """
     from optuna.exceptions import StorageInternalError
-    from sqlalchemy.exc import SQLAlchemyError
+    from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 
     try:
         yield
+    except ArgumentError as error:  # also of a dialect that SQLAlchemy does not know
+        found = storage if storage and "@" not in storage else "an address that cannot be read"
+        raise InputError("this is no storage of a study", where="--storage", found=found, fix=_ADDRESS) from error
     except (SQLAlchemyError, StorageInternalError) as error:
         found = str(error.__cause__ or error).splitlines()[0][:200]
         if storage is None:
@@ -148,12 +152,24 @@ def within_reach(out: Path, storage: str | None) -> Iterator[None]:
             found=found,
             fix="check its address, and that it runs; the same command line goes on with the study",
         ) from error
+    finally:
+        with suppress(OSError):  # it stays unless it is empty
+            out.rmdir()
 
 
-def _digest(recipe: Recipe, space: Space, objectives: int) -> str:
-    """Of what is searched: the recipe as it was given, without where the data lie, the space, how many objectives."""
+def _digest(recipe: Recipe, data: str, space: Space, objectives: int) -> str:
+    """Of what is searched: the recipe as it was given, the images wherever they lie, the space, how many objectives."""
     said = {key: value for key, value in recipe.by_key().items() if key != "data.path"}
-    return hashlib.sha256(repr((said, space.dumps(), objectives)).encode()).hexdigest()
+    return hashlib.sha256(repr((said, data, space.dumps(), objectives)).encode()).hexdigest()
+
+
+def refuse_other_things(out: Path) -> None:
+    """Raise RunError for a folder that holds something else than a study, such as a run."""
+    if (out / MARK_FILE).is_file() or not out.exists():
+        return
+    others = sorted(path.name for path in out.iterdir() if not path.name.startswith((STUDY_FILE, ".")))
+    if others:
+        raise RunError("--out holds something else", where=out, found=listed(others), fix="name another folder")
 
 
 def claim(out: Path, study: Study) -> None:
@@ -229,14 +245,31 @@ def goes_on(trial: Trial | FrozenTrial, out: Path) -> bool:
 
 
 def where_it_lies(trial: FrozenTrial, out: Path) -> str | None:
-    """The run folder as one finds it: from here, or with the machine it is on; None where nobody has begun it yet."""
+    """The run folder as one finds it: from here, or with the machine it is on; None where there is none, or no more."""
     folder, host = trial.user_attrs.get(FOLDER), trial.user_attrs.get(HOST)
     if folder is None:
         return None
     path = Path(str(folder))
-    if path.parent == (out / TRIALS).absolute():
-        return str(out / TRIALS / path.name)
-    return str(path) if host == platform.node() else f"{host}:{path}"
+    if host != platform.node() and not path.is_dir():
+        return f"{host}:{path}"
+    if not path.is_dir():
+        return None
+    return str(out / TRIALS / path.name if path.parent == (out / TRIALS).absolute() else path)
+
+
+def went_on(trials: Sequence[FrozenTrial]) -> dict[int, int]:
+    """Of trials whose worker was killed the number of the one that went on in their run folder."""
+    by_folder = {str(trial.user_attrs[GOES_ON]): trial.number for trial in trials if GOES_ON in trial.user_attrs}
+    return {
+        trial.number: last
+        for trial in trials
+        if trial.state.name == "FAIL" and (last := by_folder.get(str(trial.user_attrs.get(FOLDER)), -1)) > trial.number
+    }
+
+
+def is_here(trial: FrozenTrial) -> bool:
+    """Whether a trial's run is on this machine, and was not removed."""
+    return trial.user_attrs.get(HOST) == platform.node() and Path(str(trial.user_attrs.get(FOLDER))).is_dir()
 
 
 def begin(trial: Trial, out: Path) -> Path:

@@ -20,20 +20,27 @@ from ftx.core.progress import SILENT, Progress, Task
 from ftx.core.verb_report import VerbReport
 from ftx.data.shards.paths import images_root
 from ftx.recipe.schema import Recipe
-from ftx.runs.latest import RUNS
+from ftx.runs.data_jsonl import entries_digest
+from ftx.runs.latest import RUNS, point_latest_at
 from ftx.tasks.base import choosing_metric
 from ftx.tasks.output_meaning import TASKS
+from ftx.training.begun_from import begun_run
+from ftx.training.resolve import read_images
 from ftx.tuning.pareto import draw_trials
 from ftx.tuning.space import Space, default_space, read_space
 from ftx.tuning.study import (
+    FOLDER,
     begin,
     claim,
     goes_on,
     held,
+    is_here,
     open_study,
+    refuse_other_things,
     run_of,
     shown,
     take_up_what_was_killed,
+    went_on,
     where_it_lies,
     within_reach,
 )
@@ -47,6 +54,8 @@ BEST_FILE, SPACE_FILE, TRIALS_FILE, PLOT_FILE = "best.yaml", "space.yaml", "tria
 OBJECTIVES: tuple[Objective, ...] = ("metric", "latency")
 # What a trial carries beside its values.
 REASON, EPOCHS, RECIPE = "reason", "epochs", "recipe"
+# As Optuna's states are called, of a trial that it calls failed.
+CUT_OFF = "cut off"
 # Failures in a row of one worker: of a space whose corner cannot be trained few, of a full disk all.
 _MOST_IN_A_ROW = 5
 _AGAIN = "the same command line goes on"
@@ -118,13 +127,14 @@ def tune(
     found = default_space(recipe) if space is None else read_space(space, recipe)
     metric = choosing_metric(TASKS[recipe.task], balanced=recipe.train.balance != "none")
     out = out or RUNS / f"{images_root(recipe.data.path).resolve().stem}-tuned"
+    refuse_other_things(out)
+    # Before there is a study: images that do not hold are no trial's fault.
+    data = entries_digest(read_images(recipe, begun_run(recipe), progress).entries)
     out.mkdir(parents=True, exist_ok=True)
     with within_reach(out, storage), _stopped_with_what_to_do(out):
-        opened = open_study(out, study, storage, recipe, found, len(wanted.objectives))
+        opened = open_study(out, study, storage, recipe, data, found, len(wanted.objectives))
         claim(out, opened)
         write_atomic(out / SPACE_FILE, found.dumps().encode())
-        for number in take_up_what_was_killed(opened, out):
-            progress.note(f"trial {number} was cut off: it goes on")
         began = time.monotonic()
         search = _Search(opened, recipe, found, metric, wanted, out, progress)
         with progress.track("Trials", wanted.trials) as bar:
@@ -178,11 +188,16 @@ class _Search:
         return self.study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.PRUNED))
 
     def goes_on(self, began: float) -> bool:
-        """Whether another trial is to be begun."""
+        """Whether another trial is to be begun, or one whose worker was killed meanwhile to be gone on with."""
+        from optuna.trial import TrialState
+
+        for number in take_up_what_was_killed(self.study, self.out):
+            self.progress.note(f"trial {number} was cut off: it goes on")
         most, budget_s = self.wanted.trials, self.wanted.budget_s
         if budget_s is not None and time.monotonic() - began >= budget_s:
             return False
-        return most is None or len(self.ended()) < most
+        others = self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
+        return most is None or len(self.ended()) + len(others) < most
 
     def failed(self, trial: Trial, fault: FtxError) -> None:
         """Keep why a trial failed.
@@ -218,7 +233,8 @@ class _Search:
             try:
                 tried = self.recipe.with_overrides([], keys)
                 done = search(trial, tried, run, progress=_Bars(self.progress), begun=goes_on(trial, self.out))
-            except DataError:  # of all trials
+            except DataError as fault:  # of all trials
+                trial.set_user_attr(REASON, fault.what)
                 self.study.tell(trial, state=TrialState.FAIL)
                 raise
             except (InputError, EnvironmentFault) as fault:
@@ -246,8 +262,21 @@ class _Search:
         """Of the best ones that with the best metric."""
         return max(best, key=lambda trial: cast("float", self.tried(trial).metric))
 
+    def tried_so_far(self) -> list[TriedTrial]:
+        """All trials as they are listed."""
+        trials = self.study.get_trials(deepcopy=False)
+        further = went_on(trials)
+        return [
+            self.tried(trial)
+            if trial.number not in further
+            else self.tried(trial).model_copy(
+                update={"state": CUT_OFF, "metric": None, "reason": f"went on as trial {further[trial.number]}"}
+            )
+            for trial in trials
+        ]
+
     def tried(self, trial: FrozenTrial) -> TriedTrial:
-        """A trial as it is listed."""
+        """A trial as it is listed, but for one that was cut off."""
         values: Sequence[float | None] = trial.values or (None,) * len(self.wanted.objectives)
         of = dict(zip(self.wanted.objectives, values, strict=True))
         metric = of.get("metric")
@@ -266,13 +295,15 @@ class _Search:
 
     def write(self) -> None:
         """Write what is known now: all trials, the best recipe, and the picture."""
-        trials = [self.tried(trial) for trial in self.study.get_trials(deepcopy=False)]
+        trials = self.tried_so_far()
         lines = "".join(json.dumps(one.model_dump(mode="json")) + "\n" for one in trials)
         write_atomic(self.out / TRIALS_FILE, lines.encode())
         best = self.best()
         if best:
-            recipe = str(self.first(best).user_attrs[RECIPE])
-            write_atomic(self.out / BEST_FILE, recipe.encode())
+            first = self.first(best)
+            write_atomic(self.out / BEST_FILE, str(first.user_attrs[RECIPE]).encode())
+            if is_here(first):
+                point_latest_at(Path(str(first.user_attrs[FOLDER])))
         draw_trials(trials, [one.number for one in best], self.metric, self.out / PLOT_FILE)
 
     def report(self, study: str, storage: str, seconds: float) -> TuneReport:
@@ -286,7 +317,7 @@ class _Search:
             metric=self.metric,
             objectives=list(self.wanted.objectives),
             searched={key: str(value) for key, value in self.space.keys.items()},
-            trials=[self.tried(trial) for trial in self.study.get_trials(deepcopy=False)],
+            trials=self.tried_so_far(),
             best=[trial.number for trial in best],
             best_recipe=str(self.out / BEST_FILE) if best else None,
             seconds=round(seconds, 1),

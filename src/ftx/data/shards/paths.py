@@ -31,6 +31,16 @@ def member_of(root: Path, path: str) -> tuple[Path, str] | None:
     return None if address(root) is None and _is(archive, os.path.isdir) else (archive, member)
 
 
+def archives_in(folder: Path) -> str | None:
+    """How to name the archives of a folder without ``shards.json``; None if it holds none."""
+    names = sorted(path.name for path in folder.glob(f"*{ENDING}") if path.is_file())
+    if not names:
+        return None
+    first, last = names[0].removesuffix(ENDING), names[-1].removesuffix(ENDING)
+    numbered = first.isdecimal() and last.isdecimal() and len(names) == int(last) - int(first) + 1 > 1
+    return str(folder / (f"{{{first}..{last}}}{ENDING}" if numbered else names[0]))
+
+
 def _names_archives(path: Path) -> bool:
     return path.name.endswith(ENDING) and (address(path) is not None or not _is(path, os.path.isdir))
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from ftx.core.errors import DataError, nearest
 from ftx.data.dataset import SPLITS, Split
+from ftx.data.shards.paths import SHARDS_FILE, archives_in
 from ftx.data.sources.listing import IMAGE_ENDINGS, ListedImage, Listing, refuse_link_outside
 from ftx.tasks.labels import Declared
 
@@ -75,6 +76,10 @@ class _Walker:
         """The class folders straight below, and the images in them."""
         loose = self.loose_files(folder)
         class_folders = self.folders(folder)
+        if not class_folders and (named := archives_in(folder)):
+            raise DataError(
+                f"archives are named where there is no {SHARDS_FILE}", where=folder, fix=f"name them: '{named}'"
+            )
         if not class_folders:
             raise DataError(
                 "there are no class folders",

@@ -104,10 +104,13 @@ def _choices(braces: str) -> int:
 def images_of(root: Path, shard: str) -> list[str]:
     """The paths of the images in a shard, in its order, whatever is said of them.
 
-    Raises: DataError if it is missing, or cut; EnvironmentFault if another machine does not answer.
+    Raises: DataError if it is missing, cut, or holds links or names that lead out; EnvironmentFault if another machine
+    does not answer.
     """
     with _shard_faults(root / shard):
         _, index = opened_anew(root / shard)
+    if problems := [*_refused(shard, index)]:
+        raise DataError("a shard does not hold", where=path_or_address(root / shard), found=listed(problems))
     return [f"{shard}/{name}" for name in index.members if PurePosixPath(name).suffix.lower() in IMAGE_ENDINGS]
 
 
@@ -120,12 +123,12 @@ def read_shards(path: Path, progress: Progress = SILENT) -> Listing:
     root, names = images_root(path), shard_names(path)
     known = read_shards_json(root)
     stated = {} if known is None else {shard.name: shard for shard in known.shards}
-    if stated and (strange := [name for name in names if name not in stated]):
+    if known is not None and stated and (strange := [name for name in names if name not in stated]):
         raise DataError(
             f"shards that {SHARDS_FILE} does not know",
             where=path_or_address(root),
             found=listed(strange),
-            fix=f"one of {SHARDS_FILE}",
+            fix=f"name some that it lists, {known.shards[0].name} to {known.shards[-1].name}, or all: the folder",
         )
     files: list[ListedImage] = []
     problems: list[str] = []
@@ -139,7 +142,8 @@ def read_shards(path: Path, progress: Progress = SILENT) -> Listing:
             f"images of the shards that do not hold: {len(problems)}",
             where=path_or_address(root),
             found=listed(problems),
-            fix="each image has beside it KEY.json with its labels (a list), or KEY.cls with one",
+            fix="write the shards again without them; each image has beside it KEY.json with its labels (a list), or "
+            "KEY.cls with one",
         )
     if not files:
         raise DataError("the shards hold no images", where=path_or_address(path), fix="write them: ftx data shard")
