@@ -255,20 +255,23 @@ def test_links_are_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("names", "said"),
     [
-        (["0007.tar", "0008.tar", "0009.tar"], "{0007..0009}.tar"),
-        (["0007.tar", "0009.tar"], "0007.tar"),
-        (["train.tar"], "train.tar"),
+        (["0007.tar", "0008.tar", "0009.tar", "0010.tar"], "'FOLDER/{0007..0010}.tar'"),
+        (["set-train-000.tar", "set-train-001.tar"], "'FOLDER/set-train-{000..001}.tar'"),
+        (["0007.tar", "0009.tar"], "2, such as 'FOLDER/0007.tar', and several as 'FOLDER/{one,another}.tar'"),
+        (["1.tar", "1a.tar", "3.tar"], "3, such as 'FOLDER/1.tar', and several as 'FOLDER/{one,another}.tar'"),
+        (["train.tar"], "'FOLDER/train.tar'"),
     ],
 )
 def test_archives_without_shards_json_are_told_how_they_are_named(tmp_path: Path, names: list[str], said: str) -> None:
+    said = said.replace("FOLDER", str(tmp_path))
     for number, name in enumerate(names):
         written(tmp_path / name, {"k": {"png": png(number), "json": {"labels": ["a"]}}})
     with pytest.raises(DataError, match=r"no shards\.json") as error:
         surveyed(tmp_path)
-    assert error.value.fix == f"name them: '{tmp_path / said}'"
+    assert error.value.fix == f"name them: {said}"
     with pytest.raises(InputError, match="no images") as none:
         find_images(tmp_path)
-    assert f"its archives are named: '{tmp_path / said}'" in str(none.value.found)
+    assert f"its archives are named: {said}" in str(none.value.found)
 
 
 def test_a_key_that_comes_again_is_refused(tmp_path: Path) -> None:

@@ -108,11 +108,11 @@ def set_(lab: Lab, flag: str, value: str) -> None:
 
 
 def out(lab: Lab, flag: str, value: str) -> None:
-    with _tuned(lab, flag, "elsewhere", trials="1") as (said, folder):
+    with _tuned(lab, flag, "sought", trials="1") as (said, folder):
         assert said.status == 0, said.err
         assert not folder.exists()
-        assert (lab.root / "elsewhere" / "best.yaml").is_file()
-    shutil.rmtree(lab.root / "elsewhere")
+        assert (lab.root / "sought" / "best.yaml").is_file()
+    shutil.rmtree(lab.root / "sought")
 
 
 def as_object(lab: Lab, flag: str, value: str) -> None:

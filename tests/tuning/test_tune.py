@@ -22,11 +22,12 @@ from tests.conftest import Listener, write_data
 from ftx.core.errors import DataError, EnvironmentFault, InputError, RunError
 from ftx.recipe.schema import Recipe
 from ftx.runs.artifacts import IR_FP32
+from ftx.runs.latest import point_latest_at
 from ftx.runs.run import Run
 from ftx.runs.run_json import checkpoint_records
 from ftx.runs.train_jsonl import read_epochs
 from ftx.tuning.space import read_space
-from ftx.tuning.study import ID, SEARCHED, open_study, within_reach
+from ftx.tuning.study import SAYS, open_study, within_reach
 from ftx.tuning.tune import TuneReport, Wanted, tune
 
 RECIPE = """
@@ -95,6 +96,8 @@ def test_a_study_is_begun_in_a_folder_of_its_own_or_not_at_all(here: Path) -> No
     assert Path("runs/latest").resolve() == run.resolve()
     with pytest.raises(RunError, match="holds something else"):
         searched(1, out=str(run))
+    with pytest.raises(RunError, match="no folder"):
+        searched(1, out="recipe.yaml")
     assert not (run / "study.db").exists()
     with pytest.raises(DataError):
         searched(1, "data.path=nowhere", out="new")
@@ -104,16 +107,24 @@ def test_a_study_is_begun_in_a_folder_of_its_own_or_not_at_all(here: Path) -> No
 
 
 def test_the_newest_run_is_the_best_of_a_search(here: Path) -> None:
-    report = searched(4)
+    report = searched(3)
+    (worse, *_) = [one for one in report.trials if one.number not in report.best]
+    point_latest_at(Path(str(worse.run)))
+    assert Path("runs/latest").resolve() != Path(str(report.run)).resolve()
+    searched(3)
     assert Path("runs/latest").resolve() == Path(str(report.run)).resolve()
 
 
 def test_a_trial_that_cannot_be_trained_fails_with_its_reason_and_the_others_go_on(here: Path) -> None:
-    Path("space.yaml").write_text("adapter.rank: [2, 4000]")
+    Path("space.yaml").write_text("adapter.rank: [2, 3, 4, 5, 6, 4000]")
+    searched(1)
+    study = optuna.load_study(storage="sqlite:///study/study.db", study_name="ftx")
+    study.enqueue_trial({"adapter.rank": "4000"})
     listener = Listener()
     report = searched(2, progress=listener)
     failed = [one for one in report.trials if one.state == "fail"]
     assert len([one for one in report.trials if one.state == "complete"]) == 2
+    assert failed
     assert all(one.keys["adapter.rank"] == 4000 and "rank" in (one.reason or "") for one in failed)
     assert all(one.run is None for one in failed)
     Path("none.yaml").write_text("adapter.rank: [3000, 4000]")
@@ -137,7 +148,14 @@ def test_what_has_no_end_is_not_begun(here: Path) -> None:
             "sqlite:////nowhere/else/study.db",
         ),
         ("oracle://me:secret@there/x", EnvironmentFault, "driver", "oracle://me:***@there/x"),
-        ("banana", InputError, "no storage", "--storage"),
+        (
+            "oracle://there/x?user=me&password=secret",
+            EnvironmentFault,
+            "driver",
+            "oracle://there/x",
+        ),
+        ("banana?password=secret", InputError, "no storage", "--storage"),
+        ("banana://there/x?password=secret", InputError, "no storage", "--storage"),
         ("banana://me:secret@there/x", InputError, "no storage", "--storage"),
         ("postgresql://me:secret@there:port/x", InputError, "no storage", "--storage"),
     ],
@@ -177,9 +195,8 @@ def test_workers_that_begin_a_study_at_the_same_time_share_it(here: Path) -> Non
     def opened(worker: int) -> object:
         (here / f"out{worker}").mkdir()
         with within_reach(here, "sqlite:///shared.db"):
-            return open_study(here / f"out{worker}", "one", "sqlite:///shared.db", recipe, "data", space, 1).user_attrs[
-                ID
-            ]
+            study = open_study(here / f"out{worker}", "one", "sqlite:///shared.db", recipe, "data", space, 1)
+            return study.user_attrs[SAYS][1]
 
     with ThreadPoolExecutor(8) as workers:
         assert len(set(workers.map(opened, range(8)))) == 1
@@ -192,9 +209,8 @@ def test_a_worker_waits_for_the_one_that_makes_the_study_at_this_moment(here: Pa
     made = optuna.create_study(storage="sqlite:///shared.db", study_name="one", direction="maximize")
 
     def say() -> None:
-        for name in (SEARCHED, ID):
-            time.sleep(0.4)
-            made.set_user_attr(name, says[name])
+        time.sleep(0.8)
+        made.set_user_attr(SAYS, says[SAYS])
 
     with ThreadPoolExecutor(1) as other:
         saying = other.submit(say)
@@ -205,6 +221,26 @@ def test_a_worker_waits_for_the_one_that_makes_the_study_at_this_moment(here: Pa
 def test_a_study_whose_maker_was_killed_before_it_said_what_of_is_taken_up(here: Path) -> None:
     optuna.create_study(storage="sqlite:///shared.db", study_name="ftx", direction="maximize")
     assert searched(1, storage="sqlite:///shared.db").best == [0]
+
+
+def test_a_study_of_another_program_is_refused(here: Path) -> None:
+    optuna.create_study(storage="sqlite:///shared.db", study_name="ftx").optimize(lambda _trial: 1.0, n_trials=1)
+    with pytest.raises(RunError, match="searches something else"):
+        searched(2, storage="sqlite:///shared.db")
+
+
+def test_a_trial_that_a_lost_machine_left_behind_ends_no_search(here: Path) -> None:
+    url = "sqlite:///shared.db"
+    searched(1, storage=url)
+    optuna.load_study(storage=url, study_name="ftx").ask()  # its worker was lost before it said where it is
+    assert [one.state for one in searched(2, storage=url).trials] == ["complete", "running", "complete"]
+
+
+@pytest.mark.parametrize("out", ["a {b} folder", "what? x=1"])
+def test_a_folder_may_be_called_as_one_likes(out: str, here: Path) -> None:
+    assert searched(1, out=out).best == [0]
+    assert Path(out, "study.db").is_file()
+    assert searched(2, out=out).trials[1].state == "complete"
 
 
 def test_a_budget_begins_no_trial_after_it(here: Path) -> None:
@@ -226,6 +262,7 @@ def test_a_hopeless_trial_is_pruned_and_is_a_run_all_the_same(here: Path) -> Non
     report = searched(6, "train.epochs=3")
     assert [one.state for one in report.trials] == [*["complete"] * 5, "pruned"]
     pruned = report.trials[-1]
+    assert pruned.metric == max(epoch.metrics["accuracy"] for epoch in read_epochs(Path(str(pruned.run))))
     assert pruned.epochs == len(read_epochs(Path(str(pruned.run)))) < 3
     assert Run.open(pruned.run).manifest.method == "lora"
     assert not checkpoint_records(Path(str(pruned.run)))

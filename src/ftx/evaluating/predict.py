@@ -183,7 +183,7 @@ def _inside(path: Path) -> Sequence[EncodedImage | Prediction]:
     if inside:
         return inside
     named = archives_in(path)
-    error = "there are no images in this folder" + (f"; its archives are named: '{named}'" if named else "")
+    error = "there are no images in this folder" + (f"; its archives are named: {named}" if named else "")
     return [Prediction(path=path_text(str(path)), error=error)]
 
 

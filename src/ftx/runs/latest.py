@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from ftx.core.errors import RunError, nearest
+from ftx.core.errors import EnvironmentFault, RunError, nearest
 from ftx.core.files import disk_faults, numbered, partial_path, sweep, write_atomic
+from ftx.core.progress import Progress
 from ftx.runs.run_json import CHECKPOINTS, MANIFEST_FILE
 
 RUNS = Path("runs")
@@ -74,6 +75,14 @@ def point_latest_at(out: Path) -> None:
             except OSError:  # the user's own folder is called latest
                 staged.unlink()
                 raise
+
+
+def name_latest(out: Path, progress: Progress) -> None:
+    """Make ``runs/latest`` name this run, or say that it cannot: the run is none the worse for it."""
+    try:
+        point_latest_at(out)
+    except (EnvironmentFault, OSError) as fault:
+        progress.note(f"runs/latest cannot name this run, so name it to the next verb: {fault}")
 
 
 def known_runs(near: Path, *, unfinished: bool = False) -> str:

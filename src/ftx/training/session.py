@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from ftx.core.addresses import path_or_address
-from ftx.core.errors import EnvironmentFault, RunError, Termination, shell_command, stopped
+from ftx.core.errors import RunError, Termination, shell_command, stopped
 from ftx.core.files import check_space, stage_folder, write_atomic
 from ftx.core.memory import memory_faults
 from ftx.core.progress import SILENT, Progress
@@ -21,7 +21,7 @@ from ftx.data.shards.paths import images_root
 from ftx.recipe.schema import Recipe
 from ftx.runs.artifacts import TRAINED
 from ftx.runs.data_jsonl import entries_digest, write_entries
-from ftx.runs.latest import fresh_out, known_runs, point_latest_at
+from ftx.runs.latest import fresh_out, known_runs, name_latest
 from ftx.runs.new_run import NewRun, new_run, refuse_existing, seal, unfinished_run
 from ftx.runs.readme import KeptEpoch, write_trained_card
 from ftx.runs.run_json import CHECKPOINTS, RESUME, Manifest, checkpoint_records
@@ -175,10 +175,7 @@ def _resumable(run: NewRun) -> Iterator[None]:
 
 def _named(report: TrainReport, progress: Progress) -> TrainReport:
     """Let runs/latest name the run."""
-    try:
-        point_latest_at(Path(report.run or ""))
-    except (EnvironmentFault, OSError) as fault:
-        progress.note(f"runs/latest cannot name this run, so name it to the next verb: {fault}")
+    name_latest(Path(report.run or ""), progress)
     return report
 
 

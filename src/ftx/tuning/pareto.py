@@ -27,7 +27,7 @@ def draw_trials(trials: Sequence[TriedTrial], best: Sequence[int], metric: str, 
         places = [(one.latency_ms or float(one.number), 100 * (one.metric or 0.0)) for one in rows]
         axes.scatter(*zip(*places, strict=True) if places else ([], []), s=18, color="0.6")
         chosen = sorted(place for one, place in zip(rows, places, strict=True) if one.number in best)
-        if timed:
+        if timed and chosen:  # another worker may have ended a better one meanwhile
             axes.step(*zip(*chosen, strict=True), where="post", linewidth=1)
         for one, place in zip(rows, places, strict=True):
             if one.number in best:

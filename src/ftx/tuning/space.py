@@ -30,7 +30,7 @@ _AROUND = 5.0
 # Of patches in three blocks, so that half the work and less is left behind the last: docs/pages/numbers.md.
 _FEWER = {3: 0.7, 6: 0.7, 9: 0.7}
 # What decides which images a trial is judged by: of other images it is no better or worse.
-_SAME_FOR_ALL = ("task", "data.path", "data.format", "data.val_fraction", "data.classes")
+_SAME_FOR_ALL = ("task", "data.path", "data.format", "data.val_fraction", "data.classes", "model.from_run")
 # Of the image size that the recipe says.
 _SIDES = (0.5, 0.75, 1.0)
 

@@ -29,8 +29,9 @@ _TIMED_S = 2.0
 
 @dataclass(frozen=True)
 class Attempt:
-    """What came of a trial: a value for each objective, or that it was pruned after so many epochs."""
+    """What came of a trial: the metric it reached, and a value for each objective, or that it was pruned."""
 
+    reached: float
     values: tuple[float, ...]
     epochs: int
     pruned: bool
@@ -71,9 +72,9 @@ def attempt(
     epochs = read_epochs(run)
     reached = best_epoch(epochs, metric).metrics[metric]
     if pruned:
-        return Attempt((), len(epochs), pruned=True)
+        return Attempt(reached, (), len(epochs), pruned=True)
     values = tuple(reached if one == "metric" else latency_ms(run, progress) for one in objectives)
-    return Attempt(values, len(epochs), pruned=False)
+    return Attempt(reached, values, len(epochs), pruned=False)
 
 
 def latency_ms(folder: Path, progress: Progress) -> float:

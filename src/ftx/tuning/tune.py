@@ -13,7 +13,16 @@ from typing import TYPE_CHECKING, cast
 
 from pydantic import BaseModel, ConfigDict
 
-from ftx.core.errors import DataError, EnvironmentFault, FtxError, InputError, Interrupted, Terminated, stopped
+from ftx.core.errors import (
+    DataError,
+    EnvironmentFault,
+    FtxError,
+    GateFailed,
+    InputError,
+    Interrupted,
+    Terminated,
+    stopped,
+)
 from ftx.core.files import write_atomic
 from ftx.core.one_voice import refuse_several
 from ftx.core.progress import SILENT, Progress, Task
@@ -21,30 +30,16 @@ from ftx.core.verb_report import VerbReport
 from ftx.data.shards.paths import images_root
 from ftx.recipe.schema import Recipe
 from ftx.runs.data_jsonl import entries_digest
-from ftx.runs.latest import RUNS, point_latest_at
+from ftx.runs.latest import RUNS, name_latest
 from ftx.tasks.base import choosing_metric
 from ftx.tasks.output_meaning import TASKS
 from ftx.training.begun_from import begun_run
 from ftx.training.resolve import read_images
 from ftx.tuning.pareto import draw_trials
 from ftx.tuning.space import Space, default_space, read_space
-from ftx.tuning.study import (
-    FOLDER,
-    begin,
-    claim,
-    goes_on,
-    held,
-    is_here,
-    open_study,
-    refuse_other_things,
-    run_of,
-    shown,
-    take_up_what_was_killed,
-    went_on,
-    where_it_lies,
-    within_reach,
-)
+from ftx.tuning.study import open_study, refuse_other_things, shown, within_reach
 from ftx.tuning.trial import Objective, attempt
+from ftx.tuning.trial_folders import TrialFolders, claim, held, went_on
 
 if TYPE_CHECKING:
     from optuna import Study, Trial
@@ -53,7 +48,7 @@ if TYPE_CHECKING:
 BEST_FILE, SPACE_FILE, TRIALS_FILE, PLOT_FILE = "best.yaml", "space.yaml", "trials.jsonl", "trials.svg"
 OBJECTIVES: tuple[Objective, ...] = ("metric", "latency")
 # What a trial carries beside its values.
-REASON, EPOCHS, RECIPE = "reason", "epochs", "recipe"
+REASON, EPOCHS, REACHED, RECIPE = "reason", "epochs", "reached", "recipe"
 # As Optuna's states are called, of a trial that it calls failed.
 CUT_OFF = "cut off"
 # Failures in a row of one worker: of a space whose corner cannot be trained few, of a full disk all.
@@ -133,10 +128,10 @@ def tune(
     out.mkdir(parents=True, exist_ok=True)
     with within_reach(out, storage), _stopped_with_what_to_do(out):
         opened = open_study(out, study, storage, recipe, data, found, len(wanted.objectives))
-        claim(out, opened)
+        folders = TrialFolders(out, claim(out, opened))
         write_atomic(out / SPACE_FILE, found.dumps().encode())
         began = time.monotonic()
-        search = _Search(opened, recipe, found, metric, wanted, out, progress)
+        search = _Search(opened, recipe, found, metric, wanted, folders, progress)
         with progress.track("Trials", wanted.trials) as bar:
             bar.advance(len(search.ended()))
             while search.goes_on(began):
@@ -177,7 +172,7 @@ class _Search:
     space: Space
     metric: str
     wanted: Wanted
-    out: Path
+    folders: TrialFolders
     progress: Progress
     in_a_row: list[int] = field(default_factory=list[int])
 
@@ -189,15 +184,15 @@ class _Search:
 
     def goes_on(self, began: float) -> bool:
         """Whether another trial is to be begun, or one whose worker was killed meanwhile to be gone on with."""
-        from optuna.trial import TrialState
-
-        for number in take_up_what_was_killed(self.study, self.out):
-            self.progress.note(f"trial {number} was cut off: it goes on")
         most, budget_s = self.wanted.trials, self.wanted.budget_s
         if budget_s is not None and time.monotonic() - began >= budget_s:
             return False
-        others = self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
-        return most is None or len(self.ended()) + len(others) < most
+        if most is not None and len(self.ended()) >= most:
+            return False
+        for number in self.folders.take_up_what_was_killed(self.study):
+            self.progress.note(f"trial {number} was cut off: it goes on")
+        # Those that other workers of this machine are at; of other machines nobody knows whether they still are.
+        return most is None or len(self.ended()) + len(self.folders.running(self.study)) < most
 
     def failed(self, trial: Trial, fault: FtxError) -> None:
         """Keep why a trial failed.
@@ -215,7 +210,7 @@ class _Search:
             kind = EnvironmentFault if isinstance(fault, EnvironmentFault) else InputError
             raise kind(
                 f"the last {_MOST_IN_A_ROW} trials could not be trained",
-                where=self.out,
+                where=self.folders.out,
                 found=fault.what,
                 fix=fault.fix or "what each lacked stands in trials.jsonl",
             ) from fault
@@ -226,22 +221,23 @@ class _Search:
 
         trial = self.study.ask()
         keys = self.space.suggested(trial)
-        with held(run_of(trial, self.out)) as mine:
+        with held(self.folders.run_of(trial)) as mine:
             assert mine, "another worker has a trial that was asked for here"
-            run = begin(trial, self.out)
+            run = self.folders.begin(trial)
             search = partial(attempt, metric=self.metric, objectives=self.wanted.objectives)
             try:
                 tried = self.recipe.with_overrides([], keys)
-                done = search(trial, tried, run, progress=_Bars(self.progress), begun=goes_on(trial, self.out))
+                done = search(trial, tried, run, progress=_Bars(self.progress), begun=self.folders.goes_on(trial))
             except DataError as fault:  # of all trials
                 trial.set_user_attr(REASON, fault.what)
                 self.study.tell(trial, state=TrialState.FAIL)
                 raise
-            except (InputError, EnvironmentFault) as fault:
+            except (InputError, EnvironmentFault, GateFailed) as fault:
                 self.failed(trial, fault)
                 return {"failed": str(trial.number)}
             self.in_a_row.clear()
             trial.set_user_attr(EPOCHS, done.epochs)
+            trial.set_user_attr(REACHED, done.reached)
             trial.set_user_attr(RECIPE, Recipe.load(run / "recipe.yaml").dumps())
             if done.pruned:
                 self.study.tell(trial, state=TrialState.PRUNED)
@@ -279,9 +275,8 @@ class _Search:
         """A trial as it is listed, but for one that was cut off."""
         values: Sequence[float | None] = trial.values or (None,) * len(self.wanted.objectives)
         of = dict(zip(self.wanted.objectives, values, strict=True))
-        metric = of.get("metric")
-        if metric is None and trial.intermediate_values:
-            metric = max(trial.intermediate_values.values())
+        # Of one that was pruned Optuna has the last epoch's; its run is of the best.
+        metric = trial.user_attrs.get(REACHED, max(trial.intermediate_values.values(), default=None))
         return TriedTrial(
             number=trial.number,
             state=trial.state.name.lower(),
@@ -289,7 +284,7 @@ class _Search:
             metric=metric,
             latency_ms=of.get("latency"),
             epochs=trial.user_attrs.get(EPOCHS),
-            run=where_it_lies(trial, self.out),
+            run=self.folders.where_it_lies(trial),
             reason=trial.user_attrs.get(REASON),
         )
 
@@ -297,21 +292,21 @@ class _Search:
         """Write what is known now: all trials, the best recipe, and the picture."""
         trials = self.tried_so_far()
         lines = "".join(json.dumps(one.model_dump(mode="json")) + "\n" for one in trials)
-        write_atomic(self.out / TRIALS_FILE, lines.encode())
+        write_atomic(self.folders.out / TRIALS_FILE, lines.encode())
         best = self.best()
         if best:
             first = self.first(best)
-            write_atomic(self.out / BEST_FILE, str(first.user_attrs[RECIPE]).encode())
-            if is_here(first):
-                point_latest_at(Path(str(first.user_attrs[FOLDER])))
-        draw_trials(trials, [one.number for one in best], self.metric, self.out / PLOT_FILE)
+            write_atomic(self.folders.out / BEST_FILE, str(first.user_attrs[RECIPE]).encode())
+            if (run := self.folders.here(first)) is not None:
+                name_latest(run, self.progress)
+        draw_trials(trials, [one.number for one in best], self.metric, self.folders.out / PLOT_FILE)
 
     def report(self, study: str, storage: str, seconds: float) -> TuneReport:
         """All of it."""
         self.write()
         best = self.best()
         return TuneReport(
-            run=where_it_lies(self.first(best), self.out) if best else None,
+            run=self.folders.where_it_lies(self.first(best)) if best else None,
             study=study,
             storage=storage,
             metric=self.metric,
@@ -319,6 +314,6 @@ class _Search:
             searched={key: str(value) for key, value in self.space.keys.items()},
             trials=self.tried_so_far(),
             best=[trial.number for trial in best],
-            best_recipe=str(self.out / BEST_FILE) if best else None,
+            best_recipe=str(self.folders.out / BEST_FILE) if best else None,
             seconds=round(seconds, 1),
         )

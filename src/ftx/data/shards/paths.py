@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from ftx.core.addresses import address
 
 ENDING = ".tar"
 SHARDS_FILE = "shards.json"
+_NUMBERED = re.compile(rf"(.*?)(\d+){re.escape(ENDING)}")
 
 
 def are_shards(path: Path) -> bool:
@@ -34,11 +36,15 @@ def member_of(root: Path, path: str) -> tuple[Path, str] | None:
 def archives_in(folder: Path) -> str | None:
     """How to name the archives of a folder without ``shards.json``; None if it holds none."""
     names = sorted(path.name for path in folder.glob(f"*{ENDING}") if path.is_file())
-    if not names:
-        return None
-    first, last = names[0].removesuffix(ENDING), names[-1].removesuffix(ENDING)
-    numbered = first.isdecimal() and last.isdecimal() and len(names) == int(last) - int(first) + 1 > 1
-    return str(folder / (f"{{{first}..{last}}}{ENDING}" if numbered else names[0]))
+    if len(names) < 2:
+        return f"'{folder / names[0]}'" if names else None
+    stem, first = _NUMBERED.fullmatch(names[0]), names[0]
+    if stem is not None:
+        before, digits = stem.groups()
+        last = int(digits) + len(names) - 1
+        if names == [f"{before}{number:0{len(digits)}d}{ENDING}" for number in range(int(digits), last + 1)]:
+            return f"'{folder}/{before}{{{digits}..{last:0{len(digits)}d}}}{ENDING}'"
+    return f"{len(names)}, such as '{folder / first}', and several as '{folder}/{{one,another}}{ENDING}'"
 
 
 def _names_archives(path: Path) -> bool:

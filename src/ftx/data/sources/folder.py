@@ -76,9 +76,9 @@ class _Walker:
         """The class folders straight below, and the images in them."""
         loose = self.loose_files(folder)
         class_folders = self.folders(folder)
-        if not class_folders and (named := archives_in(folder)):
+        if not class_folders and not loose and (named := archives_in(folder)):
             raise DataError(
-                f"archives are named where there is no {SHARDS_FILE}", where=folder, fix=f"name them: '{named}'"
+                f"archives are named where there is no {SHARDS_FILE}", where=folder, fix=f"name them: {named}"
             )
         if not class_folders:
             raise DataError(
