@@ -6,7 +6,7 @@ import shutil
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 from ftx.core.progress import Progress
 from ftx.evaluating.bench import Wanted, bench
@@ -18,9 +18,7 @@ from ftx.runs.run import Run
 from ftx.runs.run_json import CHECKPOINTS, MANIFEST_FILE, checkpoint_records
 from ftx.runs.train_jsonl import best_epoch, read_epochs
 from ftx.training import EpochEnd, resume, train
-
-if TYPE_CHECKING:
-    from optuna import Trial
+from ftx.tuning.trial_folders import Taken
 
 Objective = Literal["metric", "latency"]
 # Of one image in one thread pool, as a device answers.
@@ -38,32 +36,27 @@ class Attempt:
 
 
 def attempt(
-    trial: Trial,
-    recipe: Recipe,
-    run: Path,
-    metric: str,
-    objectives: tuple[Objective, ...],
-    progress: Progress,
-    *,
-    begun: bool,
+    taken: Taken, recipe: Recipe, metric: str, objectives: tuple[Objective, ...], progress: Progress
 ) -> Attempt:
-    """Train a trial, from where it was cut off if it was ``begun``, and time its IR if that is an objective.
+    """Train a trial, from where it was cut off if it was begun, and time its IR if that is an objective.
 
     A trial that is pruned ends with the best epoch so far, as after Ctrl-C, and is a whole run.
     Raises: as ``train``; Interrupted or Terminated where a signal ended it: its run can go on.
     """
+    trial, run = taken.trial, taken.run
     pruned: list[bool] = []
 
     def told(end: EpochEnd) -> None:
         if len(objectives) > 1 or pruned:
             return
-        trial.report(end.epoch.metrics[metric], end.epoch.epoch)
+        if end.epoch.epoch not in taken.reported:
+            trial.report(end.epoch.metrics[metric], end.epoch.epoch)
         if end.epoch.epoch < end.epochs and trial.should_prune():
             pruned.append(True)
             raise KeyboardInterrupt  # what a training knows to end of, with the best epoch kept
 
-    going_on = begun and bool(checkpoint_records(run))
-    if going_on or not (begun and (run / MANIFEST_FILE).is_file()):
+    going_on = taken.begun and bool(checkpoint_records(run))
+    if going_on or not (taken.begun and (run / MANIFEST_FILE).is_file()):
         how = partial(resume, run) if going_on else partial(train, recipe, run)
         made = how(progress=progress, on_epoch=told)
         if made.interrupted and not pruned:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from optuna.trial import FrozenTrial
 
 TRIALS = "trials"
-# What a trial carries beside its values: where it is, and in whose folder it goes on.
-HOST, FOLDER, OWNER, GOES_ON = "host", "folder", "owner", "goes_on"
+# What a trial carries beside its values: the machine and the folder it is in, and that folder's own name.
+HOST, FOLDER, OWNER = "host", "folder", "owner"
 
 
 def claim(out: Path, study: Study) -> str:
@@ -63,6 +63,19 @@ def held(run: Path) -> Iterator[bool]:
 
 
 @dataclass(frozen=True)
+class Taken:
+    """A trial that is this worker's now, and its run folder; ``begun``: another worker was killed in it.
+
+    ``reported`` are the epochs that this one has told the study of.
+    """
+
+    trial: Trial
+    run: Path
+    begun: bool
+    reported: frozenset[int] = frozenset()
+
+
+@dataclass(frozen=True)
 class TrialFolders:
     """The run folders of a study's trials below ``out``, whose own name is ``own``."""
 
@@ -76,36 +89,33 @@ class TrialFolders:
         trials = study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
         return [trial for trial in trials if trial.user_attrs.get(OWNER) == self.own]
 
-    def take_up_what_was_killed(self, study: Study) -> list[int]:
-        """Queue the trials again whose worker in this folder is gone, to go on in their run folders; their numbers."""
-        from optuna.trial import TrialState
+    @contextmanager
+    def taken(self, study: Study, *, most: int | None) -> Iterator[Taken | None]:
+        """Hold a trial whose worker was killed, or a new one; None where others are at ``most`` already."""
+        import optuna
 
-        taken: list[int] = []
-        for trial in self.running(study):
-            run = self.run_of(trial)
-            with held(run) as free:
-                if free and trial.number in [one.number for one in self.running(study)]:  # another may have taken it
-                    study.tell(trial.number, state=TrialState.FAIL)
-                    study.enqueue_trial(trial.params, user_attrs={GOES_ON: [self.own, run.name]})
-                    taken.append(trial.number)
-        return taken
+        running = self.running(study)
+        for left in running:
+            with held(self.run_of(left)) as free:
+                # Another worker may have ended it meanwhile; one that has no end yet is opened as Optuna itself does.
+                if free and left.number in [one.number for one in self.running(study)]:
+                    trial = optuna.Trial(study, left._trial_id)  # pyright: ignore[reportPrivateUsage]
+                    yield Taken(trial, self.run_of(left), True, frozenset(left.intermediate_values))
+                    return
+        if most is not None and len(running) >= most:
+            yield None
+            return
+        trial = study.ask()
+        with held(self.run_of(trial)) as mine:
+            assert mine, "another worker has a trial that was asked for here"
+            trial.set_user_attr(HOST, platform.node())
+            trial.set_user_attr(FOLDER, str(self.run_of(trial).absolute()))
+            trial.set_user_attr(OWNER, self.own)
+            yield Taken(trial, self.run_of(trial), False)
 
     def run_of(self, trial: Trial | FrozenTrial) -> Path:
-        """The run folder that a trial fills: its own, or that of the one that was killed, if that was here."""
-        owner, name = trial.user_attrs.get(GOES_ON, ("", ""))
-        return self.out / TRIALS / (str(name) if owner == self.own else f"{trial.number:04}")
-
-    def goes_on(self, trial: Trial | FrozenTrial) -> bool:
-        """Whether a trial is to go on with the run of one that was killed."""
-        return trial.user_attrs.get(GOES_ON, ("", ""))[0] == self.own
-
-    def begin(self, trial: Trial) -> Path:
-        """Note who works on a trial, and where."""
-        run = self.run_of(trial)
-        trial.set_user_attr(HOST, platform.node())
-        trial.set_user_attr(FOLDER, str(run.absolute()))
-        trial.set_user_attr(OWNER, self.own)
-        return run
+        """The run folder of a trial."""
+        return self.out / TRIALS / f"{trial.number:04}"
 
     def where_it_lies(self, trial: FrozenTrial) -> str | None:
         """A trial's run folder as one finds it, behind the name of another machine; None if it is gone."""
@@ -121,15 +131,3 @@ class TrialFolders:
         """A trial's run folder, if it is below this one, and was not removed."""
         run = self.run_of(trial)
         return run if trial.user_attrs.get(OWNER) == self.own and run.is_dir() else None
-
-
-def went_on(trials: Sequence[FrozenTrial]) -> dict[int, int]:
-    """Of trials whose worker was killed the number of the one that went on in their run folder."""
-    further = {
-        tuple(trial.user_attrs[GOES_ON]): trial.number
-        for trial in trials
-        if GOES_ON in trial.user_attrs and trial.user_attrs.get(OWNER) == trial.user_attrs[GOES_ON][0]
-    }
-    cut_off = [trial for trial in trials if trial.state.name == "FAIL" and OWNER in trial.user_attrs]
-    places = {trial.number: (trial.user_attrs[OWNER], Path(trial.user_attrs[FOLDER]).name) for trial in cut_off}
-    return {number: last for number, place in places.items() if (last := further.get(place, -1)) > number}

@@ -7,7 +7,6 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
@@ -39,7 +38,7 @@ from ftx.tuning.pareto import draw_trials
 from ftx.tuning.space import Space, default_space, read_space
 from ftx.tuning.study import open_study, refuse_other_things, shown, within_reach
 from ftx.tuning.trial import Objective, attempt
-from ftx.tuning.trial_folders import TrialFolders, claim, held, went_on
+from ftx.tuning.trial_folders import Taken, TrialFolders, claim
 
 if TYPE_CHECKING:
     from optuna import Study, Trial
@@ -49,8 +48,6 @@ BEST_FILE, SPACE_FILE, TRIALS_FILE, PLOT_FILE = "best.yaml", "space.yaml", "tria
 OBJECTIVES: tuple[Objective, ...] = ("metric", "latency")
 # What a trial carries beside its values.
 REASON, EPOCHS, REACHED, RECIPE = "reason", "epochs", "reached", "recipe"
-# As Optuna's states are called, of a trial that it calls failed.
-CUT_OFF = "cut off"
 # Failures in a row of one worker: of a space whose corner cannot be trained few, of a full disk all.
 _MOST_IN_A_ROW = 5
 _AGAIN = "the same command line goes on"
@@ -134,8 +131,8 @@ def tune(
         search = _Search(opened, recipe, found, metric, wanted, folders, progress)
         with progress.track("Trials", wanted.trials) as bar:
             bar.advance(len(search.ended()))
-            while search.goes_on(began):
-                bar.advance(1, **search.one())
+            while search.goes_on(began) and (done := search.one()) is not None:
+                bar.advance(1, **done)
         return search.report(study, shown(out, storage), time.monotonic() - began)
 
 
@@ -182,17 +179,14 @@ class _Search:
 
         return self.study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.PRUNED))
 
+    def most(self) -> int | None:
+        """How many trials more there may be."""
+        return None if self.wanted.trials is None else self.wanted.trials - len(self.ended())
+
     def goes_on(self, began: float) -> bool:
-        """Whether another trial is to be begun, or one whose worker was killed meanwhile to be gone on with."""
-        most, budget_s = self.wanted.trials, self.wanted.budget_s
-        if budget_s is not None and time.monotonic() - began >= budget_s:
-            return False
-        if most is not None and len(self.ended()) >= most:
-            return False
-        for number in self.folders.take_up_what_was_killed(self.study):
-            self.progress.note(f"trial {number} was cut off: it goes on")
-        # Those that other workers of this machine are at; of other machines nobody knows whether they still are.
-        return most is None or len(self.ended()) + len(self.folders.running(self.study)) < most
+        """Whether there is time for another trial, and one is wanted."""
+        most, budget_s = self.most(), self.wanted.budget_s
+        return (budget_s is None or time.monotonic() - began < budget_s) and (most is None or most > 0)
 
     def failed(self, trial: Trial, fault: FtxError) -> None:
         """Keep why a trial failed.
@@ -215,38 +209,48 @@ class _Search:
                 fix=fault.fix or "what each lacked stands in trials.jsonl",
             ) from fault
 
-    def one(self) -> dict[str, str]:
-        """Try once more; what is shown beside the bar."""
-        from optuna.trial import TrialState
+    def one(self) -> dict[str, str] | None:
+        """Try once more, or go on with a trial whose worker was killed; what is shown beside the bar.
 
-        trial = self.study.ask()
-        keys = self.space.suggested(trial)
-        with held(self.folders.run_of(trial)) as mine:
-            assert mine, "another worker has a trial that was asked for here"
-            run = self.folders.begin(trial)
-            search = partial(attempt, metric=self.metric, objectives=self.wanted.objectives)
-            try:
-                tried = self.recipe.with_overrides([], keys)
-                done = search(trial, tried, run, progress=_Bars(self.progress), begun=self.folders.goes_on(trial))
-            except DataError as fault:  # of all trials
-                trial.set_user_attr(REASON, fault.what)
-                self.study.tell(trial, state=TrialState.FAIL)
-                raise
-            except (InputError, EnvironmentFault, GateFailed) as fault:
-                self.failed(trial, fault)
-                return {"failed": str(trial.number)}
-            self.in_a_row.clear()
-            trial.set_user_attr(EPOCHS, done.epochs)
-            trial.set_user_attr(REACHED, done.reached)
-            trial.set_user_attr(RECIPE, Recipe.load(run / "recipe.yaml").dumps())
-            if done.pruned:
-                self.study.tell(trial, state=TrialState.PRUNED)
-            else:
-                self.study.tell(trial, list(done.values))
+        None where other workers of this folder are at the last ones already: of those of other machines nobody knows
+        whether they still are.
+        """
+        with self.folders.taken(self.study, most=self.most()) as taken:
+            if taken is None:
+                return None
+            if not self.attempted(taken):
+                return {"failed": str(taken.trial.number)}
         self.write()
         best = self.best()
         shown = max((self.tried(one).metric or 0.0 for one in best), default=0.0)
         return {self.metric: f"{shown:.3f}"}
+
+    def attempted(self, taken: Taken) -> bool:
+        """Train a trial, and tell the study what came of it; False if it failed, which is told too."""
+        from optuna.trial import TrialState
+
+        trial = taken.trial
+        if taken.begun:
+            self.progress.note(f"trial {trial.number} was cut off: it goes on")
+        try:
+            tried = self.recipe.with_overrides([], self.space.suggested(trial))
+            done = attempt(taken, tried, self.metric, self.wanted.objectives, _Bars(self.progress))
+        except DataError as fault:  # of all trials
+            trial.set_user_attr(REASON, fault.what)
+            self.study.tell(trial, state=TrialState.FAIL)
+            raise
+        except (InputError, EnvironmentFault, GateFailed) as fault:
+            self.failed(trial, fault)
+            return False
+        self.in_a_row.clear()
+        trial.set_user_attr(EPOCHS, done.epochs)
+        trial.set_user_attr(REACHED, done.reached)
+        trial.set_user_attr(RECIPE, Recipe.load(taken.run / "recipe.yaml").dumps())
+        if done.pruned:
+            self.study.tell(trial, state=TrialState.PRUNED)
+        else:
+            self.study.tell(trial, list(done.values))
+        return True
 
     def best(self) -> list[FrozenTrial]:
         """The best trial, or of two objectives those that no other beats in both."""
@@ -258,21 +262,8 @@ class _Search:
         """Of the best ones that with the best metric."""
         return max(best, key=lambda trial: cast("float", self.tried(trial).metric))
 
-    def tried_so_far(self) -> list[TriedTrial]:
-        """All trials as they are listed."""
-        trials = self.study.get_trials(deepcopy=False)
-        further = went_on(trials)
-        return [
-            self.tried(trial)
-            if trial.number not in further
-            else self.tried(trial).model_copy(
-                update={"state": CUT_OFF, "metric": None, "reason": f"went on as trial {further[trial.number]}"}
-            )
-            for trial in trials
-        ]
-
     def tried(self, trial: FrozenTrial) -> TriedTrial:
-        """A trial as it is listed, but for one that was cut off."""
+        """A trial as it is listed."""
         values: Sequence[float | None] = trial.values or (None,) * len(self.wanted.objectives)
         of = dict(zip(self.wanted.objectives, values, strict=True))
         # Of one that was pruned Optuna has the last epoch's; its run is of the best.
@@ -290,7 +281,7 @@ class _Search:
 
     def write(self) -> None:
         """Write what is known now: all trials, the best recipe, and the picture."""
-        trials = self.tried_so_far()
+        trials = [self.tried(trial) for trial in self.study.get_trials(deepcopy=False)]
         lines = "".join(json.dumps(one.model_dump(mode="json")) + "\n" for one in trials)
         write_atomic(self.folders.out / TRIALS_FILE, lines.encode())
         best = self.best()
@@ -312,7 +303,7 @@ class _Search:
             metric=self.metric,
             objectives=list(self.wanted.objectives),
             searched={key: str(value) for key, value in self.space.keys.items()},
-            trials=self.tried_so_far(),
+            trials=[self.tried(trial) for trial in self.study.get_trials(deepcopy=False)],
             best=[trial.number for trial in best],
             best_recipe=str(self.folders.out / BEST_FILE) if best else None,
             seconds=round(seconds, 1),
