@@ -10,6 +10,8 @@ Source: torch.distributed and torchrun, docs.pytorch.org; PyTorch Distributed, a
 from __future__ import annotations
 
 import os
+import signal
+import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,7 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from ftx.core import one_voice
-from ftx.core.errors import EnvironmentFault, InputError
+from ftx.core.errors import TERMINATING, EnvironmentFault, InputError
 
 Asked = Literal["interrupt", "terminate"] | None
 _ASKED: tuple[Asked, ...] = (None, "interrupt", "terminate")
@@ -188,6 +190,8 @@ def joined() -> Iterator[Ranks]:
         yield ranks
     except BaseException as error:
         lost = _lost(error)
+        if lost is not None:
+            _be_deaf_to_signals()
         # What all were told by a signal is the first one's to say.
         told_to_all = lost is None and isinstance(error, KeyboardInterrupt)
         one_voice.let((ranks.leads or not told_to_all) and _is_first_to_say(ranks.rank))
@@ -198,6 +202,17 @@ def joined() -> Iterator[Ranks]:
         if ours:
             dist.destroy_process_group()
         torch.set_num_threads(threads)
+
+
+def _be_deaf_to_signals() -> None:
+    """Hear no signal any more.
+
+    A process that has lost another ends in any case. torchrun asks it to at the same time, which must not come between
+    the error and what is said of it.
+    """
+    if threading.current_thread() is threading.main_thread():
+        for number in TERMINATING:
+            signal.signal(number, signal.SIG_IGN)
 
 
 def _threads(ranks: Ranks) -> int:
