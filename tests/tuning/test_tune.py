@@ -268,6 +268,17 @@ def test_a_hopeless_trial_is_pruned_and_is_a_run_all_the_same(here: Path) -> Non
     assert not checkpoint_records(Path(str(pruned.run)))
 
 
+def test_a_pruned_trial_is_listed_with_the_epoch_its_run_is_of(here: Path) -> None:
+    searched(1)
+    study = optuna.load_study(study_name="ftx", storage="sqlite:///study/study.db")
+    pruned = optuna.trial.TrialState.PRUNED  # of which Optuna's own value is the last epoch's
+    known: dict[int, float] = {1: 0.8, 2: 0.3}
+    study.add_trial(
+        optuna.create_trial(state=pruned, value=0.3, intermediate_values=known, user_attrs={"reached": 0.8})
+    )
+    assert searched(1).trials[1].metric == 0.8
+
+
 def test_runs_that_are_there_are_not_taken_for_those_of_a_new_study(here: Path) -> None:
     searched(2)
     Path("study/study.db").unlink()

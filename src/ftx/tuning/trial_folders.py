@@ -120,8 +120,8 @@ class TrialFolders:
     def where_it_lies(self, trial: FrozenTrial) -> str | None:
         """A trial's run folder as one finds it, behind the name of another machine; None if it is gone."""
         if trial.user_attrs.get(OWNER) == self.own:
-            run = self.run_of(trial)
-            return str(run) if run.is_dir() else None
+            run = self.here(trial)
+            return None if run is None else str(run)
         folder, host = trial.user_attrs.get(FOLDER), trial.user_attrs.get(HOST)
         if folder is None or (host == platform.node() and not Path(str(folder)).is_dir()):
             return None
