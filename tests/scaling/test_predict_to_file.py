@@ -228,8 +228,8 @@ def test_flags_of_a_file_are_refused_without_one(colour_model: Any, tmp_path: Pa
         assert f"{flag} is for answers in a file" in said.err
     out = str(tmp_path / "x.jsonl")
     for words, text in (
-        (("--format", "parque"), "did you mean parquet?"),
-        (("--engine", "rays"), "did you mean ray?"),
+        (("--format", "parque"), "did you mean 'parquet'?"),
+        (("--engine", "rays"), "did you mean 'ray'?"),
         (("--workers", "2"), "are for --engine ray"),
         (("--engine", "ray", "--address", "127.0.0.1:9"), "Ray is not there"),
     ):

@@ -10,7 +10,7 @@ import typer
 
 from ftx.cli import console
 from ftx.cli.shared_options import SKIPPED, status_of
-from ftx.core.errors import INTERRUPTED, InputError, Termination, nearest
+from ftx.core.errors import INTERRUPTED, InputError, Termination, refuse_unknown
 
 if TYPE_CHECKING:
     from ftx.evaluating.predict import Prediction
@@ -146,8 +146,8 @@ def _into_file(
     if form is None:
         known = " or ".join(get_args(OutFormat))
         raise InputError(f"no format is known by the ending {out.suffix}", where=out, fix=f"--format {known}")
-    _one_of("--format", form, get_args(OutFormat))
-    _one_of("--engine", engine, get_args(Engine))
+    refuse_unknown("--format", [form], get_args(OutFormat))
+    refuse_unknown("--engine", [engine], get_args(Engine))
     if engine == "local" and (address or workers):
         raise InputError("--address and --workers are for --engine ray", fix="add --engine ray")
     if images == [Path("-")]:
@@ -174,13 +174,6 @@ def _into_file(
                 f"lines that say which image, folder or shard cannot be read, and why: {report.skipped:,}", "bad"
             )
     return SKIPPED if report.skipped else 0
-
-
-def _one_of(flag: str, value: str, known: tuple[str, ...]) -> None:
-    if value not in known:
-        alike = nearest(value, known)
-        fix = f"did you mean {alike}?" if alike else f"choose {' or '.join(known)}"
-        raise InputError(f"{flag} does not take '{value}'", fix=fix)
 
 
 def _arriving(watch: Path | None, artifact: Path | None, *, scores: bool, json: bool) -> int:

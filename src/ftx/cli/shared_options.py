@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, cast, get_args
 import typer
 
 from ftx.cli import console
-from ftx.core.errors import InputError, nearest
+from ftx.core.errors import refuse_unknown
 from ftx.tasks.task_names import TaskName
 
 if TYPE_CHECKING:
@@ -81,9 +81,5 @@ def parse_task(name: str) -> TaskName:
 
     Raises: InputError naming the nearest.
     """
-    known = get_args(TaskName)
-    if name not in known:
-        alike = nearest(name, known)
-        fix = f"did you mean {alike}?" if alike else f"choose one of {', '.join(known)}"
-        raise InputError(f"there is no task '{name}'", fix=fix)
+    refuse_unknown("task", [name], get_args(TaskName))
     return cast("TaskName", name)
