@@ -18,6 +18,7 @@ from ftx.core.errors import EnvironmentFault
 from ftx.core.memory import is_out_of_memory, memory_faults
 from ftx.recipe.schema import Recipe
 from ftx.training.estimate import memory_mb, what_would_fit
+from ftx.training.ranks import Ranks
 
 
 def torch_on_the_cpu() -> object:
@@ -71,6 +72,9 @@ def test_the_batch_that_fits_is_the_largest_by_the_estimate() -> None:
     assert what_would_fit(prepared, recipe, 1000, int(needed(2))).startswith("--batch-size 2,")
     assert what_would_fit(prepared, recipe, 3, int(needed(64))).startswith("--batch-size 1,")  # of three images
     assert "--freeze-backbone" in what_would_fit(prepared, recipe, 1000, 1_000_000)
+    # Of four processes each computes a quarter of the batch.
+    four = Ranks(rank=0, world=4)
+    assert what_would_fit(prepared, recipe, 1000, int(needed(8)), four).startswith("--batch-size 32,")
 
 
 @pytest.mark.slow

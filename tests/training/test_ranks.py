@@ -280,36 +280,108 @@ def test_what_all_meet_is_said_once(here: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("different", "of_the_second"),
+    ("different", "of_the_second", "found"),
     [
-        ("images", "words[2] = 'b'"),  # as through a mount of its own, in which an image is another
-        ("recipes", "words += ['--lr', '2e-3']"),
-        ("versions", "import torch; torch.__version__ = '2.0.0'"),
+        ("images", "words[2] = 'b'", "their digest: "),  # as through a mount of its own, in which an image is another
+        ("recipes", "words += ['--lr', '2e-3']", "in rank 0, 0.002 in rank 1\n"),
+        ("versions", "import torch; torch.__version__ = '2.0.0'", "in rank 0, 2.0.0 in rank 1\n"),
     ],
 )
 def test_processes_that_differ_end_with_one_error(
-    different: str, of_the_second: str, here: Path, tmp_path: Path
+    different: str, of_the_second: str, found: str, here: Path, tmp_path: Path
 ) -> None:
     first, second = (tmp_path / name for name in ("a", "b"))
     shutil.copytree(here / "data", first)
     shutil.copytree(here / "data", second)
     Image.new("RGB", (40, 40), "white").save(next(second.rglob("*.png")))
-    (tmp_path / "program.py").write_text(
-        "import os, sys\n"
-        "from ftx.cli.app import run\n"
-        f"words = {list(TRAIN)!r}\n"
-        "words[2] = 'a'\n"
-        "if os.environ['RANK'] == '1':\n"
-        f"    {of_the_second}\n"
-        "sys.exit(run([*words, '--out', 'run']))\n"
-    )
     process = subprocess.run(
-        [*TORCHRUN, "2", "program.py"], cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False
+        [*TORCHRUN, "2", program(tmp_path, of_the_second, of_all="words[2] = 'a'")],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
     )
     assert process.returncode != 0
     assert process.stderr.count("error:") == 1, process.stderr
     assert f"different {different}" in process.stderr, process.stderr
+    assert found in process.stderr, process.stderr
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("of_the_second", "said"),
+    [
+        ("words += ['--config', 'absent.yaml']", "absent.yaml"),  # as on a machine that has not the whole folder
+        ("import torch; torch.cuda.device_count = lambda: 1", "more processes than GPUs"),
+    ],
+)
+def test_what_one_meets_before_the_others_is_said_by_that_one(
+    of_the_second: str, said: str, here: Path, tmp_path: Path
+) -> None:
+    began = time.monotonic()
+    process = subprocess.run(
+        [*TORCHRUN, "2", program(tmp_path, of_the_second)], cwd=here, capture_output=True, text=True, check=False
+    )
+    assert process.returncode != 0
+    assert process.stderr.count("error:") == 1, process.stderr
+    assert said in process.stderr.partition("error:")[2], process.stderr
+    assert time.monotonic() - began < 60
+
+
+@pytest.mark.slow
+def test_a_budget_is_asked_of_a_process_s_part_of_a_batch(here: Path, tmp_path: Path) -> None:
+    told = (
+        "import ftx.training.budget as budget; known = budget.rehearse\n"
+        "def rehearse(found):\n"
+        "    print('rehearsed with', found.recipe.train.batch_size)\n"
+        "    return known(found)\n"
+        "budget.rehearse = rehearse\n"
+        "words += ['--budget', '1h', '--batch-size', '7', '--epochs', '1']"
+    )
+    process = subprocess.run(
+        [*TORCHRUN, "2", program(tmp_path, "pass", of_all=told)], cwd=here, capture_output=True, text=True, check=False
+    )
+    assert process.returncode == 0, process.stderr
+    assert process.stdout.count("rehearsed with 4\n") == 2
+    assert Run.open(tmp_path / "run").recipe().train.batch_size == 7
+
+
+@pytest.mark.slow
+def test_a_process_that_falls_silent_in_a_step_is_missed(here: Path, tmp_path: Path) -> None:
+    """As a machine without power, which closes no connection."""
+    patience = "import datetime, ftx.training.ranks as ranks\nranks._LONGEST_STEP = datetime.timedelta(seconds=8)"
+    silent = (
+        "import signal, ftx.training.loop as loop\n"
+        "    loop.prove_reach = lambda module: os.kill(os.getpid(), signal.SIGSTOP)"  # in its first step
+    )
+    process = subprocess.run(
+        [*TORCHRUN, "2", program(tmp_path, silent, of_all=patience)],
+        cwd=here,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+    )
+    assert process.returncode != 0
+    ours = [line for line in process.stderr.splitlines() if line.startswith("error:")]
+    assert ours == ["error: another process of this training was lost"], process.stderr
+
+
+def program(folder: Path, of_the_second: str, of_all: str = "") -> str:
+    """A training as the command line begins it, in which the second process has something of its own."""
+    path = folder / "program.py"
+    path.write_text(
+        "import os, sys\n"
+        "from ftx.cli.app import run\n"
+        f"words = {[*TRAIN, '--out', str(folder / 'run')]!r}\n"
+        f"{of_all}\n"
+        "if os.environ['RANK'] == '1':\n"
+        f"    {of_the_second}\n"
+        "sys.exit(run(words))\n"
+    )
+    return str(path)
 
 
 @pytest.mark.slow

@@ -1,18 +1,23 @@
 """Several processes with one command line, as torchrun starts them: what they have to say is said once.
 
 All print to one terminal. Results are the first one's to print, and so is an error that each of them meets; one that a
-single process meets is that one's (``let``).
+single process meets is that one's: whoever is the first to ask the store by which they meet.
 """
 
 from __future__ import annotations
 
 import os
+import signal
+import threading
+from datetime import timedelta
 
-from ftx.core.errors import InputError
+from ftx.core.errors import TERMINATING, InputError
 
 # What torchrun gives to each process that it starts: who it is, of how many, and where they meet.
 NUMBERS = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
 _GIVEN = (*NUMBERS, "MASTER_ADDR", "MASTER_PORT")
+# Of the store, which is near or gone.
+_ASKED_WITHIN = timedelta(seconds=5)
 _chosen: list[bool] = []
 
 
@@ -35,9 +40,37 @@ def is_first() -> bool:
 
 def speaks() -> bool:
     """Whether an error is this process's to print."""
-    return _chosen[-1] if _chosen else is_first()
+    if not _chosen:
+        let(not started_together() or is_first_to_say())
+    return _chosen[-1]
 
 
 def let(speak: bool) -> None:
     """Decide whether this process prints its error."""
     _chosen.append(speak)
+
+
+def is_first_to_say() -> bool:
+    """Whether no other of the processes has said yet what went wrong; if so, it is deaf to signals from now on.
+
+    torchrun asks all to end when one does, which must not come between an error and what is said of it.
+    """
+    try:
+        from torch._C._distributed_c10d import TCPStore  # what torch.distributed.TCPStore is
+
+        store = TCPStore(
+            os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), wait_for_workers=False, timeout=_ASKED_WITHIN
+        )
+        first = store.add(f"ftx said {os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", 1) == 1
+    except (ImportError, RuntimeError, ValueError):  # the store is gone with the first process, or its whole machine
+        first = os.environ["RANK"] == "1" or os.environ["LOCAL_RANK"] == "0"
+    if first:
+        be_deaf_to_signals()
+    return first
+
+
+def be_deaf_to_signals() -> None:
+    """Hear no signal to end any more, as what is on its way ends in any case."""
+    if threading.current_thread() is threading.main_thread():
+        for number in TERMINATING:
+            signal.signal(number, signal.SIG_IGN)

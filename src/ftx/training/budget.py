@@ -21,15 +21,16 @@ _SPARE = 0.05
 def within(found: Resolved, budget_s: float, began: float, progress: Progress, ranks: Ranks = ALONE) -> Resolved:
     """The training with fewer epochs where all would not end ``budget_s`` after ``began`` (``time.perf_counter``).
 
-    Several processes share the work of what each of them rehearses.
+    Several processes share the work of what each of them rehearses with its part of a batch.
 
     Raises: InputError if not even one epoch would.
     """
-    module, train = found.prepared.backbone.module, found.recipe.train
-    place(found.prepared, train.batch_size)
+    module, recipe = found.prepared.backbone.module, found.recipe
+    mine = replace(found, recipe=recipe.replace(train={"batch_size": ranks.largest_share(recipe.train.batch_size)}))
+    place(mine.prepared, mine.recipe.train.batch_size, ranks=ranks)
     # A step in training mode moves what batches are normalised by.
     before = {name: buffer.clone() for name, buffer in module.named_buffers()}
-    alone = rehearse(found)
+    alone = rehearse(mine)
     times = Times(alone.before_s / ranks.local_world, alone.epoch_s / ranks.world)
     for name, buffer in module.named_buffers():
         buffer.copy_(before[name])

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -65,7 +64,7 @@ class Saved:
     """A checkpoint that was read."""
 
     checkpoint: Checkpoint
-    tensors: Mapping[str, Tensor]
+    tensors: dict[str, Tensor]
 
 
 class Checkpoints:

@@ -17,6 +17,7 @@ from ftx.core.errors import RunError
 from ftx.core.memory import available_bytes, keep_freed_memory
 from ftx.core.progress import SILENT, Progress
 from ftx.recipe.sections import TrainPrecision
+from ftx.training.ranks import ALONE, Ranks
 
 # Linux' names of the instructions that multiply bf16 matrices.
 _BF16_FLAGS = {"amx_bf16", "avx512_bf16"}
@@ -58,14 +59,21 @@ class Circumstances(BaseModel):
     processes: int = 1
 
 
-def place(prepared: Prepared, batch_size: int, progress: Progress = SILENT) -> torch.device:
-    """Put the model where it trains, and choose how a CPU computes its attention: docs/decisions/0002."""
+def place(prepared: Prepared, batch_size: int, progress: Progress = SILENT, *, ranks: Ranks = ALONE) -> torch.device:
+    """Put the model where it trains, and choose how a CPU computes its attention: docs/decisions/0002.
+
+    Of several processes each has its share of the free memory and computes ``batch_size`` images; the first decides.
+    """
     where, module = device(), prepared.backbone.module
     module.to(where)
     if where.type == "cpu":
         keep_freed_memory()
-        plain = choose_attention(module, batch_size=batch_size, memory_bytes=available_bytes() // 4)
-        if not plain and plain_vit(module) is not None and not head_alone(module):
+        share = available_bytes() // 4 // ranks.local_world
+        plain = ranks.of_first(choose_attention(module, batch_size=batch_size, memory_bytes=share))
+        vit = plain_vit(module)
+        if vit is not None:
+            set_attention(vit, plain=plain)
+        if not plain and vit is not None and not head_alone(module):
             progress.note(
                 "attention is computed by torch's fused kernel: as plain products it would take over a quarter of the "
                 "free memory"

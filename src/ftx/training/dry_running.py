@@ -16,6 +16,7 @@ from ftx.training.budget import fitted
 from ftx.training.device_placement import device, place
 from ftx.training.estimate import Times, adapted_layers, memory_mb, rehearse, what_would_fit
 from ftx.training.plan import plan
+from ftx.training.ranks import ALONE, Ranks
 from ftx.training.report import DryRunReport
 from ftx.training.resolve import Resolved, resolve
 
@@ -59,8 +60,12 @@ def dry_run(
     )
 
 
-def advice(found: Resolved) -> Callable[[], str]:
-    """What says how to train in the memory that is free now: when it has run out, it is the training's own."""
+def advice(found: Resolved, ranks: Ranks = ALONE) -> Callable[[], str]:
+    """What says how to train in the memory that is free now: when it has run out, it is the training's own.
+
+    Of several processes each has its share of a machine's memory, or a GPU's of its own.
+    """
     where, images = device(), found.images["train"]
-    free_bytes = available_bytes() if where.type == "cpu" else torch.cuda.mem_get_info(where)[0]
-    return lambda: what_would_fit(found.prepared, found.recipe, images, free_bytes)
+    cpu = where.type == "cpu"
+    free_bytes = available_bytes() // ranks.local_world if cpu else torch.cuda.mem_get_info(where)[0]
+    return lambda: what_would_fit(found.prepared, found.recipe, images, free_bytes, ranks)

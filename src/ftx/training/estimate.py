@@ -23,6 +23,7 @@ from ftx.training.head_start import linear_heads
 from ftx.training.inputs import EVAL_BATCH, Inputs, Order
 from ftx.training.loop import in_parts, measure, train_mode
 from ftx.training.plan import plan
+from ftx.training.ranks import ALONE, Ranks
 from ftx.training.report import PlannedLayer
 from ftx.training.resolve import Resolved
 
@@ -121,14 +122,21 @@ def memory_mb(prepared: Prepared, recipe: Recipe, images: int) -> int:
     return round((weights + merged + states + kept + solved + torch_itself) / 1e6)
 
 
-def what_would_fit(prepared: Prepared, recipe: Recipe, images: int, free_bytes: int) -> str:
-    """How to train in so much memory, of which a batch of this size was too much: the largest that fits by estimate."""
+def what_would_fit(prepared: Prepared, recipe: Recipe, images: int, free_bytes: int, ranks: Ranks = ALONE) -> str:
+    """How to train in so much memory, of which a batch of this size was too much: the largest that fits by estimate.
+
+    ``free_bytes`` are each process's, which computes its part of a batch.
+    """
+
+    def needed_mb(batch: int) -> int:
+        return memory_mb(prepared, _of_batch(recipe, ranks.largest_share(batch)), images)
+
     batch = min(recipe.train.batch_size, images) // 2
-    while batch and memory_mb(prepared, _of_batch(recipe, batch), images) * 1e6 > free_bytes:
+    while batch and needed_mb(batch) * 1e6 > free_bytes:
         batch //= 2
     if batch:
-        needed_mb = memory_mb(prepared, _of_batch(recipe, batch), images)
-        return f"--batch-size {batch}, which takes about {needed_mb:,} MB of {round(free_bytes / 1e6):,} MB"
+        of = f"{round(free_bytes / 1e6):,} MB" + (" in each process" if ranks.world > 1 else "")
+        return f"--batch-size {batch}, which takes about {needed_mb(batch):,} MB of {of}"
     return "a smaller --image-size or --model, or --freeze-backbone: one image at a time is too much"
 
 

@@ -10,40 +10,45 @@ Source: torch.distributed and torchrun, docs.pytorch.org; PyTorch Distributed, a
 from __future__ import annotations
 
 import os
-import signal
-import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
-from typing import Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
 
 from ftx.core import one_voice
-from ftx.core.errors import TERMINATING, EnvironmentFault, InputError
+from ftx.core.errors import EnvironmentFault, InputError, listed
+
+if TYPE_CHECKING:
+    from torch.distributed import ProcessGroup
 
 Asked = Literal["interrupt", "terminate"] | None
 _ASKED: tuple[Asked, ...] = (None, "interrupt", "terminate")
 # What torch says where a process that it was connected to is no longer there.
 _LOST = ("gloo", "Connection closed by peer", "Connection reset", "NCCL", "Broken pipe", "recvBytes", "sendBytes")
-# While one process of a machine reads all images the others wait. A process that dies closes its connections, which all
-# notice at once, and torchrun notices a machine that falls silent.
+# A process that dies closes its connections, which all notice at once; one whose machine falls silent does not. Before
+# they have met, and in a step, the others wait for it so long: they do the same work, but for writing a checkpoint.
+_LONGEST_STEP = timedelta(minutes=10)
+# Outside of steps one process of a machine may read all images while the others wait.
 _LONGEST_WAIT = timedelta(days=7)
-# Of the store, which is near or gone.
-_ASKED_WITHIN = timedelta(seconds=5)
 _Some = TypeVar("_Some")
 
 
 @dataclass(frozen=True)
 class Ranks:
-    """Which process this is, of how many; ``local`` counts those of this machine."""
+    """Which process this is, of how many; ``local`` counts those of this machine.
+
+    ``patient`` is what carries what they tell outside of steps.
+    """
 
     rank: int = 0
     world: int = 1
     local: int = 0
     local_world: int = 1
+    patient: ProcessGroup | None = field(default=None, compare=False, repr=False)
 
     @property
     def leads(self) -> bool:
@@ -55,12 +60,17 @@ class Ranks:
         start, end = (len(batch) * one // self.world for one in (self.rank, self.rank + 1))
         return batch[start:end]
 
+    def largest_share(self, batch_size: int) -> int:
+        """How many images of a batch one process has at most."""
+        return -(-batch_size // self.world)
+
     def together(self, network: nn.Module) -> nn.Module:
         """The network with the first process's weights, whose gradients are from now on the mean over all."""
         if self.world == 1:
             return network
         from torch.nn.parallel import DistributedDataParallel
 
+        self.wait()
         device = next(network.parameters()).device
         # Only where all of a network trains can a part of it stand beside the path to the logits.
         all_train = all(parameter.requires_grad for parameter in network.parameters())
@@ -115,8 +125,21 @@ class Ranks:
         import torch.distributed as dist
 
         told: list[Any] = [value if self.leads else None]
-        dist.broadcast_object_list(told)
+        dist.broadcast_object_list(told, group=self.patient)
         return told[0]
+
+    def tensors_of_first(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Tensors of the CPU by name, as the first process has them, without a copy of all on the way."""
+        if self.world == 1:
+            return tensors
+        import torch.distributed as dist
+
+        kinds = self.of_first([(name, one.shape, one.dtype) for name, one in tensors.items()])
+        found = tensors if self.leads else {name: torch.empty(shape, dtype=dtype) for name, shape, dtype in kinds}
+        for name, _, _ in kinds:
+            if found[name].numel():
+                dist.broadcast(found[name].view(-1).view(torch.uint8), 0, group=self.patient)
+        return found
 
     def gathered(self, value: _Some) -> list[_Some]:
         """What each process has, in their order."""
@@ -125,19 +148,18 @@ class Ranks:
         import torch.distributed as dist
 
         found: list[Any] = [None] * self.world
-        dist.all_gather_object(found, value)
+        dist.all_gather_object(found, value, group=self.patient)
         return found
 
-    def agree_on(self, what: str, value: object, fix: str) -> None:
+    def agree_on(self, what: str, value: Mapping[str, object], fix: str) -> None:
         """Raise InputError, in all processes, where one has something else than the first."""
-        values = self.gathered(str(value))
-        others = [rank for rank, one in enumerate(values) if one != values[0]]
-        if others:
-            raise InputError(
-                f"the processes of this training have different {what}",
-                found=f"rank 0: {values[0][:200]}; rank {others[0]}: {values[others[0]][:200]}",
-                fix=fix,
-            )
+        said = self.gathered({key: str(one) for key, one in value.items()})
+        for rank, theirs in enumerate(said):
+            first = said[0]
+            differ = [key for key in {**first, **theirs} if first.get(key) != theirs.get(key)]
+            if differ:
+                found = [f"{key}: {first.get(key)} in rank 0, {theirs.get(key)} in rank {rank}" for key in differ]
+                raise InputError(f"the processes of this training have different {what}", found=listed(found), fix=fix)
 
     @contextmanager
     def first_of_machine_first(self) -> Iterator[None]:
@@ -153,7 +175,7 @@ class Ranks:
         if self.world > 1:
             import torch.distributed as dist
 
-            dist.barrier()
+            dist.barrier(group=self.patient)
 
 
 ALONE = Ranks()
@@ -171,7 +193,36 @@ def joined() -> Iterator[Ranks]:
         return
     import torch.distributed as dist
 
-    ranks = Ranks(*(int(os.environ[name]) for name in one_voice.NUMBERS))
+    rank, world, local, local_world = (int(os.environ[name]) for name in one_voice.NUMBERS)
+    ranks = Ranks(rank, world, local, local_world)
+    threads = torch.get_num_threads()
+    ours = not dist.is_initialized()  # a program that trains by the library may have met the others before
+    try:
+        torch.set_num_threads(_threads(ranks))
+        yield replace(ranks, patient=_met(ranks, ours))
+    except BaseException as error:
+        lost = _lost(error)
+        if lost is not None:
+            one_voice.be_deaf_to_signals()
+        # What all were told by a signal is the first one's to say.
+        told_to_all = lost is None and isinstance(error, KeyboardInterrupt)
+        one_voice.let((ranks.leads or not told_to_all) and one_voice.is_first_to_say())
+        if lost is not None:
+            raise lost from error
+        raise
+    finally:
+        if ours and dist.is_initialized():
+            dist.destroy_process_group()
+        torch.set_num_threads(threads)
+
+
+def _met(ranks: Ranks, ours: bool) -> ProcessGroup:
+    """Meet the other processes, and give what carries what is told outside of steps.
+
+    Raises: InputError if there are more processes than GPUs; EnvironmentFault if the others do not come.
+    """
+    import torch.distributed as dist
+
     gpus = torch.cuda.device_count()
     if 0 < gpus < ranks.local_world:
         raise InputError(
@@ -181,38 +232,16 @@ def joined() -> Iterator[Ranks]:
         )
     if gpus:
         torch.cuda.set_device(ranks.local)
-    threads = torch.get_num_threads()
-    torch.set_num_threads(_threads(ranks))
-    ours = not dist.is_initialized()  # a program that trains by the library may have met the others before
-    if ours:
-        dist.init_process_group("cpu:gloo,cuda:nccl" if gpus else "gloo", timeout=_LONGEST_WAIT)
     try:
-        yield ranks
-    except BaseException as error:
-        lost = _lost(error)
-        if lost is not None:
-            _be_deaf_to_signals()
-        # What all were told by a signal is the first one's to say.
-        told_to_all = lost is None and isinstance(error, KeyboardInterrupt)
-        one_voice.let((ranks.leads or not told_to_all) and _is_first_to_say(ranks.rank))
-        if lost is not None:
-            raise lost from error
-        raise
-    finally:
         if ours:
-            dist.destroy_process_group()
-        torch.set_num_threads(threads)
-
-
-def _be_deaf_to_signals() -> None:
-    """Hear no signal any more.
-
-    A process that has lost another ends in any case. torchrun asks it to at the same time, which must not come between
-    the error and what is said of it.
-    """
-    if threading.current_thread() is threading.main_thread():
-        for number in TERMINATING:
-            signal.signal(number, signal.SIG_IGN)
+            dist.init_process_group("cpu:gloo,cuda:nccl" if gpus else "gloo", timeout=_LONGEST_STEP)
+        return cast("ProcessGroup", dist.new_group(timeout=_LONGEST_WAIT, backend="gloo"))
+    except (RuntimeError, ValueError) as error:
+        raise EnvironmentFault(
+            "the processes of this training did not meet",
+            found=str(error).splitlines()[0].partition(". ")[0][:200],
+            fix="look at what the others said; of several machines each must reach the first one's address and port",
+        ) from error
 
 
 def _threads(ranks: Ranks) -> int:
@@ -235,16 +264,3 @@ def _lost(error: BaseException) -> EnvironmentFault | None:
         found=str(error).splitlines()[0].partition(". ")[0][:200],
         fix="look at what it said, and go on from the last checkpoint: torchrun … -m ftx train --resume RUN",
     )
-
-
-def _is_first_to_say(rank: int) -> bool:
-    """Whether no other process has said yet what went wrong: asked of the store by which they met."""
-    from torch._C._distributed_c10d import TCPStore  # what torch.distributed.TCPStore is
-
-    try:
-        store = TCPStore(
-            os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), wait_for_workers=False, timeout=_ASKED_WITHIN
-        )
-        return store.add(f"ftx said {os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", 1) == 1
-    except (RuntimeError, ValueError):  # the first process kept it, and is gone
-        return rank == 1

@@ -116,14 +116,15 @@ def resolve_together(recipe: Recipe, strict: bool, progress: Progress, ranks: Ra
 
     Raises: as ``resolve``; InputError where they have different versions, recipes, data or bases.
     """
-    ranks.agree_on("versions", f"ftx {__version__}, torch {torch.__version__}", "install the same on each machine")
+    ranks.agree_on("versions", {"ftx": __version__, "torch": torch.__version__}, "install the same on each machine")
     said = {key: value for key, value in recipe.by_key().items() if key != "data.path"}  # it may be mounted elsewhere
     ranks.agree_on("recipes", said, "give all of them the same command line")
     with ranks.first_of_machine_first():
         found = resolve(recipe, strict, progress)
     data, base = entries_digest(found.dataset.entries), found.prepared.backbone.digest
-    ranks.agree_on("images", f"{sum(found.images.values())} with the digest {data}", "give each machine the same data")
-    ranks.agree_on("weights", base, "give each machine the same weights")
+    images = {"images": sum(found.images.values()), "their digest": data}
+    ranks.agree_on("images", images, "give each machine the same data")
+    ranks.agree_on("weights", {"their digest": base}, "give each machine the same weights")
     return replace(found, recipe=ranks.of_first(found.recipe).replace(data={"path": found.recipe.data.path}))
 
 

@@ -75,7 +75,7 @@ def train(
             refuse_existing(out)
         resolved = resolve_together(recipe, strict, progress, ranks)
         if budget_s is not None:
-            with memory_faults(advice(resolved)):
+            with memory_faults(advice(resolved, ranks)):
                 resolved = within(resolved, budget_s, began, progress, ranks)
         if not ranks.leads:
             return _that_lies_there(_Session(None, resolved, stop, progress, on_epoch, ranks).run(None), ranks)
@@ -141,9 +141,10 @@ def _resumed(
     ranks: Ranks,
 ) -> TrainReport:
     """Go on from a checkpoint, which the first process has read, as its recipe; ``moved_to``: where data lie here."""
-    saved, recipe = ranks.of_first((saved, recipe))
-    assert saved is not None
+    checkpoint, recipe = ranks.of_first((saved and saved.checkpoint, recipe))
+    assert checkpoint is not None
     assert recipe is not None
+    saved = Saved(checkpoint, ranks.tensors_of_first({} if saved is None else saved.tensors))
     if moved_to is not None:
         recipe = recipe.replace(data={"path": moved_to})
     origin, position = saved.checkpoint.origin, saved.checkpoint.record.position
@@ -205,7 +206,7 @@ class _Session:
                 write_atomic(self.new.folder / "recipe.yaml", self.found.recipe.dumps().encode())
                 write_entries(self.new.folder, self.found.dataset.entries)
             with (
-                memory_faults(advice(self.found)),
+                memory_faults(advice(self.found, self.ranks)),
                 pixels_of(self.found, self.progress) as pixels,
                 frozen_of(self.found, self.progress, ranks=self.ranks) as frozen,
             ):
@@ -217,6 +218,7 @@ class _Session:
                     started = self._start_head(training)
                 else:
                     state.restore(saved.checkpoint.record, saved.tensors)
+                    saved.tensors.clear()  # as much as the weights and twice more, to the end of the training
                     if not self.ranks.leads:
                         state.loss.zero_()  # the first process has what all have added up
                 made = self._fit(training, state, checkpoints, started)
@@ -255,7 +257,8 @@ class _Session:
             place_as_before(prepared, saved.checkpoint.origin.circumstances)
             return saved.checkpoint.origin
         module = prepared.backbone.module
-        where = place(prepared, -(-recipe.train.batch_size // self.ranks.world), self.progress)
+        share = self.ranks.largest_share(recipe.train.batch_size)
+        where = place(prepared, share, self.progress, ranks=self.ranks)
         circumstances = Circumstances(
             device=where.type,
             threads=torch.get_num_threads(),
