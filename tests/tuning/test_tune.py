@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
@@ -306,6 +307,65 @@ def test_a_head_that_is_solved_is_never_pruned(here: Path) -> None:
     listener = Listener()
     report = searched(7, "model.peft=none", "model.freeze_backbone=true", progress=listener)
     assert [one.state for one in report.trials] == ["complete"] * 7
+
+
+class PowerCut(RuntimeError):
+    """What no worker lives to tell of."""
+
+
+class CutOff(Listener):
+    """A worker that is lost in its training after so many images."""
+
+    def __init__(self, images: int) -> None:
+        super().__init__()
+        self._images, self._trained = images, list[int]()
+
+    def advance(self, steps: int = 1, **fields: str) -> None:
+        super().advance(steps, **fields)
+        if self.descriptions[-1] == "Training":
+            self._trained.append(steps)
+            if sum(self._trained[1:]) > self._images:  # the first are those of before
+                raise PowerCut
+
+
+def test_a_trial_at_which_workers_are_lost_again_and_again_fails_and_the_search_goes_on(here: Path) -> None:
+    for _ in range(4):
+        with pytest.raises(PowerCut):
+            searched(2, progress=CutOff(0))
+    report = searched(2)
+    assert [one.state for one in report.trials] == ["fail", "complete", "complete"]
+    assert report.trials[0].reason == "4 workers were lost in it, one after the other, at the same place"
+
+
+def test_a_trial_that_gets_on_between_losses_does_not_fail(here: Path) -> None:
+    long = ("train.epochs=12", "train.patience=12", "train.checkpoint_minutes=0")
+    for _ in range(5):
+        with pytest.raises(PowerCut):
+            searched(1, *long, progress=CutOff(15))
+    assert [one.state for one in searched(1, *long).trials] == ["complete"]
+
+
+def test_a_trial_goes_on_where_the_images_have_been_moved(here: Path) -> None:
+    often = ("train.epochs=6", "train.checkpoint_minutes=0")
+    with pytest.raises(PowerCut):
+        searched(1, *often, progress=CutOff(30))
+    assert checkpoint_records(Path("study/trials/0000"))
+    (here / "data").rename(here / "elsewhere")
+    report = searched(1, *often, "data.path=elsewhere")
+    assert [(one.number, one.state) for one in report.trials] == [(0, "complete")]
+
+
+def test_an_epoch_that_the_study_was_not_told_of_is_told_when_the_trial_goes_on(here: Path) -> None:
+    often = ("train.epochs=6", "train.patience=6", "train.checkpoint_minutes=0")
+    with pytest.raises(PowerCut):
+        searched(1, *often, progress=CutOff(40))
+    database = sqlite3.connect("study/study.db")
+    with database:
+        database.execute("DELETE FROM trial_intermediate_values")
+    database.close()
+    searched(1, *often)
+    trial = optuna.load_study(study_name="ftx", storage="sqlite:///study/study.db").trials[0]
+    assert sorted(trial.intermediate_values) == [1, 2, 3, 4, 5, 6]
 
 
 def worker(*more: str) -> subprocess.Popen[str]:

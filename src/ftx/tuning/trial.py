@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import Literal
 
+from ftx.core.addresses import path_or_address
 from ftx.core.progress import Progress
 from ftx.evaluating.bench import Wanted, bench
 from ftx.exporting.export import export
@@ -16,13 +17,14 @@ from ftx.recipe.schema import Recipe
 from ftx.runs.artifacts import IR_FP32
 from ftx.runs.run import Run
 from ftx.runs.run_json import CHECKPOINTS, MANIFEST_FILE, checkpoint_records
-from ftx.runs.train_jsonl import best_epoch, read_epochs
+from ftx.runs.train_jsonl import Epoch, best_epoch, read_epochs
 from ftx.training import EpochEnd, resume, train
 from ftx.tuning.trial_folders import Taken
 
 Objective = Literal["metric", "latency"]
 # Of one image in one thread pool, as a device answers.
 _TIMED_S = 2.0
+_PRUNED = "pruned"
 
 
 @dataclass(frozen=True)
@@ -44,23 +46,33 @@ def attempt(
     Raises: as ``train``; Interrupted or Terminated where a signal ended it: its run can go on.
     """
     trial, run = taken.trial, taken.run
-    pruned: list[bool] = []
+    pruned, reported = [True] if trial.user_attrs.get(_PRUNED) else [], set(taken.reported)
+
+    def report(epoch: Epoch) -> None:
+        if len(objectives) == 1 and epoch.epoch not in reported:
+            reported.add(epoch.epoch)
+            trial.report(epoch.metrics[metric], epoch.epoch)
 
     def told(end: EpochEnd) -> None:
         if len(objectives) > 1 or pruned:
             return
-        if end.epoch.epoch not in taken.reported:
-            trial.report(end.epoch.metrics[metric], end.epoch.epoch)
+        report(end.epoch)
         if end.epoch.epoch < end.epochs and trial.should_prune():
             pruned.append(True)
             raise KeyboardInterrupt  # what a training knows to end of, with the best epoch kept
 
     going_on = taken.begun and bool(checkpoint_records(run))
     if going_on or not (taken.begun and (run / MANIFEST_FILE).is_file()):
-        how = partial(resume, run) if going_on else partial(train, recipe, run)
+        for epoch in read_epochs(run) if going_on else ():  # one may have had no one to tell
+            report(epoch)
+        # Where the images lie may have changed since.
+        moved = {"data.path": str(path_or_address(recipe.data.path))}
+        how = partial(resume, run, flags=moved) if going_on else partial(train, recipe, run)
         made = how(progress=progress, on_epoch=told)
         if made.interrupted and not pruned:
             raise KeyboardInterrupt
+    if pruned:  # what is a whole run from here on does not say so
+        trial.set_user_attr(_PRUNED, True)
     shutil.rmtree(run / CHECKPOINTS, ignore_errors=True)
     epochs = read_epochs(run)
     reached = best_epoch(epochs, metric).metrics[metric]

@@ -14,6 +14,7 @@ from filelock import FileLock, Timeout
 
 from ftx.core.errors import RunError
 from ftx.core.files import write_atomic
+from ftx.runs.run_json import checkpoint_records
 from ftx.tuning.study import MARK_FILE, said
 
 if TYPE_CHECKING:
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
 TRIALS = "trials"
 # What a trial carries beside its values: the machine and the folder it is in, and that folder's own name.
 HOST, FOLDER, OWNER = "host", "folder", "owner"
+# And where it was when workers were killed in it, with how many of them.
+_LOST = "lost"
 
 
 def claim(out: Path, study: Study) -> str:
@@ -66,12 +69,13 @@ def held(run: Path) -> Iterator[bool]:
 class Taken:
     """A trial that is this worker's now, and its run folder; ``begun``: another worker was killed in it.
 
-    ``reported`` are the epochs that this one has told the study of.
+    ``lost`` workers were, at the place where it is now. ``reported`` are the epochs that the study was told of.
     """
 
     trial: Trial
     run: Path
     begun: bool
+    lost: int = 0
     reported: frozenset[int] = frozenset()
 
 
@@ -100,7 +104,8 @@ class TrialFolders:
                 # Another worker may have ended it meanwhile; one that has no end yet is opened as Optuna itself does.
                 if free and left.number in [one.number for one in self.running(study)]:
                     trial = optuna.Trial(study, left._trial_id)  # pyright: ignore[reportPrivateUsage]
-                    yield Taken(trial, self.run_of(left), True, frozenset(left.intermediate_values))
+                    run, told = self.run_of(left), frozenset(left.intermediate_values)
+                    yield Taken(trial, run, True, _lost_again(trial, run), told)
                     return
         if most is not None and len(running) >= most:
             yield None
@@ -131,3 +136,12 @@ class TrialFolders:
         """A trial's run folder, if it is below this one, and was not removed."""
         run = self.run_of(trial)
         return run if trial.user_attrs.get(OWNER) == self.own and run.is_dir() else None
+
+
+def _lost_again(trial: Trial, run: Path) -> int:
+    """How many workers were lost since the last checkpoint was written, this one before included."""
+    at = [path.name for path in checkpoint_records(run)[:1]]
+    before, times = trial.user_attrs.get(_LOST, (None, 0))
+    times = times + 1 if at == before else 1
+    trial.set_user_attr(_LOST, (at, times))
+    return times

@@ -50,6 +50,8 @@ OBJECTIVES: tuple[Objective, ...] = ("metric", "latency")
 REASON, EPOCHS, REACHED, RECIPE = "reason", "epochs", "reached", "recipe"
 # Failures in a row of one worker: of a space whose corner cannot be trained few, of a full disk all.
 _MOST_IN_A_ROW = 5
+# Workers that the same trial may end at the same place, as one whose memory the machine has not: then it fails.
+_MOST_LOST = 3
 _AGAIN = "the same command line goes on"
 
 
@@ -232,6 +234,10 @@ class _Search:
         trial = taken.trial
         if taken.begun:
             self.progress.note(f"trial {trial.number} was cut off: it goes on")
+        if taken.lost > _MOST_LOST:
+            what = f"{taken.lost} workers were lost in it, one after the other, at the same place"
+            self.failed(trial, EnvironmentFault(what, where=taken.run, fix="see what the system says of them"))
+            return False
         try:
             tried = self.recipe.with_overrides([], self.space.suggested(trial))
             done = attempt(taken, tried, self.metric, self.wanted.objectives, _Bars(self.progress))
