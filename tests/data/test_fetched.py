@@ -30,9 +30,13 @@ class Handler(SimpleHTTPRequestHandler):
     asked: ClassVar[Counter[str]] = Counter()
     failures: ClassVar[list[int]] = []
 
+    forbidden: ClassVar[set[str]] = set()
+
     def do_GET(self) -> None:
         self.asked[self.path] += 1
-        if self.failures:
+        if self.path in self.forbidden:
+            self.send_error(403)
+        elif self.failures:
             self.send_error(self.failures.pop())
         else:
             super().do_GET()
@@ -55,6 +59,7 @@ def host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     write_shards(source(tmp_path / "data"), tmp_path / "out", per_shard=5)
     Handler.asked.clear()
     Handler.failures.clear()
+    Handler.forbidden.clear()
     server = ThreadingHTTPServer(("127.0.0.1", 0), partial(Handler, directory=str(tmp_path / "out")))
     thread = threading.Thread(target=server.serve_forever, daemon=True)
     thread.start()
@@ -117,6 +122,17 @@ def test_a_server_that_fails_is_not_one_that_has_no_such_file(host: str, tmp_pat
     Handler.failures[:] = [503] * 100
     with pytest.raises(EnvironmentFault):  # and no answer for its images
         part.answered(predictor, scores=False)
+
+
+def test_archives_of_a_store_that_does_not_say_what_it_has_not(host: str) -> None:
+    """S3 answers 403 for what is not there, unless one may list the bucket."""
+    Handler.forbidden.update(("/shards.json", "/0001.tar"))
+    with pytest.raises(EnvironmentFault, match="a file cannot be fetched"):
+        list_images(Path(f"{host}/0001.tar"))
+    Handler.forbidden.remove("/0001.tar")
+    assert len(surveyed(Path(f"{host}/{{0000..0004}}.tar")).dataset.entries) == 24
+    with pytest.raises(DataError):
+        list_images(Path(host))  # which only shards.json could list
 
 
 def test_a_full_disk_is_no_fault_of_the_network(host: str, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -16,13 +17,13 @@ import numpy as np
 import pytest
 from filelock import FileLock
 from PIL import Image
-from pyarrow.parquet import read_table
+from pyarrow.parquet import ParquetFile, read_table
 from tests.conftest import Listener
 from tests.effects.lab import call
 
 from ftx.core.errors import EnvironmentFault, InputError, Interrupted, RunError
 from ftx.core.files import LOCK
-from ftx.evaluating.predict import predict, predict_arriving
+from ftx.evaluating.predict import Prediction, predict, predict_arriving
 from ftx.scaling import parts as parts_room
 from ftx.scaling.job import parts_folder
 from ftx.scaling.parts import Part, parts_of
@@ -67,6 +68,71 @@ def test_parquet_holds_what_the_lines_do(colour_model: Any, mixed: list[Path], t
             assert row["labels"] == line.get("labels", [])
             assert ("scores" in row) == scores
             assert dict(row.get("scores") or []) == line.get("scores", {})
+
+
+def test_groups_of_a_table_hold_a_bounded_number_of_scores(
+    colour_model: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where the first image has none."""
+    monkeypatch.setattr("ftx.scaling.parquet._SCORES", 9)  # of three labels
+    images = sorted(colour_model.images.rglob("*.png"))[:7]
+    out = tmp_path / "out.parquet"
+    predict_to_file([tmp_path / "nowhere.png", *images], out, colour_model.folder, scores=True, form="parquet")
+    groups = ParquetFile(out).metadata
+    assert [groups.row_group(nth).num_rows for nth in range(groups.num_row_groups)] == [4, 3, 1]
+
+
+def test_a_file_that_another_program_wrote_meanwhile_stays_and_so_do_the_parts(
+    colour_model: Any, mixed: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "out.jsonl"
+    answered = Part.answered
+
+    def meanwhile(self: Part, *given: Any, **more: Any) -> Any:
+        out.write_text("another's")
+        return answered(self, *given, **more)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Part, "answered", meanwhile)
+        with pytest.raises(InputError, match="this file is there already"):
+            predict_to_file(mixed, out, colour_model.folder)
+    assert out.read_text() == "another's"
+    out.unlink()
+    report = predict_to_file(mixed, out, colour_model.folder)
+    assert report.kept == report.parts == 6
+    assert out.read_text() == expected(mixed, colour_model.folder)
+
+
+def test_who_waited_for_a_job_that_has_ended_does_not_begin_it_again(
+    colour_model: Any, mixed: list[Path], tmp_path: Path
+) -> None:
+    out, folder = tmp_path / "out.jsonl", parts_folder(tmp_path / "out.jsonl")
+    folder.mkdir()
+    with FileLock(folder / LOCK):
+        late = threading.Thread(target=outcome, args=(said := list[BaseException](), mixed, out, colour_model.folder))
+        late.start()
+        time.sleep(0.3)
+        out.write_text("all answers")
+    late.join()
+    assert [str(one).splitlines()[0] for one in said] == ["this file is there already"]
+    assert out.read_text() == "all answers"
+    assert not folder.exists()
+
+
+def outcome(said: list[BaseException], images: list[Path], out: Path, model: Path) -> None:
+    try:
+        predict_to_file(images, out, model)
+    except InputError as error:
+        said.append(error)
+
+
+def test_what_counts_from_here_is_a_path_that_says_so(tmp_path: Path) -> None:
+    """Workers elsewhere need a folder of the same name for such alone."""
+    assert Part(files=("a.png", "/b.png")).counts_from_here
+    assert Part(archive="shards/0000.tar").counts_from_here
+    assert not Part(files=("/b.png", Prediction(path="x", error="none"))).counts_from_here
+    assert not Part(archive="s3:/bucket/0000.tar").counts_from_here
+    assert not Part(archive="/shards/0000.tar").counts_from_here
 
 
 def test_a_part_travels_as_text(tmp_path: Path) -> None:

@@ -38,7 +38,7 @@ class Job:
     """The parts of a job that are done, on disk."""
 
     def __init__(self, out: Path, asked: Asked) -> None:
-        self.out, self.asked = out, asked
+        self.out, self.asked, self.written = out, asked, False
         self.folder = parts_folder(out)
 
     def left(self) -> list[int]:
@@ -71,25 +71,33 @@ def parts_folder(out: Path) -> Path:
 
 @contextmanager
 def open_job(out: Path, asked: Asked) -> Iterator[Job]:
-    """Begin a job, or go on with it; the parts are gone where the block leaves ``out`` behind, or did nothing.
+    """Begin a job, or go on with it; the parts are gone once the job has written ``out``, or where it did nothing.
 
     Raises: InputError if ``out`` is there already, or another job's parts are; RunError if another process is at work
     on it; EnvironmentFault if the place cannot be written.
     """
-    if out.exists() or out.is_symlink():
-        raise InputError("this file is there already", where=out, fix="name another, or move it away")
+    refuse_there(out)
     job = Job(out, asked)
     with disk_faults(job.folder):
         job.folder.mkdir(parents=True, exist_ok=True)
     with sole_writer(job.folder, None):
         if not [path for path in job.folder.iterdir() if path.name != LOCK]:
+            if out.exists():  # who held the folder until now has ended with it
+                shutil.rmtree(job.folder, ignore_errors=True)
+                refuse_there(out)
             write_atomic(job.folder / JOB_FILE, asked.model_dump_json().encode())
         _refuse_other(job)
         try:
             yield job
         finally:
-            if out.exists() or len(job.left()) == asked.parts:  # all is done, or nothing
+            if job.written or len(job.left()) == asked.parts:
                 shutil.rmtree(job.folder, ignore_errors=True)
+
+
+def refuse_there(out: Path) -> None:
+    """Raise InputError where a file is already."""
+    if out.exists() or out.is_symlink():
+        raise InputError("this file is there already", where=out, fix="name another, or move it away")
 
 
 def _refuse_other(job: Job) -> None:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from itertools import chain, islice
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 from ftx.evaluating.predict import Prediction
 
-# Rows that are held, and make a group of the file; fewer where each has many scores.
+# Rows that are held, and make a group of the file; fewer where they have many scores.
 _ROWS = 1 << 16
 _SCORES = 1 << 20
 
@@ -23,13 +22,21 @@ def write_parquet(file: Path, lines: Iterable[bytes], *, scores: bool) -> None:
     columns: list[tuple[str, Any]] = [("path", pa.string()), ("labels", pa.list_(label))]
     columns += [("scores", pa.map_(pa.string(), pa.float64()))] if scores else []
     schema = pa.schema([*columns, ("error", pa.string())])
-    given = iter(lines)
-    first = next(given, None)
-    width = 0 if first is None else len(Prediction.model_validate_json(first).scores or ())
-    given = chain([] if first is None else [first], given)
-    held = max(1, min(_ROWS, _SCORES // max(width, 1)))
     with ParquetWriter(file, schema, compression="zstd") as writer:
-        while rows := [Prediction.model_validate_json(line).model_dump() for line in islice(given, held)]:
-            for row in rows:
-                row["scores"] = None if row["scores"] is None else list(row["scores"].items())
+        for rows in _groups(lines):
             writer.write_table(pa.Table.from_pylist(rows, schema=schema))
+
+
+def _groups(lines: Iterable[bytes]) -> Iterator[list[dict[str, Any]]]:
+    rows: list[dict[str, Any]] = []
+    held = 0
+    for line in lines:
+        row = Prediction.model_validate_json(line).model_dump()
+        row["scores"] = None if row["scores"] is None else list(row["scores"].items())
+        rows.append(row)
+        held += len(row["scores"] or ())
+        if len(rows) == _ROWS or held >= _SCORES:
+            yield rows
+            rows, held = [], 0
+    if rows:
+        yield rows

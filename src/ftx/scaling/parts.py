@@ -50,6 +50,12 @@ class Part:
         names = [one if isinstance(one, str | Prediction) else one.name for one in found]
         return [Prediction(path=path_text(one), error=why) if isinstance(one, str) else one for one in names]
 
+    @property
+    def counts_from_here(self) -> bool:
+        """Whether a path of it counts from the current folder."""
+        paths = [one for one in (*self.files, self.archive) if isinstance(one, str)]
+        return any(address(Path(one)) is None and not Path(one).is_absolute() for one in paths)
+
     def to_json(self) -> str:
         """As text, for a worker elsewhere."""
         files = [one if isinstance(one, str) else one.model_dump(exclude_defaults=True) for one in self.files]

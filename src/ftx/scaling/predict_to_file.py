@@ -18,7 +18,7 @@ from ftx.evaluating.predict import Prediction
 from ftx.runs.proof_json import ir_digest
 from ftx.runtimes import load
 from ftx.runtimes.openvino import OpenVinoPredictor
-from ftx.scaling.job import Asked, Job, as_lines, open_job
+from ftx.scaling.job import Asked, Job, as_lines, open_job, refuse_there
 from ftx.scaling.on_ray import ray_workers
 from ftx.scaling.parts import Part, parts_of
 
@@ -167,4 +167,6 @@ def _write(job: Job, form: OutFormat, *, scores: bool) -> tuple[int, int]:
         else:
             with staged.open("wb") as stream:
                 stream.writelines(counted())
+        refuse_there(job.out)  # of another program, which wrote it meanwhile
+    job.written = True
     return total, skipped

@@ -80,10 +80,11 @@ class Foreman:
 class Worker:
     """A process that answers parts: its model, on the cores that are its share of the machine."""
 
-    def __init__(self, foreman: str, scores: bool, cores: int, here: str) -> None:
+    def __init__(self, foreman: str, scores: bool, cores: int, here: str | None) -> None:
         import ray
 
-        _go_to(here)
+        if here is not None:
+            _go_to(here)
         self._cores = _own_cores(cores)
         self._foreman: Any = ray.get_actor(foreman)
         self._folder = tempfile.TemporaryDirectory(prefix="ftx-model-")
@@ -111,7 +112,7 @@ class Worker:
 
 
 def _go_to(folder: str) -> None:
-    """Go where the command was given, as paths of images may count from there. Raises: RuntimeError."""
+    """Go where the command was given, as paths of images count from there. Raises: RuntimeError."""
     try:
         os.chdir(folder)
     except OSError as error:
@@ -180,7 +181,8 @@ def lead(asked: Setting, parts: Iterator[str]) -> Iterator[Told]:
     try:
         # It stays for as long as something refers to it.
         foreman = ray.remote(num_cpus=0)(Foreman).options(name=name).remote(files)
-        for row in _answered(given, number, cores, (name, asked.scores, cores, str(Path.cwd()))):
+        here = str(Path.cwd()) if any(Part.from_json(text).counts_from_here for _, text in given) else None
+        for row in _answered(given, number, cores, (name, asked.scores, cores, here)):
             yield Told(nth=int(row["nth"]), lines=str(row["lines"]), lost=int(row["lost"]))
         del foreman
     except Exception as error:  # whatever ended the work there

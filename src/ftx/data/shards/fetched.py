@@ -74,8 +74,9 @@ def _copy_of(address: str, system: Any, place: str) -> tuple[Path, dict[str, Any
 
 
 def content_at(address: str, most_bytes: int) -> bytes | None:
-    """The beginning of a small file at an address; None if there is no such file.
+    """The beginning of a small file at an address that may have it; None if there is no such file.
 
+    A store whose files may be read and not be listed answers that nobody may read one that is not there.
     Raises: EnvironmentFault if the address cannot be reached.
     """
     system, place = _file_system(address)
@@ -89,7 +90,12 @@ def content_at(address: str, most_bytes: int) -> bytes | None:
                 return None
             raise
 
-    return _attempts(address, read)
+    try:
+        return _attempts(address, read)
+    except EnvironmentFault as fault:
+        if isinstance(fault.__cause__, PermissionError) or _status(fault.__cause__) in (401, 403):
+            return None
+        raise
 
 
 def _copied(system: Any, place: str, into: Path, size_bytes: int | None) -> None:
@@ -133,7 +139,13 @@ def _attempts(address: str, ask: Callable[[], T]) -> T:
 def _is_absent(error: FileNotFoundError) -> bool:
     """Whether a file is not there; fsspec says so of a server that fails or is not there as well."""
     cause = error.__cause__
-    return cause is None or isinstance(cause, FileNotFoundError) or getattr(cause, "status", None) in (404, 410)
+    return cause is None or isinstance(cause, FileNotFoundError) or _status(error) in (404, 410)
+
+
+def _status(error: BaseException | None) -> int | None:
+    """What a server said of a file over HTTP."""
+    found = (getattr(one, "status", None) for one in (error, error and error.__cause__))
+    return next((status for status in found if status is not None), None)
 
 
 def _folder() -> Path:
