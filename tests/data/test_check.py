@@ -147,7 +147,7 @@ def test_status_and_words_of_the_verb(broken: Path, tmp_path: Path, capsys: Capt
     (good / "a" / "cut.png").write_bytes(b"\x89PNG")
     assert run(["data", "check", str(good)]) == 4
     assert run(["data", "check", str(good), "--task", "multilable"]) == 2
-    assert "did you mean multilabel" in capsys.readouterr().err
+    assert "did you mean 'multilabel'" in capsys.readouterr().err
 
 
 def test_a_tree_is_drawn(tmp_path: Path, capsys: Capture) -> None:
