@@ -33,6 +33,7 @@ from ftx.tasks.labels import Labels
 from ftx.training import train
 from ftx.training.device_placement import place
 from ftx.training.estimate import adapted_layers, memory_mb, rehearse
+from ftx.training.ranks import Ranks
 from ftx.training.resolve import Resolved
 
 TINY = {"name": "vit_tiny_patch16_224", "weights": "none", "precision": "f32"}
@@ -246,6 +247,11 @@ def test_a_training_takes_a_quarter_of_the_memory_for_attention() -> None:
     assert plain(prepared.backbone.module) == {False}
     assert len(listener.said) == 1
     assert "over a quarter of the free memory" in listener.said[0]
+    # Of two processes on the machine each has half of that.
+    place(prepared, free // 10, ranks=Ranks(local_world=2))
+    assert plain(prepared.backbone.module) == {True}
+    place(prepared, free // 5, ranks=Ranks(local_world=2))
+    assert plain(prepared.backbone.module) == {False}
 
 
 @pytest.mark.slow
