@@ -29,7 +29,6 @@ class Handler(SimpleHTTPRequestHandler):
 
     asked: ClassVar[Counter[str]] = Counter()
     failures: ClassVar[list[int]] = []
-
     forbidden: ClassVar[set[str]] = set()
 
     def do_GET(self) -> None:

@@ -8,7 +8,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -22,7 +21,7 @@ from tests.conftest import Listener
 from tests.effects.lab import call
 
 from ftx.core.errors import EnvironmentFault, InputError, Interrupted, RunError
-from ftx.core.files import LOCK
+from ftx.core.files import LOCK, sole_writer
 from ftx.evaluating.predict import Prediction, predict, predict_arriving
 from ftx.scaling import parts as parts_room
 from ftx.scaling.job import parts_folder
@@ -104,29 +103,22 @@ def test_a_file_that_another_program_wrote_meanwhile_stays_and_so_do_the_parts(
 
 
 def test_who_waited_for_a_job_that_has_ended_does_not_begin_it_again(
-    colour_model: Any, mixed: list[Path], tmp_path: Path
+    colour_model: Any, mixed: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    out, folder = tmp_path / "out.jsonl", parts_folder(tmp_path / "out.jsonl")
-    folder.mkdir()
-    with FileLock(folder / LOCK):
-        late = threading.Thread(target=outcome, args=(said := list[BaseException](), mixed, out, colour_model.folder))
-        late.start()
-        time.sleep(0.3)
+    out = tmp_path / "out.jsonl"
+
+    def held_until_it_ended(folder: Path, fault: Any) -> Any:
         out.write_text("all answers")
-    late.join()
-    assert [str(one).splitlines()[0] for one in said] == ["this file is there already"]
+        return sole_writer(folder, fault)
+
+    monkeypatch.setattr("ftx.scaling.job.sole_writer", held_until_it_ended)
+    with pytest.raises(InputError, match="this file is there already"):
+        predict_to_file(mixed, out, colour_model.folder)
     assert out.read_text() == "all answers"
-    assert not folder.exists()
+    assert not parts_folder(out).exists()
 
 
-def outcome(said: list[BaseException], images: list[Path], out: Path, model: Path) -> None:
-    try:
-        predict_to_file(images, out, model)
-    except InputError as error:
-        said.append(error)
-
-
-def test_what_counts_from_here_is_a_path_that_says_so(tmp_path: Path) -> None:
+def test_what_counts_from_here_is_a_path_that_says_so() -> None:
     """Workers elsewhere need a folder of the same name for such alone."""
     assert Part(files=("a.png", "/b.png")).counts_from_here
     assert Part(archive="shards/0000.tar").counts_from_here

@@ -349,6 +349,44 @@ def test_a_budget_is_asked_of_a_process_s_part_of_a_batch(here: Path, tmp_path: 
 
 
 @pytest.mark.slow
+def test_attention_is_computed_as_the_first_process_has_chosen(here: Path, tmp_path: Path) -> None:
+    """However little memory is free where another looks."""
+    told = (
+        "import ftx.training.loop as loop\n"
+        "def tell(module):\n"
+        "    print('fused:', {one.fused_attn for one in module.modules() if hasattr(one, 'fused_attn')})\n"
+        "loop.prove_reach = tell\n"
+        "words += ['--epochs', '1', '--blocks', 'all']"
+    )
+    no_memory = "import ftx.training.device_placement as it; it.available_bytes = lambda: 0"
+    process = subprocess.run(
+        [*TORCHRUN, "2", program(tmp_path, no_memory, of_all=told)],
+        cwd=here,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert process.returncode == 0, process.stderr
+    assert process.stdout.count("fused: {False}\n") == 2, process.stdout
+
+
+@pytest.mark.slow
+def test_what_would_fit_is_said_of_a_process(here: Path, tmp_path: Path) -> None:
+    full = (
+        "import torch, ftx.training.loop as loop\n"
+        "def full(module):\n"
+        "    raise torch.OutOfMemoryError('CUDA out of memory. Tried to allocate 2.00 GiB.')\n"
+        "loop.prove_reach = full"
+    )
+    process = subprocess.run(
+        [*TORCHRUN, "2", program(tmp_path, "pass", of_all=full)], cwd=here, capture_output=True, text=True, check=False
+    )
+    assert process.stderr.count("error:") == 1, process.stderr
+    assert "not enough memory" in process.stderr
+    assert " in each process\n" in process.stderr
+
+
+@pytest.mark.slow
 def test_a_process_that_falls_silent_in_a_step_is_missed(here: Path, tmp_path: Path) -> None:
     """As a machine without power, which closes no connection."""
     patience = "import datetime, ftx.training.ranks as ranks\nranks._LONGEST_STEP = datetime.timedelta(seconds=8)"

@@ -51,26 +51,24 @@ def let(speak: bool) -> None:
 
 
 def is_first_to_say() -> bool:
-    """Whether no other of the processes has said yet what went wrong; if so, it is deaf to signals from now on.
+    """Whether no other of the processes has said yet what went wrong.
 
-    torchrun asks all to end when one does, which must not come between an error and what is said of it.
+    Who asks is about to end, and hears no signal any more: torchrun asks all to end when one does, which must not come
+    between an error and what is said of it.
     """
+    _be_deaf_to_signals()
     try:
         from torch._C._distributed_c10d import TCPStore  # what torch.distributed.TCPStore is
 
         store = TCPStore(
             os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), wait_for_workers=False, timeout=_ASKED_WITHIN
         )
-        first = store.add(f"ftx said {os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", 1) == 1
+        return store.add(f"ftx said {os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", 1) == 1
     except (ImportError, RuntimeError, ValueError):  # the store is gone with the first process, or its whole machine
-        first = os.environ["RANK"] == "1" or os.environ["LOCAL_RANK"] == "0"
-    if first:
-        be_deaf_to_signals()
-    return first
+        return os.environ["RANK"] == "1" or os.environ["LOCAL_RANK"] == "0"
 
 
-def be_deaf_to_signals() -> None:
-    """Hear no signal to end any more, as what is on its way ends in any case."""
+def _be_deaf_to_signals() -> None:
     if threading.current_thread() is threading.main_thread():
         for number in TERMINATING:
             signal.signal(number, signal.SIG_IGN)

@@ -202,8 +202,6 @@ def joined() -> Iterator[Ranks]:
         yield replace(ranks, patient=_met(ranks, ours))
     except BaseException as error:
         lost = _lost(error)
-        if lost is not None:
-            one_voice.be_deaf_to_signals()
         # What all were told by a signal is the first one's to say.
         told_to_all = lost is None and isinstance(error, KeyboardInterrupt)
         one_voice.let((ranks.leads or not told_to_all) and one_voice.is_first_to_say())
@@ -239,7 +237,7 @@ def _met(ranks: Ranks, ours: bool) -> ProcessGroup:
     except (RuntimeError, ValueError) as error:
         raise EnvironmentFault(
             "the processes of this training did not meet",
-            found=str(error).splitlines()[0].partition(". ")[0][:200],
+            found=_first_sentence(error),
             fix="look at what the others said; of several machines each must reach the first one's address and port",
         ) from error
 
@@ -261,6 +259,11 @@ def _lost(error: BaseException) -> EnvironmentFault | None:
         return None
     return EnvironmentFault(
         "another process of this training was lost",
-        found=str(error).splitlines()[0].partition(". ")[0][:200],
+        found=_first_sentence(error),
         fix="look at what it said, and go on from the last checkpoint: torchrun … -m ftx train --resume RUN",
     )
+
+
+def _first_sentence(error: BaseException) -> str:
+    """Of what torch says at length."""
+    return str(error).splitlines()[0].partition(". ")[0][:200]

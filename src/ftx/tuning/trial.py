@@ -46,7 +46,8 @@ def attempt(
     Raises: as ``train``; Interrupted or Terminated where a signal ended it: its run can go on.
     """
     trial, run = taken.trial, taken.run
-    pruned, reported = [True] if trial.user_attrs.get(_PRUNED) else [], set(taken.reported)
+    pruned = [True] if trial.user_attrs.get(_PRUNED) else []
+    reported = set(taken.reported)
 
     def report(epoch: Epoch) -> None:
         if len(objectives) == 1 and epoch.epoch not in reported:
@@ -66,7 +67,7 @@ def attempt(
         for epoch in read_epochs(run) if going_on else ():  # one may have had no one to tell
             report(epoch)
         # Where the images lie may have changed since.
-        moved = {"data.path": str(path_or_address(recipe.data.path))}
+        moved = {"data.path": path_or_address(recipe.data.path)}
         how = partial(resume, run, flags=moved) if going_on else partial(train, recipe, run)
         made = how(progress=progress, on_epoch=told)
         if made.interrupted and not pruned:
