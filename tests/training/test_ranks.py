@@ -335,7 +335,7 @@ def test_a_budget_is_asked_of_a_process_s_part_of_a_batch(here: Path, tmp_path: 
     told = (
         "import ftx.training.budget as budget; known = budget.rehearse\n"
         "def rehearse(found):\n"
-        "    print('rehearsed with', found.recipe.train.batch_size)\n"
+        "    os.write(1, f'rehearsed with {found.recipe.train.batch_size}\\n'.encode())\n"
         "    return known(found)\n"
         "budget.rehearse = rehearse\n"
         "words += ['--budget', '1h', '--batch-size', '7', '--epochs', '1']"
@@ -352,9 +352,10 @@ def test_a_budget_is_asked_of_a_process_s_part_of_a_batch(here: Path, tmp_path: 
 def test_attention_is_computed_as_the_first_process_has_chosen(here: Path, tmp_path: Path) -> None:
     """However little memory is free where another looks."""
     told = (
-        "import ftx.training.loop as loop\n"
+        "import ftx.training.loop as loop\n"  # two processes share the pipe, which takes a write at once
         "def tell(module):\n"
-        "    print('fused:', {one.fused_attn for one in module.modules() if hasattr(one, 'fused_attn')})\n"
+        "    found = {one.fused_attn for one in module.modules() if hasattr(one, 'fused_attn')}\n"
+        "    os.write(1, f'fused: {found}\\n'.encode())\n"
         "loop.prove_reach = tell\n"
         "words += ['--epochs', '1', '--blocks', 'all']"
     )
