@@ -1,8 +1,9 @@
 """Time a whole training step (forward, loss, backward, AdamW) of ftx against the peft library, in turn, in one process.
 
 The same timm model, targets, rank, batch and optimizer on both sides; the steps are taken A B C D, A B C D, ..., so
-that a machine whose speed drifts drifts for all. peft is timed with timm's fused attention and with plain products,
-and the faster of the two is quoted.
+that a machine whose speed drifts drifts for all. ftx is timed as it is and with its blocks compiled
+(``train.compile=blocks``), which takes some 30 s before; peft with timm's fused attention and with plain products, and
+the faster of the two is quoted.
 
     python tests/benchmarks/step.py --rounds 7
 """
@@ -16,6 +17,7 @@ import statistics
 import time
 import warnings
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 
 import peft
@@ -26,6 +28,7 @@ from torch.nn.functional import cross_entropy
 from ftx.adapters.attach import attach
 from ftx.adapters.spec import AdapterSpec, Kind
 from ftx.backbones.build import build
+from ftx.backbones.compiled import compiled_blocks
 from ftx.backbones.split_network import choose_attention, uncut
 from ftx.core.memory import keep_freed_memory
 from ftx.recipe.adapter_targets import TARGETS
@@ -129,6 +132,7 @@ def measure(size: int, batch: int, rounds: int, *, bf16: bool) -> dict[str, floa
     modules = {"full": full(size, batch)}
     for kind in ("lora", "dora"):
         modules[f"ftx {kind}"] = ours(kind, size, batch)
+        modules[f"ftx {kind}, compiled"] = ours(kind, size, batch)
         modules[f"peft {kind}, fused attention"] = theirs(kind, size, batch, plain_attention=False)
         modules[f"peft {kind}, plain attention"] = theirs(kind, size, batch, plain_attention=True)
     steps = {
@@ -137,11 +141,15 @@ def measure(size: int, batch: int, rounds: int, *, bf16: bool) -> dict[str, floa
     }
     steps["products alone"] = products_alone(modules["full"], size, batch, bf16=bf16)
     seconds: dict[str, list[float]] = {name: [] for name in steps}
-    for number in range(rounds + 1):
-        for name, step in steps.items():
-            taken = step()
-            if number:  # the first round warms up
-                seconds[name].append(taken)
+    with ExitStack() as compiled:
+        for name, module in modules.items():
+            if name.endswith("compiled"):
+                compiled.enter_context(compiled_blocks(module, batch))
+        for number in range(rounds + 1):
+            for name, step in steps.items():
+                taken = step()
+                if number:  # the first round warms up, and compiles
+                    seconds[name].append(taken)
     return {name: statistics.median(taken) for name, taken in seconds.items()}
 
 
@@ -173,6 +181,7 @@ def main() -> None:
             medians[f"{kind}: peft's best / products alone"] = best / medians["products alone"]
             medians[f"{kind}: full / ftx"] = medians["full"] / medians[f"ftx {kind}"]
             medians[f"{kind}: ftx / products alone"] = medians[f"ftx {kind}"] / medians["products alone"]
+            medians[f"{kind}: ftx compiled / ftx"] = medians[f"ftx {kind}, compiled"] / medians[f"ftx {kind}"]
         medians["ftx dora / ftx lora"] = medians["ftx dora"] / medians["ftx lora"]
         answer[precision] = {name: round(value, 3) for name, value in medians.items()}
     lines = [f"{answer['machine']}: ViT-S/14, {given.size} px, batch {given.batch}, medians, seconds a step", ""]

@@ -291,6 +291,20 @@ def frozen_runtime(lab: Lab, value: str) -> None:
     assert not {"features/model.xml", "features/model.bin"} & plain.keys()
 
 
+def compile_blocks(lab: Lab, value: str) -> None:
+    """Code in the user's cache, and the weights of other kernels: those of the plain training but for rounding."""
+    plain, compiled = lab.train("seed=7"), None
+    before = os.environ["XDG_CACHE_HOME"]
+    with tempfile.TemporaryDirectory() as home:
+        os.environ["XDG_CACHE_HOME"] = home
+        try:
+            compiled = lab.train("seed=7", f"train.compile={value}")
+        finally:
+            os.environ["XDG_CACHE_HOME"] = before
+        assert list(Path(home, "ftx", "compiled").rglob("*.so"))
+    assert compiled.log[-1]["loss"] == pytest.approx(plain.log[-1]["loss"], rel=1e-4)
+
+
 def head_init(lab: Lab, value: str) -> None:
     """Linear probing is solved: one line, and a loss that twenty epochs of steps come near to from above."""
     linear = ("model.peft=none", "model.freeze_backbone=true", "train.label_smoothing=0")

@@ -66,6 +66,7 @@ KEYS = (
     Key("train.cache_views", "2", "in the third epoch the loss of the first", of_training.cache_views),
     Key("train.cache_gb", "0", "nothing in the user's cache, and a note", of_training.cache_gb),
     Key("train.frozen_runtime", "openvino", "its model in the user's cache", of_training.frozen_runtime, slow=True),
+    Key("train.compile", "blocks", "code in the user's cache, the same loss", of_training.compile_blocks, slow=True),
     Key("train.checkpoint_minutes", "0", "the state after each step", of_training.checkpoint_minutes),
     Key("train.head_init", "probe", "linear probing in one line of train.jsonl, no steps", of_training.head_init),
     Key("train.patience", "2", "3 epochs instead of 6", of_training.patience),

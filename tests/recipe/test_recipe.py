@@ -29,7 +29,7 @@ adapter: {rank: 8, alpha: 16, targets: [q, k, v, proj, fc1, fc2], blocks: all, l
 train:   {epochs: 10, batch_size: 16, accumulation_steps: 1, activation_checkpointing: false,
   lr: auto, lora_plus: 1.0, weight_decay: 0.05, precision: auto, warmup_share: 0.1,
   loss: asymmetric, label_smoothing: 0.1, balance: none, augment: light, cache_views: 4, cache_gb: 10.0,
-  frozen_runtime: auto, patience: 5, head_init: auto, checkpoint_minutes: 5.0, tensorboard: false}
+  frozen_runtime: auto, compile: auto, patience: 5, head_init: auto, checkpoint_minutes: 5.0, tensorboard: false}
 validate: {max_drop: 0.02}
 """
 
@@ -140,6 +140,7 @@ recipes = st.builds(
         cache_views=st.integers(0, 100),
         cache_gb=st.floats(0, 1e6),
         frozen_runtime=st.sampled_from(["auto", "torch", "openvino"]),
+        compile=st.sampled_from(["auto", "blocks", "none"]),
         patience=st.integers(1, 10_000),
         head_init=st.sampled_from(["auto", "random", "probe"]),
         checkpoint_minutes=st.floats(0, 1e6),

@@ -13,7 +13,7 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from ftx.backbones.layer_roles import plain_vit
-from ftx.backbones.split_network import vit_blocks
+from ftx.backbones.trained_blocks import Forward, computing_by, trained_blocks
 from ftx.core.errors import ModelError
 
 
@@ -23,16 +23,9 @@ def recomputing(module: nn.Module) -> Iterator[None]:
 
     Raises: ModelError for a family of timm that cannot.
     """
-    vit = plain_vit(module)
-    if vit is not None:
-        blocks = [block for block in vit_blocks(vit) if any(one.requires_grad for one in block.parameters())]
-        for block in blocks:
-            block.forward = partial(checkpoint, block.forward, use_reentrant=False)
-        try:
+    if plain_vit(module) is not None:
+        with computing_by(trained_blocks(module), _checkpointed):
             yield
-        finally:
-            for block in blocks:
-                del block.forward  # its class has the one that it had
         return
     switch = getattr(module, "set_grad_checkpointing", None)
     try:
@@ -50,3 +43,7 @@ def recomputing(module: nn.Module) -> Iterator[None]:
         yield
     finally:
         switch(False)
+
+
+def _checkpointed(forward: Forward) -> Forward:
+    return partial(checkpoint, forward, use_reentrant=False)

@@ -32,6 +32,7 @@ Augment = Literal["light", "none"]
 BalanceName = Literal["none", "sampling", "loss"]
 AdapterInit = Literal["zero", "pissa"]
 FrozenRuntime = Literal["torch", "openvino"]
+Compile = Literal["auto", "blocks", "none"]
 HeadInit = Literal["auto", "random", "probe"]
 
 # The share of images that an artifact may lose: two points, as a user would notice more.
@@ -165,7 +166,8 @@ class TrainRecipe(Section):
     of each image, which these blocks compute once: kept on disk for all epochs and for later trainings, ``cache_gb`` at
     most, beyond which they are computed again; as much at most is kept of images, decoded. With 0 views no features
     are kept. ``frozen_runtime`` is what computes them; auto is OpenVINO where that is faster than torch by enough to be
-    converted for, and as near to f32.
+    converted for, and as near to f32. ``compile`` blocks lets torch compile those that train: the same step but for
+    rounding; auto measures one of them, and compiles where that takes less time than the whole training saves by it.
     ``batch_size`` is there at most the number of training images; of several processes (torchrun) it is that of all
     together. A step computes it in ``accumulation_steps`` parts, one after the other; with ``activation_checkpointing``
     blocks compute their activations again in the backward: the same step, in less memory.
@@ -198,6 +200,7 @@ class TrainRecipe(Section):
     cache_views: Annotated[int, Field(ge=0)] = 4
     cache_gb: Annotated[Number, Field(ge=0)] = 10.0
     frozen_runtime: Literal["auto"] | FrozenRuntime = "auto"
+    compile: Compile = "auto"
     patience: Count = 5
     head_init: HeadInit = "auto"
     checkpoint_minutes: Annotated[Number, Field(ge=0)] = 5.0

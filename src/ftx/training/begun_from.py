@@ -56,7 +56,7 @@ def recipe_from(run: Path, overrides: Sequence[str] = (), flags: Mapping[str, ob
 
     Raises: RunError if there is no such finished run; RecipeError with all that is wrong in the others.
     """
-    anew = {"data.classes": "auto", "train.precision": "auto", "train.frozen_runtime": "auto"}
+    anew = {"data.classes": "auto", "train.precision": "auto", "train.frozen_runtime": "auto", "train.compile": "auto"}
     begun = _as_plain_adapter(Run.open(run).recipe()).with_overrides((), {**anew, "model.from_run": str(run)})
     return begun.with_overrides(overrides, flags)
 

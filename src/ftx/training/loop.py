@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
-from contextlib import closing, nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from statistics import fmean
 
@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from ftx.adapters.attach import prove_reach
+from ftx.backbones.compiled import compiled_blocks
 from ftx.backbones.recompute import recomputing
 from ftx.core.errors import InputError
 from ftx.core.progress import Progress
@@ -119,8 +120,7 @@ def fit(
         bar.advance((state.position.epoch - 1) * len(training.inputs) + state.position.images)
         try:
             network = ranks.together(training.inputs.network)
-            recompute = recomputing(training.module) if training.recipe.activation_checkpointing else nullcontext()
-            with stop.between_steps(), recompute:
+            with stop.between_steps(), _computed_as_asked(training):
                 while not ((asked := ranks.agreed(stop.asked)[0]) or _has_ended(training, state)):
                     whole, asked = _train_epoch(training, network, state, checkpoints, stop, bar)
                     if not whole:
@@ -148,6 +148,16 @@ def fit(
         progress.note(f"no better epoch in {training.recipe.patience}: stopped early")
     state.lay_best()
     return Fit(state.epochs, state.best.epoch, training.metric, state.best.thresholds, interrupted)
+
+
+@contextmanager
+def _computed_as_asked(training: Training) -> Iterator[None]:
+    """Let blocks be compiled, and computed again in the backward, where the recipe says so."""
+    recipe, module = training.recipe, training.module
+    images = -(-training.ranks.largest_share(recipe.batch_size) // recipe.accumulation_steps)
+    compiled = compiled_blocks(module, images) if recipe.compile == "blocks" else nullcontext()
+    with compiled, recomputing(module) if recipe.activation_checkpointing else nullcontext():
+        yield
 
 
 def solved(training: Training, state: TrainingState, seconds: float, on_epoch: Callable[[EpochEnd], None]) -> Fit:

@@ -27,6 +27,7 @@ from ftx.tasks.base import Task
 from ftx.tasks.output_meaning import TASKS
 from ftx.tasks.thresholds import Thresholds
 from ftx.training.begun_from import begin_with, begun_run
+from ftx.training.compiling import chosen
 from ftx.training.device_placement import resolve_precision
 from ftx.training.epoch_log import require_tensorboard
 from ftx.training.frozen_part import Frozen, faster_runtime
@@ -150,6 +151,10 @@ def _resolved(recipe: Recipe, prepared: Prepared, dataset: Dataset, progress: Pr
         views = len(dataset.split("train")) * planned.views + len(dataset.split("val"))
         frozen = Frozen(prepared.backbone, planned.kept_blocks, bf16=precision == "bf16")
         frozen_runtime = faster_runtime(frozen, views, progress)
+    batch_size = min(recipe.train.batch_size, len(dataset.split("train")))
+    steps = planned.epochs * -(-len(dataset.split("train")) // batch_size)
+    bounded = recipe.train.model_copy(update={"batch_size": batch_size})
+    compile_ = chosen(prepared, bounded, steps, bf16=precision == "bf16", progress=progress)
     resolved = recipe.replace(
         data={"image_size": prepared.backbone.preprocess.image_size, "classes": len(dataset.labels)},
         train={
@@ -158,8 +163,9 @@ def _resolved(recipe: Recipe, prepared: Prepared, dataset: Dataset, progress: Pr
             "augment": planned.augment,
             "cache_views": planned.views,
             "frozen_runtime": frozen_runtime,
+            "compile": compile_,
             "head_init": planned.head_init,
-            "batch_size": min(recipe.train.batch_size, len(dataset.split("train"))),
+            "batch_size": batch_size,
         },
     )
     if prepared.spec is None:

@@ -1,0 +1,160 @@
+"""Whether the blocks that train are compiled: where that takes less time than it saves in the length of the training.
+
+What is gained is measured on a copy of one block, before the first step; ``docs/decisions/0024``.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from hashlib import sha256
+from statistics import median
+
+import torch
+from torch import Tensor, nn
+
+from ftx.adapters.trainable_model import Prepared
+from ftx.backbones.compiled import blocks_to_compile, compiled, compiling
+from ftx.backbones.kept_tokens import tokens_behind
+from ftx.backbones.layer_roles import plain_vit
+from ftx.backbones.split_network import token_shape, vit_blocks
+from ftx.core.errors import EnvironmentFault, FtxError, ModelError
+from ftx.core.progress import Progress
+from ftx.recipe.sections import Compile, TrainRecipe
+from ftx.runs.machine import this_machine
+from ftx.training.device_placement import device, place
+
+# What compiling the blocks of DINOv2-small took, on two cores: 21 to 45 s with AVX2, 15 to 32 s with AMX.
+_TAKES_S = 30.0
+# What was saved of a step at most: 0.08 in f32 (AVX2), 0.2 in bf16 (AMX).
+_SAVES_AT_MOST = {False: 0.08, True: 0.2}
+_ROUNDS = 9
+
+
+@dataclass(frozen=True)
+class Gain:
+    """What a step of one block takes, as it is and compiled, and how long compiling took."""
+
+    plain_s: float
+    compiled_s: float
+    takes_s: float
+
+    @property
+    def share(self) -> float:
+        """Of the time of a block what is left of it compiled."""
+        return self.compiled_s / self.plain_s
+
+
+def chosen(prepared: Prepared, train: TrainRecipe, steps: int, *, bf16: bool, progress: Progress) -> Compile:
+    """What ``train.compile`` comes to in a training of so many steps.
+
+    Raises: ModelError or EnvironmentFault where blocks are asked for by name, and there are none or torch cannot
+    compile them.
+    """
+    module = prepared.backbone.module
+    blocks = blocks_to_compile(module)
+    if train.compile == "none" or (train.compile == "auto" and (not blocks or device().type != "cpu")):
+        return "none"
+    if not blocks:
+        raise ModelError(
+            "this training has no blocks that could be compiled",
+            where="train.compile",
+            found=f"{type(module).__name__}, trained as it is here",
+            fix="leave the key out; blocks of plain Vision Transformers can be, where they train",
+        )
+    place(prepared, train.batch_size)
+    block = _Block(module, blocks, images=-(-train.batch_size // train.accumulation_steps), bf16=bf16)
+    if train.compile == "blocks":
+        block.gain(progress)
+        return "blocks"
+    plain_s = block.plain_s() * len(blocks) * train.accumulation_steps * steps
+    if plain_s * _SAVES_AT_MOST[bf16] < _TAKES_S:
+        return "none"
+    try:
+        gain = block.gain(progress)
+    except EnvironmentFault as error:
+        progress.note(f"blocks are not compiled: {error.found}")
+        return "none"
+    saves_s = plain_s * (1 - gain.share)
+    pays = saves_s > gain.takes_s
+    progress.note(
+        f"blocks are {'' if pays else 'not '}compiled: of {plain_s:.0f} s of this training that saves {saves_s:.0f}, "
+        f"and takes {gain.takes_s:.0f}"
+    )
+    return "blocks" if pays else "none"
+
+
+class _Block:
+    """A copy of the last of the blocks, and so many images' tokens, as they come to it."""
+
+    def __init__(self, module: nn.Module, blocks: list[nn.Module], *, images: int, bf16: bool) -> None:
+        vit = plain_vit(module)
+        assert vit is not None
+        before = vit_blocks(vit).index(blocks[-1])
+        _, width = token_shape(vit)
+        like = next(blocks[-1].parameters())
+        rng = torch.Generator().manual_seed(0)
+        tokens_NTD = torch.randn(images, tokens_behind(vit, before), width, generator=rng)
+        self.images, self.bf16 = images, bf16
+        self.tokens_NTD = tokens_NTD.to(like).requires_grad_()
+        self.block = copy.deepcopy(blocks[-1]).train()
+
+    def plain_s(self) -> float:
+        """What a step takes that is not compiled, in seconds."""
+        return self._step_s(self.block.forward)
+
+    def gain(self, progress: Progress) -> Gain:
+        """What compiling gains, measured in turn, or found to be so by an earlier training.
+
+        Raises: EnvironmentFault if torch cannot compile it here.
+        """
+        with compiling() as folder:
+            found = None if folder is None else folder / f"{self._digest}.json"
+            if found is not None and found.is_file():
+                with suppress(ValueError, TypeError, OSError):  # cut off: it is measured again
+                    return Gain(**json.loads(found.read_text()))
+            with progress.track("Compiling a block", None):
+                gain = self._measured()
+            if found is not None:
+                with suppress(OSError):
+                    found.write_text(json.dumps(asdict(gain)))
+            return gain
+
+    def _measured(self) -> Gain:
+        plain, fast = self.block.forward, compiled(self.block.forward, self.images)
+        started = time.perf_counter()
+        try:
+            self._step_s(fast)
+        except FtxError:
+            raise
+        except Exception as error:  # torch has dozens of reasons: no C++ compiler, no Triton, no space
+            raise EnvironmentFault(
+                "torch cannot compile the blocks here",
+                where="train.compile",
+                found=str(error).strip().split("\n")[0][:200],
+                fix="install a C++ compiler (Debian: apt install g++), or train.compile=none",
+            ) from error
+        takes_s = time.perf_counter() - started
+        pairs = [(self._step_s(plain), self._step_s(fast)) for _ in range(_ROUNDS)]
+        plain_s, compiled_s = (median(one) for one in zip(*pairs, strict=True))
+        return Gain(plain_s, compiled_s, takes_s)
+
+    def _step_s(self, forward: Callable[..., Tensor]) -> float:
+        """A forward and its backward, in seconds."""
+        started = time.perf_counter()
+        with torch.autocast(self.tokens_NTD.device.type, torch.bfloat16, enabled=self.bf16):
+            answer_NKD = forward(self.tokens_NTD)
+        answer_NKD.backward(torch.ones_like(answer_NKD))
+        return time.perf_counter() - started
+
+    @property
+    def _digest(self) -> str:
+        """Of all that decides how long a step takes, but for the versions, which name the folder."""
+        parameters = [(name, one.shape, one.dtype, one.requires_grad) for name, one in self.block.named_parameters()]
+        attention = [getattr(layer, "fused_attn", None) for layer in self.block.modules()]
+        seen = (self.tokens_NTD.shape, self.bf16, this_machine().cpu, torch.get_num_threads())
+        return sha256(repr((parameters, attention, seen)).encode()).hexdigest()

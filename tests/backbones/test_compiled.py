@@ -1,0 +1,103 @@
+"""Compiled blocks take the step that others take, but for rounding, and only where they are asked for."""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from ftx.adapters.attach import attach
+from ftx.adapters.spec import AdapterSpec
+from ftx.backbones.build import build
+from ftx.backbones.compiled import blocks_to_compile, compiled_blocks
+from ftx.backbones.kept_tokens import NO_SHARES, TokenShares, keep_tokens
+from ftx.backbones.recompute import recomputing
+from ftx.backbones.split_network import choose_attention, uncut
+
+IMAGES = 3
+
+
+def model(dtype: torch.dtype, *, dropout: float = 0.0, shares: TokenShares = NO_SHARES) -> nn.Module:
+    """DoRA with factors and magnitudes that are not fresh, in all of six blocks."""
+    module = build("test_vit", weights="none", num_classes=4, image_size=64, seed=0).module
+    keep_tokens(module, shares)
+    spec = AdapterSpec("dora", {"q": 2, "v": 3, "fc1": 2}, {"q": 4.0, "v": 3.0, "fc1": 4.0}, dropout=dropout)
+    attach(module, spec, generator=torch.Generator().manual_seed(0))
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for name, one in module.named_parameters():
+            if "lora_B" in name:
+                one.copy_(0.05 * torch.randn(one.shape, generator=generator))
+            if "magnitude" in name:
+                one.mul_(1 + 0.1 * torch.randn(one.shape, generator=generator))
+    choose_attention(module, batch_size=IMAGES, memory_bytes=10**9)
+    return module.to(dtype).train()
+
+
+def step(module: nn.Module, images: int = IMAGES, *, bf16: bool = False) -> dict[str, Tensor]:
+    """Logits of images of noise, and the gradients of all that trains."""
+    dtype = next(module.parameters()).dtype
+    x_N3HW = torch.randn(images, 3, 64, 64, generator=torch.Generator().manual_seed(2)).to(dtype)
+    module.zero_grad(set_to_none=True)
+    torch.manual_seed(3)
+    with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+        logits_NC = uncut(module)(x_N3HW)
+    logits_NC.double().square().sum().backward()
+    found = {name: one.grad.double() for name, one in module.named_parameters() if one.grad is not None}
+    return {"logits": logits_NC.detach().double(), **found}
+
+
+def furthest(found: dict[str, Tensor], exact: dict[str, Tensor]) -> float:
+    """The largest distance of all tensors, each as a share of its length."""
+    assert found.keys() == exact.keys()
+    return max(float((found[name] - exact[name]).norm() / exact[name].norm()) for name in exact)
+
+
+# One rounding is 1.1e-16 in f64 and 6e-8 in f32; a gradient goes through sums of some thousand terms.
+@pytest.mark.slow
+@pytest.mark.parametrize(("dtype", "bound"), [(torch.float64, 1e-12), (torch.float32, 1e-4)])
+@pytest.mark.parametrize("again", [False, True], ids=["kept", "recomputed"])
+def test_the_step_is_the_same(dtype: torch.dtype, bound: float, again: bool) -> None:
+    module = model(dtype, shares={5: 0.5})
+    expected = step(module)
+    with compiled_blocks(module, IMAGES), recomputing(module) if again else nullcontext():
+        found = step(module)
+    assert 0 < furthest(found, expected) < bound  # not the same kernels
+    assert all(torch.equal(one, expected[name]) for name, one in step(module).items())
+
+
+@pytest.mark.slow
+def test_in_bf16_it_is_as_near_to_f32() -> None:
+    module = model(torch.float32)
+    exact, plain = step(module), furthest(step(module, bf16=True), step(module))
+    with compiled_blocks(module, IMAGES):
+        found = furthest(step(module, bf16=True), exact)
+    assert 0 < found < 1.5 * plain
+
+
+@pytest.mark.slow
+def test_masks_of_dropout_are_those_of_the_step() -> None:
+    module = model(torch.float64, dropout=0.3)
+    expected = step(module)
+    with compiled_blocks(module, IMAGES):
+        assert furthest(step(module), expected) < 1e-12
+
+
+def test_other_numbers_of_images_and_questions_compute_as_before() -> None:
+    module = model(torch.float32)
+    expected = step(module, IMAGES - 1)
+    with compiled_blocks(module, IMAGES), torch.no_grad():
+        asked = uncut(module)(torch.zeros(IMAGES, 3, 64, 64))
+        with torch.enable_grad():
+            found = step(module, IMAGES - 1)
+    assert all(torch.equal(one, expected[name]) for name, one in found.items())
+    with torch.no_grad():
+        assert torch.equal(asked, uncut(module)(torch.zeros(IMAGES, 3, 64, 64)))
+
+
+def test_the_block_that_is_computed_for_the_class_token_is_left_out() -> None:
+    module = model(torch.float32)
+    assert len(blocks_to_compile(module)) == 5
+    assert blocks_to_compile(build("resnet18", weights="none", num_classes=2, image_size=32, seed=0).module) == []

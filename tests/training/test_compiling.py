@@ -1,0 +1,138 @@
+"""Blocks are compiled where the training is long enough to win back what that takes."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from contextlib import chdir
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from tests.conftest import Listener
+from tests.training.test_resume import begun, written
+
+from ftx.adapters.trainable_model import Prepared, prepare
+from ftx.core.errors import ModelError
+from ftx.recipe.schema import Recipe
+from ftx.training import resume, train
+from ftx.training.compiling import Gain, chosen
+
+TINY = {"name": "test_vit", "weights": "none", "image_size": 32, "peft": "dora", "batch_size": 5}
+LONG = 10**8
+
+
+@pytest.fixture(autouse=True)
+def one_thread(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    torch.set_num_threads(1)
+
+
+@pytest.fixture
+def here(tmp_path: Path) -> Path:
+    root = tmp_path / "images"
+    root.mkdir()
+    for number in range(20):
+        pixels = np.random.default_rng(number).integers(0, 256, (40, 48, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(root / f"{number}.png")
+    lines = [f"{number}.png,{('one', 'two')[number % 2]}\n" for number in range(20)]
+    (root / "multiclass.csv").write_text("path,labels\n" + "".join(lines))
+    return root
+
+
+def asked(**more: object) -> Recipe:
+    return Recipe.named({"path": "multiclass.csv", **TINY, "epochs": 3, "precision": "f32", **more})
+
+
+def prepared(**more: object) -> tuple[Prepared, Recipe]:
+    recipe = Recipe.named({**TINY, **more})
+    return prepare(recipe, 2), recipe
+
+
+def kept(cache: Path) -> list[Path]:
+    return list((cache / "ftx" / "compiled").glob("*/*.json"))
+
+
+def test_a_short_training_does_not_ask(tmp_path: Path) -> None:
+    module, recipe = prepared()
+    listener = Listener()
+    assert chosen(module, recipe.train, 100, bf16=False, progress=listener) == "none"
+    assert listener.said == []
+    assert not (tmp_path / "cache" / "ftx" / "compiled").exists()
+
+
+@pytest.mark.slow
+def test_what_is_found_decides_and_is_kept(tmp_path: Path) -> None:
+    module, recipe = prepared()
+    listener = Listener()
+    found = chosen(module, recipe.train, LONG, bf16=False, progress=listener)
+    (file,) = kept(tmp_path / "cache")
+    gain = Gain(**json.loads(file.read_text()))
+    # Of so many steps nothing but the share decides.
+    assert found == ("blocks" if gain.share < 1 else "none")
+    assert gain.takes_s > gain.plain_s > 0
+    assert len(listener.said) == 1
+    assert listener.said[0].startswith("blocks are compiled" if found == "blocks" else "blocks are not compiled")
+    for gain, expected in ((Gain(1, 0.9, 5), "blocks"), (Gain(1, 1.01, 5), "none"), (Gain(1, 0.9, 1e9), "none")):
+        file.write_text(json.dumps(vars(gain)))
+        assert chosen(module, recipe.train, LONG, bf16=False, progress=Listener()) == expected
+    file.write_text("{")
+    assert chosen(module, recipe.train, LONG, bf16=False, progress=Listener()) in ("blocks", "none")
+    assert json.loads(file.read_text()).keys() == vars(Gain(1, 1, 1)).keys()
+
+
+def test_where_nothing_can_be_compiled_that_is_said() -> None:
+    for given in ({"name": "resnet18", "image_size": 64}, {"freeze_backbone": True}, {"peft": "dora", "blocks": 1}):
+        settings: dict[str, object] = {"peft": "none", **given}
+        module, recipe = prepared(compile="blocks", **settings)
+        with pytest.raises(ModelError, match="no blocks that could be compiled") as caught:
+            chosen(module, recipe.train, 10, bf16=False, progress=Listener())
+        assert caught.value.where == "train.compile"
+        module, recipe = prepared(**settings)
+        assert chosen(module, recipe.train, LONG, bf16=False, progress=Listener()) == "none"
+
+
+@pytest.mark.slow
+def test_without_a_compiler_it_is_plain_or_refused(here: Path, tmp_path: Path) -> None:
+    """In a process of its own: torch looks for the compiler once."""
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(asked(compile="blocks").dumps())
+    environment = os.environ | {"CXX": "no-such-compiler"}
+    out = tmp_path / "run"
+    words = [sys.executable, "-m", "ftx", "train", "--config", str(recipe), "--out", str(out)]
+    refused = subprocess.run(words, env=environment, cwd=here, capture_output=True, text=True, check=False)
+    assert refused.returncode == 3, refused.stderr
+    assert "torch cannot compile the blocks here" in refused.stderr
+    assert "train.compile=none" in refused.stderr
+    assert not out.exists()
+    program = (
+        "from tests.training.test_compiling import *\n"
+        "module, recipe = prepared()\nlistener = Listener()\n"
+        "print(chosen(module, recipe.train, LONG, bf16=False, progress=listener), *listener.said)"
+    )
+    plain = subprocess.run(
+        [sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=True
+    ).stdout
+    assert plain.startswith("none blocks are not compiled: ")
+    assert "no-such-compiler" in plain
+
+
+@pytest.mark.slow
+def test_a_compiled_training_is_the_plain_one_and_goes_on_to_the_same_bytes(
+    here: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = asked(compile="blocks", checkpoint_minutes=0)
+    with chdir(here):
+        plain = train(asked(compile="none"), tmp_path / "plain")
+        whole = train(recipe, tmp_path / "whole")
+    assert whole.loss == pytest.approx(plain.loss, rel=1e-4)
+    expected = written(tmp_path / "whole")
+    assert written(tmp_path / "plain")["adapter_model.safetensors"] != expected["adapter_model.safetensors"]
+    run = begun(here, monkeypatch, recipe, tmp_path / "cut", 5)
+    with chdir(here):
+        resume(run)
+    assert written(run) == expected
