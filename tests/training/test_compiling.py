@@ -60,7 +60,7 @@ def kept(cache: Path) -> list[Path]:
 def test_a_short_training_does_not_ask(tmp_path: Path) -> None:
     module, recipe = prepared()
     listener = Listener()
-    assert chosen(module, recipe.train, 100, bf16=False, progress=listener) == "none"
+    assert chosen(module, recipe.train, 10_000, bf16=False, progress=listener) == "none"
     assert listener.said == []
     assert not (tmp_path / "cache" / "ftx" / "compiled").exists()
 

@@ -8,6 +8,7 @@ from dataclasses import replace
 
 from ftx.core.errors import InputError
 from ftx.core.progress import Progress
+from ftx.recipe.schema import Recipe
 from ftx.training.device_placement import place
 from ftx.training.estimate import Times, rehearse
 from ftx.training.plan import plan
@@ -16,6 +17,11 @@ from ftx.training.resolve import Resolved
 
 # Of the budget, for writing the run and for what the rehearsal did not foresee.
 _SPARE = 0.05
+
+
+def foreseeable(recipe: Recipe) -> Recipe:
+    """The recipe for a training with a budget: compiling blocks would take a part of it that nobody foresees."""
+    return recipe.replace(train={"compile": "none"}) if recipe.train.compile == "auto" else recipe
 
 
 def within(found: Resolved, budget_s: float, began: float, progress: Progress, ranks: Ranks = ALONE) -> Resolved:

@@ -22,17 +22,19 @@ from ftx.backbones.compiled import blocks_to_compile, compiled, compiling
 from ftx.backbones.kept_tokens import tokens_behind
 from ftx.backbones.layer_roles import plain_vit
 from ftx.backbones.split_network import token_shape, vit_blocks
-from ftx.core.errors import EnvironmentFault, FtxError, ModelError
+from ftx.core.errors import EnvironmentFault, ModelError
 from ftx.core.progress import Progress
 from ftx.recipe.sections import Compile, TrainRecipe
 from ftx.runs.machine import this_machine
 from ftx.training.device_placement import device, place
 
-# What compiling the blocks of DINOv2-small took, on two cores: 21 to 45 s with AVX2, 15 to 32 s with AMX.
-_TAKES_S = 30.0
-# What was saved of a step at most: 0.08 in f32 (AVX2), 0.2 in bf16 (AMX).
-_SAVES_AT_MOST = {False: 0.08, True: 0.2}
+# What trying and compiling took for DINOv2-small on two cores, at most: 45 s with AVX2, 32 s with AMX.
+_TAKES_S = 45.0
+# The share of a step that is saved, by bf16 or not: 0.02 to 0.08 in f32 (AVX2), 0.03 and 0.2 in bf16 (AMX).
+_HOPED = {False: 0.05, True: 0.15}
 _ROUNDS = 9
+# Images that a block is measured with, at most: it is not known yet whether a whole batch fits into memory.
+_AT_ONCE = 16
 
 
 @dataclass(frozen=True)
@@ -49,8 +51,8 @@ class Gain:
         return self.compiled_s / self.plain_s
 
 
-def chosen(prepared: Prepared, train: TrainRecipe, steps: int, *, bf16: bool, progress: Progress) -> Compile:
-    """What ``train.compile`` comes to in a training of so many steps.
+def chosen(prepared: Prepared, train: TrainRecipe, images: int, *, bf16: bool, progress: Progress) -> Compile:
+    """What ``train.compile`` comes to in a training whose epochs have so many images together.
 
     Raises: ModelError or EnvironmentFault where blocks are asked for by name, and there are none or torch cannot
     compile them.
@@ -67,12 +69,14 @@ def chosen(prepared: Prepared, train: TrainRecipe, steps: int, *, bf16: bool, pr
             fix="leave the key out; blocks of plain Vision Transformers can be, where they train",
         )
     place(prepared, train.batch_size)
-    block = _Block(module, blocks, images=-(-train.batch_size // train.accumulation_steps), bf16=bf16)
+    at_once = -(-train.batch_size // train.accumulation_steps)
+    block = _Block(module, blocks, images=min(at_once, _AT_ONCE), bf16=bf16)
     if train.compile == "blocks":
-        block.gain(progress)
+        with compiling(), progress.track("Compiling a block", None):
+            block.compiled()
         return "blocks"
-    plain_s = block.plain_s() * len(blocks) * train.accumulation_steps * steps
-    if plain_s * _SAVES_AT_MOST[bf16] < _TAKES_S:
+    plain_s = block.plain_s() / block.images * images * len(blocks)
+    if plain_s * _HOPED[bf16] < _TAKES_S:
         return "none"
     try:
         gain = block.gain(progress)
@@ -124,13 +128,14 @@ class _Block:
                     found.write_text(json.dumps(asdict(gain)))
             return gain
 
-    def _measured(self) -> Gain:
-        plain, fast = self.block.forward, compiled(self.block.forward, self.images)
-        started = time.perf_counter()
+    def compiled(self) -> Callable[[Tensor], Tensor]:
+        """Its forward, compiled by a step.
+
+        Raises: EnvironmentFault if torch cannot compile it here.
+        """
+        fast = compiled(self.block.forward, self.images)
         try:
             self._step_s(fast)
-        except FtxError:
-            raise
         except Exception as error:  # torch has dozens of reasons: no C++ compiler, no Triton, no space
             raise EnvironmentFault(
                 "torch cannot compile the blocks here",
@@ -138,6 +143,11 @@ class _Block:
                 found=str(error).strip().split("\n")[0][:200],
                 fix="install a C++ compiler (Debian: apt install g++), or train.compile=none",
             ) from error
+        return fast
+
+    def _measured(self) -> Gain:
+        started = time.perf_counter()
+        plain, fast = self.block.forward, self.compiled()
         takes_s = time.perf_counter() - started
         pairs = [(self._step_s(plain), self._step_s(fast)) for _ in range(_ROUNDS)]
         plain_s, compiled_s = (median(one) for one in zip(*pairs, strict=True))

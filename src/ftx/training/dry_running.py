@@ -12,7 +12,7 @@ from ftx.core.memory import available_bytes, memory_faults
 from ftx.core.progress import SILENT, Progress
 from ftx.data.open_dataset import class_counts
 from ftx.recipe.schema import Recipe
-from ftx.training.budget import fitted
+from ftx.training.budget import fitted, foreseeable
 from ftx.training.device_placement import device, place
 from ftx.training.estimate import Times, adapted_layers, memory_mb, rehearse, what_would_fit
 from ftx.training.plan import plan
@@ -26,7 +26,7 @@ def dry_run(
 ) -> DryRunReport:
     """Say what was understood of data and model, time two steps and train nothing; raises as ``train`` does."""
     began = time.perf_counter()
-    found = resolve(recipe, strict, progress)
+    found = resolve(recipe if budget_s is None else foreseeable(recipe), strict, progress)
     prepared, resolved = found.prepared, found.recipe
     total = sum(parameter.numel() for parameter in prepared.backbone.module.parameters())
     place(prepared, resolved.train.batch_size, progress)

@@ -151,10 +151,10 @@ def _resolved(recipe: Recipe, prepared: Prepared, dataset: Dataset, progress: Pr
         views = len(dataset.split("train")) * planned.views + len(dataset.split("val"))
         frozen = Frozen(prepared.backbone, planned.kept_blocks, bf16=precision == "bf16")
         frozen_runtime = faster_runtime(frozen, views, progress)
-    batch_size = min(recipe.train.batch_size, len(dataset.split("train")))
-    steps = planned.epochs * -(-len(dataset.split("train")) // batch_size)
-    bounded = recipe.train.model_copy(update={"batch_size": batch_size})
-    compile_ = chosen(prepared, bounded, steps, bf16=precision == "bf16", progress=progress)
+    images = len(dataset.split("train"))
+    bounded = recipe.replace(train={"batch_size": min(recipe.train.batch_size, images)}).train
+    with memory_faults(lambda: SMALLER):
+        compiling = chosen(prepared, bounded, planned.epochs * images, bf16=precision == "bf16", progress=progress)
     resolved = recipe.replace(
         data={"image_size": prepared.backbone.preprocess.image_size, "classes": len(dataset.labels)},
         train={
@@ -163,9 +163,9 @@ def _resolved(recipe: Recipe, prepared: Prepared, dataset: Dataset, progress: Pr
             "augment": planned.augment,
             "cache_views": planned.views,
             "frozen_runtime": frozen_runtime,
-            "compile": compile_,
+            "compile": compiling,
             "head_init": planned.head_init,
-            "batch_size": batch_size,
+            "batch_size": bounded.batch_size,
         },
     )
     if prepared.spec is None:

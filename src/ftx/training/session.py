@@ -28,7 +28,7 @@ from ftx.runs.run_json import CHECKPOINTS, RESUME, Manifest, checkpoint_records
 from ftx.runs.trained import save_trained
 from ftx.tasks.thresholds import Thresholds
 from ftx.training.assembly import fill_together, frozen_of, pixels_of, training_of
-from ftx.training.budget import within
+from ftx.training.budget import foreseeable, within
 from ftx.training.checkpoints import Checkpoints, Origin, Saved, newest
 from ftx.training.device_placement import Circumstances, in_threads_as, place, place_as_before
 from ftx.training.dry_running import advice
@@ -73,7 +73,7 @@ def train(
         progress, on_epoch = (progress, on_epoch) if ranks.leads else (SILENT, None)
         if ranks.leads and out is not None:
             refuse_existing(out)
-        resolved = resolve_together(recipe, strict, progress, ranks)
+        resolved = resolve_together(recipe if budget_s is None else foreseeable(recipe), strict, progress, ranks)
         if budget_s is not None:
             with memory_faults(advice(resolved, ranks)):
                 resolved = within(resolved, budget_s, began, progress, ranks)
