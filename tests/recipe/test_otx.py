@@ -15,7 +15,16 @@ from ftx.recipe.schema import Recipe, notes_on_otx
 Capture = pytest.CaptureFixture[str]
 
 VIT = "otx.backend.native.models.classification"
-INIT_ARGS = {"peft", "freeze_backbone", "scheduler", "model_name", "label_info", "pretrained", "optimizer"}
+INIT_ARGS = {
+    "peft",
+    "freeze_backbone",
+    "scheduler",
+    "model_name",
+    "label_info",
+    "pretrained",
+    "torch_compile",
+    "optimizer",
+}
 
 
 def otx(**changes: object) -> str:
@@ -104,6 +113,7 @@ def test_what_says_the_same_is_carried_over(tmp_path: Path) -> None:
         otx(
             peft="lora",
             pretrained=False,
+            torch_compile=True,
             model_name="deit-tiny",
             label_info=3,
             engine={"device": "auto"},
@@ -114,7 +124,8 @@ def test_what_says_the_same_is_carried_over(tmp_path: Path) -> None:
         ),
     )
     assert recipe.model.name == "deit_tiny_patch16_224"
-    assert recipe.model.weights == "none"
+    assert (recipe.model.weights, recipe.train.compile) == ("none", "auto")
+    assert read(tmp_path, otx(torch_compile=False)).train.compile == "none"
     assert (recipe.data.classes, recipe.train.patience, recipe.train.epochs, recipe.seed) == (3, 3, 90, 7)
 
 
@@ -128,6 +139,7 @@ def test_what_says_the_same_is_carried_over(tmp_path: Path) -> None:
         ({"engine": {"device": "xpu"}}, "engine.device: ftx has 'auto'"),
         ({"callback_monitor": "val/loss"}, "callback_monitor: ftx chooses the best epoch by the task's own metric"),
         ({"pretrained": "weights.pth"}, "pretrained: must be true or false; found 'weights.pth'"),
+        ({"torch_compile": "yes"}, "torch_compile: must be true or false; found 'yes'"),
         ({"pretrained": 1}, "pretrained: must be true or false; found 1"),
         ({"engine.device": "auto"}, "engine.device: has no counterpart in ftx"),
         ({"callback_monitor": None}, "callback_monitor: ftx chooses the best epoch by the task's own metric"),

@@ -35,6 +35,7 @@ _MODELS = {
 }
 _PEFT = {"lora": "lora", "dora": "dora", "": "none", None: "none"}
 _PRETRAINED = {True: "auto", False: "none"}
+_COMPILE = {True: "auto", False: "none"}
 # What torch's AdamW trains with where an optimizer does not say it.
 _ADAMW = {"train.lr": 1e-3, "train.weight_decay": 1e-2}
 _REGISTERS = (
@@ -117,7 +118,7 @@ _TABLE = {
     "model.init_args.peft": Row("model.peft", _PEFT, "must be one of lora, dora, or empty for none; found {found}"),
     "model.init_args.freeze_backbone": Row("model.freeze_backbone"),
     "model.init_args.pretrained": Row("model.weights", _PRETRAINED, "must be true or false; found {found}"),
-    "model.init_args.torch_compile": _only(False, "ftx does not compile the model"),
+    "model.init_args.torch_compile": Row("train.compile", _COMPILE, "must be true or false; found {found}"),
     "model.init_args.optimizer.class_path": Row(fault=_optimizer_fault),
     "model.init_args.optimizer.init_args.lr": Row("train.lr"),
     "model.init_args.optimizer.init_args.weight_decay": Row("train.weight_decay"),
