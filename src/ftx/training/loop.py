@@ -112,6 +112,8 @@ def fit(
     """
     stop = Stop() if stop is None else stop
     interrupted, asked, ranks = False, None, training.ranks
+    if training.recipe.compile == "blocks":
+        progress.note("the first step takes longer: it compiles the blocks")
     where = next(training.module.parameters()).device
     with (
         progress.track("Training", len(training.inputs) * training.recipe.epochs) as bar,
