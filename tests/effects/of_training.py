@@ -258,17 +258,24 @@ def cache_views(lab: Lab, value: str) -> None:
     assert abs(anew[1] - second) < 1e-3  # the same view, but for features in bf16
 
 
-def _cached(lab: Lab, *overrides: str) -> tuple[dict[str, int], Trained]:
-    """The files that a training leaves in a user's cache of its own, by kind and name, with their bytes."""
+@contextmanager
+def _own_cache() -> Iterator[Path]:
+    """What trainings keep in the user's cache, in one of their own until the block ends."""
     before = os.environ["XDG_CACHE_HOME"]
     with tempfile.TemporaryDirectory() as home:
         os.environ["XDG_CACHE_HOME"] = home
         try:
-            made = lab.train(*_FROZEN, "train.cache_views=1", *overrides)
+            yield Path(home, "ftx")
         finally:
             os.environ["XDG_CACHE_HOME"] = before
-        files = [path for path in Path(home, "ftx").rglob("*") if path.is_file()]
-        kinds = [path.relative_to(Path(home, "ftx")).parts[0] for path in files]
+
+
+def _cached(lab: Lab, *overrides: str) -> tuple[dict[str, int], Trained]:
+    """The files that a training leaves in a user's cache of its own, by kind and name, with their bytes."""
+    with _own_cache() as cache:
+        made = lab.train(*_FROZEN, "train.cache_views=1", *overrides)
+        files = [path for path in cache.rglob("*") if path.is_file()]
+        kinds = [path.relative_to(cache).parts[0] for path in files]
         return {f"{kind}/{path.name}": path.stat().st_size for kind, path in zip(kinds, files, strict=True)}, made
 
 
@@ -293,15 +300,10 @@ def frozen_runtime(lab: Lab, value: str) -> None:
 
 def compile_blocks(lab: Lab, value: str) -> None:
     """Code in the user's cache, and the weights of other kernels: those of the plain training but for rounding."""
-    plain, compiled = lab.train("seed=7"), None
-    before = os.environ["XDG_CACHE_HOME"]
-    with tempfile.TemporaryDirectory() as home:
-        os.environ["XDG_CACHE_HOME"] = home
-        try:
-            compiled = lab.train("seed=7", f"train.compile={value}")
-        finally:
-            os.environ["XDG_CACHE_HOME"] = before
-        assert list(Path(home, "ftx", "compiled").rglob("*.so"))
+    plain = lab.train("seed=7")
+    with _own_cache() as cache:
+        compiled = lab.train("seed=7", f"train.compile={value}")
+        assert list(cache.joinpath("compiled").rglob("*.so"))
     assert compiled.log[-1]["loss"] == pytest.approx(plain.log[-1]["loss"], rel=1e-4)
 
 
