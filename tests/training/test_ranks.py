@@ -321,9 +321,7 @@ def test_what_one_meets_before_the_others_is_said_by_that_one(
     of_the_second: str, said: str, here: Path, tmp_path: Path
 ) -> None:
     began = time.monotonic()
-    process = subprocess.run(
-        [*TORCHRUN, "2", program(tmp_path, of_the_second)], cwd=here, capture_output=True, text=True, check=False
-    )
+    process = in_two(here, program(tmp_path, of_the_second))
     assert process.returncode != 0
     assert process.stderr.count("error:") == 1, process.stderr
     assert said in process.stderr.partition("error:")[2], process.stderr
@@ -340,9 +338,7 @@ def test_a_budget_is_asked_of_a_process_s_part_of_a_batch(here: Path, tmp_path: 
         "budget.rehearse = rehearse\n"
         "words += ['--budget', '1h', '--batch-size', '7', '--epochs', '1']"
     )
-    process = subprocess.run(
-        [*TORCHRUN, "2", program(tmp_path, "pass", of_all=told)], cwd=here, capture_output=True, text=True, check=False
-    )
+    process = in_two(here, program(tmp_path, "pass", of_all=told))
     assert process.returncode == 0, process.stderr
     assert process.stdout.count("rehearsed with 4\n") == 2
     assert Run.open(tmp_path / "run").recipe().train.batch_size == 7
@@ -360,13 +356,7 @@ def test_attention_is_computed_as_the_first_process_has_chosen(here: Path, tmp_p
         "words += ['--epochs', '1', '--blocks', 'all']"
     )
     no_memory = "import ftx.training.device_placement as it; it.available_bytes = lambda: 0"
-    process = subprocess.run(
-        [*TORCHRUN, "2", program(tmp_path, no_memory, of_all=told)],
-        cwd=here,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    process = in_two(here, program(tmp_path, no_memory, of_all=told))
     assert process.returncode == 0, process.stderr
     assert process.stdout.count("fused: {False}\n") == 2, process.stdout
 
@@ -379,9 +369,7 @@ def test_what_would_fit_is_said_of_a_process(here: Path, tmp_path: Path) -> None
         "    raise torch.OutOfMemoryError('CUDA out of memory. Tried to allocate 2.00 GiB.')\n"
         "loop.prove_reach = full"
     )
-    process = subprocess.run(
-        [*TORCHRUN, "2", program(tmp_path, "pass", of_all=full)], cwd=here, capture_output=True, text=True, check=False
-    )
+    process = in_two(here, program(tmp_path, "pass", of_all=full))
     assert process.stderr.count("error:") == 1, process.stderr
     assert "not enough memory" in process.stderr
     assert " in each process\n" in process.stderr
@@ -421,6 +409,11 @@ def program(folder: Path, of_the_second: str, of_all: str = "") -> str:
         "sys.exit(run(words))\n"
     )
     return str(path)
+
+
+def in_two(here: Path, script: str) -> subprocess.CompletedProcess[str]:
+    """What two processes of a program say."""
+    return subprocess.run([*TORCHRUN, "2", script], cwd=here, capture_output=True, text=True, check=False)
 
 
 @pytest.mark.slow
