@@ -34,7 +34,8 @@ from ftx.merging.merge_and_prove import merge
 from ftx.recipe.schema import Recipe
 from ftx.runs.run import Run
 from ftx.runtimes import load_artifact
-from ftx.runtimes.openvino import core, frame
+from ftx.runtimes.compiled_network import core
+from ftx.runtimes.openvino import frame
 from ftx.training import dry_run, train
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)

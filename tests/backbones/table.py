@@ -42,8 +42,9 @@ from ftx.runs.artifacts import IR_FP32
 from ftx.runs.card_json import IR_FILE, Card
 from ftx.runs.dense import DENSE_WEIGHTS, DenseConfig, load_dense, save_dense
 from ftx.runs.trained import fill
+from ftx.runtimes.compiled_network import core
 from ftx.runtimes.onnx import OnnxPredictor
-from ftx.runtimes.openvino import core, frame
+from ftx.runtimes.openvino import frame
 from ftx.tasks.labels import Labels
 from ftx.tasks.output_meaning import Meaning
 

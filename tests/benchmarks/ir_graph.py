@@ -22,7 +22,7 @@ from ftx.exporting.openvino import convert_body
 from ftx.exporting.preprocess_graph import embed_preprocessing
 from ftx.exporting.separate_qkv import separate_qkv
 from ftx.exporting.tracing import trace
-from ftx.runtimes.openvino import core
+from ftx.runtimes.compiled_network import core
 
 ROUNDS = {1: 200, 8: 40}
 FEWER = ({3: 0.7, 6: 0.7, 9: 0.7}, {4: 0.5, 8: 0.5})

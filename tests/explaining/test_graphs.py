@@ -18,7 +18,7 @@ from ftx.exporting.onnx import write_onnx
 from ftx.exporting.openvino import convert_body
 from ftx.exporting.separate_qkv import separate_qkv
 from ftx.exporting.tracing import OUTPUTS, trace
-from ftx.runtimes.openvino import core
+from ftx.runtimes.compiled_network import core
 from ftx.runtimes.predictor import INPUT
 
 NETWORKS = {

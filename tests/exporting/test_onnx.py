@@ -15,7 +15,7 @@ from ftx.exporting import export
 from ftx.exporting import onnx as onnx_format
 from ftx.runs.artifacts import ONNX
 from ftx.runs.run import Run
-from ftx.runtimes.openvino import core
+from ftx.runtimes.compiled_network import core
 
 
 @pytest.fixture(scope="module")

@@ -25,7 +25,7 @@ from ftx.runs.card_json import read_card
 from ftx.runs.instruction_sets import WITHOUT_VNNI
 from ftx.runs.machine import this_set
 from ftx.runs.run import Run
-from ftx.runtimes.openvino import core
+from ftx.runtimes.compiled_network import core
 
 PRECISIONS = ("fp32", "fp16", pytest.param("int8", marks=pytest.mark.slow))
 LABELS_IN_MODEL_API = ("red_panda_2", "red_panda", "größe")

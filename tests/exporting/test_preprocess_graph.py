@@ -17,7 +17,7 @@ from ftx.data.preprocess import Preprocess, normalise, resize_crop
 from ftx.exporting.openvino import convert_body, name_canonically
 from ftx.exporting.preprocess_graph import embed_preprocessing
 from ftx.exporting.tracing import trace
-from ftx.runtimes.openvino import core
+from ftx.runtimes.compiled_network import core
 
 Interpolation = Literal["bicubic", "bilinear"]
 INTERPOLATIONS: tuple[Interpolation, ...] = ("bicubic", "bilinear")

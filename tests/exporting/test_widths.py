@@ -12,8 +12,8 @@ from model_api.models import Model
 from openvino import opset13 as op
 
 from ftx.data.preprocess import Preprocess
+from ftx.runtimes.compiled_network import core
 from ftx.runtimes.model_api import model_info
-from ftx.runtimes.openvino import core
 from ftx.tasks.base import Task
 from ftx.tasks.labels import Labels
 from ftx.tasks.output_meaning import TASKS

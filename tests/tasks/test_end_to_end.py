@@ -26,7 +26,7 @@ from ftx.merging.merge_and_prove import merge
 from ftx.recipe.schema import Recipe
 from ftx.runs.run import Run
 from ftx.runtimes import load
-from ftx.runtimes.openvino import core
+from ftx.runtimes.compiled_network import core
 from ftx.tasks.output_meaning import TASKS
 from ftx.tasks.thresholds import Thresholds
 from ftx.training import train

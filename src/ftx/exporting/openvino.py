@@ -20,6 +20,7 @@ from ftx.data.preprocess import Preprocess
 from ftx.exporting.tracing import OUTPUTS
 from ftx.runs.card_json import IR_FILE, Card
 from ftx.runtimes.model_api import model_info
+from ftx.runtimes.one_image import NORMALISED
 from ftx.runtimes.predictor import INPUT
 
 with no_telemetry():
@@ -81,14 +82,15 @@ def name_canonically(model: ov.Model, name: str) -> None:
 
     OpenVINO numbers what it makes through the life of the process (``Constant_9173``); here a name is
     what it was without its numbers, and counted anew in topological order. Only the input's and the
-    outputs' tensors keep a name, ``image``, ``logits`` and those of maps.
+    outputs' tensors keep a name, ``image``, ``logits`` and those of maps. The normalised images keep
+    their node's.
     """
     assert len(model.outputs) in (1, len(OUTPUTS))
     model.set_friendly_name(name)
     seen: Counter[str] = Counter()
     for node in model.get_ordered_ops():
         stem = _COUNTER.sub("", node.get_friendly_name())
-        node.set_friendly_name(f"{stem}_{seen[stem]}")
+        node.set_friendly_name(stem if stem == NORMALISED else f"{stem}_{seen[stem]}")
         seen[stem] += 1
         for output in node.outputs():
             output.get_tensor().set_names(set())

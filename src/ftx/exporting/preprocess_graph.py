@@ -23,8 +23,8 @@ import openvino as ov
 from openvino import opset15 as ops
 
 from ftx.data.preprocess import Interpolation, Preprocess
-
-INPUT = "image"
+from ftx.runtimes.one_image import NORMALISED
+from ftx.runtimes.predictor import INPUT
 
 # Pillow holds its coefficients as integers of 22 fractional bits (PRECISION_BITS in its Resample.c).
 _COEFFICIENT_STEPS = 2.0**22
@@ -41,6 +41,7 @@ def embed_preprocessing(model: ov.Model, pre: Preprocess) -> ov.Model:
     front = _in_f32(_image_path(pre))
     normalised = front.get_results()[0].input_value(0)
     normalised.get_tensor().set_names(set())  # saving named it, with a counter of this process
+    normalised.get_node().set_friendly_name(NORMALISED)
     for consumer in body_input.output(0).get_target_inputs():
         consumer.replace_source_output(normalised)
     model.add_parameters(front.get_parameters())

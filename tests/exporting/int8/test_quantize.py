@@ -23,7 +23,7 @@ from ftx.exporting.openvino import convert_body, name_canonically
 from ftx.exporting.tracing import trace
 from ftx.runs.instruction_sets import WITHOUT_VNNI
 from ftx.runs.machine import this_set
-from ftx.runtimes.openvino import core
+from ftx.runtimes.compiled_network import core
 
 # More than the search takes, so that the final pass is another one.
 IMAGES = quantizing.SEARCH_IMAGES + 8

@@ -20,7 +20,7 @@ from ftx.core.signal_stack import handle_signals_on_own_stack
 from ftx.core.telemetry import no_telemetry
 from ftx.exporting.int8.products import beside_logits, head_of
 from ftx.exporting.int8.setting import Ranges, Setting
-from ftx.runtimes.openvino import ask, core
+from ftx.runtimes.compiled_network import ask, core
 
 with no_telemetry():
     import nncf

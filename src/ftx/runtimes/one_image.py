@@ -1,0 +1,79 @@
+"""A network in 8 bits compiled for one image, behind an image path that takes any number of any size.
+
+With shapes that are known OpenVINO prepares nothing anew for each request, and linear layers can be computed as
+convolutions. Between the two parts lie images as the network takes them.
+
+Shapes: N images of H x W pixels; R and C, the rows and columns of the network's input.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ftx.core.telemetry import no_telemetry
+from ftx.data.preprocess import Preprocess
+from ftx.runs.instruction_sets import InstructionSet
+from ftx.runtimes.linear_as_convolution import with_convolutions
+
+with no_telemetry():
+    import openvino as ov
+    from openvino import opset13 as ops
+
+# What an exported model calls its normalised images, f32 [N, 3, R, C].
+NORMALISED = "normalised_images"
+
+
+@dataclass(frozen=True)
+class Parted:
+    """An image path, u8 [N, H, W, 3] to f32 [N, 3, R, C], and a body for one image, f32 [1, 3, R, C]."""
+
+    image_path: ov.Model
+    body: ov.Model
+
+
+def for_one_image(model: ov.Model, preprocess: Preprocess, isa: InstructionSet | None) -> Parted | None:
+    """Part an exported model so, where that makes it faster: it has linear layers in 8 bits. None for others."""
+    if _named(model, NORMALISED) is None:
+        return None
+    body = body_for_one_image(_behind(model), (1, 3, preprocess.height, preprocess.width), isa)
+    return None if body is None else Parted(_before(model), body)
+
+
+def body_for_one_image(body: ov.Model, shape: tuple[int, ...], isa: InstructionSet | None) -> ov.Model | None:
+    """A body of known shapes, its linear layers in 8 bits as convolutions.
+
+    None where it has none; and with AMX, whose kernels for linear layers are others, and where nobody measured it.
+    Shape: ``shape`` is that of the one image, [1, 3, R, C].
+    """
+    if isa == "amx":
+        return None
+    changed = body.clone()
+    changed.reshape(list(shape))
+    changed, linear_layers = with_convolutions(changed)
+    return changed if linear_layers else None
+
+
+def _before(model: ov.Model) -> ov.Model:
+    changed = model.clone()
+    normalised = _named(changed, NORMALISED)
+    assert normalised is not None
+    path = [ops.result(normalised.output(0))]
+    return ov.Model(path, changed.get_parameters(), "image_path")  # pyright: ignore[reportGeneralTypeIssues]
+
+
+def _behind(model: ov.Model) -> ov.Model:
+    changed = model.clone()
+    normalised = _named(changed, NORMALISED)
+    assert normalised is not None
+    (image,) = changed.get_parameters()
+    images = ops.parameter([-1, 3, -1, -1], ov.Type.f32, name=NORMALISED)
+    for port in normalised.output(0).get_target_inputs():
+        port.replace_source_output(images.output(0))
+    changed.add_parameters([images])
+    changed.remove_parameter(image)
+    changed.validate_nodes_and_infer_types()
+    return changed
+
+
+def _named(model: ov.Model, name: str) -> ov.Node | None:
+    return next((node for node in model.get_ordered_ops() if node.get_friendly_name() == name), None)

@@ -1,0 +1,129 @@
+"""Requests of a network that takes a batch, and of one in 8 bits that is compiled for one image."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import openvino as ov
+import pytest
+from openvino import opset13 as op
+from tests.runtimes.test_linear_as_convolution import SIGNED, Layer, rounded
+
+from ftx.core.errors import ExportError
+from ftx.data.preprocess import Preprocess
+from ftx.exporting.openvino import name_canonically
+from ftx.exporting.preprocess_graph import embed_preprocessing
+from ftx.runtimes.compiled_network import CompiledNetwork, core
+from ftx.runtimes.one_image import for_one_image
+
+SIDE, LABELS = 8, 5
+# Grey levels an eighth apart: all that follows lies on grids of powers of two, and nothing rounds.
+PREPROCESS = Preprocess(
+    height=SIDE, width=SIDE, resize=SIDE, interpolation="bicubic", mean=(0.5, 0.5, 0.5), std=(8 / 255,) * 3
+)
+F32 = {"INFERENCE_PRECISION_HINT": "f32"}
+PATH = Path("somewhere/model.xml")
+
+
+def network(*, int8: bool = True, maps: bool = False) -> ov.Model:
+    """Twelve tokens, a layer, and the sum of its answers, named as in a file."""
+    layer = Layer.drawn(1, LABELS, 16)
+    image = op.parameter([-1, 3, -1, -1], np.float32, name="body")
+    tokens = op.reshape(image, np.array([0, 12, 16]), special_zero=True)
+    made = layer.built(rounded(tokens, SIGNED) if int8 else tokens)
+    logits = op.reduce_sum(made, np.array([1]), keep_dims=False)
+    outputs = [logits]
+    if maps:
+        outputs.append(op.reshape(op.transpose(made, np.array([0, 2, 1])), np.array([0, 0, 3, 4]), special_zero=True))
+        outputs.append(op.reduce_max(made, np.array([1]), keep_dims=False))
+    model = embed_preprocessing(ov.Model(outputs, [image], "body"), PREPROCESS)
+    name_canonically(model, "network")
+    return model
+
+
+def opened(model: ov.Model, **properties: object) -> CompiledNetwork:
+    return CompiledNetwork(model, PREPROCESS, {**F32, **properties}, PATH)
+
+
+def images(count: int, height: int = SIDE, width: int = SIDE) -> np.ndarray:
+    return np.random.default_rng(count + height).integers(0, 256, (count, height, width, 3), dtype=np.uint8)
+
+
+def whole(model: ov.Model, pixels: np.ndarray) -> list[np.ndarray]:
+    """As OpenVINO by itself answers a batch."""
+    answered = core().compile_model(model, "CPU", F32)([pixels], share_inputs=False)
+    return [np.array(answered[which]) for which in range(len(model.outputs))]
+
+
+def test_only_a_network_in_8_bits_is_compiled_for_one_image() -> None:
+    assert opened(network()).is_for_one_image
+    assert not opened(network(int8=False)).is_for_one_image
+
+
+def test_with_amx_none_is() -> None:
+    assert for_one_image(network(), PREPROCESS, "avx512_bf16") is not None
+    assert for_one_image(network(), PREPROCESS, "amx") is None
+
+
+def test_one_that_was_exported_before_stays_whole() -> None:
+    model = network()
+    for node in model.get_ordered_ops():
+        node.set_friendly_name(node.get_friendly_name().replace("normalised", "other"))
+    assert for_one_image(model, PREPROCESS, "avx2") is None
+
+
+@pytest.mark.parametrize(("height", "width"), [(SIDE, SIDE), (20, 12), (5, 30)])
+@pytest.mark.parametrize("count", [1, 3])
+def test_image_by_image_it_answers_as_the_batch(height: int, width: int, count: int) -> None:
+    model, pixels = network(maps=True), images(count, height, width)
+    found, expected = opened(model).request()(pixels), whole(model, pixels)
+    assert [one.shape for one in found] == [(count, LABELS), (count, LABELS, 3, 4), (count, LABELS)]
+    for one, other in zip(found, expected, strict=True):
+        np.testing.assert_array_equal(one, other)
+    assert len(np.unique(expected[0])) > LABELS / 2
+
+
+@pytest.mark.parametrize("int8", [True, False])
+@pytest.mark.parametrize("streams", [1, 2])
+def test_batches_in_flight_come_back_whole_and_in_order(int8: bool, streams: int) -> None:
+    model = network(int8=int8, maps=True)
+    batches = [images(count, 6 + count, 9) for count in (2, 1, 4, 1, 3)] * 3
+    # Two at a time, where the process has two processors.
+    answered = list(opened(model, NUM_STREAMS=streams).in_flight(iter(batches)))
+    assert len(answered) == len(batches)
+    for (found, took_ms), pixels in zip(answered, batches, strict=True):
+        assert 0 < took_ms < 10_000
+        for one, other in zip(found, whole(model, pixels), strict=True):
+            np.testing.assert_array_equal(one, other)
+
+
+def test_answers_are_given_while_others_are_asked_for() -> None:
+    asked = 0
+
+    def batches() -> object:
+        nonlocal asked
+        for _ in range(50):
+            asked += 1
+            yield images(1)
+
+    in_flight = opened(network(), NUM_STREAMS=2).in_flight(batches())  # pyright: ignore[reportArgumentType]
+    next(in_flight)
+    assert asked < 10
+
+
+def test_no_image_has_no_answer() -> None:
+    found = opened(network(maps=True)).request()(images(0))
+    assert [one.shape for one in found] == [(0, LABELS), (0, LABELS, 3, 4), (0, LABELS)]
+
+
+@pytest.mark.parametrize("int8", [True, False])
+def test_images_of_other_channels_are_refused(int8: bool) -> None:
+    compiled, grey = opened(network(int8=int8)), np.zeros((1, SIDE, SIDE, 1), np.uint8)
+    with pytest.raises(ExportError, match="does not take these images") as refused:
+        compiled.request()(grey)
+    assert str(refused.value.where) == str(PATH)
+    assert "1x8x8x1" in str(refused.value.found)
+    with pytest.raises(ExportError, match="does not take these images"):
+        list(compiled.in_flight([images(1), grey]))
+    compiled.request()(images(1))  # and goes on
