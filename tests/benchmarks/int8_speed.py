@@ -26,6 +26,7 @@ from openvino import opset13 as ops
 from ftx.core.processors import cores
 from ftx.runs.card_json import read_card
 from ftx.runs.instruction_sets import InstructionSet, environment
+from ftx.runs.machine import this_set
 from ftx.runtimes.compiled_network import CompiledNetwork, core
 
 ROUNDS = 60
@@ -52,7 +53,7 @@ def in_this_set(fp32: Path, int8: Path) -> None:
     asked: dict[str, Callable[[], object]] = {}
     for name, folder in (("float", fp32), ("int8", int8)):
         model, preprocess = core().read_model(folder / "model.xml"), read_card(folder).preprocess
-        ask = CompiledNetwork(model, preprocess, HINTS, folder).request()
+        ask = CompiledNetwork(model, preprocess, HINTS, folder, this_set()).request()
         asked[name] = lambda ask=ask: ask(pixels)
     for name, model in (
         ("float_in_onednn", _kept_from_mlas(core().read_model(fp32 / "model.xml"))),

@@ -20,7 +20,7 @@ from ftx.evaluating.bench_plot import draw
 from ftx.runs.artifacts import IRS
 from ftx.runs.bench_json import BENCH_FILE, BENCH_PLOT, BenchReport, BenchRow
 from ftx.runs.card_json import TUNING_FILE, read_card
-from ftx.runs.machine import this_machine
+from ftx.runs.machine import this_machine, this_set
 from ftx.runs.tuning_json import Setting, Tuned, keep_tuned, read_tuning, tuned_here
 from ftx.runtimes import load, load_folder
 from ftx.runtimes.openvino import OpenVinoPredictor, default_compute
@@ -158,6 +158,17 @@ def test_what_no_machine_could_do_is_refused_before_the_first_process(folder: Pa
 def test_keeping_needs_a_row_for_one_image(folder: Path) -> None:
     with pytest.raises(InputError, match="best setting for one image"):
         bench(folder, Wanted(batches=(2,), computes=("f32",), threads=(1,), streams=(1,), seconds=QUICK, save=True))
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(this_set() in (None, "amx"), reason="int8 is computed in batches here")
+def test_of_int8_one_image_at_a_time_is_kept(whole_run: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(whole_run / "openvino" / "int8", tmp_path / "int8"))
+    wanted = Wanted(computes=("f32",), batches=(1, 4), threads=(1,), streams=(1,), seconds=QUICK, save=True)
+    report = bench(folder, wanted)
+    assert (report.tried, [row.batch for row in report.rows]) == (2, [1])
+    (saved,) = report.saved
+    assert saved.latency.batch == saved.throughput.batch == 1
 
 
 def test_settings_are_all_that_a_machine_has_room_for(folder: Path) -> None:

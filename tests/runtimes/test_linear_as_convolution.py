@@ -159,6 +159,57 @@ def test_what_reads_the_answer_of_a_layer_beside_its_activation_still_does() -> 
     np.testing.assert_array_equal(answer(changed, tokens), np.maximum(made, 0) + 2 * made)
 
 
+@pytest.mark.parametrize(
+    ("shape", "rank"), [((1, TOKENS, 1), 3), ((TOKENS, OUTPUTS), 3), ((1, 1, OUTPUTS), 3), ((1, 1, 1, OUTPUTS), 4)]
+)
+def test_a_constant_of_each_token_is_added_to_the_tokens(shape: tuple[int, ...], rank: int) -> None:
+    layer = Layer.drawn(1, OUTPUTS, INPUTS)
+    more = np.random.default_rng(3).integers(-9, 9, shape).astype(np.float32)
+    model = network((1, TOKENS, INPUTS), lambda tokens: op.add(layer.built(rounded(tokens, SIGNED)), more))
+    changed, count = with_convolutions(model)
+    assert count == 1
+    tokens = tokens_of((1, TOKENS, INPUTS), SIGNED)
+    found = answer(changed, tokens)
+    assert found.ndim == rank
+    np.testing.assert_array_equal(found, layer(tokens) + more)
+
+
+def test_what_reads_rounded_tokens_beside_a_layer_still_does() -> None:
+    layer, shape = Layer.drawn(1, OUTPUTS, INPUTS), (1, TOKENS, INPUTS)
+
+    def two_readers(tokens: ov.Node) -> ov.Node:
+        taken = rounded(tokens, SIGNED)
+        return op.concat([layer.built(taken), taken], 2)
+
+    changed, count = with_convolutions(network(shape, two_readers))
+    assert count == 1
+    tokens = tokens_of(shape, SIGNED)
+    np.testing.assert_array_equal(answer(changed, tokens), np.concatenate([layer(tokens), tokens], axis=2))
+
+
+def test_weights_above_zero_have_a_zero_point_a_channel() -> None:
+    generator = np.random.default_rng(6)
+    w_OI = generator.integers(120, 136, (OUTPUTS, INPUTS)).astype(np.uint8)
+    zero_O1 = generator.integers(126, 131, (OUTPUTS, 1)).astype(np.float32)
+    shape = (1, TOKENS, INPUTS)
+
+    def one(tokens: ov.Node) -> ov.Node:
+        weights = op.multiply(op.subtract(op.convert(op.constant(w_OI), np.float32), zero_O1), np.float32(SCALE))
+        return op.matmul(rounded(tokens, UNSIGNED), weights, False, True)
+
+    changed, count = with_convolutions(network(shape, one))
+    assert count == 1
+    tokens = tokens_of(shape, UNSIGNED)
+    np.testing.assert_array_equal(answer(changed, tokens), tokens @ ((w_OI - zero_O1) * np.float32(SCALE)).T)
+
+
+def scaled_by_input(tokens: ov.Node) -> ov.Node:
+    weights = op.multiply(
+        op.convert(op.constant(np.ones((OUTPUTS, INPUTS), np.int8)), np.float32), np.ones(INPUTS, np.float32)
+    )
+    return op.matmul(rounded(tokens, SIGNED), weights, False, True)
+
+
 def plain_weights(tokens: ov.Node) -> ov.Node:
     return op.matmul(rounded(tokens, SIGNED), Layer.drawn(1, OUTPUTS, INPUTS).dense, False, True)
 
@@ -176,12 +227,13 @@ def as_ever(tokens: ov.Node) -> ov.Node:
     [
         ((1, TOKENS, INPUTS), plain_weights),
         ((1, TOKENS, INPUTS), plain_tokens),
+        ((1, TOKENS, INPUTS), scaled_by_input),
         ((2, TOKENS, INPUTS), as_ever),
         ((-1, TOKENS, INPUTS), as_ever),
         ((1, -1, INPUTS), as_ever),
         ((1, INPUTS), as_ever),
     ],
-    ids=["float weights", "float tokens", "two images", "any images", "any tokens", "one token"],
+    ids=["float weights", "float tokens", "weights by input", "two images", "any images", "any tokens", "one token"],
 )
 def test_others_stay(shape: tuple[int, ...], make: Callable[[ov.Node], ov.Node]) -> None:
     model = network(shape, make)

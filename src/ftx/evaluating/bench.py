@@ -221,10 +221,14 @@ def _powers(most: int) -> tuple[int, ...]:
 
 
 def _near_the_best(candidates: Sequence[_Candidate], within: float) -> list[_Candidate]:
-    """Those that may still turn out the fastest: by latency of one image, or by images a second; of each model."""
+    """Those that may still turn out the fastest: by latency of one image, or by images a second; of each model.
+
+    One that takes a batch image by image is no other with another batch.
+    """
     kept: list[_Candidate] = []
     for name in dict.fromkeys(one.job.artifact for one in candidates):
         own = [one for one in candidates if one.job.artifact == name]
+        own = [one for one in own if one.job.batch == 1 or not one.found[-1].is_for_one_image] or own
         least = min((one.p50_ms for one in own if _is_for_latency(one)), default=0.0)
         most = max(one.images_per_s for one in own)
         kept += [

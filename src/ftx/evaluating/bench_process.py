@@ -53,7 +53,10 @@ class Job(BaseModel):
 
 
 class Measured(BaseModel):
-    """What one process found; ``seconds`` is how long its timed requests took, one after the other or together."""
+    """What one process found; ``seconds`` is how long its timed requests took, one after the other or together.
+
+    ``is_for_one_image``: it takes the images of a batch one by one.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -62,6 +65,7 @@ class Measured(BaseModel):
     primitives: dict[str, int]
     threads: int
     streams: int
+    is_for_one_image: bool
     latencies_ms: list[float]
     images: int
     seconds: float
@@ -102,6 +106,7 @@ def measure(job: Job) -> Measured:
         primitives=primitives,
         threads=predictor.threads if isinstance(predictor, OpenVinoPredictor) else job.threads,
         streams=predictor.streams if isinstance(predictor, OpenVinoPredictor) else 1,
+        is_for_one_image=isinstance(predictor, OpenVinoPredictor) and predictor.is_for_one_image,
         latencies_ms=latencies_ms,
         images=len(latencies_ms) * job.batch,
         seconds=seconds,

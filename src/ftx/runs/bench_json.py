@@ -24,11 +24,12 @@ BENCH_PLOT = Path("reports", "bench.svg")
 class BenchRow(BaseModel):
     """How fast one model is in one setting, over fresh processes that took turns with those of the other rows.
 
-    A latency is of one request, from its pixels in memory to its logits; with several streams as many requests run at a
-    time, so each takes longer. ``compile_ms`` reads and compiles the model, ``compile_cached_ms`` does so with
-    OpenVINO's cache filled, ``first_ms`` is the first request after it, ``peak_bytes`` the memory of the process at its
-    largest: medians over the processes. Null where a runtime has no such thing. ``isa`` is the instruction set that
-    decides there, ``primitives`` what ran its products, ``compute`` the precision that they ran in.
+    A latency is of one batch, from its pixels in memory to its logits, though int8 may take its images one by one; with
+    several streams as many requests run at a time, so each takes longer. ``compile_ms`` reads and compiles the model,
+    ``compile_cached_ms`` does so with OpenVINO's cache filled, ``first_ms`` is the first request after it,
+    ``peak_bytes`` the memory of the process at its largest: medians over the processes. Null where a runtime has no
+    such thing. ``isa`` is the instruction set that decides there, ``primitives`` what ran its products, ``compute`` the
+    precision that they ran in.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)

@@ -9,12 +9,10 @@ Shapes: N images of H x W pixels.
 from __future__ import annotations
 
 import time
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
+from queue import SimpleQueue
 from typing import Any
 
 import numpy as np
@@ -24,7 +22,8 @@ from ftx.core.errors import ExportError
 from ftx.core.memory import is_out_of_memory
 from ftx.core.telemetry import no_telemetry
 from ftx.data.preprocess import Pixels, Preprocess
-from ftx.runs.machine import this_set
+from ftx.data.threads import in_threads
+from ftx.runs.instruction_sets import InstructionSet
 from ftx.runtimes.one_image import for_one_image
 from ftx.tasks.thresholds import Floats
 
@@ -49,18 +48,25 @@ def core() -> openvino.Core:
 class CompiledNetwork:
     """An exported network on the CPU: raw uint8 images [N, H, W, 3] in, all that it answers out."""
 
-    def __init__(self, model: openvino.Model, preprocess: Preprocess, properties: Mapping[str, Any], path: Path):
-        """Compile it; ``path`` is where it was read.
+    def __init__(
+        self,
+        model: openvino.Model,
+        preprocess: Preprocess,
+        properties: Mapping[str, Any],
+        path: Path,
+        isa: InstructionSet | None,
+    ) -> None:
+        """Compile it; ``path`` is where it was read, ``isa`` the instruction set of this process.
 
         Raises: RuntimeError if OpenVINO refuses it.
         """
         self._path = path
-        parted = for_one_image(model, preprocess, this_set())
+        parts = for_one_image(model, preprocess, isa)
         self._image_path: openvino.CompiledModel | None = None
-        if parted is not None:
+        if parts is not None:
             in_f32 = {**properties, "INFERENCE_PRECISION_HINT": "f32"}
-            self._image_path = core().compile_model(parted.image_path, "CPU", in_f32)
-        self.compiled = core().compile_model(model if parted is None else parted.body, "CPU", dict(properties))
+            self._image_path = core().compile_model(parts.image_path, "CPU", in_f32)
+        self.compiled = core().compile_model(model if parts is None else parts.body, "CPU", dict(properties))
 
     @property
     def is_for_one_image(self) -> bool:
@@ -72,70 +78,57 @@ class CompiledNetwork:
         """How many requests are computed at a time."""
         return int(self.compiled.get_property("NUM_STREAMS"))
 
-    def request(self) -> Callable[[Pixels], Answers]:
-        """A request for one thread, which may ask again and again. Shape: [N, H, W, 3], of any one size."""
-        taken_by_network, request = self._taken(), self.compiled.create_infer_request()
+    def request(self, outputs: int | None = None) -> Callable[[Pixels], Answers]:
+        """A request for one thread, which may ask again and again: the first few outputs, or all.
+
+        Shape: [N, H, W, 3], of any one size, to [N, ...] each.
+        """
+        inputs_of, request = self._inputs(), self.compiled.create_infer_request()
+        shapes = [port.get_partial_shape() for port in self.compiled.outputs][:outputs]
         # Asked for here once: two threads that ask for the first time at the same moment both define the type of these
         # lists' iterators, and one of them is refused its own (2026.4.1: Object of type 'iterator' is not an instance).
         assert len(request.input_tensors) == 1
         assert len(request.output_tensors) == len(self.compiled.outputs)
 
-        def ask(pixels_NHWC: Pixels) -> Answers:
+        def asked(pixels_NHWC: Pixels) -> Answers:
             parts: list[Answers] = []
-            with self._asked(pixels_NHWC.shape):
-                for images in taken_by_network(pixels_NHWC):
+            try:
+                for images in inputs_of(pixels_NHWC):
                     request.start_async([images], share_inputs=False)
                     request.wait()  # other threads go on meanwhile
-                    parts.append([_copy(tensor.data) for tensor in request.output_tensors])
-            return self._together(parts)
+                    parts.append([_copy(tensor.data) for tensor in request.output_tensors[:outputs]])
+            except RuntimeError as error:
+                raise self._refused(error, pixels_NHWC.shape) from error
+            if not parts:  # no image, of a network that takes them one by one: all its shapes are known
+                return [np.zeros((0, *list(shape.get_shape())[1:]), np.float32) for shape in shapes]
+            return parts[0] if len(parts) == 1 else [np.concatenate(rows) for rows in zip(*parts, strict=True)]
 
-        return ask
+        return asked
 
-    def in_flight(self, batches: Iterable[Pixels]) -> Iterator[tuple[Answers, float]]:
-        """The answers to each batch and the milliseconds that it took, in order; as many requests at a time as streams.
+    def in_flight(self, batches: Iterable[Pixels]) -> Iterator[tuple[Floats, float]]:
+        """The first output for each batch and the milliseconds that it took, in order; as many at a time as streams.
 
         Shape: [N, H, W, 3] each, of any one size.
         """
-        # Without a callback: one in Python ends in OpenVINO's thread after the answer is there, and where the process
-        # ends in between, waiting for the interpreter, that thread aborts it.
-        queue = openvino.AsyncInferQueue(self.compiled, self.streams)
-        taken_by_network = self._taken()
-        waiting: deque[_Batch] = deque()
-        running: dict[int, tuple[_Batch, int, float]] = {}  # of each request its batch, which part, since when
+        # A thread each and no callback: one in Python ends in OpenVINO's thread after the answer is there, and where
+        # the process ends in between, waiting for the interpreter, that thread aborts it.
+        idle: SimpleQueue[Callable[[Pixels], Answers]] = SimpleQueue()
+        for _ in range(self.streams):
+            idle.put(self.request(outputs=1))
 
-        def keep(handle: int) -> None:
-            request, (batch, part, since) = queue[handle], running.pop(handle)
-            batch.parts[part] = [_copy(tensor.data) for tensor in request.output_tensors]
-            batch.ended = max(batch.ended, since + request.latency / 1e3)
+        def timed(pixels_NHWC: Pixels) -> tuple[Floats, float]:
+            request = idle.get()
+            try:
+                started = time.perf_counter()
+                answers = request(pixels_NHWC)
+                return answers[0], 1e3 * (time.perf_counter() - started)
+            finally:
+                idle.put(request)
 
-        def idle_request() -> int:
-            idle = queue.get_idle_request_id()  # waits where all streams are busy
-            for handle in [handle for handle in running if handle == idle or queue[handle].wait_for(0)]:
-                keep(handle)
-            return idle
+        # One more than there are streams, so that none waits until the oldest is taken.
+        return in_threads(timed, batches, workers=self.streams, ahead=self.streams + 1)
 
-        shape: tuple[int, ...] = ()
-        for pixels_NHWC in batches:
-            shape = pixels_NHWC.shape
-            with self._asked(shape):
-                idle = idle_request()
-                batch = _Batch(time.perf_counter())
-                waiting.append(batch)
-                for part, images in enumerate(taken_by_network(pixels_NHWC)):
-                    idle = idle if part == 0 else idle_request()
-                    batch.parts[part] = None
-                    running[idle] = batch, part, time.perf_counter()
-                    queue.start_async([images])  # by the one that is idle
-            while waiting and waiting[0].is_whole:
-                yield self._answered(waiting.popleft())
-        with self._asked(shape):
-            queue.wait_all()
-        for handle in list(running):
-            keep(handle)
-        while waiting:
-            yield self._answered(waiting.popleft())
-
-    def _taken(self) -> Callable[[Pixels], Iterable[NDArray[Any]]]:
+    def _inputs(self) -> Callable[[Pixels], Iterable[NDArray[Any]]]:
         """What requests of the network are given for a batch: the batch, or its images one by one, normalised."""
         if self._image_path is None:
             return lambda pixels_NHWC: [pixels_NHWC]
@@ -149,44 +142,15 @@ class CompiledNetwork:
 
         return normalised
 
-    def _answered(self, batch: _Batch) -> tuple[Answers, float]:
-        return self._together([part for part in batch.parts.values() if part]), 1e3 * (batch.ended - batch.began)
-
-    def _together(self, parts: list[Answers]) -> Answers:
-        if len(parts) == 1:
-            return parts[0]
-        if not parts:  # a batch without images, of a network that takes them one by one
-            return [np.zeros((0, *list(port.get_shape())[1:]), np.float32) for port in self.compiled.outputs]
-        return [np.concatenate(rows) for rows in zip(*parts, strict=True)]
-
-    @contextmanager
-    def _asked(self, shape: tuple[int, ...]) -> Iterator[None]:
-        """Raise ExportError for what OpenVINO refuses about images of this shape."""
-        try:
-            yield
-        except RuntimeError as error:
-            if is_out_of_memory(error):
-                raise
-            raise ExportError(
-                "the model does not take these images",
-                where=self._path,
-                found=f"{'x'.join(map(str, shape))}: {str(error).strip()[:200]}",
-                fix="export it again",
-            ) from error
-
-
-@dataclass
-class _Batch:
-    """A batch that is computed, in one request or several: what each answered, and when it began and ended."""
-
-    began: float
-    ended: float = 0.0
-    parts: dict[int, Answers | None] = field(default_factory=dict[int, "Answers | None"])
-
-    @property
-    def is_whole(self) -> bool:
-        """Whether all requests have answered."""
-        return all(part is not None for part in self.parts.values())
+    def _refused(self, error: RuntimeError, shape: tuple[int, ...]) -> Exception:
+        if is_out_of_memory(error):
+            return error
+        return ExportError(
+            "the model does not take these images",
+            where=self._path,
+            found=f"{'x'.join(map(str, shape))}: {str(error).strip()[:200]}",
+            fix="export it again",
+        )
 
 
 def ask(compiled: openvino.CompiledModel, images: NDArray[Any]) -> Floats:

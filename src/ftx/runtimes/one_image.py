@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from ftx.core.telemetry import no_telemetry
 from ftx.data.preprocess import Preprocess
 from ftx.runs.instruction_sets import InstructionSet
-from ftx.runtimes.linear_as_convolution import with_convolutions
+from ftx.runtimes.linear_as_convolution import has_int8_linear_layers, with_convolutions
 
 with no_telemetry():
     import openvino as ov
@@ -24,28 +24,29 @@ NORMALISED = "normalised_images"
 
 
 @dataclass(frozen=True)
-class Parted:
+class Parts:
     """An image path, u8 [N, H, W, 3] to f32 [N, 3, R, C], and a body for one image, f32 [1, 3, R, C]."""
 
     image_path: ov.Model
     body: ov.Model
 
 
-def for_one_image(model: ov.Model, preprocess: Preprocess, isa: InstructionSet | None) -> Parted | None:
+def for_one_image(model: ov.Model, preprocess: Preprocess, isa: InstructionSet | None) -> Parts | None:
     """Part an exported model so, where that makes it faster: it has linear layers in 8 bits. None for others."""
-    if _named(model, NORMALISED) is None:
+    if _named(model, NORMALISED) is None or not has_int8_linear_layers(model):
         return None
     body = body_for_one_image(_behind(model), (1, 3, preprocess.height, preprocess.width), isa)
-    return None if body is None else Parted(_before(model), body)
+    return None if body is None else Parts(_before(model), body)
 
 
 def body_for_one_image(body: ov.Model, shape: tuple[int, ...], isa: InstructionSet | None) -> ov.Model | None:
-    """A body of known shapes, its linear layers in 8 bits as convolutions.
+    """A body of known shapes, its linear layers in 8 bits as convolutions. None where it has none.
 
-    None where it has none; and with AMX, whose kernels for linear layers are others, and where nobody measured it.
+    None on a CPU with AMX and on one of no set that is known here as well: their kernels for linear layers are others,
+    and nobody has measured convolutions there.
     Shape: ``shape`` is that of the one image, [1, 3, R, C].
     """
-    if isa == "amx":
+    if isa is None or isa == "amx" or not has_int8_linear_layers(body):
         return None
     changed = body.clone()
     changed.reshape(list(shape))

@@ -55,8 +55,8 @@ class OpenVinoPredictor:
         """Open and compile the model after its card and hashes hold.
 
         What is not said stays what OpenVINO chooses on the machine, but for a container that is paid fewer processors
-        than it sees. ``batch`` is the most images of one size that share a request where files are answered, ``cache``
-        where OpenVINO keeps what it compiled.
+        than it sees. ``batch`` is the most images of one size that share a request where files are answered (one, where
+        the network is compiled for one image), ``cache`` where OpenVINO keeps what it compiled.
         Raises: ExportError if the folder is not whole or OpenVINO refuses the model.
         """
         self.card: Card = read_card(folder)
@@ -73,13 +73,13 @@ class OpenVinoPredictor:
             model = core().read_model(path)
             _check_ports(model, path)
             properties = _properties(compute, threads, streams, cache)
-            self._network = CompiledNetwork(model, self.card.preprocess, properties, path)
+            self._network = CompiledNetwork(model, self.card.preprocess, properties, path, this_set())
         except RuntimeError as error:
             raise ExportError(
                 "OpenVINO cannot open this model", where=path, found=str(error), fix="export it again"
             ) from error
         self.compile_ms = 1e3 * (time.perf_counter() - started)
-        self.batch = 1 if self._network.is_for_one_image else batch
+        self.batch = 1 if self.is_for_one_image else batch
         width = model.output(0).get_partial_shape()[1]
         if not width.is_static or width.get_length() != len(self.card.labels):
             raise ExportError(
@@ -108,8 +108,13 @@ class OpenVinoPredictor:
         """How many requests are computed at a time."""
         return self._network.streams
 
+    @property
+    def is_for_one_image(self) -> bool:
+        """Whether the images of a batch are computed one by one."""
+        return self._network.is_for_one_image
+
     def kernels(self) -> Kernels:
-        """What computes the products: convolutions, linear layers, attention."""
+        """What computes the products: convolutions, linear layers, attention; of a network for one image the body's."""
         found: Counter[str] = Counter()
         for node in self._network.compiled.get_runtime_model().get_ordered_ops():
             info = node.get_rt_info()
@@ -118,11 +123,11 @@ class OpenVinoPredictor:
         return Kernels(this_set(), is_held(cpu_flags()), dict(sorted(found.items())))
 
     def in_flight(self, batches: Iterable[Pixels]) -> Iterator[tuple[Floats, float]]:
-        """Logits of each batch and the milliseconds that its request took, in order; as many at a time as streams.
+        """Logits of each batch and the milliseconds that it took, in order; as many batches at a time as streams.
 
         Shape: [N, H, W, 3] each, of any one size -> [N, C].
         """
-        return ((answers[0], ms) for answers, ms in self._network.in_flight(batches))
+        return self._network.in_flight(batches)
 
     @property
     def folder(self) -> Path:
@@ -134,14 +139,20 @@ class OpenVinoPredictor:
 
         Shape: [N, H, W, 3], of any one size, to N of each of ``outputs``.
         """
-        ask, names = self._network.request(), tuple(self.outputs)
-        return lambda pixels_NHWC: dict(zip(names, ask(pixels_NHWC), strict=True))
+        asked, names = self._network.request(), tuple(self.outputs)
+        return lambda pixels_NHWC: dict(zip(names, asked(pixels_NHWC), strict=True))
 
     def logits(self, pixels_NHWC: Pixels) -> Floats:
-        return self._ask(frame(pixels_NHWC, self.preprocess))[LOGITS]
+        """As ``Predictor`` says; by one request, so one thread asks at a time."""
+        (logits_NC,) = self._logits_request(frame(pixels_NHWC, self.preprocess))
+        return logits_NC
 
     @cached_property
-    def _ask(self) -> Callable[[Pixels], Mapping[str, Floats]]:
+    def _logits_request(self) -> Callable[[Pixels], list[Floats]]:
+        return self._network.request(outputs=1)
+
+    @cached_property
+    def _whole_request(self) -> Callable[[Pixels], Mapping[str, Floats]]:
         return self.request()
 
     @property
@@ -150,9 +161,12 @@ class OpenVinoPredictor:
         return MAPS in self.outputs
 
     def explain(self, pixels_NHWC: Pixels) -> tuple[Floats, Floats]:
-        """Logits, and the map of each label in [0, 1]. Shape: [N, H, W, 3] to [N, C] and [N, C, h, w]."""
+        """Logits, and the map of each label in [0, 1]; one thread asks at a time.
+
+        Shape: [N, H, W, 3] to [N, C] and [N, C, h, w].
+        """
         assert self.has_maps
-        answered = self._ask(frame(pixels_NHWC, self.preprocess))
+        answered = self._whole_request(frame(pixels_NHWC, self.preprocess))
         return answered[LOGITS], answered[MAPS]
 
     def logits_from_files(self, images: Iterable[ImageLike]) -> Iterator[Floats | ImageError]:
