@@ -28,7 +28,7 @@ from ftx.exporting.tracing import trace
 from ftx.runs.artifacts import IR_FP32
 from ftx.runs.run import Run
 from ftx.runtimes import load_folder
-from ftx.runtimes.openvino import OpenVinoPredictor
+from ftx.runtimes.openvino import OpenVinoPredictor, default_compute
 
 
 @pytest.fixture(scope="module")
@@ -55,8 +55,9 @@ def test_a_run_and_its_ir_draw_the_same(with_maps: Run, images: list[Path], tmp_
         assert drawn.label == exported.label == one.labels[0].name
         assert drawn.score == pytest.approx(one.labels[0].score)
         ours, theirs = (np.asarray(Image.open(path)).astype(int) for path in (drawn.path, exported.path))
-        # bf16 where the CPU has it moves a map of [0, 1] by hundredths, of which a picture shows two thirds.
-        assert np.abs(ours - theirs).mean() < 8
+        # bf16 where the CPU has it moves a map of [0, 1] by hundredths, of which a picture shows two thirds: by 10.8 of
+        # 255 with AVX512-BF16.
+        assert np.abs(ours - theirs).mean() < (16 if default_compute().dtype == "bf16" else 2)
     assert sorted(path.suffix for path in (tmp_path / "run").iterdir()) == [".png"] * 3
     by_onnx = explain(images, with_maps.path / "onnx", out=tmp_path / "onnx")
     for one, other in zip(by_run.images, by_onnx.images, strict=True):

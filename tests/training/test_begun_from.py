@@ -150,10 +150,11 @@ def test_views_of_images_that_were_there_before_are_not_computed_again(
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     sizes: list[int] = []
     runs: list[Run] = []
+    alike = ("train.precision=f32", "train.frozen_runtime=torch")  # else each training asks this machine anew
     for recipe in (
-        lambda: asked(few, "lora", cache_views=2),
-        lambda: recipe_from(runs[0].path, (), {"data.path": str(many)}),
-        lambda: recipe_from(runs[1].path, ("train.lr=0.001",)),
+        lambda: asked(few, "lora", cache_views=2, frozen_runtime="torch"),
+        lambda: recipe_from(runs[0].path, alike, {"data.path": str(many)}),
+        lambda: recipe_from(runs[1].path, (*alike, "train.lr=0.001")),
     ):
         made, _ = trained(recipe(), tmp_path / f"run-{len(runs)}")
         runs.append(made)
