@@ -27,6 +27,7 @@ from ftx.runs.machine import this_set
 from ftx.runs.run import Run
 from ftx.runtimes.compiled_network import core
 from ftx.runtimes.one_image import for_one_image
+from ftx.runtimes.openvino import OpenVinoPredictor
 
 PRECISIONS = ("fp32", "fp16", pytest.param("int8", marks=pytest.mark.slow))
 LABELS_IN_MODEL_API = ("red_panda_2", "red_panda", "größe")
@@ -91,6 +92,9 @@ def test_int8_is_computed_image_by_image_and_answers_as_the_batch_does(exported:
     found = np.concatenate([np.array(compiled_by_image(image[None])[0]) for image in normalised])
     whole = np.array(compiled(folder)(pixels)["logits"])
     error = np.abs(whole - exported.logits(exported.normalised(8))).mean()
+    opened = OpenVinoPredictor(folder, "f32", batch=4)
+    assert opened.batch == (1 if opened.is_for_one_image else 4)
+    assert opened.is_for_one_image == (this_set() not in (None, "amx"))
     # The same integers; between layers f32 is rounded in another order, which may move a value near the middle of two
     # steps to the other one. Measured 1.2e-7 of 0.09, as none is here.
     assert np.abs(found - whole).mean() < error / 4
