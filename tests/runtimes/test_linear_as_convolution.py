@@ -151,12 +151,13 @@ def test_what_reads_the_answer_of_a_layer_beside_its_activation_still_does() -> 
 
     def two_readers(tokens: ov.Node) -> ov.Node:
         made = layer.built(rounded(tokens, SIGNED))
-        return op.add(op.relu(made), op.multiply(made, np.float32(2)))
+        return op.add(op.relu(op.add(made, np.float32(3))), op.multiply(made, np.float32(2)))
 
     changed, _ = with_convolutions(network(shape, two_readers))
+    assert not kinds(changed)["MatMul"]
     tokens = tokens_of(shape, SIGNED)
     made = layer(tokens)
-    np.testing.assert_array_equal(answer(changed, tokens), np.maximum(made, 0) + 2 * made)
+    np.testing.assert_array_equal(answer(changed, tokens), np.maximum(made + 3, 0) + 2 * made)
 
 
 @pytest.mark.parametrize(
