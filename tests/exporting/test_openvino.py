@@ -79,7 +79,7 @@ def test_int8_computes_its_linear_layers_in_int8(exported: Any) -> None:
 def test_int8_is_computed_image_by_image_and_answers_as_the_batch_does(exported: Any) -> None:
     folder = exported.ir("int8")
     model = core().read_model(folder / "model.xml")
-    parts = for_one_image(model, read_card(folder).preprocess, "avx512_vnni")
+    parts = for_one_image(model, read_card(folder).preprocess, "avx2")
     assert parts is not None
     # Six blocks: queries, keys, values, projection and MLP, all but what the search left in float; not the head.
     convolutions = [node for node in parts.body.get_ordered_ops() if node.get_type_name() == "Convolution"]
@@ -94,7 +94,7 @@ def test_int8_is_computed_image_by_image_and_answers_as_the_batch_does(exported:
     error = np.abs(whole - exported.logits(exported.normalised(8))).mean()
     opened = OpenVinoPredictor(folder, "f32", batch=4)
     assert opened.batch == (1 if opened.is_for_one_image else 4)
-    assert opened.is_for_one_image == (this_set() not in (None, "amx"))
+    assert opened.is_for_one_image == (this_set() == "avx2")  # five tokens are few
     # The same integers; between layers f32 is rounded in another order, which may move a value near the middle of two
     # steps to the other one. Measured 1.2e-7 of 0.09, as none is here.
     assert np.abs(found - whole).mean() < error / 4

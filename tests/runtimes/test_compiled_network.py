@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ from ftx.core.errors import ExportError
 from ftx.data.preprocess import Preprocess
 from ftx.exporting.openvino import name_canonically
 from ftx.exporting.preprocess_graph import embed_preprocessing
+from ftx.runs.instruction_sets import InstructionSet
 from ftx.runtimes.compiled_network import CompiledNetwork, core
 from ftx.runtimes.one_image import for_one_image
 
@@ -26,24 +28,24 @@ F32 = {"INFERENCE_PRECISION_HINT": "f32"}
 PATH = Path("somewhere/model.xml")
 
 
-def network(*, int8: bool = True, maps: bool = False) -> ov.Model:
-    """Twelve tokens, a layer, and the sum of its answers, named as in a file."""
+def network(*, int8: bool = True, maps: bool = False, pre: Preprocess = PREPROCESS) -> ov.Model:
+    """Twelve tokens (of larger images more), a layer, and the sum of its answers, named as in a file."""
     layer = Layer.drawn(1, LABELS, 16)
     image = op.parameter([-1, 3, -1, -1], np.float32, name="body")
-    tokens = op.reshape(image, np.array([0, 12, 16]), special_zero=True)
+    tokens = op.reshape(image, np.array([0, 3 * pre.height * pre.width // 16, 16]), special_zero=True)
     made = layer.built(rounded(tokens, SIGNED) if int8 else tokens)
     logits = op.reduce_sum(made, np.array([1]), keep_dims=False)
     outputs = [logits]
     if maps:
         outputs.append(op.reshape(op.transpose(made, np.array([0, 2, 1])), np.array([0, 0, 3, 4]), special_zero=True))
         outputs.append(op.reduce_max(made, np.array([1]), keep_dims=False))
-    model = embed_preprocessing(ov.Model(outputs, [image], "body"), PREPROCESS)
+    model = embed_preprocessing(ov.Model(outputs, [image], "body"), pre)
     name_canonically(model, "network")
     return model
 
 
 def opened(model: ov.Model, **properties: object) -> CompiledNetwork:
-    return CompiledNetwork(model, PREPROCESS, {**F32, **properties}, PATH, "avx2")  # of any but AMX the same way
+    return CompiledNetwork(model, PREPROCESS, {**F32, **properties}, PATH, "avx2")  # where it takes few tokens
 
 
 def images(count: int, height: int = SIDE, width: int = SIDE) -> np.ndarray:
@@ -61,10 +63,21 @@ def test_only_a_network_in_8_bits_is_compiled_for_one_image() -> None:
     assert not opened(network(int8=False)).is_for_one_image
 
 
-def test_with_amx_or_on_an_unknown_cpu_none_is() -> None:
-    assert for_one_image(network(), PREPROCESS, "avx512_bf16") is not None
-    assert for_one_image(network(), PREPROCESS, "amx") is None
-    assert for_one_image(network(), PREPROCESS, None) is None
+@pytest.mark.parametrize(
+    ("side", "isa", "is_for_one"),
+    [
+        (8, "avx2", True),
+        (8, "avx2_vnni", False),  # twelve tokens
+        (36, "avx2_vnni", False),  # 243
+        (40, "avx2_vnni", True),  # 300
+        (40, "avx512_bf16", True),
+        (40, "amx", False),
+        (40, None, False),
+    ],
+)
+def test_it_goes_by_tokens_and_instruction_set(side: int, isa: InstructionSet | None, is_for_one: bool) -> None:
+    pre = replace(PREPROCESS, height=side, width=side, resize=side)
+    assert (for_one_image(network(pre=pre), pre, isa) is not None) == is_for_one
 
 
 def test_one_that_was_exported_before_stays_whole() -> None:

@@ -35,6 +35,12 @@ def has_int8_linear_layers(model: ov.Model) -> bool:
     return any(_is_int8_linear(node) for node in model.get_ordered_ops())
 
 
+def most_tokens(body: ov.Model) -> int:
+    """How many tokens of one image the INT8 linear layer with most of them takes; 0 without such a layer."""
+    shapes = [list(node.input_value(0).get_shape()) for node in body.get_ordered_ops() if _is_of_one_image(node)]
+    return max((math.prod(shape[1:-1]) for shape in shapes), default=0)
+
+
 def with_convolutions(body: ov.Model) -> tuple[ov.Model, int]:
     """The same network of one image with its INT8 linear layers as convolutions, and how many these are.
 
