@@ -53,7 +53,7 @@ def in_this_set(fp32: Path, int8: Path) -> None:
     asked: dict[str, Callable[[], object]] = {}
     for name, folder in (("float", fp32), ("int8", int8)):
         model, preprocess = core().read_model(folder / "model.xml"), read_card(folder).preprocess
-        ask = CompiledNetwork(model, preprocess, HINTS, folder, this_set()).request()
+        ask = CompiledNetwork(model, preprocess, HINTS, folder, this_set(), one_image=True).request()
         asked[name] = lambda ask=ask: ask(pixels)
     for name, model in (
         ("float_in_onednn", _kept_from_mlas(core().read_model(fp32 / "model.xml"))),

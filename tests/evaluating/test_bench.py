@@ -161,7 +161,7 @@ def test_keeping_needs_a_row_for_one_image(folder: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(this_set() != "avx2", reason="int8 of few tokens is computed in batches here")
+@pytest.mark.skipif(this_set() != "avx2", reason="int8 of few tokens is computed whole here")
 def test_of_int8_one_image_at_a_time_is_kept(whole_run: Path, tmp_path: Path) -> None:
     folder = Path(shutil.copytree(whole_run / "openvino" / "int8", tmp_path / "int8"))
     wanted = Wanted(computes=("f32",), batches=(1, 4), threads=(1,), streams=(1,), seconds=QUICK, save=True)

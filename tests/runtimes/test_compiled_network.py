@@ -45,7 +45,7 @@ def network(*, int8: bool = True, maps: bool = False, pre: Preprocess = PREPROCE
 
 
 def opened(model: ov.Model, **properties: object) -> CompiledNetwork:
-    return CompiledNetwork(model, PREPROCESS, {**F32, **properties}, PATH, "avx2")  # where it takes few tokens
+    return CompiledNetwork(model, PREPROCESS, {**F32, **properties}, PATH, "avx2", one_image=False)  # always
 
 
 def images(count: int, height: int = SIDE, width: int = SIDE) -> np.ndarray:
@@ -68,7 +68,7 @@ def test_only_a_network_in_8_bits_is_compiled_for_one_image() -> None:
     [
         (8, "avx2", True),
         (8, "avx2_vnni", False),  # twelve tokens
-        (36, "avx2_vnni", False),  # 243
+        (28, "avx2_vnni", False),  # 147
         (40, "avx2_vnni", True),  # 300
         (40, "avx512_bf16", True),
         (40, "amx", False),
@@ -78,6 +78,16 @@ def test_only_a_network_in_8_bits_is_compiled_for_one_image() -> None:
 def test_it_goes_by_tokens_and_instruction_set(side: int, isa: InstructionSet | None, is_for_one: bool) -> None:
     pre = replace(PREPROCESS, height=side, width=side, resize=side)
     assert (for_one_image(network(pre=pre), pre, isa) is not None) == is_for_one
+
+
+@pytest.mark.parametrize("one_image", [True, False])
+def test_with_vnni_it_is_for_one_image_if_one_is_asked_for(one_image: bool) -> None:
+    pre = replace(PREPROCESS, height=40, width=40, resize=40)
+    model = network(pre=pre)
+    compiled = CompiledNetwork(model, pre, F32, PATH, "avx512_vnni", one_image=one_image)
+    assert compiled.is_for_one_image == one_image
+    pixels = images(2, 40, 40)
+    np.testing.assert_array_equal(compiled.request()(pixels)[0], whole(model, pixels)[0])
 
 
 def test_one_that_was_exported_before_stays_whole() -> None:

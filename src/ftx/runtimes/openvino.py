@@ -51,12 +51,14 @@ class OpenVinoPredictor:
         streams: int | None = None,
         batch: int = BATCH_IMAGES,
         cache: Path | None = None,
+        one_image: bool = False,
     ) -> None:
         """Open and compile the model after its card and hashes hold.
 
         What is not said stays what OpenVINO chooses on the machine, but for a container that is paid fewer processors
-        than it sees. ``batch`` is the most images of one size that share a request where files are answered (one, where
-        the network is compiled for one image), ``cache`` where OpenVINO keeps what it compiled.
+        than it sees. ``batch`` is the most images of one size that share a request where files are answered, ``cache``
+        where OpenVINO keeps what it compiled. With
+        ``one_image`` int8 is compiled for one image at a time, where that is faster for one.
         Raises: ExportError if the folder is not whole or OpenVINO refuses the model.
         """
         self.card: Card = read_card(folder)
@@ -68,18 +70,20 @@ class OpenVinoPredictor:
                 fix=f"merge an update into it: ftx apply UPDATE {folder} OUT",
             )
         path = self._path = folder / IR_FILE
+        self.batch = batch
         started = time.perf_counter()
         try:
             model = core().read_model(path)
             _check_ports(model, path)
             properties = _properties(compute, threads, streams, cache)
-            self._network = CompiledNetwork(model, self.card.preprocess, properties, path, this_set())
+            self._network = CompiledNetwork(
+                model, self.card.preprocess, properties, path, this_set(), one_image=one_image
+            )
         except RuntimeError as error:
             raise ExportError(
                 "OpenVINO cannot open this model", where=path, found=str(error), fix="export it again"
             ) from error
         self.compile_ms = 1e3 * (time.perf_counter() - started)
-        self.batch = 1 if self.is_for_one_image else batch
         width = model.output(0).get_partial_shape()[1]
         if not width.is_static or width.get_length() != len(self.card.labels):
             raise ExportError(
