@@ -46,8 +46,8 @@ def body_for_one_image(body: ov.Model, shape: tuple[int, ...], isa: InstructionS
     """A body of known shapes, its linear layers in 8 bits as convolutions; None where it is better left as it is.
 
     That is where it has no such layers, or few tokens, which gain little; with AVX2 alone convolutions are faster all
-    the same. And on CPUs with AMX or of no set that is known here: their kernels for linear
-    layers are others, and nobody has measured convolutions there.
+    the same. And on CPUs with AMX or of no set that is known here: their kernels for linear layers are others, and
+    nobody has measured convolutions there.
     Shape: ``shape`` is that of the one image, [1, 3, R, C].
     """
     if isa is None or isa == "amx" or not has_int8_linear_layers(body):

@@ -57,8 +57,8 @@ class OpenVinoPredictor:
 
         What is not said stays what OpenVINO chooses on the machine, but for a container that is paid fewer processors
         than it sees. ``batch`` is the most images of one size that share a request where files are answered, ``cache``
-        where OpenVINO keeps what it compiled. With
-        ``one_image`` int8 is compiled for one image at a time, where that is faster for one.
+        where OpenVINO keeps what it compiled. With ``one_image`` int8 is compiled for one image at a time, where that
+        is faster for one.
         Raises: ExportError if the folder is not whole or OpenVINO refuses the model.
         """
         self.card: Card = read_card(folder)
