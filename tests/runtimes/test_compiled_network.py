@@ -9,15 +9,22 @@ import numpy as np
 import openvino as ov
 import pytest
 from openvino import opset13 as op
+from safetensors.numpy import save_file
 from tests.runtimes.test_linear_as_convolution import SIGNED, Layer, rounded
 
 from ftx.core.errors import ExportError
 from ftx.data.preprocess import Preprocess
+from ftx.evaluating.bench_process import Job, measure
 from ftx.exporting.openvino import name_canonically
 from ftx.exporting.preprocess_graph import embed_preprocessing
+from ftx.runs.card_json import Card, write_card
 from ftx.runs.instruction_sets import InstructionSet
+from ftx.runs.machine import this_set
+from ftx.runtimes import load_folder
 from ftx.runtimes.compiled_network import CompiledNetwork, core
 from ftx.runtimes.one_image import for_one_image
+from ftx.runtimes.openvino import OpenVinoPredictor
+from ftx.tasks.labels import Labels
 
 SIDE, LABELS = 8, 5
 # Grey levels an eighth apart: all that follows lies on grids of powers of two, and nothing rounds.
@@ -88,6 +95,30 @@ def test_with_vnni_it_is_for_one_image_if_one_is_asked_for(one_image: bool) -> N
     assert compiled.is_for_one_image == one_image
     pixels = images(2, 40, 40)
     np.testing.assert_array_equal(compiled.request()(pixels)[0], whole(model, pixels)[0])
+
+
+@pytest.mark.skipif(this_set() in (None, "amx"), reason="int8 is computed whole here")
+def test_who_asks_for_latency_has_it_for_one_image(tmp_path: Path) -> None:
+    pre = replace(PREPROCESS, height=40, width=40, resize=40)
+    ov.save_model(network(pre=pre), tmp_path / "model.xml", compress_to_fp16=False)
+    tensors = {"images": images(2, 40, 40), "logits": np.zeros((2, LABELS), np.float32)}
+    save_file(tensors, tmp_path / "reference.safetensors")
+    labels = Labels.multiclass([f"label {number}" for number in range(LABELS)])
+    card = Card(
+        task="multiclass", architecture="layers", precision="int8", labels=labels, preprocess=pre, dense_digest="",
+        files={},
+    )  # fmt: skip
+    write_card(tmp_path, card)
+    found = {goal: load_folder(tmp_path, goal=goal) for goal in ("latency", "throughput")}
+    assert all(isinstance(one, OpenVinoPredictor) for one in found.values())
+    assert found["latency"].is_for_one_image  # pyright: ignore[reportAttributeAccessIssue]
+    assert found["throughput"].is_for_one_image == (this_set() == "avx2")  # pyright: ignore[reportAttributeAccessIssue]
+    job = Job(
+        artifact="openvino/int8", folder=tmp_path, run=None, compute="f32", batch=1, threads=1, streams=1,
+        seconds=0.01, cached=False,
+    )  # fmt: skip
+    assert measure(job).is_for_one_image
+    assert measure(job.model_copy(update={"batch": 2})).is_for_one_image == (this_set() == "avx2")
 
 
 def test_one_that_was_exported_before_stays_whole() -> None:
