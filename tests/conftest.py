@@ -13,7 +13,7 @@ import signal
 import tempfile
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import chdir, contextmanager, redirect_stdout
 from dataclasses import dataclass
 from functools import partial
@@ -258,7 +258,7 @@ def made_once(workers: pytest.TempPathFactory, name: str, make: Callable[[Path],
     return own
 
 
-def make_whole_run(root: Path) -> None:
+def make_whole_run(root: Path, image_size: int = 32, precisions: Sequence[str] = ("fp32", "fp16", "int8")) -> None:
     import torch
 
     from ftx.exporting import export
@@ -275,7 +275,7 @@ def make_whole_run(root: Path) -> None:
     recipe = Recipe().with_overrides(
         [
             f"data.path={data}",
-            "data.image_size=32",
+            f"data.image_size={image_size}",
             "model.name=test_vit",  # six blocks, 64 wide
             "model.weights=none",
             "train.epochs=6",
@@ -292,7 +292,7 @@ def make_whole_run(root: Path) -> None:
         train(recipe, out=out)
         run = Run.open(out)
         merge(run)
-        export(run, formats=["onnx", "openvino"], precisions=["fp32", "fp16", "int8"])
+        export(run, formats=["onnx", "openvino"], precisions=precisions)
 
 
 @pytest.fixture(scope="session")

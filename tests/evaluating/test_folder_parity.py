@@ -26,7 +26,7 @@ from ftx.runs.artifacts import IR_INT8
 from ftx.runs.card_json import CARD_FILE, PROOF_FILE, REFERENCE_FILE, read_card, write_card
 from ftx.runs.compute_precision import F32, ComputePrecision
 from ftx.runs.parity_json import RowBound
-from ftx.runs.proof_json import Answers, ir_digest, keep_proof
+from ftx.runs.proof_json import PROOF_SCHEMA, Answers, ir_digest, keep_proof
 from ftx.runtimes.openvino import OpenVinoPredictor, default_compute
 from ftx.tasks.labels import Labels
 
@@ -316,13 +316,15 @@ def test_what_this_machine_found_is_kept_and_asked_for_again_on_another(
 def test_the_proof_lies_outside_of_the_hashes_and_a_broken_one_is_refused(folder: Path) -> None:
     validate(folder)
     assert PROOF_FILE not in read_card(folder).files
-    of_this = {"schema_version": 1, "ir": sha256_file(folder / CARD_FILE)}
-    for text in ("{", "[]", json.dumps(of_this | {"devices": [{}]}), json.dumps(of_this | {"more": 1})):
+    of_this = {"schema_version": PROOF_SCHEMA, "ir": sha256_file(folder / CARD_FILE)}
+    faults = ({"devices": [{}]}, {"more": 1}, {"schema_version": 1, "more": 1})
+    for text in ("{", "[]", *(json.dumps(of_this | fault) for fault in faults)):
         (folder / PROOF_FILE).write_text(text)
         with pytest.raises(ExportError, match=r"proof\.json does not hold"):
             validate(folder)
     # Of another model, or in a form that a later version writes, it says nothing of this one.
-    for other in ({"ir": 3}, of_this | {"ir": "another", "devices": [{}]}, of_this | {"schema_version": 2, "more": 1}):
+    of_later = of_this | {"schema_version": PROOF_SCHEMA + 1, "more": 1}
+    for other in ({"ir": 3}, of_this | {"ir": "another", "devices": [{}]}, of_later):
         (folder / PROOF_FILE).write_text(json.dumps(other))
         assert validate(folder).transfer is not None
     with pytest.raises(ValueError, match="bytes are not 2 x 2 numbers"):

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
 from ftx.core.progress import SILENT, Progress
 from ftx.core.statistics import Paired
-from ftx.evaluating.answers import ask_graph, graph_latency_ms
+from ftx.evaluating.answers import ask_graph, graph_latency_ms, is_asked_for_one_image
 from ftx.evaluating.logit_bounds import FREE, Bounds
 from ftx.evaluating.parity_row import Compared, Reference, Subject, compare, rows_of
 from ftx.evaluating.read_reference import read_reference
@@ -22,10 +23,10 @@ from ftx.evaluating.verdict import CONFIDENCE, Judged, judge, rests_on_labels
 from ftx.recipe.sections import MAX_DROP
 from ftx.runs.artifacts import Artifact
 from ftx.runs.card_json import REFERENCE_FILE
-from ftx.runs.compute_precision import ComputePrecision
+from ftx.runs.compute_precision import Compute
 from ftx.runs.machine import this_machine, this_set
-from ftx.runs.parity_json import ParityReport, Transfer, Verdict
-from ftx.runs.proof_json import Proof, RunProof, keep_transfer, read_proof
+from ftx.runs.parity_json import ParityReport, PixelView, Transfer, Verdict
+from ftx.runs.proof_json import Answers, Proof, RunProof, keep_transfer, read_proof
 from ftx.runtimes.openvino import OpenVinoPredictor
 from ftx.tasks.thresholds import Flags, Floats
 
@@ -37,7 +38,7 @@ SAME_SHARE = 1e-4
 def validate_folder(
     folder: Path, table: Bounds, max_drop: float | None = None, progress: Progress = SILENT
 ) -> ParityReport:
-    """Compare an exported folder with the trained model's answers, and with its own where it was judged; graph view.
+    """Compare an exported folder with the trained model's answers to the same pixels, and with its own from elsewhere.
 
     The margin is the run's unless one is given. ``proof.json`` keeps what was found, by machine.
     Raises: ExportError if the folder is not whole, altered, or its reference or proof does not hold.
@@ -71,15 +72,22 @@ def validate_folder(
     )
 
 
+class Role(NamedTuple):
+    """How a model was asked: whether in the precision that the runtime chose, and in which view."""
+
+    deployed: bool
+    view: PixelView
+
+
 @dataclass(frozen=True)
 class AskedFolder:
-    """A folder's answers to its reference images: measured, and as they are by precision. Shape: [N, C]."""
+    """A folder's answers to its reference images: measured, and as they are by precision and view. Shape: [N, C]."""
 
     artifact: Artifact
     reference: Reference
     compared: list[Compared]
     mistaken: list[str]
-    answers: dict[ComputePrecision, Floats]
+    answers: dict[Role, Floats]
     # Why the reference proves nothing, where it does not.
     partial: str | None = None
 
@@ -95,6 +103,8 @@ def ask_folder(
 ) -> AskedFolder:
     """Ask an exported folder about its reference images, in f32 and in the precision that the CPU chooses.
 
+    A model in 8 bits is asked as it runs for one image as well.
+
     Latencies stay zero where nobody asks for them (``timed``). ``f32_images`` asks the first so many in f32 alone, and
     none where the CPU chooses f32 anyway.
     Raises: ExportError if the folder is not whole, altered, or its reference does not hold.
@@ -102,19 +112,26 @@ def ask_folder(
     chosen = OpenVinoPredictor(folder, "auto")
     artifact = chosen.card.artifact
     reference, pixels = read_reference(folder, chosen)
-    asked = [(chosen, len(pixels))]
+    precisions: list[tuple[Compute, int]] = [("auto", len(pixels))]
     if f32_images is None or chosen.compute.dtype != "f32":
-        asked.insert(0, (OpenVinoPredictor(folder, "f32"), min(f32_images or len(pixels), len(pixels))))
+        precisions.insert(0, ("f32", min(f32_images or len(pixels), len(pixels))))
+    asked: list[tuple[Compute, PixelView, int]] = []
+    for compute, images in precisions:
+        asked.append((compute, "graph", images))
+        if is_asked_for_one_image(folder, compute):
+            asked.append((compute, "one_image", images))
     compared: list[Compared] = []
-    answers: dict[ComputePrecision, Floats] = {}
-    with progress.track("validating", sum(images for _, images in asked)) as bar:
-        for predictor, images in asked:
-            answers[predictor.compute] = ask_graph(predictor, pixels[:images], bar)
+    answers: dict[Role, Floats] = {}
+    with progress.track("validating", sum(images for *_, images in asked)) as bar:
+        for compute, view, images in asked:
+            opened_already = (compute, view) == ("auto", "graph")
+            predictor = chosen if opened_already else OpenVinoPredictor(folder, compute, one_image=view == "one_image")
+            logits_NC = ask_graph(predictor, pixels[:images], bar)
             latency_ms = graph_latency_ms(predictor, pixels) if timed else 0.0
-            subject = Subject(artifact, "graph", predictor.compute, latency_ms, predictor.kernels())
-            bound = table.pick(artifact, "graph", predictor.compute, drops_patches=reference.drops_patches)
-            expected = rows_of(reference, range(images))
-            compared.append(compare(expected, answers[predictor.compute], subject, bound))
+            subject = Subject(artifact, view, predictor.compute, latency_ms, predictor.kernels())
+            bound = table.pick(artifact, view, predictor.compute, drops_patches=reference.drops_patches)
+            compared.append(compare(rows_of(reference, range(images)), logits_NC, subject, bound))
+            answers[Role(predictor.compute.chosen_by_runtime, view)] = logits_NC
     faults = [f"{artifact}: {fault}" for fault in metadata_faults(chosen)]
     update = chosen.card.update
     own_answers = update is not None and update.sequence is None
@@ -127,7 +144,8 @@ def transferred(asked: AskedFolder, judged: Judged, proof: Proof, max_drop: floa
     own, own_said = judged.verdicts[asked.artifact.name], judged.said[asked.artifact.name]
     if proof.run is None:
         said = own_said if own != "unproved" else f"{own_said}; on the server, `ftx validate` asks all held-out images"
-        return _found(own, said, asked.compared[-1].changes, max_drop)
+        deployed = [row.changes for row in asked.compared if row.subject.compute.chosen_by_runtime]
+        return _found(own, said, max(deployed, key=lambda changes: changes.drop), max_drop)
     finite = asked.reference.logits[np.isfinite(asked.reference.logits)]
     bound = SAME_SHARE * max(1.0, float(np.abs(finite).max(initial=0.0)))
     there, off = _nearest_proof(asked, [proof.run, *proof.sets], bound)
@@ -135,7 +153,10 @@ def transferred(asked: AskedFolder, judged: Judged, proof: Proof, max_drop: floa
     same = off is not None and off <= bound
     as_what = f", which was held to {there.isa}" if there.emulated else ""
     judged_there = f"there{as_what} {verdict_there}: {there.said}"
-    distance = "its answers have another shape" if off is None else f"logits within {off:.1e}, bound {bound:.1e}"
+    if off is None:
+        distance = "its answers have another shape, or it was not asked there in each way that it runs here"
+    else:
+        distance = f"logits within {off:.1e}, bound {bound:.1e}"
     verdict: Verdict = "unproved"
     if own == "failed":
         verdict, said = "failed", own_said
@@ -201,15 +222,15 @@ def _found(
 
 
 def _furthest(folder: AskedFolder, there: RunProof) -> float | None:
-    """The largest difference of a logit between here and there, f32 with f32 and chosen with chosen precision.
+    """The largest difference of a logit between here and there, each with what was asked there in the same way.
 
     Of a model that drops patches, over the images whose patches rounding in f32 cannot change.
     None where there is nothing to compare: other shapes, a precision that was not asked there, or what is no number.
     """
-    here = _by_role(folder.answers)
-    elsewhere = {other.compute.chosen_by_runtime: other.array for other in there.answers}
+    here = folder.answers
+    elsewhere = {role: other.array for role, other in _by_role(there).items()}
     # A process held to a set was asked in f32 only where OpenVINO would choose another precision.
-    asked = elsewhere.keys() if there.emulated else here.keys()
+    asked = {role for role in here if role.deployed} | elsewhere.keys() if there.emulated else here.keys()
     if not asked <= here.keys() & elsewhere.keys():
         return None
     # Here some first images may be all that were asked about in f32.
@@ -228,15 +249,23 @@ def _largest(difference_NC: Floats, clear_N: Flags | None) -> float:
 
 
 def _changes(asked: AskedFolder, there: RunProof) -> Paired:
-    """On how many reference images the deployed model gives other labels here than there."""
-    deployed = next((other for other in there.answers if other.compute.chosen_by_runtime), there.answers[0])
-    here = _by_role(asked.answers)[deployed.compute.chosen_by_runtime]
-    if here.shape != deployed.array.shape:
-        return Paired(len(here), 0, len(here))
-    expected = replace(asked.reference, logits=deployed.array)
-    return compare(expected, here, Subject(asked.artifact, "graph", deployed.compute), FREE).changes
+    """On how many reference images the deployed model gives other labels here than there, in the view with the most."""
+    elsewhere = _by_role(there)
+    found: list[Paired] = []
+    for role, here in asked.answers.items():
+        if not role.deployed:
+            continue
+        other = elsewhere.get(role)
+        if other is None:
+            continue
+        if here.shape != other.array.shape:
+            found.append(Paired(len(here), 0, len(here)))
+            continue
+        expected = replace(asked.reference, logits=other.array)
+        found.append(compare(expected, here, Subject(asked.artifact, role.view, other.compute), FREE).changes)
+    images = len(asked.reference.names)
+    return max(found, key=lambda changes: changes.drop, default=Paired(images, 0, images))
 
 
-def _by_role(answers: dict[ComputePrecision, Floats]) -> dict[bool, Floats]:
-    """Answers by whether the runtime chose the precision: in f32, and as deployed."""
-    return {compute.chosen_by_runtime: logits for compute, logits in answers.items()}
+def _by_role(there: RunProof) -> dict[Role, Answers]:
+    return {Role(other.compute.chosen_by_runtime, other.view): other for other in there.answers}

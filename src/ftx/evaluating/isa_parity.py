@@ -64,7 +64,7 @@ class RunInSets:
         question = isa_run_process.Question(
             run=self.run.path, artifact=artifact.name, data=self.data, images=self.images
         )
-        answered = ask(isa_run_process.MODULE, question, isa_run_process.HeldAnswer, environment(isa)).by_compute
+        answered = ask(isa_run_process.MODULE, question, isa_run_process.HeldModel, environment(isa)).rows
         judged = judge([self._compared(artifact, held) for held in answered], self.max_drop, partial=self.partial)
         held = answered[0]
         found.rows.extend(judged.rows)
@@ -85,17 +85,17 @@ class RunInSets:
             )
         )
 
-    def _compared(self, artifact: Artifact, held: isa_run_process.HeldAnswers) -> Compared:
+    def _compared(self, artifact: Artifact, held: isa_run_process.HeldRow) -> Compared:
         compute = held.asked.compute
         subject = Subject(
-            artifact, "graph", compute, held.latency_ms, Kernels(held.isa, held.emulated, held.primitives)
+            artifact, held.asked.view, compute, held.latency_ms, Kernels(held.isa, held.emulated, held.primitives)
         )
         reference = self.whole if held.whole else self.chosen
         return compare(
             reference,
             held.asked.array,
             subject,
-            self.table.pick(artifact, "graph", compute, drops_patches=reference.drops_patches),
+            self.table.pick(artifact, held.asked.view, compute, drops_patches=reference.drops_patches),
         )
 
 

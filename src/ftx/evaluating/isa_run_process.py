@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import cast
 
@@ -9,13 +10,14 @@ from pydantic import BaseModel, ConfigDict
 
 from ftx.core.child_process import answer_on_stdout
 from ftx.core.progress import SILENT
-from ftx.evaluating.answers import ask_graph, ask_graph_of_files, graph_latency_ms
+from ftx.evaluating.answers import ask_graph, ask_graph_of_files, graph_latency_ms, is_asked_for_one_image
 from ftx.evaluating.read_reference import reference_answers
 from ftx.evaluating.run_parity import Samples, take_samples
 from ftx.evaluating.verdict import rests_on_labels
 from ftx.runs.artifacts import ARTIFACTS, Artifact
 from ftx.runs.compute_precision import Compute
 from ftx.runs.instruction_sets import InstructionSet
+from ftx.runs.parity_json import PixelView
 from ftx.runs.proof_json import Answers
 from ftx.runs.run import Run
 from ftx.runtimes import load_artifact
@@ -35,8 +37,8 @@ class Question(BaseModel):
     images: int | None
 
 
-class HeldAnswers(BaseModel):
-    """What it answered there in the graph view, under one precision.
+class HeldRow(BaseModel):
+    """What it answered there to the same pixels, under one precision: in the graph view, or as for one image.
 
     ``asked`` are all the images (``whole``), or those of the graph view in f32; ``reference`` those beside the model.
     """
@@ -52,15 +54,15 @@ class HeldAnswers(BaseModel):
     reference: Answers
 
 
-class HeldAnswer(BaseModel):
-    """In the precision that OpenVINO chooses there, and in f32 where that is another."""
+class HeldModel(BaseModel):
+    """In the precision that OpenVINO chooses there, and in f32 where that is another; each as for one image too."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    by_compute: list[HeldAnswers]
+    rows: list[HeldRow]
 
 
-def answer(question: Question) -> HeldAnswer:
+def answer(question: Question) -> HeldModel:
     """Ask the model.
 
     Raises: RunError, DataError, ExportError as the validation of a run does.
@@ -68,12 +70,18 @@ def answer(question: Question) -> HeldAnswer:
     run, artifact = Run(question.run), ARTIFACTS[question.artifact]
     samples = take_samples(run, question.data, question.images)
     computes: tuple[Compute, ...] = ("auto",) if default_compute().dtype == "f32" else ("auto", "f32")
-    return HeldAnswer(by_compute=[_under(compute, run, artifact, samples) for compute in computes])
+    return HeldModel(rows=[row for compute in computes for row in _rows(compute, run, artifact, samples)])
 
 
-def _under(compute: Compute, run: Run, artifact: Artifact, samples: Samples) -> HeldAnswers:
+def _rows(compute: Compute, run: Run, artifact: Artifact, samples: Samples) -> Iterator[HeldRow]:
     predictor = cast("OpenVinoPredictor", load_artifact(run, artifact, compute=compute))
-    whole = rests_on_labels(artifact, predictor.compute)
+    yield _row(predictor, "graph", samples)
+    if is_asked_for_one_image(predictor.folder, compute):
+        yield _row(OpenVinoPredictor(predictor.folder, compute, one_image=True), "one_image", samples)
+
+
+def _row(predictor: OpenVinoPredictor, view: PixelView, samples: Samples) -> HeldRow:
+    whole = rests_on_labels(predictor.card.artifact, predictor.compute)
     with SILENT.track("", None) as bar:
         if whole:
             logits_NC = ask_graph_of_files(predictor, samples.images, samples.preprocess, bar)
@@ -81,14 +89,14 @@ def _under(compute: Compute, run: Run, artifact: Artifact, samples: Samples) -> 
             logits_NC = ask_graph(predictor, samples.pixels, bar)
     kernels = predictor.kernels()
     assert kernels.isa is not None, "a process held to a set has one"
-    return HeldAnswers(
+    return HeldRow(
         isa=kernels.isa,
         emulated=kernels.emulated,
         primitives=dict(kernels.primitives),
         latency_ms=graph_latency_ms(predictor, samples.pixels),
         whole=whole,
-        asked=Answers.of(predictor.compute, logits_NC),
-        reference=reference_answers(run.folder(artifact), predictor),
+        asked=Answers.of(predictor.compute, logits_NC, view),
+        reference=reference_answers(predictor, view),
     )
 
 

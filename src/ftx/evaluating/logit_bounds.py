@@ -2,7 +2,7 @@
 
 A bound belongs to a rounding and a view. The rounding is the coarsest on the way: an fp32 model under
 bf16 has the bounds of bf16, an int8 model those of int8 whatever surrounds it. The view is the
-graph's (same pixels) or the files' (the runtime's own image path).
+graph's (same pixels; so has int8 for one image) or the files' (the runtime's own image path).
 """
 
 from __future__ import annotations
@@ -139,6 +139,8 @@ class Bounds:
         """
         rounding = coarsest_rounding(artifact, compute)
         own_path = artifact.runtime == "openvino"
+        if view == "one_image":  # as much is rounded as there
+            view = "graph"
         if rounding == "fp32" and not (own_path and view == "files"):
             return self.table["fp32.graph"]
         row = f"{rounding}.{view}"

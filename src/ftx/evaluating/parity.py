@@ -12,6 +12,7 @@ from pathlib import Path
 
 from ftx.core.errors import ExportError, InputError, RunError, shell_command
 from ftx.core.progress import SILENT, Progress
+from ftx.evaluating.answers import is_asked_for_one_image
 from ftx.evaluating.folder_parity import validate_folder
 from ftx.evaluating.isa_parity import AskedSets, RunInSets, folder_in_sets, other_sets, own_set
 from ftx.evaluating.logit_bounds import Bounds
@@ -116,15 +117,15 @@ def _validate_run(run: Run, wish: _Wish, progress: Progress) -> ParityReport:
     margin = run.recipe().validation.max_drop if wish.max_drop is None else wish.max_drop
     samples = take_samples(run, wish.data, wish.images)
     partial = _partial(run, samples, wish.table)
-    asked = list(_computes([DENSE, *exported]))
-    total = samples.asked_of_trained + sum(samples.asked_of(*one) for one in asked)
+    asked = list(_ways(run, [DENSE, *exported]))
+    total = samples.asked_of_trained + sum(samples.asked_of(*way) for way in asked)
     mistaken: dict[str, list[str]] = {}
     answers: dict[Artifact, list[Answers]] = {}
     all_tokens = ""
     with progress.track("validating", total) as bar:
         comparison, of_trained = ask_trained(run, samples, wish.table, bar)
         compared = [of_trained]
-        for artifact, compute in asked:
+        for artifact, compute, for_one_image in asked:
             predictor = load_artifact(run, artifact, compute=compute)
             if compute == "f32":
                 mistaken[artifact.name] = identity_faults(run, artifact, predictor)
@@ -132,7 +133,12 @@ def _validate_run(run: Run, wish: _Wish, progress: Progress) -> ParityReport:
             if artifact == DENSE and (others := comparison.with_all_tokens(run)) is not None:
                 all_tokens = others
             if isinstance(predictor, OpenVinoPredictor):
-                answers.setdefault(artifact, []).append(reference_answers(run.folder(artifact), predictor))
+                own = answers.setdefault(artifact, [])
+                own.append(reference_answers(predictor))
+                if for_one_image:
+                    predictor = OpenVinoPredictor(predictor.folder, compute, one_image=True)  # the other is dropped
+                    compared.append(comparison.row_for_one_image(artifact, predictor))
+                    own.append(reference_answers(predictor, "one_image"))
     judged = judge(compared, margin, mistaken=mistaken, partial=partial)
     if all_tokens:
         judged.said[DENSE.name] += f"; {all_tokens}"
@@ -215,8 +221,12 @@ def _partial(run: Run, samples: Samples, table: Bounds) -> str | None:
     return None if table == Bounds.of(None) else "bounds of your own prove nothing"
 
 
-def _computes(artifacts: Sequence[Artifact]) -> Iterator[tuple[Artifact, Compute]]:
+def _ways(run: Run, artifacts: Sequence[Artifact]) -> Iterator[tuple[Artifact, Compute, bool]]:
+    """In which precisions each artifact is asked, and whether as for one image as well."""
+    computes: tuple[Compute, ...] = ("f32", "auto")
     for artifact in artifacts:
-        yield artifact, "f32"
-        if artifact.runtime == "openvino":
-            yield artifact, "auto"
+        if artifact.runtime != "openvino":
+            yield artifact, "f32", False
+            continue
+        for compute in computes:
+            yield artifact, compute, is_asked_for_one_image(run.folder(artifact), compute)

@@ -58,12 +58,14 @@ class Samples:
         """How many images the trained model is asked."""
         return len(self.images) + len(self.tinted)
 
-    def asked_of(self, artifact: Artifact, compute: Compute) -> int:
-        """How many images an artifact is asked, both views together."""
+    def asked_of(self, artifact: Artifact, compute: Compute, for_one_image: bool) -> int:
+        """How many images an artifact is asked, all views together."""
         by_labels = rests_on_labels(artifact, default_compute() if compute == "auto" else F32)
         of_graph = len(self.images if by_labels else self.chosen)
         if _takes_tinted(artifact):
             of_graph += len(self.tinted)
+        if for_one_image:
+            of_graph += len(self.images)
         return of_graph if artifact == DENSE else of_graph + len(self.images)
 
 
@@ -134,6 +136,14 @@ class Comparison:
         self.from_files[artifact, compute] = from_files_NC
         latency_ms = files_latency_ms(predictor, samples.images)
         yield self._row(self.whole, from_files_NC, Subject(artifact, "files", compute, latency_ms, kernels))
+
+    def row_for_one_image(self, artifact: Artifact, predictor: OpenVinoPredictor) -> Compared:
+        """The row of a model in 8 bits that was opened for one image."""
+        samples = self.samples
+        logits_NC = ask_graph_of_files(predictor, samples.images, samples.preprocess, self.bar)
+        latency_ms = graph_latency_ms(predictor, samples.pixels)
+        subject = Subject(artifact, "one_image", predictor.compute, latency_ms, predictor.kernels())
+        return self._row(self.whole, logits_NC, subject)
 
     def with_all_tokens(self, run: Run) -> str | None:
         """How other libraries, which open ``dense/`` with all tokens, answer; None where the model drops none."""

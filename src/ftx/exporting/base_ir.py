@@ -214,7 +214,7 @@ def _proof(run: Run, base: Card, pixels_NHWC: Pixels, progress: Progress) -> Pro
             predictor = OpenVinoPredictor(folder, "auto" if there.compute.chosen_by_runtime else "f32")
             if predictor.compute != there.compute:
                 return None
-            own.append(Answers.of(there.compute, ask_graph(predictor, pixels_NHWC, bar)))
+            own.append(Answers.of(there.compute, ask_graph(predictor, pixels_NHWC, bar), there.view))
     return proof.model_copy(update={"run": proof.run.model_copy(update={"answers": own}), "sets": []})
 
 

@@ -20,7 +20,7 @@ from ftx.reporting.headline import Headline, headline
 from ftx.reporting.held_out import HeldOut, class_scores_of
 from ftx.reporting.report import MARK, answers_of, refuse_other_file
 from ftx.runs.artifacts import RuntimeName
-from ftx.runs.parity_json import Unit
+from ftx.runs.parity_json import Unit, latency_rows
 from ftx.runs.run import Run
 
 COMPARISON_FILE = Path("comparison.html")
@@ -154,7 +154,7 @@ def _compared(run: Run, name: str, artifact: str | None, data: Path | None, prog
         weights = run.folder(answers.artifact).glob(_WEIGHTS[answers.artifact.runtime])
         size = sum(path.stat().st_size for path in weights)
         rows = facts.parity.own_rows if facts.parity and facts.verdict(answers.artifact) else []
-        of_it = [row for row in rows if row.subject == answers.artifact and row.view == "graph"]
+        of_it = [row for row in latency_rows(rows) if row.subject == answers.artifact]
         latency_ms = next((row.latency_ms for row in of_it if row.compute == answers.compute), None)
     found = calibration(*answers.confidences()) if answers else None
     return Compared(

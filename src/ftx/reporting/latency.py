@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from ftx.reporting.facts import RunFacts
 from ftx.reporting.figures import bars
 from ftx.runs.artifacts import TRAINED
+from ftx.runs.parity_json import latency_rows
 
 _HEADS = tuple("artifact,compute,batch,threads,streams,p50 ms,p90 ms,p99 ms,images/s,MB".split(","))
 
@@ -54,7 +55,7 @@ def latency(facts: RunFacts) -> Latency | None:
         )
     if facts.parity is None:
         return None
-    rows = [row for row in facts.parity.own_rows if row.view == "graph" and row.subject != TRAINED]
+    rows = [row for row in latency_rows(facts.parity.own_rows) if row.subject != TRAINED]
     if not rows:
         return None
     named = [(f"{row.artifact}, {row.compute}", row.latency_ms) for row in rows]

@@ -9,11 +9,15 @@ from typing import Literal
 from ftx.evaluating.verdict import rests_on_labels
 from ftx.reporting.facts import RunFacts
 from ftx.runs.artifacts import TRAINED, Artifact
-from ftx.runs.parity_json import ParityRow, View
+from ftx.runs.parity_json import ParityRow, View, latency_rows
 
 State = Literal["reference", "proved", "unproved", "failed", "not validated"]
 
-_VIEWS: dict[View, str] = {"graph": "of the same pixels", "files": "each with its own image path"}
+_VIEWS: dict[View, str] = {
+    "graph": "of the same pixels",
+    "files": "each with its own image path",
+    "one_image": "of the same pixels, as for one image",
+}
 
 
 @dataclass(frozen=True)
@@ -36,7 +40,8 @@ def chain(facts: RunFacts) -> list[Hop]:
         rows = _rows(facts, artifact)
         for compute in dict.fromkeys(str(row.compute) for row in rows):
             own = [row for row in rows if str(row.compute) == compute]
-            hops.append(_hop(artifact, compute, own))
+            (timed,) = latency_rows(row for row in rows if row.compute.dtype == own[0].compute.dtype)
+            hops.append(_hop(artifact, compute, own, timed.latency_ms))
         if not rows:
             hops.append(Hop(artifact.name, "-", "not validated", []))
     return hops
@@ -48,13 +53,13 @@ def _rows(facts: RunFacts, artifact: Artifact) -> list[ParityRow]:
     return [row for row in facts.parity.own_rows if row.artifact == artifact.name]
 
 
-def _hop(artifact: Artifact, compute: str, rows: Sequence[ParityRow]) -> Hop:
+def _hop(artifact: Artifact, compute: str, rows: Sequence[ParityRow], latency_ms: float) -> Hop:
     order = {"failed": 0, "unproved": 1, "proved": 2}
     row = min(rows, key=lambda row: (order[row.verdict], row.view != "graph"))
-    return Hop(artifact.name, compute, row.verdict, _figures(row))
+    return Hop(artifact.name, compute, row.verdict, _figures(row, latency_ms))
 
 
-def _figures(row: ParityRow) -> list[tuple[str, str]]:
+def _figures(row: ParityRow, latency_ms: float) -> list[tuple[str, str]]:
     """What was measured beside what was allowed."""
     figures = [
         (
@@ -74,7 +79,7 @@ def _figures(row: ParityRow) -> list[tuple[str, str]]:
         )
     if row.isa is not None:
         figures.append(("instruction set", row.isa + (" (emulated)" if row.emulated else "")))
-    figures.append(("an image", f"{row.latency_ms:.1f} ms"))
+    figures.append(("an image", f"{latency_ms:.1f} ms"))
     return figures
 
 

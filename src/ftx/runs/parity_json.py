@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Literal
 
@@ -17,8 +18,11 @@ from ftx.runs.machine import Machine
 # Within a run.
 PARITY_FILE = Path("reports", "parity.json")
 
-# graph: the same pixels into each model. files: each runtime with its own image path.
-View = Literal["graph", "files"]
+# graph: the same pixels into each model. one_image: the same pixels into a model in 8 bits as it runs for one image,
+# where that is by other kernels (ftx.runtimes.one_image).
+PixelView = Literal["graph", "one_image"]
+# files: each runtime with its own image path.
+View = PixelView | Literal["files"]
 # proved: what was asked holds. failed: it certainly does not. unproved: these images tell neither.
 Verdict = Literal["proved", "unproved", "failed"]
 # What counts as one: an image, or all images of one group of a table (a patient, a part), which are no new evidence
@@ -134,6 +138,19 @@ class ParityRow(BaseModel):
     def subject(self) -> Artifact:
         """The artifact that was compared."""
         return ARTIFACTS[self.artifact]
+
+
+def latency_rows(rows: Iterable[ParityRow]) -> list[ParityRow]:
+    """Of each artifact, dtype and instruction set the row whose latency is that of one image as ``ftx.load`` runs it.
+
+    Where the CPU chooses f32 that is one row for both, pinned and chosen.
+    """
+    found = {
+        (row.artifact, row.compute.dtype, row.isa, row.emulated): row
+        for row in sorted(rows, key=lambda row: (row.view == "one_image", row.compute.chosen_by_runtime))
+        if row.view != "files"
+    }
+    return list(found.values())
 
 
 class Family(BaseModel):

@@ -25,14 +25,16 @@ from ftx.runs.card_json import CARD_FILE, PROOF_FILE
 from ftx.runs.compute_precision import ComputeField, ComputePrecision
 from ftx.runs.instruction_sets import InstructionSet
 from ftx.runs.machine import Machine, this_set
-from ftx.runs.parity_json import Family, ParityReport, ParityRow, Transfer, Verdict
+from ftx.runs.parity_json import Family, ParityReport, ParityRow, PixelView, Transfer, Verdict
 from ftx.tasks.thresholds import Floats
 
-PROOF_SCHEMA = 1
+PROOF_SCHEMA = 2
+# The first knew no view, and no model was asked as it runs for one image.
+_READ = (1, PROOF_SCHEMA)
 
 
 class Answers(BaseModel):
-    """A model's own logits for its reference images, under one precision.
+    """A model's own logits for its reference images, under one precision: in the graph view, or as for one image.
 
     Shape: [images, labels], f32, little-endian, row after row, as base64.
     """
@@ -43,6 +45,7 @@ class Answers(BaseModel):
     images: Annotated[int, Field(ge=1)]
     labels: Annotated[int, Field(ge=1)]
     logits: str
+    view: PixelView = "graph"
 
     @model_validator(mode="after")
     def _as_many_as_it_says(self) -> Answers:
@@ -52,10 +55,10 @@ class Answers(BaseModel):
         return self
 
     @classmethod
-    def of(cls, compute: ComputePrecision, logits_NC: Floats) -> Answers:
+    def of(cls, compute: ComputePrecision, logits_NC: Floats, view: PixelView = "graph") -> Answers:
         """From an array. Shape: [N, C]."""
         blob = base64.b64encode(logits_NC.astype("<f4").tobytes()).decode()
-        return cls(compute=compute, images=logits_NC.shape[0], labels=logits_NC.shape[1], logits=blob)
+        return cls(compute=compute, images=logits_NC.shape[0], labels=logits_NC.shape[1], logits=blob, view=view)
 
     @property
     def array(self) -> Floats:
@@ -135,11 +138,10 @@ def proof_from(raw: object, ir: str | None = None) -> Proof | None:
     Raises: ValidationError if it does not hold.
     """
     given = cast("dict[str, object]", raw) if isinstance(raw, dict) else None
-    if given is not None and (
-        given.get("schema_version") != PROOF_SCHEMA or (ir is not None and given.get("ir") != ir)
-    ):
+    if given is not None and (given.get("schema_version") not in _READ or (ir is not None and given.get("ir") != ir)):
         return None
-    return Proof.model_validate(raw)
+    # Written again it is of this schema, whichever it was.
+    return Proof.model_validate(raw).model_copy(update={"schema_version": PROOF_SCHEMA})
 
 
 def keep_proof(

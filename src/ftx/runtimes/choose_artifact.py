@@ -15,7 +15,7 @@ from ftx.recipe.sections import MAX_DROP
 from ftx.runs.artifacts import ARTIFACTS, DENSE, EXPORT_IR, IRS, TRAINED, Artifact
 from ftx.runs.card_json import CARD_FILE, read_card
 from ftx.runs.machine import this_machine, this_set
-from ftx.runs.parity_json import PARITY_FILE, ParityReport, Transfer, Verdict, read_parity
+from ftx.runs.parity_json import PARITY_FILE, ParityReport, Transfer, Verdict, latency_rows, read_parity
 from ftx.runs.proof_json import RunProof, read_proof
 from ftx.runs.run import Run
 from ftx.runs.tuning_json import tuned_here
@@ -150,7 +150,7 @@ def _latency_ms(folder: Path, proof: RunProof | None) -> float | None:
     tuned = tuned_here(folder)
     if tuned is not None:
         return tuned.p50_ms
-    rows = [row for row in proof.rows if row.view == "graph" and row.compute.chosen_by_runtime] if proof else []
+    rows = [row for row in latency_rows(proof.rows) if row.compute.chosen_by_runtime] if proof else []
     return rows[0].latency_ms if rows else None
 
 
@@ -178,8 +178,8 @@ def _proved_ms(report: ParityReport, run: Run) -> dict[Artifact, float]:
     proved = _judged(report, "proved", run)
     return {
         row.subject: row.latency_ms
-        for row in report.own_rows
-        if row.subject in proved and row.view == "graph" and row.compute.chosen_by_runtime
+        for row in latency_rows(report.own_rows)
+        if row.subject in proved and row.compute.chosen_by_runtime
     }
 
 

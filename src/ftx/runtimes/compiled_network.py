@@ -34,6 +34,10 @@ with no_telemetry():
 Answers = list[Floats]
 
 
+# Where int8 is compiled for one image whatever is asked for.
+_ALWAYS: InstructionSet = "avx2"
+
+
 @cache
 def core() -> openvino.Core:
     """The one of this process, which it keeps to its end.
@@ -65,7 +69,7 @@ class CompiledNetwork:
         Raises: RuntimeError if OpenVINO refuses it.
         """
         self._path = path
-        parts = for_one_image(model, preprocess, isa) if one_image or isa == "avx2" else None
+        parts = for_one_image(model, preprocess, isa) if one_image or isa == _ALWAYS else None
         self._image_path: openvino.CompiledModel | None = None
         if parts is not None:
             in_f32 = {**properties, "INFERENCE_PRECISION_HINT": "f32"}
@@ -155,6 +159,11 @@ class CompiledNetwork:
             found=f"{'x'.join(map(str, shape))}: {str(error).strip()[:200]}",
             fix="export it again",
         )
+
+
+def differs_for_one_image(model: openvino.Model, preprocess: Preprocess, isa: InstructionSet | None) -> bool:
+    """Whether a network is compiled otherwise for one image than for many."""
+    return isa != _ALWAYS and for_one_image(model, preprocess, isa) is not None
 
 
 def ask(compiled: openvino.CompiledModel, images: NDArray[Any]) -> Floats:

@@ -36,7 +36,7 @@ class Parts:
 
 def for_one_image(model: ov.Model, preprocess: Preprocess, isa: InstructionSet | None) -> Parts | None:
     """Part an exported model so, where that makes it faster. None for others."""
-    if _named(model, NORMALISED) is None or not has_int8_linear_layers(model):
+    if not _known_to_gain(isa) or _named(model, NORMALISED) is None or not has_int8_linear_layers(model):
         return None
     body = body_for_one_image(_behind(model), (1, 3, preprocess.height, preprocess.width), isa)
     return None if body is None else Parts(_before(model), body)
@@ -46,16 +46,20 @@ def body_for_one_image(body: ov.Model, shape: tuple[int, ...], isa: InstructionS
     """A body of known shapes, its linear layers in 8 bits as convolutions; None where it is better left as it is.
 
     That is where it has no such layers, or few tokens, which gain little; with AVX2 alone convolutions are faster all
-    the same. And on CPUs with AMX or of no set that is known here: their kernels for linear layers are others, and
-    nobody has measured convolutions there.
+    the same.
     Shape: ``shape`` is that of the one image, [1, 3, R, C].
     """
-    if isa is None or isa == "amx" or not has_int8_linear_layers(body):
+    if not _known_to_gain(isa) or not has_int8_linear_layers(body):
         return None
     changed = body.clone()
     changed.reshape(list(shape))
     least = 1 if isa == "avx2" else ENOUGH_TOKENS
     return with_convolutions(changed)[0] if most_tokens(changed) >= least else None
+
+
+def _known_to_gain(isa: InstructionSet | None) -> bool:
+    """On CPUs with AMX or of no set that is known here linear layers have other kernels: nobody measured them there."""
+    return isa not in (None, "amx")
 
 
 def _before(model: ov.Model) -> ov.Model:

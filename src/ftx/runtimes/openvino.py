@@ -21,7 +21,7 @@ from ftx.runs.card_json import IR_FILE, IR_WEIGHTS, REFERENCE_FILE, Card, read_c
 from ftx.runs.compute_precision import Compute, ComputePrecision, Dtype
 from ftx.runs.instruction_sets import Kernels, is_held
 from ftx.runs.machine import cpu_flags, this_set
-from ftx.runtimes.compiled_network import CompiledNetwork, core
+from ftx.runtimes.compiled_network import CompiledNetwork, core, differs_for_one_image
 from ftx.runtimes.predictor import BATCH_IMAGES, LOGITS, MAPS, feed_files
 from ftx.tasks.thresholds import Floats
 
@@ -205,6 +205,14 @@ def default_compute() -> ComputePrecision:
     """The precision that OpenVINO chooses for float models on this machine."""
     dtype: Dtype = core().get_property("CPU", "INFERENCE_PRECISION_HINT").to_string()
     return ComputePrecision(dtype, chosen_by_runtime=True)
+
+
+def has_other_kernels_for_one_image(folder: Path) -> bool:
+    """Whether a model runs otherwise on this machine if it is opened for one image; nothing is compiled to tell."""
+    card = read_card(folder)
+    if card.artifact.precision != "int8":
+        return False
+    return differs_for_one_image(core().read_model(folder / IR_FILE), card.preprocess, this_set())
 
 
 def frame(pixels_NHWC: Pixels, preprocess: Preprocess) -> Pixels:
