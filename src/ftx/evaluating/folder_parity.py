@@ -249,22 +249,24 @@ def _largest(difference_NC: Floats, clear_N: Flags | None) -> float:
 
 
 def _changes(asked: AskedFolder, there: RunProof) -> Paired:
-    """On how many reference images the deployed model gives other labels here than there, in the view with the most."""
+    """On how many reference images the model gives other labels here than there: as deployed, in the view with most.
+
+    Pinned to f32 where nothing else was asked there.
+    """
     elsewhere = _by_role(there)
-    found: list[Paired] = []
-    for role, here in asked.answers.items():
-        if not role.deployed:
-            continue
-        other = elsewhere.get(role)
-        if other is None:
-            continue
-        if here.shape != other.array.shape:
-            found.append(Paired(len(here), 0, len(here)))
-            continue
-        expected = replace(asked.reference, logits=other.array)
-        found.append(compare(expected, here, Subject(asked.artifact, role.view, other.compute), FREE).changes)
+    common = [role for role in asked.answers if role in elsewhere]
+    roles = [role for role in common if role.deployed] or common
+    found = [_changed_labels(asked, role, elsewhere[role]) for role in roles]
     images = len(asked.reference.names)
     return max(found, key=lambda changes: changes.drop, default=Paired(images, 0, images))
+
+
+def _changed_labels(asked: AskedFolder, role: Role, there: Answers) -> Paired:
+    here = asked.answers[role]
+    if here.shape != there.array.shape:
+        return Paired(len(here), 0, len(here))
+    expected = replace(asked.reference, logits=there.array)
+    return compare(expected, here, Subject(asked.artifact, role.view, there.compute), FREE).changes
 
 
 def _by_role(there: RunProof) -> dict[Role, Answers]:
