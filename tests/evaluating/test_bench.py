@@ -13,7 +13,7 @@ from xml.etree import ElementTree
 import pytest
 from tests.conftest import Listener
 
-from ftx.core.errors import InputError, RunError
+from ftx.core.errors import EnvironmentFault, InputError, RunError
 from ftx.core.processors import cores
 from ftx.evaluating.bench import BATCHES, ROUNDS, TRIED_BATCHES, Wanted, bench
 from ftx.evaluating.bench_plot import draw
@@ -213,6 +213,18 @@ def row(**changes: object) -> BenchRow:
     ).model_copy(update=changes)
 
 
+def test_what_is_no_model_is_not_called_a_run(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="there is no model here to time"):
+        bench(tmp_path)
+
+
+def test_where_nothing_can_be_kept_no_setting_is_searched_for() -> None:
+    from ftx.evaluating.bench import _refuse_what_cannot_be_written
+
+    with pytest.raises(EnvironmentFault, match="this place cannot be written"):
+        _refuse_what_cannot_be_written([Path("/sys")])
+
+
 def test_a_chosen_precision_that_is_slower_than_f32_is_said() -> None:
     from ftx.evaluating.bench import _notes
     from ftx.runs.compute_precision import F32
@@ -224,6 +236,7 @@ def test_a_chosen_precision_that_is_slower_than_f32_is_said() -> None:
         "--save makes ftx predict take f32"
     )
     assert _notes([row(p50_ms=20.0), quick], saved=False) == []
+    assert _notes([row(p50_ms=48.9), quick], saved=False) == []  # within what chance does
     assert _notes([slow, quick.model_copy(update={"threads": 1})], saved=False) == []
 
 

@@ -322,10 +322,19 @@ def test_the_proof_lies_outside_of_the_hashes_and_a_broken_one_is_refused(folder
         (folder / PROOF_FILE).write_text(text)
         with pytest.raises(ExportError, match=r"proof\.json does not hold"):
             validate(folder)
-    # Of another model, or in a form that a later version writes, it says nothing of this one.
+    # Of another model, or in a form that another version writes, it says nothing of this one, and that is said.
     of_later = of_this | {"schema_version": PROOF_SCHEMA + 1, "more": 1}
-    for other in ({"ir": 3}, of_this | {"ir": "another", "devices": [{}]}, of_later):
+    for other, why in (
+        ({"ir": 3}, f"it is of schema version None, this ftx reads 1 and {PROOF_SCHEMA}"),
+        (of_later, f"it is of schema version {PROOF_SCHEMA + 1}, this ftx reads 1 and {PROOF_SCHEMA}"),
+        (of_this | {"ir": "another", "devices": [{}]}, "it is of another model"),
+    ):
         (folder / PROOF_FILE).write_text(json.dumps(other))
-        assert validate(folder).transfer is not None
+        listener = Listener()
+        assert validate(folder, progress=listener).transfer is not None
+        assert f"proof.json is not used: {why}" in listener.said
+        # What a later version found stays.
+        stays = json.loads((folder / PROOF_FILE).read_text()) == other
+        assert stays is ("another" not in why)
     with pytest.raises(ValueError, match="bytes are not 2 x 2 numbers"):
         Answers(compute=F32, images=2, labels=2, logits="AAAA")

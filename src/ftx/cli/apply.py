@@ -73,8 +73,9 @@ def _print(report: ApplyReport) -> None:
             False: f"weights within {report.weight_bound or 0:.1e}",
             None: "merged",
         }
+        merged = f"{report.layers} layers, {report.labels} labels, {weights[report.exact]}"
         console.print_note(
-            f"{report.path}: {report.layers} layers, {report.labels} labels, {weights[report.exact]}, "
+            f"{report.path}: {merged if report.layers else 'nothing to merge'}, "
             f"{report.bytes_shipped / 1e6:.2f} MB shipped, {report.seconds:.1f} s",
             "good",
         )

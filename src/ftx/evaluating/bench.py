@@ -8,15 +8,17 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import product
 from pathlib import Path
+from tempfile import TemporaryFile
 
 import numpy as np
 
 from ftx.core.child_process import ask
 from ftx.core.errors import InputError, RunError, nearest, shell_command
+from ftx.core.files import disk_faults
 from ftx.core.processors import Processors, processors
 from ftx.core.progress import SILENT, Progress
 from ftx.evaluating.bench_process import MODULE, Job, Measured
@@ -26,6 +28,7 @@ from ftx.runs.card_json import CARD_FILE, read_card
 from ftx.runs.compute_precision import Compute
 from ftx.runs.machine import this_machine
 from ftx.runs.run import Run
+from ftx.runs.run_json import is_run
 from ftx.runs.tuning_json import Setting, Tuned, keep_tuned
 from ftx.runtimes.openvino import default_compute
 
@@ -33,6 +36,8 @@ from ftx.runtimes.openvino import default_compute
 ROUNDS = 3
 SECONDS = 3.0
 BATCHES = (1, 8)
+# f32 is said to be faster than bf16 from so much of its time on: of less another run may find the opposite.
+CLEARLY = 0.95
 # With --save a setting is tried further while it is no slower than so many times the best: after one process, whose
 # median is off by a tenth and more on a busy machine, and after two.
 KEPT_WITHIN = (1.4, 1.15)
@@ -81,6 +86,8 @@ def bench(
     run, folders = _models(target, wanted)
     here = processors()
     _refuse_what_is_not_there(wanted, here)
+    if wanted.save:
+        _refuse_what_cannot_be_written(folders.values())
     candidates = [
         candidate
         for artifact, folder in folders.items()
@@ -144,6 +151,13 @@ def _models(target: Run | Path | str | None, wanted: Wanted) -> tuple[Run | None
                 "an exported folder is of one precision", where=folder, fix="leave --precision out, or name the run"
             )
         return None, {read_card(folder).artifact: folder}
+    if isinstance(target, Path | str) and Path(target).is_dir() and not is_run(Path(target)):
+        raise InputError(
+            "there is no model here to time",
+            where=target,
+            found=f"no {CARD_FILE} in it, as an exported folder has, and no run",
+            fix="name a run, or a folder that ftx export wrote",
+        )
     run = target if isinstance(target, Run) else Run.open(target)
     for name in wanted.precisions:
         if name not in IRS:
@@ -160,6 +174,13 @@ def _models(target: Run | Path | str | None, wanted: Wanted) -> tuple[Run | None
         )
     others = [] if wanted.precisions or wanted.save else [one for one in (DENSE, ONNX) if _can_run(run, one)]
     return run, {artifact: run.require(artifact) for artifact in (*others, *chosen)}
+
+
+def _refuse_what_cannot_be_written(folders: Iterable[Path]) -> None:
+    """Before the minutes of a search, and not behind them."""
+    for folder in folders:
+        with disk_faults(folder), TemporaryFile(dir=folder):
+            pass
 
 
 def _can_run(run: Run, artifact: Artifact) -> bool:
@@ -315,7 +336,7 @@ def _notes(rows: Sequence[BenchRow], *, saved: bool) -> list[str]:
             ),
             None,
         )
-        if pinned is not None and pinned.p50_ms < row.p50_ms and row.compute.dtype != "f32":
+        if pinned is not None and pinned.p50_ms < CLEARLY * row.p50_ms and row.compute.dtype != "f32":
             taken = "ftx predict takes f32" if saved else "--save makes ftx predict take f32"
             notes.append(
                 f"{row.artifact}: {row.compute.dtype}, which OpenVINO chooses, is slower than f32 with "

@@ -43,7 +43,7 @@ def validate_folder(
     The margin is the run's unless one is given. ``proof.json`` keeps what was found, by machine.
     Raises: ExportError if the folder is not whole, altered, or its reference or proof does not hold.
     """
-    proof = read_proof(folder)
+    proof = read_proof(folder, progress)
     asked = ask_folder(folder, table, progress)
     margin = max_drop if max_drop is not None else proof.run.max_drop if proof.run else MAX_DROP
     own_bounds = table != Bounds.of(None)
@@ -90,6 +90,12 @@ class AskedFolder:
     answers: dict[Role, Floats]
     # Why the reference proves nothing, where it does not.
     partial: str | None = None
+
+    @property
+    def changes(self) -> Paired:
+        """Whose labels are not the trained model's: as deployed, in the view with most."""
+        deployed = [row.changes for row in self.compared if row.subject.compute.chosen_by_runtime]
+        return max(deployed, key=lambda changes: changes.drop)
 
     def judge(self, max_drop: float, partial: str | None = None) -> Judged:
         """The verdict that these images give by themselves."""
@@ -144,8 +150,7 @@ def transferred(asked: AskedFolder, judged: Judged, proof: Proof, max_drop: floa
     own, own_said = judged.verdicts[asked.artifact.name], judged.said[asked.artifact.name]
     if proof.run is None:
         said = own_said if own != "unproved" else f"{own_said}; on the server, `ftx validate` asks all held-out images"
-        deployed = [row.changes for row in asked.compared if row.subject.compute.chosen_by_runtime]
-        return _found(own, said, max(deployed, key=lambda changes: changes.drop), max_drop)
+        return _found(own, said, asked.changes, max_drop)
     finite = asked.reference.logits[np.isfinite(asked.reference.logits)]
     bound = SAME_SHARE * max(1.0, float(np.abs(finite).max(initial=0.0)))
     there, off = _nearest_proof(asked, [proof.run, *proof.sets], bound)
@@ -167,11 +172,13 @@ def transferred(asked: AskedFolder, judged: Judged, proof: Proof, max_drop: floa
         said = f"this machine does not answer as the one that judged it ({distance}; {judged_there}); here "
         if own == "proved":
             verdict, said = "proved", said + own_said
+        elif changes is None:
+            verdict, said = "failed" if verdict_there == "failed" else "unproved", said + own_said
         else:
             verdict = "failed" if verdict_there == "failed" else "unproved"
             said += f"{changes.lost:.4g} of {changes.units} reference images change their labels: "
             said += f"at most {100 * changes.drop_at_most(CONFIDENCE):.1f} % would ({100 * CONFIDENCE:g} %)"
-    return _found(verdict, said, changes, max_drop, same=same, max_abs=off, bound=bound)
+    return _found(verdict, said, changes or asked.changes, max_drop, same=same, max_abs=off, bound=bound)
 
 
 def _nearest_proof(asked: AskedFolder, proofs: list[RunProof], bound: float) -> tuple[RunProof, float | None]:
@@ -248,17 +255,16 @@ def _largest(difference_NC: Floats, clear_N: Flags | None) -> float:
     return float(np.abs(held_NC).max())
 
 
-def _changes(asked: AskedFolder, there: RunProof) -> Paired:
+def _changes(asked: AskedFolder, there: RunProof) -> Paired | None:
     """On how many reference images the model gives other labels here than there: as deployed, in the view with most.
 
-    Pinned to f32 where nothing else was asked there.
+    Pinned to f32 where nothing else was asked there; None where it was not asked in any way that it was here.
     """
     elsewhere = _by_role(there)
     common = [role for role in asked.answers if role in elsewhere]
     roles = [role for role in common if role.deployed] or common
     found = [_changed_labels(asked, role, elsewhere[role]) for role in roles]
-    images = len(asked.reference.names)
-    return max(found, key=lambda changes: changes.drop, default=Paired(images, 0, images))
+    return max(found, key=lambda changes: changes.drop, default=None)
 
 
 def _changed_labels(asked: AskedFolder, role: Role, there: Answers) -> Paired:

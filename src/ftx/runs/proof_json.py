@@ -29,7 +29,7 @@ from ftx.runs.parity_json import Family, ParityReport, ParityRow, PixelView, Tra
 from ftx.tasks.thresholds import Floats
 
 PROOF_SCHEMA = 2
-# The first knew no view, and no model was asked as it runs for one image.
+# The first knew no view: no model in 8 bits was asked as it runs for one image.
 _READ = (1, PROOF_SCHEMA)
 
 
@@ -115,8 +115,8 @@ def ir_digest(folder: Path) -> str:
         ) from error
 
 
-def read_proof(folder: Path) -> Proof:
-    """What is known of the model in a folder: nothing, where the file is missing, or of another model or schema.
+def read_proof(folder: Path, progress: Progress = SILENT) -> Proof:
+    """What is known of the model in a folder: nothing, where the file is missing, or says nothing of it.
 
     Raises: ExportError if the file does not hold.
     """
@@ -124,24 +124,37 @@ def read_proof(folder: Path) -> Proof:
     if not path.exists():
         return nothing
     try:
-        return proof_from(read_json(path), nothing.ir) or nothing
+        proof, unused = proof_from(read_json(path), nothing.ir)
     except (ValidationError, JsonError) as error:
         found = first_error(error) if isinstance(error, ValidationError) else str(error)
         raise ExportError(
-            f"{PROOF_FILE} does not hold", where=path, found=found, fix="delete it, and validate again"
+            f"{PROOF_FILE} does not hold",
+            where=path,
+            found=found,
+            fix="copy it again, or delete it, and validate again",
         ) from error
+    if unused is not None:
+        progress.note(f"{PROOF_FILE} is not used: {unused}")
+    return proof or nothing
 
 
-def proof_from(raw: object, ir: str | None = None) -> Proof | None:
-    """A proof from JSON; None where it is of another schema, or of another model than the one of this digest.
+def proof_from(raw: object, ir: str | None = None) -> tuple[Proof | None, str | None]:
+    """A proof from JSON; or None, and in words why it says nothing of the model of this digest.
 
     Raises: ValidationError if it does not hold.
     """
     given = cast("dict[str, object]", raw) if isinstance(raw, dict) else None
-    if given is not None and (given.get("schema_version") not in _READ or (ir is not None and given.get("ir") != ir)):
-        return None
+    if given is not None and given.get("schema_version") not in _READ:
+        found = given.get("schema_version")
+        return None, f"it is of schema version {found}, this ftx reads {' and '.join(map(str, _READ))}"
+    if given is not None and ir is not None and given.get("ir") != ir:
+        return None, "it is of another model"
+    proof = Proof.model_validate(raw)
+    rows = proof.run.rows if proof.run else []
+    if proof.schema_version != PROOF_SCHEMA and any(row.subject.precision == "int8" for row in rows):
+        return None, "it is of an older ftx, which did not ask int8 as it runs for one image"
     # Written again it is of this schema, whichever it was.
-    return Proof.model_validate(raw).model_copy(update={"schema_version": PROOF_SCHEMA})
+    return proof.model_copy(update={"schema_version": PROOF_SCHEMA}), None
 
 
 def keep_proof(
@@ -193,9 +206,20 @@ def carry_proof(folder: Path, proof: Proof) -> None:
 
 
 def keep_transfer(folder: Path, proof: Proof, found: Transfer, progress: Progress = SILENT) -> None:
-    """Add what this machine found, in the place of what it found before."""
+    """Add what this machine found, in the place of what it found before; a file of another schema stays as it is."""
+    if _is_of_another_schema(folder / PROOF_FILE):
+        progress.note(f"{PROOF_FILE} stays as another ftx wrote it, without what was found here")
+        return
     others = [other for other in proof.devices if other.machine != found.machine]
     _write(folder, proof.model_copy(update={"devices": [*others, found]}), progress)
+
+
+def _is_of_another_schema(path: Path) -> bool:
+    try:
+        raw = read_json(path)
+    except (OSError, JsonError):
+        return False
+    return isinstance(raw, dict) and cast("dict[str, object]", raw).get("schema_version") not in _READ
 
 
 def _write(folder: Path, proof: Proof, progress: Progress) -> None:

@@ -82,6 +82,8 @@ def apply(
     with staging(out) as scratch:
         given = read_given(adapter, card, scratch / "adapter", labels)
         refuse_another(given, base, card)
+        if given.proof_unused is not None:
+            progress.note(f"the proof that came with this update is not used: {given.proof_unused}")
         if held is not None and _is_there(given, held, out):
             return _already_there(given, base, out, started, progress)
         check_space(out.parent, sum(path.stat().st_size for path in base.iterdir()))

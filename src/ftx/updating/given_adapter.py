@@ -37,6 +37,8 @@ class Given:
     answers: dict[str, NDArray[Any]]
     meaning: Meaning
     proof: Proof | None = None
+    # Why what travelled with it as its proof is not used.
+    proof_unused: str | None = None
 
     @property
     def digest(self) -> str:
@@ -60,17 +62,17 @@ def read_given(adapter: Path, card: Card, scratch: Path, labels: Sequence[str]) 
     update, files = read_update(adapter)
     scratch.mkdir()
     answers = load(files.pop(ANSWERS_FILE))
-    proof = _proof(files.pop(PROOF_FILE, None), adapter)
+    proof, proof_unused = _proof(files.pop(PROOF_FILE, None), adapter)
     for name, content in files.items():
         (scratch / Path(name).name).write_bytes(content)
     file = read_peft_file(scratch)
-    return Given(adapter, file, adapter.stat().st_size, update, answers, update.meaning, proof)
+    return Given(adapter, file, adapter.stat().st_size, update, answers, update.meaning, proof, proof_unused)
 
 
-def _proof(content: bytes | None, update: Path) -> Proof | None:
-    """What the server found of the model, if that travelled with it, in a form that this ftx reads."""
+def _proof(content: bytes | None, update: Path) -> tuple[Proof | None, str | None]:
+    """What the server found of the model, if that travelled with it, in a form that this ftx reads; else why not."""
     if content is None:
-        return None
+        return None, None
     try:
         return proof_from(parse_json(content))
     except (ValidationError, JsonError) as error:
