@@ -135,7 +135,7 @@ def test_an_image_is_as_high_and_as_wide_as_the_card_says(folder: Path) -> None:
         tensors["images"] = np.pad(tensors["images"], ((0, 0), (0, 0), (2, 2), (0, 0)), mode="edge")
 
     alter(folder, widen)
-    _, pixels = read_reference(folder, OpenVinoPredictor(folder))
+    _, pixels = read_reference(OpenVinoPredictor(folder))
     assert pixels.shape == (12, 16, 20, 3)
 
     def turn(tensors: dict[str, np.ndarray], metadata: dict[str, str]) -> None:
@@ -246,6 +246,12 @@ def test_a_proof_of_one_precision_alone_says_nothing_of_the_other(folder: Path) 
     assert report.verdicts == {"openvino/int8": "unproved"}
     assert report.transfer is not None
     assert (report.transfer.same, report.transfer.max_abs, report.transfer.changed) == (False, None, 0.0)
+    # Where it was asked in no way that it was here, nothing was compared, and no changed labels are told.
+    document["run"]["answers"][0]["view"] = "one_image"
+    (folder / PROOF_FILE).write_text(json.dumps(document))
+    said = validate(folder).said["openvino/int8"]
+    assert "0 lost, 0 gained of 12" in said
+    assert "change their labels" not in said
 
 
 @pytest.mark.parametrize(

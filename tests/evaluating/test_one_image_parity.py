@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from tests.conftest import Listener, made_once, make_whole_run
 
+from ftx.cli.validate import print_parity
 from ftx.core.telemetry import no_telemetry
 from ftx.evaluating import validate
 from ftx.reporting.facts import gather
@@ -182,13 +183,24 @@ def test_a_proof_from_before_says_nothing_of_one_image(run: Run) -> None:
     not [isa for isa in sets_of(cpu_flags()) if isa not in WITHOUT_VNNI | {this_set(), "amx"}],
     reason="this CPU has no other set with VNNI than its own",
 )
-def test_in_another_set_it_is_asked_both_ways_too(run: Run) -> None:
+def test_in_another_set_it_is_asked_both_ways_too(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
     sets: list[InstructionSet] = [isa for isa in sets_of(cpu_flags()) if isa not in WITHOUT_VNNI | {this_set(), "amx"}]
     report = validate(run, isa=sets[:1])
     held = [(row.isa, row.view) for row in report.rows if row.emulated]
     assert {(sets[0], "graph"), (sets[0], "one_image")} == set(held)
+    # By other kernels, as here.
+    kernels = {row.view: row.primitives for row in report.rows if row.emulated and row.compute.chosen_by_runtime}
+    assert kernels["graph"] != kernels["one_image"]
     (of_set,) = read_proof(run.folder(IR_INT8)).sets
     assert {answers.view for answers in of_set.answers} == {"graph", "one_image"}
+    # A line a set: labels changed of the way that changed most, milliseconds of one image.
+    for row_number, row in enumerate(report.rows):
+        if row.emulated:
+            told = {"changed": 0.375, "latency_ms": 977.0} if row.view == "graph" else {"latency_ms": 433.0}
+            report.rows[row_number] = row.model_copy(update=told)
+    print_parity(report)
+    (line,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith(f"{sets[0]} ")]
+    assert ("37.5" in line, "433" in line, "977" in line) == (True, True, False)
 
 
 @pytest.mark.skipif(TWO_WAYS, reason="int8 has kernels of its own for one image here")

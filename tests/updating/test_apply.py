@@ -20,6 +20,8 @@ import pytest
 import timm
 import torch
 from safetensors.numpy import load_file, save_file
+from tests.conftest import Listener
+from tests.effects.lab import call
 
 from ftx.adapters.merge_weight import merged_weight
 from ftx.adapters.peft_file import read_peft_file
@@ -140,6 +142,19 @@ def test_a_verdict_that_failed_there_fails_here(validated_run: Path, shipped: Pa
     with pytest.raises(ExportError, match="the update does not hold"):
         apply(update_of(tmp_path / "update", tmp_path / "torn", proof=torn), shipped / "base", out)
     assert not out.exists()
+
+
+def test_a_proof_of_a_later_ftx_is_not_used_and_that_is_said(
+    validated_run: Path, shipped: Path, out: Path, tmp_path: Path
+) -> None:
+    export_update(validated_run, tmp_path / "update", shipped / "base")
+    later = update_of(tmp_path / "update", tmp_path / "later", proof=lambda proof: proof.update(schema_version=3))
+    listener = Listener()
+    assert apply(later, shipped / "base", out, progress=listener).verdict == "unproved"
+    assert any("not used: it is of schema version 3" in text for text in listener.said)
+    assert read_proof(out).run is None
+    said = call("apply", str(later), str(shipped / "base"), str(out))
+    assert (said.status, "nothing to merge" in said.out + said.err) == (0, True)
 
 
 def update_of(

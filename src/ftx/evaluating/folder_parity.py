@@ -109,15 +109,14 @@ def ask_folder(
 ) -> AskedFolder:
     """Ask an exported folder about its reference images, in f32 and in the precision that the CPU chooses.
 
-    A model in 8 bits is asked as it runs for one image as well.
-
+    One in 8 bits is asked as it runs for one image as well, where that is by other kernels.
     Latencies stay zero where nobody asks for them (``timed``). ``f32_images`` asks the first so many in f32 alone, and
     none where the CPU chooses f32 anyway.
     Raises: ExportError if the folder is not whole, altered, or its reference does not hold.
     """
     chosen = OpenVinoPredictor(folder, "auto")
     artifact = chosen.card.artifact
-    reference, pixels = read_reference(folder, chosen)
+    reference, pixels = read_reference(chosen)
     precisions: list[tuple[Compute, int]] = [("auto", len(pixels))]
     if f32_images is None or chosen.compute.dtype != "f32":
         precisions.insert(0, ("f32", min(f32_images or len(pixels), len(pixels))))
@@ -170,12 +169,10 @@ def transferred(asked: AskedFolder, judged: Judged, proof: Proof, max_drop: floa
         said = f"this machine answers as the one that judged it ({distance}; {judged_there})"
     else:
         said = f"this machine does not answer as the one that judged it ({distance}; {judged_there}); here "
-        if own == "proved":
-            verdict, said = "proved", said + own_said
-        elif changes is None:
-            verdict, said = "failed" if verdict_there == "failed" else "unproved", said + own_said
+        verdict = own if own == "proved" else "failed" if verdict_there == "failed" else "unproved"
+        if own == "proved" or changes is None:
+            said += own_said
         else:
-            verdict = "failed" if verdict_there == "failed" else "unproved"
             said += f"{changes.lost:.4g} of {changes.units} reference images change their labels: "
             said += f"at most {100 * changes.drop_at_most(CONFIDENCE):.1f} % would ({100 * CONFIDENCE:g} %)"
     return _found(verdict, said, changes or asked.changes, max_drop, same=same, max_abs=off, bound=bound)
@@ -232,7 +229,7 @@ def _furthest(folder: AskedFolder, there: RunProof) -> float | None:
     """The largest difference of a logit between here and there, each with what was asked there in the same way.
 
     Of a model that drops patches, over the images whose patches rounding in f32 cannot change.
-    None where there is nothing to compare: other shapes, a precision that was not asked there, or what is no number.
+    None where there is nothing to compare: other shapes, a way that was not asked there, or what is no number.
     """
     here = folder.answers
     elsewhere = {role: other.array for role, other in _by_role(there).items()}

@@ -137,7 +137,7 @@ def _validate_run(run: Run, wish: _Wish, progress: Progress) -> ParityReport:
                 own.append(reference_answers(predictor))
                 if for_one_image:
                     predictor = OpenVinoPredictor(predictor.folder, compute, one_image=True)  # the other is dropped
-                    compared.append(comparison.row_for_one_image(artifact, predictor))
+                    compared.append(comparison.row_of_pixels(artifact, predictor, "one_image"))
                     own.append(reference_answers(predictor, "one_image"))
     judged = judge(compared, margin, mistaken=mistaken, partial=partial)
     if all_tokens:

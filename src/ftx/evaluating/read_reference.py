@@ -25,18 +25,18 @@ from ftx.runtimes.openvino import OpenVinoPredictor
 
 def reference_answers(predictor: OpenVinoPredictor, view: PixelView = "graph") -> Answers:
     """The model's own answers to the reference images beside it; ``view`` says how it was opened."""
-    _, pixels = read_reference(predictor.folder, predictor)
+    _, pixels = read_reference(predictor)
     with SILENT.track("", None) as task:
         return Answers.of(predictor.compute, ask_graph(predictor, pixels, task), view)
 
 
-def read_reference(folder: Path, predictor: OpenVinoPredictor) -> tuple[Reference, Pixels]:
-    """The reference images and the trained model's answers to them.
+def read_reference(predictor: OpenVinoPredictor) -> tuple[Reference, Pixels]:
+    """The reference images beside a model and the trained model's answers to them.
 
     Shape: pixels [N, H, W, 3].
     Raises: ExportError if the file is malformed or fits another model.
     """
-    path = folder / REFERENCE_FILE
+    path = predictor.folder / REFERENCE_FILE
     try:
         with safe_open(path, framework="np") as file:
             images, logits, targets_NC = (file.get_tensor(name) for name in ("images", "logits", "targets"))

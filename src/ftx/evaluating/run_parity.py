@@ -23,6 +23,8 @@ from ftx.evaluating.parity_row import Compared, Reference, Subject, compare, row
 from ftx.evaluating.verdict import rests_on_labels
 from ftx.runs.artifacts import DENSE, TRAINED, Artifact
 from ftx.runs.compute_precision import F32, Compute, ComputePrecision
+from ftx.runs.instruction_sets import Kernels
+from ftx.runs.parity_json import PixelView
 from ftx.runs.run import Run
 from ftx.runtimes import Predictor, load_artifact, load_with_all_tokens
 from ftx.runtimes.openvino import OpenVinoPredictor, default_compute
@@ -117,6 +119,18 @@ class Comparison:
 
     def rows(self, artifact: Artifact, predictor: Predictor) -> Iterator[Compared]:
         """The rows of one artifact under one precision."""
+        yield self.row_of_pixels(artifact, predictor, "graph")
+        if artifact == DENSE:
+            return  # its image path is the training path, so the other view would be this one again
+        samples, compute = self.samples, predictor.compute
+        from_files_NC = ask_files(predictor, samples.images, self.bar)
+        self.from_files[artifact, compute] = from_files_NC
+        latency_ms = files_latency_ms(predictor, samples.images)
+        subject = Subject(artifact, "files", compute, latency_ms, _kernels(predictor))
+        yield self._row(self.whole, from_files_NC, subject)
+
+    def row_of_pixels(self, artifact: Artifact, predictor: Predictor, view: PixelView) -> Compared:
+        """The row of the same pixels; ``view`` says whether the model was opened for one image."""
         samples, compute = self.samples, predictor.compute
         if rests_on_labels(artifact, compute):
             reference = self.whole
@@ -127,23 +141,8 @@ class Comparison:
         if len(samples.tinted) and _takes_tinted(artifact):
             reference = _followed(reference, self.tinted)
             logits_NC = np.concatenate([logits_NC, ask_graph(predictor, samples.tinted, self.bar)])
-        kernels = predictor.kernels() if isinstance(predictor, OpenVinoPredictor) else None
         latency_ms = graph_latency_ms(predictor, samples.pixels)
-        yield self._row(reference, logits_NC, Subject(artifact, "graph", compute, latency_ms, kernels))
-        if artifact == DENSE:
-            return  # its image path is the training path, so the other view would be this one again
-        from_files_NC = ask_files(predictor, samples.images, self.bar)
-        self.from_files[artifact, compute] = from_files_NC
-        latency_ms = files_latency_ms(predictor, samples.images)
-        yield self._row(self.whole, from_files_NC, Subject(artifact, "files", compute, latency_ms, kernels))
-
-    def row_for_one_image(self, artifact: Artifact, predictor: OpenVinoPredictor) -> Compared:
-        """The row of a model in 8 bits that was opened for one image."""
-        samples = self.samples
-        logits_NC = ask_graph_of_files(predictor, samples.images, samples.preprocess, self.bar)
-        latency_ms = graph_latency_ms(predictor, samples.pixels)
-        subject = Subject(artifact, "one_image", predictor.compute, latency_ms, predictor.kernels())
-        return self._row(self.whole, logits_NC, subject)
+        return self._row(reference, logits_NC, Subject(artifact, view, compute, latency_ms, _kernels(predictor)))
 
     def with_all_tokens(self, run: Run) -> str | None:
         """How other libraries, which open ``dense/`` with all tokens, answer; None where the model drops none."""
@@ -158,6 +157,10 @@ class Comparison:
     def _row(self, reference: Reference, logits_NC: Floats, subject: Subject) -> Compared:
         bound = self.table.pick(subject.artifact, subject.view, subject.compute, drops_patches=reference.drops_patches)
         return compare(reference, logits_NC, subject, bound)
+
+
+def _kernels(predictor: Predictor) -> Kernels | None:
+    return predictor.kernels() if isinstance(predictor, OpenVinoPredictor) else None
 
 
 def ask_trained(run: Run, samples: Samples, table: Bounds, bar: ProgressTask) -> tuple[Comparison, Compared]:

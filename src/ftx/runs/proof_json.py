@@ -144,7 +144,7 @@ def proof_from(raw: object, ir: str | None = None) -> tuple[Proof | None, str | 
     Raises: ValidationError if it does not hold.
     """
     given = cast("dict[str, object]", raw) if isinstance(raw, dict) else None
-    if given is not None and given.get("schema_version") not in _READ:
+    if given is not None and not _is_read(given):
         found = given.get("schema_version")
         return None, f"it is of schema version {found}, this ftx reads {' and '.join(map(str, _READ))}"
     if given is not None and ir is not None and given.get("ir") != ir:
@@ -219,7 +219,11 @@ def _is_of_another_schema(path: Path) -> bool:
         raw = read_json(path)
     except (OSError, JsonError):
         return False
-    return isinstance(raw, dict) and cast("dict[str, object]", raw).get("schema_version") not in _READ
+    return isinstance(raw, dict) and not _is_read(cast("dict[str, object]", raw))
+
+
+def _is_read(given: dict[str, object]) -> bool:
+    return given.get("schema_version") in _READ
 
 
 def _write(folder: Path, proof: Proof, progress: Progress) -> None:

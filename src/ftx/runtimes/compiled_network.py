@@ -24,7 +24,7 @@ from ftx.core.telemetry import no_telemetry
 from ftx.data.preprocess import Pixels, Preprocess
 from ftx.data.threads import in_threads
 from ftx.runs.instruction_sets import InstructionSet
-from ftx.runtimes.one_image import for_one_image
+from ftx.runtimes.one_image import ALWAYS, for_one_image
 from ftx.tasks.thresholds import Floats
 
 with no_telemetry():
@@ -32,10 +32,6 @@ with no_telemetry():
 
 # All that a network answers for a batch, logits first. Shape: [N, ...] each.
 Answers = list[Floats]
-
-
-# Where int8 is compiled for one image whatever is asked for.
-_ALWAYS: InstructionSet = "avx2"
 
 
 @cache
@@ -64,12 +60,11 @@ class CompiledNetwork:
     ) -> None:
         """Compile it; ``path`` is where it was read, ``isa`` the instruction set of this process.
 
-        ``one_image``: requests are of one image, mostly. With AVX2 alone int8 is compiled for one in any case, as
-        convolutions take half the time there.
+        ``one_image``: requests are of one image, mostly. With AVX2 alone int8 is compiled for one in any case.
         Raises: RuntimeError if OpenVINO refuses it.
         """
         self._path = path
-        parts = for_one_image(model, preprocess, isa) if one_image or isa == _ALWAYS else None
+        parts = for_one_image(model, preprocess, isa) if one_image or isa == ALWAYS else None
         self._image_path: openvino.CompiledModel | None = None
         if parts is not None:
             in_f32 = {**properties, "INFERENCE_PRECISION_HINT": "f32"}
@@ -163,7 +158,7 @@ class CompiledNetwork:
 
 def differs_for_one_image(model: openvino.Model, preprocess: Preprocess, isa: InstructionSet | None) -> bool:
     """Whether a network is compiled otherwise for one image than for many."""
-    return isa != _ALWAYS and for_one_image(model, preprocess, isa) is not None
+    return isa != ALWAYS and for_one_image(model, preprocess, isa) is not None
 
 
 def ask(compiled: openvino.CompiledModel, images: NDArray[Any]) -> Floats:
