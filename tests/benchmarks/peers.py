@@ -8,7 +8,8 @@ ftx        ``ftx.train`` with an empty cache, once for each number of epochs, as
 trainer    The field's trainer, rebuilt as a loop with its published settings (OpenVINO Training Extensions, recipe
            classification/multi_class_cls/dino_v2.yaml and its data: f32, LoRA or DoRA of rank 8 on q and v, AdamW at
            1e-3 with decay 0.05, halved after three epochs without a better validation accuracy, stopped after five,
-           batches of 64, RandomResizedCrop and flip, two workers, nothing kept), peft's layers, timm's model.
+           batches of 64, RandomResizedCrop and flip, two workers, nothing kept), peft's layers, timm's model. Linear
+           probing the same with all but the head frozen, 20 epochs to their end.
 peft       The peft library in a plain loop: all six layers, rank 8, batches of 16, AdamW at 1e-3 with a cosine, its
            faster attention, bf16 where the CPU computes in it.
 full       All weights as timm's recipes fine-tune: AdamW, 2e-5, cosine, label smoothing 0.1, the same crops and flips.
@@ -146,6 +147,7 @@ class Loop:
     smoothing: float
     plateau: bool
     bf16: bool
+    patience: int = 5
 
     def run(self, images: Images, seed: int) -> Iterator[Point]:
         torch.manual_seed(seed)
@@ -177,7 +179,9 @@ class Loop:
             spent += time.perf_counter() - began
             named = hits(module, pre, images.test, bf16=self.bf16)
             best, best_epoch, kept = (valid, epoch, named) if valid > best else (best, best_epoch, kept)
-            ended = epoch == self.epochs or (self.plateau and epoch - best_epoch >= 5) or spent > 60 * MINUTES
+            ended = (
+                epoch == self.epochs or (self.plateau and epoch - best_epoch >= self.patience) or spent > 60 * MINUTES
+            )
             yield Point(self.name, seed, epoch, spent, named, kept, len(images.test), ended)
             if ended:
                 return
@@ -203,6 +207,12 @@ def whole(module: nn.Module) -> nn.Module:
     return module.requires_grad_(True)
 
 
+def head_alone(module: nn.Module) -> nn.Module:
+    module.requires_grad_(False)
+    module.get_submodule("head").requires_grad_(True)
+    return module
+
+
 def theirs(size: int) -> list[Loop]:
     def backbone(classes: int) -> Backbone:
         return build(MODEL, weights="auto", num_classes=classes, image_size=size, seed=0)
@@ -213,6 +223,7 @@ def theirs(size: int) -> list[Loop]:
             Loop(f"trainer {kind}", backbone, adapted(kind, "q, v", plain=False), 90, 64, 1e-3, 0.05, 0.0, True, False)
             for kind in ("lora", "dora")
         ),
+        Loop("trainer linear", backbone, head_alone, 20, 64, 1e-3, 0.05, 0.0, True, False, patience=20),
         *(
             Loop(f"peft {kind}", backbone, adapted(kind, "all", plain=True), 10, 16, 1e-3, 0.05, 0.1, False, bf16)
             for kind in ("lora", "dora")

@@ -165,7 +165,7 @@ class MergedProduct(torch.autograd.Function):
             y_NO = linear(x_NI, merged_OI, bias)
         else:
             gain_O = gain(magnitude_O, row_norms(summed_OI))
-            merged_OI = (summed_OI * gain_O[:, None]).to(compute)
+            merged_OI = summed_OI.mul_(gain_O[:, None]).to(compute)
             if _reduced(compute) and bias is not None:
                 # The magnitude's gradient needs the product before its bias: taken off a bf16 output
                 # afterwards, the bias leaves a gradient that is 1.4 % off.
@@ -190,12 +190,16 @@ class MergedProduct(torch.autograd.Function):
         # nine times as fast in the CPU's f32 products.
         scaled_B_RO = scaled_B_OR.to(compute).mT.contiguous()
         down_NR = linear(x_NI, lora_A_RI.to(compute))
-        up_NR = torch.empty_like(down_NR)
-        dB_OR = torch.zeros_like(lora_B_OR)
-        for part in ctx.parts:
-            dy_part = dy_NO[:, part.rows]
-            up_NR[:, part.ranks] = linear(dy_part, scaled_B_RO[part.ranks, part.rows])
-            dB_OR[part.rows, part.ranks] = (down_NR[:, part.ranks].mT @ dy_part).mT.to(dB_OR.dtype)
+        if _is_one_for_all(ctx.parts, len(lora_B_OR)):
+            up_NR = linear(dy_NO, scaled_B_RO)
+            dB_OR = torch.empty_like(lora_B_OR).copy_((down_NR.mT @ dy_NO).mT)
+        else:
+            up_NR = torch.empty_like(down_NR)
+            dB_OR = torch.zeros_like(lora_B_OR)
+            for part in ctx.parts:
+                dy_part = dy_NO[:, part.rows]
+                up_NR[:, part.ranks] = linear(dy_part, scaled_B_RO[part.ranks, part.rows])
+                dB_OR[part.rows, part.ranks] = (down_NR[:, part.ranks].mT @ dy_part).mT.to(dB_OR.dtype)
         dB_OR *= scaling
         dA_RI = (up_NR.mT @ x_NI).to(lora_A_RI.dtype)
 
@@ -212,18 +216,28 @@ def _magnitude_gradient(
     dy_NO: Tensor, product_NO: Tensor, bias_O: Tensor | None, magnitude_O: Tensor, parts: tuple[Part, ...]
 ) -> Tensor:
     """dm = Σ_N dy·(y − b) / m; zero for rows that no part owns. Shape: [O]."""
-    # bf16 is summed in f32, and its product holds no bias.
+    # A product in bf16 holds no bias.
     unbiased = None if bias_O is None or _reduced(product_NO.dtype) else bias_O.to(product_NO.dtype)
     sum_O = magnitude_O.new_zeros(magnitude_O.shape)
     # So few rows n at a time that what lies between stays in the processor's cache: all at once takes twice as long.
-    for dy_nO, product_nO in zip(dy_NO.split(_ROWS), product_NO.split(_ROWS), strict=True):
+    chunks = max(-(-len(dy_NO) // _ROWS), 1)
+    for dy_nO, product_nO in zip(dy_NO.chunk(chunks), product_NO.chunk(chunks), strict=True):
         terms_nO = dy_nO * product_nO if unbiased is None else (product_nO - unbiased).mul_(dy_nO)
-        sum_O += terms_nO.sum(0, dtype=sum_O.dtype)
-    owned_O = torch.zeros_like(magnitude_O, dtype=torch.bool)
-    for part in parts:
-        owned_O[part.rows] = True
+        # torch sums bf16 in f32 and rounds once; asked for f32, it would convert every term first.
+        sum_O += terms_nO.sum(0)
     # A magnitude of zero leaves no trace of the direction in y; such a row cannot be trained by y alone.
-    return torch.where(owned_O & (magnitude_O != 0), sum_O / magnitude_O, 0.0)
+    trained_O = magnitude_O != 0
+    if not _is_one_for_all(parts, len(magnitude_O)):
+        owned_O = torch.zeros_like(trained_O)
+        for part in parts:
+            owned_O[part.rows] = True
+        trained_O &= owned_O
+    return torch.where(trained_O, sum_O / magnitude_O, 0.0)
+
+
+def _is_one_for_all(parts: tuple[Part, ...], outputs: int) -> bool:
+    """Whether the layer has one part, as all have that are not fused."""
+    return len(parts) == 1 and parts[0].rows == slice(0, outputs)
 
 
 def _reduced(dtype: torch.dtype) -> bool:
