@@ -179,9 +179,8 @@ class Loop:
             spent += time.perf_counter() - began
             named = hits(module, pre, images.test, bf16=self.bf16)
             best, best_epoch, kept = (valid, epoch, named) if valid > best else (best, best_epoch, kept)
-            ended = (
-                epoch == self.epochs or (self.plateau and epoch - best_epoch >= self.patience) or spent > 60 * MINUTES
-            )
+            stopped = self.plateau and epoch - best_epoch >= self.patience
+            ended = epoch == self.epochs or stopped or spent > 60 * MINUTES
             yield Point(self.name, seed, epoch, spent, named, kept, len(images.test), ended)
             if ended:
                 return
