@@ -23,7 +23,7 @@ RECIPE = Recipe()
         ("--alpha", "A", 16),
         ("--epochs", "N", RECIPE.train.epochs),
         ("--lr", "LR", RECIPE.train.lr),
-        ("--augment", "light|none", "light"),
+        ("--augment", "auto|light|none", "light"),
         ("--seed", "N", RECIPE.seed),
     ],
 )

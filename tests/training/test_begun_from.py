@@ -166,6 +166,40 @@ def test_views_of_images_that_were_there_before_are_not_computed_again(
     assert sizes[2] == sizes[1]
 
 
+def test_what_a_recipe_leaves_open_is_as_the_run_has_it(few: Path, tmp_path: Path) -> None:
+    """As ``--set model.from_run=RUN`` without ``--config``: the preset below it leaves the blocks open."""
+    first, _ = trained(asked(few, "lora", blocks=3), tmp_path / "first")  # auto is two
+    recipe = asked(few, "lora", from_run=str(first.path), blocks="auto", image_size="auto")
+    found = resolve(recipe, False, Listener())
+    assert (found.recipe.adapter.blocks, found.recipe.data.image_size) == (3, 32)
+    with torch.no_grad():
+        torch.testing.assert_close(found.prepared.backbone.module.eval()(X), load_trained(first)(X), rtol=0, atol=2e-5)
+
+
+def test_the_rows_of_a_head_that_were_kept_are_not_solved_anew(few: Path, many: Path, tmp_path: Path) -> None:
+    first, _ = trained(asked(few, "lora", head_init="probe", augment="none"), tmp_path / "first")
+    recipe = recipe_from(first.path, ["train.epochs=1", "train.lr=1e-12"], {"data.path": str(many)})
+    listener = Listener()
+    with chdir(tmp_path):
+        train(recipe, out=tmp_path / "second", progress=listener)
+    assert "the head goes on from the run's: train.head_init=probe is not used" in listener.said
+    names = Run.open(tmp_path / "second").manifest.labels.names
+    before, after = (
+        load_trained(Run.open(tmp_path / name)).get_submodule("head").weight for name in ("first", "second")
+    )
+    for old, name in enumerate(first.manifest.labels.names):
+        torch.testing.assert_close(after[names.index(name)], before[old], rtol=0, atol=1e-6)
+
+
+def test_a_run_of_images_as_they_were_says_nothing_of_views(few: Path, tmp_path: Path) -> None:
+    first, _ = trained(asked(few, "lora", augment="none", blocks=2, frozen_runtime="torch"), tmp_path / "first")
+    assert first.recipe().train.cache_views == 1
+    assert recipe_from(first.path, ["train.augment=light"]).train.cache_views == 4
+    listener = Listener()
+    resolve(first.recipe().with_overrides(["train.augment=light"]), False, listener)
+    assert any("every epoch sees an image in the same view" in line for line in listener.said)
+
+
 def test_what_was_learnt_from_is_not_chosen_by(few: Path, many: Path, tmp_path: Path) -> None:
     """Of two fifths of all images, by their hashes alone, some would have been."""
     first, _ = trained(asked(few, "linear"), tmp_path / "first")

@@ -55,6 +55,16 @@ def test_what_fits_is_what_two_steps_foretell(
     assert len(listener.said) == (epochs < 10)
 
 
+@pytest.mark.parametrize(("budget_s", "epochs"), [(1000, 10), (93, 10), (90, 9), (47, 3), (33, 2), (18, 1)])
+def test_fewer_epochs_need_fewer_views(
+    data: Path, budget_s: float, epochs: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """0.95 of it: 2 s of validation images, 9 s for each of four views, 5 s an epoch: 14 s each of the first four."""
+    monkeypatch.setattr("ftx.training.budget.rehearse", lambda _found: Times(38.0, 5.0, view_s=9.0, views=4))
+    found = resolve(asked(data, blocks=2), False, Listener())
+    assert within(found, budget_s, time.perf_counter(), Listener()).recipe.train.epochs == epochs
+
+
 def test_where_no_epoch_fits_nothing_is_written(data: Path, tmp_path: Path) -> None:
     with chdir(tmp_path), pytest.raises(InputError, match="no training fits") as caught:
         train(asked(data), out=tmp_path / "run", budget_s=0.001)

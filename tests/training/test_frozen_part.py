@@ -8,6 +8,7 @@ from contextlib import closing
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -169,6 +170,44 @@ def test_another_training_finds_what_one_kept(paths: list[Path]) -> None:
     made = backbone()
     assert trained(replace(made, preprocess=replace(made.preprocess, mean=(0.1, 0.2, 0.3))))[0] == COUNT
     assert trained(backbone(keep_tokens={2: 0.5}))[0] == COUNT
+
+
+def test_only_what_is_kept_for_others_takes_the_place_of_what_others_kept(
+    paths: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not a rehearsal, not a recipe that keeps nothing, not a second training at the same time."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    with frozen_part(Frozen(backbone(), 4, bf16=False), 1e9, progress=SILENT) as frozen:
+        seen(FeatureInputs(frozen, images_of(paths, frozen._pre), views=1), 1)
+        other = frozen._folder
+    assert other is not None
+
+    def make_room(rows: int, limit_bytes: float, *, for_others: bool = True) -> None:
+        asked = Frozen(backbone(), 3, bf16=False)
+        with frozen_part(asked, limit_bytes, for_others=for_others, progress=SILENT) as frozen:
+            frozen.make_room(rows, SILENT)
+
+    make_room(10**9, 0)
+    make_room(10**9, ROW_BYTES, for_others=False)
+    with frozen_part(Frozen(backbone(), 3, bf16=False), 1e9, progress=SILENT):
+        make_room(10**9, ROW_BYTES)
+    assert (other / "content").stat().st_size == COUNT * ROW_BYTES
+    make_room(1, 1e9)
+    assert other.exists()
+    make_room(1, COUNT * ROW_BYTES)
+    assert not other.exists()
+
+
+def test_where_others_make_room_the_disk_has_it(paths: list[Path], tmp_path: Path) -> None:
+    free_bytes = [0]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("ftx.core.byte_store.shutil.disk_usage", lambda _path: SimpleNamespace(free=free_bytes[0]))
+        with ByteStore(tmp_path, 1e9) as store:
+            part = FrozenPart(Frozen(backbone(), 4, bf16=False), store, tmp_path)
+            assert not part.keep(bytes(32), part.empty(1)[0])
+            free_bytes[0] = 4 * ROW_BYTES
+            part.make_room(1, SILENT)
+            assert part.keep(bytes(32), part.empty(1)[0])
 
 
 def test_what_is_damaged_is_computed_again(paths: list[Path], tmp_path: Path) -> None:

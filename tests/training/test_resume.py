@@ -145,6 +145,26 @@ def test_cut_off_anywhere_it_ends_with_the_same_bytes(
     assert [line["epoch"] for line in lines] == [1, 2, 3]
 
 
+def test_features_that_a_checkpoint_rests_on_are_on_disk_before_it(
+    here: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Lost ones would be computed again in other batches, which is another rounding."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    found: list[tuple[int, int]] = []
+
+    def counted(self: TrainingState) -> dict[str, Tensor]:
+        (index,) = (tmp_path / "cache" / "ftx" / "features").rglob("index")
+        found.append((self.position.images, index.stat().st_size // 52))
+        return tensors(self)
+
+    tensors = TrainingState.tensors
+    monkeypatch.setattr(TrainingState, "tensors", counted)
+    with chdir(here):
+        train(asked("dora", augment="none", frozen_runtime="torch", epochs=1), tmp_path / "run")
+    assert [images for images, _ in found[:3]] == [5, 10, 15]
+    assert all(records >= images for images, records in found[:3])
+
+
 def test_an_unfinished_run_says_how_to_go_on(here: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run = begun(here, monkeypatch, asked(), tmp_path / "run")
     assert sorted(path.name for path in (run / "checkpoints").iterdir()) == [

@@ -103,7 +103,7 @@ class AdaptedLinear(nn.Module):
         with torch.autocast(device, enabled=False):
             y_NO = MergedProduct.apply(x.reshape(-1, x.shape[-1]), self.weight, self.bias, *adapter)
         y = y_NO.view(*x.shape[:-1], -1)
-        # The product is kept for the magnitude's gradient; who adds to it in place is given a copy.
+        # The product may be kept for the magnitude's gradient; who adds to it in place is given a copy.
         return y.clone() if self.added_to_in_place and magnitude_O is not None else y
 
     def _with_dropout(self, x: Tensor) -> Tensor:

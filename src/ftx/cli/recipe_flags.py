@@ -108,7 +108,12 @@ FLAGS = (
     RecipeFlag("--epochs", "train.epochs", "N", "Epochs at most."),
     RecipeFlag("--lr", "train.lr", "LR", "Peak learning rate."),
     RecipeFlag("--batch-size", "train.batch_size", "N", "Images in a step."),
-    RecipeFlag("--augment", "train.augment", "light|none", "How training images are varied."),
+    RecipeFlag(
+        "--augment",
+        "train.augment",
+        "auto|light|none",
+        "How training images are varied; auto: not at all where blocks in front are computed once.",
+    ),
     RecipeFlag("--precision", "train.precision", "auto|f32|bf16", "auto is bf16 where the hardware computes in it."),
     RecipeFlag("--seed", "seed", "N", "Seed of everything random."),
 )

@@ -76,8 +76,14 @@ class ByteStore:
         self._content = content or tempfile.TemporaryFile(prefix="ftx-", buffering=0)  # noqa: SIM115
         weakref.finalize(self, self._content.close)  # at the latest
         self._synced_to = self._size
-        free = shutil.disk_usage(tempfile.gettempdir() if content is None or folder is None else folder).free
-        self.limit_bytes = min(limit_bytes, self._size + _SHARE_OF_FREE * free)
+        self._on_disk = Path(tempfile.gettempdir()) if content is None or folder is None else folder
+        self.asked_bytes = limit_bytes
+        self.measure_room()
+
+    def measure_room(self) -> None:
+        """Let the content become as large as was asked for, or as half of what the disk has free now allows."""
+        free_bytes = shutil.disk_usage(self._on_disk).free
+        self.limit_bytes = min(self.asked_bytes, self._size + _SHARE_OF_FREE * free_bytes)
 
     def _open(self, folder: Path) -> FileIO | None:
         lock = FileLock(folder / ".lock")

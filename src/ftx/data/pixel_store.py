@@ -93,7 +93,8 @@ def pixel_store(
     Beyond ``train.cache_gb`` nothing is kept.
     """
     limit_bytes = train.cache_gb * 1e9
-    forms: tuple[Form, ...] = ("final",) if train.augment == "none" else ("final", "reduced")
+    # What auto comes to hangs on the model: in a preset mostly to images as they are.
+    forms: tuple[Form, ...] = ("final", "reduced") if train.augment == "light" else ("final",)
     numbers = (pre.height, pre.width, pre.resize, pre.interpolation, KEPT_TO_RESIZE)
     named = repr((str(data.path.absolute()), numbers, PIL.__version__, __version__))
     digest = sha256(named.encode(errors="surrogateescape")).hexdigest()

@@ -14,9 +14,10 @@ DEFAULT_PRESET: Preset = "balanced"
 
 PRESETS: Mapping[Preset, Mapping[str, object]] = {
     # The head alone, solved on frozen features: one pass over the images.
-    "fast": {"model.peft": "none", "model.freeze_backbone": True},
-    # The adapter in the last third of the blocks; the others are computed once.
-    "balanced": {"adapter.blocks": "auto", "train.augment": "none"},
+    "fast": {"model.peft": "none", "model.freeze_backbone": True, "train.augment": "none"},
+    # The adapter in the last third of the blocks; the others are computed once, for images as they are. Where nothing
+    # is computed once, images vary.
+    "balanced": {"adapter.blocks": "auto", "train.augment": "auto"},
     # The adapter in all blocks, on images that vary.
     "best": {"adapter.blocks": "all", "train.augment": "light"},
 }

@@ -165,7 +165,8 @@ class TrainRecipe(Section):
     ``augment`` light varies the images anew in each epoch; where leading blocks do not train, in ``cache_views`` views
     of each image, which these blocks compute once: kept on disk for all epochs and for later trainings, ``cache_gb`` at
     most, beyond which they are computed again; as much at most is kept of images, decoded. With 0 views no features
-    are kept. ``frozen_runtime`` is what computes them; auto is OpenVINO where that is faster than torch by enough to be
+    are kept. auto is none where such blocks are kept, whose work other views would multiply, and light elsewhere.
+    ``frozen_runtime`` is what computes them; auto is OpenVINO where that is faster than torch by enough to be
     converted for, and as near to f32. ``compile`` blocks lets torch compile those that train: the same step but for
     rounding; auto measures one of them, and compiles where that takes less time than the whole training saves by it.
     ``batch_size`` is there at most the number of training images; of several processes (torchrun) it is that of all
@@ -196,7 +197,7 @@ class TrainRecipe(Section):
     loss: LossName = "asymmetric"
     label_smoothing: Annotated[Number, Field(ge=0, lt=1)] = 0.1
     balance: BalanceName = "none"
-    augment: Augment = "light"
+    augment: Literal["auto"] | Augment = "light"
     cache_views: Annotated[int, Field(ge=0)] = 4
     cache_gb: Annotated[Number, Field(ge=0)] = 10.0
     frozen_runtime: Literal["auto"] | FrozenRuntime = "auto"

@@ -15,6 +15,7 @@ from ftx.adapters.trainable_model import Prepared, adapter_spec, prepare
 from ftx.core.errors import RecipeError, listed
 from ftx.core.progress import Progress
 from ftx.recipe.schema import Recipe
+from ftx.recipe.sections import TrainRecipe
 from ftx.runs.artifacts import TRAINED
 from ftx.runs.run import Run
 from ftx.runs.run_json import BegunFrom
@@ -24,6 +25,8 @@ from ftx.tasks.labels import Labels
 NONE = "none"
 # What must be as it was for the adapter to fit.
 _SAME = ("task", "data.image_size", "model.", "adapter.")
+# What hangs on the data and the machine.
+_DECIDED_ANEW = ("data.classes", "train.precision", "train.frozen_runtime", "train.compile")
 
 
 def begun_run(recipe: Recipe) -> Run | None:
@@ -51,13 +54,23 @@ def begun_run(recipe: Recipe) -> Run | None:
     return run
 
 
+def as_the_run_has(recipe: Recipe, run: Run) -> Recipe:
+    """The recipe with what it leaves to be decided, of what must be the run's, as the run has it."""
+    then, now = _as_plain_adapter(run.recipe()).by_key(), recipe.by_key()
+    left = [key for key in now if key.startswith(_SAME) and key != "model.weights" and now[key] == "auto"]
+    return recipe.with_overrides((), {key: then[key] for key in left if then[key] != "auto"})
+
+
 def recipe_from(run: Path, overrides: Sequence[str] = (), flags: Mapping[str, object] | None = None) -> Recipe:
     """The recipe of a run, to begin another training with what it trained, with ``key=value`` and flags laid over it.
 
     Raises: RunError if there is no such finished run; RecipeError with all that is wrong in the others.
     """
-    anew = {"data.classes": "auto", "train.precision": "auto", "train.frozen_runtime": "auto", "train.compile": "auto"}
-    begun = _as_plain_adapter(Run.open(run).recipe()).with_overrides((), {**anew, "model.from_run": str(run)})
+    before = _as_plain_adapter(Run.open(run).recipe())
+    anew: dict[str, object] = dict.fromkeys(_DECIDED_ANEW, "auto")
+    if before.train.augment == "none":  # its one view is no choice for images that vary
+        anew["train.cache_views"] = TrainRecipe().cache_views
+    begun = before.with_overrides((), {**anew, "model.from_run": str(run)})
     return begun.with_overrides(overrides, flags)
 
 

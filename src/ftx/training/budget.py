@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from dataclasses import replace
 
@@ -37,7 +36,8 @@ def within(found: Resolved, budget_s: float, began: float, progress: Progress, r
     # A step in training mode moves what batches are normalised by.
     before = {name: buffer.clone() for name, buffer in module.named_buffers()}
     alone = rehearse(mine)
-    times = Times(alone.before_s / ranks.local_world, alone.epoch_s / ranks.world)
+    shared = {"before_s": alone.before_s / ranks.local_world, "view_s": alone.view_s / ranks.local_world}
+    times = replace(alone, epoch_s=alone.epoch_s / ranks.world, **shared)
     for name, buffer in module.named_buffers():
         buffer.copy_(before[name])
     # The first decides, by its clock: near the limit another might find that one epoch less fits.
@@ -50,11 +50,11 @@ def fitted(found: Resolved, times: Times, budget_s: float, began: float, progres
     module, train = found.prepared.backbone.module, found.recipe.train
     left_s = (1 - _SPARE) * budget_s - (time.perf_counter() - began)
     epochs = plan(module, found.recipe).epochs
-    fitting = math.floor(max(left_s - times.before_s, 0) / times.epoch_s)
-    if fitting >= epochs:
+    fitting = next((fewer for fewer in range(epochs, 0, -1) if times.of(fewer) <= left_s), 0)
+    if fitting == epochs:
         return found
-    if fitting < 1:
-        needed_s = budget_s - left_s + times.before_s + times.epoch_s
+    if not fitting:
+        needed_s = budget_s - left_s + times.of(1)
         raise InputError(
             "no training fits into the budget",
             where="--budget",

@@ -75,7 +75,8 @@ def chosen(prepared: Prepared, train: TrainRecipe, images: int, *, bf16: bool, p
         with compiling(), progress.track("Compiling a block", None):
             block.compiled()
         return "blocks"
-    plain_s = block.plain_s() / block.images * images * len(blocks)
+    blocks_of_images = images / block.images * len(blocks)
+    plain_s = block.plain_s() * blocks_of_images
     if plain_s * _HOPED[bf16] < _TAKES_S:
         return "none"
     try:
@@ -83,6 +84,7 @@ def chosen(prepared: Prepared, train: TrainRecipe, images: int, *, bf16: bool, p
     except EnvironmentFault as error:
         progress.note(f"blocks are not compiled: {error.found}")
         return "none"
+    plain_s = gain.plain_s * blocks_of_images  # of many steps, where the first look was at one
     saves_s = plain_s * (1 - gain.share)
     pays = saves_s > gain.takes_s
     progress.note(
@@ -166,5 +168,7 @@ class _Block:
         """Of all that decides how long a step takes, but for the versions, which name the folder."""
         parameters = [(name, one.shape, one.dtype, one.requires_grad) for name, one in self.block.named_parameters()]
         attention = [getattr(layer, "fused_attn", None) for layer in self.block.modules()]
-        seen = (self.tokens_NTD.shape, self.bf16, this_machine().cpu, torch.get_num_threads())
-        return sha256(repr((parameters, attention, seen)).encode()).hexdigest()
+        dropout = [getattr(layer, "dropout", None) for layer in self.block.modules()]
+        machine = this_machine()
+        seen = (self.tokens_NTD.shape, self.bf16, machine.cpu, machine.instructions, torch.get_num_threads())
+        return sha256(repr((parameters, attention, dropout, seen)).encode()).hexdigest()

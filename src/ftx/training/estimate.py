@@ -30,10 +30,19 @@ from ftx.training.resolve import Resolved
 
 @dataclass(frozen=True)
 class Times:
-    """Seconds that are spent once, and in each epoch."""
+    """Seconds that are spent before the first epoch, and in each.
+
+    Of those before, ``view_s`` go to each of so many ``views`` of the training images; an epoch needs one at most.
+    """
 
     before_s: float
     epoch_s: float
+    view_s: float = 0.0
+    views: int = 1
+
+    def of(self, epochs: int) -> float:
+        """Seconds of a training of so many epochs."""
+        return self.before_s - self.view_s * (self.views - min(self.views, epochs)) + self.epoch_s * epochs
 
 
 def rehearse(found: Resolved) -> Times:
@@ -53,14 +62,14 @@ def _rehearsed(found: Resolved, pixels: PixelStore) -> Times:
     some = train[:: max(len(train) // (2 * batch_size), 1)][: 2 * batch_size]
     with frozen_of(found, SILENT) as frozen:  # of which earlier trainings may have kept what they computed
         whole = training_of(found, pixels, frozen)
-        to_prepare = whole.inputs.to_prepare() + whole.held_out.to_prepare()
+        train_views, val_views = whole.inputs.to_prepare(), whole.held_out.to_prepare()
     with (
         torch.random.fork_rng(devices=[] if where.type == "cpu" else [where]),
         frozen_of(found, SILENT, for_others=False) as frozen,
     ):
         inputs, held_out = (inputs_for(found, pixels, frozen, some, varied=varied) for varied in (True, False))
         order = np.resize(np.arange(len(some)), 2 * batch_size)  # of the same images where there are too few
-        before_s = _seconds_to_prepare_one(inputs, order) * to_prepare
+        one_s, views = _seconds_to_prepare_one(inputs, order), max(plan(module, recipe).views, 1)
         _seconds_to_prepare_one(held_out, order)
         training = replace(whole, inputs=inputs, held_out=held_out, balance=Balance(len(some)), shard_N=None)
         train_mode(module)
@@ -75,7 +84,8 @@ def _rehearsed(found: Resolved, pixels: PixelStore) -> Times:
         started = time.perf_counter()
         measure(module, training.task, held_out, loss=recipe.train.loss, bf16=training.bf16)
         measured_s = (time.perf_counter() - started) / len(some)
-    return Times(before_s, step_s / batch_size * len(train) + measured_s * len(val))
+    epoch_s = step_s / batch_size * len(train) + measured_s * len(val)
+    return Times(one_s * (train_views + val_views), epoch_s, one_s * train_views / views, views)
 
 
 def _seconds_to_prepare_one(inputs: Inputs, order: Order) -> float:

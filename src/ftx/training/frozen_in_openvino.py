@@ -17,7 +17,8 @@ import torch
 from torch import Tensor, nn
 from torch.export import Dim
 
-from ftx.core.errors import ModelError
+from ftx.core.errors import EnvironmentFault, ModelError
+from ftx.core.files import stage_folder
 from ftx.core.quiet import quiet_third_parties
 from ftx.core.telemetry import no_telemetry
 from ftx.data.preprocess import Preprocess
@@ -28,6 +29,7 @@ with no_telemetry():
 Answer = Callable[[Tensor], Tensor]
 
 # Beside the features that it makes: a later training need not convert it again.
+CONVERTED = "converted"
 _FILE = "model.xml"
 _BATCH, _ROUNDS = 16, 3
 # Features are kept in bf16, of eight bits: half a unit in the last of them is rounded anyway.
@@ -40,7 +42,7 @@ def in_openvino(prefix: nn.Module, pre: Preprocess, *, bf16: bool, folder: Path 
     Its conversion is kept in ``folder``, if there is one.
     Raises: ModelError if torch or OpenVINO cannot convert it.
     """
-    file = None if folder is None else folder / _FILE
+    file = None if folder is None else folder / CONVERTED / _FILE
     model: ov.Model | None = None
     if file is not None and file.is_file():
         with suppress(RuntimeError):  # cut off: it is converted again
@@ -48,8 +50,9 @@ def in_openvino(prefix: nn.Module, pre: Preprocess, *, bf16: bool, folder: Path 
     if model is None:
         model = _converted(prefix, pre)
         if file is not None:
-            with suppress(RuntimeError):  # a full disk: the next training converts it again
-                ov.save_model(model, file, compress_to_fp16=False)
+            # A full disk, or another process that converts it as well: whoever finds none converts it again.
+            with suppress(RuntimeError, EnvironmentFault, OSError), stage_folder(file.parent) as staged:
+                ov.save_model(model, staged / _FILE, compress_to_fp16=False)
     compiled = ov.Core().compile_model(
         model,
         "CPU",

@@ -14,6 +14,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
+import PIL
 import torch
 from torch import Tensor, nn
 
@@ -23,11 +24,13 @@ from ftx.backbones.kept_tokens import tokens_by_block
 from ftx.backbones.layer_roles import depth, head_names
 from ftx.backbones.split_network import SplitNetwork, cut_after, cut_at_head
 from ftx.core.byte_store import ByteStore
-from ftx.core.errors import ModelError
+from ftx.core.errors import EnvironmentFault, ModelError
+from ftx.core.files import write_atomic
 from ftx.core.progress import Progress
 from ftx.core.user_cache import cache_folder, forget, make_room
 from ftx.core.version import __version__
 from ftx.data.augment import CROP_AREA, CROP_RATIO
+from ftx.data.pixel_store import KEPT_TO_RESIZE
 from ftx.data.preprocess import Pixels, normalise
 from ftx.recipe.sections import FrozenRuntime
 from ftx.training.ranks import ALONE, Ranks
@@ -82,7 +85,7 @@ class Frozen:
         }
         weights = base_digest(state, head_names(module))
         network = (weights, self.backbone.architecture, tokens_by_block(module), self.kept_blocks, self.bf16)
-        seen = (self.backbone.preprocess, CROP_AREA, CROP_RATIO)
+        seen = (self.backbone.preprocess, CROP_AREA, CROP_RATIO, KEPT_TO_RESIZE, PIL.__version__)
         by = (self.runtime, torch.cuda.is_available(), __version__, *(version(name) for name in _COMPUTED_BY))
         return sha256(repr((network, seen, by)).encode()).hexdigest()
 
@@ -127,10 +130,12 @@ class FrozenPart:
 
     def make_room(self, rows: int, progress: Progress) -> None:
         """Let so many views be kept, in place of what other trainings kept; say what the store may not take."""
-        needed_bytes = rows * self.empty(1).nbytes
-        limit_bytes = self.store.limit_bytes * self._ranks.local_world  # each keeps its share
-        if self._folder is not None and not self._ranks.local:
-            make_room(self._folder, needed_bytes, limit_bytes)
+        needed_bytes, processes = rows * self.empty(1).nbytes, self._ranks.local_world  # each keeps its share
+        # What is kept nowhere else must not cost others what they have kept.
+        if self._folder is not None and self.store.lasting and self.store.asked_bytes and not self._ranks.local:
+            make_room(self._folder, needed_bytes, self.store.asked_bytes * processes)
+            self.store.measure_room()
+        limit_bytes = self.store.limit_bytes * processes
         if needed_bytes > limit_bytes:
             progress.note(
                 f"what the frozen part makes of {rows:,} views takes {needed_bytes / 1e9:.1f} GB, of which "
@@ -186,13 +191,13 @@ def faster_runtime(frozen: Frozen, views: int, progress: Progress) -> FrozenRunt
         holds = _openvino_holds(replace(frozen, runtime="openvino"), progress)
     runtime: FrozenRuntime = "openvino" if holds else "torch"
     if found is not None:
-        with suppress(OSError):
-            found.write_text(runtime)
+        with suppress(EnvironmentFault):
+            write_atomic(found, runtime.encode())
     return runtime
 
 
 def _openvino_holds(frozen: Frozen, progress: Progress) -> bool:
-    from ftx.training.frozen_in_openvino import in_openvino, is_as_good, is_faster
+    from ftx.training.frozen_in_openvino import CONVERTED, in_openvino, is_as_good, is_faster
 
     prefix, pre = frozen.split.prefix, frozen.backbone.preprocess
     try:
@@ -201,8 +206,8 @@ def _openvino_holds(frozen: Frozen, progress: Progress) -> bool:
             return True
     except ModelError as error:
         progress.note(f"torch computes the frozen part: {error.what}: {error.found}")
-    if frozen.folder is not None:
-        forget(frozen.folder)
+    if frozen.folder is not None:  # another training may have asked for OpenVINO by name, and kept features there
+        forget(frozen.folder / CONVERTED)
     return False
 
 

@@ -37,10 +37,12 @@ def plan(module: nn.Module, recipe: Recipe) -> Plan:
     if head_init == "auto":
         head_init = "probe" if linear and train.balance == "none" and linear_heads(module) else "random"
     solves_all = linear and head_init == "probe" and bool(linear_heads(module))
-    augment: Augment = "none" if solves_all else train.augment
     epochs = 1 if solves_all else train.epochs
     kept_blocks = 0 if head_alone(module) else frozen_blocks(module) or None
-    if kept_blocks is None or not train.cache_views:
+    keeps = kept_blocks is not None and train.cache_views > 0
+    as_they_are = solves_all or train.augment == "none" or (train.augment == "auto" and keeps)
+    augment: Augment = "none" if as_they_are else "light"
+    if not keeps:
         return Plan(head_init, solves_all, augment, None, 0, epochs)
     views = 1 if augment == "none" else min(train.cache_views, train.epochs)
     return Plan(head_init, solves_all, augment, kept_blocks, views, epochs)

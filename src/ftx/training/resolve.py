@@ -26,7 +26,7 @@ from ftx.runs.run_json import BegunFrom
 from ftx.tasks.base import Task
 from ftx.tasks.output_meaning import TASKS
 from ftx.tasks.thresholds import Thresholds
-from ftx.training.begun_from import begin_with, begun_run
+from ftx.training.begun_from import as_the_run_has, begin_with, begun_run
 from ftx.training.compiling import chosen
 from ftx.training.device_placement import resolve_precision
 from ftx.training.epoch_log import require_tensorboard
@@ -74,6 +74,8 @@ def resolve(recipe: Recipe, strict: bool, progress: Progress) -> Resolved:
     if recipe.train.tensorboard:
         require_tensorboard()
     begun = begun_run(recipe)
+    if begun is not None:
+        recipe = as_the_run_has(recipe, begun)
     dataset = read_images(recipe, begun, progress)
     _compare_classes(recipe, len(dataset.labels), strict, progress)
     if recipe.model.weights == "auto":  # before the model is built: its files name what they were made from
@@ -85,6 +87,8 @@ def resolve(recipe: Recipe, strict: bool, progress: Progress) -> Resolved:
     keeping = resolved.replace(train={"cache_views": 1})
     if not resolved.train.cache_views and plan(prepared.backbone.module, keeping).views:
         progress.note("train.cache_views is 0: the blocks that do not train are computed in each epoch")
+    if resolved.train.augment == "light" and resolved.train.cache_views == 1 < resolved.train.epochs:
+        progress.note("train.cache_views is 1: every epoch sees an image in the same view, drawn once")
     if plan(prepared.backbone.module, resolved).solves_all:
         asked = [f"train.{key}" for key in _STEPS if key in recipe.train.model_fields_set]
         if any(recipe.train.augment == "light" or key != "train.augment" for key in asked):

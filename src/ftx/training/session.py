@@ -212,6 +212,8 @@ class _Session:
             ):
                 training = training_of(self.found, pixels, frozen, self.ranks)
                 fill_together(training, frozen, self.progress)
+                if checkpoints is not None and frozen is not None:
+                    checkpoints.settle_first = frozen.store.sync
                 self._say_what_differs(training)
                 state, started = training.begin(), None
                 if saved is None:
@@ -275,6 +277,9 @@ class _Session:
     def _start_head(self, training: Training) -> HeadStart | None:
         """Solve the head, if the recipe says so and the classifier can be solved."""
         if training.recipe.head_init != "probe":
+            return None
+        if self.found.begun_from is not None and not plan(training.module, self.found.recipe).solves_all:
+            self.progress.note("the head goes on from the run's: train.head_init=probe is not used")
             return None
         started = start_head(
             training.module,
