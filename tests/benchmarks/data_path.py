@@ -21,7 +21,7 @@ from PIL import Image
 
 from ftx.core.progress import SILENT
 from ftx.data.image_store import ImageStore
-from ftx.data.loader import TrainingImages
+from ftx.data.loader import TrainingImages, in_batches
 from ftx.data.open_dataset import survey
 from ftx.data.pixel_store import pixel_store
 from ftx.data.preprocess import Preprocess
@@ -58,7 +58,8 @@ def go_through(what: str, data: Path, images: int) -> None:
             started = time.perf_counter()
             given = [store.at(entry.path, entry.sha256) for entry in entries]
             inputs = TrainingImages(given, np.zeros((len(given), 1), np.float32), PRE, augment="none", pixels=pixels)
-            for _ in inputs.batches(np.random.default_rng(0).permutation(len(given)), 32, epoch=1):
+            order = np.random.default_rng(0).permutation(len(given))
+            for _ in inputs.views(in_batches(inputs.seen(order, epoch=1), 32, skipped=0)):
                 pass
         else:
             survey(data, val_fraction=0.2, pixels=pixels)

@@ -4,14 +4,17 @@ DATA has train/ and test/. Each contestant trains on the same images with the sa
 asked about all test images after each epoch; asking is not in its time, all else is: start, reading, computing,
 choosing. A training ends with the epoch that its validation images chose.
 
+All of them keep the memory of their tensors, as ``ftx train`` does, and AdamW's fused kernel.
+
 ftx        ``ftx.train`` with an empty cache, once for each number of epochs, as its schedule hangs on that number.
 trainer    The field's trainer, rebuilt as a loop with its published settings (OpenVINO Training Extensions, recipe
            classification/multi_class_cls/dino_v2.yaml and its data: f32, LoRA or DoRA of rank 8 on q and v, AdamW at
            1e-3 with decay 0.05, halved after three epochs without a better validation accuracy, stopped after five,
-           batches of 64, RandomResizedCrop and flip, two workers, nothing kept), peft's layers, timm's model. Linear
-           probing the same with all but the head frozen, 20 epochs to their end.
-peft       The peft library in a plain loop: all six layers, rank 8, batches of 16, AdamW at 1e-3 with a cosine, its
-           faster attention, bf16 where the CPU computes in it.
+           batches of 64, RandomResizedCrop and flip, two workers, nothing kept), peft's layers, timm's model, where q,
+           k and v are one layer, so that k is adapted with them. Linear probing the same with all but the head frozen,
+           20 epochs to their end.
+peft       The peft library in a plain loop: all six layers, rank 8, batches of 16, AdamW at 1e-3 with a cosine,
+           attention as plain products, which is the faster in bf16, and bf16 where the CPU computes in it.
 full       All weights as timm's recipes fine-tune: AdamW, 2e-5, cosine, label smoothing 0.1, the same crops and flips.
 
 A second start goes on where the first stopped. Writes OUT/peers.jsonl, peers.json, peers.md and peers.svg.
@@ -46,6 +49,7 @@ from torchvision.transforms import v2
 import ftx
 from ftx.backbones.build import Backbone, build
 from ftx.backbones.split_network import choose_attention
+from ftx.core.memory import keep_freed_memory
 from ftx.core.statistics import wilson_interval
 from ftx.data.open_dataset import survey
 from ftx.data.preprocess import Preprocess, load_pixels, normalise
@@ -155,7 +159,7 @@ class Loop:
         base = self.backbone(images.classes)
         pre, module = base.preprocess, self.adapt(base.module)
         trained = [parameter for parameter in module.parameters() if parameter.requires_grad]
-        optimizer = torch.optim.AdamW(trained, lr=self.lr, weight_decay=self.decay)
+        optimizer = torch.optim.AdamW(trained, lr=self.lr, weight_decay=self.decay, fused=True)
         loader = DataLoader(Varied(images.train, pre), self.batch, shuffle=True, num_workers=2)
         schedule: LRScheduler = (
             ReduceLROnPlateau(optimizer, mode="max", factor=0.5, patience=3)
@@ -364,6 +368,7 @@ def main() -> None:
     known = [*OUR_KEYS, *(loop.name for loop in theirs(56))]
     parser.add_argument("--only", nargs="+", default=known, choices=known, metavar="NAME")
     given = parser.parse_args()
+    keep_freed_memory()
     given.out.mkdir(parents=True, exist_ok=True)
     log: Path = given.out / "peers.jsonl"
     found = [Point(**json.loads(line)) for line in log.read_text().splitlines()] if log.is_file() else []
@@ -379,7 +384,8 @@ def main() -> None:
         print(f"{point.contestant}: epoch {point.epoch}, {point.seconds:.0f} s, {100 * point.right / point.test:.1f} %")
     rows = summary(found)
     machine = this_machine().model_dump(mode="json")
-    (given.out / "peers.json").write_text(json.dumps({"machine": machine, "size": given.size, "rows": rows}, indent=2))
+    said = {"machine": machine, "size": given.size, "rows": rows, "points": [asdict(one) for one in found]}
+    (given.out / "peers.json").write_text(json.dumps(said, indent=1))
     (given.out / "peers.md").write_text(f"{table(rows)}\n{ratios(rows)}")
     draw(found, given.out / "peers.svg")
 

@@ -219,8 +219,8 @@ def _magnitude_gradient(
     # A product in bf16 holds no bias.
     unbiased = None if bias_O is None or _reduced(product_NO.dtype) else bias_O.to(product_NO.dtype)
     sum_O = magnitude_O.new_zeros(magnitude_O.shape)
-    # So few rows n at a time that what lies between stays in the processor's cache: all at once takes twice as long.
-    chunks = max(-(-len(dy_NO) // _ROWS), 1)
+    # So few rows n at a time that what lies between stays in a CPU's cache: all at once takes twice as long there.
+    chunks = max(-(-len(dy_NO) // _ROWS), 1) if dy_NO.device.type == "cpu" else 1
     for dy_nO, product_nO in zip(dy_NO.chunk(chunks), product_NO.chunk(chunks), strict=True):
         terms_nO = dy_nO * product_nO if unbiased is None else (product_nO - unbiased).mul_(dy_nO)
         # torch sums bf16 in f32 and rounds once; asked for f32, it would convert every term first.

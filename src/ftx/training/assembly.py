@@ -64,14 +64,15 @@ def inputs_for(
 def training_of(found: Resolved, pixels: PixelStore, frozen: FrozenPart | None, ranks: Ranks = ALONE) -> Training:
     """What is trained on what."""
     recipe, dataset, task = found.recipe, found.dataset, found.task
-    training = dataset.split("train")
+    training, module = dataset.split("train"), found.prepared.backbone.module
+    balance = balance_of(recipe.train.balance, task.labels, task.targets([entry.labels for entry in training]))
     return Training(
-        module=found.prepared.backbone.module,
+        module=module,
         task=task,
         inputs=inputs_for(found, pixels, frozen, training, varied=True),
         held_out=inputs_for(found, pixels, frozen, dataset.split("val"), varied=False),
         recipe=recipe.train,
-        balance=balance_of(recipe.train.balance, task.labels, task.targets([entry.labels for entry in training])),
+        balance=balance.on(next(module.parameters()).device),
         lr=peak_lr(recipe.train, recipe.method),
         bf16=recipe.train.precision == "bf16",
         seed=recipe.seed,

@@ -5,7 +5,7 @@ Shapes: N images, C labels.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -35,6 +35,10 @@ class Balance:
         if self.share_N is None:
             return rng.permutation(self.images)
         return rng.choice(self.images, size=self.images, p=self.share_N)
+
+    def on(self, device: torch.device) -> Balance:
+        """It with its weights where losses are computed: to copy them there in each step would wait for the device."""
+        return self if self.weights_2C is None else replace(self, weights_2C=self.weights_2C.to(device))
 
 
 def balance_of(kind: BalanceName, labels: Labels, targets_NC: Targets) -> Balance:

@@ -321,16 +321,15 @@ def in_parts(network: nn.Module, training: Training, batch: Batch) -> Tensor:
 
 def forward_backward(network: nn.Module, training: Training, batch: Batch) -> Tensor:
     """What a batch, or this process's part of it, adds to the mean loss; its gradients are added to the parameters'."""
-    recipe, weights_2C, world = training.recipe, training.balance.weights_2C, training.ranks.world
-    where = batch.input.device
-    with torch.autocast(where.type, torch.bfloat16, enabled=training.bf16):
+    recipe, world = training.recipe, training.ranks.world
+    with torch.autocast(batch.input.device.type, torch.bfloat16, enabled=training.bf16):
         logits_BC = network(batch.input)
     loss = training.task.loss(
         at_least_f32(logits_BC),
         batch.targets_BC,
         kind=recipe.loss,
         label_smoothing=recipe.label_smoothing,
-        weights_2C=None if weights_2C is None else weights_2C.to(where),
+        weights_2C=training.balance.weights_2C,
         whole_MC=None if len(batch.targets_BC) == len(batch.whole_MC) else batch.whole_MC,
     )
     if not batch.counts:
