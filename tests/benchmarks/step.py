@@ -29,6 +29,7 @@ from ftx.adapters.attach import attach
 from ftx.adapters.spec import AdapterSpec, Kind
 from ftx.backbones.build import build
 from ftx.backbones.compiled import compiled_blocks
+from ftx.backbones.joined_attention import joined_attention
 from ftx.backbones.split_network import choose_attention, uncut
 from ftx.core.memory import keep_freed_memory
 from ftx.recipe.adapter_targets import TARGETS
@@ -142,10 +143,11 @@ def measure(size: int, batch: int, rounds: int, *, bf16: bool) -> dict[str, list
     }
     steps["products alone"] = products_alone(modules["full"], size, batch, bf16=bf16)
     seconds: dict[str, list[float]] = {name: [] for name in steps}
-    with ExitStack() as compiled:
+    with ExitStack() as ways:
         for name, module in modules.items():
-            if name.endswith("compiled"):
-                compiled.enter_context(compiled_blocks(module, batch))
+            if name.startswith("ftx"):
+                as_it_trains = compiled_blocks(module, batch) if name.endswith("compiled") else joined_attention(module)
+                ways.enter_context(as_it_trains)
         for number in range(rounds + 1):
             for name, step in steps.items():
                 taken = step()

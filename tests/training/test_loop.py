@@ -8,6 +8,7 @@ from contextlib import contextmanager
 
 import numpy as np
 import pytest
+import timm
 import torch
 from numpy.typing import NDArray
 from tests.conftest import Listener
@@ -16,6 +17,8 @@ from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy
 
 from ftx.adapters.attach import adapter_layers, attach
 from ftx.adapters.spec import AdapterSpec
+from ftx.backbones.joined_attention import JoinedAttention
+from ftx.backbones.split_network import set_attention
 from ftx.core.errors import InputError, Termination
 from ftx.core.progress import SILENT, Progress
 from ftx.recipe.sections import TrainRecipe
@@ -114,6 +117,24 @@ def test_of_a_model_that_learns_the_last_epoch_is_kept_and_of_one_that_unlearns_
         assert lost == sorted(lost, reverse=kept == 6)
         assert made.best is made.epochs[kept - 1]
         assert torch.equal(module.weight, weights[kept - 1])
+
+
+def test_blocks_that_train_attend_in_one_layout(monkeypatch: pytest.MonkeyPatch) -> None:
+    passes: list[str] = []
+
+    def counted(ctx: object, dy: Tensor) -> tuple[Tensor, None, None]:
+        passes.append("backward")
+        return backward(ctx, dy)
+
+    backward = JoinedAttention.backward
+    monkeypatch.setattr(JoinedAttention, "backward", staticmethod(counted))
+    module = timm.create_model("test_vit", num_classes=2, img_size=32)
+    set_attention(module, plain=True)
+    images = Given((torch.randn(4, 3, 32, 32), SIDES[:4]))
+    for settings, blocks in (({}, 6), ({"activation_checkpointing": True}, 6)):
+        passes.clear()
+        fitted(module, images, images, epochs=2, **settings)
+        assert len(passes) == 2 * blocks
 
 
 def test_training_ends_after_so_many_epochs_without_a_better_one() -> None:
