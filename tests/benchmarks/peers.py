@@ -342,6 +342,7 @@ def table(rows: Sequence[Mapping[str, object]]) -> str:
 
 def draw(found: Sequence[Point], to: Path) -> None:
     from matplotlib.figure import Figure
+    from matplotlib.ticker import LogLocator, NullFormatter
 
     figure = Figure(figsize=(9, 5), layout="constrained")
     axes = figure.subplots()
@@ -350,8 +351,9 @@ def draw(found: Sequence[Point], to: Path) -> None:
         style = "o-" if name.startswith("ftx") else "x--"
         axes.plot([x for x, _ in each], [y for _, y in each], style, label=name, linewidth=1.2, markersize=4)
     axes.set_xscale("log")
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     axes.xaxis.set_major_formatter("{x:.0f}")
-    axes.xaxis.set_minor_formatter("{x:.0f}")
+    axes.xaxis.set_minor_formatter(NullFormatter())
     axes.set_xlabel("seconds of training, the start included")
     axes.set_ylabel("test accuracy, %")
     axes.grid(alpha=0.3)
