@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from ftx.backbones.joined_attention import JoinedAttention, joined_attention
 from ftx.backbones.split_network import set_attention
+from ftx.backbones.trained_blocks import trained_blocks
 
 # Heads of 64, whose scale is a power of two, and of 24.
 VARIANTS: dict[str, dict[str, object]] = {"heads of 64": {}, "heads of 24": {"num_heads": 8}}
@@ -39,7 +40,7 @@ def test_logits_and_gradients_are_those_of_timm(variant: str, computed_in: str) 
     if computed_in == "f64":
         module, x = module.double(), x.double()
     expected = gradients(module, x, bf16=computed_in == "bf16")
-    with joined_attention(module):
+    with joined_attention(trained_blocks(module)):
         found = gradients(module, x, bf16=computed_in == "bf16")
     names = ["logits", *(name for name, _ in module.named_parameters())]
     # The same products of the same numbers; which kernel computes one may hang on how its operands lie in memory: bf16
@@ -78,7 +79,7 @@ def test_only_what_is_plain_and_trains_computes_so(monkeypatch: pytest.MonkeyPat
 
     def calls(module: nn.Module) -> int:
         called.clear()
-        with joined_attention(module):
+        with joined_attention(trained_blocks(module)):
             module(x)
         return len(called)
 
@@ -102,6 +103,6 @@ def test_who_hides_tokens_is_computed_as_before() -> None:
     attention, x = module.get_submodule("blocks.0.attn"), torch.randn(2, 4, 192)
     mask = torch.tensor([True, True, False, True]).expand(2, 1, 4, 4)
     expected = attention(x, attn_mask=mask), attention(x, is_causal=True)
-    with joined_attention(module):
+    with joined_attention(trained_blocks(module)):
         found = attention(x, attn_mask=mask), attention(x, is_causal=True)
     assert all(torch.equal(*pair) for pair in zip(found, expected, strict=True))

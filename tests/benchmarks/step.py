@@ -31,6 +31,7 @@ from ftx.backbones.build import build
 from ftx.backbones.compiled import compiled_blocks
 from ftx.backbones.joined_attention import joined_attention
 from ftx.backbones.split_network import choose_attention, uncut
+from ftx.backbones.trained_blocks import trained_blocks
 from ftx.core.memory import keep_freed_memory
 from ftx.recipe.adapter_targets import TARGETS
 
@@ -146,7 +147,11 @@ def measure(size: int, batch: int, rounds: int, *, bf16: bool) -> dict[str, list
     with ExitStack() as ways:
         for name, module in modules.items():
             if name.startswith("ftx"):
-                as_it_trains = compiled_blocks(module, batch) if name.endswith("compiled") else joined_attention(module)
+                as_it_trains = (
+                    compiled_blocks(module, batch)
+                    if name.endswith("compiled")
+                    else joined_attention(trained_blocks(module))
+                )
                 ways.enter_context(as_it_trains)
         for number in range(rounds + 1):
             for name, step in steps.items():

@@ -198,12 +198,14 @@ def test_only_what_is_kept_for_others_takes_the_place_of_what_others_kept(
     assert not other.exists()
 
 
-def test_where_others_make_room_the_disk_has_it(paths: list[Path], tmp_path: Path) -> None:
+def test_where_others_make_room_the_disk_has_it(tmp_path: Path) -> None:
     free_bytes = [0]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("ftx.core.byte_store.shutil.disk_usage", lambda _path: SimpleNamespace(free=free_bytes[0]))
-        with ByteStore(tmp_path, 1e9) as store:
-            part = FrozenPart(Frozen(backbone(), 4, bf16=False), store, tmp_path)
+        own = tmp_path / "features" / "own"
+        own.mkdir(parents=True)
+        with ByteStore(own, 1e9) as store:
+            part = FrozenPart(Frozen(backbone(), 4, bf16=False), store, own)
             assert not part.keep(bytes(32), part.empty(1)[0])
             free_bytes[0] = 4 * ROW_BYTES
             part.make_room(1, SILENT)

@@ -9,7 +9,7 @@ Legend: N images, T tokens, H heads, M = N·H, d width of a head, E = 3·H·d.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from typing import Any
@@ -18,13 +18,13 @@ import torch
 from timm.layers.attention import Attention
 from torch import Tensor, nn
 
-from ftx.backbones.trained_blocks import Forward, computing_by, trained_blocks
+from ftx.backbones.trained_blocks import Forward, computing_by
 
 
 @contextmanager
-def joined_attention(module: nn.Module) -> Iterator[None]:
-    """Let the attention of blocks that train compute so, where it is plain, until the block of code ends."""
-    layers = [layer for block in trained_blocks(module) for layer in block.modules() if _is_plain(layer)]
+def joined_attention(blocks: Sequence[nn.Module]) -> Iterator[None]:
+    """Let the attention of blocks compute so where it is plain, until the block of code ends."""
+    layers = [layer for block in blocks for layer in block.modules() if _is_plain(layer)]
     with ExitStack() as all_of_them:
         for layer in layers:
             all_of_them.enter_context(computing_by([layer], partial(_joined, layer)))

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from ftx.adapters.trainable_model import Prepared
 from ftx.backbones.compiled import blocks_to_compile, compiled, compiling
+from ftx.backbones.joined_attention import joined_attention
 from ftx.backbones.kept_tokens import tokens_behind
 from ftx.backbones.layer_roles import plain_vit
 from ftx.backbones.split_network import token_shape, vit_blocks
@@ -111,7 +112,8 @@ class _Block:
 
     def plain_s(self) -> float:
         """What a step takes that is not compiled, in seconds."""
-        return self._step_s(self.block.forward)
+        with joined_attention([self.block]):
+            return self._step_s(self.block.forward)
 
     def gain(self, progress: Progress) -> Gain:
         """What compiling gains, measured in turn, or found to be so by an earlier training.
@@ -149,9 +151,9 @@ class _Block:
 
     def _measured(self) -> Gain:
         started = time.perf_counter()
-        plain, fast = self.block.forward, self.compiled()
+        fast = self.compiled()
         takes_s = time.perf_counter() - started
-        pairs = [(self._step_s(plain), self._step_s(fast)) for _ in range(_ROUNDS)]
+        pairs = [(self.plain_s(), self._step_s(fast)) for _ in range(_ROUNDS)]
         plain_s, compiled_s = (median(one) for one in zip(*pairs, strict=True))
         return Gain(plain_s, compiled_s, takes_s)
 

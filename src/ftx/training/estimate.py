@@ -11,9 +11,11 @@ import torch
 
 from ftx.adapters.attach import adapter_layers, prove_reach
 from ftx.adapters.trainable_model import Prepared
+from ftx.backbones.joined_attention import joined_attention
 from ftx.backbones.layer_roles import depth, plain_vit
 from ftx.backbones.recompute import recomputing
 from ftx.backbones.split_network import frozen_blocks, head_alone, token_shape
+from ftx.backbones.trained_blocks import trained_blocks
 from ftx.core.progress import SILENT
 from ftx.data.pixel_store import PixelStore
 from ftx.recipe.schema import Recipe
@@ -75,7 +77,8 @@ def _rehearsed(found: Resolved, pixels: PixelStore) -> Times:
         train_mode(module)
         step_s = 0.0
         started = time.perf_counter()
-        with recomputing(module) if recipe.train.activation_checkpointing else nullcontext():
+        again = recomputing(module) if recipe.train.activation_checkpointing else nullcontext()
+        with joined_attention(trained_blocks(module)), again:
             for batch in inputs.batches(order, batch_size, epoch=1):  # the first of two is a warm-up
                 in_parts(inputs.network, training, batch)
                 step_s, started = time.perf_counter() - started, time.perf_counter()

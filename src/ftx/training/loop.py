@@ -16,6 +16,7 @@ from ftx.adapters.attach import prove_reach
 from ftx.backbones.compiled import compiled_blocks
 from ftx.backbones.joined_attention import joined_attention
 from ftx.backbones.recompute import recomputing
+from ftx.backbones.trained_blocks import trained_blocks
 from ftx.core.errors import InputError
 from ftx.core.progress import Progress
 from ftx.core.progress import Task as ProgressTask
@@ -159,7 +160,8 @@ def _computed_as_asked(training: Training) -> Iterator[None]:
     recipe, module = training.recipe, training.module
     images = -(-training.ranks.largest_share(recipe.batch_size) // recipe.accumulation_steps)
     # torch's compiler lays attention out by itself.
-    faster = compiled_blocks(module, images) if recipe.compile == "blocks" else joined_attention(module)
+    compiles = recipe.compile == "blocks"
+    faster = compiled_blocks(module, images) if compiles else joined_attention(trained_blocks(module))
     with faster, recomputing(module) if recipe.activation_checkpointing else nullcontext():
         yield
 
