@@ -96,10 +96,11 @@ def staging(final: Path) -> Iterator[Path]:
     with disk_faults(final):
         _make_folder(final.parent)
         sweep(final.parent)
-        with _place_for_files(final.parent):
-            staged = Path(tempfile.mkdtemp(dir=final.parent, prefix=_owned_prefix()))
-        staged.chmod(0o777 & ~_umask())
-        try:
+        staged = partial_path(final.parent)
+        try:  # a signal may come as soon as the folder is there
+            with _place_for_files(final.parent):
+                staged.mkdir()
+            staged.chmod(0o777 & ~_umask())
             yield staged
         finally:
             shutil.rmtree(staged, ignore_errors=True)
