@@ -24,14 +24,14 @@ from ftx.backbones.trained_blocks import Forward, computing_by
 @contextmanager
 def joined_attention(blocks: Sequence[nn.Module]) -> Iterator[None]:
     """Let the attention of blocks compute so where it is plain, until the block of code ends."""
-    layers = [layer for block in blocks for layer in block.modules() if _is_plain(layer)]
+    layers = [layer for block in blocks for layer in block.modules() if _computes_plain_products(layer)]
     with ExitStack() as all_of_them:
         for layer in layers:
             all_of_them.enter_context(computing_by([layer], partial(_joined, layer)))
         yield
 
 
-def _is_plain(layer: nn.Module) -> bool:
+def _computes_plain_products(layer: nn.Module) -> bool:
     """Whether a layer is timm's attention as plain products, with nothing between its projections and these."""
     if type(layer) is not Attention or layer.fused_attn:
         return False

@@ -62,9 +62,9 @@ def staged_file(path: Path) -> Iterator[Path]:
         _make_folder(path.parent)
         sweep(path.parent)
         staged = partial_path(path.parent)
-        with _place_for_files(path.parent):
-            staged.touch()
-        try:
+        try:  # a signal may come as soon as the file is there
+            with _place_for_files(path.parent):
+                staged.touch()
             yield staged
             # Some libraries write 0600; an artifact is as readable as any file that the user makes.
             staged.chmod(0o666 & ~_umask())
