@@ -14,6 +14,9 @@ PYTEST := OMP_NUM_THREADS=1 $(KEEP) $(BIN)/python -m pytest -n $(WORKERS) --dist
 
 # The side of the images that `make bench` trains on: 224 has four times the patches.
 BENCH_SIZE ?= 112
+# The images: a folder with train/ and test/; by default the embedded sample.
+BENCH_DATA ?= build/bench/sample-data
+BENCH_SEEDS ?= 0
 
 # An environment of its own, with the versions of tests/lowest.txt; and the tests, slow ones too, that go through every
 # library: training, merging, both exports, INT8, validation, and the folders that other libraries wrote.
@@ -66,9 +69,11 @@ mutants: $(VENV)/.installed ## Put some 600 faults into the source, one at a tim
 
 bench: $(VENV)/.installed ## Time a step and whole trainings against peers, accuracy beside it, into build/bench (an hour and more; it goes on)
 	mkdir -p build/bench
-	test -d build/bench/sample-data || $(BIN)/ftx data sample --out build/bench
-	$(BIN)/python tests/benchmarks/step.py --to build/bench/step
-	$(BIN)/python -m tests.benchmarks.peers build/bench/sample-data build/bench --size $(BENCH_SIZE)
+	test -d $(BENCH_DATA) || $(BIN)/ftx data sample --out build/bench
+	$(BIN)/python -m tests.benchmarks.step --to build/bench/step
+	$(BIN)/python -m tests.benchmarks.first_step $(BENCH_DATA) --size $(BENCH_SIZE) --to build/bench/first_step.json
+	$(BIN)/python -m tests.benchmarks.peers $(BENCH_DATA) build/bench --size $(BENCH_SIZE) --seeds $(BENCH_SEEDS)
+	$(BIN)/python -m tests.benchmarks.bench build/bench
 
 families: $(VENV)/.installed ## Print the table of families: adapted, merged, read by peft and exported
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.benchmarks.families

@@ -252,3 +252,26 @@ def test_the_layer_computes_with_the_merged_weight() -> None:
         torch.testing.assert_close(layer.merged_weight(), merged, rtol=0, atol=1e-13)
         x = torch.randn(5, 10, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
         torch.testing.assert_close(layer(x), x @ merged.T + layer.bias, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.4])
+@pytest.mark.parametrize("kind", ["lora", "dora"])
+def test_rows_that_are_listed_compute_as_a_run_of_rows_and_go_where_the_layer_goes(kind: Kind, dropout: float) -> None:
+    """As families have them that put q, k and v of one head behind each other."""
+    listed = tuple(Part(part.target, list(range(part.rows.start, part.rows.stop)), part.ranks) for part in FUSED)
+    layers = [adapted(kind, parts, dropout=dropout).train() for parts in (FUSED, listed)]
+    layers[1].load_state_dict(layers[0].state_dict())  # the rows are no part of it
+    x = torch.randn(5, 10, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    answers: list[Tensor] = []
+    for layer in layers:
+        torch.manual_seed(0)
+        answers.append(layer(x))
+        answers[-1].square().sum().backward()
+    assert torch.equal(*answers)
+    for name, parameter in layers[0].named_parameters():
+        other = layers[1].get_parameter(name)
+        assert (parameter.grad is None) == (other.grad is None)
+        if parameter.grad is not None:
+            assert torch.equal(parameter.grad, other.grad)
+    placed = layers[1].to("meta")._placed_parts
+    assert [part.rows.device.type for part in placed] == ["meta", "meta"]

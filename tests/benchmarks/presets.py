@@ -1,8 +1,10 @@
 """Fewer blocks and no variation against all blocks on varied images: ``python -m tests.benchmarks.presets DATA OUT``.
 
-DATA has a part ``test``. Each contestant (a preset, or the last N blocks on images as they are) trains as many epochs
-as the others, from an empty cache, and is asked about every test image; asking is not in its time. Contestants take
-turns, seed by seed. An image counts as lost by the share of the seeds that lost it, against ``best``.
+DATA has a part ``test``, or is a folder of few images, of which each fifth is asked about in its turn (``--folds``).
+Each contestant (a preset, or the last N blocks on images as they are) trains as many epochs as the others, from an
+empty cache, and is asked about every test image; asking is not in its time. Contestants take turns, seed by seed. An
+image counts as lost by the share of the seeds that lost it, against ``best``; the bound on what is lost is for other
+images with these seeds, that ``by the seeds`` for other seeds with these images.
 
     python models/make_sample.py --train 1000 --test 5000 --out build/garments
     python -m tests.benchmarks.presets build/garments build/presets --also 3 2 data.image_size=112
@@ -23,8 +25,12 @@ from pathlib import Path
 from statistics import median
 
 import numpy as np
+from scipy.stats import t
 from tests.benchmarks.accuracy import right
+from tests.benchmarks.kept_results import listing_digest, refuse_others
+from tests.benchmarks.markdown import table
 from tests.benchmarks.peers import empty_cache
+from tests.benchmarks.photographs import folds, write_table
 
 import ftx
 from ftx.core.statistics import Paired, wilson_interval
@@ -53,18 +59,33 @@ def contestants(also: Sequence[int]) -> dict[str, Mapping[str, object]]:
     return {**PRESETS, **shallow}
 
 
-def train(name: str, keys: Mapping[str, object], data: Path, common: Sequence[str], seed: int, epochs: int) -> Trained:
-    """One training of ftx, from an empty cache to its run folder."""
-    overrides = [f"data.path={data}", f"seed={seed}", *common, *(f"{key}={value}" for key, value in keys.items())]
+def train(
+    name: str, keys: Mapping[str, object], parts: Sequence[Path], common: Sequence[str], seed: int, epochs: int
+) -> Trained:
+    """A training of ftx for each data set, each from an empty cache to its run folder; times are summed."""
+    overrides = [f"seed={seed}", *common, *(f"{key}={value}" for key, value in keys.items())]
     if not keys.get("model.freeze_backbone"):  # the head alone is solved, in one pass
         overrides += [f"train.epochs={epochs}", f"train.patience={epochs}"]
-    with tempfile.TemporaryDirectory() as folder, empty_cache():
-        began, worked = time.perf_counter(), time.process_time()
-        report = ftx.train(ftx.Recipe().with_overrides(overrides), out=Path(folder) / "run")
-        seconds, cpu_seconds = time.perf_counter() - began, time.process_time() - worked
-        hits = right(Run.open(Path(folder) / "run"))
-    answers = "".join("1" if hit else "0" for hit in hits)
-    return Trained(name, seed, round(seconds, 1), round(cpu_seconds, 1), report.best_epoch, answers)
+    seconds, cpu_seconds, best_epochs, answers = 0.0, 0.0, [], ""
+    for data in parts:
+        with tempfile.TemporaryDirectory() as folder, empty_cache():
+            began, worked = time.perf_counter(), time.process_time()
+            recipe = ftx.Recipe().with_overrides([f"data.path={data}", *overrides])
+            best_epochs.append(ftx.train(recipe, out=Path(folder) / "run").best_epoch)
+            seconds += time.perf_counter() - began
+            cpu_seconds += time.process_time() - worked
+            answers += "".join("1" if hit else "0" for hit in right(Run.open(Path(folder) / "run")))
+    return Trained(name, seed, round(seconds, 1), round(cpu_seconds, 1), round(median(best_epochs)), answers)
+
+
+def in_folds(folder: Path) -> list[Path]:
+    """Tables beside a folder of images, of which each has a fifth to test, so that every image is asked about."""
+    images = sorted(path for path in folder.rglob("*") if path.is_file())
+    labels = [path.relative_to(folder).parts[0] for path in images]
+    paths = [f"{folder.name}/{path.relative_to(folder)}" for path in images]
+    return [
+        write_table(folder, paths, labels, asked, f"fold-{fold}") for fold, asked in enumerate(folds(labels, seed=0))
+    ]
 
 
 def hits(found: Sequence[Trained], name: str, seeds: Sequence[int]) -> np.ndarray:
@@ -82,7 +103,8 @@ def rows(found: Sequence[Trained]) -> Iterator[dict[str, object]]:
         if not seeds:
             continue
         given = hits(found, name, seeds)
-        gain = (given - hits(found, AGAINST, seeds)).mean(0)
+        best = hits(found, AGAINST, seeds)
+        gain = (given - best).mean(0)
         paired = Paired(float(-gain[gain < 0].sum()), float(gain[gain > 0].sum()), len(gain))
         low, high = wilson_interval(round(given.mean() * given.shape[1]), given.shape[1])
         yield {
@@ -94,12 +116,21 @@ def rows(found: Sequence[Trained]) -> Iterator[dict[str, object]]:
             "interval": [round(100 * low, 2), round(100 * high, 2)],
             "points lost": round(100 * paired.drop, 2),
             "at most": round(100 * paired.drop_at_most(CONFIDENCE), 2),
+            "at most by the seeds": by_seeds(given, best),
             "seconds": [one.seconds for one in mine if one.seed in theirs],
             "time": round(median(one.seconds / theirs[one.seed].seconds for one in mine if one.seed in theirs), 3),
             "processor time": round(
                 median(one.cpu_seconds / theirs[one.seed].cpu_seconds for one in mine if one.seed in theirs), 3
             ),
         }
+
+
+def by_seeds(given: np.ndarray, best: np.ndarray) -> float | None:
+    """The points that another seed's training loses at most, by Student's t; of one seed nothing is known."""
+    lost = 100 * (best - given).mean(1)
+    if len(lost) < 2 or not lost.any():
+        return None
+    return round(float(lost.mean() + t.ppf(CONFIDENCE, len(lost) - 1) * lost.std(ddof=1) / len(lost) ** 0.5), 2)
 
 
 def main() -> None:
@@ -110,10 +141,13 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=10)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--also", type=int, nargs="+", default=[], metavar="N", help="the last N blocks")
+    parser.add_argument("--folds", action="store_true", help="DATA has no part test: train on four fifths, five times")
     parser.add_argument("--only", nargs="+", default=None, metavar="NAME")
     given = parser.parse_intermixed_args()
     known = contestants(given.also)
-    given.out.mkdir(parents=True, exist_ok=True)
+    parts = in_folds(given.data) if given.folds else [given.data]
+    asked = {"data": listing_digest(given.data), "keys": given.keys, "epochs": given.epochs, "folds": given.folds}
+    refuse_others(given.out, asked)
     log: Path = given.out / "presets.jsonl"
     found = [Trained(**json.loads(line)) for line in log.read_text().splitlines()] if log.is_file() else []
     done = {(one.contestant, one.seed) for one in found}
@@ -121,21 +155,19 @@ def main() -> None:
         for name in given.only or known:
             if (name, seed) in done:
                 continue
-            one = train(name, known[name], given.data, given.keys, seed, given.epochs)
+            one = train(name, known[name], parts, given.keys, seed, given.epochs)
             found.append(one)
             with log.open("a") as stream:
                 stream.write(json.dumps(asdict(one)) + "\n")
             share = one.right.count("1") / len(one.right)
             print(f"{name}, seed {seed}: {one.seconds:.0f} s, {100 * share:.1f} %", flush=True)
-    table = list(rows(found))
-    if not table:
+    each = list(rows(found))
+    if not each:
         return
     machine = this_machine().model_dump(mode="json")
-    said = {"machine": machine, "epochs": given.epochs, "keys": given.keys, "rows": table}
+    said = {"machine": machine, "epochs": given.epochs, "keys": given.keys, "rows": each}
     (given.out / "presets.json").write_text(json.dumps(said, indent=2) + "\n")
-    titles = list(table[0])
-    lines = [titles, ["---"] * len(titles), *([row[title] for title in titles] for row in table)]
-    (given.out / "presets.md").write_text("".join(f"| {' | '.join(map(str, line))} |\n" for line in lines))
+    (given.out / "presets.md").write_text(table(list(each[0]), (row.values() for row in each)))
 
 
 if __name__ == "__main__":

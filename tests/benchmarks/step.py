@@ -5,14 +5,13 @@ that a machine whose speed drifts drifts for all. ftx is timed as it is and with
 (``train.compile=blocks``), which takes some 30 s before; peft with timm's fused attention and with plain products, and
 the faster of the two is quoted.
 
-    python tests/benchmarks/step.py --rounds 7
+    python -m tests.benchmarks.step --rounds 7
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import platform
 import statistics
 import time
 import warnings
@@ -22,6 +21,7 @@ from pathlib import Path
 
 import peft
 import torch
+from tests.benchmarks.this_machine import features
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
@@ -164,14 +164,6 @@ def measure(size: int, batch: int, rounds: int, *, bf16: bool) -> dict[str, list
 def median_ratio(above: list[float], below: list[float]) -> float:
     """Of the rounds, so that a machine whose speed drifts drifts for both."""
     return statistics.median(a / b for a, b in zip(above, below, strict=True))
-
-
-def features() -> str:
-    """The machine, by what matters here."""
-    cpuinfo = Path("/proc/cpuinfo")
-    flags = set(cpuinfo.read_text().split()) if cpuinfo.is_file() else set()
-    known = [flag for flag in ("avx2", "avx512f", "avx512_bf16", "amx_bf16") if flag in flags]
-    return f"{platform.machine()}, {torch.get_num_threads()} threads, {' '.join(known)}"
 
 
 def main() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -65,6 +66,34 @@ os._exit(0)
         put(store, 2)
     with ByteStore(tmp_path, ROOMY) as store:
         assert [read(store, number) for number in (1, 2)] == [content(1), content(2)]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="asks /proc which file it was")
+def test_content_is_on_disk_before_its_record_and_both_where_all_is_synced(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done: list[str] = []
+    fsync = os.fsync
+
+    def noting(handle: int) -> None:
+        fsync(handle)
+        done.append(f"{Path(f'/proc/self/fd/{handle}').readlink().name} {os.fstat(handle).st_size}")
+
+    with ByteStore(tmp_path, ROOMY) as store:
+        monkeypatch.setattr("ftx.core.byte_store.os.fsync", noting)
+        put(store, 1)
+        store.sync(due=True)  # not worth it
+        assert done == []
+        store.sync()
+        assert done == ["content 100", "index 52"]
+        store.sync()
+        assert len(done) == 2
+        monkeypatch.setattr("ftx.core.byte_store._SYNCED_EVERY_BYTES", 100)
+        put(store, 2)
+        store.sync(due=True)
+        assert done[2:] == ["content 200"]
+        store.sync()  # nothing was put since, but the record is not sure to be there
+        assert done[3:] == ["index 104"]
 
 
 @pytest.mark.parametrize("left", [0, 1, 51, 52, 60])

@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 
+from ftx.core.memory import keep_freed_memory
+
 _MB = 2**20
+# malloc.h
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
 # Pages that were touched for the first time while 100 MB came and went ten times.
 _CHILD = f"""
 import resource, sys
@@ -38,3 +43,18 @@ def test_what_was_freed_is_used_again() -> None:
     assert touched("given back") > 9 * once
     assert touched("kept") < 1.2 * once
     assert touched("training") < 1.2 * once
+
+
+def test_an_older_glibc_keeps_what_it_takes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Which refuses more than 32 MB, and answers 0."""
+    told: dict[int, int] = {}
+
+    def mallopt(option: int, value: int) -> int:
+        if option == M_MMAP_THRESHOLD and value > 32 * _MB:
+            return 0
+        told[option] = value
+        return 1
+
+    monkeypatch.setattr("ftx.core.memory.ctypes.CDLL", lambda _name: SimpleNamespace(mallopt=mallopt))
+    assert keep_freed_memory()
+    assert told == {M_MMAP_THRESHOLD: 32 * _MB, M_TRIM_THRESHOLD: 2048 * _MB - 1}

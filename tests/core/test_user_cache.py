@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 
 from ftx.core.user_cache import KEPT, cache_folder, forget, make_room
 
@@ -55,6 +56,23 @@ def test_room_is_made_by_taking_the_least_used_away(home: Path) -> None:
     make_room(folders[0], 0, most_bytes=10)  # whatever it has itself
     assert left() == {0}
     make_room(home / "none", 0, 0)
+
+
+def test_what_a_process_writes_in_is_not_taken_away(home: Path) -> None:
+    own, busy, left = (cache_folder("features", name, keep=None) for name in ("own", "busy", "left"))
+    assert own is not None
+    assert busy is not None
+    assert left is not None
+    for folder in (busy / "rank-1", left / "rank-1"):
+        folder.mkdir()
+        (folder / "content").write_bytes(bytes(100))
+        (folder / ".lock").touch()
+    with FileLock(busy / "rank-1" / ".lock"):
+        make_room(own, 0, most_bytes=10)
+        assert (busy / "rank-1" / "content").is_file()
+        assert not left.exists()
+    make_room(own, 0, most_bytes=10)
+    assert not busy.exists()
 
 
 def test_without_a_place_there_is_none(home: Path) -> None:

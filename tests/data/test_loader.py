@@ -225,8 +225,8 @@ def test_it_counts_what_it_made_others_wait(
     images = TrainingImages(paths, truth, PRE)
     for _ in batches(images, range(14), 7, epoch=1):
         time.sleep(0.3)  # meanwhile the others are made
-    assert 0.13 < images.waited_s < 0.4
-    waited_s = images.waited_s
+    assert 0.13 < images.waiting.seconds < 0.4
+    waited_s = images.waiting.seconds
     for _ in batches(images, range(14), 7, epoch=2):  # nothing is decoded any more
         time.sleep(0.1)
-    assert images.waited_s - waited_s < 0.1
+    assert images.waiting.seconds - waited_s < 0.1

@@ -14,6 +14,7 @@ from ftx.core.errors import RecipeError
 from ftx.recipe.error_lines import dotted_keys
 from ftx.recipe.presets import PRESETS
 from ftx.recipe.schema import Recipe
+from ftx.recipe.sections import AdapterRecipe
 
 
 @pytest.mark.parametrize("preset", PRESETS)
@@ -43,7 +44,7 @@ def test_fast_is_a_probe_that_is_solved() -> None:
 
 @pytest.mark.parametrize(("name", "depth", "blocks"), [("test_vit", 6, 2), ("vit_tiny_patch16_224", 12, 4)])
 def test_auto_is_the_last_third_of_a_plain_vision_transformer(name: str, depth: int, blocks: int) -> None:
-    assert decided_blocks("auto", timm.create_model(name)) == blocks
+    assert decided_blocks(AdapterRecipe(blocks="auto"), timm.create_model(name)) == blocks
     recipe = Recipe.named({"name": name, "weights": "none", "image_size": 32, "peft": "lora", "blocks": "auto"})
     module = prepare(recipe, 2).backbone.module
     assert frozen_blocks(module) == depth - blocks
@@ -52,7 +53,7 @@ def test_auto_is_the_last_third_of_a_plain_vision_transformer(name: str, depth: 
 
 def test_auto_is_all_blocks_where_frozen_ones_are_not_kept_and_of_one_block_that_one() -> None:
     swin = timm.create_model("swin_tiny_patch4_window7_224", depths=(1, 1), embed_dim=12, num_heads=(1, 1))
-    assert decided_blocks("auto", swin) == "all"
-    assert decided_blocks("auto", timm.create_model("test_vit", depth=1)) == 1
+    assert decided_blocks(AdapterRecipe(blocks="auto"), swin) == "all"
+    assert decided_blocks(AdapterRecipe(blocks="auto"), timm.create_model("test_vit", depth=1)) == 1
     for choice in ("all", 3, "first:2", (0, 2)):
-        assert decided_blocks(choice, swin) == choice
+        assert decided_blocks(AdapterRecipe(blocks=choice), swin) == choice

@@ -200,6 +200,18 @@ def test_a_run_of_images_as_they_were_says_nothing_of_views(few: Path, tmp_path:
     assert any("every epoch sees an image in the same view" in line for line in listener.said)
 
 
+def test_what_few_images_and_epochs_held_down_is_asked_for_anew(few: Path, many: Path, tmp_path: Path) -> None:
+    settings = {"blocks": 2, "frozen_runtime": "torch"}
+    first, _ = trained(asked(few, "lora", batch_size=64, epochs=1, cache_views=3, **settings), tmp_path / "first")
+    held = first.recipe().train
+    assert (held.batch_size, held.cache_views) == (len(first.entries("train")), 1)
+    begun = recipe_from(first.path, (), {"data.path": str(many)}).train
+    assert (begun.batch_size, begun.cache_views) == (16, 4)
+    other, _ = trained(asked(few, "lora", epochs=3, cache_views=2, **settings), tmp_path / "other")
+    kept = recipe_from(other.path).train
+    assert (kept.batch_size, kept.cache_views) == (4, 2)  # as they were asked for
+
+
 def test_what_was_learnt_from_is_not_chosen_by(few: Path, many: Path, tmp_path: Path) -> None:
     """Of two fifths of all images, by their hashes alone, some would have been."""
     first, _ = trained(asked(few, "linear"), tmp_path / "first")

@@ -65,6 +65,35 @@ def test_fewer_epochs_need_fewer_views(
     assert within(found, budget_s, time.perf_counter(), Listener()).recipe.train.epochs == epochs
 
 
+def test_a_dry_run_says_what_its_budget_counted(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ftx.training.dry_running.rehearse", lambda _found: Times(240.0, 30.0, view_s=60.0, views=4))
+    report = dry_run(asked(data, blocks=2), budget_s=200)
+    assert (report.epochs, report.seconds_before, report.seconds) == (2, 120.0, 180.0)
+    whole = dry_run(asked(data, blocks=2))
+    assert (whole.epochs, whole.seconds_before, whole.seconds) == (10, 240.0, 540.0)
+
+
+def test_a_dry_run_removes_nothing_that_others_kept(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+
+    def kept() -> set[Path]:
+        return set((tmp_path / "cache" / "ftx" / "features").glob("*/content"))
+
+    with chdir(tmp_path):
+        train(asked(data, blocks=2, epochs=1), out=tmp_path / "run")
+        before = kept()
+        other = asked(data, blocks=3, epochs=1, cache_gb=1e-6)
+        assert dry_run(other).seconds
+        with pytest.raises(InputError, match="no training fits"):
+            train(other, out=tmp_path / "other", budget_s=0.001)
+        assert before <= kept()
+        train(other, out=tmp_path / "other")
+    assert before
+    assert not before & kept()
+
+
 def test_where_no_epoch_fits_nothing_is_written(data: Path, tmp_path: Path) -> None:
     with chdir(tmp_path), pytest.raises(InputError, match="no training fits") as caught:
         train(asked(data), out=tmp_path / "run", budget_s=0.001)

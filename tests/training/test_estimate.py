@@ -31,7 +31,7 @@ from ftx.runs.run import Run
 from ftx.runs.trained import load_trained
 from ftx.tasks.labels import Labels
 from ftx.training import train
-from ftx.training.device_placement import place
+from ftx.training.device_placement import place, within_quota
 from ftx.training.estimate import adapted_layers, memory_mb, rehearse
 from ftx.training.ranks import Ranks
 from ftx.training.resolve import Resolved
@@ -286,3 +286,19 @@ def test_no_verb_begins_on_a_disk_without_space(
     # written has its weights in f32. Whole MB are said.
     np.testing.assert_allclose(needed, (3 * 4 + 1) * new_mb if verb == "train" else dense_mb, atol=0.5, rtol=0)
     assert not list(tmp_path.iterdir())
+
+
+def test_torch_computes_in_no_more_threads_than_the_control_group_pays_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = torch.get_num_threads()
+    monkeypatch.setattr("ftx.training.device_placement.cores", lambda: 2)
+    try:
+        for said, threads, found in ((None, 3, 2), (None, 1, 1), ("3", 3, 3)):
+            if said is None:
+                monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+            else:
+                monkeypatch.setenv("OMP_NUM_THREADS", said)
+            torch.set_num_threads(threads)
+            within_quota()
+            assert torch.get_num_threads() == found
+    finally:
+        torch.set_num_threads(before)

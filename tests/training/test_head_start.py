@@ -187,6 +187,6 @@ def test_adapters_go_on_from_the_probe(folders: Path, tmp_path: Path) -> None:
     found = train(recipe(folders, **still), tmp_path / "lora")
     linear = {"model__peft": "none", "model__freeze_backbone": True, "train__head_init": "probe"}
     probe = train(recipe(folders, **linear), tmp_path / "linear")
-    # Those of an augmented view of each image, so not the same probe.
-    assert found.accuracy > 0.8
-    assert abs(found.loss - probe.loss) < 0.3
+    # Fitted to images as they are, though steps vary them; rounded elsewhere, and one step further.
+    assert found.accuracy == probe.accuracy
+    assert found.loss == pytest.approx(probe.loss, rel=1e-3)

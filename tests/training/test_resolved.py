@@ -24,6 +24,8 @@ from ftx.training import train
 METHODS: dict[str, dict[str, object]] = {
     "lora": {"peft": "lora", "blocks": 2, "rank": 2, "lora_plus": 4.0},  # four blocks in front are frozen
     "dora": {"peft": "dora", "targets": "q,fc1", "rank": {"q": 2, "fc1": 3}, "dropout": 0.2},
+    # As the preset "balanced" lays it below a command line that names layers.
+    "named": {"peft": "lora", "layers": r"blocks\.[45]\.mlp\.fc\d", "blocks": "auto", "augment": "auto"},
     "linear": {"peft": "none", "freeze_backbone": True},
     "full": {"peft": "none"},
 }
@@ -83,20 +85,20 @@ def test_training_from_the_resolved_recipe_gives_the_same_bytes(
     assert first.keys() >= {"data.jsonl", "recipe.yaml", "run.json", "trained/README.md"}
     assert first == again
 
-    frozen = {"lora": 4, "dora": 0, "linear": 6, "full": 0}[method]
+    frozen = {"lora": 4, "dora": 0, "named": 4, "linear": 6, "full": 0}[method]
     assert frozen_blocks(prepare(asked(tables, method, task), 2).backbone.module) == frozen
     document = parse_yaml(first["recipe.yaml"].decode())
     assert isinstance(document, dict)
-    assert document["train"]["augment"] == ("none" if method == "linear" else "light")
-    assert document["train"]["cache_views"] == {"lora": 2, "dora": 0, "linear": 1, "full": 0}[method]
+    assert document["train"]["augment"] == ("none" if method in ("linear", "named") else "light")
+    assert document["train"]["cache_views"] == {"lora": 2, "dora": 0, "named": 1, "linear": 1, "full": 0}[method]
     assert document["train"]["head_init"] == ("probe" if method == "linear" else "random")
     assert f"augment: {document['train']['augment']}" in first["trained/README.md"].decode()
     assert document["train"]["batch_size"] == len(Run(tmp_path / "first").entries("train")) < 16
-    assert document["train"]["lr"] == {"lora": 1e-3, "dora": 1e-3, "linear": 5e-3, "full": 2e-5}[method]
+    assert document["train"]["lr"] == {"linear": 5e-3, "full": 2e-5}.get(method, 1e-3)
     assert document["train"]["precision"] in ("f32", "bf16")
     assert document["data"]["image_size"] == 32
     assert document["data"]["classes"] == {"multiclass": 2, "multilabel": 2, "hierarchical": 4}[task]
-    assert ("adapter" in document) == (method in ("lora", "dora"))
+    assert ("adapter" in document) == (method in ("lora", "dora", "named"))
 
 
 @pytest.mark.parametrize("method", METHODS)

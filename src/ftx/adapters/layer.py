@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -49,6 +50,9 @@ class AdaptedLinear(nn.Module):
         self.weight = base.weight.requires_grad_(False)
         self.bias = None if base.bias is None else base.bias.requires_grad_(False)  # pyright: ignore[reportUnnecessaryComparison]
         self.parts, self.dropout = parts, dropout
+        for part in parts:  # a list would be copied to a GPU in each step, which waits for it
+            if not isinstance(part.rows, slice):
+                self.register_buffer(f"rows_{part.target}", torch.tensor(part.rows), persistent=False)
         self.scaling: Scaling
         if isinstance(scaling, Tensor):  # a buffer goes where the layer goes
             self.register_buffer("scaling", scaling.to(self.weight), persistent=False)
@@ -59,6 +63,14 @@ class AdaptedLinear(nn.Module):
         self.lora_magnitude_vector = nn.Parameter(row_norms(self.weight.detach())) if kind == "dora" else None
         # Whether the module around this layer adds to its answer in place.
         self.added_to_in_place = False
+
+    @property
+    def _placed_parts(self) -> tuple[Part, ...]:
+        """The parts, with rows that are listed where the layer is."""
+        return tuple(
+            part if isinstance(part.rows, slice) else replace(part, rows=self.get_buffer(f"rows_{part.target}"))
+            for part in self.parts
+        )
 
     @property
     def trainable_parameters(self) -> int:
@@ -81,7 +93,7 @@ class AdaptedLinear(nn.Module):
     def traced_weight(self) -> Tensor:
         """``merged_weight`` with gradients to A, and to what the parts own of B and the magnitude. Shape: [O, I]."""
         owned_OR = torch.zeros_like(self.lora_B)
-        for part in self.parts:
+        for part in self._placed_parts:
             owned_OR[part.rows, part.ranks] = self.lora_B[part.rows, part.ranks]
         summed_OI = summed_weight(self.weight, self.lora_A, owned_OR, self.scaling)
         if self.lora_magnitude_vector is None:
@@ -98,7 +110,7 @@ class AdaptedLinear(nn.Module):
         if torch.is_autocast_enabled(device):
             x = x.to(torch.get_autocast_dtype(device))
         magnitude_O = self.lora_magnitude_vector
-        adapter = (self.lora_A, self.lora_B, magnitude_O, self.scaling, self.parts)
+        adapter = (self.lora_A, self.lora_B, magnitude_O, self.scaling, self._placed_parts)
         # Inside, every cast is written out: autocast would round A and B before they are summed into W'.
         with torch.autocast(device, enabled=False):
             y_NO = MergedProduct.apply(x.reshape(-1, x.shape[-1]), self.weight, self.bias, *adapter)
@@ -124,14 +136,14 @@ class AdaptedLinear(nn.Module):
         """s·x·(B·A)ᵀ part by part, so that the zeros of a fused layer's B get no gradient. Shape: [..., O]."""
         down = linear(x, self.lora_A) * self.scaling
         up = down.new_zeros(*x.shape[:-1], self.out_features)
-        for part in self.parts:
+        for part in self._placed_parts:
             up[..., part.rows] = linear(down[..., part.ranks], self.lora_B[part.rows, part.ranks])
         return up
 
     def _owned_magnitude(self, magnitude_O: Tensor) -> Tensor:
         """The magnitude, held constant in rows that no part owns. Shape: [O]."""
         owned_O = magnitude_O.detach().clone()
-        for part in self.parts:
+        for part in self._placed_parts:
             owned_O[part.rows] = magnitude_O[part.rows]
         return owned_O
 
@@ -237,7 +249,7 @@ def _magnitude_gradient(
 
 def _is_one_for_all(parts: tuple[Part, ...], outputs: int) -> bool:
     """Whether the layer has one part, as all have that are not fused."""
-    return len(parts) == 1 and parts[0].rows == slice(0, outputs)
+    return len(parts) == 1 and isinstance(parts[0].rows, slice) and parts[0].rows == slice(0, outputs)
 
 
 def _reduced(dtype: torch.dtype) -> bool:

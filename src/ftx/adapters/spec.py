@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
+from torch import Tensor
+
 from ftx.recipe.adapter_targets import Blocks, Role
 from ftx.recipe.sections import AdapterInit
 
@@ -44,5 +46,5 @@ class Part:
     """
 
     target: Role
-    rows: slice | list[int]
+    rows: slice | list[int] | Tensor
     ranks: slice

@@ -15,7 +15,7 @@ from ftx.backbones.build import Backbone, build
 from ftx.backbones.layer_roles import depth, plain_vit
 from ftx.recipe.adapter_targets import Blocks, Role, Target
 from ftx.recipe.schema import Recipe
-from ftx.recipe.sections import Method
+from ftx.recipe.sections import AdapterRecipe, Method
 
 Number = TypeVar("Number", int, float)
 
@@ -71,10 +71,12 @@ def adapter_spec(recipe: Recipe) -> AdapterSpec | None:
     )
 
 
-def decided_blocks(blocks: Blocks, module: nn.Module) -> Blocks:
-    """What ``auto`` means for a model."""
-    if blocks != "auto":
-        return blocks
+def decided_blocks(adapter: AdapterRecipe, module: nn.Module) -> Blocks:
+    """What ``auto`` means for a model; where layers are named, nothing."""
+    if adapter.layers != "auto":
+        return "all"
+    if adapter.blocks != "auto":
+        return adapter.blocks
     vit = plain_vit(module)
     return "all" if vit is None else -(-depth(vit) // 3)
 
@@ -90,7 +92,7 @@ def prepare(recipe: Recipe, num_classes: int, *, saved: bool = False) -> Prepare
     """
     backbone = base_of(recipe, num_classes)
     module, method = backbone.module, recipe.method
-    spec = adapter_spec(recipe.replace(adapter={"blocks": decided_blocks(recipe.adapter.blocks, module)}))
+    spec = adapter_spec(recipe.replace(adapter={"blocks": decided_blocks(recipe.adapter, module)}))
     layers: list[str] = []
     if spec is not None:
         generator = torch.Generator().manual_seed(recipe.seed)

@@ -13,13 +13,16 @@ import struct
 import tempfile
 import weakref
 import zlib
+from collections.abc import Callable
 from io import FileIO
 from pathlib import Path
 from threading import Lock
 from types import TracebackType
-from typing import NamedTuple, Self
+from typing import Any, NamedTuple, Self
 
 from filelock import FileLock, Timeout
+
+from ftx.core.files import fsync_folder
 
 KEY_BYTES = 32
 _RECORD = struct.Struct(f"<{KEY_BYTES}sQQI")
@@ -71,6 +74,7 @@ class ByteStore:
         self._sound: set[bytes] = set()
         self._unwritten: list[tuple[bytes, _Record]] = []
         self._size = 0
+        self._settled = True  # whether the records that were written are on the disk
         self._beside: dict[Path, _Beside] = {}
         content = None if folder is None else self._open(folder)
         self._content = content or tempfile.TemporaryFile(prefix="ftx-", buffering=0)  # noqa: SIM115
@@ -94,6 +98,7 @@ class ByteStore:
             return None
         try:
             content, self._index = _opened(folder / "content"), _opened(folder / "index")
+            fsync_folder(folder)
             self._records, self._size, whole = _read_records(self._index, content.seek(0, os.SEEK_END))
             self._index.truncate(whole)
             self._index.seek(whole)
@@ -184,22 +189,32 @@ class ByteStore:
         return True
 
     def sync(self, *, due: bool = False) -> None:
-        """Let a later process find what was put until now; only what is worth it, if it is just ``due``."""
+        """Let a later process find what was put until now; only what is worth it, if it is just ``due``.
+
+        If it is not, what was put is on the disk afterwards, whatever the machine does.
+        """
         with self._one_at_a_time:
             if not due or self._size - self._synced_to >= _SYNCED_EVERY_BYTES:
-                self._sync()
+                self._write_records()
+            if not due and self._index is not None and not self._settled:
+                self._noting_a_fault(os.fsync, self._index.fileno())
+                self._settled = True
 
-    def _sync(self) -> None:
+    def _write_records(self) -> None:
         if self._index is None or not self._unwritten:
             return
+        records = b"".join(_RECORD.pack(key, one.offset, one.size, one.check) for key, one in self._unwritten)
+        if self._noting_a_fault(os.fsync, self._content.fileno()):
+            self._noting_a_fault(self._index.write, records)
+        self._unwritten, self._synced_to, self._settled = [], self._size, False
+
+    def _noting_a_fault(self, step: Callable[[Any], object], given: object) -> bool:
         try:
-            os.fsync(self._content.fileno())
-            self._index.write(
-                b"".join(_RECORD.pack(key, one.offset, one.size, one.check) for key, one in self._unwritten)
-            )
+            step(given)
         except OSError as error:
             self.fault = error.strerror or str(error)
-        self._unwritten, self._synced_to = [], self._size
+            return False
+        return True
 
     def close(self) -> None:
         """Sync, and let go."""

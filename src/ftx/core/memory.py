@@ -34,6 +34,8 @@ def available_bytes() -> int:
 # glibc's names for what it is told by number (malloc.h), and up to which size it keeps what is given back.
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 _KEPT_BYTES = 1 << 30
+# What older ones (before 2.35, as their source has it) take at most, on 64 bits.
+_OLD_KEPT_BYTES = 32 << 20
 
 
 def keep_freed_memory() -> bool:
@@ -45,10 +47,10 @@ def keep_freed_memory() -> bool:
     if sys.platform != "linux":
         return False
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # musl has none
-    return mallopt is not None and all(
-        mallopt(option, value) == 1
-        for option, value in ((_M_MMAP_THRESHOLD, _KEPT_BYTES), (_M_TRIM_THRESHOLD, 2 * _KEPT_BYTES - 1))
-    )
+    if mallopt is None:
+        return False
+    kept = mallopt(_M_MMAP_THRESHOLD, _KEPT_BYTES) == 1 or mallopt(_M_MMAP_THRESHOLD, _OLD_KEPT_BYTES) == 1
+    return mallopt(_M_TRIM_THRESHOLD, 2 * _KEPT_BYTES - 1) == 1 and kept
 
 
 # torch on a CPU and (as its own class, told by its name) on a GPU, oneDNN, the C++ library, and the system.

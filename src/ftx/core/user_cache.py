@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import os
 import shutil
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
+
+from filelock import FileLock, Timeout
 
 # Compiled models have the size of their weights.
 KEPT = 4
@@ -35,7 +37,10 @@ def cache_folder(kind: str, digest: str, *, keep: int | None = KEPT) -> Path | N
 
 
 def make_room(own: Path, own_bytes: float, most_bytes: float) -> None:
-    """Remove the least used folders beside one that will hold so many bytes, until all together have ``most_bytes``."""
+    """Remove the least used folders beside one that will hold so many bytes, until all together have ``most_bytes``.
+
+    Those in which a process holds a lock, a file ``.lock``, stay.
+    """
     with suppress(OSError):
         left_bytes = most_bytes - max(own_bytes, _size_bytes(own))
         for other in _last_asked_for_first(own.parent):
@@ -43,7 +48,18 @@ def make_room(own: Path, own_bytes: float, most_bytes: float) -> None:
                 continue
             left_bytes -= _size_bytes(other)
             if left_bytes < 0:
-                shutil.rmtree(other, ignore_errors=True)
+                _remove_unused(other)
+
+
+def _remove_unused(folder: Path) -> None:
+    """Remove a folder that nobody writes in, and let nobody begin meanwhile."""
+    with ExitStack() as held:
+        try:
+            for lock in folder.rglob(".lock"):
+                held.enter_context(FileLock(lock, timeout=0))
+        except Timeout:
+            return
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _last_asked_for_first(above: Path) -> list[Path]:

@@ -19,7 +19,7 @@ from ftx.data.dataset import Entry
 from ftx.data.pixel_store import pixel_store
 from ftx.recipe.schema import Recipe
 from ftx.tasks.base import Task
-from ftx.training.device_placement import place
+from ftx.training.device_placement import place, within_quota
 from ftx.training.frozen_part import Frozen, faster_runtime, frozen_part
 from ftx.training.inputs import EVAL_BATCH, inputs_of
 
@@ -47,6 +47,7 @@ def frozen_features(
             raise ModelError(
                 f"{recipe.model.name} has no features that one layer reads", fix="another --model, as dinov2-small"
             )
+        within_quota()
         place(prepared, EVAL_BATCH)
         pre, limit_bytes = prepared.backbone.preprocess, probing.train.cache_gb * 1e9
         head_input = Frozen(prepared.backbone, kept_blocks=0, bf16=False)

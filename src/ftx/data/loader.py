@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Generator, Sequence
 from contextlib import closing
 from functools import partial
@@ -15,6 +14,7 @@ from PIL import Image
 
 from ftx.core.byte_store import ByteStore
 from ftx.core.progress import SILENT, Progress
+from ftx.core.stopwatch import Stopwatch
 from ftx.data.augment import random_view
 from ftx.data.image_store import EncodedImage, ImageLike
 from ftx.data.pixel_store import PixelStore
@@ -60,8 +60,8 @@ class TrainingImages:
         self.pre = pre
         self.seed = seed
         self.augment: Augment = augment
-        # How long whoever computes has waited for pixels until now.
-        self.waited_s = 0.0
+        # While whoever computes has nothing to compute on.
+        self.waiting = Stopwatch()
         self._pixels = PixelStore(pre, ByteStore(None, math.inf)) if pixels is None else pixels
 
     def __len__(self) -> int:
@@ -81,12 +81,11 @@ class TrainingImages:
         Shape: uint8 [B, H, W, 3].
         Raises: ImageError for an image that cannot be read.
         """
-        started = time.perf_counter()
         with closing(in_threads(self._chunk, chunks, workers=BATCHES_AHEAD, ahead=BATCHES_AHEAD)) as prepared:
-            for pixels_BHWC in prepared:
-                self.waited_s += time.perf_counter() - started
+            for _ in chunks:
+                with self.waiting:
+                    pixels_BHWC = next(prepared)
                 yield pixels_BHWC
-                started = time.perf_counter()
 
     def _chunk(self, views: Sequence[View]) -> Pixels:
         pixels_BHWC = np.empty((len(views), self.pre.height, self.pre.width, 3), dtype=np.uint8)

@@ -17,7 +17,8 @@ EPOCHS_FILE = Path("reports", "train.jsonl")
 class Epoch:
     """One line of train.jsonl; measured on validation images but for ``loss``; ``lr`` is that of its end.
 
-    ``waiting_share`` is that of its seconds in which nothing could be computed as images were still read or varied.
+    ``waiting_share`` is that of its seconds in which nothing could be computed, as images were still read, varied or
+    normalised, or kept features read.
     """
 
     epoch: int

@@ -24,7 +24,7 @@ def frozen_of(
     found: Resolved, progress: Progress, *, for_others: bool = True, ranks: Ranks = ALONE
 ) -> Iterator[FrozenPart | None]:
     """What of the network is computed once, where anything is; kept for this training alone, or ``for_others`` too."""
-    recipe, dataset, backbone = found.recipe, found.dataset, found.prepared.backbone
+    recipe, backbone = found.recipe, found.prepared.backbone
     planned = plan(backbone.module, recipe)
     if planned.kept_blocks is None:
         yield None
@@ -33,8 +33,15 @@ def frozen_of(
     part = Frozen(backbone, planned.kept_blocks, recipe.train.precision == "bf16", runtime)
     limit_bytes = recipe.train.cache_gb * 1e9
     with frozen_part(part, limit_bytes, for_others=for_others, ranks=ranks, progress=progress) as frozen:
-        frozen.make_room(len(dataset.split("train")) * planned.views + len(dataset.split("val")), progress)
         yield frozen
+
+
+def make_room_for(found: Resolved, frozen: FrozenPart | None, progress: Progress) -> None:
+    """Let what a training computes once be kept, in place of what others kept: it is about to begin."""
+    if frozen is not None:
+        planned, dataset = plan(found.prepared.backbone.module, found.recipe), found.dataset
+        varied = len(dataset.split("train")) * planned.kept_views
+        frozen.make_room(varied + len(dataset.split("val")), progress)
 
 
 def pixels_of(found: Resolved, progress: Progress) -> AbstractContextManager[PixelStore]:
@@ -56,6 +63,7 @@ def inputs_for(
         frozen=frozen,
         augment=planned.augment if varied else "none",
         views=planned.views,
+        as_they_are=planned.fits_head,
         seed=found.recipe.seed,
         pixels=pixels,
     )

@@ -66,10 +66,14 @@ def recipe_from(run: Path, overrides: Sequence[str] = (), flags: Mapping[str, ob
 
     Raises: RunError if there is no such finished run; RecipeError with all that is wrong in the others.
     """
-    before = _as_plain_adapter(Run.open(run).recipe())
+    opened = Run.open(run)
+    before = _as_plain_adapter(opened.recipe())
     anew: dict[str, object] = dict.fromkeys(_DECIDED_ANEW, "auto")
-    if before.train.augment == "none":  # its one view is no choice for images that vary
+    # What its images and epochs held down is no choice for others; one view is none for images that vary.
+    if before.train.augment == "none" or before.train.cache_views == before.train.epochs:
         anew["train.cache_views"] = TrainRecipe().cache_views
+    if before.train.batch_size == len(opened.entries("train")):
+        anew["train.batch_size"] = max(TrainRecipe().batch_size, before.train.batch_size)
     begun = before.with_overrides((), {**anew, "model.from_run": str(run)})
     return begun.with_overrides(overrides, flags)
 

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from hashlib import sha256
+from importlib.metadata import version
 from statistics import median
 
 import torch
@@ -25,6 +26,7 @@ from ftx.backbones.layer_roles import plain_vit
 from ftx.backbones.split_network import token_shape, vit_blocks
 from ftx.core.errors import EnvironmentFault, ModelError
 from ftx.core.progress import Progress
+from ftx.core.version import __version__
 from ftx.recipe.sections import Compile, TrainRecipe
 from ftx.runs.machine import this_machine
 from ftx.training.device_placement import device, place
@@ -45,11 +47,6 @@ class Gain:
     plain_s: float
     compiled_s: float
     takes_s: float
-
-    @property
-    def share(self) -> float:
-        """Of the time of a block what is left of it compiled."""
-        return self.compiled_s / self.plain_s
 
 
 def chosen(prepared: Prepared, train: TrainRecipe, images: int, *, bf16: bool, progress: Progress) -> Compile:
@@ -86,7 +83,7 @@ def chosen(prepared: Prepared, train: TrainRecipe, images: int, *, bf16: bool, p
         progress.note(f"blocks are not compiled: {error.found}")
         return "none"
     plain_s = gain.plain_s * blocks_of_images  # of many steps, where the first look was at one
-    saves_s = plain_s * (1 - gain.share)
+    saves_s = (gain.plain_s - gain.compiled_s) * blocks_of_images
     pays = saves_s > gain.takes_s
     progress.note(
         f"blocks are {'' if pays else 'not '}compiled: of {plain_s:.0f} s of this training that saves {saves_s:.0f}, "
@@ -167,10 +164,11 @@ class _Block:
 
     @property
     def _digest(self) -> str:
-        """Of all that decides how long a step takes, but for the versions, which name the folder."""
+        """Of all that decides how long a step takes, but for torch's version, which names the folder."""
         parameters = [(name, one.shape, one.dtype, one.requires_grad) for name, one in self.block.named_parameters()]
         attention = [getattr(layer, "fused_attn", None) for layer in self.block.modules()]
         dropout = [getattr(layer, "dropout", None) for layer in self.block.modules()]
         machine = this_machine()
         seen = (self.tokens_NTD.shape, self.bf16, machine.cpu, machine.instructions, torch.get_num_threads())
-        return sha256(repr((parameters, attention, dropout, seen)).encode()).hexdigest()
+        versions = (__version__, version("timm"))
+        return sha256(repr((parameters, attention, dropout, seen, versions)).encode()).hexdigest()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -9,12 +10,14 @@ from typing import Literal
 
 import torch
 from pydantic import BaseModel, ConfigDict
+from torch import Tensor
 
 from ftx.adapters.trainable_model import Prepared
 from ftx.backbones.layer_roles import plain_vit
 from ftx.backbones.split_network import choose_attention, head_alone, set_attention
 from ftx.core.errors import RunError
 from ftx.core.memory import available_bytes, keep_freed_memory
+from ftx.core.processors import cores
 from ftx.core.progress import SILENT, Progress
 from ftx.recipe.sections import TrainPrecision
 from ftx.training.ranks import ALONE, Ranks
@@ -26,6 +29,17 @@ _BF16_FLAGS = {"amx_bf16", "avx512_bf16"}
 def device() -> torch.device:
     """The GPU where there is one, else the CPU."""
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def to_device(tensor: Tensor, device: torch.device) -> Tensor:
+    """A tensor where it is computed on; to a GPU while that computes what came before, which pinned memory allows."""
+    return (tensor.pin_memory() if device.type == "cuda" else tensor).to(device, non_blocking=True)
+
+
+def within_quota() -> None:
+    """Let torch compute in no more threads than its control group pays for, where the user has not said in how many."""
+    if "OMP_NUM_THREADS" not in os.environ:
+        torch.set_num_threads(min(torch.get_num_threads(), cores()))
 
 
 def resolve_precision(precision: TrainPrecision) -> Literal["f32", "bf16"]:

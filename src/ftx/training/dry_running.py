@@ -13,7 +13,7 @@ from ftx.core.progress import SILENT, Progress
 from ftx.data.open_dataset import class_counts
 from ftx.recipe.schema import Recipe
 from ftx.training.budget import fitted, foreseeable
-from ftx.training.device_placement import device, place
+from ftx.training.device_placement import device, place, within_quota
 from ftx.training.estimate import Times, adapted_layers, memory_mb, rehearse, what_would_fit
 from ftx.training.plan import plan
 from ftx.training.ranks import ALONE, Ranks
@@ -26,6 +26,7 @@ def dry_run(
 ) -> DryRunReport:
     """Say what was understood of data and model, time two steps and train nothing; raises as ``train`` does."""
     began = time.perf_counter()
+    within_quota()
     found = resolve(recipe if budget_s is None else foreseeable(recipe), strict, progress)
     prepared, resolved = found.prepared, found.recipe
     total = sum(parameter.numel() for parameter in prepared.backbone.module.parameters())
@@ -54,9 +55,9 @@ def dry_run(
         memory_mb=needed_mb,
         free_mb=free_mb,
         epochs=epochs,
-        seconds_before=times and round(times.before_s, 1),
+        seconds_before=times and round(times.before(epochs), 1),
         seconds_per_epoch=times and round(times.epoch_s, 1),
-        seconds=times and round(times.before_s + epochs * times.epoch_s, 1),
+        seconds=times and round(times.of(epochs), 1),
     )
 
 

@@ -34,7 +34,7 @@ from ftx.training.resolve import Resolved
 class Times:
     """Seconds that are spent before the first epoch, and in each.
 
-    Of those before, ``view_s`` go to each of so many ``views`` of the training images; an epoch needs one at most.
+    Of those before, ``view_s`` go to each of so many ``views`` that epochs see of the training images, each one.
     """
 
     before_s: float
@@ -44,7 +44,11 @@ class Times:
 
     def of(self, epochs: int) -> float:
         """Seconds of a training of so many epochs."""
-        return self.before_s - self.view_s * (self.views - min(self.views, epochs)) + self.epoch_s * epochs
+        return self.before(epochs) + self.epoch_s * epochs
+
+    def before(self, epochs: int) -> float:
+        """Seconds before the first of so many epochs."""
+        return self.before_s - self.view_s * (self.views - min(self.views, epochs))
 
 
 def rehearse(found: Resolved) -> Times:
@@ -71,7 +75,7 @@ def _rehearsed(found: Resolved, pixels: PixelStore) -> Times:
     ):
         inputs, held_out = (inputs_for(found, pixels, frozen, some, varied=varied) for varied in (True, False))
         order = np.resize(np.arange(len(some)), 2 * batch_size)  # of the same images where there are too few
-        one_s, views = _seconds_to_prepare_one(inputs, order), max(plan(module, recipe).views, 1)
+        one_s, planned = _seconds_to_prepare_one(inputs, order), plan(module, recipe)
         _seconds_to_prepare_one(held_out, order)
         training = replace(whole, inputs=inputs, held_out=held_out, balance=Balance(len(some)), shard_N=None)
         train_mode(module)
@@ -88,7 +92,10 @@ def _rehearsed(found: Resolved, pixels: PixelStore) -> Times:
         measure(module, training.task, held_out, loss=recipe.train.loss, bf16=training.bf16)
         measured_s = (time.perf_counter() - started) / len(some)
     epoch_s = step_s / batch_size * len(train) + measured_s * len(val)
-    return Times(one_s * (train_views + val_views), epoch_s, one_s * train_views / views, views)
+    before_s = one_s * (train_views + val_views)
+    if planned.fits_head and not planned.solves_all:  # which reads what the head does of each image
+        before_s += measured_s * (len(train) + len(val))
+    return Times(before_s, epoch_s, one_s * train_views / max(planned.kept_views, 1), max(planned.views, 1))
 
 
 def _seconds_to_prepare_one(inputs: Inputs, order: Order) -> float:

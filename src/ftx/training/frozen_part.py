@@ -33,6 +33,8 @@ from ftx.data.augment import CROP_AREA, CROP_RATIO
 from ftx.data.pixel_store import KEPT_TO_RESIZE
 from ftx.data.preprocess import Pixels, normalise
 from ftx.recipe.sections import FrozenRuntime
+from ftx.runs.machine import this_machine
+from ftx.training.device_placement import to_device
 from ftx.training.ranks import ALONE, Ranks
 
 _KIND = "features"
@@ -146,7 +148,7 @@ class FrozenPart:
     @torch.no_grad()
     def compute(self, pixels_BHWC: Pixels) -> Tensor:
         """Features of views, on the CPU, of no dropout and no statistics of a batch. Shape: [B, …]."""
-        images_B3HW = torch.from_numpy(normalise(pixels_BHWC, self._pre)).to(self.device)
+        images_B3HW = to_device(torch.from_numpy(normalise(pixels_BHWC, self._pre)), self.device)
         with _evaluating(self._prefix), torch.autocast(self.device.type, torch.bfloat16, enabled=self._bf16):
             return self._answer(images_B3HW).to(self.dtype).cpu()
 
@@ -162,7 +164,7 @@ def frozen_part(
     """
     own = _own_folder(frozen.folder, ranks) if frozen.folder is not None and for_others else None
     if own is not None:
-        own.mkdir(mode=0o700, exist_ok=True)
+        own.mkdir(mode=0o700, parents=True, exist_ok=True)  # others may have made room meanwhile
     with ByteStore(own, limit_bytes / ranks.local_world) as store:
         part = FrozenPart(frozen, store, frozen.folder, ranks=ranks)
         if for_others:
@@ -180,11 +182,13 @@ def _own_folder(folder: Path, ranks: Ranks) -> Path:
 def faster_runtime(frozen: Frozen, views: int, progress: Progress) -> FrozenRuntime:
     """OpenVINO on a CPU, for so many views that converting pays, where it is faster and as good; else torch.
 
-    What was found is kept beside the features: it holds for the versions, the weights and the sizes that name them.
+    What was found is kept beside the features: it holds for the versions, the weights and the sizes that name them,
+    and for one machine.
     """
     if views < _WORTH_CONVERTING or torch.cuda.is_available():
         return "torch"
-    found = None if frozen.folder is None else frozen.folder / "faster_runtime"
+    here = sha256(repr((this_machine(), torch.get_num_threads())).encode()).hexdigest()[:16]
+    found = None if frozen.folder is None else frozen.folder / f"faster_runtime-{here}"
     if found is not None and found.is_file():
         return "openvino" if found.read_text() == "openvino" else "torch"
     with progress.track("Converting the frozen part for OpenVINO", None):

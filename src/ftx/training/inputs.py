@@ -24,6 +24,7 @@ from ftx.data.preprocess import Pixels, normalise
 from ftx.data.random_draws import occurrences
 from ftx.recipe.sections import Augment
 from ftx.tasks.base import Task
+from ftx.training.device_placement import to_device
 from ftx.training.frozen_part import FrozenPart
 from ftx.training.ranks import ALONE, Ranks
 
@@ -64,7 +65,10 @@ class Inputs(Protocol):
 
     @property
     def waited_s(self) -> float:
-        """How long computing has waited for images to be read and varied, in all batches until now."""
+        """How long computing has waited for its input, in all batches until now.
+
+        That is for images to be read, varied and normalised, and for features that are kept to be read.
+        """
         ...
 
     def __len__(self) -> int: ...
@@ -81,11 +85,6 @@ class Inputs(Protocol):
     def to_prepare(self) -> int:
         """How many images are to be decoded for the first time, or views to be computed by the frozen part."""
         ...
-
-
-def to_device(tensor: Tensor, device: torch.device) -> Tensor:
-    """A tensor where it is computed on; to a GPU while that computes what came before, which pinned memory allows."""
-    return (tensor.pin_memory() if device.type == "cuda" else tensor).to(device, non_blocking=True)
 
 
 class Part(NamedTuple):
@@ -112,7 +111,7 @@ class ImageInputs:
 
     @property
     def waited_s(self) -> float:
-        return self.images.waited_s
+        return self.images.waiting.seconds
 
     def __len__(self) -> int:
         return len(self.images)
@@ -123,7 +122,8 @@ class ImageInputs:
         parts = [part_of(chunk, ranks) for chunk in in_batches(self.images.seen(order, epoch), batch_size, skipped)]
         with closing(self.images.views([part.mine for part in parts])) as batches:
             for part, pixels_BHWC in zip(parts, batches, strict=True):
-                images_B3HW = torch.from_numpy(normalise(pixels_BHWC, self.images.pre))
+                with self.images.waiting:
+                    images_B3HW = torch.from_numpy(normalise(pixels_BHWC, self.images.pre))
                 mine, whole = (self._targets(views) for views in (part.mine, part.whole))
                 yield Batch(to_device(images_B3HW, self.device), mine, whole, part.counts)
 
@@ -138,19 +138,21 @@ class FeatureInputs:
     """What the frozen part of a network makes of views of the images, for what comes behind it.
 
     Epoch e sees view e of each image, as a training without a store would; behind the last of ``views`` it is the
-    first one's turn again. An image that is drawn again in an epoch is seen in the next view.
+    first one's turn again. An image that is drawn again in an epoch is seen in the next view. ``as_they_are``: images
+    are to be seen so as well, by what is fitted before.
     """
 
     unit = "features"
 
-    def __init__(self, frozen: FrozenPart, images: TrainingImages, views: int) -> None:
+    def __init__(self, frozen: FrozenPart, images: TrainingImages, views: int, *, as_they_are: bool = False) -> None:
         self.network, self.frozen, self.images = frozen.suffix, frozen, images
         self.views = 0 if images.augment == "none" else views
+        self.as_they_are = as_they_are or not self.views
         self.targets_NC = torch.from_numpy(images.targets_NC).to(frozen.device)
 
     @property
     def waited_s(self) -> float:
-        return self.images.waited_s
+        return self.images.waiting.seconds
 
     def __len__(self) -> int:
         return len(self.images)
@@ -171,15 +173,11 @@ class FeatureInputs:
         return self.targets_NC[to_device(torch.tensor([view.image for view in views]), self.frozen.device)]
 
     def to_prepare(self) -> int:
-        everything = range(len(self))
-        views = [View(image, view) for view in range(1, self.views + 1) for image in everything]
-        return sum(map(len, self._unknown([views or [View(image, 0) for image in everything]])))
+        return sum(map(len, self._unknown([self._all_views()])))
 
     def fill(self, ranks: Ranks, progress: Progress) -> None:
         """Compute this process's share of all views that are not kept yet, for all of its machine to read."""
-        turns = range(1, self.views + 1) if self.views else (0,)
-        views = [View(image, turn) for turn in turns for image in range(len(self))]
-        chunks = in_batches(views[ranks.local :: ranks.local_world], EVAL_BATCH, 0)
+        chunks = in_batches(self._all_views()[ranks.local :: ranks.local_world], EVAL_BATCH, 0)
         unknown = [chunk for chunk in self._unknown(chunks) if chunk]
         with (
             progress.track("Computing what is frozen", sum(map(len, unknown))) as bar,
@@ -189,6 +187,9 @@ class FeatureInputs:
                 self._computed(chunk, pixels_BHWC)
                 bar.advance(len(chunk))
         self.frozen.store.sync()
+
+    def _all_views(self) -> list[View]:
+        return [View(image, turn) for turn in range(not self.as_they_are, self.views + 1) for image in range(len(self))]
 
     def _views(self, order: Order, epoch: int) -> list[View]:
         indices = [int(index) for index in order]
@@ -217,11 +218,12 @@ class FeatureInputs:
         """The features of views, of which those that are ``unknown`` are computed of their pixels, and kept."""
         features = self.frozen.empty(len(chunk))
         computed = self._computed(unknown, pixels_BHWC)
-        lost = [
-            view
-            for row, view in zip(features, chunk, strict=True)
-            if view not in computed and not self.frozen.read_into(self._key(view), row)
-        ]
+        with self.images.waiting:
+            lost = [
+                view
+                for row, view in zip(features, chunk, strict=True)
+                if view not in computed and not self.frozen.read_into(self._key(view), row)
+            ]
         if lost:  # there was no room for it, or it is no longer what was put
             (pixels_BHWC,) = self.images.views([lost])
             computed |= self._computed(lost, pixels_BHWC)
@@ -247,6 +249,7 @@ def inputs_of(
     frozen: FrozenPart | None = None,
     augment: Augment = "none",
     views: int = 0,
+    as_they_are: bool = False,
     seed: int = 0,
     pixels: PixelStore | None = None,
 ) -> Inputs:
@@ -262,5 +265,5 @@ def inputs_of(
         pixels=pixels,
     )
     if frozen is not None:
-        return FeatureInputs(frozen, images, views)
+        return FeatureInputs(frozen, images, views, as_they_are=as_they_are)
     return ImageInputs(uncut(module), images, next(module.parameters()).device)

@@ -18,16 +18,22 @@ class Plan:
     """How the head begins, and what is computed once for all.
 
     ``kept_blocks`` leading blocks are computed once for each of ``views`` of an image, with 0 blocks whatever the head
-    reads; with None nothing is. ``solves_all``: the head is all that there is to train, and needs no steps; ``epochs``
-    is then one.
+    reads; with None nothing is. ``fits_head``: the head is fitted before the first step, to images as they are.
+    ``solves_all``: it is all that there is to train, and needs no steps; ``epochs`` is then one.
     """
 
     head_init: Literal["random", "probe"]
+    fits_head: bool
     solves_all: bool
     augment: Augment
     kept_blocks: int | None
     views: int
     epochs: int
+
+    @property
+    def kept_views(self) -> int:
+        """Views of each training image that are kept: of the epochs and, where they vary, one to fit the head to."""
+        return self.views + (self.fits_head and self.augment != "none" and self.views > 0)
 
 
 def plan(module: nn.Module, recipe: Recipe) -> Plan:
@@ -36,13 +42,15 @@ def plan(module: nn.Module, recipe: Recipe) -> Plan:
     head_init = train.head_init
     if head_init == "auto":
         head_init = "probe" if linear and train.balance == "none" and linear_heads(module) else "random"
-    solves_all = linear and head_init == "probe" and bool(linear_heads(module))
+    fits_head = head_init == "probe" and bool(linear_heads(module))
+    solves_all = linear and fits_head
+    fits_head = fits_head and (solves_all or recipe.model.from_run == "none")  # a run's head goes on as it is
     epochs = 1 if solves_all else train.epochs
     kept_blocks = 0 if head_alone(module) else frozen_blocks(module) or None
     keeps = kept_blocks is not None and train.cache_views > 0
     as_they_are = solves_all or train.augment == "none" or (train.augment == "auto" and keeps)
     augment: Augment = "none" if as_they_are else "light"
     if not keeps:
-        return Plan(head_init, solves_all, augment, None, 0, epochs)
+        return Plan(head_init, fits_head, solves_all, augment, None, 0, epochs)
     views = 1 if augment == "none" else min(train.cache_views, train.epochs)
-    return Plan(head_init, solves_all, augment, kept_blocks, views, epochs)
+    return Plan(head_init, fits_head, solves_all, augment, kept_blocks, views, epochs)

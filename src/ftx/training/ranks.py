@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from ftx.core import one_voice
 from ftx.core.errors import EnvironmentFault, InputError, listed
+from ftx.core.processors import cores
 
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
@@ -245,7 +246,7 @@ def _met(ranks: Ranks, ours: bool) -> ProcessGroup:
 def _threads(ranks: Ranks) -> int:
     """As many as its share of the cores, unless the user has said otherwise: torchrun says 1 where nobody has."""
     said = os.environ.get("OMP_NUM_THREADS", "1")
-    return int(said) if said.isdecimal() and said != "1" else max(len(os.sched_getaffinity(0)) // ranks.local_world, 1)
+    return int(said) if said.isdecimal() and said != "1" else max(cores() // ranks.local_world, 1)
 
 
 def _lost(error: BaseException) -> EnvironmentFault | None:

@@ -152,7 +152,7 @@ def _resolved(recipe: Recipe, prepared: Prepared, dataset: Dataset, progress: Pr
     planned, precision = plan(module, recipe), resolve_precision(recipe.train.precision)
     frozen_runtime = recipe.train.frozen_runtime if planned.kept_blocks is not None else "torch"
     if frozen_runtime == "auto" and planned.kept_blocks is not None:
-        views = len(dataset.split("train")) * planned.views + len(dataset.split("val"))
+        views = len(dataset.split("train")) * planned.kept_views + len(dataset.split("val"))
         frozen = Frozen(prepared.backbone, planned.kept_blocks, bf16=precision == "bf16")
         frozen_runtime = faster_runtime(frozen, views, progress)
     images = len(dataset.split("train"))
@@ -174,7 +174,7 @@ def _resolved(recipe: Recipe, prepared: Prepared, dataset: Dataset, progress: Pr
     )
     if prepared.spec is None:
         return resolved.without_adapter()
-    resolved = resolved.replace(adapter={"blocks": decided_blocks(recipe.adapter.blocks, module)})
+    resolved = resolved.replace(adapter={"blocks": decided_blocks(recipe.adapter, module)})
     reached: set[Role] = {part.target for _, layer in adapter_layers(module) for part in layer.parts}
     return resolved if "layer" in reached else resolved.replace(adapter=_of_targets(recipe.adapter, reached))
 

@@ -27,10 +27,10 @@ from ftx.runs.readme import KeptEpoch, write_trained_card
 from ftx.runs.run_json import CHECKPOINTS, RESUME, Manifest, checkpoint_records
 from ftx.runs.trained import save_trained
 from ftx.tasks.thresholds import Thresholds
-from ftx.training.assembly import fill_together, frozen_of, pixels_of, training_of
+from ftx.training.assembly import fill_together, frozen_of, make_room_for, pixels_of, training_of
 from ftx.training.budget import foreseeable, within
 from ftx.training.checkpoints import Checkpoints, Origin, Saved, newest
-from ftx.training.device_placement import Circumstances, in_threads_as, place, place_as_before
+from ftx.training.device_placement import Circumstances, in_threads_as, place, place_as_before, within_quota
 from ftx.training.dry_running import advice
 from ftx.training.epoch_log import epoch_log
 from ftx.training.head_start import HeadStart, start_head
@@ -69,6 +69,7 @@ def train(
     epoch to keep, KeyboardInterrupt without either.
     """
     began = time.perf_counter()
+    within_quota()
     with joined() as ranks, stoppable() as stop:
         progress, on_epoch = (progress, on_epoch) if ranks.leads else (SILENT, None)
         if ranks.leads and out is not None:
@@ -210,6 +211,7 @@ class _Session:
                 pixels_of(self.found, self.progress) as pixels,
                 frozen_of(self.found, self.progress, ranks=self.ranks) as frozen,
             ):
+                make_room_for(self.found, frozen, self.progress)
                 training = training_of(self.found, pixels, frozen, self.ranks)
                 fill_together(training, frozen, self.progress)
                 if checkpoints is not None and frozen is not None:
@@ -278,7 +280,7 @@ class _Session:
         """Solve the head, if the recipe says so and the classifier can be solved."""
         if training.recipe.head_init != "probe":
             return None
-        if self.found.begun_from is not None and not plan(training.module, self.found.recipe).solves_all:
+        if self.found.begun_from is not None and not plan(training.module, self.found.recipe).fits_head:
             self.progress.note("the head goes on from the run's: train.head_init=probe is not used")
             return None
         started = start_head(
