@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from tests.benchmarks.bench import as_good
 
 # One runs inside of a debugger, with its Python.
 BENCHMARKS = sorted({path.stem for path in Path(__file__).with_name("benchmarks").glob("*.py")} - {"without_avx512"})
@@ -17,6 +18,27 @@ BENCHMARKS = sorted({path.stem for path in Path(__file__).with_name("benchmarks"
 @pytest.mark.parametrize("name", BENCHMARKS)
 def test_a_benchmark_finds_what_it_measures(name: str) -> None:
     importlib.import_module(f"tests.benchmarks.{name}")
+
+
+def test_a_peer_is_as_late_as_the_first_training_that_is_not_just_lucky() -> None:
+    """Two seeds; of ours two epochs and more are as good in the mean, and one is in one seed alone."""
+    right = {1: (85, 70), 2: (82, 80), 3: (90, 84)}
+    points = [
+        {"contestant": "ftx", "seed": seed, "epoch": epoch, "kept": kept, "test": 100, "seconds": 10.0 * epoch}
+        for epoch, each in right.items()
+        for seed, kept in enumerate(each)
+    ]
+    rows = [{"contestant": "ftx", "seed": seed, "seconds": 30.0, "kept_seconds": 30.0} for seed in (0, 1)]
+    rows += [
+        {"contestant": name, "seed": seed, "seconds": 100.0, "kept_seconds": 60.0, "accuracy": accuracy}
+        for name, accuracies in {"peft": (0.80, 0.81), "full": (0.88, 0.89)}.items()
+        for seed, accuracy in enumerate(accuracies)
+    ]
+    (*_, line) = as_good({"rows": rows, "points": points}).splitlines()
+    assert line == "| ftx | 5.0, 3.0 | never |"
+    points[4]["kept"] = 70  # three epochs are worse than two: two were lucky
+    (*_, line) = as_good({"rows": rows, "points": points}).splitlines()
+    assert line == "| ftx | never | never |"
 
 
 @pytest.mark.slow

@@ -88,10 +88,8 @@ def as_good(peers: Json) -> str:
     counts = [sum(row["contestant"] == rival for row in peers["rows"]) for rival in rivals]
     titles = [f"{rival}; seeds: {count}" for rival, count in zip(rivals, counts, strict=True)]
     ours = [name for name in names if name.startswith("ftx")]
-    return table(
-        ("to its end, to the epoch it kept", *titles),
-        ([name, *(ratios(name, rival) for rival in rivals)] for name in ours),
-    )
+    rows = ([name, *(ratios(name, rival) for rival in rivals)] for name in ours)
+    return table(("to its end, to the epoch it kept", *titles), rows)
 
 
 def report(found: Mapping[str, Json]) -> str:

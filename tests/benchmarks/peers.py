@@ -34,6 +34,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from statistics import mean, median
 
 import numpy as np
 import peft
@@ -311,13 +312,21 @@ def summary(found: Sequence[Point]) -> list[dict[str, object]]:
 
 
 def draw(found: Sequence[Point], to: Path) -> None:
+    """Of the seeds the mean accuracy after each epoch, or number of epochs, and the median of the seconds."""
     from matplotlib.figure import Figure
     from matplotlib.ticker import LogLocator, NullFormatter
 
     figure = Figure(figsize=(9, 5), layout="constrained")
     axes = figure.subplots()
     for name in dict.fromkeys(one.contestant for one in found):
-        each = sorted((one.seconds, 100 * one.right / one.test) for one in found if one.contestant == name)
+        by_epoch: dict[int, list[Point]] = {}
+        for one in found:
+            if one.contestant == name:
+                by_epoch.setdefault(one.epoch, []).append(one)
+        each = sorted(
+            (median(one.seconds for one in ones), 100 * mean(one.right / one.test for one in ones))
+            for ones in by_epoch.values()
+        )
         style = "o-" if name.startswith("ftx") else "x--"
         axes.plot([x for x, _ in each], [y for _, y in each], style, label=name, linewidth=1.2, markersize=4)
     axes.set_xscale("log")
