@@ -356,12 +356,34 @@ except Exception:
 
 
 def test_a_signal_that_the_process_ignores_stays_ignored(monkeypatch: pytest.MonkeyPatch) -> None:
-    found = {signal.SIGTERM: signal.SIG_DFL, signal.SIGHUP: signal.SIG_IGN}
+    found = {signal.SIGINT: signal.SIG_IGN, signal.SIGTERM: signal.SIG_DFL, signal.SIGHUP: signal.SIG_IGN}
     monkeypatch.setattr(signal, "getsignal", lambda number: found[number])
     handlers: dict[int, object] = {}
     monkeypatch.setattr(signal, "signal", lambda number, handler: handlers.update({number: handler}))
     watch_for_termination()
     assert list(handlers) == [signal.SIGTERM]
+
+
+@pytest.mark.parametrize(("number", "raised"), [(signal.SIGINT, "KeyboardInterrupt"), (signal.SIGTERM, "Termination")])
+def test_a_signal_inside_of_an_import_waits_for_its_end(number: int, raised: str, tmp_path: Path) -> None:
+    """As C code imports: what it catches is gone, and so would be the signal."""
+    (tmp_path / "slow.py").write_text(f"import os\nos.kill(os.getpid(), {int(number)})\nwhole = True\n")
+    program = (
+        "import signal, time\n"
+        "from ftx.cli.app import watch_for_termination\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+        "watch_for_termination()\n"
+        "try:\n"
+        "    import slow\n"
+        "except BaseException:\n"
+        "    print('lost')\n"
+        "try:\n"
+        "    time.sleep(20)\n"
+        "except BaseException as error:\n"
+        "    print(type(error).__name__, slow.whole)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.stdout == f"{raised} True\n", done.stderr
 
 
 @pytest.mark.parametrize(

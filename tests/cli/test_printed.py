@@ -289,7 +289,7 @@ def test_what_a_training_would_do(capsys: Capture) -> None:
     assert lines[:3] == [["class", "train", "val"], ["a", "5", "1"], ["b", "4", "0"]]
     assert ["blocks.N.mlp.fc1", "2", "fc1", "48", "96", "4", "1,152"] in lines
     assert "memory    about 900 MB, of 1,000 MB that are free\n" in said.out
-    assert said.err == "nothing was trained or written\n"
+    assert said.err == "nothing was trained, and no run was written\n"
     assert "tokens" not in said.out
     _print_dry_run(dry_run(tokens={0: 257, 3: 181}))
     assert "tokens    257 from block 0 on, 181 from block 3 on\n" in capsys.readouterr().out

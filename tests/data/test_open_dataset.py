@@ -258,7 +258,7 @@ def test_a_class_with_one_image_or_none(tmp_path: Path, layout: str, count: int)
 def test_a_class_left_with_one_image_by_unreadable_ones(tmp_path: Path) -> None:
     tree(tmp_path, {"cat": 30, "dog": 2})
     spoil(tmp_path / "dog/001.png", "zero bytes")
-    assert refusal(tmp_path).found == "dog: 1 (1 images of the folder cannot be read)"
+    assert refusal(tmp_path).found == "dog: 1; of all images 1 cannot be read"
 
 
 def test_a_class_of_val_that_train_lacks_is_named_with_the_nearest(tmp_path: Path) -> None:

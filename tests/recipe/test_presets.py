@@ -33,8 +33,15 @@ def test_a_file_an_override_and_a_flag_win(tmp_path: Path) -> None:
     assert Recipe.build(flags={"adapter.blocks": "2", "train.lr": None}, preset="balanced").adapter.blocks == 2
     assert Recipe.build(flags={"adapter.layers": r".*\.fc1"}, preset="balanced").adapter.layers == r".*\.fc1"
     assert Recipe.build(flags={"model.peft": "none"}, preset="balanced").method == "full"
-    with pytest.raises(RecipeError, match="contradicts model"):
-        Recipe.build(flags={"adapter.rank": 4}, preset="fast")
+    file.write_text("model: {peft: lora}\n")
+    for config, flags in ((None, {"adapter.rank": 4}), (file, None), (None, {"model.peft": "lora"})):
+        with pytest.raises(RecipeError, match="contradicts model") as caught:
+            Recipe.build(config, flags=flags, preset="fast")
+        assert "--preset fast, which sets model.peft=none, model.freeze_backbone=True" in str(caught.value.found)
+        assert caught.value.fix == "leave out --preset fast, or what contradicts it"
+    with pytest.raises(RecipeError, match=r"train\.epoch") as caught:  # wrong whatever the preset
+        Recipe.build(flags={"train.epoch": 4}, preset="fast")
+    assert "preset" not in str(caught.value)
 
 
 def test_fast_is_a_probe_that_is_solved() -> None:

@@ -19,7 +19,7 @@ from ftx.recipe.schema import Recipe
 from ftx.recipe.sections import AdapterRecipe
 from ftx.recipe.strict_yaml import parse_yaml
 from ftx.runs.run import Run
-from ftx.training import train
+from ftx.training import recipe_from, train
 
 METHODS: dict[str, dict[str, object]] = {
     "lora": {"peft": "lora", "blocks": 2, "rank": 2, "lora_plus": 4.0},  # four blocks in front are frozen
@@ -112,6 +112,7 @@ def test_what_is_asked_of_steps_and_not_used_is_said(tables: dict[str, Path], tm
         ({}, []),
         ({"augment": "none"}, []),
         ({"augment": "light"}, ["train.augment"]),
+        ({"augment": "none", "epochs": 1, "patience": 2}, ["train.epochs, train.patience"]),
         ({"epochs": 1, "lr": 1e-3}, ["train.epochs, train.lr"]),
         ({"epochs": 1, "head_init": "random"}, []),
     ):
@@ -125,6 +126,16 @@ def test_what_is_asked_of_steps_and_not_used_is_said(tables: dict[str, Path], tm
             train(recipe, out=tmp_path / f"run-{len(list(tmp_path.iterdir()))}", progress=listener)
         told = [text.split(":")[0] for text in listener.said if "not used" in text]
         assert told == notes
+
+
+def test_what_a_run_said_of_steps_is_not_told_again(tables: dict[str, Path], tmp_path: Path) -> None:
+    with chdir(tmp_path):
+        train(asked(tables, "linear", "multiclass"), out=tmp_path / "first")
+        for overrides, notes in ((), []), (["train.epochs=7"], ["train.epochs"]):
+            listener = Listener()
+            recipe = recipe_from(tmp_path / "first", overrides)
+            train(recipe, out=tmp_path / f"next-{len(notes)}", progress=listener)
+            assert [text.split(":")[0] for text in listener.said if "not used" in text] == notes
 
 
 @pytest.mark.slow

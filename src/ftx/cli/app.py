@@ -13,10 +13,12 @@ import typer
 from typer.core import TyperGroup
 
 from ftx.core.errors import TERMINATING, InputError, Termination, stopped
+from ftx.core.signal_in_imports import comes_again_after_import
 from ftx.core.version import __version__
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from types import FrameType
 
 # Verb -> what `ftx --help` says of it, in the order of the work. The verb lives in ftx.cli.<verb> and is
 # imported when it is called: the list alone must not cost the imports of all.
@@ -191,17 +193,18 @@ def _open_closed_streams() -> None:
             setattr(sys, name, open(number, "r" if number == 0 else "w", encoding="utf-8", closefd=False))  # noqa: SIM115
 
 
-def _end_cleanly(number: int, _frame: object) -> NoReturn:
-    raise Termination
+def _end_cleanly(number: int, frame: FrameType | None) -> None:
+    if not comes_again_after_import(number, frame):
+        raise Termination if number in TERMINATING else KeyboardInterrupt
 
 
 def watch_for_termination() -> None:
-    """Let SIGTERM, and a terminal that is closed, end the program as Ctrl-C does, with nothing half-written left.
+    """Let Ctrl-C, SIGTERM and a terminal that is closed end the program with nothing half-written left.
 
     What the process was told to ignore, as by nohup, stays ignored.
     """
-    for number in TERMINATING:
-        if signal.getsignal(number) == signal.SIG_DFL:
+    for number in (signal.SIGINT, *TERMINATING):
+        if signal.getsignal(number) in (signal.SIG_DFL, signal.default_int_handler):
             signal.signal(number, _end_cleanly)
 
 

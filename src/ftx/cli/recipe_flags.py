@@ -88,8 +88,10 @@ FLAGS = (
     RecipeFlag(
         "--blocks",
         "adapter.blocks",
-        "all|N|first:N|LIST",
-        "All transformer blocks, the last N, the first N, or those listed, counted from 0, as 0,3,6-8.",
+        "auto|all|N|first:N|LIST",
+        "All transformer blocks, the last N, the first N, or those listed, counted from 0, as 0,3,6-8; auto: the last "
+        "third of a plain Vision Transformer.",
+        default="what the preset says, else all",
     ),
     RecipeFlag(
         "--layers",
@@ -113,6 +115,7 @@ FLAGS = (
         "train.augment",
         "auto|light|none",
         "How training images are varied; auto: not at all where blocks in front are computed once.",
+        default="what the preset says, else light",
     ),
     RecipeFlag("--precision", "train.precision", "auto|f32|bf16", "auto is bf16 where the hardware computes in it."),
     RecipeFlag("--seed", "seed", "N", "Seed of everything random."),

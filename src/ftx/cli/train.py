@@ -201,7 +201,7 @@ def _print_dry_run(report: DryRunReport) -> None:
     )
     if report.memory_mb > report.free_mb:
         console.print_note("this will not fit into memory: a smaller --batch-size or --image-size needs less", "bad")
-    console.print_note("nothing was trained or written", "dim")
+    console.print_note("nothing was trained, and no run was written", "dim")
 
 
 def layer_rows(layers: Sequence[PlannedLayer]) -> list[tuple[str, ...]]:

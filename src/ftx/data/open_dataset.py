@@ -239,7 +239,7 @@ def _small_classes(
         if image.listed.split in (None, "train"):
             for name in (above for label in image.listed.labels for above in labels.path(label)):
                 trainable[name].add(image.sha256)
-    because = f" ({unreadable} images of the folder cannot be read)" if unreadable else ""
+    because = f"; of all images {unreadable} cannot be read" if unreadable else ""
     try:
         refuse_small_classes({name: len(each) for name, each in trainable.items()}, where=where, because=because)
     except DataError as error:

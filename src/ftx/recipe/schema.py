@@ -12,7 +12,7 @@ from typing import Annotated, ClassVar, cast
 
 from pydantic import ConfigDict, Field, ValidationError
 
-from ftx.core.errors import LINES, RecipeError, first_lines
+from ftx.core.errors import LINES, RecipeError, first_lines, listed
 from ftx.recipe.document import parse_document, read_document
 from ftx.recipe.error_lines import dotted_keys, error_lines, unknown_key
 from ftx.recipe.otx import from_otx, is_otx
@@ -81,7 +81,19 @@ class Recipe(Section):
         if is_otx(document):
             translated = from_otx(document)
             document, problems = _with_keys({}, translated.ours), translated.problems
-        return _laid_over(_beneath(document, preset), overrides, flags, problems, config)
+        try:
+            return _laid_over(_beneath(document, preset), overrides, flags, problems, config)
+        except RecipeError as error:
+            if preset is None:
+                raise
+            _laid_over(document, overrides, flags, problems, config)  # which raises what is wrong without it
+            keys = listed([f"{key}={value}" for key, value in PRESETS[preset].items()])
+            raise RecipeError(
+                error.what,
+                where=config,
+                found=f"--preset {preset}, which sets {keys}",
+                fix=f"leave out --preset {preset}, or what contradicts it",
+            ) from error
 
     def with_overrides(self, overrides: Sequence[str], flags: Mapping[str, object] | None = None) -> Recipe:
         """This recipe with ``train.lr=1e-4`` and the like laid over it, then flags as ``build`` takes them.

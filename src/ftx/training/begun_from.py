@@ -39,10 +39,10 @@ def begun_run(recipe: Recipe) -> Run | None:
     run = Run.open(recipe.model.from_run)
     then, now = _as_plain_adapter(run.recipe()).by_key(), recipe.by_key()
     differing = [
-        f"{key}: {now[key]}, the run has {then[key]}"
+        f"{key}: {now[key]}, the run has {_as_one(then[key])}"
         for key in now
         if key.startswith(_SAME) and key not in ("model.from_run", "model.weights")
-        if now[key] not in (then[key], "auto")
+        if now[key] != "auto" and _as_one(now[key]) != _as_one(then[key])
     ]
     if differing:
         raise RecipeError(
@@ -52,6 +52,12 @@ def begun_run(recipe: Recipe) -> Run | None:
             fix="leave these keys as the run has them, or train without --from",
         )
     return run
+
+
+def _as_one(value: object) -> object:
+    """What all targets share, of a rank or an alpha that is said for each."""
+    each = list(value.values()) if isinstance(value, dict) else []
+    return each[0] if each and all(one == each[0] for one in each) else value
 
 
 def as_the_run_has(recipe: Recipe, run: Run) -> Recipe:

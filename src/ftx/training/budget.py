@@ -58,9 +58,9 @@ def fitted(found: Resolved, times: Times, budget_s: float, began: float, progres
         raise InputError(
             "no training fits into the budget",
             where="--budget",
-            found=f"{budget_s:.0f} s, one epoch ends after about {needed_s:.0f} s",
+            found=f"{budget_s:.0f} s, one epoch ends after about {needed_s:.1f} s",
             fix="a longer one, a smaller --image-size, or --preset fast",
         )
-    progress.note(f"{fitting} of {epochs} epochs fit into the budget: {times.epoch_s:.1f} s each")
+    progress.note(f"{fitting} of {epochs} epochs fit into the budget: {times.epoch_s:.2g} s each")
     fewer = {"epochs": fitting, "cache_views": min(train.cache_views, fitting)}
     return replace(found, recipe=found.recipe.replace(train=fewer))

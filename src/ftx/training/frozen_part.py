@@ -140,8 +140,8 @@ class FrozenPart:
         limit_bytes = self.store.limit_bytes * processes
         if needed_bytes > limit_bytes:
             progress.note(
-                f"what the frozen part makes of {rows:,} views takes {needed_bytes / 1e9:.1f} GB, of which "
-                f"{limit_bytes / 1e9:.1f} GB are kept (train.cache_gb, and half of the free disk): the"
+                f"what the frozen part makes of {rows:,} views takes {needed_bytes / 1e9:.3g} GB, of which "
+                f"{limit_bytes / 1e9:.3g} GB are kept (train.cache_gb, and half of the free disk): the"
                 " others are computed in each epoch"
             )
 
@@ -162,6 +162,8 @@ def frozen_part(
     Of several processes each keeps what it computes in a store of its own, and reads those of its machine.
     Raises: ModelError if OpenVINO was chosen and cannot compute it.
     """
+    if for_others and frozen.folder is None and limit_bytes:
+        progress.note("the user's cache cannot be written: what is frozen is kept for this training alone")
     own = _own_folder(frozen.folder, ranks) if frozen.folder is not None and for_others else None
     if own is not None:
         own.mkdir(mode=0o700, parents=True, exist_ok=True)  # others may have made room meanwhile

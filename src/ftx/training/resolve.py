@@ -19,7 +19,7 @@ from ftx.data.open_dataset import survey
 from ftx.data.pixel_store import pixel_store
 from ftx.recipe.adapter_targets import Role, Target
 from ftx.recipe.schema import Recipe
-from ftx.recipe.sections import AdapterRecipe
+from ftx.recipe.sections import AdapterRecipe, TrainRecipe
 from ftx.runs.data_jsonl import entries_digest
 from ftx.runs.run import Run
 from ftx.runs.run_json import BegunFrom
@@ -36,7 +36,18 @@ from ftx.training.plan import plan
 from ftx.training.ranks import Ranks
 
 # What a recipe says of steps: nothing where none is taken.
-_STEPS = ("epochs", "batch_size", "lr", "weight_decay", "warmup_share", "loss", "label_smoothing", "balance", "augment")
+_STEPS = (
+    "epochs",
+    "batch_size",
+    "lr",
+    "weight_decay",
+    "warmup_share",
+    "loss",
+    "label_smoothing",
+    "balance",
+    "augment",
+    "patience",
+)
 
 
 @dataclass(frozen=True)
@@ -90,12 +101,27 @@ def resolve(recipe: Recipe, strict: bool, progress: Progress) -> Resolved:
     if resolved.train.augment == "light" and resolved.train.cache_views == 1 < resolved.train.epochs:
         progress.note("train.cache_views is 1: every epoch sees an image in the same view, drawn once")
     if plan(prepared.backbone.module, resolved).solves_all:
-        asked = [f"train.{key}" for key in _STEPS if key in recipe.train.model_fields_set]
-        if any(recipe.train.augment == "light" or key != "train.augment" for key in asked):
+        unused = _asked_of_steps(recipe.train, begun)
+        if unused:
             progress.note(
-                f"{', '.join(asked)}: not used, as the head is solved in one go; train.head_init=random takes steps"
+                f"{', '.join(unused)}: not used, as the head is solved in one go; train.head_init=random takes steps"
             )
     return Resolved(dataset, prepared, resolved, begun_from)
+
+
+def _asked_of_steps(train: TrainRecipe, begun: Run | None) -> list[str]:
+    """The keys of steps that say something else than the defaults, or than the run that training begins with."""
+    unsaid = [TrainRecipe(), *([begun.recipe().train] if begun is not None else [])]
+    said = {key: getattr(train, key) for key in _STEPS}
+    # Images as they are is what a solved head sees.
+    as_it_is = {"augment": ("auto", "none")}
+    if "augment" in train.model_fields_set and train.augment == "light" and begun is None:
+        unsaid = [one.model_copy(update={"augment": "none"}) for one in unsaid]  # the default, but asked for by name
+    return [
+        f"train.{key}"
+        for key, value in said.items()
+        if value not in as_it_is.get(key, ()) and all(value != getattr(one, key) for one in unsaid)
+    ]
 
 
 def read_images(recipe: Recipe, begun: Run | None, progress: Progress) -> Dataset:

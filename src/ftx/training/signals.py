@@ -13,6 +13,7 @@ from types import FrameType
 from typing import Literal
 
 from ftx.core.errors import TERMINATING, Termination
+from ftx.core.signal_in_imports import comes_again_after_import
 from ftx.core.signal_stack import handle_signals_on_own_stack
 
 
@@ -39,9 +40,11 @@ class Stop:
         finally:
             self._deferred = False
 
-    def receive(self, number: int, _frame: FrameType | None) -> None:
+    def receive(self, number: int, frame: FrameType | None) -> None:
         """Take a signal."""
         again = self.asked is not None
+        if (again or not self._deferred) and comes_again_after_import(number, frame):
+            return
         self.asked = "terminate" if number in TERMINATING else "interrupt"
         if self._deferred and not again:
             return
