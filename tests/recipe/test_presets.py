@@ -37,7 +37,7 @@ def test_a_file_an_override_and_a_flag_win(tmp_path: Path) -> None:
     for config, flags in ((None, {"adapter.rank": 4}), (file, None), (None, {"model.peft": "lora"})):
         with pytest.raises(RecipeError, match="contradicts model") as caught:
             Recipe.build(config, flags=flags, preset="fast")
-        assert "--preset fast, which sets model.peft=none, model.freeze_backbone=True" in str(caught.value.found)
+        assert "--preset fast, which sets model.peft=none; model.freeze_backbone=True" in str(caught.value.found)
         assert caught.value.fix == "leave out --preset fast, or what contradicts it"
     with pytest.raises(RecipeError, match=r"train\.epoch") as caught:  # wrong whatever the preset
         Recipe.build(flags={"train.epoch": 4}, preset="fast")
