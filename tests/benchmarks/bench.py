@@ -93,10 +93,9 @@ def as_good(peers: Json) -> str:
 
 
 def report(found: Mapping[str, Json]) -> str:
-    machine = found["peers"]["machine"]
     return "\n".join(
         [
-            f"# {machine['cpu']}: {found['step']['machine']}\n",
+            f"# {found['step']['machine']}\n",
             "## A training step, seconds and ratios; medians\n",
             steps(found["step"]),
             "## Until the first step, and memory; medians\n",

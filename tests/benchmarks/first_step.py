@@ -22,7 +22,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from tests.benchmarks.this_machine import features
+from tests.benchmarks.machine_features import features
 
 OURS = {"ftx, last four blocks": ("adapter.blocks=4", "train.augment=none"), "ftx, all blocks": ()}
 TRAINER = "the field's trainer"

@@ -21,7 +21,7 @@ from pathlib import Path
 
 import peft
 import torch
-from tests.benchmarks.this_machine import features
+from tests.benchmarks.machine_features import features
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 

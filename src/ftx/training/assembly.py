@@ -40,8 +40,7 @@ def make_room_for(found: Resolved, frozen: FrozenPart | None, progress: Progress
     """Let what a training computes once be kept, in place of what others kept: it is about to begin."""
     if frozen is not None:
         planned, dataset = plan(found.prepared.backbone.module, found.recipe), found.dataset
-        varied = len(dataset.split("train")) * planned.kept_views
-        frozen.make_room(varied + len(dataset.split("val")), progress)
+        frozen.make_room(planned.views_of(len(dataset.split("train")), len(dataset.split("val"))), progress)
 
 
 def pixels_of(found: Resolved, progress: Progress) -> AbstractContextManager[PixelStore]:

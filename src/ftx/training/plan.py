@@ -35,6 +35,10 @@ class Plan:
         """Views of each training image that are kept: of the epochs and, where they vary, one to fit the head to."""
         return self.views + (self.fits_head and self.augment != "none" and self.views > 0)
 
+    def views_of(self, train: int, val: int) -> int:
+        """How many are kept of so many training images, and validation images, which are seen as they are alone."""
+        return train * self.kept_views + val
+
 
 def plan(module: nn.Module, recipe: Recipe) -> Plan:
     """What a recipe means for a model that its method trains."""

@@ -45,7 +45,6 @@ _STEPS = (
     "loss",
     "label_smoothing",
     "balance",
-    "augment",
     "patience",
 )
 
@@ -112,16 +111,11 @@ def resolve(recipe: Recipe, strict: bool, progress: Progress) -> Resolved:
 def _asked_of_steps(train: TrainRecipe, begun: Run | None) -> list[str]:
     """The keys of steps that say something else than the defaults, or than the run that training begins with."""
     unsaid = [TrainRecipe(), *([begun.recipe().train] if begun is not None else [])]
-    said = {key: getattr(train, key) for key in _STEPS}
-    # Images as they are is what a solved head sees.
-    as_it_is = {"augment": ("auto", "none")}
-    if "augment" in train.model_fields_set and train.augment == "light" and begun is None:
-        unsaid = [one.model_copy(update={"augment": "none"}) for one in unsaid]  # the default, but asked for by name
-    return [
-        f"train.{key}"
-        for key, value in said.items()
-        if value not in as_it_is.get(key, ()) and all(value != getattr(one, key) for one in unsaid)
-    ]
+    asked = [key for key in _STEPS if all(getattr(train, key) != getattr(one, key) for one in unsaid)]
+    # Images that vary are the default, so only who names them has asked for them.
+    if begun is None and train.augment == "light" and "augment" in train.model_fields_set:
+        asked.append("augment")
+    return [f"train.{key}" for key in asked]
 
 
 def read_images(recipe: Recipe, begun: Run | None, progress: Progress) -> Dataset:
@@ -178,7 +172,7 @@ def _resolved(recipe: Recipe, prepared: Prepared, dataset: Dataset, progress: Pr
     planned, precision = plan(module, recipe), resolve_precision(recipe.train.precision)
     frozen_runtime = recipe.train.frozen_runtime if planned.kept_blocks is not None else "torch"
     if frozen_runtime == "auto" and planned.kept_blocks is not None:
-        views = len(dataset.split("train")) * planned.kept_views + len(dataset.split("val"))
+        views = planned.views_of(len(dataset.split("train")), len(dataset.split("val")))
         frozen = Frozen(prepared.backbone, planned.kept_blocks, bf16=precision == "bf16")
         frozen_runtime = faster_runtime(frozen, views, progress)
     images = len(dataset.split("train"))
