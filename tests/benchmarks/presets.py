@@ -56,7 +56,7 @@ class Trained:
 
 def contestants(also: Sequence[int]) -> dict[str, Mapping[str, object]]:
     shallow = {f"last {blocks}": {"adapter.blocks": blocks, "train.augment": "none"} for blocks in also}
-    return {**PRESETS, **shallow}
+    return {**PRESETS, "balanced, all patches": {**PRESETS["balanced"], "train.patch_dropout": 0}, **shallow}
 
 
 def train(

@@ -62,6 +62,7 @@ KEYS = (
     Key("train.label_smoothing", "0.3", "the loss by its formula from the scores", of_training.label_smoothing),
     Key("train.balance", "loss", "the loss with weights of 22/40 and 22/4", of_training.balance_by_loss),
     Key("train.balance", "sampling", "the rare tenth is half of what is drawn", of_training.balance_by_sampling),
+    Key("train.patch_dropout", "0.5", "another loss, and the same on validation images", of_training.patch_dropout),
     Key("train.augment", "light", "another loss of noise, the same of one colour", of_training.augment),
     Key("train.cache_views", "2", "in the third epoch the loss of the first", of_training.cache_views),
     Key("train.cache_gb", "0", "nothing in the user's cache, and a note", of_training.cache_gb),

@@ -28,8 +28,9 @@ adapter: {rank: 8, alpha: 16, targets: [q, k, v, proj, fc1, fc2], blocks: all, l
   rslora: false}
 train:   {epochs: 10, batch_size: 16, accumulation_steps: 1, activation_checkpointing: false,
   lr: auto, lora_plus: 1.0, weight_decay: 0.05, precision: auto, warmup_share: 0.1,
-  loss: asymmetric, label_smoothing: 0.1, balance: none, augment: light, cache_views: 4, cache_gb: 10.0,
-  frozen_runtime: auto, compile: auto, patience: 5, head_init: auto, checkpoint_minutes: 5.0, tensorboard: false}
+  loss: asymmetric, label_smoothing: 0.1, balance: none, augment: light, patch_dropout: 0.0, cache_views: 4,
+  cache_gb: 10.0, frozen_runtime: auto, compile: auto, patience: 5, head_init: auto, checkpoint_minutes: 5.0,
+  tensorboard: false}
 validate: {max_drop: 0.02}
 """
 
@@ -137,6 +138,7 @@ recipes = st.builds(
         label_smoothing=shares,
         balance=st.sampled_from(["none", "sampling", "loss"]),
         augment=st.sampled_from(["auto", "light", "none"]),
+        patch_dropout=st.just("auto") | shares,
         cache_views=st.integers(0, 100),
         cache_gb=st.floats(0, 1e6),
         frozen_runtime=st.sampled_from(["auto", "torch", "openvino"]),
@@ -233,6 +235,10 @@ def test_a_learning_rate_is_a_number_however_it_is_written(written: str) -> None
         ("adapter: {layers: 'a', blocks: 2}", "adapter.layers: contradicts adapter.blocks: it names the layers"),
         ("adapter: {targets: []}", "adapter.targets: must name at least one of q, k, v, proj, fc1, fc2"),
         ("adapter: {dropout: 1}", "adapter.dropout: must be less than 1"),
+        *(
+            (f"train: {{patch_dropout: {value}}}", "train.patch_dropout: must be 'auto' or a number from 0 to below 1")
+            for value in ("1", "-0.1", ".nan", "half", "true", "[0.5]")
+        ),
         ("adapter: {rslora: 2}", "adapter.rslora: must be true or false; found 2"),
         ("model: {peft: no}", "model.peft: must be one of lora, dora, none; found 'no', did you mean 'none'?"),
         ("model: {peft: false}", "model.peft: must be one of lora, dora, none; found false"),

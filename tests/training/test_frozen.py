@@ -133,6 +133,29 @@ def test_what_is_computed_once(settings: dict[str, object], kept_blocks: int | N
     assert (found.kept_blocks, found.augment, found.views) == (kept_blocks, augment, views)
 
 
+@pytest.mark.parametrize(
+    ("settings", "share"),
+    [
+        ({"blocks": 2}, 0.0),
+        ({"blocks": 2, "patch_dropout": "auto"}, 0.5),
+        ({"blocks": 2, "patch_dropout": "auto", "augment": "light"}, 0.5),
+        ({"blocks": 2, "patch_dropout": "auto", "cache_views": 0}, 0.0),  # their work depends on the patches, too
+        ({"blocks": 2, "patch_dropout": 0.7, "cache_views": 0}, 0.7),
+        ({"blocks": "all", "patch_dropout": "auto"}, 0.0),
+        ({"blocks": "all", "patch_dropout": 0.3}, 0.3),
+        ({"peft": "none", "patch_dropout": "auto"}, 0.0),
+        ({"peft": "none", "freeze_backbone": True, "patch_dropout": "auto"}, 0.0),
+        ({"peft": "none", "freeze_backbone": True, "head_init": "random", "patch_dropout": 0.5}, 0.0),
+        ({"name": "test_efficientnet", "image_size": 64, "peft": "none", "patch_dropout": "auto"}, 0.0),
+    ],
+    ids=str,
+)
+def test_which_share_of_the_patches_is_left_out(settings: dict[str, object], share: float) -> None:
+    tiny = {"name": "test_vit", "weights": "none", "image_size": 32, "peft": "lora"}
+    recipe = Recipe.named(tiny | settings)
+    assert plan(prepare(recipe, 2).backbone.module, recipe).patch_dropout == share
+
+
 def test_a_head_is_solved_where_it_is_all_that_trains_and_can_be() -> None:
     tiny = {"weights": "none", "image_size": 32}
     probing = {"peft": "none", "freeze_backbone": True}

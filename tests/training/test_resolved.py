@@ -115,6 +115,8 @@ def test_what_is_asked_of_steps_and_not_used_is_said(tables: dict[str, Path], tm
         ({"augment": "none", "epochs": 1, "patience": 2}, ["train.epochs, train.patience"]),
         ({"epochs": 1, "lr": 1e-3}, ["train.epochs, train.lr"]),
         ({"epochs": 1, "head_init": "random"}, []),
+        ({"epochs": 1, "head_init": "random", "patch_dropout": "auto"}, []),
+        ({"epochs": 1, "head_init": "random", "patch_dropout": 0.5}, ["train.patch_dropout"]),
     ):
         listener = Listener()
         recipe = Recipe.named(

@@ -302,7 +302,7 @@ def test_two_trainings_of_one_name_are_two_runs(images: Path, tmp_path: Path, mo
 @pytest.mark.slow
 def test_dropout_draws_from_the_recipes_seed(images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    dropped = {"adapter.dropout": 0.3, "train.epochs": 1}
+    dropped = {"adapter.dropout": 0.3, "train.patch_dropout": 0.5, "train.epochs": 1}
     torch.manual_seed(1)
     first = train(recipe(images, "lora", **dropped), out=tmp_path / "first")
     torch.manual_seed(2)

@@ -18,6 +18,7 @@ from ftx.recipe.value_types import (
     LayerExpression,
     Number,
     RateOrAuto,
+    ShareOrAuto,
     SizeOrAuto,
     Switch,
     Text,
@@ -166,6 +167,9 @@ class TrainRecipe(Section):
     of each image, which these blocks compute once: kept on disk for all epochs and for later trainings, ``cache_gb`` at
     most, beyond which they are computed again; as much at most is kept of images, decoded. With 0 views no features
     are kept. auto is none where such blocks are kept, whose work other views would multiply, and light elsewhere.
+    ``patch_dropout`` is the share of an image's patches that a step leaves out, drawn anew each time (PatchDropout,
+    arXiv:2208.07220): behind blocks that are kept, else before the first one. Less work, and no image twice the same;
+    whoever asks the model later gives it all patches. auto is half of them where such blocks are kept, none elsewhere.
     ``frozen_runtime`` is what computes them; auto is OpenVINO where that is faster than torch by enough to be
     converted for, and as near to f32. ``compile`` blocks lets torch compile those that train: the same step but for
     rounding; auto measures one of them, and compiles where that takes less time than the whole training saves by it.
@@ -175,10 +179,11 @@ class TrainRecipe(Section):
     ``lora_plus`` is how many times the rate of A that of B is (LoRA+, arXiv:2402.12354, which finds 16 good).
     ``loss`` is that of labels that decide by themselves, ``label_smoothing`` that of labels that exclude each other.
     ``balance`` helps rare labels: sampling draws their images more often, loss weighs them by 1 / frequency.
-    ``warmup_share`` is the share of all steps that warm up; ``patience`` the epochs without a better
-    metric after which training stops, which is never where it is no less than ``epochs``. ``checkpoint_minutes`` is how
-    much time is lost at most where training is cut off (``--resume`` goes on); the state is also written at an epoch's
-    end, where that takes under half a percent of the time.
+    ``warmup_share`` is the share of all steps that warm up; ``patience`` the epochs without a better metric after which
+    training stops, which is never where it is no less than ``epochs``. It is a mean over three epochs, by which the
+    best one is kept as well. ``checkpoint_minutes`` is how much time is lost at most where training is cut off
+    (``--resume`` goes on); the state is also written at an epoch's end, where that takes under half a percent of the
+    time.
     ``head_init`` probe begins with a head that fits the frozen features (LP-FT, arXiv:2202.10054); linear probing is
     then that fit of the images as they are, and takes no epochs. random draws it. auto is probe for linear
     probing without ``balance``.
@@ -198,6 +203,7 @@ class TrainRecipe(Section):
     label_smoothing: Annotated[Number, Field(ge=0, lt=1)] = 0.1
     balance: BalanceName = "none"
     augment: Literal["auto"] | Augment = "light"
+    patch_dropout: ShareOrAuto = 0.0
     cache_views: Annotated[int, Field(ge=0)] = 4
     cache_gb: Annotated[Number, Field(ge=0)] = 10.0
     frozen_runtime: Literal["auto"] | FrozenRuntime = "auto"

@@ -104,6 +104,19 @@ def auto_or_rate(value: object) -> object:
     return rate
 
 
+def auto_or_share(value: object) -> object:
+    """``auto``, or a number from 0 to below 1."""
+    try:
+        share = math.nan if isinstance(value, bool) else float(str(value))
+    except ValueError:
+        share = math.nan
+    if value == "auto":
+        return value
+    if not 0 <= share < 1:
+        raise PydanticCustomError("ftx", "must be 'auto' or a number from 0 to below 1")
+    return share
+
+
 _Sides = Annotated[str, Field(pattern=r"^[1-9]\d*x[1-9]\d*$")]
 Seed = Annotated[int, BeforeValidator(no_bool), Field(ge=0, lt=2**63)]
 Count = Annotated[int, BeforeValidator(no_bool), Field(ge=1, le=MOST_COUNTED)]
@@ -111,6 +124,7 @@ CountOrAuto = Annotated[Literal["auto"] | int, BeforeValidator(auto_or_count)]
 SizeOrAuto = Annotated[Literal["auto"] | int | _Sides, BeforeValidator(auto_or_size)]
 Number = Annotated[float, BeforeValidator(no_bool), Field(allow_inf_nan=False)]
 RateOrAuto = Annotated[Literal["auto"] | float, BeforeValidator(auto_or_rate)]
+ShareOrAuto = Annotated[Literal["auto"] | float, BeforeValidator(auto_or_share)]
 Switch = Annotated[bool, BeforeValidator(true_or_false)]
 Text = Annotated[str, BeforeValidator(plain_text)]
 FolderPath = Annotated[Path, BeforeValidator(plain_path), PlainSerializer(path_or_address, when_used="json")]

@@ -6,8 +6,12 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from statistics import fmean
 
 from pydantic import TypeAdapter, ValidationError
+
+# Of so many epochs a mean is taken: one alone moves by chance, of few validation images by several points.
+_SMOOTHED = 3
 
 # Within a run.
 EPOCHS_FILE = Path("reports", "train.jsonl")
@@ -18,7 +22,8 @@ class Epoch:
     """One line of train.jsonl; measured on validation images but for ``loss``; ``lr`` is that of its end.
 
     ``waiting_share`` is that of its seconds in which nothing could be computed, as images were still read, varied or
-    normalised, or kept features read.
+    normalised, or kept features read. ``smoothed`` is the metric by which the best epoch is kept, as the mean of this
+    epoch and the two before; None in what an earlier ftx wrote, which kept it by the epoch alone.
     """
 
     epoch: int
@@ -30,11 +35,17 @@ class Epoch:
     images_per_s: float
     seconds: float
     waiting_share: float = 0.0
+    smoothed: float | None = None
+
+
+def smoothed(before: Sequence[Epoch], reached: float, metric: str) -> float:
+    """What an epoch has ``reached`` in a metric, as the mean of it and of those ``before`` that are nearest."""
+    return fmean([*(epoch.metrics[metric] for epoch in before), reached][-_SMOOTHED:])
 
 
 def rank(epoch: Epoch, metric: str) -> tuple[float, float]:
     """By which the best epoch is kept: of equally good ones the one with the smaller loss."""
-    return epoch.metrics[metric], -epoch.val_loss
+    return epoch.metrics[metric] if epoch.smoothed is None else epoch.smoothed, -epoch.val_loss
 
 
 def best_epoch(epochs: Sequence[Epoch], metric: str) -> Epoch:

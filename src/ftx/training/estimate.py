@@ -13,6 +13,7 @@ from ftx.adapters.attach import adapter_layers, prove_reach
 from ftx.adapters.trainable_model import Prepared
 from ftx.backbones.joined_attention import joined_attention
 from ftx.backbones.layer_roles import depth, plain_vit
+from ftx.backbones.patch_dropout import trained_tokens_behind
 from ftx.backbones.recompute import recomputing
 from ftx.backbones.split_network import frozen_blocks, head_alone, token_shape
 from ftx.backbones.trained_blocks import trained_blocks
@@ -189,7 +190,8 @@ def _kept_numbers(prepared: Prepared, *, again: bool) -> int:
         return 0
     vit = plain_vit(module)
     if vit is not None:
-        tokens, width = token_shape(vit)
+        _, width = token_shape(vit)
+        tokens = trained_tokens_behind(vit, 0)
         plain = [layer for layer in vit.modules() if getattr(layer, "fused_attn", True) is False]
         heads = int(str(getattr(plain[0], "num_heads", 0))) if plain else 0
         # About 16 activations of the token width a block: norms, qkv, proj, and the four times wider MLP twice; where

@@ -6,7 +6,6 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager, nullcontext
 from dataclasses import dataclass, replace
-from statistics import fmean
 
 import numpy as np
 import torch
@@ -23,7 +22,7 @@ from ftx.core.progress import Task as ProgressTask
 from ftx.data.random_draws import order_generator, step_seed
 from ftx.data.shards.shard_wise import shard_wise
 from ftx.recipe.sections import TrainRecipe
-from ftx.runs.train_jsonl import Epoch, best_epoch
+from ftx.runs.train_jsonl import Epoch, best_epoch, smoothed
 from ftx.tasks.base import Targets, Task, choosing_metric
 from ftx.tasks.task_names import LossName
 from ftx.tasks.thresholds import Floats, Thresholds
@@ -35,8 +34,6 @@ from ftx.training.ranks import ALONE, Asked, Ranks
 from ftx.training.signals import Stop
 from ftx.training.state import EpochEnd, Position, TrainingState
 
-# Of so many epochs a mean is taken to see whether training still gets better.
-_SMOOTHED = 3
 # How often the loss is shown: reading it waits for the device.
 _SHOWN_EVERY_S = 0.2
 
@@ -189,14 +186,7 @@ def _has_ended(training: Training, state: TrainingState) -> bool:
     if state.best is None:
         return False
     last = state.epochs[-1].epoch
-    return last == training.recipe.epochs or last - _best_smoothed(training, state) >= training.recipe.patience
-
-
-def _best_smoothed(training: Training, state: TrainingState) -> int:
-    """The first epoch at which the metric's mean of the last few was highest: one alone moves by chance."""
-    measured = [epoch.metrics[training.metric] for epoch in state.epochs]
-    means = [fmean(measured[max(end - _SMOOTHED, 0) : end]) for end in range(1, len(measured) + 1)]
-    return state.epochs[means.index(max(means))].epoch
+    return last == training.recipe.epochs or last - state.best.epoch.epoch >= training.recipe.patience
 
 
 def epoch_order(training: Training, epoch: int) -> Order:
@@ -280,16 +270,18 @@ def _finish_epoch(training: Training, state: TrainingState) -> EpochEnd:
     _refuse_infinite(training, state, val_loss)
     tuned = task.tuned(logits_NC, targets_NC)
     answering = task.with_thresholds(tuned)  # as the run will answer, should this epoch be the best
+    metrics = answering.metrics(logits_NC, targets_NC)
     epoch = Epoch(
         epoch=position.epoch,
         loss=float(state.loss) / position.images,
         val_loss=val_loss,
         accuracy=float(answering.right(logits_NC, targets_NC).mean()),
-        metrics=answering.metrics(logits_NC, targets_NC),
+        metrics=metrics,
         lr=training.lr * rate_share(position.step, training.steps, recipe.warmup_share),
         images_per_s=position.images / position.seconds,
         seconds=position.seconds,
         waiting_share=position.waited_s / position.seconds,
+        smoothed=smoothed(state.epochs, metrics[training.metric], training.metric),
     )
     # Which epoch is the best must be the same everywhere, to the last bit.
     epoch, tuned = ranks.of_first((epoch, tuned))

@@ -19,13 +19,15 @@ class Plan:
 
     ``kept_blocks`` leading blocks are computed once for each of ``views`` of an image, with 0 blocks whatever the head
     reads; with None nothing is. ``fits_head``: the head is fitted before the first step, to images as they are.
-    ``solves_all``: it is all that there is to train, and needs no steps; ``epochs`` is then one.
+    ``solves_all``: it is all that there is to train, and needs no steps; ``epochs`` is then one. ``patch_dropout`` is
+    the share of the patches that a step leaves out.
     """
 
     head_init: Literal["random", "probe"]
     fits_head: bool
     solves_all: bool
     augment: Augment
+    patch_dropout: float
     kept_blocks: int | None
     views: int
     epochs: int
@@ -38,6 +40,10 @@ class Plan:
     def views_of(self, train: int, val: int) -> int:
         """How many are kept of so many training images, and validation images, which are seen as they are alone."""
         return train * self.kept_views + val
+
+
+# What train.patch_dropout auto comes to where blocks are kept; docs/decisions/0018.
+_HALF = 0.5
 
 
 def plan(module: nn.Module, recipe: Recipe) -> Plan:
@@ -54,7 +60,12 @@ def plan(module: nn.Module, recipe: Recipe) -> Plan:
     keeps = kept_blocks is not None and train.cache_views > 0
     as_they_are = solves_all or train.augment == "none" or (train.augment == "auto" and keeps)
     augment: Augment = "none" if as_they_are else "light"
+    dropped = train.patch_dropout
+    if dropped == "auto":
+        dropped = _HALF if keeps else 0.0
+    if kept_blocks == 0:  # the head reads what the backbone makes of all patches
+        dropped = 0.0
     if not keeps:
-        return Plan(head_init, fits_head, solves_all, augment, None, 0, epochs)
+        return Plan(head_init, fits_head, solves_all, augment, dropped, None, 0, epochs)
     views = 1 if augment == "none" else min(train.cache_views, train.epochs)
-    return Plan(head_init, fits_head, solves_all, augment, kept_blocks, views, epochs)
+    return Plan(head_init, fits_head, solves_all, augment, dropped, kept_blocks, views, epochs)

@@ -10,6 +10,7 @@ import torch
 from ftx.adapters.attach import adapter_layers
 from ftx.adapters.trainable_model import Prepared, decided_blocks, prepare
 from ftx.backbones.build import preprocess_before, tagged
+from ftx.backbones.patch_dropout import drop_patches
 from ftx.core.errors import RecipeError
 from ftx.core.memory import SMALLER, memory_faults
 from ftx.core.progress import SILENT, Progress
@@ -93,12 +94,16 @@ def resolve(recipe: Recipe, strict: bool, progress: Progress) -> Resolved:
     with memory_faults(lambda: SMALLER):
         prepared = prepare(recipe, len(dataset.labels))
         begun_from = None if begun is None else begin_with(begun, prepared, dataset.labels, progress)
+    if dropped := plan(prepared.backbone.module, recipe).patch_dropout:
+        drop_patches(prepared.backbone.module, dropped)
     resolved = _resolved(recipe, prepared, dataset, progress)
     keeping = resolved.replace(train={"cache_views": 1})
     if not resolved.train.cache_views and plan(prepared.backbone.module, keeping).views:
         progress.note("train.cache_views is 0: the blocks that do not train are computed in each epoch")
     if resolved.train.augment == "light" and resolved.train.cache_views == 1 < resolved.train.epochs:
         progress.note("train.cache_views is 1: every epoch sees an image in the same view, drawn once")
+    if recipe.train.patch_dropout not in (0, "auto", resolved.train.patch_dropout):
+        progress.note("train.patch_dropout: not used, as the head alone trains, on what is made of all patches")
     if plan(prepared.backbone.module, resolved).solves_all:
         unused = _asked_of_steps(recipe.train, begun)
         if unused:
@@ -185,6 +190,7 @@ def _resolved(recipe: Recipe, prepared: Prepared, dataset: Dataset, progress: Pr
             "precision": precision,
             "lr": peak_lr(recipe.train, recipe.method),
             "augment": planned.augment,
+            "patch_dropout": planned.patch_dropout,
             "cache_views": planned.views,
             "frozen_runtime": frozen_runtime,
             "compile": compiling,
