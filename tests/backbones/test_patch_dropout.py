@@ -1,20 +1,19 @@
-"""Patches left out in training: those that timm's own model leaves out, behind blocks that are kept as before them."""
+"""Patches left out in training: as timm's own model leaves them out, and of features that are kept by each image."""
 
 from __future__ import annotations
 
 from copy import deepcopy
 
+import numpy as np
 import pytest
 import timm
 import torch
 from tests.backbones.test_kept_tokens import VARIANTS, images, small
-from timm.layers.patch_dropout import PatchDropout
 from torch import Tensor, nn
 
-from ftx.backbones.kept_tokens import keep_tokens
 from ftx.backbones.layer_roles import plain_vit
-from ftx.backbones.patch_dropout import drop_patches, trained_tokens_behind
-from ftx.backbones.split_network import cut_after, uncut
+from ftx.backbones.patch_dropout import drop_patches, fewer_patches, tokens_left
+from ftx.backbones.split_network import uncut
 from ftx.core.errors import ModelError
 
 
@@ -52,40 +51,36 @@ def test_what_timm_itself_leaves_out_is_left_out_and_nothing_in_evaluation(varia
             found.append(one(x))
         torch.testing.assert_close(*found, rtol=0, atol=1e-12)  # f64: the order of the sums differs
         assert (found[0] - whole(x)).abs().max() > 1e-3
+        assert len(set(tokens_into(ours, network, x))) == 1  # left out once, and not behind the cut again
 
 
-@pytest.mark.parametrize("variant", VARIANTS)
-def test_behind_kept_blocks_the_others_see_fewer_patches(variant: str) -> None:
-    model = small(variant)
-    whole = deepcopy(model)
-    x = images(model, 3)
-    vit = plain_vit(model)
-    assert vit is not None
-    always = vit.num_prefix_tokens
-    drop_patches(model, 0.5)
-    network, expected = cut_after(model, 2), cut_after(whole, 2)
-    features = network.prefix(x)
-    assert torch.equal(features, expected.prefix(x))
-    assert torch.equal(network.suffix(features), expected.suffix(features))
-    model.train()
-    torch.manual_seed(0)
-    answered = network.suffix(features)
-    torch.manual_seed(0)
-    left = PatchDropout(0.5, num_prefix_tokens=always)(features)
-    assert left.shape[1] == always + 8 == trained_tokens_behind(vit, 2)
-    assert torch.equal(left[:, :always], features[:, :always])
-    torch.testing.assert_close(answered, whole.train().forward_head(expected_behind(whole, left)), rtol=0, atol=1e-12)
-    assert tokens_into(model, network.suffix, features) == [always + 8] * 2
-    assert tokens_into(model, uncut(model), x) == [always + 8] * 4  # left out once, not once more behind the cut
+def drawn(*seeds: int) -> list[np.random.Generator]:
+    return [np.random.default_rng(seed) for seed in seeds]
 
 
-def expected_behind(model: nn.Module, tokens_NTD: Tensor) -> Tensor:
-    """What timm's own last two blocks and norm make of tokens."""
-    vit = plain_vit(model)
-    assert vit is not None
-    for block in list(vit.blocks.children())[2:]:
-        tokens_NTD = block(tokens_NTD)
-    return vit.norm(tokens_NTD)
+def test_each_image_has_its_own_draw_whatever_stands_beside_it() -> None:
+    tokens_NTD = torch.arange(3.0 * 12 * 2).view(3, 12, 2)
+    left = fewer_patches(tokens_NTD, 2, 0.4, drawn(0, 1, 2))
+    assert left.shape == (3, 8, 2)
+    assert torch.equal(left[:, :2], tokens_NTD[:, :2])
+    for image, row, whole in zip(range(3), left, tokens_NTD, strict=True):
+        rows = [whole.tolist().index(token) for token in row.tolist()]
+        assert rows == sorted(set(rows))  # each once, in their order
+        assert torch.equal(fewer_patches(whole[None], 2, 0.4, drawn(image))[0], row)
+    assert not torch.equal(left[0] - tokens_NTD[0, 0], left[1] - tokens_NTD[1, 0])
+
+
+def test_every_patch_stays_as_often_as_any_other() -> None:
+    numbers_NTD = torch.arange(9.0).view(1, 9, 1).expand(2000, -1, -1)
+    left = fewer_patches(numbers_NTD, 1, 0.5, drawn(*range(2000)))
+    counts = torch.bincount(left.flatten().long(), minlength=9)
+    assert counts[0] == 2000
+    assert (counts[1:] - 1000).abs().max() < 5 * (2000 * 0.25) ** 0.5  # five standard deviations
+
+
+def test_a_patch_stays() -> None:
+    assert [tokens_left(17, 1, share) for share in (0.5, 0.3, 0.99)] == [9, 12, 2]
+    assert fewer_patches(torch.zeros(1, 17, 2), 1, 0.99, drawn(0)).shape == (1, 2, 2)
 
 
 def test_each_step_draws_others_by_its_seed() -> None:
@@ -99,18 +94,6 @@ def test_each_step_draws_others_by_its_seed() -> None:
         answers.append(model(x))
     assert torch.equal(answers[0], answers[1])
     assert not torch.equal(answers[0], answers[2])
-
-
-def test_a_patch_stays_and_tokens_are_counted() -> None:
-    for share, dropped, tokens in (({}, None, 17), ({}, 0.5, 9), ({}, 0.3, 12), ({}, 0.99, 2), ({1: 0.5}, 0.5, 5)):
-        model = small("vit")
-        keep_tokens(model, share)
-        if dropped is not None:
-            drop_patches(model, dropped)
-        vit = plain_vit(model)
-        assert vit is not None
-        assert trained_tokens_behind(vit, 4) == tokens
-        assert tokens_into(model, model.train(), images(model, 2))[-1] == tokens
 
 
 def test_other_families_refuse() -> None:

@@ -30,6 +30,7 @@ from ftx.training.frozen_in_openvino import is_as_good, is_faster
 from ftx.training.frozen_part import Frozen, FrozenPart, faster_runtime, frozen_part
 from ftx.training.inputs import FeatureInputs
 from ftx.training.plan import plan
+from ftx.training.ranks import Ranks
 
 COUNT = 10
 ONE_HOT = np.eye(2, dtype=np.float32)[np.arange(COUNT) % 2]
@@ -126,6 +127,30 @@ def test_an_image_that_comes_again_in_an_epoch_is_seen_in_its_next_view(frozen: 
     assert torch.equal(seen(inputs, 2, [3])[0], again)
     assert torch.equal(seen(inputs, 1, [5])[0], other)
     assert sum(frozen.computed) == 3
+
+
+def test_patches_are_left_out_of_what_is_kept_by_image_and_epoch(frozen: Counting, paths: list[Path]) -> None:
+    images = images_of(paths, frozen._pre, augment="none", seed=3)
+    whole = seen(FeatureInputs(frozen, images, views=1), 1)
+    inputs = FeatureInputs(frozen, images, views=1, patch_dropout=0.5)
+    assert torch.equal(seen(inputs, 0), whole)
+    first, second = seen(inputs, 1), seen(inputs, 2)
+    assert first.shape[1:] == (3, whole.shape[2])  # the class token, and two patches of four
+    for left in (first, second):
+        assert torch.equal(left[:, 0], whole[:, 0])
+        for row, every in zip(left.tolist(), whole.tolist(), strict=True):
+            assert {*map(tuple, row)} < {*map(tuple, every)}
+    assert not torch.equal(first, second)
+    turned = seen(inputs, 1, [*reversed(range(COUNT))])
+    assert torch.equal(turned.flip(0), first)
+    again = seen(inputs, 1, [3] * 8)  # in an epoch it is not the same twice
+    assert torch.equal(again[0], first[3])
+    assert not all(torch.equal(row, again[0]) for row in again)
+    two = [Ranks(rank, 2, rank, 2) for rank in range(2)]
+    shares = [list(inputs.batches(np.arange(COUNT), 4, epoch=1, ranks=ranks)) for ranks in two]
+    together = torch.cat([torch.cat([part.input for part in parts]) for parts in zip(*shares, strict=True)])
+    assert torch.equal(together, first)
+    assert sum(frozen.computed) == COUNT
 
 
 @pytest.mark.parametrize("rows", [0, 7, 25])

@@ -1,15 +1,20 @@
 """Patches left out at random in training: a step computes fewer tokens, and sees no image twice the same.
 
-Source: PatchDropout, arXiv:2208.07220, section 3, by timm's layer of that name. In evaluation all patches are there.
+Source: PatchDropout, arXiv:2208.07220, section 3. In evaluation all patches are there.
+
+Legend: N images, T tokens, K tokens that stay, D width.
 """
 
 from __future__ import annotations
 
-from timm.layers.patch_dropout import PatchDropout
-from timm.models.vision_transformer import VisionTransformer
-from torch import nn
+from collections.abc import Sequence
 
-from ftx.backbones.kept_tokens import tokens_behind
+import numpy as np
+import torch
+from timm.layers.patch_dropout import PatchDropout
+from torch import Tensor, nn
+
+from ftx.backbones.kept_tokens import take
 from ftx.backbones.layer_roles import plain_vit
 from ftx.core.errors import ModelError
 
@@ -17,7 +22,7 @@ from ftx.core.errors import ModelError
 def drop_patches(module: nn.Module, share: float) -> None:
     """Let a plain Vision Transformer leave out this share of its patches in training, in place; other tokens stay.
 
-    At least one patch stays. Where its first blocks are computed beforehand, what comes behind them leaves patches out.
+    They are drawn by timm's layer of that name, behind the embedding. At least one patch stays.
     Raises: ModelError for another family, whose patches are not free to go.
     """
     vit = plain_vit(module)
@@ -31,9 +36,20 @@ def drop_patches(module: nn.Module, share: float) -> None:
     vit.patch_drop = PatchDropout(share, num_prefix_tokens=vit.num_prefix_tokens).train(vit.training)
 
 
-def trained_tokens_behind(vit: VisionTransformer, count: int) -> int:
-    """How many tokens come out of the first so many blocks in training."""
-    tokens, always = tokens_behind(vit, count), vit.num_prefix_tokens
-    if not isinstance(vit.patch_drop, PatchDropout):
-        return tokens
-    return always + max(int((tokens - always) * (1 - vit.patch_drop.prob)), 1)
+def fewer_patches(tokens_NTD: Tensor, always: int, share: float, draws: Sequence[np.random.Generator]) -> Tensor:
+    """Tokens without this share of each image's patches, drawn by its own generator; the first ``always`` ones stay.
+
+    At least one patch stays. Shape: [N, T, D] to [N, K, D].
+    """
+    tokens = tokens_NTD.shape[1]
+    stay = tokens_left(tokens, always, share) - always
+    chosen_NK = np.empty((len(draws), always + stay), np.int64)
+    chosen_NK[:, :always] = np.arange(always)
+    for row, rng in zip(chosen_NK, draws, strict=True):
+        row[always:] = always + np.sort(rng.choice(tokens - always, stay, replace=False))
+    return take(tokens_NTD, torch.from_numpy(chosen_NK).to(tokens_NTD.device, non_blocking=True))
+
+
+def tokens_left(tokens: int, always: int, share: float) -> int:
+    """How many of so many tokens stay, where ``always`` ones are no patches."""
+    return always + max(int((tokens - always) * (1 - share)), 1)

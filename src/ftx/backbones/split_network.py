@@ -36,19 +36,16 @@ def uncut(model: nn.Module) -> nn.Module:
     """
     vit = plain_vit(model)
     if vit is not None and depth(vit) > 1 and reads_class_token_alone(vit):
-        return cut_after(model, depth(vit) - 1, prefix_trains=True)
+        return cut_after(model, depth(vit) - 1)
     return model
 
 
-def cut_after(model: nn.Module, blocks: int, *, prefix_trains: bool = False) -> SplitNetwork:
-    """A plain Vision Transformer cut behind its embedding and so many blocks, of at least one.
-
-    Where the prefix does not train, patches that are to be left out in training are left out behind it.
-    """
+def cut_after(model: nn.Module, blocks: int) -> SplitNetwork:
+    """A plain Vision Transformer cut behind its embedding and so many blocks, of at least one."""
     vit = plain_vit(model)
     assert vit is not None
     assert 0 < blocks <= depth(vit)
-    return SplitNetwork(VitPrefix(vit, blocks), VitSuffix(vit, blocks, drops_patches=not prefix_trains))
+    return SplitNetwork(VitPrefix(vit, blocks), VitSuffix(vit, blocks))
 
 
 def cut_at_head(model: nn.Module) -> SplitNetwork:
@@ -81,17 +78,15 @@ class VitPrefix(nn.Module):
 class VitSuffix(nn.Module):
     """What comes behind the first blocks, the classifier included."""
 
-    def __init__(self, vit: VisionTransformer, blocks: int, *, drops_patches: bool) -> None:
+    def __init__(self, vit: VisionTransformer, blocks: int) -> None:
         super().__init__()
-        self.vit, self.first, self.drops_patches = vit, blocks, drops_patches
+        self.vit, self.first = vit, blocks
         self.one_token = blocks < depth(vit) and reads_class_token_alone(vit)
 
     def forward(self, tokens_NTD: Tensor) -> Tensor:
         """Shape: [N, C]."""
         blocks = vit_blocks(self.vit)[self.first :]
         last = blocks.pop() if self.one_token else None
-        if self.drops_patches:
-            tokens_NTD = self.vit.patch_drop(tokens_NTD)
         for block in blocks:
             tokens_NTD = block(tokens_NTD)
         if last is not None:

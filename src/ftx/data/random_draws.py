@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import numpy as np
 
 # Sets what is drawn for one purpose apart from what is drawn for another.
-_ORDER, _VIEW, _STEP = 0, 1, 2
+_ORDER, _VIEW, _STEP, _PATCHES = 0, 1, 2, 3
 
 
 def order_generator(seed: int, epoch: int) -> np.random.Generator:
@@ -25,6 +25,11 @@ def view_generator(seed: int, epoch: int, sha256: str, occurrence: int = 0) -> n
     comes again.
     """
     return np.random.default_rng([_VIEW, seed, epoch, int(sha256[:16], 16), occurrence])
+
+
+def patch_generator(seed: int, epoch: int, sha256: str, occurrence: int = 0) -> np.random.Generator:
+    """Draws which patches of an image are left out, as ``view_generator`` draws how it is varied."""
+    return np.random.default_rng([_PATCHES, seed, epoch, int(sha256[:16], 16), occurrence])
 
 
 def step_seed(seed: int, step: int, rank: int = 0) -> int:

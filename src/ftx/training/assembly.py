@@ -63,6 +63,7 @@ def inputs_for(
         augment=planned.augment if varied else "none",
         views=planned.views,
         as_they_are=planned.fits_head,
+        patch_dropout=planned.patch_dropout if varied else 0.0,
         seed=found.recipe.seed,
         pixels=pixels,
     )

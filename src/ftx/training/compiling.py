@@ -21,8 +21,9 @@ from torch import Tensor, nn
 from ftx.adapters.trainable_model import Prepared
 from ftx.backbones.compiled import blocks_to_compile, compiled, compiling
 from ftx.backbones.joined_attention import joined_attention
+from ftx.backbones.kept_tokens import tokens_behind
 from ftx.backbones.layer_roles import plain_vit
-from ftx.backbones.patch_dropout import trained_tokens_behind
+from ftx.backbones.patch_dropout import tokens_left
 from ftx.backbones.split_network import token_shape, vit_blocks
 from ftx.core.errors import EnvironmentFault, ModelError
 from ftx.core.progress import Progress
@@ -49,8 +50,12 @@ class Gain:
     takes_s: float
 
 
-def chosen(prepared: Prepared, train: TrainRecipe, images: int, *, bf16: bool, progress: Progress) -> Compile:
+def chosen(
+    prepared: Prepared, train: TrainRecipe, images: int, *, patch_dropout: float = 0.0, bf16: bool, progress: Progress
+) -> Compile:
     """What ``train.compile`` comes to in a training whose epochs have so many images together.
+
+    ``patch_dropout`` is the share of their patches that no step sees.
 
     Raises: ModelError or EnvironmentFault where blocks are asked for by name, and there are none or torch cannot
     compile them.
@@ -68,7 +73,7 @@ def chosen(prepared: Prepared, train: TrainRecipe, images: int, *, bf16: bool, p
         )
     place(prepared, train.batch_size)
     at_once = -(-train.batch_size // train.accumulation_steps)
-    block = _Block(module, blocks, images=min(at_once, _AT_ONCE), bf16=bf16)
+    block = _Block(module, blocks, images=min(at_once, _AT_ONCE), patch_dropout=patch_dropout, bf16=bf16)
     if train.compile == "blocks":
         with compiling(), progress.track("Compiling a block", None):
             block.compiled()
@@ -95,14 +100,19 @@ def chosen(prepared: Prepared, train: TrainRecipe, images: int, *, bf16: bool, p
 class _Block:
     """A copy of the last of the blocks, and so many images' tokens, as they come to it."""
 
-    def __init__(self, module: nn.Module, blocks: list[nn.Module], *, images: int, bf16: bool) -> None:
+    def __init__(
+        self, module: nn.Module, blocks: list[nn.Module], *, images: int, patch_dropout: float, bf16: bool
+    ) -> None:
         vit = plain_vit(module)
         assert vit is not None
         before = vit_blocks(vit).index(blocks[-1])
         _, width = token_shape(vit)
         like = next(blocks[-1].parameters())
         rng = torch.Generator().manual_seed(0)
-        tokens_NTD = torch.randn(images, trained_tokens_behind(vit, before), width, generator=rng)
+        tokens = tokens_behind(vit, before)
+        if patch_dropout:
+            tokens = tokens_left(tokens, vit.num_prefix_tokens, patch_dropout)
+        tokens_NTD = torch.randn(images, tokens, width, generator=rng)
         self.images, self.bf16 = images, bf16
         self.tokens_NTD = tokens_NTD.to(like).requires_grad_()
         self.block = copy.deepcopy(blocks[-1]).train()

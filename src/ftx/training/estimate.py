@@ -13,7 +13,7 @@ from ftx.adapters.attach import adapter_layers, prove_reach
 from ftx.adapters.trainable_model import Prepared
 from ftx.backbones.joined_attention import joined_attention
 from ftx.backbones.layer_roles import depth, plain_vit
-from ftx.backbones.patch_dropout import trained_tokens_behind
+from ftx.backbones.patch_dropout import tokens_left
 from ftx.backbones.recompute import recomputing
 from ftx.backbones.split_network import frozen_blocks, head_alone, token_shape
 from ftx.backbones.trained_blocks import trained_blocks
@@ -152,10 +152,11 @@ def memory_mb(prepared: Prepared, recipe: Recipe, images: int) -> int:
     states = 12 * prepared.trainable
     width_bytes = 2 if recipe.train.precision == "bf16" else 4
     part = -(-min(recipe.train.batch_size, images) // recipe.train.accumulation_steps)
-    kept = _kept_numbers(prepared, again=recipe.train.activation_checkpointing) * part * width_bytes
+    planned, again = plan(module, recipe), recipe.train.activation_checkpointing
+    kept = _kept_numbers(prepared, patch_dropout=planned.patch_dropout, again=again) * part * width_bytes
     # A head that is solved sees all features at once, in f64: as they are read, side by side, and standardised.
     width = sum(head.in_features for head in linear_heads(module))
-    solved = 3 * 8 * images * width if plan(module, recipe).head_init == "probe" else 0
+    solved = 3 * 8 * images * width if planned.head_init == "probe" else 0
     # torch, timm and the images: measured as the least that a training of a small model takes.
     torch_itself = 480_000_000
     return round((weights + merged + states + kept + solved + torch_itself) / 1e6)
@@ -183,15 +184,16 @@ def _of_batch(recipe: Recipe, size: int) -> Recipe:
     return recipe.model_copy(update={"train": recipe.train.model_copy(update={"batch_size": size})})
 
 
-def _kept_numbers(prepared: Prepared, *, again: bool) -> int:
+def _kept_numbers(prepared: Prepared, *, patch_dropout: float, again: bool) -> int:
     """Activations that one image leaves for the backward; ``again``: of one block, and of the others their inputs."""
     module, pre = prepared.backbone.module, prepared.backbone.preprocess
     if head_alone(module):
         return 0
     vit = plain_vit(module)
     if vit is not None:
-        _, width = token_shape(vit)
-        tokens = trained_tokens_behind(vit, 0)
+        tokens, width = token_shape(vit)
+        if patch_dropout:
+            tokens = tokens_left(tokens, vit.num_prefix_tokens, patch_dropout)
         plain = [layer for layer in vit.modules() if getattr(layer, "fused_attn", True) is False]
         heads = int(str(getattr(plain[0], "num_heads", 0))) if plain else 0
         # About 16 activations of the token width a block: norms, qkv, proj, and the four times wider MLP twice; where

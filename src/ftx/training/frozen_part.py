@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from ftx.backbones.build import Backbone
 from ftx.backbones.digest import base_digest
 from ftx.backbones.kept_tokens import tokens_by_block
-from ftx.backbones.layer_roles import depth, head_names
+from ftx.backbones.layer_roles import depth, head_names, plain_vit
 from ftx.backbones.split_network import SplitNetwork, cut_after, cut_at_head
 from ftx.core.byte_store import ByteStore
 from ftx.core.errors import EnvironmentFault, ModelError
@@ -103,6 +103,8 @@ class FrozenPart:
         self.suffix, self.dtype, self.store = frozen.split.suffix, frozen.dtype, store
         self._prefix, self._pre, self._bf16 = frozen.split.prefix, frozen.backbone.preprocess, frozen.bf16
         self.device = next(frozen.backbone.module.parameters()).device
+        vit = plain_vit(frozen.backbone.module)
+        self.other_tokens = 0 if vit is None else vit.num_prefix_tokens  # that stand before those of the patches
         self._answer: Callable[[Tensor], Tensor] = self._prefix
         if frozen.runtime == "openvino":
             from ftx.training.frozen_in_openvino import in_openvino

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from ftx.backbones.build import Backbone
+from ftx.backbones.patch_dropout import fewer_patches
 from ftx.backbones.split_network import uncut
 from ftx.core.progress import Progress
 from ftx.data.dataset import Entry
@@ -21,7 +22,7 @@ from ftx.data.image_store import ImageStore
 from ftx.data.loader import TrainingImages, View, in_batches
 from ftx.data.pixel_store import PixelStore
 from ftx.data.preprocess import Pixels, normalise
-from ftx.data.random_draws import occurrences
+from ftx.data.random_draws import occurrences, patch_generator
 from ftx.recipe.sections import Augment
 from ftx.tasks.base import Task
 from ftx.training.device_placement import to_device
@@ -139,12 +140,22 @@ class FeatureInputs:
 
     Epoch e sees view e of each image, as a training without a store would; behind the last of ``views`` it is the
     first one's turn again. An image that is drawn again in an epoch is seen in the next view. ``as_they_are``: images
-    are to be seen so as well, by what is fitted before.
+    are to be seen so as well, by what is fitted before. ``patch_dropout`` is the share of the patches that is left out
+    of each, others in each epoch.
     """
 
     unit = "features"
 
-    def __init__(self, frozen: FrozenPart, images: TrainingImages, views: int, *, as_they_are: bool = False) -> None:
+    def __init__(
+        self,
+        frozen: FrozenPart,
+        images: TrainingImages,
+        views: int,
+        *,
+        as_they_are: bool = False,
+        patch_dropout: float = 0.0,
+    ) -> None:
+        self.patch_dropout = patch_dropout
         self.network, self.frozen, self.images = frozen.suffix, frozen, images
         self.views = 0 if images.augment == "none" else views
         self.as_they_are = as_they_are or not self.views
@@ -162,11 +173,14 @@ class FeatureInputs:
     ) -> Generator[Batch]:
         parts = [part_of(chunk, ranks) for chunk in in_batches(self._views(order, epoch), batch_size, skipped)]
         unknown = self._unknown([part.mine for part in parts])
+        drawn = in_batches(self.images.seen(order, epoch), batch_size, skipped)
         with closing(self.images.views(unknown)) as pixels:
-            for part, first_seen, pixels_BHWC in zip(parts, unknown, pixels, strict=True):
-                features = self._features(part.mine, first_seen, pixels_BHWC)
+            for part, first_seen, pixels_BHWC, drawn_for in zip(parts, unknown, pixels, drawn, strict=True):
+                features = to_device(self._features(part.mine, first_seen, pixels_BHWC), self.frozen.device)
+                if self.patch_dropout and epoch:
+                    features = self._fewer_patches(features, part_of(drawn_for, ranks).mine)
                 mine, whole = (self._targets(views) for views in (part.mine, part.whole))
-                yield Batch(to_device(features, self.frozen.device).float(), mine, whole, part.counts)
+                yield Batch(features.float(), mine, whole, part.counts)
         self.frozen.store.sync()
 
     def _targets(self, views: Sequence[View]) -> Tensor:
@@ -232,6 +246,11 @@ class FeatureInputs:
                 row.copy_(computed[view])
         return features
 
+    def _fewer_patches(self, features: Tensor, drawn_for: Sequence[View]) -> Tensor:
+        images, seed = self.images.images, self.images.seed
+        draws = [patch_generator(seed, epoch, images[image].key, again) for image, epoch, again in drawn_for]
+        return fewer_patches(features, self.frozen.other_tokens, self.patch_dropout, draws)
+
     def _computed(self, views: Sequence[View], pixels_BHWC: Pixels) -> dict[View, Tensor]:
         rows = dict(zip(views, self.frozen.compute(pixels_BHWC), strict=True)) if views else {}
         for view, row in rows.items():
@@ -250,6 +269,7 @@ def inputs_of(
     augment: Augment = "none",
     views: int = 0,
     as_they_are: bool = False,
+    patch_dropout: float = 0.0,
     seed: int = 0,
     pixels: PixelStore | None = None,
 ) -> Inputs:
@@ -265,5 +285,5 @@ def inputs_of(
         pixels=pixels,
     )
     if frozen is not None:
-        return FeatureInputs(frozen, images, views, as_they_are=as_they_are)
+        return FeatureInputs(frozen, images, views, as_they_are=as_they_are, patch_dropout=patch_dropout)
     return ImageInputs(uncut(module), images, next(module.parameters()).device)

@@ -94,8 +94,9 @@ def resolve(recipe: Recipe, strict: bool, progress: Progress) -> Resolved:
     with memory_faults(lambda: SMALLER):
         prepared = prepare(recipe, len(dataset.labels))
         begun_from = None if begun is None else begin_with(begun, prepared, dataset.labels, progress)
-    if dropped := plan(prepared.backbone.module, recipe).patch_dropout:
-        drop_patches(prepared.backbone.module, dropped)
+    planned = plan(prepared.backbone.module, recipe)
+    if planned.patch_dropout and planned.kept_blocks is None:  # of what is kept they are left out as it is read
+        drop_patches(prepared.backbone.module, planned.patch_dropout)
     resolved = _resolved(recipe, prepared, dataset, progress)
     keeping = resolved.replace(train={"cache_views": 1})
     if not resolved.train.cache_views and plan(prepared.backbone.module, keeping).views:
@@ -183,7 +184,14 @@ def _resolved(recipe: Recipe, prepared: Prepared, dataset: Dataset, progress: Pr
     images = len(dataset.split("train"))
     bounded = recipe.replace(train={"batch_size": min(recipe.train.batch_size, images)}).train
     with memory_faults(lambda: SMALLER):
-        compiling = chosen(prepared, bounded, planned.epochs * images, bf16=precision == "bf16", progress=progress)
+        compiling = chosen(
+            prepared,
+            bounded,
+            planned.epochs * images,
+            patch_dropout=planned.patch_dropout,
+            bf16=precision == "bf16",
+            progress=progress,
+        )
     resolved = recipe.replace(
         data={"image_size": prepared.backbone.preprocess.image_size, "classes": len(dataset.labels)},
         train={
