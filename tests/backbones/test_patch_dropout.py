@@ -12,7 +12,7 @@ from tests.backbones.test_kept_tokens import VARIANTS, images, small
 from torch import Tensor, nn
 
 from ftx.backbones.layer_roles import plain_vit
-from ftx.backbones.patch_dropout import drop_patches, fewer_patches, tokens_left
+from ftx.backbones.patch_dropout import drawn_tokens, drop_patches, tokens_left
 from ftx.backbones.split_network import uncut
 from ftx.core.errors import ModelError
 
@@ -54,33 +54,30 @@ def test_what_timm_itself_leaves_out_is_left_out_and_nothing_in_evaluation(varia
         assert len(set(tokens_into(ours, network, x))) == 1  # left out once, and not behind the cut again
 
 
-def drawn(*seeds: int) -> list[np.random.Generator]:
-    return [np.random.default_rng(seed) for seed in seeds]
+def drawn(tokens: int, always: int, share: float, *seeds: int) -> Tensor:
+    return drawn_tokens(tokens, always, share, [np.random.default_rng(seed) for seed in seeds])
 
 
 def test_each_image_has_its_own_draw_whatever_stands_beside_it() -> None:
-    tokens_NTD = torch.arange(3.0 * 12 * 2).view(3, 12, 2)
-    left = fewer_patches(tokens_NTD, 2, 0.4, drawn(0, 1, 2))
-    assert left.shape == (3, 8, 2)
-    assert torch.equal(left[:, :2], tokens_NTD[:, :2])
-    for image, row, whole in zip(range(3), left, tokens_NTD, strict=True):
-        rows = [whole.tolist().index(token) for token in row.tolist()]
-        assert rows == sorted(set(rows))  # each once, in their order
-        assert torch.equal(fewer_patches(whole[None], 2, 0.4, drawn(image))[0], row)
-    assert not torch.equal(left[0] - tokens_NTD[0, 0], left[1] - tokens_NTD[1, 0])
+    chosen_NK = drawn(12, 2, 0.4, 0, 1, 2)
+    assert chosen_NK.shape == (3, 8)
+    for seed, chosen in enumerate(chosen_NK.tolist()):
+        assert chosen[:2] == [0, 1]
+        assert chosen == sorted(set(chosen))
+        assert chosen[-1] < 12
+        assert drawn(12, 2, 0.4, seed).tolist() == [chosen]
+    assert chosen_NK[0].tolist() != chosen_NK[1].tolist()
 
 
 def test_every_patch_stays_as_often_as_any_other() -> None:
-    numbers_NTD = torch.arange(9.0).view(1, 9, 1).expand(2000, -1, -1)
-    left = fewer_patches(numbers_NTD, 1, 0.5, drawn(*range(2000)))
-    counts = torch.bincount(left.flatten().long(), minlength=9)
+    counts = torch.bincount(drawn(9, 1, 0.5, *range(2000)).flatten(), minlength=9)
     assert counts[0] == 2000
     assert (counts[1:] - 1000).abs().max() < 5 * (2000 * 0.25) ** 0.5  # five standard deviations
 
 
-def test_a_patch_stays() -> None:
-    assert [tokens_left(17, 1, share) for share in (0.5, 0.3, 0.99)] == [9, 12, 2]
-    assert fewer_patches(torch.zeros(1, 17, 2), 1, 0.99, drawn(0)).shape == (1, 2, 2)
+def test_a_patch_stays_and_without_a_share_all() -> None:
+    assert [tokens_left(17, 1, share) for share in (0.0, 0.5, 0.3, 0.99)] == [17, 9, 12, 2]
+    assert drawn(17, 1, 0.99, 0).shape == (1, 2)
 
 
 def test_each_step_draws_others_by_its_seed() -> None:

@@ -268,10 +268,14 @@ def ours(name: str, keys: Sequence[str], data: Path, size: int, seed: int, epoch
     return Point(name, seed, epochs, seconds, named, named, len(found), ended=True)
 
 
+_LAST = ("adapter.blocks=4", "train.augment=none")
+_HALF = (*_LAST, "train.patch_dropout=0.5")  # as the preset balanced
 OUR_KEYS: dict[str, tuple[str, ...]] = {
     "ftx linear": ("model.peft=none", "model.freeze_backbone=true"),
-    "ftx lora, last 4 blocks": ("model.peft=lora", "adapter.blocks=4", "train.augment=none"),
-    "ftx dora, last 4 blocks": ("model.peft=dora", "adapter.blocks=4", "train.augment=none"),
+    "ftx lora, last 4 blocks": ("model.peft=lora", *_LAST),
+    "ftx dora, last 4 blocks": ("model.peft=dora", *_LAST),
+    "ftx lora, last 4 blocks, half the patches": ("model.peft=lora", *_HALF),
+    "ftx dora, last 4 blocks, half the patches": ("model.peft=dora", *_HALF),
     "ftx dora, all blocks": ("model.peft=dora",),
 }
 

@@ -2,7 +2,7 @@
 
 Source: PatchDropout, arXiv:2208.07220, section 3. In evaluation all patches are there.
 
-Legend: N images, T tokens, K tokens that stay, D width.
+Legend: N images, K tokens that stay.
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ import torch
 from timm.layers.patch_dropout import PatchDropout
 from torch import Tensor, nn
 
-from ftx.backbones.kept_tokens import take
 from ftx.backbones.layer_roles import plain_vit
 from ftx.core.errors import ModelError
 
@@ -36,20 +35,19 @@ def drop_patches(module: nn.Module, share: float) -> None:
     vit.patch_drop = PatchDropout(share, num_prefix_tokens=vit.num_prefix_tokens).train(vit.training)
 
 
-def fewer_patches(tokens_NTD: Tensor, always: int, share: float, draws: Sequence[np.random.Generator]) -> Tensor:
-    """Tokens without this share of each image's patches, drawn by its own generator; the first ``always`` ones stay.
+def drawn_tokens(tokens: int, always: int, share: float, draws: Sequence[np.random.Generator]) -> Tensor:
+    """The numbers of the tokens that stay, in their order, where each image's own generator draws its patches.
 
-    At least one patch stays. Shape: [N, T, D] to [N, K, D].
+    The first ``always`` ones, which are no patches, stay, and at least one patch. Shape: [N, K].
     """
-    tokens = tokens_NTD.shape[1]
-    stay = tokens_left(tokens, always, share) - always
-    chosen_NK = np.empty((len(draws), always + stay), np.int64)
+    left = tokens_left(tokens, always, share)
+    chosen_NK = np.empty((len(draws), left), np.int64)
     chosen_NK[:, :always] = np.arange(always)
     for row, rng in zip(chosen_NK, draws, strict=True):
-        row[always:] = always + np.sort(rng.choice(tokens - always, stay, replace=False))
-    return take(tokens_NTD, torch.from_numpy(chosen_NK).to(tokens_NTD.device, non_blocking=True))
+        row[always:] = always + np.sort(rng.choice(tokens - always, left - always, replace=False))
+    return torch.from_numpy(chosen_NK)
 
 
 def tokens_left(tokens: int, always: int, share: float) -> int:
-    """How many of so many tokens stay, where ``always`` ones are no patches."""
+    """How many of so many tokens stay, where ``always`` ones are no patches; rounded as timm does."""
     return always + max(int((tokens - always) * (1 - share)), 1)

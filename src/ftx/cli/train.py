@@ -56,7 +56,7 @@ def command(
             "--preset",
             metavar="|".join(PRESET_NAMES),
             help="Keys that a recipe, flags and --set do not say: the head alone; an adapter in the last third of the "
-            f"blocks; one in all.  [default: {DEFAULT_PRESET}, none with --config]",
+            f"blocks, by half of the patches; one in all.  [default: {DEFAULT_PRESET}, none with --config]",
             show_default=False,
         ),
     ] = None,

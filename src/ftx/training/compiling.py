@@ -109,9 +109,7 @@ class _Block:
         _, width = token_shape(vit)
         like = next(blocks[-1].parameters())
         rng = torch.Generator().manual_seed(0)
-        tokens = tokens_behind(vit, before)
-        if patch_dropout:
-            tokens = tokens_left(tokens, vit.num_prefix_tokens, patch_dropout)
+        tokens = tokens_left(tokens_behind(vit, before), vit.num_prefix_tokens, patch_dropout)
         tokens_NTD = torch.randn(images, tokens, width, generator=rng)
         self.images, self.bf16 = images, bf16
         self.tokens_NTD = tokens_NTD.to(like).requires_grad_()

@@ -192,8 +192,7 @@ def _kept_numbers(prepared: Prepared, *, patch_dropout: float, again: bool) -> i
     vit = plain_vit(module)
     if vit is not None:
         tokens, width = token_shape(vit)
-        if patch_dropout:
-            tokens = tokens_left(tokens, vit.num_prefix_tokens, patch_dropout)
+        tokens = tokens_left(tokens, vit.num_prefix_tokens, patch_dropout)
         plain = [layer for layer in vit.modules() if getattr(layer, "fused_attn", True) is False]
         heads = int(str(getattr(plain[0], "num_heads", 0))) if plain else 0
         # About 16 activations of the token width a block: norms, qkv, proj, and the four times wider MLP twice; where

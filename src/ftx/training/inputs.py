@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from ftx.backbones.build import Backbone
-from ftx.backbones.patch_dropout import fewer_patches
+from ftx.backbones.kept_tokens import take
+from ftx.backbones.patch_dropout import drawn_tokens
 from ftx.backbones.split_network import uncut
 from ftx.core.progress import Progress
 from ftx.data.dataset import Entry
@@ -249,7 +250,8 @@ class FeatureInputs:
     def _fewer_patches(self, features: Tensor, drawn_for: Sequence[View]) -> Tensor:
         images, seed = self.images.images, self.images.seed
         draws = [patch_generator(seed, epoch, images[image].key, again) for image, epoch, again in drawn_for]
-        return fewer_patches(features, self.frozen.other_tokens, self.patch_dropout, draws)
+        chosen_BK = drawn_tokens(features.shape[1], self.frozen.other_tokens, self.patch_dropout, draws)
+        return take(features, to_device(chosen_BK, self.frozen.device))
 
     def _computed(self, views: Sequence[View], pixels_BHWC: Pixels) -> dict[View, Tensor]:
         rows = dict(zip(views, self.frozen.compute(pixels_BHWC), strict=True)) if views else {}
