@@ -11,6 +11,7 @@ import torch
 from tests.backbones.test_kept_tokens import VARIANTS, images, small
 from torch import Tensor, nn
 
+from ftx.backbones.kept_tokens import tokens_behind
 from ftx.backbones.layer_roles import plain_vit
 from ftx.backbones.patch_dropout import drawn_tokens, drop_patches, tokens_left
 from ftx.backbones.split_network import uncut
@@ -51,7 +52,10 @@ def test_what_timm_itself_leaves_out_is_left_out_and_nothing_in_evaluation(varia
             found.append(one(x))
         torch.testing.assert_close(*found, rtol=0, atol=1e-12)  # f64: the order of the sums differs
         assert (found[0] - whole(x)).abs().max() > 1e-3
-        assert len(set(tokens_into(ours, network, x))) == 1  # left out once, and not behind the cut again
+        vit = plain_vit(ours)
+        assert vit is not None
+        # Left out once, and not behind the cut again.
+        assert set(tokens_into(ours, network, x)) == {tokens_left(tokens_behind(vit, 0), vit.num_prefix_tokens, 0.4)}
 
 
 def drawn(tokens: int, always: int, share: float, *seeds: int) -> Tensor:

@@ -99,6 +99,7 @@ def preset(lab: Lab, flag: str, value: str) -> None:
         found[name] = Trained(out, said).recipe
     assert found["balanced"]["adapter"]["blocks"] == 2
     assert found["best"]["adapter"]["blocks"] == "all"
+    assert [found[name]["train"]["patch_dropout"] for name in ("balanced", "best")] == [0.5, 0.0]
     made = lab.train(words=(flag, value))
     assert (made.recipe["adapter"]["blocks"], made.recipe["train"]["augment"]) == ("all", "none")
 

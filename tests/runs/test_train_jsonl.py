@@ -1,26 +1,39 @@
-"""Which epoch of a training is kept: by a mean over three, as one alone may be lucky with few validation images."""
+"""Which epoch of a training is kept: one alone may be lucky with few validation images."""
 
 from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
 
-from ftx.runs.train_jsonl import EPOCHS_FILE, Epoch, best_epoch, epoch_lines, read_epochs, smoothed
+import pytest
+
+from ftx.runs.train_jsonl import EPOCHS_FILE, Epoch, best_epoch, epoch_lines, read_epochs, with_means
 
 
 def epochs_of(*reached: float) -> list[Epoch]:
     """Epochs with such accuracies, as training notes them."""
-    found: list[Epoch] = []
-    for number, one in enumerate(reached, start=1):
-        mean = smoothed(found, one, "accuracy")
-        found.append(Epoch(number, 1.0, 1.0, one, {"accuracy": one}, 1e-3, 1.0, 1.0, smoothed=mean))
-    return found
+    plain = [
+        Epoch(number, 1.0, 1.0, one, {"accuracy": one}, 1e-3, 1.0, 1.0) for number, one in enumerate(reached, start=1)
+    ]
+    return with_means(plain, "accuracy")
 
 
-def test_a_lucky_epoch_is_not_kept() -> None:
-    epochs = epochs_of(0.25, 0.875, 0.5, 0.625, 0.75, 0.75, 0.625)
-    assert [epoch.smoothed for epoch in epochs[:4]] == [0.25, 0.5625, 1.625 / 3, 2 / 3]
-    assert best_epoch(epochs, "accuracy").epoch == 6  # (0.625 + 0.75 + 0.75) / 3, as of the seventh
+@pytest.mark.parametrize(
+    ("reached", "kept"),
+    [
+        ((0.25, 0.875, 0.5, 0.625, 0.75, 0.75, 0.625), 6),  # a lucky one is not; (0.625 + 0.75 + 0.75) / 3
+        ((0.5, 0.9, 0.95, 0.7), 3),  # nor a bad one behind good ones, whose mean of 0.85 is the highest
+        ((0.4, 0.5, 0.6, 0.7, 0.8), 5),
+        ((0.8, 0.7, 0.6), 1),
+        ((0.5,), 1),
+    ],
+)
+def test_an_epoch_counts_for_what_it_and_its_mean_have_reached(reached: tuple[float, ...], kept: int) -> None:
+    assert best_epoch(epochs_of(*reached), "accuracy").epoch == kept
+
+
+def test_the_mean_is_that_of_three_and_of_fewer_at_first() -> None:
+    assert [one.smoothed for one in epochs_of(0.25, 0.875, 0.5, 0.625)] == [0.25, 0.5625, 1.625 / 3, 2 / 3]
 
 
 def test_of_equal_means_the_smaller_loss_decides_and_then_the_first() -> None:

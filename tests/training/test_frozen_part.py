@@ -153,6 +153,17 @@ def test_patches_are_left_out_of_what_is_kept_by_image_and_epoch(frozen: Countin
     assert sum(frozen.computed) == COUNT
 
 
+def test_of_several_tokens_that_are_no_patches_all_stay(paths: list[Path]) -> None:
+    made = backbone(name="deit_tiny_distilled_patch16_224", blocks=4)
+    with ByteStore(None, 1e9) as store:
+        part = FrozenPart(Frozen(made, 8, bf16=False), store)
+        images = images_of(paths, part._pre, augment="none")
+        whole = seen(FeatureInputs(part, images, views=1), 1)
+        left = seen(FeatureInputs(part, images, views=1, patch_dropout=0.5), 1)
+    assert (whole.shape[1], left.shape[1]) == (6, 4)
+    assert torch.equal(left[:, :2], whole[:, :2])
+
+
 @pytest.mark.parametrize("rows", [0, 7, 25])
 def test_what_has_no_room_is_computed_again_to_the_same_bits(paths: list[Path], rows: int) -> None:
     found: list[torch.Tensor] = []

@@ -147,6 +147,16 @@ def test_training_ends_after_so_many_epochs_without_a_better_one() -> None:
     assert module.asked == [True, False] * 3
 
 
+def test_a_smaller_loss_alone_does_not_make_a_training_longer() -> None:
+    """Though of equally good epochs the one with the smaller loss is kept."""
+    module = Wrong()
+    module.weight.data.neg_()
+    made = fitted(module, Given((ROWS, SIDES)), Given((ROWS, SIDES)), lr=0.01, patience=2)
+    assert [epoch.accuracy for epoch in made.epochs] == [1.0, 1.0, 1.0]
+    assert made.epochs[0].val_loss > made.epochs[1].val_loss > made.epochs[2].val_loss
+    assert made.best.epoch == 3
+
+
 def test_an_interruption_keeps_the_best_epoch_and_without_one_goes_on() -> None:
     def press(number: int) -> Callable[[], None]:
         countdown = iter(range(number))

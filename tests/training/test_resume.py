@@ -46,8 +46,14 @@ from ftx.training.state import EpochEnd, TrainingState
 
 METHODS: dict[str, dict[str, object]] = {
     "lora": {"peft": "lora", "rank": 2, "dropout": 0.2, "lora_plus": 4.0},
-    "dora": {"peft": "dora", "targets": "q,fc1", "rank": {"q": 2, "fc1": 3}, "blocks": 2},  # features are kept
-    "pissa": {"peft": "lora", "rank": 2, "init": "pissa"},
+    "dora": {  # features are kept
+        "peft": "dora",
+        "targets": "q,fc1",
+        "rank": {"q": 2, "fc1": 3},
+        "blocks": 2,
+        "patch_dropout": 0.5,
+    },
+    "pissa": {"peft": "lora", "rank": 2, "init": "pissa", "patch_dropout": 0.3},
     "linear": {"peft": "none", "freeze_backbone": True, "balance": "sampling"},
     "full": {"peft": "none", "name": "test_efficientnet", "image_size": 64},  # statistics of batches
 }

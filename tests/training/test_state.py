@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -13,7 +14,9 @@ from ftx.runs.train_jsonl import Epoch
 from ftx.tasks.thresholds import Thresholds
 from ftx.training.state import Position, Record, TrainingState
 
-EPOCH = Epoch(epoch=1, loss=0.5, val_loss=0.25, accuracy=1.0, metrics={}, lr=0.1, images_per_s=1.0, seconds=2.0)
+EPOCH = Epoch(
+    epoch=1, loss=0.5, val_loss=0.25, accuracy=1.0, metrics={"accuracy": 1.0}, lr=0.1, images_per_s=1.0, seconds=2.0
+)
 
 
 def begun(seed: int) -> TrainingState:
@@ -47,6 +50,17 @@ def test_a_state_comes_back_as_it_was_written() -> None:
     assert restored.record().model_copy(update={"position": record.position}) == record
     assert float(restored.loss) == 0.75
     assert restored.position == record.position
+
+
+def test_epochs_of_an_earlier_version_get_their_means() -> None:
+    state = moved()
+    state.epochs.append(replace(EPOCH, epoch=EPOCH.epoch + 1, metrics={"accuracy": 0.0}))
+    assert state.best is not None
+    assert (EPOCH.smoothed, state.best.epoch.smoothed) == (None, None)
+    state.note_means("accuracy")
+    reached = EPOCH.metrics["accuracy"]
+    assert [epoch.smoothed for epoch in state.epochs] == [reached, reached / 2]
+    assert state.best.epoch is state.epochs[0]
 
 
 @pytest.mark.parametrize(

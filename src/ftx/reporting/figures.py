@@ -83,13 +83,17 @@ def loss_curve(epochs: Sequence[Epoch], best: int) -> str:
 
 
 def metric_curve(epochs: Sequence[Epoch], metric: str, best: int) -> str:
-    """The metric by which the epoch was chosen."""
+    """The metric that the epoch was chosen by, as a mean with the two epochs before: a line beside the points."""
     said = metric.replace("_", " ")
     values = [epoch.metrics.get(metric, epoch.accuracy) for epoch in epochs]
 
     def draw(figure: Figure) -> None:
         axes = _axes(figure, "epoch", f"{said} on validation images")
         axes.plot([epoch.epoch for epoch in epochs], values, "o-", color=_FIRST, markersize=4)
+        if len(epochs) > 1 and all(epoch.smoothed is not None for epoch in epochs):
+            means = [epoch.smoothed or 0.0 for epoch in epochs]
+            axes.plot([epoch.epoch for epoch in epochs], means, "--", color=_FIRST, linewidth=1, label="mean of three")
+            axes.legend()
         _kept(axes, best)
         axes.set_ylim(max(0.0, min(values) - 0.1), min(1.02, max(values) + 0.05))
 

@@ -84,7 +84,7 @@ def write_trained_card(
         ("images", ", ".join(f"{len(dataset.split(split)):,} {split}" for split in _splits(dataset))),
         ("input", f"{backbone.preprocess.image_size} px, RGB"),
         *_tokens(recipe.model.token_shares),
-        ("epoch kept", f"{kept.number} of {kept.epochs}, by `{kept.metric}`{_interrupted(recipe, kept)}"),
+        ("epoch kept", f"{kept.number} of {kept.epochs}, by {_chosen_by(kept)}{_interrupted(recipe, kept)}"),
     ]
     if begun_from is not None:
         rows = f"{begun_from.labels_kept} of {len(dataset.labels)} labels were in it"
@@ -271,6 +271,11 @@ def _method_named(prepared: Prepared) -> str:
         return title
     each = "; ".join(f"{', '.join(targets)}: {size}" for size, targets in _by_size(prepared.spec).items())
     return f"{title} in {len(prepared.layers)} layers; {each}{file_note(prepared.spec)}"
+
+
+def _chosen_by(kept: KeptEpoch) -> str:
+    """The metric, or that as a mean where there was more than one epoch."""
+    return f"`{kept.metric}`" + (", itself and as a mean of three epochs" if kept.epochs > 1 else "")
 
 
 def _interrupted(recipe: Recipe, kept: KeptEpoch) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from statistics import fmean
 
@@ -22,8 +22,8 @@ class Epoch:
     """One line of train.jsonl; measured on validation images but for ``loss``; ``lr`` is that of its end.
 
     ``waiting_share`` is that of its seconds in which nothing could be computed, as images were still read, varied or
-    normalised, or kept features read. ``smoothed`` is the metric by which the best epoch is kept, as the mean of this
-    epoch and the two before; None in what an earlier ftx wrote, which kept it by the epoch alone.
+    normalised, or kept features read. ``smoothed`` is the metric that chooses the epoch to keep, as the mean of this
+    epoch and the two before; None in what an earlier ftx wrote, which chose by the epoch alone.
     """
 
     epoch: int
@@ -38,14 +38,25 @@ class Epoch:
     smoothed: float | None = None
 
 
-def smoothed(before: Sequence[Epoch], reached: float, metric: str) -> float:
-    """What an epoch has ``reached`` in a metric, as the mean of it and of those ``before`` that are nearest."""
-    return fmean([*(epoch.metrics[metric] for epoch in before), reached][-_SMOOTHED:])
+def means(reached: Sequence[float]) -> list[float]:
+    """What each epoch has reached, as the mean of it and of the two before; the first two have fewer."""
+    return [fmean(reached[max(end - _SMOOTHED, 0) : end]) for end in range(1, len(reached) + 1)]
+
+
+def with_means(epochs: Sequence[Epoch], metric: str) -> list[Epoch]:
+    """Epochs, each with its mean."""
+    each = means([epoch.metrics[metric] for epoch in epochs])
+    return [replace(epoch, smoothed=mean) for epoch, mean in zip(epochs, each, strict=True)]
 
 
 def rank(epoch: Epoch, metric: str) -> tuple[float, float]:
-    """By which the best epoch is kept: of equally good ones the one with the smaller loss."""
-    return epoch.metrics[metric] if epoch.smoothed is None else epoch.smoothed, -epoch.val_loss
+    """By which the best epoch is kept: of equally good ones the one with the smaller loss.
+
+    It counts for no more than it reached, and for no more than its mean: neither a lucky epoch nor a bad one behind
+    good ones.
+    """
+    reached = epoch.metrics[metric]
+    return reached if epoch.smoothed is None else min(reached, epoch.smoothed), -epoch.val_loss
 
 
 def best_epoch(epochs: Sequence[Epoch], metric: str) -> Epoch:

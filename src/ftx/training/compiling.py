@@ -51,7 +51,7 @@ class Gain:
 
 
 def chosen(
-    prepared: Prepared, train: TrainRecipe, images: int, *, patch_dropout: float = 0.0, bf16: bool, progress: Progress
+    prepared: Prepared, train: TrainRecipe, images: int, *, patch_dropout: float, bf16: bool, progress: Progress
 ) -> Compile:
     """What ``train.compile`` comes to in a training whose epochs have so many images together.
 

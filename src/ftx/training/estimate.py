@@ -12,6 +12,7 @@ import torch
 from ftx.adapters.attach import adapter_layers, prove_reach
 from ftx.adapters.trainable_model import Prepared
 from ftx.backbones.joined_attention import joined_attention
+from ftx.backbones.kept_tokens import tokens_behind
 from ftx.backbones.layer_roles import depth, plain_vit
 from ftx.backbones.patch_dropout import tokens_left
 from ftx.backbones.recompute import recomputing
@@ -191,14 +192,15 @@ def _kept_numbers(prepared: Prepared, *, patch_dropout: float, again: bool) -> i
         return 0
     vit = plain_vit(module)
     if vit is not None:
-        tokens, width = token_shape(vit)
-        tokens = tokens_left(tokens, vit.num_prefix_tokens, patch_dropout)
+        _, width = token_shape(vit)
+        blocks = frozen_blocks(vit)
+        tokens = tokens_left(tokens_behind(vit, blocks), vit.num_prefix_tokens, patch_dropout)
         plain = [layer for layer in vit.modules() if getattr(layer, "fused_attn", True) is False]
         heads = int(str(getattr(plain[0], "num_heads", 0))) if plain else 0
         # About 16 activations of the token width a block: norms, qkv, proj, and the four times wider MLP twice; where
         # attention is computed as plain products, the scores and their softmax as well.
-        blocks, of_one = depth(vit) - frozen_blocks(vit), tokens * width * 16 + 2 * heads * tokens**2
-        return blocks * tokens * width + of_one if again else blocks * of_one
+        trained, of_one = depth(vit) - blocks, tokens * width * 16 + 2 * heads * tokens**2
+        return trained * tokens * width + of_one if again else trained * of_one
     counted = [0]
 
     def count(_layer: object, _inputs: object, output: object) -> None:

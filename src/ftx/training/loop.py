@@ -22,7 +22,7 @@ from ftx.core.progress import Task as ProgressTask
 from ftx.data.random_draws import order_generator, step_seed
 from ftx.data.shards.shard_wise import shard_wise
 from ftx.recipe.sections import TrainRecipe
-from ftx.runs.train_jsonl import Epoch, best_epoch, smoothed
+from ftx.runs.train_jsonl import Epoch, best_epoch, means, with_means
 from ftx.tasks.base import Targets, Task, choosing_metric
 from ftx.tasks.task_names import LossName
 from ftx.tasks.thresholds import Floats, Thresholds
@@ -186,7 +186,13 @@ def _has_ended(training: Training, state: TrainingState) -> bool:
     if state.best is None:
         return False
     last = state.epochs[-1].epoch
-    return last == training.recipe.epochs or last - state.best.epoch.epoch >= training.recipe.patience
+    return last == training.recipe.epochs or last - _best_smoothed(training, state) >= training.recipe.patience
+
+
+def _best_smoothed(training: Training, state: TrainingState) -> int:
+    """The first epoch at which the metric's mean was highest: one alone moves by chance."""
+    each = means([epoch.metrics[training.metric] for epoch in state.epochs])
+    return state.epochs[each.index(max(each))].epoch
 
 
 def epoch_order(training: Training, epoch: int) -> Order:
@@ -270,21 +276,20 @@ def _finish_epoch(training: Training, state: TrainingState) -> EpochEnd:
     _refuse_infinite(training, state, val_loss)
     tuned = task.tuned(logits_NC, targets_NC)
     answering = task.with_thresholds(tuned)  # as the run will answer, should this epoch be the best
-    metrics = answering.metrics(logits_NC, targets_NC)
     epoch = Epoch(
         epoch=position.epoch,
         loss=float(state.loss) / position.images,
         val_loss=val_loss,
         accuracy=float(answering.right(logits_NC, targets_NC).mean()),
-        metrics=metrics,
+        metrics=answering.metrics(logits_NC, targets_NC),
         lr=training.lr * rate_share(position.step, training.steps, recipe.warmup_share),
         images_per_s=position.images / position.seconds,
         seconds=position.seconds,
         waiting_share=position.waited_s / position.seconds,
-        smoothed=smoothed(state.epochs, metrics[training.metric], training.metric),
     )
     # Which epoch is the best must be the same everywhere, to the last bit.
     epoch, tuned = ranks.of_first((epoch, tuned))
+    epoch = with_means([*state.epochs, epoch], training.metric)[-1]
     state.epochs.append(epoch)
     best = epoch if state.best is None else best_epoch([state.best.epoch, epoch], training.metric)
     if best is epoch:

@@ -222,6 +222,7 @@ class _Session:
                     started = self._start_head(training)
                 else:
                     state.restore(saved.checkpoint.record, saved.tensors)
+                    state.note_means(training.metric)
                     saved.tensors.clear()  # as much as the weights and twice more, to the end of the training
                     if not self.ranks.leads:
                         state.loss.zero_()  # the first process has what all have added up

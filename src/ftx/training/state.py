@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Annotated, Self
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
-from ftx.runs.train_jsonl import Epoch
+from ftx.runs.train_jsonl import Epoch, with_means
 from ftx.tasks.thresholds import Thresholds
 
 _Count = Annotated[int, Field(ge=0)]
@@ -109,6 +109,13 @@ class TrainingState:
         with torch.no_grad():
             for name, tensor in changing(self.module):
                 tensor.copy_(self.best.weights[name])
+
+    def note_means(self, metric: str) -> None:
+        """Give the epochs that an earlier ftx has measured the means by which the best one is kept now."""
+        self.epochs = with_means(self.epochs, metric)
+        if self.best is not None:
+            kept = self.best.epoch.epoch
+            self.best = replace(self.best, epoch=next(one for one in self.epochs if one.epoch == kept))
 
     def record(self) -> Record:
         """What of it is no tensor."""
