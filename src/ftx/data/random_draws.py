@@ -24,12 +24,16 @@ def view_generator(seed: int, epoch: int, sha256: str, occurrence: int = 0) -> n
     ``occurrence`` counts how often it was drawn before in this epoch: where rare labels are drawn more often, an image
     comes again.
     """
-    return np.random.default_rng([_VIEW, seed, epoch, int(sha256[:16], 16), occurrence])
+    return _image_generator(_VIEW, seed, epoch, sha256, occurrence)
 
 
 def patch_generator(seed: int, epoch: int, sha256: str, occurrence: int = 0) -> np.random.Generator:
     """Draws which patches of an image are left out, as ``view_generator`` draws how it is varied."""
-    return np.random.default_rng([_PATCHES, seed, epoch, int(sha256[:16], 16), occurrence])
+    return _image_generator(_PATCHES, seed, epoch, sha256, occurrence)
+
+
+def _image_generator(purpose: int, seed: int, epoch: int, sha256: str, occurrence: int) -> np.random.Generator:
+    return np.random.default_rng([purpose, seed, epoch, int(sha256[:16], 16), occurrence])
 
 
 def step_seed(seed: int, step: int, rank: int = 0) -> int:

@@ -180,10 +180,10 @@ class TrainRecipe(Section):
     ``loss`` is that of labels that decide by themselves, ``label_smoothing`` that of labels that exclude each other.
     ``balance`` helps rare labels: sampling draws their images more often, loss weighs them by 1 / frequency.
     ``warmup_share`` is the share of all steps that warm up; ``patience`` the epochs without a better metric after which
-    training stops, which is never where it is no less than ``epochs``. It is a mean over three epochs, by which the
-    best one is kept as well. ``checkpoint_minutes`` is how much time is lost at most where training is cut off
-    (``--resume`` goes on); the state is also written at an epoch's end, where that takes under half a percent of the
-    time.
+    training stops, which is never where it is no less than ``epochs``. It is a mean over three epochs; the best one is
+    kept by the lower of its metric and that mean. ``checkpoint_minutes`` is how much time is lost at most where
+    training is cut off (``--resume`` goes on); the state is also written at an epoch's end, where that takes under half
+    a percent of the time.
     ``head_init`` probe begins with a head that fits the frozen features (LP-FT, arXiv:2202.10054); linear probing is
     then that fit of the images as they are, and takes no epochs. random draws it. auto is probe for linear
     probing without ``balance``.

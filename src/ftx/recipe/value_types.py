@@ -93,10 +93,7 @@ def _not_empty(value: object, wanted: str) -> str:
 
 def auto_or_rate(value: object) -> object:
     """``auto``, or a number above 0."""
-    try:
-        rate = math.nan if isinstance(value, bool) else float(str(value))
-    except ValueError:
-        rate = math.nan
+    rate = _number_or_nan(value)
     if value == "auto":
         return value
     if not (math.isfinite(rate) and rate > 0):
@@ -106,15 +103,19 @@ def auto_or_rate(value: object) -> object:
 
 def auto_or_share(value: object) -> object:
     """``auto``, or a number from 0 to below 1."""
-    try:
-        share = math.nan if isinstance(value, bool) else float(str(value))
-    except ValueError:
-        share = math.nan
+    share = _number_or_nan(value)
     if value == "auto":
         return value
     if not 0 <= share < 1:
         raise PydanticCustomError("ftx", "must be 'auto' or a number from 0 to below 1")
     return share
+
+
+def _number_or_nan(value: object) -> float:
+    try:
+        return math.nan if isinstance(value, bool) else float(str(value))
+    except ValueError:
+        return math.nan
 
 
 _Sides = Annotated[str, Field(pattern=r"^[1-9]\d*x[1-9]\d*$")]
