@@ -24,7 +24,10 @@ from pathlib import Path
 
 from tests.benchmarks.machine_features import features
 
-OURS = {"ftx, last four blocks": ("adapter.blocks=4", "train.augment=none"), "ftx, all blocks": ()}
+OURS = {
+    "ftx, balanced": ("adapter.blocks=auto", "train.augment=auto", "train.patch_dropout=auto"),
+    "ftx, all blocks": (),
+}
 TRAINER = "the field's trainer"
 
 

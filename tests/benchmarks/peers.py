@@ -269,13 +269,13 @@ def ours(name: str, keys: Sequence[str], data: Path, size: int, seed: int, epoch
 
 
 _LAST = ("adapter.blocks=4", "train.augment=none")
-_HALF = (*_LAST, "train.patch_dropout=0.5")  # as the preset balanced
+_BALANCED = ("adapter.blocks=auto", "train.augment=auto", "train.patch_dropout=auto")  # of twelve blocks the last five
 OUR_KEYS: dict[str, tuple[str, ...]] = {
     "ftx linear": ("model.peft=none", "model.freeze_backbone=true"),
     "ftx lora, last 4 blocks": ("model.peft=lora", *_LAST),
     "ftx dora, last 4 blocks": ("model.peft=dora", *_LAST),
-    "ftx lora, last 4 blocks, half the patches": ("model.peft=lora", *_HALF),
-    "ftx dora, last 4 blocks, half the patches": ("model.peft=dora", *_HALF),
+    "ftx lora, balanced": ("model.peft=lora", *_BALANCED),
+    "ftx dora, balanced": ("model.peft=dora", *_BALANCED),
     "ftx dora, all blocks": ("model.peft=dora",),
 }
 

@@ -266,6 +266,8 @@ def dry_run(**changed: Any) -> DryRunReport:
         precision="f32",
         image_size=32,
         tokens={},
+        augment="none",
+        patch_dropout=0.0,
         counts={"a": {"train": 5, "val": 1}, "b": {"train": 4}},
         images={"train": 9, "val": 1},
         unreadable=[],
@@ -291,6 +293,9 @@ def test_what_a_training_would_do(capsys: Capture) -> None:
     assert "memory    about 900 MB, of 1,000 MB that are free\n" in said.out
     assert said.err == "nothing was trained, and no run was written\n"
     assert "tokens" not in said.out
+    assert "seen      images as they are\n" in said.out
+    _print_dry_run(dry_run(augment="light", patch_dropout=0.25))
+    assert "seen      crops and flips of images, 25% of the patches left out of a step\n" in capsys.readouterr().out
     _print_dry_run(dry_run(tokens={0: 257, 3: 181}))
     assert "tokens    257 from block 0 on, 181 from block 3 on\n" in capsys.readouterr().out
     _print_dry_run(dry_run(memory_mb=1001))

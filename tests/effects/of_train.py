@@ -97,9 +97,9 @@ def preset(lab: Lab, flag: str, value: str) -> None:
         said = lab.call("train", *words, *asked, "--epochs", "1", "--out", out, "--json")
         assert said.status == 0, said.err
         found[name] = Trained(out, said).recipe
-    assert found["balanced"]["adapter"]["blocks"] == 2
+    assert found["balanced"]["adapter"]["blocks"] == 3
     assert found["best"]["adapter"]["blocks"] == "all"
-    assert [found[name]["train"]["patch_dropout"] for name in ("balanced", "best")] == [0.5, 0.0]
+    assert [found[name]["train"]["patch_dropout"] for name in ("balanced", "best")] == [0.6, 0.0]
     made = lab.train(words=(flag, value))
     assert (made.recipe["adapter"]["blocks"], made.recipe["train"]["augment"]) == ("all", "none")
 

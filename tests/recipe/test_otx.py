@@ -69,6 +69,12 @@ def test_what_means_something_else_is_noted(tmp_path: Path) -> None:
     assert notes is not None
     assert any("register tokens" in note for note in notes)
     assert any("rank, alpha and targets" in note for note in notes)
+    assert not any(note.startswith("patience") for note in notes)
+    early = {"class_path": "otx.callbacks.EarlyStopping", "init_args": {"patience": 7}}
+    (tmp_path / "otx.yaml").write_text(otx(peft="dora", callbacks=[early]))
+    notes = notes_on_otx(tmp_path / "otx.yaml")
+    assert notes is not None
+    assert any(note.startswith("patience") and "mean metric of three" in note for note in notes)
 
 
 def test_the_order_of_keys_says_nothing(tmp_path: Path) -> None:

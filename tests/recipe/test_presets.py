@@ -49,8 +49,8 @@ def test_fast_is_a_probe_that_is_solved() -> None:
     assert Recipe.build(preset="fast").train.head_init == "auto"
 
 
-@pytest.mark.parametrize(("name", "depth", "blocks"), [("test_vit", 6, 2), ("vit_tiny_patch16_224", 12, 4)])
-def test_auto_is_the_last_third_of_a_plain_vision_transformer(name: str, depth: int, blocks: int) -> None:
+@pytest.mark.parametrize(("name", "depth", "blocks"), [("test_vit", 6, 3), ("vit_tiny_patch16_224", 12, 5)])
+def test_auto_is_the_last_two_fifths_of_a_plain_vision_transformer(name: str, depth: int, blocks: int) -> None:
     assert decided_blocks(AdapterRecipe(blocks="auto"), timm.create_model(name)) == blocks
     recipe = Recipe.named({"name": name, "weights": "none", "image_size": 32, "peft": "lora", "blocks": "auto"})
     module = prepare(recipe, 2).backbone.module

@@ -223,6 +223,13 @@ def test_attention_is_plain_products_where_its_matrices_fit() -> None:
     assert plain(swin) == before
 
 
+def test_attention_counts_the_patches_that_a_step_sees() -> None:
+    module = timm.create_model("vit_tiny_patch16_224")
+    of_half = 16 * ATTENTION_BYTES // 197**2 * (1 + 98) ** 2
+    for memory_bytes, expected in ((of_half, True), (of_half - 1, False)):
+        assert choose_attention(module, batch_size=16, memory_bytes=memory_bytes, patch_dropout=0.5) is expected
+
+
 def test_both_ways_of_attention_give_the_same_numbers() -> None:
     torch.manual_seed(0)
     module = timm.create_model("vit_tiny_patch16_224", depth=2).eval()

@@ -544,6 +544,8 @@ def test_what_an_epoch_left_unwritten_is_written_later(
     assert [json.loads(line)["epoch"] for line in lines] == [1, 2, 3]
     curves = EventAccumulator(str(run / "reports" / "tensorboard")).Reload()
     assert [event.step for event in curves.Scalars("loss/val")] == [1, 2, 3]
+    means = [json.loads(line)["smoothed"] for line in lines]
+    assert [event.value for event in curves.Scalars("val/smoothed")] == pytest.approx(means)  # which it keeps in f32
 
 
 def test_what_would_fail_again_leaves_nothing(here: Path, tmp_path: Path) -> None:

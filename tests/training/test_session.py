@@ -15,14 +15,15 @@ from safetensors.torch import load_file, save_file
 from tests.conftest import Listener
 
 from ftx.adapters.trainable_model import Prepared, prepare
+from ftx.backbones.kept_tokens import tokens_behind
+from ftx.backbones.layer_roles import depth, plain_vit
 from ftx.core.errors import EnvironmentFault, MergeError, RecipeError
 from ftx.data import image_store
 from ftx.data.decode import decode
 from ftx.recipe.schema import Recipe
 from ftx.runs.run import Run
 from ftx.runs.trained import head_state, read_plain, save_trained
-from ftx.training import device_placement as precision
-from ftx.training import dry_run, dry_running, train
+from ftx.training import device_placement, dry_run, dry_running, train
 
 TINY = {"name": "test_vit", "weights": "none", "image_size": 32, "precision": "f32", "epochs": 1, "batch_size": 64}
 LINEAR = TINY | {"peft": "none", "freeze_backbone": True}
@@ -139,6 +140,24 @@ def test_a_dry_run_rehearses_what_just_fits_and_not_what_does_not(data: Path, mo
     assert report.counts == {"dark": {"train": 4, "val": 2}, "light": {"train": 4, "val": 2}}
 
 
+def test_attention_is_chosen_by_the_patches_that_a_step_sees(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = Recipe.named(TINY | {"path": data, "peft": "none", "epochs": 1, "batch_size": 4})
+    vit = plain_vit(prepare(recipe, 2).backbone.module)
+    assert vit is not None
+    tokens, heads = tokens_behind(vit, 0), vit.blocks[0].get_submodule("attn").num_heads
+    one = 2 * 4 * 4 * heads * depth(vit) * (tokens - 1) ** 2  # not so much for all tokens, and enough for half of them
+    monkeypatch.setattr(device_placement, "available_bytes", lambda: 4 * one)
+    for dropped, fused in ((0.0, 1), (0.5, 0)):
+        listener, asked = Listener(), recipe.replace(train={"patch_dropout": dropped})
+        report = dry_run(asked, progress=listener)
+        assert (report.augment, report.patch_dropout) == ("light", dropped)
+        assert sum("fused kernel" in said for said in listener.said) == fused
+        train(asked, tmp_path / str(dropped), progress=listener)
+        assert sum("fused kernel" in said for said in listener.said) == 2 * fused
+
+
 def test_curves_without_their_package_are_refused_before_anything_is_timed(
     data: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -156,16 +175,17 @@ def test_auto_is_bf16_where_the_processor_has_such_instructions(monkeypatch: pyt
     """With one that each x86-64 has in the place of those of bf16, and one that none has."""
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     for flag, expected in (("sse2", "bf16"), ("abacus", "f32")):
-        monkeypatch.setattr(precision, "_BF16_FLAGS", {flag})
-        assert precision.resolve_precision("auto") == expected
-        assert (precision.resolve_precision("f32"), precision.resolve_precision("bf16")) == ("f32", "bf16")
+        monkeypatch.setattr(device_placement, "_BF16_FLAGS", {flag})
+        assert device_placement.resolve_precision("auto") == expected
+        for named in ("f32", "bf16"):
+            assert device_placement.resolve_precision(named) == named
 
 
 def test_auto_is_bf16_on_a_gpu_that_has_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     for has, expected in ((True, "bf16"), (False, "f32")):
         monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda has=has: has)
-        assert precision.resolve_precision("auto") == expected
+        assert device_placement.resolve_precision("auto") == expected
 
 
 def plain(method: str) -> Prepared:

@@ -78,7 +78,7 @@ def decided_blocks(adapter: AdapterRecipe, module: nn.Module) -> Blocks:
     if adapter.blocks != "auto":
         return adapter.blocks
     vit = plain_vit(module)
-    return "all" if vit is None else -(-depth(vit) // 3)
+    return "all" if vit is None else -(-2 * depth(vit) // 5)  # two fifths: docs/decisions/0018
 
 
 def _each(roles: tuple[Role, ...], given: Number | Mapping[Target, Number]) -> dict[Role, Number]:

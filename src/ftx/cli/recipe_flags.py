@@ -90,7 +90,7 @@ FLAGS = (
         "adapter.blocks",
         "auto|all|N|first:N|LIST",
         "All transformer blocks, the last N, the first N, or those listed, counted from 0, as 0,3,6-8; auto: the last "
-        "third of a plain Vision Transformer.",
+        "two fifths of a plain Vision Transformer's.",
         default="what the preset says, else all",
     ),
     RecipeFlag(

@@ -43,8 +43,14 @@ _REGISTERS = (
     "(--model vit_small_patch14_reg4_dinov2)"
 )
 _RANK = "peft: rank, alpha and targets are ftx's own (adapter.* below); OTX's recipe does not say them"
-# On our key with this value.
-_NOTES = {("model.name", "dinov2-small"): _REGISTERS, ("model.peft", "lora"): _RANK, ("model.peft", "dora"): _RANK}
+_PATIENCE = "patience: ftx counts epochs since the mean metric of three was highest, OTX since that of one was"
+# On our key with this value, or with any.
+_NOTES = {
+    ("model.name", "dinov2-small"): _REGISTERS,
+    ("model.peft", "lora"): _RANK,
+    ("model.peft", "dora"): _RANK,
+    ("train.patience", ...): _PATIENCE,
+}
 # By the last name of a key, or the class of a callback.
 _HINTS = {
     "scheduler": f"ftx warms up linearly (train.warmup_share) and falls as half a cosine: {_REMOVE}",
@@ -160,7 +166,7 @@ def from_otx(recipe: Keys) -> Translation:
             said_by[row.ours] = key
             translated = cast("Mapping[object, object]", row.values if isinstance(row.values, dict) else {})
             made.ours[row.ours] = translated.get(value, value) if translated else value
-            made.notes.extend(note for about, note in _NOTES.items() if about == (row.ours, value))
+            made.notes.extend(note for (ours, of), note in _NOTES.items() if ours == row.ours and of in (value, ...))
     if "model.name" not in made.ours and not any("model_name" in problem for problem in made.problems):
         made.problems.append("model.init_args.model_name: is missing, and OTX's default is another model than ftx's")
     made.ours.setdefault("model.peft", "none")  # their default; ours is an adapter

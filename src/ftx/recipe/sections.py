@@ -113,7 +113,8 @@ class AdapterRecipe(Section):
 
     ``targets`` are q, k, v, proj, fc1, fc2, or attn, mlp, all; ``rank`` and ``alpha`` are one number, or one for each
     target (``{attn: 4, mlp: 16}``). ``blocks`` is all, N for the last N, ``first:N``, or a list counted from 0;
-    auto is the last third of a plain Vision Transformer, whose other blocks are then computed once, and all elsewhere.
+    auto is the last two fifths of a plain Vision Transformer's, rounded up, where the others are then computed once,
+    and all elsewhere.
     ``layers`` names linear layers by a regular expression of their whole name, for families that ftx does not know;
     targets and blocks then say nothing. ``init`` pissa starts from the principal singular vectors of each weight
     (arXiv:2404.02948), zero from B = 0, which changes nothing at first.
@@ -169,7 +170,7 @@ class TrainRecipe(Section):
     are kept. auto is none where such blocks are kept, whose work other views would multiply, and light elsewhere.
     ``patch_dropout`` is the share of an image's patches that a step leaves out, drawn anew each time (PatchDropout,
     arXiv:2208.07220): behind blocks that are kept, else before the first one. Less work, and no image twice the same;
-    whoever asks the model later gives it all patches. auto is half of them where such blocks are kept, none elsewhere.
+    whoever asks the model later gives it all patches. auto is 0.6 where such blocks are kept, 0 elsewhere.
     ``frozen_runtime`` is what computes them; auto is OpenVINO where that is faster than torch by enough to be
     converted for, and as near to f32. ``compile`` blocks lets torch compile those that train: the same step but for
     rounding; auto measures one of them, and compiles where that takes less time than the whole training saves by it.

@@ -71,7 +71,7 @@ def chosen(
             found=f"{type(module).__name__}, trained as it is here",
             fix="leave the key out; blocks of plain Vision Transformers can be, where they train",
         )
-    place(prepared, train.batch_size)
+    place(prepared, train.batch_size, patch_dropout=patch_dropout)
     at_once = -(-train.batch_size // train.accumulation_steps)
     block = _Block(module, blocks, images=min(at_once, _AT_ONCE), patch_dropout=patch_dropout, bf16=bf16)
     if train.compile == "blocks":

@@ -73,17 +73,26 @@ class Circumstances(BaseModel):
     processes: int = 1
 
 
-def place(prepared: Prepared, batch_size: int, progress: Progress = SILENT, *, ranks: Ranks = ALONE) -> torch.device:
+def place(
+    prepared: Prepared,
+    batch_size: int,
+    progress: Progress = SILENT,
+    *,
+    patch_dropout: float = 0.0,
+    ranks: Ranks = ALONE,
+) -> torch.device:
     """Put the model where it trains, and choose how a CPU computes its attention: docs/decisions/0002.
 
     Of several processes each has its share of the free memory and computes ``batch_size`` images; the first decides.
+    ``patch_dropout`` is the share of the patches that no step sees.
     """
     where, module = device(), prepared.backbone.module
     module.to(where)
     if where.type == "cpu":
         keep_freed_memory()
         share = available_bytes() // 4 // ranks.local_world
-        plain = ranks.of_first(choose_attention(module, batch_size=batch_size, memory_bytes=share))
+        fits = choose_attention(module, batch_size=batch_size, memory_bytes=share, patch_dropout=patch_dropout)
+        plain = ranks.of_first(fits)
         vit = plain_vit(module)
         if vit is not None:
             set_attention(vit, plain=plain)

@@ -30,7 +30,8 @@ def dry_run(
     found = resolve(recipe if budget_s is None else foreseeable(recipe), strict, progress)
     prepared, resolved = found.prepared, found.recipe
     total = sum(parameter.numel() for parameter in prepared.backbone.module.parameters())
-    place(prepared, resolved.train.batch_size, progress)
+    planned = plan(prepared.backbone.module, resolved)
+    place(prepared, resolved.train.batch_size, progress, patch_dropout=planned.patch_dropout)
     needed_mb, free_mb = memory_mb(prepared, resolved, found.images["train"]), round(available_bytes() / 1e6)
     times: Times | None = None
     if needed_mb <= free_mb or budget_s is not None:  # what fits into a time is told by two steps alone
@@ -46,6 +47,8 @@ def dry_run(
         precision=resolved.train.precision,
         image_size=prepared.backbone.preprocess.image_size,
         tokens=tokens_by_block(prepared.backbone.module),
+        augment=planned.augment,
+        patch_dropout=planned.patch_dropout,
         counts={name: {str(split): n for split, n in splits.items()} for name, splits in counts.items()},
         images=found.images,
         unreadable=found.unreadable,

@@ -70,6 +70,8 @@ class _Curves:
         for epoch in epochs:
             scalars = {"loss/train": epoch.loss, "loss/val": epoch.val_loss, "lr": epoch.lr}
             scalars |= {f"val/{name}": value for name, value in epoch.metrics.items()}
+            if epoch.smoothed is not None:
+                scalars["val/smoothed"] = epoch.smoothed
             for name, value in scalars.items():
                 self._writer.add_scalar(name, value, epoch.epoch)
         self._writer.flush()

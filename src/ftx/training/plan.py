@@ -43,7 +43,7 @@ class Plan:
 
 
 # What train.patch_dropout auto comes to where blocks are kept; docs/decisions/0018.
-_HALF = 0.5
+_LEFT_OUT = 0.6
 
 
 def plan(module: nn.Module, recipe: Recipe) -> Plan:
@@ -62,7 +62,7 @@ def plan(module: nn.Module, recipe: Recipe) -> Plan:
     augment: Augment = "none" if as_they_are else "light"
     dropped = train.patch_dropout
     if dropped == "auto":
-        dropped = _HALF if keeps else 0.0
+        dropped = _LEFT_OUT if keeps else 0.0
     if kept_blocks == 0:  # the head reads what the backbone makes of all patches
         dropped = 0.0
     if not keeps:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pydantic import BaseModel, ConfigDict
 
 from ftx.core.verb_report import VerbReport
-from ftx.recipe.sections import Method
+from ftx.recipe.sections import Augment, Method
 
 
 class TrainReport(VerbReport):
@@ -50,8 +50,9 @@ class DryRunReport(VerbReport):
     """What a training would do; its times come from two steps on images of the data, on this machine as it is now.
 
     ``tokens`` is how many go into the first block and into each that ``model.keep_tokens`` names; empty where none is
-    dropped. ``seconds_before`` is what is done once: decoding, or computing what is frozen, where no training did it
-    before. Where it would not fit into memory nothing is tried, and there are no times.
+    dropped. ``augment`` and ``patch_dropout`` are what the recipe's come to: how images vary, and the share of their
+    patches that no step sees. ``seconds_before`` is what is done once: decoding, or computing what is frozen, where no
+    training did it before. Where it would not fit into memory nothing is tried, and there are no times.
     """
 
     verb: str = "train"
@@ -60,6 +61,8 @@ class DryRunReport(VerbReport):
     precision: str
     image_size: int | str
     tokens: dict[int, int]
+    augment: Augment
+    patch_dropout: float
     counts: dict[str, dict[str, int]]
     images: dict[str, int]
     unreadable: list[str]

@@ -263,7 +263,8 @@ class _Session:
             return saved.checkpoint.origin
         module = prepared.backbone.module
         share = self.ranks.largest_share(recipe.train.batch_size)
-        where = place(prepared, share, self.progress, ranks=self.ranks)
+        dropped = plan(module, recipe).patch_dropout
+        where = place(prepared, share, self.progress, patch_dropout=dropped, ranks=self.ranks)
         circumstances = Circumstances(
             device=where.type,
             threads=torch.get_num_threads(),

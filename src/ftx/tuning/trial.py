@@ -17,7 +17,7 @@ from ftx.recipe.schema import Recipe
 from ftx.runs.artifacts import IR_FP32
 from ftx.runs.run import Run
 from ftx.runs.run_json import CHECKPOINTS, MANIFEST_FILE, checkpoint_records
-from ftx.runs.train_jsonl import Epoch, best_epoch, read_epochs
+from ftx.runs.train_jsonl import Epoch, best_epoch, rank, read_epochs
 from ftx.training import EpochEnd, resume, train
 from ftx.tuning.trial_folders import Taken
 
@@ -52,7 +52,7 @@ def attempt(
     def report(epoch: Epoch) -> None:
         if len(objectives) == 1 and epoch.epoch not in reported:
             reported.add(epoch.epoch)
-            trial.report(epoch.metrics[metric], epoch.epoch)
+            trial.report(rank(epoch, metric)[0], epoch.epoch)  # what the epoch counts for in its training
 
     def told(end: EpochEnd) -> None:
         if len(objectives) > 1 or pruned:
