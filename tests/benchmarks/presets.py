@@ -1,10 +1,11 @@
-"""Fewer blocks and no variation against all blocks on varied images: ``python -m tests.benchmarks.presets DATA OUT``.
+"""Presets against all blocks on varied images: ``python -m tests.benchmarks.presets DATA OUT``.
 
 DATA has a part ``test``, or is a folder of few images, of which each fifth is asked about in its turn (``--folds``).
-Each contestant (a preset, ``balanced`` on all patches, or the last N blocks on images as they are) trains as many
-epochs as the others, from an empty cache, and is asked about every test image; asking is not in its time. Contestants
-take turns, seed by seed. An image counts as lost by the share of the seeds that lost it, against ``best``; the bound on
-what is lost is for other images with these seeds, that ``by the seeds`` for other seeds with these images.
+Each contestant (a preset, ``balanced`` on all patches, or the last N blocks on images as they are, on all patches or
+half of them) trains as many epochs as the others, from an empty cache, and is asked about every test image; asking is
+not in its time. Contestants take turns, seed by seed. An image counts as lost by the share of the seeds that lost it,
+against ``best``; the bound on what is lost is for other images with these seeds, that ``by the seeds`` for other seeds
+with these images.
 
     python models/make_sample.py --train 1000 --test 5000 --out build/garments
     python -m tests.benchmarks.presets build/garments build/presets --also 3 2 data.image_size=112
@@ -55,7 +56,11 @@ class Trained:
 
 
 def contestants(also: Sequence[int]) -> dict[str, Mapping[str, object]]:
-    shallow = {f"last {blocks}": {"adapter.blocks": blocks, "train.augment": "none"} for blocks in also}
+    shallow = {
+        f"last {blocks}{patches}": {"adapter.blocks": blocks, "train.augment": "none", "train.patch_dropout": share}
+        for blocks in also
+        for share, patches in ((0, ""), (0.5, ", half of the patches"))
+    }
     return {**PRESETS, "balanced, all patches": {**PRESETS["balanced"], "train.patch_dropout": 0}, **shallow}
 
 

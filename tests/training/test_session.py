@@ -143,12 +143,12 @@ def test_a_dry_run_rehearses_what_just_fits_and_not_what_does_not(data: Path, mo
 def test_attention_is_chosen_by_the_patches_that_a_step_sees(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    recipe = Recipe.named(TINY | {"path": data, "peft": "none", "epochs": 1, "batch_size": 4})
+    recipe = Recipe.named(TINY | {"path": data, "peft": "none", "epochs": 1})
     vit = plain_vit(prepare(recipe, 2).backbone.module)
     assert vit is not None
     tokens, heads = tokens_behind(vit, 0), vit.blocks[0].get_submodule("attn").num_heads
-    one = 2 * 4 * 4 * heads * depth(vit) * (tokens - 1) ** 2  # not so much for all tokens, and enough for half of them
-    monkeypatch.setattr(device_placement, "available_bytes", lambda: 4 * one)
+    of_all = 2 * 4 * 8 * heads * depth(vit) * tokens**2
+    monkeypatch.setattr(device_placement, "available_bytes", lambda: 4 * (of_all - 1))
     for dropped, fused in ((0.0, 1), (0.5, 0)):
         listener, asked = Listener(), recipe.replace(train={"patch_dropout": dropped})
         report = dry_run(asked, progress=listener)
@@ -156,6 +156,22 @@ def test_attention_is_chosen_by_the_patches_that_a_step_sees(
         assert sum("fused kernel" in said for said in listener.said) == fused
         train(asked, tmp_path / str(dropped), progress=listener)
         assert sum("fused kernel" in said for said in listener.said) == 2 * fused
+    # One layer of the 32 images that are asked about at once takes more than a step of eight.
+    passing = 2 * 4 * 32 * heads * tokens**2
+    for free, plain in ((passing, True), (passing - 1, False)):
+        monkeypatch.setattr(device_placement, "available_bytes", lambda free=free: 4 * free)
+        made = prepare(recipe, 2)
+        device_placement.place(made, 8, patch_dropout=0.7)
+        assert {layer.fused_attn for layer in made.backbone.module.modules() if hasattr(layer, "fused_attn")} == {
+            not plain
+        }
+
+
+def test_a_dry_run_says_how_images_are_seen(data: Path) -> None:
+    recipe = Recipe.named(TINY | {"path": data, "peft": "lora", "blocks": 2})
+    for augment, dropped, said in (("auto", "auto", ("none", 0.6)), ("light", 0.25, ("light", 0.25))):
+        report = dry_run(recipe.replace(train={"augment": augment, "patch_dropout": dropped}))
+        assert (report.augment, report.patch_dropout) == said
 
 
 def test_curves_without_their_package_are_refused_before_anything_is_timed(

@@ -165,21 +165,26 @@ def frozen_blocks(module: nn.Module) -> int:
     return next(trained, len(blocks))
 
 
-def choose_attention(module: nn.Module, *, batch_size: int, memory_bytes: int, patch_dropout: float = 0.0) -> bool:
+def choose_attention(
+    module: nn.Module, *, batch_size: int, memory_bytes: int, patch_dropout: float = 0.0, evaluated: int = 0
+) -> bool:
     """Compute attention as plain products where its matrices fit into memory, else by torch's fused kernel.
 
     On CPUs the fused kernel's backward is slow: a ViT-S/14 step at 224 px takes 1.38 s of processor time with plain
     products against 1.92 s in bf16, and 2.79 s against 2.99 s in f32. ``patch_dropout`` is the share of the patches
-    that no step sees.
+    that a step leaves out, and ``evaluated`` how many images, with all patches, are computed at once without a
+    backward.
     Returns: whether plain products were chosen.
     """
     vit = plain_vit(module)
     if vit is None:  # windows and pyramids have few tokens in an attention
         return False
-    tokens = tokens_left(tokens_behind(vit, 0), vit.num_prefix_tokens, patch_dropout)
-    # Kept for the backward: the scores and their softmax, in f32 at most, of every layer.
+    tokens = tokens_behind(vit, frozen_blocks(vit))
+    left = tokens_left(tokens, vit.num_prefix_tokens, patch_dropout)
+    # The scores and their softmax, in f32 at most: kept for the backward those of every layer, else of one at a time.
     heads = [int(str(getattr(layer, "num_heads", 0))) for layer in _attentions(vit)]
-    plain = sum(2 * 4 * batch_size * count * tokens**2 for count in heads) <= memory_bytes
+    kept, passing = batch_size * sum(heads) * left**2, evaluated * max(heads, default=0) * tokens**2
+    plain = 2 * 4 * max(kept, passing) <= memory_bytes
     set_attention(vit, plain=plain)
     return plain
 

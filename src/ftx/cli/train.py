@@ -56,7 +56,7 @@ def command(
             "--preset",
             metavar="|".join(PRESET_NAMES),
             help="Keys that a recipe, flags and --set do not say: the head alone; an adapter in the last two fifths "
-            f"of the blocks, by as many patches; one in all.  [default: {DEFAULT_PRESET}, none with --config]",
+            f"of the blocks, on two fifths of the patches; in all.  [default: {DEFAULT_PRESET}, none with --config]",
             show_default=False,
         ),
     ] = None,

@@ -19,9 +19,9 @@ from ftx.data.dataset import Entry
 from ftx.data.pixel_store import pixel_store
 from ftx.recipe.schema import Recipe
 from ftx.tasks.base import Task
-from ftx.training.device_placement import place, within_quota
+from ftx.training.device_placement import EVAL_BATCH, place, within_quota
 from ftx.training.frozen_part import Frozen, faster_runtime, frozen_part
-from ftx.training.inputs import EVAL_BATCH, inputs_of
+from ftx.training.inputs import inputs_of
 
 
 @dataclass(frozen=True)

@@ -32,7 +32,8 @@ def within(found: Resolved, budget_s: float, began: float, progress: Progress, r
     """
     module, recipe = found.prepared.backbone.module, found.recipe
     mine = replace(found, recipe=recipe.replace(train={"batch_size": ranks.largest_share(recipe.train.batch_size)}))
-    place(mine.prepared, mine.recipe.train.batch_size, ranks=ranks)
+    dropped = plan(module, mine.recipe).patch_dropout
+    place(mine.prepared, mine.recipe.train.batch_size, patch_dropout=dropped, ranks=ranks)
     # A step in training mode moves what batches are normalised by.
     before = {name: buffer.clone() for name, buffer in module.named_buffers()}
     alone = rehearse(mine)

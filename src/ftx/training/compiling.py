@@ -55,7 +55,7 @@ def chosen(
 ) -> Compile:
     """What ``train.compile`` comes to in a training whose epochs have so many images together.
 
-    ``patch_dropout`` is the share of their patches that no step sees.
+    ``patch_dropout`` is the share of their patches that a step leaves out.
 
     Raises: ModelError or EnvironmentFault where blocks are asked for by name, and there are none or torch cannot
     compile them.

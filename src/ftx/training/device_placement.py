@@ -24,6 +24,8 @@ from ftx.training.ranks import ALONE, Ranks
 
 # Linux' names of the instructions that multiply bf16 matrices.
 _BF16_FLAGS = {"amx_bf16", "avx512_bf16"}
+# Images that are computed at once where nothing of them trains.
+EVAL_BATCH = 32
 
 
 def device() -> torch.device:
@@ -84,14 +86,16 @@ def place(
     """Put the model where it trains, and choose how a CPU computes its attention: docs/decisions/0002.
 
     Of several processes each has its share of the free memory and computes ``batch_size`` images; the first decides.
-    ``patch_dropout`` is the share of the patches that no step sees.
+    ``patch_dropout`` is the share of the patches that a step leaves out.
     """
     where, module = device(), prepared.backbone.module
     module.to(where)
     if where.type == "cpu":
         keep_freed_memory()
         share = available_bytes() // 4 // ranks.local_world
-        fits = choose_attention(module, batch_size=batch_size, memory_bytes=share, patch_dropout=patch_dropout)
+        fits = choose_attention(
+            module, batch_size=batch_size, memory_bytes=share, patch_dropout=patch_dropout, evaluated=EVAL_BATCH
+        )
         plain = ranks.of_first(fits)
         vit = plain_vit(module)
         if vit is not None:

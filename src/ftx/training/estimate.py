@@ -23,8 +23,9 @@ from ftx.data.pixel_store import PixelStore
 from ftx.recipe.schema import Recipe
 from ftx.training.assembly import frozen_of, inputs_for, pixels_of, training_of
 from ftx.training.class_balance import Balance
+from ftx.training.device_placement import EVAL_BATCH
 from ftx.training.head_start import linear_heads
-from ftx.training.inputs import EVAL_BATCH, Inputs, Order
+from ftx.training.inputs import Inputs, Order
 from ftx.training.loop import Training, in_parts, measure, train_mode
 from ftx.training.optimizer import optimizer
 from ftx.training.plan import plan

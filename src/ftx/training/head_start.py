@@ -22,7 +22,8 @@ from torch import Tensor, nn
 from ftx.backbones.layer_roles import head_names
 from ftx.core.progress import Progress
 from ftx.tasks.labels import Labels
-from ftx.training.inputs import EVAL_BATCH, Inputs
+from ftx.training.device_placement import EVAL_BATCH
+from ftx.training.inputs import Inputs
 from ftx.training.linear_probe import STRENGTHS, Scale, fit, mean_loss
 from ftx.training.ranks import ALONE, Ranks
 

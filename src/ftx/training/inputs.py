@@ -26,12 +26,11 @@ from ftx.data.preprocess import Pixels, normalise
 from ftx.data.random_draws import occurrences, patch_generator
 from ftx.recipe.sections import Augment
 from ftx.tasks.base import Task
-from ftx.training.device_placement import to_device
+from ftx.training.device_placement import EVAL_BATCH, to_device
 from ftx.training.frozen_part import FrozenPart
 from ftx.training.ranks import ALONE, Ranks
 
 Order = NDArray[np.intp]
-EVAL_BATCH = 32
 
 
 class Batch(NamedTuple):

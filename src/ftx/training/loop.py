@@ -28,7 +28,8 @@ from ftx.tasks.task_names import LossName
 from ftx.tasks.thresholds import Floats, Thresholds
 from ftx.training.checkpoints import Checkpoints
 from ftx.training.class_balance import Balance, Order
-from ftx.training.inputs import EVAL_BATCH, Batch, Inputs
+from ftx.training.device_placement import EVAL_BATCH
+from ftx.training.inputs import Batch, Inputs
 from ftx.training.optimizer import optimizer, rate_share, set_rates
 from ftx.training.ranks import ALONE, Asked, Ranks
 from ftx.training.signals import Stop

@@ -51,8 +51,8 @@ class DryRunReport(VerbReport):
 
     ``tokens`` is how many go into the first block and into each that ``model.keep_tokens`` names; empty where none is
     dropped. ``augment`` and ``patch_dropout`` are what the recipe's come to: how images vary, and the share of their
-    patches that no step sees. ``seconds_before`` is what is done once: decoding, or computing what is frozen, where no
-    training did it before. Where it would not fit into memory nothing is tried, and there are no times.
+    patches that a step leaves out. ``seconds_before`` is what is done once: decoding, or computing what is frozen,
+    where no training did it before. Where it would not fit into memory nothing is tried, and there are no times.
     """
 
     verb: str = "train"

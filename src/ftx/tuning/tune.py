@@ -272,7 +272,8 @@ class _Search:
         """A trial as it is listed."""
         values: Sequence[float | None] = trial.values or (None,) * len(self.wanted.objectives)
         of = dict(zip(self.wanted.objectives, values, strict=True))
-        # Of one that was pruned Optuna has the last epoch's; its run is of the best.
+        # Of one that was pruned Optuna has the last epoch's; its run is of the best. One that goes on, or failed, has
+        # what its best epoch counts for until then.
         metric = trial.user_attrs.get(REACHED, max(trial.intermediate_values.values(), default=None))
         return TriedTrial(
             number=trial.number,
