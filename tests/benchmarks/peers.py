@@ -317,11 +317,13 @@ def summary(found: Sequence[Point]) -> list[dict[str, object]]:
 
 def draw(found: Sequence[Point], to: Path) -> None:
     """Of the seeds the mean accuracy after each epoch, or number of epochs, and the median of the seconds."""
+    from matplotlib import colormaps
     from matplotlib.figure import Figure
     from matplotlib.ticker import LogLocator, NullFormatter
 
     figure = Figure(figsize=(9, 5), layout="constrained")
     axes = figure.subplots()
+    axes.set_prop_cycle(color=colormaps["tab20"]([*range(0, 20, 2), 1, 3]))
     for name in dict.fromkeys(one.contestant for one in found):
         by_epoch: dict[int, list[Point]] = {}
         for one in found:
