@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +25,8 @@ from ftx.recipe.schema import Recipe
 from ftx.runs.run import Run
 from ftx.runs.trained import head_state, read_plain, save_trained
 from ftx.training import device_placement, dry_run, dry_running, train
+from ftx.training.budget import within
+from ftx.training.resolve import resolve
 
 TINY = {"name": "test_vit", "weights": "none", "image_size": 32, "precision": "f32", "epochs": 1, "batch_size": 64}
 LINEAR = TINY | {"peft": "none", "freeze_backbone": True}
@@ -156,6 +159,10 @@ def test_attention_is_chosen_by_the_patches_that_a_step_sees(
         assert sum("fused kernel" in said for said in listener.said) == fused
         train(asked, tmp_path / str(dropped), progress=listener)
         assert sum("fused kernel" in said for said in listener.said) == 2 * fused
+    # A budget is told by steps that compute as those of the training.
+    found = resolve(recipe.replace(train={"patch_dropout": 0.5}), False, Listener())
+    within(found, 1e6, time.perf_counter(), Listener())
+    assert not any(one.fused_attn for one in found.prepared.backbone.module.modules() if hasattr(one, "fused_attn"))
     # One layer of the 32 images that are asked about at once takes more than a step of eight.
     passing = 2 * 4 * 32 * heads * tokens**2
     for free, plain in ((passing, True), (passing - 1, False)):

@@ -12,8 +12,10 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 from timm.layers.patch_dropout import PatchDropout
+from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
+from ftx.backbones.kept_tokens import tokens_behind
 from ftx.backbones.layer_roles import plain_vit
 from ftx.core.errors import ModelError
 
@@ -51,3 +53,8 @@ def drawn_tokens(tokens: int, always: int, share: float, draws: Sequence[np.rand
 def tokens_left(tokens: int, always: int, share: float) -> int:
     """How many of so many tokens stay, where ``always`` ones are no patches; rounded as timm does."""
     return always + max(int((tokens - always) * (1 - share)), 1)
+
+
+def step_tokens(vit: VisionTransformer, blocks: int, share: float) -> int:
+    """How many tokens of an image a step has behind the first so many blocks."""
+    return tokens_left(tokens_behind(vit, blocks), vit.num_prefix_tokens, share)

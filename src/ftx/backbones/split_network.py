@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from ftx.backbones.class_token import class_token, reads_class_token_alone
 from ftx.backbones.kept_tokens import tokens_behind
 from ftx.backbones.layer_roles import depth, head_names, plain_vit
-from ftx.backbones.patch_dropout import tokens_left
+from ftx.backbones.patch_dropout import step_tokens
 
 
 class SplitNetwork(nn.Module):
@@ -179,8 +179,8 @@ def choose_attention(
     vit = plain_vit(module)
     if vit is None:  # windows and pyramids have few tokens in an attention
         return False
-    tokens = tokens_behind(vit, frozen_blocks(vit))
-    left = tokens_left(tokens, vit.num_prefix_tokens, patch_dropout)
+    frozen = frozen_blocks(vit)
+    tokens, left = tokens_behind(vit, frozen), step_tokens(vit, frozen, patch_dropout)
     # The scores and their softmax, in f32 at most: kept for the backward those of every layer, else of one at a time.
     heads = [int(str(getattr(layer, "num_heads", 0))) for layer in _attentions(vit)]
     kept, passing = batch_size * sum(heads) * left**2, evaluated * max(heads, default=0) * tokens**2

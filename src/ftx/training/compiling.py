@@ -21,9 +21,8 @@ from torch import Tensor, nn
 from ftx.adapters.trainable_model import Prepared
 from ftx.backbones.compiled import blocks_to_compile, compiled, compiling
 from ftx.backbones.joined_attention import joined_attention
-from ftx.backbones.kept_tokens import tokens_behind
 from ftx.backbones.layer_roles import plain_vit
-from ftx.backbones.patch_dropout import tokens_left
+from ftx.backbones.patch_dropout import step_tokens
 from ftx.backbones.split_network import token_shape, vit_blocks
 from ftx.core.errors import EnvironmentFault, ModelError
 from ftx.core.progress import Progress
@@ -109,8 +108,7 @@ class _Block:
         _, width = token_shape(vit)
         like = next(blocks[-1].parameters())
         rng = torch.Generator().manual_seed(0)
-        tokens = tokens_left(tokens_behind(vit, before), vit.num_prefix_tokens, patch_dropout)
-        tokens_NTD = torch.randn(images, tokens, width, generator=rng)
+        tokens_NTD = torch.randn(images, step_tokens(vit, before, patch_dropout), width, generator=rng)
         self.images, self.bf16 = images, bf16
         self.tokens_NTD = tokens_NTD.to(like).requires_grad_()
         self.block = copy.deepcopy(blocks[-1]).train()

@@ -12,9 +12,8 @@ import torch
 from ftx.adapters.attach import adapter_layers, prove_reach
 from ftx.adapters.trainable_model import Prepared
 from ftx.backbones.joined_attention import joined_attention
-from ftx.backbones.kept_tokens import tokens_behind
 from ftx.backbones.layer_roles import depth, plain_vit
-from ftx.backbones.patch_dropout import tokens_left
+from ftx.backbones.patch_dropout import step_tokens
 from ftx.backbones.recompute import recomputing
 from ftx.backbones.split_network import frozen_blocks, head_alone, token_shape
 from ftx.backbones.trained_blocks import trained_blocks
@@ -195,7 +194,7 @@ def _kept_numbers(prepared: Prepared, *, patch_dropout: float, again: bool) -> i
     if vit is not None:
         _, width = token_shape(vit)
         blocks = frozen_blocks(vit)
-        tokens = tokens_left(tokens_behind(vit, blocks), vit.num_prefix_tokens, patch_dropout)
+        tokens = step_tokens(vit, blocks, patch_dropout)
         plain = [layer for layer in vit.modules() if getattr(layer, "fused_attn", True) is False]
         heads = int(str(getattr(plain[0], "num_heads", 0))) if plain else 0
         # About 16 activations of the token width a block: norms, qkv, proj, and the four times wider MLP twice; where
