@@ -40,15 +40,20 @@ from ftx.runs.machine import this_machine
 from ftx.runs.run import Run
 
 AGAINST = "best"
+MAY_BE_AUTO = ("adapter.blocks", "train.augment", "train.patch_dropout")
 CONFIDENCE = 0.95
 
 
 @dataclass(frozen=True)
 class Trained:
-    """One training: how long it took, and of each test image a 1 where it is named rightly."""
+    """One training: how long it took, and of each test image a 1 where it is named rightly.
+
+    ``came_to`` is what the recipe's keys that may be ``auto`` were in the run, and is the same for all of a contestant.
+    """
 
     contestant: str
     seed: int
+    came_to: Mapping[str, object]
     seconds: float
     cpu_seconds: float
     best_epoch: int
@@ -71,7 +76,7 @@ def train(
     overrides = [f"seed={seed}", *common, *(f"{key}={value}" for key, value in keys.items())]
     if not keys.get("model.freeze_backbone"):  # the head alone is solved, in one pass
         overrides += [f"train.epochs={epochs}", f"train.patience={epochs}"]
-    seconds, cpu_seconds, best_epochs, answers = 0.0, 0.0, [], ""
+    seconds, cpu_seconds, best_epochs, answers, came_to = 0.0, 0.0, [], "", {}
     for data in parts:
         with tempfile.TemporaryDirectory() as folder, empty_cache():
             began, worked = time.perf_counter(), time.process_time()
@@ -79,8 +84,10 @@ def train(
             best_epochs.append(ftx.train(recipe, out=Path(folder) / "run").best_epoch)
             seconds += time.perf_counter() - began
             cpu_seconds += time.process_time() - worked
-            answers += "".join("1" if hit else "0" for hit in right(Run.open(Path(folder) / "run")))
-    return Trained(name, seed, round(seconds, 1), round(cpu_seconds, 1), round(median(best_epochs)), answers)
+            run = Run.open(Path(folder) / "run")
+            answers += "".join("1" if hit else "0" for hit in right(run))
+            came_to = {key: run.recipe().by_key()[key] for key in MAY_BE_AUTO}
+    return Trained(name, seed, came_to, round(seconds, 1), round(cpu_seconds, 1), round(median(best_epochs)), answers)
 
 
 def in_folds(folder: Path) -> list[Path]:
@@ -161,6 +168,8 @@ def main() -> None:
             if (name, seed) in done:
                 continue
             one = train(name, known[name], parts, given.keys, seed, given.epochs)
+            if others := [other for other in found if other.contestant == name and other.came_to != one.came_to]:
+                raise SystemExit(f"{log}: {name} was {others[0].came_to} and is {one.came_to}: name another folder")
             found.append(one)
             with log.open("a") as stream:
                 stream.write(json.dumps(asdict(one)) + "\n")
