@@ -2,8 +2,8 @@
 
 For each of ``--images`` a data set of that many different JPEGs of ``--side`` pixels is made in OUT, and three
 processes, each of its own, go through it as a training does: the survey (read, hash, decode, reduce and keep), a
-survey that finds all of it kept, and an epoch of batches in random order. Prints microseconds per image and the peak of
-a process' memory above its start.
+survey that finds all of it kept, and an epoch of batches in random order. The sizes take turns, ``--rounds`` times.
+Prints medians of the microseconds per image and of the peak of a process' memory above its start.
 """
 
 from __future__ import annotations
@@ -11,10 +11,12 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
 from pathlib import Path
+from statistics import median
 
 import numpy as np
 from PIL import Image
@@ -29,6 +31,7 @@ from ftx.recipe.sections import DataRecipe, TrainRecipe
 
 PRE = Preprocess(112, 112, 128, "bicubic", (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 CLASSES = 10
+WORK = ("first", "known", "epoch")
 
 
 def make(folder: Path, images: int, side: int) -> None:
@@ -76,26 +79,37 @@ def main() -> None:
     parser.add_argument("out", type=Path)
     parser.add_argument("--images", type=int, nargs="+", default=[1000, 10_000, 100_000])
     parser.add_argument("--side", type=int, default=256)
+    parser.add_argument("--rounds", type=int, default=1)
     parser.add_argument("--process", help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.process is not None:
         go_through(given.process, given.out, given.images[0])
         return
+    root: Path = given.out.absolute()
+    for images in given.images:
+        if not (root / str(images)).exists():
+            make(root / str(images), images, given.side)
+    rounds = [{images: measured(root, images) for images in given.images} for _ in range(given.rounds)]
     print(f"{'images':>8} {'first survey':>14} {'known':>8} {'epoch':>8}  µs an image; peak above the start, MB")
     for images in given.images:
-        data = given.out.absolute() / str(images)
-        if not data.exists():
-            make(data, images, given.side)
-        environment = {**os.environ, "XDG_CACHE_HOME": str(given.out.absolute() / f"cache-{images}")}
-        found = []
-        for what in ("first", "known", "epoch"):
-            command = [sys.executable, "-m", "tests.benchmarks.data_path", str(data), "--process", what]
-            command += ["--images", str(images)]
-            answer = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=True).stdout
-            found.append(json.loads(answer))
-        each = [one["seconds"] / images * 1e6 for one in found]
-        memory = ", ".join(f"{one['kb'] / 1024:.0f}" for one in found)
+        each = [median(one[images][what]["seconds"] for one in rounds) / images * 1e6 for what in WORK]
+        memory = ", ".join(f"{median(one[images][what]['kb'] for one in rounds) / 1024:.0f}" for what in WORK)
         print(f"{images:8} {each[0]:14.0f} {each[1]:8.0f} {each[2]:8.0f}  {memory}", flush=True)
+
+
+def measured(root: Path, images: int) -> dict[str, dict[str, float]]:
+    """Seconds and kilobytes of each kind of work on so many images, from an empty cache on."""
+    cache = root / f"cache-{images}"
+    shutil.rmtree(cache, ignore_errors=True)
+    found: dict[str, dict[str, float]] = {}
+    for what in WORK:
+        command = [sys.executable, "-m", "tests.benchmarks.data_path", str(root / str(images)), "--process", what]
+        command += ["--images", str(images)]
+        environment = {**os.environ, "XDG_CACHE_HOME": str(cache)}
+        answer = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=True).stdout
+        found[what] = json.loads(answer)
+    print(f"{images:,}: {json.dumps(found)}", file=sys.stderr, flush=True)
+    return found
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ Split = Literal["train", "val", "test"]
 SPLITS: tuple[Split, ...] = ("train", "val", "test")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Entry:
     """One image: path below the data root (with forward slashes), SHA-256 of its bytes, labels, split.
 

@@ -74,7 +74,7 @@ def survey(
     return found
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class OpenedImage:
     """An image that can be read: as it was listed, the SHA-256 of its bytes, and its fingerprint if that was wanted."""
 

@@ -34,7 +34,7 @@ _SPLIT_WORDS: dict[str, Split] = {
 }
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class ListedImage:
     """An image file: its path as in the data set, its labels, the split it is put into, and whom or what it shows."""
 
