@@ -6,11 +6,16 @@ TORCH_INDEX ?=
 VENV := .venv
 BIN := $(VENV)/bin
 # Two workers on two cores, one torch thread each (more threads than cores only wait for each other). A file's tests stay
-# on one worker, with the models that its fixtures made (tests/conftest.py).
+# on one worker, with the models that its fixtures made; the file that takes longest begins (tests/durations.py).
 WORKERS ?= 2
 # What tensors took stays with the process: glibc else gives it back to the system each time, and asks for it again.
 KEEP := MALLOC_MMAP_THRESHOLD_=33554432 MALLOC_TRIM_THRESHOLD_=1073741824
-PYTEST := OMP_NUM_THREADS=1 $(KEEP) $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --durations 10
+PYTEST := OMP_NUM_THREADS=1 $(KEEP) $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
+# What every change must pass within minutes, and the rest.
+FAST := not slow or representative
+SLOW := slow and not representative
+# `make test-changed` runs the tests of what differs from this commit.
+BASE ?= HEAD
 
 # The side of the images that `make bench` trains on: 224 has four times the patches.
 BENCH_SIZE ?= 112
@@ -25,7 +30,7 @@ LOWEST := .venv-lowest
 LOWEST_WHOLE := tests/test_pipeline.py tests/runtimes tests/exporting tests/interop tests/strangers
 
 .DEFAULT_GOAL := help
-.PHONY: help setup fmt lint type check quick test test-all test-lowest mutants fuzz bench families docs terminal quickstart clean
+.PHONY: help setup fmt lint type test test-slow test-changed test-all test-lowest durations mutants fuzz bench families docs terminal quickstart clean
 
 help: ## Show what there is
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -44,16 +49,19 @@ lint: $(VENV)/.installed type ## Check style, formatting, imports between rooms,
 type: $(VENV)/.installed ## Check types in strict mode
 	$(BIN)/basedpyright
 
-check: $(VENV)/.installed ## Run lint and the quick tests, at the same time: under 90 seconds on two cores
-	@$(MAKE) --no-print-directory --jobs 2 --output-sync=target lint quick
+test: $(VENV)/.installed ## Run the quick tests and a representative of each slow family: at most 8 minutes on two cores
+	$(PYTEST) -m '$(FAST)' --durations-to=build/durations/test.json
 
-quick: $(VENV)/.installed ## Run the tests that take under two seconds each
-	$(PYTEST) -m 'not slow'
+test-slow: $(VENV)/.installed ## Run the tests that `make test` leaves out: half an hour on two cores
+	$(PYTEST) -m '$(SLOW)' --durations-to=build/durations/slow.json
 
-test: $(VENV)/.installed ## Run the tests that every change must pass
-	$(PYTEST)
+test-changed: $(VENV)/.installed ## Run the tests of `make test` that a change reaches (since BASE=HEAD): at most 3 minutes
+	files=$$($(BIN)/python -m tests.changed --base $(BASE)) && $(PYTEST) -m '$(FAST)' $$files
 
-test-all: lint test docs ## Run lint and the tests, and build the packages and the documentation
+durations: ## Show the 30 files of tests that took longest, and keep the durations that order the next run
+	$(BIN)/python -m tests.durations --keep
+
+test-all: lint test test-slow docs ## Run lint and all tests, and build the packages and the documentation
 	$(BIN)/python -m build --outdir build/dist .
 	$(BIN)/python -m build --outdir build/dist models
 
@@ -64,7 +72,7 @@ test-lowest: $(LOWEST)/.installed ## Run quick tests and the pipeline with the l
 fuzz: $(VENV)/.installed ## Hand every parser some thousands of damaged documents
 	$(PYTEST) --hypothesis-profile=fuzz tests/strangers
 
-mutants: $(VENV)/.installed ## Put some 600 faults into the source, one at a time: the quick tests must notice 95 % (90 minutes at most)
+mutants: $(VENV)/.installed ## Put some 600 faults into the source, one at a time: `make test` must notice 95 % (90 minutes at most)
 	$(BIN)/python -m tests.mutants run --workers $(WORKERS)
 
 bench: $(VENV)/.installed ## Time a step and whole trainings against peers, accuracy beside it, into build/bench (an hour and more; it goes on)

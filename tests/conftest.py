@@ -12,19 +12,18 @@ import shutil
 import signal
 import tempfile
 import warnings
-from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import chdir, contextmanager, redirect_stdout
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import settings
 from PIL import Image
 from safetensors.numpy import save_file
+from tests import durations
 from tests.zygote import Zygote, zygote
 
 from ftx.data.preprocess import Preprocess
@@ -74,52 +73,17 @@ class Listener:
 
 
 COLOURS = ("red", "green", "blue")
-# What takes longest, which begins first: else one worker is left with it at the end while the other waits.
-LONGEST = (
-    "tests/test_tutorials.py",
-    "tests/backbones/test_families.py",
-    "tests/exporting",
-    "tests/strangers/test_network.py",
-    "tests/exporting/int8/test_convolutions.py",
-    "tests/evaluating/test_gate.py",
-    "tests/runs/test_card_code.py",
-    "tests/effects/test_flags.py",
-    "tests/gates/test_validate.py",
-    "tests/core/test_files.py",
-    "tests/test_base_install.py",
-    "tests/cli/test_frame.py",
-    "tests/evaluating/test_parity.py",
-    "tests/test_image_sizes.py",
-)
 
 
-def scope(nodeid: str) -> str:
-    """What stays on one worker: the tests of a file, and those of exporting/, which share an exported model."""
-    file = nodeid.split("::")[0]
-    return "tests/exporting" if file.startswith("tests/exporting/test_") else file
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--durations-to", type=Path, metavar="FILE", help="write what each test took, and hold it to limits"
+    )
 
 
-@pytest.hookimpl(optionalhook=True)
-def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
-    from xdist.scheduler import LoadFileScheduling
-
-    class Sharing(LoadFileScheduling):
-        def _split_scope(self, nodeid: str) -> str:
-            return scope(nodeid)
-
-    config.option.loadscopereorder = False  # by the number of tests
-    return Sharing(config, log) if config.getvalue("dist") == "loadfile" else None
-
-
+@pytest.hookimpl(trylast=True)  # of those that are selected
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    slow = Counter(scope(item.nodeid) for item in items if item.get_closest_marker("slow"))
-    rank = {name: number for number, name in enumerate(LONGEST)}
-
-    def order(item: pytest.Item) -> tuple[int, int]:
-        name = scope(item.nodeid)
-        return rank.get(name, len(rank)), -slow[name]
-
-    items.sort(key=order)
+    durations.longest_first(items)
 
 
 def pytest_collection_finish() -> None:
@@ -135,6 +99,10 @@ def pytest_configure(config: pytest.Config) -> None:
     cache = tempfile.TemporaryDirectory(prefix="ftx-cache-")
     os.environ["XDG_CACHE_HOME"] = cache.name
     config.add_cleanup(cache.cleanup)
+    target = config.getoption("durations_to")
+    config.pluginmanager.register(durations.Clock(again=target is not None))
+    if target is not None and "PYTEST_XDIST_WORKER" not in os.environ:
+        config.pluginmanager.register(durations.Record(target))
     # A shell that starts something in the background lets it ignore Ctrl-C, and what that starts in turn.
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -239,10 +207,10 @@ def write_data(root: Path, count: int = 30, *, first: int = 0) -> Path:
     return root
 
 
-def made_once(workers: pytest.TempPathFactory, name: str, make: Callable[[Path], None]) -> Path:
-    """A folder that the first worker of a session makes; each of them has a copy of its own."""
-    own = workers.mktemp(name)
+def made_once(workers: pytest.TempPathFactory, name: str, make: Callable[[Path], None], *, copy: bool = True) -> Path:
+    """A folder that the first worker of a session makes; each of them has a copy of its own, or all read the one."""
     if "PYTEST_XDIST_WORKER" not in os.environ:
+        own = workers.mktemp(name)
         make(own)
         return own
     shared = workers.getbasetemp().parent / name
@@ -254,8 +222,7 @@ def made_once(workers: pytest.TempPathFactory, name: str, make: Callable[[Path],
             shared.mkdir()
             make(shared)
             done.touch()
-    shutil.copytree(shared, own, symlinks=True, dirs_exist_ok=True)
-    return own
+    return Path(shutil.copytree(shared, workers.mktemp(name), symlinks=True, dirs_exist_ok=True)) if copy else shared
 
 
 def make_whole_run(root: Path, image_size: int = 32, precisions: Sequence[str] = ("fp32", "fp16", "int8")) -> None:

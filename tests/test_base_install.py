@@ -105,7 +105,6 @@ def test_a_device_without_torch(device: Path, colour_model: ColourModel, tmp_pat
     assert "ftx-vit[train]" in trained.stderr
 
 
-@pytest.mark.slow
 def test_a_device_carries_no_weights_and_no_images(wheels: dict[str, Path]) -> None:
     assert wheels["ftx_vit"].stat().st_size < 1_000_000
     with zipfile.ZipFile(wheels["ftx_vit"]) as wheel:
@@ -113,7 +112,6 @@ def test_a_device_carries_no_weights_and_no_images(wheels: dict[str, Path]) -> N
     assert kinds == {".py", ".typed", ".json", ".yaml", ".html", ".css", ".js"}
 
 
-@pytest.mark.slow
 def test_both_wheels_have_one_version_and_models_their_licences_beside_them(wheels: dict[str, Path]) -> None:
     assert {path.name.split("-")[1] for path in wheels.values()} == {ftx.__version__}
     assert set(wheels) == {"ftx_vit", "ftx_vit_models"}

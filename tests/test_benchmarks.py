@@ -14,7 +14,6 @@ from tests.benchmarks.bench import as_good
 BENCHMARKS = sorted({path.stem for path in Path(__file__).with_name("benchmarks").glob("*.py")} - {"without_avx512"})
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("name", BENCHMARKS)
 def test_a_benchmark_finds_what_it_measures(name: str) -> None:
     importlib.import_module(f"tests.benchmarks.{name}")
@@ -41,7 +40,6 @@ def test_a_peer_is_as_late_as_the_first_training_that_is_not_just_lucky() -> Non
     assert line == "| ftx | never | never |"
 
 
-@pytest.mark.slow
 def test_the_data_path_is_measured_on_few_images(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "tests.benchmarks.data_path", str(tmp_path), "--images", "20", "--side", "40"]
     answer = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout

@@ -103,6 +103,7 @@ def test_the_code_of_the_cards_answers_as_ftx_does(runs: Path) -> None:
     assert np.abs(with_transformers[0][0] - expected).max() > 1e-3  # with all tokens, as the card says
 
 
+@pytest.mark.representative
 def test_the_run_is_proved_and_what_other_libraries_answer_is_said(runs: Path, tmp_path: Path) -> None:
     run = shutil.copytree(runs / "fewer", tmp_path / "run")
     report = validate(run)
@@ -119,6 +120,7 @@ def test_the_run_is_proved_and_what_other_libraries_answer_is_said(runs: Path, t
     assert alone.verdicts["openvino/fp32"] == "proved"
 
 
+@pytest.mark.slow
 def test_a_model_that_computes_with_all_tokens_is_no_such_model(runs: Path, tmp_path: Path) -> None:
     """The fault that the key could make: an IR of all tokens in the place of one with fewer fails in f32."""
     run = shutil.copytree(runs / "fewer", tmp_path / "run")
@@ -132,6 +134,7 @@ def test_a_model_that_computes_with_all_tokens_is_no_such_model(runs: Path, tmp_
         export(run, formats=("openvino",), precisions=("fp32",))
 
 
+@pytest.mark.slow
 def test_an_update_is_for_a_base_that_keeps_the_same(runs: Path, tmp_path: Path) -> None:
     base = tmp_path / "base"
     export_base(runs / "fewer", base)

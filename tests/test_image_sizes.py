@@ -174,7 +174,6 @@ def test_the_nearest_sizes_that_the_patches_divide_are_named() -> None:
     assert "--image-size 224x160 or 240x160" in str(caught.value)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("name", ["xcit_nano_12_p16_224", "twins_pcpvt_small", "twins_svt_small", "sequencer2d_s"])
 def test_families_without_learned_positions_take_any_size(name: str) -> None:
     for size in ("96x160", 128):
@@ -186,20 +185,18 @@ def test_families_without_learned_positions_take_any_size(name: str) -> None:
         assert torch.isfinite(logits).all()
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("name", ["cait_xxs24_224", "pit_ti_224", "coat_lite_tiny", "crossvit_tiny_240"])
 def test_families_with_positions_of_one_size_say_so(name: str) -> None:
     with pytest.raises(ModelError, match="takes images of one size"):
         build(name, weights="none", num_classes=3, image_size="96x160", seed=0)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "settings"),
     [
-        (SHALLOW.name, {"peft": "lora"}),
-        ("resnet18", {"peft": "none", "freeze_backbone": True}),
-        (SHALLOW_XCIT.name, {"peft": "none", "freeze_backbone": True}),
+        pytest.param(SHALLOW.name, {"peft": "lora"}, marks=pytest.mark.representative),
+        pytest.param("resnet18", {"peft": "none", "freeze_backbone": True}, marks=pytest.mark.slow),
+        pytest.param(SHALLOW_XCIT.name, {"peft": "none", "freeze_backbone": True}, marks=pytest.mark.slow),
     ],
 )
 def test_images_to_a_validated_ir(name: str, settings: dict[str, object], tmp_path: Path) -> None:

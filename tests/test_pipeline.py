@@ -84,7 +84,7 @@ def test_a_name_that_is_none() -> None:
     assert "did you mean multiclass-dora" in str(caught.value)
 
 
-@pytest.mark.slow
+@pytest.mark.representative
 def test_one_recipe_does_everything(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture) -> None:
     monkeypatch.chdir(tmp_path)
     torch.set_num_threads(1)
@@ -170,7 +170,6 @@ def test_a_notebook_is_told_how_it_goes(capsys: Capture) -> None:
     assert capsys.readouterr().err == "epoch 1\n"
 
 
-@pytest.mark.slow
 def test_curves_for_tensorboard_say_what_the_log_says(tmp_path: Path) -> None:
     torch.set_num_threads(1)
     data = write_data(tmp_path / "data", 6)

@@ -21,7 +21,6 @@ from ftx.runs.run import Run
 from ftx.training import train
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "side"),
     [

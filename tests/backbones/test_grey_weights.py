@@ -29,7 +29,6 @@ def write_weights(name: str, channels: int, file: Path) -> torch.nn.Module:
     return model
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "side"),
     [
@@ -74,7 +73,6 @@ def test_convolutions_that_standardise_their_weights_are_refused(tmp_path: Path)
     assert "stem.conv.weight" in str(caught.value)
 
 
-@pytest.mark.slow
 def test_a_run_on_grey_weights_finds_its_base_again(tmp_path: Path) -> None:
     torch.set_num_threads(1)
     write_weights("vit_tiny_patch16_224", 1, tmp_path / "grey.safetensors")

@@ -118,6 +118,7 @@ class Alone(nn.Module):
         return self.choose(images_N3HW[:, 0, 0]).float()
 
 
+@pytest.mark.representative
 @pytest.mark.parametrize("share", [0.3, 0.6])
 def test_of_patches_with_one_score_each_runtime_keeps_the_first(tmp_path: Path, share: float) -> None:
     """Scores of three values over 64 patches: most choices end among equals."""

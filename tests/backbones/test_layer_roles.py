@@ -42,8 +42,26 @@ EXPORTED = {
 }
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("name", FAMILIES)
+# Those that `make test` runs; a change of backbones/ or of timm takes `make test-slow`, which runs all.
+OF_EACH_KIND = {
+    "vit_small_patch14_dinov2",  # layer scale
+    "deit_tiny_distilled_patch16_224",  # two heads
+    "eva02_tiny_patch14_224",  # qkv is bypassed; rotated
+    "cait_xxs24_224",  # class blocks with q, k and v of their own
+    "pvt_v2_b0",  # kv in one, a pyramid
+    "swinv2_cr_tiny_224",  # windows
+    "xcit_nano_12_p16_224",  # attention over channels
+    "convnext_tiny",  # no attention
+}
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=pytest.mark.representative if name in OF_EACH_KIND else pytest.mark.slow)
+        for name in FAMILIES
+    ],
+)
 def test_a_family_answers_the_same_through_all_its_forms(name: str, tmp_path: Path) -> None:
     if not timm.is_model(name):
         pytest.skip(f"timm {timm.__version__} does not have it")
@@ -74,7 +92,6 @@ def test_several_attentions_beside_each_other_are_one_block() -> None:
     ]
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("name", ["swin_tiny_patch4_window7_224", "swin_s3_tiny_224", "swinv2_tiny_window8_256"])
 def test_timm_opens_windows_of_another_input_size(name: str, tmp_path: Path) -> None:
     backbone = build(name, weights="none", num_classes=5, image_size=128, seed=0)

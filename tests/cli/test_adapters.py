@@ -42,7 +42,6 @@ def inside(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(folder)
 
 
-@pytest.mark.slow
 def test_two_runs_become_a_folder_that_predicts(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     words = ["merge", "--adapter", "runs/a", "--adapter", "runs/b/trained", "--shares", "0.7,0.3"]
     assert run([*words, "--out", str(tmp_path / "m")]) == 0
@@ -56,7 +55,6 @@ def test_two_runs_become_a_folder_that_predicts(tmp_path: Path, capsys: pytest.C
     assert "exists already" in capsys.readouterr().err
 
 
-@pytest.mark.slow
 def test_a_backbone_alone_names_the_way_on(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["merge", "--adapter", "runs/a", "--no-head", "--out", str(tmp_path / "m")]) == 0
     weights = f"--weights {tmp_path / 'm'}/model.safetensors"
@@ -66,7 +64,6 @@ def test_a_backbone_alone_names_the_way_on(tmp_path: Path, capsys: pytest.Captur
     assert run([*words, "--image-size", "32", "--dry-run"]) == 0
 
 
-@pytest.mark.slow
 def test_adapters_side_by_side(capfd: pytest.CaptureFixture[str]) -> None:
     assert run(["adapters"]) == 0
     out = capfd.readouterr().out

@@ -130,7 +130,6 @@ def test_public_names() -> None:
         ftx.trian  # noqa: B018
 
 
-@pytest.mark.slow
 def test_every_public_name_is_there() -> None:
     assert all(getattr(ftx, name) is not None for name in ftx.__all__)
 

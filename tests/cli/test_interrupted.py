@@ -17,8 +17,6 @@ import numpy as np
 import pytest
 from PIL import Image
 
-pytestmark = pytest.mark.slow
-
 WORDS = "train --data data --model vit_tiny_patch16_224 --weights none --image-size 32 --epochs 500 --json"
 PATIENT = ("--set", "train.patience=500")
 
@@ -58,6 +56,7 @@ def train_until(
         return process.wait(), process.stdout.read()
 
 
+@pytest.mark.slow
 def test_ctrl_c_keeps_the_best_epoch_and_says_130(folder: Path) -> None:
     status, answer = train_until(folder, "epoch 2:", signal.SIGINT)
     assert status == 130
@@ -69,6 +68,7 @@ def test_ctrl_c_keeps_the_best_epoch_and_says_130(folder: Path) -> None:
     assert merged.returncode == 0, merged.stderr
 
 
+@pytest.mark.slow
 def test_ctrl_c_in_the_training_of_a_whole_run_stops_it_there(folder: Path) -> None:
     sets = "model.name=vit_tiny_patch16_224 model.weights=none data.image_size=32 train.epochs=500".split()
     words = " ".join(["run multiclass-lora --data data --json", *(f"--set {one}" for one in sets)])
@@ -81,12 +81,14 @@ def test_ctrl_c_in_the_training_of_a_whole_run_stops_it_there(folder: Path) -> N
     assert not (run / "dense").exists()
 
 
+@pytest.mark.representative
 def test_ctrl_c_before_there_is_anything_to_keep_leaves_nothing(folder: Path) -> None:
     status, _ = train_until(folder, "there is no test/", signal.SIGINT)
     assert status == 130
     assert not list(folder.glob("runs/*"))
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("can_hang_up")
 def test_a_terminal_that_is_closed_saves_the_training(folder: Path) -> None:
     command = [sys.executable, "-m", "ftx", *WORDS.split(), *PATIENT]
@@ -108,6 +110,7 @@ def _take_terminal() -> None:
     fcntl.ioctl(0, termios.TIOCSCTTY, 0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGKILL, -9), (signal.SIGTERM, 143)])
 def test_an_ended_training_is_no_run_until_it_was_resumed(folder: Path, number: signal.Signals, status: int) -> None:
     found, answer = train_until(folder, "epoch 2:", number)

@@ -47,7 +47,6 @@ def test_no_model_of_timm_is_left_out() -> None:
     assert sum(len(one.pretrained) for one in BY_NAME.values()) == len(timm.list_pretrained())
 
 
-@pytest.mark.slow
 @OF_ANOTHER_TIMM
 @pytest.mark.parametrize(
     "name",
@@ -60,7 +59,6 @@ def test_a_line_is_what_the_model_is_when_it_is_built(name: str) -> None:
     assert made == BY_NAME[name]
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("name", ["vit_tiny_patch16_224", "pvt_v2_b0", "resnet18"])
 def test_adapters_reach_as_many_layers_as_the_table_says(name: str) -> None:
     import torch

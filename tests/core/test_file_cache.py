@@ -51,7 +51,7 @@ def test_a_file_that_is_gone_is_asked_for_again(tmp_path: Path) -> None:
     assert file.get() == b"one"
 
 
-@pytest.mark.slow
+@pytest.mark.representative
 def test_every_change_of_a_settled_file_is_noticed(tmp_path: Path) -> None:
     names = ("in place", "by another file", "with its old time", "by a link")
     paths = [tmp_path / name for name in names]

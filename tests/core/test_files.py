@@ -51,7 +51,6 @@ for letter in b"abcdefgh" * 1000:
 """
 
 
-@pytest.mark.slow
 def test_a_killed_process_leaves_whole_files(tmp_path: Path) -> None:
     for turn in range(6):
         process = subprocess.Popen([sys.executable, "-c", REPLACE, str(tmp_path)], stdout=subprocess.PIPE, text=True)
@@ -295,14 +294,16 @@ def contents(folder: Path) -> dict[str, str]:
     }
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     "words",
     [
-        "train --data {data} --model vit_tiny_patch16_224 --weights none --image-size 32 --epochs 1 --out {new}",
-        "merge {run}",
-        "export {run} --format openvino",
-        "export {run} --format onnx",
+        pytest.param(
+            "train --data {data} --model vit_tiny_patch16_224 --weights none --image-size 32 --epochs 1 --out {new}",
+            marks=pytest.mark.slow,
+        ),
+        pytest.param("merge {run}", marks=pytest.mark.representative),
+        pytest.param("export {run} --format openvino", marks=pytest.mark.slow),
+        pytest.param("export {run} --format onnx", marks=pytest.mark.slow),
     ],
 )
 def test_a_disk_that_takes_no_more_is_one_error_and_changes_nothing(

@@ -37,6 +37,7 @@ def touched(how: str) -> int:
     return int(made.stdout) * 4096
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="glibc's own")
 def test_what_was_freed_is_used_again() -> None:
     once = 100 * _MB

@@ -222,6 +222,7 @@ def test_no_image_that_can_be_read(tmp_path: Path) -> None:
         look_at(tmp_path / "data", tmp_path / "t.csv")
 
 
+@pytest.mark.slow
 def test_the_answer_without_a_page(data: Path, tmp_path: Path, fresh_ftx: Zygote) -> None:
     small = ("--model", "test_vit", "--weights", "none", "--image-size", "32")
     out = tmp_path / "t.csv"

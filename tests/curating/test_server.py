@@ -302,6 +302,7 @@ def test_one_page_at_a_time_chooses_in_a_table(found: Look, tmp_path: Path) -> N
     look_at(look.dataset.root, look.table.path)
 
 
+@pytest.mark.representative
 def test_a_port_that_is_taken_costs_no_work(fresh_ftx: Zygote, tmp_path: Path) -> None:
     data = class_folders(tmp_path / "data")
     with LookServer(0) as other:

@@ -29,7 +29,7 @@ def changed(words: np.ndarray, rng: np.random.Generator, most: int) -> np.ndarra
     return np.bitwise_xor.reduce(np.uint64(1) << bits.astype(np.uint64), axis=1) ^ words
 
 
-@pytest.mark.parametrize("words", [1, 2, 3, 17, 300, 5000])
+@pytest.mark.parametrize("words", [1, 2, 3, 17, 300, pytest.param(5000, marks=pytest.mark.representative)])
 @pytest.mark.parametrize("most", [0, 1, 7, 8, 11])
 def test_all_pairs_and_no_others(words: int, most: int) -> None:
     """As many words as make bands of 64 bits down to five; pairs at the bound, one within and one beyond it."""

@@ -373,6 +373,7 @@ def test_what_is_no_file_says_so(tmp_path: Path) -> None:
         assert caught.value.where == str(path)
 
 
+@pytest.mark.representative
 def test_as_many_pixels_as_allowed_pass_and_pillow_is_left_as_it_was() -> None:
     before = Image.MAX_IMAGE_PIXELS
     assert 11_585**2 <= MAX_PIXELS < 11_585 * 11_586

@@ -90,6 +90,7 @@ def told(found: Survey) -> list[tuple[object, ...]]:
     return sorted((one.sha256, one.labels, one.split, one.group or "") for one in found.dataset.entries)
 
 
+@pytest.mark.representative
 def test_shards_hold_what_the_source_does(tmp_path: Path) -> None:
     table = source(tmp_path / "data")
     report = write_shards(table, tmp_path / "out", per_shard=5)

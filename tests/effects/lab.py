@@ -12,19 +12,30 @@ from contextlib import chdir, contextmanager
 from dataclasses import dataclass
 from functools import cache, cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
+import pytest
 import yaml
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 from safetensors.numpy import load_file, save_file
 from tests.conftest import write_data
+from tests.durations import shared
 
 from ftx.cli import console
 from ftx.cli.app import run
 
 Tensors = dict[str, np.ndarray]
+# The marks of rows that take over two seconds.
+A_WHILE, LONG = "representative", "slow"
+
+
+def marks(takes: str) -> list[pytest.MarkDecorator]:
+    return [getattr(pytest.mark, takes)] if takes else []
+
+
+Made = TypeVar("Made")
 
 # One step on all images, so that the numbers of a first step are seen; augmentation, smoothing and decay come by rows.
 BASE = """
@@ -99,6 +110,14 @@ class Trained:
         return [(root / line["path"], line["labels"]) for line in lines if line["split"] == side]
 
 
+class made_once(cached_property[Made]):  # noqa: N801, a decorator
+    """A part of the laboratory that many rows use; making it is not the time of the first of them."""
+
+    def __get__(self, lab: object, owner: type | None = None) -> Made:  # pyright: ignore[reportIncompatibleMethodOverride]
+        with shared():
+            return super().__get__(lab, owner)
+
+
 class Lab:
     """A folder with data, runs, and a cache of both."""
 
@@ -115,7 +134,8 @@ class Lab:
 
     def train(self, *overrides: str, data: str = "noise", words: tuple[str, ...] = ()) -> Trained:
         """The run of the base recipe with ``KEY=VALUE`` laid over it, and other words of the command line."""
-        return self.trained(overrides, data, words)
+        with shared():
+            return self.trained(overrides, data, words)
 
     def _trained(self, overrides: tuple[str, ...], data: str, words: tuple[str, ...]) -> Trained:
         out = Path(tempfile.mkdtemp(dir=self.root)) / "run"
@@ -136,12 +156,12 @@ class Lab:
         truth = [[float(name in labels) for name in names] for _, labels in images]
         return np.array(scores), np.array(truth)
 
-    @cached_property
+    @made_once
     def base(self) -> Tensors:
         """The weights that every training here begins with."""
         return self.train(FULL, STILL).tensors
 
-    @cached_property
+    @made_once
     def foundation(self) -> Path:
         """A dense folder that adapters are trained on: its file gives the weights, and timm's name the model."""
         made = self.train(FULL, STILL)
@@ -152,7 +172,7 @@ class Lab:
         """A run with an adapter of the foundation."""
         return self.train(f"model.weights={self.foundation / 'model.safetensors'}", f"seed={seed}", "train.lr=0.05")
 
-    @cached_property
+    @made_once
     def exported(self) -> tuple[Path, dict[str, Said]]:
         """A run of a tiny network without attention, merged and exported once with each flag, its data moved first."""
         out = self.root / "exported"
@@ -165,7 +185,7 @@ class Lab:
         said["--precision"] = self.done("export", out, "--precision", "fp16", "--json")
         return out, said
 
-    @cached_property
+    @made_once
     def shipped(self) -> tuple[Path, Path]:
         """A run of LoRA, merged, and a folder with its base (``half`` in float16) and updates, ``one`` and ``two``."""
         run, out = self.train("train.lr=0.01").path, self.root / "shipped"
@@ -184,7 +204,7 @@ class Lab:
         (self.root / "pipeline.yaml").write_text("\n".join(lines))
         return self.call("run", "pipeline.yaml", "--data", "hues", "--precision", "fp16", *words, "--json")
 
-    @cached_property
+    @made_once
     def piped(self) -> tuple[Path, Said]:
         """One that every flag was given to."""
         out = self.root / "piped"
@@ -192,12 +212,12 @@ class Lab:
             "none", "--set", "train.epochs=2", "--set", "validate.max_drop=0.9", "--require-proof", "--out", out
         )
 
-    @cached_property
+    @made_once
     def unproved(self) -> Said:
         """One that asks for proof of two points, which its few images cannot give."""
         return self.pipeline("none", "--require-proof", "--out", self.root / "unproved")
 
-    @cached_property
+    @made_once
     def failing(self) -> Said:
         """One whose weights fp16 cannot hold: 100.03 and -99.97 lose their last digits, and with them their sum."""
         weights = self.train("model.name=test_resnet", FULL, STILL).tensors

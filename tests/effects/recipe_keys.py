@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from tests.effects import of_models, of_program, of_training
-from tests.effects.lab import Lab
+from tests.effects.lab import A_WHILE, LONG, Lab
 
 
 @dataclass(frozen=True)
@@ -17,13 +17,13 @@ class Key:
     value: str
     seen: str
     check: Callable[[Lab, str], None]
-    slow: bool = False
+    takes: str = ""  # the mark of its test
 
 
 KEYS = (
     Key("task", "multilabel", "labels that hold or not, a sigmoid each, chosen by mAP", of_models.task),
     Key("task", "multilabel", "thresholds of the best F1 in run.json", of_models.tuned_thresholds),
-    Key("seed", "1", "other bytes; the same seed, the same bytes", of_models.seed),
+    Key("seed", "1", "other bytes; the same seed, the same bytes", of_models.seed, takes=A_WHILE),
     Key("data.path", "flat", "its labels and folder in run.json", of_models.data_path),
     Key("data.format", "voc", "datumaro is asked, exit status 3 or 2", of_models.data_format),
     Key("data.image_size", "48x32", "7 positions instead of 5", of_models.image_size),
@@ -66,11 +66,17 @@ KEYS = (
     Key("train.augment", "light", "another loss of noise, the same of one colour", of_training.augment),
     Key("train.cache_views", "2", "in the third epoch the loss of the first", of_training.cache_views),
     Key("train.cache_gb", "0", "nothing in the user's cache, and a note", of_training.cache_gb),
-    Key("train.frozen_runtime", "openvino", "its model in the user's cache", of_training.frozen_runtime, slow=True),
-    Key("train.compile", "blocks", "code in the user's cache, the same loss", of_training.compile_blocks, slow=True),
+    Key(
+        "train.frozen_runtime",
+        "openvino",
+        "its model in the user's cache",
+        of_training.frozen_runtime,
+        takes=A_WHILE,
+    ),
+    Key("train.compile", "blocks", "code in the user's cache, the same loss", of_training.compile_blocks, takes=LONG),
     Key("train.checkpoint_minutes", "0", "the state after each step", of_training.checkpoint_minutes),
     Key("train.head_init", "probe", "linear probing in one line of train.jsonl, no steps", of_training.head_init),
     Key("train.patience", "2", "3 epochs instead of 6", of_training.patience),
-    Key("validate.max_drop", "0.9", "the margin of ftx validate", of_program.max_drop, slow=True),
+    Key("validate.max_drop", "0.9", "the margin of ftx validate", of_program.max_drop),
     Key("train.tensorboard", "true", "reports/tensorboard", of_training.tensorboard),
 )

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import typer
 from tests.effects.flags import FLAGS, Flag
-from tests.effects.lab import Lab
+from tests.effects.lab import Lab, marks
 
 from ftx.cli.app import app
 from ftx.cli.run import answer
@@ -36,10 +36,7 @@ def test_every_flag_has_a_row() -> None:
 
 @pytest.mark.parametrize(
     "row",
-    [
-        pytest.param(row, id=f"{row.name} {row.value}".strip(), marks=[pytest.mark.slow] if row.slow else [])
-        for row in FLAGS
-    ],
+    [pytest.param(row, id=f"{row.name} {row.value}".strip(), marks=marks(row.takes)) for row in FLAGS],
 )
 def test_a_flag_has_its_effect(lab: Lab, row: Flag) -> None:
     row.check(lab, row.name.split()[-1], row.value)
@@ -53,7 +50,7 @@ def test_a_verbs_help_names_its_flags(lab: Lab) -> None:
                 assert name.split()[-1] in said, name
 
 
-@pytest.mark.slow
+@pytest.mark.representative
 def test_a_gate_that_fails_is_the_status_of_the_whole_run(lab: Lab) -> None:
     """Weights that fp16 cannot hold: what is exported does not answer as what was trained."""
     assert (lab.failing.status, lab.failing.json["ok"]) == (1, False)

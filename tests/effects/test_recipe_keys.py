@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from tests.effects.lab import Lab
+from tests.effects.lab import Lab, marks
 from tests.effects.recipe_keys import KEYS, Key
 
 from ftx.recipe.error_lines import dotted_keys
@@ -18,7 +18,9 @@ def test_every_key_has_a_row() -> None:
     "row",
     [
         pytest.param(
-            row, id=f"{row.key}={row.value}-{row.check.__name__}", marks=[pytest.mark.slow] if row.slow else []
+            row,
+            id=f"{row.key}={row.value}-{row.check.__name__}",
+            marks=marks(row.takes),
         )
         for row in KEYS
     ],

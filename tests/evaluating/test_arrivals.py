@@ -174,7 +174,7 @@ def test_the_verb_watches_until_it_is_stopped_and_goes_on(colour_model: Any, tmp
     assert answers(9) == ["9.png"]
 
 
-@pytest.mark.slow
+@pytest.mark.representative
 def test_the_verb_reads_paths_from_standard_input(colour_model: Any, tmp_path: Path) -> None:
     paths = [*map(str, sorted(colour_model.images.rglob("*.png"))[:3]), str(tmp_path / "none.png")]
     words = [sys.executable, "-m", "ftx", "predict", "-", "--artifact", colour_model.folder, "--json"]

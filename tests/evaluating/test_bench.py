@@ -44,7 +44,7 @@ def tuned(**changes: object) -> Tuned:
     ).model_copy(update=changes)
 
 
-@pytest.mark.slow
+@pytest.mark.representative
 def test_a_row_is_what_its_processes_measured(folder: Path) -> None:
     report = bench(folder, Wanted(computes=("f32",), batches=(1, 3), threads=(1,), streams=(1,), seconds=QUICK))
     assert (report.run, report.folder, report.saved) == (None, str(folder), [])
@@ -64,14 +64,14 @@ def test_a_row_is_what_its_processes_measured(folder: Path) -> None:
     assert not (folder / TUNING_FILE).exists()
 
 
-@pytest.mark.slow
+@pytest.mark.representative
 def test_requests_together_are_as_many_as_asked_for(folder: Path) -> None:
     at_a_time = Wanted(computes=("f32",), batches=(1,), threads=(cores(),), streams=(cores(),), seconds=QUICK)
     (row,) = bench(folder, at_a_time).rows
     assert (row.threads, row.streams) == (cores(), cores())  # what OpenVINO says of the compiled model
 
 
-@pytest.mark.slow
+@pytest.mark.representative
 def test_what_is_fastest_is_kept_and_predicting_takes_it(folder: Path) -> None:
     report = bench(folder, Wanted(computes=("f32",), batches=(1, 2), seconds=QUICK, save=True))
     (saved,) = report.saved
@@ -160,7 +160,6 @@ def test_keeping_needs_a_row_for_one_image(folder: Path) -> None:
         bench(folder, Wanted(batches=(2,), computes=("f32",), threads=(1,), streams=(1,), seconds=QUICK, save=True))
 
 
-@pytest.mark.slow
 @pytest.mark.skipif(this_set() != "avx2", reason="int8 of few tokens is computed whole here")
 def test_of_int8_one_image_at_a_time_is_kept(whole_run: Path, tmp_path: Path) -> None:
     folder = Path(shutil.copytree(whole_run / "openvino" / "int8", tmp_path / "int8"))

@@ -62,7 +62,6 @@ def test_a_schema_allows_no_key_that_no_report_has(verb: str, capsys: pytest.Cap
     assert [part["title"] for part in objects if part.get("additionalProperties") is not False] == []
 
 
-@pytest.mark.slow
 def test_a_run_is_evaluated_from_its_files(validated_run: Path, tmp_path: Path) -> None:
     run = Run.open(shutil.copytree(validated_run, tmp_path / "run"))
     report = evaluate(run)
@@ -80,7 +79,6 @@ def test_a_run_is_evaluated_from_its_files(validated_run: Path, tmp_path: Path) 
     assert EvalReport.model_validate_json((run.path / "reports" / "eval.json").read_bytes()) == report
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("artifact", ["trained", "dense", "onnx", "openvino/fp16"])
 def test_any_artifact_can_be_evaluated(validated_run: Path, tmp_path: Path, artifact: str) -> None:
     run = Path(shutil.copytree(validated_run, tmp_path / "run"))

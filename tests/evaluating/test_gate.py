@@ -27,8 +27,6 @@ from ftx.runs.parity_json import ParityReport
 from ftx.runs.run import Run
 from ftx.tasks.labels import Labels
 
-pytestmark = pytest.mark.slow
-
 LABELS = 4
 IRS = ("openvino/fp32", "openvino/fp16", "openvino/int8")
 
@@ -109,7 +107,13 @@ def failing(report: ParityReport) -> set[str]:
     return {row.artifact for row in report.rows if not row.ok}
 
 
-@pytest.mark.parametrize("fault", sorted(FAULTS))
+@pytest.mark.parametrize(
+    "fault",
+    [
+        pytest.param(name, marks=pytest.mark.representative if name == "labels permuted" else pytest.mark.slow)
+        for name in sorted(FAULTS)
+    ],
+)
 def test_a_fault_in_an_ir_that_its_hashes_vouch_for(run: Path, fault: str, fresh_ftx: Zygote) -> None:
     change, artifacts = FAULTS[fault]
     for artifact in artifacts:
@@ -127,6 +131,7 @@ def test_a_fault_in_an_ir_that_its_hashes_vouch_for(run: Path, fault: str, fresh
         assert failing(report) == set(report.faulty) == set(artifacts)
 
 
+@pytest.mark.representative
 def test_a_fault_whose_hash_tells(run: Path, fresh_ftx: Zygote) -> None:
     edit_constants(run / "openvino/fp32", one_percent)
     for target in (run, run / "openvino/fp32"):
@@ -136,6 +141,7 @@ def test_a_fault_whose_hash_tells(run: Path, fresh_ftx: Zygote) -> None:
         assert "Traceback" not in done.stderr
 
 
+@pytest.mark.representative
 def test_labels_named_in_another_order(run: Path, fresh_ftx: Zygote) -> None:
     keep(run, IRS[0])
     relabel(run / IRS[0], ["blue", "amber", "green", "red"])
@@ -184,6 +190,7 @@ def test_a_stale_ir(run: Path, fresh_ftx: Zygote) -> None:
     assert "openvino/fp32/ is stale" in done.stderr or "onnx/ is stale" in done.stderr
 
 
+@pytest.mark.representative
 def test_grey_images_show_swapped_channels_by_their_tinted_copies(run: Path, tmp_path: Path) -> None:
     keep(run, IRS[0])
     data = Path(shutil.copytree(Run.open(run).manifest.data_root, tmp_path / "grey"))

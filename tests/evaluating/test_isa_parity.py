@@ -100,7 +100,6 @@ def test_a_device_of_the_set_repeats_the_answers_and_is_proved(run: Path, tmp_pa
     assert [found.verdict for found in known.devices] == ["proved"]
 
 
-@pytest.mark.slow
 def test_a_folder_is_asked_in_the_other_set(folder: Path) -> None:
     listener = Listener()
     report = validate(folder, isa=(OTHER,), progress=listener)
@@ -129,7 +128,6 @@ def test_this_machines_own_set_needs_no_process(folder: Path) -> None:
     assert (one.isa, one.emulated, one.verdict) == (own, False, report.verdicts["openvino/fp32"])
 
 
-@pytest.mark.slow
 def test_what_fails_in_a_set_fails_the_validation(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     real = isa_parity.ask
 

@@ -17,8 +17,6 @@ from ftx.runs.compute_precision import F32
 from ftx.runs.proof_json import read_proof
 from ftx.runs.run import Run
 
-pytestmark = pytest.mark.slow
-
 IRS = ("openvino/fp32", "openvino/fp16", "openvino/int8")
 
 
@@ -70,6 +68,7 @@ def test_the_trained_model_equals_itself(validated_run: Path) -> None:
     assert (trained.max_abs, trained.agreement) == (0.0, 1.0)
 
 
+@pytest.mark.representative
 def test_fewer_images_are_spread_over_the_classes(whole_run: Path, tmp_path: Path) -> None:
     run = copy_with(whole_run, tmp_path, "openvino/fp32")
     report = validate(run, images=8)
@@ -118,6 +117,7 @@ def test_a_run_without_exports_says_what_to_do(whole_run: Path, tmp_path: Path) 
     assert "ftx export" in str(caught.value)
 
 
+@pytest.mark.slow
 def test_the_margin_is_the_recipes_unless_another_is_given(whole_run: Path, tmp_path: Path) -> None:
     run = copy_with(whole_run, tmp_path, "openvino/int8")
     path = run / "recipe.yaml"
@@ -135,6 +135,7 @@ def test_the_margin_is_the_recipes_unless_another_is_given(whole_run: Path, tmp_
         validate(run, max_drop=1.0)
 
 
+@pytest.mark.representative
 def test_each_ir_carries_what_was_found_of_it(validated_run: Path, tmp_path: Path) -> None:
     report = ParityReport.model_validate_json((validated_run / "reports" / "parity.json").read_bytes())
     # As a device gets it: the folder alone.
@@ -156,6 +157,7 @@ def test_each_ir_carries_what_was_found_of_it(validated_run: Path, tmp_path: Pat
     assert read_proof(other).run is None
 
 
+@pytest.mark.representative
 def test_the_groups_of_a_table_are_the_unit(whole_run: Path, tmp_path: Path) -> None:
     run = copy_with(whole_run, tmp_path, "openvino/int8")
     path = run / "data.jsonl"
@@ -175,6 +177,7 @@ def test_the_groups_of_a_table_are_the_unit(whole_run: Path, tmp_path: Path) -> 
     assert "of 60 groups; 149 groups with no further loss would prove 2" in report.said["openvino/int8"]
 
 
+@pytest.mark.slow
 def test_looking_leaves_the_proof_as_it_is(validated_run: Path, tmp_path: Path) -> None:
     run = Path(shutil.copytree(validated_run, tmp_path / "run"))
     paths = [run / "reports" / "parity.json", run / "openvino/int8/proof.json", run / "dense" / "README.md"]

@@ -16,8 +16,6 @@ from ftx.runs.artifacts import ARTIFACTS
 from ftx.runs.run import Run
 from ftx.runtimes import load_artifact
 
-pytestmark = pytest.mark.slow
-
 
 @pytest.fixture
 def run(whole_run: Path, tmp_path: Path) -> Path:

@@ -188,6 +188,7 @@ def roundings_beside_logits(model: ov.Model) -> list[str]:
     return [node.get_friendly_name() for node in operations if node.get_type_name() == "FakeQuantize"]
 
 
+@pytest.mark.representative
 def test_eight_bits_of_a_convolutional_network_leave_its_maps() -> None:
     model = timm.create_model("test_resnet", num_classes=3).eval().requires_grad_(False)
     pre = Preprocess(64, 64, 64, "bicubic", (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
@@ -198,6 +199,7 @@ def test_eight_bits_of_a_convolutional_network_leave_its_maps() -> None:
     assert roundings_beside_logits(made) == []
 
 
+@pytest.mark.slow
 def test_eight_bits_are_for_what_logits_need(with_maps: Run) -> None:
     calibration, _ = calibration_images(with_maps.entries("train"))
     sources = [Source(with_maps, None, Listener(), explain=maps) for maps in (False, True)]

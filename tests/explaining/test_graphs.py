@@ -42,8 +42,13 @@ def small(kind: str) -> nn.Module:
     return model
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("kind", NETWORKS)
+@pytest.mark.parametrize(
+    "kind",
+    [
+        pytest.param(kind, marks=pytest.mark.representative if kind == "channels first" else pytest.mark.slow)
+        for kind in NETWORKS
+    ],
+)
 def test_runtimes_answer_as_torch_does(kind: str, tmp_path: Path) -> None:
     model = small(kind)
     x = images(*model.patch_embed.img_size, 3).float() if hasattr(model, "patch_embed") else images(64, 64, 3).float()

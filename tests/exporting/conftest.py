@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 import shutil
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +16,7 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import save_file
-from tests.conftest import Listener
+from tests.conftest import Listener, made_once
 from tests.gates.faults import keep, vouch
 from torch import nn
 
@@ -116,18 +116,11 @@ class Exported:
 
     run: Run
     report: ExportReport
+    int8: ExportReport
     module: nn.Module
-
-    @cached_property
-    def int8(self) -> ExportReport:
-        """INT8 as well, when it is first asked for: it takes longer than all the rest."""
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(quantizing, "quantize_body", partial(quantizing.quantize_body, settings=ONE_SETTING))
-            return export(self.run, formats=["openvino"], precisions=["int8"])
 
     def ir(self, precision: str) -> Path:
         """The folder of one precision."""
-        assert precision != "int8" or self.int8.ok
         return self.run.require(IRS[precision])
 
     def normalised(self, count: int) -> np.ndarray:
@@ -149,15 +142,28 @@ class Exported:
         return 1e-4 * max(1.0, float(np.abs(logits_NC).max()))
 
 
-@pytest.fixture(scope="session")
-def exported(tmp_path_factory: pytest.TempPathFactory) -> Exported:
-    """Both formats, OpenVINO in every precision; INT8 is for tests that are slow."""
-    folder = tmp_path_factory.mktemp("exported")
+def make_exported(folder: Path) -> None:
+    """A run in both formats, OpenVINO in every precision, and a report of each export beside it."""
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)  # a new run writes runs/latest below the current folder
+        patch.setattr(quantizing, "quantize_body", partial(quantizing.quantize_body, settings=ONE_SETTING))
         run = make_run(folder)
-        report = export(run, formats=["onnx", "openvino"], precisions=["fp32", "fp16"])
-    return Exported(run, report, tiny_backbone().module)
+        reports = {
+            "report": export(run, formats=["onnx", "openvino"], precisions=["fp32", "fp16"]),
+            "int8": export(run, formats=["openvino"], precisions=["int8"]),
+        }
+    for name, report in reports.items():
+        (folder / f"{name}.json").write_text(report.model_dump_json())
+
+
+@pytest.fixture(scope="session")
+def exported(tmp_path_factory: pytest.TempPathFactory) -> Exported:
+    """Not to be written to: it is one for all workers."""
+    folder = made_once(tmp_path_factory, "exported", make_exported, copy=False)
+    report, int8 = (
+        ExportReport.model_validate_json((folder / f"{name}.json").read_text()) for name in ("report", "int8")
+    )
+    return Exported(Run.open(folder / "run"), report, int8, tiny_backbone().module)
 
 
 @dataclass(frozen=True)

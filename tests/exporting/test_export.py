@@ -48,6 +48,7 @@ def test_the_report_lists_what_was_written(exported: Any) -> None:
     listed(exported.report, exported.run, {"onnx": "fp32", "openvino/fp32": "fp32", "openvino/fp16": "fp16"})
 
 
+@pytest.mark.representative
 def test_a_person_is_told_what_was_written(fresh_run: Run, capsys: pytest.CaptureFixture[str]) -> None:
     assert ftx(["export", str(fresh_run.path)]) == 0
     said = capsys.readouterr()
@@ -58,7 +59,6 @@ def test_a_person_is_told_what_was_written(fresh_run: Run, capsys: pytest.Captur
     assert f"next: ftx validate {fresh_run.path}\n" in said.err
 
 
-@pytest.mark.slow
 def test_the_report_lists_the_setting_of_int8(exported: Any) -> None:
     listed(exported.int8, exported.run, {"openvino/int8": "int8"})
 
@@ -90,7 +90,7 @@ def test_altered_dense_weights_are_refused(fresh_run: Run) -> None:
     assert not (fresh_run.path / "onnx").exists()
 
 
-@pytest.mark.slow
+@pytest.mark.representative
 def test_what_was_written_before_a_failure_stays_whole(fresh_run: Run) -> None:
     # Without training images there is nothing to calibrate with.
     lines = (fresh_run.path / "data.jsonl").read_text().splitlines(keepends=True)

@@ -64,7 +64,7 @@ def test_nothing_tells_where_it_was_made(path: Path, exported: Any) -> None:
         assert secret.encode() not in content
 
 
-@pytest.mark.slow
+@pytest.mark.representative
 def test_another_export_is_the_same_bytes(fresh_run: Run, path: Path) -> None:
     export(fresh_run, formats=["onnx"])
     assert (fresh_run.path / "onnx" / "model.onnx").read_bytes() == path.read_bytes()

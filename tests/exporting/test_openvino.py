@@ -29,7 +29,7 @@ from ftx.runtimes.compiled_network import core
 from ftx.runtimes.one_image import for_one_image
 from ftx.runtimes.openvino import OpenVinoPredictor
 
-PRECISIONS = ("fp32", "fp16", pytest.param("int8", marks=pytest.mark.slow))
+PRECISIONS = ("fp32", "fp16", "int8")
 LABELS_IN_MODEL_API = ("red_panda_2", "red_panda", "größe")
 
 
@@ -69,13 +69,12 @@ def test_fp16_is_off_by_the_rounding_of_its_weights(exported: Any) -> None:
     assert exported.bound(expected) < error < 5e-3 * np.abs(expected).max()
 
 
-@pytest.mark.slow
 def test_int8_computes_its_linear_layers_in_int8(exported: Any) -> None:
     assert int8_share(compiled(exported.ir("int8"))) >= 0.9
     assert int8_share(compiled(exported.run.require(IR_FP32))) == 0
 
 
-@pytest.mark.slow
+@pytest.mark.representative
 def test_int8_is_computed_image_by_image_and_answers_as_the_batch_does(exported: Any) -> None:
     folder = exported.ir("int8")
     model = core().read_model(folder / "model.xml")
@@ -98,7 +97,6 @@ def test_int8_is_computed_image_by_image_and_answers_as_the_batch_does(exported:
     assert np.abs(found - whole).mean() < error / 4
 
 
-@pytest.mark.slow
 def test_int8_answers_near_to_the_trained_model(exported: Any) -> None:
     folder = exported.ir("int8")
     with safe_open(folder / "reference.safetensors", framework="np") as file:
@@ -139,7 +137,6 @@ def test_precisions_differ_in_size(exported: Any) -> None:
     assert weight_bytes(exported, "fp16") < 0.55 * weight_bytes(exported, "fp32")
 
 
-@pytest.mark.slow
 def test_int8_is_the_smallest(exported: Any) -> None:
     assert weight_bytes(exported, "int8") < 0.35 * weight_bytes(exported, "fp32")
 

@@ -45,7 +45,7 @@ def ask(path: Path, pixels_NHWC: np.ndarray) -> np.ndarray:
     return model(pixels_NHWC)[0]
 
 
-@pytest.mark.slow
+@pytest.mark.representative
 @pytest.mark.parametrize("precisions", [["fp32"], ["fp32", "int8"]])
 def test_the_configuration_and_the_folders(whole_run: Path, tmp_path: Path, precisions: list[str]) -> None:
     found = export_ovms(whole_run, tmp_path / "models", precisions=precisions)
@@ -68,7 +68,7 @@ def test_the_configuration_and_the_folders(whole_run: Path, tmp_path: Path, prec
     assert found.size_bytes == sum(path.stat().st_size for path in (tmp_path / "models").rglob("*") if path.is_file())
 
 
-@pytest.mark.slow
+@pytest.mark.representative
 @pytest.mark.parametrize("artifact", [IR_FP32, IR_INT8], ids=str)
 def test_bgr_is_answered_as_rgb_is(whole_run: Path, tmp_path: Path, artifact: Any) -> None:
     found = export_ovms(whole_run, tmp_path / "models", precisions=[artifact.variant])

@@ -87,7 +87,6 @@ SIZES = [
 ]  # fmt: skip
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("interpolation", INTERPOLATIONS)
 @pytest.mark.parametrize("resize", [224, 235, 256])
 def test_every_picture_is_within_one_grey_level(
@@ -160,6 +159,7 @@ def test_the_first_image_of_each_size_and_batch_arrives(precision: str) -> None:
         assert np.abs(grey_levels(model, images, pre) - expected).max() < 2
 
 
+@pytest.mark.representative
 @pytest.mark.parametrize("name", ["test_resnet", "test_vit"])
 def test_the_first_images_of_a_size_reach_a_network(name: str) -> None:
     """What an If in their way does not give: see ``_image_path``."""
@@ -233,7 +233,6 @@ def test_the_input_is_raw_images_of_any_size() -> None:
     assert str(port.get_node().get_layout()) == "[N,H,W,C]"
 
 
-@pytest.mark.slow
 def test_a_photograph_of_twelve_megapixels_needs_no_machine_code_of_its_own() -> None:
     pre = recipe(224, 224)
     pixels = noise(3000, 4000)

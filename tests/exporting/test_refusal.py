@@ -18,8 +18,6 @@ from ftx.exporting.shared_parts import CALIBRATION_IMAGES, CHOOSING_IMAGES, cali
 from ftx.runs.artifacts import IR_FP16, Format
 from ftx.runs.run import Run
 
-pytestmark = pytest.mark.slow
-
 
 def contents(folder: Path) -> dict[str, str]:
     return {str(path.relative_to(folder)): sha256_file(path) for path in sorted(folder.rglob("*")) if path.is_file()}
@@ -39,7 +37,13 @@ def altered(whole_run: Path, tmp_path: Path) -> Path:
     return run
 
 
-@pytest.mark.parametrize(("form", "artifact"), [("openvino", "openvino/fp32"), ("onnx", "onnx")])
+@pytest.mark.parametrize(
+    ("form", "artifact"),
+    [
+        pytest.param("openvino", "openvino/fp32", marks=pytest.mark.representative),
+        pytest.param("onnx", "onnx", marks=pytest.mark.slow),
+    ],
+)
 def test_a_model_that_answers_otherwise_is_refused_and_the_older_one_stays(
     altered: Path, form: Format, artifact: str
 ) -> None:
@@ -54,6 +58,7 @@ def test_a_model_that_answers_otherwise_is_refused_and_the_older_one_stays(
     assert after == before
 
 
+@pytest.mark.slow
 def test_what_is_unproved_is_kept_and_says_so(whole_run: Path, tmp_path: Path) -> None:
     run = Path(shutil.copytree(whole_run, tmp_path / "run"))
     (item,) = export(run, formats=["openvino"], precisions=["fp16"]).artifacts

@@ -86,6 +86,7 @@ def test_three_products_answer_as_one_does(variant: str) -> None:
     assert_same_answers(joined, parted)
 
 
+@pytest.mark.slow
 def test_tokens_are_kept_as_before() -> None:
     """There the keys are also what the choice is made from."""
     model = network("vit_tiny_patch16_224", depth=4)
@@ -96,7 +97,13 @@ def test_tokens_are_kept_as_before() -> None:
     assert_same_answers(joined, separate)
 
 
-@pytest.mark.parametrize("variant", ANOTHER)
+@pytest.mark.parametrize(
+    "variant",
+    [
+        pytest.param(name, marks=pytest.mark.slow if name == "biases of positions" else pytest.mark.representative)
+        for name in ANOTHER
+    ],
+)
 def test_another_attention_stays_as_it_is(variant: str) -> None:
     architecture, changed = ANOTHER[variant]
     px = 224 if "swin" in architecture else 56
@@ -121,6 +128,7 @@ def test_the_compiled_network_parts_nothing_by_itself() -> None:
     assert not {"Split", "VariadicSplit"} & set(done)
 
 
+@pytest.mark.representative
 def test_queries_alone_take_their_inputs_in_float() -> None:
     """They share them with keys and values, of which no more is asked."""
     body = with_parted_weights(separate_qkv(body_of(network("vit_tiny_patch16_224", depth=2))))

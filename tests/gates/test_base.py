@@ -20,8 +20,6 @@ from ftx.runs.artifacts import ARTIFACTS
 from ftx.runs.run import Run
 from ftx.training import train
 
-pytestmark = pytest.mark.slow
-
 MODEL = "vit_tiny_patch16_224"
 
 
@@ -32,6 +30,7 @@ def weights(file: Path, change: Callable[[dict[str, object]], object] = lambda t
     return file
 
 
+@pytest.mark.representative
 def test_training_that_does_not_reach_a_layer_ends(tmp_path: Path, fresh_ftx: Zygote) -> None:
     data = write_data(tmp_path / "data", 6)
     # What block 3 attends to is multiplied by nothing: the answer does not depend on its q, k and v.
@@ -58,6 +57,7 @@ def from_file(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     return Path(str(report.run)), file
 
 
+@pytest.mark.slow
 def test_a_base_with_one_other_value_is_another_base(from_file: tuple[Path, Path], fresh_ftx: Zygote) -> None:
     run, file = from_file
     whole = file.read_bytes()
@@ -108,6 +108,7 @@ def test_one_byte_of_a_file_or_of_what_it_was_made_from_is_found(
     assert str(caught.value.where) == str(run / name)
 
 
+@pytest.mark.slow
 def test_what_stands_on_another_training_is_stale_to_the_end(run: Path, fresh_ftx: Zygote) -> None:
     """An IR of the dense model of what was trained before: two steps away, its own files and parent's untouched."""
     keep(run, "openvino/fp32")

@@ -48,7 +48,7 @@ def damaged(run: Path, change: Callable[[Tensors], object]) -> bytes:
     return dense_bytes(run)
 
 
-@pytest.mark.slow
+@pytest.mark.representative
 def test_a_layer_whose_products_do_not_give_the_merged_weight_fails(run: Path, fresh_ftx: Zygote) -> None:
     row_I = base_weight(run, f"{LAYER}.weight")[3]
 
@@ -67,7 +67,6 @@ def test_a_layer_whose_products_do_not_give_the_merged_weight_fails(run: Path, f
     assert not list(run.glob(".ftx-partial-*"))
 
 
-@pytest.mark.slow
 def test_a_dense_model_that_does_not_answer_as_the_trained_one_fails(run: Path, fresh_ftx: Zygote) -> None:
     row_I = base_weight(run, f"{LAYER}.weight")[0]
 
@@ -124,7 +123,6 @@ def head_forgotten(tensors: Tensors) -> None:
     tensors["head.weight"] = np.random.default_rng(0).normal(0, 0.02, tensors["head.weight"].shape).astype(np.float32)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("change", [one_percent, bias_scaled, kept_in_bf16, head_forgotten])
 def test_what_was_written_otherwise_than_merged_fails(run: Path, change: Callable[[Tensors], object]) -> None:
     keep(run)
@@ -136,7 +134,6 @@ def test_what_was_written_otherwise_than_merged_fails(run: Path, change: Callabl
     assert dense_bytes(run) == before
 
 
-@pytest.mark.slow
 def test_all_but_adapted_layers_and_head_is_the_base_to_the_bit(whole_run: Path) -> None:
     dense = load_file(whole_run / "dense" / "model.safetensors")
     trained = load_file(whole_run / "trained" / "adapter_model.safetensors")

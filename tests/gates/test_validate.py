@@ -24,8 +24,6 @@ from ftx.runtimes import load
 from ftx.runtimes.openvino import default_compute
 from ftx.tasks.labels import Labels
 
-pytestmark = pytest.mark.slow
-
 Rows = set[tuple[str, str, str]]
 LABELS = ["amber", "blue", "green", "red"]
 WIDTH = 64  # of the model of ``whole_run``
@@ -147,6 +145,7 @@ def test_a_view_sees_its_own_path_alone(damaged: Validated) -> None:
     assert found > 5 * bound  # measured 6.1 of 0.32
 
 
+@pytest.mark.representative
 def test_a_device_finds_what_lies_in_the_graph_and_believes_the_server_in_the_rest(
     damaged: Validated, tmp_path: Path
 ) -> None:
@@ -224,6 +223,7 @@ def test_an_artifact_that_names_itself_otherwise_fails(disguised: Validated, art
     assert (disguised.status, disguised.report["ok"]) == (1, False)
 
 
+@pytest.mark.representative
 def test_labels_in_the_model_that_its_card_does_not_have_fail_on_the_device(run: Path, fresh_ftx: Zygote) -> None:
     folder = run / "openvino" / "fp32"
     text = (folder / "model.xml").read_text()
@@ -241,7 +241,13 @@ def choice(run: Path) -> str:
     return notes.said[0]
 
 
-@pytest.mark.parametrize("part", [{"images": 8}, {"bounds": {"int8.graph.cosine": 0.97}}])
+@pytest.mark.parametrize(
+    "part",
+    [
+        pytest.param({"images": 8}, marks=pytest.mark.representative),
+        pytest.param({"bounds": {"int8.graph.cosine": 0.97}}, marks=pytest.mark.slow),
+    ],
+)
 def test_a_part_of_the_images_or_bounds_of_ones_own_are_no_proof(
     validated_run: Path, tmp_path: Path, part: dict[str, Any]
 ) -> None:

@@ -70,7 +70,6 @@ def base_weights(run: Path) -> dict[str, torch.Tensor]:
     return {name: tensor.double() for name, tensor in state.items()}
 
 
-@pytest.mark.slow
 def test_one_adapter_alone_is_what_merge_makes_of_its_run(runs: dict[str, Path], tmp_path: Path) -> None:
     merge(Run.open(runs["dora"]))
     combine([runs["dora"] / "trained"], tmp_path / "out")
@@ -78,7 +77,6 @@ def test_one_adapter_alone_is_what_merge_makes_of_its_run(runs: dict[str, Path],
         assert (tmp_path / "out" / name).read_bytes() == (runs["dora"] / "dense" / name).read_bytes()
 
 
-@pytest.mark.slow
 def test_the_card_says_what_was_merged(runs: dict[str, Path], tmp_path: Path) -> None:
     combine([runs["dora"], runs["lora"]], tmp_path / "out", shares=[0.75, 0.25])
     card = ModelCard.load(tmp_path / "out" / "README.md")
@@ -87,7 +85,6 @@ def test_the_card_says_what_was_merged(runs: dict[str, Path], tmp_path: Path) ->
         assert told in card.text
 
 
-@pytest.mark.slow
 def test_shares_are_shares_of_the_weights(runs: dict[str, Path], tmp_path: Path) -> None:
     for name in ("dora", "lora"):
         combine([runs[name]], tmp_path / name)
@@ -101,7 +98,6 @@ def test_shares_are_shares_of_the_weights(runs: dict[str, Path], tmp_path: Path)
     assert load_dense(tmp_path / "both").num_classes == 4
 
 
-@pytest.mark.slow
 def test_ties_of_an_adapter_with_itself_is_its_largest_changes(runs: dict[str, Path], tmp_path: Path) -> None:
     combine([runs["dora"]], tmp_path / "whole")
     combine([runs["dora"], runs["dora"]], tmp_path / "ties", how="ties", density=0.1)
@@ -143,7 +139,6 @@ def test_the_election_by_hand() -> None:
     np.testing.assert_allclose(found, expected, rtol=1e-12)
 
 
-@pytest.mark.slow
 def test_density_counts_the_rows_that_an_adapter_has(runs: dict[str, Path], tmp_path: Path) -> None:
     combine([runs["q"]], tmp_path / "whole")
     combine([runs["q"], runs["q"]], tmp_path / "ties", how="ties", density=0.25)
@@ -173,7 +168,6 @@ def test_a_wrong_merge_is_found(monkeypatch: pytest.MonkeyPatch, runs: dict[str,
         combine([runs["dora"]], tmp_path / "out")
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("names", "settings", "error", "said"),
     [
@@ -211,14 +205,12 @@ def test_as_many_labels_of_other_names_are_refused(runs: dict[str, Path], tmp_pa
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.slow
 def test_a_folder_that_exists_is_left_alone(runs: dict[str, Path], tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
     with pytest.raises(RunError, match="exists"):
         combine([runs["dora"]], tmp_path / "out")
 
 
-@pytest.mark.slow
 def test_adapters_side_by_side(runs: dict[str, Path], tmp_path: Path) -> None:
     report = compare([runs["dora"], runs["lora"], runs["dora"]])
     for name in ("dora", "lora"):

@@ -244,7 +244,7 @@ def record(root: Path, build: Path, workers: int, say: Any) -> Covering:
         folder, mine = build / "record" / str(number), files[number::workers]
 
         def arguments(folder: Path = folder, tree: Path = tree, mine: list[str] = mine) -> tuple[list[str], Recorder]:
-            return [*mine, "-m", "not slow"], Recorder(folder, tree)
+            return [*mine, "-m", "not slow or representative"], Recorder(folder, tree)
 
         running.append(children.fork_pytest(tree, folder, arguments, RECORD_LIMIT_S))
     parts: list[dict[str, Any]] = []
@@ -256,7 +256,7 @@ def record(root: Path, build: Path, workers: int, say: Any) -> Covering:
                 running.remove(child)
                 if told.get("status") not in (0, 1):
                     raise SystemExit(f"the tests could not be recorded: see {child.folder / 'log.txt'}")
-                say(f"recorded {len(told['tests'])} quick tests in {told['cpu_s']:.0f} s of a core")
+                say(f"recorded {len(told['tests'])} tests in {told['cpu_s']:.0f} s of a core")
                 parts.append(told)
     covering = _covering(root, parts)
     plain = {module: {line: sorted(names) for line, names in found.items()} for module, found in covering.lines.items()}

@@ -88,7 +88,6 @@ def test_answers_of_another_model_than_the_run_holds_are_not_taken(validated_run
     assert read_answers(run, TRAINED) is None
 
 
-@pytest.mark.slow
 def test_half_a_run_says_what_it_lacks(whole_run: Path, tmp_path: Path) -> None:
     run = copy(whole_run, tmp_path / "run")
     manifest = run.manifest
@@ -112,7 +111,6 @@ def test_half_a_run_says_what_it_lacks(whole_run: Path, tmp_path: Path) -> None:
     assert all(f'<section id="{section}"' in html for section in SECTIONS)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("name", ["openvino/fp32/model.bin", "data.jsonl", "recipe.yaml", "reports/parity.json"])
 def test_an_altered_run_is_not_to_be_used(validated_run: Path, tmp_path: Path, name: str) -> None:
     run = copy(validated_run, tmp_path / "run")
@@ -125,7 +123,7 @@ def test_an_altered_run_is_not_to_be_used(validated_run: Path, tmp_path: Path, n
     assert f"{name} is not what was written" in (tmp_path / "page.html").read_text(encoding="utf-8")
 
 
-@pytest.mark.slow
+@pytest.mark.representative
 def test_near_duplicates_found_by_an_earlier_comparison_are_looked_for_again(
     validated_run: Path, tmp_path: Path
 ) -> None:
@@ -139,7 +137,6 @@ def test_near_duplicates_found_by_an_earlier_comparison_are_looked_for_again(
         assert ("1 held-out images are nearly one that training saw" in html) == told
 
 
-@pytest.mark.slow
 def test_a_model_that_is_gone_is_told(validated_run: Path, tmp_path: Path) -> None:
     run = copy(validated_run, tmp_path / "run")
     for name in ("fp32", "int8"):
@@ -163,7 +160,6 @@ def test_a_run_that_is_not_to_be_used_ends_the_verb_with_1(
         assert "Do not use it" in said.stdout + said.stderr
 
 
-@pytest.mark.slow
 def test_without_its_images_the_page_says_so(validated_run: Path, tmp_path: Path) -> None:
     run = copy(validated_run, tmp_path / "run")
     gone = run.manifest.model_copy(update={"data_root": str(tmp_path / "gone")})

@@ -28,7 +28,6 @@ from ftx.runs.trained import load_trained
 from ftx.training import train
 
 pytestmark = [
-    pytest.mark.slow,
     # of torch, for how timm resamples swin's table
     pytest.mark.filterwarnings("ignore:torch.searchsorted:UserWarning"),
     pytest.mark.filterwarnings("ignore:Using a non-tuple sequence:UserWarning"),
@@ -73,7 +72,12 @@ def recipe(images: Path, **settings: object) -> Recipe:
     return Recipe.named({"path": images, "epochs": 1, "batch_size": 8, "lr": 5e-3, "precision": "f32", **settings})
 
 
-@pytest.fixture(scope="module", params=RUNS)
+QUICK = ("dora", "linear", "bypassed")
+
+
+@pytest.fixture(
+    scope="module", params=[pytest.param(name, marks=() if name in QUICK else pytest.mark.slow) for name in RUNS]
+)
 def run(request: pytest.FixtureRequest, images: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
     torch.set_num_threads(1)
     root = tmp_path_factory.mktemp("run")
@@ -133,6 +137,7 @@ def test_a_card_is_hashed_but_nothing_hangs_on_it(run: Run) -> None:
     assert run.manifest.digest(DENSE) == digest
 
 
+@pytest.mark.representative
 def test_the_same_recipe_gives_the_same_card(images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     cards: list[bytes] = []
@@ -157,6 +162,7 @@ def test_of_a_file_the_origin_is_not_known(images: Path, tmp_path: Path, monkeyp
     assert str(tmp_path) not in card.content
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "licence"),
     [

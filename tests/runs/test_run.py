@@ -241,7 +241,7 @@ for number in range(8):
 AT_ONCE = ("fp32", "fp16", "int8")
 
 
-@pytest.mark.slow
+@pytest.mark.representative
 def test_verbs_that_add_at_once_lose_nothing(run: Run) -> None:
     with run.add(DENSE) as folder:
         (folder / "weights").write_text("merged")
@@ -364,7 +364,7 @@ print(json.dumps(opened))
 """
 
 
-@pytest.mark.slow
+@pytest.mark.representative
 def test_each_file_is_read_once_a_process(run: Run) -> None:
     for artifact in (DENSE, ONNX, *IRS.values()):
         with run.add(artifact) as folder:

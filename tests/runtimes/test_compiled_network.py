@@ -139,6 +139,7 @@ def test_image_by_image_it_answers_as_the_batch(height: int, width: int, count: 
     assert len(np.unique(expected[0])) > LABELS / 2
 
 
+@pytest.mark.representative
 @pytest.mark.parametrize("int8", [True, False])
 @pytest.mark.parametrize("streams", [1, 2])
 def test_batches_in_flight_come_back_whole_and_in_order(int8: bool, streams: int) -> None:

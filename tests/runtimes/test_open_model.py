@@ -16,8 +16,6 @@ from ftx.runtimes import load, load_artifact
 from ftx.runtimes.choose_artifact import best_ir, furthest
 from ftx.runtimes.openvino import default_compute
 
-pytestmark = pytest.mark.slow
-
 IRS = ("openvino/fp32", "openvino/fp16", "openvino/int8")
 
 

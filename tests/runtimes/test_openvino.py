@@ -39,7 +39,6 @@ def test_it_answers_as_the_formula(colour_model: Any) -> None:
     np.testing.assert_allclose(logits, colour_model.expected(pixels), rtol=0, atol=F32_ATOL)
 
 
-@pytest.mark.slow
 def test_a_signal_is_heard_after_a_model_was_dropped_in_another_thread(colour_model: Any) -> None:
     program = """
 import os, signal, sys, threading

@@ -228,6 +228,7 @@ def test_two_jobs_do_not_write_one_file(
     assert out.read_bytes() == kept
 
 
+@pytest.mark.representative
 def test_a_killed_process_is_gone_on_for(colour_model: Any, tmp_path: Path) -> None:
     images = tmp_path / "many"
     images.mkdir()

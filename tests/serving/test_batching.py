@@ -65,7 +65,7 @@ def test_whoever_went_away_is_not_computed(colour_ir: Path) -> None:
     assert sum(counts) == 1 + 20
 
 
-@pytest.mark.slow
+@pytest.mark.representative
 def test_the_first_images_of_a_process_come_to_two_streams_at_once(colour_ir: Path) -> None:
     program = f"""
 from pathlib import Path

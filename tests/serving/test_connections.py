@@ -17,7 +17,7 @@ from ftx.serving.limits import Limits
 from ftx.serving.registry import Target
 
 
-@pytest.mark.slow
+@pytest.mark.representative
 def test_whoever_sends_on_is_not_heard_for_long(small: Running) -> None:
     started = time.monotonic()
     with socket.create_connection(("127.0.0.1", small.port), timeout=10) as line:

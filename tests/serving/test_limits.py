@@ -30,7 +30,7 @@ def png_of(width: int, height: int, *more: bytes) -> bytes:
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", size) + b"".join(more) + chunk(b"IDAT", rows) + chunk(b"IEND", b"")
 
 
-@pytest.mark.slow
+@pytest.mark.representative
 def test_megapixels_are_refused_by_their_header(small: Running) -> None:
     bomb = png_of(20_000, 10_000)  # 200 megapixels in 0.6 MB
     before = resident_mb()
@@ -62,7 +62,7 @@ def test_a_body_that_says_its_length_is_refused_by_it(small: Running) -> None:
     assert (status, sentence) == (413, "the body has 1,000.0 MB or more, of at most 2")
 
 
-@pytest.mark.slow
+@pytest.mark.representative
 def test_a_gigabyte_in_chunks_is_cut_off_where_it_is_too_much(small: Running) -> None:
     before, sent = resident_mb(), 0
     some = b"%x\r\n" % MB + b"\0" * MB + b"\r\n"

@@ -101,6 +101,7 @@ def test_encoded_images_of_different_sizes_in_one_request(client: Any, colour_se
     )
 
 
+@pytest.mark.representative
 def test_any_number_of_sizes_makes_few_shapes_in_the_model(colour_server: Running, client: Any) -> None:
     for number in range(MOST_SIZES + 20):
         files = [png(colour, 40 + number, 50) for colour in range(3)]
@@ -233,7 +234,6 @@ HOSTILE = {
 }
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("case", HOSTILE)
 def test_what_a_request_takes_to_read_is_counted(case: str) -> None:
     """In a process of its own, whose peak of memory is that of this request."""

@@ -133,7 +133,7 @@ def test_a_disk_that_does_not_answer_is_asked_again(tmp_path: Path, monkeypatch:
     assert 'ftx_reloads_total{model="model",outcome="refused"} 1.0' in metrics
 
 
-@pytest.mark.slow
+@pytest.mark.representative
 def test_a_file_that_is_cut_where_it_lies_ends_nothing(tmp_path: Path) -> None:
     """In a process of its own: what is mapped into memory, and is gone, ends one by a signal."""
     write_wide_ir(tmp_path / "model")

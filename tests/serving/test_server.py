@@ -57,7 +57,7 @@ def ask(address: str, method: str, path: str, body: bytes | None = None, **heade
     return found
 
 
-@pytest.mark.slow
+@pytest.mark.representative
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_lets_what_has_begun_be_answered(colour_ir: Path, number: int) -> None:
     with program(colour_ir, "--name", "c") as (process, said):
@@ -88,7 +88,7 @@ def test_a_signal_lets_what_has_begun_be_answered(colour_ir: Path, number: int) 
         assert "Traceback" not in process.stderr.read()
 
 
-@pytest.mark.slow
+@pytest.mark.representative
 def test_a_second_signal_waits_for_nobody(colour_ir: Path) -> None:
     with program(colour_ir) as (process, said):
         host, port = said["address"].removeprefix("http://").split(":")

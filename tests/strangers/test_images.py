@@ -147,7 +147,7 @@ print(json.dumps(found))
     assert found["PNG 16-bit grey"] < 10  # 19 when it was converted as a whole, by way of 64-bit integers
 
 
-@pytest.mark.slow
+@pytest.mark.representative
 def test_six_deep_images_in_six_threads_take_the_memory_of_one_budget(tmp_path: Path) -> None:
     content = png(5000, 5000, 16, 0)
     assert len(content) < 60_000

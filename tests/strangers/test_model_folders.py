@@ -116,6 +116,7 @@ def test_the_folder_opens(dense: Path) -> None:
     assert open_base(str(dense)).labels == ("a", "b")
 
 
+@pytest.mark.representative
 @strange
 @given(damaged(DENSE))
 def test_a_damaged_dense_config(dense: Path, document: object) -> None:
@@ -173,7 +174,7 @@ PICKLES: dict[str, dict[str, Any]] = {
 }
 
 
-@pytest.mark.slow
+@pytest.mark.representative
 def test_no_pickle_is_opened(dense: Path, tmp_path: Path) -> None:
     """In a fresh process, through the program: each way by which a folder could have timm or torch open a pickle."""
     marker, pickled = tmp_path / "marker", tmp_path / "weights.pth"

@@ -179,7 +179,7 @@ Path("statuses.json").write_text(json.dumps(statuses))
     assert [path for path in left if not path.is_relative_to(cache)] == []
 
 
-@pytest.mark.slow
+@pytest.mark.representative
 def test_a_server_opens_no_connection_of_its_own(tmp_path: Path) -> None:
     (tmp_path / "ir").mkdir()
     write_colour_ir(tmp_path / "ir")

@@ -31,8 +31,6 @@ from ftx.tasks.output_meaning import TASKS
 from ftx.tasks.thresholds import Thresholds
 from ftx.training import train
 
-pytestmark = pytest.mark.slow
-
 # Spaces, letters that are not ASCII, what XML reserves, and a name that another becomes when its space is replaced.
 HUES = {"red one": (200, 40, 40), "grün": (40, 180, 60), "a<b>&": (50, 60, 200), "red_one": (210, 200, 60)}
 TREE = {
@@ -163,6 +161,7 @@ def test_model_api_gives_the_same_labels_and_scores(run: Run, resolver: str) -> 
         assert told == pytest.approx(answer, abs=1e-5)
 
 
+@pytest.mark.slow
 def test_one_class_works_from_training_to_the_edge(tmp_path: Path) -> None:
     """Model API refuses a multi-label model of one class; ftx does not."""
     generator = np.random.default_rng(3)

@@ -120,6 +120,7 @@ def test_rows_of_the_head_go_by_their_labels_names(run: Run) -> None:
     assert not torch.equal(head[[1, 3]], fresh[[1, 3]])
 
 
+@pytest.mark.representative
 @pytest.mark.parametrize("method", ["lora", "dora"])
 def test_more_images_and_labels_later(method: str, few: Path, many: Path, tmp_path: Path) -> None:
     first, _ = trained(asked(few, method), tmp_path / "first")
@@ -276,6 +277,7 @@ def test_it_goes_on_after_a_stop_as_any_other(few: Path, many: Path, tmp_path: P
     assert all(torch.equal(weights[1][name], tensor) for name, tensor in weights[0].items())
 
 
+@pytest.mark.slow
 def test_on_the_command_line(few: Path, many: Path, tmp_path: Path, fresh_ftx: Zygote) -> None:
     first, _ = trained(asked(few, "lora"), tmp_path / "first")
     said = fresh_ftx("train", "--from", first.path, "--data", many, "--out", tmp_path / "second", "--json")

@@ -28,7 +28,7 @@ def write_noise(root: Path) -> Path:
     return root
 
 
-@pytest.mark.slow
+@pytest.mark.representative
 def test_a_fully_trained_convolutional_network_is_that_of_its_best_epoch(tmp_path: Path) -> None:
     torch.set_num_threads(1)
     settings = {"image_size": 32, "weights": "none", "epochs": 6, "lr": 1e-2, "precision": "f32", "peft": "none"}

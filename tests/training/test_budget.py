@@ -117,6 +117,7 @@ def test_the_rehearsal_leaves_the_model_as_it_was(data: Path) -> None:
     assert all(torch.equal(tensor, before[name]) for name, tensor in module.state_dict().items())
 
 
+@pytest.mark.slow
 def test_on_the_command_line(data: Path, tmp_path: Path, fresh_ftx: Zygote) -> None:
     words = ("train", "--data", data, "--model", "test_vit", "--weights", "none", "--image-size", "32")
     said = fresh_ftx(*words, "--epochs", "100000", "--budget", "20s", "--out", tmp_path / "run")

@@ -139,8 +139,10 @@ def uneven(root: Path) -> Path:
     return root
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("balance", ["sampling", "loss"])
+@pytest.mark.parametrize(
+    "balance",
+    [pytest.param("sampling", marks=pytest.mark.representative), pytest.param("loss", marks=pytest.mark.slow)],
+)
 def test_the_rare_class_is_found_more_often(balance: str, tmp_path: Path) -> None:
     data = uneven(tmp_path / "data")
     recall = {}

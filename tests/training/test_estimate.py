@@ -261,13 +261,11 @@ def test_a_training_takes_a_quarter_of_the_memory_for_attention() -> None:
     assert plain(prepared.backbone.module) == {False}
 
 
-@pytest.mark.slow
 def test_what_is_not_training_keeps_timms_own_attention(whole_run: Path) -> None:
     timms = plain(timm.create_model("test_vit"))
     assert plain(load_trained(Run.open(whole_run))) == timms
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("verb", ["train", "merge", "export", "combine"])
 def test_no_verb_begins_on_a_disk_without_space(
     verb: str, whole_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

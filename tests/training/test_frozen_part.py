@@ -332,7 +332,7 @@ def test_it_is_said_what_does_not_fit(tmp_path: Path) -> None:
     assert "No space left on device" in second
 
 
-@pytest.mark.slow
+@pytest.mark.representative
 @pytest.mark.parametrize(
     ("settings", "kept_blocks"), [({}, 4), ({"keep_tokens": {2: 0.5}}, 4), ({}, 0)], ids=["blocks", "tokens", "head"]
 )
@@ -351,7 +351,6 @@ def test_openvino_computes_what_torch_does(
     assert torch.equal(features[1], features[2])
 
 
-@pytest.mark.slow
 def test_as_good_is_what_is_no_further_from_f32_than_it_is_rounded() -> None:
     made = backbone()
     prefix, pre = Frozen(made, 4, bf16=False).split.prefix.eval(), made.preprocess
@@ -406,7 +405,7 @@ def _chosen(monkeypatch: pytest.MonkeyPatch, frozen: Frozen, views: int, *, fast
         return faster_runtime(frozen, views, SILENT)
 
 
-@pytest.mark.slow
+@pytest.mark.representative
 def test_what_openvino_cannot_convert_torch_computes(monkeypatch: pytest.MonkeyPatch) -> None:
     def cannot(*_given: object, **_named: object) -> None:
         raise RuntimeError("no such operation\naten::odd")

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from functools import cache, partial
 from itertools import pairwise
 from pathlib import Path
@@ -21,6 +22,7 @@ from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import load_file
 from tests.conftest import write_data
+from tests.zygote import Zygote
 
 import ftx
 from ftx.core.progress import SILENT
@@ -39,6 +41,7 @@ TORCHRUN = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--np
 PROGRAM = Path(__file__).with_name("together.py")
 TRAIN = ("train", "--data", "data", "--model", "test_vit", "--weights", "none", "--image-size", "32", "--peft", "lora")
 TRAIN = (*TRAIN, "--set", "train.precision=f32")  # in bf16, which a CPU may have, sums differ by more
+Trainer = Callable[..., tuple[str, str]]
 OFTEN = ("--blocks", "all", "--batch-size", "6", "--set", "train.checkpoint_minutes=0.001")
 
 
@@ -49,25 +52,30 @@ def here(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-def started(folder: Path, processes: int, *words: str, cache_home: Path | None = None) -> subprocess.Popen[str]:
+def started(folder: Path, processes: int, *words: str) -> subprocess.Popen[str]:
     """ftx in so many processes, each of one thread."""
-    home = {} if cache_home is None else {"XDG_CACHE_HOME": str(cache_home)}
     launcher = (*TORCHRUN, str(processes)) if processes > 1 else (sys.executable,)
     return subprocess.Popen(
         [*launcher, "-m", "ftx", *words],
         cwd=folder,
-        env={**os.environ, "OMP_NUM_THREADS": "1", **home},
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
     )
 
 
-def trained(folder: Path, processes: int, *words: str, cache_home: Path | None = None) -> tuple[Run, str, str]:
-    process = started(folder, processes, *words, cache_home=cache_home)
-    out, err = process.communicate(timeout=180)
-    assert process.returncode == 0, err
-    return Run.open(folder / words[words.index("--out") + 1]), out, err
+@pytest.fixture
+def ftx_in(fresh_ftx: Zygote) -> Trainer:
+    """``ftx_in(2, folder, "train", ...)``: so many processes that are forked, which saves each its imports."""
+
+    def done(processes: int, folder: Path, *words: str, cache_home: Path | None = None) -> tuple[str, str]:
+        home = {} if cache_home is None else {"XDG_CACHE_HOME": str(cache_home)}
+        ended = fresh_ftx(*words, cwd=folder, ranks=processes, environment=home)
+        assert ended.returncode == 0, ended.stderr
+        return ended.stdout, ended.stderr
+
+    return done
 
 
 @given(st.integers(0, 40), st.integers(1, 9))
@@ -85,9 +93,11 @@ def test_of_an_empty_part_an_image_stands_in_that_does_not_count() -> None:
 
 
 @cache
-def in_float64(root: Path, task: str, processes: int, *more: str) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
+def in_float64(
+    fresh: Zygote, root: Path, task: str, processes: int, *more: str
+) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
     """The weights, logits and losses of a training, which are the same in each process."""
-    out = ended_in_float64(root, task, processes, *more)
+    out = ended_in_float64(fresh, root, task, processes, *more)
     files = [out / f"{rank}.safetensors" for rank in range(processes)]
     with safe_open(files[0], "pt") as opened:
         losses = opened.metadata()
@@ -96,57 +106,69 @@ def in_float64(root: Path, task: str, processes: int, *more: str) -> tuple[dict[
     return load_file(files[0]), losses
 
 
-def ended_in_float64(root: Path, task: str, processes: int, *more: str) -> Path:
+def ended_in_float64(fresh: Zygote, root: Path, task: str, processes: int, *more: str) -> Path:
     out = root / " ".join([task, str(processes), *(Path(word).name for word in more)])
     out.mkdir()
-    subprocess.run([*TORCHRUN, str(processes), str(PROGRAM), task, str(out), *more], check=True, capture_output=True)
+    done = fresh(task, out, *more, ranks=processes, program=PROGRAM)
+    assert done.returncode == 0, done.stderr
     return out
 
 
-def assert_same(root: Path, task: str, found: tuple[dict[str, torch.Tensor], dict[str, str]]) -> None:
+def assert_same(fresh: Zygote, root: Path, task: str, found: tuple[dict[str, torch.Tensor], dict[str, str]]) -> None:
     """What one process without a stop makes.
 
     Sums of some hundred products in another order, over five steps: 1e-15 was measured, and 1e-9 is far from any
     mistake in who computes what (an image that is counted twice moves a weight by 1e-3).
     """
-    (alone, losses), (together, others) = in_float64(root, task, 1), found
+    (alone, losses), (together, others) = in_float64(fresh, root, task, 1), found
     assert alone.keys() == together.keys()
     for name, tensor in alone.items():
         assert torch.allclose(tensor, together[name], rtol=0, atol=1e-9), name
     assert all(abs(float(losses[name]) - float(others[name])) < 1e-9 for name in losses)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize(("task", "processes"), [("multiclass", 2), ("multilabel", 2), ("hierarchical", 4)])
+@pytest.mark.parametrize(
+    ("task", "processes"),
+    [
+        pytest.param("multiclass", 2, marks=pytest.mark.representative),
+        pytest.param("multilabel", 2, marks=pytest.mark.slow),
+        pytest.param("hierarchical", 4, marks=pytest.mark.slow),
+    ],
+)
 def test_in_float64_an_epoch_of_sgd_ends_with_the_weights_of_one_process(
-    task: str, processes: int, tmp_path_factory: pytest.TempPathFactory
+    task: str, processes: int, fresh_ftx: Zygote, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     root = tmp_path_factory.getbasetemp()
-    assert_same(root, task, in_float64(root, task, processes))
+    assert_same(fresh_ftx, root, task, in_float64(fresh_ftx, root, task, processes))
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("processes", [1, 2])
+@pytest.mark.parametrize(
+    "processes", [pytest.param(1, marks=pytest.mark.slow), pytest.param(2, marks=pytest.mark.representative)]
+)
 def test_a_batch_that_is_computed_in_parts_is_the_same_batch(
-    processes: int, tmp_path_factory: pytest.TempPathFactory
+    processes: int, fresh_ftx: Zygote, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     root = tmp_path_factory.getbasetemp()
-    assert_same(root, "hierarchical", in_float64(root, "hierarchical", processes, "--parts", "2"))
+    assert_same(fresh_ftx, root, "hierarchical", in_float64(fresh_ftx, root, "hierarchical", processes, "--parts", "2"))
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("before", "after"), [(2, 1), (1, 2)])
 def test_a_training_goes_on_with_another_number_of_processes_to_the_same_weights(
-    before: int, after: int, tmp_path_factory: pytest.TempPathFactory
+    before: int, after: int, fresh_ftx: Zygote, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     root = tmp_path_factory.getbasetemp()
-    begun = ended_in_float64(root, "hierarchical", before, "--cut", "3")
+    begun = ended_in_float64(fresh_ftx, root, "hierarchical", before, "--cut", "3")
     assert (begun / "record.json").is_file()
-    assert_same(root, "hierarchical", in_float64(root, "hierarchical", after, "--begun", str(begun)))
+    assert_same(
+        fresh_ftx, root, "hierarchical", in_float64(fresh_ftx, root, "hierarchical", after, "--begun", str(begun))
+    )
 
 
 @pytest.mark.slow
-def test_with_adamw_logits_are_apart_by_what_rounding_makes_of_it(tmp_path_factory: pytest.TempPathFactory) -> None:
+def test_with_adamw_logits_are_apart_by_what_rounding_makes_of_it(
+    fresh_ftx: Zygote, tmp_path_factory: pytest.TempPathFactory
+) -> None:
     """AdamW divides by small second moments, so it enlarges rounding, by how much float64 tells.
 
     With another number of processes nothing but the order of sums is another. What of that reaches the logits goes, as
@@ -155,7 +177,9 @@ def test_with_adamw_logits_are_apart_by_what_rounding_makes_of_it(tmp_path_facto
     root = tmp_path_factory.getbasetemp()
 
     def apart(*more: str) -> float:
-        alone, *others = (in_float64(root, "multilabel", number, "--adamw", *more)[0]["logits"] for number in (1, 2, 4))
+        alone, *others = (
+            in_float64(fresh_ftx, root, "multilabel", number, "--adamw", *more)[0]["logits"] for number in (1, 2, 4)
+        )
         return max(float((alone - other).abs().max()) for other in others)
 
     in_64, in_32 = apart(), apart("--float32")
@@ -167,16 +191,18 @@ def test_with_adamw_logits_are_apart_by_what_rounding_makes_of_it(tmp_path_facto
 
 @pytest.mark.slow
 @pytest.mark.parametrize("trained_part", ["all", "2", "head"])  # "2": the others are computed once, and kept
-def test_with_adamw_the_same_epoch_is_the_best_and_logits_agree(trained_part: str, here: Path, tmp_path: Path) -> None:
+def test_with_adamw_the_same_epoch_is_the_best_and_logits_agree(
+    trained_part: str, ftx_in: Trainer, here: Path, tmp_path: Path
+) -> None:
     part = ("--peft", "none", "--freeze-backbone") if trained_part == "head" else ("--blocks", trained_part)
     words = (*TRAIN, *part, "--epochs", "4", "--batch-size", "6", "--set", "train.augment=light")
     runs: list[Run] = []
     for processes in (1, 2, 4):
         name = f"{trained_part}-{processes}"
-        run, out, err = trained(here, processes, *words, "--out", name, cache_home=tmp_path / name)
+        out, err = ftx_in(processes, here, *words, "--out", name, cache_home=tmp_path / name)
         assert out.count("best epoch") == 1  # it is said once
         assert err.count("next: ftx merge") == 1
-        runs.append(run)
+        runs.append(Run.open(here / name))
     logits = [held_out(run) for run in runs]
     for run, found in zip(runs[1:], logits[1:], strict=True):
         alone, together = read_epochs(runs[0].path), read_epochs(run.path)
@@ -191,12 +217,14 @@ def test_with_adamw_the_same_epoch_is_the_best_and_logits_agree(trained_part: st
 
 
 @pytest.mark.slow
-def test_images_of_many_shards_are_trained_on_alike_and_the_run_goes_on(here: Path, tmp_path: Path) -> None:
+def test_images_of_many_shards_are_trained_on_alike_and_the_run_goes_on(ftx_in: Trainer, tmp_path: Path) -> None:
     """So many that their order goes from shard to shard; one process is stopped amid an epoch, and two go on."""
     write_data(tmp_path / "data", 34)
     write_shards(tmp_path / "data", tmp_path / "shards", per_shard=1)
     words = (*TRAIN, "--data", "shards", *OFTEN, "--epochs", "3", "--set", "train.augment=light")
-    runs = [trained(tmp_path, processes, *words, "--out", f"{processes}")[0] for processes in (1, 2)]
+    for processes in (1, 2):
+        ftx_in(processes, tmp_path, *words, "--out", f"{processes}")
+    alone, together = (Run.open(tmp_path / f"{processes}") for processes in (1, 2))
     process = started(tmp_path, 1, *words, "--out", "stopped")
     while not checkpoint_records(tmp_path / "stopped"):
         assert process.poll() is None
@@ -204,13 +232,11 @@ def test_images_of_many_shards_are_trained_on_alike_and_the_run_goes_on(here: Pa
     process.send_signal(signal.SIGTERM)
     process.communicate(timeout=120)
     assert process.returncode in (0, 143)
-    process = started(tmp_path, 2, "train", "--resume", "stopped")
-    _, err = process.communicate(timeout=180)
-    assert process.returncode == 0, err
-    alone = read_epochs(runs[0].path)
-    assert len(runs[0].entries("train")) > AT_HAND
-    for other in (runs[1].path, tmp_path / "stopped"):
-        assert [epoch.loss for epoch in read_epochs(other)] == pytest.approx([one.loss for one in alone], rel=1e-5)
+    ftx_in(2, tmp_path, "train", "--resume", "stopped")
+    assert len(alone.entries("train")) > AT_HAND
+    losses = [one.loss for one in read_epochs(alone.path)]
+    for other in (together.path, tmp_path / "stopped"):
+        assert [epoch.loss for epoch in read_epochs(other)] == pytest.approx(losses, rel=1e-5)
 
 
 def held_out(run: Run) -> np.ndarray:
@@ -279,30 +305,30 @@ def test_what_all_meet_is_said_once(here: Path) -> None:
     assert process.communicate(timeout=120)[1].count("error:") == 1
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("different", "of_the_second", "found"),
     [
-        ("images", "words[2] = 'b'", "their digest: "),  # as through a mount of its own, in which an image is another
-        ("recipes", "words += ['--lr', '2e-3']", "in rank 0, 0.002 in rank 1\n"),
-        ("versions", "import torch; torch.__version__ = '2.0.0'", "in rank 0, 2.0.0 in rank 1\n"),
+        pytest.param(  # as through a mount of its own, in which an image is another
+            "images", "words[2] = 'b'", "their digest: ", marks=pytest.mark.representative
+        ),
+        pytest.param("recipes", "words += ['--lr', '2e-3']", "in rank 0, 0.002 in rank 1\n", marks=pytest.mark.slow),
+        pytest.param(
+            "versions",
+            "import torch; torch.__version__ = '2.0.0'",
+            "in rank 0, 2.0.0 in rank 1\n",
+            marks=pytest.mark.slow,
+        ),
     ],
 )
 def test_processes_that_differ_end_with_one_error(
-    different: str, of_the_second: str, found: str, here: Path, tmp_path: Path
+    different: str, of_the_second: str, found: str, fresh_ftx: Zygote, here: Path, tmp_path: Path
 ) -> None:
     first, second = (tmp_path / name for name in ("a", "b"))
     shutil.copytree(here / "data", first)
     shutil.copytree(here / "data", second)
     Image.new("RGB", (40, 40), "white").save(next(second.rglob("*.png")))
-    process = subprocess.run(
-        [*TORCHRUN, "2", program(tmp_path, of_the_second, of_all="words[2] = 'a'")],
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
+    script = program(tmp_path, of_the_second, of_all="words[2] = 'a'")
+    process = fresh_ftx(cwd=tmp_path, ranks=2, program=script)
     assert process.returncode != 0
     assert process.stderr.count("error:") == 1, process.stderr
     assert f"different {different}" in process.stderr, process.stderr
@@ -322,7 +348,7 @@ def test_what_one_meets_before_the_others_is_said_by_that_one(
     of_the_second: str, said: str, here: Path, tmp_path: Path
 ) -> None:
     began = time.monotonic()
-    process = in_two(here, program(tmp_path, of_the_second))
+    process = by_torchrun(here, program(tmp_path, of_the_second))
     assert process.returncode != 0
     assert process.stderr.count("error:") == 1, process.stderr
     assert said in process.stderr.partition("error:")[2], process.stderr
@@ -330,7 +356,7 @@ def test_what_one_meets_before_the_others_is_said_by_that_one(
 
 
 @pytest.mark.slow
-def test_a_budget_is_asked_of_a_process_s_part_of_a_batch(here: Path, tmp_path: Path) -> None:
+def test_a_budget_is_asked_of_a_process_s_part_of_a_batch(fresh_ftx: Zygote, here: Path, tmp_path: Path) -> None:
     told = (
         "import ftx.training.budget as budget; known = budget.rehearse\n"
         "def rehearse(found):\n"
@@ -339,14 +365,14 @@ def test_a_budget_is_asked_of_a_process_s_part_of_a_batch(here: Path, tmp_path: 
         "budget.rehearse = rehearse\n"
         "words += ['--budget', '1h', '--batch-size', '7', '--epochs', '1']"
     )
-    process = in_two(here, program(tmp_path, "pass", of_all=told))
+    process = fresh_ftx(cwd=here, ranks=2, program=program(tmp_path, "pass", of_all=told))
     assert process.returncode == 0, process.stderr
     assert process.stdout.count("rehearsed with 4\n") == 2
     assert Run.open(tmp_path / "run").recipe().train.batch_size == 7
 
 
 @pytest.mark.slow
-def test_attention_is_computed_as_the_first_process_has_chosen(here: Path, tmp_path: Path) -> None:
+def test_attention_is_computed_as_the_first_process_has_chosen(fresh_ftx: Zygote, here: Path, tmp_path: Path) -> None:
     """However little memory is free where another looks."""
     told = (
         "import ftx.training.loop as loop\n"  # two processes share the pipe, which takes a write at once
@@ -357,20 +383,20 @@ def test_attention_is_computed_as_the_first_process_has_chosen(here: Path, tmp_p
         "words += ['--epochs', '1', '--blocks', 'all']"
     )
     no_memory = "import ftx.training.device_placement as it; it.available_bytes = lambda: 0"
-    process = in_two(here, program(tmp_path, no_memory, of_all=told))
+    process = fresh_ftx(cwd=here, ranks=2, program=program(tmp_path, no_memory, of_all=told))
     assert process.returncode == 0, process.stderr
     assert process.stdout.count("fused: {False}\n") == 2, process.stdout
 
 
 @pytest.mark.slow
-def test_what_would_fit_is_said_of_a_process(here: Path, tmp_path: Path) -> None:
+def test_what_would_fit_is_said_of_a_process(fresh_ftx: Zygote, here: Path, tmp_path: Path) -> None:
     full = (
         "import torch, ftx.training.loop as loop\n"
         "def full(module):\n"
         "    raise torch.OutOfMemoryError('CUDA out of memory. Tried to allocate 2.00 GiB.')\n"
         "loop.prove_reach = full"
     )
-    process = in_two(here, program(tmp_path, "pass", of_all=full))
+    process = fresh_ftx(cwd=here, ranks=2, program=program(tmp_path, "pass", of_all=full))
     assert process.stderr.count("error:") == 1, process.stderr
     assert "not enough memory" in process.stderr
     assert " in each process\n" in process.stderr
@@ -384,20 +410,13 @@ def test_a_process_that_falls_silent_in_a_step_is_missed(here: Path, tmp_path: P
         "import signal, ftx.training.loop as loop\n"
         "    loop.prove_reach = lambda module: os.kill(os.getpid(), signal.SIGSTOP)"  # in its first step
     )
-    process = subprocess.run(
-        [*TORCHRUN, "2", program(tmp_path, silent, of_all=patience)],
-        cwd=here,
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=120,
-    )
+    process = by_torchrun(here, program(tmp_path, silent, of_all=patience))
     assert process.returncode != 0
     ours = [line for line in process.stderr.splitlines() if line.startswith("error:")]
     assert ours == ["error: another process of this training was lost"], process.stderr
 
 
-def program(folder: Path, of_the_second: str, of_all: str = "") -> str:
+def program(folder: Path, of_the_second: str, of_all: str = "") -> Path:
     """A training as the command line begins it, in which the second process has something of its own."""
     path = folder / "program.py"
     path.write_text(
@@ -409,12 +428,12 @@ def program(folder: Path, of_the_second: str, of_all: str = "") -> str:
         f"    {of_the_second}\n"
         "sys.exit(run(words))\n"
     )
-    return str(path)
+    return path
 
 
-def in_two(here: Path, script: str) -> subprocess.CompletedProcess[str]:
-    """What two processes of a program say."""
-    return subprocess.run([*TORCHRUN, "2", script], cwd=here, capture_output=True, text=True, check=False)
+def by_torchrun(here: Path, script: Path) -> subprocess.CompletedProcess[str]:
+    """What two processes of a program say; torchrun ends the other where one fails."""
+    return subprocess.run([*TORCHRUN, "2", script], cwd=here, capture_output=True, text=True, check=False, timeout=120)
 
 
 @pytest.mark.slow

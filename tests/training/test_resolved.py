@@ -140,7 +140,6 @@ def test_what_a_run_said_of_steps_is_not_told_again(tables: dict[str, Path], tmp
             assert [text.split(":")[0] for text in listener.said if "not used" in text] == notes
 
 
-@pytest.mark.slow
 def test_targets_that_a_mixer_has_not_are_not_in_its_recipe(tables: dict[str, Path], tmp_path: Path) -> None:
     recipe = asked(tables, "lora", "multiclass", name="mixer_s32_224", image_size=224, epochs=1, blocks=1)
     assert recipe.adapter.targets == ("q", "k", "v", "proj", "fc1", "fc2")

@@ -9,6 +9,7 @@ import shutil
 import signal
 from collections.abc import Callable
 from contextlib import chdir
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -124,9 +125,18 @@ def begun(here: Path, monkeypatch: pytest.MonkeyPatch, recipe: Recipe, run: Path
     return run
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("task", LABELS)
-@pytest.mark.parametrize("method", METHODS)
+# Each method and each task at each moment; in the slow tests each method with each task.
+PAIRED = {("lora", "hierarchical"), ("dora", "multilabel"), ("pissa", "multiclass"), ("linear", "multilabel")}
+PAIRED |= {("full", "hierarchical")}
+
+
+@pytest.mark.parametrize(
+    ("method", "task"),
+    [
+        pytest.param(*pair, marks=pytest.mark.representative if pair in PAIRED else pytest.mark.slow)
+        for pair in product(METHODS, LABELS)
+    ],
+)
 def test_cut_off_anywhere_it_ends_with_the_same_bytes(
     method: str, task: str, here: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -75,6 +75,7 @@ with stoppable() as stop, stop.between_steps():
 """
 
 
+@pytest.mark.slow
 def test_a_signal_stack_that_others_freed_is_not_used() -> None:
     """As OpenVINO frees it on CPUs with AMX, with the Core that it came with."""
     done = subprocess.run([sys.executable, "-c", FREED], capture_output=True, text=True, check=False)

@@ -102,7 +102,6 @@ def runs(images: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Ru
         return {method: Run.open(train(recipe(images, method), out=root / method).run) for method in METHODS}
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("method", METHODS)
 def test_merge_of_each_method(runs: dict[str, Run], method: str) -> None:
     run = runs[method]
@@ -120,7 +119,6 @@ def test_merge_of_each_method(runs: dict[str, Run], method: str) -> None:
     assert set(opened.state_dict()) == set(load_file(run.path / "dense" / "model.safetensors"))
 
 
-@pytest.mark.slow
 def test_transformers_opens_dense_with_the_right_labels(runs: dict[str, Run]) -> None:
     from transformers import AutoModelForImageClassification
 
@@ -132,7 +130,6 @@ def test_transformers_opens_dense_with_the_right_labels(runs: dict[str, Run]) ->
     torch.testing.assert_close(opened(x).logits, load_dense(run.path / "dense")(x), rtol=0, atol=1e-5)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("method", ["lora", "dora", "last", "each", "pissa", "named", "roots"])
 def test_peft_opens_trained_and_answers_as_we_do(runs: dict[str, Run], method: str) -> None:
     import peft
@@ -150,7 +147,6 @@ def test_peft_opens_trained_and_answers_as_we_do(runs: dict[str, Run], method: s
     torch.testing.assert_close(opened(x), expected, rtol=0, atol=5e-6)
 
 
-@pytest.mark.slow
 def test_training_again_from_the_recipe_gives_the_same_bytes(runs: dict[str, Run], tmp_path: Path) -> None:
     run = runs["dora"]
     again = train(Recipe.load(run.path / "recipe.yaml"), out=tmp_path / "again")
@@ -217,7 +213,6 @@ def _alter(folder: Path, change: str) -> None:
         path.write_bytes(path.read_bytes()[:-100])
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("change", ["missing", "spare", "shape", "nan", "truncated"])
 def test_an_adapter_that_does_not_hold_is_refused(runs: dict[str, Run], tmp_path: Path, change: str) -> None:
     run = Path(shutil.copytree(runs["dora"].path, tmp_path / "run"))
@@ -242,7 +237,6 @@ def _vouch_trained(run: Path) -> None:
     (run / "run.json").write_text(json.dumps(document))
 
 
-@pytest.mark.slow
 def test_another_base_is_refused(runs: dict[str, Run], tmp_path: Path) -> None:
     run = Path(shutil.copytree(runs["lora"].path, tmp_path / "run"))
     text = (run / "recipe.yaml").read_text()
@@ -254,7 +248,6 @@ def test_another_base_is_refused(runs: dict[str, Run], tmp_path: Path) -> None:
         merge(Run.open(run))
 
 
-@pytest.mark.slow
 def test_interrupted_training_keeps_the_best_epoch(
     images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -271,7 +264,6 @@ def test_interrupted_training_keeps_the_best_epoch(
     assert merge(Run.open()).ok
 
 
-@pytest.mark.slow
 def test_what_stops_a_training_leaves_nothing(images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     with pytest.raises(FtxError, match="finite"):
@@ -284,7 +276,6 @@ def test_what_stops_a_training_leaves_nothing(images: Path, tmp_path: Path, monk
         train(recipe(images, "lora"), out=Path("runs/latest"))
 
 
-@pytest.mark.slow
 def test_two_trainings_of_one_name_are_two_runs(images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
 
@@ -299,7 +290,6 @@ def test_two_trainings_of_one_name_are_two_runs(images: Path, tmp_path: Path, mo
     assert Run.open("runs/x-2").manifest.method == "lora"
 
 
-@pytest.mark.slow
 def test_dropout_draws_from_the_recipes_seed(images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     dropped = {"adapter.dropout": 0.3, "train.patch_dropout": 0.5, "train.epochs": 1}
@@ -311,7 +301,6 @@ def test_dropout_draws_from_the_recipes_seed(images: Path, tmp_path: Path, monke
     assert sha256_file(files[0]) == sha256_file(files[1])
 
 
-@pytest.mark.slow
 def test_memory_does_not_decide_what_is_trained_on(
     images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -364,7 +353,6 @@ def test_the_digest_knows_no_dtype_and_no_input_size(tmp_path: Path) -> None:
     assert first.digest not in digests
 
 
-@pytest.mark.slow
 def test_dry_run_says_what_would_be_trained(images: Path) -> None:
     report = dry_run(recipe(images, "dora", **{"train.epochs": 100, "model.keep_tokens": {4: 0.5, 8: 0.5}}))
     assert report.tokens == {0: 5, 4: 3, 8: 2}  # four patches, two and one, and the class token

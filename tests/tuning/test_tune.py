@@ -54,6 +54,7 @@ def searched(trials: int, *overrides: str, out: str = "study", space: str = "spa
     return tune(recipe, Wanted(trials=trials), Path(out), space=Path(space), **more)  # pyright: ignore[reportArgumentType]
 
 
+@pytest.mark.representative
 def test_each_trial_is_a_run_with_the_keys_that_were_drawn_and_the_best_is_the_best(here: Path) -> None:
     report = searched(3)
     assert [one.state for one in report.trials] == ["complete"] * 3
@@ -76,6 +77,7 @@ def test_each_trial_is_a_run_with_the_keys_that_were_drawn_and_the_best_is_the_b
     assert len(searched(4).trials) == 4
 
 
+@pytest.mark.slow
 def test_a_study_of_something_else_is_refused(here: Path) -> None:
     searched(1)
     with pytest.raises(RunError, match="searches something else"):
@@ -107,6 +109,7 @@ def test_a_study_is_begun_in_a_folder_of_its_own_or_not_at_all(here: Path) -> No
     assert not Path("new").exists()
 
 
+@pytest.mark.slow
 def test_the_newest_run_is_the_best_of_a_search(here: Path) -> None:
     report = searched(3)
     (worse, *_) = [one for one in report.trials if one.number not in report.best]
@@ -116,6 +119,7 @@ def test_the_newest_run_is_the_best_of_a_search(here: Path) -> None:
     assert Path("runs/latest").resolve() == Path(str(report.run)).resolve()
 
 
+@pytest.mark.representative
 def test_a_trial_that_cannot_be_trained_fails_with_its_reason_and_the_others_go_on(here: Path) -> None:
     # So many ranks that can be trained that chance does not draw the other one five times in a row.
     Path("space.yaml").write_text(f"adapter.rank: {[*range(2, 42), 4000]}")
@@ -171,6 +175,7 @@ def test_a_storage_that_is_not_there_is_one_error(
     assert "secret" not in str(error.value)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("storage", [None, "sqlite:///elsewhere.db"])
 def test_a_storage_that_goes_away_in_a_trial_is_one_error_and_its_run_goes_on(here: Path, storage: str | None) -> None:
     file = here / ("study/study.db" if storage is None else "elsewhere.db")
@@ -220,17 +225,20 @@ def test_a_worker_waits_for_the_one_that_makes_the_study_at_this_moment(here: Pa
         saying.result()
 
 
+@pytest.mark.slow
 def test_a_study_whose_maker_was_killed_before_it_said_what_of_is_taken_up(here: Path) -> None:
     optuna.create_study(storage="sqlite:///shared.db", study_name="ftx", direction="maximize")
     assert searched(1, storage="sqlite:///shared.db").best == [0]
 
 
+@pytest.mark.slow
 def test_a_study_of_another_program_is_refused(here: Path) -> None:
     optuna.create_study(storage="sqlite:///shared.db", study_name="ftx").optimize(lambda _trial: 1.0, n_trials=1)
     with pytest.raises(RunError, match="searches something else"):
         searched(2, storage="sqlite:///shared.db")
 
 
+@pytest.mark.slow
 def test_a_trial_that_a_lost_machine_left_behind_ends_no_search(here: Path) -> None:
     url = "sqlite:///shared.db"
     searched(1, storage=url)
@@ -251,6 +259,7 @@ def test_a_budget_begins_no_trial_after_it(here: Path) -> None:
     assert len(report.trials) == 1
 
 
+@pytest.mark.representative
 def test_a_hopeless_trial_is_pruned_and_is_a_run_all_the_same(here: Path) -> None:
     """After five trials at rates that learn one comes that does not."""
     Path("space.yaml").write_text("train.lr: {low: 1e-9, high: 2e-2}")
@@ -288,6 +297,7 @@ def test_runs_that_are_there_are_not_taken_for_those_of_a_new_study(here: Path) 
         searched(2)
 
 
+@pytest.mark.slow
 def test_a_study_goes_on_whose_best_run_was_removed_and_without_the_runs_of_other_machines(here: Path) -> None:
     url = f"sqlite:///{here}/shared.db"
     first = searched(2, storage=url)
@@ -303,6 +313,7 @@ def test_a_study_goes_on_whose_best_run_was_removed_and_without_the_runs_of_othe
         assert Path("elsewhere/best.yaml").read_text() == recipe
 
 
+@pytest.mark.slow
 def test_a_head_that_is_solved_is_never_pruned(here: Path) -> None:
     Path("space.yaml").write_text("seed: {low: 0, high: 100}")
     listener = Listener()
@@ -329,6 +340,7 @@ class CutOff(Listener):
                 raise PowerCut
 
 
+@pytest.mark.slow
 def test_a_trial_at_which_workers_are_lost_again_and_again_fails_and_the_search_goes_on(here: Path) -> None:
     for _ in range(4):
         with pytest.raises(PowerCut):
@@ -338,6 +350,7 @@ def test_a_trial_at_which_workers_are_lost_again_and_again_fails_and_the_search_
     assert report.trials[0].reason == "4 workers were lost in it, one after the other, at the same place"
 
 
+@pytest.mark.slow
 def test_a_trial_that_gets_on_between_losses_does_not_fail(here: Path) -> None:
     long = ("train.epochs=12", "train.patience=12", "train.checkpoint_minutes=0")
     for _ in range(5):

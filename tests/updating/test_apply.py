@@ -78,6 +78,7 @@ def test_the_device_makes_the_servers_file(shipped: Path, whole_run: Path, out: 
     assert [path.name for path in out.parent.iterdir()] == ["model"]
 
 
+@pytest.mark.representative
 def test_it_answers_as_the_servers_and_is_a_model_like_others(shipped: Path, whole_run: Path, out: Path) -> None:
     apply(shipped / "one", shipped / "base", out)
     image = next((whole_run.parents[1] / "data" / "test" / "blue").iterdir())
@@ -89,6 +90,7 @@ def test_it_answers_as_the_servers_and_is_a_model_like_others(shipped: Path, who
     assert read_card(out).base is None
 
 
+@pytest.mark.representative
 def test_the_servers_verdict_travels_and_is_repeated(
     validated_run: Path, shipped: Path, out: Path, tmp_path: Path
 ) -> None:
@@ -109,6 +111,7 @@ def test_the_servers_verdict_travels_and_is_repeated(
     assert 0 < back.seconds < 60  # a model of some layers is compiled and asked
 
 
+@pytest.mark.slow
 def test_a_verdict_is_asked_about_the_images_that_the_base_has(
     other_labels: Run, shipped: Path, out: Path, tmp_path: Path
 ) -> None:
@@ -188,6 +191,7 @@ def load_base(folder: Path) -> dict[str, np.ndarray]:
     return {name: np.array(model[constant]) for name, constant in card.base.constants.items()}
 
 
+@pytest.mark.representative
 def test_a_newer_one_takes_its_place_and_an_older_one_does_not(shipped: Path, out: Path) -> None:
     apply(shipped / "one", shipped / "base", out)
     apply(shipped / "two", shipped / "base", out)
@@ -202,6 +206,7 @@ def test_a_newer_one_takes_its_place_and_an_older_one_does_not(shipped: Path, ou
     assert hashes(out) == before
 
 
+@pytest.mark.representative
 def test_a_damaged_model_is_replaced_and_not_kept(shipped: Path, out: Path) -> None:
     apply(shipped / "one", shipped / "base", out)
     apply(shipped / "two", shipped / "base", out)
@@ -222,6 +227,7 @@ def test_a_model_in_another_precision_is_not_replaced(shipped: Path, whole_run: 
         apply(shipped / "one", shipped / "base", out)
 
 
+@pytest.mark.representative
 def test_there_is_a_way_back_and_forward_again(shipped: Path, out: Path) -> None:
     apply(shipped / "one", shipped / "base", out)
     first = hashes(out)
@@ -261,6 +267,7 @@ def other_labels(whole_run: Path, tmp_path_factory: pytest.TempPathFactory) -> R
     return run
 
 
+@pytest.mark.representative
 def test_a_new_number_of_classes(other_labels: Run, shipped: Path, out: Path, tmp_path: Path) -> None:
     export_update(other_labels, tmp_path / "update", shipped / "base")
     report = apply(tmp_path / "update", shipped / "base", out)
@@ -275,6 +282,7 @@ def test_a_new_number_of_classes(other_labels: Run, shipped: Path, out: Path, tm
     assert model.get_rt_info(["model_info", "labels"]).value == "very_amber very_blue very_red"
 
 
+@pytest.mark.slow
 def test_an_adapter_of_peft_with_a_bias_in_its_head(shipped: Path, whole_run: Path, out: Path, tmp_path: Path) -> None:
     """peft's own merge is the oracle; nobody says what the trained model answers, so nothing is proved."""
     base = load_file(whole_run / "dense" / "model.safetensors")
@@ -314,6 +322,7 @@ def cut_head(adapter: Path) -> None:
     save_file(cut, path, metadata={"format": "pt"})
 
 
+@pytest.mark.slow
 def test_from_float16_the_bound_holds(whole_run: Path, shipped: Path, out: Path, tmp_path: Path) -> None:
     export_base(whole_run, tmp_path / "half", precision="fp16")
     export_update(whole_run, tmp_path / "update", tmp_path / "half")
@@ -477,6 +486,7 @@ def test_nothing_else_is_written_over(shipped: Path, tmp_path: Path) -> None:
         apply(shipped / "one", base, base)
 
 
+@pytest.mark.slow
 def test_two_bases_and_two_updates_are_the_same_bytes(whole_run: Path, shipped: Path, tmp_path: Path) -> None:
     export_base(whole_run, tmp_path / "base")
     assert hashes(tmp_path / "base") == hashes(shipped / "base")
@@ -511,7 +521,6 @@ def test_a_server_refuses_a_base_that_is_not_the_runs(
     assert not (tmp_path / "update").exists()
 
 
-@pytest.mark.slow
 def test_a_device_needs_no_torch(shipped: Path, out: Path) -> None:
     code = """
 import sys
@@ -526,7 +535,7 @@ sys.exit(run(["apply", *sys.argv[1:], "--json"]))
     assert json.loads(done.stdout)["exact"] is True
 
 
-@pytest.mark.slow
+@pytest.mark.representative
 def test_a_disk_that_fills_leaves_the_old_model(shipped: Path, out: Path) -> None:
     apply(shipped / "one", shipped / "base", out)
     before = hashes(out)

@@ -81,7 +81,6 @@ def test_a_run_says_what_it_was_made_of(written: Path, name: str) -> None:
         assert (now[key] | value if isinstance(value, dict) else value) == now[key]
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("name", [name for name in RUNS if name != WHOLE])
 def test_a_run_merges(written: Path, name: str) -> None:
     run = Run.open(name)

@@ -102,6 +102,7 @@ def test_progress_counts_every_image_of_every_pass(listener: Listener, quantized
     assert listener.total == passes * quantizing.SEARCH_IMAGES + 1 + len(quantized.sensitivities) + final * IMAGES
 
 
+@pytest.mark.representative
 def test_images_that_the_search_has_used_up_are_not_gone_through_again() -> None:
     listener = Listener()
     few = images(1)[: quantizing.SEARCH_IMAGES]
@@ -178,6 +179,7 @@ def in_8_bits(model: ov.Model) -> list[np.ndarray]:
     ]
 
 
+@pytest.mark.representative
 def test_safe_from_overflow_are_weights_of_seven_bits() -> None:
     """Two products of u8 and 7 bits fit into i16: 2 x 255 x 64 = 32,640."""
     settings = (Setting(alpha=-1.0),)
@@ -257,6 +259,7 @@ def sensitive_body() -> ov.Model:
     return ov.Model([total], [image], "sensitive")
 
 
+@pytest.mark.representative
 def test_the_product_that_loses_most_for_its_work_goes_back_into_float() -> None:
     made = quantize_body(sensitive_body(), images(1), images(2), settings=PLAIN)
     assert made.sensitivities[0].product.name == "delicate"
@@ -268,6 +271,7 @@ def test_the_product_that_loses_most_for_its_work_goes_back_into_float() -> None
     assert whole.work < chosen.work <= 1.1 * whole.work
 
 
+@pytest.mark.representative
 def test_labels_that_change_beyond_the_margin_call_for_accuracy_control() -> None:
     """A margin of nothing, so that any change is too many: NNCF puts layers back until its own measure holds."""
     given = body(labels=100)
@@ -286,6 +290,7 @@ def test_labels_that_change_beyond_the_margin_call_for_accuracy_control() -> Non
     assert after.flags == OFF
 
 
+@pytest.mark.representative
 def test_attention_stays_in_float() -> None:
     torch.manual_seed(0)
     vit = timm.create_model("vit_tiny_patch16_224", img_size=32, depth=2, embed_dim=48, num_heads=3, num_classes=7)

@@ -1,0 +1,132 @@
+"""The tests that a change reaches, nearest first: ``python -m tests.changed [--base COMMIT] [--seconds S]``.
+
+A changed module reaches whatever imports it, directly or by way of others. A file of tests is as far from it as the
+nearest module that it imports, and those of the module's own package come first. As much is printed as fits into the
+seconds (of both workers, by tests/durations.json); what is left out is counted, and `make test` runs it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import subprocess
+import sys
+from collections.abc import Iterable, Iterator, Mapping
+from functools import cache
+from pathlib import Path
+
+from tests.durations import kept
+
+ROOT = Path(__file__).parents[1]
+SECONDS = 300.0  # of two workers: two and a half minutes
+FARTHEST = 1_000
+
+
+def changed_paths(base: str) -> list[str]:
+    """What differs from a commit, new files included, by its path in the repository."""
+    commands = (["diff", "--name-only", base], ["ls-files", "--others", "--exclude-standard"])
+    said = [subprocess.run(["git", *words], cwd=ROOT, capture_output=True, text=True, check=True) for words in commands]
+    return sorted({line for one in said for line in one.stdout.splitlines()})
+
+
+def module_of(path: str) -> str | None:
+    """``ftx.core.files`` for ``src/ftx/core/files.py``; for another file the module it lies beside."""
+    parts = Path(path).with_suffix("" if path.endswith(".py") else Path(path).suffix).parts
+    if parts[:2] != ("src", "ftx"):
+        return None
+    if not path.endswith(".py") or parts[-1] == "__init__":
+        parts = parts[:-1]
+    return ".".join(parts[1:])
+
+
+def distances(changed: Iterable[str]) -> Mapping[str, int]:
+    """How many imports lead from each module of ftx to the nearest changed one."""
+    import grimp
+
+    graph = grimp.build_graph("ftx")
+    found: dict[str, int] = {}
+    front = {module for module in changed if module in graph.modules}
+    while front:
+        found |= dict.fromkeys(front, len(set(found.values())))
+        front = {above for module in front for above in graph.find_modules_that_directly_import(module)} - found.keys()
+    return found
+
+
+@cache
+def imports(path: Path) -> frozenset[str]:
+    """The modules of ftx that a file of tests names, and those that the tests' own modules name which it imports."""
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names = [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
+        else:
+            continue
+        for name in names:
+            own = (ROOT / name.replace(".", "/")).with_suffix(".py")
+            if name.startswith("tests.") and own.is_file() and own.name != "conftest.py":
+                found |= imports(own)
+            elif name.partition(".")[0] == "ftx":
+                found.add(name)
+    return frozenset(found)
+
+
+def ranked(paths: Iterable[str]) -> Iterator[tuple[int, str]]:
+    """Each file of tests that the change reaches, and how far it is away."""
+    paths = list(paths)
+    modules = {module for path in paths if (module := module_of(path))}
+    away = distances(modules)
+    packages = {module.split(".")[1] for module in modules if "." in module}
+    helpers = {str(Path(path).parent) for path in paths if path.startswith("tests/") and _helps(path)}
+    elsewhere = any(not path.startswith(("src/", "tests/")) for path in paths)
+    for file in sorted((ROOT / "tests").rglob("test_*.py")):
+        name = file.relative_to(ROOT).as_posix()
+        folder = str(Path(name).parent)
+        if name in paths or any(folder == helper or folder.startswith(f"{helper}/") for helper in helpers):
+            yield 0, name
+        elif packages & set(Path(name).parts):
+            yield 1, name
+        elif elsewhere and folder == "tests":
+            yield 2, name
+        elif (steps := min((away.get(module, FARTHEST) for module in imports(file)), default=FARTHEST)) < FARTHEST:
+            yield 2 + steps, name
+
+
+def _helps(path: str) -> bool:
+    return path.endswith((".py", ".json", ".toml", ".txt")) and not Path(path).name.startswith("test_")
+
+
+def within(seconds: float, files: Iterable[tuple[int, str]]) -> tuple[list[str], int]:
+    """The nearest files that fit, those of the change itself in any case; and how many do not."""
+    known = kept()
+    chosen: list[str] = []
+    left = 0
+    for away, name in sorted(files, key=lambda pair: pair[0]):
+        kinds = known.get(name, {})
+        seconds -= kinds.get("test", 0.0) + kinds.get("representative", 0.0)
+        if away and seconds < 0:
+            left += 1
+        else:
+            chosen.append(name)
+    return chosen, left
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m tests.changed", description="The tests that a change reaches.")
+    parser.add_argument("--base", default="HEAD", help="compare with this commit (default: HEAD)")
+    parser.add_argument("--seconds", type=float, default=SECONDS, help="of two workers together")
+    given = parser.parse_args()
+    paths = changed_paths(given.base)
+    if not paths:
+        print(f"nothing differs from {given.base}: name an earlier commit, as in BASE=HEAD~1", file=sys.stderr)
+        return 2
+    chosen, left = within(given.seconds, ranked(paths))
+    said = f"{len(chosen)} files of tests for {len(paths)} changed files"
+    print(said + (f"; {left} more are farther away: `make test` runs them" if left else ""), file=sys.stderr)
+    print(" ".join(chosen))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,233 @@
+"""How long tests take: a record of each run, the limits that fail it, and the order that ends soonest.
+
+``pytest --durations-to=FILE`` (as `make test` and `make test-slow` do) writes what each test took, and fails if one
+without a mark takes over 2 seconds, or one that is marked representative over 10.
+
+``python -m tests.durations [FILE ...]`` prints the 30 largest families, which are files of tests. With ``--keep`` it
+writes tests/durations.json, by which the next run begins with the files that take longest.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import time
+from collections import defaultdict
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from math import inf
+from pathlib import Path
+from statistics import median
+from typing import Any, TypedDict
+
+import pytest
+from _pytest.runner import runtestprotocol
+
+KEPT = Path(__file__).with_suffix(".json")
+BUILD = Path(__file__).parents[1] / "build" / "durations"
+LIMITS_S = {"test": 2.0, "representative": 10.0}  # of a test without a mark, and with that one
+LARGEST = 30
+# Fewer files say too little of how fast a machine is, and shorter ones are mostly noise.
+COMPARED_FILES, COMPARED_S = 10, 2.0
+
+
+class Took(TypedDict):
+    """One test."""
+
+    seconds: float  # without what it shares with others
+    shared: float  # seconds in which it made that, where it was the first to need it
+    kind: str
+    outcome: str
+
+
+def kind_of(keywords: Any) -> str:
+    """``test``, ``representative`` or ``slow``: what may take how long."""
+    return next((kind for kind in ("representative", "slow") if kind in keywords), "test")
+
+
+_depth = 0
+_shared_s = 0.0
+
+
+@contextmanager
+def shared() -> Iterator[None]:
+    """Time spent within is not the test's own: it makes something that other tests use as well."""
+    global _depth, _shared_s
+    began = time.perf_counter()
+    _depth += 1
+    try:
+        yield
+    finally:
+        _depth -= 1
+        if not _depth:
+            _shared_s += time.perf_counter() - began
+
+
+class Clock:
+    """In each worker: times tests without the fixtures that they share, and once more those that seem too slow.
+
+    Only what is too slow twice counts, as another program may have had the processor.
+    """
+
+    def __init__(self, *, again: bool) -> None:
+        self.again = again
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_runtest_protocol(self, item: pytest.Item, nextitem: pytest.Item | None) -> bool | None:
+        if not self.again or kind_of(item.keywords) not in LIMITS_S:
+            return None
+        item.ihook.pytest_runtest_logstart(nodeid=item.nodeid, location=item.location)
+        reports = runtestprotocol(item, nextitem=nextitem, log=False)
+        if _seconds(reports) > LIMITS_S[kind_of(item.keywords)] and all(one.passed for one in reports):
+            item._initrequest()  # pyright: ignore[reportAttributeAccessIssue]  fixtures of its own
+            second = runtestprotocol(item, nextitem=nextitem, log=False)
+            if all(one.passed for one in second):
+                reports = min(reports, second, key=_seconds)
+        for report in reports:
+            item.ihook.pytest_runtest_logreport(report=report)
+        item.ihook.pytest_runtest_logfinish(nodeid=item.nodeid, location=item.location)
+        return True
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_fixture_setup(self, fixturedef: Any) -> Iterator[Any]:
+        if fixturedef.scope == "function":
+            return (yield)
+        with shared():
+            return (yield)
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_runtest_makereport(self) -> Iterator[Any]:
+        global _shared_s
+        report = yield
+        report.shared_s, _shared_s = _shared_s, 0.0  # xdist hands attributes on
+        return report
+
+
+@dataclass
+class Record:
+    """Where the session is steered: each test's time, written and held to the limits at the end."""
+
+    target: Path
+    began: float = field(default_factory=time.monotonic)
+    tests: dict[str, Took] = field(default_factory=dict)
+    over: list[str] = field(default_factory=list)
+    scale: float = 1.0
+
+    def pytest_runtest_logreport(self, report: Any) -> None:
+        took = self.tests.setdefault(
+            report.nodeid, Took(seconds=0.0, shared=0.0, kind=kind_of(report.keywords), outcome="passed")
+        )
+        made = getattr(report, "shared_s", 0.0)
+        took["seconds"] = round(took["seconds"] + report.duration - made, 3)
+        took["shared"] = round(took["shared"] + made, 3)
+        if report.outcome != "passed":
+            took["outcome"] = report.outcome
+
+    def pytest_sessionfinish(self, session: pytest.Session) -> None:
+        wall = round(time.monotonic() - self.began, 1)
+        document = {"seconds": wall, "processor": processor(), "tests": self.tests}
+        self.target.parent.mkdir(parents=True, exist_ok=True)
+        self.target.write_text(json.dumps(document, indent=0) + "\n", encoding="utf-8")
+        self.scale = slower(by_file(self.tests), kept())
+        self.over = list(over_limits(self.tests, self.scale))
+        if self.over and session.exitstatus == pytest.ExitCode.OK:
+            session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+    def pytest_terminal_summary(self, terminalreporter: Any) -> None:
+        if self.over:
+            terminalreporter.section("tests over their limit", red=True)
+            for line in self.over:
+                terminalreporter.line(line)
+            terminalreporter.line(
+                f"limits: {LIMITS_S['test']:.0f} s, a representative {LIMITS_S['representative']:.0f} s"
+                + (f", times {self.scale:.1f} because this machine is slower" if self.scale > 1 else "")
+                + '; see CONTRIBUTING.md, "Add a test"'
+            )
+
+
+def _seconds(reports: list[pytest.TestReport]) -> float:
+    """What a test took itself."""
+    return sum(one.duration - getattr(one, "shared_s", 0.0) for one in reports)
+
+
+def over_limits(tests: dict[str, Took], scale: float) -> Iterator[str]:
+    """A line for each test that takes longer than its kind may."""
+    for name, took in tests.items():
+        if took["seconds"] > LIMITS_S.get(took["kind"], inf) * scale:
+            yield f"{took['seconds']:5.1f} s  {name}  ({took['kind']})"
+
+
+def by_file(tests: dict[str, Took]) -> dict[str, dict[str, float]]:
+    """Seconds of each file of tests, by kind."""
+    found: defaultdict[str, defaultdict[str, float]] = defaultdict(lambda: defaultdict(float))
+    for name, took in tests.items():
+        found[name.partition("::")[0]][took["kind"]] += took["seconds"] + took["shared"]
+    return {file: {kind: round(seconds, 2) for kind, seconds in kinds.items()} for file, kinds in found.items()}
+
+
+def kept() -> dict[str, dict[str, float]]:
+    """What tests/durations.json says of each file."""
+    return json.loads(KEPT.read_text(encoding="utf-8")) if KEPT.exists() else {}
+
+
+def slower(measured: dict[str, dict[str, float]], before: dict[str, dict[str, float]]) -> float:
+    """How many times as long this machine takes as the one that tests/durations.json is from, at least once."""
+    ratios = [
+        seconds / known
+        for file, kinds in measured.items()
+        for kind, seconds in kinds.items()
+        if (known := before.get(file, {}).get(kind, 0.0)) >= COMPARED_S
+    ]
+    return max(1.0, median(ratios)) if len(ratios) >= COMPARED_FILES else 1.0
+
+
+def longest_first(items: list[pytest.Item]) -> None:
+    """Begin with the files that take longest: else one worker is left with one of them while the other waits."""
+    before = kept()
+    kinds: defaultdict[str, set[str]] = defaultdict(set)
+    for item in items:
+        kinds[item.nodeid.partition("::")[0]].add(kind_of(item.keywords))
+    expected = {file: sum(before.get(file, {}).get(kind, 0.0) for kind in found) for file, found in kinds.items()}
+    items.sort(key=lambda item: -expected[item.nodeid.partition("::")[0]])
+
+
+def processor() -> str:
+    """What computes here, by its features."""
+    flags = set(Path("/proc/cpuinfo").read_text().split()) if Path("/proc/cpuinfo").exists() else set[str]()
+    known = [flag for flag in ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_tile") if flag in flags]
+    return f"{os.cpu_count()} cores, {' '.join(known)}"
+
+
+def table(tests: dict[str, Took]) -> Iterator[str]:
+    """The largest families, a line each."""
+    files = sorted(by_file(tests).items(), key=lambda pair: -sum(pair[1].values()))
+    total = sum(sum(kinds.values()) for _, kinds in files)
+    yield f"{'seconds':>8} {'test':>8} {'slow':>8}  of {total:.0f} s in {len(tests)} tests, on each worker's clock"
+    for file, kinds in files[:LARGEST]:
+        quick = kinds.get("test", 0.0) + kinds.get("representative", 0.0)
+        yield f"{sum(kinds.values()):8.1f} {quick:8.1f} {kinds.get('slow', 0.0):8.1f}  {file}"
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m tests.durations", description="The tests that take longest.")
+    parser.add_argument("files", nargs="*", type=Path, metavar="FILE", help="by default build/durations/*.json")
+    parser.add_argument("--keep", action="store_true", help="write tests/durations.json, which orders the next run")
+    given = parser.parse_args()
+    paths = given.files or sorted(BUILD.glob("*.json"))
+    if not paths:
+        print(f"no durations in {BUILD}: `make test` and `make test-slow` write them", file=sys.stderr)
+        return 2
+    tests: dict[str, Took] = {}
+    for path in paths:
+        tests |= json.loads(path.read_text(encoding="utf-8"))["tests"]
+    print("\n".join(table(tests)))
+    if given.keep:
+        KEPT.write_text(json.dumps(by_file(tests), indent=1, sort_keys=True) + "\n", encoding="utf-8")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
