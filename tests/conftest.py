@@ -225,11 +225,24 @@ def made_once(workers: pytest.TempPathFactory, name: str, make: Callable[[Path],
     return Path(shutil.copytree(shared, workers.mktemp(name), symlinks=True, dirs_exist_ok=True)) if copy else shared
 
 
+@contextmanager
+def one_int8_setting() -> Iterator[None]:
+    """One strength of SmoothQuant instead of the search for the best of four, which takes as long as all the rest.
+
+    The search itself is tested in tests/exporting/int8/test_quantize.py.
+    """
+    from ftx.exporting.int8 import search as quantizing
+
+    one = (quantizing.Setting(alpha=0.5),)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(quantizing, "quantize_body", partial(quantizing.quantize_body, settings=one))
+        yield
+
+
 def make_whole_run(root: Path, image_size: int = 32, precisions: Sequence[str] = ("fp32", "fp16", "int8")) -> None:
     import torch
 
     from ftx.exporting import export
-    from ftx.exporting.int8 import search as quantizing
     from ftx.merging.merge_and_prove import merge
     from ftx.recipe.schema import Recipe
     from ftx.runs.run import Run
@@ -250,11 +263,7 @@ def make_whole_run(root: Path, image_size: int = 32, precisions: Sequence[str] =
             "train.precision=f32",
         ]
     )
-    # One strength of SmoothQuant instead of the search for the best of four, which takes as long as all the rest.
-    with chdir(root), pytest.MonkeyPatch.context() as patch:  # runs/latest is written below the current folder
-        patch.setattr(
-            quantizing, "quantize_body", partial(quantizing.quantize_body, settings=(quantizing.Setting(alpha=0.5),))
-        )
+    with chdir(root), one_int8_setting():  # runs/latest is written below the current folder
         out = root / "runs" / "colours"
         train(recipe, out=out)
         run = Run.open(out)

@@ -225,7 +225,8 @@ def main() -> int:
         tests |= json.loads(path.read_text(encoding="utf-8"))["tests"]
     print("\n".join(table(tests)))
     if given.keep:
-        KEPT.write_text(json.dumps(by_file(tests), indent=1, sort_keys=True) + "\n", encoding="utf-8")
+        lines = [f"{json.dumps(file)}: {json.dumps(kinds)}" for file, kinds in sorted(by_file(tests).items())]
+        KEPT.write_text("{\n" + ",\n".join(lines) + "\n}\n", encoding="utf-8")
     return 0
 
 

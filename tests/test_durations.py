@@ -67,19 +67,10 @@ def test_that_takes_long_once(): time.sleep(next(times))
 def test_a_test_that_takes_too_long_twice_fails_the_suite(tmp_path: Path) -> None:
     (tmp_path / "conftest.py").write_text("from tests.conftest import pytest_addoption, pytest_configure\n")
     (tmp_path / "test_suite.py").write_text(SUITE)
-    markers = ["-o", "markers=slow\nrepresentative"]
-    command = [
-        sys.executable,
-        "-m",
-        "pytest",
-        "-q",
-        *markers,
-        "--rootdir",
-        tmp_path,
-        tmp_path,
-        "--durations-to=to.json",
-    ]
-    done = subprocess.run(command, cwd=tmp_path, env=environment(), capture_output=True, text=True, check=False)
+    words = ["-q", "-o", "markers=slow\nrepresentative", "--rootdir", tmp_path, "--durations-to=to.json", tmp_path]
+    environment = {**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT / 'src'}"}
+    command = [sys.executable, "-m", "pytest", *words]
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 1, done.stdout
     assert "5 passed" in done.stdout
     over = done.stdout.partition("tests over their limit")[2].splitlines()[1:-2]

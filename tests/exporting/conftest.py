@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import re
 import shutil
+from contextlib import chdir
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +16,7 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import save_file
-from tests.conftest import Listener, made_once
+from tests.conftest import Listener, made_once, one_int8_setting
 from tests.gates.faults import keep, vouch
 from torch import nn
 
@@ -26,7 +26,6 @@ from ftx.data.dataset import SPLITS, Entry, Split
 from ftx.data.preprocess import Preprocess, normalise
 from ftx.evaluating import ParityReport, validate
 from ftx.exporting import ExportReport, export
-from ftx.exporting.int8 import search as quantizing
 from ftx.recipe.schema import Recipe
 from ftx.runs.artifacts import DENSE, IRS
 from ftx.runs.dense import DenseConfig, save_dense
@@ -48,9 +47,6 @@ RECIPE = Recipe.model_validate(
         "model": {"name": ARCHITECTURE, "weights": "none", "peft": "none"},
     }
 )
-# Instead of the search for the best of four, which tests/exporting/int8/test_quantize.py is about and which takes five
-# times as long
-ONE_SETTING = (quantizing.Setting(alpha=0.5),)
 MODEL_CARD = "# A model\n\nOf stripes.\n\n## Use\n\nWith timm.\n\n## Verdict of others\n\nNone.\n"
 IMAGES_A_CLASS: dict[Split, int] = {"train": 8, "val": 4, "test": 30}
 
@@ -144,9 +140,7 @@ class Exported:
 
 def make_exported(folder: Path) -> None:
     """A run in both formats, OpenVINO in every precision, and a report of each export beside it."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(folder)  # a new run writes runs/latest below the current folder
-        patch.setattr(quantizing, "quantize_body", partial(quantizing.quantize_body, settings=ONE_SETTING))
+    with chdir(folder), one_int8_setting():  # a new run writes runs/latest below the current folder
         run = make_run(folder)
         reports = {
             "report": export(run, formats=["onnx", "openvino"], precisions=["fp32", "fp16"]),

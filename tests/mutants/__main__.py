@@ -1,7 +1,7 @@
 """``python -m tests.mutants``: faults put into the source one at a time, and whether the tests notice.
 
 draw    keep the sample (list.jsonl) true to the source: entries that no longer apply give way to others
-run     each mutant against the quick tests that run its line (what `make mutants` does; ends with status 1 under 95 %)
+run     each mutant against the tests of `make test` that run its line (`make mutants`; status 1 under 95 %)
 show    the change that a mutant makes
 """
 

@@ -130,7 +130,7 @@ class Runner:
     ) -> dict[str, Any] | None:
         names = [] if self.tests else [name for name in self.covering.chosen(mutant, place) if name not in without]
         if not names and not self.tests:
-            said = f"no other test runs its line than {min(without)}" if without else "no quick test runs its line"
+            said = f"no other test runs its line than {min(without)}" if without else "no test runs its line"
             return self._keep(mutant, {"outcome": "survived", "said": said, "cpu_s": 0.0})
         self._write(tree, mutant, mutated(mutant, place))
         self.running[slot] = Job(self._fork(slot, tree, names), mutant, place, without)
