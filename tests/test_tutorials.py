@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 from tests.effects.lab import call
+from tests.zygote import Zygote
 
 PAGES = Path(__file__).parents[1] / "docs" / "pages"
 TASKS = ("multiclass", "multilabel", "hierarchical")
@@ -63,13 +64,16 @@ def thin_out(data: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("task", TASKS)
-def test_each_command_of_a_tutorial_does_what_it_says(task: str, tmp_path: Path) -> None:
+def test_each_command_of_a_tutorial_does_what_it_says(task: str, fresh_ftx: Zygote, tmp_path: Path) -> None:
+    """As a reader types it; of one tutorial in processes that start as theirs do, of the others in forked ones."""
     for line in commands(task):
         words = shlex.split(line)
-        said = subprocess.run(
-            [sys.executable, "-m", *words], cwd=tmp_path, capture_output=True, text=True, check=False, timeout=1200
-        )
-        assert said.returncode == 0, f"{line}\n{said.stderr[-2000:]}"
+        if task == TASKS[0]:
+            command = [sys.executable, "-m", *words]
+            done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False, timeout=1200)
+        else:
+            done = fresh_ftx(*words[1:], cwd=tmp_path)
+        assert done.returncode == 0, f"{line}\n{done.stderr[-2000:]}"
     assert_finished(tmp_path)
 
 
