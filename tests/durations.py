@@ -28,24 +28,23 @@ from _pytest.runner import runtestprotocol
 
 KEPT = Path(__file__).with_suffix(".json")
 BUILD = Path(__file__).parents[1] / "build" / "durations"
-LIMITS_S = {"test": 2.0, "representative": 10.0}  # of a test without a mark, and with that one
+LIMITS_S = {"quick": 2.0, "representative": 10.0}  # of a test without a mark, and with that one
 LARGEST = 30
 # Fewer files say too little of how fast a machine is, and shorter ones are mostly noise.
 COMPARED_FILES, COMPARED_S = 10, 2.0
 
 
-class Took(TypedDict):
+class Duration(TypedDict):
     """One test."""
 
     seconds: float  # without what it shares with others
     shared: float  # seconds in which it made that, where it was the first to need it
     kind: str
-    outcome: str
 
 
 def kind_of(keywords: Any) -> str:
-    """``test``, ``representative`` or ``slow``: what may take how long."""
-    return next((kind for kind in ("representative", "slow") if kind in keywords), "test")
+    """``quick``, ``representative`` or ``slow``: how long a test may take."""
+    return next((kind for kind in ("representative", "slow") if kind in keywords), "quick")
 
 
 _depth = 0
@@ -108,23 +107,19 @@ class Clock:
 
 @dataclass
 class Record:
-    """Where the session is steered: each test's time, written and held to the limits at the end."""
+    """In the process that steers the workers: each test's time, written and compared with the limits at the end."""
 
     target: Path
     began: float = field(default_factory=time.monotonic)
-    tests: dict[str, Took] = field(default_factory=dict)
+    tests: dict[str, Duration] = field(default_factory=dict)
     over: list[str] = field(default_factory=list)
     scale: float = 1.0
 
     def pytest_runtest_logreport(self, report: Any) -> None:
-        took = self.tests.setdefault(
-            report.nodeid, Took(seconds=0.0, shared=0.0, kind=kind_of(report.keywords), outcome="passed")
-        )
+        took = self.tests.setdefault(report.nodeid, Duration(seconds=0.0, shared=0.0, kind=kind_of(report.keywords)))
         made = getattr(report, "shared_s", 0.0)
         took["seconds"] = round(took["seconds"] + report.duration - made, 3)
         took["shared"] = round(took["shared"] + made, 3)
-        if report.outcome != "passed":
-            took["outcome"] = report.outcome
 
     def pytest_sessionfinish(self, session: pytest.Session) -> None:
         wall = round(time.monotonic() - self.began, 1)
@@ -142,7 +137,7 @@ class Record:
             for line in self.over:
                 terminalreporter.line(line)
             terminalreporter.line(
-                f"limits: {LIMITS_S['test']:.0f} s, a representative {LIMITS_S['representative']:.0f} s"
+                f"limits: {LIMITS_S['quick']:.0f} s, a representative {LIMITS_S['representative']:.0f} s"
                 + (f", times {self.scale:.1f} because this machine is slower" if self.scale > 1 else "")
                 + '; see CONTRIBUTING.md, "Add a test"'
             )
@@ -153,14 +148,14 @@ def _seconds(reports: list[pytest.TestReport]) -> float:
     return sum(one.duration - getattr(one, "shared_s", 0.0) for one in reports)
 
 
-def over_limits(tests: dict[str, Took], scale: float) -> Iterator[str]:
+def over_limits(tests: dict[str, Duration], scale: float) -> Iterator[str]:
     """A line for each test that takes longer than its kind may."""
     for name, took in tests.items():
         if took["seconds"] > LIMITS_S.get(took["kind"], inf) * scale:
             yield f"{took['seconds']:5.1f} s  {name}  ({took['kind']})"
 
 
-def by_file(tests: dict[str, Took]) -> dict[str, dict[str, float]]:
+def by_file(tests: dict[str, Duration]) -> dict[str, dict[str, float]]:
     """Seconds of each file of tests, by kind."""
     found: defaultdict[str, defaultdict[str, float]] = defaultdict(lambda: defaultdict(float))
     for name, took in tests.items():
@@ -201,13 +196,13 @@ def processor() -> str:
     return f"{os.cpu_count()} cores, {' '.join(known)}"
 
 
-def table(tests: dict[str, Took]) -> Iterator[str]:
+def table(tests: dict[str, Duration]) -> Iterator[str]:
     """The largest families, a line each."""
     files = sorted(by_file(tests).items(), key=lambda pair: -sum(pair[1].values()))
     total = sum(sum(kinds.values()) for _, kinds in files)
-    yield f"{'seconds':>8} {'test':>8} {'slow':>8}  of {total:.0f} s in {len(tests)} tests, on each worker's clock"
+    yield f"{'seconds':>8} {'test':>8} {'slow':>8}  (make test, make test-slow) of {total:.0f} s in {len(tests)} tests"
     for file, kinds in files[:LARGEST]:
-        quick = kinds.get("test", 0.0) + kinds.get("representative", 0.0)
+        quick = kinds.get("quick", 0.0) + kinds.get("representative", 0.0)
         yield f"{sum(kinds.values()):8.1f} {quick:8.1f} {kinds.get('slow', 0.0):8.1f}  {file}"
 
 
@@ -220,7 +215,7 @@ def main() -> int:
     if not paths:
         print(f"no durations in {BUILD}: `make test` and `make test-slow` write them", file=sys.stderr)
         return 2
-    tests: dict[str, Took] = {}
+    tests: dict[str, Duration] = {}
     for path in paths:
         tests |= json.loads(path.read_text(encoding="utf-8"))["tests"]
     print("\n".join(table(tests)))

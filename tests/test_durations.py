@@ -11,40 +11,42 @@ from pathlib import Path
 import pytest
 from tests import durations
 from tests.changed import module_of, ranked, within
-from tests.durations import Took, by_file, over_limits, slower
+from tests.durations import Duration, by_file, over_limits, slower
 
 ROOT = Path(__file__).parents[1]
 
 
-def took(seconds: float, kind: str, shared: float = 0.0) -> Took:
-    return Took(seconds=seconds, shared=shared, kind=kind, outcome="passed")
+def lasting(seconds: float, kind: str, shared: float = 0.0) -> Duration:
+    return Duration(seconds=seconds, shared=shared, kind=kind)
 
 
 def test_each_kind_of_test_has_its_own_limit() -> None:
     tests = {
-        "a::quick": took(1.9, "test", shared=9),
-        "a::slower": took(2.1, "test"),
-        "a::typical": took(9.9, "representative"),
-        "a::longer": took(10.1, "representative"),
-        "a::long": took(100, "slow"),
+        "a::quick": lasting(1.9, "quick", shared=9),
+        "a::slower": lasting(2.1, "quick"),
+        "a::typical": lasting(9.9, "representative"),
+        "a::longer": lasting(10.1, "representative"),
+        "a::long": lasting(100, "slow"),
     }
     assert [line.split()[2] for line in over_limits(tests, 1.0)] == ["a::slower", "a::longer"]
     assert list(over_limits(tests, 1.1)) == []
 
 
 def test_limits_grow_with_a_slower_machine_and_shrink_on_none() -> None:
-    before = {f"{number}.py": {"test": 4.0, "slow": 10.0} for number in range(10)}
-    measured = {name: {"test": 6.0, "slow": 16.0} for name in before}
+    before = {f"{number}.py": {"quick": 4.0, "slow": 10.0} for number in range(10)}
+    measured = {name: {"quick": 6.0, "slow": 16.0} for name in before}
     assert slower(measured, before) == pytest.approx(1.55)  # the median of ten times 1.5 and ten times 1.6
-    assert slower({name: {"test": 2.0} for name in before}, before) == 1.0
-    assert slower({"0.py": {"test": 40.0}}, before) == 1.0  # one file says nothing
-    assert slower(measured, {name: {"test": 1.0} for name in before}) == 1.0  # nor do short ones
+    assert slower({name: {"quick": 2.0} for name in before}, before) == 1.0
+    assert slower({"0.py": {"quick": 40.0}}, before) == 1.0  # one file says nothing
+    assert slower(measured, {name: {"quick": 1.0} for name in before}) == 1.0  # nor do short ones
 
 
 def test_what_was_shared_counts_for_the_file() -> None:
-    assert by_file({"a.py::x": took(1, "test", 4), "a.py::y": took(2, "slow"), "b.py::x": took(3, "test")}) == {
-        "a.py": {"test": 5, "slow": 2},
-        "b.py": {"test": 3},
+    assert by_file(
+        {"a.py::x": lasting(1, "quick", 4), "a.py::y": lasting(2, "slow"), "b.py::x": lasting(3, "quick")}
+    ) == {
+        "a.py": {"quick": 5, "slow": 2},
+        "b.py": {"quick": 3},
     }
 
 
@@ -80,7 +82,7 @@ def test_a_test_that_takes_too_long_twice_fails_the_suite(tmp_path: Path) -> Non
 
 
 def test_the_file_that_takes_longest_begins(monkeypatch: pytest.MonkeyPatch) -> None:
-    known = {"a.py": {"test": 1, "slow": 9}, "b.py": {"test": 3}}
+    known = {"a.py": {"quick": 1, "slow": 9}, "b.py": {"quick": 3}}
     monkeypatch.setattr(durations, "kept", lambda: known)
 
     class Item:
@@ -121,14 +123,16 @@ def test_tests_of_the_changed_package_come_first_and_then_those_that_import_it()
 def test_a_changed_test_runs_alone_and_a_helper_with_all_that_lie_beside_it() -> None:
     assert reached("tests/core/test_files.py") == {"tests/core/test_files.py": 0}
     lab = reached("tests/effects/lab.py")
-    assert lab == {"tests/effects/test_flags.py": 0, "tests/effects/test_recipe_keys.py": 0}
+    assert lab == {"tests/effects/test_flags.py": 1, "tests/effects/test_recipe_keys.py": 1}
+    assert set(reached("tests/written/v1/README.md")) == {"tests/written/test_written.py"}
+    assert reached("tests/durations.json") == {}
     every = {path.relative_to(ROOT).as_posix() for path in (ROOT / "tests").rglob("test_*.py")}
     assert set(reached("tests/conftest.py")) == every
     assert "tests/test_documentation.py" in reached("README.md")
 
 
 def test_the_nearest_fit_into_the_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    known = {"a": {"test": 40, "slow": 900}, "b": {"representative": 50}, "c": {"test": 20}}
+    known = {"a": {"quick": 40, "slow": 900}, "b": {"representative": 50}, "c": {"quick": 20}}
     monkeypatch.setattr("tests.changed.kept", lambda: known)
     assert within(100, [(3, "c"), (2, "b"), (1, "a")]) == (["a", "b"], 1)
     assert within(10, [(3, "c"), (0, "a")]) == (["a"], 1)  # what was changed runs in any case
