@@ -32,6 +32,8 @@ from ftx.runtimes.model_api import model_info
 from ftx.tasks.labels import Labels
 from ftx.tasks.output_meaning import Meaning
 
+# Not tests by their names, but full of assertions that shall say what they compare.
+pytest.register_assert_rewrite("tests.effects")
 # The same examples in every run, so that a change that passed once passes; others each time for ``make fuzz``.
 settings.register_profile("same", derandomize=True, database=None)
 settings.register_profile("fuzz", max_examples=2000, print_blob=True)
