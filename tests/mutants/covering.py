@@ -114,6 +114,7 @@ class Recorder:
 
     def listed(self) -> dict[str, Any]:
         from coverage import CoverageData
+        from coverage.exceptions import DataError
 
         self.coverage.stop()
         self.coverage.save()
@@ -122,7 +123,10 @@ class Recorder:
             if path.suffix == ".ini":
                 continue
             data = CoverageData(str(path))
-            data.read()
+            try:
+                data.read()
+            except DataError:  # of a process that its test killed as it wrote: its lines count as not run
+                continue
             for file in data.measured_files():
                 module = Path(file).relative_to(self.tree / "src" / "ftx").as_posix()
                 for line, contexts in data.contexts_by_lineno(file).items():
