@@ -11,9 +11,6 @@ WORKERS ?= 2
 # What tensors took stays with the process: glibc else gives it back to the system each time, and asks for it again.
 KEEP := MALLOC_MMAP_THRESHOLD_=33554432 MALLOC_TRIM_THRESHOLD_=1073741824
 PYTEST := OMP_NUM_THREADS=1 $(KEEP) $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
-# What every change must pass within minutes, and the rest.
-FAST := not slow or representative
-SLOW := slow and not representative
 # `make test-changed` runs the tests of what differs from this commit.
 BASE ?= HEAD
 
@@ -50,13 +47,13 @@ type: $(VENV)/.installed ## Check types in strict mode
 	$(BIN)/basedpyright
 
 test: $(VENV)/.installed ## Run the quick tests and a representative of each slow family: at most 8 minutes on two cores
-	$(PYTEST) -m '$(FAST)' --durations-to=build/durations/test.json
+	$(PYTEST) -m 'not slow' --durations-to=build/durations/test.json
 
 test-slow: $(VENV)/.installed ## Run the tests that `make test` leaves out: half an hour on two cores
-	$(PYTEST) -m '$(SLOW)' --durations-to=build/durations/slow.json
+	$(PYTEST) -m slow --durations-to=build/durations/slow.json
 
 test-changed: $(VENV)/.installed ## Run the tests of `make test` that a change reaches (since BASE=HEAD): at most 3 minutes
-	files=$$($(BIN)/python -m tests.changed --base $(BASE)) && $(PYTEST) -m '$(FAST)' $$files
+	files=$$($(BIN)/python -m tests.changed --base $(BASE)) && $(PYTEST) -m 'not slow' $$files
 
 durations: ## Show the 30 files of tests that took longest, and keep the durations that order the next run
 	$(BIN)/python -m tests.durations --keep
@@ -65,7 +62,7 @@ test-all: lint test test-slow docs ## Run lint and all tests, and build the pack
 	$(BIN)/python -m build --outdir build/dist .
 	$(BIN)/python -m build --outdir build/dist models
 
-test-lowest: $(LOWEST)/.installed ## Run quick tests and the pipeline with the lowest versions that ftx allows
+test-lowest: $(LOWEST)/.installed ## Run the tests of `make test` and the pipeline with the lowest versions that ftx allows
 	OMP_NUM_THREADS=1 $(LOWEST)/bin/python -m pytest -W default -n $(WORKERS) --dist loadfile -m 'not slow'
 	OMP_NUM_THREADS=1 $(LOWEST)/bin/python -m pytest -W default -n $(WORKERS) --dist loadfile $(LOWEST_WHOLE)
 

@@ -248,7 +248,7 @@ def record(root: Path, build: Path, workers: int, say: Any) -> Covering:
         folder, mine = build / "record" / str(number), files[number::workers]
 
         def arguments(folder: Path = folder, tree: Path = tree, mine: list[str] = mine) -> tuple[list[str], Recorder]:
-            return [*mine, "-m", "not slow or representative"], Recorder(folder, tree)
+            return [*mine, "-m", "not slow"], Recorder(folder, tree)
 
         running.append(children.fork_pytest(tree, folder, arguments, RECORD_LIMIT_S))
     parts: list[dict[str, Any]] = []
