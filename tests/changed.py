@@ -15,7 +15,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from functools import cache
 from pathlib import Path
 
-from tests.durations import kept
+from tests.durations import in_make_test
 
 ROOT = Path(__file__).parents[1]
 SECONDS = 300.0  # of two workers: two and a half minutes
@@ -106,12 +106,10 @@ def folder_of_tests(path: str) -> str:
 
 def within(seconds: float, files: Iterable[tuple[int, str]]) -> tuple[list[str], int]:
     """The nearest files that fit, changed ones in any case; and how many do not fit."""
-    known = kept()
     chosen: list[str] = []
     left = 0
     for away, name in sorted(files, key=lambda pair: pair[0]):
-        kinds = known.get(name, {})
-        seconds -= kinds.get("quick", 0.0) + kinds.get("representative", 0.0)
+        seconds -= in_make_test(name)
         if away and seconds < 0:
             left += 1
         else:

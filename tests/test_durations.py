@@ -135,6 +135,6 @@ def test_a_changed_test_runs_alone_and_a_helper_with_all_that_lie_beside_it() ->
 
 def test_the_nearest_fit_into_the_time(monkeypatch: pytest.MonkeyPatch) -> None:
     known = {"a": {"quick": 40, "slow": 900}, "b": {"representative": 50}, "c": {"quick": 20}}
-    monkeypatch.setattr("tests.changed.kept", lambda: known)
+    monkeypatch.setattr(durations, "kept", lambda: known)
     assert within(100, [(3, "c"), (2, "b"), (1, "a")]) == (["a", "b"], 1)
     assert within(10, [(3, "c"), (0, "a")]) == (["a"], 1)  # what was changed runs in any case

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests import durations
 from tests.mutants import children
 from tests.mutants.sample import PACKAGES, Mutant, Place
 
@@ -239,13 +240,19 @@ def record(root: Path, build: Path, workers: int, say: Any) -> Covering:
     state = state_of(root)
     if kept.exists() and (document := json.loads(kept.read_text())).pop("state") == state:
         return _covering(root, [document])
-    paths = sorted((root / "tests").rglob("test_*.py"), key=lambda path: -path.stat().st_size)
-    files = [path.relative_to(root).as_posix() for path in paths]
-    files = [file for file in files if not file.startswith("tests/mutants/")]
+    files = [path.relative_to(root).as_posix() for path in (root / "tests").rglob("test_*.py")]
+    parts_of: list[list[str]] = [[] for _ in range(workers)]
+    seconds = [0.0] * workers
+    # The longest first, each to the worker that has least to do.
+    for cost, file in sorted(((durations.in_make_test(file), file) for file in files), reverse=True):
+        if not file.startswith("tests/mutants/"):
+            least = seconds.index(min(seconds))
+            parts_of[least].append(file)
+            seconds[least] += cost
     running: list[children.Child] = []
     for number in range(workers):
         tree = children.copy_tree(root, build / "trees" / str(number))
-        folder, mine = build / "record" / str(number), files[number::workers]
+        folder, mine = build / "record" / str(number), parts_of[number]
 
         def arguments(folder: Path = folder, tree: Path = tree, mine: list[str] = mine) -> tuple[list[str], Recorder]:
             return [*mine, "-m", "not slow"], Recorder(folder, tree)
