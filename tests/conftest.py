@@ -85,7 +85,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 @pytest.hookimpl(trylast=True)  # of those that are selected
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    durations.longest_first(items)
+    if "PYTEST_XDIST_WORKER" in os.environ:  # one process needs no order, and others may have given it one
+        durations.longest_first(items)
 
 
 def pytest_collection_finish() -> None:
