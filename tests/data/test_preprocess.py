@@ -7,6 +7,7 @@ import struct
 import warnings
 import zlib
 from concurrent.futures import ThreadPoolExecutor
+from fractions import Fraction
 from importlib.metadata import distribution, version
 from pathlib import Path
 from typing import Any, Literal
@@ -21,14 +22,30 @@ from ftx.core.errors import ImageError
 from ftx.data.decode import to_rgb
 from ftx.data.decode_limits import MAX_PIXELS
 from ftx.data.image_store import open_image
-from ftx.data.preprocess import Preprocess, load_pixels, normalise, resize_crop
+from ftx.data.preprocess import Preprocess, crop_share, load_pixels, normalise, resize_crop
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 RED, WHITE = (255, 0, 0), (255, 255, 255)
+Sides = tuple[int, int]
+sides = st.integers(1, 400)
 
 
 def recipe(size: int, crop_pct: float = 1.0, interpolation: Literal["bicubic", "bilinear"] = "bicubic") -> Preprocess:
     return Preprocess(size, size, math.floor(size / crop_pct), interpolation, MEAN, STD)
+
+
+@given(height=sides, width=sides, box=st.tuples(sides, sides))
+def test_a_side_of_a_box_is_rounded_to_the_nearest_and_half_to_even(height: int, width: int, box: Sides) -> None:
+    """As Python rounds fractions, which are exact."""
+    found = Preprocess(1, 1, box, "bicubic", MEAN, STD).resized(height, width)
+    scale = max(Fraction(box[0], height), Fraction(box[1], width))  # what covers the box
+    assert found == (round(scale * height), round(scale * width))
+
+
+@given(height=sides, width=sides, box=st.tuples(sides, sides))
+def test_the_share_of_a_crop_is_that_of_its_larger_cut(height: int, width: int, box: Sides) -> None:
+    pre = Preprocess(min(height, box[0]), min(width, box[1]), box, "bicubic", MEAN, STD)
+    assert crop_share(pre) == pytest.approx(min(pre.height / box[0], pre.width / box[1]))
 
 
 def noise(width: int, height: int, seed: int = 0) -> Image.Image:

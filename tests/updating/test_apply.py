@@ -111,7 +111,7 @@ def test_the_servers_verdict_travels_and_is_repeated(
     assert 0 < back.seconds < 60  # a model of some layers is compiled and asked
 
 
-@pytest.mark.slow
+@pytest.mark.representative
 def test_a_verdict_is_asked_about_the_images_that_the_base_has(
     other_labels: Run, shipped: Path, out: Path, tmp_path: Path
 ) -> None:

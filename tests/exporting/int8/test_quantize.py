@@ -291,6 +291,15 @@ def test_labels_that_change_beyond_the_margin_call_for_accuracy_control() -> Non
 
 
 @pytest.mark.representative
+def test_labels_that_do_not_change_call_for_none_however_small_the_margin() -> None:
+    made = quantize_body(
+        body(), images(1), images(2), settings=PLAIN, max_drop=0.0, called=lambda logits_NC: logits_NC != logits_NC
+    )
+    assert {one.changed for one in made.candidates} == {0}
+    assert not any(one.setting.accuracy_control for one in made.candidates)
+
+
+@pytest.mark.representative
 def test_attention_stays_in_float() -> None:
     torch.manual_seed(0)
     vit = timm.create_model("vit_tiny_patch16_224", img_size=32, depth=2, embed_dim=48, num_heads=3, num_classes=7)
