@@ -49,7 +49,7 @@ type: $(VENV)/.installed ## Check types in strict mode
 test: $(VENV)/.installed ## Run the quick tests and a representative of each slow family: at most 8 minutes on two cores
 	$(PYTEST) -m 'not slow' --durations-to=build/durations/test.json
 
-test-slow: $(VENV)/.installed ## Run the tests that `make test` leaves out: half an hour on two cores
+test-slow: $(VENV)/.installed ## Run the tests that `make test` leaves out: 20 minutes on two cores
 	$(PYTEST) -m slow --durations-to=build/durations/slow.json
 
 test-changed: $(VENV)/.installed ## Run the tests of `make test` that a change reaches (since BASE=HEAD): at most 3 minutes

@@ -26,8 +26,10 @@ ALWAYS = ("tests/test_documentation.py",)  # pages list what the program has, an
 def changed_paths(base: str) -> list[str]:
     """What differs from a commit, new files included, by its path in the repository."""
     commands = (["diff", "--name-only", base], ["ls-files", "--others", "--exclude-standard"])
-    said = [subprocess.run(["git", *words], cwd=ROOT, capture_output=True, text=True, check=True) for words in commands]
-    return sorted({line for one in said for line in one.stdout.splitlines()})
+    lists = [
+        subprocess.run(["git", *words], cwd=ROOT, capture_output=True, text=True, check=True) for words in commands
+    ]
+    return sorted({line for one in lists for line in one.stdout.splitlines()})
 
 
 def module_of(path: str) -> str | None:
@@ -46,9 +48,10 @@ def distances(changed: Iterable[str]) -> Mapping[str, int]:
 
     graph = grimp.build_graph("ftx")
     found: dict[str, int] = {}
-    front = {module for module in changed if module in graph.modules}
+    steps, front = 0, {module for module in changed if module in graph.modules}
     while front:
-        found |= dict.fromkeys(front, len(set(found.values())))
+        found |= dict.fromkeys(front, steps)
+        steps += 1
         front = {above for module in front for above in graph.find_modules_that_directly_import(module)} - found.keys()
     return found
 
@@ -127,8 +130,8 @@ def main() -> int:
         print(f"nothing differs from {given.base}: name an earlier commit, as in BASE=HEAD~1", file=sys.stderr)
         return 2
     chosen, left = within(given.seconds, ranked(paths))
-    said = f"files of tests: {len(chosen)}, for changed files: {len(paths)}"
-    print(said + (f"; {left} more are farther away: `make test` runs them" if left else ""), file=sys.stderr)
+    summary = f"files of tests: {len(chosen)}, for changed files: {len(paths)}"
+    print(summary + (f"; {left} more are farther away: `make test` runs them" if left else ""), file=sys.stderr)
     print(" ".join(chosen))
     return 0
 

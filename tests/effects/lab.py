@@ -110,7 +110,7 @@ class Trained:
         return [(root / line["path"], line["labels"]) for line in lines if line["split"] == side]
 
 
-class made_once(cached_property[Made]):  # noqa: N801, a decorator
+class shared_part(cached_property[Made]):  # noqa: N801, a decorator
     """A part of the laboratory that many rows use; making it is not the time of the first of them."""
 
     def __get__(self, lab: object, owner: type | None = None) -> Made:  # pyright: ignore[reportIncompatibleMethodOverride]
@@ -156,12 +156,12 @@ class Lab:
         truth = [[float(name in labels) for name in names] for _, labels in images]
         return np.array(scores), np.array(truth)
 
-    @made_once
+    @shared_part
     def base(self) -> Tensors:
         """The weights that every training here begins with."""
         return self.train(FULL, STILL).tensors
 
-    @made_once
+    @shared_part
     def foundation(self) -> Path:
         """A dense folder that adapters are trained on: its file gives the weights, and timm's name the model."""
         made = self.train(FULL, STILL)
@@ -172,7 +172,7 @@ class Lab:
         """A run with an adapter of the foundation."""
         return self.train(f"model.weights={self.foundation / 'model.safetensors'}", f"seed={seed}", "train.lr=0.05")
 
-    @made_once
+    @shared_part
     def exported(self) -> tuple[Path, dict[str, Said]]:
         """A run of a tiny network without attention, merged and exported once with each flag, its data moved first."""
         out = self.root / "exported"
@@ -185,7 +185,7 @@ class Lab:
         said["--precision"] = self.done("export", out, "--precision", "fp16", "--json")
         return out, said
 
-    @made_once
+    @shared_part
     def shipped(self) -> tuple[Path, Path]:
         """A run of LoRA, merged, and a folder with its base (``half`` in float16) and updates, ``one`` and ``two``."""
         run, out = self.train("train.lr=0.01").path, self.root / "shipped"
@@ -204,7 +204,7 @@ class Lab:
         (self.root / "pipeline.yaml").write_text("\n".join(lines))
         return self.call("run", "pipeline.yaml", "--data", "hues", "--precision", "fp16", *words, "--json")
 
-    @made_once
+    @shared_part
     def piped(self) -> tuple[Path, Said]:
         """One that every flag was given to."""
         out = self.root / "piped"
@@ -212,12 +212,12 @@ class Lab:
             "none", "--set", "train.epochs=2", "--set", "validate.max_drop=0.9", "--require-proof", "--out", out
         )
 
-    @made_once
+    @shared_part
     def unproved(self) -> Said:
         """One that asks for proof of two points, which its few images cannot give."""
         return self.pipeline("none", "--require-proof", "--out", self.root / "unproved")
 
-    @made_once
+    @shared_part
     def failing(self) -> Said:
         """One whose weights fp16 cannot hold: 100.03 and -99.97 lose their last digits, and with them their sum."""
         weights = self.train("model.name=test_resnet", FULL, STILL).tensors
