@@ -70,7 +70,8 @@ def test_a_test_that_takes_too_long_twice_fails_the_suite(tmp_path: Path) -> Non
     (tmp_path / "conftest.py").write_text("from tests.conftest import pytest_addoption, pytest_configure\n")
     (tmp_path / "test_suite.py").write_text(SUITE)
     words = ["-q", "-o", "markers=slow\nrepresentative", "--rootdir", tmp_path, "--durations-to=to.json", tmp_path]
-    environment = {**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT / 'src'}"}
+    outer = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}  # of this worker
+    environment = {**outer, "PYTHONPATH": f"{ROOT}:{ROOT / 'src'}"}
     command = [sys.executable, "-m", "pytest", *words]
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 1, done.stdout
