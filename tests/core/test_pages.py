@@ -42,7 +42,7 @@ def test_a_value_that_is_missing_is_an_error(tmp_path: Path) -> None:
         render(tmp_path / "page.html", name="x")
 
 
-@pytest.mark.slow
+@pytest.mark.representative
 @needs_chromium
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_a_table_sorts_and_nothing_is_wrong_for_those_who_see_otherwise(page: Path, scheme: str) -> None:

@@ -17,7 +17,7 @@ from ftx.curating.look import Look
 from ftx.curating.serve import redirect_file
 from ftx.curating.server import LookServer
 
-pytestmark = [needs_chromium, pytest.mark.slow]
+pytestmark = needs_chromium
 Scheme = Literal["light", "dark"]
 
 
@@ -54,6 +54,7 @@ def said(seen: Visit, text: str) -> None:
     seen.page.get_by_role("status").filter(has_text=text).wait_for()
 
 
+@pytest.mark.representative
 def test_every_choice_by_the_keyboard(look: Look) -> None:
     with served(look) as server, visit(server.address) as seen:
         page = seen.page
@@ -109,6 +110,7 @@ ON_ITS_WAY = """() => {
 }"""
 
 
+@pytest.mark.slow
 def test_what_is_typed_before_a_choice_is_written_is_of_the_next_image(look: Look) -> None:
     with served(look) as server, visit(server.address) as seen:
         page = seen.page
@@ -134,6 +136,7 @@ def test_what_is_typed_before_a_choice_is_written_is_of_the_next_image(look: Loo
         assert not seen.errors
 
 
+@pytest.mark.slow
 def test_after_a_choice_that_was_not_written_one_is_back_at_its_image(look: Look) -> None:
     with served(look) as server, visit(server.address) as seen:
         page = seen.page
@@ -158,6 +161,7 @@ def test_after_a_choice_that_was_not_written_one_is_back_at_its_image(look: Look
         assert choices(look) == ["keep", "drop", "keep", ""]
 
 
+@pytest.mark.slow
 def test_filters_and_the_export(tmp_path: Path) -> None:
     look = look_at(contradicting(tmp_path / "data"), tmp_path / "t.csv")
     with served(look) as server, visit(server.address) as seen:
@@ -193,6 +197,7 @@ def strange(tmp_path_factory: pytest.TempPathFactory) -> Look:
     return look_at(data, root / "t.csv")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("scheme", "width"), [("light", 1280), ("dark", 390)])
 def test_it_is_whole_narrow_and_dark_and_names_stay_text(strange: Look, scheme: Scheme, width: int) -> None:
     look = strange
@@ -212,6 +217,7 @@ def test_it_is_whole_narrow_and_dark_and_names_stay_text(strange: Look, scheme: 
         assert all(pictures)
 
 
+@pytest.mark.slow
 def test_another_website_cannot_choose(look: Look, tmp_path: Path) -> None:
     """A page of another origin in the same browser, which even knows the address."""
     elsewhere = tmp_path / "elsewhere.html"
@@ -229,12 +235,14 @@ def test_another_website_cannot_choose(look: Look, tmp_path: Path) -> None:
     assert choices(look) == ["", "", "", ""]
 
 
+@pytest.mark.slow
 def test_the_file_that_a_browser_is_started_with_leads_to_the_page(look: Look) -> None:
     with served(look) as server, redirect_file(server.address) as redirect, visit(redirect) as seen:
         seen.page.wait_for_url(server.address)
         assert seen.page.get_by_text("0 of 4 decided").is_visible()
 
 
+@pytest.mark.slow
 def test_nothing_found(tmp_path: Path) -> None:
     data = class_folders(tmp_path / "data")
     for path in ("train/amber/wrong.png", "train/blue/wrong.png", "train/amber/broken.png", "val/blue/again.bmp"):

@@ -21,11 +21,9 @@ from tests.zygote import Zygote
 import ftx
 from ftx.core.errors import RunError
 from ftx.core.files import sha256_file
-from ftx.runs.card_json import read_card, write_card
 from ftx.runs.compute_precision import F32
 from ftx.runs.parity_json import ParityReport
 from ftx.runs.run import Run
-from ftx.tasks.labels import Labels
 
 LABELS = 4
 IRS = ("openvino/fp32", "openvino/fp16", "openvino/int8")
@@ -34,16 +32,6 @@ IRS = ("openvino/fp32", "openvino/fp16", "openvino/int8")
 @pytest.fixture
 def run(whole_run: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(whole_run, tmp_path / "run"))
-
-
-def relabel(folder: Path, names: list[str]) -> None:
-    """Write the labels of an IR in another order, into the card and the model's own metadata."""
-    card = read_card(folder)
-    text = (folder / "model.xml").read_text()
-    before, after = " ".join(card.labels.names), " ".join(names)
-    assert before in text
-    (folder / "model.xml").write_text(text.replace(before, after))
-    write_card(folder, card.model_copy(update={"labels": Labels.multiclass(names)}))
 
 
 def one_percent(constants: list[Constant]) -> int:
@@ -139,18 +127,6 @@ def test_a_fault_whose_hash_tells(run: Path, fresh_ftx: Zygote) -> None:
         assert done.returncode == 2
         assert "model.bin" in done.stderr
         assert "Traceback" not in done.stderr
-
-
-@pytest.mark.representative
-def test_labels_named_in_another_order(run: Path, fresh_ftx: Zygote) -> None:
-    keep(run, IRS[0])
-    relabel(run / IRS[0], ["blue", "amber", "green", "red"])
-    vouch(run)
-    done = fresh_ftx("validate", run, "--images", "24", "--json")
-    assert done.returncode == 1, done.stderr
-    report = json.loads(done.stdout)
-    assert report["faulty"] == [IRS[0]]
-    assert "the labels of card.json are not the run's" in report["problems"][0]
 
 
 def test_a_mean_that_the_run_does_not_have(run: Path) -> None:

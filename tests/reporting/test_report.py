@@ -194,8 +194,14 @@ def test_a_file_of_another_kind_stays(validated_run: Path, tmp_path: Path) -> No
 
 
 @needs_chromium
-@pytest.mark.slow
-@pytest.mark.parametrize(("scheme", "width"), [("light", 1280), ("dark", 1280), ("light", 390)])
+@pytest.mark.parametrize(
+    ("scheme", "width"),
+    [
+        pytest.param("light", 1280, marks=pytest.mark.representative),
+        pytest.param("dark", 1280, marks=pytest.mark.slow),
+        pytest.param("light", 390, marks=pytest.mark.slow),
+    ],
+)
 def test_in_a_browser(page: Path, scheme: str, width: int) -> None:
     with visit(page.as_uri(), scheme=scheme, width=width) as seen:
         assert not seen.errors

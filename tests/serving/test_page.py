@@ -24,13 +24,14 @@ DROP = """([name, encoded]) => {
     document.getElementById("drop").dispatchEvent(new DragEvent(kind, { dataTransfer: carried, bubbles: true }));
 }"""
 
-pytestmark = [needs_chromium, pytest.mark.slow]
+pytestmark = needs_chromium
 
 
 def drop(seen: Visit, name: str, content: bytes) -> None:
     seen.page.evaluate(DROP, [name, base64.b64encode(content).decode()])
 
 
+@pytest.mark.representative
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_a_picture_is_dropped_and_its_labels_are_seen(colour_server: Running, scheme: str) -> None:
     address = f"http://{colour_server.url}/"
@@ -55,6 +56,7 @@ def test_a_picture_is_dropped_and_its_labels_are_seen(colour_server: Running, sc
         assert [one for one in seen.requests if not one.startswith((address, "data:", "blob:"))] == []
 
 
+@pytest.mark.slow
 def test_a_picture_that_is_dropped_before_the_models_are_known_gets_its_map(colour_server: Running) -> None:
     with visit(f"http://{colour_server.url}/", before=_list_late) as seen:
         drop(seen, "meadow.png", png(1))
@@ -74,6 +76,7 @@ def _list_late(page: Page) -> None:
     page.route("**/v2/repository/index", answered_late)
 
 
+@pytest.mark.slow
 def test_it_is_used_by_keyboard(colour_server: Running) -> None:
     with visit(f"http://{colour_server.url}/") as seen:
         seen.page.locator("#model-row").wait_for()
@@ -99,6 +102,7 @@ def _chooser(seen: Visit) -> FileChooser:
     raise AssertionError("Enter opens no chooser of files")
 
 
+@pytest.mark.slow
 def test_names_with_html_in_them_stay_text(tmp_path: Path) -> None:
     folder = write_named_ir(tmp_path / "model", (EVIL, "b", "c"), maps=True)
     with running(Target(EVIL, folder)) as server, visit(f"http://{server.url}/") as seen:
@@ -113,6 +117,7 @@ def test_names_with_html_in_them_stay_text(tmp_path: Path) -> None:
         assert seen.errors == []
 
 
+@pytest.mark.slow
 def test_it_asks_for_the_token(colour_ir: Path) -> None:
     with running(Target("colour", colour_ir), token=TOKEN) as server, visit(f"http://{server.url}/") as seen:
         field = seen.page.get_by_label("This server asks for its token")
@@ -129,6 +134,7 @@ def test_it_asks_for_the_token(colour_ir: Path) -> None:
         assert [one for one in seen.errors if "401" not in one] == []
 
 
+@pytest.mark.slow
 def test_the_policy_is_strict(colour_server: Running) -> None:
     headers = colour_server.ask("GET", "/").headers
     policy = headers["content-security-policy"]
