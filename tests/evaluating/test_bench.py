@@ -44,6 +44,45 @@ def tuned(**changes: object) -> Tuned:
     ).model_copy(update=changes)
 
 
+def test_a_row_sums_up_its_processes() -> None:
+    from ftx.evaluating.bench import _Candidate, _row
+    from ftx.evaluating.bench_process import Job, Measured
+
+    job = Job(
+        artifact="onnx",
+        folder=Path("f"),
+        run=None,
+        compute="f32",
+        batch=4,
+        threads=2,
+        streams=1,
+        seconds=1,
+        cached=True,
+    )
+    first = Measured(
+        compute="f32",  # pyright: ignore[reportArgumentType]
+        isa="avx2",
+        primitives={"gemm": 3},
+        threads=1,
+        streams=1,
+        is_for_one_image=False,
+        latencies_ms=[10.00012 * number for number in range(1, 51)],
+        images=600,
+        seconds=7.0,
+        compile_ms=100.04,
+        compile_cached_ms=None,
+        first_ms=40.0,
+        peak_bytes=1000,
+    )
+    again = {"threads": 2, "latencies_ms": [10.00012 * number for number in range(51, 102)], "seconds": 6.0}
+    second = first.model_copy(update=again | {"compile_ms": 200.0, "first_ms": 60.08, "peak_bytes": 2001})
+    found = _row(_Candidate(job, [first, second]))
+    assert (found.artifact, found.runtime, found.batch, found.threads, found.requests) == ("onnx", "onnx", 4, 2, 101)
+    assert (found.p50_ms, found.p90_ms, found.p99_ms) == (510.006, 910.011, 1000.012)
+    assert found.images_per_s == 92.86  # the median of 600 / 7 and 100
+    assert (found.compile_ms, found.compile_cached_ms, found.first_ms, found.peak_bytes) == (150.0, None, 50.0, 1500)
+
+
 @pytest.mark.representative
 def test_a_row_is_what_its_processes_measured(folder: Path) -> None:
     report = bench(folder, Wanted(computes=("f32",), batches=(1, 3), threads=(1,), streams=(1,), seconds=QUICK))
