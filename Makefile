@@ -32,13 +32,13 @@ LOWEST_WHOLE := tests/test_pipeline.py tests/runtimes tests/exporting tests/inte
 help: ## Show what there is
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
 
-setup: $(VENV)/.installed ## Make .venv and install ftx with its extra `train` and the development tools
+setup: $(VENV)/.installed ## Make .venv and install ftx with its extras `train` and `serve`, and the development tools
 
 fmt: $(VENV)/.installed ## Format the code and fix what ruff can fix
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-lint: $(VENV)/.installed type ## Check style, formatting, imports between rooms, and types
+lint: $(VENV)/.installed type ## Check style, formatting, imports between packages, and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/lint-imports
@@ -46,16 +46,16 @@ lint: $(VENV)/.installed type ## Check style, formatting, imports between rooms,
 type: $(VENV)/.installed ## Check types in strict mode
 	$(BIN)/basedpyright
 
-test: $(VENV)/.installed ## Run the quick tests and a representative of each slow family: at most 8 minutes on two cores
+test: $(VENV)/.installed ## Run all tests that are not marked slow: 8 minutes on two cores
 	$(PYTEST) -m 'not slow' --durations-to=build/durations/test.json
 
 test-slow: $(VENV)/.installed ## Run the tests that `make test` leaves out: 20 minutes on two cores
 	$(PYTEST) -m slow --durations-to=build/durations/slow.json
 
-test-changed: $(VENV)/.installed ## Run the tests of `make test` that a change reaches (since BASE=HEAD): at most 3 minutes
+test-changed: $(VENV)/.installed ## Run the tests of `make test` that your changes since BASE=HEAD affect: 3 minutes
 	files=$$($(BIN)/python -m tests.changed --base $(BASE)) && $(PYTEST) -m 'not slow' $$files
 
-durations: ## Show the 30 files of tests that took longest, and keep the durations that order the next run
+durations: ## Print the 30 slowest test files and write tests/durations.json (after `make test` and `make test-slow`)
 	$(BIN)/python -m tests.durations --keep
 
 test-all: lint test test-slow docs ## Run lint and all tests, and build the packages and the documentation
@@ -72,7 +72,7 @@ fuzz: $(VENV)/.installed ## Hand every parser some thousands of damaged document
 mutants: $(VENV)/.installed ## Put some 600 faults into the source, one at a time: `make test` must notice 95 % (90 minutes at most)
 	$(BIN)/python -m tests.mutants run --workers $(WORKERS)
 
-bench: $(VENV)/.installed ## Time a step and whole trainings against peers, accuracy beside it, into build/bench (an hour and more; it goes on)
+bench: $(VENV)/.installed ## Compare speed and accuracy of training with other tools, into build/bench (over an hour; resumes if interrupted)
 	mkdir -p build/bench
 	test -d $(BENCH_DATA) || $(BIN)/ftx data sample --out build/bench
 	$(BIN)/python -m tests.benchmarks.step --to build/bench/step
@@ -90,7 +90,7 @@ terminal: $(VENV)/.installed ## Run the quickstart and draw the pictures of READ
 	$(BIN)/python docs/make_terminal.py
 	$(BIN)/python docs/make_diagram.py build/terminal/runs/latest
 
-quickstart: $(VENV)/.installed ## Run the main job on the embedded data: train, merge, export, validate
+quickstart: $(VENV)/.installed ## Run the quickstart on the bundled data: train, merge, export, validate
 	$(BIN)/ftx quickstart
 
 clean: ## Remove what was built, the virtual environment included; runs stay

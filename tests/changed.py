@@ -1,8 +1,9 @@
-"""The tests that a change reaches, nearest first: ``python -m tests.changed [--base COMMIT] [--seconds S]``.
+"""The tests that a change affects, nearest first: ``python -m tests.changed [--base COMMIT] [--seconds S]``.
 
-A changed module reaches whatever imports it, directly or by way of others. A file of tests is as far from it as the
-nearest module that it imports, and those of the module's own package come first. As much is printed as fits into the
-seconds (of both workers, by tests/durations.json); what is left out is counted, and `make test` runs it.
+A change affects every module that imports the changed one, directly or through others. Test files are ordered by the
+number of imports between them and the change; test files of the changed package come first. It prints the files whose
+durations, by tests/durations.json, fit into S seconds of two workers together, and changed test files in any case. It
+counts the rest, which `make test` runs.
 """
 
 from __future__ import annotations
@@ -58,7 +59,7 @@ def distances(changed: Iterable[str]) -> Mapping[str, int]:
 
 @cache
 def imports(path: Path) -> frozenset[str]:
-    """The modules of ftx that a file of tests names, and those that the tests' own modules name which it imports."""
+    """The ftx modules that a test file imports, directly or through helper modules below tests/."""
     found: set[str] = set()
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
@@ -77,7 +78,7 @@ def imports(path: Path) -> frozenset[str]:
 
 
 def ranked(paths: Iterable[str]) -> Iterator[tuple[int, str]]:
-    """Each file of tests that the change reaches, and how far it is away."""
+    """Each test file that the change affects, and how far it is away."""
     paths = list(paths)
     modules = {module for path in paths if (module := module_of(path))}
     away = distances(modules)
@@ -98,7 +99,7 @@ def ranked(paths: Iterable[str]) -> Iterator[tuple[int, str]]:
 
 
 def _helps(path: str) -> bool:
-    """Whether tests use a file that is none itself: a fixture, a table, a folder that an earlier ftx has written."""
+    """Whether the file is not a test but tests use it: a fixture, a table, or a folder written by an earlier ftx."""
     return not Path(path).name.startswith("test_") and path != "tests/durations.json"
 
 
@@ -121,7 +122,7 @@ def within(seconds: float, files: Iterable[tuple[int, str]]) -> tuple[list[str],
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(prog="python -m tests.changed", description="The tests that a change reaches.")
+    parser = argparse.ArgumentParser(prog="python -m tests.changed", description="The tests that a change affects.")
     parser.add_argument("--base", default="HEAD", help="compare with this commit (default: HEAD)")
     parser.add_argument("--seconds", type=float, default=SECONDS, help="of two workers together")
     given = parser.parse_args()

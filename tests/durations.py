@@ -1,10 +1,11 @@
-"""How long tests take: a record of each run, the limits that fail it, and the order that ends soonest.
+"""Durations of tests: record them, fail a run if a test exceeds its limit, and start the slowest files first.
 
-``pytest --durations-to=FILE`` (as `make test` and `make test-slow` do) writes what each test took, and fails if one
-without a mark takes over 2 seconds, or one that is marked representative over 10.
+``pytest --durations-to=FILE`` writes the duration of each test; `make test` and `make test-slow` use it. It fails if a
+test exceeds its limit twice: 2 seconds without a mark, 10 seconds with the mark ``representative``. On a slower machine
+the limits grow.
 
-``python -m tests.durations [FILE ...]`` prints the 30 largest families, which are files of tests. With ``--keep`` it
-writes tests/durations.json, by which the next run begins with the files that take longest.
+``python -m tests.durations [FILE ...]`` prints the 30 slowest test files. With ``--keep`` it also writes
+tests/durations.json. The next run starts the slowest files first.
 """
 
 from __future__ import annotations
@@ -67,9 +68,10 @@ def shared() -> Iterator[None]:
 
 
 class Clock:
-    """In each worker: times tests without the fixtures that they share, and once more those that seem too slow.
+    """Times each test in a worker, without shared fixtures.
 
-    Only what is too slow twice counts, as another program may have had the processor.
+    Runs a test that exceeds its limit a second time, because another program may have used the processor. The shorter
+    time counts.
     """
 
     def __init__(self, *, again: bool) -> None:
@@ -176,7 +178,10 @@ def in_make_test(file: str) -> float:
 
 
 def slower(measured: dict[str, dict[str, float]], before: dict[str, dict[str, float]]) -> float:
-    """How many times as long this machine takes as the one that tests/durations.json is from, at least once."""
+    """How much slower this machine is than the one that wrote tests/durations.json: a factor of at least 1.
+
+    It is the median over test files.
+    """
     ratios = [
         seconds / known
         for file, kinds in measured.items()
@@ -204,7 +209,7 @@ def processor() -> str:
 
 
 def table(tests: dict[str, Duration]) -> Iterator[str]:
-    """The largest families, a line each."""
+    """The slowest test files, a line each."""
     files = sorted(by_file(tests).items(), key=lambda pair: -sum(pair[1].values()))
     total = sum(sum(kinds.values()) for _, kinds in files)
     yield f"{'seconds':>8} {'test':>8} {'slow':>8}  (make test, make test-slow) of {total:.0f} s in {len(tests)} tests"
@@ -219,8 +224,8 @@ def main() -> int:
     parser.add_argument("--keep", action="store_true", help="write tests/durations.json, which orders the next run")
     given = parser.parse_args()
     paths = given.files or sorted(BUILD.glob("*.json"))
-    if not paths:
-        print(f"no durations in {BUILD}: `make test` and `make test-slow` write them", file=sys.stderr)
+    if not paths or (given.keep and not given.files and len(paths) < 2):
+        print(f"{BUILD} lacks durations: run `make test` and `make test-slow` first", file=sys.stderr)
         return 2
     tests: dict[str, Duration] = {}
     for path in paths:
