@@ -60,8 +60,10 @@ def test_that_takes_long(): time.sleep(2.1)
 def test_that_may(): time.sleep(2.1)
 @pytest.mark.slow
 def test_that_may_too(): time.sleep(2.1)
-times = iter([2.1, 0])
+times = iter([2.1, 1.0])
 def test_that_takes_long_once(): time.sleep(next(times))
+kept = iter([2.1])
+def test_that_keeps_what_took_long(): time.sleep(next(kept, 0))
 """
 
 
@@ -75,10 +77,11 @@ def test_a_test_that_takes_too_long_twice_fails_the_suite(tmp_path: Path) -> Non
     command = [sys.executable, "-m", "pytest", *words]
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 1, done.stdout
-    assert "5 passed" in done.stdout
+    assert "6 passed" in done.stdout
     over = done.stdout.partition("tests over their limit")[2].splitlines()[1:-2]
-    assert [line.split()[2] for line in over] == ["test_suite.py::test_that_takes_long"]
-    tests = json.loads((tmp_path / "to.json").read_text())["tests"]
+    named = ["test_suite.py::test_that_takes_long", "test_suite.py::test_that_keeps_what_took_long"]
+    assert [line.split()[2] for line in over] == named
+    tests = json.loads((tmp_path / "to.json").read_text())
     assert tests["test_suite.py::test_that_is_first_to_share"]["shared"] > 2
 
 

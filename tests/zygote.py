@@ -1,4 +1,4 @@
-"""A process that has imported what the verbs need, and forks one ``ftx`` for each command line that it gets.
+"""A process that has imported what the commands need, and forks one ``ftx`` for each command line that it gets.
 
 Such a child is as fresh as ``python -m ftx``: it has opened no run, no model and no image. It only comes without the
 4 seconds in which torch and timm are imported. A command line is one line of JSON on stdin, its status one on stdout.
@@ -30,7 +30,7 @@ IMPORTED = (
     "ftx.training",
 )
 READY = "ready\n"
-LONGEST_S = 180  # of processes that wait for each other
+LONGEST_S = 600  # a process that takes longer hangs: the slowest command of the tests takes a tenth of it
 
 
 class Zygote:
@@ -65,11 +65,13 @@ class Zygote:
         self._process.stdin.write(json.dumps(order) + "\n")
         self._process.stdin.flush()
         status = int(self._process.stdout.readline())
+        if status == -signal.SIGALRM:
+            raise TimeoutError(f"ftx {' '.join(words)} took over {LONGEST_S} s: {paths[1].read_text()}")
         return subprocess.CompletedProcess(["ftx", *words], status, *(path.read_text() for path in paths))
 
 
 def environments(ranks: int) -> list[dict[str, str]]:
-    """What torchrun tells each process of one machine."""
+    """The variables that torchrun sets for each process of one machine."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -113,7 +115,8 @@ def serve() -> None:
         statuses = [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]
         for stream in streams:
             os.close(stream)
-        sys.stdout.write(f"{next(filter(None, statuses), 0)}\n")
+        hung = [status for status in statuses if status == -signal.SIGALRM]
+        sys.stdout.write(f"{next(filter(None, [*hung, *statuses]), 0)}\n")
         sys.stdout.flush()
 
 
@@ -126,8 +129,7 @@ def start(order: dict[str, object], environment: dict[str, str], streams: list[i
         os.dup2(stream, number)
     os.environ.update(environment)
     os.chdir(str(order["cwd"]))
-    if "RANK" in environment:
-        signal.alarm(LONGEST_S)
+    signal.alarm(LONGEST_S)
     sys.argv = ["ftx", *order["words"]]  # pyright: ignore[reportGeneralTypeIssues]
     if order["program"] is None:
         importlib.import_module("ftx.cli.app").main()

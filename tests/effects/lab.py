@@ -134,8 +134,7 @@ class Lab:
 
     def train(self, *overrides: str, data: str = "noise", words: tuple[str, ...] = ()) -> Trained:
         """The run of the base recipe with ``KEY=VALUE`` laid over it, and other words of the command line."""
-        with shared():
-            return self.trained(overrides, data, words)
+        return self.trained(overrides, data, words)
 
     def _trained(self, overrides: tuple[str, ...], data: str, words: tuple[str, ...]) -> Trained:
         out = Path(tempfile.mkdtemp(dir=self.root)) / "run"

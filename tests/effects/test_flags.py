@@ -50,7 +50,6 @@ def test_a_verbs_help_names_its_flags(lab: Lab) -> None:
                 assert name.split()[-1] in said, name
 
 
-@pytest.mark.representative
 def test_a_gate_that_fails_is_the_status_of_the_whole_run(lab: Lab) -> None:
     """Weights that fp16 cannot hold: what is exported does not answer as what was trained."""
     assert (lab.failing.status, lab.failing.json["ok"]) == (1, False)

@@ -45,7 +45,6 @@ def ask(path: Path, pixels_NHWC: np.ndarray) -> np.ndarray:
     return model(pixels_NHWC)[0]
 
 
-@pytest.mark.representative
 @pytest.mark.parametrize("precisions", [["fp32"], ["fp32", "int8"]])
 def test_the_configuration_and_the_folders(whole_run: Path, tmp_path: Path, precisions: list[str]) -> None:
     found = export_ovms(whole_run, tmp_path / "models", precisions=precisions)

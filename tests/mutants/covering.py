@@ -19,7 +19,8 @@ from tests import durations
 from tests.mutants import children
 from tests.mutants.sample import PACKAGES, Mutant, Place
 
-TEST_SECONDS = 100.0  # of recorded tests, for one mutant
+# Of recorded tests, for one mutant. With 60 one mutant of 264 lived that a test kills (evaluate's macro_f1).
+TEST_SECONDS = 100.0
 RECORD_LIMIT_S = 1800.0
 CONTEXT = "FTX_MUTANTS_TEST"
 SUBPROCESSES = """[run]
@@ -127,6 +128,8 @@ class Recorder:
             try:
                 data.read()
             except DataError:  # of a process that its test killed as it wrote: its lines count as not run
+                if path.suffix == ".main":
+                    raise
                 continue
             for file in data.measured_files():
                 module = Path(file).relative_to(self.tree / "src" / "ftx").as_posix()

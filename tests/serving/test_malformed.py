@@ -95,7 +95,7 @@ def malformed(generator: random.Random) -> tuple[bytes, bytes, str]:
 
 @pytest.mark.parametrize("count", [400, pytest.param(10_000, marks=pytest.mark.slow)])
 def test_malformed_requests(colour_server: Running, count: int) -> None:
-    """Each gets a status and a sentence, good ones are answered meanwhile, and the process has not grown."""
+    """Each gets a status and a sentence, and good ones are answered meanwhile; after many the process has not grown."""
     ended = threading.Event()
     good: list[int] = []
 
@@ -125,5 +125,6 @@ def test_malformed_requests(colour_server: Running, count: int) -> None:
     assert all(sentence for status, sentence in found if status != 200)
     assert set(good) == {200}
     assert len(good) > count // 100
-    assert resident_mb() - before < 40  # MB: 4 KB a request would be as much
+    if count == 10_000:  # of fewer, what each leaves behind is less than noise
+        assert resident_mb() - before < 40  # MB: 4 KB a request would be as much
     assert [one for one in colour_server.said if "bug" in one] == []

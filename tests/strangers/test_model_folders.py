@@ -116,7 +116,6 @@ def test_the_folder_opens(dense: Path) -> None:
     assert open_base(str(dense)).labels == ("a", "b")
 
 
-@pytest.mark.representative
 @strange
 @given(damaged(DENSE))
 def test_a_damaged_dense_config(dense: Path, document: object) -> None:

@@ -405,7 +405,6 @@ def _chosen(monkeypatch: pytest.MonkeyPatch, frozen: Frozen, views: int, *, fast
         return faster_runtime(frozen, views, SILENT)
 
 
-@pytest.mark.representative
 def test_what_openvino_cannot_convert_torch_computes(monkeypatch: pytest.MonkeyPatch) -> None:
     def cannot(*_given: object, **_named: object) -> None:
         raise RuntimeError("no such operation\naten::odd")

@@ -267,7 +267,6 @@ def other_labels(whole_run: Path, tmp_path_factory: pytest.TempPathFactory) -> R
     return run
 
 
-@pytest.mark.representative
 def test_a_new_number_of_classes(other_labels: Run, shipped: Path, out: Path, tmp_path: Path) -> None:
     export_update(other_labels, tmp_path / "update", shipped / "base")
     report = apply(tmp_path / "update", shipped / "base", out)
