@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from ftx.core.addresses import if_address
 from ftx.core.errors import InputError, RecipeError
 from ftx.core.progress import SPOKEN, Progress
 from ftx.evaluating import ParityReport, validate
@@ -51,6 +52,7 @@ class Classifier:
         self.recipe = Recipe.named({"name": model, "task": task, "peft": peft, **settings})
         self.progress = progress
         self._run: Run | None = None
+        self._data: Path | None = None  # an address, which the run does not name itself
 
     @classmethod
     def open(cls, run: Run | Path | str, *, progress: Progress = SPOKEN) -> Classifier:
@@ -84,12 +86,12 @@ class Classifier:
             progress=self.progress,
             on_epoch=lambda end: self.progress.note(str(end)),
         )
-        self._run = Run.open(report.run)
+        self._run, self._data = Run.open(report.run), if_address(Path(data))
         return self
 
     def merge(self) -> MergeReport:
         """Fold what was trained into one dense model; raises as ``ftx.merge``."""
-        return merge(self.run, progress=self.progress)
+        return merge(self.run, data=self._data, progress=self.progress)
 
     def export(
         self,
@@ -101,15 +103,15 @@ class Classifier:
         if not self.run.has(DENSE):
             self.merge()
         wanted = [precisions] if isinstance(precisions, str) else precisions
-        return export(self.run, formats=formats, precisions=wanted, progress=self.progress)
+        return export(self.run, formats=formats, precisions=wanted, data=self._data, progress=self.progress)
 
     def validate(self) -> ParityReport:
         """Compare every artifact with the trained model; raises as ``ftx.validate``."""
-        return validate(self.run, progress=self.progress)
+        return validate(self.run, data=self._data, progress=self.progress)
 
     def evaluate(self, artifact: str | None = None) -> EvalReport:
         """Metrics on held-out images; raises as ``ftx.evaluate``."""
-        return evaluate(self.run, artifact, progress=self.progress)
+        return evaluate(self.run, artifact, data=self._data, progress=self.progress)
 
     def predict(
         self, images: Path | str | bytes | Sequence[Path | str | bytes], *, scores: bool = False

@@ -6,6 +6,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from ftx.core.addresses import if_address
 from ftx.core.errors import Interrupted, shell_command, stopped
 from ftx.core.one_voice import refuse_several
 from ftx.core.progress import SILENT, Progress
@@ -60,11 +61,11 @@ def run_all(
             found=f"{trained.run} holds the best epoch so far",
             fix=f"go on with its training, or take that epoch as it is: {shell_command(DENSE.made_by, trained.run)}",
         )
-    run = Run.open(trained.run)
+    run, data = Run.open(trained.run), if_address(recipe.data.path)
     try:
-        merged = merge(run, progress=progress)
-        exported = export(run, formats=FORMATS, precisions=precisions, progress=progress)
-        parity = validate(run, require_proof=require_proof, progress=progress)
+        merged = merge(run, data=data, progress=progress)
+        exported = export(run, formats=FORMATS, precisions=precisions, data=data, progress=progress)
+        parity = validate(run, data=data, require_proof=require_proof, progress=progress)
     except KeyboardInterrupt as signal:
         missing = [artifact for artifact in (DENSE, *wanted) if not run.has(artifact)]
         again = missing[0].command(run.path) if missing else shell_command("ftx validate", run.path)

@@ -18,6 +18,7 @@ import pytest
 from PIL import Image
 from webdataset.writer import TarWriter
 
+from ftx.core.addresses import Address, typed
 from ftx.core.errors import DataError, EnvironmentFault, InputError
 from ftx.core.progress import SILENT
 from ftx.data.check import check
@@ -83,7 +84,7 @@ def source(root: Path) -> Path:
 
 
 def surveyed(path: Path, task: str = "multilabel") -> Survey:
-    return survey(path, task, val_fraction=0.25, progress=SILENT)  # pyright: ignore[reportArgumentType]
+    return survey(typed(path), task, val_fraction=0.25, progress=SILENT)  # pyright: ignore[reportArgumentType]
 
 
 def told(found: Survey) -> list[tuple[object, ...]]:
@@ -358,8 +359,8 @@ def test_a_shards_json_that_does_not_hold(tmp_path: Path, content: str, said: st
 def test_which_archives_a_path_names(tmp_path: Path) -> None:
     assert shard_names(tmp_path / "s-{08..11}.tar") == ["s-08.tar", "s-09.tar", "s-10.tar", "s-11.tar"]
     assert shard_names(tmp_path / "{a,b}.tar") == ["a.tar", "b.tar"]
-    assert shard_names(Path("https:/host/x/{0..1}.tar")) == ["0.tar", "1.tar"]
-    assert images_root(Path("https:/host/x/{0..1}.tar")) == Path("https:/host/x")
+    assert shard_names(typed("https://host/x/{0..1}.tar")) == ["0.tar", "1.tar"]
+    assert images_root(typed("https://host/x/{0..1}.tar")) == Address("https://host/x")
     for wrong, said in (
         ("{0..999999999}.tar", "at most 100,000"),
         ("{1.." + "9" * 200 + "}.tar", "at most 100,000"),

@@ -314,6 +314,28 @@ def test_without_a_whole_checkpoint_there_is_nothing_to_go_on_with(
     assert "no checkpoint in checkpoints/" in str(caught.value.found)
 
 
+@pytest.mark.parametrize("lost", [False, True])
+def test_an_address_is_typed_again(lost: bool, here: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither recipe.yaml of the run nor the one in its checkpoint names one."""
+    run = begun(here, monkeypatch, asked(), tmp_path / "run")
+    there = "https://127.0.0.1:9/{0..3}.tar"
+    for document in (run / "recipe.yaml", *(run / "checkpoints").glob("*.json")):
+        text = document.read_text()
+        assert "multiclass.csv" in text
+        document.write_text(text.replace("multiclass.csv", there))
+    if lost:
+        (run / "recipe.yaml").unlink()
+    monkeypatch.setattr("ftx.data.shards.fetched._file_system", lambda address: pytest.fail(f"{address} was asked for"))
+    with chdir(here), pytest.raises(DataError, match="lie at an address, which a run must not name") as caught:
+        resume(run)
+    assert f"ftx train --resume {run} --data '{there}'" in str(caught.value.fix)
+    with chdir(here):  # they were moved to this machine
+        resume(run, flags={"data.path": "multiclass.csv"})
+        train(asked(), tmp_path / "whole")
+    (weights,) = (run / "trained").glob("*.safetensors")
+    assert weights.read_bytes() == (tmp_path / "whole" / "trained" / weights.name).read_bytes()
+
+
 def test_a_recipe_that_was_lost_is_taken_from_the_checkpoint(
     here: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -10,6 +10,7 @@ import typer
 
 from ftx.cli import console
 from ftx.cli.shared_options import SKIPPED, status_of
+from ftx.core.addresses import as_typed, if_address
 from ftx.core.errors import INTERRUPTED, InputError, Termination, refuse_unknown
 
 if TYPE_CHECKING:
@@ -152,6 +153,13 @@ def _into_file(
         raise InputError("--address and --workers are for --engine ray", fix="add --engine ray")
     if images == [Path("-")]:
         images = [Path(path) for some in named_on(sys.stdin) for path in some]
+        if elsewhere := next(filter(None, map(if_address, images)), None):
+            raise InputError(
+                "an address is taken from the command line alone",
+                where="standard input",
+                found=as_typed(elsewhere),
+                fix="name it there",
+            )
     report = predict_to_file(
         images,
         out,

@@ -1,26 +1,98 @@
-"""Addresses of other machines where a path could stand, as in ``--data https://host/shards/{00..99}.tar``."""
+"""Addresses of other machines where a path could stand, as in ``--data https://host/shards/{00..99}.tar``.
+
+Only what a person typed in this command, or passed in Python, becomes an ``Address``: ``typed`` makes one. A text in a
+document stays text. Joined to a folder it is a path of this machine, whatever it looks like.
+"""
 
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass
 from pathlib import Path
 
+from ftx.core.errors import DataError, InputError
+
+SCHEMES = ("https", "http", "s3", "gs", "hf")
 # A Path made of an address has lost one slash of its two; what follows one letter is a drive.
-_ADDRESS = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):/+(?=[^/])")
-# What comes behind these is a path of this machine, whole.
-_WITHOUT_HOST = ("file", "local")
+_BEGINS = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):/+")
+# fsspec takes "::" for one file system behind another, and "?" and "#" end the path of an address.
+_IN_NO_NAME = re.compile(r"::|[?#\\]|[\x00-\x1f]")
 
 
-def address(path: Path | str) -> str | None:
-    """The address that a path stands for, with both its slashes; None where it is a path of this machine."""
-    text = str(path)
-    begins = _ADDRESS.match(text)
-    if begins is None:
-        return None
-    scheme, rest = begins[1].lower(), text[begins.end() :]
-    return f"{scheme}:///{rest}" if scheme in _WITHOUT_HOST else f"{scheme}://{rest}"
+@dataclass(frozen=True)
+class Address:
+    """A place on another machine, used as a Path is: joined to names, and asked for its name and parent."""
+
+    text: str  # without a slash at its end
+
+    def __str__(self) -> str:
+        return self.text
+
+    @property
+    def _host(self) -> str:
+        return "/".join(self.text.split("/", 3)[:3])
+
+    @property
+    def name(self) -> str:
+        """What stands behind the last slash; nothing for a host alone."""
+        return "" if self.text == self._host else self.text.rpartition("/")[2]
+
+    @property
+    def parent(self) -> Address:
+        """The folder it lies in; a host lies in itself."""
+        return self if self.text == self._host else Address(self.text.rpartition("/")[0])
+
+    def __truediv__(self, name: str) -> Address:
+        """A file below it, as a document at the address names it.
+
+        Raises: DataError for a name that could lead elsewhere.
+        """
+        if names_address(name) or name.startswith("/") or ".." in name.split("/") or _IN_NO_NAME.search(name):
+            raise DataError("this is no name of a file at an address", where=self, found=ascii(name[:100]))
+        return Address(f"{self.text}/{name}")
 
 
-def path_or_address(path: Path | str) -> str:
-    """A path as people write it, and an address with both its slashes."""
-    return address(path) or str(path)
+# Where images lie.
+Place = Path | Address
+
+
+def names_address(text: str) -> bool:
+    """Whether a document's text looks like an address, of whatever scheme: no document may name one."""
+    return "://" in text or _BEGINS.match(text) is not None
+
+
+def typed(place: Place | str) -> Place:
+    """What a person named: an address of a scheme that ftx opens, or a path.
+
+    Raises: InputError for any other address.
+    """
+    begins = _BEGINS.match(str(place))
+    if isinstance(place, Address) or begins is None:
+        return place if isinstance(place, Address) else Path(place)
+    scheme, rest = begins[1].lower(), str(place)[begins.end() :].rstrip("/")
+    if scheme in SCHEMES and rest and "::" not in rest:
+        return Address(f"{scheme}://{rest}")
+    if scheme not in SCHEMES and Path(place).exists():  # a folder may be called so
+        return Path(place)
+    raise InputError(
+        "ftx does not open such an address",
+        found=_spelt(scheme, rest),
+        fix=f"name the path: /{rest}"
+        if scheme in ("file", "local")
+        else f"an address begins with {', '.join(f'{one}://' for one in SCHEMES)}, and has no '::'",
+    )
+
+
+def if_address(path: Path) -> Path | None:
+    """What to hand on as ``data`` beside a run: the path where it stands for an address, which no run names itself."""
+    return path if names_address(str(path)) else None
+
+
+def as_typed(path: Path | str) -> str:
+    """The text of a path, with both slashes where it stands for an address."""
+    begins = _BEGINS.match(str(path))
+    return str(path) if begins is None else _spelt(begins[1], str(path)[begins.end() :])
+
+
+def _spelt(scheme: str, rest: str) -> str:
+    return f"{scheme}://{rest}"

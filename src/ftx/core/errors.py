@@ -27,7 +27,7 @@ class FtxError(Exception):
         self,
         what: str,
         *,
-        where: str | Path | None = None,
+        where: object = None,
         found: str | None = None,
         fix: str | None = None,
     ) -> None:

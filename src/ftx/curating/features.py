@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -12,6 +11,7 @@ from numpy.typing import NDArray
 
 from ftx.adapters.trainable_model import prepare
 from ftx.backbones.split_network import head_alone
+from ftx.core.addresses import Place
 from ftx.core.errors import ModelError
 from ftx.core.memory import SMALLER, memory_faults
 from ftx.core.progress import SILENT, Progress
@@ -33,7 +33,7 @@ class Features:
 
 
 def frozen_features(
-    recipe: Recipe, root: Path, entries: Sequence[Entry], task: Task, progress: Progress = SILENT
+    recipe: Recipe, root: Place, entries: Sequence[Entry], task: Task, progress: Progress = SILENT
 ) -> Features:
     """What the model's classifier would read of each image, by the image path of training.
 

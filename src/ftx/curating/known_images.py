@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import cast
 
+from ftx.core.addresses import Place
 from ftx.core.errors import InputError, shown
 from ftx.core.files import sha256_file, write_atomic
 from ftx.core.strict_json import JsonError, read_json
@@ -28,9 +29,9 @@ def images_of(dataset: Dataset) -> dict[str, str]:
     }
 
 
-def _sha256(path: Path) -> str:
+def _sha256(path: Place) -> str:
     try:
-        return sha256_file(path)
+        return sha256_file(path) if isinstance(path, Path) else ""
     except OSError:
         return ""
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ftx.backbones.build import resolve
+from ftx.core.addresses import Address, Place, typed
 from ftx.core.errors import DataError, InputError
 from ftx.core.progress import SILENT, Progress
 from ftx.core.verb_report import VerbReport
@@ -74,7 +75,7 @@ def look(recipe: Recipe, task: TaskName | None = None, *, out: Path = TABLE, pro
     """
     resolve(recipe.model.name)  # a name mistyped must not cost the reading of all images
     refuse_claimed(out)
-    path = recipe.data.path
+    path = typed(recipe.data.path)
     checked = open_and_check(
         path, task, form=recipe.data.format, val_fraction=recipe.data.val_fraction, progress=progress
     )
@@ -89,10 +90,13 @@ def look(recipe: Recipe, task: TaskName | None = None, *, out: Path = TABLE, pro
     return Look(_report(recipe, checked, found, table, spelling), table, checked.dataset)
 
 
-def _refuse_among_images(out: Path, path: Path, dataset: Dataset) -> None:
+def _refuse_among_images(out: Path, path: Place, dataset: Dataset) -> None:
     """Nothing is written into the user's data: not into its folder, nor beside images that a table names."""
+    root = dataset.root
+    if isinstance(path, Address) or isinstance(root, Address):
+        return
     folder = out.absolute().parent.resolve()
-    beside = {(dataset.root / entry.path).parent.resolve() for entry in dataset.entries}
+    beside = {(root / entry.path).parent.resolve() for entry in dataset.entries}
     inside = path.is_dir() and folder.is_relative_to(path.resolve())
     if inside or folder in beside:
         raise InputError(

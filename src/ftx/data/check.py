@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 
-from ftx.core.addresses import path_or_address
+from ftx.core.addresses import Place, typed
 from ftx.core.errors import DataError
 from ftx.core.progress import SILENT, Progress
 from ftx.core.verb_report import VerbReport
@@ -58,7 +57,7 @@ class Checked:
 
 
 def check(
-    path: Path,
+    path: Place,
     task: TaskName | None = None,
     *,
     form: str = "auto",
@@ -73,7 +72,7 @@ def check(
 
 
 def open_and_check(
-    path: Path,
+    path: Place,
     task: TaskName | None = None,
     *,
     form: str = "auto",
@@ -81,6 +80,7 @@ def open_and_check(
     progress: Progress = SILENT,
 ) -> Checked:
     """As ``check``, with what was opened: for whoever looks further. Raises: as ``check``."""
+    path = typed(path)
     nested = task is None or TASKS[task].nested_folders
     listing = list_images(path, nested=nested, form=form, progress=progress)
     understood = task or _narrowest_task(listing)
@@ -96,7 +96,7 @@ def open_and_check(
     trained = {name: each.get("train", 0) for name, each in counts.items()}
     report = DataReport(
         ok=not problems,
-        path=path_or_address(path),
+        path=str(path),
         layout=listing.layout,
         task=understood,
         task_named=task is not None,

@@ -13,7 +13,7 @@ from typing import BinaryIO
 
 from PIL import Image
 
-from ftx.core.addresses import path_or_address
+from ftx.core.addresses import Address, Place
 from ftx.core.errors import DataError, EnvironmentFault, FtxError, ImageError
 from ftx.core.untrusted_files import open_file
 from ftx.data.dataset import Entry
@@ -56,26 +56,27 @@ ImageLike = EncodedImage | Path | bytes
 class ImageStore:
     """The images of a data set, each a file below ``root``, or a member of a shard there."""
 
-    root: Path
+    root: Place
 
     def __getitem__(self, entry: Entry) -> EncodedImage:
         """The image of an entry; decoding it raises DataError if it is no longer the one that the run was made with.
 
         Raises: DataError if it is gone.
         """
-        member = member_of(self.root, entry.path)
-        there = (self.root / entry.path).is_file() if member is None else has_member(*member)
+        member, file = member_of(self.root, entry.path), self.root / entry.path
+        there = (isinstance(file, Path) and file.is_file()) if member is None else has_member(*member)
         if not there:
-            where = path_or_address(self.root / entry.path)
-            raise DataError("an image of the run is missing", where=where, fix="restore it, or name --data DIR")
+            raise DataError("an image of the run is missing", where=file, fix="restore it, or name --data DIR")
         return self.at(entry.path, entry.sha256)
 
     def at(self, path: str, sha256: str | None = None) -> EncodedImage:
         """The image at a path below the root, whatever its bytes are if no hash is given."""
-        member = member_of(self.root, path)
-        if member is None:
-            return replace(EncodedImage.of(self.root / path), sha256=sha256)
-        return EncodedImage(path_or_address(self.root / path), partial(open_member, *member), sha256)
+        member, file = member_of(self.root, path), self.root / path
+        if member is not None:
+            return EncodedImage(str(file), partial(open_member, *member), sha256)
+        if isinstance(file, Address):
+            raise ImageError("an image at an address lies in a shard", where=file, fix="name shards: …/{0..9}.tar")
+        return replace(EncodedImage.of(file), sha256=sha256)
 
 
 def open_image(given: ImageLike) -> Image.Image:

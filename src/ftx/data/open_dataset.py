@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 
+from ftx.core.addresses import Address, Place
 from ftx.core.errors import NAMED, DataError, ImageError, listed
 from ftx.core.progress import SILENT, Progress
 from ftx.data.dataset import SPLITS, Dataset, Entry, Split, Unreadable
@@ -45,7 +45,7 @@ class Survey:
 
 
 def survey(
-    path: Path,
+    path: Place,
     task: TaskName = "multiclass",
     *,
     form: str = "auto",
@@ -101,7 +101,7 @@ class Opened:
 def open_all(
     listing: Listing,
     task: TaskName,
-    path: Path,
+    path: Place,
     progress: Progress,
     *,
     fingerprints: bool = False,
@@ -141,7 +141,7 @@ def class_counts(dataset: Dataset) -> dict[str, dict[Split, int]]:
 
 
 def read_all(
-    root: Path,
+    root: Place,
     listed: Sequence[ListedImage],
     progress: Progress,
     *,
@@ -171,7 +171,7 @@ def read_all(
             bar.advance()
 
 
-def too_many_unreadable(root: Path, unreadable: Sequence[Unreadable], total: int) -> Iterator[DataError]:
+def too_many_unreadable(root: Place, unreadable: Sequence[Unreadable], total: int) -> Iterator[DataError]:
     """An error where so many images cannot be read that something is wrong with all of them."""
     if len(unreadable) > MOST_UNREADABLE * total:
         yield DataError(
@@ -182,7 +182,7 @@ def too_many_unreadable(root: Path, unreadable: Sequence[Unreadable], total: int
         )
 
 
-def _contradictions(root: Path, images: Sequence[OpenedImage]) -> Iterator[DataError]:
+def _contradictions(root: Place, images: Sequence[OpenedImage]) -> Iterator[DataError]:
     first: dict[str, ListedImage] = {}
     clashes: list[str] = []
     for image in images:
@@ -290,7 +290,8 @@ def _tell_learnt(dataset: Dataset, learnt: Collection[str], progress: Progress) 
 def _remark(survey: Survey, progress: Progress) -> None:
     if survey.ignored:
         progress.note(f"ignored, as no images of a class: {describe_ignored(survey.ignored)}")
-        if table := table_beside(survey.dataset.root):
+        root = survey.dataset.root
+        if not isinstance(root, Address) and (table := table_beside(root)):
             progress.note(f"if the labels are in it, name the table: --data {table}")
     if survey.copies:
         progress.note(f"images that are copies of others with the same labels: {survey.copies}")

@@ -7,12 +7,12 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from glob import glob, has_magic
 from itertools import count
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict
 
-from ftx.core.addresses import address, path_or_address
+from ftx.core.addresses import Address, Place, as_typed, names_address, typed
 from ftx.core.errors import DataError, EnvironmentFault, FtxError, ImageError, InputError
 from ftx.core.processors import cores
 from ftx.core.progress import SILENT, Progress
@@ -45,7 +45,7 @@ class Prediction(BaseModel):
 
 
 def predict(
-    images: Path | str | bytes | Sequence[Path | str | bytes],
+    images: Place | str | bytes | Sequence[Place | str | bytes],
     artifact: Predictor | Run | Path | str | None = None,
     *,
     scores: bool = False,
@@ -63,29 +63,29 @@ def predict(
     return answers_of(found, artifact, scores, progress)
 
 
-def find_images(images: Path | str | bytes | Sequence[Path | str | bytes]) -> list[EncodedImage | Prediction]:
+def find_images(images: Place | str | bytes | Sequence[Place | str | bytes]) -> list[EncodedImage | Prediction]:
     """The images that were named, as ``predict`` takes them, and what is none, with its error.
 
     Raises: InputError if there is no image at all, or something else was given.
     """
-    given = [images] if isinstance(images, Path | str | bytes) else list(images)
+    given = [images] if isinstance(images, Place | str | bytes) else list(images)
     found = look_up(given)
     if not any(isinstance(item, EncodedImage) for item in found):
         raise no_images(given, [item for item in found if isinstance(item, Prediction)])
     return found
 
 
-def look_up(given: Sequence[Path | str | bytes]) -> list[EncodedImage | Prediction]:
+def look_up(given: Sequence[Place | str | bytes]) -> list[EncodedImage | Prediction]:
     """As ``find_images``, also where there is none. Raises: InputError if something else was given."""
     uploads = count(1)
-    return [image for item in given for image in _expand(item, uploads)]
+    return [image for item in given for image in _expand(item, uploads, by_hand=True)]
 
 
-def no_images(given: Sequence[Path | str | bytes], found: Sequence[Prediction]) -> InputError:
+def no_images(given: Sequence[Place | str | bytes], found: Sequence[Prediction]) -> InputError:
     """What to tell where nothing that was named is an image, and why not."""
     return InputError(
         "there are no images",
-        where=", ".join(str(item) for item in given[:5]) or None,
+        where=", ".join(str(item) if isinstance(item, bytes) else as_typed(str(item)) for item in given[:5]) or None,
         found="; ".join(f"{item.path}: {item.error}" for item in found[:5]),
         fix=f"name images, or folders that hold some ({' '.join(sorted(IMAGE_ENDINGS))})",
     )
@@ -105,30 +105,37 @@ def predict_arriving(
     if artifact is None or isinstance(artifact, Run | Path | str):
         artifact = load(artifact, progress=progress)
     for some in arrivals:
-        found = [image for item in some for image in _expand(item, count(1))]
+        found = [image for item in some for image in _expand(item, count(1), by_hand=False)]
         yield from answers_of(found, artifact, scores, SILENT)
 
 
-def _expand(given: Path | str | bytes, uploads: Iterator[int]) -> Sequence[EncodedImage | Prediction]:
-    """The images that one item stands for, or why there are none; ``uploads`` numbers those that came as bytes."""
+def _expand(
+    given: Place | str | bytes, uploads: Iterator[int], *, by_hand: bool
+) -> Sequence[EncodedImage | Prediction]:
+    """The images that one item stands for, or why there are none; ``uploads`` numbers those that came as bytes.
+
+    It may be an address where it was named ``by_hand``, and not by another program.
+    """
     if isinstance(given, bytes):
         return [replace(EncodedImage.of(given), name=f"<bytes {next(uploads)}>")]
-    if not isinstance(given, Path | str):  # pyright: ignore[reportUnnecessaryIsInstance]
+    if not isinstance(given, Path | str | Address):  # pyright: ignore[reportUnnecessaryIsInstance]
         found = type(given).__name__
         raise InputError("images are named by their files, or given as their bytes", found=found, fix="save it first")
     try:
-        return _named(Path(given), uploads)
+        if not by_hand and names_address(str(given)):
+            return [Prediction(path=path_text(str(given)), error="an address is taken from the command line alone")]
+        return _named(typed(given), uploads)
     except OSError as error:  # a name that is too long, a folder above it that may not be entered
         return [Prediction(path=path_text(str(given)), error=f"this path cannot be read: {error.strerror}")]
-    except (DataError, EnvironmentFault) as error:  # shards that are not there
-        return [_unread(path_or_address(given), error)]
+    except (InputError, EnvironmentFault) as error:  # shards that are not there
+        return [_unread(str(given), error)]
 
 
-def _named(path: Path, uploads: Iterator[int]) -> Sequence[EncodedImage | Prediction]:
+def _named(path: Place, uploads: Iterator[int]) -> Sequence[EncodedImage | Prediction]:
     """The images that a path or a pattern stands for, or why there are none."""
-    if address(path) is not None and path.suffix.lower() in IMAGE_ENDINGS:
-        return [Prediction(path=path_or_address(path), error="an image at an address is not fetched: shards are")]
-    if are_shards(path):
+    if isinstance(path, Address) and PurePosixPath(path.name).suffix.lower() in IMAGE_ENDINGS:
+        return [Prediction(path=str(path), error="an image at an address is not fetched: shards are")]
+    if isinstance(path, Address) or are_shards(path):
         return in_shards(path)
     if path.is_dir():
         return _inside(path)
@@ -136,7 +143,7 @@ def _named(path: Path, uploads: Iterator[int]) -> Sequence[EncodedImage | Predic
     if path.is_file():
         return [EncodedImage.of(path)]
     if matching := matched(path):
-        return [image for one in matching for image in _expand(one, uploads)]
+        return [image for one in matching for image in _expand(one, uploads, by_hand=False)]
     error = "this is no regular file" if path.exists() else "there is no such file"
     return [Prediction(path=path_text(str(path)), error=error)]
 
@@ -152,7 +159,7 @@ def _unread(where: str, error: FtxError) -> Prediction:
     return Prediction(path=path_text(where), error=error.what + (f" ({error.found})" if error.found else ""))
 
 
-def in_shards(path: Path) -> list[EncodedImage | Prediction]:
+def in_shards(path: Place) -> list[EncodedImage | Prediction]:
     """The images in the shards that a path names, and the shards that do not hold.
 
     Raises: DataError if the path names none; EnvironmentFault if another machine does not answer.
@@ -162,7 +169,7 @@ def in_shards(path: Path) -> list[EncodedImage | Prediction]:
         try:
             inside += map(ImageStore(root).at, images_of(root, name))
         except DataError as error:
-            inside.append(_unread(path_or_address(root / name), error))
+            inside.append(_unread(str(root / name), error))
     return inside
 
 

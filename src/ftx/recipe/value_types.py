@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 from pydantic import BeforeValidator, Field, PlainSerializer
 from pydantic_core import PydanticCustomError
 
-from ftx.core.addresses import path_or_address
+from ftx.core.addresses import as_typed
 from ftx.core.size_limits import MOST_EXPRESSION, MOST_LABELS, MOST_SIDE
 
 # Epochs and batches: more than anyone waits for, and few enough to be counted with.
@@ -128,5 +128,5 @@ RateOrAuto = Annotated[Literal["auto"] | float, BeforeValidator(auto_or_rate)]
 ShareOrAuto = Annotated[Literal["auto"] | float, BeforeValidator(auto_or_share)]
 Switch = Annotated[bool, BeforeValidator(true_or_false)]
 Text = Annotated[str, BeforeValidator(plain_text)]
-FolderPath = Annotated[Path, BeforeValidator(plain_path), PlainSerializer(path_or_address, when_used="json")]
+FolderPath = Annotated[Path, BeforeValidator(plain_path), PlainSerializer(as_typed, when_used="json")]
 LayerExpression = Annotated[str, BeforeValidator(expression)]

@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING
 
 from pydantic import BaseModel
 
-from ftx.core.addresses import address
-from ftx.core.errors import DataError, EnvironmentFault, RunError, listed
+from ftx.core.addresses import Address, Place, names_address, typed
+from ftx.core.errors import DataError, EnvironmentFault, RunError, listed, shell_command, shown
 from ftx.core.file_cache import UnchangedFile
 from ftx.core.files import cached_sha256, replace_folder, settle, sha256_file, sole_writer, staging, write_atomic
 from ftx.core.progress import SILENT, Progress
@@ -259,13 +259,20 @@ class Run:
             raise RunError("the run has no held-out images", where=self.path / "data.jsonl", fix=RESTORE)
         return entries
 
-    def data_root(self, override: Path | None = None) -> Path:
-        """The folder, or the address, that the paths in data.jsonl count from.
+    def data_root(self, override: Place | None = None) -> Place:
+        """The folder that the paths in data.jsonl count from, or the address that ``override`` names.
 
-        Raises: DataError if the folder is not there.
+        Raises: DataError if the folder is not there, or the run alone names an address.
         """
-        root = Path(self.manifest.data_root) if override is None else images_root(override)
-        if address(root) is None and not root.is_dir():
+        if override is None and names_address(self.manifest.data_root):
+            raise DataError(
+                "the images of this run lie at an address, which a run must not name",
+                where=self.path,
+                found=shown(self.manifest.data_root),
+                fix="if you trust it, add it to the command: " + shell_command("--data", self.manifest.data_root),
+            )
+        root = Path(self.manifest.data_root) if override is None else images_root(typed(override))
+        if not isinstance(root, Address) and not root.is_dir():
             raise DataError(
                 "there is no such folder of images"
                 if override is not None

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
 
-from ftx.core.addresses import address
+from ftx.core.addresses import Address, Place, typed
 from ftx.core.progress import SILENT
 from ftx.data.image_store import EncodedImage
 from ftx.data.shards.fetched import state_of
@@ -32,43 +32,47 @@ class Part:
     """
 
     files: tuple[str | Prediction, ...] = ()
-    archive: str | None = None
+    archive: Place | None = None
     images: int | None = None
     state: str = ""
 
     def answered(self, predictor: Predictor, *, scores: bool) -> list[Prediction]:
         """The answers for its images, in their order."""
         if self.archive is not None:
-            found = in_shards(Path(self.archive))
+            found = in_shards(self.archive)
         else:
             found = [one if isinstance(one, Prediction) else EncodedImage.of(Path(one)) for one in self.files]
         return list(answers_of(found, predictor, scores, SILENT))
 
     def refused(self, why: str) -> list[Prediction]:
         """For each of its images that there is no answer, and why."""
-        found = self.files if self.archive is None else in_shards(Path(self.archive))
+        found = self.files if self.archive is None else in_shards(self.archive)
         names = [one if isinstance(one, str | Prediction) else one.name for one in found]
         return [Prediction(path=path_text(one), error=why) if isinstance(one, str) else one for one in names]
 
     @property
     def counts_from_here(self) -> bool:
         """Whether a path of it counts from the current folder."""
-        paths = [one for one in (*self.files, self.archive) if isinstance(one, str)]
-        return any(address(Path(one)) is None and not Path(one).is_absolute() for one in paths)
+        paths = [Path(one) for one in (*self.files, self.archive) if isinstance(one, str | Path)]
+        return any(not one.is_absolute() for one in paths)
 
     def to_json(self) -> str:
-        """As text, for a worker elsewhere."""
+        """As text, for a worker elsewhere. What was typed as an address is said to be one."""
         files = [one if isinstance(one, str) else one.model_dump(exclude_defaults=True) for one in self.files]
-        return json.dumps({"files": files, "archive": self.archive})
+        there = (
+            {"address": str(self.archive)} if isinstance(self.archive, Address) else self.archive and str(self.archive)
+        )
+        return json.dumps({"files": files, "archive": there})
 
     @classmethod
     def from_json(cls, text: str) -> Part:
         """What ``to_json`` wrote, but for how many images there are."""
         given = cast("dict[str, object]", json.loads(text))
         files = cast("list[str | dict[str, object]]", given["files"])
+        there = cast("str | dict[str, str] | None", given["archive"])
+        archive = Address(there["address"]) if isinstance(there, dict) else there and Path(there)
         return cls(
-            tuple(one if isinstance(one, str) else Prediction.model_validate(one) for one in files),
-            cast("str | None", given["archive"]),
+            tuple(one if isinstance(one, str) else Prediction.model_validate(one) for one in files), archive or None
         )
 
 
@@ -80,8 +84,8 @@ def parts_of(given: Sequence[Path]) -> list[Part]:
     """
     parts: list[Part] = []
     plain: list[Path] = []
-    for path in (one for named in given for one in matched(named) or [named]):
-        if not are_shards(path):
+    for path in (one for named in given for one in _places(named)):
+        if isinstance(path, Path) and not are_shards(path):
             plain.append(path)
             continue
         parts += [*_of_files(plain), *_of_shards(path)]
@@ -91,6 +95,12 @@ def parts_of(given: Sequence[Path]) -> list[Part]:
     if all(part.archive is None for part in parts) and not any(isinstance(file, str) for file in files):
         raise no_images(given, [file for file in files if isinstance(file, Prediction)])
     return parts
+
+
+def _places(named: Path) -> Sequence[Place]:
+    """What a path, a pattern or an address stands for."""
+    place = typed(named)
+    return [place] if isinstance(place, Address) else matched(place) or [place]
 
 
 def _of_files(given: Sequence[Path]) -> list[Part]:
@@ -103,16 +113,15 @@ def _part(files: Sequence[str | Prediction]) -> Part:
     return Part(tuple(files), images=len(files), state=hashlib.sha256(repr(states).encode()).hexdigest())
 
 
-def _of_shards(path: Path) -> list[Part]:
+def _of_shards(path: Place) -> list[Part]:
     root = images_root(path)
     known = read_shards_json(root)
     stated = {} if known is None else {shard.name: shard for shard in known.shards}
     parts: list[Part] = []
     for name in shard_names(path):
         archive, shard = root / name, stated.get(name)
-        elsewhere = address(archive)
-        state = repr(_state(archive)) if elsewhere is None else state_of(elsewhere)
-        parts.append(Part(archive=str(archive), images=None if shard is None else shard.images, state=state))
+        state = state_of(archive) if isinstance(archive, Address) else repr(_state(archive))
+        parts.append(Part(archive=archive, images=None if shard is None else shard.images, state=state))
     return parts
 
 

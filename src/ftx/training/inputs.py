@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Generator, Sequence
 from contextlib import closing
 from hashlib import sha256
-from pathlib import Path
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -17,6 +16,7 @@ from ftx.backbones.build import Backbone
 from ftx.backbones.kept_tokens import take
 from ftx.backbones.patch_dropout import drawn_tokens
 from ftx.backbones.split_network import uncut
+from ftx.core.addresses import Place
 from ftx.core.progress import Progress
 from ftx.data.dataset import Entry
 from ftx.data.image_store import ImageStore
@@ -262,7 +262,7 @@ class FeatureInputs:
 
 def inputs_of(
     backbone: Backbone,
-    root: Path,
+    root: Place,
     entries: Sequence[Entry],
     task: Task,
     *,

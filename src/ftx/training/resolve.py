@@ -11,6 +11,7 @@ from ftx.adapters.attach import adapter_layers
 from ftx.adapters.trainable_model import Prepared, decided_blocks, prepare
 from ftx.backbones.build import preprocess_before, tagged
 from ftx.backbones.patch_dropout import drop_patches
+from ftx.core.addresses import typed
 from ftx.core.errors import RecipeError
 from ftx.core.memory import SMALLER, memory_faults
 from ftx.core.progress import SILENT, Progress
@@ -132,7 +133,7 @@ def read_images(recipe: Recipe, begun: Run | None, progress: Progress) -> Datase
     pre, data = preprocess_before(recipe.model.name, recipe.data.image_size), recipe.data
     with pixel_store(data, 0, pre, recipe.train, SILENT) as pixels:  # training says what there is no room for
         return survey(
-            data.path,
+            typed(data.path),
             recipe.task,
             form=data.format,
             val_fraction=data.val_fraction,

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from ftx.core.addresses import address
-from ftx.core.errors import DataError, RecipeError, RunError, listed
+from ftx.core.addresses import as_typed, names_address
+from ftx.core.errors import DataError, RecipeError, RunError, listed, shell_command, shown
 from ftx.core.files import write_atomic
 from ftx.data.dataset import Entry
 from ftx.data.shards.paths import images_root
@@ -40,8 +40,16 @@ def recipe_to_go_on_with(
                 found=listed(found),
                 fix="leave the keys as they were to go on, or train anew with the changes",
             )
-    root = images_root(now.data.path)
-    if address(root) is None and not root.exists():
+    if names_address(str(now.data.path)):
+        if data_path(overrides, flags) is None:
+            raise DataError(
+                "the images of this training lie at an address, which a run must not name",
+                where=run,
+                found=shown(as_typed(now.data.path)),
+                fix=f"if you trust it: {shell_command('ftx train --resume', run)} "
+                + shell_command("--data", as_typed(now.data.path)),
+            )
+    elif not images_root(now.data.path).exists():
         raise DataError(
             "the images of this training are not where they were",
             where=now.data.path,

@@ -12,7 +12,6 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from ftx.core.addresses import path_or_address
 from ftx.core.errors import RunError, Termination, shell_command, stopped
 from ftx.core.files import check_space, stage_folder, write_atomic
 from ftx.core.memory import memory_faults
@@ -366,7 +365,7 @@ def _manifest(found: Resolved, thresholds: Thresholds) -> Manifest:
         labels=dataset.labels,
         thresholds=thresholds,
         preprocess=prepared.backbone.preprocess,
-        data_root=path_or_address(dataset.root),
+        data_root=str(dataset.root),
         begun_from=found.begun_from,
     )
 

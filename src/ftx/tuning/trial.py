@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import Literal
 
-from ftx.core.addresses import path_or_address
+from ftx.core.addresses import as_typed, if_address
 from ftx.core.progress import Progress
 from ftx.evaluating.bench import Wanted, bench
 from ftx.exporting.export import export
@@ -67,7 +67,7 @@ def attempt(
         for epoch in read_epochs(run) if going_on else ():  # one may have had no one to tell
             report(epoch)
         # Where the images lie may have changed since.
-        moved = {"data.path": path_or_address(recipe.data.path)}
+        moved = {"data.path": as_typed(recipe.data.path)}
         how = partial(resume, run, flags=moved) if going_on else partial(train, recipe, run)
         made = how(progress=progress, on_epoch=told)
         if made.interrupted and not pruned:
@@ -79,15 +79,16 @@ def attempt(
     reached = best_epoch(epochs, metric).metrics[metric]
     if pruned:
         return Attempt(reached, (), len(epochs), pruned=True)
-    values = tuple(reached if one == "metric" else latency_ms(run, progress) for one in objectives)
+    data = if_address(recipe.data.path)
+    values = tuple(reached if one == "metric" else latency_ms(run, progress, data) for one in objectives)
     return Attempt(reached, values, len(epochs), pruned=False)
 
 
-def latency_ms(folder: Path, progress: Progress) -> float:
+def latency_ms(folder: Path, progress: Progress, data: Path | None = None) -> float:
     """The median latency of a run's IR in f32, one image at a time, as ``ftx bench`` measures it."""
     run = Run.open(folder)
     if not run.has(IR_FP32):
-        merge(run, progress=progress)
-        export(run, formats=("openvino",), progress=progress)
+        merge(run, data=data, progress=progress)
+        export(run, formats=("openvino",), data=data, progress=progress)
     report = bench(run, Wanted(precisions=("fp32",), computes=("auto",), batches=(1,), seconds=_TIMED_S), progress)
     return next(row.p50_ms for row in report.rows if row.artifact == IR_FP32.name)

@@ -1,6 +1,7 @@
 """Files of other machines, copied whole to this one before they are read, and kept while there is room.
 
-fsspec knows how to reach them: https, s3, gs, hf and whatever else has a package.
+fsspec knows how to reach them. It is imported for an ``Address`` alone, whose scheme was looked at: others of its
+schemes read this machine's files, and run what a document says.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from typing import Any, TypeVar
 
 from filelock import FileLock
 
+from ftx.core.addresses import Address
 from ftx.core.errors import EnvironmentFault
 from ftx.core.files import disk_faults, staged_file
 from ftx.core.user_cache import cache_folder
@@ -40,7 +42,7 @@ _STATED = (
 _OF_THE_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 
 
-def fetched(address: str) -> Path:
+def fetched(address: Address) -> Path:
     """A copy, on this machine, of the file at an address, as it is there now.
 
     Raises: EnvironmentFault if it cannot be reached, is not there, or the disk takes no more.
@@ -56,24 +58,24 @@ def fetched(address: str) -> Path:
     return copy
 
 
-def state_of(address: str) -> str:
+def state_of(address: Address) -> str:
     """What is another once the file at an address is, as far as its server tells. Raises: as ``fetched``."""
     return _copy_of(address, *_file_system(address))[0].name
 
 
-def forget(address: str) -> None:
+def forget(address: Address) -> None:
     """Remove the copy of the file at an address, as it is not what it should be. Raises: as ``fetched``."""
     _copy_of(address, *_file_system(address))[0].unlink(missing_ok=True)
 
 
-def _copy_of(address: str, system: Any, place: str) -> tuple[Path, dict[str, Any]]:
+def _copy_of(address: Address, system: Any, place: str) -> tuple[Path, dict[str, Any]]:
     """Where the copy of what is at the address now belongs, and what its server says of it."""
     stated: dict[str, Any] = _attempts(address, lambda: system.info(place))
-    named = repr((address, [(key, str(stated[key])) for key in _STATED if key in stated]))
+    named = repr((str(address), [(key, str(stated[key])) for key in _STATED if key in stated]))
     return _folder() / sha256(named.encode()).hexdigest(), stated
 
 
-def content_at(address: str, most_bytes: int) -> bytes | None:
+def content_at(address: Address, most_bytes: int) -> bytes | None:
     """The beginning of a small file at an address that may have it; None if there is no such file.
 
     A store whose files may be read and not be listed answers that nobody may read one that is not there.
@@ -105,18 +107,18 @@ def _copied(system: Any, place: str, into: Path, size_bytes: int | None) -> None
         raise OSError(f"{into.stat().st_size:,} bytes came, of {size_bytes:,}")
 
 
-def _file_system(address: str) -> tuple[Any, str]:
+def _file_system(address: Address) -> tuple[Any, str]:
     from fsspec.core import url_to_fs
 
     try:
-        return url_to_fs(address)
+        return url_to_fs(str(address))
     except (ImportError, ValueError) as error:
         raise EnvironmentFault(
             "nothing here reads such an address", where=address, found=str(error), fix="install what it names"
         ) from error
 
 
-def _attempts(address: str, ask: Callable[[], T]) -> T:
+def _attempts(address: Address, ask: Callable[[], T]) -> T:
     for wait_s in (*_WAITS_S, None):
         try:
             return ask()

@@ -6,31 +6,36 @@ import os
 import re
 from collections.abc import Callable
 from pathlib import Path
+from typing import overload
 
-from ftx.core.addresses import address
+from ftx.core.addresses import Address, Place
 
 ENDING = ".tar"
 SHARDS_FILE = "shards.json"
 _NUMBERED = re.compile(rf"(.*?)(\d+){re.escape(ENDING)}")
 
 
-def are_shards(path: Path) -> bool:
+def are_shards(path: Place) -> bool:
     """Whether a data path names tar archives, something at an address, or a folder that ``ftx data shard`` wrote."""
-    return _names_archives(path) or address(path) is not None or _is(path / SHARDS_FILE, os.path.isfile)
+    return isinstance(path, Address) or _names_archives(path) or _is(path / SHARDS_FILE, os.path.isfile)
 
 
-def images_root(path: Path) -> Path:
+@overload
+def images_root(path: Path) -> Path: ...
+@overload
+def images_root(path: Place) -> Place: ...
+def images_root(path: Place) -> Place:
     """Where the paths of a data set's images count from: its folder, or what the archives that it names lie in."""
     return path.parent if _names_archives(path) else path
 
 
-def member_of(root: Path, path: str) -> tuple[Path, str] | None:
+def member_of(root: Place, path: str) -> tuple[Place, str] | None:
     """The archive that an image's path below the root leads into, and the member there; None if it leads into none."""
     before, ending, member = path.partition(f"{ENDING}/")
     if not ending:
         return None
     archive = root / f"{before}{ENDING}"
-    return None if address(root) is None and _is(archive, os.path.isdir) else (archive, member)
+    return None if isinstance(archive, Path) and _is(archive, os.path.isdir) else (archive, member)
 
 
 def archives_in(folder: Path) -> str | None:
@@ -47,8 +52,8 @@ def archives_in(folder: Path) -> str | None:
     return f"{len(names)}, such as '{folder / first}', and several as '{folder}/{{one,another}}{ENDING}'"
 
 
-def _names_archives(path: Path) -> bool:
-    return path.name.endswith(ENDING) and (address(path) is not None or not _is(path, os.path.isdir))
+def _names_archives(path: Place) -> bool:
+    return path.name.endswith(ENDING) and (isinstance(path, Address) or not _is(path, os.path.isdir))
 
 
 def _is(path: Path, kind: Callable[[Path], bool]) -> bool:

@@ -8,7 +8,7 @@ from pathlib import Path
 from threading import Lock
 from typing import NamedTuple
 
-from ftx.core.addresses import address, path_or_address
+from ftx.core.addresses import Address, Place
 from ftx.data.shards.fetched import fetched, forget
 from ftx.data.shards.tar_index import TarIndex, read_index
 
@@ -16,7 +16,7 @@ from ftx.data.shards.tar_index import TarIndex, read_index
 MOST_OPEN = 128
 
 
-def open_member(archive: Path, name: str) -> io.BufferedReader:
+def open_member(archive: Place, name: str) -> io.BufferedReader:
     """A member of an archive on this machine or another.
 
     Raises: FileNotFoundError if the archive or the member is not there; DataError for an archive that does not hold;
@@ -28,7 +28,7 @@ def open_member(archive: Path, name: str) -> io.BufferedReader:
         raise FileNotFoundError(f"{archive} has no {name}") from None
 
 
-def has_member(archive: Path, name: str) -> bool:
+def has_member(archive: Place, name: str) -> bool:
     """Whether the archive is there and holds such a file. Raises: DataError, EnvironmentFault as ``open_member``."""
     try:
         return name in _SHARDS.index(archive).members
@@ -36,15 +36,14 @@ def has_member(archive: Path, name: str) -> bool:
         return False
 
 
-def opened_anew(archive: Path, *, fetch: bool = False) -> tuple[Path, TarIndex]:
+def opened_anew(archive: Place, *, fetch: bool = False) -> tuple[Path, TarIndex]:
     """An archive as it is now: its file, or a copy of another machine's, and where its members lie.
 
     With ``fetch``, what was copied before is not trusted.
     Raises: as ``open_member``.
     """
-    elsewhere = address(archive)
-    if elsewhere is not None and fetch:
-        forget(elsewhere)
+    if isinstance(archive, Address) and fetch:
+        forget(archive)
     return _SHARDS.read(archive)
 
 
@@ -60,11 +59,11 @@ class _OpenShards:
     """The indices of the archives that were read last; the file of one that is let go closes behind its last reader."""
 
     def __init__(self) -> None:
-        self._open: OrderedDict[Path, _Opened] = OrderedDict()
-        self._reading: defaultdict[Path, Lock] = defaultdict(Lock)
+        self._open: OrderedDict[Place, _Opened] = OrderedDict()
+        self._reading: defaultdict[Place, Lock] = defaultdict(Lock)
         self._one_at_a_time = Lock()
 
-    def index(self, archive: Path) -> TarIndex:
+    def index(self, archive: Place) -> TarIndex:
         if (known := self._known(archive)) is not None:
             return known
         with self._one_at_a_time:
@@ -72,10 +71,9 @@ class _OpenShards:
         with mine:  # one thread reads it, others wait for that
             return self._known(archive) or self.read(archive)[1]
 
-    def read(self, archive: Path) -> tuple[Path, TarIndex]:
-        elsewhere = address(archive)
-        file = archive if elsewhere is None else fetched(elsewhere)
-        opened = _Opened(file, read_index(file, path_or_address(archive)), _state(file))
+    def read(self, archive: Place) -> tuple[Path, TarIndex]:
+        file = fetched(archive) if isinstance(archive, Address) else archive
+        opened = _Opened(file, read_index(file, str(archive)), _state(file))
         with self._one_at_a_time:
             self._open[archive] = opened
             self._open.move_to_end(archive)
@@ -83,10 +81,10 @@ class _OpenShards:
                 self._open.popitem(last=False)
         return opened.file, opened.contents
 
-    def _known(self, archive: Path) -> TarIndex | None:
+    def _known(self, archive: Place) -> TarIndex | None:
         with self._one_at_a_time:
             opened = self._open.get(archive)
-            if opened is None or (address(archive) is None and _state(archive) != opened.state):
+            if opened is None or (isinstance(archive, Path) and _state(archive) != opened.state):
                 return None
             self._open.move_to_end(archive)
             return opened.contents

@@ -7,7 +7,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from ftx.core.addresses import address, path_or_address
+from ftx.core.addresses import Address, Place
 from ftx.core.errors import DataError
 from ftx.core.files import write_atomic
 from ftx.core.pydantic_errors import first_error
@@ -60,28 +60,26 @@ class Shards(BaseModel):
     shards: tuple[Shard, ...]
 
 
-def read_shards_json(root: Path) -> Shards | None:
+def read_shards_json(root: Place) -> Shards | None:
     """What stands beside the shards in a folder, or at an address; None where nothing does.
 
     Raises: DataError if it does not hold; EnvironmentFault if the address cannot be reached.
     """
     file = root / SHARDS_FILE
-    where = path_or_address(file)
     try:
         content = _content(file)
         return None if content is None else Shards.model_validate(parse_json(content))
     except OSError as error:
-        raise DataError(f"{SHARDS_FILE} cannot be read", where=where, found=error.strerror, fix=_WRITE_AGAIN) from error
+        raise DataError(f"{SHARDS_FILE} cannot be read", where=file, found=error.strerror, fix=_WRITE_AGAIN) from error
     except (JsonError, ValidationError) as error:
         found = first_error(error) if isinstance(error, ValidationError) else str(error)
-        raise DataError(f"{SHARDS_FILE} does not hold", where=where, found=found, fix=_WRITE_AGAIN) from error
+        raise DataError(f"{SHARDS_FILE} does not hold", where=file, found=found, fix=_WRITE_AGAIN) from error
 
 
-def _content(file: Path) -> bytes | None:
-    elsewhere = address(file)
-    if elsewhere is None:
-        return read_file(file, _MOST_BYTES) if file.exists() else None
-    return content_at(elsewhere, _MOST_BYTES)
+def _content(file: Place) -> bytes | None:
+    if isinstance(file, Address):
+        return content_at(file, _MOST_BYTES)
+    return read_file(file, _MOST_BYTES) if file.exists() else None
 
 
 def write_shards_json(folder: Path, shards: Shards) -> None:

@@ -14,6 +14,7 @@ from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO, cast
 
+from ftx.core.addresses import Place, typed
 from ftx.core.errors import DataError, InputError
 from ftx.core.files import disk_faults, place_or_refuse, settle, staging
 from ftx.core.packages import require
@@ -47,7 +48,7 @@ class ShardReport(VerbReport):
 
 
 def write_shards(
-    data: Path,
+    data: Place,
     out: Path,
     *,
     per_shard: int = PER_SHARD,
@@ -65,6 +66,7 @@ def write_shards(
     """
     _refuse_taken(out)
     require("webdataset")
+    data = typed(data)
     nested = task is None or TASKS[task].nested_folders
     listing = list_images(data, nested=nested, form=form, progress=progress)
     results = [*read_all(listing.root, listing.files, progress)]
@@ -98,7 +100,7 @@ def _place(image: OpenedImage) -> tuple[int, str, str]:
 
 
 def _archives(
-    root: Path, images: Sequence[OpenedImage], per_shard: int, folder: Path, progress: Progress
+    root: Place, images: Sequence[OpenedImage], per_shard: int, folder: Path, progress: Progress
 ) -> Iterator[Shard]:
     from webdataset.writer import TarWriter
 

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
+from ftx.core.addresses import Address, Place
 from ftx.core.errors import DataError
 from ftx.core.progress import SILENT, Progress
 from ftx.data.shards.paths import are_shards
@@ -19,17 +18,17 @@ from ftx.data.sources.shards import read_shards
 __all__ = ["Layout", "ListedImage", "Listing", "list_images"]
 
 
-def list_images(path: Path, *, nested: bool = False, form: str = "auto", progress: Progress = SILENT) -> Listing:
+def list_images(path: Place, *, nested: bool = False, form: str = "auto", progress: Progress = SILENT) -> Listing:
     """Every image of a data set with its labels; ``nested`` folders are a label tree.
 
     ``form`` auto knows folders, tables, COCO, Datumaro's own JSON and shards by what is there; another name is one of
     Datumaro's formats and is read by that package.
     Raises: DataError if the data set does not hold; EnvironmentFault if the package is wanted and not installed.
     """
+    if isinstance(path, Address) or (form == "auto" and are_shards(path)):
+        return read_shards(path, progress)
     if form != "auto":
         return read_with_datumaro(path, form)
-    if are_shards(path):
-        return read_shards(path, progress)
     if path.is_file() and path.suffix.lower() in TABLE_ENDINGS:
         return read_table(path)
     if path.is_file() and path.suffix.lower() != ".json":

@@ -39,14 +39,14 @@ def read_folder(root: Path, *, nested: bool = False) -> Listing:
     top = walker.folders(root)
     if not _has_splits(root, [folder.name for folder in top], walker):
         names, files = walker.classes(root, None)
-        return _checked(Listing(root, "folders", files, Declared(names), walker.ignored))
+        return _checked(root, Listing(root, "folders", files, Declared(names), walker.ignored))
     listed = {folder.name: walker.classes(folder, _split(folder.name)) for folder in top}
     walker.loose_files(root)
     names = listed["train"][0]
     for split, (present, _) in listed.items():
         _refuse_unknown_classes(root / split, present, names)
     files = tuple(file for _, found in listed.values() for file in found)
-    return _checked(Listing(root, "splits", files, Declared(names), walker.ignored))
+    return _checked(root, Listing(root, "splits", files, Declared(names), walker.ignored))
 
 
 class _Walker:
@@ -161,8 +161,7 @@ def _refuse_unknown_classes(folder: Path, present: tuple[str, ...], known: tuple
         )
 
 
-def _checked(tree: Listing) -> Listing:
-    root = tree.root
+def _checked(root: Path, tree: Listing) -> Listing:
     if not tree.files:
         raise DataError(
             "there are no images", where=root, found=describe_ignored(tree.ignored) or "no files", fix=_SHAPE

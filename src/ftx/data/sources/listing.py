@@ -10,6 +10,7 @@ from functools import cache
 from pathlib import Path, PurePosixPath
 from typing import Literal
 
+from ftx.core.addresses import Place, names_address
 from ftx.core.errors import DataError
 from ftx.data.dataset import Split
 from ftx.tasks.labels import Declared
@@ -48,7 +49,7 @@ class ListedImage:
 class Listing:
     """Every image of a data set, below ``root``; ``ignored`` counts other files by ending."""
 
-    root: Path
+    root: Place
     layout: Layout
     files: tuple[ListedImage, ...]
     declared: Declared = field(default_factory=Declared)
@@ -88,10 +89,12 @@ def path_below(root: Path) -> Callable[[str], str]:
 def relative_path(name: str) -> str:
     """A path as a data set spells it, with forward slashes.
 
-    Raises: ValueError if it is none, is absolute, or leaves where it counts from.
+    Raises: ValueError if it is none, an address, absolute, or leaves where it counts from.
     """
     if "\0" in name or _SURROGATE.search(name) or len(name) > _LONGEST_PATH:
         raise ValueError(f"{short(name)} is no path of a file")
+    if names_address(name):
+        raise ValueError(f"{short(name)} is an address, and a document must not contain one")
     path = PurePosixPath(name.replace("\\", "/"))
     if not path.parts:
         raise ValueError("no path")

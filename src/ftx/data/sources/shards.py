@@ -16,10 +16,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from io import BufferedReader
 from math import prod
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, cast
 
-from ftx.core.addresses import address, path_or_address
+from ftx.core.addresses import Address, Place
 from ftx.core.errors import DataError, listed
 from ftx.core.progress import SILENT, Progress
 from ftx.core.strict_json import parse_json
@@ -56,26 +56,25 @@ _LETTERS = re.compile(r"(.)\.\.(.)(?:\.\.-?\d+)?")
 _RANGE = re.compile(r"(-?\d+)\.\.(-?\d+)(?:\.\.-?\d+)?")
 
 
-def shard_names(path: Path) -> list[str]:
+def shard_names(path: Place) -> list[str]:
     """The archives that a path names, as ``{0000..0099}.tar`` does, or that ``shards.json`` lists where it names none.
 
     Raises: DataError if there are none, too many, or they lie in several folders.
     """
     if images_root(path) == path:
-        if "?" in path.name and address(path) is not None:
+        if "?" in path.name and isinstance(path, Address):
             found = "a query, as signed addresses have"
-            raise DataError("this address names no shards", where=path_or_address(path), found=found, fix="…/x.tar")
+            raise DataError("this address names no shards", where=path, found=found, fix="…/x.tar")
         known = read_shards_json(path)
         if known is None or not known.shards:
             raise DataError(
                 f"there is no {SHARDS_FILE} with shards" if known is None else "there are no shards",
-                where=path_or_address(path / SHARDS_FILE),
+                where=path / SHARDS_FILE,
                 fix="name the archives: DIR/{0000..0099}.tar",
             )
         return [shard.name for shard in known.shards]
-    where = path_or_address(path)
     if "{" in str(path.parent):
-        raise DataError("shards lie in one folder", where=where, found="several", fix="DIR/{0000..0099}.tar")
+        raise DataError("shards lie in one folder", where=path, found="several", fix="DIR/{0000..0099}.tar")
     if "{" not in path.name:
         return [path.name]
     from braceexpand import braceexpand
@@ -84,12 +83,12 @@ def shard_names(path: Path) -> list[str]:
         number = prod(_choices(braces) for braces in _BRACES.findall(path.name))
         if _BRACES_IN_BRACES.search(path.name) or number > MOST_SHARDS:
             found = f"{number:,}, at most {MOST_SHARDS:,}" if number > MOST_SHARDS else "braces in braces"
-            raise DataError("too many shards", where=where, found=found, fix="DIR/{0000..0099}.tar")
+            raise DataError("too many shards", where=path, found=found, fix="DIR/{0000..0099}.tar")
         names = [*braceexpand(path.name)]
     except ValueError as error:
-        raise DataError("the braces of the shards' names do not hold", where=where, found=str(error)[:200]) from error
+        raise DataError("the braces of the shards' names do not hold", where=path, found=str(error)[:200]) from error
     if len(set(names)) < len(names):
-        raise DataError("a shard is named twice", where=where, fix="DIR/{0000..0099}.tar")
+        raise DataError("a shard is named twice", where=path, fix="DIR/{0000..0099}.tar")
     return names
 
 
@@ -101,7 +100,7 @@ def _choices(braces: str) -> int:
     return braces.count(",") + 1 if letters is None else abs(ord(letters[2]) - ord(letters[1])) + 1
 
 
-def images_of(root: Path, shard: str) -> list[str]:
+def images_of(root: Place, shard: str) -> list[str]:
     """The paths of the images in a shard, in its order, whatever is said of them.
 
     Raises: DataError if it is missing, cut, or holds links or names that lead out; EnvironmentFault if another machine
@@ -110,11 +109,11 @@ def images_of(root: Path, shard: str) -> list[str]:
     with _shard_faults(root / shard):
         _, index = opened_anew(root / shard)
     if problems := [*_refused(shard, index)]:
-        raise DataError("a shard does not hold", where=path_or_address(root / shard), found=listed(problems))
+        raise DataError("a shard does not hold", where=root / shard, found=listed(problems))
     return [f"{shard}/{name}" for name in index.members if PurePosixPath(name).suffix.lower() in IMAGE_ENDINGS]
 
 
-def read_shards(path: Path, progress: Progress = SILENT) -> Listing:
+def read_shards(path: Place, progress: Progress = SILENT) -> Listing:
     """The images of all shards that a path names, each shard read to its end and held against ``shards.json``.
 
     Raises: DataError naming each shard that is missing, cut or altered, and each image without a label, with two, or
@@ -126,7 +125,7 @@ def read_shards(path: Path, progress: Progress = SILENT) -> Listing:
     if known is not None and stated and (strange := [name for name in names if name not in stated]):
         raise DataError(
             f"shards that {SHARDS_FILE} does not know",
-            where=path_or_address(root),
+            where=root,
             found=listed(strange),
             fix=f"name some that it lists, {known.shards[0].name} to {known.shards[-1].name}, or all: the folder",
         )
@@ -140,13 +139,13 @@ def read_shards(path: Path, progress: Progress = SILENT) -> Listing:
     if problems:
         raise DataError(
             f"images of the shards that do not hold: {len(problems)}",
-            where=path_or_address(root),
+            where=root,
             found=listed(problems),
             fix="write the shards again without them; each image has beside it KEY.json with its labels (a list), or "
             "KEY.cls with one",
         )
     if not files:
-        raise DataError("the shards hold no images", where=path_or_address(path), fix="write them: ftx data shard")
+        raise DataError("the shards hold no images", where=path, fix="write them: ftx data shard")
     return Listing(root, "shards", tuple(files), Declared() if known is None else known.labels.open())
 
 
@@ -164,16 +163,16 @@ class _Found:
         return (self.sha256, self.size_bytes) == (stated.sha256, stated.bytes)
 
 
-def _read(root: Path, name: str, stated: Shard | None) -> _Found:
+def _read(root: Place, name: str, stated: Shard | None) -> _Found:
     """One shard, its bytes read once from the beginning to the end."""
     shard = root / name
     found = _read_once(shard)
-    if stated is not None and not found.is_(stated) and address(shard) is not None:
+    if stated is not None and not found.is_(stated) and isinstance(shard, Address):
         found = _read_once(shard, fetch=True)  # it may be another there than the one that was fetched
     if stated is not None and not found.is_(stated):
         raise DataError(
             f"a shard is not the one that {SHARDS_FILE} tells of",
-            where=path_or_address(shard),
+            where=shard,
             found=f"{len(found.images)} images in {found.size_bytes:,} bytes with the SHA-256 {found.sha256[:12]}…, "
             f"of {stated.images} in {stated.bytes:,} with {stated.sha256[:12]}…",
             fix="copy it again",
@@ -181,7 +180,7 @@ def _read(root: Path, name: str, stated: Shard | None) -> _Found:
     return found
 
 
-def _read_once(shard: Path, *, fetch: bool = False) -> _Found:
+def _read_once(shard: Place, *, fetch: bool = False) -> _Found:
     from webdataset.tariterators import group_by_keys, tar_file_iterator
 
     name = shard.name
@@ -197,17 +196,16 @@ def _read_once(shard: Path, *, fetch: bool = False) -> _Found:
 
 
 @contextmanager
-def _shard_faults(shard: Path) -> Iterator[None]:
+def _shard_faults(shard: Place) -> Iterator[None]:
     """Say which shard it is that cannot be read."""
-    where = path_or_address(shard)
     try:
         yield
     except FileNotFoundError as error:
-        raise DataError("a shard is missing", where=where, fix="copy it, or name those that are there") from error
+        raise DataError("a shard is missing", where=shard, fix="copy it, or name those that are there") from error
     except OSError as error:
-        raise DataError("a shard cannot be read", where=where, found=error.strerror or str(error)) from error
+        raise DataError("a shard cannot be read", where=shard, found=error.strerror or str(error)) from error
     except ValueError as error:  # of webdataset: one name twice
-        raise DataError("a shard does not hold", where=where, found=str(error), fix="write it again") from error
+        raise DataError("a shard does not hold", where=shard, found=str(error), fix="write it again") from error
 
 
 def _refused(shard: str, index: TarIndex) -> Iterator[str]:
