@@ -40,6 +40,20 @@ def test_what_is_said_stays_one_line_to_copy() -> None:
     assert lines == [LONG, f"error: {LONG}", f"  where: {LONG}", f"run  {LONG}", LONG]
 
 
+@pytest.mark.parametrize("text", ["a\x1b]0;title\x07", "\x1b[2J", "\x9b31m", "\u202etxt", "a\rb", "\x00"])
+def test_what_a_file_says_does_not_steer_the_terminal(text: str) -> None:
+    with terminal() as shown:
+        console.print_note(text)
+        console.print_error(RunError(text, where=text, found=text, fix=text))
+        console.print_facts([("run", text)])
+        console.print_table(("name",), [(text,)], title=text)
+        console.print_tree(text, [console.Node(text, text)])
+        console.TerminalProgress().note(text)
+        said = shown.getvalue()
+    assert said.count(ascii(text)[1:-1].replace("\\r", "\\r")) == 12
+    assert all(one.isprintable() or one == "\n" for one in said)
+
+
 def test_a_table_that_is_too_wide_is_folded_and_loses_nothing() -> None:
     names = ("b" * 35, "c" * 35)
     with terminal() as shown:

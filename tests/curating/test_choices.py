@@ -121,6 +121,22 @@ def test_a_choice_that_does_not_hold_is_refused(tmp_path: Path, choice: str, sai
     assert (tmp_path / "t.csv").read_bytes() == before
 
 
+@pytest.mark.parametrize("text", ["=1+1", "+x", "-x", "@x", "\tx", "'=x", "''-x", "'x", "x=1"])
+def test_no_cell_is_a_formula_of_a_spreadsheet(text: str, tmp_path: Path) -> None:
+    """What a folder or a label is called is read back as it was."""
+    out, images = tmp_path / "t.csv", {f"{text}/1.png": "0" * 64}
+    flat = Spelling("multiclass", Labels.multiclass([text, "other"]), False)
+    issue = Issue(path=f"{text}/1.png", issue="label", given=text, suggested="other", score=0.5, choice="")
+    table = ChoiceTable(out, flat, [issue], images)
+    table.choose(0, "keep")
+    with out.open(newline="") as stream:
+        path, _, given, *_ = [*csv.reader(stream)][1]
+    assert not {path[0], given[0]} & set("=+-@\t")
+    assert [(one.path, one.given, one.choice) for one in read_choices(out, flat, images).rows] == [
+        (f"{text}/1.png", text, "keep")
+    ]
+
+
 def test_labels_of_a_tree_are_spelt_as_paths() -> None:
     assert TREE.known == ["warm", "cold", "warm/red", "cold/red", "wet"]
     assert TREE.all(("warm/red", "wet")) == "warm/red;wet"

@@ -72,10 +72,10 @@ def answers_on_terminal() -> bool:
 
 def print_error(error: FtxError) -> None:
     """What, where, found, fix."""
-    text = Text.assemble(("error: ", _STYLES["bad"]), (error.what, _STYLES["strong"]))
+    text = Text.assemble(("error: ", _STYLES["bad"]), (_printable(error.what), _STYLES["strong"]))
     for heading, detail in error.details():
         text.append(f"\n  {heading}: ", style=_STYLES["dim"])
-        text.append(detail.replace("\n", "\n    "))
+        text.append(_printable(detail).replace("\n", "\n    "))
     _stderr().print(text, soft_wrap=True)
 
 
@@ -93,7 +93,7 @@ def print_facts(facts: Sequence[tuple[str, str]], style: Style = "plain") -> Non
     """Lines of a name and a value, on stdout, the values below each other."""
     width = max(len(name) for name, _ in facts)
     for name, value in facts:
-        line = Text.assemble((name.ljust(width), _STYLES["dim"]), "  ", (value, _STYLES[style]))
+        line = Text.assemble((name.ljust(width), _STYLES["dim"]), "  ", (_printable(value), _STYLES[style]))
         _stdout().print(line, soft_wrap=True)
 
 
@@ -116,7 +116,7 @@ def print_table(
     if sum(max(map(len, column)) + 2 for column in zip(columns, *rows, strict=True)) > console.width:
         table.padding = (0, 1, 0, 0)
     if title:
-        console.print(Text(title, style=_STYLES["strong"]), soft_wrap=True)
+        console.print(Text(_printable(title), style=_STYLES["strong"]), soft_wrap=True)
     console.print(table)
 
 
@@ -133,11 +133,11 @@ def print_tree(title: str, nodes: Sequence[Node]) -> None:
     """A tree on stdout."""
 
     def grow(tree: Tree, node: Node) -> None:
-        branch = tree.add(Text.assemble(_printable(node.name), ("  " + node.behind, _STYLES["dim"])))
+        branch = tree.add(Text.assemble(_printable(node.name), ("  " + _printable(node.behind), _STYLES["dim"])))
         for one in node.below:
             grow(branch, one)
 
-    root = Tree(Text(title, style=_STYLES["strong"]))
+    root = Tree(Text(_printable(title), style=_STYLES["strong"]))
     for node in nodes:
         grow(root, node)
     _stdout().print(root)

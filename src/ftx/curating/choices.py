@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import re
 import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -18,6 +19,8 @@ from ftx.curating.known_images import images_file, read_images, write_images
 COLUMNS = ("path", "issue", "given", "suggested", "score", "choice")
 # Millions of lines.
 _MOST_BYTES = 1 << 28
+# What a spreadsheet would take for a formula.
+_FORMULA = re.compile(r"'*[=+\-@\t\r]")
 
 
 @dataclass(frozen=True)
@@ -105,7 +108,7 @@ class ChoiceTable:
         rows.writerow(COLUMNS)
         for one in (*self._issues, *self._past):
             score = "" if one.score is None else f"{one.score:.4f}"
-            rows.writerow((one.path, one.issue, one.given, one.suggested, score, one.choice))
+            rows.writerow(map(_as_text, (one.path, one.issue, one.given, one.suggested, score, one.choice)))
         content = text.getvalue().encode()
         write_atomic(self.path, content)
         self._written = content
@@ -140,7 +143,7 @@ def read_choices(path: Path, spelling: Spelling, images: Mapping[str, str]) -> E
     problems: list[str] = []
     for number, row in enumerate(rows[1:], start=2):
         try:
-            issues.append(_issue(row, spelling))
+            issues.append(_issue([*map(_from_text, row)], spelling))
         except (InputError, ValueError) as error:
             problems.append(f"row {number}: {error.what if isinstance(error, InputError) else error}")
     if problems:
@@ -157,6 +160,15 @@ def read_choices(path: Path, spelling: Spelling, images: Mapping[str, str]) -> E
             fix=f"remove their rows; or {other}",
         )
     return EarlierTable(issues, known)
+
+
+def _as_text(cell: str) -> str:
+    """A cell that a spreadsheet shows as it is, and never computes."""
+    return f"'{cell}" if _FORMULA.match(cell) else cell
+
+
+def _from_text(cell: str) -> str:
+    return cell[1:] if cell.startswith("'") and _FORMULA.match(cell) else cell
 
 
 def _refuse_other_data(path: Path, known: Mapping[str, str] | None, images: Mapping[str, str], other: str) -> None:
