@@ -186,10 +186,12 @@ def sole_writer(folder: Path, note: Callable[[str], None] | None) -> Iterator[No
     """Let no other process change the folder until the block ends; a process that is killed lets go as well.
 
     Who has to wait is told so. What processes that ended left unfinished in the folder is gone then.
-    Raises: EnvironmentFault if the folder cannot be written; where nobody is to be told, RunError if it is held.
+    Raises: EnvironmentFault if the folder cannot be written; RunError if its lock is a link; where nobody is to be
+    told, RunError if it is held.
     """
     from filelock import FileLock, Timeout
 
+    _refuse_link(folder / LOCK)
     lock = FileLock(folder / LOCK)
     with disk_faults(folder):
         try:
@@ -206,10 +208,32 @@ def sole_writer(folder: Path, note: Callable[[str], None] | None) -> Iterator[No
         lock.release()
 
 
+def refuse_links(folder: Path) -> None:
+    """Refuse a folder in which a link stands for a folder: what is written there would go elsewhere.
+
+    Raises: RunError naming the link.
+    """
+    for inside, names, _ in os.walk(folder):
+        for name in names:
+            _refuse_link(Path(inside, name))
+
+
+def _refuse_link(path: Path) -> None:
+    if path.is_symlink():
+        raise RunError(
+            "a link stands in this folder, and what is written could go elsewhere",
+            where=path,
+            found=f"it points at {path.readlink()}",
+            fix="put what it points at in its place",
+        )
+
+
 def is_held(folder: Path) -> bool:
     """Whether another process is changing the folder at this moment."""
     from filelock import FileLock, Timeout
 
+    if (folder / LOCK).is_symlink():  # nobody holds it, and opening it could empty what it points at
+        return False
     lock = FileLock(folder / LOCK)
     try:
         with disk_faults(folder), lock.acquire(timeout=0):

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ftx.core.errors import RunError
-from ftx.core.files import place_new, settle, sole_writer, staging, write_atomic
+from ftx.core.files import place_new, refuse_links, settle, sole_writer, staging, write_atomic
 from ftx.data.dataset import Entry
 from ftx.runs.data_jsonl import write_entries
 from ftx.runs.latest import LATEST
@@ -90,6 +90,7 @@ def unfinished_run(path: Path) -> Iterator[NewRun]:
     Raises: RunError if another process is at work on it, or if it has a run.json that does not hold, which ``seal``
     would find only after all the training.
     """
+    refuse_links(path)
     with sole_writer(path, None):
         if (path / MANIFEST_FILE).is_file():
             read_manifest(path / MANIFEST_FILE)

@@ -19,7 +19,16 @@ from pydantic import BaseModel
 from ftx.core.addresses import Address, Place, names_address, typed
 from ftx.core.errors import DataError, EnvironmentFault, RunError, listed, shell_command, shown
 from ftx.core.file_cache import UnchangedFile
-from ftx.core.files import cached_sha256, replace_folder, settle, sha256_file, sole_writer, staging, write_atomic
+from ftx.core.files import (
+    cached_sha256,
+    refuse_links,
+    replace_folder,
+    settle,
+    sha256_file,
+    sole_writer,
+    staging,
+    write_atomic,
+)
 from ftx.core.progress import SILENT, Progress
 from ftx.data.dataset import Entry, Split
 from ftx.data.shards.paths import images_root
@@ -52,7 +61,8 @@ class Run:
     def open(cls, path: Path | str | None = None) -> Run:
         """Open a run, or the newest one below the current folder.
 
-        Raises: RunError if there is none, if it is unfinished, or if its schema version is another.
+        Raises: RunError if there is none, if it is unfinished, if its schema version is another, or if a link stands
+        for a folder in it.
         """
         folder = latest_run() if path is None else Path(path)
         if not folder.is_dir():
@@ -61,6 +71,7 @@ class Run:
             )
         run = cls(folder)
         _ = run.manifest
+        refuse_links(folder)
         return run
 
     @property
