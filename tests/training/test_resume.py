@@ -38,7 +38,7 @@ from ftx.runs.artifacts import DENSE, TRAINED
 from ftx.runs.new_run import NewRun
 from ftx.runs.run import Run
 from ftx.training import loop, resume, session, train
-from ftx.training.checkpoints import Checkpoints, newest
+from ftx.training.checkpoints import Checkpoints, _digest, newest
 from ftx.training.inputs import Batch
 from ftx.training.loop import Diverged, Training
 from ftx.training.resolve import resolve_together
@@ -283,7 +283,7 @@ def test_a_damaged_checkpoint_falls_back_to_the_one_before(
     elif damage == "a key":
         record.write_text(json.dumps(json.loads(record.read_text()) | {"spare": 1}))
     else:
-        record.write_text(record.read_text().replace('"schema_version": 2', '"schema_version": 3'))
+        record.write_text(record.read_text().replace('"schema_version": 3', '"schema_version": 4'))
     with chdir(here):
         train(asked(), tmp_path / "whole")
         resume(run, progress=listener)
@@ -319,10 +319,11 @@ def test_an_address_is_typed_again(lost: bool, here: Path, tmp_path: Path, monke
     """Neither recipe.yaml of the run nor the one in its checkpoint names one."""
     run = begun(here, monkeypatch, asked(), tmp_path / "run")
     there = "https://127.0.0.1:9/{0..3}.tar"
-    for document in (run / "recipe.yaml", *(run / "checkpoints").glob("*.json")):
-        text = document.read_text()
-        assert "multiclass.csv" in text
-        document.write_text(text.replace("multiclass.csv", there))
+    (run / "recipe.yaml").write_text((run / "recipe.yaml").read_text().replace("multiclass.csv", there))
+    for record in (run / "checkpoints").glob("*.json"):
+        document = json.loads(record.read_text())
+        document["origin"]["recipe"]["data"]["path"] = there
+        record.write_text(json.dumps(document | {"sha256": _digest(document)}))
     if lost:
         (run / "recipe.yaml").unlink()
     monkeypatch.setattr("ftx.data.shards.fetched._file_system", lambda address: pytest.fail(f"{address} was asked for"))

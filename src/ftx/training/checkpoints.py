@@ -1,16 +1,20 @@
 """``checkpoints/<step>.safetensors`` and ``.json``: the state of an unfinished training, from which it goes on exactly.
 
 Each is whole or not there: the tensors first, then the record with their hash, each written to a temporary name, synced
-to disk and renamed. The last two are kept, so that one that is damaged falls back to the one before.
+to disk and renamed. The record's own hash covers both. The last two are kept, so that one that is damaged falls back to
+the one before.
 """
 
 from __future__ import annotations
 
+import json
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from hashlib import sha256
 from pathlib import Path
+from typing import cast
 
 import torch
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -27,9 +31,11 @@ from ftx.recipe.schema import Recipe
 from ftx.runs.new_run import NewRun
 from ftx.runs.run_json import CHECKPOINTS, checkpoint_records
 from ftx.training.device_placement import Circumstances
-from ftx.training.state import Record, TrainingState
+from ftx.training.state import Record, TrainingState, refuse_inconsistent
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
+# Of which the record has no hash.
+_UNHASHED = 2
 # At an epoch's end one is written as long as writing takes no more than this share of the time: with the first, whose
 # cost nobody knows before, all of them stay below 1 %.
 MOST_SHARE = 0.005
@@ -48,7 +54,7 @@ class Origin(BaseModel):
 
 
 class Checkpoint(BaseModel):
-    """What stands beside the tensors."""
+    """What stands beside the tensors; ``sha256`` is of all the rest of it, as ``_digest`` has it."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -58,6 +64,7 @@ class Checkpoint(BaseModel):
     origin: Origin
     record: Record
     tensors_sha256: str
+    sha256: str | None = None
 
 
 @dataclass(frozen=True)
@@ -114,6 +121,7 @@ class Checkpoints:
                 save_file(state.tensors(), staged, metadata={"format": "pt"})
                 digest = sha256_file(staged)
             whole = Checkpoint(origin=self._origin, record=state.record(), tensors_sha256=digest)
+            whole = whole.model_copy(update={"sha256": _digest(json.loads(whole.model_dump_json()))})
             write_atomic(tensors.with_suffix(".json"), (whole.model_dump_json(indent=2) + "\n").encode())
             self._whole = [step, *self._whole][:_KEPT]
             for old in self.folder.glob("[0-9]*.*"):
@@ -146,6 +154,8 @@ def newest(run: Path, progress: Progress) -> Saved:
                 f"the training was begun by ftx {found.checkpoint.ftx} and torch {found.checkpoint.torch}: "
                 "with others, what it ends with may differ in the last bits"
             )
+        if found.checkpoint.schema_version == _UNHASHED:
+            progress.note(f"{path.name} was written by an earlier ftx: its record has no hash that would show damage")
         for one in damaged:
             progress.note(f"a checkpoint is damaged ({one}): going on from the one before, {path.name}")
         return found
@@ -163,10 +173,25 @@ def newest(run: Path, progress: Progress) -> Saved:
 
 
 def _read(path: Path) -> Saved:
-    checkpoint = Checkpoint.model_validate(read_json(path))
-    if checkpoint.schema_version != SCHEMA_VERSION:
+    """Raises: ValueError, or what reading raises, for one that does not hold; nothing of it is used before."""
+    document = read_json(path)
+    checkpoint = Checkpoint.model_validate(document)
+    if checkpoint.schema_version not in (SCHEMA_VERSION, _UNHASHED):
         raise ValueError(f"schema version {checkpoint.schema_version}, this ftx reads {SCHEMA_VERSION}")
+    hashed = checkpoint.schema_version == SCHEMA_VERSION
+    if hashed and _digest(cast("dict[str, object]", document)) != checkpoint.sha256:
+        raise ValueError("it is not what was written")
+    if str(checkpoint.record.position.step) != path.stem:
+        raise ValueError(f"it is of step {checkpoint.record.position.step}")
     tensors = path.with_suffix(".safetensors")
     if sha256_file(tensors) != checkpoint.tensors_sha256:
         raise ValueError(f"{tensors.name} is not what was written")
-    return Saved(checkpoint, load_file(tensors))
+    saved = Saved(checkpoint, load_file(tensors))
+    refuse_inconsistent(checkpoint.record, saved.tensors)
+    return saved
+
+
+def _digest(document: Mapping[str, object]) -> str:
+    """SHA-256 of a record in one spelling, without its own."""
+    rest = {name: value for name, value in document.items() if name != "sha256"}
+    return sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()

@@ -33,7 +33,7 @@ from ftx.training.inputs import Batch, Inputs
 from ftx.training.optimizer import optimizer, rate_share, set_rates
 from ftx.training.ranks import ALONE, Asked, Ranks
 from ftx.training.signals import Stop
-from ftx.training.state import EpochEnd, Position, TrainingState
+from ftx.training.state import EpochEnd, Position, Record, TrainingState
 
 # How often the loss is shown: reading it waits for the device.
 _SHOWN_EVERY_S = 0.2
@@ -203,6 +203,23 @@ def epoch_order(training: Training, epoch: int) -> Order:
     if training.shard_N is None:
         return order
     return shard_wise(order, training.shard_N, training.recipe.batch_size, rng)
+
+
+def refuse_other_position(training: Training, record: Record) -> None:
+    """Refuse a record of a place that this training does not come by.
+
+    Raises: ValueError.
+    """
+    position = record.position
+    images = len(epoch_order(training, position.epoch))
+    each = -(-images // training.recipe.batch_size)
+    done = (position.epoch - 1) * each + position.batches
+    if position.epoch > training.recipe.epochs + 1 or position.batches > each or position.step != done:
+        raise ValueError(f"step {position.step} is not batch {position.batches} of epoch {position.epoch}")
+    if position.images != min(position.batches * training.recipe.batch_size, images):
+        raise ValueError(f"{position.images} images are not {position.batches} batches")
+    if any(training.metric not in epoch.metrics for epoch in record.epochs):
+        raise ValueError(f"an epoch without {training.metric}")
 
 
 def _train_epoch(

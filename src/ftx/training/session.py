@@ -33,7 +33,7 @@ from ftx.training.device_placement import Circumstances, in_threads_as, place, p
 from ftx.training.dry_running import advice
 from ftx.training.epoch_log import epoch_log
 from ftx.training.head_start import HeadStart, start_head
-from ftx.training.loop import Diverged, Fit, Training, fit, solved
+from ftx.training.loop import Diverged, Fit, Training, fit, refuse_other_position, solved
 from ftx.training.plan import plan
 from ftx.training.ranks import Ranks, joined
 from ftx.training.report import TrainReport
@@ -220,8 +220,7 @@ class _Session:
                 if saved is None:
                     started = self._start_head(training)
                 else:
-                    state.restore(saved.checkpoint.record, saved.tensors)
-                    state.note_means(training.metric)
+                    self._restore(state, training, saved)
                     saved.tensors.clear()  # as much as the weights and twice more, to the end of the training
                     if not self.ranks.leads:
                         state.loss.zero_()  # the first process has what all have added up
@@ -240,6 +239,22 @@ class _Session:
             raise
         self._say_how_to_go_on(checkpoints)
         return _train_report(self, made, state.seconds)
+
+    def _restore(self, state: TrainingState, training: Training, saved: Saved) -> None:
+        """Go on from a checkpoint.
+
+        Raises: RunError if it is another training's, though its hash holds.
+        """
+        record = saved.checkpoint.record
+        try:
+            refuse_other_position(training, record)
+            state.restore(record, saved.tensors)
+        except ValueError as error:
+            where = None if self.new is None else self.new.path / CHECKPOINTS
+            raise RunError(
+                "the checkpoint is not of this training", where=where, found=str(error), fix="train anew"
+            ) from error
+        state.note_means(training.metric)
 
     def _say_what_differs(self, training: Training) -> None:
         """Say where a batch in parts, or computed again, does not train what a whole one would."""

@@ -131,8 +131,14 @@ class TrainingState:
         return {name: tensor.detach().cpu().contiguous() for name, tensor in found.items()}
 
     def restore(self, record: Record, tensors: Mapping[str, Tensor]) -> Self:
-        """Take over a state that was written, into the same model and optimizer."""
+        """Take over a state that was written, and is consistent in itself, into the same model and optimizer.
+
+        Raises: ValueError, before anything is changed, if it is another model's.
+        """
         own, parameters = dict(changing(self.module)), dict(self.module.named_parameters())
+        theirs = {name.removeprefix("weights."): t for name, t in tensors.items() if name.startswith("weights.")}
+        if wrong := _differing(own, theirs):
+            raise ValueError(f"{wrong} is not as this model has it")
         with torch.no_grad():
             for name, tensor in own.items():
                 tensor.copy_(tensors[f"weights.{name}"])
@@ -155,6 +161,53 @@ class TrainingState:
         for name, parameter in self.module.named_parameters():
             for key, tensor in self.optimizer.state.get(parameter, {}).items():
                 yield name, key, tensor
+
+
+# What AdamW keeps of each parameter: its own count, and two means of the parameter's shape.
+_MOMENTS = ("step", "exp_avg", "exp_avg_sq")
+
+
+def refuse_inconsistent(record: Record, tensors: Mapping[str, Tensor]) -> None:
+    """Refuse a state whose parts do not belong together, whatever model it is of.
+
+    Raises: ValueError.
+    """
+    numbers = [epoch.epoch for epoch in record.epochs]
+    if numbers != [*range(1, len(numbers) + 1)] or record.position.epoch != len(numbers) + 1:
+        raise ValueError(f"it is in epoch {record.position.epoch}, behind epochs {numbers}")
+    if len({frozenset(epoch.metrics) for epoch in record.epochs}) > 1:
+        raise ValueError("its epochs have different metrics")
+    if record.best is not None and record.best not in numbers:
+        raise ValueError(f"its best epoch is {record.best}, of {len(numbers)}")
+    parts: dict[str, dict[str, Tensor]] = {"weights": {}, "optimizer": {}, "best": {}}
+    for name, tensor in tensors.items():
+        kind, _, rest = name.partition(".")
+        if kind not in parts:
+            raise ValueError(f"{name} is no tensor of a training")
+        parts[kind][rest] = tensor
+    weights, moments, best = parts.values()
+    if wrong := _differing(best, {} if record.best is None else weights):
+        raise ValueError(f"the weights of the best epoch: {wrong}")
+    moved = {name.partition(".")[2] for name in moments}
+    for name in sorted(moved):
+        for key in _MOMENTS:
+            found, weight = moments.get(f"{key}.{name}"), weights.get(name)
+            if found is None or weight is None:
+                raise ValueError(f"the optimizer has no {key} of {name}, or this is no weight")
+            shape, types = (weight.shape, (weight.dtype,)) if key != "step" else ((), (torch.float32, torch.float64))
+            if found.shape != shape or found.dtype not in types:
+                raise ValueError(f"the optimizer's {key} of {name} has another shape or type")
+    if len(moments) != len(_MOMENTS) * len(moved):
+        raise ValueError("the optimizer has tensors that AdamW does not know")
+
+
+def _differing(these: Mapping[str, Tensor], others: Mapping[str, Tensor]) -> str:
+    """The first name that only one of both has, or whose tensors differ in shape or type; empty where none does."""
+    for name in sorted(these.keys() | others.keys()):
+        both = [(one[name].shape, one[name].dtype) if name in one else None for one in (these, others)]
+        if both[0] != both[1]:
+            return name
+    return ""
 
 
 def changing(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
