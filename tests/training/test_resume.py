@@ -125,6 +125,11 @@ def begun(here: Path, monkeypatch: pytest.MonkeyPatch, recipe: Recipe, run: Path
     return run
 
 
+def rewrite(record: Path, document: dict[str, object]) -> None:
+    """A record of a checkpoint with other words, and the hash of these."""
+    record.write_text(json.dumps(document | {"sha256": _digest(document)}))
+
+
 # Each method and each task at each moment; in the slow tests each method with each task.
 PAIRED = {("lora", "hierarchical"), ("dora", "multilabel"), ("pissa", "multiclass"), ("linear", "multilabel")}
 PAIRED |= {("full", "hierarchical")}
@@ -323,7 +328,7 @@ def test_an_address_is_typed_again(lost: bool, here: Path, tmp_path: Path, monke
     for record in (run / "checkpoints").glob("*.json"):
         document = json.loads(record.read_text())
         document["origin"]["recipe"]["data"]["path"] = there
-        record.write_text(json.dumps(document | {"sha256": _digest(document)}))
+        rewrite(record, document)
     if lost:
         (run / "recipe.yaml").unlink()
     monkeypatch.setattr("ftx.data.shards.fetched._file_system", lambda address: pytest.fail(f"{address} was asked for"))
@@ -440,7 +445,7 @@ def test_a_recipe_that_is_resolved_otherwise_is_refused(
     for path in (run / "checkpoints").glob("*.json"):
         document = json.loads(path.read_text())
         document["origin"]["recipe"]["train"]["batch_size"] = 50
-        path.write_text(json.dumps(document))
+        rewrite(path, document)
     with chdir(here), pytest.raises(RecipeError, match="means something else here") as caught:
         resume(run)
     assert caught.value.found == "train.batch_size: 16, was 50"
@@ -462,7 +467,7 @@ def test_other_data_or_another_base_is_refused_and_named(
         for record in records:
             document = json.loads(record.read_text())
             document["origin"]["base_digest"] = "0" * 64
-            record.write_text(json.dumps(document))
+            rewrite(record, document)
         with pytest.raises(RunError, match="base is another one"):
             resume(run)
 
@@ -678,7 +683,7 @@ def test_it_computes_as_where_it_began(here: Path, tmp_path: Path, monkeypatch: 
 def test_other_versions_are_told(other: str, here: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run, listener = begun(here, monkeypatch, asked(), tmp_path / "run"), Listener()
     for record in (run / "checkpoints").glob("*.json"):
-        record.write_text(json.dumps(json.loads(record.read_text()) | {other: "0.0.1"}))
+        rewrite(record, json.loads(record.read_text()) | {other: "0.0.1"})
     with chdir(here):
         resume(run, progress=listener)
     assert any(f"{other} 0.0.1" in said and "may differ" in said for said in listener.said)

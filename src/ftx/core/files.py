@@ -10,7 +10,7 @@ import re
 import secrets
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from functools import cache
 from itertools import count
@@ -208,14 +208,16 @@ def sole_writer(folder: Path, note: Callable[[str], None] | None) -> Iterator[No
         lock.release()
 
 
-def refuse_links(folder: Path) -> None:
-    """Refuse a folder in which a link stands for a folder: what is written there would go elsewhere.
+def refuse_links(folders: Iterable[Path]) -> None:
+    """Refuse folders that are links, or hold one in the place of a folder: what is written there would go elsewhere.
 
     Raises: RunError naming the link.
     """
-    for inside, names, _ in os.walk(folder):
-        for name in names:
-            _refuse_link(Path(inside, name))
+    for folder in folders:
+        _refuse_link(folder)
+        for inside, names, _ in os.walk(folder):
+            for name in names:
+                _refuse_link(Path(inside, name))
 
 
 def _refuse_link(path: Path) -> None:

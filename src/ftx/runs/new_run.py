@@ -18,6 +18,7 @@ from ftx.runs.run_json import (
     MANIFEST_FILE,
     Manifest,
     file_hashes,
+    folders_in,
     is_run,
     manifest_bytes,
     read_manifest,
@@ -90,7 +91,7 @@ def unfinished_run(path: Path) -> Iterator[NewRun]:
     Raises: RunError if another process is at work on it, or if it has a run.json that does not hold, which ``seal``
     would find only after all the training.
     """
-    refuse_links(path)
+    refuse_links(folders_in(path))
     with sole_writer(path, None):
         if (path / MANIFEST_FILE).is_file():
             read_manifest(path / MANIFEST_FILE)

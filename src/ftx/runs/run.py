@@ -42,6 +42,7 @@ from ftx.runs.run_json import (
     Lineage,
     Manifest,
     file_hashes,
+    folders_in,
     manifest_bytes,
     read_manifest,
 )
@@ -71,7 +72,7 @@ class Run:
             )
         run = cls(folder)
         _ = run.manifest
-        refuse_links(folder)
+        refuse_links(folders_in(folder))
         return run
 
     @property

@@ -123,6 +123,12 @@ def checkpoint_records(run: Path) -> list[Path]:
     return sorted(named, key=lambda path: -int(path.stem))
 
 
+def folders_in(run: Path) -> list[Path]:
+    """Where ftx writes in a run, whether these are there or not."""
+    parts = {artifact.name.partition("/")[0] for artifact in ARTIFACTS.values()}
+    return [run / name for name in (*sorted(parts), "reports", CHECKPOINTS)]
+
+
 def is_run(folder: Path) -> bool:
     """Whether a folder is a run, be its training finished or not."""
     return (folder / MANIFEST_FILE).is_file() or bool(checkpoint_records(folder))
