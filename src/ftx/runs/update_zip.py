@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import zipfile
+import zlib
 from hashlib import sha256
 from pathlib import Path
 from typing import Annotated
@@ -21,6 +22,7 @@ from ftx.core.pydantic_errors import first_error
 from ftx.core.strict_json import JsonError, parse_json
 from ftx.core.untrusted_files import require_file
 from ftx.core.version import __version__
+from ftx.runs.card_json import PROOF_FILE
 from ftx.runs.label_record import FileHashes
 from ftx.tasks.labels import Labels
 from ftx.tasks.output_meaning import Meaning
@@ -30,8 +32,14 @@ from ftx.tasks.thresholds import Thresholds
 UPDATE_FILE = "update.json"
 ANSWERS_FILE = "answers.safetensors"
 UPDATE_SCHEMA = 1
-# Of each file in it, unpacked: the adapters of a ViT-L in rank 64 have 200 MB, and a zip can claim anything.
+# Of all files in it, unpacked: the adapters of a ViT-L in rank 64 have 200 MB, and a zip can claim anything.
 MOST_BYTES = 1_000_000_000
+# What update.json has: the hashes of a few hundred tensors, and all labels.
+MOST_TEXT_BYTES = 64_000_000
+# Trained weights can hardly be compressed; what unpacks to many times its size, beyond so many bytes, is none.
+MOST_TIMES, SMALL_BYTES = 20, 16_000_000
+# What an update may hold beside update.json.
+PARTS = frozenset({ANSWERS_FILE, PROOF_FILE, "adapter_config.json", "adapter_model.safetensors"})
 
 
 class Update(BaseModel):
@@ -89,11 +97,15 @@ def read_update(path: Path) -> tuple[Update, dict[str, bytes]]:
         require_file(path)
         with zipfile.ZipFile(path) as archive:
             sizes = {entry.filename: entry.file_size for entry in archive.infolist()}
-            if not {UPDATE_FILE, ANSWERS_FILE} <= sizes.keys() or max(sizes.values()) > MOST_BYTES:
+            names = sizes.keys() - {UPDATE_FILE}
+            if len(sizes) < len(archive.infolist()) or len(names) == len(sizes) or not {ANSWERS_FILE} <= names <= PARTS:
                 raise ExportError("this file is no update", where=path, found=", ".join(sizes)[:200], fix=again)
-            files = {name: archive.read(name) for name in sizes}
-        update = Update.model_validate(parse_json(files.pop(UPDATE_FILE)))
-    except (zipfile.BadZipFile, OSError, EOFError, NotImplementedError, RuntimeError, JsonError) as error:
+            if sizes[UPDATE_FILE] > MOST_TEXT_BYTES or sum(sizes.values()) > _most_bytes(path.stat().st_size):
+                found = f"{sum(sizes.values()) / 1e6:,.0f} MB in a file of {path.stat().st_size / 1e6:,.1f}"
+                raise ExportError("the update unpacks to more than an update has", where=path, found=found, fix=again)
+            update = Update.model_validate(parse_json(archive.read(UPDATE_FILE)))
+            files = {name: archive.read(name) for name in sorted(names)}
+    except (zipfile.BadZipFile, zlib.error, OSError, EOFError, NotImplementedError, RuntimeError, JsonError) as error:
         raise ExportError("the update cannot be read", where=path, found=str(error)[:200], fix=again) from error
     except ValidationError as error:
         raise ExportError(f"{UPDATE_FILE} does not hold", where=path, found=first_error(error), fix=again) from error
@@ -106,6 +118,11 @@ def read_update(path: Path) -> tuple[Update, dict[str, bytes]]:
         raise ExportError("a file of the update is not what was written", where=path, found=wrong[0][0], fix=again)
     update.meaning.open()
     return update, files
+
+
+def _most_bytes(zip_bytes: int) -> int:
+    """What the files of a zip may take unpacked."""
+    return min(MOST_BYTES, max(SMALL_BYTES, MOST_TIMES * zip_bytes))
 
 
 def _zipped(files: dict[str, bytes]) -> bytes:

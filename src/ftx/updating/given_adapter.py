@@ -12,6 +12,7 @@ from typing import Any
 
 from numpy.typing import NDArray
 from pydantic import ValidationError
+from safetensors import SafetensorError
 from safetensors.numpy import load
 
 from ftx.adapters.peft_file import PREFIX, WEIGHTS, PeftFile, read_peft_file
@@ -61,12 +62,31 @@ def read_given(adapter: Path, card: Card, scratch: Path, labels: Sequence[str]) 
         raise InputError("an update has its own labels", where=adapter, fix="leave --labels out")
     update, files = read_update(adapter)
     scratch.mkdir()
-    answers = load(files.pop(ANSWERS_FILE))
+    answers = _answers(files.pop(ANSWERS_FILE), adapter)
     proof, proof_unused = _proof(files.pop(PROOF_FILE, None), adapter)
     for name, content in files.items():
         (scratch / Path(name).name).write_bytes(content)
     file = read_peft_file(scratch)
     return Given(adapter, file, adapter.stat().st_size, update, answers, update.meaning, proof, proof_unused)
+
+
+def _answers(content: bytes, update: Path) -> dict[str, NDArray[Any]]:
+    """What the trained model answers to the base's reference images; an update without its logits proves nothing.
+
+    Raises: ExportError for what is none.
+    """
+    try:
+        found = load(content)
+        if "logits" not in found or found["logits"].dtype.kind != "f":
+            raise ValueError(f"no logits, but {', '.join(found) or 'nothing'}")
+    except (SafetensorError, KeyError, TypeError, ValueError) as error:
+        raise ExportError(
+            "the answers in the update do not hold",
+            where=update,
+            found=f"{ANSWERS_FILE}: {str(error)[:200]}",
+            fix="write it again: ftx export --as-update",
+        ) from error
+    return found
 
 
 def _proof(content: bytes | None, update: Path) -> tuple[Proof | None, str | None]:
