@@ -17,8 +17,10 @@ from ftx.adapters.pissa import file_note
 from ftx.adapters.spec import AdapterSpec
 from ftx.adapters.trainable_model import Prepared
 from ftx.backbones.kept_tokens import NO_SHARES, TokenShares
+from ftx.core.errors import RunError
 from ftx.core.files import write_atomic
 from ftx.core.shipped_files import EMBEDDED, ORIGINS
+from ftx.core.untrusted_files import read_file
 from ftx.core.version import __version__
 from ftx.data.dataset import SPLITS, Dataset, Split
 from ftx.data.open_dataset import class_counts
@@ -27,13 +29,15 @@ from ftx.recipe.sections import Method, ModelRecipe
 from ftx.recipe.strict_yaml import dump_yaml
 from ftx.runs.readme_code import timm_code, trained_code, transformers_code
 from ftx.runs.run import Run
-from ftx.runs.run_json import MODEL_CARD, BegunFrom, Recovered
+from ftx.runs.run_json import MODEL_CARD, RESTORE, BegunFrom, Recovered
 from ftx.tasks.output_meaning import Meaning
 from ftx.tasks.thresholds import Thresholds
 
 _TITLES: Mapping[Method, str] = {"lora": "LoRA", "dora": "DoRA", "linear": "linear probing", "full": "full fine-tuning"}
 # Those of timm's licences that the hub knows by name; the others it calls "other" and shows their name beside.
 # Source: https://huggingface.co/docs/hub/repositories-licenses
+# A card has some kilobytes, and names at most all labels.
+_MOST_BYTES = 1 << 24
 _HUB_LICENCES = frozenset("apache-2.0 mit bsd-3-clause cc-by-4.0 cc-by-nc-4.0 apple-ascl apple-amlr gemma".split())
 
 
@@ -108,10 +112,7 @@ def write_trained_card(
 def write_dense_card(folder: Path, run: Run, proof: MergeProof) -> None:
     """Write the card of ``dense/``; what training measured is taken from the card of ``trained/``."""
     manifest, recipe = run.manifest, run.recipe()
-    trained = run.path / "trained" / MODEL_CARD
-    # A run of an older ftx has none.
-    measured = ModelCardData(**(ModelCard.load(trained).data.to_dict() if trained.is_file() else {}))
-    results, metric = measured.eval_results or [], (measured.metrics or [""])[0]
+    results, metric = _measured_in(run.path / "trained" / MODEL_CARD)
     dataset = Dataset(root=run.path, labels=manifest.labels, entries=run.entries())
     shares = recipe.model.token_shares
     logits = f"Its logits lie within {proof.logit_difference:.1e} of the trained model's on {proof.images}"
@@ -163,6 +164,30 @@ def write_combined_card(
         sections += ["## Labels\n\nIn the order of the logits: " + ", ".join(map(_plain, names)) + "."]
     tags = ["image-classification" if meaning else "image-feature-extraction", "timm", "ftx"]
     _write(folder, ModelCardData(library_name="timm", pipeline_tag=tags[0], tags=tags), sections)
+
+
+def _measured_in(card: Path) -> tuple[list[EvalResult], str]:
+    """What training measured, and the metric that chose the epoch, by the card that it wrote; an older ftx wrote none.
+
+    Raises: RunError for a card that ftx did not write so.
+    """
+    if not card.exists():
+        return [], ""
+    try:
+        text = read_file(card, _MOST_BYTES).decode()
+        measured = ModelCardData(**ModelCard(text).data.to_dict())
+        results, metrics = measured.eval_results or [], measured.metrics or [""]
+        named = [metrics[0], *(one.metric_type for one in results)]
+        if not all(isinstance(one, str) for one in named) or not all(_is_figure(one.metric_value) for one in results):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise ValueError("its metrics are none")
+    except Exception as error:  # the hub's reader raises what YAML does, and what Python says of a wrong key or type
+        found = str(error).partition("\n")[0][:200] or type(error).__name__
+        raise RunError("the model card of trained/ does not hold", where=card, found=found, fix=RESTORE) from error
+    return results, metrics[0]
+
+
+def _is_figure(value: object) -> bool:
+    return isinstance(value, int | float) and math.isfinite(value)
 
 
 def _tokens(shares: TokenShares) -> list[tuple[str, str]]:
