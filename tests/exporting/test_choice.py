@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from tests.conftest import Listener
 from tests.exporting.conftest import Validated
-from tests.gates.faults import edit_json
+from tests.gates.faults import edit_report, vouch_for
 from torchmetrics.functional.classification import multiclass_f1_score
 
 from ftx.core.errors import ExportError, GateFailed, RunError
@@ -24,7 +24,7 @@ from ftx.runs.run import Run
 from ftx.runtimes import load, load_artifact
 from ftx.runtimes.choose_artifact import best_ir, furthest
 
-REPORT = Path("reports", "parity.json")
+REPORT = "reports/parity.json"
 
 
 @pytest.fixture
@@ -45,7 +45,7 @@ def judged(run: Run, **latency_ms: float) -> None:
                 deployed = row["view"] == "graph" and row["compute"] != "f32"
                 row["latency_ms"] = latency_ms[name] if deployed else 100 - latency_ms[name]
 
-    edit_json(run.path / REPORT, change)
+    edit_report(run.path, REPORT, change)
 
 
 def test_the_fastest_proved_ir_is_taken_by_its_deployed_latency(run: Run) -> None:
@@ -55,7 +55,7 @@ def test_the_fastest_proved_ir_is_taken_by_its_deployed_latency(run: Run) -> Non
     judged(run, fp32=2, fp16=3)
     assert best_ir(run)[0] == IR_FP32
     # An IR that was exported again since is not what was proved.
-    edit_json(run.path / REPORT, lambda report: report["digests"].update({"openvino/fp32": "another"}))
+    edit_report(run.path, REPORT, lambda report: report["digests"].update({"openvino/fp32": "another"}))
     why = "the fastest proved one on this machine: 3.0 ms an image, the only one"
     assert best_ir(run) == (IR_FP16, why)
 
@@ -65,27 +65,28 @@ def test_where_nothing_counts_the_most_exact_that_has_not_failed_is_taken(run: R
     for artifact in (IR_FP32, IR_FP16):  # what another machine proved for this one's instruction set would count
         (run.folder(artifact) / PROOF_FILE).unlink()
     again = f"ftx validate {run.path}"
-    edit_json(run.path / REPORT, lambda report: report["machine"].update(cpu="another"))
+    edit_report(run.path, REPORT, lambda report: report["machine"].update(cpu="another"))
     name, why = best_ir(run)
     assert name == IR_FP32
     assert why.startswith("the most exact, as ftx validate ran on another machine (another (")
-    edit_json(run.path / REPORT, lambda report: report["machine"].update(cpu=this_machine().cpu))
-    edit_json(run.path / REPORT, lambda report: report.update(max_drop=0.9))
+    edit_report(run.path, REPORT, lambda report: report["machine"].update(cpu=this_machine().cpu))
+    edit_report(run.path, REPORT, lambda report: report.update(max_drop=0.9))
     why = f"ftx validate was asked with a wider margin than the recipe's (--max-drop 0.9): {again}"
     assert best_ir(run) == (IR_FP32, f"the most exact, as {why}")
-    edit_json(run.path / REPORT, lambda report: report.update(max_drop=MAX_DROP))
-    edit_json(run.path / REPORT, lambda report: report["verdicts"].update({"openvino/fp16": "unproved"}))
-    edit_json(run.path / REPORT, lambda report: report["verdicts"].update({"openvino/fp32": "failed"}))
+    edit_report(run.path, REPORT, lambda report: report.update(max_drop=MAX_DROP))
+    edit_report(run.path, REPORT, lambda report: report["verdicts"].update({"openvino/fp16": "unproved"}))
+    edit_report(run.path, REPORT, lambda report: report["verdicts"].update({"openvino/fp32": "failed"}))
     said = read_parity(run.path).said["openvino/fp16"]  # pyright: ignore[reportOptionalMemberAccess]
     assert best_ir(run) == (IR_FP16, f"the most exact, as none is proved: {said}")
-    edit_json(run.path / REPORT, lambda report: report["verdicts"].update({"openvino/fp16": "failed"}))
+    edit_report(run.path, REPORT, lambda report: report["verdicts"].update({"openvino/fp16": "failed"}))
     with pytest.raises(GateFailed, match="every OpenVINO model of this run failed"):
         best_ir(run)
     assert furthest(run) == DENSE
-    edit_json(run.path / REPORT, lambda report: report["digests"].update({"openvino/fp16": "another"}))
+    edit_report(run.path, REPORT, lambda report: report["digests"].update({"openvino/fp16": "another"}))
     assert best_ir(run) == (IR_FP16, f"the most exact, as none is proved: {again}")
     for text in ("{", "[]", "{}"):  # cut short, and what another version wrote
         (run.path / REPORT).write_text(text)
+        vouch_for(run.path, REPORT)
         assert best_ir(run) == (IR_FP32, f"the most exact, as nothing was validated yet: {again}")
 
 

@@ -46,7 +46,7 @@ VERBS = {
 }
 
 # Those that have verbs of their own; an answer names both.
-_SUBVERBS = {"data": ("check", "look", "sample")}
+_SUBVERBS = {"data": ("check", "look", "sample", "shard")}
 
 # 128 + SIGPIPE, as the shell reports a program whose reader went away (`ftx predict ... | head`).
 BROKEN_PIPE = 141

@@ -209,6 +209,10 @@ def _passes(report: ParityReport, *, require_proof: bool) -> bool:
 
 def _is_proved_already(run: Run, report: ParityReport) -> bool:
     """Whether the run's report is of these very artifacts, on all images."""
+    try:
+        run.refuse_altered(PARITY_FILE, "ftx validate")
+    except RunError:
+        return False
     kept = read_parity(run.path)
     return kept is not None and kept.whole and kept.digests == report.digests
 

@@ -113,7 +113,7 @@ class Run:
             )
         for name, digest in sorted(manifest.files.items()):
             if artifact.holds(name):
-                self._check_file(name, digest, artifact)
+                self._check_file(name, digest, artifact.command(self.path))
         self._refuse_stale(artifact)
         if artifact.made_from is not None and artifact.name in manifest.lineage:
             self.require(artifact.made_from)
@@ -142,14 +142,17 @@ class Run:
 
     @classmethod
     def refuse_stale_folder(cls, folder: Path) -> None:
-        """Refuse the folder of an artifact that lies in its run, and was made from what that no longer holds.
+        """Refuse the folder of an artifact in a run that is another's, or was made from what the run no longer holds.
 
-        Files are not hashed.
+        Of its files the card alone is hashed, which has the hashes of the others.
         Raises: RunError.
         """
         found = cls.around(folder)
         if found is not None:
             run, artifact = found
+            card = f"{artifact}/card.json"
+            if (run.path / card).exists():
+                run._check_file(card, run.manifest.files.get(card, ""), artifact.command(run.path))
             while artifact.made_from is not None:
                 run._refuse_stale(artifact)
                 artifact = artifact.made_from
@@ -159,7 +162,7 @@ class Run:
 
         Raises: RunError if it is missing or another than was written.
         """
-        self._check_file(name, self.manifest.files.get(name, ""), TRAINED)
+        self._check_file(name, self.manifest.files.get(name, ""), TRAINED.command(self.path))
         return self.path / name
 
     def recipe(self) -> Recipe:
@@ -171,8 +174,16 @@ class Run:
 
         return Recipe.load(self.file("recipe.yaml"))
 
-    def _check_file(self, name: str, digest: str, artifact: Artifact) -> None:
-        path, again = self.path / name, artifact.command(self.path)
+    def refuse_altered(self, report: Path, again: str) -> None:
+        """Refuse a report that is there and not what was written; ``again`` is the command that writes it.
+
+        Raises: RunError.
+        """
+        if (self.path / report).exists():
+            self._check_file(report.as_posix(), self.manifest.files.get(report.as_posix(), ""), again)
+
+    def _check_file(self, name: str, digest: str, again: str) -> None:
+        path = self.path / name
         if not path.is_file():
             raise RunError("a file of the run is missing", where=path, fix=f"restore it, or run: {again}")
         found = cached_sha256(path)

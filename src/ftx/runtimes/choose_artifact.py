@@ -24,7 +24,7 @@ from ftx.runs.tuning_json import tuned_here
 def best_ir(run: Run) -> tuple[Artifact, str]:
     """The IR of a run to predict with, and why: the fastest that is proved on this machine, else the most exact.
 
-    Raises: RunError if the run holds none; GateFailed if all have failed.
+    Raises: RunError if the run holds none, or what was found of them was altered; GateFailed if all have failed.
     """
     # Without proof the most exact comes first: it is the likeliest to be what was trained.
     held = [artifact for artifact in IRS.values() if run.has(artifact)]
@@ -35,6 +35,7 @@ def best_ir(run: Run) -> tuple[Artifact, str]:
             found=f"it holds {', '.join(map(str, run.artifacts()))}",
             fix=f"run: {shell_command(EXPORT_IR, run.path)}",
         )
+    run.refuse_altered(PARITY_FILE, shell_command("ftx validate", run.path))
     report = read_parity(run.path)
     why = why_not_here(report, run) if report else "nothing was validated yet"
     latency_ms = _proved_ms(report, run) if report and why is None else {}
