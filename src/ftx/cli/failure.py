@@ -61,7 +61,8 @@ def report_failure(error: Exception, *, arguments: Sequence[str], verb: str | No
     if as_json:
         parts = ErrorParts(what=known.what, where=known.where, found=known.found, fix=known.fix)
         try:
-            console.print_json(FailureReport(verb=verb or "", error=parts))
+            # In one line, as the answer may be lines of JSON that have begun.
+            console.print_line(FailureReport(verb=verb or "", error=parts).model_dump_json())
         except OSError:  # what failed may be the answer's own way out
             console.abandon_stdout()
     return known.exit_code

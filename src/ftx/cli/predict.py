@@ -11,7 +11,7 @@ import typer
 from ftx.cli import console
 from ftx.cli.shared_options import SKIPPED, status_of
 from ftx.core.addresses import as_typed, if_address
-from ftx.core.errors import INTERRUPTED, InputError, Termination, refuse_unknown
+from ftx.core.errors import InputError, refuse_unknown
 
 if TYPE_CHECKING:
     from ftx.evaluating.predict import Prediction
@@ -205,11 +205,11 @@ def _arriving(watch: Path | None, artifact: Path | None, *, scores: bool, json: 
                 console.print_note(f"skipped {answer.path}: {answer.error}", "bad")
             if watched is not None:
                 watched.answered(answer.path)
-    except KeyboardInterrupt as signal:
-        if watched is None or isinstance(signal, Termination):
+    except KeyboardInterrupt:  # a signal is how watching ends
+        if watched is None:
             raise
         console.print_note(f"stopped after {total} images; started again, it goes on behind them", "dim")
-        return INTERRUPTED
+        return SKIPPED if skipped else 0
     if not total:
         raise InputError("standard input named no images", fix="write paths to it, one a line")
     return SKIPPED if skipped else 0
