@@ -15,6 +15,7 @@ from PIL import Image
 from ftx.core.errors import DataError
 from ftx.data.dataset import Dataset
 from ftx.data.open_dataset import survey
+from ftx.tasks.task_names import TaskName
 
 
 class Notes:
@@ -94,6 +95,37 @@ def test_given_sides_are_taken_as_they_are(tmp_path: Path) -> None:
     assert found.counts() == {name: {"train": 4, "val": 2, "test": 3} for name in ("cat", "dog")}
     assert all(entry.path.startswith(f"{entry.split}/") for entry in found.dataset.entries)
     assert found.dataset.report_split == "test"
+
+
+@pytest.mark.parametrize(
+    ("train", "val", "test"),
+    [
+        ("Train", "Valid", None),
+        ("training", "valid", "testing"),
+        ("TRAIN", "VAL", "TEST"),
+        ("Training", "Validation", "Test"),
+        ("train", "validation", "Testing"),
+        ("train", None, "TESTING"),
+    ],
+)
+@pytest.mark.parametrize("task", ["multiclass", "hierarchical"])
+def test_splits_have_their_usual_names_in_any_case(
+    train: str, val: str | None, test: str | None, task: TaskName, tmp_path: Path
+) -> None:
+    for name, count in ((train, 5), (val, 2), (test, 3)):
+        if name is not None:
+            tree(tmp_path / name, {"cat": count, "dog": count}, seed=count)
+    found = survey(tmp_path, task, val_fraction=0.2)
+    wanted = {"train": 4 + (val is not None), "val": 2 if val else 1} | ({"test": 3} if test else {})
+    assert found.counts() == dict.fromkeys(("cat", "dog"), wanted)
+    assert {entry.path.partition("/")[0] for entry in found.dataset.split("train")} == {train}
+
+
+def test_two_folders_of_one_split_are_refused(tmp_path: Path) -> None:
+    for name in ("train", "Training", "val"):
+        tree(tmp_path / name, {"cat": 2, "dog": 2})
+    error = refusal(tmp_path)
+    assert (error.what, error.found) == ("two folders are the split train", "Training and train")
 
 
 def test_val_is_taken_from_train_where_there_is_none(tmp_path: Path) -> None:

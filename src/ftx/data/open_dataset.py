@@ -116,7 +116,8 @@ def open_all(
     results = [*read_all(listing.root, relabelled, progress, fingerprints=fingerprints, pixels=pixels)]
     images = tuple(result for result in results if isinstance(result, OpenedImage))
     unreadable = tuple(result for result in results if isinstance(result, Unreadable))
-    where = str(listing.root / "train" if listing.layout == "splits" else path)
+    train = next((file.path.partition("/")[0] for file in relabelled if file.split == "train"), "train")
+    where = str(listing.root / train if listing.layout == "splits" else path)
     problems = (
         *too_many_unreadable(listing.root, unreadable, len(relabelled)),
         *_contradictions(listing.root, images),

@@ -10,7 +10,7 @@ from pathlib import Path
 from ftx.core.errors import DataError, nearest
 from ftx.data.dataset import SPLITS, Split
 from ftx.data.shards.paths import SHARDS_FILE, archives_in
-from ftx.data.sources.listing import IMAGE_ENDINGS, ListedImage, Listing, refuse_link_outside
+from ftx.data.sources.listing import IMAGE_ENDINGS, SPLIT_WORDS, ListedImage, Listing, refuse_link_outside
 from ftx.tasks.labels import Declared
 
 # What operating systems and file servers leave in folders; not worth a word. Hidden files join them.
@@ -36,16 +36,18 @@ def read_folder(root: Path, *, nested: bool = False) -> Listing:
             fix="name the folder that holds your images (of ftx train: --data DIR)",
         )
     walker = _Walker(root, nested=nested)
-    top = walker.folders(root)
-    if not _has_splits(root, [folder.name for folder in top], walker):
+    folders = _splits(root, walker)
+    if not folders:
         names, files = walker.classes(root, None)
         return _checked(root, Listing(root, "folders", files, Declared(names), walker.ignored))
-    listed = {folder.name: walker.classes(folder, _split(folder.name)) for folder in top}
+    listed = [(folder, *walker.classes(folder, split)) for split, folder in folders.items()]
     walker.loose_files(root)
-    names = listed["train"][0]
-    for split, (present, _) in listed.items():
-        _refuse_unknown_classes(root / split, present, names)
-    files = tuple(file for _, found in listed.values() for file in found)
+    names = next(present for folder, present, _ in listed if folder == folders["train"])
+    for folder, present, found in listed:
+        _refuse_unknown_classes(folder, present, names)
+        if not found:
+            raise DataError("there are no images", where=folder, fix=f"add some, or remove {folder.name}/")
+    files = tuple(file for *_, found in listed for file in found)
     return _checked(root, Listing(root, "splits", files, Declared(names), walker.ignored))
 
 
@@ -125,15 +127,30 @@ class _Walker:
                 self.ignored[_ending(path)] += 1
 
 
-def _has_splits(root: Path, names: list[str], walker: _Walker) -> bool:
-    """Whether the folders are splits (train, val, test) rather than classes."""
-    strangers = [name for name in names if name not in SPLITS]
-    if names and not strangers and "train" not in names:
+def _splits(root: Path, walker: _Walker) -> dict[Split, Path]:
+    """The folder of each split, whatever of the usual names it has; none where the folders are classes.
+
+    Raises: DataError for splits without train, for two folders of one split, or for a folder beside them.
+    """
+    top = walker.folders(root)
+    found: dict[Split, Path] = {}
+    for folder in top:
+        split = SPLIT_WORDS.get(folder.name.lower())
+        if split is not None and (other := found.setdefault(split, folder)) is not folder:
+            raise DataError(
+                f"two folders are the split {split}",
+                where=root,
+                found=f"{other.name} and {folder.name}",
+                fix="put their images into one, or classes with such names below train/",
+            )
+    names = [folder.name for folder in top]
+    strangers = [name for name in names if SPLIT_WORDS.get(name.lower()) is None]
+    if names and not strangers and "train" not in found:
         raise DataError("there is no train folder", where=root, found=", ".join(names), fix="add train/<class>/")
-    if "train" not in names:
-        return False
+    if "train" not in found:
+        return {}
     # A class may be called "train" (of wagons); a split holds folders, a class does not.
-    if strangers and walker.folders(root / "train"):
+    if strangers and walker.folders(found["train"]):
         stranger = strangers[0]
         alike = nearest(stranger, SPLITS)
         raise DataError(
@@ -142,11 +159,7 @@ def _has_splits(root: Path, names: list[str], walker: _Walker) -> bool:
             found=", ".join(names),
             fix=f"did you mean {alike}?" if alike else "splits are called train, val and test; move the others away",
         )
-    return not strangers
-
-
-def _split(name: str) -> Split:
-    return next(split for split in SPLITS if split == name)
+    return {} if strangers else found
 
 
 def _refuse_unknown_classes(folder: Path, present: tuple[str, ...], known: tuple[str, ...]) -> None:
@@ -168,10 +181,6 @@ def _checked(root: Path, tree: Listing) -> Listing:
         )
     if len(tree.declared.names) < 2:
         raise DataError("there is only one class", where=root, found=", ".join(tree.declared.names), fix=_SHAPE)
-    for split in SPLITS:
-        folder = root / split
-        if tree.layout == "splits" and folder.is_dir() and not any(file.split == split for file in tree.files):
-            raise DataError("there are no images", where=folder, fix=f"add some, or remove {split}/")
     return tree
 
 

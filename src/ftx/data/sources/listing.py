@@ -24,7 +24,7 @@ IMAGE_ENDINGS = frozenset(
 # Class folders; train/, val/, test/ of them; CSV or JSON lines; COCO; Datumaro's own JSON; what datumaro reads; tar.
 Layout = Literal["folders", "splits", "table", "coco", "datumaro", "foreign", "shards"]
 
-_SPLIT_WORDS: dict[str, Split] = {
+SPLIT_WORDS: dict[str, Split] = {
     "train": "train",
     "training": "train",
     "val": "val",
@@ -59,7 +59,7 @@ class Listing:
 def split_named(name: str) -> Split | None:
     """The split that a word, or a file's name such as ``instances_val2017``, names; None if it names none."""
     words = re.findall(r"[a-z]+", name.lower())
-    return next((_SPLIT_WORDS[word] for word in words if word in _SPLIT_WORDS), None)
+    return next((SPLIT_WORDS[word] for word in words if word in SPLIT_WORDS), None)
 
 
 def path_below(root: Path) -> Callable[[str], str]:
