@@ -98,11 +98,11 @@ def test_a_device_without_torch(device: Path, colour_model: ColourModel, tmp_pat
 
     quickstart = run(device, "quickstart", cwd=tmp_path)
     assert quickstart.returncode == 3, quickstart.stderr
-    assert "ftx-vit[train]" in quickstart.stderr
+    assert ".whl[train]'" in quickstart.stderr
 
     trained = run(device, "train", "--data", colour_model.images, cwd=tmp_path)
     assert trained.returncode == 3, trained.stderr
-    assert "ftx-vit[train]" in trained.stderr
+    assert ".whl[train]'" in trained.stderr
 
 
 def test_a_device_carries_no_weights_and_no_images(wheels: dict[str, Path]) -> None:
@@ -148,7 +148,7 @@ except EnvironmentFault as fault:
 
     refused = ask()
     assert refused.startswith("3 ")
-    assert "pip install 'ftx-vit[train]'" in refused
+    assert ".whl[train]'" in refused
     # Beside the device's packages, which the other tests want without models.
     site = tmp_path / "site"
     pip = [python, "-m", "pip", "--disable-pip-version-check", "--quiet"]
@@ -164,7 +164,7 @@ def test_the_extra_serve_answers_without_torch(
 ) -> None:
     refused = run(device, "serve", colour_model.folder, "--port", 0, cwd=tmp_path)
     assert refused.returncode == 3
-    assert "pip install 'ftx-vit[serve]'" in refused.stderr
+    assert ".whl[serve]'" in refused.stderr
     pip = [device.parent / "python", "-m", "pip", "--disable-pip-version-check", "--quiet"]
     subprocess.run([*pip, "install", "--no-compile", f"{wheels['ftx_vit']}[serve]"], check=True)
     command = [device, "serve", colour_model.folder, "--port", "0", "--json"]
@@ -194,7 +194,7 @@ VOC = """<annotation><filename>{name}.jpg</filename><size><width>16</width><heig
 def test_a_format_that_the_datumaro_package_reads(wheels: dict[str, Path], device: Path, tmp_path: Path) -> None:
     refused = run(device, "data", "check", tmp_path, "--format", "voc", cwd=tmp_path)
     assert refused.returncode == 3
-    assert "pip install 'ftx-vit[datumaro]'" in refused.stderr
+    assert ".whl[datumaro]'" in refused.stderr
     pip = [device.parent / "python", "-m", "pip", "--disable-pip-version-check", "--quiet"]
     subprocess.run([*pip, "install", "--no-compile", f"{wheels['ftx_vit']}[datumaro]"], check=True)
     for folder in ("Annotations", "ImageSets/Main", "JPEGImages"):

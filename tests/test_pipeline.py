@@ -193,4 +193,4 @@ def test_without_the_package_nothing_is_trained(tmp_path: Path, monkeypatch: pyt
     data = write_data(tmp_path / "data", 4)
     with pytest.raises(EnvironmentFault, match="tensorboard") as caught:
         ftx.train(Recipe.named({"path": data, "tensorboard": True}))
-    assert "ftx-vit[tensorboard]" in str(caught.value)
+    assert "[tensorboard]" in str(caught.value)

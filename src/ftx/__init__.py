@@ -99,11 +99,13 @@ def missing_extra(error: ModuleNotFoundError) -> EnvironmentFault | None:
     package = (error.name or "").partition(".")[0]
     if package not in _EXTRAS:
         return None
+    from ftx.core.packages import install_command
+
     extra = _EXTRAS[package]
     return EnvironmentFault(
         f"this needs the {_EXTRA_NAMES.get(extra, extra)} extra, which is not installed",
         found=f"no package '{package}'",
-        fix=f"pip install 'ftx-vit[{extra}]'",
+        fix=install_command(extra),
     )
 
 

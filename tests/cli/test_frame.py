@@ -139,7 +139,8 @@ def test_a_missing_extra_is_said_as_such() -> None:
     program = "import sys; sys.modules['torch'] = None\nfrom ftx.cli.app import run\nsys.exit(run(sys.argv[1:]))"
     done = call("train", "--data", "x", program=program)
     assert done.returncode == 3
-    assert "pip install 'ftx-vit[train]'" in done.stderr
+    assert "fix: pip install " in done.stderr
+    assert "[train]" in done.stderr
     assert "Traceback" not in done.stderr
     program = "import sys; sys.modules['torch'] = None\nimport ftx\nftx.train"
     assert call(program=program).stderr.count("EnvironmentFault") == 1

@@ -286,4 +286,4 @@ def test_another_format_needs_the_package(tmp_path: Path) -> None:
     # The package itself is tested in tests/test_base_install.py, in an environment of its own: it holds Pillow back.
     with pytest.raises(EnvironmentFault, match="needs the datumaro package") as caught:
         list_images(tmp_path, form="voc_classification")
-    assert "ftx-vit[datumaro]" in str(caught.value)
+    assert "[datumaro]" in str(caught.value)

@@ -1,8 +1,15 @@
-"""Packages that some work needs at its end: asked for before it begins."""
+"""Packages that some work needs at its end: asked for before it begins; and how to install those of an extra."""
 
 from __future__ import annotations
 
+import json
+import shlex
+from importlib.metadata import PackageNotFoundError, distribution
 from importlib.util import find_spec
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+DISTRIBUTION = "ftx-vit"
 
 
 def require(package: str) -> None:
@@ -12,3 +19,29 @@ def require(package: str) -> None:
     """
     if find_spec(package) is None:
         raise ModuleNotFoundError(f"No module named '{package}'", name=package)
+
+
+def install_command(extra: str) -> str:
+    """The command that installs an extra from where this ftx came.
+
+    A package index is named only where ftx came from one: elsewhere the name may be another's there.
+    Source: PEP 610, direct_url.json.
+    """
+    try:
+        recorded = distribution(DISTRIBUTION).read_text("direct_url.json")
+    except PackageNotFoundError:  # started from its source
+        return f"install ftx with the extra {extra}, as README.md says"
+    if recorded is None:
+        return f"pip install '{DISTRIBUTION}[{extra}]'"
+    origin = json.loads(recorded)
+    address = urlsplit(origin["url"])
+    if address.scheme != "file":
+        requirement = f"{DISTRIBUTION}[{extra}] @ {origin['url']}"
+        return f"pip install {shlex.quote(requirement)}"
+    path = Path(unquote(address.path))
+    wanted = shlex.quote(f"{path}[{extra}]")
+    if "dir_info" not in origin:  # a wheel, beside which lies that of the models
+        return f"pip install --find-links {shlex.quote(str(path.parent))} {wanted}"
+    flag = "-e " if origin["dir_info"].get("editable") else ""
+    models = f"{flag}{shlex.quote(str(path / 'models'))} " if (path / "models").is_dir() else ""
+    return f"pip install {models}{flag}{wanted}"

@@ -11,6 +11,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from ftx.core.errors import EnvironmentFault, RecipeError, nearest
+from ftx.core.packages import install_command
 
 # Name of an embedded model -> its timm architecture, and its file below the models folder.
 EMBEDDED = {"dinov2-small": ("vit_small_patch14_dinov2", "dinov2-small/model.safetensors")}
@@ -36,7 +37,7 @@ def models_folder() -> Path:
         raise EnvironmentFault(
             "this needs the embedded weights and sample, which are not installed",
             found="no package 'ftx_models'",
-            fix="pip install 'ftx-vit[train]'",
+            fix=install_command("train"),
         )
     return Path(found.origin).parent
 

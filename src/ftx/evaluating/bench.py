@@ -19,6 +19,7 @@ import numpy as np
 from ftx.core.child_process import ask
 from ftx.core.errors import InputError, RunError, nearest, shell_command
 from ftx.core.files import disk_faults
+from ftx.core.packages import install_command
 from ftx.core.processors import Processors, processors
 from ftx.core.progress import SILENT, Progress
 from ftx.evaluating.bench_process import MODULE, Job, Measured
@@ -134,9 +135,7 @@ def _draw(report: BenchReport, path: Path, progress: Progress) -> None:
     try:
         draw(report, path)
     except ModuleNotFoundError:
-        progress.note(
-            f"{BENCH_PLOT.as_posix()} is not drawn: matplotlib is not installed (pip install 'ftx-vit[train]')"
-        )
+        progress.note(f"{BENCH_PLOT.as_posix()} is not drawn: matplotlib is not installed ({install_command('train')})")
     except OSError as error:
         progress.note(f"{BENCH_PLOT.as_posix()} is not kept: {error.strerror}")
 

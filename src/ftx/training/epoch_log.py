@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from ftx.core.errors import EnvironmentFault
 from ftx.core.files import write_atomic
+from ftx.core.packages import install_command
 from ftx.runs.new_run import NewRun
 from ftx.runs.train_jsonl import EPOCHS_FILE, Epoch, epoch_lines
 from ftx.training.state import EpochEnd
@@ -21,9 +22,7 @@ if TYPE_CHECKING:
 def require_tensorboard() -> None:
     """Raise EnvironmentFault if the package is not installed: before training, not after the first epoch."""
     if find_spec("tensorboard") is None:
-        raise EnvironmentFault(
-            "train.tensorboard needs the tensorboard package", fix="pip install 'ftx-vit[tensorboard]'"
-        )
+        raise EnvironmentFault("train.tensorboard needs the tensorboard package", fix=install_command("tensorboard"))
 
 
 @contextmanager

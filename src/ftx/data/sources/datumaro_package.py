@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ftx.core.errors import DataError, EnvironmentFault, listed, nearest
+from ftx.core.packages import install_command
 from ftx.data.sources.datumaro import declared_relations, labels_by_number
 from ftx.data.sources.listing import ListedImage, Listing, path_below, split_named
 
@@ -26,7 +27,7 @@ def read_with_datumaro(path: Path, form: str) -> Listing:
             f"reading the format {form} needs the datumaro package",
             found=f"no package '{error.name}'",
             fix="leave --format out for folders, tables, COCO and Datumaro's JSON; for others: "
-            "pip install 'ftx-vit[datumaro]'",
+            + install_command("datumaro"),
         ) from error
     known = sorted(str(name) for name in Environment().importers)
     if form not in known:
