@@ -151,6 +151,17 @@ def test_no_image_of_a_run_is_at_an_address(address: str, whole_run: Path, tmp_p
     assert "is not below the data" in " ".join(said.err.split())
 
 
+def test_no_recipe_of_a_run_that_training_begins_with_names_one(whole_run: Path, tmp_path: Path) -> None:
+    run = Path(shutil.copytree(whole_run, tmp_path / "run"))
+    recipe = yaml.safe_load((run / "recipe.yaml").read_text())
+    recipe["data"]["path"] = "https://127.0.0.1:9/{0..3}.tar"
+    (run / "recipe.yaml").write_text(yaml.safe_dump(recipe))
+    vouch(run)
+    said = call("train", "--from", run, "--dry-run")
+    assert said.status == 2
+    assert f"ftx train --from {run} --data 'https://127.0.0.1:9/{{0..3}}.tar'" in " ".join(said.err.split())
+
+
 def test_an_address_that_is_typed_is_asked_for(whole_run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Else these tests could not fail."""
     asked: list[str] = []

@@ -21,6 +21,7 @@ from ftx.runs.run import Run
 from ftx.runs.run_json import BegunFrom
 from ftx.runs.trained import head_state, load_trained_into, require_base
 from ftx.tasks.labels import Labels
+from ftx.training.named_data import refuse_address_of
 
 NONE = "none"
 # What must be as it was for the adapter to fit.
@@ -70,7 +71,8 @@ def as_the_run_has(recipe: Recipe, run: Run) -> Recipe:
 def recipe_from(run: Path, overrides: Sequence[str] = (), flags: Mapping[str, object] | None = None) -> Recipe:
     """The recipe of a run, to begin another training with what it trained, with ``key=value`` and flags laid over it.
 
-    Raises: RunError if there is no such finished run; RecipeError with all that is wrong in the others.
+    Raises: RunError if there is no such finished run; RecipeError with all that is wrong in the others; DataError if
+    the run alone names an address of images.
     """
     opened = Run.open(run)
     before = _as_plain_adapter(opened.recipe())
@@ -80,8 +82,9 @@ def recipe_from(run: Path, overrides: Sequence[str] = (), flags: Mapping[str, ob
         anew["train.cache_views"] = TrainRecipe().cache_views
     if before.train.batch_size == len(opened.entries("train")):
         anew["train.batch_size"] = max(TrainRecipe().batch_size, before.train.batch_size)
-    begun = before.with_overrides((), {**anew, "model.from_run": str(run)})
-    return begun.with_overrides(overrides, flags)
+    begun = before.with_overrides((), {**anew, "model.from_run": str(run)}).with_overrides(overrides, flags)
+    refuse_address_of(run, begun, overrides, flags, "ftx train --from")
+    return begun
 
 
 def begin_with(run: Run, prepared: Prepared, labels: Labels, progress: Progress) -> BegunFrom:

@@ -5,18 +5,17 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from ftx.core.addresses import as_typed, names_address
-from ftx.core.errors import DataError, RecipeError, RunError, listed, shell_command, shown
+from ftx.core.addresses import names_address
+from ftx.core.errors import DataError, RecipeError, RunError, listed
 from ftx.core.files import write_atomic
 from ftx.data.dataset import Entry
 from ftx.data.shards.paths import images_root
 from ftx.recipe.schema import Recipe
 from ftx.runs.data_jsonl import ENTRIES, entries_digest, read_entries
+from ftx.runs.run_json import RESUME
 from ftx.training.checkpoints import Origin
+from ftx.training.named_data import DATA_PATH, refuse_address_of
 from ftx.training.resolve import Resolved
-
-# Where the images lie decides nothing: that they are the same is asked of themselves.
-_MAY_MOVE = "data.path"
 
 
 def recipe_to_go_on_with(
@@ -40,16 +39,8 @@ def recipe_to_go_on_with(
                 found=listed(found),
                 fix="leave the keys as they were to go on, or train anew with the changes",
             )
-    if names_address(str(now.data.path)):
-        if data_path(overrides, flags) is None:
-            raise DataError(
-                "the images of this training lie at an address, which a run must not name",
-                where=run,
-                found=shown(as_typed(now.data.path)),
-                fix=f"if you trust it: {shell_command('ftx train --resume', run)} "
-                + shell_command("--data", as_typed(now.data.path)),
-            )
-    elif not images_root(now.data.path).exists():
+    refuse_address_of(run, now, overrides, flags, RESUME)
+    if not names_address(str(now.data.path)) and not images_root(now.data.path).exists():
         raise DataError(
             "the images of this training are not where they were",
             where=now.data.path,
@@ -58,19 +49,12 @@ def recipe_to_go_on_with(
     return now
 
 
-def data_path(overrides: Sequence[str], flags: Mapping[str, object] | None) -> Path | None:
-    """Where ``key=value`` and flags say that the images lie; None where they do not."""
-    said = [one for one in overrides if one.partition("=")[0].strip() == _MAY_MOVE]
-    data = Recipe.build(None, said, {_MAY_MOVE: (flags or {}).get(_MAY_MOVE)}).data
-    return data.path if "path" in data.model_fields_set else None
-
-
 def _differences(then: Recipe, now: Recipe, without: str = "") -> list[str]:
     before = then.by_key()
     return [
         f"{key}: {after}, was {before[key]}"
         for key, after in now.by_key().items()
-        if key != _MAY_MOVE and after not in (before[key], without)
+        if key != DATA_PATH and after not in (before[key], without)
     ]
 
 

@@ -34,11 +34,12 @@ from ftx.training.dry_running import advice
 from ftx.training.epoch_log import epoch_log
 from ftx.training.head_start import HeadStart, start_head
 from ftx.training.loop import Diverged, Fit, Training, fit, refuse_other_position, solved
+from ftx.training.named_data import data_path
 from ftx.training.plan import plan
 from ftx.training.ranks import Ranks, joined
 from ftx.training.report import TrainReport
 from ftx.training.resolve import Resolved, resolve_together
-from ftx.training.resuming import data_path, recipe_to_go_on_with, refuse_other
+from ftx.training.resuming import recipe_to_go_on_with, refuse_other
 from ftx.training.signals import Stop, stoppable
 from ftx.training.state import EpochEnd, TrainingState
 

@@ -1,0 +1,37 @@
+"""Where a command says that its images lie. A run does not say it for one, where that is an address."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from ftx.core.addresses import as_typed, names_address
+from ftx.core.errors import DataError, shell_command, shown
+from ftx.recipe.schema import Recipe
+
+# Where the images lie decides nothing: that they are the same is asked of themselves.
+DATA_PATH = "data.path"
+
+
+def data_path(overrides: Sequence[str], flags: Mapping[str, object] | None) -> Path | None:
+    """Where ``key=value`` and flags say that the images lie; None where they do not."""
+    said = [one for one in overrides if one.partition("=")[0].strip() == DATA_PATH]
+    data = Recipe.build(None, said, {DATA_PATH: (flags or {}).get(DATA_PATH)}).data
+    return data.path if "path" in data.model_fields_set else None
+
+
+def refuse_address_of(
+    run: Path, recipe: Recipe, overrides: Sequence[str], flags: Mapping[str, object] | None, command: str
+) -> None:
+    """Refuse images at an address that the recipe of a run names, and neither ``key=value`` nor a flag.
+
+    Raises: DataError with the ``command`` that says it.
+    """
+    if names_address(str(recipe.data.path)) and data_path(overrides, flags) is None:
+        there = as_typed(recipe.data.path)
+        raise DataError(
+            "the images of this training lie at an address, which a run must not name",
+            where=run,
+            found=shown(there),
+            fix=f"if you trust it: {shell_command(command, run)} {shell_command('--data', there)}",
+        )
