@@ -137,13 +137,47 @@ def test_every_public_name_is_there() -> None:
 def test_a_missing_extra_is_said_as_such() -> None:
     # The import system is listed that torch is not installed, as it is on a device.
     program = "import sys; sys.modules['torch'] = None\nfrom ftx.cli.app import run\nsys.exit(run(sys.argv[1:]))"
-    done = call("train", "--data", "x", program=program)
+    done = call("train", "--data", ".", program=program)
     assert done.returncode == 3
     assert "fix: pip install " in done.stderr
     assert "[train]" in done.stderr
     assert "Traceback" not in done.stderr
     program = "import sys; sys.modules['torch'] = None\nimport ftx\nftx.train"
     assert call(program=program).stderr.count("EnvironmentFault") == 1
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "train --data nowhere",
+        "train --dry-run --data nowhere/x.csv",
+        "train --resume nowhere",
+        "train --from nowhere",
+        "run quickstart-multiclass --data nowhere",
+        "tune quickstart-multiclass --data nowhere",
+        "data check nowhere",
+        "data look nowhere",
+        "merge nowhere",
+        "export nowhere",
+        "export nowhere --format ovms",
+        "eval nowhere",
+        "report nowhere",
+        "report nowhere elsewhere",
+        "validate nowhere",
+        "bench nowhere",
+        "predict nowhere",
+    ],
+)
+def test_what_is_not_there_is_said_without_torch(words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    program = (
+        "import sys\nfrom ftx.cli.app import run\nstatus = run(sys.argv[1:])\n"
+        "assert not {'torch', 'timm', 'nncf'} & sys.modules.keys()\nsys.exit(status)"
+    )
+    done = call(*words.split(), program=program)
+    assert done.returncode == 2, done.stderr
+    assert "nowhere" in done.stderr
+    assert "Traceback" not in done.stderr
 
 
 def test_another_missing_module_is_no_missing_extra() -> None:

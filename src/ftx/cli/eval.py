@@ -32,6 +32,9 @@ def command(
 
     On the held-out images of the run, read from their files, in the precision that the artifact is deployed in.
     """
+    from ftx.runs.run import Run
+
+    Run.open(run)  # before torch is imported: a name mistyped must not cost seconds
     from ftx.evaluating.evaluate import evaluate
 
     report = evaluate(run, artifact, data=data, progress=console.TerminalProgress())

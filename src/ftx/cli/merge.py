@@ -104,6 +104,9 @@ def command(
     progress = console.TerminalProgress()
     _refuse_idle(ctx, "data" if adapter else None)
     if not adapter:
+        from ftx.runs.run import Run
+
+        Run.open(run)  # before torch is imported: a name mistyped must not cost seconds
         from ftx.merging.merge_and_prove import merge
 
         merged = merge(run, data=data, progress=progress)

@@ -51,6 +51,10 @@ def command(
     The exit status is 1 where the verdict on a run is not to use it.
     """
     progress = console.TerminalProgress()
+    from ftx.runs.run import Run
+
+    for run in runs or [None]:
+        Run.open(run)  # before torch is imported: a name mistyped must not cost seconds
     if runs is not None and len(runs) > 1:
         from ftx.reporting.compare_runs import compare_runs
 

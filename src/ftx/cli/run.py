@@ -42,11 +42,15 @@ def command(
 
     Exit status 1 if an artifact failed: it does not answer as the trained model did.
     """
+    from ftx.data.sources.folder import refuse_missing
+
+    read = read_recipe(recipe, set_ or (), {"data.path": data})
+    refuse_missing(read.data.path)  # before torch is imported: a name mistyped must not cost seconds
     from ftx.pipeline import run_all
 
     progress = console.TerminalProgress()
     report = run_all(
-        read_recipe(recipe, set_ or (), {"data.path": data}),
+        read,
         out=out,
         precisions=precisions or ["fp32", "int8"],
         strict=strict,

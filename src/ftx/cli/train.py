@@ -93,10 +93,15 @@ def command(
     if from_ is not None and (config is not None or preset is not None):
         raise InputError("--from names a recipe, that of its run", fix="leave --config and --preset out")
     budget_s = None if budget is None else seconds_of(budget, "--budget")
+    from ftx.data.sources.folder import refuse_missing
+    from ftx.runs.run import Run
+
     if from_ is not None:
+        Run.open(from_)
         recipe = _recipe_from(from_, set_ or (), flags)
     else:
         recipe = read_recipe(config, set_ or (), flags, _preset(preset, config))
+    refuse_missing(recipe.data.path)  # before torch is imported: a name mistyped must not cost seconds
     if dry_run:
         if not one_voice.is_first():
             return 0
@@ -128,6 +133,9 @@ def _train(recipe: Recipe, out: Path | None, strict: bool, budget_s: float | Non
 
 
 def _resume(run: Path, overrides: Sequence[str], flags: Mapping[str, object], json: bool) -> int:
+    from ftx.runs.latest import refuse_no_folder
+
+    refuse_no_folder(run)
     from ftx.training import resume
 
     progress = console.TerminalProgress()

@@ -70,6 +70,10 @@ def command(
     The same command line again, or in another terminal at the same time, goes on with the study; so does a trial whose
     worker was killed. best.yaml is the recipe of the best trial, trials.jsonl has all of them.
     """
+    from ftx.data.sources.folder import refuse_missing
+
+    read = read_recipe(recipe, set_ or (), {"data.path": data})
+    refuse_missing(read.data.path)  # before torch is imported: a name mistyped must not cost seconds
     from ftx.tuning.tune import OBJECTIVES, Wanted, tune
 
     names = [name.strip() for name in objective.split(",")]
@@ -77,7 +81,7 @@ def command(
     if "metric" not in names:
         raise InputError("the fastest model alone answers nothing", where="--objective", fix="metric,latency")
     report = tune(
-        read_recipe(recipe, set_ or (), {"data.path": data}),
+        read,
         Wanted(
             trials=trials,
             budget_s=None if budget is None else seconds_of(budget, "--budget"),

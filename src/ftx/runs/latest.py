@@ -95,3 +95,13 @@ def known_runs(near: Path, *, unfinished: bool = False) -> str:
         return f"no {'unfinished ' * unfinished}runs below runs/"
     alike = nearest(near.name, runs)
     return f"nearest: {RUNS / alike}" if alike else f"{'unfinished ' * unfinished}runs here: {', '.join(runs)}"
+
+
+def refuse_no_folder(run: Path) -> None:
+    """Refuse a training to go on with where there is no folder.
+
+    Raises: RunError naming those that are there.
+    """
+    if not run.is_dir():
+        found = known_runs(run, unfinished=True)
+        raise RunError("there is no such run", where=run, found=found, fix="name an unfinished run folder")

@@ -20,7 +20,7 @@ from ftx.data.shards.paths import images_root
 from ftx.recipe.schema import Recipe
 from ftx.runs.artifacts import TRAINED
 from ftx.runs.data_jsonl import entries_digest, write_entries
-from ftx.runs.latest import fresh_out, known_runs, name_latest
+from ftx.runs.latest import fresh_out, name_latest, refuse_no_folder
 from ftx.runs.new_run import NewRun, new_run, refuse_existing, seal, unfinished_run
 from ftx.runs.readme import KeptEpoch, write_trained_card
 from ftx.runs.run_json import CHECKPOINTS, RESUME, Manifest, checkpoint_records
@@ -107,13 +107,8 @@ def resume(
     """
     with joined() as ranks, stoppable() as stop:
         progress, on_epoch = (progress, on_epoch) if ranks.leads else (SILENT, None)
-        if ranks.leads and not run.is_dir():
-            raise RunError(
-                "there is no such run",
-                where=run,
-                found=known_runs(run, unfinished=True),
-                fix="name an unfinished run folder",
-            )
+        if ranks.leads:
+            refuse_no_folder(run)
         begin = partial(_resumed, stop=stop, progress=progress, on_epoch=on_epoch, ranks=ranks)
         if not ranks.leads:
             return _that_lies_there(begin(None, None, None, moved_to=data_path(overrides, flags)), ranks)

@@ -7,9 +7,10 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+from ftx.core.addresses import typed
 from ftx.core.errors import DataError, nearest
 from ftx.data.dataset import SPLITS, Split
-from ftx.data.shards.paths import SHARDS_FILE, archives_in
+from ftx.data.shards.paths import SHARDS_FILE, archives_in, are_shards
 from ftx.data.sources.listing import IMAGE_ENDINGS, SPLIT_WORDS, ListedImage, Listing, refuse_link_outside
 from ftx.tasks.labels import Declared
 
@@ -29,12 +30,7 @@ def read_folder(root: Path, *, nested: bool = False) -> Listing:
     folders deeper than classes, names a class in val or test that train lacks, or links out of itself.
     """
     if not root.is_dir():
-        raise DataError(
-            "there is no such data folder",
-            where=root,
-            found="a file" if root.is_file() else "no regular file" if root.exists() else _neighbour(root),
-            fix="name the folder that holds your images (of ftx train: --data DIR)",
-        )
+        raise _no_folder(root)
     walker = _Walker(root, nested=nested)
     folders = _splits(root, walker)
     if not folders:
@@ -49,6 +45,24 @@ def read_folder(root: Path, *, nested: bool = False) -> Listing:
             raise DataError("there are no images", where=folder, fix=f"add some, or remove {folder.name}/")
     files = tuple(file for *_, found in listed for file in found)
     return _checked(root, Listing(root, "splits", files, Declared(names), walker.ignored))
+
+
+def refuse_missing(path: Path) -> None:
+    """Refuse a data path where nothing is, unless it is an address or names shards.
+
+    Raises: DataError.
+    """
+    if not path.exists() and not are_shards(typed(path)):
+        raise _no_folder(path)
+
+
+def _no_folder(root: Path) -> DataError:
+    return DataError(
+        "there is no such data folder",
+        where=root,
+        found="a file" if root.is_file() else "no regular file" if root.exists() else _neighbour(root),
+        fix="name the folder that holds your images (of ftx train: --data DIR)",
+    )
 
 
 class _Walker:
