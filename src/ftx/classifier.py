@@ -10,7 +10,7 @@ from ftx.core.errors import InputError, RecipeError
 from ftx.core.progress import SPOKEN, Progress
 from ftx.evaluating import ParityReport, validate
 from ftx.evaluating.evaluate import EvalReport, evaluate
-from ftx.evaluating.predict import Prediction, predict
+from ftx.evaluating.predict import OneImage, Prediction, predict
 from ftx.exporting import ExportReport, export
 from ftx.merging.merge_and_prove import MergeReport, merge
 from ftx.recipe.schema import Recipe
@@ -113,9 +113,7 @@ class Classifier:
         """Metrics on held-out images; raises as ``ftx.evaluate``."""
         return evaluate(self.run, artifact, data=self._data, progress=self.progress)
 
-    def predict(
-        self, images: Path | str | bytes | Sequence[Path | str | bytes], *, scores: bool = False
-    ) -> list[Prediction]:
+    def predict(self, images: OneImage | Sequence[OneImage], *, scores: bool = False) -> list[Prediction]:
         """Label images as ``ftx.predict`` does, by the furthest artifact there is: the best IR, dense, or trained.
 
         Raises: as ``ftx.predict``.

@@ -88,11 +88,53 @@ def test_bytes_are_answered_as_their_files_are_and_named_by_their_number(colour_
     assert json.loads(first.to_line())["path"] == "<bytes 1>"
 
 
-@pytest.mark.parametrize("given", [[np.zeros((8, 8, 3))], [Image.new("RGB", (8, 8))], bytearray(b"png"), [None]])
-def test_what_is_neither_a_path_nor_bytes_is_refused(given: Any, colour_model: Any) -> None:
-    with pytest.raises(InputError, match="named by their files, or given as their bytes") as caught:
+@pytest.mark.parametrize("given", [bytearray(b"png"), [None], [7], [[b"png"]]])
+def test_what_is_no_image_is_refused(given: Any, colour_model: Any) -> None:
+    with pytest.raises(InputError, match="a file's name or its bytes, Pillow's, or an RGB array") as caught:
         predict(given, colour_model.folder)
-    assert caught.value.found in {"ndarray", "Image", "int", "NoneType"}
+    assert caught.value.found in {"int", "NoneType", "list"}
+
+
+@pytest.mark.parametrize(
+    "given",
+    [np.zeros((8, 8, 3)), np.zeros((8, 8), np.uint8), np.zeros((2, 8, 8, 3), np.uint8), np.zeros((0, 8, 3), np.uint8)],
+)
+def test_pixels_are_rgb_of_8_bits(given: Any, colour_model: Any) -> None:
+    for images in (given, [given]):
+        with pytest.raises(InputError, match="pixels are RGB of 8 bits") as caught:
+            predict(images, colour_model.folder)
+        assert str(list(given.shape)) in str(caught.value.found)
+
+
+def in_memory(path: Path) -> dict[str, Any]:
+    """One image as each thing that a program may have."""
+    opened = Image.open(path)
+    turned = opened.transpose(Image.Transpose.ROTATE_90)
+    turned.getexif()[0x0112] = 6  # a viewer turns it back
+    return {
+        "file": path,
+        "Pillow's": opened,
+        "array": np.asarray(opened),
+        "palette": opened.quantize(256).convert("P"),
+        "transparent": opened.convert("RGBA"),
+        "turned": turned,
+        "read only": Image.fromarray(np.asarray(opened)).copy(),
+        "strided": np.asarray(opened)[:, ::-1][:, ::-1],
+    }
+
+
+def test_pixels_in_memory_are_answered_as_their_file(colour_model: Any) -> None:
+    predictor = OpenVinoPredictor(colour_model.folder)
+    for colour in ("red", "blue"):
+        forms = in_memory(next((colour_model.images / colour).glob("*.png")))
+        wanted, *found = [next(predict(form, predictor, scores=True)) for form in forms.values()]
+        for name, one in zip(list(forms)[1:], found, strict=True):
+            assert one.path == "<image 1>"
+            assert one.labels[0].name == wanted.labels[0].name, name
+            if name != "palette":  # 256 colours are not all
+                assert one.scores == wanted.scores, name
+    together = list(predict([forms["array"], forms["file"], forms["Pillow's"]], predictor))
+    assert [one.path for one in together] == ["<image 1>", str(forms["file"]), "<image 2>"]
 
 
 def test_a_folder_that_cannot_be_read_is_named_and_the_rest_answered(colour_model: Any, tmp_path: Path) -> None:

@@ -11,13 +11,15 @@ from hashlib import sha256
 from pathlib import Path
 from typing import BinaryIO
 
-from PIL import Image
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageOps
 
 from ftx.core.addresses import Address, Place
-from ftx.core.errors import DataError, EnvironmentFault, FtxError, ImageError
+from ftx.core.errors import DataError, EnvironmentFault, FtxError, ImageError, InputError
 from ftx.core.untrusted_files import open_file
 from ftx.data.dataset import Entry
-from ftx.data.decode import decode, read_header
+from ftx.data.decode import decode, read_header, to_rgb
 from ftx.data.decode_limits import FILES, MAX_FILE_BYTES
 from ftx.data.shards.paths import member_of
 from ftx.data.shards.shard_store import has_member, open_member
@@ -50,6 +52,23 @@ class EncodedImage:
 
 
 ImageLike = EncodedImage | Path | bytes
+# Pixels in memory: Pillow's image, or RGB of 8 bits. Shape: [H, W, 3].
+InMemory = Image.Image | NDArray[np.uint8]
+
+
+def encoded(pixels: InMemory) -> bytes:
+    """A file of pixels that are in memory, upright and in RGB as a viewer shows them.
+
+    Raises: InputError for an array of another shape or type; ImageError as ``to_rgb``.
+    """
+    if not isinstance(pixels, Image.Image):
+        if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] != 3 or not pixels.size:
+            found = f"{pixels.dtype} {list(pixels.shape)}"
+            raise InputError("pixels are RGB of 8 bits", found=found, fix="give uint8 [height, width, 3]")
+        pixels = Image.fromarray(pixels)
+    file = io.BytesIO()
+    to_rgb(ImageOps.exif_transpose(pixels)).save(file, "PPM")
+    return file.getvalue()
 
 
 @dataclass(frozen=True)

@@ -10,13 +10,14 @@ from itertools import count
 from pathlib import Path, PurePosixPath
 
 import numpy as np
+from PIL import Image
 from pydantic import BaseModel, ConfigDict
 
 from ftx.core.addresses import Address, Place, as_typed, names_address, typed
 from ftx.core.errors import DataError, EnvironmentFault, FtxError, ImageError, InputError
 from ftx.core.processors import cores
 from ftx.core.progress import SILENT, Progress
-from ftx.data.image_store import EncodedImage, ImageStore
+from ftx.data.image_store import EncodedImage, ImageStore, InMemory, encoded
 from ftx.data.shards.paths import archives_in, are_shards, images_root
 from ftx.data.sources.listing import IMAGE_ENDINGS
 from ftx.data.sources.shards import images_of, shard_names
@@ -24,6 +25,10 @@ from ftx.runs.run import Run
 from ftx.runtimes import Predictor, load
 from ftx.tasks.base import ScoredLabel, Task
 from ftx.tasks.thresholds import Floats
+
+# A file, a pattern or a folder; a file's bytes; pixels.
+OneImage = Place | str | bytes | InMemory
+_ONE = (Path, Address, str, bytes, Image.Image, np.ndarray)
 
 
 class Prediction(BaseModel):
@@ -45,13 +50,15 @@ class Prediction(BaseModel):
 
 
 def predict(
-    images: Place | str | bytes | Sequence[Place | str | bytes],
+    images: OneImage | Sequence[OneImage],
     artifact: Predictor | Run | Path | str | None = None,
     *,
     scores: bool = False,
     progress: Progress = SILENT,
 ) -> Iterator[Prediction]:
-    """Label images: files, the bytes of files, patterns, and folders, which stand for the images in and below them.
+    """Label images: files, patterns, and folders, which stand for the images in and below them; or what is in memory.
+
+    That is the bytes of a file, Pillow's image, or RGB of 8 bits (uint8 [height, width, 3]).
 
     What was named is looked up, and the model opened, before the first answer is asked for. An image
     that cannot be read, or is not there, gets a ``Prediction`` with its ``error``, and the rest go on.
@@ -63,29 +70,29 @@ def predict(
     return answers_of(found, artifact, scores, progress)
 
 
-def find_images(images: Place | str | bytes | Sequence[Place | str | bytes]) -> list[EncodedImage | Prediction]:
+def find_images(images: OneImage | Sequence[OneImage]) -> list[EncodedImage | Prediction]:
     """The images that were named, as ``predict`` takes them, and what is none, with its error.
 
     Raises: InputError if there is no image at all, or something else was given.
     """
-    given = [images] if isinstance(images, Place | str | bytes) else list(images)
+    given = [images] if isinstance(images, _ONE) else list(images)
     found = look_up(given)
     if not any(isinstance(item, EncodedImage) for item in found):
         raise no_images(given, [item for item in found if isinstance(item, Prediction)])
     return found
 
 
-def look_up(given: Sequence[Place | str | bytes]) -> list[EncodedImage | Prediction]:
+def look_up(given: Sequence[OneImage]) -> list[EncodedImage | Prediction]:
     """As ``find_images``, also where there is none. Raises: InputError if something else was given."""
     uploads = count(1)
     return [image for item in given for image in _expand(item, uploads, by_hand=True)]
 
 
-def no_images(given: Sequence[Place | str | bytes], found: Sequence[Prediction]) -> InputError:
+def no_images(given: Sequence[OneImage], found: Sequence[Prediction]) -> InputError:
     """What to tell where nothing that was named is an image, and why not."""
     return InputError(
         "there are no images",
-        where=", ".join(str(item) if isinstance(item, bytes) else as_typed(str(item)) for item in given[:5]) or None,
+        where=", ".join(as_typed(str(item)) for item in given[:5] if isinstance(item, Path | Address | str)) or None,
         found="; ".join(f"{item.path}: {item.error}" for item in found[:5]),
         fix=f"name images, or folders that hold some ({' '.join(sorted(IMAGE_ENDINGS))})",
     )
@@ -109,18 +116,18 @@ def predict_arriving(
         yield from answers_of(found, artifact, scores, SILENT)
 
 
-def _expand(
-    given: Place | str | bytes, uploads: Iterator[int], *, by_hand: bool
-) -> Sequence[EncodedImage | Prediction]:
-    """The images that one item stands for, or why there are none; ``uploads`` numbers those that came as bytes.
+def _expand(given: OneImage, uploads: Iterator[int], *, by_hand: bool) -> Sequence[EncodedImage | Prediction]:
+    """The images that one item stands for, or why there are none; ``uploads`` numbers those that are in no file.
 
     It may be an address where it was named ``by_hand``, and not by another program.
     """
     if isinstance(given, bytes):
         return [replace(EncodedImage.of(given), name=f"<bytes {next(uploads)}>")]
+    if isinstance(given, Image.Image | np.ndarray):
+        return [replace(EncodedImage.of(encoded(given)), name=f"<image {next(uploads)}>")]
     if not isinstance(given, Path | str | Address):  # pyright: ignore[reportUnnecessaryIsInstance]
         found = type(given).__name__
-        raise InputError("images are named by their files, or given as their bytes", found=found, fix="save it first")
+        raise InputError("an image is a file's name or its bytes, Pillow's, or an RGB array", found=found)
     try:
         if not by_hand and names_address(str(given)):
             return [Prediction(path=path_text(str(given)), error="an address is taken from the command line alone")]

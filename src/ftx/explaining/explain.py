@@ -18,7 +18,7 @@ from ftx.core.progress import SILENT, Progress
 from ftx.core.verb_report import VerbReport
 from ftx.data.image_store import EncodedImage, open_image
 from ftx.data.preprocess import Pixels, Preprocess, normalise, resize_crop
-from ftx.evaluating.predict import Prediction, find_images, prediction_of
+from ftx.evaluating.predict import OneImage, Prediction, find_images, prediction_of
 from ftx.explaining.overlay import overlay
 from ftx.runs.artifacts import DENSE, TRAINED
 from ftx.runs.run import Run
@@ -96,7 +96,7 @@ class Explainer:
 
 
 def explain(
-    images: Path | str | bytes | Sequence[Path | str | bytes],
+    images: OneImage | Sequence[OneImage],
     artifact: Run | Path | str | None = None,
     *,
     out: Path,
