@@ -10,7 +10,7 @@ from functools import cached_property
 
 from pydantic import BaseModel, ConfigDict
 
-from ftx.core.errors import InputError, nearest
+from ftx.core.errors import InputError, nearest, of_the_same_parts
 from ftx.core.shipped_files import EMBEDDED, ORIGINS, architecture_table
 from ftx.recipe.adapter_targets import TARGETS, Target
 
@@ -87,7 +87,10 @@ class ArchitectureTable(BaseModel):
         glob = wanted if set(wanted) & set("*?[") else f"*{wanted}*"
         found = [one for one in self.models if fnmatchcase(one.name, glob) or one.family == wanted]
         if not found:
-            alike = nearest(bare, [word for one in self.models for word in (one.name, one.family)])
+            names = [one.name for one in self.models]
+            alike = of_the_same_parts(bare, names) or nearest(
+                bare, [word for one in self.models for word in (one.name, one.family)]
+            )
             raise InputError(
                 f"no model matches '{pattern}'",
                 found=f"{len(self.models)} models are known, of timm {self.timm}",

@@ -20,7 +20,7 @@ from ftx.backbones.kept_tokens import NO_SHARES, TokenShares, keep_tokens
 from ftx.backbones.layer_roles import fix_size, head_names, plain_vit, pretrained_config
 from ftx.backbones.split_network import token_shape
 from ftx.backbones.weights import fetch_pretrained, fill_strictly, read_weights
-from ftx.core.errors import EnvironmentFault, ModelError, nearest, shown
+from ftx.core.errors import EnvironmentFault, ModelError, nearest, of_the_same_parts, shown
 from ftx.core.memory import available_bytes
 from ftx.core.shipped_files import EMBEDDED, embedded_weights
 from ftx.data.preprocess import Preprocess, covering
@@ -113,7 +113,7 @@ def resolve(name: str) -> str:
     bare = name.split(".")[0]
     if not timm.is_model(bare):
         known = [*EMBEDDED, *timm.list_models()]
-        alike = nearest(name, known)
+        alike = of_the_same_parts(name, known) or nearest(name, known)
         holding = [one for one in known if name in one]
         found = f"nearest: {alike}" if alike else f"{len(known)} models are known, none of a like name"
         if holding:

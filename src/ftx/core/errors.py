@@ -6,6 +6,7 @@ exactly that and exits with ``exit_code``; it shows a traceback under ``--debug`
 
 from __future__ import annotations
 
+import re
 import shlex
 import signal
 from collections.abc import Iterable, Sequence
@@ -133,6 +134,7 @@ LINES = 20
 # What is compared for likeness, which takes the square of the length: names are shorter, and lists of them too.
 _MOST_ALIKE = 5000
 _LONGEST_NAME = 100
+_PARTS = re.compile(r"[-_.]")
 
 
 def listed(problems: Sequence[str]) -> str:
@@ -151,6 +153,13 @@ def shown(value: object, most: int = 80) -> str:
     """A value as an error shows it, cut where it is long."""
     text = repr(value[: 2 * most] if isinstance(value, str | list) else value)  # pyright: ignore[reportUnknownArgumentType]
     return text if len(text) <= most else f"{text[: most - 3]}..."
+
+
+def of_the_same_parts(name: str, known: Iterable[str]) -> str | None:
+    """The shortest known name that has all parts of this one, as vit_base_patch14_dinov2 those of dinov2-base."""
+    parts = set(_PARTS.split(name.rpartition("/")[2].lower())) - {""}
+    found = [one for one in known if parts <= set(_PARTS.split(one.lower()))]
+    return min(found, key=len) if len(parts) > 1 and found else None
 
 
 def nearest(name: str, known: Iterable[str]) -> str | None:

@@ -1,0 +1,37 @@
+"""A name of a model that is almost right is answered with the one that was meant."""
+
+from __future__ import annotations
+
+import pytest
+
+from ftx.backbones.architecture_table import read_architectures
+from ftx.backbones.build import resolve
+from ftx.core.errors import InputError, ModelError
+
+
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [
+        ("dinov2-base", "vit_base_patch14_dinov2"),
+        ("facebook/dinov2-large", "vit_large_patch14_dinov2"),
+        ("DINOv2-base", "vit_base_patch14_dinov2"),
+        ("vit-base-dinov3", "vit_base_patch16_dinov3"),
+        ("siglip_base", "vit_base_patch16_siglip_224"),
+        ("deit-small", "deit_small_patch16_224"),
+        ("vit_bas_patch16_224", "vit_base_patch16_224"),
+    ],
+)
+def test_the_model_that_was_meant_is_named(name: str, meant: str) -> None:
+    with pytest.raises(ModelError, match="there is no model called") as caught:
+        resolve(name)
+    assert caught.value.fix == f"--model {meant}"
+    with pytest.raises(InputError, match="no model matches") as other:
+        read_architectures().matching(name)
+    assert other.value.fix == f"did you mean {meant}?"
+
+
+def test_of_no_like_name_none_is_made_up() -> None:
+    with pytest.raises(ModelError) as caught:
+        resolve("nothing")
+    assert caught.value.found is not None
+    assert caught.value.found.endswith("none of a like name")
