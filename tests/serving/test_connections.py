@@ -136,18 +136,56 @@ def test_who_reads_slowly_is_let_read(colour_ir: Path) -> None:
         assert read >= 2000 * whole
 
 
-def test_no_more_connections_than_there_is_room_for(colour_ir: Path) -> None:
+def test_connections_that_ask_nothing_give_way_to_those_that_do(colour_ir: Path) -> None:
+    """Whoever holds all of them locks nobody out: the one that has asked nothing for longest is ended, with a word."""
     with running(Target("colour", colour_ir), limits=Limits(max_concurrency=4)) as server:
         most = 4 + connection.SPARE_CONNECTIONS
         lines = [socket.create_connection(("127.0.0.1", server.port), timeout=10) for _ in range(most)]
-        status, sentence = status_and_sentence(spoken(server))  # who comes last is accepted last
-        assert (status, "connections are open" in sentence) == (503, True)
+        for _ in range(20):
+            assert server.predict(png()).status == 200
+        status, sentence = status_and_sentence(read_all(lines[0]))
+        assert (status, "others wait" in sentence) == (408, True)
         for line in lines:
             line.close()
 
-        def answered() -> bool:
-            with suppress(ConnectionError):
-                return server.predict(png()).status == 200
-            return False
 
-        until(answered)
+def test_where_all_connections_are_being_answered_the_next_is_told_so(
+    colour_ir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(connection, "SPARE_CONNECTIONS", 0)
+    with running(Target("colour", colour_ir), limits=Limits(max_concurrency=4)) as server:
+        slow = half_sent(server, 4)
+        time.sleep(0.5)  # their heads are read
+        status, sentence = status_and_sentence(spoken(server))
+        assert (status, "connections are open" in sentence) == (503, True)
+        for line in slow:
+            line.close()
+        until(lambda: answered(server))
+
+
+def answered(server: Running) -> bool:
+    with suppress(ConnectionError):
+        return server.predict(png()).status == 200
+    return False
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [
+        head(transfer_encoding="chunked") + b"zz\r\nabc\r\n",
+        head(transfer_encoding="chunked") + b"4\r\nabcdefgh\r\n",
+        head(transfer_encoding="chunked") + b"-1\r\nabc\r\n0\r\n\r\n",
+        head(transfer_encoding="chunked") + b"3\r\nabc\r\n" + b"f" * 30 + b"\r\n",
+        head(x="y" * 200_000),
+        b"POST /predict HTTP/1.1\r\n" + b"a: b\r\n" * 40_000 + b"\r\n",
+        b"GET /" + b"x" * 200_000 + b" HTTP/1.1\r\n\r\n",
+        b"\x16\x03\x01" + b"\x00" * 100_000,
+    ],
+    ids=["no size", "a wrong size", "below 0", "beyond all", "a field", "fields", "a target", "TLS"],
+)
+def test_what_cannot_be_understood_gets_a_status(sent: bytes, small: Running) -> None:
+    status, sentence = status_and_sentence(spoken(small, sent))
+    assert status == 400
+    assert sentence == "this is no HTTP request that can be understood"
+    until(lambda: in_progress(small) == 0)
+    assert small.predict(png()).status == 200

@@ -8,7 +8,7 @@ import json
 import sys
 from typing import TYPE_CHECKING
 
-from ftx.serving.limits import Limits
+from ftx.serving.limits import LINGER_S, Limits
 
 if TYPE_CHECKING:
     from uvicorn.protocols.http.h11_impl import H11Protocol
@@ -35,21 +35,38 @@ def connection_class(limits: Limits) -> type[H11Protocol]:
 
         _head: asyncio.TimerHandle | None = None
         _stall: asyncio.TimerHandle | None = None
+        _linger: asyncio.TimerHandle | None = None
+        _waits_since = 0.0
 
         def connection_made(self, transport: asyncio.Transport) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
             super().connection_made(transport)
-            if len(self.connections) > most:
+            self._waits_since = self.loop.time()
+            if len(self.connections) > most and not self._take_place():
                 self._end("503 Service Unavailable", f"{most} connections are open, which is the most")
                 return
             self._await_head()
 
+        def _take_place(self) -> bool:
+            """Close the connection that has asked nothing for longest, as whoever holds many of them would lock us."""
+            others = [one for one in self.connections if isinstance(one, Connection) and one is not self]
+            idle = [one for one in others if not one._answering and one._linger is None]
+            if not idle:
+                return False
+            longest = min(idle, key=lambda one: one._waits_since)
+            longest._end("408 Request Timeout", "others wait, and no request came for longest on this connection")
+            return True
+
         def data_received(self, data: bytes) -> None:
+            if self._linger is not None:  # unheard, so that the client comes to read why
+                return
             self._await_head()
             super().data_received(data)
             if self._answering:
                 self._cancel_head()
 
         def connection_lost(self, exc: Exception | None) -> None:
+            if self._linger is not None:
+                self._linger.cancel()
             self._cancel_head()
             self._cancel_stall()
             super().connection_lost(exc)
@@ -79,7 +96,9 @@ def connection_class(limits: Limits) -> type[H11Protocol]:
             super().resume_writing()
 
         def send_400_response(self, msg: str) -> None:
-            if self._answering:  # behind a request that is being answered: nothing can be said between
+            cycle = self.cycle
+            # Behind a request that is being answered nothing can be said; of its own body it can, before the answer.
+            if self._answering and (cycle.response_started or not cycle.more_body):
                 self.transport.close()
                 return
             self._end("400 Bad Request", "this is no HTTP request that can be understood")
@@ -91,6 +110,7 @@ def connection_class(limits: Limits) -> type[H11Protocol]:
 
         def _await_head(self) -> None:
             if self._head is None and not self._answering:
+                self._waits_since = self.loop.time()
                 self._head = self.loop.call_later(min(HEAD_S, limits.timeout_s), self._no_head)
 
         def _no_head(self) -> None:
@@ -102,7 +122,14 @@ def connection_class(limits: Limits) -> type[H11Protocol]:
             body = json.dumps({"error": sentence})
             head = f"HTTP/1.1 {status}\r\ncontent-type: application/json\r\ncontent-length: {len(body)}\r\n"
             self.transport.write(f"{head}connection: close\r\n\r\n{body}".encode())
-            self.transport.close()
+            self._cancel_head()
+            if self._answering:  # whoever waits for the rest of a body is told that it does not come
+                self.cycle.disconnected = True
+                self.cycle.message_event.set()
+            # Closed while the client sends, the system drops the answer that it has not read yet.
+            self._linger = self.loop.call_later(LINGER_S, self.transport.close)
+            if self.transport.can_write_eof():
+                self.transport.write_eof()
 
         def _cancel_head(self) -> None:
             if self._head is not None:

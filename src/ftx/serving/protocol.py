@@ -60,14 +60,14 @@ class _Part(BaseModel):
 class InputParameters(_Part):
     """Of an input whose tensor stands behind the JSON."""
 
-    binary_data_size: int | None = Field(default=None, ge=0, le=MOST)
+    binary_data_size: int | None = Field(default=None, ge=0, le=MOST, strict=True)
 
 
 class InferInput(_Part):
     """A tensor that is sent."""
 
     name: Name
-    shape: list[Annotated[int, Field(le=MOST)]] = Field(max_length=8)
+    shape: list[Annotated[int, Field(le=MOST, strict=True)]] = Field(max_length=8)
     datatype: Name
     parameters: InputParameters = InputParameters()
     data: list[Any] | None = None

@@ -130,7 +130,7 @@ class FrozenPart:
 
     def keep(self, key: bytes, row: Tensor) -> bool:
         """Keep a row; False where there is no room."""
-        return self.store.put(key, _bytes_of(row))
+        return self.store.put(key, _bytes_of(row.contiguous()))  # SigLIP answers with a transposed view
 
     def make_room(self, rows: int, progress: Progress) -> None:
         """Let so many views be kept, in place of what other trainings kept; say what the store may not take."""
