@@ -180,6 +180,16 @@ def test_what_is_not_there_is_said_without_torch(words: str, tmp_path: Path, mon
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.parametrize("verb", ["data check", "data look", "data shard", "data sample", "train --data", "merge"])
+def test_a_failure_in_json_names_its_verb_in_one_line(verb: str, tmp_path: Path) -> None:
+    words = {"data shard": ["nowhere", "out"], "data sample": ["--task", "nothing"]}.get(verb, ["nowhere"])
+    done = call(*verb.split(), *words, "--json", folder=tmp_path)
+    assert done.returncode == 2
+    (line,) = done.stdout.splitlines()
+    assert json.loads(line)["verb"] == verb.partition(" --")[0]
+    assert json.loads(line)["error"]["what"]
+
+
 def test_another_missing_module_is_no_missing_extra() -> None:
     assert ftx.missing_extra(ModuleNotFoundError(name="torchx")) is None
     assert isinstance(ftx.missing_extra(ModuleNotFoundError(name="torch.nn")), EnvironmentFault)

@@ -290,6 +290,23 @@ def test_two_trainings_of_one_name_are_two_runs(images: Path, tmp_path: Path, mo
     assert Run.open("runs/x-2").manifest.method == "lora"
 
 
+def test_a_run_whose_name_is_taken_at_its_end_says_where_it_lies(
+    images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A head that is solved in one go has no checkpoint, so that its run gets its name when it is whole."""
+    monkeypatch.chdir(tmp_path)
+    winner = iter([recipe(images, "linear", seed=1)])
+
+    def overtake(end: EpochEnd) -> None:
+        for one in winner:
+            train(one, out=Path("runs/x"))
+
+    report = train(recipe(images, "linear"), out=Path("runs/x"), on_epoch=overtake)
+    assert report.run == "runs/x-2"
+    assert (Run.open("runs/x").recipe().seed, Run.open("runs/x-2").recipe().seed) == (1, 0)
+    assert Path("runs/latest").resolve() == Path("runs/x-2").resolve()
+
+
 def test_dropout_draws_from_the_recipes_seed(images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     dropped = {"adapter.dropout": 0.3, "train.patch_dropout": 0.5, "train.epochs": 1}

@@ -84,7 +84,7 @@ def train(
         check_space(out, _BYTES * resolved.prepared.trainable)
         with new_run(out) as new, _resumable(new):
             report = _Session(new, resolved, stop, progress, on_epoch, ranks).run(None)
-        report = _that_lies_there(report, ranks)
+        report = _that_lies_there(report.model_copy(update={"run": str(new.path)}), ranks)  # where it came to lie
     if new.path != out:
         progress.note(f"{out} was taken by another training meanwhile: this run is {new.path}")
     return _named(report, progress)
