@@ -36,7 +36,7 @@ def connection_class(limits: Limits) -> type[H11Protocol]:
         _head: asyncio.TimerHandle | None = None
         _stall: asyncio.TimerHandle | None = None
         _linger: asyncio.TimerHandle | None = None
-        _waits_since = 0.0
+        _waits_since: float = 0.0
 
         def connection_made(self, transport: asyncio.Transport) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
             super().connection_made(transport)
@@ -52,7 +52,7 @@ def connection_class(limits: Limits) -> type[H11Protocol]:
             idle = [one for one in others if not one._answering and one._linger is None]
             if not idle:
                 return False
-            longest = min(idle, key=lambda one: one._waits_since)
+            longest = min(idle, key=lambda one: float(one._waits_since))
             longest._end("408 Request Timeout", "others wait, and no request came for longest on this connection")
             return True
 
