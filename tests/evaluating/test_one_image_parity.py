@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from tests.conftest import Listener, made_once, make_whole_run
+from tests.gates.faults import vouch_for
 
 from ftx.cli.validate import print_parity
 from ftx.core.telemetry import no_telemetry
@@ -36,7 +37,6 @@ with no_telemetry():
 # With AVX2 alone there is but one way to run it, as for one image; with AMX but one as well, the whole.
 TWO_WAYS = this_set() not in (None, "amx", "avx2")
 two_ways = pytest.mark.skipif(not TWO_WAYS, reason="int8 has the same kernels here for one image and for many")
-pytestmark = pytest.mark.slow
 INT8 = str(IR_INT8)
 
 
@@ -64,6 +64,7 @@ def of_view(report: ParityReport, view: str) -> list[ParityRow]:
     return [row for row in report.own_rows if row.artifact == INT8 and row.view == view]
 
 
+@pytest.mark.representative
 @two_ways
 def test_a_run_is_asked_both_ways_on_all_images(run: Run) -> None:
     report = kept(run)
@@ -88,6 +89,7 @@ def test_how_long_an_image_takes_is_how_long_ftx_load_takes_for_it(run: Run) -> 
         for row in (known["run"] if path.name == PROOF_FILE else known)["rows"]:
             row["latency_ms"] = 5.5 if row["view"] == "one_image" else 90.5
         path.write_text(json.dumps(known))
+    vouch_for(run.path, "reports/parity.json")
     assert "5.5 ms an image" in best_ir(run)[1]
     assert "5.5 ms an image" in best_of(folder.parent)[1]
     facts = gather(run)
@@ -117,6 +119,7 @@ def times(factor: float, logits: ov.Output) -> ov.Output:
     return ops.multiply(logits, ops.constant([[factor]], ov.Type.f32)).output(0)
 
 
+@pytest.mark.slow
 @two_ways
 def test_a_fault_for_one_image_alone_fails_the_model(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(compiled_network, "for_one_image", other_answers(partial(times, -1.0)))
@@ -127,6 +130,7 @@ def test_a_fault_for_one_image_alone_fails_the_model(run: Run, monkeypatch: pyte
     assert all("one_image view" in problem for problem in report.problems)
 
 
+@pytest.mark.slow
 @two_ways
 def test_a_device_that_answers_one_image_otherwise_does_not_answer_as_there(
     run: Run, monkeypatch: pytest.MonkeyPatch
@@ -148,6 +152,7 @@ def test_a_device_that_answers_one_image_otherwise_does_not_answer_as_there(
     assert found.transfer.changed > 0.9
 
 
+@pytest.mark.slow
 @two_ways
 def test_a_proof_from_before_says_nothing_of_one_image(run: Run) -> None:
     folder = run.folder(IR_INT8)
@@ -179,6 +184,7 @@ def test_a_proof_from_before_says_nothing_of_one_image(run: Run) -> None:
     assert json.loads((folder / PROOF_FILE).read_bytes())["schema_version"] == 2
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(
     not [isa for isa in sets_of(cpu_flags()) if isa not in WITHOUT_VNNI | {this_set(), "amx"}],
     reason="this CPU has no other set with VNNI than its own",
