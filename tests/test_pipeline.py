@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tests.backbones.architectures import SHALLOW
 from tests.conftest import write_data
@@ -137,8 +138,10 @@ def test_a_classifier_goes_the_whole_way(tmp_path: Path) -> None:
         assert made.validate().ok
         exported = made.predict(images, scores=True)
         sent = made.predict([image.read_bytes() for image in images], scores=True)
-        assert [answer.scores for answer in sent] == [answer.scores for answer in exported]
-        with pytest.raises(InputError, match="named by their files"):
+        held = made.predict([Image.open(images[0]), np.asarray(Image.open(images[1]))], scores=True)
+        for found in (sent, held):
+            assert [answer.scores for answer in found] == [answer.scores for answer in exported]
+        with pytest.raises(InputError, match="RGB of 8 bits"):
             made.predict([np.zeros((8, 8, 3))])  # pyright: ignore[reportArgumentType]
         again = ftx.Classifier.open("runs/notebook", progress=SILENT)
         assert again.recipe.method == "lora"
