@@ -24,8 +24,8 @@ def test_each_kind_of_test_has_its_own_limit() -> None:
     tests = {
         "a::quick": lasting(2.9, "quick", shared=9),
         "a::slower": lasting(3.1, "quick"),
-        "a::typical": lasting(44.9, "representative"),
-        "a::longer": lasting(45.1, "representative"),
+        "a::typical": lasting(14.9, "representative"),
+        "a::longer": lasting(15.1, "representative"),
         "a::long": lasting(100, "slow"),
     }
     assert [line.split()[2] for line in over_limits(tests, 1.0)] == ["a::slower", "a::longer"]

@@ -37,6 +37,7 @@ with no_telemetry():
 # With AVX2 alone there is but one way to run it, as for one image; with AMX but one as well, the whole.
 TWO_WAYS = this_set() not in (None, "amx", "avx2")
 two_ways = pytest.mark.skipif(not TWO_WAYS, reason="int8 has the same kernels here for one image and for many")
+pytestmark = pytest.mark.slow
 INT8 = str(IR_INT8)
 
 
@@ -64,7 +65,6 @@ def of_view(report: ParityReport, view: str) -> list[ParityRow]:
     return [row for row in report.own_rows if row.artifact == INT8 and row.view == view]
 
 
-@pytest.mark.representative
 @two_ways
 def test_a_run_is_asked_both_ways_on_all_images(run: Run) -> None:
     report = kept(run)
@@ -119,7 +119,6 @@ def times(factor: float, logits: ov.Output) -> ov.Output:
     return ops.multiply(logits, ops.constant([[factor]], ov.Type.f32)).output(0)
 
 
-@pytest.mark.slow
 @two_ways
 def test_a_fault_for_one_image_alone_fails_the_model(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(compiled_network, "for_one_image", other_answers(partial(times, -1.0)))
@@ -130,7 +129,6 @@ def test_a_fault_for_one_image_alone_fails_the_model(run: Run, monkeypatch: pyte
     assert all("one_image view" in problem for problem in report.problems)
 
 
-@pytest.mark.slow
 @two_ways
 def test_a_device_that_answers_one_image_otherwise_does_not_answer_as_there(
     run: Run, monkeypatch: pytest.MonkeyPatch
@@ -152,7 +150,6 @@ def test_a_device_that_answers_one_image_otherwise_does_not_answer_as_there(
     assert found.transfer.changed > 0.9
 
 
-@pytest.mark.slow
 @two_ways
 def test_a_proof_from_before_says_nothing_of_one_image(run: Run) -> None:
     folder = run.folder(IR_INT8)
@@ -184,7 +181,6 @@ def test_a_proof_from_before_says_nothing_of_one_image(run: Run) -> None:
     assert json.loads((folder / PROOF_FILE).read_bytes())["schema_version"] == 2
 
 
-@pytest.mark.slow
 @pytest.mark.skipif(
     not [isa for isa in sets_of(cpu_flags()) if isa not in WITHOUT_VNNI | {this_set(), "amx"}],
     reason="this CPU has no other set with VNNI than its own",

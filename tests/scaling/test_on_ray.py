@@ -83,7 +83,7 @@ def test_workers_that_are_killed_begin_again(colour_model: Any, tmp_path: Path) 
         assert line["labels"] == [{"name": label.name, "score": label.score}]
 
 
-@pytest.mark.representative
+@pytest.mark.slow
 def test_shards_and_what_cannot_be_read_and_a_second_call(colour_model: Any, tmp_path: Path) -> None:
     write_shards(colour_model.images, tmp_path / "shards", per_shard=5)
     (tmp_path / "broken.png").write_bytes(b"no image")

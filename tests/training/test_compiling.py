@@ -123,7 +123,7 @@ def test_without_a_compiler_it_is_plain_or_refused(here: Path, tmp_path: Path) -
     assert "no-such-compiler" in plain
 
 
-@pytest.mark.representative
+@pytest.mark.slow
 def test_a_compiled_training_is_the_plain_one_and_goes_on_to_the_same_bytes(
     here: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

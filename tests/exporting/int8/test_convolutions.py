@@ -19,14 +19,12 @@ from ftx.runs.run import Run
 from ftx.training import train
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     # Squeeze-and-excitation works on one pixel a channel: the CPU plugin leaves those products in f32.
     ("name", "least_share"),
     # Of the rest the search may put a few back into float.
-    [
-        pytest.param("resnet18", 0.8, marks=pytest.mark.representative),
-        pytest.param("mobilenetv3_small_100", 0.55, marks=pytest.mark.slow),
-    ],
+    [("resnet18", 0.8), ("mobilenetv3_small_100", 0.55)],
 )
 def test_a_convolutional_network_goes_from_images_to_int8(name: str, least_share: float, tmp_path: Path) -> None:
     torch.set_num_threads(1)

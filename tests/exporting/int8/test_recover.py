@@ -28,6 +28,8 @@ from ftx.runs.run import Run
 from ftx.runtimes import load_artifact
 from ftx.training import train
 
+pytestmark = pytest.mark.slow
+
 STEPS = 48
 
 
@@ -49,7 +51,6 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return made_once(tmp_path_factory, "recovered", make)
 
 
-@pytest.mark.slow
 def test_the_new_run_says_where_it_comes_from(runs: Path) -> None:
     report = RecoverReport.model_validate_json((runs / "report.json").read_text())
     before, after = Run.open(runs / "before"), Run.open(runs / "after")
@@ -67,7 +68,6 @@ def test_the_new_run_says_where_it_comes_from(runs: Path) -> None:
     assert after.entries() == before.entries()
 
 
-@pytest.mark.slow
 def test_what_the_method_trains_has_moved_and_nothing_else(runs: Path) -> None:
     """The two models differ in the adapters of the last two blocks and the head, and by little."""
     states = [
@@ -84,11 +84,10 @@ def test_what_the_method_trains_has_moved_and_nothing_else(runs: Path) -> None:
     assert {"head.weight", "head.bias"} < moved
 
 
-@pytest.mark.representative
-def test_the_quantized_network_rounds_what_the_ir_does(whole_run: Path) -> None:
+def test_the_quantized_network_rounds_what_the_ir_does(runs: Path) -> None:
     """Inputs of linear layers, but for the head's, and no queries, keys and values."""
-    dense = load_dense(Run.open(whole_run).require(DENSE))
-    student = recovering._quantized(dense, [torch.rand(1, 3, 32, 32) for _ in range(2)])
+    dense = load_dense(Run.open(runs / "before").require(DENSE))
+    student = recovering._quantized(dense, [torch.rand(1, 3, 64, 64) for _ in range(2)])
     rounding = [name for name, module in student.named_modules() if type(module).__name__.endswith("Quantizer")]
     assert any("blocks/0/attn/qkv/" in name for name in rounding)
     assert not any("scaled_dot_product" in name or "head/" in name for name in rounding)
@@ -102,7 +101,6 @@ def int8_error(run: Run, reference: Run) -> float:
     return float(np.abs(load_artifact(run, IR_INT8, compute="f32").logits(pixels) - wanted_NC).mean())
 
 
-@pytest.mark.slow
 @pytest.mark.skipif(
     this_set() in WITHOUT_VNNI, reason="without VNNI sums saturate, which nothing is trained to live with"
 )
@@ -118,7 +116,6 @@ def test_the_ir_of_the_new_run_lies_nearer_to_the_old_model(runs: Path, monkeypa
     assert report.verdicts["openvino/int8"] == "proved", report.said
 
 
-@pytest.mark.slow
 def test_what_came_no_nearer_is_not_written(runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(recovering, "RATE_SHARE", 10.0)
     with pytest.raises(GateFailed, match="brought the model no nearer"):
