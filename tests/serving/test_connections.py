@@ -8,6 +8,7 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
+import psutil
 import pytest
 from tests.serving.conftest import Running, png, running, until
 from tests.serving.raw_requests import MB, head, read_all, spoken, status_and_sentence
@@ -143,6 +144,10 @@ def test_connections_that_ask_nothing_give_way_to_those_that_do(colour_ir: Path)
         lines = [socket.create_connection(("127.0.0.1", server.port), timeout=10) for _ in range(most)]
         for _ in range(20):
             assert server.predict(png()).status == 200
+        lines += [socket.create_connection(("127.0.0.1", server.port), timeout=10) for _ in range(20)]
+        time.sleep(0.3)
+        ours = [one for one in psutil.Process().net_connections() if one.laddr.port == server.port]
+        assert sum(one.status != psutil.CONN_LISTEN for one in ours) <= most  # those that were ended are closed
         status, sentence = status_and_sentence(read_all(lines[0]))
         assert (status, "others wait" in sentence) == (408, True)
         for line in lines:

@@ -42,18 +42,21 @@ def connection_class(limits: Limits) -> type[H11Protocol]:
             super().connection_made(transport)
             self._waits_since = self.loop.time()
             if len(self.connections) > most and not self._take_place():
-                self._end("503 Service Unavailable", f"{most} connections are open, which is the most")
+                self._end("503 Service Unavailable", f"{most} connections are open, which is the most", lingers=False)
                 return
             self._await_head()
 
         def _take_place(self) -> bool:
             """Close the connection that has asked nothing for longest, as whoever holds many of them would lock us."""
             others = [one for one in self.connections if isinstance(one, Connection) and one is not self]
-            idle = [one for one in others if not one._answering and one._linger is None]
+            idle = [
+                one for one in others if not one._answering and one._linger is None and not one.transport.is_closing()
+            ]
             if not idle:
                 return False
             longest = min(idle, key=lambda one: float(one._waits_since))
-            longest._end("408 Request Timeout", "others wait, and no request came for longest on this connection")
+            said = "others wait, and no request came for longest on this connection"
+            longest._end("408 Request Timeout", said, lingers=False)
             return True
 
         def data_received(self, data: bytes) -> None:
@@ -118,7 +121,8 @@ def connection_class(limits: Limits) -> type[H11Protocol]:
             if not self._answering and not self.transport.is_closing():
                 self._end("408 Request Timeout", "the head of the request did not come in time")
 
-        def _end(self, status: str, sentence: str) -> None:
+        def _end(self, status: str, sentence: str, *, lingers: bool = True) -> None:
+            """Say why, and close: at once where there are too many connections already."""
             body = json.dumps({"error": sentence})
             head = f"HTTP/1.1 {status}\r\ncontent-type: application/json\r\ncontent-length: {len(body)}\r\n"
             self.transport.write(f"{head}connection: close\r\n\r\n{body}".encode())
@@ -126,6 +130,9 @@ def connection_class(limits: Limits) -> type[H11Protocol]:
             if self._answering:  # whoever waits for the rest of a body is told that it does not come
                 self.cycle.disconnected = True
                 self.cycle.message_event.set()
+            if not lingers:
+                self.transport.close()
+                return
             # Closed while the client sends, the system drops the answer that it has not read yet.
             self._linger = self.loop.call_later(LINGER_S, self.transport.close)
             if self.transport.can_write_eof():
