@@ -36,9 +36,9 @@ from ftx.tasks.thresholds import Thresholds
 _TITLES: Mapping[Method, str] = {"lora": "LoRA", "dora": "DoRA", "linear": "linear probing", "full": "full fine-tuning"}
 # Those of timm's licences that the hub knows by name; the others it calls "other" and shows their name beside.
 # Source: https://huggingface.co/docs/hub/repositories-licenses
+_HUB_LICENCES = frozenset("apache-2.0 mit bsd-3-clause cc-by-4.0 cc-by-nc-4.0 apple-ascl apple-amlr gemma".split())
 # A card has some kilobytes, and names at most all labels.
 _MOST_BYTES = 1 << 24
-_HUB_LICENCES = frozenset("apache-2.0 mit bsd-3-clause cc-by-4.0 cc-by-nc-4.0 apple-ascl apple-amlr gemma".split())
 
 
 @dataclass(frozen=True)

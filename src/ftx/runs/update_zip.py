@@ -16,6 +16,8 @@ from typing import Annotated
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from ftx.adapters.peft_config import CONFIG
+from ftx.adapters.peft_file import WEIGHTS
 from ftx.core.errors import ExportError
 from ftx.core.files import write_atomic
 from ftx.core.pydantic_errors import first_error
@@ -39,7 +41,7 @@ MOST_TEXT_BYTES = 64_000_000
 # Trained weights can hardly be compressed; what unpacks to many times its size, beyond so many bytes, is none.
 MOST_TIMES, SMALL_BYTES = 20, 16_000_000
 # What an update may hold beside update.json.
-PARTS = frozenset({ANSWERS_FILE, PROOF_FILE, "adapter_config.json", "adapter_model.safetensors"})
+PARTS = frozenset({ANSWERS_FILE, PROOF_FILE, CONFIG, WEIGHTS})
 
 
 class Update(BaseModel):

@@ -35,7 +35,7 @@ def read_folder(root: Path, *, nested: bool = False) -> Listing:
     folders = _splits(root, walker)
     if not folders:
         names, files = walker.classes(root, None)
-        return _checked(root, Listing(root, "folders", files, Declared(names), walker.ignored))
+        return _checked(Listing(root, "folders", files, Declared(names), walker.ignored))
     listed = [(folder, *walker.classes(folder, split)) for split, folder in folders.items()]
     walker.loose_files(root)
     names = next(present for folder, present, _ in listed if folder == folders["train"])
@@ -44,7 +44,7 @@ def read_folder(root: Path, *, nested: bool = False) -> Listing:
         if not found:
             raise DataError("there are no images", where=folder, fix=f"add some, or remove {folder.name}/")
     files = tuple(file for *_, found in listed for file in found)
-    return _checked(root, Listing(root, "splits", files, Declared(names), walker.ignored))
+    return _checked(Listing(root, "splits", files, Declared(names), walker.ignored))
 
 
 def refuse_missing(path: Path) -> None:
@@ -188,13 +188,13 @@ def _refuse_unknown_classes(folder: Path, present: tuple[str, ...], known: tuple
         )
 
 
-def _checked(root: Path, tree: Listing) -> Listing:
+def _checked(tree: Listing) -> Listing:
     if not tree.files:
         raise DataError(
-            "there are no images", where=root, found=describe_ignored(tree.ignored) or "no files", fix=_SHAPE
+            "there are no images", where=tree.root, found=describe_ignored(tree.ignored) or "no files", fix=_SHAPE
         )
     if len(tree.declared.names) < 2:
-        raise DataError("there is only one class", where=root, found=", ".join(tree.declared.names), fix=_SHAPE)
+        raise DataError("there is only one class", where=tree.root, found=", ".join(tree.declared.names), fix=_SHAPE)
     return tree
 
 
