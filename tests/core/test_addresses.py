@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from ftx.core.addresses import Address, as_typed, names_address, typed
+from ftx.core.addresses import Address, as_typed, if_address, is_elsewhere, names_address, typed
 from ftx.core.errors import DataError, InputError
 from ftx.recipe.schema import Recipe
 
@@ -62,6 +62,16 @@ def test_a_folder_may_be_called_like_a_scheme_that_ftx_does_not_open(tmp_path: P
     (tmp_path / "old:" / "data").mkdir(parents=True)
     with chdir(tmp_path):
         assert typed("old:/data") == Path("old:/data")
+
+
+def test_what_is_there_is_no_address_whatever_it_is_called(tmp_path: Path) -> None:
+    (tmp_path / "http:" / "data").mkdir(parents=True)
+    with chdir(tmp_path):
+        assert not is_elsewhere("http:/data")
+        assert is_elsewhere("http:/other")
+        assert if_address(Path("http:/data")) is None
+        assert if_address(Path("http:/other")) == Path("http:/other")
+        assert not is_elsewhere("other")
 
 
 def test_names_are_joined_to_an_address() -> None:

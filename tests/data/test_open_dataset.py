@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import sys
@@ -13,7 +14,7 @@ import pytest
 from PIL import Image
 
 from ftx.core.errors import DataError
-from ftx.data.dataset import Dataset
+from ftx.data.dataset import Dataset, Entry
 from ftx.data.open_dataset import survey
 from ftx.tasks.task_names import TaskName
 
@@ -119,6 +120,14 @@ def test_splits_have_their_usual_names_in_any_case(
     wanted = {"train": 4 + (val is not None), "val": 2 if val else 1} | ({"test": 3} if test else {})
     assert found.counts() == dict.fromkeys(("cat", "dog"), wanted)
     assert {entry.path.partition("/")[0] for entry in found.dataset.split("train")} == {train}
+
+
+def test_a_class_may_end_in_a_colon(tmp_path: Path) -> None:
+    """Its images' paths then begin as an address does, and are read back from a run as they are."""
+    dataset = survey(tree(tmp_path, {"crack:": 2, "http:": 2}), val_fraction=0.2).dataset
+    assert dataset.labels.names == ("crack:", "http:")
+    read = [Entry.from_json(json.loads(json.dumps(entry.to_json()))) for entry in dataset.entries]
+    assert read == list(dataset.entries)
 
 
 def test_two_folders_of_one_split_are_refused(tmp_path: Path) -> None:

@@ -128,6 +128,20 @@ def test_what_counts_from_here_is_a_path_that_says_so() -> None:
     assert not Part(archive=Path("/shards/0000.tar")).counts_from_here
 
 
+def test_a_pattern_names_files_of_this_machine_alone(
+    colour_model: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ftx.data.shards.fetched._file_system", lambda address: pytest.fail(f"{address} was asked for"))
+    there = tmp_path / "http:" / "host"
+    there.mkdir(parents=True)
+    image = next(colour_model.images.rglob("*.png"))
+    for name in ("a.png", "b.png"):
+        (there / name).write_bytes(image.read_bytes())
+    monkeypatch.chdir(tmp_path)
+    (part,) = parts_of([Path("*/*/*.png")])
+    assert part.files == ("http:/host/a.png", "http:/host/b.png")
+
+
 def test_a_part_travels_as_text(tmp_path: Path) -> None:
     (tmp_path / "\udce9 \n.png").write_bytes(b"x")
     for part in parts_of([tmp_path / "\udce9 \n.png", tmp_path / "none.png", tmp_path / "a.tar"]):

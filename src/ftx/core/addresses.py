@@ -83,9 +83,14 @@ def typed(place: Place | str) -> Place:
     )
 
 
+def is_elsewhere(path: Path | str) -> bool:
+    """Whether a text that somebody wrote down stands for an address: what is there on this machine is a path."""
+    return names_address(str(path)) and not Path(path).exists()
+
+
 def if_address(path: Path) -> Path | None:
     """What to hand on as ``data`` beside a run: the path where it stands for an address, which no run names itself."""
-    return path if names_address(str(path)) else None
+    return path if is_elsewhere(path) else None
 
 
 def as_typed(path: Path | str) -> str:

@@ -8,7 +8,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Literal, cast
 
-from ftx.core.addresses import Place, names_address
+from ftx.core.addresses import Place
 from ftx.core.errors import shown
 from ftx.tasks.labels import Labels
 
@@ -42,7 +42,7 @@ class Entry:
         names = cast("list[object]", labels) if isinstance(labels, list) else [None]
         if not isinstance(path, str) or not isinstance(digest, str) or split not in SPLITS:
             raise ValueError(f"no line of a run: {shown(record)}")
-        if not path or Path(path).is_absolute() or ".." in Path(path).parts or "\0" in path or names_address(path):
+        if not path or Path(path).is_absolute() or ".." in Path(path).parts or "\0" in path or "://" in path:
             raise ValueError(f"the path {shown(path)} is not below the data")
         if not all(isinstance(name, str) for name in names):
             raise ValueError(f"no labels: {shown(labels)}")

@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image
 from pydantic import BaseModel, ConfigDict
 
-from ftx.core.addresses import Address, Place, as_typed, names_address, typed
+from ftx.core.addresses import Address, Place, as_typed, is_elsewhere, typed
 from ftx.core.errors import DataError, EnvironmentFault, FtxError, ImageError, InputError
 from ftx.core.processors import cores
 from ftx.core.progress import SILENT, Progress
@@ -82,10 +82,13 @@ def find_images(images: OneImage | Sequence[OneImage]) -> list[EncodedImage | Pr
     return found
 
 
-def look_up(given: Sequence[OneImage]) -> list[EncodedImage | Prediction]:
-    """As ``find_images``, also where there is none. Raises: InputError if something else was given."""
+def look_up(given: Sequence[OneImage], *, by_hand: bool = True) -> list[EncodedImage | Prediction]:
+    """As ``find_images``, also where there is none; an address is one that was named ``by_hand``.
+
+    Raises: InputError if something else was given.
+    """
     uploads = count(1)
-    return [image for item in given for image in _expand(item, uploads, by_hand=True)]
+    return [image for item in given for image in _expand(item, uploads, by_hand=by_hand)]
 
 
 def no_images(given: Sequence[OneImage], found: Sequence[Prediction]) -> InputError:
@@ -129,13 +132,13 @@ def _expand(given: OneImage, uploads: Iterator[int], *, by_hand: bool) -> Sequen
         found = type(given).__name__
         raise InputError("an image is a file's name or its bytes, Pillow's, or an RGB array", found=found)
     try:
-        if not by_hand and names_address(str(given)):
+        if not by_hand and is_elsewhere(str(given)):
             return [Prediction(path=path_text(str(given)), error="an address is taken from the command line alone")]
-        return _named(typed(given), uploads)
+        return _named(typed(given) if by_hand else Path(str(given)), uploads)
     except OSError as error:  # a name that is too long, a folder above it that may not be entered
         return [Prediction(path=path_text(str(given)), error=f"this path cannot be read: {error.strerror}")]
     except (InputError, EnvironmentFault) as error:  # shards that are not there
-        return [_unread(str(given), error)]
+        return [_unread(as_typed(str(given)), error)]
 
 
 def _named(path: Place, uploads: Iterator[int]) -> Sequence[EncodedImage | Prediction]:

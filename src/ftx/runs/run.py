@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from pydantic import BaseModel
 
-from ftx.core.addresses import Address, Place, names_address, typed
+from ftx.core.addresses import Address, Place, is_elsewhere, typed
 from ftx.core.errors import DataError, EnvironmentFault, RunError, listed, shell_command, shown
 from ftx.core.file_cache import UnchangedFile
 from ftx.core.files import (
@@ -287,7 +287,7 @@ class Run:
 
         Raises: DataError if the folder is not there, or the run alone names an address.
         """
-        if override is None and names_address(self.manifest.data_root):
+        if override is None and is_elsewhere(self.manifest.data_root):
             raise DataError(
                 "the images of this run lie at an address, which a run must not name",
                 where=self.path,

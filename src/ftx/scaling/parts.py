@@ -104,7 +104,7 @@ def _places(named: Path) -> Sequence[Place]:
 
 
 def _of_files(given: Sequence[Path]) -> list[Part]:
-    files = [item if isinstance(item, Prediction) else item.name for item in look_up(given)]
+    files = [item if isinstance(item, Prediction) else item.name for item in look_up(given, by_hand=False)]
     return [_part(files[start : start + FILES]) for start in range(0, len(files), FILES)]
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from ftx.core.addresses import as_typed, names_address
+from ftx.core.addresses import as_typed, is_elsewhere
 from ftx.core.errors import DataError, shell_command, shown
 from ftx.recipe.schema import Recipe
 
@@ -27,7 +27,7 @@ def refuse_address_of(
 
     Raises: DataError with the ``command`` that says it.
     """
-    if names_address(str(recipe.data.path)) and data_path(overrides, flags) is None:
+    if is_elsewhere(recipe.data.path) and data_path(overrides, flags) is None:
         there = as_typed(recipe.data.path)
         raise DataError(
             "the images of this training lie at an address, which a run must not name",

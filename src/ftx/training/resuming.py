@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from ftx.core.addresses import names_address
+from ftx.core.addresses import is_elsewhere
 from ftx.core.errors import DataError, RecipeError, RunError, listed
 from ftx.core.files import write_atomic
 from ftx.data.dataset import Entry
@@ -40,7 +40,7 @@ def recipe_to_go_on_with(
                 fix="leave the keys as they were to go on, or train anew with the changes",
             )
     refuse_address_of(run, now, overrides, flags, RESUME)
-    if not names_address(str(now.data.path)) and not images_root(now.data.path).exists():
+    if not is_elsewhere(now.data.path) and not images_root(now.data.path).exists():
         raise DataError(
             "the images of this training are not where they were",
             where=now.data.path,
