@@ -239,7 +239,7 @@ def test_the_hash_is_that_of_the_file(tmp_path: Path) -> None:
     assert image is not None
     np.testing.assert_array_equal(np.asarray(image), np.asarray(noise(9, 5)))
     assert open_hashed(path, {digest}.__contains__) == (None, digest)
-    assert pixel_bytes(path) == 3 * 9 * 5
+    assert pixel_bytes(path) == 8 * 9 * 5
     path.write_bytes(b"nonsense")
     assert pixel_bytes(path) == 0
 

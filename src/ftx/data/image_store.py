@@ -20,7 +20,7 @@ from ftx.core.errors import DataError, EnvironmentFault, FtxError, ImageError, I
 from ftx.core.untrusted_files import open_file
 from ftx.data.dataset import Entry
 from ftx.data.decode import decode, read_header, to_rgb
-from ftx.data.decode_limits import FILES, MAX_FILE_BYTES
+from ftx.data.decode_limits import FILES, MAX_FILE_BYTES, PIXEL_BYTES
 from ftx.data.shards.paths import member_of
 from ftx.data.shards.shard_store import has_member, open_member
 
@@ -120,13 +120,13 @@ def open_hashed(given: ImageLike, known: Callable[[str], bool] | None = None) ->
 
 
 def pixel_bytes(given: ImageLike) -> int:
-    """What the decoded pixels take, by the image's header; 0 where that cannot be read."""
+    """What decoding an image takes, by its header; 0 where that cannot be read."""
     try:
         with EncodedImage.of(given).open() as stream:
             width, height = read_header(stream).size
     except Exception:  # decoding it will tell
         return 0
-    return 3 * width * height
+    return PIXEL_BYTES * width * height
 
 
 @contextmanager

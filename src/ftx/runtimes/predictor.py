@@ -31,11 +31,11 @@ LOGITS = "logits"
 MAPS = "saliency_map"
 # Enough for the matrix products to fill a CPU's cores; more only costs memory.
 BATCH_IMAGES = 16
-# Decoded photographs in the batches that are computed at a time: two of 12 megapixels. As many as there are cores are
-# being decoded.
-BATCH_BYTES = 80_000_000
-# Those that are being decoded, or are decoded and wait for their turn: sixteen and more of 20 megapixels.
-AHEAD_BYTES = 1_000_000_000
+# Pixels in the batches that are computed at a time: sixteen images of 640 x 480. To resize them a graph takes 24 times
+# these bytes (measured).
+BATCH_BYTES = 15_000_000
+# What decoding takes of the images that are being decoded, or wait for their turn: two of 24 megapixels.
+AHEAD_BYTES = 500_000_000
 
 
 class Predictor(Protocol):

@@ -23,12 +23,12 @@ from ftx.core.errors import ImageError
 from ftx.core.memory import available_bytes
 from ftx.core.processors import cores
 from ftx.data.decode import read_header
-from ftx.data.decode_limits import MAX_ASPECT, LimitedStream
+from ftx.data.decode_limits import MAX_ASPECT, PIXEL_BYTES, LimitedStream
 from ftx.data.image_store import open_image
-from ftx.data.preprocess import Pixels, Preprocess, resize_crop
+from ftx.data.preprocess import Pixels, Preprocess
 from ftx.evaluating.predict import Prediction, prediction_of
 from ftx.explaining.overlay import overlay
-from ftx.runtimes.openvino import frame
+from ftx.runtimes.openvino import graph_input
 from ftx.runtimes.predictor import AHEAD_BYTES, LOGITS, MAPS
 from ftx.serving.batching import Outputs
 from ftx.serving.registry import Version
@@ -113,40 +113,43 @@ class Images:
 
         Raises: ImageError.
         """
-        async with self._decoded(image) as pixels_HWC:
-            answered = await self._ask(version, pixels_HWC)
+        if isinstance(image, np.ndarray):
+            self._check(image.shape[1], image.shape[0])
+            answered = await self._ask(version, image)
+        else:
+            async with self._decoded(image) as decoded:
+                answered = await self._ask(version, decoded)
         return {name: array for name, array in answered.items() if name in kept}
 
     async def prediction(self, version: Version, name: str, image: bytes, wanted: Wanted) -> ServedPrediction:
         """The labels of one image, or why there are none."""
         task = version.predictor.task
         try:
-            async with self._decoded(image) as pixels_HWC:
-                outputs = await self._ask(version, pixels_HWC)
+            async with self._decoded(image) as decoded:
+                outputs = await self._ask(version, decoded)
                 plain = prediction_of(name, outputs[LOGITS], task, scores=wanted.scores)
                 drawn = None
                 if wanted.saliency and plain.error is None and MAPS in outputs:
-                    drawn = await self.in_thread(_drawn, version, plain, pixels_HWC, outputs)
+                    drawn = await self.in_thread(_drawn, version, plain, decoded, outputs)
         except ImageError as error:
             return ServedPrediction(**dict(prediction_of(name, error, task)))
         return ServedPrediction(**dict(plain), saliency=drawn)
 
-    async def _ask(self, version: Version, pixels_HWC: Pixels) -> Outputs:
-        if not version.resizes(*pixels_HWC.shape[:2]):
-            pixels_HWC = await self.in_thread(_resized, pixels_HWC, version.predictor.preprocess)
-        return await asyncio.wrap_future(version.batcher.submit(pixels_HWC))
+    async def _ask(self, version: Version, image: Image.Image | Pixels) -> Outputs:
+        height, width = image.shape[:2] if isinstance(image, np.ndarray) else (image.height, image.width)
+        if not version.resizes(height, width):
+            image = await self.in_thread(_resized, image, version.predictor.preprocess)
+        elif not isinstance(image, np.ndarray):
+            image = await self.in_thread(np.asarray, image)
+        return await asyncio.wrap_future(version.batcher.submit(image))
 
     @asynccontextmanager
-    async def _decoded(self, image: bytes | Pixels) -> AsyncGenerator[Pixels, None]:
-        """The pixels of an image for the block. Shape: [H, W, 3]."""
-        if isinstance(image, np.ndarray):
-            self._check(image.shape[1], image.shape[0])
-            yield image
-            return
+    async def _decoded(self, image: bytes) -> AsyncGenerator[Image.Image, None]:
+        """An image that is decoded, for the block."""
         width, height = await self.in_thread(_size, image)
         self._check(width, height)
-        async with self.room.holding(3 * width * height):
-            yield await self.in_thread(_decode, image)
+        async with self.room.holding(PIXEL_BYTES * width * height):
+            yield await self.in_thread(open_image, image)
 
     def _check(self, width: int, height: int) -> None:
         """Raise ImageError for more pixels than this server takes, or too long a strip."""
@@ -171,21 +174,16 @@ def _size(content: bytes) -> tuple[int, int]:
         raise ImageError("the image cannot be read", found=str(error)[:200] or type(error).__name__) from error
 
 
-def _decode(content: bytes) -> Pixels:
-    return np.asarray(open_image(content))
-
-
-def _resized(pixels_HWC: Pixels, preprocess: Preprocess) -> Pixels:
+def _resized(image: Image.Image | Pixels, preprocess: Preprocess) -> Pixels:
     """An image that the graph's own resize and crop leave as training saw it."""
-    return frame(resize_crop(Image.fromarray(pixels_HWC), preprocess)[None], preprocess)[0]
+    return graph_input(Image.fromarray(image) if isinstance(image, np.ndarray) else image, preprocess, most_pixels=0)
 
 
-def _drawn(version: Version, said: Prediction, pixels_HWC: Pixels, outputs: Outputs) -> list[Saliency]:
+def _drawn(version: Version, said: Prediction, image: Image.Image, outputs: Outputs) -> list[Saliency]:
     """A picture for each label that was called; where none was, for the nearest to it."""
     task, preprocess = version.predictor.task, version.predictor.preprocess
     scores_C = task.scores(outputs[LOGITS][None])[0]
     names = [label.name for label in said.labels] or [task.labels.names[int(scores_C.argmax())]]
-    image = Image.fromarray(pixels_HWC)
     found: list[Saliency] = []
     for name in names:
         index = task.labels.names.index(name)

@@ -22,7 +22,7 @@ from ftx.runs.parity_json import PARITY_FILE
 from ftx.runs.proof_json import ir_digest
 from ftx.runs.run_json import MANIFEST_FILE
 from ftx.runtimes import load
-from ftx.runtimes.openvino import OpenVinoPredictor
+from ftx.runtimes.openvino import MOST_GRAPH_PIXELS, OpenVinoPredictor
 from ftx.serving.batching import Batcher, Counted
 from ftx.serving.refusal import Refused, instead, said
 
@@ -62,7 +62,9 @@ class Version:
     sizes: set[tuple[int, int]] = field(default_factory=set[tuple[int, int]])
 
     def resizes(self, height: int, width: int) -> bool:
-        """Whether the model's own graph is to resize images of this size: of the first that come, not of any number."""
+        """Whether the model's own graph is to resize images of this size: small ones, of the first sizes that come."""
+        if height * width > MOST_GRAPH_PIXELS:
+            return False
         if len(self.sizes) < MOST_SIZES:
             self.sizes.add((height, width))
         return (height, width) in self.sizes
