@@ -1,7 +1,8 @@
 """``python -m tests.mutants``: faults put into the source one at a time, and whether the tests notice.
 
 draw    keep the sample (list.jsonl) true to the source: entries that no longer apply give way to others
-run     each mutant against the tests of `make test` that run its line (`make mutants`; status 1 under 95 %)
+run     each mutant, and each fault of by_hand.toml, against the tests of `make test` that run its line
+        (`make mutants`; status 1 where less than 95 % of the mutants or 90 % of the others are noticed)
 show    the change that a mutant makes
 """
 
@@ -19,11 +20,13 @@ from pathlib import Path
 from typing import Any
 
 from tests.mutants import children
+from tests.mutants.by_hand import BY_HAND, read_faults
 from tests.mutants.covering import Covering, record, state_of
 from tests.mutants.running import Runner, apply
 from tests.mutants.sample import COUNT, HERE, LIST, PACKAGES, diff, draw, interleaved, mutants_of, read_list, write_list
 
-BAR = 0.95  # of the mutants that are not equivalent
+# Of the mutants that are not equivalent, and of the faults that were written by hand.
+BAR, BAR_BY_HAND = 0.95, 0.9
 EQUIVALENT = HERE / "equivalent.toml"
 
 
@@ -40,7 +43,8 @@ def main() -> int:
     running = verbs.add_parser("run", help="run the list; goes on where it was interrupted")
     running.add_argument("--root", type=Path, default=HERE.parents[1], help="the repository to mutate, this one")
     running.add_argument("--workers", type=int, default=2)
-    running.add_argument("--package", action="append", choices=list(PACKAGES), default=[])
+    running.add_argument("--package", action="append", metavar="NAME", default=[], help="as the table calls it")
+    running.add_argument("--by-hand", action="store_true", help="only the faults of by_hand.toml")
     running.add_argument("--only", action="append", metavar="ID", default=[])
     running.add_argument("--survivors", action="store_true", help="only those that the last run left alive")
     running.add_argument("--anew", action="store_true", help="forget what is known of this source and these tests")
@@ -62,7 +66,7 @@ def _draw(given: argparse.Namespace) -> int:
 
 
 def _show(given: argparse.Namespace) -> int:
-    pairs = apply(read_list(), mutants_of(HERE.parents[1]))
+    pairs = apply(read_list(), mutants_of(HERE.parents[1])) + read_faults(HERE.parents[1])[0]
     found = [pair for pair in pairs if pair[0].id in given.only]
     for mutant, place in found:
         say(f"{mutant.id}\n{diff(mutant, place, 3)}\n")
@@ -76,9 +80,11 @@ def _run(given: argparse.Namespace) -> int:
     root = given.root.resolve()
     build = root / "build" / "mutants"
     build.mkdir(parents=True, exist_ok=True)
-    sample = interleaved(read_list())
-    pairs = apply(sample, mutants_of(root))
-    stale = sorted({mutant.id for mutant in sample} - {mutant.id for mutant, _ in pairs})
+    sample = [] if given.by_hand else read_list()
+    drawn = apply(sample, mutants_of(root))
+    by_hand, gone = read_faults(root)
+    pairs = interleaved([*drawn, *by_hand])
+    stale = sorted({mutant.id for mutant in [*sample, *gone]} - {mutant.id for mutant, _ in pairs})
     for name in stale:
         say(f"no longer applies: {name}")
     if given.package:
@@ -123,7 +129,10 @@ def _run(given: argparse.Namespace) -> int:
         return 130
     good = _report(pairs, past, build, runner.state)
     if stale:
-        say(f"{len(stale)} entries of the list no longer apply: `python -m tests.mutants draw` replaces them")
+        say(
+            f"{len(stale)} entries no longer apply: `python -m tests.mutants draw` replaces those of the list, and "
+            "you put the same effect of one of by_hand.toml into the source as it is now"
+        )
     return 0 if good and not stale else 1
 
 
@@ -132,7 +141,8 @@ def _report(pairs: list[Any], past: dict[str, dict[str, Any]], build: Path, stat
     reasons: dict[str, str] = tomllib.loads(EQUIVALENT.read_text(encoding="utf-8")) if EQUIVALENT.exists() else {}
     for name in sorted(set(reasons) - {mutant.id for mutant in read_list()}):
         say(f"listed as equivalent, but not in the list: {name}")
-    counts: dict[str, Counter[str]] = {package: Counter() for package in PACKAGES}
+    rooms = {mutant.package for mutant, _ in pairs} - set(PACKAGES)
+    counts: dict[str, Counter[str]] = {package: Counter() for package in [*PACKAGES, *sorted(rooms)]}
     alive: list[str] = []
     earlier = 0
     for mutant, place in pairs:
@@ -144,24 +154,27 @@ def _report(pairs: list[Any], past: dict[str, dict[str, Any]], build: Path, stat
                 say(f"listed as equivalent, but killed: {mutant.id}")
             outcome = "equivalent"
         elif outcome == "survived":
-            alive.append(f"{mutant.id}  {(result or {}).get('said') or ''}\n{diff(mutant, place)}\n")
+            effect = f"\n# {mutant.becomes}" if mutant.function == BY_HAND else ""
+            alive.append(f"{mutant.id}  {(result or {}).get('said') or ''}{effect}\n{diff(mutant, place)}\n")
         counts[mutant.package][outcome] += 1
     (build / "survivors.diff").write_text("\n".join(alive), encoding="utf-8")
     say("\n" + "\n".join(alive))
     columns = ("mutants", "killed", "timed out", "survived", "equivalent", "not run")
-    say(f"{'':12}" + "".join(f"{column:>11}" for column in columns) + f"{'share':>9}")
-    total: Counter[str] = Counter()
-    for package, count in [*counts.items(), ("all", total)]:
-        if package != "all":
-            total += count
+    say(f"{'':20}" + "".join(f"{column:>11}" for column in columns) + f"{'share':>9}")
+    total, total_by_hand = Counter[str](), Counter[str]()
+    for package, count in counts.items():
+        (total_by_hand if package in rooms else total).update(count)
+    rows = {**counts, "all mutants": total, f"all {BY_HAND}": total_by_hand}
+    for package, count in rows.items():
         if count.total():
             cells = [count.total(), *(count[column] for column in columns[1:])]
-            say(f"{package:12}" + "".join(f"{cell:11}" for cell in cells) + f"{_share(count):9.1%}")
+            say(f"{package:20}" + "".join(f"{cell:11}" for cell in cells) + f"{_share(count):9.1%}")
     if earlier:
         say(f"{earlier} results are from an earlier state of the source or its tests")
-    summary = {package: dict(count) for package, count in [*counts.items(), ("all", total)]}
+    summary = {package: dict(count) for package, count in rows.items()}
     (build / "summary.json").write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
-    return _share(total) >= BAR and not total["not run"]
+    reached = (not count.total() or _share(count) >= bar for count, bar in ((total, BAR), (total_by_hand, BAR_BY_HAND)))
+    return all(reached) and not any(count["not run"] for count in counts.values())
 
 
 def _share(count: Counter[str]) -> float:

@@ -232,7 +232,7 @@ class Covering:
 
     @staticmethod
     def _of_room(test: str, mutant: Mutant) -> bool:
-        rooms = {path.removesuffix(".py").split("/")[0] for path in PACKAGES[mutant.package]}
+        rooms = {path.removesuffix(".py").split("/")[0] for path in PACKAGES.get(mutant.package, (mutant.module,))}
         parts = re.split(r"[/.]", test.split("::")[0])
         return any(room in parts or f"test_{room}" in parts for room in rooms)
 

@@ -86,7 +86,7 @@ class Mutant:
 
     @property
     def id(self) -> str:
-        return f"{self.module}:{self.function}:{self.operator}:{_digest(*self.identity)[:6]}"
+        return f"{self.module}:{self.function}:{self.operator}:{digest(*self.identity)[:6]}"
 
 
 @dataclass(frozen=True)
@@ -99,9 +99,10 @@ class Place:
     statement: int
     imported: bool  # runs when the module is imported: a constant, a default, a decorator
     function: range  # the lines of the function that it is in, or whose default or decorator it is
+    becomes: str | None = None  # of a fault written by hand, the whole file with it
 
 
-def _digest(*parts: object) -> str:
+def digest(*parts: object) -> str:
     return hashlib.sha256("\n".join(map(str, (SEED, *parts))).encode()).hexdigest()
 
 
@@ -189,6 +190,8 @@ def _mutated(source: str, operator: str, index: int) -> str:
 
 def mutated(mutant: Mutant, place: Place) -> str:
     """The whole file with the change."""
+    if place.becomes is not None:
+        return place.becomes
     return _mutated(_source(place.path), mutant.operator, place.index)
 
 
@@ -226,7 +229,7 @@ def _filled(mine: list[Mutant], quota: int, pairs: Iterable[tuple[Mutant, Place]
     sample = list(mine)
     texts = Counter((mutant.module, mutant.function, mutant.line) for mutant in sample)
     families = Counter(FAMILY_OF[mutant.operator] for mutant in sample)
-    for mutant, place in sorted(pairs, key=lambda pair: _digest(*pair[0].identity)):
+    for mutant, place in sorted(pairs, key=lambda pair: digest(*pair[0].identity)):
         if len(sample) >= quota:
             break
         text, family = (mutant.module, mutant.function, mutant.line), FAMILY_OF[mutant.operator]
@@ -263,10 +266,10 @@ def write_list(sample: Iterable[Mutant], path: Path = LIST) -> None:
     path.write_text("".join(json.dumps(entry, ensure_ascii=False) + "\n" for entry in entries), encoding="utf-8")
 
 
-def interleaved(sample: Iterable[Mutant]) -> list[Mutant]:
+def interleaved(pairs: Iterable[tuple[Mutant, Place]]) -> list[tuple[Mutant, Place]]:
     """So that any first part of a run is a fair sample of all packages."""
-    by_package: defaultdict[str, list[Mutant]] = defaultdict(list)
-    for mutant in sample:
-        by_package[mutant.package].append(mutant)
-    placed = [((at + 0.5) / len(mine), mutant) for mine in by_package.values() for at, mutant in enumerate(mine)]
-    return [mutant for _, mutant in sorted(placed, key=lambda pair: pair[0])]
+    by_package: defaultdict[str, list[tuple[Mutant, Place]]] = defaultdict(list)
+    for pair in pairs:
+        by_package[pair[0].package].append(pair)
+    placed = [((at + 0.5) / len(mine), pair) for mine in by_package.values() for at, pair in enumerate(mine)]
+    return [pair for _, pair in sorted(placed, key=lambda each: each[0])]
