@@ -18,7 +18,7 @@ from ftx.evaluating.answers import ask_graph, graph_latency_ms, is_asked_for_one
 from ftx.evaluating.logit_bounds import FREE, Bounds
 from ftx.evaluating.parity_row import Compared, Reference, Subject, compare, rows_of
 from ftx.evaluating.read_reference import read_reference
-from ftx.evaluating.stated_labels import metadata_faults
+from ftx.evaluating.stated_labels import image_path_faults, metadata_faults
 from ftx.evaluating.verdict import CONFIDENCE, Judged, judge, rests_on_labels
 from ftx.recipe.sections import MAX_DROP
 from ftx.runs.artifacts import Artifact
@@ -137,7 +137,7 @@ def ask_folder(
             bound = table.pick(artifact, view, predictor.compute, drops_patches=reference.drops_patches)
             compared.append(compare(rows_of(reference, range(images)), logits_NC, subject, bound))
             answers[Role(predictor.compute.chosen_by_runtime, view)] = logits_NC
-    faults = [f"{artifact}: {fault}" for fault in metadata_faults(chosen)]
+    faults = [f"{artifact}: {fault}" for fault in [*metadata_faults(chosen), *image_path_faults(chosen)]]
     update = chosen.card.update
     own_answers = update is not None and update.sequence is None
     partial = "its adapter came without the trained model's answers: ftx export --as-update" if own_answers else None

@@ -9,7 +9,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from ftx.data.preprocess import Preprocess
+import numpy as np
+from PIL import Image
+
+from ftx.data.preprocess import Pixels, Preprocess, resize_crop
 from ftx.runs.artifacts import DENSE, ONNX_FILE, Artifact
 from ftx.runs.card_json import CARD_FILE, IR_FILE
 from ftx.runs.run import Run
@@ -46,6 +49,52 @@ def metadata_faults(predictor: OpenVinoPredictor) -> list[str]:
     return _metadata_faults(IR_FILE, predictor.model_info, card.meaning, card.preprocess, embedded=True)
 
 
+# Of mean and std as the graph computes them in f32; ten times the rounding of its two products.
+_SAME = 1e-5
+
+
+def image_path_faults(predictor: OpenVinoPredictor) -> list[str]:
+    """In words, where the graph resizes, crops or normalises otherwise than its card says.
+
+    The graph is given a black and a white image of the size that it does not resize, by which mean and std are
+    known, and noise that it resizes: that may be one grey level off.
+    """
+    pre = predictor.preprocess
+    ends_2HW3 = np.stack([np.full((*pre.box, 3), level, np.uint8) for level in (0, 255)])
+    ends_23RC = predictor.normalised(ends_2HW3)
+    if ends_23RC is None:
+        return []
+    if ends_23RC.shape[2:] != (pre.height, pre.width):
+        height, width = ends_23RC.shape[2:]
+        found = f"{pre.height} x {pre.width}"
+        return [_differ(f"height and width in {CARD_FILE}", found, f"{height} x {width}", "model")]
+    black_3, white_3 = ends_23RC.mean(axis=(2, 3), dtype=np.float64)
+    std_3 = 1 / (white_3 - black_3)
+    mean_3 = -black_3 * std_3
+    faults = [
+        _differ(f"the values of {name} in {CARD_FILE}", list(stated), np.round(found_3, 6).tolist(), "model")
+        for name, stated, found_3 in (("mean", pre.mean, mean_3), ("std", pre.std, std_3))
+        if not np.allclose(found_3, stated, rtol=_SAME, atol=_SAME)
+    ]
+    noise = _noise(pre)
+    resized_13RC = predictor.normalised(np.asarray(noise)[None])
+    assert resized_13RC is not None
+    levels_RC3 = 255 * (resized_13RC[0] * std_3[:, None, None] + mean_3[:, None, None]).transpose(1, 2, 0)
+    off = float(np.abs(levels_RC3 - resize_crop(noise, pre)).max())
+    if off > 1.5:  # a level, and the rounding above
+        found = f"{pre.interpolation}, {pre.resize}"
+        expected = f"others, whose pixels are up to {off:.0f} grey levels off"
+        faults.append(_differ(f"interpolation and resize in {CARD_FILE}", found, expected, "model"))
+    return faults
+
+
+def _noise(pre: Preprocess) -> Image.Image:
+    """An image that both sides of a resize shrink, by a share that is no whole number. Shape: [H, W, 3]."""
+    height, width = (17 * side // 10 + 3 for side in pre.box)
+    pixels: Pixels = np.random.default_rng(0).integers(0, 256, (height, width + height // 3, 3), dtype=np.uint8)
+    return Image.fromarray(pixels)
+
+
 def _metadata_faults(
     where: str, stated: Mapping[str, str], meaning: Meaning, preprocess: Preprocess, *, embedded: bool
 ) -> list[str]:
@@ -75,5 +124,5 @@ def _dense_faults(run: Run, meaning: Meaning, preprocess: Preprocess) -> list[st
     return faults
 
 
-def _differ(what: str, found: object, expected: object) -> str:
-    return f"{what} are not the run's: {found} instead of {expected}"
+def _differ(what: str, found: object, expected: object, whose: str = "run") -> str:
+    return f"{what} are not the {whose}'s: {found} instead of {expected}"

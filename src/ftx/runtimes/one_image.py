@@ -44,6 +44,14 @@ def for_one_image(model: ov.Model, preprocess: Preprocess, isa: InstructionSet |
     return None if body is None else Parts(_before(model), body)
 
 
+def image_path(model: ov.Model) -> ov.Model | None:
+    """What an exported model does before its body; None of one whose parts have no names, as an earlier ftx wrote it.
+
+    Shape: u8 [N, H, W, 3] to f32 [N, 3, R, C].
+    """
+    return None if _named(model, NORMALISED) is None else _before(model)
+
+
 def body_for_one_image(body: ov.Model, shape: tuple[int, ...], isa: InstructionSet | None) -> ov.Model | None:
     """A body of known shapes, its linear layers in 8 bits as convolutions; None where it is better left as it is.
 

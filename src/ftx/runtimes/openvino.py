@@ -22,7 +22,8 @@ from ftx.runs.card_json import IR_FILE, IR_WEIGHTS, REFERENCE_FILE, Card, read_c
 from ftx.runs.compute_precision import Compute, ComputePrecision, Dtype
 from ftx.runs.instruction_sets import Kernels, is_held
 from ftx.runs.machine import cpu_flags, this_set
-from ftx.runtimes.compiled_network import CompiledNetwork, core, differs_for_one_image
+from ftx.runtimes.compiled_network import CompiledNetwork, ask, core, differs_for_one_image
+from ftx.runtimes.one_image import image_path
 from ftx.runtimes.predictor import BATCH_IMAGES, LOGITS, MAPS, feed_files
 from ftx.tasks.thresholds import Floats
 
@@ -163,6 +164,18 @@ class OpenVinoPredictor:
     @cached_property
     def _whole_request(self) -> Callable[[Pixels], Mapping[str, Floats]]:
         return self.request()
+
+    def normalised(self, pixels_NHWC: Pixels) -> Floats | None:
+        """Images as the body is given them, by the model's own resize, crop and normalisation; None if it names none.
+
+        Shape: [N, H, W, 3] to [N, 3, R, C].
+        """
+        return None if self._image_path is None else ask(self._image_path, pixels_NHWC)
+
+    @cached_property
+    def _image_path(self) -> openvino.CompiledModel | None:
+        path = image_path(core().read_model(self._path))
+        return path and core().compile_model(path, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
 
     @property
     def has_maps(self) -> bool:
