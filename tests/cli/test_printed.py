@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -24,7 +25,9 @@ from ftx.pipeline import PipelineReport
 from ftx.runs.compute_precision import F32
 from ftx.runs.machine import Machine, this_machine
 from ftx.runs.parity_json import Family, ParityReport, ParityRow, RowBound
+from ftx.runs.train_jsonl import EPOCHS_FILE, Epoch, epoch_lines
 from ftx.training.report import DryRunReport, PlannedLayer, TrainReport
+from ftx.training.state import EpochEnd
 
 Capture = pytest.CaptureFixture[str]
 
@@ -258,6 +261,37 @@ def test_how_a_training_went(capsys: Capture) -> None:
     assert said.err == "next: ftx merge runs/a\n"
 
 
+def epoch(number: int, reached: float, smoothed: float | None) -> Epoch:
+    metrics = {"accuracy": 0.9, "macro_f1": reached}
+    return Epoch(number, 0.5, 0.4, 0.9, metrics, lr=0.1, images_per_s=9, seconds=1, smoothed=smoothed)
+
+
+def test_a_higher_epoch_that_was_not_kept_is_explained(tmp_path: Path, capsys: Capture) -> None:
+    """By decision 18 the lower of an epoch's figure and its mean decides."""
+    (tmp_path / "reports").mkdir()
+
+    def told(*epochs: Epoch, **changed: Any) -> str:
+        (tmp_path / EPOCHS_FILE).write_bytes(epoch_lines(epochs))
+        _print_trained(trained(run=str(tmp_path), **changed))
+        return capsys.readouterr().err.replace("\n", " ")
+
+    lucky, kept = epoch(3, 0.625, 0.312), epoch(4, 0.375, 0.36)
+    assert "epoch 3 had 62.5%, but its mean with up to two epochs before is 31.2%: ftx keeps " in told(lucky, kept)
+    assert "ftx keeps" not in told(epoch(3, 0.375, 0.312), kept)
+    assert "ftx keeps" not in told(epoch(3, 0.625, None), epoch(4, 0.375, None))  # an earlier ftx had no means
+
+
+def test_an_epoch_says_its_figure_and_the_mean_that_it_counts_with() -> None:
+    one, third = epoch(1, 0.5, 0.5), epoch(3, 0.625, 0.312)
+    assert str(EpochEnd(one, 9, "macro_f1", one, "images")) == (
+        "epoch 1: loss 0.500, validation macro f1 0.500, 9 images/s"
+    )
+    assert "validation macro f1 0.625 (mean of 3: 0.312), 9 images/s" in str(
+        EpochEnd(third, 9, "macro_f1", one, "images")
+    )
+    assert "(mean of 2: 0.400)" in str(EpochEnd(epoch(2, 0.3, 0.4), 9, "macro_f1", one, "images"))
+
+
 def dry_run(**changed: Any) -> DryRunReport:
     layer = PlannedLayer(name="blocks.0.mlp.fc1", targets=["fc1"], inputs=48, outputs=96, rank=4, parameters=576)
     report = DryRunReport(
@@ -387,6 +421,17 @@ def test_a_line_for_each_comparison(capsys: Capture) -> None:
     assert "on images of test: 240 (files)\n" in said.out
     assert "openvino/fp16: proved: at most 1.0 points lost\n" in said.err
     assert "onnx: a logit is not finite\n" in said.err
+
+
+def test_accuracies_beside_each_other_are_of_the_same_images(capsys: Capture) -> None:
+    """In f32 a graph is asked about some of the images alone, whose accuracy would look like a gain or a loss."""
+    fewer = row(artifact="dense", view="graph", images=128, accuracy=0.9, accuracy_low=0.83, accuracy_high=0.94)
+    print_parity(parity(fewer, row(), row(artifact="onnx", accuracy=0.7)))
+    said = capsys.readouterr()
+    assert [line[8:-4] for line in words(said.out)[-3:]] == [["-"], ["75.0", "70.0-80.0"], ["70.0", "70.0-80.0"]]
+    assert "accuracy is that on all 240 images; the rows of fewer have none\n" in said.err
+    print_parity(parity(row(), row(artifact="onnx")))
+    assert "accuracy is that" not in capsys.readouterr().err
 
 
 def test_a_whole_run_by_its_status_and_its_accuracies(capsys: Capture) -> None:

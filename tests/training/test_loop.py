@@ -180,7 +180,9 @@ def test_an_interruption_keeps_the_best_epoch_and_without_one_goes_on() -> None:
         on_epoch=lambda _end: weights.append(module.weight.clone()),
     )
     assert (made.interrupted, made.best.epoch, len(made.epochs)) == (True, 2, 2)
-    assert listener.said[-1] == "interrupted: keeping epoch 2"
+    assert (
+        listener.said[-1] == "interrupted: keeping epoch 2, the best so far; after --resume a later one may be better"
+    )
     assert torch.equal(module.weight, weights[1])
 
 

@@ -184,8 +184,23 @@ def _print_trained(report: TrainReport) -> None:
             ("time", f"{report.seconds:.0f} s"),
         ]
     )
+    if why := _why_kept(report):
+        console.print_note(why, "dim")
     console.print_facts([("run", str(report.run))], "strong")
     console.print_note(f"next: {shell_command('ftx merge', report.run)}", "dim")
+
+
+def _why_kept(report: TrainReport) -> str | None:
+    """Why another epoch was kept than the one with the highest figure; None where none is higher."""
+    from ftx.runs.train_jsonl import read_epochs
+
+    highest = max(read_epochs(report.run), key=lambda epoch: epoch.metrics[report.metric], default=None)
+    if highest is None or highest.smoothed is None or highest.metrics[report.metric] <= report.metrics[report.metric]:
+        return None
+    return (
+        f"epoch {highest.epoch} had {highest.metrics[report.metric]:.1%}, but its mean with up to two epochs "
+        f"before is {highest.smoothed:.1%}: ftx keeps the epoch whose lower value of the two is the highest"
+    )
 
 
 def _print_dry_run(report: DryRunReport) -> None:

@@ -136,12 +136,16 @@ def print_parity(report: ParityReport) -> None:
     columns = ["artifact", "view", "compute", "max |d|", "bound", "accuracy %", "lost", "gained", "ms", ""]
     if wide:
         columns[5:5] = ["mean |d|", "cosine", "same %"]
+    # Accuracies stand beside each other, so they are of the same images: those of the rows with most.
+    most = max((row.images for row in report.own_rows), default=0)
     console.print_table(
         columns,
-        [_cells(row, wide=wide) for row in report.own_rows],
+        [_cells(row, wide=wide, of_all=row.images == most) for row in report.own_rows],
         styles=["plain" if row.ok else "bad" for row in report.own_rows],
         title=f"compared with {report.reference}, on images of {report.split}: {_images(report.own_rows)}",
     )
+    if any(row.images < most for row in report.own_rows):
+        console.print_note(f"accuracy is that on all {most:,} images; the rows of fewer have none", "dim")
     _print_sets(report)
     for artifact, verdict in report.verdicts.items():
         console.print_note(f"{artifact}: {verdict}: {report.said[artifact]}", _VERDICT_STYLES[verdict])
@@ -225,7 +229,7 @@ def _images(rows: Sequence[ParityRow]) -> str:
     return ", ".join(f"{counts} ({view})" for view, counts in sorted(by_view.items()))
 
 
-def _cells(row: ParityRow, *, wide: bool) -> tuple[str, ...]:
+def _cells(row: ParityRow, *, wide: bool, of_all: bool) -> tuple[str, ...]:
     more = (figure(row.mean_abs, ".1e"), figure(row.cosine, ".6f"), f"{100 * row.agreement:.1f}") if wide else ()
     return (
         row.artifact,
@@ -234,7 +238,7 @@ def _cells(row: ParityRow, *, wide: bool) -> tuple[str, ...]:
         figure(row.max_abs, ".1e"),
         figure(row.bound.max_abs, ".1e"),
         *more,
-        accuracy(row),
+        accuracy(row) if of_all else "-",
         f"{row.lost:.4g}",
         f"{row.gained:.4g}",
         f"{row.latency_ms:.1f}",

@@ -11,7 +11,7 @@ from statistics import fmean
 from pydantic import TypeAdapter, ValidationError
 
 # Of so many epochs a mean is taken: one alone moves by chance, of few validation images by several points.
-_SMOOTHED = 3
+SMOOTHED = 3
 
 # Within a run.
 EPOCHS_FILE = Path("reports", "train.jsonl")
@@ -40,7 +40,7 @@ class Epoch:
 
 def means(reached: Sequence[float]) -> list[float]:
     """What each epoch has reached, as the mean of it and of the two before; the first two have fewer."""
-    return [fmean(reached[max(end - _SMOOTHED, 0) : end]) for end in range(1, len(reached) + 1)]
+    return [fmean(reached[max(end - SMOOTHED, 0) : end]) for end in range(1, len(reached) + 1)]
 
 
 def with_means(epochs: Sequence[Epoch], metric: str) -> list[Epoch]:

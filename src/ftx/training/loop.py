@@ -145,7 +145,8 @@ def fit(
     if state.best is None or (interrupted and asked == "terminate"):
         return None
     if interrupted:
-        progress.note(f"interrupted: keeping epoch {state.best.epoch.epoch}")
+        kept = state.best.epoch.epoch
+        progress.note(f"interrupted: keeping epoch {kept}, the best so far; after --resume a later one may be better")
     elif len(state.epochs) < training.recipe.epochs:
         progress.note(f"no better epoch in {training.recipe.patience}: stopped early")
     state.lay_best()

@@ -15,7 +15,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
-from ftx.runs.train_jsonl import Epoch, with_means
+from ftx.runs.train_jsonl import SMOOTHED, Epoch, with_means
 from ftx.tasks.thresholds import Thresholds
 
 _Count = Annotated[int, Field(ge=0)]
@@ -35,9 +35,11 @@ class EpochEnd:
     unit: str
 
     def __str__(self) -> str:
-        one = self.epoch
-        reached = f"{self.metric.replace('_', ' ')} {one.metrics[self.metric]:.3f} on validation images"
-        return f"epoch {one.epoch}: loss {one.loss:.3f}, {reached}, {one.images_per_s:.0f} {self.unit}/s"
+        one, reached = self.epoch, self.epoch.metrics[self.metric]
+        # By the lower of the two an epoch is kept.
+        mean = "" if one.smoothed in (None, reached) else f" (mean of {min(one.epoch, SMOOTHED)}: {one.smoothed:.3f})"
+        measured = f"validation {self.metric.replace('_', ' ')} {reached:.3f}{mean}"
+        return f"epoch {one.epoch}: loss {one.loss:.3f}, {measured}, {one.images_per_s:.0f} {self.unit}/s"
 
 
 @dataclass(frozen=True)
