@@ -132,6 +132,15 @@ class Lab:
         with chdir(self.root):
             return call(*map(str, words))
 
+    def linked(self) -> Path:
+        """A data folder whose class folders are links to those of noise."""
+        folder = self.root / "linked"
+        folder.mkdir(exist_ok=True)
+        for there in (self.root / "unsplit").iterdir():
+            if not (link := folder / there.name).is_symlink():
+                link.symlink_to(there)
+        return folder
+
     def train(self, *overrides: str, data: str = "noise", words: tuple[str, ...] = ()) -> Trained:
         """The run of the base recipe with ``KEY=VALUE`` laid over it, and other words of the command line."""
         return self.trained(overrides, data, words)

@@ -39,6 +39,12 @@ def form(lab: Lab, flag: str, value: str) -> None:
     assert "datumaro" in said.err
 
 
+def links(lab: Lab, flag: str, value: str) -> None:
+    words = ("data", "look", lab.linked(), "--model", "test_vit", "--weights", "none", "--image-size", "32", "--json")
+    assert lab.call(*words, "--out", "linked.csv").status == 2
+    assert lab.call(*words, "--out", "linked.csv", flag).status == 0
+
+
 def model(lab: Lab, flag: str, value: str) -> None:
     """Of noise each network's features say something else."""
     words = ("data", "look", "unsplit", "--weights", "none", "--image-size", "32", "--json", "--out")

@@ -70,6 +70,12 @@ def data_format(lab: Lab, value: str) -> None:
     assert "datumaro" in said.err
 
 
+def follow_links(lab: Lab, value: str) -> None:
+    words = ("train", "--config", "base.yaml", "--data", lab.linked(), "--dry-run")
+    assert lab.call(*words).status == 2
+    assert lab.call(*words, f"--set=data.follow_links={value}").status == 0
+
+
 def image_size(lab: Lab, value: str) -> None:
     assert value == "48x32"
     made, plain = lab.train(f"data.image_size={value}", FULL, STILL), lab.train(FULL, STILL)

@@ -50,6 +50,12 @@ def form(lab: Lab, flag: str, value: str) -> None:
     assert "datumaro" in said.err
 
 
+def links(lab: Lab, flag: str, value: str) -> None:
+    words = ("data", "shard", lab.linked(), lab.root / "shards-linked")
+    assert lab.call(*words).status == 2
+    assert lab.done(*words, flag, "--json").json["images"] == 20
+
+
 def as_object(lab: Lab, flag: str, value: str) -> None:
     said = lab.done("data", "shard", "noise", lab.root / "shards-json", flag).json
     assert said["verb"] == "data shard"

@@ -182,6 +182,17 @@ def check_format(lab: Lab, flag: str, value: str) -> None:
     assert lab.call("data", "check", "noise").status == 0
 
 
+def check_links(lab: Lab, flag: str, value: str) -> None:
+    assert lab.call("data", "check", lab.linked()).status == 2
+    assert lab.call("data", "check", lab.linked(), flag).status == 0
+
+
+def links(lab: Lab, flag: str, value: str) -> None:
+    words = ("train", "--config", "base.yaml", "--data", lab.linked(), "--dry-run")
+    assert lab.call(*words, "--no-follow-links").status == 2
+    assert lab.call(*words, flag).status == 0
+
+
 def as_json(*words: str, verb: str, status: int = 0) -> Callable[[Lab, str, str], None]:
     """One JSON object on stdout in the place of what a person reads."""
 

@@ -26,6 +26,7 @@ KEYS = (
     Key("seed", "1", "other bytes; the same seed, the same bytes", of_models.seed, takes=A_WHILE),
     Key("data.path", "flat", "its labels and folder in run.json", of_models.data_path),
     Key("data.format", "voc", "datumaro is asked, exit status 3 or 2", of_models.data_format),
+    Key("data.follow_links", "true", "the images behind links; else status 2", of_models.follow_links),
     Key("data.image_size", "48x32", "7 positions instead of 5", of_models.image_size),
     Key("data.val_fraction", "0.5", "10 images held out instead of 4", of_models.val_fraction),
     Key("data.classes", "3", "a note, and exit status 2 with --strict", of_models.classes),

@@ -12,8 +12,9 @@ from ftx.cli import console
 from ftx.cli.data_look import look
 from ftx.cli.data_sample import sample
 from ftx.cli.data_shard import shard
-from ftx.cli.shared_options import SKIPPED, DataFormatOption, DataTaskOption, JsonFlag, parse_task
+from ftx.cli.shared_options import SKIPPED, DataFormatOption, DataTaskOption, FollowLinksFlag, JsonFlag, parse_task
 from ftx.core.errors import InputError, shell_command
+from ftx.data.sources.listing import FOLLOW_LINKS
 
 if TYPE_CHECKING:
     from ftx.data.check import DataReport
@@ -55,6 +56,7 @@ def check(
     path: Annotated[Path, typer.Argument(metavar="PATH", help="A folder, a table, an annotation file, or shards.")],
     task: DataTaskOption = None,
     form: DataFormatOption = "auto",
+    follow_links: FollowLinksFlag = False,
     json: JsonFlag = False,
 ) -> int:
     """Say what is understood of a data set and what is wrong with it: labels, counts, near-duplicates, bad files.
@@ -63,17 +65,20 @@ def check(
     """
     from ftx.data.check import check
 
-    report = check(path, None if task is None else parse_task(task), form=form, progress=console.TerminalProgress())
+    named = None if task is None else parse_task(task)
+    report = check(path, named, form=form, follow_links=follow_links, progress=console.TerminalProgress())
     if json:
         console.print_json(report)
     else:
-        _print(report, form)
+        more = [] if form == "auto" else [f"--set data.format={form}"]
+        _print(report, [*more, *([FOLLOW_LINKS] if follow_links else [])])
     if not report.ok:
         return InputError.exit_code
     return SKIPPED if report.unreadable else 0
 
 
-def _print(report: DataReport, form: str) -> None:
+def _print(report: DataReport, more: Sequence[str]) -> None:
+    """``more`` is what a training must be told as well."""
     uneven = f"; uneven by up to {report.imbalance:g} to 1"
     console.print_facts(
         [
@@ -92,9 +97,8 @@ def _print(report: DataReport, form: str) -> None:
     if not report.ok:
         console.print_note(f"ftx train would refuse this: {len(report.problems)} to fix", "bad")
         return
-    extra = f" --task {report.task}" + ("" if form == "auto" else f" --set data.format={form}")
-    balance = " --set train.balance=sampling" if report.imbalance >= _UNEVEN else ""
-    console.print_note(f"next: {shell_command('ftx train --data', report.path)}{extra}{balance}", "dim")
+    said = ["--task", report.task, *more, *(["--set train.balance=sampling"] if report.imbalance >= _UNEVEN else [])]
+    console.print_note(f"next: {shell_command('ftx train --data', report.path)} {' '.join(said)}", "dim")
 
 
 def _print_counts(report: DataReport) -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ftx.cli import console
-from ftx.cli.shared_options import SKIPPED, DataFormatOption, DataTaskOption, JsonFlag, parse_task
+from ftx.cli.shared_options import SKIPPED, DataFormatOption, DataTaskOption, FollowLinksFlag, JsonFlag, parse_task
 from ftx.recipe.schema import Recipe
 
 if TYPE_CHECKING:
@@ -22,6 +22,7 @@ def look(
     ] = Path("data"),
     task: DataTaskOption = None,
     form: DataFormatOption = "auto",
+    follow_links: FollowLinksFlag = False,
     model: Annotated[
         str,
         typer.Option("--model", metavar="NAME", help="What makes the features: dinov2-small, or a model of timm."),
@@ -64,6 +65,7 @@ def look(
     flags = {
         "data.path": str(data),
         "data.format": form,
+        "data.follow_links": follow_links,
         "data.image_size": image_size,
         "model.name": model,
         "model.weights": weights,

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from ftx.cli import console
-from ftx.cli.shared_options import SKIPPED, DataFormatOption, DataTaskOption, JsonFlag, parse_task
+from ftx.cli.shared_options import SKIPPED, DataFormatOption, DataTaskOption, FollowLinksFlag, JsonFlag, parse_task
 from ftx.core.errors import shell_command
 
 
@@ -18,6 +18,7 @@ def shard(
     per_shard: Annotated[int, typer.Option("--per-shard", metavar="N", min=1, help="Images in each archive.")] = 1000,
     task: DataTaskOption = None,
     form: DataFormatOption = "auto",
+    follow_links: FollowLinksFlag = False,
     json: JsonFlag = False,
 ) -> int:
     """Write images and their labels as WebDataset's shards: tar archives that train, eval and predict read.
@@ -33,6 +34,7 @@ def shard(
         per_shard=per_shard,
         task=None if task is None else parse_task(task),
         form=form,
+        follow_links=follow_links,
         progress=console.TerminalProgress(),
     )
     if json:

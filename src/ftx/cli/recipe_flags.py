@@ -58,6 +58,12 @@ FLAGS = (
         "PATH",
         "Folder of images, one subfolder a class, a .csv or .jsonl table, or COCO or Datumaro annotations.",
     ),
+    RecipeFlag(
+        "--follow-links",
+        "data.follow_links",
+        None,
+        "Follow links in the data folder that lead out of it; else refused.",
+    ),
     RecipeFlag("--task", "task", "TASK", "multiclass, multilabel or hierarchical."),
     RecipeFlag("--model", "model.name", "NAME", "dinov2-small, which is embedded, or a model of timm."),
     RecipeFlag("--weights", "model.weights", "auto|none|FILE", "Pretrained, seeded random, or a .safetensors file."),

@@ -49,6 +49,10 @@ DataFormatOption = Annotated[
     str,
     typer.Option("--format", metavar="NAME", help="auto, or one of Datumaro's formats (needs the extra `datumaro`)."),
 ]
+FollowLinksFlag = Annotated[
+    bool,
+    typer.Option("--follow-links", help="Follow links in the data folder that lead out of it; else refused."),
+]
 
 SetOption = Annotated[
     list[str] | None,

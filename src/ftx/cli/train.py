@@ -194,7 +194,8 @@ def _why_kept(report: TrainReport) -> str | None:
     """Why another epoch was kept than the one with the highest figure; None where none is higher."""
     from ftx.runs.train_jsonl import read_epochs
 
-    highest = max(read_epochs(report.run), key=lambda epoch: epoch.metrics[report.metric], default=None)
+    epochs = [] if report.run is None else read_epochs(Path(report.run))
+    highest = max(epochs, key=lambda epoch: epoch.metrics[report.metric], default=None)
     if highest is None or highest.smoothed is None or highest.metrics[report.metric] <= report.metrics[report.metric]:
         return None
     return (

@@ -76,8 +76,14 @@ def look(recipe: Recipe, task: TaskName | None = None, *, out: Path = TABLE, pro
     resolve(recipe.model.name)  # a name mistyped must not cost the reading of all images
     refuse_claimed(out)
     path = typed(recipe.data.path)
+    data = recipe.data
     checked = open_and_check(
-        path, task, form=recipe.data.format, val_fraction=recipe.data.val_fraction, progress=progress
+        path,
+        task,
+        form=data.format,
+        follow_links=data.follow_links,
+        val_fraction=data.val_fraction,
+        progress=progress,
     )
     _refuse_among_images(out, path, checked.dataset)
     if not checked.dataset.entries:

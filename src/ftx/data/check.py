@@ -61,6 +61,7 @@ def check(
     task: TaskName | None = None,
     *,
     form: str = "auto",
+    follow_links: bool = False,
     val_fraction: float = DataRecipe().val_fraction,
     progress: Progress = SILENT,
 ) -> DataReport:
@@ -68,7 +69,9 @@ def check(
 
     Raises: DataError if not even a list of images can be made of it, or if images do not carry what ``task`` asks for.
     """
-    return open_and_check(path, task, form=form, val_fraction=val_fraction, progress=progress).report
+    return open_and_check(
+        path, task, form=form, follow_links=follow_links, val_fraction=val_fraction, progress=progress
+    ).report
 
 
 def open_and_check(
@@ -76,13 +79,14 @@ def open_and_check(
     task: TaskName | None = None,
     *,
     form: str = "auto",
+    follow_links: bool = False,
     val_fraction: float = DataRecipe().val_fraction,
     progress: Progress = SILENT,
 ) -> Checked:
     """As ``check``, with what was opened: for whoever looks further. Raises: as ``check``."""
     path = typed(path)
     nested = task is None or TASKS[task].nested_folders
-    listing = list_images(path, nested=nested, form=form, progress=progress)
+    listing = list_images(path, nested=nested, form=form, follow_links=follow_links, progress=progress)
     understood = task or _narrowest_task(listing)
     opened = open_all(listing, understood, path, progress, fingerprints=True)
     problems = [*opened.problems]

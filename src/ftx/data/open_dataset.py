@@ -49,6 +49,7 @@ def survey(
     task: TaskName = "multiclass",
     *,
     form: str = "auto",
+    follow_links: bool = False,
     val_fraction: float,
     learnt: Collection[str] = (),
     pixels: PixelStore | None = None,
@@ -63,7 +64,9 @@ def survey(
     Raises: DataError if the data set does not hold (see ``ftx.data.sources``), if over 5 % of the images cannot be
     read, if a label has fewer than two images to train on, or if an image stands under contradicting labels.
     """
-    listing = list_images(path, nested=TASKS[task].nested_folders, form=form, progress=progress)
+    listing = list_images(
+        path, nested=TASKS[task].nested_folders, form=form, follow_links=follow_links, progress=progress
+    )
     opened = open_all(listing, task, path, progress, pixels=pixels)
     for error in opened.problems:
         raise error

@@ -51,6 +51,7 @@ class DataRecipe(Section):
 
     ``format`` auto knows folders, tables, COCO, Datumaro's JSON and shards by themselves; any other of Datumaro's
     formats is named (voc, imagenet_txt, ...) and needs the extra ``datumaro``.
+    ``follow_links``: images and folders may be links that lead out of the data folder.
     ``val_fraction`` is the share of training images to choose by, where the data has no val of its own.
     ``classes`` is how many labels the recipe was written for; the data decides, and training says where they differ.
     ``image_size`` is the side of a square, or HEIGHTxWIDTH as in ``224x160``; auto is the model's pretrained size, and
@@ -59,6 +60,7 @@ class DataRecipe(Section):
 
     path: FolderPath = Path("data")
     format: Text = "auto"
+    follow_links: bool = False
     image_size: SizeOrAuto = "auto"
     val_fraction: Annotated[Number, Field(gt=0, le=0.5)] = 0.2
     classes: CountOrAuto = "auto"

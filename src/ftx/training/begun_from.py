@@ -21,7 +21,7 @@ from ftx.runs.run import Run
 from ftx.runs.run_json import BegunFrom
 from ftx.runs.trained import head_state, load_trained_into, require_base
 from ftx.tasks.labels import Labels
-from ftx.training.named_data import refuse_address_of
+from ftx.training.named_data import refuse_address_of, without_untyped_links
 
 NONE = "none"
 # What must be as it was for the adapter to fit.
@@ -84,7 +84,7 @@ def recipe_from(run: Path, overrides: Sequence[str] = (), flags: Mapping[str, ob
         anew["train.batch_size"] = max(TrainRecipe().batch_size, before.train.batch_size)
     begun = before.with_overrides((), {**anew, "model.from_run": str(run)}).with_overrides(overrides, flags)
     refuse_address_of(run, begun, overrides, flags, "ftx train --from")
-    return begun
+    return without_untyped_links(begun, overrides, flags)
 
 
 def begin_with(run: Run, prepared: Prepared, labels: Labels, progress: Progress) -> BegunFrom:

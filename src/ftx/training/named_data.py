@@ -1,4 +1,4 @@
-"""Where a command says that its images lie. A run does not say it for one, where that is an address."""
+"""Where a command says that its images lie: a run does not name an address for one, nor follow links."""
 
 from __future__ import annotations
 
@@ -11,6 +11,16 @@ from ftx.recipe.schema import Recipe
 
 # Where the images lie decides nothing: that they are the same is asked of themselves.
 DATA_PATH = "data.path"
+
+
+FOLLOW_LINKS_KEY = "data.follow_links"
+
+
+def without_untyped_links(recipe: Recipe, overrides: Sequence[str], flags: Mapping[str, object] | None) -> Recipe:
+    """The recipe of a run, which follows links only where ``key=value`` or a flag says so."""
+    said = [one for one in overrides if one.partition("=")[0].strip() == FOLLOW_LINKS_KEY]
+    typed = Recipe.build(None, said, {FOLLOW_LINKS_KEY: (flags or {}).get(FOLLOW_LINKS_KEY)}).data.follow_links
+    return recipe.replace(data={"follow_links": typed})
 
 
 def data_path(overrides: Sequence[str], flags: Mapping[str, object] | None) -> Path | None:

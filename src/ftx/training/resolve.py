@@ -136,6 +136,7 @@ def read_images(recipe: Recipe, begun: Run | None, progress: Progress) -> Datase
             typed(data.path),
             recipe.task,
             form=data.format,
+            follow_links=data.follow_links,
             val_fraction=data.val_fraction,
             learnt=set() if begun is None else {entry.sha256 for entry in begun.entries("train")},
             pixels=pixels,

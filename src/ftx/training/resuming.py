@@ -14,7 +14,7 @@ from ftx.recipe.schema import Recipe
 from ftx.runs.data_jsonl import ENTRIES, entries_digest, read_entries
 from ftx.runs.run_json import RESUME
 from ftx.training.checkpoints import Origin
-from ftx.training.named_data import DATA_PATH, refuse_address_of
+from ftx.training.named_data import DATA_PATH, FOLLOW_LINKS_KEY, refuse_address_of, without_untyped_links
 from ftx.training.resolve import Resolved
 
 
@@ -46,7 +46,7 @@ def recipe_to_go_on_with(
             where=now.data.path,
             fix="run the command from the folder where training began, or name their folder: --data DIR",
         )
-    return now
+    return without_untyped_links(now, overrides, flags)
 
 
 def _differences(then: Recipe, now: Recipe, without: str = "") -> list[str]:
@@ -54,7 +54,8 @@ def _differences(then: Recipe, now: Recipe, without: str = "") -> list[str]:
     return [
         f"{key}: {after}, was {before[key]}"
         for key, after in now.by_key().items()
-        if key != DATA_PATH and after not in (before[key], without)
+        # How the images are found decides nothing.
+        if key not in (DATA_PATH, FOLLOW_LINKS_KEY) and after not in (before[key], without)
     ]
 
 

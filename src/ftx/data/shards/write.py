@@ -54,6 +54,7 @@ def write_shards(
     per_shard: int = PER_SHARD,
     task: TaskName | None = None,
     form: str = "auto",
+    follow_links: bool = False,
     progress: Progress = SILENT,
 ) -> ShardReport:
     """Write the images of a data set, with their labels, splits and groups, as tar archives into a new folder.
@@ -68,7 +69,7 @@ def write_shards(
     require("webdataset")
     data = typed(data)
     nested = task is None or TASKS[task].nested_folders
-    listing = list_images(data, nested=nested, form=form, progress=progress)
+    listing = list_images(data, nested=nested, form=form, follow_links=follow_links, progress=progress)
     results = [*read_all(listing.root, listing.files, progress)]
     unreadable = [one for one in results if isinstance(one, Unreadable)]
     for error in too_many_unreadable(listing.root, unreadable, len(results)):

@@ -18,19 +18,21 @@ from ftx.data.sources.shards import read_shards
 __all__ = ["Layout", "ListedImage", "Listing", "list_images"]
 
 
-def list_images(path: Place, *, nested: bool = False, form: str = "auto", progress: Progress = SILENT) -> Listing:
+def list_images(
+    path: Place, *, nested: bool = False, form: str = "auto", follow_links: bool = False, progress: Progress = SILENT
+) -> Listing:
     """Every image of a data set with its labels; ``nested`` folders are a label tree.
 
     ``form`` auto knows folders, tables, COCO, Datumaro's own JSON and shards by what is there; another name is one of
-    Datumaro's formats and is read by that package.
+    Datumaro's formats and is read by that package. Links that lead out of the data set are refused, or followed.
     Raises: DataError if the data set does not hold; EnvironmentFault if the package is wanted and not installed.
     """
     if isinstance(path, Address) or (form == "auto" and are_shards(path)):
         return read_shards(path, progress)
     if form != "auto":
-        return read_with_datumaro(path, form)
+        return read_with_datumaro(path, form, follow_links=follow_links)
     if path.is_file() and path.suffix.lower() in TABLE_ENDINGS:
-        return read_table(path)
+        return read_table(path, follow_links=follow_links)
     if path.is_file() and path.suffix.lower() != ".json":
         raise DataError(
             "a data file is a table or an annotation file",
@@ -38,10 +40,11 @@ def list_images(path: Place, *, nested: bool = False, form: str = "auto", progre
             found=path.suffix or "no ending",
             fix="give a .csv, a .jsonl, COCO's or Datumaro's .json, or shards (.tar)",
         )
-    if tables := metadata_tables(path):
-        return read_tables(path, tables)
-    if files := annotation_files(path):
+    if tables := metadata_tables(path, follow_links=follow_links):
+        return read_tables(path, tables, follow_links=follow_links)
+    if files := annotation_files(path, follow_links=follow_links):
         loaded = [(file, *read_annotations(file)) for file in files]
         contents = [(file, content) for file, _, content in loaded]
-        return (read_coco if loaded[0][1] == "coco" else read_datumaro)(path, contents)
-    return read_folder(path, nested=nested)
+        read = read_coco if loaded[0][1] == "coco" else read_datumaro
+        return read(path, contents, follow_links=follow_links)
+    return read_folder(path, nested=nested, follow_links=follow_links)

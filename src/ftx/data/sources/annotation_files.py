@@ -30,12 +30,12 @@ class DocumentPart(BaseModel):
     model_config = ConfigDict(extra="ignore", frozen=True, strict=True)
 
 
-def annotation_files(path: Path) -> list[Path]:
+def annotation_files(path: Path, *, follow_links: bool = False) -> list[Path]:
     """The annotation files of a data set; none where it is another kind of data set.
 
     Of COCO's own files ``instances_*`` alone say which categories an image holds. A folder called ``annotations`` that
     holds images is a class.
-    Raises: DataError if a link leads out of the data set.
+    Raises: DataError if a link leads out of the data set, where links are not followed.
     """
     if path.is_file():
         return [path]
@@ -50,7 +50,7 @@ def annotation_files(path: Path) -> list[Path]:
         or _visible(path, f"*/{_BESIDE_IMAGES}")
         or _visible(path, _BESIDE_IMAGES)
     )
-    for file in found:
+    for file in () if follow_links else found:
         refuse_link_outside(Path(os.path.realpath(path)), file)
     return found
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from ftx.core.errors import DataError, listed
@@ -39,7 +39,7 @@ class _Coco(DocumentPart):
     categories: list[_Category]
 
 
-def read_coco(path: Path, files: Sequence[tuple[Path, bytes]]) -> Listing:
+def read_coco(path: Path, files: Sequence[tuple[Path, bytes]], *, follow_links: bool = False) -> Listing:
     """The images that annotation files name, each with the categories that occur in it; there may be none.
 
     Several categories may hold at once, so none excludes another. A category that no image holds is left out.
@@ -59,7 +59,7 @@ def read_coco(path: Path, files: Sequence[tuple[Path, bytes]]) -> Listing:
             for name, up in above.items()
             if parents.setdefault(name, up) != up
         ]
-        for image in _images(coco, file, names, root):
+        for image in _images(coco, file, names, root, path_below(root, follow_links=follow_links)):
             if isinstance(image, str):
                 problems.append(f"{file.name}: {image}")
             elif found.setdefault(image.path, image) is not image:
@@ -98,7 +98,9 @@ def _parents(categories: Sequence[_Category]) -> dict[str, str]:
     return {name: up for name, up in above.items() if up.lower() not in _NO_SUPERCATEGORY and up != name}
 
 
-def _images(coco: _Coco, file: Path, names: dict[Id, str], root: Path) -> Iterator[ListedImage | str]:
+def _images(
+    coco: _Coco, file: Path, names: dict[Id, str], root: Path, within: Callable[[str], str]
+) -> Iterator[ListedImage | str]:
     """Each image, or what does not hold about an entry."""
     held: dict[Id, set[str]] = {image.id: set() for image in coco.images}
     if len(held) < len(coco.images):
@@ -112,7 +114,6 @@ def _images(coco: _Coco, file: Path, names: dict[Id, str], root: Path) -> Iterat
             held[annotation.image_id].add(names[annotation.category_id])
     subset = file.stem.removeprefix("instances_")
     split = split_named(file.parent.name if file.stem.startswith("_") else subset)
-    within = path_below(root)
     placed: list[tuple[Id, str]] = []
     for image in coco.images:
         try:
@@ -121,7 +122,12 @@ def _images(coco: _Coco, file: Path, names: dict[Id, str], root: Path) -> Iterat
             yield str(error)
     before = folder_of(root, _folders(file, root, subset, split), [name for _, name in placed])
     for number, name in placed:
-        yield ListedImage(within(before + name), tuple(sorted(held[number])), split)
+        try:
+            path = within(before + name)
+        except ValueError as error:  # the folder that all of them are in is a link
+            yield str(error)
+        else:
+            yield ListedImage(path, tuple(sorted(held[number])), split)
 
 
 def _folders(file: Path, root: Path, subset: str, split: Split | None) -> list[str]:

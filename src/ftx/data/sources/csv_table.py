@@ -42,7 +42,7 @@ _COLUMNS = {
 }
 
 
-def metadata_tables(folder: Path) -> list[Path]:
+def metadata_tables(folder: Path, *, follow_links: bool = False) -> list[Path]:
     """The tables of a Hugging Face image folder: its own ``metadata.csv`` or ``.jsonl``, or one for each split.
 
     Raises: DataError if some splits have one and others have none or two, or a link leads out of the folder.
@@ -56,7 +56,8 @@ def metadata_tables(folder: Path) -> list[Path]:
     for path, tables in found.items():
         if not tables:
             raise DataError("a split has no table, and others have", where=path, fix="add metadata.csv to it")
-        refuse_link_outside(Path(os.path.realpath(folder)), path)
+        if not follow_links:
+            refuse_link_outside(Path(os.path.realpath(folder)), path)
     return [table for tables in found.values() for table in _only(tables)]
 
 
@@ -70,17 +71,17 @@ def _only(tables: list[Path]) -> list[Path]:
     return tables
 
 
-def read_tables(root: Path, tables: Sequence[Path]) -> Listing:
+def read_tables(root: Path, tables: Sequence[Path], *, follow_links: bool = False) -> Listing:
     """The images of all tables; one in a split's folder names that split's images.
 
     Raises: as ``read_table``, and DataError if a line there names another split.
     """
     if tables[0].parent == root:
-        return read_table(tables[0])
+        return read_table(tables[0], follow_links=follow_links)
     files: list[ListedImage] = []
     for table in tables:
         split = split_named(table.parent.name)
-        for file in read_table(table).files:
+        for file in read_table(table, follow_links=follow_links).files:
             if file.split not in (None, split):
                 raise DataError(
                     "a line names another split than its folder's", where=table, found=f"{file.path}: {file.split}"
@@ -89,13 +90,13 @@ def read_tables(root: Path, tables: Sequence[Path]) -> Listing:
     return Listing(root, "table", tuple(files))
 
 
-def read_table(table: Path) -> Listing:
+def read_table(table: Path, *, follow_links: bool = False) -> Listing:
     """The images that a table names.
 
     Raises: DataError naming every line that does not hold: a column missing, no labels column, a path that is
     absolute or leaves the folder, an unknown split, one image twice with other labels.
     """
-    within = path_below(table.parent)
+    within = path_below(table.parent, follow_links=follow_links)
     found: dict[str, ListedImage] = {}
     problems: list[str] = []
     for number, record in _records(table):

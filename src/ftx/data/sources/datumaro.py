@@ -55,7 +55,7 @@ class _Datumaro(DocumentPart):
     items: list[_Item]
 
 
-def read_datumaro(path: Path, files: Sequence[tuple[Path, bytes]]) -> Listing:
+def read_datumaro(path: Path, files: Sequence[tuple[Path, bytes]], *, follow_links: bool = False) -> Listing:
     """The images that the files name, with the labels of their annotations, boxes and masks included.
 
     Exclusive groups of two or more labels stay so; a label alone in its group, or in none, holds or does not. A label
@@ -68,7 +68,7 @@ def read_datumaro(path: Path, files: Sequence[tuple[Path, bytes]]) -> Listing:
     read = [(file, parse(_Datumaro, content, file)) for file, content in files]
     labels = read[0][1].categories.label
     names = _names(labels, files[0][0])
-    within = path_below(root)
+    within = path_below(root, follow_links=follow_links)
     found: dict[str, ListedImage] = {}
     problems: list[str] = []
     for file, document in read:

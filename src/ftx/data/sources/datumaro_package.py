@@ -12,7 +12,7 @@ from ftx.data.sources.datumaro import declared_relations, labels_by_number
 from ftx.data.sources.listing import ListedImage, Listing, path_below, split_named
 
 
-def read_with_datumaro(path: Path, form: str) -> Listing:
+def read_with_datumaro(path: Path, form: str, *, follow_links: bool = False) -> Listing:
     """The images of a data set in one of Datumaro's formats, with the labels of their annotations.
 
     Raises: DataError if there is no such format, if it does not read the folder, or if its images are not files below
@@ -44,7 +44,7 @@ def read_with_datumaro(path: Path, form: str) -> Listing:
     known: list[Any] = [] if categories is None else list(categories.items)
     names = [str(label.name) for label in known]
     root = path if path.is_dir() else path.parent
-    within = path_below(root)
+    within = path_below(root, follow_links=follow_links)
     found: dict[str, ListedImage] = {}
     problems: list[str] = []
     boxes = False

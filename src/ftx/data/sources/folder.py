@@ -23,15 +23,16 @@ MOST_LEVELS = 100
 _SHAPE = "make one folder a class and put its images straight into it: DIR/<class>/*.jpg, or DIR/train/<class>/*.jpg"
 
 
-def read_folder(root: Path, *, nested: bool = False) -> Listing:
+def read_folder(root: Path, *, nested: bool = False, follow_links: bool = False) -> Listing:
     """List the image files below ``root``; ``nested`` folders are a label tree, and an image's label its path in it.
 
     Raises: DataError if the folder is missing, has no class folders or only one, holds no images, nests
-    folders deeper than classes, names a class in val or test that train lacks, or links out of itself.
+    folders deeper than classes, names a class in val or test that train lacks, links to a folder twice, or out of
+    itself where links are not followed.
     """
     if not root.is_dir():
         raise _no_folder(root)
-    walker = _Walker(root, nested=nested)
+    walker = _Walker(root, nested=nested, follow_links=follow_links)
     folders = _splits(root, walker)
     if not folders:
         names, files = walker.classes(root, None)
@@ -68,21 +69,45 @@ def _no_folder(root: Path) -> DataError:
 class _Walker:
     """Lists folders, counting what it passes over."""
 
-    def __init__(self, root: Path, *, nested: bool) -> None:
-        self.root, self.nested = root, nested
+    def __init__(self, root: Path, *, nested: bool, follow_links: bool) -> None:
+        self.root, self.nested, self.follow_links = root, nested, follow_links
         self.real_root = Path(os.path.realpath(root))
         self.ignored: Counter[str] = Counter()
+        self._listed: dict[Path, list[Path]] = {}
+        self._real: set[str] = set()
 
     def visible(self, folder: Path) -> list[Path]:
-        """Folders and files by name, without litter; a link that leaves the root is refused."""
+        """Folders and files by name, without litter.
+
+        Raises: DataError for a link to a folder that is listed already, or that leads out of the root.
+        """
+        if folder not in self._listed:
+            self._real.add(os.path.realpath(folder))
+            self._listed[folder] = self._visible(folder)
+        return self._listed[folder]
+
+    def _visible(self, folder: Path) -> list[Path]:
         try:
             paths = sorted(path for path in folder.iterdir() if not _is_litter(path.name))
         except OSError as error:
             raise DataError("a folder cannot be read", where=folder, found=error.strerror) from error
         for path in paths:
             if path.is_symlink():
-                refuse_link_outside(self.real_root, path)
+                if not self.follow_links:
+                    refuse_link_outside(self.real_root, path)
+                self._refuse_listed(path)
         return paths
+
+    def _refuse_listed(self, link: Path) -> None:
+        """Two such links, or one to a folder that it is in, would list the same images without end."""
+        target = os.path.realpath(link)
+        if target in self._real:
+            found = f"it points at {target}"
+            raise DataError(
+                "a link leads to a folder that is listed already", where=link, found=found, fix="remove the link"
+            )
+        if link.is_dir():
+            self._real.add(target)
 
     def folders(self, folder: Path) -> list[Path]:
         """The folders straight below."""

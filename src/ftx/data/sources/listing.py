@@ -24,6 +24,9 @@ IMAGE_ENDINGS = frozenset(
 # Class folders; train/, val/, test/ of them; CSV or JSON lines; COCO; Datumaro's own JSON; what datumaro reads; tar.
 Layout = Literal["folders", "splits", "table", "coco", "datumaro", "foreign", "shards"]
 
+# Of the commands that read data; the recipe's key is data.follow_links.
+FOLLOW_LINKS = "--follow-links"
+
 SPLIT_WORDS: dict[str, Split] = {
     "train": "train",
     "training": "train",
@@ -62,11 +65,13 @@ def split_named(name: str) -> Split | None:
     return next((SPLIT_WORDS[word] for word in words if word in SPLIT_WORDS), None)
 
 
-def path_below(root: Path) -> Callable[[str], str]:
+def path_below(root: Path, *, follow_links: bool = False) -> Callable[[str], str]:
     """A function from an image's path as a data set spells it to its path below ``root``, with forward slashes.
 
-    It raises ValueError if the path is absolute, or leaves the root by itself or by a link.
+    It raises ValueError if the path is absolute, or leaves the root by itself or, unless they are followed, by a link.
     """
+    if follow_links:
+        return relative_path
     real = os.path.realpath(root)
 
     @cache  # following links takes a question to the system for each folder on the way
@@ -80,7 +85,7 @@ def path_below(root: Path) -> Callable[[str], str]:
         if os.path.islink(file):  # noqa: PTH114
             file = os.path.realpath(file)
         if not f"{file}/".startswith(f"{real.rstrip('/')}/"):
-            raise ValueError(f"{short(name)} is a link that leaves the data folder")
+            raise ValueError(f"{short(name)} is a link that leaves the data folder, and needs --follow-links")
         return path
 
     return within
@@ -134,7 +139,7 @@ def refuse_link_outside(real_root: Path, path: Path) -> None:
             "a link leads out of the data folder",
             where=path,
             found=f"it points at {target}",
-            fix="copy what it points at into the folder",
+            fix=f"if you trust the folder: {FOLLOW_LINKS}; or copy what the link points at into it",
         )
 
 
