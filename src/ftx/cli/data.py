@@ -141,8 +141,8 @@ def _print_findings(report: DataReport) -> None:
     if report.ignored:
         files = ", ".join(f"{count} {ending}" for ending, count in sorted(report.ignored.items()))
         _print_list(f"ignored, as no images of a class: {files}")
-    for problem in report.problems:
-        _print_list(problem)
+    for finding in [*report.warnings, *report.problems]:
+        _print_list(finding)
 
 
 def _twin(one: NearDuplicate) -> str:

@@ -10,6 +10,7 @@ from ftx.core.errors import DataError
 from ftx.core.progress import SILENT, Progress
 from ftx.core.verb_report import VerbReport
 from ftx.data.dataset import SPLITS, Dataset, Entry
+from ftx.data.likely_mistakes import likely_mistakes
 from ftx.data.open_dataset import Opened, class_counts, open_all, with_splits
 from ftx.data.seen_in_training import NearDuplicate, seen_in_training
 from ftx.data.sources import Layout, Listing, list_images
@@ -26,7 +27,7 @@ class DataReport(VerbReport):
     label and split, ancestors counted with their children. ``imbalance`` is the largest ratio of training images
     between two labels of one group, or between those that have a single label and those that have not. ``copies``
     counts images that occur before under another name in the same split, ``ignored`` other files by ending. ``ok`` says
-    that ``ftx train`` would take it: no ``problems``.
+    that ``ftx train`` would take it: no ``problems``. ``warnings`` are what is probably not meant.
     """
 
     verb: str = "data check"
@@ -44,6 +45,7 @@ class DataReport(VerbReport):
     unreadable: list[str]
     ignored: dict[str, int]
     problems: list[str]
+    warnings: list[str] = []
 
 
 @dataclass(frozen=True)
@@ -114,6 +116,7 @@ def open_and_check(
         unreadable=[f"{one.path}: {one.reason}" for one in opened.unreadable],
         ignored=dict(listing.ignored),
         problems=[str(error) for error in problems],
+        warnings=[*likely_mistakes(listing, dataset.labels.names, trained)],
     )
     return Checked(listing, opened, dataset, report)
 

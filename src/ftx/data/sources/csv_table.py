@@ -79,15 +79,18 @@ def read_tables(root: Path, tables: Sequence[Path], *, follow_links: bool = Fals
     if tables[0].parent == root:
         return read_table(tables[0], follow_links=follow_links)
     files: list[ListedImage] = []
+    repeated: list[str] = []
     for table in tables:
         split = split_named(table.parent.name)
-        for file in read_table(table, follow_links=follow_links).files:
+        read = read_table(table, follow_links=follow_links)
+        repeated += [f"{table.parent.name}/{table.name}, {one}" for one in read.repeated]
+        for file in read.files:
             if file.split not in (None, split):
                 raise DataError(
                     "a line names another split than its folder's", where=table, found=f"{file.path}: {file.split}"
                 )
             files.append(replace(file, path=f"{table.parent.name}/{file.path}", split=split))
-    return Listing(root, "table", tuple(files))
+    return Listing(root, "table", tuple(files), repeated=tuple(repeated))
 
 
 def read_table(table: Path, *, follow_links: bool = False) -> Listing:
@@ -99,6 +102,7 @@ def read_table(table: Path, *, follow_links: bool = False) -> Listing:
     within = path_below(table.parent, follow_links=follow_links)
     found: dict[str, ListedImage] = {}
     problems: list[str] = []
+    repeated: list[str] = []
     for number, record in _records(table):
         try:
             image = _image(record, within)
@@ -106,7 +110,9 @@ def read_table(table: Path, *, follow_links: bool = False) -> Listing:
             problems.append(f"line {number}: {error}")
             continue
         known = found.setdefault(image.path, image)
-        if known != image:
+        if known is not image and known == image:
+            repeated.append(f"line {number}: {image.path}")
+        elif known != image:
             problems.append(f"line {number}: {image.path} stands above with {';'.join(known.labels) or 'no labels'}")
     if problems:
         raise DataError(
@@ -117,7 +123,7 @@ def read_table(table: Path, *, follow_links: bool = False) -> Listing:
         )
     if not found:
         raise DataError("the table names no images", where=table, fix="write a line an image: path,labels")
-    return Listing(table.parent, "table", tuple(found.values()))
+    return Listing(table.parent, "table", tuple(found.values()), repeated=tuple(repeated))
 
 
 def _records(table: Path) -> Iterator[tuple[int, Mapping[str, object]]]:

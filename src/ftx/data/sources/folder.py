@@ -36,7 +36,7 @@ def read_folder(root: Path, *, nested: bool = False, follow_links: bool = False)
     folders = _splits(root, walker)
     if not folders:
         names, files = walker.classes(root, None)
-        return _checked(Listing(root, "folders", files, Declared(names), walker.ignored))
+        return _checked(Listing(root, "folders", files, Declared(names), walker.ignored), walker)
     listed = [(folder, *walker.classes(folder, split)) for split, folder in folders.items()]
     walker.loose_files(root)
     names = next(present for folder, present, _ in listed if folder == folders["train"])
@@ -45,7 +45,7 @@ def read_folder(root: Path, *, nested: bool = False, follow_links: bool = False)
         if not found:
             raise DataError("there are no images", where=folder, fix=f"add some, or remove {folder.name}/")
     files = tuple(file for *_, found in listed for file in found)
-    return _checked(Listing(root, "splits", files, Declared(names), walker.ignored))
+    return _checked(Listing(root, "splits", files, Declared(names), walker.ignored), walker)
 
 
 def refuse_missing(path: Path) -> None:
@@ -141,6 +141,11 @@ class _Walker:
             self.ignored["images outside class folders" if _is_image(path) else _ending(path)] += 1
         return sum(_is_image(path) for path in files)
 
+    def _data_set_inside(self, folder: Path) -> Path | None:
+        """A folder that looks like the data set, where its parent was named: it is alone, or holds splits."""
+        holds_splits = any(inside.name.lower() in SPLIT_WORDS for inside in self.folders(folder))
+        return folder if holds_splits or self.folders(folder.parent) == [folder] else None
+
     def _images(self, class_folder: Path, label: str, split: Split | None, level: int = 1) -> Iterator[ListedImage]:
         if level > MOST_LEVELS:
             raise DataError(
@@ -154,11 +159,13 @@ class _Walker:
                     raise DataError("a folder's name is not valid text", where=class_folder, found=ascii(path.name))
                 yield from self._images(path, f"{label}/{path.name}", split, level + 1)
             elif path.is_dir():
+                meant = self._data_set_inside(class_folder)
                 raise DataError(
                     "there is a folder inside a class folder",
                     where=path,
                     found=f"{path.name} inside the class {class_folder.name}",
-                    fix=f"--task hierarchical, if folders are a label tree; else {_SHAPE}",
+                    fix=(f"did you mean {meant}? Else " if meant else "")
+                    + f"--task hierarchical, if folders are a label tree; else {_SHAPE}",
                 )
             elif _is_image(path):
                 yield ListedImage(path.relative_to(self.root).as_posix(), (label,), split)
@@ -213,13 +220,16 @@ def _refuse_unknown_classes(folder: Path, present: tuple[str, ...], known: tuple
         )
 
 
-def _checked(tree: Listing) -> Listing:
+def _checked(tree: Listing, walker: _Walker) -> Listing:
     if not tree.files:
         raise DataError(
             "there are no images", where=tree.root, found=describe_ignored(tree.ignored) or "no files", fix=_SHAPE
         )
     if len(tree.declared.names) < 2:
-        raise DataError("there is only one class", where=tree.root, found=", ".join(tree.declared.names), fix=_SHAPE)
+        only = ", ".join(tree.declared.names)
+        inside = tree.layout == "folders" and walker.folders(walker.root / only)
+        fix = f"did you mean {walker.root / only}? Else {_SHAPE}" if inside else _SHAPE
+        raise DataError("there is only one class", where=tree.root, found=only, fix=fix)
     return tree
 
 

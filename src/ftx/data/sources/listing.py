@@ -50,13 +50,17 @@ class ListedImage:
 
 @dataclass(frozen=True)
 class Listing:
-    """Every image of a data set, below ``root``; ``ignored`` counts other files by ending."""
+    """Every image of a data set, below ``root``; ``ignored`` counts other files by ending.
+
+    ``repeated`` names lines of a table that say again what one before them says.
+    """
 
     root: Place
     layout: Layout
     files: tuple[ListedImage, ...]
     declared: Declared = field(default_factory=Declared)
     ignored: Mapping[str, int] = field(default_factory=dict[str, int])
+    repeated: tuple[str, ...] = ()
 
 
 def split_named(name: str) -> Split | None:
