@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from pydantic import Field
+
 from ftx.core.addresses import Place, typed
 from ftx.core.errors import DataError
 from ftx.core.progress import SILENT, Progress
@@ -45,7 +47,7 @@ class DataReport(VerbReport):
     unreadable: list[str]
     ignored: dict[str, int]
     problems: list[str]
-    warnings: list[str] = []
+    warnings: list[str] = Field(default_factory=list[str])
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""What can be trained on and is probably not what was meant: one training image, labels spelt in two ways, two data sets."""
+"""What can be trained on and is probably not meant: one training image, a label spelt in two ways, two data sets."""
 
 from __future__ import annotations
 
@@ -72,4 +72,5 @@ def _data_sets_as_labels(names: Sequence[str]) -> Iterator[str]:
             yield f"the folder {top} holds {' and '.join(splits)}: if it is the data set, name it instead of its parent"
     sets = list(below.values())
     if len(sets) > 1 and len(sets[0]) > 1 and all(one == sets[0] for one in sets):
-        yield f"the folders {' and '.join(sorted(below))} hold classes of the same names: if each is a data set, name one"
+        folders = " and ".join(sorted(below))
+        yield f"the folders {folders} hold classes of the same names: if each is a data set, name one"

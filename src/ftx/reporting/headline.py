@@ -10,6 +10,7 @@ from ftx.core.statistics import wilson_interval
 from ftx.reporting.facts import RunFacts
 from ftx.reporting.held_out import HeldOut
 from ftx.runs.artifacts import IRS, Artifact
+from ftx.runs.parity_json import ParityReport
 from ftx.runtimes.choose_artifact import best_ir, why_not_here
 from ftx.tasks.task_names import TaskName
 
@@ -35,7 +36,7 @@ def headline(facts: RunFacts, answers: HeldOut | None) -> Headline:
         more = f", and {len(facts.faults) - 1} more faults below" if len(facts.faults) > 1 else ""
         return Headline("bad", "Do not use it", f"This run was changed after it was made: {facts.faults[0]}{more}.")
     said = _accuracy(answers) if answers is not None else "Nobody knows how often this model is right"
-    artifact = _deployed(facts)
+    artifact = deployed(facts)
     if artifact is None:
         if any(facts.run.has(ir) for ir in IRS.values()):
             return Headline("bad", "Do not use it", f"{said}, but every model that was exported for a device failed.")
@@ -46,6 +47,8 @@ def headline(facts: RunFacts, answers: HeldOut | None) -> Headline:
     if verdict == "failed":
         return Headline("bad", "Do not use it", f"{said}, but {artifact} failed: {parity.said[artifact.name]}.")
     if verdict == "unproved":
+        if (wanting := _none_lost(parity, artifact)) is not None:
+            return Headline("warn", "No loss seen", f"{said}; {artifact} lost none of {wanting}.")
         return Headline(
             "warn", "Not proved", f"{said}; that {artifact} keeps this is not proved: {parity.said[artifact.name]}."
         )
@@ -61,8 +64,19 @@ def headline(facts: RunFacts, answers: HeldOut | None) -> Headline:
     )
 
 
-def _deployed(facts: RunFacts) -> Artifact | None:
-    """What ``ftx predict`` would take."""
+def _none_lost(parity: ParityReport, artifact: Artifact) -> str | None:
+    """Of an artifact that lost nothing, how many images that is of and how many more would prove it; None of others."""
+    rows = [row for row in parity.own_rows if row.subject == artifact and row.labelled]
+    wanting = [row for row in rows if row.verdict == "unproved" and row.needed_images is not None]
+    if not wanting or any(row.lost for row in rows) or any(row.needed_images is None for row in wanting):
+        return None
+    row = max(wanting, key=lambda one: (one.needed_images or 0) - one.labelled)
+    more = (row.needed_images or 0) - row.labelled
+    return f"{row.labelled:,} {row.unit}s; {more:,} more {row.unit}s would prove it" if more > 0 else None
+
+
+def deployed(facts: RunFacts) -> Artifact | None:
+    """What ``ftx predict`` would take; None where the run has nothing that it would."""
     try:
         return best_ir(facts.run)[0]
     except FtxError:

@@ -24,7 +24,8 @@ from ftx.reporting.latency import latency
 from ftx.reporting.leakage import leakage
 from ftx.reporting.parity_chain import chain, set_rows
 from ftx.reporting.pictures import Budget, Case, Picture, cases, explainer_of, samples
-from ftx.reporting.provenance import provenance
+from ftx.reporting.provenance import dates, provenance
+from ftx.reporting.tiles import tiles
 from ftx.runs.train_jsonl import best_epoch
 from ftx.tasks.base import choosing_metric
 
@@ -49,6 +50,8 @@ def page_values(
         "facts": facts,
         "answers": answers,
         "title": facts.run.path.resolve().name,
+        "tiles": tiles(facts, answers),
+        "dates": dates(facts),
         "splits": _splits(facts),
         "counts": _counts(facts),
         "table_labels": TABLE_LABELS,

@@ -5,12 +5,14 @@ from __future__ import annotations
 import platform
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 
 from ftx.core.errors import shell_command
 from ftx.reporting.facts import RunFacts
 from ftx.runs.artifacts import DENSE, EXPORTED, FORMATS
 from ftx.runs.machine import this_machine
+from ftx.runs.train_jsonl import EPOCHS_FILE
 
 _PACKAGES = ("openvino", "nncf", "onnxruntime", "torch", "timm", "numpy")
 
@@ -42,6 +44,15 @@ def provenance(facts: RunFacts) -> Provenance:
     path = run.path / "recipe.yaml"
     recipe = path.read_text(encoding="utf-8") if facts.recipe is not None else "recipe.yaml does not hold"
     return Provenance(found, digests, recipe, _commands(facts))
+
+
+def dates(facts: RunFacts) -> str:
+    """When the training ended, by the file that it wrote last, and when this page is made."""
+    curves = facts.run.path / EPOCHS_FILE
+    page = f"page of {datetime.now(UTC):%Y-%m-%d}"
+    if not curves.is_file():
+        return page
+    return f"trained {datetime.fromtimestamp(curves.stat().st_mtime, UTC):%Y-%m-%d}, {page}"
 
 
 def _versions() -> list[str]:
