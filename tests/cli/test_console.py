@@ -21,10 +21,10 @@ class Terminal(io.StringIO):
 
 
 @contextmanager
-def terminal(term: str = "dumb") -> Iterator[Terminal]:
-    """A terminal of 40 columns, without colours."""
+def terminal(term: str = "dumb", columns: int = 40) -> Iterator[Terminal]:
+    """A terminal of so many columns, without colours."""
     with pytest.MonkeyPatch.context() as patch, Terminal() as shown, redirect_stdout(shown), redirect_stderr(shown):
-        for name, value in {"COLUMNS": "40", "LINES": "25", "TERM": term}.items():
+        for name, value in {"COLUMNS": str(columns), "LINES": "25", "TERM": term}.items():
             patch.setenv(name, value)
         yield shown
 

@@ -98,9 +98,25 @@ def print_facts(facts: Sequence[tuple[str, str]], style: Style = "plain") -> Non
 
 
 def print_table(
-    columns: Sequence[str], rows: Sequence[Sequence[str]], *, styles: Sequence[Style] = (), title: str | None = None
+    columns: Sequence[str],
+    rows: Sequence[Sequence[str]],
+    *,
+    styles: Sequence[Style] = (),
+    title: str | None = None,
+    spare: Sequence[str] = (),
 ) -> None:
-    """A table on stdout; a column whose cells are all numbers stands flush right, ``styles`` has one entry a row."""
+    """A table on stdout; a column whose cells are all numbers stands flush right, ``styles`` has one entry a row.
+
+    Where the terminal is narrower than the table, ``spare`` columns are left out, the first of them first.
+    """
+    widths = {name: max(map(len, cells)) for name, *cells in zip(columns, columns, *rows, strict=True)}
+    left_out: list[str] = []
+    while len(left_out) < len(spare) and sum(widths.values()) + len(widths) - 1 > width():
+        left_out.append(spare[len(left_out)])
+        del widths[left_out[-1]]
+    if left_out:
+        kept = [at for at, name in enumerate(columns) if name in widths]
+        columns, rows = [columns[at] for at in kept], [[row[at] for at in kept] for row in rows]
     headers: list[Column] = []
     for index, name in enumerate(columns):
         numeric = bool(rows) and all(_is_figure(row[index]) for row in rows)
@@ -118,6 +134,8 @@ def print_table(
     if title:
         console.print(Text(_printable(title), style=_STYLES["strong"]), soft_wrap=True)
     console.print(table)
+    if left_out:
+        print_note(f"not enough columns for: {', '.join(left_out)}; --json has all", "dim")
 
 
 @dataclass(frozen=True)

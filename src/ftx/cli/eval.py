@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ftx.cli import console
-from ftx.cli.shared_options import DataOption, JsonFlag, RunArgument
+from ftx.cli.shared_options import DataOption, JsonFlag, RunArgument, open_run
 from ftx.runs.artifacts import ARTIFACTS
 
 if TYPE_CHECKING:
@@ -32,9 +32,7 @@ def command(
 
     On the held-out images of the run, read from their files, in the precision that the artifact is deployed in.
     """
-    from ftx.runs.run import Run
-
-    Run.open(run)  # before torch is imported: a name mistyped must not cost seconds
+    open_run(run)
     from ftx.evaluating.evaluate import evaluate
 
     report = evaluate(run, artifact, data=data, progress=console.TerminalProgress())

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, cast
 import typer
 
 from ftx.cli import console
-from ftx.cli.shared_options import DataOption, JsonFlag, RunArgument
+from ftx.cli.shared_options import DataOption, JsonFlag, RunArgument, open_run
 from ftx.core.errors import InputError, refuse_unknown, shell_command
 from ftx.runs.artifacts import EXPORT_IR, FORMATS, IRS
 
@@ -85,9 +85,7 @@ def command(
         raise InputError("models go into their run", found=f"--out {out}", fix="leave it out; it is for --format ovms")
     if formats is not None:
         refuse_unknown("format", formats, [*FORMATS, OVMS])
-    from ftx.runs.run import Run
-
-    Run.open(run)  # before torch is imported: a name mistyped must not cost seconds
+    open_run(run)
     if base is not None or as_update is not None or after is not None:
         _refuse_both(formats, as_update, precisions, recover=recover, explain=explain)
         return _base_or_update(run, base, as_update, after, precisions or ["fp32"], data, json=json)

@@ -9,7 +9,7 @@ import typer
 from pydantic_core import PydanticCustomError
 
 from ftx.cli import console
-from ftx.cli.shared_options import DataOption, JsonFlag, RunArgument
+from ftx.cli.shared_options import DataOption, JsonFlag, RunArgument, open_run
 from ftx.core.errors import InputError, shell_command
 from ftx.core.untrusted_files import read_file
 from ftx.recipe.value_types import auto_or_size
@@ -104,9 +104,7 @@ def command(
     progress = console.TerminalProgress()
     _refuse_idle(ctx, "data" if adapter else None)
     if not adapter:
-        from ftx.runs.run import Run
-
-        Run.open(run)  # before torch is imported: a name mistyped must not cost seconds
+        open_run(run)
         from ftx.merging.merge_and_prove import merge
 
         merged = merge(run, data=data, progress=progress)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ftx.cli import console
-from ftx.cli.shared_options import DataOption, JsonFlag
+from ftx.cli.shared_options import DataOption, JsonFlag, open_run
 from ftx.core.errors import GateFailed
 from ftx.runs.artifacts import ARTIFACTS
 
@@ -51,10 +51,8 @@ def command(
     The exit status is 1 where the verdict on a run is not to use it.
     """
     progress = console.TerminalProgress()
-    from ftx.runs.run import Run
-
     for run in runs or [None]:
-        Run.open(run)  # before torch is imported: a name mistyped must not cost seconds
+        open_run(run)
     if runs is not None and len(runs) > 1:
         from ftx.reporting.compare_runs import compare_runs
 

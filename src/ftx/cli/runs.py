@@ -11,7 +11,7 @@ import typer
 
 from ftx.cli import console
 from ftx.cli.shared_options import JsonFlag
-from ftx.core.errors import InputError, refuse_unknown
+from ftx.core.errors import InputError, refuse_unknown, shell_command
 
 if TYPE_CHECKING:
     from ftx.runs.inventory import ListedRun, RunsReport, Sort
@@ -118,6 +118,7 @@ def print_runs(report: RunsReport, *, named: bool) -> None:
             for one in report.runs
         ],
         styles=["plain" if one.state == "finished" else "dim" for one in report.runs],
+        spare=("size", "model", "started", "epochs", "holds", "MB", "time", "method"),
     )
     differ = different_keys(report.runs) if named and len(report.runs) > 1 else {}
     if differ:
@@ -126,9 +127,21 @@ def print_runs(report: RunsReport, *, named: bool) -> None:
         console.print_table(("key", *names), rows, title="\nwhere their recipes differ")
     if report.latest:
         console.print_note("*: runs/latest", "dim")
-    finished = [one.run for one in report.runs if one.state == "finished"]
-    if len(finished) > 1:
-        console.print_note(f"which is better, and how surely: ftx report {' '.join(finished[:2])}", "dim")
+    if pair := _comparable(report.runs):
+        console.print_note(
+            f"which is better, and how surely: {shell_command(shell_command('ftx report', pair[0]), pair[1])}", "dim"
+        )
+
+
+def _comparable(runs: Sequence[ListedRun]) -> tuple[str, str] | None:
+    """The first two that are finished, of one task and on images of one place."""
+    first_of: dict[tuple[object, object], str] = {}
+    for one in runs:
+        if one.state == "finished":
+            other = first_of.setdefault((one.task, one.keys.get("data.path")), one.run)
+            if other != one.run:
+                return other, one.run
+    return None
 
 
 def _holds(one: ListedRun) -> str:

@@ -70,6 +70,18 @@ StrictFlag = Annotated[
 ]
 
 
+def open_run(run: Path | None) -> None:
+    """Open a run before torch is imported, as a name mistyped must not cost seconds; say which the newest is.
+
+    Raises: as ``Run.open``.
+    """
+    from ftx.runs.run import Run
+
+    found = Run.open(run)
+    if run is None:
+        console.print_note(f"run: {found.path}, the newest", "dim")
+
+
 def status_of(answers: Sequence[Prediction] | Sequence[Explanation]) -> int:
     """Say which images were skipped, and why; the exit status of a verb that answers for images."""
     skipped = [answer for answer in answers if answer.error is not None]
