@@ -100,11 +100,25 @@ def pytest_collection_finish() -> None:
     gc.set_threshold(50_000, 20, 100)
 
 
+LATEST = Path(__file__).parents[1] / "runs" / "latest"
+
+
+def _latest_again(newest: Path | None) -> None:
+    if LATEST.is_symlink() and LATEST.readlink() != newest:
+        LATEST.unlink()
+        if newest is not None:
+            LATEST.symlink_to(newest)
+
+
 def pytest_configure(config: pytest.Config) -> None:
     # Compiled models are kept in the user's cache, which is not the tests' to fill.
     cache = tempfile.TemporaryDirectory(prefix="ftx-cache-")
     os.environ["XDG_CACHE_HOME"] = cache.name
     config.add_cleanup(cache.cleanup)
+    # A training here would make this folder's newest run one of the tests', which goes with them.
+    if "PYTEST_XDIST_WORKER" not in os.environ:
+        newest = LATEST.readlink() if LATEST.is_symlink() else None
+        config.add_cleanup(partial(_latest_again, newest))
     target = config.getoption("durations_to")
     if target is not None:
         config.pluginmanager.register(durations.Clock())

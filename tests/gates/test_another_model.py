@@ -13,6 +13,8 @@ from tests.effects.lab import call
 from tests.gates.faults import edit_json, keep, vouch
 from tests.gates.test_validate import relabel
 
+from ftx.runs.card_json import read_card, write_card
+
 FP32 = "openvino/fp32"
 
 
@@ -45,11 +47,18 @@ COMMANDS = ("validate IR", "predict IMAGE --artifact IR", "bench IR", "explain I
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-@pytest.mark.parametrize("source", ["another run's", "another precision"])
+@pytest.mark.parametrize("source", ["another run's", "another precision", "one weight"])
 def test_another_model_in_the_place_of_a_runs_is_refused(
     command: str, source: str, run: Path, others: Path, image: str
 ) -> None:
-    swap(others / FP32 if source == "another run's" else run / "openvino" / "fp16", run / FP32)
+    if source == "one weight":
+        card = read_card(run / FP32)
+        with (run / FP32 / "model.bin").open("r+b") as weights:
+            weights.seek(4000)
+            weights.write(b"\x01\x02\x03\x04")
+        write_card(run / FP32, card)
+    else:
+        swap(others / FP32 if source == "another run's" else run / "openvino" / "fp16", run / FP32)
     said = call(*({"IR": str(run / FP32), "IMAGE": image}.get(word, word) for word in command.split()))
     assert said.status == 2
     assert "a file of the run is not what was written" in " ".join(said.err.split())
