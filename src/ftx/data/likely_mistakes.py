@@ -13,16 +13,18 @@ from ftx.data.sources.listing import SPLIT_WORDS, Listing
 _FEWEST_LETTERS = 4
 # Of longer ones a letter is no typing error that anybody sees; and each costs its square.
 _MOST_LETTERS = 64
+# So many that differ in the same letter are a series, and no typing errors.
+_SERIES = 20
 
 
 def likely_mistakes(listing: Listing, names: Sequence[str], trained: Mapping[str, int]) -> Iterator[str]:
     """A sentence for each; ``trained`` is how many training images each label has."""
     if lonely := [name for name in names if trained.get(name) == 1]:
         yield f"labels with one training image: {listed(lonely)}"
-    for alike in _same_but_for_case(names):
-        yield f"labels that differ only in upper case or in spaces and signs: {' and '.join(alike)}"
-    for pair in _one_letter_apart(names):
-        yield f"labels that differ in one letter: {' and '.join(pair)}; is one misspelt?"
+    if alike := [" and ".join(each) for each in _same_but_for_case(names)]:
+        yield f"labels that differ only in upper case or in spaces and signs: {listed(alike)}"
+    if alike := [" and ".join(pair) for pair in _one_letter_apart(names)]:
+        yield f"labels that differ in one letter (is one misspelt?): {listed(alike)}"
     if listing.repeated:
         yield f"lines of the table that stand there twice: {listed(listing.repeated)}"
     if listing.layout == "folders":
@@ -51,7 +53,7 @@ def _one_letter_apart(names: Sequence[str]) -> Iterator[tuple[str, str]]:
                 by_rest[parent, (own[:at] + own[at + 1 :]).casefold()].append((name, letter))
     found: set[tuple[str, str]] = set()
     for ends in by_rest.values():
-        for row, (name, letter) in enumerate(ends):
+        for row, (name, letter) in enumerate(ends if len(ends) < _SERIES else ()):
             for other, others_letter in ends[row + 1 :]:
                 # Numbers tell things apart, and what differs in case alone is told above.
                 differs = any(one.isalpha() for one in (letter, others_letter)) and _plain(name) != _plain(other)
