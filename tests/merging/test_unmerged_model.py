@@ -42,6 +42,10 @@ def saved(name: str, folder: Path) -> nn.Module:
         for key, parameter in module.named_parameters():
             if key.endswith("bias"):
                 parameter += 0.1 * torch.randn(parameter.shape)
+            if key in ("head.weight", "head.fc.weight") or "gamma" in key:  # timm draws logits of a thousandth
+                parameter.normal_(std=0.5)
+            elif "norm" in key and key.endswith("weight"):  # swinv2's begin at zero, which hides what is before them
+                parameter.fill_(1)
     folder.mkdir()
     save_file(module.state_dict(), folder / "model.safetensors")
     side = args["img_size"]
