@@ -14,9 +14,12 @@ from ftx.adapters.layer import AdaptedLinear, layer_scaling
 from ftx.adapters.merge_weight import AdapterWeights, merged_weight
 from ftx.adapters.pissa import plain_factors, start_from_principal
 from ftx.adapters.spec import AdapterSpec, Kind, Part
+from ftx.adapters.trainable_model import prepare
 from ftx.backbones.build import build
 from ftx.core.errors import AdapterError
 from ftx.recipe.adapter_targets import TARGETS, Blocks, Role
+from ftx.recipe.schema import Recipe
+from ftx.recipe.sections import AdapterInit
 from ftx.training.optimizer import optimizer
 
 # q and v of a fused layer of 3 x 6 rows, with ranks of their own
@@ -178,6 +181,47 @@ def test_a_target_that_the_answer_does_not_depend_on_is_named() -> None:
     error = not_reached(module, module.blocks(torch.randn(2, 1, 48)).square().sum())
     assert error.where == "blocks.0.attn.qkv (q), blocks.1.attn.qkv (q)"
     assert "no gradient after the first step" in str(error.found)
+
+
+@pytest.mark.parametrize("heard", [0, 1])
+def test_each_target_of_a_layer_must_have_a_gradient(heard: int) -> None:
+    """The answer is made of the rows of one of two targets alone: the other is named, be it the first or the second."""
+    generator = torch.Generator().manual_seed(0)
+    layer = AdaptedLinear(nn.Linear(10, 18), FUSED, kind="lora", scaling=1.5, dropout=0.0, generator=generator)
+    error = not_reached(nn.Sequential(layer), layer(torch.randn(4, 10))[:, FUSED[heard].rows].square().sum())
+    assert error.where == f"0 ({('v', 'q')[heard]})"
+
+
+@pytest.mark.parametrize("name", ["deit_tiny_distilled_patch16_224", "levit_128s"])
+def test_every_head_of_a_distilled_model_trains_beside_an_adapter(name: str) -> None:
+    module = build(name, weights="none", num_classes=3, image_size=224, seed=0).module
+    attach(module, spec(), generator=torch.Generator().manual_seed(0))
+    trained = {
+        key.partition(".")[0] for key, one in module.named_parameters() if one.requires_grad and "lora" not in key
+    }
+    assert trained == {"head", "head_dist"}
+
+
+def test_adapters_begin_by_the_seed_of_the_recipe() -> None:
+    """A of each layer is another draw for another seed, and within a model; B and the scaling are not drawn."""
+    settings = {"name": "test_vit", "weights": "none", "peft": "lora", "image_size": 32, "targets": "proj", "blocks": 2}
+    drawn = []
+    for seed in (1, 2, 1):
+        module = prepare(Recipe.named({**settings, "seed": seed}), 2).backbone.module
+        drawn.append(torch.stack([layer.lora_A.detach() for _, layer in adapter_layers(module)]))
+    assert torch.equal(drawn[0], drawn[2])
+    assert not (drawn[0] == drawn[1]).any()
+    assert not (drawn[0][0] == drawn[0][1]).any()
+
+
+@pytest.mark.parametrize(("init", "decays"), [("zero", True), ("pissa", False)])
+def test_weight_decay_spares_both_factors_of_pissa_and_no_others(init: AdapterInit, decays: bool) -> None:
+    module = adapted(("q", "fc1"), init=init)
+    adamw = optimizer(module, 1e-3, 0.05)
+    decay = {id(parameter): group["weight_decay"] for group in adamw.param_groups for parameter in group["params"]}
+    found = {(decay[id(layer.lora_A)], decay[id(layer.lora_B)]) for _, layer in adapter_layers(module)}
+    assert found == {(0.05, 0.05) if decays else (0.0, 0.0)}
+    assert decay[id(module.get_parameter("head.weight"))] == 0.05
 
 
 def test_a_model_that_starts_with_pissa_has_the_keys_of_any_other() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from fractions import Fraction
 from functools import partial
 
 import numpy as np
@@ -225,6 +227,28 @@ def test_the_merge_answers_as_separate_products(
         cancelled = (np.linalg.norm(abs(weight) + scaling * B @ A, axis=1) / norm) ** 2
         size = magnitude / norm * (size + cancelled * (abs(x) @ abs(summed).T))
     assert (abs(found - expected) <= 1e-14 * size).all()
+
+
+@pytest.mark.parametrize("dora", [False, True])
+def test_the_merge_is_summed_in_float64(dora: bool) -> None:
+    """Against sums of rational numbers, which round nothing: f32 anywhere on the way is off by 1e-8 and more."""
+    rng = np.random.default_rng(0)
+    weight, A, B = rng.standard_normal((40, 6)), rng.standard_normal((3, 6)), rng.standard_normal((40, 3))
+    magnitude = 1 + rng.random(40)
+    found = merged_weight(weight, AdapterWeights(A, B, 0.3, magnitude if dora else None))
+    exact = [
+        [Fraction(w) + Fraction(0.3) * sum(Fraction(b) * Fraction(a) for b, a in zip(row_R, column_R, strict=True))
+         for w, column_R in zip(row_I, A.T, strict=True)]
+        for row_I, row_R in zip(weight, B, strict=True)
+    ]  # fmt: skip
+    if dora:
+        gains = [
+            Fraction(m) / Fraction(math.sqrt(sum(one**2 for one in row)))
+            for m, row in zip(magnitude, exact, strict=True)
+        ]
+        exact = [[gain * one for one in row] for gain, row in zip(gains, exact, strict=True)]
+    # A dozen roundings of numbers up to 10.
+    np.testing.assert_allclose(found, np.array(exact, np.float64), rtol=0, atol=1e-14)
 
 
 def test_rows_that_dora_takes_away_answer_nothing() -> None:

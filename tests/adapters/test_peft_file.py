@@ -11,11 +11,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import peft
 import pytest
 import timm
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from peft.tuners.lora import LoraLayer
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -156,6 +158,45 @@ def test_what_is_no_whole_file_is_refused(content: bytes, tmp_path: Path) -> Non
     path.write_bytes(content)
     with pytest.raises(AdapterError, match="the adapter's tensors cannot be read"):
         read_peft_file(tmp_path)
+
+
+def test_a_value_that_is_no_number_is_found_among_good_ones_in_whatever_type(tmp_path: Path) -> None:
+    path = saved(SPECS["lora"], tmp_path) / WEIGHTS
+    whole = load_file(path)
+    for key in (A, HEAD):  # a factor, and the head
+        for dtype in (torch.float16, torch.bfloat16, torch.float64):
+            tensors = {name: tensor.to(dtype) for name, tensor in whole.items()}
+            tensors[key][1, 2] = -torch.inf
+            save_file(tensors, path)
+            with pytest.raises(AdapterError, match="not finite") as caught:
+                read_peft_file(tmp_path)
+            assert caught.value.found == key
+
+
+@pytest.mark.parametrize(
+    ("chosen", "pattern"),
+    [
+        (0, "blocks"),
+        (1, "blocks"),
+        (0, ["layers", "blocks"]),
+        ([0], ["blocks"]),
+        ([1], "blocks"),
+        ([0, 1], "blocks"),
+        ([], None),
+        (None, None),
+    ],
+)
+def test_blocks_are_those_that_peft_chooses(chosen: object, pattern: object, tmp_path: Path) -> None:
+    config = peft.LoraConfig(r=2, target_modules=["fc1"], layers_to_transform=chosen, layers_pattern=pattern)
+    model = peft.get_peft_model(small(), config)
+    theirs = {name for name, module in model.base_model.model.named_modules() if isinstance(module, LoraLayer)}
+    document = {"peft_type": "LORA", "r": 2, "lora_alpha": 4, "target_modules": ["fc1"]}
+    (tmp_path / "adapter_config.json").write_text(
+        json.dumps({**document, "layers_to_transform": chosen, "layers_pattern": pattern})
+    )
+    read = read_config(tmp_path)
+    assert {name for name, _ in small().named_modules() if read.targets_layer(name)} == theirs
+    assert theirs
 
 
 NAMES = st.text(st.sampled_from("ab."), min_size=1, max_size=6)

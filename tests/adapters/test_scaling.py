@@ -24,6 +24,8 @@ from ftx.adapters.peft_config import read_config
 from ftx.adapters.pissa import spec_on_file
 from ftx.adapters.save import save_adapter
 from ftx.adapters.spec import AdapterSpec
+from ftx.backbones.build import build
+from ftx.backbones.kept_tokens import keep_tokens
 from ftx.core.errors import AdapterError
 from ftx.merging.merge_and_prove import merged_state
 from ftx.recipe.adapter_targets import Role
@@ -94,6 +96,20 @@ def test_the_file_says_rank_and_alpha(
     assert config["lora_alpha"] == pytest.approx(lora_alpha, rel=1e-12)
     assert (config["fan_in_fan_out"], config["use_dora"], config["bias"]) == (False, False, "none")
     assert config["lora_dropout"] == 0  # none was asked for; peft refuses what is no probability
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.3])
+def test_the_file_says_how_training_dropped(dropout: float, tmp_path: Path) -> None:
+    """So that peft, which trains on from it, drops as much; and which base it is of, and how much of it was seen."""
+    module = build("test_vit", weights="none", num_classes=3, image_size=64, seed=0).module
+    shares = {2: 0.5, 4: 0.25} if dropout else {}
+    keep_tokens(module, shares)
+    asked = spec({"fc1": 2}, {"fc1": 4.0}, dropout=dropout)
+    attach(module, asked, generator=torch.Generator().manual_seed(0))
+    save_adapter(module, asked, base_model="test_vit", base_digest="abc", folder=tmp_path)
+    assert json.loads((tmp_path / "adapter_config.json").read_text())["lora_dropout"] == dropout
+    config = read_config(tmp_path)
+    assert (config.base_model, config.base_digest, config.token_shares) == ("test_vit", "abc", shares)
 
 
 def by_hand(folder: Path, **config: object) -> dict[str, torch.Tensor]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from contextlib import nullcontext
+from pathlib import Path
 
 import pytest
 import torch
@@ -11,7 +13,7 @@ from torch import Tensor, nn
 from ftx.adapters.attach import attach
 from ftx.adapters.spec import AdapterSpec
 from ftx.backbones.build import build
-from ftx.backbones.compiled import blocks_to_compile, compiled_blocks
+from ftx.backbones.compiled import blocks_to_compile, compiled_blocks, compiling
 from ftx.backbones.kept_tokens import NO_SHARES, TokenShares, keep_tokens
 from ftx.backbones.recompute import recomputing
 from ftx.backbones.split_network import choose_attention, uncut
@@ -95,6 +97,51 @@ def test_other_numbers_of_images_and_questions_compute_as_before() -> None:
     assert all(torch.equal(one, expected[name]) for name, one in found.items())
     with torch.no_grad():
         assert torch.equal(asked, uncut(module)(torch.zeros(IMAGES, 3, 64, 64)))
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.3])
+def test_blocks_that_are_computed_again_take_the_same_step(dropout: float) -> None:
+    """The masks of dropout among it: those of the forward. Frozen blocks and a question keep nothing anyway."""
+    module = model(torch.float64, dropout=dropout)
+    expected, again = step(module), list[int]()
+    hook = module.blocks[2].norm1.register_forward_pre_hook(lambda *_: again.append(1))
+    with recomputing(module):
+        found = step(module)
+        assert len(again) == 2
+        with torch.no_grad():
+            uncut(module)(torch.zeros(1, 3, 64, 64, dtype=torch.float64))
+        assert len(again) == 3
+    assert all(torch.equal(one, expected[name]) for name, one in found.items())
+    step(module)
+    assert len(again) == 4  # afterwards as before
+    hook.remove()
+
+
+def test_other_families_compute_again_until_the_step_is_over() -> None:
+    module = build("swin_tiny_patch4_window7_224", weights="none", num_classes=2, image_size=224, seed=0).module
+    with recomputing(module):
+        assert {stage.grad_checkpointing for stage in module.layers} == {True}
+    assert {stage.grad_checkpointing for stage in module.layers} == {False}
+
+
+def test_compiled_code_is_kept_by_the_release_of_torch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And lies where the user has it otherwise, once the training is over."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    folders = []
+    for before in (None, "mine"):
+        for release in ("2.99.0", "2.99.1"):
+            monkeypatch.setattr(torch, "__version__", release)
+            monkeypatch.delenv("TORCHINDUCTOR_CACHE_DIR", raising=False)
+            if before is not None:
+                monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", before)
+            with compiling() as folder:
+                assert folder is not None
+                assert os.environ["TORCHINDUCTOR_CACHE_DIR"] == str(folder)
+                assert folder.is_relative_to(tmp_path)
+            assert os.environ.get("TORCHINDUCTOR_CACHE_DIR") == before
+            folders.append(folder)
+    assert folders[0] != folders[1]
+    assert folders[:2] == folders[2:]
 
 
 def test_the_block_that_is_computed_for_the_class_token_is_left_out() -> None:

@@ -35,3 +35,23 @@ def test_of_no_like_name_none_is_made_up() -> None:
         resolve("nothing")
     assert caught.value.found is not None
     assert caught.value.found.endswith("none of a like name")
+
+
+@pytest.mark.parametrize(
+    ("name", "found"),
+    [
+        ("vit_tiny_patch16_224.augreg_in21k", "vit_tiny_patch16_224"),
+        ("VIT_tiny_patch16_224.AUGREG_in21k", "vit_tiny_patch16_224"),
+        ("vit_tiny_patch16_224.augreg_in12k", None),
+        ("vit_tiny_patch16_224.", None),
+        ("resnet18.lvd142m", None),
+        ("dinov2-small.lvd142m", None),
+    ],
+)
+def test_a_tag_must_be_one_of_the_models_own(name: str, found: str | None) -> None:
+    table = read_architectures()
+    if found is None:
+        with pytest.raises(InputError, match="no model matches"):
+            table.matching(name)
+    else:
+        assert [one.name for one in table.matching(name)] == [found]

@@ -18,12 +18,13 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.numpy import load_file
-from tests.gates.faults import Tensors, as_lora, edit_tensors, keep, vouch
+from tests.conftest import Listener
+from tests.gates.faults import Tensors, as_lora, edit_json, edit_tensors, keep, vouch
 from tests.zygote import Zygote
 
 from ftx.adapters.merge_weight import AdapterWeights, merged_weight
 from ftx.adapters.trainable_model import base_of
-from ftx.core.errors import GateFailed
+from ftx.core.errors import DataError, GateFailed
 from ftx.core.progress import SILENT, Task
 from ftx.merging.merge_and_prove import LAYER_BOUND, LayerProof, hold_layers, layer_error, merge, prove_layers
 from ftx.runs.run import Run
@@ -133,6 +134,45 @@ def test_what_was_written_otherwise_than_merged_fails(run: Path, change: Callabl
         merge(Run.open(run), progress=listener)
     assert listener.done
     assert dense_bytes(run) == before
+
+
+def test_images_that_are_named_must_be_there(run: Path, tmp_path: Path) -> None:
+    """Noise stands for them only where nobody said where they are."""
+    keep(run)
+    before, other = dense_bytes(run), tmp_path / "other"
+    (other / "test" / "red").mkdir(parents=True)
+    for wrong in (tmp_path / "gone", tmp_path / "other", other / "test"):
+        with pytest.raises(DataError):
+            merge(Run.open(run), data=wrong, progress=SILENT)
+    assert dense_bytes(run) == before
+    edit_json(run / "run.json", lambda raw: raw.update(data_root=str(tmp_path / "gone")))
+    listener = Listener()
+    report = merge(Run.open(run), progress=listener)
+    assert (report.images, report.images_from) == (32, "random images")
+    assert len([text for text in listener.said if "comparing logits on random images" in text]) == 1
+    with pytest.raises(DataError):
+        merge(Run.open(run), data=other)
+
+
+@pytest.mark.parametrize("held_out", [5, 32, 70])
+def test_the_report_counts_the_images_that_were_compared(held_out: int, run: Path) -> None:
+    """Up to 32 of those held out; and what else it says is what was merged."""
+    keep(run)
+    lines = (run / "data.jsonl").read_text().splitlines(keepends=True)
+    test = [line for line in lines if '"split": "test"' in line or '"split":"test"' in line]
+    assert len(test) == 240
+    kept = [line for line in lines if line not in test[held_out:]]
+    (run / "data.jsonl").write_text("".join(kept))
+    vouch(run)
+    report = merge(Run.open(run))
+    assert (report.images, report.images_from) == (min(held_out, 32), "held-out images")
+    assert f"{min(held_out, 32)} held-out images" in (run / "dense" / "README.md").read_text()
+    assert (report.method, report.run, report.path) == ("dora", str(run), str(run / "dense"))
+    assert report.size_bytes == (run / "dense" / "model.safetensors").stat().st_size
+    assert len({proof.layer for proof in report.layers}) == len(report.layers) == 24
+    assert report.max_relative_error == max(proof.relative_error for proof in report.layers) > 0
+    assert 0 < report.max_logit_difference <= report.logit_bound
+    assert json.loads((run / "reports" / "merge.json").read_text()) == json.loads(report.model_dump_json())
 
 
 def test_all_but_adapted_layers_and_head_is_the_base_to_the_bit(whole_run: Path) -> None:

@@ -135,6 +135,21 @@ def test_on_a_vit_of_transformers(kind: str, release: str, tmp_path: Path) -> No
     assert document["label_names"] == ["ok", "scratched", "dented"]
 
 
+def test_whatever_transformers_adapts_of_a_vit_is_merged(tmp_path: Path) -> None:
+    """The classifier and the patches' projection too, each by an adapter, and a norm that was trained whole."""
+    torch.manual_seed(0)
+    base = ViTForImageClassification(ViTConfig(**VIT, intermediate_size=64, num_labels=CLASSES)).eval()
+    base.save_pretrained(tmp_path / "base")
+    targets = ["classifier", "projection", "k_proj", "o_proj", "fc2"]
+    model = adapt(base, tmp_path / "adapter", targets, use_dora=True, modules_to_save=["layernorm"])
+    report = combine([tmp_path / "adapter"], tmp_path / "out", base=str(tmp_path / "base"))
+    blocks = [f"blocks.{number}.{leaf}" for number in (0, 1) for leaf in ("attn.qkv", "attn.proj", "mlp.fc2")]
+    assert {proof.layer for proof in report.layers} == {"patch_embed.proj", "head", *blocks}
+    with torch.inference_mode():
+        expected = model(images()).logits
+        torch.testing.assert_close(load_dense(tmp_path / "out")(images()), expected, rtol=0, atol=F32)
+
+
 def test_another_epsilon_is_carried_as_far_as_it_can_be(tmp_path: Path) -> None:
     torch.manual_seed(0)
     config = {**VIT, "layer_norm_eps": 1e-12, "intermediate_size": 64, "num_labels": CLASSES}

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import shutil
+from collections.abc import Callable
 from contextlib import chdir
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,12 +16,15 @@ from huggingface_hub import ModelCard
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
-from safetensors.torch import load_file
-from tests.conftest import write_data
+from safetensors.torch import load_file, save_file
+from tests.conftest import Listener, write_data
+from tests.gates.faults import edit_json
 
 from ftx.adapters.merge_weight import AdapterWeights
 from ftx.adapters.trainable_model import base_of
+from ftx.backbones.build import build
 from ftx.core.errors import AdapterError, GateFailed, InputError, MergeError, RunError
+from ftx.interop.open_adapters import open_adapters
 from ftx.merging.combine_adapters import combine, elected
 from ftx.merging.compare_adapters import compare, directions, subspace_overlap
 from ftx.merging.merge_and_prove import merge
@@ -203,6 +209,111 @@ def test_as_many_labels_of_other_names_are_refused(runs: dict[str, Path], tmp_pa
     assert caught.value.where == str(other)
     assert caught.value.found == f"scratch, blue, green, …, {runs['dora']} has amber, blue, green, …"
     assert not (tmp_path / "out").exists()
+
+
+def edited(run: Path, folder: Path, change: Callable[[Any], object]) -> Path:
+    """A copy of a run whose run.json says something else."""
+    copy = Path(shutil.copytree(run, folder))
+    edit_json(copy / "run.json", change)
+    return copy
+
+
+def as_multilabel(document: Any) -> None:
+    """The same names, each decided by itself from a threshold of its own on."""
+    names = document["labels"]["names"]
+    document["labels"] |= {"groups": [], "singles": names}
+    document |= {"task": "multilabel", "thresholds": {"labels": dict(zip(names, (0.2, 0.4, 0.6, 0.8), strict=True))}}
+
+
+def test_runs_of_another_task_are_refused_though_their_labels_have_the_same_names(
+    runs: dict[str, Path], tmp_path: Path
+) -> None:
+    other = edited(runs["lora"], tmp_path / "other", as_multilabel)
+    with pytest.raises(MergeError, match="trained for different labels") as caught:
+        combine([runs["dora"], other], tmp_path / "out")
+    assert caught.value.where == str(other)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("mean", [0.5, 0.5, 0.4]), ("std", [0.5, 0.4, 0.5]), ("interpolation", "bilinear"), ("resize", 40)],
+)
+def test_runs_on_images_that_were_prepared_otherwise_are_refused(
+    key: str, value: object, runs: dict[str, Path], tmp_path: Path
+) -> None:
+    other = edited(runs["lora"], tmp_path / "other", lambda document: document["preprocess"].update({key: value}))
+    for pair in ([runs["dora"], other], [runs["dora"], runs["lora"], other]):
+        with pytest.raises(MergeError, match="other sizes or other normalisation"):
+            combine(pair, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_thresholds_stay_those_of_a_run_that_is_merged_alone_only(runs: dict[str, Path], tmp_path: Path) -> None:
+    run = edited(runs["dora"], tmp_path / "run", as_multilabel)
+    elsewhere = Path(shutil.copytree(runs["lora"] / "trained", tmp_path / "elsewhere"))
+    thresholds = {"amber": 0.2, "blue": 0.4, "green": 0.6, "red": 0.8}
+    for number, (paths, kept) in enumerate([([run], thresholds), ([run, elsewhere], {})]):
+        listener = Listener()
+        combine(paths, tmp_path / str(number), progress=listener)
+        meaning = json.loads((tmp_path / str(number) / "config.json").read_text())["ftx"]
+        assert (meaning["task"], meaning["thresholds"]["labels"]) == ("multilabel", kept)
+        assert [text for text in listener.said if "thresholds were tuned" in text] == (
+            [] if kept else ["thresholds were tuned for each adapter by itself: the merged model decides at 0.5"]
+        )
+
+
+def folder_of(run: Path, folder: Path, side: int) -> Path:
+    """The base of a run as a folder of timm whose images are normalised otherwise."""
+    module = build(SETTINGS["name"], weights="none", num_classes=0, image_size=side, seed=0).module
+    folder.mkdir()
+    save_file(module.state_dict(), folder / "model.safetensors")
+    config = {"architecture": SETTINGS["name"], "num_classes": 0, "model_args": {"img_size": side}}
+    stated = {"input_size": [3, side, side], "mean": [0.1, 0.2, 0.3], "std": [0.6, 0.7, 0.8], "crop_pct": 1.0}
+    (folder / "config.json").write_text(json.dumps({**config, "pretrained_cfg": stated}))
+    return folder
+
+
+def test_images_go_into_a_named_base_as_into_the_run(runs: dict[str, Path], tmp_path: Path) -> None:
+    """At another size, which the run was not trained at, as the base says."""
+    pre = Run.open(runs["dora"]).manifest.preprocess
+    base = str(folder_of(runs["dora"], tmp_path / "base", 224))
+    for size, side in (("auto", 32), (32, 32), (48, 48), ("48x32", (48, 32))):
+        found = open_adapters([runs["dora"]], base=base, image_size=size, head=False)[0].preprocess
+        if side == 32:
+            assert found == pre
+        else:
+            assert (found.mean, found.std) == ((0.1, 0.2, 0.3), (0.6, 0.7, 0.8))
+            assert (found.height, found.width) == (side if isinstance(side, tuple) else (side, side))
+    report = combine([runs["dora"]], tmp_path / "out", base=base)
+    assert (report.image_size, report.base) == (32, base)
+    stated = json.loads((tmp_path / "out" / "config.json").read_text())["pretrained_cfg"]
+    assert (stated["mean"], stated["std"], stated["input_size"]) == ([*pre.mean], [*pre.std], [3, 32, 32])
+
+
+@pytest.mark.parametrize("words", [{"image_size": 48}, {"image_size": "32x48"}, {"weights": "other.safetensors"}])
+def test_a_run_alone_says_its_size_and_weights(words: dict[str, Any], runs: dict[str, Path], tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="--weights and --image-size go with --base"):
+        combine([runs["dora"]], tmp_path / "out", **words)
+    with pytest.raises(InputError, match="merged into the weights that they were trained on"):
+        combine([runs["dora"]], tmp_path / "out", base=str(SETTINGS["name"]), weights="none")
+    assert combine([runs["dora"]], tmp_path / "out", image_size=32).image_size == 32
+
+
+def test_the_report_says_what_was_laid_over_what(runs: dict[str, Path], tmp_path: Path) -> None:
+    paths = [runs["lora"], runs["dora"] / "trained", runs["q"]]
+    report = combine(paths, tmp_path / "out", shares=[0.5, 0.2, 0.3])
+    assert (report.adapters, report.shares) == ([str(path) for path in paths], [0.5, 0.2, 0.3])
+    assert (report.how, report.density, report.base) == ("linear", None, SETTINGS["name"])
+    assert (report.image_size, report.labels, report.path) == (32, 4, str(tmp_path / "out"))
+    assert report.size_bytes == (tmp_path / "out" / "model.safetensors").stat().st_size
+    assert report.max_relative_error == max(proof.relative_error for proof in report.layers)
+    assert len({proof.layer for proof in report.layers}) == len(report.layers) == 8
+    assert 0 < report.max_logit_difference < report.logit_bound
+    assert json.loads((tmp_path / "out" / "merge.json").read_text()) == json.loads(report.model_dump_json())
+    bare = combine(paths, tmp_path / "bare", head=False, how="ties", density=0.3)
+    assert (bare.how, bare.density, bare.labels) == ("ties", 0.3, 0)
+    assert bare.shares == pytest.approx([1 / 3] * 3)
 
 
 def test_a_folder_that_exists_is_left_alone(runs: dict[str, Path], tmp_path: Path) -> None:

@@ -302,12 +302,25 @@ def test_a_dense_folder_of_another_size_is_refused(changed: Any) -> None:
         load(folder)
 
 
-def test_a_model_beyond_the_memory_is_said_before_it_is_built(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("name", ["vit_tiny_patch16_224", "vit_tiny_patch16_224.augreg_in21k"])
+def test_a_model_beyond_the_memory_is_said_before_it_is_built(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     from ftx.backbones import build
 
-    monkeypatch.setattr(build, "available_bytes", lambda: 20_000_000)
-    with pytest.raises(EnvironmentFault, match="not enough memory"):
-        build.build("vit_tiny_patch16_224", weights="none", num_classes=2, image_size="auto", seed=0)
+    words = {"weights": "none", "num_classes": 2, "image_size": "auto", "seed": 0}
+    parameters = 5_524_416  # without a head, each of four bytes
+    monkeypatch.setattr(build, "available_bytes", lambda: 4 * parameters - 1)
+    with pytest.raises(EnvironmentFault, match=f"not enough memory for .*{name}") as caught:
+        build.build(name, **words)
+    assert caught.value.found == "0.0 GB of parameters, 0.0 GB free"
+    monkeypatch.setattr(build, "available_bytes", lambda: 4 * parameters)
+    build.build(name, **words)
+
+
+def test_after_a_model_beyond_its_weights_others_are_built(changed: Any) -> None:
+    """What counts the parameters of the one does not go on counting."""
+    with pytest.raises(ModelError, match="of another model"):
+        open_base(str(changed(model_args={**TINY, "embed_dim": 6000})))
+    assert open_base(str(changed())).labels == ("a", "b")
 
 
 @pytest.mark.parametrize("dtype", ["F8_E4M3", "BF16", "I64", "U16", "BOOL", "C64", "F4", "X", ""])

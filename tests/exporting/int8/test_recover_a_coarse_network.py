@@ -3,19 +3,27 @@
 from __future__ import annotations
 
 import copy
+import json
+import shutil
 from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from tests.conftest import Listener
+from tests.gates.faults import edit_json, keep, vouch
 from torch import Tensor, nn
 
 from ftx.adapters.trainable_model import prepare
+from ftx.core.errors import DataError
+from ftx.data.preprocess import load_pixels, normalise
 from ftx.data.random_draws import order_generator
+from ftx.exporting.export import _recovered, wanted_artifacts
 from ftx.exporting.int8 import recover as recovering
 from ftx.exporting.int8.recover import recover
+from ftx.exporting.shared_parts import calibration_images
 from ftx.merging.merge_and_prove import merge
 from ftx.runs.artifacts import DENSE, TRAINED
 from ftx.runs.dense import load_dense
@@ -97,3 +105,51 @@ def test_what_is_learned_is_learned_for_the_network_that_rounds(
         loss = (coarse(teacher)(first) - teacher(first)).square().mean()
     assert listener.losses[0] == pytest.approx(float(loss), abs=1e-4)  # four digits are shown
     assert (len(listener.losses), max(sizes)) == (STEPS, 16)
+
+
+def relabelled(run: Path, target: Path) -> Path:
+    """A copy in which a quarter of the validation images, the red ones, count as blue."""
+    shutil.copytree(run, target, symlinks=True, ignore=shutil.ignore_patterns("onnx", "openvino"))
+    keep(target)
+    lines = [json.loads(line) for line in (target / "data.jsonl").read_text().splitlines()]
+    for line in lines:
+        if line["split"] == "val" and line["labels"] == ["red"]:
+            line["labels"] = ["blue"]
+    (target / "data.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    vouch(target)
+    return target
+
+
+def test_images_that_moved_are_found_by_every_step_and_each_does_its_own_work(
+    whole_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The new run's figures are of its validation images, and its merge is proved on held-out ones."""
+    run, data = relabelled(whole_run, tmp_path / "run"), whole_run.parents[1] / "data"
+    edit_json(run / "run.json", lambda raw: raw.update(data_root=str(tmp_path / "gone")))
+    monkeypatch.setattr(recovering, "_quantized", lambda dense, calibration: coarse(dense))
+    monkeypatch.setitem(recover.__kwdefaults__, "steps", STEPS)
+    monkeypatch.chdir(tmp_path)
+    wanted = wanted_artifacts(["openvino"], ["int8"])
+    with pytest.raises(DataError, match="not where they were"):
+        _recovered(run, wanted, None, Listener())
+    report = _recovered(run, wanted, data, Listener())
+    merged = json.loads((Path(report.run or "") / "reports" / "merge.json").read_text())
+    assert (merged["images_from"], merged["images"]) == ("held-out images", 32)
+    assert (report.source, report.steps, report.metric) == (str(run), STEPS, "accuracy")
+    assert report.metrics["accuracy"] == pytest.approx(0.75, abs=0.05)
+    assert Run.open(run).manifest.recovered is None
+
+
+def test_each_image_of_a_recovery_has_one_use(whole_run: Path) -> None:
+    """96 to train on, of which a fifth judges and takes no step; 24 to choose by give the figures."""
+    run = Run.open(whole_run)
+    images = images_of(run)
+    calibrating, judging = calibration_images(run.entries("train"))
+    assert (len(calibrating), len(judging)) == (77, 19)
+    assert [len(one) for one in (images.training, images.judging, images.validation)] == [77, 19, 24]
+    assert [tuple(image.shape) for image in images.calibration()] == [(1, 3, 32, 32)] * 77
+    with closing(images.validation.batches(range(24), 24, epoch=0)) as batches:
+        (found,) = [batch.input for batch in batches]
+    pre = run.manifest.preprocess
+    pixels = np.stack([load_pixels(run.data_root() / entry.path, pre) for entry in run.entries("val")])
+    torch.testing.assert_close(found, torch.from_numpy(normalise(pixels, pre)), rtol=0, atol=0)
