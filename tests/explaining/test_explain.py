@@ -13,7 +13,7 @@ import pytest
 import timm
 from model_api.models import ClassificationModel
 from PIL import Image
-from tests.conftest import COLOURS, Listener, write_colour_ir
+from tests.conftest import COLOURS, Listener, write_marks_ir
 
 from ftx.core.errors import ExportError, InputError
 from ftx.data.preprocess import Preprocess, load_pixels
@@ -28,12 +28,9 @@ from ftx.exporting.openvino import convert_body
 from ftx.exporting.shared_parts import NormalisedImages, Source, calibration_images
 from ftx.exporting.tracing import trace
 from ftx.runs.artifacts import IR_FP32
-from ftx.runs.card_json import read_card, write_card
 from ftx.runs.run import Run
 from ftx.runtimes import load_folder
 from ftx.runtimes.openvino import OpenVinoPredictor, default_compute
-from ftx.tasks.labels import Labels
-from ftx.tasks.thresholds import Thresholds
 
 
 @pytest.fixture(scope="module")
@@ -45,18 +42,10 @@ def with_maps(whole_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
     return run
 
 
-# What each label must exceed to be called: not the same for any two.
-THRESHOLDS = {"red": 0.9, "green": 0.05, "blue": 0.6}
-
-
 @pytest.fixture(scope="module")
 def marks_ir(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Several labels an image, each by itself; a label's map has its score everywhere."""
     folder = tmp_path_factory.mktemp("marks")
-    write_colour_ir(folder, maps=True)
-    labels = Labels(COLOURS, singles=COLOURS)
-    told = {"task": "multilabel", "labels": labels, "thresholds": Thresholds(THRESHOLDS)}
-    write_card(folder, read_card(folder).model_copy(update=told))
+    write_marks_ir(folder)
     return folder
 
 
