@@ -150,6 +150,31 @@ batcher.join()
         assert done.returncode == 0, done.stderr
 
 
+def test_two_streams_may_look_numpy_up_at_once(colour_ir: Path) -> None:
+    """In a process of its own, on a machine that is so busy that the first to look it up is interrupted."""
+    program = f"""
+import faulthandler, time
+from pathlib import Path
+import numpy as np
+from numpy.lib import NumpyVersion
+from ftx.runtimes.openvino import OpenVinoPredictor
+from ftx.serving.batching import Batcher
+really = NumpyVersion.__init__
+def slowly(self, text):
+    time.sleep(0.3)
+    really(self, text)
+NumpyVersion.__init__ = slowly
+faulthandler.dump_traceback_later(20, exit=True)
+batcher = Batcher(OpenVinoPredictor(Path({str(colour_ir)!r}), streams=2, batch=1), lambda images: None)
+for answer in [batcher.submit(np.zeros((8, 8, 3), np.uint8)) for _ in range(4)]:
+    answer.result(30)
+batcher.close()
+batcher.join()
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False, timeout=60)
+    assert done.returncode == 0, done.stderr
+
+
 def test_a_model_that_fails_tells_each_and_goes_on(colour_ir: Path) -> None:
     batcher = Batcher(OpenVinoPredictor(colour_ir, streams=1), lambda images: None)
     with pytest.raises(ExportError, match="does not take these images"):
