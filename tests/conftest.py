@@ -27,10 +27,11 @@ from tests import durations
 from tests.zygote import Zygote, zygote
 
 from ftx.data.preprocess import Preprocess
-from ftx.runs.card_json import Card, write_card
+from ftx.runs.card_json import Card, read_card, write_card
 from ftx.runtimes.model_api import model_info
 from ftx.tasks.labels import Labels
 from ftx.tasks.output_meaning import Meaning
+from ftx.tasks.thresholds import Thresholds
 
 # Not tests by their names, but full of assertions that shall say what they compare.
 pytest.register_assert_rewrite("tests.effects")
@@ -210,6 +211,21 @@ def write_colour_ir(folder: Path, *, maps: bool = False) -> None:
         files={},
     )
     write_card(folder, card)
+
+
+# What each colour must exceed to be called where an image has several: not the same for any two.
+MARK_THRESHOLDS = {"red": 0.9, "green": 0.05, "blue": 0.6}
+
+
+def write_marks_ir(folder: Path) -> None:
+    """The colours' model where each holds by itself, with maps: a label's map has its score everywhere."""
+    write_colour_ir(folder, maps=True)
+    meaning = {
+        "task": "multilabel",
+        "labels": Labels(COLOURS, singles=COLOURS),
+        "thresholds": Thresholds(MARK_THRESHOLDS),
+    }
+    write_card(folder, read_card(folder).model_copy(update=meaning))
 
 
 # Four, so that no axis of a weight but the labels' is as long (three are the colours and the heads of a tiny ViT).

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import shutil
 from pathlib import Path
@@ -12,11 +13,12 @@ import pytest
 import timm
 from model_api.models import ClassificationModel
 from PIL import Image
-from tests.conftest import Listener
+from tests.conftest import COLOURS, Listener, write_marks_ir
 
 from ftx.core.errors import ExportError, InputError
 from ftx.data.preprocess import Preprocess, load_pixels
 from ftx.explaining.explain import _Names, explain, open_explainer
+from ftx.explaining.overlay import overlay
 from ftx.explaining.reciprocam import explained
 from ftx.exporting import export
 from ftx.exporting.int8.products import beside_logits, products, quantized_products
@@ -40,6 +42,77 @@ def with_maps(whole_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
     return run
 
 
+@pytest.fixture(scope="module")
+def marks_ir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("marks")
+    write_marks_ir(folder)
+    return folder
+
+
+def flat(path: Path, *colour: int, size: tuple[int, int] = (32, 24)) -> Path:
+    """An image of one colour, of which that model's logits are (colour - 100) / 25."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new("RGB", size, colour).save(path)
+    return path
+
+
+def scores_of(*colour: int) -> dict[str, float]:
+    return {name: 1 / (1 + math.exp((100 - value) / 25)) for name, value in zip(COLOURS, colour, strict=True)}
+
+
+def shows(picture: Path, image: Path, score: float) -> bool:
+    """Whether a picture is of a map that has one value; to a step of 255, as the model's own sums are in f32."""
+    pre = Preprocess(16, 16, 16, "bicubic", (0, 0, 0), (1, 1, 1))
+    with Image.open(image) as opened, Image.open(picture) as drawn:
+        expected = np.asarray(overlay(opened, np.full((2, 2), score), pre)).astype(int)
+        return np.abs(np.asarray(drawn).astype(int) - expected).max() <= 1
+
+
+def test_each_label_that_is_called_has_its_map_and_its_score(marks_ir: Path, tmp_path: Path) -> None:
+    image, other = flat(tmp_path / "a.png", 150, 40, 125), flat(tmp_path / "b.png", 100, 20, 60)
+    listener = Listener()
+    report = explain([image, other], marks_ir, out=tmp_path / "out", progress=listener)
+    assert (report.run, report.artifact, report.method) == (None, str(marks_ir), "reciprocam")
+    assert (listener.descriptions, listener.total, listener.steps) == (["explaining"], 2, 2)
+    several, none = report.images
+    scores = scores_of(150, 40, 125)  # 0.88 is too few for red, 0.08 enough for green
+    assert [label.name for label in several.labels] == ["blue", "green"]
+    assert [picture.label for picture in several.pictures] == ["blue", "green"]
+    for picture in several.pictures:
+        assert picture.score == pytest.approx(scores[str(picture.label)], abs=1e-6)  # f32
+        assert Path(picture.path).name == f"a.png.{picture.label}.png"
+        assert shows(Path(picture.path), image, scores[str(picture.label)])
+    # Of an image that is given no label the one that is nearest to it: by its score, not by what it lacks.
+    assert none.labels == []
+    assert [(one.label, one.score) for one in none.pictures] == [("red", pytest.approx(0.5, abs=1e-6))]
+    assert (none.path, Path(none.pictures[0].path).name) == (str(other), "b.png.red.png")
+
+
+def test_labels_that_are_named_are_drawn_in_their_order_once(marks_ir: Path, tmp_path: Path) -> None:
+    image = flat(tmp_path / "a.png", 150, 40, 125)
+    report = explain(image, marks_ir, out=tmp_path / "out", labels=["green", "red", "green"])
+    scores = scores_of(150, 40, 125)
+    (only,) = report.images
+    assert [label.name for label in only.labels] == ["blue", "green"]  # what it is given stays
+    drawn = [(picture.label, picture.score) for picture in only.pictures]
+    assert drawn == [(name, pytest.approx(scores[name], abs=1e-6)) for name in ("green", "red")]
+    for picture in only.pictures:
+        assert shows(Path(picture.path), image, scores[str(picture.label)])
+
+
+def test_pictures_in_a_folder_that_is_a_link_are_not_explained_either(marks_ir: Path, tmp_path: Path) -> None:
+    photos = tmp_path / "photos"
+    flat(photos / "a.png", 150, 40, 125)
+    (photos / "maps").mkdir()
+    (tmp_path / "link").symlink_to(photos / "maps")
+    (tmp_path / "album").symlink_to(photos)
+    drawn = sorted(f"a.png.{name}.png" for name in ("blue", "green"))
+    for named, out in ((photos, "link"), (tmp_path / "album", "photos/maps"), (photos, "photos/../link/.")):
+        report = explain(named, marks_ir, out=tmp_path / out)
+        assert [one.path for one in report.images] == [str(named / "a.png")]
+        assert sorted(path.name for path in (photos / "maps").iterdir()) == drawn
+
+
 @pytest.fixture
 def images(with_maps: Run) -> list[Path]:
     entries = with_maps.entries("test")
@@ -50,6 +123,9 @@ def test_a_run_and_its_ir_draw_the_same(with_maps: Run, images: list[Path], tmp_
     by_run = explain(images, with_maps, out=tmp_path / "run")
     by_ir = explain(images, with_maps.folder(IR_FP32), out=tmp_path / "ir")
     assert [one.labels[0].name for one in by_run.images] == [one.labels[0].name for one in by_ir.images]
+    # The merged model of a run: it is whole, where the trained one needs the base model's weights as well.
+    assert (by_run.run, by_run.artifact) == (str(with_maps.path), "dense")
+    assert (by_ir.run, by_ir.artifact) == (None, str(with_maps.folder(IR_FP32)))
     for one, other in zip(by_run.images, by_ir.images, strict=True):
         (drawn,), (exported,) = one.pictures, other.pictures
         assert drawn.label == exported.label == one.labels[0].name
@@ -145,6 +221,33 @@ def test_each_label_has_a_name_of_its_own_that_stays(labels: tuple[str, ...], tm
     assert names.of("photo.jpg", "Ä").name == "photo.jpg.Ä.png"
     assert paths[-1].name == "photo.jpg.rollout.png"
     assert paths[0] == _Names(tmp_path, ["photo.jpg"], labels[:1]).of("photo.jpg", "a/b")
+
+
+@pytest.mark.parametrize(
+    "image", ["\N{CYRILLIC SMALL LETTER ZHE}" * 60, "\N{CJK UNIFIED IDEOGRAPH-56FE}" * 80, "x" * 200]
+)
+def test_a_long_name_is_cut_to_what_a_disk_takes(image: str, tmp_path: Path) -> None:
+    """In bytes: a letter of Cyrillic has two, one of Chinese three."""
+    files = [f"{image}{ending}" for ending in ("1.png", "2.png")]
+    names = _Names(tmp_path, files, (image, f"{image}s"))
+    paths = [names.of(file, label) for file in files for label in (image, f"{image}s", None)]
+    assert len(set(paths)) == 6
+    for path in paths:
+        assert len(path.name.encode()) < 255
+        path.write_bytes(b"")  # this disk takes it
+
+
+def test_pictures_of_two_images_have_names_that_differ_in_more_than_capitals(tmp_path: Path) -> None:
+    """Some disks take A.jpg and a.jpg for one file."""
+    files, labels = ["one/A.jpg", "two/a.jpg", "three/b.jpg", "four/b.jpg", "c.jpg"], ("Dress", "dress", "coat")
+    names = _Names(tmp_path, files, labels)
+    found = {(file, label): names.of(file, label).name for file in files for label in labels}
+    assert len({name.casefold() for name in found.values()}) == len(found)
+    assert found["c.jpg", "coat"] == "c.jpg.coat.png"
+    # The same image has the same name in the next call, whatever is beside it.
+    for file in ("one/A.jpg", "four/b.jpg"):
+        beside = _Names(tmp_path, [file, "x/a.jpg", "x/B.jpg"], labels)
+        assert beside.of(file, "Dress").name == found[file, "Dress"]
 
 
 def test_pictures_are_not_explained_themselves(with_maps: Run, images: list[Path], tmp_path: Path) -> None:

@@ -10,6 +10,8 @@ from ftx.data.preprocess import Preprocess, resize_crop
 from ftx.explaining.overlay import SIDES, overlay, seen
 
 PRE = Preprocess(56, 56, 64, "bicubic", (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
+# A network whose input is wider than high.
+WIDE = Preprocess(40, 72, (48, 80), "bicubic", (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 
 
 def half_light(side: int = 4) -> np.ndarray:
@@ -18,17 +20,19 @@ def half_light(side: int = 4) -> np.ndarray:
     return light
 
 
+@pytest.mark.parametrize("pre", [PRE, WIDE], ids=["square", "wide"])
 @pytest.mark.parametrize(("width", "height"), [(640, 480), (480, 640), (448, 448), (30, 1000), (2, 3)])
-def test_the_map_covers_what_the_crop_takes(width: int, height: int) -> None:
-    left, top, right, bottom = seen(width, height, PRE)
+def test_the_map_covers_what_the_crop_takes(width: int, height: int, pre: Preprocess) -> None:
+    left, top, right, bottom = seen(width, height, pre)
     # Of an image whose colour is its place, the crop has these places at its edges, within the pixels it averages.
     columns, rows = np.meshgrid(np.linspace(0, 255, width), np.linspace(0, 255, height))
-    crop = resize_crop(Image.fromarray(np.stack([columns, rows, rows], axis=-1).astype(np.uint8)), PRE)
-    step = 2 * 255 / 56 + 255 / min(width, height)
-    assert crop[28, 0, 0] == pytest.approx(255 * left / width, abs=step)
-    assert crop[28, -1, 0] == pytest.approx(255 * right / width, abs=step)
-    assert crop[0, 28, 1] == pytest.approx(255 * top / height, abs=step)
-    assert crop[-1, 28, 1] == pytest.approx(255 * bottom / height, abs=step)
+    crop = resize_crop(Image.fromarray(np.stack([columns, rows, rows], axis=-1).astype(np.uint8)), pre)
+    step = 2 * 255 / min(pre.height, pre.width) + 255 / min(width, height)
+    row, column = pre.height // 2, pre.width // 2
+    assert crop[row, 0, 0] == pytest.approx(255 * left / width, abs=step)
+    assert crop[row, -1, 0] == pytest.approx(255 * right / width, abs=step)
+    assert crop[0, column, 1] == pytest.approx(255 * top / height, abs=step)
+    assert crop[-1, column, 1] == pytest.approx(255 * bottom / height, abs=step)
 
 
 def test_light_is_on_the_lit_side_and_dark_beside_the_crop() -> None:
@@ -43,8 +47,40 @@ def test_light_is_on_the_lit_side_and_dark_beside_the_crop() -> None:
     assert (drawn[224, : left - 1] == beside).all()
 
 
-@pytest.mark.parametrize("size", [(28, 28), (4000, 1000), (1, 1)])
-def test_a_picture_is_of_a_size_to_look_at(size: tuple[int, int]) -> None:
-    drawn = overlay(Image.new("RGB", size), half_light(), PRE)
-    assert SIDES[0] <= max(drawn.size) <= SIDES[1]
-    assert drawn.width * size[1] == pytest.approx(drawn.height * size[0], rel=0.01)
+@pytest.mark.parametrize("size", [(480, 560), (560, 480)], ids=["upright", "lying"])
+def test_one_corner_of_the_map_is_the_same_corner_of_the_crop(size: tuple[int, int]) -> None:
+    """Rows lie on rows and columns on columns, where the network sees more columns than rows."""
+    corner = np.zeros((5, 9), np.float32)  # the grid of patches of 8 pixels
+    corner[3:, :3] = 1
+    drawn = np.asarray(overlay(Image.new("RGB", size, (128, 128, 128)), corner, WIDE)).astype(int).sum(axis=-1)
+    left, top, right, bottom = (round(side) for side in seen(*size, WIDE))
+    assert 0 < left < right < size[0]
+    assert 0 < top < bottom < size[1]
+    beside = drawn[0, 0]
+    inside = drawn[top + 1 : bottom - 1, left + 1 : right - 1]
+    rest = drawn.copy()
+    rest[top - 1 : bottom + 1, left - 1 : right + 1] = beside
+    assert (rest == beside).all()
+    assert inside.min() > beside
+    # The lit ninths and fifths, less half a patch at their edges, where light fades.
+    rows, columns = inside.shape[0] / 5, inside.shape[1] / 9
+    lit = inside > (inside.min() + inside.max()) / 2
+    assert lit[round(3.5 * rows) :, : round(2.5 * columns)].all()
+    assert not lit[: round(2.5 * rows)].any()
+    assert not lit[:, round(3.5 * columns) :].any()
+
+
+@pytest.mark.parametrize(
+    ("size", "expected"),
+    [
+        ((28, 28), (448, 448)),
+        ((14, 28), (224, 448)),
+        ((4000, 1000), (1024, 256)),
+        ((1000, 4000), (256, 1024)),
+        ((300, 600), (300, 600)),
+        ((1, 1), (448, 448)),
+    ],
+)
+def test_a_picture_is_of_a_size_to_look_at(size: tuple[int, int], expected: tuple[int, int]) -> None:
+    assert SIDES == (448, 1024)
+    assert overlay(Image.new("RGB", size), half_light(), PRE).size == expected

@@ -8,6 +8,7 @@ import torch
 from tests.backbones.dropped_by_hand import chosen, class_attention
 from tests.explaining.masked_by_hand import scaled, scores_by_hand
 from tests.explaining.small_networks import FIRST_TOKENS, drawn_anew, images, images_for, pre_of, small
+from torch import nn
 
 from ftx.backbones.kept_tokens import keep_tokens
 from ftx.backbones.split_network import set_attention
@@ -46,23 +47,69 @@ def test_one_pass_gives_what_a_pass_for_each_mask_does(kind: str, plain: bool) -
     assert (maps[0] - maps[1]).abs().max() > 0.1
 
 
-def test_patches_that_were_dropped_are_left_out_of_the_masks() -> None:
-    vit = small("vit_small_patch14_reg4_dinov2", img_size=56)
-    x, in_front = images_for(vit), vit.num_prefix_tokens
-    expected: list[torch.Tensor] = []
-    for image in x:
-        tokens = vit.norm_pre(vit.patch_drop(vit._pos_embed(vit.patch_embed(image[None]))))
-        for block in list(vit.blocks)[:2]:
-            scores, tokens = class_attention(block, tokens), block(tokens)
-        kept = chosen(scores, in_front, 0.6)
-        tokens = vit.blocks[2](tokens[:, kept])
-        patches = torch.tensor([[token - in_front for token in kept[in_front:]]])
-        expected.append(judged(scores_by_hand(vit, tokens, patches)))
-    keep_tokens(vit, {2: 0.6})
+def up_to_the_last(vit: nn.Module, image: torch.Tensor, shares: dict[int, float]) -> tuple[torch.Tensor, torch.Tensor]:
+    """The tokens of an image that go into the last block, and the numbers of their patches. Shape: [1, T, D], [1, P].
+
+    ``shares`` has what goes on into a block of the patches before it.
+    """
+    in_front = vit.num_prefix_tokens
+    tokens = vit.norm_pre(vit.patch_drop(vit._pos_embed(vit.patch_embed(image[None]))))
+    there = torch.arange(-in_front, tokens.shape[1] - in_front)
+    for number, block in enumerate(list(vit.blocks)[:-1], start=1):
+        scores, tokens = class_attention(block, tokens), block(tokens)
+        if number in shares:
+            kept = chosen(scores, in_front, shares[number])
+            tokens, there = tokens[:, kept], there[kept]
+    return tokens, there[None, in_front:]
+
+
+@pytest.mark.parametrize("shares", [{2: 0.6}, {1: 0.7, 3: 0.5}], ids=["once", "twice"])
+def test_patches_that_were_dropped_are_left_out_of_the_masks(shares: dict[int, float]) -> None:
+    vit = small("vit_small_patch14_reg4_dinov2", img_size=56, embed_dim=192, num_heads=3)
+    x = images_for(vit)
+    expected = [judged(scores_by_hand(vit, *up_to_the_last(vit, image, shares))) for image in x]
+    keep_tokens(vit, shares)
     logits, maps, _ = explained(vit, RIVALS, pre_of(x))(x)
     assert maps.shape == (3, 3, 4, 4)
     torch.testing.assert_close(maps.flatten(2), torch.cat(expected), rtol=0, atol=ROUNDING)
     torch.testing.assert_close(logits, vit(x), rtol=0, atol=1e-12)
+
+
+def test_patches_that_were_dropped_are_left_out_of_the_mean() -> None:
+    """Where the head reads the mean of those that are left, of an image that is wider than high."""
+    vit = small("vit_tiny_patch16_224", img_size=(48, 80), global_pool="avg")
+    x = images_for(vit)
+    scores: list[torch.Tensor] = []
+    for image in x:
+        tokens, there = up_to_the_last(vit, image, {1: 0.7, 3: 0.5})
+        last = vit.norm(vit.blocks[-1](tokens))[0, vit.num_prefix_tokens :]
+        means = torch.zeros(15, last.shape[1], dtype=last.dtype)
+        means[there[0]] = last / len(last)
+        scores.append(vit.head(vit.fc_norm(means)).T)
+    keep_tokens(vit, {1: 0.7, 3: 0.5})
+    logits, maps, _ = explained(vit, RIVALS, pre_of(x))(x)
+    assert maps.shape == (3, 3, 3, 5)
+    torch.testing.assert_close(maps.flatten(2), judged(torch.stack(scores)), rtol=0, atol=ROUNDING)
+    torch.testing.assert_close(logits, vit(x), rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("name", "height", "width", "grid"),
+    [
+        ("vit_medium_patch16_gap_240", 48, 80, (3, 5)),
+        ("vit_medium_patch16_gap_240", 80, 48, (5, 3)),
+        ("swinv2_cr_tiny_ns_224", 64, 128, (2, 4)),
+        ("resnet18", 64, 96, (2, 3)),
+    ],
+)
+def test_a_grid_has_as_many_rows_as_the_image(name: str, height: int, width: int, grid: tuple[int, int]) -> None:
+    torch.manual_seed(0)
+    changed = {} if name == "resnet18" else {"img_size": (height, width)}
+    changed |= {"depth": 2} if name.startswith("vit") else {}
+    model = timm.create_model(name, num_classes=3, **changed).eval().requires_grad_(False)
+    x = torch.zeros(1, 3, height, width)
+    _, maps, _ = explained(model, [], pre_of(x))(x)
+    assert maps.shape[2:] == grid
 
 
 MEANS = {

@@ -68,6 +68,20 @@ def test_patches_that_were_dropped_count_by_what_went_on() -> None:
     torch.testing.assert_close(Rollout(vit)(x)[1].flatten(1), expected, rtol=0, atol=1e-10)
 
 
+def test_a_map_leaves_nothing_in_the_network() -> None:
+    """Whoever asks a thousand times pays a thousand times as much, also where a picture cannot be computed."""
+    vit = small("vit_small_patch14_reg4_dinov2", img_size=56)
+    keep_tokens(vit, {1: 0.7})
+    x, rollout = images_for(vit), Rollout(vit)
+    before = [(len(one._forward_pre_hooks), len(one._forward_hooks)) for one in vit.modules()]
+    first = rollout(x)
+    with pytest.raises((AssertionError, RuntimeError)):
+        rollout(x[:, :, :-14])
+    for one, other in zip(first, rollout(x), strict=True):
+        assert one.equal(other)
+    assert [(len(one._forward_pre_hooks), len(one._forward_hooks)) for one in vit.modules()] == before
+
+
 @pytest.mark.parametrize(
     "name", ["swin_tiny_patch4_window7_224", "vit_small_patch16_dinov3", "vit_base_patch16_siglip_224"]
 )

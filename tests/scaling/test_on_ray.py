@@ -8,19 +8,30 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
+import textwrap
 import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import psutil
 import pytest
+from tests.conftest import Listener
 
 from ftx.core.errors import EnvironmentFault
 from ftx.data.shards.write import write_shards
-from ftx.evaluating.predict import predict
-from ftx.scaling.job import parts_folder
-from ftx.scaling.ray_driver import shares
+from ftx.evaluating.predict import Prediction, predict
+from ftx.runtimes import load
+from ftx.scaling import on_ray as on_ray_room
+from ftx.scaling import parts as parts_room
+from ftx.scaling.job import as_lines, parts_folder
+from ftx.scaling.on_ray import ray_workers
+from ftx.scaling.parts import Part
+from ftx.scaling.predict_to_file import predict_to_file
+from ftx.scaling.ray_driver import Foreman, Setting, Told, Worker, _own_cores, lead, shares
 
 
 def many(colour_model: Any, folder: Path, count: int) -> Path:
@@ -160,6 +171,308 @@ def test_a_cluster_that_goes_away_is_one_error_and_what_was_done_is_kept(colour_
     # Paths that count from where the command was given, and not from where the cluster was started.
     assert done
     assert all(b'"error":' not in path.read_bytes() for path in done)
+
+
+@pytest.fixture
+def leader(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Path]:
+    """Let a few lines of Python lead in the place of Ray's process; where they keep what they were asked.
+
+    They have ``asked``, and ``say`` something.
+    """
+
+    def leads(lines: str) -> Path:
+        program = tmp_path / "leader"
+        program.write_text(
+            f"#!{sys.executable} -S\n"
+            "import json, os, signal, sys, time\n"
+            "def say(**told):\n    print(json.dumps(told), flush=True)\n"
+            "asked = json.loads(sys.stdin.readline())\n"
+            f"open({str(tmp_path / 'asked.json')!r}, 'w').write(json.dumps(asked))\n" + textwrap.dedent(lines)
+        )
+        program.chmod(0o755)
+        monkeypatch.setattr(sys, "executable", str(program))
+        return tmp_path / "asked.json"
+
+    return leads
+
+
+def test_what_was_asked_comes_to_ray_and_what_it_tells_into_the_file_and_the_report(
+    colour_model: Any, tmp_path: Path, leader: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In any order, and more than once where a worker was lost."""
+    monkeypatch.setattr(parts_room, "FILES", 5)
+    monkeypatch.chdir(colour_model.folder.parent)
+    kept = leader(
+        """
+        say(workers=3)
+        for nth, part in json.loads(sys.stdin.readline())[::-1]:
+            paths = [one if isinstance(one, str) else one["path"] for one in json.loads(part)["files"]]
+            for lost in (2, 0):
+                say(nth=nth, lost=lost, lines="".join(json.dumps({"path": path}) + "\\n" for path in paths))
+        say(ended=True)
+        """
+    )
+    images, out, listener = sorted(colour_model.images.rglob("*.png")), tmp_path / "out.jsonl", Listener()
+    report = predict_to_file(
+        [*images, tmp_path / "none.png"],
+        out,
+        Path(colour_model.folder.name),
+        scores=True,
+        engine="ray",
+        address="there:7",
+        workers=9,
+        progress=listener,
+    )
+    assert json.loads(kept.read_text()) == {
+        "folder": str(colour_model.folder),
+        "scores": True,
+        "address": "there:7",
+        "workers": 9,
+    }
+    assert (report.engine, report.workers, report.parts, report.kept, report.images) == ("ray", 3, 3, 0, 13)
+    lines = [json.loads(line)["path"] for line in out.read_text().splitlines()]
+    assert lines == [*map(str, images), str(tmp_path / "none.png")]
+    assert len([text for text in listener.said if text.startswith("a worker was lost")]) == 3
+
+
+def test_without_words_about_workers_ray_decides(colour_model: Any, leader: Callable[[str], Path]) -> None:
+    kept = leader("say(workers=4)")
+    with ray_workers(colour_model.folder, scores=False, address=None, workers=None, progress=Listener()) as on_ray:
+        assert on_ray.number == 4
+    told = json.loads(kept.read_text())
+    assert (told["scores"], told["address"], told["workers"]) == (False, None, None)
+
+
+def test_a_ray_that_does_not_end_is_ended(
+    colour_model: Any, leader: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(on_ray_room, "_END_S", 0.2)
+    leader(
+        """
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        say(workers=1)
+        time.sleep(20)
+        """
+    )
+    with (
+        pytest.raises(KeyboardInterrupt),
+        ray_workers(colour_model.folder, scores=False, address=None, workers=1, progress=Listener()) as on_ray,
+    ):
+        raise KeyboardInterrupt
+    assert on_ray._leader.wait(10) == -signal.SIGKILL
+
+
+@pytest.mark.parametrize(
+    ("lines", "found"),
+    [
+        (
+            "print('one', file=sys.stderr); print('why', file=sys.stderr); print(':info_message: x', file=sys.stderr)",
+            "why",
+        ),
+        ("sys.exit(7)", "exit status 7"),
+        ("print('{', end='')", "exit status 0"),
+    ],
+    ids=["last words", "no words", "half a word"],
+)
+def test_a_ray_that_goes_away_is_one_error_with_its_last_words(
+    colour_model: Any, leader: Callable[[str], Path], lines: str, found: str
+) -> None:
+    leader(lines)
+    with (
+        pytest.raises(EnvironmentFault, match="Ray went away") as caught,
+        ray_workers(colour_model.folder, scores=False, address="there:7", workers=1, progress=Listener()),
+    ):
+        pass
+    assert (caught.value.found, caught.value.where) == (found, "there:7")
+    assert "run the command again" in str(caught.value.fix)
+
+
+class Actor:
+    """A process of Ray's that is in this one."""
+
+    def __init__(self, made: object) -> None:
+        self._made = made
+
+    def __getattr__(self, name: str) -> Any:
+        return SimpleNamespace(remote=getattr(self._made, name))
+
+
+class RayHere(ModuleType):
+    """As much of Ray as ftx calls, in this process: what it is told is kept, and each part is begun ``times``."""
+
+    def __init__(self, cpus: Sequence[float] = (8,), times: int = 1) -> None:
+        super().__init__("ray")
+        self.begun: list[str] = []
+        self.pools: list[tuple[int, float]] = []
+        self.actors: dict[str, Actor] = {}
+        self.ended, self.fails = False, None
+        self._cpus, self._times = cpus, times
+        self.data = ModuleType("ray.data")
+        self.data.__dict__.update(
+            from_items=self._from_items,
+            ActorPoolStrategy=lambda size: size,
+            DataContext=SimpleNamespace(get_current=lambda: SimpleNamespace(enable_progress_bars=True)),
+        )
+
+    def init(self, address: str, **_more: object) -> None:
+        self.begun.append(address)
+        if self.fails:
+            raise ConnectionError(self.fails)
+
+    def nodes(self) -> list[dict[str, Any]]:
+        return [{"Alive": True, "Resources": {"CPU": cpus}} for cpus in self._cpus]
+
+    def shutdown(self) -> None:
+        self.ended = True
+
+    def get(self, answer: object) -> object:
+        return answer
+
+    def get_actor(self, name: str) -> Actor:
+        return self.actors[name]
+
+    def remote(self, **_options: object) -> Callable[[type[Any]], Any]:
+        return lambda kind: SimpleNamespace(
+            options=lambda name: SimpleNamespace(
+                remote=lambda *given: self.actors.setdefault(name, Actor(kind(*given)))
+            )
+        )
+
+    def _from_items(self, rows: Sequence[Mapping[str, Any]], override_num_blocks: int) -> Any:
+        assert override_num_blocks == len(rows)
+
+        def map_batches(
+            kind: type[Any], batch_size: int, compute: int, num_cpus: float, fn_constructor_args: Sequence[object]
+        ) -> Any:
+            assert batch_size == 1
+            self.pools.append((compute, num_cpus))
+
+            def iter_rows() -> Iterator[dict[str, Any]]:
+                made = kind(*fn_constructor_args)
+                for row in rows:
+                    for _ in range(self._times):
+                        answered = made({name: [value] for name, value in row.items()})
+                    yield {name: values[0] for name, values in answered.items()}
+                made._folder.cleanup()
+
+            return SimpleNamespace(iter_rows=iter_rows)
+
+        return SimpleNamespace(map_batches=map_batches)
+
+    def here(self, monkeypatch: pytest.MonkeyPatch) -> RayHere:
+        monkeypatch.setitem(sys.modules, "ray", self)
+        monkeypatch.setitem(sys.modules, "ray.data", self.data)
+        return self
+
+
+@pytest.fixture
+def own_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Locks of cores of its own, and the cores and the folder of this process as they were afterwards."""
+    (tmp_path / "locks").mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "locks"))
+    monkeypatch.setenv("RAY_ADDRESS", "")
+    monkeypatch.chdir(tmp_path)
+    before = os.sched_getaffinity(0)
+    yield
+    os.sched_setaffinity(0, before)
+
+
+@pytest.mark.usefixtures("own_machine")
+@pytest.mark.parametrize(
+    ("address", "by_environment", "expected"),
+    [
+        (None, "auto", "auto"),
+        ("ours", "auto", "ours"),
+        ("ours", "", "ours"),
+        (None, "", "local"),
+        (None, None, "local"),
+    ],
+)
+def test_the_cluster_is_the_one_that_is_named(
+    address: str | None, by_environment: str | None, expected: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ray = RayHere().here(monkeypatch)
+    if by_environment is None:
+        monkeypatch.delenv("RAY_ADDRESS")
+    else:
+        monkeypatch.setenv("RAY_ADDRESS", by_environment)
+    asked = Setting(folder=Path("none"), scores=False, address=address, workers=None)
+    assert next(lead(asked, iter(()))) == Told(workers=2)  # of eight cores
+    assert ray.begun == [expected]
+    ray.fails = "no\n  such Ray  \n"
+    with pytest.raises(EnvironmentFault, match="Ray is not there") as caught:
+        next(lead(asked, iter(())))
+    assert (caught.value.where or None, caught.value.found) == (address or by_environment or None, "such Ray")
+
+
+@pytest.mark.usefixtures("own_machine")
+def test_each_worker_has_the_model_the_folder_and_the_flags_of_the_job(
+    colour_model: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ray = RayHere(cpus=(16, 2)).here(monkeypatch)
+    os.link(next(colour_model.images.rglob("*.png")), tmp_path / "here.png")
+    elsewhere = sorted(map(str, colour_model.images.rglob("*.png")))
+    parts = [Part(files=("here.png",)), Part(files=(*elsewhere[:2], Prediction(path="x", error="none")))]
+    for scores in (True, False):
+        asked = Setting(folder=colour_model.folder, scores=scores, address=None, workers=5)
+        given = json.dumps([(nth, part.to_json()) for nth, part in zip((4, 9), parts, strict=True)])
+        first, *told, last = lead(asked, iter([given]))
+        assert (first, last) == (Told(workers=5), Told(ended=True))
+        assert ray.pools.pop() == (5, 3)  # five workers with three cores each
+        model = load(colour_model.folder)
+        assert [(one.nth, one.lost) for one in told] == [(4, 0), (9, 0)]
+        assert [one.lines for one in told] == [as_lines(part.answered(model, scores=scores)) for part in parts]
+    assert ray.ended
+    with pytest.raises(RuntimeError, match="no /nowhere, from which the images are looked for"):
+        Worker(next(iter(ray.actors)), False, 1, "/nowhere")
+
+
+@pytest.mark.usefixtures("own_machine")
+def test_images_at_which_workers_are_lost_are_given_up_after_five(
+    colour_model: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each part counts its own losses."""
+    ray = RayHere().here(monkeypatch)
+    files = {path.name: path.read_bytes() for path in colour_model.folder.iterdir()}
+    foreman = Foreman(files)
+    ray.actors["foreman"] = Actor(foreman)
+    worker = Worker("foreman", False, 1, None)
+    one, other = (Part(files=(str(path),)) for path in sorted(colour_model.images.rglob("*.png"))[:2])
+    assert [foreman.begin(7) for _ in range(4)] == [0, 1, 2, 3]
+    for lost in (4, 5):
+        done = worker({"nth": [7, lost], "part": [one.to_json(), other.to_json()]})
+        assert (done["nth"], done["lost"]) == ([7, lost], [lost, 0])
+        (first,), (second,) = (map(json.loads, lines.splitlines()) for lines in done["lines"])
+        assert second["labels"]
+        if lost == 4:
+            assert first["labels"]
+        else:
+            assert first["error"].startswith("5 workers were lost, one after the other")
+    worker._folder.cleanup()
+
+
+@pytest.mark.usefixtures("own_machine")
+def test_no_two_workers_have_a_core_in_common(colour_model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """For as long as they live."""
+    ray = RayHere().here(monkeypatch)
+    ray.actors["foreman"] = Actor(Foreman({path.name: path.read_bytes() for path in colour_model.folder.iterdir()}))
+    there = os.sched_getaffinity(0)
+    worker = Worker("foreman", False, 1, None)
+    first = os.sched_getaffinity(0)
+    assert len(first) == 1
+    os.sched_setaffinity(0, there)
+    others = _own_cores(1)  # as another process would
+    assert len(others) == (len(there) > 1)
+    if others:
+        assert os.sched_getaffinity(0).isdisjoint(first)
+        os.sched_setaffinity(0, there)
+    assert _own_cores(len(there)) == []  # too few are left
+    assert os.sched_getaffinity(0) == there
+    worker._folder.cleanup()
+    del worker
+    for lock in others:
+        lock.release()
+    assert len(_own_cores(len(there))) == len(there)  # those of whoever ended
 
 
 def free_port() -> int:

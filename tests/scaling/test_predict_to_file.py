@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
@@ -24,8 +25,9 @@ from ftx.core.addresses import Address
 from ftx.core.errors import EnvironmentFault, InputError, Interrupted, RunError
 from ftx.core.files import LOCK, sole_writer
 from ftx.evaluating.predict import Prediction, predict, predict_arriving
+from ftx.runtimes import load
 from ftx.scaling import parts as parts_room
-from ftx.scaling.job import parts_folder
+from ftx.scaling.job import Asked, open_job, parts_folder
 from ftx.scaling.parts import Part, parts_of
 from ftx.scaling.predict_to_file import predict_to_file
 
@@ -159,7 +161,7 @@ def test_what_was_done_before_is_not_done_again(
 
     def failing(self: Part, *given: Any, **more: Any) -> Any:
         asked.append(self)
-        if len(asked) == 4:
+        if len(asked) == 3:
             raise EnvironmentFault("the power is gone")
         return answered(self, *given, **more)
 
@@ -167,9 +169,13 @@ def test_what_was_done_before_is_not_done_again(
     with pytest.raises(EnvironmentFault, match="the power is gone"):
         predict_to_file(mixed, out, colour_model.folder)
     assert not out.exists()
-    assert len(list(parts_folder(out).glob("*.jsonl"))) == 3
-    report = predict_to_file(mixed, out, colour_model.folder)
-    assert (report.parts, report.kept, len(asked)) == (6, 3, 4 + 3)
+    assert len(list(parts_folder(out).glob("*.jsonl"))) == 2
+    listener = Listener()
+    report = predict_to_file(mixed, out, colour_model.folder, progress=listener)
+    assert (report.parts, report.kept, len(asked)) == (6, 2, 3 + 4)
+    assert (report.images, report.skipped, report.workers) == (26, 2, 1)  # those of before too
+    assert listener.said[-1] == "2 of 6 parts were done before"
+    assert (listener.descriptions, listener.total, listener.steps) == (["predicting"], 16, 16)
     assert out.read_text() == expected(mixed, colour_model.folder)
 
 
@@ -228,6 +234,65 @@ def test_another_job_is_not_mixed_in(
     (parts_folder(out) / "job.json").write_text("{")
     with pytest.raises(InputError, match="this folder is in the way"):
         predict_to_file(mixed, out, colour_model.folder)
+
+
+def test_an_image_or_archive_of_the_same_size_is_another_one(tmp_path: Path) -> None:
+    """By the time at which it was written; one that is gone is another as well."""
+    image, archive = tmp_path / "a.png", tmp_path / "0000.tar"
+
+    def states(second: int) -> tuple[str, ...]:
+        for file in (image, archive):
+            os.utime(file, (1e9 + second, 1e9 + second))
+        return tuple(part.state for part in parts_of([image, archive]))
+
+    for file in (image, archive):
+        file.write_bytes(b"one")
+    before = states(0)
+    assert len(set(before)) == 2
+    assert states(0) == before
+    later = states(1)
+    for file in (image, archive):
+        file.write_bytes(b"more")
+    larger = states(1)
+    archive.rename(tmp_path / "0001.tar")
+    image.rename(tmp_path / "b.png")
+    gone = tuple(part.state for part in parts_of([image, tmp_path / "b.png", archive]))
+    assert all(len({one[row] for one in (before, later, larger)}) == 3 for row in (0, 1))
+    assert gone[1] not in (before[1], later[1], larger[1])
+
+
+def test_a_part_that_could_not_be_saved_whole_is_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The power goes before the disk has all of it."""
+    asked = Asked(images="x", model="y", scores=False, parts=2)
+    with open_job(tmp_path / "out.jsonl", asked) as job:
+        job.keep(0, "first\n")
+        assert job.left() == [1]
+        with monkeypatch.context() as patched:
+
+            def gone(_number: int) -> None:
+                raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+            patched.setattr(os, "fsync", gone)
+            with pytest.raises((EnvironmentFault, OSError)):
+                job.keep(1, "second\n")
+        assert job.left() == [1]
+        job.keep(1, "second, whole\n")
+        job.keep(0, "first again\n")  # what is there stays
+        assert list(job.lines()) == [b"first\n", b"second, whole\n"]
+
+
+def test_a_model_is_opened_for_many_images(colour_model: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked, answered = list[Any](), Part.answered
+
+    def noted(self: Part, predictor: Any, **more: Any) -> Any:
+        asked.append(predictor)
+        return answered(self, predictor, **more)
+
+    monkeypatch.setattr(Part, "answered", noted)
+    predict_to_file([colour_model.images], tmp_path / "out.jsonl", colour_model.folder)
+    many, one = (load(colour_model.folder, goal=goal) for goal in ("throughput", "latency"))
+    assert many.batch != one.batch  # pyright: ignore[reportAttributeAccessIssue]
+    assert {model.batch for model in asked} == {many.batch}  # pyright: ignore[reportAttributeAccessIssue]
 
 
 def test_two_jobs_do_not_write_one_file(

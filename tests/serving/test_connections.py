@@ -7,6 +7,7 @@ import struct
 import time
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -70,6 +71,26 @@ def test_slow_clients_hold_only_their_own_places(colour_ir: Path) -> None:
         assert server.predict(png()).status == 200
 
 
+def test_a_body_that_comes_byte_by_byte_has_no_more_time_than_any_other(
+    colour_ir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(limits, "LINGER_S", 0.2)  # it reads why at once
+    with running(Target("colour", colour_ir), limits=Limits(timeout_s=0.5)) as server:
+        with socket.create_connection(("127.0.0.1", server.port), timeout=10) as line:
+            line.sendall(head(content_length="1000"))
+            line.settimeout(0.05)
+            some, ends = b"", time.monotonic() + 10
+            while not some:  # each byte comes long before the time is over
+                assert time.monotonic() < ends
+                line.sendall(b"\0")
+                with suppress(TimeoutError):
+                    some = line.recv(1 << 16)
+            line.settimeout(10)
+            said = status_and_sentence(some + read_all(line))
+        assert said == (408, "the body did not come within 0.5 s")
+        until(lambda: in_progress(server) == 0)
+
+
 def test_slow_clients_lose_their_places(small: Running) -> None:
     slow = half_sent(small, 4)  # for the second that a request may take
     until(lambda: small.predict(png()).status == 200)
@@ -117,6 +138,24 @@ def test_who_goes_away_is_no_bug(colour_ir: Path) -> None:
         wanted = (route % ("/predict", 2), route % ("/v2/models/{name}/infer", 1))
         until(lambda: all(one in server.ask("GET", "/metrics").body.decode() for one in wanted))
         assert 'status="500"' not in server.ask("GET", "/metrics").body.decode()
+
+
+def test_who_reads_a_little_and_then_nothing_is_dropped(colour_ir: Path) -> None:
+    """Half a second after the last that it has read, and not as long as it once has read anything."""
+    with (
+        running(Target("colour", colour_ir), limits=Limits(timeout_s=0.5)) as server,
+        socket.create_connection(("127.0.0.1", server.port), timeout=10) as line,
+    ):
+        line.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 16)
+        line.sendall(b"GET /openapi.json HTTP/1.1\r\nhost: localhost\r\n\r\n" * 1000)  # megabytes of answers
+        kept: set[Any] = server.server._server.server_state.connections
+        until(lambda: any(one._stall is not None for one in kept))  # it waits for its reader
+        for waiting in kept:
+            before_bytes = waiting._unread_bytes
+            while waiting._unread_bytes == before_bytes:  # the systems on both sides hold some of it
+                assert line.recv(20_000)
+        until(lambda: not kept, seconds=10)
+        assert server.predict(png()).status == 200
 
 
 @pytest.mark.slow

@@ -8,14 +8,21 @@ import struct
 import time
 import zlib
 from contextlib import suppress
+from pathlib import Path
 
+import psutil
 import pytest
 from PIL import Image, PngImagePlugin
-from tests.serving.conftest import Running
+from tests.conftest import Listener
+from tests.serving.conftest import Running, running, until
 from tests.serving.raw_requests import MB, head, read_all, resident_mb, spoken, status_and_sentence
 
 from ftx.core.errors import InputError
-from ftx.serving.limits import Limits
+from ftx.serving import limits as limits_room
+from ftx.serving.limits import Asker, Guard, Limits
+from ftx.serving.metrics import Metrics
+from ftx.serving.refusal import Refused
+from ftx.serving.registry import Target
 
 
 def chunk(png_type: bytes, content: bytes) -> bytes:
@@ -89,6 +96,69 @@ def test_a_compressed_body_is_refused(small: Running) -> None:
         "POST", "/predict", zlib.compress(b"\0" * MB), content_type="image/png", content_encoding="deflate"
     )
     assert (said.status, "compressed" in said.json["error"]) == (415, True)
+
+
+def test_bytes_of_bodies_are_bounded_and_given_back(colour_ir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of all requests together: many more bytes in all than they may hold at a time."""
+    monkeypatch.setattr(limits_room, "HELD_BYTES", 500_000)
+    some, more = b"\0" * 300_000, b"\0" * 600_000
+    refused = (503, "1", "the requests that are being answered take all memory there is for them")
+
+    def said(server: Running, body: bytes) -> tuple[int, str | None, str]:
+        answer = server.predict(body)
+        return answer.status, answer.headers.get("retry-after"), answer.json["error"]
+
+    def taken(server: Running) -> bool:
+        return server.predict(some).status == 422  # it is no image, which is told once it was read
+
+    with running(Target("colour", colour_ir)) as server:
+        for _ in range(3):
+            assert taken(server)
+            assert said(server, more) == refused
+        asked = server.server._server.config.app
+        for _ in range(2):
+            until(lambda: asked._held_bytes == 0)  # a moment after the last answer
+            with socket.create_connection(("127.0.0.1", server.port), timeout=10) as line:
+                line.sendall(head(content_length="300001") + some)
+                until(lambda: asked._held_bytes == len(some))  # it came, but for its end
+                assert said(server, some) == refused
+            until(lambda: taken(server))  # it went away
+        assert taken(server)
+
+
+def guard(limits: Limits) -> tuple[Guard, Metrics]:
+    async def nothing(*_given: object) -> None:
+        pass
+
+    metrics = Metrics()
+    return Guard(nothing, limits, Asker(), metrics, Listener()), metrics
+
+
+def test_requests_are_counted_in_and_out() -> None:
+    asked, metrics = guard(Limits(max_concurrency=3))
+
+    def shown() -> float:
+        return float(metrics.text().decode().partition("\nftx_requests_in_progress ")[2].split()[0])
+
+    for working in (1, 2, 3):
+        asked.begin(True)
+        assert shown() == working
+    with pytest.raises(Refused, match="3 requests are being answered") as caught:
+        asked.begin(True)
+    assert (caught.value.status, caught.value.retry_after_s) == (503, 1)
+    asked.begin(False)  # what only looks is answered all the same
+    for work, working in ((False, 3), (True, 2), (True, 1)):
+        asked.end(work, 0)
+        assert shown() == working
+    asked.begin(True)
+
+
+def test_bodies_take_at_most_a_quarter_of_what_is_free(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(limits_room, "HELD_BYTES", 1 << 62)  # more than any machine has
+    asked, _ = guard(Limits())
+    asked.hold(1)
+    with pytest.raises(Refused, match="take all memory"):
+        asked.hold(psutil.virtual_memory().total // 4)
 
 
 @pytest.mark.parametrize("value", [float("inf"), float("nan"), 0.0, -1.0])

@@ -17,10 +17,11 @@ import tritonclient.http as triton
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
-from tests.conftest import COLOURS, colour_logits
+from tests.conftest import COLOURS, colour_logits, write_marks_ir
 from tests.serving.conftest import Running, pixels, png, running, write_named_ir
 
-from ftx.data.preprocess import resize_crop
+from ftx.data.preprocess import Preprocess, resize_crop
+from ftx.explaining.overlay import overlay
 from ftx.serving import protocol
 from ftx.serving.protocol import MAX_IMAGES, json_length, read_request
 from ftx.serving.refusal import Refused
@@ -119,6 +120,94 @@ def test_classification_names_the_best(client: Any) -> None:
     answer = client.infer("colour", [tensor(pixels(3))], outputs=wanted).as_numpy("scores")
     assert answer.shape == (3, 2)
     assert [text.decode().split(":")[1:] for text in answer[:, 0]] == [["0", "red"], ["1", "green"], ["2", "blue"]]
+
+
+def test_classification_has_the_values_of_its_output(client: Any) -> None:
+    """Of an output that is asked for, and as many as are asked for, the best first."""
+    images = pixels(2)
+    logits = colour_logits(images)
+    wanted = [triton.InferRequestedOutput(name, class_count=count) for name, count in (("logits", 2), ("scores", 9))]
+    answer = client.infer("colour", [tensor(images)], outputs=wanted)
+    for name, values, count in (("logits", logits, 2), ("scores", softmax(logits), 3)):
+        texts = answer.as_numpy(name)
+        assert texts.shape == (2, count)
+        for row, found in zip(values, texts, strict=True):
+            for at, text in zip(np.argsort(-row), found, strict=False):
+                value, index, label = text.decode().split(":")
+                assert (int(index), label) == (at, COLOURS[at])
+                assert float(value) == pytest.approx(row[at], abs=LOGITS)
+
+
+@pytest.mark.parametrize("usual", [True, False])
+def test_each_output_comes_as_it_is_asked_for(colour_server: Running, usual: bool) -> None:
+    """In binary or not, by itself or by what the request says of all."""
+    images = pixels(2, 8, 9)
+    one = {"name": "image", "shape": images.shape, "datatype": "UINT8", "data": images.ravel().tolist()}
+    outputs = [
+        {"name": "logits", "parameters": {"binary_data": not usual}},
+        {"name": "scores"},
+        {"name": "saliency_map", "parameters": {"binary_data": True}},
+    ]
+    sent = {"id": "nine", "inputs": [one], "outputs": outputs, "parameters": {"binary_data_output": usual}}
+    said = colour_server.infer(sent)
+    length = int(said.headers["inference-header-content-length"])
+    head, at = json.loads(said.body[:length]), length
+    assert head["id"] == "nine"
+    found: dict[str, np.ndarray] = {}
+    for output in head["outputs"]:
+        size_bytes = output.get("parameters", {}).get("binary_data_size")
+        in_binary = {"logits": not usual, "scores": usual, "saliency_map": True}[output["name"]]
+        assert ("data" in output, size_bytes is not None) == (not in_binary, in_binary)
+        if in_binary:
+            values = np.frombuffer(said.body[at : at + size_bytes], "<f4")
+            at += size_bytes
+        else:
+            values = np.array(output["data"])
+        found[output["name"]] = values.reshape(output["shape"])
+    assert at == len(said.body)
+    logits = colour_logits(images)
+    np.testing.assert_allclose(found["logits"], logits, rtol=0, atol=LOGITS)
+    np.testing.assert_allclose(found["scores"], softmax(logits), rtol=0, atol=LOGITS)
+    maps = np.broadcast_to(1 / (1 + np.exp(-logits))[..., None, None], (2, 3, 2, 2))
+    np.testing.assert_allclose(found["saliency_map"], maps, rtol=0, atol=LOGITS)
+
+
+def flat(*colour: int) -> bytes:
+    written = io.BytesIO()
+    Image.new("RGB", (32, 24), colour).save(written, format="PNG")
+    return written.getvalue()
+
+
+def test_of_several_labels_each_has_its_score_and_its_picture(tmp_path: Path) -> None:
+    write_marks_ir(tmp_path)
+    images = [flat(150, 40, 125), flat(100, 20, 60)]
+    pre = Preprocess(16, 16, 16, "bicubic", (0, 0, 0), (1, 1, 1))
+    with running(Target("marks", tmp_path)) as server:
+        several, none = (server.predict(image, "?saliency=true&scores=true").json["images"][0] for image in images)
+        encoded = [base64.b64encode(image).decode() for image in images]
+        tensor = {"name": "image", "shape": [2], "datatype": "BYTES", "data": encoded}
+        outputs = server.infer({"inputs": [tensor]}, "/v2/models/marks/infer").json["outputs"]
+    scores = {name: 1 / (1 + np.exp((100 - value) / 25)) for name, value in zip(COLOURS, (150, 40, 125), strict=True)}
+    # 0.88 is too few for red, and 0.08 enough for green.
+    assert [(one["name"], one["score"]) for one in several["labels"]] == [
+        (name, pytest.approx(scores[name], abs=LOGITS)) for name in ("blue", "green")
+    ]
+    assert several["scores"] == pytest.approx(scores, abs=LOGITS)
+    assert none["labels"] == []
+    called = {one["name"]: one for one in outputs}["labels"]["data"]
+    assert [[label["name"] for label in json.loads(text)] for text in called] == [["blue", "green"], []]
+    # Where none is called, the one with the highest score.
+    for answer, image, expected in (
+        (several, images[0], [("blue", scores["blue"]), ("green", scores["green"])]),
+        (none, images[1], [("red", 0.5)]),
+    ):
+        drawn = [(one["label"], one["score"]) for one in answer["saliency"]]
+        assert drawn == [(name, pytest.approx(score, abs=LOGITS)) for name, score in expected]
+        for one, (_, score) in zip(answer["saliency"], expected, strict=True):
+            picture = Image.open(io.BytesIO(base64.b64decode(one["picture"].removeprefix("data:image/jpeg;base64,"))))
+            exact = np.asarray(overlay(Image.open(io.BytesIO(image)), np.full((2, 2), score), pre)).astype(int)
+            # JPEG leaves a colour that is the same all over to a step or two of 255, but not the edges of the crop.
+            assert np.median(np.abs(np.asarray(picture).astype(int) - exact)) <= 2
 
 
 def request(**changes: object) -> dict[str, Any]:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
+from optuna.trial import FixedTrial
 
 from ftx.core.errors import InputError, RecipeError
 from ftx.recipe.schema import Recipe
@@ -63,6 +65,48 @@ def test_all_that_is_wrong_is_said_at_once(tmp_path: Path) -> None:
     path.write_text("train.lrr: [1, 2]\nadapter.rank: 3\n")
     with pytest.raises(RecipeError, match="2 errors in the space"):
         read_space(path, Recipe())
+
+
+@pytest.mark.parametrize(
+    ("key", "choices"),
+    [
+        ("task", "[multiclass, multilabel]"),
+        ("data.path", "[one, other]"),
+        ("data.format", "[folders, coco]"),
+        ("data.val_fraction", "{low: 0.1, high: 0.3}"),
+        ("data.classes", "[[a, b], [a, c]]"),
+        ("model.from_run", "[one, other]"),
+    ],
+)
+def test_what_decides_which_images_a_trial_is_judged_by_is_not_searched(key: str, choices: str, tmp_path: Path) -> None:
+    (tmp_path / "space.yaml").write_text(f"{key}: {choices}\nadapter.rank: [2, 4]")
+    with pytest.raises(RecipeError, match="1 error in the space") as caught:
+        read_space(tmp_path / "space.yaml", Recipe())
+    assert f"{key}: is the same for all trials" in caught.value.what
+
+
+@pytest.mark.parametrize(
+    ("text", "drawn", "distribution"),
+    [
+        ("train.epochs: {low: 2, high: 50, log: true}", 7, IntDistribution(2, 50, log=True)),
+        ("train.epochs: {low: 2, high: 50}", 7, IntDistribution(2, 50)),
+        ("train.lr: {low: 1e-4, high: 1e-2, log: true}", 0.003, FloatDistribution(1e-4, 1e-2, log=True)),
+        ("train.lr: {low: 1e-4, high: 1e-2}", 0.003, FloatDistribution(1e-4, 1e-2)),
+        ("train.weight_decay: {low: 0, high: 0.5}", 0.25, FloatDistribution(0, 0.5)),
+        ("adapter.rank: [2, 8]", "8", CategoricalDistribution(("2", "8"))),
+    ],
+)
+def test_a_sampler_draws_from_what_the_file_says(
+    text: str, drawn: object, distribution: BaseDistribution, tmp_path: Path
+) -> None:
+    (tmp_path / "space.yaml").write_text(text)
+    space = read_space(tmp_path / "space.yaml", Recipe())
+    (key,) = space.keys
+    trial = FixedTrial({key: drawn})
+    expected = int(str(drawn)) if key == "adapter.rank" else drawn
+    assert space.suggested(trial) == {key: expected}  # pyright: ignore[reportArgumentType]
+    assert trial.distributions == {key: distribution}
+    assert space.values({key: drawn}) == {key: expected}
 
 
 def test_without_a_file_what_matters_is_searched_as_the_recipe_takes_it() -> None:

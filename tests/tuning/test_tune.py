@@ -20,15 +20,27 @@ import torch
 from PIL import Image
 from tests.conftest import Listener, write_data
 
-from ftx.core.errors import DataError, EnvironmentFault, InputError, RunError
+from ftx.core.errors import (
+    DataError,
+    EnvironmentFault,
+    FtxError,
+    InputError,
+    Interrupted,
+    RunError,
+    Terminated,
+    Termination,
+)
 from ftx.recipe.schema import Recipe
 from ftx.runs.artifacts import IR_FP32
+from ftx.runs.data_jsonl import entries_digest
 from ftx.runs.latest import point_latest_at
 from ftx.runs.run import Run
 from ftx.runs.run_json import checkpoint_records
-from ftx.runs.train_jsonl import read_epochs
+from ftx.runs.train_jsonl import Epoch, epoch_lines, read_epochs
+from ftx.training.resolve import read_images
 from ftx.tuning.space import read_space
 from ftx.tuning.study import SAYS, open_study, within_reach
+from ftx.tuning.trial_folders import claim
 from ftx.tuning.tune import TuneReport, Wanted, tune
 
 RECIPE = """
@@ -288,6 +300,105 @@ def test_a_pruned_trial_is_listed_with_the_epoch_its_run_is_of(here: Path) -> No
         optuna.create_trial(state=pruned, value=0.3, intermediate_values=known, user_attrs={"reached": 0.8})
     )
     assert searched(1).trials[1].metric == 0.8
+
+
+def begun(space: Path, objectives: int = 1) -> tuple[optuna.Study, str]:
+    """The study of the folder ``study``, and what that folder is called, as a search makes them."""
+    recipe = Recipe.load(Path("recipe.yaml"))
+    data = entries_digest(read_images(recipe, None, Listener()).entries)
+    Path("study").mkdir()
+    made = open_study(Path("study"), "ftx", None, recipe, data, read_space(space, recipe), objectives)
+    return made, claim(Path("study"), made)
+
+
+def test_failures_with_a_success_between_them_end_no_search(here: Path) -> None:
+    """Five in all: of trials that other workers have begun, some of whose runs are whole."""
+    study, own = begun(Path("space.yaml"))
+    for good in (False, False, True, False, False, False, True):
+        trial = study.ask()
+        trial.set_user_attr("owner", own)
+        run = Path("study/trials", f"{trial.number:04}")
+        if good:
+            (run / "reports").mkdir(parents=True)
+            (run / "run.json").write_text("{}")
+            (run / "recipe.yaml").write_text(RECIPE)
+            measured = Epoch(1, 0.5, 0.5, 0.75, {"accuracy": 0.75}, 1e-3, 10.0, 1.0, smoothed=0.75)
+            (run / "reports" / "train.jsonl").write_bytes(epoch_lines([measured]))
+        else:  # three workers were lost in it
+            trial.set_user_attr("lost", ([], 3))
+    listener = Listener()
+    report = searched(2, progress=listener)
+    assert [one.state for one in report.trials] == ["fail", "fail", "complete", "fail", "fail", "fail", "complete"]
+    assert [one.metric for one in report.trials if one.state == "complete"] == [0.75, 0.75]
+    told = "4 workers were lost in it, one after the other, at the same place"
+    assert [one.reason for one in report.trials] == [None if one.state == "complete" else told for one in report.trials]
+    assert [text for text in listener.said if "failed" in text] == [
+        f"trial {number} failed: {told}" for number in (0, 1, 3, 4, 5)
+    ]
+
+
+def test_of_two_objectives_the_run_and_the_recipe_are_of_the_trial_with_the_best_metric(here: Path) -> None:
+    study, own = begun(Path("space.yaml"), objectives=2)
+    lr = optuna.distributions.FloatDistribution(1e-4, 1e-2, log=True)
+    for number, values in enumerate([(0.7, 10.0), (0.9, 30.0), (0.8, 40.0), (0.85, 20.0), None]):
+        told = {"owner": own, "reached": values and values[0], "epochs": number + 2, "recipe": f"seed: {number}\n"}
+        state = optuna.trial.TrialState.FAIL if values is None else optuna.trial.TrialState.COMPLETE
+        if values is None:
+            told = {"owner": own, "reason": "no memory"}
+        rate = {"train.lr": 1e-3 * (number + 1)}
+        study.add_trial(
+            optuna.create_trial(
+                state=state, values=values, params=rate, distributions={"train.lr": lr}, user_attrs=told
+            )
+        )
+        Path("study/trials", f"{number:04}").mkdir(parents=True)
+    recipe, listener = Recipe.load(Path("recipe.yaml")), Listener()
+    wanted = Wanted(trials=4, objectives=("metric", "latency"))
+    report = tune(recipe, wanted, Path("study"), space=Path("space.yaml"), progress=listener)
+    assert listener.descriptions[-1] == "Trials"
+    assert listener.advances[-1] == 4  # all that were wanted have ended before; the others read images
+    assert report.best == [0, 1, 3]  # the third is beaten in both
+    assert report.run == "study/trials/0001"
+    assert report.best_recipe == "study/best.yaml"
+    assert Path("study/best.yaml").read_text() == "seed: 1\n"
+    assert Path("runs/latest").resolve() == Path("study/trials/0001").resolve()
+    assert (report.metric, report.objectives, report.study) == ("accuracy", ["metric", "latency"], "ftx")
+    assert report.storage == "study/study.db"
+    assert set(report.searched) == {"train.lr", "adapter.targets"}
+    found = [(one.metric, one.latency_ms, one.epochs, one.reason) for one in report.trials]
+    assert found == [
+        (0.7, 10.0, 2, None), (0.9, 30.0, 3, None), (0.8, 40.0, 4, None), (0.85, 20.0, 5, None),
+        (None, None, None, "no memory"),
+    ]  # fmt: skip
+    assert [one.keys["train.lr"] for one in report.trials] == pytest.approx([1e-3, 2e-3, 3e-3, 4e-3, 5e-3])
+    assert [one.run for one in report.trials] == [f"study/trials/{number:04}" for number in range(5)]
+
+
+@pytest.mark.parametrize(
+    ("raised", "kind", "what", "status"),
+    [
+        (Terminated("terminated in training"), Terminated, "terminated in a trial", 143),
+        (Interrupted("interrupted in training"), Interrupted, "interrupted in a trial", 130),
+        (Termination(), Terminated, "terminated in a trial", 143),
+        (KeyboardInterrupt(), Interrupted, "interrupted in a trial", 130),
+    ],
+    ids=["the system, in training", "the user, in training", "the system", "the user"],
+)
+def test_a_search_that_was_ended_says_by_whom_and_how_it_goes_on(
+    raised: BaseException, kind: type[FtxError], what: str, status: int, here: Path
+) -> None:
+    class Ends(Listener):
+        def track(self, description: str, total: int | None) -> AbstractContextManager[Listener]:
+            if description == "Trials":
+                raise raised
+            return super().track(description, total)
+
+    with pytest.raises(kind) as caught:
+        searched(1, progress=Ends())
+    assert type(caught.value) is kind
+    assert (caught.value.what, caught.value.exit_code) == (what, status)
+    assert caught.value.found == "study holds the trials so far, and can go on with this one"
+    assert caught.value.fix == "the same command line goes on"
 
 
 def test_runs_that_are_there_are_not_taken_for_those_of_a_new_study(here: Path) -> None:

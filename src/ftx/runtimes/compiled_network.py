@@ -92,6 +92,9 @@ class CompiledNetwork:
         # lists' iterators, and one of them is refused its own (2026.4.1: Object of type 'iterator' is not an instance).
         assert len(request.input_tensors) == 1
         assert len(request.output_tensors) == len(self.compiled.outputs)
+        # So are numbers: the first thread that asks for some looks numpy up, in Python, and another that asks meanwhile
+        # waits for it while it holds the interpreter, for ever (2026.4.1).
+        openvino.Tensor(np.zeros(1, np.float32))
 
         def asked(pixels_NHWC: Pixels) -> Answers:
             parts: list[Answers] = []

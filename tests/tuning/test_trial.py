@@ -1,0 +1,61 @@
+"""What came of a trial: by the epoch that its run keeps, whether it was pruned, and without its checkpoints."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from optuna.trial import FixedTrial
+from tests.conftest import Listener
+
+from ftx.recipe.schema import Recipe
+from ftx.runs.run_json import CHECKPOINTS, MANIFEST_FILE
+from ftx.runs.train_jsonl import EPOCHS_FILE, Epoch, epoch_lines
+from ftx.tuning.trial import Attempt, attempt
+from ftx.tuning.trial_folders import Taken
+
+
+def epoch(number: int, accuracy: float, balanced: float, smoothed: float) -> Epoch:
+    metrics = {"accuracy": accuracy, "balanced_accuracy": balanced}
+    return Epoch(number, 0.5, 0.5, accuracy, metrics, 1e-3, 10.0, 1.0, smoothed=smoothed)
+
+
+# By what each counts for, the lower one of what it reached and its mean, the second is the best in accuracy, though the
+# third reached more by luck, and the first in balanced accuracy.
+EPOCHS = [
+    epoch(1, 0.50, 0.90, 0.50),
+    epoch(2, 0.80, 0.30, 0.75),
+    epoch(3, 0.95, 0.20, 0.70),
+    epoch(4, 0.60, 0.10, 0.65),
+]
+
+
+def ended(folder: Path, *, pruned: bool = False) -> Taken:
+    """A trial whose worker was killed after its run was whole, and before it told so."""
+    run = folder / "0003"
+    (run / EPOCHS_FILE).parent.mkdir(parents=True)
+    (run / EPOCHS_FILE).write_bytes(epoch_lines(EPOCHS))
+    (run / MANIFEST_FILE).write_text("{}")
+    (run / CHECKPOINTS).mkdir()
+    (run / CHECKPOINTS / "left").write_text("half of one")
+    trial = FixedTrial({})
+    if pruned:
+        trial.set_user_attr("pruned", True)
+    return Taken(trial, run, begun=True)  # pyright: ignore[reportArgumentType]
+
+
+@pytest.mark.parametrize(("metric", "reached"), [("accuracy", 0.80), ("balanced_accuracy", 0.90)])
+def test_a_trial_is_ranked_by_the_epoch_that_its_run_keeps(metric: str, reached: float, tmp_path: Path) -> None:
+    taken = ended(tmp_path)
+    done = attempt(taken, Recipe(), metric, ("metric",), Listener())
+    assert done == Attempt(reached, (reached,), 4, pruned=False)
+    assert not (taken.run / CHECKPOINTS).exists()
+    assert "pruned" not in taken.trial.user_attrs
+
+
+def test_a_trial_that_was_pruned_stays_so_and_leaves_no_checkpoints(tmp_path: Path) -> None:
+    taken = ended(tmp_path, pruned=True)
+    done = attempt(taken, Recipe(), "accuracy", ("metric",), Listener())
+    assert done == Attempt(0.80, (), 4, pruned=True)
+    assert not (taken.run / CHECKPOINTS).exists()
+    assert taken.trial.user_attrs["pruned"] is True
