@@ -10,6 +10,7 @@ from hashlib import sha256
 from pathlib import Path
 
 import pytest
+from PIL import Image
 from tests.curating.lookable import EVIL, HUES, WRONG, class_folders, contradicting, look_at, square
 from tests.zygote import Zygote
 
@@ -238,3 +239,43 @@ def test_the_answer_without_a_page(data: Path, tmp_path: Path, fresh_ftx: Zygote
     failed = fresh_ftx("data", "look", data, "--model", "test_vitt", "--out", out, "--json")
     assert (failed.returncode, json.loads(failed.stdout)["verb"]) == (2, "data look")
     assert fresh_ftx("data", "look", data, *small[:-1], "31", "--out", out, "--json").returncode == 2
+
+
+def test_a_held_out_picture_has_its_own_labels_beside_it(tmp_path: Path) -> None:
+    """It is nearly one of train that has others: both are told, each with what it is given."""
+    data = class_folders(tmp_path / "data", 8)
+    with Image.open(data / "train" / "blue" / "1.png") as image:
+        image.save(data / "val" / "amber" / "other.bmp")
+    found = look_at(data, tmp_path / "t.csv").report
+    assert found.images == 24 + 2 + 12 + 2  # of train two in the wrong folder; the broken one is none
+    alike = {one.path: (one.given, one.suggested, one.other) for one in found.issues if one.issue == "near-duplicate"}
+    assert alike == {
+        "val/amber/other.bmp": ("amber", "train/blue/1.png", "train/blue/1.png"),
+        "val/blue/again.bmp": ("blue", "train/blue/0.png", "train/blue/0.png"),
+    }
+    unlike = {one.path: (one.given, one.suggested, one.other) for one in found.issues if one.issue == "contradiction"}
+    assert unlike == {
+        "val/amber/other.bmp": ("amber", "blue", "train/blue/1.png"),
+        "train/blue/1.png": ("blue", "amber", "val/amber/other.bmp"),
+    }
+
+
+def test_near_copies_of_a_picture_do_not_help_to_judge_it(tmp_path: Path) -> None:
+    """Of pictures with labels by chance, in three brightnesses each, a probe that saw one would know the others."""
+    for number in range(20):
+        for brighter in (0, 4, 8):
+            hue = (100 + brighter, 100 + brighter, 100 + brighter)
+            square(tmp_path / "data" / ("amber", "blue")[number % 2] / f"{number}-{brighter}.png", hue, 3, number)
+    found = look_at(tmp_path / "data", tmp_path / "t.csv").report
+    assert all((one.images, one.subjects) == (30, 10) for one in found.labels)
+    # By chance half of the 20 are right, with a deviation of 2.2; by the others of a picture all of them.
+    assert found.metrics["accuracy"] < 0.8
+    assert not [one for one in found.issues if one.issue == "label"]
+
+
+def test_with_fewer_subjects_than_folds_the_report_says_in_how_many_they_are(tmp_path: Path) -> None:
+    for number in range(4):
+        square(tmp_path / "data" / ("amber", "blue")[number % 2] / f"{number}.png", HUES["amber"], number)
+    found = look_at(tmp_path / "data", tmp_path / "t.csv").report
+    assert (found.folds, found.images) == (4, 4)
+    assert (found.model, found.image_size, found.table) == ("test_vit", 32, str(tmp_path / "t.csv"))
