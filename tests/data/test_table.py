@@ -317,11 +317,14 @@ def test_subjects_never_straddle_and_each_label_is_on_both_sides_if_it_can(
     drawn: list[tuple[int, set[str]]], fraction: float
 ) -> None:
     samples = [(f"{subject:02}", tuple(sorted(labels))) for subject, labels in drawn]
-    if len({key for key, _ in samples}) < 2:
+    keys_of = {label: {key for key, each in samples if label in each} for _, labels in samples for label in labels}
+    own = {key for keys in keys_of.values() if len(keys) == 1 for key in keys}  # of labels that no other has
+    if len({key for key, _ in samples}) < 2 or own == {key for key, _ in samples}:
         with pytest.raises(DataError):
             hash_split_sets(samples, fraction)
         return
     sides = hash_split_sets(samples, fraction)
+    assert set(sides) == {"train", "val"}
     side_of = dict(zip([key for key, _ in samples], sides, strict=True))
     assert all(side_of[key] == side for (key, _), side in zip(samples, sides, strict=True))
     for label in {label for _, labels in samples for label in labels}:

@@ -108,7 +108,8 @@ def hash_split_sets(
     and never all, are val. Then, the
     rarest label first, one that is in one split alone though two keys have it gets one of them moved over, unless
     another label would lose its last one there.
-    Raises: DataError if the fraction is not between 0 and 1.
+    Raises: DataError if the fraction is not between 0 and 1, if there are fewer than two keys, or if each has a label
+    that no other has, which is learnt from.
     """
     if not 0 < val_fraction < 1:
         raise DataError("val_fraction is a share between 0 and 1", found=str(val_fraction), fix="for example 0.2")
@@ -140,6 +141,15 @@ def hash_split_sets(
             ]
             if movable:
                 val ^= {movable[0]}
+    if not val:  # those that were drawn have labels of their own
+        spare = [key for key in ranked if all(len(keys_of[one]) >= FEWEST_PER_CLASS for one in labels_of[key])]
+        if not spare:
+            raise DataError(
+                "no image is left to validate on",
+                found="each image has a label that no other image, or no other group, has",
+                fix="add images (of other groups), or put them into splits yourself: train/ and val/, or in a column",
+            )
+        val = {spare[0]}
     return tuple("val" if key in val else "train" for key, _ in samples)
 
 
