@@ -134,3 +134,16 @@ def test_where_each_label_is_of_one_group_alone_nothing_is_left_to_validate_on()
     ]
     with pytest.raises(DataError, match="no image is left to validate on"):
         assign_splits([(file, f"{number:064x}") for number, file in enumerate(files)], 0.5)
+
+
+def test_of_what_leaves_val_for_a_label_that_was_learnt_goes_first() -> None:
+    """Both images of the labels are drawn; the one that goes to train is the one that the model has learnt from."""
+    samples: list[tuple[str, tuple[str, ...]]] = [("00", ("cat",)), ("01", ("cat",)), ("02", ())]
+    before = hash_split_sets(samples, 0.5)
+    assert before == ("train", "val", "train")
+    assert hash_split_sets(samples, 0.5, {"00", "02"}) == before
+    assert hash_split_sets(samples, 0.5, {"01", "02"}) == ("val", "train", "train")
+    # Of what comes to val, one that was not learnt from: the third label has two more.
+    samples = [("00", ()), ("01", ()), ("02", ("cat",)), ("03", ("cat",)), ("04", ("cat",)), ("05", ())]
+    assert hash_split_sets(samples, 0.3) == ("val", "val", "val", "train", "train", "train")
+    assert hash_split_sets(samples, 0.3, {"02", "03", "05"}) == ("val", "val", "train", "train", "val", "train")

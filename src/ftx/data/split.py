@@ -127,16 +127,18 @@ def hash_split_sets(
             fix="add images (of other groups), or put them into splits yourself: train/ and val/, or a column split",
         )
     val = set(ranked[: _val_count(len(ranked), val_fraction)])
+    fresh = labels_of.keys() - set(learnt)
     for label in sorted(keys_of, key=lambda name: (len(keys_of[name]), name)):
         if len(keys_of[label]) < FEWEST_PER_CLASS:
             val -= keys_of[label]  # the only one is learnt from
             continue
-        for here, there in ((keys_of[label] & val, keys_of[label] - val), (keys_of[label] - val, keys_of[label] & val)):
+        held, rest = keys_of[label] & val, keys_of[label] - val
+        for here, there, last in ((held, rest, learnt), (rest, held, fresh)):
             if here:
                 continue
             movable = [
                 key
-                for key in _ranked(there, learnt)
+                for key in _ranked(there, last)
                 if all(len(keys_of[one] & val if key in val else keys_of[one] - val) > 1 for one in labels_of[key])
             ]
             if movable:
@@ -153,8 +155,8 @@ def hash_split_sets(
     return tuple("val" if key in val else "train" for key, _ in samples)
 
 
-def _ranked(keys: Iterable[str], learnt: Collection[str]) -> list[str]:
-    return sorted(keys, key=lambda key: (key in learnt, key))
+def _ranked(keys: Iterable[str], last: Collection[str]) -> list[str]:
+    return sorted(keys, key=lambda key: (key in last, key))
 
 
 def refuse_small_classes(distinct: dict[str, int], *, where: str | None = None, because: str = "") -> None:
