@@ -9,13 +9,15 @@ import shutil
 import subprocess
 import sys
 import tarfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from hashlib import sha256
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
+from tests.conftest import Listener
 from webdataset.writer import TarWriter
 
 from ftx.core.addresses import Address, typed
@@ -441,3 +443,46 @@ def test_an_archive_that_leads_back_into_itself_ends(tmp_path: Path) -> None:
     shard.write_bytes(shard.read_bytes()[:1024] + evil + bytes(1024))
     with pytest.raises(DataError):
         list_images(shard)
+
+
+@pytest.mark.parametrize("per_shard", [5, 8, 24, 100])
+def test_shards_json_says_what_each_archive_holds(per_shard: int, tmp_path: Path) -> None:
+    """24 images: the last archive has what is left."""
+    report = write_shards(source(tmp_path / "data"), tmp_path / "out", per_shard=per_shard)
+    described = read_shards_json(tmp_path / "out")
+    assert described is not None
+    sizes = {5: [5, 5, 5, 5, 4], 8: [8, 8, 8], 24: [24], 100: [24]}[per_shard]
+    assert [shard.images for shard in described.shards] == sizes
+    for shard in described.shards:
+        content = (tmp_path / "out" / shard.name).read_bytes()
+        assert (shard.bytes, shard.sha256) == (len(content), sha256(content).hexdigest())
+        with tarfile.open(tmp_path / "out" / shard.name) as archive:
+            assert len(archive.getnames()) == 2 * shard.images
+    assert (described.images, report.images, report.shards) == (24, 24, len(sizes))
+    assert report.bytes == sum(shard.bytes for shard in described.shards)
+
+
+class Meanwhile(Listener):
+    """Does something when a stretch of work begins."""
+
+    def __init__(self, description: str, do: Callable[[], object]) -> None:
+        super().__init__()
+        self.description, self.do = description, do
+
+    def track(self, description: str, total: int | None) -> Any:
+        if description == self.description:
+            self.do()
+        return super().track(description, total)
+
+
+def test_an_image_that_changes_while_shards_are_written_ends_it(tmp_path: Path) -> None:
+    """Nothing is written under the hash of other bytes, be they as many as before; and nothing half."""
+    table = source(tmp_path / "data")
+    one = tmp_path / "data" / "pictures.v2" / "a b.7.PNG"
+    content = bytearray(one.read_bytes())
+    content[-20] ^= 1
+    progress = Meanwhile("Writing shards", lambda: one.write_bytes(content))
+    with pytest.raises(DataError, match="an image changed while it was read") as error:
+        write_shards(table, tmp_path / "out", per_shard=5, progress=progress)
+    assert error.value.where == "pictures.v2/a b.7.PNG"
+    assert not (tmp_path / "out").exists()

@@ -147,3 +147,12 @@ def test_of_what_leaves_val_for_a_label_that_was_learnt_goes_first() -> None:
     samples = [("00", ()), ("01", ()), ("02", ("cat",)), ("03", ("cat",)), ("04", ("cat",)), ("05", ())]
     assert hash_split_sets(samples, 0.3) == ("val", "val", "val", "train", "train", "train")
     assert hash_split_sets(samples, 0.3, {"02", "03", "05"}) == ("val", "val", "train", "train", "val", "train")
+
+
+def test_the_rarest_label_is_placed_first() -> None:
+    """What becomes of a rare label moves images of others, so that these come after it, whatever their names are."""
+    # Drawn are 00 and 01; the only image of c goes back to train, and then a needs 02 in val.
+    samples: list[tuple[str, tuple[str, ...]]] = [("00", ("b",)), ("01", ("a", "c")), ("02", ("a",)), ("03", ("b",))]
+    assert hash_split_sets(samples, 0.5) == ("val", "train", "val", "train")
+    samples = [("00", ("b", "c")), ("01", ("a", "b")), ("02", ("a",))]
+    assert hash_split_sets(samples, 0.2) == ("train", "val", "train")

@@ -334,3 +334,34 @@ def test_subjects_never_straddle_and_each_label_is_on_both_sides_if_it_can(
     # Those that were learnt from the last time are again.
     learnt = {key for key, side in side_of.items() if side == "train"}
     assert hash_split_sets(samples, fraction, learnt) == sides
+
+
+@pytest.mark.parametrize("folder", ["train", "val", "test"])
+def test_a_line_of_a_folder_of_one_split_may_not_name_another(folder: str, tmp_path: Path) -> None:
+    """A split's own name in any spelling, or none, is right; each other one is refused with its line."""
+    words = {"train": "training", "val": "valid", "test": "TEST"}
+    for name in words:
+        (tmp_path / name).mkdir()
+        write(tmp_path / name / "metadata.csv", "path,labels,split", f"a.png,x,{words[name]}", "b.png,y,")
+    files = list_images(tmp_path).files
+    assert {(file.path, file.split) for file in files} == {(f"{one}/{n}.png", one) for one in words for n in "ab"}
+    for other in words:
+        if other == folder:
+            continue
+        write(tmp_path / folder / "metadata.csv", "path,labels,split", f"a.png,x,{folder}", f"b.png,y,{other}")
+        with pytest.raises(DataError, match="another split than its folder") as caught:
+            list_images(tmp_path)
+        assert caught.value.found == f"b.png: {other}"
+        assert caught.value.where == str(tmp_path / folder / "metadata.csv")
+
+
+def test_each_image_of_folders_with_tables_keeps_its_labels_and_group(tmp_path: Path) -> None:
+    for side, group in (("train", "p"), ("test", "q")):
+        (tmp_path / side).mkdir()
+        write(tmp_path / side / "metadata.csv", "path,labels,group", f"a.png,x;{side},{group}", "b.png,y,")
+    assert {(one.path, one.labels, one.group) for one in list_images(tmp_path).files} == {
+        ("train/a.png", ("train", "x"), "p"),
+        ("train/b.png", ("y",), None),
+        ("test/a.png", ("test", "x"), "q"),
+        ("test/b.png", ("y",), None),
+    }
