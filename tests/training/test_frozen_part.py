@@ -418,3 +418,40 @@ def test_what_openvino_cannot_convert_torch_computes(monkeypatch: pytest.MonkeyP
     with pytest.raises(ModelError, match="cannot compute") as caught, ByteStore(None, 0) as store:
         FrozenPart(frozen, store)
     assert "train.frozen_runtime=torch" in str(caught.value)
+
+
+def test_trainings_of_two_seeds_share_images_as_they_are_and_no_view(frozen: Counting, paths: list[Path]) -> None:
+    """What one has kept of a random view is of its own seed, image and epoch."""
+    first, other = (images_of(paths, frozen._pre, seed=seed) for seed in (3, 4))
+    inputs = FeatureInputs(frozen, first, views=2)
+    views = [seen(inputs, epoch) for epoch in (0, 1, 2)]
+    later = FeatureInputs(frozen, other, views=2)
+    assert later.to_prepare() == 2 * COUNT
+    assert torch.equal(seen(later, 0), views[0])
+    assert sum(frozen.computed) == 3 * COUNT
+    for epoch in (1, 2):
+        found = seen(later, epoch)
+        torch.testing.assert_close(found, expected(frozen, other, epoch), rtol=2**-8, atol=1e-5)  # bf16, as above
+        assert not any(torch.equal(*rows) for view in views for rows in zip(found, view, strict=True))
+    assert sum(frozen.computed) == 5 * COUNT
+    assert torch.equal(seen(FeatureInputs(frozen, first, views=2), 2), views[2])  # and the first finds its own again
+
+
+def test_room_is_made_for_all_views_of_both_splits(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, paths: list[Path]
+) -> None:
+    """Three views of ten images and one of four: 34 rows beside the ten that another training kept."""
+    for limit_rows, left in ((44, True), (43, False)):
+        monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / str(limit_rows)))
+        with frozen_part(Frozen(backbone(blocks=3), 3, bf16=False), 1e9, progress=SILENT) as frozen:
+            seen(FeatureInputs(frozen, images_of(paths, frozen._pre, augment="none"), views=1), 1)
+            other = frozen._folder
+        assert other is not None
+        # Of the folder the index counts as well, 52 bytes a row.
+        limit_bytes = limit_rows * ROW_BYTES + COUNT * 52
+        module, listener = backbone().module, Listener()
+        planned = plan(module, Recipe.named({**SETTINGS, "epochs": 3, "augment": "light", "cache_views": 3}))
+        with frozen_part(Frozen(backbone(), 4, bf16=False), limit_bytes, progress=listener) as frozen:
+            frozen.make_room(planned.views_of(10, 4), listener)
+        assert other.exists() == left
+        assert not listener.said
