@@ -11,10 +11,11 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
-from tests.curating.lookable import EVIL, HUES, WRONG, class_folders, contradicting, look_at, square
+from tests.curating.lookable import EVIL, HUES, WRONG, class_folders, contradicting, look_at, recipe, square
 from tests.zygote import Zygote
 
-from ftx.core.errors import DataError, InputError
+from ftx.core.errors import DataError, EnvironmentFault, InputError
+from ftx.curating.look import look
 from ftx.data.check import check
 from ftx.data.sources import list_images
 
@@ -279,3 +280,14 @@ def test_with_fewer_subjects_than_folds_the_report_says_in_how_many_they_are(tmp
     found = look_at(tmp_path / "data", tmp_path / "t.csv").report
     assert (found.folds, found.images) == (4, 4)
     assert (found.model, found.image_size, found.table) == ("test_vit", 32, str(tmp_path / "t.csv"))
+
+
+def test_the_share_that_is_held_out_and_the_format_are_those_of_the_recipe(data: Path, tmp_path: Path) -> None:
+    for index in range(12):
+        name = ("amber", "blue")[index % 2]
+        square(tmp_path / "data" / name / f"{index}.png", HUES[name], index)
+    for share, held_out in ((0.5, 6), (0.2, 2)):
+        asked = recipe(tmp_path / "data").replace(data={"val_fraction": share})
+        assert len(look(asked, out=tmp_path / "t.csv").dataset.split("val")) == held_out
+    with pytest.raises(EnvironmentFault, match="reading the format voc needs"):
+        look(recipe(tmp_path / "data").replace(data={"format": "voc"}), out=tmp_path / "t.csv")

@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 from PIL import Image
 from tests.conftest import Listener
+from tests.data.test_annotations import GROUPS, write_datumaro
 from webdataset.writer import TarWriter
 
 from ftx.core.addresses import Address, typed
@@ -486,3 +487,38 @@ def test_an_image_that_changes_while_shards_are_written_ends_it(tmp_path: Path) 
         write_shards(table, tmp_path / "out", per_shard=5, progress=progress)
     assert error.value.where == "pictures.v2/a b.7.PNG"
     assert not (tmp_path / "out").exists()
+
+
+def test_what_an_image_says_of_its_split_comes_before_its_archive(tmp_path: Path) -> None:
+    shard = written(
+        tmp_path / "set-train-0.tar",
+        {
+            "a": {"png": png(1), "json": {"labels": ["x"], "split": "test"}},
+            "b": {"png": png(2), "json": {"labels": ["x"], "split": ""}},
+            "c": {"png": png(3), "json": {"labels": ["y"]}},
+        },
+    )
+    assert [file.split for file in list_images(shard).files] == ["test", "train", "train"]
+
+
+def test_what_the_source_declares_of_its_labels_is_kept_by_shards(tmp_path: Path) -> None:
+    """Labels that exclude each other, their parents, and singles, which no path of an image would tell."""
+    table = write_datumaro(tmp_path / "data", GROUPS)
+    write_shards(table, tmp_path / "out")
+    before, after = (survey(path, "hierarchical", val_fraction=0.2).dataset for path in (table, tmp_path / "out"))
+    assert after.labels == before.labels
+    assert after.labels.groups == (("animal", "vehicle"), ("cat", "dog"))
+    assert dict(after.labels.parents) == {"cat": "animal", "dog": "animal"}
+    declared, stated = list_images(table).declared, read_shards_json(tmp_path / "out")
+    assert stated is not None
+    assert stated.labels.open() == declared
+
+
+def test_archives_that_were_read_last_stay_open(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ftx.data.shards.shard_store.MOST_OPEN", 2)
+    for name in "abc":
+        written(tmp_path / f"{name}.tar", {name: {"png": png(ord(name))}})
+    for name in "abac":
+        assert has_member(tmp_path / f"{name}.tar", f"{name}.png")
+    open_files = [path.readlink() for path in Path("/proc/self/fd").iterdir() if path.is_symlink() and path.exists()]
+    assert {path.name for path in open_files if path.parent == tmp_path} == {"a.tar", "c.tar"}

@@ -365,3 +365,13 @@ def test_each_image_of_folders_with_tables_keeps_its_labels_and_group(tmp_path: 
         ("test/a.png", ("test", "x"), "q"),
         ("test/b.png", ("y",), None),
     }
+
+
+@pytest.mark.parametrize("again", ["a.png,x,val,p", "a.png,x,train,q", "a.png,x,train,", "a.png,x;y,train,p"])
+def test_an_image_that_comes_again_with_another_split_group_or_label_is_refused(again: str, tmp_path: Path) -> None:
+    table = write(tmp_path / "t.csv", "path,labels,split,group", "a.png,x,train,p", "b.png,y,train,p", again)
+    with pytest.raises(DataError, match="do not hold: 1") as caught:
+        read_table(table)
+    assert "line 4: a.png stands above with x" in str(caught.value)
+    write(table, "path,labels,split,group", "a.png,x,train,p", "b.png,y,train,p", "a.png,x,train,p")
+    assert read_table(table).repeated == ("line 4: a.png",)
