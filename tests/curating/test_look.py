@@ -9,6 +9,7 @@ import shutil
 from hashlib import sha256
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image
 from tests.curating.lookable import EVIL, HUES, WRONG, class_folders, contradicting, look_at, recipe, square
@@ -291,3 +292,44 @@ def test_the_share_that_is_held_out_and_the_format_are_those_of_the_recipe(data:
         assert len(look(asked, out=tmp_path / "t.csv").dataset.split("val")) == held_out
     with pytest.raises(EnvironmentFault, match="reading the format voc needs"):
         look(recipe(tmp_path / "data").replace(data={"format": "voc"}), out=tmp_path / "t.csv")
+
+
+def test_what_is_sure_comes_first_and_what_is_unproved_last(tmp_path: Path) -> None:
+    """Wrong labels, unproved ones of a class of four images, then contradictions: the most alike first."""
+    data = class_folders(tmp_path / "data", 10)
+    for index in range(4):
+        square(data / "train" / "rare" / f"{index}.png", (60, 190, 60) if index else HUES["amber"], 4, index)
+    pixels = {}
+    for number in (1, 2):
+        with Image.open(data / "train" / "amber" / f"{number}.png") as image:
+            pixels[number] = np.asarray(image).astype(int)
+    noise = np.random.default_rng(0).integers(-12, 13, pixels[1].shape)
+    Image.fromarray((pixels[1] + noise).clip(0, 255).astype(np.uint8)).save(data / "val" / "blue" / "like 1.png")
+    Image.fromarray(pixels[2].astype(np.uint8)).save(data / "val" / "blue" / "like 2.bmp")
+    found = look_at(data, tmp_path / "t.csv").report
+    kinds = [one.issue for one in found.issues]
+    order = ["label", "label-unproved", "contradiction", "near-duplicate", "unreadable"]
+    assert kinds == sorted(kinds, key=order.index)
+    assert set(kinds) == set(order)
+    scores = {kind: [one.score or 0 for one in found.issues if one.issue == kind] for kind in order}
+    assert scores["label"] == sorted(scores["label"])
+    assert scores["contradiction"] == sorted(scores["contradiction"], reverse=True)
+    assert scores["contradiction"][0] > scores["contradiction"][-1]
+    # By its score alone it would stand among the others.
+    assert "train/rare/0.png" in {one.path for one in found.issues if one.issue == "label-unproved"}
+    assert min(scores["label-unproved"]) < max(scores["label"])
+    assert "labels that cannot be judged: rare; what is said of them is marked unproved" in found.notes
+    assert found.counts == {kind: len(scores[kind]) for kind in order}
+
+
+@pytest.mark.parametrize("cache_gb", [0, 1])
+def test_features_and_pixels_are_kept_as_far_as_the_recipe_allows(
+    cache_gb: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    for index in range(6):
+        name = ("amber", "blue")[index % 2]
+        square(tmp_path / "data" / name / f"{index}.png", HUES[name], index)
+    look(recipe(tmp_path / "data").replace(train={"cache_gb": cache_gb}), out=tmp_path / "t.csv")
+    kept = {path.parent.parent.name for path in (tmp_path / "cache" / "ftx").rglob("content") if path.stat().st_size}
+    assert kept == ({"features", "pixels"} if cache_gb else set())

@@ -180,3 +180,13 @@ def test_of_two_changes_the_surer_one_ranks_an_image() -> None:
     ).suspicions
     assert [one.row for one in found] == [0, 3]
     assert [one.score for one in found] == pytest.approx([1 / (1 + np.exp(9)), 1 / (1 + np.exp(7))], rel=1e-4)
+
+
+def test_a_rare_label_is_called_where_it_is_likelier_than_it_is_frequent() -> None:
+    """10 of 100 images have it; of these the probe gives it 30 %, of the others 5 %, and of four of these 12 %."""
+    given: list[tuple[str, ...]] = [("p",)] * 10 + [()] * 90
+    share = np.array([0.3] * 10 + [0.12] * 4 + [0.05] * 86)
+    task = TASKS["multilabel"](Labels(("p",), singles=("p",)), Thresholds())
+    logits = np.log(share / (1 - share))[:, None].astype(np.float32)
+    (found,) = judge(logits, task.targets(given), task, given, [str(index) for index in range(100)]).labels
+    assert (found.found, found.mistaken, found.unproved) == (1.0, round(4 / 90, 4), "")
