@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable
 from contextlib import chdir
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -219,3 +220,37 @@ def test_a_training_of_so_many_epochs_asks_whether_compiling_pays(
         found = resolve(asked(epochs=10**8 if asks else 1, peft="lora"), False, listener).recipe
     assert found.train.compile == "none"
     assert ("blocks are not compiled: no compiler here" in listener.said) == asks
+
+
+@pytest.mark.representative
+def test_what_compiling_gains_is_found_for_each_step_and_machine(
+    passes: list[tuple[int, ...]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was found for one is read again, and not for a step that takes another time."""
+    monkeypatch.setattr("ftx.training.compiling._ROUNDS", 1)
+
+    def find(*, bf16: bool = False, patch_dropout: float = 0.0, **settings: object) -> int:
+        """How many were found by now."""
+        module, recipe = prepared(**settings)
+        passes.clear()
+        chosen(module, recipe.train, LONG, patch_dropout=patch_dropout, bf16=bf16, progress=Listener())
+        return len(kept(tmp_path / "cache"))
+
+    assert find() == 1
+    assert passes
+    assert find() == 1
+    assert not passes  # read, and not compiled again
+    changes: list[dict[str, Any]] = [
+        {"batch_size": 4},
+        {"accumulation_steps": 2},
+        {"patch_dropout": 0.5},
+        {"bf16": True},
+        {"rank": 3},
+        {"dropout": 0.1},
+        {"peft": "lora"},
+        {"image_size": 48},
+    ]
+    for count, change in enumerate(changes, start=2):
+        assert find(**change) == count
+    monkeypatch.setattr("ftx.training.compiling.__version__", "0.0.1")
+    assert find() == len(changes) + 2

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import replace
 from functools import partial
+from importlib.metadata import version
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -455,3 +456,69 @@ def test_room_is_made_for_all_views_of_both_splits(
             frozen.make_room(planned.views_of(10, 4), listener)
         assert other.exists() == left
         assert not listener.said
+
+
+@pytest.mark.parametrize(
+    ("constant", "value"),
+    [
+        ("CROP_AREA", (0.5, 1.0)),
+        ("CROP_RATIO", (0.5, 2.0)),
+        ("KEPT_TO_RESIZE", 2.0),
+        ("PIL.__version__", "0.0.1"),
+        ("__version__", "0.0.1"),
+        ("version", lambda name: "0.0.1" if name == "torch" else version(name)),
+        ("version", lambda name: "0.0.1" if name == "timm" else version(name)),
+        ("version", lambda name: "0.0.1" if name == "openvino" else version(name)),
+    ],
+)
+def test_features_are_of_one_version_and_one_way_to_cut_views(
+    constant: str, value: object, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = backbone()
+    before = Frozen(made, 4, bf16=False).folder
+    assert before == Frozen(backbone(), 4, bf16=False).folder
+    monkeypatch.setattr(f"ftx.training.frozen_part.{constant}", value)
+    assert Frozen(made, 4, bf16=False).folder != before
+
+
+def test_features_are_of_what_computes_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By torch or OpenVINO, on a GPU or not, of each image path, architecture and number of blocks."""
+    made = backbone()
+    pre = made.preprocess
+    other = [
+        replace(made, preprocess=replace(pre, **change))
+        for change in (
+            {"interpolation": "bilinear" if pre.interpolation == "bicubic" else "bicubic"},
+            {"resize": 40},
+            {"std": (0.1, 0.2, 0.3)},
+        )
+    ]
+    frozen = [Frozen(one, 4, bf16=False) for one in (made, *other, replace(made, architecture="another"))]
+    frozen += [Frozen(made, 4, bf16=False, runtime="openvino"), Frozen(made, 4, bf16=True)]
+    frozen += [Frozen(made, 3, bf16=False), Frozen(made, 0, bf16=False)]
+    folders = [one.folder for one in frozen]
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    folders.append(Frozen(made, 4, bf16=False).folder)
+    assert len(set(folders)) == len(folders) == 10
+
+
+def test_what_is_faster_is_found_for_each_number_of_threads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was found is told by its file, and asked for again where that says nothing."""
+
+    def cannot(*_given: object, **_named: object) -> None:
+        asked.append(torch.get_num_threads())
+        raise RuntimeError("aten::odd")
+
+    asked: list[int] = []
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr(torch.export, "export", cannot)
+    before = torch.get_num_threads()
+    try:
+        for threads in (1, 2, 1, 2):
+            torch.set_num_threads(threads)
+            assert faster_runtime(Frozen(backbone(), 4, bf16=False), 2000, SILENT) == "torch"
+    finally:
+        torch.set_num_threads(before)
+    assert asked == [1, 2]
+    assert faster_runtime(Frozen(backbone(), 3, bf16=False), 2000, SILENT) == "torch"  # another part
+    assert len(asked) == 3
