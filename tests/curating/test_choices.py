@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -176,3 +177,26 @@ def test_what_another_program_wrote_meanwhile_is_not_overwritten(tmp_path: Path)
         table.choose(0, "keep")
     assert out.read_text() == "mine now"
     assert table.issues[0].choice == ""
+
+
+def test_choices_of_several_tabs_at_once_are_all_made(tmp_path: Path) -> None:
+    """Each writes the whole table: none finds the one that another is writing, and none is left out of it."""
+    images = {f"{number}.png": f"{number}" for number in range(24)}
+    issues = [Issue(path=path, issue="label", given="cat", suggested="dog", score=0.5) for path in images]
+    table = ChoiceTable(tmp_path / "t.csv", FLAT, issues, images)
+    wanted = [("drop", "keep", "relabel:dog")[number % 3] for number in range(24)]
+    with ThreadPoolExecutor(4) as tabs:
+        made = [*tabs.map(table.choose, range(24), wanted)]
+    assert [one.path for one in made] == [*images]
+    assert [one.choice for one in made] == wanted
+    assert [row[5] for row in rows(tmp_path / "t.csv")[1:]] == wanted
+
+
+def test_a_choice_of_one_kind_of_issue_is_not_taken_for_another(tmp_path: Path) -> None:
+    """An image may be suspected by its label and be like another, with the same labels given."""
+    out = tmp_path / "t.csv"
+    issues = [ISSUES[0], ISSUES[2]]
+    ChoiceTable(out, FLAT, issues, IMAGES).choose(1, "drop")
+    table = ChoiceTable(out, FLAT, issues[::-1], IMAGES, read_choices(out, FLAT, IMAGES))
+    assert [(one.issue, one.choice) for one in table.issues] == [("near-duplicate", "drop"), ("label", "")]
+    assert table.unmatched == 0

@@ -63,6 +63,10 @@ def test_of_two_counts_that_an_image_stands_in_the_larger_margin_names_its_label
     # Both take image 2, whose margins are 0.4 and 0.45.
     assert_array_equal(found.wrong_N, [False, False, True, False, False, False])
     assert found.other_N[2] == 2
+    # The same with the other two labels exchanged: it is not the last one that counts.
+    found = suspects(probability[:, [0, 2, 1]], np.array([0, 0, 0, 0, 2, 1]))
+    assert_array_equal(found.wrong_N, [False, False, True, False, False, False])
+    assert found.other_N[2] == 1
 
 
 def test_a_probe_that_is_sure_and_right_suspects_nothing() -> None:

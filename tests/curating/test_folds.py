@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from numpy.testing import assert_array_equal
@@ -41,3 +42,14 @@ def test_a_subject_is_in_one_fold_whatever_the_order(rows: list[tuple[int, set[s
 def test_no_label_at_all() -> None:
     assert len(set(stratified_folds([()] * 10, alone(10)).tolist())) == FOLDS
     assert_array_equal(stratified_folds([("a",)], ["one"]), np.zeros(1))
+
+
+@pytest.mark.parametrize("rare", [0, 7])
+def test_folds_are_of_one_size_though_subjects_are_not(rare: int) -> None:
+    """What is small evens out what is large: 6 + 5 + 5 + 4 + 4 and six of one image are five folds of six."""
+    subjects = [f"large {number}" for number, size in enumerate((6, 5, 5, 4, 4)) for _ in range(size)] + alone(6)
+    labels = [("common",)] * 30
+    # A rarer label, of which each subject has one image, is spread first and by itself.
+    fold_N = stratified_folds([*labels, *[("rare",)] * rare], subjects + [f"r{number}" for number in range(rare)])
+    assert sorted(Counter(fold_N[:30].tolist()).values()) == [6] * 5
+    assert max(Counter(fold_N.tolist()).values()) - min(Counter(fold_N.tolist()).values()) <= 1

@@ -9,11 +9,14 @@ import shutil
 from hashlib import sha256
 from pathlib import Path
 
+import numpy as np
 import pytest
-from tests.curating.lookable import EVIL, HUES, WRONG, class_folders, contradicting, look_at, square
+from PIL import Image
+from tests.curating.lookable import EVIL, HUES, WRONG, class_folders, contradicting, look_at, recipe, square
 from tests.zygote import Zygote
 
-from ftx.core.errors import DataError, InputError
+from ftx.core.errors import DataError, EnvironmentFault, InputError
+from ftx.curating.look import look
 from ftx.data.check import check
 from ftx.data.sources import list_images
 
@@ -238,3 +241,95 @@ def test_the_answer_without_a_page(data: Path, tmp_path: Path, fresh_ftx: Zygote
     failed = fresh_ftx("data", "look", data, "--model", "test_vitt", "--out", out, "--json")
     assert (failed.returncode, json.loads(failed.stdout)["verb"]) == (2, "data look")
     assert fresh_ftx("data", "look", data, *small[:-1], "31", "--out", out, "--json").returncode == 2
+
+
+def test_a_held_out_picture_has_its_own_labels_beside_it(tmp_path: Path) -> None:
+    """It is nearly one of train that has others: both are told, each with what it is given."""
+    data = class_folders(tmp_path / "data", 8)
+    with Image.open(data / "train" / "blue" / "1.png") as image:
+        image.save(data / "val" / "amber" / "other.bmp")
+    found = look_at(data, tmp_path / "t.csv").report
+    assert found.images == 24 + 2 + 12 + 2  # of train two in the wrong folder; the broken one is none
+    alike = {one.path: (one.given, one.suggested, one.other) for one in found.issues if one.issue == "near-duplicate"}
+    assert alike == {
+        "val/amber/other.bmp": ("amber", "train/blue/1.png", "train/blue/1.png"),
+        "val/blue/again.bmp": ("blue", "train/blue/0.png", "train/blue/0.png"),
+    }
+    unlike = {one.path: (one.given, one.suggested, one.other) for one in found.issues if one.issue == "contradiction"}
+    assert unlike == {
+        "val/amber/other.bmp": ("amber", "blue", "train/blue/1.png"),
+        "train/blue/1.png": ("blue", "amber", "val/amber/other.bmp"),
+    }
+
+
+def test_near_copies_of_a_picture_do_not_help_to_judge_it(tmp_path: Path) -> None:
+    """Of pictures with labels by chance, in three brightnesses each, a probe that saw one would know the others."""
+    for number in range(20):
+        for brighter in (0, 4, 8):
+            hue = (100 + brighter, 100 + brighter, 100 + brighter)
+            square(tmp_path / "data" / ("amber", "blue")[number % 2] / f"{number}-{brighter}.png", hue, 3, number)
+    found = look_at(tmp_path / "data", tmp_path / "t.csv").report
+    assert all((one.images, one.subjects) == (30, 10) for one in found.labels)
+    # By chance half of the 20 are right, with a deviation of 2.2; by the others of a picture all of them.
+    assert found.metrics["accuracy"] < 0.8
+    assert not [one for one in found.issues if one.issue == "label"]
+
+
+def test_with_fewer_subjects_than_folds_the_report_says_in_how_many_they_are(tmp_path: Path) -> None:
+    for number in range(4):
+        square(tmp_path / "data" / ("amber", "blue")[number % 2] / f"{number}.png", HUES["amber"], number)
+    found = look_at(tmp_path / "data", tmp_path / "t.csv").report
+    assert (found.folds, found.images) == (4, 4)
+    assert (found.model, found.image_size, found.table) == ("test_vit", 32, str(tmp_path / "t.csv"))
+
+
+def test_the_share_that_is_held_out_and_the_format_are_those_of_the_recipe(data: Path, tmp_path: Path) -> None:
+    for index in range(12):
+        name = ("amber", "blue")[index % 2]
+        square(tmp_path / "data" / name / f"{index}.png", HUES[name], index)
+    for share, held_out in ((0.5, 6), (0.2, 2)):
+        asked = recipe(tmp_path / "data").replace(data={"val_fraction": share})
+        assert len(look(asked, out=tmp_path / "t.csv").dataset.split("val")) == held_out
+    with pytest.raises(EnvironmentFault, match="reading the format voc needs"):
+        look(recipe(tmp_path / "data").replace(data={"format": "voc"}), out=tmp_path / "t.csv")
+
+
+def test_what_is_sure_comes_first_and_what_is_unproved_last(tmp_path: Path) -> None:
+    """Wrong labels, unproved ones of a class of four images, then contradictions: the most alike first."""
+    data = class_folders(tmp_path / "data", 10)
+    for index in range(4):
+        square(data / "train" / "rare" / f"{index}.png", (60, 190, 60) if index else HUES["amber"], 4, index)
+    pixels = {}
+    for number in (1, 2):
+        with Image.open(data / "train" / "amber" / f"{number}.png") as image:
+            pixels[number] = np.asarray(image).astype(int)
+    noise = np.random.default_rng(0).integers(-12, 13, pixels[1].shape)
+    Image.fromarray((pixels[1] + noise).clip(0, 255).astype(np.uint8)).save(data / "val" / "blue" / "like 1.png")
+    Image.fromarray(pixels[2].astype(np.uint8)).save(data / "val" / "blue" / "like 2.bmp")
+    found = look_at(data, tmp_path / "t.csv").report
+    kinds = [one.issue for one in found.issues]
+    order = ["label", "label-unproved", "contradiction", "near-duplicate", "unreadable"]
+    assert kinds == sorted(kinds, key=order.index)
+    assert set(kinds) == set(order)
+    scores = {kind: [one.score or 0 for one in found.issues if one.issue == kind] for kind in order}
+    assert scores["label"] == sorted(scores["label"])
+    assert scores["contradiction"] == sorted(scores["contradiction"], reverse=True)
+    assert scores["contradiction"][0] > scores["contradiction"][-1]
+    # By its score alone it would stand among the others.
+    assert "train/rare/0.png" in {one.path for one in found.issues if one.issue == "label-unproved"}
+    assert min(scores["label-unproved"]) < max(scores["label"])
+    assert "labels that cannot be judged: rare; what is said of them is marked unproved" in found.notes
+    assert found.counts == {kind: len(scores[kind]) for kind in order}
+
+
+@pytest.mark.parametrize("cache_gb", [0, 1])
+def test_features_and_pixels_are_kept_as_far_as_the_recipe_allows(
+    cache_gb: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    for index in range(6):
+        name = ("amber", "blue")[index % 2]
+        square(tmp_path / "data" / name / f"{index}.png", HUES[name], index)
+    look(recipe(tmp_path / "data").replace(train={"cache_gb": cache_gb}), out=tmp_path / "t.csv")
+    kept = {path.parent.parent.name for path in (tmp_path / "cache" / "ftx").rglob("content") if path.stat().st_size}
+    assert kept == ({"features", "pixels"} if cache_gb else set())

@@ -102,3 +102,40 @@ def test_the_penalty_is_that_of_the_least_loss_on_images_not_seen() -> None:
     assert noise.strength == max(STRENGTHS) > found.strength
     least = float(mean_loss(torch.from_numpy(found.logits_NC), torch.from_numpy(targets), MULTICLASS))
     assert least < np.log(3)
+
+
+def test_what_an_image_looks_like_moves_no_other_of_its_fold() -> None:
+    """Features are scaled as those of the images that the probe learnt from are, not as those that it judges."""
+    features, given = points(60)
+    seen, targets, fold = features.numpy().astype(np.float32), np.eye(3, dtype=np.float32)[given], np.arange(60) // 12
+    other = seen.copy()
+    other[0] = -other[0] + 3  # within what the others are like, so that the same penalty is chosen
+    before, after = (out_of_fold(each, targets, MULTICLASS, fold) for each in (seen, other))
+    assert before.strength == after.strength
+    assert_array_equal(before.logits_NC[1:12], after.logits_NC[1:12])
+    assert (before.logits_NC[0] != after.logits_NC[0]).all()
+    # Other folds learnt from it.
+    assert (before.logits_NC[12:] != after.logits_NC[12:]).all()
+
+
+def test_the_logits_are_those_of_the_penalty_that_is_told() -> None:
+    """A weaker penalty was tried after it, whose logits are others."""
+    features, given = points(150)
+    targets, fold = np.eye(3, dtype=np.float32)[given], np.arange(150) // 3 % 5
+    found = out_of_fold(features.numpy().astype(np.float32), targets, MULTICLASS, fold)
+    exact = torch.from_numpy(features.numpy().astype(np.float32)).double()
+
+    def of(strength: float) -> np.ndarray:
+        logits = np.zeros((150, 3))
+        for one in range(5):
+            scaled = Scale.of(exact[fold != one]).standardised(exact)
+            weights = fitted(scaled[fold != one], targets[fold != one], MULTICLASS, strength)
+            logits[fold == one] = scaled[fold == one].numpy() @ weights[1:] + weights[0]
+        return logits
+
+    weaker = STRENGTHS[STRENGTHS.index(found.strength) + 1]
+    # Where a fit begins moves where it stops, as above; biases may be moved all together.
+    centred = found.logits_NC - found.logits_NC.mean(axis=1, keepdims=True)
+    expected, others = (each - each.mean(axis=1, keepdims=True) for each in (of(found.strength), of(weaker)))
+    assert_allclose(centred, expected, atol=5e-3)
+    assert np.abs(others - expected).max() > 0.05

@@ -76,3 +76,39 @@ def test_under_a_fixed_camera_being_alike_says_nothing(alike: int) -> None:
         assert not found.unlike
         assert len(set(found.subjects)) == 30
         assert len(found.notes) == 2
+
+
+def test_labels_differ_as_sets() -> None:
+    """Of two pictures in three copies each: one copy has a label more, and one has the same in another order."""
+    labels = [("a", "b"), ("a",), ("b", "a"), ("c",), ("c",), ()]
+    entries = [Entry(f"{index}", f"{index}", each, "train") for index, each in enumerate(labels)]
+    entries += [entry(f"{index}", "a", f"{index}") for index in range(6, 40)]
+    prints = {f"{index}": picture(index // 3 if index < 6 else index, index % 3 * 10) for index in range(40)}
+    found = twins(entries, prints)
+    assert {pair.one for pair in found.unlike} == {0, 1, 2, 3, 4, 5}
+    assert {(pair.one, pair.other) for pair in found.unlike if pair.one in (0, 2, 3, 4)} == {
+        (0, 1),
+        (2, 1),
+        (3, 5),
+        (4, 5),
+    }
+
+
+@pytest.mark.parametrize(
+    ("alike", "labels", "notes"),
+    [
+        (6, "a", []),
+        (7, "a", ["many images look alike, as under a fixed camera: only equal files are kept in one fold"]),
+        (2, "ab", ["8 images look like one with other labels: being alike says nothing here"]),
+    ],
+)
+def test_a_fixed_camera_and_other_labels_are_told_apart(alike: int, labels: str, notes: list[str]) -> None:
+    """Of 30 images a fifth may be one picture, and a fifth may look like one with other labels."""
+    sets = 4 if alike == 2 else 1
+    entries = [entry(f"{index}", labels[index % len(labels)], f"{index}") for index in range(30)]
+    prints = {f"{index}": picture(100 + index // alike if index < sets * alike else index) for index in range(30)}
+    found = twins(entries, prints)
+    assert found.notes == notes
+    assert not found.unlike
+    one_set = len(set(found.subjects[:alike])) == 1
+    assert one_set == (alike != 7)

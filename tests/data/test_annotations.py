@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from PIL import Image
 from ftx.core.errors import DataError, EnvironmentFault
 from ftx.data.check import check
 from ftx.data.open_dataset import survey
+from ftx.data.shards.write import write_shards
 from ftx.data.sources import list_images
 
 
@@ -287,3 +289,30 @@ def test_another_format_needs_the_package(tmp_path: Path) -> None:
     with pytest.raises(EnvironmentFault, match="needs the datumaro package") as caught:
         list_images(tmp_path, form="voc_classification")
     assert "[datumaro]" in str(caught.value)
+
+
+def test_labels_of_an_inclusive_group_may_hold_together(tmp_path: Path) -> None:
+    """Of three groups: one whose labels exclude each other, one whose labels do not, and one of no label at all."""
+    document = datumaro([(0, 2, 4), (1,), (0, 3), (0, 2), (1, 4), (0, 3)], "train", GROUPS[:1])
+    document["categories"]["label"]["label_groups"] += [
+        {"name": "kinds", "group_type": "inclusive", "labels": ["cat", "dog", "wet"]},
+        {"name": "none", "group_type": "restricted", "labels": ["unused"]},
+    ]
+    for number in range(6):
+        picture(tmp_path / "images" / "train" / f"train{number}.png", number)
+    listing = list_images(dump(tmp_path / "annotations" / "train.json", document))
+    assert listing.declared.groups == (("animal", "vehicle"),)
+    labels = survey(tmp_path, "hierarchical", val_fraction=0.3).dataset.labels
+    assert (labels.groups, labels.singles) == ((("animal", "vehicle"),), ("cat", "dog", "wet"))
+
+
+def test_each_reader_of_data_hands_the_format_on(tmp_path: Path) -> None:
+    """None of these folders is a data set of any other kind."""
+    readers: list[Callable[[Path, str], object]] = [
+        lambda path, form: check(path, form=form),
+        lambda path, form: survey(path, form=form, val_fraction=0.2),
+        lambda path, form: write_shards(path, tmp_path / "out", form=form),
+    ]
+    for read in readers:
+        with pytest.raises(EnvironmentFault, match="reading the format voc needs the datumaro package"):
+            read(tmp_path, "voc")

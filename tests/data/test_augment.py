@@ -107,3 +107,22 @@ def test_a_view_is_interpolated_as_the_network_asks() -> None:
     assert views["bicubic"].max() > 205
     # Either has more than the two levels of the edge, which the nearest pixel alone would give.
     assert len(np.unique(views["bilinear"])) > 20
+
+
+@pytest.mark.parametrize(("height", "width"), [(24, 48), (48, 24)])
+def test_a_view_for_a_network_that_is_no_square_is_not_squeezed(height: int, width: int) -> None:
+    """A step of the network is as far across as down: by 3/4 to 4/3, and neither more often than the other."""
+    y, x = np.mgrid[0 : 5 * height, 0 : 5 * width]
+    image = Image.fromarray(np.stack([x, y, x], axis=2).astype(np.uint8))
+    pre = Preprocess(height, width, (height, width), "bilinear", (0.5,) * 3, (0.5,) * 3)
+    steps: list[float] = []
+    for seed in range(200):
+        view = random_view(image, pre, np.random.default_rng(seed)).astype(float)
+        assert view.shape == (height, width, 3)
+        across = abs(view[4, -5, 0] - view[4, 4, 0]) / (width - 9)
+        down = abs(view[-5, 4, 1] - view[4, 4, 1]) / (height - 9)
+        steps.append(np.log(across / down))
+    # Ends are whole levels, one off of 45 to 75 from end to end of the shorter side.
+    assert np.abs(steps).max() < np.log(4 / 3) + 0.03
+    # Uniform in ± log(4/3), or less wide where that does not fit: four deviations of 200 draws.
+    assert abs(np.mean(steps)) < 4 * np.log(4 / 3) / np.sqrt(3 * 200)

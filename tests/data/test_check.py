@@ -173,3 +173,54 @@ def test_bars_where_blocks_cannot_be_written(tmp_path: Path) -> None:
         env={**os.environ, "PYTHONIOENCODING": "latin-1"},
     )
     assert b"####" in said.stdout
+
+
+def test_copies_are_those_within_a_split(tmp_path: Path) -> None:
+    """Three in train and one in test, beside two that are in train and in val."""
+    root = folders(tmp_path, {"train/a": 6, "train/b": 6, "val/a": 2, "val/b": 2, "test/a": 2, "test/b": 2})
+    for one, other in (
+        ("train/a/0.png", "train/a/again.png"),
+        ("train/a/0.png", "train/a/once more.png"),
+        ("train/b/1.png", "train/b/again.png"),
+        ("test/b/0.png", "test/b/again.png"),
+        ("train/a/2.png", "val/a/held.png"),
+        ("train/b/3.png", "val/b/held.png"),
+    ):
+        shutil.copy(root / one, root / other)
+    report = check(root)
+    assert report.copies == 4
+    assert len(report.near_duplicates) == 2
+    assert report.images == {"train": 15, "val": 6, "test": 5}
+
+
+def test_the_share_and_the_task_that_were_named_are_those_of_the_report(tmp_path: Path) -> None:
+    """Half of ten images of each of two labels, and not the fifth that is the default."""
+    report = check(folders(tmp_path, {"a": 10, "b": 10}), "multilabel", val_fraction=0.5)
+    assert (report.task, report.task_named) == ("multilabel", True)
+    assert report.images == {"train": 10, "val": 10}
+    report = check(tmp_path)
+    assert (report.task, report.task_named, report.images) == ("multiclass", False, {"train": 16, "val": 4})
+
+
+def test_copies_of_one_image_are_no_two_images_to_learn_from(tmp_path: Path) -> None:
+    root = folders(tmp_path, {"train/a": 4, "train/b": 1, "val/a": 2, "val/b": 2})
+    shutil.copy(root / "train" / "b" / "0.png", root / "train" / "b" / "again.png")
+    (problem,) = check(root).problems
+    assert "at least 2 different images" in problem
+    assert "b: 1" in problem
+    picture(root / "train" / "b" / "other.png", 77)
+    assert check(root).ok
+
+
+def test_of_data_that_cannot_be_split_each_image_is_counted_where_it_was_put(tmp_path: Path) -> None:
+    """All that there is to train on is of one group, and there is no val."""
+    rows = [f"{picture(tmp_path / f'{n}.png', n).name},{'ab'[n % 3 > 0]},train,p" for n in range(6)]
+    rows += [f"{picture(tmp_path / f'{n}.png', n).name},{'ab'[n % 2]},test," for n in range(6, 11)]
+    rows.append("5.png,b,train,p")
+    (tmp_path / "t.csv").write_text("\n".join(["path,labels,split,group", *rows]))
+    report = check(tmp_path / "t.csv")
+    (problem,) = report.problems
+    assert "there is too little to split" in problem
+    assert report.images == {"train": 6, "test": 5}
+    assert report.counts == {"a": {"train": 2, "test": 3}, "b": {"train": 4, "test": 2}}
+    assert report.copies == 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import threading
 from collections import Counter
@@ -59,7 +60,7 @@ def host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     Handler.failures.clear()
     Handler.forbidden.clear()
     server = ThreadingHTTPServer(("127.0.0.1", 0), partial(Handler, directory=str(tmp_path / "out")))
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
     thread.start()
     yield f"http://127.0.0.1:{server.server_port}"
     server.shutdown()
@@ -163,3 +164,64 @@ def test_copies_have_a_share_of_the_disk(tmp_path: Path, host: str, monkeypatch:
     assert Handler.asked["/0003.tar"] <= 2
     fetched.fetched(Address(f"{host}/0000.tar"))
     assert Handler.asked["/0000.tar"] == 2
+
+
+class Short:
+    """A store as fsspec has them, which says how large a file is and gives less of it, so many times."""
+
+    def __init__(self, content: bytes, times: int) -> None:
+        self.content, self.times = content, times
+
+    def info(self, path: str) -> dict[str, object]:
+        return {"size": len(self.content)}
+
+    def open(self, path: str, mode: str) -> io.BytesIO:
+        self.times -= 1
+        return io.BytesIO(self.content if self.times < 0 else self.content[: len(self.content) // 2])
+
+
+@pytest.mark.parametrize("times", [1, 2, 3])
+def test_a_download_that_was_cut_short_is_not_kept(
+    times: int, tmp_path: Path, host: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With no word of it by the store. There are three attempts."""
+    address, whole = Address("s3://bucket/0001.tar"), (tmp_path / "out" / "0001.tar").read_bytes()
+    store = Short(whole, times)
+    monkeypatch.setattr("fsspec.core.url_to_fs", lambda url: (store, "bucket/0001.tar"))
+    if times == 3:
+        with pytest.raises(EnvironmentFault, match="a file cannot be fetched") as error:
+            fetched.fetched(address)
+        assert error.value.found == f"{len(whole) // 2:,} bytes came, of {len(whole):,}"
+        folder = next((tmp_path / "cache").rglob("files"))
+        assert not [path for path in folder.iterdir() if path.suffix != ".lock"]
+    assert fetched.fetched(address).read_bytes() == whole
+    assert store.times == -1
+
+
+def test_files_of_one_size_at_two_addresses_are_two_copies(tmp_path: Path, host: str) -> None:
+    """Of a server that tells nothing but the size."""
+    content = {"a.tar": b"a" * 3000, "b.tar": b"b" * 3000}
+    for name, each in content.items():
+        (tmp_path / "out" / name).write_bytes(each)
+        os.utime(tmp_path / "out" / name, (1, 1))
+    copies = {name: fetched.fetched(Address(f"{host}/{name}")) for name in content}
+    assert {name: copy.read_bytes() for name, copy in copies.items()} == content
+    states = {fetched.state_of(Address(f"{host}/{name}")) for name in content}
+    assert len(states) == 2
+
+
+def test_copies_that_go_are_no_more_than_must(tmp_path: Path, host: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Three of the five have room beside what comes: of them stay those that were asked for last."""
+    sizes = {number: (tmp_path / "out" / f"{number:04d}.tar").stat().st_size for number in range(5)}
+    for number in range(4):
+        os.utime(fetched.fetched(Address(f"{host}/{number:04d}.tar")), (number, number))
+    fetched.fetched(Address(f"{host}/0000.tar"))  # not copied again, and asked for just now
+    # Exactly as much as these three and the one that comes have.
+    monkeypatch.setattr(fetched, "_share_of_disk", lambda folder, held: sizes[0] + sizes[3] + sizes[2] + sizes[4])
+    fetched.fetched(Address(f"{host}/0004.tar"))
+    Handler.asked.clear()
+    for number in (0, 2, 3, 4):
+        fetched.fetched(Address(f"{host}/{number:04d}.tar"))
+    assert not Handler.asked
+    fetched.fetched(Address(f"{host}/0001.tar"))
+    assert Handler.asked == {"/0001.tar": 1}

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import io
+import threading
 import zipfile
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from hashlib import sha256
@@ -16,7 +18,7 @@ from PIL import Image
 from ftx.core.errors import DataError, ImageError
 from ftx.data import image_store as images
 from ftx.data.dataset import Entry
-from ftx.data.decode_limits import FILES
+from ftx.data.decode_limits import FILES, Budget
 from ftx.data.image_store import EncodedImage, ImageLike, ImageStore, open_hashed, open_image, pixel_bytes
 from ftx.data.preprocess import Preprocess, load_pixels
 
@@ -116,3 +118,38 @@ def test_the_budget_of_files_is_free_again_whatever_came_of_an_image(tmp_path: P
 
 def test_bytes_are_not_shown_with_an_image() -> None:
     assert "PNG" not in repr(EncodedImage.of(png()))
+
+
+class Watched(io.BytesIO):
+    """A file that does something when it is read for good: not for its size, which is asked for by a seek."""
+
+    def __init__(self, content: bytes, do: Callable[[], object]) -> None:
+        super().__init__(content)
+        self.do = do
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        self.do()
+        return super().read(size)
+
+
+@pytest.mark.parametrize("spare", [-1, 0])
+def test_files_that_threads_read_at_once_are_held_to_one_budget(spare: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """While one is read, another begins only if both fit; and it does once the first is done."""
+    content = png()
+    budget = Budget(2 * len(content) + spare)
+    monkeypatch.setattr(images, "FILES", budget)
+    began = threading.Event()
+    other = threading.Thread(target=open_image, args=(EncodedImage("b", lambda: Watched(content, began.set)),))
+    met: list[bool] = []
+
+    def meanwhile() -> None:
+        if not other.ident:
+            other.start()
+            met.append(began.wait(0.3 if spare < 0 else 10))  # what must not happen is given as long as it takes
+
+    open_image(EncodedImage("a", lambda: Watched(content, meanwhile)))
+    other.join(10)
+    assert met == [spare == 0]
+    assert began.is_set()
+    with budget.holding(budget.limit_bytes):  # all of it was given back
+        pass

@@ -150,3 +150,34 @@ def test_likeness_joins_near_duplicates_of_near_duplicates_and_names_those_of_an
     assert fourth.other in (0, 2)
     alone = [near_duplicates([prints[pair.one]], [prints[pair.other]])[0].correlation for pair in found.unlike]
     assert [pair.correlation for pair in found.unlike] == pytest.approx(alone, abs=1e-6)
+
+
+@pytest.mark.parametrize("images", [1, 7, 100])
+def test_images_are_compared_in_parts_with_the_same_result(images: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Near-duplicates across parts, and pictures of one grey among them, so that a place is no number of a picture."""
+    rng = np.random.default_rng(5)
+    pictures = [rng.integers(20, 180, (8, 8)) for _ in range(12)]
+    # Of three that are alike no two pairs are as alike as each other.
+    changed = [
+        picture + rng.integers(-strength, strength + 1, (8, 8)) for strength in (0, 3, 6) for picture in pictures
+    ]
+    prints = [
+        fingerprint(Image.fromarray(each.astype(np.uint8)).resize((64, 64), Image.Resampling.BICUBIC))
+        for each in changed
+    ]
+    flat = fingerprint(Image.new("L", (8, 8), 90))
+    prints[3:3], prints[20:20] = [flat], [flat, flat]
+    kind_N = np.arange(len(prints)) // 5 % 2
+    whole, pairs = likeness(prints, kind_N), near_duplicates(prints[:15], prints[15:])
+    assert len(set(whole.set_N.tolist())) == 12 + 3
+    assert len(whole.unlike) > 20
+    assert len(pairs) == 14
+    monkeypatch.setattr("ftx.data.near_duplicates._IMAGES", images)
+    parts = likeness(prints, kind_N)
+    assert parts.set_N.tolist() == whole.set_N.tolist()
+    assert [(pair.one, pair.other) for pair in parts.unlike] == [(pair.one, pair.other) for pair in whole.unlike]
+    # A product of matrices of another shape rounds otherwise.
+    assert [pair.correlation for pair in parts.unlike] == pytest.approx([p.correlation for p in whole.unlike], abs=1e-6)
+    assert sorted((pair.one, pair.other) for pair in near_duplicates(prints[:15], prints[15:])) == sorted(
+        (pair.one, pair.other) for pair in pairs
+    )

@@ -14,6 +14,7 @@ import pytest
 from PIL import Image
 
 from ftx.core.errors import DataError
+from ftx.data.check import check
 from ftx.data.dataset import Dataset, Entry
 from ftx.data.open_dataset import survey
 from ftx.tasks.task_names import TaskName
@@ -393,3 +394,67 @@ def test_a_file_name_in_another_encoding_is_skipped_by_name(tmp_path: Path) -> N
     shutil.copy(tmp_path / "cat/000.png", os.fsencode(tmp_path / "cat") + b"/caf\xe9.png")
     dataset = survey(tmp_path, val_fraction=0.2).dataset
     assert [one.path for one in dataset.unreadable] == [r"'cat/caf\udce9.png'"]
+
+
+def test_images_that_are_held_out_as_well_are_counted_once_each(tmp_path: Path) -> None:
+    """Three of train, of which one is in both val and test; one of val that is in test; two copies within train."""
+    tree(tmp_path / "train", {"cat": 6, "dog": 4}, seed=1)
+    tree(tmp_path / "val", {"cat": 2, "dog": 2}, seed=2)
+    tree(tmp_path / "test", {"cat": 2, "dog": 2}, seed=3)
+    copied = {
+        "train/cat/000.png": ["val/cat/a.png"],
+        "train/cat/001.png": ["val/cat/b.png", "test/cat/b.png"],
+        "train/dog/002.png": ["val/dog/c.png"],
+        "train/cat/003.png": ["train/cat/d.png", "train/cat/e.png"],
+        "val/dog/001.png": ["test/dog/f.png"],
+    }
+    for one, others in copied.items():
+        for other in others:
+            shutil.copy(tmp_path / one, tmp_path / other)
+    progress = Notes()
+    found = survey(tmp_path, val_fraction=0.2, progress=progress)
+    assert (found.leaks, found.copies) == (3, 2)
+    assert "images that are copies of others with the same labels: 2" in progress.notes
+    assert "images of train that stand in val or test as well (results will look too good): 3" in progress.notes
+    assert found.counts() == {
+        "cat": {"train": 8, "val": 4, "test": 3},
+        "dog": {"train": 4, "val": 3, "test": 3},
+    }
+
+
+@pytest.mark.parametrize("split", ["", "train"])
+def test_files_that_are_no_images_are_counted_in_every_layout(split: str, tmp_path: Path) -> None:
+    """Beside the splits, beside the classes of each split, and in the classes; images outside of classes as well."""
+    tree(tmp_path / split, {"cat": 4, "dog": 4})
+    within = f"{split}/" if split else ""
+    others = ["notes.txt", f"{within}cat/a.txt", f"{within}dog/raw.heic"]
+    loose = [f"{within}over.png"]
+    if split:
+        tree(tmp_path / "val", {"cat": 2, "dog": 2}, seed=1)
+        others += ["train/list.txt", "val/list.txt", "val/cat/b.heic", "val/cat/c.xmp"]
+        loose += ["val/over.png", "top.png"]
+    for name in others:
+        (tmp_path / name).write_text("not an image")
+    for number, name in enumerate(loose):
+        picture(tmp_path / name, 900 + number)
+    expected = {".txt": 2, ".heic": 1, "images outside class folders": 1}
+    if split:
+        expected = {".txt": 4, ".heic": 2, ".xmp": 1, "images outside class folders": 3}
+    progress = Notes()
+    found = survey(tmp_path, val_fraction=0.2, progress=progress)
+    assert dict(found.ignored) == expected
+    assert check(tmp_path).ignored == expected
+    said = ", ".join(f"{count} {kind}" for kind, count in sorted(expected.items()))
+    assert f"ignored, as no images of a class: {said}" in progress.notes
+
+
+def test_a_label_without_an_image_in_a_split_is_told_with_that_split(tmp_path: Path) -> None:
+    tree(tmp_path / "train", {"cat": 3, "dog": 3, "eel": 3}, seed=1)
+    tree(tmp_path / "val", {"cat": 1, "eel": 2}, seed=2)
+    tree(tmp_path / "test", {"cat": 2}, seed=3)
+    progress = Notes()
+    survey(tmp_path, val_fraction=0.2, progress=progress)
+    assert [note for note in progress.notes if note.startswith("no image of")] == [
+        "no image of dog in val, test",
+        "no image of eel in test",
+    ]

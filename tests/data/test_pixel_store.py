@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,10 +18,10 @@ from tests.data.test_loader import PRE
 from tests.data.test_open_dataset import tree
 
 from ftx.core.errors import DataError
-from ftx.data.image_store import EncodedImage, ImageStore
+from ftx.data.image_store import EncodedImage, ImageStore, open_image
 from ftx.data.open_dataset import survey
-from ftx.data.pixel_store import Form, PixelStore, pixel_store
-from ftx.data.preprocess import load_pixels
+from ftx.data.pixel_store import KEPT_TO_RESIZE, Form, PixelStore, pixel_store, reduce
+from ftx.data.preprocess import Preprocess, load_pixels
 from ftx.recipe.sections import Augment, DataRecipe, TrainRecipe
 
 
@@ -30,10 +33,15 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @contextmanager
 def opened(
-    data: Path, *, augment: Augment = "light", cache_gb: float = 1, listener: Listener | None = None
+    data: Path,
+    *,
+    augment: Augment = "light",
+    cache_gb: float = 1,
+    listener: Listener | None = None,
+    pre: Preprocess = PRE,
 ) -> Iterator[PixelStore]:
     train = TrainRecipe(augment=augment, cache_gb=cache_gb)
-    with pixel_store(DataRecipe(path=data), 4, PRE, train, listener or Listener()) as store:
+    with pixel_store(DataRecipe(path=data), 4, pre, train, listener or Listener()) as store:
         yield store
 
 
@@ -107,3 +115,69 @@ def test_what_there_is_no_room_for_is_said_once(image: EncodedImage, tmp_path: P
         store.get(image, "final")
         assert len(store) == 0
     assert len(list(cache.iterdir())) == 1
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"interpolation": "bilinear"},
+        {"height": 28},
+        {"width": 28},
+        {"resize": 40},
+        {"resize": (36, 40)},
+        {"height": 24, "width": 36},
+    ],
+    ids=str,
+)
+def test_what_one_model_has_kept_is_not_read_by_another_that_sees_otherwise(
+    change: dict[str, Any], image: EncodedImage, tmp_path: Path
+) -> None:
+    other = replace(PRE, **change)
+    with opened(tmp_path) as store:
+        for form in FORMS:
+            store.get(image, form)
+    with opened(tmp_path, pre=other) as store:
+        assert len(store) == 0
+        np.testing.assert_array_equal(store.get(image, "final"), load_pixels(image, other))
+        expected = np.asarray(reduce(open_image(image), KEPT_TO_RESIZE, other))
+        np.testing.assert_array_equal(store.get(image, "reduced"), expected)
+    # Mean and deviation come after, and move no pixel.
+    with opened(tmp_path, pre=replace(PRE, mean=(0.1, 0.2, 0.3), std=(0.4, 0.5, 0.6))) as store:
+        assert len(store) == len(FORMS)
+
+
+@pytest.mark.parametrize("constant", ["KEPT_TO_RESIZE", "__version__", "PIL.__version__"])
+def test_pixels_are_of_one_version_and_one_size(
+    constant: str, image: EncodedImage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with opened(tmp_path) as store:
+        store.get(image, "reduced")
+    monkeypatch.setattr(f"ftx.data.pixel_store.{constant}", 2.5 if constant == "KEPT_TO_RESIZE" else "0.0.1")
+    with opened(tmp_path) as store:
+        assert len(store) == 0
+
+
+def kept_before(cache: Path, name: str, size_bytes: int, at_s: int) -> Path:
+    """A folder of another data set's pixels, that was last used then."""
+    (cache / name).mkdir(parents=True)
+    (cache / name / "content").write_bytes(bytes(size_bytes))
+    os.utime(cache / name, (at_s, at_s))
+    return cache / name
+
+
+@pytest.mark.parametrize(("limit_kb", "left"), [(150, set[str]()), (170, {"new"}), (230, {"new", "old"})])
+@pytest.mark.parametrize("augment", ["light", "none"])
+def test_pixels_of_other_data_make_room_for_all_images_in_the_forms_that_are_kept(
+    augment: Augment, limit_kb: int, left: set[str], tmp_path: Path, cache: Path
+) -> None:
+    """Four images as they are take 12 kB, and those that views are cut from 47 kB; other data have 110 and 60 kB."""
+    old, new = kept_before(cache, "old", 60_000, 1000), kept_before(cache, "new", 110_000, 2000)
+    final_bytes = 4 * 3 * 32 * 32
+    reduced_bytes = 4 * 3 * 1.5**2 * 4 / 3 * 36 * 36
+    own_bytes = final_bytes + (reduced_bytes if augment == "light" else 0)
+    assert 46_000 < reduced_bytes < 47_000
+    # Less by what is not kept: so much room as each limit leaves where both forms are.
+    limit_gb = (limit_kb * 1000 - final_bytes - reduced_bytes + own_bytes) / 1e9
+    with opened(tmp_path, augment=augment, cache_gb=limit_gb):
+        pass
+    assert {path.name for path in (old, new) if path.exists()} == left

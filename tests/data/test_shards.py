@@ -9,13 +9,16 @@ import shutil
 import subprocess
 import sys
 import tarfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from hashlib import sha256
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
+from tests.conftest import Listener
+from tests.data.test_annotations import GROUPS, write_datumaro
 from webdataset.writer import TarWriter
 
 from ftx.core.addresses import Address, typed
@@ -441,3 +444,81 @@ def test_an_archive_that_leads_back_into_itself_ends(tmp_path: Path) -> None:
     shard.write_bytes(shard.read_bytes()[:1024] + evil + bytes(1024))
     with pytest.raises(DataError):
         list_images(shard)
+
+
+@pytest.mark.parametrize("per_shard", [5, 8, 24, 100])
+def test_shards_json_says_what_each_archive_holds(per_shard: int, tmp_path: Path) -> None:
+    """24 images: the last archive has what is left."""
+    report = write_shards(source(tmp_path / "data"), tmp_path / "out", per_shard=per_shard)
+    described = read_shards_json(tmp_path / "out")
+    assert described is not None
+    sizes = {5: [5, 5, 5, 5, 4], 8: [8, 8, 8], 24: [24], 100: [24]}[per_shard]
+    assert [shard.images for shard in described.shards] == sizes
+    for shard in described.shards:
+        content = (tmp_path / "out" / shard.name).read_bytes()
+        assert (shard.bytes, shard.sha256) == (len(content), sha256(content).hexdigest())
+        with tarfile.open(tmp_path / "out" / shard.name) as archive:
+            assert len(archive.getnames()) == 2 * shard.images
+    assert (described.images, report.images, report.shards) == (24, 24, len(sizes))
+    assert report.bytes == sum(shard.bytes for shard in described.shards)
+
+
+class Meanwhile(Listener):
+    """Does something when a stretch of work begins."""
+
+    def __init__(self, description: str, do: Callable[[], object]) -> None:
+        super().__init__()
+        self.description, self.do = description, do
+
+    def track(self, description: str, total: int | None) -> Any:
+        if description == self.description:
+            self.do()
+        return super().track(description, total)
+
+
+def test_an_image_that_changes_while_shards_are_written_ends_it(tmp_path: Path) -> None:
+    """Nothing is written under the hash of other bytes, be they as many as before; and nothing half."""
+    table = source(tmp_path / "data")
+    one = tmp_path / "data" / "pictures.v2" / "a b.7.PNG"
+    content = bytearray(one.read_bytes())
+    content[-20] ^= 1
+    progress = Meanwhile("Writing shards", lambda: one.write_bytes(content))
+    with pytest.raises(DataError, match="an image changed while it was read") as error:
+        write_shards(table, tmp_path / "out", per_shard=5, progress=progress)
+    assert error.value.where == "pictures.v2/a b.7.PNG"
+    assert not (tmp_path / "out").exists()
+
+
+def test_what_an_image_says_of_its_split_comes_before_its_archive(tmp_path: Path) -> None:
+    shard = written(
+        tmp_path / "set-train-0.tar",
+        {
+            "a": {"png": png(1), "json": {"labels": ["x"], "split": "test"}},
+            "b": {"png": png(2), "json": {"labels": ["x"], "split": ""}},
+            "c": {"png": png(3), "json": {"labels": ["y"]}},
+        },
+    )
+    assert [file.split for file in list_images(shard).files] == ["test", "train", "train"]
+
+
+def test_what_the_source_declares_of_its_labels_is_kept_by_shards(tmp_path: Path) -> None:
+    """Labels that exclude each other, their parents, and singles, which no path of an image would tell."""
+    table = write_datumaro(tmp_path / "data", GROUPS)
+    write_shards(table, tmp_path / "out")
+    before, after = (survey(path, "hierarchical", val_fraction=0.2).dataset for path in (table, tmp_path / "out"))
+    assert after.labels == before.labels
+    assert after.labels.groups == (("animal", "vehicle"), ("cat", "dog"))
+    assert dict(after.labels.parents) == {"cat": "animal", "dog": "animal"}
+    declared, stated = list_images(table).declared, read_shards_json(tmp_path / "out")
+    assert stated is not None
+    assert stated.labels.open() == declared
+
+
+def test_archives_that_were_read_last_stay_open(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ftx.data.shards.shard_store.MOST_OPEN", 2)
+    for name in "abc":
+        written(tmp_path / f"{name}.tar", {name: {"png": png(ord(name))}})
+    for name in "abac":
+        assert has_member(tmp_path / f"{name}.tar", f"{name}.png")
+    open_files = [path.readlink() for path in Path("/proc/self/fd").iterdir() if path.is_symlink() and path.exists()]
+    assert {path.name for path in open_files if path.parent == tmp_path} == {"a.tar", "c.tar"}

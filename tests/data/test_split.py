@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from ftx.core.errors import DataError
 from ftx.data.dataset import Entry
 from ftx.data.sources import ListedImage
-from ftx.data.split import assign_splits, hash_split
+from ftx.data.split import assign_splits, hash_split, hash_split_sets
 
 Samples = list[tuple[str, str]]
 
@@ -118,3 +118,41 @@ def test_what_was_learnt_is_chosen_by_where_nothing_else_is(
     learnt = {digest for (digest, _), split in before.items() if split == "train"}
     if not learnt & {digest for (digest, _), split in before.items() if split == "val"}:
         assert hash_split(given_samples, fraction, learnt) == tuple(before[sample] for sample in given_samples)
+
+
+def test_where_each_label_is_of_one_group_alone_nothing_is_left_to_validate_on() -> None:
+    """The only group of a label is learnt from; without an image to choose by there is no training."""
+    samples: list[tuple[str, tuple[str, ...]]] = [("00", ("cat",)), ("01", ("dog",)), ("02", ("cat", "eel"))]
+    assert hash_split_sets(samples, 0.3) == ("val", "train", "train")
+    # Of those that the hash would take the label is their own: another one is taken.
+    assert hash_split_sets([("0", ("dog",)), ("1", ("cat",)), ("2", ("cat",))], 0.3) == ("train", "val", "train")
+    assert hash_split_sets([("0", ("dog",)), ("1", ())], 0.3) == ("train", "val")
+    with pytest.raises(DataError, match="no image is left to validate on"):
+        hash_split_sets(samples[1:], 0.3)
+    files = [
+        ListedImage(f"{number}.png", ("cat" if number < 3 else "dog",), None, "AB"[number // 3]) for number in range(6)
+    ]
+    with pytest.raises(DataError, match="no image is left to validate on"):
+        assign_splits([(file, f"{number:064x}") for number, file in enumerate(files)], 0.5)
+
+
+def test_of_what_leaves_val_for_a_label_that_was_learnt_goes_first() -> None:
+    """Both images of the labels are drawn; the one that goes to train is the one that the model has learnt from."""
+    samples: list[tuple[str, tuple[str, ...]]] = [("00", ("cat",)), ("01", ("cat",)), ("02", ())]
+    before = hash_split_sets(samples, 0.5)
+    assert before == ("train", "val", "train")
+    assert hash_split_sets(samples, 0.5, {"00", "02"}) == before
+    assert hash_split_sets(samples, 0.5, {"01", "02"}) == ("val", "train", "train")
+    # Of what comes to val, one that was not learnt from: the third label has two more.
+    samples = [("00", ()), ("01", ()), ("02", ("cat",)), ("03", ("cat",)), ("04", ("cat",)), ("05", ())]
+    assert hash_split_sets(samples, 0.3) == ("val", "val", "val", "train", "train", "train")
+    assert hash_split_sets(samples, 0.3, {"02", "03", "05"}) == ("val", "val", "train", "train", "val", "train")
+
+
+def test_the_rarest_label_is_placed_first() -> None:
+    """What becomes of a rare label moves images of others, so that these come after it, whatever their names are."""
+    # Drawn are 00 and 01; the only image of c goes back to train, and then a needs 02 in val.
+    samples: list[tuple[str, tuple[str, ...]]] = [("00", ("b",)), ("01", ("a", "c")), ("02", ("a",)), ("03", ("b",))]
+    assert hash_split_sets(samples, 0.5) == ("val", "train", "val", "train")
+    samples = [("00", ("b", "c")), ("01", ("a", "b")), ("02", ("a",))]
+    assert hash_split_sets(samples, 0.2) == ("train", "val", "train")

@@ -317,11 +317,14 @@ def test_subjects_never_straddle_and_each_label_is_on_both_sides_if_it_can(
     drawn: list[tuple[int, set[str]]], fraction: float
 ) -> None:
     samples = [(f"{subject:02}", tuple(sorted(labels))) for subject, labels in drawn]
-    if len({key for key, _ in samples}) < 2:
+    keys_of = {label: {key for key, each in samples if label in each} for _, labels in samples for label in labels}
+    own = {key for keys in keys_of.values() if len(keys) == 1 for key in keys}  # of labels that no other has
+    if len({key for key, _ in samples}) < 2 or own == {key for key, _ in samples}:
         with pytest.raises(DataError):
             hash_split_sets(samples, fraction)
         return
     sides = hash_split_sets(samples, fraction)
+    assert set(sides) == {"train", "val"}
     side_of = dict(zip([key for key, _ in samples], sides, strict=True))
     assert all(side_of[key] == side for (key, _), side in zip(samples, sides, strict=True))
     for label in {label for _, labels in samples for label in labels}:
@@ -331,3 +334,44 @@ def test_subjects_never_straddle_and_each_label_is_on_both_sides_if_it_can(
     # Those that were learnt from the last time are again.
     learnt = {key for key, side in side_of.items() if side == "train"}
     assert hash_split_sets(samples, fraction, learnt) == sides
+
+
+@pytest.mark.parametrize("folder", ["train", "val", "test"])
+def test_a_line_of_a_folder_of_one_split_may_not_name_another(folder: str, tmp_path: Path) -> None:
+    """A split's own name in any spelling, or none, is right; each other one is refused with its line."""
+    words = {"train": "training", "val": "valid", "test": "TEST"}
+    for name in words:
+        (tmp_path / name).mkdir()
+        write(tmp_path / name / "metadata.csv", "path,labels,split", f"a.png,x,{words[name]}", "b.png,y,")
+    files = list_images(tmp_path).files
+    assert {(file.path, file.split) for file in files} == {(f"{one}/{n}.png", one) for one in words for n in "ab"}
+    for other in words:
+        if other == folder:
+            continue
+        write(tmp_path / folder / "metadata.csv", "path,labels,split", f"a.png,x,{folder}", f"b.png,y,{other}")
+        with pytest.raises(DataError, match="another split than its folder") as caught:
+            list_images(tmp_path)
+        assert caught.value.found == f"b.png: {other}"
+        assert caught.value.where == str(tmp_path / folder / "metadata.csv")
+
+
+def test_each_image_of_folders_with_tables_keeps_its_labels_and_group(tmp_path: Path) -> None:
+    for side, group in (("train", "p"), ("test", "q")):
+        (tmp_path / side).mkdir()
+        write(tmp_path / side / "metadata.csv", "path,labels,group", f"a.png,x;{side},{group}", "b.png,y,")
+    assert {(one.path, one.labels, one.group) for one in list_images(tmp_path).files} == {
+        ("train/a.png", ("train", "x"), "p"),
+        ("train/b.png", ("y",), None),
+        ("test/a.png", ("test", "x"), "q"),
+        ("test/b.png", ("y",), None),
+    }
+
+
+@pytest.mark.parametrize("again", ["a.png,x,val,p", "a.png,x,train,q", "a.png,x,train,", "a.png,x;y,train,p"])
+def test_an_image_that_comes_again_with_another_split_group_or_label_is_refused(again: str, tmp_path: Path) -> None:
+    table = write(tmp_path / "t.csv", "path,labels,split,group", "a.png,x,train,p", "b.png,y,train,p", again)
+    with pytest.raises(DataError, match="do not hold: 1") as caught:
+        read_table(table)
+    assert "line 4: a.png stands above with x" in str(caught.value)
+    write(table, "path,labels,split,group", "a.png,x,train,p", "b.png,y,train,p", "a.png,x,train,p")
+    assert read_table(table).repeated == ("line 4: a.png",)

@@ -6,8 +6,10 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from contextlib import chdir
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,6 +17,7 @@ import torch
 from PIL import Image
 from tests.conftest import Listener
 from tests.training.test_resume import begun, written
+from torch import Tensor
 
 from ftx.adapters.trainable_model import Prepared, prepare
 from ftx.backbones.compiled import blocks_to_compile
@@ -22,6 +25,7 @@ from ftx.core.errors import ModelError
 from ftx.recipe.schema import Recipe
 from ftx.training import resume, train
 from ftx.training.compiling import Gain, _Block, chosen
+from ftx.training.resolve import resolve
 
 TINY = {"name": "test_vit", "weights": "none", "image_size": 32, "peft": "dora", "batch_size": 5}
 LONG = 10**8
@@ -148,3 +152,105 @@ def test_a_block_is_measured_on_the_tokens_that_steps_have() -> None:
         for share in (0.0, 0.5)
     }
     assert sizes[0.5] == 1 + (sizes[0.0] - 1) // 2
+
+
+@pytest.fixture
+def passes(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, ...]]:
+    """The shapes of tokens that compiled blocks compute; torch's compiler leaves each as it is."""
+    found: list[tuple[int, ...]] = []
+
+    def compile(forward: Callable[[Tensor], Tensor], **_: object) -> Callable[[Tensor], Tensor]:
+        def fast(tokens_NTD: Tensor) -> Tensor:
+            found.append(tuple(tokens_NTD.shape))
+            return forward(tokens_NTD)
+
+        return fast
+
+    monkeypatch.setattr(torch, "compile", compile)
+    return found
+
+
+@pytest.mark.representative  # torch's compiler is imported, which takes 2 s
+def test_of_a_batch_in_parts_the_parts_are_computed_by_compiled_blocks(
+    here: Path, tmp_path: Path, passes: list[tuple[int, ...]]
+) -> None:
+    """16 images in batches of 6, in two parts: 3 + 3, 3 + 3 and, of the last, 2 + 2, which are not compiled."""
+    recipe = asked(compile="blocks", batch_size=6, accumulation_steps=2, epochs=2, peft="lora")
+    with chdir(here):
+        train(recipe, tmp_path / "run")
+    trained = passes[1:]  # the first is the block that is tried
+    assert {shape[0] for shape in trained} == {3}
+    # Of six blocks the last is computed for the class token alone: five, for four parts in each of two epochs.
+    assert len(trained) == 5 * 4 * 2
+    assert passes[0] == trained[0]
+
+
+@pytest.mark.representative
+def test_the_block_that_is_tried_has_the_images_and_tokens_of_a_step(passes: list[tuple[int, ...]]) -> None:
+    for settings, images, tokens in (
+        ({"batch_size": 5}, 5, 5),
+        ({"batch_size": 7, "accumulation_steps": 3}, 3, 5),
+        ({"batch_size": 40}, 16, 5),
+        ({"batch_size": 5, "patch_dropout": 0.5}, 5, 3),
+    ):
+        module, recipe = prepared(compile="blocks", **settings)
+        dropped = settings.get("patch_dropout", 0.0)
+        chosen(module, recipe.train, 20, patch_dropout=dropped, bf16=False, progress=Listener())
+        assert passes.pop() == (images, tokens, 64)
+
+
+@pytest.mark.representative
+@pytest.mark.parametrize("asks", [False, True])
+def test_a_training_of_so_many_epochs_asks_whether_compiling_pays(
+    asks: bool, here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An epoch of 16 images takes milliseconds, a hundred million of them weeks: both by far from 45 s."""
+
+    def cannot(forward: object, **_: object) -> Callable[[Tensor], Tensor]:
+        raise_ = RuntimeError("no compiler here")
+
+        def fails(_tokens_NTD: Tensor) -> Tensor:
+            raise raise_
+
+        return fails
+
+    monkeypatch.setattr(torch, "compile", cannot)
+    listener = Listener()
+    with chdir(here):
+        found = resolve(asked(epochs=10**8 if asks else 1, peft="lora"), False, listener).recipe
+    assert found.train.compile == "none"
+    assert ("blocks are not compiled: no compiler here" in listener.said) == asks
+
+
+@pytest.mark.representative
+def test_what_compiling_gains_is_found_for_each_step_and_machine(
+    passes: list[tuple[int, ...]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was found for one is read again, and not for a step that takes another time."""
+    monkeypatch.setattr("ftx.training.compiling._ROUNDS", 1)
+
+    def find(*, bf16: bool = False, patch_dropout: float = 0.0, **settings: object) -> int:
+        """How many were found by now."""
+        module, recipe = prepared(**settings)
+        passes.clear()
+        chosen(module, recipe.train, LONG, patch_dropout=patch_dropout, bf16=bf16, progress=Listener())
+        return len(kept(tmp_path / "cache"))
+
+    assert find() == 1
+    assert passes
+    assert find() == 1
+    assert not passes  # read, and not compiled again
+    changes: list[dict[str, Any]] = [
+        {"batch_size": 4},
+        {"accumulation_steps": 2},
+        {"patch_dropout": 0.5},
+        {"bf16": True},
+        {"rank": 3},
+        {"dropout": 0.1},
+        {"peft": "lora"},
+        {"image_size": 48},
+    ]
+    for count, change in enumerate(changes, start=2):
+        assert find(**change) == count
+    monkeypatch.setattr("ftx.training.compiling.__version__", "0.0.1")
+    assert find() == len(changes) + 2

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import threading
 from contextlib import chdir
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -22,6 +24,7 @@ from ftx.core.files import sha256_file
 from ftx.core.memory import available_bytes
 from ftx.data.augment import random_view
 from ftx.data.dataset import Dataset, Entry
+from ftx.data.decode import decode
 from ftx.data.preprocess import Preprocess
 from ftx.exporting import export
 from ftx.merging.combine_adapters import combine
@@ -307,3 +310,58 @@ def test_torch_computes_in_no_more_threads_than_the_control_group_pays_for(monke
             assert torch.get_num_threads() == found
     finally:
         torch.set_num_threads(before)
+
+
+class Clock:
+    """Time that passes only where something is done: 1 s to decode an image, 10 s to train on it, 3 s to answer."""
+
+    def __init__(self, module: torch.nn.Module, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.now = 0.0
+        self._one_at_a_time = threading.Lock()
+
+        def decoded(content: bytes) -> Image.Image:
+            with self._one_at_a_time:
+                self.now += 1
+            return decode(content)
+
+        def computed(layer: torch.nn.Module, given: tuple[torch.Tensor, ...]) -> None:
+            self.now += len(given[0]) * (10 if layer.training else 3)
+
+        monkeypatch.setattr("ftx.data.image_store.decode", decoded)
+        monkeypatch.setattr("ftx.training.estimate.time", SimpleNamespace(perf_counter=lambda: self.now))
+        module.get_submodule("patch_embed").register_forward_pre_hook(computed)
+
+
+@pytest.mark.parametrize(
+    ("settings", "before_s", "epoch_s"),
+    [
+        # 20 + 6 images are decoded; of an epoch 20 images train, and 6 are measured.
+        ({}, 26, 200 + 18),
+        ({"batch_size": 7}, 26, 200 + 18),
+        # Before that the head reads all of them.
+        ({"head_init": "probe"}, 26 + 3 * 26, 200 + 18),
+    ],
+    ids=str,
+)
+def test_times_are_those_of_the_images_of_each_split(
+    settings: dict[str, object],
+    before_s: float,
+    epoch_s: float,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    entries: list[Entry] = []
+    for number in range(26):
+        path = tmp_path / f"{number}.png"
+        Image.new("RGB", (40, 32), (9 * number, 90, 200)).save(path)
+        entries.append(Entry(path.name, sha256_file(path), ("ab"[number % 2],), "train" if number < 20 else "val"))
+    dataset = Dataset(tmp_path, Labels.multiclass(("a", "b")), tuple(entries))
+    keys = {"name": "test_vit", "image_size": 32, "peft": "lora", "augment": "none", "batch_size": 4, "path": tmp_path}
+    recipe = Recipe.named(TINY | keys | settings)
+    prepared = prepare(recipe, 2)
+    Clock(prepared.backbone.module, monkeypatch)
+    times = rehearse(Resolved(dataset, prepared, recipe))
+    assert (times.before_s, times.epoch_s) == pytest.approx((before_s, epoch_s), rel=1e-12)
+    # Whatever the number of epochs, each image is decoded once.
+    assert times.of(3) == pytest.approx(before_s + 3 * epoch_s)

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import replace
 from functools import partial
+from importlib.metadata import version
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -418,3 +419,106 @@ def test_what_openvino_cannot_convert_torch_computes(monkeypatch: pytest.MonkeyP
     with pytest.raises(ModelError, match="cannot compute") as caught, ByteStore(None, 0) as store:
         FrozenPart(frozen, store)
     assert "train.frozen_runtime=torch" in str(caught.value)
+
+
+def test_trainings_of_two_seeds_share_images_as_they_are_and_no_view(frozen: Counting, paths: list[Path]) -> None:
+    """What one has kept of a random view is of its own seed, image and epoch."""
+    first, other = (images_of(paths, frozen._pre, seed=seed) for seed in (3, 4))
+    inputs = FeatureInputs(frozen, first, views=2)
+    views = [seen(inputs, epoch) for epoch in (0, 1, 2)]
+    later = FeatureInputs(frozen, other, views=2)
+    assert later.to_prepare() == 2 * COUNT
+    assert torch.equal(seen(later, 0), views[0])
+    assert sum(frozen.computed) == 3 * COUNT
+    for epoch in (1, 2):
+        found = seen(later, epoch)
+        torch.testing.assert_close(found, expected(frozen, other, epoch), rtol=2**-8, atol=1e-5)  # bf16, as above
+        assert not any(torch.equal(*rows) for view in views for rows in zip(found, view, strict=True))
+    assert sum(frozen.computed) == 5 * COUNT
+    assert torch.equal(seen(FeatureInputs(frozen, first, views=2), 2), views[2])  # and the first finds its own again
+
+
+def test_room_is_made_for_all_views_of_both_splits(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, paths: list[Path]
+) -> None:
+    """Three views of ten images and one of four: 34 rows beside the ten that another training kept."""
+    for limit_rows, left in ((44, True), (43, False)):
+        monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / str(limit_rows)))
+        with frozen_part(Frozen(backbone(blocks=3), 3, bf16=False), 1e9, progress=SILENT) as frozen:
+            seen(FeatureInputs(frozen, images_of(paths, frozen._pre, augment="none"), views=1), 1)
+            other = frozen._folder
+        assert other is not None
+        # Of the folder the index counts as well, 52 bytes a row.
+        limit_bytes = limit_rows * ROW_BYTES + COUNT * 52
+        module, listener = backbone().module, Listener()
+        planned = plan(module, Recipe.named({**SETTINGS, "epochs": 3, "augment": "light", "cache_views": 3}))
+        with frozen_part(Frozen(backbone(), 4, bf16=False), limit_bytes, progress=listener) as frozen:
+            frozen.make_room(planned.views_of(10, 4), listener)
+        assert other.exists() == left
+        assert not listener.said
+
+
+@pytest.mark.parametrize(
+    ("constant", "value"),
+    [
+        ("CROP_AREA", (0.5, 1.0)),
+        ("CROP_RATIO", (0.5, 2.0)),
+        ("KEPT_TO_RESIZE", 2.0),
+        ("PIL.__version__", "0.0.1"),
+        ("__version__", "0.0.1"),
+        ("version", lambda name: "0.0.1" if name == "torch" else version(name)),
+        ("version", lambda name: "0.0.1" if name == "timm" else version(name)),
+        ("version", lambda name: "0.0.1" if name == "openvino" else version(name)),
+    ],
+)
+def test_features_are_of_one_version_and_one_way_to_cut_views(
+    constant: str, value: object, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = backbone()
+    before = Frozen(made, 4, bf16=False).folder
+    assert before == Frozen(backbone(), 4, bf16=False).folder
+    monkeypatch.setattr(f"ftx.training.frozen_part.{constant}", value)
+    assert Frozen(made, 4, bf16=False).folder != before
+
+
+def test_features_are_of_what_computes_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By torch or OpenVINO, on a GPU or not, of each image path, architecture and number of blocks."""
+    made = backbone()
+    pre = made.preprocess
+    other = [
+        replace(made, preprocess=replace(pre, **change))
+        for change in (
+            {"interpolation": "bilinear" if pre.interpolation == "bicubic" else "bicubic"},
+            {"resize": 40},
+            {"std": (0.1, 0.2, 0.3)},
+        )
+    ]
+    frozen = [Frozen(one, 4, bf16=False) for one in (made, *other, replace(made, architecture="another"))]
+    frozen += [Frozen(made, 4, bf16=False, runtime="openvino"), Frozen(made, 4, bf16=True)]
+    frozen += [Frozen(made, 3, bf16=False), Frozen(made, 0, bf16=False)]
+    folders = [one.folder for one in frozen]
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    folders.append(Frozen(made, 4, bf16=False).folder)
+    assert len(set(folders)) == len(folders) == 10
+
+
+def test_what_is_faster_is_found_for_each_number_of_threads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was found is told by its file, and asked for again where that says nothing."""
+
+    def cannot(*_given: object, **_named: object) -> None:
+        asked.append(torch.get_num_threads())
+        raise RuntimeError("aten::odd")
+
+    asked: list[int] = []
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr(torch.export, "export", cannot)
+    before = torch.get_num_threads()
+    try:
+        for threads in (1, 2, 1, 2):
+            torch.set_num_threads(threads)
+            assert faster_runtime(Frozen(backbone(), 4, bf16=False), 2000, SILENT) == "torch"
+    finally:
+        torch.set_num_threads(before)
+    assert asked == [1, 2]
+    assert faster_runtime(Frozen(backbone(), 3, bf16=False), 2000, SILENT) == "torch"  # another part
+    assert len(asked) == 3

@@ -294,3 +294,86 @@ def test_an_epoch_tells_the_share_of_its_time_that_it_waited_for_images() -> Non
     for epoch in (first, second):
         assert epoch.waiting_share * epoch.seconds == pytest.approx(0.04)
         assert 0.02 < epoch.waiting_share < 0.67
+
+
+class Shown(Listener):
+    """A listener that keeps what is shown beside the bar as well."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fields: list[dict[str, str]] = []
+
+    def advance(self, steps: int = 1, **fields: str) -> None:
+        super().advance(steps, **fields)
+        self.fields += [fields] if fields else []
+
+
+def test_beside_the_bar_stand_the_mean_loss_of_the_epoch_and_the_best_one_so_far(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Of a model that unlearns: the best epoch is the first, and its last batch is the hardest."""
+    monkeypatch.setattr("ftx.training.loop._SHOWN_EVERY_S", 0.0)
+    listener, module = Shown(), Wrong()
+    module.weight.data = torch.tensor([[-0.8, 0.0], [0.8, 0.0]])  # right, and so after the first epoch
+    parts = [(ROWS[:3], SIDES[:3].flip(1)), (ROWS[3:], SIDES[3:].flip(1))]
+    losses: list[float] = []
+
+    def noted(*given: object, **named: object) -> Tensor:
+        found = loss(*given, **named)  # pyright: ignore[reportArgumentType]
+        losses.append(float(found.detach()))
+        return found
+
+    loss = Multiclass.loss
+    with monkeypatch.context() as patch:
+        patch.setattr(Multiclass, "loss", noted)
+        made = fitted(module, Given(*parts), Given((ROWS, SIDES)), progress=listener, epochs=3, lr=0.3)
+    assert made.epochs[0].metrics["accuracy"] > made.epochs[-1].metrics["accuracy"]
+    assert made.best.epoch == 1
+    best = f"{made.epochs[0].metrics['accuracy']:.3f}"
+    expected: list[dict[str, str]] = []
+    for epoch in range(3):
+        first, second, _validation = losses[3 * epoch : 3 * epoch + 3]
+        for mean in (first, (3 * first + second) / 4):
+            known = {"accuracy": best} if epoch else {}
+            expected.append({"epoch": f"{epoch + 1}/3", "loss": f"{mean:.3f}", **known})
+    assert listener.fields == expected
+    assert (listener.total, listener.steps) == (12, 12)
+
+
+def test_a_training_that_goes_on_shows_all_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Stopped in the middle of the second of three epochs of four images, in two batches each."""
+    stop, listener, module = Stop(), Listener(), Wrong()
+    batches = iter(range(100))
+
+    def ask() -> None:
+        if next(batches) == 2:
+            stop.asked = "interrupt"
+
+    feed = Given((ROWS[:3], SIDES[:3]), (ROWS[3:], SIDES[3:]), before=ask)
+    held_out = Given((ROWS, SIDES))
+    feed.network = held_out.network = module
+    recipe = TrainRecipe.model_validate({"epochs": 3, "batch_size": 3, "weight_decay": 0.0})
+    training = Training(module, TWO, feed, held_out, recipe, Balance(4), lr=0.1, bf16=False, seed=0)
+    state, ends = training.begin(), list[EpochEnd]()
+    made = fit(training, state, progress=listener, on_epoch=ends.append, stop=stop)
+    assert made is not None
+    assert (made.interrupted, state.position.epoch, state.position.images) == (True, 2, 3)
+    assert (listener.total, listener.steps) == (12, 7)
+    later = Listener()
+    made = fit(training, state, progress=later, on_epoch=ends.append)
+    assert made is not None
+    assert (made.interrupted, [end.epoch.epoch for end in ends]) == (False, [1, 2, 3])
+    assert (later.total, later.steps) == (12, 12)
+    assert training.steps == 6  # 4 images in batches of 3 are two steps
+
+
+def test_an_epoch_tells_the_rate_of_its_end_and_the_best_of_all() -> None:
+    """Half a cosine over two steps an epoch; of a model that unlearns the first epoch stays the best."""
+    ends: list[EpochEnd] = []
+    feed = Given((ROWS[:3], SIDES[:3].flip(1)), (ROWS[3:], SIDES[3:].flip(1)))
+    made = fitted(Wrong(), feed, Given((ROWS, SIDES)), on_epoch=ends.append, epochs=4, batch_size=3, lr=0.2)
+    assert [epoch.lr for epoch in made.epochs] == pytest.approx(
+        [0.2 * (1 + np.cos(np.pi * epoch / 4)) / 2 for epoch in (1, 2, 3, 4)], abs=1e-12
+    )
+    assert [end.best.epoch for end in ends] == [1, 1, 1, 1]
+    assert [end.epochs for end in ends] == [4] * 4

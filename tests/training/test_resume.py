@@ -37,6 +37,7 @@ from ftx.recipe.schema import Recipe
 from ftx.runs.artifacts import DENSE, TRAINED
 from ftx.runs.new_run import NewRun
 from ftx.runs.run import Run
+from ftx.runs.train_jsonl import read_epochs
 from ftx.training import loop, resume, session, train
 from ftx.training.checkpoints import Checkpoints, _digest, newest
 from ftx.training.inputs import Batch
@@ -687,3 +688,47 @@ def test_other_versions_are_told(other: str, here: Path, tmp_path: Path, monkeyp
     with chdir(here):
         resume(run, progress=listener)
     assert any(f"{other} 0.0.1" in said and "may differ" in said for said in listener.said)
+
+
+def test_epochs_of_an_earlier_ftx_are_kept_by_their_means(
+    here: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It noted none: of what was measured then the means are those that there would be, and the same epoch is kept."""
+    with chdir(here):
+        train(asked(), tmp_path / "whole")
+    run = begun(here, monkeypatch, asked(), tmp_path / "run", 9)
+    for path in (run / "checkpoints").glob("*.json"):
+        document = json.loads(path.read_text())
+        for epoch in document["record"]["epochs"]:
+            assert epoch.pop("smoothed") is not None
+        rewrite(path, document)
+    with chdir(here):
+        resume(run)
+    assert written(run) == written(tmp_path / "whole")
+    smoothed = [[epoch.smoothed for epoch in read_epochs(one)] for one in (run, tmp_path / "whole")]
+    assert smoothed[0] == smoothed[1]
+    assert None not in smoothed[0]
+
+
+def test_times_of_an_epoch_that_was_cut_are_those_of_both_processes(
+    here: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """1,000 s of the second epoch were over, 600 of them waiting for images, and 5,000 s of the training."""
+    run = begun(here, monkeypatch, asked(), tmp_path / "run", 6)
+    (path, *_) = sorted((run / "checkpoints").glob("*.json"), key=lambda path: -int(path.stem))
+    document = json.loads(path.read_text())
+    position = document["record"]["position"]
+    assert (position["step"], position["epoch"], position["images"]) == (6, 2, 10)
+    position |= {"seconds": 1000.0, "waited_s": 600.0, "seconds_before": 5000.0}
+    rewrite(path, document)
+    with chdir(here):
+        report = resume(run)
+    # A minute is far more than the rest takes.
+    assert 5000 < report.seconds < 5060
+    first, second, third = read_epochs(run)
+    assert 1000 < second.seconds < 1060
+    assert 600 / 1060 < second.waiting_share < 660 / 1000
+    assert second.images_per_s == pytest.approx(16 / second.seconds)  # of 20 images, of which 4 are to choose by
+    for other in (first, third):
+        assert other.seconds < 60
+        assert other.waiting_share <= 1

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -80,3 +82,36 @@ def test_a_record_that_no_training_wrote_is_refused(wrong: dict[str, Any]) -> No
     assert Record.model_validate(document)
     with pytest.raises(ValidationError):
         Record.model_validate(document | wrong)
+
+
+def test_seconds_are_those_of_all_processes_that_trained(monkeypatch: pytest.MonkeyPatch) -> None:
+    """700 s before a stop, 500 s after it and 200 s after another; to write a state down changes nothing."""
+    later_s = [0.0]
+    monkeypatch.setattr("ftx.training.state.time", SimpleNamespace(monotonic=lambda: time.monotonic() + later_s[0]))
+    state, total = begun(0), 0.0
+    for seconds in (700.0, 500.0, 200.0):
+        later_s[0] = seconds
+        # This test takes no ten seconds by itself.
+        assert state.seconds == pytest.approx(total + seconds, abs=10)
+        record = state.record()
+        assert record.position.seconds_before == pytest.approx(total + seconds, abs=10)
+        assert state.position.seconds_before == pytest.approx(total, abs=10)
+        assert state.seconds == pytest.approx(total + seconds, abs=10)
+        total += seconds
+        later_s[0] = 0.0  # what a new process counts from
+        state = begun(0).restore(Record.model_validate_json(record.model_dump_json()), state.tensors())
+    assert state.seconds == pytest.approx(1400, abs=10)
+
+
+def test_the_best_epoch_is_laid_whatever_came_after() -> None:
+    """Weights and statistics of batches of the first epoch, and its thresholds, after a worse second one."""
+    state = moved()
+    best = {name: tensor.clone() for name, tensor in (state.best.weights if state.best else {}).items()}
+    assert {"1.running_mean", "1.running_var", "1.num_batches_tracked"} < best.keys()
+    restored = begun(1).restore(state.record(), state.tensors())
+    assert restored.best is not None
+    assert (restored.best.epoch, restored.best.thresholds) == (EPOCH, Thresholds({"a": 0.25}, shared=0.75))
+    for one in (state, restored):
+        assert not all(torch.equal(tensor, best[name]) for name, tensor in one.module.state_dict().items())
+        one.lay_best()
+        assert all(torch.equal(tensor, best[name]) for name, tensor in one.module.state_dict().items())

@@ -108,7 +108,8 @@ def hash_split_sets(
     and never all, are val. Then, the
     rarest label first, one that is in one split alone though two keys have it gets one of them moved over, unless
     another label would lose its last one there.
-    Raises: DataError if the fraction is not between 0 and 1.
+    Raises: DataError if the fraction is not between 0 and 1, if there are fewer than two keys, or if each has a label
+    that no other has, which is learnt from.
     """
     if not 0 < val_fraction < 1:
         raise DataError("val_fraction is a share between 0 and 1", found=str(val_fraction), fix="for example 0.2")
@@ -126,25 +127,36 @@ def hash_split_sets(
             fix="add images (of other groups), or put them into splits yourself: train/ and val/, or a column split",
         )
     val = set(ranked[: _val_count(len(ranked), val_fraction)])
+    fresh = labels_of.keys() - set(learnt)
     for label in sorted(keys_of, key=lambda name: (len(keys_of[name]), name)):
         if len(keys_of[label]) < FEWEST_PER_CLASS:
             val -= keys_of[label]  # the only one is learnt from
             continue
-        for here, there in ((keys_of[label] & val, keys_of[label] - val), (keys_of[label] - val, keys_of[label] & val)):
+        held, rest = keys_of[label] & val, keys_of[label] - val
+        for here, there, last in ((held, rest, learnt), (rest, held, fresh)):
             if here:
                 continue
             movable = [
                 key
-                for key in _ranked(there, learnt)
+                for key in _ranked(there, last)
                 if all(len(keys_of[one] & val if key in val else keys_of[one] - val) > 1 for one in labels_of[key])
             ]
             if movable:
                 val ^= {movable[0]}
+    if not val:  # those that were drawn have labels of their own
+        spare = [key for key in ranked if all(len(keys_of[one]) >= FEWEST_PER_CLASS for one in labels_of[key])]
+        if not spare:
+            raise DataError(
+                "no image is left to validate on",
+                found="each image has a label that no other image, or no other group, has",
+                fix="add images (of other groups), or put them into splits yourself: train/ and val/, or in a column",
+            )
+        val = {spare[0]}
     return tuple("val" if key in val else "train" for key, _ in samples)
 
 
-def _ranked(keys: Iterable[str], learnt: Collection[str]) -> list[str]:
-    return sorted(keys, key=lambda key: (key in learnt, key))
+def _ranked(keys: Iterable[str], last: Collection[str]) -> list[str]:
+    return sorted(keys, key=lambda key: (key in last, key))
 
 
 def refuse_small_classes(distinct: dict[str, int], *, where: str | None = None, because: str = "") -> None:
