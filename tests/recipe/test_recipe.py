@@ -21,7 +21,7 @@ from ftx.recipe.sections import AdapterRecipe, DataRecipe, ModelRecipe, TrainRec
 DEFAULTS = """
 task: multiclass
 seed: 0
-data:    {path: data, format: auto, image_size: auto, val_fraction: 0.2, classes: auto}
+data:    {path: data, format: auto, follow_links: false, image_size: auto, val_fraction: 0.2, classes: auto}
 model:   {name: dinov2-small, weights: auto, peft: dora, freeze_backbone: false, keep_tokens: all,
   from_run: none}
 adapter: {rank: 8, alpha: 16, targets: [q, k, v, proj, fc1, fc2], blocks: all, layers: auto, init: zero, dropout: 0.0,
