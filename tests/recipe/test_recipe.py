@@ -349,7 +349,7 @@ def test_what_is_none_among_names_was_not_given() -> None:
     named = Recipe.named({"epochs": 5, "rank": None, "lr": 0.5, "path": Path("x"), "max_drop": 0.1, "seed": 4})
     expected = {"train.epochs": 5, "train.lr": 0.5, "data.path": "x", "validate.max_drop": 0.1, "seed": 4}
     assert named.by_key() == Recipe().by_key() | expected
-    with pytest.raises(RecipeError, match="epoch: unknown key, did you mean 'train.epochs'"):
+    with pytest.raises(RecipeError, match=r"epoch: unknown key, did you mean 'train\.epochs'"):
         Recipe.named({"epoch": 5})
 
 
@@ -372,7 +372,8 @@ def test_every_section_may_be_left_empty() -> None:
 
 @pytest.mark.parametrize(
     "name",
-    "1e5 1E5 1e-4 5.e3 .5e1 010 0 -0 +1 1_000 0x1F 1:30 .inf -.INF .NaN true True FALSE no on off ~ null Null 2024-01-01 =".split(),
+    "1e5 1E5 1e-4 5.e3 .5e1 010 0 -0 +1 1_000 0x1F 1:30 .inf -.INF .NaN".split()
+    + "true True FALSE no on off ~ null Null 2024-01-01 =".split(),
 )
 def test_what_looks_like_a_number_or_a_word_of_yaml_stays_text(name: str) -> None:
     recipe = Recipe().replace(data={"path": Path(name)}, model={"name": name})
