@@ -96,6 +96,32 @@ def test_a_step_is_one() -> None:
     assert "2/7" not in text
 
 
+def test_a_bar_whose_work_is_done_does_not_come_back() -> None:
+    """Neither while other work of the same command goes on, nor when its next piece begins."""
+    with terminal("xterm") as shown:
+        progress = console.TerminalProgress()
+
+        def drawn() -> str:
+            shown.truncate(0)
+            progress._bars.refresh()
+            return shown.getvalue()
+
+        with progress.track("outer", 9):
+            with progress.track("first", 3):
+                assert all(name in drawn() for name in ("outer", "first"))
+            assert "first" not in drawn()
+            with pytest.raises(ZeroDivisionError), progress.track("second", 3):
+                raise ZeroDivisionError
+            with progress.track("third", 3):
+                text = drawn()
+                assert all(name in text for name in ("outer", "third"))
+                assert not any(name in text for name in ("first", "second"))
+        with progress.track("again", None):
+            text = drawn()
+            assert "again" in text
+            assert "outer" not in text
+
+
 def test_the_cursor_is_hidden_once_and_comes_back_after_the_last_bar() -> None:
     with terminal("xterm") as shown:
         progress = console.TerminalProgress()

@@ -9,12 +9,18 @@ from typing import Any
 import pytest
 
 from ftx.cli.adapters import print_adapters
+from ftx.cli.apply import _print as print_applied
+from ftx.cli.bench import print_bench
+from ftx.cli.data import _print_list
 from ftx.cli.eval import print_evaluation
 from ftx.cli.export import print_export
 from ftx.cli.merge import _print_combined, print_merge
+from ftx.cli.report import print_comparison, print_report
 from ftx.cli.run import answer
 from ftx.cli.train import _print_dry_run, _print_trained
-from ftx.cli.validate import print_parity
+from ftx.cli.tune import _print as print_tuned
+from ftx.cli.validate import parse_bounds, parse_sets, print_parity
+from ftx.core.errors import InputError
 from ftx.evaluating.evaluate import ClassScore, EvalReport
 from ftx.exporting import ExportReport
 from ftx.exporting.export import ExportedArtifact
@@ -22,12 +28,20 @@ from ftx.merging.combine_adapters import CombineReport
 from ftx.merging.compare_adapters import Adapter, AdaptersReport, ComparedLayer, Overlap
 from ftx.merging.merge_and_prove import LayerProof, MergeReport
 from ftx.pipeline import PipelineReport
+from ftx.reporting.compare_runs import ComparisonReport
+from ftx.reporting.report import ReportReport
+from ftx.runs.artifacts import EXPORT_IR, IR_INT8_SAFE
+from ftx.runs.bench_json import BenchReport, BenchRow, SavedSetting
 from ftx.runs.compute_precision import F32
+from ftx.runs.instruction_sets import INSTRUCTION_SETS
 from ftx.runs.machine import Machine, this_machine
-from ftx.runs.parity_json import Family, ParityReport, ParityRow, RowBound
+from ftx.runs.parity_json import ClassDrop, Family, ParityReport, ParityRow, RowBound, SetVerdict
 from ftx.runs.train_jsonl import EPOCHS_FILE, Epoch, epoch_lines
+from ftx.runs.tuning_json import Setting
 from ftx.training.report import DryRunReport, PlannedLayer, TrainReport
 from ftx.training.state import EpochEnd
+from ftx.tuning.tune import TriedTrial, TuneReport
+from ftx.updating.apply import ApplyReport
 
 Capture = pytest.CaptureFixture[str]
 
@@ -446,3 +460,201 @@ def test_a_whole_run_by_its_status_and_its_accuracies(capsys: Capture) -> None:
     assert PipelineReport.model_validate_json(capsys.readouterr().out) == report
     failed = report.model_copy(update={"ok": False})
     assert [answer(failed, json=as_json) for as_json in (False, True)] == [1, 1]
+
+
+def test_instruction_sets_with_the_row_that_says_least_in_their_favour(capsys: Capture) -> None:
+    """Of a model by several ways of its kernels; the time is that of one image."""
+    held = {"isa": "avx2", "emulated": True, "artifact": "openvino/int8", "compute": "auto:f32"}
+    graph = row(**held, view="graph", changed=0.25, max_abs=0.5, latency_ms=12.4, primitives={"a": 1})
+    one = row(**held, view="one_image", changed=0.125, latency_ms=33.6, primitives={"jit:avx2": 20, "brg": 3, "x": 3})
+    pinned = row(**held | {"compute": "f32"}, view="graph", changed=0.75, latency_ms=99.0)
+    own = row(artifact="openvino/int8", isa="avx512_vnni", compute="auto:f32", view="graph", changed=0.0)
+    common = {"artifact": "openvino/int8", "said": "between 3 and 5 points lost"}
+    sets = [
+        SetVerdict.model_validate(common | {"isa": "avx512_vnni", "emulated": False, "verdict": "proved"}),
+        SetVerdict.model_validate(common | {"isa": "avx2", "emulated": True, "verdict": "failed"}),
+        SetVerdict.model_validate(common | {"isa": "amx", "emulated": False, "verdict": "not_run"}),
+    ]
+    print_parity(parity(own, graph, one, pinned, sets=sets))
+    said = capsys.readouterr()
+    lines = words(said.out)[-3:]
+    assert lines[0][:6] == ["avx512_vnni", "openvino/int8", "auto:f32", "1.2e-02", "0.0", "4"]
+    assert lines[1] == ["avx2", "openvino/int8", "auto:f32", "5.0e-01", "25.0", "34", "a", "failed"]
+    assert lines[2] == ["amx", "openvino/int8", *"-----", "not_run"]
+    assert "openvino/int8 on avx2: failed: between 3 and 5 points lost\n" in said.err
+    assert "on amx" not in said.err
+    # The rows of this machine alone stand above, and the way out is said of a folder, whose run is elsewhere.
+    assert "on images of test: 240 (graph)\n" in said.out
+    safe = f"on the server, {EXPORT_IR} --precision {IR_INT8_SAFE.variant}\n"
+    assert safe in said.err
+    worse = one.model_copy(update={"changed": 0.375})
+    print_parity(parity(own, graph, worse, pinned, sets=sets, run="runs/a"))
+    said = capsys.readouterr()
+    last = ["avx2", "openvino/int8", "auto:f32", "1.2e-02", "37.5", "34", "jit:avx2,", "+2", "failed"]
+    assert words(said.out)[-2] == last
+    assert safe not in said.err
+
+
+def test_the_label_that_lost_most_and_what_proof_would_take(capsys: Capture) -> None:
+    def label(name: str, drop: float, high: float) -> ClassDrop:
+        figures = {"labelled": 8, "lost": 2.5, "gained": 1, "drop": drop, "drop_low": -0.1, "drop_high": high}
+        return ClassDrop.model_validate({"name": name, **figures})
+
+    rows = [
+        row(worst_class=label("cat", 0.2, 0.3)),
+        row(artifact="onnx", compute="f32", view="graph", worst_class=label("dog", 0.2, 0.4)),
+        row(artifact="trained", worst_class=label("cow", 0.9, 0.95)),
+    ]
+    print_parity(parity(*rows))
+    said = capsys.readouterr().err
+    counts = "2.5 lost, 1 gained of its 8; at most 40.0 points lost (95 %)"
+    assert f"worst label: dog, onnx (graph view, f32): {counts}\n" in said
+    assert "openvino/fp16, onnx, trained: tested together" in said
+    assert "needs more held-out images" not in said
+    unproved = row(verdict="unproved", needed_images=300)
+    print_parity(parity(unproved, run="runs/a"))
+    assert "needs more held-out images" in capsys.readouterr().err
+    print_parity(parity(unproved))  # an IR on a device has no run, and no other images
+    said = capsys.readouterr().err
+    assert "needs more held-out images" not in said
+    assert "tested together" not in said
+
+
+def test_bounds_and_instruction_sets_as_they_are_written(capsys: Capture) -> None:
+    assert parse_bounds(["int8.graph.max_abs=2", " fp16.files.cosine = 0.5"]) == {
+        "int8.graph.max_abs": 2.0,
+        "fp16.files.cosine": 0.5,
+    }
+    with pytest.raises(InputError, match="--bound x is not KEY=VALUE"):
+        parse_bounds(["a=1", "x"])
+    first, *others = INSTRUCTION_SETS
+    assert parse_sets([f"{first}, {others[-1]}", others[0]]) == [first, others[-1], others[0]]
+    assert parse_sets(["all"]) == list(INSTRUCTION_SETS)
+    with pytest.raises(InputError) as refused:
+        parse_sets([first, "avx3"])
+    assert "'avx3'" in refused.value.what
+
+
+def test_a_bench_says_what_it_kept_for_one_image_and_for_many(capsys: Capture) -> None:
+    given = {
+        "artifact": "openvino/fp32", "runtime": "openvino", "compute": "f32", "isa": "avx2", "primitives": {},
+        "batch": 3, "threads": 5, "streams": 7, "requests": 900, "p50_ms": 1.25, "p90_ms": 2.26, "p99_ms": 3.36,
+        "images_per_s": 123.44, "compile_ms": 411.6, "compile_cached_ms": 33.3, "first_ms": 22.4,
+        "peak_bytes": 154_600_000,
+    }  # fmt: skip
+    kept = SavedSetting(
+        artifact="openvino/fp32",
+        path="here",
+        latency=Setting(compute="f32", batch=1, threads=4, streams=2),
+        p50_ms=1.5,
+        throughput=Setting(compute="auto", batch=16, threads=8, streams=6),
+        images_per_s=250.06,
+    )
+    report = BenchReport(
+        machine=Machine(cpu="a CPU", instructions=(), openvino="1"),
+        processors=9,
+        image_size=32,
+        seconds=3.0,
+        rounds=3,
+        tried=11,
+        rows=[BenchRow.model_validate(given), BenchRow.model_validate(given | {"compile_ms": None, "isa": None})],
+        saved=[kept],
+        notes=["another program was at work"],
+    )
+    print_bench(report)
+    said = capsys.readouterr()
+    assert said.out.startswith("32 px, 9 processors, avx2; a CPU\n")
+    figures = ["openvino/fp32", "f32", "3", "5", "7", "1.2", "2.3", "3.4", "123.4"]
+    assert words(said.out)[2:] == [[*figures, "412", "33", "22", "155"], [*figures, "-", "33", "22", "155"]]
+    assert said.err == (
+        "another program was at work\n"
+        "openvino/fp32: ftx predict takes on this machine, for one image f32, batch 1, 4 threads, 2 streams (1.5 ms), "
+        "for many auto, batch 16, 8 threads, 6 streams (250.1 images/s)\n"
+    )
+
+
+def test_the_best_trials_first_and_how_many_there_are(capsys: Capture) -> None:
+    def tried(number: int, metric: float | None, state: str = "complete", **changed: Any) -> TriedTrial:
+        given = {"keys": {"train.lr": 0.00123456}, "latency_ms": 2.26, "epochs": 7, "run": None} | changed
+        return TriedTrial.model_validate({"number": number, "state": state, "metric": metric, **given})
+
+    trials = [tried(0, 0.5), tried(1, 0.75), tried(2, None, "failed", epochs=None, latency_ms=None, keys={})]
+    trials += [tried(3, 0.625, "pruned"), tried(4, None, "running", keys={"train.lr": 3}), tried(5, None, "failed")]
+    report = TuneReport(
+        study="ftx",
+        storage="sqlite",
+        metric="macro_f1",
+        objectives=["metric", "latency"],
+        searched={"train.lr": [1, 2]},
+        trials=trials,
+        best=[0],
+        best_recipe="best.yaml",
+        seconds=3.0,
+        run="runs/my trial",
+    )
+    print_tuned(report)
+    said = capsys.readouterr()
+    lines = words(said.out)
+    assert lines[0] == ["trial", "train.lr", "macro", "f1", "ms", "epochs", "state"]
+    assert lines[1] == ["0", "0.00123", "0.5000", "2.3", "7", "complete"]
+    assert [line[0] for line in lines[1:7]] == ["0", "1", "3", "2", "4", "5"]
+    assert lines[4] == ["2", *"----", "failed"]
+    assert "trials  3, 2 failed, 1 running\n" in said.out
+    assert "best recipe  best.yaml\n" in said.out
+    assert said.err == "next: ftx merge 'runs/my trial'\n"
+    print_tuned(report.model_copy(update={"objectives": ["metric"], "best_recipe": None}))
+    said = capsys.readouterr()
+    assert words(said.out)[1] == ["0", "0.00123", "0.5000", "7", "complete"]
+    assert said.err == ""
+
+
+def test_a_report_says_its_verdict_and_where_the_page_is(capsys: Capture) -> None:
+    print_report(
+        ReportReport(
+            path="page.html", size_bytes=1_260_000, verdict="Ready", lacks=["a bench"], faults=["a hash"], notes=["old"]
+        )
+    )
+    said = capsys.readouterr()
+    assert said.out == "page  page.html\nsize  1.3 MB\n"
+    assert said.err == "Ready\ndoes not hold: a hash\nlacks a bench\nold\n"
+    verdicts = {"runs/a": "Ready", "runs/b": "Not ready"}
+    print_comparison(ComparisonReport(path="both.html", size_bytes=2_240_000, verdicts=verdicts, pairs=["b is better"]))
+    said = capsys.readouterr()
+    assert said.out == "page  both.html\nsize  2.2 MB\n"
+    assert said.err == "runs/a: Ready\nruns/b: Not ready\nb is better\n"
+
+
+def applied(**changed: Any) -> ApplyReport:
+    report = ApplyReport(
+        path="model", base="base", exact=True, weight_bound=None, max_abs=1e-5, bytes_shipped=1_260_000, seconds=2.26,
+        verdict="proved", said="3 of 3", sequence=4, layers=24, labels=7,
+    )  # fmt: skip
+    return report.model_copy(update=changed)
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        ({}, "model: 24 layers, 7 labels, the server's weights, 1.26 MB shipped, 2.3 s"),
+        ({"exact": None}, "model: 24 layers, 7 labels, merged, 1.26 MB shipped, 2.3 s"),
+        (
+            {"exact": False, "weight_bound": 0.00123},
+            "model: 24 layers, 7 labels, weights within 1.2e-03, 1.26 MB shipped, 2.3 s",
+        ),
+        ({"layers": 0}, "model: nothing to merge, 1.26 MB shipped, 2.3 s"),
+        ({"rolled_back": True}, "model: update 4 again, in 2.3 s"),
+        ({"rolled_back": True, "sequence": None}, "model: the model before again, in 2.3 s"),
+    ],
+)
+def test_what_came_of_an_update(changed: dict[str, Any], said: str, capsys: Capture) -> None:
+    print_applied(applied(**changed))
+    assert capsys.readouterr().err == f"{said}\nproved: 3 of 3\n"
+
+
+def test_what_is_not_listed_is_counted(capsys: Capture) -> None:
+    _print_list("images: 13", [f"{number}.png" for number in range(13)])
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[:3] == ["", "images: 13", "  0.png"]
+    assert lines[-2:] == ["  9.png", "  and 3 more; --json lists all"]
+    _print_list("images: 10", [f"{number}.png" for number in range(10)])
+    assert capsys.readouterr().err.splitlines()[-1] == "  9.png"

@@ -94,6 +94,12 @@ def test_content_is_on_disk_before_its_record_and_both_where_all_is_synced(
         assert done[2:] == ["content 200"]
         store.sync()  # nothing was put since, but the record is not sure to be there
         assert done[3:] == ["index 104"]
+        # What is due is counted from the last time: the disk is not waited for at every image that follows.
+        monkeypatch.setattr("ftx.core.byte_store._SYNCED_EVERY_BYTES", 250)
+        for number in range(3, 9):
+            put(store, number)
+            store.sync(due=True)
+        assert done[4:] == ["content 500", "content 800"]
 
 
 @pytest.mark.parametrize("left", [0, 1, 51, 52, 60])
@@ -177,6 +183,12 @@ def test_the_disk_keeps_half_of_what_it_has_left(tmp_path: Path, monkeypatch: py
     monkeypatch.setattr("ftx.core.byte_store.shutil.disk_usage", nearly_full)
     with ByteStore(tmp_path, ROOMY) as store:
         assert put(store, 1, 2) == [True, False]
+        store.measure_room()  # half of what is free now, beside what is kept already
+        assert put(store, 2, 3) == [True, False]
+    with ByteStore(tmp_path, ROOMY) as store:
+        assert put(store, 3, 4) == [True, False]
+    with ByteStore(tmp_path, 350) as store:  # less than the disk would give
+        assert put(store, 4) == [False]
 
 
 @pytest.mark.parametrize("place", ["held", "read only", "none"])

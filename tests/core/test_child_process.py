@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 from pydantic import BaseModel
 
-from ftx.core.child_process import ask
-from ftx.core.errors import EnvironmentFault, ExportError
+from ftx.core.child_process import Fault, ask
+from ftx.core.errors import EnvironmentFault, ExportError, FtxError, GateFailed, InputError
+from ftx.training.loop import Diverged
 
 
 class Number(BaseModel):
@@ -19,9 +20,11 @@ class Number(BaseModel):
 
 CODE = """
 import os, signal
+from pathlib import Path
 from pydantic import BaseModel
 from ftx.core.child_process import answer_on_stdout
 from ftx.core.errors import ExportError
+from ftx.core.untrusted_files import require_file
 
 class Number(BaseModel):
     value: int
@@ -30,6 +33,8 @@ def answer(question):
     print("what a library says meanwhile")
     if question.value == 0:
         raise ExportError("nothing", where="here", found="zero", fix="one")
+    if question.value == 7:
+        require_file(Path.home())
     if question.value == 1:
         os.kill(os.getpid(), signal.SIGKILL)
     if question.value == 2:
@@ -56,10 +61,33 @@ def test_its_environment_is_its_own(module: str) -> None:
     assert "FACTOR" not in os.environ
 
 
+def test_what_is_given_goes_over_what_the_shell_has(module: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FACTOR", "3")
+    assert ask(module, Number(value=21), Number).value == 63
+    assert ask(module, Number(value=21), Number, {"FACTOR": "10"}).value == 210
+
+
 def test_an_error_of_ours_is_raised_here(module: str) -> None:
     with pytest.raises(ExportError) as raised:
         ask(module, Number(value=0), Number)
     assert raised.value.details() == [("where", "here"), ("found", "zero"), ("fix", "one")]
+
+
+def test_an_error_of_another_module_is_raised_as_the_kind_that_it_is_of(
+    module: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    with pytest.raises(InputError, match="no regular file") as raised:
+        ask(module, Number(value=7), Number)
+    assert raised.value.exit_code == 2
+    assert raised.value.details() == [("where", str(tmp_path)), ("found", "a folder"), ("fix", "name a file")]
+
+
+@pytest.mark.parametrize("error", [Diverged("x", found="nan"), EnvironmentFault("x", fix="y"), GateFailed("x")])
+def test_what_is_told_has_the_status_and_the_words_of_the_error(error: FtxError) -> None:
+    told = Fault.model_validate_json(Fault.of(error).model_dump_json()).as_error()
+    assert isinstance(error, type(told))
+    assert (told.exit_code, str(told)) == (error.exit_code, str(error))
 
 
 @pytest.mark.parametrize(

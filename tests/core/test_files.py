@@ -26,6 +26,7 @@ from ftx.core.files import (
     disk_faults,
     partial_path,
     place_or_refuse,
+    replace_folder,
     sole_writer,
     stage_folder,
     staged_file,
@@ -158,6 +159,21 @@ def test_the_number_of_a_process_that_another_program_has_now(tmp_path: Path) ->
     assert (mine / "model.bin").exists()
 
 
+@pytest.mark.skipif(not Path("/proc/self/ns/pid").is_symlink(), reason="asks Linux for the container")
+def test_the_work_of_another_container_with_our_name_stays(tmp_path: Path) -> None:
+    """Whose numbers of processes are others: one that has ended here may live there."""
+    with subprocess.Popen(["true"]) as process:
+        process.wait()
+    mine = partial_path(tmp_path)
+    left = mine.with_name(mine.name.replace(f"-{os.getpid()}-", f"-{process.pid}-"))
+    container = "".join(filter(str.isdigit, Path("/proc/self/ns/pid").readlink().name))
+    elsewhere = left.with_name(left.name.replace(container, f"{int(container) + 1}"))
+    for folder in (mine, left, elsewhere):
+        folder.mkdir(exist_ok=True)
+    sweep(tmp_path)
+    assert set(tmp_path.iterdir()) == {mine, elsewhere}
+
+
 def test_where_the_system_tells_nothing_of_processes_the_work_of_a_living_one_stays(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -260,6 +276,19 @@ def test_a_failed_block_leaves_what_was_there(tmp_path: Path) -> None:
         fail_half_way()
     assert (tmp_path / "folder" / "a").read_text() == "old"
     assert [path.name for path in tmp_path.iterdir()] == ["folder"]
+
+
+def test_a_folder_that_cannot_be_moved_into_place_leaves_the_old_one(tmp_path: Path) -> None:
+    final = tmp_path / "dense"
+    final.mkdir()
+    (final / "model").write_text("old")
+    with pytest.raises(FileNotFoundError):  # what was to take its place was swept away meanwhile
+        replace_folder(tmp_path / "gone", final)
+    assert (final / "model").read_text() == "old"
+    assert list(tmp_path.iterdir()) == [final]
+    (tmp_path / "new").mkdir()
+    replace_folder(tmp_path / "new", final)
+    assert list(tmp_path.rglob("*")) == [final]
 
 
 def test_what_is_written_is_as_readable_as_the_users_own_files(tmp_path: Path) -> None:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
-from ftx.core.memory import keep_freed_memory
+from ftx.core.memory import ASSUMED_FREE_BYTES, available_bytes, keep_freed_memory
 
 _MB = 2**20
 # malloc.h
@@ -59,3 +60,32 @@ def test_an_older_glibc_keeps_what_it_takes(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr("ftx.core.memory.ctypes.CDLL", lambda _name: SimpleNamespace(mallopt=mallopt))
     assert keep_freed_memory()
     assert told == {M_MMAP_THRESHOLD: 32 * _MB, M_TRIM_THRESHOLD: 2048 * _MB - 1}
+
+
+@pytest.fixture
+def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where the files of Linux are read from."""
+    monkeypatch.setattr("ftx.core.memory.Path", lambda path: tmp_path / str(path).lstrip("/"))
+    for folder in ("proc", "sys/fs/cgroup"):
+        (tmp_path / folder).mkdir(parents=True)
+    return tmp_path
+
+
+def test_free_is_what_the_machine_and_the_container_both_have(root: Path) -> None:
+    assert available_bytes() == ASSUMED_FREE_BYTES
+    (root / "proc/meminfo").write_text("MemTotal: 9000 kB\nMemFree: 1000 kB\nMemAvailable: 5000 kB\nCached: 7 kB\n")
+    assert available_bytes() == 5000 * 1024
+    group = root / "sys/fs/cgroup"
+    for name, text in {"max": "max", "current": "2000000", "stat": "anon 11\ninactive_file 30\nfile 77\n"}.items():
+        (group / f"memory.{name}").write_text(f"{text}\n")
+    assert available_bytes() == 5000 * 1024
+    (group / "memory.max").write_text("3000000\n")
+    assert available_bytes() == 1_000_030  # pages of files are given up where memory is asked for
+    (group / "memory.stat").write_text("anon 11\ninactive_file 30\nactive_file 500\n")
+    assert available_bytes() == 1_000_530
+    (group / "memory.stat").unlink()
+    assert available_bytes() == 1_000_000
+    (group / "memory.max").write_text("1500000\n")  # lowered below what it holds
+    assert available_bytes() == 0
+    (group / "memory.max").write_text("90000000\n")
+    assert available_bytes() == 5000 * 1024

@@ -19,6 +19,7 @@ from ftx.core import packages
     [
         ({"url": "file:///src/ftx", "dir_info": {"editable": True}}, "pip install -e '/src/ftx[serve]'"),
         ({"url": "file:///src/ftx", "dir_info": {}}, "pip install '/src/ftx[serve]'"),
+        ({"url": "file:///my%20src/a%2Bb", "dir_info": {"editable": True}}, "pip install -e '/my src/a+b[serve]'"),
         (
             {"url": "file:///my%20wheels/ftx_vit-1-py3-none-any.whl", "archive_info": {}},
             "pip install --find-links '/my wheels' '/my wheels/ftx_vit-1-py3-none-any.whl[serve]'",

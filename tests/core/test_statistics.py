@@ -97,6 +97,24 @@ def test_what_it_would_take() -> None:
     assert Paired(3, 0, 154).units_needed(0.0, 0.95) is None
 
 
+@pytest.mark.parametrize(("lost", "gained"), [(3, 2), (9, 4), (5, 7)])
+def test_what_was_gained_counts_in_what_it_would_take(lost: int, gained: int) -> None:
+    """It is the number from which on the interval ends at the margin, whichever way the images were won."""
+
+    def end(images: int) -> float:
+        return max(score_end(lost, gained, images, 0.95), exact_end(lost, gained, images, 0.95))
+
+    needed = Paired(lost, gained, 20).units_needed(0.02, 0.95)
+    assert needed is not None
+    assert needed != Paired(lost, 0, 20).units_needed(0.02, 0.95)
+    # By scipy's ends, which are some 1e-7 off (see above); one image more moves the end by over 1e-5.
+    assert end(needed) <= 0.02 + 2e-6
+    assert end(needed - 1) > 0.02 - 2e-6
+    # Where those that are there prove it, it is they.
+    assert Paired(lost, gained, needed + 100).units_needed(0.02, 0.95) == needed + 100
+    assert Paired(lost, gained, 20).units_needed(0.01, 0.95) > needed
+
+
 def test_holm_by_his_example() -> None:
     # 0.01 is below 0.05 / 4, 0.015 below 0.05 / 3; 0.03 is above 0.05 / 2, so 0.04 stands though it is below 0.05.
     assert [refused for refused, _ in holm([0.04, 0.01, 0.03, 0.015], 0.05)] == [False, True, False, True]

@@ -37,6 +37,22 @@ def test_the_least_used_go(home: Path) -> None:
     assert left == {"0", *map(str, range(3, KEPT + 2))}
 
 
+@pytest.mark.parametrize("keep", [KEPT, 2])
+def test_what_is_asked_for_stays_however_old_it_is(keep: int, home: Path) -> None:
+    """Made first and asked for last: it is the oldest folder, and not the least used."""
+    above = home / "ftx" / "openvino"
+    for second in range(keep):
+        folder = cache_folder("openvino", str(second), keep=keep)
+        assert folder is not None
+        (folder / "model").touch()
+        os.utime(folder, (second + 1, second + 1))
+    assert cache_folder("openvino", "0", keep=keep) == above / "0"
+    assert cache_folder("openvino", "new", keep=keep) == above / "new"
+    left = {path.name for path in above.iterdir()}
+    assert left == {"0", "new", *map(str, range(2, keep))}
+    assert (above / "0" / "model").exists()
+
+
 def test_room_is_made_by_taking_the_least_used_away(home: Path) -> None:
     folders = {}
     for number in range(KEPT + 2):

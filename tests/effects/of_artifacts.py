@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import shutil
 import signal
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 from PIL import Image
 from tests.effects.lab import Lab
 
@@ -210,13 +212,15 @@ def predict_watch(lab: Lab, flag: str, value: str) -> None:
     folder = lab.root / "inbox"
     folder.mkdir()
     shutil.copy(lab.root / "hues" / "red" / "0.png", folder)
-    words = ("predict", flag, str(folder), "--artifact", str(lab.exported[0] / "openvino" / "fp32"), "--json")
+    artifact = str(lab.exported[0] / "openvino" / "fp32")
+    words = ("predict", flag, str(folder), "--artifact", artifact, "--json", "--scores")
     for expected in (1, 0):
         process = subprocess.Popen([sys.executable, "-m", "ftx", *words], stdout=subprocess.PIPE, text=True)
         time.sleep(5)
         process.send_signal(signal.SIGINT)
         said, _ = process.communicate(timeout=30)
-        assert len([line for line in said.splitlines() if line.startswith('{"path"')]) == expected
+        lines = [line for line in said.splitlines() if line.startswith('{"path"')]
+        assert ["scores" in line for line in lines] == [True] * expected
         assert process.returncode == 0
     assert lab.call("predict", flag, lab.root / "nowhere").status == 2
     assert lab.call("predict", "hues/red/0.png", flag, folder).status == 2
@@ -230,6 +234,13 @@ def predict_scores(lab: Lab, flag: str, value: str) -> None:
     assert abs(sum(scored["scores"].values()) - 1) < 1e-6
     best = max(scored["scores"], key=scored["scores"].get)
     assert scored["labels"] == plain["labels"] == [{"name": best, "score": scored["scores"][best]}]
+    for more in ((), (flag,)):  # of paths on standard input as well
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("sys.stdin", io.StringIO("noise/val/a/0.png\n\nnoise/val/b/1.png\n"))
+            lines = lab.done("predict", "-", *words[2:], *more).lines
+        assert [line["path"] for line in lines] == ["noise/val/a/0.png", "noise/val/b/1.png"]
+        assert lines[0] == (scored if more else plain)
+        assert ("scores" in lines[1]) == bool(more)
 
 
 def predict_json(lab: Lab, flag: str, value: str) -> None:
@@ -319,6 +330,13 @@ def report_artifact(lab: Lab, flag: str, value: str) -> None:
         lab.done("report", run, flag, name, "--out", lab.root / f"by-{name}.html")
         assert f"answered by {name} (f32)" in (lab.root / f"by-{name}.html").read_text(encoding="utf-8")
     assert lab.call("report", run, flag, "dnse").status == 2
+    other, page = Path(shutil.copytree(run, lab.root / "reported-by-too", symlinks=True)), lab.root / "both-by.html"
+    for name, beside in ((value, "onnx"), ("onnx", value)):  # of several runs as well
+        lab.done("report", run, other, flag, name, "--out", page)
+        text = page.read_text(encoding="utf-8")
+        assert f">{name}</td>" in text
+        assert f">{beside}</td>" not in text
+    assert lab.call("report", run, other, flag, "dnse", "--out", page).status == 2
 
 
 def report_data(lab: Lab, flag: str, value: str) -> None:
@@ -326,12 +344,15 @@ def report_data(lab: Lab, flag: str, value: str) -> None:
     manifest = json.loads((run / "run.json").read_text(encoding="utf-8"))
     here = lab.root / manifest["data_root"]
     (run / "run.json").write_text(json.dumps(manifest | {"data_root": "gone"}), encoding="utf-8")
+    both = [Path(shutil.copytree(run, lab.root / f"reported-moved-{number}", symlinks=True)) for number in (1, 2)]
     page = lab.root / "moved.html"
     lab.done("report", run, "--out", page)
     assert "Images are not shown" in page.read_text(encoding="utf-8")
     assert lab.call("report", run, "--out", page, flag, lab.root / "nowhere").status == 2
     lab.done("report", run, "--out", page, flag, here)
     assert "data:image/jpeg" in page.read_text(encoding="utf-8")
+    said = [lab.done("report", *both, "--out", page, *more).err for more in ((), (flag, here))]
+    assert ["share no held-out image" in one for one in said] == [True, False]
 
 
 def report_json(lab: Lab, flag: str, value: str) -> None:
@@ -451,6 +472,11 @@ def export_base(lab: Lab, flag: str, value: str) -> None:
     assert lab.call("predict", "noise/val/a/0.png", "--artifact", shipped / "base").status == 2
     assert lab.call("export", run, flag, shipped / "base").status == 2  # it is there already
     assert lab.call("export", run, flag, shipped / "third", "--precision", "int8").status == 2
+    with lab.moved("noise") as elsewhere:  # its reference images are the run's
+        assert lab.call("export", run, flag, shipped / "fourth").status == 2
+        lab.done("export", run, flag, shipped / "fourth", "--data", elsewhere)
+    images = [(shipped / name / "reference.safetensors").read_bytes() for name in ("base", "fourth")]
+    assert images[0] == images[1]
 
 
 def export_as_update(lab: Lab, flag: str, value: str) -> None:

@@ -77,8 +77,8 @@ def out(lab: Lab, flag: str, value: str) -> None:
     assert (lab.root / "mine.csv").read_text() == "path,labels\n"
 
 
-def _served(lab: Lab, *words: str, **environment: str) -> tuple[subprocess.Popen[str], str]:
-    """The program at work, and the address that it printed."""
+def _served(lab: Lab, *words: str, **environment: str) -> tuple[subprocess.Popen[str], str, str]:
+    """The program at work, the address that it printed, and what stood above it."""
     command = [sys.executable, "-m", "ftx", "data", "look", "hues", *SMALL, "--out", "look-served.csv", *words]
     process = subprocess.Popen(
         command,
@@ -88,7 +88,12 @@ def _served(lab: Lab, *words: str, **environment: str) -> tuple[subprocess.Popen
         env={**os.environ, "PYTHONUNBUFFERED": "1"} | environment,
     )
     assert process.stdout is not None
-    return process, next(line for line in process.stdout if line.startswith("page")).split()[1]
+    above: list[str] = []
+    for line in process.stdout:
+        if line.startswith("page"):
+            return process, line.split()[1], "".join(above)
+        above.append(line)
+    raise AssertionError("".join(above))
 
 
 def _ended(process: subprocess.Popen[str]) -> None:
@@ -101,7 +106,8 @@ def port(lab: Lab, flag: str, value: str) -> None:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         free = probe.getsockname()[1]
-    process, address = _served(lab, flag, str(free))
+    process, address, said = _served(lab, flag, str(free), "--task", "multilabel")
+    assert "hues: 24 images, multilabel\n" in said  # the page has the task that was named
     assert address.startswith(f"http://127.0.0.1:{free}/")
     connection = http.client.HTTPConnection("127.0.0.1", free, timeout=30)
     connection.request("GET", address.removeprefix(f"http://127.0.0.1:{free}"))
@@ -115,7 +121,7 @@ def open_(lab: Lab, flag: str, value: str) -> None:
     told, browser = lab.root / "told.txt", lab.root / "browser"
     browser.write_text(f"#!/bin/sh\nprintf %s \"$1\" > '{told}.part' && mv '{told}.part' '{told}'\n")
     browser.chmod(0o755)
-    process, address = _served(lab, "--port", "0", flag, BROWSER=f"{browser} %s")
+    process, address, _ = _served(lab, "--port", "0", flag, BROWSER=f"{browser} %s")
     until = time.monotonic() + 60
     while not told.exists() and time.monotonic() < until:
         time.sleep(0.05)

@@ -162,6 +162,14 @@ def dry_run(lab: Lab, flag: str, value: str) -> None:
     # rank (64 + 64) of each of q, k, v and proj, rank (64 + 192) of fc1 and fc2, in six blocks; 64 · 2 + 2 of the head
     assert said["trainable_parameters"] == 6 * 4 * (4 * 128 + 2 * 256) + 130
     assert len(said["layers"]) == 24
+    # Of what a budget leaves of the epochs, as the training itself would.
+    sets = ("--set=train.epochs=5000", "--set=train.compile=none")
+    words = ("train", "--config", "base.yaml", *sets, flag, "--json")
+    whole, fewer = (lab.done(*words, *more).json for more in ((), ("--budget", "2s")))
+    assert whole["epochs"] == 5000
+    assert 1 <= fewer["epochs"] < 5000
+    assert fewer["seconds"] < whole["seconds"]
+    assert lab.call(*words, "--budget", "soon").status == 2
 
 
 def check_path(lab: Lab, flag: str, value: str) -> None:

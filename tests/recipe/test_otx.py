@@ -85,6 +85,16 @@ def test_the_order_of_keys_says_nothing(tmp_path: Path) -> None:
 def test_an_optimizer_has_the_defaults_of_torchs_adamw(tmp_path: Path) -> None:
     recipe = read(tmp_path, otx(optimizer={"class_path": "torch.optim.AdamW"}))
     assert (recipe.train.lr, recipe.train.weight_decay) == (1e-3, 1e-2)
+    for given, expected in ({"lr": 0.3}, (0.3, 1e-2)), ({"weight_decay": 0.4}, (1e-3, 0.4)), ({}, (1e-3, 1e-2)):
+        recipe = read(tmp_path, otx(optimizer={"init_args": given}))
+        assert (recipe.train.lr, recipe.train.weight_decay) == expected
+    # A flag goes over them, and a recipe that has no optimizer has ftx's own.
+    recipe = read(tmp_path, otx(optimizer={"class_path": "torch.optim.AdamW"}), **{"train.lr": "0.7"})
+    assert (recipe.train.lr, recipe.train.weight_decay) == (0.7, 1e-2)
+    no_optimizer = json.loads(otx())
+    del no_optimizer["model"]["init_args"]["optimizer"]
+    recipe = read(tmp_path, json.dumps(no_optimizer))
+    assert (recipe.train.lr, recipe.train.weight_decay) == (Recipe().train.lr, Recipe().train.weight_decay)
 
 
 def test_what_goes_over_it_is_checked_with_it(tmp_path: Path) -> None:

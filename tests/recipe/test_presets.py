@@ -12,7 +12,7 @@ from ftx.adapters.trainable_model import decided_blocks, prepare
 from ftx.backbones.split_network import frozen_blocks
 from ftx.core.errors import RecipeError
 from ftx.recipe.error_lines import dotted_keys
-from ftx.recipe.presets import PRESETS
+from ftx.recipe.presets import DEFAULT_PRESET, PRESETS
 from ftx.recipe.schema import Recipe
 from ftx.recipe.sections import AdapterRecipe
 
@@ -22,6 +22,16 @@ def test_a_preset_is_its_keys_and_nothing_else(preset: str) -> None:
     assert PRESETS[preset].keys() <= set(dotted_keys(Recipe))
     plain, found = Recipe().by_key(), Recipe.build(preset=preset).by_key()
     assert found == plain | dict(PRESETS[preset])
+
+
+def test_the_presets_are_those_that_were_decided() -> None:
+    """docs/decisions/0018: the time of a training, and what it comes to, are those of these keys."""
+    assert DEFAULT_PRESET == "balanced"
+    assert {name: dict(keys) for name, keys in PRESETS.items()} == {
+        "fast": {"model.peft": "none", "model.freeze_backbone": True, "train.augment": "none"},
+        "balanced": {"adapter.blocks": "auto", "train.augment": "auto", "train.patch_dropout": "auto"},
+        "best": {"adapter.blocks": "all", "train.augment": "light"},
+    }
 
 
 def test_a_file_an_override_and_a_flag_win(tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ from ftx.recipe.sections import AdapterRecipe, DataRecipe, ModelRecipe, TrainRec
 DEFAULTS = """
 task: multiclass
 seed: 0
-data:    {path: data, format: auto, image_size: auto, val_fraction: 0.2, classes: auto}
+data:    {path: data, format: auto, follow_links: false, image_size: auto, val_fraction: 0.2, classes: auto}
 model:   {name: dinov2-small, weights: auto, peft: dora, freeze_backbone: false, keep_tokens: all,
   from_run: none}
 adapter: {rank: 8, alpha: 16, targets: [q, k, v, proj, fc1, fc2], blocks: all, layers: auto, init: zero, dropout: 0.0,
@@ -225,11 +225,22 @@ def test_a_learning_rate_is_a_number_however_it_is_written(written: str) -> None
         ("adapter: {blocks: '3-1'}", "adapter.blocks: must name blocks in order, each below 10000"),
         ("adapter: {blocks: '0-999999999'}", "adapter.blocks: must name blocks in order, each below 10000"),
         ("data: {image_size: 100002x5}", "data.image_size: must be at most 4096 a side"),
+        ("data: {image_size: 5x100002}", "data.image_size: must be at most 4096 a side"),
+        ("data: {image_size: 4097}", "data.image_size: must be at most 4096 a side"),
+        ("data: {classes: 65537}", "data.classes: must be at most 65536"),
+        ("data: {classes: 0}", "data.classes: must be 'auto' or a whole number of 1 or more"),
         ("adapter: {init: pissa, dropout: 0.1}", "adapter.dropout: contradicts adapter.init pissa"),
         ("adapter: {rank: {qvk: 3}}", "adapter.rank: has no target qvk, only q, k, v, proj, fc1, fc2, attn, mlp, all"),
         ("adapter: {rank: {q: 2, attn: 3}}", "adapter.rank: says two things of q"),
         ("adapter: {alpha: {q: 0}}", "adapter.alpha: must be greater than 0"),
         ("adapter: {rank: {q: 2}}", "adapter.targets: are q, k, v, proj, fc1, fc2, and rank for q alone"),
+        ("adapter: {alpha: {q: 2}}", "adapter.targets: are q, k, v, proj, fc1, fc2, and alpha for q alone"),
+        ("adapter: {alpha: {q: 2, k: 2}, targets: [q]}", "adapter.targets: are q, and alpha for q, k alone"),
+        ("adapter: {alpha: {q: 2}, targets: [v]}", "adapter.targets: are v, and alpha for q alone"),
+        ("adapter: {layers: a, rank: {all: 2}}", "adapter.layers: takes one rank and one alpha for all layers"),
+        ("adapter: {layers: a, alpha: {all: 2}}", "adapter.layers: takes one rank and one alpha for all layers"),
+        ("adapter: {rank: 1.5}", "adapter.rank: must be a whole number"),
+        ("adapter: {rank: 65537}", "adapter.rank: must be at most 65536"),
         ("adapter: {layers: '('}", "adapter.layers: is no regular expression"),
         ("adapter: {layers: 'a', targets: [q]}", "adapter.layers: contradicts adapter.targets: it names the layers"),
         ("adapter: {layers: 'a', blocks: 2}", "adapter.layers: contradicts adapter.blocks: it names the layers"),
@@ -301,6 +312,107 @@ def test_adapter_flags_contradict_peft_none() -> None:
     with pytest.raises(RecipeError, match=r"adapter\.rank: contradicts model\.peft none"):
         Recipe.build(flags={"model.peft": "none", "adapter.rank": "4"})
     assert Recipe.loads("model: {peft: none}\nadapter: {rank: 4}").adapter.rank == 4
+
+
+@pytest.mark.parametrize("key", ["adapter.alpha", "adapter.blocks", "train.lora_plus"])
+def test_whatever_is_asked_of_an_adapter_contradicts_peft_none(key: str) -> None:
+    """By a flag and by --set, of a new recipe and over one that says none."""
+    full = Recipe.loads("model: {peft: none}")
+    for ask in (
+        lambda: Recipe.build(flags={"model.peft": "none", key: "4"}),
+        lambda: Recipe.build(overrides=["model.peft=none", f"{key}=4"]),
+        lambda: Recipe.build(overrides=["model.freeze_backbone=true"], flags={key: "4"}),
+        lambda: full.with_overrides([f"{key}=4"]),
+        lambda: full.with_overrides([], {key: "4"}),
+    ):
+        with pytest.raises(RecipeError) as raised:
+            ask()
+        assert raised.value.what == f"{key}: contradicts model.peft none, which has no adapter"
+    assert Recipe.build(overrides=[f"{key}=4"]).method == "dora"
+
+
+def test_a_recipe_for_other_data_says_nothing_of_its_classes() -> None:
+    """And everything else as before; to have no adapter leaves out all that is said of one."""
+    recipe = Recipe.loads(
+        "data: {path: a, classes: 7, image_size: 64, val_fraction: 0.3}\ntrain: {lora_plus: 4}\nseed: 3"
+    )
+    other = recipe.with_data(Path("b"))
+    changed = {key: value for key, value in other.by_key().items() if value != recipe.by_key()[key]}
+    assert changed == {"data.path": "b", "data.classes": "auto"}
+    assert (recipe.data.path, recipe.data.classes) == (Path("a"), 7)
+    full = recipe.with_overrides(["adapter.rank=3"]).without_adapter()
+    assert full == Recipe.loads("data: {path: a, classes: 7, image_size: 64, val_fraction: 0.3}\nseed: 3")
+
+
+def test_what_is_none_among_names_was_not_given() -> None:
+    """By the last part of a key, as from Python."""
+    named = Recipe.named({"epochs": 5, "rank": None, "lr": 0.5, "path": Path("x"), "max_drop": 0.1, "seed": 4})
+    expected = {"train.epochs": 5, "train.lr": 0.5, "data.path": "x", "validate.max_drop": 0.1, "seed": 4}
+    assert named.by_key() == Recipe().by_key() | expected
+    with pytest.raises(RecipeError, match=r"epoch: unknown key, did you mean 'train\.epochs'"):
+        Recipe.named({"epoch": 5})
+
+
+@pytest.mark.parametrize("section", [*Recipe.SECTIONS])
+def test_a_section_that_was_left_empty_has_its_defaults(section: str, tmp_path: Path) -> None:
+    assert Recipe.loads(f"{section}:\n") == Recipe()
+    (tmp_path / "recipe.yaml").write_text(f"seed: 2\n{section}:\n")
+    key = next(key for key in dotted_keys(Recipe) if key.startswith(f"{section}."))
+    found = Recipe.build(tmp_path / "recipe.yaml", flags={key: Recipe().by_key()[key]}, preset="best")
+    assert found.seed == 2
+    assert found.method == "dora"
+
+
+def test_every_section_may_be_left_empty() -> None:
+    """What is a section is known by its keys."""
+    sections = {key.partition(".")[0] for key in dotted_keys(Recipe) if "." in key}
+    assert sections == set(Recipe.SECTIONS)
+    assert Recipe.loads("".join(f"{name}:\n" for name in sections)) == Recipe()
+
+
+@pytest.mark.parametrize(
+    "name",
+    "1e5 1E5 1e-4 5.e3 .5e1 010 0 -0 +1 1_000 0x1F 1:30 .inf -.INF .NaN".split()
+    + "true True FALSE no on off ~ null Null 2024-01-01 =".split(),
+)
+def test_what_looks_like_a_number_or_a_word_of_yaml_stays_text(name: str) -> None:
+    recipe = Recipe().replace(data={"path": Path(name)}, model={"name": name})
+    for text in (recipe.dumps(), recipe.dumps(defaults=False)):
+        found = Recipe.loads(text)
+        assert (str(found.data.path), found.model.name) == (name, name)
+        assert yaml.safe_load(text)["model"]["name"] == name  # by a reader of YAML 1.1
+
+
+@pytest.mark.parametrize(
+    ("text", "what"),
+    [("train: {lr: 1", "not plain YAML"), ("- 1", "a mapping of keys"), ("train: {lr: x}", "train.lr")],
+)
+def test_an_error_of_a_file_names_it(text: str, what: str, tmp_path: Path) -> None:
+    (tmp_path / "mine.yaml").write_text(text)
+    with pytest.raises(RecipeError, match=what) as raised:
+        Recipe.build(tmp_path / "mine.yaml")
+    assert raised.value.where == str(tmp_path / "mine.yaml")
+    with pytest.raises(RecipeError, match=what) as raised:
+        Recipe.loads(text)
+    assert raised.value.where is None
+
+
+def test_errors_that_are_not_listed_are_counted(tmp_path: Path) -> None:
+    """Keys that do not exist, values that are wrong, and what --set says as well."""
+    unknown = "".join(f"k{number}: 1\n" for number in range(30))
+    (tmp_path / "recipe.yaml").write_text(f"{unknown}train: {{lr: x, epochs: 0}}\n")
+    with pytest.raises(RecipeError) as raised:
+        Recipe.build(tmp_path / "recipe.yaml", [f"x{number}=1" for number in range(23)])
+    lines = raised.value.what.splitlines()
+    assert (lines[0], lines[-1]) == ("55 errors in the recipe:", "  and 35 more")
+    assert len(lines) == 1 + 20 + 1
+
+
+@pytest.mark.parametrize("size", [4096, "4096x1", "1x4096", 1])
+def test_the_largest_image_size_is_one(size: object) -> None:
+    assert Recipe.build(flags={"data.image_size": size}).data.image_size == size
+    assert Recipe.build(flags={"data.image_size": "224 x 160"}).data.image_size == "224x160"
+    assert Recipe.build(flags={"data.image_size": "96x96"}).data.image_size == 96
 
 
 def test_overrides_are_yaml_by_dotted_key() -> None:

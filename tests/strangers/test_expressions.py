@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import time
+from itertools import count
 from pathlib import Path
 
 import pytest
@@ -99,6 +100,29 @@ def test_the_budget_is_one_for_all_names() -> None:
     with pytest.raises(ExpressionError, match="too long"):
         asked()
     assert time.thread_time() - started < 1
+
+
+def test_each_expression_has_what_those_before_it_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By a clock on which each takes a quarter of the second, however little it is."""
+    monkeypatch.setattr(room, "BUDGET_S", 1.0)
+    with monkeypatch.context() as patch:
+        ticks = count(0, 0.25)
+        patch.setattr(room.time, "thread_time", lambda: next(ticks))
+        expressions = Expressions()
+        for number in range(3):
+            assert expressions.fullmatch(f"a+{number}", f"aa{number}") == {}
+        with pytest.raises(ExpressionError, match="with the others it takes too long"):
+            expressions.fullmatch("a+3", "aa3")
+    monkeypatch.setattr(room, "BUDGET_S", 30.0)
+    with monkeypatch.context() as patch:
+        ticks = count(0, 29.9)
+        patch.setattr(room.time, "thread_time", lambda: next(ticks))
+        expressions = Expressions()
+        expressions.fullmatch("a+", "aa")
+    started = time.thread_time()
+    with pytest.raises(ExpressionError, match="it takes too long"):  # a tenth of a second is left, not thirty
+        expressions.fullmatch(ENDLESS[0], LONG)
+    assert time.thread_time() - started < 5
 
 
 @pytest.mark.parametrize(

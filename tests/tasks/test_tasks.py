@@ -15,12 +15,15 @@ from sklearn.metrics import average_precision_score, f1_score
 from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy
 
 from ftx.core.errors import DataError
+from ftx.tasks.base import Task, choosing_metric
 from ftx.tasks.hierarchical import Hierarchical
-from ftx.tasks.labels import Labels
-from ftx.tasks.metrics import average_precision, f1_of
+from ftx.tasks.labels import Declared, Labels, spaceless_names
+from ftx.tasks.metrics import average_precision, f1_of, mean_average_precision
 from ftx.tasks.multiclass import Multiclass
 from ftx.tasks.multilabel import Multilabel
+from ftx.tasks.output_meaning import TASKS, Meaning
 from ftx.tasks.sigmoid import binary_loss
+from ftx.tasks.task_names import LossName, TaskName
 from ftx.tasks.thresholds import Thresholds, best_threshold
 
 TREE = Labels(
@@ -130,6 +133,55 @@ def test_the_parent_of_a_known_child_is_known() -> None:
     assert [name for name, value in zip(TREE.names, row, strict=True) if value] == ["animal", "dog", "wet", "soaked"]
 
 
+FLAT = tuple("abcde")
+
+
+@pytest.mark.parametrize(
+    ("task", "samples"),
+    [
+        (Multiclass(Labels.multiclass(FLAT)), [(name,) for name in "abcdeba"]),
+        (Multilabel(Labels(FLAT, singles=FLAT), Thresholds()), [("a",), ("b", "c"), (), ("e",), ("a",), (), ("d",)]),
+        (
+            Hierarchical(TREE, Thresholds()),
+            [("cat", "wet"), ("vehicle",), ("bus", "soaked"), (), ("dog",), ("car", "night"), ("animal", "wet")],
+        ),
+    ],
+    ids=["multiclass", "multilabel", "hierarchical"],
+)
+@pytest.mark.parametrize("weighed", [False, True])
+@pytest.mark.parametrize("kind", ["bce", "asymmetric"])
+def test_the_losses_of_the_parts_of_a_batch_add_up_to_its_own(
+    task: Task, samples: list[tuple[str, ...]], weighed: bool, kind: LossName
+) -> None:
+    """Of two images and of five, as the last part of an epoch is smaller: each counts as often as its images do."""
+    targets = torch.from_numpy(task.targets(samples))
+    logits = torch.from_numpy(draw(7, len(task.labels))[0]).requires_grad_()
+    weights = torch.linspace(0.5, 2, 2 * len(task.labels)).reshape(2, -1) if weighed else None
+
+    def loss(rows: slice, whole: torch.Tensor | None) -> torch.Tensor:
+        given = {"kind": kind, "label_smoothing": 0.1, "weights_2C": weights}
+        return task.loss(logits[rows], targets[rows], **given, whole_MC=whole)
+
+    whole, parts = loss(slice(None), None), loss(slice(2), targets) + loss(slice(2, None), targets)
+    # f32: the same numbers, summed in another order
+    torch.testing.assert_close(parts, whole, rtol=1e-6, atol=0)
+    torch.testing.assert_close(
+        torch.autograd.grad(parts, logits)[0], torch.autograd.grad(whole, logits)[0], rtol=1e-5, atol=1e-8
+    )
+    assert loss(slice(2), None) != loss(slice(2), targets)
+
+
+@pytest.mark.parametrize("kind", ["bce", "asymmetric"])
+def test_a_label_weighs_by_its_own_weight_for_the_truth_that_it_has(kind: LossName) -> None:
+    logits, targets = (torch.from_numpy(values) for values in draw(6, 3))
+    weights_2C = torch.tensor([[2.0, 3.0, 5.0], [7.0, 11.0, 13.0]])
+    found = binary_loss(logits, targets, kind, weights_2C) / binary_loss(logits, targets, kind)
+    expected = torch.where(targets > 0, weights_2C[0], weights_2C[1])
+    known = found.isfinite()  # the easiest negatives of the asymmetric loss are 0
+    assert known.float().mean() > 0.7
+    torch.testing.assert_close(found[known], expected[known], rtol=1e-5, atol=0)  # f32: a product and a quotient
+
+
 @settings(max_examples=60, deadline=None)
 @given(st.integers(0, 2**32 - 1))
 def test_decoding_agrees_with_the_tree_and_with_both_resolvers_of_model_api(seed: int) -> None:
@@ -170,6 +222,58 @@ def test_what_the_truth_does_not_say_is_no_mistake() -> None:
     assert task.metrics(logits, truth)["hierarchical_f1"] == pytest.approx(2 * 1 / (3 + 3))
 
 
+@pytest.mark.parametrize("seed", range(5))
+def test_the_measures_of_a_tree_counted_one_image_after_the_other(seed: int) -> None:
+    """With labels that only some images have, three groups of unequal numbers, and thresholds that differ."""
+    thresholds = Thresholds({"wet": 0.2, "night": 0.7}, shared=0.9)
+    task = Hierarchical(TREE, thresholds)
+    samples = [("cat", "wet"), ("vehicle",), ("bus", "soaked"), ("dog",), ("animal", "wet"), ("night",), ("cat",)]
+    truth, logits = task.targets(samples), draw(7, 9, seed)[0]
+    found, called = task.metrics(logits, truth), task.called(logits)
+    limits = dict(zip(TREE.names, (0.5,) * 6 + (0.2, 0.7, 0.5), strict=True))
+    groups = {"roots": ("animal", "vehicle"), "animal": ("cat", "dog"), "vehicle": ("car", "bus")}
+    correct: dict[str, list[bool]] = {name: [] for name in ("path", "singles", "contradiction", *groups)}
+    hits = either = 0
+    for row, names in enumerate(samples):
+        true = set(chain.from_iterable(TREE.path(name) for name in names))
+        of = dict(zip(TREE.names, (1 / (1 + np.exp(-logits[row].astype(np.float64)))).tolist(), strict=True))
+        raw = {name for name in TREE.singles if of[name] > limits[name]}
+        for group, members in groups.items():
+            best = max(members, key=of.__getitem__)  # the largest logit, and so the largest share of its group
+            raw.add(best)
+            if true & set(members):
+                correct[group].append(best in true)
+        told = {name for name in raw if set(TREE.path(name)) <= raw}
+        assert {name for name, flag in zip(TREE.names, called[row], strict=True) if flag} == told
+        known = dict(zip(TREE.names, task.known(truth)[row], strict=True))
+        correct["path"].append(all((name in told) == (name in true) for name in TREE.names if known[name]))
+        correct["singles"] += [(name in raw) == (name in true) for name in TREE.singles]
+        correct["contradiction"].append("soaked" in raw and "wet" not in raw)
+        counted = {name for name in told if known[name]}
+        hits, either = hits + len(counted & true), either + len(counted) + len(true)
+    mean = {name: sum(values) / len(values) for name, values in correct.items()}
+    assert len({len(values) for name, values in correct.items() if name in groups}) == 3
+    assert found == pytest.approx(
+        {
+            "path_accuracy": mean["path"],
+            "singles_accuracy": mean["singles"],
+            "inconsistent": mean["contradiction"],
+            "hierarchical_f1": 2 * hits / either,
+            "macro_f1": f1_of(called & task.known(truth), truth > 0)[0],
+            **{f"accuracy_{name}": mean[name] for name in groups},
+        }
+    )
+
+
+def test_a_group_that_no_image_has_has_no_accuracy_and_two_of_one_parent_have_names_of_their_own() -> None:
+    labels = Labels(tuple("abcdef"), groups=(("a", "b"), ("c", "d"), ("e", "f")), parents={"e": "a", "f": "b"})
+    task = Hierarchical(labels, Thresholds())
+    truth = task.targets([("a", "c"), ("a", "d"), ("b",)])
+    logits = (task.targets([("a", "c"), ("b", "c"), ("b",)]) * 9 - 4).astype(np.float32)
+    found = {name: value for name, value in task.metrics(logits, truth).items() if name.startswith("accuracy_")}
+    assert found == {"accuracy_roots": pytest.approx(2 / 3), "accuracy_group_1": 0.5}
+
+
 @given(st.integers(1, 60), st.integers(0, 2**32 - 1), st.booleans())
 def test_average_precision_is_sklearns(images: int, seed: int, coarse: bool) -> None:
     generator = np.random.default_rng(seed)
@@ -182,6 +286,16 @@ def test_average_precision_is_sklearns(images: int, seed: int, coarse: bool) -> 
         assert found is None
     else:
         assert found == pytest.approx(average_precision_score(truth, scores), abs=1e-9)
+
+
+def test_a_label_without_an_image_counts_in_no_mean() -> None:
+    scores, truth = 1 / (1 + np.exp(-draw(30, 5)[0])), draw(30, 5)[1] > 0
+    truth[:, [1, 4]] = False
+    expected = np.mean([average_precision_score(truth[:, row], scores[:, row]) for row in (0, 2, 3)])
+    assert mean_average_precision(scores, truth) == pytest.approx(expected, abs=1e-9)
+    task = Multilabel(Labels(FLAT, singles=FLAT), Thresholds())
+    assert task.metrics(draw(30, 5)[0], truth.astype(np.float32))["mAP"] == pytest.approx(expected, abs=1e-9)
+    assert mean_average_precision(scores, np.zeros_like(truth)) == 0.0
 
 
 def test_f1_is_sklearns() -> None:
@@ -207,6 +321,50 @@ def test_no_other_threshold_has_a_larger_f1(images: int, seed: int) -> None:
         assert tuned == 0.5
 
 
+@pytest.mark.parametrize(
+    ("scores", "truth", "expected"),
+    [
+        # Called the first alone, or the first four: 2 · 1 / (1 + 2) = 2 · 2 / (4 + 2).
+        ((0.95, 0.9, 0.6, 0.5, 0.3), "TFFTF", 0.4),
+        ((0.6, 0.4, 0.35, 0.2, 0.05), "TFFTF", 0.5),
+        ((0.99, 0.95, 0.9, 0.8, 0.78), "TFFTF", 0.79),
+    ],
+)
+def test_of_equally_good_thresholds_it_is_the_nearest_to_a_half(
+    scores: tuple[float, ...], truth: str, expected: float
+) -> None:
+    found = best_threshold(np.array(scores, np.float32), np.array([one == "T" for one in truth]))
+    assert found == pytest.approx(expected, abs=1e-6)  # of scores in f32
+
+
+def test_a_label_has_its_own_threshold_or_a_half_and_readers_of_one_the_shared() -> None:
+    """Between the last true score and the first false one: of each label, and of all together."""
+    scores = np.array([[0.9, 0.45], [0.8, 0.2], [0.3, 0.1]], np.float32)
+    truth = np.array([[1, 1], [1, 0], [0, 0]], np.float32)
+    logits = np.log(scores / (1 - scores))
+    for task in (
+        Multilabel(Labels(("u", "v"), singles=("u", "v")), Thresholds()),
+        Hierarchical(Labels(("u", "v"), singles=("u", "v")), Thresholds()),
+    ):
+        tuned = task.tuned(logits, truth)
+        assert dict(tuned.labels) == pytest.approx({"u": 0.55, "v": 0.325}, abs=1e-6)
+        assert tuned.shared == pytest.approx(0.375, abs=1e-6)
+        assert float(task.with_thresholds(tuned).model_info()["confidence_threshold"]) == pytest.approx(tuned.shared)
+        # A label that came later has none of its own yet, and is called as it was exported: above a half.
+        np.testing.assert_allclose(tuned.of(["new", "v", "u"]), [0.5, 0.325, 0.55], atol=1e-6)
+    # In a tree the singles alone are tuned.
+    tree = Hierarchical(Labels(("a", "b", "u", "v"), (("a", "b"),), ("u", "v")), Thresholds())
+    more = np.array([[1, 0], [0, 1], [0, 1]], np.float32)
+    assert tree.tuned(np.hstack([more, logits]), np.hstack([1 - more, truth])) == tuned
+    assert Multiclass(Labels.multiclass(("a", "b"))).tuned(logits, truth) == Thresholds()
+
+
+def test_labels_above_their_own_threshold_are_told_the_surest_first() -> None:
+    task = Multilabel(Labels(tuple("abcd"), singles=tuple("abcd")), Thresholds({"a": 0.3, "c": 0.9}, shared=0.1))
+    told = task.decode(np.array([0.4, 0.8, 0.85, 0.45], np.float32))
+    assert [(label.name, label.score) for label in told] == [("b", pytest.approx(0.8)), ("a", pytest.approx(0.4))]
+
+
 def test_images_of_equal_scores_are_called_together() -> None:
     # Between the two of 0.5 the F1 would be 1, but no threshold lies there: 2/3 above them, 4/5 below.
     scores = np.array([0.875, 0.5, 0.5, 0.125], np.float32)
@@ -221,6 +379,51 @@ def test_one_label_works_and_no_label_at_all() -> None:
     assert task.right(logits, targets).all()
     assert task.metrics(logits, targets)["mAP"] == 1.0
     assert [len(task.decode(scores)) for scores in task.scores(logits)] == [1, 0]
+
+
+def test_a_class_without_images_is_a_label() -> None:
+    """As a folder without an image: it is told, and not passed over."""
+    declared = Declared(names=("boat", "cat", "dog"))
+    for task, samples in (
+        ("multiclass", {"1": ("dog",), "2": ("cat",)}),
+        ("multilabel", {"1": ("dog",), "2": ()}),
+        ("hierarchical", {"1": ("dog/pug",), "2": ("cat",), "3": ("dog/spitz",)}),
+    ):
+        labels, named = TASKS[task].relate(samples, declared, "here")
+        assert set(labels.names) >= {"boat", "cat", "dog"}, task
+        assert [TASKS[task](labels, Thresholds()).targets([one])[0, labels.index("boat")] for one in named] == [
+            0
+        ] * len(samples)
+    assert labels.groups[0] == ("boat", "cat", "dog")
+
+
+@pytest.mark.parametrize("parents", [{"a": "gone"}, {"gone": "a"}, {"a": "b", "b": "gone"}])
+def test_a_tree_of_labels_that_do_not_exist_is_refused(parents: dict[str, str]) -> None:
+    with pytest.raises(DataError, match="labels that do not exist") as refused:
+        Labels(("a", "b"), singles=("a", "b"), parents=parents)
+    assert refused.value.found == "gone"
+
+
+def test_names_without_blanks_are_all_others() -> None:
+    assert spaceless_names(["a b", "a_b", "a\tb", " ", "c", "a  b"]) == ("a_b_2", "a_b", "a_b_3", "_", "c", "a_b_4")
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_what_an_artifact_records_of_its_logits_is_what_they_are_read_by(task: TaskName) -> None:
+    """The task, its labels in their order, and their thresholds; and the metric that chooses an epoch."""
+    labels = {"multilabel": Labels(("b", "a"), singles=("b", "a")), "hierarchical": TREE}.get(
+        task, Labels.multiclass(("b", "a"))
+    )
+    meaning = Meaning(task=task, labels=labels, thresholds=Thresholds({labels.names[-1]: 0.25}, shared=0.75))
+    opened = Meaning.model_validate_json(meaning.model_dump_json()).open()
+    assert type(opened) is TASKS[task]
+    assert opened.labels == labels
+    assert opened.thresholds == Thresholds({labels.names[-1]: 0.25}, shared=0.75)
+    assert (choosing_metric(opened, balanced=False), choosing_metric(opened, balanced=True)) == {
+        "multiclass": ("accuracy", "macro_f1"),
+        "multilabel": ("mAP", "mAP"),
+        "hierarchical": ("path_accuracy", "macro_f1"),
+    }[task]
 
 
 def test_labels_that_are_no_tree_are_refused() -> None:

@@ -29,12 +29,14 @@ from ftx.core.errors import AdapterError, EnvironmentFault, ExportError, FtxErro
 from ftx.core.files import sha256_file
 from ftx.evaluating import validate
 from ftx.evaluating.predict import predict
+from ftx.evaluating.read_reference import reference_names
 from ftx.exporting import export
 from ftx.exporting.base_ir import export_base, export_update
 from ftx.merging.merge_and_prove import merge
 from ftx.recipe.schema import Recipe
-from ftx.runs.card_json import CARD_FILE, read_card
-from ftx.runs.proof_json import read_proof
+from ftx.runs.card_json import CARD_FILE, REFERENCE_FILE, read_card, write_card
+from ftx.runs.proof_json import ir_digest, read_proof
+from ftx.runs.reference_safetensors import ReferenceFile, write_reference
 from ftx.runs.run import Run
 from ftx.runs.update_zip import read_update, write_update
 from ftx.runtimes import load
@@ -54,6 +56,14 @@ def shipped(whole_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     export_update(whole_run, root / "one", root / "base")
     export_update(whole_run, root / "two", root / "base", after=root / "one")
     return root
+
+
+@pytest.fixture(scope="module")
+def half(whole_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The base in float16."""
+    folder = tmp_path_factory.mktemp("half") / "base"
+    export_base(whole_run, folder, precision="fp16")
+    return folder
 
 
 @pytest.fixture
@@ -206,6 +216,38 @@ def test_a_newer_one_takes_its_place_and_an_older_one_does_not(shipped: Path, ou
     assert hashes(out) == before
 
 
+def test_another_update_of_the_same_number_does_not_take_its_place(shipped: Path, out: Path, tmp_path: Path) -> None:
+    """Two servers have counted alike: which of the two is newer nobody knows."""
+    apply(shipped / "one", shipped / "base", out)
+    before = hashes(out)
+    other = repacked(shipped / "one", tmp_path / "other", said(dense_digest="0" * 64))
+    with pytest.raises(InputError, match="no newer") as raised:
+        apply(other, shipped / "base", out)
+    assert raised.value.found == f"sequence 1, {out} has 1"
+    assert hashes(out) == before
+    assert not out.with_name("model.previous").exists()
+
+
+@pytest.mark.representative
+def test_two_models_are_on_a_device_however_many_updates_there_were(shipped: Path, out: Path, tmp_path: Path) -> None:
+    for sequence in (3, 5, 9):
+        apply(repacked(shipped / "one", tmp_path / "next", said(sequence=sequence)), shipped / "base", out)
+    assert sorted(path.name for path in out.parent.iterdir()) == ["model", "model.previous"]
+    found = [read_card(folder).update for folder in (out, out.with_name("model.previous"))]
+    assert [one and one.sequence for one in found] == [9, 5]
+
+
+def test_an_update_is_judged_by_the_margin_of_its_run(shipped: Path, out: Path, tmp_path: Path) -> None:
+    """Of 64 images none is lost: that proves five points (0.95^64 < 0.05), and not the usual two."""
+    update = repacked(shipped / "one", tmp_path / "update", said(max_drop=0.05))
+    report = apply(update, shipped / "base", out)
+    assert (report.verdict, report.exact) == ("proved", True)
+    again = apply(update, shipped / "base", out)  # it is there already
+    assert (again.verdict, again.sequence, again.layers, again.labels) == ("proved", 1, 0, 4)
+    assert again.bytes_shipped == update.stat().st_size
+    assert again.max_abs == report.max_abs
+
+
 @pytest.mark.representative
 def test_a_damaged_model_is_replaced_and_not_kept(shipped: Path, out: Path) -> None:
     apply(shipped / "one", shipped / "base", out)
@@ -219,6 +261,16 @@ def test_a_damaged_model_is_replaced_and_not_kept(shipped: Path, out: Path) -> N
     assert rollback(out).sequence == 1
     assert hashes(out) == before
     assert not out.with_name("model.previous").exists()
+
+
+def test_the_way_back_to_a_damaged_model_is_refused(shipped: Path, out: Path) -> None:
+    for name in ("one", "two"):
+        apply(shipped / name, shipped / "base", out)
+    before = hashes(out)
+    (out.with_name("model.previous") / "model.xml").write_text("torn")
+    with pytest.raises(ExportError, match="not what was written"):
+        rollback(out)
+    assert hashes(out) == before
 
 
 def test_a_model_in_another_precision_is_not_replaced(shipped: Path, whole_run: Path, out: Path) -> None:
@@ -314,6 +366,173 @@ def test_an_adapter_of_peft_with_a_bias_in_its_head(shipped: Path, whole_run: Pa
     assert load(out).task.labels.names == ("u", "v")
 
 
+@pytest.mark.representative
+def test_of_a_plain_adapter_nobody_knows_the_trained_models_answers(whole_run: Path, shipped: Path, out: Path) -> None:
+    adapter = whole_run / "trained"
+    report = apply(adapter, shipped / "base", out)
+    assert (report.exact, report.max_abs, report.weight_bound, report.sequence) == (None, None, None, None)
+    assert report.verdict == "unproved"
+    assert (report.layers, report.labels) == (len(read_peft_file(adapter).layers()), 4)
+    assert report.bytes_shipped == sum(path.stat().st_size for path in adapter.iterdir())
+    assert (report.path, report.base) == (str(out), str(shipped / "base"))
+    # It is told from another by its own answers.
+    reference = load_file(out / REFERENCE_FILE)
+    assert len(reference["logits"]) == len(reference["images"]) == 64
+    np.testing.assert_array_equal(reference["logits"], OpenVinoPredictor(out, "f32").logits(reference["images"]))
+    held = read_card(out).update
+    assert held is not None
+    assert (held.sequence, held.base_ir) == (None, ir_digest(shipped / "base"))
+    assert held.update == sha256_file(adapter / "adapter_model.safetensors")
+    # And an update of any number may follow.
+    assert apply(shipped / "one", shipped / "base", out).sequence == 1
+    assert rollback(out).sequence is None
+
+
+def test_labels_are_those_that_are_named_also_if_they_are_as_many(whole_run: Path, shipped: Path, out: Path) -> None:
+    named = ["u", "v", "w", "x"]
+    assert apply(whole_run / "trained", shipped / "base", out, labels=named).labels == 4
+    assert load(out).task.labels.names == tuple(named)
+    info = ov.Core().read_model(out / "model.xml").get_rt_info(["model_info", "labels"])
+    assert info.value == "u v w x"
+    with pytest.raises(InputError, match="another number of labels") as raised:
+        apply(whole_run / "trained", shipped / "base", out, labels=named[:3])
+    assert raised.value.found == "4 outputs, 3 labels"
+    with pytest.raises(InputError, match="has its own labels"):
+        apply(shipped / "one", shipped / "base", out, labels=named)
+
+
+def configured(whole_run: Path, target: Path, own: dict[str, object] | None) -> Path:
+    """The run's adapter as a folder, with other keys of ours in its config, or none."""
+    shutil.copytree(whole_run / "trained", target)
+    path = target / "adapter_config.json"
+    document = json.loads(path.read_text())
+    document = {**document, "ftx": document["ftx"] | own} if own is not None else document
+    if own is None:
+        del document["ftx"]
+    path.write_text(json.dumps(document))
+    return target
+
+
+@pytest.mark.parametrize(
+    ("own", "named"),
+    [({"base_digest": "0" * 64}, "of another base"), ({"keep_tokens": {"2": 0.5}}, "trained with other tokens")],
+    ids=["base", "tokens"],
+)
+def test_a_plain_adapter_of_another_network_is_refused(
+    own: dict[str, object], named: str, whole_run: Path, shipped: Path, out: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(AdapterError, match=named):
+        apply(configured(whole_run, tmp_path / "adapter", own), shipped / "base", out)
+    assert not out.exists()
+    apply(configured(whole_run, tmp_path / "peft's", None), shipped / "base", out)  # which says nothing of its base
+
+
+def grouped(base: Path, target: Path, groups: tuple[str, ...]) -> Path:
+    """The same base, its reference images of these groups, as of patients."""
+    shutil.copytree(base, target)
+    tensors = load_file(base / REFERENCE_FILE)
+    images, logits, targets = (tensors[name] for name in ("images", "logits", "targets"))
+    write_reference(ReferenceFile(reference_names(base)[0], images, logits, targets, groups), target)
+    write_card(target, read_card(base))
+    return target
+
+
+@pytest.mark.representative
+def test_images_of_one_patient_stay_of_one_patient(whole_run: Path, shipped: Path, out: Path, tmp_path: Path) -> None:
+    names, none = reference_names(shipped / "base")
+    assert none == ()
+    groups = tuple(f"patient {number // 8}" for number in range(64))
+    base = grouped(shipped / "base", tmp_path / "base", groups)
+    update = repacked(shipped / "one", tmp_path / "update", said(base_ir_digest=ir_digest(base)))
+    for adapter in (whole_run / "trained", update):
+        apply(adapter, base, out)
+        assert reference_names(out) == (names, groups)
+        kept, given = (load_file(folder / REFERENCE_FILE) for folder in (out, base))
+        np.testing.assert_array_equal(kept["images"], given["images"])
+    # An update brings the truth that its server knows, in the order of the base's images.
+    np.testing.assert_array_equal(kept["targets"], given["targets"])
+    assert kept["targets"].any()
+
+
+def test_what_an_update_says_of_its_labels_is_what_the_device_decides_by(
+    shipped: Path, out: Path, tmp_path: Path
+) -> None:
+    document = json.loads(read_file(shipped / "one", "update.json"))
+    names = document["labels"]["names"]
+    labels = {"names": names, "groups": [], "singles": names, "parents": {}}
+    thresholds = {"labels": {names[1]: 0.125, names[3]: 0.875}, "shared": 0.75}
+    change = said(task="multilabel", labels=labels, thresholds=thresholds)
+    apply(repacked(shipped / "one", tmp_path / "update", change), shipped / "base", out)
+    card = read_card(out)
+    assert (card.task, card.labels.singles) == ("multilabel", tuple(names))
+    assert (dict(card.thresholds.labels), card.thresholds.shared) == (thresholds["labels"], 0.75)
+    assert card.dense_digest == document["dense_digest"]
+    info = ov.Core().read_model(out / "model.xml").get_rt_info(["model_info", "confidence_threshold"])
+    assert info.value == "0.75"
+
+
+def read_file(update: Path, name: str) -> bytes:
+    with zipfile.ZipFile(update) as archive:
+        return archive.read(name)
+
+
+def scaled_first(whole_run: Path, target: Path) -> tuple[Path, str]:
+    """The run's adapter as a folder, its first layer scaled up; and the layer."""
+    first = next(iter(read_peft_file(whole_run / "trained").layers()))
+
+    def scaled(tensors: dict[str, np.ndarray]) -> None:
+        (name,) = (name for name in tensors if first in name and "magnitude" in name)
+        tensors[name] *= 1000
+
+    return plain(whole_run, target, scaled), first
+
+
+@pytest.mark.representative
+def test_a_model_that_answers_otherwise_than_the_servers_is_not_kept(
+    whole_run: Path, shipped: Path, half: Path, out: Path, tmp_path: Path
+) -> None:
+    """From float16 no hash is the server's: its answers alone tell that the weights are others."""
+    update, files = read_update(shipped / "one")
+    update = update.model_copy(update={"base_ir_digest": ir_digest(half)})
+    write_update(tmp_path / "one", update, files)
+    report = apply(tmp_path / "one", half, out)
+    assert report.exact is False
+    assert report.weight_bound is not None
+    assert report.max_abs is not None
+    assert (report.verdict, report.sequence) == ("unproved", 1)
+    before = hashes(out)
+    adapter, _ = scaled_first(whole_run, tmp_path / "adapter")
+    files |= {name: (adapter / name).read_bytes() for name in files if name.startswith("adapter")}
+    write_update(tmp_path / "two", update.model_copy(update={"sequence": 2}), files)
+    with pytest.raises(GateFailed, match="does not answer as the trained one"):
+        apply(tmp_path / "two", half, out)
+    assert hashes(out) == before
+    assert [path.name for path in out.parent.iterdir()] == ["model"]
+
+
+def test_from_float16_no_weight_is_further_off_than_is_said(
+    whole_run: Path, shipped: Path, half: Path, out: Path, tmp_path: Path
+) -> None:
+    """Of the layer that is off most, which is not the last."""
+    adapter, first = scaled_first(whole_run, tmp_path / "adapter")
+    report = apply(adapter, half, out)
+    assert (report.exact, report.verdict) == (None, "unproved")
+    assert report.weight_bound is not None
+    assert read_card(out).precision == "fp16"
+    base, card, model = load_base(shipped / "base"), read_card(half).base, ConstantsOf(out)
+    assert card is not None
+    off: dict[str, float] = {}
+    for layer, weights in read_peft_file(adapter).layers().items():
+        expected = merged_weight(base[f"{layer}.weight"].astype(np.float64), weights)
+        made = np.array(model[card.constants[f"{layer}.weight"]], np.float64).reshape(expected.shape)
+        off[layer] = float(np.abs(made - expected).max())
+    *others, last = sorted(off, key=off.__getitem__, reverse=True)
+    assert others[0] == first
+    assert off[first] > 100 * off[last]
+    # By the worst of all roundings, and a norm that moves: some ten times what happens.
+    assert off[first] <= report.weight_bound < 100 * off[first]
+
+
 def cut_head(adapter: Path) -> None:
     path = adapter / "adapter_model.safetensors"
     tensors = load_file(path)
@@ -357,6 +576,17 @@ def said(**changes: object) -> Callable[[dict[str, bytes]], None]:
     return change
 
 
+def counted(change: Callable[[dict[str, str]], object]) -> Callable[[dict[str, bytes]], None]:
+    """What the server counts on: a tensor that the adapter does not bring, or one less."""
+
+    def changed(files: dict[str, bytes]) -> None:
+        document = json.loads(files["update.json"])
+        change(document["tensors"])
+        files["update.json"] = json.dumps(document).encode()
+
+    return changed
+
+
 def altered(files: dict[str, bytes]) -> None:
     blob = bytearray(files["adapter_model.safetensors"])
     blob[-5] ^= 1
@@ -384,6 +614,9 @@ def a_file_less(files: dict[str, bytes]) -> None:
         (said(schema=9), "another schema version"),
         (said(sequence=0), "does not hold"),
         (said(tensors={"head.weight": "0" * 64}), "not those of the server"),
+        (counted(lambda tensors: tensors.update({"blocks.9.attn.qkv.weight": "0" * 64})), "not those of the server"),
+        (counted(lambda tensors: tensors.pop("head.bias")), "not those of the server"),
+        (counted(lambda tensors: tensors.update({"head.bias": "0" * 64})), "not those of the server"),
         (altered, "not what was written"),
         (without_answers, "no update"),
         (a_file_less, "not what was written"),
@@ -396,6 +629,9 @@ def a_file_less(files: dict[str, bytes]) -> None:
         "schema",
         "sequence",
         "tensors",
+        "a tensor more",
+        "a tensor less",
+        "another bias",
         "altered",
         "no answers",
         "a file less",

@@ -31,8 +31,9 @@ class Fault(BaseModel):
 
     @classmethod
     def of(cls, error: FtxError) -> Fault:
-        """An error, to be told."""
-        return cls(kind=type(error).__name__, what=error.what, where=error.where, found=error.found, fix=error.fix)
+        """An error, to be told: as the nearest kind of ftx.core.errors, where others are not known."""
+        kind = next(one.__name__ for one in type(error).__mro__ if getattr(errors, one.__name__, None) is one)
+        return cls(kind=kind, what=error.what, where=error.where, found=error.found, fix=error.fix)
 
     def as_error(self) -> FtxError:
         """The error that was told."""

@@ -1,0 +1,73 @@
+"""``ftx validate`` of a run whose INT8 saturates: the model that is made instead is what it answers about."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from tests.conftest import one_int8_setting
+from tests.effects.lab import call
+from tests.gates.faults import edit_json, keep
+
+from ftx.evaluating.isa_run_process import MODULE, HeldModel, Question, answer
+from ftx.runs.artifacts import IR_INT8, IR_INT8_SAFE
+from ftx.runs.instruction_sets import sets_of
+from ftx.runs.machine import cpu_flags, this_set
+from ftx.runs.proof_json import Answers
+
+ONE_OF_TWO = pytest.mark.skipif(
+    this_set() == "avx2" or "avx2" not in sets_of(cpu_flags()), reason="AVX2 is to be an older set of this CPU"
+)
+
+
+@pytest.fixture
+def saturating(monkeypatch: pytest.MonkeyPatch) -> list[Question]:
+    """A CPU whose products of 8 bits saturate so much under AVX2 that INT8 answers nothing; what it was asked."""
+    asked: list[Question] = []
+    run = subprocess.run
+
+    def started(command: Sequence[str], **given: Any) -> subprocess.CompletedProcess[str]:
+        if MODULE not in command:
+            return run(command, **given)
+        question = Question.model_validate_json(given["input"])
+        asked.append(question)
+        rows = []
+        for row in answer(question).rows:
+            told = row.asked.array * (0 if question.artifact == IR_INT8.name else 1)
+            again = Answers.of(row.asked.compute, np.ascontiguousarray(told), row.asked.view)
+            rows.append(row.model_copy(update={"isa": "avx2", "emulated": True, "asked": again}))
+        return subprocess.CompletedProcess(list(command), 0, "\n" + HeldModel(rows=rows).model_dump_json(), "")
+
+    monkeypatch.setattr("ftx.core.child_process.subprocess.run", started)
+    return asked
+
+
+@ONE_OF_TWO
+@pytest.mark.representative
+def test_a_safer_model_is_made_and_validated_as_the_others_were(
+    whole_run: Path, saturating: list[Question], tmp_path: Path
+) -> None:
+    """From the images where they are now, with the same number of them, bounds and margin."""
+    run = Path(shutil.copytree(whole_run, tmp_path / "run", symlinks=True))
+    keep(run, "openvino/int8")
+    edit_json(run / "run.json", lambda raw: raw.update(data_root=str(tmp_path / "gone")))
+    data = whole_run.parents[1] / "data"
+    words = ("--data", str(data), "--images", "12", "--isa", "avx2", "--max-drop", "0.25")
+    with one_int8_setting():
+        said = call("validate", str(run), *words, "--bound", "int8.graph.max_abs=9", "--json")
+    assert said.status == 1  # without VNNI the usual one still fails
+    assert f"making {IR_INT8_SAFE.name}" in said.err
+    assert [question.artifact for question in saturating] == [IR_INT8.name, IR_INT8.name, IR_INT8_SAFE.name]
+    assert {(question.images, question.data) for question in saturating} == {(12, data)}
+    found = {one["artifact"]: one["verdict"] for one in said.json["sets"]}
+    assert found[IR_INT8.name] == "failed"
+    assert found[IR_INT8_SAFE.name] != "failed"
+    assert IR_INT8_SAFE.name in said.json["verdicts"]
+    assert said.json["max_drop"] == 0.25
+    rows = [row for row in said.json["rows"] if row["view"] == "graph" and row["artifact"] == IR_INT8_SAFE.name]
+    assert {row["bound"]["max_abs"] for row in rows} == {9.0}

@@ -1,0 +1,70 @@
+"""Errors that list many complaints: the first of them, and how many more there are."""
+
+from __future__ import annotations
+
+import pytest
+
+from ftx.core.errors import (
+    LINES,
+    NAMED,
+    InputError,
+    Interrupted,
+    Terminated,
+    Termination,
+    first_lines,
+    listed,
+    nearest,
+    of_the_same_parts,
+    refuse_unknown,
+    shell_command,
+    shown,
+    stopped,
+)
+
+
+def test_what_is_not_listed_is_counted() -> None:
+    problems = [f"p{number}" for number in range(30)]
+    assert listed(problems[:NAMED]) == "; ".join(problems[:NAMED])
+    assert listed(problems[: NAMED + 3]) == "; ".join(problems[:NAMED]) + "; and 3 more"
+    assert first_lines(problems[:2], 2) == ["p0", "p1"]
+    # Of those that were counted and not kept as well.
+    assert first_lines(problems[:2], 1_500) == ["p0", "p1", "and 1,498 more"]
+    assert first_lines(problems, 1_500) == [*problems[:LINES], f"and {1_500 - LINES:,} more"]
+
+
+def test_a_long_value_is_cut() -> None:
+    assert shown("a" * 78) == repr("a" * 78)
+    assert shown("a" * 79) == f"{repr('a' * 79)[:77]}..."
+    assert len(shown(["a" * 1000] * 1000, 40)) == 40
+
+
+def test_what_ended_the_work_has_its_status() -> None:
+    for by, kind, word, status in (
+        (KeyboardInterrupt(), Interrupted, "interrupted", 130),
+        (Termination(), Terminated, "terminated", 143),
+    ):
+        told = stopped(by, doing="while it counted", found="two of five", fix="count again")
+        assert type(told) is kind
+        assert (told.what, told.exit_code) == (f"{word} while it counted", status)
+        assert told.details() == [("found", "two of five"), ("fix", "count again")]
+
+
+def test_a_name_that_is_not_known_gets_the_nearest_or_all() -> None:
+    refuse_unknown("colour", ["red", "blue"], ["blue", "green", "red"])
+    for given, found, fix in (
+        (["red", "gren"], "gren", "did you mean 'green'?"),
+        (["red", "qqq", "xx"], "qqq, xx", "choose from blue, green, red"),
+        ([], None, "choose from blue, green, red"),
+    ):
+        with pytest.raises(InputError) as refused:
+            refuse_unknown("colour", given, ["blue", "green", "red"])
+        assert (refused.value.found, refused.value.fix) == (found, fix)
+    assert nearest("qqq", ["blue"]) is None
+    assert of_the_same_parts("hub/dinov2-base", ["vit_base_patch14_reg4_dinov2", "vit_base_patch14_dinov2", "vit"]) == (
+        "vit_base_patch14_dinov2"
+    )
+
+
+def test_a_command_can_be_pasted_whatever_the_folder_is_called() -> None:
+    assert shell_command("ftx merge", "my runs/it's") == "ftx merge 'my runs/it'\"'\"'s'"
+    assert shell_command("ftx merge") == "ftx merge"

@@ -1,0 +1,44 @@
+"""Files that come with ftx: one that is missing names the distribution that brings it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from ftx.core import shipped_files
+from ftx.core.errors import EnvironmentFault, RecipeError
+
+
+def test_what_is_missing_is_installed_again_by_its_own_distribution(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Weights and the sample are of one, the rest of the other."""
+    monkeypatch.setitem(shipped_files.EMBEDDED, "other", ("vit", "other/model.safetensors"))
+    monkeypatch.setattr(shipped_files, "_SHIPPED", tmp_path)
+    for ask, name, distribution in (
+        (lambda: shipped_files.sample_file("gone.zip"), "gone.zip", "ftx-vit-models"),
+        (lambda: shipped_files.embedded_weights("other"), "model.safetensors", "ftx-vit-models"),
+        (shipped_files.architecture_table, "architectures.json", "ftx-vit"),
+    ):
+        with pytest.raises(EnvironmentFault, match=f"lacks {name}") as refused:
+            ask()
+        assert refused.value.fix == f"install {distribution} again"
+
+
+def test_weights_that_do_not_travel_with_ftx_are_none() -> None:
+    assert shipped_files.embedded_weights("resnet18") is None
+    weights = shipped_files.embedded_weights("dinov2-small")
+    assert weights is not None
+    assert weights.parent.name == "dinov2-small"
+
+
+def test_a_recipe_is_a_file_of_the_users_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    name = shipped_files.recipe_names()[0]
+    assert shipped_files.recipe_file(name).parent.name == "recipes"
+    Path(name).write_text("seed: 3")
+    assert shipped_files.recipe_file(name) == Path(name)
+    with pytest.raises(RecipeError) as refused:
+        shipped_files.recipe_file(f"{name}x")
+    assert refused.value.fix == f"did you mean {name}?"
