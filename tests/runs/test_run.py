@@ -81,6 +81,22 @@ def test_what_was_made_of_something_else_is_stale(run: Run) -> None:
         run.require(ONNX)
 
 
+def test_an_export_that_was_begun_before_the_model_was_merged_again_is_stale(run: Run) -> None:
+    """It was made from what the run held when it began, whatever stands there when it ends."""
+    with run.add(DENSE) as folder:
+        (folder / "weights").write_text("merged")
+    with run.add(ONNX) as folder:
+        (folder / "model").write_text("exported")
+        with Run.open(run.path).add(DENSE) as other:
+            (other / "weights").write_text("merged differently")
+    assert run.manifest.is_stale(ONNX)
+    with pytest.raises(RunError, match="onnx/ is stale"):
+        run.require(ONNX)
+    with run.add(ONNX) as folder:
+        (folder / "model").write_text("exported")
+    assert run.require(ONNX).is_dir()
+
+
 def test_a_folder_in_a_run_is_stale_as_its_artifact_is(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     for artifact in (DENSE, IR_FP32):
         with run.add(artifact) as folder:
@@ -181,6 +197,16 @@ def test_a_manifest_that_does_not_hold_is_refused(run: Run, change: dict[str, ob
         Run.open(run.path)
 
 
+def test_two_that_write_reports_both_keep_theirs(run: Run) -> None:
+    """Each has read what the run held before the other wrote."""
+    other = Run.open(run.path)
+    assert other.manifest.files == run.manifest.files
+    run.write_report("ours", run.manifest)
+    other.write_report("theirs", other.manifest)
+    run.write_report("more", run.manifest)
+    assert {"reports/ours.json", "reports/theirs.json", "reports/more.json"} < set(Run.open(run.path).manifest.files)
+
+
 def test_a_report_is_where_it_is_said_to_be(run: Run) -> None:
     report = run.manifest
     path = run.write_report("measured", report)
@@ -190,6 +216,26 @@ def test_a_report_is_where_it_is_said_to_be(run: Run) -> None:
     path.write_text("{}")
     with pytest.raises(RunError, match="not what was written"):
         run.file("reports/measured.json")
+
+
+def test_an_artifact_that_is_made_again_leaves_nothing_of_the_one_before(run: Run) -> None:
+    """And of another whose name begins as its own does everything."""
+    with run.add(DENSE) as folder:
+        (folder / "weights").write_text("merged")
+    for artifact in (IRS["int8"], IRS["int8-weights"]):
+        with run.add(artifact) as folder:
+            (folder / "weights").write_text("first")
+            (folder / "proof").write_text("first")
+    with run.add(IRS["int8"]) as folder:
+        (folder / "weights").write_text("second")
+    assert {name for name in run.manifest.files if name.startswith("openvino/")} == {
+        "openvino/int8/weights",
+        "openvino/int8-weights/weights",
+        "openvino/int8-weights/proof",
+    }
+    assert not (run.path / "openvino" / "int8" / "proof").exists()
+    for artifact in (IRS["int8"], IRS["int8-weights"]):
+        assert run.require(artifact).is_dir()
 
 
 def test_a_card_that_is_written_anew_makes_nothing_stale(run: Run) -> None:
