@@ -8,7 +8,8 @@ import shlex
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from tests.conftest import Listener
 from tests.core.test_file_cache import settle
 from tests.gates.faults import edit_json
 
+from ftx.core import files
 from ftx.core.errors import EnvironmentFault, RunError
 from ftx.core.files import sha256_file
 from ftx.data.dataset import Entry
@@ -197,14 +199,34 @@ def test_a_manifest_that_does_not_hold_is_refused(run: Run, change: dict[str, ob
         Run.open(run.path)
 
 
-def test_two_that_write_reports_both_keep_theirs(run: Run) -> None:
-    """Each has read what the run held before the other wrote."""
-    other = Run.open(run.path)
-    assert other.manifest.files == run.manifest.files
-    run.write_report("ours", run.manifest)
-    other.write_report("theirs", other.manifest)
-    run.write_report("more", run.manifest)
-    assert {"reports/ours.json", "reports/theirs.json", "reports/more.json"} < set(Run.open(run.path).manifest.files)
+def write_report(run: Run, progress: Listener) -> None:
+    run.write_report("ours", run.manifest, progress)
+
+
+def write_artifact(run: Run, progress: Listener) -> None:
+    with run.add(DENSE, progress) as folder:
+        (folder / "weights").write_text("merged")
+
+
+@pytest.mark.parametrize(("write", "ours"), [(write_report, "reports/ours.json"), (write_artifact, "dense/weights")])
+def test_who_waits_for_another_writer_keeps_what_that_one_wrote(
+    write: Callable[[Run, Listener], None], ours: str, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the run holds is read when it is one's turn, not before."""
+    monkeypatch.setattr(files, "_WORTH_A_WORD_S", 0.01)
+    waits = threading.Event()
+
+    class Waiting(Listener):
+        def note(self, text: str) -> None:
+            waits.set()
+
+    writer = threading.Thread(target=write, args=(run, Waiting()))
+    with files.sole_writer(run.path, None):
+        writer.start()
+        assert waits.wait(timeout=60)
+        edit_json(run.path / "run.json", lambda raw: raw["files"].update({"reports/theirs.json": "0" * 64}))
+    writer.join(timeout=60)
+    assert {ours, "reports/theirs.json"} < set(Run.open(run.path).manifest.files)
 
 
 def test_a_report_is_where_it_is_said_to_be(run: Run) -> None:
