@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -221,3 +223,34 @@ def test_who_predicts_without_enough_memory_is_told_so(
     assert said.status == EnvironmentFault.exit_code
     assert "there is not enough memory" in said.err
     assert "export it again" not in said.err
+
+
+# Reads the numbers of two tensors in two threads: the second begins when the first lets go of the interpreter. Each is
+# one call in C, so that it is let go of nowhere else.
+TWO_THREADS = """
+import sys, threading
+from functools import partial
+from operator import call
+from pathlib import Path
+from ftx.runtimes.compiled_network import core
+
+compiled = core().compile_model(core().read_model(Path(sys.argv[1])), "CPU", {})
+first, second = (request.input_tensors[0] for request in [compiled.create_infer_request() for _ in range(2)])
+turn = threading.Lock()
+turn.acquire()
+
+def in_a_row(*steps):
+    list(map(call, steps))
+
+other = threading.Thread(target=in_a_row, args=(turn.acquire, partial(getattr, second, "data")))
+other.start()
+in_a_row(turn.release, partial(sum, range(20_000_000)), partial(getattr, first, "data"))
+other.join()
+print("both")
+"""
+
+
+def test_the_first_requests_of_a_process_do_not_wait_for_each_other(colour_model: ColourModel) -> None:
+    """Where two threads read a tensor for the first time, OpenVINO's Python stood still (2026.4.1)."""
+    command = [sys.executable, "-c", TWO_THREADS, str(colour_model.folder / "model.xml")]
+    assert subprocess.run(command, capture_output=True, text=True, check=True, timeout=60).stdout == "both\n"
