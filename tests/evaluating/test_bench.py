@@ -10,20 +10,41 @@ from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
+import numpy as np
 import pytest
+from safetensors.numpy import load_file
 from tests.conftest import Listener
 
 from ftx.core.errors import EnvironmentFault, InputError, RunError
-from ftx.core.processors import cores
-from ftx.evaluating.bench import BATCHES, ROUNDS, TRIED_BATCHES, Wanted, bench
+from ftx.core.processors import Processors, cores
+from ftx.core.telemetry import no_telemetry
+from ftx.evaluating.bench import (
+    BATCHES,
+    ROUNDS,
+    TRIED_BATCHES,
+    Wanted,
+    _Candidate,
+    _candidates,
+    _near_the_best,
+    _notes,
+    _refuse_what_cannot_be_written,
+    _row,
+    _save,
+    bench,
+)
 from ftx.evaluating.bench_plot import draw
+from ftx.evaluating.bench_process import Job, Measured, _pixels, measure
 from ftx.runs.artifacts import IRS
 from ftx.runs.bench_json import BENCH_FILE, BENCH_PLOT, BenchReport, BenchRow
 from ftx.runs.card_json import TUNING_FILE, read_card
+from ftx.runs.compute_precision import F32
 from ftx.runs.machine import this_machine, this_set
 from ftx.runs.tuning_json import Setting, Tuned, keep_tuned, read_tuning, tuned_here
 from ftx.runtimes import load, load_folder
 from ftx.runtimes.openvino import OpenVinoPredictor, default_compute
+
+with no_telemetry():
+    import openvino
 
 QUICK = 0.06
 
@@ -45,9 +66,6 @@ def tuned(**changes: object) -> Tuned:
 
 
 def test_a_row_sums_up_its_processes() -> None:
-    from ftx.evaluating.bench import _Candidate, _row
-    from ftx.evaluating.bench_process import Job, Measured
-
     job = Job(
         artifact="onnx",
         folder=Path("f"),
@@ -210,9 +228,6 @@ def test_of_int8_one_image_at_a_time_is_kept(whole_run: Path, tmp_path: Path) ->
 
 
 def test_settings_are_all_that_a_machine_has_room_for(folder: Path) -> None:
-    from ftx.core.processors import Processors
-    from ftx.evaluating.bench import _candidates
-
     def tried(wanted: Wanted) -> set[tuple[int, int, int]]:
         here = Processors(allowed=6, usable=6, cores=6, fast=2)
         found = [one.job for one in _candidates(IRS["fp32"], folder, None, wanted, here)]
@@ -251,22 +266,128 @@ def row(**changes: object) -> BenchRow:
     ).model_copy(update=changes)
 
 
+def job_of(**changes: Any) -> Job:
+    return Job(
+        artifact="openvino/fp32", folder=Path("f"), run=None, compute="f32", batch=1, threads=1, streams=1,
+        seconds=0.01, cached=False,
+    ).model_copy(update=changes)  # fmt: skip
+
+
+def measured(ms: float, images_per_s: float = 100.0, *, image_by_image: bool = False) -> Measured:
+    return Measured(
+        compute="f32",  # pyright: ignore[reportArgumentType]
+        isa=None,
+        primitives={},
+        threads=1,
+        streams=1,
+        is_for_one_image=image_by_image,
+        latencies_ms=[ms],
+        images=100,
+        seconds=100 / images_per_s,
+        compile_ms=None,
+        compile_cached_ms=None,
+        first_ms=1.0,
+        peak_bytes=1,
+    )
+
+
+def test_opened_from_the_cache_it_is_the_cache_that_is_timed(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A first opening fills it, the second reads what it holds."""
+    real, caches = openvino.Core.compile_model, list[tuple[str, list[str]]]()
+
+    def compile_model(self: openvino.Core, model: Any, device: str, config: Any) -> Any:
+        cache = config.get("CACHE_DIR", "")
+        caches.append((cache, sorted(path.suffix for path in Path(cache).iterdir()) if cache else []))
+        return real(self, model, device, config)
+
+    monkeypatch.setattr(openvino.Core, "compile_model", compile_model)
+    found = measure(job_of(folder=folder, cached=True))
+    assert found.compile_cached_ms is not None
+    (own, first, second) = caches
+    assert own == ("", [])  # what is timed as compiling has none
+    assert first[0] == second[0] != ""
+    assert (first[1], second[1]) == ([], [".blob"])
+    assert not Path(first[0]).exists()
+    caches.clear()
+    assert measure(job_of(folder=folder)).compile_cached_ms is None
+    assert len(caches) == 1
+
+
+def test_a_setting_is_tried_further_by_how_its_own_model_is_fastest() -> None:
+    """By latency of one image, or by images a second; what another model reaches counts in neither."""
+
+    def tried(ms: float, images_per_s: float, **job: Any) -> _Candidate:
+        return _Candidate(job_of(**job), [measured(ms, images_per_s)])
+
+    best = tried(10.0, 50.0, threads=2)
+    near = tried(14.0, 40.0, threads=1)  # within 1.4 of the latency, and 0.8 of the throughput
+    far = tried(14.1, 50.0, threads=3)
+    most = tried(80.0, 100.0, batch=8)
+    less = tried(80.0, 72.0, batch=4)
+    least = tried(80.0, 71.0, batch=2)
+    quick_but_many = tried(1.0, 60.0, streams=2)  # no latency of one image
+    slow_model = tried(500.0, 2.0, artifact="openvino/int8")
+    every = [best, near, far, most, less, least, quick_but_many, slow_model]
+    assert _near_the_best(every, 1.4) == [best, near, most, less, slow_model]
+
+
+def test_one_that_takes_images_one_by_one_is_not_tried_in_batches() -> None:
+    one, four = (_Candidate(job_of(batch=batch), [measured(9.0, image_by_image=True)]) for batch in (1, 4))
+    assert _near_the_best([one, four], 1.4) == [one]
+    assert _near_the_best([four], 1.4) == [four]
+
+
+def test_what_is_kept_is_the_best_of_each_kind_beside_its_own_model(tmp_path: Path) -> None:
+    def folder_of(name: str) -> Path:
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "card.json").write_text(name)
+        return tmp_path / name
+
+    def tried(artifact: str, ms: float, images_per_s: float, **job: Any) -> _Candidate:
+        return _Candidate(job_of(artifact=artifact, **job), [measured(ms, images_per_s)])
+
+    candidates = [
+        tried("openvino/fp32", 9.0, 10.0, threads=1),
+        tried("openvino/fp32", 7.0, 20.0, threads=2),
+        tried("openvino/fp32", 30.0, 80.0, batch=8, threads=2, streams=2, compute="auto"),
+        tried("openvino/fp32", 2.0, 70.0, streams=2, threads=2),  # of two at a time
+        tried("openvino/int8", 4.0, 90.0, threads=1, compute="auto"),
+    ]
+    folders = {IRS["fp32"]: folder_of("fp32"), IRS["int8"]: folder_of("int8")}
+    fp32, int8 = (_save(candidates, artifact, folder) for artifact, folder in folders.items())
+    assert (fp32.p50_ms, fp32.images_per_s) == (7.0, 80.0)
+    assert fp32.latency == Setting(compute="f32", batch=1, threads=2, streams=1)
+    assert fp32.throughput == Setting(compute="auto", batch=8, threads=2, streams=2)
+    assert int8.latency == int8.throughput == Setting(compute="auto", batch=1, threads=1, streams=1)
+    for artifact, saved in zip(folders, (fp32, int8), strict=True):
+        kept = tuned_here(folders[artifact])
+        assert kept is not None
+        assert (kept.latency, kept.throughput, kept.p50_ms) == (saved.latency, saved.throughput, saved.p50_ms)
+        assert (saved.artifact, saved.path) == (artifact.name, str(folders[artifact]))
+
+
+def test_images_are_those_beside_the_model_over_and_over_and_noise_of_its_size_where_none_are(folder: Path) -> None:
+    pre = replace(read_card(folder).preprocess, height=16, width=20, resize=(16, 20))
+    known = load_file(folder / "reference.safetensors")["images"]
+    found = _pixels(folder, pre, 30)
+    assert [one.tobytes() for one in found] == [known[number % 12].tobytes() for number in range(30)]
+    (folder / "reference.safetensors").unlink()
+    noise = _pixels(folder, pre, 9)
+    assert (noise.shape, noise.dtype) == ((9, 16, 20, 3), np.uint8)
+    assert len({one.tobytes() for one in noise}) == 8
+
+
 def test_what_is_no_model_is_not_called_a_run(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="there is no model here to time"):
         bench(tmp_path)
 
 
 def test_where_nothing_can_be_kept_no_setting_is_searched_for() -> None:
-    from ftx.evaluating.bench import _refuse_what_cannot_be_written
-
     with pytest.raises(EnvironmentFault, match="this place cannot be written"):
         _refuse_what_cannot_be_written([Path("/sys")])
 
 
 def test_a_chosen_precision_that_is_slower_than_f32_is_said() -> None:
-    from ftx.evaluating.bench import _notes
-    from ftx.runs.compute_precision import F32
-
     slow, quick = row(), row(compute=F32, p50_ms=48.0)
     (note,) = _notes([slow, quick], saved=False)
     assert note == (

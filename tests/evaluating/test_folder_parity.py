@@ -25,8 +25,9 @@ from ftx.evaluating.read_reference import read_reference
 from ftx.runs.artifacts import IR_INT8
 from ftx.runs.card_json import CARD_FILE, PROOF_FILE, REFERENCE_FILE, read_card, write_card
 from ftx.runs.compute_precision import F32, ComputePrecision
+from ftx.runs.machine import this_set
 from ftx.runs.parity_json import RowBound
-from ftx.runs.proof_json import PROOF_SCHEMA, Answers, ir_digest, keep_proof
+from ftx.runs.proof_json import PROOF_SCHEMA, Answers, RunProof, ir_digest, keep_proof, read_proof
 from ftx.runtimes.openvino import OpenVinoPredictor, default_compute
 from ftx.tasks.labels import Labels
 
@@ -275,6 +276,82 @@ def test_another_margin_is_held_against_what_was_counted_there(
 ) -> None:
     judged_elsewhere(folder, there, lost=lost, verdict=there)
     assert validate(folder, max_drop=max_drop).verdicts == {"openvino/int8": verdict}
+
+
+def with_sets(folder: Path, *sets: tuple[str | None, float, str]) -> None:
+    """Beside what the run's machine found, what processes did that it held to a set: its name, how far off, a verdict.
+
+    The run's own answers are those of another kind of CPU, and far from what is answered here.
+    """
+    judged_elsewhere(folder, "unproved", off=0.5)
+    proof = read_proof(folder)
+    assert proof.run is not None
+    found: list[RunProof] = []
+    for isa, off, verdict in sets:
+        answers = [Answers.of(one.compute, one.array - 0.5 + off) for one in proof.run.answers]
+        held = {"isa": isa, "emulated": True, "verdict": verdict, "said": f"held to {isa}", "answers": answers}
+        found.append(proof.run.model_copy(update=held))
+    run = proof.run.model_copy(update={"isa": "amx", "said": "as it is"})
+    (folder / PROOF_FILE).write_text(proof.model_copy(update={"run": run, "sets": found}).model_dump_json())
+
+
+def test_the_proof_of_a_set_whose_answers_are_given_here_counts(folder: Path) -> None:
+    """A CPU of that kind finds it behind that of the machine as it was."""
+    with_sets(folder, ("avx512", 0.03, "failed"), ("avx2", 1e-5, "proved"))
+    report = validate(folder)
+    assert report.verdicts == {"openvino/int8": "proved"}
+    assert report.transfer is not None
+    assert report.transfer.max_abs == pytest.approx(1e-5, abs=1e-6)  # of what float32 keeps of 2.4
+    assert "there, which was held to avx2 proved: held to avx2" in report.transfer.said
+    with_sets(folder, ("avx2", 1e-5, "failed"))
+    assert validate(folder).verdicts == {"openvino/int8": "failed"}
+
+
+@pytest.mark.skipif(this_set() in (None, "amx"), reason="the run's own set is this CPU's here")
+def test_of_proofs_that_none_answers_alike_the_one_of_this_set_is_told(folder: Path) -> None:
+    other = "avx2" if this_set() != "avx2" else "avx512"
+    with_sets(folder, (other, 0.25, "proved"), (this_set(), 0.125, "unproved"))
+    report = validate(folder)
+    assert report.verdicts == {"openvino/int8": "unproved"}
+    assert report.transfer is not None
+    assert report.transfer.max_abs == pytest.approx(0.125, abs=1e-6)
+    assert f"held to {this_set()}" in report.transfer.said
+
+
+def test_a_set_that_was_asked_as_deployed_alone_is_compared_as_deployed(folder: Path) -> None:
+    """In f32 it would be off by far, and was not asked."""
+    with_sets(folder, ("avx2", 1e-5, "proved"))
+    document = json.loads((folder / PROOF_FILE).read_text())
+    for one in document["sets"]:
+        one["answers"] = [each for each in one["answers"] if each["compute"].startswith("auto")]
+        assert len(one["answers"]) == 1
+    (folder / PROOF_FILE).write_text(json.dumps(document))
+    assert validate(folder).verdicts == {"openvino/int8": "proved"}
+    for one in document["sets"]:
+        one["emulated"] = False  # what a machine found as it is was asked in both
+    (folder / PROOF_FILE).write_text(json.dumps(document))
+    assert validate(folder).verdicts == {"openvino/int8": "unproved"}
+
+
+def test_the_margin_is_that_of_the_run_unless_another_is_given(folder: Path) -> None:
+    judged_elsewhere(folder, "proved")
+    for given, found in ((None, 0.02), (0.3, 0.3)):
+        report = validate(folder, max_drop=given)
+        assert (report.max_drop, {row.max_drop for row in report.rows}) == (found, {found})
+        assert report.transfer is not None
+        assert report.transfer.max_drop == found
+    document = json.loads((folder / PROOF_FILE).read_text())
+    document["run"]["max_drop"] = 0.04
+    (folder / PROOF_FILE).write_text(json.dumps(document))
+    assert validate(folder).max_drop == 0.04
+
+
+def test_bounds_of_ones_own_are_not_kept_as_what_this_machine_found(folder: Path) -> None:
+    report = validate(folder, bounds={"fp32.graph.max_abs": 9.0})
+    assert (report.whole, report.verdicts) == (False, {"openvino/fp32": "unproved"})
+    assert not (folder / PROOF_FILE).exists()
+    validate(folder)
+    assert len(read_proof(folder).devices) == 1
 
 
 @pytest.mark.parametrize("row", [{"max_abs": 9.0}, {"cosine": 0.1}, {"max_abs": None}, {"verdict": "proved"}])

@@ -35,7 +35,8 @@ def run(validated_run: Path, tmp_path: Path) -> Path:
 
 @pytest.fixture
 def folder(colour_model: Any, tmp_path: Path) -> Path:
-    return Path(shutil.copytree(colour_model.folder, tmp_path / "openvino" / "fp32"))
+    """On a device it has whatever name it was given."""
+    return Path(shutil.copytree(colour_model.folder, tmp_path / "models" / "colours"))
 
 
 def on_a_device(folder: Path) -> ParityReport:
@@ -117,6 +118,7 @@ def test_a_set_that_the_cpu_lacks_is_not_run(folder: Path, monkeypatch: pytest.M
     others = [one for one in report.sets if one.isa != this_set()]
     assert others
     assert {one.verdict for one in others} == {"not_run"}
+    assert {one.artifact for one in report.sets} == {"openvino/fp32"} == set(report.verdicts)
     assert report.ok
 
 

@@ -67,6 +67,34 @@ def test_a_value_can_be_set_and_the_rest_stays() -> None:
     assert bounds.pick(IR_FP32, "graph", F32) is BOUNDS["fp32.graph"]
 
 
+def test_all_values_that_are_set_hold_together() -> None:
+    """Two measures of one row, and one of another, in whatever order."""
+    given = {"int8.graph.max_abs": 2.0, "fp16.graph.max_share": 0.25, "int8.graph.cosine": 0.5}
+    for order in (given, dict(reversed(given.items()))):
+        bounds = Bounds.of(order)
+        int8, fp16 = bounds.pick(IR_INT8, "graph", F32), bounds.pick(IR_FP16, "graph", F32)
+        assert (int8.max_abs_for(1000.0), int8.cosine) == (2.0, 0.5)
+        assert (fp16.max_abs_for(8.0), fp16.cosine) == (2.0, BOUNDS["fp16.graph"].cosine)
+        assert [row for row in BOUNDS if bounds.table[row] != BOUNDS[row]] == ["fp16.graph", "int8.graph"]
+    assert BOUNDS["int8.graph"].max_abs is None  # the table itself is as it was
+    share_and_number = Bounds.of({"bf16.files.max_share": 0.5, "bf16.files.max_abs": 3.0}).table["bf16.files"]
+    assert share_and_number.max_abs_for(1000.0) == 3.0
+
+
+def test_each_view_has_its_own_row() -> None:
+    bounds = Bounds.of({"int8.files.max_abs": 2.0, "bf16.graph.max_abs": 3.0})
+    auto = read_compute("auto:bf16")
+    assert bounds.pick(IR_INT8, "files", F32).max_abs == 2.0
+    assert bounds.pick(IR_INT8, "graph", F32) is bounds.pick(IR_INT8, "one_image", F32) is BOUNDS["int8.graph"]
+    for artifact in (IR_FP32, IR_FP16):
+        assert bounds.pick(artifact, "graph", auto).max_abs == 3.0
+        assert bounds.pick(artifact, "files", auto) is BOUNDS["bf16.files"]
+    # The image path of OpenVINO is its own; of torch and ONNX Runtime it is the training's.
+    assert bounds.pick(IR_FP32, "files", F32) is BOUNDS["fp32.files"]
+    for name in ("trained", "dense", "onnx"):
+        assert bounds.pick(ARTIFACTS[name], "files", F32) is BOUNDS["fp32.graph"]
+
+
 def test_a_model_that_drops_patches_is_held_to_the_mean_cosine_or_to_what_the_user_says() -> None:
     given = Bounds.of({"fp16.graph.max_abs": 0.5})
     coarse = given.pick(IR_INT8, "graph", F32, drops_patches=True)

@@ -3,17 +3,24 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
+from tests.conftest import Listener
+from tests.evaluating.written_runs import keep, written_run
+from tests.gates.faults import edit_json, edit_report, vouch_for
 
 from ftx.core.errors import DataError, InputError, RunError
 from ftx.core.files import sha256_file
 from ftx.evaluating import ParityReport, validate
 from ftx.evaluating.logit_bounds import coarsest_rounding
-from ftx.runs.artifacts import IR_INT8
+from ftx.evaluating.parity import _is_proved_already
+from ftx.runs.artifacts import ARTIFACTS, IR_FP32, IR_INT8
+from ftx.runs.card_json import read_card
 from ftx.runs.compute_precision import F32
+from ftx.runs.parity_json import read_parity
 from ftx.runs.proof_json import read_proof
 from ftx.runs.run import Run
 
@@ -170,3 +177,55 @@ def test_looking_leaves_the_proof_as_it_is(validated_run: Path, tmp_path: Path) 
         assert report.whole is False
         assert [sha256_file(path) for path in paths] == before
     assert report.verdicts["openvino/int8"] == "failed"
+
+
+@pytest.fixture
+def written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
+    """A small run with one export, which was validated on all of its eight images."""
+    run = written_run("multiclass-dora", tmp_path / "written")
+    monkeypatch.chdir(tmp_path / "written")
+    keep(run, "openvino/fp32")
+
+    def of_one_export(report: Any) -> None:
+        report["digests"] = {name: one for name, one in report["digests"].items() if run.has(ARTIFACTS[name])}
+
+    edit_report(run.path, "reports/parity.json", of_one_export)
+    return run
+
+
+def test_a_look_leaves_a_proof_of_the_same_models_on_all_images_alone(written: Run) -> None:
+    """And no other: of a model that was exported again it is the better of the two."""
+    kept = read_parity(written.path)
+    assert kept is not None
+    look = kept.model_copy(update={"whole": False})
+    assert _is_proved_already(written, look)
+    for digests in (
+        kept.digests | {"openvino/fp32": "another"},
+        kept.digests | {"onnx": "one more"},
+        {name: digest for name, digest in kept.digests.items() if name != "openvino/fp32"},
+    ):
+        assert not _is_proved_already(written, look.model_copy(update={"digests": digests}))
+    edit_report(written.path, "reports/parity.json", lambda report: report.update(whole=False))
+    assert not _is_proved_already(written, look)
+    edit_report(written.path, "reports/parity.json", lambda report: report.update(whole=True))
+    assert _is_proved_already(written, look)
+    (written.path / "reports" / "parity.json").write_text("{}")
+    assert not _is_proved_already(written, look)
+
+
+@pytest.mark.representative
+def test_a_look_at_a_model_that_was_exported_again_is_kept(written: Run) -> None:
+    listener = Listener()
+    card = read_card(written.folder(IR_FP32))
+    edit_json(written.folder(IR_FP32) / "card.json", lambda raw: raw.update(ftx="0.2.0"))  # the same weights
+    vouch_for(written.path, "openvino/fp32/card.json")
+    assert read_card(written.folder(IR_FP32)).files == card.files
+    report = validate(written, images=2, max_drop=0.3, progress=listener)
+    assert read_parity(written.path) == report
+    assert listener.said == []
+    assert (report.whole, report.max_drop, {row.images for row in report.rows}) == (False, 0.3, {2})
+    proof = read_proof(written.folder(IR_FP32)).run
+    assert proof is not None
+    assert (proof.whole, proof.verdict, proof.max_drop) == (False, "unproved", 0.3)
+    # What some of the images were answered is no answer for all of them.
+    assert not list((written.path / "reports").glob("answers/*"))

@@ -6,8 +6,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from ftx.core.statistics import wilson_interval
 from ftx.evaluating.logit_bounds import BOUNDS, Bound
-from ftx.evaluating.parity_row import Reference, Subject, compare, dice
+from ftx.evaluating.parity_row import Reference, Subject, compare, dice, rows_of
 from ftx.evaluating.verdict import judge
 from ftx.runs.artifacts import IR_FP32
 from ftx.runs.compute_precision import F32
@@ -148,3 +149,40 @@ def test_images_held_to_no_bound_are_counted_once_and_named_last() -> None:
     assert (row.images, row.tied) == (8, 1)
     assert row.max_abs == pytest.approx(0.01, abs=1e-6)
     assert row.worst[0] == "image-5.png"
+
+
+def test_the_accuracy_is_that_of_the_answers_that_are_compared() -> None:
+    known = reference()
+    was = int((known.logits.argmax(1) == known.targets.argmax(1)).sum())
+    answers = known.logits.copy()
+    right = np.flatnonzero(known.logits.argmax(1) == known.targets.argmax(1))
+    answers[right[:9]] = np.roll(answers[right[:9]], 1, axis=1)
+    row, _ = row_of(answers, FREE, known)
+    assert (row.lost, row.gained, row.labelled) == (9, 0, 64)
+    assert row.accuracy == (was - 9) / 64
+    assert (row.accuracy_low, row.accuracy_high) == wilson_interval(was - 9, 64)
+    assert row.agreement == (64 - 9) / 64
+
+
+def test_some_images_of_a_reference_keep_what_belongs_to_each() -> None:
+    """Also where the truth of the last is not known."""
+    whole = reference(8, labels=3)
+    groups = tuple(f"group {index // 2}" for index in range(8))
+    known = replace(whole, targets=whole.targets[:5], groups=groups, clear=np.arange(8) % 3 != 0)
+    some = rows_of(known, [6, 1, 4, 5])
+    assert some.names == ("image-6.png", "image-1.png", "image-4.png", "image-5.png")
+    np.testing.assert_array_equal(some.logits, whole.logits[[6, 1, 4, 5]])
+    np.testing.assert_array_equal(some.targets, whole.targets[[1, 4]])
+    assert some.groups == ("group 3", "group 0", "group 2", "group 2")
+    assert some.clear is not None
+    assert some.clear.tolist() == [False, True, True, True]
+
+
+def test_what_changed_its_label_is_named_before_what_is_further_off() -> None:
+    known = reference(12)
+    answers = known.logits.copy()
+    answers[[1, 4, 7]] += np.array([[3.0], [9.0], [5.0]], np.float32)  # the same for all labels: none changes
+    answers[10] = np.roll(answers[10], 1)
+    row, _ = row_of(answers, FREE, known)
+    assert row.worst[:4] == ["image-10.png", "image-4.png", "image-7.png", "image-1.png"]
+    assert row.max_abs == pytest.approx(9.0, abs=1e-5)  # 9 was added in f32

@@ -17,8 +17,14 @@ from tests.conftest import Listener
 
 from ftx.cli.app import run
 from ftx.core.errors import ExportError, InputError, RunError
-from ftx.evaluating.predict import Prediction, predict
+from ftx.core.processors import cores
+from ftx.core.telemetry import no_telemetry
+from ftx.evaluating.predict import Prediction, predict, predict_arriving
+from ftx.runtimes.open_model import UNTUNED
 from ftx.runtimes.openvino import OpenVinoPredictor
+
+with no_telemetry():
+    import openvino
 
 
 def test_answers_come_in_the_order_of_the_paths(colour_model: Any) -> None:
@@ -71,6 +77,29 @@ def test_what_cannot_be_read_is_reported_and_the_rest_goes_on(colour_model: Any,
     assert answers[3].error == "there are no images in this folder"
     assert answers[4].error == "this path cannot be read: File name too long"
     assert all(answer.labels == [] for answer in answers if answer.error)
+
+
+@pytest.mark.parametrize(("more", "goal"), [(0, "latency"), (1, "throughput")])
+def test_more_images_than_processors_are_answered_in_the_setting_for_many(
+    more: int, goal: str, colour_model: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As OpenVINO is told: for one image it chooses by itself how many requests it takes at a time."""
+    told: list[dict[str, Any]] = []
+    real = openvino.Core.compile_model
+
+    def compile_model(self: openvino.Core, model: Any, device: str, config: Any) -> Any:
+        told.append(dict(config))
+        return real(self, model, device, config)
+
+    monkeypatch.setattr(openvino.Core, "compile_model", compile_model)
+    images = [next(colour_model.images.rglob("*.png"))] * (cores() + more)
+    assert len(list(predict(images, colour_model.folder))) == len(images)
+    (config,) = told
+    assert config.get("NUM_STREAMS") == UNTUNED[goal].streams
+    # Images that come one by one are answered soon, however many there will be.
+    told.clear()
+    assert len(list(predict_arriving([images, images], colour_model.folder))) == 2 * len(images)
+    assert [config.get("NUM_STREAMS") for config in told] == [UNTUNED["latency"].streams]
 
 
 def test_bytes_are_answered_as_their_files_are_and_named_by_their_number(colour_model: Any, tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from ftx.core.statistics import Paired, wilson_interval
 from ftx.evaluating.logit_bounds import BOUNDS, Bound
 from ftx.evaluating.parity_row import Compared, Reference, Subject, compare
 from ftx.evaluating.verdict import judge
@@ -191,6 +192,56 @@ def test_of_two_models_to_choose_from_the_surer_is_held_to_half_the_error() -> N
     judged = judge([row(149), row(20, artifact="openvino/fp32", compute="auto:f32")], 0.02)
     assert judged.verdicts == {"openvino/int8": "proved", "openvino/fp32": "proved"}
     assert judged.family.artifacts == ["openvino/int8"]
+
+
+def test_the_least_sure_row_of_each_model_counts_in_the_choice() -> None:
+    """A surer row of the same model costs the others nothing, and does not make it the surer of the two."""
+    # Of int8 the least sure row (149 images: p = 0.0493) comes after fp32's 200 (0.98^200 = 0.0176), whatever its other
+    # row is (400: 0.0003): fp32 is tested at 0.025, int8 at 0.05.
+    rows = [
+        row(149, view="files"),
+        row(400, view="graph"),
+        row(200, artifact="openvino/fp32", compute="auto:bf16"),
+    ]
+    for order in (rows, rows[::-1]):
+        judged = judge(order, 0.02)
+        assert judged.verdicts == {"openvino/int8": "proved", "openvino/fp32": "proved"}
+        confidences = {(found.artifact, found.view): found.confidence for found in judged.rows}
+        assert confidences == {
+            ("openvino/int8", "files"): 0.95,
+            ("openvino/int8", "graph"): 0.95,
+            ("openvino/fp32", "files"): 0.975,
+        }
+    # What exceeds a bound on logits is never the surest.
+    broken = replace(rows[1], exceeded=("a logit is off",))
+    judged = judge([broken, row(149, artifact="openvino/fp32", compute="auto:bf16")], 0.02)
+    assert judged.verdicts == {"openvino/int8": "failed", "openvino/fp32": "unproved"}
+    assert {found.artifact: found.confidence for found in judged.rows}["openvino/fp32"] == 0.975
+
+
+def test_how_many_images_would_do_is_said_for_the_level_that_a_model_is_tested_at() -> None:
+    # Of two: 0.05 / 2 wants 189 images without a loss (Tango's end), 0.05 wants 149.
+    rows = [row(148), row(149, artifact="openvino/fp32", compute="auto:bf16")]
+    judged = judge(rows, 0.02)
+    assert {found.needed_images for found in judged.rows} == {189}
+    assert all(said.endswith("; 189 images with no further loss would prove 2") for said in judged.said.values())
+    # As many do prove it.
+    both = [row(189), row(189, artifact="openvino/fp32", compute="auto:bf16")]
+    assert set(judge(both, 0.02).verdicts.values()) == {"proved"}
+    few = [row(188), row(188, artifact="openvino/fp32", compute="auto:bf16")]
+    assert set(judge(few, 0.02).verdicts.values()) == {"unproved"}
+
+
+def test_the_figures_of_a_row_are_its_own() -> None:
+    """Accuracy of the model that is judged, not of the one before; each with its interval."""
+    (found,) = judge([row(200, lost=7, gained=2)], 0.02).rows
+    assert found.accuracy == (100 - 7 + 2) / 200
+    assert (found.accuracy_low, found.accuracy_high) == wilson_interval(95, 200)
+    assert found.drop == 5 / 200
+    paired = Paired(7, 2, 200)
+    assert (found.drop_low, found.drop_high) == (paired.drop_at_least(0.95), paired.drop_at_most(0.95))
+    changed = Paired(9, 0, 200)  # whatever they turned into
+    assert (found.changed, found.changed_high) == (9 / 200, changed.drop_at_most(0.95))
 
 
 def test_of_ten_rows_one_fails_at_a_tenth_of_the_error() -> None:

@@ -6,21 +6,28 @@ import json
 import os
 import pty
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import chdir
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from tests.conftest import write_data
+from tests.effects.lab import call
+from tests.gates.faults import edit_json
+from tests.runs.small_run import make
+from tests.runs.test_bench_json import bench_of, row_of
 
 from ftx.cli.app import run
 from ftx.core.errors import InputError, RunError
 from ftx.core.files import sole_writer
 from ftx.recipe.schema import Recipe
+from ftx.runs.artifacts import DENSE, IR_FP32, ONNX, TRAINED
 from ftx.runs.inventory import LATENCY, Sort, different_keys, list_runs
 from ftx.runs.latest import latest_run, point_latest_at
 from ftx.runs.removal import remove_runs
+from ftx.runs.run import Run
 from ftx.training import train
 
 SETTINGS = {"name": "test_vit", "weights": "none", "image_size": 32, "precision": "f32", "rank": 2, "peft": "lora"}
@@ -76,6 +83,27 @@ def test_a_run_says_what_it_was_begun_from() -> None:
     assert {one.run: one.begun_from for one in list_runs().runs}["runs/third"] == "runs/first"
 
 
+def test_a_recovered_run_says_which_one_was_trained_on() -> None:
+    """Also where that had itself begun from another: that stands in its own line."""
+    trained = {name: Run.open(f"runs/{name}").manifest.digest(TRAINED) for name in RUNS}
+    assert len(set(trained.values())) == 3
+
+    def recovered_from(name: str) -> Callable[[Any], None]:
+        found = {"trained": trained[name], "steps": 3, "lr": 0.01, "error_before": 0.5, "error_after": 0.25}
+        return lambda document: document.update(recovered=found)
+
+    edit_json(Path("runs/first/run.json"), recovered_from("second"))
+    edit_json(Path("runs/third/run.json"), recovered_from("second"))  # which began from the first
+    assert {one.run: one.begun_from for one in list_runs().runs} == {
+        "runs/first": "runs/second",
+        "runs/second": None,
+        "runs/third": "runs/second",
+    }
+    # Of those that are listed.
+    (third,) = list_runs([Path("runs/third")]).runs
+    assert third.begun_from is None
+
+
 @pytest.mark.parametrize("sort", ["name", "metric", "size", "seconds"])
 def test_each_order_puts_first_what_one_looks_for(sort: Sort) -> None:
     runs = list_runs(metric="accuracy", sort=sort).runs
@@ -100,6 +128,30 @@ def test_what_other_verbs_measured_is_a_figure_too_and_less_latency_is_better() 
         list_runs(metric=LATENCY)  # no run has been timed
 
 
+def test_of_a_bench_the_fastest_model_counts() -> None:
+    for name, each_ms in (("first", (9.0, 2.5, 4.0)), ("second", (3.0, 8.0, 5.0)), ("third", (7.0, 6.0, 1.5))):
+        rows = [row_of("openvino/fp32", p50_ms=ms, p90_ms=ms / 8) for ms in each_ms]
+        Run.open(f"runs/{name}").write_report("bench", bench_of(rows, {}))
+    found = list_runs(metric=LATENCY, sort="metric").runs
+    assert [(one.run, one.figures[LATENCY]) for one in found] == [
+        ("runs/third", 1.5), ("runs/first", 2.5), ("runs/second", 3.0),
+    ]  # fmt: skip
+    # Beside what training reached, which is no less known.
+    assert {"accuracy", "macro_f1", LATENCY} <= set(found[0].figures)
+    listed = json.loads(call("runs", "--metric", LATENCY, "--sort", "metric", "--json").out)["runs"]
+    assert [one["run"] for one in listed] == ["runs/third", "runs/first", "runs/second"]
+
+
+def test_a_run_says_which_of_its_models_are_stale() -> None:
+    first = Run.open("runs/first")
+    for artifact in (DENSE, IR_FP32, ONNX):
+        make(first, artifact, "merged")
+    make(first, DENSE, "merged again")
+    make(first, ONNX, "exported again")
+    listed = next(one for one in list_runs().runs if one.run == "runs/first")
+    assert (listed.artifacts, listed.stale) == (["trained", "dense", "onnx"], ["openvino/fp32"])
+
+
 def test_of_recipes_the_keys_are_shown_that_differ() -> None:
     first, second = list_runs([Path("runs/first"), Path("runs/second")], sort="name").runs
     differ = different_keys([first, second])
@@ -116,6 +168,22 @@ def test_a_removed_run_leaves_nothing_and_latest_names_the_one_before() -> None:
     remove_runs([Path("runs/second")])
     assert left() == set()
     assert list_runs().runs == []
+
+
+def test_latest_names_no_run_whose_training_has_not_ended() -> None:
+    Path("runs/second/run.json").unlink()
+    Path("runs/second/checkpoints").mkdir()
+    Path("runs/second/checkpoints/4.json").write_text("{}")
+    assert remove_runs([Path("runs/third")]).latest == "runs/first"  # the second is younger
+    assert latest_run() == Path("runs/first")
+    assert remove_runs([Path("runs/first")]).latest is None
+    assert left() == {"second"}
+
+
+def test_latest_names_the_youngest_that_is_left_whatever_its_name() -> None:
+    os.utime("runs/first/recipe.yaml", (2e9, 2e9))
+    assert remove_runs([Path("runs/third")]).latest == "runs/first"
+    assert names([one.run for one in list_runs().runs]) == ["first", "second"]
 
 
 def test_latest_stays_where_another_run_goes() -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from ftx.runs import machine
+from ftx.runs.instruction_sets import LIMITS
 
 X86 = "processor\t: 0\nmodel name\t: A CPU @ 2 GHz\nflags\t\t: fpu avx2 avx512f\n\nprocessor\t: 1\nmodel name\t: B\n"
 # An ARM kernel names no model.
@@ -33,3 +34,32 @@ def test_the_cpu_is_named_by_the_best_source_there_is(
     monkeypatch.setattr(platform, "processor", lambda: processor)
     monkeypatch.setattr(platform, "machine", lambda: "aarch64")
     assert machine._cpu_info() == (cpu, flags)  # pyright: ignore[reportPrivateUsage]
+
+
+def test_a_process_that_is_held_to_older_instructions_is_another_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was measured or proved there is nothing of the CPU as it is, whichever of the two limits holds it."""
+    monkeypatch.setattr(machine, "_cpu_info", lambda: ("A CPU", frozenset({"fpu", "avx2", "avx512f", "avx_vnni"})))
+
+    def found() -> machine.Machine:
+        return machine.this_machine.__wrapped__()
+
+    for name in LIMITS:
+        monkeypatch.delenv(name, raising=False)
+    free = found()
+    assert (free.cpu, free.instructions) == ("A CPU", ("avx512f", "avx_vnni", "avx2"))
+    seen = {free}
+    for name in LIMITS:
+        for limit in ("AVX2", "AVX512_CORE"):
+            with monkeypatch.context() as patch:
+                patch.setenv(name, limit)
+                held = found()
+            assert held.instructions == (*free.instructions, f"{name}={limit}")
+            assert held not in seen
+            seen.add(held)
+    assert found() == free
+
+
+def test_a_machine_is_told_with_its_cpu_instructions_and_version() -> None:
+    found = machine.Machine(cpu="A CPU", instructions=("avx512f", "avx2"), openvino="2026.1")
+    assert str(found) == "A CPU (avx512f, avx2), OpenVINO 2026.1"
+    assert str(found.model_copy(update={"instructions": ()})) == "A CPU (unknown instructions), OpenVINO 2026.1"

@@ -25,7 +25,7 @@ from ftx.runs.new_run import new_run, seal
 from ftx.runs.readme import KeptEpoch, MergeProof, write_combined_card, write_dense_card, write_trained_card
 from ftx.runs.readme_code import trained_code
 from ftx.runs.run import Run
-from ftx.runs.run_json import Manifest
+from ftx.runs.run_json import BegunFrom, Manifest, Recovered
 from ftx.runs.trained import save_trained
 from ftx.tasks.labels import Labels
 from ftx.tasks.output_meaning import Meaning
@@ -259,3 +259,95 @@ def test_the_dense_card_holds_what_training_measured_where_its_card_is_there(
         assert told.data.metrics == (["accuracy"] if name == "with" else None)
         assert ("| `macro_f1` | 0.6250 |" in told.text) == (name == "with")
         assert "within 1.0e-07 of the trained model's on 3 images (bound 1.0e-04)" in told.text
+
+
+def run_of(root: Path, labels: Labels = THREE, **settings: object) -> Run:
+    """A trained head, with its card, as a run."""
+    recipe, prepared = of(labels, **settings)
+    manifest = Manifest(
+        task=recipe.task,
+        model="test_vit",
+        architecture="test_vit",
+        method="linear",
+        base_digest=prepared.backbone.digest,
+        labels=labels,
+        preprocess=prepared.backbone.preprocess,
+        data_root=str(root),
+    )
+    dataset = data(labels, root)
+    with new_run(root / "run") as new:
+        save_trained(prepared, new.folder / "trained")
+        write_trained_card(new.folder / "trained", recipe, prepared, dataset, kept())
+        (new.folder / "recipe.yaml").write_text(recipe.dumps())
+        seal(new.folder, manifest, dataset.entries)
+    return Run.open(root / "run")
+
+
+def test_layers_and_logits_have_each_their_bound_in_the_proof_of_a_merge(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    proof = MergeProof(
+        layers=7,
+        relative_error=2.5e-9,
+        layer_bound=3e-6,
+        logit_difference=4.5e-7,
+        logit_bound=1.7e-4,
+        images="9 images",
+    )
+    write_dense_card(tmp_path, run_of(tmp_path), proof)
+    (said,) = [line for line in (tmp_path / "README.md").read_text().splitlines() if "merged layers" in line]
+    assert "Each of the 7 merged layers" in said
+    assert "within 2.5e-09 of the largest (bound 3e-06). " in said
+    assert "Its logits lie within 4.5e-07 of the trained model's on 9 images (bound 1.7e-04)." in said
+
+
+def test_the_dense_card_counts_the_images_of_its_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_dense_card(tmp_path, run_of(tmp_path), PROOF)
+    text = (tmp_path / "README.md").read_text()
+    assert row(text, "task") == "multiclass, 3 labels"
+    assert "| label | train | val |" in text
+    assert {line.rpartition(" | 3 | 2 |")[0] for line in text.splitlines() if line.endswith(" | 3 | 2 |")} == {
+        "| a", "| b", "| c"
+    }  # fmt: skip
+    assert "Each of the" not in text  # there are no layers to prove where nothing was folded in
+
+
+def test_a_card_says_how_many_images_epochs_and_parameters_there_were(tmp_path: Path) -> None:
+    recipe, prepared = of(epochs=9)
+    dataset = data(THREE, tmp_path)
+    save_trained(prepared, tmp_path)
+    for interrupted, epochs in ((False, 9), (True, 6), (False, 1)):
+        epoch = replace(kept(), number=min(4, epochs), epochs=epochs, interrupted=interrupted)
+        write_trained_card(tmp_path, recipe, prepared, dataset, epoch)
+        text = (tmp_path / "README.md").read_text()
+        told = row(text, "epoch kept")
+        assert told.startswith(f"{min(4, epochs)} of {epochs}, by `accuracy`")
+        assert ("as a mean of three epochs" in told) == (epochs > 1)
+        assert told.endswith("; interrupted: the recipe's 9 would go on") == interrupted
+        assert row(text, "images") == "9 train, 6 val"
+        # A head of 64 inputs for three labels, with its bias; what else the file takes is its header.
+        size_bytes = (tmp_path / "head.safetensors").stat().st_size
+        assert row(text, "trained") == f"195 parameters; {size_bytes} bytes in the file"
+        assert size_bytes > 4 * 195
+
+
+def test_a_card_says_what_the_training_began_with_and_what_was_recovered(tmp_path: Path) -> None:
+    recipe, prepared = of()
+    dataset = data(THREE, tmp_path)
+    begun = BegunFrom(trained="0123456789abcdef", labels_kept=2, labels_new=("c",))
+    write_trained_card(tmp_path, recipe, prepared, dataset, kept(), begun_from=begun)
+    text = (tmp_path / "README.md").read_text()
+    assert row(text, "began with") == "`trained/` 0123456789ab… of another run: 2 of 3 labels were in it, new: c"
+    assert row(text, "epoch kept")
+    none_new = begun.model_copy(update={"labels_kept": 3, "labels_new": ()})
+    write_trained_card(tmp_path, recipe, prepared, dataset, kept(), begun_from=none_new)
+    assert row((tmp_path / "README.md").read_text(), "began with").endswith("3 of 3 labels were in it")
+    recovered = Recovered(trained="0", steps=17, lr=0.5, error_before=0.375, error_after=0.125)
+    write_trained_card(tmp_path, recipe, prepared, dataset, kept(), recovered)
+    text = (tmp_path / "README.md").read_text()
+    assert row(text, "recovered") == (
+        "17 steps through 8 bits from the weights of another run; a logit was off by 0.375 before and by 0.125 after"
+    )
+    assert "| epoch kept |" not in text  # that is of the run before

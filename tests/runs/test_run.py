@@ -8,7 +8,8 @@ import shlex
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from tests.conftest import Listener
 from tests.core.test_file_cache import settle
 from tests.gates.faults import edit_json
 
+from ftx.core import files
 from ftx.core.errors import EnvironmentFault, RunError
 from ftx.core.files import sha256_file
 from ftx.data.dataset import Entry
@@ -79,6 +81,22 @@ def test_what_was_made_of_something_else_is_stale(run: Run) -> None:
         (folder / "weights").write_text("merged differently")
     with pytest.raises(RunError, match="onnx/ is stale"):
         run.require(ONNX)
+
+
+def test_an_export_that_was_begun_before_the_model_was_merged_again_is_stale(run: Run) -> None:
+    """It was made from what the run held when it began, whatever stands there when it ends."""
+    with run.add(DENSE) as folder:
+        (folder / "weights").write_text("merged")
+    with run.add(ONNX) as folder:
+        (folder / "model").write_text("exported")
+        with Run.open(run.path).add(DENSE) as other:
+            (other / "weights").write_text("merged differently")
+    assert run.manifest.is_stale(ONNX)
+    with pytest.raises(RunError, match="onnx/ is stale"):
+        run.require(ONNX)
+    with run.add(ONNX) as folder:
+        (folder / "model").write_text("exported")
+    assert run.require(ONNX).is_dir()
 
 
 def test_a_folder_in_a_run_is_stale_as_its_artifact_is(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -181,6 +199,36 @@ def test_a_manifest_that_does_not_hold_is_refused(run: Run, change: dict[str, ob
         Run.open(run.path)
 
 
+def write_report(run: Run, progress: Listener) -> None:
+    run.write_report("ours", run.manifest, progress)
+
+
+def write_artifact(run: Run, progress: Listener) -> None:
+    with run.add(DENSE, progress) as folder:
+        (folder / "weights").write_text("merged")
+
+
+@pytest.mark.parametrize(("write", "ours"), [(write_report, "reports/ours.json"), (write_artifact, "dense/weights")])
+def test_who_waits_for_another_writer_keeps_what_that_one_wrote(
+    write: Callable[[Run, Listener], None], ours: str, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the run holds is read when it is one's turn, not before."""
+    monkeypatch.setattr(files, "_WORTH_A_WORD_S", 0.01)
+    waits = threading.Event()
+
+    class Waiting(Listener):
+        def note(self, text: str) -> None:
+            waits.set()
+
+    writer = threading.Thread(target=write, args=(run, Waiting()))
+    with files.sole_writer(run.path, None):
+        writer.start()
+        assert waits.wait(timeout=60)
+        edit_json(run.path / "run.json", lambda raw: raw["files"].update({"reports/theirs.json": "0" * 64}))
+    writer.join(timeout=60)
+    assert {ours, "reports/theirs.json"} < set(Run.open(run.path).manifest.files)
+
+
 def test_a_report_is_where_it_is_said_to_be(run: Run) -> None:
     report = run.manifest
     path = run.write_report("measured", report)
@@ -190,6 +238,26 @@ def test_a_report_is_where_it_is_said_to_be(run: Run) -> None:
     path.write_text("{}")
     with pytest.raises(RunError, match="not what was written"):
         run.file("reports/measured.json")
+
+
+def test_an_artifact_that_is_made_again_leaves_nothing_of_the_one_before(run: Run) -> None:
+    """And of another whose name begins as its own does everything."""
+    with run.add(DENSE) as folder:
+        (folder / "weights").write_text("merged")
+    for artifact in (IRS["int8"], IRS["int8-weights"]):
+        with run.add(artifact) as folder:
+            (folder / "weights").write_text("first")
+            (folder / "proof").write_text("first")
+    with run.add(IRS["int8"]) as folder:
+        (folder / "weights").write_text("second")
+    assert {name for name in run.manifest.files if name.startswith("openvino/")} == {
+        "openvino/int8/weights",
+        "openvino/int8-weights/weights",
+        "openvino/int8-weights/proof",
+    }
+    assert not (run.path / "openvino" / "int8" / "proof").exists()
+    for artifact in (IRS["int8"], IRS["int8-weights"]):
+        assert run.require(artifact).is_dir()
 
 
 def test_a_card_that_is_written_anew_makes_nothing_stale(run: Run) -> None:

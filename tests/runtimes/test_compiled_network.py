@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,9 +12,12 @@ import openvino as ov
 import pytest
 from openvino import opset13 as op
 from safetensors.numpy import save_file
+from tests.conftest import ColourModel
+from tests.effects.lab import call
 from tests.runtimes.test_linear_as_convolution import SIGNED, Layer, rounded
 
-from ftx.core.errors import ExportError
+from ftx.core.errors import EnvironmentFault, ExportError
+from ftx.core.memory import is_out_of_memory
 from ftx.data.preprocess import Preprocess
 from ftx.evaluating.bench_process import Job, measure
 from ftx.exporting.openvino import name_canonically
@@ -185,3 +190,67 @@ def test_images_of_other_channels_are_refused(int8: bool) -> None:
     with pytest.raises(ExportError, match="does not take these images"):
         list(compiled.in_flight([images(1), grey]))
     compiled.request()(images(1))  # and goes on
+
+
+@pytest.mark.parametrize("int8", [True, False])
+@pytest.mark.parametrize("said", ["std::bad_alloc", "could not create a memory object"])
+def test_memory_that_runs_out_during_an_answer_is_no_fault_of_the_model(
+    int8: bool, said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """OpenVINO has no class of its own for it: a RuntimeError that says so."""
+    compiled = opened(network(int8=int8))
+    request = compiled.request()
+
+    def refused(*_: object, **__: object) -> None:
+        raise RuntimeError(said)
+
+    monkeypatch.setattr(ov.InferRequest, "start_async", refused)
+    for asked in (lambda: request(images(1)), lambda: list(compiled.in_flight([images(1)]))):
+        with pytest.raises(RuntimeError, match=said) as caught:
+            asked()
+        assert is_out_of_memory(caught.value)
+
+
+def test_who_predicts_without_enough_memory_is_told_so(
+    colour_model: ColourModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(*_: object, **__: object) -> None:
+        raise RuntimeError("Exception from src/inference: std::bad_alloc")
+
+    monkeypatch.setattr(ov.InferRequest, "start_async", refused)
+    image = next(colour_model.images.rglob("*.png"))
+    said = call("predict", str(image), "--artifact", str(colour_model.folder))
+    assert said.status == EnvironmentFault.exit_code
+    assert "there is not enough memory" in said.err
+    assert "export it again" not in said.err
+
+
+# Reads the numbers of two tensors in two threads: the second begins when the first lets go of the interpreter. Each is
+# one call in C, so that it is let go of nowhere else.
+TWO_THREADS = """
+import sys, threading
+from functools import partial
+from operator import call
+from pathlib import Path
+from ftx.runtimes.compiled_network import core
+
+compiled = core().compile_model(core().read_model(Path(sys.argv[1])), "CPU", {})
+first, second = (request.input_tensors[0] for request in [compiled.create_infer_request() for _ in range(2)])
+turn = threading.Lock()
+turn.acquire()
+
+def in_a_row(*steps):
+    list(map(call, steps))
+
+other = threading.Thread(target=in_a_row, args=(turn.acquire, partial(getattr, second, "data")))
+other.start()
+in_a_row(turn.release, partial(sum, range(20_000_000)), partial(getattr, first, "data"))
+other.join()
+print("both")
+"""
+
+
+def test_the_first_requests_of_a_process_do_not_wait_for_each_other(colour_model: ColourModel) -> None:
+    """Where two threads read a tensor for the first time, OpenVINO's Python stood still (2026.4.1)."""
+    command = [sys.executable, "-c", TWO_THREADS, str(colour_model.folder / "model.xml")]
+    assert subprocess.run(command, capture_output=True, text=True, check=True, timeout=60).stdout == "both\n"

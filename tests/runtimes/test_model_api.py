@@ -54,3 +54,25 @@ def test_spaceless_names_are_whole_and_different(names: list[str]) -> None:
     for name, spaceless in zip(names, found, strict=True):
         if name.split() == [name]:
             assert spaceless == name
+
+
+def test_each_label_is_in_one_group_alone_or_with_those_that_it_excludes() -> None:
+    """As OpenVINO Training Extensions reads them: a label that holds by itself is a group of one."""
+    tree = Labels(
+        ("plant", "animal", "cat", "dog", "wet"),
+        groups=(("plant", "animal"), ("cat", "dog")),
+        singles=("wet",),
+        parents={"cat": "animal", "dog": "animal"},
+    )
+    several = Labels(("tall", "red", "wet"), singles=("tall", "red", "wet"))
+    for name, labels, groups in (
+        ("multilabel", several, [["tall"], ["red"], ["wet"]]),
+        ("hierarchical", tree, [["plant", "animal"], ["cat", "dog"], ["wet"]]),
+    ):
+        for embedded in (True, False):
+            stated = json.loads(
+                model_info(TASKS[name](labels, Thresholds()), PREPROCESS, embedded=embedded)["label_info"]
+            )
+            assert stated["label_groups"] == groups
+            assert stated["label_names"] == list(labels.names)
+            assert sorted(name for group in groups for name in group) == sorted(labels.names)

@@ -7,15 +7,27 @@ from typing import Any
 
 import numpy as np
 import pytest
+from tests.conftest import ColourModel
 from tests.gates.faults import edit_json, edit_report
 
 from ftx.core.errors import ExportError, GateFailed, RunError
+from ftx.core.processors import cores
+from ftx.core.telemetry import no_telemetry
 from ftx.runs.artifacts import DENSE, IR_FP16, IR_FP32, IR_INT8
+from ftx.runs.card_json import read_card, write_card
+from ftx.runs.machine import this_machine
+from ftx.runs.proof_json import ir_digest
 from ftx.runs.run import Run
-from ftx.runtimes import load, load_artifact
+from ftx.runs.tuning_json import Setting, Tuned, keep_tuned
+from ftx.runtimes import load, load_artifact, load_folder
 from ftx.runtimes.choose_artifact import best_ir, furthest
-from ftx.runtimes.openvino import default_compute
+from ftx.runtimes.open_model import UNTUNED
+from ftx.runtimes.openvino import OpenVinoPredictor, default_compute
 
+with no_telemetry():
+    import openvino
+
+WRITTEN = Path(__file__).parents[1] / "written" / "v1" / "multiclass-dora"
 IRS = ("openvino/fp32", "openvino/fp16", "openvino/int8")
 
 
@@ -209,3 +221,103 @@ def test_what_the_run_does_not_vouch_for_is_refused(run: Path, tmp_path: Path) -
     (broken / "config.json").write_text("{}")
     with pytest.raises(ExportError, match="does not hold"):
         load(broken)
+
+
+@pytest.fixture
+def two(colour_model: ColourModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Path, Path]:
+    """Models of two runs under one name, of one graph; and a cache of their own."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    first, second = (Path(shutil.copytree(colour_model.folder, tmp_path / name / "fp32")) for name in ("a", "b"))
+    write_card(second, read_card(second).model_copy(update={"dense_digest": "another"}))
+    return first, second
+
+
+def compiled(tmp_path: Path) -> list[str]:
+    """By which names compiled models are kept."""
+    return sorted(path.name for path in (tmp_path / "cache" / "ftx" / "openvino").iterdir())
+
+
+def test_compiled_models_are_kept_by_the_digest_of_their_card(two: tuple[Path, Path], tmp_path: Path) -> None:
+    for goal in ("latency", "throughput"):
+        for folder in two:
+            load_folder(folder, goal=goal)
+    assert compiled(tmp_path) == sorted(ir_digest(folder) for folder in two)
+    load_folder(two[0])  # who asks for no goal, as ftx validate, has it compiled now
+    moved = two[0].rename(tmp_path / "moved")
+    load_folder(moved, goal="latency")
+    assert compiled(tmp_path) == sorted(ir_digest(folder) for folder in (moved, two[1]))
+
+
+def test_a_cache_that_does_not_hold_is_removed_and_the_model_opened_without(
+    two: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As some versions of OpenVINO refuse what they find in it; of another model it stays."""
+    pixels = np.random.default_rng(0).integers(0, 256, (3, 16, 16, 3), dtype=np.uint8)
+    first, second = (load_folder(folder, goal="latency").logits(pixels) for folder in two)
+    real = openvino.Core.compile_model
+
+    def refusing(self: openvino.Core, model: Any, device: str, config: Any) -> Any:
+        if str(config.get("CACHE_DIR", "")).endswith(ir_digest(two[0])):
+            raise RuntimeError("the blob is corrupted")
+        return real(self, model, device, config)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(openvino.Core, "compile_model", refusing)
+        np.testing.assert_array_equal(load_folder(two[0], goal="latency").logits(pixels), first)
+        np.testing.assert_array_equal(load_folder(two[1], goal="latency").logits(pixels), second)
+        assert compiled(tmp_path) == [ir_digest(two[1])]
+    load_folder(two[0], goal="latency")
+    (blob,) = (tmp_path / "cache" / "ftx" / "openvino" / ir_digest(two[0])).iterdir()
+    assert blob.stat().st_size > 0
+
+
+def test_a_model_that_does_not_hold_is_refused_with_its_cache_or_without(
+    two: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refusing(*_: object) -> None:
+        raise RuntimeError("no such operation")
+
+    monkeypatch.setattr(openvino.Core, "compile_model", refusing)
+    for goal in ("latency", None):
+        with pytest.raises(ExportError, match="OpenVINO cannot open this model"):
+            load_folder(two[0], goal=goal)
+
+
+def test_every_way_to_name_a_model_runs_it_for_the_goal_and_in_the_precision_that_are_given(tmp_path: Path) -> None:
+    written = Path(shutil.copytree(WRITTEN, tmp_path / "run"))
+    device = Path(shutil.copytree(written / "openvino", tmp_path / "device"))
+    run = Run.open(written)
+    ways = (run, written, str(written), written / "openvino" / "fp32", device, device / "fp32" / "model.xml")
+    for goal, compute in (("latency", "auto"), ("throughput", "f32")):
+        for way in ways:
+            opened = load(way, compute=compute, goal=goal)
+            assert isinstance(opened, OpenVinoPredictor)
+            assert opened.batch == UNTUNED[goal].batch
+            assert opened.compute.chosen_by_runtime == (compute == "auto")
+            if goal == "throughput":
+                assert opened.streams == cores()
+    assert UNTUNED["latency"].batch != UNTUNED["throughput"].batch
+
+
+def test_what_was_found_fastest_for_a_goal_is_taken_for_that_goal_unless_a_precision_is_named(
+    colour_model: ColourModel, tmp_path: Path
+) -> None:
+    folder = Path(shutil.copytree(colour_model.folder, tmp_path / "fp32"))
+    keep_tuned(
+        folder,
+        Tuned(
+            machine=this_machine(), processors=cores(), latency=Setting(compute="f32", batch=3, threads=1, streams=1),
+            p50_ms=1.0, throughput=Setting(compute="auto", batch=7, threads=1, streams=1), images_per_s=9.0,
+        ),
+    )  # fmt: skip
+    for goal, named, batch, chosen in (
+        ("latency", "auto", 3, False),
+        ("throughput", "auto", 7, True),
+        ("latency", "f32", 3, False),
+        ("throughput", "f32", 7, False),
+    ):
+        opened = load_folder(folder, goal=goal, compute=named)
+        assert isinstance(opened, OpenVinoPredictor)
+        assert (opened.batch, opened.threads, opened.streams) == (batch, 1, 1)
+        assert opened.compute.chosen_by_runtime == chosen
+        assert str(opened.compute) == ("f32" if not chosen else str(default_compute()))

@@ -10,13 +10,21 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
+from tests.conftest import colour_logits, write_colour_ir
 
 from ftx.core.errors import ExportError, ImageError
-from ftx.data.preprocess import Preprocess
+from ftx.core.processors import cores
+from ftx.core.telemetry import no_telemetry
+from ftx.data.image_store import pixel_bytes
+from ftx.data.preprocess import Preprocess, resize_crop
 from ftx.runs.card_json import read_card, write_card
 from ftx.runtimes import load_folder
-from ftx.runtimes.openvino import OpenVinoPredictor, frame
+from ftx.runtimes import predictor as base
+from ftx.runtimes.openvino import OpenVinoPredictor, frame, graph_input
 from ftx.tasks.labels import Labels
+
+with no_telemetry():
+    import openvino
 
 # f32: a mean over 256 pixels in another order than numpy's, of logits up to 2.3. Measured 3.6e-7.
 F32_ATOL = 1e-6
@@ -140,10 +148,94 @@ def test_a_truncated_model_is_one_clear_error(copy: Path) -> None:
         OpenVinoPredictor(copy)
 
 
+@pytest.mark.parametrize("height_width_resize", [(16, 20, (16, 20)), (12, 20, (15, 26)), (21, 8, (28, 8))])
+def test_of_other_sides_each_has_its_own_frame(height_width_resize: tuple[int, int, tuple[int, int]]) -> None:
+    height, width, resize = height_width_resize
+    pre = Preprocess(height=height, width=width, resize=resize, interpolation="bicubic", mean=(0, 0, 0), std=(1, 1, 1))
+    pixels = np.random.default_rng(0).integers(0, 256, size=(2, height, width, 3), dtype=np.uint8)
+    framed = frame(pixels, pre)
+    assert framed.shape == (2, *resize, 3)
+    for one, whole in zip(pixels, framed, strict=True):
+        np.testing.assert_array_equal(resize_crop(Image.fromarray(whole), pre), one)
+
+
+@pytest.mark.parametrize(("most", "resized"), [(30 * 20, False), (30 * 20 - 1, True)])
+def test_an_image_of_more_pixels_than_the_graph_takes_is_resized_before(most: int, resized: bool) -> None:
+    pre = Preprocess(height=8, width=12, resize=(10, 14), interpolation="bicubic", mean=(0, 0, 0), std=(1, 1, 1))
+    pixels = np.random.default_rng(0).integers(0, 256, size=(20, 30, 3), dtype=np.uint8)
+    found = graph_input(Image.fromarray(pixels), pre, most)
+    if resized:
+        assert found.shape == (10, 14, 3)
+        np.testing.assert_array_equal(found[1:9, 1:13], resize_crop(Image.fromarray(pixels), pre))
+    else:
+        np.testing.assert_array_equal(found, pixels)
+
+
+def test_images_are_decoded_ahead_within_the_bytes_of_their_pixels(
+    colour_model: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By how many images are asked for before the first has its answer. Their files are small, their pixels not."""
+    Image.new("RGB", (64, 48)).save(tmp_path / "image.png")
+    each_bytes = pixel_bytes(tmp_path / "image.png")
+    assert (tmp_path / "image.png").stat().st_size < each_bytes / 20
+    predictor = OpenVinoPredictor(colour_model.folder, "f32", streams=1, batch=1)
+
+    def drawn(most_bytes: int) -> int:
+        monkeypatch.setattr(base, "AHEAD_BYTES", most_bytes)
+        count = 0
+
+        def images() -> Iterator[Path]:
+            nonlocal count
+            for _ in range(40 + cores()):
+                count += 1
+                yield tmp_path / "image.png"
+
+        answers = predictor.logits_from_files(images())
+        next(answers)
+        first = count
+        assert len(list(answers)) == 39 + cores()
+        return first
+
+    one_at_a_time = drawn(1)
+    assert drawn(2 * each_bytes - 1) == one_at_a_time
+    # Two at a time, up to as many as there are processors and one more.
+    assert drawn(2 * each_bytes) == one_at_a_time + 1
+    assert drawn(10**9) == one_at_a_time + cores()
+
+
+@pytest.mark.parametrize("batch", [1, 3, 16])
+def test_files_share_a_request_up_to_the_batch_that_was_given(
+    batch: int, colour_model: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, sizes = openvino.InferRequest.start_async, list[int]()
+
+    def counted(self: Any, inputs: Any, *args: Any, **named: Any) -> Any:
+        sizes.append(len(inputs[0]))
+        return real(self, inputs, *args, **named)
+
+    monkeypatch.setattr(openvino.InferRequest, "start_async", counted)
+    image = colour_model.images / "red" / "0.png"
+    predictor = OpenVinoPredictor(colour_model.folder, "f32", streams=1, batch=batch)
+    assert len(list(predictor.logits_from_files([image] * 20))) == 20
+    assert sizes == [batch] * (20 // batch) + [20 % batch] * (20 % batch > 0)
+
+
+def test_maps_and_logits_are_not_taken_for_each_other(tmp_path: Path) -> None:
+    write_colour_ir(tmp_path, maps=True)
+    predictor = OpenVinoPredictor(tmp_path, "f32")
+    pixels = pixels_of(tmp_path, 2)
+    logits_NC, maps_NChw = predictor.explain(pixels)
+    assert (predictor.has_maps, maps_NChw.shape) == (True, (2, 3, 2, 2))
+    np.testing.assert_allclose(logits_NC, colour_logits(pixels), rtol=0, atol=F32_ATOL)
+    # The sigmoid of each logit, all over its map.
+    expected = np.broadcast_to(1 / (1 + np.exp(-logits_NC))[:, :, None, None], maps_NChw.shape)
+    np.testing.assert_allclose(maps_NChw, expected, rtol=0, atol=F32_ATOL)
+    np.testing.assert_array_equal(predictor.logits(pixels), logits_NC)
+    assert list(predictor.request()(pixels)) == ["logits", "saliency_map"]
+
+
 @pytest.mark.parametrize(("size", "resize"), [(16, 16), (15, 18), (15, 16), (224, 256), (7, 10)])
 def test_the_frame_comes_off_by_the_crop(size: int, resize: int) -> None:
-    from ftx.data.preprocess import resize_crop
-
     pre = Preprocess(height=size, width=size, resize=resize, interpolation="bicubic", mean=(0, 0, 0), std=(1, 1, 1))
     pixels = np.random.default_rng(0).integers(0, 256, size=(2, size, size, 3), dtype=np.uint8)
     framed = frame(pixels, pre)

@@ -17,6 +17,7 @@ from ftx.evaluating.logit_bounds import Bounds
 from ftx.evaluating.parity_row import Compared, Reference, Subject, compare
 from ftx.evaluating.verdict import Judged, judge
 from ftx.runs.artifacts import ARTIFACTS, Artifact
+from ftx.runs.card_json import read_card
 from ftx.runs.instruction_sets import InstructionSet, Kernels, environment, is_held, sets_of
 from ftx.runs.machine import Machine, cpu_flags, this_machine, this_set
 from ftx.runs.parity_json import ParityReport, ParityRow, SetVerdict
@@ -109,7 +110,7 @@ def folder_in_sets(
     with progress.track("instruction sets", len(sets)) as bar:
         for isa in sets:
             if isa not in sets_of(cpu_flags()):
-                verdicts.append(_not_run(folder.name, isa))
+                verdicts.append(_not_run(read_card(folder).artifact.name, isa))
             else:
                 report = ask(isa_folder_process.MODULE, question, ParityReport, environment(isa))
                 ((artifact, verdict),) = report.verdicts.items()

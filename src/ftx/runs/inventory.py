@@ -183,7 +183,8 @@ def _of_training(folder: Path, recipe: Recipe) -> dict[str, object]:
 def _of_finished(run: Run, figures: Mapping[str, float]) -> dict[str, object]:
     """What the run holds, what it began with (the digest of that), and what was measured of it."""
     manifest = run.manifest
-    begun = manifest.begun_from or manifest.recovered
+    # A recovered run has both if the run that it was made from was begun from another: its own source counts.
+    begun = manifest.recovered or manifest.begun_from
     held = run.artifacts()
     return {
         "artifacts": [artifact.name for artifact in held if not manifest.is_stale(artifact)],

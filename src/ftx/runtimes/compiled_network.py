@@ -42,6 +42,10 @@ def core() -> openvino.Core:
     when the last model that it compiled is dropped. Dropped by another thread, as the garbage collector may, the stack
     is gone and still in use: the next Ctrl-C would end the process with a segmentation fault (2026.4.1).
     """
+    # The first to read the numbers of a tensor fills a table of OpenVINO's types, and lets go of the interpreter in
+    # between. A second thread that comes then waits for the table and holds the interpreter: both stand still for ever
+    # (2026.4.1), as the first two requests of `ftx predict` did in one process of five. So it is filled here.
+    _ = openvino.Tensor(np.zeros(1, np.uint8)).data
     return openvino.Core()
 
 

@@ -1,0 +1,82 @@
+"""What a process that is held to an instruction set is asked about a run: these images, from there, by this model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from tests.evaluating.written_runs import keep, written_run
+
+from ftx.core.errors import DataError
+from ftx.data.preprocess import load_pixels
+from ftx.evaluating import validate
+from ftx.evaluating.isa_run_process import Question, answer
+from ftx.runs.artifacts import IR_FP32, IR_INT8
+from ftx.runs.instruction_sets import sets_of
+from ftx.runs.machine import cpu_flags, this_set
+from ftx.runs.proof_json import read_proof
+from ftx.runs.run import Run
+from ftx.runtimes import load_artifact
+from ftx.runtimes.openvino import OpenVinoPredictor, default_compute
+
+pytestmark = pytest.mark.skipif(this_set() is None, reason="this CPU has none of the instruction sets")
+
+
+@pytest.fixture
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
+    """Its images lie elsewhere, in ``moved``."""
+    run = written_run("multiclass-dora", tmp_path / "here")
+    monkeypatch.chdir(tmp_path / "here")
+    (tmp_path / "moved").mkdir()
+    (tmp_path / "here" / "images").rename(tmp_path / "moved" / "images")
+    return run
+
+
+def asked(run: Run, data: Path | None, artifact: str = "openvino/int8", images: int | None = None) -> Question:
+    return Question(run=run.path, artifact=artifact, data=data, images=images)
+
+
+def test_the_images_are_looked_for_where_data_says_they_are(run: Run, tmp_path: Path) -> None:
+    with pytest.raises(DataError):
+        answer(asked(run, None))
+    rows = answer(asked(run, tmp_path / "moved")).rows
+    paths = [tmp_path / "moved" / entry.path for entry in run.report_entries()]
+    for row in rows:
+        compute = "auto" if row.asked.compute.chosen_by_runtime else "f32"
+        model = load_artifact(run, IR_INT8, compute=compute)
+        assert isinstance(model, OpenVinoPredictor)
+        # From files it resizes by itself, which an image of 40 x 30 shows by a grey level.
+        found = np.stack([np.asarray(one) for one in model.logits_from_files(paths)])
+        assert row.asked.array.shape == found.shape == (8, 3)
+        np.testing.assert_allclose(row.asked.array, found, rtol=0, atol=0.1 * np.abs(found).max())
+        assert row.reference.images == 8
+    # As deployed, and in f32 where that is another precision.
+    precisions = [str(row.asked.compute) for row in rows if row.asked.view == "graph"]
+    assert precisions == [str(default_compute())] + ["f32"] * (default_compute().dtype != "f32")
+
+
+def test_as_many_images_are_asked_about_as_were_wanted_of_the_model_that_was_named(run: Run, tmp_path: Path) -> None:
+    """Spread over the held-out ones."""
+    paths = [tmp_path / "moved" / run.report_entries()[row].path for row in (0, 2, 5)]
+    for row in answer(asked(run, tmp_path / "moved", "openvino/fp32", 3)).rows:
+        model = load_artifact(run, IR_FP32, compute="auto" if row.asked.compute.chosen_by_runtime else "f32")
+        expected = model.logits(np.stack([load_pixels(path, model.preprocess) for path in paths]))
+        # The same kernels on as many images.
+        atol = 1e-4 * max(1.0, float(np.abs(expected).max()))
+        np.testing.assert_allclose(row.asked.array, expected, rtol=0, atol=atol)
+        assert (row.isa, row.emulated, row.asked.images) == (this_set(), False, 3)
+
+
+@pytest.mark.representative
+@pytest.mark.skipif(this_set() == "avx2" or "avx2" not in sets_of(cpu_flags()), reason="no other set than AVX2")
+def test_a_run_whose_images_were_moved_is_asked_in_another_set(run: Run, tmp_path: Path) -> None:
+    keep(run, "openvino/fp32")
+    report = validate(run, data=tmp_path / "moved", isa=("avx2",))
+    (one,) = report.sets
+    assert (one.artifact, one.isa, one.emulated) == ("openvino/fp32", "avx2", True)
+    assert one.verdict != "failed"
+    held = [row for row in report.rows if row.emulated]
+    assert {(row.artifact, row.isa, row.images) for row in held} == {("openvino/fp32", "avx2", 8)}
+    (proof,) = read_proof(run.folder(IR_FP32)).sets
+    assert (proof.isa, proof.verdict, proof.said) == ("avx2", one.verdict, one.said)
