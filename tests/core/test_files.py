@@ -19,13 +19,16 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from ftx.core.errors import EnvironmentFault, InputError
+from ftx.core.errors import EnvironmentFault, InputError, RunError
 from ftx.core.files import (
     STAGING_PREFIX,
     check_space,
     disk_faults,
+    is_held,
     partial_path,
+    place_new,
     place_or_refuse,
+    refuse_links,
     replace_folder,
     sole_writer,
     stage_folder,
@@ -373,3 +376,51 @@ def test_a_folder_that_came_meanwhile_stays(tmp_path: Path) -> None:
     assert (final / "file").read_text(encoding="utf-8") == "theirs"
     place_or_refuse(staged, tmp_path / "free")
     assert (tmp_path / "free" / "file").read_text(encoding="utf-8") == "ours"
+
+
+def test_a_new_folder_has_the_first_name_that_is_free(tmp_path: Path) -> None:
+    """Whatever has the others: a folder, a file, a link to nothing; and an empty folder is one as well."""
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run-2").write_text("mine")
+    (tmp_path / "run-3").symlink_to(tmp_path / "gone")
+    for expected in ("run-4", "run-5"):
+        (tmp_path / "staged").mkdir()
+        (tmp_path / "staged" / expected).touch()
+        assert place_new(tmp_path / "staged", tmp_path / "run") == tmp_path / expected
+        assert [path.name for path in (tmp_path / expected).iterdir()] == [expected]
+    assert list((tmp_path / "run").iterdir()) == []
+    assert (tmp_path / "run-2").read_text() == "mine"
+    (tmp_path / "staged").mkdir()
+    assert place_new(tmp_path / "staged", tmp_path / "other") == tmp_path / "other"
+
+
+def test_a_folder_is_held_while_another_process_writes_to_it(tmp_path: Path) -> None:
+    assert not is_held(tmp_path)
+    with subprocess.Popen(
+        [sys.executable, "-c", HOLD, str(tmp_path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "held\n"
+        assert is_held(tmp_path)
+        with pytest.raises(RunError, match="another ftx is at work"), sole_writer(tmp_path, None):
+            raise AssertionError
+        process.communicate("")
+    assert not is_held(tmp_path)
+    with sole_writer(tmp_path, None):
+        pass
+
+
+def test_a_link_anywhere_in_a_folder_is_refused_by_its_name(tmp_path: Path) -> None:
+    """In the second of the folders, and below the first level."""
+    one, two = tmp_path / "one", tmp_path / "two"
+    (two / "a" / "b").mkdir(parents=True)
+    one.mkdir()
+    refuse_links([one, two])
+    (two / "a" / "b" / "link").symlink_to(tmp_path)
+    with pytest.raises(RunError, match="a link stands in this folder") as refused:
+        refuse_links([one, two])
+    assert (refused.value.where, refused.value.found) == (str(two / "a" / "b" / "link"), f"it points at {tmp_path}")
+    (tmp_path / "three").symlink_to(one)
+    with pytest.raises(RunError) as refused:
+        refuse_links([one, tmp_path / "three"])
+    assert refused.value.where == str(tmp_path / "three")

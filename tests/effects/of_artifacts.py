@@ -187,6 +187,18 @@ def predict_images(lab: Lab, flag: str, value: str) -> None:
         plain = lab.call("predict", *names, more, *where)
         assert plain.status == 4
         assert "1 of 3 images were skipped" in plain.err
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("sys.stdin", io.StringIO("\n".join([*names, str(more)])))
+            arriving = lab.call("predict", "-", *where, "--json")
+        assert arriving.status == 4
+        assert [(line["path"], "error" in line) for line in arriving.lines] == [
+            *((name, False) for name in names),
+            (str(more), True),
+        ]
+        assert f"skipped {more}: " in arriving.err
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("sys.stdin", io.StringIO("\n"))
+        assert lab.call("predict", "-", *where, "--json").status == 2
     assert lab.call("predict", broken, *where, "--json").status == 4
     assert lab.call("predict", gone, *where).status == 2  # not one is there
 

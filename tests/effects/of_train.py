@@ -117,10 +117,11 @@ def begin_from(lab: Lab, flag: str, value: str) -> None:
     """The recipe is the run's but for what is given beside, and so are the tensors where nothing moves."""
     before = lab.train("adapter.rank=3", "train.batch_size=5")
     out = lab.root / "begun"
-    said = lab.call("train", flag, before.path, "--set", STILL, "--out", out, "--json")
+    said = lab.call("train", flag, before.path, "--set", STILL, "--epochs", "2", "--out", out, "--json")
     assert said.status == 0, said.err
     made = Trained(out, said)
     assert (made.recipe["adapter"]["rank"], made.recipe["train"]["batch_size"]) == (3, 5)
+    assert made.recipe["train"]["epochs"] == 2
     assert made.recipe["model"]["from_run"] == str(before.path)
     for name, tensor in before.tensors.items():
         assert np.array_equal(made.tensors[name], tensor), name
@@ -144,7 +145,11 @@ def resume(lab: Lab, flag: str, value: str) -> None:
     assert said.status == 143
     assert f"ftx train --resume {run}" in said.err
     assert not (run / "run.json").exists()
-    lab.done("train", flag, run)
+    for more in (("--set", "train.epochs=3"), ("--epochs", "3")):  # the recipe is the run's
+        assert lab.call("train", flag, run, *more).status == 2
+    with lab.moved("noise") as elsewhere:
+        assert lab.call("train", flag, run).status == 2
+        lab.done("train", flag, run, "--data", elsewhere)
     (made,), (expected,) = ((one / "trained").glob("*.safetensors") for one in (run, whole.path))
     assert made.read_bytes() == expected.read_bytes()
     assert lab.call("train", flag, run).status == 2  # it has ended
@@ -154,6 +159,8 @@ def strict(lab: Lab, flag: str, value: str) -> None:
     words = ("train", "--config", "base.yaml", "--set=data.classes=3", "--dry-run")
     assert lab.call(*words, flag).status == 2
     assert lab.call(*words).status == 0
+    assert lab.call(*words[:-1], "--out", lab.root / "strict", flag).status == 2  # a training, too
+    assert not (lab.root / "strict").exists()
 
 
 def dry_run(lab: Lab, flag: str, value: str) -> None:
