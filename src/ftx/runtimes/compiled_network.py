@@ -42,9 +42,10 @@ def core() -> openvino.Core:
     when the last model that it compiled is dropped. Dropped by another thread, as the garbage collector may, the stack
     is gone and still in use: the next Ctrl-C would end the process with a segmentation fault (2026.4.1).
     """
-    # The first to read the numbers of a tensor fills a table of OpenVINO's types, and lets go of the interpreter in
-    # between. A second thread that comes then waits for the table and holds the interpreter: both stand still for ever
-    # (2026.4.1), as the first two requests of `ftx predict` did in one process of five. So it is filled here.
+    # The first to make a tensor of numbers, or to read them, looks numpy up and fills a table of OpenVINO's types, and
+    # lets go of the interpreter in between. A second thread that comes then waits for the table and holds the
+    # interpreter: both stand still for ever (2026.4.1), as the first two requests of `ftx predict` did in one process
+    # of five. So it is done here.
     _ = openvino.Tensor(np.zeros(1, np.uint8)).data
     return openvino.Core()
 
@@ -96,9 +97,6 @@ class CompiledNetwork:
         # lists' iterators, and one of them is refused its own (2026.4.1: Object of type 'iterator' is not an instance).
         assert len(request.input_tensors) == 1
         assert len(request.output_tensors) == len(self.compiled.outputs)
-        # So are numbers: the first thread that asks for some looks numpy up, in Python, and another that asks meanwhile
-        # waits for it while it holds the interpreter, for ever (2026.4.1).
-        openvino.Tensor(np.zeros(1, np.float32))
 
         def asked(pixels_NHWC: Pixels) -> Answers:
             parts: list[Answers] = []
