@@ -30,14 +30,16 @@ def saturating(monkeypatch: pytest.MonkeyPatch) -> list[Question]:
     """A CPU whose products of 8 bits saturate so much under AVX2 that INT8 answers nothing; what it was asked."""
     asked: list[Question] = []
     run = subprocess.run
+    right: list[HeldModel] = []  # as INT8 answers here, which the safer one does under any set
 
     def started(command: Sequence[str], **given: Any) -> subprocess.CompletedProcess[str]:
         if MODULE not in command:
             return run(command, **given)
         question = Question.model_validate_json(given["input"])
         asked.append(question)
+        right[:] = right or [answer(question)]
         rows = []
-        for row in answer(question).rows:
+        for row in right[0].rows:
             told = row.asked.array * (0 if question.artifact == IR_INT8.name else 1)
             again = Answers.of(row.asked.compute, np.ascontiguousarray(told), row.asked.view)
             rows.append(row.model_copy(update={"isa": "avx2", "emulated": True, "asked": again}))

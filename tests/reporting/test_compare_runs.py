@@ -2,25 +2,33 @@
 
 from __future__ import annotations
 
+import json
+import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from tests.browsing import needs_chromium, visit
+from tests.evaluating.written_runs import written_run
+from tests.gates.faults import edit_report
 
-from ftx.core.errors import InputError
+from ftx.core.errors import DataError, InputError
 from ftx.core.progress import SILENT
 from ftx.core.statistics import Paired
-from ftx.reporting.compare_runs import Compared, RunPair, _names, _pair, compare_runs
+from ftx.reporting.compare_runs import Compared, RunPair, _class_rows, _names, _pair, compare_runs
 from ftx.reporting.facts import gather
 from ftx.reporting.headline import headline
-from ftx.reporting.held_out import HeldOut, held_out
-from ftx.runs.artifacts import TRAINED
-from ftx.runs.compute_precision import F32
+from ftx.reporting.held_out import HeldOut, class_scores_of, held_out
+from ftx.runs.artifacts import IR_FP32, TRAINED
+from ftx.runs.compute_precision import F32, read_compute
 from ftx.runs.kept_answers import keep_answers
 from ftx.runs.run import Run
+from ftx.tasks.labels import Labels
+from ftx.tasks.output_meaning import TASKS
+from ftx.tasks.thresholds import Thresholds
 
 
 @pytest.fixture
@@ -87,6 +95,109 @@ def test_images_of_a_group_and_copies_are_no_evidence_each(validated_run: Path) 
         of(run, "a", replace(right, entries=tuple(entries))), of(run, "b", replace(wrong, entries=tuple(entries)))
     )
     assert (copied.unit, copied.units) == ("image", 239)
+
+
+def test_images_whose_labels_were_corrected_in_between_are_not_compared(validated_run: Path) -> None:
+    """They are the same bytes, and right is something else."""
+    run = Run.open(validated_run)
+    first = held_out(run, TRAINED, None, SILENT)
+    logits_NC = first.logits_NC.copy()
+    logits_NC[:20] = np.roll(logits_NC[:20], 1, axis=1)  # 20 wrong, of which 7 are of images that were corrected
+    names = run.manifest.labels.names
+    assert first.right[:20].all()
+    corrected = [
+        replace(entry, labels=(names[(names.index(entry.labels[0]) + 1) % len(names)],)) if row < 7 else entry
+        for row, entry in enumerate(first.entries)
+    ]
+    second = replace(
+        first,
+        entries=tuple(corrected),
+        logits_NC=logits_NC,
+        targets_NC=first.task.targets([entry.labels for entry in corrected]),
+    )
+    found = _pair(of(run, "a", first), of(run, "b", second))
+    assert (found.units, found.lost, found.gained) == (len(first.entries) - 7, 13, 0)
+    turned = _pair(of(run, "b", second), of(run, "a", first))
+    assert (turned.first, turned.second, turned.lost, turned.gained) == ("b", "a", 0, 13)
+    assert (turned.gain_low, turned.gain_high) == (-found.gain_high, -found.gain_low)
+    # In whatever order the second run has them, and with others among them.
+    shuffled = replace(
+        second,
+        entries=tuple(reversed([*second.entries[:200], replace(second.entries[0], sha256="0" * 64)])),
+        logits_NC=np.concatenate([second.logits_NC[:200], second.logits_NC[:1]])[::-1],
+        targets_NC=np.concatenate([second.targets_NC[:200], second.targets_NC[:1]])[::-1],
+    )
+    some = _pair(of(run, "a", first), of(run, "b", shuffled))
+    assert (some.units, some.lost, some.gained) == (200 - 7, 13, 0)
+
+
+@pytest.fixture
+def two(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[Run]:
+    """Copies of a run whose fp32 takes 3.5 ms in f32 and 6.5 in the CPU's own precision.
+
+    The first is remembered to have answered in that, the second in f32.
+    """
+    runs = [written_run("multiclass-dora", tmp_path / name) for name in ("a", "b")]
+    monkeypatch.chdir(tmp_path / "a")
+
+    def timed(report: Any) -> None:
+        for row in report["rows"]:
+            if row["artifact"] == "openvino/fp32":
+                own = {"f32": 3.5, "auto:bf16": 6.5}[row["compute"]]
+                row["latency_ms"] = own if row["view"] == "graph" else 90.0
+
+    for run, compute in zip(runs, ("auto:bf16", "f32"), strict=True):
+        edit_report(run.path, "reports/parity.json", timed)
+        keep_answers(run, IR_FP32, read_compute(compute), np.eye(3, dtype=np.float32)[np.arange(8) % 3])
+    return [Run.open(run.path) for run in runs]
+
+
+def rows_of(page: Path) -> list[list[str]]:
+    """The table of the runs."""
+    html = page.read_text(encoding="utf-8")
+    (body,) = re.findall(r"Runs, by the model that goes to the device.*?<tbody>(.*?)</tbody>", html, re.DOTALL)
+    cells = [re.findall(r"<t[hd][^>]*>(.*?)</t[hd]>", row, re.DOTALL) for row in body.split("</tr>") if "<t" in row]
+    return [[re.sub(r"<[^>]+>", "", cell).strip() for cell in row] for row in cells]
+
+
+def test_the_latency_is_of_the_precision_that_the_answers_are_in(two: list[Run], tmp_path: Path) -> None:
+    compare_runs(two, out=tmp_path / "page.html", artifact="openvino/fp32")
+    first, second = rows_of(tmp_path / "page.html")
+    assert (first[4], first[8], second[4], second[8]) == ("openvino/fp32", "6.5", "openvino/fp32", "3.5")
+    size_bytes = (two[0].path / "openvino/fp32/model.bin").stat().st_size
+    assert first[9] == f"{size_bytes / 1e6:.1f}"
+    lines = (two[0].path / "reports/train.jsonl").read_text().splitlines()
+    assert first[10] == f"{sum(json.loads(line)['seconds'] for line in lines):.0f}"
+    # Exported again nobody has timed it.
+    edit_report(two[0].path, "reports/parity.json", lambda report: report["digests"].update({"openvino/fp32": "0"}))
+    compare_runs(two, out=tmp_path / "page.html", artifact="openvino/fp32")
+    assert [row[8] for row in rows_of(tmp_path / "page.html")] == ["-", "3.5"]
+
+
+def test_a_label_has_its_figure_of_each_run_that_knows_it(validated_run: Path) -> None:
+    run = Run.open(validated_run)
+    first = held_out(run, TRAINED, None, SILENT)
+    wrong = replace(first, logits_NC=np.roll(first.logits_NC, 1, axis=1))
+    labels = first.task.labels
+    others = Labels.multiclass(tuple("amber" if name == "amber" else f"other {name}" for name in labels.names))
+    third = replace(wrong, task=TASKS["multiclass"](others, Thresholds()))
+    compared = [of(run, "a", first), of(run, "b", wrong), replace(of(run, "c", first), answers=third)]
+    found = {row[0]: row[1:] for row in _class_rows(compared)}
+    assert set(found) == {*labels.names, *others.names}
+    scores = {score.name: f"{100 * score.f1:.1f}" for score in class_scores_of(first)}
+    assert found["blue"] == [scores["blue"], "0.0", "-"]
+    assert found["amber"] == [scores["amber"], "0.0", "0.0"]
+    assert found["other blue"] == ["-", "-", "0.0"]
+
+
+def test_what_is_compared_is_looked_for_where_data_says(two: list[Run], tmp_path: Path) -> None:
+    """Of a model that nobody has asked yet."""
+    (tmp_path / "a" / "images").rename(tmp_path / "images")
+    with pytest.raises(DataError):
+        compare_runs(two, out=tmp_path / "page.html", artifact="openvino/fp16")
+    found = compare_runs(two, out=tmp_path / "page.html", artifact="openvino/fp16", data=tmp_path)
+    (said,) = found.pairs
+    assert "neither is shown to be better: +0.0 points" in said
 
 
 def of(run: Run, name: str, answers: HeldOut) -> Compared:

@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
+import itertools
 import re
+from dataclasses import replace
 from xml.etree import ElementTree
 
 import numpy as np
 import pytest
 
 from ftx.reporting.calibration import calibration
-from ftx.reporting.figures import bars, curves_beside, loss_curve, precision_recall, recall_and_precision, reliability
+from ftx.reporting.figures import (
+    bars,
+    curves_beside,
+    loss_curve,
+    metric_curve,
+    precision_recall,
+    recall_and_precision,
+    reliability,
+)
 from ftx.runs.train_jsonl import Epoch
 from ftx.tasks.metrics import average_precision
 
@@ -89,3 +99,112 @@ def test_many_thresholds_make_no_large_file() -> None:
     true = generator.random(50_000) < 0.5
     drawn = precision_recall("name", 0, generator.random(50_000).astype(np.float32), true, 0.5)
     assert len(drawn) < 60_000
+
+
+def lines_of(drawn: str) -> list[tuple[str, bool, list[tuple[float, float]]]]:
+    """Each line of a figure: the variable of its colour, whether it is dashed, and its points, downwards positive."""
+    found: list[tuple[str, bool, list[tuple[float, float]]]] = []
+    for path, style in re.findall(r'<path d="(M [^"]*?)"[^>]*? style="(fill: none;[^"]*)"', drawn):
+        points = [(float(x), float(y)) for x, y in re.findall(r"[ML] ([-\d.]+) ([-\d.]+)", path)]
+        colour = re.search(r"stroke: var\(--(\w+)\)", style)
+        if colour is not None and len(points) > 1:
+            found.append((colour[1], "stroke-dasharray" in style, points))
+    return found
+
+
+def shape(points: list[tuple[float, float]]) -> list[float]:
+    """What does not depend on the scale of a figure: each step upwards as a share of the first."""
+    heights = [-y for _, y in points]
+    return [(after - before) / (heights[1] - heights[0]) for before, after in itertools.pairwise(heights)]
+
+
+def measured(**each: list[float]) -> list[Epoch]:
+    count = len(each["loss"])
+    return [
+        Epoch(
+            number + 1,
+            each["loss"][number],
+            each["val_loss"][number],
+            each["accuracy"][number],
+            {"accuracy": each["accuracy"][number], "macro_f1": each["macro_f1"][number]},
+            1e-3,
+            10.0,
+            2.0,
+            smoothed=each["smoothed"][number],
+        )
+        for number in range(count)
+    ]
+
+
+CURVES = {
+    "loss": [4.0, 2.0, 1.5, 1.25],
+    "val_loss": [3.0, 2.5, 1.0, 2.0],
+    "accuracy": [0.25, 0.5, 0.625, 0.5],
+    "macro_f1": [0.2, 0.3, 0.6, 0.9],
+    "smoothed": [0.2, 0.25, 0.35, 0.65],
+}
+
+
+def test_each_loss_is_the_line_of_its_name() -> None:
+    """Dashed that of training, whole that of validation, as the legend has it."""
+    drawn = loss_curve(measured(**CURVES), 3)
+    lines = {(colour, dashed): shape(points) for colour, dashed, points in lines_of(drawn) if len(points) == 4}
+    assert lines == {
+        ("second", True): pytest.approx([1, 0.25, 0.125], rel=1e-3),  # of coordinates to a millionth
+        ("mark", False): pytest.approx([1, 3, -2], rel=1e-3),
+    }
+    legend = drawn[drawn.index('id="loss-legend_') :]
+    parts = re.findall(r"stroke: var\(--(second|mark)\)|>(train|validation)<", legend)
+    assert list(dict.fromkeys(colour or name for colour, name in parts)) == ["second", "train", "mark", "validation"]
+
+
+def test_a_metric_is_drawn_with_its_mean_where_there_is_one() -> None:
+    epochs = measured(**CURVES)
+    drawn = metric_curve(epochs, "macro_f1", 3)
+    lines = {
+        dashed: shape(points) for colour, dashed, points in lines_of(drawn) if colour == "mark" and len(points) == 4
+    }
+    assert lines == {False: pytest.approx([1, 3, 3], rel=1e-3), True: pytest.approx([1, 2, 6], rel=1e-3)}
+    assert "macro f1 of 4 epochs, at best 0.900" in drawn
+    assert "macro f1 on validation images" in drawn
+    earlier = metric_curve([replace(epoch, smoothed=None) for epoch in epochs], "accuracy", 3)
+    (line,) = [shape(points) for colour, _, points in lines_of(earlier) if colour == "mark" and len(points) == 4]
+    assert line == pytest.approx([1, 0.5, -0.5], rel=1e-3)
+    assert "mean of three" not in earlier
+
+
+def test_the_epoch_that_is_kept_is_marked_and_no_other() -> None:
+    epochs = measured(**CURVES)
+    for draw in (lambda kept: loss_curve(epochs, kept), lambda kept: metric_curve(epochs, "macro_f1", kept)):
+        at: list[float] = []
+        for kept in (1, 2, 4):
+            lines = lines_of(draw(kept))
+            (upright,) = [points for colour, dashed, points in lines if (colour, dashed) == ("line", True)]
+            assert upright[0][0] == upright[1][0]
+            (curve, *_) = [points for colour, _, points in lines if len(points) == 4]
+            assert upright[0][0] == pytest.approx(curve[kept - 1][0], abs=1e-3)
+            at.append(upright[0][0])
+        assert at == sorted(set(at))
+
+
+def test_runs_are_told_apart_by_their_lines_as_the_legend_names_them() -> None:
+    """By accuracy on validation images, whatever metric chose their epochs."""
+    first, second = measured(**CURVES), measured(**(CURVES | {"accuracy": [0.25, 0.5, 0.25, 0.75]}))
+    drawn = curves_beside([("one", first), ("two", second)])
+    lines = {colour: shape(points) for colour, _, points in lines_of(drawn) if len(points) == 4}
+    assert lines == {"mark": pytest.approx([1, 0.5, -0.5], rel=1e-3), "second": pytest.approx([1, -1, 2], rel=1e-3)}
+    assert "one: at best 0.625; two: at best 0.750" in drawn
+    legend = drawn[drawn.index('id="curves-legend_') :]
+    parts = re.findall(r"stroke: var\(--(second|mark)\)|> (one|two)<", legend)
+    assert list(dict.fromkeys(colour or name for colour, name in parts)) == ["mark", "one", "second", "two"]
+
+
+def test_a_bar_has_its_name_and_its_figure() -> None:
+    drawn = bars("latency", "said", [("slow", 8.25), ("quick", 2.0), ("middle", 4.0)], "milliseconds")
+    filled = re.findall(r'<path d="M ([-\d.]+) ([-\d.]+)\s+L ([-\d.]+) [^"]*"[^>]*style="fill: var\(--mark\)"', drawn)
+    tops, lengths = [float(y) for _, y, _ in filled], [float(right) - float(left) for left, _, right in filled]
+    assert tops == sorted(tops)  # the first on top
+    assert lengths == pytest.approx([8.25 / 2 * lengths[1], lengths[1], 2 * lengths[1]], rel=1e-3)
+    texts = re.findall(r">([^<>]+)</text>", drawn)
+    assert [text for text in texts if text in ("slow", "quick", "middle")] == ["slow", "quick", "middle"]
+    assert [text for text in texts if text in ("8.2", "2.0", "4.0")][-3:] == ["8.2", "2.0", "4.0"]

@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
+from tests.evaluating.written_runs import written_run
 
+from ftx.core.errors import DataError
+from ftx.core.progress import SILENT
 from ftx.data.dataset import Entry
+from ftx.reporting import confusion
 from ftx.reporting.confusion import CELLS, confusions, errors_of_singles
-from ftx.reporting.held_out import HeldOut
-from ftx.runs.artifacts import TRAINED
+from ftx.reporting.held_out import HeldOut, held_out
+from ftx.runs.artifacts import IR_FP32, TRAINED
 from ftx.runs.compute_precision import F32
 from ftx.runs.machine import this_machine
+from ftx.runtimes.openvino import default_compute
 from ftx.tasks.labels import Labels
 from ftx.tasks.output_meaning import TASKS
 from ftx.tasks.task_names import TaskName
@@ -110,6 +117,77 @@ def test_a_single_below_a_label_is_asked_where_that_was_called() -> None:
     assert scores_K == pytest.approx([0.9, 0.8, 0.7], abs=1e-6)  # not the 0.8 of an animal's height
     assert right_K.tolist() == [True, True, True]
     assert found.margin() == pytest.approx([0.8, 0.4], abs=1e-6)
+
+
+def test_a_single_of_a_tree_is_as_sure_as_it_is_beyond_its_own_threshold() -> None:
+    """Before it in the logits stand labels of groups, which have none."""
+    labels = Labels(
+        ("animal", "plant", "tall", "wet"),
+        groups=(("animal", "plant"),),
+        singles=("tall", "wet"),
+        parents={"tall": "plant"},
+    )
+    # tall's threshold is 0.3, wet's 0.5.
+    scores = [[0.1, 0.9, 0.65, 0.1], [0.2, 0.8, 0.15, 0.7], [0.1, 0.9, 0.44, 0.25]]
+    found = held("hierarchical", labels, scores, [("plant",), ("tall",), ("plant", "wet")])
+    assert found.mistakes == pytest.approx(
+        np.array([[0, 0, 0.35 / 0.7, 0], [0, 0, 0.15 / 0.3, 0.2 / 0.5], [0, 0, 0.14 / 0.7, 0.25 / 0.5]]), abs=1e-6
+    )
+    assert found.margin() == pytest.approx([0.35, 0.15, 0.14], abs=1e-6)
+    assert found.least_certain(2) == [2, 1]
+    tall, wet = errors_of_singles(found)
+    assert (tall.threshold, wet.threshold) == (pytest.approx(0.3), pytest.approx(0.5))
+    assert (tall.hits, tall.missed, tall.false_alarms, tall.rightly_not) == (0, 1, 2, 0)
+    assert (wet.hits, wet.missed, wet.false_alarms, wet.rightly_not) == (0, 1, 1, 1)
+
+
+def test_a_group_too_large_for_the_page_takes_no_room_from_those_behind_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes = (2, 7, 3, 4, 2)  # of 6, 56, 12, 20 and 6 cells
+    groups = tuple(tuple(f"{number}{letter}" for letter in "abcdefg"[:size]) for number, size in enumerate(sizes))
+    labels = Labels(tuple(name for group in groups for name in group), groups=groups)
+    scores = [[score for size in sizes for score in (0.1, 0.9, *[1e-6] * (size - 2))]]
+    answers = held("hierarchical", labels, scores, [tuple(group[0] for group in groups)])
+    shown: dict[int, list[bool]] = {}
+    for cells in (1000, 50, 37, 17):
+        monkeypatch.setattr(confusion, "CELLS", cells)
+        found = confusions(answers)
+        shown[cells] = [bool(one.counts) for one in found]
+        assert [bool(one.shares) for one in found] == shown[cells]
+        assert all(one.mistakes for one in found)
+    assert shown == {
+        1000: [True] * 5,
+        50: [True, False, True, True, True],  # 6 + 12 + 20 + 6 of 50
+        37: [True, False, True, False, True],
+        17: [True, False, False, False, True],
+    }
+
+
+def test_of_more_labels_than_a_table_holds_the_matrix_is_drawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(confusion, "TABLE_MOST", 2)
+    monkeypatch.setattr(confusion, "MISTAKES", 2)
+    labels = Labels.multiclass(("a", "b", "c"))
+    scores = [[0.7, 0.2, 0.1], [0.1, 0.8, 0.1], [0.1, 0.8, 0.1], [0.6, 0.2, 0.2], [0.1, 0.8, 0.1]]
+    (found,) = confusions(held("multiclass", labels, scores, [("a",), ("a",), ("a",), ("b",), ("c",)]))
+    assert (found.counts, found.shares) == ([], [])
+    assert found.drawn is not None
+    assert "Confusion of 3 labels" in found.drawn
+    assert [(one.truth, one.answer, one.images) for one in found.mistakes] == [("a", "b", 2), ("b", "a", 1)]
+    assert [one.share for one in found.mistakes] == pytest.approx([2 / 3, 1])
+
+
+def test_a_model_that_nobody_has_asked_is_asked_about_the_images_where_they_are(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = written_run("multiclass-dora", tmp_path / "here")
+    monkeypatch.chdir(tmp_path / "here")
+    Path("images").rename(tmp_path / "images")
+    with pytest.raises(DataError):
+        held_out(run, IR_FP32, None, SILENT)
+    found = held_out(run, IR_FP32, tmp_path, SILENT)
+    assert (found.artifact, found.compute, len(found.entries)) == (IR_FP32, default_compute(), 8)
+    # What it answered is kept: nobody needs the images again.
+    (tmp_path / "images").rename(tmp_path / "gone")
+    np.testing.assert_array_equal(held_out(run, IR_FP32, None, SILENT).logits_NC, found.logits_NC)
 
 
 def test_many_groups_are_shown_by_their_mistakes_alone() -> None:

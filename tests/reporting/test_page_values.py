@@ -1,0 +1,211 @@
+"""What a page is filled with: counts of all, the worst of many, and the epoch that training kept."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from tests.evaluating.written_runs import written_run
+
+from ftx.core.errors import DataError
+from ftx.core.progress import SILENT
+from ftx.data.dataset import Split
+from ftx.evaluating.evaluate import ClassScore
+from ftx.reporting import page_values as pages
+from ftx.reporting.facts import RunFacts, gather
+from ftx.reporting.held_out import HeldOut, held_out
+from ftx.reporting.label_tree import Node, label_tree
+from ftx.reporting.page_values import page_values
+from ftx.reporting.pictures import Budget
+from ftx.reporting.report import report
+from ftx.runs.artifacts import IR_FP32
+from ftx.runs.compute_precision import F32
+from ftx.runs.kept_answers import keep_answers
+from ftx.runs.run import Run
+from ftx.runs.train_jsonl import Epoch
+from ftx.tasks.labels import Labels
+
+
+@pytest.fixture
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
+    """Its fp32 is remembered to have answered five of the eight held-out images wrongly."""
+    run = Run.open(written_run("multiclass-dora", tmp_path / "here").path)
+    monkeypatch.chdir(tmp_path / "here")
+    names = run.manifest.labels.names
+    truth = np.array([names.index(entry.labels[0]) for entry in run.report_entries()])
+    called = np.where(np.arange(8) < 5, (truth + 1) % 3, truth)
+    # The further down the list, the surer.
+    keep_answers(run, IR_FP32, F32, np.eye(3, dtype=np.float32)[called] * np.arange(1, 9, dtype=np.float32)[:, None])
+    return run
+
+
+def answers_of(run: Run) -> HeldOut:
+    return held_out(run, IR_FP32, None, SILENT)
+
+
+def filled(facts: RunFacts, answers: HeldOut | None, data: Path | None = None) -> tuple[dict[str, Any], list[str]]:
+    values, notes = page_values(facts, answers, ["a note of before"], data, SILENT)
+    assert notes[0] == "a note of before"
+    return values, notes[1:]
+
+
+def test_all_mistakes_are_counted_and_the_surest_of_them_shown(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pages, "CASES", 2)
+    values, notes = filled(gather(run), answers_of(run))
+    assert (values["mistakes"], values["worst"], values["unsure"]) == (5, [4, 3], [0, 1])
+    paths = [run.report_entries()[row].path for row in (4, 3, 0, 1)]
+    assert list(values["cases"]) == paths
+    assert notes == []
+    for path in paths:  # the map of the label that was called, and of the one that was missed
+        (entry,) = [entry for entry in run.report_entries() if entry.path == path]
+        labels = [label for label, _ in values["cases"][path].maps]
+        names = run.manifest.labels.names
+        assert labels == [names[(names.index(entry.labels[0]) + 1) % 3], entry.labels[0]]
+    monkeypatch.setattr(pages, "CASES", 1)
+    report(run, out=Path("page.html"), artifact="openvino/fp32")
+    html = Path("page.html").read_text(encoding="utf-8")
+    assert "<p>5 images are answered wrongly; here those" in html
+
+
+def test_a_page_without_answers_counts_no_mistake(run: Run) -> None:
+    values, _ = filled(gather(run), None)
+    assert (values["mistakes"], values["worst"], values["cases"], values["scores"]) == (0, [], {}, [])
+
+
+def test_pictures_beyond_the_budget_and_those_that_are_gone_are_told_apart(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pages, "CASES", 2)  # rows 4 and 3, 0 and 1
+    monkeypatch.setattr(pages, "Budget", lambda: Budget(left=0))
+    values, notes = filled(gather(run), answers_of(run))
+    assert (values["cases"], values["samples"]) == ({}, {})
+    # Four, and six samples of each label.
+    assert notes == ["22 pictures were left out, to keep this file small."]
+    for row in (1, 3, 4):
+        Path(run.report_entries()[row].path).unlink()
+    values, notes = filled(gather(run), answers_of(run))
+    assert notes == [
+        "3 of 4 images to look at are not there, or not what training saw.",
+        "19 pictures were left out, to keep this file small.",
+    ]
+    # Near-duplicates are looked for once a run.
+    assert values["pairs"] == []
+    (run.path / "reports" / "near_duplicates.json").unlink()
+    values, notes = filled(gather(run), None)
+    assert notes[0].startswith("Near-duplicates were not looked for: ")
+    assert values["pairs"] is None
+
+
+def test_images_are_looked_for_where_data_says(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pages, "CASES", 1)
+    Path("images").rename(tmp_path / "images")
+    answers = answers_of(run)
+    values, notes = filled(gather(run), answers, tmp_path)
+    assert (len(values["cases"]), values["pairs"], notes) == (2, [], [])
+    assert {name: len(each) for name, each in values["samples"].items()} == dict.fromkeys(("blue", "green", "red"), 6)
+    with pytest.raises(DataError):
+        filled(gather(run), answers, tmp_path / "nowhere")
+
+
+def epochs() -> list[Epoch]:
+    """The second is the best by macro F1, the third by accuracy."""
+    each = ((0.5, 0.25, 8.0, 0.75), (0.625, 0.875, 2.0, 0.0), (0.75, 0.5, 6.0, 0.5))
+    return [
+        Epoch(number, 1.0, 1.0, accuracy, {"accuracy": accuracy, "macro_f1": f1}, 1e-3, 10.0, seconds, waiting)
+        for number, (accuracy, f1, seconds, waiting) in enumerate(each, 1)
+    ]
+
+
+@pytest.mark.parametrize(("balance", "kept", "metric"), [("none", 3, "accuracy"), ("loss", 2, "macro f1")])
+def test_the_figure_is_of_the_metric_that_chose_the_epoch(balance: str, kept: int, metric: str, run: Run) -> None:
+    facts = gather(run)
+    assert facts.recipe is not None
+    recipe = facts.recipe.replace(train={"balance": balance})
+    values, _ = filled(replace(facts, recipe=recipe, epochs=epochs()), None)
+    assert values["kept"].epoch == kept
+    loss, chosen = values["curves"]
+    assert "Loss of 3 epochs" in loss
+    assert f'aria-label="{metric} of 3 epochs, at best' in chosen
+    # The share of all seconds, not the mean of the shares.
+    assert values["waiting"] == pytest.approx((6 + 0 + 3) / 16)
+
+
+def test_a_run_without_its_recipe_or_its_epochs_is_shown_all_the_same(run: Run) -> None:
+    facts = gather(run)
+    assert filled(replace(facts, recipe=None, epochs=epochs()), None)[0]["kept"].epoch == 3
+    values, _ = filled(replace(facts, epochs=()), None)
+    assert (values["curves"], values["kept"], values["waiting"]) == ([], None, 0.0)
+
+
+def test_images_are_counted_by_split_and_by_label(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    facts = gather(run)
+    assert facts.entries is not None
+    values, _ = filled(facts, None)
+    assert values["splits"] == [("train", 20), ("val", 4), ("test", 8)]
+
+    def of(name: str, split: Split) -> int:
+        return sum(entry.labels == (name,) and entry.split == split for entry in facts.entries or ())
+
+    names = run.manifest.labels.names
+    assert values["counts"] == {name: {split: of(name, split) for split in ("train", "val", "test")} for name in names}
+    assert len({of(name, "train") for name in names}) > 1
+    # Of too many labels those with the fewest images, in the order that they have.
+    monkeypatch.setattr(pages, "TABLE_LABELS", 2)
+    some = [replace(entry, labels=("green",)) if entry.labels == ("red",) else entry for entry in facts.entries[:20]]
+    counts = filled(replace(facts, entries=tuple(some)), None)[0]["counts"]
+    assert (list(counts), set(counts["red"].values())) == (["blue", "red"], {0})
+
+
+def score(name: str, f1: float) -> ClassScore:
+    return ClassScore(
+        name=name,
+        precision=f1,
+        recall=f1,
+        f1=f1,
+        false_positive_rate=0.0,
+        average_precision=None,
+        support=9,
+    )
+
+
+def test_of_too_many_labels_those_with_the_lowest_f1_are_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    scores = [score(name, f1) for name, f1 in (("a", 0.5), ("b", 0.9), ("c", 0.1), ("d", 0.7))]
+    assert pages._lowest(scores) == scores
+    monkeypatch.setattr(pages, "TABLE_LABELS", 4)
+    assert pages._lowest(scores) == scores
+    monkeypatch.setattr(pages, "TABLE_LABELS", 2)
+    assert [one.name for one in pages._lowest(scores)] == ["a", "c"]
+
+
+def test_a_tree_has_each_label_below_its_parent_with_its_own_figures() -> None:
+    labels = Labels(
+        ("animal", "plant", "cat", "dog", "puppy", "whelp"),
+        groups=(("animal", "plant"), ("cat", "dog"), ("puppy", "whelp")),
+        parents={"cat": "animal", "dog": "animal", "puppy": "dog", "whelp": "dog"},
+    )
+    scores = [score(name, number / 8) for number, name in enumerate(labels.names) if name != "plant"]
+
+    def told(nodes: Sequence[Node]) -> list[object]:
+        return [(node.name, node.score and node.score.f1, told(node.children)) for node in nodes]
+
+    assert told(label_tree(labels, scores)) == [
+        ("animal", 0.0, [("cat", 0.25, []), ("dog", 0.375, [("puppy", 0.5, []), ("whelp", 0.625, [])])]),
+        ("plant", None, []),
+    ]
+    assert label_tree(Labels.multiclass(("a", "b")), []) == []
+
+
+def test_near_duplicates_of_other_images_are_looked_for_again(run: Run) -> None:
+    """What was found is kept for the list of images that it was found in."""
+    images = run.manifest.files["data.jsonl"]
+    path = run.path / "reports" / "near_duplicates.json"
+    pair = '{"held_out": "a", "train": "b", "correlation": 1}'
+    for of, pairs in ((images, 1), ("0" * 64, 0)):
+        path.write_text(f'{{"schema_version": 2, "images": "{of}", "pairs": [{pair}]}}')
+        assert len(filled(gather(run), None)[0]["pairs"]) == pairs
+    assert f'"images": "{images}"' in re.sub(r"\s+", " ", path.read_text())  # it is kept in its place
