@@ -60,7 +60,7 @@ class DataRecipe(Section):
 
     path: FolderPath = Path("data")
     format: Text = "auto"
-    follow_links: bool = False
+    follow_links: Switch = False
     image_size: SizeOrAuto = "auto"
     val_fraction: Annotated[Number, Field(gt=0, le=0.5)] = 0.2
     classes: CountOrAuto = "auto"
