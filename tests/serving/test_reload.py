@@ -189,6 +189,35 @@ def test_versions_come_and_go(tmp_path: Path) -> None:
         assert (said.status, label(said)) == (200, NEW[1])
 
 
+def test_each_path_is_of_the_version_that_it_names(tmp_path: Path) -> None:
+    root = tmp_path / "shop"
+    write_named_ir(root / "1", OLD)
+    write_named_ir(root / "3", NEW, maps=True)
+    image = {"name": "image", "shape": [1, 1, 1, 3], "datatype": "UINT8", "data": [0, 200, 0]}
+    request = {"inputs": [image], "outputs": [{"name": "logits", "parameters": {"classification": 1}}]}
+    with running(Target("shop", root)) as server:
+        digests: set[str] = set()
+        for path, number, names in (("", "3", NEW), ("/versions/3", "3", NEW), ("/versions/1", "1", OLD)):
+            told = server.ask("GET", f"/v2/models/shop{path}").json
+            assert (told["versions"], told["parameters"]["version"]) == (["1", "3"], number)
+            assert (told["parameters"]["labels"], told["parameters"]["maps"]) == (list(names), number == "3")
+            digests.add(told["parameters"]["digest"])
+            said = server.infer(request, f"/v2/models/shop{path}/infer").json
+            assert (said["model_name"], said["model_version"]) == ("shop", number)
+            assert said["outputs"][0]["data"] == [f"4.000000:1:{names[1]}"]  # (200 - 100) / 25
+            assert server.ask("GET", f"/v2/models/shop{path}/ready").status == 200
+        assert len(digests) == 2
+        assert server.ask("GET", "/v2/models/shop/versions/2/ready").status == 404
+        rows = server.ask("POST", "/v2/repository/index").json
+        assert [(row["name"], row["version"]) for row in rows] == [("shop", "3"), ("shop", "1")]
+        served = [(one.name, one.version, one.path) for one in server.server.served()]
+        assert served == [("shop", 1, str(root / "1")), ("shop", 3, str(root / "3"))]
+        assert {one.digest for one in server.server.served()} == digests
+        # Maps are those of the version that is asked.
+        assert server.predict(png(1), "?saliency=true").json["images"][0]["saliency"]
+        assert server.predict(png(1), "?saliency=true&version=1").status == 400
+
+
 def test_several_models_have_their_own_names(tmp_path: Path) -> None:
     one, two = write_named_ir(tmp_path / "one", OLD), write_named_ir(tmp_path / "two", NEW)
     evil = "<img src=x onerror=alert(1)>"
