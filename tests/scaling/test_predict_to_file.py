@@ -84,6 +84,21 @@ def test_groups_of_a_table_hold_a_bounded_number_of_scores(
     assert [groups.row_group(nth).num_rows for nth in range(groups.num_row_groups)] == [4, 3, 1]
 
 
+@pytest.mark.parametrize("scores", [False, True])
+def test_groups_of_a_table_hold_a_bounded_number_of_rows(
+    scores: bool, colour_model: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each image once, in its order, whether or not the last group is full."""
+    monkeypatch.setattr("ftx.scaling.parquet._ROWS", 3)
+    images = sorted(colour_model.images.rglob("*.png"))
+    for count, expected in ((7, [3, 3, 1]), (6, [3, 3])):
+        out = tmp_path / f"{count}.parquet"
+        predict_to_file(images[:count], out, colour_model.folder, scores=scores, form="parquet")
+        groups = ParquetFile(out).metadata
+        assert [groups.row_group(nth).num_rows for nth in range(groups.num_row_groups)] == expected
+        assert read_table(out).column("path").to_pylist() == [str(image) for image in images[:count]]
+
+
 def test_a_file_that_another_program_wrote_meanwhile_stays_and_so_do_the_parts(
     colour_model: Any, mixed: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

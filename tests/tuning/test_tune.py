@@ -375,6 +375,13 @@ def test_of_two_objectives_the_run_and_the_recipe_are_of_the_trial_with_the_best
     assert [one.run for one in report.trials] == [f"study/trials/{number:04}" for number in range(5)]
 
 
+@pytest.mark.parametrize(("balance", "metric"), [("none", "accuracy"), ("sampling", "macro_f1"), ("loss", "macro_f1")])
+def test_trials_are_compared_by_what_their_recipe_chooses_by(balance: str, metric: str, here: Path) -> None:
+    report = searched(0, f"train.balance={balance}")
+    assert (report.metric, report.trials, report.best, report.run, report.best_recipe) == (metric, [], [], None, None)
+    assert f"<!-- {metric.replace('_', ' ')} on validation images, % -->" in Path("study/trials.svg").read_text()
+
+
 @pytest.mark.parametrize(
     ("raised", "kind", "what", "status"),
     [
