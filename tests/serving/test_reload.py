@@ -71,8 +71,10 @@ def test_a_folder_that_is_exchanged_is_served_without_a_lost_request(tmp_path: P
     served, other = write_named_ir(tmp_path / "model", OLD), write_named_ir(tmp_path / "other", NEW)
     with running(Target("model", served)) as server, under_load(server) as load:
         until(lambda: len(load.labels) > 20)
-        for expected in (NEW[1], OLD[1], NEW[1]):
+        for number, expected in enumerate((NEW[1], OLD[1], NEW[1]), start=1):
             exchange_folders(served, other)
+            # A client that was slow may bring an older answer meanwhile.
+            until(lambda count=number: len([text for text in server.said if "is now" in text]) == count)
             until(lambda name=expected: load.labels[-1] == name)
     assert set(load.statuses) == {200}
     assert set(load.labels) == {OLD[1], NEW[1]}
@@ -179,6 +181,7 @@ def test_versions_come_and_go(tmp_path: Path) -> None:
         with under_load(server) as load:
             until(lambda: bool(load.labels) and load.labels[-1] == "b")
             shutil.rmtree(root / "10")
+            until(lambda: "shop: version 10 is gone" in server.said)
             until(lambda: load.labels[-1] == NEW[1])
         assert set(load.statuses) == {200}
         assert server.predict(png(1), "?version=10").status == 404
