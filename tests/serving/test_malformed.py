@@ -52,10 +52,7 @@ def test_forms_that_do_not_hold(small: Running) -> None:
 
 
 def test_a_form_holds_as_many_files_as_a_request_may(small: Running) -> None:
-    one, kind = (
-        b'--x\r\ncontent-disposition: form-data; name="f"; filename="%d.png"\r\n\r\n',
-        "multipart/form-data; boundary=x",
-    )
+    one = b'--x\r\ncontent-disposition: form-data; name="f"; filename="%d.png"\r\n\r\n'
 
     def answered(files: int) -> Answer:
         form = b"".join(one % number + b"x\r\n" for number in range(files)) + b"--x--\r\n"
