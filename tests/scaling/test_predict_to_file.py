@@ -251,6 +251,27 @@ def test_another_job_is_not_mixed_in(
         predict_to_file(mixed, out, colour_model.folder)
 
 
+def test_a_job_is_known_by_its_model_and_its_images_and_not_by_where_the_model_lies(
+    colour_model: Any, mixed: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, model = tmp_path / "out.jsonl", tmp_path / "model"
+    shutil.copytree(colour_model.folder, model)
+    begun(colour_model, mixed, out, monkeypatch)
+    card = (model / "card.json").read_text()
+    (model / "card.json").write_text(json.dumps(json.loads(card), indent=5))  # exported again, in its place
+    with pytest.raises(InputError) as caught:
+        predict_to_file(mixed, out, model)
+    assert caught.value.found == "other model"
+    (model / "card.json").write_text(card)
+    image = next((tmp_path / "images").rglob("0.png"))
+    image.rename(image.with_name("00.png"))  # the same bytes, of the same time
+    with pytest.raises(InputError) as caught:
+        predict_to_file(mixed, out, model)
+    assert caught.value.found == "other images"
+    image.with_name("00.png").rename(image)
+    assert predict_to_file(mixed, out, model).kept == 1
+
+
 def test_an_image_or_archive_of_the_same_size_is_another_one(tmp_path: Path) -> None:
     """By the time at which it was written; one that is gone is another as well."""
     image, archive = tmp_path / "a.png", tmp_path / "0000.tar"

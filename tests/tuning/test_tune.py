@@ -375,6 +375,13 @@ def test_of_two_objectives_the_run_and_the_recipe_are_of_the_trial_with_the_best
     assert [one.run for one in report.trials] == [f"study/trials/{number:04}" for number in range(5)]
 
 
+def test_a_search_keeps_its_space_and_is_named_after_its_images(here: Path) -> None:
+    recipe = Recipe.load(Path("recipe.yaml"))
+    tune(recipe, Wanted(trials=0), space=Path("space.yaml"))
+    kept = Path("runs/data-tuned/space.yaml")
+    assert read_space(kept, recipe) == read_space(Path("space.yaml"), recipe)
+
+
 @pytest.mark.parametrize(("balance", "metric"), [("none", "accuracy"), ("sampling", "macro_f1"), ("loss", "macro_f1")])
 def test_trials_are_compared_by_what_their_recipe_chooses_by(balance: str, metric: str, here: Path) -> None:
     report = searched(0, f"train.balance={balance}")
