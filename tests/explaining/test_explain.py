@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
+import errno
 import math
+import os
 import re
 import shutil
 from pathlib import Path
@@ -15,9 +18,10 @@ from model_api.models import ClassificationModel
 from PIL import Image
 from tests.conftest import COLOURS, Listener, write_marks_ir
 
-from ftx.core.errors import ExportError, InputError
+from ftx.core.errors import EnvironmentFault, ExportError, InputError
+from ftx.data.image_store import EncodedImage
 from ftx.data.preprocess import Preprocess, load_pixels
-from ftx.explaining.explain import _Names, explain, open_explainer
+from ftx.explaining.explain import _explained, _Names, explain, open_explainer
 from ftx.explaining.overlay import overlay
 from ftx.explaining.reciprocam import explained
 from ftx.exporting import export
@@ -98,6 +102,44 @@ def test_labels_that_are_named_are_drawn_in_their_order_once(marks_ir: Path, tmp
     assert drawn == [(name, pytest.approx(scores[name], abs=1e-6)) for name in ("green", "red")]
     for picture in only.pictures:
         assert shows(Path(picture.path), image, scores[str(picture.label)])
+
+
+def test_an_answer_that_is_no_number_is_told_and_has_no_picture(marks_ir: Path, tmp_path: Path) -> None:
+    """Of one image of three; the others keep their places."""
+    images = [flat(tmp_path / f"{number}.png", 150, 40, 100 + number) for number in range(3)]
+    explainer = open_explainer(marks_ir, "reciprocam", Listener())
+
+    def ask(pixels_NHWC: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        logits_NC, maps_NChw = explainer.ask(pixels_NHWC)
+        return (logits_NC * np.nan if pixels_NHWC[0, 0, 0, 2] == 101 else logits_NC), maps_NChw
+
+    names = _Names(tmp_path / "out", [str(image) for image in images], COLOURS)
+    answers = [
+        _explained(EncodedImage.of(image), dataclasses.replace(explainer, ask=ask), ["blue"], names) for image in images
+    ]
+    assert [one.path for one in answers] == [str(image) for image in images]
+    assert [bool(one.error) for one in answers] == [False, True, False]
+    assert [len(one.pictures) for one in answers] == [1, 0, 1]
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["0.png.blue.png", "2.png.blue.png"]
+
+
+def test_a_disk_that_is_full_leaves_no_half_picture(
+    marks_ir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    image = flat(tmp_path / "a.png", 150, 40, 125)
+    (before,) = explain(image, marks_ir, out=tmp_path / "out", labels=["red"]).images[0].pictures
+    drawn, really = Path(before.path).read_bytes(), Image.Image.save
+
+    def half(self: Image.Image, to: Path, **more: object) -> None:
+        really(self, to, **more)
+        to.write_bytes(to.read_bytes()[:100])
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(to))
+
+    monkeypatch.setattr(Image.Image, "save", half)
+    for label in ("red", "green"):
+        with pytest.raises(EnvironmentFault):
+            explain(image, marks_ir, out=tmp_path / "out", labels=[label])
+    assert [path.read_bytes() for path in (tmp_path / "out").iterdir()] == [drawn]
 
 
 def test_pictures_in_a_folder_that_is_a_link_are_not_explained_either(marks_ir: Path, tmp_path: Path) -> None:

@@ -47,6 +47,21 @@ def test_light_is_on_the_lit_side_and_dark_beside_the_crop() -> None:
     assert (drawn[224, : left - 1] == beside).all()
 
 
+@pytest.mark.parametrize(
+    ("value", "hidden", "colour"),
+    [(0.0, 0.25, (0, 0, 4)), (0.5, 0.45, (188, 55, 84)), (1.0, 0.65, (252, 255, 164)), (1.5, 0.65, (252, 255, 164))],
+)
+def test_a_value_hides_the_image_by_as_much_as_it_says(
+    value: float, hidden: float, colour: tuple[int, int, int]
+) -> None:
+    """A quarter of it where the map is 0, two thirds where it is 1; two thirds of all light is gone beside the crop."""
+    picture = Image.new("RGB", (896, 448), (200, 100, 50))
+    drawn = np.asarray(overlay(picture, np.full((4, 4), value, np.float32), PRE)).astype(int)
+    expected = [round(own * (1 - hidden) + other * hidden) for own, other in zip((200, 100, 50), colour, strict=True)]
+    assert np.abs(drawn[224, 448] - expected).max() <= 1  # rounded in f32
+    assert drawn[224, 10].tolist() == [70, 35, 18]
+
+
 @pytest.mark.parametrize("size", [(480, 560), (560, 480)], ids=["upright", "lying"])
 def test_one_corner_of_the_map_is_the_same_corner_of_the_crop(size: tuple[int, int]) -> None:
     """Rows lie on rows and columns on columns, where the network sees more columns than rows."""

@@ -53,10 +53,11 @@ def test_the_map_is_the_product_of_all_blocks(kind: str) -> None:
     torch.testing.assert_close(logits, vit(x), rtol=0, atol=1e-12)
 
 
-def test_a_head_that_reads_the_mean_looks_where_all_patches_do() -> None:
-    vit = small("vit_tiny_patch16_224", global_pool="avg")
+@pytest.mark.parametrize("with_class_token", [False, True])
+def test_a_head_that_reads_the_mean_looks_where_all_that_it_reads_do(with_class_token: bool) -> None:
+    vit = small("vit_tiny_patch16_224", global_pool="avg", pool_include_prefix=with_class_token)
     x = images_for(vit)
-    expected = torch.stack([by_hand(vit, image, slice(1, None)) for image in x])
+    expected = torch.stack([by_hand(vit, image, slice(0 if with_class_token else 1, None)) for image in x])
     torch.testing.assert_close(Rollout(vit)(x)[1].flatten(1), expected, rtol=0, atol=1e-10)
 
 

@@ -304,6 +304,7 @@ class RayHere(ModuleType):
         super().__init__("ray")
         self.begun: list[str] = []
         self.pools: list[tuple[int, float]] = []
+        self.folders: list[object] = []
         self.actors: dict[str, Actor] = {}
         self.ended, self.fails = False, None
         self._cpus, self._times = cpus, times
@@ -346,6 +347,7 @@ class RayHere(ModuleType):
         ) -> Any:
             assert batch_size == 1
             self.pools.append((compute, num_cpus))
+            self.folders.append(fn_constructor_args[-1])
 
             def iter_rows() -> Iterator[dict[str, Any]]:
                 made = kind(*fn_constructor_args)
@@ -414,15 +416,20 @@ def test_each_worker_has_the_model_the_folder_and_the_flags_of_the_job(
     elsewhere = sorted(map(str, colour_model.images.rglob("*.png")))
     parts = [Part(files=("here.png",)), Part(files=(*elsewhere[:2], Prediction(path="x", error="none")))]
     for scores in (True, False):
-        asked = Setting(folder=colour_model.folder, scores=scores, address=None, workers=5)
+        asked = Setting(folder=colour_model.folder, scores=scores, address=None, workers=3)
         given = json.dumps([(nth, part.to_json()) for nth, part in zip((4, 9), parts, strict=True)])
         first, *told, last = lead(asked, iter([given]))
-        assert (first, last) == (Told(workers=5), Told(ended=True))
-        assert ray.pools.pop() == (5, 3)  # five workers with three cores each
+        assert (first, last) == (Told(workers=3), Told(ended=True))
+        assert ray.pools.pop() == (3, 5)  # Ray by itself would have five workers here
         model = load(colour_model.folder)
         assert [(one.nth, one.lost) for one in told] == [(4, 0), (9, 0)]
         assert [one.lines for one in told] == [as_lines(part.answered(model, scores=scores)) for part in parts]
+    assert ray.folders == [str(tmp_path)] * 2
     assert ray.ended
+    # A machine needs no folder of this name where all paths are whole.
+    asked = Setting(folder=colour_model.folder, scores=False, address=None, workers=5)
+    assert len(list(lead(asked, iter([json.dumps([(0, parts[1].to_json())])])))) == 3
+    assert ray.folders[-1] is None
     with pytest.raises(RuntimeError, match="no /nowhere, from which the images are looked for"):
         Worker(next(iter(ray.actors)), False, 1, "/nowhere")
 
@@ -437,6 +444,8 @@ def test_images_at_which_workers_are_lost_are_given_up_after_five(
     foreman = Foreman(files)
     ray.actors["foreman"] = Actor(foreman)
     worker = Worker("foreman", False, 1, None)
+    many = load(colour_model.folder, goal="throughput")
+    assert worker._predictor.batch == many.batch  # pyright: ignore[reportAttributeAccessIssue]
     one, other = (Part(files=(str(path),)) for path in sorted(colour_model.images.rglob("*.png"))[:2])
     assert [foreman.begin(7) for _ in range(4)] == [0, 1, 2, 3]
     for lost in (4, 5):

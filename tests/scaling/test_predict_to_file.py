@@ -84,6 +84,21 @@ def test_groups_of_a_table_hold_a_bounded_number_of_scores(
     assert [groups.row_group(nth).num_rows for nth in range(groups.num_row_groups)] == [4, 3, 1]
 
 
+@pytest.mark.parametrize("scores", [False, True])
+def test_groups_of_a_table_hold_a_bounded_number_of_rows(
+    scores: bool, colour_model: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each image once, in its order, whether or not the last group is full."""
+    monkeypatch.setattr("ftx.scaling.parquet._ROWS", 3)
+    images = sorted(colour_model.images.rglob("*.png"))
+    for count, expected in ((7, [3, 3, 1]), (6, [3, 3])):
+        out = tmp_path / f"{count}.parquet"
+        predict_to_file(images[:count], out, colour_model.folder, scores=scores, form="parquet")
+        groups = ParquetFile(out).metadata
+        assert [groups.row_group(nth).num_rows for nth in range(groups.num_row_groups)] == expected
+        assert read_table(out).column("path").to_pylist() == [str(image) for image in images[:count]]
+
+
 def test_a_file_that_another_program_wrote_meanwhile_stays_and_so_do_the_parts(
     colour_model: Any, mixed: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -236,6 +251,27 @@ def test_another_job_is_not_mixed_in(
         predict_to_file(mixed, out, colour_model.folder)
 
 
+def test_a_job_is_known_by_its_model_and_its_images_and_not_by_where_the_model_lies(
+    colour_model: Any, mixed: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, model = tmp_path / "out.jsonl", tmp_path / "model"
+    shutil.copytree(colour_model.folder, model)
+    begun(colour_model, mixed, out, monkeypatch)
+    card = (model / "card.json").read_text()
+    (model / "card.json").write_text(json.dumps(json.loads(card), indent=5))  # exported again, in its place
+    with pytest.raises(InputError) as caught:
+        predict_to_file(mixed, out, model)
+    assert caught.value.found == "other model"
+    (model / "card.json").write_text(card)
+    image = next((tmp_path / "images").rglob("0.png"))
+    image.rename(image.with_name("00.png"))  # the same bytes, of the same time
+    with pytest.raises(InputError) as caught:
+        predict_to_file(mixed, out, model)
+    assert caught.value.found == "other images"
+    image.with_name("00.png").rename(image)
+    assert predict_to_file(mixed, out, model).kept == 1
+
+
 def test_an_image_or_archive_of_the_same_size_is_another_one(tmp_path: Path) -> None:
     """By the time at which it was written; one that is gone is another as well."""
     image, archive = tmp_path / "a.png", tmp_path / "0000.tar"
@@ -348,9 +384,9 @@ def test_what_a_signal_leaves_is_told(colour_model: Any, mixed: list[Path], tmp_
     out = tmp_path / "out.jsonl"
     with pytest.raises(Interrupted) as stopped:
         predict_to_file(mixed, out, colour_model.folder, progress=Stops())
-    assert f"parts are done, and kept in {parts_folder(out)}" in str(stopped.value.found)
+    assert stopped.value.found == f"1 of 6 parts are done, and kept in {parts_folder(out)}"
     assert stopped.value.fix == "the same command line goes on"
-    assert predict_to_file(mixed, out, colour_model.folder).kept >= 1
+    assert predict_to_file(mixed, out, colour_model.folder).kept == 1
 
 
 def test_an_ending_that_names_no_format_is_refused(colour_model: Any, mixed: list[Path], tmp_path: Path) -> None:

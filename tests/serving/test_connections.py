@@ -193,6 +193,35 @@ def test_connections_that_ask_nothing_give_way_to_those_that_do(colour_ir: Path)
             line.close()
 
 
+def test_a_connection_that_has_asked_something_stays_before_one_that_has_not(
+    colour_ir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Though it was opened first."""
+    monkeypatch.setattr(connection, "SPARE_CONNECTIONS", 2)
+    with running(Target("colour", colour_ir), limits=Limits(max_concurrency=1)) as server:
+
+        def connected() -> socket.socket:
+            line = socket.create_connection(("127.0.0.1", server.port), timeout=10)
+            until(lambda: len(kept) >= len(lines) + 1)  # they are accepted in their order
+            return line
+
+        kept: set[Any] = server.server._server.server_state.connections
+        lines = list[socket.socket]()
+        for _ in range(2):
+            lines.append(connected())
+        asks, idle = lines
+        asks.sendall(b"GET /v2/health/live HTTP/1.1\r\nhost: localhost\r\n\r\n")
+        assert asks.recv(1 << 16).startswith(b"HTTP/1.1 200")
+        lines.append(connected())
+        lines.append(socket.create_connection(("127.0.0.1", server.port), timeout=10))  # one too many
+        status, sentence = status_and_sentence(read_all(idle))
+        assert (status, "others wait" in sentence) == (408, True)
+        asks.sendall(b"GET /v2/health/live HTTP/1.1\r\nhost: localhost\r\n\r\n")
+        assert asks.recv(1 << 16).startswith(b"HTTP/1.1 200")
+        for line in lines:
+            line.close()
+
+
 def test_where_all_connections_are_being_answered_the_next_is_told_so(
     colour_ir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

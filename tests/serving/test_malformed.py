@@ -8,8 +8,10 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from tests.serving.conftest import Running, png
+from tests.serving.conftest import Answer, Running, png
 from tests.serving.raw_requests import resident_mb, spoken, status_and_sentence
+
+from ftx.serving.protocol import MAX_IMAGES
 
 
 @pytest.mark.parametrize(
@@ -47,6 +49,20 @@ def test_forms_that_do_not_hold(small: Running) -> None:
         assert said.json["error"]
     kind = "multipart/form-data; boundary=x"
     assert small.ask("POST", "/predict", form % (b"a.png", png()), content_type=kind).status == 200
+
+
+def test_a_form_holds_as_many_files_as_a_request_may(small: Running) -> None:
+    one = b'--x\r\ncontent-disposition: form-data; name="f"; filename="%d.png"\r\n\r\n'
+
+    def answered(files: int) -> Answer:
+        form = b"".join(one % number + b"x\r\n" for number in range(files)) + b"--x--\r\n"
+        return small.ask("POST", "/predict", form, content_type="multipart/form-data; boundary=x")
+
+    most = answered(MAX_IMAGES)
+    assert most.status == 422  # none of them is an image
+    assert [image["path"] for image in most.json["images"]] == [f"{number}.png" for number in range(MAX_IMAGES)]
+    assert most.json["error"] == f"0.png: {most.json['images'][0]['error']}"
+    assert answered(MAX_IMAGES + 1).status == 400
 
 
 def test_one_broken_file_among_good_ones_is_told_beside_them(small: Running) -> None:

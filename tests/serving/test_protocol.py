@@ -124,7 +124,7 @@ def test_classification_names_the_best(client: Any) -> None:
 
 def test_classification_has_the_values_of_its_output(client: Any) -> None:
     """Of an output that is asked for, and as many as are asked for, the best first."""
-    images = pixels(2)
+    images = pixels(2, 16, 16)  # of the network's own size, which nobody resizes
     logits = colour_logits(images)
     wanted = [triton.InferRequestedOutput(name, class_count=count) for name, count in (("logits", 2), ("scores", 9))]
     answer = client.infer("colour", [tensor(images)], outputs=wanted)
@@ -141,7 +141,7 @@ def test_classification_has_the_values_of_its_output(client: Any) -> None:
 @pytest.mark.parametrize("usual", [True, False])
 def test_each_output_comes_as_it_is_asked_for(colour_server: Running, usual: bool) -> None:
     """In binary or not, by itself or by what the request says of all."""
-    images = pixels(2, 8, 9)
+    images = pixels(2, 16, 16)  # of the network's own size, which nobody resizes
     one = {"name": "image", "shape": images.shape, "datatype": "UINT8", "data": images.ravel().tolist()}
     outputs = [
         {"name": "logits", "parameters": {"binary_data": not usual}},

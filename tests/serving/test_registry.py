@@ -52,6 +52,8 @@ def opened(
         yield made, outcomes
     finally:
         made.close()
+    left = [thread.name for thread in threading.enumerate() if thread.name.startswith(("ftx-stream", "ftx-reload"))]
+    assert left == []  # of no version
 
 
 def looked(made: Registry, times: int = 2) -> None:
@@ -203,8 +205,15 @@ def test_pauses_between_tries_grow_to_a_minute(tmp_path: Path, monkeypatch: pyte
             now[0] = float(second)
             looked(made, 1)
         assert tries == [423, 424, 426, 430]
-    assert outcomes.taken == [("model", False), ("model", True), ("model", False)]
-    assert len([text for text in outcomes.said if text.endswith("it is tried again")]) == 2
+        # And so does one of other files.
+        os.utime(served / CARD_FILE, (1e9 + 1, 1e9 + 1))
+        looked(made, 2)
+        tries.clear()
+        now[0] = 431.0
+        looked(made, 1)
+        assert tries == [431]
+    assert outcomes.taken == [("model", False), ("model", True), ("model", False), ("model", False)]
+    assert len([text for text in outcomes.said if text.endswith("it is tried again")]) == 3
 
 
 def test_an_old_model_ends_with_the_last_of_its_requests(tmp_path: Path) -> None:

@@ -71,8 +71,10 @@ def test_a_folder_that_is_exchanged_is_served_without_a_lost_request(tmp_path: P
     served, other = write_named_ir(tmp_path / "model", OLD), write_named_ir(tmp_path / "other", NEW)
     with running(Target("model", served)) as server, under_load(server) as load:
         until(lambda: len(load.labels) > 20)
-        for expected in (NEW[1], OLD[1], NEW[1]):
+        for number, expected in enumerate((NEW[1], OLD[1], NEW[1]), start=1):
             exchange_folders(served, other)
+            # A client that was slow may bring an older answer meanwhile.
+            until(lambda count=number: len([text for text in server.said if "is now" in text]) == count)
             until(lambda name=expected: load.labels[-1] == name)
     assert set(load.statuses) == {200}
     assert set(load.labels) == {OLD[1], NEW[1]}
@@ -179,6 +181,7 @@ def test_versions_come_and_go(tmp_path: Path) -> None:
         with under_load(server) as load:
             until(lambda: bool(load.labels) and load.labels[-1] == "b")
             shutil.rmtree(root / "10")
+            until(lambda: "shop: version 10 is gone" in server.said)
             until(lambda: load.labels[-1] == NEW[1])
         assert set(load.statuses) == {200}
         assert server.predict(png(1), "?version=10").status == 404
@@ -187,6 +190,35 @@ def test_versions_come_and_go(tmp_path: Path) -> None:
         time.sleep(3 * LOOK_S)
         said = server.predict(png(1))  # the last one goes on
         assert (said.status, label(said)) == (200, NEW[1])
+
+
+def test_each_path_is_of_the_version_that_it_names(tmp_path: Path) -> None:
+    root = tmp_path / "shop"
+    write_named_ir(root / "1", OLD)
+    write_named_ir(root / "3", NEW, maps=True)
+    image = {"name": "image", "shape": [1, 1, 1, 3], "datatype": "UINT8", "data": [0, 200, 0]}
+    request = {"inputs": [image], "outputs": [{"name": "logits", "parameters": {"classification": 1}}]}
+    with running(Target("shop", root)) as server:
+        digests: set[str] = set()
+        for path, number, names in (("", "3", NEW), ("/versions/3", "3", NEW), ("/versions/1", "1", OLD)):
+            told = server.ask("GET", f"/v2/models/shop{path}").json
+            assert (told["versions"], told["parameters"]["version"]) == (["1", "3"], number)
+            assert (told["parameters"]["labels"], told["parameters"]["maps"]) == (list(names), number == "3")
+            digests.add(told["parameters"]["digest"])
+            said = server.infer(request, f"/v2/models/shop{path}/infer").json
+            assert (said["model_name"], said["model_version"]) == ("shop", number)
+            assert said["outputs"][0]["data"] == [f"4.000000:1:{names[1]}"]  # (200 - 100) / 25
+            assert server.ask("GET", f"/v2/models/shop{path}/ready").status == 200
+        assert len(digests) == 2
+        assert server.ask("GET", "/v2/models/shop/versions/2/ready").status == 404
+        rows = server.ask("POST", "/v2/repository/index").json
+        assert [(row["name"], row["version"]) for row in rows] == [("shop", "3"), ("shop", "1")]
+        served = [(one.name, one.version, one.path) for one in server.server.served()]
+        assert served == [("shop", 1, str(root / "1")), ("shop", 3, str(root / "3"))]
+        assert {one.digest for one in server.server.served()} == digests
+        # Maps are those of the version that is asked.
+        assert server.predict(png(1), "?saliency=true").json["images"][0]["saliency"]
+        assert server.predict(png(1), "?saliency=true&version=1").status == 400
 
 
 def test_several_models_have_their_own_names(tmp_path: Path) -> None:

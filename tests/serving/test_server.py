@@ -17,7 +17,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from prometheus_client import Histogram
 from tests.conftest import Listener
 from tests.serving.conftest import Answer, Running, png, running
 
@@ -325,6 +327,48 @@ def test_metrics_count_what_was_asked(colour_ir: Path) -> None:
     assert "ftx_batch_images_sum 3.0" in text
     assert "ftx_images_waiting 0.0" in text
     assert "process_resident_memory_bytes" in text
+
+
+@contextmanager
+def streams_stopped(monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Semaphore]:
+    """Let each stream stop behind its first batch, which it counts by then; how many did."""
+    stopped, goes_on, really = threading.Semaphore(0), threading.Event(), Histogram.observe
+
+    def observe(self: Histogram, *given: Any, **more: Any) -> None:
+        if threading.current_thread().name.startswith("ftx-stream"):
+            stopped.release()
+            assert goes_on.wait(30)
+        really(self, *given, **more)
+
+    monkeypatch.setattr(Histogram, "observe", observe)
+    try:
+        yield stopped
+    finally:
+        goes_on.set()
+
+
+def test_images_that_wait_are_shown_and_told_in_time_that_they_wait(
+    colour_ir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def waiting(server: Running) -> float:
+        return float(server.ask("GET", "/metrics").body.decode().partition("\nftx_images_waiting ")[2].split()[0])
+
+    with (
+        running(Target("colour", colour_ir), limits=Limits(timeout_s=0.5)) as server,
+        streams_stopped(monkeypatch) as stopped,
+    ):
+        version = server.server.registry.find("colour")
+        for _ in range(version.predictor.streams):  # all of them are busy, each with one image
+            version.batcher.submit(np.zeros((16, 16, 3), np.uint8))
+            assert stopped.acquire(timeout=30)
+        version.batcher.submit(np.zeros((16, 16, 3), np.uint8))
+        assert waiting(server) == 1
+        request = {"inputs": [{"name": "image", "shape": [1, 1, 1, 3], "datatype": "UINT8", "data": [1, 2, 3]}]}
+        for said in (server.predict(png()), server.infer(request)):
+            assert (said.status, said.headers["retry-after"]) == (503, "1")
+            assert said.json["error"] == "the answer took too long: the server is busy"
+        assert waiting(server) == 3
+    assert server.server.registry.waiting == 0
 
 
 def test_every_thread_ends_with_the_server(colour_ir: Path) -> None:

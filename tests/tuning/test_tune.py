@@ -311,6 +311,7 @@ def begun(space: Path, objectives: int = 1) -> tuple[optuna.Study, str]:
     return made, claim(Path("study"), made)
 
 
+@pytest.mark.representative
 def test_failures_with_a_success_between_them_end_no_search(here: Path) -> None:
     """Five in all: of trials that other workers have begun, some of whose runs are whole."""
     study, own = begun(Path("space.yaml"))
@@ -329,7 +330,7 @@ def test_failures_with_a_success_between_them_end_no_search(here: Path) -> None:
     listener = Listener()
     report = searched(2, progress=listener)
     assert [one.state for one in report.trials] == ["fail", "fail", "complete", "fail", "fail", "fail", "complete"]
-    assert [one.metric for one in report.trials if one.state == "complete"] == [0.75, 0.75]
+    assert [(one.metric, one.epochs) for one in report.trials if one.state == "complete"] == [(0.75, 1)] * 2
     told = "4 workers were lost in it, one after the other, at the same place"
     assert [one.reason for one in report.trials] == [None if one.state == "complete" else told for one in report.trials]
     assert [text for text in listener.said if "failed" in text] == [
@@ -372,6 +373,20 @@ def test_of_two_objectives_the_run_and_the_recipe_are_of_the_trial_with_the_best
     ]  # fmt: skip
     assert [one.keys["train.lr"] for one in report.trials] == pytest.approx([1e-3, 2e-3, 3e-3, 4e-3, 5e-3])
     assert [one.run for one in report.trials] == [f"study/trials/{number:04}" for number in range(5)]
+
+
+def test_a_search_keeps_its_space_and_is_named_after_its_images(here: Path) -> None:
+    recipe = Recipe.load(Path("recipe.yaml"))
+    tune(recipe, Wanted(trials=0), space=Path("space.yaml"))
+    kept = Path("runs/data-tuned/space.yaml")
+    assert read_space(kept, recipe) == read_space(Path("space.yaml"), recipe)
+
+
+@pytest.mark.parametrize(("balance", "metric"), [("none", "accuracy"), ("sampling", "macro_f1"), ("loss", "macro_f1")])
+def test_trials_are_compared_by_what_their_recipe_chooses_by(balance: str, metric: str, here: Path) -> None:
+    report = searched(0, f"train.balance={balance}")
+    assert (report.metric, report.trials, report.best, report.run, report.best_recipe) == (metric, [], [], None, None)
+    assert f"<!-- {metric.replace('_', ' ')} on validation images, % -->" in Path("study/trials.svg").read_text()
 
 
 @pytest.mark.parametrize(

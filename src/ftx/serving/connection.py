@@ -67,6 +67,10 @@ def connection_class(limits: Limits) -> type[H11Protocol]:
             if self._answering:
                 self._cancel_head()
 
+        def on_response_complete(self) -> None:
+            self._waits_since = self.loop.time()
+            super().on_response_complete()
+
         def connection_lost(self, exc: Exception | None) -> None:
             if self._linger is not None:
                 self._linger.cancel()
