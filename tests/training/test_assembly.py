@@ -150,3 +150,20 @@ def test_balance_is_by_the_labels_of_images_to_train_on(balance: str, data: Path
         np.testing.assert_allclose(shares, np.where(light_N, 1 / 6, 1 / 18), rtol=1e-12)
     if weights is not None:  # 12 / (2 · 9) and 12 / (2 · 3)
         np.testing.assert_allclose(weights[0], [2 / 3, 2], rtol=1e-6)
+
+
+@pytest.mark.parametrize(("worth", "asks"), [(44, True), (45, False)])
+def test_openvino_is_tried_where_there_are_enough_views(
+    worth: int, asks: bool, data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Three views of 12 images, and 8 as they are."""
+
+    def cannot(*_given: object, **_named: object) -> None:
+        raise RuntimeError("aten::odd")
+
+    monkeypatch.setattr(torch.export, "export", cannot)
+    monkeypatch.setattr("ftx.training.frozen_part._WORTH_CONVERTING", worth)
+    listener = Listener()
+    asked = Recipe.named({**TINY, **KEPT, "path": data, "head_init": "random", "frozen_runtime": "auto"})
+    assert resolve(asked, False, listener).recipe.train.frozen_runtime == "torch"
+    assert any(said.startswith("torch computes the frozen part") for said in listener.said) == asks

@@ -104,7 +104,8 @@ def test_rows_of_the_head_go_by_their_labels_names(run: Run) -> None:
     listener = Listener()
     begun = begin_with(run, prepared, Labels.multiclass(names), listener)
     assert not listener.said
-    begin_with(run, prepared, Labels.multiclass(("pear", "a", "b", "c")), listener)
+    other = begin_with(run, prepared, Labels.multiclass(("pear", "a", "b", "c")), listener)
+    assert (other.labels_kept, other.labels_new) == (1, ("a", "b", "c"))
     (gone,) = listener.said
     assert gone.endswith("rows of the head are gone: apple")
     prepared = prepare(recipe_from(run.path), 4)

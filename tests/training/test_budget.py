@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from contextlib import chdir
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,6 +19,7 @@ from ftx.recipe.schema import Recipe
 from ftx.training import dry_run, train
 from ftx.training.budget import within
 from ftx.training.estimate import Times
+from ftx.training.ranks import Ranks
 from ftx.training.resolve import Resolved, resolve
 
 
@@ -129,3 +131,30 @@ def test_on_the_command_line(data: Path, tmp_path: Path, fresh_ftx: Zygote) -> N
         said = fresh_ftx(*words, *bad)
         assert said.returncode == 2, bad
         assert bad[0] in said.stderr
+
+
+class First(Ranks):
+    """The first of several processes, which says what all do."""
+
+    def of_first(self, value: Any) -> Any:
+        return value
+
+
+@pytest.mark.parametrize(("local_world", "epochs"), [(2, 5), (4, 7)])
+def test_several_processes_share_what_one_has_rehearsed(
+    local_world: int, epochs: int, data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Four, on machines of two or four: 40 s before are shared by those of one, epochs of 20 s by all."""
+    batches: list[int] = []
+
+    def known(found: Resolved) -> Times:
+        batches.append(found.recipe.train.batch_size)
+        return Times(before_s=40.0, epoch_s=20.0)
+
+    monkeypatch.setattr("ftx.training.budget.rehearse", known)
+    found = resolve(asked(data, blocks=2, batch_size=10), False, Listener())
+    ranks = First(0, 4, 0, local_world)
+    recipe = within(found, 48, time.perf_counter(), Listener(), ranks).recipe
+    # 0.95 of 48 s, less 20 or 10 s, in epochs of 5 s.
+    assert recipe.train.epochs == epochs
+    assert (batches, recipe.train.batch_size) == ([3], 10)

@@ -254,3 +254,8 @@ def test_what_compiling_gains_is_found_for_each_step_and_machine(
         assert find(**change) == count
     monkeypatch.setattr("ftx.training.compiling.__version__", "0.0.1")
     assert find() == len(changes) + 2
+    torch.set_num_threads(2)
+    try:
+        assert find() == len(changes) + 3
+    finally:
+        torch.set_num_threads(1)

@@ -365,3 +365,13 @@ def test_times_are_those_of_the_images_of_each_split(
     assert (times.before_s, times.epoch_s) == pytest.approx((before_s, epoch_s), rel=1e-12)
     # Whatever the number of epochs, each image is decoded once.
     assert times.of(3) == pytest.approx(before_s + 3 * epoch_s)
+
+
+def test_an_adapted_layer_takes_the_weight_that_it_computed_with() -> None:
+    """Of fc1 in each of 12 blocks a weight of 768 x 192; A and B of rank 2 with their gradients and two moments."""
+    few, many = (of(peft="lora", rank=2, targets=targets, image_size=32) for targets in ("q", "q,fc1"))
+    plain, adapted = (memory_mb(prepared, recipe, 1000) for prepared, recipe in (few, many))
+    factors = 12 * 2 * (192 + 768)
+    assert many[0].trainable - few[0].trainable == factors
+    # Both are rounded to a megabyte. The factors are weights as well.
+    assert adapted - plain == pytest.approx((4 * 12 * 192 * 768 + (4 + 12) * factors) / 1e6, abs=1)
