@@ -45,7 +45,13 @@ def test_blocks(vit: nn.Module, blocks: Blocks, chosen: tuple[int, ...]) -> None
 
 
 @pytest.mark.parametrize(
-    ("blocks", "found"), [(13, "13 of 12"), ("first:13", "13 of 12"), ((0, 12), "block 12, the last is 11")]
+    ("blocks", "found"),
+    [
+        (13, "13 of 12"),
+        ("first:13", "13 of 12"),
+        ((0, 12), "block 12, the last is 11"),
+        ((14, 12, 0), "block 14, the last is 11"),
+    ],
 )
 def test_blocks_that_are_not_there(vit: nn.Module, blocks: Blocks, found: str) -> None:
     with pytest.raises(AdapterError, match="more blocks") as caught:
@@ -181,6 +187,115 @@ def test_a_target_that_the_answer_does_not_depend_on_is_named() -> None:
     error = not_reached(module, module.blocks(torch.randn(2, 1, 48)).square().sum())
     assert error.where == "blocks.0.attn.qkv (q), blocks.1.attn.qkv (q)"
     assert "no gradient after the first step" in str(error.found)
+
+
+@pytest.mark.parametrize("kind", ["lora", "dora"])
+@pytest.mark.parametrize("rslora", [False, True])
+def test_each_layer_is_given_what_the_spec_says_of_its_targets(kind: Kind, rslora: bool) -> None:
+    module = timm.create_model("vit_tiny_patch16_224", img_size=32, depth=3, embed_dim=48, num_classes=3)
+    before = {name: one.detach().clone() for name, one in module.named_parameters()}
+    ranks, alphas = {"q": 4, "v": 9, "fc1": 16}, {"q": 2.0, "v": 27.0, "fc1": 4.0}
+    asked = AdapterSpec(kind, ranks, alphas, blocks=(0, 2), dropout=0.25, rslora=rslora)
+    names = attach(module, asked, generator=torch.Generator().manual_seed(0))
+    assert names == [f"blocks.{block}.{leaf}" for block in (0, 2) for leaf in ("attn.qkv", "mlp.fc1")]
+    assert [name for name, _ in adapter_layers(module)] == names
+    for name, layer in adapter_layers(module):
+        assert layer.dropout == 0.25
+        found = [(part.target, part.rows, part.ranks) for part in layer.parts]
+        if name.endswith("qkv"):
+            assert found == [("q", slice(0, 48), slice(0, 4)), ("v", slice(96, 144), slice(4, 13))]
+            q, v = (1.0, 9.0) if rslora else (0.5, 3.0)
+            assert layer.scaling.tolist() == [q] * 4 + [v] * 9
+        else:
+            assert found == [("fc1", slice(0, 192), slice(0, 16))]
+            assert layer.scaling == (1.0 if rslora else 0.25)
+        weight = before[f"{name}.weight"]
+        assert torch.equal(layer.weight, weight)
+        if kind == "dora":
+            torch.testing.assert_close(layer.lora_magnitude_vector.detach(), weight.norm(dim=1), rtol=1e-6, atol=0)
+        else:
+            assert layer.lora_magnitude_vector is None
+    trained = {name for name, one in module.named_parameters() if one.requires_grad}
+    factors = ("lora_A", "lora_B") + (("lora_magnitude_vector",) if kind == "dora" else ())
+    assert trained == {f"{name}.{factor}" for name in names for factor in factors} | {"head.weight", "head.bias"}
+
+
+def test_pissa_starts_in_the_targets_of_a_fused_layer_too() -> None:
+    torch.manual_seed(0)
+    plain = timm.create_model("vit_tiny_patch16_224", img_size=32, depth=2, embed_dim=48, num_classes=3).eval()
+    module = adapted(("q", "v", "fc1"), init="pissa").eval()
+    x = torch.randn(2, 3, 32, 32)
+    # f32: the weight is split in two and summed again
+    torch.testing.assert_close(module(x), plain(x), rtol=0, atol=1e-5)
+    for name, layer in adapter_layers(module):
+        for part in layer.parts:
+            assert layer.lora_B[part.rows, part.ranks].abs().sum() > 0, (name, part.target)
+            assert not torch.equal(layer.weight[part.rows], plain.get_parameter(f"{name}.weight")[part.rows])
+
+
+@pytest.mark.parametrize(("rank", "fits"), [(48, True), (49, False), (192, False)])
+@pytest.mark.parametrize("target", ["fc1", "fc2", "v", "proj"])
+def test_a_rank_is_at_most_the_smaller_side_of_each_layer(target: Role, rank: int, fits: bool) -> None:
+    """48 of layers 48 wide on one side, whichever: of a fused layer by the rows of the target."""
+    module = timm.create_model("vit_tiny_patch16_224", img_size=32, depth=1, embed_dim=48, num_classes=3)
+    asked = AdapterSpec("lora", {"q": 2, target: rank}, {"q": 2.0, target: 2.0})
+    if fits:
+        assert attach(module, asked, generator=torch.Generator())
+        return
+    before = list(module.state_dict())
+    with pytest.raises(AdapterError, match="above the width") as caught:
+        attach(module, asked, generator=torch.Generator())
+    leaf = {"fc1": "mlp.fc1", "fc2": "mlp.fc2", "v": "attn.qkv", "proj": "attn.proj"}[target]
+    assert caught.value.where == f"adapter.rank, blocks.0.{leaf}"
+    assert caught.value.found == f"{rank}, the layer's smaller side is 48"
+    assert list(module.state_dict()) == before
+
+
+# Families that use the weight of qkv without calling it, and add a bias to the answer in place where they do.
+APART: dict[str, dict[str, object]] = {
+    "beit_base_patch16_224": {"img_size": 32, "depth": 1, "embed_dim": 24, "num_heads": 2, "init_values": None},
+    "eva02_base_patch14_448": {"img_size": 28, "depth": 1, "embed_dim": 24, "num_heads": 2},
+    "swinv2_tiny_window8_256": {
+        "img_size": 64,
+        "depths": (1, 1),
+        "embed_dim": 24,
+        "num_heads": (2, 2),
+        "window_size": 4,
+    },
+}
+
+
+@pytest.mark.parametrize("name", APART)
+def test_training_reaches_layers_that_are_not_called_as_one_would_think(name: str) -> None:
+    """By differences: the gradient of each magnitude of q, k and v, which needs the answer before the bias is added."""
+    torch.manual_seed(0)
+    module = timm.create_model(name, num_classes=3, **APART[name]).double().eval()
+    with torch.no_grad():
+        for key, parameter in module.named_parameters():
+            parameter.normal_(std=0.3) if parameter.ndim > 1 or key.endswith("bias") else parameter.fill_(1)
+    targets: tuple[Role, ...] = ("q", "k", "v")
+    asked = AdapterSpec("dora", dict.fromkeys(targets, 2), dict.fromkeys(targets, 2.0))
+    attach(module, asked, generator=torch.Generator().manual_seed(0))
+    x = torch.randn(2, 3, *module.patch_embed.img_size, dtype=torch.float64)
+
+    def loss() -> torch.Tensor:
+        return (module(x) * torch.arange(1.0, 4.0, dtype=torch.float64)).sum()
+
+    loss().backward()
+    prove_reach(module)
+    for layer_name, layer in adapter_layers(module):
+        magnitude = layer.lora_magnitude_vector
+        largest = magnitude.grad.abs().max()
+        for row in range(0, len(magnitude), 7):
+            sides = []
+            for step in (1e-6, -1e-6):
+                with torch.no_grad():
+                    magnitude[row] += step
+                    sides.append(float(loss()))
+                    magnitude[row] -= step
+            # float64: a step of 1e-6 leaves ten digits of the difference
+            found = (sides[0] - sides[1]) / 2e-6
+            assert abs(found - float(magnitude.grad[row])) < 1e-5 * max(float(largest), 1), (layer_name, row)
 
 
 @pytest.mark.parametrize("heard", [0, 1])

@@ -116,6 +116,33 @@ def test_a_fresh_adapter_is_the_base_exactly(kind: Kind) -> None:
     assert torch.equal(layer(x), expected)
 
 
+@pytest.mark.parametrize("kind", ["lora", "dora"])
+def test_in_evaluation_nothing_is_dropped(kind: Kind) -> None:
+    layer = adapted(kind, FUSED, dropout=0.4)
+    x = torch.randn(5, 10, dtype=torch.float64)
+    expected = nn.functional.linear(x, layer.merged_weight(), layer.bias)
+    torch.testing.assert_close(layer.eval()(x), expected, rtol=0, atol=1e-13)  # float64, sums in another order
+    assert (layer.train()(x) - expected).abs().max() > 1e-3
+
+
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("parts", [WHOLE, FUSED], ids=["whole", "q and v"])
+def test_what_trains_is_counted_by_what_the_parts_own(parts: tuple[Part, ...], bias: bool) -> None:
+    """A of 10 inputs, B of a part's rows and ranks, and for DoRA a magnitude of each of its rows."""
+    ranks = sum(part.ranks.stop - part.ranks.start for part in parts)
+    owned = sum((part.rows.stop - part.rows.start) * (part.ranks.stop - part.ranks.start) for part in parts)
+    rows = sum(part.rows.stop - part.rows.start for part in parts)
+    assert adapted("lora", parts, bias=bias).trainable_parameters == 10 * ranks + owned
+    assert adapted("dora", parts, bias=bias).trainable_parameters == 10 * ranks + owned + rows
+
+
+def test_factors_lie_where_the_weight_lies() -> None:
+    base = nn.Linear(10, 18, device="meta", dtype=torch.float16)
+    generator = torch.Generator().manual_seed(0)
+    layer = AdaptedLinear(base, FUSED, kind="dora", scaling=SCALING, dropout=0.0, generator=generator)
+    assert {(one.device.type, one.dtype) for one in layer.parameters()} == {("meta", torch.float16)}
+
+
 @pytest.mark.parametrize("parts", [WHOLE, FUSED], ids=["whole", "q and v"])
 @pytest.mark.parametrize("use_dora", [False, True])
 @pytest.mark.parametrize("dropout", [0.0, 0.4])

@@ -19,15 +19,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 from peft.tuners.lora import LoraLayer
 from safetensors.torch import load_file, save_file
+from timm.layers.linear import Linear
+from timm.layers.std_conv import StdConv2d
 from torch import Tensor, nn
 
 import ftx
 from ftx.adapters.attach import adapter_layers, attach
 from ftx.adapters.fit_to_base import read_adapter
+from ftx.adapters.layer import AdaptedLinear
+from ftx.adapters.naming import timm_naming
 from ftx.adapters.peft_config import read_config
 from ftx.adapters.peft_file import PREFIX, WEIGHTS, read_peft_file
 from ftx.adapters.save import save_adapter
-from ftx.adapters.spec import AdapterSpec
+from ftx.adapters.spec import AdapterSpec, Part
 from ftx.core.errors import AdapterError
 
 WRITTEN = Path(__file__).parents[1] / "written" / "v1"
@@ -186,11 +190,15 @@ def test_a_value_that_is_no_number_is_found_among_good_ones_in_whatever_type(tmp
         (None, None),
     ],
 )
-def test_blocks_are_those_that_peft_chooses(chosen: object, pattern: object, tmp_path: Path) -> None:
-    config = peft.LoraConfig(r=2, target_modules=["fc1"], layers_to_transform=chosen, layers_pattern=pattern)
+@pytest.mark.parametrize("targets", [["fc1"], ["blocks.0.mlp.fc1", "fc2"]], ids=["an ending", "a whole name"])
+def test_blocks_are_those_that_peft_chooses(
+    chosen: object, pattern: object, targets: list[str], tmp_path: Path
+) -> None:
+    """A layer that is named whole is adapted whatever its block."""
+    config = peft.LoraConfig(r=2, target_modules=targets, layers_to_transform=chosen, layers_pattern=pattern)
     model = peft.get_peft_model(small(), config)
     theirs = {name for name, module in model.base_model.model.named_modules() if isinstance(module, LoraLayer)}
-    document = {"peft_type": "LORA", "r": 2, "lora_alpha": 4, "target_modules": ["fc1"]}
+    document = {"peft_type": "LORA", "r": 2, "lora_alpha": 4, "target_modules": targets}
     (tmp_path / "adapter_config.json").write_text(
         json.dumps({**document, "layers_to_transform": chosen, "layers_pattern": pattern})
     )
@@ -213,3 +221,24 @@ def test_a_pattern_is_for_the_first_key_that_a_name_ends_with(
     (folder / "adapter_config.json").write_text(json.dumps(document))
     ranks = [rank for key, rank in keys.items() if re.match(rf"(.*\.)?({key})$", name)]
     assert read_config(folder).rank(name) == (ranks or [1])[0]
+
+
+def test_layers_that_compute_with_their_weight_as_it_is_have_a_name() -> None:
+    """Linear layers and convolutions of torch and of timm, and those that have an adapter already."""
+    part = (Part("layer", slice(0, 3), slice(0, 1)),)
+    adapted = AdaptedLinear(nn.Linear(2, 3), part, kind="lora", scaling=1.0, dropout=0.0, generator=torch.Generator())
+    module = nn.ModuleDict(
+        {
+            "linear": nn.Linear(2, 3),
+            "linear of timm": Linear(2, 3),
+            "one dimension": nn.Conv1d(2, 3, 1),
+            "two dimensions": nn.Conv2d(2, 3, 1),
+            "adapted": adapted,
+            "standardised": StdConv2d(2, 3, 1),
+            "norm": nn.LayerNorm(2),
+        }
+    )
+    naming = timm_naming(module)
+    assert list(naming.layers) == [name for name in module if name not in ("standardised", "norm")]
+    assert {place.layer for place in naming.layers.values()} == naming.layers.keys()
+    assert naming.modules.keys() >= set(module)

@@ -18,12 +18,12 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from ftx.adapters.attach import adapter_layers, attach
+from ftx.adapters.attach import adapter_layers, attach, attach_saved
 from ftx.adapters.fit_to_base import load_adapter, read_adapter
 from ftx.adapters.peft_config import read_config
 from ftx.adapters.pissa import spec_on_file
 from ftx.adapters.save import save_adapter
-from ftx.adapters.spec import AdapterSpec
+from ftx.adapters.spec import AdapterSpec, Kind
 from ftx.backbones.build import build
 from ftx.backbones.kept_tokens import keep_tokens
 from ftx.core.errors import AdapterError
@@ -188,6 +188,38 @@ def test_what_is_loaded_computes_as_what_was_saved(init: AdapterInit, tmp_path: 
     # f32: PiSSA's weight is split in two and summed again
     torch.testing.assert_close(loaded.merged_weight(), mine.merged_weight(), rtol=0, atol=2e-6)
     assert load_file(tmp_path / "adapter_model.safetensors").keys() >= {f"base_model.model.{LAYER}.lora_A.weight"}
+
+
+@pytest.mark.parametrize("kind", ["lora", "dora"])
+@pytest.mark.parametrize("name", ["vit_tiny_patch16_224", "deit_tiny_distilled_patch16_224"])
+def test_a_model_that_is_filled_from_its_files_answers_as_the_one_that_was_saved(
+    name: str, kind: Kind, tmp_path: Path
+) -> None:
+    """Targets of one layer with scalings of their own, magnitudes, and every head with its bias."""
+    asked = AdapterSpec(kind, {"q": 2, "v": 3, "fc2": 2}, {"q": 8.0, "v": 3.0, "fc2": 5.0}, dropout=0.5)
+    models = []
+    for _ in range(2):
+        torch.manual_seed(0)
+        models.append(timm.create_model(name, img_size=32, depth=2, embed_dim=48, num_classes=3))
+    first, second = models
+    attach(first, asked, generator=torch.Generator().manual_seed(0))
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for key, parameter in first.named_parameters():
+            if parameter.requires_grad and "lora_B" not in key:
+                parameter += 0.3 * torch.rand(parameter.shape, generator=generator)
+        for _, layer in adapter_layers(first):
+            for part in layer.parts:
+                block = layer.lora_B[part.rows, part.ranks]
+                layer.lora_B[part.rows, part.ranks] = torch.randn(block.shape, generator=generator)
+    save_adapter(first, asked, base_model=name, base_digest="0", folder=tmp_path)
+    attach_saved(second, asked)
+    load_adapter(second, tmp_path)
+    x = torch.randn(4, 3, 32, 32, generator=generator)
+    with torch.inference_mode():
+        expected, found = first.eval()(x), second.eval()(x)
+    # f32: the ratio of two scalings goes into B on disk
+    torch.testing.assert_close(found, expected, rtol=0, atol=2e-5 * float(expected.abs().max()))
 
 
 def test_each_module_that_was_saved_whole_must_be_there(tmp_path: Path) -> None:

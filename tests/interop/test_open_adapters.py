@@ -306,9 +306,10 @@ def test_layers_to_transform(tmp_path: Path) -> None:
         {"target_modules": ["qkv", "fc1"], "exclude_modules": ["blocks.0.mlp.fc1"]},
         {"target_modules": ["fc2"], "modules_to_save": ["head", "norm", "blocks.1.mlp.fc1"]},
         {"target_modules": ["head", "qkv"]},
+        {"target_modules": ["head", "fc1", "qkv"], "modules_to_save": ["head", "blocks.1.mlp.fc1"]},
         {"target_modules": r"(?i)blocks\.\d\.ATTN\.qkv", "use_rslora": True},
     ],
-    ids=["excluded", "saved", "the head itself", "expression"],
+    ids=["excluded", "saved", "the head itself", "named and saved", "expression"],
 )
 def test_what_peft_can_choose(settings: dict[str, object], tmp_path: Path) -> None:
     base = timm_vit(tmp_path / "base")

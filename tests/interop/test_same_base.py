@@ -80,11 +80,11 @@ def test_an_adapter_of_another_architecture_is_refused_whatever_the_weights(way:
         open_adapters([folder], **named(way, tmp_path), head=False)
 
 
-@pytest.mark.parametrize("said", [None, "someone/else-s-vit"])
+@pytest.mark.parametrize("said", [None, "", "someone/else-s-vit"])
 def test_of_an_adapter_that_names_no_base_of_timm_that_is_noted(said: str | None, tmp_path: Path) -> None:
     listener = Listener()
     folder = adapter(tmp_path / "adapter", said)
     open_adapters([folder], base=BARE, head=False, progress=listener)
     (note,) = listener.said
-    found = "nothing of its base" if said is None else "of its base no more than"
+    found = "nothing of its base" if not said else "of its base no more than"
     assert note.startswith(f"{folder}: says {found}")

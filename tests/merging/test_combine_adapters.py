@@ -135,13 +135,13 @@ def test_the_election_is_that_of_peft(changes: np.ndarray) -> None:
 
 
 def test_the_election_by_hand() -> None:
-    # Entries: trimmed, outvoted by share, agreed on, alone, and cancelled.
-    first = np.array([[0.1, -2.0, 4.0, 3.0, 1.0]])
-    second = np.array([[0.1, 3.0, 2.0, 0.1, -1.0]])
-    third = np.array([[0.1, -1.0, 1.0, 0.1, 0.1]])
+    # Entries: trimmed, outvoted by share, agreed on, alone, cancelled, and at the threshold itself, which stays.
+    first = np.array([[0.1, -2.0, 4.0, 3.0, 1.0, 0.5]])
+    second = np.array([[0.1, 3.0, 2.0, 0.1, -1.0, 0.5]])
+    third = np.array([[0.1, -1.0, 1.0, 0.1, 0.1, 0.4999]])
     found = elected([first, second, third], [0.5, 0.25, 0.25], [0.5, 0.5, 0.5])
     # The vote of the second: 0.5·-2 + 0.25·3 - 0.25·1 = -0.5. Of the last: 0.5 - 0.25 = 0.25.
-    expected = [[0, (0.5 * -2 + 0.25 * -1) / 0.75, (0.5 * 4 + 0.25 * 2 + 0.25) / 1, 3, 1]]
+    expected = [[0, (0.5 * -2 + 0.25 * -1) / 0.75, (0.5 * 4 + 0.25 * 2 + 0.25) / 1, 3, 1, 0.5]]
     np.testing.assert_allclose(found, expected, rtol=1e-12)
 
 
@@ -179,6 +179,10 @@ def test_a_wrong_merge_is_found(monkeypatch: pytest.MonkeyPatch, runs: dict[str,
     [
         (("dora", "lora"), {"shares": [0.7, 0.7]}, InputError, "add up to 1"),
         (("dora", "lora"), {"shares": [1.0]}, InputError, "one number above 0 for each"),
+        (("dora", "lora"), {"shares": [1.0, 0.0]}, InputError, "one number above 0 for each"),
+        (("dora", "lora"), {"shares": [1.5, -0.5]}, InputError, "one number above 0 for each"),
+        (("dora", "lora"), {"shares": [0.7, 0.30001]}, InputError, "add up to 1"),
+        (("dora", "lora"), {"how": "ties", "density": 1.01}, InputError, "density"),
         (("dora", "fewer"), {}, AdapterError, "different classes"),
         (("dora", "other"), {}, MergeError, "another base"),
         (("linear",), {}, AdapterError, "no adapter"),
@@ -310,6 +314,7 @@ def test_the_report_says_what_was_laid_over_what(runs: dict[str, Path], tmp_path
     assert report.max_relative_error == max(proof.relative_error for proof in report.layers)
     assert len({proof.layer for proof in report.layers}) == len(report.layers) == 8
     assert 0 < report.max_logit_difference < report.logit_bound
+    assert report.max_logit_difference != report.max_relative_error
     assert json.loads((tmp_path / "out" / "merge.json").read_text()) == json.loads(report.model_dump_json())
     bare = combine(paths, tmp_path / "bare", head=False, how="ties", density=0.3)
     assert (bare.how, bare.density, bare.labels) == ("ties", 0.3, 0)
