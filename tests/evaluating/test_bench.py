@@ -47,6 +47,7 @@ with no_telemetry():
     import openvino
 
 QUICK = 0.06
+HERE = Processors(allowed=6, usable=6, cores=6, fast=2)
 
 
 @pytest.fixture
@@ -229,11 +230,15 @@ def test_of_int8_one_image_at_a_time_is_kept(whole_run: Path, tmp_path: Path) ->
 
 def test_settings_are_all_that_a_machine_has_room_for(folder: Path) -> None:
     def tried(wanted: Wanted) -> set[tuple[int, int, int]]:
-        here = Processors(allowed=6, usable=6, cores=6, fast=2)
-        found = [one.job for one in _candidates(IRS["fp32"], folder, None, wanted, here)]
+        found = [one.job for one in _candidates(IRS["fp32"], folder, None, wanted, HERE)]
         return {(job.batch, job.threads, job.streams) for job in found}
 
     f32 = Wanted(computes=("f32",))
+    jobs = [one.job for one in _candidates(IRS["fp32"], folder, None, replace(f32, seconds=6.0), HERE)]
+    # The seconds of a row are those of all its processes.
+    assert {(job.seconds, job.folder, job.artifact, job.compute) for job in jobs} == {
+        (6.0 / ROUNDS, folder, "openvino/fp32", "f32")
+    }
     # Latency and throughput, and each of them alone with more images or more streams, never both.
     assert tried(f32) == {(batch, 6, streams) for batch in BATCHES for streams in (1, 6) if 1 in (batch, streams)}
     swept = tried(replace(f32, save=True))

@@ -346,6 +346,27 @@ def test_the_margin_is_that_of_the_run_unless_another_is_given(folder: Path) -> 
     assert validate(folder).max_drop == 0.04
 
 
+def test_labels_that_change_here_are_counted_as_deployed(folder: Path) -> None:
+    """Where the model answered otherwise in f32 alone, nothing changes on the device."""
+    judged_elsewhere(folder, "proved")
+    document = json.loads((folder / PROOF_FILE).read_text())
+    pinned, deployed = document["run"]["answers"]
+    assert deployed["compute"].startswith("auto")
+    others = {"deployed": (deployed, 3), "pinned": (pinned, 5)}
+    for changed, (answers, count) in others.items():
+        array = Answers.model_validate(answers).array
+        array[:count] = np.roll(array[:count], 1, axis=1)
+        given = Answers.of(Answers.model_validate(answers).compute, array).model_dump(mode="json")
+        both = [given if one is answers else one for one in (pinned, deployed)]
+        altered = document | {"run": document["run"] | {"answers": both}}
+        (folder / PROOF_FILE).write_text(json.dumps(altered))
+        found = validate(folder).transfer
+        assert found is not None
+        lost = count if changed == "deployed" else 0
+        assert (found.same, found.changed) == (False, lost / 12)
+        assert f"here {lost} of 12 reference images change their labels" in found.said
+
+
 def test_bounds_of_ones_own_are_not_kept_as_what_this_machine_found(folder: Path) -> None:
     report = validate(folder, bounds={"fp32.graph.max_abs": 9.0})
     assert (report.whole, report.verdicts) == (False, {"openvino/fp32": "unproved"})

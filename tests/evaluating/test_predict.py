@@ -54,6 +54,16 @@ def test_a_pattern_stands_for_what_it_matches(colour_model: Any, tmp_path: Path)
     assert [answer.path for answer in predict(odd, colour_model.folder)] == [str(odd)]
 
 
+def test_images_that_come_one_by_one_are_answered_as_those_that_are_named(colour_model: Any, tmp_path: Path) -> None:
+    red, green = (next((colour_model.images / name).iterdir()) for name in ("red", "green"))
+    predictor, gone = OpenVinoPredictor(colour_model.folder, "f32"), tmp_path / "gone.png"
+    named = list(predict([red, gone, green], predictor, scores=True))
+    assert [answer.scores is not None for answer in named] == [True, False, True]
+    assert list(predict_arriving([[red], [str(gone), green]], predictor, scores=True)) == named
+    without = list(predict_arriving([[red, gone], [], [green]], predictor))
+    assert without == [answer.model_copy(update={"scores": None}) for answer in named]
+
+
 def test_scores_hold_every_label_and_sum_to_one(colour_model: Any) -> None:
     path = next(colour_model.images.rglob("*.png"))
     predictor = OpenVinoPredictor(colour_model.folder, "f32")

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import itertools
 import re
+from collections.abc import Callable
 from dataclasses import replace
 from xml.etree import ElementTree
 
 import numpy as np
 import pytest
 
+from ftx.core.statistics import wilson_interval
 from ftx.reporting.calibration import calibration
 from ftx.reporting.figures import (
     bars,
@@ -197,6 +199,53 @@ def test_runs_are_told_apart_by_their_lines_as_the_legend_names_them() -> None:
     legend = drawn[drawn.index('id="curves-legend_') :]
     parts = re.findall(r"stroke: var\(--(second|mark)\)|> (one|two)<", legend)
     assert list(dict.fromkeys(colour or name for colour, name in parts)) == ["mark", "one", "second", "two"]
+
+
+NUMBER = r"([-\d.]+)"
+
+
+def places(drawn: str, background: str, most: tuple[float, float]) -> Callable[[str, str], tuple[float, float]]:
+    """What gives the values of a point of a figure whose axes go from 0 to these; ``background`` is their box."""
+    corners = rf'<g id="{background}">\s*<path d="M {NUMBER} {NUMBER}\s+L {NUMBER} [^"]*?L [-\d.]+ {NUMBER}\s'
+    ((left, bottom, right, top),) = [[float(number) for number in box] for box in re.findall(corners, drawn)]
+
+    def place(x: str, y: str) -> tuple[float, float]:
+        return most[0] * (float(x) - left) / (right - left), most[1] * (bottom - float(y)) / (bottom - top)
+
+    return place
+
+
+def points_of(drawn: str, colour: str) -> list[tuple[str, str]]:
+    return re.findall(rf'<use [^>]*x="{NUMBER}" y="{NUMBER}" style="fill: var\(--{colour}\)', drawn)
+
+
+def test_each_point_of_the_reliability_diagram_is_a_bin() -> None:
+    """Across its mean score, upwards the share that is right, with an interval that reaches further where it must."""
+    # 16 answers of 0.25, of which 2 are right, and 4 of 0.75, of which 3 are.
+    scores = np.repeat(np.array([0.25, 0.75], np.float32), (16, 4))
+    found = calibration(scores, np.concatenate([np.arange(16) < 2, np.arange(4) < 3]))
+    assert found is not None
+    drawn = reliability(found)
+    upper = drawn[drawn.index('id="reliability-axes_1"') : drawn.index('id="reliability-axes_2"')]
+    place = places(upper, "reliability-patch_2", (1, 1.02))
+    points = [place(x, y) for x, y in points_of(upper, "mark")]
+    assert points == [pytest.approx((0.25, 0.125), abs=1e-3), pytest.approx((0.75, 0.75), abs=1e-3)]
+    upright = rf'<path d="M {NUMBER} {NUMBER}\s+L {NUMBER} {NUMBER}\s+"[^>]*stroke: var\(--mark\); stroke-width: 1.2'
+    ends = [(place(x, low)[1], place(again, high)[1]) for x, low, again, high in re.findall(upright, upper)]
+    assert ends == [pytest.approx(wilson_interval(2, 16), abs=1e-3), pytest.approx(wilson_interval(3, 4), abs=1e-3)]
+    assert f"expected calibration error {found.ece:.3f}" in drawn
+
+
+def test_the_diamond_stands_at_the_threshold_in_use() -> None:
+    scores = np.array([0.9, 0.8, 0.6, 0.4, 0.3, 0.1], np.float32)
+    true = np.array([True, False, True, True, False, True])
+    # Above 0.85 one of one, found one of four; above 0.35 three of four, found three of four.
+    for threshold, recall, precision in ((0.85, 0.25, 1.0), (0.35, 0.75, 0.75)):
+        drawn = precision_recall("name", 0, scores, true, threshold)
+        (diamond,) = points_of(drawn, "second")
+        assert places(drawn, "pr0-patch_2", (1.02, 1.05))(*diamond) == pytest.approx((recall, precision), abs=1e-3)
+        assert f"threshold {threshold:.3f}" in drawn
+    assert points_of(precision_recall("name", 0, scores, true, 0.95), "second") == []  # never called
 
 
 def test_a_bar_has_its_name_and_its_figure() -> None:

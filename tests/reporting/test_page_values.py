@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 from tests.evaluating.written_runs import written_run
+from tests.reporting.test_held_out import held
 
 from ftx.core.errors import DataError
 from ftx.core.progress import SILENT
@@ -18,7 +19,7 @@ from ftx.data.dataset import Split
 from ftx.evaluating.evaluate import ClassScore
 from ftx.reporting import page_values as pages
 from ftx.reporting.facts import RunFacts, gather
-from ftx.reporting.held_out import HeldOut, held_out
+from ftx.reporting.held_out import HeldOut, class_scores_of, held_out
 from ftx.reporting.label_tree import Node, label_tree
 from ftx.reporting.page_values import page_values
 from ftx.reporting.pictures import Budget
@@ -198,6 +199,57 @@ def test_a_tree_has_each_label_below_its_parent_with_its_own_figures() -> None:
         ("plant", None, []),
     ]
     assert label_tree(Labels.multiclass(("a", "b")), []) == []
+
+
+def several(singles: tuple[str, ...], scores: list[list[float]], truth: list[tuple[str, ...]]) -> HeldOut:
+    return held("multilabel", Labels(singles, singles=singles), scores, truth)
+
+
+def test_curves_are_of_the_labels_with_the_lowest_average_precision_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By F1, which depends on a threshold, they come in another order."""
+    # a is ranked right and never called; b has one image before its own, c two of them; nobody has d.
+    answers = several(
+        ("a", "b", "c", "d"),
+        [[0.4, 0.9, 0.9, 0.1], [0.3, 0.8, 0.8, 0.2], [0.2, 0.7, 0.7, 0.3], [0.1, 0.6, 0.6, 0.4]],
+        [("a",), ("a", "b"), ("b", "c"), ("b", "c")],
+    )
+    scores = class_scores_of(answers)
+    precision = {one.name: one.average_precision for one in scores}
+    assert precision["c"] is not None
+    assert precision["b"] is not None
+    assert precision["c"] < precision["b"] < 1.0 == precision["a"]
+    assert precision["d"] is None
+    drawn = pages._precision_recall(answers, scores)
+    assert [one.name for one, _ in drawn] == ["c", "b", "a"]
+    for one, curve in drawn:
+        assert f"Precision against recall of {one.name}; threshold 0.500" in curve
+    monkeypatch.setattr(pages, "CURVES", 2)
+    assert [one.name for one, _ in pages._precision_recall(answers, scores)] == ["c", "b"]
+    assert pages._precision_recall(None, []) == []
+
+
+def test_a_single_below_another_label_has_no_curve_over_all_images() -> None:
+    labels = Labels(
+        ("animal", "plant", "tall", "wet"),
+        groups=(("animal", "plant"),),
+        singles=("tall", "wet"),
+        parents={"tall": "plant"},
+    )
+    answers = held(
+        "hierarchical", labels, [[0.9, 0.1, 0.8, 0.3], [0.2, 0.8, 0.7, 0.6]], [("animal",), ("plant", "tall", "wet")]
+    )
+    assert [one.name for one, _ in pages._precision_recall(answers, class_scores_of(answers))] == ["wet"]
+
+
+def test_maps_are_of_the_surest_wrong_label_and_of_the_surest_that_was_missed() -> None:
+    answers = several(
+        ("a", "b", "c", "d"),
+        [[0.6, 0.9, 0.4, 0.1], [0.9, 0.1, 0.1, 0.1], [0.7, 0.8, 0.1, 0.2], [0.1, 0.1, 0.1, 0.1]],
+        [("c", "d"), ("a",), ("a", "b", "d"), ()],
+    )
+    found = [pages._explained_labels(answers, row) for row in range(4)]
+    # b is further above its threshold than a, d further below than c; of a right answer the last that was called.
+    assert found == [["b", "d"], ["a"], ["d"], []]
 
 
 def test_near_duplicates_of_other_images_are_looked_for_again(run: Run) -> None:

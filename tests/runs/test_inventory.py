@@ -28,6 +28,7 @@ from ftx.runs.inventory import LATENCY, Sort, different_keys, list_runs
 from ftx.runs.latest import latest_run, point_latest_at
 from ftx.runs.removal import remove_runs
 from ftx.runs.run import Run
+from ftx.runs.train_jsonl import Epoch, epoch_lines
 from ftx.training import train
 
 SETTINGS = {"name": "test_vit", "weights": "none", "image_size": 32, "precision": "f32", "rank": 2, "peft": "lora"}
@@ -83,6 +84,23 @@ def test_a_run_says_what_it_was_begun_from() -> None:
     assert {one.run: one.begun_from for one in list_runs().runs}["runs/third"] == "runs/first"
 
 
+def test_a_run_has_the_figures_of_the_epoch_that_was_kept_and_the_seconds_of_all() -> None:
+    """Of four epochs: the first is the best by accuracy, the second by macro F1, the last by neither."""
+    each = ((0.75, 0.25, 8.25), (0.5, 0.875, 2.5), (0.625, 0.5, 6.0), (0.25, 0.125, 1.0))
+    epochs = [
+        Epoch(number, 1.0, 1.0, accuracy, {"accuracy": accuracy, "macro_f1": f1}, 1e-3, 10.0, seconds)
+        for number, (accuracy, f1, seconds) in enumerate(each, 1)
+    ]
+    for name in RUNS:
+        Path("runs", name, "reports", "train.jsonl").write_bytes(epoch_lines(epochs))
+    found = {one.run: one for one in list_runs().runs}
+    for name, best in (("runs/second", 1), ("runs/third", 2)):  # rare labels count as frequent ones in the third
+        one = found[name]
+        assert (one.epochs, one.best_epoch, one.seconds) == (4, best, 17.8)  # to a tenth
+        assert one.figures == epochs[best - 1].metrics
+    assert (found["runs/first"].of_epochs, found["runs/second"].of_epochs) == (1, 2)
+
+
 def test_a_recovered_run_says_which_one_was_trained_on() -> None:
     """Also where that had itself begun from another: that stands in its own line."""
     trained = {name: Run.open(f"runs/{name}").manifest.digest(TRAINED) for name in RUNS}
@@ -136,8 +154,11 @@ def test_of_a_bench_the_fastest_model_counts() -> None:
     assert [(one.run, one.figures[LATENCY]) for one in found] == [
         ("runs/third", 1.5), ("runs/first", 2.5), ("runs/second", 3.0),
     ]  # fmt: skip
-    # Beside what training reached, which is no less known.
-    assert {"accuracy", "macro_f1", LATENCY} <= set(found[0].figures)
+    # Beside what training and ftx eval found, which is no less known.
+    Path("runs/first/reports/eval.json").write_text(json.dumps({"metrics": {"accuracy": 0.375}}))
+    figures = {one.run: one.figures for one in list_runs().runs}
+    assert {"accuracy", "macro_f1", LATENCY} == set(figures["runs/third"])
+    assert (figures["runs/first"]["eval.accuracy"], figures["runs/first"][LATENCY]) == (0.375, 2.5)
     listed = json.loads(call("runs", "--metric", LATENCY, "--sort", "metric", "--json").out)["runs"]
     assert [one["run"] for one in listed] == ["runs/third", "runs/first", "runs/second"]
 

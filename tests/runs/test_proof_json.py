@@ -58,6 +58,7 @@ def test_each_machine_has_its_last_finding(folder: Path) -> None:
 def test_a_validation_keeps_the_sets_that_were_not_asked_about_and_drops_what_devices_found(folder: Path) -> None:
     report = read_parity(WRITTEN)
     assert report is not None
+    report = report.model_copy(update={"max_drop": 0.04, "split": "val", "whole": False})
     ir, answers = ir_digest(folder), [Answers.of(F32, LOGITS)]
     sets = [of_set(folder, "avx2", "first"), of_set(folder, "avx512", "first")]
     keep_transfer(folder, read_proof(folder), found())
@@ -70,7 +71,8 @@ def test_a_validation_keeps_the_sets_that_were_not_asked_about_and_drops_what_de
     assert proof.run is not None
     assert (proof.run.verdict, proof.run.said) == (report.verdicts["openvino/fp32"], report.said["openvino/fp32"])
     assert {row.artifact for row in proof.run.rows} == {"openvino/fp32"}
-    assert (proof.run.max_drop, proof.run.split, proof.run.machine) == (report.max_drop, report.split, report.machine)
+    assert (proof.run.max_drop, proof.run.split, proof.run.whole) == (0.04, "val", False)
+    assert (proof.run.machine, proof.run.family, proof.run.answers) == (report.machine, report.family, answers)
     assert (proof.run.isa, proof.run.emulated) == (this_set(), False)
 
 

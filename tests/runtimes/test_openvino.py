@@ -13,7 +13,7 @@ from PIL import Image
 from tests.conftest import colour_logits, write_colour_ir
 
 from ftx.core.errors import ExportError, ImageError
-from ftx.core.processors import cores
+from ftx.core.processors import Processors, cores
 from ftx.core.telemetry import no_telemetry
 from ftx.data.image_store import pixel_bytes
 from ftx.data.preprocess import Preprocess, resize_crop
@@ -218,6 +218,46 @@ def test_files_share_a_request_up_to_the_batch_that_was_given(
     predictor = OpenVinoPredictor(colour_model.folder, "f32", streams=1, batch=batch)
     assert len(list(predictor.logits_from_files([image] * 20))) == 20
     assert sizes == [batch] * (20 // batch) + [20 % batch] * (20 % batch > 0)
+
+
+def test_requests_at_a_time_share_the_bytes_of_their_batches(
+    colour_model: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of one request at a time each may have them all."""
+    real, sizes = openvino.InferRequest.start_async, list[int]()
+
+    def counted(self: Any, inputs: Any, *args: Any, **named: Any) -> Any:
+        sizes.append(len(inputs[0]))
+        return real(self, inputs, *args, **named)
+
+    monkeypatch.setattr(openvino.InferRequest, "start_async", counted)
+    monkeypatch.setattr(base, "BATCH_BYTES", 8 * 16 * 16 * 3)
+    for streams, batch in ((1, 8), (2, 4)):
+        sizes.clear()
+        # Two at a time are two threads, also where there is one processor.
+        predictor = OpenVinoPredictor(colour_model.folder, "f32", threads=2, streams=streams)
+        assert predictor.streams == streams
+        assert len(list(predictor.logits_from_files([colour_model.images / "red" / "0.png"] * 16))) == 16
+        assert sizes == [batch] * (16 // batch)
+
+
+def test_as_many_threads_are_started_as_a_container_is_paid_for(
+    colour_model: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """OpenVINO sees all processors that it may run on, and knows of no quota."""
+    told: list[dict[str, Any]] = []
+    real = openvino.Core.compile_model
+
+    def compile_model(self: openvino.Core, model: Any, device: str, config: Any) -> Any:
+        told.append(dict(config))
+        return real(self, model, device, config)
+
+    monkeypatch.setattr(openvino.Core, "compile_model", compile_model)
+    for allowed, usable, given, threads in ((8, 1, None, 1), (8, 8, None, None), (8, 1, 2, 2)):
+        here = Processors(allowed=allowed, usable=usable, cores=usable, fast=usable)
+        monkeypatch.setattr("ftx.runtimes.openvino.processors", lambda here=here: here)
+        OpenVinoPredictor(colour_model.folder, "f32", threads=given)
+        assert told[-1].get("INFERENCE_NUM_THREADS") == threads
 
 
 def test_maps_and_logits_are_not_taken_for_each_other(tmp_path: Path) -> None:

@@ -1,0 +1,99 @@
+"""A step of the chain has the figures of its own row: what was measured beside what was allowed."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from tests.evaluating.written_runs import WRITTEN
+
+from ftx.reporting.facts import RunFacts, gather
+from ftx.reporting.parity_chain import chain, set_rows
+from ftx.runs.parity_json import RowBound, SetVerdict
+from ftx.runs.run import Run
+
+
+@pytest.fixture(scope="module")
+def facts() -> RunFacts:
+    return gather(Run.open(WRITTEN / "multiclass-dora"))
+
+
+def with_rows(facts: RunFacts, artifact: str, compute: str, **changed: Any) -> RunFacts:
+    assert facts.parity is not None
+    rows = [
+        row.model_copy(update=changed) if (row.artifact, str(row.compute)) == (artifact, compute) else row
+        for row in facts.parity.rows
+    ]
+    return replace(facts, parity=facts.parity.model_copy(update={"rows": rows}))
+
+
+def figures(facts: RunFacts, artifact: str, compute: str) -> dict[str, str]:
+    (hop,) = [hop for hop in chain(facts) if (hop.name, hop.compute) == (artifact, compute)]
+    return dict(hop.figures)
+
+
+def test_each_model_stands_there_in_each_precision_in_the_order_of_the_pipeline(facts: RunFacts) -> None:
+    assert facts.parity is not None
+    irs = [(f"openvino/{name}", compute) for name in ("fp32", "fp16", "int8") for compute in ("f32", "auto:bf16")]
+    found = [(hop.name, hop.compute, hop.state) for hop in chain(facts)]
+    assert found[:3] == [("trained", "f32", "reference"), ("dense", "f32", "proved"), ("onnx", "f32", "proved")]
+    assert [(name, compute) for name, compute, _ in found[3:]] == irs
+    # The least of its rows, of the same pixels and of files.
+    order = ("failed", "unproved", "proved")
+    for name, compute, state in found[3:]:
+        rows = [row for row in facts.parity.rows if (row.artifact, str(row.compute)) == (name, compute)]
+        assert state == min((row.verdict for row in rows), key=order.index)
+    assert {hop.state for hop in chain(replace(facts, parity=None))} == {"reference", "not validated"}
+
+
+def test_figures_are_told_with_what_was_allowed(facts: RunFacts) -> None:
+    changed = with_rows(
+        facts, "openvino/int8", "auto:bf16", max_abs=0.75, agreement=0.9375, images=16, labelled=9, drop=0.125,
+        drop_high=0.25, max_drop=0.5, latency_ms=7.5, isa="avx2", bound=RowBound(max_abs=1.5, cosine=None, reason=""),
+    )  # fmt: skip
+    assert figures(changed, "openvino/int8", "auto:bf16") == {
+        "largest difference of a logit, of the same pixels": "0.75 of 1.5 allowed",
+        "same labels": "93.75 % of 16 images",
+        "accuracy lost": "12.50 points, at most 25.00; 50 allowed",
+        "instruction set": "avx2",
+        "an image": "7.5 ms",
+    }
+    free = with_rows(changed, "openvino/int8", "auto:bf16", bound=RowBound(max_abs=None, cosine=None, reason=""))
+    assert figures(free, "openvino/int8", "auto:bf16")["largest difference of a logit, of the same pixels"] == "0.75"
+    none = with_rows(changed, "openvino/int8", "auto:bf16", max_abs=None)
+    assert "not a number" in figures(none, "openvino/int8", "auto:bf16").values()
+    # Where logits are the proof no interval is told.
+    assert "accuracy lost" not in figures(facts, "onnx", "f32")
+    assert "instruction set" not in figures(facts, "onnx", "f32")
+
+
+def test_the_row_that_says_least_is_shown_with_its_view(facts: RunFacts) -> None:
+    assert facts.parity is not None
+    for view, said in (("files", "each with its own image path"), ("graph", "of the same pixels")):
+        rows = [
+            row.model_copy(update={"verdict": "failed", "max_abs": 9.0})
+            if (row.artifact, str(row.compute), row.view) == ("openvino/fp16", "f32", view)
+            else row
+            for row in facts.parity.rows
+        ]
+        found = figures(replace(facts, parity=facts.parity.model_copy(update={"rows": rows})), "openvino/fp16", "f32")
+        assert found[f"largest difference of a logit, {said}"].startswith("9 of ")
+
+
+def test_what_was_found_in_other_sets_stands_beside_with_how_it_was_found(facts: RunFacts) -> None:
+    assert facts.parity is not None
+    sets = [
+        SetVerdict(artifact="openvino/fp32", isa="avx2", emulated=True, verdict="proved", said="as here"),
+        SetVerdict(artifact="openvino/int8", isa="avx2", emulated=True, verdict="failed", said="too far"),
+        SetVerdict(artifact="openvino/int8", isa="amx", emulated=False, verdict="not_run", said="this CPU lacks it"),
+    ]
+    assert set_rows(replace(facts, parity=facts.parity.model_copy(update={"sets": sets}))) == [
+        ("openvino/fp32", "avx2", "proved (emulated)", "as here"),
+        ("openvino/int8", "avx2", "failed", "too far"),
+        ("openvino/int8", "amx", "not_run", "this CPU lacks it"),
+    ]
+    assert set_rows(replace(facts, parity=None)) == []
+    # Their rows are none of this machine's.
+    emulated = with_rows(facts, "openvino/fp32", "f32", emulated=True, max_abs=99.0)
+    assert "99" not in str(chain(emulated))
