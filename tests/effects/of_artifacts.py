@@ -353,6 +353,7 @@ def report_artifact(lab: Lab, flag: str, value: str) -> None:
 
 def report_data(lab: Lab, flag: str, value: str) -> None:
     run = Path(shutil.copytree(lab.train().path, lab.root / "reported-moved", symlinks=True))
+    shutil.rmtree(run / "reports" / "answers", ignore_errors=True)  # by which no image would be asked for
     manifest = json.loads((run / "run.json").read_text(encoding="utf-8"))
     here = lab.root / manifest["data_root"]
     (run / "run.json").write_text(json.dumps(manifest | {"data_root": "gone"}), encoding="utf-8")

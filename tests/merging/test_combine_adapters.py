@@ -91,6 +91,7 @@ def test_the_card_says_what_was_merged(runs: dict[str, Path], tmp_path: Path) ->
         assert told in card.text
 
 
+@pytest.mark.representative
 def test_shares_are_shares_of_the_weights(runs: dict[str, Path], tmp_path: Path) -> None:
     for name in ("dora", "lora"):
         combine([runs[name]], tmp_path / name)
@@ -278,6 +279,7 @@ def folder_of(run: Path, folder: Path, side: int) -> Path:
     return folder
 
 
+@pytest.mark.representative
 def test_images_go_into_a_named_base_as_into_the_run(runs: dict[str, Path], tmp_path: Path) -> None:
     """At another size, which the run was not trained at, as the base says."""
     pre = Run.open(runs["dora"]).manifest.preprocess

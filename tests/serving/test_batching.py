@@ -100,15 +100,15 @@ class Gate:
 
 def test_a_batch_takes_no_more_bytes_than_are_its_streams(colour_ir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     small, large = colour_pixels(0, 16, 16, 0), colour_pixels(1, 40, 32, 0)
-    # Of two streams each has room for three small images, and for less than one of the large ones, which go alone.
-    monkeypatch.setattr(batching, "BATCH_BYTES", 2 * (4 * small.nbytes - 1))
+    predictor = OpenVinoPredictor(colour_ir, streams=2, batch=5)
+    streams = predictor.streams  # of one core one
+    # Each stream has room for three small images, and for less than one of the large ones, which go alone.
+    monkeypatch.setattr(batching, "BATCH_BYTES", streams * (4 * small.nbytes - 1))
     gate = Gate()
-    batcher = Batcher(OpenVinoPredictor(colour_ir, streams=2, batch=5), gate)
-    counts, _ = gate.answered(batcher, 2, 10 * [small])
+    counts, _ = gate.answered(Batcher(predictor, gate), streams, 10 * [small])
     assert sorted(counts) == [1, 3, 3, 3]
     gate = Gate()
-    batcher = Batcher(OpenVinoPredictor(colour_ir, streams=2, batch=5), gate)
-    counts, _ = gate.answered(batcher, 2, 4 * [large])
+    counts, _ = gate.answered(Batcher(predictor, gate), streams, 4 * [large])
     assert counts == [1, 1, 1, 1]
 
 
