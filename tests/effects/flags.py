@@ -133,9 +133,7 @@ FLAGS = (
     Flag("export --explain", "", "a map beside the same logits", of_artifacts.export_explain, takes=A_WHILE),
     Flag("export --json", "", "one object", of_artifacts.export_json),
     Flag("export --out", "a folder", "a repository there", of_artifacts.export_out),
-    Flag(
-        "export --base", "a folder", "a base, and no model to predict with", of_artifacts.export_base, takes=A_WHILE
-    ),
+    Flag("export --base", "a folder", "a base, and no model to predict with", of_artifacts.export_base, takes=A_WHILE),
     Flag(
         "export --as-update",
         "a file",
