@@ -149,6 +149,33 @@ def test_pissa_starts_as_the_weight_and_ends_as_a_plain_adapter(kind: Kind) -> N
     torch.testing.assert_close(layer.merged_weight(), merged, rtol=0, atol=1e-13)
 
 
+@pytest.mark.parametrize("kind", ["lora", "dora"])
+def test_pissa_takes_each_target_off_by_its_own_scaling(kind: Kind) -> None:
+    torch.manual_seed(0)
+    base = nn.Linear(10, 18, dtype=torch.float64)
+    untouched, scaling = base.weight.detach().clone(), layer_scaling(FUSED, [3.0, 0.5])
+    generator = torch.Generator().manual_seed(0)
+    layer = AdaptedLinear(base, FUSED, kind=kind, scaling=scaling, dropout=0.0, generator=generator)
+    start_from_principal(layer)
+    torch.testing.assert_close(layer.merged_weight(), untouched, rtol=0, atol=1e-13)
+    for part, s in zip(FUSED, (3.0, 0.5), strict=True):
+        rank = part.ranks.stop - part.ranks.start
+        U, sigma, V = torch.linalg.svd(untouched[part.rows], full_matrices=False)
+        principal = (U[:, :rank] * sigma[:rank]) @ V[:rank]
+        found = s * layer.lora_B[part.rows, part.ranks] @ layer.lora_A[part.ranks]
+        torch.testing.assert_close(found.detach(), principal, rtol=0, atol=1e-13)
+    with torch.no_grad():
+        layer.lora_A += 0.1 * torch.randn_like(layer.lora_A)
+    A, B, scalings = plain_factors(layer)
+    assert isinstance(scalings, torch.Tensor)
+    # Each target's trained ranks are followed by those that it started from.
+    assert scalings.tolist() == [3.0] * 4 + [0.5] * 6
+    merged = untouched + (B * scalings) @ A
+    if kind == "dora":
+        merged *= (untouched.norm(dim=1) / merged.norm(dim=1))[:, None]
+    torch.testing.assert_close(layer.merged_weight(), merged.detach(), rtol=0, atol=1e-13)
+
+
 def adapted(targets: tuple[Role, ...], **settings: Any) -> nn.Module:
     """Two blocks with an adapter in every target's layer."""
     torch.manual_seed(0)

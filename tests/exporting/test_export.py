@@ -71,6 +71,13 @@ def listed(report: ExportReport, run: Run, artifacts: dict[str, str]) -> None:
         assert item.size_bytes == sum(path.stat().st_size for path in models)
         assert (item.smooth_quant_alpha is None) == (item.precision != "int8") == (item.int8_share is None)
         assert item.preset is None  # a ViT has attention
+        assert item.searched is None  # one setting was given
+        if item.artifact == "onnx":
+            assert item.said.startswith("logits within")
+        else:  # of the reference images, by the recipe's margin
+            assert (item.verdict, "0 lost, 0 gained of 64; 149 images" in item.said) == ("unproved", True)
+        if item.precision == "int8":
+            assert (item.smooth_quant_alpha, item.int8_share) == (0.5, pytest.approx(0.974, abs=0.03))
 
 
 def test_a_run_that_was_not_merged_is_told_to(fresh_run: Run) -> None:

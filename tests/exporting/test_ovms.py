@@ -64,6 +64,10 @@ def test_the_configuration_and_the_folders(whole_run: Path, tmp_path: Path, prec
         assert read.input(0).get_element_type() == ov.Type.u8
         assert read.get_parameters()[0].get_layout() == ov.Layout("NHWC")  # which encoded images need
         assert read.output(0).get_any_name() == "logits"
+    served = [(one.name, one.channels, one.artifact) for one in found.models]
+    artifacts = [f"openvino/{precision}" for precision in precisions for _ in range(2)]
+    assert served == list(zip(names, ["rgb", "bgr"] * len(precisions), artifacts, strict=True))
+    assert (found.run, found.path) == (str(whole_run), str(tmp_path / "models"))
     assert found.size_bytes == sum(path.stat().st_size for path in (tmp_path / "models").rglob("*") if path.is_file())
 
 

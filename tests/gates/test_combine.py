@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from tests.adapters.test_scaling import LAYER, by_hand, one_block, small
 from tests.gates.faults import Tensors, edit_tensors
 
-from ftx.core.errors import AdapterError, GateFailed, InputError
+from ftx.core.errors import AdapterError, EnvironmentFault, GateFailed, InputError
 from ftx.merging.combine_adapters import _election_error, combine, elected
 from ftx.merging.merge_and_prove import LAYER_BOUND
 
@@ -66,6 +68,33 @@ def test_a_model_that_does_not_answer_as_its_base_with_the_adapter_beside_it_fai
         merged(base)
     # The base is timm's own, whose epsilon is no reason to look at.
     assert "epsilon" not in str(caught.value)
+
+
+def test_answers_that_are_no_numbers_fail(base: Path) -> None:
+    """Each weight can be stored, and of what they make f32 holds nothing: no difference is above any bound."""
+    by_hand(base.parent / "adapter", r=2, lora_alpha=4)
+    edit_tensors(base.parent / "adapter" / "adapter_model.safetensors", lambda tensors: tensors[B].__imul__(1e37))
+    with pytest.raises(GateFailed, match="does not answer as the base with its adapters") as caught:
+        merged(base)
+    assert "answers differ by nan" in str(caught.value.found)
+
+
+def test_a_disk_without_room_for_the_model_is_refused_before_anything_is_read(
+    base: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    by_hand(base.parent / "adapter", r=2, lora_alpha=4)
+    needed = 4 * sum(parameter.numel() for parameter in small().parameters())
+    with_disk(monkeypatch, needed - 1)
+    with pytest.raises(EnvironmentFault, match="the disk is too full"):
+        merged(base)
+    with_disk(monkeypatch, needed)
+    assert merged(base) < LAYER_BOUND
+
+
+def with_disk(monkeypatch: pytest.MonkeyPatch, free_bytes: int) -> None:
+    """A disk with so many bytes left."""
+    disk = SimpleNamespace(f_blocks=1 << 40, f_bavail=free_bytes, f_frsize=1)
+    monkeypatch.setattr(os, "statvfs", lambda _path: disk)
 
 
 def test_the_card_says_what_went_in_and_how_it_was_proved(base: Path) -> None:

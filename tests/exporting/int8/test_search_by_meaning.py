@@ -13,17 +13,21 @@ from tests.conftest import Listener
 from tests.exporting.conftest import ARCHITECTURE
 from tests.exporting.int8.test_quantize import IMAGES, body, images, in_8_bits, weights
 
+from ftx.core.errors import GateFailed
 from ftx.core.files import sha256_file
 from ftx.core.statistics import Paired
 from ftx.data.dataset import Entry
 from ftx.data.preprocess import Preprocess, load_pixels, normalise
+from ftx.exporting.accuracy_gate import refuse_what_failed
 from ftx.exporting.int8.products import Product
 from ftx.exporting.int8.quantize import compress_weights, logits_of
 from ftx.exporting.int8.search import CONFIDENCE, MOST_ADDED, Candidate, Quantized, Sensitivity, _Search, quantize_body
 from ftx.exporting.int8.setting import Setting
-from ftx.exporting.shared_parts import Source, calibration_images
+from ftx.exporting.shared_parts import WRITERS, Source, calibration_images
 from ftx.recipe.schema import Recipe
 from ftx.recipe.sections import MAX_DROP
+from ftx.runs.artifacts import DENSE, IR_FP16, IR_FP32, IR_INT8_WEIGHTS, Artifact
+from ftx.runs.card_json import read_card
 from ftx.runs.new_run import new_run, seal
 from ftx.runs.reference_safetensors import ReferenceFile
 from ftx.runs.run import Run
@@ -114,6 +118,63 @@ def test_the_margin_of_the_recipe_decides_about_accuracy_control(searched: tuple
     changed = min(one.changed for one in quantized.candidates)
     assert MAX_DROP < Paired(changed, 0, 8).drop_at_least(CONFIDENCE) < 0.99
     assert not any(one.setting.accuracy_control for one in quantized.candidates)
+
+
+@pytest.mark.parametrize(
+    ("artifact", "share_of_fp32"),
+    [(IR_FP32, 1.0), (IR_FP16, 0.5), (IR_INT8_WEIGHTS, 0.4)],
+    ids=str,
+)
+def test_each_folder_has_the_card_of_its_run_and_the_weights_of_its_precision(
+    artifact: Artifact, share_of_fp32: float, searched: tuple[Run, SmallSource, Quantized], tmp_path: Path
+) -> None:
+    run, source, _ = searched
+    WRITERS[artifact](source, tmp_path)
+    card, manifest = read_card(tmp_path), run.manifest
+    assert (card.precision, card.task, card.labels) == (artifact.variant, "multilabel", manifest.labels)
+    assert (card.thresholds.labels, card.preprocess) == (THRESHOLDS, PRE)
+    assert card.dense_digest == manifest.digest(DENSE)
+    assert card.keep_tokens == {}
+    # Three layers of 192, 64 and 64 inputs, of which the last stays f32 in 8 bits; shapes and resizing come on top.
+    weights_bytes = 4 * (192 * 64 + 64 * 64 + 64 * len(NAMES))
+    size = (tmp_path / "model.bin").stat().st_size
+    assert share_of_fp32 * weights_bytes <= size < (share_of_fp32 + 0.15) * weights_bytes
+
+
+@pytest.mark.representative
+def test_for_cpus_without_vnni_the_weights_have_seven_bits(
+    searched: tuple[Run, SmallSource, Quantized], tmp_path: Path
+) -> None:
+    _, source, quantized = searched
+    safe = source.write_int8_safe(tmp_path)
+    assert read_card(tmp_path).precision == "int8-safe"
+    assert {int(np.abs(one).max()) for one in in_8_bits(quantized.model)} == {127}
+    assert all(np.abs(one).max() <= 64 for one in in_8_bits(safe.model))
+    assert len(in_8_bits(safe.model)) > 0
+
+
+@pytest.mark.parametrize(("max_drop", "verdict"), [(0.02, "unproved"), (0.3, "unproved"), (0.4, "proved")])
+def test_the_gate_of_an_export_goes_by_the_margin_of_the_recipe(
+    max_drop: float, verdict: str, searched: tuple[Run, SmallSource, Quantized], tmp_path: Path
+) -> None:
+    """Of eight images without a loss at most 31 points may be lost: 0.05 to the power of an eighth is 0.69."""
+    (tmp_path / "own").mkdir()
+    (tmp_path / "ir").mkdir()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(tmp_path)
+        source = SmallSource(make_run(tmp_path / "own", max_drop))
+    pixels = np.random.default_rng(5).integers(0, 256, (8, 8, 8, 3), dtype=np.uint8)
+    logits = logits_of(source.body, [normalise(pixels, PRE)])
+    targets = (np.random.default_rng(6).random(logits.shape) < 0.1).astype(np.float32)
+    source.reference = ReferenceFile(tuple(f"{number}.png" for number in range(8)), pixels, logits, targets)
+    source.write_fp32(tmp_path / "ir")
+    found, said = refuse_what_failed(source, IR_FP32, tmp_path / "ir")
+    assert found == verdict, said
+    source.reference = ReferenceFile(source.reference.paths, pixels, -logits, targets)
+    source.write_fp16(tmp_path / "ir")
+    with pytest.raises(GateFailed, match="openvino/fp16 does not answer as the trained model did") as caught:
+        refuse_what_failed(source, IR_FP16, tmp_path / "ir")
+    assert caught.value.fix == "export in a finer precision (fp32)"
 
 
 PLAIN = (Setting(alpha=-1.0), Setting(alpha=0.5))
