@@ -5,19 +5,27 @@ from __future__ import annotations
 import json
 import re
 import shutil
+from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from tests.browsing import needs_chromium, visit
+from tests.evaluating.written_runs import written_run
 from tests.zygote import Zygote
 
-from ftx.core.errors import InputError, RunError
+from ftx.core.errors import DataError, InputError, RunError
 from ftx.core.files import sha256_file
+from ftx.core.progress import SILENT
 from ftx.evaluating.evaluate import ask, evaluate
+from ftx.reporting import page_values as pages
+from ftx.reporting.confusion import confusions
+from ftx.reporting.held_out import class_scores_of, held_out
 from ftx.reporting.report import report
 from ftx.runs.artifacts import DENSE, IR_FP32, IR_INT8, TRAINED
-from ftx.runs.kept_answers import read_answers
+from ftx.runs.compute_precision import F32
+from ftx.runs.kept_answers import keep_answers, read_answers
 from ftx.runs.run import Run
 
 SECTIONS = "verdict data curves confusion classes calibration errors parity latency provenance".split()
@@ -191,6 +199,90 @@ def test_a_file_of_another_kind_stays(validated_run: Path, tmp_path: Path) -> No
     assert mine.read_text(encoding="utf-8") == "<h1>mine</h1>"
     with pytest.raises(InputError, match="this is a folder"):
         report(validated_run, out=tmp_path)
+
+
+@pytest.fixture
+def small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
+    """Its fp32 is remembered to have answered two of the eight held-out images wrongly, and surest of all."""
+    run = Run.open(written_run("multiclass-dora", tmp_path / "here").path)
+    monkeypatch.chdir(tmp_path / "here")
+    names = run.manifest.labels.names
+    truth = np.array([names.index(entry.labels[0]) for entry in run.report_entries()])
+    called = np.where(np.arange(8) < 3, 0, truth)  # called the first label, whichever they are
+    assert (called != truth).sum() == 2
+    keep_answers(
+        run, IR_FP32, F32, np.eye(3, dtype=np.float32)[called] * np.arange(9, 1, -1, dtype=np.float32)[:, None]
+    )
+    return run
+
+
+def table(html: str, caption: str) -> list[list[str]]:
+    """The cells of a table's body."""
+    (body,) = re.findall(rf"{re.escape(caption)}.*?<tbody>(.*?)</tbody>", html, re.DOTALL)
+    rows = [re.findall(r"<t[hd][^>]*>(.*?)</t[hd]>", row, re.DOTALL) for row in body.split("</tr>") if "<t" in row]
+    return [[re.sub(r"<[^>]+>", "", cell).strip() for cell in row] for row in rows]
+
+
+def page_of(run: Run, **given: Any) -> str:
+    report(run, out=Path("page.html"), artifact="openvino/fp32", **given)
+    return Path("page.html").read_text(encoding="utf-8")
+
+
+def test_the_tables_have_the_figures_of_each_label(small: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pages, "CASES", 1)
+    html = page_of(small)
+    answers = held_out(small, IR_FP32, None, SILENT)
+    expected = [
+        [
+            one.name,
+            *(f"{100 * share:.1f}" for share in (one.precision, one.recall, one.f1)),
+            f"{100 * (one.average_precision or 0):.1f}",
+            f"{100 * one.false_positive_rate:.1f}",
+            str(one.support),
+        ]
+        for one in class_scores_of(answers)
+    ]
+    found = table(html, "Each label, on images that training did not see; percent")
+    assert found == expected
+    # No two columns say the same of the label that was called too often.
+    assert len(set(found[0])) == len(found[0])
+    carried = Counter((entry.labels[0], entry.split) for entry in small.entries())
+    assert table(html, "Images of each label") == [
+        [name, *(str(carried[name, side]) for side in ("train", "val", "test"))] for name in small.manifest.labels.names
+    ]
+    mistakes = table(html, "The most frequent mistakes")
+    assert sorted(mistakes) == sorted(
+        [one.truth, one.answer, str(one.images), f"{100 * one.share:.1f}"]
+        for matrix in confusions(answers)
+        for one in matrix.mistakes
+    )
+    assert "6 of 8, by openvino/fp32" in html
+    assert "8 images of test, answered by openvino/fp32 (f32)" in html
+
+
+def test_all_near_duplicates_are_counted_and_the_first_shown(small: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pages, "CASES", 1)
+    pairs = [{"held_out": f"h{one}", "train": f"t{one}", "correlation": 0.5 + one / 100} for one in range(43)]
+    known = {"schema_version": 2, "images": small.manifest.files["data.jsonl"], "pairs": pairs}
+    (small.path / "reports" / "near_duplicates.json").write_text(json.dumps(known), encoding="utf-8")
+    html = page_of(small)
+    assert "43 held-out images are nearly one that training saw" in html
+    assert "The first 40:" in html
+    rows = table(html, "Held-out images and those of training that they nearly are")
+    assert rows == [[pair["held_out"], pair["train"], f"{pair['correlation']:.3f}"] for pair in pairs[:40]]
+
+
+def test_images_are_shown_from_where_data_says(small: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pages, "CASES", 1)
+    Path("images").rename(tmp_path / "images")
+    found = report(small, out=Path("page.html"), artifact="openvino/fp32", data=tmp_path)
+    assert found.notes == []
+    # Nobody has proved it on eight images: something is open, and nothing is against it.
+    assert (found.ok, found.verdict.partition(":")[0]) == (True, "No loss seen")
+    html = Path("page.html").read_text(encoding="utf-8")
+    assert html.count("data:image/jpeg") == 18 + 2 * 1 + 3  # samples, an image of each kind, and their maps
+    with pytest.raises(DataError):
+        report(small, out=Path("page.html"), artifact="openvino/fp32", data=tmp_path / "nowhere")
 
 
 @needs_chromium
