@@ -147,7 +147,7 @@ def test_for_cpus_without_vnni_the_weights_have_seven_bits(
 ) -> None:
     _, source, quantized = searched
     safe = source.write_int8_safe(tmp_path)
-    assert read_card(tmp_path).precision == "int8-safe"
+    assert read_card(tmp_path).precision == "int8-overflow-safe"
     assert {int(np.abs(one).max()) for one in in_8_bits(quantized.model)} == {127}
     assert all(np.abs(one).max() <= 64 for one in in_8_bits(safe.model))
     assert len(in_8_bits(safe.model)) > 0
