@@ -118,7 +118,7 @@ _FAMILIES = (
     Family("caformer_s18", 64, 48),
     Family("csatv2", 64, 16),
     Family("convnext_tiny", 64, 8, {"depths": (1, 1, 1, 1)}),
-    Family("mixer_s32_224", 64, 32, _at(64)),
+    Family("mixer_s32_224", 96, 32, _at(96)),  # of four patches its layers would be narrower than a rank of 8
     Family("gmlp_ti16_224", 64, 60, _at(64)),
     Family("resmlp_12_224", 64, 24, _at(64)),
     Family("sequencer2d_s", 64, 36, _at(64)),
