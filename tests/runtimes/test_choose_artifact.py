@@ -259,3 +259,12 @@ def test_the_machine_that_judged_the_run_needs_no_other_proof(device: Path) -> N
     assert noted(device / "fp16") == []
     prove(device, IR_FP16, 1.0, machine=this_machine().model_dump(mode="json"), verdict="unproved", said="of 8")
     assert noted(device / "fp16") == ["this model is unproved on this machine: of 8"]
+
+
+def test_what_was_found_of_the_model_since_comes_before_the_verdict_of_its_run(device: Path) -> None:
+    for since, told in (("failed", ["this model is failed on this machine: it is failed"]), ("proved", [])):
+        before = "proved" if since == "failed" else "failed"
+        prove(device, IR_FP16, 1.0, machine=this_machine().model_dump(mode="json"), verdict=before)
+        found_here(device, IR_FP16, since)
+        assert noted(device / "fp16") == told
+        assert (chosen_of(device)[0] == "fp16") == (since == "proved")
