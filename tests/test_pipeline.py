@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -103,7 +104,7 @@ def test_one_recipe_does_everything(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert (made.path / "reports" / "parity.json").is_file()
 
 
-@pytest.mark.slow
+@pytest.mark.representative
 def test_a_signal_after_training_says_where_to_go_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture
 ) -> None:
@@ -120,7 +121,7 @@ def test_a_signal_after_training_says_where_to_go_on(
         assert f"fix: go on: {command} runs/{verb}\n" in said
 
 
-@pytest.mark.slow
+@pytest.mark.representative
 def test_a_classifier_goes_the_whole_way(tmp_path: Path) -> None:
     torch.set_num_threads(1)
     data = write_data(tmp_path / "data", 12)
@@ -145,6 +146,13 @@ def test_a_classifier_goes_the_whole_way(tmp_path: Path) -> None:
             made.predict([np.zeros((8, 8, 3))])  # pyright: ignore[reportArgumentType]
         again = ftx.Classifier.open("runs/notebook", progress=SILENT)
         assert again.recipe.method == "lora"
+        assert again.predict(images)[0].scores is None
+        moved = Path(shutil.move(data, tmp_path / "moved"))
+        with pytest.raises(DataError, match="not where they were"):
+            again.evaluate()
+        there = ftx.Classifier.open("runs/notebook", data=moved, progress=SILENT)
+        assert there.evaluate().accuracy == there.evaluate("trained").accuracy
+        shutil.move(moved, data)
         assert again.predict(images, scores=True) == exported
         assert made.evaluate().artifact == "openvino/fp32"
     for one, other in zip(trained, exported, strict=True):

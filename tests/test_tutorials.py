@@ -34,7 +34,7 @@ def test_a_tutorial_goes_from_data_to_answers(task: str) -> None:
 
 
 @pytest.mark.representative
-@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize("task", [TASKS[0], *(pytest.param(task, marks=pytest.mark.slow) for task in TASKS[1:])])
 def test_the_commands_of_a_tutorial_follow_each_other(task: str, tmp_path: Path) -> None:
     """On a tiny network and a twelfth of the images: each command finds what the one before has left."""
     torch.set_num_threads(1)

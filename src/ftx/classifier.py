@@ -52,17 +52,17 @@ class Classifier:
         self.recipe = Recipe.named({"name": model, "task": task, "peft": peft, **settings})
         self.progress = progress
         self._run: Run | None = None
-        self._data: Path | None = None  # an address, which the run does not name itself
+        self._data: Path | None = None  # where its images lie, if the run does not say: no run names an address
 
     @classmethod
-    def open(cls, run: Run | Path | str, *, progress: Progress = SPOKEN) -> Classifier:
-        """The classifier of a run folder, fitted already.
+    def open(cls, run: Run | Path | str, *, data: Path | str | None = None, progress: Progress = SPOKEN) -> Classifier:
+        """The classifier of a run folder, fitted already; its images lie in ``data`` where the run does not say.
 
         Raises: RunError if it is none.
         """
         opened = run if isinstance(run, Run) else Run.open(run)
         made = cls(progress=progress)
-        made.recipe, made._run = opened.recipe(), opened
+        made.recipe, made._run, made._data = opened.recipe(), opened, None if data is None else Path(data)
         return made
 
     @property

@@ -150,6 +150,11 @@ def test_it_is_told_which_images_rounding_could_change() -> None:
     assert found.clear().tolist() == [True, False, False, True, True]
     choose(torch.tensor([tied], dtype=torch.float64))
     assert len(found.clear()) == 5  # what comes after is not watched
+    several = nn.ModuleList([ChooseTokens(1, 0.5), ChooseTokens(1, 0.5)])
+    with watched(several) as found:  # clearly in each of the blocks
+        for one, scores in zip(several, ([clear, tied, clear], [tied, clear, clear]), strict=True):
+            one(torch.tensor(scores, dtype=torch.float64))
+    assert found.clear().tolist() == [False, False, True]
     with watched(small("vit")) as nothing:
         pass
     assert nothing.clear() is None

@@ -146,6 +146,9 @@ def test_a_missing_extra_is_said_as_such() -> None:
     assert call(program=program).stderr.count("EnvironmentFault") == 1
 
 
+WRITTEN = Path(__file__).parents[1] / "written" / "v1" / "multiclass-dora"
+
+
 @pytest.mark.parametrize(
     "words",
     [
@@ -166,10 +169,17 @@ def test_a_missing_extra_is_said_as_such() -> None:
         "validate nowhere",
         "bench nowhere",
         "predict nowhere",
+        "merge RUN --data nowhere",
+        "export RUN --data nowhere",
+        "eval RUN --data nowhere",
+        "merge --adapter nowhere",
+        "adapters nowhere RUN",
+        "train --from RUN --data nowhere",
     ],
 )
 def test_what_is_not_there_is_said_without_torch(words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
+    words = words.replace("RUN", str(WRITTEN))
     program = (
         "import sys\nfrom ftx.cli.app import run\nstatus = run(sys.argv[1:])\n"
         "assert not {'torch', 'timm', 'nncf'} & sys.modules.keys()\nsys.exit(status)"

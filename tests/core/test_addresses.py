@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from ftx.core.addresses import Address, as_typed, if_address, is_elsewhere, names_address, typed
+from ftx.core.addresses import Address, as_typed, data_option, if_address, is_elsewhere, names_address, typed
 from ftx.core.errors import DataError, InputError
+from ftx.data.sources.listing import relative_path
 from ftx.recipe.schema import Recipe
 
 
@@ -28,7 +29,7 @@ def test_what_a_person_types_as_an_address_is_one(given: str | Path, found: str)
     assert typed(Address(found)) == Address(found)
 
 
-@pytest.mark.parametrize("given", ["data/x.tar", "/data/x.tar", "C:/data", "a::b", "data", "x:y", "simplecache::x"])
+@pytest.mark.parametrize("given", ["data/x.tar", "/data/x.tar", "C:/data", "a::b", "data", "x:y"])
 def test_what_is_a_path_stays_one(given: str) -> None:
     assert typed(given) == Path(given)
     assert not names_address(given)
@@ -58,6 +59,47 @@ def test_any_other_address_is_refused(given: str | Path, tmp_path: Path) -> None
         assert caught.value.fix == "name the path: /data/x.tar"
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "http:\\\\host\\x.png", "HTTPS:\\host", "simplecache::/etc/passwd", "filecache::http:host/x", "s3:/x",
+        "a/http://host", "blockcache::x", "zip://x::y", "x y://z", "a.b::c",
+    ],
+)  # fmt: skip
+def test_what_looks_like_an_address_in_a_document(text: str) -> None:
+    assert names_address(text)
+    with pytest.raises(ValueError, match="is an address, and a document must not contain one"):
+        relative_path(text)
+
+
+def test_a_folder_called_like_an_address_does_not_hide_one(tmp_path: Path) -> None:
+    """What is typed is an address then as well, so a run that names it is asked in the same way."""
+    (tmp_path / "https:" / "host" / "x.tar").mkdir(parents=True)
+    with chdir(tmp_path):
+        assert isinstance(typed("https://host/x.tar"), Address)
+        assert is_elsewhere("https://host/x.tar")
+        assert if_address(Path("https://host/x.tar")) == Path("https:/host/x.tar")
+
+
+def test_a_name_that_is_too_long_is_no_folder() -> None:
+    text = "https://host/x.tar?signature=" + "a" * 5000
+    assert is_elsewhere(text)
+    assert not is_elsewhere("a" * 5000)
+    with pytest.raises(InputError, match="does not open"):
+        typed("old:/" + "a" * 5000)
+
+
+@pytest.mark.parametrize(
+    ("text", "option"),
+    [
+        ("https:/host/x", "--data https://host/x"), ("s3://b/{0..9}.tar", "--data 's3://b/{0..9}.tar'"),
+        ("file:///etc", "--data DIR"), ("memory://x", "--data DIR"), ("http://h/a::b", "--data DIR"),
+    ],
+)  # fmt: skip
+def test_an_address_that_ftx_would_not_open_is_not_recommended(text: str, option: str) -> None:
+    assert data_option(text) == option
+
+
 def test_a_folder_may_be_called_like_a_scheme_that_ftx_does_not_open(tmp_path: Path) -> None:
     (tmp_path / "old:" / "data").mkdir(parents=True)
     with chdir(tmp_path):
@@ -65,12 +107,12 @@ def test_a_folder_may_be_called_like_a_scheme_that_ftx_does_not_open(tmp_path: P
 
 
 def test_what_is_there_is_no_address_whatever_it_is_called(tmp_path: Path) -> None:
-    (tmp_path / "http:" / "data").mkdir(parents=True)
+    (tmp_path / "old:" / "data").mkdir(parents=True)
     with chdir(tmp_path):
-        assert not is_elsewhere("http:/data")
-        assert is_elsewhere("http:/other")
-        assert if_address(Path("http:/data")) is None
-        assert if_address(Path("http:/other")) == Path("http:/other")
+        assert not is_elsewhere("old:/data")
+        assert is_elsewhere("old:/other")
+        assert if_address(Path("old:/data")) is None
+        assert if_address(Path("old:/other")) == Path("old:/other")
         assert not is_elsewhere("other")
 
 

@@ -19,6 +19,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
+from ftx.core import files
 from ftx.core.errors import EnvironmentFault, InputError, RunError
 from ftx.core.files import (
     STAGING_PREFIX,
@@ -30,6 +31,7 @@ from ftx.core.files import (
     place_or_refuse,
     refuse_links,
     replace_folder,
+    settle,
     sole_writer,
     stage_folder,
     staged_file,
@@ -37,6 +39,7 @@ from ftx.core.files import (
     sweep,
     write_atomic,
 )
+from ftx.runs.run_json import file_hashes
 
 SIZE = 4_000_000
 
@@ -424,3 +427,25 @@ def test_a_link_anywhere_in_a_folder_is_refused_by_its_name(tmp_path: Path) -> N
     with pytest.raises(RunError) as refused:
         refuse_links([one, tmp_path / "three"])
     assert refused.value.where == str(tmp_path / "three")
+
+
+def test_what_others_put_into_a_folder_stays_as_it_is(tmp_path: Path) -> None:
+    """Nothing outside is made readable, and a pipe is not waited for."""
+    victims = [tmp_path / name for name in ("linked", "named twice")]
+    for victim in victims:
+        victim.write_text("secret")
+        victim.chmod(0o600)
+    folder = tmp_path / "folder"
+    (folder / "below").mkdir(parents=True)
+    (folder / "link").symlink_to(victims[0])
+    (folder / "below" / "other").hardlink_to(victims[1])
+    (folder / "nowhere").symlink_to(tmp_path / "nothing")
+    (folder / "device").symlink_to("/dev/zero")
+    os.mkfifo(folder / "pipe")
+    own = folder / "below" / "own"
+    own.write_text("ours")
+    own.chmod(0o600)
+    settle(folder)
+    assert [stat.S_IMODE(victim.stat().st_mode) for victim in victims] == [0o600, 0o600]
+    assert stat.S_IMODE(own.stat().st_mode) == 0o666 & ~files._umask()
+    assert set(file_hashes(folder, "a")) == {"a/below/other", "a/below/own"}

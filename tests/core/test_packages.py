@@ -25,8 +25,16 @@ from ftx.core import packages
             "pip install --find-links '/my wheels' '/my wheels/ftx_vit-1-py3-none-any.whl[serve]'",
         ),
         (
-            {"url": "https://host/ftx.git", "vcs_info": {"vcs": "git"}},
-            "pip install 'ftx-vit[serve] @ https://host/ftx.git'",
+            {"url": "https://host/ftx.git", "vcs_info": {"vcs": "git", "commit_id": "1ab"}},
+            "pip install 'ftx-vit[serve] @ git+https://host/ftx.git@1ab'",
+        ),
+        (
+            {"url": "ssh://host/all", "vcs_info": {"vcs": "hg", "commit_id": "7"}, "subdirectory": "ftx"},
+            "pip install 'ftx-vit[serve] @ hg+ssh://host/all@7#subdirectory=ftx'",
+        ),
+        (
+            {"url": "https://host/ftx.zip", "archive_info": {}},
+            "pip install 'ftx-vit[serve] @ https://host/ftx.zip'",
         ),
         (None, "pip install 'ftx-vit[serve]'"),  # of an index
     ],

@@ -122,7 +122,7 @@ def test_a_choice_that_does_not_hold_is_refused(tmp_path: Path, choice: str, sai
     assert (tmp_path / "t.csv").read_bytes() == before
 
 
-@pytest.mark.parametrize("text", ["=1+1", "+x", "-x", "@x", "\tx", "'=x", "''-x", "'x", "x=1"])
+@pytest.mark.parametrize("text", ["=1+1", "+x", "-x", "@x", "\tx", "'=x", "''-x", "'x", "x=1", "\uff1d1", "\uff20x"])
 def test_no_cell_is_a_formula_of_a_spreadsheet(text: str, tmp_path: Path) -> None:
     """What a folder or a label is called is read back as it was."""
     out, images = tmp_path / "t.csv", {f"{text}/1.png": "0" * 64}
@@ -132,7 +132,7 @@ def test_no_cell_is_a_formula_of_a_spreadsheet(text: str, tmp_path: Path) -> Non
     table.choose(0, "keep")
     with out.open(newline="") as stream:
         path, _, given, *_ = [*csv.reader(stream)][1]
-    assert not {path[0], given[0]} & set("=+-@\t")
+    assert not {path[0], given[0]} & set("=+-@\t\uff1d\uff0b\uff0d\uff20")
     assert [(one.path, one.given, one.choice) for one in read_choices(out, flat, images).rows] == [
         (f"{text}/1.png", text, "keep")
     ]
@@ -200,3 +200,14 @@ def test_a_choice_of_one_kind_of_issue_is_not_taken_for_another(tmp_path: Path) 
     table = ChoiceTable(out, FLAT, issues[::-1], IMAGES, read_choices(out, FLAT, IMAGES))
     assert [(one.issue, one.choice) for one in table.issues] == [("near-duplicate", "drop"), ("label", "")]
     assert table.unmatched == 0
+
+
+def test_of_two_labels_the_second_is_no_cell_of_its_own(tmp_path: Path) -> None:
+    """Where a spreadsheet parts cells at semicolons, too."""
+    several = Spelling("multilabel", Labels(("a", "=B1"), singles=("a", "=B1")), True)
+    issue = Issue(path="1.png", issue="label", given="a;=B1", suggested="a", score=0.5)
+    ChoiceTable(tmp_path / "t.csv", several, [issue], {"1.png": "0" * 64})
+    with (tmp_path / "t.csv").open(newline="") as stream:
+        _, row = csv.reader(stream, delimiter=";")
+    assert not [cell for cell in row if cell.startswith("=")]
+    assert read_choices(tmp_path / "t.csv", several, {"1.png": "0" * 64}).rows[0].given == "a;=B1"

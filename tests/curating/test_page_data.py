@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -98,3 +99,9 @@ def test_the_classes_to_choose_from_are_those_that_occur(look: Look) -> None:
     given = [look.table.issues[0].model_copy(update={"given": "e;f"})]
     table = ChoiceTable(look.table.path.with_name("u.csv"), look.table.spelling, given, {})
     assert page_data(Look(look.report, table, look.dataset))["classes"] == ["dog", "e;f"]
+
+
+@pytest.mark.parametrize(("task", "several"), [("multiclass", False), ("multilabel", True), ("hierarchical", True)])
+def test_only_of_classes_one_label_alone_can_be_chosen(task: Any, several: bool, look: Look) -> None:
+    other = replace(look, report=look.report.model_copy(update={"task": task}))
+    assert cast("dict[str, Any]", page_data(other)["data"])["several"] is several

@@ -214,3 +214,21 @@ def test_doubling_links_end(tmp_path: Path) -> None:
     (tmp_path / "data" / "way").symlink_to(tmp_path / "deep" / "0")
     with pytest.raises(DataError, match="listed already"):
         list_images(tmp_path / "data", nested=True, follow_links=True)
+
+
+@pytest.mark.parametrize("link", ["test", "val", "zest"])
+def test_one_folder_in_two_splits_is_refused_in_any_order(link: str, tmp_path: Path) -> None:
+    """Else the images that report would be those that trained."""
+    write_data(tmp_path / "data" / "train", 3)
+    if link != "zest":
+        write_data(tmp_path / "data" / link, 2, first=7)
+        shutil.rmtree(tmp_path / "data" / link / "red")
+        linked(tmp_path / "data" / link / "red", tmp_path / "data" / "train" / "red")
+        where = tmp_path / "data" / link / "red"
+    else:  # a folder below train itself
+        where = tmp_path / "data" / "train" / "zest"
+        linked(where, tmp_path / "data" / "train" / "red")
+    for follow in (False, True):
+        with pytest.raises(DataError, match="a link leads to a folder that is listed already") as caught:
+            list_images(tmp_path / "data", follow_links=follow)
+        assert caught.value.where == str(where)

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from ftx.core.addresses import Address
 from ftx.core.errors import DataError, ImageError
 from ftx.data import image_store as images
 from ftx.data.dataset import Entry
@@ -153,3 +154,9 @@ def test_files_that_threads_read_at_once_are_held_to_one_budget(spare: int, monk
     assert began.is_set()
     with budget.holding(budget.limit_bytes):  # all of it was given back
         pass
+
+
+@pytest.mark.parametrize("name", ["IMG #1.jpg", "a?b.png", "a::b.png", "x\\y.png"])
+def test_a_member_of_a_shard_at_an_address_may_be_called_as_no_file_there_is(name: str) -> None:
+    image = ImageStore(Address("https://host/data")).at(f"0.tar/{name}")
+    assert image.name == f"https://host/data/0.tar/{name}"

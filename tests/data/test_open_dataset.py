@@ -108,6 +108,9 @@ def test_given_sides_are_taken_as_they_are(tmp_path: Path) -> None:
         ("Training", "Validation", "Test"),
         ("train", "validation", "Testing"),
         ("train", None, "TESTING"),
+        ("train2017", "val2017", None),
+        ("Train_Set", "valid-images", "test data"),
+        ("training_images", "validation images", "testset"),
     ],
 )
 @pytest.mark.parametrize("task", ["multiclass", "hierarchical"])

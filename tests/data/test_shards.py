@@ -317,6 +317,18 @@ def test_zeros_amid_a_shard_do_not_end_it(tmp_path: Path) -> None:
         list_images(shard)
 
 
+def test_an_archive_that_seems_to_end_in_its_middle_is_refused(tmp_path: Path) -> None:
+    """Behind as many zeros as end one, with others at its own end: three of five images would be missing."""
+    shard = written(tmp_path / "0.tar", labelled("a", "b", "c", "d", "e"))
+    content = bytearray(shard.read_bytes())
+    with tarfile.open(shard) as archive:
+        third = archive.getmembers()[4].offset
+    content[third : third + 1024] = bytes(1024)
+    shard.write_bytes(content)
+    with pytest.raises(DataError, match="a shard is cut"):
+        list_images(shard)
+
+
 def test_a_shard_that_was_changed_is_not_the_one_that_shards_json_tells_of(tmp_path: Path) -> None:
     write_shards(source(tmp_path / "data"), tmp_path / "out", per_shard=12)
     shutil.copy(tmp_path / "out" / "0001.tar", tmp_path / "out" / "0000.tar")
@@ -522,3 +534,9 @@ def test_archives_that_were_read_last_stay_open(tmp_path: Path, monkeypatch: pyt
         assert has_member(tmp_path / f"{name}.tar", f"{name}.png")
     open_files = [path.readlink() for path in Path("/proc/self/fd").iterdir() if path.is_symlink() and path.exists()]
     assert {path.name for path in open_files if path.parent == tmp_path} == {"a.tar", "c.tar"}
+
+
+def test_at_an_address_no_other_format_is_read() -> None:
+    with pytest.raises(DataError, match="at an address lie shards") as caught:
+        list_images(Address("https://host/x.tar"), form="voc_classification")
+    assert "voc_classification" in str(caught.value.found)

@@ -11,6 +11,7 @@ from pathlib import Path
 from tests.effects.lab import Lab, Said, call
 
 from ftx.runs.latest import point_latest_at
+from ftx.runs.run import Run
 
 
 def _called(lab: Lab, *words: str) -> tuple[Said, set[str]]:
@@ -18,7 +19,7 @@ def _called(lab: Lab, *words: str) -> tuple[Said, set[str]]:
     with tempfile.TemporaryDirectory(dir=lab.root) as folder, chdir(folder):
         for name, more in (("small", ()), ("large", ("adapter.rank=8", "train.epochs=2"))):
             shutil.copytree(lab.train(*more).path, Path("runs", name))
-        Path("runs/small/reports/eval.json").write_text(json.dumps({"metrics": {"accuracy": 0.5}}))
+        Run.open("runs/small").write_file("reports/eval.json", json.dumps({"metrics": {"accuracy": 0.5}}).encode())
         point_latest_at(Path("runs/large"))
         said = call("runs", *words)
         return said, {path.name for path in Path("runs").iterdir()}

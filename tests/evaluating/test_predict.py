@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import errno
+import io
 import json
 import os
 import shutil
@@ -20,7 +21,7 @@ from ftx.core.errors import ExportError, InputError, RunError
 from ftx.core.processors import cores
 from ftx.core.telemetry import no_telemetry
 from ftx.evaluating.predict import Prediction, predict, predict_arriving
-from ftx.runtimes.open_model import UNTUNED
+from ftx.runtimes.open_model import UNTUNED, load
 from ftx.runtimes.openvino import OpenVinoPredictor
 
 with no_telemetry():
@@ -127,11 +128,33 @@ def test_bytes_are_answered_as_their_files_are_and_named_by_their_number(colour_
     assert json.loads(first.to_line())["path"] == "<bytes 1>"
 
 
-@pytest.mark.parametrize("given", [bytearray(b"png"), [None], [7], [[b"png"]]])
+@pytest.mark.parametrize(
+    "given", [bytearray(b"png"), [None], [7], [[b"png"]], None, 7, 1.5, np.uint8(3), io.BytesIO(b"png")]
+)
 def test_what_is_no_image_is_refused(given: Any, colour_model: Any) -> None:
     with pytest.raises(InputError, match="a file's name or its bytes, Pillow's, or an RGB array") as caught:
         predict(given, colour_model.folder)
-    assert caught.value.found in {"int", "NoneType", "list"}
+    assert caught.value.found in {"int", "NoneType", "list", "float", "uint8", "BytesIO"}
+
+
+def test_one_bad_image_in_memory_leaves_the_others(colour_model: Any, tmp_path: Path) -> None:
+    red = next((colour_model.images / "red").glob("*.png"))
+    content = red.read_bytes()
+    (tmp_path / "cut.png").write_bytes(content[: len(content) // 2])
+    cut, closed = Image.open(tmp_path / "cut.png"), Image.open(red)
+    closed.close()
+    bad: list[Any] = [cut, closed, Image.new("RGB", (0, 0)), Image.new("F", (8, 8)), "\ud800.png", "a\0.png"]
+    found = list(predict([*bad, Image.open(red)], OpenVinoPredictor(colour_model.folder)))
+    assert [one.error is None for one in found] == [False] * len(bad) + [True]
+    assert found[-1].labels[0].name == "red"
+    assert json.loads(found[4].to_line())["path"] == "\\ud800.png"
+    cut.close()
+
+
+@pytest.mark.parametrize("given", [5, b"x", ["run"], "", 1.5])
+def test_what_is_no_name_of_a_model_is_refused(given: Any) -> None:
+    with pytest.raises(InputError, match="a model is named by its folder"):
+        load(given)
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
+from contextlib import chdir
 from pathlib import Path
 from typing import Any
 
@@ -63,6 +64,25 @@ def test_another_model_in_the_place_of_a_runs_is_refused(
     assert said.status == 2
     assert "a file of the run is not what was written" in " ".join(said.err.split())
     assert "card.json" in said.err
+
+
+@pytest.mark.parametrize("spelling", ["above", "beside", "a link", "a link to the run", "a link to openvino"])
+def test_however_its_place_is_spelt(spelling: str, run: Path, others: Path, tmp_path: Path) -> None:
+    swap(others / FP32, run / FP32)
+    links = {"a link": FP32, "a link to the run": ".", "a link to openvino": "openvino"}
+    if spelling in links:
+        (tmp_path / "link").symlink_to(run / links[spelling])
+    named = {
+        "above": run / "openvino" / "int8" / ".." / "fp32",
+        "beside": Path("..", "fp32"),
+        "a link": tmp_path / "link",
+        "a link to the run": tmp_path / "link" / FP32,
+        "a link to openvino": tmp_path / "link" / "fp32",
+    }[spelling]
+    with chdir(run / "openvino" / "int8"):
+        said = call("validate", str(named))
+    assert said.status == 2
+    assert "a file of the run is not what was written" in " ".join(said.err.split())
 
 
 def test_a_model_that_the_run_does_not_have_is_refused(run: Path, others: Path) -> None:

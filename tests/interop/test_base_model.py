@@ -136,3 +136,4 @@ def test_a_folder_of_transformers_takes_images_as_its_processor_says(tmp_path: P
     for asked, height, width, resize in (("auto", 48, 48, 54), ("32x64", 32, 64, (36, 73))):
         found = open_base(str(tmp_path), image_size=asked).preprocess
         assert found == Preprocess(height, width, resize, "bicubic", (0.4, 0.5, 0.6), (0.2, 0.3, 0.4))
+    assert len({open_base(str(tmp_path), image_size=size).digest for size in ("auto", "32x64", 96)}) == 1

@@ -17,6 +17,7 @@ from ftx.recipe.document import MAX_RECIPE_BYTES
 from ftx.recipe.error_lines import dotted_keys
 from ftx.recipe.schema import Recipe
 from ftx.recipe.sections import AdapterRecipe, DataRecipe, ModelRecipe, TrainRecipe, ValidateRecipe
+from ftx.recipe.strict_yaml import parse_yaml
 
 DEFAULTS = """
 task: multiclass
@@ -537,3 +538,10 @@ def test_a_file_that_cannot_be_a_recipe(tmp_path: Path, make: str) -> None:
 def test_numbers_survive_exactly() -> None:
     for lr in (5e-324, 1e-300, math.pi, 1e22, 1.7976931348623157e308):
         assert Recipe.loads(Recipe.build(flags={"train.lr": lr}).dumps()).train.lr == lr
+
+
+@pytest.mark.parametrize("text", ["010", "-010", "00", "+07", "09"])
+def test_a_number_with_a_leading_zero_is_text(text: str) -> None:
+    """YAML 1.1 reads 010 as 8, people as 10."""
+    assert parse_yaml(f"a: {text}") == {"a": text}
+    assert parse_yaml(f"a: {text.replace('0', '1')}") == {"a": int(text.replace("0", "1"))}

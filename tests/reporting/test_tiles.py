@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.gates.faults import edit_report
 from tests.reporting.test_headline import said_of
 
 from ftx.core.pages import render
@@ -168,3 +169,13 @@ def test_images_that_chose_the_epoch_are_said_to_flatter(split: str, facts: RunF
     for number, row in enumerate(rows):
         own = re.findall(r"var\(--(\w+)\)", row)
         assert [place for place, colour in enumerate(own) if colour == "correct"] == [number]
+
+
+def test_of_models_that_all_failed_the_tiles_say_what_the_headline_does(validated_run: Path, tmp_path: Path) -> None:
+    run = Run.open(shutil.copytree(validated_run, tmp_path / "run", symlinks=True))
+    edit_report(run.path, "reports/parity.json", lambda report: report.update(
+        verdicts=dict.fromkeys(report["verdicts"], "failed")
+    ))  # fmt: skip
+    failed = gather(Run.open(run.path))
+    assert "every model that was exported for a device failed" in headline(failed, None).sentence
+    assert [tile.said for tile in tiles(failed, None)][1:] == ["every exported model failed"] * 3

@@ -28,7 +28,7 @@ from ftx.runs.inventory import LATENCY, Sort, different_keys, list_runs
 from ftx.runs.latest import latest_run, point_latest_at
 from ftx.runs.removal import remove_runs
 from ftx.runs.run import Run
-from ftx.runs.train_jsonl import Epoch, epoch_lines
+from ftx.runs.train_jsonl import Epoch, epoch_lines, read_epochs
 from ftx.training import train
 
 SETTINGS = {"name": "test_vit", "weights": "none", "image_size": 32, "precision": "f32", "rank": 2, "peft": "lora"}
@@ -59,6 +59,11 @@ def inside(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Itera
 
 def left() -> set[str]:
     return {path.name for path in Path("runs").iterdir()}
+
+
+def evaluated(name: str, accuracy: float) -> None:
+    """As ``ftx eval`` keeps it."""
+    Run.open(f"runs/{name}").write_file("reports/eval.json", json.dumps({"metrics": {"accuracy": accuracy}}).encode())
 
 
 def names(found: list[str]) -> list[str]:
@@ -92,7 +97,7 @@ def test_a_run_has_the_figures_of_the_epoch_that_was_kept_and_the_seconds_of_all
         for number, (accuracy, f1, seconds) in enumerate(each, 1)
     ]
     for name in RUNS:
-        Path("runs", name, "reports", "train.jsonl").write_bytes(epoch_lines(epochs))
+        Run.open(f"runs/{name}").write_file("reports/train.jsonl", epoch_lines(epochs))
     found = {one.run: one for one in list_runs().runs}
     for name, best in (("runs/second", 1), ("runs/third", 2)):  # rare labels count as frequent ones in the third
         one = found[name]
@@ -136,7 +141,7 @@ def test_each_order_puts_first_what_one_looks_for(sort: Sort) -> None:
 
 def test_what_other_verbs_measured_is_a_figure_too_and_less_latency_is_better() -> None:
     for name, accuracy in (("first", 0.25), ("second", 0.75)):
-        Path("runs", name, "reports", "eval.json").write_text(json.dumps({"metrics": {"accuracy": accuracy}}))
+        evaluated(name, accuracy)
     assert [one.run for one in list_runs(metric="eval.accuracy", sort="metric").runs] == [
         "runs/second", "runs/first", "runs/third",
     ]  # fmt: skip
@@ -155,7 +160,7 @@ def test_of_a_bench_the_fastest_model_counts() -> None:
         ("runs/third", 1.5), ("runs/first", 2.5), ("runs/second", 3.0),
     ]  # fmt: skip
     # Beside what training and ftx eval found, which is no less known.
-    Path("runs/first/reports/eval.json").write_text(json.dumps({"metrics": {"accuracy": 0.375}}))
+    evaluated("first", 0.375)
     figures = {one.run: one.figures for one in list_runs().runs}
     assert {"accuracy", "macro_f1", LATENCY} == set(figures["runs/third"])
     assert (figures["runs/first"]["eval.accuracy"], figures["runs/first"][LATENCY]) == (0.375, 2.5)
@@ -249,6 +254,28 @@ def test_a_run_that_cannot_be_read_is_listed_with_what_is_wrong() -> None:
     assert found["runs/second"].state == found["runs/first"].state == "unreadable"
     assert found["runs/second"].problem
     assert found["runs/third"].state == "finished"
+
+
+@pytest.mark.parametrize("report", ["train.jsonl", "eval.json", "bench.json"])
+def test_figures_that_somebody_edited_are_not_shown(report: str) -> None:
+    evaluated("first", 0.375)
+    Run.open("runs/first").write_report("bench", bench_of([row_of("openvino/fp32")], {}))
+    path = Path("runs/first/reports", report)
+    path.write_text(path.read_text().replace(":", ": ", 1))
+    first = {one.run: one for one in list_runs().runs}["runs/first"]
+    assert (first.state, first.figures) == ("unreadable", {})
+    assert first.problem == f"a file of the run is not what was written: {report}"
+
+
+def test_a_pipe_in_the_place_of_a_report_is_not_waited_for() -> None:
+    for name in ("train.jsonl", "eval.json"):
+        path = Path("runs/second/reports", name)
+        path.unlink(missing_ok=True)
+        os.mkfifo(path)
+    second = {one.run: one for one in list_runs().runs}["runs/second"]
+    assert second.state == "unreadable"
+    Path("runs/second/run.json").rename("runs/second/aside")
+    assert read_epochs(Path("runs/second")) == []
 
 
 def test_an_unfinished_run_is_listed_and_can_be_removed() -> None:

@@ -18,6 +18,7 @@ from tests.conftest import Listener
 from tests.core.test_file_cache import settle
 from tests.gates.faults import edit_json
 
+import ftx.runs.run
 from ftx.core import files
 from ftx.core.errors import EnvironmentFault, RunError
 from ftx.core.files import sha256_file
@@ -473,3 +474,22 @@ def test_what_others_write_is_seen_and_kept(run: Run) -> None:
 def settled(run: Run) -> None:
     """Wait until a change of any file of the run would show."""
     settle(*(path for path in run.path.rglob("*") if path.is_file()))
+
+
+def test_a_report_that_cannot_be_written_leaves_the_one_before(validated_run: Path, tmp_path: Path) -> None:
+    """With its hash: else the run would be of no use any more."""
+    run = Run.open(shutil.copytree(validated_run, tmp_path / "run"))
+    before = (run.path / "reports" / "parity.json").read_bytes(), (run.path / "run.json").read_bytes()
+    with pytest.MonkeyPatch.context() as patch:
+        original = ftx.runs.run.write_atomic
+
+        def full(path: Path, content: bytes) -> None:
+            if path.name == "parity.json":
+                raise EnvironmentFault("the disk takes no more", where=path)
+            original(path, content)
+
+        patch.setattr("ftx.runs.run.write_atomic", full)
+        with pytest.raises(EnvironmentFault):
+            run.write_file("reports/parity.json", b"{}")
+    assert before == ((run.path / "reports" / "parity.json").read_bytes(), (run.path / "run.json").read_bytes())
+    run.refuse_altered(Path("reports/parity.json"), "ftx validate")

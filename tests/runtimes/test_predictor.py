@@ -57,6 +57,8 @@ def test_large_images_fill_a_batch_by_their_bytes(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(base, "BATCH_BYTES", 3 * 10 * 10 * 3)
     _, shapes = ask([f"10x10-{index}" for index in range(7)] + ["20x20-9"])
     assert [shape[0] for shape in shapes] == [3, 3, 1, 1]
+    _, shapes = ask([f"40x40-{index}" for index in range(3)])  # each of which is more than all
+    assert [shape[0] for shape in shapes] == [1, 1, 1]
 
 
 def test_errors_that_wait_for_a_batch_hold_no_files(tmp_path: Path) -> None:

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import socket
 import struct
+import threading
 import time
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
+from PIL import Image
 from tests.serving.conftest import Running, png, running, until
 from tests.serving.raw_requests import MB, head, read_all, spoken, status_and_sentence
 
+from ftx.data.image_store import open_image
 from ftx.serving import connection, limits
 from ftx.serving.limits import Limits
 from ftx.serving.registry import Target
@@ -57,18 +61,102 @@ def half_sent(server: Running, count: int) -> list[socket.socket]:
     return lines
 
 
-def test_slow_clients_hold_only_their_own_places(colour_ir: Path) -> None:
+@contextmanager
+def decoding_waits() -> Iterator[None]:
+    """Images are decoded once the block has ended."""
+    go_on = threading.Event()
+
+    def decoded(content: bytes) -> Image.Image:
+        go_on.wait(30)
+        return open_image(content)
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr("ftx.serving.images.open_image", decoded)
+        try:
+            yield
+        finally:
+            go_on.set()
+
+
+def whole(server: Running, count: int) -> list[socket.socket]:
+    """Requests that came whole, and that nobody has answered."""
+    image = png()
+    lines = [socket.create_connection(("127.0.0.1", server.port), timeout=10) for _ in range(count)]
+    for line in lines:
+        line.sendall(head(content_type="image/png", content_length=str(len(image))) + image)
+    return lines
+
+
+def test_so_many_requests_are_answered_at_a_time(colour_ir: Path) -> None:
     with running(Target("colour", colour_ir), limits=Limits(max_concurrency=4)) as server:
-        slow = half_sent(server, 4)
-        until(lambda: in_progress(server) == 4)
-        full = server.predict(png())
-        assert (full.status, full.headers["retry-after"]) == (503, "1")
-        assert "4 requests are being answered" in full.json["error"]
-        assert server.ask("GET", "/v2/health/live").status == 200
-        for line in slow:
+        with decoding_waits():
+            lines = whole(server, 4)
+            until(lambda: in_progress(server) == 4)
+            full = server.predict(png())
+            assert (full.status, full.headers["retry-after"]) == (503, "1")
+            assert "4 requests are being answered" in full.json["error"]
+            assert server.ask("GET", "/v2/health/live").status == 200
+        for line in lines:
+            assert line.recv(1 << 16).startswith(b"HTTP/1.1 200")
             line.close()
         until(lambda: in_progress(server) == 0)
         assert server.predict(png()).status == 200
+
+
+def test_a_body_that_does_not_come_takes_no_place(colour_ir: Path) -> None:
+    with running(Target("colour", colour_ir), limits=Limits(max_concurrency=4)) as server:
+        slow = half_sent(server, 12)
+        time.sleep(0.2)  # their heads are read
+        assert in_progress(server) == 0
+        for _ in range(3):
+            assert server.predict(png()).status == 200
+        for line in slow:
+            line.close()
+
+
+def test_bodies_that_do_not_come_make_room_the_one_that_is_silent_for_longest_first(
+    colour_ir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(connection, "SPARE_CONNECTIONS", 0)
+    with running(Target("colour", colour_ir), limits=Limits(max_concurrency=4)) as server:
+        first, *others = half_sent(server, 4)
+        time.sleep(0.3)
+        first.sendall(b"\x89PNG")  # it goes on
+        time.sleep(0.2)
+        until(lambda: answered(server))
+        status, sentence = status_and_sentence(read_all(others[0]))
+        assert (status, "idle for the longest time" in sentence) == (408, True)
+        first.settimeout(0.2)
+        with pytest.raises(TimeoutError):
+            first.recv(1)
+        for line in (first, *others):
+            line.close()
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [
+        head(content_length="500") + b"\x89PNG",
+        head(transfer_encoding="chunked") + b"5\r\nabcde\r\n",
+        head(transfer_encoding="chunked") + b"5\r\nab",
+        head(content_length="1"),
+        head(content_type="image/png", content_length="100") + b"\x89PNG",
+    ],
+    ids=["short", "no last chunk", "half a chunk", "none", "of an image"],
+)
+def test_a_client_that_ends_before_its_body_is_told_so(sent: bytes, small: Running) -> None:
+    with socket.create_connection(("127.0.0.1", small.port), timeout=10) as line:
+        line.sendall(sent)
+        line.shutdown(socket.SHUT_WR)
+        assert status_and_sentence(read_all(line)) == (400, "the request ended before its body did")
+    until(lambda: in_progress(small) == 0)
+
+
+def test_a_client_that_has_sent_all_may_end_and_read(small: Running) -> None:
+    (line,) = whole(small, 1)
+    with line:
+        line.shutdown(socket.SHUT_WR)
+        assert line.recv(1 << 16).startswith(b"HTTP/1.1 200")
 
 
 def test_a_body_that_comes_byte_by_byte_has_no_more_time_than_any_other(
@@ -227,11 +315,12 @@ def test_where_all_connections_are_being_answered_the_next_is_told_so(
 ) -> None:
     monkeypatch.setattr(connection, "SPARE_CONNECTIONS", 0)
     with running(Target("colour", colour_ir), limits=Limits(max_concurrency=4)) as server:
-        slow = half_sent(server, 4)
-        time.sleep(0.5)  # their heads are read
-        status, sentence = status_and_sentence(spoken(server))
-        assert (status, "connections are open" in sentence) == (503, True)
-        for line in slow:
+        with decoding_waits():
+            lines = whole(server, 4)
+            time.sleep(0.5)  # they are read
+            status, sentence = status_and_sentence(spoken(server))
+            assert (status, "connections are open" in sentence) == (503, True)
+        for line in lines:
             line.close()
         until(lambda: answered(server))
 

@@ -141,16 +141,15 @@ def test_requests_are_counted_in_and_out() -> None:
         return float(metrics.text().decode().partition("\nftx_requests_in_progress ")[2].split()[0])
 
     for working in (1, 2, 3):
-        asked.begin(True)
+        asked.begin()
         assert shown() == working
     with pytest.raises(Refused, match="3 requests are being answered") as caught:
-        asked.begin(True)
+        asked.begin()
     assert (caught.value.status, caught.value.retry_after_s) == (503, 1)
-    asked.begin(False)  # what only looks is answered all the same
     for work, working in ((False, 3), (True, 2), (True, 1)):
         asked.end(work, 0)
         assert shown() == working
-    asked.begin(True)
+    asked.begin()
 
 
 def test_bodies_take_at_most_a_quarter_of_what_is_free(monkeypatch: pytest.MonkeyPatch) -> None:

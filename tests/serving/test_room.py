@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
+from PIL import Image
 from tests.conftest import Listener
 from tests.serving.conftest import pixels, png
 
@@ -175,3 +178,26 @@ def test_bytes_come_back_from_whoever_fails_or_goes_away() -> None:
             assert not room._waiting
 
     asyncio.run(asyncio.wait_for(run(), 10))
+
+
+@pytest.mark.parametrize(
+    ("kind", "bytes_a_pixel", "status"), [("JPEG2000", 20, 422), ("WEBP", 16, 422), ("JPEG", 12, 200), ("PNG", 8, 200)]
+)
+def test_a_format_that_takes_more_to_decode_is_taken_smaller(
+    kind: str, bytes_a_pixel: int, status: int, parts: Parts
+) -> None:
+    """Twelve bytes for each of the most pixels; and each image is counted by what its own format takes."""
+    small = replace(parts, images=Images(40 * 24))
+    small.images.room = parts.images.room
+
+    def sent(width: int) -> bytes:
+        file = io.BytesIO()
+        Image.fromarray(pixels(1, 24, width)[0]).save(file, kind)
+        return file.getvalue()
+
+    assert asyncio.run(asked(small, "/predict", sent(40), content_type="image/x")) == status
+    assert asyncio.run(asked(small, "/predict", sent(24), content_type="image/x")) == 200
+    takes_bytes = bytes_a_pixel * 24 * 24
+    for more, waited in ((0, False), (1, True)):
+        assert waits(small, MOST - takes_bytes + more, "/predict", sent(24), content_type="image/x") is waited
+    small.images.close()

@@ -52,6 +52,10 @@ def without_metrics(document: Any, tensors: dict[str, Tensor]) -> None:
     document["record"]["epochs"][0]["metrics"] = {}
 
 
+def in_circumstances(**changes: object) -> Callable[[Any, dict[str, Tensor]], None]:
+    return lambda document, tensors: document["origin"]["circumstances"].update(changes)
+
+
 def another_rate(document: Any, tensors: dict[str, Tensor]) -> None:
     document["origin"]["recipe"]["train"]["lr"] = 0.5
 
@@ -100,6 +104,12 @@ EDITS: dict[str, Callable[[Any, dict[str, Tensor]], None]] = {
     "best gone": of("best.", lambda tensor: None),
     "a moment of nothing": named_otherwise,
     "a tensor of nothing": of_another_kind,
+    "no number": of("weights.", lambda tensor: tensor * float("nan")),
+    "a moment without end": of("optimizer.exp_avg_sq.", lambda tensor: tensor + float("inf")),
+    "no thread": in_circumstances(threads=0),
+    "threads below none": in_circumstances(threads=-1),
+    "threads beyond all": in_circumstances(threads=1_000_000_000),
+    "no process": in_circumstances(processes=0),
 }
 # Figures that nothing else tells of: whoever makes the hash anew can write them.
 UNSEEN = {"loss"}
@@ -138,6 +148,7 @@ def test_with_a_hash_made_anew_it_is_one_clear_error_or_the_one_before(
             resume(run, progress=listener)
         except (RunError, RecipeError) as error:
             assert error.what in ("the checkpoint is not of this training", OTHER_RECIPE)  # noqa: PT017
+            assert not [one for one in listener.said if "--resume" in one]  # which would end as this did
             assert not (run / "trained").exists()
         else:
             assert f"a checkpoint is damaged ({STEP}.json: " in " ".join(listener.said)
@@ -153,4 +164,16 @@ def test_one_that_an_earlier_ftx_wrote_is_gone_on_from_and_said(cut: Path, here:
     with chdir(here):
         resume(run, progress=listener)
     assert f"{STEP}.json was written by an earlier ftx" in " ".join(listener.said)
+    assert written(run) == written(cut / "whole")
+
+
+def test_a_hash_counts_whatever_version_the_record_says(cut: Path, here: Path, tmp_path: Path) -> None:
+    def edit(document: Any, tensors: dict[str, Tensor]) -> None:
+        document.update(schema_version=2)
+        document["record"].update(loss=0.25)
+
+    run, listener = edited(cut, tmp_path, edit, anew=False), Listener()
+    with chdir(here):
+        resume(run, progress=listener)
+    assert f"a checkpoint is damaged ({STEP}.json: " in " ".join(listener.said)
     assert written(run) == written(cut / "whole")

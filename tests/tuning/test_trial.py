@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 from optuna.trial import FixedTrial
@@ -59,3 +60,24 @@ def test_a_trial_that_was_pruned_stays_so_and_leaves_no_checkpoints(tmp_path: Pa
     assert done == Attempt(0.80, (), 4, pruned=True)
     assert not (taken.run / CHECKPOINTS).exists()
     assert taken.trial.user_attrs["pruned"] is True
+
+
+@pytest.mark.parametrize("follow", [True, False])
+def test_a_trial_that_goes_on_reads_images_as_this_command_says(
+    follow: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where they lie, and whether links are followed: the recipe of its run does not decide that."""
+    taken = ended(tmp_path)
+    (taken.run / MANIFEST_FILE).unlink()
+    (taken.run / CHECKPOINTS / "7.json").write_text("{}")
+    flags: list[object] = []
+
+    def resume(run: Path, **given: object) -> NoReturn:
+        flags.append(given["flags"])
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("ftx.tuning.trial.resume", resume)
+    recipe = Recipe.named({"path": Path("images"), "follow_links": follow})
+    with pytest.raises(KeyboardInterrupt):
+        attempt(taken, recipe, "accuracy", ("metric",), Listener())
+    assert flags == [{"data.path": "images", "data.follow_links": follow}]

@@ -130,3 +130,44 @@ def test_a_large_update_is_taken_up_to_the_bound(shipped: Path, tmp_path: Path) 
     packed = repacked(shipped / "one", tmp_path / "update", half)
     with pytest.raises(ExportError, match="not what was written"):  # its hash is another: it was unpacked
         read_update(packed)
+
+
+def with_entry(source: Path, target: Path, *, method: int, says: int | None = None) -> Path:
+    """An update whose answers are 60 MB of zeros, and whose entry says that they are ``says`` bytes."""
+    with zipfile.ZipFile(source) as given, zipfile.ZipFile(target, "w") as made:
+        for name in given.namelist():
+            content = bytes(60_000_000) if name == ANSWERS else given.read(name)
+            made.writestr(name, content, method if name == ANSWERS else zipfile.ZIP_DEFLATED)
+        size = made.getinfo(ANSWERS).file_size
+    if says is not None:
+        content = target.read_bytes()
+        assert content.count(struct.pack("<I", size)) == 2  # before the file, and in the directory
+        target.write_bytes(content.replace(struct.pack("<I", size), struct.pack("<I", says)))
+    return target
+
+
+@pytest.mark.parametrize("method", [zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+@pytest.mark.parametrize("says", [1, 1000, 900_000])
+def test_an_entry_that_says_less_than_it_holds_is_not_unpacked(
+    method: int, says: int, shipped: Path, tmp_path: Path
+) -> None:
+    hostile = with_entry(shipped / "one", tmp_path / "update", method=method, says=says)
+    tracemalloc.start()
+    try:
+        with pytest.raises(ExportError, match="the update cannot be read"):
+            read_update(hostile)
+        assert tracemalloc.get_traced_memory()[1] < 10_000_000
+    finally:
+        tracemalloc.stop()
+
+
+@pytest.mark.parametrize("where", ["directory", "file"])
+def test_a_name_that_is_no_text_is_an_error(where: str, shipped: Path, tmp_path: Path) -> None:
+    content = bytearray((shipped / "one").read_bytes())
+    mark, flags, name = (b"PK\x01\x02", 8, 46) if where == "directory" else (b"PK\x03\x04", 6, 30)
+    at = content.index(mark)
+    content[at + flags + 1] |= 0x08  # names are UTF-8
+    content[at + name] = 0xFF
+    (tmp_path / "update").write_bytes(content)
+    with pytest.raises(ExportError):
+        read_update(tmp_path / "update")

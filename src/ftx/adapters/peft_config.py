@@ -167,6 +167,13 @@ class PeftConfig:
             ) from error
 
 
+def check_adapter_folder(path: Path) -> None:
+    """Raise AdapterError if there is no folder."""
+    if not path.is_dir():
+        what = "an adapter is a folder, this is a file" if path.exists() else "there is no such adapter"
+        raise AdapterError(what, where=path, fix="name a run, or a folder that peft wrote")
+
+
 def read_config(folder: Path) -> PeftConfig:
     """Read an adapter's config.
 

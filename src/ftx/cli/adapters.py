@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ftx.adapters.peft_config import CONFIG, read_config
+from ftx.adapters.peft_config import CONFIG, check_adapter_folder, read_config
 from ftx.cli import console
 from ftx.cli.layer_names import numberless
 from ftx.cli.shared_options import JsonFlag
@@ -42,6 +42,8 @@ def command(
     change is |W' - W| / |W|; the overlap of two is the share of the directions of the smaller that the other has too,
     of those it reads and those it writes, beside what chance would give.
     """
+    for one in adapters or ():
+        check_adapter_folder(one)
     from ftx.merging.compare_adapters import compare
 
     report = compare(adapters or _of_one_base(), base=base, weights=weights, progress=console.TerminalProgress())

@@ -6,6 +6,7 @@ path or a label may hold brackets.
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 from collections.abc import Generator, Sequence
@@ -58,8 +59,18 @@ def print_json(answer: BaseModel) -> None:
     print_line(answer.model_dump_json(indent=2))
 
 
-def print_line(text: str) -> None:
-    """Write one line of an answer on stdout, and let its reader have it now."""
+def print_line(document: str) -> None:
+    """Write a JSON document on stdout, and let its reader have it now; what could move a terminal is escaped in it."""
+    escaped = (one if one.isprintable() or one == "\n" else json.dumps(one)[1:-1] for one in document)
+    _write_line(document if document.isprintable() else "".join(escaped))
+
+
+def print_fields(fields: Sequence[str]) -> None:
+    """Write one line of an answer on stdout, with a tab between its fields, and let its reader have it now."""
+    _write_line("\t".join(map(_printable, fields)))
+
+
+def _write_line(text: str) -> None:
     stream = _answers or sys.stdout
     stream.write(text + "\n")
     stream.flush()
@@ -75,7 +86,7 @@ def print_error(error: FtxError) -> None:
     text = Text.assemble(("error: ", _STYLES["bad"]), (_printable(error.what), _STYLES["strong"]))
     for heading, detail in error.details():
         text.append(f"\n  {heading}: ", style=_STYLES["dim"])
-        text.append(_printable(detail).replace("\n", "\n    "))
+        text.append("\n    ".join(map(_printable, detail.split("\n"))))
     _stderr().print(text, soft_wrap=True)
 
 
@@ -125,17 +136,17 @@ def print_table(
     table = Table(*headers, header_style="bold", box=None, pad_edge=False, padding=(0, 2, 0, 0))
     for index, row in enumerate(rows):
         table.add_row(
-            *(Text(_printable(cell).replace("\n", "\\n")) for cell in row),
+            *(Text(_printable(cell)) for cell in row),
             style=_STYLES[styles[index]] if styles else "",
         )
     console = _stdout()
     if sum(max(map(len, column)) + 2 for column in zip(columns, *rows, strict=True)) > console.width:
         table.padding = (0, 1, 0, 0)
     if title:
-        console.print(Text(_printable(title), style=_STYLES["strong"]), soft_wrap=True)
+        console.print(_title(title), soft_wrap=True)
     console.print(table)
     if left_out:
-        print_note(f"not enough columns for: {', '.join(left_out)}; --json has all", "dim")
+        print_note(f"the terminal is too narrow for: {', '.join(left_out)}; --json has all", "dim")
 
 
 @dataclass(frozen=True)
@@ -155,7 +166,7 @@ def print_tree(title: str, nodes: Sequence[Node]) -> None:
         for one in node.below:
             grow(branch, one)
 
-    root = Tree(Text(_printable(title), style=_STYLES["strong"]))
+    root = Tree(_title(title))
     for node in nodes:
         grow(root, node)
     _stdout().print(root)
@@ -171,9 +182,14 @@ def bar(share: float, width: int = 20) -> str:
     return block * max(round(share * width), 1 if share > 0 else 0)
 
 
+def _title(text: str) -> Text:
+    """A line in bold; a line break at its beginning leaves one free before it."""
+    return Text("\n" * text.startswith("\n") + _printable(text.lstrip("\n")), style=_STYLES["strong"])
+
+
 def _printable(text: str) -> str:
-    """Without the control characters that a file's name may hold: they would colour or move the terminal."""
-    return "".join(one if one.isprintable() or one == "\n" else ascii(one)[1:-1] for one in text)
+    """Without what a file's name may hold to colour or move the terminal, or to look like a line of its own."""
+    return "".join(one if one.isprintable() else ascii(one)[1:-1] for one in text)
 
 
 def _is_figure(cell: str) -> bool:

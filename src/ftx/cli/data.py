@@ -152,7 +152,8 @@ def _twin(one: NearDuplicate) -> str:
 
 
 def _print_list(headline: str, lines: Sequence[str] = ()) -> None:
-    console.print_note("\n" + headline, "bad")
+    console.print_note("")
+    console.print_note(headline, "bad")
     for line in lines[:_LISTED]:
         console.print_note(f"  {line}")
     if len(lines) > _LISTED:

@@ -32,7 +32,7 @@ def command(
 
     On the held-out images of the run, read from their files, in the precision that the artifact is deployed in.
     """
-    open_run(run)
+    open_run(run, data, needs_images=True)
     from ftx.evaluating.evaluate import evaluate
 
     report = evaluate(run, artifact, data=data, progress=console.TerminalProgress())

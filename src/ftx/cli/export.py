@@ -85,7 +85,7 @@ def command(
         raise InputError("models go into their run", found=f"--out {out}", fix="leave it out; it is for --format ovms")
     if formats is not None:
         refuse_unknown("format", formats, [*FORMATS, OVMS])
-    open_run(run)
+    open_run(run, data, needs_images=base is None and as_update is None and "openvino" in (formats or ["openvino"]))
     if base is not None or as_update is not None or after is not None:
         _refuse_both(formats, as_update, precisions, recover=recover, explain=explain)
         return _base_or_update(run, base, as_update, after, precisions or ["fp32"], data, json=json)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, cast
 import typer
 from pydantic_core import PydanticCustomError
 
+from ftx.adapters.peft_config import check_adapter_folder
 from ftx.cli import console
 from ftx.cli.shared_options import DataOption, JsonFlag, RunArgument, open_run
 from ftx.core.errors import InputError, shell_command
@@ -104,7 +105,7 @@ def command(
     progress = console.TerminalProgress()
     _refuse_idle(ctx, "data" if adapter else None)
     if not adapter:
-        open_run(run)
+        open_run(run, data)
         from ftx.merging.merge_and_prove import merge
 
         merged = merge(run, data=data, progress=progress)
@@ -116,6 +117,8 @@ def command(
         raise InputError(f"there is no way to combine called '{combine}'", fix="--combine linear, or ties")
     if combine == "linear" and _given(ctx, "density"):
         raise InputError("--density is of TIES", fix="add --combine ties, or leave --density out")
+    for one in adapter:
+        check_adapter_folder(one)
     from ftx.merging.combine_adapters import combine as combine_adapters
 
     report = combine_adapters(

@@ -199,7 +199,7 @@ def _arriving(watch: Path | None, artifact: Path | None, *, scores: bool, json: 
             if json:
                 console.print_line(answer.to_line())
             elif answer.error is None:
-                console.print_line("\t".join([answer.path, *(f"{one.name} {one.score:.4f}" for one in answer.labels)]))
+                console.print_fields([answer.path, *(f"{one.name} {one.score:.4f}" for one in answer.labels)])
             if answer.error is not None:
                 skipped += 1
                 console.print_note(f"skipped {answer.path}: {answer.error}", "bad")

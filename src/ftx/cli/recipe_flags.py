@@ -154,7 +154,8 @@ def read_recipe(
     notes = None if path is None else notes_on_otx(path)
     if notes is not None:
         console.print_note("this OTX recipe is in ftx (other keys have their defaults):", "strong")
-        console.print_note(recipe.dumps(defaults=False).rstrip())
+        for line in recipe.dumps(defaults=False).splitlines():
+            console.print_note(line)
         for note in notes:
             console.print_note(f"note: {note}", "dim")
     return recipe

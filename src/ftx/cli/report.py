@@ -52,7 +52,7 @@ def command(
     """
     progress = console.TerminalProgress()
     for run in runs or [None]:
-        open_run(run)
+        open_run(run, data)
     if runs is not None and len(runs) > 1:
         from ftx.reporting.compare_runs import compare_runs
 

@@ -70,16 +70,18 @@ StrictFlag = Annotated[
 ]
 
 
-def open_run(run: Path | None) -> None:
-    """Open a run before torch is imported, as a name mistyped must not cost seconds; say which the newest is.
+def open_run(run: Path | None, data: Path | None, *, needs_images: bool = False) -> None:
+    """Find a run and its images before torch is imported, as a name mistyped must not cost seconds; name the newest.
 
-    Raises: as ``Run.open``.
+    Raises: as ``Run.open``; DataError if ``data``, or what the run ``needs_images`` for, is not there.
     """
     from ftx.runs.run import Run
 
     found = Run.open(run)
     if run is None:
         console.print_note(f"run: {found.path}, the newest", "dim")
+    if data is not None or needs_images:
+        found.data_root(data)
 
 
 def status_of(answers: Sequence[Prediction] | Sequence[Explanation]) -> int:

@@ -96,12 +96,16 @@ def command(
     from ftx.data.sources.folder import refuse_missing
     from ftx.runs.run import Run
 
+    # Before torch is imported: a name mistyped must not cost seconds.
     if from_ is not None:
-        Run.open(from_)
+        opened = Run.open(from_)
+        named = flags.get("data.path") or (None if set_ else opened.recipe().data.path)
+        if named is not None:
+            refuse_missing(Path(str(named)))
         recipe = _recipe_from(from_, set_ or (), flags)
     else:
         recipe = read_recipe(config, set_ or (), flags, _preset(preset, config))
-    refuse_missing(recipe.data.path)  # before torch is imported: a name mistyped must not cost seconds
+    refuse_missing(recipe.data.path)
     if dry_run:
         if not one_voice.is_first():
             return 0
@@ -135,7 +139,8 @@ def _train(recipe: Recipe, out: Path | None, strict: bool, budget_s: float | Non
 def _resume(run: Path, overrides: Sequence[str], flags: Mapping[str, object], json: bool) -> int:
     from ftx.runs.latest import refuse_no_folder
 
-    refuse_no_folder(run)
+    if one_voice.is_first():  # of several machines the first alone has the run
+        refuse_no_folder(run)
     from ftx.training import resume
 
     progress = console.TerminalProgress()

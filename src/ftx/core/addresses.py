@@ -10,11 +10,13 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from ftx.core.errors import DataError, InputError
+from ftx.core.errors import DataError, InputError, shell_command
 
 SCHEMES = ("https", "http", "s3", "gs", "hf")
 # A Path made of an address has lost one slash of its two; what follows one letter is a drive.
 _BEGINS = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):/+")
+# What a document must not begin a path with: the same, with back slashes too, and a chain of fsspec.
+_LIKE_AN_ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:(?:[/\\]|:)|.*:[/\\]{2}", re.DOTALL)
 # fsspec takes "::" for one file system behind another, and "?" and "#" end the path of an address.
 _IN_NO_NAME = re.compile(r"::|[?#\\]|[\x00-\x1f]")
 
@@ -58,7 +60,7 @@ Place = Path | Address
 
 def names_address(text: str) -> bool:
     """Whether a document's text looks like an address, of whatever scheme: no document may name one."""
-    return "://" in text or _BEGINS.match(text) is not None
+    return _LIKE_AN_ADDRESS.match(text) is not None
 
 
 def typed(place: Place | str) -> Place:
@@ -72,20 +74,40 @@ def typed(place: Place | str) -> Place:
     scheme, rest = begins[1].lower(), str(place)[begins.end() :].rstrip("/")
     if scheme in SCHEMES and rest and "::" not in rest:
         return Address(f"{scheme}://{rest}")
-    if scheme not in SCHEMES and Path(place).exists():  # a folder may be called so
+    if scheme not in SCHEMES and _is_there(place):  # a folder may be called so
         return Path(place)
+    local = scheme in ("file", "local")
     raise InputError(
         "ftx does not open such an address",
-        found=_spelt(scheme, rest),
+        found=_spelt(scheme, f"/{rest}" if local else rest),
         fix=f"name the path: /{rest}"
-        if scheme in ("file", "local")
+        if local
         else f"an address begins with {', '.join(f'{one}://' for one in SCHEMES)}, and has no '::'",
     )
 
 
 def is_elsewhere(path: Path | str) -> bool:
-    """Whether a text that somebody wrote down stands for an address: what is there on this machine is a path."""
-    return names_address(str(path)) and not Path(path).exists()
+    """Whether a text that somebody wrote down stands for an address, as ``typed`` would read it."""
+    begins = _BEGINS.match(str(path))
+    if begins is not None and begins[1].lower() in SCHEMES:
+        return True
+    return names_address(str(path)) and not _is_there(path)
+
+
+def _is_there(path: Path | str) -> bool:
+    try:
+        return Path(path).exists()
+    except OSError:  # a name that is too long
+        return False
+
+
+def data_option(text: str) -> str:
+    """How to name the images of a run that has ``text`` for where they lie: an address if ftx opens it, or a folder."""
+    try:
+        found = typed(text)
+    except InputError:
+        found = Path(text)
+    return shell_command("--data", str(found)) if isinstance(found, Address) else "--data DIR"
 
 
 def if_address(path: Path) -> Path | None:

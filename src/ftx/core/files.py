@@ -9,6 +9,7 @@ import platform
 import re
 import secrets
 import shutil
+import stat
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
@@ -352,15 +353,19 @@ def _number(error: Exception) -> int | None:
 
 
 def settle(folder: Path) -> None:
-    """Everything on disk, and as readable as files that the user makes: safetensors writes 0600."""
+    """Everything on disk, and as readable as files that the user makes: safetensors writes 0600.
+
+    Links and pipes that somebody put there stay as they are, and so do files that have a second name elsewhere.
+    """
     mode = 0o666 & ~_umask()
     for path in sorted(folder.rglob("*")):
-        if path.is_file():
+        found = path.lstat()
+        if stat.S_ISDIR(found.st_mode):
+            fsync_folder(path)
+        elif stat.S_ISREG(found.st_mode) and found.st_nlink == 1:
             path.chmod(mode)
             with path.open("rb") as stream:
                 os.fsync(stream.fileno())
-        else:
-            fsync_folder(path)
     fsync_folder(folder)
 
 

@@ -36,7 +36,12 @@ def install_command(extra: str) -> str:
     origin = json.loads(recorded)
     address = urlsplit(origin["url"])
     if address.scheme != "file":
-        requirement = f"{DISTRIBUTION}[{extra}] @ {origin['url']}"
+        source = origin["url"]
+        if (repository := origin.get("vcs_info")) is not None:
+            source = f"{repository['vcs']}+{source}@{repository['commit_id']}"
+        if (folder := origin.get("subdirectory")) is not None:
+            source += f"#subdirectory={folder}"
+        requirement = f"{DISTRIBUTION}[{extra}] @ {source}"
         return f"pip install {shlex.quote(requirement)}"
     path = Path(unquote(address.path))
     wanted = shlex.quote(f"{path}[{extra}]")

@@ -19,8 +19,9 @@ from ftx.curating.known_images import images_file, read_images, write_images
 COLUMNS = ("path", "issue", "given", "suggested", "score", "choice")
 # Millions of lines.
 _MOST_BYTES = 1 << 28
-# What a spreadsheet would take for a formula.
-_FORMULA = re.compile(r"'*[=+\-@\t\r]")
+# What a spreadsheet would take for a formula: at the beginning of a cell, or behind a semicolon, where some part cells.
+_FORMULA = r"'*[=+\-@＝＋－＠\t\r]"
+_PLAIN, _QUOTED = re.compile(rf"(^|;)(?={_FORMULA})"), re.compile(rf"(^|;)'(?={_FORMULA})")
 
 
 @dataclass(frozen=True)
@@ -164,11 +165,11 @@ def read_choices(path: Path, spelling: Spelling, images: Mapping[str, str]) -> E
 
 def _as_text(cell: str) -> str:
     """A cell that a spreadsheet shows as it is, and never computes."""
-    return f"'{cell}" if _FORMULA.match(cell) else cell
+    return _PLAIN.sub(r"\1'", cell)
 
 
 def _from_text(cell: str) -> str:
-    return cell[1:] if cell.startswith("'") and _FORMULA.match(cell) else cell
+    return _QUOTED.sub(r"\1", cell)
 
 
 def _refuse_other_data(path: Path, known: Mapping[str, str] | None, images: Mapping[str, str], other: str) -> None:

@@ -20,7 +20,7 @@ from ftx.core.errors import DataError, EnvironmentFault, FtxError, ImageError, I
 from ftx.core.untrusted_files import open_file
 from ftx.data.dataset import Entry
 from ftx.data.decode import decode, read_header, to_rgb
-from ftx.data.decode_limits import FILES, MAX_FILE_BYTES, PIXEL_BYTES
+from ftx.data.decode_limits import FILES, MAX_FILE_BYTES, decoding_bytes
 from ftx.data.shards.paths import member_of
 from ftx.data.shards.shard_store import has_member, open_member
 
@@ -56,19 +56,24 @@ ImageLike = EncodedImage | Path | bytes
 InMemory = Image.Image | NDArray[np.uint8]
 
 
-def encoded(pixels: InMemory) -> bytes:
-    """A file of pixels that are in memory, upright and in RGB as a viewer shows them.
+def in_memory(pixels: InMemory, name: str) -> EncodedImage:
+    """An image whose pixels are in memory, upright and in RGB as a viewer shows them once it is opened.
 
-    Raises: InputError for an array of another shape or type; ImageError as ``to_rgb``.
+    Raises: InputError for an array of another shape or type.
     """
     if not isinstance(pixels, Image.Image):
         if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] != 3 or not pixels.size:
             found = f"{pixels.dtype} {list(pixels.shape)}"
             raise InputError("pixels are RGB of 8 bits", found=found, fix="give uint8 [height, width, 3]")
         pixels = Image.fromarray(pixels)
+    return EncodedImage(name, partial(_as_file, pixels))
+
+
+def _as_file(pixels: Image.Image) -> io.BytesIO:
     file = io.BytesIO()
     to_rgb(ImageOps.exif_transpose(pixels)).save(file, "PPM")
-    return file.getvalue()
+    file.seek(0)
+    return file
 
 
 @dataclass(frozen=True)
@@ -82,17 +87,19 @@ class ImageStore:
 
         Raises: DataError if it is gone.
         """
-        member, file = member_of(self.root, entry.path), self.root / entry.path
-        there = (isinstance(file, Path) and file.is_file()) if member is None else has_member(*member)
+        member = member_of(self.root, entry.path)
+        there = Path(f"{self.root}/{entry.path}").is_file() if member is None else has_member(*member)
         if not there:
-            raise DataError("an image of the run is missing", where=file, fix="restore it, or name --data DIR")
+            where = f"{self.root}/{entry.path}"
+            raise DataError("an image of the run is missing", where=where, fix="restore it, or name --data DIR")
         return self.at(entry.path, entry.sha256)
 
     def at(self, path: str, sha256: str | None = None) -> EncodedImage:
         """The image at a path below the root, whatever its bytes are if no hash is given."""
-        member, file = member_of(self.root, path), self.root / path
-        if member is not None:
-            return EncodedImage(str(file), partial(open_member, *member), sha256)
+        member = member_of(self.root, path)
+        if member is not None:  # at an address, too, it may be called as no file there is
+            return EncodedImage(f"{self.root}/{path}", partial(open_member, *member), sha256)
+        file = self.root / path
         if isinstance(file, Address):
             raise ImageError("an image at an address lies in a shard", where=file, fix="name shards: …/{0..9}.tar")
         return replace(EncodedImage.of(file), sha256=sha256)
@@ -123,10 +130,9 @@ def pixel_bytes(given: ImageLike) -> int:
     """What decoding an image takes, by its header; 0 where that cannot be read."""
     try:
         with EncodedImage.of(given).open() as stream:
-            width, height = read_header(stream).size
+            return decoding_bytes(read_header(stream))
     except Exception:  # decoding it will tell
         return 0
-    return PIXEL_BYTES * width * height
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
@@ -17,7 +18,7 @@ from ftx.core.addresses import Address, Place, as_typed, is_elsewhere, typed
 from ftx.core.errors import DataError, EnvironmentFault, FtxError, ImageError, InputError
 from ftx.core.processors import cores
 from ftx.core.progress import SILENT, Progress
-from ftx.data.image_store import EncodedImage, ImageStore, InMemory, encoded
+from ftx.data.image_store import EncodedImage, ImageStore, InMemory, in_memory
 from ftx.data.shards.paths import archives_in, are_shards, images_root
 from ftx.data.sources.listing import IMAGE_ENDINGS
 from ftx.data.sources.shards import images_of, shard_names
@@ -75,6 +76,8 @@ def find_images(images: OneImage | Sequence[OneImage]) -> list[EncodedImage | Pr
 
     Raises: InputError if there is no image at all, or something else was given.
     """
+    if not isinstance(images, (*_ONE, Iterable)) or isinstance(images, io.IOBase):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise _no_image(images)
     given = [images] if isinstance(images, _ONE) else list(images)
     found = look_up(given)
     if not any(isinstance(item, EncodedImage) for item in found):
@@ -127,18 +130,25 @@ def _expand(given: OneImage, uploads: Iterator[int], *, by_hand: bool) -> Sequen
     if isinstance(given, bytes):
         return [replace(EncodedImage.of(given), name=f"<bytes {next(uploads)}>")]
     if isinstance(given, Image.Image | np.ndarray):
-        return [replace(EncodedImage.of(encoded(given)), name=f"<image {next(uploads)}>")]
+        return [in_memory(given, f"<image {next(uploads)}>")]
     if not isinstance(given, Path | str | Address):  # pyright: ignore[reportUnnecessaryIsInstance]
-        found = type(given).__name__
-        raise InputError("an image is a file's name or its bytes, Pillow's, or an RGB array", found=found)
+        raise _no_image(given)
     try:
         if not by_hand and is_elsewhere(str(given)):
-            return [Prediction(path=path_text(str(given)), error="an address is taken from the command line alone")]
+            return [Prediction(path=path_text(str(given)), error="a list of images must not contain an address")]
         return _named(typed(given) if by_hand else Path(str(given)), uploads)
     except OSError as error:  # a name that is too long, a folder above it that may not be entered
         return [Prediction(path=path_text(str(given)), error=f"this path cannot be read: {error.strerror}")]
+    except UnicodeError:  # half a character
+        return [Prediction(path=ascii(str(given))[1:-1], error="this is no path of a file")]
     except (InputError, EnvironmentFault) as error:  # shards that are not there
         return [_unread(as_typed(str(given)), error)]
+
+
+def _no_image(given: object) -> InputError:
+    found = type(given).__name__
+    fix = "read it: file.read()" if isinstance(given, io.IOBase) else None
+    return InputError("an image is a file's name or its bytes, Pillow's, or an RGB array", found=found, fix=fix)
 
 
 def _named(path: Place, uploads: Iterator[int]) -> Sequence[EncodedImage | Prediction]:

@@ -11,7 +11,7 @@ import timm
 from timm.models.vision_transformer import VisionTransformer
 
 from ftx.adapters.fit_to_base import FittedAdapter, read_adapter
-from ftx.adapters.peft_config import PeftConfig, read_config
+from ftx.adapters.peft_config import PeftConfig, check_adapter_folder, read_config
 from ftx.adapters.peft_file import stored_shapes
 from ftx.adapters.trainable_model import base_of
 from ftx.backbones.kept_tokens import keep_tokens, kept_shares
@@ -86,9 +86,7 @@ def _locate(path: Path) -> Located:
         if run.manifest.method not in ("lora", "dora"):
             raise AdapterError("this run has no adapter", where=path, found=f"method {run.manifest.method}")
         return Located(run.require(TRAINED), run)
-    if not path.is_dir():
-        what = "an adapter is a folder, this is a file" if path.exists() else "there is no such adapter"
-        raise AdapterError(what, where=path, fix="name a run, or a folder that peft wrote")
+    check_adapter_folder(path)
     read_config(path)  # what is no adapter at all is said before a base is asked for
     return Located(path, None)
 

@@ -81,15 +81,14 @@ def errors_of_singles(answers: HeldOut) -> list[Errors]:
     for name in labels.singles:
         row = labels.index(name)
         called, true = answers.called[:, row], answers.true[:, row]
-        known = answers.known[:, row]
         rows.append(
             Errors(
                 name=name,
                 threshold=float(thresholds[row]),
                 hits=int((called & true).sum()),
                 missed=int((~called & true).sum()),
-                false_alarms=int((called & ~true & known).sum()),
-                rightly_not=int((~called & ~true & known).sum()),
+                false_alarms=int((called & ~true).sum()),
+                rightly_not=int((~called & ~true).sum()),
             )
         )
     return rows

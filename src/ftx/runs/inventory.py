@@ -12,16 +12,17 @@ from typing import Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from ftx.core.errors import InputError, RunError, refuse_unknown
+from ftx.core.errors import InputError, RunError, refuse_unknown, shell_command
 from ftx.core.files import is_held
+from ftx.core.untrusted_files import read_file
 from ftx.core.verb_report import VerbReport
 from ftx.recipe.schema import Recipe
 from ftx.runs.artifacts import TRAINED
-from ftx.runs.bench_json import read_bench
+from ftx.runs.bench_json import BENCH_FILE, read_bench
 from ftx.runs.latest import LATEST, RUNS, known_runs, latest_run
 from ftx.runs.run import Run
 from ftx.runs.run_json import MANIFEST_FILE, is_run
-from ftx.runs.train_jsonl import best_epoch, read_epochs
+from ftx.runs.train_jsonl import EPOCHS_FILE, best_epoch, read_epochs
 from ftx.tasks.base import choosing_metric
 from ftx.tasks.output_meaning import TASKS
 
@@ -145,9 +146,12 @@ def _listed(folder: Path, digests: dict[str, str]) -> ListedRun:
             return known.model_copy(update={"state": "training" if is_held(folder) else "unfinished"})
         run = Run.open(folder)
         digests[known.run] = run.manifest.digest(TRAINED)
+        for report in (EPOCHS_FILE, EVAL_FILE, BENCH_FILE):
+            run.refuse_altered(report, shell_command("ftx train"))
         return known.model_copy(update=_of_finished(run, known.figures))
     except InputError as fault:
-        return known.model_copy(update={"state": "unreadable", "problem": fault.what})
+        problem = fault.what + (f": {Path(fault.where).name}" if fault.where else "")
+        return known.model_copy(update={"state": "unreadable", "problem": problem, "figures": {}})
 
 
 def _size_bytes(folder: Path) -> int:
@@ -204,7 +208,7 @@ def _reported(run: Run) -> dict[str, float]:
     """What ``ftx eval`` and ``ftx bench`` found; nothing of one that is missing, or of another version of ftx."""
     found: dict[str, float] = {}
     with suppress(OSError, ValidationError):
-        evaluated = _Evaluated.model_validate_json((run.path / EVAL_FILE).read_bytes())
+        evaluated = _Evaluated.model_validate_json(read_file(run.path / EVAL_FILE))
         found |= {f"eval.{name}": value for name, value in evaluated.metrics.items()}
     timed = read_bench(run, run.manifest)
     return found if timed is None else {**found, LATENCY: min(row.p50_ms for row in timed.rows)}

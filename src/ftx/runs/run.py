@@ -11,20 +11,20 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
+from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pydantic import BaseModel
 
-from ftx.core.addresses import Address, Place, is_elsewhere, typed
-from ftx.core.errors import DataError, EnvironmentFault, RunError, listed, shell_command, shown
+from ftx.core.addresses import Address, Place, data_option, is_elsewhere, typed
+from ftx.core.errors import DataError, EnvironmentFault, RunError, listed, shown
 from ftx.core.file_cache import UnchangedFile
 from ftx.core.files import (
     cached_sha256,
     refuse_links,
     replace_folder,
     settle,
-    sha256_file,
     sole_writer,
     staging,
     write_atomic,
@@ -134,10 +134,11 @@ class Run:
 
         Raises: as ``open``.
         """
-        for artifact in ARTIFACTS.values():
-            root = Path(folder.absolute().as_posix().removesuffix(f"/{artifact}"))
-            if root != folder.absolute() and (root / MANIFEST_FILE).is_file():
-                return cls.open(root if folder.is_absolute() else os.path.relpath(root)), artifact
+        for there in (folder.absolute(), folder.resolve()):  # it may be named through a link, or with ".."
+            for artifact in ARTIFACTS.values():
+                root = Path(there.as_posix().removesuffix(f"/{artifact}"))
+                if root != there and (root / MANIFEST_FILE).is_file():
+                    return cls.open(root if folder.is_absolute() else os.path.relpath(root)), artifact
         return None
 
     @classmethod
@@ -244,11 +245,15 @@ class Run:
 
         Raises: EnvironmentFault if the run cannot be written.
         """
-        path = self.path / name
+        path, digest = self.path / name, sha256(content).hexdigest()
         with sole_writer(self.path, progress.note):
-            write_atomic(path, content)
             before = self._read()
-            self._write(before.model_copy(update={"files": before.files | {name: sha256_file(path)}}))
+            try:
+                self._write(before.model_copy(update={"files": before.files | {name: digest}}))
+                write_atomic(path, content)
+            except BaseException:  # what was there before stays, and has its hash
+                self._write(before)
+                raise
         return path
 
     def _read(self) -> Manifest:
@@ -290,9 +295,9 @@ class Run:
         if override is None and is_elsewhere(self.manifest.data_root):
             raise DataError(
                 "the images of this run lie at an address, which a run must not name",
-                where=self.path,
+                where=self.path / MANIFEST_FILE,
                 found=shown(self.manifest.data_root),
-                fix="if you trust it, add it to the command: " + shell_command("--data", self.manifest.data_root),
+                fix=f"name where they lie, if you trust it: {data_option(self.manifest.data_root)}",
             )
         root = Path(self.manifest.data_root) if override is None else images_root(typed(override))
         if not isinstance(root, Address) and not root.is_dir():

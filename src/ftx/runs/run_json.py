@@ -156,6 +156,6 @@ def manifest_bytes(manifest: Manifest) -> bytes:
 
 
 def file_hashes(folder: Path, prefix: str) -> dict[str, str]:
-    """SHA-256 of every file in a folder, by its path behind the prefix."""
-    paths = sorted(path for path in folder.rglob("*") if path.is_file())
+    """SHA-256 of every file in a folder, by its path behind the prefix; links are left out."""
+    paths = sorted(path for path in folder.rglob("*") if path.is_file() and not path.is_symlink())
     return {str(Path(prefix, path.relative_to(folder)).as_posix()): sha256_file(path) for path in paths}

@@ -10,9 +10,14 @@ from statistics import fmean
 
 from pydantic import TypeAdapter, ValidationError
 
+from ftx.core.errors import InputError
+from ftx.core.untrusted_files import read_file
+
 # Of so many epochs a mean is taken: one alone moves by chance, of few validation images by several points.
 SMOOTHED = 3
 
+# A hundred thousand epochs, each with the metrics of a multi-label task.
+_MOST_BYTES = 100_000_000
 # Within a run.
 EPOCHS_FILE = Path("reports", "train.jsonl")
 
@@ -72,9 +77,9 @@ def epoch_lines(epochs: Sequence[Epoch]) -> bytes:
 def read_epochs(run: Path) -> list[Epoch]:
     """The epochs of a run; none where the file is missing or holds something else."""
     try:
-        lines = (run / EPOCHS_FILE).read_bytes().splitlines()
+        lines = read_file(run / EPOCHS_FILE, _MOST_BYTES).splitlines()
         return [_EPOCH.validate_json(line) for line in lines]
-    except (OSError, ValidationError):
+    except (OSError, InputError, ValidationError):
         return []
 
 

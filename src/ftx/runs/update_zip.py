@@ -105,9 +105,9 @@ def read_update(path: Path) -> tuple[Update, dict[str, bytes]]:
             if sizes[UPDATE_FILE] > MOST_TEXT_BYTES or sum(sizes.values()) > _most_bytes(path.stat().st_size):
                 found = f"{sum(sizes.values()) / 1e6:,.0f} MB in a file of {path.stat().st_size / 1e6:,.1f}"
                 raise ExportError("the update unpacks to more than an update has", where=path, found=found, fix=again)
-            update = Update.model_validate(parse_json(archive.read(UPDATE_FILE)))
-            files = {name: archive.read(name) for name in sorted(names)}
-    except (zipfile.BadZipFile, zlib.error, OSError, EOFError, NotImplementedError, RuntimeError, JsonError) as error:
+            update = Update.model_validate(parse_json(_unpacked(archive, UPDATE_FILE)))
+            files = {name: _unpacked(archive, name) for name in sorted(names)}
+    except (zipfile.BadZipFile, zlib.error, OSError, EOFError, RuntimeError, UnicodeError, JsonError) as error:
         raise ExportError("the update cannot be read", where=path, found=str(error)[:200], fix=again) from error
     except ValidationError as error:
         raise ExportError(f"{UPDATE_FILE} does not hold", where=path, found=first_error(error), fix=again) from error
@@ -120,6 +120,18 @@ def read_update(path: Path) -> tuple[Update, dict[str, bytes]]:
         raise ExportError("a file of the update is not what was written", where=path, found=wrong[0][0], fix=again)
     update.meaning.open()
     return update, files
+
+
+def _unpacked(archive: zipfile.ZipFile, name: str) -> bytes:
+    """A file of the zip, which never unpacks to more than its entry says, whatever its stream holds.
+
+    Raises: ValueError as BadZipFile for a way to compress that no update is written in.
+    """
+    entry = archive.getinfo(name)
+    if entry.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+        raise zipfile.BadZipFile(f"{name} is compressed in another way than updates are")
+    with archive.open(entry) as stream:
+        return stream.read(entry.file_size + 1)  # with a size, what comes out is bounded while it is unpacked
 
 
 def _most_bytes(zip_bytes: int) -> int:

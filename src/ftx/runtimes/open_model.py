@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from ftx.core.errors import ExportError, RunError, nearest
+from ftx.core.errors import ExportError, InputError, RunError, nearest
 from ftx.core.processors import cores
 from ftx.core.progress import SILENT, Progress
 from ftx.core.user_cache import cache_folder, forget
@@ -44,6 +44,9 @@ def load(
     """
     if artifact is None or isinstance(artifact, Run):
         return _load_best(Run.open() if artifact is None else artifact, compute, goal, progress)
+    if not isinstance(artifact, Path | str) or not str(artifact):  # pyright: ignore[reportUnnecessaryIsInstance]
+        found = type(artifact).__name__ if artifact else "an empty name"
+        raise InputError("a model is named by its folder", found=found, fix='ftx.load("runs/flowers/openvino/fp32")')
     folder = Path(artifact)
     if str(artifact) in ARTIFACTS and not folder.exists():  # as ftx eval names it
         return load_artifact(Run.open(), str(artifact), compute=compute)

@@ -47,15 +47,13 @@ def connection_class(limits: Limits) -> type[H11Protocol]:
             self._await_head()
 
         def _take_place(self) -> bool:
-            """Close the connection that has asked nothing for longest, as whoever holds many of them would lock us."""
+            """Close the connection of which nothing came for longest, as whoever holds many of them would lock us."""
             others = [one for one in self.connections if isinstance(one, Connection) and one is not self]
-            idle = [
-                one for one in others if not one._answering and one._linger is None and not one.transport.is_closing()
-            ]
+            idle = [one for one in others if one._is_waiting and one._linger is None and not one.transport.is_closing()]
             if not idle:
                 return False
             longest = min(idle, key=lambda one: float(one._waits_since))
-            said = "others wait, and no request came for longest on this connection"
+            said = "the server closed the connection that was idle for the longest time, as others wait"
             longest._end("408 Request Timeout", said, lingers=False)
             return True
 
@@ -65,7 +63,14 @@ def connection_class(limits: Limits) -> type[H11Protocol]:
             self._await_head()
             super().data_received(data)
             if self._answering:
+                self._waits_since = self.loop.time()
                 self._cancel_head()
+
+        def eof_received(self) -> bool:  # pyright: ignore[reportIncompatibleMethodOverride]
+            """The client sends no more; whether the connection stays open, for the answer."""
+            if self._answering and self._is_waiting:
+                self._end("400 Bad Request", "the request ended before its body did", lingers=False)
+            return self._answering and not self.transport.is_closing()
 
         def on_response_complete(self) -> None:
             self._waits_since = self.loop.time()
@@ -109,6 +114,11 @@ def connection_class(limits: Limits) -> type[H11Protocol]:
                 self.transport.close()
                 return
             self._end("400 Bad Request", "this is no HTTP request that can be understood")
+
+        @property
+        def _is_waiting(self) -> bool:
+            """Whether it waits for its client: for a request, or for the rest of one."""
+            return not self._answering or (self.cycle.more_body and not self.cycle.response_started)
 
         @property
         def _answering(self) -> bool:

@@ -23,7 +23,7 @@ from ftx.core.errors import ImageError
 from ftx.core.memory import available_bytes
 from ftx.core.processors import cores
 from ftx.data.decode import read_header
-from ftx.data.decode_limits import MAX_ASPECT, PIXEL_BYTES, LimitedStream
+from ftx.data.decode_limits import MAX_ASPECT, LimitedStream, decoding_bytes
 from ftx.data.image_store import open_image
 from ftx.data.preprocess import Pixels, Preprocess
 from ftx.evaluating.predict import Prediction, prediction_of
@@ -36,6 +36,8 @@ from ftx.serving.registry import Version
 Result = TypeVar("Result")
 # Of a picture with a map, which is looked at: no edge shows.
 JPEG_QUALITY = 85
+# Of max_pixels, for decoding one image: what JPEG takes at most. WebP and JPEG 2000 take more, so theirs are smaller.
+_BYTES_A_PIXEL = 12
 
 
 class Saliency(BaseModel):
@@ -146,9 +148,12 @@ class Images:
     @asynccontextmanager
     async def _decoded(self, image: bytes) -> AsyncGenerator[Image.Image, None]:
         """An image that is decoded, for the block."""
-        width, height = await self.in_thread(_size, image)
+        width, height, size_bytes = await self.in_thread(_size, image)
         self._check(width, height)
-        async with self.room.holding(PIXEL_BYTES * width * height):
+        if size_bytes > (most_bytes := _BYTES_A_PIXEL * self._max_pixels):
+            found = f"{width} x {height}, {size_bytes / 1e6:,.0f} MB to decode, of at most {most_bytes / 1e6:,.0f}"
+            raise ImageError("the image is too large for its format", found=found, fix="save it as JPEG or PNG")
+        async with self.room.holding(size_bytes):
             yield await self.in_thread(open_image, image)
 
     def _check(self, width: int, height: int) -> None:
@@ -161,13 +166,14 @@ class Images:
             raise ImageError("the image is too long a strip", found=found, fix="cut it up")
 
 
-def _size(content: bytes) -> tuple[int, int]:
-    """Width and height by the header.
+def _size(content: bytes) -> tuple[int, int, int]:
+    """Width, height, and the bytes that decoding takes, by the header.
 
     Raises: ImageError if this is no image.
     """
     try:
-        return read_header(LimitedStream(content)).size
+        header = read_header(LimitedStream(content))
+        return header.width, header.height, decoding_bytes(header)
     except ImageError:
         raise
     except Exception as error:  # Pillow's readers let struct, value and memory errors through on broken files

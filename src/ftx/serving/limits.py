@@ -91,19 +91,19 @@ class Guard:
             return
         await _Exchange(self, scope, receive, send).run()
 
-    def begin(self, work: bool) -> None:
-        """Count a request in.
+    def begin(self) -> None:
+        """Count in a request that is to be worked on.
 
         Raises: Refused where there are enough.
         """
-        if work and self._working >= self.limits.max_concurrency:
+        if self._working >= self.limits.max_concurrency:
             raise Refused(503, f"{self._working} requests are being answered, which is the most", retry_after_s=1)
-        self._working += work
+        self._working += 1
         self._metrics.in_progress(self._working)
 
-    def end(self, work: bool, held_bytes: int) -> None:
-        """Count it out."""
-        self._working -= work
+    def end(self, works: bool, held_bytes: int) -> None:
+        """Count out a request, and what was held of its body."""
+        self._working -= works
         self._held_bytes -= held_bytes
         self._metrics.in_progress(self._working)
 
@@ -168,16 +168,16 @@ class _Exchange:
         self._body_ended = b"content-length" not in self._headers and b"transfer-encoding" not in self._headers
         self._body_ended = self._body_ended or self._headers.get(b"content-length") == b"0"
         self._status = 0
-        self._gone = False
+        self._gone = self._works = False
         scope.setdefault("state", {})["request_id"] = self._id
 
     async def run(self) -> None:
         """Answer, whatever happens."""
-        started, work, counted = time.perf_counter(), self._scope["method"] == "POST", False
+        started = time.perf_counter()
         try:
             self._guard.check(self._scope, self._headers)
-            self._guard.begin(work)
-            counted = True
+            if self._body_ended:
+                self._begin()
             await self._guard.inner(self._scope, self._more, self._answer)
         except Disconnected:
             pass
@@ -187,11 +187,19 @@ class _Exchange:
             self._guard.failed(self._scope, self._id, error)
             await self._refuse(Refused(500, bug_sentence(self._id)))
         finally:
-            if counted:
-                self._guard.end(work, self._held_bytes)
+            self._guard.end(self._works, self._held_bytes)
             self._guard.told(self._scope, self._status, time.perf_counter() - started)
         if self._status and not self._body_ended:
             await self._linger()
+
+    def _begin(self) -> None:
+        """Count the request among those that are being answered, once its body is there: slow clients hold no place.
+
+        Raises: Refused.
+        """
+        if self._scope["method"] == "POST" and not self._works:
+            self._guard.begin()
+            self._works = True
 
     async def _more(self) -> Message:
         """The next of the body.
@@ -214,6 +222,8 @@ class _Exchange:
             raise Refused(413, self._guard.too_large(self._came_bytes))
         self._guard.hold(size_bytes)
         self._held_bytes += size_bytes
+        if self._body_ended:
+            self._begin()
         return message
 
     async def _answer(self, message: Message) -> None:

@@ -160,7 +160,7 @@ def newest(run: Path, progress: Progress) -> Saved:
             progress.note(f"a checkpoint is damaged ({one}): going on from the one before, {path.name}")
         return found
     if damaged:
-        anew = shell_command("ftx train --config", run / "recipe.yaml")
+        anew = train_anew(run)
         faults = "; ".join(damaged)
         raise RunError("no checkpoint of this run is whole", where=folder, found=faults, fix=f"train again: {anew}")
     finished = (run / "run.json").is_file()
@@ -172,13 +172,18 @@ def newest(run: Path, progress: Progress) -> Saved:
     )
 
 
+def train_anew(run: Path) -> str:
+    """The command that trains a run's recipe from the start, on images that who types it names."""
+    return f"{shell_command('ftx train --config', run / 'recipe.yaml')} --data DIR"
+
+
 def _read(path: Path) -> Saved:
     """Raises: ValueError, or what reading raises, for one that does not hold; nothing of it is used before."""
     document = read_json(path)
     checkpoint = Checkpoint.model_validate(document)
     if checkpoint.schema_version not in (SCHEMA_VERSION, _UNHASHED):
         raise ValueError(f"schema version {checkpoint.schema_version}, this ftx reads {SCHEMA_VERSION}")
-    hashed = checkpoint.schema_version == SCHEMA_VERSION
+    hashed = checkpoint.schema_version == SCHEMA_VERSION or checkpoint.sha256 is not None
     if hashed and _digest(cast("dict[str, object]", document)) != checkpoint.sha256:
         raise ValueError("it is not what was written")
     if str(checkpoint.record.position.step) != path.stem:

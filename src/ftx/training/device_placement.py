@@ -6,10 +6,10 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
 from ftx.adapters.trainable_model import Prepared
@@ -24,6 +24,8 @@ from ftx.training.ranks import ALONE, Ranks
 
 # Linux' names of the instructions that multiply bf16 matrices.
 _BF16_FLAGS = {"amx_bf16", "avx512_bf16"}
+# More than the cores of any machine; OpenMP takes memory for each.
+MOST_THREADS = 4096
 # Images that are computed at once where nothing of them trains.
 EVAL_BATCH = 32
 
@@ -70,9 +72,9 @@ class Circumstances(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     device: str
-    threads: int
+    threads: Annotated[int, Field(ge=1, le=MOST_THREADS)]
     plain_attention: bool
-    processes: int = 1
+    processes: Annotated[int, Field(ge=1)] = 1
 
 
 def place(

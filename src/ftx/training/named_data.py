@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from ftx.core.addresses import as_typed, is_elsewhere
+from ftx.core.addresses import as_typed, data_option, is_elsewhere
 from ftx.core.errors import DataError, shell_command, shown
 from ftx.recipe.schema import Recipe
 
@@ -41,7 +41,7 @@ def refuse_address_of(
         there = as_typed(recipe.data.path)
         raise DataError(
             "the images of this training lie at an address, which a run must not name",
-            where=run,
+            where=run / "recipe.yaml",
             found=shown(there),
-            fix=f"if you trust it: {shell_command(command, run)} {shell_command('--data', there)}",
+            fix=f"name where they lie, if you trust it: {shell_command(command, run)} {data_option(there)}",
         )

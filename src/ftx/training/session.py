@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from ftx.core.errors import RunError, Termination, shell_command, stopped
+from ftx.core.errors import Termination, shell_command, stopped
 from ftx.core.files import check_space, stage_folder, write_atomic
 from ftx.core.memory import memory_faults
 from ftx.core.progress import SILENT, Progress
@@ -28,12 +28,12 @@ from ftx.runs.trained import save_trained
 from ftx.tasks.thresholds import Thresholds
 from ftx.training.assembly import fill_together, frozen_of, make_room_for, pixels_of, training_of
 from ftx.training.budget import foreseeable, within
-from ftx.training.checkpoints import Checkpoints, Origin, Saved, newest
+from ftx.training.checkpoints import Checkpoints, Origin, Saved, newest, train_anew
 from ftx.training.device_placement import Circumstances, in_threads_as, place, place_as_before, within_quota
 from ftx.training.dry_running import advice
 from ftx.training.epoch_log import epoch_log
 from ftx.training.head_start import HeadStart, start_head
-from ftx.training.loop import Diverged, Fit, Training, fit, refuse_other_position, solved
+from ftx.training.loop import AnotherTraining, Diverged, Fit, Training, fit, refuse_other_position, solved
 from ftx.training.named_data import data_path
 from ftx.training.plan import plan
 from ftx.training.ranks import Ranks, joined
@@ -226,6 +226,8 @@ class _Session:
                 self._write(self.new.folder, made)
             if checkpoints is not None and not made.interrupted:
                 checkpoints.remove()
+        except AnotherTraining:
+            raise
         except Diverged:
             if checkpoints is not None:
                 checkpoints.remove()
@@ -247,8 +249,9 @@ class _Session:
             state.restore(record, saved.tensors)
         except ValueError as error:
             where = None if self.new is None else self.new.path / CHECKPOINTS
-            raise RunError(
-                "the checkpoint is not of this training", where=where, found=str(error), fix="train anew"
+            fix = "train again from its recipe.yaml" if self.new is None else train_anew(self.new.path)
+            raise AnotherTraining(
+                "the checkpoint is not of this training", where=where, found=str(error), fix=fix
             ) from error
         state.note_means(training.metric)
 

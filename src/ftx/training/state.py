@@ -186,6 +186,8 @@ def refuse_inconsistent(record: Record, tensors: Mapping[str, Tensor]) -> None:
         kind, _, rest = name.partition(".")
         if kind not in parts:
             raise ValueError(f"{name} is no tensor of a training")
+        if not tensor.isfinite().all():
+            raise ValueError(f"{name} has an entry that is no finite number")
         parts[kind][rest] = tensor
     weights, moments, best = parts.values()
     if wrong := _differing(best, {} if record.best is None else weights):

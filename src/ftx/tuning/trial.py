@@ -66,8 +66,8 @@ def attempt(
     if going_on or not (taken.begun and (run / MANIFEST_FILE).is_file()):
         for epoch in read_epochs(run) if going_on else ():  # one may have had no one to tell
             report(epoch)
-        # Where the images lie may have changed since.
-        moved = {"data.path": as_typed(recipe.data.path)}
+        # Where the images lie may have changed since; and no recipe of a run follows links by itself.
+        moved = {"data.path": as_typed(recipe.data.path), "data.follow_links": recipe.data.follow_links}
         how = partial(resume, run, flags=moved) if going_on else partial(train, recipe, run)
         made = how(progress=progress, on_epoch=told)
         if made.interrupted and not pruned:

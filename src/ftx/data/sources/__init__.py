@@ -27,6 +27,8 @@ def list_images(
     Datumaro's formats and is read by that package. Links that lead out of the data set are refused, or followed.
     Raises: DataError if the data set does not hold; EnvironmentFault if the package is wanted and not installed.
     """
+    if isinstance(path, Address) and form != "auto":
+        raise DataError("at an address lie shards", where=path, found=f"format {form}", fix="leave the format out")
     if isinstance(path, Address) or (form == "auto" and are_shards(path)):
         return read_shards(path, progress)
     if form != "auto":

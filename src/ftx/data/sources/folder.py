@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -53,7 +54,8 @@ def refuse_missing(path: Path) -> None:
 
     Raises: DataError.
     """
-    if not path.exists() and not are_shards(typed(path)):
+    place = typed(path)
+    if not (isinstance(place, Path) and place.exists()) and not are_shards(place):
         raise _no_folder(path)
 
 
@@ -74,7 +76,7 @@ class _Walker:
         self.real_root = Path(os.path.realpath(root))
         self.ignored: Counter[str] = Counter()
         self._listed: dict[Path, list[Path]] = {}
-        self._real: set[str] = set()
+        self._real: dict[str, Path] = {}  # where each folder is listed
 
     def visible(self, folder: Path) -> list[Path]:
         """Folders and files by name, without litter.
@@ -82,7 +84,9 @@ class _Walker:
         Raises: DataError for a link to a folder that is listed already, or that leads out of the root.
         """
         if folder not in self._listed:
-            self._real.add(os.path.realpath(folder))
+            other = self._real.setdefault(os.path.realpath(folder), folder)
+            if other != folder:
+                raise _listed_already(other if other.is_symlink() else folder, folder)
             self._listed[folder] = self._visible(folder)
         return self._listed[folder]
 
@@ -102,12 +106,9 @@ class _Walker:
         """Two such links, or one to a folder that it is in, would list the same images without end."""
         target = os.path.realpath(link)
         if target in self._real:
-            found = f"it points at {target}"
-            raise DataError(
-                "a link leads to a folder that is listed already", where=link, found=found, fix="remove the link"
-            )
+            raise _listed_already(link, target)
         if link.is_dir():
-            self._real.add(target)
+            self._real[target] = link
 
     def folders(self, folder: Path) -> list[Path]:
         """The folders straight below."""
@@ -143,7 +144,7 @@ class _Walker:
 
     def _data_set_inside(self, folder: Path) -> Path | None:
         """A folder that looks like the data set, where its parent was named: it is alone, or holds splits."""
-        holds_splits = any(inside.name.lower() in SPLIT_WORDS for inside in self.folders(folder))
+        holds_splits = any(_split_of(inside) is not None for inside in self.folders(folder))
         return folder if holds_splits or self.folders(folder.parent) == [folder] else None
 
     def _images(self, class_folder: Path, label: str, split: Split | None, level: int = 1) -> Iterator[ListedImage]:
@@ -173,6 +174,20 @@ class _Walker:
                 self.ignored[_ending(path)] += 1
 
 
+# As people call the folders of a split: train, Training, val2017, test_set, train-images.
+_SPLIT_FOLDER = re.compile(rf"({'|'.join(SPLIT_WORDS)})[ _-]?(?:\d{{4}}|set|data|images)?", re.IGNORECASE)
+
+
+def _split_of(folder: Path) -> Split | None:
+    named = _SPLIT_FOLDER.fullmatch(folder.name)
+    return SPLIT_WORDS[named[1].lower()] if named else None
+
+
+def _listed_already(link: Path, target: Path | str) -> DataError:
+    found = f"it points at {target}"
+    return DataError("a link leads to a folder that is listed already", where=link, found=found, fix="remove the link")
+
+
 def _splits(root: Path, walker: _Walker) -> dict[Split, Path]:
     """The folder of each split, whatever of the usual names it has; none where the folders are classes.
 
@@ -181,7 +196,7 @@ def _splits(root: Path, walker: _Walker) -> dict[Split, Path]:
     top = walker.folders(root)
     found: dict[Split, Path] = {}
     for folder in top:
-        split = SPLIT_WORDS.get(folder.name.lower())
+        split = _split_of(folder)
         if split is not None and (other := found.setdefault(split, folder)) is not folder:
             raise DataError(
                 f"two folders are the split {split}",
@@ -190,7 +205,7 @@ def _splits(root: Path, walker: _Walker) -> dict[Split, Path]:
                 fix="put their images into one, or classes with such names below train/",
             )
     names = [folder.name for folder in top]
-    strangers = [name for name in names if SPLIT_WORDS.get(name.lower()) is None]
+    strangers = [folder.name for folder in top if _split_of(folder) is None]
     if names and not strangers and "train" not in found:
         raise DataError("there is no train folder", where=root, found=", ".join(names), fix="add train/<class>/")
     if "train" not in found:

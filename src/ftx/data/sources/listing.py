@@ -24,8 +24,8 @@ IMAGE_ENDINGS = frozenset(
 # Class folders; train/, val/, test/ of them; CSV or JSON lines; COCO; Datumaro's own JSON; what datumaro reads; tar.
 Layout = Literal["folders", "splits", "table", "coco", "datumaro", "foreign", "shards"]
 
-# Of the commands that read data; the recipe's key is data.follow_links.
-FOLLOW_LINKS = "--follow-links"
+# Some commands have the flag, those of a recipe the key.
+FOLLOW_LINKS = "--follow-links, or --set data.follow_links=true"
 
 SPLIT_WORDS: dict[str, Split] = {
     "train": "train",
@@ -89,7 +89,7 @@ def path_below(root: Path, *, follow_links: bool = False) -> Callable[[str], str
         if os.path.islink(file):  # noqa: PTH114
             file = os.path.realpath(file)
         if not f"{file}/".startswith(f"{real.rstrip('/')}/"):
-            raise ValueError(f"{short(name)} is a link that leaves the data folder, and needs --follow-links")
+            raise ValueError(f"{short(name)} is a link that leaves the data folder, and needs {FOLLOW_LINKS}")
         return path
 
     return within
