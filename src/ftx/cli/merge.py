@@ -160,7 +160,7 @@ def _size(text: str) -> int | str:
     try:
         return cast("int | str", auto_or_size(text))
     except PydanticCustomError as error:
-        raise InputError(f"--image-size {error.message()}", found=text) from None
+        raise InputError(f"--image-size {error.message()}", found=text, fix="--image-size auto") from None
 
 
 def _numbers(text: str | None) -> list[float]:

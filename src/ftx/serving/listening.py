@@ -15,6 +15,7 @@ from ftx.core.errors import EnvironmentFault, InputError
 
 # Connections that the system holds until they are accepted.
 BACKLOG = 512
+_HOSTS = "--host 127.0.0.1 for this machine alone, --host 0.0.0.0 for all that can reach it"
 # Beside the connections that are answered: those that are told that there are too many, or by TLS still shake hands.
 SPARE_SOCKETS = 64
 
@@ -70,7 +71,9 @@ def bound(address: Address, most: int) -> Generator[socket.socket, None, None]:
             listening.listen(BACKLOG)  # before, another program that did the same may bind as well
         except OSError as error:
             if error.errno == errno.EADDRNOTAVAIL:
-                raise InputError("this machine has no such address", where=f"--host {address.host}") from error
+                raise InputError(
+                    "this machine has no such address", where=f"--host {address.host}", fix=_HOSTS
+                ) from error
             fix = "end it, or name another: --port N (0: any that is free)"
             if error.errno == errno.EADDRINUSE:
                 raise EnvironmentFault("another program has this port", where=where, fix=fix) from error
@@ -91,7 +94,9 @@ def _looked_up(address: Address) -> tuple[socket.AddressFamily, tuple[Any, ...]]
     try:
         found = socket.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
     except (socket.gaierror, UnicodeError) as error:
-        raise InputError("there is no such host", where=f"--host {address.host}", found=str(error)) from error
+        raise InputError(
+            "there is no such host", where=f"--host {address.host}", found=str(error), fix=_HOSTS
+        ) from error
     return found[0], found[4]
 
 
