@@ -204,9 +204,10 @@ def test_where_the_system_tells_nothing_of_processes_the_work_of_a_living_one_st
 
 def test_a_file_that_cannot_get_its_name_leaves_nothing_beside_it(tmp_path: Path) -> None:
     (tmp_path / "name" / "of").mkdir(parents=True)
-    with pytest.raises(IsADirectoryError):
+    with pytest.raises(EnvironmentFault, match="a folder has the name of a file") as caught:
         write_atomic(tmp_path / "name", b"new")
-    assert [path.name for path in tmp_path.iterdir()] == ["name"]
+    assert caught.value.where == str(tmp_path / "name")
+    assert [path.name for path in tmp_path.rglob("*")] == ["name", "of"]
 
 
 def test_a_file_that_is_written_anew_is_another_file(tmp_path: Path) -> None:

@@ -114,7 +114,7 @@ def test_a_line_that_stands_twice(name: str, tmp_path: Path) -> None:
     number = 8 if table.suffix == ".jsonl" else 9
     before = "train/metadata.csv, " if "train" in name else ""
     report = check(table if table.parent == tmp_path and "metadata" not in name else tmp_path)
-    assert report.warnings == [f"lines of the table that stand there twice: {before}line {number}: red/4.png"]
+    assert report.warnings == [f"duplicate lines in the table: {before}line {number}: red/4.png"]
     assert sum(report.images.values()) == 12
 
 

@@ -38,7 +38,7 @@ def test_a_card_that_does_not_hold_is_one_error(name: str, whole_run: Path, tmp_
     before = sorted(path.name for path in (run / "dense").iterdir())
     said = call("merge", str(run))
     assert said.status == 2
-    assert "the model card of trained/ does not hold" in " ".join(said.err.split())
+    assert "the model card of trained/ is invalid" in " ".join(said.err.split())
     assert sorted(path.name for path in (run / "dense").iterdir()) == before
     assert not Path("marker").exists()
 

@@ -152,7 +152,7 @@ def test_a_verdict_that_failed_there_fails_here(validated_run: Path, shipped: Pa
     def torn(proof: dict[str, Any]) -> None:
         del proof["run"]["rows"]
 
-    with pytest.raises(ExportError, match="the update does not hold"):
+    with pytest.raises(ExportError, match="the update is invalid"):
         apply(update_of(tmp_path / "update", tmp_path / "torn", proof=torn), shipped / "base", out)
     assert not out.exists()
 

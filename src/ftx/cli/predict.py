@@ -155,10 +155,9 @@ def _into_file(
         images = [Path(path) for some in named_on(sys.stdin) for path in some]
         if elsewhere := next(filter(None, map(if_address, images)), None):
             raise InputError(
-                "an address is taken from the command line alone",
-                where="standard input",
+                "standard input must not contain an address",
                 found=as_typed(elsewhere),
-                fix="name it there",
+                fix="name it in the command",
             )
     report = predict_to_file(
         images,

@@ -205,7 +205,7 @@ def _why_kept(report: TrainReport) -> str | None:
         return None
     return (
         f"epoch {highest.epoch} had {highest.metrics[report.metric]:.1%}, but its mean with up to two epochs "
-        f"before is {highest.smoothed:.1%}: ftx keeps the epoch whose lower value of the two is the highest"
+        f"before is {highest.smoothed:.1%}. Of each epoch the lower of these two figures counts"
     )
 
 

@@ -338,6 +338,10 @@ def disk_faults(path: Path) -> Iterator[None]:
             raise EnvironmentFault(
                 "the disk takes no more", where=path, found=str(error), fix="free some space"
             ) from error
+        if number == errno.EISDIR:
+            raise EnvironmentFault(
+                "a folder has the name of a file that is to be written", where=path, fix="move it away"
+            ) from error
         if number in _CLOSED:
             raise EnvironmentFault(
                 "this place cannot be written", where=path, found=os.strerror(number), fix="choose another folder"

@@ -26,7 +26,7 @@ def likely_mistakes(listing: Listing, names: Sequence[str], trained: Mapping[str
     if alike := [" and ".join(pair) for pair in _one_letter_apart(names)]:
         yield f"labels that differ in one letter (is one misspelt?): {listed(alike)}"
     if listing.repeated:
-        yield f"lines of the table that stand there twice: {listed(listing.repeated)}"
+        yield f"duplicate lines in the table: {listed(listing.repeated)}"
     if listing.layout == "folders":
         yield from _data_sets_as_labels(names)
 

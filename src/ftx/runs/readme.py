@@ -182,7 +182,7 @@ def _measured_in(card: Path) -> tuple[list[EvalResult], str]:
             raise ValueError("its metrics are none")
     except Exception as error:  # the hub's reader raises what YAML does, and what Python says of a wrong key or type
         found = str(error).partition("\n")[0][:200] or type(error).__name__
-        raise RunError("the model card of trained/ does not hold", where=card, found=found, fix=RESTORE) from error
+        raise RunError("the model card of trained/ is invalid", where=card, found=found, fix=RESTORE) from error
     return results, metrics[0]
 
 

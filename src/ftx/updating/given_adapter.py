@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from numpy.typing import NDArray
 from pydantic import ValidationError
 from safetensors import SafetensorError
@@ -62,7 +63,7 @@ def read_given(adapter: Path, card: Card, scratch: Path, labels: Sequence[str]) 
         raise InputError("an update has its own labels", where=adapter, fix="leave --labels out")
     update, files = read_update(adapter)
     scratch.mkdir()
-    answers = _answers(files.pop(ANSWERS_FILE), adapter)
+    answers = _answers(files.pop(ANSWERS_FILE), adapter, len(update.labels))
     proof, proof_unused = _proof(files.pop(PROOF_FILE, None), adapter)
     for name, content in files.items():
         (scratch / Path(name).name).write_bytes(content)
@@ -70,7 +71,7 @@ def read_given(adapter: Path, card: Card, scratch: Path, labels: Sequence[str]) 
     return Given(adapter, file, adapter.stat().st_size, update, answers, update.meaning, proof, proof_unused)
 
 
-def _answers(content: bytes, update: Path) -> dict[str, NDArray[Any]]:
+def _answers(content: bytes, update: Path, labels: int) -> dict[str, NDArray[Any]]:
     """What the trained model answers to the base's reference images; an update without its logits proves nothing.
 
     Raises: ExportError for what is none.
@@ -79,9 +80,15 @@ def _answers(content: bytes, update: Path) -> dict[str, NDArray[Any]]:
         found = load(content)
         if "logits" not in found or found["logits"].dtype.kind != "f":
             raise ValueError(f"no logits, but {', '.join(found) or 'nothing'}")
+        logits_NC = found["logits"]
+        if logits_NC.ndim != 2 or logits_NC.shape[1] != labels or not np.isfinite(logits_NC).all():
+            raise ValueError(f"logits of shape {list(logits_NC.shape)}, of {labels} labels, or not finite")
+        truth_NC = found.get("targets", logits_NC)  # of no image, where the labels are others than the base's
+        if truth_NC.shape not in (logits_NC.shape, (0, labels)):
+            raise ValueError(f"targets of shape {list(truth_NC.shape)}, logits of {list(logits_NC.shape)}")
     except (SafetensorError, KeyError, TypeError, ValueError) as error:
         raise ExportError(
-            "the answers in the update do not hold",
+            "the answers in the update are invalid",
             where=update,
             found=f"{ANSWERS_FILE}: {str(error)[:200]}",
             fix="write it again: ftx export --as-update",
@@ -97,7 +104,7 @@ def _proof(content: bytes | None, update: Path) -> tuple[Proof | None, str | Non
         return proof_from(parse_json(content))
     except (ValidationError, JsonError) as error:
         found = f"{PROOF_FILE}: {first_error(error) if isinstance(error, ValidationError) else error}"
-        raise ExportError("the update does not hold", where=update, found=found, fix="write it again") from error
+        raise ExportError("the update is invalid", where=update, found=found, fix="write it again") from error
 
 
 def _meaning(file: PeftFile, card: Card, labels: Sequence[str], adapter: Path) -> Meaning:
