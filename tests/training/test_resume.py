@@ -307,7 +307,7 @@ def test_without_a_whole_checkpoint_there_is_nothing_to_go_on_with(
         path.write_bytes(b"")
     with chdir(here), pytest.raises(RunError, match="no checkpoint of this run is whole") as caught:
         resume(run)
-    assert caught.value.fix == f"train again: ftx train --config {run}/recipe.yaml"
+    assert caught.value.fix == f"train again: ftx train --config {run}/recipe.yaml --data DIR"
     with chdir(tmp_path), pytest.raises(RunError, match="no such run") as caught:
         resume(Path("nowhere"))
     assert caught.value.found == "no unfinished runs below runs/"

@@ -136,7 +136,7 @@ def _expand(given: OneImage, uploads: Iterator[int], *, by_hand: bool) -> Sequen
     try:
         if not by_hand and is_elsewhere(str(given)):
             return [Prediction(path=path_text(str(given)), error="a list of images must not contain an address")]
-        return _named(typed(given) if by_hand else Path(str(given)), uploads)
+        return _named(typed(given) if by_hand else Path(str(given)))
     except OSError as error:  # a name that is too long, a folder above it that may not be entered
         return [Prediction(path=path_text(str(given)), error=f"this path cannot be read: {error.strerror}")]
     except UnicodeError:  # half a character
@@ -151,7 +151,7 @@ def _no_image(given: object) -> InputError:
     return InputError("an image is a file's name or its bytes, Pillow's, or an RGB array", found=found, fix=fix)
 
 
-def _named(path: Place, uploads: Iterator[int]) -> Sequence[EncodedImage | Prediction]:
+def _named(path: Place) -> Sequence[EncodedImage | Prediction]:
     """The images that a path or a pattern stands for, or why there are none."""
     if isinstance(path, Address) and PurePosixPath(path.name).suffix.lower() in IMAGE_ENDINGS:
         return [Prediction(path=str(path), error="an image at an address is not fetched: shards are")]
@@ -163,7 +163,7 @@ def _named(path: Place, uploads: Iterator[int]) -> Sequence[EncodedImage | Predi
     if path.is_file():
         return [EncodedImage.of(path)]
     if matching := matched(path):
-        return [image for one in matching for image in _expand(one, uploads, by_hand=False)]
+        return [image for one in matching for image in _named(one)]  # on this machine, whatever it is called
     error = "this is no regular file" if path.exists() else "there is no such file"
     return [Prediction(path=path_text(str(path)), error=error)]
 
