@@ -134,7 +134,7 @@ def _expand(given: OneImage, uploads: Iterator[int], *, by_hand: bool) -> Sequen
     if not isinstance(given, Path | str | Address):  # pyright: ignore[reportUnnecessaryIsInstance]
         raise _no_image(given)
     try:
-        if not by_hand and is_elsewhere(str(given)):
+        if not by_hand and is_elsewhere(str(given)) and not Path(str(given)).exists():  # which is then opened as a path
             return [Prediction(path=path_text(str(given)), error="a list of images must not contain an address")]
         return _named(typed(given) if by_hand else Path(str(given)))
     except OSError as error:  # a name that is too long, a folder above it that may not be entered
