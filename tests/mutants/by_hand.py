@@ -43,7 +43,9 @@ def _mutant(file: str, effect: str, old: str, new: str) -> Mutant:
 
 def _place(file: Path, source: str, becomes: str) -> Place:
     before = source.splitlines()
-    line = next(_changed(before, becomes.splitlines())) + 1
+    changed = [*_changed(before, becomes.splitlines())]
+    # Of a comment nobody knows which tests run it.
+    line = next((at for at in changed if before[at].strip()[:1] not in ("", "#")), changed[0]) + 1
     return Place(file, 0, line, line, imported=not before[line - 1].startswith(" "), function=range(0), becomes=becomes)
 
 

@@ -152,13 +152,15 @@ class Covering:
     def chosen(self, mutant: Mutant, place: Place) -> list[str]:
         """The tests to run, in order: of the mutant's room first, the fastest first, within ``TEST_SECONDS``.
 
-        What runs at import has no test that is known to run it: those of its own file come before all others.
+        What runs at import has no test that is known to run it: those of its own file come before all others, and then
+        those of its package.
         """
         exact, near = self._running(mutant, place)
 
-        def order(name: str) -> tuple[bool, bool, bool, float, str]:
+        def order(name: str) -> tuple[bool, bool, bool, bool, float, str]:
+            elsewhere = not self._of_room(name, mutant)
             other_file = place.imported and not self._of_file(name, mutant)
-            return other_file, name not in exact, not self._of_room(name, mutant), self.cost(name), name
+            return other_file, place.imported and elsewhere, name not in exact, elsewhere, self.cost(name), name
 
         ranked = sorted(exact | near, key=order)
         # Where the cheapest is dear (a fixture that exports a model), those that share its fixture come with it.
