@@ -21,15 +21,19 @@ from ftx.core.errors import AdapterError, ExportError, GateFailed, MergeError
 from ftx.core.files import sha256_file
 from ftx.data.preprocess import load_pixels, normalise
 from ftx.evaluating import validate
+from ftx.evaluating.read_reference import read_reference
 from ftx.exporting import export
 from ftx.exporting.base_ir import export_base, export_update
+from ftx.exporting.make_reference import answers
 from ftx.merging.combine_adapters import combine
 from ftx.merging.merge_and_prove import merge
 from ftx.recipe.schema import Recipe
 from ftx.runs.artifacts import DENSE, IR_FP32, ONNX, TRAINED
 from ftx.runs.card_json import read_card
 from ftx.runs.run import Run
+from ftx.runs.trained import load_trained
 from ftx.runtimes import load_artifact, load_with_all_tokens
+from ftx.runtimes.openvino import OpenVinoPredictor
 from ftx.training import train
 from ftx.updating.apply import apply
 
@@ -91,6 +95,12 @@ def test_every_artifact_keeps_what_training_kept(runs: Path) -> None:
     card = (run.folder(DENSE) / "README.md").read_text()
     assert "50 % of the patches go on into block 2, of those 50 % of the patches go on into block 4" in card
     assert read_card(run.folder(IR_FP32)).keep_tokens == SHARES
+    # Beside the model stands which of its images rounding could change, so that a device does not judge by these.
+    reference, reference_pixels = read_reference(OpenVinoPredictor(run.folder(IR_FP32)))
+    _, clear_N = answers(load_trained(run), reference_pixels, pre)
+    assert clear_N is not None
+    assert reference.clear is not None
+    assert reference.clear.tolist() == clear_N.tolist()
 
 
 def test_the_code_of_the_cards_answers_as_ftx_does(runs: Path) -> None:
