@@ -159,3 +159,24 @@ def test_an_answer_that_is_no_number_ends_the_evaluation(tree: Run) -> None:
     with pytest.raises(GateFailed, match="trained answers with a number that is not finite"):
         evaluate(tree, "trained")
     assert not (tree.path / "reports" / "eval.json").exists()
+
+
+@pytest.mark.parametrize(("bias", "each"), [(9, "several"), (-9, "none")])
+def test_of_independent_labels_nobody_is_taken_for_another(
+    bias: int, each: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where each image has one label: the model calls several of them, or none."""
+    run = written_run("multilabel-linear", tmp_path / "run")
+
+    def always(tensors: dict[str, np.ndarray]) -> None:
+        tensors["head.weight"][:] = 0
+        tensors["head.bias"][:] = bias
+
+    edit_tensors(run.path / "trained" / "head.safetensors", always)
+    vouch_for(run.path, "trained/head.safetensors")
+    first = run.manifest.labels.names[0]
+    relabel(run, [(first,)] * len(run.entries("test")))
+    monkeypatch.chdir(tmp_path / "run")
+    report = evaluate(run, "trained")
+    assert report.confusion is None, each
+    assert report.classes[0].recall == (bias > 0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import timm
 from safetensors.torch import load_file, save_file
 from transformers import ViTConfig, ViTForImageClassification
 
+from ftx.backbones.grey_weights import grey_level
 from ftx.core.errors import ModelError
 from ftx.data.preprocess import Preprocess
 from ftx.interop.base_model import open_base
@@ -137,3 +139,14 @@ def test_a_folder_of_transformers_takes_images_as_its_processor_says(tmp_path: P
         found = open_base(str(tmp_path), image_size=asked).preprocess
         assert found == Preprocess(height, width, resize, "bicubic", (0.4, 0.5, 0.6), (0.2, 0.3, 0.4))
     assert len({open_base(str(tmp_path), image_size=size).digest for size in ("auto", "32x64", 96)}) == 1
+
+
+def test_a_folder_of_a_model_on_grey_images_has_one_level_for_all_colours(tmp_path: Path) -> None:
+    """Of its mean and deviation, as weights from a file have it."""
+    root = folder(tmp_path / "grey")
+    coloured = open_base(root)
+    state = timm.create_model(ARCHITECTURE, num_classes=3, in_chans=1, **ARGS).state_dict()
+    save_file(state, Path(root) / "model.safetensors")
+    found = open_base(root).preprocess
+    assert found == replace(coloured.preprocess, mean=grey_level((0.1, 0.2, 0.3)), std=grey_level((0.4, 0.6, 0.7)))
+    assert len(set(found.mean)) == len(set(found.std)) == 1

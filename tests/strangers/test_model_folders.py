@@ -17,6 +17,7 @@ import pytest
 import timm
 import torch
 from hypothesis import given
+from pydantic import ValidationError
 from safetensors.torch import save_file
 from tests.strangers.documents import as_json, damaged, refused_or_read, strange
 
@@ -277,6 +278,12 @@ def test_a_model_beyond_its_weights_is_not_built(args: dict[str, object], change
         with pytest.raises((ExportError, ModelError)):
             opened()
     assert time.perf_counter() - started < 5
+
+
+@pytest.mark.parametrize("value", [[224, 10**9], [2, "os.system('x')"], [[7, 7], [7, 10**9]], [1, {"a": 1}]], ids=str)
+def test_each_entry_of_a_list_lies_within_the_bounds(value: list[object]) -> None:
+    with pytest.raises(ValidationError, match="window_size"):
+        TimmConfig.model_validate({**DENSE, "model_args": {**TINY, "window_size": value}})
 
 
 def test_what_ftx_and_timm_write_is_allowed() -> None:
