@@ -89,8 +89,8 @@ def feed_files(
     """Answer files in order; neighbours of one size share a batch, for a batch holds images of one size only.
 
     ``answer`` is given the batches as they are decoded, and yields the logits of each in order, as ``map`` does; it may
-    ask for further ones before, ``at_a_time`` together. ``weigh`` tells the bytes that ``decode`` will give, where
-    these may be many.
+    ask for further ones before, ``at_a_time`` together. ``weigh`` tells the bytes that decoding a file takes,
+    where these may be many.
     """
 
     def attempt(image: ImageLike) -> Pixels | ImageError:
