@@ -28,7 +28,7 @@ def in_threads(
 ) -> Generator[Result, None, None]:
     """Yield ``function(item)`` in the order of the items, with at most ``ahead`` results begun and not yet taken.
 
-    With ``weigh``, which tells how many bytes an item takes, those that are begun take ``most_bytes`` at most, or are one.
+    ``weigh`` tells how many bytes an item takes: those that are begun take ``most_bytes`` at most, or are a single one.
     What the function raises comes out at its item's turn. Closing the iterator early drops what has not
     begun and waits for what has.
     """
