@@ -79,13 +79,14 @@ from ftx.serving.images import Images, Wanted
 from ftx.serving.registry import Registry, Target
 registry = Registry([Target("colour", Path(sys.argv[1]))], SILENT, counted=print, reloaded=print)
 images, content = Images(50_000_000), Path(sys.argv[2]).read_bytes()
-images.room = type(images.room)(360_000_000)
+images.room = type(images.room)(int(2.2e6 * float(sys.argv[3])))
 async def answers(count):
     with registry.lease("colour", None) as version:
         asked = [images.prediction(version, "x", content, Wanted(scores=True)) for _ in range(count)]
         return [[label.score for label in one.labels] for one in await asyncio.gather(*asked)]
 async def both():
     await answers(1)
+    await asyncio.sleep(0.5)  # what that took is given back
     begin()
     found, most = await answers(6), peak()
     for _ in range(50):  # a thread lets go of what it was given after its answer is there
@@ -99,7 +100,8 @@ registry.close()
 sys.stdout = registry_told
 print(json.dumps(found))
 """
-    found, peak_mb, left_mb = in_fresh_process(program, str(colour_model.folder), str(image))
+    decoding_mb = most_mb(image) - SPARE_MB
+    found, peak_mb, left_mb = in_fresh_process(program, str(colour_model.folder), str(image), str(decoding_mb))
     assert len(found) == 6
     assert 3 * MEGAPIXELS < peak_mb < 2 * most_mb(image)
     assert left_mb < SPARE_MB
