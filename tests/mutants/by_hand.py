@@ -5,6 +5,7 @@ An entry names a file below src/ftx and the text ``old`` that ``new`` stands for
 
 from __future__ import annotations
 
+import ast
 import tomllib
 from collections.abc import Iterator
 from difflib import SequenceMatcher
@@ -46,7 +47,13 @@ def _place(file: Path, source: str, becomes: str) -> Place:
     changed = [*_changed(before, becomes.splitlines())]
     # Of a comment nobody knows which tests run it.
     line = next((at for at in changed if before[at].strip()[:1] not in ("", "#")), changed[0]) + 1
-    return Place(file, 0, line, line, imported=not before[line - 1].startswith(" "), function=range(0), becomes=becomes)
+    bodies = [
+        range(node.body[0].lineno, (node.end_lineno or 0) + 1)
+        for node in ast.walk(ast.parse(source))
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+    ]
+    imported = not any(line in body for body in bodies)  # a line of a class is, too
+    return Place(file, 0, line, line, imported=imported, function=range(0), becomes=becomes)
 
 
 def _changed(before: list[str], after: list[str]) -> Iterator[int]:
