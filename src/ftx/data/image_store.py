@@ -88,7 +88,10 @@ class ImageStore:
         Raises: DataError if it is gone.
         """
         member = member_of(self.root, entry.path)
-        there = Path(f"{self.root}/{entry.path}").is_file() if member is None else has_member(*member)
+        if member is not None:
+            there = has_member(*member)
+        else:
+            there = isinstance(self.root, Path) and (self.root / entry.path).is_file()
         if not there:
             where = f"{self.root}/{entry.path}"
             raise DataError("an image of the run is missing", where=where, fix="restore it, or name --data DIR")

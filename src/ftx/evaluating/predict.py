@@ -14,7 +14,7 @@ import numpy as np
 from PIL import Image
 from pydantic import BaseModel, ConfigDict
 
-from ftx.core.addresses import Address, Place, as_typed, is_elsewhere, typed
+from ftx.core.addresses import Address, Place, as_typed, names_address, typed
 from ftx.core.errors import DataError, EnvironmentFault, FtxError, ImageError, InputError
 from ftx.core.processors import cores
 from ftx.core.progress import SILENT, Progress
@@ -134,7 +134,7 @@ def _expand(given: OneImage, uploads: Iterator[int], *, by_hand: bool) -> Sequen
     if not isinstance(given, Path | str | Address):  # pyright: ignore[reportUnnecessaryIsInstance]
         raise _no_image(given)
     try:
-        if not by_hand and is_elsewhere(str(given)) and not Path(str(given)).exists():  # which is then opened as a path
+        if not by_hand and names_address(str(given)) and not Path(str(given)).exists():
             return [Prediction(path=path_text(str(given)), error="a list of images must not contain an address")]
         return _named(typed(given) if by_hand else Path(str(given)))
     except OSError as error:  # a name that is too long, a folder above it that may not be entered

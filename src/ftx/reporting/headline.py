@@ -38,7 +38,7 @@ def headline(facts: RunFacts, answers: HeldOut | None) -> Headline:
     said = _accuracy(answers) if answers is not None else "Nobody knows how often this model is right"
     artifact = deployed(facts)
     if artifact is None:
-        if any(facts.run.has(ir) for ir in IRS.values()):
+        if is_exported(facts):
             return Headline("bad", "Do not use it", f"{said}, but every model that was exported for a device failed.")
         return Headline("warn", "Not ready", f"{said}; it is not exported for a device yet.")
     verdict, parity = facts.verdict(artifact), facts.parity
@@ -73,6 +73,11 @@ def _none_lost(parity: ParityReport, artifact: Artifact) -> str | None:
     row = max(wanting, key=lambda one: (one.needed_images or 0) - one.labelled)
     more = (row.needed_images or 0) - row.labelled
     return f"{row.labelled:,} {row.unit}s; {more:,} more {row.unit}s would prove it" if more > 0 else None
+
+
+def is_exported(facts: RunFacts) -> bool:
+    """Whether the run holds a model for a device, whatever was found of it."""
+    return any(facts.run.has(ir) for ir in IRS.values())
 
 
 def deployed(facts: RunFacts) -> Artifact | None:

@@ -8,9 +8,9 @@ from math import ceil
 
 from ftx.core.statistics import wilson_interval
 from ftx.reporting.facts import RunFacts
-from ftx.reporting.headline import deployed
+from ftx.reporting.headline import deployed, is_exported
 from ftx.reporting.held_out import HeldOut
-from ftx.runs.artifacts import IRS, Artifact
+from ftx.runs.artifacts import Artifact
 from ftx.runs.card_json import IR_FILE, IR_WEIGHTS
 from ftx.runs.parity_json import ParityRow, latency_rows
 
@@ -29,8 +29,7 @@ def tiles(facts: RunFacts, answers: HeldOut | None) -> list[Tile]:
     """Those of what ``ftx predict`` would take; a dash where nobody measured."""
     artifact = deployed(facts)
     if artifact is None:
-        failed = any(facts.run.has(ir) for ir in IRS.values())
-        nothing = "every exported model failed" if failed else "not exported for a device yet"
+        nothing = "every exported model failed" if is_exported(facts) else "not exported for a device yet"
         return [_right(answers), Tile(UNKNOWN, nothing), Tile(UNKNOWN, nothing), Tile(UNKNOWN, nothing)]
     return [_right(answers), _lost(facts, artifact), _time(facts, artifact), _size(facts, artifact)]
 

@@ -12,7 +12,7 @@ from typing import Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from ftx.core.errors import InputError, RunError, refuse_unknown, shell_command
+from ftx.core.errors import InputError, RunError, refuse_unknown
 from ftx.core.files import is_held
 from ftx.core.untrusted_files import read_file
 from ftx.core.verb_report import VerbReport
@@ -147,7 +147,7 @@ def _listed(folder: Path, digests: dict[str, str]) -> ListedRun:
         run = Run.open(folder)
         digests[known.run] = run.manifest.digest(TRAINED)
         for report in (EPOCHS_FILE, EVAL_FILE, BENCH_FILE):
-            run.refuse_altered(report, shell_command("ftx train"))
+            run.refuse_altered(report, "ftx train")  # the command is not shown: a line of the list says what is wrong
         return known.model_copy(update=_of_finished(run, known.figures))
     except InputError as fault:
         problem = fault.what + (f": {Path(fault.where).name}" if fault.where else "")

@@ -125,7 +125,7 @@ def read_update(path: Path) -> tuple[Update, dict[str, bytes]]:
 def _unpacked(archive: zipfile.ZipFile, name: str) -> bytes:
     """A file of the zip, which never unpacks to more than its entry says, whatever its stream holds.
 
-    Raises: ValueError as BadZipFile for a way to compress that no update is written in.
+    Raises: BadZipFile for a way to compress that no update is written in, and as reading a damaged one does.
     """
     entry = archive.getinfo(name)
     if entry.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):

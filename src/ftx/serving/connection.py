@@ -67,10 +67,11 @@ def connection_class(limits: Limits) -> type[H11Protocol]:
                 self._cancel_head()
 
         def eof_received(self) -> bool:  # pyright: ignore[reportIncompatibleMethodOverride]
-            """The client sends no more; whether the connection stays open, for the answer."""
+            """The client sends no more; whether the connection stays open, for the answer. By TLS it cannot."""
             if self._answering and self._is_waiting:
                 self._end("400 Bad Request", "the request ended before its body did", lingers=False)
-            return self._answering and not self.transport.is_closing()
+            plain = self.transport.get_extra_info("sslcontext") is None
+            return plain and self._answering and not self.transport.is_closing()
 
         def on_response_complete(self) -> None:
             self._waits_since = self.loop.time()

@@ -16,7 +16,7 @@ from ftx.backbones.compiled import compiled_blocks
 from ftx.backbones.joined_attention import joined_attention
 from ftx.backbones.recompute import recomputing
 from ftx.backbones.trained_blocks import trained_blocks
-from ftx.core.errors import InputError, RunError
+from ftx.core.errors import InputError
 from ftx.core.progress import Progress
 from ftx.core.progress import Task as ProgressTask
 from ftx.data.random_draws import order_generator, step_seed
@@ -45,10 +45,6 @@ Measured = tuple[float, Floats, Targets]
 
 class Diverged(InputError):
     """The loss is no finite number any more: from any state before, it would come to the same."""
-
-
-class AnotherTraining(RunError):
-    """A checkpoint is of another training: to go on with it is no way out."""
 
 
 @dataclass(frozen=True)

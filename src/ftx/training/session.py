@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from ftx.core.errors import Termination, shell_command, stopped
+from ftx.core.errors import RunError, Termination, shell_command, stopped
 from ftx.core.files import check_space, stage_folder, write_atomic
 from ftx.core.memory import memory_faults
 from ftx.core.progress import SILENT, Progress
@@ -33,7 +33,7 @@ from ftx.training.device_placement import Circumstances, in_threads_as, place, p
 from ftx.training.dry_running import advice
 from ftx.training.epoch_log import epoch_log
 from ftx.training.head_start import HeadStart, start_head
-from ftx.training.loop import AnotherTraining, Diverged, Fit, Training, fit, refuse_other_position, solved
+from ftx.training.loop import Diverged, Fit, Training, fit, refuse_other_position, solved
 from ftx.training.named_data import data_path
 from ftx.training.plan import plan
 from ftx.training.ranks import Ranks, joined
@@ -47,6 +47,10 @@ from ftx.training.state import EpochEnd, TrainingState
 # its value in the best epoch; and it in ``trained/``.
 _BYTES = 3 * 4 * 4 + 4
 OnEpoch = Callable[[EpochEnd], None]
+
+
+class AnotherTraining(RunError):
+    """A checkpoint is of another training: resuming it would end in the same way."""
 
 
 def train(
