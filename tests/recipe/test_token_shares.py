@@ -34,6 +34,8 @@ def test_shares_by_block_in_order(text: str) -> None:
         (f"{{{MOST_DEPTH + 1}: 0.7}}", f"before block {MOST_DEPTH + 1}: no network has more than {MOST_DEPTH}"),
         ("{4: 0}", "between 0 and 1 for block 4, and 0 leaves none"),
         ("{4: 1.5}", "between 0 and 1 for block 4"),
+        ("{4: 1}", "between 0 and 1 for block 4"),
+        ("4=1.0", "between 0 and 1 for block 4"),
         ("{4: true}", "between 0 and 1 for block 4"),
         ("{4: .nan}", "between 0 and 1 for block 4"),
     ],

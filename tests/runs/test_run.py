@@ -396,6 +396,21 @@ def test_latest_is_the_newest(run: Run, monkeypatch: pytest.MonkeyPatch) -> None
     assert fresh_out("x") == Path("runs/x-2")
 
 
+def test_latest_is_found_where_runs_is_a_link_to_another_disk(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    disk = tmp_path / "mnt" / "deep" / "disk"
+    disk.mkdir(parents=True)
+    here = tmp_path / "here"
+    here.mkdir()
+    (here / "runs").symlink_to(disk, target_is_directory=True)
+    monkeypatch.chdir(here)
+    shutil.copytree(run.path, "elsewhere")
+    point_latest_at(Path("elsewhere"))
+    assert (disk / "latest").resolve() == here / "elsewhere"
+    assert Run.open(latest_run()).path.resolve() == here / "elsewhere"
+
+
 def test_a_run_that_is_not_there_is_answered_with_those_that_are(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(run.path.parent.parent)
     point_latest_at(run.path)

@@ -67,6 +67,26 @@ def test_whoever_went_away_is_not_computed(colour_ir: Path) -> None:
     assert sum(counts) == 1 + 20
 
 
+def test_a_batch_that_all_have_given_up_ends_no_thread(colour_ir: Path) -> None:
+    busy, goes_on = threading.Event(), threading.Event()
+
+    def counted(images: int) -> None:
+        busy.set()
+        assert goes_on.wait(30)
+
+    batcher = Batcher(OpenVinoPredictor(colour_ir, streams=1, batch=4), counted)
+    first = batcher.submit(colour_pixels(0, 16, 16, 0))
+    assert busy.wait(30)
+    given_up = [batcher.submit(colour_pixels(0, 8, 8, seed)) for seed in range(4)]  # a whole batch
+    assert all(answer.cancel() for answer in given_up)
+    last = batcher.submit(colour_pixels(0, 16, 16, 1))
+    goes_on.set()
+    first.result(30)
+    last.result(30)
+    assert not batcher.ended
+    batcher.close()
+
+
 class Gate:
     """Told of each batch; streams stop at it until it opens."""
 

@@ -164,6 +164,13 @@ def test_json_is_read_as_it_is_or_refused(document: object) -> None:
     json.dumps(read, allow_nan=False).encode()
 
 
+@pytest.mark.parametrize("text", ['"\\ud83d"', '"\\uD83D"', '["a", "\\uDC00b"]', '{"\\uD83D": 1}'])
+def test_half_a_character_is_refused_in_any_spelling(text: str) -> None:
+    with pytest.raises(JsonError):
+        parse_json(text)
+    assert parse_json('"\\uD83D\\uDE00"') == "\U0001f600"
+
+
 @strange
 @given(damaged_bytes(b"a: {b: [1, x], c: 'd'}\ne: 1e-4\n"))
 def test_yaml_is_plain_data_or_refused(content: bytes) -> None:

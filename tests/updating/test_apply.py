@@ -27,6 +27,7 @@ from ftx.adapters.merge_weight import merged_weight
 from ftx.adapters.peft_file import read_peft_file
 from ftx.core.errors import AdapterError, EnvironmentFault, ExportError, FtxError, GateFailed, InputError, RunError
 from ftx.core.files import sha256_file
+from ftx.core.progress import SILENT
 from ftx.evaluating import validate
 from ftx.evaluating.predict import predict
 from ftx.evaluating.read_reference import reference_names
@@ -44,6 +45,8 @@ from ftx.runtimes.openvino import OpenVinoPredictor
 from ftx.training import train
 from ftx.updating.apply import apply, rollback
 from ftx.updating.constants import ConstantsOf
+from ftx.updating.given_adapter import read_given
+from ftx.updating.merge_constants import merge_into
 
 FP32 = "openvino/fp32"
 
@@ -519,6 +522,7 @@ def test_from_float16_no_weight_is_further_off_than_is_said(
     assert (report.exact, report.verdict) == (None, "unproved")
     assert report.weight_bound is not None
     assert read_card(out).precision == "fp16"
+    assert (out / "model.bin").stat().st_size == (half / "model.bin").stat().st_size
     base, card, model = load_base(shipped / "base"), read_card(half).base, ConstantsOf(out)
     assert card is not None
     off: dict[str, float] = {}
@@ -531,6 +535,35 @@ def test_from_float16_no_weight_is_further_off_than_is_said(
     assert off[first] > 100 * off[last]
     # By the worst of all roundings, and a norm that moves: some ten times what happens.
     assert off[first] <= report.weight_bound < 100 * off[first]
+
+
+def test_from_float16_the_bound_counts_what_the_merge_is_rounded_by(
+    whole_run: Path, half: Path, tmp_path: Path
+) -> None:
+    """LoRA that is much larger than the weights: what is rounded before the merge is next to nothing."""
+
+    def large_lora(tensors: dict[str, np.ndarray]) -> None:
+        for name in [*tensors]:
+            if "magnitude" in name:
+                del tensors[name]
+            elif "lora_B" in name:
+                tensors[name] *= 100
+
+    adapter = plain(whole_run, tmp_path / "adapter", large_lora)
+    config = json.loads((adapter / "adapter_config.json").read_text())
+    (adapter / "adapter_config.json").write_text(json.dumps(config | {"use_dora": False}))
+    card, before, after = read_card(half), ConstantsOf(half), ConstantsOf(half)
+    assert card.base is not None
+    merged = merge_into(after, read_given(adapter, card, tmp_path / "scratch", ()), card.base, SILENT)
+    off = 0.0
+    for layer, weights in read_peft_file(adapter).layers().items():
+        constant = card.base.constants[f"{layer}.weight"]
+        weight_OI = np.array(before[constant], np.float64).reshape(len(weights.lora_B_OR), -1)
+        expected_OI = merged_weight(weight_OI, weights)
+        made_OI = np.array(after[constant], np.float64).reshape(expected_OI.shape)
+        off = max(off, float(np.abs(made_OI - expected_OI).max()))
+    assert merged.weight_bound is not None
+    assert 0 < off <= merged.weight_bound < 10 * off
 
 
 def cut_head(adapter: Path) -> None:

@@ -38,7 +38,8 @@ def latest_run() -> Path:
         )
     if not target.is_dir():
         raise RunError("runs/latest points at a run that is gone", where=target, fix="name a run folder")
-    return Path(os.path.normpath(target))
+    # Behind a link, `..` leaves the folder that the link points to.
+    return target.resolve() if RUNS.is_symlink() else Path(os.path.normpath(target))
 
 
 def _named_in(file: Path) -> str:
