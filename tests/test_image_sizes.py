@@ -244,7 +244,7 @@ def _opens_in_model_api(run: Run, data: Path) -> None:
         np.testing.assert_allclose(found, ours.task.scores(answer[None])[0], rtol=0, atol=1e-5)
 
 
-@pytest.mark.parametrize("size", [7, "33x1"])
+@pytest.mark.parametrize("size", [7, "33x1", "256x1", "1x256"])
 def test_a_pyramid_says_that_an_image_is_too_small(size: int | str) -> None:
     with pytest.raises(ModelError, match="does not compute at this image size"):
         build("pvt_v2_b0", weights="none", num_classes=3, image_size=size, seed=0)

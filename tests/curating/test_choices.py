@@ -8,7 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from ftx.core import strict_json
 from ftx.core.errors import InputError, RunError
+from ftx.curating import known_images
 from ftx.curating.choices import COLUMNS, ChoiceTable, read_choices
 from ftx.curating.issues import Issue, Spelling
 from ftx.curating.known_images import images_file, write_images
@@ -106,6 +108,18 @@ def test_a_table_of_images_of_the_same_names_is_refused(tmp_path: Path) -> None:
         with pytest.raises(InputError, match="does not name the images"):
             read_choices(out, FLAT, IMAGES)
         assert images_file(out).read_text() == content
+
+
+def test_the_file_of_images_has_a_limit_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A table of a million images is larger than any other document that is read."""
+    assert known_images.MOST_BYTES > strict_json.MOST_BYTES
+    write_images(tmp_path / "t.csv", IMAGES)
+    size_bytes = images_file(tmp_path / "t.csv").stat().st_size
+    monkeypatch.setattr(known_images, "MOST_BYTES", size_bytes)
+    assert known_images.read_images(tmp_path / "t.csv") == IMAGES
+    monkeypatch.setattr(known_images, "MOST_BYTES", size_bytes - 1)
+    with pytest.raises(InputError, match="does not name the images"):
+        known_images.read_images(tmp_path / "t.csv")
 
 
 @pytest.mark.parametrize(

@@ -32,6 +32,15 @@ def test_a_model_that_is_surer_than_right_is_said_to_be() -> None:
     assert found.ece == pytest.approx(0.4)
 
 
+def test_what_counts_is_how_many_answers_are_too_sure_and_not_in_how_many_bins() -> None:
+    """Nine answers at 0.9 that are all right, and one each at 0.3 and 0.5 that are wrong."""
+    scores = np.array([0.9] * 9 + [0.3, 0.5], np.float32)
+    found = calibration(scores, np.arange(11) < 9)
+    assert found is not None
+    assert len(found.bins) == 3
+    assert not found.overconfident  # 9 x 0.1 against 0.8
+
+
 def test_without_answers_there_is_none() -> None:
     assert calibration(np.zeros(0, np.float32), np.zeros(0, bool)) is None
 

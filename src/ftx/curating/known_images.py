@@ -14,7 +14,7 @@ from ftx.core.strict_json import JsonError, read_json
 from ftx.data.dataset import Dataset
 
 # Two million images.
-_MOST_BYTES = 1 << 28
+MOST_BYTES = 1 << 28
 
 
 def images_file(table: Path) -> Path:
@@ -53,7 +53,7 @@ def read_images(table: Path) -> dict[str, str] | None:
     if not path.exists():
         return None
     try:
-        given = read_json(path, most_bytes=_MOST_BYTES)
+        given = read_json(path, most_bytes=MOST_BYTES)
     except (OSError, JsonError) as error:
         raise _not_ours(path, str(error)) from error
     images = cast("dict[str, object]", given).get("images") if isinstance(given, dict) else None
