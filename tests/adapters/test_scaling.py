@@ -273,3 +273,12 @@ def test_an_adapter_that_is_more_than_two_factors_is_refused_by_the_key(key: str
     with pytest.raises(AdapterError, match="of a kind that ftx does not merge") as caught:
         read_config(tmp_path)
     assert caught.value.found == key
+
+
+def test_of_one_rank_each_layer_keeps_its_own_alpha(tmp_path: Path) -> None:
+    given = spec({"q": 2, "fc1": 2, "fc2": 2}, {"q": 4.0, "fc1": 4.0, "fc2": 7.0})
+    module = small()
+    attach(module, given, generator=torch.Generator())
+    save_adapter(module, given, base_model="vit", base_digest="0", folder=tmp_path)
+    found = {name.rpartition(".")[2]: one.scaling for name, one in read_adapter(tmp_path, small()).layers.items()}
+    assert found == {"qkv": 2.0, "fc1": 2.0, "fc2": 3.5}

@@ -15,6 +15,7 @@ from tests.gates.faults import vouch
 
 from ftx.core.errors import DataError
 from ftx.data.sources import list_images
+from ftx.data.sources.listing import path_below
 
 Layout = Callable[[Path, Path], Path]
 
@@ -232,3 +233,14 @@ def test_one_folder_in_two_splits_is_refused_in_any_order(link: str, tmp_path: P
         with pytest.raises(DataError, match="a link leads to a folder that is listed already") as caught:
             list_images(tmp_path / "data", follow_links=follow)
         assert caught.value.where == str(where)
+
+
+def test_a_neighbour_whose_name_begins_alike_is_outside(tmp_path: Path) -> None:
+    for name in ("pets", "pets-private"):
+        write_data(tmp_path / name, 2)
+    (tmp_path / "pets" / "red" / "link.png").symlink_to(min((tmp_path / "pets-private" / "red").iterdir()))
+    (tmp_path / "pets" / "own.png").symlink_to(min((tmp_path / "pets" / "red").iterdir()))
+    within = path_below(tmp_path / "pets")
+    assert within("own.png") == "own.png"
+    with pytest.raises(ValueError, match="leaves the data folder"):
+        within("red/link.png")

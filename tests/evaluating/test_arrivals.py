@@ -175,6 +175,20 @@ def test_the_verb_watches_until_it_is_stopped_and_goes_on(colour_model: Any, tmp
 
 
 @pytest.mark.representative
+def test_what_nobody_has_read_is_answered_again(colour_model: Any, tmp_path: Path) -> None:
+    """The reader has gone before its image came."""
+    inbox = tmp_path / "inbox"
+    inbox.mkdir()
+    shutil.copy(min(colour_model.images.rglob("*.png")), inbox / "a.png")
+    words = [sys.executable, "-m", "ftx", "predict", "--watch", inbox, "--artifact", colour_model.folder, "--json"]
+    process = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+    assert process.stdout is not None
+    process.stdout.close()
+    process.wait(timeout=60)
+    assert watched(inbox, nothing, nothing) == [["a.png"]]
+
+
+@pytest.mark.representative
 def test_the_verb_reads_paths_from_standard_input(colour_model: Any, tmp_path: Path) -> None:
     paths = [*map(str, sorted(colour_model.images.rglob("*.png"))[:3]), str(tmp_path / "none.png")]
     words = [sys.executable, "-m", "ftx", "predict", "-", "--artifact", colour_model.folder, "--json"]

@@ -483,3 +483,8 @@ def test_a_package_that_is_missing_is_told_before_any_work(
         assert said.status == 3
         assert f"[{extra}]'" in said.err
     assert not list(tmp_path.iterdir())
+
+
+def test_files_of_one_stem_have_parts_of_their_own() -> None:
+    names = ("answers.jsonl", "answers.parquet", "answers.of.jsonl", "answers")
+    assert len({parts_folder(Path("out", name)) for name in names}) == len(names)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import random
 import shutil
 import subprocess
@@ -564,6 +565,27 @@ def test_from_float16_the_bound_counts_what_the_merge_is_rounded_by(
         off = max(off, float(np.abs(made_OI - expected_OI).max()))
     assert merged.weight_bound is not None
     assert 0 < off <= merged.weight_bound < 10 * off
+
+
+def test_the_disk_that_the_model_goes_to_is_the_one_that_must_have_room(
+    shipped: Path, out: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    full: list[Path] = []
+    statvfs = os.statvfs
+
+    def other_disks(path: Path) -> os.statvfs_result:
+        found = list(statvfs(path))
+        if any(Path(path).is_relative_to(one) for one in full):
+            found[4] = 0  # f_bavail
+        return os.statvfs_result(found)
+
+    monkeypatch.setattr(os, "statvfs", other_disks)
+    out.parent.mkdir()
+    full[:] = [out.parent]
+    with pytest.raises(EnvironmentFault, match="the disk is too full"):
+        apply(shipped / "one", shipped / "base", out)
+    full[:] = [shipped]
+    assert apply(shipped / "one", shipped / "base", out).exact
 
 
 def cut_head(adapter: Path) -> None:
