@@ -19,7 +19,7 @@ from tests.conftest import Listener
 from ftx.core.errors import ExportError
 from ftx.core.files import sha256_file
 from ftx.core.progress import SPOKEN
-from ftx.evaluating import validate
+from ftx.evaluating import isa_folder_process, validate
 from ftx.evaluating.predict import predict
 from ftx.evaluating.read_reference import read_reference
 from ftx.runs.artifacts import IR_INT8
@@ -86,6 +86,14 @@ def test_another_answer_fails_and_names_the_image(folder: Path) -> None:
     assert row.max_abs == pytest.approx(0.01, abs=1e-4)  # the bound of the graph, relative to logits below 5
     assert "green/7.png" in report.problems[0]
     assert report.faulty == ["openvino/fp32"]
+
+
+def test_another_instruction_set_is_judged_by_the_same_margin(folder: Path) -> None:
+    """As the process does that is held to it."""
+    question = isa_folder_process.Question(folder=folder, max_drop=0.3)
+    found = isa_folder_process.answer(question)
+    assert found.max_drop == 0.3
+    assert {row.max_drop for row in found.rows} == {0.3}
 
 
 def test_a_bound_can_be_set(folder: Path) -> None:

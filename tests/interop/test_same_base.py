@@ -75,9 +75,14 @@ def test_an_adapter_of_other_published_weights_is_refused(way: str, said: str, t
 
 @pytest.mark.parametrize("way", [BARE, "a file", "a folder"])
 def test_an_adapter_of_another_architecture_is_refused_whatever_the_weights(way: str, tmp_path: Path) -> None:
-    folder = adapter(tmp_path / "adapter", "timm/test_vit2.r160_in1k")
+    folder, words = adapter(tmp_path / "adapter", "timm/test_vit2.r160_in1k"), named(way, tmp_path)
     with pytest.raises(MergeError, match="trained on another base"):
-        open_adapters([folder], **named(way, tmp_path), head=False)
+        open_adapters([folder], **words, head=False)
+    path = folder / "adapter_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"ftx": {"base_digest": "0" * 64}}))  # as ftx writes it
+    with pytest.raises(MergeError, match="trained on another base") as caught:
+        open_adapters([folder], **words, head=False)
+    assert "--base timm/test_vit2.r160_in1k " in str(caught.value.fix)
 
 
 @pytest.mark.parametrize("said", [None, "", "someone/else-s-vit"])

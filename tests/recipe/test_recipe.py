@@ -179,17 +179,19 @@ def test_every_error_is_reported_at_once_with_the_nearest_key() -> None:
         """
         lr: 1
         trane: {lr: 1}
+        validat: {max_drop: 0.1}
         model: {peft: dorra}
         adapter: {rank: 0, targets: [q, qvk], lora_alpha: 3}
         train: {lrate: 1, lr: fast, precision: fp32}
         data: {val_fraction: 0.6, image_size: big}
         """
     )
-    assert lines[0] == "11 errors in the recipe:"
+    assert lines[0] == "12 errors in the recipe:"
     assert sorted(lines[1:]) == sorted(
         [
             "lr: unknown key, did you mean 'train.lr'?",
             "trane: unknown key, did you mean 'train'?",
+            "validat: unknown key, did you mean 'validate'?",
             "model.peft: must be one of lora, dora, none; found 'dorra', did you mean 'dora'?",
             "adapter.rank: must be greater than or equal to 1; found 0",
             "adapter.targets: must be one of q, k, v, proj, fc1, fc2; found 'qvk', did you mean 'q, v, k'?",

@@ -187,7 +187,8 @@ def leader(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], P
             "import json, os, signal, sys, time\n"
             "def say(**told):\n    print(json.dumps(told), flush=True)\n"
             "asked = json.loads(sys.stdin.readline())\n"
-            f"open({str(tmp_path / 'asked.json')!r}, 'w').write(json.dumps(asked))\n" + textwrap.dedent(lines)
+            f"open({str(tmp_path / 'asked.json')!r}, 'w').write(json.dumps(asked))\n"
+            f"open({str(tmp_path / 'argv.json')!r}, 'w').write(json.dumps(sys.argv))\n" + textwrap.dedent(lines)
         )
         program.chmod(0o755)
         monkeypatch.setattr(sys, "executable", str(program))
@@ -239,6 +240,8 @@ def test_without_words_about_workers_ray_decides(colour_model: Any, leader: Call
     kept = leader("say(workers=4)")
     with ray_workers(colour_model.folder, scores=False, address=None, workers=None, progress=Listener()) as on_ray:
         assert on_ray.number == 4
+    # The folder of the call is no place to import from: it may hold a random.py.
+    assert "-P" in json.loads(kept.with_name("argv.json").read_text())
     told = json.loads(kept.read_text())
     assert (told["scores"], told["address"], told["workers"]) == (False, None, None)
 

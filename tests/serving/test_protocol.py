@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import json
+import struct
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -22,10 +23,13 @@ from tests.serving.conftest import Running, pixels, png, running, write_named_ir
 
 from ftx.data.preprocess import Preprocess, resize_crop
 from ftx.explaining.overlay import overlay
+from ftx.runtimes.openvino import OpenVinoPredictor
 from ftx.serving import protocol
-from ftx.serving.protocol import MAX_IMAGES, json_length, read_request
+from ftx.serving.protocol import MAX_IMAGES, json_length, read_request, write_answer
 from ftx.serving.refusal import Refused
 from ftx.serving.registry import MOST_SIZES, Target
+from ftx.tasks.labels import Labels
+from ftx.tasks.multiclass import Multiclass
 from ftx.tasks.softmax import softmax
 
 NO_MODEL: Any = None  # it is asked once the rest holds
@@ -120,6 +124,20 @@ def test_classification_names_the_best(client: Any) -> None:
     answer = client.infer("colour", [tensor(pixels(3))], outputs=wanted).as_numpy("scores")
     assert answer.shape == (3, 2)
     assert [text.decode().split(":")[1:] for text in answer[:, 0]] == [["0", "red"], ["1", "green"], ["2", "blue"]]
+
+
+def test_text_in_binary_says_its_length_in_bytes(colour_ir: Path) -> None:
+    predictor = OpenVinoPredictor(colour_ir)
+    predictor.task = Multiclass(Labels.multiclass(["grün", "日本", "x"]))
+    wanted = {"name": "scores", "parameters": {"classification": 3, "binary_data": True}}
+    asked = read_request(body := json.dumps(request() | {"outputs": [wanted]}).encode(), len(body), predictor)
+    answer, length = write_answer(asked, {"logits": np.array([[1.0, 3.0, 2.0]], np.float32)}, predictor, "m", 1)
+    names, rest = list[str](), answer[length:]
+    while rest:
+        (size,) = struct.unpack("<I", rest[:4])
+        names.append(rest[4 : 4 + size].decode().split(":")[2])
+        rest = rest[4 + size :]
+    assert names == ["日本", "x", "grün"]
 
 
 def test_classification_has_the_values_of_its_output(client: Any) -> None:

@@ -447,3 +447,11 @@ def test_a_single_without_its_parent_is_a_contradiction_and_a_group_given_its_pa
     assert task.metrics(logits, truth)["inconsistent"] == 0.0
     logits[1, TREE.index("soaked")] = 4  # while wet, its parent, is not called
     assert task.metrics(logits, truth)["inconsistent"] == 0.5
+
+
+def test_of_two_labels_that_are_equally_sure_one_wins() -> None:
+    """As may be in int8: the first, in a group of a tree as in a single choice."""
+    logits = np.array([[2.0, 2.0, -1.0]], np.float32)
+    labels = Labels(names=("a", "b", "c"), groups=(("a", "b", "c"),))
+    for task in (Multiclass(labels), Hierarchical(labels, Thresholds())):
+        assert task.called(logits).tolist() == [[True, False, False]]

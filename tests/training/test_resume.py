@@ -464,6 +464,15 @@ def test_other_data_or_another_base_is_refused_and_named(
             resume(run)
         assert caught.value.found == "7.png has changed"
         Path("7.png").write_bytes(kept)
+        table = Path("multiclass.csv").read_text()
+        Image.new("RGB", (40, 48), "red").save("20.png")
+        without = "".join(line for line in table.splitlines(keepends=True) if not line.startswith("7.png"))
+        for changed, found in ((without, "7.png is gone"), (f"{table}20.png,one\n", "20.png is new")):
+            Path("multiclass.csv").write_text(changed)
+            with pytest.raises(RunError, match="data are others") as caught:
+                resume(run)
+            assert caught.value.found == found
+        Path("multiclass.csv").write_text(table)
         records = sorted((run / "checkpoints").glob("*.json"))
         for record in records:
             document = json.loads(record.read_text())

@@ -36,7 +36,7 @@ from ftx.exporting import export
 from ftx.exporting.base_ir import export_base, export_update
 from ftx.merging.merge_and_prove import merge
 from ftx.recipe.schema import Recipe
-from ftx.runs.card_json import CARD_FILE, REFERENCE_FILE, read_card, write_card
+from ftx.runs.card_json import CARD_FILE, PROOF_FILE, REFERENCE_FILE, read_card, write_card
 from ftx.runs.proof_json import ir_digest, read_proof
 from ftx.runs.reference_safetensors import ReferenceFile, write_reference
 from ftx.runs.run import Run
@@ -489,6 +489,17 @@ def scaled_first(whole_run: Path, target: Path) -> tuple[Path, str]:
         tensors[name] *= 1000
 
     return plain(whole_run, target, scaled), first
+
+
+def test_a_model_of_rounded_weights_carries_no_proof_of_the_servers(
+    validated_run: Path, shipped: Path, half: Path, out: Path, tmp_path: Path
+) -> None:
+    export_update(validated_run, tmp_path / "update", shipped / "base")
+    update, files = read_update(tmp_path / "update")
+    assert PROOF_FILE in files
+    write_update(tmp_path / "one", update.model_copy(update={"base_ir_digest": ir_digest(half)}), files)
+    assert apply(tmp_path / "one", half, out).exact is False
+    assert read_proof(out).run is None
 
 
 @pytest.mark.representative
