@@ -393,8 +393,8 @@ def test_no_margin_mends_what_failed_by_its_logits_or_its_labels_names(folder: P
 def test_what_this_machine_found_is_kept_and_asked_for_again_on_another(
     folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def listed() -> str:
-        list(predict([folder.parent / "image.png"], folder, progress=SPOKEN))
+    def listed(named: Path = folder) -> str:
+        list(predict([folder.parent / "image.png"], named, progress=SPOKEN))
         return capsys.readouterr().err
 
     Image.fromarray(colour_pixels(0)).save(folder.parent / "image.png")
@@ -403,6 +403,7 @@ def test_what_this_machine_found_is_kept_and_asked_for_again_on_another(
     (verdict,) = validate(folder).verdicts.values()
     assert verdict == ("unproved" if str(default_compute()) == "auto:bf16" else "proved")
     assert listed() == "" if verdict == "proved" else "this model is unproved on this machine" in listed()
+    assert listed(folder / "model.xml") == listed()
     proof = json.loads((folder / PROOF_FILE).read_text())
     assert [found["verdict"] for found in proof["devices"]] == [verdict]
     validate(folder)

@@ -158,9 +158,10 @@ def test_the_base_is_named_with_its_place_on_the_hub_and_its_licence(
     assert row(told.text, "base") == f"timm's `{architecture}`, {where}"
 
 
-def test_the_code_for_weights_of_the_hub_builds_the_model_that_was_trained() -> None:
+@pytest.mark.parametrize("size", [32, "32x48"])
+def test_the_code_for_weights_of_the_hub_builds_the_model_that_was_trained(size: int | str) -> None:
     """With timm alone, here without the hub: of this size, with this head."""
-    recipe, prepared = of()
+    recipe, prepared = of(image_size=size)
     recipe = recipe.replace(model={"weights": "auto", "name": "test_vit.r160_in1k"})
     prepared = replace(prepared, backbone=replace(prepared.backbone, architecture="test_vit.r160_in1k"))
     code = trained_code(recipe, prepared, Meaning(labels=THREE))
@@ -176,13 +177,14 @@ def test_the_code_for_weights_of_the_hub_builds_the_model_that_was_trained() -> 
     assert {name: tensor.shape for name, tensor in built.state_dict().items()} == shapes
 
 
-def test_the_code_for_weights_that_travel_with_ftx_builds_with_ftx() -> None:
-    recipe, prepared = of()
+@pytest.mark.parametrize("size", [32, "32x48"])
+def test_the_code_for_weights_that_travel_with_ftx_builds_with_ftx(size: int | str) -> None:
+    recipe, prepared = of(image_size=size)
     code = trained_code(
         recipe.replace(model={"weights": "auto", "name": "dinov2-small"}), prepared, Meaning(labels=THREE)
     )
     (base,) = [line for line in code if line.startswith("base = ")]
-    assert base.startswith('base = build("dinov2-small", weights="auto", num_classes=3, image_size=32')
+    assert base.startswith(f'base = build("dinov2-small", weights="auto", num_classes=3, image_size={size!r}, seed=')
     assert "from ftx.backbones.build import build" in code
 
 

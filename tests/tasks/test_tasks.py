@@ -455,3 +455,13 @@ def test_of_two_labels_that_are_equally_sure_one_wins() -> None:
     labels = Labels(names=("a", "b", "c"), groups=(("a", "b", "c"),))
     for task in (Multiclass(labels), Hierarchical(labels, Thresholds())):
         assert task.called(logits).tolist() == [[True, False, False]]
+
+
+def test_labels_whose_declared_parents_exclude_each_other_stand_in_no_image() -> None:
+    declared = Declared(groups=(("warm", "cold"),), parents={"red": "warm", "blue": "cold"})
+    samples = {"1": ("red",), "2": ("blue",), "3": ("red",)}
+    labels, _ = Hierarchical.relate(samples, declared, "here")
+    assert labels.groups == (("warm", "cold"),)
+    with pytest.raises(DataError, match="exclude each other") as caught:
+        Hierarchical.relate(samples | {"4": ("red", "blue")}, declared, "here")
+    assert "4" in str(caught.value.found)

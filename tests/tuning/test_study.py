@@ -41,6 +41,12 @@ def test_a_study_is_opened_again_by_the_same_search_only(tmp_path: Path) -> None
     assert len(opened(tmp_path).trials) == 1
 
 
+def test_workers_of_one_seed_draw_what_the_others_do_not(tmp_path: Path) -> None:
+    """Four workers, as many calls of the command: by one seed all would train the same."""
+    drawn = [opened(tmp_path).ask().suggest_float("train.lr", 0.0, 1.0) for _ in range(4)]
+    assert len(set(drawn)) == 4
+
+
 def test_two_studies_of_one_search_have_names_of_their_own(tmp_path: Path) -> None:
     (tmp_path / "a").mkdir()
     (tmp_path / "b").mkdir()

@@ -822,6 +822,26 @@ def test_a_server_refuses_a_base_that_is_not_the_runs(
     assert not (tmp_path / "update").exists()
 
 
+@pytest.mark.parametrize(
+    ("precision", "why"),
+    [
+        ("int8", "8 bits"),
+        ("int8-weights", "8 bits"),
+        ("int8-overflow-safe", "8 bits"),
+        ("fp32", "no map of its weights"),
+        ("fp16", "no map of its weights"),
+    ],
+)
+def test_a_model_that_is_no_base_is_refused_with_the_reason(
+    whole_run: Path, shipped: Path, out: Path, tmp_path: Path, precision: str, why: str
+) -> None:
+    model = Path(shutil.copytree(whole_run / FP32, tmp_path / "model"))
+    write_card(model, read_card(model).model_copy(update={"precision": precision}))
+    with pytest.raises(ExportError, match="no base that adapters can be merged into") as caught:
+        apply(shipped / "one", model, out)
+    assert why in str(caught.value.found)
+
+
 def test_a_device_needs_no_torch(shipped: Path, out: Path) -> None:
     code = """
 import sys
