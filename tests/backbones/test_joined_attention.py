@@ -12,7 +12,11 @@ from ftx.backbones.split_network import set_attention
 from ftx.backbones.trained_blocks import trained_blocks
 
 # Heads of 64, whose scale is a power of two, and of 24.
-VARIANTS: dict[str, dict[str, object]] = {"heads of 64": {}, "heads of 24": {"num_heads": 8}}
+VARIANTS: dict[str, dict[str, object]] = {
+    "heads of 64": {},
+    "heads of 24": {"num_heads": 8},
+    "normalised behind attention": {"scale_attn_norm": True},  # as BEiT-3
+}
 
 
 def small(**changed: object) -> nn.Module:

@@ -50,6 +50,10 @@ def test_a_pattern_stands_for_what_it_matches(colour_model: Any, tmp_path: Path)
     assert found == sorted(map(str, colour_model.images.glob("*/[01].png")))
     (answer, _) = predict([f"{colour_model.images}/*/7.png", found[0]], colour_model.folder)
     assert answer.error == "there is no such file"
+    below = tmp_path / "a" / "b" / "c.png"
+    below.parent.mkdir(parents=True)
+    shutil.copy(found[0], below)
+    assert [answer.path for answer in predict(f"{tmp_path}/**/*.png", colour_model.folder)] == [str(below)]
     odd = tmp_path / "[1].png"  # a name that looks like a pattern
     odd.write_bytes(Path(found[0]).read_bytes())
     assert [answer.path for answer in predict(odd, colour_model.folder)] == [str(odd)]

@@ -103,3 +103,6 @@ def test_a_name_is_one_that_an_address_takes(whole_run: Path, tmp_path: Path) ->
     run = Path(shutil.copytree(whole_run, tmp_path / "<b>my run é", symlinks=True))
     found = export_ovms(run, tmp_path / "models")
     assert [model.name for model in found.models] == ["b-my-run", "b-my-run-bgr"]
+    (tmp_path / "latest").symlink_to(run)
+    found = export_ovms(tmp_path / "latest", tmp_path / "again")
+    assert [model.name for model in found.models] == ["b-my-run", "b-my-run-bgr"]

@@ -73,6 +73,18 @@ def test_a_run_beside_itself_is_refused(validated_run: Path, tmp_path: Path) -> 
     assert not (tmp_path / "page.html").exists()
 
 
+def test_a_page_of_the_users_own_is_not_replaced(
+    validated_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where no name is given, either."""
+    monkeypatch.chdir(tmp_path)
+    other = shutil.copytree(validated_run, tmp_path / "other", symlinks=True)
+    Path("comparison.html").write_text("<p>mine</p>")
+    with pytest.raises(InputError):
+        compare_runs([validated_run, other])
+    assert Path("comparison.html").read_text() == "<p>mine</p>"
+
+
 def test_names_are_as_long_as_it_takes() -> None:
     assert _names([Path("/a/runs/one"), Path("/b/runs/two")]) == ["one", "two"]
     assert _names([Path("/a/runs/one"), Path("/b/runs/one")]) == ["a/runs/one", "b/runs/one"]

@@ -488,3 +488,28 @@ def test_a_package_that_is_missing_is_told_before_any_work(
 def test_files_of_one_stem_have_parts_of_their_own() -> None:
     names = ("answers.jsonl", "answers.parquet", "answers.of.jsonl", "answers")
     assert len({parts_folder(Path("out", name)) for name in names}) == len(names)
+
+
+def test_files_of_which_none_is_an_image_leave_no_file(colour_model: Any, tmp_path: Path) -> None:
+    out = tmp_path / "out.jsonl"
+    with pytest.raises(InputError):
+        predict_to_file([tmp_path / "gone.png", tmp_path / "too.png"], out, colour_model.folder)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_is_all_answered_needs_no_ray_to_be_written(
+    colour_model: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The disk was full when the parts became a file; by then the cluster may be gone."""
+    images, out = sorted(colour_model.images.rglob("*.png")), tmp_path / "out.jsonl"
+
+    def full(*_given: object, **_more: object) -> object:
+        raise EnvironmentFault("the disk is full")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("ftx.scaling.predict_to_file._write", full)
+        with pytest.raises(EnvironmentFault):
+            predict_to_file(images, out, colour_model.folder)
+    monkeypatch.setattr("ftx.scaling.predict_to_file.ray_workers", full)
+    report = predict_to_file(images, out, colour_model.folder, engine="ray")
+    assert (report.kept, len(out.read_text().splitlines())) == (report.parts, len(images))

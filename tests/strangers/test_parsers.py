@@ -164,6 +164,10 @@ def test_json_is_read_as_it_is_or_refused(document: object) -> None:
     json.dumps(read, allow_nan=False).encode()
 
 
+def test_the_mark_that_windows_puts_before_a_text_is_none_of_it() -> None:
+    assert parse_json(b'\xef\xbb\xbf{"a": 1}') == {"a": 1}
+
+
 @pytest.mark.parametrize("text", ['"\\ud83d"', '"\\uD83D"', '["a", "\\uDC00b"]', '{"\\uD83D": 1}'])
 def test_half_a_character_is_refused_in_any_spelling(text: str) -> None:
     with pytest.raises(JsonError):

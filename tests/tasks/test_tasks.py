@@ -128,6 +128,21 @@ def test_a_group_is_masked_where_it_is_unknown_and_nothing_else_is() -> None:
     torch.testing.assert_close(loss, sum(groups) / 4)  # f32: sums in another order
 
 
+def test_below_what_is_unknown_nothing_is_known() -> None:
+    """Of an image that is called an animal and no more, a model may say which cat it is."""
+    labels = Labels(
+        ("animal", "vehicle", "cat", "dog", "pug", "spitz"),
+        groups=(("animal", "vehicle"), ("cat", "dog"), ("pug", "spitz")),
+        parents={"cat": "animal", "dog": "animal", "pug": "dog", "spitz": "dog"},
+    )
+    task = Hierarchical(labels, Thresholds())
+    truth = task.targets([("animal",), ("vehicle",), ("cat",)])
+    known = [[name for name, flag in zip(labels.names, row, strict=True) if flag] for row in task.known(truth)]
+    assert known == [["animal", "vehicle"], [*labels.names], [*labels.names]]
+    logits = np.array([[2.0, 0.0, 0.0, 2.0, 2.0, 0.0]] * 3, np.float32)  # an animal, a dog, a pug
+    assert task.right(logits, truth).tolist() == [True, False, False]
+
+
 def test_the_parent_of_a_known_child_is_known() -> None:
     (row,) = Hierarchical(TREE, Thresholds()).targets([("dog", "soaked")])
     assert [name for name, value in zip(TREE.names, row, strict=True) if value] == ["animal", "dog", "wet", "soaked"]

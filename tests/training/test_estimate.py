@@ -77,6 +77,9 @@ def test_the_memory_of_an_image_is_what_torch_keeps_of_it(settings: dict[str, ob
     measured_mb = (kept_bytes(prepared, 2) - kept_bytes(prepared, 1)) / 1e6
     # A rough estimate counts activations as so many of the token's width, and says no less than it takes.
     assert measured_mb < (many - few) / 32 < 1.25 * measured_mb
+    # In four parts a batch takes what a quarter of it takes.
+    parts = recipe.replace(train={"batch_size": 32, "accumulation_steps": 4})
+    assert memory_mb(prepared, parts, 1000) == few
     # A batch is never more than all images.
     assert memory_mb(prepared, recipe.replace(train={"batch_size": 40}), 8) == few
 

@@ -154,3 +154,18 @@ def test_a_folder_is_of_one_study(tmp_path: Path) -> None:
         with pytest.raises(RunError, match="the runs of another study") as caught:
             claim(tmp_path / "one", made(name, "same", own))
         assert caught.value.found == "a"
+
+
+def test_a_worker_of_another_folder_finds_the_run_of_a_trial(
+    study: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A folder that was named from where the first worker was called."""
+    (tmp_path / "one").mkdir()
+    monkeypatch.chdir(tmp_path / "one")
+    with TrialFolders(Path("out"), "ours").taken(study, most=None) as taken:
+        assert taken is not None
+        taken.run.mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    (trial,) = study.trials
+    where = TrialFolders(Path("elsewhere"), "theirs").where_it_lies(trial)
+    assert where == str(tmp_path / "one" / "out" / "trials" / "0000")
