@@ -50,3 +50,22 @@ def test_who_told_the_hub_to_stay_offline_stays_so(
             assert caught.value.found == "no such host"
         assert constants.HF_HUB_OFFLINE is offline
     assert asked == [offline or not reachable] * 2
+
+
+def test_a_mirror_is_reached_where_the_hub_is_unknown(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in a closed network, with HF_ENDPOINT."""
+    asked: list[bool] = []
+
+    def create(*given: object, **named: Any) -> object:
+        asked.append(constants.HF_HUB_OFFLINE)
+        return works(*given, **named)
+
+    def only_the_mirror(host: str, *_more: object) -> object:
+        return works() if host == "mirror.local" else fails()
+
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(constants, "ENDPOINT", "http://mirror.local:8080/hub")
+    monkeypatch.setattr(socket, "getaddrinfo", only_the_mirror)
+    monkeypatch.setattr(timm, "create_model", create)
+    fetch_pretrained(NAME)
+    assert asked == [False]

@@ -55,7 +55,9 @@ def adapters(count: int) -> AdaptersReport:
     """Layers of one kind change by 2 % each in the first adapter, by 1 % and 3 % in the second."""
     changes = {"blocks.0.mlp.fc1": [0.02, 0.01], "blocks.1.mlp.fc1": [0.02, 0.03], "neck": [0.5, None]}
     overlap = Overlap(first=0, second=1, inputs=0.25, outputs=0.125, inputs_by_chance=0.03, outputs_by_chance=0.04)
-    one = Adapter(path="runs/a", kind="dora", layers=3, ranks=[4, 8], parameters=1234, size_bytes=4936, change=0.02)
+    one = Adapter(
+        path="runs/a", kind="dora", layers=3, ranks=[8, 12, 16], parameters=1234, size_bytes=4936, change=0.02
+    )
     layers = [
         ComparedLayer(layer=name, norms=row[:count], changes=row[:count], overlaps=[]) for name, row in changes.items()
     ]
@@ -65,7 +67,7 @@ def adapters(count: int) -> AdaptersReport:
 def test_adapters_by_kind_of_layer_and_by_layer(capsys: Capture) -> None:
     print_adapters(adapters(2), each_layer=False)
     lines = words(capsys.readouterr().out)
-    assert lines[2] == ["1", "runs/a", "dora", "3", "4-8", "1,234", "0.00", "2.00%"]
+    assert lines[2] == ["1", "runs/a", "dora", "3", "8-16", "1,234", "0.00", "2.00%"]
     assert ["1", "2", "25.0%", "3.0%", "12.5%", "4.0%"] in lines
     # One figure where the layers of a kind agree, a span where they do not, a dash where there is no adapter.
     assert lines[-2:] == [["blocks.N.mlp.fc1", "2.00%", "1.00%", "to", "3.00%"], ["neck", "50.00%", "-"]]

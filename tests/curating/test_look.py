@@ -330,6 +330,7 @@ def test_features_and_pixels_are_kept_as_far_as_the_recipe_allows(
     for index in range(6):
         name = ("amber", "blue")[index % 2]
         square(tmp_path / "data" / name / f"{index}.png", HUES[name], index)
-    look(recipe(tmp_path / "data").replace(train={"cache_gb": cache_gb}), out=tmp_path / "t.csv")
+    asked = recipe(tmp_path / "data").replace(train={"cache_gb": cache_gb}, data={"image_size": "auto"})
+    assert look(asked, out=tmp_path / "t.csv").report.image_size == 160  # the model's own
     kept = {path.parent.parent.name for path in (tmp_path / "cache" / "ftx").rglob("content") if path.stat().st_size}
     assert kept == ({"features", "pixels"} if cache_gb else set())

@@ -15,7 +15,7 @@ import threading
 import time
 import webbrowser
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from urllib.request import url2pathname
@@ -25,7 +25,7 @@ from PIL import Image
 from tests.curating.lookable import EVIL, class_folders, look_at, undecided
 from tests.zygote import Zygote
 
-from ftx.core.errors import EnvironmentFault, InputError
+from ftx.core.errors import EnvironmentFault, InputError, Termination
 from ftx.curating.look import Look
 from ftx.curating.one_page import claimed
 from ftx.curating.serve import serve
@@ -89,6 +89,21 @@ def test_it_listens_to_this_machine_alone(server: LookServer) -> None:
     assert server.server_address[0] == "127.0.0.1"
     with pytest.raises(EnvironmentFault, match=f"port {server.server_address[1]} cannot be listened on"):
         LookServer(server.server_address[1])
+
+
+@pytest.mark.parametrize("how", [KeyboardInterrupt, Termination])
+def test_its_user_ends_it_well_and_the_system_does_not(
+    found: Look, tmp_path: Path, how: type[KeyboardInterrupt], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stopped(_server: LookServer) -> None:
+        raise how
+
+    monkeypatch.setattr(LookServer, "serve_forever", stopped)
+    look, addresses = undecided(found, tmp_path / "t.csv"), list[str]()
+    ending = pytest.raises(Termination) if how is Termination else nullcontext()
+    with LookServer(0, note=addresses.append) as server, ending:
+        serve(server, look, announce=addresses.append)
+    assert addresses == [server.address]
 
 
 def test_the_page_is_one_file_of_text(server: LookServer) -> None:

@@ -89,6 +89,19 @@ def test_a_shard_that_is_another_by_now_is_fetched_anew(tmp_path: Path, host: st
     assert told(surveyed(Path(f"{host}/{{0000..0003}}.tar"))) == told(surveyed(tmp_path / "out" / "{0000..0003}.tar"))
 
 
+def test_a_copy_that_is_damaged_by_now_is_fetched_anew(tmp_path: Path, host: str) -> None:
+    """The shards are still those that shards.json speaks of; what was kept of them here is not."""
+    expected = told(surveyed(Path(host)))
+    copies = [path for path in (tmp_path / "cache").rglob("*") if path.is_file() and path.stat().st_size > 2000]
+    assert copies
+    for copy in copies:
+        content, status = bytearray(copy.read_bytes()), copy.stat()
+        content[content.index(b"IDAT") + 8] ^= 1  # in the first image
+        copy.write_bytes(content)
+        os.utime(copy, ns=(status.st_atime_ns, status.st_mtime_ns))
+    assert told(surveyed(Path(host))) == expected
+
+
 @pytest.mark.parametrize("failures", [[503], [503, 403, 500, 503]])
 def test_a_server_that_fails_for_a_moment(host: str, failures: list[int]) -> None:
     Handler.failures[:] = failures  # of what is asked first: whether there is a shards.json

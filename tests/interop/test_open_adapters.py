@@ -26,6 +26,7 @@ from transformers import logging as transformers_logging
 
 from ftx.adapters.fit_to_base import read_adapter
 from ftx.core.errors import AdapterError, FtxError, GateFailed, InputError, MergeError, ModelError
+from ftx.interop.base_model import open_base
 from ftx.interop.transformers_config import read_processor
 from ftx.merging.combine_adapters import combine
 from ftx.runs.dense import load_dense
@@ -161,6 +162,8 @@ def test_another_epsilon_is_carried_as_far_as_it_can_be(tmp_path: Path) -> None:
     base = ViTForImageClassification(ViTConfig(**config, initializer_range=0.003)).eval()
     base.save_pretrained(tmp_path / "base")
     adapt(base, tmp_path / "adapter", ["q_proj"])
+    opened = open_base(str(tmp_path / "base")).module
+    assert {layer.eps for layer in opened.modules() if isinstance(layer, nn.LayerNorm)} == {1e-12}
     with pytest.raises(GateFailed, match="does not answer") as caught:
         combine([tmp_path / "adapter"], tmp_path / "out", base=str(tmp_path / "base"))
     assert "epsilon 1e-12, timm's model with 1e-06" in str(caught.value)

@@ -6,6 +6,7 @@ import json
 import warnings
 from pathlib import Path
 
+import numpy as np
 import peft
 import pytest
 import timm
@@ -14,8 +15,10 @@ from safetensors.torch import save_file
 from tests.interop.test_open_adapters import F32, stir
 from torch import nn
 
+from ftx.adapters.merge_weight import AdapterWeights
 from ftx.backbones.kept_tokens import kept_shares
 from ftx.merging.combine_adapters import combine
+from ftx.merging.unmerged_model import beside
 from ftx.runs.dense import load_dense
 
 # Some read the weight of qkv without calling it.
@@ -105,3 +108,18 @@ def test_patches_that_adapters_were_trained_without_are_dropped_and_named(tmp_pa
         assert kept_shares(load_dense(tmp_path / f"{name}-merged")) == {
             int(block): one for block, one in shares.items()
         }
+
+
+@pytest.mark.parametrize("settings", [{"padding": 1}, {"padding": 2, "stride": 2}, {"dilation": 2, "bias": False}])
+def test_beside_a_convolution_an_adapter_is_one(settings: dict[str, int]) -> None:
+    """It answers as one with the merged weight, whatever its stride, padding and dilation."""
+    torch.manual_seed(0)
+    layer = nn.Conv2d(4, 6, 3, **settings).double()  # type: ignore[arg-type]
+    rng = np.random.default_rng(0)
+    adapter = AdapterWeights(rng.standard_normal((2, 36)), rng.standard_normal((6, 2)), 0.5)
+    x, module = torch.randn(2, 4, 9, 9, dtype=torch.float64), nn.Sequential(layer)
+    with torch.no_grad(), beside(module, {"0": [(1.0, adapter)]}):
+        found = module(x)
+    with torch.no_grad():
+        layer.weight += torch.from_numpy(0.5 * adapter.lora_B_OR @ adapter.lora_A_RI).view_as(layer.weight)
+        torch.testing.assert_close(found, module(x), rtol=0, atol=1e-12)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
-from typing import NoReturn
+from types import SimpleNamespace
+from typing import Any, NoReturn
 
 import pytest
 from optuna.trial import FixedTrial
@@ -12,6 +14,7 @@ from tests.conftest import Listener
 from ftx.recipe.schema import Recipe
 from ftx.runs.run_json import CHECKPOINTS, MANIFEST_FILE
 from ftx.runs.train_jsonl import EPOCHS_FILE, Epoch, epoch_lines
+from ftx.training.state import EpochEnd
 from ftx.tuning.trial import Attempt, attempt
 from ftx.tuning.trial_folders import Taken
 
@@ -81,3 +84,28 @@ def test_a_trial_that_goes_on_reads_images_as_this_command_says(
     with pytest.raises(KeyboardInterrupt):
         attempt(taken, recipe, "accuracy", ("metric",), Listener())
     assert flags == [{"data.path": "images", "data.follow_links": follow}]
+
+
+class Hopeless(FixedTrial):
+    """A trial that is below the others' median at every epoch."""
+
+    def should_prune(self) -> bool:
+        return True
+
+
+@pytest.mark.parametrize(("epoch", "pruned"), [(3, True), (4, False)])
+def test_who_has_reached_the_last_epoch_is_not_pruned(
+    epoch: int, pruned: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing would be saved by it."""
+    taken = replace(ended(tmp_path), trial=Hopeless({}), begun=False)
+
+    def train(_recipe: Recipe, _run: Path, **given: Any) -> SimpleNamespace:
+        try:
+            given["on_epoch"](EpochEnd(EPOCHS[epoch - 1], 4, "accuracy", EPOCHS[1], "images"))
+        except KeyboardInterrupt:
+            return SimpleNamespace(interrupted=True)
+        return SimpleNamespace(interrupted=False)
+
+    monkeypatch.setattr("ftx.tuning.trial.train", train)
+    assert attempt(taken, Recipe(), "accuracy", ("metric",), Listener()).pruned is pruned
