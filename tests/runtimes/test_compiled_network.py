@@ -254,3 +254,22 @@ def test_the_first_requests_of_a_process_do_not_wait_for_each_other(colour_model
     """Where two threads read a tensor for the first time, OpenVINO's Python stood still (2026.4.1)."""
     command = [sys.executable, "-c", TWO_THREADS, str(colour_model.folder / "model.xml")]
     assert subprocess.run(command, capture_output=True, text=True, check=True, timeout=60).stdout == "both\n"
+
+
+# A process of its own, which can be ended: threads that wait for ever hold up the one that they are in.
+ALL_REFUSED = """
+import numpy as np
+from tests.runtimes.test_compiled_network import SIDE, ExportError, network, opened
+
+compiled = opened(network(int8=False))
+try:
+    list(compiled.in_flight([np.zeros((1, SIDE, SIDE, 1), np.uint8)] * (compiled.streams + 2)))
+except ExportError:
+    print("refused")
+"""
+
+
+def test_where_all_is_refused_nothing_is_waited_for() -> None:
+    """More than are computed at a time: each hands its request back."""
+    command = [sys.executable, "-c", ALL_REFUSED]
+    assert subprocess.run(command, capture_output=True, text=True, check=True, timeout=60).stdout == "refused\n"

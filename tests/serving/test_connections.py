@@ -48,6 +48,22 @@ def test_slow_clients_are_told_so(small: Running, monkeypatch: pytest.MonkeyPatc
     assert small.predict(png()).status == 200
 
 
+def test_a_head_that_comes_a_byte_at_a_time_must_be_whole_in_time_too(
+    small: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(connection, "HEAD_S", 0.5)
+    started = time.monotonic()
+    with socket.create_connection(("127.0.0.1", small.port), timeout=0.1) as line:
+        line.sendall(b"GET /v2 HTTP/1.1\r\nx: ")
+        answer = b""
+        while time.monotonic() - started < 10 and not answer:
+            line.sendall(b"y")
+            with suppress(TimeoutError):
+                answer = line.recv(1000)
+    assert answer.startswith(b"HTTP/1.1 408 ")
+    assert time.monotonic() - started < 3
+
+
 def in_progress(server: Running) -> int:
     text = server.ask("GET", "/metrics").body.decode()
     return int(float(text.partition("\nftx_requests_in_progress ")[2].split()[0]))
