@@ -11,12 +11,14 @@ from torch import nn
 
 from ftx.adapters.attach import adapter_layers, attach, match, prove_reach
 from ftx.adapters.layer import AdaptedLinear, layer_scaling
-from ftx.adapters.merge_weight import AdapterWeights, merged_weight
-from ftx.adapters.pissa import plain_factors, start_from_principal
-from ftx.adapters.spec import AdapterSpec, Kind, Part
+from ftx.adapters.low_rank import LowRankWeights
+from ftx.adapters.merge_weight import merged_weight
+from ftx.adapters.pissa import PissaLinear
+from ftx.adapters.spec import AdapterSpec, Part
 from ftx.adapters.trainable_model import prepare
 from ftx.backbones.build import build
 from ftx.core.errors import AdapterError
+from ftx.recipe.adapter_methods import AdapterName
 from ftx.recipe.adapter_targets import TARGETS, Blocks, Role
 from ftx.recipe.schema import Recipe
 from ftx.recipe.sections import AdapterInit
@@ -90,14 +92,14 @@ def test_a_layer_that_cannot_be_adapted_is_named(vit: nn.Module, expression: str
 
 
 @pytest.mark.parametrize("kind", ["lora", "dora"])
-def test_targets_of_one_layer_with_scalings_of_their_own(kind: Kind) -> None:
+def test_targets_of_one_layer_with_scalings_of_their_own(kind: AdapterName) -> None:
     """W' is that of two adapters, each with its alpha / rank, and the gradient that of autograd through it."""
     torch.manual_seed(0)
     base = nn.Linear(10, 18, dtype=torch.float64)
     each = [3.0, 0.5]
     scaling = layer_scaling(FUSED, each)
     generator = torch.Generator().manual_seed(0)
-    layer = AdaptedLinear(base, FUSED, kind=kind, scaling=scaling, dropout=0.0, generator=generator)
+    layer = AdaptedLinear(base, FUSED, dora=kind == "dora", scaling=scaling, dropout=0.0, generator=generator)
     blocks: list[torch.Tensor] = []
     with torch.no_grad():
         for part in FUSED:
@@ -123,13 +125,12 @@ def test_targets_of_one_layer_with_scalings_of_their_own(kind: Kind) -> None:
 
 
 @pytest.mark.parametrize("kind", ["lora", "dora"])
-def test_pissa_starts_as_the_weight_and_ends_as_a_plain_adapter(kind: Kind) -> None:
+def test_pissa_starts_as_the_weight_and_ends_as_a_plain_adapter(kind: AdapterName) -> None:
     torch.manual_seed(0)
     base = nn.Linear(10, 18, dtype=torch.float64)
     untouched = base.weight.detach().clone()
     generator = torch.Generator().manual_seed(0)
-    layer = AdaptedLinear(base, FUSED, kind=kind, scaling=1.5, dropout=0.0, generator=generator)
-    start_from_principal(layer)
+    layer = PissaLinear(base, FUSED, dora=kind == "dora", scaling=1.5, dropout=0.0, generator=generator)
     torch.testing.assert_close(layer.merged_weight(), untouched, rtol=0, atol=1e-13)
     for part in FUSED:
         rank = part.ranks.stop - part.ranks.start
@@ -141,22 +142,21 @@ def test_pissa_starts_as_the_weight_and_ends_as_a_plain_adapter(kind: Kind) -> N
         layer.lora_A += 0.1 * torch.randn_like(layer.lora_A)
         for part in FUSED:
             layer.lora_B[part.rows, part.ranks] += 0.1 * torch.randn_like(layer.lora_B[part.rows, part.ranks])
-    A, B, scaling = plain_factors(layer)
+    A, B, scaling = layer.plain_factors()
     assert (A.shape, scaling) == ((10, 10), 1.5)
     magnitude = layer.lora_magnitude_vector.detach().numpy() if kind == "dora" else None
-    plain = AdapterWeights(A.detach().numpy(), B.detach().numpy(), 1.5, magnitude)
+    plain = LowRankWeights(A.detach().numpy(), B.detach().numpy(), 1.5, magnitude)
     merged = torch.from_numpy(merged_weight(untouched.numpy(), plain))
     torch.testing.assert_close(layer.merged_weight(), merged, rtol=0, atol=1e-13)
 
 
 @pytest.mark.parametrize("kind", ["lora", "dora"])
-def test_pissa_takes_each_target_off_by_its_own_scaling(kind: Kind) -> None:
+def test_pissa_takes_each_target_off_by_its_own_scaling(kind: AdapterName) -> None:
     torch.manual_seed(0)
     base = nn.Linear(10, 18, dtype=torch.float64)
     untouched, scaling = base.weight.detach().clone(), layer_scaling(FUSED, [3.0, 0.5])
     generator = torch.Generator().manual_seed(0)
-    layer = AdaptedLinear(base, FUSED, kind=kind, scaling=scaling, dropout=0.0, generator=generator)
-    start_from_principal(layer)
+    layer = PissaLinear(base, FUSED, dora=kind == "dora", scaling=scaling, dropout=0.0, generator=generator)
     torch.testing.assert_close(layer.merged_weight(), untouched, rtol=0, atol=1e-13)
     for part, s in zip(FUSED, (3.0, 0.5), strict=True):
         rank = part.ranks.stop - part.ranks.start
@@ -166,7 +166,7 @@ def test_pissa_takes_each_target_off_by_its_own_scaling(kind: Kind) -> None:
         torch.testing.assert_close(found.detach(), principal, rtol=0, atol=1e-13)
     with torch.no_grad():
         layer.lora_A += 0.1 * torch.randn_like(layer.lora_A)
-    A, B, scalings = plain_factors(layer)
+    A, B, scalings = layer.plain_factors()
     assert isinstance(scalings, torch.Tensor)
     # Each target's trained ranks are followed by those that it started from.
     assert scalings.tolist() == [3.0] * 4 + [0.5] * 6
@@ -218,7 +218,7 @@ def test_a_target_that_the_answer_does_not_depend_on_is_named() -> None:
 
 @pytest.mark.parametrize("kind", ["lora", "dora"])
 @pytest.mark.parametrize("rslora", [False, True])
-def test_each_layer_is_given_what_the_spec_says_of_its_targets(kind: Kind, rslora: bool) -> None:
+def test_each_layer_is_given_what_the_spec_says_of_its_targets(kind: AdapterName, rslora: bool) -> None:
     module = timm.create_model("vit_tiny_patch16_224", img_size=32, depth=3, embed_dim=48, num_classes=3)
     before = {name: one.detach().clone() for name, one in module.named_parameters()}
     ranks, alphas = {"q": 4, "v": 9, "fc1": 16}, {"q": 2.0, "v": 27.0, "fc1": 4.0}
@@ -329,7 +329,7 @@ def test_training_reaches_layers_that_are_not_called_as_one_would_think(name: st
 def test_each_target_of_a_layer_must_have_a_gradient(heard: int) -> None:
     """The answer is made of the rows of one of two targets alone: the other is named, be it the first or the second."""
     generator = torch.Generator().manual_seed(0)
-    layer = AdaptedLinear(nn.Linear(10, 18), FUSED, kind="lora", scaling=1.5, dropout=0.0, generator=generator)
+    layer = AdaptedLinear(nn.Linear(10, 18), FUSED, dora=False, scaling=1.5, dropout=0.0, generator=generator)
     error = not_reached(nn.Sequential(layer), layer(torch.randn(4, 10))[:, FUSED[heard].rows].square().sum())
     assert error.where == f"0 ({('v', 'q')[heard]})"
 

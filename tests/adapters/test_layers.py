@@ -14,22 +14,24 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from ftx.adapters.layer import AdaptedLinear, MergedProduct
-from ftx.adapters.merge_weight import AdapterWeights, merged_weight, separate_products
-from ftx.adapters.spec import Kind, Part
+from ftx.adapters.low_rank import LowRankWeights
+from ftx.adapters.merge_weight import merged_weight, separate_products
+from ftx.adapters.spec import Part
+from ftx.recipe.adapter_methods import AdapterName
 
 FUSED = (Part("q", slice(0, 6), slice(0, 3)), Part("v", slice(12, 18), slice(3, 6)))  # q and v alone of 3 x 6 rows
 WHOLE = (Part("fc1", slice(0, 18), slice(0, 4)),)
 SCALING = 1.5
 
 
-def adapted(kind: Kind, parts: tuple[Part, ...], *, dropout: float = 0.0, bias: bool = True) -> AdaptedLinear:
+def adapted(kind: AdapterName, parts: tuple[Part, ...], *, dropout: float = 0.0, bias: bool = True) -> AdaptedLinear:
     """A trained-looking layer in float64: B not zero within its blocks, magnitudes moved."""
     generator = torch.Generator().manual_seed(7)
     base = nn.Linear(10, 18, bias=bias, dtype=torch.float64)
     with torch.no_grad():
         for parameter in base.parameters():
             parameter.normal_(generator=generator)
-    layer = AdaptedLinear(base, parts, kind=kind, scaling=SCALING, dropout=dropout, generator=generator)
+    layer = AdaptedLinear(base, parts, dora=kind == "dora", scaling=SCALING, dropout=dropout, generator=generator)
     with torch.no_grad():
         for part in parts:
             layer.lora_B[part.rows, part.ranks].normal_(generator=generator)
@@ -42,7 +44,7 @@ def adapted(kind: Kind, parts: tuple[Part, ...], *, dropout: float = 0.0, bias: 
 @pytest.mark.parametrize("parts", [WHOLE, FUSED], ids=["whole", "q and v"])
 @pytest.mark.parametrize("bias", [True, False])
 @pytest.mark.parametrize("kind", ["lora", "dora"])
-def test_gradients_in_float64(kind: Kind, bias: bool, parts: tuple[Part, ...]) -> None:
+def test_gradients_in_float64(kind: AdapterName, bias: bool, parts: tuple[Part, ...]) -> None:
     layer = adapted(kind, parts, bias=bias)
     magnitude = layer.lora_magnitude_vector
     norm = _summed(layer).detach().norm(dim=1)
@@ -69,7 +71,7 @@ def test_gradients_in_float64(kind: Kind, bias: bool, parts: tuple[Part, ...]) -
 
 @pytest.mark.parametrize("dropout", [0.0, 0.4])
 @pytest.mark.parametrize("kind", ["lora", "dora"])
-def test_what_no_part_owns_gets_no_gradient(kind: Kind, dropout: float) -> None:
+def test_what_no_part_owns_gets_no_gradient(kind: AdapterName, dropout: float) -> None:
     layer = adapted(kind, FUSED, dropout=dropout).train()
     layer(torch.randn(5, 10, dtype=torch.float64)).square().sum().backward()
     rest, rows = torch.ones_like(layer.lora_B), torch.ones(18, dtype=torch.float64)
@@ -85,7 +87,7 @@ def test_what_no_part_owns_gets_no_gradient(kind: Kind, dropout: float) -> None:
 
 @pytest.mark.parametrize("parts", [WHOLE, FUSED], ids=["whole", "q and v"])
 @pytest.mark.parametrize("kind", ["lora", "dora"])
-def test_the_traced_weight_learns_as_the_layer_does(kind: Kind, parts: tuple[Part, ...]) -> None:
+def test_the_traced_weight_learns_as_the_layer_does(kind: AdapterName, parts: tuple[Part, ...]) -> None:
     """A product with the merged weight, its gradients by torch's own rules, against the layer's."""
     layer = adapted(kind, parts)
     x, wanted = (torch.randn(5, width, dtype=torch.float64) for width in (10, 18))
@@ -107,17 +109,17 @@ def _summed(layer: AdaptedLinear) -> Tensor:
 
 
 @pytest.mark.parametrize("kind", ["lora", "dora"])
-def test_a_fresh_adapter_is_the_base_exactly(kind: Kind) -> None:
+def test_a_fresh_adapter_is_the_base_exactly(kind: AdapterName) -> None:
     base = nn.Linear(64, 18)
     x = torch.randn(33, 64)
     expected = base(x)
     generator = torch.Generator().manual_seed(0)
-    layer = AdaptedLinear(base, WHOLE, kind=kind, scaling=SCALING, dropout=0.0, generator=generator)
+    layer = AdaptedLinear(base, WHOLE, dora=kind == "dora", scaling=SCALING, dropout=0.0, generator=generator)
     assert torch.equal(layer(x), expected)
 
 
 @pytest.mark.parametrize("kind", ["lora", "dora"])
-def test_in_evaluation_nothing_is_dropped(kind: Kind) -> None:
+def test_in_evaluation_nothing_is_dropped(kind: AdapterName) -> None:
     layer = adapted(kind, FUSED, dropout=0.4)
     x = torch.randn(5, 10, dtype=torch.float64)
     expected = nn.functional.linear(x, layer.merged_weight(), layer.bias)
@@ -139,7 +141,7 @@ def test_what_trains_is_counted_by_what_the_parts_own(parts: tuple[Part, ...], b
 def test_factors_lie_where_the_weight_lies() -> None:
     base = nn.Linear(10, 18, device="meta", dtype=torch.float16)
     generator = torch.Generator().manual_seed(0)
-    layer = AdaptedLinear(base, FUSED, kind="dora", scaling=SCALING, dropout=0.0, generator=generator)
+    layer = AdaptedLinear(base, FUSED, dora=True, scaling=SCALING, dropout=0.0, generator=generator)
     assert {(one.device.type, one.dtype) for one in layer.parameters()} == {("meta", torch.float16)}
 
 
@@ -192,7 +194,7 @@ def test_the_magnitude_learns_in_bf16_as_in_float64() -> None:
     layer = AdaptedLinear(
         base,
         (Part("fc1", slice(0, 48), slice(0, 4)),),
-        kind="dora",
+        dora=True,
         scaling=2.0,
         dropout=0.0,
         generator=torch.Generator().manual_seed(0),
@@ -212,12 +214,12 @@ def test_the_magnitude_learns_in_bf16_as_in_float64() -> None:
 
 
 @pytest.mark.parametrize("kind", ["lora", "dora"])
-def test_a_row_of_norm_zero(kind: Kind) -> None:
+def test_a_row_of_norm_zero(kind: AdapterName) -> None:
     base = nn.Linear(10, 18)
     with torch.no_grad():
         base.weight[3] = 0
     generator = torch.Generator().manual_seed(0)
-    layer = AdaptedLinear(base, WHOLE, kind=kind, scaling=SCALING, dropout=0.0, generator=generator)
+    layer = AdaptedLinear(base, WHOLE, dora=kind == "dora", scaling=SCALING, dropout=0.0, generator=generator)
     layer(torch.randn(4, 10)).sum().backward()
     assert all(
         layer.get_parameter(n).grad.isfinite().all() for n, _ in layer.named_parameters() if n.startswith("lora")
@@ -240,7 +242,7 @@ def test_the_merge_answers_as_separate_products(
     normal = partial(rng.standard_normal)
     weight = normal((outputs, inputs))
     magnitude = np.abs(normal(outputs)) if dora else None
-    adapter = AdapterWeights(normal((rank, inputs)), normal((outputs, rank)), scaling, magnitude)
+    adapter = LowRankWeights(normal((rank, inputs)), normal((outputs, rank)), scaling, magnitude)
     x = normal((9, inputs))
     merged = merged_weight(weight, adapter)
     found, expected = x @ merged.T, separate_products(x, weight, adapter)
@@ -262,7 +264,7 @@ def test_the_merge_is_summed_in_float64(dora: bool) -> None:
     rng = np.random.default_rng(0)
     weight, A, B = rng.standard_normal((40, 6)), rng.standard_normal((3, 6)), rng.standard_normal((40, 3))
     magnitude = 1 + rng.random(40)
-    found = merged_weight(weight, AdapterWeights(A, B, 0.3, magnitude if dora else None))
+    found = merged_weight(weight, LowRankWeights(A, B, 0.3, magnitude if dora else None))
     exact = [
         [Fraction(w) + Fraction(0.3) * sum(Fraction(b) * Fraction(a) for b, a in zip(row_R, column_R, strict=True))
          for w, column_R in zip(row_I, A.T, strict=True)]
@@ -282,7 +284,7 @@ def test_rows_that_dora_takes_away_answer_nothing() -> None:
     """B·A = -W: the merged rows are zeros, whose expanded norm is a sum of roundings, of either sign."""
     rng = np.random.default_rng(0)
     weight, x = rng.standard_normal((200, 12)), rng.standard_normal((5, 12))
-    adapter = AdapterWeights(np.eye(12), -weight, 1.0, np.ones(200))
+    adapter = LowRankWeights(np.eye(12), -weight, 1.0, np.ones(200))
     assert not merged_weight(weight, adapter).any()
     # m / ‖·‖ of a norm of √1e-15 makes 1e-8 of products that are off by 1e-15; filterwarnings hears of the roots.
     np.testing.assert_allclose(separate_products(x, weight, adapter), 0, atol=1e-6)
@@ -292,7 +294,7 @@ def test_the_layer_computes_with_the_merged_weight() -> None:
     for kind in ("lora", "dora"):
         layer = adapted(kind, FUSED)
         magnitude = layer.lora_magnitude_vector
-        adapter = AdapterWeights(
+        adapter = LowRankWeights(
             layer.lora_A.detach().numpy(),
             layer.lora_B.detach().numpy(),
             SCALING,
@@ -307,7 +309,9 @@ def test_the_layer_computes_with_the_merged_weight() -> None:
 
 @pytest.mark.parametrize("dropout", [0.0, 0.4])
 @pytest.mark.parametrize("kind", ["lora", "dora"])
-def test_rows_that_are_listed_compute_as_a_run_of_rows_and_go_where_the_layer_goes(kind: Kind, dropout: float) -> None:
+def test_rows_that_are_listed_compute_as_a_run_of_rows_and_go_where_the_layer_goes(
+    kind: AdapterName, dropout: float
+) -> None:
     """As families have them that put q, k and v of one head behind each other."""
     listed = tuple(Part(part.target, list(range(part.rows.start, part.rows.stop)), part.ranks) for part in FUSED)
     layers = [adapted(kind, parts, dropout=dropout).train() for parts in (FUSED, listed)]
@@ -324,5 +328,5 @@ def test_rows_that_are_listed_compute_as_a_run_of_rows_and_go_where_the_layer_go
         assert (parameter.grad is None) == (other.grad is None)
         if parameter.grad is not None:
             assert torch.equal(parameter.grad, other.grad)
-    placed = layers[1].to("meta")._placed_parts
+    placed = layers[1].to("meta").placed_parts
     assert [part.rows.device.type for part in placed] == ["meta", "meta"]

@@ -23,11 +23,12 @@ from ftx.adapters.fit_to_base import load_adapter, read_adapter
 from ftx.adapters.peft_config import read_config
 from ftx.adapters.pissa import spec_on_file
 from ftx.adapters.save import save_adapter
-from ftx.adapters.spec import AdapterSpec, Kind
+from ftx.adapters.spec import AdapterSpec
 from ftx.backbones.build import build
 from ftx.backbones.kept_tokens import keep_tokens
 from ftx.core.errors import AdapterError
 from ftx.merging.merge_and_prove import merged_state
+from ftx.recipe.adapter_methods import AdapterName
 from ftx.recipe.adapter_targets import Role
 from ftx.recipe.sections import AdapterInit
 
@@ -193,7 +194,7 @@ def test_what_is_loaded_computes_as_what_was_saved(init: AdapterInit, tmp_path: 
 @pytest.mark.parametrize("kind", ["lora", "dora"])
 @pytest.mark.parametrize("name", ["vit_tiny_patch16_224", "deit_tiny_distilled_patch16_224"])
 def test_a_model_that_is_filled_from_its_files_answers_as_the_one_that_was_saved(
-    name: str, kind: Kind, tmp_path: Path
+    name: str, kind: AdapterName, tmp_path: Path
 ) -> None:
     """Targets of one layer with scalings of their own, magnitudes, and every head with its bias."""
     asked = AdapterSpec(kind, {"q": 2, "v": 3, "fc2": 2}, {"q": 8.0, "v": 3.0, "fc2": 5.0}, dropout=0.5)

@@ -9,7 +9,7 @@ from itertools import cycle
 import timm
 from torch import nn
 
-from ftx.adapters.spec import Kind
+from ftx.recipe.adapter_methods import AdapterName
 
 
 @dataclass(frozen=True)
@@ -20,7 +20,7 @@ class Family:
     side: int
     layers: int
     shrunk: Mapping[str, object] = field(default_factory=dict[str, object])
-    kind: Kind = "dora"
+    kind: AdapterName = "dora"
     suffix: str = "shrunk"
 
     @property
@@ -128,5 +128,5 @@ _FAMILIES = (
 SHALLOW = Family("vit_tiny_patch16_224", 32, 8, {"depth": 2}, suffix="shallow")
 SHALLOW_DISTILLED = Family("deit_tiny_distilled_patch16_224", 32, 8, {"depth": 2}, suffix="shallow")
 SHALLOW_XCIT = Family("xcit_nano_12_p16_224", 32, 20, {"depth": 2}, suffix="shallow")
-KINDS: tuple[Kind, ...] = ("dora", "lora")
+KINDS: tuple[AdapterName, ...] = ("dora", "lora")
 FAMILIES = {family.architecture: replace(family, kind=kind) for family, kind in zip(_FAMILIES, cycle(KINDS))}

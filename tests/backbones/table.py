@@ -28,7 +28,7 @@ from ftx.adapters.fit_to_base import load_adapter, read_adapter
 from ftx.adapters.peft_config import CONFIG as ADAPTER_CONFIG
 from ftx.adapters.peft_file import WEIGHTS as ADAPTER_WEIGHTS
 from ftx.adapters.save import save_adapter
-from ftx.adapters.spec import AdapterSpec, Kind
+from ftx.adapters.spec import AdapterSpec
 from ftx.backbones.build import Backbone, build
 from ftx.backbones.layer_roles import expose, head_names, sites
 from ftx.core.errors import ExportError
@@ -37,6 +37,7 @@ from ftx.exporting.onnx import write_onnx
 from ftx.exporting.openvino import convert_body, write_ir
 from ftx.exporting.tracing import trace
 from ftx.merging.merge_and_prove import merged_state
+from ftx.recipe.adapter_methods import AdapterName
 from ftx.recipe.adapter_targets import TARGETS
 from ftx.runs.artifacts import IR_FP32
 from ftx.runs.card_json import IR_FILE, Card
@@ -210,7 +211,7 @@ def loud(family: Family) -> Backbone:
     return backbone
 
 
-def specification(module: nn.Module, kind: Kind) -> AdapterSpec:
+def specification(module: nn.Module, kind: AdapterName) -> AdapterSpec:
     """Rank and alpha for each target that the architecture has."""
     known = {target for site in sites(module) for target in site.rows}
     chosen = [target for target in TARGETS if target in known]

@@ -6,6 +6,7 @@ import pytest
 import timm
 from torch import nn
 
+from ftx.backbones.dropped_patches import DroppedPatches
 from ftx.backbones.kept_tokens import keep_tokens
 from ftx.backbones.split_network import choose_attention
 
@@ -37,8 +38,8 @@ def plain(module: nn.Module) -> list[bool]:
         ({"batch_size": 7, "evaluated": 27}, 7 * 4 * HEADS * TOKENS**2 * A_HEAD),
         ({"batch_size": 7, "evaluated": 29}, 29 * HEADS * TOKENS**2 * A_HEAD),
         # in a step some patches are left out, in evaluation none
-        ({"batch_size": 7, "patch_dropout": 0.5}, 7 * 4 * HEADS * 3**2 * A_HEAD),
-        ({"batch_size": 7, "patch_dropout": 0.5, "evaluated": 11}, 11 * HEADS * TOKENS**2 * A_HEAD),
+        ({"batch_size": 7, "dropped": DroppedPatches(0.5)}, 7 * 4 * HEADS * 3**2 * A_HEAD),
+        ({"batch_size": 7, "dropped": DroppedPatches(0.5), "evaluated": 11}, 11 * HEADS * TOKENS**2 * A_HEAD),
     ],
 )
 def test_plain_products_fit_to_the_byte(settings: dict[str, int], least_bytes: int) -> None:

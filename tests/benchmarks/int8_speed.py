@@ -53,7 +53,7 @@ def in_this_set(fp32: Path, int8: Path, out: Path) -> None:
     asked: dict[str, Callable[[], object]] = {}
     for name, folder in (("float", fp32), ("int8", int8)):
         model, preprocess = core().read_model(folder / "model.xml"), read_card(folder).preprocess
-        ask = CompiledNetwork(model, preprocess, HINTS, folder, this_set(), one_image=True).request()
+        ask = CompiledNetwork(model, preprocess, HINTS, folder, this_set(), kernels="single").request()
         asked[name] = lambda ask=ask: ask(pixels)
     whole = core().compile_model(core().read_model(int8 / "model.xml"), "CPU", HINTS).create_infer_request()
     asked["int8_whole"] = lambda: whole.infer([pixels])

@@ -26,13 +26,14 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from ftx.adapters.attach import attach
-from ftx.adapters.spec import AdapterSpec, Kind
+from ftx.adapters.spec import AdapterSpec
 from ftx.backbones.build import build
 from ftx.backbones.compiled import compiled_blocks
 from ftx.backbones.joined_attention import joined_attention
 from ftx.backbones.split_network import choose_attention, uncut
 from ftx.backbones.trained_blocks import trained_blocks
 from ftx.core.memory import keep_freed_memory
+from ftx.recipe.adapter_methods import AdapterName
 from ftx.recipe.adapter_targets import TARGETS
 
 RANK = 8
@@ -43,7 +44,7 @@ def backbone(size: int) -> nn.Module:
     return build("dinov2-small", weights="auto", num_classes=10, image_size=size, seed=0).module
 
 
-def ours(kind: Kind, size: int, batch: int) -> nn.Module:
+def ours(kind: AdapterName, size: int, batch: int) -> nn.Module:
     module = backbone(size)
     spec = AdapterSpec(kind, dict.fromkeys(TARGETS, RANK), dict.fromkeys(TARGETS, 2.0 * RANK))
     attach(module, spec, generator=torch.Generator().manual_seed(0))
@@ -51,7 +52,7 @@ def ours(kind: Kind, size: int, batch: int) -> nn.Module:
     return module.train()
 
 
-def theirs(kind: Kind, size: int, batch: int, *, plain_attention: bool) -> nn.Module:
+def theirs(kind: AdapterName, size: int, batch: int, *, plain_attention: bool) -> nn.Module:
     module = backbone(size)
     if plain_attention:
         choose_attention(module, batch_size=batch, memory_bytes=4 * 10**9)

@@ -87,7 +87,7 @@ def test_models_of_a_family_as_a_table(capsys: Capture) -> None:
 
 def test_what_a_model_is_and_how_it_is_trained(capsys: Capture) -> None:
     known = {
-        "dinov2-small": ("dinov2-small, embedded: timm's vit_small_patch14_dinov2", "dora, lora, linear, full"),
+        "dinov2-small": ("dinov2-small, embedded: timm's vit_small_patch14_dinov2", "dora, lora, lokr, linear, full"),
         "resnet18": ("resnet18", "linear, full"),
         "gemma4_vit_167m_enc": ("gemma4_vit_167m_enc", "none: it takes no head"),
     }

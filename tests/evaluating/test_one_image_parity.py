@@ -27,8 +27,8 @@ from ftx.runs.proof_json import read_proof
 from ftx.runs.run import Run
 from ftx.runtimes import compiled_network, load, load_folder
 from ftx.runtimes.choose_artifact import ask_for_proof, best_ir, best_of
-from ftx.runtimes.one_image import Parts
 from ftx.runtimes.openvino import OpenVinoPredictor, default_compute
+from ftx.runtimes.single_kernels import Parts
 
 with no_telemetry():
     import openvino as ov
@@ -101,8 +101,8 @@ def test_how_long_an_image_takes_is_how_long_ftx_load_takes_for_it(run: Run) -> 
 
 
 def other_answers(change: Callable[[ov.Output], ov.Output]) -> Callable[..., Parts | None]:
-    """``for_one_image`` with a fault in what it makes."""
-    made = compiled_network.for_one_image
+    """``single_parts`` with a fault in what it makes."""
+    made = compiled_network.single_parts
 
     def with_a_fault(*asked: object) -> Parts | None:
         parts = made(*asked)  # pyright: ignore[reportArgumentType]
@@ -121,7 +121,7 @@ def times(factor: float, logits: ov.Output) -> ov.Output:
 
 @two_ways
 def test_a_fault_for_one_image_alone_fails_the_model(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(compiled_network, "for_one_image", other_answers(partial(times, -1.0)))
+    monkeypatch.setattr(compiled_network, "single_parts", other_answers(partial(times, -1.0)))
     report = validate(run)
     assert report.verdicts[INT8] == "failed"
     assert {row.verdict for row in of_view(report, "graph") + of_view(report, "files")} == {"proved"}
@@ -138,12 +138,12 @@ def test_a_device_that_answers_one_image_otherwise_does_not_answer_as_there(
     assert found.transfer is not None
     assert (found.transfer.same, found.transfer.verdict) == (True, "proved")
     assert [row.view for row in found.rows].count("one_image") == len(of_view(kept(run), "one_image"))
-    monkeypatch.setattr(compiled_network, "for_one_image", other_answers(partial(times, 1.01)))
+    monkeypatch.setattr(compiled_network, "single_parts", other_answers(partial(times, 1.01)))
     found = validate(folder)
     assert found.transfer is not None
     assert (found.transfer.same, found.transfer.changed) == (False, 0)
     assert "does not answer as the one that judged it" in found.transfer.said
-    monkeypatch.setattr(compiled_network, "for_one_image", other_answers(partial(times, -1.0)))
+    monkeypatch.setattr(compiled_network, "single_parts", other_answers(partial(times, -1.0)))
     found = validate(folder)
     assert found.transfer is not None
     assert (found.transfer.same, found.transfer.verdict) == (False, "failed")
@@ -208,4 +208,4 @@ def test_in_another_set_it_is_asked_both_ways_too(run: Run, capsys: pytest.Captu
 @pytest.mark.skipif(TWO_WAYS, reason="int8 has kernels of its own for one image here")
 def test_where_there_is_one_way_it_is_asked_once(run: Run) -> None:
     assert {row.view for row in kept(run).rows} == {"graph", "files"}
-    assert load_folder(run.folder(IR_INT8)).is_for_one_image == (this_set() == "avx2")  # pyright: ignore[reportAttributeAccessIssue]
+    assert (load_folder(run.folder(IR_INT8)).kernel_path == "single") == (this_set() == "avx2")  # pyright: ignore[reportAttributeAccessIssue]

@@ -26,8 +26,8 @@ from ftx.runs.instruction_sets import WITHOUT_VNNI
 from ftx.runs.machine import this_set
 from ftx.runs.run import Run
 from ftx.runtimes.compiled_network import core
-from ftx.runtimes.one_image import for_one_image
 from ftx.runtimes.openvino import OpenVinoPredictor
+from ftx.runtimes.single_kernels import single_parts
 
 PRECISIONS = ("fp32", "fp16", "int8")
 LABELS_IN_MODEL_API = ("red_panda_2", "red_panda", "größe")
@@ -78,7 +78,7 @@ def test_int8_computes_its_linear_layers_in_int8(exported: Any) -> None:
 def test_int8_is_computed_image_by_image_and_answers_as_the_batch_does(exported: Any) -> None:
     folder = exported.ir("int8")
     model = core().read_model(folder / "model.xml")
-    parts = for_one_image(model, read_card(folder).preprocess, "avx2")
+    parts = single_parts(model, read_card(folder).preprocess, "avx2")
     assert parts is not None
     # Six blocks: queries, keys, values, projection and MLP, all but what the search left in float; not the head.
     convolutions = [node for node in parts.body.get_ordered_ops() if node.get_type_name() == "Convolution"]
@@ -91,7 +91,7 @@ def test_int8_is_computed_image_by_image_and_answers_as_the_batch_does(exported:
     found = np.concatenate([np.array(compiled_by_image(image[None])[0]) for image in normalised])
     whole = np.array(compiled(folder)(pixels)["logits"])
     error = np.abs(whole - exported.logits(exported.normalised(8))).mean()
-    assert OpenVinoPredictor(folder, "f32").is_for_one_image == (this_set() == "avx2")  # five tokens are few
+    assert (OpenVinoPredictor(folder, "f32").kernel_path == "single") == (this_set() == "avx2")  # five tokens are few
     # The same integers; between layers f32 is rounded in another order, which may move a value near the middle of two
     # steps to the other one. Measured 1.2e-7 of 0.09, as none is here.
     assert np.abs(found - whole).mean() < error / 4

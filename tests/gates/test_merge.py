@@ -22,7 +22,8 @@ from tests.conftest import Listener
 from tests.gates.faults import Tensors, as_lora, edit_json, edit_tensors, keep, vouch
 from tests.zygote import Zygote
 
-from ftx.adapters.merge_weight import AdapterWeights, merged_weight
+from ftx.adapters.low_rank import LowRankWeights
+from ftx.adapters.merge_weight import merged_weight
 from ftx.adapters.trainable_model import base_of
 from ftx.core.errors import DataError, GateFailed
 from ftx.core.progress import SILENT, Task
@@ -192,7 +193,7 @@ def test_all_but_adapted_layers_and_head_is_the_base_to_the_bit(whole_run: Path)
 
 def test_a_fault_of_a_tenth_above_the_bound_is_found_and_one_below_is_not() -> None:
     # With one input the measure is the relative error of the entry itself.
-    base, adapter = np.ones((5, 1)), AdapterWeights(np.full((1, 1), 0.5), np.full((5, 1), 2.0), 3.0)
+    base, adapter = np.ones((5, 1)), LowRankWeights(np.full((1, 1), 0.5), np.full((5, 1), 2.0), 3.0)
     exact = np.full((5, 1), 4.0)  # 1 + 3 · 2 · 0.5
     for share, passes in ((0.9, True), (1.1, False)):
         merged = exact.copy()
@@ -205,7 +206,7 @@ def test_a_fault_of_a_tenth_above_the_bound_is_found_and_one_below_is_not() -> N
 def test_one_entry_of_a_large_layer_that_is_off_by_a_thousandth_is_found() -> None:
     rng = np.random.default_rng(1)
     base = rng.standard_normal((64, 768))
-    adapter = AdapterWeights(rng.standard_normal((8, 768)), 0.01 * rng.standard_normal((64, 8)), 2.0)
+    adapter = LowRankWeights(rng.standard_normal((8, 768)), 0.01 * rng.standard_normal((64, 8)), 2.0)
     merged = merged_weight(base, adapter).astype(np.float32).astype(np.float64)
     shares = [(1.0, adapter)]
     assert layer_error(base, merged, shares, np.random.default_rng(0)) < LAYER_BOUND / 4  # measured 1.0e-8
@@ -227,7 +228,7 @@ def test_one_rounding_to_f32_stays_within_the_bound(
     rng = np.random.default_rng(seed)
     base = size * rng.standard_normal((outputs, inputs))
     magnitude = size * (0.5 + rng.random(outputs)) if dora else None
-    adapter = AdapterWeights(
+    adapter = LowRankWeights(
         rng.standard_normal((2, inputs)), 0.1 * size * rng.standard_normal((outputs, 2)), 1.5, magnitude
     )
     stored = merged_weight(base, adapter).astype(np.float32).astype(np.float64)
@@ -240,7 +241,7 @@ def test_a_wrong_layer_is_named_and_so_is_one_whose_error_is_no_number() -> None
     module = torch.nn.Sequential(torch.nn.Linear(6, 4), torch.nn.Linear(4, 3))
     rng = np.random.default_rng(2)
     layers = {
-        name: AdapterWeights(rng.standard_normal((2, side)), rng.standard_normal((outputs, 2)), 2.0)
+        name: LowRankWeights(rng.standard_normal((2, side)), rng.standard_normal((outputs, 2)), 2.0)
         for name, side, outputs in (("0", 6, 4), ("1", 4, 3))
     }
     state = module.state_dict()

@@ -249,7 +249,7 @@ def retouch(folder: Path, change: Callable[[dict[str, torch.Tensor], str], objec
 OTHER = "timm/vit_base_patch16_224"
 TRAINED = "trained on another base"
 REFUSED: dict[str, tuple[Callable[[Path], object], str]] = {
-    "another type": (lambda a: alter(a, lambda c: c.update(peft_type="IA3")), "only LoRA and DoRA"),
+    "another type": (lambda a: alter(a, lambda c: c.update(peft_type="IA3")), "only DoRA, LoRA, LoKr"),
     "trained biases": (lambda a: alter(a, lambda c: c.update(bias="lora_only")), "trained biases"),
     "a changed base": (lambda a: alter(a, lambda c: c.update(init_lora_weights="pissa")), "a changed base"),
     "another kind": (lambda a: alter(a, lambda c: c.update(lora_bias=True)), "does not merge"),

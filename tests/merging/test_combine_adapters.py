@@ -20,13 +20,13 @@ from safetensors.torch import load_file, save_file
 from tests.conftest import Listener, write_data
 from tests.gates.faults import edit_json
 
-from ftx.adapters.merge_weight import AdapterWeights
+from ftx.adapters.low_rank import LowRankWeights
 from ftx.adapters.trainable_model import base_of
 from ftx.backbones.build import build
 from ftx.core.errors import AdapterError, GateFailed, InputError, MergeError, RunError
 from ftx.interop.open_adapters import open_adapters
 from ftx.merging.combine_adapters import combine, elected
-from ftx.merging.compare_adapters import compare, directions, subspace_overlap
+from ftx.merging.compare_adapters import compare, subspace_overlap
 from ftx.merging.merge_and_prove import merge
 from ftx.recipe.schema import Recipe
 from ftx.runs.dense import load_dense
@@ -348,13 +348,13 @@ def test_adapters_side_by_side(runs: dict[str, Path], tmp_path: Path) -> None:
 
 def test_overlap_of_subspaces() -> None:
     rng = np.random.default_rng(0)
-    first = AdapterWeights(rng.standard_normal((3, 40)), rng.standard_normal((30, 3)), 2.0)
-    inside = AdapterWeights(first.lora_A_RI[:2] @ np.eye(40), first.lora_B_OR[:, :2], 1.0)
-    reads, writes = directions(first)
+    first = LowRankWeights(rng.standard_normal((3, 40)), rng.standard_normal((30, 3)), 2.0)
+    inside = LowRankWeights(first.lora_A_RI[:2] @ np.eye(40), first.lora_B_OR[:, :2], 1.0)
+    reads, writes = first.directions()
     np.testing.assert_allclose(reads.T @ reads, np.eye(3), atol=1e-12)
-    assert subspace_overlap(reads, directions(inside)[0]) == pytest.approx(1)
-    assert subspace_overlap(writes, directions(inside)[1]) == pytest.approx(1)
-    away = AdapterWeights(np.linalg.svd(first.lora_A_RI)[2][3:5], first.lora_B_OR[:, :2], 1.0)
-    assert subspace_overlap(reads, directions(away)[0]) == pytest.approx(0, abs=1e-12)
-    dead = AdapterWeights(first.lora_A_RI, np.zeros((30, 3)), 1.0)
-    assert directions(dead)[0].shape == (40, 0)
+    assert subspace_overlap(reads, inside.directions()[0]) == pytest.approx(1)
+    assert subspace_overlap(writes, inside.directions()[1]) == pytest.approx(1)
+    away = LowRankWeights(np.linalg.svd(first.lora_A_RI)[2][3:5], first.lora_B_OR[:, :2], 1.0)
+    assert subspace_overlap(reads, away.directions()[0]) == pytest.approx(0, abs=1e-12)
+    dead = LowRankWeights(first.lora_A_RI, np.zeros((30, 3)), 1.0)
+    assert dead.directions()[0].shape == (40, 0)

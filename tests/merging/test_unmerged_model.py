@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 from tests.interop.test_open_adapters import F32, stir
 from torch import nn
 
-from ftx.adapters.merge_weight import AdapterWeights
+from ftx.adapters.low_rank import LowRankWeights
 from ftx.backbones.kept_tokens import kept_shares
 from ftx.merging.combine_adapters import combine
 from ftx.merging.unmerged_model import beside
@@ -116,7 +116,7 @@ def test_beside_a_convolution_an_adapter_is_one(settings: dict[str, int]) -> Non
     torch.manual_seed(0)
     layer = nn.Conv2d(4, 6, 3, **settings).double()  # type: ignore[arg-type]
     rng = np.random.default_rng(0)
-    adapter = AdapterWeights(rng.standard_normal((2, 36)), rng.standard_normal((6, 2)), 0.5)
+    adapter = LowRankWeights(rng.standard_normal((2, 36)), rng.standard_normal((6, 2)), 0.5)
     x, module = torch.randn(2, 4, 9, 9, dtype=torch.float64), nn.Sequential(layer)
     with torch.no_grad(), beside(module, {"0": [(1.0, adapter)]}):
         found = module(x)

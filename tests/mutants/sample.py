@@ -40,7 +40,6 @@ PACKAGES: dict[str, tuple[str, ...]] = {
         "evaluating/isa_parity.py",
         "exporting/base_ir.py",
         "exporting/int8",
-        "exporting/overflow_safe.py",
         "exporting/separate_qkv.py",
         "runs/instruction_sets.py",
         "runs/tuning_json.py",

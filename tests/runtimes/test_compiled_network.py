@@ -25,10 +25,11 @@ from ftx.exporting.preprocess_graph import embed_preprocessing
 from ftx.runs.card_json import Card, write_card
 from ftx.runs.instruction_sets import InstructionSet
 from ftx.runs.machine import this_set
+from ftx.runs.parity_json import KernelPath
 from ftx.runtimes import load_folder
 from ftx.runtimes.compiled_network import CompiledNetwork, core
-from ftx.runtimes.one_image import for_one_image
 from ftx.runtimes.openvino import OpenVinoPredictor
+from ftx.runtimes.single_kernels import single_parts
 from ftx.tasks.labels import Labels
 
 SIDE, LABELS = 8, 5
@@ -57,7 +58,7 @@ def network(*, int8: bool = True, maps: bool = False, pre: Preprocess = PREPROCE
 
 
 def opened(model: ov.Model, **properties: object) -> CompiledNetwork:
-    return CompiledNetwork(model, PREPROCESS, {**F32, **properties}, PATH, "avx2", one_image=False)  # always
+    return CompiledNetwork(model, PREPROCESS, {**F32, **properties}, PATH, "avx2", kernels="batch")  # always
 
 
 def images(count: int, height: int = SIDE, width: int = SIDE) -> np.ndarray:
@@ -71,8 +72,8 @@ def whole(model: ov.Model, pixels: np.ndarray) -> list[np.ndarray]:
 
 
 def test_only_a_network_in_8_bits_is_compiled_for_one_image() -> None:
-    assert opened(network()).is_for_one_image
-    assert not opened(network(int8=False)).is_for_one_image
+    assert opened(network()).kernel_path == "single"
+    assert opened(network(int8=False)).kernel_path == "batch"
 
 
 @pytest.mark.parametrize(
@@ -89,15 +90,15 @@ def test_only_a_network_in_8_bits_is_compiled_for_one_image() -> None:
 )
 def test_it_goes_by_tokens_and_instruction_set(side: int, isa: InstructionSet | None, is_for_one: bool) -> None:
     pre = replace(PREPROCESS, height=side, width=side, resize=side)
-    assert (for_one_image(network(pre=pre), pre, isa) is not None) == is_for_one
+    assert (single_parts(network(pre=pre), pre, isa) is not None) == is_for_one
 
 
-@pytest.mark.parametrize("one_image", [True, False])
-def test_with_vnni_it_is_for_one_image_if_one_is_asked_for(one_image: bool) -> None:
+@pytest.mark.parametrize("kernels", ["single", "batch"])
+def test_with_vnni_it_is_for_one_image_if_one_is_asked_for(kernels: KernelPath) -> None:
     pre = replace(PREPROCESS, height=40, width=40, resize=40)
     model = network(pre=pre)
-    compiled = CompiledNetwork(model, pre, F32, PATH, "avx512_vnni", one_image=one_image)
-    assert compiled.is_for_one_image == one_image
+    compiled = CompiledNetwork(model, pre, F32, PATH, "avx512_vnni", kernels=kernels)
+    assert compiled.kernel_path == kernels
     pixels = images(2, 40, 40)
     np.testing.assert_array_equal(compiled.request()(pixels)[0], whole(model, pixels)[0])
 
@@ -116,21 +117,21 @@ def test_who_asks_for_latency_has_it_for_one_image(tmp_path: Path) -> None:
     write_card(tmp_path, card)
     found = {goal: load_folder(tmp_path, goal=goal) for goal in ("latency", "throughput")}
     assert all(isinstance(one, OpenVinoPredictor) for one in found.values())
-    assert found["latency"].is_for_one_image  # pyright: ignore[reportAttributeAccessIssue]
-    assert found["throughput"].is_for_one_image == (this_set() == "avx2")  # pyright: ignore[reportAttributeAccessIssue]
+    assert found["latency"].kernel_path == "single"  # pyright: ignore[reportAttributeAccessIssue]
+    assert (found["throughput"].kernel_path == "single") == (this_set() == "avx2")  # pyright: ignore[reportAttributeAccessIssue]
     job = Job(
         artifact="openvino/int8", folder=tmp_path, run=None, compute="f32", batch=1, threads=1, streams=1,
         seconds=0.01, cached=False,
     )  # fmt: skip
-    assert measure(job).is_for_one_image
-    assert measure(job.model_copy(update={"batch": 2})).is_for_one_image == (this_set() == "avx2")
+    assert measure(job).kernels == "single"
+    assert (measure(job.model_copy(update={"batch": 2})).kernels == "single") == (this_set() == "avx2")
 
 
 def test_one_that_was_exported_before_stays_whole() -> None:
     model = network()
     for node in model.get_ordered_ops():
         node.set_friendly_name(node.get_friendly_name().replace("normalised", "other"))
-    assert for_one_image(model, PREPROCESS, "avx2") is None
+    assert single_parts(model, PREPROCESS, "avx2") is None
 
 
 @pytest.mark.parametrize(("height", "width"), [(SIDE, SIDE), (20, 12), (5, 30)])

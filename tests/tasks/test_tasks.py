@@ -15,7 +15,7 @@ from sklearn.metrics import average_precision_score, f1_score
 from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy
 
 from ftx.core.errors import DataError
-from ftx.tasks.base import Task, choosing_metric
+from ftx.tasks.base import LossChoice, Task, choosing_metric
 from ftx.tasks.hierarchical import Hierarchical
 from ftx.tasks.labels import Declared, Labels, spaceless_names
 from ftx.tasks.metrics import average_precision, f1_of, mean_average_precision
@@ -44,7 +44,7 @@ def test_binary_cross_entropy_is_torchs_mean_over_labels() -> None:
     logits, targets = (torch.from_numpy(values) for values in draw(7, 5))
     task = Multilabel(Labels(tuple("abcde"), singles=tuple("abcde")), Thresholds())
     expected = binary_cross_entropy_with_logits(logits, targets)
-    assert torch.equal(task.loss(logits, targets, kind="bce", label_smoothing=0.1), expected)
+    assert torch.equal(task.loss(logits, targets, LossChoice("bce", 0.1)), expected)
 
 
 def test_the_asymmetric_loss_is_its_equation() -> None:
@@ -83,9 +83,7 @@ def test_one_flat_group_is_multiclass() -> None:
     assert targets.dtype == plain.targets(samples).dtype == logits.dtype  # else the loss is in another
     pair = torch.from_numpy(logits), torch.from_numpy(targets)
     # f32: one mean of the same nine numbers
-    torch.testing.assert_close(
-        flat.loss(*pair, kind="bce", label_smoothing=0.1), plain.loss(*pair, kind="bce", label_smoothing=0.1)
-    )
+    torch.testing.assert_close(flat.loss(*pair, LossChoice("bce", 0.1)), plain.loss(*pair, LossChoice("bce", 0.1)))
     np.testing.assert_allclose(flat.scores(logits), plain.scores(logits), rtol=1e-6)
     assert np.array_equal(flat.called(logits), plain.called(logits))
     assert np.array_equal(flat.right(logits, targets), plain.right(logits, targets))
@@ -99,9 +97,7 @@ def test_singles_alone_are_multilabel(kind: str) -> None:
     tree, plain = Hierarchical(labels, thresholds), Multilabel(labels, thresholds)
     logits, targets = draw(9, 4)
     pair = torch.from_numpy(logits), torch.from_numpy(targets)
-    assert torch.equal(
-        tree.loss(*pair, kind=kind, label_smoothing=0.1), plain.loss(*pair, kind=kind, label_smoothing=0.1)
-    )
+    assert torch.equal(tree.loss(*pair, LossChoice(kind, 0.1)), plain.loss(*pair, LossChoice(kind, 0.1)))
     assert np.array_equal(tree.called(logits), plain.called(logits))
     assert np.array_equal(tree.right(logits, targets), plain.right(logits, targets))
     assert tree.tuned(logits, targets) == plain.tuned(logits, targets)
@@ -111,7 +107,7 @@ def test_a_group_is_masked_where_it_is_unknown_and_nothing_else_is() -> None:
     task = Hierarchical(TREE, Thresholds())
     targets = torch.from_numpy(task.targets([("cat", "wet"), ("vehicle",), ("bus", "soaked"), ()]))
     logits = torch.from_numpy(draw(4, 9)[0]).requires_grad_()
-    loss = task.loss(logits, targets, kind="bce", label_smoothing=0.0)
+    loss = task.loss(logits, targets, LossChoice("bce", 0.0))
     (gradient,) = torch.autograd.grad(loss, logits)
     learns = gradient.abs() > 0
     # Image by image: top group, cats and dogs, cars and buses; the singles of every image, negatives included.
@@ -174,8 +170,7 @@ def test_the_losses_of_the_parts_of_a_batch_add_up_to_its_own(
     weights = torch.linspace(0.5, 2, 2 * len(task.labels)).reshape(2, -1) if weighed else None
 
     def loss(rows: slice, whole: torch.Tensor | None) -> torch.Tensor:
-        given = {"kind": kind, "label_smoothing": 0.1, "weights_2C": weights}
-        return task.loss(logits[rows], targets[rows], **given, whole_MC=whole)
+        return task.loss(logits[rows], targets[rows], LossChoice(kind, 0.1, weights), whole)
 
     whole, parts = loss(slice(None), None), loss(slice(2), targets) + loss(slice(2, None), targets)
     # f32: the same numbers, summed in another order

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -75,7 +76,7 @@ def test_views_are_of_the_seed_and_images_to_choose_by_are_as_they_are(settings:
     found = resolved(data, **settings)
     for seed in (0, 1):  # of one model, as another seed would draw other weights
         seeded = found.recipe.model_copy(update={"seed": seed})
-        with assembled(Resolved(found.dataset, found.prepared, seeded)) as training:
+        with assembled(replace(found, recipe=seeded)) as training:
             assert (training.seed, len(training.inputs), len(training.held_out)) == (seed, 12, 8)
             views[seed] = [seen(training.inputs, epoch) for epoch in (1, 2)]
             held_out = [seen(training.held_out, epoch) for epoch in (0, 1, 2)]
@@ -107,7 +108,7 @@ def test_room_is_asked_for_what_is_computed(settings: dict[str, object], train: 
     found = resolved(data, **settings)
     with assembled(found) as training:
         assert (training.inputs.to_prepare(), training.held_out.to_prepare()) == (train, 8)
-    tight = Resolved(found.dataset, found.prepared, found.recipe.replace(train={"cache_gb": 1e-7}))
+    tight = replace(found, recipe=found.recipe.replace(train={"cache_gb": 1e-7}))
     listener = Listener()
     with frozen_of(tight, listener) as frozen:
         make_room_for(tight, frozen, listener)
@@ -125,7 +126,7 @@ def test_pixels_of_other_data_go_as_far_as_all_images_of_this_one_need(data: Pat
         other.mkdir(parents=True, exist_ok=True)
         (other / "content").write_bytes(bytes(50_000))
         limited = found.recipe.replace(train={"cache_gb": (needed + 50_000 + spare) / 1e9})
-        with pixels_of(Resolved(found.dataset, found.prepared, limited), SILENT):
+        with pixels_of(replace(found, recipe=limited), SILENT):
             pass
         assert other.exists() == stays
 

@@ -14,6 +14,7 @@ from ftx.data.image_store import ImageStore
 from ftx.recipe.schema import Recipe
 from ftx.runs.run import Run
 from ftx.runtimes import load_artifact
+from ftx.tasks.base import LossChoice
 from ftx.training import train
 
 
@@ -42,5 +43,5 @@ def test_a_fully_trained_convolutional_network_is_that_of_its_best_epoch(tmp_pat
     images = [store[entry] for entry in entries]
     logits_NC = torch.from_numpy(np.stack(list(load_artifact(run, "trained").logits_from_files(images))))
     targets_NC = torch.from_numpy(run.task.targets([entry.labels for entry in entries]))
-    loss = run.task.loss(logits_NC, targets_NC, kind="asymmetric", label_smoothing=0.0).item()
+    loss = run.task.loss(logits_NC, targets_NC, LossChoice("asymmetric", 0.0)).item()
     assert loss == pytest.approx(report.loss, rel=1e-4)  # f32 in batches of another size

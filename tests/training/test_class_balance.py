@@ -14,6 +14,7 @@ from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy
 
 from ftx.evaluating.evaluate import evaluate
 from ftx.recipe.schema import Recipe
+from ftx.tasks.base import LossChoice
 from ftx.tasks.hierarchical import Hierarchical
 from ftx.tasks.labels import Labels
 from ftx.tasks.multiclass import Multiclass
@@ -38,9 +39,7 @@ def test_weights_of_a_group_are_sklearns_and_the_loss_is_torchs_with_them() -> N
     ours = Multiclass(CLASSES).loss(
         logits_NC,
         torch.from_numpy(ONE_HOT),
-        kind="asymmetric",
-        label_smoothing=0.0,
-        weights_2C=torch.from_numpy(weights_2C),
+        LossChoice("asymmetric", 0.0, torch.from_numpy(weights_2C)),
     )
     # With class numbers torch divides by the sum of the weights, which is the number of images here.
     theirs = cross_entropy(logits_NC, torch.from_numpy(ROWS), weight=torch.from_numpy(weights_2C[0]))
@@ -58,7 +57,7 @@ def test_smoothing_does_not_teach_the_rare_label_on_every_image(task: Multiclass
     def loss() -> torch.Tensor:
         descent.zero_grad()
         logits_NC = free_2C[torch.from_numpy(np.repeat([0, 1], (200, 2)))]
-        found = task.loss(logits_NC, torch.from_numpy(targets), kind="bce", label_smoothing=0.1, weights_2C=weights)
+        found = task.loss(logits_NC, torch.from_numpy(targets), LossChoice("bce", 0.1, weights))
         found.backward()
         return found
 
@@ -74,17 +73,13 @@ def test_weights_of_singles_are_sklearns_for_each_answer() -> None:
         np.testing.assert_allclose(weights_2C[:, row], (yes, no), rtol=1e-6)
     logits_NC, targets_NC = torch.randn(40, 3, generator=torch.Generator().manual_seed(1)), torch.from_numpy(SEVERAL)
     given = torch.from_numpy(weights_2C)
-    ours = Multilabel(SINGLES, Thresholds()).loss(
-        logits_NC, targets_NC, kind="bce", label_smoothing=0.0, weights_2C=given
-    )
+    ours = Multilabel(SINGLES, Thresholds()).loss(logits_NC, targets_NC, LossChoice("bce", 0.0, given))
     each = binary_cross_entropy_with_logits(logits_NC, targets_NC, reduction="none")
     torch.testing.assert_close(ours, (each * torch.where(targets_NC > 0, given[0], given[1])).mean(), rtol=0, atol=1e-6)
     tree = Hierarchical(SINGLES, Thresholds())
     for kind in ("bce", "asymmetric"):
-        expected = Multilabel(SINGLES, Thresholds()).loss(
-            logits_NC, targets_NC, kind=kind, label_smoothing=0.0, weights_2C=given
-        )
-        found = tree.loss(logits_NC, targets_NC, kind=kind, label_smoothing=0.0, weights_2C=given)
+        expected = Multilabel(SINGLES, Thresholds()).loss(logits_NC, targets_NC, LossChoice(kind, 0.0, given))
+        found = tree.loss(logits_NC, targets_NC, LossChoice(kind, 0.0, given))
         torch.testing.assert_close(found, expected, rtol=0, atol=0)
 
 
@@ -99,7 +94,7 @@ def test_one_flat_group_is_weighed_as_multiclass_and_others_by_their_own_images(
     logits_NC, targets_NC = torch.randn(20, 3, generator=torch.Generator().manual_seed(2)), torch.from_numpy(ONE_HOT)
     given = torch.from_numpy(label_weights(CLASSES, ONE_HOT))
     losses = [
-        task.loss(logits_NC, targets_NC, kind="bce", label_smoothing=0.1, weights_2C=given)
+        task.loss(logits_NC, targets_NC, LossChoice("bce", 0.1, given))
         for task in (Multiclass(CLASSES), Hierarchical(CLASSES, Thresholds()))
     ]
     torch.testing.assert_close(losses[0], losses[1], rtol=0, atol=1e-6)  # the sum in another order

@@ -21,6 +21,7 @@ from torch import Tensor
 
 from ftx.adapters.trainable_model import Prepared, prepare
 from ftx.backbones.compiled import blocks_to_compile
+from ftx.backbones.dropped_patches import ALL_PATCHES, DroppedPatches
 from ftx.core.errors import ModelError
 from ftx.recipe.schema import Recipe
 from ftx.training import resume, train
@@ -65,7 +66,7 @@ def kept(cache: Path) -> list[Path]:
 def test_a_short_training_does_not_ask(tmp_path: Path) -> None:
     module, recipe = prepared()
     listener = Listener()
-    assert chosen(module, recipe.train, 10_000, patch_dropout=0.0, bf16=False, progress=listener) == "none"
+    assert chosen(module, recipe.train, 10_000, dropped=ALL_PATCHES, bf16=False, progress=listener) == "none"
     assert listener.said == []
     assert not (tmp_path / "cache" / "ftx" / "compiled").exists()
 
@@ -74,7 +75,7 @@ def test_a_short_training_does_not_ask(tmp_path: Path) -> None:
 def test_what_is_found_decides_and_is_kept(tmp_path: Path) -> None:
     module, recipe = prepared()
     listener = Listener()
-    found = chosen(module, recipe.train, LONG, patch_dropout=0.0, bf16=False, progress=listener)
+    found = chosen(module, recipe.train, LONG, dropped=ALL_PATCHES, bf16=False, progress=listener)
     (file,) = kept(tmp_path / "cache")
     gain = Gain(**json.loads(file.read_text()))
     # Of so many steps nothing but the share decides.
@@ -84,9 +85,9 @@ def test_what_is_found_decides_and_is_kept(tmp_path: Path) -> None:
     assert listener.said[0].startswith("blocks are compiled" if found == "blocks" else "blocks are not compiled")
     for gain, expected in ((Gain(1, 0.9, 5), "blocks"), (Gain(1, 1.01, 5), "none"), (Gain(1, 0.9, 1e9), "none")):
         file.write_text(json.dumps(vars(gain)))
-        assert chosen(module, recipe.train, LONG, patch_dropout=0.0, bf16=False, progress=Listener()) == expected
+        assert chosen(module, recipe.train, LONG, dropped=ALL_PATCHES, bf16=False, progress=Listener()) == expected
     file.write_text("{")
-    found = chosen(module, recipe.train, LONG, patch_dropout=0.0, bf16=False, progress=Listener())
+    found = chosen(module, recipe.train, LONG, dropped=ALL_PATCHES, bf16=False, progress=Listener())
     gain = Gain(**json.loads(file.read_text()))
     assert found == ("blocks" if gain.compiled_s < gain.plain_s else "none")
 
@@ -96,10 +97,10 @@ def test_where_nothing_can_be_compiled_that_is_said() -> None:
         settings: dict[str, object] = {"peft": "none", **given}
         module, recipe = prepared(compile="blocks", **settings)
         with pytest.raises(ModelError, match="no blocks that could be compiled") as caught:
-            chosen(module, recipe.train, 10, patch_dropout=0.0, bf16=False, progress=Listener())
+            chosen(module, recipe.train, 10, dropped=ALL_PATCHES, bf16=False, progress=Listener())
         assert caught.value.where == "train.compile"
         module, recipe = prepared(**settings)
-        assert chosen(module, recipe.train, LONG, patch_dropout=0.0, bf16=False, progress=Listener()) == "none"
+        assert chosen(module, recipe.train, LONG, dropped=ALL_PATCHES, bf16=False, progress=Listener()) == "none"
 
 
 @pytest.mark.slow
@@ -118,7 +119,7 @@ def test_without_a_compiler_it_is_plain_or_refused(here: Path, tmp_path: Path) -
     program = (
         "from tests.training.test_compiling import *\n"
         "module, recipe = prepared()\nlistener = Listener()\n"
-        "print(chosen(module, recipe.train, LONG, patch_dropout=0.0, bf16=False, progress=listener), *listener.said)"
+        "print(chosen(module, recipe.train, LONG, dropped=ALL_PATCHES, bf16=False, progress=listener), *listener.said)"
     )
     plain = subprocess.run(
         [sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=True
@@ -148,7 +149,9 @@ def test_a_block_is_measured_on_the_tokens_that_steps_have() -> None:
     module, _ = prepared()
     blocks = blocks_to_compile(module.backbone.module)
     sizes = {
-        share: _Block(module.backbone.module, blocks, images=2, patch_dropout=share, bf16=False).tokens_NTD.shape[1]
+        share: _Block(
+            module.backbone.module, blocks, images=2, dropped=DroppedPatches(share), bf16=False
+        ).tokens_NTD.shape[1]
         for share in (0.0, 0.5)
     }
     assert sizes[0.5] == 1 + (sizes[0.0] - 1) // 2
@@ -194,8 +197,8 @@ def test_the_block_that_is_tried_has_the_images_and_tokens_of_a_step(passes: lis
         ({"batch_size": 5, "patch_dropout": 0.5}, 5, 3),
     ):
         module, recipe = prepared(compile="blocks", **settings)
-        dropped = settings.get("patch_dropout", 0.0)
-        chosen(module, recipe.train, 20, patch_dropout=dropped, bf16=False, progress=Listener())
+        dropped = DroppedPatches(settings.get("patch_dropout", 0.0))
+        chosen(module, recipe.train, 20, dropped=dropped, bf16=False, progress=Listener())
         assert passes.pop() == (images, tokens, 64)
 
 
@@ -233,7 +236,7 @@ def test_what_compiling_gains_is_found_for_each_step_and_machine(
         """How many were found by now."""
         module, recipe = prepared(**settings)
         passes.clear()
-        chosen(module, recipe.train, LONG, patch_dropout=patch_dropout, bf16=bf16, progress=Listener())
+        chosen(module, recipe.train, LONG, dropped=DroppedPatches(patch_dropout), bf16=bf16, progress=Listener())
         return len(kept(tmp_path / "cache"))
 
     assert find() == 1

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from ftx.adapters.trainable_model import Prepared, prepare
 from ftx.backbones.build import Backbone
+from ftx.backbones.dropped_patches import DroppedPatches
 from ftx.backbones.split_network import choose_attention
 from ftx.core.errors import EnvironmentFault, ImageError
 from ftx.core.files import sha256_file
@@ -36,6 +37,7 @@ from ftx.tasks.labels import Labels
 from ftx.training import train
 from ftx.training.device_placement import place, within_quota
 from ftx.training.estimate import adapted_layers, memory_mb, rehearse
+from ftx.training.plan import plan
 from ftx.training.ranks import Ranks
 from ftx.training.resolve import Resolved
 
@@ -49,6 +51,15 @@ ATTENTION_BYTES = 12 * 3 * 2 * 4 * 197**2
 def of(**settings: object) -> tuple[Prepared, Recipe]:
     recipe = Recipe.named(TINY | settings)
     return prepare(recipe, 3), recipe
+
+
+def needed_mb(prepared: Prepared, recipe: Recipe, images: int) -> int:
+    return memory_mb(prepared, recipe, plan(prepared.backbone.module, recipe), images)
+
+
+def resolved(dataset: Dataset, recipe: Recipe, prepared: Prepared | None = None) -> Resolved:
+    prepared = prepared or prepare(recipe, 2)
+    return Resolved(dataset, prepared, recipe, plan(prepared.backbone.module, recipe))
 
 
 def kept_bytes(prepared: Prepared, images: int) -> int:
@@ -73,15 +84,15 @@ def kept_bytes(prepared: Prepared, images: int) -> int:
 def test_the_memory_of_an_image_is_what_torch_keeps_of_it(settings: dict[str, object]) -> None:
     prepared, recipe = of(**settings)
     place(prepared, 1)
-    few, many = (memory_mb(prepared, recipe.replace(train={"batch_size": size}), 1000) for size in (8, 40))
+    few, many = (needed_mb(prepared, recipe.replace(train={"batch_size": size}), 1000) for size in (8, 40))
     measured_mb = (kept_bytes(prepared, 2) - kept_bytes(prepared, 1)) / 1e6
     # A rough estimate counts activations as so many of the token's width, and says no less than it takes.
     assert measured_mb < (many - few) / 32 < 1.25 * measured_mb
     # In four parts a batch takes what a quarter of it takes.
     parts = recipe.replace(train={"batch_size": 32, "accumulation_steps": 4})
-    assert memory_mb(prepared, parts, 1000) == few
+    assert needed_mb(prepared, parts, 1000) == few
     # A batch is never more than all images.
-    assert memory_mb(prepared, recipe.replace(train={"batch_size": 40}), 8) == few
+    assert needed_mb(prepared, recipe.replace(train={"batch_size": 40}), 8) == few
 
 
 def test_full_fine_tuning_takes_four_numbers_a_parameter_and_probing_one() -> None:
@@ -90,22 +101,22 @@ def test_full_fine_tuning_takes_four_numbers_a_parameter_and_probing_one() -> No
     place(full, 1)
     assert full.trainable == PARAMETERS
     recipe = recipe.replace(train={"batch_size": 1})
-    image_mb = memory_mb(full, recipe.replace(train={"batch_size": 2}), 2) - memory_mb(full, recipe, 2)
+    image_mb = needed_mb(full, recipe.replace(train={"batch_size": 2}), 2) - needed_mb(full, recipe, 2)
     probed, probing = of(freeze_backbone=True, image_size=224)
     place(probed, 1)
     assert probed.trainable == 3 * 193
-    difference = memory_mb(full, recipe, 2) - image_mb - memory_mb(probed, probing, 2)
+    difference = needed_mb(full, recipe, 2) - image_mb - needed_mb(probed, probing, 2)
     assert difference == pytest.approx(12 * PARAMETERS / 1e6, abs=2)
     # With what torch, timm and Python take.
-    assert memory_mb(probed, probing, 0) == pytest.approx(480 + 4 * PARAMETERS / 1e6, abs=1)
+    assert needed_mb(probed, probing, 0) == pytest.approx(480 + 4 * PARAMETERS / 1e6, abs=1)
     # Of probing's images one feature of 192 numbers each is solved for, three times in f64.
-    solved_mb = memory_mb(probed, probing, 1_000_000) - memory_mb(probed, probing, 0)
+    solved_mb = needed_mb(probed, probing, 1_000_000) - needed_mb(probed, probing, 0)
     assert solved_mb == pytest.approx(192 * 8 * 3, abs=1)
 
 
 def per_image_mb(prepared: Prepared, recipe: Recipe) -> float:
     """What one image more in a batch takes, by a hundred of them."""
-    one, many = (memory_mb(prepared, recipe.replace(train={"batch_size": size}), 1000) for size in (1, 101))
+    one, many = (needed_mb(prepared, recipe.replace(train={"batch_size": size}), 1000) for size in (1, 101))
     return (many - one) / 100
 
 
@@ -124,7 +135,7 @@ def test_plain_products_take_their_matrices_more_than_the_kernel_and_bf16_takes_
 def test_more_images_take_no_more_memory(settings: dict[str, object]) -> None:
     """What frozen blocks make of them is on disk."""
     prepared, recipe = of(**settings, image_size=224, batch_size=1)
-    assert memory_mb(prepared, recipe, 1001) == memory_mb(prepared, recipe, 1)
+    assert needed_mb(prepared, recipe, 1001) == needed_mb(prepared, recipe, 1)
 
 
 class Recurrent(torch.nn.Module):
@@ -146,7 +157,7 @@ def test_of_a_network_of_another_kind_the_tensors_that_its_layers_answer_are_cou
     _, recipe = of(peft="none", batch_size=1)
     prepared = Prepared(Backbone(module, "recurrent", "", pre), "full", None, ())
     million = recipe.model_copy(update={"train": recipe.train.model_copy(update={"batch_size": 1_000_001})})
-    found = memory_mb(prepared, million, 1_000_001) - memory_mb(prepared, million, 1)
+    found = needed_mb(prepared, million, 1_000_001) - needed_mb(prepared, million, 1)
     assert found == 4 * (64 + 2)
 
 
@@ -180,7 +191,7 @@ def test_the_rehearsal_varies_images_as_training_does(tmp_path: Path, monkeypatc
         for blocks in ("all", 2):
             keys = {"name": "test_vit", "image_size": 32, "peft": "lora", "augment": augment, "blocks": blocks}
             recipe = Recipe.named(TINY | keys)
-            rehearse(Resolved(dataset, prepare(recipe, 2), recipe))
+            rehearse(resolved(dataset, recipe))
             found[augment, blocks] = bool(varied)
             varied.clear()
     assert found == {("light", "all"): True, ("light", 2): True, ("none", "all"): False, ("none", 2): False}
@@ -201,14 +212,14 @@ def test_of_few_images_the_rehearsal_reads_each_once(tmp_path: Path) -> None:
         TINY | {"name": "test_vit", "image_size": 32, "peft": "lora", "batch_size": 64, "cache_gb": 0}
     )
     prepared = prepare(recipe, 2)
-    times = rehearse(Resolved(dataset, prepared, recipe))
+    times = rehearse(resolved(dataset, recipe, prepared))
     assert times.before_s > 0
     assert times.epoch_s > 0
     for number in range(4):
         path = tmp_path / f"{number}.png"
         path.rename(tmp_path / "gone.png")
         with pytest.raises(ImageError) as caught:
-            rehearse(Resolved(dataset, prepared, recipe))
+            rehearse(resolved(dataset, recipe, prepared))
         assert f"{number}.png" in str(caught.value)
         (tmp_path / "gone.png").rename(path)
 
@@ -233,7 +244,9 @@ def test_attention_counts_the_patches_that_a_step_sees() -> None:
     module = timm.create_model("vit_tiny_patch16_224")
     of_half = 16 * ATTENTION_BYTES // 197**2 * (1 + 98) ** 2
     for memory_bytes, expected in ((of_half, True), (of_half - 1, False)):
-        assert choose_attention(module, batch_size=16, memory_bytes=memory_bytes, patch_dropout=0.5) is expected
+        assert (
+            choose_attention(module, batch_size=16, memory_bytes=memory_bytes, dropped=DroppedPatches(0.5)) is expected
+        )
 
 
 def test_both_ways_of_attention_give_the_same_numbers() -> None:
@@ -364,7 +377,7 @@ def test_times_are_those_of_the_images_of_each_split(
     recipe = Recipe.named(TINY | keys | settings)
     prepared = prepare(recipe, 2)
     Clock(prepared.backbone.module, monkeypatch)
-    times = rehearse(Resolved(dataset, prepared, recipe))
+    times = rehearse(resolved(dataset, recipe, prepared))
     assert (times.before_s, times.epoch_s) == pytest.approx((before_s, epoch_s), rel=1e-12)
     # Whatever the number of epochs, each image is decoded once.
     assert times.of(3) == pytest.approx(before_s + 3 * epoch_s)
@@ -373,7 +386,7 @@ def test_times_are_those_of_the_images_of_each_split(
 def test_an_adapted_layer_takes_the_weight_that_it_computed_with() -> None:
     """Of fc1 in each of 12 blocks a weight of 768 x 192; A and B of rank 2 with their gradients and two moments."""
     few, many = (of(peft="lora", rank=2, targets=targets, image_size=32) for targets in ("q", "q,fc1"))
-    plain, adapted = (memory_mb(prepared, recipe, 1000) for prepared, recipe in (few, many))
+    plain, adapted = (needed_mb(prepared, recipe, 1000) for prepared, recipe in (few, many))
     factors = 12 * 2 * (192 + 768)
     assert many[0].trainable - few[0].trainable == factors
     # Both are rounded to a megabyte. The factors are weights as well.

@@ -153,7 +153,7 @@ def test_what_is_computed_once(settings: dict[str, object], kept_blocks: int | N
 def test_which_share_of_the_patches_is_left_out(settings: dict[str, object], share: float) -> None:
     tiny = {"name": "test_vit", "weights": "none", "image_size": 32, "peft": "lora"}
     recipe = Recipe.named(tiny | settings)
-    assert plan(prepare(recipe, 2).backbone.module, recipe).patch_dropout == share
+    assert plan(prepare(recipe, 2).backbone.module, recipe).dropped.fraction == share
 
 
 def test_a_head_is_solved_where_it_is_all_that_trains_and_can_be() -> None:
@@ -189,7 +189,8 @@ def test_the_order_and_the_views_of_the_images_are_the_seeds(paths: list[Path]) 
         settings = {"name": "test_vit", "weights": "none", "image_size": 32, "peft": "none", "precision": "f32"}
         recipe = Recipe.named(settings | {"path": str(root), "epochs": 1, "batch_size": 2, "lr": 1e-3})
         prepared = prepare(recipe, 2)
-        found = Resolved(dataset, prepared, recipe.model_copy(update={"seed": seed}))
+        planned = plan(prepared.backbone.module, recipe)
+        found = Resolved(dataset, prepared, recipe.model_copy(update={"seed": seed}), planned)
         training = training_of(found, PixelStore(prepared.backbone.preprocess, ByteStore(None, 1e9)), None)
         fit(training, training.begin(), progress=SILENT, on_epoch=lambda _end: None)
         return torch.cat([parameter.detach().flatten() for parameter in prepared.backbone.module.parameters()])

@@ -20,6 +20,7 @@ from tests.conftest import Listener
 
 from ftx.adapters.trainable_model import prepare
 from ftx.backbones.build import Backbone
+from ftx.backbones.dropped_patches import DroppedPatches
 from ftx.core.byte_store import ByteStore
 from ftx.core.errors import ModelError
 from ftx.core.progress import SILENT
@@ -133,7 +134,7 @@ def test_an_image_that_comes_again_in_an_epoch_is_seen_in_its_next_view(frozen: 
 def test_patches_are_left_out_of_what_is_kept_by_image_and_epoch(frozen: Counting, paths: list[Path]) -> None:
     images = images_of(paths, frozen._pre, augment="none", seed=3)
     whole = seen(FeatureInputs(frozen, images, views=1), 1)
-    inputs = FeatureInputs(frozen, images, views=1, patch_dropout=0.5)
+    inputs = FeatureInputs(frozen, images, views=1, dropped=DroppedPatches(0.5))
     assert torch.equal(seen(inputs, 0), whole)
     first, second = seen(inputs, 1), seen(inputs, 2)
     assert first.shape[1:] == (3, whole.shape[2])  # the class token, and two patches of four
@@ -160,7 +161,7 @@ def test_of_several_tokens_that_are_no_patches_all_stay(paths: list[Path]) -> No
         part = FrozenPart(Frozen(made, 8, bf16=False), store)
         images = images_of(paths, part._pre, augment="none")
         whole = seen(FeatureInputs(part, images, views=1), 1)
-        left = seen(FeatureInputs(part, images, views=1, patch_dropout=0.5), 1)
+        left = seen(FeatureInputs(part, images, views=1, dropped=DroppedPatches(0.5)), 1)
     assert (whole.shape[1], left.shape[1]) == (6, 4)
     assert torch.equal(left[:, :2], whole[:, :2])
 

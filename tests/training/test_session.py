@@ -16,6 +16,7 @@ from safetensors.torch import load_file, save_file
 from tests.conftest import Listener
 
 from ftx.adapters.trainable_model import Prepared, prepare
+from ftx.backbones.dropped_patches import DroppedPatches
 from ftx.backbones.kept_tokens import tokens_behind
 from ftx.backbones.layer_roles import depth, plain_vit
 from ftx.core.errors import EnvironmentFault, MergeError, RecipeError
@@ -168,7 +169,7 @@ def test_attention_is_chosen_by_the_patches_that_a_step_sees(
     for free, plain in ((passing, True), (passing - 1, False)):
         monkeypatch.setattr(device_placement, "available_bytes", lambda free=free: 4 * free)
         made = prepare(recipe, 2)
-        device_placement.place(made, 8, patch_dropout=0.7)
+        device_placement.place(made, 8, dropped=DroppedPatches(0.7))
         assert {layer.fused_attn for layer in made.backbone.module.modules() if hasattr(layer, "fused_attn")} == {
             not plain
         }

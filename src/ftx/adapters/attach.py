@@ -7,11 +7,15 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import nn
 
+from ftx.adapters.adapter_layer import AdapterLayer, FactorLayer, drawn
 from ftx.adapters.layer import AdaptedLinear, layer_scaling
-from ftx.adapters.pissa import spec_on_file, start_from_principal
+from ftx.adapters.low_rank import LowRank
+from ftx.adapters.method_table import METHODS
+from ftx.adapters.pissa import PissaLinear, spec_on_file
 from ftx.adapters.spec import AdapterSpec, Part
 from ftx.backbones.layer_roles import Site, adds_in_place, depth, expose, head_names, named_sites, sites
 from ftx.core.errors import AdapterError
+from ftx.recipe.adapter_methods import ADAPTERS
 from ftx.recipe.adapter_targets import TARGETS, Blocks
 
 
@@ -102,6 +106,7 @@ def attach(module: nn.Module, spec: AdapterSpec, *, generator: torch.Generator) 
     Raises: AdapterError as ``match`` does, and for a rank above the width of its layer.
     """
     matched = match(module, spec)
+    _check_whole(matched, spec)
     _refuse_wide_ranks(module, matched)
     return _put_in(module, spec, matched, generator)
 
@@ -123,14 +128,39 @@ def _put_in(
     for site, parts in matched:
         base = module.get_submodule(site.name)
         assert isinstance(base, nn.Linear)
-        scaling = layer_scaling(parts, [spec.scaling(part.target) for part in parts])
-        layer = AdaptedLinear(base, parts, kind=spec.kind, scaling=scaling, dropout=spec.dropout, generator=generator)
+        layer = _adapted(base, parts, spec, generator)
         layer.added_to_in_place = adds_in_place(module, site.name)
-        if spec.init == "pissa":
-            start_from_principal(layer)
         module.set_submodule(site.name, layer)
     unfreeze_head(module)
     return [site.name for site, _ in matched]
+
+
+def _adapted(base: nn.Linear, parts: tuple[Part, ...], spec: AdapterSpec, generator: torch.Generator) -> AdapterLayer:
+    """A layer with a fresh adapter, in the place of its base."""
+    method = METHODS[spec.kind]
+    if isinstance(method, LowRank):  # which has a forward and a backward of its own
+        kind = PissaLinear if spec.init == "pissa" else AdaptedLinear
+        scaling = layer_scaling(parts, [spec.scaling(part.target) for part in parts])
+        return kind(base, parts, dora=method.dora, scaling=scaling, dropout=spec.dropout, generator=generator)
+    (rank, scaling), *_ = {(spec.rank[part.target], spec.scaling(part.target)) for part in parts}
+    factors = {
+        name: base.weight.detach().new_zeros(start.shape) if start.zero else drawn(base.weight, start.shape, generator)
+        for name, start in method.start(base.out_features, base.in_features, rank).items()
+    }
+    return FactorLayer(base, parts, factors=factors, delta=method.delta, scaling=scaling, rank=rank)
+
+
+def _check_whole(matched: Sequence[tuple[Site, tuple[Part, ...]]], spec: AdapterSpec) -> None:
+    """Raise AdapterError if a method that adapts whole layers is to adapt a part of one."""
+    for site, parts in matched:
+        alike = {(spec.rank[part.target], spec.alpha[part.target]) for part in parts}
+        if METHODS[spec.kind].whole_layers and (len(parts) < len(site.rows) or len(alike) > 1):
+            raise AdapterError(
+                f"{ADAPTERS[spec.kind].title} adapts a layer as a whole",
+                where=f"adapter.targets, {site.name}",
+                found=f"{', '.join(part.target for part in parts)} of {', '.join(site.rows)}",
+                fix="--targets with all of them or none, and one rank and alpha for all",
+            )
 
 
 def unfreeze_head(module: nn.Module) -> None:
@@ -139,10 +169,10 @@ def unfreeze_head(module: nn.Module) -> None:
         module.get_submodule(name).requires_grad_(True)
 
 
-def adapter_layers(module: nn.Module) -> Iterator[tuple[str, AdaptedLinear]]:
+def adapter_layers(module: nn.Module) -> Iterator[tuple[str, AdapterLayer]]:
     """Every adapted layer by its name."""
     for name, layer in module.named_modules():
-        if isinstance(layer, AdaptedLinear):
+        if isinstance(layer, AdapterLayer):
             yield name, layer
 
 
@@ -156,11 +186,11 @@ def prove_reach(module: nn.Module) -> None:
     uncalled: list[str] = []
     unheard: list[str] = []
     for name, layer in adapter_layers(module):
-        gradient = layer.lora_B.grad
-        if gradient is None:
+        targets = layer.untrained_targets()
+        if targets is None:
             uncalled.append(name)
-            continue
-        unheard += [f"{name} ({part.target})" for part in layer.parts if not gradient[part.rows, part.ranks].norm() > 0]
+        else:
+            unheard += [f"{name} ({target})" for target in targets]
     if uncalled or unheard:
         dead = uncalled or unheard
         raise AdapterError(

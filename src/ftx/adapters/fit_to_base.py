@@ -6,12 +6,12 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from ftx.adapters.attach import adapter_layers
 from ftx.adapters.merge_weight import AdapterWeights, Float64
+from ftx.adapters.method import Placed
 from ftx.adapters.naming import Naming, Place, timm_naming
 from ftx.adapters.peft_config import PeftConfig
 from ftx.adapters.peft_file import PREFIX, PeftFile, read_peft_file
@@ -27,7 +27,12 @@ class FittedAdapter:
 
     layers: Mapping[str, AdapterWeights]
     saved: Mapping[str, Tensor]
-    config: PeftConfig
+    file: PeftFile
+
+    @property
+    def config(self) -> PeftConfig:
+        """What the adapter's config says."""
+        return self.file.config
 
 
 def read_adapter(
@@ -63,27 +68,19 @@ def read_adapter(
     expected |= {key: tuple(state[ours].shape) for ours, key in saved.items()}
     file.require(expected, "the adapter does not fit its base", "name the base that it was trained on, or train again")
     return FittedAdapter(
-        layers={
-            layer: _in_one(state[f"{layer}.weight"], [(place, file.weights(name)) for name, place in parts])
-            for layer, parts in pieces.items()
-        },
+        layers={layer: _in_one(file, state[f"{layer}.weight"], parts) for layer, parts in pieces.items()},
         saved={ours: torch.from_numpy(file.tensors[key]) for ours, key in saved.items()},
-        config=file.config,
+        file=file,
     )
 
 
 def load_adapter(module: nn.Module, folder: Path) -> None:
     """Fill the adapters and the head of a model that ``attach_saved`` has prepared, in place."""
     read = read_adapter(folder, module)
+    for name, layer in adapter_layers(module):
+        factors = {key: torch.from_numpy(tensor) for key, tensor in read.file.factors(name).items()}
+        layer.load(factors, read.file.scaling(name))
     with torch.no_grad():
-        for name, layer in adapter_layers(module):
-            held = read.layers[name]
-            layer.lora_A.copy_(torch.from_numpy(held.lora_A_RI))
-            layer.lora_B.copy_(torch.from_numpy(held.lora_B_OR))
-            if layer.lora_magnitude_vector is not None and held.magnitude_O is not None:
-                layer.lora_magnitude_vector.copy_(torch.from_numpy(held.magnitude_O))
-            if isinstance(layer.scaling, Tensor):
-                layer.scaling.fill_(held.scaling)
         own = module.state_dict()  # a head may keep batch statistics
         for key, tensor in read.saved.items():
             own[key].copy_(tensor)
@@ -121,20 +118,8 @@ def _saved_modules(file: PeftFile, named: Mapping[str, str], state: Mapping[str,
     return saved
 
 
-def _in_one(weight: Tensor, parts: Sequence[tuple[Place, AdapterWeights]]) -> AdapterWeights:
-    """The adapters of the rows of one layer as one adapter of their summed rank, each scaling gone into its B."""
-    (place, first), *rest = parts
-    if place.rows == slice(None) and not rest:
-        return first
-    B_OR = np.zeros((len(weight), sum(len(adapter.lora_A_RI) for _, adapter in parts)))
-    # A row that no adapter has keeps the magnitude that it has in the base.
-    magnitude_O = np.linalg.norm(flat(weight), axis=1)
-    start = 0
-    for one, adapter in parts:
-        stop = start + len(adapter.lora_A_RI)
-        B_OR[one.rows, start:stop] = adapter.scaling * adapter.lora_B_OR
-        if adapter.magnitude_O is not None:
-            magnitude_O[one.rows] = adapter.magnitude_O
-        start = stop
-    A_RI = np.concatenate([adapter.lora_A_RI for _, adapter in parts])
-    return AdapterWeights(A_RI, B_OR, 1.0, None if first.magnitude_O is None else magnitude_O)
+def _in_one(file: PeftFile, weight: Tensor, parts: Sequence[tuple[str, Place]]) -> AdapterWeights:
+    """The adapters of the rows of one layer as one adapter."""
+    placed: Placed = [(place.rows, file.weights(name)) for name, place in parts]
+    (rows, first), *rest = placed
+    return first if rows == slice(None) and not rest else file.config.method.in_one(flat(weight), placed)

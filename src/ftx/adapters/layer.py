@@ -13,9 +13,7 @@ Source: LoRA, arXiv:2106.09685, eq. 3; DoRA, arXiv:2402.09353, eq. 5, where the 
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any
 
 import torch
@@ -23,54 +21,43 @@ from torch import Tensor, nn
 from torch.nn.functional import dropout as dropped
 from torch.nn.functional import linear
 
-from ftx.adapters.spec import Kind, Part
+from ftx.adapters.adapter_layer import AdapterLayer, Scaling, drawn
+from ftx.adapters.low_rank import LORA_A, LORA_B, MAGNITUDE
+from ftx.adapters.spec import Part
 
-# s: one for a layer, or one for each rank [R] where the targets of a fused layer have their own alpha / rank.
-Scaling = float | Tensor
 
+class AdaptedLinear(AdapterLayer):
+    """LoRA's layer, with ``dora`` DoRA's, whose magnitude is taken from the base weight: pretrained weights come first.
 
-class AdaptedLinear(nn.Module):
-    """Keeps the base layer's ``weight`` and ``bias`` under their own names, frozen, beside A, B and the magnitude.
-
-    The magnitude is None for LoRA; DoRA's is taken from the base weight here, so pretrained weights come first.
+    The magnitude is None for LoRA.
     """
+
+    lora_A: nn.Parameter
+    lora_B: nn.Parameter
+    lora_magnitude_vector: nn.Parameter | None
 
     def __init__(
         self,
         base: nn.Linear,
         parts: tuple[Part, ...],
         *,
-        kind: Kind,
+        dora: bool,
         scaling: Scaling,
         dropout: float,
         generator: torch.Generator,
     ) -> None:
-        super().__init__()
-        self.in_features, self.out_features = base.in_features, base.out_features
-        self.weight = base.weight.requires_grad_(False)
-        self.bias = None if base.bias is None else base.bias.requires_grad_(False)  # pyright: ignore[reportUnnecessaryComparison]
-        self.parts, self.dropout = parts, dropout
-        for part in parts:  # a list would be copied to a GPU in each step, which waits for it
-            if not isinstance(part.rows, slice):
-                self.register_buffer(f"rows_{part.target}", torch.tensor(part.rows), persistent=False)
-        self.scaling: Scaling
-        if isinstance(scaling, Tensor):  # a buffer goes where the layer goes
-            self.register_buffer("scaling", scaling.to(self.weight), persistent=False)
-        else:
-            self.scaling = scaling
         lora_A_RI, lora_B_OR = _fresh_factors(base, parts, generator)
-        self.lora_A, self.lora_B = nn.Parameter(lora_A_RI), nn.Parameter(lora_B_OR)
-        self.lora_magnitude_vector = nn.Parameter(row_norms(self.weight.detach())) if kind == "dora" else None
-        # Whether the module around this layer adds to its answer in place.
-        self.added_to_in_place = False
+        magnitude = {MAGNITUDE: row_norms(base.weight.detach())} if dora else {}
+        factors = {LORA_A: lora_A_RI, LORA_B: lora_B_OR, **magnitude}
+        super().__init__(base, parts, factors=factors, scaling=scaling)
+        if not dora:
+            self.register_parameter(MAGNITUDE, None)
+        self.dropout = dropout
 
     @property
-    def _placed_parts(self) -> tuple[Part, ...]:
-        """The parts, with rows that are listed where the layer is."""
-        return tuple(
-            part if isinstance(part.rows, slice) else replace(part, rows=self.get_buffer(f"rows_{part.target}"))
-            for part in self.parts
-        )
+    def rank(self) -> int:
+        """Of a fused layer the sum of its targets' ranks."""
+        return len(self.lora_A)
 
     @property
     def trainable_parameters(self) -> int:
@@ -81,6 +68,30 @@ class AdaptedLinear(nn.Module):
             if self.lora_magnitude_vector is not None:
                 count += self.lora_magnitude_vector[part.rows].numel()
         return count
+
+    @property
+    def faster(self) -> tuple[nn.Parameter, ...]:
+        """B. Source: LoRA+, arXiv:2402.12354, section 4."""
+        return (self.lora_B,)
+
+    def untrained_targets(self) -> list[str] | None:
+        """After a backward: the targets whose block of B no gradient reaches; None if the layer was not called."""
+        gradient = self.lora_B.grad
+        if gradient is None:
+            return None
+        return [part.target for part in self.parts if not gradient[part.rows, part.ranks].norm() > 0]
+
+    def plain_factors(self) -> tuple[Tensor, Tensor, Scaling]:
+        """A, B and their scaling against the untouched base weight."""
+        return self.lora_A, self.lora_B, self.scaling
+
+    def stored(self) -> tuple[dict[str, Tensor], int, float]:
+        """A, B and the one scaling that peft knows a layer by; if targets differ in theirs, the rest goes into B."""
+        lora_A, lora_B, scaling = self.plain_factors()
+        if isinstance(scaling, Tensor):
+            largest = scaling.max()
+            lora_B, scaling = lora_B * (scaling / largest), float(largest)
+        return {**self.factors, LORA_A: lora_A, LORA_B: lora_B}, len(lora_A), scaling
 
     @torch.no_grad()
     def merged_weight(self) -> Tensor:
@@ -93,7 +104,7 @@ class AdaptedLinear(nn.Module):
     def traced_weight(self) -> Tensor:
         """``merged_weight`` with gradients to A, and to what the parts own of B and the magnitude. Shape: [O, I]."""
         owned_OR = torch.zeros_like(self.lora_B)
-        for part in self._placed_parts:
+        for part in self.placed_parts:
             owned_OR[part.rows, part.ranks] = self.lora_B[part.rows, part.ranks]
         summed_OI = summed_weight(self.weight, self.lora_A, owned_OR, self.scaling)
         if self.lora_magnitude_vector is None:
@@ -110,7 +121,7 @@ class AdaptedLinear(nn.Module):
         if torch.is_autocast_enabled(device):
             x = x.to(torch.get_autocast_dtype(device))
         magnitude_O = self.lora_magnitude_vector
-        adapter = (self.lora_A, self.lora_B, magnitude_O, self.scaling, self._placed_parts)
+        adapter = (self.lora_A, self.lora_B, magnitude_O, self.scaling, self.placed_parts)
         # Inside, every cast is written out: autocast would round A and B before they are summed into W'.
         with torch.autocast(device, enabled=False):
             y_NO = MergedProduct.apply(x.reshape(-1, x.shape[-1]), self.weight, self.bias, *adapter)
@@ -136,14 +147,14 @@ class AdaptedLinear(nn.Module):
         """s·x·(B·A)ᵀ part by part, so that the zeros of a fused layer's B get no gradient. Shape: [..., O]."""
         down = linear(x, self.lora_A) * self.scaling
         up = down.new_zeros(*x.shape[:-1], self.out_features)
-        for part in self._placed_parts:
+        for part in self.placed_parts:
             up[..., part.rows] = linear(down[..., part.ranks], self.lora_B[part.rows, part.ranks])
         return up
 
     def _owned_magnitude(self, magnitude_O: Tensor) -> Tensor:
         """The magnitude, held constant in rows that no part owns. Shape: [O]."""
         owned_O = magnitude_O.detach().clone()
-        for part in self._placed_parts:
+        for part in self.placed_parts:
             owned_O[part.rows] = magnitude_O[part.rows]
         return owned_O
 
@@ -285,11 +296,8 @@ def _fresh_factors(base: nn.Linear, parts: tuple[Part, ...], generator: torch.Ge
     """A drawn as a linear layer's weight is, B zero, so that a fresh adapter changes nothing.
 
     Shape: A [R, I], B [O, R].
-    Source: LoRA, arXiv:2106.09685, section 4.1; the uniform draw with bound 1/√I is that of its authors' code.
+    Source: LoRA, arXiv:2106.09685, section 4.1.
     """
     ranks = max(part.ranks.stop for part in parts)
-    weight = base.weight
-    bound = 1 / math.sqrt(base.in_features)
-    lora_A_RI = torch.empty(ranks, base.in_features, dtype=weight.dtype).uniform_(-bound, bound, generator=generator)
-    lora_B_OR = torch.zeros(base.out_features, ranks, dtype=weight.dtype)
-    return lora_A_RI.to(weight.device), lora_B_OR.to(weight.device)
+    lora_A_RI = drawn(base.weight, (ranks, base.in_features), generator)
+    return lora_A_RI, base.weight.detach().new_zeros(base.out_features, ranks)

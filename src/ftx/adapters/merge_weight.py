@@ -1,14 +1,15 @@
-"""THE merge of one weight, in float64 and numpy alone, and the separate products that prove it.
+"""The merge of one weight, in float64 and numpy, and the unmerged forward that proves it.
 
-The merge adds rank by rank and input by input, in that order and without BLAS: a device then makes the very bytes that
-a server made, whatever CPU and libraries each has.
+The merge adds in an order of its own and without BLAS: a device then computes the same bytes as a server, whatever CPU
+and libraries each has.
 
-Legend: N tokens, I inputs, O outputs, R ranks.
+Legend: N tokens, I inputs, O outputs, R ranks; Δ what an adapter adds to a weight W.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,19 +17,53 @@ from numpy.typing import NDArray
 from ftx.core.errors import MergeError
 
 Float64 = NDArray[np.float64]
+# An array of numpy, or a tensor of torch: both have the operators that an unmerged forward needs.
+Array = Any
 
 # Rows at a time: those of a ViT-S then stay in a core's own cache.
 _ROWS = 32
 
 
-@dataclass(frozen=True)
-class AdapterWeights:
-    """The adapter of one linear layer. Shape: A [R, I], B [O, R], magnitude [O] for DoRA, None for LoRA."""
+class AdapterWeights(Protocol):
+    """The adapter of one linear layer: W' = W + Δ or, with a magnitude m, W' = m · (W + Δ) / ‖W + Δ‖, row by row."""
 
-    lora_A_RI: Float64
-    lora_B_OR: Float64
-    scaling: float
-    magnitude_O: Float64 | None = None
+    @property
+    def magnitude_O(self) -> Float64 | None: ...  # noqa: N802 - the shape is part of the name
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Outputs and inputs of the layer."""
+        ...
+
+    @property
+    def rank(self) -> int: ...
+
+    @property
+    def parameters(self) -> int:
+        """How many numbers the adapter has, without the zeros of a fused layer."""
+        ...
+
+    def delta(self, rows: slice) -> Float64:
+        """Rows of Δ, added in a fixed order. Shape: [rows, I]."""
+        ...
+
+    def separate(
+        self, x: Array, array: Callable[[Float64], Array] = ..., down: Callable[[Array, Array], Array] = ...
+    ) -> Array:
+        """x·Δᵀ by the factors of Δ, which is never formed.
+
+        ``array`` turns a factor into the kind of array that x is; ``down`` multiplies x by a first factor [R, I], as a
+        convolution does in its own way. Shape: [..., I] to [..., O].
+        """
+        ...
+
+    def separate_gain(self, weight_OI: Float64) -> Float64:
+        """m / ‖W + Δ‖ by the expanded norm, which never forms W + Δ; ones without a magnitude. Shape: [O]."""
+        ...
+
+    def directions(self) -> tuple[Float64, Float64]:
+        """Orthonormal bases of what Δ reads and writes, without directions of no weight. Shape: [I, R] and [O, R]."""
+        ...
 
 
 def merged_weight(weight_OI: Float64, adapter: AdapterWeights) -> Float64:
@@ -37,40 +72,32 @@ def merged_weight(weight_OI: Float64, adapter: AdapterWeights) -> Float64:
     Raises: MergeError if an entry of the result is not finite.
     Source: LoRA, arXiv:2106.09685, eq. 3; DoRA, arXiv:2402.09353, eq. 5.
     """
-    merged_OI = np.empty_like(weight_OI)
-    for start in range(0, len(weight_OI), _ROWS):
-        rows = slice(start, start + _ROWS)
-        merged_OI[rows] = weight_OI[rows] + adapter.scaling * _product(adapter.lora_B_OR[rows], adapter.lora_A_RI)
+    merged_OI = summed_weight(weight_OI, adapter)
     if adapter.magnitude_O is not None:
-        merged_OI *= _gain(adapter.magnitude_O, _row_norms(merged_OI))[:, None]
+        merged_OI *= gain(adapter.magnitude_O, _row_norms(merged_OI))[:, None]
     if not np.isfinite(merged_OI).all():
         raise MergeError("the merged weight has entries that are not finite")
     return merged_OI
 
 
+def summed_weight(weight_OI: Float64, adapter: AdapterWeights) -> Float64:
+    """W + Δ. Shape: [O, I]."""
+    summed_OI = np.empty_like(weight_OI)
+    for start in range(0, len(weight_OI), _ROWS):
+        rows = slice(start, start + _ROWS)
+        summed_OI[rows] = weight_OI[rows] + adapter.delta(rows)
+    return summed_OI
+
+
 def separate_products(x_NI: Float64, weight_OI: Float64, adapter: AdapterWeights) -> Float64:
-    """What the adapted layer answers, less its bias, without ever forming the merged weight. Shape: [N, O].
+    """What the adapted layer computes, less its bias, without ever forming the merged weight. Shape: [N, O].
 
-    x·Wᵀ + s·(x·Aᵀ)·Bᵀ, scaled by m / ‖W + s·B·A‖. The norm is expanded too, ‖w‖² + 2s·w·Δ + s²‖Δ‖² with
-    w·Δ and ‖Δ‖² taken through the R side, so that an error in the sum of the merge cannot hide here.
+    An error in the sum of the merge cannot hide here: neither W + Δ nor its norm is computed from the sum.
     """
-    A_RI, B_OR, s = adapter.lora_A_RI, adapter.lora_B_OR, adapter.scaling
-    y_NO = x_NI @ weight_OI.T + s * ((x_NI @ A_RI.T) @ B_OR.T)
-    return y_NO if adapter.magnitude_O is None else y_NO * separate_gain(weight_OI, adapter)
+    return (x_NI @ weight_OI.T + adapter.separate(x_NI)) * adapter.separate_gain(weight_OI)
 
 
-def separate_gain(weight_OI: Float64, adapter: AdapterWeights) -> Float64:
-    """m / ‖W + s·B·A‖ by the expanded norm; ones for LoRA. Shape: [O]."""
-    A_RI, B_OR, s = adapter.lora_A_RI, adapter.lora_B_OR, adapter.scaling
-    if adapter.magnitude_O is None:
-        return np.ones(len(weight_OI))
-    cross_O = np.einsum("or,or->o", weight_OI @ A_RI.T, B_OR)
-    change_O = np.einsum("or,rq,oq->o", B_OR, A_RI @ A_RI.T, B_OR, optimize=True)
-    square_O = np.einsum("oi,oi->o", weight_OI, weight_OI) + 2 * s * cross_O + s**2 * change_O
-    return _gain(adapter.magnitude_O, np.sqrt(np.maximum(square_O, 0)))
-
-
-def _product(B_OR: Float64, A_RI: Float64) -> Float64:
+def ordered_product(B_OR: Float64, A_RI: Float64) -> Float64:
     """B·A, rank by rank. Shape: [O, I]."""
     product_OI = np.zeros((len(B_OR), A_RI.shape[1]))
     term_OI = np.empty_like(product_OI)
@@ -87,6 +114,6 @@ def _row_norms(matrix_OI: Float64) -> Float64:
     return np.sqrt(square_O)
 
 
-def _gain(magnitude_O: Float64, norm_O: Float64) -> Float64:
-    """m / ‖·‖; a row of norm zero has no direction and keeps gain 1."""
+def gain(magnitude_O: Float64, norm_O: Float64) -> Float64:
+    """m / ‖·‖; a row of norm zero has no direction and keeps gain 1. Shape: [O]."""
     return np.divide(magnitude_O, norm_O, out=np.ones_like(norm_O), where=norm_O > 0)

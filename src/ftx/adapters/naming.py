@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from timm.layers.linear import Linear
 from torch import nn
 
-from ftx.adapters.layer import AdaptedLinear
+from ftx.adapters.adapter_layer import AdapterLayer
 
 
 @dataclass(frozen=True)
@@ -36,6 +36,6 @@ def timm_naming(module: nn.Module) -> Naming:
     layers = {
         name: Place(name)
         for name, layer in module.named_modules()
-        if type(layer).forward in plain or isinstance(layer, AdaptedLinear)
+        if type(layer).forward in plain or isinstance(layer, AdapterLayer)
     }
     return Naming(layers, {name: name for name, _ in module.named_modules() if name})

@@ -8,34 +8,18 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
 
+from ftx.adapters.method import AdapterMethod
+from ftx.adapters.method_table import METHODS
 from ftx.core.errors import AdapterError, shown
 from ftx.core.pydantic_errors import first_error
 from ftx.core.regular_expressions import ExpressionError, Expressions
 from ftx.core.size_limits import MOST_DEPTH, MOST_WIDTH
 from ftx.core.strict_json import JsonError, read_json
+from ftx.recipe.adapter_methods import ADAPTERS, AdapterName
 
 CONFIG = "adapter_config.json"
-
-# Keys by which peft makes another adapter of it than W + s·B·A, or trains more than that.
-_OTHER_KINDS = (
-    "fan_in_fan_out",
-    "lora_bias",
-    "use_qalora",
-    "use_bdlora",
-    "target_parameters",
-    "trainable_token_indices",
-    "layer_replication",
-    "alora_invocation_tokens",
-    "arrow_config",
-    "monteclora_config",
-    "velora_config",
-    "kasa_config",
-)
-# Ways to begin that leave the base as it was; pissa, olora, corda, loftq and lora_ga take something off it first, which
-# the file does not hold.
-_BASE_UNTOUCHED = (True, False, None, "gaussian", "eva", "orthogonal", "mica")
 
 _Rank = Annotated[int, Field(ge=1, le=MOST_WIDTH)]
 _Alpha = Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -56,10 +40,9 @@ class _Document(BaseModel):
     model_config = ConfigDict(strict=True, extra="ignore")
 
     r: _Rank
-    lora_alpha: _Alpha
+    alpha: _Alpha
     rank_pattern: Annotated[dict[str, _Rank], Field(max_length=MOST_DEPTH)] | None = None
     alpha_pattern: Annotated[dict[str, _Alpha], Field(max_length=MOST_DEPTH)] | None = None
-    use_dora: bool = False
     use_rslora: bool = False
     target_modules: _Names = None
     exclude_modules: _Names = None
@@ -70,18 +53,26 @@ class _Document(BaseModel):
     ftx: _Note | None = None
 
 
+# By what peft calls alpha.
+_DOCUMENTS: Mapping[str, type[_Document]] = {
+    key: create_model(f"_Document_{key}", __base__=_Document, alpha=(_Alpha, Field(alias=key)))
+    for key in {method.alpha_key for method in METHODS.values()}
+}
+
+
 @dataclass(frozen=True)
 class PeftConfig:
     """One adapter's config; names are those of the library that it was trained with."""
 
     path: Path
+    name: AdapterName
     document: _Document
     expressions: Expressions = field(default_factory=Expressions, compare=False, repr=False)
 
     @property
-    def dora(self) -> bool:
-        """Whether it has magnitudes."""
-        return self.document.use_dora
+    def method(self) -> AdapterMethod:
+        """How it is stored and merged."""
+        return METHODS[self.name]
 
     @property
     def base_model(self) -> str | None:
@@ -108,8 +99,8 @@ class PeftConfig:
         return int(self._of_pattern(self.document.rank_pattern, self.document.r, name))
 
     def scaling(self, name: str, rank: int) -> float:
-        """The factor on B·A of one layer of this rank: alpha / r or, with rsLoRA, alpha / √r."""
-        alpha = self._of_pattern(self.document.alpha_pattern, self.document.lora_alpha, name)
+        """The factor s of one layer of this rank: alpha / r or, with rsLoRA, alpha / √r."""
+        alpha = self._of_pattern(self.document.alpha_pattern, self.document.alpha, name)
         return alpha / (math.sqrt(rank) if self.document.use_rslora else rank)
 
     @property
@@ -177,7 +168,7 @@ def check_adapter_folder(path: Path) -> None:
 def read_config(folder: Path) -> PeftConfig:
     """Read an adapter's config.
 
-    Raises: AdapterError if it is none, or of a kind that is not W + s·B·A, or its B·A is relative to a changed base.
+    Raises: AdapterError if it is none, or of a kind that does not merge, or relative to a changed base.
     """
     path = folder / CONFIG
     try:
@@ -190,31 +181,30 @@ def read_config(folder: Path) -> PeftConfig:
         raise AdapterError("the adapter's config cannot be read", where=path, found=str(error)) from error
     if not isinstance(document, dict):
         raise AdapterError("the adapter's config is no mapping", where=path)
-    _refuse_other_kinds(document, path)  # pyright: ignore[reportUnknownArgumentType]
+    name = _method(document, path)  # pyright: ignore[reportUnknownArgumentType]
     try:
-        return PeftConfig(path, _Document.model_validate(document))
+        return PeftConfig(path, name, _DOCUMENTS[METHODS[name].alpha_key].model_validate(document))
     except ValidationError as error:
         raise AdapterError("the adapter's config does not hold", where=path, found=first_error(error)) from error
 
 
-def _refuse_other_kinds(config: Mapping[str, object], path: Path) -> None:
+def _method(config: Mapping[str, object], path: Path) -> AdapterName:
+    """The method of an adapter.
+
+    Raises: AdapterError if ftx has none for it, or it changes more than the weights of its layers.
+    """
     kind = config.get("peft_type")
-    if kind != "LORA":
+    names: list[AdapterName] = [
+        name for name, method in METHODS.items() if method.peft_type == kind and method.reads(config)
+    ]
+    if not names:
         raise AdapterError(
-            "only LoRA and DoRA adapters merge",
+            f"only {', '.join(facts.title for facts in ADAPTERS.values())} adapters merge",
             where=path,
             found=f"peft_type {shown(kind)}",
             fix="merge it with peft (merge_and_unload) and train or export from that model",
         )
-    if other := [key for key in _OTHER_KINDS if config.get(key)]:
-        raise AdapterError("an adapter of a kind that ftx does not merge", where=path, found=", ".join(other))
     if config.get("bias", "none") != "none":
         raise AdapterError("an adapter with trained biases", where=path, found=f"bias {shown(config['bias'])}")
-    start = config.get("init_lora_weights")
-    if start not in _BASE_UNTOUCHED:
-        raise AdapterError(
-            "the adapter is one of a changed base, which the file does not hold",
-            where=path,
-            found=f"init_lora_weights {shown(start)}",
-            fix="let peft convert it when saving: save_pretrained(..., path_initial_model_for_weight_conversion=...)",
-        )
+    METHODS[names[0]].check(config, path)
+    return names[0]

@@ -18,16 +18,15 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError, deserialize, safe_open
 
 from ftx.adapters.merge_weight import AdapterWeights
+from ftx.adapters.method_table import METHODS
 from ftx.adapters.peft_config import PeftConfig, read_config
 from ftx.core.errors import AdapterError
 from ftx.core.untrusted_files import read_file, require_file
 
 WEIGHTS = "adapter_model.safetensors"
 PREFIX = "base_model.model."
-LORA_A, LORA_B, MAGNITUDE = "lora_A", "lora_B", "lora_magnitude_vector"
-# What a layer's adapter is made of, by its name after the layer's in the file.
-ON_DISK = {LORA_A: "lora_A.weight", LORA_B: "lora_B.weight", MAGNITUDE: "lora_magnitude_vector"}
-_KEY = re.compile(rf"{re.escape(PREFIX)}(?P<layer>.+)\.(?P<factor>{LORA_A}|{LORA_B}|{MAGNITUDE})(?:\.weight)?")
+_FACTORS = sorted({name for method in METHODS.values() for name in method.factors})
+_KEY = re.compile(rf"{re.escape(PREFIX)}(?P<layer>.+)\.(?P<factor>{'|'.join(_FACTORS)})(?:\.weight)?")
 _SAVE_AGAIN = "save it with safe_serialization=True: adapter_model.bin is not read, as it can run code"
 # The types of safetensors. numpy has no bfloat16, whose 16 bits are the upper half of an f32.
 _TYPES = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2", "BOOL": "?"} | {
@@ -52,14 +51,9 @@ class PeftFile:
 
     def expected(self, layer: str, shape: Sequence[int]) -> dict[str, tuple[int, ...]]:
         """The tensors, by key and shape, that the adapter of a layer has whose weight has this shape."""
-        outputs, *inputs = shape
-        rank = self.config.rank(layer)
-        ones = (1,) * (len(inputs) - 1)  # those of a convolution
-        factors = {LORA_A: (rank, *inputs), LORA_B: (outputs, rank, *ones)}
-        if self.config.dora:
-            factors[MAGNITUDE] = (1, outputs, *ones) if ones else (outputs,)
-        given = self.keys.get(layer, {})
-        return {given.get(name, f"{PREFIX}{layer}.{ON_DISK[name]}"): shape for name, shape in factors.items()}
+        method, keys = self.config.method, self.keys.get(layer, {})
+        shapes = method.shapes(shape, self.config.rank(layer), self._found(layer))
+        return {keys.get(name, key_of(layer, method.factors[name])): shape for name, shape in shapes.items()}
 
     def require(self, expected: Mapping[str, tuple[int, ...]], what: str, fix: str) -> None:
         """Raise AdapterError, which says ``what``, unless the tensors are these and no others, each of its shape."""
@@ -74,14 +68,16 @@ class PeftFile:
 
     def weights(self, layer: str) -> AdapterWeights:
         """The adapter of one layer, whose tensors were found to be as expected; of a convolution as [O, I·h·w]."""
-        factors = {name: self.tensors[key].astype(np.float64) for name, key in self.keys[layer].items()}
-        A, B, magnitude = factors[LORA_A], factors[LORA_B], factors.get(MAGNITUDE)
-        return AdapterWeights(
-            A.reshape(len(A), -1),
-            B.reshape(len(B), -1),
-            self.config.scaling(layer, rank=len(A)),
-            None if magnitude is None else magnitude.reshape(-1),
-        )
+        factors = {name: tensor.astype(np.float64) for name, tensor in self.factors(layer).items()}
+        return self.config.method.weights(factors, self.scaling(layer))
+
+    def factors(self, layer: str) -> dict[str, Array]:
+        """The tensors of one layer's adapter, by the names of its method."""
+        return {name: self.tensors[key] for name, key in self.keys.get(layer, {}).items()}
+
+    def scaling(self, layer: str) -> float:
+        """The factor s of one layer, by the rank that its config says."""
+        return self.config.scaling(layer, self.config.rank(layer))
 
     def layers(self) -> dict[str, AdapterWeights]:
         """The adapters of all layers, held against the config alone: for whoever has no network at hand.
@@ -90,18 +86,27 @@ class PeftFile:
         """
         listed = self.config.listed_layers
         names = [name for name in sorted({*listed, *self.keys}) if name in listed or self.config.targets_layer(name)]
-        expected = {key: shape for name in names for key, shape in self.expected(name, self._own_shape(name)).items()}
+        expected: dict[str, tuple[int, ...]] = {}
+        for name in names:
+            expected |= self.expected(name, self.config.method.weight_shape(self._found(name)))
         for key in self.others:
             if self.config.saves(key.removeprefix(PREFIX).rpartition(".")[0]):
                 expected[key] = self.tensors[key].shape
         self.require(expected, "the adapter does not fit its own config", "save it again")
         return {name: self.weights(name) for name in names}
 
-    def _own_shape(self, layer: str) -> tuple[int, ...]:
-        """The shape of a layer's weight, as its own adapter has it; zero where that cannot say."""
-        keys, none = self.keys.get(layer, {}), np.empty(0)
-        A, B = (self.tensors[keys[name]] if name in keys else none for name in (LORA_A, LORA_B))
-        return (*(B.shape[:1] or (0,)), *(A.shape[1:] or (0,)))
+    def _found(self, layer: str) -> dict[str, tuple[int, ...]]:
+        return {name: tensor.shape for name, tensor in self.factors(layer).items()}
+
+
+def is_factor(name: str) -> bool:
+    """Whether a tensor of this name in the model is a factor of an adapter."""
+    return _KEY.fullmatch(f"{PREFIX}{name}") is not None
+
+
+def key_of(layer: str, factor: str) -> str:
+    """What a factor of a layer is called in the file."""
+    return f"{PREFIX}{layer}.{factor}"
 
 
 def read_peft_file(folder: Path, *, without: Collection[str] = ()) -> PeftFile:

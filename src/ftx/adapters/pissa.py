@@ -14,57 +14,63 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
-from ftx.adapters.layer import AdaptedLinear, Scaling
-from ftx.adapters.spec import AdapterSpec
+from ftx.adapters.adapter_layer import Scaling
+from ftx.adapters.layer import AdaptedLinear
+from ftx.adapters.spec import AdapterSpec, Part
 
 
-@torch.no_grad()
-def start_from_principal(layer: AdaptedLinear) -> None:
-    """Set A and B from the singular vectors of each part's rows and take s·B·A off the frozen weight, in place.
+class PissaLinear(AdaptedLinear):
+    """Keeps the factors that training starts from in ``start_A`` and ``start_B``."""
 
-    The factors that training starts from are kept in ``start_A`` and ``start_B``.
-    """
-    weight_OI, lora_A_RI, lora_B_OR, scaling = layer.weight, layer.lora_A, layer.lora_B, layer.scaling
-    for part in layer.parts:
-        rank = part.ranks.stop - part.ranks.start
-        U_OK, sigma_K, V_KI = torch.linalg.svd(weight_OI[part.rows].double(), full_matrices=False)
-        s = float(scaling[part.ranks.start]) if isinstance(scaling, Tensor) else scaling
-        root_R = (sigma_K[:rank] / s).sqrt()
-        lora_A_RI[part.ranks] = (root_R[:, None] * V_KI[:rank]).to(lora_A_RI.dtype)
-        lora_B_OR[part.rows, part.ranks] = (U_OK[:, :rank] * root_R).to(lora_B_OR.dtype)
-    change_OI = (lora_B_OR.double() * scaling) @ lora_A_RI.double()
-    weight_OI.copy_((weight_OI.double() - change_OI).to(weight_OI.dtype))
-    layer.register_buffer("start_A", lora_A_RI.clone(), persistent=False)
-    layer.register_buffer("start_B", lora_B_OR.clone(), persistent=False)
+    def __init__(
+        self,
+        base: nn.Linear,
+        parts: tuple[Part, ...],
+        *,
+        dora: bool,
+        scaling: Scaling,
+        dropout: float,
+        generator: torch.Generator,
+    ) -> None:
+        super().__init__(base, parts, dora=dora, scaling=scaling, dropout=dropout, generator=generator)
+        self._start_from_principal()
 
+    @torch.no_grad()
+    def _start_from_principal(self) -> None:
+        """Set A and B from the singular vectors of each part's rows and take s·B·A off the frozen weight, in place."""
+        weight_OI, lora_A_RI, lora_B_OR, scaling = self.weight, self.lora_A, self.lora_B, self.scaling
+        for part in self.parts:
+            rank = part.ranks.stop - part.ranks.start
+            U_OK, sigma_K, V_KI = torch.linalg.svd(weight_OI[part.rows].double(), full_matrices=False)
+            s = float(scaling[part.ranks.start]) if isinstance(scaling, Tensor) else scaling
+            root_R = (sigma_K[:rank] / s).sqrt()
+            lora_A_RI[part.ranks] = (root_R[:, None] * V_KI[:rank]).to(lora_A_RI.dtype)
+            lora_B_OR[part.rows, part.ranks] = (U_OK[:, :rank] * root_R).to(lora_B_OR.dtype)
+        change_OI = (lora_B_OR.double() * scaling) @ lora_A_RI.double()
+        weight_OI.copy_((weight_OI.double() - change_OI).to(weight_OI.dtype))
+        self.register_buffer("start_A", lora_A_RI.clone(), persistent=False)
+        self.register_buffer("start_B", lora_B_OR.clone(), persistent=False)
 
-def _started_from_principal(layer: AdaptedLinear) -> bool:
-    return hasattr(layer, "start_A")
+    @property
+    def undecayed(self) -> tuple[nn.Parameter, ...]:
+        """A and B: they are a part of the pretrained weight, which weight decay would let fade.
 
+        Source: the authors of PiSSA train without any decay.
+        """
+        return self.lora_A, self.lora_B
 
-def must_not_decay(layer: AdaptedLinear) -> tuple[nn.Parameter, ...]:
-    """The factors that are a part of the pretrained weight, which weight decay would let fade; none of a plain adapter.
+    @torch.no_grad()
+    def plain_factors(self) -> tuple[Tensor, Tensor, Scaling]:
+        """A, B and their scaling against the untouched weight, each part's trained ranks followed by its starting ones.
 
-    Source: the authors of PiSSA train without any decay.
-    """
-    return (layer.lora_A, layer.lora_B) if _started_from_principal(layer) else ()
-
-
-@torch.no_grad()
-def plain_factors(layer: AdaptedLinear) -> tuple[Tensor, Tensor, Scaling]:
-    """A, B and their scaling against the untouched weight, each part's trained ranks followed by its starting ones.
-
-    Shape: [2R, I] and [O, 2R] for PiSSA; for an adapter that started from B = 0 its own A and B.
-    """
-    lora_A_RI, lora_B_OR, scaling = layer.lora_A, layer.lora_B, layer.scaling
-    if not _started_from_principal(layer):
-        return lora_A_RI, lora_B_OR, scaling
-    start_A, start_B = layer.get_buffer("start_A"), layer.get_buffer("start_B")
-    rows = [half[part.ranks] for part in layer.parts for half in (lora_A_RI, start_A)]
-    columns = [half[:, part.ranks] for part in layer.parts for half in (lora_B_OR, -start_B)]
-    if isinstance(scaling, Tensor):
-        scaling = torch.cat([half[part.ranks] for part in layer.parts for half in (scaling, scaling)])
-    return torch.cat(rows), torch.cat(columns, dim=1), scaling
+        Shape: [2R, I] and [O, 2R].
+        """
+        start_A, start_B, scaling = self.get_buffer("start_A"), self.get_buffer("start_B"), self.scaling
+        rows = [half[part.ranks] for part in self.parts for half in (self.lora_A, start_A)]
+        columns = [half[:, part.ranks] for part in self.parts for half in (self.lora_B, -start_B)]
+        if isinstance(scaling, Tensor):
+            scaling = torch.cat([half[part.ranks] for part in self.parts for half in (scaling, scaling)])
+        return torch.cat(rows), torch.cat(columns, dim=1), scaling
 
 
 def spec_on_file(spec: AdapterSpec) -> AdapterSpec:

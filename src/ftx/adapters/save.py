@@ -16,10 +16,9 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from ftx.adapters.attach import adapter_layers
-from ftx.adapters.layer import AdaptedLinear
+from ftx.adapters.method_table import METHODS
 from ftx.adapters.peft_config import CONFIG
-from ftx.adapters.peft_file import LORA_A, LORA_B, MAGNITUDE, ON_DISK, PREFIX, WEIGHTS
-from ftx.adapters.pissa import plain_factors
+from ftx.adapters.peft_file import PREFIX, WEIGHTS, key_of
 from ftx.adapters.spec import AdapterSpec
 from ftx.backbones.kept_tokens import kept_shares
 from ftx.backbones.layer_roles import head_names
@@ -28,37 +27,32 @@ from ftx.core.files import disk_faults, write_atomic
 
 def save_adapter(module: nn.Module, spec: AdapterSpec, *, base_model: str, base_digest: str, folder: Path) -> None:
     """Write the adapters and the head of ``module`` into an existing folder; peft opens it on the timm model."""
-    heads = head_names(module)
+    heads, method = head_names(module), METHODS[spec.kind]
     tensors: dict[str, Tensor] = {}
     ranks: dict[str, int] = {}
     alphas: dict[str, float] = {}
     for name, layer in adapter_layers(module):
-        lora_A, lora_B, scaling = _for_peft(layer)
-        factors = {LORA_A: lora_A, LORA_B: lora_B, MAGNITUDE: layer.lora_magnitude_vector}
-        tensors |= {f"{PREFIX}{name}.{ON_DISK[key]}": one for key, one in factors.items() if one is not None}
-        ranks[name] = len(lora_A)
+        factors, rank, scaling = layer.stored()
+        tensors |= {key_of(name, method.factors[key]): one for key, one in factors.items()}
+        ranks[name] = rank
         # One alpha a layer such that peft's own rule gives the scaling that was trained with.
-        alphas[name] = scaling * (math.sqrt(len(lora_A)) if spec.rslora else len(lora_A))
+        alphas[name] = scaling * (math.sqrt(rank) if spec.rslora else rank)
     for head in heads:
         tensors |= {f"{PREFIX}{head}.{key}": one for key, one in module.get_submodule(head).state_dict().items()}
 
     rank, alpha = mode(ranks.values()), mode(alphas.values())
     config = {
-        "peft_type": "LORA",
+        "peft_type": method.peft_type,
         "base_model_name_or_path": base_model,
         "r": rank,
-        "lora_alpha": _whole(alpha),
-        "lora_dropout": spec.dropout,
+        method.alpha_key: _whole(alpha),
         "bias": "none",
-        "fan_in_fan_out": False,
         # One expression that must match the whole name: as a list item, "proj" would also hit patch_embed.proj.
         "target_modules": "|".join(re.escape(name) for name in ranks),
         "modules_to_save": list(heads),
-        "use_dora": spec.kind == "dora",
-        "use_rslora": spec.rslora,
         "rank_pattern": {re.escape(name): r for name, r in ranks.items() if r != rank},
         "alpha_pattern": {re.escape(name): _whole(a) for name, a in alphas.items() if a != alpha},
-        "init_lora_weights": True,
+        **method.config(spec),
         "inference_mode": True,
         "task_type": None,
         # peft ignores this key with a warning; a merge here finds the base again by it.
@@ -68,15 +62,6 @@ def save_adapter(module: nn.Module, spec: AdapterSpec, *, base_model: str, base_
         stored = {key: tensor.detach().float().contiguous() for key, tensor in tensors.items()}
         save_file(stored, folder / WEIGHTS, metadata={"format": "pt"})
     write_atomic(folder / CONFIG, (json.dumps(config, indent=2) + "\n").encode())
-
-
-def _for_peft(layer: AdaptedLinear) -> tuple[Tensor, Tensor, float]:
-    """A, B and the one scaling that peft knows a layer by; where targets differ in theirs, the rest goes into B."""
-    lora_A, lora_B, scaling = plain_factors(layer)
-    if not isinstance(scaling, Tensor):
-        return lora_A, lora_B, scaling
-    largest = scaling.max()
-    return lora_A, lora_B * (scaling / largest), float(largest)
 
 
 def _whole(number: float) -> int | float:

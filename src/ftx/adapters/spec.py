@@ -5,14 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
 
 from torch import Tensor
 
+from ftx.recipe.adapter_methods import AdapterName
 from ftx.recipe.adapter_targets import Blocks, Role
 from ftx.recipe.sections import AdapterInit
-
-Kind = Literal["lora", "dora"]
 
 
 @dataclass(frozen=True)
@@ -22,7 +20,7 @@ class AdapterSpec:
     ``layers`` is a regular expression of layers' names in the place of targets, whose rank is that of "layer".
     """
 
-    kind: Kind
+    kind: AdapterName
     rank: Mapping[Role, int]
     alpha: Mapping[Role, float]
     blocks: Blocks = "all"

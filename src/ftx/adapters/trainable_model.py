@@ -13,9 +13,10 @@ from ftx.adapters.attach import adapter_layers, attach, attach_saved, unfreeze_h
 from ftx.adapters.spec import AdapterSpec
 from ftx.backbones.build import Backbone, build
 from ftx.backbones.layer_roles import depth, plain_vit
+from ftx.recipe.adapter_methods import Method
 from ftx.recipe.adapter_targets import Blocks, Role, Target
 from ftx.recipe.schema import Recipe
-from ftx.recipe.sections import AdapterRecipe, Method
+from ftx.recipe.sections import AdapterRecipe
 
 Number = TypeVar("Number", int, float)
 

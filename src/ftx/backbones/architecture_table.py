@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict
 
 from ftx.core.errors import InputError, nearest, of_the_same_parts
 from ftx.core.shipped_files import EMBEDDED, ORIGINS, architecture_table
+from ftx.recipe.adapter_methods import ADAPTERS
 from ftx.recipe.adapter_targets import TARGETS, Target
 
 
@@ -49,7 +50,7 @@ class Model(Architecture):
         """The values of ``--peft`` that work on it, and linear probing."""
         if not self.classifier:
             return ()
-        return (*(("dora", "lora") if self.adapted else ()), "linear", "full")
+        return (*(ADAPTERS if self.adapted else ()), "linear", "full")
 
 
 class ArchitectureTable(BaseModel):

@@ -14,9 +14,9 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 from ftx.backbones.class_token import class_token, reads_class_token_alone
+from ftx.backbones.dropped_patches import ALL_PATCHES, DroppedPatches
 from ftx.backbones.kept_tokens import tokens_behind
 from ftx.backbones.layer_roles import depth, head_names, plain_vit
-from ftx.backbones.patch_dropout import step_tokens
 
 
 class SplitNetwork(nn.Module):
@@ -166,21 +166,20 @@ def frozen_blocks(module: nn.Module) -> int:
 
 
 def choose_attention(
-    module: nn.Module, *, batch_size: int, memory_bytes: int, patch_dropout: float = 0.0, evaluated: int = 0
+    module: nn.Module, *, batch_size: int, memory_bytes: int, dropped: DroppedPatches = ALL_PATCHES, evaluated: int = 0
 ) -> bool:
     """Compute attention as plain products where its matrices fit into memory, else by torch's fused kernel.
 
     On CPUs the fused kernel's backward is slow: a ViT-S/14 step at 224 px takes 1.38 s of processor time with plain
-    products against 1.92 s in bf16, and 2.79 s against 2.99 s in f32. ``patch_dropout`` is the share of the patches
-    that a step leaves out, and ``evaluated`` how many images, with all patches, are computed at once without a
-    backward.
+    products against 1.92 s in bf16, and 2.79 s against 2.99 s in f32. A step leaves patches out; ``evaluated`` images
+    with all patches are computed at once without a backward.
     Returns: whether plain products were chosen.
     """
     vit = plain_vit(module)
     if vit is None:  # windows and pyramids have few tokens in an attention
         return False
     frozen = frozen_blocks(vit)
-    tokens, left = tokens_behind(vit, frozen), step_tokens(vit, frozen, patch_dropout)
+    tokens, left = tokens_behind(vit, frozen), dropped.step_tokens(vit, frozen)
     # The scores and their softmax, in f32 at most: kept for the backward those of every layer, else of one at a time.
     heads = [int(str(getattr(layer, "num_heads", 0))) for layer in _attentions(vit)]
     kept, passing = batch_size * sum(heads) * left**2, evaluated * max(heads, default=0) * tokens**2

@@ -17,13 +17,14 @@ from ftx import missing_extra
 from ftx.cli import console
 from ftx.core import one_voice
 from ftx.core.errors import EnvironmentFault, FtxError, InputError
+from ftx.core.files import FULL
 from ftx.core.memory import is_out_of_memory, memory_fault
 from ftx.core.verb_report import VerbReport
 from ftx.core.version import __version__
 
 # What the system says of a path that was given, or of itself.
 _INPUT = (errno.EEXIST, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG, errno.ELOOP)
-_ENVIRONMENT = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS, errno.EIO, errno.EMFILE)
+_ENVIRONMENT = (*FULL, errno.EACCES, errno.EPERM, errno.EROFS, errno.EIO, errno.EMFILE)
 
 
 class ErrorParts(BaseModel):

@@ -13,6 +13,7 @@ import typer
 
 from ftx.cli import console
 from ftx.core.shipped_files import recipe_file
+from ftx.recipe.adapter_methods import ADAPTERS
 from ftx.recipe.adapter_targets import TARGETS, WORDS
 from ftx.recipe.presets import Preset
 from ftx.recipe.schema import Recipe, notes_on_otx
@@ -74,7 +75,7 @@ FLAGS = (
         "Side of the square image, or height and width as 224x160.",
         default="auto: the pretrained size, 224 for dinov2",
     ),
-    RecipeFlag("--peft", "model.peft", "lora|dora|none", "The adapter; none trains everything."),
+    RecipeFlag("--peft", "model.peft", "|".join((*ADAPTERS, "none")), "The adapter; none trains everything."),
     RecipeFlag(
         "--freeze-backbone",
         "model.freeze_backbone",

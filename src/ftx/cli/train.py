@@ -223,7 +223,7 @@ def _print_dry_run(report: DryRunReport) -> None:
             ("images", _images(report.images, len(report.counts))),
             ("model", f"{report.model} at {report.image_size} px, {report.method}, computed in {report.precision}"),
             *([("tokens", _tokens(report.tokens))] if report.tokens else []),
-            ("seen", _seen(report)),
+            ("seen", report.seen),
             ("to train", f"{report.trainable_parameters:,} parameters, {report.trainable_share:.1%} of the model"),
             ("memory", f"about {report.memory_mb:,} MB, of {report.free_mb:,} MB that are free"),
             ("time", _times(report)),
@@ -249,11 +249,6 @@ def layer_rows(layers: Sequence[PlannedLayer]) -> list[tuple[str, ...]]:
 
 def _tokens(by_block: dict[int, int]) -> str:
     return ", ".join(f"{tokens} from block {block} on" for block, tokens in by_block.items())
-
-
-def _seen(report: DryRunReport) -> str:
-    views = "images as they are" if report.augment == "none" else "crops and flips of images"
-    return f"{views}, {report.patch_dropout:.0%} of the patches left out of a step" if report.patch_dropout else views
 
 
 def _times(report: DryRunReport) -> str:

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import partial
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from ftx.cli import console
 from ftx.cli.shared_options import DataOption, JsonFlag, RequireProofFlag, TargetArgument
-from ftx.core.errors import InputError, nearest
+from ftx.core.errors import InputError, nearest, shell_command
 from ftx.runs.artifacts import EXPORT_IR, IR_INT8_SAFE, TRAINED
-from ftx.runs.instruction_sets import INSTRUCTION_SETS, WITHOUT_VNNI, InstructionSet
+from ftx.runs.instruction_sets import INSTRUCTION_SETS, InstructionSet
 from ftx.runs.machine import this_set
 
 if TYPE_CHECKING:
@@ -67,8 +66,7 @@ def command(
     """
     from ftx.evaluating import validate
 
-    ask = partial(
-        validate,
+    report = validate(
         target,
         data=data,
         bounds=parse_bounds(bound or ()),
@@ -78,12 +76,6 @@ def command(
         require_proof=require_proof,
         progress=console.TerminalProgress(),
     )
-    report = ask()
-    if report.run is not None and report.sets:
-        from ftx.exporting.overflow_safe import make_safe
-
-        if make_safe(report, data, console.TerminalProgress()):
-            report = ask()
     if json:
         console.print_json(report)
     else:
@@ -190,10 +182,11 @@ def _print_sets(report: ParityReport) -> None:
     for one in report.sets:
         if one.verdict not in ("proved", "not_run"):
             console.print_note(f"{one.artifact} on {one.isa}: {one}: {one.said}", _SET_STYLES[one.verdict])
-    if report.run is None and any(one.verdict == "failed" and one.isa in WITHOUT_VNNI for one in report.sets):
-        again = f"{EXPORT_IR} --precision {IR_INT8_SAFE.variant}"
+    if report.int8_saturates and IR_INT8_SAFE.name not in report.verdicts:
+        where = "" if report.run else "on the server, "
+        again = f"{shell_command(EXPORT_IR, report.run)} --precision {IR_INT8_SAFE.variant}"
         console.print_note(
-            f"without VNNI the products of int8 saturate; with weights in 7 bits not: on the server, {again}", "strong"
+            f"without VNNI the products of int8 saturate; with weights in 7 bits they do not: {where}{again}", "strong"
         )
 
 

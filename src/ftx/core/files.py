@@ -303,7 +303,7 @@ def replace_folder(staged: Path, final: Path) -> None:
 
 
 # No space, a quota, a file too large for its file system or its owner's limit.
-_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _CLOSED = (errno.EACCES, errno.EROFS, errno.EPERM)
 # Of OpenVINO, for a write that failed.
 _FAILED_WRITE = "iostream error"
@@ -334,7 +334,7 @@ def disk_faults(path: Path) -> Iterator[None]:
         raise
     except Exception as error:
         number = _number(error)
-        if number in _FULL or (number is None and _FAILED_WRITE in str(error)):
+        if number in FULL or (number is None and _FAILED_WRITE in str(error)):
             raise EnvironmentFault(
                 "the disk takes no more", where=path, found=str(error), fix="free some space"
             ) from error
@@ -353,7 +353,7 @@ def _number(error: Exception) -> int | None:
     """The system's number of an error; not every library raises OSError: safetensors quotes the system's words."""
     if isinstance(error, OSError) and error.errno is not None:
         return error.errno
-    return next((number for number in (*_FULL, *_CLOSED) if os.strerror(number) in str(error)), None)
+    return next((number for number in (*FULL, *_CLOSED) if os.strerror(number) in str(error)), None)
 
 
 def settle(folder: Path) -> None:

@@ -10,7 +10,8 @@ from pydantic import BaseModel, ConfigDict
 
 from ftx.core.errors import InputError, nearest, shown
 from ftx.tasks.labels import Declared, Labels
-from ftx.tasks.task_names import TaskName
+from ftx.tasks.output_meaning import TASKS
+from ftx.tasks.task_names import TASK_FACTS, TaskName
 
 # label: probably wrong; label-unproved: the same, of labels that the probe cannot be trusted with; contradiction: a
 # near-duplicate has other labels; near-duplicate: a held-out image that training sees too.
@@ -57,7 +58,7 @@ class Spelling:
     @classmethod
     def of(cls, task: TaskName, labels: Labels, declared: Declared) -> Spelling:
         """As a data set's labels are spelt, by what it declares beside them."""
-        return cls(task, labels, task == "hierarchical" and declared.groups is None and not declared.parents)
+        return cls(task, labels, TASKS[task].nested_folders and declared.groups is None and not declared.parents)
 
     def one(self, name: str) -> str:
         """One label."""
@@ -87,8 +88,10 @@ class Spelling:
                 f"there is no choice {shown(choice)}", fix=f"{KEEP}, {DROP}, {RELABEL}LABEL, or nothing to decide later"
             )
         text, known = choice.removeprefix(RELABEL).strip(), self.known
-        names = [text] if text in known or self.task == "multiclass" else [part.strip() for part in text.split(";")]
-        if names == [""] and self.task == "multilabel":  # none of the labels holds
+        names = (
+            [text] if text in known or TASK_FACTS[self.task].one_label else [part.strip() for part in text.split(";")]
+        )
+        if names == [""] and TASK_FACTS[self.task].no_label:  # none of the labels holds
             return RELABEL
         for name in names:
             if name not in known:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from ftx.curating.issues import KINDS, Issue, IssueKind
 from ftx.curating.look import Look
+from ftx.tasks.task_names import TASK_FACTS
 
 NAMES: dict[IssueKind, str] = {
     "label": "Probably a wrong label",
@@ -62,7 +63,7 @@ def page_data(look: Look) -> dict[str, object]:
             )
             for one in report.labels
         ],
-        "data": {"issues": issues, "names": NAMES, "several": report.task != "multiclass"},
+        "data": {"issues": issues, "names": NAMES, "several": not TASK_FACTS[report.task].one_label},
     }
 
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ftx.core.components import least_of_component
 from ftx.core.progress import SILENT, Progress
 from ftx.data.dataset import Entry
 from ftx.data.fingerprints import Fingerprint
@@ -66,16 +67,9 @@ def equal_files(entries: Sequence[Entry]) -> list[Pair]:
 
 def _joined(sets: Sequence[str], entries: Sequence[Entry]) -> list[str]:
     """Sets of near-duplicates, and groups that a table names, that share an image are one."""
-    parent: dict[str, str] = {}
-
-    def root(key: str) -> str:
-        while (up := parent.setdefault(key, key)) != key:
-            parent[key] = parent[up]
-            key = up
-        return key
-
+    links: list[tuple[str, str]] = []
     for number, entry in zip(sets, entries, strict=True):
-        for other in (f"file {entry.sha256}", *([] if entry.group is None else [f"group {entry.group}"])):
-            one, two = sorted((root(f"set {number}"), root(other)))
-            parent[two] = one
-    return [root(f"set {number}") for number in sets]
+        named = [] if entry.group is None else [f"group {entry.group}"]
+        links += [(f"set {number}", other) for other in (f"file {entry.sha256}", *named)]
+    least = least_of_component(links)
+    return [least[f"set {number}"] for number in sets]

@@ -14,6 +14,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from ftx.core.components import least_of_component
 from ftx.core.progress import SILENT, Progress
 from ftx.data.fingerprints import Fingerprint
 from ftx.data.hamming_join import HammingJoin, Rows
@@ -180,18 +181,8 @@ class _Sets:
         """Each of ``ones`` and the one of ``others`` beside it are of one set."""
         members = len(self.first_U)
         pairs = np.unique(self.first_U[ones] * members + self.first_U[others])
-        above = {int(first): int(first) for first in np.unique(np.concatenate([pairs // members, pairs % members]))}
-
-        def root(member: int) -> int:
-            while (up := above[member]) != member:
-                above[member] = above[up]  # shorter with each visit
-                member = up
-            return member
-
-        for pair in pairs.tolist():
-            first, second = sorted((root(pair // members), root(pair % members)))
-            above[second] = first
-        moved = {member: root(member) for member in above if root(member) != member}
+        least = least_of_component(zip((pairs // members).tolist(), (pairs % members).tolist(), strict=True))
+        moved = {member: first for member, first in least.items() if first != member}
         if moved:
             to_U = np.arange(members)
             to_U[list(moved)] = list(moved.values())

@@ -11,16 +11,7 @@ from ftx.core.errors import DataError
 from ftx.core.files import stage_folder, write_atomic
 from ftx.core.shipped_files import sample_file
 from ftx.core.untrusted_files import read_file
-from ftx.tasks.task_names import TaskName
-
-# Archive and the folder it becomes, and a table that names images of that folder.
-_GARMENTS = ("fashion-mnist.zip", "sample-data")
-_SAMPLES: dict[TaskName, tuple[str, str]] = {
-    "multiclass": _GARMENTS,
-    "hierarchical": _GARMENTS,
-    "multilabel": ("fashion-sheets.zip", "sample-sheets"),
-}
-_TABLES: dict[TaskName, tuple[str, str]] = {"hierarchical": ("fashion-tree.csv", "sample-tree.csv")}
+from ftx.tasks.task_names import TASK_FACTS, TaskName
 
 
 def place_sample(task: TaskName, folder: Path) -> Path:
@@ -28,11 +19,12 @@ def place_sample(task: TaskName, folder: Path) -> Path:
 
     Raises: DataError if something else lies there; EnvironmentFault if it cannot be written.
     """
-    archive, name = _SAMPLES[task]
+    facts = TASK_FACTS[task]
+    archive, name = facts.sample
     images = unpack_sample(sample_file(archive), folder / name)
-    if task not in _TABLES:
+    if facts.sample_table is None:
         return images
-    carried, name = _TABLES[task]
+    carried, name = facts.sample_table
     content, table = sample_file(carried).read_bytes(), folder / name
     if not table.exists():
         write_atomic(table, content)

@@ -6,6 +6,7 @@ from collections import defaultdict
 from collections.abc import Collection, Iterable, Sequence
 from hashlib import sha256
 
+from ftx.core.components import least_of_component
 from ftx.core.errors import DataError
 from ftx.data.dataset import Entry, Split
 from ftx.data.sources import ListedImage
@@ -58,20 +59,12 @@ def _drawn(
 
 def _subjects(images: Sequence[tuple[ListedImage, str]]) -> list[str]:
     """What must be in one split together, as a hash: an image's copies, and all images of its group."""
-    parent: dict[str, str] = {}
-
-    def root(key: str) -> str:
-        while (up := parent.setdefault(key, key)) != key:
-            parent[key] = parent[up]  # shorter with each visit
-            key = up
-        return key
-
-    for file, digest in images:
-        if file.group is not None:  # copies in two groups tie the groups
-            # A group's name is hashed as an image is, so that the order of names decides nothing.
-            one, other = sorted((root(digest), root(sha256(file.group.encode()).hexdigest())))
-            parent[other] = one
-    return [root(digest) for _, digest in images]
+    # Copies in two groups tie the groups. A group's name is hashed as an image is, so that the order of names decides
+    # nothing.
+    least = least_of_component(
+        (digest, sha256(file.group.encode()).hexdigest()) for file, digest in images if file.group is not None
+    )
+    return [least.get(digest, digest) for _, digest in images]
 
 
 def hash_split(

@@ -7,7 +7,6 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
 
 import numpy as np
 
@@ -15,8 +14,6 @@ from ftx.core.errors import ImageError
 from ftx.core.progress import Task as ProgressTask
 from ftx.data.image_store import EncodedImage, ImageLike
 from ftx.data.preprocess import Pixels, Preprocess, load_pixels
-from ftx.runs.compute_precision import Compute
-from ftx.runtimes.openvino import default_compute, has_other_kernels_for_one_image
 from ftx.runtimes.predictor import BATCH_IMAGES, Predictor, feed_files
 from ftx.tasks.thresholds import Floats
 
@@ -43,14 +40,6 @@ def ask_graph_of_files(
     """
     decode = partial(load_pixels, pre=pre)
     return _stacked(feed_files(images, decode, partial(map, predictor.logits)), progress)
-
-
-def is_asked_for_one_image(folder: Path, compute: Compute) -> bool:
-    """Whether an IR is asked as it runs for one image as well: where that is by other kernels.
-
-    Pinned to f32 it is not, where the CPU chooses f32 anyway.
-    """
-    return (compute == "auto" or default_compute().dtype != "f32") and has_other_kernels_for_one_image(folder)
 
 
 def ask_files(predictor: Predictor, images: Sequence[ImageLike], progress: ProgressTask) -> Floats:

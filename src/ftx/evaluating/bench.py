@@ -248,7 +248,7 @@ def _near_the_best(candidates: Sequence[_Candidate], within: float) -> list[_Can
     kept: list[_Candidate] = []
     for name in dict.fromkeys(one.job.artifact for one in candidates):
         own = [one for one in candidates if one.job.artifact == name]
-        own = [one for one in own if one.job.batch == 1 or not one.found[-1].is_for_one_image] or own
+        own = [one for one in own if one.job.batch == 1 or one.found[-1].kernels == "batch"] or own
         least = min((one.p50_ms for one in own if _is_for_latency(one)), default=0.0)
         most = max(one.images_per_s for one in own)
         kept += [

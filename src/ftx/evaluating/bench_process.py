@@ -23,6 +23,7 @@ from ftx.runs.card_json import REFERENCE_FILE
 from ftx.runs.compute_precision import Compute, ComputeField
 from ftx.runs.instruction_sets import InstructionSet
 from ftx.runs.machine import this_set
+from ftx.runs.parity_json import KernelPath
 from ftx.runs.run import Run
 from ftx.runtimes import load_artifact
 from ftx.runtimes.openvino import OpenVinoPredictor, frame
@@ -55,7 +56,7 @@ class Job(BaseModel):
 class Measured(BaseModel):
     """What one process found; ``seconds`` is how long its timed requests took, one after the other or together.
 
-    ``is_for_one_image``: it takes the images of a batch one by one.
+    ``kernels`` single: it takes the images of a batch one by one.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -65,7 +66,7 @@ class Measured(BaseModel):
     primitives: dict[str, int]
     threads: int
     streams: int
-    is_for_one_image: bool
+    kernels: KernelPath
     latencies_ms: list[float]
     images: int
     seconds: float
@@ -106,7 +107,7 @@ def measure(job: Job) -> Measured:
         primitives=primitives,
         threads=predictor.threads if isinstance(predictor, OpenVinoPredictor) else job.threads,
         streams=predictor.streams if isinstance(predictor, OpenVinoPredictor) else 1,
-        is_for_one_image=isinstance(predictor, OpenVinoPredictor) and predictor.is_for_one_image,
+        kernels=predictor.kernel_path if isinstance(predictor, OpenVinoPredictor) else "batch",
         latencies_ms=latencies_ms,
         images=len(latencies_ms) * job.batch,
         seconds=seconds,
@@ -125,7 +126,7 @@ def _opened(job: Job, cache: Path | None = None) -> OpenVinoPredictor:
         threads=job.threads,
         streams=job.streams,
         cache=cache,
-        one_image=job.batch == 1 and job.streams == 1,
+        kernels="single" if job.batch == 1 and job.streams == 1 else "batch",
     )
 
 

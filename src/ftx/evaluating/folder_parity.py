@@ -14,7 +14,7 @@ import numpy as np
 
 from ftx.core.progress import SILENT, Progress
 from ftx.core.statistics import Paired
-from ftx.evaluating.answers import ask_graph, graph_latency_ms, is_asked_for_one_image
+from ftx.evaluating.answers import ask_graph, graph_latency_ms
 from ftx.evaluating.logit_bounds import FREE, Bounds
 from ftx.evaluating.parity_row import Compared, Reference, Subject, compare, rows_of
 from ftx.evaluating.read_reference import read_reference
@@ -25,9 +25,9 @@ from ftx.runs.artifacts import Artifact
 from ftx.runs.card_json import REFERENCE_FILE
 from ftx.runs.compute_precision import Compute
 from ftx.runs.machine import this_machine, this_set
-from ftx.runs.parity_json import ParityReport, PixelView, Transfer, Verdict
+from ftx.runs.parity_json import VIEW_OF, KernelPath, ParityReport, PixelView, Transfer, Verdict
 from ftx.runs.proof_json import Answers, Proof, RunProof, keep_transfer, read_proof
-from ftx.runtimes.openvino import OpenVinoPredictor
+from ftx.runtimes.openvino import OpenVinoPredictor, kernel_paths
 from ftx.tasks.thresholds import Flags, Floats
 
 # In units of max(1, max|logit|), as fp32.graph: the same kernels on another machine of the kind differ by the order of
@@ -120,17 +120,15 @@ def ask_folder(
     precisions: list[tuple[Compute, int]] = [("auto", len(pixels))]
     if f32_images is None or chosen.compute.dtype != "f32":
         precisions.insert(0, ("f32", min(f32_images or len(pixels), len(pixels))))
-    asked: list[tuple[Compute, PixelView, int]] = []
-    for compute, images in precisions:
-        asked.append((compute, "graph", images))
-        if is_asked_for_one_image(folder, compute):
-            asked.append((compute, "one_image", images))
+    asked: list[tuple[Compute, KernelPath, int]] = [
+        (compute, path, images) for compute, images in precisions for path in kernel_paths(folder, compute)
+    ]
     compared: list[Compared] = []
     answers: dict[Role, Floats] = {}
     with progress.track("validating", sum(images for *_, images in asked)) as bar:
-        for compute, view, images in asked:
-            opened_already = (compute, view) == ("auto", "graph")
-            predictor = chosen if opened_already else OpenVinoPredictor(folder, compute, one_image=view == "one_image")
+        for compute, path, images in asked:
+            opened_already, view = (compute, path) == ("auto", "batch"), VIEW_OF[path]
+            predictor = chosen if opened_already else OpenVinoPredictor(folder, compute, kernels=path)
             logits_NC = ask_graph(predictor, pixels[:images], bar)
             latency_ms = graph_latency_ms(predictor, pixels) if timed else 0.0
             subject = Subject(artifact, view, predictor.compute, latency_ms, predictor.kernels())

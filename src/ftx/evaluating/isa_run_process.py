@@ -10,18 +10,18 @@ from pydantic import BaseModel, ConfigDict
 
 from ftx.core.child_process import answer_on_stdout
 from ftx.core.progress import SILENT
-from ftx.evaluating.answers import ask_graph, ask_graph_of_files, graph_latency_ms, is_asked_for_one_image
+from ftx.evaluating.answers import ask_graph, ask_graph_of_files, graph_latency_ms
 from ftx.evaluating.read_reference import reference_answers
 from ftx.evaluating.run_parity import Samples, take_samples
 from ftx.evaluating.verdict import rests_on_labels
 from ftx.runs.artifacts import ARTIFACTS, Artifact
 from ftx.runs.compute_precision import Compute
 from ftx.runs.instruction_sets import InstructionSet
-from ftx.runs.parity_json import PixelView
+from ftx.runs.parity_json import VIEW_OF, KernelPath
 from ftx.runs.proof_json import Answers
 from ftx.runs.run import Run
 from ftx.runtimes import load_artifact
-from ftx.runtimes.openvino import OpenVinoPredictor, default_compute
+from ftx.runtimes.openvino import OpenVinoPredictor, default_compute, kernel_paths
 
 MODULE = "ftx.evaluating.isa_run_process"
 
@@ -75,12 +75,12 @@ def answer(question: Question) -> HeldModel:
 
 def _rows(compute: Compute, run: Run, artifact: Artifact, samples: Samples) -> Iterator[HeldRow]:
     predictor = cast("OpenVinoPredictor", load_artifact(run, artifact, compute=compute))
-    yield _row(predictor, "graph", samples)
-    if is_asked_for_one_image(predictor.folder, compute):
-        yield _row(OpenVinoPredictor(predictor.folder, compute, one_image=True), "one_image", samples)
+    for path in kernel_paths(predictor.folder, compute):
+        opened = predictor if path == "batch" else OpenVinoPredictor(predictor.folder, compute, kernels=path)
+        yield _row(opened, path, samples)
 
 
-def _row(predictor: OpenVinoPredictor, view: PixelView, samples: Samples) -> HeldRow:
+def _row(predictor: OpenVinoPredictor, path: KernelPath, samples: Samples) -> HeldRow:
     whole = rests_on_labels(predictor.card.artifact, predictor.compute)
     with SILENT.track("", None) as bar:
         if whole:
@@ -95,8 +95,8 @@ def _row(predictor: OpenVinoPredictor, view: PixelView, samples: Samples) -> Hel
         primitives=dict(kernels.primitives),
         latency_ms=graph_latency_ms(predictor, samples.pixels),
         whole=whole,
-        asked=Answers.of(predictor.compute, logits_NC, view),
-        reference=reference_answers(predictor, view),
+        asked=Answers.of(predictor.compute, logits_NC, VIEW_OF[path]),
+        reference=reference_answers(predictor, path),
     )
 
 

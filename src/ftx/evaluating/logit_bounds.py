@@ -14,7 +14,7 @@ from typing import Literal
 from ftx.core.errors import InputError, nearest
 from ftx.runs.artifacts import Artifact
 from ftx.runs.compute_precision import ComputePrecision
-from ftx.runs.parity_json import View
+from ftx.runs.parity_json import VIEW_OF, View
 
 Rounding = Literal["fp32", "fp16", "bf16", "int8"]
 
@@ -139,7 +139,7 @@ class Bounds:
         """
         rounding = coarsest_rounding(artifact, compute)
         own_path = artifact.runtime == "openvino"
-        if view == "one_image":  # as much is rounded as there
+        if view == VIEW_OF["single"]:  # as much is rounded as there
             view = "graph"
         if rounding == "fp32" and not (own_path and view == "files"):
             return self.table["fp32.graph"]

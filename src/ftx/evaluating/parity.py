@@ -12,7 +12,6 @@ from pathlib import Path
 
 from ftx.core.errors import ExportError, InputError, RunError, shell_command
 from ftx.core.progress import SILENT, Progress
-from ftx.evaluating.answers import is_asked_for_one_image
 from ftx.evaluating.folder_parity import validate_folder
 from ftx.evaluating.isa_parity import AskedSets, RunInSets, folder_in_sets, other_sets, own_set
 from ftx.evaluating.logit_bounds import Bounds
@@ -27,11 +26,11 @@ from ftx.runs.compute_precision import Compute
 from ftx.runs.instruction_sets import InstructionSet
 from ftx.runs.kept_answers import keep_answers
 from ftx.runs.machine import this_machine
-from ftx.runs.parity_json import PARITY_FILE, ParityReport, Verdict, read_parity
+from ftx.runs.parity_json import PARITY_FILE, KernelPath, ParityReport, Verdict, read_parity
 from ftx.runs.proof_json import Answers, ir_digest, keep_proof
 from ftx.runs.run import Run
 from ftx.runtimes import load_artifact
-from ftx.runtimes.openvino import OpenVinoPredictor
+from ftx.runtimes.openvino import OpenVinoPredictor, kernel_paths
 
 
 def validate(
@@ -125,7 +124,7 @@ def _validate_run(run: Run, wish: _Wish, progress: Progress) -> ParityReport:
     with progress.track("validating", total) as bar:
         comparison, of_trained = ask_trained(run, samples, wish.table, bar)
         compared = [of_trained]
-        for artifact, compute, for_one_image in asked:
+        for artifact, compute, paths in asked:
             predictor = load_artifact(run, artifact, compute=compute)
             if compute == "f32":
                 mistaken[artifact.name] = identity_faults(run, artifact, predictor)
@@ -135,10 +134,10 @@ def _validate_run(run: Run, wish: _Wish, progress: Progress) -> ParityReport:
             if isinstance(predictor, OpenVinoPredictor):
                 own = answers.setdefault(artifact, [])
                 own.append(reference_answers(predictor))
-                if for_one_image:
-                    predictor = OpenVinoPredictor(predictor.folder, compute, one_image=True)  # the other is dropped
-                    compared.append(comparison.row_of_pixels(artifact, predictor, "one_image"))
-                    own.append(reference_answers(predictor, "one_image"))
+                if "single" in paths:
+                    predictor = OpenVinoPredictor(predictor.folder, compute, kernels="single")  # the other is dropped
+                    compared.append(comparison.row_of_pixels(artifact, predictor, "single"))
+                    own.append(reference_answers(predictor, "single"))
     judged = judge(compared, margin, mistaken=mistaken, partial=partial)
     if all_tokens:
         judged.said[DENSE.name] += f"; {all_tokens}"
@@ -225,12 +224,12 @@ def _partial(run: Run, samples: Samples, table: Bounds) -> str | None:
     return None if table == Bounds.of(None) else "bounds of your own prove nothing"
 
 
-def _ways(run: Run, artifacts: Sequence[Artifact]) -> Iterator[tuple[Artifact, Compute, bool]]:
-    """In which precisions each artifact is asked, and whether as for one image as well."""
+def _ways(run: Run, artifacts: Sequence[Artifact]) -> Iterator[tuple[Artifact, Compute, tuple[KernelPath, ...]]]:
+    """In which precisions each artifact is run, and by which kernels."""
     computes: tuple[Compute, ...] = ("f32", "auto")
     for artifact in artifacts:
         if artifact.runtime != "openvino":
-            yield artifact, "f32", False
+            yield artifact, "f32", ("batch",)
             continue
         for compute in computes:
-            yield artifact, compute, is_asked_for_one_image(run.folder(artifact), compute)
+            yield artifact, compute, kernel_paths(run.folder(artifact), compute)

@@ -18,16 +18,16 @@ from ftx.data.preprocess import Pixels
 from ftx.evaluating.answers import ask_graph
 from ftx.evaluating.parity_row import Reference
 from ftx.runs.card_json import REFERENCE_FILE
-from ftx.runs.parity_json import PixelView
+from ftx.runs.parity_json import VIEW_OF, KernelPath
 from ftx.runs.proof_json import Answers
 from ftx.runtimes.openvino import OpenVinoPredictor
 
 
-def reference_answers(predictor: OpenVinoPredictor, view: PixelView = "graph") -> Answers:
-    """The model's own answers to the reference images beside it; ``view`` says how it was opened."""
+def reference_answers(predictor: OpenVinoPredictor, kernels: KernelPath = "batch") -> Answers:
+    """The model's own answers to the reference images beside it; ``kernels`` are those it was opened with."""
     _, pixels = read_reference(predictor)
     with SILENT.track("", None) as task:
-        return Answers.of(predictor.compute, ask_graph(predictor, pixels, task), view)
+        return Answers.of(predictor.compute, ask_graph(predictor, pixels, task), VIEW_OF[kernels])
 
 
 def read_reference(predictor: OpenVinoPredictor) -> tuple[Reference, Pixels]:

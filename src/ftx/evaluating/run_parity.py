@@ -5,7 +5,7 @@ Shapes: N images, C labels.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
@@ -24,7 +24,7 @@ from ftx.evaluating.verdict import rests_on_labels
 from ftx.runs.artifacts import DENSE, TRAINED, Artifact
 from ftx.runs.compute_precision import F32, Compute, ComputePrecision
 from ftx.runs.instruction_sets import Kernels
-from ftx.runs.parity_json import PixelView
+from ftx.runs.parity_json import VIEW_OF, KernelPath
 from ftx.runs.run import Run
 from ftx.runtimes import Predictor, load_artifact, load_with_all_tokens
 from ftx.runtimes.openvino import OpenVinoPredictor, default_compute
@@ -60,13 +60,13 @@ class Samples:
         """How many images the trained model is asked."""
         return len(self.images) + len(self.tinted)
 
-    def asked_of(self, artifact: Artifact, compute: Compute, for_one_image: bool) -> int:
+    def asked_of(self, artifact: Artifact, compute: Compute, paths: Sequence[KernelPath]) -> int:
         """How many images an artifact is asked, all views together."""
         by_labels = rests_on_labels(artifact, default_compute() if compute == "auto" else F32)
         of_graph = len(self.images if by_labels else self.chosen)
         if _takes_tinted(artifact):
             of_graph += len(self.tinted)
-        if for_one_image:
+        if "single" in paths:
             of_graph += len(self.images)
         return of_graph if artifact == DENSE else of_graph + len(self.images)
 
@@ -119,7 +119,7 @@ class Comparison:
 
     def rows(self, artifact: Artifact, predictor: Predictor) -> Iterator[Compared]:
         """The rows of one artifact under one precision."""
-        yield self.row_of_pixels(artifact, predictor, "graph")
+        yield self.row_of_pixels(artifact, predictor, "batch")
         if artifact == DENSE:
             return  # its image path is the training path, so the other view would be this one again
         samples, compute = self.samples, predictor.compute
@@ -129,8 +129,8 @@ class Comparison:
         subject = Subject(artifact, "files", compute, latency_ms, _kernels(predictor))
         yield self._row(self.whole, from_files_NC, subject)
 
-    def row_of_pixels(self, artifact: Artifact, predictor: Predictor, view: PixelView) -> Compared:
-        """The row of the same pixels; ``view`` says whether the model was opened for one image."""
+    def row_of_pixels(self, artifact: Artifact, predictor: Predictor, kernels: KernelPath) -> Compared:
+        """The row of the same pixels, for a model that was opened with these kernels."""
         samples, compute = self.samples, predictor.compute
         if rests_on_labels(artifact, compute):
             reference = self.whole
@@ -142,7 +142,9 @@ class Comparison:
             reference = _followed(reference, self.tinted)
             logits_NC = np.concatenate([logits_NC, ask_graph(predictor, samples.tinted, self.bar)])
         latency_ms = graph_latency_ms(predictor, samples.pixels)
-        return self._row(reference, logits_NC, Subject(artifact, view, compute, latency_ms, _kernels(predictor)))
+        return self._row(
+            reference, logits_NC, Subject(artifact, VIEW_OF[kernels], compute, latency_ms, _kernels(predictor))
+        )
 
     def with_all_tokens(self, run: Run) -> str | None:
         """How other libraries, which open ``dense/`` with all tokens, answer; None where the model drops none."""

@@ -33,6 +33,7 @@ from ftx.evaluating.answers import ask_graph
 from ftx.exporting.make_reference import answers, make_reference
 from ftx.exporting.openvino import compress_to_fp16, convert_body, write_ir
 from ftx.exporting.tracing import trace
+from ftx.recipe.adapter_methods import ADAPTERS
 from ftx.runs.artifacts import DENSE, IR_FP32, TRAINED
 from ftx.runs.card_json import IR_FILE, PROOF_FILE, REFERENCE_FILE, BaseIr, Card, read_card, write_card
 from ftx.runs.dense import DENSE_WEIGHTS
@@ -85,7 +86,7 @@ def export_base(
     data: Path | None = None,
     progress: Progress = SILENT,
 ) -> BaseReport:
-    """Write the base IR of a run of LoRA or DoRA: for all runs of its base, image path and size.
+    """Write the base IR of a run with an adapter: for all runs of its base, image path and size.
 
     Raises: RunError, ModelError if its base is not there; ExportError for a network whose weights are no constants of
     the IR; InputError for another method, or where something is in the way.
@@ -220,12 +221,12 @@ def _proof(run: Run, base: Card, pixels_NHWC: Pixels, progress: Progress) -> Pro
 
 def _adapted(run: Run | Path | str | None) -> Run:
     opened = run if isinstance(run, Run) else Run.open(run)
-    if opened.manifest.method not in ("lora", "dora"):
+    if opened.manifest.method not in ADAPTERS:
         raise InputError(
             "only adapters are shipped as updates",
             where=opened.path,
             found=f"a run of method {opened.manifest.method}",
-            fix="train with --peft lora or dora, or export the whole model",
+            fix=f"train with --peft {' or '.join(ADAPTERS)}, or export the whole model",
         )
     return opened
 

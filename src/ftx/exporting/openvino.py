@@ -20,8 +20,8 @@ from ftx.data.preprocess import Preprocess
 from ftx.exporting.tracing import OUTPUTS
 from ftx.runs.card_json import IR_FILE, Card
 from ftx.runtimes.model_api import model_info
-from ftx.runtimes.one_image import NORMALISED
 from ftx.runtimes.predictor import INPUT
+from ftx.runtimes.single_kernels import NORMALISED
 
 with no_telemetry():
     import openvino as ov

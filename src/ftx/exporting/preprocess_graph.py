@@ -23,8 +23,8 @@ import openvino as ov
 from openvino import opset15 as ops
 
 from ftx.data.preprocess import Interpolation, Preprocess
-from ftx.runtimes.one_image import NORMALISED
 from ftx.runtimes.predictor import INPUT
+from ftx.runtimes.single_kernels import NORMALISED
 
 # Pillow holds its coefficients as integers of 22 fractional bits (PRECISION_BITS in its Resample.c).
 _COEFFICIENT_STEPS = 2.0**22

@@ -12,13 +12,14 @@ from timm.models.vision_transformer import VisionTransformer
 
 from ftx.adapters.fit_to_base import FittedAdapter, read_adapter
 from ftx.adapters.peft_config import PeftConfig, check_adapter_folder, read_config
-from ftx.adapters.peft_file import stored_shapes
+from ftx.adapters.peft_file import is_factor, stored_shapes
 from ftx.adapters.trainable_model import base_of
 from ftx.backbones.kept_tokens import keep_tokens, kept_shares
 from ftx.backbones.layer_roles import head_names
 from ftx.core.errors import AdapterError, FtxError, InputError, MergeError
 from ftx.core.progress import SILENT, Progress
 from ftx.interop.base_model import Base, of_backbone, open_base
+from ftx.recipe.adapter_methods import ADAPTERS
 from ftx.runs.artifacts import TRAINED
 from ftx.runs.run import Run
 from ftx.runs.run_json import MANIFEST_FILE
@@ -83,7 +84,7 @@ def _locate(path: Path) -> Located:
     inside = path.name == TRAINED.name and (path.absolute().parent / MANIFEST_FILE).is_file()
     if inside or (path / MANIFEST_FILE).is_file():
         run = Run.open(path.parent if inside else path)
-        if run.manifest.method not in ("lora", "dora"):
+        if run.manifest.method not in ADAPTERS:
             raise AdapterError("this run has no adapter", where=path, found=f"method {run.manifest.method}")
         return Located(run.require(TRAINED), run)
     check_adapter_folder(path)
@@ -182,7 +183,7 @@ def _heads_in(folder: Path, theirs: Sequence[str]) -> dict[str, int | None]:
     for name in theirs:
         of_head = {key: shape for key, shape in shapes.items() if key.startswith(f"{name}.")}
         # The last layer of a head gives the logits; an adapter of the head itself says nothing of them.
-        saved = [shape[0] for key, shape in of_head.items() if len(shape) > 1 and ".lora_" not in key]
+        saved = [shape[0] for key, shape in of_head.items() if len(shape) > 1 and not is_factor(key)]
         if of_head:
             found[name] = saved[-1] if saved else None
     return found

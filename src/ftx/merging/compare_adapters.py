@@ -120,18 +120,9 @@ def subspace_overlap(first_IR: Float64, second_IR: Float64) -> float:
     return float(np.linalg.norm(first_IR.T @ second_IR) ** 2 / max(min(first_IR.shape[1], second_IR.shape[1]), 1))
 
 
-def directions(adapter: AdapterWeights) -> tuple[Float64, Float64]:
-    """Orthonormal bases of what s·B·A reads and writes. Shape: [I, R] and [O, R], without directions of no weight."""
-    Q_OR, upper_RR = np.linalg.qr(adapter.lora_B_OR)
-    Q_IR, lower_RR = np.linalg.qr(adapter.lora_A_RI.T)
-    left_RR, sigma_R, right_RR = np.linalg.svd(upper_RR @ lower_RR.T)
-    kept = sigma_R > 1e-6 * max(sigma_R.max(initial=0.0), np.finfo(float).tiny)
-    return Q_IR @ right_RR[: len(sigma_R)][kept].T, Q_OR @ left_RR[:, : len(sigma_R)][:, kept]
-
-
 def _overlaps(adapters: Sequence[AdapterWeights | None], shape: tuple[int, ...]) -> list[Overlap]:
     outputs, inputs = shape
-    known = {index: directions(one) for index, one in enumerate(adapters) if one is not None}
+    known = {index: one.directions() for index, one in enumerate(adapters) if one is not None}
     return [
         Overlap(
             first=first,
@@ -173,16 +164,12 @@ def _facts(opened: Opened, path: Path, change: float) -> Adapter:
     layers = opened.fitted.layers
     if not layers:
         raise AdapterError("the adapter is in no layer", where=path)
-    parameters = sum(
-        one.lora_A_RI.size + np.count_nonzero(one.lora_B_OR) + (0 if one.magnitude_O is None else one.magnitude_O.size)
-        for one in layers.values()
-    )
     return Adapter(
         path=str(path),
-        kind="dora" if opened.fitted.config.dora else "lora",
+        kind=opened.fitted.config.name,
         layers=len(layers),
-        ranks=sorted({len(one.lora_A_RI) for one in layers.values()}),
-        parameters=int(parameters),
+        ranks=sorted({one.rank for one in layers.values()}),
+        parameters=sum(one.parameters for one in layers.values()),
         size_bytes=(opened.at.folder / WEIGHTS).stat().st_size,
         change=change,
     )

@@ -28,6 +28,7 @@ from ftx.data.image_store import ImageStore
 from ftx.data.loader import load_pixels_many
 from ftx.data.preprocess import Pixels, normalise
 from ftx.merging.unmerged_model import Shares
+from ftx.recipe.adapter_methods import ADAPTERS
 from ftx.runs.artifacts import DENSE, TRAINED
 from ftx.runs.dense import DENSE_WEIGHTS, DenseConfig, load_dense, save_dense
 from ftx.runs.readme import MergeProof, write_dense_card
@@ -86,7 +87,7 @@ def merge(run: Run | Path | None = None, *, data: Path | None = None, progress: 
     check_space(run.path, 4 * sum(parameter.numel() for parameter in module.parameters()))
 
     proofs: list[LayerProof] = []
-    if manifest.method in ("lora", "dora"):
+    if manifest.method in ADAPTERS:
         proofs = _merge_adapter(module, folder, manifest.base_digest, progress)
     else:
         fill(module, read_plain(folder, manifest.method, module))

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn.functional import conv1d, conv2d, linear
 
 from ftx.adapters.fit_to_base import flat
-from ftx.adapters.merge_weight import AdapterWeights, separate_gain
+from ftx.adapters.merge_weight import AdapterWeights, Float64
 from ftx.backbones.layer_roles import expose
 
 Shares = Sequence[tuple[float, AdapterWeights | None]]
@@ -42,20 +42,21 @@ def _answer_beside(layer: nn.Module, shares: Shares) -> Callable[[nn.Module, tup
     weight, bias = layer.get_parameter("weight"), getattr(layer, "bias", None)
     weight_OI = flat(weight)
     left = sum(share for share, adapter in shares if adapter is None)
-    factors: list[tuple[Tensor, Tensor, Tensor]] = []
-    for share, adapter in shares:
-        if adapter is not None:
-            gain_O = torch.from_numpy(share * separate_gain(weight_OI, adapter)).to(weight)
-            scaled_OR = torch.from_numpy(adapter.scaling * adapter.lora_B_OR).to(weight)
-            down = torch.from_numpy(adapter.lora_A_RI).to(weight).view(-1, *weight.shape[1:])
-            factors.append((gain_O, scaled_OR, down))
+
+    def tensor(array: Float64) -> Tensor:
+        return torch.from_numpy(array).to(weight)
+
+    def down(x: Tensor, factor_RI: Tensor) -> Tensor:
+        return _product(layer, x, factor_RI.view(-1, *weight.shape[1:]))
+
+    adapted = [(one, tensor(share * one.separate_gain(weight_OI))) for share, one in shares if one is not None]
 
     def answer(_layer: nn.Module, inputs: tuple[Tensor], _output: Tensor) -> Tensor:
         (x,) = inputs
         y = _product(layer, x, weight)
         total = y * left
-        for gain_O, scaled_OR, down in factors:
-            total = total + gain_O * (y + linear(_product(layer, x, down), scaled_OR))
+        for adapter, gain_O in adapted:
+            total = total + gain_O * (y + adapter.separate(x, tensor, down))
         if bias is not None:
             total = total + bias
         return total.movedim(-1, 1) if isinstance(layer, nn.Conv1d | nn.Conv2d) else total

@@ -18,11 +18,12 @@ from dataclasses import dataclass
 from typing import cast
 
 from ftx.core.errors import nearest
+from ftx.tasks.task_names import TASK_FACTS
 
 Keys = Mapping[str, object]
 
 _REMOVE = "remove the key to go on without it"
-_TASKS = {"MULTI_CLASS_CLS": "multiclass", "MULTI_LABEL_CLS": "multilabel", "H_LABEL_CLS": "hierarchical"}
+_TASKS = {facts.otx_task: name for name, facts in TASK_FACTS.items()}
 # Their names of backbones -> timm's; their dinov2 have register tokens. A TimmModel's are timm's own.
 _MODELS = {
     "dinov2-small": "dinov2-small",
@@ -61,7 +62,7 @@ _HINTS = {
 
 def _class_fault(value: object, theirs: Keys) -> str | None:
     # A class is called after its task: VisionTransformerMulticlassCls, in older releases ...ForMulticlassCls.
-    of_task = {"Multiclass": "multiclass", "Multilabel": "multilabel", "HLabel": "hierarchical"}
+    of_task = {facts.otx_class: name for name, facts in TASK_FACTS.items()}
     name, task = _last(value), _TASKS.get(str(theirs["task"]))
     found = re.fullmatch(rf"(?:VisionTransformer|TimmModel)(?:For)?({'|'.join(of_task)})Cls", name)
     if found is None:

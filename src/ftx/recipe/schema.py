@@ -13,11 +13,12 @@ from typing import Annotated, ClassVar, cast
 from pydantic import ConfigDict, Field, ValidationError
 
 from ftx.core.errors import LINES, RecipeError, first_lines, listed
+from ftx.recipe.adapter_methods import ADAPTERS, AdapterName, Method
 from ftx.recipe.document import parse_document, read_document
 from ftx.recipe.error_lines import dotted_keys, error_lines, unknown_key
 from ftx.recipe.otx import from_otx, is_otx
 from ftx.recipe.presets import PRESETS, Preset
-from ftx.recipe.sections import AdapterRecipe, DataRecipe, Method, ModelRecipe, Section, TrainRecipe, ValidateRecipe
+from ftx.recipe.sections import AdapterRecipe, DataRecipe, ModelRecipe, Section, TrainRecipe, ValidateRecipe
 from ftx.recipe.strict_yaml import YamlError, dump_yaml, parse_yaml
 from ftx.recipe.value_types import Seed
 from ftx.tasks.task_names import TaskName
@@ -208,9 +209,21 @@ def _checked(
     if recipe.model.peft == "none":
         of_adapter = [key for key in given if key.startswith("adapter.") or key == "train.lora_plus"]
         lines += [f"{key}: contradicts model.peft none, which has no adapter" for key in of_adapter]
+    else:
+        lines += _unused_by(recipe.model.peft, recipe)
     if lines:
         raise _refusal(lines, len(lines), where)
     return recipe
+
+
+def _unused_by(name: AdapterName, recipe: Recipe) -> list[str]:
+    """A line for each key that is set and has no meaning for the adapter method."""
+    facts = ADAPTERS[name]
+    if not facts.unused:
+        return []
+    values, defaults = recipe.by_key(), Recipe().by_key()
+    unused = [key for key in facts.unused if values[key] != defaults[key]]
+    return [f"{key}: contradicts model.peft {name}: {facts.title} has no such setting" for key in unused]
 
 
 def _with_keys(document: Mapping[str, object], given: Mapping[str, object]) -> dict[str, object]:

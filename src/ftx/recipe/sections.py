@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 from pydantic_core import PydanticCustomError
 from pydantic_core.core_schema import ValidationInfo
 
+from ftx.recipe.adapter_methods import AdapterName
 from ftx.recipe.adapter_targets import TARGETS, Alphas, BlockChoice, Ranks, Target, TargetNames
 from ftx.recipe.token_shares import KeepTokens
 from ftx.recipe.value_types import (
@@ -25,8 +26,7 @@ from ftx.recipe.value_types import (
 )
 from ftx.tasks.task_names import LossName
 
-PeftMethod = Literal["lora", "dora", "none"]
-Method = Literal["lora", "dora", "linear", "full"]
+PeftMethod = Literal[AdapterName, "none"]
 TrainPrecision = Literal["auto", "f32", "bf16"]
 # light: random resized crop and horizontal flip. none: the image path of evaluation.
 Augment = Literal["light", "none"]
@@ -111,7 +111,7 @@ class ModelRecipe(Section):
 
 
 class AdapterRecipe(Section):
-    """The adapter of LoRA and DoRA: scaling is alpha / rank, alpha / sqrt(rank) with ``rslora``.
+    """The adapter: scaling is alpha / rank, alpha / sqrt(rank) with ``rslora``.
 
     ``targets`` are q, k, v, proj, fc1, fc2, or attn, mlp, all; ``rank`` and ``alpha`` are one number, or one for each
     target (``{attn: 4, mlp: 16}``). ``blocks`` is all, N for the last N, ``first:N``, or a list counted from 0;
@@ -214,6 +214,10 @@ class TrainRecipe(Section):
     head_init: HeadInit = "auto"
     checkpoint_minutes: Annotated[Number, Field(ge=0)] = 5.0
     tensorboard: Switch = False
+
+    def at_once(self, images: int) -> int:
+        """How many of the images of a step are computed at once: a step computes them in parts."""
+        return -(-images // self.accumulation_steps)
 
 
 class ValidateRecipe(Section):

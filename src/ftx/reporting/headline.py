@@ -12,13 +12,7 @@ from ftx.reporting.held_out import HeldOut
 from ftx.runs.artifacts import IRS, Artifact
 from ftx.runs.parity_json import ParityReport
 from ftx.runtimes.choose_artifact import best_ir, why_not_here
-from ftx.tasks.task_names import TaskName
-
-_ONE_IMAGE: dict[TaskName, str] = {
-    "multiclass": "names the right class for",
-    "multilabel": "gets every label right in",
-    "hierarchical": "names the whole path right for",
-}
+from ftx.tasks.task_names import TASK_FACTS
 
 
 @dataclass(frozen=True)
@@ -92,8 +86,6 @@ def _accuracy(answers: HeldOut) -> str:
     right, images = int(answers.right.sum()), len(answers.right)
     low, high = wilson_interval(right, images)
     known = f"{right} of {images}, by {answers.artifact}; 95 % interval {100 * low:.0f} to {100 * high:.0f}"
-    if answers.task_name == "multilabel":
-        metric = answers.task.metrics(answers.logits_NC, answers.targets_NC)["mAP"]
-        known += f"; mean average precision {metric:.2f}"
-    verb = _ONE_IMAGE[answers.task_name]
-    return f"The model {verb} {100 * right / images:.0f} of 100 images that training did not see ({known})"
+    known += answers.task.more_figures(answers.logits_NC, answers.targets_NC)
+    share = f"{TASK_FACTS[answers.task_name].right_means} {100 * right / images:.0f} of 100 images"
+    return f"The model {share} that training did not see ({known})"

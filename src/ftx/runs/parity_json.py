@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Literal
 
@@ -10,19 +10,22 @@ from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
 
 from ftx.core.strict_json import JsonError, read_json
 from ftx.core.verb_report import VerbReport
-from ftx.runs.artifacts import ARTIFACTS, Artifact, RuntimeName
+from ftx.runs.artifacts import ARTIFACTS, IR_INT8, Artifact, RuntimeName
 from ftx.runs.compute_precision import ComputeField
-from ftx.runs.instruction_sets import InstructionSet
+from ftx.runs.instruction_sets import WITHOUT_VNNI, InstructionSet
 from ftx.runs.machine import Machine
 
 # Within a run.
 PARITY_FILE = Path("reports", "parity.json")
 
-# graph: the same pixels into each model. one_image: the same pixels into a model in 8 bits as it runs for one image,
-# where that is by other kernels (ftx.runtimes.one_image).
+# By which kernels OpenVINO computes a model in 8 bits: those for batches, or, where these are others, those for single
+# images (ftx.runtimes.single_kernels).
+KernelPath = Literal["batch", "single"]
+# graph: the same pixels into each model. one_image: the same pixels, by the kernels for single images.
 PixelView = Literal["graph", "one_image"]
 # files: each runtime with its own image path.
 View = PixelView | Literal["files"]
+VIEW_OF: Mapping[KernelPath, PixelView] = {"batch": "graph", "single": "one_image"}
 # proved: what was asked holds. failed: it certainly does not. unproved: these images tell neither.
 Verdict = Literal["proved", "unproved", "failed"]
 # What counts as one: an image, or all images of one group of a table (a patient, a part), which are no new evidence
@@ -147,7 +150,7 @@ def latency_rows(rows: Iterable[ParityRow]) -> list[ParityRow]:
     """
     found = {
         (row.artifact, row.compute.dtype, row.isa, row.emulated): row
-        for row in sorted(rows, key=lambda row: (row.view == "one_image", row.compute.chosen_by_runtime))
+        for row in sorted(rows, key=lambda row: (row.view == VIEW_OF["single"], row.compute.chosen_by_runtime))
         if row.view != "files"
     }
     return list(found.values())
@@ -235,6 +238,15 @@ class ParityReport(VerbReport):
     digests: dict[str, str]
     transfer: Transfer | None = None
     sets: list[SetVerdict] = []  # noqa: RUF012  pydantic copies it
+
+    @property
+    def int8_saturates(self) -> bool:
+        """Whether int8 fails without VNNI, and nowhere else: there two products of 8 bits are added in 16 bits."""
+        of_int8 = [one for one in self.sets if one.artifact == IR_INT8.name]
+        failed = {one.isa for one in of_int8 if one.verdict == "failed"}
+        own = {one.isa for one in of_int8 if not one.emulated}
+        fails_here = self.verdicts.get(IR_INT8.name) == "failed" and not own & WITHOUT_VNNI
+        return bool(failed) and failed <= WITHOUT_VNNI and not fails_here
 
     @property
     def own_rows(self) -> list[ParityRow]:

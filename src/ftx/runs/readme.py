@@ -24,16 +24,17 @@ from ftx.core.untrusted_files import read_file
 from ftx.core.version import __version__
 from ftx.data.dataset import SPLITS, Dataset, Split
 from ftx.data.open_dataset import class_counts
+from ftx.recipe.adapter_methods import METHODS
 from ftx.recipe.schema import Recipe
-from ftx.recipe.sections import Method, ModelRecipe
+from ftx.recipe.sections import ModelRecipe
 from ftx.recipe.strict_yaml import dump_yaml
 from ftx.runs.readme_code import timm_code, trained_code, transformers_code
 from ftx.runs.run import Run
 from ftx.runs.run_json import MODEL_CARD, RESTORE, BegunFrom, Recovered
 from ftx.tasks.output_meaning import Meaning
+from ftx.tasks.task_names import TASK_FACTS
 from ftx.tasks.thresholds import Thresholds
 
-_TITLES: Mapping[Method, str] = {"lora": "LoRA", "dora": "DoRA", "linear": "linear probing", "full": "full fine-tuning"}
 # Those of timm's licences that the hub knows by name; the others it calls "other" and shows their name beside.
 # Source: https://huggingface.co/docs/hub/repositories-licenses
 _HUB_LICENCES = frozenset("apache-2.0 mit bsd-3-clause cc-by-4.0 cc-by-nc-4.0 apple-ascl apple-amlr gemma".split())
@@ -119,7 +120,7 @@ def write_dense_card(folder: Path, run: Run, proof: MergeProof) -> None:
     layers = layers_proved(proof.layers, proof.relative_error, proof.layer_bound) if proof.layers else ""
     facts = [
         ("base", _base_named(recipe.model, manifest.architecture)),
-        ("trained by", _TITLES[manifest.method]),
+        ("trained by", METHODS[manifest.method].title),
         ("task", f"{manifest.task}, {len(manifest.labels)} labels"),
         ("input", f"{manifest.preprocess.image_size} px, RGB"),
         *_tokens(shares),
@@ -278,7 +279,7 @@ def _splits(dataset: Dataset) -> list[Split]:
 
 
 def _title(recipe: Recipe) -> str:
-    return f"{recipe.model.name} by {_TITLES[recipe.method]} on {_plain(recipe.data.path.stem or 'data')}"
+    return f"{recipe.model.name} by {METHODS[recipe.method].title} on {_plain(recipe.data.path.stem or 'data')}"
 
 
 def _base_named(model: ModelRecipe, architecture: str) -> str:
@@ -291,7 +292,7 @@ def _base_named(model: ModelRecipe, architecture: str) -> str:
 
 
 def _method_named(prepared: Prepared) -> str:
-    title = _TITLES[prepared.method]
+    title = METHODS[prepared.method].title
     if prepared.spec is None:
         return title
     each = "; ".join(f"{', '.join(targets)}: {size}" for size, targets in _by_size(prepared.spec).items())
@@ -325,9 +326,8 @@ def _essentials(recipe: Recipe) -> dict[str, object]:
 
 
 def _reading(meaning: Meaning) -> str:
-    if meaning.task != "hierarchical":
-        return ""
-    return "\n\nThe score of a label in a group is given its parent; `ftx predict` gives whole paths of the label tree."
+    reading = TASK_FACTS[meaning.task].reading
+    return f"\n\n{reading}" if reading else ""
 
 
 def _code(lines: Sequence[str]) -> str:

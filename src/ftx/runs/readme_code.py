@@ -120,14 +120,8 @@ def _imports(more: Sequence[str]) -> list[str]:
 
 def _names(meaning: Meaning) -> list[str]:
     """What the code needs to know of the labels."""
-    labels = meaning.labels
-    lines = [f"labels = {list(labels.names)!r}"]
-    if not labels.groups:
-        thresholds = [round(float(one), 6) for one in meaning.thresholds.of(labels.names)]
-        lines.append(f"thresholds = {thresholds!r}")
-    elif meaning.task != "multiclass":
-        lines.append(f"groups = {[[labels.index(name) for name in group] for group in labels.groups]!r}")
-    return lines
+    definitions, _ = meaning.open().decoding_code()
+    return [f"labels = {list(meaning.labels.names)!r}", *definitions]
 
 
 def _asking(call: str) -> list[str]:
@@ -135,14 +129,8 @@ def _asking(call: str) -> list[str]:
 
 
 def _telling(meaning: Meaning) -> list[str]:
-    if meaning.task == "multiclass":
-        return ["print(labels[int(logits.argmax())])"]
-    lines = ["scores = logits[0].sigmoid()"]
-    if not meaning.labels.groups:
-        zipped = "zip(labels, scores.tolist(), thresholds)"
-        return [*lines, f"print([label for label, score, threshold in {zipped} if score > threshold])"]
-    lines += ["for group in groups:", "    scores[group] = logits[0, group].softmax(0)"]
-    return [*lines, "print(dict(zip(labels, scores.tolist())))"]
+    _, printing = meaning.open().decoding_code()
+    return printing
 
 
 def _transform(pre: Preprocess) -> list[str]:

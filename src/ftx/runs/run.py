@@ -47,6 +47,7 @@ from ftx.runs.run_json import (
     read_manifest,
 )
 from ftx.tasks.base import Task
+from ftx.tasks.task_names import TASK_FACTS
 
 if TYPE_CHECKING:
     from ftx.recipe.schema import Recipe
@@ -267,7 +268,7 @@ class Run:
         """The images of the run as training split them (``data.jsonl``)."""
         path = self.file("data.jsonl")
         found = read_entries(path)
-        if self.manifest.task == "multiclass" and any(len(entry.labels) != 1 for entry in found):
+        if TASK_FACTS[self.manifest.task].one_label and any(len(entry.labels) != 1 for entry in found):
             raise RunError(
                 "data.jsonl does not hold", where=path, found="an image without exactly one label", fix=RESTORE
             )

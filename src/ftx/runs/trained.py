@@ -16,7 +16,7 @@ from ftx.adapters.trainable_model import Prepared, prepare
 from ftx.backbones.layer_roles import head_names
 from ftx.core.errors import MergeError, RunError
 from ftx.core.files import disk_faults
-from ftx.recipe.sections import Method
+from ftx.recipe.adapter_methods import Method
 from ftx.runs.artifacts import TRAINED
 from ftx.runs.dense import dense_state
 from ftx.runs.run import Run

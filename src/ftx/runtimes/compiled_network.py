@@ -24,7 +24,8 @@ from ftx.core.telemetry import no_telemetry
 from ftx.data.preprocess import Pixels, Preprocess
 from ftx.data.threads import in_threads
 from ftx.runs.instruction_sets import InstructionSet
-from ftx.runtimes.one_image import ALWAYS, for_one_image
+from ftx.runs.parity_json import KernelPath
+from ftx.runtimes.single_kernels import ALWAYS, single_parts
 from ftx.tasks.thresholds import Floats
 
 with no_telemetry():
@@ -61,15 +62,15 @@ class CompiledNetwork:
         path: Path,
         isa: InstructionSet | None,
         *,
-        one_image: bool,
+        kernels: KernelPath,
     ) -> None:
         """Compile it; ``path`` is where it was read, ``isa`` the instruction set of this process.
 
-        ``one_image``: requests are of one image, mostly. With AVX2 alone int8 is compiled for one in any case.
+        ``kernels`` single: requests are of one image, mostly. On a CPU with AVX2 only, int8 always has these kernels.
         Raises: RuntimeError if OpenVINO refuses it.
         """
         self._path = path
-        parts = for_one_image(model, preprocess, isa) if one_image or isa == ALWAYS else None
+        parts = single_parts(model, preprocess, isa) if kernels == "single" or isa == ALWAYS else None
         self._image_path: openvino.CompiledModel | None = None
         if parts is not None:
             in_f32 = {**properties, "INFERENCE_PRECISION_HINT": "f32"}
@@ -77,9 +78,9 @@ class CompiledNetwork:
         self.compiled = core().compile_model(model if parts is None else parts.body, "CPU", dict(properties))
 
     @property
-    def is_for_one_image(self) -> bool:
-        """Whether a batch is taken image by image."""
-        return self._image_path is not None
+    def kernel_path(self) -> KernelPath:
+        """By which kernels it computes; with those for single images a batch is taken image by image."""
+        return "batch" if self._image_path is None else "single"
 
     @property
     def streams(self) -> int:
@@ -161,9 +162,9 @@ class CompiledNetwork:
         )
 
 
-def differs_for_one_image(model: openvino.Model, preprocess: Preprocess, isa: InstructionSet | None) -> bool:
-    """Whether a network is compiled otherwise for one image than for many."""
-    return isa != ALWAYS and for_one_image(model, preprocess, isa) is not None
+def has_single_kernels(model: openvino.Model, preprocess: Preprocess, isa: InstructionSet | None) -> bool:
+    """Whether a network has other kernels for single images than for batches."""
+    return isa != ALWAYS and single_parts(model, preprocess, isa) is not None
 
 
 def ask(compiled: openvino.CompiledModel, images: NDArray[Any]) -> Floats:

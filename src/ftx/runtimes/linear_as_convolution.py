@@ -37,7 +37,7 @@ def has_int8_linear_layers(model: ov.Model) -> bool:
 
 def most_tokens(body: ov.Model) -> int:
     """How many tokens of one image the INT8 linear layer with most of them takes; 0 without such a layer."""
-    shapes = [list(node.input_value(0).get_shape()) for node in body.get_ordered_ops() if _is_of_one_image(node)]
+    shapes = [list(node.input_value(0).get_shape()) for node in body.get_ordered_ops() if _is_single(node)]
     return max((math.prod(shape[1:-1]) for shape in shapes), default=0)
 
 
@@ -50,7 +50,7 @@ def with_convolutions(body: ov.Model) -> tuple[ov.Model, int]:
     """
     changed = body.clone()
     spatial: dict[str, ov.Output] = {}  # of an output as tokens the same as an image, by the name of its node
-    layers = [(linear, linear.input_value(0)) for linear in changed.get_ordered_ops() if _is_of_one_image(linear)]
+    layers = [(linear, linear.input_value(0)) for linear in changed.get_ordered_ops() if _is_single(linear)]
     for linear, tokens in layers:
         name, rank = tokens.get_node().get_name(), len(tokens.get_partial_shape())
         if name not in spatial:  # queries, keys and values take the same
@@ -76,7 +76,7 @@ def _is_int8_linear(node: ov.Node) -> bool:
     )
 
 
-def _is_of_one_image(node: ov.Node) -> bool:
+def _is_single(node: ov.Node) -> bool:
     """Whether it is such a layer, of tokens that are known to be those of one image."""
     if not _is_int8_linear(node):
         return False

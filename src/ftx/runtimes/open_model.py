@@ -153,7 +153,7 @@ def _ir(folder: Path, compute: Compute, goal: Goal | None) -> Predictor:
             streams=setting.streams,
             batch=setting.batch,
             cache=cache,
-            one_image=goal == "latency",
+            kernels="single" if goal == "latency" else "batch",
         )
 
     # By the digest of the card, which holds the hashes of all files: what OpenVINO goes by may miss other weights.

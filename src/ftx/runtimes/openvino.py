@@ -22,9 +22,10 @@ from ftx.runs.card_json import IR_FILE, IR_WEIGHTS, REFERENCE_FILE, Card, read_c
 from ftx.runs.compute_precision import Compute, ComputePrecision, Dtype
 from ftx.runs.instruction_sets import Kernels, is_held
 from ftx.runs.machine import cpu_flags, this_set
-from ftx.runtimes.compiled_network import CompiledNetwork, ask, core, differs_for_one_image
-from ftx.runtimes.one_image import image_path
+from ftx.runs.parity_json import KernelPath
+from ftx.runtimes.compiled_network import CompiledNetwork, ask, core, has_single_kernels
 from ftx.runtimes.predictor import BATCH_IMAGES, LOGITS, MAPS, feed_files
+from ftx.runtimes.single_kernels import image_path
 from ftx.tasks.thresholds import Floats
 
 with no_telemetry():
@@ -57,14 +58,14 @@ class OpenVinoPredictor:
         streams: int | None = None,
         batch: int = BATCH_IMAGES,
         cache: Path | None = None,
-        one_image: bool = False,
+        kernels: KernelPath = "batch",
     ) -> None:
         """Open and compile the model after its card and hashes hold.
 
         What is not said stays what OpenVINO chooses on the machine, but for a container that is paid fewer processors
         than it sees. ``batch`` is the most images of one size that share a request where files are answered, ``cache``
-        where OpenVINO keeps what it compiled. With ``one_image`` int8 is compiled for one image at a time, where that
-        is faster for one.
+        where OpenVINO keeps what it compiled. With ``kernels`` single int8 is compiled for one image at a time, where
+        that is faster for one.
         Raises: ExportError if the folder is not whole or OpenVINO refuses the model.
         """
         self.card: Card = read_card(folder)
@@ -82,9 +83,7 @@ class OpenVinoPredictor:
             model = core().read_model(path)
             _check_ports(model, path)
             properties = _properties(compute, threads, streams, cache)
-            self._network = CompiledNetwork(
-                model, self.card.preprocess, properties, path, this_set(), one_image=one_image
-            )
+            self._network = CompiledNetwork(model, self.card.preprocess, properties, path, this_set(), kernels=kernels)
         except RuntimeError as error:
             raise ExportError(
                 "OpenVINO cannot open this model", where=path, found=str(error), fix="export it again"
@@ -119,9 +118,9 @@ class OpenVinoPredictor:
         return self._network.streams
 
     @property
-    def is_for_one_image(self) -> bool:
-        """Whether the images of a batch are computed one by one."""
-        return self._network.is_for_one_image
+    def kernel_path(self) -> KernelPath:
+        """By which kernels it computes; with those for single images a batch is taken image by image."""
+        return self._network.kernel_path
 
     def kernels(self) -> Kernels:
         """What computes the products: convolutions, linear layers, attention; of a network for one image the body's."""
@@ -229,8 +228,16 @@ def default_compute() -> ComputePrecision:
     return ComputePrecision(dtype, chosen_by_runtime=True)
 
 
-def has_other_kernels_for_one_image(folder: Path) -> bool:
-    """Whether a model runs otherwise on this machine if it is opened for one image; nothing is compiled to tell."""
+def kernel_paths(folder: Path, compute: Compute) -> tuple[KernelPath, ...]:
+    """By which kernels this machine may run an exported model; nothing is compiled to tell.
+
+    Pinned to f32 only by those for batches if the CPU chooses f32 anyway: the same was computed before.
+    """
+    pinned = compute != "auto" and default_compute().dtype == "f32"
+    return ("batch",) if pinned or not _has_single_kernels(folder) else ("batch", "single")
+
+
+def _has_single_kernels(folder: Path) -> bool:
     card = read_card(folder)
     if card.artifact.precision != "int8":
         return False
@@ -238,7 +245,7 @@ def has_other_kernels_for_one_image(folder: Path) -> bool:
         model = core().read_model(folder / IR_FILE)
     except RuntimeError:  # opening it says why
         return False
-    return differs_for_one_image(model, card.preprocess, this_set())
+    return has_single_kernels(model, card.preprocess, this_set())
 
 
 def frame(pixels_NHWC: Pixels, preprocess: Preprocess) -> Pixels:

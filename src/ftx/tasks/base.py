@@ -29,6 +29,19 @@ Related = tuple[Labels, list[tuple[str, ...]]]
 
 
 @dataclass(frozen=True)
+class LossChoice:
+    """How a loss is computed.
+
+    ``kind`` is the loss of independent labels, ``smoothing`` the label smoothing of mutually exclusive classes.
+    ``weights_2C`` are the weights of each label where it is present and, for independent labels, where it is absent.
+    """
+
+    kind: LossName = "bce"
+    smoothing: float = 0.0
+    weights_2C: Tensor | None = None
+
+
+@dataclass(frozen=True)
 class ScoredLabel:
     """A label and how sure the model is of it, in [0, 1]."""
 
@@ -61,20 +74,11 @@ class Task(Protocol):
         """The truth as numbers. Shape: [N, C]; 1 where the label holds."""
         ...
 
-    def loss(
-        self,
-        logits_NC: Tensor,
-        targets_NC: Tensor,
-        *,
-        kind: LossName,
-        label_smoothing: float,
-        weights_2C: Tensor | None = None,
-        whole_MC: Tensor | None = None,
-    ) -> Tensor:
-        """The mean loss of a batch, a scalar; ``kind`` is that of labels that decide by themselves.
+    def loss(self, logits_NC: Tensor, targets_NC: Tensor, how: LossChoice, whole_MC: Tensor | None = None) -> Tensor:
+        """The mean loss of a batch, a scalar.
 
-        ``weights_2C`` weigh each label where it holds and, if it decides by itself, where it does not. Of a part of a
-        batch with the targets ``whole_MC`` it is the part's share: those of all parts add up to the batch's mean.
+        With ``whole_MC``, the targets of a whole batch, ``logits_NC`` are a part of it: the losses of all parts add up
+        to the mean loss of the batch.
         """
         ...
 
@@ -112,6 +116,14 @@ class Task(Protocol):
 
     def model_info(self) -> dict[str, str]:
         """What Model API reads to decode as we do."""
+        ...
+
+    def more_figures(self, logits_NC: Floats, targets_NC: Targets) -> str:
+        """What a report adds to the accuracy, after a comma or semicolon; nothing for most."""
+        ...
+
+    def decoding_code(self) -> tuple[list[str], list[str]]:
+        """Python for a model card: what it defines next to ``labels``, and what prints the labels of ``logits``."""
         ...
 
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, ClassVar
 import numpy as np
 
 from ftx.core.errors import DataError
-from ftx.tasks.base import Carried, Related, ScoredLabel, Targets
+from ftx.tasks.base import Carried, LossChoice, Related, ScoredLabel, Targets
 from ftx.tasks.label_tree import tree_of
 from ftx.tasks.labels import Declared, Labels
 from ftx.tasks.metrics import f1_of
@@ -24,8 +24,6 @@ from ftx.tasks.thresholds import Flags, Floats, Thresholds, tune
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-    from ftx.tasks.task_names import LossName
 
 
 class Hierarchical:
@@ -65,16 +63,7 @@ class Hierarchical:
                 targets_NC[row, [self.labels.index(one) for one in self.labels.path(name)]] = 1
         return targets_NC
 
-    def loss(
-        self,
-        logits_NC: Tensor,
-        targets_NC: Tensor,
-        *,
-        kind: LossName,
-        label_smoothing: float,
-        weights_2C: Tensor | None = None,
-        whole_MC: Tensor | None = None,
-    ) -> Tensor:
+    def loss(self, logits_NC: Tensor, targets_NC: Tensor, how: LossChoice, whole_MC: Tensor | None = None) -> Tensor:
         """The mean over the groups and, as one more, the singles.
 
         A group's cross-entropy is masked where the image has no label of it, and nowhere else; a single's loss never.
@@ -83,18 +72,18 @@ class Hierarchical:
 
         from ftx.tasks.sigmoid import binary_loss
 
-        whole_MC = targets_NC if whole_MC is None else whole_MC
+        whole_MC, weights_2C = targets_NC if whole_MC is None else whole_MC, how.weights_2C
         parts: list[Tensor] = []
         for rows in self._groups:
             truth_NG = targets_NC[:, rows]
             known_N, known_M = (truth.sum(dim=1) > 0 for truth in (truth_NG, whole_MC[:, rows]))
-            each_N = cross_entropy(logits_NC[:, rows], truth_NG, label_smoothing=label_smoothing, reduction="none")
+            each_N = cross_entropy(logits_NC[:, rows], truth_NG, label_smoothing=how.smoothing, reduction="none")
             if weights_2C is not None:  # by the true label alone, as in Multiclass
                 each_N = each_N * (truth_NG * weights_2C[0, rows]).sum(dim=1)
             parts.append((each_N * known_N).sum() / known_M.sum().clamp(min=1))
         if self.labels.singles:
             weights_2S = None if weights_2C is None else weights_2C[:, self._singles]
-            each_NS = binary_loss(logits_NC[:, self._singles], targets_NC[:, self._singles], kind, weights_2S)
+            each_NS = binary_loss(logits_NC[:, self._singles], targets_NC[:, self._singles], how.kind, weights_2S)
             parts.append(each_NS.sum() / (len(whole_MC) * len(self.labels.singles)))
         return sum(parts[1:], parts[0]) / len(parts)
 
@@ -247,3 +236,17 @@ class Hierarchical:
                 above = self.labels.index(up)
                 known_NC[:, row] |= known_NC[:, above] & ~true_NC[:, above]
         return known_NC
+
+    def more_figures(self, logits_NC: Floats, targets_NC: Targets) -> str:
+        """Nothing."""
+        return ""
+
+    def decoding_code(self) -> tuple[list[str], list[str]]:
+        """Python for a model card: the score of every label; those of a group add up to 1."""
+        groups = [[self.labels.index(name) for name in group] for group in self.labels.groups]
+        scores = [
+            "scores = logits[0].sigmoid()",
+            "for group in groups:",
+            "    scores[group] = logits[0, group].softmax(0)",
+        ]
+        return [f"groups = {groups!r}"], [*scores, "print(dict(zip(labels, scores.tolist())))"]

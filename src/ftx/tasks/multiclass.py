@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, ClassVar
 import numpy as np
 
 from ftx.core.errors import DataError, listed
-from ftx.tasks.base import Carried, Related, ScoredLabel, Targets
+from ftx.tasks.base import Carried, LossChoice, Related, ScoredLabel, Targets
 from ftx.tasks.labels import Declared, Labels
 from ftx.tasks.metrics import f1_of
 from ftx.tasks.softmax import best, softmax
@@ -16,8 +16,6 @@ from ftx.tasks.thresholds import Flags, Floats, Thresholds
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-    from ftx.tasks.task_names import LossName
 
 
 class Multiclass:
@@ -64,24 +62,15 @@ class Multiclass:
             targets_NC[row, self.labels.index(name)] = 1
         return targets_NC
 
-    def loss(
-        self,
-        logits_NC: Tensor,
-        targets_NC: Tensor,
-        *,
-        kind: LossName,
-        label_smoothing: float,
-        weights_2C: Tensor | None = None,
-        whole_MC: Tensor | None = None,
-    ) -> Tensor:
+    def loss(self, logits_NC: Tensor, targets_NC: Tensor, how: LossChoice, whole_MC: Tensor | None = None) -> Tensor:
         """Cross-entropy with smoothed labels (Szegedy et al., arXiv:1512.00567, section 7)."""
         from torch.nn.functional import cross_entropy
 
-        each_N = cross_entropy(logits_NC, targets_NC, label_smoothing=label_smoothing, reduction="none")
-        if weights_2C is not None:
+        each_N = cross_entropy(logits_NC, targets_NC, label_smoothing=how.smoothing, reduction="none")
+        if how.weights_2C is not None:
             # By the true label alone: torch's own weights would weigh what smoothing gives to the others as well, and
             # teach a rare label on every image.
-            each_N = each_N * (targets_NC * weights_2C[0]).sum(dim=1)
+            each_N = each_N * (targets_NC * how.weights_2C[0]).sum(dim=1)
         return each_N.mean() if whole_MC is None else each_N.sum() / len(whole_MC)
 
     def scores(self, logits_NC: Floats) -> Floats:
@@ -120,3 +109,11 @@ class Multiclass:
     def model_info(self) -> dict[str, str]:
         """Model API's keys for one exclusive group."""
         return {"multilabel": "False", "hierarchical": "False", "topk": "1"}
+
+    def more_figures(self, logits_NC: Floats, targets_NC: Targets) -> str:
+        """Nothing."""
+        return ""
+
+    def decoding_code(self) -> tuple[list[str], list[str]]:
+        """Python for a model card: the best label."""
+        return [], ["print(labels[int(logits.argmax())])"]

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, ClassVar
 import numpy as np
 
 from ftx.core.errors import DataError
-from ftx.tasks.base import Carried, Related, ScoredLabel, Targets
+from ftx.tasks.base import Carried, LossChoice, Related, ScoredLabel, Targets
 from ftx.tasks.labels import Declared, Labels
 from ftx.tasks.metrics import f1_of, mean_average_precision
 from ftx.tasks.sigmoid import sigmoid
@@ -16,8 +16,6 @@ from ftx.tasks.thresholds import Flags, Floats, Thresholds, tune
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-    from ftx.tasks.task_names import LossName
 
 
 class Multilabel:
@@ -50,20 +48,11 @@ class Multilabel:
             targets_NC[row, [self.labels.index(name) for name in names]] = 1
         return targets_NC
 
-    def loss(
-        self,
-        logits_NC: Tensor,
-        targets_NC: Tensor,
-        *,
-        kind: LossName,
-        label_smoothing: float,
-        weights_2C: Tensor | None = None,
-        whole_MC: Tensor | None = None,
-    ) -> Tensor:
+    def loss(self, logits_NC: Tensor, targets_NC: Tensor, how: LossChoice, whole_MC: Tensor | None = None) -> Tensor:
         """The mean over images and labels, so that the learning rate does not hang on the number of labels."""
         from ftx.tasks.sigmoid import binary_loss
 
-        each_NC = binary_loss(logits_NC, targets_NC, kind, weights_2C)
+        each_NC = binary_loss(logits_NC, targets_NC, how.kind, how.weights_2C)
         return each_NC.mean() if whole_MC is None else each_NC.sum() / whole_MC.numel()
 
     def scores(self, logits_NC: Floats) -> Floats:
@@ -113,3 +102,13 @@ class Multilabel:
             "hierarchical": "False",
             "confidence_threshold": repr(round(self.thresholds.shared, 6)),
         }
+
+    def more_figures(self, logits_NC: Floats, targets_NC: Targets) -> str:
+        """The mean average precision, which no threshold moves."""
+        return f"; mean average precision {self.metrics(logits_NC, targets_NC)['mAP']:.2f}"
+
+    def decoding_code(self) -> tuple[list[str], list[str]]:
+        """Python for a model card: the labels above their thresholds."""
+        thresholds = [round(float(one), 6) for one in self.thresholds.of(self.labels.names)]
+        chosen = "[label for label, score, threshold in zip(labels, scores.tolist(), thresholds) if score > threshold]"
+        return [f"thresholds = {thresholds!r}"], ["scores = logits[0].sigmoid()", f"print({chosen})"]

@@ -1,9 +1,63 @@
-"""What tasks and losses are called, in recipes, runs and cards."""
+"""What tasks and losses are called, in recipes, runs and cards, and what the rest of ftx needs to know of each task."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Literal
 
 TaskName = Literal["multiclass", "multilabel", "hierarchical"]
-# Of labels that decide by themselves.
+# Of independent labels.
 LossName = Literal["asymmetric", "bce"]
+
+
+@dataclass(frozen=True)
+class TaskFacts:
+    """One task.
+
+    ``one_label``: each image has exactly one label; ``no_label``: an image may have none. ``right_means`` stands in a
+    report between "The model" and "93 of 100 images", ``reading`` explains the scores in a model card. ``otx_task`` and
+    ``otx_class`` are OTX's words. ``sample`` is the archive of the sample data and the folder that it becomes,
+    ``sample_table`` the table of images in it and the name of that.
+    """
+
+    one_label: bool
+    no_label: bool
+    right_means: str
+    otx_task: str
+    otx_class: str
+    sample: tuple[str, str]
+    sample_table: tuple[str, str] | None = None
+    reading: str = ""
+
+
+_GARMENTS = ("fashion-mnist.zip", "sample-data")
+TASK_FACTS: Mapping[TaskName, TaskFacts] = {
+    "multiclass": TaskFacts(
+        one_label=True,
+        no_label=False,
+        right_means="names the right class for",
+        otx_task="MULTI_CLASS_CLS",
+        otx_class="Multiclass",
+        sample=_GARMENTS,
+    ),
+    "multilabel": TaskFacts(
+        one_label=False,
+        no_label=True,
+        right_means="gets every label right in",
+        otx_task="MULTI_LABEL_CLS",
+        otx_class="Multilabel",
+        sample=("fashion-sheets.zip", "sample-sheets"),
+    ),
+    "hierarchical": TaskFacts(
+        one_label=False,
+        no_label=False,
+        right_means="names the whole path right for",
+        otx_task="H_LABEL_CLS",
+        otx_class="HLabel",
+        sample=_GARMENTS,
+        sample_table=("fashion-tree.csv", "sample-tree.csv"),
+        reading="The score of a label in a group is given its parent; "
+        "`ftx predict` gives whole paths of the label tree.",
+    ),
+}

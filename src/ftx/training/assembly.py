@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 
+from ftx.backbones.dropped_patches import ALL_PATCHES
 from ftx.core.progress import Progress
 from ftx.data.dataset import Entry
 from ftx.data.pixel_store import PixelStore, pixel_store
@@ -14,7 +15,6 @@ from ftx.training.frozen_part import Frozen, FrozenPart, frozen_part
 from ftx.training.inputs import FeatureInputs, Inputs, inputs_of
 from ftx.training.loop import Training
 from ftx.training.optimizer import peak_lr
-from ftx.training.plan import plan
 from ftx.training.ranks import ALONE, Ranks
 from ftx.training.resolve import Resolved
 
@@ -25,12 +25,11 @@ def frozen_of(
 ) -> Iterator[FrozenPart | None]:
     """What of the network is computed once, where anything is; kept for this training alone, or ``for_others`` too."""
     recipe, backbone = found.recipe, found.prepared.backbone
-    planned = plan(backbone.module, recipe)
-    if planned.kept_blocks is None:
+    if found.plan.kept_blocks is None:
         yield None
         return
     runtime = "openvino" if recipe.train.frozen_runtime == "openvino" else "torch"
-    part = Frozen(backbone, planned.kept_blocks, recipe.train.precision == "bf16", runtime)
+    part = Frozen(backbone, found.plan.kept_blocks, recipe.train.precision == "bf16", runtime)
     limit_bytes = recipe.train.cache_gb * 1e9
     with frozen_part(part, limit_bytes, for_others=for_others, ranks=ranks, progress=progress) as frozen:
         yield frozen
@@ -39,8 +38,8 @@ def frozen_of(
 def make_room_for(found: Resolved, frozen: FrozenPart | None, progress: Progress) -> None:
     """Let what a training computes once be kept, in place of what others kept: it is about to begin."""
     if frozen is not None:
-        planned, dataset = plan(found.prepared.backbone.module, found.recipe), found.dataset
-        frozen.make_room(planned.views_of(len(dataset.split("train")), len(dataset.split("val"))), progress)
+        dataset = found.dataset
+        frozen.make_room(found.plan.views_of(len(dataset.split("train")), len(dataset.split("val"))), progress)
 
 
 def pixels_of(found: Resolved, progress: Progress) -> AbstractContextManager[PixelStore]:
@@ -53,7 +52,7 @@ def inputs_for(
     found: Resolved, pixels: PixelStore, frozen: FrozenPart | None, entries: Sequence[Entry], *, varied: bool
 ) -> Inputs:
     """The inputs of entries of the data set: ``varied`` as the recipe trains on them, or as they are."""
-    planned = plan(found.prepared.backbone.module, found.recipe)
+    planned = found.plan
     return inputs_of(
         found.prepared.backbone,
         found.dataset.root,
@@ -63,7 +62,7 @@ def inputs_for(
         augment=planned.augment if varied else "none",
         views=planned.views,
         as_they_are=planned.fits_head,
-        patch_dropout=planned.patch_dropout if varied else 0.0,
+        dropped=planned.dropped if varied else ALL_PATCHES,
         seed=found.recipe.seed,
         pixels=pixels,
     )

@@ -10,7 +10,6 @@ from ftx.core.progress import Progress
 from ftx.recipe.schema import Recipe
 from ftx.training.device_placement import place
 from ftx.training.estimate import Times, rehearse
-from ftx.training.plan import plan
 from ftx.training.ranks import ALONE, Ranks
 from ftx.training.resolve import Resolved
 
@@ -32,8 +31,7 @@ def within(found: Resolved, budget_s: float, began: float, progress: Progress, r
     """
     module, recipe = found.prepared.backbone.module, found.recipe
     mine = replace(found, recipe=recipe.replace(train={"batch_size": ranks.largest_share(recipe.train.batch_size)}))
-    dropped = plan(module, mine.recipe).patch_dropout
-    place(mine.prepared, mine.recipe.train.batch_size, patch_dropout=dropped, ranks=ranks)
+    place(mine.prepared, mine.recipe.train.batch_size, dropped=found.plan.dropped, ranks=ranks)
     # A step in training mode moves what batches are normalised by.
     before = {name: buffer.clone() for name, buffer in module.named_buffers()}
     alone = rehearse(mine)
@@ -42,15 +40,15 @@ def within(found: Resolved, budget_s: float, began: float, progress: Progress, r
     for name, buffer in module.named_buffers():
         buffer.copy_(before[name])
     # The first decides, by its clock: near the limit another might find that one epoch less fits.
-    chosen = fitted(found, times, budget_s, began, progress).recipe if ranks.leads else found.recipe
-    return replace(found, recipe=ranks.of_first(chosen).replace(data={"path": found.recipe.data.path}))
+    chosen = fitted(found, times, budget_s, began, progress) if ranks.leads else found
+    recipe, planned = ranks.of_first((chosen.recipe, chosen.plan))
+    return replace(found, recipe=recipe.replace(data={"path": found.recipe.data.path}), plan=planned)
 
 
 def fitted(found: Resolved, times: Times, budget_s: float, began: float, progress: Progress) -> Resolved:
     """As ``within``, by what a rehearsal took."""
-    module, train = found.prepared.backbone.module, found.recipe.train
     left_s = (1 - _SPARE) * budget_s - (time.perf_counter() - began)
-    epochs = plan(module, found.recipe).epochs
+    epochs = found.plan.epochs
     fitting = next((fewer for fewer in range(epochs, 0, -1) if times.of(fewer) <= left_s), 0)
     if fitting == epochs:
         return found
@@ -63,5 +61,6 @@ def fitted(found: Resolved, times: Times, budget_s: float, began: float, progres
             fix="a longer one, a smaller --image-size, or --preset fast",
         )
     progress.note(f"{fitting} of {epochs} epochs fit into the budget: {times.epoch_s:.2g} s each")
-    fewer = {"epochs": fitting, "cache_views": min(train.cache_views, fitting)}
-    return replace(found, recipe=found.recipe.replace(train=fewer))
+    planned = found.plan.within(fitting)
+    fewer = {"epochs": planned.epochs, "cache_views": planned.views}
+    return replace(found, recipe=found.recipe.replace(train=fewer), plan=planned)

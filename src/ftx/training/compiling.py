@@ -20,9 +20,9 @@ from torch import Tensor, nn
 
 from ftx.adapters.trainable_model import Prepared
 from ftx.backbones.compiled import blocks_to_compile, compiled, compiling
+from ftx.backbones.dropped_patches import DroppedPatches
 from ftx.backbones.joined_attention import joined_attention
 from ftx.backbones.layer_roles import plain_vit
-from ftx.backbones.patch_dropout import step_tokens
 from ftx.backbones.split_network import token_shape, vit_blocks
 from ftx.core.errors import EnvironmentFault, ModelError
 from ftx.core.progress import Progress
@@ -50,11 +50,9 @@ class Gain:
 
 
 def chosen(
-    prepared: Prepared, train: TrainRecipe, images: int, *, patch_dropout: float, bf16: bool, progress: Progress
+    prepared: Prepared, train: TrainRecipe, images: int, *, dropped: DroppedPatches, bf16: bool, progress: Progress
 ) -> Compile:
     """What ``train.compile`` comes to in a training whose epochs have so many images together.
-
-    ``patch_dropout`` is the share of their patches that a step leaves out.
 
     Raises: ModelError or EnvironmentFault where blocks are asked for by name, and there are none or torch cannot
     compile them.
@@ -70,9 +68,9 @@ def chosen(
             found=f"{type(module).__name__}, trained as it is here",
             fix="leave the key out; blocks of plain Vision Transformers can be, where they train",
         )
-    place(prepared, train.batch_size, patch_dropout=patch_dropout)
-    at_once = -(-train.batch_size // train.accumulation_steps)
-    block = _Block(module, blocks, images=min(at_once, _AT_ONCE), patch_dropout=patch_dropout, bf16=bf16)
+    place(prepared, train.batch_size, dropped=dropped)
+    at_once = train.at_once(train.batch_size)
+    block = _Block(module, blocks, images=min(at_once, _AT_ONCE), dropped=dropped, bf16=bf16)
     if train.compile == "blocks":
         with compiling(), progress.track("Compiling a block", None):
             block.compiled()
@@ -100,7 +98,7 @@ class _Block:
     """A copy of the last of the blocks, and so many images' tokens, as they come to it."""
 
     def __init__(
-        self, module: nn.Module, blocks: list[nn.Module], *, images: int, patch_dropout: float, bf16: bool
+        self, module: nn.Module, blocks: list[nn.Module], *, images: int, dropped: DroppedPatches, bf16: bool
     ) -> None:
         vit = plain_vit(module)
         assert vit is not None
@@ -108,7 +106,7 @@ class _Block:
         _, width = token_shape(vit)
         like = next(blocks[-1].parameters())
         rng = torch.Generator().manual_seed(0)
-        tokens_NTD = torch.randn(images, step_tokens(vit, before, patch_dropout), width, generator=rng)
+        tokens_NTD = torch.randn(images, dropped.step_tokens(vit, before), width, generator=rng)
         self.images, self.bf16 = images, bf16
         self.tokens_NTD = tokens_NTD.to(like).requires_grad_()
         self.block = copy.deepcopy(blocks[-1]).train()

@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
 from ftx.adapters.trainable_model import Prepared
+from ftx.backbones.dropped_patches import ALL_PATCHES, DroppedPatches
 from ftx.backbones.layer_roles import plain_vit
 from ftx.backbones.split_network import choose_attention, head_alone, set_attention
 from ftx.core.errors import RunError
@@ -82,13 +83,13 @@ def place(
     batch_size: int,
     progress: Progress = SILENT,
     *,
-    patch_dropout: float = 0.0,
+    dropped: DroppedPatches = ALL_PATCHES,
     ranks: Ranks = ALONE,
 ) -> torch.device:
     """Put the model where it trains, and choose how a CPU computes its attention: docs/decisions/0002.
 
     Of several processes each has its share of the free memory and computes ``batch_size`` images; the first decides.
-    ``patch_dropout`` is the share of the patches that a step leaves out.
+    A step leaves out the patches that are ``dropped``.
     """
     where, module = device(), prepared.backbone.module
     module.to(where)
@@ -96,7 +97,7 @@ def place(
         keep_freed_memory()
         share = available_bytes() // 4 // ranks.local_world
         fits = choose_attention(
-            module, batch_size=batch_size, memory_bytes=share, patch_dropout=patch_dropout, evaluated=EVAL_BATCH
+            module, batch_size=batch_size, memory_bytes=share, dropped=dropped, evaluated=EVAL_BATCH
         )
         plain = ranks.of_first(fits)
         vit = plain_vit(module)

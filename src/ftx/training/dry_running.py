@@ -15,7 +15,6 @@ from ftx.recipe.schema import Recipe
 from ftx.training.budget import fitted, foreseeable
 from ftx.training.device_placement import device, place, within_quota
 from ftx.training.estimate import Times, adapted_layers, memory_mb, rehearse, what_would_fit
-from ftx.training.plan import plan
 from ftx.training.ranks import ALONE, Ranks
 from ftx.training.report import DryRunReport
 from ftx.training.resolve import Resolved, resolve
@@ -30,9 +29,9 @@ def dry_run(
     found = resolve(recipe if budget_s is None else foreseeable(recipe), strict, progress)
     prepared, resolved = found.prepared, found.recipe
     total = sum(parameter.numel() for parameter in prepared.backbone.module.parameters())
-    planned = plan(prepared.backbone.module, resolved)
-    place(prepared, resolved.train.batch_size, progress, patch_dropout=planned.patch_dropout)
-    needed_mb, free_mb = memory_mb(prepared, resolved, found.images["train"]), round(available_bytes() / 1e6)
+    place(prepared, resolved.train.batch_size, progress, dropped=found.plan.dropped)
+    needed_mb = memory_mb(prepared, resolved, found.plan, found.images["train"])
+    free_mb = round(available_bytes() / 1e6)
     times: Times | None = None
     if needed_mb <= free_mb or budget_s is not None:  # what fits into a time is told by two steps alone
         with memory_faults(advice(found)):
@@ -40,15 +39,15 @@ def dry_run(
         if budget_s is not None:
             found = fitted(found, times, budget_s, began, progress)
     counts = class_counts(found.dataset)
-    epochs = plan(prepared.backbone.module, found.recipe).epochs
+    epochs = found.plan.epochs
     return DryRunReport(
         method=prepared.method,
         model=resolved.model.name,
         precision=resolved.train.precision,
         image_size=prepared.backbone.preprocess.image_size,
         tokens=tokens_by_block(prepared.backbone.module),
-        augment=planned.augment,
-        patch_dropout=planned.patch_dropout,
+        augment=found.plan.augment,
+        patch_dropout=found.plan.dropped.fraction,
         counts={name: {str(split): n for split, n in splits.items()} for name, splits in counts.items()},
         images=found.images,
         unreadable=found.unreadable,
@@ -72,4 +71,4 @@ def advice(found: Resolved, ranks: Ranks = ALONE) -> Callable[[], str]:
     where, images = device(), found.images["train"]
     cpu = where.type == "cpu"
     free_bytes = available_bytes() // ranks.local_world if cpu else torch.cuda.mem_get_info(where)[0]
-    return lambda: what_would_fit(found.prepared, found.recipe, images, free_bytes, ranks)
+    return lambda: what_would_fit(found.prepared, found.recipe, found.plan, images, free_bytes, ranks)

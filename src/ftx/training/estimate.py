@@ -11,9 +11,9 @@ import torch
 
 from ftx.adapters.attach import adapter_layers, prove_reach
 from ftx.adapters.trainable_model import Prepared
+from ftx.backbones.dropped_patches import DroppedPatches
 from ftx.backbones.joined_attention import joined_attention
 from ftx.backbones.layer_roles import depth, plain_vit
-from ftx.backbones.patch_dropout import step_tokens
 from ftx.backbones.recompute import recomputing
 from ftx.backbones.split_network import frozen_blocks, head_alone, token_shape
 from ftx.backbones.trained_blocks import trained_blocks
@@ -27,7 +27,7 @@ from ftx.training.head_start import linear_heads
 from ftx.training.inputs import Inputs, Order
 from ftx.training.loop import Training, in_parts, measure, train_mode
 from ftx.training.optimizer import optimizer
-from ftx.training.plan import plan
+from ftx.training.plan import Plan
 from ftx.training.ranks import ALONE, Ranks
 from ftx.training.report import PlannedLayer
 from ftx.training.resolve import Resolved
@@ -82,7 +82,7 @@ def _rehearsed(found: Resolved, pixels: PixelStore) -> Times:
     ):
         inputs, held_out = (inputs_for(found, pixels, frozen, some, varied=varied) for varied in (True, False))
         order = np.resize(np.arange(len(some)), 2 * batch_size)  # of the same images where there are too few
-        one_s, planned = _seconds_to_prepare_one(inputs, order), plan(module, recipe)
+        one_s, planned = _seconds_to_prepare_one(inputs, order), found.plan
         _seconds_to_prepare_one(held_out, order)
         training = replace(whole, inputs=inputs, held_out=held_out, balance=Balance(len(some)), shard_N=None)
         train_mode(module)
@@ -134,14 +134,14 @@ def adapted_layers(module: torch.nn.Module) -> list[PlannedLayer]:
             targets=[part.target for part in layer.parts],
             inputs=layer.in_features,
             outputs=layer.out_features,
-            rank=len(layer.lora_A),
+            rank=layer.rank,
             parameters=layer.trainable_parameters,
         )
         for name, layer in adapter_layers(module)
     ]
 
 
-def memory_mb(prepared: Prepared, recipe: Recipe, images: int) -> int:
+def memory_mb(prepared: Prepared, recipe: Recipe, planned: Plan, images: int) -> int:
     """A rough estimate: weights, gradients and AdamW's two moments, what each layer keeps for its backward, solving.
 
     Called after ``place``, which chooses how attention is computed.
@@ -152,9 +152,9 @@ def memory_mb(prepared: Prepared, recipe: Recipe, images: int) -> int:
     merged = 4 * sum(layer.in_features * layer.out_features for _, layer in adapter_layers(module))
     states = 12 * prepared.trainable
     width_bytes = 2 if recipe.train.precision == "bf16" else 4
-    part = -(-min(recipe.train.batch_size, images) // recipe.train.accumulation_steps)
-    planned, again = plan(module, recipe), recipe.train.activation_checkpointing
-    kept = _kept_numbers(prepared, patch_dropout=planned.patch_dropout, again=again) * part * width_bytes
+    part = recipe.train.at_once(min(recipe.train.batch_size, images))
+    again = recipe.train.activation_checkpointing
+    kept = _kept_numbers(prepared, planned.dropped, again=again) * part * width_bytes
     # A head that is solved sees all features at once, in f64: as they are read, side by side, and standardised.
     width = sum(head.in_features for head in linear_heads(module))
     solved = 3 * 8 * images * width if planned.head_init == "probe" else 0
@@ -163,14 +163,16 @@ def memory_mb(prepared: Prepared, recipe: Recipe, images: int) -> int:
     return round((weights + merged + states + kept + solved + torch_itself) / 1e6)
 
 
-def what_would_fit(prepared: Prepared, recipe: Recipe, images: int, free_bytes: int, ranks: Ranks = ALONE) -> str:
+def what_would_fit(
+    prepared: Prepared, recipe: Recipe, planned: Plan, images: int, free_bytes: int, ranks: Ranks = ALONE
+) -> str:
     """How to train in so much memory, of which a batch of this size was too much: the largest that fits by estimate.
 
     ``free_bytes`` are each process's, which computes its part of a batch.
     """
 
     def needed_mb(batch: int) -> int:
-        return memory_mb(prepared, _of_batch(recipe, ranks.largest_share(batch)), images)
+        return memory_mb(prepared, _of_batch(recipe, ranks.largest_share(batch)), planned, images)
 
     batch = min(recipe.train.batch_size, images) // 2
     while batch and needed_mb(batch) * 1e6 > free_bytes:
@@ -185,7 +187,7 @@ def _of_batch(recipe: Recipe, size: int) -> Recipe:
     return recipe.model_copy(update={"train": recipe.train.model_copy(update={"batch_size": size})})
 
 
-def _kept_numbers(prepared: Prepared, *, patch_dropout: float, again: bool) -> int:
+def _kept_numbers(prepared: Prepared, dropped: DroppedPatches, *, again: bool) -> int:
     """Activations that one image leaves for the backward; ``again``: of one block, and of the others their inputs."""
     module, pre = prepared.backbone.module, prepared.backbone.preprocess
     if head_alone(module):
@@ -194,7 +196,7 @@ def _kept_numbers(prepared: Prepared, *, patch_dropout: float, again: bool) -> i
     if vit is not None:
         _, width = token_shape(vit)
         blocks = frozen_blocks(vit)
-        tokens = step_tokens(vit, blocks, patch_dropout)
+        tokens = dropped.step_tokens(vit, blocks)
         plain = [layer for layer in vit.modules() if getattr(layer, "fused_attn", True) is False]
         heads = int(str(getattr(plain[0], "num_heads", 0))) if plain else 0
         # About 16 activations of the token width a block: norms, qkv, proj, and the four times wider MLP twice; where

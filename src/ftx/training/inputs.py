@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from ftx.backbones.build import Backbone
+from ftx.backbones.dropped_patches import ALL_PATCHES, DroppedPatches
 from ftx.backbones.kept_tokens import take
-from ftx.backbones.patch_dropout import drawn_tokens
 from ftx.backbones.split_network import uncut
 from ftx.core.addresses import Place
 from ftx.core.progress import Progress
@@ -140,8 +140,7 @@ class FeatureInputs:
 
     Epoch e sees view e of each image, as a training without a store would; behind the last of ``views`` it is the
     first one's turn again. An image that is drawn again in an epoch is seen in the next view. ``as_they_are``: images
-    are to be seen so as well, by what is fitted before. ``patch_dropout`` is the share of the patches that is left out
-    of each, others in each epoch.
+    are to be seen so as well, by what is fitted before. Of the patches that are ``dropped`` each epoch has others.
     """
 
     unit = "features"
@@ -153,9 +152,9 @@ class FeatureInputs:
         views: int,
         *,
         as_they_are: bool = False,
-        patch_dropout: float = 0.0,
+        dropped: DroppedPatches = ALL_PATCHES,
     ) -> None:
-        self.patch_dropout = patch_dropout
+        self.dropped = dropped
         self.network, self.frozen, self.images = frozen.suffix, frozen, images
         self.views = 0 if images.augment == "none" else views
         self.as_they_are = as_they_are or not self.views
@@ -177,7 +176,7 @@ class FeatureInputs:
         with closing(self.images.views(unknown)) as pixels:
             for part, first_seen, pixels_BHWC, drawn_for in zip(parts, unknown, pixels, drawn, strict=True):
                 features = to_device(self._features(part.mine, first_seen, pixels_BHWC), self.frozen.device)
-                if self.patch_dropout and epoch:
+                if self.dropped and epoch:
                     features = self._fewer_patches(features, part_of(drawn_for, ranks).mine)
                 mine, whole = (self._targets(views) for views in (part.mine, part.whole))
                 yield Batch(features.float(), mine, whole, part.counts)
@@ -249,7 +248,7 @@ class FeatureInputs:
     def _fewer_patches(self, features: Tensor, drawn_for: Sequence[View]) -> Tensor:
         images, seed = self.images.images, self.images.seed
         draws = [patch_generator(seed, epoch, images[image].key, again) for image, epoch, again in drawn_for]
-        chosen_BK = drawn_tokens(features.shape[1], self.frozen.other_tokens, self.patch_dropout, draws)
+        chosen_BK = self.dropped.draw(features.shape[1], self.frozen.other_tokens, draws)
         return take(features, to_device(chosen_BK, self.frozen.device))
 
     def _computed(self, views: Sequence[View], pixels_BHWC: Pixels) -> dict[View, Tensor]:
@@ -270,7 +269,7 @@ def inputs_of(
     augment: Augment = "none",
     views: int = 0,
     as_they_are: bool = False,
-    patch_dropout: float = 0.0,
+    dropped: DroppedPatches = ALL_PATCHES,
     seed: int = 0,
     pixels: PixelStore | None = None,
 ) -> Inputs:
@@ -286,5 +285,5 @@ def inputs_of(
         pixels=pixels,
     )
     if frozen is not None:
-        return FeatureInputs(frozen, images, views, as_they_are=as_they_are, patch_dropout=patch_dropout)
+        return FeatureInputs(frozen, images, views, as_they_are=as_they_are, dropped=dropped)
     return ImageInputs(uncut(module), images, next(module.parameters()).device)

@@ -23,7 +23,7 @@ from ftx.data.random_draws import order_generator, step_seed
 from ftx.data.shards.shard_wise import shard_wise
 from ftx.recipe.sections import TrainRecipe
 from ftx.runs.train_jsonl import Epoch, best_epoch, means, with_means
-from ftx.tasks.base import Targets, Task, choosing_metric
+from ftx.tasks.base import LossChoice, Targets, Task, choosing_metric
 from ftx.tasks.task_names import LossName
 from ftx.tasks.thresholds import Floats, Thresholds
 from ftx.training.checkpoints import Checkpoints
@@ -70,6 +70,11 @@ class Training:
     def steps(self) -> int:
         """Optimizer steps of all epochs."""
         return self.recipe.epochs * -(-len(self.inputs) // self.recipe.batch_size)
+
+    @property
+    def loss(self) -> LossChoice:
+        """Of a training step; validation smooths and weighs nothing."""
+        return LossChoice(self.recipe.loss, self.recipe.label_smoothing, self.balance.weights_2C)
 
     @property
     def metric(self) -> str:
@@ -157,7 +162,7 @@ def fit(
 def _computed_as_asked(training: Training) -> Iterator[None]:
     """Let blocks be compiled, and computed again in the backward, where the recipe says so; else attend as is fast."""
     recipe, module = training.recipe, training.module
-    images = -(-training.ranks.largest_share(recipe.batch_size) // recipe.accumulation_steps)
+    images = recipe.at_once(training.ranks.largest_share(recipe.batch_size))
     # torch's compiler lays attention out by itself.
     compiles = recipe.compile == "blocks"
     faster = compiled_blocks(module, images) if compiles else joined_attention(trained_blocks(module))
@@ -341,16 +346,14 @@ def in_parts(network: nn.Module, training: Training, batch: Batch) -> Tensor:
 
 def forward_backward(network: nn.Module, training: Training, batch: Batch) -> Tensor:
     """What a batch, or this process's part of it, adds to the mean loss; its gradients are added to the parameters'."""
-    recipe, world = training.recipe, training.ranks.world
+    world = training.ranks.world
     with torch.autocast(batch.input.device.type, torch.bfloat16, enabled=training.bf16):
         logits_BC = network(batch.input)
     loss = training.task.loss(
         at_least_f32(logits_BC),
         batch.targets_BC,
-        kind=recipe.loss,
-        label_smoothing=recipe.label_smoothing,
-        weights_2C=training.balance.weights_2C,
-        whole_MC=None if len(batch.targets_BC) == len(batch.whole_MC) else batch.whole_MC,
+        training.loss,
+        None if len(batch.targets_BC) == len(batch.whole_MC) else batch.whole_MC,
     )
     if not batch.counts:
         loss = loss * 0
@@ -391,7 +394,7 @@ def measure(
                 continue
             with torch.autocast(batch.input.device.type, torch.bfloat16, enabled=bf16):
                 logits_BC = at_least_f32(inputs.network(batch.input))
-            lost = task.loss(logits_BC, batch.targets_BC, kind=loss, label_smoothing=0.0, whole_MC=batch.whole_MC)
+            lost = task.loss(logits_BC, batch.targets_BC, LossChoice(loss), batch.whole_MC)
             losses.append(lost.double() * len(batch.whole_MC))
             logits.append(logits_BC)
             targets.append(batch.targets_BC)

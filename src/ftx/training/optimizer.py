@@ -10,16 +10,13 @@ from timm.optim import param_groups_weight_decay  # pyright: ignore[reportPrivat
 from torch import nn
 
 from ftx.adapters.attach import adapter_layers
-from ftx.adapters.pissa import must_not_decay
-from ftx.recipe.sections import Method, TrainRecipe
-
-# Peak learning rates that "auto" means: see docs/decisions/0004-learning-rate-auto.md.
-AUTO_LR: dict[Method, float] = {"lora": 1e-3, "dora": 1e-3, "linear": 5e-3, "full": 2e-5}
+from ftx.recipe.adapter_methods import METHODS, Method
+from ftx.recipe.sections import TrainRecipe
 
 
 def peak_lr(recipe: TrainRecipe, method: Method) -> float:
     """The learning rate of the recipe, or the one that suits the method."""
-    return AUTO_LR[method] if recipe.lr == "auto" else recipe.lr
+    return METHODS[method].lr if recipe.lr == "auto" else recipe.lr
 
 
 def optimizer(module: nn.Module, lr: float, weight_decay: float, *, lora_plus: float = 1.0) -> torch.optim.AdamW:
@@ -31,8 +28,8 @@ def optimizer(module: nn.Module, lr: float, weight_decay: float, *, lora_plus: f
     the pretrained weight, which would fade (its authors train without any decay).
     """
     layers = [layer for _, layer in adapter_layers(module)]
-    kept = {id(factor) for layer in layers for factor in must_not_decay(layer)}
-    faster = {id(layer.lora_B) for layer in layers}
+    kept = {id(factor) for layer in layers for factor in layer.undecayed}
+    faster = {id(factor) for layer in layers for factor in layer.faster}
     named: Collection[str] = getattr(module, "no_weight_decay", tuple)()
     groups: dict[tuple[float, float], list[nn.Parameter]] = {(lr, weight_decay): [], (lr, 0.0): []}
     for group in param_groups_weight_decay(module, weight_decay, no_weight_decay_list=named):

@@ -5,7 +5,8 @@ from __future__ import annotations
 from pydantic import BaseModel, ConfigDict
 
 from ftx.core.verb_report import VerbReport
-from ftx.recipe.sections import Augment, Method
+from ftx.recipe.adapter_methods import Method
+from ftx.recipe.sections import Augment
 
 
 class TrainReport(VerbReport):
@@ -75,3 +76,9 @@ class DryRunReport(VerbReport):
     seconds_before: float | None
     seconds_per_epoch: float | None
     seconds: float | None
+
+    @property
+    def seen(self) -> str:
+        """How a step sees an image, in words."""
+        views = "images as they are" if self.augment == "none" else "crops and flips of images"
+        return f"{views}, {self.patch_dropout:.0%} of the patches left out of a step" if self.patch_dropout else views

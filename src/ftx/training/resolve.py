@@ -10,7 +10,6 @@ import torch
 from ftx.adapters.attach import adapter_layers
 from ftx.adapters.trainable_model import Prepared, decided_blocks, prepare
 from ftx.backbones.build import preprocess_before, tagged
-from ftx.backbones.patch_dropout import drop_patches
 from ftx.core.addresses import typed
 from ftx.core.errors import RecipeError
 from ftx.core.memory import SMALLER, memory_faults
@@ -34,7 +33,7 @@ from ftx.training.device_placement import resolve_precision
 from ftx.training.epoch_log import require_tensorboard
 from ftx.training.frozen_part import Frozen, faster_runtime
 from ftx.training.optimizer import peak_lr
-from ftx.training.plan import plan
+from ftx.training.plan import Plan, plan, without_effect
 from ftx.training.ranks import Ranks
 
 # What a recipe says of steps: nothing where none is taken.
@@ -58,6 +57,7 @@ class Resolved:
     dataset: Dataset
     prepared: Prepared
     recipe: Recipe
+    plan: Plan
     begun_from: BegunFrom | None = None
 
     @property
@@ -96,23 +96,18 @@ def resolve(recipe: Recipe, strict: bool, progress: Progress) -> Resolved:
         prepared = prepare(recipe, len(dataset.labels))
         begun_from = None if begun is None else begin_with(begun, prepared, dataset.labels, progress)
     planned = plan(prepared.backbone.module, recipe)
-    if planned.patch_dropout and planned.kept_blocks is None:  # of what is kept they are left out as it is read
-        drop_patches(prepared.backbone.module, planned.patch_dropout)
-    resolved = _resolved(recipe, prepared, dataset, progress)
-    keeping = resolved.replace(train={"cache_views": 1})
-    if not resolved.train.cache_views and plan(prepared.backbone.module, keeping).views:
-        progress.note("train.cache_views is 0: the blocks that do not train are computed in each epoch")
-    if resolved.train.augment == "light" and resolved.train.cache_views == 1 < resolved.train.epochs:
-        progress.note("train.cache_views is 1: every epoch sees an image in the same view, drawn once")
-    if recipe.train.patch_dropout not in (0, "auto", resolved.train.patch_dropout):
-        progress.note("train.patch_dropout: not used, as the head alone trains, on what is made of all patches")
-    if plan(prepared.backbone.module, resolved).solves_all:
+    if planned.dropped and planned.kept_blocks is None:  # of what is kept they are left out as it is read
+        planned.dropped.put_into(prepared.backbone.module)
+    resolved = _resolved(recipe, planned, prepared, dataset, progress)
+    for note in without_effect(prepared.backbone.module, recipe.train, planned):
+        progress.note(note)
+    if planned.solves_all:
         unused = _asked_of_steps(recipe.train, begun)
         if unused:
             progress.note(
                 f"{', '.join(unused)}: not used, as the head is solved in one go; train.head_init=random takes steps"
             )
-    return Resolved(dataset, prepared, resolved, begun_from)
+    return Resolved(dataset, prepared, resolved, planned, begun_from)
 
 
 def _asked_of_steps(train: TrainRecipe, begun: Run | None) -> list[str]:
@@ -174,10 +169,10 @@ def _compare_classes(recipe: Recipe, found: int, strict: bool, progress: Progres
     progress.note(f"the recipe is for {expected} labels, the data has {found}: the data decides")
 
 
-def _resolved(recipe: Recipe, prepared: Prepared, dataset: Dataset, progress: Progress) -> Recipe:
+def _resolved(recipe: Recipe, planned: Plan, prepared: Prepared, dataset: Dataset, progress: Progress) -> Recipe:
     """The recipe with what was decided here written out: every ``auto``, and where the data or the model has less."""
     module = prepared.backbone.module
-    planned, precision = plan(module, recipe), resolve_precision(recipe.train.precision)
+    precision = resolve_precision(recipe.train.precision)
     frozen_runtime = recipe.train.frozen_runtime if planned.kept_blocks is not None else "torch"
     if frozen_runtime == "auto" and planned.kept_blocks is not None:
         views = planned.views_of(len(dataset.split("train")), len(dataset.split("val")))
@@ -190,7 +185,7 @@ def _resolved(recipe: Recipe, prepared: Prepared, dataset: Dataset, progress: Pr
             prepared,
             bounded,
             planned.epochs * images,
-            patch_dropout=planned.patch_dropout,
+            dropped=planned.dropped,
             bf16=precision == "bf16",
             progress=progress,
         )
@@ -199,13 +194,10 @@ def _resolved(recipe: Recipe, prepared: Prepared, dataset: Dataset, progress: Pr
         train={
             "precision": precision,
             "lr": peak_lr(recipe.train, recipe.method),
-            "augment": planned.augment,
-            "patch_dropout": planned.patch_dropout,
-            "cache_views": planned.views,
             "frozen_runtime": frozen_runtime,
             "compile": compiling,
-            "head_init": planned.head_init,
             "batch_size": bounded.batch_size,
+            **planned.keys,
         },
     )
     if prepared.spec is None:

@@ -35,7 +35,6 @@ from ftx.training.epoch_log import epoch_log
 from ftx.training.head_start import HeadStart, start_head
 from ftx.training.loop import Diverged, Fit, Training, fit, refuse_other_position, solved
 from ftx.training.named_data import data_path
-from ftx.training.plan import plan
 from ftx.training.ranks import Ranks, joined
 from ftx.training.report import TrainReport
 from ftx.training.resolve import Resolved, resolve_together
@@ -280,8 +279,7 @@ class _Session:
             return saved.checkpoint.origin
         module = prepared.backbone.module
         share = self.ranks.largest_share(recipe.train.batch_size)
-        dropped = plan(module, recipe).patch_dropout
-        where = place(prepared, share, self.progress, patch_dropout=dropped, ranks=self.ranks)
+        where = place(prepared, share, self.progress, dropped=self.found.plan.dropped, ranks=self.ranks)
         circumstances = Circumstances(
             device=where.type,
             threads=torch.get_num_threads(),
@@ -299,7 +297,7 @@ class _Session:
         """Solve the head, if the recipe says so and the classifier can be solved."""
         if training.recipe.head_init != "probe":
             return None
-        if self.found.begun_from is not None and not plan(training.module, self.found.recipe).fits_head:
+        if self.found.begun_from is not None and not self.found.plan.fits_head:
             self.progress.note("the head goes on from the run's: train.head_init=probe is not used")
             return None
         started = start_head(
@@ -328,7 +326,7 @@ class _Session:
                 if self.on_epoch is not None:
                     self.on_epoch(end)
 
-            if started is not None and plan(training.module, self.found.recipe).solves_all:
+            if started is not None and self.found.plan.solves_all:
                 return solved(training, state, started.seconds, tell)
             made = fit(training, state, progress=self.progress, on_epoch=tell, checkpoints=checkpoints, stop=self.stop)
         if made is None:

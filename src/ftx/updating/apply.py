@@ -1,4 +1,4 @@
-"""``ftx apply``: a LoRA or DoRA adapter, with its head, merged into a base IR on a device; and back again.
+"""``ftx apply``: an adapter, with its head, merged into a base IR on a device; and back again.
 
 The merge is THE merge, of ``ftx.adapters.merge_weight``, which gives the same bytes everywhere. What comes of it is
 whole and has answered the server's questions before it gets its name; the one before it stays beside it.

@@ -6,11 +6,11 @@ Shapes: I inputs, O outputs, R ranks.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 
-from ftx.adapters.merge_weight import AdapterWeights, Float64, merged_weight
+from ftx.adapters.merge_weight import AdapterWeights, Float64, merged_weight, summed_weight
 from ftx.adapters.peft_file import PREFIX
 from ftx.core.errors import AdapterError, GateFailed
 from ftx.core.progress import Progress
@@ -69,9 +69,8 @@ def _merge_layers(
             name = f"{layer}.weight"
             held = model[base.constants[name]]
             weight_OI = held.astype(np.float64).reshape(len(held), -1)
-            own = (len(adapter.lora_B_OR), adapter.lora_A_RI.shape[1])
-            if own != weight_OI.shape:
-                sizes = ["x".join(map(str, shape)) for shape in (own, weight_OI.shape)]
+            if adapter.shape != weight_OI.shape:
+                sizes = ["x".join(map(str, shape)) for shape in (adapter.shape, weight_OI.shape)]
                 found = f"{layer}: {sizes[0]}, the base has {sizes[1]}"
                 raise AdapterError("the adapter does not fit its base", where=given.path, found=found)
             merged_OI = merged_weight(weight_OI, adapter)
@@ -119,7 +118,7 @@ def _f16_bound(weight_OI: Float64, merged_OI: Float64, adapter: AdapterWeights) 
     """
     moved_OI = np.maximum(np.abs(weight_OI) * 2.0**-11, 2.0**-25)
     if adapter.magnitude_O is not None:
-        unscaled_OI = merged_weight(weight_OI, replace(adapter, magnitude_O=None))
+        unscaled_OI = summed_weight(weight_OI, adapter)
         norm_O1 = np.linalg.norm(unscaled_OI, axis=1, keepdims=True)
         norm_O1 = np.where(norm_O1 > 0, norm_O1, np.inf)  # a row of zeros is not scaled
         gain_O1 = np.where(np.isinf(norm_O1), 1.0, np.abs(adapter.magnitude_O[:, None]) / norm_O1)

@@ -22,7 +22,7 @@ from filelock import FileLock
 
 from ftx.core.addresses import Address
 from ftx.core.errors import EnvironmentFault
-from ftx.core.files import disk_faults, staged_file
+from ftx.core.files import FULL, disk_faults, staged_file
 from ftx.core.user_cache import cache_folder
 
 T = TypeVar("T")
@@ -39,7 +39,7 @@ _STATED = (
     *("Content-MD5", "Digest", "blob_id", "lfs", "last_commit"),
 )
 # What a disk says that takes no more; no network's fault.
-_OF_THE_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
+_OF_THE_DISK = (*FULL, errno.EROFS)
 
 
 def fetched(address: Address) -> Path:

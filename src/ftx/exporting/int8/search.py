@@ -33,7 +33,7 @@ from ftx.exporting.int8.setting import ATTENTION, CONVOLUTIONS, Setting
 from ftx.recipe.sections import MAX_DROP
 from ftx.runs.machine import this_set
 from ftx.runtimes.compiled_network import core
-from ftx.runtimes.one_image import body_for_one_image
+from ftx.runtimes.single_kernels import single_body
 
 with no_telemetry():
     import openvino as ov
@@ -289,7 +289,7 @@ class _Clock:
 
     def ms(self, model: ov.Model) -> float:
         """The median time, by the first candidate's own."""
-        alone = body_for_one_image(model, self.image_13HW.shape, this_set())
+        alone = single_body(model, self.image_13HW.shape, this_set())
         request = core().compile_model(model if alone is None else alone, "CPU").create_infer_request()
         for _ in range(2):
             self._seconds(request)

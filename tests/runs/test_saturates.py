@@ -1,13 +1,11 @@
-"""When a run is given the INT8 model for CPUs without VNNI."""
+"""When int8 is said to saturate on CPUs without VNNI."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 import pytest
-from tests.conftest import Listener
 
-from ftx.exporting.overflow_safe import make_safe, saturates
 from ftx.runs.machine import this_machine
 from ftx.runs.parity_json import Family, ParityReport, SetVerdict, Verdict
 
@@ -50,21 +48,4 @@ def report(run: Path, here: Verdict, **sets: Verdict) -> ParityReport:
 def test_it_saturates_where_it_fails_without_vnni_alone(
     here: Verdict, sets: dict[str, Verdict], expected: bool, tmp_path: Path
 ) -> None:
-    assert saturates(report(tmp_path, here, **sets)) is expected
-
-
-def test_a_run_that_has_one_gets_no_other(tmp_path: Path) -> None:
-    """The models that are there were validated: one of 7 bits was among them, whatever its own verdict."""
-    made = Listener()
-    without, having = (report(tmp_path / "gone", "proved", avx2="failed") for _ in range(2))
-    having.verdicts["openvino/int8-overflow-safe"] = "unproved"
-    assert not make_safe(having, progress=made)
-    assert not made.said
-    make_safe(without, progress=made)
-    assert "making openvino/int8-overflow-safe" in made.said[0]
-
-
-def test_a_model_that_cannot_be_made_leaves_the_report(tmp_path: Path) -> None:
-    """There is no run: what was measured must not be lost for it."""
-    assert not make_safe(report(tmp_path / "gone", "proved", avx2="failed"))
-    assert not list(tmp_path.iterdir())
+    assert report(tmp_path, here, **sets).int8_saturates is expected

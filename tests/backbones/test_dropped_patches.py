@@ -11,11 +11,12 @@ import torch
 from tests.backbones.test_kept_tokens import VARIANTS, images, small
 from torch import Tensor, nn
 
-from ftx.backbones.kept_tokens import tokens_behind
+from ftx.backbones.dropped_patches import DroppedPatches
 from ftx.backbones.layer_roles import plain_vit
-from ftx.backbones.patch_dropout import drawn_tokens, drop_patches, tokens_left
 from ftx.backbones.split_network import uncut
 from ftx.core.errors import ModelError
+from ftx.recipe.schema import Recipe
+from ftx.training.plan import plan
 
 
 def tokens_into(module: nn.Module, network: nn.Module, x: Tensor) -> list[int]:
@@ -39,7 +40,7 @@ def test_what_timm_itself_leaves_out_is_left_out_and_nothing_in_evaluation(varia
     whole = deepcopy(ours)
     x = images(ours, 3)
     names = list(ours.state_dict())
-    drop_patches(ours, 0.4)
+    DroppedPatches(0.4).put_into(ours)
     assert list(ours.state_dict()) == names
     timms.load_state_dict(ours.state_dict())
     timms.patch_drop.num_prefix_tokens = timms.num_prefix_tokens  # timm's counts one of a distilled model's two
@@ -55,11 +56,11 @@ def test_what_timm_itself_leaves_out_is_left_out_and_nothing_in_evaluation(varia
         vit = plain_vit(ours)
         assert vit is not None
         # Left out once, and not behind the cut again.
-        assert set(tokens_into(ours, network, x)) == {tokens_left(tokens_behind(vit, 0), vit.num_prefix_tokens, 0.4)}
+        assert set(tokens_into(ours, network, x)) == {DroppedPatches(0.4).step_tokens(vit, 0)}
 
 
 def drawn(tokens: int, always: int, share: float, *seeds: int) -> Tensor:
-    return drawn_tokens(tokens, always, share, [np.random.default_rng(seed) for seed in seeds])
+    return DroppedPatches(share).draw(tokens, always, [np.random.default_rng(seed) for seed in seeds])
 
 
 def test_each_image_has_its_own_draw_whatever_stands_beside_it() -> None:
@@ -80,14 +81,14 @@ def test_every_patch_stays_as_often_as_any_other() -> None:
 
 
 def test_a_patch_stays_and_without_a_share_all() -> None:
-    assert [tokens_left(17, 1, share) for share in (0.0, 0.5, 0.3, 0.99)] == [17, 9, 12, 2]
+    assert [DroppedPatches(share).left(17, 1) for share in (0.0, 0.5, 0.3, 0.99)] == [17, 9, 12, 2]
     assert drawn(17, 1, 0.99, 0).shape == (1, 2)
 
 
 def test_each_step_draws_others_by_its_seed() -> None:
     model = small("vit")
     x = images(model, 3)
-    drop_patches(model, 0.5)
+    DroppedPatches(0.5).put_into(model)
     model.train()
     answers = []
     for seed in (0, 0, 1):
@@ -99,5 +100,5 @@ def test_each_step_draws_others_by_its_seed() -> None:
 
 def test_other_families_refuse() -> None:
     with pytest.raises(ModelError, match="plain Vision Transformer alone") as caught:
-        drop_patches(timm.create_model("test_efficientnet"), 0.5)
+        plan(timm.create_model("test_efficientnet"), Recipe.named({"peft": "none", "patch_dropout": 0.5}))
     assert (caught.value.where, caught.value.found) == ("train.patch_dropout", "EfficientNet")

@@ -36,11 +36,11 @@ class Parts:
     body: ov.Model
 
 
-def for_one_image(model: ov.Model, preprocess: Preprocess, isa: InstructionSet | None) -> Parts | None:
+def single_parts(model: ov.Model, preprocess: Preprocess, isa: InstructionSet | None) -> Parts | None:
     """Part an exported model so, where that makes it faster. None for others."""
     if not _known_to_gain(isa) or _named(model, NORMALISED) is None or not has_int8_linear_layers(model):
         return None
-    body = body_for_one_image(_behind(model), (1, 3, preprocess.height, preprocess.width), isa)
+    body = single_body(_behind(model), (1, 3, preprocess.height, preprocess.width), isa)
     return None if body is None else Parts(_before(model), body)
 
 
@@ -52,7 +52,7 @@ def image_path(model: ov.Model) -> ov.Model | None:
     return None if _named(model, NORMALISED) is None else _before(model)
 
 
-def body_for_one_image(body: ov.Model, shape: tuple[int, ...], isa: InstructionSet | None) -> ov.Model | None:
+def single_body(body: ov.Model, shape: tuple[int, ...], isa: InstructionSet | None) -> ov.Model | None:
     """A body of known shapes, its linear layers in 8 bits as convolutions; None where it is better left as it is.
 
     That is where it has no such layers, or few tokens, which gain little.

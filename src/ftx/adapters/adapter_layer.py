@@ -1,0 +1,170 @@
+"""A linear layer with an adapter, whatever the method: what trains, and the weight that it computes with.
+
+Legend: I inputs, O outputs of the layer.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import linear
+
+from ftx.adapters.spec import Part
+from ftx.core.errors import AdapterError
+
+# s: one for a layer, or one for each rank [R] where the targets of a fused layer have their own alpha / rank.
+Scaling = float | Tensor
+
+
+class AdapterLayer(nn.Module):
+    """Keeps the base layer's ``weight`` and ``bias`` under their own names, frozen, next to the factors that train.
+
+    A method has a class of its own, or is a ``FactorLayer``.
+    """
+
+    def __init__(
+        self,
+        base: nn.Linear,
+        parts: tuple[Part, ...],
+        *,
+        factors: Mapping[str, Tensor],
+        scaling: Scaling,
+    ) -> None:
+        super().__init__()
+        self.in_features, self.out_features = base.in_features, base.out_features
+        self.weight = base.weight.requires_grad_(False)
+        self.bias = None if base.bias is None else base.bias.requires_grad_(False)  # pyright: ignore[reportUnnecessaryComparison]
+        self.parts = parts
+        for part in parts:  # a list would be copied to a GPU in each step, which waits for it
+            if not isinstance(part.rows, slice):
+                self.register_buffer(f"rows_{part.target}", torch.tensor(part.rows), persistent=False)
+        self.scaling: Scaling
+        if isinstance(scaling, Tensor):  # a buffer goes where the layer goes
+            self.register_buffer("scaling", scaling.to(self.weight), persistent=False)
+        else:
+            self.scaling = scaling
+        self.factor_names = tuple(factors)
+        for name, factor in factors.items():
+            self.register_parameter(name, nn.Parameter(factor))
+        # Whether the module around this layer adds to its output in place.
+        self.added_to_in_place = False
+
+    @property
+    def factors(self) -> dict[str, nn.Parameter]:
+        """What trains, by the names of the method."""
+        return {name: self.get_parameter(name) for name in self.factor_names}
+
+    @property
+    def placed_parts(self) -> tuple[Part, ...]:
+        """The parts, with listed rows on the layer's device."""
+        return tuple(
+            part if isinstance(part.rows, slice) else replace(part, rows=self.get_buffer(f"rows_{part.target}"))
+            for part in self.parts
+        )
+
+    @property
+    def rank(self) -> int:
+        """The rank of the adapter."""
+        raise NotImplementedError
+
+    @property
+    def trainable_parameters(self) -> int:
+        """How many numbers train."""
+        return sum(factor.numel() for factor in self.factors.values())
+
+    @property
+    def faster(self) -> tuple[nn.Parameter, ...]:
+        """The factors whose learning rate ``train.lora_plus`` multiplies."""
+        return ()
+
+    @property
+    def undecayed(self) -> tuple[nn.Parameter, ...]:
+        """The factors that weight decay must not touch."""
+        return ()
+
+    @torch.no_grad()
+    def merged_weight(self) -> Tensor:
+        """The weight that this layer computes with. Shape: [O, I]."""
+        return self.traced_weight()
+
+    def traced_weight(self) -> Tensor:
+        """``merged_weight`` with gradients to the factors. Shape: [O, I]."""
+        raise NotImplementedError
+
+    def untrained_targets(self) -> list[str] | None:
+        """After a backward: the targets that no gradient reaches; None if the layer was not called at all."""
+        gradients = [factor.grad for factor in self.factors.values()]
+        if any(gradient is None for gradient in gradients):
+            return None
+        reached = any(gradient is not None and bool(gradient.norm() > 0) for gradient in gradients)
+        return [] if reached else [part.target for part in self.parts]
+
+    def stored(self) -> tuple[dict[str, Tensor], int, float]:
+        """The factors as the file has them, with their rank and scaling."""
+        assert not isinstance(self.scaling, Tensor)
+        return dict(self.factors), self.rank, self.scaling
+
+    @torch.no_grad()
+    def load(self, factors: Mapping[str, Tensor], scaling: float) -> None:
+        """Fill the factors from a file.
+
+        Raises: AdapterError if the file has others.
+        """
+        if {name: factor.shape for name, factor in factors.items()} != {
+            name: factor.shape for name, factor in self.factors.items()
+        }:
+            raise AdapterError("the adapter is not of this run", found=", ".join(sorted(factors)), fix="train it again")
+        for name, factor in self.factors.items():
+            factor.copy_(factors[name])
+        if isinstance(self.scaling, Tensor):
+            self.scaling.fill_(scaling)
+
+
+class FactorLayer(AdapterLayer):
+    """Computes y = x·(W + s·Δ)ᵀ + b for any differentiable ``delta`` of the factors.
+
+    Autograd forms the dense gradient of W', which costs a third product; a method with a faster way has its own class.
+    """
+
+    def __init__(
+        self,
+        base: nn.Linear,
+        parts: tuple[Part, ...],
+        *,
+        factors: Mapping[str, Tensor],
+        delta: Callable[[Mapping[str, Tensor]], Tensor],
+        scaling: float,
+        rank: int,
+    ) -> None:
+        super().__init__(base, parts, factors=factors, scaling=scaling)
+        self.delta, self._rank = delta, rank
+
+    @property
+    def rank(self) -> int:
+        """The rank that the recipe says, of all targets of the layer together."""
+        return self._rank
+
+    def traced_weight(self) -> Tensor:
+        """``merged_weight`` with gradients to the factors. Shape: [O, I]."""
+        return self.weight + self.scaling * self.delta(self.factors)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """y = x·W'ᵀ + b, in autocast's dtype if that is on. Shape: [..., I] to [..., O]."""
+        device = x.device.type
+        compute = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype
+        with torch.autocast(device, enabled=False):  # it would round the factors before they are summed into W'
+            bias = None if self.bias is None else self.bias.to(compute)
+            return linear(x.to(compute), self.traced_weight().to(compute), bias)
+
+
+def drawn(like: Tensor, shape: tuple[int, int], generator: torch.Generator) -> Tensor:
+    """A factor drawn as the weight of a linear layer with as many inputs as ``shape`` has columns.
+
+    Source: the uniform draw with bound 1/√I of LoRA's authors' code.
+    """
+    bound = 1 / math.sqrt(shape[1])
+    return torch.empty(shape, dtype=like.dtype).uniform_(-bound, bound, generator=generator).to(like.device)
