@@ -40,7 +40,7 @@ from ftx.runs.train_jsonl import EPOCHS_FILE, Epoch, epoch_lines
 from ftx.runs.tuning_json import Setting
 from ftx.training.report import DryRunReport, PlannedLayer, TrainReport
 from ftx.training.state import EpochEnd
-from ftx.tuning.tune import TriedTrial, TuneReport
+from ftx.tuning.report import TriedTrial, TuneReport
 from ftx.updating.apply import ApplyReport
 
 Capture = pytest.CaptureFixture[str]

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from ftx.tuning.pareto import draw_trials
-from ftx.tuning.tune import TriedTrial
+from ftx.tuning.report import TriedTrial
 
 
 def tried(number: int, metric: float | None, latency_ms: float | None = None) -> TriedTrial:

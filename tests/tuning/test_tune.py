@@ -38,10 +38,11 @@ from ftx.runs.run import Run
 from ftx.runs.run_json import checkpoint_records
 from ftx.runs.train_jsonl import Epoch, epoch_lines, read_epochs
 from ftx.training.resolve import read_images
+from ftx.tuning.report import TuneReport
 from ftx.tuning.space import read_space
 from ftx.tuning.study import SAYS, open_study, within_reach
 from ftx.tuning.trial_folders import claim
-from ftx.tuning.tune import TuneReport, Wanted, tune
+from ftx.tuning.tune import Wanted, tune
 
 RECIPE = """
 model: {name: test_vit, weights: none, peft: lora}

@@ -15,7 +15,7 @@ from ftx.core.durations import seconds_of
 from ftx.core.errors import InputError, refuse_unknown, shell_command
 
 if TYPE_CHECKING:
-    from ftx.tuning.tune import TriedTrial, TuneReport
+    from ftx.tuning.report import TriedTrial, TuneReport
 
 # Of many trials the best are shown.
 _SHOWN = 10

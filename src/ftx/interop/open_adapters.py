@@ -18,7 +18,8 @@ from ftx.backbones.kept_tokens import keep_tokens, kept_shares
 from ftx.backbones.layer_roles import head_names
 from ftx.core.errors import AdapterError, FtxError, InputError, MergeError
 from ftx.core.progress import SILENT, Progress
-from ftx.interop.base_model import Base, of_backbone, open_base
+from ftx.interop.base_folder import Base
+from ftx.interop.base_model import of_backbone, open_base
 from ftx.recipe.adapter_methods import ADAPTERS
 from ftx.runs.artifacts import TRAINED
 from ftx.runs.run import Run

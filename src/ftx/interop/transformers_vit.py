@@ -24,7 +24,7 @@ from ftx.backbones.layer_roles import depth, pretrained_config
 from ftx.backbones.timm_config import CONFIG, build_from_config
 from ftx.backbones.weights import fill_strictly
 from ftx.core.errors import ModelError, shown
-from ftx.interop.base_model import UNFIT, Base, read_weights_of
+from ftx.interop.base_folder import UNFIT, Base, read_weights_of
 from ftx.interop.transformers_config import KINDS, Kind, Shape, read_processor
 from ftx.runs.dense import DENSE_WEIGHTS
 

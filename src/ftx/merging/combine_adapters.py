@@ -22,7 +22,7 @@ from ftx.core.files import check_space, stage_folder, write_atomic
 from ftx.core.progress import SILENT, Progress
 from ftx.core.verb_report import VerbReport
 from ftx.data.preprocess import Preprocess, normalise
-from ftx.interop.base_model import Base
+from ftx.interop.base_folder import Base
 from ftx.interop.open_adapters import Opened, open_adapters
 from ftx.merging.merge_and_prove import (
     LAYER_BOUND,

@@ -4,12 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from ftx.core.figures import drawn
-
-if TYPE_CHECKING:
-    from ftx.tuning.tune import TriedTrial
+from ftx.tuning.report import TriedTrial
 
 _INCHES = (7.0, 4.0)
 

@@ -10,8 +10,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
-from pydantic import BaseModel, ConfigDict
-
 from ftx.core.errors import (
     DataError,
     EnvironmentFault,
@@ -25,7 +23,6 @@ from ftx.core.errors import (
 from ftx.core.files import write_atomic
 from ftx.core.one_voice import refuse_several
 from ftx.core.progress import SILENT, Progress, Task
-from ftx.core.verb_report import VerbReport
 from ftx.data.shards.paths import images_root
 from ftx.recipe.schema import Recipe
 from ftx.runs.data_jsonl import entries_digest
@@ -35,6 +32,7 @@ from ftx.tasks.output_meaning import TASKS
 from ftx.training.begun_from import begun_run
 from ftx.training.resolve import read_images
 from ftx.tuning.pareto import draw_trials
+from ftx.tuning.report import TriedTrial, TuneReport
 from ftx.tuning.space import Space, default_space, read_space
 from ftx.tuning.study import open_study, refuse_other_things, shown, within_reach
 from ftx.tuning.trial import Objective, attempt
@@ -53,39 +51,6 @@ _MOST_IN_A_ROW = 5
 # Workers that the same trial may end at the same place, as one whose memory the machine has not: then it fails.
 _MOST_LOST = 3
 _AGAIN = "the same command line goes on"
-
-
-class TriedTrial(BaseModel):
-    """One trial: its keys, its values (null where it has none), and its run folder, behind the machine if another."""
-
-    model_config = ConfigDict(extra="forbid")
-
-    number: int
-    state: str
-    keys: dict[str, object]
-    metric: float | None
-    latency_ms: float | None
-    epochs: int | None
-    run: str | None
-    reason: str | None = None
-
-
-class TuneReport(VerbReport):
-    """The trials of the study so far; the best ones by number, of two objectives those that no other beats in both.
-
-    ``metric`` names what is to rise. ``best_recipe`` is the file of the best one's recipe, by its metric.
-    """
-
-    verb: str = "tune"
-    study: str
-    storage: str
-    metric: str
-    objectives: list[str]
-    searched: dict[str, object]
-    trials: list[TriedTrial]
-    best: list[int]
-    best_recipe: str | None
-    seconds: float
 
 
 @dataclass(frozen=True)
