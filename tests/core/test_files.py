@@ -20,18 +20,17 @@ import pytest
 from safetensors.numpy import save_file
 
 from ftx.core import files
+from ftx.core.disk import disk_faults, settle
 from ftx.core.errors import EnvironmentFault, InputError, RunError
 from ftx.core.files import (
     STAGING_PREFIX,
     check_space,
-    disk_faults,
     is_held,
     partial_path,
     place_new,
     place_or_refuse,
     refuse_links,
     replace_folder,
-    settle,
     sole_writer,
     stage_folder,
     staged_file,

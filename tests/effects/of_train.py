@@ -14,7 +14,7 @@ import pytest
 import yaml
 from tests.effects.lab import BASE, STILL, Lab, Trained
 
-from ftx.training import loop
+from ftx.training import step
 
 
 def _flattened(made: Trained) -> dict[str, object]:
@@ -132,7 +132,7 @@ def resume(lab: Lab, flag: str, value: str) -> None:
     whole = lab.train(*sets)
     run = lab.root / "ended"
     words = ("--config", "base.yaml", "--data", lab.root / "noise", *(f"--set={one}" for one in sets))
-    forward_backward = loop.forward_backward
+    forward_backward = step.forward_backward
 
     def then_end(*arguments: Any) -> Any:
         answer = forward_backward(*arguments)
@@ -140,7 +140,7 @@ def resume(lab: Lab, flag: str, value: str) -> None:
         return answer
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(loop, "forward_backward", then_end)
+        patch.setattr(step, "forward_backward", then_end)
         said = lab.call("train", *words, "--out", run)
     assert said.status == 143
     assert f"ftx train --resume {run}" in said.err

@@ -19,7 +19,7 @@ from timm.layers.attention import Attention
 from torch import Tensor, nn
 from torch.nn.modules.module import register_module_forward_hook
 
-from ftx.training import loop
+from ftx.training import step
 from ftx.training.inputs import Batch
 
 # f32 rounding of a mean of a few logarithms.
@@ -61,14 +61,14 @@ def batch_size(lab: Lab, value: str) -> None:
 
 def accumulation_steps(lab: Lab, value: str) -> None:
     passes: list[int] = []
-    forward_backward = loop.forward_backward
+    forward_backward = step.forward_backward
 
-    def noted(network: nn.Module, training: loop.Training, batch: Batch) -> Tensor:
+    def noted(network: nn.Module, training: step.Training, batch: Batch) -> Tensor:
         passes.append(len(batch.input))
         return forward_backward(network, training, batch)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(loop, "forward_backward", noted)
+        patch.setattr(step, "forward_backward", noted)
         parts = lab.train(FULL, f"train.accumulation_steps={value}")
     assert passes == [2, 2, 2, 2]
     assert abs(parts.column("loss")[0] - lab.train(FULL).column("loss")[0]) < ROUNDING

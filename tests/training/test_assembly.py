@@ -20,8 +20,8 @@ from ftx.data.preprocess import normalise
 from ftx.recipe.schema import Recipe
 from ftx.training.assembly import frozen_of, make_room_for, pixels_of, training_of
 from ftx.training.inputs import Inputs
-from ftx.training.loop import Training
 from ftx.training.resolve import Resolved, resolve
+from ftx.training.step import Training
 
 COUNTS = {"train": 12, "val": 8, "test": 4}
 TINY = {

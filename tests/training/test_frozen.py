@@ -28,9 +28,10 @@ from ftx.training.assembly import training_of
 from ftx.training.class_balance import Balance
 from ftx.training.frozen_part import Frozen, FrozenPart
 from ftx.training.inputs import FeatureInputs, ImageInputs
-from ftx.training.loop import Training, fit, forward_backward, train_mode
+from ftx.training.loop import fit
 from ftx.training.plan import plan
 from ftx.training.resolve import Resolved
+from ftx.training.step import Training, forward_backward, train_mode
 
 TASK: Task = Multiclass(Labels.multiclass(("one", "two")))
 PRE = Preprocess(32, 32, 32, "bicubic", (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))

@@ -29,10 +29,11 @@ from ftx.tasks.multilabel import Multilabel
 from ftx.tasks.thresholds import Thresholds
 from ftx.training.class_balance import Balance
 from ftx.training.inputs import Batch
-from ftx.training.loop import Fit, Training, fit, measure
+from ftx.training.loop import Fit, fit
 from ftx.training.ranks import ALONE, Ranks
 from ftx.training.signals import Stop
 from ftx.training.state import EpochEnd
+from ftx.training.step import Training, measure
 
 TWO = Multiclass(Labels.multiclass(("low", "high")))
 MARKS = Multilabel(Labels(("p", "q"), singles=("p", "q")), Thresholds())

@@ -22,10 +22,11 @@ from ftx.tasks.labels import Labels
 from ftx.tasks.multiclass import Multiclass
 from ftx.training.class_balance import Balance
 from ftx.training.inputs import Batch
-from ftx.training.loop import Training, fit
+from ftx.training.loop import fit
 from ftx.training.optimizer import optimizer, rate_share, set_rates
 from ftx.training.ranks import ALONE, Ranks
 from ftx.training.state import EpochEnd
+from ftx.training.step import Training
 
 LR, DECAY = 0.125, 0.25  # their product, and 1 less that, are exact in binary
 

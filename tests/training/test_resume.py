@@ -38,13 +38,14 @@ from ftx.runs.artifacts import DENSE, TRAINED
 from ftx.runs.new_run import NewRun
 from ftx.runs.run import Run
 from ftx.runs.train_jsonl import read_epochs
-from ftx.training import loop, resume, session, train
+from ftx.training import resume, session, step, train
 from ftx.training.checkpoints import Checkpoints, _digest, newest
 from ftx.training.inputs import Batch
-from ftx.training.loop import Diverged, Training
+from ftx.training.loop import Diverged
 from ftx.training.resolve import resolve_together
 from ftx.training.signals import stoppable
 from ftx.training.state import EpochEnd, TrainingState
+from ftx.training.step import Training
 
 METHODS: dict[str, dict[str, object]] = {
     "lora": {"peft": "lora", "rank": 2, "dropout": 0.2, "lora_plus": 4.0},
@@ -109,8 +110,8 @@ def cut_at(monkeypatch: pytest.MonkeyPatch, step: int, do: Callable[[], None]) -
             do()
         return forward_backward(network, training, batch)
 
-    forward_backward = loop.forward_backward
-    monkeypatch.setattr(loop, "forward_backward", counted)
+    forward_backward = step.forward_backward
+    monkeypatch.setattr(step, "forward_backward", counted)
 
 
 def lose_power() -> None:
@@ -154,9 +155,9 @@ def test_cut_off_anywhere_it_ends_with_the_same_bytes(
     for name, cuts in (("middle", [5]), ("first", [4]), ("twice", [2, 3])):
         run = tmp_path / name
         begun(here, monkeypatch, recipe, run, cuts[0])
-        for step in cuts[1:]:
+        for cut in cuts[1:]:
             with monkeypatch.context() as patch, chdir(here):
-                cut_at(patch, step, lose_power)
+                cut_at(patch, cut, lose_power)
                 with pytest.raises(Cut):
                     resume(run)
         with chdir(here):
@@ -623,7 +624,7 @@ def test_ctrl_c_while_the_loss_is_no_number(here: Path, tmp_path: Path, monkeypa
                 train(recipe, run)
         assert not run.exists()
 
-        passes, forward_backward = iter(range(100)), loop.forward_backward
+        passes, forward_backward = iter(range(100)), step.forward_backward
 
         def counted(network: nn.Module, training: Training, batch: Batch) -> Tensor:
             if next(passes) == 5:
@@ -631,7 +632,7 @@ def test_ctrl_c_while_the_loss_is_no_number(here: Path, tmp_path: Path, monkeypa
                 batch = batch._replace(input=batch.input * torch.nan)
             return forward_backward(network, training, batch)
 
-        monkeypatch.setattr(loop, "forward_backward", counted)
+        monkeypatch.setattr(step, "forward_backward", counted)
         report = train(asked("full", checkpoint_minutes=5), run)
     assert (report.interrupted, report.best_epoch) == (True, 1)
     assert Run.open(run).require(TRAINED)

@@ -32,11 +32,12 @@ from ftx.tasks.multilabel import Multilabel
 from ftx.tasks.thresholds import Thresholds
 from ftx.training.class_balance import balance_of
 from ftx.training.inputs import Batch
-from ftx.training.loop import Training, fit
+from ftx.training.loop import fit
 from ftx.training.optimizer import optimizer
 from ftx.training.ranks import ALONE, Ranks, joined
 from ftx.training.signals import Stop
 from ftx.training.state import Record, TrainingState
+from ftx.training.step import Training
 
 IMAGES, SIDE = 23, 32
 # Of SGD and AdamW.

@@ -22,7 +22,8 @@ from ftx.adapters.peft_file import PREFIX, WEIGHTS, key_of
 from ftx.adapters.spec import AdapterSpec
 from ftx.backbones.kept_tokens import kept_shares
 from ftx.backbones.layer_roles import head_names
-from ftx.core.files import disk_faults, write_atomic
+from ftx.core.disk import disk_faults
+from ftx.core.files import write_atomic
 
 
 def save_adapter(module: nn.Module, spec: AdapterSpec, *, base_model: str, base_digest: str, folder: Path) -> None:

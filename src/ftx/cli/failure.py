@@ -16,8 +16,8 @@ from pydantic import BaseModel, computed_field
 from ftx import missing_extra
 from ftx.cli import console
 from ftx.core import one_voice
+from ftx.core.disk import FULL
 from ftx.core.errors import EnvironmentFault, FtxError, InputError
-from ftx.core.files import FULL
 from ftx.core.memory import is_out_of_memory, memory_fault
 from ftx.core.verb_report import VerbReport
 from ftx.core.version import __version__

@@ -22,7 +22,7 @@ from typing import Any, NamedTuple, Self
 
 from filelock import FileLock, Timeout
 
-from ftx.core.files import fsync_folder
+from ftx.core.disk import fsync_folder
 
 KEY_BYTES = 32
 _RECORD = struct.Struct(f"<{KEY_BYTES}sQQI")

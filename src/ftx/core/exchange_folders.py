@@ -6,8 +6,8 @@ import ctypes
 import os
 from pathlib import Path
 
+from ftx.core.disk import fsync_folder
 from ftx.core.errors import EnvironmentFault
-from ftx.core.files import fsync_folder
 
 # linux/fcntl.h and linux/fs.h
 _AT_FDCWD = -100

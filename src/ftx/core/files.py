@@ -9,7 +9,6 @@ import platform
 import re
 import secrets
 import shutil
-import stat
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
@@ -17,7 +16,8 @@ from functools import cache
 from itertools import count
 from pathlib import Path
 
-from ftx.core.errors import EnvironmentFault, FtxError, InputError, RunError
+from ftx.core.disk import disk_faults, fsync_folder, make_folder, place_for_files, settle, umask
+from ftx.core.errors import EnvironmentFault, InputError, RunError
 from ftx.core.file_cache import UnchangedFile
 from ftx.core.untrusted_files import open_file
 
@@ -60,15 +60,15 @@ def staged_file(path: Path) -> Iterator[Path]:
     Raises: EnvironmentFault if the disk is full or the folder cannot be written.
     """
     with disk_faults(path):
-        _make_folder(path.parent)
+        make_folder(path.parent)
         sweep(path.parent)
         staged = partial_path(path.parent)
         try:  # a signal may come as soon as the file is there
-            with _place_for_files(path.parent):
+            with place_for_files(path.parent):
                 staged.touch()
             yield staged
             # Some libraries write 0600; an artifact is as readable as any file that the user makes.
-            staged.chmod(0o666 & ~_umask())
+            staged.chmod(0o666 & ~umask())
             with staged.open("rb") as stream:
                 os.fsync(stream.fileno())
             staged.replace(path)
@@ -95,13 +95,13 @@ def stage_folder(final: Path) -> Iterator[Path]:
 def staging(final: Path) -> Iterator[Path]:
     """Give a temporary folder beside ``final``, which is gone after the block unless the block moved it."""
     with disk_faults(final):
-        _make_folder(final.parent)
+        make_folder(final.parent)
         sweep(final.parent)
         staged = partial_path(final.parent)
         try:  # a signal may come as soon as the folder is there
-            with _place_for_files(final.parent):
+            with place_for_files(final.parent):
                 staged.mkdir()
-            staged.chmod(0o777 & ~_umask())
+            staged.chmod(0o777 & ~umask())
             yield staged
         finally:
             shutil.rmtree(staged, ignore_errors=True)
@@ -300,94 +300,6 @@ def replace_folder(staged: Path, final: Path) -> None:
         finally:
             shutil.rmtree(retired, ignore_errors=True)
     fsync_folder(final.parent)
-
-
-# No space, a quota, a file too large for its file system or its owner's limit.
-FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-_CLOSED = (errno.EACCES, errno.EROFS, errno.EPERM)
-# Of OpenVINO, for a write that failed.
-_FAILED_WRITE = "iostream error"
-
-
-def _make_folder(folder: Path) -> None:
-    with _place_for_files(folder):
-        folder.mkdir(parents=True, exist_ok=True)
-
-
-@contextmanager
-def _place_for_files(folder: Path) -> Iterator[None]:
-    """Say it where a folder takes none, as /proc, which holds but its own: the system calls it not there."""
-    try:
-        yield
-    except FileNotFoundError as error:
-        raise EnvironmentFault(
-            "this place cannot be written", where=folder, found=error.strerror, fix="choose another folder"
-        ) from error
-
-
-@contextmanager
-def disk_faults(path: Path) -> Iterator[None]:
-    """Turn the operating system's refusals to write into one clear error."""
-    try:
-        yield
-    except FtxError:
-        raise
-    except Exception as error:
-        number = _number(error)
-        if number in FULL or (number is None and _FAILED_WRITE in str(error)):
-            raise EnvironmentFault(
-                "the disk takes no more", where=path, found=str(error), fix="free some space"
-            ) from error
-        if number == errno.EISDIR:
-            raise EnvironmentFault(
-                "a folder has the name of a file that is to be written", where=path, fix="move it away"
-            ) from error
-        if number in _CLOSED:
-            raise EnvironmentFault(
-                "this place cannot be written", where=path, found=os.strerror(number), fix="choose another folder"
-            ) from error
-        raise
-
-
-def _number(error: Exception) -> int | None:
-    """The system's number of an error; not every library raises OSError: safetensors quotes the system's words."""
-    if isinstance(error, OSError) and error.errno is not None:
-        return error.errno
-    return next((number for number in (*FULL, *_CLOSED) if os.strerror(number) in str(error)), None)
-
-
-def settle(folder: Path) -> None:
-    """Everything on disk, and as readable as files that the user makes: safetensors writes 0600.
-
-    Links and pipes that somebody put there stay as they are, and so do files that have a second name elsewhere.
-    """
-    mode = 0o666 & ~_umask()
-    for path in sorted(folder.rglob("*")):
-        found = path.lstat()
-        if stat.S_ISDIR(found.st_mode):
-            fsync_folder(path)
-        elif stat.S_ISREG(found.st_mode) and found.st_nlink == 1:
-            path.chmod(mode)
-            with path.open("rb") as stream:
-                os.fsync(stream.fileno())
-    fsync_folder(folder)
-
-
-def fsync_folder(folder: Path) -> None:
-    """Have the names in a folder on the disk."""
-    if os.name == "nt":  # Windows opens no folder as a file
-        return
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
 
 
 def check_space(folder: Path, needed_bytes: int) -> None:

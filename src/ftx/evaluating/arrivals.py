@@ -12,8 +12,8 @@ from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import TextIO
 
+from ftx.core.disk import disk_faults
 from ftx.core.errors import EnvironmentFault, InputError
-from ftx.core.files import disk_faults
 from ftx.core.progress import SILENT, Progress
 from ftx.data.sources.listing import IMAGE_ENDINGS
 from ftx.evaluating.predict import path_text

@@ -17,8 +17,8 @@ from tempfile import TemporaryFile
 import numpy as np
 
 from ftx.core.child_process import ask
+from ftx.core.disk import disk_faults
 from ftx.core.errors import InputError, RunError, nearest, shell_command
-from ftx.core.files import disk_faults
 from ftx.core.packages import install_command
 from ftx.core.processors import Processors, processors
 from ftx.core.progress import SILENT, Progress

@@ -23,8 +23,9 @@ from ftx.adapters.trainable_model import base_of
 from ftx.backbones.kept_tokens import kept_shares
 from ftx.backbones.layer_roles import head_names
 from ftx.backbones.split_network import uncut
+from ftx.core.disk import settle
 from ftx.core.errors import ExportError, InputError
-from ftx.core.files import check_space, place_or_refuse, settle, staging
+from ftx.core.files import check_space, place_or_refuse, staging
 from ftx.core.progress import SILENT, Progress
 from ftx.core.telemetry import no_telemetry
 from ftx.core.verb_report import VerbReport

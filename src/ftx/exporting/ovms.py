@@ -17,8 +17,9 @@ from pathlib import Path
 import numpy as np
 from pydantic import BaseModel, ConfigDict
 
+from ftx.core.disk import settle
 from ftx.core.errors import InputError
-from ftx.core.files import check_space, place_or_refuse, settle, staging
+from ftx.core.files import check_space, place_or_refuse, staging
 from ftx.core.progress import SILENT, Progress
 from ftx.core.telemetry import no_telemetry
 from ftx.core.verb_report import VerbReport

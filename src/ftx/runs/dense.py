@@ -19,8 +19,9 @@ from ftx.backbones.kept_tokens import keep_tokens, kept_shares
 from ftx.backbones.layer_roles import pretrained_config
 from ftx.backbones.timm_config import CONFIG, TimmConfig, build_from_config
 from ftx.backbones.weights import read_weights
+from ftx.core.disk import disk_faults
 from ftx.core.errors import DataError, ExportError, ModelError
-from ftx.core.files import disk_faults, write_atomic
+from ftx.core.files import write_atomic
 from ftx.core.memory import is_out_of_memory
 from ftx.core.pydantic_errors import first_error
 from ftx.core.strict_json import JsonError, read_json

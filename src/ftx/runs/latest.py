@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from ftx.core.disk import disk_faults
 from ftx.core.errors import EnvironmentFault, RunError, nearest
-from ftx.core.files import disk_faults, numbered, partial_path, sweep, write_atomic
+from ftx.core.files import numbered, partial_path, sweep, write_atomic
 from ftx.core.progress import Progress
 from ftx.runs.run_json import CHECKPOINTS, MANIFEST_FILE
 

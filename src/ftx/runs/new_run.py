@@ -8,8 +8,9 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from ftx.core.disk import settle
 from ftx.core.errors import RunError
-from ftx.core.files import place_new, refuse_links, settle, sole_writer, staging, write_atomic
+from ftx.core.files import place_new, refuse_links, sole_writer, staging, write_atomic
 from ftx.data.dataset import Entry
 from ftx.runs.data_jsonl import write_entries
 from ftx.runs.latest import LATEST

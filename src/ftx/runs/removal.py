@@ -6,8 +6,9 @@ import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
+from ftx.core.disk import disk_faults
 from ftx.core.errors import RunError
-from ftx.core.files import disk_faults, is_held, partial_path, sole_writer
+from ftx.core.files import is_held, partial_path, sole_writer
 from ftx.runs.inventory import RECIPE_FILE, RunsReport, all_runs, list_runs, named_by_latest, named_run
 from ftx.runs.latest import LATEST, point_latest_at
 from ftx.runs.run_json import MANIFEST_FILE

@@ -18,17 +18,10 @@ from typing import TYPE_CHECKING
 from pydantic import BaseModel
 
 from ftx.core.addresses import Address, Place, data_option, is_elsewhere, typed
+from ftx.core.disk import settle
 from ftx.core.errors import DataError, EnvironmentFault, RunError, listed, shown
 from ftx.core.file_cache import UnchangedFile
-from ftx.core.files import (
-    cached_sha256,
-    refuse_links,
-    replace_folder,
-    settle,
-    sole_writer,
-    staging,
-    write_atomic,
-)
+from ftx.core.files import cached_sha256, refuse_links, replace_folder, sole_writer, staging, write_atomic
 from ftx.core.progress import SILENT, Progress
 from ftx.data.dataset import Entry, Split
 from ftx.data.shards.paths import images_root

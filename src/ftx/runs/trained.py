@@ -14,8 +14,8 @@ from ftx.adapters.fit_to_base import load_adapter
 from ftx.adapters.save import save_adapter
 from ftx.adapters.trainable_model import Prepared, prepare
 from ftx.backbones.layer_roles import head_names
+from ftx.core.disk import disk_faults
 from ftx.core.errors import MergeError, RunError
-from ftx.core.files import disk_faults
 from ftx.recipe.adapter_methods import Method
 from ftx.runs.artifacts import TRAINED
 from ftx.runs.dense import dense_state

@@ -13,8 +13,9 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from ftx.core.disk import disk_faults
 from ftx.core.errors import InputError
-from ftx.core.files import LOCK, disk_faults, sole_writer, write_atomic
+from ftx.core.files import LOCK, sole_writer, write_atomic
 from ftx.core.pydantic_errors import first_error
 from ftx.core.strict_json import JsonError, read_json
 from ftx.evaluating.predict import Prediction

@@ -13,10 +13,10 @@ from ftx.data.shards.shard_wise import shard_numbers
 from ftx.training.class_balance import balance_of
 from ftx.training.frozen_part import Frozen, FrozenPart, frozen_part
 from ftx.training.inputs import FeatureInputs, Inputs, inputs_of
-from ftx.training.loop import Training
 from ftx.training.optimizer import peak_lr
 from ftx.training.ranks import ALONE, Ranks
 from ftx.training.resolve import Resolved
+from ftx.training.step import Training
 
 
 @contextmanager

@@ -25,12 +25,12 @@ from ftx.training.class_balance import Balance
 from ftx.training.device_placement import EVAL_BATCH
 from ftx.training.head_start import linear_heads
 from ftx.training.inputs import Inputs, Order
-from ftx.training.loop import Training, in_parts, measure, train_mode
 from ftx.training.optimizer import optimizer
 from ftx.training.plan import Plan
 from ftx.training.ranks import ALONE, Ranks
 from ftx.training.report import PlannedLayer
 from ftx.training.resolve import Resolved
+from ftx.training.step import Training, in_parts, measure, train_mode
 
 # Of steps as short as this what lies around them counts: threads that begin, and an epoch's line, 14 ms until a disk
 # has it.

@@ -21,72 +21,22 @@ from ftx.core.progress import Progress
 from ftx.core.progress import Task as ProgressTask
 from ftx.data.random_draws import order_generator, step_seed
 from ftx.data.shards.shard_wise import shard_wise
-from ftx.recipe.sections import TrainRecipe
 from ftx.runs.train_jsonl import Epoch, best_epoch, means, with_means
-from ftx.tasks.base import LossChoice, Targets, Task, choosing_metric
-from ftx.tasks.task_names import LossName
-from ftx.tasks.thresholds import Floats, Thresholds
+from ftx.tasks.thresholds import Thresholds
 from ftx.training.checkpoints import Checkpoints
-from ftx.training.class_balance import Balance, Order
-from ftx.training.device_placement import EVAL_BATCH
-from ftx.training.inputs import Batch, Inputs
-from ftx.training.optimizer import optimizer, rate_share, set_rates
-from ftx.training.ranks import ALONE, Asked, Ranks
+from ftx.training.class_balance import Order
+from ftx.training.optimizer import rate_share, set_rates
+from ftx.training.ranks import Asked
 from ftx.training.signals import Stop
 from ftx.training.state import EpochEnd, Position, Record, TrainingState
+from ftx.training.step import Training, in_parts, measure, train_mode
 
 # How often the loss is shown: reading it waits for the device.
 _SHOWN_EVERY_S = 0.2
 
 
-# Mean loss, logits and truth.
-Measured = tuple[float, Floats, Targets]
-
-
 class Diverged(InputError):
     """The loss is no finite number any more: from any state before, it would come to the same."""
-
-
-@dataclass(frozen=True)
-class Training:
-    """What is trained, on what and how: all that stays the same while it runs.
-
-    ``shard_N`` numbers the shard of each image, where these are so many that their order is to heed them.
-    """
-
-    module: nn.Module
-    task: Task
-    inputs: Inputs
-    held_out: Inputs
-    recipe: TrainRecipe
-    balance: Balance
-    lr: float
-    bf16: bool
-    seed: int
-    ranks: Ranks = ALONE
-    shard_N: Order | None = None
-
-    @property
-    def steps(self) -> int:
-        """Optimizer steps of all epochs."""
-        return self.recipe.epochs * -(-len(self.inputs) // self.recipe.batch_size)
-
-    @property
-    def loss(self) -> LossChoice:
-        """Of a training step; validation smooths and weighs nothing."""
-        return LossChoice(self.recipe.loss, self.recipe.label_smoothing, self.balance.weights_2C)
-
-    @property
-    def metric(self) -> str:
-        """The one that chooses the epoch."""
-        return choosing_metric(self.task, balanced=self.recipe.balance != "none")
-
-    def begin(self) -> TrainingState:
-        """The state before the first step."""
-        recipe = self.recipe
-        return TrainingState(
-            self.module, optimizer(self.module, self.lr, recipe.weight_decay, lora_plus=recipe.lora_plus)
-        )
 
 
 @dataclass
@@ -334,72 +284,3 @@ def _refuse_infinite(training: Training, state: TrainingState, val_loss: float |
             found=f"{loss / position.images} in training{measured}",
             fix=f"a smaller learning rate: --lr {training.lr / 10:g}",
         )
-
-
-def in_parts(network: nn.Module, training: Training, batch: Batch) -> Tensor:
-    """The loss of a batch, computed in so many parts as the recipe says; gradients are exchanged with the last one."""
-    parts = batch.parts(training.recipe.accumulation_steps)
-    with training.ranks.exchanging_later(network):
-        losses = [forward_backward(network, training, part) for part in parts[:-1]]
-    return sum(losses, forward_backward(network, training, parts[-1]))
-
-
-def forward_backward(network: nn.Module, training: Training, batch: Batch) -> Tensor:
-    """What a batch, or this process's part of it, adds to the mean loss; its gradients are added to the parameters'."""
-    world = training.ranks.world
-    with torch.autocast(batch.input.device.type, torch.bfloat16, enabled=training.bf16):
-        logits_BC = network(batch.input)
-    loss = training.task.loss(
-        at_least_f32(logits_BC),
-        batch.targets_BC,
-        training.loss,
-        None if len(batch.targets_BC) == len(batch.whole_MC) else batch.whole_MC,
-    )
-    if not batch.counts:
-        loss = loss * 0
-    (loss * world).backward()  # of several processes the mean of the gradients is taken, and their sum is meant
-    return loss.detach()
-
-
-def at_least_f32(logits_BC: Tensor) -> Tensor:
-    """What autocast has left in bf16, in f32; a network in f64 stays there."""
-    return logits_BC if logits_BC.dtype == torch.float64 else logits_BC.float()
-
-
-def train_mode(module: nn.Module) -> None:
-    """Let the model train, but for frozen layers that would take statistics of the batches: nothing would keep them."""
-    module.train()
-    for layer in module.modules():
-        statistics = getattr(layer, "running_mean", None)
-        if statistics is not None and not any(parameter.requires_grad for parameter in layer.parameters()):
-            layer.eval()
-
-
-@torch.no_grad()
-def measure(
-    module: nn.Module, task: Task, inputs: Inputs, *, loss: LossName, bf16: bool, ranks: Ranks = ALONE
-) -> Measured:
-    """Loss (without smoothing), logits and truth of every image, computed as the training steps are.
-
-    Shape: [N, C] both; of several processes in the order of these.
-    """
-    module.eval()
-    # All stay where they are computed until the end: to read one waits for the device.
-    losses: list[Tensor] = []
-    logits: list[Tensor] = []
-    targets: list[Tensor] = []
-    with closing(inputs.batches(np.arange(len(inputs)), EVAL_BATCH, epoch=0, ranks=ranks)) as batches:
-        for batch in batches:
-            if not batch.counts:
-                continue
-            with torch.autocast(batch.input.device.type, torch.bfloat16, enabled=bf16):
-                logits_BC = at_least_f32(inputs.network(batch.input))
-            lost = task.loss(logits_BC, batch.targets_BC, LossChoice(loss), batch.whole_MC)
-            losses.append(lost.double() * len(batch.whole_MC))
-            logits.append(logits_BC)
-            targets.append(batch.targets_BC)
-    mine: Measured | None = None  # where there are fewer images than processes
-    if losses:
-        mine = float(sum(losses)), torch.cat(logits).cpu().numpy(), torch.cat(targets).cpu().numpy()
-    total, logits_NC, targets_NC = zip(*filter(None, ranks.gathered(mine)), strict=True)
-    return sum(total) / len(inputs), np.concatenate(logits_NC), np.concatenate(targets_NC)

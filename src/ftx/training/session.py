@@ -33,7 +33,7 @@ from ftx.training.device_placement import Circumstances, in_threads_as, place, p
 from ftx.training.dry_running import advice
 from ftx.training.epoch_log import epoch_log
 from ftx.training.head_start import HeadStart, start_head
-from ftx.training.loop import Diverged, Fit, Training, fit, refuse_other_position, solved
+from ftx.training.loop import Diverged, Fit, fit, refuse_other_position, solved
 from ftx.training.named_data import data_path
 from ftx.training.ranks import Ranks, joined
 from ftx.training.report import TrainReport
@@ -41,6 +41,7 @@ from ftx.training.resolve import Resolved, resolve_together
 from ftx.training.resuming import recipe_to_go_on_with, refuse_other
 from ftx.training.signals import Stop, stoppable
 from ftx.training.state import EpochEnd, TrainingState
+from ftx.training.step import Training
 
 # On disk, of each parameter that trains in f32: in three checkpoints (one is being written) it, its two moments and
 # its value in the best epoch; and it in ``trained/``.

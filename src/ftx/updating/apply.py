@@ -16,9 +16,10 @@ from pathlib import Path
 import numpy as np
 from safetensors.numpy import load_file
 
+from ftx.core.disk import disk_faults, settle
 from ftx.core.errors import ExportError, GateFailed, InputError, RunError, shell_command
 from ftx.core.exchange_folders import exchange_folders
-from ftx.core.files import check_space, disk_faults, partial_path, settle, staging
+from ftx.core.files import check_space, partial_path, staging
 from ftx.core.progress import SILENT, Progress
 from ftx.core.verb_report import VerbReport
 from ftx.evaluating.answers import ask_graph

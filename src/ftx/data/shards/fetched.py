@@ -21,8 +21,9 @@ from typing import Any, TypeVar
 from filelock import FileLock
 
 from ftx.core.addresses import Address
+from ftx.core.disk import FULL, disk_faults
 from ftx.core.errors import EnvironmentFault
-from ftx.core.files import FULL, disk_faults, staged_file
+from ftx.core.files import staged_file
 from ftx.core.user_cache import cache_folder
 
 T = TypeVar("T")

@@ -15,8 +15,9 @@ from pathlib import Path, PurePosixPath
 from typing import BinaryIO, cast
 
 from ftx.core.addresses import Place, typed
+from ftx.core.disk import disk_faults, settle
 from ftx.core.errors import DataError, InputError
-from ftx.core.files import disk_faults, place_or_refuse, settle, staging
+from ftx.core.files import place_or_refuse, staging
 from ftx.core.packages import require
 from ftx.core.progress import SILENT, Progress
 from ftx.core.verb_report import VerbReport

@@ -42,8 +42,8 @@ from ftx.runs.run import Run
 from ftx.runs.run_json import Recovered
 from ftx.runs.trained import load_trained_into, save_trained
 from ftx.training.inputs import Inputs, inputs_of
-from ftx.training.loop import measure
 from ftx.training.optimizer import optimizer, peak_lr, set_rates
+from ftx.training.step import measure
 
 with no_telemetry():
     import nncf

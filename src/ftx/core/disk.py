@@ -1,0 +1,104 @@
+"""What a disk refuses, as one clear error; and what was written to it, to stay."""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from ftx.core.errors import EnvironmentFault, FtxError
+
+# No space, a quota, a file too large for its file system or its owner's limit.
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_CLOSED = (errno.EACCES, errno.EROFS, errno.EPERM)
+# Of OpenVINO, for a write that failed.
+_FAILED_WRITE = "iostream error"
+
+
+def make_folder(folder: Path) -> None:
+    """Make a folder, and those around it.
+
+    Raises: EnvironmentFault for a place that takes none.
+    """
+    with place_for_files(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+
+
+@contextmanager
+def place_for_files(folder: Path) -> Iterator[None]:
+    """Say it where a folder takes none, as /proc, which holds but its own: the system calls it not there."""
+    try:
+        yield
+    except FileNotFoundError as error:
+        raise EnvironmentFault(
+            "this place cannot be written", where=folder, found=error.strerror, fix="choose another folder"
+        ) from error
+
+
+@contextmanager
+def disk_faults(path: Path) -> Iterator[None]:
+    """Turn the operating system's refusals to write into one clear error."""
+    try:
+        yield
+    except FtxError:
+        raise
+    except Exception as error:
+        number = _number(error)
+        if number in FULL or (number is None and _FAILED_WRITE in str(error)):
+            raise EnvironmentFault(
+                "the disk takes no more", where=path, found=str(error), fix="free some space"
+            ) from error
+        if number == errno.EISDIR:
+            raise EnvironmentFault(
+                "a folder has the name of a file that is to be written", where=path, fix="move it away"
+            ) from error
+        if number in _CLOSED:
+            raise EnvironmentFault(
+                "this place cannot be written", where=path, found=os.strerror(number), fix="choose another folder"
+            ) from error
+        raise
+
+
+def _number(error: Exception) -> int | None:
+    """The system's number of an error; not every library raises OSError: safetensors quotes the system's words."""
+    if isinstance(error, OSError) and error.errno is not None:
+        return error.errno
+    return next((number for number in (*FULL, *_CLOSED) if os.strerror(number) in str(error)), None)
+
+
+def settle(folder: Path) -> None:
+    """Everything on disk, and as readable as files that the user makes: safetensors writes 0600.
+
+    Links and pipes that somebody put there stay as they are, and so do files that have a second name elsewhere.
+    """
+    mode = 0o666 & ~umask()
+    for path in sorted(folder.rglob("*")):
+        found = path.lstat()
+        if stat.S_ISDIR(found.st_mode):
+            fsync_folder(path)
+        elif stat.S_ISREG(found.st_mode) and found.st_nlink == 1:
+            path.chmod(mode)
+            with path.open("rb") as stream:
+                os.fsync(stream.fileno())
+    fsync_folder(folder)
+
+
+def fsync_folder(folder: Path) -> None:
+    """Have the names in a folder on the disk."""
+    if os.name == "nt":  # Windows opens no folder as a file
+        return
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def umask() -> int:
+    """The permissions that new files of this process do not get."""
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
