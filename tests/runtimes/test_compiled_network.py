@@ -270,6 +270,7 @@ except ExportError:
 """
 
 
+@pytest.mark.representative
 def test_where_all_is_refused_nothing_is_waited_for() -> None:
     """More than are computed at a time: each hands its request back."""
     command = [sys.executable, "-c", ALL_REFUSED]

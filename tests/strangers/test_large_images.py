@@ -69,6 +69,7 @@ print(json.dumps([logits_C.tolist(), peak()]))
     assert 3 * MEGAPIXELS < peak_mb < most_mb(image)
 
 
+@pytest.mark.representative
 @pytest.mark.parametrize("image", ["PNG in colour", "JPEG"], indirect=True)
 def test_a_server_gives_back_what_a_large_image_took(image: Path, colour_model: ColourModel) -> None:
     """Six at a time take what two take, and afterwards nothing of it is held."""
