@@ -94,7 +94,7 @@ def test_peft_computes_and_learns_the_same(rank: int) -> None:
 def test_numpy_merges_what_torch_computes_with_and_separate_products_agree(rank: int) -> None:
     layer = layer_of(rank)
     factors = {name: factor.detach().numpy() for name, factor in layer.factors.items()}
-    weights, weight_OI = Lokr().weights(factors, SCALING), layer.weight.numpy()
+    weights, weight_OI = Lokr().weights(factors, SCALING, rank), layer.weight.numpy()
     merged_OI = merged_weight(weight_OI, weights)
     np.testing.assert_allclose(merged_OI, layer.merged_weight().numpy(), rtol=0, atol=1e-14)
     w1, w2 = layer.factors["lokr_w1"], factors.get("lokr_w2")
@@ -107,7 +107,7 @@ def test_numpy_merges_what_torch_computes_with_and_separate_products_agree(rank:
     np.testing.assert_allclose(reads_IR.T @ reads_IR, np.eye(reads_IR.shape[1]), atol=1e-12)
     delta_OI = weights.delta(slice(None))
     np.testing.assert_allclose(writes_OR @ (writes_OR.T @ delta_OI @ reads_IR) @ reads_IR.T, delta_OI, atol=1e-12)
-    assert (weights.rank, weights.parameters) == (2 if rank == 2 else 6, layer.trainable_parameters)
+    assert (weights.rank, weights.parameters) == (rank, layer.trainable_parameters)
 
 
 def test_in_bf16_the_weight_is_rounded_once() -> None:
@@ -128,7 +128,7 @@ def test_low_rank_is_the_same_formula() -> None:
     for name, start in method.start(OUTPUTS, INPUTS, 2).items():
         factors[name] = torch.randn(start.shape, dtype=torch.float64)
     plain = FactorLayer(base, PART, factors=factors, delta=method.delta, scaling=SCALING, rank=2)
-    weights = method.weights({name: factor.numpy() for name, factor in factors.items()}, SCALING)
+    weights = method.weights({name: factor.numpy() for name, factor in factors.items()}, SCALING, 2)
     found = merged_weight(base.weight.detach().numpy(), weights)
     np.testing.assert_allclose(found, plain.merged_weight().numpy(), rtol=0, atol=1e-14)
 
@@ -206,7 +206,7 @@ def test_products_of_the_rows_of_one_layer_stand_side_by_side() -> None:
     """As transformers' query and value do in timm's qkv."""
     rng = np.random.default_rng(0)
     parts = [(rng.standard_normal((2, 4)), rng.standard_normal((6, 6)), scaling) for scaling in (0.5, 2.0)]
-    single = [KroneckerWeights((Block(slice(None), w1, w2, s),), (12, 24), 6, 44) for w1, w2, s in parts]
+    single = [KroneckerWeights((Block(slice(None), (w1,), (w2,), s),), (12, 24), 6, 44) for w1, w2, s in parts]
     weight_OI, placed = rng.standard_normal((36, 24)), [(slice(24, 36), single[0]), (slice(0, 12), single[1])]
     whole = Lokr().in_one(weight_OI, placed)
     expected_OI = weight_OI.copy()
@@ -216,6 +216,53 @@ def test_products_of_the_rows_of_one_layer_stand_side_by_side() -> None:
     x_NI = rng.standard_normal((3, 24))
     np.testing.assert_allclose(separate_products(x_NI, weight_OI, whole), x_NI @ expected_OI.T, rtol=0, atol=1e-12)
     assert whole.parameters == 88
+
+
+def lokr_file(folder: Path, target: str, tensors: dict[str, Tensor], **config: object) -> Path:
+    """An adapter as anybody may write one."""
+    folder.mkdir()
+    whole = {"peft_type": "LOKR", "r": 1, "alpha": 1, "target_modules": [target], "modules_to_save": ["head"]}
+    (folder / "adapter_config.json").write_text(json.dumps(whole | config))
+    head = {f"{PREFIX}head.weight": torch.zeros(3, 48), f"{PREFIX}head.bias": torch.zeros(3)}
+    save_file({f"{PREFIX}{name}": one for name, one in tensors.items()} | head, folder / WEIGHTS)
+    return folder
+
+
+def test_a_product_that_no_memory_holds_is_not_multiplied(tmp_path: Path) -> None:
+    """40 kB name a matrix of 80 GB."""
+    name = "blocks.0.mlp.fc1"
+    factors = {f"{name}.lokr_w1_a": torch.ones(100_000, 1), f"{name}.lokr_w1_b": torch.ones(1, 100_000)}
+    folder = lokr_file(tmp_path / "adapter", name, factors | {f"{name}.lokr_w2": torch.ones(1, 1)})
+    (one,) = read_peft_file(folder).layers().values()
+    assert one.shape == (100_000, 100_000)
+    np.testing.assert_array_equal(one.delta(slice(99_999, 100_001))[0, :3], [1, 1, 1])
+    with pytest.raises(AdapterError, match="does not fit its base"):
+        read_adapter(folder, small())
+
+
+@pytest.mark.parametrize("shape", [(4, 4), (0, 0)])
+def test_a_convolution_is_no_linear_layer(shape: tuple[int, int], tmp_path: Path) -> None:
+    name = "patch_embed.proj"
+    factors = {f"{name}.lokr_w1": torch.ones(shape), f"{name}.lokr_w2": torch.ones(shape)}
+    folder = lokr_file(tmp_path / "adapter", name, factors)
+    with pytest.raises(AdapterError, match="linear layers only") as caught:
+        read_adapter(folder, small())
+    assert name in str(caught.value.found)
+
+
+@pytest.mark.parametrize("shape", [(0, 0), (0, 4), (4, 0)])
+def test_a_layer_without_weights_is_refused(shape: tuple[int, int], tmp_path: Path) -> None:
+    name = "blocks.0.mlp.fc1"
+    factors = {f"{name}.lokr_w1": torch.ones(shape), f"{name}.lokr_w2": torch.ones(4, 4)}
+    with pytest.raises(AdapterError):
+        read_peft_file(lokr_file(tmp_path / "adapter", name, factors)).layers()
+
+
+def test_a_scaling_that_peft_does_not_have_is_refused(tmp_path: Path) -> None:
+    name = "blocks.0.mlp.fc1"
+    factors = {f"{name}.lokr_w1": torch.ones(12, 6), f"{name}.lokr_w2": torch.ones(16, 8)}
+    with pytest.raises(AdapterError, match="use_rslora"):
+        read_peft_file(lokr_file(tmp_path / "adapter", name, factors, use_rslora=True))
 
 
 W1, W2_A = (f"{PREFIX}blocks.1.mlp.fc1.{name}" for name in ("lokr_w1", "lokr_w2_a"))

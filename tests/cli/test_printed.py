@@ -19,7 +19,7 @@ from ftx.cli.report import print_comparison, print_report
 from ftx.cli.run import answer
 from ftx.cli.train import _print_dry_run, _print_trained
 from ftx.cli.tune import _print as print_tuned
-from ftx.cli.validate import parse_bounds, parse_sets, print_parity
+from ftx.cli.validate import parse_bounds, parse_sets, print_parity, print_what_saturates
 from ftx.core.errors import InputError
 from ftx.evaluating.evaluate import ClassScore, EvalReport
 from ftx.exporting import ExportReport
@@ -487,18 +487,21 @@ def test_instruction_sets_with_the_row_that_says_least_in_their_favour(capsys: C
     assert "on amx" not in said.err
     # The rows of this machine alone stand above, and the way out is said of a folder, whose run is elsewhere.
     assert "on images of test: 240 (graph)\n" in said.out
+    print_what_saturates(parity(own, graph, one, pinned, sets=sets), None)
     safe = f"on the server, {EXPORT_IR} --precision {IR_INT8_SAFE.variant}\n"
-    assert safe in said.err
+    assert safe in capsys.readouterr().err
     worse = one.model_copy(update={"changed": 0.375})
     print_parity(parity(own, graph, worse, pinned, sets=sets, run="runs/a"))
     said = capsys.readouterr()
     last = ["avx2", "openvino/int8", "auto:f32", "1.2e-02", "37.5", "34", "jit:avx2,", "+2", "failed"]
     assert words(said.out)[-2] == last
-    assert f"7 bits they do not: {EXPORT_IR} runs/a --precision {IR_INT8_SAFE.variant}\n" in said.err
+    print_what_saturates(parity(own, graph, worse, pinned, sets=sets, run="runs/a"), Path("my photos"))
+    safe = f"7 bits they do not: {EXPORT_IR} runs/a --precision {IR_INT8_SAFE.variant} --data 'my photos'\n"
+    assert safe in capsys.readouterr().err
     has_one = parity(own, graph, worse, pinned, sets=sets, run="runs/a")
     has_one.verdicts[IR_INT8_SAFE.name], has_one.said[IR_INT8_SAFE.name] = "unproved", "few images"
-    print_parity(has_one)
-    assert "7 bits" not in capsys.readouterr().err
+    print_what_saturates(has_one, None)
+    assert not capsys.readouterr().err
 
 
 def test_the_label_that_lost_most_and_what_proof_would_take(capsys: Capture) -> None:

@@ -38,7 +38,8 @@ from ftx.runs.artifacts import DENSE, TRAINED
 from ftx.runs.new_run import NewRun
 from ftx.runs.run import Run
 from ftx.runs.train_jsonl import read_epochs
-from ftx.training import resume, session, step, train
+from ftx.training import resume, session, train
+from ftx.training import step as training_step
 from ftx.training.checkpoints import Checkpoints, _digest, newest
 from ftx.training.inputs import Batch
 from ftx.training.loop import Diverged
@@ -110,8 +111,8 @@ def cut_at(monkeypatch: pytest.MonkeyPatch, step: int, do: Callable[[], None]) -
             do()
         return forward_backward(network, training, batch)
 
-    forward_backward = step.forward_backward
-    monkeypatch.setattr(step, "forward_backward", counted)
+    forward_backward = training_step.forward_backward
+    monkeypatch.setattr(training_step, "forward_backward", counted)
 
 
 def lose_power() -> None:
@@ -624,7 +625,7 @@ def test_ctrl_c_while_the_loss_is_no_number(here: Path, tmp_path: Path, monkeypa
                 train(recipe, run)
         assert not run.exists()
 
-        passes, forward_backward = iter(range(100)), step.forward_backward
+        passes, forward_backward = iter(range(100)), training_step.forward_backward
 
         def counted(network: nn.Module, training: Training, batch: Batch) -> Tensor:
             if next(passes) == 5:
@@ -632,7 +633,7 @@ def test_ctrl_c_while_the_loss_is_no_number(here: Path, tmp_path: Path, monkeypa
                 batch = batch._replace(input=batch.input * torch.nan)
             return forward_backward(network, training, batch)
 
-        monkeypatch.setattr(step, "forward_backward", counted)
+        monkeypatch.setattr(training_step, "forward_backward", counted)
         report = train(asked("full", checkpoint_minutes=5), run)
     assert (report.interrupted, report.best_epoch) == (True, 1)
     assert Run.open(run).require(TRAINED)

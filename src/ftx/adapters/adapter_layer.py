@@ -117,7 +117,8 @@ class AdapterLayer(nn.Module):
         if {name: factor.shape for name, factor in factors.items()} != {
             name: factor.shape for name, factor in self.factors.items()
         }:
-            raise AdapterError("the adapter is not of this run", found=", ".join(sorted(factors)), fix="train it again")
+            found = ", ".join(f"{name} {list(factor.shape)}" for name, factor in sorted(factors.items())) or "none"
+            raise AdapterError("the adapter is not of this run", found=f"factors {found}", fix="train it again")
         for name, factor in self.factors.items():
             factor.copy_(factors[name])
         if isinstance(self.scaling, Tensor):

@@ -158,7 +158,8 @@ def _check_whole(matched: Sequence[tuple[Site, tuple[Part, ...]]], spec: Adapter
             raise AdapterError(
                 f"{ADAPTERS[spec.kind].title} adapts a layer as a whole",
                 where=f"adapter.targets, {site.name}",
-                found=f"{', '.join(part.target for part in parts)} of {', '.join(site.rows)}",
+                found=", ".join(f"{part.target}: rank {spec.rank[part.target]}" for part in parts)
+                + f", of {', '.join(site.rows)}",
                 fix="--targets with all of them or none, and one rank and alpha for all",
             )
 

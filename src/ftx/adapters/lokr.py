@@ -1,6 +1,6 @@
 """LoKr: what is added to a weight is a Kronecker product of two small matrices.
 
-    W' = W + s·(w1 ⊗ w2)    w1: [a, c], w2: [b, d] or a product of rank r, where W: [a·b, c·d]
+    W' = W + s·(w1 ⊗ w2)    w1: [a, c], w2: [b, d], each as it is or as a product of rank r, where W: [a·b, c·d]
 
 Source: LoKr, arXiv:2309.14859, section 3.2 (eq. 6 and 7).
 
@@ -12,30 +12,55 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import reduce
 from operator import matmul
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
+from numpy.typing import NDArray
 
-from ftx.adapters.merge_weight import Array, Float64, ordered_product
+from ftx.adapters.merge_weight import Array, Float64, linear, ordered_product
 from ftx.adapters.method import Placed, Start
+from ftx.core.errors import AdapterError
 
 if TYPE_CHECKING:
     from ftx.adapters.spec import AdapterSpec
 
 W1, W2 = "lokr_w1", "lokr_w2"
 _FACTORS = (W1, f"{W1}_a", f"{W1}_b", W2, f"{W2}_a", f"{W2}_b")
+# A matrix: itself alone, or the two whose product it is. They are multiplied where that is needed: a file of some
+# kilobytes may name a product that no memory holds.
+Matrix = tuple[Float64, ...]
+Rows = NDArray[np.int64]
 
 
 @dataclass(frozen=True)
 class Block:
-    """The adapter of some rows of a layer. Shape: w1 [a, c], w2 [b, d]."""
+    """The adapter of some rows of a layer: w1 [a, c] and w2 [b, d], which are stored as they are or as products."""
 
     rows: slice
-    w1_ac: Float64
-    w2_bd: Float64
+    w1: Matrix
+    w2: Matrix
     scaling: float
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Rows and inputs."""
+        (a, c), (b, d) = ((len(one[0]), one[-1].shape[1]) for one in (self.w1, self.w2))
+        return a * b, c * d
+
+    def delta(self, rows_O: Rows) -> Float64:
+        """Some rows of s·(w1 ⊗ w2), by their numbers in the block. Shape: [rows, I]."""
+        of_w1, of_w2 = np.divmod(rows_O, len(self.w2[0]))
+        w1_nc, w2_nd = _rows(self.w1, of_w1), _rows(self.w2, of_w2)
+        return self.scaling * (w1_nc[:, :, None] * w2_nd[:, None, :]).reshape(len(rows_O), self.shape[1])
+
+
+def _rows(matrix: Matrix, numbers: Rows) -> Float64:
+    """Some rows of a matrix, a product added rank by rank. Shape: [rows, columns]."""
+    first, *rest = matrix
+    return ordered_product(first[numbers], rest[0]) if rest else first[numbers]
 
 
 @dataclass(frozen=True)
@@ -50,24 +75,32 @@ class KroneckerWeights:
 
     def delta(self, rows: slice) -> Float64:
         """s·(w1 ⊗ w2) in the rows of each block, else 0. Shape: [rows, I]."""
-        delta_OI = np.zeros(self.shape)
+        outputs, inputs = self.shape
+        wanted_O = np.arange(outputs)[rows]
+        delta_OI = np.zeros((len(wanted_O), inputs))
         for block in self.blocks:
-            delta_OI[block.rows] = block.scaling * kronecker(block.w1_ac, block.w2_bd)
-        return delta_OI[rows]
+            start, stop, _ = block.rows.indices(outputs)
+            inside_O = (wanted_O >= start) & (wanted_O < stop)
+            delta_OI[inside_O] = block.delta(wanted_O[inside_O] - start)
+        return delta_OI
 
     def separate(
         self,
         x: Array,
         array: Callable[[Float64], Array] = np.asarray,
-        down: Callable[[Array, Array], Array] = matmul,
+        down: Callable[[Array, Array], Array] = linear,
     ) -> Array:
-        """s·w1·X·w2ᵀ for each input as a matrix X [c, d]. Shape: [..., I] to [..., O]."""
+        """s·w1·X·w2ᵀ for each input as a matrix X [c, d], factor by factor. Shape: [..., I] to [..., O]."""
         outputs, _ = self.shape
         y = array(np.zeros((1, outputs))) + 0 * x[..., :1]
         for block in self.blocks:
-            X = x.reshape(*x.shape[:-1], block.w1_ac.shape[1], block.w2_bd.shape[1])
-            Y = array(block.scaling * block.w1_ac) @ (X @ array(block.w2_bd).T)
-            y[..., block.rows] = Y.reshape(*x.shape[:-1], -1)
+            c, d = block.w1[-1].shape[1], block.w2[-1].shape[1]
+            part = block.scaling * x.reshape(*x.shape[:-1], c, d)
+            for factor in reversed(block.w2):
+                part = part @ array(factor).T
+            for factor in reversed(block.w1):
+                part = array(factor) @ part
+            y[..., block.rows] = part.reshape(*x.shape[:-1], -1)
         return y
 
     def separate_gain(self, weight_OI: Float64) -> Float64:
@@ -76,7 +109,16 @@ class KroneckerWeights:
 
     def directions(self) -> tuple[Float64, Float64]:
         """Orthonormal bases of what Δ reads and writes. Shape: [I, R] and [O, R]."""
-        left_OK, sigma_K, right_KI = np.linalg.svd(self.delta(slice(None)), full_matrices=False)
+        left_OK: Float64
+        right_KI: Float64
+        if len(self.blocks) > 1:
+            left_OK, sigma_K, right_KI = np.linalg.svd(self.delta(slice(None)), full_matrices=False)
+        else:  # singular vectors of a Kronecker product are the products of those of its parts
+            block = next(iter(self.blocks))
+            (U1, sigma_1, V1), (U2, sigma_2, V2) = (
+                np.linalg.svd(reduce(matmul, one), full_matrices=False) for one in (block.w1, block.w2)
+            )
+            left_OK, sigma_K, right_KI = kronecker(U1, U2), np.kron(sigma_1, sigma_2), kronecker(V1, V2)
         kept = sigma_K > 1e-6 * max(sigma_K.max(initial=0.0), np.finfo(float).tiny)
         return right_KI[kept].T, left_OK[:, kept]
 
@@ -93,9 +135,8 @@ def factors_of(number: int) -> tuple[int, int]:
     return smaller, number // smaller
 
 
-def _whole(name: str, factors: Mapping[str, Array], multiply: Callable[[Array, Array], Array]) -> Array:
-    """A factor that is stored as it is, or as a product of rank r."""
-    return factors[name] if name in factors else multiply(factors[f"{name}_a"], factors[f"{name}_b"])
+def _matrix(name: str, factors: Mapping[str, Array]) -> tuple[Array, ...]:
+    return (factors[name],) if name in factors else (factors[f"{name}_a"], factors[f"{name}_b"])
 
 
 class Lokr:
@@ -115,18 +156,27 @@ class Lokr:
         return True
 
     def check(self, config: Mapping[str, object], path: Path) -> None:
-        """Nothing in a LoKrConfig makes it another change of the weight."""
+        """Raise AdapterError for a scaling that peft's LoKr does not have."""
+        if config.get("use_rslora"):
+            raise AdapterError("LoKr has no use_rslora: it scales by alpha / r", where=path, fix="remove the key")
 
     def shapes(
         self, weight: Sequence[int], rank: int, found: Mapping[str, Sequence[int]]
     ) -> dict[str, tuple[int, ...]]:
-        """The factors of a layer whose weight has this shape: split as the file has it, if that fits the weight."""
-        if len(weight) != 2 or 0 in weight:  # no linear layer, or a file without its factors
-            return {W1: (0, 0), W2: (0, 0)}
+        """The factors of a layer whose weight has this shape: split as the file has it, if that fits the weight.
+
+        Raises: AdapterError for the weight of a convolution.
+        """
+        if len(weight) != 2:
+            raise AdapterError(
+                "ftx merges LoKr of linear layers only",
+                found=f"a weight of shape {list(weight)}",
+                fix="merge it with peft (merge_and_unload)",
+            )
         split = self._split(found)
-        (a, b), (c, d) = split if split is not None else map(factors_of, weight)
-        if (a * b, c * d) != tuple(weight):
-            (a, b), (c, d) = map(factors_of, weight)
+        if split is None or (split[0][0] * split[0][1], split[1][0] * split[1][1]) != tuple(weight):
+            split = factors_of(max(weight[0], 1)), factors_of(max(weight[1], 1))
+        (a, b), (c, d) = split
         return self._stored(W1, (a, c), rank, found) | self._stored(W2, (b, d), rank, found)
 
     def weight_shape(self, found: Mapping[str, Sequence[int]]) -> tuple[int, ...]:
@@ -152,18 +202,15 @@ class Lokr:
             return {f"{name}_a": (shape[0], rank), f"{name}_b": (rank, shape[1])}
         return {name: shape}
 
-    def weights(self, factors: Mapping[str, Float64], scaling: float) -> KroneckerWeights:
-        """The adapter of one layer."""
-        w1_ac, w2_bd = (_whole(name, factors, ordered_product) for name in (W1, W2))
-        shape = (len(w1_ac) * len(w2_bd), w1_ac.shape[1] * w2_bd.shape[1])
-        ranks = [factor.shape[1] for name, factor in factors.items() if name.endswith("_a")] or [min(w2_bd.shape)]
-        block = Block(slice(None), w1_ac, w2_bd, scaling)
-        return KroneckerWeights((block,), shape, max(ranks), sum(factor.size for factor in factors.values()))
+    def weights(self, factors: Mapping[str, Float64], scaling: float, rank: int) -> KroneckerWeights:
+        """The adapter of one layer, its products not yet multiplied."""
+        block = Block(slice(None), _matrix(W1, factors), _matrix(W2, factors), scaling)
+        return KroneckerWeights((block,), block.shape, rank, sum(factor.size for factor in factors.values()))
 
     def in_one(self, weight_OI: Float64, placed: Placed) -> KroneckerWeights:
         """The products of the rows of one layer, side by side."""
         parts = [(rows, one) for rows, one in placed if isinstance(one, KroneckerWeights)]
-        blocks = [Block(rows, one.w1_ac, one.w2_bd, one.scaling) for rows, whole in parts for one in whole.blocks]
+        blocks = [Block(rows, one.w1, one.w2, one.scaling) for rows, whole in parts for one in whole.blocks]
         outputs, inputs = weight_OI.shape
         rank, parameters = max(one.rank for _, one in parts), sum(one.parameters for _, one in parts)
         return KroneckerWeights(tuple(blocks), (outputs, inputs), rank, parameters)
@@ -180,7 +227,7 @@ class Lokr:
         }
 
     def start(self, outputs: int, inputs: int, rank: int) -> dict[str, Start]:
-        """w1 is zero, w2 drawn as a linear layer's weight is; w2 is a product if that has fewer numbers, as in peft."""
+        """w1 is zero, w2 drawn as a linear layer's weight is; w2 is a product if r < max(b, d) / 2, as in peft."""
         (a, b), (c, d) = factors_of(outputs), factors_of(inputs)
         if rank < max(b, d) / 2:
             second = {f"{W2}_a": Start((b, rank)), f"{W2}_b": Start((rank, d))}
@@ -190,4 +237,4 @@ class Lokr:
 
     def delta(self, factors: Mapping[str, Array]) -> Array:
         """w1 ⊗ w2 of a layer's factors. Shape: [O, I]."""
-        return kronecker(*(_whole(name, factors, matmul) for name in (W1, W2)))
+        return kronecker(*(reduce(matmul, _matrix(name, factors)) for name in (W1, W2)))

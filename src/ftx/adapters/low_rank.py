@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
-from ftx.adapters.merge_weight import Array, Float64, gain, ordered_product
+from ftx.adapters.merge_weight import Array, Float64, gain, linear, ordered_product
 from ftx.adapters.method import Placed, Start, as_matrix
 from ftx.core.errors import AdapterError, shown
 
@@ -42,11 +42,6 @@ _OTHER_KINDS = (
 # Ways to begin that leave the base as it was; pissa, olora, corda, loftq and lora_ga take something off it first, which
 # the file does not contain.
 _BASE_UNTOUCHED = (True, False, None, "gaussian", "eva", "orthogonal", "mica")
-
-
-def linear(x: Array, factor_RI: Array) -> Array:
-    """x·Aᵀ. Shape: [..., R]."""
-    return x @ factor_RI.T
 
 
 @dataclass(frozen=True)
@@ -152,7 +147,7 @@ class LowRank:
         """The shape of a layer's weight, as its factors have it."""
         return (*(tuple(found.get(LORA_B, ()))[:1] or (0,)), *(tuple(found.get(LORA_A, ()))[1:] or (0,)))
 
-    def weights(self, factors: Mapping[str, Float64], scaling: float) -> LowRankWeights:
+    def weights(self, factors: Mapping[str, Float64], scaling: float, rank: int) -> LowRankWeights:
         """The adapter of one layer; of a convolution as [O, I·h·w]."""
         magnitude = factors.get(MAGNITUDE)
         flat_O = None if magnitude is None else magnitude.reshape(-1)
@@ -178,6 +173,7 @@ class LowRank:
         """What peft's LoraConfig says beside ranks, alphas and layers."""
         return {
             "lora_dropout": spec.dropout,
+            "bias": "none",
             "fan_in_fan_out": False,
             "use_dora": self.dora,
             "use_rslora": spec.rslora,
@@ -189,5 +185,5 @@ class LowRank:
         return {LORA_A: Start((rank, inputs)), LORA_B: Start((outputs, rank), zero=True)}
 
     def delta(self, factors: Mapping[str, Array]) -> Array:
-        """B·A. Shape: [O, I]."""
+        """B·A, without the gain of DoRA. Shape: [O, I]."""
         return factors[LORA_B] @ factors[LORA_A]

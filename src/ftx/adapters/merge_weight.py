@@ -97,6 +97,11 @@ def separate_products(x_NI: Float64, weight_OI: Float64, adapter: AdapterWeights
     return (x_NI @ weight_OI.T + adapter.separate(x_NI)) * adapter.separate_gain(weight_OI)
 
 
+def linear(x: Array, factor_RI: Array) -> Array:
+    """x·Aᵀ. Shape: [..., R]."""
+    return x @ factor_RI.T
+
+
 def ordered_product(B_OR: Float64, A_RI: Float64) -> Float64:
     """B·A, rank by rank. Shape: [O, I]."""
     product_OI = np.zeros((len(B_OR), A_RI.shape[1]))

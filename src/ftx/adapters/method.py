@@ -62,8 +62,8 @@ class AdapterMethod(Protocol):
         """The shape of a layer's weight, by the shapes of its factors; 0 for a side that they do not say."""
         ...
 
-    def weights(self, factors: Mapping[str, Float64], scaling: float) -> AdapterWeights:
-        """The adapter of one layer; of a convolution as [O, I·h·w]."""
+    def weights(self, factors: Mapping[str, Float64], scaling: float, rank: int) -> AdapterWeights:
+        """The adapter of one layer, of this rank by its config; of a convolution as [O, I·h·w]."""
         ...
 
     def in_one(self, weight_OI: Float64, placed: Placed) -> AdapterWeights:

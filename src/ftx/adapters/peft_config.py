@@ -43,6 +43,7 @@ class _Document(BaseModel):
     alpha: _Alpha
     rank_pattern: Annotated[dict[str, _Rank], Field(max_length=MOST_DEPTH)] | None = None
     alpha_pattern: Annotated[dict[str, _Alpha], Field(max_length=MOST_DEPTH)] | None = None
+    use_dora: bool = False
     use_rslora: bool = False
     target_modules: _Names = None
     exclude_modules: _Names = None

@@ -52,7 +52,10 @@ class PeftFile:
     def expected(self, layer: str, shape: Sequence[int]) -> dict[str, tuple[int, ...]]:
         """The tensors, by key and shape, that the adapter of a layer has whose weight has this shape."""
         method, keys = self.config.method, self.keys.get(layer, {})
-        shapes = method.shapes(shape, self.config.rank(layer), self._found(layer))
+        try:
+            shapes = method.shapes(shape, self.config.rank(layer), self._found(layer))
+        except AdapterError as error:
+            raise AdapterError(error.what, where=self.path, found=f"{layer}: {error.found}", fix=error.fix) from error
         return {keys.get(name, key_of(layer, method.factors[name])): shape for name, shape in shapes.items()}
 
     def require(self, expected: Mapping[str, tuple[int, ...]], what: str, fix: str) -> None:
@@ -69,7 +72,7 @@ class PeftFile:
     def weights(self, layer: str) -> AdapterWeights:
         """The adapter of one layer, whose tensors were found to be as expected; of a convolution as [O, I·h·w]."""
         factors = {name: tensor.astype(np.float64) for name, tensor in self.factors(layer).items()}
-        return self.config.method.weights(factors, self.scaling(layer))
+        return self.config.method.weights(factors, self.scaling(layer), self.config.rank(layer))
 
     def factors(self, layer: str) -> dict[str, Array]:
         """The tensors of one layer's adapter, by the names of its method."""
@@ -88,12 +91,18 @@ class PeftFile:
         names = [name for name in sorted({*listed, *self.keys}) if name in listed or self.config.targets_layer(name)]
         expected: dict[str, tuple[int, ...]] = {}
         for name in names:
-            expected |= self.expected(name, self.config.method.weight_shape(self._found(name)))
+            expected |= self.expected(name, self.weight_shape(name))
         for key in self.others:
             if self.config.saves(key.removeprefix(PREFIX).rpartition(".")[0]):
                 expected[key] = self.tensors[key].shape
         self.require(expected, "the adapter does not fit its own config", "save it again")
+        if empty := [name for name in names if 0 in self.weight_shape(name)]:
+            raise AdapterError("the adapter has a layer without weights", where=self.path, found=empty[0])
         return {name: self.weights(name) for name in names}
+
+    def weight_shape(self, layer: str) -> tuple[int, ...]:
+        """The shape of a layer's weight, as its own adapter has it; zero for a side that it does not say."""
+        return self.config.method.weight_shape(self._found(layer))
 
     def _found(self, layer: str) -> dict[str, tuple[int, ...]]:
         return {name: tensor.shape for name, tensor in self.factors(layer).items()}

@@ -47,7 +47,6 @@ def save_adapter(module: nn.Module, spec: AdapterSpec, *, base_model: str, base_
         "base_model_name_or_path": base_model,
         "r": rank,
         method.alpha_key: _whole(alpha),
-        "bias": "none",
         # One expression that must match the whole name: as a list item, "proj" would also hit patch_embed.proj.
         "target_modules": "|".join(re.escape(name) for name in ranks),
         "modules_to_save": list(heads),

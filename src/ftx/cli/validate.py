@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -80,6 +81,7 @@ def command(
         console.print_json(report)
     else:
         print_parity(report)
+    print_what_saturates(report, data)
     return 0 if report.ok else 1
 
 
@@ -182,12 +184,18 @@ def _print_sets(report: ParityReport) -> None:
     for one in report.sets:
         if one.verdict not in ("proved", "not_run"):
             console.print_note(f"{one.artifact} on {one.isa}: {one}: {one.said}", _SET_STYLES[one.verdict])
-    if report.int8_saturates and IR_INT8_SAFE.name not in report.verdicts:
-        where = "" if report.run else "on the server, "
-        again = f"{shell_command(EXPORT_IR, report.run)} --precision {IR_INT8_SAFE.variant}"
-        console.print_note(
-            f"without VNNI the products of int8 saturate; with weights in 7 bits they do not: {where}{again}", "strong"
-        )
+
+
+def print_what_saturates(report: ParityReport, data: Path | None) -> None:
+    """The command that exports a model for CPUs without VNNI, if int8 fails there only."""
+    if not report.int8_saturates or IR_INT8_SAFE.name in report.verdicts:
+        return
+    where = "" if report.run else "on the server, "
+    again = f"{shell_command(EXPORT_IR, report.run)} --precision {IR_INT8_SAFE.variant}"
+    again += f" {shell_command('--data', data)}" if data else ""
+    console.print_note(
+        f"without VNNI the products of int8 saturate; with weights in 7 bits they do not: {where}{again}", "strong"
+    )
 
 
 def _of_set(row: ParityRow) -> tuple[str, InstructionSet | None, bool]:

@@ -1,4 +1,4 @@
-"""``ftx merge``: what was trained, by any of the four methods, as one dense model, with proof.
+"""``ftx merge``: what was trained, by any method, as one dense model, with proof.
 
 The merge of each weight is done in float64 and stored in f32; the proof of each layer is that it
 answers as the separate products do, which never see the merged weight.

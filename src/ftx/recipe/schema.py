@@ -42,7 +42,7 @@ class Recipe(Section):
 
     @property
     def method(self) -> Method:
-        """Which of the four methods it asks for."""
+        """The method that it asks for."""
         if self.model.peft != "none":
             return self.model.peft
         return "linear" if self.model.freeze_backbone else "full"

@@ -67,9 +67,9 @@ class DataRecipe(Section):
 
 
 class ModelRecipe(Section):
-    """What is trained, and by which of the four methods.
+    """What is trained, and by which method.
 
-    lora and dora train an adapter and the head; ``none`` trains everything, or with ``freeze_backbone``
+    lora, dora and lokr train an adapter and the head; ``none`` trains everything, or with ``freeze_backbone``
     the head alone (linear probing). ``weights`` is auto, none (seeded random) or a safetensors file; one made on grey
     images answers in RGB as it did on the grey of an image, 0.299 R + 0.587 G + 0.114 B.
     ``keep_tokens`` is all, or by block (counted from 0) the share of the patches then present, rounded up, that go on
@@ -164,7 +164,8 @@ class AdapterRecipe(Section):
 class TrainRecipe(Section):
     """How it is trained: AdamW, a linear warm-up and a cosine down to zero.
 
-    ``lr`` auto is what suits the method: 1e-3 for lora and dora, 5e-3 for linear probing, 2e-5 for full fine-tuning.
+    ``lr`` auto is what suits the method: 1e-3 for lora and dora, 5e-3 for lokr and linear probing, 2e-5 for full
+    fine-tuning.
     ``augment`` light varies the images anew in each epoch; where leading blocks do not train, in ``cache_views`` views
     of each image, which these blocks compute once: kept on disk for all epochs and for later trainings, ``cache_gb`` at
     most, beyond which they are computed again; as much at most is kept of images, decoded. With 0 views no features

@@ -243,6 +243,8 @@ class Hierarchical:
 
     def decoding_code(self) -> tuple[list[str], list[str]]:
         """Python for a model card: the score of every label; those of a group add up to 1."""
+        if not self.labels.groups:
+            return self.thresholds.decoding_code(self.labels.names)
         groups = [[self.labels.index(name) for name in group] for group in self.labels.groups]
         scores = [
             "scores = logits[0].sigmoid()",

@@ -109,6 +109,4 @@ class Multilabel:
 
     def decoding_code(self) -> tuple[list[str], list[str]]:
         """Python for a model card: the labels above their thresholds."""
-        thresholds = [round(float(one), 6) for one in self.thresholds.of(self.labels.names)]
-        chosen = "[label for label, score, threshold in zip(labels, scores.tolist(), thresholds) if score > threshold]"
-        return [f"thresholds = {thresholds!r}"], ["scores = logits[0].sigmoid()", f"print({chosen})"]
+        return self.thresholds.decoding_code(self.labels.names)

@@ -32,6 +32,12 @@ class Thresholds:
         """One a label, in their order. Shape: [C]."""
         return np.array([self.labels.get(name, DEFAULT) for name in names], dtype=np.float32)
 
+    def decoding_code(self, names: Sequence[str]) -> tuple[list[str], list[str]]:
+        """Python for a model card: definitions, and what prints the labels whose score is above its threshold."""
+        thresholds = [round(float(one), 6) for one in self.of(names)]
+        chosen = "[label for label, score, threshold in zip(labels, scores.tolist(), thresholds) if score > threshold]"
+        return [f"thresholds = {thresholds!r}"], ["scores = logits[0].sigmoid()", f"print({chosen})"]
+
 
 def tune(names: Sequence[str], scores_NC: Floats, true_NC: Flags) -> Thresholds:
     """For each label the threshold of the largest F1, and for all together that of the largest micro F1."""

@@ -118,6 +118,8 @@ def _meaning(file: PeftFile, card: Card, labels: Sequence[str], adapter: Path) -
             found=f"no {', '.join(card.base.head)}",
             fix="train it with modules_to_save for the head, as ftx does",
         )
+    if not own.ndim:
+        raise AdapterError("the adapter's head is no head", where=adapter, found="one number")
     if not labels and len(own) == len(card.labels):
         return card.meaning
     if len(labels) != len(own):

@@ -69,8 +69,9 @@ def _merge_layers(
             name = f"{layer}.weight"
             held = model[base.constants[name]]
             weight_OI = held.astype(np.float64).reshape(len(held), -1)
-            if adapter.shape != weight_OI.shape:
-                sizes = ["x".join(map(str, shape)) for shape in (adapter.shape, weight_OI.shape)]
+            own = given.file.weight_shape(layer)
+            if own != held.shape:
+                sizes = ["x".join(map(str, shape)) for shape in (own, held.shape)]
                 found = f"{layer}: {sizes[0]}, the base has {sizes[1]}"
                 raise AdapterError("the adapter does not fit its base", where=given.path, found=found)
             merged_OI = merged_weight(weight_OI, adapter)
@@ -92,6 +93,9 @@ def _lay_head(model: ConstantsOf, given: Given, base: BaseIr) -> dict[str, str]:
             raise AdapterError("the adapter brings no head", where=given.path, found=f"no {name}")
         digests[name] = tensor_digest(tensor)
         held = model[base.constants[name]]
+        if tensor.ndim not in (1, held.ndim):
+            found = f"{name}: {list(tensor.shape)}, the base has {list(held.shape)}"
+            raise AdapterError("the adapter's head does not fit this model", where=given.path, found=found)
         # A bias lies in the graph as [1, C].
         shape = tensor.shape if tensor.ndim == held.ndim else (*held.shape[: held.ndim - tensor.ndim], *tensor.shape)
         model.replace(base.constants[name], tensor.reshape(shape))
