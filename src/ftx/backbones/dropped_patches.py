@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from timm.layers.patch_dropout import PatchDropout
+from timm.layers import PatchDropout  # pyright: ignore[reportPrivateImportUsage]
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
