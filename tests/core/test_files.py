@@ -19,8 +19,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from ftx.core import files
-from ftx.core.disk import disk_faults, settle
+from ftx.core.disk import disk_faults, settle, umask
 from ftx.core.errors import EnvironmentFault, InputError, RunError
 from ftx.core.files import (
     STAGING_PREFIX,
@@ -447,5 +446,5 @@ def test_what_others_put_into_a_folder_stays_as_it_is(tmp_path: Path) -> None:
     own.chmod(0o600)
     settle(folder)
     assert [stat.S_IMODE(victim.stat().st_mode) for victim in victims] == [0o600, 0o600]
-    assert stat.S_IMODE(own.stat().st_mode) == 0o666 & ~files._umask()
+    assert stat.S_IMODE(own.stat().st_mode) == 0o666 & ~umask()
     assert set(file_hashes(folder, "a")) == {"a/below/other", "a/below/own"}
