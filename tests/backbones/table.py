@@ -39,8 +39,8 @@ from ftx.exporting.tracing import trace
 from ftx.merging.merge_and_prove import merged_state
 from ftx.recipe.adapter_methods import AdapterName
 from ftx.recipe.adapter_targets import TARGETS
-from ftx.runs.artifacts import IR_FP32
-from ftx.runs.card_json import IR_FILE, Card
+from ftx.runs.artifacts import IR_FILE, IR_FP32
+from ftx.runs.card_json import Card
 from ftx.runs.dense import DENSE_WEIGHTS, DenseConfig, load_dense, save_dense
 from ftx.runs.trained import fill
 from ftx.runtimes.compiled_network import core

@@ -17,7 +17,8 @@ import pytest
 from tests.conftest import Listener, write_colour_ir
 from tests.serving.conftest import pixels, write_named_ir
 
-from ftx.runs.card_json import CARD_FILE, IR_FILE, IR_WEIGHTS, PROOF_FILE, REFERENCE_FILE, TUNING_FILE
+from ftx.runs.artifacts import IR_FILE, IR_WEIGHTS
+from ftx.runs.card_json import CARD_FILE, PROOF_FILE, REFERENCE_FILE, TUNING_FILE
 from ftx.runs.parity_json import PARITY_FILE
 from ftx.runs.run_json import MANIFEST_FILE
 from ftx.serving import registry

@@ -23,7 +23,7 @@ from ftx.core.packages import install_command
 from ftx.core.processors import Processors, processors
 from ftx.core.progress import SILENT, Progress
 from ftx.evaluating.bench_process import MODULE, Job, Measured
-from ftx.runs.artifacts import ARTIFACTS, DENSE, EXPORT_IR, IRS, ONNX, Artifact
+from ftx.runs.artifacts import ARTIFACTS, EXPORT_IR, IRS, Artifact
 from ftx.runs.bench_json import BENCH_PLOT, BenchReport, BenchRow, SavedSetting
 from ftx.runs.card_json import CARD_FILE, read_card
 from ftx.runs.compute_precision import Compute
@@ -171,7 +171,8 @@ def _models(target: Run | Path | str | None, wanted: Wanted) -> tuple[Run | None
             found=f"it holds {', '.join(map(str, run.artifacts()))}",
             fix=f"run: {shell_command(EXPORT_IR, run.path)}",
         )
-    others = [] if wanted.precisions or wanted.save else [one for one in (DENSE, ONNX) if _can_run(run, one)]
+    beside = [one for one in ARTIFACTS.values() if one.timed and not one.tunable and _can_run(run, one)]
+    others = [] if wanted.precisions or wanted.save else beside
     return run, {artifact: run.require(artifact) for artifact in (*others, *chosen)}
 
 
@@ -186,7 +187,7 @@ def _can_run(run: Run, artifact: Artifact) -> bool:
     """Whether the run holds it and what runs it is installed."""
     from importlib.util import find_spec
 
-    return run.has(artifact) and find_spec({"torch": "torch", "onnx": "onnxruntime"}[artifact.runtime]) is not None
+    return run.has(artifact) and find_spec(artifact.package) is not None
 
 
 def _refuse_what_is_not_there(wanted: Wanted, here: Processors) -> None:
@@ -205,7 +206,7 @@ def _candidates(
     artifact: Artifact, folder: Path, run: Run | None, wanted: Wanted, here: Processors
 ) -> list[_Candidate]:
     """Every setting of one model that is to be tried, fewer streams than threads."""
-    alone = artifact.runtime == "openvino"
+    alone = artifact.tunable
     computes = tuple(wanted.computes) or COMPUTES
     if not alone or default_compute().dtype == "f32":
         computes = computes[:1]  # both are the same
@@ -264,7 +265,7 @@ def _is_for_latency(candidate: _Candidate) -> bool:
 
 
 def _is_saved(artifact: Artifact, wanted: Wanted) -> bool:
-    return wanted.save and artifact.runtime == "openvino"
+    return wanted.save and artifact.tunable
 
 
 def _save(candidates: Sequence[_Candidate], artifact: Artifact, folder: Path) -> SavedSetting:

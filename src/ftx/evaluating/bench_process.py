@@ -83,7 +83,7 @@ def measure(job: Job) -> Measured:
     """
     artifact = ARTIFACTS[job.artifact]
     predictor: Predictor
-    if artifact.runtime == "openvino":
+    if artifact.tunable:
         predictor = _opened(job)
         compile_ms, primitives = predictor.compile_ms, dict(predictor.kernels().primitives)
     else:
@@ -112,7 +112,7 @@ def measure(job: Job) -> Measured:
         images=len(latencies_ms) * job.batch,
         seconds=seconds,
         compile_ms=compile_ms,
-        compile_cached_ms=_compile_cached_ms(job) if job.cached and artifact.runtime == "openvino" else None,
+        compile_cached_ms=_compile_cached_ms(job) if job.cached and artifact.tunable else None,
         first_ms=first_ms,
         peak_bytes=peak_bytes,
     )

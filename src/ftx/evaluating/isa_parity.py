@@ -132,7 +132,7 @@ def own_set(asked: Sequence[InstructionSet], report: ParityReport) -> list[SetVe
     isa = this_set()
     if isa is None or isa not in asked:
         return []
-    irs = [name for name in report.verdicts if ARTIFACTS[name].runtime == "openvino"]
+    irs = [name for name in report.verdicts if ARTIFACTS[name].tunable]
     emulated = is_held(cpu_flags())
     return [
         SetVerdict(artifact=name, isa=isa, emulated=emulated, verdict=report.verdicts[name], said=report.said[name])

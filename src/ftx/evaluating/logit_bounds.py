@@ -138,10 +138,9 @@ class Bounds:
         one image's answer then is another: the mean cosine and the labels judge it.
         """
         rounding = coarsest_rounding(artifact, compute)
-        own_path = artifact.runtime == "openvino"
         if view == VIEW_OF["single"]:  # as much is rounded as there
             view = "graph"
-        if rounding == "fp32" and not (own_path and view == "files"):
+        if rounding == "fp32" and not (artifact.resizes and view == "files"):
             return self.table["fp32.graph"]
         row = f"{rounding}.{view}"
         if not drops_patches or self.table[row] != BOUNDS[row]:  # the user's

@@ -20,8 +20,8 @@ from ftx.evaluating.readme_verdicts import tell_card
 from ftx.evaluating.run_parity import Comparison, Samples, ask_trained, take_samples
 from ftx.evaluating.stated_labels import identity_faults
 from ftx.evaluating.verdict import judge, passes
-from ftx.runs.artifacts import DENSE, EXPORT_IR, EXPORTED, IRS, TRAINED, Artifact
-from ftx.runs.card_json import CARD_FILE, IR_FILE, PROOF_FILE
+from ftx.runs.artifacts import DENSE, EXPORT_IR, EXPORTED, IR_FILE, IRS, TRAINED, Artifact
+from ftx.runs.card_json import CARD_FILE, PROOF_FILE
 from ftx.runs.compute_precision import Compute
 from ftx.runs.instruction_sets import InstructionSet
 from ftx.runs.kept_answers import keep_answers
@@ -180,7 +180,7 @@ def _validate_run(run: Run, wish: _Wish, progress: Progress) -> ParityReport:
 def _keep_answers(run: Run, comparison: Comparison, progress: Progress) -> None:
     """What each artifact answered in the precision that it is deployed in."""
     for (artifact, compute), logits_NC in comparison.from_files.items():
-        if artifact.runtime != "openvino" or compute.chosen_by_runtime:
+        if not artifact.tunable or compute.chosen_by_runtime:
             keep_answers(run, artifact, compute, logits_NC, progress)
 
 
@@ -228,7 +228,7 @@ def _ways(run: Run, artifacts: Sequence[Artifact]) -> Iterator[tuple[Artifact, C
     """In which precisions each artifact is run, and by which kernels."""
     computes: tuple[Compute, ...] = ("f32", "auto")
     for artifact in artifacts:
-        if artifact.runtime != "openvino":
+        if not artifact.tunable:
             yield artifact, "f32", ("batch",)
             continue
         for compute in computes:

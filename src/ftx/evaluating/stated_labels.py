@@ -13,8 +13,8 @@ import numpy as np
 from PIL import Image
 
 from ftx.data.preprocess import Pixels, Preprocess, resize_crop
-from ftx.runs.artifacts import DENSE, ONNX_FILE, Artifact
-from ftx.runs.card_json import CARD_FILE, IR_FILE
+from ftx.runs.artifacts import DENSE, IR_FILE, Artifact
+from ftx.runs.card_json import CARD_FILE
 from ftx.runs.run import Run
 from ftx.runtimes import Predictor
 from ftx.runtimes.model_api import model_info
@@ -31,14 +31,10 @@ def identity_faults(run: Run, artifact: Artifact, predictor: Predictor) -> list[
             faults.append(_differ(f"the labels of {CARD_FILE}", predictor.card.meaning, meaning))
         if predictor.preprocess != preprocess:
             faults.append(_differ(f"the image path of {CARD_FILE}", predictor.preprocess, preprocess))
-        faults += _metadata_faults(IR_FILE, predictor.model_info, meaning, preprocess, embedded=True)
-    elif artifact.runtime == "onnx":
-        # Opened by ONNX Runtime, which a device lacks.
-        from ftx.runtimes.onnx import OnnxPredictor
-
-        assert isinstance(predictor, OnnxPredictor)
-        faults += _metadata_faults(ONNX_FILE, predictor.model_info, meaning, preprocess, embedded=False)
-    elif artifact == DENSE:
+    if artifact.metadata_file is not None:
+        stated = predictor.model_info
+        faults += _metadata_faults(artifact.metadata_file, stated, meaning, preprocess, embedded=artifact.resizes)
+    if artifact == DENSE:
         faults += _dense_faults(run, meaning, preprocess)
     return [f"{artifact}: {fault}" for fault in faults]
 

@@ -113,7 +113,7 @@ def _levels(compared: Sequence[Compared], max_drop: float) -> dict[str, float]:
     chances: dict[str, float] = {}
     for row in compared:
         artifact = row.subject.artifact
-        if artifact.runtime == "openvino" and rests_on_labels(artifact, row.subject.compute):
+        if rests_on_labels(artifact, row.subject.compute):
             chance = 1.0 if row.exceeded else _stands_for_drop(row).chance_within(max_drop)
             chances[artifact.name] = max(chances.get(artifact.name, 0.0), chance)
     tested = holm(list(chances.values()), 1 - CONFIDENCE)

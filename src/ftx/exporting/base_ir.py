@@ -35,8 +35,8 @@ from ftx.exporting.make_reference import answers, make_reference
 from ftx.exporting.openvino import compress_to_fp16, convert_body, write_ir
 from ftx.exporting.tracing import trace
 from ftx.recipe.adapter_methods import ADAPTERS
-from ftx.runs.artifacts import DENSE, IR_FP32, TRAINED
-from ftx.runs.card_json import IR_FILE, PROOF_FILE, REFERENCE_FILE, BaseIr, Card, read_card, write_card
+from ftx.runs.artifacts import DENSE, IR_FILE, IR_FP32, TRAINED
+from ftx.runs.card_json import PROOF_FILE, REFERENCE_FILE, BaseIr, Card, read_card, write_card
 from ftx.runs.dense import DENSE_WEIGHTS
 from ftx.runs.parity_json import Verdict
 from ftx.runs.proof_json import Answers, Proof, ir_digest, read_proof

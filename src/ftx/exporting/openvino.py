@@ -18,7 +18,8 @@ from ftx.core.quiet import quiet_third_parties
 from ftx.core.telemetry import no_telemetry
 from ftx.data.preprocess import Preprocess
 from ftx.exporting.tracing import OUTPUTS
-from ftx.runs.card_json import IR_FILE, Card
+from ftx.runs.artifacts import IR_FILE
+from ftx.runs.card_json import Card
 from ftx.runtimes.model_api import model_info
 from ftx.runtimes.predictor import INPUT
 from ftx.runtimes.single_kernels import NORMALISED

@@ -24,8 +24,7 @@ from ftx.core.progress import SILENT, Progress
 from ftx.core.telemetry import no_telemetry
 from ftx.core.verb_report import VerbReport
 from ftx.exporting.export import wanted_artifacts
-from ftx.runs.artifacts import Artifact
-from ftx.runs.card_json import IR_FILE
+from ftx.runs.artifacts import IR_FILE, Artifact
 from ftx.runs.run import Run
 
 with no_telemetry():

@@ -19,14 +19,11 @@ from ftx.reporting.figures import curves_beside
 from ftx.reporting.headline import Headline, headline
 from ftx.reporting.held_out import HeldOut, class_scores_of
 from ftx.reporting.report import MARK, answers_of, refuse_other_file
-from ftx.runs.artifacts import RuntimeName
 from ftx.runs.parity_json import Unit, latency_rows
 from ftx.runs.run import Run
 
 COMPARISON_FILE = Path("comparison.html")
 TEMPLATE = Path(__file__).with_name("comparison.html")
-# The files that hold a model's weights.
-_WEIGHTS: dict[RuntimeName, str] = {"openvino": "*.bin", "onnx": "*.onnx*", "torch": "*model.safetensors"}
 # Each end of an interval of 95 %.
 CONFIDENCE = 0.975
 
@@ -151,7 +148,7 @@ def _compared(run: Run, name: str, artifact: str | None, data: Path | None, prog
     answers, notes = answers_of(facts, artifact, data, progress)
     size = latency_ms = None
     if answers is not None:
-        weights = run.folder(answers.artifact).glob(_WEIGHTS[answers.artifact.runtime])
+        weights = run.folder(answers.artifact).glob(answers.artifact.weights)
         size = sum(path.stat().st_size for path in weights)
         rows = facts.parity.own_rows if facts.parity and facts.verdict(answers.artifact) else []
         of_it = [row for row in latency_rows(rows) if row.subject == answers.artifact]

@@ -7,10 +7,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
+from itertools import groupby
+from operator import attrgetter
 
 from ftx.core.errors import shell_command
 from ftx.reporting.facts import RunFacts
-from ftx.runs.artifacts import DENSE, EXPORTED, FORMATS
+from ftx.runs.artifacts import DENSE, EXPORTED
 from ftx.runs.machine import this_machine
 from ftx.runs.train_jsonl import EPOCHS_FILE
 
@@ -72,11 +74,9 @@ def _commands(facts: RunFacts) -> list[str]:
     commands = [f"{shell_command('ftx train --config', run.path / 'recipe.yaml')} {shell_command('--out', again)}"]
     if run.has(DENSE):
         commands.append(shell_command("ftx merge", again))
-    for form in FORMATS:
-        held = [artifact for artifact in EXPORTED if artifact.runtime == form and run.has(artifact)]
-        if held:
-            kinds = "".join(f" --precision {artifact.variant}" for artifact in held if artifact.variant)
-            commands.append(f"{shell_command('ftx export', again)} --format {form}{kinds}")
+    for form, held in groupby(filter(run.has, EXPORTED), attrgetter("runtime")):
+        kinds = "".join(f" --precision {artifact.variant}" for artifact in held if artifact.variant)
+        commands.append(f"{shell_command('ftx export', again)} --format {form}{kinds}")
     if facts.parity is not None:
         commands.append(shell_command("ftx validate", again))
     return [*commands, shell_command("ftx report", again)]

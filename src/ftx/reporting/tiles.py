@@ -10,8 +10,7 @@ from ftx.core.statistics import wilson_interval
 from ftx.reporting.facts import RunFacts
 from ftx.reporting.headline import deployed, is_exported
 from ftx.reporting.held_out import HeldOut
-from ftx.runs.artifacts import Artifact
-from ftx.runs.card_json import IR_FILE, IR_WEIGHTS
+from ftx.runs.artifacts import IR_FILE, IR_WEIGHTS, Artifact
 from ftx.runs.parity_json import ParityRow, latency_rows
 
 UNKNOWN = "-"

@@ -1,6 +1,6 @@
 """The artifacts of a run: THE table, which everything else reads.
 
-A new artifact is a line here and its writer (``ftx.exporting.shared_parts``).
+A new export format is a row here, its writer (``ftx.exporting.writers``) and its opener (``ftx.runtimes.open_model``).
 """
 
 from __future__ import annotations
@@ -19,25 +19,40 @@ RuntimeName = Literal["torch", Format]
 StoredPrecision = Literal["fp32", "fp16", "int8"]
 
 EXPORT_IR = "ftx export --format openvino"
-# The files of an ONNX folder; weights stand beside the graph where both are too large for one file.
+# The files of an IR.
+IR_FILE = "model.xml"
+IR_WEIGHTS = "model.bin"
+# The files of an ONNX folder; weights are in a file of their own if the graph and they are too large for one file.
 ONNX_FILE = "model.onnx"
 ONNX_WEIGHTS = "model.onnx.data"
 
 
 @dataclass(frozen=True)
 class Artifact:
-    """A model in a folder of the run.
+    """A model in a folder of the run, and what other packages need to know of its format.
 
-    ``made_by`` is the command, before the run's name; ``precision`` is that of the weights in its files. ``variant``
-    tells the IRs apart, by the word that ``--precision`` takes and ``card.json`` holds.
+    ``made_by`` is the command, before the run's name; ``precision`` is that of the weights in its files and chooses the
+    bounds of its parity. ``variant`` is the value of ``--precision`` and in ``card.json``: only IRs have one.
     """
 
     name: str
     made_by: str
     made_from: Artifact | None
     runtime: RuntimeName
+    # The Python package that computes it, and the files that hold its weights.
+    package: str = "torch"
+    weights: str = "*model.safetensors"
     precision: StoredPrecision = "fp32"
     variant: str = ""
+    # The file that has Model API's metadata, if one has.
+    metadata_file: str | None = None
+    # Whether the graph itself resizes, crops and normalises: its logits from files then differ from those from pixels.
+    resizes: bool = False
+    # Whether precision, threads, streams and kernels are chosen on each machine: parity runs it in several precisions
+    # and ``ftx bench --save`` tunes it.
+    tunable: bool = False
+    # Whether ``ftx bench`` measures it. A trained model is as fast as its dense one.
+    timed: bool = True
 
     def __str__(self) -> str:
         return self.name
@@ -52,15 +67,35 @@ class Artifact:
 
 
 def _ir(variant: str, precision: StoredPrecision) -> Artifact:
-    return Artifact(f"openvino/{variant}", f"{EXPORT_IR} --precision {variant}", DENSE, "openvino", precision, variant)
+    return Artifact(
+        name=f"openvino/{variant}",
+        made_by=f"{EXPORT_IR} --precision {variant}",
+        made_from=DENSE,
+        runtime="openvino",
+        package="openvino",
+        weights=IR_WEIGHTS,
+        precision=precision,
+        variant=variant,
+        metadata_file=IR_FILE,
+        resizes=True,
+        tunable=True,
+    )
 
 
-TRAINED = Artifact("trained", "ftx train", made_from=None, runtime="torch")
+TRAINED = Artifact("trained", "ftx train", made_from=None, runtime="torch", timed=False)
 DENSE = Artifact("dense", "ftx merge", made_from=TRAINED, runtime="torch")
-ONNX = Artifact("onnx", "ftx export --format onnx", made_from=DENSE, runtime="onnx")
+ONNX = Artifact(
+    "onnx",
+    "ftx export --format onnx",
+    made_from=DENSE,
+    runtime="onnx",
+    package="onnxruntime",
+    weights="*.onnx*",
+    metadata_file=ONNX_FILE,
+)
 IR_FP32 = _ir("fp32", "fp32")
 IR_FP16 = _ir("fp16", "fp16")
-# 8 bits for weights alone: a quarter of the size, and computed in floats.
+# Only weights in 8 bits: a quarter of the size, and computed in floats.
 IR_INT8_WEIGHTS = _ir("int8-weights", "int8")
 IR_INT8 = _ir("int8", "int8")
 # Weights in 7 bits, so that sums of two products fit into the 16 that CPUs without VNNI have for them.
@@ -74,7 +109,7 @@ ARTIFACTS: Mapping[str, Artifact] = {
 EXPORTED = tuple(artifact for artifact in ARTIFACTS.values() if artifact.made_from == DENSE)
 FORMATS: tuple[Format, ...] = get_args(Format)
 # The OpenVINO models by variant.
-IRS: Mapping[str, Artifact] = {artifact.variant: artifact for artifact in EXPORTED if artifact.runtime == "openvino"}
+IRS: Mapping[str, Artifact] = {artifact.variant: artifact for artifact in EXPORTED if artifact.variant}
 
 if TYPE_CHECKING:
     IrVariant = str

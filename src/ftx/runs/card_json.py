@@ -19,8 +19,6 @@ from ftx.tasks.thresholds import Thresholds
 
 # The files of an IR folder.
 CARD_FILE = "card.json"
-IR_FILE = "model.xml"
-IR_WEIGHTS = "model.bin"
 REFERENCE_FILE = "reference.safetensors"
 # What machines found out about the model (ftx.runs.proof_json, tuning_json): written later, so outside of the hashes.
 PROOF_FILE = "proof.json"

@@ -17,8 +17,8 @@ from ftx.core.processors import processors
 from ftx.core.telemetry import no_telemetry
 from ftx.data.image_store import ImageLike, open_image, pixel_bytes
 from ftx.data.preprocess import Pixels, Preprocess, resize_crop
-from ftx.runs.artifacts import RuntimeName
-from ftx.runs.card_json import IR_FILE, IR_WEIGHTS, REFERENCE_FILE, Card, read_card
+from ftx.runs.artifacts import IR_FILE, IR_WEIGHTS, RuntimeName
+from ftx.runs.card_json import REFERENCE_FILE, Card, read_card
 from ftx.runs.compute_precision import Compute, ComputePrecision, Dtype
 from ftx.runs.instruction_sets import Kernels, is_held
 from ftx.runs.machine import cpu_flags, this_set

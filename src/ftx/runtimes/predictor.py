@@ -6,7 +6,7 @@ Shapes: N images, H × W pixels, C labels.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import closing
 from itertools import chain
 from traceback import clear_frames
@@ -59,6 +59,11 @@ class Predictor(Protocol):
     @property
     def compute(self) -> ComputePrecision:
         """The precision it computes in."""
+        ...
+
+    @property
+    def model_info(self) -> Mapping[str, str]:
+        """Model API's metadata in the model; empty if its format has none."""
         ...
 
     def logits(self, pixels_NHWC: Pixels) -> Floats:

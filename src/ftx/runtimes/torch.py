@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 
 import torch
@@ -30,6 +30,7 @@ class TorchPredictor:
     task: Task
     name: RuntimeName = "torch"
     compute: ComputePrecision = F32
+    model_info: Mapping[str, str] = field(default_factory=dict[str, str])
 
     def logits(self, pixels_NHWC: Pixels) -> Floats:
         images_N3HW = torch.from_numpy(normalise(pixels_NHWC, self.preprocess))

@@ -17,7 +17,8 @@ from pathlib import Path
 from ftx.core.errors import EnvironmentFault, ExportError, FtxError, InputError
 from ftx.core.memory import is_out_of_memory
 from ftx.core.progress import Progress
-from ftx.runs.card_json import CARD_FILE, IR_FILE, IR_WEIGHTS, PROOF_FILE, REFERENCE_FILE, TUNING_FILE
+from ftx.runs.artifacts import IR_FILE, IR_WEIGHTS
+from ftx.runs.card_json import CARD_FILE, PROOF_FILE, REFERENCE_FILE, TUNING_FILE
 from ftx.runs.parity_json import PARITY_FILE
 from ftx.runs.proof_json import ir_digest
 from ftx.runs.run_json import MANIFEST_FILE

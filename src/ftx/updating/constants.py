@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from ftx.core.errors import ExportError
 from ftx.core.telemetry import no_telemetry
-from ftx.runs.card_json import IR_FILE
+from ftx.runs.artifacts import IR_FILE
 from ftx.runtimes.compiled_network import core
 
 with no_telemetry():
