@@ -7,11 +7,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ftx.core.addresses import if_address
+from ftx.core.command_report import CommandReport
 from ftx.core.errors import Interrupted, shell_command, stopped
-from ftx.core.one_voice import refuse_several
 from ftx.core.progress import SILENT, Progress
+from ftx.core.rank_zero_output import check_one_process
 from ftx.core.shipped_files import recipe_file
-from ftx.core.verb_report import VerbReport
 from ftx.data.sample import place_sample
 from ftx.evaluating import ParityReport, validate
 from ftx.exporting import ExportReport, export
@@ -25,7 +25,7 @@ from ftx.tasks.task_names import TaskName
 from ftx.training import OnEpoch, TrainReport, train
 
 
-class PipelineReport(VerbReport):
+class PipelineReport(CommandReport):
     """What each verb reported; ``ok`` where no artifact failed (or, with ``require_proof``, each is proved)."""
 
     verb: str = "run"
@@ -51,7 +51,7 @@ def run_all(
     With ``require_proof`` an artifact that is not proved makes ``ok`` false, as one that failed does.
     Raises: what the four raise; Interrupted or Terminated, with the command that goes on, where a signal ended it.
     """
-    refuse_several("what comes after training")
+    check_one_process("what comes after training")
     started = time.monotonic()
     wanted = wanted_artifacts(FORMATS, precisions)  # one mistyped must not cost the training
     trained = train(recipe, out=out, strict=strict, progress=progress, on_epoch=on_epoch)
@@ -94,7 +94,7 @@ def quickstart(
     The sample lies beside the runs, where every run made of it finds it again.
     Raises: what the four raise; DataError if something else lies where the sample is unpacked.
     """
-    refuse_several("what comes after training")
+    check_one_process("what comes after training")
     started = time.monotonic()
     sample = place_sample(task, RUNS)
     recipe = Recipe.build(recipe_file(f"quickstart-{task}"), flags={"data.path": str(sample)})

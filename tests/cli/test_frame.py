@@ -325,8 +325,8 @@ def test_stdout_holds_json_alone_whoever_else_prints() -> None:
     body = (
         "import os; print('python'); os.write(1, b'library\\n'); os.system('echo child')\n"
         "from ftx.cli.console import print_json, TerminalProgress\n"
-        "from ftx.core.verb_report import VerbReport\n"
-        "TerminalProgress().note('note'); print_json(VerbReport(verb='probe'))"
+        "from ftx.core.command_report import CommandReport\n"
+        "TerminalProgress().note('note'); print_json(CommandReport(verb='probe'))"
     )
     done = probe(body, "--json")
     assert json.loads(done.stdout) == {"ftx": ftx.__version__, "verb": "probe", "run": None, "ok": True}

@@ -10,7 +10,7 @@ from typing import NoReturn
 import pytest
 from tests.effects.lab import call
 
-from ftx.core import one_voice
+from ftx.core import rank_zero_output
 from ftx.core.errors import RunError
 from ftx.runs.latest import point_latest_at
 
@@ -49,7 +49,7 @@ def test_of_several_machines_the_first_alone_looks_for_the_run(tmp_path: Path, m
     for name, value in (("WORLD_SIZE", "2"), ("LOCAL_RANK", "0"), ("LOCAL_WORLD_SIZE", "1"), ("MASTER_ADDR", "a")):
         monkeypatch.setenv(name, value)
     monkeypatch.setenv("MASTER_PORT", "1")
-    monkeypatch.setattr(one_voice, "_chosen", [True])
+    monkeypatch.setattr(rank_zero_output, "_allowed", [True])
     with chdir(tmp_path):
         for rank, found in (("1", [Path("nowhere")]), ("0", [])):
             resumed.clear()

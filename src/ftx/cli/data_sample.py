@@ -10,12 +10,12 @@ from pydantic import Field
 
 from ftx.cli import console
 from ftx.cli.shared_options import JsonFlag, parse_task
+from ftx.core.command_report import CommandReport
 from ftx.core.errors import shell_command
-from ftx.core.verb_report import VerbReport
 from ftx.tasks.task_names import TaskName
 
 
-class SampleReport(VerbReport):
+class SampleReport(CommandReport):
     """What ``ftx data sample`` answers: ``path`` is what ``ftx train --data`` takes."""
 
     verb: str = "data sample"

@@ -15,11 +15,11 @@ from pydantic import BaseModel, computed_field
 
 from ftx import missing_extra
 from ftx.cli import console
-from ftx.core import one_voice
+from ftx.core import rank_zero_output
+from ftx.core.command_report import CommandReport
 from ftx.core.disk import FULL
 from ftx.core.errors import EnvironmentFault, FtxError, InputError
 from ftx.core.memory import is_out_of_memory, memory_fault
-from ftx.core.verb_report import VerbReport
 from ftx.core.version import __version__
 
 # What the system says of a path that was given, or of itself.
@@ -42,7 +42,7 @@ class ErrorParts(BaseModel):
         return self.fix
 
 
-class FailureReport(VerbReport):
+class FailureReport(CommandReport):
     """The ``--json`` object of a verb that failed."""
 
     ok: bool = False
@@ -52,7 +52,7 @@ class FailureReport(VerbReport):
 def report_failure(error: Exception, *, arguments: Sequence[str], verb: str | None, as_json: bool, debug: bool) -> int:
     """Print the error, as JSON too if that was asked for, and give the exit status."""
     known = as_ftx_error(error, verb)
-    if not one_voice.speaks():
+    if not rank_zero_output.may_print_error():
         return 70 if known is None else known.exit_code
     if debug:
         traceback.print_exception(error)

@@ -11,11 +11,11 @@ import typer
 from ftx.backbones.architecture_table import Model, missing_targets, read_architectures
 from ftx.cli import console
 from ftx.cli.shared_options import JsonFlag
-from ftx.core.verb_report import VerbReport
+from ftx.core.command_report import CommandReport
 from ftx.recipe.adapter_targets import TARGETS
 
 
-class ModelsReport(VerbReport):
+class ModelsReport(CommandReport):
     """The models that were asked for, and the version of timm that they are of."""
 
     verb: str = "models"

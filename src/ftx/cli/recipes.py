@@ -6,8 +6,8 @@ from pydantic import BaseModel, ConfigDict
 
 from ftx.cli import console
 from ftx.cli.shared_options import JsonFlag
+from ftx.core.command_report import CommandReport
 from ftx.core.shipped_files import recipe_file, recipe_names
-from ftx.core.verb_report import VerbReport
 from ftx.recipe.schema import Recipe
 
 
@@ -23,7 +23,7 @@ class RecipeLine(BaseModel):
     about: str
 
 
-class RecipesReport(VerbReport):
+class RecipesReport(CommandReport):
     """The recipes by name."""
 
     verb: str = "recipes"

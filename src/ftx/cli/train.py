@@ -12,7 +12,7 @@ from ftx.cli import console
 from ftx.cli.layer_names import numberless
 from ftx.cli.recipe_flags import read_recipe, with_recipe_flags
 from ftx.cli.shared_options import JsonFlag, OutOption, SetOption, StrictFlag
-from ftx.core import one_voice
+from ftx.core import rank_zero_output
 from ftx.core.durations import seconds_of
 from ftx.core.errors import INTERRUPTED, InputError, refuse_unknown, shell_command
 from ftx.recipe.presets import DEFAULT_PRESET, PRESET_NAMES, Preset
@@ -107,7 +107,7 @@ def command(
         recipe = read_recipe(config, set_ or (), flags, _preset(preset, config))
     refuse_missing(recipe.data.path)
     if dry_run:
-        if not one_voice.is_first():
+        if not rank_zero_output.is_rank_zero():
             return 0
         _dry_run(recipe, out, strict, budget_s, json)
         return 0
@@ -139,7 +139,7 @@ def _train(recipe: Recipe, out: Path | None, strict: bool, budget_s: float | Non
 def _resume(run: Path, overrides: Sequence[str], flags: Mapping[str, object], json: bool) -> int:
     from ftx.runs.latest import refuse_no_folder
 
-    if one_voice.is_first():  # of several machines the first alone has the run
+    if rank_zero_output.is_rank_zero():  # of several machines the first alone has the run
         refuse_no_folder(run)
     from ftx.training import resume
 
@@ -154,7 +154,7 @@ def _refuse_with_resume(given: Mapping[str, object]) -> None:
 
 
 def _answer(report: TrainReport, json: bool) -> int:
-    if not one_voice.is_first():
+    if not rank_zero_output.is_rank_zero():
         pass  # one of several processes, the first of which answers
     elif json:
         console.print_json(report)

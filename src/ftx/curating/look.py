@@ -8,9 +8,9 @@ from pathlib import Path
 
 from ftx.backbones.build import resolve
 from ftx.core.addresses import Address, Place, typed
+from ftx.core.command_report import CommandReport
 from ftx.core.errors import DataError, InputError
 from ftx.core.progress import SILENT, Progress
-from ftx.core.verb_report import VerbReport
 from ftx.curating.choices import ChoiceTable, read_choices
 from ftx.curating.features import frozen_features
 from ftx.curating.folds import stratified_folds
@@ -30,7 +30,7 @@ from ftx.tasks.thresholds import Thresholds
 TABLE = Path("data-look.csv")
 
 
-class LookReport(VerbReport):
+class LookReport(CommandReport):
     """What was found. ``ok`` is false where ``ftx train`` would refuse the data, by its ``problems``.
 
     ``model`` at ``image_size`` made the features, ``folds`` probes with the penalty ``strength`` judged them.

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from pydantic import Field
 
 from ftx.core.addresses import Place, typed
+from ftx.core.command_report import CommandReport
 from ftx.core.errors import DataError
 from ftx.core.progress import SILENT, Progress
-from ftx.core.verb_report import VerbReport
 from ftx.data.dataset import SPLITS, Dataset, Entry
 from ftx.data.likely_mistakes import likely_mistakes
 from ftx.data.open_dataset import Opened, class_counts, open_all, with_splits
@@ -22,7 +22,7 @@ from ftx.tasks.output_meaning import TASKS
 from ftx.tasks.task_names import TaskName
 
 
-class DataReport(VerbReport):
+class DataReport(CommandReport):
     """What a training would make of a data set.
 
     ``task`` is the narrowest that the labels suit unless one was named (``task_named``). ``counts`` holds images by

@@ -11,10 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 
+from ftx.core.command_report import CommandReport
 from ftx.core.errors import GateFailed, ImageError
 from ftx.core.progress import SILENT, Progress
 from ftx.core.statistics import wilson_interval
-from ftx.core.verb_report import VerbReport
 from ftx.data.image_store import ImageStore
 from ftx.runs.artifacts import Artifact, RuntimeName
 from ftx.runs.compute_precision import ComputeField
@@ -49,7 +49,7 @@ class ClassScore(BaseModel):
     support: int
 
 
-class EvalReport(VerbReport):
+class EvalReport(CommandReport):
     """Share of wholly right images with Wilson's 95 % interval, the task's metrics, and each label's own.
 
     ``confusion[i][j]`` counts images of label i that were called j, in the order of ``classes``; null where an image

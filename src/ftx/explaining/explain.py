@@ -12,10 +12,10 @@ from typing import Literal, Protocol, get_args, runtime_checkable
 
 from pydantic import BaseModel, ConfigDict
 
+from ftx.core.command_report import CommandReport
 from ftx.core.errors import ExportError, ImageError, InputError, listed, nearest
 from ftx.core.files import staged_file
 from ftx.core.progress import SILENT, Progress
-from ftx.core.verb_report import VerbReport
 from ftx.data.image_store import EncodedImage, open_image
 from ftx.data.preprocess import Pixels, Preprocess, normalise, resize_crop
 from ftx.evaluating.predict import OneImage, Prediction, find_images, prediction_of
@@ -58,7 +58,7 @@ class Explanation(BaseModel):
     error: str | None = None
 
 
-class ExplainReport(VerbReport):
+class ExplainReport(CommandReport):
     """What ``ftx explain`` drew; images that were skipped have an error."""
 
     verb: str = "explain"

@@ -23,12 +23,12 @@ from ftx.adapters.trainable_model import base_of
 from ftx.backbones.kept_tokens import kept_shares
 from ftx.backbones.layer_roles import head_names
 from ftx.backbones.split_network import uncut
+from ftx.core.command_report import CommandReport
 from ftx.core.disk import settle
 from ftx.core.errors import ExportError, InputError
 from ftx.core.files import check_space, place_or_refuse, staging
 from ftx.core.progress import SILENT, Progress
 from ftx.core.telemetry import no_telemetry
-from ftx.core.verb_report import VerbReport
 from ftx.data.preprocess import Pixels
 from ftx.evaluating.answers import ask_graph
 from ftx.exporting.make_reference import answers, make_reference
@@ -54,7 +54,7 @@ BasePrecision = Literal["fp32", "fp16"]
 HEAD_SEED = 0
 
 
-class BaseReport(VerbReport):
+class BaseReport(CommandReport):
     """What ``ftx export --base`` wrote."""
 
     verb: str = "export"
@@ -66,7 +66,7 @@ class BaseReport(VerbReport):
     constants: int
 
 
-class UpdateReport(VerbReport):
+class UpdateReport(CommandReport):
     """What ``ftx export --as-update`` wrote."""
 
     verb: str = "export"

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import BaseModel, ConfigDict
 
+from ftx.core.command_report import CommandReport
 from ftx.core.errors import EnvironmentFault, InputError, refuse_unknown
 from ftx.core.files import check_space, staged_file
 from ftx.core.progress import SILENT, Progress
-from ftx.core.verb_report import VerbReport
 from ftx.exporting.recover_report import RecoverReport
 from ftx.runs.artifacts import (
     DENSE,
@@ -57,7 +57,7 @@ class ExportedArtifact(BaseModel):
     searched: QuantizeReport | None = None
 
 
-class ExportReport(VerbReport):
+class ExportReport(CommandReport):
     """What ``ftx export`` wrote, in order."""
 
     verb: str = "export"

@@ -17,12 +17,12 @@ from pathlib import Path
 import numpy as np
 from pydantic import BaseModel, ConfigDict
 
+from ftx.core.command_report import CommandReport
 from ftx.core.disk import settle
 from ftx.core.errors import InputError
 from ftx.core.files import check_space, place_or_refuse, staging
 from ftx.core.progress import SILENT, Progress
 from ftx.core.telemetry import no_telemetry
-from ftx.core.verb_report import VerbReport
 from ftx.exporting.export import wanted_artifacts
 from ftx.runs.artifacts import IR_FILE, Artifact
 from ftx.runs.run import Run
@@ -47,7 +47,7 @@ class ServedModel(BaseModel):
     artifact: str
 
 
-class OvmsReport(VerbReport):
+class OvmsReport(CommandReport):
     """What ``ftx export --format ovms`` wrote."""
 
     verb: str = "export"

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from ftx.core.verb_report import VerbReport
+from ftx.core.command_report import CommandReport
 
 
-class RecoverReport(VerbReport):
+class RecoverReport(CommandReport):
     """A run that was trained through 8 bits.
 
     Errors are mean absolute differences of a logit between the network with fake quantization and the run's model in

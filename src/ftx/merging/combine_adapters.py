@@ -17,10 +17,10 @@ from torch import Tensor, nn
 from ftx.adapters.fit_to_base import FittedAdapter, flat
 from ftx.adapters.merge_weight import Float64
 from ftx.backbones.kept_tokens import kept_shares, watched
+from ftx.core.command_report import CommandReport
 from ftx.core.errors import AdapterError, GateFailed, InputError, MergeError, ModelError
 from ftx.core.files import check_space, stage_folder, write_atomic
 from ftx.core.progress import SILENT, Progress
-from ftx.core.verb_report import VerbReport
 from ftx.data.preprocess import Preprocess, normalise
 from ftx.interop.base_folder import Base
 from ftx.interop.open_adapters import Opened, open_adapters
@@ -50,7 +50,7 @@ DENSITY = 0.2
 PROOF_ENTRIES = 256
 
 
-class CombineReport(VerbReport):
+class CombineReport(CommandReport):
     """What was laid over which base, and how far the result lies from what it should be.
 
     ``max_relative_error`` is that of the layers against separate products in float64, ``max_logit_difference`` that of

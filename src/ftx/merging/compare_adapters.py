@@ -15,9 +15,9 @@ from pydantic import BaseModel, ConfigDict
 from ftx.adapters.fit_to_base import flat
 from ftx.adapters.merge_weight import AdapterWeights, Float64
 from ftx.adapters.peft_file import WEIGHTS
+from ftx.core.command_report import CommandReport
 from ftx.core.errors import AdapterError
 from ftx.core.progress import SILENT, Progress
-from ftx.core.verb_report import VerbReport
 from ftx.interop.open_adapters import Opened, open_adapters
 from ftx.merging.merge_and_prove import change
 
@@ -63,7 +63,7 @@ class ComparedLayer(BaseModel):
     overlaps: list[Overlap]
 
 
-class AdaptersReport(VerbReport):
+class AdaptersReport(CommandReport):
     """Adapters of one base, each as a whole and layer by layer; ``overlaps`` are means over the layers both adapt."""
 
     verb: str = "adapters"

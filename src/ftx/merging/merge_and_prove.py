@@ -20,10 +20,10 @@ from ftx.adapters.fit_to_base import flat, read_adapter
 from ftx.adapters.merge_weight import AdapterWeights, Float64, merged_weight, separate_products
 from ftx.adapters.trainable_model import base_of
 from ftx.backbones.kept_tokens import Watched, watched
+from ftx.core.command_report import CommandReport
 from ftx.core.errors import AdapterError, DataError, GateFailed, MergeError
 from ftx.core.files import check_space
 from ftx.core.progress import SILENT, Progress
-from ftx.core.verb_report import VerbReport
 from ftx.data.image_store import ImageStore
 from ftx.data.loader import load_pixels_many
 from ftx.data.preprocess import Pixels, normalise
@@ -55,7 +55,7 @@ class LayerProof(BaseModel):
     relative_error: float
 
 
-class MergeReport(VerbReport):
+class MergeReport(CommandReport):
     """What was merged, and how far it lies from what was trained."""
 
     verb: str = "merge"

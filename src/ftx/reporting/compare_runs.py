@@ -6,12 +6,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from ftx.core.command_report import CommandReport
 from ftx.core.errors import InputError
 from ftx.core.files import write_atomic
 from ftx.core.pages import render
 from ftx.core.progress import SILENT, Progress
 from ftx.core.statistics import Paired, wilson_interval
-from ftx.core.verb_report import VerbReport
 from ftx.data.dataset import groups_of
 from ftx.reporting.calibration import calibration
 from ftx.reporting.facts import RunFacts, gather
@@ -80,7 +80,7 @@ class RunPair:
         return f"neither is shown to be better: {figures}"
 
 
-class ComparisonReport(VerbReport):
+class ComparisonReport(CommandReport):
     """Where the page lies, and what it says of each run and of each pair with the first.
 
     ``ok`` is false where the verdict on one of them is not to use it.

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from ftx.core.command_report import CommandReport
 from ftx.core.errors import FtxError, InputError
 from ftx.core.files import write_atomic
 from ftx.core.pages import render
 from ftx.core.progress import SILENT, Progress
-from ftx.core.verb_report import VerbReport
 from ftx.reporting.facts import REPORT_FILE, RunFacts, gather
 from ftx.reporting.headline import headline
 from ftx.reporting.held_out import HeldOut, held_out
@@ -22,7 +22,7 @@ TEMPLATE = Path(__file__).with_name("report.html")
 MARK = b'<meta name="generator" content="ftx report">'
 
 
-class ReportReport(VerbReport):
+class ReportReport(CommandReport):
     """Where the page lies, how large it is, its verdict, what the run lacks, and what in it does not hold.
 
     ``notes`` says what the page does not show, and why. ``ok`` is false where the verdict is not to use the run.

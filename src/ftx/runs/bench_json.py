@@ -6,8 +6,8 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from ftx.core.command_report import CommandReport
 from ftx.core.strict_json import JsonError, read_json
-from ftx.core.verb_report import VerbReport
 from ftx.runs.artifacts import RuntimeName
 from ftx.runs.compute_precision import ComputeField
 from ftx.runs.instruction_sets import InstructionSet
@@ -66,7 +66,7 @@ class SavedSetting(BaseModel):
     images_per_s: float
 
 
-class BenchReport(VerbReport):
+class BenchReport(CommandReport):
     """All rows, the settings that were kept, and what there is to say about them.
 
     ``rounds`` processes measured each row, for ``seconds`` together. ``tried`` counts the settings that were begun;

@@ -12,10 +12,10 @@ from typing import Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from ftx.core.command_report import CommandReport
 from ftx.core.errors import InputError, RunError, refuse_unknown
 from ftx.core.files import is_held
 from ftx.core.untrusted_files import read_file
-from ftx.core.verb_report import VerbReport
 from ftx.recipe.schema import Recipe
 from ftx.runs.artifacts import TRAINED
 from ftx.runs.bench_json import BENCH_FILE, read_bench
@@ -67,7 +67,7 @@ class ListedRun(BaseModel):
     problem: str | None = None
 
 
-class RunsReport(VerbReport):
+class RunsReport(CommandReport):
     """The runs in the order that was asked for; those that were removed; and the one that runs/latest names now."""
 
     verb: str = "runs"

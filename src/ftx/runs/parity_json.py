@@ -8,8 +8,8 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
 
+from ftx.core.command_report import CommandReport
 from ftx.core.strict_json import JsonError, read_json
-from ftx.core.verb_report import VerbReport
 from ftx.runs.artifacts import ARTIFACTS, IR_INT8, Artifact, RuntimeName
 from ftx.runs.compute_precision import ComputeField
 from ftx.runs.instruction_sets import WITHOUT_VNNI, InstructionSet
@@ -210,7 +210,7 @@ class SetVerdict(BaseModel):
         return f"{self.verdict} (emulated)" if self.emulated and self.verdict == "proved" else self.verdict
 
 
-class ParityReport(VerbReport):
+class ParityReport(CommandReport):
     """All rows, and in words what does not hold.
 
     ``verdicts`` has one for each artifact, and ``said`` its figures in a sentence. ``ok`` is false where one failed,

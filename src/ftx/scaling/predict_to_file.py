@@ -9,11 +9,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal, Protocol
 
+from ftx.core.command_report import CommandReport
 from ftx.core.errors import InputError, stopped
 from ftx.core.files import staged_file
 from ftx.core.packages import require
 from ftx.core.progress import SILENT, Progress
-from ftx.core.verb_report import VerbReport
 from ftx.evaluating.predict import Prediction
 from ftx.runs.proof_json import ir_digest
 from ftx.runtimes import load
@@ -26,7 +26,7 @@ Engine = Literal["local", "ray"]
 OutFormat = Literal["jsonl", "parquet"]
 
 
-class PredictReport(VerbReport):
+class PredictReport(CommandReport):
     """Where the answers are, for how many images, how many of these were ``skipped`` as they cannot be read.
 
     ``workers`` answered them, in ``seconds`` of this call; ``parts`` were to be done, ``kept`` of them by calls before.

@@ -16,12 +16,12 @@ from typing import TYPE_CHECKING
 
 from pydantic import BaseModel
 
+from ftx.core.command_report import CommandReport
 from ftx.core.errors import TERMINATING, FtxError, InputError
 from ftx.core.own_origin import own_names
 from ftx.core.progress import SILENT, Progress
 from ftx.core.signal_stack import handle_signals_on_own_stack
 from ftx.core.untrusted_files import read_file
-from ftx.core.verb_report import VerbReport
 from ftx.runs.card_json import CARD_FILE
 from ftx.runs.latest import latest_run
 from ftx.runtimes.openvino import read_into_memory
@@ -50,7 +50,7 @@ class ServedVersion(BaseModel):
     digest: str
 
 
-class ServeReport(VerbReport):
+class ServeReport(CommandReport):
     """Where a server is, once it answers, and what it serves."""
 
     verb: str = "serve"

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast
 import torch
 from torch import Tensor, nn
 
-from ftx.core import one_voice
+from ftx.core import rank_zero_output
 from ftx.core.errors import EnvironmentFault, InputError, listed
 from ftx.core.processors import cores
 
@@ -189,12 +189,12 @@ def joined() -> Iterator[Ranks]:
     Where the block fails in one process, that one says why, and the others, which then miss it, nothing.
     Raises: EnvironmentFault if another process is lost.
     """
-    if not one_voice.started_together():
+    if not rank_zero_output.is_distributed():
         yield ALONE
         return
     import torch.distributed as dist
 
-    rank, world, local, local_world = (int(os.environ[name]) for name in one_voice.NUMBERS)
+    rank, world, local, local_world = (int(os.environ[name]) for name in rank_zero_output.NUMBERS)
     ranks = Ranks(rank, world, local, local_world)
     threads = torch.get_num_threads()
     ours = not dist.is_initialized()  # a program that trains by the library may have met the others before
@@ -205,7 +205,7 @@ def joined() -> Iterator[Ranks]:
         lost = _lost(error)
         # What all were told by a signal is the first one's to say.
         told_to_all = lost is None and isinstance(error, KeyboardInterrupt)
-        one_voice.let((ranks.leads or not told_to_all) and one_voice.is_first_to_say())
+        rank_zero_output.allow_error_output((ranks.leads or not told_to_all) and rank_zero_output.claim_error_output())
         if lost is not None:
             raise lost from error
         raise

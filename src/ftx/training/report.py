@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from pydantic import BaseModel, ConfigDict
 
-from ftx.core.verb_report import VerbReport
+from ftx.core.command_report import CommandReport
 from ftx.recipe.adapter_methods import Method
 from ftx.recipe.sections import Augment
 
 
-class TrainReport(VerbReport):
+class TrainReport(CommandReport):
     """How a training went, by its kept epoch on validation images.
 
     ``accuracy`` is the share of wholly right images; ``metric`` names the one of ``metrics`` that chose the epoch.
@@ -47,7 +47,7 @@ class PlannedLayer(BaseModel):
     parameters: int
 
 
-class DryRunReport(VerbReport):
+class DryRunReport(CommandReport):
     """What a training would do; its times come from two steps on images of the data, on this machine as it is now.
 
     ``tokens`` is how many go into the first block and into each that ``model.keep_tokens`` names; empty where none is

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pydantic import BaseModel, ConfigDict
 
-from ftx.core.verb_report import VerbReport
+from ftx.core.command_report import CommandReport
 
 
 class TriedTrial(BaseModel):
@@ -22,7 +22,7 @@ class TriedTrial(BaseModel):
     reason: str | None = None
 
 
-class TuneReport(VerbReport):
+class TuneReport(CommandReport):
     """The trials of the study so far; the best ones by number, of two objectives those that no other beats in both.
 
     ``metric`` names what is to rise. ``best_recipe`` is the file of the best one's recipe, by its metric.

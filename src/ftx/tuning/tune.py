@@ -21,8 +21,8 @@ from ftx.core.errors import (
     stopped,
 )
 from ftx.core.files import write_atomic
-from ftx.core.one_voice import refuse_several
 from ftx.core.progress import SILENT, Progress, Task
+from ftx.core.rank_zero_output import check_one_process
 from ftx.data.shards.paths import images_root
 from ftx.recipe.schema import Recipe
 from ftx.runs.data_jsonl import entries_digest
@@ -80,7 +80,7 @@ def tune(
     something else; DataError if the data cannot be read; EnvironmentFault where the storage does not answer;
     Interrupted where a signal ended it.
     """
-    refuse_several("ftx tune")
+    check_one_process("ftx tune")
     if wanted.trials is None and wanted.budget_s is None:
         raise InputError("nothing says when to end", fix="--trials N, --budget TIME, or both")
     found = default_space(recipe) if space is None else read_space(space, recipe)

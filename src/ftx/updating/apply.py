@@ -16,12 +16,12 @@ from pathlib import Path
 import numpy as np
 from safetensors.numpy import load_file
 
+from ftx.core.command_report import CommandReport
 from ftx.core.disk import disk_faults, settle
 from ftx.core.errors import ExportError, GateFailed, InputError, RunError, shell_command
 from ftx.core.exchange_folders import exchange_folders
 from ftx.core.files import check_space, partial_path, staging
 from ftx.core.progress import SILENT, Progress
-from ftx.core.verb_report import VerbReport
 from ftx.evaluating.answers import ask_graph
 from ftx.evaluating.folder_parity import ask_folder, transferred
 from ftx.evaluating.logit_bounds import Bounds
@@ -44,7 +44,7 @@ F32_IMAGES = 8
 PREVIOUS = ".previous"
 
 
-class ApplyReport(VerbReport):
+class ApplyReport(CommandReport):
     """What came of an update.
 
     ``exact``: every merged constant has the SHA-256 of the server's; null where nobody says what that is. From a base

@@ -15,12 +15,12 @@ from pathlib import Path, PurePosixPath
 from typing import BinaryIO, cast
 
 from ftx.core.addresses import Place, typed
+from ftx.core.command_report import CommandReport
 from ftx.core.disk import disk_faults, settle
 from ftx.core.errors import DataError, InputError
 from ftx.core.files import place_or_refuse, staging
 from ftx.core.packages import require
 from ftx.core.progress import SILENT, Progress
-from ftx.core.verb_report import VerbReport
 from ftx.data.dataset import SPLITS, Unreadable
 from ftx.data.decode import read_header
 from ftx.data.image_store import ImageStore
@@ -37,7 +37,7 @@ from ftx.tasks.task_names import TaskName
 PER_SHARD = 1000
 
 
-class ShardReport(VerbReport):
+class ShardReport(CommandReport):
     """What ``ftx data shard`` wrote into the folder ``path``; ``skipped`` are images that cannot be read, and why."""
 
     verb: str = "data shard"

@@ -1,4 +1,4 @@
-"""What every verb's answer has in common."""
+"""What the reports of all commands have in common."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from pydantic import BaseModel, ConfigDict
 from ftx.core.version import __version__
 
 
-class VerbReport(BaseModel):
-    """The head of each ``--json`` object; what the verb measured follows in the subclass."""
+class CommandReport(BaseModel):
+    """The head of each ``--json`` object; what the command measured follows in the subclass."""
 
     model_config = ConfigDict(extra="forbid", protected_namespaces=())
 

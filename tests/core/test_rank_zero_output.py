@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from torch.distributed import TCPStore
 
-from ftx.core import one_voice
+from ftx.core import rank_zero_output
 from ftx.core.errors import InputError
 
 
@@ -21,18 +21,18 @@ def store(monkeypatch: pytest.MonkeyPatch) -> TCPStore:
     return made
 
 
-def asked() -> bool:
+def claimed() -> bool:
     """Of another thread than the main one, so that this process goes on hearing signals."""
     with ThreadPoolExecutor(1) as thread:
-        return thread.submit(one_voice.is_first_to_say).result()
+        return thread.submit(rank_zero_output.claim_error_output).result()
 
 
 @pytest.mark.usefixtures("store")
 def test_an_error_is_said_once_each_time_that_the_processes_were_started(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert [asked() for _ in range(3)] == [True, False, False]
+    assert [claimed() for _ in range(3)] == [True, False, False]
     for restart in ("1", "2"):  # torchrun starts all of them again, and its store stays
         monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", restart)
-        assert [asked() for _ in range(3)] == [True, False, False]
+        assert [claimed() for _ in range(3)] == [True, False, False]
 
 
 @pytest.mark.parametrize(("rank", "local_rank", "says"), [("1", "1", True), ("4", "0", True), ("2", "2", False)])
@@ -42,16 +42,16 @@ def test_where_the_store_is_gone_one_of_each_machine_says_it(
     monkeypatch.setenv("MASTER_PORT", "none")
     monkeypatch.setenv("RANK", rank)
     monkeypatch.setenv("LOCAL_RANK", local_rank)
-    assert asked() is says
+    assert claimed() is says
 
 
 @pytest.mark.usefixtures("store")
 def test_what_one_process_does_is_refused_to_several_with_their_number(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert not one_voice.is_first()
+    assert not rank_zero_output.is_rank_zero()
     with pytest.raises(InputError, match="a merge is the work of one process") as refused:
-        one_voice.refuse_several("a merge")
+        rank_zero_output.check_one_process("a merge")
     assert refused.value.found == "3 processes, started by torchrun"
     monkeypatch.setenv("RANK", "0")
-    assert one_voice.is_first()
+    assert rank_zero_output.is_rank_zero()
     monkeypatch.setenv("WORLD_SIZE", "1")  # torchrun with one process
-    one_voice.refuse_several("a merge")
+    rank_zero_output.check_one_process("a merge")
