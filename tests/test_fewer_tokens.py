@@ -117,8 +117,8 @@ def test_the_code_of_the_cards_answers_as_ftx_does(runs: Path) -> None:
 def test_the_run_is_proved_and_what_other_libraries_answer_is_said(runs: Path, tmp_path: Path) -> None:
     run = shutil.copytree(runs / "fewer", tmp_path / "run")
     report = validate(run)
-    assert set(report.verdicts.values()) == {"proved"}, report.said
-    assert "timm and transformers open it with all tokens:" in report.said["dense"]
+    assert set(report.verdicts.values()) == {"proved"}, report.summary
+    assert "timm and transformers open it with all tokens:" in report.summary["dense"]
     exact = next(row for row in report.rows if row.artifact == "openvino/fp32" and row.view == "graph")
     assert exact.bound.max_abs is not None
     assert exact.images == 128  # of these, those that tie are held to no bound

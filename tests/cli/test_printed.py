@@ -128,7 +128,7 @@ def test_images_of_several_labels_have_no_confusion(capsys: Capture) -> None:
 
 
 def exports(*settings: dict[str, Any]) -> ExportReport:
-    common = {"size_bytes": 12_340_000, "seconds": 1.5, "verdict": "proved", "said": "3 of 3"}
+    common = {"size_bytes": 12_340_000, "seconds": 1.5, "verdict": "proved", "summary": "3 of 3"}
     return ExportReport(
         run="runs/a",
         artifacts=[
@@ -416,7 +416,7 @@ def parity(*rows: ParityRow, **changed: Any) -> ParityReport:
         machine=Machine(cpu="a", instructions=(), openvino="1"),
         family=Family(alpha=0.05, artifacts=names, rows=len(rows)),
         verdicts={one.artifact: one.verdict for one in rows},
-        said=dict.fromkeys(names, "at most 1.0 points lost"),
+        summary=dict.fromkeys(names, "at most 1.0 points lost"),
         rows=list(rows),
         problems=[],
         faulty=[],
@@ -471,7 +471,7 @@ def test_instruction_sets_with_the_row_that_says_least_in_their_favour(capsys: C
     one = row(**held, view="one_image", changed=0.125, latency_ms=33.6, primitives={"jit:avx2": 20, "brg": 3, "x": 3})
     pinned = row(**held | {"compute": "f32"}, view="graph", changed=0.75, latency_ms=99.0)
     own = row(artifact="openvino/int8", isa="avx512_vnni", compute="auto:f32", view="graph", changed=0.0)
-    common = {"artifact": "openvino/int8", "said": "between 3 and 5 points lost"}
+    common = {"artifact": "openvino/int8", "summary": "between 3 and 5 points lost"}
     sets = [
         SetVerdict.model_validate(common | {"isa": "avx512_vnni", "emulated": False, "verdict": "proved"}),
         SetVerdict.model_validate(common | {"isa": "avx2", "emulated": True, "verdict": "failed"}),
@@ -499,7 +499,7 @@ def test_instruction_sets_with_the_row_that_says_least_in_their_favour(capsys: C
     safe = f"7 bits they do not: {EXPORT_IR} runs/a --precision {IR_INT8_SAFE.variant} --data 'my photos'\n"
     assert safe in capsys.readouterr().err
     has_one = parity(own, graph, worse, pinned, sets=sets, run="runs/a")
-    has_one.verdicts[IR_INT8_SAFE.name], has_one.said[IR_INT8_SAFE.name] = "unproved", "few images"
+    has_one.verdicts[IR_INT8_SAFE.name], has_one.summary[IR_INT8_SAFE.name] = "unproved", "few images"
     print_what_saturates(has_one, None)
     assert not capsys.readouterr().err
 
@@ -636,7 +636,7 @@ def test_a_report_says_its_verdict_and_where_the_page_is(capsys: Capture) -> Non
 def applied(**changed: Any) -> ApplyReport:
     report = ApplyReport(
         path="model", base="base", exact=True, weight_bound=None, max_abs=1e-5, bytes_shipped=1_260_000, seconds=2.26,
-        verdict="proved", said="3 of 3", sequence=4, layers=24, labels=7,
+        verdict="proved", summary="3 of 3", sequence=4, layers=24, labels=7,
     )  # fmt: skip
     return report.model_copy(update=changed)
 

@@ -104,7 +104,7 @@ def test_a_bound_can_be_set(folder: Path) -> None:
     own, none = validate(folder, bounds={"fp32.graph.max_abs": 0.02}), validate(folder)
     assert own.ok
     assert own.verdicts == {"openvino/fp32": "unproved"}
-    assert ["bounds of your own" in said for report in (own, none) for said in report.said.values()] == [True, False]
+    assert ["bounds of your own" in said for report in (own, none) for said in report.summary.values()] == [True, False]
     assert not validate(folder, bounds={"fp32.graph.max_abs": 0.005}).ok
 
 
@@ -200,7 +200,7 @@ def judged_elsewhere(folder: Path, there: str, *, off: float = 0.0, lost: int = 
     ]
     found = report.model_copy(
         update={"verdicts": {"openvino/int8": there}, "rows": rows}
-        | {"said": {"openvino/int8": "at most 1.0 points lost (95 %): 2 lost, 2 gained of 900"}}
+        | {"summary": {"openvino/int8": "at most 1.0 points lost (95 %): 2 lost, 2 gained of 900"}}
     )
     card = read_card(folder)
     write_card(folder, card.model_copy(update={"precision": "int8"}))  # what rests on labels, and on no bound of f32
@@ -230,10 +230,10 @@ def test_a_verdict_holds_here_where_the_model_answers_as_there(
     assert found is not None
     assert found.same is (off <= 2e-4)
     assert found.max_abs == pytest.approx(off, abs=1e-6)
-    assert f"there {there}: at most 1.0 points lost" in found.said
+    assert f"there {there}: at most 1.0 points lost" in found.summary
     if not found.same:
         # 0 of 12: 1 - 0.05^(1/12).
-        assert "here 0 of 12 reference images change their labels: at most 22.1 % would" in found.said
+        assert "here 0 of 12 reference images change their labels: at most 22.1 % would" in found.summary
 
 
 def test_a_model_that_was_never_judged_proves_little_by_itself(folder: Path) -> None:
@@ -241,7 +241,7 @@ def test_a_model_that_was_never_judged_proves_little_by_itself(folder: Path) -> 
     write_card(folder, card.model_copy(update={"precision": "int8"}))
     report = validate(folder)
     assert report.verdicts == {"openvino/int8": "unproved"}
-    assert "0 lost, 0 gained of 12; 149 images with no further loss would prove 2" in report.said["openvino/int8"]
+    assert "0 lost, 0 gained of 12; 149 images with no further loss would prove 2" in report.summary["openvino/int8"]
     assert report.ok
     assert not validate(folder, require_proof=True).ok
 
@@ -258,7 +258,7 @@ def test_a_proof_of_one_precision_alone_says_nothing_of_the_other(folder: Path) 
     # Where it was asked in no way that it was here, nothing was compared, and no changed labels are told.
     document["run"]["answers"][0]["view"] = "one_image"
     (folder / PROOF_FILE).write_text(json.dumps(document))
-    said = validate(folder).said["openvino/int8"]
+    said = validate(folder).summary["openvino/int8"]
     assert "0 lost, 0 gained of 12" in said
     assert "change their labels" not in said
 
@@ -297,9 +297,9 @@ def with_sets(folder: Path, *sets: tuple[str | None, float, str]) -> None:
     found: list[RunProof] = []
     for isa, off, verdict in sets:
         answers = [Answers.of(one.compute, one.array - 0.5 + off) for one in proof.run.answers]
-        held = {"isa": isa, "emulated": True, "verdict": verdict, "said": f"held to {isa}", "answers": answers}
+        held = {"isa": isa, "emulated": True, "verdict": verdict, "summary": f"held to {isa}", "answers": answers}
         found.append(proof.run.model_copy(update=held))
-    run = proof.run.model_copy(update={"isa": "amx", "said": "as it is"})
+    run = proof.run.model_copy(update={"isa": "amx", "summary": "as it is"})
     (folder / PROOF_FILE).write_text(proof.model_copy(update={"run": run, "sets": found}).model_dump_json())
 
 
@@ -310,7 +310,7 @@ def test_the_proof_of_a_set_whose_answers_are_given_here_counts(folder: Path) ->
     assert report.verdicts == {"openvino/int8": "proved"}
     assert report.transfer is not None
     assert report.transfer.max_abs == pytest.approx(1e-5, abs=1e-6)  # of what float32 keeps of 2.4
-    assert "there, which was held to avx2 proved: held to avx2" in report.transfer.said
+    assert "there, which was held to avx2 proved: held to avx2" in report.transfer.summary
     with_sets(folder, ("avx2", 1e-5, "failed"))
     assert validate(folder).verdicts == {"openvino/int8": "failed"}
 
@@ -323,7 +323,7 @@ def test_of_proofs_that_none_answers_alike_the_one_of_this_set_is_told(folder: P
     assert report.verdicts == {"openvino/int8": "unproved"}
     assert report.transfer is not None
     assert report.transfer.max_abs == pytest.approx(0.125, abs=1e-6)
-    assert f"held to {this_set()}" in report.transfer.said
+    assert f"held to {this_set()}" in report.transfer.summary
 
 
 def test_a_set_that_was_asked_as_deployed_alone_is_compared_as_deployed(folder: Path) -> None:
@@ -372,7 +372,7 @@ def test_labels_that_change_here_are_counted_as_deployed(folder: Path) -> None:
         assert found is not None
         lost = count if changed == "deployed" else 0
         assert (found.same, found.changed) == (False, lost / 12)
-        assert f"here {lost} of 12 reference images change their labels" in found.said
+        assert f"here {lost} of 12 reference images change their labels" in found.summary
 
 
 def test_bounds_of_ones_own_are_not_kept_as_what_this_machine_found(folder: Path) -> None:
@@ -438,8 +438,8 @@ def test_the_proof_lies_outside_of_the_hashes_and_a_broken_one_is_refused(folder
     # Of another model, or in a form that another version writes, it says nothing of this one, and that is said.
     of_later = of_this | {"schema_version": PROOF_SCHEMA + 1, "more": 1}
     for other, why in (
-        ({"ir": 3}, f"it is of schema version None, this ftx reads 1 and {PROOF_SCHEMA}"),
-        (of_later, f"it is of schema version {PROOF_SCHEMA + 1}, this ftx reads 1 and {PROOF_SCHEMA}"),
+        ({"ir": 3}, f"it is of schema version None, this ftx reads 1, 2, {PROOF_SCHEMA}"),
+        (of_later, f"it is of schema version {PROOF_SCHEMA + 1}, this ftx reads 1, 2, {PROOF_SCHEMA}"),
         (of_this | {"ir": "another", "devices": [{}]}, "it is of another model"),
     ):
         (folder / PROOF_FILE).write_text(json.dumps(other))

@@ -79,6 +79,6 @@ def test_a_run_whose_images_were_moved_is_asked_in_another_set(run: Run, tmp_pat
     held = [row for row in report.rows if row.emulated]
     assert {(row.artifact, row.isa, row.images) for row in held} == {("openvino/fp32", "avx2", 6)}
     (proof,) = read_proof(run.folder(IR_FP32)).sets
-    assert (proof.isa, proof.verdict, proof.said) == ("avx2", one.verdict, one.said)
+    assert (proof.isa, proof.verdict, proof.summary) == ("avx2", one.verdict, one.summary)
     # A device compares its answers to the reference images beside the model, whatever was held out.
     assert {answers.images for answers in proof.answers} == {8}

@@ -23,7 +23,7 @@ from ftx.runs.card_json import PROOF_FILE
 from ftx.runs.instruction_sets import WITHOUT_VNNI, InstructionSet, sets_of
 from ftx.runs.machine import cpu_flags, this_set
 from ftx.runs.parity_json import ParityReport, ParityRow
-from ftx.runs.proof_json import read_proof
+from ftx.runs.proof_json import PROOF_SCHEMA, read_proof
 from ftx.runs.run import Run
 from ftx.runtimes import compiled_network, load, load_folder
 from ftx.runtimes.choose_artifact import ask_for_proof, best_ir, best_of
@@ -142,7 +142,7 @@ def test_a_device_that_answers_one_image_otherwise_does_not_answer_as_there(
     found = validate(folder)
     assert found.transfer is not None
     assert (found.transfer.same, found.transfer.changed) == (False, 0)
-    assert "does not answer as the one that judged it" in found.transfer.said
+    assert "does not answer as the one that judged it" in found.transfer.summary
     monkeypatch.setattr(compiled_network, "single_parts", other_answers(partial(times, -1.0)))
     found = validate(folder)
     assert found.transfer is not None
@@ -154,7 +154,7 @@ def test_a_device_that_answers_one_image_otherwise_does_not_answer_as_there(
 def test_a_proof_from_before_says_nothing_of_one_image(run: Run) -> None:
     folder = run.folder(IR_INT8)
     known = json.loads((folder / PROOF_FILE).read_bytes())
-    assert known["schema_version"] == 2
+    assert known["schema_version"] == PROOF_SCHEMA
     known["run"]["answers"] = [one for one in known["run"]["answers"] if one["view"] == "graph"]
     # A process that was held to this very set, whose precision alone it was asked in.
     deployed = [one for one in known["run"]["answers"] if one["compute"].startswith("auto")]
@@ -164,7 +164,7 @@ def test_a_proof_from_before_says_nothing_of_one_image(run: Run) -> None:
         found = validate(folder)
         assert found.transfer is not None
         assert not found.transfer.same
-        assert "it was not asked there in each way that it runs here" in found.transfer.said
+        assert "it was not asked there in each way that it runs here" in found.transfer.summary
     # The schema before knew no views; of int8 it is not used, by predict neither.
     for one in known["run"]["answers"]:
         del one["view"]
@@ -178,7 +178,7 @@ def test_a_proof_from_before_says_nothing_of_one_image(run: Run) -> None:
     assert found.transfer is not None
     assert (found.transfer.verdict, found.transfer.same) == ("unproved", False)
     # What is written again is of today's schema, and says so.
-    assert json.loads((folder / PROOF_FILE).read_bytes())["schema_version"] == 2
+    assert json.loads((folder / PROOF_FILE).read_bytes())["schema_version"] == PROOF_SCHEMA
 
 
 @pytest.mark.skipif(

@@ -59,7 +59,7 @@ def test_an_untouched_run_passes_in_every_row(validated_run: Path) -> None:
     for row in report.rows:
         by_logits = row.view == "graph" and coarsest_rounding(row.subject, row.compute) == "fp32"
         assert row.images == (128 if by_logits else 240)
-    assert report.verdicts == dict.fromkeys(["dense", "onnx", *IRS], "proved"), report.said
+    assert report.verdicts == dict.fromkeys(["dense", "onnx", *IRS], "proved"), report.summary
     assert all(row.verdict == "proved" for row in report.rows)
     assert (report.whole, report.split, report.max_drop) == (True, "test", 0.02)
     # The classes are plain colours: a model that did not learn them would prove nothing by agreeing.
@@ -85,7 +85,7 @@ def test_fewer_images_are_spread_over_the_classes(whole_run: Path, tmp_path: Pat
     # A part of the images proves nothing, not even in f32.
     assert report.whole is False
     assert set(report.verdicts.values()) == {"unproved"}
-    assert report.said["openvino/fp32"].endswith("only 8 of 240 held-out images were asked, and a proof takes all")
+    assert report.summary["openvino/fp32"].endswith("only 8 of 240 held-out images were asked, and a proof takes all")
     assert report.ok
     assert not validate(run, images=8, require_proof=True).ok
 
@@ -132,7 +132,7 @@ def test_each_ir_carries_what_was_found_of_it(validated_run: Path, tmp_path: Pat
     folder = Path(shutil.copytree(validated_run / "openvino/int8", tmp_path / "int8"))
     proof = read_proof(folder).run
     assert proof is not None
-    assert (proof.verdict, proof.said) == ("proved", report.said["openvino/int8"])
+    assert (proof.verdict, proof.summary) == ("proved", report.summary["openvino/int8"])
     assert [row.artifact for row in proof.rows] == ["openvino/int8"] * 4
     assert [str(answers.compute).partition(":")[0] for answers in proof.answers] == ["f32", "auto"]
     here = validate(folder)
@@ -164,7 +164,7 @@ def test_the_groups_of_a_table_are_the_unit(whole_run: Path, tmp_path: Path) -> 
     (row,) = [row for row in report.rows if (row.artifact, row.view, row.compute) == ("openvino/int8", "files", F32)]
     assert (row.images, row.labelled, row.unit) == (240, 60, "group")
     assert report.verdicts["openvino/int8"] == "unproved"
-    assert "of 60 groups; 149 groups with no further loss would prove 2" in report.said["openvino/int8"]
+    assert "of 60 groups; 149 groups with no further loss would prove 2" in report.summary["openvino/int8"]
 
 
 @pytest.mark.slow

@@ -100,7 +100,7 @@ def test_verdicts_by_numbers(images: int, lost: int, gained: int, margin: float,
 
 def test_what_it_would_take_is_said() -> None:
     judged = judge([row(154, lost=3)], 0.02)
-    assert judged.said["openvino/int8"] == (
+    assert judged.summary["openvino/int8"] == (
         "at most 5.0 points lost (95 %): 3 lost, 0 gained of 154; 386 images with no further loss would prove 2"
     )
     assert judged.rows[0].needed_images == 386
@@ -114,8 +114,8 @@ def test_the_figures_are_those_of_the_row_that_proves_least() -> None:
     # sure by the ten that changed alone.
     rows = [row(200, lost=5, gained=5, view="graph"), row(200, lost=3, view="files")]
     for order in (rows, rows[::-1]):
-        said = judge(order, 0.02).said["openvino/int8"]
-        assert said.startswith("at most 3.9 points lost (95 %): 3 lost, 0 gained of 200;")
+        summary = judge(order, 0.02).summary["openvino/int8"]
+        assert summary.startswith("at most 3.9 points lost (95 %): 3 lost, 0 gained of 200;")
     # Where logits are the proof, the furthest of the same pixels; a file's image path has a bound of its own.
     known_20 = known(20)
     subjects: list[tuple[float, View, ComputePrecision]] = [
@@ -128,8 +128,8 @@ def test_the_figures_are_those_of_the_row_that_proves_least() -> None:
         for off, view, compute in subjects
     ]
     for order in (measured, measured[::-1]):
-        said = judge(order, 0.02).said["openvino/fp32"]
-        assert said == "logits within 2.0e-04 of the trained model's, 0 % of labels changed"
+        summary = judge(order, 0.02).summary["openvino/fp32"]
+        assert summary == "logits within 2.0e-04 of the trained model's, 0 % of labels changed"
 
 
 def test_in_f32_the_bound_on_logits_is_the_proof_and_the_interval_stands_beside_it() -> None:
@@ -143,7 +143,7 @@ def test_in_f32_the_bound_on_logits_is_the_proof_and_the_interval_stands_beside_
     # What is seen to be lost beyond the margin is not proved by logits, whatever their bound.
     judged = judge([row(100, lost=4, artifact="onnx", compute="f32")], 0.02)
     assert judged.verdicts == {"onnx": "unproved"}
-    assert "4 lost, 0 gained of 100" in judged.said["onnx"]
+    assert "4 lost, 0 gained of 100" in judged.summary["onnx"]
     # A drop that is certain fails in f32 as well.
     assert judge([row(100, lost=40, artifact="onnx", compute="f32")], 0.02).verdicts == {"onnx": "failed"}
 
@@ -155,7 +155,7 @@ def test_a_bound_on_logits_fails_whatever_labels_say() -> None:
     judged = judge([compare(reference, logits, subject, BOUNDS["int8.graph"])], 0.02)
     assert judged.verdicts == {"openvino/int8": "failed"}
     assert "a logit is off by 1.5, the bound is 1.4" in judged.problems[0]
-    assert judged.said["openvino/int8"].startswith("a logit is off by 1.5")
+    assert judged.summary["openvino/int8"].startswith("a logit is off by 1.5")
 
 
 def test_an_artifact_is_proved_where_all_its_rows_are() -> None:
@@ -174,7 +174,7 @@ def test_what_no_row_shows_fails_the_artifact() -> None:
 def test_a_part_of_the_images_proves_nothing() -> None:
     judged = judge([row(400), row(400, artifact="onnx", compute="f32")], 0.02, partial="400 of 900 were asked")
     assert judged.verdicts == {"openvino/int8": "unproved", "onnx": "unproved"}
-    assert judged.said["openvino/int8"].endswith("400 of 900 were asked")
+    assert judged.summary["openvino/int8"].endswith("400 of 900 were asked")
 
 
 def test_of_two_models_to_choose_from_the_surer_is_held_to_half_the_error() -> None:
@@ -224,7 +224,7 @@ def test_how_many_images_would_do_is_said_for_the_level_that_a_model_is_tested_a
     rows = [row(148), row(149, artifact="openvino/fp32", compute="auto:bf16")]
     judged = judge(rows, 0.02)
     assert {found.needed_images for found in judged.rows} == {189}
-    assert all(said.endswith("; 189 images with no further loss would prove 2") for said in judged.said.values())
+    assert all(text.endswith("; 189 images with no further loss would prove 2") for text in judged.summary.values())
     # As many do prove it.
     both = [row(189), row(189, artifact="openvino/fp32", compute="auto:bf16")]
     assert set(judge(both, 0.02).verdicts.values()) == {"proved"}
@@ -264,7 +264,7 @@ def test_the_images_of_a_patient_are_one() -> None:
     judged = judge([row(600, groups=few)], 0.02)
     assert judged.rows[0].drop_high == pytest.approx(1 - 0.05 ** (1 / 100), abs=1e-6)
     assert judged.verdicts == {"openvino/int8": "unproved"}
-    assert judged.said["openvino/int8"].endswith(
+    assert judged.summary["openvino/int8"].endswith(
         "0 lost, 0 gained of 100 groups; 149 groups with no further loss would prove 2"
     )
 

@@ -76,7 +76,7 @@ def test_where_nothing_counts_the_most_exact_that_has_not_failed_is_taken(run: R
     edit_report(run.path, REPORT, lambda report: report.update(max_drop=MAX_DROP))
     edit_report(run.path, REPORT, lambda report: report["verdicts"].update({"openvino/fp16": "unproved"}))
     edit_report(run.path, REPORT, lambda report: report["verdicts"].update({"openvino/fp32": "failed"}))
-    said = read_parity(run.path).said["openvino/fp16"]  # pyright: ignore[reportOptionalMemberAccess]
+    said = read_parity(run.path).summary["openvino/fp16"]  # pyright: ignore[reportOptionalMemberAccess]
     assert best_ir(run) == (IR_FP16, f"the most exact, as none is proved: {said}")
     edit_report(run.path, REPORT, lambda report: report["verdicts"].update({"openvino/fp16": "failed"}))
     with pytest.raises(GateFailed, match="every OpenVINO model of this run failed"):

@@ -68,7 +68,7 @@ def test_a_proof_holds_the_verdict_the_rows_and_the_models_own_answers(validated
     assert (proof.ir, proof.devices) == (sha256_file(folder / "card.json"), [])
     found = proof.run
     assert found is not None
-    assert (found.verdict, found.said) == (report.verdicts[artifact], report.said[artifact])
+    assert (found.verdict, found.summary) == (report.verdicts[artifact], report.summary[artifact])
     assert (found.max_drop, found.split, found.whole) == (0.02, "test", True)
     assert (found.machine, found.family) == (report.machine, report.family)
     assert found.rows == [row for row in report.rows if row.artifact == artifact]
@@ -93,7 +93,7 @@ def test_the_model_card_holds_one_section_of_verdicts_whenever_it_is_told(valida
         return text[len(before) : -len(f"## Use{rest}")].strip().splitlines()
 
     first = section()
-    lines = [f"| {name} | {verdict} | {report.said[name]} |" for name, verdict in report.verdicts.items()]
+    lines = [f"| {name} | {verdict} | {report.summary[name]} |" for name, verdict in report.verdicts.items()]
     assert first[-len(lines) :] == lines
     assert "margin 2 points of accuracy" in "\n".join(first)
     tell_card(run, report)
@@ -121,7 +121,7 @@ def test_one_grey_image_is_asked_about_in_colour_as_well_and_proves_nothing(
     report = validate(run.path, data=tmp_path / "grey", images=1, max_drop=0.1, require_proof=True, progress=listener)
     assert (report.split, report.whole, report.max_drop, report.ok) == ("test", False, 0.1, False)
     assert set(report.verdicts.values()) == {"unproved"}, report.problems
-    assert report.said["onnx"].endswith("only 1 of 12 held-out images were asked, and a proof takes all")
+    assert report.summary["onnx"].endswith("only 1 of 12 held-out images were asked, and a proof takes all")
     (name,) = report.rows[0].worst
     for row in report.rows:
         assert set(row.worst) == {name, *([f"{name} (tinted)"] if row.view == "graph" else [])}

@@ -105,7 +105,7 @@ EDITS: dict[str, Callable[[Any], object]] = {
     "machine": lambda report: report["machine"].update(cpu="another"),
     "digest": lambda report: report["digests"].update({FP32: "0" * 64}),
     "margin": lambda report: report.update(max_drop=0.5),
-    "said": lambda report: report["said"].update({FP32: "all is well"}),
+    "summary": lambda report: report["summary"].update({FP32: "all is well"}),
     "spelling": lambda report: report.update(ok=report["ok"]),
     "nothing": lambda report: report.clear(),
 }

@@ -33,8 +33,8 @@ def with_verdicts(run: Path, where: Path, verdict: Verdict) -> RunFacts:
     irs = {artifact.name for artifact in IRS.values()}
     rows = [row.model_copy(update={"verdict": verdict}) if row.artifact in irs else row for row in facts.parity.rows]
     verdicts = {name: verdict if name in irs else found for name, found in facts.parity.verdicts.items()}
-    said = {name: "it was said" if name in irs else text for name, text in facts.parity.said.items()}
-    parity = facts.parity.model_copy(update={"rows": rows, "verdicts": verdicts, "said": said})
+    said = {name: "it was said" if name in irs else text for name, text in facts.parity.summary.items()}
+    parity = facts.parity.model_copy(update={"rows": rows, "verdicts": verdicts, "summary": said})
     (copied.path / PARITY_FILE).write_text(parity.model_dump_json(), encoding="utf-8")
     vouch_for(copied.path, PARITY_FILE.as_posix())
     return gather(copied)

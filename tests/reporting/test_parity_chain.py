@@ -84,9 +84,9 @@ def test_the_row_that_says_least_is_shown_with_its_view(facts: RunFacts) -> None
 def test_what_was_found_in_other_sets_stands_beside_with_how_it_was_found(facts: RunFacts) -> None:
     assert facts.parity is not None
     sets = [
-        SetVerdict(artifact="openvino/fp32", isa="avx2", emulated=True, verdict="proved", said="as here"),
-        SetVerdict(artifact="openvino/int8", isa="avx2", emulated=True, verdict="failed", said="too far"),
-        SetVerdict(artifact="openvino/int8", isa="amx", emulated=False, verdict="not_run", said="this CPU lacks it"),
+        SetVerdict(artifact="openvino/fp32", isa="avx2", emulated=True, verdict="proved", summary="as here"),
+        SetVerdict(artifact="openvino/int8", isa="avx2", emulated=True, verdict="failed", summary="too far"),
+        SetVerdict(artifact="openvino/int8", isa="amx", emulated=False, verdict="not_run", summary="this CPU lacks it"),
     ]
     assert set_rows(replace(facts, parity=facts.parity.model_copy(update={"sets": sets}))) == [
         ("openvino/fp32", "avx2", "proved (emulated)", "as here"),

@@ -113,4 +113,4 @@ def test_rows_of_other_sets_are_none_of_the_machine_as_it_is() -> None:
     ],
 )
 def test_a_proof_in_a_process_that_was_held_says_so(verdict: Any, emulated: bool, said: str) -> None:
-    assert str(SetVerdict(artifact="onnx", isa="avx2", emulated=emulated, verdict=verdict, said="")) == said
+    assert str(SetVerdict(artifact="onnx", isa="avx2", emulated=emulated, verdict=verdict, summary="")) == said

@@ -18,7 +18,7 @@ from ftx.runs.artifacts import IR_FP32
 from ftx.runs.card_json import CARD_FILE, PROOF_FILE
 from ftx.runs.compute_precision import F32, ComputePrecision
 from ftx.runs.machine import this_machine, this_set
-from ftx.runs.parity_json import Transfer, read_parity
+from ftx.runs.parity_json import PARITY_FILE, Transfer, read_parity
 from ftx.runs.proof_json import Answers, RunProof, carry_proof, ir_digest, keep_proof, keep_transfer, read_proof
 
 LOGITS = np.array([[1.5, -2.25, 1 / 3], [-1e-7, 0, 7]], np.float32)
@@ -32,23 +32,27 @@ def folder(tmp_path: Path) -> Path:
 def found(cpu: str | None = None, **changed: Any) -> Transfer:
     machine = this_machine() if cpu is None else this_machine().model_copy(update={"cpu": cpu})
     known = Transfer(
-        verdict="proved", said="as there", max_drop=0.02, machine=machine, same=True, max_abs=0.0, bound=1e-4,
+        verdict="proved", summary="as there", max_drop=0.02, machine=machine, same=True, max_abs=0.0, bound=1e-4,
         changed=0.0, changed_high=0.25,
     )  # fmt: skip
     return known.model_copy(update=changed)
 
 
-def of_set(folder: Path, isa: Any, said: str) -> RunProof:
+def of_set(folder: Path, isa: Any, summary: str) -> RunProof:
     run = read_proof(folder).run
     assert run is not None
-    return run.model_copy(update={"isa": isa, "said": said, "emulated": True})
+    return run.model_copy(update={"isa": isa, "summary": summary, "emulated": True})
 
 
 def test_each_machine_has_its_last_finding(folder: Path) -> None:
-    for transfer in (found(said="first"), found("another", said="other"), found(said="second", verdict="unproved")):
+    for transfer in (
+        found(summary="first"),
+        found("another", summary="other"),
+        found(summary="second", verdict="unproved"),
+    ):
         keep_transfer(folder, read_proof(folder), transfer)
     devices = read_proof(folder).devices
-    assert [(one.machine.cpu, one.said) for one in devices] == [("another", "other"), (this_machine().cpu, "second")]
+    assert [(one.machine.cpu, one.summary) for one in devices] == [("another", "other"), (this_machine().cpu, "second")]
     assert read_proof(folder).run is not None  # what the run's machine found stays
     newer = this_machine().model_copy(update={"openvino": "2099.1"})
     keep_transfer(folder, read_proof(folder), found(machine=newer))
@@ -66,10 +70,10 @@ def test_a_validation_keeps_the_sets_that_were_not_asked_about_and_drops_what_de
     again = of_set(folder, "avx512", "second")
     keep_proof(folder, ir, report, IR_FP32, answers, sets=[again])
     proof = read_proof(folder)
-    assert [(one.isa, one.said) for one in proof.sets] == [("avx2", "first"), ("avx512", "second")]
+    assert [(one.isa, one.summary) for one in proof.sets] == [("avx2", "first"), ("avx512", "second")]
     assert proof.devices == []
     assert proof.run is not None
-    assert (proof.run.verdict, proof.run.said) == (report.verdicts["openvino/fp32"], report.said["openvino/fp32"])
+    assert (proof.run.verdict, proof.run.summary) == (report.verdicts["openvino/fp32"], report.summary["openvino/fp32"])
     assert {row.artifact for row in proof.run.rows} == {"openvino/fp32"}
     assert (proof.run.max_drop, proof.run.split, proof.run.whole) == (0.04, "val", False)
     assert (proof.run.machine, proof.run.family, proof.run.answers) == (report.machine, report.family, answers)
@@ -117,6 +121,25 @@ def test_what_a_later_ftx_wrote_stays(folder: Path) -> None:
     keep_transfer(folder, proof, found(), listener)
     assert (folder / PROOF_FILE).read_bytes() == before
     assert listener.said == [f"{PROOF_FILE} stays as another ftx wrote it, without what was found here"]
+
+
+@pytest.mark.parametrize("version", ["v1", "v2"])
+def test_a_summary_is_read_under_its_old_name_and_written_under_its_new_one(version: str, tmp_path: Path) -> None:
+    key = {"v1": "said", "v2": "summary"}[version]
+    written = WRITTEN.parents[1] / version / WRITTEN.name
+    report = read_parity(written)
+    assert report is not None
+    assert report.summary == json.loads((written / PARITY_FILE).read_text())[key]
+    assert "said" not in json.loads(report.model_dump_json())
+    shutil.copy(WRITTEN / "openvino" / "fp32" / CARD_FILE, tmp_path)
+    shutil.copy(written / "openvino" / "fp32" / PROOF_FILE, tmp_path)
+    before = json.loads((tmp_path / PROOF_FILE).read_text())["run"]
+    proof = read_proof(tmp_path).run
+    assert proof is not None
+    assert proof.summary == before[key]
+    keep_transfer(tmp_path, read_proof(tmp_path), found())
+    after = json.loads((tmp_path / PROOF_FILE).read_text())["run"]
+    assert (after["summary"], "said" in after) == (before[key], False)
 
 
 def test_answers_are_read_back_to_the_bit_with_how_they_were_asked() -> None:

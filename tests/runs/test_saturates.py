@@ -1,4 +1,4 @@
-"""When int8 is said to saturate on CPUs without VNNI."""
+"""When int8 is summary to saturate on CPUs without VNNI."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ def report(run: Path, here: Verdict, **sets: Verdict) -> ParityReport:
         machine=this_machine(),
         family=Family(alpha=0.05, artifacts=[], rows=0),
         verdicts={"openvino/int8": here},
-        said={"openvino/int8": ""},
+        summary={"openvino/int8": ""},
         rows=[],
         problems=[],
         faulty=[],
         digests={},
         sets=[
-            SetVerdict(artifact="openvino/int8", isa=isa, emulated=True, verdict=verdict, said="")  # type: ignore[arg-type]
+            SetVerdict(artifact="openvino/int8", isa=isa, emulated=True, verdict=verdict, summary="")  # type: ignore[arg-type]
             for isa, verdict in sets.items()
         ],
     )

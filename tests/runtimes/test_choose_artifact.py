@@ -129,8 +129,8 @@ def prove(folder: Path, artifact: Artifact, ms: float, **changed: Any) -> None:
 def found_here(folder: Path, artifact: Artifact, verdict: str, **changed: Any) -> None:
     """What ``ftx validate IR`` leaves on this machine."""
     transfer = {
-        "verdict": verdict, "said": f"it is {verdict}", "max_drop": 0.02, "same": True, "max_abs": 0.0, "bound": 1e-4,
-        "changed": 0.0, "changed_high": 0.25, "machine": this_machine().model_dump(mode="json"),
+        "verdict": verdict, "summary": f"it is {verdict}", "max_drop": 0.02, "same": True, "max_abs": 0.0,
+        "bound": 1e-4, "changed": 0.0, "changed_high": 0.25, "machine": this_machine().model_dump(mode="json"),
     }  # fmt: skip
     edit_json(folder / artifact.variant / "proof.json", lambda proof: proof.update(devices=[transfer | changed]))
 
@@ -257,7 +257,7 @@ def test_who_predicts_with_a_model_that_is_not_proved_here_is_told(verdict: str,
 def test_the_machine_that_judged_the_run_needs_no_other_proof(device: Path) -> None:
     prove(device, IR_FP16, 1.0, machine=this_machine().model_dump(mode="json"))
     assert noted(device / "fp16") == []
-    prove(device, IR_FP16, 1.0, machine=this_machine().model_dump(mode="json"), verdict="unproved", said="of 8")
+    prove(device, IR_FP16, 1.0, machine=this_machine().model_dump(mode="json"), verdict="unproved", summary="of 8")
     assert noted(device / "fp16") == ["this model is unproved on this machine: of 8"]
 
 

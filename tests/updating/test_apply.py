@@ -37,7 +37,7 @@ from ftx.exporting.base_ir import export_base, export_update
 from ftx.merging.merge_and_prove import merge
 from ftx.recipe.schema import Recipe
 from ftx.runs.card_json import CARD_FILE, PROOF_FILE, REFERENCE_FILE, read_card, write_card
-from ftx.runs.proof_json import ir_digest, read_proof
+from ftx.runs.proof_json import PROOF_SCHEMA, ir_digest, read_proof
 from ftx.runs.reference_safetensors import ReferenceFile, write_reference
 from ftx.runs.run import Run
 from ftx.runs.update_zip import read_update, write_update
@@ -115,7 +115,7 @@ def test_the_servers_verdict_travels_and_is_repeated(
     assert written.verdict == there.run.verdict == "proved"
     report = apply(tmp_path / "update", shipped / "base", out)
     assert report.verdict == "proved"
-    assert "this machine answers as the one that judged it" in report.said
+    assert "this machine answers as the one that judged it" in report.summary
     carried = read_proof(out)
     assert (carried.run, carried.sets, carried.devices) == (there.run, there.sets, [])
     assert validate(out).verdicts == {FP32: "proved"}
@@ -134,7 +134,7 @@ def test_a_verdict_is_asked_about_the_images_that_the_base_has(
     written = export_update(other_labels, tmp_path / "update", shipped / "base")
     assert written.verdict == found.verdicts[FP32]
     report = apply(tmp_path / "update", shipped / "base", out)
-    assert "this machine answers as the one that judged it" in report.said
+    assert "this machine answers as the one that judged it" in report.summary
     carried, own = read_proof(out).run, read_proof(other_labels.path / FP32).run
     assert carried is not None
     assert own is not None
@@ -165,10 +165,12 @@ def test_a_proof_of_a_later_ftx_is_not_used_and_that_is_said(
     validated_run: Path, shipped: Path, out: Path, tmp_path: Path
 ) -> None:
     export_update(validated_run, tmp_path / "update", shipped / "base")
-    later = update_of(tmp_path / "update", tmp_path / "later", proof=lambda proof: proof.update(schema_version=3))
+    later = update_of(
+        tmp_path / "update", tmp_path / "later", proof=lambda proof: proof.update(schema_version=PROOF_SCHEMA + 1)
+    )
     listener = Listener()
     assert apply(later, shipped / "base", out, progress=listener).verdict == "unproved"
-    assert any("not used: it is of schema version 3" in text for text in listener.said)
+    assert any(f"not used: it is of schema version {PROOF_SCHEMA + 1}" in text for text in listener.said)
     assert read_proof(out).run is None
     said = call("apply", str(later), str(shipped / "base"), str(out))
     assert (said.status, "nothing to merge" in said.out + said.err) == (0, True)
@@ -216,7 +218,7 @@ def test_a_newer_one_takes_its_place_and_an_older_one_does_not(shipped: Path, ou
     # The same again, as after a lost answer.
     again = apply(shipped / "two", shipped / "base", out)
     assert (again.sequence, again.ok) == (2, True)
-    assert again.said.startswith("it was there already")
+    assert again.summary.startswith("it was there already")
     assert hashes(out) == before
 
 
@@ -354,7 +356,7 @@ def test_an_adapter_of_peft_with_a_bias_in_its_head(shipped: Path, whole_run: Pa
     adapted.save_pretrained(tmp_path / "adapter")
     report = apply(tmp_path / "adapter", shipped / "base", out)
     assert (report.exact, report.max_abs, report.verdict) == (None, None, "unproved")
-    assert "without the trained model's answers" in report.said
+    assert "without the trained model's answers" in report.summary
     merged = adapted.merge_and_unload().eval()
     pixels = np.random.default_rng(0).integers(0, 256, (5, 32, 32, 3), dtype=np.uint8)
     images = torch.from_numpy((pixels.transpose(0, 3, 1, 2) / np.float32(255) - 0.5) / 0.5).float()

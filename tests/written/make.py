@@ -1,4 +1,4 @@
-"""Makes the fixtures of a schema version: ``python -m tests.written.make v1``, and ``… v1 edge``.
+"""Makes the fixtures of a schema version: ``python -m tests.written.make v1``, ``… v1 edge`` and ``… v2 verdicts``.
 
 A run of each method and task, one of them taken all the way, and what each answered. They are made once, by the program
 that first writes a schema, and never again: that a later one opens them is what the tests beside this file hold.
@@ -134,5 +134,20 @@ def edge(version: str) -> None:
         shutil.copy(run.path / "reports" / "quantize.json", folder)
 
 
+def verdicts(version: str) -> None:
+    """What ``ftx validate`` writes into the run of version 1 that was taken all the way: ``… make v2 verdicts``."""
+    from ftx import validate
+
+    with tempfile.TemporaryDirectory() as scratch:
+        shutil.copytree(HERE / "v1", scratch, dirs_exist_ok=True)
+        os.chdir(scratch)
+        torch.set_num_threads(1)
+        validate(Path(WHOLE))
+        for name in ("reports/parity.json", "openvino/fp32/proof.json"):
+            target = HERE / version / WHOLE / name
+            target.parent.mkdir(parents=True)
+            shutil.copy(Path(WHOLE, name), target)
+
+
 if __name__ == "__main__":
-    (edge if sys.argv[2:] == ["edge"] else main)(sys.argv[1])
+    {"": main, "edge": edge, "verdicts": verdicts}["".join(sys.argv[2:])](sys.argv[1])

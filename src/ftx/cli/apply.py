@@ -79,4 +79,4 @@ def _print(report: ApplyReport) -> None:
             f"{report.bytes_shipped / 1e6:.2f} MB shipped, {report.seconds:.1f} s",
             "good",
         )
-    console.print_note(f"{report.verdict}: {report.said}", "good" if report.verdict == "proved" else "strong")
+    console.print_note(f"{report.verdict}: {report.summary}", "good" if report.verdict == "proved" else "strong")

@@ -221,7 +221,7 @@ def print_export(report: ExportReport) -> None:
     for item in report.artifacts:
         if item.searched is not None:
             print_search(item.searched)
-        console.print_note(f"{item.artifact}: {item.verdict} by its reference images: {item.said}", "dim")
+        console.print_note(f"{item.artifact}: {item.verdict} by its reference images: {item.summary}", "dim")
     console.print_note(f"next: {shell_command('ftx validate', report.run)}", "dim")
 
 

@@ -142,7 +142,7 @@ def print_parity(report: ParityReport) -> None:
         console.print_note(f"accuracy is that on all {most:,} images; the rows of fewer have none", "dim")
     _print_sets(report)
     for artifact, verdict in report.verdicts.items():
-        console.print_note(f"{artifact}: {verdict}: {report.said[artifact]}", _VERDICT_STYLES[verdict])
+        console.print_note(f"{artifact}: {verdict}: {report.summary[artifact]}", _VERDICT_STYLES[verdict])
     if (worst := _worst_class(report.own_rows)) is not None:
         console.print_note(worst, "dim")
     for problem in report.problems:
@@ -183,7 +183,7 @@ def _print_sets(report: ParityReport) -> None:
     )
     for one in report.sets:
         if one.verdict not in ("proved", "not_run"):
-            console.print_note(f"{one.artifact} on {one.isa}: {one}: {one.said}", _SET_STYLES[one.verdict])
+            console.print_note(f"{one.artifact} on {one.isa}: {one}: {one.summary}", _SET_STYLES[one.verdict])
 
 
 def print_what_saturates(report: ParityReport, data: Path | None) -> None:

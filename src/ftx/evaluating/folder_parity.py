@@ -50,7 +50,7 @@ def validate_folder(
     judged = asked.judge(margin, "bounds of your own prove nothing" if own_bounds else None)
     found = transferred(asked, judged, proof, margin)
     if own_bounds and found.verdict == "proved":
-        found = found.model_copy(update={"verdict": "unproved", "said": judged.said[asked.artifact.name]})
+        found = found.model_copy(update={"verdict": "unproved", "summary": judged.summary[asked.artifact.name]})
     if not own_bounds:
         keep_transfer(folder, proof, found, progress)
     return ParityReport(
@@ -63,7 +63,7 @@ def validate_folder(
         machine=found.machine,
         family=judged.family,
         verdicts={asked.artifact.name: found.verdict},
-        said={asked.artifact.name: found.said},
+        summary={asked.artifact.name: found.summary},
         rows=judged.rows,
         problems=judged.problems,
         faulty=[asked.artifact.name] if found.verdict == "failed" else [],
@@ -144,36 +144,40 @@ def ask_folder(
 
 def transferred(asked: AskedFolder, judged: Judged, proof: Proof, max_drop: float) -> Transfer:
     """What the verdict from elsewhere is worth here; without one, the reference's own."""
-    own, own_said = judged.verdicts[asked.artifact.name], judged.said[asked.artifact.name]
+    own, own_summary = judged.verdicts[asked.artifact.name], judged.summary[asked.artifact.name]
     if proof.run is None:
-        said = own_said if own != "unproved" else f"{own_said}; on the server, `ftx validate` asks all held-out images"
-        return _found(own, said, asked.changes, max_drop)
+        summary = (
+            own_summary
+            if own != "unproved"
+            else f"{own_summary}; on the server, `ftx validate` asks all held-out images"
+        )
+        return _found(own, summary, asked.changes, max_drop)
     finite = asked.reference.logits[np.isfinite(asked.reference.logits)]
     bound = SAME_SHARE * max(1.0, float(np.abs(finite).max(initial=0.0)))
     there, off = _nearest_proof(asked, [proof.run, *proof.sets], bound)
     verdict_there, changes = _verdict_for(there, max_drop), _changes(asked, there)
     same = off is not None and off <= bound
     as_what = f", which was held to {there.isa}" if there.emulated else ""
-    judged_there = f"there{as_what} {verdict_there}: {there.said}"
+    judged_there = f"there{as_what} {verdict_there}: {there.summary}"
     if off is None:
         distance = "its answers have another shape, or it was not asked there in each way that it runs here"
     else:
         distance = f"logits within {off:.1e}, bound {bound:.1e}"
     verdict: Verdict = "unproved"
     if own == "failed":
-        verdict, said = "failed", own_said
+        verdict, summary = "failed", own_summary
     elif same:
         verdict = "proved" if own == "proved" and verdict_there != "failed" else verdict_there
-        said = f"this machine answers as the one that judged it ({distance}; {judged_there})"
+        summary = f"this machine answers as the one that judged it ({distance}; {judged_there})"
     else:
-        said = f"this machine does not answer as the one that judged it ({distance}; {judged_there}); here "
+        summary = f"this machine does not answer as the one that judged it ({distance}; {judged_there}); here "
         verdict = own if own == "proved" else "failed" if verdict_there == "failed" else "unproved"
         if own == "proved" or changes is None:
-            said += own_said
+            summary += own_summary
         else:
-            said += f"{changes.lost:.4g} of {changes.units} reference images change their labels: "
-            said += f"at most {100 * changes.drop_at_most(CONFIDENCE):.1f} % would ({100 * CONFIDENCE:g} %)"
-    return _found(verdict, said, changes or asked.changes, max_drop, same=same, max_abs=off, bound=bound)
+            summary += f"{changes.lost:.4g} of {changes.units} reference images change their labels: "
+            summary += f"at most {100 * changes.drop_at_most(CONFIDENCE):.1f} % would ({100 * CONFIDENCE:g} %)"
+    return _found(verdict, summary, changes or asked.changes, max_drop, same=same, max_abs=off, bound=bound)
 
 
 def _nearest_proof(asked: AskedFolder, proofs: list[RunProof], bound: float) -> tuple[RunProof, float | None]:
@@ -202,7 +206,7 @@ def _verdict_for(there: RunProof, max_drop: float) -> Verdict:
 
 def _found(
     verdict: Verdict,
-    said: str,
+    summary: str,
     changes: Paired,
     max_drop: float,
     *,
@@ -212,7 +216,7 @@ def _found(
 ) -> Transfer:
     return Transfer(
         verdict=verdict,
-        said=said,
+        summary=summary,
         max_drop=max_drop,
         machine=this_machine(),
         same=same,

@@ -73,7 +73,7 @@ class RunInSets:
         found.proofs.setdefault(artifact, []).append(
             RunProof(
                 verdict=judged.verdicts[artifact.name],
-                said=judged.said[artifact.name],
+                summary=judged.summary[artifact.name],
                 max_drop=self.max_drop,
                 split=self.run.report_entries()[0].split,
                 whole=self.partial is None,
@@ -116,8 +116,10 @@ def folder_in_sets(
                 ((artifact, verdict),) = report.verdicts.items()
                 rows += report.rows
                 emulated = any(row.emulated for row in report.rows)
-                said = report.said[artifact]
-                verdicts.append(SetVerdict(artifact=artifact, isa=isa, emulated=emulated, verdict=verdict, said=said))
+                summary = report.summary[artifact]
+                verdicts.append(
+                    SetVerdict(artifact=artifact, isa=isa, emulated=emulated, verdict=verdict, summary=summary)
+                )
             bar.advance(isa=isa)
     return rows, verdicts
 
@@ -135,18 +137,22 @@ def own_set(asked: Sequence[InstructionSet], report: ParityReport) -> list[SetVe
     irs = [name for name in report.verdicts if ARTIFACTS[name].tunable]
     emulated = is_held(cpu_flags())
     return [
-        SetVerdict(artifact=name, isa=isa, emulated=emulated, verdict=report.verdicts[name], said=report.said[name])
+        SetVerdict(
+            artifact=name, isa=isa, emulated=emulated, verdict=report.verdicts[name], summary=report.summary[name]
+        )
         for name in irs
     ]
 
 
 def _set_verdict(judged: Judged, artifact: Artifact, isa: InstructionSet, *, emulated: bool) -> SetVerdict:
-    verdict, said = judged.verdicts[artifact.name], judged.said[artifact.name]
-    return SetVerdict(artifact=artifact.name, isa=isa, emulated=emulated, verdict=verdict, said=said)
+    verdict, summary = judged.verdicts[artifact.name], judged.summary[artifact.name]
+    return SetVerdict(artifact=artifact.name, isa=isa, emulated=emulated, verdict=verdict, summary=summary)
 
 
 def _not_run(artifact: str, isa: InstructionSet) -> SetVerdict:
-    return SetVerdict(artifact=artifact, isa=isa, emulated=False, verdict="not_run", said="this CPU does not have it")
+    return SetVerdict(
+        artifact=artifact, isa=isa, emulated=False, verdict="not_run", summary="this CPU does not have it"
+    )
 
 
 def _held_machine(isa: InstructionSet) -> Machine:

@@ -89,7 +89,7 @@ def validate(
 
 @dataclass(frozen=True)
 class _Wish:
-    """What the caller of ``validate`` said of a run's validation."""
+    """What the caller of ``validate`` chose for a run's validation."""
 
     data: Path | None
     table: Bounds
@@ -140,7 +140,7 @@ def _validate_run(run: Run, wish: _Wish, progress: Progress) -> ParityReport:
                     own.append(reference_answers(predictor, "single"))
     judged = judge(compared, margin, mistaken=mistaken, partial=partial)
     if all_tokens:
-        judged.said[DENSE.name] += f"; {all_tokens}"
+        judged.summary[DENSE.name] += f"; {all_tokens}"
     sets = _ask_sets(run, wish, comparison, exported, margin, partial, progress)
     report = ParityReport(
         run=str(run.path),
@@ -153,7 +153,7 @@ def _validate_run(run: Run, wish: _Wish, progress: Progress) -> ParityReport:
         machine=this_machine(),
         family=judged.family,
         verdicts=judged.verdicts,
-        said=judged.said,
+        summary=judged.summary,
         rows=judged.rows + sets.rows,
         problems=judged.problems,
         faulty=[name for name, verdict in sorted(judged.verdicts.items()) if verdict == "failed"],

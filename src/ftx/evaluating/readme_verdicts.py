@@ -39,7 +39,7 @@ def _section(report: ParityReport) -> str:
         f"{how}, margin {100 * report.max_drop:g} points of accuracy, on {report.machine}.\n",
         "| artifact | verdict | figures |",
         "| --- | --- | --- |",
-        *(f"| {name} | {verdict} | {_plain(report.said[name])} |" for name, verdict in report.verdicts.items()),
+        *(f"| {name} | {verdict} | {_plain(report.summary[name])} |" for name, verdict in report.verdicts.items()),
     ]
     return "\n".join(lines)
 

@@ -29,7 +29,7 @@ class Judged:
 
     rows: list[ParityRow]
     verdicts: dict[str, Verdict]
-    said: dict[str, str]
+    summary: dict[str, str]
     family: Family
     problems: list[str]
 
@@ -69,16 +69,16 @@ def judge(
         confidence = 1 - levels.get(artifact, 1 - CONFIDENCE)
         rows.append(_parity_row(row, max_drop, confidence, failed=bool(faults), partial=partial is not None))
     verdicts: dict[str, Verdict] = {}
-    said: dict[str, str] = {}
+    summary: dict[str, str] = {}
     for artifact in dict.fromkeys(row.artifact for row in rows if row.subject != TRAINED):
         own = [row for row in rows if row.artifact == artifact]
         if artifact in reasons:
-            verdicts[artifact], said[artifact] = "failed", reasons[artifact][0].removeprefix(f"{artifact}: ")
+            verdicts[artifact], summary[artifact] = "failed", reasons[artifact][0].removeprefix(f"{artifact}: ")
         else:
             verdicts[artifact] = "proved" if all(row.verdict == "proved" for row in own) else "unproved"
-            said[artifact] = figures(own) + (f"; {partial}" if partial and verdicts[artifact] == "unproved" else "")
+            summary[artifact] = figures(own) + (f"; {partial}" if partial and verdicts[artifact] == "unproved" else "")
     family = Family(alpha=round(1 - CONFIDENCE, 9), artifacts=sorted(levels), rows=len(tested))
-    return Judged(rows, verdicts, said, family, problems)
+    return Judged(rows, verdicts, summary, family, problems)
 
 
 def passes(verdicts: Collection[Verdict], *, require_proof: bool) -> bool:

@@ -26,18 +26,18 @@ def refuse_what_failed(source: Source, artifact: Artifact, staged: Path) -> tupl
         judged = _judge_onnx(source, artifact, staged, max_drop)
     else:
         judged = ask_folder(staged, Bounds.of(None), source.progress, timed=False).judge(max_drop)
-    verdict, said = judged.verdicts[artifact.name], judged.said[artifact.name]
+    verdict, summary = judged.verdicts[artifact.name], judged.summary[artifact.name]
     if verdict == "failed":
         finer = finer_variants(artifact)
         raise GateFailed(
             f"{artifact} does not answer as the trained model did, and is not kept",
             where=source.run.path,
-            found=said,
+            found=summary,
             fix=f"export in a finer precision ({', '.join(finer)})"
             if finer
             else f"merge again: {DENSE.made_by}; if it stays, this is a bug of ftx",
         )
-    return verdict, said
+    return verdict, summary
 
 
 def _judge_onnx(source: Source, artifact: Artifact, folder: Path, max_drop: float) -> Judged:

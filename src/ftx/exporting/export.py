@@ -52,7 +52,7 @@ class ExportedArtifact(BaseModel):
     int8_share: float | None = None
     # By the 64 reference images alone, which lie beside an IR: ``ftx validate`` asks all held-out ones.
     verdict: Verdict
-    said: str
+    summary: str
     # INT8 alone, and null where nothing was searched for.
     searched: QuantizeReport | None = None
 
@@ -148,7 +148,7 @@ def _write(source: Source, artifact: Artifact) -> ExportedArtifact:
     with source.run.add(artifact, source.progress) as staged:
         quantized = WRITERS[artifact](source, staged)
         searched = _keep_search(source, artifact, quantized) if quantized and quantized.candidates else None
-        verdict, said = refuse_what_failed(source, artifact, staged)
+        verdict, summary = refuse_what_failed(source, artifact, staged)
         size_bytes = sum(path.stat().st_size for path in staged.iterdir() if path.name.startswith("model."))
     return ExportedArtifact(
         artifact=artifact.name,
@@ -160,7 +160,7 @@ def _write(source: Source, artifact: Artifact) -> ExportedArtifact:
         preset=quantized and quantized.setting.preset,
         int8_share=quantized and round(quantized.int8_share, 3),
         verdict=verdict,
-        said=said,
+        summary=summary,
         searched=searched,
     )
 

@@ -39,12 +39,12 @@ def headline(facts: RunFacts, answers: HeldOut | None) -> Headline:
     if verdict is None or parity is None:
         return Headline("warn", "Not proved", f"{said}; nobody has validated the exported model ({artifact}) yet.")
     if verdict == "failed":
-        return Headline("bad", "Do not use it", f"{said}, but {artifact} failed: {parity.said[artifact.name]}.")
+        return Headline("bad", "Do not use it", f"{said}, but {artifact} failed: {parity.summary[artifact.name]}.")
     if verdict == "unproved":
         if (wanting := _none_lost(parity, artifact)) is not None:
             return Headline("warn", "No loss seen", f"{said}; {artifact} lost none of {wanting}.")
         return Headline(
-            "warn", "Not proved", f"{said}; that {artifact} keeps this is not proved: {parity.said[artifact.name]}."
+            "warn", "Not proved", f"{said}; that {artifact} keeps this is not proved: {parity.summary[artifact.name]}."
         )
     if (reason := why_not_here(parity, facts.run)) is not None:
         return Headline("warn", "Not proved here", f"{said}; {artifact} is proved, but {reason}.")

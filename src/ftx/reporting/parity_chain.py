@@ -87,4 +87,4 @@ def set_rows(facts: RunFacts) -> list[tuple[str, str, str, str]]:
     """What was found of each model on each instruction set: artifact, set, verdict, in words."""
     if facts.parity is None:
         return []
-    return [(one.artifact, one.isa, str(one), one.said) for one in facts.parity.sets]
+    return [(one.artifact, one.isa, str(one), one.summary) for one in facts.parity.sets]

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
+from pydantic import AliasChoices, BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from ftx.core.command_report import CommandReport
 from ftx.core.strict_json import JsonError, read_json
@@ -31,6 +31,9 @@ Verdict = Literal["proved", "unproved", "failed"]
 # What counts as one: an image, or all images of one group of a table (a patient, a part), which are no new evidence
 # each.
 Unit = Literal["image", "group"]
+# A verdict's figures in a sentence. Earlier versions of ftx wrote it as ``said``, which is still read.
+_SUMMARY = Field(validation_alias=AliasChoices("summary", "said"))
+Summary = Annotated[str, _SUMMARY]
 
 
 class RowBound(BaseModel):
@@ -181,7 +184,7 @@ class Transfer(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     verdict: Verdict
-    said: str
+    summary: Summary
     max_drop: float
     machine: Machine
     same: bool
@@ -204,7 +207,7 @@ class SetVerdict(BaseModel):
     isa: InstructionSet
     emulated: bool
     verdict: Verdict | Literal["not_run"]
-    said: str
+    summary: Summary
 
     def __str__(self) -> str:
         return f"{self.verdict} (emulated)" if self.emulated and self.verdict == "proved" else self.verdict
@@ -213,7 +216,7 @@ class SetVerdict(BaseModel):
 class ParityReport(CommandReport):
     """All rows, and in words what does not hold.
 
-    ``verdicts`` has one for each artifact, and ``said`` its figures in a sentence. ``ok`` is false where one failed,
+    ``verdicts`` has one for each artifact, and ``summary`` its figures in a sentence. ``ok`` is false where one failed,
     or, with ``require_proof``, is not proved. ``problems`` says each bound that was exceeded and each label or image
     path that differs; ``faulty`` names their artifacts. ``digests`` are those of the artifacts at the time, ``machine``
     what they were asked on. ``whole``: on every held-out image and with no bound changed; without it nothing is proved.
@@ -231,7 +234,7 @@ class ParityReport(CommandReport):
     machine: Machine
     family: Family
     verdicts: dict[str, Verdict]
-    said: dict[str, str]
+    summary: Annotated[dict[str, str], _SUMMARY]
     rows: list[ParityRow]
     problems: list[str]
     faulty: list[str]

@@ -25,12 +25,12 @@ from ftx.runs.card_json import CARD_FILE, PROOF_FILE
 from ftx.runs.compute_precision import ComputeField, ComputePrecision
 from ftx.runs.instruction_sets import InstructionSet
 from ftx.runs.machine import Machine, this_set
-from ftx.runs.parity_json import Family, ParityReport, ParityRow, PixelView, Transfer, Verdict
+from ftx.runs.parity_json import Family, ParityReport, ParityRow, PixelView, Summary, Transfer, Verdict
 from ftx.tasks.thresholds import Floats
 
-PROOF_SCHEMA = 2
-# The first knew no view: no model in 8 bits was asked as it runs for one image.
-_READ = (1, PROOF_SCHEMA)
+PROOF_SCHEMA = 3
+# Version 2 has ``said`` for ``summary``. Version 1 has no view either: no int8 model was run on single images.
+_READ = (1, 2, PROOF_SCHEMA)
 
 
 class Answers(BaseModel):
@@ -72,7 +72,7 @@ class RunProof(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     verdict: Verdict
-    said: str
+    summary: Summary
     max_drop: float
     split: str
     whole: bool
@@ -146,12 +146,12 @@ def proof_from(raw: object, ir: str | None = None) -> tuple[Proof | None, str | 
     given = cast("dict[str, object]", raw) if isinstance(raw, dict) else None
     if given is not None and not _is_read(given):
         found = given.get("schema_version")
-        return None, f"it is of schema version {found}, this ftx reads {' and '.join(map(str, _READ))}"
+        return None, f"it is of schema version {found}, this ftx reads {', '.join(map(str, _READ))}"
     if given is not None and ir is not None and given.get("ir") != ir:
         return None, "it is of another model"
     proof = Proof.model_validate(raw)
     rows = proof.run.rows if proof.run else []
-    if proof.schema_version != PROOF_SCHEMA and any(row.subject.precision == "int8" for row in rows):
+    if proof.schema_version == 1 and any(row.subject.precision == "int8" for row in rows):
         return None, "it is of an older ftx, which did not ask int8 as it runs for one image"
     # Written again it is of this schema, whichever it was.
     return proof.model_copy(update={"schema_version": PROOF_SCHEMA}), None
@@ -175,7 +175,7 @@ def keep_proof(
     others = [proof for proof in _known_sets(folder, ir) if proof.isa not in asked]
     found = RunProof(
         verdict=report.verdicts[artifact.name],
-        said=report.said[artifact.name],
+        summary=report.summary[artifact.name],
         max_drop=report.max_drop,
         split=report.split,
         whole=report.whole,

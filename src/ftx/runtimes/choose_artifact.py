@@ -55,7 +55,7 @@ def best_ir(run: Run) -> tuple[Artifact, str]:
         )
     said = None
     if report and why is None and left[0] in _judged(report, "unproved", run):  # asked again it would say the same
-        said = report.said.get(left[0].name)
+        said = report.summary.get(left[0].name)
     more = said or shell_command("ftx validate", run.path)
     return left[0], f"the most exact, as {why or 'none is proved'}: {more}"
 
@@ -132,7 +132,7 @@ def _proved_for_set(folders: Mapping[Artifact, Path]) -> tuple[Artifact, str] | 
 
 def _failed_by_files(folder: Path) -> str | None:
     found = _found_here(folder)
-    return found.said if found is not None and found.verdict == "failed" else None
+    return found.summary if found is not None and found.verdict == "failed" else None
 
 
 def _proved_in_set(folder: Path) -> RunProof | None:
@@ -204,7 +204,7 @@ def ask_for_proof(folder: Path, progress: Progress) -> None:
         again = shell_command("ftx validate", folder)
         progress.note(f"nobody has validated this model on this CPU and version of OpenVINO: {again}")
     elif found.verdict != "proved":
-        progress.note(f"this model is {found.verdict} on this machine: {found.said}")
+        progress.note(f"this model is {found.verdict} on this machine: {found.summary}")
 
 
 def _found_here(folder: Path) -> RunProof | Transfer | None:

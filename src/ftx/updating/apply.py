@@ -61,7 +61,7 @@ class ApplyReport(CommandReport):
     bytes_shipped: int
     seconds: float
     verdict: Verdict
-    said: str
+    summary: str
     sequence: int | None
     layers: int
     labels: int
@@ -96,7 +96,7 @@ def apply(
         _write_beside(staged, base, given, card)
         if merged.exact and given.proof is not None:
             carry_proof(staged, given.proof)
-        verdict, said, max_abs = _asked(staged, given, progress)
+        verdict, summary, max_abs = _asked(staged, given, progress)
         settle(staged)
         _put(staged, out, keep=held is not None)
     return ApplyReport(
@@ -108,7 +108,7 @@ def apply(
         bytes_shipped=given.size_bytes,
         seconds=round(time.monotonic() - started, 3),
         verdict=verdict,
-        said=said,
+        summary=summary,
         sequence=given.update and given.update.sequence,
         layers=merged.layers,
         labels=len(given.meaning.labels),
@@ -145,7 +145,7 @@ def rollback(out: Path, progress: Progress = SILENT) -> ApplyReport:
         bytes_shipped=0,
         seconds=round(time.monotonic() - started, 3),
         verdict=found.verdict,
-        said=found.said,
+        summary=found.summary,
         sequence=card.update and card.update.sequence,
         layers=0,
         labels=len(card.labels),
@@ -225,7 +225,7 @@ def _already_there(given: Given, base: Path, out: Path, started: float, progress
         bytes_shipped=given.size_bytes,
         seconds=round(time.monotonic() - started, 3),
         verdict=found.verdict,
-        said=f"it was there already; {found.said}",
+        summary=f"it was there already; {found.summary}",
         sequence=given.update.sequence,
         layers=0,
         labels=len(given.meaning.labels),
@@ -275,10 +275,10 @@ def _asked(staged: Path, given: Given, progress: Progress) -> tuple[Verdict, str
         raise GateFailed(
             "the updated model does not answer as the trained one, and is not kept",
             where=given.path,
-            found=found.said,
+            found=found.summary,
             fix="the model before it goes on; have the update made again",
         )
-    return found.verdict, found.said, max_abs if given.update else None
+    return found.verdict, found.summary, max_abs if given.update else None
 
 
 def _answers(folder: Path, max_drop: float, progress: Progress) -> tuple[Transfer, float | None]:

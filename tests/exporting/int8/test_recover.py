@@ -113,7 +113,7 @@ def test_the_ir_of_the_new_run_lies_nearer_to_the_old_model(runs: Path, monkeypa
         export(run, formats=("openvino",), precisions=("int8",))
     assert int8_error(after, before) < 0.9 * int8_error(before, before)
     report = validate(after)
-    assert report.verdicts["openvino/int8"] == "proved", report.said
+    assert report.verdicts["openvino/int8"] == "proved", report.summary
 
 
 def test_what_came_no_nearer_is_not_written(runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
