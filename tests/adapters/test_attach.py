@@ -14,7 +14,7 @@ from ftx.adapters.layer import AdaptedLinear, layer_scaling
 from ftx.adapters.low_rank import LowRankWeights
 from ftx.adapters.merge_weight import merged_weight
 from ftx.adapters.pissa import PissaLinear
-from ftx.adapters.spec import AdapterSpec, Part
+from ftx.adapters.spec import AdapterSpec, TargetPart
 from ftx.adapters.trainable_model import prepare
 from ftx.backbones.build import build
 from ftx.core.errors import AdapterError
@@ -25,7 +25,7 @@ from ftx.recipe.sections import AdapterInit
 from ftx.training.optimizer import optimizer
 
 # q and v of a fused layer of 3 x 6 rows, with ranks of their own
-FUSED = (Part("q", slice(0, 6), slice(0, 2)), Part("v", slice(12, 18), slice(2, 5)))
+FUSED = (TargetPart("q", slice(0, 6), slice(0, 2)), TargetPart("v", slice(12, 18), slice(2, 5)))
 
 
 @pytest.fixture(scope="module")

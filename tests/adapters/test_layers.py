@@ -16,15 +16,20 @@ from torch import Tensor, nn
 from ftx.adapters.layer import AdaptedLinear, MergedProduct
 from ftx.adapters.low_rank import LowRankWeights
 from ftx.adapters.merge_weight import merged_weight, separate_products
-from ftx.adapters.spec import Part
+from ftx.adapters.spec import TargetPart
 from ftx.recipe.adapter_methods import AdapterName
 
-FUSED = (Part("q", slice(0, 6), slice(0, 3)), Part("v", slice(12, 18), slice(3, 6)))  # q and v alone of 3 x 6 rows
-WHOLE = (Part("fc1", slice(0, 18), slice(0, 4)),)
+FUSED = (
+    TargetPart("q", slice(0, 6), slice(0, 3)),
+    TargetPart("v", slice(12, 18), slice(3, 6)),
+)  # q and v alone of 3 x 6 rows
+WHOLE = (TargetPart("fc1", slice(0, 18), slice(0, 4)),)
 SCALING = 1.5
 
 
-def adapted(kind: AdapterName, parts: tuple[Part, ...], *, dropout: float = 0.0, bias: bool = True) -> AdaptedLinear:
+def adapted(
+    kind: AdapterName, parts: tuple[TargetPart, ...], *, dropout: float = 0.0, bias: bool = True
+) -> AdaptedLinear:
     """A trained-looking layer in float64: B not zero within its blocks, magnitudes moved."""
     generator = torch.Generator().manual_seed(7)
     base = nn.Linear(10, 18, bias=bias, dtype=torch.float64)
@@ -44,7 +49,7 @@ def adapted(kind: AdapterName, parts: tuple[Part, ...], *, dropout: float = 0.0,
 @pytest.mark.parametrize("parts", [WHOLE, FUSED], ids=["whole", "q and v"])
 @pytest.mark.parametrize("bias", [True, False])
 @pytest.mark.parametrize("kind", ["lora", "dora"])
-def test_gradients_in_float64(kind: AdapterName, bias: bool, parts: tuple[Part, ...]) -> None:
+def test_gradients_in_float64(kind: AdapterName, bias: bool, parts: tuple[TargetPart, ...]) -> None:
     layer = adapted(kind, parts, bias=bias)
     magnitude = layer.lora_magnitude_vector
     norm = _summed(layer).detach().norm(dim=1)
@@ -87,7 +92,7 @@ def test_what_no_part_owns_gets_no_gradient(kind: AdapterName, dropout: float) -
 
 @pytest.mark.parametrize("parts", [WHOLE, FUSED], ids=["whole", "q and v"])
 @pytest.mark.parametrize("kind", ["lora", "dora"])
-def test_the_traced_weight_learns_as_the_layer_does(kind: AdapterName, parts: tuple[Part, ...]) -> None:
+def test_the_traced_weight_learns_as_the_layer_does(kind: AdapterName, parts: tuple[TargetPart, ...]) -> None:
     """A product with the merged weight, its gradients by torch's own rules, against the layer's."""
     layer = adapted(kind, parts)
     x, wanted = (torch.randn(5, width, dtype=torch.float64) for width in (10, 18))
@@ -129,7 +134,7 @@ def test_in_evaluation_nothing_is_dropped(kind: AdapterName) -> None:
 
 @pytest.mark.parametrize("bias", [True, False])
 @pytest.mark.parametrize("parts", [WHOLE, FUSED], ids=["whole", "q and v"])
-def test_what_trains_is_counted_by_what_the_parts_own(parts: tuple[Part, ...], bias: bool) -> None:
+def test_what_trains_is_counted_by_what_the_parts_own(parts: tuple[TargetPart, ...], bias: bool) -> None:
     """A of 10 inputs, B of a part's rows and ranks, and for DoRA a magnitude of each of its rows."""
     ranks = sum(part.ranks.stop - part.ranks.start for part in parts)
     owned = sum((part.rows.stop - part.rows.start) * (part.ranks.stop - part.ranks.start) for part in parts)
@@ -148,7 +153,7 @@ def test_factors_lie_where_the_weight_lies() -> None:
 @pytest.mark.parametrize("parts", [WHOLE, FUSED], ids=["whole", "q and v"])
 @pytest.mark.parametrize("use_dora", [False, True])
 @pytest.mark.parametrize("dropout", [0.0, 0.4])
-def test_peft_answers_and_learns_the_same(use_dora: bool, dropout: float, parts: tuple[Part, ...]) -> None:
+def test_peft_answers_and_learns_the_same(use_dora: bool, dropout: float, parts: tuple[TargetPart, ...]) -> None:
     import peft
 
     layer = adapted("dora" if use_dora else "lora", parts, dropout=dropout)
@@ -193,7 +198,7 @@ def test_the_magnitude_learns_in_bf16_as_in_float64() -> None:
         base.bias.fill_(3.0)  # much larger than the product: what a bias taken off a bf16 output would drown
     layer = AdaptedLinear(
         base,
-        (Part("fc1", slice(0, 48), slice(0, 4)),),
+        (TargetPart("fc1", slice(0, 48), slice(0, 4)),),
         dora=True,
         scaling=2.0,
         dropout=0.0,
@@ -313,7 +318,7 @@ def test_rows_that_are_listed_compute_as_a_run_of_rows_and_go_where_the_layer_go
     kind: AdapterName, dropout: float
 ) -> None:
     """As families have them that put q, k and v of one head behind each other."""
-    listed = tuple(Part(part.target, list(range(part.rows.start, part.rows.stop)), part.ranks) for part in FUSED)
+    listed = tuple(TargetPart(part.target, list(range(part.rows.start, part.rows.stop)), part.ranks) for part in FUSED)
     layers = [adapted(kind, parts, dropout=dropout).train() for parts in (FUSED, listed)]
     layers[1].load_state_dict(layers[0].state_dict())  # the rows are no part of it
     x = torch.randn(5, 10, dtype=torch.float64, generator=torch.Generator().manual_seed(1))

@@ -23,7 +23,7 @@ from ftx.adapters.low_rank import LowRank
 from ftx.adapters.merge_weight import merged_weight, separate_products
 from ftx.adapters.peft_file import PREFIX, WEIGHTS, read_peft_file
 from ftx.adapters.save import save_adapter
-from ftx.adapters.spec import AdapterSpec, Part
+from ftx.adapters.spec import AdapterSpec, TargetPart
 from ftx.core.errors import AdapterError, RecipeError
 from ftx.merging.merge_and_prove import hold_layers, merged_state, prove_layers
 from ftx.merging.unmerged_model import beside
@@ -31,7 +31,7 @@ from ftx.recipe.schema import Recipe
 
 # Layers of 24 inputs and 36 outputs: sides split as 4 x 6 and 6 x 6.
 INPUTS, OUTPUTS, SCALING = 24, 36, 0.75
-PART = (Part("fc1", slice(0, OUTPUTS), slice(0, 2)),)
+PART = (TargetPart("fc1", slice(0, OUTPUTS), slice(0, 2)),)
 SPEC = AdapterSpec("lokr", {"q": 2, "k": 2, "v": 2, "fc1": 3}, {"q": 5.0, "k": 5.0, "v": 5.0, "fc1": 2.0})
 
 

@@ -31,7 +31,7 @@ from ftx.adapters.naming import timm_naming
 from ftx.adapters.peft_config import read_config
 from ftx.adapters.peft_file import PREFIX, WEIGHTS, read_peft_file
 from ftx.adapters.save import save_adapter
-from ftx.adapters.spec import AdapterSpec, Part
+from ftx.adapters.spec import AdapterSpec, TargetPart
 from ftx.core.errors import AdapterError
 
 WRITTEN = Path(__file__).parents[1] / "written" / "v1"
@@ -225,7 +225,7 @@ def test_a_pattern_is_for_the_first_key_that_a_name_ends_with(
 
 def test_layers_that_compute_with_their_weight_as_it_is_have_a_name() -> None:
     """Linear layers and convolutions of torch and of timm, and those that have an adapter already."""
-    part = (Part("layer", slice(0, 3), slice(0, 1)),)
+    part = (TargetPart("layer", slice(0, 3), slice(0, 1)),)
     adapted = AdaptedLinear(nn.Linear(2, 3), part, dora=False, scaling=1.0, dropout=0.0, generator=torch.Generator())
     module = nn.ModuleDict(
         {

@@ -110,7 +110,7 @@ def test_the_file_says_how_training_dropped(dropout: float, tmp_path: Path) -> N
     save_adapter(module, asked, base_model="test_vit", base_digest="abc", folder=tmp_path)
     assert json.loads((tmp_path / "adapter_config.json").read_text())["lora_dropout"] == dropout
     config = read_config(tmp_path)
-    assert (config.base_model, config.base_digest, config.token_shares) == ("test_vit", "abc", shares)
+    assert (config.base_model, config.base_digest, config.token_fractions) == ("test_vit", "abc", shares)
 
 
 def by_hand(folder: Path, **config: object) -> dict[str, torch.Tensor]:

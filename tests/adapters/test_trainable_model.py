@@ -13,7 +13,7 @@ from ftx.adapters.attach import adapter_layers
 from ftx.adapters.spec import AdapterSpec
 from ftx.adapters.trainable_model import adapter_spec, prepare
 from ftx.backbones.build import build
-from ftx.backbones.kept_tokens import kept_shares
+from ftx.backbones.kept_tokens import kept_fractions
 from ftx.recipe.schema import Recipe
 
 # Six blocks, 64 wide, an MLP of three times that.
@@ -77,7 +77,7 @@ def test_the_model_is_built_as_the_recipe_says(tmp_path: Path) -> None:
     made = prepare(recipe(peft="none", **keys), 5).backbone
     assert (made.preprocess.height, made.preprocess.width) == (64, 32)
     assert made.module.pos_embed.shape == (1, 1 + 4 * 2, 64)
-    assert kept_shares(made.module) == {2: 0.5}
+    assert kept_fractions(made.module) == {2: 0.5}
     assert made.module.num_classes == 5
     assert torch.equal(made.module.blocks[3].mlp.fc1.weight, weights["blocks.3.mlp.fc1.weight"])
     drawn = [prepare(recipe(peft="none", seed=seed), 5).backbone.module.head.weight for seed in (0, 1, 0)]

@@ -7,8 +7,8 @@ import timm
 import torch
 from torch import nn
 
-from ftx.backbones.class_token import reads_class_token_alone
-from ftx.backbones.split_network import uncut
+from ftx.backbones.class_token import reads_only_class_token
+from ftx.backbones.split_network import full_model
 
 SMALL = {"img_size": 32, "num_classes": 3, "depth": 2, "drop_path_rate": 0.0}
 VARIANTS = {
@@ -27,11 +27,11 @@ def small(architecture: str, **changed: object) -> nn.Module:
 def test_the_class_token_alone_gives_the_same_logits_and_gradients(variant: str) -> None:
     architecture, changed = VARIANTS[variant]
     module = small(architecture, **changed)
-    assert reads_class_token_alone(module)
+    assert reads_only_class_token(module)
     side = 28 if "img_size" in changed else 32
     x = torch.randn(3, 3, side, side, dtype=torch.float64)
     found: list[tuple[torch.Tensor, dict[str, torch.Tensor]]] = []
-    for logits in (module(x), uncut(module)(x)):
+    for logits in (module(x), full_model(module)(x)):
         module.zero_grad()
         (logits * torch.arange(1.0, 4.0, dtype=torch.float64)).sum().backward()
         found.append((logits.detach(), {name: p.grad.clone() for name, p in module.named_parameters()}))
@@ -45,13 +45,13 @@ def test_the_class_token_alone_gives_the_same_logits_and_gradients(variant: str)
 @pytest.mark.parametrize("changed", [{"global_pool": "avg"}, {"class_token": False, "global_pool": "avg"}])
 def test_a_head_that_reads_every_token_gets_every_token(changed: dict[str, object]) -> None:
     module = small("vit_tiny_patch16_224", **changed)
-    assert not reads_class_token_alone(module)
+    assert not reads_only_class_token(module)
     x = torch.randn(2, 3, 32, 32, dtype=torch.float64)
-    assert torch.equal(uncut(module)(x), module(x))
+    assert torch.equal(full_model(module)(x), module(x))
 
 
 def test_a_distilled_model_keeps_its_two_tokens() -> None:
     module = small("deit_tiny_distilled_patch16_224")
-    assert not reads_class_token_alone(module)
+    assert not reads_only_class_token(module)
     x = torch.randn(2, 3, 32, 32, dtype=torch.float64)
-    assert torch.equal(uncut(module.eval())(x), module(x))
+    assert torch.equal(full_model(module.eval())(x), module(x))

@@ -14,14 +14,14 @@ from ftx.adapters.attach import attach
 from ftx.adapters.spec import AdapterSpec
 from ftx.backbones.build import build
 from ftx.backbones.compiled import blocks_to_compile, compiled_blocks, compiling
-from ftx.backbones.kept_tokens import NO_SHARES, TokenShares, keep_tokens
+from ftx.backbones.kept_tokens import ALL_TOKENS, TokenFractions, keep_tokens
 from ftx.backbones.recompute import recomputing
-from ftx.backbones.split_network import choose_attention, uncut
+from ftx.backbones.split_network import choose_attention, full_model
 
 IMAGES = 3
 
 
-def model(dtype: torch.dtype, *, dropout: float = 0.0, shares: TokenShares = NO_SHARES) -> nn.Module:
+def model(dtype: torch.dtype, *, dropout: float = 0.0, shares: TokenFractions = ALL_TOKENS) -> nn.Module:
     """DoRA with factors and magnitudes that are not fresh, in all of six blocks."""
     module = build("test_vit", weights="none", num_classes=4, image_size=64, seed=0).module
     keep_tokens(module, shares)
@@ -45,7 +45,7 @@ def step(module: nn.Module, images: int = IMAGES, *, bf16: bool = False) -> dict
     module.zero_grad(set_to_none=True)
     torch.manual_seed(3)
     with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
-        logits_NC = uncut(module)(x_N3HW)
+        logits_NC = full_model(module)(x_N3HW)
     logits_NC.double().square().sum().backward()
     found = {name: one.grad.double() for name, one in module.named_parameters() if one.grad is not None}
     return {"logits": logits_NC.detach().double(), **found}
@@ -91,12 +91,12 @@ def test_other_numbers_of_images_and_questions_compute_as_before() -> None:
     module = model(torch.float32)
     expected = step(module, IMAGES - 1)
     with compiled_blocks(module, IMAGES), torch.no_grad():
-        asked = uncut(module)(torch.zeros(IMAGES, 3, 64, 64))
+        asked = full_model(module)(torch.zeros(IMAGES, 3, 64, 64))
         with torch.enable_grad():
             found = step(module, IMAGES - 1)
     assert all(torch.equal(one, expected[name]) for name, one in found.items())
     with torch.no_grad():
-        assert torch.equal(asked, uncut(module)(torch.zeros(IMAGES, 3, 64, 64)))
+        assert torch.equal(asked, full_model(module)(torch.zeros(IMAGES, 3, 64, 64)))
 
 
 @pytest.mark.parametrize("dropout", [0.0, 0.3])
@@ -109,7 +109,7 @@ def test_blocks_that_are_computed_again_take_the_same_step(dropout: float) -> No
         found = step(module)
         assert len(again) == 2
         with torch.no_grad():
-            uncut(module)(torch.zeros(1, 3, 64, 64, dtype=torch.float64))
+            full_model(module)(torch.zeros(1, 3, 64, 64, dtype=torch.float64))
         assert len(again) == 3
     assert all(torch.equal(one, expected[name]) for name, one in found.items())
     step(module)

@@ -12,7 +12,7 @@ from tests.conftest import write_data
 
 from ftx.adapters.attach import unfreeze_head
 from ftx.backbones.build import build
-from ftx.backbones.split_network import cut_at_head, head_alone
+from ftx.backbones.split_network import cut_at_head, only_head_trains
 from ftx.evaluating import validate
 from ftx.exporting import export
 from ftx.merging.merge_and_prove import merge
@@ -35,7 +35,7 @@ def test_the_heads_on_what_they_read_are_the_model(name: str, side: int) -> None
     module = build(name, weights="none", num_classes=3, image_size=side, seed=0).module
     module.requires_grad_(False)
     unfreeze_head(module)
-    assert head_alone(module)
+    assert only_head_trains(module)
     with torch.inference_mode():
         for parameter in module.parameters():
             if parameter.requires_grad:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from ftx.backbones.dropped_patches import DroppedPatches
 from ftx.backbones.layer_roles import plain_vit
-from ftx.backbones.split_network import uncut
+from ftx.backbones.split_network import full_model
 from ftx.core.errors import ModelError
 from ftx.recipe.schema import Recipe
 from ftx.training.plan import plan
@@ -45,7 +45,7 @@ def test_what_timm_itself_leaves_out_is_left_out_and_nothing_in_evaluation(varia
     timms.load_state_dict(ours.state_dict())
     timms.patch_drop.num_prefix_tokens = timms.num_prefix_tokens  # timm's counts one of a distilled model's two
     assert torch.equal(ours(x), whole(x))
-    for network in (ours, uncut(ours)):
+    for network in (ours, full_model(ours)):
         found = []
         for one in (network, timms):
             one.train()

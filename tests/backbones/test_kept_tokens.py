@@ -14,9 +14,16 @@ from tests.backbones.dropped_by_hand import chosen, logits_by_hand
 from torch import nn
 
 from ftx.backbones.build import build
-from ftx.backbones.kept_tokens import TOLD_APART, ChooseTokens, keep_tokens, kept_shares, tokens_behind, watched
+from ftx.backbones.kept_tokens import (
+    LEAST_MARGIN,
+    ChooseTokens,
+    choice_margins,
+    keep_tokens,
+    kept_fractions,
+    tokens_behind,
+)
 from ftx.backbones.layer_roles import plain_vit
-from ftx.backbones.split_network import cut_after, set_attention, uncut
+from ftx.backbones.split_network import cut_after, full_model, set_attention
 from ftx.core.errors import ModelError
 from ftx.data.preprocess import Preprocess
 from ftx.exporting.onnx import write_onnx
@@ -66,8 +73,8 @@ def test_the_patches_dropped_are_those_chosen_by_hand(variant: str, plain: bool)
     torch.testing.assert_close(model(x), expected, rtol=0, atol=1e-12)
     assert (expected - whole).abs().max() > 1e-3
     assert list(model.state_dict()) == names
-    assert kept_shares(model) == SHARES
-    for network in (uncut(model), cut_after(model, 1), cut_after(model, 2)):
+    assert kept_fractions(model) == SHARES
+    for network in (full_model(model), cut_after(model, 1), cut_after(model, 2)):
         torch.testing.assert_close(network(x), expected, rtol=0, atol=1e-12)
 
 
@@ -77,10 +84,10 @@ def test_every_parameter_gets_the_gradient_that_the_choice_by_hand_gives() -> No
     found: list[dict[str, torch.Tensor]] = []
     for _ in range(2):
         model.zero_grad()
-        logits = logits_by_hand(model, x, SHARES) if not kept_shares(model) else model(x)
+        logits = logits_by_hand(model, x, SHARES) if not kept_fractions(model) else model(x)
         (logits * wanted).sum().backward()
         found.append({name: one.grad.clone() for name, one in model.named_parameters()})
-        if not kept_shares(model):
+        if not kept_fractions(model):
             keep_tokens(model, SHARES)
     by_hand, ours = found
     for name, gradient in by_hand.items():
@@ -104,7 +111,7 @@ def test_tokens_behind_a_block_are_counted() -> None:
     # 16 patches, 12 of them behind block 0, 6 behind block 2; a class token and four registers
     assert [tokens_behind(vit, count) for count in range(5)] == [21, 17, 17, 11, 11]
     for count in range(1, 5):
-        assert cut_after(model, count).prefix(images(model, 2)).shape[1] == tokens_behind(vit, count)
+        assert cut_after(model, count).trunk(images(model, 2)).shape[1] == tokens_behind(vit, count)
 
 
 class Alone(nn.Module):
@@ -143,19 +150,19 @@ def test_of_patches_with_one_score_each_runtime_keeps_the_first(tmp_path: Path, 
 def test_it_is_told_which_images_rounding_could_change() -> None:
     choose = ChooseTokens(1, 0.5)
     clear, tied = [0.4, 0.3, 0.2, 0.06, 0.04], [0.4, 0.2, 0.1, 0.1 * (1 - 5e-5), 0.1 * (1 - 6e-5)]
-    with watched(nn.ModuleList([choose])) as found:
+    with choice_margins(nn.ModuleList([choose])) as found:
         choose(torch.tensor([clear, tied], dtype=torch.float64))
         choose(torch.tensor([tied, clear, [*clear[:3], 0.2 * (1 - 2e-4), 0.1]], dtype=torch.float64))
     assert found.clear() is not None
     assert found.clear().tolist() == [True, False, False, True, True]
     choose(torch.tensor([tied], dtype=torch.float64))
-    assert len(found.clear()) == 5  # what comes after is not watched
+    assert len(found.clear()) == 5  # what comes after is not choice_margins
     several = nn.ModuleList([ChooseTokens(1, 0.5), ChooseTokens(1, 0.5)])
-    with watched(several) as found:  # clearly in each of the blocks
+    with choice_margins(several) as found:  # clearly in each of the blocks
         for one, scores in zip(several, ([clear, tied, clear], [tied, clear, clear]), strict=True):
             one(torch.tensor(scores, dtype=torch.float64))
     assert found.clear().tolist() == [False, False, True]
-    with watched(small("vit")) as nothing:
+    with choice_margins(small("vit")) as nothing:
         pass
     assert nothing.clear() is None
 
@@ -179,7 +186,7 @@ def test_rounding_in_f32_moves_scores_by_less_than_what_counts_as_a_tie() -> Non
     # The first choice alone: behind it, images that tie may go on with other patches.
     exact, rounded = scores[0][0], scores[1][0]
     # 4.4e-5: these weights are ten times what a trained network has, in which it is 1.2e-5
-    assert ((rounded - exact).abs() / exact).max() < TOLD_APART
+    assert ((rounded - exact).abs() / exact).max() < LEAST_MARGIN
 
 
 @pytest.mark.parametrize(
@@ -203,7 +210,7 @@ def test_a_network_that_cannot_drop_them_is_refused(architecture: str, shares: d
 
 
 def test_a_recipe_s_model_is_built_with_it() -> None:
-    made = build("test_vit", weights="none", num_classes=2, image_size=64, seed=0, token_shares={2: 0.5})
-    assert kept_shares(made.module) == {2: 0.5}
+    made = build("test_vit", weights="none", num_classes=2, image_size=64, seed=0, token_fractions={2: 0.5})
+    assert kept_fractions(made.module) == {2: 0.5}
     plain = build("test_vit", weights="none", num_classes=2, image_size=64, seed=0)
     assert made.digest == plain.digest  # the base is the same, whatever it drops

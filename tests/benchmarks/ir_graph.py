@@ -15,8 +15,8 @@ import openvino as ov
 from torch import nn
 
 from ftx.backbones.build import build
-from ftx.backbones.kept_tokens import TokenShares
-from ftx.backbones.split_network import uncut
+from ftx.backbones.kept_tokens import TokenFractions
+from ftx.backbones.split_network import full_model
 from ftx.data.preprocess import normalise
 from ftx.exporting.openvino import convert_body
 from ftx.exporting.preprocess_graph import embed_preprocessing
@@ -33,7 +33,7 @@ def main() -> None:
     backbone = build("dinov2-small", weights="auto", num_classes=10, image_size=224, seed=0)
     module, pre = backbone.module.eval(), backbone.preprocess
     nn.init.normal_(module.get_parameter("head.weight"), std=0.02)
-    plain, alone = (convert_body(trace(each, pre), pre, "body") for each in (module, uncut(module)))
+    plain, alone = (convert_body(trace(each, pre), pre, "body") for each in (module, full_model(module)))
     whole = embed_preprocessing(separate_qkv(alone), pre)
     fewer = [_with_fewer(shares) for shares in FEWER]
     for precision in ("f32", "bf16"):
@@ -61,10 +61,10 @@ def main() -> None:
                 print(f"    {shares}: {one_ms:.1f} ms, {ratio:.3f}")
 
 
-def _with_fewer(shares: TokenShares) -> ov.Model:
-    backbone = build("dinov2-small", weights="auto", num_classes=10, image_size=224, seed=0, token_shares=shares)
+def _with_fewer(shares: TokenFractions) -> ov.Model:
+    backbone = build("dinov2-small", weights="auto", num_classes=10, image_size=224, seed=0, token_fractions=shares)
     pre = backbone.preprocess
-    body = convert_body(trace(uncut(backbone.module.eval()), pre), pre, "body")
+    body = convert_body(trace(full_model(backbone.module.eval()), pre), pre, "body")
     return embed_preprocessing(separate_qkv(body), pre)
 
 

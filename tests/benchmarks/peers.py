@@ -214,7 +214,7 @@ def whole(module: nn.Module) -> nn.Module:
     return module.requires_grad_(True)
 
 
-def head_alone(module: nn.Module) -> nn.Module:
+def only_head_trains(module: nn.Module) -> nn.Module:
     module.requires_grad_(False)
     module.get_submodule("head").requires_grad_(True)
     return module
@@ -230,7 +230,7 @@ def theirs(size: int) -> list[Loop]:
             Loop(f"trainer {kind}", backbone, adapted(kind, "q, v", plain=False), 90, 64, 1e-3, 0.05, 0.0, True, False)
             for kind in ("lora", "dora")
         ),
-        Loop("trainer linear", backbone, head_alone, 20, 64, 1e-3, 0.05, 0.0, True, False, patience=20),
+        Loop("trainer linear", backbone, only_head_trains, 20, 64, 1e-3, 0.05, 0.0, True, False, patience=20),
         *(
             Loop(f"peft {kind}", backbone, adapted(kind, "all", plain=bf16), 10, 16, 1e-3, 0.05, 0.1, False, bf16)
             for kind in ("lora", "dora")

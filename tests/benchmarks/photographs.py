@@ -70,7 +70,7 @@ def folds(labels: list[str], seed: int) -> list[Ints]:
 def probe(images: list[Path], labels: list[str], shares: Mapping[int, float]) -> Ask:
     """A linear probe on standardised features. Shape: [images, D]."""
     classes = sorted(set(labels))
-    made = build("dinov2-small", weights="auto", num_classes=1, image_size=224, seed=0, token_shares=shares)
+    made = build("dinov2-small", weights="auto", num_classes=1, image_size=224, seed=0, token_fractions=shares)
     module, pre = made.module.eval(), made.preprocess
     found: list[Tensor] = []
     with torch.inference_mode():

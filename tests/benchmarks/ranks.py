@@ -22,7 +22,7 @@ import torch
 from torch.nn.functional import cross_entropy
 
 from ftx.adapters.trainable_model import prepare
-from ftx.backbones.split_network import uncut
+from ftx.backbones.split_network import full_model
 from ftx.recipe.schema import Recipe
 from ftx.runs.machine import this_machine
 from ftx.training.device_placement import place, resolve_precision
@@ -49,7 +49,7 @@ def measured(ranks: Ranks, peft: str) -> dict[str, float]:
     prepared = prepare(Recipe.named(settings), 10)
     place(prepared, BATCH // ranks.world)
     module = prepared.backbone.module.train()
-    network, steps = ranks.together(uncut(module)), optimizer(module, 1e-4, 0.05)
+    network, steps = ranks.together(full_model(module)), optimizer(module, 1e-4, 0.05)
     images_B3HW = torch.randn(BATCH // ranks.world, 3, SIZE, SIZE)
     labels_B = torch.arange(len(images_B3HW)) % 10
     bf16 = resolve_precision("auto") == "bf16"

@@ -30,7 +30,7 @@ from ftx.adapters.spec import AdapterSpec
 from ftx.backbones.build import build
 from ftx.backbones.compiled import compiled_blocks
 from ftx.backbones.joined_attention import joined_attention
-from ftx.backbones.split_network import choose_attention, uncut
+from ftx.backbones.split_network import choose_attention, full_model
 from ftx.backbones.trained_blocks import trained_blocks
 from ftx.core.memory import keep_freed_memory
 from ftx.recipe.adapter_methods import AdapterName
@@ -70,7 +70,7 @@ def full(size: int, batch: int) -> nn.Module:
 
 def through_ftx(module: nn.Module, images: Tensor) -> Tensor:
     """The logits, computed as ``ftx train`` does."""
-    return uncut(module)(images)
+    return full_model(module)(images)
 
 
 def through_timm(module: nn.Module, images: Tensor) -> Tensor:

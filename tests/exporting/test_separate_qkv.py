@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from ftx.backbones.kept_tokens import keep_tokens
-from ftx.backbones.split_network import uncut
+from ftx.backbones.split_network import full_model
 from ftx.data.preprocess import Preprocess
 from ftx.exporting.int8.products import products, quantized_products, with_exact_inputs
 from ftx.exporting.int8.search import quantize_body
@@ -48,7 +48,7 @@ def network(architecture: str, **changed: object) -> nn.Module:
 
 def body_of(model: nn.Module, px: int = PX) -> ov.Model:
     pre = Preprocess(px, px, px, "bicubic", (0.5,) * 3, (0.5,) * 3)
-    return convert_body(trace(uncut(model), pre), pre, "body")
+    return convert_body(trace(full_model(model), pre), pre, "body")
 
 
 def kinds(model: ov.Model) -> Counter[str]:

@@ -37,7 +37,7 @@ F32 = 8e-6
 
 # timm normalises with epsilon 1e-6; ViTConfig's own 1e-12 has a test of its own.
 VIT = {"layer_norm_eps": 1e-6, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "image_size": 32}
-KINDS = {
+MODEL_TYPES = {
     "lora": {"lora_alpha": 12},
     "dora": {"use_dora": True},
     "rslora": {"use_rslora": True, "lora_alpha": 6},
@@ -96,12 +96,12 @@ def quiet() -> None:
     transformers_logging.disable_progress_bar()
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", MODEL_TYPES)
 def test_on_timm(kind: str, tmp_path: Path) -> None:
     base = timm_vit(tmp_path / "base")
     base.reset_classifier(CLASSES)
     # The list reaches the convolution patch_embed.proj too, as peft's users find out late.
-    model = adapt(base, tmp_path / "adapter", ["qkv", "proj", "fc1"], modules_to_save=["head"], **KINDS[kind])
+    model = adapt(base, tmp_path / "adapter", ["qkv", "proj", "fc1"], modules_to_save=["head"], **MODEL_TYPES[kind])
     report = combine([tmp_path / "adapter"], tmp_path / "out", base=str(tmp_path / "base"), labels=["a", "b", "c"])
     assert report.max_relative_error < 1e-6
     assert "patch_embed.proj" in {proof.layer for proof in report.layers}
@@ -118,13 +118,13 @@ def test_on_timm(kind: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("release", ["today", "before version 5"])
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", MODEL_TYPES)
 def test_on_a_vit_of_transformers(kind: str, release: str, tmp_path: Path) -> None:
     torch.manual_seed(0)
     base = ViTForImageClassification(ViTConfig(**VIT, intermediate_size=64, num_labels=CLASSES)).eval()
     base.config.id2label = {0: "ok", 1: "scratched", 2: "dented"}
     base.save_pretrained(tmp_path / "base")
-    settings = {"modules_to_save": ["classifier"], **KINDS[kind]}
+    settings = {"modules_to_save": ["classifier"], **MODEL_TYPES[kind]}
     model = adapt(base, tmp_path / "adapter", ["q_proj", "v_proj", "fc1"], **settings)
     if release != "today":
         as_it_was(tmp_path / "adapter")

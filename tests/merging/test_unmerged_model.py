@@ -16,7 +16,7 @@ from tests.interop.test_open_adapters import F32, stir
 from torch import nn
 
 from ftx.adapters.low_rank import LowRankWeights
-from ftx.backbones.kept_tokens import kept_shares
+from ftx.backbones.kept_tokens import kept_fractions
 from ftx.merging.combine_adapters import combine
 from ftx.merging.unmerged_model import beside
 from ftx.runs.dense import load_dense
@@ -105,7 +105,7 @@ def test_patches_that_adapters_were_trained_without_are_dropped_and_named(tmp_pa
         assert ("patches go on" in card) is bool(shares)
         found = json.loads((tmp_path / f"{name}-merged" / "config.json").read_text()).get("keep_tokens", {})
         assert found == shares
-        assert kept_shares(load_dense(tmp_path / f"{name}-merged")) == {
+        assert kept_fractions(load_dense(tmp_path / f"{name}-merged")) == {
             int(block): one for block, one in shares.items()
         }
 

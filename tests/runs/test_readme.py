@@ -17,7 +17,7 @@ from tests.conftest import answers_of_card
 
 from ftx.adapters.attach import attach
 from ftx.adapters.spec import AdapterSpec
-from ftx.adapters.trainable_model import Prepared, prepare
+from ftx.adapters.trainable_model import TrainableModel, prepare
 from ftx.data.dataset import Dataset, Entry, Split
 from ftx.recipe.schema import Recipe
 from ftx.recipe.strict_yaml import parse_yaml
@@ -44,7 +44,7 @@ PROOF = MergeProof(
 )
 
 
-def of(labels: Labels = THREE, **settings: object) -> tuple[Recipe, Prepared]:
+def of(labels: Labels = THREE, **settings: object) -> tuple[Recipe, TrainableModel]:
     recipe = Recipe.named(LINEAR | settings)
     return recipe, prepare(recipe, len(labels))
 
@@ -64,7 +64,7 @@ def kept(**metrics: float) -> KeptEpoch:
     return KeptEpoch(1, 2, "accuracy", {"accuracy": 0.75} | metrics, THRESHOLDS, interrupted=False)
 
 
-def card(folder: Path, recipe: Recipe, prepared: Prepared, labels: Labels = THREE) -> ModelCard:
+def card(folder: Path, recipe: Recipe, prepared: TrainableModel, labels: Labels = THREE) -> ModelCard:
     write_trained_card(folder, recipe, prepared, data(labels, folder), kept())
     return ModelCard.load(folder / "README.md")
 
@@ -198,7 +198,7 @@ def test_only_where_timm_passes_qkv_by_the_code_says_otherwise() -> None:
         recipe, prepared = of()
         module = timm.create_model(name, num_classes=3, **arguments)
         layers = attach(module, spec, generator=torch.Generator())
-        prepared = Prepared(replace(prepared.backbone, module=module), "lora", spec, tuple(layers))
+        prepared = TrainableModel(replace(prepared.backbone, module=module), "lora", spec, tuple(layers))
         code = trained_code(recipe, prepared, Meaning(labels=THREE))
         assert any("qkv_bias_separate = True" in line for line in code) == needed
         opening = next(index for index, line in enumerate(code) if "PeftModel.from_pretrained" in line)

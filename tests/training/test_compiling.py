@@ -19,7 +19,7 @@ from tests.conftest import Listener
 from tests.training.test_resume import begun, written
 from torch import Tensor
 
-from ftx.adapters.trainable_model import Prepared, prepare
+from ftx.adapters.trainable_model import TrainableModel, prepare
 from ftx.backbones.compiled import blocks_to_compile
 from ftx.backbones.dropped_patches import ALL_PATCHES, DroppedPatches
 from ftx.core.errors import ModelError
@@ -54,7 +54,7 @@ def asked(**more: object) -> Recipe:
     return Recipe.named({"path": "multiclass.csv", **TINY, "epochs": 3, "precision": "f32", **more})
 
 
-def prepared(**more: object) -> tuple[Prepared, Recipe]:
+def prepared(**more: object) -> tuple[TrainableModel, Recipe]:
     recipe = Recipe.named({**TINY, **more})
     return prepare(recipe, 2), recipe
 

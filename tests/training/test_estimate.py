@@ -16,7 +16,7 @@ from PIL import Image
 from tests.conftest import Listener
 from torch import Tensor
 
-from ftx.adapters.trainable_model import Prepared, prepare
+from ftx.adapters.trainable_model import TrainableModel, prepare
 from ftx.backbones.build import Backbone
 from ftx.backbones.dropped_patches import DroppedPatches
 from ftx.backbones.split_network import choose_attention
@@ -48,21 +48,21 @@ PARAMETERS = 5_717_416 - 1000 * 193 + 3 * 193
 ATTENTION_BYTES = 12 * 3 * 2 * 4 * 197**2
 
 
-def of(**settings: object) -> tuple[Prepared, Recipe]:
+def of(**settings: object) -> tuple[TrainableModel, Recipe]:
     recipe = Recipe.named(TINY | settings)
     return prepare(recipe, 3), recipe
 
 
-def needed_mb(prepared: Prepared, recipe: Recipe, images: int) -> int:
+def needed_mb(prepared: TrainableModel, recipe: Recipe, images: int) -> int:
     return memory_mb(prepared, recipe, plan(prepared.backbone.module, recipe), images)
 
 
-def resolved(dataset: Dataset, recipe: Recipe, prepared: Prepared | None = None) -> Resolved:
+def resolved(dataset: Dataset, recipe: Recipe, prepared: TrainableModel | None = None) -> Resolved:
     prepared = prepared or prepare(recipe, 2)
     return Resolved(dataset, prepared, recipe, plan(prepared.backbone.module, recipe))
 
 
-def kept_bytes(prepared: Prepared, images: int) -> int:
+def kept_bytes(prepared: TrainableModel, images: int) -> int:
     """What torch keeps of one pass for its backward, each tensor once, and none that the model holds anyway."""
     module = prepared.backbone.module.train()
     own = {tensor.untyped_storage().data_ptr() for tensor in (*module.parameters(), *module.buffers())}
@@ -114,7 +114,7 @@ def test_full_fine_tuning_takes_four_numbers_a_parameter_and_probing_one() -> No
     assert solved_mb == pytest.approx(192 * 8 * 3, abs=1)
 
 
-def per_image_mb(prepared: Prepared, recipe: Recipe) -> float:
+def per_image_mb(prepared: TrainableModel, recipe: Recipe) -> float:
     """What one image more in a batch takes, by a hundred of them."""
     one, many = (needed_mb(prepared, recipe.replace(train={"batch_size": size}), 1000) for size in (1, 101))
     return (many - one) / 100
@@ -155,7 +155,7 @@ def test_of_a_network_of_another_kind_the_tensors_that_its_layers_answer_are_cou
     pre = Preprocess(8, 8, 8, "bicubic", (0.5,) * 3, (0.5,) * 3)
     module = Recurrent()
     _, recipe = of(peft="none", batch_size=1)
-    prepared = Prepared(Backbone(module, "recurrent", "", pre), "full", None, ())
+    prepared = TrainableModel(Backbone(module, "recurrent", "", pre), "full", None, ())
     million = recipe.model_copy(update={"train": recipe.train.model_copy(update={"batch_size": 1_000_001})})
     found = needed_mb(prepared, million, 1_000_001) - needed_mb(prepared, million, 1)
     assert found == 4 * (64 + 2)

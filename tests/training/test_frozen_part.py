@@ -85,7 +85,7 @@ def expected(frozen: FrozenPart, images: TrainingImages, epoch: int) -> torch.Te
     with closing(images.views([images.seen(range(COUNT), epoch)])) as batches:
         (pixels,) = batches
     with torch.no_grad():
-        return frozen._prefix.eval()(torch.from_numpy(normalise(pixels, images.pre)))
+        return frozen._trunk.eval()(torch.from_numpy(normalise(pixels, images.pre)))
 
 
 def images_of(paths: list[Path], pre: Preprocess, **arguments: object) -> TrainingImages:
@@ -303,7 +303,7 @@ def test_reading_what_is_kept_is_waited_for_and_computing_is_not(
 
 
 def test_what_is_about_to_train_goes_on_training(frozen: Counting, paths: list[Path]) -> None:
-    module = frozen._prefix.vit.train()
+    module = frozen._trunk.vit.train()
     seen(FeatureInputs(frozen, images_of(paths, frozen._pre), views=1), 1)
     assert all(layer.training for layer in module.modules())
 
@@ -355,28 +355,28 @@ def test_openvino_computes_what_torch_does(
 
 def test_as_good_is_what_is_no_further_from_f32_than_it_is_rounded() -> None:
     made = backbone()
-    prefix, pre = Frozen(made, 4, bf16=False).split.prefix.eval(), made.preprocess
+    trunk, pre = Frozen(made, 4, bf16=False).split.trunk.eval(), made.preprocess
 
     def noisy(images: torch.Tensor, error: float) -> torch.Tensor:
         """Off by a share of the answer, as the root of the mean square."""
         with torch.no_grad():
-            exact = prefix(images)
+            exact = trunk(images)
         return exact + error * exact.square().mean().sqrt() * torch.sign(torch.randn_like(exact))
 
     for error, good in ((0.0, True), (2**-10, True), (2**-8, False)):
-        assert is_as_good(partial(noisy, error=error), prefix, pre, bf16=False) is good
+        assert is_as_good(partial(noisy, error=error), trunk, pre, bf16=False) is good
 
     def as_torch(images: torch.Tensor, times: float) -> torch.Tensor:
         """So many times as far off as torch is in bf16, whose products are rounded at each layer."""
         with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
-            rounded = prefix(images).float()
+            rounded = trunk(images).float()
         with torch.no_grad():
-            exact = prefix(images)
+            exact = trunk(images)
         return exact + times * (rounded - exact)
 
     for times, good in ((1.0, True), (1.9, True), (2.1, False)):
-        assert is_as_good(partial(as_torch, times=times), prefix, pre, bf16=True) is good
-        assert not is_as_good(partial(as_torch, times=times), prefix, pre, bf16=False)
+        assert is_as_good(partial(as_torch, times=times), trunk, pre, bf16=True) is good
+        assert not is_as_good(partial(as_torch, times=times), trunk, pre, bf16=False)
 
 
 @pytest.mark.slow
@@ -387,9 +387,9 @@ def test_openvino_is_chosen_for_many_views_where_it_holds(monkeypatch: pytest.Mo
 
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     frozen = Frozen(backbone(), 4, bf16=False)
-    prefix, pre = frozen.split.prefix, frozen.backbone.preprocess
-    assert not is_faster(slow, prefix, pre, bf16=False)
-    assert is_faster(lambda images: images, prefix, pre, bf16=False)
+    trunk, pre = frozen.split.trunk, frozen.backbone.preprocess
+    assert not is_faster(slow, trunk, pre, bf16=False)
+    assert is_faster(lambda images: images, trunk, pre, bf16=False)
     assert _chosen(monkeypatch, frozen, 1999, faster=True) == "torch"
     assert _chosen(monkeypatch, frozen, 2000, faster=False) == "torch"
     assert not list(tmp_path.rglob("model.xml"))

@@ -15,7 +15,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from tests.conftest import Listener
 
-from ftx.adapters.trainable_model import Prepared, prepare
+from ftx.adapters.trainable_model import TrainableModel, prepare
 from ftx.backbones.dropped_patches import DroppedPatches
 from ftx.backbones.kept_tokens import tokens_behind
 from ftx.backbones.layer_roles import depth, plain_vit
@@ -212,7 +212,7 @@ def test_auto_is_bf16_on_a_gpu_that_has_it(monkeypatch: pytest.MonkeyPatch) -> N
         assert device_placement.resolve_precision("auto") == expected
 
 
-def plain(method: str) -> Prepared:
+def plain(method: str) -> TrainableModel:
     return prepare(Recipe.named(LINEAR | {"freeze_backbone": method == "linear"}), 2)
 
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear
 
-from ftx.adapters.spec import Part
+from ftx.adapters.spec import TargetPart
 from ftx.core.errors import AdapterError
 
 # s: one for a layer, or one for each rank [R] where the targets of a fused layer have their own alpha / rank.
@@ -29,7 +29,7 @@ class AdapterLayer(nn.Module):
     def __init__(
         self,
         base: nn.Linear,
-        parts: tuple[Part, ...],
+        parts: tuple[TargetPart, ...],
         *,
         factors: Mapping[str, Tensor],
         scaling: Scaling,
@@ -59,7 +59,7 @@ class AdapterLayer(nn.Module):
         return {name: self.get_parameter(name) for name in self.factor_names}
 
     @property
-    def placed_parts(self) -> tuple[Part, ...]:
+    def placed_parts(self) -> tuple[TargetPart, ...]:
         """The parts, with listed rows on the layer's device."""
         return tuple(
             part if isinstance(part.rows, slice) else replace(part, rows=self.get_buffer(f"rows_{part.target}"))
@@ -134,7 +134,7 @@ class FactorLayer(AdapterLayer):
     def __init__(
         self,
         base: nn.Linear,
-        parts: tuple[Part, ...],
+        parts: tuple[TargetPart, ...],
         *,
         factors: Mapping[str, Tensor],
         delta: Callable[[Mapping[str, Tensor]], Tensor],

@@ -12,14 +12,14 @@ from ftx.adapters.layer import AdaptedLinear, layer_scaling
 from ftx.adapters.low_rank import LowRank
 from ftx.adapters.method_table import METHODS
 from ftx.adapters.pissa import PissaLinear, spec_on_file
-from ftx.adapters.spec import AdapterSpec, Part
+from ftx.adapters.spec import AdapterSpec, TargetPart
 from ftx.backbones.layer_roles import Site, adds_in_place, depth, expose, head_names, named_sites, sites
 from ftx.core.errors import AdapterError
 from ftx.recipe.adapter_methods import ADAPTERS
 from ftx.recipe.adapter_targets import TARGETS, Blocks
 
 
-def match(module: nn.Module, spec: AdapterSpec) -> list[tuple[Site, tuple[Part, ...]]]:
+def match(module: nn.Module, spec: AdapterSpec) -> list[tuple[Site, tuple[TargetPart, ...]]]:
     """The layers that a spec chooses, and the rows and ranks of each target in them.
 
     Raises: AdapterError if a target is in no layer, a block is not there, or a layer that is named cannot be adapted.
@@ -74,17 +74,17 @@ def _chosen_blocks(blocks: Blocks, count: int) -> range | tuple[int, ...]:
     return chosen
 
 
-def _parts(site: Site, spec: AdapterSpec) -> tuple[Part, ...]:
-    parts: list[Part] = []
+def _parts(site: Site, spec: AdapterSpec) -> tuple[TargetPart, ...]:
+    parts: list[TargetPart] = []
     start = 0
     for target, rows in site.rows.items():
         if target in spec.rank:
-            parts.append(Part(target, rows, slice(start, start + spec.rank[target])))
+            parts.append(TargetPart(target, rows, slice(start, start + spec.rank[target])))
             start += spec.rank[target]
     return tuple(parts)
 
 
-def _refuse_wide_ranks(module: nn.Module, matched: Sequence[tuple[Site, tuple[Part, ...]]]) -> None:
+def _refuse_wide_ranks(module: nn.Module, matched: Sequence[tuple[Site, tuple[TargetPart, ...]]]) -> None:
     for site, parts in matched:
         weight_OI = module.get_parameter(f"{site.name}.weight")
         for part in parts:
@@ -120,7 +120,7 @@ def attach_saved(module: nn.Module, spec: AdapterSpec) -> list[str]:
 def _put_in(
     module: nn.Module,
     spec: AdapterSpec,
-    matched: Sequence[tuple[Site, tuple[Part, ...]]],
+    matched: Sequence[tuple[Site, tuple[TargetPart, ...]]],
     generator: torch.Generator,
 ) -> list[str]:
     module.requires_grad_(False)
@@ -135,7 +135,9 @@ def _put_in(
     return [site.name for site, _ in matched]
 
 
-def _adapted(base: nn.Linear, parts: tuple[Part, ...], spec: AdapterSpec, generator: torch.Generator) -> AdapterLayer:
+def _adapted(
+    base: nn.Linear, parts: tuple[TargetPart, ...], spec: AdapterSpec, generator: torch.Generator
+) -> AdapterLayer:
     """A layer with a fresh adapter, in the place of its base."""
     method = METHODS[spec.kind]
     if isinstance(method, LowRank):  # which has a forward and a backward of its own
@@ -150,7 +152,7 @@ def _adapted(base: nn.Linear, parts: tuple[Part, ...], spec: AdapterSpec, genera
     return FactorLayer(base, parts, factors=factors, delta=method.delta, scaling=scaling, rank=rank)
 
 
-def _check_whole(matched: Sequence[tuple[Site, tuple[Part, ...]]], spec: AdapterSpec) -> None:
+def _check_whole(matched: Sequence[tuple[Site, tuple[TargetPart, ...]]], spec: AdapterSpec) -> None:
     """Raise AdapterError if a method that adapts whole layers is to adapt a part of one."""
     for site, parts in matched:
         alike = {(spec.rank[part.target], spec.alpha[part.target]) for part in parts}

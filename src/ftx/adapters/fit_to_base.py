@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from ftx.adapters.attach import adapter_layers
 from ftx.adapters.merge_weight import AdapterWeights, Float64
 from ftx.adapters.method import Placed
-from ftx.adapters.naming import Naming, Place, timm_naming
+from ftx.adapters.naming import LayerRows, Naming, timm_naming
 from ftx.adapters.peft_config import PeftConfig
 from ftx.adapters.peft_file import PREFIX, PeftFile, read_peft_file
 from ftx.core.errors import AdapterError
@@ -49,7 +49,7 @@ def read_adapter(
     naming = max(namings or [timm_naming(base)], key=lambda one: len(file.keys.keys() & one.layers.keys()))
     state = base.state_dict()
     expected: dict[str, tuple[int, ...]] = {}
-    pieces: dict[str, list[tuple[str, Place]]] = {}
+    pieces: dict[str, list[tuple[str, LayerRows]]] = {}
     for name, place in naming.layers.items():
         if not file.config.targets_layer(name) or f"{place.layer}.weight" not in state:
             continue  # a head that was left out has no weight
@@ -118,7 +118,7 @@ def _saved_modules(file: PeftFile, named: Mapping[str, str], state: Mapping[str,
     return saved
 
 
-def _in_one(file: PeftFile, weight: Tensor, parts: Sequence[tuple[str, Place]]) -> AdapterWeights:
+def _in_one(file: PeftFile, weight: Tensor, parts: Sequence[tuple[str, LayerRows]]) -> AdapterWeights:
     """The adapters of the rows of one layer as one adapter."""
     placed: Placed = [(place.rows, file.weights(name)) for name, place in parts]
     (rows, first), *rest = placed

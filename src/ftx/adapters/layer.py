@@ -23,7 +23,7 @@ from torch.nn.functional import linear
 
 from ftx.adapters.adapter_layer import AdapterLayer, Scaling, drawn
 from ftx.adapters.low_rank import LORA_A, LORA_B, MAGNITUDE
-from ftx.adapters.spec import Part
+from ftx.adapters.spec import TargetPart
 
 
 class AdaptedLinear(AdapterLayer):
@@ -39,7 +39,7 @@ class AdaptedLinear(AdapterLayer):
     def __init__(
         self,
         base: nn.Linear,
-        parts: tuple[Part, ...],
+        parts: tuple[TargetPart, ...],
         *,
         dora: bool,
         scaling: Scaling,
@@ -175,7 +175,7 @@ class MergedProduct(torch.autograd.Function):
         lora_B_OR: Tensor,
         magnitude_O: Tensor | None,
         scaling: Scaling,
-        parts: tuple[Part, ...],
+        parts: tuple[TargetPart, ...],
     ) -> Tensor:
         """Shape: [N, O], in the dtype of x; W' is summed in the dtype of W and rounded once."""
         compute = x_NI.dtype
@@ -236,7 +236,7 @@ _ROWS = 1024
 
 
 def _magnitude_gradient(
-    dy_NO: Tensor, product_NO: Tensor, bias_O: Tensor | None, magnitude_O: Tensor, parts: tuple[Part, ...]
+    dy_NO: Tensor, product_NO: Tensor, bias_O: Tensor | None, magnitude_O: Tensor, parts: tuple[TargetPart, ...]
 ) -> Tensor:
     """dm = Σ_N dy·(y − b) / m; zero for rows that no part owns. Shape: [O]."""
     # A product in bf16 holds no bias.
@@ -258,7 +258,7 @@ def _magnitude_gradient(
     return torch.where(trained_O, sum_O / magnitude_O, 0.0)
 
 
-def _is_one_for_all(parts: tuple[Part, ...], outputs: int) -> bool:
+def _is_one_for_all(parts: tuple[TargetPart, ...], outputs: int) -> bool:
     """Whether the layer has one part, as all have that are not fused."""
     return len(parts) == 1 and isinstance(parts[0].rows, slice) and parts[0].rows == slice(0, outputs)
 
@@ -284,7 +284,7 @@ def gain(magnitude_O: Tensor, norm_O: Tensor) -> Tensor:
     return torch.where(norm_O > 0, magnitude_O / norm_O, torch.ones_like(norm_O))
 
 
-def layer_scaling(parts: tuple[Part, ...], each: Sequence[float]) -> Scaling:
+def layer_scaling(parts: tuple[TargetPart, ...], each: Sequence[float]) -> Scaling:
     """One number where all parts of a layer are scaled alike, else one for each rank [R]."""
     if len(set(each)) == 1:
         return each[0]
@@ -292,7 +292,7 @@ def layer_scaling(parts: tuple[Part, ...], each: Sequence[float]) -> Scaling:
     return torch.tensor(each).repeat_interleave(ranks)
 
 
-def _fresh_factors(base: nn.Linear, parts: tuple[Part, ...], generator: torch.Generator) -> tuple[Tensor, Tensor]:
+def _fresh_factors(base: nn.Linear, parts: tuple[TargetPart, ...], generator: torch.Generator) -> tuple[Tensor, Tensor]:
     """A drawn as a linear layer's weight is, B zero, so that a fresh adapter changes nothing.
 
     Shape: A [R, I], B [O, R].

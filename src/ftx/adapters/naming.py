@@ -12,7 +12,7 @@ from ftx.adapters.adapter_layer import AdapterLayer
 
 
 @dataclass(frozen=True)
-class Place:
+class LayerRows:
     """Where a layer of another library stands in the timm model: a layer, and its rows there."""
 
     layer: str
@@ -23,7 +23,7 @@ class Place:
 class Naming:
     """What another library calls the layers that can have an adapter, and the modules that may be saved whole."""
 
-    layers: Mapping[str, Place]
+    layers: Mapping[str, LayerRows]
     modules: Mapping[str, str]
 
 
@@ -34,7 +34,7 @@ def timm_naming(module: nn.Module) -> Naming:
     """
     plain = (nn.Linear.forward, Linear.forward, nn.Conv2d.forward, nn.Conv1d.forward)
     layers = {
-        name: Place(name)
+        name: LayerRows(name)
         for name, layer in module.named_modules()
         if type(layer).forward in plain or isinstance(layer, AdapterLayer)
     }

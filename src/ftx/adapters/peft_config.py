@@ -86,7 +86,7 @@ class PeftConfig:
         return self.document.ftx.base_digest if self.document.ftx else None
 
     @property
-    def token_shares(self) -> Mapping[int, float]:
+    def token_fractions(self) -> Mapping[int, float]:
         """The share of the patches that went on into each block in training; nothing where all did, as in peft."""
         return self.document.ftx.keep_tokens if self.document.ftx else {}
 

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from ftx.adapters.adapter_layer import Scaling
 from ftx.adapters.layer import AdaptedLinear
-from ftx.adapters.spec import AdapterSpec, Part
+from ftx.adapters.spec import AdapterSpec, TargetPart
 
 
 class PissaLinear(AdaptedLinear):
@@ -25,7 +25,7 @@ class PissaLinear(AdaptedLinear):
     def __init__(
         self,
         base: nn.Linear,
-        parts: tuple[Part, ...],
+        parts: tuple[TargetPart, ...],
         *,
         dora: bool,
         scaling: Scaling,

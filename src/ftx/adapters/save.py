@@ -20,7 +20,7 @@ from ftx.adapters.method_table import METHODS
 from ftx.adapters.peft_config import CONFIG
 from ftx.adapters.peft_file import PREFIX, WEIGHTS, key_of
 from ftx.adapters.spec import AdapterSpec
-from ftx.backbones.kept_tokens import kept_shares
+from ftx.backbones.kept_tokens import kept_fractions
 from ftx.backbones.layer_roles import head_names
 from ftx.core.disk import disk_faults
 from ftx.core.files import write_atomic
@@ -56,7 +56,7 @@ def save_adapter(module: nn.Module, spec: AdapterSpec, *, base_model: str, base_
         "inference_mode": True,
         "task_type": None,
         # peft ignores this key with a warning; a merge here finds the base again by it.
-        "ftx": {"base_digest": base_digest} | ({"keep_tokens": kept} if (kept := kept_shares(module)) else {}),
+        "ftx": {"base_digest": base_digest} | ({"keep_tokens": kept} if (kept := kept_fractions(module)) else {}),
     }
     with disk_faults(folder):
         stored = {key: tensor.detach().float().contiguous() for key, tensor in tensors.items()}

@@ -36,7 +36,7 @@ class AdapterSpec:
 
 
 @dataclass(frozen=True)
-class Part:
+class TargetPart:
     """The rows of one linear layer that one target owns, and the ranks of the adapter that serve them.
 
     A fused qkv has three parts; B is zero outside of (rows x ranks), so that the fused layer is one

@@ -22,7 +22,7 @@ Number = TypeVar("Number", int, float)
 
 
 @dataclass(frozen=True)
-class Prepared:
+class TrainableModel:
     """A model whose trainable parameters are those that the method trains."""
 
     backbone: Backbone
@@ -49,7 +49,7 @@ def base_of(recipe: Recipe, num_classes: int) -> Backbone:
         num_classes=num_classes,
         image_size=recipe.data.image_size,
         seed=recipe.seed,
-        token_shares=recipe.model.token_shares,
+        token_fractions=recipe.model.token_fractions,
     )
 
 
@@ -86,7 +86,7 @@ def _each(roles: tuple[Role, ...], given: Number | Mapping[Target, Number]) -> d
     return {**given} if isinstance(given, Mapping) else dict.fromkeys(roles, given)
 
 
-def prepare(recipe: Recipe, num_classes: int, *, saved: bool = False) -> Prepared:
+def prepare(recipe: Recipe, num_classes: int, *, saved: bool = False) -> TrainableModel:
     """Build the model and make trainable what the method trains; ``saved``: to be filled from ``trained/``.
 
     Raises: ModelError, AdapterError or EnvironmentFault, as building and attaching do.
@@ -103,4 +103,4 @@ def prepare(recipe: Recipe, num_classes: int, *, saved: bool = False) -> Prepare
         unfreeze_head(module)
     else:
         module.requires_grad_(True)
-    return Prepared(backbone, method, spec, tuple(layers))
+    return TrainableModel(backbone, method, spec, tuple(layers))

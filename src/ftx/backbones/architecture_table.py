@@ -39,7 +39,7 @@ class Architecture(BaseModel):
     pretrained: dict[str, str | None]
 
 
-class Model(Architecture):
+class SupportedModel(Architecture):
     """What ``--model`` takes: an architecture by its own name, or a model that travels with ftx."""
 
     name: str
@@ -62,9 +62,9 @@ class ArchitectureTable(BaseModel):
     architectures: tuple[Architecture, ...]
 
     @cached_property
-    def models(self) -> tuple[Model, ...]:
+    def models(self) -> tuple[SupportedModel, ...]:
         """The embedded models, then timm's own by name."""
-        own = [Model(name=one.architecture, **dict(one)) for one in self.architectures]
+        own = [SupportedModel(name=one.architecture, **dict(one)) for one in self.architectures]
         embedded = [
             one.model_copy(update={"name": name, "embedded": True, "pretrained": {"": ORIGINS[name][1]}})
             for name, (architecture, _) in EMBEDDED.items()
@@ -73,7 +73,7 @@ class ArchitectureTable(BaseModel):
         ]
         return (*embedded, *own)
 
-    def matching(self, pattern: str | None) -> list[Model]:
+    def matching(self, pattern: str | None) -> list[SupportedModel]:
         """The model of exactly this name (a tag may follow), else those whose name or family a pattern is in.
 
         Raises: InputError naming the nearest if there is none.
@@ -108,6 +108,6 @@ def read_architectures() -> ArchitectureTable:
     return ArchitectureTable.model_validate_json(architecture_table().read_bytes())
 
 
-def missing_targets(model: Model) -> bool:
+def missing_targets(model: SupportedModel) -> bool:
     """Whether the default targets would ask for one that the model does not have."""
     return set(model.layers) != set(TARGETS)

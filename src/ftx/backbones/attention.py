@@ -32,20 +32,20 @@ def queries_keys_values(attn: nn.Module, x_NTD: Tensor) -> tuple[Tensor, Tensor,
     return q_NHTd, k_NHTd, v_NHTd
 
 
-def answer(attn: nn.Module, q_NHQd: Tensor, k_NHTd: Tensor, v_NHTd: Tensor) -> Tensor:
+def attend(attn: nn.Module, q_NHQd: Tensor, k_NHTd: Tensor, v_NHTd: Tensor) -> Tensor:
     """What so many queries get from all tokens, by the kernel that the model was told to use. Shape: [N, Q, D]."""
     assert isinstance(attn, Attention)
     if attn.fused_attn:
         dropped = attn.attn_drop.p if attn.training else 0.0
         y_NHQd = scaled_dot_product_attention(q_NHQd, k_NHTd, v_NHTd, dropout_p=dropped)
     else:
-        y_NHQd = attn.attn_drop(attention_shares(attn, q_NHQd, k_NHTd)) @ v_NHTd
+        y_NHQd = attn.attn_drop(attention_weights(attn, q_NHQd, k_NHTd)) @ v_NHTd
     images, _, queries, _ = q_NHQd.shape
     y_NQD = y_NHQd.transpose(1, 2).reshape(images, queries, -1)
     return attn.proj_drop(attn.proj(attn.norm(y_NQD)))
 
 
-def attention_shares(attn: nn.Module, q_NHQd: Tensor, k_NHTd: Tensor) -> Tensor:
+def attention_weights(attn: nn.Module, q_NHQd: Tensor, k_NHTd: Tensor) -> Tensor:
     """How much each query attends to each token, in shares that add up to 1. Shape: [N, H, Q, T]."""
     assert isinstance(attn, Attention)
     return ((q_NHQd * attn.scale) @ k_NHTd.transpose(-2, -1)).softmax(dim=-1)

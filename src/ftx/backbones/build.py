@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from ftx.backbones.architecture_table import read_architectures
 from ftx.backbones.digest import base_digest
 from ftx.backbones.grey_weights import grey_level, take_grey
-from ftx.backbones.kept_tokens import NO_SHARES, TokenShares, keep_tokens
+from ftx.backbones.kept_tokens import ALL_TOKENS, TokenFractions, keep_tokens
 from ftx.backbones.layer_roles import fix_size, head_names, plain_vit, pretrained_config
 from ftx.backbones.split_network import token_shape
 from ftx.backbones.weights import fetch_pretrained, fill_strictly, read_weights
@@ -54,13 +54,13 @@ def build(
     num_classes: int,
     image_size: int | str,
     seed: int,
-    token_shares: TokenShares = NO_SHARES,
+    token_fractions: TokenFractions = ALL_TOKENS,
 ) -> Backbone:
     """Build ``name`` (an embedded alias or any timm name of a known family).
 
     ``weights``: ``auto`` (embedded, else the hub), ``none`` (random, by ``seed``) or a safetensors file. A file made on
     grey images, whose first convolution has one channel, gives a model in RGB that answers as the grey one on
-    0.299 R + 0.587 G + 0.114 B; its digest is that of the weights in RGB. ``token_shares`` is what
+    0.299 R + 0.587 G + 0.114 B; its digest is that of the weights in RGB. ``token_fractions`` is what
     ``ftx.backbones.kept_tokens`` drops.
     Raises: ModelError for an unknown model, an input size that the patches do not divide, or weights
     that do not fit; EnvironmentFault if the hub cannot be reached.
@@ -85,8 +85,8 @@ def build(
         cast("VisionTransformer", module).reset_classifier(num_classes)  # as every classifier of timm
         if plain_vit(module) is None and math.prod(size) < math.prod(pretrained_size(module)):
             _require_computes(module.eval(), size, name)
-    if token_shares:
-        keep_tokens(module, token_shares)
+    if token_fractions:
+        keep_tokens(module, token_fractions)
     pre = preprocess_of(module, size, grey=grey)
     return Backbone(module=module.eval(), architecture=architecture, digest=digest, preprocess=pre)
 

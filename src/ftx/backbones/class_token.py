@@ -11,10 +11,10 @@ from __future__ import annotations
 from timm.models.vision_transformer import Block, VisionTransformer
 from torch import Tensor, nn
 
-from ftx.backbones.attention import answer, is_plain, project
+from ftx.backbones.attention import attend, is_plain, project
 
 
-def reads_class_token_alone(vit: VisionTransformer) -> bool:
+def reads_only_class_token(vit: VisionTransformer) -> bool:
     """Whether the head reads one token, and the last block is of the kind that ``class_token`` knows."""
     if type(vit) is not VisionTransformer or vit.global_pool != "token" or vit.attn_pool is not None:
         return False
@@ -29,5 +29,5 @@ def class_token(block: nn.Module, tokens_NTD: Tensor) -> Tensor:
     assert isinstance(block, Block)
     q_NHTd, k_NHTd, v_NHTd = project(block.attn, block.norm1(tokens_NTD))
     x_N1D = tokens_NTD[:, :1]
-    x_N1D = x_N1D + block.drop_path1(block.ls1(answer(block.attn, q_NHTd[:, :, :1], k_NHTd, v_NHTd)))
+    x_N1D = x_N1D + block.drop_path1(block.ls1(attend(block.attn, q_NHTd[:, :, :1], k_NHTd, v_NHTd)))
     return x_N1D + block.drop_path2(block.ls2(block.mlp(block.norm2(x_N1D))))

@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from ftx.backbones.class_token import reads_class_token_alone
+from ftx.backbones.class_token import reads_only_class_token
 from ftx.backbones.layer_roles import depth, plain_vit
 from ftx.backbones.trained_blocks import Forward, computing_by, trained_blocks
 from ftx.core.quiet import quiet_third_parties
@@ -28,7 +28,7 @@ _KINDS_OF_BLOCKS = 64
 def blocks_to_compile(module: nn.Module) -> list[nn.Module]:
     """The blocks that train, but for a last one that is computed for the class token alone; none in other families."""
     vit, blocks = plain_vit(module), trained_blocks(module)
-    one_token = vit is not None and depth(vit) > 1 and reads_class_token_alone(vit)
+    one_token = vit is not None and depth(vit) > 1 and reads_only_class_token(vit)
     return blocks[:-1] if one_token else blocks
 
 

@@ -20,18 +20,18 @@ from numpy.typing import NDArray
 from timm.models.vision_transformer import Block, VisionTransformer
 from torch import Tensor, nn
 
-from ftx.backbones.attention import answer, attention_shares, is_plain, project
+from ftx.backbones.attention import attend, attention_weights, is_plain, project
 from ftx.backbones.layer_roles import plain_vit
 from ftx.core.errors import ModelError
 
 # Block: the share of its patches that go on into it.
-TokenShares = Mapping[int, float]
-NO_SHARES: TokenShares = MappingProxyType({})
+TokenFractions = Mapping[int, float]
+ALL_TOKENS: TokenFractions = MappingProxyType({})
 
 # Two patches whose scores are nearer than this share of them may be told apart by rounding alone. In f32 that moves a
 # score by 1.2e-5 of it at most (DINOv2-small with random head, 114 photographs, three choices, against float64), so
 # there is room for eight times as much; 5 % of those images have two such patches somewhere.
-TOLD_APART = 1e-4
+LEAST_MARGIN = 1e-4
 
 
 class SelectingBlock(Block):
@@ -50,12 +50,12 @@ class SelectingBlock(Block):
         tokens_NTD = x
         q_NHTd, k_NHTd, v_NHTd = project(self.attn, self.norm1(tokens_NTD))
         # Class token to all others: a row of the attention below, whose other rows are asked for less often.
-        scores_NT = attention_shares(self.attn, q_NHTd[:, :, :1], k_NHTd).mean(dim=1)[:, 0]
+        scores_NT = attention_weights(self.attn, q_NHTd[:, :, :1], k_NHTd).mean(dim=1)[:, 0]
         chosen_NK = self.choose(scores_NT)
         x_NKD = take(tokens_NTD, chosen_NK)
         asked_NKD = take(q_NHTd.transpose(1, 2).flatten(2), chosen_NK)
         q_NHKd = asked_NKD.unflatten(2, (k_NHTd.shape[1], -1)).transpose(1, 2)
-        x_NKD = x_NKD + self.drop_path1(self.ls1(answer(self.attn, q_NHKd, k_NHTd, v_NHTd)))
+        x_NKD = x_NKD + self.drop_path1(self.ls1(attend(self.attn, q_NHKd, k_NHTd, v_NHTd)))
         return x_NKD + self.drop_path2(self.ls2(self.mlp(self.norm2(x_NKD))))
 
 
@@ -88,7 +88,7 @@ def take(tokens_NTD: Tensor, chosen_NK: Tensor) -> Tensor:
     return tokens_NTD.reshape(-1, width).index_select(0, (chosen_NK + first_N1).flatten()).view(images, -1, width)
 
 
-def keep_tokens(module: nn.Module, wanted: TokenShares) -> None:
+def keep_tokens(module: nn.Module, wanted: TokenFractions) -> None:
     """Let a plain Vision Transformer drop tokens, in place; its parameters keep their names.
 
     ``wanted`` has the share of the patches then present that go on into each block named, counted from 0.
@@ -120,7 +120,7 @@ def keep_tokens(module: nn.Module, wanted: TokenShares) -> None:
         vit.blocks.add_module(str(block - 1), SelectingBlock(before, vit.num_prefix_tokens, share))
 
 
-def kept_shares(module: nn.Module) -> dict[int, float]:
+def kept_fractions(module: nn.Module) -> dict[int, float]:
     """What ``keep_tokens`` was asked for; nothing where all tokens stay."""
     vit = plain_vit(module)
     blocks = [] if vit is None else list(vit.blocks.children())
@@ -138,12 +138,12 @@ def tokens_behind(vit: VisionTransformer, count: int) -> int:
 
 def tokens_by_block(module: nn.Module) -> dict[int, int]:
     """How many tokens go into the first block, and into each before which some are dropped; empty where all stay."""
-    vit, shares = plain_vit(module), kept_shares(module)
+    vit, shares = plain_vit(module), kept_fractions(module)
     return {block: tokens_behind(vit, block) for block in (0, *shares)} if vit is not None and shares else {}
 
 
 @contextmanager
-def noted_choices(module: nn.Module) -> Iterator[list[Tensor]]:
+def recorded_choices(module: nn.Module) -> Iterator[list[Tensor]]:
     """The numbers of the tokens that went on, of each block that drops some, as the model is asked. Shape: [N, K]."""
     chosen: list[Tensor] = []
 
@@ -154,7 +154,7 @@ def noted_choices(module: nn.Module) -> Iterator[list[Tensor]]:
         yield chosen
 
 
-class Watched:
+class ChoiceMargins:
     """How clearly the patches of each image were chosen, while a model was asked."""
 
     def __init__(self, choosing: Sequence[ChooseTokens]) -> None:
@@ -179,14 +179,14 @@ class Watched:
         if not self._margins:
             return None
         margins_MN = torch.stack([torch.cat(margins) for margins in self._margins.values()])
-        return (margins_MN > TOLD_APART).all(dim=0).numpy()
+        return (margins_MN > LEAST_MARGIN).all(dim=0).numpy()
 
 
 @contextmanager
-def watched(module: nn.Module) -> Iterator[Watched]:
+def choice_margins(module: nn.Module) -> Iterator[ChoiceMargins]:
     """Watch the choices of a model until the block ends."""
     choosing = _choosing(module)
-    found = Watched(choosing)
+    found = ChoiceMargins(choosing)
     with _noting(choosing, found.note):
         yield found
 

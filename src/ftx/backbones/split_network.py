@@ -1,6 +1,6 @@
 """A network cut in two, so that what is frozen in front is computed once and kept.
 
-The prefix makes features of images, the suffix logits of features; the forward of both together is the model's own but
+The trunk computes features of images, the tail logits from features; the forward of both together is the model's own but
 for rounding. Both share the model's layers: what is trained through them is trained in the model.
 """
 
@@ -13,7 +13,7 @@ import torch
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
-from ftx.backbones.class_token import class_token, reads_class_token_alone
+from ftx.backbones.class_token import class_token, reads_only_class_token
 from ftx.backbones.dropped_patches import ALL_PATCHES, DroppedPatches
 from ftx.backbones.kept_tokens import tokens_behind
 from ftx.backbones.layer_roles import depth, head_names, plain_vit
@@ -22,22 +22,22 @@ from ftx.backbones.layer_roles import depth, head_names, plain_vit
 class SplitNetwork(nn.Module):
     """Images to logits, by way of features."""
 
-    def __init__(self, prefix: nn.Module, suffix: nn.Module) -> None:
+    def __init__(self, trunk: nn.Module, tail: nn.Module) -> None:
         super().__init__()
-        self.prefix, self.suffix = prefix, suffix
+        self.trunk, self.tail = trunk, tail
 
     def forward(self, images_N3HW: Tensor) -> Tensor:
         """Shape: [N, C]."""
-        return self.suffix(self.prefix(images_N3HW))
+        return self.tail(self.trunk(images_N3HW))
 
 
-def uncut(model: nn.Module) -> nn.Module:
+def full_model(model: nn.Module) -> nn.Module:
     """The network to train where nothing of it is kept.
 
     A Vision Transformer that reads its class token alone computes its last block for that one, so it is cut before it.
     """
     vit = plain_vit(model)
-    if vit is not None and depth(vit) > 1 and reads_class_token_alone(vit):
+    if vit is not None and depth(vit) > 1 and reads_only_class_token(vit):
         return cut_after(model, depth(vit) - 1)
     return model
 
@@ -47,7 +47,7 @@ def cut_after(model: nn.Module, blocks: int) -> SplitNetwork:
     vit = plain_vit(model)
     assert vit is not None
     assert 0 < blocks <= depth(vit)
-    return SplitNetwork(VitPrefix(vit, blocks), VitSuffix(vit, blocks))
+    return SplitNetwork(VitTrunk(vit, blocks), VitTail(vit, blocks))
 
 
 def cut_at_head(model: nn.Module) -> SplitNetwork:
@@ -55,7 +55,7 @@ def cut_at_head(model: nn.Module) -> SplitNetwork:
     return SplitNetwork(HeadInput(model), Head(model))
 
 
-class VitPrefix(nn.Module):
+class VitTrunk(nn.Module):
     """Embedding and the first blocks."""
 
     def __init__(self, vit: VisionTransformer, blocks: int) -> None:
@@ -77,13 +77,13 @@ class VitPrefix(nn.Module):
         return tokens if isinstance(tokens, Tensor) else torch.cat([tokens[1], tokens[0]], dim=1)
 
 
-class VitSuffix(nn.Module):
+class VitTail(nn.Module):
     """What comes behind the first blocks, the classifier included."""
 
     def __init__(self, vit: VisionTransformer, blocks: int) -> None:
         super().__init__()
         self.vit, self.first = vit, blocks
-        self.one_token = blocks < depth(vit) and reads_class_token_alone(vit)
+        self.one_token = blocks < depth(vit) and reads_only_class_token(vit)
 
     def forward(self, tokens_NTD: Tensor) -> Tensor:
         """Shape: [N, C]."""
@@ -137,7 +137,7 @@ class Head(nn.Module):
         return torch.stack([head(features[:, i]) for i, head in enumerate(self.heads)]).mean(dim=0)
 
 
-def head_alone(module: nn.Module) -> bool:
+def only_head_trains(module: nn.Module) -> bool:
     """Whether nothing but the head trains, and timm computes what it reads: then that is all there is to keep.
 
     A distilled model has two heads, whose answers it averages.

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from ftx.backbones.architecture_table import Model, missing_targets, read_architectures
+from ftx.backbones.architecture_table import SupportedModel, missing_targets, read_architectures
 from ftx.cli import console
 from ftx.cli.shared_options import JsonFlag
 from ftx.core.command_report import CommandReport
@@ -20,7 +20,7 @@ class ModelsReport(CommandReport):
 
     verb: str = "models"
     timm: str
-    models: list[Model]
+    models: list[SupportedModel]
 
 
 def command(
@@ -47,8 +47,8 @@ def command(
     _note_version(table.timm)
 
 
-def _print_families(models: Sequence[Model]) -> None:
-    families: dict[str, list[Model]] = {}
+def _print_families(models: Sequence[SupportedModel]) -> None:
+    families: dict[str, list[SupportedModel]] = {}
     for model in models:
         families.setdefault("" if model.embedded else model.family, []).append(model)
     embedded = families.pop("")
@@ -70,7 +70,7 @@ def _print_families(models: Sequence[Model]) -> None:
     console.print_note("next: ftx models FAMILY, or ftx models NAME", "dim")
 
 
-def _supported(models: Sequence[Model]) -> list[list[Model]]:
+def _supported(models: Sequence[SupportedModel]) -> list[list[SupportedModel]]:
     """All; those that adapters reach, that take a head, that take other image sizes, that have published weights."""
     return [
         list(models),
@@ -81,7 +81,7 @@ def _supported(models: Sequence[Model]) -> list[list[Model]]:
     ]
 
 
-def _print_models(models: Sequence[Model]) -> None:
+def _print_models(models: Sequence[SupportedModel]) -> None:
     columns = (
         "model",
         "parameters",
@@ -115,7 +115,7 @@ def _print_models(models: Sequence[Model]) -> None:
     console.print_note("next: ftx models NAME", "dim")
 
 
-def _print_model(model: Model) -> None:
+def _print_model(model: SupportedModel) -> None:
     untagged = "they travel with ftx" if model.embedded else "without a tag"
     tags = [f"{tag or untagged}, {_licence(licence)}" for tag, licence in model.pretrained.items()]
     layers = ", ".join(f"{target} {count}" for target, count in model.layers.items())
@@ -136,7 +136,7 @@ def _print_model(model: Model) -> None:
         console.print_note(f"next: {_next(model)}", "dim")
 
 
-def _next(model: Model) -> str:
+def _next(model: SupportedModel) -> str:
     words = ["ftx train --data data --model", model.name]
     words += ["--peft dora"] if model.adapted else ["--freeze-backbone"]
     if model.adapted and missing_targets(model):
@@ -146,26 +146,26 @@ def _next(model: Model) -> str:
     return " ".join(words)
 
 
-def _targets(models: Sequence[Model]) -> str:
+def _targets(models: Sequence[SupportedModel]) -> str:
     """Those of any of the models; all six as one word, for a terminal's width."""
     found = [target for target in TARGETS if any(target in one.layers for one in models)]
     return "all" if len(found) == len(TARGETS) else ", ".join(found) or "-"
 
 
-def _sizes(model: Model) -> str:
+def _sizes(model: SupportedModel) -> str:
     return "others can be asked for" if model.any_size else "no other size"
 
 
-def _input(model: Model) -> str:
+def _input(model: SupportedModel) -> str:
     _, height, width = model.input_size
     return f"{height} x {width}"
 
 
-def _millions(model: Model) -> str:
+def _millions(model: SupportedModel) -> str:
     return f"{model.parameters / 1e6:,.1f} M"
 
 
-def _licences(model: Model) -> list[str]:
+def _licences(model: SupportedModel) -> list[str]:
     return sorted({_licence(licence) for licence in model.pretrained.values()})
 
 

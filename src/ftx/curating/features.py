@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 from ftx.adapters.trainable_model import prepare
-from ftx.backbones.split_network import head_alone
+from ftx.backbones.split_network import only_head_trains
 from ftx.core.addresses import Place
 from ftx.core.errors import ModelError
 from ftx.core.memory import SMALLER, memory_faults
@@ -43,7 +43,7 @@ def frozen_features(
     probing = recipe.model_copy(update={"model": recipe.model.model_copy(update=_HEAD_ALONE)})
     with memory_faults(lambda: SMALLER):
         prepared = prepare(probing, len(task.labels))
-        if not head_alone(prepared.backbone.module):
+        if not only_head_trains(prepared.backbone.module):
             raise ModelError(
                 f"{recipe.model.name} has no features that one layer reads", fix="another --model, as dinov2-small"
             )

@@ -170,12 +170,12 @@ def ask_trained(run: Run, samples: Samples, table: Bounds, bar: ProgressTask) ->
     trained, task = cast("TorchPredictor", load_artifact(run, TRAINED)), run.task
     names = tuple(entry.path for entry in samples.entries)
     targets_NC = task.targets([entry.labels for entry in samples.entries])
-    with trained.watched() as choices:
+    with trained.choice_margins() as choices:
         logits_NC = ask_files(trained, samples.images, bar)
     whole = Reference(names, logits_NC, targets_NC, task, groups_of(samples.entries), choices.clear())
     tinted = rows_of(whole, samples.chosen[: len(samples.tinted)])
     if len(samples.tinted):
-        with trained.watched() as choices:
+        with trained.choice_margins() as choices:
             of_tinted_NC = ask_graph(trained, samples.tinted, bar)
         tinted = replace(
             tinted,

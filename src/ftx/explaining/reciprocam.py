@@ -33,11 +33,11 @@ from timm.models.deit import VisionTransformerDistilled
 from timm.models.vision_transformer import Block, VisionTransformer
 from torch import Tensor, nn
 
-from ftx.backbones.attention import answer, is_plain, queries_keys_values
-from ftx.backbones.class_token import reads_class_token_alone
-from ftx.backbones.kept_tokens import noted_choices
+from ftx.backbones.attention import attend, is_plain, queries_keys_values
+from ftx.backbones.class_token import reads_only_class_token
+from ftx.backbones.kept_tokens import recorded_choices
 from ftx.backbones.layer_roles import depth, head_names, plain_vit
-from ftx.backbones.split_network import VitPrefix, vit_blocks
+from ftx.backbones.split_network import VitTrunk, vit_blocks
 from ftx.core.errors import ModelError
 from ftx.data.preprocess import Preprocess
 from ftx.tasks.labels import Labels
@@ -116,7 +116,7 @@ class FirstTokens(nn.Module):
     def __init__(self, vit: VisionTransformer, rivals: Rivals) -> None:
         super().__init__()
         self.vit, self.rivals = vit, rivals
-        self.all_but_last = VitPrefix(vit, depth(vit) - 1)
+        self.all_but_last = VitTrunk(vit, depth(vit) - 1)
         self.read = 2 if isinstance(vit, VisionTransformerDistilled) else 1
         self.grid = cast("tuple[int, int]", vit.patch_embed.grid_size)
         self.register_buffer("masks_MP", torch.eye(self.grid[0] * self.grid[1]), persistent=False)
@@ -125,7 +125,7 @@ class FirstTokens(nn.Module):
         """Shape: [N, C], [N, C, h, w] and [N, D]."""
         block = vit_blocks(self.vit)[-1]
         assert isinstance(block, Block)
-        with noted_choices(self.vit) as chosen:
+        with recorded_choices(self.vit) as chosen:
             tokens_NTD = self.all_but_last(images_N3HW)
         masks_MP = self.masks_MP.to(tokens_NTD.dtype)
         always = self.vit.num_prefix_tokens
@@ -159,7 +159,7 @@ def attended(attn: nn.Module, x_NTD: Tensor, masks_NMT: Tensor, read: int) -> tu
     assert isinstance(attn, Attention)
     q_NHTd, k_NHTd, v_NHTd = queries_keys_values(attn, x_NTD)
     q_NHQd = attn.q_norm(q_NHTd[:, :, :read])
-    plain_NQD = answer(attn, q_NHQd, attn.k_norm(k_NHTd), v_NHTd)
+    plain_NQD = attend(attn, q_NHQd, attn.k_norm(k_NHTd), v_NHTd)
     # Of a token that is masked whole: the layer's bias.
     bias_3H1d = x_NTD.new_zeros(3 * attn.num_heads, 1, k_NHTd.shape[-1])
     if (bias := cast("Tensor | None", attn.qkv.bias)) is not None:
@@ -185,11 +185,11 @@ class MeanOfPatches(nn.Module):
         super().__init__()
         if not (hasattr(module, "forward_features") and hasattr(module, "forward_head")):
             raise _not_explained(module, "it does not keep features and head apart")
-        # Of fresh weights its answer hardly differs from the mean's, so asking would not tell.
+        # Of fresh weights its output hardly differs from the mean's, so asking would not tell.
         if getattr(module, "attn_pool", None) is not None:
             raise _not_explained(module, "its head pools by an attention of its own")
         self.module, self.timm, self.rivals = module, cast("TimmClassifier", module), rivals
-        with torch.no_grad(), noted_choices(module) as chosen:
+        with torch.no_grad(), recorded_choices(module) as chosen:
             features = self.timm.forward_features(images_N3HW)
             self.layout = _layout(module, features, images_N3HW, fewer=bool(chosen))
             whole_NC = self.timm.forward_head(features)
@@ -201,7 +201,7 @@ class MeanOfPatches(nn.Module):
 
     def forward(self, images_N3HW: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Shape: [N, C], [N, C, h, w] and [N, D]."""
-        with noted_choices(self.module) as chosen:
+        with recorded_choices(self.module) as chosen:
             features = self.timm.forward_features(images_N3HW)
         patches_NPD = self.layout.patches(features)
         masks_MP = self.masks_MP.to(patches_NPD.dtype)
@@ -257,7 +257,7 @@ def _layout(module: nn.Module, features: object, images_N3HW: Tensor, *, fewer: 
 
 def _reads_first_tokens(vit: VisionTransformer) -> bool:
     two = type(vit) is VisionTransformerDistilled and is_plain(vit_blocks(vit)[-1])
-    return depth(vit) > 1 and (two or reads_class_token_alone(vit))
+    return depth(vit) > 1 and (two or reads_only_class_token(vit))
 
 
 def _of_those_kept(masks_MP: Tensor, chosen: list[Tensor], images: int, in_front: int) -> Tensor:

@@ -19,8 +19,8 @@ from timm.models.deit import VisionTransformerDistilled
 from timm.models.vision_transformer import Block, VisionTransformer
 from torch import Tensor, nn
 
-from ftx.backbones.attention import attention_shares, is_plain, project
-from ftx.backbones.kept_tokens import SelectingBlock, noted_choices
+from ftx.backbones.attention import attention_weights, is_plain, project
+from ftx.backbones.kept_tokens import SelectingBlock, recorded_choices
 from ftx.backbones.layer_roles import plain_vit
 from ftx.backbones.split_network import vit_blocks
 from ftx.core.errors import ModelError
@@ -61,7 +61,7 @@ class Rollout(nn.Module):
 
         hooks = [block.register_forward_pre_hook(note) for block in vit_blocks(self.vit)]
         try:
-            with noted_choices(self.vit) as chosen:
+            with recorded_choices(self.vit) as chosen:
                 logits_NC = self.vit(images_N3HW)
         finally:
             for hook in hooks:
@@ -71,7 +71,7 @@ class Rollout(nn.Module):
         choices = iter(chosen)
         for block, tokens_NTD in taken:
             q_NHTd, k_NHTd, _ = project(block.attn, block.norm1(tokens_NTD))
-            shares_NTT = attention_shares(block.attn, q_NHTd, k_NHTd).mean(dim=1)
+            shares_NTT = attention_weights(block.attn, q_NHTd, k_NHTd).mean(dim=1)
             passed_NTT = (shares_NTT @ reached_NTT + reached_NTT) / 2
             if isinstance(block, SelectingBlock):
                 chosen_NK1 = next(choices)[:, :, None]

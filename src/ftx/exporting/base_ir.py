@@ -20,9 +20,9 @@ from ftx.adapters.naming import timm_naming
 from ftx.adapters.peft_config import CONFIG
 from ftx.adapters.peft_file import WEIGHTS, read_peft_file
 from ftx.adapters.trainable_model import base_of
-from ftx.backbones.kept_tokens import kept_shares
+from ftx.backbones.kept_tokens import kept_fractions
 from ftx.backbones.layer_roles import head_names
-from ftx.backbones.split_network import uncut
+from ftx.backbones.split_network import full_model
 from ftx.core.command_report import CommandReport
 from ftx.core.disk import settle
 from ftx.core.errors import ExportError, InputError
@@ -102,7 +102,7 @@ def export_base(
     _fill_head(module)
     check_space(out.parent, 4 * sum(parameter.numel() for parameter in module.parameters()))
     with progress.track("exporting", 1) as task, staging(out) as staged:
-        body = convert_body(trace(uncut(module), manifest.preprocess), manifest.preprocess, manifest.architecture)
+        body = convert_body(trace(full_model(module), manifest.preprocess), manifest.preprocess, manifest.architecture)
         card = Card(
             task=manifest.task,
             architecture=manifest.architecture,
@@ -111,7 +111,7 @@ def export_base(
             thresholds=manifest.thresholds,
             preprocess=manifest.preprocess,
             dense_digest=backbone.digest,
-            keep_tokens=kept_shares(module),
+            keep_tokens=kept_fractions(module),
             files={},
         )
         write_ir(compress_to_fp16(body, staged) if precision == "fp16" else body, card, staged)
@@ -243,11 +243,11 @@ def _refuse_another(card: Card, base: Path, run: Run) -> None:
             found=f"digest {card.base.base_digest[:12]}, the run's is {manifest.base_digest[:12]}",
             fix=f"write its own: ftx export {run.path} --base DIR",
         )
-    if card.keep_tokens != run.recipe().model.token_shares:
+    if card.keep_tokens != run.recipe().model.token_fractions:
         raise ExportError(
             "the base keeps other tokens than the run",
             where=base,
-            found=f"{card.keep_tokens or 'all'}, the run keeps {run.recipe().model.token_shares or 'all'}",
+            found=f"{card.keep_tokens or 'all'}, the run keeps {run.recipe().model.token_fractions or 'all'}",
             fix=f"write its own: ftx export {run.path} --base DIR",
         )
     if card.preprocess != manifest.preprocess:

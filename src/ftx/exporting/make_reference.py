@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from ftx.backbones.kept_tokens import watched
+from ftx.backbones.kept_tokens import choice_margins
 from ftx.core.progress import SILENT, Progress
 from ftx.data.dataset import Entry, groups_of
 from ftx.data.image_store import ImageStore
@@ -56,7 +56,7 @@ def answers(
     with (
         progress.track("Reference answers", len(pixels_NHWC)) as task,
         torch.inference_mode(),
-        watched(trained) as choices,
+        choice_margins(trained) as choices,
     ):
         for start in range(0, len(pixels_NHWC), BATCH_IMAGES):
             batch_NHWC = pixels_NHWC[start : start + BATCH_IMAGES]

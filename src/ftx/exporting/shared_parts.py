@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch.export import ExportedProgram
 
-from ftx.backbones.split_network import uncut
+from ftx.backbones.split_network import full_model
 from ftx.core.errors import ExportError
 from ftx.core.progress import Progress
 from ftx.core.telemetry import no_telemetry
@@ -124,7 +124,7 @@ class Source:
             thresholds=manifest.thresholds,
             preprocess=manifest.preprocess,
             dense_digest=manifest.digest(DENSE),
-            keep_tokens=self.run.recipe().model.token_shares,
+            keep_tokens=self.run.recipe().model.token_fractions,
             files={},
         )
         write_ir(body, card, folder)
@@ -135,7 +135,7 @@ class Source:
     def program(self) -> ExportedProgram:
         """The dense model, traced: with its maps, or of its last block what the head reads alone, as in training."""
         dense, pre = load_dense(self.run.require(DENSE)), self.manifest.preprocess
-        return trace(explained(dense, rivals_of(self.manifest.labels), pre) if self.explain else uncut(dense), pre)
+        return trace(explained(dense, rivals_of(self.manifest.labels), pre) if self.explain else full_model(dense), pre)
 
     @cached_property
     def reference(self) -> ReferenceFile:

@@ -14,7 +14,7 @@ from ftx.adapters.fit_to_base import FittedAdapter, read_adapter
 from ftx.adapters.peft_config import PeftConfig, check_adapter_folder, read_config
 from ftx.adapters.peft_file import is_factor, stored_shapes
 from ftx.adapters.trainable_model import base_of
-from ftx.backbones.kept_tokens import keep_tokens, kept_shares
+from ftx.backbones.kept_tokens import keep_tokens, kept_fractions
 from ftx.backbones.layer_roles import head_names
 from ftx.core.errors import AdapterError, FtxError, InputError, MergeError
 from ftx.core.progress import SILENT, Progress
@@ -30,7 +30,7 @@ WITHOUT_HEAD = "--no-head merges the backbone alone, to train a head on it: ftx 
 
 
 @dataclass(frozen=True)
-class Located:
+class AdapterLocation:
     """An adapter's folder, and the run that it is of."""
 
     folder: Path
@@ -43,10 +43,10 @@ class Located:
 
 
 @dataclass(frozen=True)
-class Opened:
+class OpenedAdapter:
     """An adapter, where it stands and what it holds."""
 
-    at: Located
+    at: AdapterLocation
     fitted: FittedAdapter
 
 
@@ -58,7 +58,7 @@ def open_adapters(
     image_size: int | str = "auto",
     head: bool = True,
     progress: Progress = SILENT,
-) -> tuple[Base, list[Opened]]:
+) -> tuple[Base, list[OpenedAdapter]]:
     """Open adapters of one base: run folders, their ``trained/``, or folders that peft wrote; and the base.
 
     Raises: AdapterError, ModelError or MergeError for what does not hold or does not belong together.
@@ -74,26 +74,28 @@ def open_adapters(
         without = []
     else:
         cast("VisionTransformer", base_model.module).reset_classifier(0)  # as every classifier of timm
-    opened: list[Opened] = []
+    opened: list[OpenedAdapter] = []
     for one in located:
         _require_same_base(read_config(one.folder), one, base_model, base, weights, progress)
-        opened.append(Opened(one, read_adapter(one.folder, base_model.module, base_model.namings, without=without)))
+        opened.append(
+            OpenedAdapter(one, read_adapter(one.folder, base_model.module, base_model.namings, without=without))
+        )
     return base_model, opened
 
 
-def _locate(path: Path) -> Located:
+def _locate(path: Path) -> AdapterLocation:
     inside = path.name == TRAINED.name and (path.absolute().parent / MANIFEST_FILE).is_file()
     if inside or (path / MANIFEST_FILE).is_file():
         run = Run.open(path.parent if inside else path)
         if run.manifest.method not in ADAPTERS:
             raise AdapterError("this run has no adapter", where=path, found=f"method {run.manifest.method}")
-        return Located(run.require(TRAINED), run)
+        return AdapterLocation(run.require(TRAINED), run)
     check_adapter_folder(path)
     read_config(path)  # what is no adapter at all is said before a base is asked for
-    return Located(path, None)
+    return AdapterLocation(path, None)
 
 
-def _base(located: Sequence[Located], base: str | None, weights: str, image_size: int | str) -> Base:
+def _base(located: Sequence[AdapterLocation], base: str | None, weights: str, image_size: int | str) -> Base:
     """The base that is named, else that of the first run; images go into it as they went into the runs' training."""
     runs = [one.run for one in located if one.run is not None]
     if runs and image_size == "auto":
@@ -125,19 +127,19 @@ def _base(located: Sequence[Located], base: str | None, weights: str, image_size
     return replace(base_model, preprocess=runs[0].manifest.preprocess) if same_size else base_model
 
 
-def _drop_their_tokens(base_model: Base, located: Sequence[Located]) -> None:
+def _drop_their_tokens(base_model: Base, located: Sequence[AdapterLocation]) -> None:
     """Let the base drop the tokens that it dropped when the adapters were trained.
 
     Raises: MergeError where they were trained with different ones.
     """
-    shares = [dict(read_config(one.folder).token_shares) for one in located]
+    shares = [dict(read_config(one.folder).token_fractions) for one in located]
     if any(one != shares[0] for one in shares):
         raise MergeError(
             "the adapters were trained with different tokens",
             found=", ".join(f"{one.folder}: {kept or 'all'}" for one, kept in zip(located, shares, strict=True)),
             fix="train them with one model.keep_tokens",
         )
-    if shares[0] and not kept_shares(base_model.module):
+    if shares[0] and not kept_fractions(base_model.module):
         keep_tokens(base_model.module, shares[0])
 
 
@@ -191,7 +193,7 @@ def _heads_in(folder: Path, theirs: Sequence[str]) -> dict[str, int | None]:
 
 
 def _require_same_base(
-    config: PeftConfig, at: Located, base_model: Base, base: str | None, weights: str, progress: Progress
+    config: PeftConfig, at: AdapterLocation, base_model: Base, base: str | None, weights: str, progress: Progress
 ) -> None:
     if config.base_digest is not None:
         if config.base_digest != base_model.digest:

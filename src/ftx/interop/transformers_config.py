@@ -16,8 +16,8 @@ from ftx.core.size_limits import MOST_DEPTH, MOST_LABELS, MOST_SIDE, MOST_WIDTH
 from ftx.core.strict_json import JsonError, read_json
 from ftx.data.preprocess import Interpolation, Preprocess, covering
 
-Kind = Literal["vit", "dinov2", "dinov2_with_registers"]
-KINDS: tuple[Kind, ...] = get_args(Kind)
+ModelType = Literal["vit", "dinov2", "dinov2_with_registers"]
+MODEL_TYPES: tuple[ModelType, ...] = get_args(ModelType)
 PROCESSOR = "preprocessor_config.json"
 
 _Count = Annotated[int, Field(ge=1, le=MOST_WIDTH)]
@@ -32,7 +32,7 @@ class Shape(BaseModel):
 
     model_config = ConfigDict(extra="ignore", strict=True)
 
-    model_type: Kind
+    model_type: ModelType
     hidden_size: _Count
     num_hidden_layers: _Blocks
     num_attention_heads: _Count
@@ -153,7 +153,7 @@ _DINOV2: _Published = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225), "bicubic", 
 _VIT: _Published = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5), "bilinear", 1.0)
 
 
-def read_processor(folder: Path, kind: Kind, size: Size) -> Preprocess:
+def read_processor(folder: Path, kind: ModelType, size: Size) -> Preprocess:
     """The image path of a folder's processor, at this input size; ftx crops the centre where ViT's own squashes.
 
     Raises: ModelError for a processor that does what ftx's image path does not.

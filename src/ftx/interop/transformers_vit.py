@@ -17,7 +17,7 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
-from ftx.adapters.naming import Naming, Place
+from ftx.adapters.naming import LayerRows, Naming
 from ftx.backbones.build import Size, input_size
 from ftx.backbones.digest import base_digest
 from ftx.backbones.layer_roles import depth, pretrained_config
@@ -25,7 +25,7 @@ from ftx.backbones.timm_config import CONFIG, build_from_config
 from ftx.backbones.weights import fill_strictly
 from ftx.core.errors import ModelError, shown
 from ftx.interop.base_folder import UNFIT, Base, read_weights_of
-from ftx.interop.transformers_config import KINDS, Kind, Shape, read_processor
+from ftx.interop.transformers_config import MODEL_TYPES, ModelType, Shape, read_processor
 from ftx.runs.dense import DENSE_WEIGHTS
 
 HEAD = "classifier"
@@ -70,7 +70,7 @@ class _Words:
     layers: Mapping[str, str]
 
 
-def _vocabulary(kind: Kind, swiglu: bool) -> tuple[_Words, _Words]:
+def _vocabulary(kind: ModelType, swiglu: bool) -> tuple[_Words, _Words]:
     if kind == "vit":
         older = {**_OLDER, **_VIT_NORMS, "mlp.fc1": "intermediate.dense", "mlp.fc2": "output.dense"}
         newer = {**_NEWER, **_VIT_NORMS, "mlp.fc1": "mlp.fc1", "mlp.fc2": "mlp.fc2"}
@@ -90,12 +90,12 @@ def transformers_folder(folder: Path, config: Mapping[str, object], image_size: 
     Raises: ModelError for another model type, a config or weights that do not fit; pydantic's ValidationError for a
     config that does not hold.
     """
-    if (kind := config["model_type"]) not in KINDS:
+    if (kind := config["model_type"]) not in MODEL_TYPES:
         raise ModelError(
             "this model of transformers is not one that ftx can lay out as timm's",
             where=folder / CONFIG,
             found=f"model_type {shown(kind)}",
-            fix=f"ftx reads {', '.join(KINDS)}",
+            fix=f"ftx reads {', '.join(MODEL_TYPES)}",
         )
     shape = Shape.model_validate(config)
     given = read_weights_of(folder)
@@ -218,7 +218,7 @@ def _namings(shape: Shape, module: VisionTransformer) -> list[Naming]:
     found: list[Naming] = []
     for words in _vocabulary(shape.model_type, shape.use_swiglu_ffn):
         for prefix in (f"{shape.model_type}.", ""):
-            layers = {f"{prefix}{_STEM['patch_embed.proj']}": Place("patch_embed.proj"), HEAD: Place("head")}
+            layers = {f"{prefix}{_STEM['patch_embed.proj']}": LayerRows("patch_embed.proj"), HEAD: LayerRows("head")}
             for index in range(depth(module)):
                 for ours, theirs in words.layers.items():
                     if not ours.startswith(("norm", "ls")):
@@ -233,9 +233,9 @@ def _namings(shape: Shape, module: VisionTransformer) -> list[Naming]:
     return found
 
 
-def _place(module: VisionTransformer, block: str, ours: str) -> Place:
+def _place(module: VisionTransformer, block: str, ours: str) -> LayerRows:
     layer, number, pieces = _PIECES.get(ours, (ours, 0, 1))
     if pieces == 1:
-        return Place(f"{block}.{layer}")
+        return LayerRows(f"{block}.{layer}")
     rows = module.get_parameter(f"{block}.{layer}.weight").shape[0] // pieces
-    return Place(f"{block}.{layer}", slice(number * rows, (number + 1) * rows))
+    return LayerRows(f"{block}.{layer}", slice(number * rows, (number + 1) * rows))

@@ -16,14 +16,14 @@ from torch import Tensor, nn
 
 from ftx.adapters.fit_to_base import FittedAdapter, flat
 from ftx.adapters.merge_weight import Float64
-from ftx.backbones.kept_tokens import kept_shares, watched
+from ftx.backbones.kept_tokens import choice_margins, kept_fractions
 from ftx.core.command_report import CommandReport
 from ftx.core.errors import AdapterError, GateFailed, InputError, MergeError, ModelError
 from ftx.core.files import check_space, stage_folder, write_atomic
 from ftx.core.progress import SILENT, Progress
 from ftx.data.preprocess import Preprocess, normalise
 from ftx.interop.base_folder import Base
-from ftx.interop.open_adapters import Opened, open_adapters
+from ftx.interop.open_adapters import OpenedAdapter, open_adapters
 from ftx.merging.merge_and_prove import (
     LAYER_BOUND,
     LOGIT_BOUND,
@@ -117,7 +117,11 @@ def combine(
         for proof in proofs
     }
     try:
-        with torch.inference_mode(), beside(module, layers if how == "linear" else {}), watched(module) as choices:
+        with (
+            torch.inference_mode(),
+            beside(module, layers if how == "linear" else {}),
+            choice_margins(module) as choices,
+        ):
             if how == "ties":
                 fill(module, merged)
             expected_NC = module(images_N3HW)
@@ -152,7 +156,7 @@ def combine(
             max_logit_difference=difference,
             logit_bound=bound,
         )
-        _write_card(staged, report, [one.at.name for one in opened], meaning, kept_shares(module))
+        _write_card(staged, report, [one.at.name for one in opened], meaning, kept_fractions(module))
         write_atomic(staged / "merge.json", (report.model_dump_json(indent=2) + "\n").encode())
     return report
 
@@ -309,7 +313,7 @@ def _saved(fitted: Sequence[FittedAdapter], shares: Sequence[float]) -> dict[str
     }
 
 
-def _meaning(opened: Sequence[Opened], base_model: Base, labels: Sequence[str], progress: Progress) -> Meaning:
+def _meaning(opened: Sequence[OpenedAdapter], base_model: Base, labels: Sequence[str], progress: Progress) -> Meaning:
     """What the logits mean: by the runs, else by the labels given, else by the base's own, else numbered."""
     classes = cast("int", base_model.module.num_classes)
     runs = [one.at.run for one in opened if one.at.run is not None]

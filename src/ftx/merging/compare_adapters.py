@@ -18,7 +18,7 @@ from ftx.adapters.peft_file import WEIGHTS
 from ftx.core.command_report import CommandReport
 from ftx.core.errors import AdapterError
 from ftx.core.progress import SILENT, Progress
-from ftx.interop.open_adapters import Opened, open_adapters
+from ftx.interop.open_adapters import OpenedAdapter, open_adapters
 from ftx.merging.merge_and_prove import change
 
 
@@ -160,7 +160,7 @@ def _means(layers: Sequence[ComparedLayer]) -> list[Overlap]:
     ]
 
 
-def _facts(opened: Opened, path: Path, change: float) -> Adapter:
+def _facts(opened: OpenedAdapter, path: Path, change: float) -> Adapter:
     layers = opened.fitted.layers
     if not layers:
         raise AdapterError("the adapter is in no layer", where=path)

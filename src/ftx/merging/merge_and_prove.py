@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from ftx.adapters.fit_to_base import flat, read_adapter
 from ftx.adapters.merge_weight import AdapterWeights, Float64, merged_weight, separate_products
 from ftx.adapters.trainable_model import base_of
-from ftx.backbones.kept_tokens import Watched, watched
+from ftx.backbones.kept_tokens import ChoiceMargins, choice_margins
 from ftx.core.command_report import CommandReport
 from ftx.core.errors import AdapterError, DataError, GateFailed, MergeError
 from ftx.core.files import check_space
@@ -213,12 +213,12 @@ def _logit_difference(run: Run, dense: Path, pixels_NHWC: Pixels) -> tuple[float
     """The largest difference between the logits of the trained and the dense model, and the bound for it."""
     images_N3HW = torch.from_numpy(normalise(pixels_NHWC, run.manifest.preprocess))
     trained = load_trained(run)
-    with torch.inference_mode(), watched(trained) as choices:
+    with torch.inference_mode(), choice_margins(trained) as choices:
         trained_NC, dense_NC = trained(images_N3HW), load_dense(dense)(images_N3HW)
     return furthest(trained_NC, dense_NC, choices), LOGIT_BOUND * max(1.0, float(trained_NC.abs().max()))
 
 
-def furthest(expected_NC: Tensor, found_NC: Tensor, choices: Watched) -> float:
+def furthest(expected_NC: Tensor, found_NC: Tensor, choices: ChoiceMargins) -> float:
     """The largest difference of a logit, over the images whose patches the model chose clearly where it drops some.
 
     Where none of them is clear, over all.

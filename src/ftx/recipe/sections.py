@@ -11,7 +11,7 @@ from pydantic_core.core_schema import ValidationInfo
 
 from ftx.recipe.adapter_methods import AdapterName
 from ftx.recipe.adapter_targets import TARGETS, Alphas, BlockChoice, Ranks, Target, TargetNames
-from ftx.recipe.token_shares import KeepTokens
+from ftx.recipe.token_fractions import KeepTokens
 from ftx.recipe.value_types import (
     Count,
     CountOrAuto,
@@ -87,7 +87,7 @@ class ModelRecipe(Section):
     from_run: Text = "none"
 
     @property
-    def token_shares(self) -> dict[int, float]:
+    def token_fractions(self) -> dict[int, float]:
         """``keep_tokens`` by block; nothing where all stay."""
         return {} if self.keep_tokens == "all" else self.keep_tokens
 

@@ -15,7 +15,7 @@ from timm.models.swin_transformer import SwinTransformer
 from timm.models.swin_transformer_v2 import SwinTransformerV2
 from torch import Tensor, nn
 
-from ftx.backbones.kept_tokens import keep_tokens, kept_shares
+from ftx.backbones.kept_tokens import keep_tokens, kept_fractions
 from ftx.backbones.layer_roles import pretrained_config
 from ftx.backbones.timm_config import CONFIG, TimmConfig, build_from_config
 from ftx.backbones.weights import read_weights
@@ -73,7 +73,7 @@ def save_dense(module: nn.Module, config: DenseConfig, folder: Path) -> None:
         "pretrained_cfg": pretrained_cfg,
         # timm and transformers pass over what they do not know; another ftx reads the labels' relations here.
         **({"ftx": config.meaning.model_dump(mode="json")} if config.meaning else {}),
-        **({"keep_tokens": shares} if (shares := kept_shares(module)) else {}),
+        **({"keep_tokens": shares} if (shares := kept_fractions(module)) else {}),
     }
     with disk_faults(folder):
         save_file(dense_state(module), folder / DENSE_WEIGHTS, metadata={"format": "pt"})

@@ -15,8 +15,8 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from ftx.adapters.pissa import file_note
 from ftx.adapters.spec import AdapterSpec
-from ftx.adapters.trainable_model import Prepared
-from ftx.backbones.kept_tokens import NO_SHARES, TokenShares
+from ftx.adapters.trainable_model import TrainableModel
+from ftx.backbones.kept_tokens import ALL_TOKENS, TokenFractions
 from ftx.core.errors import RunError
 from ftx.core.files import write_atomic
 from ftx.core.shipped_files import EMBEDDED, ORIGINS
@@ -69,7 +69,7 @@ class MergeProof:
 def write_trained_card(
     folder: Path,
     recipe: Recipe,
-    prepared: Prepared,
+    prepared: TrainableModel,
     dataset: Dataset,
     kept: KeptEpoch,
     recovered: Recovered | None = None,
@@ -88,7 +88,7 @@ def write_trained_card(
         ("task", f"{recipe.task}, {len(dataset.labels)} labels"),
         ("images", ", ".join(f"{len(dataset.split(split)):,} {split}" for split in _splits(dataset))),
         ("input", f"{backbone.preprocess.image_size} px, RGB"),
-        *_tokens(recipe.model.token_shares),
+        *_tokens(recipe.model.token_fractions),
         ("epoch kept", f"{kept.number} of {kept.epochs}, by {_chosen_by(kept)}{_interrupted(recipe, kept)}"),
     ]
     if begun_from is not None:
@@ -115,7 +115,7 @@ def write_dense_card(folder: Path, run: Run, proof: MergeProof) -> None:
     manifest, recipe = run.manifest, run.recipe()
     results, metric = _measured_in(run.path / "trained" / MODEL_CARD)
     dataset = Dataset(root=run.path, labels=manifest.labels, entries=run.entries())
-    shares = recipe.model.token_shares
+    shares = recipe.model.token_fractions
     logits = f"Its logits lie within {proof.logit_difference:.1e} of the trained model's on {proof.images}"
     layers = layers_proved(proof.layers, proof.relative_error, proof.layer_bound) if proof.layers else ""
     facts = [
@@ -144,7 +144,7 @@ def write_combined_card(
     parts: Sequence[tuple[str, str]],
     meaning: Meaning | None,
     proved: str,
-    shares: TokenShares = NO_SHARES,
+    shares: TokenFractions = ALL_TOKENS,
 ) -> None:
     """Write the card of adapters merged outside of a run; ``parts`` are what went in, name and value."""
     names = meaning.labels.names if meaning else ()
@@ -191,7 +191,7 @@ def _is_figure(value: object) -> bool:
     return isinstance(value, int | float) and math.isfinite(value)
 
 
-def _tokens(shares: TokenShares) -> list[tuple[str, str]]:
+def _tokens(shares: TokenFractions) -> list[tuple[str, str]]:
     """The fact that a model drops patches; none where all tokens stay."""
     if not shares:
         return []
@@ -291,7 +291,7 @@ def _base_named(model: ModelRecipe, architecture: str) -> str:
     return f"timm's `{architecture}`, {weights}"
 
 
-def _method_named(prepared: Prepared) -> str:
+def _method_named(prepared: TrainableModel) -> str:
     title = METHODS[prepared.method].title
     if prepared.spec is None:
         return title

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 from torch import nn
 
-from ftx.adapters.trainable_model import Prepared
-from ftx.backbones.kept_tokens import NO_SHARES, TokenShares
+from ftx.adapters.trainable_model import TrainableModel
+from ftx.backbones.kept_tokens import ALL_TOKENS, TokenFractions
 from ftx.core.shipped_files import EMBEDDED
 from ftx.data.preprocess import Preprocess, crop_share
 from ftx.recipe.schema import Recipe
@@ -16,7 +16,7 @@ from ftx.runs.trained import HEAD, MODEL
 from ftx.tasks.output_meaning import Meaning
 
 
-def trained_code(recipe: Recipe, prepared: Prepared, meaning: Meaning) -> list[str]:
+def trained_code(recipe: Recipe, prepared: TrainableModel, meaning: Meaning) -> list[str]:
     """Lays ``trained/`` over its base: peft opens an adapter."""
     imports, base = _base_code(recipe, prepared, len(meaning.labels))
     if prepared.spec is not None:
@@ -41,12 +41,12 @@ def trained_code(recipe: Recipe, prepared: Prepared, meaning: Meaning) -> list[s
     ]
 
 
-def _base_code(recipe: Recipe, prepared: Prepared, classes: int) -> tuple[list[str], list[str]]:
+def _base_code(recipe: Recipe, prepared: TrainableModel, classes: int) -> tuple[list[str], list[str]]:
     """Imports, and what builds the base with the weights that training began with."""
     module, pre = prepared.backbone.module, prepared.backbone.preprocess
     size = "".join(f", {name}={value!r}" for name, value in size_arguments(module, pre).items())
     name, weights = prepared.backbone.architecture, recipe.model.weights
-    dropping, drops = _dropping("base", recipe.model.token_shares)
+    dropping, drops = _dropping("base", recipe.model.token_fractions)
     if prepared.method == "full":
         made = f'base = timm.create_model("{name}", num_classes={classes}{size})'
         return ["import timm", *dropping], [made, *drops]
@@ -63,7 +63,7 @@ def _base_code(recipe: Recipe, prepared: Prepared, classes: int) -> tuple[list[s
     ]
 
 
-def _dropping(name: str, shares: TokenShares) -> tuple[list[str], list[str]]:
+def _dropping(name: str, shares: TokenFractions) -> tuple[list[str], list[str]]:
     """Imports, and what lets a model of timm drop the tokens that were dropped in training."""
     if not shares:
         return [], []
@@ -83,7 +83,7 @@ def _exposing(module: nn.Module) -> list[str]:
     ]
 
 
-def timm_code(meaning: Meaning, shares: TokenShares = NO_SHARES) -> list[str]:
+def timm_code(meaning: Meaning, shares: TokenFractions = ALL_TOKENS) -> list[str]:
     """Opens ``dense/`` with timm."""
     dropping, drops = _dropping("model", shares)
     return [

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from ftx.adapters.fit_to_base import load_adapter
 from ftx.adapters.save import save_adapter
-from ftx.adapters.trainable_model import Prepared, prepare
+from ftx.adapters.trainable_model import TrainableModel, prepare
 from ftx.backbones.layer_roles import head_names
 from ftx.core.disk import disk_faults
 from ftx.core.errors import MergeError, RunError
@@ -25,7 +25,7 @@ HEAD = "head.safetensors"
 MODEL = "model.safetensors"
 
 
-def save_trained(prepared: Prepared, folder: Path) -> None:
+def save_trained(prepared: TrainableModel, folder: Path) -> None:
     """An adapter in PEFT's format, a head, or a whole model, by the method."""
     module, backbone = prepared.backbone.module, prepared.backbone
     folder.mkdir(parents=True, exist_ok=True)
@@ -63,7 +63,7 @@ def load_trained(run: Run) -> nn.Module:
     return prepared.backbone.module.eval().requires_grad_(False)
 
 
-def load_trained_into(prepared: Prepared, run: Run) -> None:
+def load_trained_into(prepared: TrainableModel, run: Run) -> None:
     """Fill the model of a run's recipe with what training made.
 
     Raises: as ``load_trained``.

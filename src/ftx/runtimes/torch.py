@@ -10,7 +10,7 @@ from functools import partial
 import torch
 from torch import nn
 
-from ftx.backbones.kept_tokens import Watched, watched
+from ftx.backbones.kept_tokens import ChoiceMargins, choice_margins
 from ftx.core.errors import ImageError
 from ftx.data.image_store import ImageLike
 from ftx.data.preprocess import Pixels, Preprocess, load_pixels, normalise
@@ -37,9 +37,9 @@ class TorchPredictor:
         with torch.inference_mode():
             return self.module(images_N3HW).float().numpy()
 
-    def watched(self) -> AbstractContextManager[Watched]:
+    def choice_margins(self) -> AbstractContextManager[ChoiceMargins]:
         """Note how clearly the patches of each image are chosen, of a model that drops some."""
-        return watched(self.module)
+        return choice_margins(self.module)
 
     def logits_from_files(self, images: Iterable[ImageLike]) -> Iterator[Floats | ImageError]:
         """Its own image path is the training path, so this view equals the graph's."""

@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 
 from ftx.adapters.pissa import spec_on_file
-from ftx.adapters.trainable_model import Prepared, adapter_spec, prepare
+from ftx.adapters.trainable_model import TrainableModel, adapter_spec, prepare
 from ftx.core.errors import RecipeError, listed
 from ftx.core.progress import Progress
 from ftx.recipe.schema import Recipe
@@ -87,7 +87,7 @@ def recipe_from(run: Path, overrides: Sequence[str] = (), flags: Mapping[str, ob
     return without_untyped_links(begun, overrides, flags)
 
 
-def begin_with(run: Run, prepared: Prepared, labels: Labels, progress: Progress) -> BegunFrom:
+def begin_with(run: Run, prepared: TrainableModel, labels: Labels, progress: Progress) -> BegunFrom:
     """Lay into a fresh model of other ``labels`` what a run trained, and say which rows of the head are new or gone.
 
     Raises: RunError if ``trained/`` is altered; MergeError if it was made on another base; either, or AdapterError, if

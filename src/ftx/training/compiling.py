@@ -18,7 +18,7 @@ from statistics import median
 import torch
 from torch import Tensor, nn
 
-from ftx.adapters.trainable_model import Prepared
+from ftx.adapters.trainable_model import TrainableModel
 from ftx.backbones.compiled import blocks_to_compile, compiled, compiling
 from ftx.backbones.dropped_patches import DroppedPatches
 from ftx.backbones.joined_attention import joined_attention
@@ -50,7 +50,13 @@ class Gain:
 
 
 def chosen(
-    prepared: Prepared, train: TrainRecipe, images: int, *, dropped: DroppedPatches, bf16: bool, progress: Progress
+    prepared: TrainableModel,
+    train: TrainRecipe,
+    images: int,
+    *,
+    dropped: DroppedPatches,
+    bf16: bool,
+    progress: Progress,
 ) -> Compile:
     """What ``train.compile`` comes to in a training whose epochs have so many images together.
 

@@ -12,10 +12,10 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
-from ftx.adapters.trainable_model import Prepared
+from ftx.adapters.trainable_model import TrainableModel
 from ftx.backbones.dropped_patches import ALL_PATCHES, DroppedPatches
 from ftx.backbones.layer_roles import plain_vit
-from ftx.backbones.split_network import choose_attention, head_alone, set_attention
+from ftx.backbones.split_network import choose_attention, only_head_trains, set_attention
 from ftx.core.errors import RunError
 from ftx.core.memory import available_bytes, keep_freed_memory
 from ftx.core.processors import cores
@@ -79,7 +79,7 @@ class Circumstances(BaseModel):
 
 
 def place(
-    prepared: Prepared,
+    prepared: TrainableModel,
     batch_size: int,
     progress: Progress = SILENT,
     *,
@@ -103,7 +103,7 @@ def place(
         vit = plain_vit(module)
         if vit is not None:
             set_attention(vit, plain=plain)
-        if not plain and vit is not None and not head_alone(module):
+        if not plain and vit is not None and not only_head_trains(module):
             progress.note(
                 "attention is computed by torch's fused kernel: as plain products it would take over a quarter of the "
                 "free memory"
@@ -122,7 +122,7 @@ def in_threads_as(before: Circumstances) -> Iterator[None]:
         torch.set_num_threads(threads)
 
 
-def place_as_before(prepared: Prepared, before: Circumstances) -> None:
+def place_as_before(prepared: TrainableModel, before: Circumstances) -> None:
     """Put the model where it trained before, to compute as it did.
 
     Raises: RunError if that is not possible here.

@@ -10,12 +10,12 @@ import numpy as np
 import torch
 
 from ftx.adapters.attach import adapter_layers, prove_reach
-from ftx.adapters.trainable_model import Prepared
+from ftx.adapters.trainable_model import TrainableModel
 from ftx.backbones.dropped_patches import DroppedPatches
 from ftx.backbones.joined_attention import joined_attention
 from ftx.backbones.layer_roles import depth, plain_vit
 from ftx.backbones.recompute import recomputing
-from ftx.backbones.split_network import frozen_blocks, head_alone, token_shape
+from ftx.backbones.split_network import frozen_blocks, only_head_trains, token_shape
 from ftx.backbones.trained_blocks import trained_blocks
 from ftx.core.progress import SILENT
 from ftx.data.pixel_store import PixelStore
@@ -141,7 +141,7 @@ def adapted_layers(module: torch.nn.Module) -> list[PlannedLayer]:
     ]
 
 
-def memory_mb(prepared: Prepared, recipe: Recipe, planned: Plan, images: int) -> int:
+def memory_mb(prepared: TrainableModel, recipe: Recipe, planned: Plan, images: int) -> int:
     """A rough estimate: weights, gradients and AdamW's two moments, what each layer keeps for its backward, solving.
 
     Called after ``place``, which chooses how attention is computed.
@@ -164,7 +164,7 @@ def memory_mb(prepared: Prepared, recipe: Recipe, planned: Plan, images: int) ->
 
 
 def what_would_fit(
-    prepared: Prepared, recipe: Recipe, planned: Plan, images: int, free_bytes: int, ranks: Ranks = ALONE
+    prepared: TrainableModel, recipe: Recipe, planned: Plan, images: int, free_bytes: int, ranks: Ranks = ALONE
 ) -> str:
     """How to train in so much memory, of which a batch of this size was too much: the largest that fits by estimate.
 
@@ -187,10 +187,10 @@ def _of_batch(recipe: Recipe, size: int) -> Recipe:
     return recipe.model_copy(update={"train": recipe.train.model_copy(update={"batch_size": size})})
 
 
-def _kept_numbers(prepared: Prepared, dropped: DroppedPatches, *, again: bool) -> int:
+def _kept_numbers(prepared: TrainableModel, dropped: DroppedPatches, *, again: bool) -> int:
     """Activations that one image leaves for the backward; ``again``: of one block, and of the others their inputs."""
     module, pre = prepared.backbone.module, prepared.backbone.preprocess
-    if head_alone(module):
+    if only_head_trains(module):
         return 0
     vit = plain_vit(module)
     if vit is not None:

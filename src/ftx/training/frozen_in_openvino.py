@@ -36,8 +36,8 @@ _BATCH, _ROUNDS = 16, 3
 _ROUNDING = 2.0**-9
 
 
-def in_openvino(prefix: nn.Module, pre: Preprocess, *, bf16: bool, folder: Path | None) -> Answer:
-    """What answers as ``prefix`` does in evaluation, images to features, on the CPU.
+def in_openvino(trunk: nn.Module, pre: Preprocess, *, bf16: bool, folder: Path | None) -> Answer:
+    """What answers as ``trunk`` does in evaluation, images to features, on the CPU.
 
     Its conversion is kept in ``folder``, if there is one.
     Raises: ModelError if torch or OpenVINO cannot convert it.
@@ -48,7 +48,7 @@ def in_openvino(prefix: nn.Module, pre: Preprocess, *, bf16: bool, folder: Path 
         with suppress(RuntimeError):  # cut off: it is converted again
             model = ov.Core().read_model(file)
     if model is None:
-        model = _converted(prefix, pre)
+        model = _converted(trunk, pre)
         if file is not None:
             # A full disk, or another process that converts it as well: whoever finds none converts it again.
             with suppress(RuntimeError, EnvironmentFault, OSError), stage_folder(file.parent) as staged:
@@ -65,11 +65,11 @@ def in_openvino(prefix: nn.Module, pre: Preprocess, *, bf16: bool, folder: Path 
     return lambda images_N3HW: torch.from_numpy(compiled(images_N3HW.numpy())[0].copy())
 
 
-def _converted(prefix: nn.Module, pre: Preprocess) -> ov.Model:
+def _converted(trunk: nn.Module, pre: Preprocess) -> ov.Model:
     example_N3HW = torch.zeros(2, 3, pre.height, pre.width)  # torch would take a batch of 1 for a constant
     try:
         with quiet_third_parties(), no_telemetry(), torch.no_grad():
-            program = torch.export.export(prefix.eval(), (example_N3HW,), dynamic_shapes=({0: Dim("batch")},))
+            program = torch.export.export(trunk.eval(), (example_N3HW,), dynamic_shapes=({0: Dim("batch")},))
             return ov.convert_model(program, input=[ov.PartialShape([-1, 3, pre.height, pre.width])])
     except Exception as error:  # torch raises a dozen unrelated classes here, some private
         raise ModelError(

@@ -100,16 +100,16 @@ class FrozenPart:
 
     def __init__(self, frozen: Frozen, store: ByteStore, folder: Path | None = None, *, ranks: Ranks = ALONE) -> None:
         self._folder, self._ranks = folder, ranks
-        self.suffix, self.dtype, self.store = frozen.split.suffix, frozen.dtype, store
-        self._prefix, self._pre, self._bf16 = frozen.split.prefix, frozen.backbone.preprocess, frozen.bf16
+        self.tail, self.dtype, self.store = frozen.split.tail, frozen.dtype, store
+        self._trunk, self._pre, self._bf16 = frozen.split.trunk, frozen.backbone.preprocess, frozen.bf16
         self.device = next(frozen.backbone.module.parameters()).device
         vit = plain_vit(frozen.backbone.module)
         self.other_tokens = 0 if vit is None else vit.num_prefix_tokens  # that stand before those of the patches
-        self._answer: Callable[[Tensor], Tensor] = self._prefix
+        self._answer: Callable[[Tensor], Tensor] = self._trunk
         if frozen.runtime == "openvino":
             from ftx.training.frozen_in_openvino import in_openvino
 
-            self._answer = in_openvino(self._prefix, self._pre, bf16=self._bf16, folder=folder)
+            self._answer = in_openvino(self._trunk, self._pre, bf16=self._bf16, folder=folder)
         blank_HW3 = np.zeros((self._pre.height, self._pre.width, 3), np.uint8)
         self.shape = self.compute(blank_HW3[None]).shape[1:]
 
@@ -151,7 +151,7 @@ class FrozenPart:
     def compute(self, pixels_BHWC: Pixels) -> Tensor:
         """Features of views, on the CPU, of no dropout and no statistics of a batch. Shape: [B, …]."""
         images_B3HW = to_device(torch.from_numpy(normalise(pixels_BHWC, self._pre)), self.device)
-        with _evaluating(self._prefix), torch.autocast(self.device.type, torch.bfloat16, enabled=self._bf16):
+        with _evaluating(self._trunk), torch.autocast(self.device.type, torch.bfloat16, enabled=self._bf16):
             return self._answer(images_B3HW).to(self.dtype).cpu()
 
 
@@ -207,10 +207,10 @@ def faster_runtime(frozen: Frozen, views: int, progress: Progress) -> FrozenRunt
 def _openvino_holds(frozen: Frozen, progress: Progress) -> bool:
     from ftx.training.frozen_in_openvino import CONVERTED, in_openvino, is_as_good, is_faster
 
-    prefix, pre = frozen.split.prefix, frozen.backbone.preprocess
+    trunk, pre = frozen.split.trunk, frozen.backbone.preprocess
     try:
-        answer = in_openvino(prefix, pre, bf16=frozen.bf16, folder=frozen.folder)
-        if all(holds(answer, prefix, pre, bf16=frozen.bf16) for holds in (is_as_good, is_faster)):
+        answer = in_openvino(trunk, pre, bf16=frozen.bf16, folder=frozen.folder)
+        if all(holds(answer, trunk, pre, bf16=frozen.bf16) for holds in (is_as_good, is_faster)):
             return True
     except ModelError as error:
         progress.note(f"torch computes the frozen part: {error.what}: {error.found}")

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from ftx.backbones.build import Backbone
 from ftx.backbones.dropped_patches import ALL_PATCHES, DroppedPatches
 from ftx.backbones.kept_tokens import take
-from ftx.backbones.split_network import uncut
+from ftx.backbones.split_network import full_model
 from ftx.core.addresses import Place
 from ftx.core.progress import Progress
 from ftx.data.dataset import Entry
@@ -155,7 +155,7 @@ class FeatureInputs:
         dropped: DroppedPatches = ALL_PATCHES,
     ) -> None:
         self.dropped = dropped
-        self.network, self.frozen, self.images = frozen.suffix, frozen, images
+        self.network, self.frozen, self.images = frozen.tail, frozen, images
         self.views = 0 if images.augment == "none" else views
         self.as_they_are = as_they_are or not self.views
         self.targets_NC = torch.from_numpy(images.targets_NC).to(frozen.device)
@@ -286,4 +286,4 @@ def inputs_of(
     )
     if frozen is not None:
         return FeatureInputs(frozen, images, views, as_they_are=as_they_are, dropped=dropped)
-    return ImageInputs(uncut(module), images, next(module.parameters()).device)
+    return ImageInputs(full_model(module), images, next(module.parameters()).device)

@@ -13,7 +13,7 @@ from torch import nn
 
 from ftx.backbones.dropped_patches import ALL_PATCHES, DroppedPatches
 from ftx.backbones.layer_roles import plain_vit
-from ftx.backbones.split_network import frozen_blocks, head_alone
+from ftx.backbones.split_network import frozen_blocks, only_head_trains
 from ftx.core.errors import ModelError
 from ftx.recipe.schema import Recipe
 from ftx.recipe.sections import Augment, TrainRecipe
@@ -69,7 +69,7 @@ _LEFT_OUT = 0.6
 
 def keepable_blocks(module: nn.Module) -> int | None:
     """Leading blocks whose features may be computed once: those in front of all that trains; None if there is none."""
-    return 0 if head_alone(module) else frozen_blocks(module) or None
+    return 0 if only_head_trains(module) else frozen_blocks(module) or None
 
 
 def without_effect(module: nn.Module, asked: TrainRecipe, planned: Plan) -> list[str]:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import torch
 
 from ftx.adapters.attach import adapter_layers
-from ftx.adapters.trainable_model import Prepared, decided_blocks, prepare
+from ftx.adapters.trainable_model import TrainableModel, decided_blocks, prepare
 from ftx.backbones.build import preprocess_before, tagged
 from ftx.core.addresses import typed
 from ftx.core.errors import RecipeError
@@ -55,7 +55,7 @@ class Resolved:
     """What is to be trained, before anything is written."""
 
     dataset: Dataset
-    prepared: Prepared
+    prepared: TrainableModel
     recipe: Recipe
     plan: Plan
     begun_from: BegunFrom | None = None
@@ -169,7 +169,7 @@ def _compare_classes(recipe: Recipe, found: int, strict: bool, progress: Progres
     progress.note(f"the recipe is for {expected} labels, the data has {found}: the data decides")
 
 
-def _resolved(recipe: Recipe, planned: Plan, prepared: Prepared, dataset: Dataset, progress: Progress) -> Recipe:
+def _resolved(recipe: Recipe, planned: Plan, prepared: TrainableModel, dataset: Dataset, progress: Progress) -> Recipe:
     """The recipe with what was decided here written out: every ``auto``, and where the data or the model has less."""
     module = prepared.backbone.module
     precision = resolve_precision(recipe.train.precision)

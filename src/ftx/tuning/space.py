@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from ftx.backbones.architecture_table import Model, read_architectures
+from ftx.backbones.architecture_table import SupportedModel, read_architectures
 from ftx.core.errors import InputError, RecipeError, nearest
 from ftx.core.pydantic_errors import first_error
 from ftx.recipe.document import read_document
@@ -185,5 +185,5 @@ def default_space(recipe: Recipe) -> Space:
     return Space(keys=found)
 
 
-def _model(name: str) -> Model | None:
+def _model(name: str) -> SupportedModel | None:
     return next((one for one in read_architectures().matching(None) if one.name == name), None)

@@ -147,7 +147,7 @@ def refuse_another(given: Given, base: Path, card: Card) -> None:
             fix="name the base that it was made for",
         )
     if given.update is None:
-        if (kept := given.file.config.token_shares) != card.keep_tokens:
+        if (kept := given.file.config.token_fractions) != card.keep_tokens:
             raise AdapterError(
                 "the adapter was trained with other tokens",
                 where=given.path,

@@ -11,7 +11,7 @@ import torch
 from openvino import opset13 as op
 from tests.conftest import Listener
 
-from ftx.backbones.split_network import uncut
+from ftx.backbones.split_network import full_model
 from ftx.core.signal_stack import OFF, signal_stack
 from ftx.data.preprocess import Preprocess
 from ftx.exporting.int8 import search as quantizing
@@ -228,7 +228,7 @@ def test_multiplications_are_counted_as_the_network_makes_them() -> None:
     torch.manual_seed(0)
     vit = timm.create_model("vit_tiny_patch16_224", img_size=32, depth=2, embed_dim=48, num_heads=3, num_classes=7)
     pre = Preprocess(32, 32, 32, "bicubic", (0.5,) * 3, (0.5,) * 3)
-    known = products(convert_body(trace(uncut(vit.eval()), pre), pre, "vit"))
+    known = products(convert_body(trace(full_model(vit.eval()), pre), pre, "vit"))
     tokens, width = 5, 48
     block = [tokens * width * 3 * width, 2 * tokens * tokens * width, tokens * width**2, *[4 * tokens * width**2] * 2]
     last = [tokens * width * 3 * width, 2 * tokens * width, width**2, *[4 * width**2] * 2]
@@ -304,7 +304,7 @@ def test_attention_stays_in_float() -> None:
     torch.manual_seed(0)
     vit = timm.create_model("vit_tiny_patch16_224", img_size=32, depth=2, embed_dim=48, num_heads=3, num_classes=7)
     pre = Preprocess(32, 32, 32, "bicubic", (0.5,) * 3, (0.5,) * 3)
-    given = convert_body(trace(uncut(vit.eval()), pre), pre, "vit")
+    given = convert_body(trace(full_model(vit.eval()), pre), pre, "vit")
     some = list(np.random.default_rng(0).standard_normal((4, 1, 3, 32, 32)).astype(np.float32))
     known = products(given)
     assert {one.kind for one in known} == {"linear", "attention", "convolution"}

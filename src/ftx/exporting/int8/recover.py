@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from ftx.adapters.attach import adapter_layers
-from ftx.adapters.trainable_model import Prepared, prepare
+from ftx.adapters.trainable_model import TrainableModel, prepare
 from ftx.backbones.layer_roles import head_names
 from ftx.core.errors import EnvironmentFault, GateFailed
 from ftx.core.progress import SILENT, Progress
@@ -119,7 +119,7 @@ def recover(
     )
 
 
-def _write(folder: Path, source: Run, prepared: Prepared, recovered: Recovered, kept: KeptEpoch) -> None:
+def _write(folder: Path, source: Run, prepared: TrainableModel, recovered: Recovered, kept: KeptEpoch) -> None:
     entries, recipe = source.entries(), source.recipe()
     (folder / TRAINED.name).mkdir()
     (folder / "recipe.yaml").write_bytes((source.path / "recipe.yaml").read_bytes())
@@ -136,7 +136,7 @@ def _write(folder: Path, source: Run, prepared: Prepared, recovered: Recovered, 
 class _Images:
     """The run's images: those that train, those of them that calibrate, others that judge, and the validation's."""
 
-    def __init__(self, run: Run, prepared: Prepared, data: Path | None, progress: Progress) -> None:
+    def __init__(self, run: Run, prepared: TrainableModel, data: Path | None, progress: Progress) -> None:
         root, entries, task = run.data_root(data), run.entries("train"), run.task
 
         def inputs(some: Sequence[Entry]) -> Inputs:
@@ -213,13 +213,13 @@ class _Laid:
     SmoothQuant has scaled a weight's inputs, and bias correction has moved biases; both stay as they are.
     """
 
-    prepared: Prepared
+    prepared: TrainableModel
     twins: dict[str, Tensor]
     scales: dict[str, Tensor]
     offsets: dict[str, Tensor]
 
     @classmethod
-    def over(cls, student: nn.Module, teacher: nn.Module, prepared: Prepared) -> _Laid:
+    def over(cls, student: nn.Module, teacher: nn.Module, prepared: TrainableModel) -> _Laid:
         """Find each trained tensor in the quantized network, and what NNCF did to it."""
         before, after = teacher.state_dict(), dict(student.named_parameters())
         student.requires_grad_(False)
@@ -254,7 +254,7 @@ class _Laid:
             twin.grad = None
 
 
-def _trained(prepared: Prepared) -> dict[str, Tensor]:
+def _trained(prepared: TrainableModel) -> dict[str, Tensor]:
     """What the method trains, by the names of the dense network: of an adapted layer, its merged weight."""
     module = prepared.backbone.module
     adapted = dict(adapter_layers(module))
