@@ -1,7 +1,7 @@
 """A network cut in two, so that what is frozen in front is computed once and kept.
 
-The trunk computes features of images, the tail logits from features; the forward of both together is the model's own but
-for rounding. Both share the model's layers: what is trained through them is trained in the model.
+The trunk computes features of images, the tail computes logits from features. The forward of both together is the
+model's own but for rounding. Both share the model's layers: what is trained through them is trained in the model.
 """
 
 from __future__ import annotations
