@@ -21,7 +21,7 @@ from ftx.data.image_store import ImageStore, open_hashed
 from ftx.data.shards import fetched
 from ftx.data.shards.write import write_shards
 from ftx.data.sources import list_images
-from ftx.scaling.parts import Part
+from ftx.scaling.parts import JobPart
 
 
 class Handler(SimpleHTTPRequestHandler):
@@ -116,11 +116,11 @@ def test_a_server_that_fails_is_not_one_that_has_no_such_file(host: str, tmp_pat
     with pytest.raises(EnvironmentFault, match="a file cannot be fetched"):
         list_images(typed(f"{host}/0000.tar"))
     Handler.failures.clear()
-    part = Part(archive=typed(f"{host}/0000.tar"))
+    part = JobPart(archive=typed(f"{host}/0000.tar"))
     predictor: Any = None
     Handler.failures[:] = [503] * 100
     with pytest.raises(EnvironmentFault):  # and no answer for its images
-        part.answered(predictor, scores=False)
+        part.predictions(predictor, scores=False)
 
 
 def test_archives_of_a_store_that_does_not_say_what_it_has_not(host: str) -> None:

@@ -25,13 +25,13 @@ from ftx.core.errors import EnvironmentFault
 from ftx.data.shards.write import write_shards
 from ftx.evaluating.predict import Prediction, predict
 from ftx.runtimes import load
-from ftx.scaling import on_ray as on_ray_room
-from ftx.scaling import parts as parts_room
+from ftx.scaling import on_ray as on_ray_module
+from ftx.scaling import parts as parts_module
 from ftx.scaling.job import as_lines, parts_folder
 from ftx.scaling.on_ray import ray_workers
-from ftx.scaling.parts import Part
-from ftx.scaling.predict_to_file import predict_to_file
-from ftx.scaling.ray_driver import Foreman, Setting, Told, Worker, _own_cores, lead, shares
+from ftx.scaling.parts import JobPart
+from ftx.scaling.predict_to_file import RayCluster, predict_to_file
+from ftx.scaling.ray_driver import Coordinator, DriverMessage, Worker, WorkerSetup, _own_cores, lead, workers_and_cores
 
 
 def many(colour_model: Any, folder: Path, count: int) -> Path:
@@ -108,7 +108,7 @@ def test_shards_and_what_cannot_be_read_and_a_second_call(colour_model: Any, tmp
         line.replace(f"{tmp_path}/", "").replace("shards/", "") for line in own
     ]
     process = started(tmp_path, "shards", "--artifact", str(colour_model.folder), "--out", "out.jsonl")
-    assert "this file is there already" in process.communicate(timeout=180)[1]
+    assert "this file already exists" in process.communicate(timeout=180)[1]
 
 
 def test_each_worker_has_its_share_of_the_cores() -> None:
@@ -116,15 +116,15 @@ def test_each_worker_has_its_share_of_the_cores() -> None:
         alive = [{"Alive": True, "Resources": {"CPU": each} if each else {}} for each in cpus]
         return [*alive, *({"Alive": False, "Resources": {"CPU": 64}} for _ in range(gone))]
 
-    assert shares(nodes(2), None) == (1, 2)
-    assert shares(nodes(2), 2) == (2, 1)
-    assert shares(nodes(64, 64, 0, gone=1), None) == (32, 4)
-    assert shares(nodes(16, 2), None) == (5, 3)  # the large machine holds them all
-    assert shares(nodes(64, 64), 3) == (3, 32)  # a third of all would leave room for two
-    assert shares(nodes(7, 7, 7), 4) == (4, 3)
-    assert shares(nodes(4), 9) == (4, 1)  # one a core is the most
+    assert workers_and_cores(nodes(2), None) == (1, 2)
+    assert workers_and_cores(nodes(2), 2) == (2, 1)
+    assert workers_and_cores(nodes(64, 64, 0, gone=1), None) == (32, 4)
+    assert workers_and_cores(nodes(16, 2), None) == (5, 3)  # the large machine holds them all
+    assert workers_and_cores(nodes(64, 64), 3) == (3, 32)  # a third of all would leave room for two
+    assert workers_and_cores(nodes(7, 7, 7), 4) == (4, 3)
+    assert workers_and_cores(nodes(4), 9) == (4, 1)  # one a core is the most
     with pytest.raises(EnvironmentFault, match="no cores"):
-        shares(nodes(0), None)
+        workers_and_cores(nodes(0), None)
 
 
 @pytest.mark.slow
@@ -163,7 +163,7 @@ def test_a_cluster_that_goes_away_is_one_error_and_what_was_done_is_kept(colour_
     _, err = process.communicate(timeout=240)
     assert process.returncode == 3, err
     assert [line for line in err.splitlines() if line.startswith("error:")] in (
-        ["error: Ray went away"],
+        ["error: Ray ended unexpectedly"],
         ["error: Ray ended the work"],
     )
     assert "run the command again" in err
@@ -197,11 +197,15 @@ def leader(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], P
     return leads
 
 
+def setup_of(colour_model: Any, address: str | None = None) -> WorkerSetup:
+    return WorkerSetup(folder=colour_model.folder, scores=False, address=address, workers=None)
+
+
 def test_what_was_asked_comes_to_ray_and_what_it_tells_into_the_file_and_the_report(
     colour_model: Any, tmp_path: Path, leader: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """In any order, and more than once where a worker was lost."""
-    monkeypatch.setattr(parts_room, "FILES", 5)
+    monkeypatch.setattr(parts_module, "FILES", 5)
     monkeypatch.chdir(colour_model.folder.parent)
     kept = leader(
         """
@@ -219,9 +223,7 @@ def test_what_was_asked_comes_to_ray_and_what_it_tells_into_the_file_and_the_rep
         out,
         Path(colour_model.folder.name),
         scores=True,
-        engine="ray",
-        address="there:7",
-        workers=9,
+        ray=RayCluster("there:7", 9),
         progress=listener,
     )
     assert json.loads(kept.read_text()) == {
@@ -238,7 +240,7 @@ def test_what_was_asked_comes_to_ray_and_what_it_tells_into_the_file_and_the_rep
 
 def test_without_words_about_workers_ray_decides(colour_model: Any, leader: Callable[[str], Path]) -> None:
     kept = leader("say(workers=4)")
-    with ray_workers(colour_model.folder, scores=False, address=None, workers=None, progress=Listener()) as on_ray:
+    with ray_workers(setup_of(colour_model), Listener()) as on_ray:
         assert on_ray.number == 4
     # The folder of the call is no place to import from: it may hold a random.py.
     assert "-P" in json.loads(kept.with_name("argv.json").read_text())
@@ -249,7 +251,7 @@ def test_without_words_about_workers_ray_decides(colour_model: Any, leader: Call
 def test_a_ray_that_does_not_end_is_ended(
     colour_model: Any, leader: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(on_ray_room, "_END_S", 0.2)
+    monkeypatch.setattr(on_ray_module, "_END_S", 0.2)
     leader(
         """
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
@@ -259,10 +261,10 @@ def test_a_ray_that_does_not_end_is_ended(
     )
     with (
         pytest.raises(KeyboardInterrupt),
-        ray_workers(colour_model.folder, scores=False, address=None, workers=1, progress=Listener()) as on_ray,
+        ray_workers(setup_of(colour_model), Listener()) as on_ray,
     ):
         raise KeyboardInterrupt
-    assert on_ray._leader.wait(10) == -signal.SIGKILL
+    assert on_ray._driver.wait(10) == -signal.SIGKILL
 
 
 @pytest.mark.parametrize(
@@ -282,8 +284,8 @@ def test_a_ray_that_goes_away_is_one_error_with_its_last_words(
 ) -> None:
     leader(lines)
     with (
-        pytest.raises(EnvironmentFault, match="Ray went away") as caught,
-        ray_workers(colour_model.folder, scores=False, address="there:7", workers=1, progress=Listener()),
+        pytest.raises(EnvironmentFault, match="Ray ended unexpectedly") as caught,
+        ray_workers(setup_of(colour_model, "there:7"), Listener()),
     ):
         pass
     assert (caught.value.found, caught.value.where) == (found, "there:7")
@@ -356,8 +358,8 @@ class RayHere(ModuleType):
                 made = kind(*fn_constructor_args)
                 for row in rows:
                     for _ in range(self._times):
-                        answered = made({name: [value] for name, value in row.items()})
-                    yield {name: values[0] for name, values in answered.items()}
+                        predictions = made({name: [value] for name, value in row.items()})
+                    yield {name: values[0] for name, values in predictions.items()}
                 made._folder.cleanup()
 
             return SimpleNamespace(iter_rows=iter_rows)
@@ -401,11 +403,11 @@ def test_the_cluster_is_the_one_that_is_named(
         monkeypatch.delenv("RAY_ADDRESS")
     else:
         monkeypatch.setenv("RAY_ADDRESS", by_environment)
-    asked = Setting(folder=Path("none"), scores=False, address=address, workers=None)
-    assert next(lead(asked, iter(()))) == Told(workers=2)  # of eight cores
+    asked = WorkerSetup(folder=Path("none"), scores=False, address=address, workers=None)
+    assert next(lead(asked, iter(()))) == DriverMessage(workers=2)  # of eight cores
     assert ray.begun == [expected]
     ray.fails = "no\n  such Ray  \n"
-    with pytest.raises(EnvironmentFault, match="Ray is not there") as caught:
+    with pytest.raises(EnvironmentFault, match="there is no Ray") as caught:
         next(lead(asked, iter(())))
     assert (caught.value.where or None, caught.value.found) == (address or by_environment or None, "such Ray")
 
@@ -417,23 +419,23 @@ def test_each_worker_has_the_model_the_folder_and_the_flags_of_the_job(
     ray = RayHere(cpus=(16, 2)).here(monkeypatch)
     os.link(next(colour_model.images.rglob("*.png")), tmp_path / "here.png")
     elsewhere = sorted(map(str, colour_model.images.rglob("*.png")))
-    parts = [Part(files=("here.png",)), Part(files=(*elsewhere[:2], Prediction(path="x", error="none")))]
+    parts = [JobPart(files=("here.png",)), JobPart(files=(*elsewhere[:2], Prediction(path="x", error="none")))]
     for scores in (True, False):
-        asked = Setting(folder=colour_model.folder, scores=scores, address=None, workers=3)
+        asked = WorkerSetup(folder=colour_model.folder, scores=scores, address=None, workers=3)
         given = json.dumps([(nth, part.to_json()) for nth, part in zip((4, 9), parts, strict=True)])
         first, *told, last = lead(asked, iter([given]))
-        assert (first, last) == (Told(workers=3), Told(ended=True))
+        assert (first, last) == (DriverMessage(workers=3), DriverMessage(ended=True))
         assert ray.pools.pop() == (3, 5)  # Ray by itself would have five workers here
         model = load(colour_model.folder)
         assert [(one.nth, one.lost) for one in told] == [(4, 0), (9, 0)]
-        assert [one.lines for one in told] == [as_lines(part.answered(model, scores=scores)) for part in parts]
+        assert [one.lines for one in told] == [as_lines(part.predictions(model, scores=scores)) for part in parts]
     assert ray.folders == [str(tmp_path)] * 2
     assert ray.ended
     # A machine needs no folder of this name where all paths are whole.
-    asked = Setting(folder=colour_model.folder, scores=False, address=None, workers=5)
+    asked = WorkerSetup(folder=colour_model.folder, scores=False, address=None, workers=5)
     assert len(list(lead(asked, iter([json.dumps([(0, parts[1].to_json())])])))) == 3
     assert ray.folders[-1] is None
-    with pytest.raises(RuntimeError, match="no /nowhere, from which the images are looked for"):
+    with pytest.raises(RuntimeError, match="no folder /nowhere"):
         Worker(next(iter(ray.actors)), False, 1, "/nowhere")
 
 
@@ -444,13 +446,13 @@ def test_images_at_which_workers_are_lost_are_given_up_after_five(
     """Each part counts its own losses."""
     ray = RayHere().here(monkeypatch)
     files = {path.name: path.read_bytes() for path in colour_model.folder.iterdir()}
-    foreman = Foreman(files)
-    ray.actors["foreman"] = Actor(foreman)
-    worker = Worker("foreman", False, 1, None)
+    coordinator = Coordinator(files)
+    ray.actors["coordinator"] = Actor(coordinator)
+    worker = Worker("coordinator", False, 1, None)
     many = load(colour_model.folder, goal="throughput")
     assert worker._predictor.batch == many.batch  # pyright: ignore[reportAttributeAccessIssue]
-    one, other = (Part(files=(str(path),)) for path in sorted(colour_model.images.rglob("*.png"))[:2])
-    assert [foreman.begin(7) for _ in range(4)] == [0, 1, 2, 3]
+    one, other = (JobPart(files=(str(path),)) for path in sorted(colour_model.images.rglob("*.png"))[:2])
+    assert [coordinator.begin(7) for _ in range(4)] == [0, 1, 2, 3]
     for lost in (4, 5):
         done = worker({"nth": [7, lost], "part": [one.to_json(), other.to_json()]})
         assert (done["nth"], done["lost"]) == ([7, lost], [lost, 0])
@@ -467,9 +469,11 @@ def test_images_at_which_workers_are_lost_are_given_up_after_five(
 def test_no_two_workers_have_a_core_in_common(colour_model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """For as long as they live."""
     ray = RayHere().here(monkeypatch)
-    ray.actors["foreman"] = Actor(Foreman({path.name: path.read_bytes() for path in colour_model.folder.iterdir()}))
+    ray.actors["coordinator"] = Actor(
+        Coordinator({path.name: path.read_bytes() for path in colour_model.folder.iterdir()})
+    )
     there = os.sched_getaffinity(0)
-    worker = Worker("foreman", False, 1, None)
+    worker = Worker("coordinator", False, 1, None)
     first = os.sched_getaffinity(0)
     assert len(first) == 1
     os.sched_setaffinity(0, there)

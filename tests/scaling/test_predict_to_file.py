@@ -26,15 +26,15 @@ from ftx.core.errors import EnvironmentFault, InputError, Interrupted, RunError
 from ftx.core.files import LOCK, sole_writer
 from ftx.evaluating.predict import Prediction, predict, predict_arriving
 from ftx.runtimes import load
-from ftx.scaling import parts as parts_room
-from ftx.scaling.job import Asked, open_job, parts_folder
-from ftx.scaling.parts import Part, parts_of
-from ftx.scaling.predict_to_file import predict_to_file
+from ftx.scaling import parts as parts_module
+from ftx.scaling.job import JobSpec, open_job, parts_folder
+from ftx.scaling.parts import JobPart, parts_of
+from ftx.scaling.predict_to_file import RayCluster, predict_to_file
 
 
 @pytest.fixture(autouse=True)
 def small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(parts_room, "FILES", 5)
+    monkeypatch.setattr(parts_module, "FILES", 5)
 
 
 @pytest.fixture
@@ -103,15 +103,15 @@ def test_a_file_that_another_program_wrote_meanwhile_stays_and_so_do_the_parts(
     colour_model: Any, mixed: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out = tmp_path / "out.jsonl"
-    answered = Part.answered
+    predictions = JobPart.predictions
 
-    def meanwhile(self: Part, *given: Any, **more: Any) -> Any:
+    def meanwhile(self: JobPart, *given: Any, **more: Any) -> Any:
         out.write_text("another's")
-        return answered(self, *given, **more)
+        return predictions(self, *given, **more)
 
     with monkeypatch.context() as patched:
-        patched.setattr(Part, "answered", meanwhile)
-        with pytest.raises(InputError, match="this file is there already"):
+        patched.setattr(JobPart, "predictions", meanwhile)
+        with pytest.raises(InputError, match="this file already exists"):
             predict_to_file(mixed, out, colour_model.folder)
     assert out.read_text() == "another's"
     out.unlink()
@@ -130,7 +130,7 @@ def test_who_waited_for_a_job_that_has_ended_does_not_begin_it_again(
         return sole_writer(folder, fault)
 
     monkeypatch.setattr("ftx.scaling.job.sole_writer", held_until_it_ended)
-    with pytest.raises(InputError, match="this file is there already"):
+    with pytest.raises(InputError, match="this file already exists"):
         predict_to_file(mixed, out, colour_model.folder)
     assert out.read_text() == "all answers"
     assert not parts_folder(out).exists()
@@ -138,11 +138,11 @@ def test_who_waited_for_a_job_that_has_ended_does_not_begin_it_again(
 
 def test_what_counts_from_here_is_a_path_that_says_so() -> None:
     """Workers elsewhere need a folder of the same name for such alone."""
-    assert Part(files=("a.png", "/b.png")).counts_from_here
-    assert Part(archive=Path("shards/0000.tar")).counts_from_here
-    assert not Part(files=("/b.png", Prediction(path="x", error="none"))).counts_from_here
-    assert not Part(archive=Address("s3://bucket/0000.tar")).counts_from_here
-    assert not Part(archive=Path("/shards/0000.tar")).counts_from_here
+    assert JobPart(files=("a.png", "/b.png")).is_relative
+    assert JobPart(archive=Path("shards/0000.tar")).is_relative
+    assert not JobPart(files=("/b.png", Prediction(path="x", error="none"))).is_relative
+    assert not JobPart(archive=Address("s3://bucket/0000.tar")).is_relative
+    assert not JobPart(archive=Path("/shards/0000.tar")).is_relative
 
 
 def test_a_pattern_names_files_of_this_machine_alone(
@@ -162,25 +162,25 @@ def test_a_pattern_names_files_of_this_machine_alone(
 def test_a_part_travels_as_text(tmp_path: Path) -> None:
     (tmp_path / "\udce9 \n.png").write_bytes(b"x")
     for part in parts_of([tmp_path / "\udce9 \n.png", tmp_path / "none.png", tmp_path / "a.tar"]):
-        again = Part.from_json(part.to_json())
+        again = JobPart.from_json(part.to_json())
         assert (again.files, again.archive) == (part.files, part.archive)
     for archive in (Address("s3://bucket/0000.tar"), Path("s3:/bucket/0000.tar")):  # what was typed, and what was not
-        assert Part.from_json(Part(archive=archive).to_json()).archive == archive
+        assert JobPart.from_json(JobPart(archive=archive).to_json()).archive == archive
 
 
 def test_what_was_done_before_is_not_done_again(
     colour_model: Any, mixed: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    out, asked = tmp_path / "out.jsonl", list[Part]()
-    answered = Part.answered
+    out, asked = tmp_path / "out.jsonl", list[JobPart]()
+    predictions = JobPart.predictions
 
-    def failing(self: Part, *given: Any, **more: Any) -> Any:
+    def failing(self: JobPart, *given: Any, **more: Any) -> Any:
         asked.append(self)
         if len(asked) == 3:
             raise EnvironmentFault("the power is gone")
-        return answered(self, *given, **more)
+        return predictions(self, *given, **more)
 
-    monkeypatch.setattr(Part, "answered", failing)
+    monkeypatch.setattr(JobPart, "predictions", failing)
     with pytest.raises(EnvironmentFault, match="the power is gone"):
         predict_to_file(mixed, out, colour_model.folder)
     assert not out.exists()
@@ -197,10 +197,10 @@ def test_what_was_done_before_is_not_done_again(
 def test_where_nothing_was_done_nothing_is_left(
     colour_model: Any, mixed: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def failing(self: Part, *given: Any, **more: Any) -> Any:
+    def failing(self: JobPart, *given: Any, **more: Any) -> Any:
         raise EnvironmentFault("the power is gone")
 
-    monkeypatch.setattr(Part, "answered", failing)
+    monkeypatch.setattr(JobPart, "predictions", failing)
     with pytest.raises(EnvironmentFault):
         predict_to_file(mixed, tmp_path / "out.jsonl", colour_model.folder)
     assert not list(tmp_path.glob("out*"))
@@ -208,16 +208,16 @@ def test_where_nothing_was_done_nothing_is_left(
 
 def begun(colour_model: Any, mixed: list[Path], out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """One part is done."""
-    answered, calls = Part.answered, list[Part]()
+    predictions, calls = JobPart.predictions, list[JobPart]()
 
-    def once(self: Part, *given: Any, **more: Any) -> Any:
+    def once(self: JobPart, *given: Any, **more: Any) -> Any:
         calls.append(self)
         if len(calls) > 1:
             raise EnvironmentFault("the power is gone")
-        return answered(self, *given, **more)
+        return predictions(self, *given, **more)
 
     with monkeypatch.context() as patched:
-        patched.setattr(Part, "answered", once)
+        patched.setattr(JobPart, "predictions", once)
         with pytest.raises(EnvironmentFault):
             predict_to_file(mixed, out, colour_model.folder)
 
@@ -237,13 +237,13 @@ def test_another_job_is_not_mixed_in(
         (mixed, colour_model.folder, True, "scores"),
         (mixed, other, False, "model"),
     ):
-        with pytest.raises(InputError, match="another prediction was begun here") as error:
+        with pytest.raises(InputError, match="contains another unfinished prediction") as error:
             predict_to_file(given, out, model, scores=scores)
         assert error.value.found == f"other {differs}"
     changed = next((tmp_path / "images").rglob("*.png"))
     before = changed.read_bytes()
     Image.fromarray(np.zeros((9, 9, 3), np.uint8)).save(changed)
-    with pytest.raises(InputError, match="another prediction was begun here"):
+    with pytest.raises(InputError, match="contains another unfinished prediction"):
         predict_to_file(mixed, out, colour_model.folder)
     changed.write_bytes(before)
     (parts_folder(out) / "job.json").write_text("{")
@@ -299,7 +299,7 @@ def test_an_image_or_archive_of_the_same_size_is_another_one(tmp_path: Path) -> 
 
 def test_a_part_that_could_not_be_saved_whole_is_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The power goes before the disk has all of it."""
-    asked = Asked(images="x", model="y", scores=False, parts=2)
+    asked = JobSpec(images="x", model="y", scores=False, parts=2)
     with open_job(tmp_path / "out.jsonl", asked) as job:
         job.keep(0, "first\n")
         assert job.left() == [1]
@@ -318,13 +318,13 @@ def test_a_part_that_could_not_be_saved_whole_is_not_there(tmp_path: Path, monke
 
 
 def test_a_model_is_opened_for_many_images(colour_model: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    asked, answered = list[Any](), Part.answered
+    asked, predictions = list[Any](), JobPart.predictions
 
-    def noted(self: Part, predictor: Any, **more: Any) -> Any:
+    def noted(self: JobPart, predictor: Any, **more: Any) -> Any:
         asked.append(predictor)
-        return answered(self, predictor, **more)
+        return predictions(self, predictor, **more)
 
-    monkeypatch.setattr(Part, "answered", noted)
+    monkeypatch.setattr(JobPart, "predictions", noted)
     predict_to_file([colour_model.images], tmp_path / "out.jsonl", colour_model.folder)
     many, one = (load(colour_model.folder, goal=goal) for goal in ("throughput", "latency"))
     assert many.batch != one.batch  # pyright: ignore[reportAttributeAccessIssue]
@@ -341,7 +341,7 @@ def test_two_jobs_do_not_write_one_file(
         predict_to_file(mixed, out, colour_model.folder)
     predict_to_file(mixed, out, colour_model.folder)
     kept = out.read_bytes()
-    with pytest.raises(InputError, match="this file is there already"):
+    with pytest.raises(InputError, match="this file already exists"):
         predict_to_file(mixed, out, colour_model.folder)
     assert out.read_bytes() == kept
 
@@ -385,7 +385,7 @@ def test_what_a_signal_leaves_is_told(colour_model: Any, mixed: list[Path], tmp_
     with pytest.raises(Interrupted) as stopped:
         predict_to_file(mixed, out, colour_model.folder, progress=Stops())
     assert stopped.value.found == f"1 of 6 parts are done, and kept in {parts_folder(out)}"
-    assert stopped.value.fix == "the same command line goes on"
+    assert stopped.value.fix == "run the same command to resume"
     assert predict_to_file(mixed, out, colour_model.folder).kept == 1
 
 
@@ -408,7 +408,7 @@ def test_flags_of_a_file_are_refused_without_one(colour_model: Any, tmp_path: Pa
         (("--format", "parque"), "did you mean 'parquet'?"),
         (("--engine", "rays"), "did you mean 'ray'?"),
         (("--workers", "2"), "are for --engine ray"),
-        (("--engine", "ray", "--address", "127.0.0.1:9"), "Ray is not there"),
+        (("--engine", "ray", "--address", "127.0.0.1:9"), "there is no Ray"),
     ):
         said = call("predict", images, "--artifact", model, "--out", out, *words)
         assert said.status in (2, 3)
@@ -433,10 +433,10 @@ def test_a_job_that_was_cut_off_at_its_beginning_begins(colour_model: Any, tmp_p
 
 def test_images_at_which_workers_are_lost_are_told_and_the_rest_go_on(mixed: list[Path], tmp_path: Path) -> None:
     for part in parts_of(mixed):
-        refused = part.refused("5 workers were lost")
-        assert len(refused) == (part.images or 0)
-        assert all(one.error for one in refused)
-    assert refused[-1].error == "there is no such file"
+        failed = part.failed("5 workers were lost")
+        assert len(failed) == (part.images or 0)
+        assert all(one.error for one in failed)
+    assert failed[-1].error == "there is no such file"
 
 
 def test_a_line_of_standard_input_that_names_no_shards_is_one_answer(colour_model: Any) -> None:
@@ -464,7 +464,7 @@ def test_a_model_in_torch_writes_no_file(tmp_path: Path, colour_model: Any, monk
         name = "torch"
 
     monkeypatch.setattr("ftx.scaling.predict_to_file.load", lambda *given, **more: InTorch())
-    with pytest.raises(InputError, match="written by an exported IR"):
+    with pytest.raises(InputError, match="--out needs an exported IR"):
         predict_to_file([colour_model.images], tmp_path / "out.jsonl")
 
 
@@ -511,5 +511,5 @@ def test_what_is_all_answered_needs_no_ray_to_be_written(
         with pytest.raises(EnvironmentFault):
             predict_to_file(images, out, colour_model.folder)
     monkeypatch.setattr("ftx.scaling.predict_to_file.ray_workers", full)
-    report = predict_to_file(images, out, colour_model.folder, engine="ray")
+    report = predict_to_file(images, out, colour_model.folder, ray=RayCluster())
     assert (report.kept, len(out.read_text().splitlines())) == (report.parts, len(images))

@@ -140,7 +140,7 @@ def _into_file(
     json: bool,
 ) -> int:
     from ftx.evaluating.arrivals import named_on
-    from ftx.scaling.predict_to_file import Engine, OutFormat, predict_to_file
+    from ftx.scaling.predict_to_file import Engine, OutFormat, RayCluster, predict_to_file
 
     if form is None:
         form = _BY_ENDING.get(out.suffix.lower())
@@ -165,9 +165,7 @@ def _into_file(
         artifact,
         scores=scores,
         form=cast("OutFormat", form),
-        engine=cast("Engine", engine),
-        address=address,
-        workers=workers,
+        ray=RayCluster(address, workers) if engine == "ray" else None,
         progress=console.TerminalProgress(),
     )
     if json:

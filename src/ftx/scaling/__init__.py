@@ -1,1 +1,1 @@
-"""More images than one process answers in good time: predictions in parts, by several workers, into one file."""
+"""Predictions for more images than one process can do in time: in parts, by several workers, into one file."""

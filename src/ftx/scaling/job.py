@@ -1,7 +1,7 @@
-"""A job of many parts whose answers become one file: what is done is kept, and done once, whoever does it and dies.
+"""A job of many parts whose predictions become one file: each part is done once, also if a worker is killed.
 
-Beside the file that is to come, ``FILE.parts/`` holds ``job.json`` (what is answered, by what) and a file for each part
-that is done. A part appears when it is whole; the file, when all are. The same command line goes on with what is left.
+Next to the output file, ``FILE.parts/`` contains ``job.json`` (which images, which model) and a file for each part that
+is done. A part's file appears when it is complete, the output file when all parts are. The same command resumes a job.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ from ftx.evaluating.predict import Prediction
 JOB_FILE = "job.json"
 
 
-class Asked(BaseModel):
-    """What a job answers: the digest of its images, that of the model, and whether all scores are wanted."""
+class JobSpec(BaseModel):
+    """What identifies a job: digests of its images and its model, and whether it writes all scores."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -35,29 +35,29 @@ class Asked(BaseModel):
     parts: int
 
 
-class Job:
+class PredictionJob:
     """The parts of a job that are done, on disk."""
 
-    def __init__(self, out: Path, asked: Asked) -> None:
-        self.out, self.asked, self.written = out, asked, False
+    def __init__(self, out: Path, spec: JobSpec) -> None:
+        self.out, self.spec, self.written = out, spec, False
         self.folder = parts_folder(out)
 
     def left(self) -> list[int]:
         """The numbers of the parts that are not done yet."""
-        there = {path.name for path in self.folder.iterdir()}
-        return [nth for nth in range(self.asked.parts) if self._file(nth).name not in there]
+        done = {path.name for path in self.folder.iterdir()}
+        return [nth for nth in range(self.spec.parts) if self._file(nth).name not in done]
 
     def keep(self, nth: int, lines: str) -> None:
-        """Keep a part's answers, a line each; one that is kept already stays as it is.
+        """Save the lines of a part, unless it was saved before.
 
-        Raises: EnvironmentFault if the disk takes no more.
+        Raises: EnvironmentFault if the disk is full.
         """
         if not self._file(nth).exists():
             write_atomic(self._file(nth), lines.encode())
 
     def lines(self) -> Iterator[bytes]:
-        """All answers, in the order of their images, once all parts are done."""
-        for nth in range(self.asked.parts):
+        """All lines in the order of their images, once all parts are done."""
+        for nth in range(self.spec.parts):
             with self._file(nth).open("rb") as stream:
                 yield from stream
 
@@ -66,56 +66,54 @@ class Job:
 
 
 def parts_folder(out: Path) -> Path:
-    """Where the parts of a file wait until all are done."""
+    """The folder of the parts that are done, for the output file ``out``."""
     return out.with_name(f"{out.name}.parts")
 
 
 @contextmanager
-def open_job(out: Path, asked: Asked) -> Iterator[Job]:
-    """Begin a job, or go on with it; the parts are gone once the job has written ``out``, or where it did nothing.
+def open_job(out: Path, spec: JobSpec) -> Iterator[PredictionJob]:
+    """Start or resume a job. The folder of its parts is removed once ``out`` is written, or if no part was done.
 
-    Raises: InputError if ``out`` is there already, or another job's parts are; RunError if another process is at work
-    on it; EnvironmentFault if the place cannot be written.
+    Raises: InputError if ``out`` exists, or the folder contains another job; RunError if another process works on this
+    job; EnvironmentFault if the folder cannot be written.
     """
-    refuse_there(out)
-    job = Job(out, asked)
+    check_absent(out)
+    job = PredictionJob(out, spec)
     with disk_faults(job.folder):
         job.folder.mkdir(parents=True, exist_ok=True)
     with sole_writer(job.folder, None):
         if not [path for path in job.folder.iterdir() if path.name != LOCK]:
-            if out.exists():  # who held the folder until now has ended with it
+            if out.exists():  # the process that held the folder until now has completed the job
                 shutil.rmtree(job.folder, ignore_errors=True)
-                refuse_there(out)
-            write_atomic(job.folder / JOB_FILE, asked.model_dump_json().encode())
-        _refuse_other(job)
+                check_absent(out)
+            write_atomic(job.folder / JOB_FILE, spec.model_dump_json().encode())
+        _check_same_job(job)
         try:
             yield job
         finally:
-            if job.written or len(job.left()) == asked.parts:
+            if job.written or len(job.left()) == spec.parts:
                 shutil.rmtree(job.folder, ignore_errors=True)
 
 
-def refuse_there(out: Path) -> None:
-    """Raise InputError where a file is already."""
+def check_absent(out: Path) -> None:
+    """Raise InputError if a file of this name exists."""
     if out.exists() or out.is_symlink():
-        raise InputError("this file is there already", where=out, fix="name another, or move it away")
+        raise InputError("this file already exists", where=out, fix="name another, or move it away")
 
 
-def _refuse_other(job: Job) -> None:
-    file = job.folder / JOB_FILE
-    fix = f"give the command line that it was begun with, remove {job.folder}, or name another file"
+def _check_same_job(job: PredictionJob) -> None:
+    fix = f"repeat the command that started it, remove {job.folder}, or name another file"
     try:
-        begun = Asked.model_validate(read_json(file))
+        started = JobSpec.model_validate(read_json(job.folder / JOB_FILE))
     except (OSError, JsonError, ValidationError) as error:
         found = first_error(error) if isinstance(error, ValidationError) else str(error)
         raise InputError("this folder is in the way", where=job.folder, found=found, fix=fix) from error
-    if begun != job.asked:
-        differs = [name for name in type(begun).model_fields if getattr(begun, name) != getattr(job.asked, name)]
-        raise InputError(
-            "another prediction was begun here", where=job.folder, found=f"other {', '.join(differs)}", fix=fix
-        )
+    if started != job.spec:
+        differs = [name for name, value in started if value != getattr(job.spec, name)]
+        found = f"other {', '.join(differs)}"
+        raise InputError("this folder contains another unfinished prediction", where=job.folder, found=found, fix=fix)
 
 
-def as_lines(answers: Sequence[Prediction]) -> str:
-    """Answers as text, a line each."""
-    return "".join(f"{answer.to_line()}\n" for answer in answers)
+def as_lines(predictions: Sequence[Prediction]) -> str:
+    """Predictions as text, one line each."""
+    return "".join(f"{one.to_line()}\n" for one in predictions)

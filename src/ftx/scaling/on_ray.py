@@ -1,7 +1,7 @@
-"""Parts of a job on Ray Data: worker processes on one machine or many, each with a model and cores of its own.
+"""Parts of a job on Ray Data: worker processes on one machine or many, each with its own model and cores.
 
-Ray places the workers, gives each the next part, starts one again that was lost and gives its part to another. The
-model travels as bytes, so that a machine needs ftx and the images, and nothing else.
+Ray places the workers, gives each the next part, restarts a worker that was lost and gives its part to another. The
+model is sent as bytes, so that a machine needs only ftx and the images.
 """
 
 from __future__ import annotations
@@ -13,86 +13,80 @@ import sys
 import tempfile
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from typing import IO
 
 from ftx.core.errors import EnvironmentFault
 from ftx.core.progress import Progress
-from ftx.scaling.parts import Part
-from ftx.scaling.ray_driver import GO_ON, MODULE, Setting, Told
+from ftx.scaling.parts import JobPart
+from ftx.scaling.ray_driver import MODULE, RESUME, DriverMessage, WorkerSetup
 
-# What a process that is asked to end takes, until it is made to.
+# Seconds for the driver process to end, before it is killed.
 _END_S = 15
-# In lines of Ray that say how it goes on, and not why it ended.
+# Marks lines of Ray's log that are news, and not the reason why it ended.
 _NEWS = ":info_message:"
 
 
 class RayWorkers:
-    """A Ray whose workers answer parts by one model; ``number`` is how many they are."""
+    """A running Ray with ``number`` workers, which all predict with one model."""
 
-    def __init__(self, leader: subprocess.Popen[str], said: IO[bytes], asked: Setting, progress: Progress) -> None:
-        self._leader, self._said, self._asked, self._progress = leader, said, asked, progress
-        self._tell(asked.model_dump_json())
+    def __init__(self, driver: subprocess.Popen[str], log: IO[bytes], setup: WorkerSetup, progress: Progress) -> None:
+        self._driver, self._log, self._address, self._progress = driver, log, setup.address, progress
+        self._send(setup.model_dump_json())
         self.number = self._next().workers or 0
 
-    def __call__(self, parts: Sequence[tuple[int, Part]]) -> Iterator[tuple[int, str]]:
-        """Answer parts. Raises: EnvironmentFault if Ray ends the work, or goes away."""
-        self._tell(json.dumps([(nth, part.to_json()) for nth, part in parts]))
-        while not (told := self._next()).ended:
-            assert told.nth is not None
-            if told.lost:
-                self._progress.note("a worker was lost; the images that it had were done again by another")
-            yield told.nth, told.lines
+    def lines_of(self, parts: Sequence[tuple[int, JobPart]]) -> Iterator[tuple[int, str]]:
+        """Predict parts. Raises: EnvironmentFault if Ray ends the work, or itself."""
+        self._send(json.dumps([(nth, part.to_json()) for nth, part in parts]))
+        while not (message := self._next()).ended:
+            assert message.nth is not None
+            if message.lost:
+                self._progress.note("a worker was lost; another one predicted its images again")
+            yield message.nth, message.lines
 
-    def _tell(self, line: str) -> None:
-        assert self._leader.stdin is not None
+    def _send(self, line: str) -> None:
+        assert self._driver.stdin is not None
         try:
-            self._leader.stdin.write(f"{line}\n")
-            self._leader.stdin.flush()
+            self._driver.stdin.write(f"{line}\n")
+            self._driver.stdin.flush()
         except BrokenPipeError:
-            pass  # what it said last tells why
+            pass  # its log has the reason
 
-    def _next(self) -> Told:
-        assert self._leader.stdout is not None
-        line = self._leader.stdout.readline()
+    def _next(self) -> DriverMessage:
+        assert self._driver.stdout is not None
+        line = self._driver.stdout.readline()
         if not line.endswith("\n"):
-            self._said.seek(0)
-            text = self._said.read().decode(errors="replace").strip()
-            lines = [line for line in text.splitlines() if _NEWS not in line]
-            found = lines[-1][:300] if lines else f"exit status {self._leader.wait()}"
-            raise EnvironmentFault("Ray went away", where=self._asked.address, found=found, fix=GO_ON)
-        told = Told.model_validate_json(line)
-        if told.fault is not None:
-            raise told.fault.as_error()
-        return told
+            self._log.seek(0)
+            log = self._log.read().decode(errors="replace").strip()
+            lines = [line for line in log.splitlines() if _NEWS not in line]
+            found = lines[-1][:300] if lines else f"exit status {self._driver.wait()}"
+            raise EnvironmentFault("Ray ended unexpectedly", where=self._address, found=found, fix=RESUME)
+        message = DriverMessage.model_validate_json(line)
+        if message.fault is not None:
+            raise message.fault.as_error()
+        return message
 
 
 @contextmanager
-def ray_workers(
-    folder: Path, *, scores: bool, address: str | None, workers: int | None, progress: Progress
-) -> Generator[RayWorkers]:
-    """Workers that answer parts by the exported model in a folder, for as long as the block lasts.
+def ray_workers(setup: WorkerSetup, progress: Progress) -> Generator[RayWorkers]:
+    """Workers that predict with the exported model in a folder, while the block lasts.
 
-    ``address`` is that of a cluster; without one RAY_ADDRESS, or a Ray that is started here.
     Raises: EnvironmentFault if there is no Ray at the address.
     """
-    with tempfile.TemporaryFile() as said:
-        leader = subprocess.Popen(
+    with tempfile.TemporaryFile() as log:
+        driver = subprocess.Popen(
             [sys.executable, "-P", "-m", MODULE],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            stderr=said,
+            stderr=log,
             encoding="utf-8",
             env={**os.environ, "PYTHONUNBUFFERED": "1"},
         )
-        with leader:
+        with driver:
             try:
-                asked = Setting(folder=folder.absolute(), scores=scores, address=address, workers=workers)
-                yield RayWorkers(leader, said, asked, progress)
+                yield RayWorkers(driver, log, setup, progress)
             finally:
-                if leader.poll() is None:
-                    leader.terminate()
-                    try:
-                        leader.wait(_END_S)
-                    except subprocess.TimeoutExpired:
-                        leader.kill()
+                driver.terminate()
+                try:
+                    driver.wait(_END_S)
+                except subprocess.TimeoutExpired:
+                    driver.kill()

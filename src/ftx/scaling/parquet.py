@@ -1,4 +1,4 @@
-"""Answers as a table in Parquet: path, labels with their scores, every label's score, or why there is no answer."""
+"""Predictions as a Parquet table: path, labels with their scores, all scores if requested, or an error."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from typing import Any
 
 from ftx.evaluating.predict import Prediction
 
-# Rows that are held, and make a group of the file; fewer where they have many scores.
+# Rows in memory, which form a row group of the file; fewer if they have many scores.
 _ROWS = 1 << 16
 _SCORES = 1 << 20
 
 
 def write_parquet(file: Path, lines: Iterable[bytes], *, scores: bool) -> None:
-    """Write answers, given as lines of JSON, in groups of rows."""
+    """Write predictions, given as lines of JSON, in row groups."""
     import pyarrow as pa
     from pyarrow.parquet import ParquetWriter
 

@@ -1,4 +1,4 @@
-"""The work in parts: each a few hundred images, or a shard, that one worker answers in one go."""
+"""A job's parts: each is a few hundred images, or a shard, that one worker predicts in one go."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import cast
+from typing import Any
 
 from ftx.core.addresses import Address, Place, typed
 from ftx.core.progress import SILENT
@@ -19,16 +19,15 @@ from ftx.data.sources.shards import shard_names
 from ftx.evaluating.predict import Prediction, answers_of, in_shards, look_up, matched, no_images, path_text
 from ftx.runtimes import Predictor
 
-# Files in a part: what a worker that is lost has done for nothing at most, some seconds' work.
+# Files in a part. If a worker is lost, at most this many, some seconds' work, are predicted again.
 FILES = 256
 
 
 @dataclass(frozen=True)
-class Part:
-    """What is answered together: an ``archive`` of images, or ``files``, each a path or an answer that is known before.
+class JobPart:
+    """An ``archive`` of images, or ``files``: each is a path, or the prediction of a path that cannot be read.
 
-    ``images`` is how many there are, None where only the archive could tell; ``state`` is what the files are at this
-    moment, as those of the same names may be others another day.
+    ``images`` counts them, and is None if only the archive contains them. ``state`` changes if a file is rewritten.
     """
 
     files: tuple[str | Prediction, ...] = ()
@@ -36,55 +35,54 @@ class Part:
     images: int | None = None
     state: str = ""
 
-    def answered(self, predictor: Predictor, *, scores: bool) -> list[Prediction]:
-        """The answers for its images, in their order."""
+    def predictions(self, predictor: Predictor, *, scores: bool) -> list[Prediction]:
+        """Run the model on the images, in their order."""
         if self.archive is not None:
             found = in_shards(self.archive)
         else:
             found = [one if isinstance(one, Prediction) else EncodedImage.of(Path(one)) for one in self.files]
         return list(answers_of(found, predictor, scores, SILENT))
 
-    def refused(self, why: str) -> list[Prediction]:
-        """For each of its images that there is no answer, and why."""
+    def failed(self, error: str) -> list[Prediction]:
+        """The same error for each of the images, in their order."""
         found = self.files if self.archive is None else in_shards(self.archive)
         names = [one if isinstance(one, str | Prediction) else one.name for one in found]
-        return [Prediction(path=path_text(one), error=why) if isinstance(one, str) else one for one in names]
+        return [Prediction(path=path_text(one), error=error) if isinstance(one, str) else one for one in names]
 
     @property
-    def counts_from_here(self) -> bool:
-        """Whether a path of it counts from the current folder."""
+    def is_relative(self) -> bool:
+        """Whether one of the paths is relative to the current folder."""
         paths = [Path(one) for one in (*self.files, self.archive) if isinstance(one, str | Path)]
         return any(not one.is_absolute() for one in paths)
 
     def to_json(self) -> str:
-        """As text, for a worker elsewhere. What was typed as an address is said to be one."""
+        """The part as text, for a worker on another machine. An address that the user typed is marked as one."""
         files = [one if isinstance(one, str) else one.model_dump(exclude_defaults=True) for one in self.files]
-        there = (
-            {"address": str(self.archive)} if isinstance(self.archive, Address) else self.archive and str(self.archive)
+        archive = self.archive and str(self.archive)
+        return json.dumps(
+            {"files": files, "archive": {"address": archive} if isinstance(self.archive, Address) else archive}
         )
-        return json.dumps({"files": files, "archive": there})
 
     @classmethod
-    def from_json(cls, text: str) -> Part:
-        """What ``to_json`` wrote, but for how many images there are."""
-        given = cast("dict[str, object]", json.loads(text))
-        files = cast("list[str | dict[str, object]]", given["files"])
-        there = cast("str | dict[str, str] | None", given["archive"])
-        archive = Address(there["address"]) if isinstance(there, dict) else there and Path(there)
+    def from_json(cls, text: str) -> JobPart:
+        """The part that ``to_json`` wrote, without the number of its images."""
+        given: dict[str, Any] = json.loads(text)
+        archive = given["archive"]
         return cls(
-            tuple(one if isinstance(one, str) else Prediction.model_validate(one) for one in files), archive or None
+            tuple(one if isinstance(one, str) else Prediction(**one) for one in given["files"]),
+            Address(archive["address"]) if isinstance(archive, dict) else archive and Path(archive),
         )
 
 
-def parts_of(given: Sequence[Path]) -> list[Part]:
-    """What was named, in parts and in its order: shards one by one, files some together.
+def parts_of(given: Sequence[Path]) -> list[JobPart]:
+    """Split the named images into parts, in their order: each shard is a part, files form parts of ``FILES``.
 
-    Raises: InputError if there are no images at all; DataError if braces or ``shards.json`` do not hold;
-    EnvironmentFault if another machine does not answer.
+    Raises: InputError if there are no images at all; DataError if braces or ``shards.json`` are invalid;
+    EnvironmentFault if another machine does not respond.
     """
-    parts: list[Part] = []
+    parts: list[JobPart] = []
     plain: list[Path] = []
-    for path in (one for named in given for one in _places(named)):
+    for path in (place for named in given for place in _places(named)):
         if isinstance(path, Path) and not are_shards(path):
             plain.append(path)
             continue
@@ -103,25 +101,25 @@ def _places(named: Path) -> Sequence[Place]:
     return [place] if isinstance(place, Address) else matched(place) or [place]
 
 
-def _of_files(given: Sequence[Path]) -> list[Part]:
+def _of_files(given: Sequence[Path]) -> list[JobPart]:
     files = [item if isinstance(item, Prediction) else item.name for item in look_up(given, by_hand=False)]
     return [_part(files[start : start + FILES]) for start in range(0, len(files), FILES)]
 
 
-def _part(files: Sequence[str | Prediction]) -> Part:
+def _part(files: Sequence[str | Prediction]) -> JobPart:
     states = [_state(Path(one)) for one in files if isinstance(one, str)]
-    return Part(tuple(files), images=len(files), state=hashlib.sha256(repr(states).encode()).hexdigest())
+    return JobPart(tuple(files), images=len(files), state=hashlib.sha256(repr(states).encode()).hexdigest())
 
 
-def _of_shards(path: Place) -> list[Part]:
+def _of_shards(path: Place) -> list[JobPart]:
     root = images_root(path)
-    known = read_shards_json(root)
-    stated = {} if known is None else {shard.name: shard for shard in known.shards}
-    parts: list[Part] = []
+    index = read_shards_json(root)
+    images = {} if index is None else {shard.name: shard.images for shard in index.shards}
+    parts: list[JobPart] = []
     for name in shard_names(path):
-        archive, shard = root / name, stated.get(name)
+        archive = root / name
         state = state_of(archive) if isinstance(archive, Address) else repr(_state(archive))
-        parts.append(Part(archive=archive, images=None if shard is None else shard.images, state=state))
+        parts.append(JobPart(archive=archive, images=images.get(name), state=state))
     return parts
 
 

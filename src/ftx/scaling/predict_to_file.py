@@ -1,4 +1,4 @@
-"""``ftx predict --out FILE``: the answers for many images in one file, by this process or by workers on Ray."""
+"""``ftx predict --out FILE``: predictions for many images in one file, by this process or by workers on Ray."""
 
 from __future__ import annotations
 
@@ -6,8 +6,9 @@ import hashlib
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Literal
 
 from ftx.core.command_report import CommandReport
 from ftx.core.errors import InputError, stopped
@@ -18,18 +19,19 @@ from ftx.evaluating.predict import Prediction
 from ftx.runs.proof_json import ir_digest
 from ftx.runtimes import load
 from ftx.runtimes.openvino import OpenVinoPredictor
-from ftx.scaling.job import Asked, Job, as_lines, open_job, refuse_there
+from ftx.scaling.job import JobSpec, PredictionJob, as_lines, check_absent, open_job
 from ftx.scaling.on_ray import ray_workers
-from ftx.scaling.parts import Part, parts_of
+from ftx.scaling.parts import JobPart, parts_of
+from ftx.scaling.ray_driver import WorkerSetup
 
 Engine = Literal["local", "ray"]
 OutFormat = Literal["jsonl", "parquet"]
 
 
 class PredictReport(CommandReport):
-    """Where the answers are, for how many images, how many of these were ``skipped`` as they cannot be read.
+    """Where the predictions are, of how many images, and how many of these were ``skipped`` as they cannot be read.
 
-    ``workers`` answered them, in ``seconds`` of this call; ``parts`` were to be done, ``kept`` of them by calls before.
+    ``workers`` took ``seconds`` in this call. Of all ``parts``, earlier calls had done the ``kept`` ones.
     """
 
     verb: str = "predict"
@@ -45,12 +47,12 @@ class PredictReport(CommandReport):
     seconds: float
 
 
-class PartsDone(Protocol):
-    """What an engine yields: numbers of parts and their answers as lines, in any order, each at least once."""
+@dataclass(frozen=True)
+class RayCluster:
+    """A Ray to use: its address (else RAY_ADDRESS, else a new one on this machine), and how many workers."""
 
-    def __call__(self, parts: Sequence[tuple[int, Part]]) -> Iterable[tuple[int, str]]:
-        """Answer these parts."""
-        ...
+    address: str | None = None
+    workers: int | None = None
 
 
 def predict_to_file(
@@ -60,102 +62,96 @@ def predict_to_file(
     *,
     scores: bool = False,
     form: OutFormat = "jsonl",
-    engine: Engine = "local",
-    address: str | None = None,
-    workers: int | None = None,
+    ray: RayCluster | None = None,
     progress: Progress = SILENT,
 ) -> PredictReport:
-    """Label images, folders, patterns and shards, and write a line for each, in their order, into a file.
+    """Label images, folders, patterns and shards, and write one line for each, in their order, to a file.
 
-    What is done is kept beside the file until all of it is, so that the same call goes on with what is left. Of ``ray``
-    each worker is a process with a model of its own and its share of the cores; one that is lost begins again.
-    Raises: InputError if no image is there, the file is, or another job is at work on it; ExportError, RunError for the
-    model; EnvironmentFault if Ray, or a package, is not there or goes away: what is done is kept.
+    Parts that are done are kept next to the file until all are, so that the same call resumes. With ``ray`` each worker
+    is a process with its own model and cores, and is started again if it is lost.
+    Raises: InputError if there is no image, the file exists, or another job is running on it; ExportError, RunError for
+    the model; EnvironmentFault if Ray, or a package, is missing or fails: parts that are done are kept.
     """
     if form == "parquet":
         require("pyarrow")
-    if engine == "ray":
+    if ray is not None:
         require("ray")
     parts = parts_of(images)
     predictor = load(artifact, goal="throughput", progress=progress)
     if not isinstance(predictor, OpenVinoPredictor):
         found, fix = f"a model for {predictor.name}", "export it: ftx export --format openvino"
-        raise InputError("a file of answers is written by an exported IR", where=artifact, found=found, fix=fix)
-    asked = Asked(images=_digest(parts), model=ir_digest(predictor.folder), scores=scores, parts=len(parts))
+        raise InputError("--out needs an exported IR", where=artifact, found=found, fix=fix)
+    spec = JobSpec(images=_digest(parts), model=ir_digest(predictor.folder), scores=scores, parts=len(parts))
     began = time.monotonic()
-    with open_job(out, asked) as job:
-        left = job.left()
-        if len(left) < len(parts):
-            progress.note(f"{len(parts) - len(left)} of {len(parts)} parts were done before")
-        todo, number = [(nth, parts[nth]) for nth in left], 1
-        with _stopped_with_what_to_do(job):
-            if engine == "ray" and todo:
-                with ray_workers(
-                    predictor.folder, scores=scores, address=address, workers=workers, progress=progress
-                ) as on_ray:
-                    number = on_ray.number
-                    _answer(job, todo, on_ray, progress)
+    with open_job(out, spec) as job:
+        todo, workers = [(nth, parts[nth]) for nth in job.left()], 1
+        if len(todo) < len(parts):
+            progress.note(f"{len(parts) - len(todo)} of {len(parts)} parts were done before")
+        with _resumable(job):
+            if ray is not None and todo:
+                setup = WorkerSetup(
+                    folder=predictor.folder.absolute(), scores=scores, address=ray.address, workers=ray.workers
+                )
+                with ray_workers(setup, progress) as on_ray:
+                    workers = on_ray.number
+                    _keep(job, todo, on_ray.lines_of(todo), progress)
             elif todo:
-                _answer(job, todo, _in_this_process(predictor, scores), progress)
-        total, skipped = _write(job, form, scores=scores)
+                lines = ((nth, as_lines(part.predictions(predictor, scores=scores))) for nth, part in todo)
+                _keep(job, todo, lines, progress)
+        total, skipped = _write(job, form)
     return PredictReport(
         path=str(out),
         format=form,
-        engine=engine,
+        engine="local" if ray is None else "ray",
         model=str(predictor.folder),
         images=total,
         skipped=skipped,
         parts=len(parts),
-        kept=len(parts) - len(left),
-        workers=number,
+        kept=len(parts) - len(todo),
+        workers=workers,
         seconds=round(time.monotonic() - began, 3),
     )
 
 
 @contextmanager
-def _stopped_with_what_to_do(job: Job) -> Iterator[None]:
+def _resumable(job: PredictionJob) -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt as signal:
-        done = job.asked.parts - len(job.left())
-        found = f"{done} of {job.asked.parts} parts are done" + (f", and kept in {job.folder}" if done else "")
-        fix = "the same command line goes on" if done else None
+        done = job.spec.parts - len(job.left())
+        found = f"{done} of {job.spec.parts} parts are done" + (f", and kept in {job.folder}" if done else "")
+        fix = "run the same command to resume" if done else None
         raise stopped(signal, doing="in predicting", found=found, fix=fix) from None
 
 
-def _digest(parts: Sequence[Part]) -> str:
-    """What tells these images from others."""
+def _digest(parts: Sequence[JobPart]) -> str:
+    """Identify the images: their names, and what changes if a file is rewritten."""
     digest = hashlib.sha256()
     for part in parts:
         digest.update(f"{part.to_json()} {part.state}\n".encode())
     return digest.hexdigest()
 
 
-def _in_this_process(predictor: OpenVinoPredictor, scores: bool) -> PartsDone:
-    def done(parts: Sequence[tuple[int, Part]]) -> Iterator[tuple[int, str]]:
-        for nth, part in parts:
-            yield nth, as_lines(part.answered(predictor, scores=scores))
-
-    return done
-
-
-def _answer(job: Job, parts: Sequence[tuple[int, Part]], done: PartsDone, progress: Progress) -> None:
-    total = sum(part.images or 0 for _, part in parts) if all(part.images for _, part in parts) else None
+def _keep(
+    job: PredictionJob, todo: Sequence[tuple[int, JobPart]], done: Iterable[tuple[int, str]], progress: Progress
+) -> None:
+    """Save the parts as they are done: in any order, and some more than once if a worker was lost."""
+    total = sum(part.images or 0 for _, part in todo) if all(part.images for _, part in todo) else None
     with progress.track("predicting", total) as bar:
-        for nth, lines in done(parts):
+        for nth, lines in done:
             job.keep(nth, lines)
             bar.advance(lines.count("\n"))
 
 
-def _write(job: Job, form: OutFormat, *, scores: bool) -> tuple[int, int]:
-    """Write all answers as one file: how many, and how many of them say why there is none."""
+def _write(job: PredictionJob, form: OutFormat) -> tuple[int, int]:
+    """Write all predictions to one file; return how many there are, and how many of them are errors."""
     total = skipped = 0
 
     def counted() -> Iterator[bytes]:
         nonlocal total, skipped
         for line in job.lines():
             total += 1
-            # A path may hold these words as well.
+            # A path may contain these words as well.
             skipped += b'"error":' in line and Prediction.model_validate_json(line).error is not None
             yield line
 
@@ -163,10 +159,10 @@ def _write(job: Job, form: OutFormat, *, scores: bool) -> tuple[int, int]:
         if form == "parquet":
             from ftx.scaling.parquet import write_parquet
 
-            write_parquet(staged, counted(), scores=scores)
+            write_parquet(staged, counted(), scores=job.spec.scores)
         else:
             with staged.open("wb") as stream:
                 stream.writelines(counted())
-        refuse_there(job.out)  # of another program, which wrote it meanwhile
+        check_absent(job.out)  # another program may have written it meanwhile
     job.written = True
     return total, skipped

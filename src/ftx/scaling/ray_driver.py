@@ -1,6 +1,6 @@
-"""The process that leads Ray's workers: ``python -m`` this, by ``ftx.scaling.on_ray``, which it tells what is done.
+"""The process that drives Ray: ``ftx.scaling.on_ray`` starts it with ``python -m`` and reads its messages.
 
-A process of its own, as Ray's library ends the one that it runs in where the cluster goes away, and prints as it likes.
+It is a separate process because Ray's library ends its own process if the cluster fails, and prints as it likes.
 """
 
 from __future__ import annotations
@@ -24,21 +24,21 @@ from ftx.core.child_process import Fault
 from ftx.core.errors import EnvironmentFault, FtxError
 from ftx.runtimes import load
 from ftx.scaling.job import as_lines
-from ftx.scaling.parts import Part
+from ftx.scaling.parts import JobPart
 
 MODULE = "ftx.scaling.ray_driver"
-# Of one worker: more threads on one image bring less and less.
+RESUME = "run the command again: it resumes with the parts that are left"
+# Cores of one worker: further threads for one image bring less and less.
 _CORES = 4
-# Workers that were lost at the same images, which Ray itself would give to another for ever.
+# Workers lost at the same images, before these get an error. Ray itself would try them for ever.
 _MOST_LOST = 5
-_KNOCK_S = 10
-GO_ON = "run the command again: it goes on with the parts that are left"
-# What Ray prints of itself, and reports to its makers, unless the user says otherwise.
+_CONNECT_S = 10
+# Ray's own messages, and its reports to its makers, are off unless the user sets these variables.
 _QUIET = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"}
 
 
-class Setting(BaseModel):
-    """The first line that the process is given: the model's folder, and as ``on_ray``; the second are parts."""
+class WorkerSetup(BaseModel):
+    """The first line on the driver's stdin. The second line contains the parts."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -48,8 +48,8 @@ class Setting(BaseModel):
     workers: int | None
 
 
-class Told(BaseModel):
-    """A line that the process says: how many ``workers`` there are, a part that is done, an error, or the end."""
+class DriverMessage(BaseModel):
+    """A line on the driver's stdout: the number of ``workers``, a part that is done, an error, or the end."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -61,75 +61,60 @@ class Told(BaseModel):
     ended: bool = False
 
 
-class Foreman:
-    """What all workers of a job ask for, also those that are started again: the model, and who was lost where."""
+class Coordinator:
+    """What all workers of a job share, also those that are restarted: the model's ``files``, and who was lost where."""
 
     def __init__(self, files: Mapping[str, bytes]) -> None:
-        self._files, self._begun = files, Counter[int]()
+        self._files, self._starts = files, Counter[int]()
 
     def model(self) -> Mapping[str, bytes]:
         """The files of the model, by name."""
         return self._files
 
     def begin(self, nth: int) -> int:
-        """How many workers have begun with this part before."""
-        self._begun[nth] += 1
-        return self._begun[nth] - 1
+        """Count a worker that starts on this part; return how many started before."""
+        self._starts[nth] += 1
+        return self._starts[nth] - 1
 
 
 class Worker:
-    """A process that answers parts: its model, on the cores that are its share of the machine."""
+    """A process that predicts parts, with its own model and its own cores of the machine."""
 
-    def __init__(self, foreman: str, scores: bool, cores: int, here: str | None) -> None:
+    def __init__(self, coordinator: str, scores: bool, cores: int, folder: str | None) -> None:
         import ray
 
-        if here is not None:
-            _go_to(here)
-        self._cores = _own_cores(cores)
-        self._foreman: Any = ray.get_actor(foreman)
+        if folder is not None:  # to which paths of images are relative
+            try:
+                os.chdir(folder)
+            except OSError as error:
+                raise RuntimeError(f"a worker's machine has no folder {folder}: {error.strerror}") from error
+        self._cores, self._get = _own_cores(cores), ray.get
+        self._coordinator: Any = ray.get_actor(coordinator)
         self._folder = tempfile.TemporaryDirectory(prefix="ftx-model-")
-        files: Mapping[str, bytes] = _get(self._foreman.model.remote())
+        files: Mapping[str, bytes] = self._get(self._coordinator.model.remote())
         for name, content in files.items():
             Path(self._folder.name, name).write_bytes(content)
         self._predictor, self._scores = load(Path(self._folder.name), goal="throughput"), scores
 
     def __call__(self, batch: Mapping[str, Sequence[Any]]) -> dict[str, list[Any]]:
-        """Answer the parts of a batch. Columns ``nth`` and ``part`` to ``nth``, ``lines`` and ``lost``."""
-        answered: dict[str, list[Any]] = {"nth": [], "lines": [], "lost": []}
-        for nth, text in zip(batch["nth"], batch["part"], strict=True):
-            lost: int = _get(self._foreman.begin.remote(int(nth)))
-            part = Part.from_json(str(text))
+        """Predict the parts of a batch. Columns ``nth`` and ``part`` to ``nth``, ``lines`` and ``lost``."""
+        done: dict[str, list[Any]] = {"nth": list(map(int, batch["nth"])), "lines": [], "lost": []}
+        for nth, text in zip(done["nth"], batch["part"], strict=True):
+            lost: int = self._get(self._coordinator.begin.remote(nth))
+            part = JobPart.from_json(str(text))
             if lost < _MOST_LOST:
-                answers = part.answered(self._predictor, scores=self._scores)
+                predictions = part.predictions(self._predictor, scores=self._scores)
             else:
-                answers = part.refused(
-                    f"{lost} workers were lost, one after the other, at this image or those beside it"
+                predictions = part.failed(
+                    f"{lost} workers were lost, one after the other, at this image or those next to it"
                 )
-            lines = as_lines(answers)
-            for column, value in (("nth", int(nth)), ("lines", lines), ("lost", lost)):
-                answered[column].append(value)
-        return answered
-
-
-def _go_to(folder: str) -> None:
-    """Go where the command was given, as paths of images count from there. Raises: RuntimeError."""
-    try:
-        os.chdir(folder)
-    except OSError as error:
-        raise RuntimeError(
-            f"a worker's machine has no {folder}, from which the images are looked for: {error.strerror}"
-        ) from error
-
-
-def _get(reference: Any) -> Any:
-    """What a call of another process answered."""
-    import ray
-
-    return ray.get(reference)
+            done["lines"].append(as_lines(predictions))
+            done["lost"].append(lost)
+        return done
 
 
 def _own_cores(number: int) -> list[FileLock]:
-    """Keep this process to cores that no other worker on this machine has; the locks go with the process."""
+    """Keep this process to cores that no other worker of this machine uses. The locks end with the process."""
     if not hasattr(os, "sched_getaffinity"):
         return []
     held: dict[int, FileLock] = {}
@@ -143,13 +128,13 @@ def _own_cores(number: int) -> list[FileLock]:
         if len(held) == number:
             os.sched_setaffinity(0, held)
             return list(held.values())
-    for lock in held.values():  # of too few cores none is its own
+    for lock in held.values():  # fewer cores than needed: share all of them
         lock.release()
     return []
 
 
-def lead(asked: Setting, parts: Iterator[str]) -> Iterator[Told]:
-    """Answer parts, given as one line of JSON once the number of workers is told.
+def lead(setup: WorkerSetup, parts: Iterator[str]) -> Iterator[DriverMessage]:
+    """Predict parts, given as one line of JSON after the number of workers was sent.
 
     Raises: EnvironmentFault if there is no Ray at the address, or it ends the work.
     """
@@ -157,64 +142,58 @@ def lead(asked: Setting, parts: Iterator[str]) -> Iterator[Told]:
         os.environ.setdefault(name, value)
     import ray
 
+    address = setup.address or os.environ.get("RAY_ADDRESS")
     try:
-        _knock(asked.address)
-        ray.init(
-            address=asked.address or os.environ.get("RAY_ADDRESS") or "local",
-            log_to_driver=False,
-            configure_logging=False,
-        )
-        number, cores = shares(ray.nodes(), asked.workers)
+        _check_reachable(address)
+        ray.init(address=address or "local", log_to_driver=False, configure_logging=False)
+        number, cores = workers_and_cores(ray.nodes(), setup.workers)
     except EnvironmentFault:
         raise
     except Exception as error:  # ConnectionError, RuntimeError, TimeoutError, and others of grpc
-        raise EnvironmentFault(
-            "Ray is not there",
-            where=asked.address or os.environ.get("RAY_ADDRESS"),
-            found=_said(error),
-            fix="start it (ray start --head), check the address, or leave --engine ray out",
-        ) from error
-    yield Told(workers=number)
+        fix = "start it (ray start --head), check the address, or leave --engine ray out"
+        raise EnvironmentFault("there is no Ray", where=address, found=_last_line(error), fix=fix) from error
+    yield DriverMessage(workers=number)
     given: list[tuple[int, str]] = json.loads(next(parts))
-    files = {path.name: path.read_bytes() for path in asked.folder.iterdir() if path.is_file()}
+    files = {path.name: path.read_bytes() for path in setup.folder.iterdir() if path.is_file()}
     name = f"ftx-{secrets.token_hex(8)}"
     try:
-        # It stays for as long as something refers to it.
-        foreman = ray.remote(num_cpus=0)(Foreman).options(name=name).remote(files)
-        here = str(Path.cwd()) if any(Part.from_json(text).counts_from_here for _, text in given) else None
-        for row in _answered(given, number, cores, (name, asked.scores, cores, here)):
-            yield Told(nth=int(row["nth"]), lines=str(row["lines"]), lost=int(row["lost"]))
-        del foreman
+        # It stays while something refers to it.
+        coordinator = ray.remote(num_cpus=0)(Coordinator).options(name=name).remote(files)
+        folder = str(Path.cwd()) if any(JobPart.from_json(text).is_relative for _, text in given) else None
+        for row in _rows(given, number, cores, (name, setup.scores, cores, folder)):
+            yield DriverMessage(nth=int(row["nth"]), lines=str(row["lines"]), lost=int(row["lost"]))
+        del coordinator
     except Exception as error:  # whatever ended the work there
-        raise EnvironmentFault("Ray ended the work", where=asked.address, found=_said(error), fix=GO_ON) from error
+        raise EnvironmentFault(
+            "Ray ended the work", where=setup.address, found=_last_line(error), fix=RESUME
+        ) from error
     ray.shutdown()
-    yield Told(ended=True)
+    yield DriverMessage(ended=True)
 
 
-def _answered(
+def _rows(
     parts: Sequence[tuple[int, str]], workers: int, cores: int, given: Sequence[object]
 ) -> Iterator[Mapping[str, Any]]:
     from ray.data import ActorPoolStrategy, DataContext, from_items
 
     DataContext.get_current().enable_progress_bars = False
     rows = [{"nth": nth, "part": part} for nth, part in parts]
-    answered = from_items(rows, override_num_blocks=len(rows)).map_batches(
+    done = from_items(rows, override_num_blocks=len(rows)).map_batches(
         Worker, batch_size=1, compute=ActorPoolStrategy(size=workers), num_cpus=cores, fn_constructor_args=given
     )
-    yield from answered.iter_rows()
+    yield from done.iter_rows()
 
 
-def _knock(address: str | None) -> None:
-    """Find out in seconds whether anything is at an address, for which Ray itself takes minutes. Raises: OSError."""
-    host, _, port = (address or os.environ.get("RAY_ADDRESS", "")).rpartition("://")[2].rpartition(":")
+def _check_reachable(address: str | None) -> None:
+    """Raise OSError in seconds if nothing listens at an address. Ray itself would take minutes."""
+    host, _, port = (address or "").rpartition("://")[2].rpartition(":")
     if host and port.isdecimal():
-        socket.create_connection((host.strip("[]"), int(port)), timeout=_KNOCK_S).close()
+        socket.create_connection((host.strip("[]"), int(port)), timeout=_CONNECT_S).close()
 
 
-def shares(nodes: Sequence[Mapping[str, Any]], workers: int | None) -> tuple[int, int]:
-    """How many workers there are, at most one a core, and the most cores that each of them can have."""
-    paid = [int(node["Resources"].get("CPU", 0)) for node in nodes if node["Alive"]]
-    usable = [cpus for cpus in paid if cpus]
+def workers_and_cores(nodes: Sequence[Mapping[str, Any]], workers: int | None) -> tuple[int, int]:
+    """How many workers to start, at most one per core, and the most cores that each of them can have."""
+    usable = [cpus for node in nodes if node["Alive"] and (cpus := int(node["Resources"].get("CPU", 0)))]
     if not usable:
         raise EnvironmentFault("this Ray has no cores", fix="start machines with cores: ray start --num-cpus N")
     number = min(workers or sum(max(1, cpus // _CORES) for cpus in usable), sum(usable))
@@ -222,24 +201,24 @@ def shares(nodes: Sequence[Mapping[str, Any]], workers: int | None) -> tuple[int
     return number, next(fitting)
 
 
-def _said(error: Exception) -> str:
-    """The last line of what Ray says: it quotes the workers' tracebacks before."""
+def _last_line(error: Exception) -> str:
+    """The last line of Ray's error: the lines before quote the workers' tracebacks."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return (lines[-1] if lines else type(error).__name__)[:300]
 
 
 def main() -> None:
-    """Say on the stdout that was given what is told, and nothing else: what Ray prints goes to stderr."""
+    """Write messages to the given stdout, and nothing else: what Ray prints goes to stderr."""
     with os.fdopen(os.dup(1), "w", encoding="utf-8") as out:
         os.dup2(2, 1)
         logging.disable(logging.CRITICAL)
-        asked, parts = Setting.model_validate_json(sys.stdin.readline()), iter(sys.stdin)
+        setup, parts = WorkerSetup.model_validate_json(sys.stdin.readline()), iter(sys.stdin)
         try:
-            for told in lead(asked, parts):
-                out.write(f"{told.model_dump_json()}\n")
+            for message in lead(setup, parts):
+                out.write(f"{message.model_dump_json()}\n")
                 out.flush()
         except FtxError as error:
-            out.write(f"{Told(fault=Fault.of(error)).model_dump_json()}\n")
+            out.write(f"{DriverMessage(fault=Fault.of(error)).model_dump_json()}\n")
 
 
 if __name__ == "__main__":
