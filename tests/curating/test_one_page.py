@@ -9,7 +9,7 @@ from tests.curating.test_choices import FLAT, IMAGES, ISSUES
 
 from ftx.core.errors import InputError
 from ftx.curating.choices import ChoiceTable
-from ftx.curating.one_page import claimed, refuse_claimed
+from ftx.curating.one_page import check_unclaimed, claimed
 
 
 def test_a_choice_lets_no_second_page_in(tmp_path: Path) -> None:
@@ -17,11 +17,11 @@ def test_a_choice_lets_no_second_page_in(tmp_path: Path) -> None:
     with claimed(table.path):
         for number in range(3):
             with pytest.raises(InputError, match="another ftx data look shows this table"):
-                refuse_claimed(table.path)
+                check_unclaimed(table.path)
             with pytest.raises(InputError, match="another ftx data look"), claimed(table.path):
                 pass
             table.choose(number, "drop")
-    refuse_claimed(table.path)
+    check_unclaimed(table.path)
     with claimed(table.path):
         pass
 
@@ -29,5 +29,5 @@ def test_a_choice_lets_no_second_page_in(tmp_path: Path) -> None:
 def test_two_tables_beside_each_other_have_a_page_each(tmp_path: Path) -> None:
     one, other = (ChoiceTable(tmp_path / name, FLAT, ISSUES, IMAGES).path for name in ("t.csv", "u.csv"))
     with claimed(one), claimed(other), pytest.raises(InputError):
-        refuse_claimed(one)
-    refuse_claimed(tmp_path / "none.csv")  # which is not written yet
+        check_unclaimed(one)
+    check_unclaimed(tmp_path / "none.csv")  # which is not written yet

@@ -12,7 +12,7 @@ from ftx.curating.choices import ChoiceTable
 from ftx.curating.issues import Issue, Spelling, counted
 from ftx.curating.look import Look, LookReport
 from ftx.curating.page_data import NAMES, page_data, shown_paths
-from ftx.curating.wrong_labels import LabelJudged
+from ftx.curating.wrong_labels import LabelJudgement
 from ftx.data.dataset import Dataset
 from ftx.tasks.labels import Labels
 
@@ -29,8 +29,8 @@ ISSUES = [
     Issue(path="broken.png", issue="unreadable", given="ant", reason="cut off"),
 ]
 JUDGED = [
-    LabelJudged(name="cat", images=1200, subjects=700, found=0.912, mistaken=0.035, suspected=2),
-    LabelJudged(name="dog", images=4, subjects=3, found=0.5, mistaken=0.25, suspected=1, unproved="too few"),
+    LabelJudgement(name="cat", images=1200, subjects=700, found=0.912, mistaken=0.035, suspected=2),
+    LabelJudgement(name="dog", images=4, subjects=3, found=0.5, mistaken=0.25, suspected=1, unproved="too few"),
 ]
 
 

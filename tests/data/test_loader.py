@@ -184,7 +184,7 @@ def test_threads_keep_the_order_and_their_distance() -> None:
         time.sleep(0.002 * (item % 3))
         return item * item
 
-    results = in_threads(work, range(30), workers=4, ahead=5)
+    results = in_threads(work, range(30), workers=4, prefetch=5)
     for number, result in enumerate(results):
         assert result == number * number
         assert len(begun) <= number + 1 + 5
@@ -200,7 +200,7 @@ def test_an_interrupt_drops_what_has_not_begun() -> None:
         return item
 
     def interrupted() -> None:
-        for result in in_threads(work, range(1000), workers=2, ahead=8):
+        for result in in_threads(work, range(1000), workers=2, prefetch=8):
             if result == 3:
                 raise KeyboardInterrupt
 

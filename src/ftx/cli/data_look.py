@@ -55,9 +55,9 @@ def look(
     is written at once; the data never is. Ctrl-C ends it. With --json nothing is served: the table and the answer are
     written, and the exit status is 4 if images cannot be read.
     """
-    from ftx.data.sources.folder import refuse_missing
+    from ftx.data.sources.folder import check_data_path
 
-    refuse_missing(data)  # before torch is imported: a name mistyped must not cost seconds
+    check_data_path(data)  # before torch is imported: a name mistyped must not cost seconds
     from ftx.curating.look import look as find
     from ftx.curating.serve import serve
     from ftx.curating.server import LookServer

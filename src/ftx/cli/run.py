@@ -42,10 +42,10 @@ def command(
 
     Exit status 1 if an artifact failed: it does not answer as the trained model did.
     """
-    from ftx.data.sources.folder import refuse_missing
+    from ftx.data.sources.folder import check_data_path
 
     read = read_recipe(recipe, set_ or (), {"data.path": data})
-    refuse_missing(read.data.path)  # before torch is imported: a name mistyped must not cost seconds
+    check_data_path(read.data.path)  # before torch is imported: a name mistyped must not cost seconds
     from ftx.pipeline import run_all
 
     progress = console.TerminalProgress()

@@ -93,7 +93,7 @@ def command(
     if from_ is not None and (config is not None or preset is not None):
         raise InputError("--from names a recipe, that of its run", fix="leave --config and --preset out")
     budget_s = None if budget is None else seconds_of(budget, "--budget")
-    from ftx.data.sources.folder import refuse_missing
+    from ftx.data.sources.folder import check_data_path
     from ftx.runs.run import Run
 
     # Before torch is imported: a name mistyped must not cost seconds.
@@ -101,11 +101,11 @@ def command(
         opened = Run.open(from_)
         named = flags.get("data.path") or (None if set_ else opened.recipe().data.path)
         if named is not None:
-            refuse_missing(Path(str(named)))
+            check_data_path(Path(str(named)))
         recipe = _recipe_from(from_, set_ or (), flags)
     else:
         recipe = read_recipe(config, set_ or (), flags, _preset(preset, config))
-    refuse_missing(recipe.data.path)
+    check_data_path(recipe.data.path)
     if dry_run:
         if not rank_zero_output.is_rank_zero():
             return 0

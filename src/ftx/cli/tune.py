@@ -70,10 +70,10 @@ def command(
     The same command line again, or in another terminal at the same time, goes on with the study; so does a trial whose
     worker was killed. best.yaml is the recipe of the best trial, trials.jsonl has all of them.
     """
-    from ftx.data.sources.folder import refuse_missing
+    from ftx.data.sources.folder import check_data_path
 
     read = read_recipe(recipe, set_ or (), {"data.path": data})
-    refuse_missing(read.data.path)  # before torch is imported: a name mistyped must not cost seconds
+    check_data_path(read.data.path)  # before torch is imported: a name mistyped must not cost seconds
     from ftx.tuning.tune import OBJECTIVES, Wanted, tune
 
     names = [name.strip() for name in objective.split(",")]

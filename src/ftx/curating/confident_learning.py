@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 Probabilities = NDArray[np.float64]
-Rows = NDArray[np.intp]
+RowNumbers = NDArray[np.intp]
 
 
 @dataclass(frozen=True)
@@ -22,10 +22,10 @@ class Suspects:
     """``wrong_N`` says which given labels are probably wrong, ``other_N`` which label is the likeliest instead."""
 
     wrong_N: NDArray[np.bool_]
-    other_N: Rows
+    other_N: RowNumbers
 
 
-def usual_confidence(probability_NK: Probabilities, given_N: Rows) -> Probabilities:
+def usual_confidence(probability_NK: Probabilities, given_N: RowNumbers) -> Probabilities:
     """How sure the probe is, in the mean, of a label on the images that are given it; infinite where none is.
 
     Shape: [K]. Source: eq. 2, the threshold t_j.
@@ -37,7 +37,7 @@ def usual_confidence(probability_NK: Probabilities, given_N: Rows) -> Probabilit
     return np.where(counts > 0, sums / np.maximum(counts, 1), np.inf)
 
 
-def confident_label(probability_NK: Probabilities, threshold_K: Probabilities) -> Rows:
+def confident_label(probability_NK: Probabilities, threshold_K: Probabilities) -> RowNumbers:
     """The likeliest of the labels that the probe is as sure of as it usually is; -1 where there is none.
 
     Shape: [N]. Source: eq. 1.
@@ -47,14 +47,14 @@ def confident_label(probability_NK: Probabilities, threshold_K: Probabilities) -
     return np.where(sure_NK.any(axis=1), likeliest_N, -1)
 
 
-def confident_joint(given_N: Rows, confident_N: Rows, labels: int) -> NDArray[np.intp]:
+def confident_joint(given_N: RowNumbers, confident_N: RowNumbers, labels: int) -> NDArray[np.intp]:
     """Images by given label (rows) and confident label (columns). Shape: [K, K]. Source: eq. 1."""
     counted = confident_N >= 0
     pairs = given_N[counted] * labels + confident_N[counted]
     return np.bincount(pairs, minlength=labels * labels).reshape(labels, labels)
 
 
-def calibrated(counts_KK: NDArray[np.intp], given_N: Rows) -> Probabilities:
+def calibrated(counts_KK: NDArray[np.intp], given_N: RowNumbers) -> Probabilities:
     """The joint as shares, each row with as many images as are given its label.
 
     A row that no image was counted in is taken as right. Shape: [K, K]. Source: eq. 3.
@@ -65,7 +65,7 @@ def calibrated(counts_KK: NDArray[np.intp], given_N: Rows) -> Probabilities:
     return share_KK * (np.bincount(given_N, minlength=labels) / len(given_N))[:, None]
 
 
-def suspects(probability_NK: Probabilities, given_N: Rows) -> Suspects:
+def suspects(probability_NK: Probabilities, given_N: RowNumbers) -> Suspects:
     """As many images as the joint estimates, of each given label the least sure, of each pair the largest margins.
 
     Both must hold: the paper's C+NR (section 3.2, method 5), which is right more often on the sample than the others
@@ -92,7 +92,7 @@ def suspects(probability_NK: Probabilities, given_N: Rows) -> Suspects:
     return Suspects(wrong_N, np.where(wrong_N, other_N, given_N))
 
 
-def _least_sure(sure_N: Probabilities, given_N: Rows, count_K: Rows) -> NDArray[np.bool_]:
+def _least_sure(sure_N: Probabilities, given_N: RowNumbers, count_K: RowNumbers) -> NDArray[np.bool_]:
     """Of each given label so many images. Shape: [N]. Source: section 3.2, method 3, prune by class."""
     chosen_N = np.zeros(len(given_N), dtype=bool)
     for label in np.flatnonzero(count_K).tolist():
@@ -101,6 +101,6 @@ def _least_sure(sure_N: Probabilities, given_N: Rows, count_K: Rows) -> NDArray[
     return chosen_N
 
 
-def self_confidence(probability_NK: Probabilities, given_N: Rows) -> Probabilities:
+def self_confidence(probability_NK: Probabilities, given_N: RowNumbers) -> Probabilities:
     """How sure the probe is of the given label, in [0, 1]. Shape: [N]."""
     return probability_NK[np.arange(len(given_N)), given_N]

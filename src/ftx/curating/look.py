@@ -16,11 +16,11 @@ from ftx.curating.features import frozen_features
 from ftx.curating.folds import stratified_folds
 from ftx.curating.issues import Issue, Spelling, counted
 from ftx.curating.known_images import images_of
-from ftx.curating.one_page import refuse_claimed
+from ftx.curating.one_page import check_unclaimed
 from ftx.curating.probes import out_of_fold
 from ftx.curating.twins import Twins, twins
-from ftx.curating.wrong_labels import Judgement, LabelJudged, judge
-from ftx.data.check import Checked, open_and_check
+from ftx.curating.wrong_labels import Judgement, LabelJudgement, judge
+from ftx.data.check import CheckedDataset, open_and_check
 from ftx.data.dataset import Dataset
 from ftx.recipe.schema import Recipe
 from ftx.tasks.output_meaning import TASKS
@@ -48,7 +48,7 @@ class LookReport(CommandReport):
     folds: int
     strength: float
     metrics: dict[str, float]
-    labels: list[LabelJudged]
+    labels: list[LabelJudgement]
     counts: dict[str, int]
     notes: list[str]
     problems: list[str]
@@ -74,7 +74,7 @@ def look(recipe: Recipe, task: TaskName | None = None, *, out: Path = TABLE, pro
     shown by another program.
     """
     resolve(recipe.model.name)  # a name mistyped must not cost the reading of all images
-    refuse_claimed(out)
+    check_unclaimed(out)
     path = typed(recipe.data.path)
     data = recipe.data
     checked = open_and_check(
@@ -122,7 +122,7 @@ class _Found:
     image_size: int | str
 
 
-def _found(recipe: Recipe, checked: Checked, progress: Progress) -> _Found:
+def _found(recipe: Recipe, checked: CheckedDataset, progress: Progress) -> _Found:
     dataset, entries = checked.dataset, checked.dataset.entries
     task = TASKS[checked.report.task](dataset.labels, Thresholds())
     alike = twins(entries, checked.opened.fingerprints, progress)
@@ -136,7 +136,7 @@ def _found(recipe: Recipe, checked: Checked, progress: Progress) -> _Found:
     return _Found(alike, judgement, metrics, int(fold_N.max()) + 1, probed.strength, features.image_size)
 
 
-def _issues(checked: Checked, found: _Found, spelling: Spelling) -> list[Issue]:
+def _issues(checked: CheckedDataset, found: _Found, spelling: Spelling) -> list[Issue]:
     """Wrong labels, the surest first, then what looks alike, then what cannot be read."""
     entries = checked.dataset.entries
     issues: list[Issue] = [
@@ -181,7 +181,9 @@ def _issues(checked: Checked, found: _Found, spelling: Spelling) -> list[Issue]:
     return issues
 
 
-def _report(recipe: Recipe, checked: Checked, found: _Found, table: ChoiceTable, spelling: Spelling) -> LookReport:
+def _report(
+    recipe: Recipe, checked: CheckedDataset, found: _Found, table: ChoiceTable, spelling: Spelling
+) -> LookReport:
     notes = [*found.twins.notes]
     if table.unmatched:
         notes.append(f"earlier choices that match nothing found now: {table.unmatched}; they stay at the table's end")

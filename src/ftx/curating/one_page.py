@@ -32,7 +32,7 @@ def claimed(table: Path) -> Generator[None, None, None]:
         yield
 
 
-def refuse_claimed(table: Path) -> None:
+def check_unclaimed(table: Path) -> None:
     """Raise InputError if another program chooses in the table now."""
     if images_file(table).is_file():
         with claimed(table):

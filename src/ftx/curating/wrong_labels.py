@@ -15,13 +15,13 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 
 from ftx.core.statistics import wilson_interval
-from ftx.curating.confident_learning import Probabilities, Rows, Suspects, self_confidence, suspects
+from ftx.curating.confident_learning import Probabilities, RowNumbers, Suspects, self_confidence, suspects
 from ftx.curating.folds import FOLDS
 from ftx.tasks.base import Targets, Task
 from ftx.tasks.labels import Labels
 
 
-class LabelJudged(BaseModel):
+class LabelJudgement(BaseModel):
     """What the probe can tell of a label.
 
     ``images`` are those that are given it, ``subjects`` how many different pictures; ``found`` is the share of them
@@ -55,7 +55,7 @@ class Judgement:
     """All suspicions, the surest first, and what each label's are worth."""
 
     suspicions: list[Suspicion]
-    labels: list[LabelJudged]
+    labels: list[LabelJudgement]
 
     @property
     def possible(self) -> bool:
@@ -68,9 +68,9 @@ class _Exclusive:
     """Labels that exclude each other, on the images of which one of them is known; a single's are it and not it."""
 
     names: tuple[str, ...]
-    rows_M: Rows
+    rows_M: RowNumbers
     probability_MK: Probabilities
-    given_M: Rows
+    given_M: RowNumbers
 
 
 def judge(
@@ -82,7 +82,7 @@ def judge(
 ) -> Judgement:
     """Confident learning on each set of labels that exclude each other; ``given`` are the labels of each image."""
     labels = task.labels
-    judged: dict[str, LabelJudged] = {}
+    judged: dict[str, LabelJudgement] = {}
     changes: dict[int, list[tuple[str, str, float, str]]] = {}
     for exclusive in _exclusive_labels(task.scores(logits_NC).astype(np.float64), targets_NC, labels):
         found = suspects(exclusive.probability_MK, exclusive.given_M)
@@ -120,9 +120,9 @@ def _exclusive_labels(scores_NC: Probabilities, targets_NC: Targets, labels: Lab
     return [one for one in found if len(one.rows_M)]
 
 
-def _judged(exclusive: _Exclusive, found: Suspects, subjects: Sequence[str]) -> list[LabelJudged]:
+def _judged(exclusive: _Exclusive, found: Suspects, subjects: Sequence[str]) -> list[LabelJudgement]:
     """Whether the probe tells each label from the others for certain: else what it says against it is worth nothing."""
-    reports: list[LabelJudged] = []
+    reports: list[LabelJudgement] = []
     for column, name in enumerate(exclusive.names):
         own_M = exclusive.given_M == column
         if not name:  # that a single does not hold is no label
@@ -133,7 +133,7 @@ def _judged(exclusive: _Exclusive, found: Suspects, subjects: Sequence[str]) -> 
         hits, mistakes = int(called_M[own_M].sum()), int(called_M[~own_M].sum())
         pictures = [_by_subject(called_M[side_M], exclusive.rows_M[side_M], subjects) for side_M in (own_M, ~own_M)]
         reports.append(
-            LabelJudged(
+            LabelJudgement(
                 name=name,
                 images=images,
                 subjects=pictures[0].subjects,
@@ -154,7 +154,7 @@ class _Called:
     subjects: int
 
 
-def _by_subject(called_M: NDArray[np.bool_], rows_M: Rows, subjects: Sequence[str]) -> _Called:
+def _by_subject(called_M: NDArray[np.bool_], rows_M: RowNumbers, subjects: Sequence[str]) -> _Called:
     """Copies of one picture are right or wrong together: they are one trial."""
     images: dict[str, list[bool]] = {}
     for row, called in zip(rows_M, called_M, strict=True):

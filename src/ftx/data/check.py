@@ -13,7 +13,7 @@ from ftx.core.errors import DataError
 from ftx.core.progress import SILENT, Progress
 from ftx.data.dataset import SPLITS, Dataset, Entry
 from ftx.data.likely_mistakes import likely_mistakes
-from ftx.data.open_dataset import Opened, class_counts, open_all, with_splits
+from ftx.data.open_dataset import ImageSet, class_counts, open_all, with_splits
 from ftx.data.seen_in_training import NearDuplicate, seen_in_training
 from ftx.data.sources import Layout, Listing, list_images
 from ftx.recipe.sections import DataRecipe
@@ -51,11 +51,11 @@ class DataReport(CommandReport):
 
 
 @dataclass(frozen=True)
-class Checked:
+class CheckedDataset:
     """A data set, every image of it opened once, and the report on it."""
 
     listing: Listing
-    opened: Opened
+    opened: ImageSet
     dataset: Dataset
     report: DataReport
 
@@ -86,7 +86,7 @@ def open_and_check(
     follow_links: bool = False,
     val_fraction: float = DataRecipe().val_fraction,
     progress: Progress = SILENT,
-) -> Checked:
+) -> CheckedDataset:
     """As ``check``, with what was opened: for whoever looks further. Raises: as ``check``."""
     path = typed(path)
     nested = task is None or TASKS[task].nested_folders
@@ -120,7 +120,7 @@ def open_and_check(
         problems=[str(error) for error in problems],
         warnings=[*likely_mistakes(listing, dataset.labels.names, trained)],
     )
-    return Checked(listing, opened, dataset, report)
+    return CheckedDataset(listing, opened, dataset, report)
 
 
 def _narrowest_task(listing: Listing) -> TaskName:
@@ -137,7 +137,7 @@ def _imbalance(labels: Labels, trained: Mapping[str, int], images: int) -> float
     return round(max(max(each) / max(min(each), 1) for each in groups + singles), 2)
 
 
-def _unsplit(listing: Listing, opened: Opened) -> Dataset:
+def _unsplit(listing: Listing, opened: ImageSet) -> Dataset:
     entries = tuple(
         Entry(image.listed.path, image.sha256, image.listed.labels, image.listed.split or "train")
         for image in opened.images

@@ -9,17 +9,13 @@ from __future__ import annotations
 import io
 import re
 import struct
-import threading
 import time
-from collections.abc import Generator
-from contextlib import contextmanager
-from functools import cached_property
 from typing import BinaryIO
 
 from PIL import Image
 
 from ftx.core.errors import ImageError
-from ftx.core.memory import available_bytes
+from ftx.data.threads import ByteSemaphore
 
 MAX_PIXELS = 1 << 27
 # The centre crop of a longer strip shows next to nothing of it, and its resized long side has no bound.
@@ -46,39 +42,9 @@ _SLACK_BYTES = 1 << 20
 MAX_ENTRY_NUMBERS = 1 << 20
 
 
-class Budget:
-    """Bytes that all threads together hold at a time: at most ``most_bytes``, and a quarter of the free memory.
-
-    What is larger than all of it waits until nothing else is held, and goes alone.
-    """
-
-    def __init__(self, most_bytes: int) -> None:
-        self._most_bytes = most_bytes
-        self._held_bytes = 0
-        self._freed = threading.Condition()
-
-    @cached_property
-    def limit_bytes(self) -> int:
-        """Measured once, when it is first asked for."""
-        return min(self._most_bytes, available_bytes() // 4)
-
-    @contextmanager
-    def holding(self, size_bytes: int) -> Generator[None, None, None]:
-        """Wait until so many bytes are to be had, and hold them for the block."""
-        with self._freed:
-            self._freed.wait_for(lambda: not self._held_bytes or self._held_bytes + size_bytes <= self.limit_bytes)
-            self._held_bytes += size_bytes
-        try:
-            yield
-        finally:
-            with self._freed:
-                self._held_bytes -= size_bytes
-                self._freed.notify_all()
-
-
 # All threads together: files that are read whole, and what is being decoded of them.
-FILES = Budget(MAX_FILE_BYTES)
-DECODING = Budget(MAX_DECODING_BYTES)
+FILES = ByteSemaphore(MAX_FILE_BYTES)
+DECODING = ByteSemaphore(MAX_DECODING_BYTES)
 
 
 def decoding_bytes(image: Image.Image) -> int:

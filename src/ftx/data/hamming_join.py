@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 BITS = 64
 Words = NDArray[np.uint64]
-Rows = NDArray[np.intp]
+RowNumbers = NDArray[np.intp]
 # Words that are looked for at a time, and pairs that are held at a time, 24 bytes each, unless one word has more.
 _AT_A_TIME = 1024
 _MOST_PAIRS = 1 << 21
@@ -43,7 +43,7 @@ class HammingJoin:
             if (radius := each if nth <= rest else each - 1) >= 0
         ]
 
-    def near(self, words_N: Words) -> Iterator[tuple[Rows, Rows]]:
+    def near(self, words_N: Words) -> Iterator[tuple[RowNumbers, RowNumbers]]:
         """Rows of ``words_N`` and those of the words that differ from them in at most ``most`` bits, each pair once.
 
         All pairs of one row come together, and the rows in order.
@@ -56,7 +56,7 @@ class HammingJoin:
             for some in np.split(np.arange(len(rows)), cuts):
                 yield self._near(words_N, rows[some], [run.of(some) for run in runs])
 
-    def _near(self, words_N: Words, rows: Rows, runs: Sequence[_Runs]) -> tuple[Rows, Rows]:
+    def _near(self, words_N: Words, rows: RowNumbers, runs: Sequence[_Runs]) -> tuple[RowNumbers, RowNumbers]:
         ones, others = [np.empty(0, np.intp)], [np.empty(0, np.intp)]
         for nth, (band, run) in enumerate(zip(self._bands, runs, strict=True)):
             one, other = band.candidates(run)
@@ -74,10 +74,10 @@ class HammingJoin:
 class _Runs(NamedTuple):
     """Of each word and each pattern, a run of a band's sorted words. Shape: [N, P] both."""
 
-    begin_NP: Rows
-    length_NP: Rows
+    begin_NP: RowNumbers
+    length_NP: RowNumbers
 
-    def of(self, some: Rows) -> _Runs:
+    def of(self, some: RowNumbers) -> _Runs:
         """Of some of the words."""
         return _Runs(self.begin_NP[some], self.length_NP[some])
 
@@ -94,7 +94,7 @@ class _Band:
             [sum(1 << bit for bit in flipped) for n in range(radius + 1) for flipped in combinations(range(bits), n)]
         )
 
-    def _keys(self, words: Words) -> Rows:
+    def _keys(self, words: Words) -> RowNumbers:
         return ((words >> self._shift) & self._mask).astype(np.intp)
 
     def finds(self, apart: Words) -> NDArray[np.bool_]:
@@ -107,7 +107,7 @@ class _Band:
         begin_NP = self._begins[keys_NP]
         return _Runs(begin_NP, self._begins[keys_NP + 1] - begin_NP)
 
-    def candidates(self, run: _Runs) -> tuple[Rows, Rows]:
+    def candidates(self, run: _Runs) -> tuple[RowNumbers, RowNumbers]:
         """By their rows, the words that runs are of, and those in them."""
         begin, length = run.begin_NP.ravel(), run.length_NP.ravel()
         row = np.repeat(np.arange(run.begin_NP.size) // len(self._flips_P), length)

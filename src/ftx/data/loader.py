@@ -25,10 +25,10 @@ from ftx.recipe.sections import Augment
 from ftx.tasks.base import Targets
 
 # Two batches are prepared while one trains: one core's worth of work each, more would only take memory.
-BATCHES_AHEAD = 2
+PREFETCHED_BATCHES = 2
 
 
-class View(NamedTuple):
+class ImageView(NamedTuple):
     """How an image is to be seen: as the ``occurrence``-th time in an epoch, or in epoch 0 as it is."""
 
     image: int
@@ -67,33 +67,35 @@ class TrainingImages:
     def __len__(self) -> int:
         return len(self.images)
 
-    def seen(self, order: Sequence[int] | NDArray[np.intp], epoch: int) -> list[View]:
+    def seen(self, order: Sequence[int] | NDArray[np.intp], epoch: int) -> list[ImageView]:
         """How the images of an epoch are to be seen, in its order.
 
         How an image is varied hangs on the seed, the epoch and the image, not on threads or on memory.
         """
         indices = [int(index) for index in order]
-        return [View(index, epoch, before) for index, before in zip(indices, occurrences(indices), strict=True)]
+        return [ImageView(index, epoch, before) for index, before in zip(indices, occurrences(indices), strict=True)]
 
-    def views(self, chunks: Sequence[Sequence[View]]) -> Generator[Pixels, None, None]:
+    def views(self, chunks: Sequence[Sequence[ImageView]]) -> Generator[Pixels, None, None]:
         """The pixels of each chunk of views, prepared two chunks ahead; whoever stops early calls ``close``.
 
         Shape: uint8 [B, H, W, 3].
         Raises: ImageError for an image that cannot be read.
         """
-        with closing(in_threads(self._chunk, chunks, workers=BATCHES_AHEAD, ahead=BATCHES_AHEAD)) as prepared:
+        with closing(
+            in_threads(self._chunk, chunks, workers=PREFETCHED_BATCHES, prefetch=PREFETCHED_BATCHES)
+        ) as prepared:
             for _ in chunks:
                 with self.waiting:
                     pixels_BHWC = next(prepared)
                 yield pixels_BHWC
 
-    def _chunk(self, views: Sequence[View]) -> Pixels:
+    def _chunk(self, views: Sequence[ImageView]) -> Pixels:
         pixels_BHWC = np.empty((len(views), self.pre.height, self.pre.width, 3), dtype=np.uint8)
         for row, view in enumerate(views):
             pixels_BHWC[row] = self._view(view)
         return pixels_BHWC
 
-    def _view(self, view: View) -> Pixels:
+    def _view(self, view: ImageView) -> Pixels:
         image = self.images[view.image]
         if view.epoch == 0 or self.augment == "none":
             return self._pixels.get(image, "final")
@@ -101,7 +103,7 @@ class TrainingImages:
         return random_view(Image.fromarray(self._pixels.get(image, "reduced")), self.pre, rng)
 
 
-def in_batches(views: Sequence[View], batch_size: int, skipped: int) -> list[Sequence[View]]:
+def in_batches(views: Sequence[ImageView], batch_size: int, skipped: int) -> list[Sequence[ImageView]]:
     """Views in batches, but for the first ``skipped``; the last may be smaller."""
     return [views[start : start + batch_size] for start in range(skipped * batch_size, len(views), batch_size)]
 

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from ftx.core.components import least_of_component
 from ftx.core.progress import SILENT, Progress
 from ftx.data.fingerprints import Fingerprint
-from ftx.data.hamming_join import HammingJoin, Rows
+from ftx.data.hamming_join import HammingJoin, RowNumbers
 
 # Bits that may differ, and the least correlation of the grey pixels themselves. Photographs saved anew as JPEG, halved,
 # doubled, brightened or paled differ by 8 bits at most and correlate by 0.984 at least. Of 2,000 × 3,000 different
@@ -67,11 +67,11 @@ class Likeness:
     ``unlike`` has, for each image with near-duplicates of another kind, the most alike of them.
     """
 
-    set_N: Rows
+    set_N: RowNumbers
     unlike: list[Pair]
 
 
-def likeness(images: Sequence[Fingerprint], kind_N: Rows, progress: Progress = SILENT) -> Likeness:
+def likeness(images: Sequence[Fingerprint], kind_N: RowNumbers, progress: Progress = SILENT) -> Likeness:
     """Compare all images of a data set with each other; ``kind_N`` numbers what each is said to be."""
     distinct = _Distinct(images, kind_N)
     kind_U, sets = kind_N[distinct.first_U], _Sets(len(distinct.first_U))
@@ -102,7 +102,7 @@ class _Distinct:
     ``first_U`` are the rows of these; ``unit_N`` is the number among them of each image.
     """
 
-    def __init__(self, images: Sequence[Fingerprint], kind_N: Rows | None = None) -> None:
+    def __init__(self, images: Sequence[Fingerprint], kind_N: RowNumbers | None = None) -> None:
         kinds: Sequence[int] = [0] * len(images) if kind_N is None else kind_N.tolist()
         known: dict[tuple[bytes, int], int] = {}
         first: list[int] = []
@@ -132,11 +132,11 @@ class _Distinct:
 class _Pairs(NamedTuple):
     """Rows of images, near-duplicates of them by their number in ``_Distinct``, and how alike each pair is."""
 
-    row: Rows
-    unit: Rows
+    row: RowNumbers
+    unit: RowNumbers
     alike: NDArray[np.float32]
 
-    def of(self, some: NDArray[np.bool_] | Rows) -> _Pairs:
+    def of(self, some: NDArray[np.bool_] | RowNumbers) -> _Pairs:
         """Some of the pairs."""
         return _Pairs(self.row[some], self.unit[some], self.alike[some])
 
@@ -147,7 +147,7 @@ class _Pairs(NamedTuple):
 
 
 def _correlations(
-    ones: Sequence[Fingerprint], one: Rows, others: Sequence[Fingerprint], other: Rows
+    ones: Sequence[Fingerprint], one: RowNumbers, others: Sequence[Fingerprint], other: RowNumbers
 ) -> NDArray[np.float32]:
     """Of pairs, by their rows, the correlation of their grey pixels.
 
@@ -177,7 +177,7 @@ class _Sets:
     def __init__(self, members: int) -> None:
         self.first_U = np.arange(members)
 
-    def join(self, ones: Rows, others: Rows) -> None:
+    def join(self, ones: RowNumbers, others: RowNumbers) -> None:
         """Each of ``ones`` and the one of ``others`` beside it are of one set."""
         members = len(self.first_U)
         pairs = np.unique(self.first_U[ones] * members + self.first_U[others])
@@ -194,11 +194,11 @@ def _varies(image: Fingerprint) -> bool:
     return bool(image.grey_HW.min() != image.grey_HW.max())
 
 
-def _bits(fingerprints: Sequence[Fingerprint], rows: Rows) -> NDArray[np.uint64]:
+def _bits(fingerprints: Sequence[Fingerprint], rows: RowNumbers) -> NDArray[np.uint64]:
     return np.array([fingerprints[row].bits for row in rows.tolist()], dtype=np.uint64)
 
 
-def _centred(images: Sequence[Fingerprint], rows: Rows) -> NDArray[np.float32]:
+def _centred(images: Sequence[Fingerprint], rows: RowNumbers) -> NDArray[np.float32]:
     """Grey pixels, of which not all are the same, as vectors of mean 0 and length 1. Shape: [N, P]."""
     flat_NP = np.stack([images[row].grey_HW.ravel() for row in rows.tolist()]).astype(np.float32)
     flat_NP -= flat_NP.mean(axis=1, keepdims=True)

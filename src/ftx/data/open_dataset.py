@@ -15,7 +15,7 @@ from ftx.data.image_store import ImageStore, open_hashed
 from ftx.data.pixel_store import PixelStore
 from ftx.data.sources import Layout, ListedImage, Listing, list_images
 from ftx.data.sources.folder import describe_ignored, table_beside
-from ftx.data.split import assign_splits, refuse_small_classes
+from ftx.data.split import assign_splits, check_class_sizes
 from ftx.data.threads import in_threads
 from ftx.tasks.labels import Labels
 from ftx.tasks.output_meaning import TASKS
@@ -51,14 +51,14 @@ def survey(
     form: str = "auto",
     follow_links: bool = False,
     val_fraction: float,
-    learnt: Collection[str] = (),
+    trained_on: Collection[str] = (),
     pixels: PixelStore | None = None,
     progress: Progress = SILENT,
 ) -> Survey:
     """Read a data set as ``ftx.data.sources`` lists it, open every image once, and put each into its split.
 
     Without ``val``, the training images are split by content hash, ``val_fraction`` of them (of each class, where an
-    image has one), those last that a model has ``learnt`` (by SHA-256). What is decoded goes to ``pixels``, and what
+    image has one), those last that a model has ``trained_on`` (by SHA-256). What is decoded goes to ``pixels``, and what
     that knows is not decoded again. Remarks on what is ignored, unreadable or
     doubled go to ``progress.note``.
     Raises: DataError if the data set does not hold (see ``ftx.data.sources``), if over 5 % of the images cannot be
@@ -70,10 +70,10 @@ def survey(
     opened = open_all(listing, task, path, progress, pixels=pixels)
     for error in opened.problems:
         raise error
-    tell_unreadable(opened.unreadable, len(opened.unreadable) + len(opened.images), progress)
-    found = with_splits(listing, opened, val_fraction, learnt)
+    note_unreadable(opened.unreadable, len(opened.unreadable) + len(opened.images), progress)
+    found = with_splits(listing, opened, val_fraction, trained_on)
     _remark(found, progress)
-    _tell_learnt(found.dataset, learnt, progress)
+    _tell_learnt(found.dataset, trained_on, progress)
     return found
 
 
@@ -87,7 +87,7 @@ class OpenedImage:
 
 
 @dataclass(frozen=True)
-class Opened:
+class ImageSet:
     """The images of a listing after each was opened: those that can be read, those that cannot, and all problems."""
 
     labels: Labels
@@ -109,7 +109,7 @@ def open_all(
     *,
     fingerprints: bool = False,
     pixels: PixelStore | None = None,
-) -> Opened:
+) -> ImageSet:
     """Relate the labels, open and hash every image once, and say all that keeps the data from being trained on.
 
     Raises: DataError if images do not carry what the task asks for.
@@ -129,7 +129,7 @@ def open_all(
         *_straddling(listing),
         *_small_classes(labels, images, where=where, unreadable=len(unreadable)),
     )
-    return Opened(labels, images, unreadable, problems)
+    return ImageSet(labels, images, unreadable, problems)
 
 
 def class_counts(dataset: Dataset) -> dict[str, dict[Split, int]]:
@@ -245,22 +245,22 @@ def _small_classes(
                 trainable[name].add(image.sha256)
     because = f"; of all images {unreadable} cannot be read" if unreadable else ""
     try:
-        refuse_small_classes({name: len(each) for name, each in trainable.items()}, where=where, because=because)
+        check_class_sizes({name: len(each) for name, each in trainable.items()}, where=where, because=because)
     except DataError as error:
         yield error
 
 
-def with_splits(listing: Listing, opened: Opened, val_fraction: float, learnt: Collection[str] = ()) -> Survey:
+def with_splits(listing: Listing, opened: ImageSet, val_fraction: float, trained_on: Collection[str] = ()) -> Survey:
     """The data set with every image in its split; whether it can be trained on is the caller's to judge.
 
     Raises: DataError if a class has too few images to be split.
     """
-    entries = assign_splits([(image.listed, image.sha256) for image in opened.images], val_fraction, learnt)
+    entries = assign_splits([(image.listed, image.sha256) for image in opened.images], val_fraction, trained_on)
     dataset = Dataset(listing.root, opened.labels, entries, opened.unreadable)
     return Survey(dataset, listing.layout, listing.ignored, *_doubles(entries))
 
 
-def tell_unreadable(unreadable: Sequence[Unreadable], total: int, progress: Progress) -> None:
+def note_unreadable(unreadable: Sequence[Unreadable], total: int, progress: Progress) -> None:
     """Say which images of all are left out."""
     if unreadable:
         progress.note(f"{len(unreadable)} of {total} images cannot be read and are skipped")
@@ -280,11 +280,11 @@ def _doubles(entries: tuple[Entry, ...]) -> tuple[int, int]:
     return copies, leaks
 
 
-def _tell_learnt(dataset: Dataset, learnt: Collection[str], progress: Progress) -> None:
+def _tell_learnt(dataset: Dataset, trained_on: Collection[str], progress: Progress) -> None:
     """Say it where results will look too good."""
     for split in ("val", "test"):
         entries = dataset.split(split)
-        if known := sum(entry.sha256 in learnt for entry in entries):
+        if known := sum(entry.sha256 in trained_on for entry in entries):
             progress.note(
                 f"{known} of {len(entries)} images of {split} were trained on by the run that this one begins with"
                 " (results will look too good)"

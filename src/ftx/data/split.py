@@ -16,12 +16,12 @@ FEWEST_PER_CLASS = 2
 
 
 def assign_splits(
-    images: Sequence[tuple[ListedImage, str]], val_fraction: float, learnt: Collection[str] = ()
+    images: Sequence[tuple[ListedImage, str]], val_fraction: float, trained_on: Collection[str] = ()
 ) -> tuple[Entry, ...]:
     """One entry for each image, which is given with its SHA-256, sorted by path.
 
     What is in no split yet is divided into train and val, and so is train where there is no val. What the model has
-    ``learnt`` before (by SHA-256) becomes val only where a label has no other image for it.
+    ``trained_on`` before (by SHA-256) becomes val only where a label has no other image for it.
     Raises: DataError if there is too little to split.
     """
     has_val = any(file.split == "val" for file, _ in images)
@@ -30,7 +30,7 @@ def assign_splits(
     if to_split:
         files = [file for file, _ in to_split]
         subjects = _subjects(to_split)
-        known = {subject for subject, (_, digest) in zip(subjects, to_split, strict=True) if digest in learnt}
+        known = {subject for subject, (_, digest) in zip(subjects, to_split, strict=True) if digest in trained_on}
         splits = _drawn(files, subjects, val_fraction, known)
         drawn = {file.path: split for file, split in zip(files, splits, strict=True)}
     entries = [
@@ -41,7 +41,7 @@ def assign_splits(
 
 
 def _drawn(
-    files: Sequence[ListedImage], keys: Sequence[str], val_fraction: float, learnt: Collection[str]
+    files: Sequence[ListedImage], keys: Sequence[str], val_fraction: float, trained_on: Collection[str]
 ) -> tuple[Split, ...]:
     """Class by class, where each image has one label and each label several images that stand for themselves.
 
@@ -53,8 +53,12 @@ def _drawn(
             distinct[name].add(key)
     plain = all(len(file.labels) == 1 and file.group is None for file in files)
     if plain and all(len(images) >= FEWEST_PER_CLASS for images in distinct.values()):
-        return hash_split([(key, file.labels[0]) for file, key in zip(files, keys, strict=True)], val_fraction, learnt)
-    return hash_split_sets([(key, file.labels) for file, key in zip(files, keys, strict=True)], val_fraction, learnt)
+        return hash_split(
+            [(key, file.labels[0]) for file, key in zip(files, keys, strict=True)], val_fraction, trained_on
+        )
+    return hash_split_sets(
+        [(key, file.labels) for file, key in zip(files, keys, strict=True)], val_fraction, trained_on
+    )
 
 
 def _subjects(images: Sequence[tuple[ListedImage, str]]) -> list[str]:
@@ -68,12 +72,12 @@ def _subjects(images: Sequence[tuple[ListedImage, str]]) -> list[str]:
 
 
 def hash_split(
-    samples: Sequence[tuple[str, str]], val_fraction: float, learnt: Collection[str] = ()
+    samples: Sequence[tuple[str, str]], val_fraction: float, trained_on: Collection[str] = ()
 ) -> tuple[Split, ...]:
     """Split (SHA-256, class) pairs into train and val, each class by itself.
 
     A class's distinct images are ranked by hash, and the first ``val_fraction`` of them, rounded but at
-    least one and never all, are val; those that are ``learnt`` rank last. So copies of an image
+    least one and never all, are val; those that are ``trained_on`` rank last. So copies of an image
     stand together, neither order nor file names matter, and an image that is added or taken away moves at most one
     other of its class.
     Raises: DataError if the fraction is not between 0 and 1, or naming each class of fewer than two images.
@@ -83,26 +87,25 @@ def hash_split(
     hashes: dict[str, set[str]] = defaultdict(set)
     for digest, name in samples:
         hashes[name].add(digest)
-    refuse_small_classes({name: len(distinct) for name, distinct in hashes.items()})
+    check_class_sizes({name: len(distinct) for name, distinct in hashes.items()})
     val = {
         (digest, name)
         for name, distinct in hashes.items()
-        for digest in _ranked(distinct, learnt)[: _val_count(len(distinct), val_fraction)]
+        for digest in _ranked(distinct, trained_on)[: _val_count(len(distinct), val_fraction)]
     }
     return tuple("val" if sample in val else "train" for sample in samples)
 
 
 def hash_split_sets(
-    samples: Sequence[tuple[str, tuple[str, ...]]], val_fraction: float, learnt: Collection[str] = ()
+    samples: Sequence[tuple[str, tuple[str, ...]]], val_fraction: float, trained_on: Collection[str] = ()
 ) -> tuple[Split, ...]:
     """Split (key, labels) pairs into train and val, where an image has several labels or a subject several images.
 
-    The distinct keys are ranked, those that are ``learnt`` last, and the first ``val_fraction`` of them, at least one
-    and never all, are val. Then, the
-    rarest label first, one that is in one split alone though two keys have it gets one of them moved over, unless
-    another label would lose its last one there.
+    The distinct keys are ranked, those that are ``trained_on`` last, and the first ``val_fraction`` of them, at least one
+    and never all, become val. Then each label, the rarest first, that only one split has although two keys have it gets
+    one of them moved over, unless another label would lose its last one there.
     Raises: DataError if the fraction is not between 0 and 1, if there are fewer than two keys, or if each has a label
-    that no other has, which is learnt from.
+    that no other has, which is trained_on from.
     """
     if not 0 < val_fraction < 1:
         raise DataError("val_fraction is a share between 0 and 1", found=str(val_fraction), fix="for example 0.2")
@@ -112,7 +115,7 @@ def hash_split_sets(
         labels_of[key] |= set(labels)
         for label in labels:
             keys_of[label].add(key)
-    ranked = _ranked(labels_of, learnt)
+    ranked = _ranked(labels_of, trained_on)
     if len(ranked) < FEWEST_PER_CLASS:
         raise DataError(
             "there is too little to split",
@@ -120,13 +123,13 @@ def hash_split_sets(
             fix="add images (of other groups), or put them into splits yourself: train/ and val/, or a column split",
         )
     val = set(ranked[: _val_count(len(ranked), val_fraction)])
-    fresh = labels_of.keys() - set(learnt)
+    fresh = labels_of.keys() - set(trained_on)
     for label in sorted(keys_of, key=lambda name: (len(keys_of[name]), name)):
         if len(keys_of[label]) < FEWEST_PER_CLASS:
-            val -= keys_of[label]  # the only one is learnt from
+            val -= keys_of[label]  # the only one is trained_on from
             continue
         held, rest = keys_of[label] & val, keys_of[label] - val
-        for here, there, last in ((held, rest, learnt), (rest, held, fresh)):
+        for here, there, last in ((held, rest, trained_on), (rest, held, fresh)):
             if here:
                 continue
             movable = [
@@ -152,7 +155,7 @@ def _ranked(keys: Iterable[str], last: Collection[str]) -> list[str]:
     return sorted(keys, key=lambda key: (key in last, key))
 
 
-def refuse_small_classes(distinct: dict[str, int], *, where: str | None = None, because: str = "") -> None:
+def check_class_sizes(distinct: dict[str, int], *, where: str | None = None, because: str = "") -> None:
     """Raise DataError naming every class that has fewer than two different images."""
     small = [f"{name}: {count}" for name, count in sorted(distinct.items()) if count < FEWEST_PER_CLASS]
     if small:

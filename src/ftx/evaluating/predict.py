@@ -68,7 +68,7 @@ def predict(
     found = find_images(images)
     if artifact is None or isinstance(artifact, Run | Path | str):
         artifact = load(artifact, goal="throughput" if len(found) > cores() else "latency", progress=progress)
-    return answers_of(found, artifact, scores, progress)
+    return predictions_of(found, artifact, scores, progress)
 
 
 def find_images(images: OneImage | Sequence[OneImage]) -> list[EncodedImage | Prediction]:
@@ -119,7 +119,7 @@ def predict_arriving(
         artifact = load(artifact, progress=progress)
     for some in arrivals:
         found = [image for item in some for image in _expand(item, count(1), by_hand=False)]
-        yield from answers_of(found, artifact, scores, SILENT)
+        yield from predictions_of(found, artifact, scores, SILENT)
 
 
 def _expand(given: OneImage, uploads: Iterator[int], *, by_hand: bool) -> Sequence[EncodedImage | Prediction]:
@@ -214,7 +214,7 @@ def _inside(path: Path) -> Sequence[EncodedImage | Prediction]:
     return [Prediction(path=path_text(str(path)), error=error)]
 
 
-def answers_of(
+def predictions_of(
     found: Sequence[EncodedImage | Prediction], predictor: Predictor, scores: bool, progress: Progress
 ) -> Iterator[Prediction]:
     """The answers for what was found, in its order: what is none already is asked of the model."""
@@ -222,13 +222,13 @@ def answers_of(
     with progress.track("predicting", len(found)) as bar:
         for item in found:
             if isinstance(item, EncodedImage):
-                yield prediction_of(item.name, next(answers), predictor.task, scores=scores)
+                yield to_prediction(item.name, next(answers), predictor.task, scores=scores)
             else:
                 yield item
             bar.advance()
 
 
-def prediction_of(name: str, answer: Floats | ImageError, task: Task, *, scores: bool = False) -> Prediction:
+def to_prediction(name: str, answer: Floats | ImageError, task: Task, *, scores: bool = False) -> Prediction:
     """What logits [C] say of an image, or why it has none."""
     path = path_text(name)
     if isinstance(answer, ImageError):

@@ -18,7 +18,7 @@ from ftx.core.files import staged_file
 from ftx.core.progress import SILENT, Progress
 from ftx.data.image_store import EncodedImage, open_image
 from ftx.data.preprocess import Pixels, Preprocess, normalise, resize_crop
-from ftx.evaluating.predict import OneImage, Prediction, find_images, prediction_of
+from ftx.evaluating.predict import OneImage, Prediction, find_images, to_prediction
 from ftx.explaining.overlay import overlay
 from ftx.runs.artifacts import DENSE, TRAINED
 from ftx.runs.run import Run
@@ -212,10 +212,10 @@ def _explained(
     try:
         image = open_image(item)
     except ImageError as error:
-        said = prediction_of(item.name, error, explainer.task)
+        said = to_prediction(item.name, error, explainer.task)
         return Explanation(path=said.path, error=said.error)
     logits_NC, maps_NChw = explainer.ask(resize_crop(image, explainer.preprocess)[None])
-    said = prediction_of(item.name, logits_NC[0], explainer.task)
+    said = to_prediction(item.name, logits_NC[0], explainer.task)
     if said.error is not None:
         return Explanation(path=said.path, error=said.error)
     scores_C = explainer.task.scores(logits_NC)[0]

@@ -135,7 +135,7 @@ class CompiledNetwork:
                 idle.put(request)
 
         # One more than there are streams, so that none waits until the oldest is taken.
-        return in_threads(timed, batches, workers=self.streams, ahead=self.streams + 1)
+        return in_threads(timed, batches, workers=self.streams, prefetch=self.streams + 1)
 
     def _inputs(self) -> Callable[[Pixels], Iterable[NDArray[Any]]]:
         """What requests of the network are given for a batch: the batch, or its images one by one, normalised."""

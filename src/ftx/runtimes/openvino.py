@@ -196,7 +196,7 @@ class OpenVinoPredictor:
         def decode(image: ImageLike) -> Pixels:
             return graph_input(open_image(image), self.preprocess)
 
-        return feed_files(images, decode, self._answered, batch=self.batch, at_a_time=self.streams, weigh=pixel_bytes)
+        return feed_files(images, decode, self._answered, batch=self.batch, at_a_time=self.streams, size_of=pixel_bytes)
 
     def _answered(self, batches: Iterator[Pixels]) -> Iterator[Floats]:
         return (logits_NC for logits_NC, _ in self.in_flight(batches))

@@ -89,12 +89,12 @@ def feed_files(
     *,
     batch: int = BATCH_IMAGES,
     at_a_time: int = 1,
-    weigh: Callable[[ImageLike], int] | None = None,
+    size_of: Callable[[ImageLike], int] | None = None,
 ) -> Iterator[Floats | ImageError]:
     """Answer files in order; neighbours of one size share a batch, for a batch holds images of one size only.
 
     ``answer`` is given the batches as they are decoded, and yields the logits of each in order, as ``map`` does; it may
-    ask for further ones before, ``at_a_time`` together. ``weigh`` tells the bytes that decoding a file takes,
+    ask for further ones before, ``at_a_time`` together. ``size_of`` tells the bytes that decoding a file takes,
     where these may be many.
     """
 
@@ -115,7 +115,7 @@ def feed_files(
                 yield np.stack(pixels)
 
     # Decoded in threads while the model computes.
-    with closing(in_threads(attempt, images, ahead=cores() + 1, weigh=weigh, most_bytes=AHEAD_BYTES)) as decoded:
+    with closing(in_threads(attempt, images, prefetch=cores() + 1, size_of=size_of, most_bytes=AHEAD_BYTES)) as decoded:
         for logits_NC in answer(batches(decoded)):
             rows = iter(logits_NC)
             for error in handed.popleft():

@@ -16,7 +16,7 @@ from ftx.data.shards.fetched import state_of
 from ftx.data.shards.paths import are_shards, images_root
 from ftx.data.shards.shards_json import read_shards_json
 from ftx.data.sources.shards import shard_names
-from ftx.evaluating.predict import Prediction, answers_of, in_shards, look_up, matched, no_images, path_text
+from ftx.evaluating.predict import Prediction, in_shards, look_up, matched, no_images, path_text, predictions_of
 from ftx.runtimes import Predictor
 
 # Files in a part. If a worker is lost, at most this many, some seconds' work, are predicted again.
@@ -41,7 +41,7 @@ class JobPart:
             found = in_shards(self.archive)
         else:
             found = [one if isinstance(one, Prediction) else EncodedImage.of(Path(one)) for one in self.files]
-        return list(answers_of(found, predictor, scores, SILENT))
+        return list(predictions_of(found, predictor, scores, SILENT))
 
     def failed(self, error: str) -> list[Prediction]:
         """The same error for each of the images, in their order."""

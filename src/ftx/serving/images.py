@@ -26,7 +26,7 @@ from ftx.data.decode import read_header
 from ftx.data.decode_limits import MAX_ASPECT, LimitedStream, decoding_bytes
 from ftx.data.image_store import open_image
 from ftx.data.preprocess import Pixels, Preprocess
-from ftx.evaluating.predict import Prediction, prediction_of
+from ftx.evaluating.predict import Prediction, to_prediction
 from ftx.explaining.overlay import overlay
 from ftx.runtimes.openvino import graph_input
 from ftx.runtimes.predictor import AHEAD_BYTES, LOGITS, MAPS
@@ -129,12 +129,12 @@ class Images:
         try:
             async with self._decoded(image) as decoded:
                 outputs = await self._ask(version, decoded)
-                plain = prediction_of(name, outputs[LOGITS], task, scores=wanted.scores)
+                plain = to_prediction(name, outputs[LOGITS], task, scores=wanted.scores)
                 drawn = None
                 if wanted.saliency and plain.error is None and MAPS in outputs:
                     drawn = await self.in_thread(_drawn, version, plain, decoded, outputs)
         except ImageError as error:
-            return ServedPrediction(**dict(prediction_of(name, error, task)))
+            return ServedPrediction(**dict(to_prediction(name, error, task)))
         return ServedPrediction(**dict(plain), saliency=drawn)
 
     async def _ask(self, version: Version, image: Image.Image | Pixels) -> Outputs:

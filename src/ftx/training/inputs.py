@@ -20,7 +20,7 @@ from ftx.core.addresses import Place
 from ftx.core.progress import Progress
 from ftx.data.dataset import Entry
 from ftx.data.image_store import ImageStore
-from ftx.data.loader import TrainingImages, View, in_batches
+from ftx.data.loader import ImageView, TrainingImages, in_batches
 from ftx.data.pixel_store import PixelStore
 from ftx.data.preprocess import Pixels, normalise
 from ftx.data.random_draws import occurrences, patch_generator
@@ -91,12 +91,12 @@ class Inputs(Protocol):
 class Part(NamedTuple):
     """The views of a batch that are this process's to compute, and all of them."""
 
-    mine: Sequence[View]
-    whole: Sequence[View]
+    mine: Sequence[ImageView]
+    whole: Sequence[ImageView]
     counts: int
 
 
-def part_of(whole: Sequence[View], ranks: Ranks) -> Part:
+def part_of(whole: Sequence[ImageView], ranks: Ranks) -> Part:
     """This process's part of a batch: of none, an image that does not count, as all take part in each step."""
     mine = ranks.share(whole)
     return Part(mine, whole, 1) if mine else Part(whole[:1], whole, 0)
@@ -128,7 +128,7 @@ class ImageInputs:
                 mine, whole = (self._targets(views) for views in (part.mine, part.whole))
                 yield Batch(to_device(images_B3HW, self.device), mine, whole, part.counts)
 
-    def _targets(self, views: Sequence[View]) -> Tensor:
+    def _targets(self, views: Sequence[ImageView]) -> Tensor:
         return to_device(torch.from_numpy(self.images.targets_NC[[view.image for view in views]]), self.device)
 
     def to_prepare(self) -> int:
@@ -182,7 +182,7 @@ class FeatureInputs:
                 yield Batch(features.float(), mine, whole, part.counts)
         self.frozen.store.sync()
 
-    def _targets(self, views: Sequence[View]) -> Tensor:
+    def _targets(self, views: Sequence[ImageView]) -> Tensor:
         return self.targets_NC[to_device(torch.tensor([view.image for view in views]), self.frozen.device)]
 
     def to_prepare(self) -> int:
@@ -201,24 +201,26 @@ class FeatureInputs:
                 bar.advance(len(chunk))
         self.frozen.store.sync()
 
-    def _all_views(self) -> list[View]:
-        return [View(image, turn) for turn in range(not self.as_they_are, self.views + 1) for image in range(len(self))]
+    def _all_views(self) -> list[ImageView]:
+        return [
+            ImageView(image, turn) for turn in range(not self.as_they_are, self.views + 1) for image in range(len(self))
+        ]
 
-    def _views(self, order: Order, epoch: int) -> list[View]:
+    def _views(self, order: Order, epoch: int) -> list[ImageView]:
         indices = [int(index) for index in order]
         if not self.views or not epoch:
-            return [View(index, 0) for index in indices]
+            return [ImageView(index, 0) for index in indices]
         turns = [epoch - 1 + again for again in occurrences(indices)]
-        return [View(index, turn % self.views + 1) for index, turn in zip(indices, turns, strict=True)]
+        return [ImageView(index, turn % self.views + 1) for index, turn in zip(indices, turns, strict=True)]
 
-    def _key(self, view: View) -> bytes:
+    def _key(self, view: ImageView) -> bytes:
         varied = f"{self.images.seed} {view.epoch}" if view.epoch else "as it is"
         return sha256(f"{self.images.images[view.image].key} {varied}".encode()).digest()
 
-    def _unknown(self, chunks: Sequence[Sequence[View]]) -> list[list[View]]:
+    def _unknown(self, chunks: Sequence[Sequence[ImageView]]) -> list[list[ImageView]]:
         """Of each chunk the views of which nothing is kept and that no chunk before has."""
-        met: set[View] = set()
-        found: list[list[View]] = []
+        met: set[ImageView] = set()
+        found: list[list[ImageView]] = []
         for chunk in chunks:
             new = [
                 view for view in dict.fromkeys(chunk) if view not in met and self._key(view) not in self.frozen.store
@@ -227,7 +229,7 @@ class FeatureInputs:
             found.append(new)
         return found
 
-    def _features(self, chunk: Sequence[View], unknown: Sequence[View], pixels_BHWC: Pixels) -> Tensor:
+    def _features(self, chunk: Sequence[ImageView], unknown: Sequence[ImageView], pixels_BHWC: Pixels) -> Tensor:
         """The features of views, of which those that are ``unknown`` are computed of their pixels, and kept."""
         features = self.frozen.empty(len(chunk))
         computed = self._computed(unknown, pixels_BHWC)
@@ -245,13 +247,13 @@ class FeatureInputs:
                 row.copy_(computed[view])
         return features
 
-    def _fewer_patches(self, features: Tensor, drawn_for: Sequence[View]) -> Tensor:
+    def _fewer_patches(self, features: Tensor, drawn_for: Sequence[ImageView]) -> Tensor:
         images, seed = self.images.images, self.images.seed
         draws = [patch_generator(seed, epoch, images[image].key, again) for image, epoch, again in drawn_for]
         chosen_BK = self.dropped.draw(features.shape[1], self.frozen.other_tokens, draws)
         return take(features, to_device(chosen_BK, self.frozen.device))
 
-    def _computed(self, views: Sequence[View], pixels_BHWC: Pixels) -> dict[View, Tensor]:
+    def _computed(self, views: Sequence[ImageView], pixels_BHWC: Pixels) -> dict[ImageView, Tensor]:
         rows = dict(zip(views, self.frozen.compute(pixels_BHWC), strict=True)) if views else {}
         for view, row in rows.items():
             self.frozen.keep(self._key(view), row)

@@ -133,7 +133,7 @@ def read_images(recipe: Recipe, begun: Run | None, progress: Progress) -> Datase
             form=data.format,
             follow_links=data.follow_links,
             val_fraction=data.val_fraction,
-            learnt=set() if begun is None else {entry.sha256 for entry in begun.entries("train")},
+            trained_on=set() if begun is None else {entry.sha256 for entry in begun.entries("train")},
             pixels=pixels,
             progress=progress,
         ).dataset

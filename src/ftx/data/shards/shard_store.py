@@ -36,7 +36,7 @@ def has_member(archive: Place, name: str) -> bool:
         return False
 
 
-def opened_anew(archive: Place, *, fetch: bool = False) -> tuple[Path, TarIndex]:
+def open_current(archive: Place, *, fetch: bool = False) -> tuple[Path, TarIndex]:
     """An archive as it is now: its file, or a copy of another machine's, and where its members lie.
 
     With ``fetch``, what was copied before is not trusted.

@@ -19,7 +19,7 @@ from ftx.core.untrusted_files import open_file
 _END_BYTES = 2 * tarfile.BLOCKSIZE
 
 
-class Member(NamedTuple):
+class TarMember(NamedTuple):
     """Where a member's bytes lie in its archive."""
 
     offset: int
@@ -30,7 +30,7 @@ class Member(NamedTuple):
 class TarIndex:
     """The regular files of an archive by name, and the names of members that are anything else, such as links."""
 
-    members: dict[str, Member]
+    members: dict[str, TarMember]
     others: tuple[str, ...]
     _file: _OpenFile = field(repr=False)
 
@@ -51,7 +51,7 @@ def read_index(archive: Path, where: str) -> TarIndex:
         size_bytes = stream.seek(0, io.SEEK_END)
         _refuse_cut(stream, max(0, size_bytes - _END_BYTES), _END_BYTES, where)
         stream.seek(0)
-        members: dict[str, Member] = {}
+        members: dict[str, TarMember] = {}
         others: list[str] = []
         try:
             with tarfile.open(fileobj=stream, mode="r:") as opened:
@@ -61,7 +61,7 @@ def read_index(archive: Path, where: str) -> TarIndex:
                         raise tarfile.ReadError(f"{one.name[:100]!r} has a size that no file has")
                     last = opened.offset
                     if one.isreg() and one.sparse is None:
-                        members[one.name] = Member(one.offset_data, one.size)
+                        members[one.name] = TarMember(one.offset_data, one.size)
                     elif not one.isdir():
                         others.append(one.name)
                     opened.members.clear()  # it would keep all it has met  # pyright: ignore[reportAttributeAccessIssue]
@@ -97,7 +97,7 @@ class _OpenFile:
 class _Section(io.RawIOBase):
     """A part of a file, with a place of its own."""
 
-    def __init__(self, file: _OpenFile, part: Member) -> None:
+    def __init__(self, file: _OpenFile, part: TarMember) -> None:
         self._file, self._part, self._at = file, part, 0
 
     def readable(self) -> bool:

@@ -24,7 +24,7 @@ from ftx.core.progress import SILENT, Progress
 from ftx.data.dataset import SPLITS, Unreadable
 from ftx.data.decode import read_header
 from ftx.data.image_store import ImageStore
-from ftx.data.open_dataset import OpenedImage, read_all, tell_unreadable, too_many_unreadable
+from ftx.data.open_dataset import OpenedImage, note_unreadable, read_all, too_many_unreadable
 from ftx.data.shards.paths import ENDING
 from ftx.data.shards.shards_json import DeclaredLabels, Shard, Shards, write_shards_json
 from ftx.data.sources import Listing, list_images
@@ -75,7 +75,7 @@ def write_shards(
     unreadable = [one for one in results if isinstance(one, Unreadable)]
     for error in too_many_unreadable(listing.root, unreadable, len(results)):
         raise error
-    tell_unreadable(unreadable, len(results), progress)
+    note_unreadable(unreadable, len(results), progress)
     images = sorted((one for one in results if isinstance(one, OpenedImage)), key=_place)
     with staging(out) as staged, disk_faults(out):
         shards = [*_archives(listing.root, images, per_shard, staged, progress)]

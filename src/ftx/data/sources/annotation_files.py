@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from ftx.core.errors import DataError, listed
 from ftx.core.untrusted_files import read_file
-from ftx.data.sources.listing import IMAGE_ENDINGS, ListedImage, refuse_link_outside, short
+from ftx.data.sources.listing import IMAGE_ENDINGS, ListedImage, check_link_inside, short
 
 # What Roboflow calls COCO's annotations, beside the images of each split.
 _BESIDE_IMAGES = "_annotations.coco.json"
@@ -51,7 +51,7 @@ def annotation_files(path: Path, *, follow_links: bool = False) -> list[Path]:
         or _visible(path, _BESIDE_IMAGES)
     )
     for file in () if follow_links else found:
-        refuse_link_outside(Path(os.path.realpath(path)), file)
+        check_link_inside(Path(os.path.realpath(path)), file)
     return found
 
 
@@ -110,7 +110,7 @@ def folder_of(root: Path, folders: list[str], names: list[str]) -> str:
     return ""
 
 
-def refuse_missing(root: Path, found: Collection[ListedImage], where: Path) -> None:
+def check_images_exist(root: Path, found: Collection[ListedImage], where: Path) -> None:
     """Raise DataError if there are no images, or not one of them is there."""
     if not found:
         raise DataError("the annotations name no images", where=where)

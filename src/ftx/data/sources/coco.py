@@ -8,7 +8,7 @@ from pathlib import Path
 
 from ftx.core.errors import DataError, listed
 from ftx.data.dataset import Split
-from ftx.data.sources.annotation_files import DocumentPart, folder_of, parse, refuse_missing
+from ftx.data.sources.annotation_files import DocumentPart, check_images_exist, folder_of, parse
 from ftx.data.sources.listing import ListedImage, Listing, label_name, path_below, short, split_named
 from ftx.tasks.labels import Declared
 
@@ -68,7 +68,7 @@ def read_coco(path: Path, files: Sequence[tuple[Path, bytes]], *, follow_links: 
         raise DataError(
             f"entries of the annotations that do not hold: {len(problems)}", where=path, found=listed(problems)
         )
-    refuse_missing(root, found.values(), path)
+    check_images_exist(root, found.values(), path)
     return Listing(root, "coco", tuple(found.values()), Declared(groups=(), parents=parents))
 
 

@@ -23,8 +23,8 @@ from ftx.data.sources.cells import labels_in, name_in, split_in
 from ftx.data.sources.listing import (
     ListedImage,
     Listing,
+    check_link_inside,
     path_below,
-    refuse_link_outside,
     short,
     split_named,
 )
@@ -57,7 +57,7 @@ def metadata_tables(folder: Path, *, follow_links: bool = False) -> list[Path]:
         if not tables:
             raise DataError("a split has no table, and others have", where=path, fix="add metadata.csv to it")
         if not follow_links:
-            refuse_link_outside(Path(os.path.realpath(folder)), path)
+            check_link_inside(Path(os.path.realpath(folder)), path)
     return [table for tables in found.values() for table in _only(tables)]
 
 

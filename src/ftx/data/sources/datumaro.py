@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Literal
 
 from ftx.core.errors import DataError, listed
-from ftx.data.sources.annotation_files import DocumentPart, folder_of, parse, refuse_missing
+from ftx.data.sources.annotation_files import DocumentPart, check_images_exist, folder_of, parse
 from ftx.data.sources.listing import ListedImage, Listing, label_name, path_below, short, split_named
 from ftx.tasks.labels import Declared
 
@@ -88,7 +88,7 @@ def read_datumaro(path: Path, files: Sequence[tuple[Path, bytes]], *, follow_lin
                 problems.append(f"{file.name}, item {short(item.id)}: {short(image.path)} is listed twice")
     if problems:
         raise DataError(f"items that do not hold: {len(problems)}", where=path, found=listed(problems))
-    refuse_missing(root, found.values(), path)
+    check_images_exist(root, found.values(), path)
     groups = [group.labels for group in labels.label_groups if group.group_type == "exclusive"]
     parents = {label.name: label.parent for label in labels.labels if label.parent}
     relations = declared_relations(names, parents, groups if labels.label_groups else None, path)

@@ -12,7 +12,7 @@ from ftx.core.addresses import typed
 from ftx.core.errors import DataError, nearest
 from ftx.data.dataset import SPLITS, Split
 from ftx.data.shards.paths import SHARDS_FILE, archives_in, are_shards
-from ftx.data.sources.listing import IMAGE_ENDINGS, SPLIT_WORDS, ListedImage, Listing, refuse_link_outside
+from ftx.data.sources.listing import IMAGE_ENDINGS, SPLIT_WORDS, ListedImage, Listing, check_link_inside
 from ftx.tasks.labels import Declared
 
 # What operating systems and file servers leave in folders; not worth a word. Hidden files join them.
@@ -49,7 +49,7 @@ def read_folder(root: Path, *, nested: bool = False, follow_links: bool = False)
     return _checked(Listing(root, "splits", files, Declared(names), walker.ignored), walker)
 
 
-def refuse_missing(path: Path) -> None:
+def check_data_path(path: Path) -> None:
     """Refuse a data path where nothing is, unless it is an address or names shards.
 
     Raises: DataError.
@@ -98,7 +98,7 @@ class _Walker:
         for path in paths:
             if path.is_symlink():
                 if not self.follow_links:
-                    refuse_link_outside(self.real_root, path)
+                    check_link_inside(self.real_root, path)
                 self._refuse_listed(path)
         return paths
 

@@ -135,7 +135,7 @@ def short(value: object) -> str:
     return text if len(text) <= 100 else f"{text[:97]}..."
 
 
-def refuse_link_outside(real_root: Path, path: Path) -> None:
+def check_link_inside(real_root: Path, path: Path) -> None:
     """Raise DataError if a path below the data root, or a folder on its way, is a link that leads out of the root."""
     target = Path(os.path.realpath(path))  # as Path.resolve raises on a link that points at itself
     if not target.is_relative_to(real_root):

@@ -27,7 +27,7 @@ from ftx.core.untrusted_files import open_file
 from ftx.data.dataset import Split
 from ftx.data.decode_limits import MAX_FILE_BYTES
 from ftx.data.shards.paths import ENDING, SHARDS_FILE, images_root
-from ftx.data.shards.shard_store import opened_anew
+from ftx.data.shards.shard_store import open_current
 from ftx.data.shards.shards_json import Shard, read_shards_json
 from ftx.data.shards.tar_index import TarIndex
 from ftx.data.sources.cells import labels_in, name_in, split_in
@@ -107,7 +107,7 @@ def images_of(root: Place, shard: str) -> list[str]:
     does not answer.
     """
     with _shard_faults(root / shard):
-        _, index = opened_anew(root / shard)
+        _, index = open_current(root / shard)
     if problems := [*_refused(shard, index)]:
         raise DataError("a shard does not hold", where=root / shard, found=listed(problems))
     return [f"{shard}/{name}" for name in index.members if PurePosixPath(name).suffix.lower() in IMAGE_ENDINGS]
@@ -185,7 +185,7 @@ def _read_once(shard: Place, *, fetch: bool = False) -> _Found:
 
     name = shard.name
     with _shard_faults(shard):
-        file, index = opened_anew(shard, fetch=fetch)
+        file, index = open_current(shard, fetch=fetch)
         with open_file(file) as stream:
             hashed = _HashedStream(stream)
             images, problems = [], [*_refused(name, index)]
