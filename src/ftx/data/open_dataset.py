@@ -57,10 +57,9 @@ def survey(
 ) -> Survey:
     """Read a data set as ``ftx.data.sources`` lists it, open every image once, and put each into its split.
 
-    Without ``val``, the training images are split by content hash, ``val_fraction`` of them (of each class, where an
-    image has one), those last that a model has ``trained_on`` (by SHA-256). What is decoded goes to ``pixels``, and what
-    that knows is not decoded again. Remarks on what is ignored, unreadable or
-    doubled go to ``progress.note``.
+    Without ``val``, the training images are split by content hash: ``val_fraction`` of them (of each class, if each
+    image has one label) become val. Images that a model was ``trained_on`` (by SHA-256) become val last. Decoded images
+    go to ``pixels``; those already there are not decoded again. Remarks go to ``progress.note``.
     Raises: DataError if the data set does not hold (see ``ftx.data.sources``), if over 5 % of the images cannot be
     read, if a label has fewer than two images to train on, or if an image stands under contradicting labels.
     """

@@ -101,7 +101,7 @@ def hash_split_sets(
 ) -> tuple[Split, ...]:
     """Split (key, labels) pairs into train and val, where an image has several labels or a subject several images.
 
-    The distinct keys are ranked, those that are ``trained_on`` last, and the first ``val_fraction`` of them, at least one
+    The distinct keys are ranked, those in ``trained_on`` last, and the first ``val_fraction`` of them, at least one
     and never all, become val. Then each label, the rarest first, that only one split has although two keys have it gets
     one of them moved over, unless another label would lose its last one there.
     Raises: DataError if the fraction is not between 0 and 1, if there are fewer than two keys, or if each has a label

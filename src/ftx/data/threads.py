@@ -32,7 +32,7 @@ def in_threads(
 ) -> Generator[_Result, None, None]:
     """Yield ``function(item)`` in the order of the items; at most ``prefetch`` results are computed before their turn.
 
-    ``size_of`` returns how many bytes an item takes. The items in progress take ``most_bytes`` at most, or are only one.
+    ``size_of`` returns how many bytes an item takes: those in progress take ``most_bytes`` at most, or are only one.
     An exception of the function is raised at its item's turn. Closing the iterator early drops the items that have not
     begun, and waits for the others.
     """
