@@ -79,7 +79,7 @@ def right(run: Run) -> NDArray[np.bool_]:
         if isinstance(answer, ImageError):
             raise answer
         rows.append(answer)
-    return run.task.right(np.stack(rows), run.task.targets([entry.labels for entry in entries]))
+    return run.task.correct(np.stack(rows), run.task.targets([entry.labels for entry in entries]))
 
 
 def main() -> None:

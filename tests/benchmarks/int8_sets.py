@@ -35,7 +35,7 @@ def main(out: Path, run: Run, asked: list[tuple[Path, list[InstructionSet]]]) ->
     task = run.task
     targets_NC = task.targets([entry.labels for entry in run.report_entries()])
     trained_NC = answers(out / "trained.npy", run, run.path / "trained", dict(os.environ))
-    was_N = task.right(trained_NC, targets_NC)
+    was_N = task.correct(trained_NC, targets_NC)
     table = Table("model", "set", "accuracy", "lost", "gained", "drop, %", "at most", "other labels, %", "at most")
     table.add_row("trained, f32", "", f"{was_N.mean():.2%}", *[""] * 6)
     first_N: NDArray[np.int64] | None = None
@@ -43,7 +43,7 @@ def main(out: Path, run: Run, asked: list[tuple[Path, list[InstructionSet]]]) ->
         for isa in sets:
             kept = out / f"{folder.parent.parent.name}-{folder.name}-{isa}.npy"
             logits_NC = answers(kept, run, folder, {**os.environ, **environment(isa)})
-            is_N, called_N = task.right(logits_NC, targets_NC), logits_NC.argmax(axis=1)
+            is_N, called_N = task.correct(logits_NC, targets_NC), logits_NC.argmax(axis=1)
             first_N = called_N if first_N is None else first_N
             paired = Paired(int((was_N & ~is_N).sum()), int((is_N & ~was_N).sum()), len(was_N))
             other = int((called_N != first_N).sum())

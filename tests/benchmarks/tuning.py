@@ -12,7 +12,7 @@ from pathlib import Path
 from ftx.cli.console import TerminalProgress
 from ftx.evaluating.bench import TRIED_BATCHES, Wanted, bench
 from ftx.runs.bench_json import BenchReport, BenchRow
-from ftx.runs.tuning_json import Setting, tuned_here
+from ftx.runs.tuning_json import OpenvinoSetting, tuned_here
 
 SECONDS = 3.0
 
@@ -36,7 +36,7 @@ def main(folder: Path) -> None:
     print(f"    {saved_most.images_per_s / most.images_per_s:.3f} of the best's images a second")
 
 
-def _row_of(setting: Setting, report: BenchReport) -> BenchRow:
+def _row_of(setting: OpenvinoSetting, report: BenchReport) -> BenchRow:
     wanted = (setting.batch, setting.threads, setting.streams, setting.compute == "f32")
     return next(
         row for row in report.rows if (row.batch, row.threads, row.streams, not row.compute.chosen_by_runtime) == wanted

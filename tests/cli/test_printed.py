@@ -37,7 +37,7 @@ from ftx.runs.instruction_sets import INSTRUCTION_SETS
 from ftx.runs.machine import Machine, this_machine
 from ftx.runs.parity_json import ClassDrop, Family, ParityReport, ParityRow, RowBound, SetVerdict
 from ftx.runs.train_jsonl import EPOCHS_FILE, Epoch, epoch_lines
-from ftx.runs.tuning_json import Setting
+from ftx.runs.tuning_json import OpenvinoSetting
 from ftx.training.report import DryRunReport, PlannedLayer, TrainReport
 from ftx.training.state import EpochEnd
 from ftx.tuning.report import TriedTrial, TuneReport
@@ -554,9 +554,9 @@ def test_a_bench_says_what_it_kept_for_one_image_and_for_many(capsys: Capture) -
     kept = SavedSetting(
         artifact="openvino/fp32",
         path="here",
-        latency=Setting(compute="f32", batch=1, threads=4, streams=2),
+        latency=OpenvinoSetting(compute="f32", batch=1, threads=4, streams=2),
         p50_ms=1.5,
-        throughput=Setting(compute="auto", batch=16, threads=8, streams=6),
+        throughput=OpenvinoSetting(compute="auto", batch=16, threads=8, streams=6),
         images_per_s=250.06,
     )
     report = BenchReport(

@@ -16,15 +16,15 @@ from ftx.data.open_dataset import survey
 from ftx.data.sources import list_images
 from ftx.data.sources.csv_table import read_table
 from ftx.data.split import hash_split_sets
-from ftx.tasks.base import Related, TaskKind
+from ftx.tasks.base import RelatedLabels, TaskKind
 from ftx.tasks.hierarchical import Hierarchical
-from ftx.tasks.labels import Declared
+from ftx.tasks.labels import LabelDeclaration
 from ftx.tasks.output_meaning import TASKS
 from ftx.tasks.task_names import TaskName
 
 
-def relate(kind: TaskKind, samples: list[tuple[str, ...]]) -> Related:
-    return kind.relate({f"{number}.png": names for number, names in enumerate(samples)}, Declared(), "t.csv")
+def relate(kind: TaskKind, samples: list[tuple[str, ...]]) -> RelatedLabels:
+    return kind.relate({f"{number}.png": names for number, names in enumerate(samples)}, LabelDeclaration(), "t.csv")
 
 
 def pictures(folder: Path, count: int) -> list[str]:

@@ -39,7 +39,7 @@ from ftx.runs.bench_json import BENCH_FILE, BENCH_PLOT, BenchReport, BenchRow
 from ftx.runs.card_json import TUNING_FILE, read_card
 from ftx.runs.compute_precision import F32
 from ftx.runs.machine import this_machine, this_set
-from ftx.runs.tuning_json import Setting, Tuned, keep_tuned, read_tuning, tuned_here
+from ftx.runs.tuning_json import OpenvinoSetting, TuningResult, keep_tuned, read_tuning, tuned_here
 from ftx.runtimes import load, load_folder
 from ftx.runtimes.openvino import OpenVinoPredictor, default_compute
 
@@ -55,13 +55,13 @@ def folder(colour_model: Any, tmp_path: Path) -> Path:
     return Path(shutil.copytree(colour_model.folder, tmp_path / "fp32"))
 
 
-def tuned(**changes: object) -> Tuned:
-    return Tuned(
+def tuned(**changes: object) -> TuningResult:
+    return TuningResult(
         machine=this_machine(),
         processors=cores(),
-        latency=Setting(compute="f32", batch=1, threads=1, streams=1),
+        latency=OpenvinoSetting(compute="f32", batch=1, threads=1, streams=1),
         p50_ms=1.0,
-        throughput=Setting(compute="f32", batch=3, threads=1, streams=1),
+        throughput=OpenvinoSetting(compute="f32", batch=3, threads=1, streams=1),
         images_per_s=9.0,
     ).model_copy(update=changes)
 
@@ -361,9 +361,9 @@ def test_what_is_kept_is_the_best_of_each_kind_beside_its_own_model(tmp_path: Pa
     folders = {IRS["fp32"]: folder_of("fp32"), IRS["int8"]: folder_of("int8")}
     fp32, int8 = (_save(candidates, artifact, folder) for artifact, folder in folders.items())
     assert (fp32.p50_ms, fp32.images_per_s) == (7.0, 80.0)
-    assert fp32.latency == Setting(compute="f32", batch=1, threads=2, streams=1)
-    assert fp32.throughput == Setting(compute="auto", batch=8, threads=2, streams=2)
-    assert int8.latency == int8.throughput == Setting(compute="auto", batch=1, threads=1, streams=1)
+    assert fp32.latency == OpenvinoSetting(compute="f32", batch=1, threads=2, streams=1)
+    assert fp32.throughput == OpenvinoSetting(compute="auto", batch=8, threads=2, streams=2)
+    assert int8.latency == int8.throughput == OpenvinoSetting(compute="auto", batch=1, threads=1, streams=1)
     for artifact, saved in zip(folders, (fp32, int8), strict=True):
         kept = tuned_here(folders[artifact])
         assert kept is not None

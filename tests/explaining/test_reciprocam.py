@@ -13,7 +13,7 @@ from torch import nn
 from ftx.backbones.kept_tokens import keep_tokens
 from ftx.backbones.split_network import set_attention
 from ftx.core.errors import ModelError
-from ftx.explaining.reciprocam import against_others, explained, in_unit_range, rivals_of
+from ftx.explaining.reciprocam import against_others, exclusive_groups, explained, in_unit_range
 from ftx.tasks.labels import Labels
 
 # f64: another order of sums, scaled by what a label's scores differ in, which is some hundredths.
@@ -167,10 +167,10 @@ def test_another_head_is_refused(name: str, found: str) -> None:
 
 def test_labels_that_exclude_each_other_are_weighed_against_each_other() -> None:
     tree = Labels(("dress", "cat", "dog", "wet", "bag"), groups=(("dog", "cat"), ("bag",)), singles=("dress", "wet"))
-    assert rivals_of(tree) == [[2, 1]]  # one alone has no rival
+    assert exclusive_groups(tree) == [[2, 1]]  # one alone has no rival
     logits = torch.tensor([[1.0, 2.0, 4.0, 8.0, 3.0]])
     expected = torch.tensor([[1.0, 2.0 - 4.0, 4.0 - 2.0, 8.0, 3.0]])
-    torch.testing.assert_close(against_others(logits, rivals_of(tree)), expected, rtol=0, atol=1e-6)  # f32
+    torch.testing.assert_close(against_others(logits, exclusive_groups(tree)), expected, rtol=0, atol=1e-6)  # f32
     assert against_others(logits, []).equal(logits)
     for row in ([1.0, 2.0, 4.0, 8.0, 3.0], [3.0, 3.0, 3.0, 3.0, 3.0], [7.0, 7.0, -40.0, 0.0, 1.0]):
         rivals = [torch.tensor(row[:label] + row[label + 1 :]).logsumexp(dim=0).item() for label in range(5)]

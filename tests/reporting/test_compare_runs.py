@@ -18,13 +18,13 @@ from tests.gates.faults import edit_report
 from ftx.core.errors import DataError, InputError
 from ftx.core.progress import SILENT
 from ftx.core.statistics import Paired
-from ftx.reporting.compare_runs import Compared, RunPair, _class_rows, _names, _pair, compare_runs
+from ftx.reporting.compare_runs import ComparedRun, RunPair, _class_rows, _names, _pair, compare_runs
 from ftx.reporting.facts import gather
 from ftx.reporting.headline import headline
 from ftx.reporting.held_out import HeldOut, class_scores_of, held_out
 from ftx.runs.artifacts import IR_FP32, TRAINED
 from ftx.runs.compute_precision import F32, read_compute
-from ftx.runs.kept_answers import keep_answers
+from ftx.runs.kept_logits import keep_logits
 from ftx.runs.run import Run
 from ftx.tasks.labels import Labels
 from ftx.tasks.output_meaning import TASKS
@@ -37,7 +37,7 @@ def worse(validated_run: Path, tmp_path: Path) -> Run:
     run = Run.open(shutil.copytree(validated_run, tmp_path / "other" / "run", symlinks=True))
     logits_NC = held_out(run, TRAINED, None, SILENT).logits_NC.copy()
     logits_NC[:12] = np.roll(logits_NC[:12], 1, axis=1)
-    keep_answers(run, TRAINED, F32, logits_NC)
+    keep_logits(run, TRAINED, F32, logits_NC)
     return run
 
 
@@ -116,7 +116,7 @@ def test_images_whose_labels_were_corrected_in_between_are_not_compared(validate
     logits_NC = first.logits_NC.copy()
     logits_NC[:20] = np.roll(logits_NC[:20], 1, axis=1)  # 20 wrong, of which 7 are of images that were corrected
     names = run.manifest.labels.names
-    assert first.right[:20].all()
+    assert first.correct[:20].all()
     corrected = [
         replace(entry, labels=(names[(names.index(entry.labels[0]) + 1) % len(names)],)) if row < 7 else entry
         for row, entry in enumerate(first.entries)
@@ -160,7 +160,7 @@ def two(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[Run]:
 
     for run, compute in zip(runs, ("auto:bf16", "f32"), strict=True):
         edit_report(run.path, "reports/parity.json", timed)
-        keep_answers(run, IR_FP32, read_compute(compute), np.eye(3, dtype=np.float32)[np.arange(8) % 3])
+        keep_logits(run, IR_FP32, read_compute(compute), np.eye(3, dtype=np.float32)[np.arange(8) % 3])
     return [Run.open(run.path) for run in runs]
 
 
@@ -212,9 +212,9 @@ def test_what_is_compared_is_looked_for_where_data_says(two: list[Run], tmp_path
     assert "neither is shown to be better: +0.0 points" in said
 
 
-def of(run: Run, name: str, answers: HeldOut) -> Compared:
+def of(run: Run, name: str, answers: HeldOut) -> ComparedRun:
     facts = gather(run)
-    return Compared(name, facts, answers, [], headline(facts, answers), None, None, None)
+    return ComparedRun(name, facts, answers, [], headline(facts, answers), None, None, None)
 
 
 @needs_chromium

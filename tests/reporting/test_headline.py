@@ -18,7 +18,7 @@ from ftx.reporting.parity_chain import chain
 from ftx.reporting.report import report
 from ftx.runs.artifacts import IR_FP32, IRS, TRAINED
 from ftx.runs.bench_json import BenchReport, BenchRow
-from ftx.runs.kept_answers import read_answers
+from ftx.runs.kept_logits import read_logits
 from ftx.runs.machine import this_machine
 from ftx.runs.parity_json import PARITY_FILE, Verdict
 from ftx.runs.run import Run
@@ -140,8 +140,8 @@ def test_what_a_report_makes_again_is_no_fault(validated_run: Path, tmp_path: Pa
     content[-1] ^= 0x40  # a logit that nobody answered
     answers.write_bytes(content)
     assert gather(run).faults == []
-    assert read_answers(run, TRAINED) is None
-    assert read_answers(Run.open(validated_run), TRAINED) is not None
+    assert read_logits(run, TRAINED) is None
+    assert read_logits(Run.open(validated_run), TRAINED) is not None
 
 
 def test_a_bench_of_other_models_is_not_shown(validated_run: Path, tmp_path: Path) -> None:

@@ -60,7 +60,7 @@ def test_multiclass() -> None:
 def test_multilabel() -> None:
     labels = Labels(("tall", "wet"), singles=("tall", "wet"))
     found = held("multilabel", labels, [[0.35, 0.9], [0.1, 0.45], [0.8, 0.2]], [("wet",), (), ("tall", "wet")])
-    assert found.called.tolist() == [[True, True], [False, False], [True, False]]
+    assert found.predicted.tolist() == [[True, True], [False, False], [True, False]]
     assert found.mistakes[0] == pytest.approx([0.05 / 0.7, 0], abs=1e-6)  # wet was rightly called
     assert found.mistakes[1:] == pytest.approx(np.array([[0, 0], [0, 0.3 / 0.5]]), abs=1e-6)
     assert found.margin() == pytest.approx([0.05, 0.05, 0.3], abs=1e-6)

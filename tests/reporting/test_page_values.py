@@ -22,11 +22,11 @@ from ftx.reporting.facts import RunFacts, gather
 from ftx.reporting.held_out import HeldOut, class_scores_of, held_out
 from ftx.reporting.label_tree import Node, label_tree
 from ftx.reporting.page_values import page_values
-from ftx.reporting.pictures import Budget
+from ftx.reporting.pictures import PictureBudget
 from ftx.reporting.report import report
 from ftx.runs.artifacts import IR_FP32
 from ftx.runs.compute_precision import F32
-from ftx.runs.kept_answers import keep_answers
+from ftx.runs.kept_logits import keep_logits
 from ftx.runs.run import Run
 from ftx.runs.train_jsonl import Epoch
 from ftx.tasks.labels import Labels
@@ -41,7 +41,7 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
     truth = np.array([names.index(entry.labels[0]) for entry in run.report_entries()])
     called = np.where(np.arange(8) < 5, (truth + 1) % 3, truth)
     # The further down the list, the surer.
-    keep_answers(run, IR_FP32, F32, np.eye(3, dtype=np.float32)[called] * np.arange(1, 9, dtype=np.float32)[:, None])
+    keep_logits(run, IR_FP32, F32, np.eye(3, dtype=np.float32)[called] * np.arange(1, 9, dtype=np.float32)[:, None])
     return run
 
 
@@ -82,7 +82,7 @@ def test_pictures_beyond_the_budget_and_those_that_are_gone_are_told_apart(
     run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(pages, "CASES", 2)  # rows 4 and 3, 0 and 1
-    monkeypatch.setattr(pages, "Budget", lambda: Budget(left=0))
+    monkeypatch.setattr(pages, "PictureBudget", lambda: PictureBudget(left=0))
     values, notes = filled(gather(run), answers_of(run))
     assert (values["cases"], values["samples"]) == ({}, {})
     # Four, and six samples of each label.

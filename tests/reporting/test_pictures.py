@@ -16,7 +16,7 @@ from ftx.data.image_store import ImageStore
 from ftx.data.preprocess import Pixels, Preprocess
 from ftx.explaining.explain import Explainer
 from ftx.reporting import pictures
-from ftx.reporting.pictures import Budget, cases, samples
+from ftx.reporting.pictures import PictureBudget, cases, samples
 from ftx.tasks.labels import Labels
 from ftx.tasks.multiclass import Multiclass
 from ftx.tasks.thresholds import Floats, Thresholds
@@ -52,13 +52,13 @@ def explainer(*, finite: bool = True) -> Explainer:
 def test_a_picture_counts_with_the_maps_beside_it(tmp_path: Path) -> None:
     (entry,) = images(tmp_path, ["a"])
     store, rows = ImageStore(tmp_path), [(entry, ["b", "c"])]
-    (whole,) = cases(rows, store, explainer(), Budget()).values()
+    (whole,) = cases(rows, store, explainer(), PictureBudget()).values()
     sizes = [len(whole.image.uri), *(len(picture.uri) for _, picture in whole.maps)]
     assert len(sizes) == 3
-    exact = Budget(left=sum(sizes))
+    exact = PictureBudget(left=sum(sizes))
     assert list(cases(rows, store, explainer(), exact)) == [entry.path]
     assert (exact.left, exact.refused) == (0, 0)
-    short = Budget(left=sum(sizes) - 1)
+    short = PictureBudget(left=sum(sizes) - 1)
     assert cases(rows, store, explainer(), short) == {}
     assert (short.left, short.refused) == (sum(sizes) - 1, 1)
 
@@ -68,16 +68,16 @@ def test_one_without_room_leaves_it_to_a_smaller_one(tmp_path: Path) -> None:
     Image.new("RGB", (40, 20)).save(tmp_path / "1.png")  # plain, and so small
     entries[1] = Entry("1.png", sha256_file(tmp_path / "1.png"), ("b",), "train")
     store, rows = ImageStore(tmp_path), [(entry, []) for entry in entries]
-    large, small = (len(case.image.uri) for case in cases(rows, store, None, Budget()).values())
+    large, small = (len(case.image.uri) for case in cases(rows, store, None, PictureBudget()).values())
     assert small < large
-    budget = Budget(left=large - 1)
+    budget = PictureBudget(left=large - 1)
     assert list(cases(rows, store, None, budget)) == ["1.png"]
     assert (budget.left, budget.refused) == (large - 1 - small, 1)
 
 
 def test_each_label_has_its_own_map(tmp_path: Path) -> None:
     (entry,) = images(tmp_path, ["a"])
-    (case,) = cases([(entry, ["c", "a"])], ImageStore(tmp_path), explainer(), Budget()).values()
+    (case,) = cases([(entry, ["c", "a"])], ImageStore(tmp_path), explainer(), PictureBudget()).values()
     assert [label for label, _ in case.maps] == ["c", "a"]
     bright, dark = (np.asarray(decoded(picture.uri).convert("RGB"), float).mean() for _, picture in case.maps)
     assert bright > dark  # light is what speaks for a label
@@ -89,10 +89,10 @@ def test_without_a_map_or_a_label_the_image_is_shown_alone(tmp_path: Path) -> No
     (entry,) = images(tmp_path, ["a"])
     store = ImageStore(tmp_path)
     for labels, with_maps in (([], explainer()), (["c"], None), (["a"], explainer(finite=False))):
-        (case,) = cases([(entry, labels)], store, with_maps, Budget()).values()
+        (case,) = cases([(entry, labels)], store, with_maps, PictureBudget()).values()
         assert list(case.maps) == []
     (tmp_path / entry.path).unlink()
-    budget = Budget()
+    budget = PictureBudget()
     assert cases([(entry, ["a"])], store, explainer(), budget) == {}
     assert budget.refused == 0  # it is not there, which is something else
 
@@ -100,7 +100,7 @@ def test_without_a_map_or_a_label_the_image_is_shown_alone(tmp_path: Path) -> No
 def test_each_label_has_as_many_samples_spread_over_its_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pictures, "EACH", 3)
     entries = images(tmp_path, ["a"] * 7 + ["b"] * 2 + ["c"] * 3)
-    found = samples(entries, LABELS.names, ImageStore(tmp_path), Budget())
+    found = samples(entries, LABELS.names, ImageStore(tmp_path), PictureBudget())
     assert {name: [picture.path for picture in each] for name, each in found.items()} == {
         "a": ["0.png", "2.png", "4.png"],
         "b": ["7.png", "8.png"],
@@ -110,16 +110,16 @@ def test_each_label_has_as_many_samples_spread_over_its_images(tmp_path: Path, m
     assert side == (pictures.SAMPLE, pictures.SAMPLE)
     # Of many labels fewer each, and of more than there is room for the first.
     monkeypatch.setattr(pictures, "MOST", 3)
-    few = samples(entries, LABELS.names, ImageStore(tmp_path), Budget())
+    few = samples(entries, LABELS.names, ImageStore(tmp_path), PictureBudget())
     assert {name: len(each) for name, each in few.items()} == {"a": 1, "b": 1, "c": 1}
     monkeypatch.setattr(pictures, "MOST", 2)
-    assert list(samples(entries, LABELS.names, ImageStore(tmp_path), Budget())) == ["a", "b"]
+    assert list(samples(entries, LABELS.names, ImageStore(tmp_path), PictureBudget())) == ["a", "b"]
 
 
 def test_samples_without_room_are_counted(tmp_path: Path) -> None:
     entries = images(tmp_path, ["a", "b", "c"])
-    whole = samples(entries, LABELS.names, ImageStore(tmp_path), Budget())
+    whole = samples(entries, LABELS.names, ImageStore(tmp_path), PictureBudget())
     sizes = {name: len(each[0].uri) for name, each in whole.items()}
-    budget = Budget(left=sizes["a"] + sizes["b"])
+    budget = PictureBudget(left=sizes["a"] + sizes["b"])
     assert list(samples(entries, LABELS.names, ImageStore(tmp_path), budget)) == ["a", "b"]
     assert (budget.left, budget.refused) == (0, 1)

@@ -25,7 +25,7 @@ from ftx.reporting.held_out import class_scores_of, held_out
 from ftx.reporting.report import report
 from ftx.runs.artifacts import DENSE, IR_FP32, IR_INT8, TRAINED
 from ftx.runs.compute_precision import F32
-from ftx.runs.kept_answers import keep_answers, read_answers
+from ftx.runs.kept_logits import keep_logits, read_logits
 from ftx.runs.run import Run
 
 SECTIONS = "verdict data curves confusion classes calibration errors parity latency provenance".split()
@@ -76,7 +76,7 @@ def test_the_run_knows_its_report(page: Path) -> None:
 def test_answers_that_validate_kept_are_those_that_eval_gets(validated_run: Path, artifact: object) -> None:
     run = Run.open(validated_run)
     assert artifact in (TRAINED, IR_FP32, IR_INT8)
-    kept = read_answers(run, artifact)
+    kept = read_logits(run, artifact)
     assert kept is not None
     asked = ask(run, artifact)
     assert kept.compute == asked.compute
@@ -86,14 +86,14 @@ def test_answers_that_validate_kept_are_those_that_eval_gets(validated_run: Path
 
 def test_answers_of_another_model_than_the_run_holds_are_not_taken(validated_run: Path, tmp_path: Path) -> None:
     run = copy(validated_run, tmp_path / "run")
-    assert read_answers(run, IR_FP32) is not None
-    assert read_answers(run, DENSE) is None  # validate takes it through another view
+    assert read_logits(run, IR_FP32) is not None
+    assert read_logits(run, DENSE) is None  # validate takes it through another view
     other = run.manifest.files | {"openvino/fp32/model.bin": "0" * 64}
     manifest = run.manifest.model_copy(update={"files": other})
     (run.path / "run.json").write_text(manifest.model_dump_json(indent=2), encoding="utf-8")
-    assert read_answers(Run.open(run.path), IR_FP32) is None
+    assert read_logits(Run.open(run.path), IR_FP32) is None
     (run.path / "reports/answers/trained.safetensors").write_bytes(b"cut")
-    assert read_answers(run, TRAINED) is None
+    assert read_logits(run, TRAINED) is None
 
 
 def test_half_a_run_says_what_it_lacks(whole_run: Path, tmp_path: Path) -> None:
@@ -210,9 +210,7 @@ def small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
     truth = np.array([names.index(entry.labels[0]) for entry in run.report_entries()])
     called = np.where(np.arange(8) < 3, 0, truth)  # called the first label, whichever they are
     assert (called != truth).sum() == 2
-    keep_answers(
-        run, IR_FP32, F32, np.eye(3, dtype=np.float32)[called] * np.arange(9, 1, -1, dtype=np.float32)[:, None]
-    )
+    keep_logits(run, IR_FP32, F32, np.eye(3, dtype=np.float32)[called] * np.arange(9, 1, -1, dtype=np.float32)[:, None])
     return run
 
 

@@ -48,7 +48,7 @@ def with_rows(facts: RunFacts, **changed: Any) -> RunFacts:
 
 def test_of_a_whole_run(facts: RunFacts) -> None:
     answers = held_out(facts.run, TRAINED, None, SILENT)
-    right, images = int(answers.right.sum()), len(answers.right)
+    right, images = int(answers.correct.sum()), len(answers.correct)
     low, high = wilson_interval(right, images)
     artifact = best_ir(facts.run)[0]
     assert facts.parity is not None

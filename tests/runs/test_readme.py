@@ -25,7 +25,7 @@ from ftx.runs.new_run import new_run, seal
 from ftx.runs.readme import KeptEpoch, MergeProof, write_combined_card, write_dense_card, write_trained_card
 from ftx.runs.readme_code import trained_code
 from ftx.runs.run import Run
-from ftx.runs.run_json import BegunFrom, Manifest, Recovered
+from ftx.runs.run_json import InitialWeights, Manifest, Recovered
 from ftx.runs.trained import save_trained
 from ftx.tasks.labels import Labels
 from ftx.tasks.output_meaning import Meaning
@@ -338,7 +338,7 @@ def test_a_card_says_how_many_images_epochs_and_parameters_there_were(tmp_path: 
 def test_a_card_says_what_the_training_began_with_and_what_was_recovered(tmp_path: Path) -> None:
     recipe, prepared = of()
     dataset = data(THREE, tmp_path)
-    begun = BegunFrom(trained="0123456789abcdef", labels_kept=2, labels_new=("c",))
+    begun = InitialWeights(trained="0123456789abcdef", labels_kept=2, labels_new=("c",))
     write_trained_card(tmp_path, recipe, prepared, dataset, kept(), begun_from=begun)
     text = (tmp_path / "README.md").read_text()
     assert row(text, "began with") == "`trained/` 0123456789ab… of another run: 2 of 3 labels were in it, new: c"

@@ -26,7 +26,7 @@ from ftx.data.dataset import Entry
 from ftx.data.preprocess import Preprocess
 from ftx.runs.artifacts import DENSE, IR_FP32, IRS, ONNX, TRAINED
 from ftx.runs.latest import fresh_out, latest_run, point_latest_at
-from ftx.runs.new_run import new_run, refuse_existing, seal
+from ftx.runs.new_run import check_name_free, new_run, seal
 from ftx.runs.run import Run
 from ftx.runs.run_json import Manifest
 from ftx.tasks.labels import Labels
@@ -107,22 +107,22 @@ def test_a_folder_in_a_run_is_stale_as_its_artifact_is(run: Run, monkeypatch: py
     (run.path / "elsewhere").mkdir()
     device = Path(shutil.copytree(run.folder(IR_FP32), run.path.parent / "openvino" / "fp32"))
     for fresh in (run.folder(IR_FP32), run.path / "elsewhere", device, Path("/")):
-        Run.refuse_stale_folder(fresh)
+        Run.check_folder(fresh)
     with run.add(DENSE) as folder:
         (folder / "weights").write_text("second")
-    Run.refuse_stale_folder(device)
+    Run.check_folder(device)
     monkeypatch.chdir(run.path / "openvino")
     for stale in (run.folder(IR_FP32), Path("fp32")):
         with pytest.raises(RunError, match="openvino/fp32/ is stale"):
-            Run.refuse_stale_folder(stale)
+            Run.check_folder(stale)
     monkeypatch.chdir(run.path)
     edit_json(run.path / "run.json", lambda raw: raw["files"].update({"trained/weights": "0" * 64}))
     with pytest.raises(RunError, match="openvino/fp32/ is stale"):
-        Run.refuse_stale_folder(Path("openvino/fp32"))
+        Run.check_folder(Path("openvino/fp32"))
     with run.add(IR_FP32) as folder:
         (folder / "weights").write_text("second")
     with pytest.raises(RunError, match="dense/ is stale"):
-        Run.refuse_stale_folder(Path("openvino/fp32"))
+        Run.check_folder(Path("openvino/fp32"))
 
 
 def test_a_file_that_was_changed_is_named(run: Run) -> None:
@@ -375,7 +375,7 @@ def test_no_run_is_called_latest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     monkeypatch.chdir(tmp_path)
     for out in (Path("runs", "latest"), tmp_path / "runs" / "latest"):
         with pytest.raises(RunError, match="keeps the newest run"):
-            refuse_existing(out)
+            check_name_free(out)
 
 
 def test_latest_is_the_newest(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -507,4 +507,4 @@ def test_a_report_that_cannot_be_written_leaves_the_one_before(validated_run: Pa
         with pytest.raises(EnvironmentFault):
             run.write_file("reports/parity.json", b"{}")
     assert before == ((run.path / "reports" / "parity.json").read_bytes(), (run.path / "run.json").read_bytes())
-    run.refuse_altered(Path("reports/parity.json"), "ftx validate")
+    run.check_report(Path("reports/parity.json"), "ftx validate")

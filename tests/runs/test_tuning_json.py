@@ -9,7 +9,7 @@ import pytest
 
 from ftx.core.processors import cores
 from ftx.runs.machine import this_machine
-from ftx.runs.tuning_json import Setting, Tuned, keep_tuned, read_tuning, tuned_here
+from ftx.runs.tuning_json import OpenvinoSetting, TuningResult, keep_tuned, read_tuning, tuned_here
 
 
 @pytest.fixture
@@ -18,14 +18,14 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def tuned(p50_ms: float, processors: int, cpu: str | None = None) -> Tuned:
+def tuned(p50_ms: float, processors: int, cpu: str | None = None) -> TuningResult:
     machine = this_machine() if cpu is None else this_machine().model_copy(update={"cpu": cpu})
-    return Tuned(
+    return TuningResult(
         machine=machine,
         processors=processors,
-        latency=Setting(threads=1, streams=1),
+        latency=OpenvinoSetting(threads=1, streams=1),
         p50_ms=p50_ms,
-        throughput=Setting(compute="f32", batch=8, threads=2, streams=2),
+        throughput=OpenvinoSetting(compute="f32", batch=8, threads=2, streams=2),
         images_per_s=9.0,
     )
 

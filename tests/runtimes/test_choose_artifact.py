@@ -20,7 +20,7 @@ from ftx.runs.machine import this_machine, this_set
 from ftx.runs.parity_json import read_parity
 from ftx.runs.proof_json import ir_digest
 from ftx.runs.run import Run
-from ftx.runs.tuning_json import Setting, Tuned, keep_tuned
+from ftx.runs.tuning_json import OpenvinoSetting, TuningResult, keep_tuned
 from ftx.runtimes.choose_artifact import ask_for_proof, best_ir, best_of, furthest, why_not_here
 
 WRITTEN = Path(__file__).parents[1] / "written" / "v1" / "multiclass-dora"
@@ -47,9 +47,9 @@ def run(tmp_path: Path) -> Iterator[Path]:
         yield path
 
 
-def tuned(p50_ms: float) -> Tuned:
-    setting = Setting(threads=1, streams=1)
-    return Tuned(
+def tuned(p50_ms: float) -> TuningResult:
+    setting = OpenvinoSetting(threads=1, streams=1)
+    return TuningResult(
         machine=this_machine(), processors=cores(), latency=setting, p50_ms=p50_ms, throughput=setting, images_per_s=1.0
     )
 

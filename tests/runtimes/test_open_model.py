@@ -18,7 +18,7 @@ from ftx.runs.card_json import read_card, write_card
 from ftx.runs.machine import this_machine
 from ftx.runs.proof_json import ir_digest
 from ftx.runs.run import Run
-from ftx.runs.tuning_json import Setting, Tuned, keep_tuned
+from ftx.runs.tuning_json import OpenvinoSetting, TuningResult, keep_tuned
 from ftx.runtimes import load, load_artifact, load_folder
 from ftx.runtimes.choose_artifact import best_ir, furthest
 from ftx.runtimes.open_model import UNTUNED
@@ -305,9 +305,11 @@ def test_what_was_found_fastest_for_a_goal_is_taken_for_that_goal_unless_a_preci
     folder = Path(shutil.copytree(colour_model.folder, tmp_path / "fp32"))
     keep_tuned(
         folder,
-        Tuned(
-            machine=this_machine(), processors=cores(), latency=Setting(compute="f32", batch=3, threads=1, streams=1),
-            p50_ms=1.0, throughput=Setting(compute="auto", batch=7, threads=1, streams=1), images_per_s=9.0,
+        TuningResult(
+            machine=this_machine(),
+            processors=cores(),
+            latency=OpenvinoSetting(compute="f32", batch=3, threads=1, streams=1),
+            p50_ms=1.0, throughput=OpenvinoSetting(compute="auto", batch=7, threads=1, streams=1), images_per_s=9.0,
         ),
     )  # fmt: skip
     for goal, named, batch, chosen in (

@@ -217,12 +217,12 @@ def test_a_fault_in_each_of_many_rows_is_told_ten_times_and_counted() -> None:
 
 
 def test_labels_that_stand_together_cost_the_square_of_their_number_at_most() -> None:
-    from ftx.tasks.labels import Declared
+    from ftx.tasks.labels import LabelDeclaration
 
     names = tuple(f"l{number:04}" for number in range(1000))
     carried = {"all.png": names, "first.png": names[:1], "last.png": names[-1:]}
     found: list[Any] = []
-    assert seconds(lambda: found.append(tree_of(carried, Declared(), "x")[0])) < 3
+    assert seconds(lambda: found.append(tree_of(carried, LabelDeclaration(), "x")[0])) < 3
     # Each stands beside each other, so that but one must be a single; the last that is left stands alone in an image.
     assert len(found[0].singles) == 1000
 

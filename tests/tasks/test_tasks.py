@@ -17,7 +17,7 @@ from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy
 from ftx.core.errors import DataError
 from ftx.tasks.base import LossChoice, Task, choosing_metric
 from ftx.tasks.hierarchical import Hierarchical
-from ftx.tasks.labels import Declared, Labels, spaceless_names
+from ftx.tasks.labels import LabelDeclaration, Labels, spaceless_names
 from ftx.tasks.metrics import average_precision, f1_of, mean_average_precision
 from ftx.tasks.multiclass import Multiclass
 from ftx.tasks.multilabel import Multilabel
@@ -85,8 +85,8 @@ def test_one_flat_group_is_multiclass() -> None:
     # f32: one mean of the same nine numbers
     torch.testing.assert_close(flat.loss(*pair, LossChoice("bce", 0.1)), plain.loss(*pair, LossChoice("bce", 0.1)))
     np.testing.assert_allclose(flat.scores(logits), plain.scores(logits), rtol=1e-6)
-    assert np.array_equal(flat.called(logits), plain.called(logits))
-    assert np.array_equal(flat.right(logits, targets), plain.right(logits, targets))
+    assert np.array_equal(flat.predicted(logits), plain.predicted(logits))
+    assert np.array_equal(flat.correct(logits, targets), plain.correct(logits, targets))
     assert flat.metrics(logits, targets)["path_accuracy"] == plain.metrics(logits, targets)["accuracy"]
 
 
@@ -98,9 +98,9 @@ def test_singles_alone_are_multilabel(kind: str) -> None:
     logits, targets = draw(9, 4)
     pair = torch.from_numpy(logits), torch.from_numpy(targets)
     assert torch.equal(tree.loss(*pair, LossChoice(kind, 0.1)), plain.loss(*pair, LossChoice(kind, 0.1)))
-    assert np.array_equal(tree.called(logits), plain.called(logits))
-    assert np.array_equal(tree.right(logits, targets), plain.right(logits, targets))
-    assert tree.tuned(logits, targets) == plain.tuned(logits, targets)
+    assert np.array_equal(tree.predicted(logits), plain.predicted(logits))
+    assert np.array_equal(tree.correct(logits, targets), plain.correct(logits, targets))
+    assert tree.tuned_thresholds(logits, targets) == plain.tuned_thresholds(logits, targets)
 
 
 def test_a_group_is_masked_where_it_is_unknown_and_nothing_else_is() -> None:
@@ -136,7 +136,7 @@ def test_below_what_is_unknown_nothing_is_known() -> None:
     known = [[name for name, flag in zip(labels.names, row, strict=True) if flag] for row in task.known(truth)]
     assert known == [["animal", "vehicle"], [*labels.names], [*labels.names]]
     logits = np.array([[2.0, 0.0, 0.0, 2.0, 2.0, 0.0]] * 3, np.float32)  # an animal, a dog, a pug
-    assert task.right(logits, truth).tolist() == [True, False, False]
+    assert task.correct(logits, truth).tolist() == [True, False, False]
 
 
 def test_the_parent_of_a_known_child_is_known() -> None:
@@ -227,7 +227,7 @@ def test_what_the_truth_does_not_say_is_no_mistake() -> None:
     # Of the first image it is known that no vehicle is there, and not which animal.
     assert (known["animal"], known["cat"], known["car"]) == ([True, True], [False, True], [True, True])
     logits = (task.targets([("dog",), ("bus",)]) * 9 - 4).astype(np.float32)
-    assert task.right(logits, truth).tolist() == [True, False]
+    assert task.correct(logits, truth).tolist() == [True, False]
     # Told that can be judged: animal; vehicle, bus. True: animal; animal, cat.
     assert task.metrics(logits, truth)["hierarchical_f1"] == pytest.approx(2 * 1 / (3 + 3))
 
@@ -239,7 +239,7 @@ def test_the_measures_of_a_tree_counted_one_image_after_the_other(seed: int) -> 
     task = Hierarchical(TREE, thresholds)
     samples = [("cat", "wet"), ("vehicle",), ("bus", "soaked"), ("dog",), ("animal", "wet"), ("night",), ("cat",)]
     truth, logits = task.targets(samples), draw(7, 9, seed)[0]
-    found, called = task.metrics(logits, truth), task.called(logits)
+    found, called = task.metrics(logits, truth), task.predicted(logits)
     limits = dict(zip(TREE.names, (0.5,) * 6 + (0.2, 0.7, 0.5), strict=True))
     groups = {"roots": ("animal", "vehicle"), "animal": ("cat", "dog"), "vehicle": ("car", "bus")}
     correct: dict[str, list[bool]] = {name: [] for name in ("path", "singles", "contradiction", *groups)}
@@ -356,7 +356,7 @@ def test_a_label_has_its_own_threshold_or_a_half_and_readers_of_one_the_shared()
         Multilabel(Labels(("u", "v"), singles=("u", "v")), Thresholds()),
         Hierarchical(Labels(("u", "v"), singles=("u", "v")), Thresholds()),
     ):
-        tuned = task.tuned(logits, truth)
+        tuned = task.tuned_thresholds(logits, truth)
         assert dict(tuned.labels) == pytest.approx({"u": 0.55, "v": 0.325}, abs=1e-6)
         assert tuned.shared == pytest.approx(0.375, abs=1e-6)
         assert float(task.with_thresholds(tuned).model_info()["confidence_threshold"]) == pytest.approx(tuned.shared)
@@ -365,8 +365,8 @@ def test_a_label_has_its_own_threshold_or_a_half_and_readers_of_one_the_shared()
     # In a tree the singles alone are tuned.
     tree = Hierarchical(Labels(("a", "b", "u", "v"), (("a", "b"),), ("u", "v")), Thresholds())
     more = np.array([[1, 0], [0, 1], [0, 1]], np.float32)
-    assert tree.tuned(np.hstack([more, logits]), np.hstack([1 - more, truth])) == tuned
-    assert Multiclass(Labels.multiclass(("a", "b"))).tuned(logits, truth) == Thresholds()
+    assert tree.tuned_thresholds(np.hstack([more, logits]), np.hstack([1 - more, truth])) == tuned
+    assert Multiclass(Labels.multiclass(("a", "b"))).tuned_thresholds(logits, truth) == Thresholds()
 
 
 def test_labels_above_their_own_threshold_are_told_the_surest_first() -> None:
@@ -386,14 +386,14 @@ def test_one_label_works_and_no_label_at_all() -> None:
     targets = task.targets([("only",), ()])
     logits = np.array([[2.0], [-2.0]], dtype=np.float32)
     assert targets.tolist() == [[1.0], [0.0]]
-    assert task.right(logits, targets).all()
+    assert task.correct(logits, targets).all()
     assert task.metrics(logits, targets)["mAP"] == 1.0
     assert [len(task.decode(scores)) for scores in task.scores(logits)] == [1, 0]
 
 
 def test_a_class_without_images_is_a_label() -> None:
     """As a folder without an image: it is told, and not passed over."""
-    declared = Declared(names=("boat", "cat", "dog"))
+    declared = LabelDeclaration(names=("boat", "cat", "dog"))
     for task, samples in (
         ("multiclass", {"1": ("dog",), "2": ("cat",)}),
         ("multilabel", {"1": ("dog",), "2": ()}),
@@ -464,11 +464,11 @@ def test_of_two_labels_that_are_equally_sure_one_wins() -> None:
     logits = np.array([[2.0, 2.0, -1.0]], np.float32)
     labels = Labels(names=("a", "b", "c"), groups=(("a", "b", "c"),))
     for task in (Multiclass(labels), Hierarchical(labels, Thresholds())):
-        assert task.called(logits).tolist() == [[True, False, False]]
+        assert task.predicted(logits).tolist() == [[True, False, False]]
 
 
 def test_labels_whose_declared_parents_exclude_each_other_stand_in_no_image() -> None:
-    declared = Declared(groups=(("warm", "cold"),), parents={"red": "warm", "blue": "cold"})
+    declared = LabelDeclaration(groups=(("warm", "cold"),), parents={"red": "warm", "blue": "cold"})
     samples = {"1": ("red",), "2": ("blue",), "3": ("red",)}
     labels, _ = Hierarchical.relate(samples, declared, "here")
     assert labels.groups == (("warm", "cold"),)

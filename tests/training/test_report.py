@@ -84,14 +84,14 @@ def test_the_run_has_the_thresholds_of_that_epoch(made: tuple[TrainReport, Run, 
     targets_NC = run.task.targets([entry.labels for entry in entries])
     thresholds = run.manifest.thresholds
     assert len({thresholds.shared, *thresholds.labels.values()}) > 2
-    tuned = run.task.tuned(logits_NC, targets_NC)
+    tuned = run.task.tuned_thresholds(logits_NC, targets_NC)
     # Scores of f32, in batches of another size; thresholds lie half way between two.
     assert tuned.shared == pytest.approx(thresholds.shared, abs=1e-5)
     assert tuned.labels == pytest.approx(thresholds.labels, abs=1e-5)
     assert run.task.metrics(logits_NC, targets_NC) == pytest.approx(report.metrics, abs=1e-5)
     plain = run.task.with_thresholds(Thresholds())
     assert plain.metrics(logits_NC, targets_NC) != pytest.approx(report.metrics, abs=1e-3)
-    assert run.task.right(logits_NC, targets_NC).mean() == pytest.approx(report.accuracy)
+    assert run.task.correct(logits_NC, targets_NC).mean() == pytest.approx(report.accuracy)
     card = (run.path / "trained" / "README.md").read_text(encoding="utf-8")
     assert f"{report.best_epoch} of 7, by `{report.metric}`, itself and as a mean of three epochs" in card
     assert f"thresholds = {[round(float(one), 6) for one in thresholds.of(run.manifest.labels.names)]!r}" in card

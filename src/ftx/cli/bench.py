@@ -14,7 +14,7 @@ from ftx.runs.compute_precision import Compute
 
 if TYPE_CHECKING:
     from ftx.runs.bench_json import BenchReport, BenchRow
-    from ftx.runs.tuning_json import Setting
+    from ftx.runs.tuning_json import OpenvinoSetting
 
 _COMPUTES = get_args(Compute)
 # Columns of a terminal that hold how the model starts as well.
@@ -133,5 +133,5 @@ def _cells(row: BenchRow, *, wide: bool) -> tuple[str, ...]:
     )
 
 
-def _said(setting: Setting) -> str:
+def _said(setting: OpenvinoSetting) -> str:
     return f"{setting.compute}, batch {setting.batch}, {setting.threads} threads, {setting.streams} streams"

@@ -12,7 +12,7 @@ from ftx.cli.shared_options import JsonFlag, status_of
 from ftx.core.errors import InputError
 
 if TYPE_CHECKING:
-    from ftx.explaining.explain import Method
+    from ftx.explaining.explain import MapMethod
 
 
 def command(
@@ -63,7 +63,7 @@ def command(
         images,
         artifact,
         out=out,
-        method=cast("Method", method),
+        method=cast("MapMethod", method),
         labels=label or [],
         progress=console.TerminalProgress(),
     )

@@ -137,10 +137,10 @@ def _train(recipe: Recipe, out: Path | None, strict: bool, budget_s: float | Non
 
 
 def _resume(run: Path, overrides: Sequence[str], flags: Mapping[str, object], json: bool) -> int:
-    from ftx.runs.latest import refuse_no_folder
+    from ftx.runs.latest import check_run_exists
 
     if rank_zero_output.is_rank_zero():  # of several machines the first alone has the run
-        refuse_no_folder(run)
+        check_run_exists(run)
     from ftx.training import resume
 
     progress = console.TerminalProgress()
@@ -165,11 +165,11 @@ def _answer(report: TrainReport, json: bool) -> int:
 
 
 def _dry_run(recipe: Recipe, out: Path | None, strict: bool, budget_s: float | None, json: bool) -> None:
-    from ftx.runs.new_run import refuse_existing
+    from ftx.runs.new_run import check_name_free
     from ftx.training import dry_run
 
     if out is not None:
-        refuse_existing(out)
+        check_name_free(out)
     report = dry_run(recipe, strict=strict, budget_s=budget_s, progress=console.TerminalProgress())
     if json:
         console.print_json(report)

@@ -9,7 +9,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict
 
 from ftx.core.errors import InputError, nearest, shown
-from ftx.tasks.labels import Declared, Labels
+from ftx.tasks.labels import LabelDeclaration, Labels
 from ftx.tasks.output_meaning import TASKS
 from ftx.tasks.task_names import TASK_FACTS, TaskName
 
@@ -56,7 +56,7 @@ class Spelling:
     as_paths: bool
 
     @classmethod
-    def of(cls, task: TaskName, labels: Labels, declared: Declared) -> Spelling:
+    def of(cls, task: TaskName, labels: Labels, declared: LabelDeclaration) -> Spelling:
         """As a data set's labels are spelt, by what it declares beside them."""
         return cls(task, labels, TASKS[task].nested_folders and declared.groups is None and not declared.parents)
 

@@ -30,7 +30,7 @@ from ftx.runs.compute_precision import Compute
 from ftx.runs.machine import this_machine
 from ftx.runs.run import Run
 from ftx.runs.run_json import is_run
-from ftx.runs.tuning_json import Setting, Tuned, keep_tuned
+from ftx.runs.tuning_json import OpenvinoSetting, TuningResult, keep_tuned
 from ftx.runtimes.openvino import default_compute
 
 # Processes a row: the middle one of three is not the one that something else disturbed.
@@ -144,7 +144,7 @@ def _models(target: Run | Path | str | None, wanted: Wanted) -> tuple[Run | None
     """The folders to time, whole and of what the run holds now, by artifact."""
     if isinstance(target, Path | str) and (Path(target) / CARD_FILE).is_file():
         folder = Path(target)
-        Run.refuse_stale_folder(folder)
+        Run.check_folder(folder)
         if wanted.precisions:
             raise InputError(
                 "an exported folder is of one precision", where=folder, fix="leave --precision out, or name the run"
@@ -277,7 +277,7 @@ def _save(candidates: Sequence[_Candidate], artifact: Artifact, folder: Path) ->
             fix="leave --batch and --streams out, or add --batch 1 --streams 1",
         )
     quickest, most = min(alone, key=lambda one: one.p50_ms), max(own, key=lambda one: one.images_per_s)
-    tuned = Tuned(
+    tuned = TuningResult(
         machine=this_machine(),
         processors=processors().usable,
         latency=_setting(quickest),
@@ -289,9 +289,9 @@ def _save(candidates: Sequence[_Candidate], artifact: Artifact, folder: Path) ->
     return SavedSetting(artifact=artifact.name, path=str(folder), **tuned.model_dump(exclude={"machine", "processors"}))
 
 
-def _setting(candidate: _Candidate) -> Setting:
+def _setting(candidate: _Candidate) -> OpenvinoSetting:
     job = candidate.job
-    return Setting(compute=job.compute, batch=job.batch, threads=job.threads, streams=job.streams)
+    return OpenvinoSetting(compute=job.compute, batch=job.batch, threads=job.threads, streams=job.streams)
 
 
 def _row(candidate: _Candidate) -> BenchRow:

@@ -18,7 +18,7 @@ from ftx.core.statistics import wilson_interval
 from ftx.data.image_store import ImageStore
 from ftx.runs.artifacts import Artifact, RuntimeName
 from ftx.runs.compute_precision import ComputeField
-from ftx.runs.kept_answers import KeptAnswers, keep_answers
+from ftx.runs.kept_logits import KeptLogits, keep_logits
 from ftx.runs.machine import this_machine
 from ftx.runs.run import Run
 from ftx.runtimes import load_artifact
@@ -91,10 +91,10 @@ def evaluate(
     logits_NC = answers.logits_NC
     task = run.task
     targets_NC = task.targets([entry.labels for entry in entries])
-    right = int(task.right(logits_NC, targets_NC).sum())
+    right = int(task.correct(logits_NC, targets_NC).sum())
     low, high = wilson_interval(right, len(entries))
     # What the truth does not say, as the label below a node that is all that is known, is no mistake.
-    called_NC, true_NC = task.called(logits_NC) & task.known(targets_NC), targets_NC > 0
+    called_NC, true_NC = task.predicted(logits_NC) & task.known(targets_NC), targets_NC > 0
     one_each = bool((true_NC.sum(axis=1) == 1).all() and (called_NC.sum(axis=1) == 1).all())
     report = EvalReport(
         run=str(run.path),
@@ -115,7 +115,7 @@ def evaluate(
     return report
 
 
-def ask(run: Run, artifact: Artifact, *, data: Path | None = None, progress: Progress = SILENT) -> KeptAnswers:
+def ask(run: Run, artifact: Artifact, *, data: Path | None = None, progress: Progress = SILENT) -> KeptLogits:
     """Ask an artifact about every held-out image, from its file; the run keeps what it answered.
 
     Raises: RunError, DataError; GateFailed if an answer is not a finite number.
@@ -134,8 +134,8 @@ def ask(run: Run, artifact: Artifact, *, data: Path | None = None, progress: Pro
             rows.append(answer)
             bar.advance()
     logits_NC = np.stack(rows)
-    keep_answers(run, artifact, predictor.compute, logits_NC, progress)
-    return KeptAnswers(logits_NC, predictor.compute, this_machine())
+    keep_logits(run, artifact, predictor.compute, logits_NC, progress)
+    return KeptLogits(logits_NC, predictor.compute, this_machine())
 
 
 def confusion_matrix(true_NC: Flags, called_NC: Flags) -> Counts:

@@ -24,7 +24,7 @@ from ftx.runs.artifacts import DENSE, EXPORT_IR, EXPORTED, IR_FILE, IRS, TRAINED
 from ftx.runs.card_json import CARD_FILE, PROOF_FILE
 from ftx.runs.compute_precision import Compute
 from ftx.runs.instruction_sets import InstructionSet
-from ftx.runs.kept_answers import keep_answers
+from ftx.runs.kept_logits import keep_logits
 from ftx.runs.machine import this_machine
 from ftx.runs.parity_json import PARITY_FILE, KernelPath, ParityReport, Verdict, read_parity
 from ftx.runs.proof_json import Answers, ir_digest, keep_proof
@@ -71,7 +71,7 @@ def validate(
                 where=folder,
                 fix="leave them out, or name the run",
             )
-        Run.refuse_stale_folder(folder)
+        Run.check_folder(folder)
         if isa and table != Bounds.of(None):
             raise InputError(
                 "instruction sets are asked by the bounds of ftx", where=folder, fix="leave --bound or --isa out"
@@ -169,7 +169,7 @@ def _validate_run(run: Run, wish: _Wish, progress: Progress) -> ParityReport:
         return report
     run.keep_report("parity", report, progress)
     if len(samples.entries) == len(run.report_entries()):
-        _keep_answers(run, comparison, progress)
+        _keep_logits(run, comparison, progress)
     tell_card(run, report, progress)
     for artifact, own in answers.items():
         of_sets = sets.proofs.get(artifact)
@@ -177,11 +177,11 @@ def _validate_run(run: Run, wish: _Wish, progress: Progress) -> ParityReport:
     return report
 
 
-def _keep_answers(run: Run, comparison: Comparison, progress: Progress) -> None:
+def _keep_logits(run: Run, comparison: Comparison, progress: Progress) -> None:
     """What each artifact answered in the precision that it is deployed in."""
     for (artifact, compute), logits_NC in comparison.from_files.items():
         if not artifact.tunable or compute.chosen_by_runtime:
-            keep_answers(run, artifact, compute, logits_NC, progress)
+            keep_logits(run, artifact, compute, logits_NC, progress)
 
 
 def _ask_sets(
@@ -209,7 +209,7 @@ def _passes(report: ParityReport, *, require_proof: bool) -> bool:
 def _is_proved_already(run: Run, report: ParityReport) -> bool:
     """Whether the run's report is of these very artifacts, on all images."""
     try:
-        run.refuse_altered(PARITY_FILE, "ftx validate")
+        run.check_report(PARITY_FILE, "ftx validate")
     except RunError:
         return False
     kept = read_parity(run.path)

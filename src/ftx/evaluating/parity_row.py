@@ -196,8 +196,8 @@ def _worst_class(reference: Reference, logits_NC: Floats) -> tuple[str, Paired] 
     if not count:
         return None
     finite_N = _finite(logits_NC[:count])
-    was_NC = task.called(reference.logits[:count])
-    is_NC = task.called(np.where(finite_N[:, None], logits_NC[:count], 0)) & finite_N[:, None]
+    was_NC = task.predicted(reference.logits[:count])
+    is_NC = task.predicted(np.where(finite_N[:, None], logits_NC[:count], 0)) & finite_N[:, None]
     found = [
         (name, _paired(reference, was_NC[:, row], is_NC[:, row], reference.targets[:, row] > 0))
         for row, name in enumerate(task.labels.names)
@@ -215,7 +215,7 @@ def _gap(reference: Reference, logits_NC: Floats, held_N: Flags) -> _Gap:
     )
     difference_NC = np.abs(answer_NC - truth_NC)
     distance_N = np.where(finite_N, difference_NC.max(axis=1), np.inf)
-    called = [reference.task.called(logits.astype(np.float32)) for logits in (answer_NC, truth_NC)]
+    called = [reference.task.predicted(logits.astype(np.float32)) for logits in (answer_NC, truth_NC)]
     whole = bool(finite_N.all())
     return _Gap(
         max_abs=float(difference_NC[held_N].max()) if whole else None,
@@ -248,7 +248,7 @@ def _right(reference: Reference, logits_NC: Floats) -> NDArray[np.bool_]:
     """Whether each labelled image is right; an answer that is not finite is wrong. Shape: [labelled]."""
     head_NC = logits_NC[: reference.labelled]
     finite_N = _finite(head_NC)
-    return reference.task.right(np.where(finite_N[:, None], head_NC, 0), reference.targets) & finite_N
+    return reference.task.correct(np.where(finite_N[:, None], head_NC, 0), reference.targets) & finite_N
 
 
 def _finite(logits_NC: Floats) -> NDArray[np.bool_]:

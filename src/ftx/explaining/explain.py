@@ -27,7 +27,7 @@ from ftx.runtimes import Predictor, load, load_artifact
 from ftx.tasks.base import ScoredLabel, Task
 from ftx.tasks.thresholds import Floats
 
-Method = Literal["reciprocam", "rollout"]
+MapMethod = Literal["reciprocam", "rollout"]
 # Of an image's name, and of a label's, in a picture's: file systems take 255 for all of it.
 MOST_BYTES = 100
 # In the name of a picture that is of no label.
@@ -63,7 +63,7 @@ class ExplainReport(CommandReport):
 
     verb: str = "explain"
     artifact: str
-    method: Method
+    method: MapMethod
     images: list[Explanation]
 
 
@@ -100,7 +100,7 @@ def explain(
     artifact: Run | Path | str | None = None,
     *,
     out: Path,
-    method: Method = "reciprocam",
+    method: MapMethod = "reciprocam",
     labels: Sequence[str] = (),
     progress: Progress = SILENT,
 ) -> ExplainReport:
@@ -111,9 +111,9 @@ def explain(
     Raises: InputError for a label that the model does not know; ModelError if its network has no such map; ExportError
     for an IR without maps; RunError, EnvironmentFault as ``ftx.load``.
     """
-    if method not in get_args(Method):
+    if method not in get_args(MapMethod):
         raise InputError(
-            f"there is no method '{method}'", fix=f"choose one of {', '.join(get_args(Method))}", where="--method"
+            f"there is no method '{method}'", fix=f"choose one of {', '.join(get_args(MapMethod))}", where="--method"
         )
     if method == "rollout" and labels:
         raise InputError(
@@ -134,7 +134,7 @@ def explain(
     return ExplainReport(run=explainer.run, artifact=explainer.name, method=method, images=answers)
 
 
-def open_explainer(artifact: Run | Path | str | None, method: Method, progress: Progress) -> Explainer:
+def open_explainer(artifact: Run | Path | str | None, method: MapMethod, progress: Progress) -> Explainer:
     """The model of a run in torch, merged or not; or an exported folder, which says it by itself.
 
     Raises: as ``explain``.
@@ -156,7 +156,7 @@ def _run_of(artifact: Run | Path | str | None) -> Run | None:
     return Run.open(folder) if is_run(folder) else None
 
 
-def _of(model: Predictor, method: Method, artifact: Path | str) -> Explain:
+def _of(model: Predictor, method: MapMethod, artifact: Path | str) -> Explain:
     """How the model of a folder is asked.
 
     Raises: ExportError for an exported model without maps; InputError for a method that needs torch.
@@ -176,16 +176,16 @@ def _of(model: Predictor, method: Method, artifact: Path | str) -> Explain:
     )
 
 
-def _in_torch(model: Predictor, method: Method) -> Explain:
+def _in_torch(model: Predictor, method: MapMethod) -> Explain:
     import torch
 
-    from ftx.explaining.reciprocam import explained, rivals_of
+    from ftx.explaining.reciprocam import exclusive_groups, explained
     from ftx.explaining.rollout import Rollout
     from ftx.runtimes.torch import TorchPredictor
 
     assert isinstance(model, TorchPredictor)
     pre = model.preprocess
-    rivals = rivals_of(model.task.labels)
+    rivals = exclusive_groups(model.task.labels)
     network = Rollout(model.module) if method == "rollout" else explained(model.module, rivals, pre)
 
     def ask(pixels_NHWC: Pixels) -> tuple[Floats, Floats]:

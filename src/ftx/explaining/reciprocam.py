@@ -43,7 +43,7 @@ from ftx.data.preprocess import Preprocess
 from ftx.tasks.labels import Labels
 
 # The numbers of labels of which one holds, for each such group.
-Rivals = Sequence[Sequence[int]]
+ExclusiveGroups = Sequence[Sequence[int]]
 # A mean taken in two steps and in one differ by rounding in f32 alone.
 SAME = 1e-3
 
@@ -57,7 +57,7 @@ class TimmClassifier(Protocol):
     def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor: ...
 
 
-def explained(module: nn.Module, rivals: Rivals, pre: Preprocess) -> nn.Module:
+def explained(module: nn.Module, rivals: ExclusiveGroups, pre: Preprocess) -> nn.Module:
     """The network with its maps, for images of its size: logits [N, C], maps [N, C, h, w], features [N, D].
 
     A map is in [0, 1]; features are what the classifier reads.
@@ -72,12 +72,12 @@ def explained(module: nn.Module, rivals: Rivals, pre: Preprocess) -> nn.Module:
     return MeanOfPatches(module, rivals, some_N3HW.to(next(module.parameters())))
 
 
-def rivals_of(labels: Labels) -> Rivals:
+def exclusive_groups(labels: Labels) -> ExclusiveGroups:
     """The groups of labels that exclude each other."""
     return [[labels.index(name) for name in group] for group in labels.groups if len(group) > 1]
 
 
-def against_others(logits_NC: Tensor, rivals: Rivals) -> Tensor:
+def against_others(logits_NC: Tensor, rivals: ExclusiveGroups) -> Tensor:
     """How much speaks for each label and not for those that exclude it: its logarithmic odds among them.
 
     Of a label that nothing excludes its logit. Shape: [N, C].
@@ -113,7 +113,7 @@ class FirstTokens(nn.Module):
 
     masks_MP: Tensor
 
-    def __init__(self, vit: VisionTransformer, rivals: Rivals) -> None:
+    def __init__(self, vit: VisionTransformer, rivals: ExclusiveGroups) -> None:
         super().__init__()
         self.vit, self.rivals = vit, rivals
         self.all_but_last = VitTrunk(vit, depth(vit) - 1)
@@ -181,7 +181,7 @@ class MeanOfPatches(nn.Module):
 
     masks_MP: Tensor
 
-    def __init__(self, module: nn.Module, rivals: Rivals, images_N3HW: Tensor) -> None:
+    def __init__(self, module: nn.Module, rivals: ExclusiveGroups, images_N3HW: Tensor) -> None:
         super().__init__()
         if not (hasattr(module, "forward_features") and hasattr(module, "forward_head")):
             raise _not_explained(module, "it does not keep features and head apart")

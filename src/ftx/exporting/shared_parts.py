@@ -20,7 +20,7 @@ from ftx.data.dataset import Entry
 from ftx.data.image_store import ImageStore
 from ftx.data.loader import load_pixels_many
 from ftx.data.preprocess import Pixels, Preprocess, normalise
-from ftx.explaining.reciprocam import explained, rivals_of
+from ftx.explaining.reciprocam import exclusive_groups, explained
 from ftx.exporting.make_reference import balanced, make_reference
 from ftx.exporting.onnx import write_onnx
 from ftx.exporting.openvino import compress_to_fp16, convert_body, write_ir
@@ -135,7 +135,9 @@ class Source:
     def program(self) -> ExportedProgram:
         """The dense model, traced: with its maps, or of its last block what the head reads alone, as in training."""
         dense, pre = load_dense(self.run.require(DENSE)), self.manifest.preprocess
-        return trace(explained(dense, rivals_of(self.manifest.labels), pre) if self.explain else full_model(dense), pre)
+        return trace(
+            explained(dense, exclusive_groups(self.manifest.labels), pre) if self.explain else full_model(dense), pre
+        )
 
     @cached_property
     def reference(self) -> ReferenceFile:
@@ -165,7 +167,7 @@ class Source:
             self.parted,
             *images,
             overflow_safe=overflow_safe,
-            called=self.run.task.called,
+            called=self.run.task.predicted,
             max_drop=self.run.recipe().validation.max_drop,
             progress=self.progress,
         )

@@ -37,7 +37,7 @@ from ftx.merging.merge_and_prove import (
 )
 from ftx.merging.unmerged_model import beside
 from ftx.runs.dense import DENSE_WEIGHTS, DenseConfig, load_dense, save_dense
-from ftx.runs.new_run import refuse_existing
+from ftx.runs.new_run import check_name_free
 from ftx.runs.readme import layers_proved, write_combined_card
 from ftx.runs.trained import fill
 from ftx.tasks.labels import Labels
@@ -98,7 +98,7 @@ def combine(
     Raises: as ``open_adapters``; InputError for shares that do not add up to 1; GateFailed if the proof fails; nothing
     is written then.
     """
-    refuse_existing(out)
+    check_name_free(out)
     shares = _checked_shares(shares, len(paths))
     if not 0 < density <= 1:
         raise InputError("the density of TIES is a share above 0 and at most 1", found=f"{density:g}")

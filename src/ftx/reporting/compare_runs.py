@@ -18,7 +18,7 @@ from ftx.reporting.facts import RunFacts, gather
 from ftx.reporting.figures import curves_beside
 from ftx.reporting.headline import Headline, headline
 from ftx.reporting.held_out import HeldOut, class_scores_of
-from ftx.reporting.report import MARK, answers_of, refuse_other_file
+from ftx.reporting.report import MARK, answers_of, check_report_path
 from ftx.runs.parity_json import Unit, latency_rows
 from ftx.runs.run import Run
 
@@ -29,7 +29,7 @@ CONFIDENCE = 0.975
 
 
 @dataclass(frozen=True)
-class Compared:
+class ComparedRun:
     """One run: its facts, its answers (None, with the reason, where it gives none) and its verdict."""
 
     name: str
@@ -46,7 +46,7 @@ class Compared:
         """The share of images that are wholly right, and the ends of its 95 % interval."""
         if self.answers is None:
             return None
-        right, images = int(self.answers.right.sum()), len(self.answers.right)
+        right, images = int(self.answers.correct.sum()), len(self.answers.correct)
         return right / images, *wilson_interval(right, images)
 
 
@@ -110,7 +110,7 @@ def compare_runs(
     if len(set(folders)) < len(folders):
         raise InputError("a run is named twice", found=", ".join(str(run.path) for run in opened), fix="name others")
     path = out or COMPARISON_FILE
-    refuse_other_file(path)
+    check_report_path(path)
     compared = [
         _compared(run, name, artifact, data, progress) for run, name in zip(opened, _names(folders), strict=True)
     ]
@@ -143,7 +143,7 @@ def _names(folders: Sequence[Path]) -> list[str]:
     return [str(folder) for folder in folders]
 
 
-def _compared(run: Run, name: str, artifact: str | None, data: Path | None, progress: Progress) -> Compared:
+def _compared(run: Run, name: str, artifact: str | None, data: Path | None, progress: Progress) -> ComparedRun:
     facts = gather(run)
     answers, notes = answers_of(facts, artifact, data, progress)
     size = latency_ms = None
@@ -154,12 +154,12 @@ def _compared(run: Run, name: str, artifact: str | None, data: Path | None, prog
         of_it = [row for row in latency_rows(rows) if row.subject == answers.artifact]
         latency_ms = next((row.latency_ms for row in of_it if row.compute == answers.compute), None)
     found = calibration(*answers.confidences()) if answers else None
-    return Compared(
+    return ComparedRun(
         name, facts, answers, notes, headline(facts, answers), latency_ms, size, found.ece if found else None
     )
 
 
-def _class_rows(compared: Sequence[Compared]) -> list[list[str]]:
+def _class_rows(compared: Sequence[ComparedRun]) -> list[list[str]]:
     """F1 of each label in each run, in percent; "-" where a run does not know the label."""
     found: dict[str, dict[str, str]] = {}
     for one in compared:
@@ -168,7 +168,7 @@ def _class_rows(compared: Sequence[Compared]) -> list[list[str]]:
     return [[label, *(by_run.get(one.name, "-") for one in compared)] for label, by_run in found.items()]
 
 
-def _pair(first: Compared, second: Compared) -> RunPair:
+def _pair(first: ComparedRun, second: ComparedRun) -> RunPair:
     """By the images that both held out, known by their bytes, where their labels are the same."""
     one, other = first.answers, second.answers
     if one is None or other is None or one.task_name != other.task_name:
@@ -183,7 +183,7 @@ def _pair(first: Compared, second: Compared) -> RunPair:
     groups = groups_of(entries)
     units: dict[str, list[tuple[bool, bool]]] = {}
     for unit, (row, same) in zip(groups or shared, shared.values(), strict=True):
-        units.setdefault(unit, []).append((bool(one.right[row]), bool(other.right[same])))
+        units.setdefault(unit, []).append((bool(one.correct[row]), bool(other.correct[same])))
     paired = Paired(
         lost=sum(sum(was and not now for was, now in each) / len(each) for each in units.values()),
         gained=sum(sum(now and not was for was, now in each) / len(each) for each in units.values()),

@@ -80,7 +80,7 @@ def errors_of_singles(answers: HeldOut) -> list[Errors]:
     rows: list[Errors] = []
     for name in labels.singles:
         row = labels.index(name)
-        called, true = answers.called[:, row], answers.true[:, row]
+        called, true = answers.predicted[:, row], answers.true[:, row]
         rows.append(
             Errors(
                 name=name,
@@ -97,7 +97,7 @@ def errors_of_singles(answers: HeldOut) -> list[Errors]:
 def _confusion(answers: HeldOut, group: Sequence[str], number: int, *, shown: bool) -> Confusion:
     rows = [answers.task.labels.index(name) for name in group]
     asked_N = answers.true[:, rows].any(axis=1)
-    true_NG, called_NG = answers.true[asked_N][:, rows], answers.called[asked_N][:, rows]
+    true_NG, called_NG = answers.true[asked_N][:, rows], answers.predicted[asked_N][:, rows]
     none_N1 = ~called_NG.any(axis=1, keepdims=True)
     columns = [*group]
     if none_N1.any():  # the label above it was not called

@@ -14,7 +14,7 @@ from ftx.recipe.schema import Recipe
 from ftx.reporting.leakage import LEAKAGE_FILE
 from ftx.runs.artifacts import DENSE, EXPORT_IR, EXPORTED, IRS, Artifact
 from ftx.runs.bench_json import BenchReport, read_bench
-from ftx.runs.kept_answers import ANSWERS
+from ftx.runs.kept_logits import KEPT_LOGITS
 from ftx.runs.parity_json import ParityReport, Verdict, read_parity
 from ftx.runs.run import Run
 from ftx.runs.run_json import Manifest
@@ -26,7 +26,7 @@ REPORT_FILE = Path("reports", "report.html")
 
 
 # Of the files that run.json knows, what a report makes anew and nothing else rests on.
-MADE_AGAIN = (f"{ANSWERS.as_posix()}/", REPORT_FILE.as_posix(), LEAKAGE_FILE.as_posix())
+MADE_AGAIN = (f"{KEPT_LOGITS.as_posix()}/", REPORT_FILE.as_posix(), LEAKAGE_FILE.as_posix())
 
 
 @dataclass(frozen=True)

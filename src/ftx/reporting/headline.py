@@ -83,7 +83,7 @@ def deployed(facts: RunFacts) -> Artifact | None:
 
 
 def _accuracy(answers: HeldOut) -> str:
-    right, images = int(answers.right.sum()), len(answers.right)
+    right, images = int(answers.correct.sum()), len(answers.correct)
     low, high = wilson_interval(right, images)
     known = f"{right} of {images}, by {answers.artifact}; 95 % interval {100 * low:.0f} to {100 * high:.0f}"
     known += answers.task.more_figures(answers.logits_NC, answers.targets_NC)

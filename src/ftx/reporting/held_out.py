@@ -16,7 +16,7 @@ from ftx.data.dataset import Entry
 from ftx.evaluating.evaluate import ClassScore, ask, class_scores
 from ftx.runs.artifacts import Artifact
 from ftx.runs.compute_precision import ComputePrecision
-from ftx.runs.kept_answers import read_answers
+from ftx.runs.kept_logits import read_logits
 from ftx.runs.machine import Machine
 from ftx.runs.run import Run
 from ftx.tasks.base import ScoredLabel, Targets, Task
@@ -48,9 +48,9 @@ class HeldOut:
         return self.task.scores(self.logits_NC)
 
     @cached_property
-    def called(self) -> Flags:
+    def predicted(self) -> Flags:
         """Which labels each image was given. Shape: [N, C]."""
-        return self.task.called(self.logits_NC)
+        return self.task.predicted(self.logits_NC)
 
     @cached_property
     def true(self) -> Flags:
@@ -63,9 +63,9 @@ class HeldOut:
         return self.task.known(self.targets_NC)
 
     @cached_property
-    def right(self) -> Flags:
+    def correct(self) -> Flags:
         """Whether all of an image's labels are right. Shape: [N]."""
-        return self.task.right(self.logits_NC, self.targets_NC)
+        return self.task.correct(self.logits_NC, self.targets_NC)
 
     def answer(self, row: int) -> list[ScoredLabel]:
         """The labels that an image was given."""
@@ -80,7 +80,7 @@ class HeldOut:
         labels = self.task.labels
         grouped = np.isin(labels.names, [name for group in labels.groups for name in group])
         # The score of a label below another is its share of that: it was asked where that was called.
-        taken_NC = self.known & (self.called | (~grouped & self._of_parents(self.called)))
+        taken_NC = self.known & (self.predicted | (~grouped & self._of_parents(self.predicted)))
         return self.scores[taken_NC], self.true[taken_NC]
 
     @cached_property
@@ -91,8 +91,8 @@ class HeldOut:
         went beyond the threshold, as a share of what is there. Below a mistake nothing more is one.
         """
         labels, scores_NC = self.task.labels, self.scores
-        off_NC = self.known & (self.called != self.true) & self._of_parents(self.called & self.true)
-        sure_NC = np.where(self.called, scores_NC, 0).astype(np.float32)
+        off_NC = self.known & (self.predicted != self.true) & self._of_parents(self.predicted & self.true)
+        sure_NC = np.where(self.predicted, scores_NC, 0).astype(np.float32)
         singles = [labels.index(name) for name in labels.singles]
         threshold_S = self.task.thresholds.of(labels.names)[singles]
         beyond_NS = scores_NC[:, singles] - threshold_S
@@ -120,9 +120,9 @@ class HeldOut:
             if len(group) > 1:
                 rows = [labels.index(name) for name in group]
                 best_N2 = np.sort(scores_NC[:, rows], axis=1)[:, -2:]
-                asked_N = self.called[:, rows].any(axis=1)
+                asked_N = self.predicted[:, rows].any(axis=1)
                 least_N = np.where(asked_N, np.minimum(least_N, best_N2[:, 1] - best_N2[:, 0]), least_N)
-        thresholds_C, asked_NC = self.task.thresholds.of(labels.names), self._of_parents(self.called)
+        thresholds_C, asked_NC = self.task.thresholds.of(labels.names), self._of_parents(self.predicted)
         for name in labels.singles:
             row = labels.index(name)
             distance_N = np.abs(scores_NC[:, row] - thresholds_C[row])
@@ -131,12 +131,12 @@ class HeldOut:
 
     def worst(self, most: int) -> list[int]:
         """Rows of the images that were answered wrongly, the surest mistake first."""
-        order = np.lexsort((np.arange(len(self.right)), -self.mistakes.max(axis=1)))
-        return [row for row in order.tolist() if not self.right[row]][:most]
+        order = np.lexsort((np.arange(len(self.correct)), -self.mistakes.max(axis=1)))
+        return [row for row in order.tolist() if not self.correct[row]][:most]
 
     def least_certain(self, most: int) -> list[int]:
         """Rows of the images whose answer was nearest to another one."""
-        order = np.lexsort((np.arange(len(self.right)), self.margin()))
+        order = np.lexsort((np.arange(len(self.correct)), self.margin()))
         return order[:most].tolist()
 
 
@@ -145,7 +145,7 @@ def held_out(run: Run, artifact: Artifact, data: Path | None, progress: Progress
 
     Raises: RunError, DataError as ``ftx eval``.
     """
-    answers = read_answers(run, artifact) or ask(run, artifact, data=data, progress=progress)
+    answers = read_logits(run, artifact) or ask(run, artifact, data=data, progress=progress)
     entries, task = run.report_entries(), run.task
     return HeldOut(
         artifact=artifact,
@@ -163,5 +163,5 @@ def class_scores_of(answers: HeldOut | None) -> list[ClassScore]:
     """Each label's figures, as ``ftx eval`` gives them; none without answers."""
     if answers is None:
         return []
-    called_NC = answers.called & answers.known
+    called_NC = answers.predicted & answers.known
     return class_scores(called_NC, answers.true, answers.scores, answers.task.labels.names)

@@ -23,7 +23,7 @@ from ftx.reporting.label_tree import label_tree
 from ftx.reporting.latency import latency
 from ftx.reporting.leakage import leakage
 from ftx.reporting.parity_chain import chain, set_rows
-from ftx.reporting.pictures import Budget, Case, Picture, cases, explainer_of, samples
+from ftx.reporting.pictures import Case, PagePicture, PictureBudget, cases, explainer_of, samples
 from ftx.reporting.provenance import dates, provenance
 from ftx.reporting.tiles import tiles
 from ftx.runs.train_jsonl import best_epoch
@@ -43,7 +43,7 @@ def page_values(
     """Everything else that report.html names, and its notes: what it does not show, and why, beside ``notes``."""
     said = list(notes)
     store = _store(facts, data, said)
-    budget = Budget()
+    budget = PictureBudget()
     scores = class_scores_of(answers)
     of_scores = calibration(*answers.confidences()) if answers else None
     values: dict[str, object] = {
@@ -145,7 +145,7 @@ def _precision_recall(answers: HeldOut | None, scores: Sequence[ClassScore]) -> 
     return drawn
 
 
-def _samples(facts: RunFacts, store: ImageStore | None, budget: Budget) -> Mapping[str, Sequence[Picture]]:
+def _samples(facts: RunFacts, store: ImageStore | None, budget: PictureBudget) -> Mapping[str, Sequence[PagePicture]]:
     if store is None or facts.entries is None:
         return {}
     train = [entry for entry in facts.entries if entry.split == "train"]
@@ -156,7 +156,7 @@ def _cases(
     facts: RunFacts,
     answers: HeldOut | None,
     store: ImageStore | None,
-    budget: Budget,
+    budget: PictureBudget,
     said: list[str],
     progress: Progress,
 ) -> dict[str, object]:
@@ -176,13 +176,13 @@ def _cases(
         gone = len(wanted) - len(seen) - (budget.refused - refused)
         if gone:
             said.append(f"{gone} of {len(wanted)} images to look at are not there, or not what training saw.")
-    return {"worst": worst, "unsure": unsure, "cases": seen, "mistakes": int((~answers.right).sum())}
+    return {"worst": worst, "unsure": unsure, "cases": seen, "mistakes": int((~answers.correct).sum())}
 
 
 def _explained_labels(answers: HeldOut, row: int) -> list[str]:
     """The label that was called in the surest mistake and the one missed; of a right answer the last called."""
     names = answers.task.labels.names
-    called, true, known = answers.called[row], answers.true[row], answers.known[row]
+    called, true, known = answers.predicted[row], answers.true[row], answers.known[row]
     surest = np.argsort(-answers.mistakes[row], kind="stable")
     off = [names[index] for index in surest if called[index] and not true[index] and known[index]]
     missed = [names[index] for index in surest if true[index] and not called[index]]

@@ -11,7 +11,7 @@ from ftx.reporting.facts import RunFacts
 from ftx.runs.artifacts import TRAINED, Artifact
 from ftx.runs.parity_json import ParityRow, View, latency_rows
 
-State = Literal["reference", "proved", "unproved", "failed", "not validated"]
+HopState = Literal["reference", "proved", "unproved", "failed", "not validated"]
 
 _VIEWS: dict[View, str] = {
     "graph": "of the same pixels",
@@ -26,7 +26,7 @@ class Hop:
 
     name: str
     compute: str
-    state: State
+    state: HopState
     figures: Sequence[tuple[str, str]]
 
 

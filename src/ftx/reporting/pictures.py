@@ -29,7 +29,7 @@ EACH, MOST = 6, 160
 
 
 @dataclass(frozen=True)
-class Picture:
+class PagePicture:
     """A data URI, and the path of the image that it shows."""
 
     path: str
@@ -37,7 +37,7 @@ class Picture:
 
 
 @dataclass
-class Budget:
+class PictureBudget:
     """Bytes that are left for pictures; ``refused`` counts those that were left out."""
 
     left: int = BUDGET_BYTES
@@ -64,8 +64,8 @@ def data_uri(image: Image.Image, side: int) -> str:
 
 
 def samples(
-    entries: Sequence[Entry], names: Sequence[str], store: ImageStore, budget: Budget
-) -> dict[str, list[Picture]]:
+    entries: Sequence[Entry], names: Sequence[str], store: ImageStore, budget: PictureBudget
+) -> dict[str, list[PagePicture]]:
     """A few training images of each label, spread over them; of as many labels as there is room for."""
     each = max(1, min(EACH, MOST // max(1, len(names))))
     wanted: list[tuple[str, Entry]] = []
@@ -76,11 +76,11 @@ def samples(
     for name in names[:MOST]:
         own = carrying[name]
         wanted += [(name, own[number * len(own) // min(each, len(own))]) for number in range(min(each, len(own)))]
-    found: dict[str, list[Picture]] = {}
+    found: dict[str, list[PagePicture]] = {}
     pictures = in_threads(lambda one: _square(store, one[1]), wanted)
     for (name, entry), uri in zip(wanted, pictures, strict=True):
         if uri is not None and budget.take(uri):
-            found.setdefault(name, []).append(Picture(entry.path, uri))
+            found.setdefault(name, []).append(PagePicture(entry.path, uri))
     return found
 
 
@@ -97,15 +97,15 @@ def _square(store: ImageStore, entry: Entry) -> str | None:
 class Case:
     """An image as it is, and with the map of each label that it was given or should have been."""
 
-    image: Picture
-    maps: Sequence[tuple[str, Picture]] = field(default=())
+    image: PagePicture
+    maps: Sequence[tuple[str, PagePicture]] = field(default=())
 
 
 def cases(
     rows: Iterable[tuple[Entry, Sequence[str]]],
     store: ImageStore,
     explainer: Explainer | None,
-    budget: Budget,
+    budget: PictureBudget,
     progress: Progress = SILENT,
 ) -> dict[str, Case]:
     """Images to look at, by path, each with maps for its labels; what cannot be read is left out."""
@@ -126,7 +126,7 @@ def _case(entry: Entry, labels: Sequence[str], store: ImageStore, explainer: Exp
         image = open_image(store[entry])
     except FtxError:
         return None
-    picture = Picture(entry.path, data_uri(image, CASE))
+    picture = PagePicture(entry.path, data_uri(image, CASE))
     if explainer is None or not labels:
         return Case(picture)
     pre = explainer.preprocess
@@ -135,7 +135,7 @@ def _case(entry: Entry, labels: Sequence[str], store: ImageStore, explainer: Exp
         return Case(picture)
     names = explainer.task.labels.names
     drawn = [
-        (label, Picture(entry.path, data_uri(overlay(image, maps_NChw[0, names.index(label)], pre), CASE)))
+        (label, PagePicture(entry.path, data_uri(overlay(image, maps_NChw[0, names.index(label)], pre), CASE)))
         for label in labels
     ]
     return Case(picture, drawn)

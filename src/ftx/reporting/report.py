@@ -52,7 +52,7 @@ def report(
     """
     run = run if isinstance(run, Run) else Run.open(run)
     if out is not None:
-        refuse_other_file(out)
+        check_report_path(out)
     facts = gather(run)
     answers, why_none = answers_of(facts, artifact, data, progress)
     said = headline(facts, answers)
@@ -75,7 +75,7 @@ def report(
     )
 
 
-def refuse_other_file(out: Path) -> None:
+def check_report_path(out: Path) -> None:
     """Raise InputError if a file is there that is no report: it would be lost."""
     if out.is_dir():
         fix = f"--out {out / 'report.html'}"

@@ -43,7 +43,7 @@ def rows_of(facts: RunFacts, artifact: Artifact) -> Sequence[ParityRow]:
 def _right(answers: HeldOut | None) -> Tile:
     if answers is None:
         return Tile(UNKNOWN, "correct: there are no predictions")
-    right, images = int(answers.right.sum()), len(answers.right)
+    right, images = int(answers.correct.sum()), len(answers.correct)
     low, high = wilson_interval(right, images)
     return Tile(
         f"{100 * right / images:.0f} %",

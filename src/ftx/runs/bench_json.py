@@ -14,7 +14,7 @@ from ftx.runs.instruction_sets import InstructionSet
 from ftx.runs.machine import Machine
 from ftx.runs.run import Run
 from ftx.runs.run_json import Manifest
-from ftx.runs.tuning_json import Setting
+from ftx.runs.tuning_json import OpenvinoSetting
 
 # Within a run.
 BENCH_FILE = Path("reports", "bench.json")
@@ -60,9 +60,9 @@ class SavedSetting(BaseModel):
 
     artifact: str
     path: str
-    latency: Setting
+    latency: OpenvinoSetting
     p50_ms: float
-    throughput: Setting
+    throughput: OpenvinoSetting
     images_per_s: float
 
 

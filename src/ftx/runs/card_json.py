@@ -12,7 +12,7 @@ from ftx.core.files import cached_sha256, sha256_file, write_atomic
 from ftx.core.version import __version__
 from ftx.data.preprocess import Preprocess
 from ftx.runs.artifacts import IRS, Artifact, IrVariant
-from ftx.runs.label_record import FileHashes, Record, read_record
+from ftx.runs.label_record import FileHashes, LabelRecord, read_record
 from ftx.tasks.labels import Labels
 from ftx.tasks.task_names import TaskName
 from ftx.tasks.thresholds import Thresholds
@@ -54,7 +54,7 @@ class AppliedUpdate(BaseModel):
     base_ir: str
 
 
-class Card(Record):
+class Card(LabelRecord):
     """Labels, thresholds, preprocessing and hashes of one exported folder."""
 
     schema_version: int = CARD_SCHEMA

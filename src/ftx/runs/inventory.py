@@ -26,7 +26,7 @@ from ftx.runs.train_jsonl import EPOCHS_FILE, best_epoch, read_epochs
 from ftx.tasks.base import choosing_metric
 from ftx.tasks.output_meaning import TASKS
 
-State = Literal["finished", "unfinished", "training", "unreadable"]
+RunState = Literal["finished", "unfinished", "training", "unreadable"]
 # The most recent, the first by name, the best, the smallest and the shortest come first.
 Sort = Literal["started", "name", "metric", "size", "seconds"]
 SORTS: tuple[Sort, ...] = get_args(Sort)
@@ -48,7 +48,7 @@ class ListedRun(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
 
     run: str
-    state: State
+    state: RunState
     started: datetime | None = None
     task: str | None = None
     model: str | None = None
@@ -147,7 +147,7 @@ def _listed(folder: Path, digests: dict[str, str]) -> ListedRun:
         run = Run.open(folder)
         digests[known.run] = run.manifest.digest(TRAINED)
         for report in (EPOCHS_FILE, EVAL_FILE, BENCH_FILE):
-            run.refuse_altered(report, "ftx train")  # the command is not shown: a line of the list says what is wrong
+            run.check_report(report, "ftx train")  # the command is not shown: a line of the list says what is wrong
         return known.model_copy(update=_of_finished(run, known.figures))
     except InputError as fault:
         problem = fault.what + (f": {Path(fault.where).name}" if fault.where else "")

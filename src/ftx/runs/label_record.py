@@ -15,10 +15,10 @@ from ftx.tasks.output_meaning import Meaning
 from ftx.tasks.task_names import TaskName
 from ftx.tasks.thresholds import Thresholds
 
-RecordT = TypeVar("RecordT", bound="Record")
+RecordT = TypeVar("RecordT", bound="LabelRecord")
 
 
-class Record(BaseModel):
+class LabelRecord(BaseModel):
     """A file that says what the logits of a model mean. The subclass has the fields, in the order of its file."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())

@@ -99,7 +99,7 @@ def known_runs(near: Path, *, unfinished: bool = False) -> str:
     return f"nearest: {RUNS / alike}" if alike else f"{'unfinished ' * unfinished}runs here: {', '.join(runs)}"
 
 
-def refuse_no_folder(run: Path) -> None:
+def check_run_exists(run: Path) -> None:
     """Refuse a training to go on with where there is no folder.
 
     Raises: RunError naming those that are there.

@@ -68,7 +68,7 @@ def new_run(out: Path) -> Iterator[NewRun]:
     or whose training can be resumed, stays.
     Raises: RunError if ``out`` exists.
     """
-    refuse_existing(out)
+    check_name_free(out)
     with staging(out) as staged:
         made = NewRun(staged, out)
         try:
@@ -99,7 +99,7 @@ def unfinished_run(path: Path) -> Iterator[NewRun]:
         yield NewRun(path, path, shown=True)
 
 
-def refuse_existing(out: Path) -> None:
+def check_name_free(out: Path) -> None:
     """Raise RunError if ``out`` is taken: a run is never written over another."""
     if out.absolute() == LATEST.absolute():
         raise RunError("runs/latest is where ftx keeps the newest run", where=out, fix="choose another name")

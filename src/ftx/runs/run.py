@@ -108,12 +108,12 @@ class Run:
         for name, digest in sorted(manifest.files.items()):
             if artifact.holds(name):
                 self._check_file(name, digest, artifact.command(self.path))
-        self._refuse_stale(artifact)
+        self._check_current(artifact)
         if artifact.made_from is not None and artifact.name in manifest.lineage:
             self.require(artifact.made_from)
         return self.folder(artifact)
 
-    def _refuse_stale(self, artifact: Artifact) -> None:
+    def _check_current(self, artifact: Artifact) -> None:
         if self.manifest.is_stale(artifact):
             raise RunError(
                 f"{artifact}/ is stale",
@@ -136,7 +136,7 @@ class Run:
         return None
 
     @classmethod
-    def refuse_stale_folder(cls, folder: Path) -> None:
+    def check_folder(cls, folder: Path) -> None:
         """Refuse the folder of an artifact in a run that is another's, or was made from what the run no longer holds.
 
         Of its files the card alone is hashed, which has the hashes of the others.
@@ -149,7 +149,7 @@ class Run:
             if (run.path / card).exists():
                 run._check_file(card, run.manifest.files.get(card, ""), artifact.command(run.path))
             while artifact.made_from is not None:
-                run._refuse_stale(artifact)
+                run._check_current(artifact)
                 artifact = artifact.made_from
 
     def file(self, name: str) -> Path:
@@ -169,7 +169,7 @@ class Run:
 
         return Recipe.load(self.file("recipe.yaml"))
 
-    def refuse_altered(self, report: Path, again: str) -> None:
+    def check_report(self, report: Path, again: str) -> None:
         """Refuse a report that is there and not what was written; ``again`` is the command that writes it.
 
         Raises: RunError.

@@ -14,7 +14,7 @@ from ftx.core.version import __version__
 from ftx.data.preprocess import Preprocess
 from ftx.recipe.adapter_methods import Method
 from ftx.runs.artifacts import ARTIFACTS, Artifact
-from ftx.runs.label_record import FileHashes, Record, read_record
+from ftx.runs.label_record import FileHashes, LabelRecord, read_record
 from ftx.tasks.labels import Labels
 from ftx.tasks.task_names import TaskName
 from ftx.tasks.thresholds import Thresholds
@@ -49,7 +49,7 @@ class Recovered(BaseModel):
     error_after: float
 
 
-class BegunFrom(BaseModel):
+class InitialWeights(BaseModel):
     """That training began with what another run had trained: the digest of its ``trained/``, and the head's rows.
 
     ``labels_kept`` rows were that run's, those of ``labels_new`` began anew.
@@ -62,7 +62,7 @@ class BegunFrom(BaseModel):
     labels_new: tuple[str, ...]
 
 
-class Manifest(Record):
+class Manifest(LabelRecord):
     """``run.json``."""
 
     schema_version: int = MANIFEST_SCHEMA
@@ -81,7 +81,7 @@ class Manifest(Record):
     # Of a run that ``ftx export --recover`` made; training from its recipe makes the run before.
     recovered: Recovered | None = None
     # Of a run that ``ftx train --from`` made.
-    begun_from: BegunFrom | None = None
+    begun_from: InitialWeights | None = None
     lineage: dict[str, Lineage] = Field(default_factory=dict[str, Lineage])
     files: FileHashes = Field(default_factory=dict[str, str])
 

@@ -22,12 +22,12 @@ from ftx.runs.proof_json import ir_digest
 TUNING_SCHEMA = 1
 
 # For one image: the shortest time until its answer. For many: the most of them in a second.
-Goal = Literal["latency", "throughput"]
+TuningGoal = Literal["latency", "throughput"]
 
 _Count = Annotated[int, Field(ge=1, le=4096)]
 
 
-class Setting(BaseModel):
+class OpenvinoSetting(BaseModel):
     """How OpenVINO is told to run a model: images in a batch, threads of all streams together, and streams."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -38,19 +38,19 @@ class Setting(BaseModel):
     streams: _Count | None = None
 
 
-class Tuned(BaseModel):
+class TuningResult(BaseModel):
     """What one machine found, with so many processors to itself: the settings, and what they were chosen by."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     machine: Machine
     processors: int
-    latency: Setting
+    latency: OpenvinoSetting
     p50_ms: float
-    throughput: Setting
+    throughput: OpenvinoSetting
     images_per_s: float
 
-    def setting(self, goal: Goal) -> Setting:
+    def setting(self, goal: TuningGoal) -> OpenvinoSetting:
         """The one that serves a goal best."""
         return self.latency if goal == "latency" else self.throughput
 
@@ -63,7 +63,7 @@ class Tuning(BaseModel):
     schema_version: int = TUNING_SCHEMA
     ftx: str = __version__
     ir: str
-    tuned: list[Tuned] = []
+    tuned: list[TuningResult] = []
 
 
 def read_tuning(folder: Path) -> Tuning:
@@ -79,13 +79,13 @@ def read_tuning(folder: Path) -> Tuning:
     return known if (known.ir, known.schema_version) == (nothing.ir, TUNING_SCHEMA) else nothing
 
 
-def tuned_here(folder: Path) -> Tuned | None:
+def tuned_here(folder: Path) -> TuningResult | None:
     """What was found on this kind of machine with as many processors; None where nobody looked."""
     here = (this_machine(), cores())
     return next((one for one in read_tuning(folder).tuned if (one.machine, one.processors) == here), None)
 
 
-def keep_tuned(folder: Path, found: Tuned) -> None:
+def keep_tuned(folder: Path, found: TuningResult) -> None:
     """Add what this machine found, in the place of what it found before.
 
     Raises: EnvironmentFault if the folder cannot be written.

@@ -35,7 +35,7 @@ def best_ir(run: Run) -> tuple[Artifact, str]:
             found=f"it holds {', '.join(map(str, run.artifacts()))}",
             fix=f"run: {shell_command(EXPORT_IR, run.path)}",
         )
-    run.refuse_altered(PARITY_FILE, shell_command("ftx validate", run.path))
+    run.check_report(PARITY_FILE, shell_command("ftx validate", run.path))
     report = read_parity(run.path)
     why = why_not_here(report, run) if report else "nothing was validated yet"
     latency_ms = _proved_ms(report, run) if report and why is None else {}

@@ -16,13 +16,16 @@ from ftx.runs.compute_precision import Compute
 from ftx.runs.proof_json import ir_digest
 from ftx.runs.run import Run
 from ftx.runs.run_json import is_run
-from ftx.runs.tuning_json import Goal, Setting, tuned_here
+from ftx.runs.tuning_json import OpenvinoSetting, TuningGoal, tuned_here
 from ftx.runtimes.choose_artifact import ask_for_proof, best_ir, best_of
 from ftx.runtimes.predictor import Predictor
 from ftx.tasks.base import Task
 
 # Where ``ftx bench --save`` was not asked.
-UNTUNED: Mapping[Goal, Setting] = {"latency": Setting(batch=16), "throughput": Setting(batch=4, streams=cores())}
+UNTUNED: Mapping[TuningGoal, OpenvinoSetting] = {
+    "latency": OpenvinoSetting(batch=16),
+    "throughput": OpenvinoSetting(batch=4, streams=cores()),
+}
 # By which timm and transformers know a folder (ftx.backbones.timm_config, which a device lacks).
 DENSE_CONFIG = "config.json"
 
@@ -31,7 +34,7 @@ def load(
     artifact: Run | Path | str | None = None,
     *,
     compute: Compute = "auto",
-    goal: Goal = "latency",
+    goal: TuningGoal = "latency",
     progress: Progress = SILENT,
 ) -> Predictor:
     """Open a model: an IR folder, a dense or ONNX folder, or the best IR of a run or of a folder of IRs.
@@ -61,7 +64,7 @@ def load(
     return predictor
 
 
-def load_folder(folder: Path, *, compute: Compute = "auto", goal: Goal | None = None) -> Predictor:
+def load_folder(folder: Path, *, compute: Compute = "auto", goal: TuningGoal | None = None) -> Predictor:
     """Open the model in one folder, or named by its file in it; without a goal as OpenVINO runs it by itself.
 
     A dense or ONNX folder inside a run is opened through the run, which knows its hashes and image path.
@@ -69,7 +72,7 @@ def load_folder(folder: Path, *, compute: Compute = "auto", goal: Goal | None = 
     """
     given, folder = folder, folder.parent if folder.is_file() else folder
     if (folder / CARD_FILE).is_file():
-        Run.refuse_stale_folder(folder)
+        Run.check_folder(folder)
         return _ir(folder, compute, goal)
     found = Run.around(folder)
     if found is not None:
@@ -87,7 +90,7 @@ def load_folder(folder: Path, *, compute: Compute = "auto", goal: Goal | None = 
 
 
 def load_artifact(
-    run: Run, artifact: Artifact | str, *, compute: Compute = "auto", goal: Goal | None = None
+    run: Run, artifact: Artifact | str, *, compute: Compute = "auto", goal: TuningGoal | None = None
 ) -> Predictor:
     """Open one artifact of a run after its hashes and lineage hold; without a goal as OpenVINO runs it by itself.
 
@@ -130,14 +133,14 @@ def artifact_named(run: Run, name: str) -> Artifact:
     return ARTIFACTS[name]
 
 
-def _load_best(run: Run, compute: Compute, goal: Goal, progress: Progress) -> Predictor:
+def _load_best(run: Run, compute: Compute, goal: TuningGoal, progress: Progress) -> Predictor:
     chosen, why = best_ir(run)
     predictor = load_artifact(run, chosen, compute=compute, goal=goal)
     progress.note(f"model: {run.folder(chosen)}, {why}")
     return predictor
 
 
-def _ir(folder: Path, compute: Compute, goal: Goal | None) -> Predictor:
+def _ir(folder: Path, compute: Compute, goal: TuningGoal | None) -> Predictor:
     from ftx.runtimes.openvino import OpenVinoPredictor
 
     if goal is None:

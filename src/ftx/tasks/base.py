@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, ClassVar, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from ftx.tasks.labels import Declared, Labels
+from ftx.tasks.labels import LabelDeclaration, Labels
 from ftx.tasks.thresholds import Flags, Floats, Thresholds
 
 if TYPE_CHECKING:
@@ -23,9 +23,9 @@ if TYPE_CHECKING:
 
 Targets = NDArray[np.float32]
 # The labels that each image carries, by its path.
-Carried = Mapping[str, tuple[str, ...]]
+ImageLabels = Mapping[str, tuple[str, ...]]
 # The labels of a data set, and each image's labels by their names among them.
-Related = tuple[Labels, list[tuple[str, ...]]]
+RelatedLabels = tuple[Labels, list[tuple[str, ...]]]
 
 
 @dataclass(frozen=True)
@@ -86,7 +86,7 @@ class Task(Protocol):
         """Logits as scores in [0, 1]. Shape: [N, C]."""
         ...
 
-    def called(self, logits_NC: Floats) -> Flags:
+    def predicted(self, logits_NC: Floats) -> Flags:
         """Which labels each image is given. Shape: [N, C]."""
         ...
 
@@ -102,7 +102,7 @@ class Task(Protocol):
         """The same task with others."""
         ...
 
-    def right(self, logits_NC: Floats, targets_NC: Targets) -> Flags:
+    def correct(self, logits_NC: Floats, targets_NC: Targets) -> Flags:
         """Whether each image is wholly right. Shape: [N]."""
         ...
 
@@ -110,7 +110,7 @@ class Task(Protocol):
         """What the task is measured by, each in [0, 1]."""
         ...
 
-    def tuned(self, logits_NC: Floats, targets_NC: Targets) -> Thresholds:
+    def tuned_thresholds(self, logits_NC: Floats, targets_NC: Targets) -> Thresholds:
         """Thresholds that suit these images best, which were not trained on."""
         ...
 
@@ -146,11 +146,11 @@ class TaskKind(Protocol):
         """The task for these labels."""
         ...
 
-    def suits(self, samples: Carried, declared: Declared) -> bool:
+    def suits(self, samples: ImageLabels, declared: LabelDeclaration) -> bool:
         """Whether labels look as if they were for this task."""
         ...
 
-    def relate(self, samples: Carried, declared: Declared, where: object) -> Related:
+    def relate(self, samples: ImageLabels, declared: LabelDeclaration, where: object) -> RelatedLabels:
         """How the labels that images carry relate; ``where`` is named in an error.
 
         Raises: DataError naming the images that do not carry what the task asks for.

@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, ClassVar
 import numpy as np
 
 from ftx.core.errors import DataError
-from ftx.tasks.base import Carried, LossChoice, Related, ScoredLabel, Targets
+from ftx.tasks.base import ImageLabels, LossChoice, RelatedLabels, ScoredLabel, Targets
 from ftx.tasks.label_tree import tree_of
-from ftx.tasks.labels import Declared, Labels
+from ftx.tasks.labels import LabelDeclaration, Labels
 from ftx.tasks.metrics import f1_of
 from ftx.tasks.sigmoid import sigmoid
 from ftx.tasks.softmax import best, softmax
@@ -43,7 +43,7 @@ class Hierarchical:
             raise DataError("labels of a tree stand in the order of their groups, the singles last")
 
     @staticmethod
-    def suits(samples: Carried, declared: Declared) -> bool:
+    def suits(samples: ImageLabels, declared: LabelDeclaration) -> bool:
         """Labels that are paths, or that a data set ties to each other beyond one group of all."""
         if declared.groups is None:
             return bool(declared.parents) or any("/" in name for names in samples.values() for name in names)
@@ -51,7 +51,7 @@ class Hierarchical:
         return bool(declared.groups) and (bool(declared.parents) or not every <= set(declared.groups[0]))
 
     @staticmethod
-    def relate(samples: Carried, declared: Declared, where: object) -> Related:
+    def relate(samples: ImageLabels, declared: LabelDeclaration, where: object) -> RelatedLabels:
         """A tree, as the data set declares it or as its labels spell it."""
         return tree_of(samples, declared, where)
 
@@ -101,7 +101,7 @@ class Hierarchical:
             raw_NC[:, rows] = best(scores_NC[:, rows])
         return raw_NC
 
-    def called(self, logits_NC: Floats) -> Flags:
+    def predicted(self, logits_NC: Floats) -> Flags:
         """Shape: [N, C]."""
         return self._consistent(self.raw(self.scores(logits_NC)))
 
@@ -115,9 +115,9 @@ class Hierarchical:
     def with_thresholds(self, thresholds: Thresholds) -> Hierarchical:
         return Hierarchical(self.labels, thresholds)
 
-    def right(self, logits_NC: Floats, targets_NC: Targets) -> Flags:
+    def correct(self, logits_NC: Floats, targets_NC: Targets) -> Flags:
         """Whether every label is that is known: the whole path. Shape: [N]."""
-        called_NC, true_NC = self.called(logits_NC), targets_NC > 0
+        called_NC, true_NC = self.predicted(logits_NC), targets_NC > 0
         return ((called_NC == true_NC) | ~self.known(targets_NC)).all(axis=1)
 
     def metrics(self, logits_NC: Floats, targets_NC: Targets) -> dict[str, float]:
@@ -129,7 +129,7 @@ class Hierarchical:
         called_NC, true_NC = self._consistent(raw_NC), targets_NC > 0
         known_NC = self.known(targets_NC)
         told_NC = called_NC & known_NC
-        found = {"path_accuracy": float(self.right(logits_NC, targets_NC).mean())}
+        found = {"path_accuracy": float(self.correct(logits_NC, targets_NC).mean())}
         hits, either = int((told_NC & true_NC).sum()), int(told_NC.sum() + true_NC.sum())
         found["hierarchical_f1"] = 2 * hits / max(either, 1)
         found["macro_f1"] = f1_of(told_NC, true_NC)[0]
@@ -144,7 +144,7 @@ class Hierarchical:
             found["singles_accuracy"] = float(same_NC.mean())
         return found
 
-    def tuned(self, logits_NC: Floats, targets_NC: Targets) -> Thresholds:
+    def tuned_thresholds(self, logits_NC: Floats, targets_NC: Targets) -> Thresholds:
         """The threshold of the largest F1 for each single label."""
         if not self.labels.singles:
             return Thresholds()

@@ -9,14 +9,14 @@ from typing import TypeVar
 
 from ftx.core.errors import DataError, listed
 from ftx.core.size_limits import MOST_TREE_LEVELS
-from ftx.tasks.base import Carried, Related
-from ftx.tasks.labels import Declared, Labels
+from ftx.tasks.base import ImageLabels, RelatedLabels
+from ftx.tasks.labels import LabelDeclaration, Labels
 
-Node = tuple[str, ...]
-Member = TypeVar("Member", str, Node)
+LabelPath = tuple[str, ...]
+MemberT = TypeVar("MemberT", str, LabelPath)
 
 
-def tree_of(samples: Carried, declared: Declared, where: object) -> Related:
+def tree_of(samples: ImageLabels, declared: LabelDeclaration, where: object) -> RelatedLabels:
     """The tree that a data set declares, or the one that its labels spell as paths: ``animal/cat``.
 
     Raises: DataError naming the images that carry labels that exclude each other, or if no image has a label.
@@ -32,7 +32,7 @@ def tree_of(samples: Carried, declared: Declared, where: object) -> Related:
     return _spelt(nodes, [(name,) for name in declared.names], where)
 
 
-def _node(name: str, path: str) -> Node:
+def _node(name: str, path: str) -> LabelPath:
     parts = tuple(part.strip() for part in name.split("/"))
     if not all(parts):
         raise DataError("a label's path has an empty part", where=path, found=name, fix="write it as animal/cat")
@@ -42,7 +42,7 @@ def _node(name: str, path: str) -> Node:
     return parts
 
 
-def _declared(samples: Carried, declared: Declared, where: object) -> Related:
+def _declared(samples: ImageLabels, declared: LabelDeclaration, where: object) -> RelatedLabels:
     """Groups as they were declared, of the labels that occur; every other label is a single."""
     path_of = Labels.tree(declared.parents)
     held = {path: {above for name in names for above in path_of(name)} for path, names in samples.items()}
@@ -57,7 +57,7 @@ def _declared(samples: Carried, declared: Declared, where: object) -> Related:
     return Labels(names, groups, singles, parents), list(samples.values())
 
 
-def _spelt(samples: Mapping[str, Sequence[Node]], more: Sequence[Node], where: object) -> Related:
+def _spelt(samples: Mapping[str, Sequence[LabelPath]], more: Sequence[LabelPath], where: object) -> RelatedLabels:
     """Children of one label exclude each other, and so do the roots, but for those that must be singles.
 
     A root without children that stands beside another root in some image may be a single, which holds or does not: see
@@ -69,7 +69,7 @@ def _spelt(samples: Mapping[str, Sequence[Node]], more: Sequence[Node], where: o
     nodes = sorted({node for sample in held.values() for node in sample} | set(more))
     has_children = {node[:-1] for node in nodes if len(node) > 1}
     singles = _not_exclusive([{node for node in sample if len(node) == 1} for sample in held.values()], has_children)
-    groups: dict[Node, list[Node]] = {}
+    groups: dict[LabelPath, list[LabelPath]] = {}
     for node in nodes:
         if node not in singles:
             groups.setdefault(node[:-1], []).append(node)
@@ -89,13 +89,13 @@ def _spelt(samples: Mapping[str, Sequence[Node]], more: Sequence[Node], where: o
     return labels, [tuple(name_of[node] for node in carried) for carried in samples.values()]
 
 
-def _not_exclusive(roots: Sequence[set[Node]], has_children: set[Node]) -> list[Node]:
+def _not_exclusive(roots: Sequence[set[LabelPath]], has_children: set[LabelPath]) -> list[LabelPath]:
     """Roots without children that are singles, so that no two of the others stand in one image.
 
     One after the other, the root that most rarely stands alone: an attribute such as *new* never does, a class does.
     """
-    neighbours: dict[Node, set[Node]] = {}
-    seen, alone = Counter[Node](), Counter[Node]()
+    neighbours: dict[LabelPath, set[LabelPath]] = {}
+    seen, alone = Counter[LabelPath](), Counter[LabelPath]()
     for sample in roots:
         seen.update(sample)
         if len(sample) == 1:
@@ -107,7 +107,7 @@ def _not_exclusive(roots: Sequence[set[Node]], has_children: set[Node]) -> list[
     free = [(alone[node] / seen[node], -len(beside), node) for node, beside in neighbours.items()]
     free = [entry for entry in free if entry[1] and entry[2] not in has_children]
     heapify(free)
-    found: list[Node] = []
+    found: list[LabelPath] = []
     while free:
         rarity, before, single = heappop(free)
         if -len(neighbours[single]) != before:
@@ -120,23 +120,23 @@ def _not_exclusive(roots: Sequence[set[Node]], has_children: set[Node]) -> list[
     return found
 
 
-def _by_depth(group: tuple[Node, list[Node]]) -> tuple[int, Node]:
+def _by_depth(group: tuple[LabelPath, list[LabelPath]]) -> tuple[int, LabelPath]:
     return len(group[0]), group[0]
 
 
-def _names(nodes: Sequence[Node]) -> Mapping[Node, str]:
+def _names(nodes: Sequence[LabelPath]) -> Mapping[LabelPath, str]:
     """A node's own name where it is the only one so called, else its whole path."""
     counted = Counter(node[-1] for node in nodes)
     return {node: node[-1] if counted[node[-1]] == 1 else "/".join(node) for node in nodes}
 
 
 def _refuse_two_of_a_group(
-    held: Mapping[str, set[Member]], groups: Sequence[Sequence[Member]], show: Callable[[Member], str], where: object
+    held: Mapping[str, set[MemberT]], groups: Sequence[Sequence[MemberT]], show: Callable[[MemberT], str], where: object
 ) -> None:
     group_of = {member: number for number, group in enumerate(groups) for member in group}
     clashes: list[str] = []
     for path, members in held.items():
-        first: dict[int, Member] = {}
+        first: dict[int, MemberT] = {}
         for member in sorted(members):
             group = group_of.get(member)
             if group is not None and first.setdefault(group, member) != member:

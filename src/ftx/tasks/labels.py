@@ -12,7 +12,7 @@ from ftx.core.size_limits import MOST_LABELS, MOST_TREE_LEVELS
 
 
 @dataclass(frozen=True)
-class Declared:
+class LabelDeclaration:
     """What a data set says of its labels beside its images.
 
     ``names`` are labels that exist whether or not an image has them; ``groups`` those that exclude each other, None

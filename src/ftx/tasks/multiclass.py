@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, ClassVar
 import numpy as np
 
 from ftx.core.errors import DataError, listed
-from ftx.tasks.base import Carried, LossChoice, Related, ScoredLabel, Targets
-from ftx.tasks.labels import Declared, Labels
+from ftx.tasks.base import ImageLabels, LossChoice, RelatedLabels, ScoredLabel, Targets
+from ftx.tasks.labels import LabelDeclaration, Labels
 from ftx.tasks.metrics import f1_of
 from ftx.tasks.softmax import best, softmax
 from ftx.tasks.thresholds import Flags, Floats, Thresholds
@@ -29,12 +29,12 @@ class Multiclass:
         self.labels, self.thresholds = labels, thresholds or Thresholds()
 
     @staticmethod
-    def suits(samples: Carried, declared: Declared) -> bool:
+    def suits(samples: ImageLabels, declared: LabelDeclaration) -> bool:
         """One label each."""
         return all(len(names) == 1 for names in samples.values())
 
     @staticmethod
-    def relate(samples: Carried, declared: Declared, where: object) -> Related:
+    def relate(samples: ImageLabels, declared: LabelDeclaration, where: object) -> RelatedLabels:
         """One group of all labels, a class folder without images included, for that is a mistake to be told."""
         strange = [f"{path}: {';'.join(names) or 'none'}" for path, names in samples.items() if len(names) != 1]
         if strange:
@@ -77,7 +77,7 @@ class Multiclass:
         """Softmax. Shape: [N, C]."""
         return softmax(logits_NC)
 
-    def called(self, logits_NC: Floats) -> Flags:
+    def predicted(self, logits_NC: Floats) -> Flags:
         """The best label alone; of equal ones the first. Shape: [N, C]."""
         return best(logits_NC)
 
@@ -93,16 +93,16 @@ class Multiclass:
     def with_thresholds(self, thresholds: Thresholds) -> Multiclass:
         return Multiclass(self.labels, thresholds)
 
-    def right(self, logits_NC: Floats, targets_NC: Targets) -> Flags:
+    def correct(self, logits_NC: Floats, targets_NC: Targets) -> Flags:
         """Whether the best logit is the true label's. Shape: [N]."""
         return logits_NC.argmax(axis=-1) == targets_NC.argmax(axis=-1)
 
     def metrics(self, logits_NC: Floats, targets_NC: Targets) -> dict[str, float]:
         """The share of right images, and the mean F1 of the labels that occur in truth or answers."""
-        macro, _ = f1_of(self.called(logits_NC), targets_NC > 0)
-        return {"accuracy": float(self.right(logits_NC, targets_NC).mean()), "macro_f1": macro}
+        macro, _ = f1_of(self.predicted(logits_NC), targets_NC > 0)
+        return {"accuracy": float(self.correct(logits_NC, targets_NC).mean()), "macro_f1": macro}
 
-    def tuned(self, logits_NC: Floats, targets_NC: Targets) -> Thresholds:
+    def tuned_thresholds(self, logits_NC: Floats, targets_NC: Targets) -> Thresholds:
         """None: the best label wins whatever its score."""
         return Thresholds()
 

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, ClassVar
 import numpy as np
 
 from ftx.core.errors import DataError
-from ftx.tasks.base import Carried, LossChoice, Related, ScoredLabel, Targets
-from ftx.tasks.labels import Declared, Labels
+from ftx.tasks.base import ImageLabels, LossChoice, RelatedLabels, ScoredLabel, Targets
+from ftx.tasks.labels import LabelDeclaration, Labels
 from ftx.tasks.metrics import f1_of, mean_average_precision
 from ftx.tasks.sigmoid import sigmoid
 from ftx.tasks.thresholds import Flags, Floats, Thresholds, tune
@@ -29,12 +29,12 @@ class Multilabel:
         self.labels, self.thresholds = labels, thresholds
 
     @staticmethod
-    def suits(samples: Carried, declared: Declared) -> bool:
+    def suits(samples: ImageLabels, declared: LabelDeclaration) -> bool:
         """Any number of labels."""
         return True
 
     @staticmethod
-    def relate(samples: Carried, declared: Declared, where: object) -> Related:
+    def relate(samples: ImageLabels, declared: LabelDeclaration, where: object) -> RelatedLabels:
         """Singles alone, a class folder without images included, for that is a mistake to be told."""
         names = tuple(sorted({*declared.names, *(name for carried in samples.values() for name in carried)}))
         if not names:
@@ -59,7 +59,7 @@ class Multilabel:
         """Shape: [N, C]."""
         return sigmoid(logits_NC)
 
-    def called(self, logits_NC: Floats) -> Flags:
+    def predicted(self, logits_NC: Floats) -> Flags:
         """Labels whose score is above their threshold. Shape: [N, C]."""
         return self.scores(logits_NC) > self.thresholds.of(self.labels.names)
 
@@ -76,22 +76,22 @@ class Multilabel:
     def with_thresholds(self, thresholds: Thresholds) -> Multilabel:
         return Multilabel(self.labels, thresholds)
 
-    def right(self, logits_NC: Floats, targets_NC: Targets) -> Flags:
+    def correct(self, logits_NC: Floats, targets_NC: Targets) -> Flags:
         """Whether every label is. Shape: [N]."""
-        return (self.called(logits_NC) == (targets_NC > 0)).all(axis=1)
+        return (self.predicted(logits_NC) == (targets_NC > 0)).all(axis=1)
 
     def metrics(self, logits_NC: Floats, targets_NC: Targets) -> dict[str, float]:
         """Mean average precision, which needs no threshold, and macro and micro F1, which do."""
         true_NC = targets_NC > 0
-        macro, micro = f1_of(self.called(logits_NC), true_NC)
+        macro, micro = f1_of(self.predicted(logits_NC), true_NC)
         return {
             "mAP": mean_average_precision(self.scores(logits_NC), true_NC),
             "macro_f1": macro,
             "micro_f1": micro,
-            "accuracy": float(self.right(logits_NC, targets_NC).mean()),
+            "accuracy": float(self.correct(logits_NC, targets_NC).mean()),
         }
 
-    def tuned(self, logits_NC: Floats, targets_NC: Targets) -> Thresholds:
+    def tuned_thresholds(self, logits_NC: Floats, targets_NC: Targets) -> Thresholds:
         """The threshold of the largest F1 for each label."""
         return tune(self.labels.names, self.scores(logits_NC), targets_NC > 0)
 

@@ -18,7 +18,7 @@ from ftx.recipe.schema import Recipe
 from ftx.recipe.sections import TrainRecipe
 from ftx.runs.artifacts import TRAINED
 from ftx.runs.run import Run
-from ftx.runs.run_json import BegunFrom
+from ftx.runs.run_json import InitialWeights
 from ftx.runs.trained import head_state, load_trained_into, require_base
 from ftx.tasks.labels import Labels
 from ftx.training.named_data import refuse_address_of, without_untyped_links
@@ -87,7 +87,7 @@ def recipe_from(run: Path, overrides: Sequence[str] = (), flags: Mapping[str, ob
     return without_untyped_links(begun, overrides, flags)
 
 
-def begin_with(run: Run, prepared: TrainableModel, labels: Labels, progress: Progress) -> BegunFrom:
+def begin_with(run: Run, prepared: TrainableModel, labels: Labels, progress: Progress) -> InitialWeights:
     """Lay into a fresh model of other ``labels`` what a run trained, and say which rows of the head are new or gone.
 
     Raises: RunError if ``trained/`` is altered; MergeError if it was made on another base; either, or AdapterError, if
@@ -112,7 +112,7 @@ def begin_with(run: Run, prepared: TrainableModel, labels: Labels, progress: Pro
         progress.note(f"labels of {run.path} that the data has not, whose rows of the head are gone: {listed(gone)}")
     digest = run.manifest.digest(TRAINED)
     new = tuple(name for name in names if name not in old_names)
-    return BegunFrom(trained=digest, labels_kept=len(kept), labels_new=new)
+    return InitialWeights(trained=digest, labels_kept=len(kept), labels_new=new)
 
 
 def _as_plain_adapter(recipe: Recipe) -> Recipe:

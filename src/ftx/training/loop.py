@@ -248,13 +248,13 @@ def _finish_epoch(training: Training, state: TrainingState) -> EpochEnd:
         training.module, task, training.held_out, loss=recipe.loss, bf16=training.bf16, ranks=ranks
     )
     _refuse_infinite(training, state, val_loss)
-    tuned = task.tuned(logits_NC, targets_NC)
+    tuned = task.tuned_thresholds(logits_NC, targets_NC)
     answering = task.with_thresholds(tuned)  # as the run will answer, should this epoch be the best
     epoch = Epoch(
         epoch=position.epoch,
         loss=float(state.loss) / position.images,
         val_loss=val_loss,
-        accuracy=float(answering.right(logits_NC, targets_NC).mean()),
+        accuracy=float(answering.correct(logits_NC, targets_NC).mean()),
         metrics=answering.metrics(logits_NC, targets_NC),
         lr=training.lr * rate_share(position.step, training.steps, recipe.warmup_share),
         images_per_s=position.images / position.seconds,

@@ -23,7 +23,7 @@ from ftx.recipe.schema import Recipe
 from ftx.recipe.sections import AdapterRecipe, TrainRecipe
 from ftx.runs.data_jsonl import entries_digest
 from ftx.runs.run import Run
-from ftx.runs.run_json import BegunFrom
+from ftx.runs.run_json import InitialWeights
 from ftx.tasks.base import Task
 from ftx.tasks.output_meaning import TASKS
 from ftx.tasks.thresholds import Thresholds
@@ -58,7 +58,7 @@ class Resolved:
     prepared: TrainableModel
     recipe: Recipe
     plan: Plan
-    begun_from: BegunFrom | None = None
+    begun_from: InitialWeights | None = None
 
     @property
     def task(self) -> Task:

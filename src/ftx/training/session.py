@@ -20,8 +20,8 @@ from ftx.data.shards.paths import images_root
 from ftx.recipe.schema import Recipe
 from ftx.runs.artifacts import TRAINED
 from ftx.runs.data_jsonl import entries_digest, write_entries
-from ftx.runs.latest import fresh_out, name_latest, refuse_no_folder
-from ftx.runs.new_run import NewRun, new_run, refuse_existing, seal, unfinished_run
+from ftx.runs.latest import check_run_exists, fresh_out, name_latest
+from ftx.runs.new_run import NewRun, check_name_free, new_run, seal, unfinished_run
 from ftx.runs.readme import KeptEpoch, write_trained_card
 from ftx.runs.run_json import CHECKPOINTS, RESUME, Manifest, checkpoint_records
 from ftx.runs.trained import save_trained
@@ -77,7 +77,7 @@ def train(
     with joined() as ranks, stoppable() as stop:
         progress, on_epoch = (progress, on_epoch) if ranks.leads else (SILENT, None)
         if ranks.leads and out is not None:
-            refuse_existing(out)
+            check_name_free(out)
         resolved = resolve_together(recipe if budget_s is None else foreseeable(recipe), strict, progress, ranks)
         if budget_s is not None:
             with memory_faults(advice(resolved, ranks)):
@@ -112,7 +112,7 @@ def resume(
     with joined() as ranks, stoppable() as stop:
         progress, on_epoch = (progress, on_epoch) if ranks.leads else (SILENT, None)
         if ranks.leads:
-            refuse_no_folder(run)
+            check_run_exists(run)
         begin = partial(_resumed, stop=stop, progress=progress, on_epoch=on_epoch, ranks=ranks)
         if not ranks.leads:
             return _that_lies_there(begin(None, None, None, moved_to=data_path(overrides, flags)), ranks)

@@ -16,7 +16,7 @@ from ftx.core.untrusted_files import read_file
 from ftx.data.dataset import Split
 from ftx.data.shards.fetched import content_at
 from ftx.data.shards.paths import SHARDS_FILE
-from ftx.tasks.labels import Declared
+from ftx.tasks.labels import LabelDeclaration
 
 # A hundred thousand shards, and as many labels.
 _MOST_BYTES = 64 << 20
@@ -35,7 +35,7 @@ class Shard(BaseModel):
 
 
 class DeclaredLabels(BaseModel):
-    """As ``ftx.tasks.labels.Declared``: labels, which exclude each other, and whose parent is whose."""
+    """As ``ftx.tasks.labels.LabelDeclaration``: labels, which exclude each other, and whose parent is whose."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -43,9 +43,9 @@ class DeclaredLabels(BaseModel):
     groups: tuple[tuple[str, ...], ...] | None = None
     parents: dict[str, str] = {}
 
-    def open(self) -> Declared:
+    def open(self) -> LabelDeclaration:
         """As the data's sources say it."""
-        return Declared(self.names, self.groups, self.parents)
+        return LabelDeclaration(self.names, self.groups, self.parents)
 
 
 class Shards(BaseModel):

@@ -10,7 +10,7 @@ from ftx.core.errors import DataError, listed
 from ftx.data.dataset import Split
 from ftx.data.sources.annotation_files import DocumentPart, check_images_exist, folder_of, parse
 from ftx.data.sources.listing import ListedImage, Listing, label_name, path_below, short, split_named
-from ftx.tasks.labels import Declared
+from ftx.tasks.labels import LabelDeclaration
 
 _NO_SUPERCATEGORY = ("", "none")
 
@@ -69,7 +69,7 @@ def read_coco(path: Path, files: Sequence[tuple[Path, bytes]], *, follow_links: 
             f"entries of the annotations that do not hold: {len(problems)}", where=path, found=listed(problems)
         )
     check_images_exist(root, found.values(), path)
-    return Listing(root, "coco", tuple(found.values()), Declared(groups=(), parents=parents))
+    return Listing(root, "coco", tuple(found.values()), LabelDeclaration(groups=(), parents=parents))
 
 
 def _root(path: Path, file: Path) -> Path:

@@ -13,7 +13,7 @@ from typing import Literal
 from ftx.core.errors import DataError, listed
 from ftx.data.sources.annotation_files import DocumentPart, check_images_exist, folder_of, parse
 from ftx.data.sources.listing import ListedImage, Listing, label_name, path_below, short, split_named
-from ftx.tasks.labels import Declared
+from ftx.tasks.labels import LabelDeclaration
 
 
 class _Label(DocumentPart):
@@ -116,7 +116,7 @@ def labels_by_number(numbers: Sequence[int | None], names: Sequence[str]) -> tup
 
 def declared_relations(
     names: Sequence[str], parents: Mapping[str, str], groups: Sequence[Sequence[str]] | None, where: Path
-) -> Declared:
+) -> LabelDeclaration:
     """How labels relate by Datumaro's word: exclusive ``groups``, None where it has none at all, and parents.
 
     Raises: DataError if they name labels that are not there, or one label stands in two groups.
@@ -129,7 +129,7 @@ def declared_relations(
     if len(set(grouped)) < len(grouped):
         raise DataError("a label stands in two exclusive groups", where=where, found=listed(_twice(grouped)))
     kept = None if groups is None else tuple(tuple(group) for group in groups if len(group) > 1)
-    return Declared(groups=kept, parents=parents)
+    return LabelDeclaration(groups=kept, parents=parents)
 
 
 def _twice(names: Sequence[str]) -> list[str]:

@@ -13,7 +13,7 @@ from ftx.core.errors import DataError, nearest
 from ftx.data.dataset import SPLITS, Split
 from ftx.data.shards.paths import SHARDS_FILE, archives_in, are_shards
 from ftx.data.sources.listing import IMAGE_ENDINGS, SPLIT_WORDS, ListedImage, Listing, check_link_inside
-from ftx.tasks.labels import Declared
+from ftx.tasks.labels import LabelDeclaration
 
 # What operating systems and file servers leave in folders; not worth a word. Hidden files join them.
 LITTER = frozenset({"thumbs.db", "desktop.ini", "ehthumbs.db", "__macosx", "@eadir", "$recycle.bin"})
@@ -37,7 +37,7 @@ def read_folder(root: Path, *, nested: bool = False, follow_links: bool = False)
     folders = _splits(root, walker)
     if not folders:
         names, files = walker.classes(root, None)
-        return _checked(Listing(root, "folders", files, Declared(names), walker.ignored), walker)
+        return _checked(Listing(root, "folders", files, LabelDeclaration(names), walker.ignored), walker)
     listed = [(folder, *walker.classes(folder, split)) for split, folder in folders.items()]
     walker.loose_files(root)
     names = next(present for folder, present, _ in listed if folder == folders["train"])
@@ -46,7 +46,7 @@ def read_folder(root: Path, *, nested: bool = False, follow_links: bool = False)
         if not found:
             raise DataError("there are no images", where=folder, fix=f"add some, or remove {folder.name}/")
     files = tuple(file for *_, found in listed for file in found)
-    return _checked(Listing(root, "splits", files, Declared(names), walker.ignored), walker)
+    return _checked(Listing(root, "splits", files, LabelDeclaration(names), walker.ignored), walker)
 
 
 def check_data_path(path: Path) -> None:

@@ -13,7 +13,7 @@ from typing import Literal
 from ftx.core.addresses import Place, names_address
 from ftx.core.errors import DataError
 from ftx.data.dataset import Split
-from ftx.tasks.labels import Declared
+from ftx.tasks.labels import LabelDeclaration
 
 # Endings of the formats that Pillow reads from its own wheel and that photographs and scans come in.
 IMAGE_ENDINGS = frozenset(
@@ -58,7 +58,7 @@ class Listing:
     root: Place
     layout: Layout
     files: tuple[ListedImage, ...]
-    declared: Declared = field(default_factory=Declared)
+    declared: LabelDeclaration = field(default_factory=LabelDeclaration)
     ignored: Mapping[str, int] = field(default_factory=dict[str, int])
     repeated: tuple[str, ...] = ()
 

@@ -40,7 +40,7 @@ from ftx.data.sources.listing import (
     split_named,
 )
 from ftx.data.threads import in_threads
-from ftx.tasks.labels import Declared
+from ftx.tasks.labels import LabelDeclaration
 
 if TYPE_CHECKING:
     import tarfile
@@ -146,7 +146,7 @@ def read_shards(path: Place, progress: Progress = SILENT) -> Listing:
         )
     if not files:
         raise DataError("the shards hold no images", where=path, fix="write them: ftx data shard")
-    return Listing(root, "shards", tuple(files), Declared() if known is None else known.labels.open())
+    return Listing(root, "shards", tuple(files), LabelDeclaration() if known is None else known.labels.open())
 
 
 @dataclass(frozen=True)

@@ -36,7 +36,7 @@ from ftx.exporting.shared_parts import calibration_images
 from ftx.runs.artifacts import DENSE, TRAINED
 from ftx.runs.dense import load_dense
 from ftx.runs.latest import fresh_out, point_latest_at
-from ftx.runs.new_run import new_run, refuse_existing, seal
+from ftx.runs.new_run import check_name_free, new_run, seal
 from ftx.runs.readme import KeptEpoch, write_trained_card
 from ftx.runs.run import Run
 from ftx.runs.run_json import Recovered
@@ -78,7 +78,7 @@ def recover(
     opened = run if isinstance(run, Run) else Run.open(run)
     manifest, recipe = opened.manifest, opened.recipe()
     if out is not None:
-        refuse_existing(out)
+        check_name_free(out)
     teacher = load_dense(opened.require(DENSE))
     prepared = prepare(recipe, len(manifest.labels), saved=True)
     load_trained_into(prepared, opened)
@@ -100,7 +100,7 @@ def recover(
         )
     module, task = prepared.backbone.module.eval(), opened.task
     _, logits_NC, targets_NC = measure(module, task, images.validation, loss=recipe.train.loss, bf16=False)
-    tuned = task.tuned(logits_NC, targets_NC)
+    tuned = task.tuned_thresholds(logits_NC, targets_NC)
     metrics = task.with_thresholds(tuned).metrics(logits_NC, targets_NC)
     recovered = Recovered(trained=manifest.digest(TRAINED), steps=steps, lr=lr, error_before=before, error_after=after)
     # Named at the end: another recovery of the same run may have ended before.

@@ -22,13 +22,13 @@ from ftx.runs.reference_safetensors import sorted_header
 from ftx.runs.run import Run
 from ftx.tasks.thresholds import Floats
 
-ANSWERS = Path("reports", "answers")
+KEPT_LOGITS = Path("reports", "answers")
 # Of 50,000 images and 1,000 labels the file would be this large: there it is not kept, and asked again.
 MOST_BYTES = 200_000_000
 
 
 @dataclass(frozen=True)
-class KeptAnswers:
+class KeptLogits:
     """Logits [N, C] in the order of the run's held-out images, the precision that gave them, and where."""
 
     logits_NC: Floats
@@ -36,7 +36,7 @@ class KeptAnswers:
     machine: Machine
 
 
-def keep_answers(
+def keep_logits(
     run: Run, artifact: Artifact, compute: ComputePrecision, logits_NC: Floats, progress: Progress = SILENT
 ) -> None:
     """Keep an artifact's logits for all held-out images, each from its file; a run that cannot be written goes without.
@@ -55,7 +55,7 @@ def keep_answers(
         progress.note(f"the answers of {artifact} are not kept: {fault.what} ({fault.found})")
 
 
-def read_answers(run: Run, artifact: Artifact) -> KeptAnswers | None:
+def read_logits(run: Run, artifact: Artifact) -> KeptLogits | None:
     """What an artifact answered; None where nothing was kept, or of another artifact or other images than now."""
     name = _file(artifact).as_posix()
     path = run.path / name
@@ -72,11 +72,11 @@ def read_answers(run: Run, artifact: Artifact) -> KeptAnswers | None:
     except (OSError, SafetensorError, KeyError, ValueError):  # it is asked again
         return None
     shape = (len(run.report_entries()), len(run.manifest.labels))
-    return KeptAnswers(logits_NC, compute, machine) if logits_NC.shape == shape else None
+    return KeptLogits(logits_NC, compute, machine) if logits_NC.shape == shape else None
 
 
 def _file(artifact: Artifact) -> Path:
-    return ANSWERS / f"{artifact.name.replace('/', '-')}.safetensors"
+    return KEPT_LOGITS / f"{artifact.name.replace('/', '-')}.safetensors"
 
 
 def _made_of(run: Run, artifact: Artifact) -> dict[str, str]:

@@ -11,11 +11,11 @@ import pytest
 from tests.gates.faults import vouch_for
 from tests.runs.small_run import ENTRIES, make, small_run
 
-from ftx.runs import kept_answers
+from ftx.runs import kept_logits
 from ftx.runs.artifacts import DENSE, IR_FP32, IR_INT8
 from ftx.runs.compute_precision import F32, ComputePrecision
 from ftx.runs.data_jsonl import write_entries
-from ftx.runs.kept_answers import ANSWERS, keep_answers, read_answers
+from ftx.runs.kept_logits import KEPT_LOGITS, keep_logits, read_logits
 from ftx.runs.machine import this_machine
 from ftx.runs.run import Run
 
@@ -30,46 +30,46 @@ def run(tmp_path: Path) -> Run:
 
 
 def test_what_was_kept_is_read_back_to_the_bit(run: Run) -> None:
-    keep_answers(run, IR_INT8, BF16, LOGITS)
-    found = read_answers(run, IR_INT8)
+    keep_logits(run, IR_INT8, BF16, LOGITS)
+    found = read_logits(run, IR_INT8)
     assert found is not None
     np.testing.assert_array_equal(found.logits_NC, LOGITS)
     assert (found.compute, found.machine) == (BF16, this_machine())
-    assert read_answers(run, IR_FP32) is None
+    assert read_logits(run, IR_FP32) is None
 
 
 @pytest.mark.parametrize(("most_bytes", "kept"), [(LOGITS.nbytes, True), (LOGITS.nbytes - 1, False), (0, False)])
 def test_the_limit_is_one_of_bytes(most_bytes: int, kept: bool, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(kept_answers, "MOST_BYTES", most_bytes)
-    keep_answers(run, IR_FP32, F32, LOGITS)
-    assert (read_answers(run, IR_FP32) is not None) == kept
-    assert (run.path / ANSWERS).exists() == kept
+    monkeypatch.setattr(kept_logits, "MOST_BYTES", most_bytes)
+    keep_logits(run, IR_FP32, F32, LOGITS)
+    assert (read_logits(run, IR_FP32) is not None) == kept
+    assert (run.path / KEPT_LOGITS).exists() == kept
 
 
 def test_another_export_or_other_images_make_them_worthless(run: Run) -> None:
     for artifact in (IR_FP32, IR_INT8):
-        keep_answers(run, artifact, F32, LOGITS)
+        keep_logits(run, artifact, F32, LOGITS)
     make(run, IR_FP32, "another")
-    assert read_answers(run, IR_FP32) is None
-    assert read_answers(run, IR_INT8) is not None
-    keep_answers(run, IR_FP32, F32, LOGITS)
-    assert read_answers(run, IR_FP32) is not None
+    assert read_logits(run, IR_FP32) is None
+    assert read_logits(run, IR_INT8) is not None
+    keep_logits(run, IR_FP32, F32, LOGITS)
+    assert read_logits(run, IR_FP32) is not None
     # As many images, one of which has another label now.
     write_entries(run.path, [*ENTRIES[:-1], replace(ENTRIES[-1], labels=("b",))])
     vouch_for(run.path, "data.jsonl")
-    assert [read_answers(run, artifact) for artifact in (IR_FP32, IR_INT8)] == [None, None]
+    assert [read_logits(run, artifact) for artifact in (IR_FP32, IR_INT8)] == [None, None]
 
 
 def test_answers_of_one_model_under_the_name_of_another_are_not_taken(run: Run) -> None:
     make(run, IR_INT8, "openvino/fp32")  # the same bytes
-    keep_answers(run, IR_FP32, F32, LOGITS)
-    name = ANSWERS / "openvino-int8.safetensors"
-    shutil.copy(run.path / ANSWERS / "openvino-fp32.safetensors", run.path / name)
+    keep_logits(run, IR_FP32, F32, LOGITS)
+    name = KEPT_LOGITS / "openvino-int8.safetensors"
+    shutil.copy(run.path / KEPT_LOGITS / "openvino-fp32.safetensors", run.path / name)
     vouch_for(run.path, name.as_posix())
-    assert read_answers(run, IR_INT8) is None
+    assert read_logits(run, IR_INT8) is None
 
 
 @pytest.mark.parametrize("logits", [LOGITS[:2], LOGITS[:, :1]])
 def test_answers_for_another_number_of_images_or_labels_are_not_taken(logits: np.ndarray, run: Run) -> None:
-    keep_answers(run, IR_FP32, F32, logits)
-    assert read_answers(run, IR_FP32) is None
+    keep_logits(run, IR_FP32, F32, logits)
+    assert read_logits(run, IR_FP32) is None
