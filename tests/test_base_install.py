@@ -133,9 +133,9 @@ def test_weights_and_sample_come_with_the_wheel_of_models(
     python = device.parent / "python"
     code = """
 from ftx.core.errors import EnvironmentFault
-from ftx.core.shipped_files import embedded_weights, sample_file
+from ftx.core.shipped_files import bundled_weights, sample_file
 try:
-    print(embedded_weights("dinov2-small").stat().st_size, sample_file("fashion-mnist.zip"))
+    print(bundled_weights("dinov2-small").stat().st_size, sample_file("fashion-mnist.zip"))
 except EnvironmentFault as fault:
     print(fault.exit_code, fault)
 """

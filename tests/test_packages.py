@@ -142,11 +142,11 @@ def test_the_source_beside_a_package_of_models_finds_it_and_without_says_what_to
         command = [sys.executable, "-I", "-S", "-B", "-c", code]
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
 
-    for question in ("r.embedded_weights('dinov2-small')", "r.sample_file('fashion-mnist.zip')"):
+    for question in ("r.bundled_weights('dinov2-small')", "r.sample_file('fashion-mnist.zip')"):
         said = ask(question)
         assert said.startswith("3 this needs the embedded weights and sample")
         assert "with the extra train, as README.md says" in said
-    assert ask("r.embedded_weights('vit_tiny_patch16_224')") == "None"
+    assert ask("r.bundled_weights('vit_tiny_patch16_224')") == "None"
     assert ask("len(r.recipe_names())") == str(len(list((SOURCES / "core/shipped/recipes").glob("*.yaml"))))
     assert ask("r.architecture_table().is_file()") == "True"
 
@@ -155,6 +155,6 @@ def test_the_source_beside_a_package_of_models_finds_it_and_without_says_what_to
     (package / "__init__.py").touch()
     (package / "sample" / "fashion-mnist.zip").touch()
     assert ask("r.sample_file('fashion-mnist.zip')") == str(package / "sample" / "fashion-mnist.zip")
-    said = ask("r.embedded_weights('dinov2-small')")
+    said = ask("r.bundled_weights('dinov2-small')")
     assert said.startswith("3 this installation of ftx lacks model.safetensors")
     assert "install ftx-vit-models again" in said

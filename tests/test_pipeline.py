@@ -23,7 +23,7 @@ import ftx
 from ftx import pipeline
 from ftx.cli.app import run
 from ftx.core.errors import DataError, EnvironmentFault, FtxError, InputError, RecipeError
-from ftx.core.progress import SILENT, SPOKEN
+from ftx.core.progress import NOTES_ONLY, SILENT
 from ftx.core.shipped_files import recipe_file, recipe_names
 from ftx.recipe.schema import Recipe
 from ftx.training import epoch_log as log
@@ -164,7 +164,7 @@ def test_a_classifier_goes_the_whole_way(tmp_path: Path) -> None:
 
 def test_a_classifier_takes_keys_of_the_recipe_and_no_others() -> None:
     made = ftx.Classifier(peft="dora", rank=4, epochs=2)
-    assert (made.recipe.adapter.rank, made.recipe.train.epochs, made.progress) == (4, 2, SPOKEN)
+    assert (made.recipe.adapter.rank, made.recipe.train.epochs, made.progress) == (4, 2, NOTES_ONLY)
     assert ftx.Classifier(freeze_backbone=True).recipe.method == "linear"
     with pytest.raises(RecipeError, match=r"did you mean 'train\.epochs'"):
         ftx.Classifier(epoch=2)
@@ -177,7 +177,7 @@ def test_a_classifier_takes_keys_of_the_recipe_and_no_others() -> None:
 
 
 def test_a_notebook_is_told_how_it_goes(capsys: Capture) -> None:
-    SPOKEN.note("epoch 1")
+    NOTES_ONLY.note("epoch 1")
     assert capsys.readouterr().err == "epoch 1\n"
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from ftx.core.addresses import if_address
 from ftx.core.errors import InputError, RecipeError
-from ftx.core.progress import SPOKEN, Progress
+from ftx.core.progress import NOTES_ONLY, Progress
 from ftx.evaluating import ParityReport, validate
 from ftx.evaluating.evaluate import EvalReport, evaluate
 from ftx.evaluating.predict import OneImage, Prediction, predict
@@ -40,7 +40,7 @@ class Classifier:
         *,
         task: TaskName = "multiclass",
         peft: PeftMethod | None = None,
-        progress: Progress = SPOKEN,
+        progress: Progress = NOTES_ONLY,
         **settings: object,
     ) -> None:
         """Check every setting.
@@ -55,7 +55,9 @@ class Classifier:
         self._data: Path | None = None  # where its images lie, if the run does not say: no run names an address
 
     @classmethod
-    def open(cls, run: Run | Path | str, *, data: Path | str | None = None, progress: Progress = SPOKEN) -> Classifier:
+    def open(
+        cls, run: Run | Path | str, *, data: Path | str | None = None, progress: Progress = NOTES_ONLY
+    ) -> Classifier:
         """The classifier of a run folder, fitted already; its images lie in ``data`` where the run does not say.
 
         Raises: RunError if it is none.

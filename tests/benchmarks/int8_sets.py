@@ -20,7 +20,7 @@ from rich.table import Table
 
 import ftx
 from ftx.core.errors import ImageError
-from ftx.core.statistics import Paired, share_at_most
+from ftx.core.statistics import PairedCounts, fraction_at_most
 from ftx.data.image_store import ImageStore
 from ftx.runs.instruction_sets import InstructionSet, environment
 from ftx.runs.run import Run
@@ -45,12 +45,12 @@ def main(out: Path, run: Run, asked: list[tuple[Path, list[InstructionSet]]]) ->
             logits_NC = answers(kept, run, folder, {**os.environ, **environment(isa)})
             is_N, called_N = task.correct(logits_NC, targets_NC), logits_NC.argmax(axis=1)
             first_N = called_N if first_N is None else first_N
-            paired = Paired(int((was_N & ~is_N).sum()), int((is_N & ~was_N).sum()), len(was_N))
+            paired = PairedCounts(int((was_N & ~is_N).sum()), int((is_N & ~was_N).sum()), len(was_N))
             other = int((called_N != first_N).sum())
             table.add_row(
                 str(folder), isa, f"{is_N.mean():.2%}", str(paired.lost), str(paired.gained),
                 f"{100 * paired.drop:.2f}", f"{100 * paired.drop_at_most(CONFIDENCE):.2f}",
-                f"{other / len(was_N):.2%}", f"{share_at_most(other, len(was_N), CONFIDENCE):.2%}",
+                f"{other / len(was_N):.2%}", f"{fraction_at_most(other, len(was_N), CONFIDENCE):.2%}",
             )  # fmt: skip
     Console(width=150).print(table)
 

@@ -27,7 +27,7 @@ from torch.nn.functional import cross_entropy
 
 import ftx
 from ftx.backbones.build import build
-from ftx.core.statistics import Paired
+from ftx.core.statistics import PairedCounts
 from ftx.data.preprocess import load_pixels, normalise
 from ftx.runs.run import Run
 
@@ -55,7 +55,7 @@ def compare(labels: list[str], whole: Ask, fewer: Ask) -> None:
         lost, gained = int((gains[-1] < 0).sum()), int((gains[-1] > 0).sum())
         print(f"{hits[0].mean():.2%} with all tokens, {hits[1].mean():.2%} with fewer: {lost} lost, {gained} gained")
         mean = np.mean(gains, axis=0)
-        counted = Paired(float(-mean[mean < 0].sum()), float(mean[mean > 0].sum()), len(labels))
+        counted = PairedCounts(float(-mean[mean < 0].sum()), float(mean[mean > 0].sum()), len(labels))
         most = counted.drop_at_most(CONFIDENCE)
         print(f"  of {len(gains)} repeats: {counted.drop:.2%} lost, at most {most:.2%}", flush=True)
 

@@ -34,7 +34,7 @@ from tests.benchmarks.peers import empty_cache
 from tests.benchmarks.photographs import folds, write_table
 
 import ftx
-from ftx.core.statistics import Paired, wilson_interval
+from ftx.core.statistics import PairedCounts, wilson_interval
 from ftx.recipe.presets import PRESETS
 from ftx.runs.machine import this_machine
 from ftx.runs.run import Run
@@ -117,7 +117,7 @@ def rows(found: Sequence[Trained]) -> Iterator[dict[str, object]]:
         given = hits(found, name, seeds)
         best = hits(found, AGAINST, seeds)
         gain = (given - best).mean(0)
-        paired = Paired(float(-gain[gain < 0].sum()), float(gain[gain > 0].sum()), len(gain))
+        paired = PairedCounts(float(-gain[gain < 0].sum()), float(gain[gain > 0].sum()), len(gain))
         low, high = wilson_interval(round(given.mean() * given.shape[1]), given.shape[1])
         yield {
             "contestant": name,

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import numpy as np
 from scipy.stats import multinomial
 
-from ftx.core.statistics import Paired, holm
+from ftx.core.statistics import PairedCounts, holm
 
 MARGIN = 0.02
 IMAGES = (150, 300, 500, 1000, 2000)
@@ -26,7 +26,7 @@ def chance_of(images: int, lost: float, gained: float, *, proved: bool, confiden
     for count in range(int(max(0, images * lost - spread)), int(images * lost + spread) + 1):
 
         def within(g: int, count: int = count) -> bool:
-            units = Paired(count, int(g), images)
+            units = PairedCounts(count, int(g), images)
             if proved:
                 return units.drop_at_most(confidence) <= MARGIN
             return units.drop_at_least(confidence) <= MARGIN
@@ -60,7 +60,7 @@ def family(artifacts: int, rows: int, images: int, gained: float, alike: float, 
                 )[:2]
                 for _ in range(rows)
             ]
-            units = [Paired(int(a), int(b), images) for a, b in own]
+            units = [PairedCounts(int(a), int(b), images) for a, b in own]
             within.append(max(one.chance_within(MARGIN) for one in units))
             beyond += [one.chance_beyond(MARGIN) for one in units]
         proved += any(refused for refused, _ in holm(within, 0.05))

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from pydantic import BaseModel
 
-from ftx.core.child_process import Fault, ask
+from ftx.core.child_process import Fault, run_in_child
 from ftx.core.errors import EnvironmentFault, ExportError, FtxError, GateFailed, InputError
 from ftx.training.loop import Diverged
 
@@ -22,9 +22,9 @@ CODE = """
 import os, signal
 from pathlib import Path
 from pydantic import BaseModel
-from ftx.core.child_process import answer_on_stdout
+from ftx.core.child_process import reply_on_stdout
 from ftx.core.errors import ExportError
-from ftx.core.untrusted_files import require_file
+from ftx.core.untrusted_input import require_file
 
 class Number(BaseModel):
     value: int
@@ -41,7 +41,7 @@ def answer(question):
         raise ZeroDivisionError("of ours")
     return Number(value=question.value * int(os.environ.get("FACTOR", "2")))
 
-answer_on_stdout(Number, answer)
+reply_on_stdout(Number, answer)
 """
 
 
@@ -53,23 +53,23 @@ def module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
 
 
 def test_an_answer_comes_back_whatever_else_was_printed(module: str) -> None:
-    assert ask(module, Number(value=21), Number).value == 42
+    assert run_in_child(module, Number(value=21), Number).value == 42
 
 
 def test_its_environment_is_its_own(module: str) -> None:
-    assert ask(module, Number(value=21), Number, {"FACTOR": "10"}).value == 210
+    assert run_in_child(module, Number(value=21), Number, {"FACTOR": "10"}).value == 210
     assert "FACTOR" not in os.environ
 
 
 def test_what_is_given_goes_over_what_the_shell_has(module: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FACTOR", "3")
-    assert ask(module, Number(value=21), Number).value == 63
-    assert ask(module, Number(value=21), Number, {"FACTOR": "10"}).value == 210
+    assert run_in_child(module, Number(value=21), Number).value == 63
+    assert run_in_child(module, Number(value=21), Number, {"FACTOR": "10"}).value == 210
 
 
 def test_an_error_of_ours_is_raised_here(module: str) -> None:
     with pytest.raises(ExportError) as raised:
-        ask(module, Number(value=0), Number)
+        run_in_child(module, Number(value=0), Number)
     assert raised.value.details() == [("where", "here"), ("found", "zero"), ("fix", "one")]
 
 
@@ -78,7 +78,7 @@ def test_an_error_of_another_module_is_raised_as_the_kind_that_it_is_of(
 ) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
     with pytest.raises(InputError, match="no regular file") as raised:
-        ask(module, Number(value=7), Number)
+        run_in_child(module, Number(value=7), Number)
     assert raised.value.exit_code == 2
     assert raised.value.details() == [("where", str(tmp_path)), ("found", "a folder"), ("fix", "name a file")]
 
@@ -95,7 +95,7 @@ def test_what_is_told_has_the_status_and_the_words_of_the_error(error: FtxError)
 )
 def test_a_process_that_died_is_the_machines_fault(module: str, value: int, found: str) -> None:
     with pytest.raises(EnvironmentFault) as raised:
-        ask(module, Number(value=value), Number)
+        run_in_child(module, Number(value=value), Number)
     assert raised.value.found == found
 
 
@@ -106,4 +106,4 @@ def test_no_module_of_the_current_folder_is_taken_for_ours(
     here.mkdir()
     (here / "pydantic.py").write_text("raise SystemExit('taken')")
     monkeypatch.chdir(here)
-    assert ask(module, Number(value=3), Number).value == 6
+    assert run_in_child(module, Number(value=3), Number).value == 6

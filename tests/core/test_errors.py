@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from ftx.core.errors import (
     LINES,
@@ -11,11 +12,12 @@ from ftx.core.errors import (
     Interrupted,
     Terminated,
     Termination,
+    check_known,
+    first_error,
     first_lines,
     listed,
     nearest,
     of_the_same_parts,
-    refuse_unknown,
     shell_command,
     shown,
     stopped,
@@ -50,14 +52,14 @@ def test_what_ended_the_work_has_its_status() -> None:
 
 
 def test_a_name_that_is_not_known_gets_the_nearest_or_all() -> None:
-    refuse_unknown("colour", ["red", "blue"], ["blue", "green", "red"])
+    check_known("colour", ["red", "blue"], ["blue", "green", "red"])
     for given, found, fix in (
         (["red", "gren"], "gren", "did you mean 'green'?"),
         (["red", "qqq", "xx"], "qqq, xx", "choose from blue, green, red"),
         ([], None, "choose from blue, green, red"),
     ):
         with pytest.raises(InputError) as refused:
-            refuse_unknown("colour", given, ["blue", "green", "red"])
+            check_known("colour", given, ["blue", "green", "red"])
         assert (refused.value.found, refused.value.fix) == (found, fix)
     assert nearest("qqq", ["blue"]) is None
     assert of_the_same_parts("hub/dinov2-base", ["vit_base_patch14_reg4_dinov2", "vit_base_patch14_dinov2", "vit"]) == (
@@ -68,3 +70,31 @@ def test_a_name_that_is_not_known_gets_the_nearest_or_all() -> None:
 def test_a_command_can_be_pasted_whatever_the_folder_is_called() -> None:
     assert shell_command("ftx merge", "my runs/it's") == "ftx merge 'my runs/it'\"'\"'s'"
     assert shell_command("ftx merge") == "ftx merge"
+
+
+class Inner(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+    size: int = Field(le=9)
+
+
+class Outer(BaseModel):
+    parts: list[Inner]
+
+
+def first_error_of(document: object) -> str:
+    with pytest.raises(ValidationError) as raised:
+        Outer.model_validate(document)
+    return first_error(raised.value)
+
+
+def test_the_first_thing_is_named_and_the_others_are_counted() -> None:
+    wrong = "parts.1.size: 77; Input should be less than or equal to 9"
+    assert first_error_of({"parts": [{"size": 1}, {"size": 77}]}) == wrong
+    assert first_error_of({"parts": [{"size": 1}, {"size": 77}, {"size": "x", "more": 1}]}) == f"{wrong}; and 2 more"
+    assert first_error_of({"parts": [{}] * 1_501}) == "parts.0.size: Field required; and 1,500 more"
+    assert first_error_of([1]).startswith("all of it: Input should be")
+
+
+def test_a_long_document_makes_no_long_error() -> None:
+    assert len(first_error_of({"parts": [{"size": 1, "x" * 5000: "y" * 5000}]})) < 400

@@ -23,12 +23,12 @@ from ftx.core.disk import disk_faults, settle, umask
 from ftx.core.errors import EnvironmentFault, InputError, RunError
 from ftx.core.files import (
     STAGING_PREFIX,
+    check_no_links,
     check_space,
     is_held,
     partial_path,
+    place_at,
     place_new,
-    place_or_refuse,
-    refuse_links,
     replace_folder,
     sole_writer,
     stage_folder,
@@ -374,9 +374,9 @@ def test_a_folder_that_came_meanwhile_stays(tmp_path: Path) -> None:
         folder.mkdir()
         (folder / "file").write_text(text, encoding="utf-8")
     with pytest.raises(InputError, match="another program wrote this folder meanwhile"):
-        place_or_refuse(staged, final)
+        place_at(staged, final)
     assert (final / "file").read_text(encoding="utf-8") == "theirs"
-    place_or_refuse(staged, tmp_path / "free")
+    place_at(staged, tmp_path / "free")
     assert (tmp_path / "free" / "file").read_text(encoding="utf-8") == "ours"
 
 
@@ -417,14 +417,14 @@ def test_a_link_anywhere_in_a_folder_is_refused_by_its_name(tmp_path: Path) -> N
     one, two = tmp_path / "one", tmp_path / "two"
     (two / "a" / "b").mkdir(parents=True)
     one.mkdir()
-    refuse_links([one, two])
+    check_no_links([one, two])
     (two / "a" / "b" / "link").symlink_to(tmp_path)
     with pytest.raises(RunError, match="a link stands in this folder") as refused:
-        refuse_links([one, two])
+        check_no_links([one, two])
     assert (refused.value.where, refused.value.found) == (str(two / "a" / "b" / "link"), f"it points at {tmp_path}")
     (tmp_path / "three").symlink_to(one)
     with pytest.raises(RunError) as refused:
-        refuse_links([one, tmp_path / "three"])
+        check_no_links([one, tmp_path / "three"])
     assert refused.value.where == str(tmp_path / "three")
 
 

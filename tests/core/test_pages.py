@@ -1,13 +1,15 @@
-"""Pages: what is given stays text, nothing is loaded, and tables sort."""
+"""Pages: values stay text, nothing is loaded, and tables sort; figures drawn inside of somebody's program."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
+import matplotlib as mpl
 import pytest
+from matplotlib import pyplot as plt
 from tests.browsing import needs_chromium, visit
 
-from ftx.core.pages import render
+from ftx.core.pages import drawn, render
 
 EVIL = '<script>document.title = "taken"</script>'
 TEMPLATE = """{% extends "base.html" %}
@@ -58,3 +60,20 @@ def test_a_table_sorts_and_nothing_is_wrong_for_those_who_see_otherwise(page: Pa
         assert not seen.violations()
         assert not seen.errors
         assert [one for one in seen.requests if not one.startswith(("data:", "file:"))] == []
+
+
+def test_what_the_caller_draws_is_left_alone(tmp_path: Path) -> None:
+    own = plt.figure()
+    before = (mpl.get_backend(), mpl.rcParams["svg.hashsalt"])
+    with drawn(tmp_path / "picture.svg", (3, 2)) as figure:
+        figure.subplots().plot([1, 2])
+    assert (tmp_path / "picture.svg").read_text().lstrip().startswith("<?xml")
+    assert plt.get_fignums() == [own.number]
+    assert (mpl.get_backend(), mpl.rcParams["svg.hashsalt"]) == before
+    plt.close(own)
+
+
+def test_a_picture_that_fails_is_not_written(tmp_path: Path) -> None:
+    with pytest.raises(ZeroDivisionError), drawn(tmp_path / "picture.svg", (3, 2)):
+        raise ZeroDivisionError
+    assert not (tmp_path / "picture.svg").exists()

@@ -14,11 +14,11 @@ def test_what_is_missing_is_installed_again_by_its_own_distribution(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Weights and the sample are of one, the rest of the other."""
-    monkeypatch.setitem(shipped_files.EMBEDDED, "other", ("vit", "other/model.safetensors"))
+    monkeypatch.setitem(shipped_files.BUNDLED, "other", ("vit", "other/model.safetensors"))
     monkeypatch.setattr(shipped_files, "_SHIPPED", tmp_path)
     for ask, name, distribution in (
         (lambda: shipped_files.sample_file("gone.zip"), "gone.zip", "ftx-vit-models"),
-        (lambda: shipped_files.embedded_weights("other"), "model.safetensors", "ftx-vit-models"),
+        (lambda: shipped_files.bundled_weights("other"), "model.safetensors", "ftx-vit-models"),
         (shipped_files.architecture_table, "architectures.json", "ftx-vit"),
     ):
         with pytest.raises(EnvironmentFault, match=f"lacks {name}") as refused:
@@ -27,8 +27,8 @@ def test_what_is_missing_is_installed_again_by_its_own_distribution(
 
 
 def test_weights_that_do_not_travel_with_ftx_are_none() -> None:
-    assert shipped_files.embedded_weights("resnet18") is None
-    weights = shipped_files.embedded_weights("dinov2-small")
+    assert shipped_files.bundled_weights("resnet18") is None
+    weights = shipped_files.bundled_weights("dinov2-small")
     assert weights is not None
     assert weights.parent.name == "dinov2-small"
 

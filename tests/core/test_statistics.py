@@ -9,7 +9,7 @@ from scipy.special import xlogy
 from scipy.stats import beta, binom, binomtest, norm
 from tests.benchmarks.verdict import chance_of
 
-from ftx.core.statistics import Paired, holm, share_at_least, share_at_most, wilson_interval
+from ftx.core.statistics import PairedCounts, fraction_at_least, fraction_at_most, holm, wilson_interval
 
 
 @given(st.integers(1, 5000).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n))))
@@ -22,10 +22,10 @@ def test_the_interval_is_scipys(counts: tuple[int, int]) -> None:
 
 def test_no_trial_says_nothing() -> None:
     assert wilson_interval(0, 0) == (0.0, 1.0)
-    assert (share_at_least(0, 0, 0.95), share_at_most(0, 0, 0.95)) == (0.0, 1.0)
-    assert (Paired(0, 0, 0).drop_at_least(0.95), Paired(0, 0, 0).drop_at_most(0.95)) == (-1.0, 1.0)
-    assert Paired(0, 0, 0).drop == 0.0
-    assert Paired(0, 0, 0).chance_within(0.02) == Paired(0, 0, 0).chance_beyond(0.02) == 0.5
+    assert (fraction_at_least(0, 0, 0.95), fraction_at_most(0, 0, 0.95)) == (0.0, 1.0)
+    assert (PairedCounts(0, 0, 0).drop_at_least(0.95), PairedCounts(0, 0, 0).drop_at_most(0.95)) == (-1.0, 1.0)
+    assert PairedCounts(0, 0, 0).drop == 0.0
+    assert PairedCounts(0, 0, 0).chance_within(0.02) == PairedCounts(0, 0, 0).chance_beyond(0.02) == 0.5
 
 
 def score_end(lost: int, gained: int, images: int, confidence: float) -> float:
@@ -59,14 +59,14 @@ def test_the_drop_ends_at_the_wider_of_two_ends_by_scipy(
 ) -> None:
     expected = max(f(lost, gained, images, confidence) for f in (score_end, exact_end))
     # The search for the likeliest share stops at 1e-12 of it, which the flat likelihood turns into some 1e-7.
-    assert Paired(lost, gained, images).drop_at_most(confidence) == pytest.approx(expected, abs=2e-6)
-    assert Paired(gained, lost, images).drop_at_least(confidence) == pytest.approx(-expected, abs=2e-6)
+    assert PairedCounts(lost, gained, images).drop_at_most(confidence) == pytest.approx(expected, abs=2e-6)
+    assert PairedCounts(gained, lost, images).drop_at_least(confidence) == pytest.approx(-expected, abs=2e-6)
 
 
 @given(st.integers(0, 60), st.integers(0, 60), st.integers(120, 3000), st.sampled_from([0.005, 0.02, 0.1]))
 @settings(max_examples=30)
 def test_a_p_value_is_where_the_interval_ends_at_the_margin(lost: int, gained: int, images: int, margin: float) -> None:
-    units = Paired(lost, gained, images)
+    units = PairedCounts(lost, gained, images)
     within, beyond = units.chance_within(margin), units.chance_beyond(margin)
     if within < 0.5:
         # 1e-9 of confidence is what the bisection stops at.
@@ -81,20 +81,20 @@ def test_shares_end_where_scipys_do() -> None:
     for hits, trials in ((0, 1), (0, 149), (3, 154), (12, 12), (500, 1000), (4999, 5000)):
         high = binomtest(hits, trials, alternative="less").proportion_ci(0.95, method="exact").high
         low = binomtest(hits, trials, alternative="greater").proportion_ci(0.95, method="exact").low
-        assert share_at_most(hits, trials, 0.95) == pytest.approx(high, abs=2e-9)
-        assert share_at_least(hits, trials, 0.95) == pytest.approx(low, abs=2e-9)
+        assert fraction_at_most(hits, trials, 0.95) == pytest.approx(high, abs=2e-9)
+        assert fraction_at_least(hits, trials, 0.95) == pytest.approx(low, abs=2e-9)
     # Between whole numbers it is scipy's beta distribution.
-    assert share_at_most(1 / 3, 200, 0.95) == pytest.approx(beta.ppf(0.95, 4 / 3, 200 - 1 / 3), abs=2e-9)
+    assert fraction_at_most(1 / 3, 200, 0.95) == pytest.approx(beta.ppf(0.95, 4 / 3, 200 - 1 / 3), abs=2e-9)
 
 
 def test_what_it_would_take() -> None:
     # 0.05^(1/n): ln 0.05 / ln 0.98 = 148.3, ln 0.05 / ln 0.995 = 597.6.
-    assert Paired(0, 0, 10).units_needed(0.02, 0.95) == 149
-    assert Paired(0, 0, 10).units_needed(0.005, 0.95) == 598
+    assert PairedCounts(0, 0, 10).units_needed(0.02, 0.95) == 149
+    assert PairedCounts(0, 0, 10).units_needed(0.005, 0.95) == 598
     # The binomial distribution has 0.0499 of its weight up to 3 of 386, and 0.0501 up to 3 of 385.
     assert binom.cdf(3, 386, 0.02) < 0.05 < binom.cdf(3, 385, 0.02)
-    assert Paired(3, 0, 154).units_needed(0.02, 0.95) == 386
-    assert Paired(3, 0, 154).units_needed(0.0, 0.95) is None
+    assert PairedCounts(3, 0, 154).units_needed(0.02, 0.95) == 386
+    assert PairedCounts(3, 0, 154).units_needed(0.0, 0.95) is None
 
 
 @pytest.mark.parametrize(("lost", "gained"), [(3, 2), (9, 4), (5, 7)])
@@ -104,15 +104,15 @@ def test_what_was_gained_counts_in_what_it_would_take(lost: int, gained: int) ->
     def end(images: int) -> float:
         return max(score_end(lost, gained, images, 0.95), exact_end(lost, gained, images, 0.95))
 
-    needed = Paired(lost, gained, 20).units_needed(0.02, 0.95)
+    needed = PairedCounts(lost, gained, 20).units_needed(0.02, 0.95)
     assert needed is not None
-    assert needed != Paired(lost, 0, 20).units_needed(0.02, 0.95)
+    assert needed != PairedCounts(lost, 0, 20).units_needed(0.02, 0.95)
     # By scipy's ends, which are some 1e-7 off (see above); one image more moves the end by over 1e-5.
     assert end(needed) <= 0.02 + 2e-6
     assert end(needed - 1) > 0.02 - 2e-6
     # Where those that are there prove it, it is they.
-    assert Paired(lost, gained, needed + 100).units_needed(0.02, 0.95) == needed + 100
-    assert Paired(lost, gained, 20).units_needed(0.01, 0.95) > needed
+    assert PairedCounts(lost, gained, needed + 100).units_needed(0.02, 0.95) == needed + 100
+    assert PairedCounts(lost, gained, 20).units_needed(0.01, 0.95) > needed
 
 
 def test_holm_by_his_example() -> None:

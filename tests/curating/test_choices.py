@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from ftx.core import strict_json
+from ftx.core import untrusted_input
 from ftx.core.errors import InputError, RunError
 from ftx.curating import known_images
 from ftx.curating.choices import COLUMNS, ChoiceTable, read_choices
@@ -112,7 +112,7 @@ def test_a_table_of_images_of_the_same_names_is_refused(tmp_path: Path) -> None:
 
 def test_the_file_of_images_has_a_limit_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A table of a million images is larger than any other document that is read."""
-    assert known_images.MOST_BYTES > strict_json.MOST_BYTES
+    assert known_images.MOST_BYTES > untrusted_input.MOST_BYTES
     write_images(tmp_path / "t.csv", IMAGES)
     size_bytes = images_file(tmp_path / "t.csv").stat().st_size
     monkeypatch.setattr(known_images, "MOST_BYTES", size_bytes)

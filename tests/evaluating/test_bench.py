@@ -17,7 +17,7 @@ from tests.conftest import Listener
 
 from ftx.core.errors import EnvironmentFault, InputError, RunError
 from ftx.core.processors import Processors, cores
-from ftx.core.telemetry import no_telemetry
+from ftx.core.third_parties import no_telemetry
 from ftx.evaluating.bench import (
     BATCHES,
     ROUNDS,

@@ -18,7 +18,7 @@ from tests.conftest import Listener
 
 from ftx.core.errors import ExportError
 from ftx.core.files import sha256_file
-from ftx.core.progress import SPOKEN
+from ftx.core.progress import NOTES_ONLY
 from ftx.evaluating import isa_folder_process, validate
 from ftx.evaluating.predict import predict
 from ftx.evaluating.read_reference import read_reference
@@ -394,7 +394,7 @@ def test_what_this_machine_found_is_kept_and_asked_for_again_on_another(
     folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def listed(named: Path = folder) -> str:
-        list(predict([folder.parent / "image.png"], named, progress=SPOKEN))
+        list(predict([folder.parent / "image.png"], named, progress=NOTES_ONLY))
         return capsys.readouterr().err
 
     Image.fromarray(colour_pixels(0)).save(folder.parent / "image.png")

@@ -13,7 +13,7 @@ from tests.conftest import Listener
 from tests.effects.lab import call
 
 from ftx.cli.validate import parse_sets
-from ftx.core.child_process import ask
+from ftx.core.child_process import run_in_child
 from ftx.core.errors import GateFailed, InputError
 from ftx.evaluating import isa_folder_process, isa_parity, validate
 from ftx.runs.instruction_sets import INSTRUCTION_SETS, InstructionSet, environment, sets_of
@@ -43,7 +43,7 @@ def folder(colour_model: Any, tmp_path: Path) -> Path:
 def on_a_device(folder: Path) -> ParityReport:
     """What a CPU of the other set finds: as good as one, a process held to it."""
     question = isa_folder_process.Question(folder=folder, max_drop=None)
-    return ask(isa_folder_process.MODULE, question, ParityReport, environment(OTHER))
+    return run_in_child(isa_folder_process.MODULE, question, ParityReport, environment(OTHER))
 
 
 @pytest.mark.slow
@@ -138,14 +138,14 @@ def test_this_machines_own_set_needs_no_process(folder: Path) -> None:
 
 
 def test_what_fails_in_a_set_fails_the_validation(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    real = isa_parity.ask
+    real = isa_parity.run_in_child
 
     def failed(module: str, question: Any, answer: Any, environment: Any) -> Any:
         report = real(module, question, answer, environment)
         report.verdicts = dict.fromkeys(report.verdicts, "failed")
         return report
 
-    monkeypatch.setattr(isa_parity, "ask", failed)
+    monkeypatch.setattr(isa_parity, "run_in_child", failed)
     report = validate(folder, isa=(OTHER,))
     assert set(report.verdicts.values()) != {"failed"}
     assert not report.ok

@@ -13,7 +13,7 @@ from tests.conftest import Listener, made_once, make_whole_run
 from tests.gates.faults import vouch_for
 
 from ftx.cli.validate import print_parity
-from ftx.core.telemetry import no_telemetry
+from ftx.core.third_parties import no_telemetry
 from ftx.evaluating import validate
 from ftx.reporting.facts import gather
 from ftx.reporting.latency import latency

@@ -19,7 +19,7 @@ from tests.conftest import Listener
 from ftx.cli.app import run
 from ftx.core.errors import ExportError, InputError, RunError
 from ftx.core.processors import cores
-from ftx.core.telemetry import no_telemetry
+from ftx.core.third_parties import no_telemetry
 from ftx.evaluating.predict import Prediction, predict, predict_arriving
 from ftx.runtimes.open_model import UNTUNED, load
 from ftx.runtimes.openvino import OpenVinoPredictor

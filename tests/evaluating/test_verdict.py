@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from ftx.core.statistics import Paired, wilson_interval
+from ftx.core.statistics import PairedCounts, wilson_interval
 from ftx.evaluating.logit_bounds import BOUNDS, Bound
 from ftx.evaluating.parity_row import Compared, Reference, Subject, compare
 from ftx.evaluating.verdict import judge
@@ -238,9 +238,9 @@ def test_the_figures_of_a_row_are_its_own() -> None:
     assert found.accuracy == (100 - 7 + 2) / 200
     assert (found.accuracy_low, found.accuracy_high) == wilson_interval(95, 200)
     assert found.drop == 5 / 200
-    paired = Paired(7, 2, 200)
+    paired = PairedCounts(7, 2, 200)
     assert (found.drop_low, found.drop_high) == (paired.drop_at_least(0.95), paired.drop_at_most(0.95))
-    changed = Paired(9, 0, 200)  # whatever they turned into
+    changed = PairedCounts(9, 0, 200)  # whatever they turned into
     assert (found.changed, found.changed_high) == (9 / 200, changed.drop_at_most(0.95))
 
 

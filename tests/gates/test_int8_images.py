@@ -13,7 +13,7 @@ from tests.exporting.conftest import ARCHITECTURE, PREPROCESS
 from tests.exporting.int8.test_quantize import body
 
 from ftx.core.files import sha256_file
-from ftx.core.progress import SILENT, Progress, Task
+from ftx.core.progress import SILENT, Progress, ProgressTask
 from ftx.data.dataset import Entry, Split
 from ftx.exporting.shared_parts import Source
 from ftx.recipe.schema import Recipe
@@ -40,7 +40,7 @@ class Phases:
     def __init__(self) -> None:
         self.told: list[tuple[str, int | None, list[str]]] = []
 
-    def track(self, description: str, total: int | None) -> AbstractContextManager[Task]:
+    def track(self, description: str, total: int | None) -> AbstractContextManager[ProgressTask]:
         global opened
         opened = []
         self.told.append((description, total, opened))

@@ -26,7 +26,7 @@ from ftx.adapters.low_rank import LowRankWeights
 from ftx.adapters.merge_weight import merged_weight
 from ftx.adapters.trainable_model import base_of
 from ftx.core.errors import DataError, GateFailed
-from ftx.core.progress import SILENT, Task
+from ftx.core.progress import SILENT, ProgressTask
 from ftx.merging.merge_and_prove import LAYER_BOUND, LayerProof, hold_layers, layer_error, merge, prove_layers
 from ftx.runs.run import Run
 
@@ -96,7 +96,7 @@ class WhenWritten:
     def __init__(self, run: Path, change: Callable[[Tensors], object]) -> None:
         self.run, self.change, self.done = run, change, False
 
-    def track(self, description: str, total: int | None) -> AbstractContextManager[Task]:
+    def track(self, description: str, total: int | None) -> AbstractContextManager[ProgressTask]:
         staged = [path for path in self.run.glob(".*/model.safetensors") if not self.done]
         for path in staged:
             edit_tensors(path, self.change)

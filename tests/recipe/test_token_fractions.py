@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from ftx.core.errors import RecipeError
-from ftx.core.size_limits import MOST_DEPTH
+from ftx.core.untrusted_input import MOST_DEPTH
 from ftx.recipe.schema import Recipe
 
 

@@ -17,7 +17,7 @@ from tests.gates.faults import edit_report
 
 from ftx.core.errors import DataError, InputError
 from ftx.core.progress import SILENT
-from ftx.core.statistics import Paired
+from ftx.core.statistics import PairedCounts
 from ftx.reporting.compare_runs import ComparedRun, RunPair, _class_rows, _names, _pair, compare_runs
 from ftx.reporting.facts import gather
 from ftx.reporting.headline import headline
@@ -43,7 +43,7 @@ def worse(validated_run: Path, tmp_path: Path) -> Run:
 
 def test_the_better_run_is_named_with_its_interval(validated_run: Path, worse: Run, tmp_path: Path) -> None:
     found = compare_runs([validated_run, worse], out=tmp_path / "page.html", artifact="trained")
-    paired = Paired(12, 0, 240)
+    paired = PairedCounts(12, 0, 240)
     low, high = -100 * paired.drop_at_most(0.975), -100 * paired.drop_at_least(0.975)
     assert high < 0  # 12 of 240 lost and none gained is no chance
     (said,) = found.pairs

@@ -12,7 +12,7 @@ from tests.gates.faults import edit_json, edit_report
 
 from ftx.core.errors import ExportError, GateFailed, RunError
 from ftx.core.processors import cores
-from ftx.core.telemetry import no_telemetry
+from ftx.core.third_parties import no_telemetry
 from ftx.runs.artifacts import DENSE, IR_FP16, IR_FP32, IR_INT8
 from ftx.runs.card_json import read_card, write_card
 from ftx.runs.machine import this_machine

@@ -14,7 +14,7 @@ from tests.conftest import colour_logits, write_colour_ir
 
 from ftx.core.errors import ExportError, ImageError
 from ftx.core.processors import Processors, cores
-from ftx.core.telemetry import no_telemetry
+from ftx.core.third_parties import no_telemetry
 from ftx.data.image_store import pixel_bytes
 from ftx.data.preprocess import Preprocess, resize_crop
 from ftx.runs.card_json import read_card, write_card

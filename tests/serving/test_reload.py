@@ -19,8 +19,8 @@ import psutil
 import pytest
 from tests.serving.conftest import Answer, Running, pixels, png, running, until, write_named_ir, write_wide_ir
 
+from ftx.core.disk import exchange_folders
 from ftx.core.errors import ExportError, InputError, RunError
-from ftx.core.exchange_folders import exchange_folders
 from ftx.serving import registry
 from ftx.serving.registry import Target
 

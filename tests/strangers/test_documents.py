@@ -21,8 +21,7 @@ from tests.conftest import ColourModel
 from ftx.cli.app import run as ftx
 from ftx.core.errors import DataError, ExportError, InputError, RecipeError, RunError, listed, nearest
 from ftx.core.files import sha256_file
-from ftx.core.strict_json import MOST_BYTES, MOST_LEVELS, JsonError, parse_json, read_json
-from ftx.core.untrusted_files import IrregularFile
+from ftx.core.untrusted_input import MOST_BYTES, MOST_LEVELS, IrregularFile, JsonError, parse_json, read_json
 from ftx.data.preprocess import Preprocess
 from ftx.recipe.error_lines import error_lines
 from ftx.recipe.schema import Recipe

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from tests.strangers.documents import as_json, as_yaml, damaged, damaged_bytes, refused_or_read, strange
 
 from ftx.core.errors import ExportError, RecipeError, RunError
-from ftx.core.strict_json import JsonError, parse_json
+from ftx.core.untrusted_input import JsonError, parse_json
 from ftx.data.preprocess import Preprocess
 from ftx.recipe.schema import Recipe
 from ftx.recipe.strict_yaml import YamlError, parse_yaml

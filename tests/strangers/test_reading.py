@@ -12,7 +12,7 @@ import pytest
 
 from ftx.cli.merge import _names as names_of
 from ftx.core.errors import AdapterError, InputError, RecipeError
-from ftx.core.untrusted_files import IrregularFile, open_file, read_file, require_file
+from ftx.core.untrusted_input import IrregularFile, open_file, read_file, require_file
 from ftx.recipe.schema import Recipe
 
 
@@ -49,7 +49,7 @@ def test_what_is_no_file_is_refused_with_its_kind(tmp_path: Path, kind: str, rea
 
 def test_a_pipe_that_takes_the_files_place_is_not_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pipe = irregular(tmp_path, "a named pipe")
-    monkeypatch.setattr("ftx.core.untrusted_files.require_file", lambda path: None)
+    monkeypatch.setattr("ftx.core.untrusted_input.require_file", lambda path: None)
     with pytest.raises(IrregularFile, match="regular"):
         open_file(pipe)
 

@@ -12,11 +12,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
 
 from ftx.adapters.method import AdapterMethod
 from ftx.adapters.method_table import METHODS
-from ftx.core.errors import AdapterError, shown
-from ftx.core.pydantic_errors import first_error
+from ftx.core.errors import AdapterError, first_error, shown
 from ftx.core.regular_expressions import ExpressionError, Expressions
-from ftx.core.size_limits import MOST_DEPTH, MOST_WIDTH
-from ftx.core.strict_json import JsonError, read_json
+from ftx.core.untrusted_input import MOST_DEPTH, MOST_WIDTH, JsonError, read_json
 from ftx.recipe.adapter_methods import ADAPTERS, AdapterName
 
 CONFIG = "adapter_config.json"

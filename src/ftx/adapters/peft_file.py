@@ -21,7 +21,7 @@ from ftx.adapters.merge_weight import AdapterWeights
 from ftx.adapters.method_table import METHODS
 from ftx.adapters.peft_config import PeftConfig, read_config
 from ftx.core.errors import AdapterError
-from ftx.core.untrusted_files import read_file, require_file
+from ftx.core.untrusted_input import read_file, require_file
 
 WEIGHTS = "adapter_model.safetensors"
 PREFIX = "base_model.model."

@@ -11,7 +11,7 @@ from functools import cached_property
 from pydantic import BaseModel, ConfigDict
 
 from ftx.core.errors import InputError, nearest, of_the_same_parts
-from ftx.core.shipped_files import EMBEDDED, ORIGINS, architecture_table
+from ftx.core.shipped_files import BUNDLED, ORIGINS, architecture_table
 from ftx.recipe.adapter_methods import ADAPTERS
 from ftx.recipe.adapter_targets import TARGETS, Target
 
@@ -67,7 +67,7 @@ class ArchitectureTable(BaseModel):
         own = [SupportedModel(name=one.architecture, **dict(one)) for one in self.architectures]
         embedded = [
             one.model_copy(update={"name": name, "embedded": True, "pretrained": {"": ORIGINS[name][1]}})
-            for name, (architecture, _) in EMBEDDED.items()
+            for name, (architecture, _) in BUNDLED.items()
             for one in own
             if one.architecture == architecture
         ]

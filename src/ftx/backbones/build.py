@@ -22,7 +22,7 @@ from ftx.backbones.split_network import token_shape
 from ftx.backbones.weights import fetch_pretrained, fill_strictly, read_weights
 from ftx.core.errors import EnvironmentFault, ModelError, nearest, of_the_same_parts, shown
 from ftx.core.memory import available_bytes
-from ftx.core.shipped_files import EMBEDDED, embedded_weights
+from ftx.core.shipped_files import BUNDLED, bundled_weights
 from ftx.data.preprocess import Preprocess, covering
 
 # Height and width, or patches down and across.
@@ -108,11 +108,11 @@ def resolve(name: str) -> str:
 
     Raises: ModelError naming the nearest known model.
     """
-    if name in EMBEDDED:
-        return EMBEDDED[name][0]
+    if name in BUNDLED:
+        return BUNDLED[name][0]
     bare = name.split(".")[0]
     if not timm.is_model(bare):
-        known = [*EMBEDDED, *timm.list_models()]
+        known = [*BUNDLED, *timm.list_models()]
         alike = of_the_same_parts(name, known) or nearest(name, known)
         holding = [one for one in known if name in one]
         found = f"nearest: {alike}" if alike else f"{len(known)} models are known, none of a like name"
@@ -132,7 +132,7 @@ def resolve(name: str) -> str:
 
 def tagged(name: str) -> str:
     """The name with the tag of the pretrained weights that timm means by it today; as it is where timm has none."""
-    if name in EMBEDDED:
+    if name in BUNDLED:
         return name
     config = timm.get_pretrained_cfg(name)
     return f"{config.architecture}.{config.tag}" if config is not None and config.tag else name
@@ -189,7 +189,7 @@ def _load(module: nn.Module, name: str, architecture: str, weights: str) -> bool
     """Fill the model; whether its weights were made on grey images."""
     if weights == "none":
         return False
-    file = embedded_weights(name) if weights == "auto" else Path(weights)
+    file = bundled_weights(name) if weights == "auto" else Path(weights)
     if file is None:
         module.load_state_dict(fetch_pretrained(architecture))
         return False

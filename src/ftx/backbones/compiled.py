@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from ftx.backbones.class_token import reads_only_class_token
 from ftx.backbones.layer_roles import depth, plain_vit
 from ftx.backbones.trained_blocks import Forward, computing_by, trained_blocks
-from ftx.core.quiet import quiet_third_parties
+from ftx.core.third_parties import quiet_third_parties
 from ftx.core.user_cache import cache_folder
 
 _KIND = "compiled"

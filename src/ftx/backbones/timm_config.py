@@ -20,7 +20,7 @@ from torch.nn.modules.module import register_module_parameter_registration_hook
 
 from ftx.backbones.layer_roles import fix_size
 from ftx.core.errors import ModelError, listed, shown
-from ftx.core.size_limits import LEAST_STD, MOST_DEPTH, MOST_LABELS, MOST_MEAN, MOST_SIDE, MOST_STD, MOST_WIDTH
+from ftx.core.untrusted_input import LEAST_STD, MOST_DEPTH, MOST_LABELS, MOST_MEAN, MOST_SIDE, MOST_STD, MOST_WIDTH
 from ftx.data.preprocess import Interpolation
 from ftx.tasks.output_meaning import Meaning
 

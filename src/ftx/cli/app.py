@@ -13,7 +13,7 @@ import typer
 from typer.core import TyperGroup
 
 from ftx.core.errors import TERMINATING, InputError, Termination, stopped
-from ftx.core.signal_in_imports import comes_again_after_import
+from ftx.core.signals import postponed_by_import
 from ftx.core.version import __version__
 
 if TYPE_CHECKING:
@@ -194,7 +194,7 @@ def _open_closed_streams() -> None:
 
 
 def _end_cleanly(number: int, frame: FrameType | None) -> None:
-    if not comes_again_after_import(number, frame):
+    if not postponed_by_import(number, frame):
         raise Termination if number in TERMINATING else KeyboardInterrupt
 
 

@@ -23,7 +23,7 @@ from rich.text import Text
 from rich.tree import Tree
 
 from ftx.core.errors import FtxError
-from ftx.core.progress import SILENT, Task
+from ftx.core.progress import SILENT, ProgressTask
 
 if TYPE_CHECKING:
     from ftx.training.state import EpochEnd
@@ -281,7 +281,7 @@ class TerminalProgress:
         )
 
     @contextmanager
-    def track(self, description: str, total: int | None) -> Generator[Task]:
+    def track(self, description: str, total: int | None) -> Generator[ProgressTask]:
         if not self._drawn:
             with SILENT.track(description, total) as task:
                 yield task

@@ -9,7 +9,7 @@ import typer
 
 from ftx.cli import console
 from ftx.cli.shared_options import DataOption, JsonFlag, RunArgument, open_run
-from ftx.core.errors import InputError, refuse_unknown, shell_command
+from ftx.core.errors import InputError, check_known, shell_command
 from ftx.runs.artifacts import EXPORT_IR, FORMATS, IRS
 
 # A format of --format that no runtime of ours reads: a folder made of IRs.
@@ -84,7 +84,7 @@ def command(
     if out is not None and OVMS not in (formats or ()):
         raise InputError("models go into their run", found=f"--out {out}", fix="leave it out; it is for --format ovms")
     if formats is not None:
-        refuse_unknown("format", formats, [*FORMATS, OVMS])
+        check_known("format", formats, [*FORMATS, OVMS])
     open_run(run, data, needs_images=base is None and as_update is None and "openvino" in (formats or ["openvino"]))
     if base is not None or as_update is not None or after is not None:
         _refuse_both(formats, as_update, precisions, recover=recover, explain=explain)

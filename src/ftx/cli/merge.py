@@ -12,7 +12,7 @@ from ftx.adapters.peft_config import check_adapter_folder
 from ftx.cli import console
 from ftx.cli.shared_options import DataOption, JsonFlag, RunArgument, open_run
 from ftx.core.errors import InputError, shell_command
-from ftx.core.untrusted_files import read_file
+from ftx.core.untrusted_input import read_file
 from ftx.recipe.value_types import auto_or_size
 from ftx.runs.artifacts import EXPORT_IR
 

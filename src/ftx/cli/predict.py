@@ -11,7 +11,7 @@ import typer
 from ftx.cli import console
 from ftx.cli.shared_options import SKIPPED, status_of
 from ftx.core.addresses import as_typed, if_address
-from ftx.core.errors import InputError, refuse_unknown
+from ftx.core.errors import InputError, check_known
 
 if TYPE_CHECKING:
     from ftx.evaluating.predict import Prediction
@@ -147,8 +147,8 @@ def _into_file(
     if form is None:
         known = " or ".join(get_args(OutFormat))
         raise InputError(f"no format is known by the ending {out.suffix}", where=out, fix=f"--format {known}")
-    refuse_unknown("--format", [form], get_args(OutFormat))
-    refuse_unknown("--engine", [engine], get_args(Engine))
+    check_known("--format", [form], get_args(OutFormat))
+    check_known("--engine", [engine], get_args(Engine))
     if engine == "local" and (address or workers):
         raise InputError("--address and --workers are for --engine ray", fix="add --engine ray")
     if images == [Path("-")]:

@@ -11,7 +11,7 @@ import typer
 
 from ftx.cli import console
 from ftx.cli.shared_options import JsonFlag
-from ftx.core.errors import InputError, refuse_unknown, shell_command
+from ftx.core.errors import InputError, check_known, shell_command
 
 if TYPE_CHECKING:
     from ftx.runs.inventory import ListedRun, RunsReport, Sort
@@ -45,7 +45,7 @@ def command(
     """
     from ftx.runs.inventory import SORTS, list_runs
 
-    refuse_unknown("order", [sort], SORTS)
+    check_known("order", [sort], SORTS)
     order = cast("Sort", sort)
     report = _remove(runs or [], asks=not yes) if remove else list_runs(runs, metric=metric, sort=order)
     if json:

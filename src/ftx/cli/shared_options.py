@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, cast, get_args
 import typer
 
 from ftx.cli import console
-from ftx.core.errors import refuse_unknown
+from ftx.core.errors import check_known
 from ftx.tasks.task_names import TaskName
 
 if TYPE_CHECKING:
@@ -99,5 +99,5 @@ def parse_task(name: str) -> TaskName:
 
     Raises: InputError naming the nearest.
     """
-    refuse_unknown("task", [name], get_args(TaskName))
+    check_known("task", [name], get_args(TaskName))
     return cast("TaskName", name)

@@ -14,7 +14,7 @@ from ftx.cli.recipe_flags import read_recipe, with_recipe_flags
 from ftx.cli.shared_options import JsonFlag, OutOption, SetOption, StrictFlag
 from ftx.core import rank_zero_output
 from ftx.core.durations import seconds_of
-from ftx.core.errors import INTERRUPTED, InputError, refuse_unknown, shell_command
+from ftx.core.errors import INTERRUPTED, InputError, check_known, shell_command
 from ftx.recipe.presets import DEFAULT_PRESET, PRESET_NAMES, Preset
 from ftx.recipe.schema import Recipe
 
@@ -118,7 +118,7 @@ def _preset(name: str | None, config: str | None) -> Preset | None:
     """The preset that is named; the default one where nothing else says how to train."""
     if name is None:
         return DEFAULT_PRESET if config is None else None
-    refuse_unknown("--preset", [name], PRESET_NAMES)
+    check_known("--preset", [name], PRESET_NAMES)
     return cast("Preset", name)
 
 

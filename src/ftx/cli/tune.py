@@ -12,7 +12,7 @@ from ftx.cli import console
 from ftx.cli.recipe_flags import read_recipe
 from ftx.cli.shared_options import JsonFlag, SetOption
 from ftx.core.durations import seconds_of
-from ftx.core.errors import InputError, refuse_unknown, shell_command
+from ftx.core.errors import InputError, check_known, shell_command
 
 if TYPE_CHECKING:
     from ftx.tuning.report import TriedTrial, TuneReport
@@ -77,7 +77,7 @@ def command(
     from ftx.tuning.tune import OBJECTIVES, Wanted, tune
 
     names = [name.strip() for name in objective.split(",")]
-    refuse_unknown("objective", names, OBJECTIVES)
+    check_known("objective", names, OBJECTIVES)
     if "metric" not in names:
         raise InputError("the fastest model alone answers nothing", where="--objective", fix="metric,latency")
     report = tune(

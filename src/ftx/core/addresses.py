@@ -55,7 +55,7 @@ class Address:
 
 
 # Where images lie.
-Place = Path | Address
+Location = Path | Address
 
 
 def names_address(text: str) -> bool:
@@ -63,7 +63,7 @@ def names_address(text: str) -> bool:
     return _LIKE_AN_ADDRESS.match(text) is not None
 
 
-def typed(place: Place | str) -> Place:
+def typed(place: Location | str) -> Location:
     """What a person named: an address of a scheme that ftx opens, or a path.
 
     Raises: InputError for any other address.

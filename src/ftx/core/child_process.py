@@ -1,4 +1,4 @@
-"""A function of ours in a fresh process: what it measures is a cold start, and its environment is its own."""
+"""A function of ftx in a fresh process: it measures a cold start, and has an environment of its own."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from ftx.core import errors
 from ftx.core.errors import EnvironmentFault, FtxError
 
-Question = TypeVar("Question", bound=BaseModel)
-Answer = TypeVar("Answer", bound=BaseModel)
+_Request = TypeVar("_Request", bound=BaseModel)
+_Reply = TypeVar("_Reply", bound=BaseModel)
 
 
 class Fault(BaseModel):
-    """An error of ours, as the other process tells it."""
+    """An error of ftx, as the child sends it."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -31,39 +31,41 @@ class Fault(BaseModel):
 
     @classmethod
     def of(cls, error: FtxError) -> Fault:
-        """An error, to be told: as the nearest kind of ftx.core.errors, where others are not known."""
+        """An error to be sent, as the nearest kind in ftx.core.errors."""
         kind = next(one.__name__ for one in type(error).__mro__ if getattr(errors, one.__name__, None) is one)
         return cls(kind=kind, what=error.what, where=error.where, found=error.found, fix=error.fix)
 
     def as_error(self) -> FtxError:
-        """The error that was told."""
+        """The error that was sent."""
         kind: type[FtxError] = getattr(errors, self.kind)
         return kind(self.what, where=self.where, found=self.found, fix=self.fix)
 
 
-def ask(module: str, question: BaseModel, answer: type[Answer], environment: Mapping[str, str] | None = None) -> Answer:
-    """Run ``python -m module`` on a question, its environment with these variables beside ours, and read its answer.
+def run_in_child(
+    module: str, request: BaseModel, reply: type[_Reply], environment: Mapping[str, str] | None = None
+) -> _Reply:
+    """Run ``python -m module`` on a request, with these variables added to our environment, and read its reply.
 
-    Raises: what of FtxError the function raised there; EnvironmentFault if the process died.
+    Raises: the FtxError that the function raised there; EnvironmentFault if the process died.
     """
-    # -P: no module of the folder that we are in is taken for one of ours.
+    # -P: no module in the current folder must shadow one of ours.
     done = subprocess.run(
         [sys.executable, "-P", "-m", module],
-        input=question.model_dump_json(),
+        input=request.model_dump_json(),
         env={**os.environ, **(environment or {})},
         capture_output=True,
         encoding="utf-8",
         errors="replace",
         check=False,
     )
-    told = done.stdout.rpartition("\n")[2]
-    if done.returncode == FtxError.exit_code and told:
-        raise Fault.model_validate_json(told).as_error()
+    last_line = done.stdout.rpartition("\n")[2]
+    if done.returncode == FtxError.exit_code and last_line:
+        raise Fault.model_validate_json(last_line).as_error()
     try:
         if done.returncode == 0:
-            return answer.model_validate_json(told)
+            return reply.model_validate_json(last_line)
     except ValidationError:
-        pass  # something of ours died between two lines: said below
+        pass  # it died while it wrote: the error below
     raise EnvironmentFault(
         "a process that ftx started died",
         where=module,
@@ -72,10 +74,10 @@ def ask(module: str, question: BaseModel, answer: type[Answer], environment: Map
     )
 
 
-def answer_on_stdout(question: type[Question], function: Callable[[Question], BaseModel]) -> None:
-    """The other side of ``ask``: the last line of stdout is the answer, or the error."""
+def reply_on_stdout(request: type[_Request], function: Callable[[_Request], BaseModel]) -> None:
+    """The child's side of ``run_in_child``: the last line of stdout is the reply, or the error."""
     try:
-        line, status = function(question.model_validate_json(sys.stdin.read())).model_dump_json(), 0
+        line, status = function(request.model_validate_json(sys.stdin.read())).model_dump_json(), 0
     except FtxError as error:
         line, status = Fault.of(error).model_dump_json(), FtxError.exit_code
     sys.stdout.write(f"\n{line}")
@@ -85,7 +87,7 @@ def answer_on_stdout(question: type[Question], function: Callable[[Question], Ba
 
 
 def _how_it_died(status: int, stderr: str) -> str:
-    last = next((line for line in reversed(stderr.splitlines()) if line.strip()), "")
     if status < 0:
         return f"killed by {signal.Signals(-status).name}"
+    last = next((line for line in reversed(stderr.splitlines()) if line.strip()), "")
     return f"exit status {status}: {last[:200]}"

@@ -1,7 +1,8 @@
-"""What a disk refuses, as one clear error; and what was written to it, to stay."""
+"""Writing to a disk: its failures as one clear error, and files that are on it for good."""
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import os
 import stat
@@ -14,6 +15,9 @@ from ftx.core.errors import EnvironmentFault, FtxError
 # No space, a quota, a file too large for its file system or its owner's limit.
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _CLOSED = (errno.EACCES, errno.EROFS, errno.EPERM)
+# linux/fcntl.h and linux/fs.h
+_AT_FDCWD = -100
+_RENAME_EXCHANGE = 2
 # Of OpenVINO, for a write that failed.
 _FAILED_WRITE = "iostream error"
 
@@ -21,7 +25,7 @@ _FAILED_WRITE = "iostream error"
 def make_folder(folder: Path) -> None:
     """Make a folder, and those around it.
 
-    Raises: EnvironmentFault for a place that takes none.
+    Raises: EnvironmentFault if none can be made there.
     """
     with place_for_files(folder):
         folder.mkdir(parents=True, exist_ok=True)
@@ -29,7 +33,7 @@ def make_folder(folder: Path) -> None:
 
 @contextmanager
 def place_for_files(folder: Path) -> Iterator[None]:
-    """Say it where a folder takes none, as /proc, which holds but its own: the system calls it not there."""
+    """Raise EnvironmentFault if a folder takes no files, as /proc: the system reports it as missing."""
     try:
         yield
     except FileNotFoundError as error:
@@ -40,7 +44,7 @@ def place_for_files(folder: Path) -> Iterator[None]:
 
 @contextmanager
 def disk_faults(path: Path) -> Iterator[None]:
-    """Turn the operating system's refusals to write into one clear error."""
+    """Turn the operating system's errors about writing into one clear error."""
     try:
         yield
     except FtxError:
@@ -70,9 +74,9 @@ def _number(error: Exception) -> int | None:
 
 
 def settle(folder: Path) -> None:
-    """Everything on disk, and as readable as files that the user makes: safetensors writes 0600.
+    """Put everything on disk, as readable as files that the user makes: safetensors writes 0600.
 
-    Links and pipes that somebody put there stay as they are, and so do files that have a second name elsewhere.
+    Links and pipes that somebody put there do not change, nor do files that have a second name elsewhere.
     """
     mode = 0o666 & ~umask()
     for path in sorted(folder.rglob("*")):
@@ -87,7 +91,7 @@ def settle(folder: Path) -> None:
 
 
 def fsync_folder(folder: Path) -> None:
-    """Have the names in a folder on the disk."""
+    """Put the names in a folder on the disk."""
     if os.name == "nt":  # Windows opens no folder as a file
         return
     handle = os.open(folder, os.O_RDONLY)
@@ -95,6 +99,25 @@ def fsync_folder(folder: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+def exchange_folders(one: Path, other: Path) -> None:
+    """Swap the names of two folders of one file system in one step: no reader and no crash ever finds one missing.
+
+    Raises: EnvironmentFault if the system has no such call, or the file system does not support it.
+    """
+    rename = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
+    found = "the C library has no renameat2"
+    if rename is not None:
+        names = (os.fsencode(path.absolute()) for path in (one, other))
+        if rename(_AT_FDCWD, next(names), _AT_FDCWD, next(names), _RENAME_EXCHANGE) == 0:
+            for folder in {one.absolute().parent, other.absolute().parent}:
+                fsync_folder(folder)
+            return
+        found = os.strerror(ctypes.get_errno())
+    raise EnvironmentFault(
+        "this file system cannot swap two folders", where=other, found=found, fix="choose a folder on another one"
+    )
 
 
 def umask() -> int:

@@ -1,7 +1,7 @@
-"""What ftx raises: one tree, each branch with its exit status.
+"""The errors that ftx raises: one tree, each branch with its exit status.
 
-An error says what is wrong, where, what was found there and how to fix it. The command line prints
-exactly that and exits with ``exit_code``; it shows a traceback under ``--debug`` alone.
+An error names what is wrong, where, what was found there and how to fix it. The command line prints
+exactly that and exits with ``exit_code``; it shows a traceback only under ``--debug``.
 """
 
 from __future__ import annotations
@@ -13,6 +13,10 @@ from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
 from itertools import islice
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pydantic import ValidationError
 
 # 128 + SIGINT and 128 + SIGTERM: the exit status of what the user, or the system, stopped.
 INTERRUPTED = 130
@@ -47,9 +51,9 @@ class FtxError(Exception):
         return "\n".join([self.what, *(f"  {heading}: {text}" for heading, text in self.details())])
 
 
-def shell_command(verb: str, path: str | Path | None = None) -> str:
-    """A command line that can be pasted into a shell, whatever the path is called."""
-    return verb if path is None else f"{verb} {shlex.quote(str(path))}"
+def shell_command(command: str, path: str | Path | None = None) -> str:
+    """A command line that can be pasted into a shell, whatever the name of the path."""
+    return command if path is None else f"{command} {shlex.quote(str(path))}"
 
 
 class InputError(FtxError):
@@ -59,7 +63,7 @@ class InputError(FtxError):
 
 
 class RecipeError(InputError):
-    """A recipe that cannot be read, or keys and values that do not hold."""
+    """A recipe that cannot be read, or whose keys and values are invalid."""
 
 
 class DataError(InputError):
@@ -79,7 +83,7 @@ class RunError(InputError):
 
 
 class AdapterError(InputError):
-    """Targets that match nothing, or an adapter file that does not hold."""
+    """Targets that match nothing, or an adapter file that is invalid."""
 
 
 class MergeError(InputError):
@@ -97,7 +101,7 @@ class Interrupted(FtxError):
 
 
 class Terminated(FtxError):
-    """The system asked the program to end, as before it shuts down."""
+    """The system terminated the program, as before it shuts down."""
 
     exit_code = TERMINATED
 
@@ -106,12 +110,12 @@ class Termination(KeyboardInterrupt):
     """SIGTERM, or a terminal that was closed: ends the work that is done as Ctrl-C does, whatever catches errors."""
 
 
-# By number; POSIX alone knows of terminals that are closed.
+# By number; only POSIX has a signal for terminals that are closed.
 TERMINATING = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name))
 
 
 def stopped(by: KeyboardInterrupt, *, doing: str = "", found: str, fix: str | None = None) -> FtxError:
-    """What to tell of work that a signal ended."""
+    """The error for work that a signal ended."""
     kind, what = (Terminated, "terminated") if isinstance(by, Termination) else (Interrupted, "interrupted")
     return kind(f"{what} {doing}".rstrip(), found=found, fix=fix)
 
@@ -128,29 +132,29 @@ class GateFailed(FtxError):
     exit_code = 1
 
 
-# Complaints that one error lists in a line, and with a line each.
+# Problems that one error lists in a line, and with a line each.
 NAMED = 10
 LINES = 20
-# What is compared for likeness, which takes the square of the length: names are shorter, and lists of them too.
+# Comparing names takes the square of their length: names are shorter than this, and so are lists of them.
 _MOST_ALIKE = 5000
 _LONGEST_NAME = 100
 _PARTS = re.compile(r"[-_.]")
 
 
 def listed(problems: Sequence[str]) -> str:
-    """The first complaints, and how many there are beside them."""
+    """The first problems, and how many more there are."""
     rest = len(problems) - NAMED
     return "; ".join(problems[:NAMED]) + (f"; and {rest} more" if rest > 0 else "")
 
 
 def first_lines(problems: Sequence[str], count: int) -> list[str]:
-    """The first complaints, and how many of ``count`` there are beside them."""
+    """The first problems, a line each, and how many more of ``count`` there are."""
     lines = list(problems[:LINES])
     return lines if len(lines) >= count else [*lines, f"and {count - len(lines):,} more"]
 
 
 def shown(value: object, most: int = 80) -> str:
-    """A value as an error shows it, cut where it is long."""
+    """A value as an error shows it, cut if it is long."""
     text = repr(value[: 2 * most] if isinstance(value, str | list) else value)  # pyright: ignore[reportUnknownArgumentType]
     return text if len(text) <= most else f"{text[: most - 3]}..."
 
@@ -169,7 +173,7 @@ def nearest(name: str, known: Iterable[str]) -> str | None:
     return found[0] if found else None
 
 
-def refuse_unknown(what: str, given: Sequence[str], known: Sequence[str]) -> None:
+def check_known(what: str, given: Sequence[str], known: Sequence[str]) -> None:
     """Raise InputError unless names are given and all are known."""
     unknown = [name for name in given if name not in known]
     if unknown or not given:
@@ -179,3 +183,19 @@ def refuse_unknown(what: str, given: Sequence[str], known: Sequence[str]) -> Non
             found=", ".join(unknown) or None,
             fix=f"did you mean '{alike}'?" if alike else f"choose from {', '.join(known)}",
         )
+
+
+def first_error(error: ValidationError) -> str:
+    """The first problem of a document that nobody writes by hand, as ``key: problem``."""
+    first = error.errors(include_url=False)[0]
+    rest = error.error_count() - 1
+    key = cut(".".join(str(part) for part in first["loc"]) or "all of it")
+    # The value at the key, unless it is a part of the document again.
+    found = "" if isinstance(first["input"], dict | list) else f"{shown(first['input'])}; "
+    more = f"; and {rest:,} more" if rest else ""
+    return f"{key}: {found}{cut(first['msg'].removeprefix('Value error, '))}{more}"
+
+
+def cut(text: str) -> str:
+    """Text of a document, at most 200 characters of it."""
+    return text if len(text) <= 200 else f"{text[:197]}..."

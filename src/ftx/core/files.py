@@ -19,7 +19,7 @@ from pathlib import Path
 from ftx.core.disk import disk_faults, fsync_folder, make_folder, place_for_files, settle, umask
 from ftx.core.errors import EnvironmentFault, InputError, RunError
 from ftx.core.file_cache import UnchangedFile
-from ftx.core.untrusted_files import open_file
+from ftx.core.untrusted_input import open_file
 
 # A folder or file under this prefix is work in progress of one process and never an artifact.
 STAGING_PREFIX = ".ftx-partial-"
@@ -209,7 +209,7 @@ def sole_writer(folder: Path, note: Callable[[str], None] | None) -> Iterator[No
         lock.release()
 
 
-def refuse_links(folders: Iterable[Path]) -> None:
+def check_no_links(folders: Iterable[Path]) -> None:
     """Refuse folders that are links, or hold one in the place of a folder: what is written there would go elsewhere.
 
     Raises: RunError naming the link.
@@ -269,7 +269,7 @@ def numbered(path: Path) -> Iterator[Path]:
     yield from (path.with_name(f"{path.name}-{number}") for number in count(2))
 
 
-def place_or_refuse(staged: Path, final: Path) -> None:
+def place_at(staged: Path, final: Path) -> None:
     """Move a folder to ``final``, where nothing was when the work on it began.
 
     Raises: InputError if another program wrote one there meanwhile.

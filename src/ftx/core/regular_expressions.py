@@ -17,7 +17,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from ftx.core.errors import shown
-from ftx.core.size_limits import MOST_EXPRESSION
+from ftx.core.untrusted_input import MOST_EXPRESSION
 
 if TYPE_CHECKING:
     import regex

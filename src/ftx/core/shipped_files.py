@@ -14,7 +14,7 @@ from ftx.core.errors import EnvironmentFault, RecipeError, nearest
 from ftx.core.packages import install_command
 
 # Name of an embedded model -> its timm architecture, and its file below the models folder.
-EMBEDDED = {"dinov2-small": ("vit_small_patch14_dinov2", "dinov2-small/model.safetensors")}
+BUNDLED = {"dinov2-small": ("vit_small_patch14_dinov2", "dinov2-small/model.safetensors")}
 
 # What each embedded model comes from, by its name on the hub, and the licence of its weights (the model's own README).
 ORIGINS = {"dinov2-small": ("facebook/dinov2-small", "apache-2.0")}
@@ -42,14 +42,14 @@ def models_folder() -> Path:
     return Path(found.origin).parent
 
 
-def embedded_weights(name: str) -> Path | None:
+def bundled_weights(name: str) -> Path | None:
     """The weights that travel with ftx for a model of this name; None where there are none.
 
     Raises: EnvironmentFault if there should be some and the file is missing.
     """
-    if name not in EMBEDDED:
+    if name not in BUNDLED:
         return None
-    return _present(models_folder() / EMBEDDED[name][1], "ftx-vit-models")
+    return _present(models_folder() / BUNDLED[name][1], "ftx-vit-models")
 
 
 def sample_file(name: str) -> Path:

@@ -34,7 +34,7 @@ def wilson_interval(hits: float, trials: int) -> tuple[float, float]:
     return low, high
 
 
-def share_at_most(hits: float, trials: int, confidence: float) -> float:
+def fraction_at_most(hits: float, trials: int, confidence: float) -> float:
     """The upper end of the exact one-sided interval of a share; 1 where nothing was tried.
 
     ``hits`` may be a sum of shares in [0, 1], as a patient of whom half the images were hit: yes or no varies the most
@@ -46,13 +46,13 @@ def share_at_most(hits: float, trials: int, confidence: float) -> float:
     return _beta_quantile(confidence, hits + 1, trials - hits)
 
 
-def share_at_least(hits: float, trials: int, confidence: float) -> float:
+def fraction_at_least(hits: float, trials: int, confidence: float) -> float:
     """The lower end of the exact one-sided interval of a share; 0 where nothing was tried."""
-    return 1.0 - share_at_most(trials - hits, trials, confidence)
+    return 1.0 - fraction_at_most(trials - hits, trials, confidence)
 
 
 @dataclass(frozen=True)
-class Paired:
+class PairedCounts:
     """Two models on the same units (images, or groups of them).
 
     ``lost`` of the units are right by the first and wrong by the second, ``gained`` the other way round. Where a unit
@@ -69,9 +69,9 @@ class Paired:
         return (self.lost - self.gained) / self.units if self.units else 0.0
 
     @property
-    def swapped(self) -> Paired:
+    def swapped(self) -> PairedCounts:
         """The same with the models in the other order."""
-        return Paired(self.gained, self.lost, self.units)
+        return PairedCounts(self.gained, self.lost, self.units)
 
     def drop_at_most(self, confidence: float) -> float:
         """The upper end of the one-sided interval of the drop; 1 without units.
@@ -105,7 +105,7 @@ class Paired:
             return None
 
         def proved(units: int) -> bool:
-            return Paired(self.lost, self.gained, units).drop_at_most(confidence) <= margin
+            return PairedCounts(self.lost, self.gained, units).drop_at_most(confidence) <= margin
 
         low, high = self.units - 1, max(self.units, 1)
         while not proved(high):
@@ -136,8 +136,8 @@ class Paired:
 
     def _mover_end(self, confidence: float) -> float:
         lost, gained = self.lost / self.units, self.gained / self.units
-        more_lost = share_at_most(self.lost, self.units, confidence) - lost
-        less_gained = gained - share_at_least(self.gained, self.units, confidence)
+        more_lost = fraction_at_most(self.lost, self.units, confidence) - lost
+        less_gained = gained - fraction_at_least(self.gained, self.units, confidence)
         return min(1.0, lost - gained + math.hypot(more_lost, less_gained))
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from ftx.core.errors import InputError, RunError, listed, shown
 from ftx.core.files import write_atomic
-from ftx.core.untrusted_files import read_file
+from ftx.core.untrusted_input import read_file
 from ftx.curating.issues import KINDS, Issue, IssueKind, Spelling, counted
 from ftx.curating.known_images import images_file, read_images, write_images
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from ftx.adapters.trainable_model import prepare
 from ftx.backbones.split_network import only_head_trains
-from ftx.core.addresses import Place
+from ftx.core.addresses import Location
 from ftx.core.errors import ModelError
 from ftx.core.memory import SMALLER, memory_faults
 from ftx.core.progress import SILENT, Progress
@@ -33,7 +33,7 @@ class Features:
 
 
 def frozen_features(
-    recipe: Recipe, root: Place, entries: Sequence[Entry], task: Task, progress: Progress = SILENT
+    recipe: Recipe, root: Location, entries: Sequence[Entry], task: Task, progress: Progress = SILENT
 ) -> Features:
     """What the model's classifier would read of each image, by the image path of training.
 

@@ -7,10 +7,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import cast
 
-from ftx.core.addresses import Place
+from ftx.core.addresses import Location
 from ftx.core.errors import InputError, shown
 from ftx.core.files import sha256_file, write_atomic
-from ftx.core.strict_json import JsonError, read_json
+from ftx.core.untrusted_input import JsonError, read_json
 from ftx.data.dataset import Dataset
 
 # Two million images.
@@ -29,7 +29,7 @@ def images_of(dataset: Dataset) -> dict[str, str]:
     }
 
 
-def _sha256(path: Place) -> str:
+def _sha256(path: Location) -> str:
     try:
         return sha256_file(path) if isinstance(path, Path) else ""
     except OSError:

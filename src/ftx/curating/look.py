@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ftx.backbones.build import resolve
-from ftx.core.addresses import Address, Place, typed
+from ftx.core.addresses import Address, Location, typed
 from ftx.core.command_report import CommandReport
 from ftx.core.errors import DataError, InputError
 from ftx.core.progress import SILENT, Progress
@@ -96,7 +96,7 @@ def look(recipe: Recipe, task: TaskName | None = None, *, out: Path = TABLE, pro
     return Look(_report(recipe, checked, found, table, spelling), table, checked.dataset)
 
 
-def _refuse_among_images(out: Path, path: Place, dataset: Dataset) -> None:
+def _refuse_among_images(out: Path, path: Location, dataset: Dataset) -> None:
     """Nothing is written into the user's data: not into its folder, nor beside images that a table names."""
     root = dataset.root
     if isinstance(path, Address) or isinstance(root, Address):

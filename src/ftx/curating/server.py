@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import cast
 
 from ftx.core.errors import EnvironmentFault, FtxError, shown
-from ftx.core.own_origin import own_names, refuses
 from ftx.core.pages import render
-from ftx.core.progress import SPOKEN
-from ftx.core.strict_json import JsonError, parse_json
+from ftx.core.progress import NOTES_ONLY
+from ftx.core.same_origin import local_names, rejection
+from ftx.core.untrusted_input import JsonError, parse_json
 from ftx.curating.look import Look
 from ftx.curating.page_data import page_data, shown_paths
 from ftx.curating.thumbnails import Thumbnails
@@ -45,7 +45,7 @@ class LookServer(ThreadingHTTPServer):
 
     daemon_threads = True
 
-    def __init__(self, port: int = PORT, *, note: Callable[[str], None] = SPOKEN.note) -> None:
+    def __init__(self, port: int = PORT, *, note: Callable[[str], None] = NOTES_ONLY.note) -> None:
         """Listen, on a free port if ``port`` is 0; nothing is answered before ``show`` and ``serve_forever``.
 
         What cannot be answered is noted.
@@ -103,7 +103,7 @@ class _Handler(BaseHTTPRequestHandler):
         """The terminal is for what the reader has to know."""
 
     def _answer(self, known: dict[str, Callable[[], None]], other: Callable[[str], None] | None = None) -> None:
-        strange = refuses(own_names(), self.headers.get("Host"), self.headers.get("Origin"))
+        strange = rejection(local_names(), self.headers.get("Host"), self.headers.get("Origin"))
         if strange is not None:
             self._refuse(HTTPStatus.FORBIDDEN, strange)
             return

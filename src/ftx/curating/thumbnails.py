@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 from PIL import Image
 
-from ftx.core.addresses import Place
+from ftx.core.addresses import Location
 from ftx.core.errors import FtxError
 from ftx.data.image_store import ImageStore, open_image
 
@@ -22,7 +22,7 @@ MOST_BYTES = 64 << 20
 class Thumbnails:
     """The images of a page by number; each below ``root``."""
 
-    def __init__(self, root: Place, paths: Sequence[str], most_bytes: int = MOST_BYTES) -> None:
+    def __init__(self, root: Location, paths: Sequence[str], most_bytes: int = MOST_BYTES) -> None:
         self._store, self._paths, self._most_bytes = ImageStore(root), paths, most_bytes
         self._kept: OrderedDict[int, bytes] = OrderedDict()
         self._held_bytes = 0

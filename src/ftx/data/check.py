@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from pydantic import Field
 
-from ftx.core.addresses import Place, typed
+from ftx.core.addresses import Location, typed
 from ftx.core.command_report import CommandReport
 from ftx.core.errors import DataError
 from ftx.core.progress import SILENT, Progress
@@ -61,7 +61,7 @@ class CheckedDataset:
 
 
 def check(
-    path: Place,
+    path: Location,
     task: TaskName | None = None,
     *,
     form: str = "auto",
@@ -79,7 +79,7 @@ def check(
 
 
 def open_and_check(
-    path: Place,
+    path: Location,
     task: TaskName | None = None,
     *,
     form: str = "auto",

@@ -8,7 +8,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Literal, cast
 
-from ftx.core.addresses import Place
+from ftx.core.addresses import Location
 from ftx.core.errors import shown
 from ftx.tasks.labels import Labels
 
@@ -81,7 +81,7 @@ class Unreadable:
 class Dataset:
     """Everything that was understood of a data folder."""
 
-    root: Place
+    root: Location
     labels: Labels
     entries: tuple[Entry, ...]
     unreadable: tuple[Unreadable, ...] = ()

@@ -15,9 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
-from ftx.core.addresses import Address, Place
+from ftx.core.addresses import Address, Location
 from ftx.core.errors import DataError, EnvironmentFault, FtxError, ImageError, InputError
-from ftx.core.untrusted_files import open_file
+from ftx.core.untrusted_input import open_file
 from ftx.data.dataset import Entry
 from ftx.data.decode import decode, read_header, to_rgb
 from ftx.data.decode_limits import FILES, MAX_FILE_BYTES, decoding_bytes
@@ -80,7 +80,7 @@ def _as_file(pixels: Image.Image) -> io.BytesIO:
 class ImageStore:
     """The images of a data set, each a file below ``root``, or a member of a shard there."""
 
-    root: Place
+    root: Location
 
     def __getitem__(self, entry: Entry) -> EncodedImage:
         """The image of an entry; decoding it raises DataError if it is no longer the one that the run was made with.

@@ -13,8 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from ftx.core.byte_store import ByteStore
-from ftx.core.progress import SILENT, Progress
-from ftx.core.stopwatch import Stopwatch
+from ftx.core.progress import SILENT, Progress, Stopwatch
 from ftx.data.augment import random_view
 from ftx.data.image_store import EncodedImage, ImageLike
 from ftx.data.pixel_store import PixelStore

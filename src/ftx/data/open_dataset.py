@@ -6,7 +6,7 @@ from collections import Counter, defaultdict
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from ftx.core.addresses import Address, Place
+from ftx.core.addresses import Address, Location
 from ftx.core.errors import NAMED, DataError, ImageError, listed
 from ftx.core.progress import SILENT, Progress
 from ftx.data.dataset import SPLITS, Dataset, Entry, Split, Unreadable
@@ -45,7 +45,7 @@ class Survey:
 
 
 def survey(
-    path: Place,
+    path: Location,
     task: TaskName = "multiclass",
     *,
     form: str = "auto",
@@ -103,7 +103,7 @@ class ImageSet:
 def open_all(
     listing: Listing,
     task: TaskName,
-    path: Place,
+    path: Location,
     progress: Progress,
     *,
     fingerprints: bool = False,
@@ -144,7 +144,7 @@ def class_counts(dataset: Dataset) -> dict[str, dict[Split, int]]:
 
 
 def read_all(
-    root: Place,
+    root: Location,
     listed: Sequence[ListedImage],
     progress: Progress,
     *,
@@ -174,7 +174,7 @@ def read_all(
             bar.advance()
 
 
-def too_many_unreadable(root: Place, unreadable: Sequence[Unreadable], total: int) -> Iterator[DataError]:
+def too_many_unreadable(root: Location, unreadable: Sequence[Unreadable], total: int) -> Iterator[DataError]:
     """An error where so many images cannot be read that something is wrong with all of them."""
     if len(unreadable) > MOST_UNREADABLE * total:
         yield DataError(
@@ -185,7 +185,7 @@ def too_many_unreadable(root: Place, unreadable: Sequence[Unreadable], total: in
         )
 
 
-def _contradictions(root: Place, images: Sequence[OpenedImage]) -> Iterator[DataError]:
+def _contradictions(root: Location, images: Sequence[OpenedImage]) -> Iterator[DataError]:
     first: dict[str, ListedImage] = {}
     clashes: list[str] = []
     for image in images:

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from ftx.core.size_limits import LEAST_STD, MOST_BOX, MOST_MEAN, MOST_SIDE, MOST_STD
+from ftx.core.untrusted_input import LEAST_STD, MOST_BOX, MOST_MEAN, MOST_SIDE, MOST_STD
 from ftx.data.image_store import ImageLike, open_image
 
 Pixels = NDArray[np.uint8]

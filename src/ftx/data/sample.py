@@ -10,7 +10,7 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 from ftx.core.errors import DataError
 from ftx.core.files import stage_folder, write_atomic
 from ftx.core.shipped_files import sample_file
-from ftx.core.untrusted_files import read_file
+from ftx.core.untrusted_input import read_file
 from ftx.tasks.task_names import TASK_FACTS, TaskName
 
 

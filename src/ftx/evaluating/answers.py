@@ -11,7 +11,7 @@ from functools import partial
 import numpy as np
 
 from ftx.core.errors import ImageError
-from ftx.core.progress import Task as ProgressTask
+from ftx.core.progress import ProgressTask
 from ftx.data.image_store import EncodedImage, ImageLike
 from ftx.data.preprocess import Pixels, Preprocess, load_pixels
 from ftx.runtimes.predictor import BATCH_IMAGES, Predictor, feed_files

@@ -16,7 +16,7 @@ from tempfile import TemporaryFile
 
 import numpy as np
 
-from ftx.core.child_process import ask
+from ftx.core.child_process import run_in_child
 from ftx.core.disk import disk_faults
 from ftx.core.errors import InputError, RunError, nearest, shell_command
 from ftx.core.packages import install_command
@@ -100,7 +100,7 @@ def bench(
         for turn in range(ROUNDS):
             for candidate in candidates:
                 job = candidate.job.model_copy(update={"cached": turn == 0})
-                candidate.found.append(ask(MODULE, job, Measured))
+                candidate.found.append(run_in_child(MODULE, job, Measured))
                 bar.advance(artifact=job.artifact)
             if wanted.save and turn < len(KEPT_WITHIN):
                 kept = _near_the_best(candidates, KEPT_WITHIN[turn])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ftx.core.figures import drawn
+from ftx.core.pages import drawn
 from ftx.runs.bench_json import BenchReport, BenchRow
 
 # Of the Okabe-Ito palette, which the colour-blind tell apart: one a runtime and precision.

@@ -16,7 +16,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict
 from safetensors import safe_open
 
-from ftx.core.child_process import answer_on_stdout
+from ftx.core.child_process import reply_on_stdout
 from ftx.data.preprocess import Pixels, Preprocess
 from ftx.runs.artifacts import ARTIFACTS
 from ftx.runs.card_json import REFERENCE_FILE
@@ -189,4 +189,4 @@ def _peak_bytes() -> int:
 
 
 if __name__ == "__main__":
-    answer_on_stdout(Job, measure)
+    reply_on_stdout(Job, measure)

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 
 from ftx.core.progress import SILENT, Progress
-from ftx.core.statistics import Paired
+from ftx.core.statistics import PairedCounts
 from ftx.evaluating.answers import ask_graph, graph_latency_ms
 from ftx.evaluating.logit_bounds import FREE, Bounds
 from ftx.evaluating.parity_row import Compared, Reference, Subject, compare, rows_of
@@ -92,7 +92,7 @@ class AskedFolder:
     partial: str | None = None
 
     @property
-    def changes(self) -> Paired:
+    def changes(self) -> PairedCounts:
         """Whose labels are not the trained model's: as deployed, in the view with most."""
         deployed = [row.changes for row in self.compared if row.subject.compute.chosen_by_runtime]
         return max(deployed, key=lambda changes: changes.drop)
@@ -194,7 +194,7 @@ def _verdict_for(there: RunProof, max_drop: float) -> Verdict:
     failed = [row for row in there.rows if row.verdict == "failed"]
     if there.verdict == "failed" and (not failed or any(row.bound.exceeded(row.max_abs, row.cosine) for row in failed)):
         return "failed"  # by its logits, or by what no row shows: no margin fixes that
-    units = [(row, Paired(row.lost, row.gained, row.labelled)) for row in there.rows if row.labelled]
+    units = [(row, PairedCounts(row.lost, row.gained, row.labelled)) for row in there.rows if row.labelled]
     # Of several rows one may fail by chance: Bonferroni's level is the strictest of Holm's.
     level = 1 - (1 - CONFIDENCE) / max(there.family.rows, 1)
     if any(one.drop_at_least(level) > max_drop for _, one in units):
@@ -207,7 +207,7 @@ def _verdict_for(there: RunProof, max_drop: float) -> Verdict:
 def _found(
     verdict: Verdict,
     summary: str,
-    changes: Paired,
+    changes: PairedCounts,
     max_drop: float,
     *,
     same: bool = False,
@@ -254,7 +254,7 @@ def _largest(difference_NC: Floats, clear_N: Flags | None) -> float:
     return float(np.abs(held_NC).max())
 
 
-def _changes(asked: AskedFolder, there: RunProof) -> Paired | None:
+def _changes(asked: AskedFolder, there: RunProof) -> PairedCounts | None:
     """On how many reference images the model gives other labels here than there: as deployed, in the view with most.
 
     Pinned to f32 where nothing else was asked there; None where it was not asked in any way that it was here.
@@ -266,10 +266,10 @@ def _changes(asked: AskedFolder, there: RunProof) -> Paired | None:
     return max(found, key=lambda changes: changes.drop, default=None)
 
 
-def _changed_labels(asked: AskedFolder, role: Role, there: Answers) -> Paired:
+def _changed_labels(asked: AskedFolder, role: Role, there: Answers) -> PairedCounts:
     here = asked.answers[role]
     if here.shape != there.array.shape:
-        return Paired(len(here), 0, len(here))
+        return PairedCounts(len(here), 0, len(here))
     expected = replace(asked.reference, logits=there.array)
     return compare(expected, here, Subject(asked.artifact, role.view, there.compute), FREE).changes
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict
 
-from ftx.core.child_process import answer_on_stdout
+from ftx.core.child_process import reply_on_stdout
 from ftx.evaluating.folder_parity import validate_folder
 from ftx.evaluating.logit_bounds import Bounds
 from ftx.runs.parity_json import ParityReport
@@ -32,4 +32,4 @@ def answer(question: Question) -> ParityReport:
 
 
 if __name__ == "__main__":
-    answer_on_stdout(Question, answer)
+    reply_on_stdout(Question, answer)

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ftx.core.child_process import ask
+from ftx.core.child_process import run_in_child
 from ftx.core.progress import Progress
 from ftx.evaluating import isa_folder_process, isa_run_process
 from ftx.evaluating.logit_bounds import Bounds
@@ -65,7 +65,7 @@ class RunInSets:
         question = isa_run_process.Question(
             run=self.run.path, artifact=artifact.name, data=self.data, images=self.images
         )
-        answered = ask(isa_run_process.MODULE, question, isa_run_process.HeldModel, environment(isa)).rows
+        answered = run_in_child(isa_run_process.MODULE, question, isa_run_process.HeldModel, environment(isa)).rows
         judged = judge([self._compared(artifact, held) for held in answered], self.max_drop, partial=self.partial)
         held = answered[0]
         found.rows.extend(judged.rows)
@@ -112,7 +112,7 @@ def folder_in_sets(
             if isa not in sets_of(cpu_flags()):
                 verdicts.append(_not_run(read_card(folder).artifact.name, isa))
             else:
-                report = ask(isa_folder_process.MODULE, question, ParityReport, environment(isa))
+                report = run_in_child(isa_folder_process.MODULE, question, ParityReport, environment(isa))
                 ((artifact, verdict),) = report.verdicts.items()
                 rows += report.rows
                 emulated = any(row.emulated for row in report.rows)

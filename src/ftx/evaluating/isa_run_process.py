@@ -8,7 +8,7 @@ from typing import cast
 
 from pydantic import BaseModel, ConfigDict
 
-from ftx.core.child_process import answer_on_stdout
+from ftx.core.child_process import reply_on_stdout
 from ftx.core.progress import SILENT
 from ftx.evaluating.answers import ask_graph, ask_graph_of_files, graph_latency_ms
 from ftx.evaluating.read_reference import reference_answers
@@ -101,4 +101,4 @@ def _row(predictor: OpenVinoPredictor, path: KernelPath, samples: Samples) -> He
 
 
 if __name__ == "__main__":
-    answer_on_stdout(Question, answer)
+    reply_on_stdout(Question, answer)

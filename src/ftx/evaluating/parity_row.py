@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from ftx.core.statistics import Paired, wilson_interval
+from ftx.core.statistics import PairedCounts, wilson_interval
 from ftx.evaluating.logit_bounds import Bound, coarsest_rounding
 from ftx.runs.artifacts import Artifact
 from ftx.runs.compute_precision import ComputePrecision
@@ -124,9 +124,9 @@ class Compared:
     bound: RowBound
     exceeded: tuple[str, ...]
     unit: Unit
-    labels: Paired
-    changes: Paired
-    worst_class: tuple[str, Paired] | None
+    labels: PairedCounts
+    changes: PairedCounts
+    worst_class: tuple[str, PairedCounts] | None
     worst: tuple[str, ...]
 
 
@@ -174,7 +174,7 @@ def _held(reference: Reference, subject: Subject) -> Flags:
     return reference.clear
 
 
-def _paired(reference: Reference, was_N: Flags, is_N: Flags, chosen_N: Flags | None = None) -> Paired:
+def _paired(reference: Reference, was_N: Flags, is_N: Flags, chosen_N: Flags | None = None) -> PairedCounts:
     """Count what was right and is not, and the other way round, of all or the chosen of the first N images.
 
     A group counts as one, and an image of it as its share of the group's chosen ones.
@@ -182,15 +182,15 @@ def _paired(reference: Reference, was_N: Flags, is_N: Flags, chosen_N: Flags | N
     chosen = np.arange(len(was_N)) if chosen_N is None else np.flatnonzero(chosen_N)
     lost_N, gained_N = (was_N & ~is_N)[chosen], (~was_N & is_N)[chosen]
     if not reference.groups:
-        return Paired(int(lost_N.sum()), int(gained_N.sum()), len(chosen))
+        return PairedCounts(int(lost_N.sum()), int(gained_N.sum()), len(chosen))
     # The images behind the labelled ones are tinted copies of some of them, in the groups of those.
     keys = [reference.groups[index] for index in chosen]
     _, of_group, sizes = np.unique(keys, return_inverse=True, return_counts=True)
     share_N = 1 / sizes[of_group]
-    return Paired(float(share_N[lost_N].sum()), float(share_N[gained_N].sum()), len(sizes))
+    return PairedCounts(float(share_N[lost_N].sum()), float(share_N[gained_N].sum()), len(sizes))
 
 
-def _worst_class(reference: Reference, logits_NC: Floats) -> tuple[str, Paired] | None:
+def _worst_class(reference: Reference, logits_NC: Floats) -> tuple[str, PairedCounts] | None:
     """The label that lost the largest share of its images, of several the rarest; None where none lost any."""
     count, task = reference.labelled, reference.task
     if not count:

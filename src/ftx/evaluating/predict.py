@@ -14,7 +14,7 @@ import numpy as np
 from PIL import Image
 from pydantic import BaseModel, ConfigDict
 
-from ftx.core.addresses import Address, Place, as_typed, names_address, typed
+from ftx.core.addresses import Address, Location, as_typed, names_address, typed
 from ftx.core.errors import DataError, EnvironmentFault, FtxError, ImageError, InputError
 from ftx.core.processors import cores
 from ftx.core.progress import SILENT, Progress
@@ -28,7 +28,7 @@ from ftx.tasks.base import ScoredLabel, Task
 from ftx.tasks.thresholds import Floats
 
 # A file, a pattern or a folder; a file's bytes; pixels.
-OneImage = Place | str | bytes | InMemory
+OneImage = Location | str | bytes | InMemory
 _ONE = (Path, Address, str, bytes, Image.Image, np.ndarray)
 
 
@@ -151,7 +151,7 @@ def _no_image(given: object) -> InputError:
     return InputError("an image is a file's name or its bytes, Pillow's, or an RGB array", found=found, fix=fix)
 
 
-def _named(path: Place) -> Sequence[EncodedImage | Prediction]:
+def _named(path: Location) -> Sequence[EncodedImage | Prediction]:
     """The images that a path or a pattern stands for, or why there are none."""
     if isinstance(path, Address) and PurePosixPath(path.name).suffix.lower() in IMAGE_ENDINGS:
         return [Prediction(path=str(path), error="an image at an address is not fetched: shards are")]
@@ -179,7 +179,7 @@ def _unread(where: str, error: FtxError) -> Prediction:
     return Prediction(path=path_text(where), error=error.what + (f" ({error.found})" if error.found else ""))
 
 
-def in_shards(path: Place) -> list[EncodedImage | Prediction]:
+def in_shards(path: Location) -> list[EncodedImage | Prediction]:
     """The images in the shards that a path names, and the shards that do not hold.
 
     Raises: DataError if the path names none; EnvironmentFault if another machine does not answer.

@@ -13,7 +13,7 @@ from safetensors import SafetensorError, safe_open
 
 from ftx.core.errors import ExportError
 from ftx.core.progress import SILENT
-from ftx.core.strict_json import parse_json
+from ftx.core.untrusted_input import parse_json
 from ftx.data.preprocess import Pixels
 from ftx.evaluating.answers import ask_graph
 from ftx.evaluating.parity_row import Reference

@@ -12,8 +12,7 @@ from typing import TYPE_CHECKING, cast
 
 import numpy as np
 
-from ftx.core.progress import SILENT
-from ftx.core.progress import Task as ProgressTask
+from ftx.core.progress import SILENT, ProgressTask
 from ftx.data.dataset import Entry, groups_of
 from ftx.data.image_store import EncodedImage, ImageStore
 from ftx.data.preprocess import Pixels, Preprocess, load_pixels

@@ -12,7 +12,7 @@ import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
-from ftx.core.statistics import Paired, holm
+from ftx.core.statistics import PairedCounts, holm
 from ftx.evaluating.logit_bounds import coarsest_rounding
 from ftx.evaluating.parity_row import Compared
 from ftx.runs.artifacts import TRAINED, Artifact
@@ -120,7 +120,7 @@ def _levels(compared: Sequence[Compared], max_drop: float) -> dict[str, float]:
     return {artifact: level for artifact, (_, level) in zip(chances, tested, strict=True)}
 
 
-def _stands_for_drop(row: Compared) -> Paired:
+def _stands_for_drop(row: Compared) -> PairedCounts:
     return row.labels if row.labels.units else row.changes
 
 
@@ -170,7 +170,7 @@ def _parity_row(row: Compared, max_drop: float, confidence: float, *, failed: bo
     )
 
 
-def _class_drop(name: str, units: Paired) -> ClassDrop:
+def _class_drop(name: str, units: PairedCounts) -> ClassDrop:
     return ClassDrop(
         name=name,
         labelled=units.units,

@@ -26,9 +26,9 @@ from ftx.backbones.split_network import full_model
 from ftx.core.command_report import CommandReport
 from ftx.core.disk import settle
 from ftx.core.errors import ExportError, InputError
-from ftx.core.files import check_space, place_or_refuse, staging
+from ftx.core.files import check_space, place_at, staging
 from ftx.core.progress import SILENT, Progress
-from ftx.core.telemetry import no_telemetry
+from ftx.core.third_parties import no_telemetry
 from ftx.data.preprocess import Pixels
 from ftx.evaluating.answers import ask_graph
 from ftx.exporting.make_reference import answers, make_reference
@@ -120,7 +120,7 @@ def export_base(
         write_reference(make_reference(opened, module, data, progress), staged)
         write_card(staged, card.model_copy(update={"base": base}))
         settle(staged)
-        place_or_refuse(staged, out)
+        place_at(staged, out)
         task.advance(artifact="base")
     return BaseReport(
         run=str(opened.path),

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Literal
 from pydantic import BaseModel, ConfigDict
 
 from ftx.core.command_report import CommandReport
-from ftx.core.errors import EnvironmentFault, InputError, refuse_unknown
+from ftx.core.errors import EnvironmentFault, InputError, check_known
 from ftx.core.files import check_space, staged_file
 from ftx.core.progress import SILENT, Progress
 from ftx.exporting.recover_report import RecoverReport
@@ -125,8 +125,8 @@ def wanted_artifacts(formats: Sequence[str], precisions: Sequence[str]) -> list[
 
     Raises: InputError for a name that is none, and for ONNX in another precision than fp32.
     """
-    refuse_unknown("format", formats, FORMATS)
-    refuse_unknown("precision", precisions, list(IRS))
+    check_known("format", formats, FORMATS)
+    check_known("precision", precisions, list(IRS))
     if "openvino" not in formats and set(precisions) != {"fp32"}:
         raise InputError(
             "ONNX is written in fp32 alone",

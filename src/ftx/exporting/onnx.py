@@ -14,7 +14,7 @@ from torch.export import ExportedProgram
 from torch.nn.functional import scaled_dot_product_attention
 
 from ftx.core.errors import ExportError
-from ftx.core.quiet import quiet_third_parties
+from ftx.core.third_parties import quiet_third_parties
 from ftx.exporting.tracing import OUTPUTS
 from ftx.runs.artifacts import ONNX_FILE
 from ftx.runtimes.predictor import INPUT

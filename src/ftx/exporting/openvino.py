@@ -14,8 +14,7 @@ from pathlib import Path
 from torch.export import ExportedProgram
 
 from ftx.core.errors import ExportError
-from ftx.core.quiet import quiet_third_parties
-from ftx.core.telemetry import no_telemetry
+from ftx.core.third_parties import no_telemetry, quiet_third_parties
 from ftx.data.preprocess import Preprocess
 from ftx.exporting.tracing import OUTPUTS
 from ftx.runs.artifacts import IR_FILE

@@ -20,9 +20,9 @@ from pydantic import BaseModel, ConfigDict
 from ftx.core.command_report import CommandReport
 from ftx.core.disk import settle
 from ftx.core.errors import InputError
-from ftx.core.files import check_space, place_or_refuse, staging
+from ftx.core.files import check_space, place_at, staging
 from ftx.core.progress import SILENT, Progress
-from ftx.core.telemetry import no_telemetry
+from ftx.core.third_parties import no_telemetry
 from ftx.exporting.export import wanted_artifacts
 from ftx.runs.artifacts import IR_FILE, Artifact
 from ftx.runs.run import Run
@@ -93,7 +93,7 @@ def export_ovms(
         config = {"model_config_list": [{"config": {"name": one.name, "base_path": one.name}} for one in models]}
         (staged / CONFIG_FILE).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
         settle(staged)
-        place_or_refuse(staged, out)
+        place_at(staged, out)
     return OvmsReport(
         run=str(opened.path),
         path=str(out),

@@ -15,7 +15,7 @@ from torch.export import ExportedProgram
 from ftx.backbones.split_network import full_model
 from ftx.core.errors import ExportError
 from ftx.core.progress import Progress
-from ftx.core.telemetry import no_telemetry
+from ftx.core.third_parties import no_telemetry
 from ftx.data.dataset import Entry
 from ftx.data.image_store import ImageStore
 from ftx.data.loader import load_pixels_many

@@ -7,7 +7,7 @@ from torch import nn
 from torch.export import Dim, ExportedProgram
 
 from ftx.core.errors import ExportError
-from ftx.core.quiet import quiet_third_parties
+from ftx.core.third_parties import quiet_third_parties
 from ftx.data.preprocess import Preprocess
 from ftx.runtimes.predictor import LOGITS, MAPS
 

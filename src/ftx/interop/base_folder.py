@@ -13,7 +13,7 @@ from ftx.adapters.naming import Naming
 from ftx.backbones.timm_config import CONFIG
 from ftx.backbones.weights import read_weights
 from ftx.core.errors import ModelError
-from ftx.core.strict_json import JsonError, read_json
+from ftx.core.untrusted_input import JsonError, read_json
 from ftx.data.preprocess import Preprocess
 from ftx.runs.dense import DENSE_WEIGHTS
 

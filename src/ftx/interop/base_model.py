@@ -13,8 +13,7 @@ from ftx.backbones.grey_weights import take_grey
 from ftx.backbones.layer_roles import head_names, pretrained_config
 from ftx.backbones.timm_config import CONFIG, TimmConfig, build_from_config
 from ftx.backbones.weights import fill_strictly
-from ftx.core.errors import DataError, ModelError
-from ftx.core.pydantic_errors import first_error
+from ftx.core.errors import DataError, ModelError, first_error
 from ftx.interop.base_folder import UNFIT, Base, read_config, read_weights_of
 from ftx.interop.transformers_vit import transformers_folder
 from ftx.runs.dense import DENSE_WEIGHTS

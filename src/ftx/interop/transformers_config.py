@@ -10,10 +10,8 @@ import timm
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from ftx.backbones.build import Size
-from ftx.core.errors import ModelError
-from ftx.core.pydantic_errors import first_error
-from ftx.core.size_limits import MOST_DEPTH, MOST_LABELS, MOST_SIDE, MOST_WIDTH
-from ftx.core.strict_json import JsonError, read_json
+from ftx.core.errors import ModelError, first_error
+from ftx.core.untrusted_input import MOST_DEPTH, MOST_LABELS, MOST_SIDE, MOST_WIDTH, JsonError, read_json
 from ftx.data.preprocess import Interpolation, Preprocess, covering
 
 ModelType = Literal["vit", "dinov2", "dinov2_with_registers"]

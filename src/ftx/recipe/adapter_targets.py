@@ -13,7 +13,7 @@ from typing import Annotated, Literal, cast, get_args
 from pydantic import BeforeValidator, Field
 from pydantic_core import PydanticCustomError
 
-from ftx.core.size_limits import MOST_DEPTH, MOST_WIDTH
+from ftx.core.untrusted_input import MOST_DEPTH, MOST_WIDTH
 
 Target = Literal["q", "k", "v", "proj", "fc1", "fc2"]
 TARGETS: tuple[Target, ...] = get_args(Target)

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import cast
 
 from ftx.core.errors import RecipeError
-from ftx.core.untrusted_files import read_file
+from ftx.core.untrusted_input import read_file
 from ftx.recipe.strict_yaml import YamlError, parse_yaml
 
 # A recipe is a page of text; whatever is larger was not meant to be one.

@@ -11,8 +11,7 @@ from typing import TYPE_CHECKING
 
 from pydantic import BaseModel, ValidationError
 
-from ftx.core.errors import LINES, nearest, shown
-from ftx.core.pydantic_errors import cut
+from ftx.core.errors import LINES, cut, nearest, shown
 
 if TYPE_CHECKING:
     from pydantic_core import ErrorDetails

@@ -14,7 +14,7 @@ from yaml.constructor import ConstructorError
 from yaml.nodes import MappingNode, Node
 
 from ftx.core.errors import shown
-from ftx.core.strict_json import JsonError, refuse_extremes
+from ftx.core.untrusted_input import JsonError, check_extremes
 
 # Section 10.3.2 of YAML 1.2.2 (the core schema), without octal and hexadecimal numbers and without a
 # leading zero: `010` is text and no one has to guess its base.
@@ -114,7 +114,7 @@ def parse_yaml(text: str) -> object:
     """
     try:
         value: object = yaml.load(text, Loader=_Loader)  # a SafeLoader with less in it
-        refuse_extremes(value)
+        check_extremes(value)
     except (ConstructorError, yaml.MarkedYAMLError) as error:
         mark = error.problem_mark
         raise YamlError(f"line {mark.line + 1 if mark else 1}: {error.problem or error.context}") from error

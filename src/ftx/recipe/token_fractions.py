@@ -8,7 +8,7 @@ from typing import Annotated, Literal, cast
 from pydantic import BeforeValidator
 from pydantic_core import PydanticCustomError
 
-from ftx.core.size_limits import MOST_DEPTH
+from ftx.core.untrusted_input import MOST_DEPTH
 
 _FORM = "must be 'all', or shares of the patches by the block they go into, as {4: 0.7, 8: 0.5}"
 

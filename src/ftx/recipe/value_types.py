@@ -11,7 +11,7 @@ from pydantic import BeforeValidator, Field, PlainSerializer
 from pydantic_core import PydanticCustomError
 
 from ftx.core.addresses import as_typed
-from ftx.core.size_limits import MOST_EXPRESSION, MOST_LABELS, MOST_SIDE
+from ftx.core.untrusted_input import MOST_EXPRESSION, MOST_LABELS, MOST_SIDE
 
 # Epochs and batches: more than anyone waits for, and few enough to be counted with.
 MOST_COUNTED = 1_000_000_000

@@ -11,7 +11,7 @@ from ftx.core.errors import InputError
 from ftx.core.files import write_atomic
 from ftx.core.pages import render
 from ftx.core.progress import SILENT, Progress
-from ftx.core.statistics import Paired, wilson_interval
+from ftx.core.statistics import PairedCounts, wilson_interval
 from ftx.data.dataset import groups_of
 from ftx.reporting.calibration import calibration
 from ftx.reporting.facts import RunFacts, gather
@@ -184,7 +184,7 @@ def _pair(first: ComparedRun, second: ComparedRun) -> RunPair:
     units: dict[str, list[tuple[bool, bool]]] = {}
     for unit, (row, same) in zip(groups or shared, shared.values(), strict=True):
         units.setdefault(unit, []).append((bool(one.correct[row]), bool(other.correct[same])))
-    paired = Paired(
+    paired = PairedCounts(
         lost=sum(sum(was and not now for was, now in each) / len(each) for each in units.values()),
         gained=sum(sum(now and not was for was, now in each) / len(each) for each in units.values()),
         units=len(units),

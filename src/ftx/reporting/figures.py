@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ftx.core.figures import drawn
+from ftx.core.pages import drawn
 from ftx.reporting.calibration import Calibration
 from ftx.runs.train_jsonl import Epoch
 from ftx.tasks.thresholds import Flags, Floats

@@ -9,7 +9,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from ftx.core.progress import Progress
-from ftx.core.strict_json import JsonError, read_json
+from ftx.core.untrusted_input import JsonError, read_json
 from ftx.data.dataset import Entry
 from ftx.data.fingerprints import Fingerprint, GreyStore, fingerprint
 from ftx.data.image_store import ImageStore, open_image

@@ -7,7 +7,7 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from ftx.core.command_report import CommandReport
-from ftx.core.strict_json import JsonError, read_json
+from ftx.core.untrusted_input import JsonError, read_json
 from ftx.runs.artifacts import RuntimeName
 from ftx.runs.compute_precision import ComputeField
 from ftx.runs.instruction_sets import InstructionSet

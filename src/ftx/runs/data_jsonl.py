@@ -9,7 +9,7 @@ from pathlib import Path
 
 from ftx.core.errors import DataError, RunError
 from ftx.core.files import write_atomic
-from ftx.core.strict_json import parse_json
+from ftx.core.untrusted_input import parse_json
 from ftx.data.dataset import Entry
 from ftx.runs.run_json import RESTORE
 

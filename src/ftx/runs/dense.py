@@ -20,11 +20,10 @@ from ftx.backbones.layer_roles import pretrained_config
 from ftx.backbones.timm_config import CONFIG, TimmConfig, build_from_config
 from ftx.backbones.weights import read_weights
 from ftx.core.disk import disk_faults
-from ftx.core.errors import DataError, ExportError, ModelError
+from ftx.core.errors import DataError, ExportError, ModelError, first_error
 from ftx.core.files import write_atomic
 from ftx.core.memory import is_out_of_memory
-from ftx.core.pydantic_errors import first_error
-from ftx.core.strict_json import JsonError, read_json
+from ftx.core.untrusted_input import JsonError, read_json
 from ftx.data.preprocess import Preprocess, covering, crop_share
 from ftx.runs.artifacts import DENSE
 from ftx.tasks.output_meaning import Meaning

@@ -13,9 +13,9 @@ from typing import Literal, get_args
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from ftx.core.command_report import CommandReport
-from ftx.core.errors import InputError, RunError, refuse_unknown
+from ftx.core.errors import InputError, RunError, check_known
 from ftx.core.files import is_held
-from ftx.core.untrusted_files import read_file
+from ftx.core.untrusted_input import read_file
 from ftx.recipe.schema import Recipe
 from ftx.runs.artifacts import TRAINED
 from ftx.runs.bench_json import BENCH_FILE, read_bench
@@ -88,7 +88,7 @@ def list_runs(paths: Sequence[Path] | None = None, *, metric: str | None = None,
         figures = sorted({name for one in found for name in one.figures})
         if not figures:
             raise InputError("no epoch of these runs has ended", where=RUNS, fix="leave --metric out")
-        refuse_unknown("metric", [metric], figures)
+        check_known("metric", [metric], figures)
         found = [one.model_copy(update={"metric": metric}) for one in found]
     by_digest = {digest: run for run, digest in digests.items()}
     linked = [one.model_copy(update={"begun_from": by_digest.get(one.begun_from or "")}) for one in found]

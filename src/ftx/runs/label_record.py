@@ -7,9 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Self, TypeVar, cast
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError, model_validator
 
-from ftx.core.errors import DataError, ExportError, RunError, shown
-from ftx.core.pydantic_errors import first_error
-from ftx.core.strict_json import JsonError, read_json
+from ftx.core.errors import DataError, ExportError, RunError, first_error, shown
+from ftx.core.untrusted_input import JsonError, read_json
 from ftx.tasks.labels import Labels
 from ftx.tasks.output_meaning import Meaning
 from ftx.tasks.task_names import TaskName

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from ftx.core.disk import settle
 from ftx.core.errors import RunError
-from ftx.core.files import place_new, refuse_links, sole_writer, staging, write_atomic
+from ftx.core.files import check_no_links, place_new, sole_writer, staging, write_atomic
 from ftx.data.dataset import Entry
 from ftx.runs.data_jsonl import write_entries
 from ftx.runs.latest import LATEST
@@ -92,7 +92,7 @@ def unfinished_run(path: Path) -> Iterator[NewRun]:
     Raises: RunError if another process is at work on it, or if it has a run.json that does not hold, which ``seal``
     would find only after all the training.
     """
-    refuse_links(folders_in(path))
+    check_no_links(folders_in(path))
     with sole_writer(path, None):
         if (path / MANIFEST_FILE).is_file():
             read_manifest(path / MANIFEST_FILE)

@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 from pydantic import AliasChoices, BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from ftx.core.command_report import CommandReport
-from ftx.core.strict_json import JsonError, read_json
+from ftx.core.untrusted_input import JsonError, read_json
 from ftx.runs.artifacts import ARTIFACTS, IR_INT8, Artifact, RuntimeName
 from ftx.runs.compute_precision import ComputeField
 from ftx.runs.instruction_sets import WITHOUT_VNNI, InstructionSet

@@ -14,11 +14,10 @@ from typing import Annotated, cast
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from ftx.core.errors import EnvironmentFault, ExportError
+from ftx.core.errors import EnvironmentFault, ExportError, first_error
 from ftx.core.files import cached_sha256, write_atomic
 from ftx.core.progress import SILENT, Progress
-from ftx.core.pydantic_errors import first_error
-from ftx.core.strict_json import JsonError, read_json
+from ftx.core.untrusted_input import JsonError, read_json
 from ftx.core.version import __version__
 from ftx.runs.artifacts import Artifact
 from ftx.runs.card_json import CARD_FILE, PROOF_FILE

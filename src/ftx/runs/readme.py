@@ -19,8 +19,8 @@ from ftx.adapters.trainable_model import TrainableModel
 from ftx.backbones.kept_tokens import ALL_TOKENS, TokenFractions
 from ftx.core.errors import RunError
 from ftx.core.files import write_atomic
-from ftx.core.shipped_files import EMBEDDED, ORIGINS
-from ftx.core.untrusted_files import read_file
+from ftx.core.shipped_files import BUNDLED, ORIGINS
+from ftx.core.untrusted_input import read_file
 from ftx.core.version import __version__
 from ftx.data.dataset import SPLITS, Dataset, Split
 from ftx.data.open_dataset import class_counts
@@ -236,7 +236,7 @@ def _origin(model: ModelRecipe, architecture: str) -> tuple[str | None, str | No
     """The base's name on the hub and its licence, as far as they are known: a file's are not."""
     if model.weights != "auto":
         return None, None
-    if model.name in EMBEDDED:
+    if model.name in BUNDLED:
         return ORIGINS[model.name]
     config = timm.get_pretrained_cfg(architecture)
     if config is None:
@@ -286,7 +286,7 @@ def _base_named(model: ModelRecipe, architecture: str) -> str:
     hub_id, _ = _origin(model, architecture)
     weights = {"auto": "pretrained weights", "none": "random weights"}.get(model.weights, "weights from a file")
     if hub_id is not None:
-        carried = " that travel with ftx, which come" if model.name in EMBEDDED else ""
+        carried = " that travel with ftx, which come" if model.name in BUNDLED else ""
         weights = f"weights{carried} from [{hub_id}](https://huggingface.co/{hub_id})"
     return f"timm's `{architecture}`, {weights}"
 

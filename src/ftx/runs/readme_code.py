@@ -8,7 +8,7 @@ from torch import nn
 
 from ftx.adapters.trainable_model import TrainableModel
 from ftx.backbones.kept_tokens import ALL_TOKENS, TokenFractions
-from ftx.core.shipped_files import EMBEDDED
+from ftx.core.shipped_files import BUNDLED
 from ftx.data.preprocess import Preprocess, crop_share
 from ftx.recipe.schema import Recipe
 from ftx.runs.dense import size_arguments
@@ -50,7 +50,7 @@ def _base_code(recipe: Recipe, prepared: TrainableModel, classes: int) -> tuple[
     if prepared.method == "full":
         made = f'base = timm.create_model("{name}", num_classes={classes}{size})'
         return ["import timm", *dropping], [made, *drops]
-    if weights == "auto" and recipe.model.name not in EMBEDDED:
+    if weights == "auto" and recipe.model.name not in BUNDLED:
         made = f'base = timm.create_model("{name}", pretrained=True, num_classes={classes}{size})'
         return ["import timm", *dropping], [made, *drops]
     # What timm alone cannot find: embedded weights, random ones of a seed, and a file of the user's.

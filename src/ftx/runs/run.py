@@ -17,11 +17,11 @@ from typing import TYPE_CHECKING
 
 from pydantic import BaseModel
 
-from ftx.core.addresses import Address, Place, data_option, is_elsewhere, typed
+from ftx.core.addresses import Address, Location, data_option, is_elsewhere, typed
 from ftx.core.disk import settle
 from ftx.core.errors import DataError, EnvironmentFault, RunError, listed, shown
 from ftx.core.file_cache import UnchangedFile
-from ftx.core.files import cached_sha256, refuse_links, replace_folder, sole_writer, staging, write_atomic
+from ftx.core.files import cached_sha256, check_no_links, replace_folder, sole_writer, staging, write_atomic
 from ftx.core.progress import SILENT, Progress
 from ftx.data.dataset import Entry, Split
 from ftx.data.shards.paths import images_root
@@ -66,7 +66,7 @@ class Run:
             )
         run = cls(folder)
         _ = run.manifest
-        refuse_links(folders_in(folder))
+        check_no_links(folders_in(folder))
         return run
 
     @property
@@ -281,7 +281,7 @@ class Run:
             raise RunError("the run has no held-out images", where=self.path / "data.jsonl", fix=RESTORE)
         return entries
 
-    def data_root(self, override: Place | None = None) -> Place:
+    def data_root(self, override: Location | None = None) -> Location:
         """The folder that the paths in data.jsonl count from, or the address that ``override`` names.
 
         Raises: DataError if the folder is not there, or the run alone names an address.

@@ -11,7 +11,7 @@ from statistics import fmean
 from pydantic import TypeAdapter, ValidationError
 
 from ftx.core.errors import InputError
-from ftx.core.untrusted_files import read_file
+from ftx.core.untrusted_input import read_file
 
 # Of so many epochs a mean is taken: one alone moves by chance, of few validation images by several points.
 SMOOTHED = 3

@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from ftx.core.files import write_atomic
 from ftx.core.processors import cores
-from ftx.core.strict_json import JsonError, read_json
+from ftx.core.untrusted_input import JsonError, read_json
 from ftx.core.version import __version__
 from ftx.runs.card_json import TUNING_FILE
 from ftx.runs.compute_precision import Compute

@@ -18,11 +18,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from ftx.adapters.peft_config import CONFIG
 from ftx.adapters.peft_file import WEIGHTS
-from ftx.core.errors import ExportError
+from ftx.core.errors import ExportError, first_error
 from ftx.core.files import write_atomic
-from ftx.core.pydantic_errors import first_error
-from ftx.core.strict_json import JsonError, parse_json
-from ftx.core.untrusted_files import require_file
+from ftx.core.untrusted_input import JsonError, parse_json, require_file
 from ftx.core.version import __version__
 from ftx.runs.card_json import PROOF_FILE
 from ftx.runs.label_record import FileHashes

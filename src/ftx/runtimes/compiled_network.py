@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from ftx.core.errors import ExportError
 from ftx.core.memory import is_out_of_memory
-from ftx.core.telemetry import no_telemetry
+from ftx.core.third_parties import no_telemetry
 from ftx.data.preprocess import Pixels, Preprocess
 from ftx.data.threads import in_threads
 from ftx.runs.instruction_sets import InstructionSet

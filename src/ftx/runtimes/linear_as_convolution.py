@@ -17,7 +17,7 @@ from typing import Any, cast
 
 import numpy as np
 
-from ftx.core.telemetry import no_telemetry
+from ftx.core.third_parties import no_telemetry
 
 with no_telemetry():
     import openvino as ov

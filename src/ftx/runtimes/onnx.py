@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import cast
 
 from ftx.core.errors import ExportError, ImageError
-from ftx.core.telemetry import no_telemetry
+from ftx.core.third_parties import no_telemetry
 from ftx.data.image_store import ImageLike
 from ftx.data.preprocess import Pixels, Preprocess, load_pixels, normalise
 from ftx.runs.artifacts import ONNX, ONNX_FILE, RuntimeName

@@ -14,7 +14,7 @@ from PIL import Image
 
 from ftx.core.errors import ExportError, ImageError, listed
 from ftx.core.processors import processors
-from ftx.core.telemetry import no_telemetry
+from ftx.core.third_parties import no_telemetry
 from ftx.data.image_store import ImageLike, open_image, pixel_bytes
 from ftx.data.preprocess import Pixels, Preprocess, resize_crop
 from ftx.runs.artifacts import IR_FILE, IR_WEIGHTS, RuntimeName

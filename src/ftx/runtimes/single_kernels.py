@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ftx.core.telemetry import no_telemetry
+from ftx.core.third_parties import no_telemetry
 from ftx.data.preprocess import Preprocess
 from ftx.runs.instruction_sets import InstructionSet
 from ftx.runtimes.linear_as_convolution import has_int8_linear_layers, most_tokens, with_convolutions

@@ -14,10 +14,9 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from ftx.core.disk import disk_faults
-from ftx.core.errors import InputError
+from ftx.core.errors import InputError, first_error
 from ftx.core.files import LOCK, sole_writer, write_atomic
-from ftx.core.pydantic_errors import first_error
-from ftx.core.strict_json import JsonError, read_json
+from ftx.core.untrusted_input import JsonError, read_json
 from ftx.evaluating.predict import Prediction
 
 JOB_FILE = "job.json"

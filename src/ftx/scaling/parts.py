@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ftx.core.addresses import Address, Place, typed
+from ftx.core.addresses import Address, Location, typed
 from ftx.core.progress import SILENT
 from ftx.data.image_store import EncodedImage
 from ftx.data.shards.fetched import state_of
@@ -31,7 +31,7 @@ class JobPart:
     """
 
     files: tuple[str | Prediction, ...] = ()
-    archive: Place | None = None
+    archive: Location | None = None
     images: int | None = None
     state: str = ""
 
@@ -95,7 +95,7 @@ def parts_of(given: Sequence[Path]) -> list[JobPart]:
     return parts
 
 
-def _places(named: Path) -> Sequence[Place]:
+def _places(named: Path) -> Sequence[Location]:
     """What a path, a pattern or an address stands for."""
     place = typed(named)
     return [place] if isinstance(place, Address) else matched(place) or [place]
@@ -111,7 +111,7 @@ def _part(files: Sequence[str | Prediction]) -> JobPart:
     return JobPart(tuple(files), images=len(files), state=hashlib.sha256(repr(states).encode()).hexdigest())
 
 
-def _of_shards(path: Place) -> list[JobPart]:
+def _of_shards(path: Location) -> list[JobPart]:
     root = images_root(path)
     index = read_shards_json(root)
     images = {} if index is None else {shard.name: shard.images for shard in index.shards}

@@ -20,8 +20,8 @@ from uuid import uuid4
 
 from ftx.core.errors import InputError
 from ftx.core.memory import available_bytes
-from ftx.core.own_origin import refuses
 from ftx.core.progress import Progress
+from ftx.core.same_origin import rejection
 from ftx.serving.metrics import Metrics
 from ftx.serving.refusal import Disconnected, Refused
 
@@ -127,7 +127,7 @@ class Guard:
             host, origin = (
                 headers[name].decode("latin-1") if name in headers else None for name in (b"host", b"origin")
             )
-            why = refuses(self._own_names, host, origin)
+            why = rejection(self._own_names, host, origin)
             if why:
                 raise Refused(403, f"{why}; with a token (--token-file) every name is answered")
         if self._token is not None and scope["path"] not in OPEN_PATHS:

@@ -23,8 +23,7 @@ from typing import Annotated, Any
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from ftx.core.errors import nearest
-from ftx.core.pydantic_errors import first_error
+from ftx.core.errors import first_error, nearest
 from ftx.data.preprocess import Pixels
 from ftx.runtimes.openvino import OpenVinoPredictor
 from ftx.runtimes.predictor import INPUT, LOGITS

@@ -18,10 +18,10 @@ from pydantic import BaseModel
 
 from ftx.core.command_report import CommandReport
 from ftx.core.errors import TERMINATING, FtxError, InputError
-from ftx.core.own_origin import own_names
 from ftx.core.progress import SILENT, Progress
-from ftx.core.signal_stack import handle_signals_on_own_stack
-from ftx.core.untrusted_files import read_file
+from ftx.core.same_origin import local_names
+from ftx.core.signals import handle_signals_on_own_stack
+from ftx.core.untrusted_input import read_file
 from ftx.runs.card_json import CARD_FILE
 from ftx.runs.latest import latest_run
 from ftx.runtimes.openvino import read_into_memory
@@ -133,7 +133,7 @@ def serving(
         metrics.watch_waiting(lambda: registry.waiting)
         # To a server that this machine alone reaches, browsers of this machine are the way for everyone else.
         alone = token is None and is_loopback(address.host)
-        asker = Asker(token, own_names(address.host) if alone else None)
+        asker = Asker(token, local_names(address.host) if alone else None)
         guard = Guard(build(Parts(registry, images, limits, metrics)), limits, asker, metrics, progress)
         started: list[Callable[[], None]] = []
         yield Serving(registry, _uvicorn(guard, limits, address, started), started)

@@ -8,7 +8,7 @@ from heapq import heapify, heappop, heappush
 from typing import TypeVar
 
 from ftx.core.errors import DataError, listed
-from ftx.core.size_limits import MOST_TREE_LEVELS
+from ftx.core.untrusted_input import MOST_TREE_LEVELS
 from ftx.tasks.base import ImageLabels, RelatedLabels
 from ftx.tasks.labels import LabelDeclaration, Labels
 

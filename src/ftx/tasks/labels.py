@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 
 from ftx.core.errors import DataError, listed
-from ftx.core.size_limits import MOST_LABELS, MOST_TREE_LEVELS
+from ftx.core.untrusted_input import MOST_LABELS, MOST_TREE_LEVELS
 
 
 @dataclass(frozen=True)

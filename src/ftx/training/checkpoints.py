@@ -25,7 +25,7 @@ from torch import Tensor
 from ftx.core.errors import RunError, shell_command
 from ftx.core.files import sha256_file, staged_file, write_atomic
 from ftx.core.progress import Progress
-from ftx.core.strict_json import JsonError, read_json
+from ftx.core.untrusted_input import JsonError, read_json
 from ftx.core.version import __version__
 from ftx.recipe.schema import Recipe
 from ftx.runs.new_run import NewRun

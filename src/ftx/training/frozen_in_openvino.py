@@ -19,8 +19,7 @@ from torch.export import Dim
 
 from ftx.core.errors import EnvironmentFault, ModelError
 from ftx.core.files import stage_folder
-from ftx.core.quiet import quiet_third_parties
-from ftx.core.telemetry import no_telemetry
+from ftx.core.third_parties import no_telemetry, quiet_third_parties
 from ftx.data.preprocess import Preprocess
 
 with no_telemetry():

@@ -16,7 +16,7 @@ from ftx.backbones.build import Backbone
 from ftx.backbones.dropped_patches import ALL_PATCHES, DroppedPatches
 from ftx.backbones.kept_tokens import take
 from ftx.backbones.split_network import full_model
-from ftx.core.addresses import Place
+from ftx.core.addresses import Location
 from ftx.core.progress import Progress
 from ftx.data.dataset import Entry
 from ftx.data.image_store import ImageStore
@@ -263,7 +263,7 @@ class FeatureInputs:
 
 def inputs_of(
     backbone: Backbone,
-    root: Place,
+    root: Location,
     entries: Sequence[Entry],
     task: Task,
     *,

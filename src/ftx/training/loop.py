@@ -17,8 +17,7 @@ from ftx.backbones.joined_attention import joined_attention
 from ftx.backbones.recompute import recomputing
 from ftx.backbones.trained_blocks import trained_blocks
 from ftx.core.errors import InputError
-from ftx.core.progress import Progress
-from ftx.core.progress import Task as ProgressTask
+from ftx.core.progress import Progress, ProgressTask
 from ftx.data.random_draws import order_generator, step_seed
 from ftx.data.shards.shard_wise import shard_wise
 from ftx.runs.train_jsonl import Epoch, best_epoch, means, with_means

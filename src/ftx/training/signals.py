@@ -13,8 +13,7 @@ from types import FrameType
 from typing import Literal
 
 from ftx.core.errors import TERMINATING, Termination
-from ftx.core.signal_in_imports import comes_again_after_import
-from ftx.core.signal_stack import handle_signals_on_own_stack
+from ftx.core.signals import handle_signals_on_own_stack, postponed_by_import
 
 
 class Stop:
@@ -43,7 +42,7 @@ class Stop:
     def receive(self, number: int, frame: FrameType | None) -> None:
         """Take a signal."""
         again = self.asked is not None
-        if (again or not self._deferred) and comes_again_after_import(number, frame):
+        if (again or not self._deferred) and postponed_by_import(number, frame):
             return
         self.asked = "terminate" if number in TERMINATING else "interrupt"
         if self._deferred and not again:

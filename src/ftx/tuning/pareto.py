@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from ftx.core.figures import drawn
+from ftx.core.pages import drawn
 from ftx.tuning.report import TriedTrial
 
 _INCHES = (7.0, 4.0)

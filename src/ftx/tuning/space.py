@@ -15,8 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Self
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from ftx.backbones.architecture_table import SupportedModel, read_architectures
-from ftx.core.errors import InputError, RecipeError, nearest
-from ftx.core.pydantic_errors import first_error
+from ftx.core.errors import InputError, RecipeError, first_error, nearest
 from ftx.recipe.document import read_document
 from ftx.recipe.schema import Recipe
 from ftx.recipe.strict_yaml import dump_yaml

@@ -21,7 +21,7 @@ from ftx.core.errors import (
     stopped,
 )
 from ftx.core.files import write_atomic
-from ftx.core.progress import SILENT, Progress, Task
+from ftx.core.progress import SILENT, Progress, ProgressTask
 from ftx.core.rank_zero_output import check_one_process
 from ftx.data.shards.paths import images_root
 from ftx.recipe.schema import Recipe
@@ -122,7 +122,7 @@ class _Bars:
 
     progress: Progress
 
-    def track(self, description: str, total: int | None) -> AbstractContextManager[Task]:
+    def track(self, description: str, total: int | None) -> AbstractContextManager[ProgressTask]:
         return self.progress.track(description, total)
 
     def note(self, text: str) -> None:

@@ -17,9 +17,8 @@ import numpy as np
 from safetensors.numpy import load_file
 
 from ftx.core.command_report import CommandReport
-from ftx.core.disk import disk_faults, settle
+from ftx.core.disk import disk_faults, exchange_folders, settle
 from ftx.core.errors import ExportError, GateFailed, InputError, RunError, shell_command
-from ftx.core.exchange_folders import exchange_folders
 from ftx.core.files import check_space, partial_path, staging
 from ftx.core.progress import SILENT, Progress
 from ftx.evaluating.answers import ask_graph

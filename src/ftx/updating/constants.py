@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ftx.core.errors import ExportError
-from ftx.core.telemetry import no_telemetry
+from ftx.core.third_parties import no_telemetry
 from ftx.runs.artifacts import IR_FILE
 from ftx.runtimes.compiled_network import core
 

@@ -17,10 +17,9 @@ from safetensors import SafetensorError
 from safetensors.numpy import load
 
 from ftx.adapters.peft_file import PREFIX, WEIGHTS, PeftFile, read_peft_file
-from ftx.core.errors import AdapterError, ExportError, InputError
+from ftx.core.errors import AdapterError, ExportError, InputError, first_error
 from ftx.core.files import sha256_file
-from ftx.core.pydantic_errors import first_error
-from ftx.core.strict_json import JsonError, parse_json
+from ftx.core.untrusted_input import JsonError, parse_json
 from ftx.runs.card_json import PROOF_FILE, Card
 from ftx.runs.proof_json import Proof, ir_digest, proof_from
 from ftx.runs.update_zip import ANSWERS_FILE, Update, read_update

@@ -12,7 +12,7 @@ from openvino import opset13 as op
 from tests.conftest import Listener
 
 from ftx.backbones.split_network import full_model
-from ftx.core.signal_stack import OFF, signal_stack
+from ftx.core.signals import OFF, signal_stack
 from ftx.data.preprocess import Preprocess
 from ftx.exporting.int8 import search as quantizing
 from ftx.exporting.int8.products import int8_share, products, quantized_products

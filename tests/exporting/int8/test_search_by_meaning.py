@@ -15,7 +15,7 @@ from tests.exporting.int8.test_quantize import IMAGES, body, images, in_8_bits, 
 
 from ftx.core.errors import GateFailed
 from ftx.core.files import sha256_file
-from ftx.core.statistics import Paired
+from ftx.core.statistics import PairedCounts
 from ftx.data.dataset import Entry
 from ftx.data.preprocess import Preprocess, load_pixels, normalise
 from ftx.exporting.accuracy_gate import refuse_what_failed
@@ -116,7 +116,7 @@ def test_the_margin_of_the_recipe_decides_about_accuracy_control(searched: tuple
     """So many labels change that the default margin would have asked for it."""
     _, _, quantized = searched
     changed = min(one.changed for one in quantized.candidates)
-    assert MAX_DROP < Paired(changed, 0, 8).drop_at_least(CONFIDENCE) < 0.99
+    assert MAX_DROP < PairedCounts(changed, 0, 8).drop_at_least(CONFIDENCE) < 0.99
     assert not any(one.setting.accuracy_control for one in quantized.candidates)
 
 

@@ -8,14 +8,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import overload
 
-from ftx.core.addresses import Address, Place
+from ftx.core.addresses import Address, Location
 
 ENDING = ".tar"
 SHARDS_FILE = "shards.json"
 _NUMBERED = re.compile(rf"(.*?)(\d+){re.escape(ENDING)}")
 
 
-def are_shards(path: Place) -> bool:
+def are_shards(path: Location) -> bool:
     """Whether a data path names tar archives, something at an address, or a folder that ``ftx data shard`` wrote."""
     return isinstance(path, Address) or _names_archives(path) or _is(path / SHARDS_FILE, os.path.isfile)
 
@@ -23,13 +23,13 @@ def are_shards(path: Place) -> bool:
 @overload
 def images_root(path: Path) -> Path: ...
 @overload
-def images_root(path: Place) -> Place: ...
-def images_root(path: Place) -> Place:
+def images_root(path: Location) -> Location: ...
+def images_root(path: Location) -> Location:
     """Where the paths of a data set's images count from: its folder, or what the archives that it names lie in."""
     return path.parent if _names_archives(path) else path
 
 
-def member_of(root: Place, path: str) -> tuple[Place, str] | None:
+def member_of(root: Location, path: str) -> tuple[Location, str] | None:
     """The archive that an image's path below the root leads into, and the member there; None if it leads into none."""
     before, ending, member = path.partition(f"{ENDING}/")
     if not ending:
@@ -52,7 +52,7 @@ def archives_in(folder: Path) -> str | None:
     return f"{len(names)}, such as '{folder / first}', and several as '{folder}/{{one,another}}{ENDING}'"
 
 
-def _names_archives(path: Place) -> bool:
+def _names_archives(path: Location) -> bool:
     return path.name.endswith(ENDING) and (isinstance(path, Address) or not _is(path, os.path.isdir))
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from threading import Lock
 from typing import NamedTuple
 
-from ftx.core.addresses import Address, Place
+from ftx.core.addresses import Address, Location
 from ftx.data.shards.fetched import fetched, forget
 from ftx.data.shards.tar_index import TarIndex, read_index
 
@@ -16,7 +16,7 @@ from ftx.data.shards.tar_index import TarIndex, read_index
 MOST_OPEN = 128
 
 
-def open_member(archive: Place, name: str) -> io.BufferedReader:
+def open_member(archive: Location, name: str) -> io.BufferedReader:
     """A member of an archive on this machine or another.
 
     Raises: FileNotFoundError if the archive or the member is not there; DataError for an archive that does not hold;
@@ -28,7 +28,7 @@ def open_member(archive: Place, name: str) -> io.BufferedReader:
         raise FileNotFoundError(f"{archive} has no {name}") from None
 
 
-def has_member(archive: Place, name: str) -> bool:
+def has_member(archive: Location, name: str) -> bool:
     """Whether the archive is there and holds such a file. Raises: DataError, EnvironmentFault as ``open_member``."""
     try:
         return name in _SHARDS.index(archive).members
@@ -36,7 +36,7 @@ def has_member(archive: Place, name: str) -> bool:
         return False
 
 
-def open_current(archive: Place, *, fetch: bool = False) -> tuple[Path, TarIndex]:
+def open_current(archive: Location, *, fetch: bool = False) -> tuple[Path, TarIndex]:
     """An archive as it is now: its file, or a copy of another machine's, and where its members lie.
 
     With ``fetch``, what was copied before is not trusted.
@@ -59,11 +59,11 @@ class _OpenShards:
     """The indices of the archives that were read last; the file of one that is let go closes behind its last reader."""
 
     def __init__(self) -> None:
-        self._open: OrderedDict[Place, _Opened] = OrderedDict()
-        self._reading: defaultdict[Place, Lock] = defaultdict(Lock)
+        self._open: OrderedDict[Location, _Opened] = OrderedDict()
+        self._reading: defaultdict[Location, Lock] = defaultdict(Lock)
         self._one_at_a_time = Lock()
 
-    def index(self, archive: Place) -> TarIndex:
+    def index(self, archive: Location) -> TarIndex:
         if (known := self._known(archive)) is not None:
             return known
         with self._one_at_a_time:
@@ -71,7 +71,7 @@ class _OpenShards:
         with mine:  # one thread reads it, others wait for that
             return self._known(archive) or self.read(archive)[1]
 
-    def read(self, archive: Place) -> tuple[Path, TarIndex]:
+    def read(self, archive: Location) -> tuple[Path, TarIndex]:
         file = fetched(archive) if isinstance(archive, Address) else archive
         opened = _Opened(file, read_index(file, str(archive)), _state(file))
         with self._one_at_a_time:
@@ -81,7 +81,7 @@ class _OpenShards:
                 self._open.popitem(last=False)
         return opened.file, opened.contents
 
-    def _known(self, archive: Place) -> TarIndex | None:
+    def _known(self, archive: Location) -> TarIndex | None:
         with self._one_at_a_time:
             opened = self._open.get(archive)
             if opened is None or (isinstance(archive, Path) and _state(archive) != opened.state):

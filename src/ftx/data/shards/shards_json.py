@@ -7,12 +7,10 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from ftx.core.addresses import Address, Place
-from ftx.core.errors import DataError
+from ftx.core.addresses import Address, Location
+from ftx.core.errors import DataError, first_error
 from ftx.core.files import write_atomic
-from ftx.core.pydantic_errors import first_error
-from ftx.core.strict_json import JsonError, parse_json
-from ftx.core.untrusted_files import read_file
+from ftx.core.untrusted_input import JsonError, parse_json, read_file
 from ftx.data.dataset import Split
 from ftx.data.shards.fetched import content_at
 from ftx.data.shards.paths import SHARDS_FILE
@@ -60,7 +58,7 @@ class Shards(BaseModel):
     shards: tuple[Shard, ...]
 
 
-def read_shards_json(root: Place) -> Shards | None:
+def read_shards_json(root: Location) -> Shards | None:
     """What stands beside the shards in a folder, or at an address; None where nothing does.
 
     Raises: DataError if it does not hold; EnvironmentFault if the address cannot be reached.
@@ -76,7 +74,7 @@ def read_shards_json(root: Place) -> Shards | None:
         raise DataError(f"{SHARDS_FILE} does not hold", where=file, found=found, fix=_WRITE_AGAIN) from error
 
 
-def _content(file: Place) -> bytes | None:
+def _content(file: Location) -> bytes | None:
     if isinstance(file, Address):
         return content_at(file, _MOST_BYTES)
     return read_file(file, _MOST_BYTES) if file.exists() else None

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ftx.core.errors import DataError
-from ftx.core.untrusted_files import open_file
+from ftx.core.untrusted_input import open_file
 
 _END_BYTES = 2 * tarfile.BLOCKSIZE
 

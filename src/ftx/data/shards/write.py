@@ -14,11 +14,11 @@ from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO, cast
 
-from ftx.core.addresses import Place, typed
+from ftx.core.addresses import Location, typed
 from ftx.core.command_report import CommandReport
 from ftx.core.disk import disk_faults, settle
 from ftx.core.errors import DataError, InputError
-from ftx.core.files import place_or_refuse, staging
+from ftx.core.files import place_at, staging
 from ftx.core.packages import require
 from ftx.core.progress import SILENT, Progress
 from ftx.data.dataset import SPLITS, Unreadable
@@ -49,7 +49,7 @@ class ShardReport(CommandReport):
 
 
 def write_shards(
-    data: Place,
+    data: Location,
     out: Path,
     *,
     per_shard: int = PER_SHARD,
@@ -81,7 +81,7 @@ def write_shards(
         shards = [*_archives(listing.root, images, per_shard, staged, progress)]
         write_shards_json(staged, _described(listing, images, shards))
         settle(staged)
-        place_or_refuse(staged, out)
+        place_at(staged, out)
     return ShardReport(
         path=str(out),
         images=len(images),
@@ -102,7 +102,7 @@ def _place(image: OpenedImage) -> tuple[int, str, str]:
 
 
 def _archives(
-    root: Place, images: Sequence[OpenedImage], per_shard: int, folder: Path, progress: Progress
+    root: Location, images: Sequence[OpenedImage], per_shard: int, folder: Path, progress: Progress
 ) -> Iterator[Shard]:
     from webdataset.writer import TarWriter
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ftx.core.addresses import Address, Place
+from ftx.core.addresses import Address, Location
 from ftx.core.errors import DataError
 from ftx.core.progress import SILENT, Progress
 from ftx.data.shards.paths import are_shards
@@ -19,7 +19,7 @@ __all__ = ["Layout", "ListedImage", "Listing", "list_images"]
 
 
 def list_images(
-    path: Place, *, nested: bool = False, form: str = "auto", follow_links: bool = False, progress: Progress = SILENT
+    path: Location, *, nested: bool = False, form: str = "auto", follow_links: bool = False, progress: Progress = SILENT
 ) -> Listing:
     """Every image of a data set with its labels; ``nested`` folders are a label tree.
 

@@ -11,7 +11,7 @@ from typing import Literal, TypeVar
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from ftx.core.errors import DataError, listed
-from ftx.core.untrusted_files import read_file
+from ftx.core.untrusted_input import read_file
 from ftx.data.sources.listing import IMAGE_ENDINGS, ListedImage, check_link_inside, short
 
 # What Roboflow calls COCO's annotations, beside the images of each split.

@@ -18,7 +18,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from ftx.core.errors import DataError, listed, nearest
-from ftx.core.untrusted_files import read_file
+from ftx.core.untrusted_input import read_file
 from ftx.data.sources.cells import labels_in, name_in, split_in
 from ftx.data.sources.listing import (
     ListedImage,

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from ftx.core.addresses import typed
 from ftx.core.errors import DataError, nearest
+from ftx.core.untrusted_input import MOST_TREE_LEVELS
 from ftx.data.dataset import SPLITS, Split
 from ftx.data.shards.paths import SHARDS_FILE, archives_in, are_shards
 from ftx.data.sources.listing import IMAGE_ENDINGS, SPLIT_WORDS, ListedImage, Listing, check_link_inside
@@ -17,9 +18,6 @@ from ftx.tasks.labels import LabelDeclaration
 
 # What operating systems and file servers leave in folders; not worth a word. Hidden files join them.
 LITTER = frozenset({"thumbs.db", "desktop.ini", "ehthumbs.db", "__macosx", "@eadir", "$recycle.bin"})
-
-# More than any tree of labels has.
-MOST_LEVELS = 100
 
 _SHAPE = "make one folder a class and put its images straight into it: DIR/<class>/*.jpg, or DIR/train/<class>/*.jpg"
 
@@ -148,11 +146,11 @@ class _Walker:
         return folder if holds_splits or self.folders(folder.parent) == [folder] else None
 
     def _images(self, class_folder: Path, label: str, split: Split | None, level: int = 1) -> Iterator[ListedImage]:
-        if level > MOST_LEVELS:
+        if level > MOST_TREE_LEVELS:
             raise DataError(
                 "the folders are nested too deeply",
                 where=class_folder,
-                found=f"more than {MOST_LEVELS} levels of labels",
+                found=f"more than {MOST_TREE_LEVELS} levels of labels",
             )
         for path in self.visible(class_folder):
             if path.is_dir() and self.nested:

@@ -10,7 +10,7 @@ from functools import cache
 from pathlib import Path, PurePosixPath
 from typing import Literal
 
-from ftx.core.addresses import Place, names_address
+from ftx.core.addresses import Location, names_address
 from ftx.core.errors import DataError
 from ftx.data.dataset import Split
 from ftx.tasks.labels import LabelDeclaration
@@ -55,7 +55,7 @@ class Listing:
     ``repeated`` names lines of a table that say again what one before them says.
     """
 
-    root: Place
+    root: Location
     layout: Layout
     files: tuple[ListedImage, ...]
     declared: LabelDeclaration = field(default_factory=LabelDeclaration)

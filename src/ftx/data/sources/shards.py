@@ -19,11 +19,10 @@ from math import prod
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, cast
 
-from ftx.core.addresses import Address, Place
+from ftx.core.addresses import Address, Location
 from ftx.core.errors import DataError, listed
 from ftx.core.progress import SILENT, Progress
-from ftx.core.strict_json import parse_json
-from ftx.core.untrusted_files import open_file
+from ftx.core.untrusted_input import open_file, parse_json
 from ftx.data.dataset import Split
 from ftx.data.decode_limits import MAX_FILE_BYTES
 from ftx.data.shards.paths import ENDING, SHARDS_FILE, images_root
@@ -56,7 +55,7 @@ _LETTERS = re.compile(r"(.)\.\.(.)(?:\.\.-?\d+)?")
 _RANGE = re.compile(r"(-?\d+)\.\.(-?\d+)(?:\.\.-?\d+)?")
 
 
-def shard_names(path: Place) -> list[str]:
+def shard_names(path: Location) -> list[str]:
     """The archives that a path names, as ``{0000..0099}.tar`` does, or that ``shards.json`` lists where it names none.
 
     Raises: DataError if there are none, too many, or they lie in several folders.
@@ -100,7 +99,7 @@ def _choices(braces: str) -> int:
     return braces.count(",") + 1 if letters is None else abs(ord(letters[2]) - ord(letters[1])) + 1
 
 
-def images_of(root: Place, shard: str) -> list[str]:
+def images_of(root: Location, shard: str) -> list[str]:
     """The paths of the images in a shard, in its order, whatever is said of them.
 
     Raises: DataError if it is missing, cut, or holds links or names that lead out; EnvironmentFault if another machine
@@ -113,7 +112,7 @@ def images_of(root: Place, shard: str) -> list[str]:
     return [f"{shard}/{name}" for name in index.members if PurePosixPath(name).suffix.lower() in IMAGE_ENDINGS]
 
 
-def read_shards(path: Place, progress: Progress = SILENT) -> Listing:
+def read_shards(path: Location, progress: Progress = SILENT) -> Listing:
     """The images of all shards that a path names, each shard read to its end and held against ``shards.json``.
 
     Raises: DataError naming each shard that is missing, cut or altered, and each image without a label, with two, or
@@ -163,7 +162,7 @@ class _Found:
         return (self.sha256, self.size_bytes) == (stated.sha256, stated.bytes)
 
 
-def _read(root: Place, name: str, stated: Shard | None) -> _Found:
+def _read(root: Location, name: str, stated: Shard | None) -> _Found:
     """One shard, its bytes read once from the beginning to the end."""
     shard = root / name
     found = _read_once(shard)
@@ -180,7 +179,7 @@ def _read(root: Place, name: str, stated: Shard | None) -> _Found:
     return found
 
 
-def _read_once(shard: Place, *, fetch: bool = False) -> _Found:
+def _read_once(shard: Location, *, fetch: bool = False) -> _Found:
     from webdataset.tariterators import group_by_keys, tar_file_iterator
 
     name = shard.name
@@ -196,7 +195,7 @@ def _read_once(shard: Place, *, fetch: bool = False) -> _Found:
 
 
 @contextmanager
-def _shard_faults(shard: Place) -> Iterator[None]:
+def _shard_faults(shard: Location) -> Iterator[None]:
     """Say which shard it is that cannot be read."""
     try:
         yield

@@ -10,7 +10,7 @@ from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from typing import Literal
 
-from ftx.core.telemetry import no_telemetry
+from ftx.core.third_parties import no_telemetry
 
 with no_telemetry():
     import openvino as ov

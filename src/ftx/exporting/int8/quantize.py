@@ -15,9 +15,9 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from ftx.core.progress import Progress, Task
-from ftx.core.signal_stack import handle_signals_on_own_stack
-from ftx.core.telemetry import no_telemetry
+from ftx.core.progress import Progress, ProgressTask
+from ftx.core.signals import handle_signals_on_own_stack
+from ftx.core.third_parties import no_telemetry
 from ftx.exporting.int8.products import beside_logits, head_of
 from ftx.exporting.int8.setting import Ranges, Setting
 from ftx.runtimes.compiled_network import ask, core
@@ -163,7 +163,7 @@ class _Counted:
     """Calibration images that tell how far NNCF has read them."""
 
     batches: Batches
-    task: Task
+    task: ProgressTask
 
     def __iter__(self) -> Iterator[Floats]:
         for batch_NCHW in self.batches:

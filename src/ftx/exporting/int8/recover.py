@@ -26,8 +26,7 @@ from ftx.adapters.trainable_model import TrainableModel, prepare
 from ftx.backbones.layer_roles import head_names
 from ftx.core.errors import EnvironmentFault, GateFailed
 from ftx.core.progress import SILENT, Progress
-from ftx.core.quiet import quiet_third_parties
-from ftx.core.telemetry import no_telemetry
+from ftx.core.third_parties import no_telemetry, quiet_third_parties
 from ftx.data.dataset import Dataset, Entry
 from ftx.data.random_draws import order_generator
 from ftx.exporting.int8.quantize import RANGES, quiet

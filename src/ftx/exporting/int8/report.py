@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ftx.core.figures import drawn
+from ftx.core.pages import drawn
 from ftx.exporting.int8.search import Candidate, Quantized
 from ftx.runs.artifacts import Artifact
 from ftx.runs.machine import this_machine, this_set

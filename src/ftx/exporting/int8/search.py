@@ -19,8 +19,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ftx.core.progress import SILENT, Progress
-from ftx.core.statistics import Paired
-from ftx.core.telemetry import no_telemetry
+from ftx.core.statistics import PairedCounts
+from ftx.core.third_parties import no_telemetry
 from ftx.exporting.int8.products import (
     Product,
     int8_share,
@@ -176,7 +176,7 @@ class _Search:
             self.attempt(replace(start, ranges=ranges))
         self.attempt(replace(self.best.setting, bias_correction=False))
         self.put_back()
-        counted = Paired(self.best.changed, 0, self.best.images)
+        counted = PairedCounts(self.best.changed, 0, self.best.images)
         if counted.drop_at_least(CONFIDENCE) > self.max_drop:
             self.attempt(replace(self.best.setting, accuracy_control=True))
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from ftx.core.own_origin import own_names, refuses
+from ftx.core.same_origin import local_names, rejection
 
 
 @pytest.mark.parametrize(
@@ -20,19 +20,19 @@ from ftx.core.own_origin import own_names, refuses
     ],
 )
 def test_its_own_pages_are_answered(listening: str, host: str | None, origin: str | None) -> None:
-    assert refuses(own_names(listening), host, origin) is None
+    assert rejection(local_names(listening), host, origin) is None
 
 
 @pytest.mark.parametrize(
     ("host", "origin", "sentence"),
     [
-        ("evil.example:8000", None, "not called 'evil.example:8000'"),
-        ("evil.example:8000", "http://evil.example:8000", "not called"),
-        ("localhost.evil.example", None, "not called"),
-        ("127.0.0.1:8000@evil.example", None, "not called"),
-        ("127.0.0.1:8000:8000", None, "not called"),
-        ("[::1", None, "not called"),
-        ("", None, "not called"),
+        ("evil.example:8000", None, "not named 'evil.example:8000'"),
+        ("evil.example:8000", "http://evil.example:8000", "not named"),
+        ("localhost.evil.example", None, "not named"),
+        ("127.0.0.1:8000@evil.example", None, "not named"),
+        ("127.0.0.1:8000:8000", None, "not named"),
+        ("[::1", None, "not named"),
+        ("", None, "not named"),
         ("localhost:8000", "http://evil.example", "another website"),
         ("localhost:8000", "http://localhost:3000", "another website"),
         ("localhost:8000", "http://127.0.0.1:8000", "another website"),
@@ -42,4 +42,4 @@ def test_its_own_pages_are_answered(listening: str, host: str | None, origin: st
     ],
 )
 def test_other_websites_are_not(host: str | None, origin: str | None, sentence: str) -> None:
-    assert sentence in str(refuses(own_names(), host, origin))
+    assert sentence in str(rejection(local_names(), host, origin))

@@ -6,7 +6,7 @@ import os
 
 import pytest
 
-from ftx.core.telemetry import no_telemetry
+from ftx.core.third_parties import no_telemetry
 
 
 def test_what_keeps_libraries_still_is_gone_afterwards(monkeypatch: pytest.MonkeyPatch) -> None:
