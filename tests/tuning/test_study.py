@@ -11,7 +11,7 @@ from optuna import Study
 from ftx.core.errors import RunError
 from ftx.recipe.schema import Recipe
 from ftx.tuning.space import Space, default_space
-from ftx.tuning.study import open_study, said
+from ftx.tuning.study import identity, open_study
 
 RECIPE = Recipe.named({"epochs": 3})
 SPACE = Space(keys={"adapter.rank": (2, 4)})
@@ -27,7 +27,7 @@ def test_a_study_is_opened_again_by_the_same_search_only(tmp_path: Path) -> None
     first.ask()
     moved = RECIPE.with_overrides(["data.path=elsewhere"])  # the same images, as their digest says
     for again in (opened(tmp_path), opened(tmp_path, recipe=moved)):
-        assert (said(again), len(again.trials)) == (said(first), 1)
+        assert (identity(again), len(again.trials)) == (identity(first), 1)
     for changed in (
         {"recipe": RECIPE.with_overrides(["train.epochs=4"])},
         {"recipe": RECIPE.with_overrides(["seed=7"])},
@@ -50,7 +50,7 @@ def test_workers_of_one_seed_draw_what_the_others_do_not(tmp_path: Path) -> None
 def test_two_studies_of_one_search_have_names_of_their_own(tmp_path: Path) -> None:
     (tmp_path / "a").mkdir()
     (tmp_path / "b").mkdir()
-    one, other = said(opened(tmp_path / "a")), said(opened(tmp_path / "b"))
+    one, other = identity(opened(tmp_path / "a")), identity(opened(tmp_path / "b"))
     assert one[0] == other[0]
     assert one[1] != other[1]
 

@@ -15,8 +15,8 @@ from ftx.recipe.schema import Recipe
 from ftx.runs.run_json import CHECKPOINTS, MANIFEST_FILE
 from ftx.runs.train_jsonl import EPOCHS_FILE, Epoch, epoch_lines
 from ftx.training.state import EpochEnd
-from ftx.tuning.trial import Attempt, attempt
-from ftx.tuning.trial_folders import Taken
+from ftx.tuning.trial import TrialResult, run_trial
+from ftx.tuning.trial_folders import TrialAssignment
 
 
 def epoch(number: int, accuracy: float, balanced: float, smoothed: float) -> Epoch:
@@ -34,7 +34,7 @@ EPOCHS = [
 ]
 
 
-def ended(folder: Path, *, pruned: bool = False) -> Taken:
+def ended(folder: Path, *, pruned: bool = False) -> TrialAssignment:
     """A trial whose worker was killed after its run was whole, and before it told so."""
     run = folder / "0003"
     (run / EPOCHS_FILE).parent.mkdir(parents=True)
@@ -45,24 +45,24 @@ def ended(folder: Path, *, pruned: bool = False) -> Taken:
     trial = FixedTrial({})
     if pruned:
         trial.set_user_attr("pruned", True)
-    return Taken(trial, run, begun=True)  # pyright: ignore[reportArgumentType]
+    return TrialAssignment(trial, run, resumed=True)  # pyright: ignore[reportArgumentType]
 
 
 @pytest.mark.parametrize(("metric", "reached"), [("accuracy", 0.80), ("balanced_accuracy", 0.90)])
 def test_a_trial_is_ranked_by_the_epoch_that_its_run_keeps(metric: str, reached: float, tmp_path: Path) -> None:
-    taken = ended(tmp_path)
-    done = attempt(taken, Recipe(), metric, ("metric",), Listener())
-    assert done == Attempt(reached, (reached,), 4, pruned=False)
-    assert not (taken.run / CHECKPOINTS).exists()
-    assert "pruned" not in taken.trial.user_attrs
+    assigned = ended(tmp_path)
+    done = run_trial(assigned, Recipe(), metric, ("metric",), Listener())
+    assert done == TrialResult(reached, (reached,), 4, pruned=False)
+    assert not (assigned.run / CHECKPOINTS).exists()
+    assert "pruned" not in assigned.trial.user_attrs
 
 
 def test_a_trial_that_was_pruned_stays_so_and_leaves_no_checkpoints(tmp_path: Path) -> None:
-    taken = ended(tmp_path, pruned=True)
-    done = attempt(taken, Recipe(), "accuracy", ("metric",), Listener())
-    assert done == Attempt(0.80, (), 4, pruned=True)
-    assert not (taken.run / CHECKPOINTS).exists()
-    assert taken.trial.user_attrs["pruned"] is True
+    assigned = ended(tmp_path, pruned=True)
+    done = run_trial(assigned, Recipe(), "accuracy", ("metric",), Listener())
+    assert done == TrialResult(0.80, (), 4, pruned=True)
+    assert not (assigned.run / CHECKPOINTS).exists()
+    assert assigned.trial.user_attrs["pruned"] is True
 
 
 @pytest.mark.parametrize("follow", [True, False])
@@ -70,9 +70,9 @@ def test_a_trial_that_goes_on_reads_images_as_this_command_says(
     follow: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Where they lie, and whether links are followed: the recipe of its run does not decide that."""
-    taken = ended(tmp_path)
-    (taken.run / MANIFEST_FILE).unlink()
-    (taken.run / CHECKPOINTS / "7.json").write_text("{}")
+    assigned = ended(tmp_path)
+    (assigned.run / MANIFEST_FILE).unlink()
+    (assigned.run / CHECKPOINTS / "7.json").write_text("{}")
     flags: list[object] = []
 
     def resume(run: Path, **given: object) -> NoReturn:
@@ -82,7 +82,7 @@ def test_a_trial_that_goes_on_reads_images_as_this_command_says(
     monkeypatch.setattr("ftx.tuning.trial.resume", resume)
     recipe = Recipe.named({"path": Path("images"), "follow_links": follow})
     with pytest.raises(KeyboardInterrupt):
-        attempt(taken, recipe, "accuracy", ("metric",), Listener())
+        run_trial(assigned, recipe, "accuracy", ("metric",), Listener())
     assert flags == [{"data.path": "images", "data.follow_links": follow}]
 
 
@@ -98,7 +98,7 @@ def test_who_has_reached_the_last_epoch_is_not_pruned(
     epoch: int, pruned: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Nothing would be saved by it."""
-    taken = replace(ended(tmp_path), trial=Hopeless({}), begun=False)
+    assigned = replace(ended(tmp_path), trial=Hopeless({}), resumed=False)
 
     def train(_recipe: Recipe, _run: Path, **given: Any) -> SimpleNamespace:
         try:
@@ -108,4 +108,4 @@ def test_who_has_reached_the_last_epoch_is_not_pruned(
         return SimpleNamespace(interrupted=False)
 
     monkeypatch.setattr("ftx.tuning.trial.train", train)
-    assert attempt(taken, Recipe(), "accuracy", ("metric",), Listener()).pruned is pruned
+    assert run_trial(assigned, Recipe(), "accuracy", ("metric",), Listener()).pruned is pruned

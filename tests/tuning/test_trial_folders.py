@@ -14,7 +14,7 @@ from optuna.trial import TrialState
 
 from ftx.core.errors import RunError
 from ftx.runs.run_json import CHECKPOINTS
-from ftx.tuning.study import SAYS
+from ftx.tuning.study import IDENTITY
 from ftx.tuning.trial_folders import FOLDER, HOST, OWNER, TrialFolders, claim, held
 
 NOT_HERE = f"not-{platform.node()}"
@@ -36,7 +36,7 @@ def folders(tmp_path: Path) -> TrialFolders:
 
 
 def left(study: Study, *, owner: str = "ours", reported: tuple[int, ...] = ()) -> int:
-    """A trial that a worker has begun and not ended."""
+    """A trial that a worker has resumed and not ended."""
     trial = study.ask()
     trial.set_user_attr(OWNER, owner)
     for epoch in reported:
@@ -48,16 +48,16 @@ def test_a_trial_that_was_cut_off_is_taken_before_a_new_one(study: Study, folder
     left(study, owner="another folder's")
     left(study, reported=(1, 2))
     left(study)
-    with folders.taken(study, most=None) as taken:
-        assert taken is not None
-        assert (taken.trial.number, taken.begun, taken.lost) == (1, True, 1)
-        assert (taken.run, taken.reported) == (folders.out / "trials" / "0001", frozenset({1, 2}))
-        with folders.taken(study, most=None) as other:  # another worker meanwhile
+    with folders.assigned(study, most=None) as assigned:
+        assert assigned is not None
+        assert (assigned.trial.number, assigned.resumed, assigned.lost) == (1, True, 1)
+        assert (assigned.run, assigned.reported) == (folders.out / "trials" / "0001", frozenset({1, 2}))
+        with folders.assigned(study, most=None) as other:  # another worker meanwhile
             assert other is not None
-            assert (other.trial.number, other.begun, other.reported) == (2, True, frozenset())
-            with folders.taken(study, most=None) as third:
+            assert (other.trial.number, other.resumed, other.reported) == (2, True, frozenset())
+            with folders.assigned(study, most=None) as third:
                 assert third is not None
-                assert (third.trial.number, third.begun, third.lost) == (3, False, 0)
+                assert (third.trial.number, third.resumed, third.lost) == (3, False, 0)
                 told = third.trial.user_attrs
                 assert told == {HOST: platform.node(), FOLDER: str(third.run.absolute()), OWNER: "ours"}
     with held(folders.run_of(study.trials[1])) as free:  # nobody holds it any more
@@ -69,12 +69,12 @@ def test_no_more_are_begun_than_are_wanted(study: Study, folders: TrialFolders) 
     left(study, owner="another folder's")
     numbers = [left(study), left(study)]
     with held(folders.run_of(study.trials[numbers[0]])), held(folders.run_of(study.trials[numbers[1]])):
-        with folders.taken(study, most=2) as taken:
-            assert taken is None
+        with folders.assigned(study, most=2) as assigned:
+            assert assigned is None
         assert len(study.trials) == 3
-        with folders.taken(study, most=3) as taken:
-            assert taken is not None
-            assert (taken.trial.number, taken.begun) == (3, False)
+        with folders.assigned(study, most=3) as assigned:
+            assert assigned is not None
+            assert (assigned.trial.number, assigned.resumed) == (3, False)
 
 
 def test_a_trial_that_another_worker_ends_at_this_moment_is_not_run_again(
@@ -89,9 +89,9 @@ def test_a_trial_that_another_worker_ends_at_this_moment_is_not_run_again(
         return really(lock, *given, **more)
 
     monkeypatch.setattr(FileLock, "acquire", after_the_other)
-    with folders.taken(study, most=2) as taken:
-        assert taken is not None
-        assert (taken.trial.number, taken.begun) == (1, False)
+    with folders.assigned(study, most=2) as assigned:
+        assert assigned is not None
+        assert (assigned.trial.number, assigned.resumed) == (1, False)
     assert [trial.state for trial in study.trials] == [TrialState.COMPLETE, TrialState.RUNNING]
 
 
@@ -102,10 +102,10 @@ def test_losses_are_counted_from_the_last_checkpoint(study: Study, folders: Tria
     def losses(times: int) -> list[int]:
         found: list[int] = []
         for _ in range(times):
-            with folders.taken(study, most=None) as taken:
-                assert taken is not None
-                assert taken.run == run
-                found.append(taken.lost)
+            with folders.assigned(study, most=None) as assigned:
+                assert assigned is not None
+                assert assigned.run == run
+                found.append(assigned.lost)
         return found
 
     assert losses(3) == [1, 2, 3]
@@ -134,7 +134,7 @@ def test_a_run_is_named_as_one_finds_it(study: Study, folders: TrialFolders, tmp
         trial = study.trials[-1]
         if trial.number == 0:
             folders.run_of(trial).mkdir(parents=True)
-        assert folders.where_it_lies(trial) == found
+        assert folders.location(trial) == found
         assert folders.here(trial) == (folders.run_of(trial) if trial.number == 0 else None)
 
 
@@ -143,7 +143,7 @@ def test_a_folder_is_of_one_study(tmp_path: Path) -> None:
 
     def made(name: str, searched: str, own: str) -> Study:
         study = optuna.create_study(study_name=name)
-        study.set_user_attr(SAYS, [searched, own])
+        study.set_user_attr(IDENTITY, [searched, own])
         return study
 
     first = claim(tmp_path / "one", made("a", "same", "1"))
@@ -162,10 +162,10 @@ def test_a_worker_of_another_folder_finds_the_run_of_a_trial(
     """A folder that was named from where the first worker was called."""
     (tmp_path / "one").mkdir()
     monkeypatch.chdir(tmp_path / "one")
-    with TrialFolders(Path("out"), "ours").taken(study, most=None) as taken:
-        assert taken is not None
-        taken.run.mkdir(parents=True)
+    with TrialFolders(Path("out"), "ours").assigned(study, most=None) as assigned:
+        assert assigned is not None
+        assigned.run.mkdir(parents=True)
     monkeypatch.chdir(tmp_path)
     (trial,) = study.trials
-    where = TrialFolders(Path("elsewhere"), "theirs").where_it_lies(trial)
+    where = TrialFolders(Path("elsewhere"), "theirs").location(trial)
     assert where == str(tmp_path / "one" / "out" / "trials" / "0000")

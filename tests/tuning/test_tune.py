@@ -40,9 +40,9 @@ from ftx.runs.train_jsonl import Epoch, epoch_lines, read_epochs
 from ftx.training.resolve import read_images
 from ftx.tuning.report import TuneReport
 from ftx.tuning.space import read_space
-from ftx.tuning.study import SAYS, open_study, within_reach
+from ftx.tuning.study import IDENTITY, open_study, storage_errors
 from ftx.tuning.trial_folders import claim
-from ftx.tuning.tune import Wanted, tune
+from ftx.tuning.tune import SearchGoal, tune
 
 RECIPE = """
 model: {name: test_vit, weights: none, peft: lora}
@@ -64,7 +64,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def searched(trials: int, *overrides: str, out: str = "study", space: str = "space.yaml", **more: object) -> TuneReport:
     recipe = Recipe.load(Path("recipe.yaml")).with_overrides(overrides)
-    return tune(recipe, Wanted(trials=trials), Path(out), space=Path(space), **more)  # pyright: ignore[reportArgumentType]
+    return tune(recipe, SearchGoal(trials=trials), Path(out), space=Path(space), **more)  # pyright: ignore[reportArgumentType]
 
 
 @pytest.mark.representative
@@ -110,7 +110,7 @@ def test_a_study_of_something_else_is_refused(here: Path) -> None:
 def test_a_study_is_begun_in_a_folder_of_its_own_or_not_at_all(here: Path) -> None:
     run = Path(str(searched(1).run))
     assert Path("runs/latest").resolve() == run.resolve()
-    with pytest.raises(RunError, match="holds something else"):
+    with pytest.raises(RunError, match="contains something else"):
         searched(1, out=str(run))
     with pytest.raises(RunError, match="no folder"):
         searched(1, out="recipe.yaml")
@@ -152,8 +152,8 @@ def test_a_trial_that_cannot_be_trained_fails_with_its_reason_and_the_others_go_
 
 
 def test_what_has_no_end_is_not_begun(here: Path) -> None:
-    with pytest.raises(InputError, match="nothing says when to end"):
-        tune(Recipe.load(Path("recipe.yaml")), Wanted(), Path("study"))
+    with pytest.raises(InputError, match="has no end"):
+        tune(Recipe.load(Path("recipe.yaml")), SearchGoal(), Path("study"))
     assert not Path("study").exists()
 
 
@@ -163,7 +163,7 @@ def test_what_has_no_end_is_not_begun(here: Path) -> None:
         (
             "sqlite:////nowhere/else/study.db",
             EnvironmentFault,
-            "does not answer",
+            "does not respond",
             "sqlite:////nowhere/else/study.db",
         ),
         ("oracle://me:secret@there/x", EnvironmentFault, "driver", "oracle://me:***@there/x"),
@@ -214,9 +214,9 @@ def test_workers_that_begin_a_study_at_the_same_time_share_it(here: Path) -> Non
 
     def opened(worker: int) -> object:
         (here / f"out{worker}").mkdir()
-        with within_reach(here, "sqlite:///shared.db"):
+        with storage_errors(here, "sqlite:///shared.db"):
             study = open_study(here / f"out{worker}", "one", "sqlite:///shared.db", recipe, "data", space, 1)
-            return study.user_attrs[SAYS][1]
+            return study.user_attrs[IDENTITY][1]
 
     with ThreadPoolExecutor(8) as workers:
         assert len(set(workers.map(opened, range(8)))) == 1
@@ -230,7 +230,7 @@ def test_a_worker_waits_for_the_one_that_makes_the_study_at_this_moment(here: Pa
 
     def say() -> None:
         time.sleep(0.8)
-        made.set_user_attr(SAYS, says[SAYS])
+        made.set_user_attr(IDENTITY, says[IDENTITY])
 
     with ThreadPoolExecutor(1) as other:
         saying = other.submit(say)
@@ -268,7 +268,7 @@ def test_a_folder_may_be_called_as_one_likes(out: str, here: Path) -> None:
 
 def test_a_budget_begins_no_trial_after_it(here: Path) -> None:
     recipe = Recipe.load(Path("recipe.yaml"))
-    report = tune(recipe, Wanted(budget_s=0.1), Path("study"), space=Path("space.yaml"))
+    report = tune(recipe, SearchGoal(budget_s=0.1), Path("study"), space=Path("space.yaml"))
     assert len(report.trials) == 1
 
 
@@ -355,7 +355,7 @@ def test_of_two_objectives_the_run_and_the_recipe_are_of_the_trial_with_the_best
         )
         Path("study/trials", f"{number:04}").mkdir(parents=True)
     recipe, listener = Recipe.load(Path("recipe.yaml")), Listener()
-    wanted = Wanted(trials=4, objectives=("metric", "latency"))
+    wanted = SearchGoal(trials=4, objectives=("metric", "latency"))
     report = tune(recipe, wanted, Path("study"), space=Path("space.yaml"), progress=listener)
     assert listener.descriptions[-1] == "Trials"
     assert listener.advances[-1] == 4  # all that were wanted have ended before; the others read images
@@ -378,7 +378,7 @@ def test_of_two_objectives_the_run_and_the_recipe_are_of_the_trial_with_the_best
 
 def test_a_search_keeps_its_space_and_is_named_after_its_images(here: Path) -> None:
     recipe = Recipe.load(Path("recipe.yaml"))
-    tune(recipe, Wanted(trials=0), space=Path("space.yaml"))
+    tune(recipe, SearchGoal(trials=0), space=Path("space.yaml"))
     kept = Path("runs/data-tuned/space.yaml")
     assert read_space(kept, recipe) == read_space(Path("space.yaml"), recipe)
 
@@ -413,8 +413,8 @@ def test_a_search_that_was_ended_says_by_whom_and_how_it_goes_on(
         searched(1, progress=Ends())
     assert type(caught.value) is kind
     assert (caught.value.what, caught.value.exit_code) == (what, status)
-    assert caught.value.found == "study holds the trials so far, and can go on with this one"
-    assert caught.value.fix == "the same command line goes on"
+    assert caught.value.found == "study contains the trials so far, and this one can be resumed"
+    assert caught.value.fix == "run the same command to resume"
 
 
 def test_runs_that_are_there_are_not_taken_for_those_of_a_new_study(here: Path) -> None:
@@ -542,14 +542,14 @@ def test_a_trial_whose_worker_was_killed_goes_on_where_it_was(by: signal.Signals
     if by == signal.SIGTERM:
         assert killed.returncode == 143
         assert "terminated in a trial" in said
-        assert "the same command line goes on" in said
+        assert "run the same command to resume" in said
         assert "--resume" not in said
     before = [epoch.loss for epoch in read_epochs(run)]
     assert not (run / "run.json").exists()
     again = worker("--trials", "1", *long)
     out, err = again.communicate(timeout=120)
     assert again.returncode == 0, err
-    assert "trial 0 was cut off: it goes on" in err
+    assert "trial 0 was interrupted: it is resumed" in err
     assert "epoch 1:" not in err
     epochs = read_epochs(run)
     assert [epoch.loss for epoch in epochs[: len(before)]] == before
@@ -578,7 +578,7 @@ def test_two_workers_share_a_study(here: Path) -> None:
 def test_of_two_objectives_those_are_best_that_none_beats_in_both(here: Path) -> None:
     recipe = Recipe.load(Path("recipe.yaml"))
     Path("space.yaml").write_text("data.image_size: [32, 64]")
-    wanted = Wanted(trials=3, objectives=("metric", "latency"))
+    wanted = SearchGoal(trials=3, objectives=("metric", "latency"))
     report = tune(recipe, wanted, Path("study"), space=Path("space.yaml"))
     values = {one.number: (one.metric or 0.0, -(one.latency_ms or 0.0)) for one in report.trials}
     assert all(latency < 0 for _, latency in values.values())

@@ -74,7 +74,7 @@ def command(
 
     read = read_recipe(recipe, set_ or (), {"data.path": data})
     check_data_path(read.data.path)  # before torch is imported: a name mistyped must not cost seconds
-    from ftx.tuning.tune import OBJECTIVES, Wanted, tune
+    from ftx.tuning.tune import OBJECTIVES, SearchGoal, tune
 
     names = [name.strip() for name in objective.split(",")]
     check_known("objective", names, OBJECTIVES)
@@ -82,7 +82,7 @@ def command(
         raise InputError("the fastest model alone answers nothing", where="--objective", fix="metric,latency")
     report = tune(
         read,
-        Wanted(
+        SearchGoal(
             trials=trials,
             budget_s=None if budget is None else seconds_of(budget, "--budget"),
             objectives=tuple(one for one in OBJECTIVES if one in names),

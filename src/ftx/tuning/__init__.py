@@ -1,1 +1,1 @@
-"""Recipes that are searched for: which keys, in which trials, by which study."""
+"""``ftx tune``: the search for a recipe, its trials and its study."""

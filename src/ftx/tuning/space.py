@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from ftx.backbones.architecture_table import SupportedModel, read_architectures
+from ftx.backbones.architecture_table import read_architectures
 from ftx.core.errors import InputError, RecipeError, first_error, nearest
 from ftx.recipe.document import read_document
 from ftx.recipe.schema import Recipe
@@ -24,18 +24,18 @@ from ftx.training.optimizer import peak_lr
 if TYPE_CHECKING:
     from optuna import Trial
 
-# What suits the method at hand, from a fifth of it to five times.
+# Learning rates from a fifth of the method's own to five times it.
 _AROUND = 5.0
-# Of patches in three blocks, so that half the work and less is left behind the last: docs/pages/numbers.md.
+# Fraction of tokens that three blocks keep: at most half of the work is left after the last (docs/pages/numbers.md).
 _FEWER = {3: 0.7, 6: 0.7, 9: 0.7}
-# What decides which images a trial is judged by: of other images it is no better or worse.
+# Keys that determine the images which trials are compared on.
 _SAME_FOR_ALL = ("task", "data.path", "data.format", "data.val_fraction", "data.classes", "model.from_run")
-# Of the image size that the recipe says.
+# Fractions of the recipe's image size.
 _SIDES = (0.5, 0.75, 1.0)
 
 
 class Range(BaseModel):
-    """Numbers from ``low`` to ``high``, both included; whole ones where both are; ``log``: each factor as likely."""
+    """Numbers from ``low`` to ``high``, both included; integers if both are; ``log``: uniform in the logarithm."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -51,34 +51,29 @@ class Range(BaseModel):
             raise ValueError(f"low must be more than 0 where log is true; found {self.low}")
         return self
 
-    @property
-    def ends(self) -> tuple[object, object]:
-        """Both ends, which the recipe must take."""
-        return self.low, self.high
-
 
 Choices = tuple[object, ...]
 
 
 class Space(BaseModel):
-    """What a trial draws of each key."""
+    """The range or the choices of each key."""
 
     model_config = ConfigDict(frozen=True)
 
     keys: dict[str, Range | Choices]
 
     def suggested(self, trial: Trial) -> dict[str, object]:
-        """The values of the keys that the study's sampler takes for a trial."""
+        """The values that the study's sampler draws for a trial."""
         return {key: _suggested(trial, key, values) for key, values in self.keys.items()}
 
     def values(self, kept: Mapping[str, object]) -> dict[str, object]:
-        """The values of the keys, from what a study has kept of a trial."""
+        """The values of the keys, from the parameters of a trial in the study."""
         return {
             key: _by_name(values).get(str(kept[key]), kept[key]) for key, values in self.keys.items() if key in kept
         }
 
     def dumps(self) -> str:
-        """As the file has it."""
+        """The space as YAML, as in a file."""
         return dump_yaml(
             {
                 key: values.model_dump() if isinstance(values, Range) else list(values)
@@ -97,14 +92,14 @@ def _suggested(trial: Trial, key: str, values: Range | Choices) -> object:
 
 
 def _by_name(values: Range | Choices) -> dict[str, object]:
-    """Choices by what they are called: one may be a list or a mapping, which no storage keeps."""
+    """Choices by their text: one may be a list or a mapping, which no storage can contain."""
     return {} if isinstance(values, Range) else {str(value): value for value in values}
 
 
 def read_space(path: Path, recipe: Recipe) -> Space:
-    """The space of a file, each of whose values the recipe takes.
+    """The space of a file, whose values are all valid in the recipe.
 
-    Raises: RecipeError with all that is wrong in it.
+    Raises: RecipeError with all errors of the file.
     """
     document = read_document(path, of="space")
     found: dict[str, Range | Choices] = {}
@@ -120,12 +115,12 @@ def read_space(path: Path, recipe: Recipe) -> Space:
         try:
             found[key] = _read(given)
         except (ValidationError, InputError) as error:
-            said = first_error(error) if isinstance(error, ValidationError) else error.what
-            problems.append(f"{key}: {said}")
+            what = first_error(error) if isinstance(error, ValidationError) else error.what
+            problems.append(f"{key}: {what}")
             continue
-        problems += _refused(recipe, key, found[key])
+        problems += _errors_of(recipe, key, found[key])
     if not document:
-        problems.append("no key is to be searched")
+        problems.append("must have a key or more")
     if problems:
         raise RecipeError(
             f"{len(problems)} error{'s' * (len(problems) > 1)} in the space:\n"
@@ -144,26 +139,25 @@ def _read(given: object) -> Range | Choices:
     raise InputError("must be two choices or more, or a range with low and high")
 
 
-def _refused(recipe: Recipe, key: str, values: Range | Choices) -> list[str]:
-    """What the recipe says against each value, alone."""
-    said: list[str] = []
-    for value in values.ends if isinstance(values, Range) else values:
+def _errors_of(recipe: Recipe, key: str, values: Range | Choices) -> list[str]:
+    """The errors of each value in the recipe, one value at a time."""
+    errors: list[str] = []
+    for value in (values.low, values.high) if isinstance(values, Range) else values:
         try:
             recipe.with_overrides([], {key: value})
         except RecipeError as error:
-            said += [line.strip() for line in error.what.splitlines() if line.strip().startswith(f"{key}:")] or [
-                f"{key}: {value}: {error.what.splitlines()[-1].strip()}"
-            ]
-    return said
+            lines = [line.strip() for line in error.what.splitlines()]
+            errors += [line for line in lines if line.startswith(f"{key}:")] or [f"{key}: {value}: {lines[-1]}"]
+    return errors
 
 
 def default_space(recipe: Recipe) -> Space:
-    """What matters for the model and the method: rate, rank, blocks, tokens and image size, where there are some."""
+    """What matters for the model and the method: learning rate, rank, blocks, tokens and image size, if it has them."""
     found: dict[str, Range | Choices] = {}
     if recipe.method != "linear":
-        rate = peak_lr(recipe.train, recipe.method)
-        found["train.lr"] = Range(low=rate / _AROUND, high=rate * _AROUND, log=True)
-    model = _model(recipe.model.name)
+        lr = peak_lr(recipe.train, recipe.method)
+        found["train.lr"] = Range(low=lr / _AROUND, high=lr * _AROUND, log=True)
+    model = next((one for one in read_architectures().matching(None) if one.name == recipe.model.name), None)
     if recipe.model.peft != "none":
         found["adapter.rank"] = (4, 8, 16)
         if model is not None and model.family == "vision_transformer" and model.blocks >= 8:
@@ -174,15 +168,8 @@ def default_space(recipe: Recipe) -> Space:
     if isinstance(recipe.data.image_size, int) and model is not None and model.any_size:
         side, named = recipe.data.image_size, re.search(r"patch(\d+)", model.architecture)
         patch = int(named[1]) if named else 32
-        found["data.image_size"] = tuple(dict.fromkeys([round(side * share / patch) * patch for share in _SIDES]))
+        sides = [round(side * fraction / patch) * patch for fraction in _SIDES]
+        found["data.image_size"] = tuple(dict.fromkeys(sides))
     if not found:
-        raise InputError(
-            "nothing of this recipe is searched by itself",
-            found=recipe.method,
-            fix="say what is to be searched: --space FILE",
-        )
+        raise InputError("this recipe has no default space", found=recipe.method, fix="write one: --space FILE")
     return Space(keys=found)
-
-
-def _model(name: str) -> SupportedModel | None:
-    return next((one for one in read_architectures().matching(None) if one.name == name), None)

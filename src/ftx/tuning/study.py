@@ -1,10 +1,10 @@
-"""The study of Optuna in which trials are kept: a file of SQLite beside them, or a server that many machines share."""
+"""The Optuna study that contains the trials: a SQLite file next to them, or a database that many machines share."""
 
 from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -19,13 +19,13 @@ if TYPE_CHECKING:
     from optuna.storages import RDBStorage
 
 STUDY_FILE = "study.db"
-# Whose folder it is.
+# Marks a folder as a study's.
 MARK_FILE = "study.txt"
-# Names of what a study and a trial carry beside their values.
-SAYS = "searched"
-# Of a metric and a latency.
+# The user attribute that identifies a study.
+IDENTITY = "searched"
+# Of the metric and of the latency.
 _DIRECTIONS: Sequence[Literal["maximize", "minimize"]] = ("maximize", "minimize")
-# Trials that are drawn at random before the sampler models what it has seen, and that are not pruned.
+# Trials that are drawn at random before the sampler uses what it has seen, and that are not pruned.
 _AT_RANDOM = 5
 _ADDRESS = "dialect://user:password@host:port/database, such as postgresql://…"
 # How long a worker waits for what another is about to write.
@@ -37,50 +37,49 @@ def open_study(
 ) -> Study:
     """A new study, or the one of this name, if it searches the same space of the same recipe on the same images.
 
-    ``data`` is their digest.
-
-    Raises: EnvironmentFault if the storage's driver is not installed; RunError if the study is another's.
+    ``data`` is the digest of the images.
+    Raises: EnvironmentFault if the storage's driver is not installed; RunError if the study is another one.
     """
     import optuna
 
     optuna.logging.set_verbosity(optuna.logging.ERROR)
-    kept, searched = _open(out, storage), _digest(recipe, data, space, objectives)
+    opened, searched = _open(out, storage), _digest(recipe, data, space, objectives)
     sampler = optuna.samplers.TPESampler(n_startup_trials=_AT_RANDOM, seed=None)
     pruner = optuna.pruners.MedianPruner(n_startup_trials=_AT_RANDOM, n_warmup_steps=1)
-    try:  # of workers that begin at the same time one makes the study and says what it is of
+    try:  # of workers that start at the same time, the one that creates the study identifies it
         study = optuna.create_study(
-            storage=kept, sampler=sampler, pruner=pruner, study_name=name, directions=_DIRECTIONS[:objectives]
+            storage=opened, sampler=sampler, pruner=pruner, study_name=name, directions=_DIRECTIONS[:objectives]
         )
-        _say(study, searched)
+        _identify(study, searched)
     except optuna.exceptions.DuplicatedStudyError:
-        study = optuna.load_study(storage=kept, sampler=sampler, pruner=pruner, study_name=name)
-        if not _await(lambda: SAYS in study.user_attrs) and not study.get_trials(deepcopy=False):
-            _say(study, searched)  # the other was killed in that moment
-            time.sleep(2 * _PAUSE_S)  # a third may say so as well, and what is said last holds for all
-    if said(study)[0] != searched:
+        study = optuna.load_study(storage=opened, sampler=sampler, pruner=pruner, study_name=name)
+        if not _is_identified_soon(study) and not study.get_trials(deepcopy=False):
+            _identify(study, searched)  # the other one was killed in that moment
+            time.sleep(2 * _PAUSE_S)  # a third one may do the same, and the last value counts for all
+    if identity(study)[0] != searched:
         raise RunError(
             "this study searches something else",
-            where=f"{name} in {shown(out, storage)}",
-            found="another recipe, space or objective than when it was begun, or other images",
+            where=f"{name} in {printable(out, storage)}",
+            found="it was started with another recipe, space or objective, or with other images",
             fix="give it another --study, or another --out",
         )
     return study
 
 
-def _say(study: Study, searched: str) -> None:
-    if SAYS not in study.user_attrs:
-        study.set_user_attr(SAYS, [searched, uuid4().hex])
+def _identify(study: Study, searched: str) -> None:
+    if IDENTITY not in study.user_attrs:
+        study.set_user_attr(IDENTITY, [searched, uuid4().hex])
 
 
-def said(study: Study) -> tuple[str, str]:
-    """What a study searches, as a digest, and its own name, which no other has; of one that is not ours nothing."""
-    searched, own = study.user_attrs.get(SAYS, ("", ""))
+def identity(study: Study) -> tuple[str, str]:
+    """The digest of what a study searches, and a name that no other study has; empty if it is not from ftx."""
+    searched, own = study.user_attrs.get(IDENTITY, ("", ""))
     return str(searched), str(own)
 
 
-def _await(known: Callable[[], bool]) -> bool:
+def _is_identified_soon(study: Study) -> bool:
     for _ in range(_TRIES):
-        if known():
+        if IDENTITY in study.user_attrs:
             return True
         time.sleep(_PAUSE_S)
     return False
@@ -100,16 +99,16 @@ def _open(out: Path, storage: str | None) -> RDBStorage:
         except ImportError as error:
             raise EnvironmentFault(
                 "the driver of the study's storage is not installed",
-                where=shown(out, storage),
+                where=printable(out, storage),
                 found=str(error.__cause__ or error),
                 fix="install it; of PostgreSQL 'psycopg[binary]', with --storage postgresql+psycopg://…",
             ) from error
         except RuntimeError as error:
             raise RunError(
                 "the study was made by another version of Optuna",
-                where=shown(out, storage),
+                where=printable(out, storage),
                 found=str(error).splitlines()[0][:200],
-                fix="install that version, or begin another study",
+                fix="install that version, or start another study",
             ) from error
         except ValueError as error:
             raise ArgumentError from error
@@ -121,8 +120,8 @@ def _open(out: Path, storage: str | None) -> RDBStorage:
     raise AssertionError
 
 
-def shown(out: Path, storage: str | None) -> str:
-    """Where a study is kept, as it may be printed: without a password, which may stand behind the ? as well."""
+def printable(out: Path, storage: str | None) -> str:
+    """Where a study is, without a password, which may also be in the query."""
     from sqlalchemy.engine import make_url
     from sqlalchemy.exc import ArgumentError
 
@@ -135,33 +134,31 @@ def shown(out: Path, storage: str | None) -> str:
 
 
 @contextmanager
-def within_reach(out: Path, storage: str | None) -> Iterator[None]:
-    """Say in one error that a study's storage does not answer, at the beginning or in the middle of a trial.
+def storage_errors(out: Path, storage: str | None) -> Iterator[None]:
+    """Turn what Optuna and SQLAlchemy raise into one error of ours, also in the middle of a trial.
 
-    A folder in which nothing was begun is gone afterwards.
-    Raises: EnvironmentFault, or RunError for the file beside the trials; InputError for an address that is none.
+    A folder is removed if it is still empty.
+    Raises: EnvironmentFault, or RunError for the file next to the trials; InputError for an invalid address.
     """
     from optuna.exceptions import StorageInternalError
     from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 
     try:
         yield
-    except ArgumentError as error:  # also of a dialect that SQLAlchemy does not know
-        dialect, begun, _ = (storage or "").partition("://")
-        found = f"something of {dialect}://" if begun else "no dialect://"
+    except ArgumentError as error:  # also for a dialect that SQLAlchemy does not know
+        dialect, colon, _ = (storage or "").partition("://")
+        found = f"something of {dialect}://" if colon else "no dialect://"
         raise InputError("this is no storage of a study", where="--storage", found=found, fix=_ADDRESS) from error
     except (SQLAlchemyError, StorageInternalError) as error:
         found = str(error.__cause__ or error).splitlines()[0][:200]
         if storage is None:
-            fix = "start it again, once the disk has room and the file is whole; or begin anew in another --out"
-            raise RunError(
-                "the study cannot be read or written", where=out / STUDY_FILE, found=found, fix=fix
-            ) from error
+            what, fix = "the study cannot be read or written", "free space on the disk, or start again in another --out"
+            raise RunError(what, where=out / STUDY_FILE, found=found, fix=fix) from error
         raise EnvironmentFault(
-            "the storage of the study does not answer",
-            where=shown(out, storage),
+            "the storage of the study does not respond",
+            where=printable(out, storage),
             found=found,
-            fix="check its address, and that it runs; the same command line goes on with the study",
+            fix="check its address, and that it runs; then run the same command to resume",
         ) from error
     finally:
         with suppress(OSError):  # it stays unless it is empty
@@ -169,17 +166,17 @@ def within_reach(out: Path, storage: str | None) -> Iterator[None]:
 
 
 def _digest(recipe: Recipe, data: str, space: Space, objectives: int) -> str:
-    """Of what is searched: the recipe as it was given, the images wherever they lie, the space, how many objectives."""
-    said = {key: value for key, value in recipe.by_key().items() if key != "data.path"}
-    return hashlib.sha256(repr((said, data, space.dumps(), objectives)).encode()).hexdigest()
+    """Of what is searched: the recipe as given, the images wherever they are, the space, the number of objectives."""
+    keys = {key: value for key, value in recipe.by_key().items() if key != "data.path"}
+    return hashlib.sha256(repr((keys, data, space.dumps(), objectives)).encode()).hexdigest()
 
 
-def refuse_other_things(out: Path) -> None:
-    """Raise RunError for a folder that holds something else than a study, such as a run."""
+def check_folder(out: Path) -> None:
+    """Raise RunError for a folder that contains something else than a study, such as a run."""
     if out.exists() and not out.is_dir():
         raise RunError("--out is no folder", where=out, fix="name another")
     if (out / MARK_FILE).is_file() or not out.exists():
         return
     others = sorted(path.name for path in out.iterdir() if not path.name.startswith((STUDY_FILE, ".")))
     if others:
-        raise RunError("--out holds something else", where=out, found=listed(others), fix="name another folder")
+        raise RunError("--out contains something else", where=out, found=listed(others), fix="name another folder")

@@ -1,4 +1,4 @@
-"""One trial: a training of its own, whose run folder stays, and how fast what it makes is."""
+"""One trial: a training with its own run folder, which stays, and the latency of its model."""
 
 from __future__ import annotations
 
@@ -19,73 +19,73 @@ from ftx.runs.run import Run
 from ftx.runs.run_json import CHECKPOINTS, MANIFEST_FILE, checkpoint_records
 from ftx.runs.train_jsonl import Epoch, best_epoch, rank, read_epochs
 from ftx.training import EpochEnd, resume, train
-from ftx.tuning.trial_folders import Taken
+from ftx.tuning.trial_folders import TrialAssignment
 
 Objective = Literal["metric", "latency"]
-# Of one image in one thread pool, as a device answers.
+# Seconds, for one image at a time in one thread pool, as on a device.
 _TIMED_S = 2.0
 _PRUNED = "pruned"
 
 
 @dataclass(frozen=True)
-class Attempt:
-    """What came of a trial: the metric it reached, and a value for each objective, or that it was pruned."""
+class TrialResult:
+    """The ``metric`` of a trial's best epoch; a value for each objective, or none if the trial was ``pruned``."""
 
-    reached: float
+    metric: float
     values: tuple[float, ...]
     epochs: int
     pruned: bool
 
 
-def attempt(
-    taken: Taken, recipe: Recipe, metric: str, objectives: tuple[Objective, ...], progress: Progress
-) -> Attempt:
-    """Train a trial, from where it was cut off if it was begun, and time its IR if that is an objective.
+def run_trial(
+    assignment: TrialAssignment, recipe: Recipe, metric: str, objectives: tuple[Objective, ...], progress: Progress
+) -> TrialResult:
+    """Train a trial, from its last checkpoint if it is resumed, and time its IR if latency is an objective.
 
-    A trial that is pruned ends with the best epoch so far, as after Ctrl-C, and is a whole run.
-    Raises: as ``train``; Interrupted or Terminated where a signal ended it: its run can go on.
+    A pruned trial keeps its best epoch so far, as after Ctrl-C, and is a complete run.
+    Raises: as ``train``; Interrupted or Terminated if a signal ended it: its run can be resumed.
     """
-    trial, run = taken.trial, taken.run
-    pruned = [True] if trial.user_attrs.get(_PRUNED) else []
-    reported = set(taken.reported)
+    trial, run = assignment.trial, assignment.run
+    pruned = bool(trial.user_attrs.get(_PRUNED))
+    reported = set(assignment.reported)
 
     def report(epoch: Epoch) -> None:
         if len(objectives) == 1 and epoch.epoch not in reported:
             reported.add(epoch.epoch)
-            trial.report(rank(epoch, metric)[0], epoch.epoch)  # what the epoch counts for in its training
+            trial.report(rank(epoch, metric)[0], epoch.epoch)  # by the value that the training ranks epochs by
 
-    def told(end: EpochEnd) -> None:
+    def on_epoch(end: EpochEnd) -> None:
+        nonlocal pruned
         if len(objectives) > 1 or pruned:
             return
         report(end.epoch)
         if end.epoch.epoch < end.epochs and trial.should_prune():
-            pruned.append(True)
-            raise KeyboardInterrupt  # what a training knows to end of, with the best epoch kept
+            pruned = True
+            raise KeyboardInterrupt  # which ends a training with its best epoch
 
-    going_on = taken.begun and bool(checkpoint_records(run))
-    if going_on or not (taken.begun and (run / MANIFEST_FILE).is_file()):
-        for epoch in read_epochs(run) if going_on else ():  # one may have had no one to tell
+    unfinished = assignment.resumed and bool(checkpoint_records(run))
+    if unfinished or not (assignment.resumed and (run / MANIFEST_FILE).is_file()):
+        for epoch in read_epochs(run) if unfinished else ():  # the worker may have been killed before it reported one
             report(epoch)
-        # Where the images lie may have changed since; and no recipe of a run follows links by itself.
+        # The images may have been moved since, and a run's recipe cannot permit to follow links.
         moved = {"data.path": as_typed(recipe.data.path), "data.follow_links": recipe.data.follow_links}
-        how = partial(resume, run, flags=moved) if going_on else partial(train, recipe, run)
-        made = how(progress=progress, on_epoch=told)
-        if made.interrupted and not pruned:
+        training = partial(resume, run, flags=moved) if unfinished else partial(train, recipe, run)
+        if training(progress=progress, on_epoch=on_epoch).interrupted and not pruned:
             raise KeyboardInterrupt
-    if pruned:  # what is a whole run from here on does not say so
+    if pruned:  # its run does not show it from here on
         trial.set_user_attr(_PRUNED, True)
     shutil.rmtree(run / CHECKPOINTS, ignore_errors=True)
     epochs = read_epochs(run)
-    reached = best_epoch(epochs, metric).metrics[metric]
+    best = best_epoch(epochs, metric).metrics[metric]
     if pruned:
-        return Attempt(reached, (), len(epochs), pruned=True)
+        return TrialResult(best, (), len(epochs), pruned=True)
     data = if_address(recipe.data.path)
-    values = tuple(reached if one == "metric" else latency_ms(run, progress, data) for one in objectives)
-    return Attempt(reached, values, len(epochs), pruned=False)
+    values = tuple(best if one == "metric" else latency_ms(run, progress, data) for one in objectives)
+    return TrialResult(best, values, len(epochs), pruned=False)
 
 
 def latency_ms(folder: Path, progress: Progress, data: Path | None = None) -> float:
-    """The median latency of a run's IR in f32, one image at a time, as ``ftx bench`` measures it."""
+    """The median latency of a run's fp32 IR, one image at a time, as ``ftx bench`` measures it."""
     run = Run.open(folder)
     if not run.has(IR_FP32):
         merge(run, data=data, progress=progress)

@@ -1,4 +1,4 @@
-"""``ftx tune``: recipes that are searched for, each tried in a training of its own."""
+"""``ftx tune``: search for the best recipe; each trial is a training of its own."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from ftx.core.errors import (
     InputError,
     Interrupted,
     Terminated,
+    Termination,
     stopped,
 )
 from ftx.core.files import write_atomic
@@ -31,12 +32,11 @@ from ftx.tasks.base import choosing_metric
 from ftx.tasks.output_meaning import TASKS
 from ftx.training.begun_from import begun_run
 from ftx.training.resolve import read_images
-from ftx.tuning.pareto import draw_trials
-from ftx.tuning.report import TriedTrial, TuneReport
+from ftx.tuning.report import TriedTrial, TuneReport, draw_trials
 from ftx.tuning.space import Space, default_space, read_space
-from ftx.tuning.study import open_study, refuse_other_things, shown, within_reach
-from ftx.tuning.trial import Objective, attempt
-from ftx.tuning.trial_folders import Taken, TrialFolders, claim
+from ftx.tuning.study import check_folder, open_study, printable, storage_errors
+from ftx.tuning.trial import Objective, run_trial
+from ftx.tuning.trial_folders import TrialAssignment, TrialFolders, claim
 
 if TYPE_CHECKING:
     from optuna import Study, Trial
@@ -44,18 +44,17 @@ if TYPE_CHECKING:
 
 BEST_FILE, SPACE_FILE, TRIALS_FILE, PLOT_FILE = "best.yaml", "space.yaml", "trials.jsonl", "trials.svg"
 OBJECTIVES: tuple[Objective, ...] = ("metric", "latency")
-# What a trial carries beside its values.
+# User attributes of a trial.
 REASON, EPOCHS, REACHED, RECIPE = "reason", "epochs", "reached", "recipe"
-# Failures in a row of one worker: of a space whose corner cannot be trained few, of a full disk all.
+# Failures in a row of one worker, before it ends: few are a corner of the space, all are a full disk.
 _MOST_IN_A_ROW = 5
-# Workers that the same trial may end at the same place, as one whose memory the machine has not: then it fails.
+# Workers lost in a trial at the same place, before it fails: the machine may not have the memory for it.
 _MOST_LOST = 3
-_AGAIN = "the same command line goes on"
 
 
 @dataclass(frozen=True)
-class Wanted:
-    """How long to search: until the study has so many trials, or for so many seconds."""
+class SearchGoal:
+    """What to optimise, and how long: until the study has this many trials, or for this many seconds."""
 
     trials: int | None = None
     budget_s: float | None = None
@@ -64,7 +63,7 @@ class Wanted:
 
 def tune(
     recipe: Recipe,
-    wanted: Wanted,
+    goal: SearchGoal,
     out: Path | None = None,
     *,
     space: Path | None = None,
@@ -72,53 +71,51 @@ def tune(
     storage: str | None = None,
     progress: Progress = SILENT,
 ) -> TuneReport:
-    """Search for a recipe, and keep each trial's run, ``best.yaml`` and ``trials.jsonl`` in ``out``.
+    """Search for the best recipe, and keep each trial's run, ``best.yaml`` and ``trials.jsonl`` in ``out``.
 
-    Called again, or at the same time by another worker, it goes on with the study; a trial whose worker was killed
-    goes on where it was. A trial that its recipe or the machine does not allow counts as failed, with the reason.
-    Raises: InputError if there is no end to it; RecipeError for a space that does not hold; RunError for a study of
-    something else; DataError if the data cannot be read; EnvironmentFault where the storage does not answer;
-    Interrupted where a signal ended it.
+    The same call resumes the study, also while other workers run it, and first resumes trials whose worker was killed.
+    A trial that its recipe or the machine does not allow counts as failed, with the reason.
+    Raises: InputError if there is no end to it; RecipeError for an invalid space; RunError for a study of something
+    else; DataError if the data cannot be read; EnvironmentFault if the storage does not respond; Interrupted if a
+    signal ended it.
     """
     check_one_process("ftx tune")
-    if wanted.trials is None and wanted.budget_s is None:
-        raise InputError("nothing says when to end", fix="--trials N, --budget TIME, or both")
-    found = default_space(recipe) if space is None else read_space(space, recipe)
+    if goal.trials is None and goal.budget_s is None:
+        raise InputError("the search has no end", fix="--trials N, --budget TIME, or both")
+    searched = default_space(recipe) if space is None else read_space(space, recipe)
     metric = choosing_metric(TASKS[recipe.task], balanced=recipe.train.balance != "none")
     out = out or RUNS / f"{images_root(recipe.data.path).resolve().stem}-tuned"
-    refuse_other_things(out)
-    # Before there is a study: images that do not hold are no trial's fault.
+    check_folder(out)
+    # Before there is a study: invalid images are no trial's fault.
     data = entries_digest(read_images(recipe, begun_run(recipe), progress).entries)
     out.mkdir(parents=True, exist_ok=True)
-    with within_reach(out, storage), _stopped_with_what_to_do(out):
-        opened = open_study(out, study, storage, recipe, data, found, len(wanted.objectives))
+    with storage_errors(out, storage), _resumable(out):
+        opened = open_study(out, study, storage, recipe, data, searched, len(goal.objectives))
         folders = TrialFolders(out, claim(out, opened))
-        write_atomic(out / SPACE_FILE, found.dumps().encode())
+        write_atomic(out / SPACE_FILE, searched.dumps().encode())
         began = time.monotonic()
-        search = _Search(opened, recipe, found, metric, wanted, folders, progress)
-        with progress.track("Trials", wanted.trials) as bar:
+        search = _Search(opened, recipe, searched, metric, goal, folders, progress)
+        with progress.track("Trials", goal.trials) as bar:
             bar.advance(len(search.ended()))
-            while search.goes_on(began) and (done := search.one()) is not None:
+            while search.is_due(began) and (done := search.one()) is not None:
                 bar.advance(1, **done)
-        return search.report(study, shown(out, storage), time.monotonic() - began)
+        return search.report(study, printable(out, storage), time.monotonic() - began)
 
 
 @contextmanager
-def _stopped_with_what_to_do(out: Path) -> Iterator[None]:
-    """Say of a signal, wherever in a trial it came, how to go on with the search rather than with a training."""
-    found = f"{out} holds the trials so far, and can go on with this one"
+def _resumable(out: Path) -> Iterator[None]:
+    """Turn a signal, wherever in a trial it came, into an error that shows how to resume the search."""
     try:
         yield
-    except KeyboardInterrupt as signal:
-        raise stopped(signal, doing="in a trial", found=found, fix=_AGAIN) from None
-    except (Interrupted, Terminated) as error:
-        what = "terminated in a trial" if isinstance(error, Terminated) else "interrupted in a trial"
-        raise type(error)(what, found=found, fix=_AGAIN) from None
+    except (KeyboardInterrupt, Interrupted, Terminated) as error:
+        signal = Termination() if isinstance(error, Termination | Terminated) else KeyboardInterrupt()
+        found = f"{out} contains the trials so far, and this one can be resumed"
+        raise stopped(signal, doing="in a trial", found=found, fix="run the same command to resume") from None
 
 
 @dataclass(frozen=True)
 class _Bars:
-    """How long a trial's work moves on; what it has to say would be said in each of them."""
+    """The progress of a trial, without its notes: they would be the same for each trial."""
 
     progress: Progress
 
@@ -135,125 +132,120 @@ class _Search:
     recipe: Recipe
     space: Space
     metric: str
-    wanted: Wanted
+    goal: SearchGoal
     folders: TrialFolders
     progress: Progress
-    in_a_row: list[int] = field(default_factory=list[int])
+    failed_in_a_row: list[int] = field(default_factory=list[int])
 
     def ended(self) -> list[FrozenTrial]:
-        """Trials that were tried to an end of their own, be it pruning."""
+        """Trials that are complete or pruned."""
         from optuna.trial import TrialState
 
         return self.study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.PRUNED))
 
     def most(self) -> int | None:
-        """How many trials more there may be."""
-        return None if self.wanted.trials is None else self.wanted.trials - len(self.ended())
+        """How many more trials there may be."""
+        return None if self.goal.trials is None else self.goal.trials - len(self.ended())
 
-    def goes_on(self, began: float) -> bool:
-        """Whether there is time for another trial, and one is wanted."""
-        most, budget_s = self.most(), self.wanted.budget_s
+    def is_due(self, began: float) -> bool:
+        """Whether the budgets of time and trials allow another trial."""
+        most, budget_s = self.most(), self.goal.budget_s
         return (budget_s is None or time.monotonic() - began < budget_s) and (most is None or most > 0)
 
-    def failed(self, trial: Trial, fault: FtxError) -> None:
-        """Keep why a trial failed.
+    def one(self) -> dict[str, str] | None:
+        """Run one trial, or resume one whose worker was killed; return what to show next to the bar.
 
-        Raises: InputError or EnvironmentFault, as the last one was, where none of the last few could be trained.
+        None if other workers of this folder have the last trials. Those on other machines may have ended, so they do
+        not count.
+        Raises: InputError or EnvironmentFault, as the last trial did, if none of the last few could be trained.
         """
         from optuna.trial import TrialState
 
-        trial.set_user_attr(REASON, fault.what)
-        self.study.tell(trial, state=TrialState.FAIL)
-        self.progress.note(f"trial {trial.number} failed: {fault.what}")
-        self.in_a_row.append(trial.number)
+        with self.folders.assigned(self.study, most=self.most()) as assignment:
+            if assignment is None:
+                return None
+            try:
+                self.run(assignment)
+            except (InputError, EnvironmentFault, GateFailed) as fault:
+                assignment.trial.set_user_attr(REASON, fault.what)
+                self.study.tell(assignment.trial, state=TrialState.FAIL)
+                if isinstance(fault, DataError):  # of all trials
+                    raise
+                self.count_failure(assignment.trial, fault)
+                return {"failed": str(assignment.trial.number)}
         self.write()
-        if len(self.in_a_row) >= _MOST_IN_A_ROW:
+        best = max((self.tried(one).metric or 0.0 for one in self.best()), default=0.0)
+        return {self.metric: f"{best:.3f}"}
+
+    def run(self, assignment: TrialAssignment) -> None:
+        """Train a trial, and record its result in the study. Raises: what the training raises."""
+        from optuna.trial import TrialState
+
+        trial = assignment.trial
+        if assignment.resumed:
+            self.progress.note(f"trial {trial.number} was interrupted: it is resumed")
+        if assignment.lost > _MOST_LOST:
+            what = f"{assignment.lost} workers were lost in it, one after the other, at the same place"
+            raise EnvironmentFault(what, where=assignment.run, fix="look for the reason in the system's log: dmesg")
+        recipe = self.recipe.with_overrides([], self.space.suggested(trial))
+        result = run_trial(assignment, recipe, self.metric, self.goal.objectives, _Bars(self.progress))
+        self.failed_in_a_row.clear()
+        trial.set_user_attr(EPOCHS, result.epochs)
+        trial.set_user_attr(REACHED, result.metric)
+        trial.set_user_attr(RECIPE, Recipe.load(assignment.run / "recipe.yaml").dumps())
+        if result.pruned:
+            self.study.tell(trial, state=TrialState.PRUNED)
+        else:
+            self.study.tell(trial, list(result.values))
+
+    def count_failure(self, trial: Trial, fault: FtxError) -> None:
+        """Raise the error of the last trial if none of the last few could be trained."""
+        self.progress.note(f"trial {trial.number} failed: {fault.what}")
+        self.failed_in_a_row.append(trial.number)
+        self.write()
+        if len(self.failed_in_a_row) >= _MOST_IN_A_ROW:
             kind = EnvironmentFault if isinstance(fault, EnvironmentFault) else InputError
             raise kind(
                 f"the last {_MOST_IN_A_ROW} trials could not be trained",
                 where=self.folders.out,
                 found=fault.what,
-                fix=fault.fix or "what each lacked stands in trials.jsonl",
+                fix=fault.fix or "see the reason of each in trials.jsonl",
             ) from fault
 
-    def one(self) -> dict[str, str] | None:
-        """Try once more, or go on with a trial whose worker was killed; what is shown beside the bar.
-
-        None where other workers of this folder are at the last ones already: of those of other machines nobody knows
-        whether they still are.
-        """
-        with self.folders.taken(self.study, most=self.most()) as taken:
-            if taken is None:
-                return None
-            if not self.attempted(taken):
-                return {"failed": str(taken.trial.number)}
-        self.write()
-        best = self.best()
-        shown = max((self.tried(one).metric or 0.0 for one in best), default=0.0)
-        return {self.metric: f"{shown:.3f}"}
-
-    def attempted(self, taken: Taken) -> bool:
-        """Train a trial, and tell the study what came of it; False if it failed, which is told too."""
-        from optuna.trial import TrialState
-
-        trial = taken.trial
-        if taken.begun:
-            self.progress.note(f"trial {trial.number} was cut off: it goes on")
-        if taken.lost > _MOST_LOST:
-            what = f"{taken.lost} workers were lost in it, one after the other, at the same place"
-            self.failed(trial, EnvironmentFault(what, where=taken.run, fix="see what the system says of them"))
-            return False
-        try:
-            tried = self.recipe.with_overrides([], self.space.suggested(trial))
-            done = attempt(taken, tried, self.metric, self.wanted.objectives, _Bars(self.progress))
-        except DataError as fault:  # of all trials
-            trial.set_user_attr(REASON, fault.what)
-            self.study.tell(trial, state=TrialState.FAIL)
-            raise
-        except (InputError, EnvironmentFault, GateFailed) as fault:
-            self.failed(trial, fault)
-            return False
-        self.in_a_row.clear()
-        trial.set_user_attr(EPOCHS, done.epochs)
-        trial.set_user_attr(REACHED, done.reached)
-        trial.set_user_attr(RECIPE, Recipe.load(taken.run / "recipe.yaml").dumps())
-        if done.pruned:
-            self.study.tell(trial, state=TrialState.PRUNED)
-        else:
-            self.study.tell(trial, list(done.values))
-        return True
-
     def best(self) -> list[FrozenTrial]:
-        """The best trial, or of two objectives those that no other beats in both."""
+        """The best trial, or for two objectives the Pareto front."""
         if not any(trial.state.name == "COMPLETE" for trial in self.ended()):
             return []
-        return list(self.study.best_trials) if len(self.wanted.objectives) > 1 else [self.study.best_trial]
+        return list(self.study.best_trials) if len(self.goal.objectives) > 1 else [self.study.best_trial]
 
     def first(self, best: Sequence[FrozenTrial]) -> FrozenTrial:
-        """Of the best ones that with the best metric."""
+        """The one of the best trials with the best metric."""
         return max(best, key=lambda trial: cast("float", self.tried(trial).metric))
 
     def tried(self, trial: FrozenTrial) -> TriedTrial:
-        """A trial as it is listed."""
-        values: Sequence[float | None] = trial.values or (None,) * len(self.wanted.objectives)
-        of = dict(zip(self.wanted.objectives, values, strict=True))
-        # Of one that was pruned Optuna has the last epoch's; its run is of the best. One that goes on, or failed, has
-        # what its best epoch counts for until then.
+        """A trial as the report lists it."""
+        values: Sequence[float | None] = trial.values or (None,) * len(self.goal.objectives)
+        # The value of a pruned trial is that of its last epoch; its run has the best one. A trial that runs, or failed,
+        # has the values of its epochs until then.
         metric = trial.user_attrs.get(REACHED, max(trial.intermediate_values.values(), default=None))
         return TriedTrial(
             number=trial.number,
             state=trial.state.name.lower(),
             keys=self.space.values(trial.params),
             metric=metric,
-            latency_ms=of.get("latency"),
+            latency_ms=dict(zip(self.goal.objectives, values, strict=True)).get("latency"),
             epochs=trial.user_attrs.get(EPOCHS),
-            run=self.folders.where_it_lies(trial),
+            run=self.folders.location(trial),
             reason=trial.user_attrs.get(REASON),
         )
 
+    def all_tried(self) -> list[TriedTrial]:
+        """All trials of the study."""
+        return [self.tried(trial) for trial in self.study.get_trials(deepcopy=False)]
+
     def write(self) -> None:
-        """Write what is known now: all trials, the best recipe, and the picture."""
-        trials = [self.tried(trial) for trial in self.study.get_trials(deepcopy=False)]
+        """Write what is known now: all trials, the best recipe, and the plot."""
+        trials = self.all_tried()
         lines = "".join(json.dumps(one.model_dump(mode="json")) + "\n" for one in trials)
         write_atomic(self.folders.out / TRIALS_FILE, lines.encode())
         best = self.best()
@@ -265,17 +257,17 @@ class _Search:
         draw_trials(trials, [one.number for one in best], self.metric, self.folders.out / PLOT_FILE)
 
     def report(self, study: str, storage: str, seconds: float) -> TuneReport:
-        """All of it."""
+        """Write the files, and report all of the study."""
         self.write()
         best = self.best()
         return TuneReport(
-            run=self.folders.where_it_lies(self.first(best)) if best else None,
+            run=self.folders.location(self.first(best)) if best else None,
             study=study,
             storage=storage,
             metric=self.metric,
-            objectives=list(self.wanted.objectives),
+            objectives=list(self.goal.objectives),
             searched={key: str(value) for key, value in self.space.keys.items()},
-            trials=[self.tried(trial) for trial in self.study.get_trials(deepcopy=False)],
+            trials=self.all_tried(),
             best=[trial.number for trial in best],
             best_recipe=str(self.folders.out / BEST_FILE) if best else None,
             seconds=round(seconds, 1),

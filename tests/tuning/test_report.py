@@ -7,8 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ftx.tuning.pareto import draw_trials
-from ftx.tuning.report import TriedTrial
+from ftx.tuning.report import TriedTrial, draw_trials
 
 
 def tried(number: int, metric: float | None, latency_ms: float | None = None) -> TriedTrial:
