@@ -59,10 +59,11 @@ def test_a_shard_that_is_cut_is_one_answer_and_the_rest_go_on(tmp_path: Path, mo
     write_data(Path("data"), 3)
     write_shards(Path("data"), Path("shards"), per_shard=6)
     Path("shards/0000.tar").write_bytes(Path("shards/0000.tar").read_bytes()[:3000])
-    from ftx.evaluating.predict import Prediction, find_images
+    from ftx.core.errors import ImageError
+    from ftx.evaluating.predict import find_images
 
     found = find_images("shards")
-    assert isinstance(found[0], Prediction)
-    assert found[0].path == "shards/0000.tar"
-    assert str(found[0].error).startswith("a shard is cut")
+    assert isinstance(found[0].image, ImageError)
+    assert found[0].name == "shards/0000.tar"
+    assert found[0].image.what.startswith("a shard is cut")
     assert len(found) == 7

@@ -22,7 +22,7 @@ from tests.data.test_annotations import GROUPS, write_datumaro
 from webdataset.writer import TarWriter
 
 from ftx.core.addresses import Address, typed
-from ftx.core.errors import DataError, EnvironmentFault, InputError
+from ftx.core.errors import DataError, EnvironmentFault, ImageError, InputError
 from ftx.core.progress import SILENT
 from ftx.data.check import check
 from ftx.data.image_store import ImageStore, open_hashed
@@ -33,7 +33,7 @@ from ftx.data.shards.shards_json import read_shards_json
 from ftx.data.shards.write import write_shards
 from ftx.data.sources import list_images
 from ftx.data.sources.shards import shard_names
-from ftx.evaluating.predict import Prediction, find_images, in_shards
+from ftx.evaluating.predict import find_images, in_shards
 
 
 def png(seed: int) -> bytes:
@@ -248,13 +248,13 @@ def test_links_are_refused(tmp_path: Path) -> None:
         list_images(shard)
     assert "0.tar/link.png is a link or a device" in str(error.value)
     # Nor are they asked of a model, which needs no labels.
-    (answer,) = in_shards(tmp_path / "0.tar")
-    assert isinstance(answer, Prediction)
-    assert "link.png is a link or a device" in str(answer.error)
+    (item,) = in_shards(tmp_path / "0.tar")
+    assert isinstance(item.image, ImageError)
+    assert "link.png is a link or a device" in str(item.image)
     written(tmp_path / "1.tar", {"../k": {"png": png(1)}})
-    (answer,) = in_shards(tmp_path / "1.tar")
-    assert isinstance(answer, Prediction)
-    assert "leaves the data folder" in str(answer.error)
+    (item,) = in_shards(tmp_path / "1.tar")
+    assert isinstance(item.image, ImageError)
+    assert "leaves the data folder" in str(item.image)
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,7 @@ from PIL import Image
 from tests.conftest import COLOURS, Listener, write_marks_ir
 
 from ftx.core.errors import EnvironmentFault, ExportError, InputError
-from ftx.data.image_store import EncodedImage
+from ftx.data.image_store import EncodedImage, Item
 from ftx.data.preprocess import Preprocess, load_pixels
 from ftx.explaining.explain import _explained, _Names, explain, open_explainer
 from ftx.explaining.overlay import overlay
@@ -115,7 +115,8 @@ def test_an_answer_that_is_no_number_is_told_and_has_no_picture(marks_ir: Path, 
 
     names = _Names(tmp_path / "out", [str(image) for image in images], COLOURS)
     answers = [
-        _explained(EncodedImage.of(image), dataclasses.replace(explainer, ask=ask), ["blue"], names) for image in images
+        _explained(Item.of(EncodedImage.of(image)), dataclasses.replace(explainer, ask=ask), ["blue"], names)
+        for image in images
     ]
     assert [one.path for one in answers] == [str(image) for image in images]
     assert [bool(one.error) for one in answers] == [False, True, False]

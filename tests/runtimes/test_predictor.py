@@ -36,7 +36,7 @@ class Recorder:
 
 def ask(names: list[str]) -> tuple[list[object], list[tuple[int, ...]]]:
     recorder = Recorder()
-    answers = list(feed_files([Path(name) for name in names], decode, partial(map, recorder)))
+    answers = list(feed_files([Path(name) for name in names], decode, recorder))
     return [type(a).__name__ if isinstance(a, ImageError) else float(a[0]) for a in answers], recorder.shapes
 
 
@@ -68,7 +68,7 @@ def test_errors_that_wait_for_a_batch_hold_no_files(tmp_path: Path) -> None:
     pre = Preprocess(8, 8, 8, "bicubic", (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
     tracemalloc.start()
     try:
-        answers = feed_files([path] * 50, partial(load_pixels, pre=pre), partial(map, Recorder()))
+        answers = feed_files([path] * 50, partial(load_pixels, pre=pre), Recorder())
         first = next(iter(answers))
         held_bytes, _ = tracemalloc.get_traced_memory()
     finally:

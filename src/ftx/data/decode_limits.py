@@ -158,18 +158,22 @@ class LimitedStream(io.BytesIO):
     def __init__(self, content: bytes) -> None:
         super().__init__(content)
         self._left_bytes = MAX_READ_TIMES * len(content) + _SLACK_BYTES
+        self.exceeded: ImageError | None = None
+        self.restart_clock()
+
+    def restart_clock(self) -> None:
+        """Count the time of the calling thread from now on."""
         self._until_s = time.thread_time() + MAX_DECODING_S
-        self.refusal: ImageError | None = None
 
     def read(self, size: int | None = -1, /) -> bytes:
         if time.thread_time() > self._until_s:
-            self._refuse("the image takes too long to decode", f"more than {MAX_DECODING_S:.0f} s of one core")
+            self._stop("the image takes too long to decode", f"more than {MAX_DECODING_S:.0f} s of one core")
         some = super().read(size)
         self._left_bytes -= len(some)
         if self._left_bytes < 0:
-            self._refuse("the image reads its file over and over", f"more than {MAX_READ_TIMES} times")
+            self._stop("the image reads its file over and over", f"more than {MAX_READ_TIMES} times")
         return some
 
-    def _refuse(self, what: str, found: str) -> None:
-        self.refusal = ImageError(what, found=found, fix="save it anew, or leave it out")
-        raise self.refusal
+    def _stop(self, what: str, found: str) -> None:
+        self.exceeded = ImageError(what, found=found, fix="save it again, or leave it out")
+        raise self.exceeded

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from hashlib import sha256
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,8 +19,8 @@ from ftx.core.addresses import Address, Location
 from ftx.core.errors import DataError, EnvironmentFault, FtxError, ImageError, InputError
 from ftx.core.untrusted_input import open_file
 from ftx.data.dataset import Entry
-from ftx.data.decode import decode, read_header, to_rgb
-from ftx.data.decode_limits import FILES, MAX_FILE_BYTES, decoding_bytes
+from ftx.data.decode import Header, to_rgb
+from ftx.data.decode_limits import FILES, MAX_FILE_BYTES
 from ftx.data.shards.paths import member_of
 from ftx.data.shards.shard_store import has_member, open_member
 
@@ -52,6 +52,20 @@ class EncodedImage:
 
 
 ImageLike = EncodedImage | Path | bytes
+
+
+class Item(NamedTuple):
+    """One of the images to be predicted, under the name that it was given; or the error that takes its place."""
+
+    name: str
+    image: EncodedImage | ImageError
+
+    @classmethod
+    def of(cls, image: EncodedImage) -> Item:
+        """An image under its own name."""
+        return cls(image.name, image)
+
+
 # Pixels in memory: Pillow's image, or RGB of 8 bits. Shape: [H, W, 3].
 InMemory = Image.Image | NDArray[np.uint8]
 
@@ -116,7 +130,7 @@ def open_image(given: ImageLike) -> Image.Image:
     than ``ftx.data.decode_limits`` allow; DataError if its bytes are not those of its hash.
     """
     with _content(EncodedImage.of(given)) as content:
-        return decode(content)
+        return Header(content).decode()
 
 
 def open_hashed(given: ImageLike, known: Callable[[str], bool] | None = None) -> tuple[Image.Image | None, str]:
@@ -126,41 +140,75 @@ def open_hashed(given: ImageLike, known: Callable[[str], bool] | None = None) ->
     """
     with _content(EncodedImage.of(given)) as content:
         digest = sha256(content).hexdigest()
-        return None if known is not None and known(digest) else decode(content), digest
+        return None if known is not None and known(digest) else Header(content).decode(), digest
 
 
-def pixel_bytes(given: ImageLike) -> int:
-    """What decoding an image takes, by its header; 0 where that cannot be read."""
-    try:
-        with EncodedImage.of(given).open() as stream:
-            return decoding_bytes(read_header(stream))
-    except Exception:  # decoding it will tell
-        return 0
+class LoadedImage:
+    """An image whose file and header are in memory; ``decode`` computes the pixels, and raises what went wrong before.
+
+    So many images are read in order by one thread, which knows their sizes, and decoded by several.
+    """
+
+    def __init__(self, given: ImageLike | ImageError) -> None:
+        self.size_bytes = 0
+        self._read: tuple[EncodedImage, bytes, Header] | FtxError
+        try:
+            if isinstance(given, ImageError):
+                raise given
+            image = EncodedImage.of(given)
+            with _image_faults(image.name), image.open() as stream:
+                content = stream.read(_size_bytes(stream))
+                self._read = image, content, Header(content)
+                self.size_bytes = self._read[2].size_bytes
+        except FtxError as error:
+            self._read = error
+
+    def decode(self) -> Image.Image:
+        """As ``open_image``."""
+        if isinstance(self._read, FtxError):
+            raise self._read
+        image, content, header = self._read
+        with _image_faults(image.name):
+            _check_unchanged(image, content)
+            return header.decode()
 
 
 @contextmanager
 def _content(image: EncodedImage) -> Generator[bytes, None, None]:
-    """An image's bytes while they are decoded; whatever goes wrong meanwhile is an ImageError that names the image."""
+    """The bytes of an image, while they are decoded."""
+    with _image_faults(image.name), image.open() as stream:
+        size_bytes = _size_bytes(stream)
+        with FILES.holding(size_bytes):
+            content = stream.read(size_bytes)
+            _check_unchanged(image, content)
+            yield content
+
+
+def _size_bytes(stream: BinaryIO) -> int:
+    size_bytes = stream.seek(0, io.SEEK_END)
+    stream.seek(0)
+    if size_bytes > MAX_FILE_BYTES:
+        found = f"{size_bytes / 1e6:,.0f} MB of at most {MAX_FILE_BYTES / 1e6:.0f}"
+        raise ImageError("the image's file is too large", found=found, fix="scale it down, or compress it")
+    return size_bytes
+
+
+def _check_unchanged(image: EncodedImage, content: bytes) -> None:
+    if image.sha256 not in (None, sha256(content).hexdigest()):
+        raise DataError("an image of the run has changed since training", where=image.name, fix="restore it")
+
+
+@contextmanager
+def _image_faults(name: str) -> Generator[None, None, None]:
+    """Turn whatever goes wrong with an image into an ImageError that names it."""
     try:
-        with image.open() as stream:
-            size_bytes = stream.seek(0, io.SEEK_END)
-            if size_bytes > MAX_FILE_BYTES:
-                found = f"{size_bytes / 1e6:,.0f} MB of at most {MAX_FILE_BYTES / 1e6:.0f}"
-                raise ImageError("the image's file is too large", found=found, fix="scale it down, or compress it")
-            stream.seek(0)
-            with FILES.holding(size_bytes):
-                content = stream.read(size_bytes)
-                if image.sha256 not in (None, sha256(content).hexdigest()):
-                    raise DataError(
-                        "an image of the run has changed since training", where=image.name, fix="restore it"
-                    )
-                yield content
-    except (DataError, EnvironmentFault):  # the data's fault, or that of a network: no single image's
+        yield
+    except (DataError, EnvironmentFault):  # of the data, or of a network: not of one image
         raise
     except FileNotFoundError as error:
-        raise ImageError("there is no such image", where=image.name) from error
+        raise ImageError("there is no such image", where=name) from error
     except FtxError as error:
-        raise ImageError(error.what, where=image.name, found=error.found, fix=error.fix) from error
-    except Exception as error:  # Pillow's decoders let struct, value and memory errors through on broken files
+        raise ImageError(error.what, where=name, found=error.found, fix=error.fix) from error
+    except Exception as error:  # Pillow's decoders let struct, value and memory errors through on damaged files
         found = getattr(error, "strerror", None) or str(error) or type(error).__name__
-        raise ImageError("the image cannot be read", where=image.name, found=found, fix="copy it again") from error
+        raise ImageError("the image cannot be read", where=name, found=found, fix="copy it again") from error

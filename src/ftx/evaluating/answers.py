@@ -39,7 +39,7 @@ def ask_graph_of_files(
     Raises: as ``ask_files``.
     """
     decode = partial(load_pixels, pre=pre)
-    return _stacked(feed_files(images, decode, partial(map, predictor.logits)), progress)
+    return _stacked(feed_files(images, decode, predictor.logits), progress)
 
 
 def ask_files(predictor: Predictor, images: Sequence[ImageLike], progress: ProgressTask) -> Floats:

@@ -1,4 +1,8 @@
-"""``ftx predict``: labels for images, one answer an image, in the order in which they were named."""
+"""``ftx predict``: one prediction per image, in the order in which the images were named.
+
+The way of an image: ``find_images`` lists it as an ``Item``, ``Predictor.logits_from_files`` decodes it, puts it into a
+batch and computes its logits, ``to_prediction`` turns these into labels. An error takes the same way in its place.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +22,7 @@ from ftx.core.addresses import Address, Location, as_typed, names_address, typed
 from ftx.core.errors import DataError, EnvironmentFault, FtxError, ImageError, InputError
 from ftx.core.processors import cores
 from ftx.core.progress import SILENT, Progress
-from ftx.data.image_store import EncodedImage, ImageStore, InMemory, in_memory
+from ftx.data.image_store import EncodedImage, ImageStore, InMemory, Item, in_memory
 from ftx.data.shards.paths import archives_in, are_shards, images_root
 from ftx.data.sources.listing import IMAGE_ENDINGS
 from ftx.data.sources.shards import images_of, shard_names
@@ -33,9 +37,9 @@ _ONE = (Path, Address, str, bytes, Image.Image, np.ndarray)
 
 
 class Prediction(BaseModel):
-    """The answer for one image, or why there is none; ``scores`` holds every label where it was asked for.
+    """The labels of one image, or why there are none; ``scores`` contains every label if scores were requested.
 
-    ``path`` of images that came as bytes is ``<bytes 1>`` for the first of them, ``<bytes 2>`` for the second.
+    ``path`` of images that were given as bytes is ``<bytes 1>`` for the first of them, ``<bytes 2>`` for the second.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -57,49 +61,50 @@ def predict(
     scores: bool = False,
     progress: Progress = SILENT,
 ) -> Iterator[Prediction]:
-    """Label images: files, patterns, and folders, which stand for the images in and below them; or what is in memory.
+    """Label images: files, patterns, and folders, which stand for the images in and below them; or images in memory.
 
-    That is the bytes of a file, Pillow's image, or RGB of 8 bits (uint8 [height, width, 3]).
+    Images in memory are the bytes of a file, Pillow's image, or RGB of 8 bits (uint8 [height, width, 3]).
 
-    What was named is looked up, and the model opened, before the first answer is asked for. An image
-    that cannot be read, or is not there, gets a ``Prediction`` with its ``error``, and the rest go on.
-    Raises: InputError if no image is there at all, or something else was given; RunError, ExportError for the model.
+    The images are listed, and the model is opened, before the first prediction is computed. An image that cannot be
+    read, or does not exist, gets a ``Prediction`` with its ``error``, and the others are predicted.
+    Raises: InputError if there is no image at all, or something else was given; RunError, ExportError for the model.
     """
-    found = find_images(images)
+    items = find_images(images)
     if artifact is None or isinstance(artifact, Run | Path | str):
-        artifact = load(artifact, goal="throughput" if len(found) > cores() else "latency", progress=progress)
-    return predictions_of(found, artifact, scores, progress)
+        artifact = load(artifact, goal="throughput" if len(items) > cores() else "latency", progress=progress)
+    return predictions_of(items, artifact, scores, progress)
 
 
-def find_images(images: OneImage | Sequence[OneImage]) -> list[EncodedImage | Prediction]:
-    """The images that were named, as ``predict`` takes them, and what is none, with its error.
+def find_images(images: OneImage | Sequence[OneImage]) -> list[Item]:
+    """The images that were named, as ``predict`` takes them, and an error for what is no image.
 
     Raises: InputError if there is no image at all, or something else was given.
     """
     if not isinstance(images, (*_ONE, Iterable)) or isinstance(images, io.IOBase):  # pyright: ignore[reportUnnecessaryIsInstance]
         raise _no_image(images)
     given = [images] if isinstance(images, _ONE) else list(images)
-    found = look_up(given)
-    if not any(isinstance(item, EncodedImage) for item in found):
-        raise no_images(given, [item for item in found if isinstance(item, Prediction)])
-    return found
+    items = look_up(given)
+    if all(isinstance(item.image, ImageError) for item in items):
+        raise no_images(given, items)
+    return items
 
 
-def look_up(given: Sequence[OneImage], *, by_hand: bool = True) -> list[EncodedImage | Prediction]:
-    """As ``find_images``, also where there is none; an address is one that was named ``by_hand``.
+def look_up(given: Sequence[OneImage], *, by_hand: bool = True) -> list[Item]:
+    """As ``find_images``, also if there is no image; only what was named ``by_hand`` may be an address.
 
     Raises: InputError if something else was given.
     """
     uploads = count(1)
-    return [image for item in given for image in _expand(item, uploads, by_hand=by_hand)]
+    return [item for one in given for item in _expand(one, uploads, by_hand=by_hand)]
 
 
-def no_images(given: Sequence[OneImage], found: Sequence[Prediction]) -> InputError:
-    """What to tell where nothing that was named is an image, and why not."""
+def no_images(given: Sequence[OneImage], items: Sequence[Item]) -> InputError:
+    """The error if nothing that was named is an image."""
+    failed = [failed_prediction(item.name, item.image) for item in items[:5] if isinstance(item.image, ImageError)]
     return InputError(
         "there are no images",
         where=", ".join(as_typed(str(item)) for item in given[:5] if isinstance(item, Path | Address | str)) or None,
-        found="; ".join(f"{item.path}: {item.error}" for item in found[:5]),
+        found="; ".join(f"{one.path}: {one.error}" for one in failed),
         fix=f"name images, or folders that hold some ({' '.join(sorted(IMAGE_ENDINGS))})",
     )
 
@@ -111,38 +116,42 @@ def predict_arriving(
     scores: bool = False,
     progress: Progress = SILENT,
 ) -> Iterator[Prediction]:
-    """Label images as they come, a few at a time, by a model that is opened once: for answers soon, not for the most.
+    """Label images as they come, a few at a time, with a model that is opened once and runs for low latency.
 
     Raises: RunError, ExportError for the model.
     """
     if artifact is None or isinstance(artifact, Run | Path | str):
         artifact = load(artifact, progress=progress)
     for some in arrivals:
-        found = [image for item in some for image in _expand(item, count(1), by_hand=False)]
-        yield from predictions_of(found, artifact, scores, SILENT)
+        items = [item for one in some for item in _expand(one, count(1), by_hand=False)]
+        yield from predictions_of(items, artifact, scores, SILENT)
 
 
-def _expand(given: OneImage, uploads: Iterator[int], *, by_hand: bool) -> Sequence[EncodedImage | Prediction]:
-    """The images that one item stands for, or why there are none; ``uploads`` numbers those that are in no file.
-
-    It may be an address where it was named ``by_hand``, and not by another program.
-    """
+def _expand(given: OneImage, uploads: Iterator[int], *, by_hand: bool) -> Sequence[Item]:
+    """The images that one argument stands for, or why there are none; ``uploads`` numbers those that are in no file."""
     if isinstance(given, bytes):
-        return [replace(EncodedImage.of(given), name=f"<bytes {next(uploads)}>")]
+        return [Item.of(replace(EncodedImage.of(given), name=f"<bytes {next(uploads)}>"))]
     if isinstance(given, Image.Image | np.ndarray):
-        return [in_memory(given, f"<image {next(uploads)}>")]
+        return [Item.of(in_memory(given, f"<image {next(uploads)}>"))]
     if not isinstance(given, Path | str | Address):  # pyright: ignore[reportUnnecessaryIsInstance]
         raise _no_image(given)
+    name = str(given)
     try:
-        if not by_hand and names_address(str(given)) and not Path(str(given)).exists():
-            return [Prediction(path=path_text(str(given)), error="a list of images must not contain an address")]
-        return _named(typed(given) if by_hand else Path(str(given)))
+        if not by_hand and names_address(name) and not Path(name).exists():
+            return [_failed(name, "a list of images must not contain an address")]
+        return _named(typed(given) if by_hand else Path(name))
     except OSError as error:  # a name that is too long, a folder above it that may not be entered
-        return [Prediction(path=path_text(str(given)), error=f"this path cannot be read: {error.strerror}")]
+        return [_failed(name, f"this path cannot be read: {error.strerror}")]
     except UnicodeError:  # half a character
-        return [Prediction(path=ascii(str(given))[1:-1], error="this is no path of a file")]
+        return [_failed(ascii(name)[1:-1], "this is no path of a file")]
     except (InputError, EnvironmentFault) as error:  # shards that are not there
-        return [_unread(as_typed(str(given)), error)]
+        return [_failed(as_typed(name), error)]
+
+
+def _failed(name: str, error: FtxError | str) -> Item:
+    """Raises: UnicodeError for a name that is no path."""
+    cause = ImageError(error) if isinstance(error, str) else ImageError(error.what, found=error.found)
+    return Item(path_text(name), cause)
 
 
 def _no_image(given: object) -> InputError:
@@ -151,93 +160,87 @@ def _no_image(given: object) -> InputError:
     return InputError("an image is a file's name or its bytes, Pillow's, or an RGB array", found=found, fix=fix)
 
 
-def _named(path: Location) -> Sequence[EncodedImage | Prediction]:
+def _named(path: Location) -> Sequence[Item]:
     """The images that a path or a pattern stands for, or why there are none."""
     if isinstance(path, Address) and PurePosixPath(path.name).suffix.lower() in IMAGE_ENDINGS:
-        return [Prediction(path=str(path), error="an image at an address is not fetched: shards are")]
+        return [_failed(str(path), "an image at an address is not fetched: shards are")]
     if isinstance(path, Address) or are_shards(path):
         return in_shards(path)
     if path.is_dir():
         return _inside(path)
-    # A file is tried whatever it is called; what is no image says so when it is opened.
+    # A file is tried whatever its name is; if it is no image, opening it raises the error.
     if path.is_file():
-        return [EncodedImage.of(path)]
+        return [Item.of(EncodedImage.of(path))]
     if matching := matched(path):
-        return [image for one in matching for image in _named(one)]  # on this machine, whatever it is called
-    error = "this is no regular file" if path.exists() else "there is no such file"
-    return [Prediction(path=path_text(str(path)), error=error)]
+        return [item for one in matching for item in _named(one)]  # on this machine, whatever its name is
+    return [_failed(str(path), "this is no regular file" if path.exists() else "there is no such file")]
 
 
 def matched(path: Path) -> list[Path]:
-    """What a pattern that no shell has expanded stands for; nothing for a path that is there, or is no pattern."""
+    """What a pattern that no shell has expanded stands for; nothing for a path that exists, or is no pattern."""
     if not has_magic(str(path)) or are_shards(path) or path.exists():
         return []
     return [Path(one) for one in sorted(glob(str(path), recursive=True))]  # noqa: PTH207  Path's takes no absolute one
 
 
-def _unread(where: str, error: FtxError) -> Prediction:
-    return Prediction(path=path_text(where), error=error.what + (f" ({error.found})" if error.found else ""))
-
-
-def in_shards(path: Location) -> list[EncodedImage | Prediction]:
-    """The images in the shards that a path names, and the shards that do not hold.
+def in_shards(path: Location) -> list[Item]:
+    """The images in the shards that a path names, and an error for each damaged shard.
 
     Raises: DataError if the path names none; EnvironmentFault if another machine does not answer.
     """
-    root, inside = images_root(path), list[EncodedImage | Prediction]()
+    root, items = images_root(path), list[Item]()
     for name in shard_names(path):
         try:
-            inside += map(ImageStore(root).at, images_of(root, name))
+            items += [Item.of(ImageStore(root).at(one)) for one in images_of(root, name)]
         except DataError as error:
-            inside.append(_unread(str(root / name), error))
-    return inside
+            items.append(_failed(str(root / name), error))
+    return items
 
 
-def _inside(path: Path) -> Sequence[EncodedImage | Prediction]:
-    """The images in and below a folder, and the folders there that cannot be read."""
-    inside: list[EncodedImage | Prediction] = []
+def _inside(path: Path) -> Sequence[Item]:
+    """The images in and below a folder, and an error for each folder there that cannot be read."""
+    items: list[Item] = []
 
-    def refused(error: OSError) -> None:
-        where = str(error.filename)
-        inside.append(Prediction(path=path_text(where), error=f"this folder cannot be read: {error.strerror}"))
+    def unreadable(error: OSError) -> None:
+        items.append(_failed(str(error.filename), f"this folder cannot be read: {error.strerror}"))
 
-    for folder, subfolders, names in os.walk(path, onerror=refused):
+    for folder, subfolders, names in os.walk(path, onerror=unreadable):
         subfolders[:] = [name for name in subfolders if not name.startswith(".")]
         children = [Path(folder) / name for name in names if not name.startswith(".")]
         kept = [child for child in children if child.suffix.lower() in IMAGE_ENDINGS and child.is_file()]
-        inside += map(EncodedImage.of, kept)
-    inside.sort(key=lambda item: item.path if isinstance(item, Prediction) else item.name)
-    if inside:
-        return inside
+        items += [Item.of(EncodedImage.of(child)) for child in kept]
+    if items:
+        return sorted(items, key=lambda item: item.name)
     named = archives_in(path)
     error = "there are no images in this folder" + (f"; its archives are named: {named}" if named else "")
-    return [Prediction(path=path_text(str(path)), error=error)]
+    return [_failed(str(path), error)]
 
 
 def predictions_of(
-    found: Sequence[EncodedImage | Prediction], predictor: Predictor, scores: bool, progress: Progress
+    items: Sequence[Item], predictor: Predictor, scores: bool, progress: Progress
 ) -> Iterator[Prediction]:
-    """The answers for what was found, in its order: what is none already is asked of the model."""
-    answers = predictor.logits_from_files(item for item in found if isinstance(item, EncodedImage))
-    with progress.track("predicting", len(found)) as bar:
-        for item in found:
-            if isinstance(item, EncodedImage):
-                yield to_prediction(item.name, next(answers), predictor.task, scores=scores)
-            else:
-                yield item
+    """The prediction for each item, in order."""
+    outcomes = predictor.logits_from_files(item.image for item in items)
+    with progress.track("predicting", len(items)) as bar:
+        for item, outcome in zip(items, outcomes, strict=True):
+            yield to_prediction(item.name, outcome, predictor.task, scores=scores)
             bar.advance()
 
 
-def to_prediction(name: str, answer: Floats | ImageError, task: Task, *, scores: bool = False) -> Prediction:
-    """What logits [C] say of an image, or why it has none."""
-    path = path_text(name)
-    if isinstance(answer, ImageError):
-        return Prediction(path=path, error=answer.what + (f" ({answer.found})" if answer.found else ""))
-    if not np.isfinite(answer).all():
-        return Prediction(path=path, error="the model answered with a number that is not finite")
-    scores_C = task.scores(answer[None])[0]
+def to_prediction(name: str, outcome: Floats | ImageError, task: Task, *, scores: bool = False) -> Prediction:
+    """The labels that logits [C] give an image, or why it has none."""
+    if isinstance(outcome, ImageError):
+        return failed_prediction(name, outcome)
+    if not np.isfinite(outcome).all():
+        return failed_prediction(name, ImageError("the model answered with a number that is not finite"))
+    scores_C = task.scores(outcome[None])[0]
     every = dict(zip(task.labels.names, scores_C.tolist(), strict=True)) if scores else None
-    return Prediction(path=path, labels=task.decode(scores_C), scores=every)
+    return Prediction(path=path_text(name), labels=task.decode(scores_C), scores=every)
+
+
+def failed_prediction(name: str, error: ImageError) -> Prediction:
+    """Why an image has no labels."""
+    return Prediction(path=path_text(name), error=error.what + (f" ({error.found})" if error.found else ""))
 
 
 def path_text(path: str) -> str:

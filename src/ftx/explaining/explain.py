@@ -16,9 +16,9 @@ from ftx.core.command_report import CommandReport
 from ftx.core.errors import ExportError, ImageError, InputError, listed, nearest
 from ftx.core.files import staged_file
 from ftx.core.progress import SILENT, Progress
-from ftx.data.image_store import EncodedImage, open_image
+from ftx.data.image_store import EncodedImage, Item, open_image
 from ftx.data.preprocess import Pixels, Preprocess, normalise, resize_crop
-from ftx.evaluating.predict import OneImage, Prediction, find_images, to_prediction
+from ftx.evaluating.predict import OneImage, find_images, to_prediction
 from ftx.explaining.overlay import overlay
 from ftx.runs.artifacts import DENSE, TRAINED
 from ftx.runs.run import Run
@@ -124,7 +124,9 @@ def explain(
     found = _without_pictures(find_images(images), out)
     explainer = open_explainer(artifact, method, progress)
     _check_labels(labels, explainer.task)
-    names = _Names(out, [item.name for item in found if isinstance(item, EncodedImage)], explainer.task.labels.names)
+    names = _Names(
+        out, [item.name for item in found if isinstance(item.image, EncodedImage)], explainer.task.labels.names
+    )
     labels = list(dict.fromkeys(labels))
     answers: list[Explanation] = []
     with progress.track("explaining", len(found)) as bar:
@@ -204,13 +206,11 @@ def _check_labels(labels: Sequence[str], task: Task) -> None:
             raise InputError(f"the model knows no label '{label}'", where="--label", fix=fix)
 
 
-def _explained(
-    item: EncodedImage | Prediction, explainer: Explainer, labels: Sequence[str], names: _Names
-) -> Explanation:
-    if isinstance(item, Prediction):
-        return Explanation(path=item.path, error=item.error)
+def _explained(item: Item, explainer: Explainer, labels: Sequence[str], names: _Names) -> Explanation:
     try:
-        image = open_image(item)
+        if isinstance(item.image, ImageError):
+            raise item.image
+        image = open_image(item.image)
     except ImageError as error:
         said = to_prediction(item.name, error, explainer.task)
         return Explanation(path=said.path, error=said.error)
@@ -262,14 +262,16 @@ def _plain(texts: Mapping[str, str]) -> dict[str, str]:
     }
 
 
-def _without_pictures(found: Sequence[EncodedImage | Prediction], out: Path) -> Sequence[EncodedImage | Prediction]:
+def _without_pictures(found: Sequence[Item], out: Path) -> Sequence[Item]:
     """The images that were named, less those in the folder that pictures go into: pictures of an earlier time.
 
     Raises: InputError where there are no others.
     """
     folder = out.resolve()
-    others = [item for item in found if isinstance(item, Prediction) or folder not in Path(item.name).resolve().parents]
-    if not any(isinstance(item, EncodedImage) for item in others):
+    others = [
+        item for item in found if isinstance(item.image, ImageError) or folder not in Path(item.name).resolve().parents
+    ]
+    if all(isinstance(item.image, ImageError) for item in others):
         raise InputError(
             "all images lie in the folder that pictures go into", where=f"--out {out}", fix="name another folder"
         )

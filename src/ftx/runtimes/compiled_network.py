@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import cache
 from pathlib import Path
 from queue import SimpleQueue
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -49,6 +49,10 @@ def core() -> openvino.Core:
     # of five. So it is done here.
     _ = openvino.Tensor(np.zeros(1, np.uint8)).data
     return openvino.Core()
+
+
+_Given = TypeVar("_Given")
+_Computed = TypeVar("_Computed")
 
 
 class CompiledNetwork:
@@ -119,6 +123,15 @@ class CompiledNetwork:
 
         Shape: [N, H, W, 3] each, of any one size.
         """
+        return self.in_streams(self.timed(), batches)
+
+    def in_streams(self, function: Callable[[_Given], _Computed], given: Iterable[_Given]) -> Iterator[_Computed]:
+        """As ``map``, with as many calls at a time as streams."""
+        # One more than there are streams, so that none waits until the oldest is taken.
+        return in_threads(function, given, workers=self.streams, prefetch=self.streams + 1)
+
+    def timed(self) -> Callable[[Pixels], tuple[Floats, float]]:
+        """The first output for a batch, and the milliseconds that it took; for as many threads as streams."""
         # A thread each and no callback: one in Python ends in OpenVINO's thread after the answer is there, and where
         # the process ends in between, waiting for the interpreter, that thread aborts it.
         idle: SimpleQueue[Callable[[Pixels], Answers]] = SimpleQueue()
@@ -134,8 +147,7 @@ class CompiledNetwork:
             finally:
                 idle.put(request)
 
-        # One more than there are streams, so that none waits until the oldest is taken.
-        return in_threads(timed, batches, workers=self.streams, prefetch=self.streams + 1)
+        return timed
 
     def _inputs(self) -> Callable[[Pixels], Iterable[NDArray[Any]]]:
         """What requests of the network are given for a batch: the batch, or its images one by one, normalised."""

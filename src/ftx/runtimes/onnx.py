@@ -80,6 +80,6 @@ class OnnxPredictor:
         logits_NC, maps_NChw = self._session.run([OUTPUT, MAPS], {INPUT: normalise(pixels_NHWC, self.preprocess)})
         return cast("Floats", logits_NC), cast("Floats", maps_NChw)
 
-    def logits_from_files(self, images: Iterable[ImageLike]) -> Iterator[Floats | ImageError]:
+    def logits_from_files(self, images: Iterable[ImageLike | ImageError]) -> Iterator[Floats | ImageError]:
         """Its own image path is the training path, as the file holds no preprocessing."""
-        return feed_files(images, partial(load_pixels, pre=self.preprocess), partial(map, self.logits))
+        return feed_files(images, partial(load_pixels, pre=self.preprocess), self.logits)

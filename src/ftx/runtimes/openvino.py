@@ -15,7 +15,7 @@ from PIL import Image
 from ftx.core.errors import ExportError, ImageError, listed
 from ftx.core.processors import processors
 from ftx.core.third_parties import no_telemetry
-from ftx.data.image_store import ImageLike, open_image, pixel_bytes
+from ftx.data.image_store import ImageLike, LoadedImage
 from ftx.data.preprocess import Pixels, Preprocess, resize_crop
 from ftx.runs.artifacts import IR_FILE, IR_WEIGHTS, RuntimeName
 from ftx.runs.card_json import REFERENCE_FILE, Card, read_card
@@ -190,16 +190,26 @@ class OpenVinoPredictor:
         answered = self._whole_request(frame(pixels_NHWC, self.preprocess))
         return answered[LOGITS], answered[MAPS]
 
-    def logits_from_files(self, images: Iterable[ImageLike]) -> Iterator[Floats | ImageError]:
+    def logits_from_files(self, images: Iterable[ImageLike | ImageError]) -> Iterator[Floats | ImageError]:
         """Resize, crop and normalisation are part of the graph; of images that are too large for it only the last."""
 
-        def decode(image: ImageLike) -> Pixels:
-            return graph_input(open_image(image), self.preprocess)
+        def decode(image: LoadedImage) -> Pixels:
+            return graph_input(image.decode(), self.preprocess)
 
-        return feed_files(images, decode, self._answered, batch=self.batch, at_a_time=self.streams, size_of=pixel_bytes)
+        timed = self._network.timed()
+        return feed_files(
+            map(LoadedImage, images),
+            decode,
+            lambda pixels_NHWC: timed(pixels_NHWC)[0],
+            mapped=self._network.in_streams,
+            batch=self.batch,
+            at_a_time=self.streams,
+            size_of=_size_bytes,
+        )
 
-    def _answered(self, batches: Iterator[Pixels]) -> Iterator[Floats]:
-        return (logits_NC for logits_NC, _ in self.in_flight(batches))
+
+def _size_bytes(image: LoadedImage | ImageError) -> int:
+    return 0 if isinstance(image, ImageError) else image.size_bytes
 
 
 def _properties(compute: Compute, threads: int | None, streams: int | None, cache: Path | None) -> dict[str, Any]:

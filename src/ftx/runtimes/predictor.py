@@ -5,12 +5,10 @@ Shapes: N images, H × W pixels, C labels.
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
-from itertools import chain
 from traceback import clear_frames
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import numpy as np
 
@@ -36,6 +34,10 @@ BATCH_IMAGES = 16
 BATCH_BYTES = 15_000_000
 # What decoding takes of the images that are being decoded, or wait for their turn: two of 24 megapixels.
 AHEAD_BYTES = 500_000_000
+
+_Given = TypeVar("_Given")
+_Items = Sequence[Pixels | ImageError]
+_Outcomes = list[Floats | ImageError]
 
 
 class Predictor(Protocol):
@@ -73,7 +75,7 @@ class Predictor(Protocol):
         """
         ...
 
-    def logits_from_files(self, images: Iterable[ImageLike]) -> Iterator[Floats | ImageError]:
+    def logits_from_files(self, images: Iterable[ImageLike | ImageError]) -> Iterator[Floats | ImageError]:
         """The view from files, on disk or sent as bytes: one answer each, in order, by the runtime's own image path.
 
         Shape: [C] each; an image that cannot be read gives its error instead.
@@ -83,46 +85,36 @@ class Predictor(Protocol):
 
 
 def feed_files(
-    images: Iterable[ImageLike],
-    decode: Callable[[ImageLike], Pixels],
-    answer: Callable[[Iterator[Pixels]], Iterator[Floats]],
+    images: Iterable[_Given | ImageError],
+    decode: Callable[[_Given], Pixels],
+    logits: Callable[[Pixels], Floats],
     *,
+    mapped: Callable[[Callable[[_Items], _Outcomes], Iterable[_Items]], Iterable[_Outcomes]] = map,
     batch: int = BATCH_IMAGES,
     at_a_time: int = 1,
-    size_of: Callable[[ImageLike], int] | None = None,
+    size_of: Callable[[_Given | ImageError], int] | None = None,
 ) -> Iterator[Floats | ImageError]:
-    """Answer files in order; neighbours of one size share a batch, for a batch holds images of one size only.
+    """The logits of images, in order; neighbours of one size share a batch. An error takes the place of its image.
 
-    ``answer`` is given the batches as they are decoded, and yields the logits of each in order, as ``map`` does; it may
-    ask for further ones before, ``at_a_time`` together. ``size_of`` tells the bytes that decoding a file takes,
-    where these may be many.
+    ``mapped`` runs the model on the batches as they are decoded, and yields in order, as ``map`` does; it may run
+    ``at_a_time`` together. ``size_of`` returns the bytes that decoding an image takes, if these may be many.
     """
 
-    def attempt(image: ImageLike) -> Pixels | ImageError:
+    def attempt(image: _Given | ImageError) -> Pixels | ImageError:
         try:
-            return decode(image)
+            return image if isinstance(image, ImageError) else decode(image)
         except ImageError as error:
             return _without_locals(error)
 
-    # Of each batch that was handed over, what became of its images: the error of each that has no pixels.
-    handed: deque[list[ImageError | None]] = deque()
-
-    def batches(decoded: Iterator[Pixels | ImageError]) -> Iterator[Pixels]:
-        for group in _of_one_size(decoded, batch, BATCH_BYTES // at_a_time):
-            handed.append([item if isinstance(item, ImageError) else None for item in group])
-            pixels = [item for item in group if not isinstance(item, ImageError)]
-            if pixels:
-                yield np.stack(pixels)
+    def outcomes(items: _Items) -> _Outcomes:
+        pixels = [item for item in items if not isinstance(item, ImageError)]
+        rows = iter(logits(np.stack(pixels)) if pixels else ())
+        return [item if isinstance(item, ImageError) else next(rows) for item in items]
 
     # Decoded in threads while the model computes.
     with closing(in_threads(attempt, images, prefetch=cores() + 1, size_of=size_of, most_bytes=AHEAD_BYTES)) as decoded:
-        for logits_NC in answer(batches(decoded)):
-            rows = iter(logits_NC)
-            for error in handed.popleft():
-                yield next(rows) if error is None else error
-    for error in chain.from_iterable(handed):  # behind the last image that has pixels
-        assert error is not None
-        yield error
+        for computed in mapped(outcomes, _of_one_size(decoded, batch, BATCH_BYTES // at_a_time)):
+            yield from computed
 
 
 def _of_one_size(

@@ -41,6 +41,6 @@ class TorchPredictor:
         """Note how clearly the patches of each image are chosen, of a model that drops some."""
         return choice_margins(self.module)
 
-    def logits_from_files(self, images: Iterable[ImageLike]) -> Iterator[Floats | ImageError]:
+    def logits_from_files(self, images: Iterable[ImageLike | ImageError]) -> Iterator[Floats | ImageError]:
         """Its own image path is the training path, so this view equals the graph's."""
-        return feed_files(images, partial(load_pixels, pre=self.preprocess), partial(map, self.logits))
+        return feed_files(images, partial(load_pixels, pre=self.preprocess), self.logits)

@@ -10,13 +10,14 @@ from pathlib import Path
 from typing import Any
 
 from ftx.core.addresses import Address, Location, typed
+from ftx.core.errors import ImageError
 from ftx.core.progress import SILENT
-from ftx.data.image_store import EncodedImage
+from ftx.data.image_store import EncodedImage, Item
 from ftx.data.shards.fetched import state_of
 from ftx.data.shards.paths import are_shards, images_root
 from ftx.data.shards.shards_json import read_shards_json
 from ftx.data.sources.shards import shard_names
-from ftx.evaluating.predict import Prediction, in_shards, look_up, matched, no_images, path_text, predictions_of
+from ftx.evaluating.predict import Prediction, failed_prediction, in_shards, look_up, matched, no_images, predictions_of
 from ftx.runtimes import Predictor
 
 # Files in a part. If a worker is lost, at most this many, some seconds' work, are predicted again.
@@ -37,17 +38,26 @@ class JobPart:
 
     def predictions(self, predictor: Predictor, *, scores: bool) -> list[Prediction]:
         """Run the model on the images, in their order."""
-        if self.archive is not None:
-            found = in_shards(self.archive)
-        else:
-            found = [one if isinstance(one, Prediction) else EncodedImage.of(Path(one)) for one in self.files]
-        return list(predictions_of(found, predictor, scores, SILENT))
+        return list(predictions_of(self.items(), predictor, scores, SILENT))
 
     def failed(self, error: str) -> list[Prediction]:
         """The same error for each of the images, in their order."""
-        found = self.files if self.archive is None else in_shards(self.archive)
-        names = [one if isinstance(one, str | Prediction) else one.name for one in found]
-        return [Prediction(path=path_text(one), error=error) if isinstance(one, str) else one for one in names]
+        failure = ImageError(error)
+        return [
+            failed_prediction(item.name, item.image if isinstance(item.image, ImageError) else failure)
+            for item in self.items()
+        ]
+
+    def items(self) -> list[Item]:
+        """The images, and an error for each path that cannot be read."""
+        if self.archive is not None:
+            return in_shards(self.archive)
+        return [
+            Item(one.path, ImageError(str(one.error)))
+            if isinstance(one, Prediction)
+            else Item.of(EncodedImage.of(Path(one)))
+            for one in self.files
+        ]
 
     @property
     def is_relative(self) -> bool:
@@ -91,7 +101,7 @@ def parts_of(given: Sequence[Path]) -> list[JobPart]:
     parts += _of_files(plain)
     files = [file for part in parts for file in part.files]
     if all(part.archive is None for part in parts) and not any(isinstance(file, str) for file in files):
-        raise no_images(given, [file for file in files if isinstance(file, Prediction)])
+        raise no_images(given, [item for part in parts for item in part.items()])
     return parts
 
 
@@ -102,7 +112,10 @@ def _places(named: Path) -> Sequence[Location]:
 
 
 def _of_files(given: Sequence[Path]) -> list[JobPart]:
-    files = [item if isinstance(item, Prediction) else item.name for item in look_up(given, by_hand=False)]
+    files = [
+        failed_prediction(item.name, item.image) if isinstance(item.image, ImageError) else item.name
+        for item in look_up(given, by_hand=False)
+    ]
     return [_part(files[start : start + FILES]) for start in range(0, len(files), FILES)]
 
 
