@@ -265,7 +265,7 @@ def test_datumaro_as_multilabel(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"held": [(0, 1)]}, "exclude each other"),
+        ({"held": [(0, 1)]}, "mutually exclusive"),
         ({"held": [(9,)]}, "no label number 9"),
         ({"items": [{"id": "a", "annotations": [], "image": {}}]}, "items.0.image.path: Field required"),
         ({"items": [{"id": "a", "annotations": [], "image": {"path": "/etc/x.png"}}]}, "is absolute"),

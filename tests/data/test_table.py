@@ -16,14 +16,14 @@ from ftx.data.open_dataset import survey
 from ftx.data.sources import list_images
 from ftx.data.sources.csv_table import read_table
 from ftx.data.split import hash_split_sets
-from ftx.tasks.base import RelatedLabels, TaskKind
+from ftx.tasks.base import RelatedLabels, Task
 from ftx.tasks.hierarchical import Hierarchical
 from ftx.tasks.labels import LabelDeclaration
 from ftx.tasks.output_meaning import TASKS
 from ftx.tasks.task_names import TaskName
 
 
-def relate(kind: TaskKind, samples: list[tuple[str, ...]]) -> RelatedLabels:
+def relate(kind: type[Task], samples: list[tuple[str, ...]]) -> RelatedLabels:
     return kind.relate({f"{number}.png": names for number, names in enumerate(samples)}, LabelDeclaration(), "t.csv")
 
 
@@ -116,8 +116,8 @@ def test_labels_of_one_name_keep_their_paths() -> None:
         ("multiclass", [("a",), ("a", "b")], "exactly one label"),
         ("multiclass", [("a",), ()], "exactly one label"),
         ("multilabel", [(), ()], "no image has a label"),
-        ("hierarchical", [("a/x", "a/y"), ("b",)], "exclude each other"),
-        ("hierarchical", [("a/x", "b/z"), ("a/y",)], "exclude each other"),
+        ("hierarchical", [("a/x", "a/y"), ("b",)], "mutually exclusive"),
+        ("hierarchical", [("a/x", "b/z"), ("a/y",)], "mutually exclusive"),
     ],
 )
 def test_labels_that_do_not_suit_the_task(task: TaskName, samples: list[tuple[str, ...]], message: str) -> None:

@@ -30,7 +30,7 @@ from ftx.serving.refusal import Refused
 from ftx.serving.registry import MOST_SIZES, Target
 from ftx.tasks.labels import Labels
 from ftx.tasks.multiclass import Multiclass
-from ftx.tasks.softmax import softmax
+from ftx.tasks.scores import softmax
 
 NO_MODEL: Any = None  # it is asked once the rest holds
 # The model's own sums are in f32: a few units of the last place of numbers up to 6.

@@ -22,7 +22,7 @@ from ftx.tasks.metrics import average_precision, f1_of, mean_average_precision
 from ftx.tasks.multiclass import Multiclass
 from ftx.tasks.multilabel import Multilabel
 from ftx.tasks.output_meaning import TASKS, Meaning
-from ftx.tasks.sigmoid import binary_loss
+from ftx.tasks.scores import binary_loss
 from ftx.tasks.task_names import LossName, TaskName
 from ftx.tasks.thresholds import Thresholds, best_threshold
 
@@ -472,6 +472,6 @@ def test_labels_whose_declared_parents_exclude_each_other_stand_in_no_image() ->
     samples = {"1": ("red",), "2": ("blue",), "3": ("red",)}
     labels, _ = Hierarchical.relate(samples, declared, "here")
     assert labels.groups == (("warm", "cold"),)
-    with pytest.raises(DataError, match="exclude each other") as caught:
+    with pytest.raises(DataError, match="mutually exclusive") as caught:
         Hierarchical.relate(samples | {"4": ("red", "blue")}, declared, "here")
     assert "4" in str(caught.value.found)

@@ -12,7 +12,7 @@ from ftx.cli import console
 from ftx.cli.shared_options import JsonFlag, parse_task
 from ftx.core.command_report import CommandReport
 from ftx.core.errors import shell_command
-from ftx.tasks.task_names import TaskName
+from ftx.tasks.task_names import TASK_CHOICES, TaskName
 
 
 class SampleReport(CommandReport):
@@ -24,9 +24,7 @@ class SampleReport(CommandReport):
 
 
 def sample(
-    task: Annotated[
-        str, typer.Option("--task", metavar="TASK", help="multiclass, multilabel or hierarchical.")
-    ] = "multiclass",
+    task: Annotated[str, typer.Option("--task", metavar="TASK", help=f"{TASK_CHOICES}.")] = "multiclass",
     out: Annotated[
         Path, typer.Option("--out", metavar="DIR", help="The folder that it is put into.  [default: this one]")
     ] = Path(),

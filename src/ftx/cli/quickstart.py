@@ -9,12 +9,11 @@ import typer
 from ftx.cli import console
 from ftx.cli.run import answer
 from ftx.cli.shared_options import JsonFlag, OutOption, parse_task
+from ftx.tasks.task_names import TASK_CHOICES
 
 
 def command(
-    task: Annotated[
-        str, typer.Option("--task", metavar="TASK", help="multiclass, multilabel or hierarchical.")
-    ] = "multiclass",
+    task: Annotated[str, typer.Option("--task", metavar="TASK", help=f"{TASK_CHOICES}.")] = "multiclass",
     out: OutOption = None,
     json: JsonFlag = False,
 ) -> int:

@@ -17,6 +17,7 @@ from ftx.recipe.adapter_methods import ADAPTERS
 from ftx.recipe.adapter_targets import TARGETS, WORDS
 from ftx.recipe.presets import Preset
 from ftx.recipe.schema import Recipe, notes_on_otx
+from ftx.tasks.task_names import TASK_CHOICES
 
 
 @dataclass(frozen=True)
@@ -65,7 +66,7 @@ FLAGS = (
         None,
         "Follow links in the data folder that lead out of it; else refused.",
     ),
-    RecipeFlag("--task", "task", "TASK", "multiclass, multilabel or hierarchical."),
+    RecipeFlag("--task", "task", "TASK", f"{TASK_CHOICES}."),
     RecipeFlag("--model", "model.name", "NAME", "dinov2-small, which is embedded, or a model of timm."),
     RecipeFlag("--weights", "model.weights", "auto|none|FILE", "Pretrained, seeded random, or a .safetensors file."),
     RecipeFlag(

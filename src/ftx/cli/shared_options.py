@@ -10,7 +10,7 @@ import typer
 
 from ftx.cli import console
 from ftx.core.errors import check_known
-from ftx.tasks.task_names import TaskName
+from ftx.tasks.task_names import TASK_CHOICES, TaskName
 
 if TYPE_CHECKING:
     from ftx.evaluating.predict import Prediction
@@ -42,7 +42,7 @@ DataOption = Annotated[
 DataTaskOption = Annotated[
     str | None,
     typer.Option(
-        "--task", metavar="TASK", help="multiclass, multilabel or hierarchical.  [default: what the labels look like]"
+        "--task", metavar="TASK", help=f"{TASK_CHOICES}.  [default: what the labels look like]"
     ),
 ]
 DataFormatOption = Annotated[

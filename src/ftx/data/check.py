@@ -126,8 +126,7 @@ def open_and_check(
 def _narrowest_task(listing: Listing) -> TaskName:
     """The narrowest task that its labels suit: one label each is also any number of labels."""
     carried = {file.path: file.labels for file in listing.files}
-    order: tuple[TaskName, ...] = ("hierarchical", "multiclass", "multilabel")
-    return next(task for task in order if TASKS[task].suits(carried, listing.declared))
+    return next(name for name, task in TASKS.items() if task.suits(carried, listing.declared))
 
 
 def _imbalance(labels: Labels, trained: Mapping[str, int], images: int) -> float:

@@ -87,5 +87,5 @@ def _accuracy(answers: HeldOut) -> str:
     low, high = wilson_interval(right, images)
     known = f"{right} of {images}, by {answers.artifact}; 95 % interval {100 * low:.0f} to {100 * high:.0f}"
     known += answers.task.more_figures(answers.logits_NC, answers.targets_NC)
-    share = f"{TASK_FACTS[answers.task_name].right_means} {100 * right / images:.0f} of 100 images"
+    share = f"{TASK_FACTS[answers.task_name].correct_means} {100 * right / images:.0f} of 100 images"
     return f"The model {share} that training did not see ({known})"

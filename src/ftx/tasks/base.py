@@ -1,4 +1,4 @@
-"""What every task answers.
+"""The interface of every task, and what most of them share.
 
 Shapes: N images, C labels, in the order of the logits.
 """
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 Targets = NDArray[np.float32]
-# The labels that each image carries, by its path.
+# The labels of each image, by its path.
 ImageLabels = Mapping[str, tuple[str, ...]]
 # The labels of a data set, and each image's labels by their names among them.
 RelatedLabels = tuple[Labels, list[tuple[str, ...]]]
@@ -43,7 +43,7 @@ class LossChoice:
 
 @dataclass(frozen=True)
 class ScoredLabel:
-    """A label and how sure the model is of it, in [0, 1]."""
+    """A label and the model's confidence in it, in [0, 1]."""
 
     name: str
     score: float
@@ -52,27 +52,41 @@ class ScoredLabel:
 class Task(Protocol):
     """Loss, decoding, metrics and metadata of one kind of label, for one set of labels.
 
-    ``thresholds`` holds, by label, the score above which a label that decides by itself is called.
+    ``thresholds`` are the scores above which independent labels are predicted.
     """
 
-    # The key of ``metrics`` that training chooses by, a share in [0, 1] that should rise; and the one to choose by
-    # where rare labels are to count as frequent ones do.
+    # The key of ``metrics`` that training chooses by, a fraction in [0, 1] that should rise; and the one to choose by
+    # if rare labels are to count as much as frequent ones.
     metric: ClassVar[str]
     balanced_metric: ClassVar[str]
+    # Whether folders inside class folders are labels below labels.
+    nested_folders: ClassVar[bool] = False
+    labels: Labels
+    thresholds: Thresholds
 
-    @property
-    def labels(self) -> Labels:
-        """The labels, one logit each."""
+    def __init__(self, labels: Labels, thresholds: Thresholds | None = None) -> None:
+        self.labels, self.thresholds = labels, thresholds or Thresholds()
+
+    @staticmethod
+    def suits(samples: ImageLabels, declared: LabelDeclaration) -> bool:
+        """Whether a data set's labels look as if they were for this task."""
         ...
 
-    @property
-    def thresholds(self) -> Thresholds:
-        """Without meaning where no label decides by itself."""
+    @staticmethod
+    def relate(samples: ImageLabels, declared: LabelDeclaration, where: object) -> RelatedLabels:
+        """How the labels of a data set relate; ``where`` is named in an error.
+
+        Raises: DataError naming the images whose labels do not suit the task.
+        """
         ...
 
     def targets(self, samples: Sequence[tuple[str, ...]]) -> Targets:
-        """The truth as numbers. Shape: [N, C]; 1 where the label holds."""
-        ...
+        """1 for an image's labels and their ancestors in the tree. Shape: [N, C]."""
+        rows = {name: [self.labels.index(one) for one in self.labels.path(name)] for name in self.labels.names}
+        targets_NC = np.zeros((len(samples), len(self.labels)), dtype=np.float32)
+        for row, names in enumerate(samples):
+            targets_NC[row, [above for name in names for above in rows[name]]] = 1
+        return targets_NC
 
     def loss(self, logits_NC: Tensor, targets_NC: Tensor, how: LossChoice, whole_MC: Tensor | None = None) -> Tensor:
         """The mean loss of a batch, a scalar.
@@ -87,7 +101,7 @@ class Task(Protocol):
         ...
 
     def predicted(self, logits_NC: Floats) -> Flags:
-        """Which labels each image is given. Shape: [N, C]."""
+        """Which labels are predicted for each image. Shape: [N, C]."""
         ...
 
     def decode(self, scores_C: Floats) -> list[ScoredLabel]:
@@ -95,64 +109,38 @@ class Task(Protocol):
         ...
 
     def known(self, targets_NC: Targets) -> Flags:
-        """Of which labels the truth says whether they hold. Shape: [N, C]."""
-        ...
+        """The labels of which the truth contains whether they are present. Shape: [N, C]."""
+        return np.ones(targets_NC.shape, dtype=bool)
 
     def with_thresholds(self, thresholds: Thresholds) -> Task:
-        """The same task with others."""
-        ...
+        """The same task with other thresholds."""
+        return type(self)(self.labels, thresholds)
 
     def correct(self, logits_NC: Floats, targets_NC: Targets) -> Flags:
-        """Whether each image is wholly right. Shape: [N]."""
-        ...
+        """Whether every label of an image that is known is predicted correctly. Shape: [N]."""
+        return ((self.predicted(logits_NC) == (targets_NC > 0)) | ~self.known(targets_NC)).all(axis=1)
 
     def metrics(self, logits_NC: Floats, targets_NC: Targets) -> dict[str, float]:
-        """What the task is measured by, each in [0, 1]."""
+        """The figures of the task, each in [0, 1]."""
         ...
 
     def tuned_thresholds(self, logits_NC: Floats, targets_NC: Targets) -> Thresholds:
-        """Thresholds that suit these images best, which were not trained on."""
-        ...
+        """The best thresholds for these images, which the model was not trained on; none by default."""
+        return Thresholds()
 
     def model_info(self) -> dict[str, str]:
-        """What Model API reads to decode as we do."""
+        """The metadata by which Model API decodes as we do."""
         ...
 
     def more_figures(self, logits_NC: Floats, targets_NC: Targets) -> str:
         """What a report adds to the accuracy, after a comma or semicolon; nothing for most."""
-        ...
+        return ""
 
     def decoding_code(self) -> tuple[list[str], list[str]]:
-        """Python for a model card: what it defines next to ``labels``, and what prints the labels of ``logits``."""
+        """Python for a model card: definitions next to ``labels``, and what prints the labels of ``logits``."""
         ...
 
 
-def choosing_metric(task: Task | TaskKind, *, balanced: bool) -> str:
-    """The metric that the epoch to keep is chosen by; ``balanced``: where rare labels are to count as frequent ones."""
+def choosing_metric(task: Task | type[Task], *, balanced: bool) -> str:
+    """The metric that chooses the epoch to keep; ``balanced``: rare labels count as much as frequent ones."""
     return task.balanced_metric if balanced else task.metric
-
-
-class TaskKind(Protocol):
-    """A task before its labels are known: how it understands a data set, and how it is made for one."""
-
-    # Whether folders inside class folders are labels below labels.
-    nested_folders: bool
-
-    # As the task's own.
-    metric: str
-    balanced_metric: str
-
-    def __call__(self, labels: Labels, thresholds: Thresholds) -> Task:
-        """The task for these labels."""
-        ...
-
-    def suits(self, samples: ImageLabels, declared: LabelDeclaration) -> bool:
-        """Whether labels look as if they were for this task."""
-        ...
-
-    def relate(self, samples: ImageLabels, declared: LabelDeclaration, where: object) -> RelatedLabels:
-        """How the labels that images carry relate; ``where`` is named in an error.
-
-        Raises: DataError naming the images that do not carry what the task asks for.
-        """
-        ...

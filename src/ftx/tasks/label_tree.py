@@ -10,7 +10,7 @@ from typing import TypeVar
 from ftx.core.errors import DataError, listed
 from ftx.core.untrusted_input import MOST_TREE_LEVELS
 from ftx.tasks.base import ImageLabels, RelatedLabels
-from ftx.tasks.labels import LabelDeclaration, Labels
+from ftx.tasks.labels import LabelDeclaration, Labels, path_in
 
 LabelPath = tuple[str, ...]
 MemberT = TypeVar("MemberT", str, LabelPath)
@@ -19,15 +19,15 @@ MemberT = TypeVar("MemberT", str, LabelPath)
 def tree_of(samples: ImageLabels, declared: LabelDeclaration, where: object) -> RelatedLabels:
     """The tree that a data set declares, or the one that its labels spell as paths: ``animal/cat``.
 
-    Raises: DataError naming the images that carry labels that exclude each other, or if no image has a label.
+    Raises: DataError naming the images that carry mutually exclusive labels, or if no image has a label.
     """
     if not any(samples.values()):
         raise DataError("no image has a label", where=str(where))
     if declared.groups is not None:
         return _declared(samples, declared, where)
     if declared.parents:
-        path_of = Labels.tree(declared.parents)
-        return _spelt({path: [path_of(name) for name in names] for path, names in samples.items()}, (), where)
+        paths = {path: [path_in(declared.parents, name) for name in names] for path, names in samples.items()}
+        return _spelt(paths, (), where)
     nodes = {path: [_node(name, path) for name in names] for path, names in samples.items()}
     return _spelt(nodes, [(name,) for name in declared.names], where)
 
@@ -43,13 +43,14 @@ def _node(name: str, path: str) -> LabelPath:
 
 
 def _declared(samples: ImageLabels, declared: LabelDeclaration, where: object) -> RelatedLabels:
-    """Groups as they were declared, of the labels that occur; every other label is a single."""
-    path_of = Labels.tree(declared.parents)
-    held = {path: {above for name in names for above in path_of(name)} for path, names in samples.items()}
+    """Groups as they were declared, of the labels that occur; every other label is independent."""
+    held = {
+        path: {above for name in names for above in path_in(declared.parents, name)} for path, names in samples.items()
+    }
     occurring = {name for names in held.values() for name in names}
     kept = [tuple(name for name in group if name in occurring) for group in declared.groups or ()]
     groups = tuple(group for group in kept if len(group) > 1)
-    _refuse_two_of_a_group(held, groups, str, where)
+    _check_one_of_a_group(held, groups, str, where)
     grouped = {name for group in groups for name in group}
     singles = tuple(sorted(occurring - grouped))
     parents = {name: up for name, up in declared.parents.items() if name in occurring}
@@ -58,9 +59,9 @@ def _declared(samples: ImageLabels, declared: LabelDeclaration, where: object) -
 
 
 def _spelt(samples: Mapping[str, Sequence[LabelPath]], more: Sequence[LabelPath], where: object) -> RelatedLabels:
-    """Children of one label exclude each other, and so do the roots, but for those that must be singles.
+    """Children of one label are mutually exclusive, and so are the roots, except for those that must be independent.
 
-    A root without children that stands beside another root in some image may be a single, which holds or does not: see
+    A root without children that occurs with another root in some image may be an independent label: see
     ``_not_exclusive``. ``more`` are nodes that exist whether or not an image has them.
     """
     held = {
@@ -73,38 +74,42 @@ def _spelt(samples: Mapping[str, Sequence[LabelPath]], more: Sequence[LabelPath]
     for node in nodes:
         if node not in singles:
             groups.setdefault(node[:-1], []).append(node)
-    # A group of one would be certain whatever is seen: such a child holds or does not.
+    # A group of one would always be predicted: such a child is an independent label.
     singles = sorted(singles + [members[0] for members in groups.values() if len(members) == 1])
-    exclusive = [members for _, members in sorted(groups.items(), key=_by_depth) if len(members) > 1]
-    _refuse_two_of_a_group(held, exclusive, "/".join, where)
+    exclusive = [
+        members
+        for _, members in sorted(groups.items(), key=lambda group: (len(group[0]), group[0]))
+        if len(members) > 1
+    ]
+    _check_one_of_a_group(held, exclusive, "/".join, where)
     name_of = _names(nodes)
-    named = tuple(tuple(name_of[node] for node in members) for members in exclusive)
-    alone = tuple(name_of[node] for node in singles)
+    groups_named = tuple(tuple(name_of[node] for node in members) for members in exclusive)
+    singles_named = tuple(name_of[node] for node in singles)
     labels = Labels(
-        names=tuple(name for members in named for name in members) + alone,
-        groups=named,
-        singles=alone,
+        names=tuple(name for members in groups_named for name in members) + singles_named,
+        groups=groups_named,
+        singles=singles_named,
         parents={name_of[node]: name_of[node[:-1]] for node in nodes if len(node) > 1},
     )
     return labels, [tuple(name_of[node] for node in carried) for carried in samples.values()]
 
 
 def _not_exclusive(roots: Sequence[set[LabelPath]], has_children: set[LabelPath]) -> list[LabelPath]:
-    """Roots without children that are singles, so that no two of the others stand in one image.
+    """Roots without children that are independent labels, so that no image has two of the others.
 
-    One after the other, the root that most rarely stands alone: an attribute such as *new* never does, a class does.
+    One after the other, the root that is most rarely the only one: an attribute such as *new* never is, a class is.
     """
     neighbours: dict[LabelPath, set[LabelPath]] = {}
-    seen, alone = Counter[LabelPath](), Counter[LabelPath]()
+    seen, only = Counter[LabelPath](), Counter[LabelPath]()
     for sample in roots:
         seen.update(sample)
         if len(sample) == 1:
-            alone.update(sample)
+            only.update(sample)
         for node in sample:
             neighbours.setdefault(node, set()).update(sample - {node})
-    # By how rarely it stands alone, then by its neighbours, of which there are fewer as singles are taken out: an entry
-    # can only have become too good, and goes back with what it is now.
-    free = [(alone[node] / seen[node], -len(beside), node) for node, beside in neighbours.items()]
+    # By how rarely it is the only one, then by its neighbours, of which there are fewer as independent labels leave: an
+    # entry can only have become too good, and goes back with what it is now.
+    free = [(only[node] / seen[node], -len(others), node) for node, others in neighbours.items()]
     free = [entry for entry in free if entry[1] and entry[2] not in has_children]
     heapify(free)
     found: list[LabelPath] = []
@@ -115,13 +120,9 @@ def _not_exclusive(roots: Sequence[set[LabelPath]], has_children: set[LabelPath]
                 heappush(free, (rarity, -len(neighbours[single]), single))
             continue
         found.append(single)
-        for beside in neighbours.pop(single):
-            neighbours[beside].discard(single)
+        for other in neighbours.pop(single):
+            neighbours[other].discard(single)
     return found
-
-
-def _by_depth(group: tuple[LabelPath, list[LabelPath]]) -> tuple[int, LabelPath]:
-    return len(group[0]), group[0]
 
 
 def _names(nodes: Sequence[LabelPath]) -> Mapping[LabelPath, str]:
@@ -130,7 +131,7 @@ def _names(nodes: Sequence[LabelPath]) -> Mapping[LabelPath, str]:
     return {node: node[-1] if counted[node[-1]] == 1 else "/".join(node) for node in nodes}
 
 
-def _refuse_two_of_a_group(
+def _check_one_of_a_group(
     held: Mapping[str, set[MemberT]], groups: Sequence[Sequence[MemberT]], show: Callable[[MemberT], str], where: object
 ) -> None:
     group_of = {member: number for number, group in enumerate(groups) for member in group}
@@ -143,8 +144,8 @@ def _refuse_two_of_a_group(
                 clashes.append(f"{path}: {show(first[group])} and {show(member)}")
     if clashes:
         raise DataError(
-            "images carry labels that exclude each other",
+            "images carry mutually exclusive labels",
             where=str(where),
             found=listed(clashes),
-            fix="labels of one group, children of one label, and roots with children exclude each other: keep one",
+            fix="keep one label of each group, one child of each label, and one root that has children",
         )

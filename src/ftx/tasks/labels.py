@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -13,10 +13,10 @@ from ftx.core.untrusted_input import MOST_LABELS, MOST_TREE_LEVELS
 
 @dataclass(frozen=True)
 class LabelDeclaration:
-    """What a data set says of its labels beside its images.
+    """What a data set declares of its labels in addition to its images.
 
-    ``names`` are labels that exist whether or not an image has them; ``groups`` those that exclude each other, None
-    where nothing is said of that; ``parents`` maps a child to its parent.
+    ``names`` are labels that exist whether or not an image has them; ``groups`` are mutually exclusive classes, None
+    if the data set declares none; ``parents`` maps a child to its parent.
     """
 
     names: tuple[str, ...] = ()
@@ -28,8 +28,8 @@ class LabelDeclaration:
 class Labels:
     """Label names in the order of the logits.
 
-    ``groups`` are sets of labels of which exactly one holds (softmax), ``singles`` hold or do not
-    each by itself (sigmoid), ``parents`` maps a child to its parent. Multiclass is one group.
+    ``groups`` are sets of mutually exclusive classes (softmax), ``singles`` are independent labels (sigmoid),
+    ``parents`` maps a child to its parent. Multiclass is one group.
     """
 
     names: tuple[str, ...]
@@ -52,10 +52,10 @@ class Labels:
         unknown = sorted({*self.parents.keys(), *self.parents.values()} - set(self.names))
         if unknown:
             raise DataError("the label tree names labels that do not exist", found=listed(unknown))
-        self._refuse_circles()
+        self._check_circles()
 
-    def _refuse_circles(self) -> None:
-        """In linear time, however the tree hangs together: each label is climbed from once."""
+    def _check_circles(self) -> None:
+        """In linear time for every tree: each label is climbed from once."""
         levels: dict[str, int] = {}
         for name in self.parents:
             climbed = [name]
@@ -86,50 +86,46 @@ class Labels:
 
         Raises: DataError if the tree runs in a circle, or has more levels than one can have.
         """
-        return Labels.tree(self.parents)(name)
-
-    @staticmethod
-    def tree(parents: Mapping[str, str]) -> Callable[[str], tuple[str, ...]]:
-        """What gives a label and its ancestors, from the root down; raises as ``path`` does."""
-
-        def path(name: str) -> tuple[str, ...]:
-            found = [name]
-            while (up := parents.get(found[-1])) is not None:
-                if up in found:
-                    raise DataError("the label tree runs in a circle", found=" -> ".join([*found, up]))
-                found.append(up)
-                if len(found) > MOST_TREE_LEVELS:
-                    raise DataError(
-                        f"the label tree has more than {MOST_TREE_LEVELS} levels",
-                        found=f"{' -> '.join(found[:3])} -> …",
-                        fix="leave out levels of it",
-                    )
-            return tuple(reversed(found))
-
-        return path
+        return path_in(self.parents, name)
 
     def __len__(self) -> int:
         return len(self.names)
 
 
+def path_in(parents: Mapping[str, str], name: str) -> tuple[str, ...]:
+    """A label and its ancestors, from the root down; raises as ``Labels.path``."""
+    found = [name]
+    while (up := parents.get(found[-1])) is not None:
+        if up in found:
+            raise DataError("the label tree runs in a circle", found=" -> ".join([*found, up]))
+        found.append(up)
+        if len(found) > MOST_TREE_LEVELS:
+            raise DataError(
+                f"the label tree has more than {MOST_TREE_LEVELS} levels",
+                found=f"{' -> '.join(found[:3])} -> …",
+                fix="leave out levels of it",
+            )
+    return tuple(reversed(found))
+
+
 def spaceless_names(names: Sequence[str]) -> tuple[str, ...]:
     """Label names that survive a list separated by spaces: white space becomes ``_``, and no two are equal.
 
-    A name without white space keeps itself; ``a b`` beside ``a_b`` becomes ``a_b_2``.
+    A name without white space keeps itself; ``a b`` next to ``a_b`` becomes ``a_b_2``.
     """
-    taken = {name for name in names if _is_spaceless(name)}
+    used = {name for name in names if _is_spaceless(name)}
     spaceless: list[str] = []
-    last: dict[str, int] = {}  # numbers only ever fill up: what was taken is not asked for again
+    last: dict[str, int] = {}  # numbers only ever fill up: those in use need no second look
     for name in names:
         if not _is_spaceless(name):
             stem = "_".join(name.split()) or "_"
             number = last.get(stem, 1)
             name = stem if number == 1 else f"{stem}_{number}"
-            while name in taken:
+            while name in used:
                 number += 1
                 name = f"{stem}_{number}"
             last[stem] = number
-            taken.add(name)
+            used.add(name)
         spaceless.append(name)
     return tuple(spaceless)
 

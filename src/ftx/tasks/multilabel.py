@@ -1,32 +1,27 @@
-"""Multi-label: each label holds or does not, by itself; an image may have none."""
+"""Multi-label: each label is independent; an image may have none."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from ftx.core.errors import DataError
-from ftx.tasks.base import ImageLabels, LossChoice, RelatedLabels, ScoredLabel, Targets
+from ftx.tasks.base import ImageLabels, LossChoice, RelatedLabels, ScoredLabel, Targets, Task
 from ftx.tasks.labels import LabelDeclaration, Labels
 from ftx.tasks.metrics import f1_of, mean_average_precision
-from ftx.tasks.sigmoid import sigmoid
+from ftx.tasks.scores import binary_loss, sigmoid
 from ftx.tasks.thresholds import Flags, Floats, Thresholds, tune
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 
-class Multilabel:
+class Multilabel(Task):
     """A sigmoid a label, asymmetric loss or cross-entropy, a threshold a label."""
 
-    metric: ClassVar[str] = "mAP"
-    balanced_metric: ClassVar[str] = "mAP"  # a mean over labels already
-    nested_folders: ClassVar[bool] = False
-
-    def __init__(self, labels: Labels, thresholds: Thresholds) -> None:
-        self.labels, self.thresholds = labels, thresholds
+    metric = "mAP"
+    balanced_metric = "mAP"  # a mean over labels already
 
     @staticmethod
     def suits(samples: ImageLabels, declared: LabelDeclaration) -> bool:
@@ -35,23 +30,14 @@ class Multilabel:
 
     @staticmethod
     def relate(samples: ImageLabels, declared: LabelDeclaration, where: object) -> RelatedLabels:
-        """Singles alone, a class folder without images included, for that is a mistake to be told."""
+        """Independent labels, including a class folder without images, as that is a mistake to report."""
         names = tuple(sorted({*declared.names, *(name for carried in samples.values() for name in carried)}))
         if not names:
             raise DataError("no image has a label", where=str(where))
         return Labels(names, singles=names), list(samples.values())
 
-    def targets(self, samples: Sequence[tuple[str, ...]]) -> Targets:
-        """Shape: [N, C]; 1 where the label holds."""
-        targets_NC = np.zeros((len(samples), len(self.labels)), dtype=np.float32)
-        for row, names in enumerate(samples):
-            targets_NC[row, [self.labels.index(name) for name in names]] = 1
-        return targets_NC
-
     def loss(self, logits_NC: Tensor, targets_NC: Tensor, how: LossChoice, whole_MC: Tensor | None = None) -> Tensor:
-        """The mean over images and labels, so that the learning rate does not hang on the number of labels."""
-        from ftx.tasks.sigmoid import binary_loss
-
+        """The mean over images and labels, so that the learning rate does not depend on the number of labels."""
         each_NC = binary_loss(logits_NC, targets_NC, how.kind, how.weights_2C)
         return each_NC.mean() if whole_MC is None else each_NC.sum() / whole_MC.numel()
 
@@ -64,21 +50,10 @@ class Multilabel:
         return self.scores(logits_NC) > self.thresholds.of(self.labels.names)
 
     def decode(self, scores_C: Floats) -> list[ScoredLabel]:
-        """The labels above their threshold, the surest first; there may be none."""
+        """The labels above their threshold, the highest score first; there may be none."""
         above = np.flatnonzero(scores_C > self.thresholds.of(self.labels.names))
         order = sorted(above.tolist(), key=lambda index: -scores_C[index])
         return [ScoredLabel(self.labels.names[index], float(scores_C[index])) for index in order]
-
-    def known(self, targets_NC: Targets) -> Flags:
-        """All of them. Shape: [N, C]."""
-        return np.ones(targets_NC.shape, dtype=bool)
-
-    def with_thresholds(self, thresholds: Thresholds) -> Multilabel:
-        return Multilabel(self.labels, thresholds)
-
-    def correct(self, logits_NC: Floats, targets_NC: Targets) -> Flags:
-        """Whether every label is. Shape: [N]."""
-        return (self.predicted(logits_NC) == (targets_NC > 0)).all(axis=1)
 
     def metrics(self, logits_NC: Floats, targets_NC: Targets) -> dict[str, float]:
         """Mean average precision, which needs no threshold, and macro and micro F1, which do."""
@@ -96,7 +71,7 @@ class Multilabel:
         return tune(self.labels.names, self.scores(logits_NC), targets_NC > 0)
 
     def model_info(self) -> dict[str, str]:
-        """Model API's keys for labels that decide by themselves; it knows one threshold for all."""
+        """Model API's keys for independent labels; it takes one threshold for all."""
         return {
             "multilabel": "True",
             "hierarchical": "False",

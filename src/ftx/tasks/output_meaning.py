@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pydantic import BaseModel, ConfigDict
 
-from ftx.tasks.base import Task, TaskKind
+from ftx.tasks.base import Task
 from ftx.tasks.hierarchical import Hierarchical
 from ftx.tasks.labels import Labels
 from ftx.tasks.multiclass import Multiclass
@@ -12,11 +12,11 @@ from ftx.tasks.multilabel import Multilabel
 from ftx.tasks.task_names import TaskName
 from ftx.tasks.thresholds import Thresholds
 
-# A task is made for its labels, and for the thresholds that were tuned for them.
-TASKS: dict[TaskName, TaskKind] = {
+# The narrowest first: ``ftx data check`` takes the first that suits the labels.
+TASKS: dict[TaskName, type[Task]] = {
+    "hierarchical": Hierarchical,
     "multiclass": Multiclass,
     "multilabel": Multilabel,
-    "hierarchical": Hierarchical,
 }
 
 

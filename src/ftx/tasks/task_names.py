@@ -1,21 +1,24 @@
-"""What tasks and losses are called, in recipes, runs and cards, and what the rest of ftx needs to know of each task."""
+"""The names of tasks and losses in recipes, runs and cards, and the facts of each task that the rest of ftx reads."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 TaskName = Literal["multiclass", "multilabel", "hierarchical"]
 # Of independent labels.
 LossName = Literal["asymmetric", "bce"]
+*_others, _last = get_args(TaskName)
+# As help texts list them.
+TASK_CHOICES = f"{', '.join(_others)} or {_last}"
 
 
 @dataclass(frozen=True)
 class TaskFacts:
     """One task.
 
-    ``one_label``: each image has exactly one label; ``no_label``: an image may have none. ``right_means`` stands in a
+    ``one_label``: each image has exactly one label; ``no_label``: an image may have none. ``correct_means`` stands in a
     report between "The model" and "93 of 100 images", ``reading`` explains the scores in a model card. ``otx_task`` and
     ``otx_class`` are OTX's words. ``sample`` is the archive of the sample data and the folder that it becomes,
     ``sample_table`` the table of images in it and the name of that.
@@ -23,7 +26,7 @@ class TaskFacts:
 
     one_label: bool
     no_label: bool
-    right_means: str
+    correct_means: str
     otx_task: str
     otx_class: str
     sample: tuple[str, str]
@@ -36,7 +39,7 @@ TASK_FACTS: Mapping[TaskName, TaskFacts] = {
     "multiclass": TaskFacts(
         one_label=True,
         no_label=False,
-        right_means="names the right class for",
+        correct_means="names the right class for",
         otx_task="MULTI_CLASS_CLS",
         otx_class="Multiclass",
         sample=_GARMENTS,
@@ -44,7 +47,7 @@ TASK_FACTS: Mapping[TaskName, TaskFacts] = {
     "multilabel": TaskFacts(
         one_label=False,
         no_label=True,
-        right_means="gets every label right in",
+        correct_means="gets every label right in",
         otx_task="MULTI_LABEL_CLS",
         otx_class="Multilabel",
         sample=("fashion-sheets.zip", "sample-sheets"),
@@ -52,7 +55,7 @@ TASK_FACTS: Mapping[TaskName, TaskFacts] = {
     "hierarchical": TaskFacts(
         one_label=False,
         no_label=False,
-        right_means="names the whole path right for",
+        correct_means="names the whole path right for",
         otx_task="H_LABEL_CLS",
         otx_class="HLabel",
         sample=_GARMENTS,
