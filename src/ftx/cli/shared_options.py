@@ -41,9 +41,7 @@ DataOption = Annotated[
 
 DataTaskOption = Annotated[
     str | None,
-    typer.Option(
-        "--task", metavar="TASK", help=f"{TASK_CHOICES}.  [default: what the labels look like]"
-    ),
+    typer.Option("--task", metavar="TASK", help=f"{TASK_CHOICES}.  [default: what the labels look like]"),
 ]
 DataFormatOption = Annotated[
     str,
