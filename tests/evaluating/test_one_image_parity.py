@@ -28,7 +28,7 @@ from ftx.runs.run import Run
 from ftx.runtimes import compiled_network, load, load_folder
 from ftx.runtimes.choose_artifact import ask_for_proof, best_ir, best_of
 from ftx.runtimes.openvino import OpenVinoPredictor, default_compute
-from ftx.runtimes.single_kernels import Parts
+from ftx.runtimes.single_kernels import ModelParts
 
 with no_telemetry():
     import openvino as ov
@@ -100,17 +100,17 @@ def test_how_long_an_image_takes_is_how_long_ftx_load_takes_for_it(run: Run) -> 
     assert [dict(hop.figures)["an image"] for hop in chain(facts) if hop.name == INT8][-1] == "5.5 ms"
 
 
-def other_answers(change: Callable[[ov.Output], ov.Output]) -> Callable[..., Parts | None]:
+def other_answers(change: Callable[[ov.Output], ov.Output]) -> Callable[..., ModelParts | None]:
     """``single_parts`` with a fault in what it makes."""
     made = compiled_network.single_parts
 
-    def with_a_fault(*asked: object) -> Parts | None:
+    def with_a_fault(*asked: object) -> ModelParts | None:
         parts = made(*asked)  # pyright: ignore[reportArgumentType]
         if parts is None:
             return None
         body = parts.body
         outputs = [ops.result(change(body.output(0).get_node().input_value(0)))]
-        return Parts(parts.image_path, ov.Model(outputs, body.get_parameters(), "body"))  # pyright: ignore[reportGeneralTypeIssues]
+        return ModelParts(parts.image_path, ov.Model(outputs, body.get_parameters(), "body"))  # pyright: ignore[reportGeneralTypeIssues]
 
     return with_a_fault
 

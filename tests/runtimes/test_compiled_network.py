@@ -14,7 +14,7 @@ from openvino import opset13 as op
 from safetensors.numpy import save_file
 from tests.conftest import ColourModel
 from tests.effects.lab import call
-from tests.runtimes.test_linear_as_convolution import SIGNED, Layer, rounded
+from tests.runtimes.test_single_kernels import SIGNED, Layer, rounded
 
 from ftx.core.errors import EnvironmentFault, ExportError
 from ftx.core.memory import is_out_of_memory

@@ -775,7 +775,7 @@ def test_what_is_no_base_is_refused_with_what_to_do(whole_run: Path, shipped: Pa
 
 
 def test_a_base_is_no_model_to_predict_with(shipped: Path) -> None:
-    with pytest.raises(ExportError, match="a head that nobody trained"):
+    with pytest.raises(ExportError, match="an untrained head"):
         load(shipped / "base")
 
 

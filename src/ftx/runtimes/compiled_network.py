@@ -1,7 +1,7 @@
-"""A network that OpenVINO compiled, and its requests: one after the other, or as many at a time as there are streams.
+"""A network that OpenVINO compiled, and its requests: one by one, or as many at a time as there are streams.
 
-Most take a batch of images of any size as it is. One in 8 bits is compiled for one image, and takes a batch image by
-image, through an image path of its own.
+Most networks take a batch of images of any size. One in 8 bits may be compiled for one image: it then takes a batch
+image by image, after a preprocessing that is compiled separately.
 
 Shapes: N images of H x W pixels.
 """
@@ -31,22 +31,21 @@ from ftx.tasks.thresholds import Floats
 with no_telemetry():
     import openvino
 
-# All that a network answers for a batch, logits first. Shape: [N, ...] each.
-Answers = list[Floats]
+# All outputs of a network for a batch, logits first. Shape: [N, ...] each.
+Outputs = list[Floats]
 
 
 @cache
 def core() -> openvino.Core:
-    """The one of this process, which it keeps to its end.
+    """The only one of this process, kept to its end.
 
-    The CPU plugin gives the thread that loads it a stack for signals (AMX needs a large one) and takes it away again
-    when the last model that it compiled is dropped. Dropped by another thread, as the garbage collector may, the stack
-    is gone and still in use: the next Ctrl-C would end the process with a segmentation fault (2026.4.1).
+    The CPU plugin gives the thread that loads it a stack for signals (AMX needs a large one) and frees it when the last
+    model that it compiled is dropped. If another thread drops that model, as the garbage collector may, the stack is
+    freed while it is in use: the next Ctrl-C would end the process with a segmentation fault (2026.4.1).
     """
-    # The first to make a tensor of numbers, or to read them, looks numpy up and fills a table of OpenVINO's types, and
-    # lets go of the interpreter in between. A second thread that comes then waits for the table and holds the
-    # interpreter: both stand still for ever (2026.4.1), as the first two requests of `ftx predict` did in one process
-    # of five. So it is done here.
+    # The first thread that makes a tensor of numbers, or reads one, imports numpy, fills a table of OpenVINO's types,
+    # and releases the interpreter in between. A second thread then waits for the table while it holds the interpreter:
+    # a deadlock (2026.4.1), seen in one of five processes of `ftx predict`. So the table is filled here.
     _ = openvino.Tensor(np.zeros(1, np.uint8)).data
     return openvino.Core()
 
@@ -56,7 +55,11 @@ _Computed = TypeVar("_Computed")
 
 
 class CompiledNetwork:
-    """An exported network on the CPU: raw uint8 images [N, H, W, 3] in, all that it answers out."""
+    """An exported network on the CPU: raw uint8 images [N, H, W, 3] in, all its outputs out.
+
+    ``streams`` is how many requests are computed at a time. With the ``kernel_path`` single, a batch is computed image
+    by image.
+    """
 
     def __init__(
         self,
@@ -70,71 +73,68 @@ class CompiledNetwork:
     ) -> None:
         """Compile it; ``path`` is where it was read, ``isa`` the instruction set of this process.
 
-        ``kernels`` single: requests are of one image, mostly. On a CPU with AVX2 only, int8 always has these kernels.
+        ``kernels`` single: most requests have one image. On a CPU with only AVX2, int8 always has these kernels.
         Raises: RuntimeError if OpenVINO refuses it.
         """
         self._path = path
         parts = single_parts(model, preprocess, isa) if kernels == "single" or isa == ALWAYS else None
-        self._image_path: openvino.CompiledModel | None = None
-        if parts is not None:
-            in_f32 = {**properties, "INFERENCE_PRECISION_HINT": "f32"}
-            self._image_path = core().compile_model(parts.image_path, "CPU", in_f32)
-        self.compiled = core().compile_model(model if parts is None else parts.body, "CPU", dict(properties))
+        in_f32 = {**properties, "INFERENCE_PRECISION_HINT": "f32"}
+        self._image_path = parts and core().compile_model(parts.image_path, "CPU", in_f32)
+        self.compiled = core().compile_model(parts.body if parts else model, "CPU", dict(properties))
+        self.kernel_path: KernelPath = "single" if parts else "batch"
+        self.streams = int(self.compiled.get_property("NUM_STREAMS"))
 
-    @property
-    def kernel_path(self) -> KernelPath:
-        """By which kernels it computes; with those for single images a batch is taken image by image."""
-        return "batch" if self._image_path is None else "single"
-
-    @property
-    def streams(self) -> int:
-        """How many requests are computed at a time."""
-        return int(self.compiled.get_property("NUM_STREAMS"))
-
-    def request(self, outputs: int | None = None) -> Callable[[Pixels], Answers]:
-        """A request for one thread, which may ask again and again: the first few outputs, or all.
+    def request(self, outputs: int | None = None) -> Callable[[Pixels], Outputs]:
+        """A request for one thread, which may run it many times: the first few outputs, or all.
 
         Shape: [N, H, W, 3], of any one size, to [N, ...] each.
         """
         inputs_of, request = self._inputs(), self.compiled.create_infer_request()
         shapes = [port.get_partial_shape() for port in self.compiled.outputs][:outputs]
-        # Asked for here once: two threads that ask for the first time at the same moment both define the type of these
-        # lists' iterators, and one of them is refused its own (2026.4.1: Object of type 'iterator' is not an instance).
+        # Read here once: two threads that read these lists for the first time at the same moment both define the type
+        # of their iterators, and one of the threads fails (2026.4.1: Object of type 'iterator' is not an instance).
         assert len(request.input_tensors) == 1
         assert len(request.output_tensors) == len(self.compiled.outputs)
 
-        def asked(pixels_NHWC: Pixels) -> Answers:
-            parts: list[Answers] = []
+        def run(pixels_NHWC: Pixels) -> Outputs:
+            parts: list[Outputs] = []
             try:
                 for images in inputs_of(pixels_NHWC):
                     request.start_async([images], share_inputs=False)
-                    request.wait()  # other threads go on meanwhile
+                    request.wait()  # other threads run meanwhile
                     parts.append([_copy(tensor.data) for tensor in request.output_tensors[:outputs]])
             except RuntimeError as error:
-                raise self._refused(error, pixels_NHWC.shape) from error
-            if not parts:  # no image, of a network that takes them one by one: all its shapes are known
+                if is_out_of_memory(error):
+                    raise
+                raise ExportError(
+                    "the model does not take these images",
+                    where=self._path,
+                    found=f"{'x'.join(map(str, pixels_NHWC.shape))}: {str(error).strip()[:200]}",
+                    fix="export it again",
+                ) from error
+            if not parts:  # no image, in a network that takes them one by one: all its shapes are known
                 return [np.zeros((0, *list(shape.get_shape())[1:]), np.float32) for shape in shapes]
             return parts[0] if len(parts) == 1 else [np.concatenate(rows) for rows in zip(*parts, strict=True)]
 
-        return asked
+        return run
 
     def in_flight(self, batches: Iterable[Pixels]) -> Iterator[tuple[Floats, float]]:
         """The first output for each batch and the milliseconds that it took, in order; as many at a time as streams.
 
-        Shape: [N, H, W, 3] each, of any one size.
+        Shape: [N, H, W, 3] each, of any one size -> [N, C].
         """
         return self.in_streams(self.timed(), batches)
 
     def in_streams(self, function: Callable[[_Given], _Computed], given: Iterable[_Given]) -> Iterator[_Computed]:
         """As ``map``, with as many calls at a time as streams."""
-        # One more than there are streams, so that none waits until the oldest is taken.
+        # One more than there are streams, so that no stream waits until the oldest result is taken.
         return in_threads(function, given, workers=self.streams, prefetch=self.streams + 1)
 
     def timed(self) -> Callable[[Pixels], tuple[Floats, float]]:
         """The first output for a batch, and the milliseconds that it took; for as many threads as streams."""
-        # A thread each and no callback: one in Python ends in OpenVINO's thread after the answer is there, and where
-        # the process ends in between, waiting for the interpreter, that thread aborts it.
-        idle: SimpleQueue[Callable[[Pixels], Answers]] = SimpleQueue()
+        # A thread for each and no callback: a Python callback ends in OpenVINO's thread after the output is there. If
+        # the process ends in between, while that thread waits for the interpreter, it aborts the process.
+        idle: SimpleQueue[Callable[[Pixels], Outputs]] = SimpleQueue()
         for _ in range(self.streams):
             idle.put(self.request(outputs=1))
 
@@ -142,15 +142,15 @@ class CompiledNetwork:
             request = idle.get()
             try:
                 started = time.perf_counter()
-                answers = request(pixels_NHWC)
-                return answers[0], 1e3 * (time.perf_counter() - started)
+                outputs = request(pixels_NHWC)
+                return outputs[0], 1e3 * (time.perf_counter() - started)
             finally:
                 idle.put(request)
 
         return timed
 
     def _inputs(self) -> Callable[[Pixels], Iterable[NDArray[Any]]]:
-        """What requests of the network are given for a batch: the batch, or its images one by one, normalised."""
+        """The inputs of the network for a batch: the batch itself, or its images one by one, normalised."""
         if self._image_path is None:
             return lambda pixels_NHWC: [pixels_NHWC]
         request = self._image_path.create_infer_request()
@@ -163,27 +163,17 @@ class CompiledNetwork:
 
         return normalised
 
-    def _refused(self, error: RuntimeError, shape: tuple[int, ...]) -> Exception:
-        if is_out_of_memory(error):
-            return error
-        return ExportError(
-            "the model does not take these images",
-            where=self._path,
-            found=f"{'x'.join(map(str, shape))}: {str(error).strip()[:200]}",
-            fix="export it again",
-        )
-
 
 def has_single_kernels(model: openvino.Model, preprocess: Preprocess, isa: InstructionSet | None) -> bool:
     """Whether a network has other kernels for single images than for batches."""
     return isa != ALWAYS and single_parts(model, preprocess, isa) is not None
 
 
-def ask(compiled: openvino.CompiledModel, images: NDArray[Any]) -> Floats:
+def first_output(compiled: openvino.CompiledModel, images: NDArray[Any]) -> Floats:
     """The first output for a batch.
 
-    Both are copied: the answer lies in memory that the next call overwrites, and of a free shape OpenVINO keeps an
-    array that it shares as the graph's own input, into which it copies the images of the next request.
+    Both are copied: the next call overwrites the memory of the output. And for a free shape OpenVINO keeps a shared
+    input array as the graph's own input, and copies the images of the next request into it.
     """
     return _copy(compiled(images, share_inputs=False)[0])
 

@@ -1,11 +1,11 @@
-"""What every runtime answers, and how files are fed to one in batches.
+"""What every runtime computes, and how files are fed to one in batches.
 
 Shapes: N images, H × W pixels, C labels.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing
 from traceback import clear_frames
 from typing import Protocol, TypeVar
@@ -22,17 +22,17 @@ from ftx.runs.compute_precision import ComputePrecision
 from ftx.tasks.base import Task
 from ftx.tasks.thresholds import Floats
 
-# What a model calls its input and its first output.
+# The names of a model's input and of its first output.
 INPUT = "image"
 LOGITS = "logits"
-# What a model that was exported with maps calls them, as Model API does.
+# Model API's name for the maps of a model that was exported with them.
 MAPS = "saliency_map"
-# Enough for the matrix products to fill a CPU's cores; more only costs memory.
+# Enough for the matrix products to fill a CPU's cores: more only takes memory.
 BATCH_IMAGES = 16
 # Pixels in the batches that are computed at a time: sixteen images of 640 x 480. To resize them a graph takes 24 times
 # these bytes (measured).
 BATCH_BYTES = 15_000_000
-# What decoding takes of the images that are being decoded, or wait for their turn: two of 24 megapixels.
+# The most memory for decoding images ahead of the model: two of 24 megapixels.
 AHEAD_BYTES = 500_000_000
 
 _Given = TypeVar("_Given")
@@ -41,42 +41,27 @@ _Outcomes = list[Floats | ImageError]
 
 
 class Predictor(Protocol):
-    """A model that is ready to answer, whatever computes it."""
+    """A model that is ready to run, whatever computes it.
 
-    @property
-    def name(self) -> RuntimeName:
-        """The runtime."""
-        ...
+    ``task`` has the labels of its logits, ``preprocess`` is the preprocessing of its training, and ``compute`` the
+    precision that it computes in. ``model_info`` is Model API's metadata in the model, empty if its format has none.
+    """
 
-    @property
-    def task(self) -> Task:
-        """What its logits mean, and the labels they are for."""
-        ...
-
-    @property
-    def preprocess(self) -> Preprocess:
-        """The image path that the model was trained with."""
-        ...
-
-    @property
-    def compute(self) -> ComputePrecision:
-        """The precision it computes in."""
-        ...
-
-    @property
-    def model_info(self) -> Mapping[str, str]:
-        """Model API's metadata in the model; empty if its format has none."""
-        ...
+    name: RuntimeName
+    task: Task
+    preprocess: Preprocess
+    compute: ComputePrecision
+    model_info: dict[str, str]
 
     def logits(self, pixels_NHWC: Pixels) -> Floats:
-        """The graph view: answers to pixels that the training path has already resized and cropped.
+        """The graph view: logits of pixels that the training's preprocessing has already resized and cropped.
 
         Shape: [N, H, W, 3] of the network's size -> [N, C].
         """
         ...
 
     def logits_from_files(self, images: Iterable[ImageLike | ImageError]) -> Iterator[Floats | ImageError]:
-        """The view from files, on disk or sent as bytes: one answer each, in order, by the runtime's own image path.
+        """The view from files, on disk or in memory: one item each, in order, by the runtime's own preprocessing.
 
         Shape: [C] each; an image that cannot be read gives its error instead.
         Raises: DataError for an image of a run that has changed.
@@ -120,25 +105,25 @@ def feed_files(
 def _of_one_size(
     decoded: Iterable[Pixels | ImageError], batch: int, batch_bytes: int
 ) -> Iterator[list[Pixels | ImageError]]:
-    """Neighbours of one size together, at most so many and so many bytes; an error goes with those before it."""
+    """Group neighbours of one size, up to both limits; an error belongs to the group before it."""
     group: list[Pixels | ImageError] = []
     shape: tuple[int, ...] | None = None
-    room = 0
+    free = 0
     for item in decoded:
         if not isinstance(item, ImageError):
-            if shape is not None and (item.shape != shape or room == 0):
+            if shape is not None and (item.shape != shape or free == 0):
                 yield group
                 group, shape = [], None
             if shape is None:
-                shape, room = item.shape, max(1, min(batch, batch_bytes // item.nbytes))
-            room -= 1
+                shape, free = item.shape, max(1, min(batch, batch_bytes // item.nbytes))
+            free -= 1
         group.append(item)
     if group:
         yield group
 
 
 def _without_locals(error: ImageError) -> ImageError:
-    """The error, whose tracebacks no longer hold the file's bytes: of many broken files in a row, all errors wait."""
+    """The error without the file's bytes in its tracebacks: many errors wait if many broken files follow each other."""
     link: BaseException | None = error
     while link is not None:
         clear_frames(link.__traceback__)

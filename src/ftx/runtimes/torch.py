@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from functools import partial
@@ -21,7 +21,7 @@ from ftx.tasks.base import Task
 from ftx.tasks.thresholds import Floats
 
 
-@dataclass(frozen=True)
+@dataclass
 class TorchPredictor:
     """A module in eval mode and f32; it takes normalised images [N, 3, H, W]."""
 
@@ -30,7 +30,7 @@ class TorchPredictor:
     task: Task
     name: RuntimeName = "torch"
     compute: ComputePrecision = F32
-    model_info: Mapping[str, str] = field(default_factory=dict[str, str])
+    model_info: dict[str, str] = field(default_factory=dict[str, str])
 
     def logits(self, pixels_NHWC: Pixels) -> Floats:
         images_N3HW = torch.from_numpy(normalise(pixels_NHWC, self.preprocess))
@@ -38,7 +38,7 @@ class TorchPredictor:
             return self.module(images_N3HW).float().numpy()
 
     def choice_margins(self) -> AbstractContextManager[ChoiceMargins]:
-        """Note how clearly the patches of each image are chosen, of a model that drops some."""
+        """Record how clearly the patches of each image are chosen, if the model drops some."""
         return choice_margins(self.module)
 
     def logits_from_files(self, images: Iterable[ImageLike | ImageError]) -> Iterator[Floats | ImageError]:

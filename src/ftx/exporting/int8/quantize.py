@@ -20,7 +20,7 @@ from ftx.core.signals import handle_signals_on_own_stack
 from ftx.core.third_parties import no_telemetry
 from ftx.exporting.int8.products import beside_logits, head_of
 from ftx.exporting.int8.setting import Ranges, Setting
-from ftx.runtimes.compiled_network import ask, core
+from ftx.runtimes.compiled_network import core, first_output
 
 with no_telemetry():
     import nncf
@@ -68,7 +68,10 @@ class Goal:
 
     def kept(self, model: ov.CompiledModel, items: Iterable[tuple[Floats, Floats]]) -> tuple[float, None]:
         """The share of some of the images whose labels are the float model's."""
-        same = [bool((self.called(ask(model, image)) == self.called(exact_C[None])).all()) for image, exact_C in items]
+        same = [
+            bool((self.called(first_output(model, image)) == self.called(exact_C[None])).all())
+            for image, exact_C in items
+        ]
         return float(np.mean(same)), None
 
 
@@ -179,7 +182,7 @@ def compiled(model: ov.Model) -> ov.CompiledModel:
 def logits_of(model: ov.Model, batches: Iterable[Floats]) -> Floats:
     """What a body answers. Shape: [N, C]."""
     ready = compiled(model)
-    return np.concatenate([ask(ready, batch_NCHW) for batch_NCHW in batches])
+    return np.concatenate([first_output(ready, batch_NCHW) for batch_NCHW in batches])
 
 
 @contextmanager

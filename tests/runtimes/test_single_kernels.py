@@ -15,7 +15,7 @@ import pytest
 from openvino import opset13 as op
 
 from ftx.runtimes.compiled_network import core
-from ftx.runtimes.linear_as_convolution import with_convolutions
+from ftx.runtimes.single_kernels import with_convolutions
 
 TOKENS, INPUTS, OUTPUTS = 7, 24, 40
 # Of activations: 256 levels from -16 and from 0, an eighth apart.
@@ -90,8 +90,8 @@ def test_a_layer_is_the_same_product(
 ) -> None:
     layer = Layer.drawn(1, OUTPUTS, INPUTS, zero)
     model = network(shape, lambda tokens: layer.built(rounded(tokens, ends), transposed=transposed, half=zero > 0))
-    changed, count = with_convolutions(model)
-    assert count == 1
+    changed = with_convolutions(model)
+    assert kinds(changed)["Convolution"] == 1
     assert kinds(changed)["Convolution"] == 1
     assert not kinds(changed)["MatMul"]
     tokens = tokens_of(shape, ends)
@@ -107,8 +107,8 @@ def test_the_second_layer_takes_what_the_first_made_as_it_lies() -> None:
         return op.add(tokens, second.built(rounded(hidden, UNSIGNED)))
 
     shape = (1, TOKENS, INPUTS)
-    changed, count = with_convolutions(network(shape, mlp))
-    assert count == 2
+    changed = with_convolutions(network(shape, mlp))
+    assert kinds(changed)["Convolution"] == 2
     assert kinds(changed)["Transpose"] == 2  # into the first, and out of the second
     tokens = tokens_of(shape, SIGNED)
     hidden = np.clip(first(tokens) * SCALE, *UNSIGNED)
@@ -120,7 +120,7 @@ def test_gelu_goes_with_its_layer() -> None:
     layer = Layer.drawn(1, OUTPUTS, INPUTS)
     shape = (1, TOKENS, INPUTS)
     model = network(shape, lambda tokens: op.relu(op.gelu(layer.built(rounded(tokens, SIGNED)), "tanh")))
-    changed, _ = with_convolutions(model)
+    changed = with_convolutions(model)
     order = [node.get_type_name() for node in changed.get_ordered_ops() if node.get_type_name() in ("Gelu", "Squeeze")]
     assert order == ["Gelu", "Squeeze"]
     tokens = tokens_of(shape, SIGNED)
@@ -137,8 +137,8 @@ def test_layers_beside_each_other_take_one_transpose() -> None:
         queries, keys, values = (layer.built(taken) for layer in layers)
         return op.add(op.add(queries, keys), values)
 
-    changed, count = with_convolutions(network(shape, three))
-    assert count == 3
+    changed = with_convolutions(network(shape, three))
+    assert kinds(changed)["Convolution"] == 3
     into = [node for node in changed.get_ordered_ops() if node.get_type_name() == "Unsqueeze"]
     assert len(into) == 1
     tokens = tokens_of(shape, SIGNED)
@@ -153,7 +153,7 @@ def test_what_reads_the_answer_of_a_layer_beside_its_activation_still_does() -> 
         made = layer.built(rounded(tokens, SIGNED))
         return op.add(op.relu(op.add(made, np.float32(3))), op.multiply(made, np.float32(2)))
 
-    changed, _ = with_convolutions(network(shape, two_readers))
+    changed = with_convolutions(network(shape, two_readers))
     assert not kinds(changed)["MatMul"]
     tokens = tokens_of(shape, SIGNED)
     made = layer(tokens)
@@ -167,8 +167,8 @@ def test_a_constant_of_each_token_is_added_to_the_tokens(shape: tuple[int, ...],
     layer = Layer.drawn(1, OUTPUTS, INPUTS)
     more = np.random.default_rng(3).integers(-9, 9, shape).astype(np.float32)
     model = network((1, TOKENS, INPUTS), lambda tokens: op.add(layer.built(rounded(tokens, SIGNED)), more))
-    changed, count = with_convolutions(model)
-    assert count == 1
+    changed = with_convolutions(model)
+    assert kinds(changed)["Convolution"] == 1
     tokens = tokens_of((1, TOKENS, INPUTS), SIGNED)
     found = answer(changed, tokens)
     assert found.ndim == rank
@@ -182,8 +182,8 @@ def test_what_reads_rounded_tokens_beside_a_layer_still_does() -> None:
         taken = rounded(tokens, SIGNED)
         return op.concat([layer.built(taken), taken], 2)
 
-    changed, count = with_convolutions(network(shape, two_readers))
-    assert count == 1
+    changed = with_convolutions(network(shape, two_readers))
+    assert kinds(changed)["Convolution"] == 1
     tokens = tokens_of(shape, SIGNED)
     np.testing.assert_array_equal(answer(changed, tokens), np.concatenate([layer(tokens), tokens], axis=2))
 
@@ -198,8 +198,8 @@ def test_weights_above_zero_have_a_zero_point_a_channel() -> None:
         weights = op.multiply(op.subtract(op.convert(op.constant(w_OI), np.float32), zero_O1), np.float32(SCALE))
         return op.matmul(rounded(tokens, UNSIGNED), weights, False, True)
 
-    changed, count = with_convolutions(network(shape, one))
-    assert count == 1
+    changed = with_convolutions(network(shape, one))
+    assert kinds(changed)["Convolution"] == 1
     tokens = tokens_of(shape, UNSIGNED)
     np.testing.assert_array_equal(answer(changed, tokens), tokens @ ((w_OI - zero_O1) * np.float32(SCALE)).T)
 
@@ -238,6 +238,6 @@ def as_ever(tokens: ov.Node) -> ov.Node:
 )
 def test_others_stay(shape: tuple[int, ...], make: Callable[[ov.Node], ov.Node]) -> None:
     model = network(shape, make)
-    changed, count = with_convolutions(model)
-    assert count == 0
+    changed = with_convolutions(model)
+    assert kinds(changed)["Convolution"] == 0
     assert kinds(changed) == kinds(model)
