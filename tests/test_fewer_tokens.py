@@ -21,7 +21,7 @@ from ftx.core.errors import AdapterError, ExportError, GateFailed, MergeError
 from ftx.core.files import sha256_file
 from ftx.data.preprocess import load_pixels, normalise
 from ftx.evaluating import validate
-from ftx.evaluating.read_reference import read_reference
+from ftx.evaluating.parity_images import read_reference
 from ftx.exporting import export
 from ftx.exporting.base_ir import export_base, export_update
 from ftx.exporting.make_reference import answers

@@ -16,7 +16,7 @@ from ftx.core.errors import DataError, InputError, RunError
 from ftx.core.files import sha256_file
 from ftx.evaluating import ParityReport, validate
 from ftx.evaluating.logit_bounds import coarsest_rounding
-from ftx.evaluating.parity import _is_proved_already
+from ftx.evaluating.parity_report import _is_proved_already
 from ftx.runs.artifacts import ARTIFACTS, IR_FP32, IR_INT8
 from ftx.runs.card_json import read_card
 from ftx.runs.compute_precision import F32

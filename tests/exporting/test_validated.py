@@ -16,7 +16,7 @@ from tests.gates.faults import edit_json, keep, vouch
 from ftx.core.errors import ExportError
 from ftx.core.files import sha256_file
 from ftx.evaluating import ParityReport, validate
-from ftx.evaluating.readme_verdicts import tell_card
+from ftx.evaluating.readme_verdicts import write_verdicts
 from ftx.evaluating.stated_labels import identity_faults
 from ftx.runs.artifacts import IR_FP32
 from ftx.runs.proof_json import read_proof
@@ -96,7 +96,7 @@ def test_the_model_card_holds_one_section_of_verdicts_whenever_it_is_told(valida
     lines = [f"| {name} | {verdict} | {report.summary[name]} |" for name, verdict in report.verdicts.items()]
     assert first[-len(lines) :] == lines
     assert "margin 2 points of accuracy" in "\n".join(first)
-    tell_card(run, report)
+    write_verdicts(run, report)
     assert section() == first
     run.require(IR_FP32)  # the card is vouched for, and nothing is stale by it
 

@@ -19,7 +19,7 @@ from ftx.runs.card_json import CARD_FILE, PROOF_FILE
 from ftx.runs.compute_precision import F32, ComputePrecision
 from ftx.runs.machine import this_machine, this_set
 from ftx.runs.parity_json import PARITY_FILE, Transfer, read_parity
-from ftx.runs.proof_json import Answers, RunProof, carry_proof, ir_digest, keep_proof, keep_transfer, read_proof
+from ftx.runs.proof_json import ReferenceLogits, RunProof, carry_proof, ir_digest, keep_proof, keep_transfer, read_proof
 
 LOGITS = np.array([[1.5, -2.25, 1 / 3], [-1e-7, 0, 7]], np.float32)
 
@@ -63,7 +63,7 @@ def test_a_validation_keeps_the_sets_that_were_not_asked_about_and_drops_what_de
     report = read_parity(WRITTEN)
     assert report is not None
     report = report.model_copy(update={"max_drop": 0.04, "split": "val", "whole": False})
-    ir, answers = ir_digest(folder), [Answers.of(F32, LOGITS)]
+    ir, answers = ir_digest(folder), [ReferenceLogits.of(F32, LOGITS)]
     sets = [of_set(folder, "avx2", "first"), of_set(folder, "avx512", "first")]
     keep_transfer(folder, read_proof(folder), found())
     keep_proof(folder, ir, report, IR_FP32, answers, sets=sets)
@@ -85,7 +85,8 @@ def test_rows_of_other_sets_are_no_part_of_what_the_run_found(folder: Path) -> N
     assert report is not None
     (row, *_) = [row for row in report.rows if row.subject == IR_FP32]
     rows = [row, row.model_copy(update={"emulated": True})]
-    keep_proof(folder, ir_digest(folder), report.model_copy(update={"rows": rows}), IR_FP32, [Answers.of(F32, LOGITS)])
+    answers = [ReferenceLogits.of(F32, LOGITS)]
+    keep_proof(folder, ir_digest(folder), report.model_copy(update={"rows": rows}), IR_FP32, answers)
     proof = read_proof(folder).run
     assert proof is not None
     assert proof.rows == [row]
@@ -144,9 +145,9 @@ def test_a_summary_is_read_under_its_old_name_and_written_under_its_new_one(vers
 
 def test_answers_are_read_back_to_the_bit_with_how_they_were_asked() -> None:
     compute = ComputePrecision("bf16", chosen_by_runtime=True)
-    made = Answers.of(compute, LOGITS, "one_image")
-    again = Answers.model_validate(json.loads(made.model_dump_json()))
+    made = ReferenceLogits.of(compute, LOGITS, "one_image")
+    again = ReferenceLogits.model_validate(json.loads(made.model_dump_json()))
     np.testing.assert_array_equal(again.array, LOGITS)
     assert (again.images, again.labels, again.view, again.compute) == (2, 3, "one_image", compute)
     with pytest.raises(ValueError, match="24 bytes are not 3 x 3 numbers"):
-        Answers.model_validate(json.loads(made.model_dump_json()) | {"images": 3})
+        ReferenceLogits.model_validate(json.loads(made.model_dump_json()) | {"images": 3})

@@ -30,8 +30,8 @@ from ftx.core.errors import AdapterError, EnvironmentFault, ExportError, FtxErro
 from ftx.core.files import sha256_file
 from ftx.core.progress import SILENT
 from ftx.evaluating import validate
+from ftx.evaluating.parity_images import reference_names
 from ftx.evaluating.predict import predict
-from ftx.evaluating.read_reference import reference_names
 from ftx.exporting import export
 from ftx.exporting.base_ir import export_base, export_update
 from ftx.merging.merge_and_prove import merge

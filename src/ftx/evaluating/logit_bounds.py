@@ -156,3 +156,8 @@ def coarsest_rounding(artifact: Artifact, compute: ComputePrecision) -> Rounding
         return "int8"
     # f16 arithmetic, which some CPUs choose, rounds three bits later than bf16: it has room within its bounds.
     return artifact.precision if compute.dtype == "f32" else "bf16"
+
+
+def rests_on_labels(artifact: Artifact, compute: ComputePrecision) -> bool:
+    """Whether an artifact's proof under a precision is an interval: any rounding coarser than f32 changes labels."""
+    return coarsest_rounding(artifact, compute) != "fp32"

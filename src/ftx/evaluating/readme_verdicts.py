@@ -18,7 +18,7 @@ _SECTION = re.compile(rf"^{re.escape(_HEADING)}\n.*?(?=^## |\Z)", re.DOTALL | re
 _NEXT = re.compile(r"^## Use\n", re.MULTILINE)
 
 
-def tell_card(run: Run, report: ParityReport, progress: Progress = SILENT) -> None:
+def write_verdicts(run: Run, report: ParityReport, progress: Progress = SILENT) -> None:
     """Write the verdicts of a validation into the card, in the place of those of an earlier one."""
     path = run.folder(DENSE) / MODEL_CARD
     if not path.is_file():  # a run of an older ftx has none

@@ -5,11 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 from ftx.core.errors import GateFailed
-from ftx.evaluating.answers import ask_graph
-from ftx.evaluating.folder_parity import ask_folder
+from ftx.evaluating.comparison import Reference, Subject, compare
+from ftx.evaluating.judge import Judged, judge
 from ftx.evaluating.logit_bounds import Bounds
-from ftx.evaluating.parity_row import Reference, Subject, compare
-from ftx.evaluating.verdict import Judged, judge
+from ftx.evaluating.measure import graph_logits, measure_folder
 from ftx.exporting.shared_parts import Source
 from ftx.runs.artifacts import DENSE, Artifact, finer_variants
 from ftx.runs.parity_json import Verdict
@@ -25,7 +24,8 @@ def refuse_what_failed(source: Source, artifact: Artifact, staged: Path) -> tupl
     if artifact.runtime == "onnx":
         judged = _judge_onnx(source, artifact, staged, max_drop)
     else:
-        judged = ask_folder(staged, Bounds.of(None), source.progress, timed=False).judge(max_drop)
+        measured = measure_folder(staged, Bounds.of(None), source.progress, timed=False)
+        judged = judge(measured.comparisons, max_drop, faults=measured.faults, partial=measured.partial)
     verdict, summary = judged.verdicts[artifact.name], judged.summary[artifact.name]
     if verdict == "failed":
         finer = finer_variants(artifact)
@@ -45,7 +45,7 @@ def _judge_onnx(source: Source, artifact: Artifact, folder: Path, max_drop: floa
     task, known = source.run.task, source.reference
     predictor = OnnxPredictor(folder, source.manifest.preprocess, task)
     with source.progress.track("validating", len(known.paths)) as bar:
-        logits_NC = ask_graph(predictor, known.pixels_NHWC, bar)
+        logits_NC = graph_logits(predictor, known.pixels_NHWC, bar)
     expected = Reference(known.paths, known.logits_NC, known.targets_NC, task, known.groups, known.clear_N)
     subject = Subject(artifact, "graph", predictor.compute)
     bound = Bounds.of(None).pick(artifact, "graph", predictor.compute, drops_patches=expected.drops_patches)

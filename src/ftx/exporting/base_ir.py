@@ -30,7 +30,7 @@ from ftx.core.files import check_space, place_at, staging
 from ftx.core.progress import SILENT, Progress
 from ftx.core.third_parties import no_telemetry
 from ftx.data.preprocess import Pixels
-from ftx.evaluating.answers import ask_graph
+from ftx.evaluating.measure import graph_logits
 from ftx.exporting.make_reference import answers, make_reference
 from ftx.exporting.openvino import compress_to_fp16, convert_body, write_ir
 from ftx.exporting.tracing import trace
@@ -39,7 +39,7 @@ from ftx.runs.artifacts import DENSE, IR_FILE, IR_FP32, TRAINED
 from ftx.runs.card_json import PROOF_FILE, REFERENCE_FILE, BaseIr, Card, read_card, write_card
 from ftx.runs.dense import DENSE_WEIGHTS
 from ftx.runs.parity_json import Verdict
-from ftx.runs.proof_json import Answers, Proof, ir_digest, read_proof
+from ftx.runs.proof_json import Proof, ReferenceLogits, ir_digest, read_proof
 from ftx.runs.reference_safetensors import write_reference
 from ftx.runs.run import Run
 from ftx.runs.trained import load_trained, require_base
@@ -210,13 +210,13 @@ def _proof(run: Run, base: Card, pixels_NHWC: Pixels, progress: Progress) -> Pro
         return None
     if np.array_equal(load_file(folder / REFERENCE_FILE)["images"], pixels_NHWC):
         return proof
-    own: list[Answers] = []
+    own: list[ReferenceLogits] = []
     with progress.track("Answers of the IR", len(proof.run.answers) * len(pixels_NHWC)) as bar:
         for there in proof.run.answers:
             predictor = OpenVinoPredictor(folder, "auto" if there.compute.chosen_by_runtime else "f32")
             if predictor.compute != there.compute:
                 return None
-            own.append(Answers.of(there.compute, ask_graph(predictor, pixels_NHWC, bar), there.view))
+            own.append(ReferenceLogits.of(there.compute, graph_logits(predictor, pixels_NHWC, bar), there.view))
     return proof.model_copy(update={"run": proof.run.model_copy(update={"answers": own}), "sets": []})
 
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from ftx.evaluating.verdict import rests_on_labels
+from ftx.evaluating.logit_bounds import rests_on_labels
 from ftx.reporting.facts import RunFacts
 from ftx.runs.artifacts import TRAINED, Artifact
 from ftx.runs.parity_json import ParityRow, View, latency_rows

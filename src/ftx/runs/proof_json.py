@@ -32,7 +32,7 @@ PROOF_SCHEMA = 3
 _READ = (1, 2, PROOF_SCHEMA)
 
 
-class Answers(BaseModel):
+class ReferenceLogits(BaseModel):
     """A model's own logits for its reference images, under one precision: in the graph view, or as for one image.
 
     Shape: [images, labels], f32, little-endian, row after row, as base64.
@@ -47,14 +47,14 @@ class Answers(BaseModel):
     view: PixelView = "graph"
 
     @model_validator(mode="after")
-    def _as_many_as_it_says(self) -> Answers:
+    def _as_many_as_it_says(self) -> ReferenceLogits:
         blob = base64.b64decode(self.logits, validate=True)
         if len(blob) != 4 * self.images * self.labels:
             raise ValueError(f"{len(blob)} bytes are not {self.images} x {self.labels} numbers")
         return self
 
     @classmethod
-    def of(cls, compute: ComputePrecision, logits_NC: Floats, view: PixelView = "graph") -> Answers:
+    def of(cls, compute: ComputePrecision, logits_NC: Floats, view: PixelView = "graph") -> ReferenceLogits:
         """From an array. Shape: [N, C]."""
         blob = base64.b64encode(logits_NC.astype("<f4").tobytes()).decode()
         return cls(compute=compute, images=logits_NC.shape[0], labels=logits_NC.shape[1], logits=blob, view=view)
@@ -78,7 +78,7 @@ class RunProof(BaseModel):
     machine: Machine
     family: Family
     rows: Annotated[list[ParityRow], Field(min_length=1)]
-    answers: Annotated[list[Answers], Field(min_length=1)]
+    answers: Annotated[list[ReferenceLogits], Field(min_length=1)]
     # The instruction set that decided there, and whether it was emulated by a younger CPU; not known of old files.
     isa: InstructionSet | None = None
     emulated: bool = False
@@ -161,7 +161,7 @@ def keep_proof(
     ir: str,
     report: ParityReport,
     artifact: Artifact,
-    answers: list[Answers],
+    answers: list[ReferenceLogits],
     progress: Progress = SILENT,
     *,
     sets: list[RunProof] | None = None,

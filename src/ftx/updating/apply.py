@@ -21,10 +21,11 @@ from ftx.core.disk import disk_faults, exchange_folders, settle
 from ftx.core.errors import ExportError, GateFailed, InputError, RunError, shell_command
 from ftx.core.files import check_space, partial_path, staging
 from ftx.core.progress import SILENT, Progress
-from ftx.evaluating.answers import ask_graph
-from ftx.evaluating.folder_parity import ask_folder, transferred
+from ftx.evaluating.judge import judge
 from ftx.evaluating.logit_bounds import Bounds
-from ftx.evaluating.read_reference import reference_names
+from ftx.evaluating.measure import graph_logits, measure_folder
+from ftx.evaluating.parity_images import reference_names
+from ftx.evaluating.transfer import transfer
 from ftx.recipe.sections import MAX_DROP
 from ftx.runs.card_json import CARD_FILE, REFERENCE_FILE, AppliedUpdate, Card, read_card, write_card
 from ftx.runs.parity_json import Transfer, Verdict
@@ -259,7 +260,7 @@ def _write_beside(staged: Path, base: Path, given: Given, card: Card) -> None:
         write_reference(unanswered, staged)
         write_card(staged, own)
         with SILENT.track("", None) as bar:
-            logits_NC = ask_graph(OpenVinoPredictor(staged, "f32"), pixels_NHWC, bar)
+            logits_NC = graph_logits(OpenVinoPredictor(staged, "f32"), pixels_NHWC, bar)
     write_reference(ReferenceFile(names, pixels_NHWC, logits_NC, targets_NC, groups, clear_N), staged)
     write_card(staged, own)
 
@@ -282,9 +283,9 @@ def _asked(staged: Path, given: Given, progress: Progress) -> tuple[Verdict, str
 
 def _answers(folder: Path, max_drop: float, progress: Progress) -> tuple[Transfer, float | None]:
     """What a model's reference images prove here, with the proof beside it; and how far a logit is off in f32."""
-    asked = ask_folder(folder, Bounds.of(None), progress, timed=False, f32_images=F32_IMAGES)
-    judged = asked.judge(max_drop)
-    return transferred(asked, judged, read_proof(folder), max_drop), judged.rows[0].max_abs
+    measured = measure_folder(folder, Bounds.of(None), progress, timed=False, f32_images=F32_IMAGES)
+    judged = judge(measured.comparisons, max_drop, faults=measured.faults, partial=measured.partial)
+    return transfer(measured, judged, read_proof(folder), max_drop), judged.rows[0].max_abs
 
 
 def _put(staged: Path, out: Path, *, keep: bool) -> None:

@@ -11,8 +11,8 @@ from tests.evaluating.written_runs import keep, written_run
 from ftx.core.errors import DataError
 from ftx.data.preprocess import load_pixels
 from ftx.evaluating import validate
-from ftx.evaluating.isa_run_process import Question, answer
-from ftx.runs.artifacts import IR_FP32, IR_INT8
+from ftx.evaluating.held_process import HeldModel, measure_here
+from ftx.runs.artifacts import IR_FP32, IR_INT8, Artifact
 from ftx.runs.instruction_sets import sets_of
 from ftx.runs.machine import cpu_flags, this_set
 from ftx.runs.proof_json import read_proof
@@ -33,39 +33,39 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
     return run
 
 
-def asked(run: Run, data: Path | None, artifact: str = "openvino/int8", images: int | None = None) -> Question:
-    return Question(run=run.path, artifact=artifact, data=data, images=images)
+def held(run: Run, data: Path | None, artifact: Artifact = IR_INT8, images: int | None = None) -> HeldModel:
+    return HeldModel(folder=run.folder(artifact), run=run.path, data=data, images=images)
 
 
 def test_the_images_are_looked_for_where_data_says_they_are(run: Run, tmp_path: Path) -> None:
     with pytest.raises(DataError):
-        answer(asked(run, None))
-    rows = answer(asked(run, tmp_path / "moved")).rows
+        measure_here(held(run, None))
+    rows = measure_here(held(run, tmp_path / "moved")).rows
     paths = [tmp_path / "moved" / entry.path for entry in run.report_entries()]
     for row in rows:
-        compute = "auto" if row.asked.compute.chosen_by_runtime else "f32"
+        compute = "auto" if row.logits.compute.chosen_by_runtime else "f32"
         model = load_artifact(run, IR_INT8, compute=compute)
         assert isinstance(model, OpenVinoPredictor)
         # From files it resizes by itself, which an image of 40 x 30 shows by a grey level.
         found = np.stack([np.asarray(one) for one in model.logits_from_files(paths)])
-        assert row.asked.array.shape == found.shape == (8, 3)
-        np.testing.assert_allclose(row.asked.array, found, rtol=0, atol=0.1 * np.abs(found).max())
-        assert row.reference.images == 8
-    # As deployed, and in f32 where that is another precision.
-    precisions = [str(row.asked.compute) for row in rows if row.asked.view == "graph"]
-    assert precisions == [str(default_compute())] + ["f32"] * (default_compute().dtype != "f32")
+        assert row.logits.array.shape == found.shape == (8, 3)
+        np.testing.assert_allclose(row.logits.array, found, rtol=0, atol=0.1 * np.abs(found).max())
+        assert row.on_reference.images == 8
+    # As deployed, and in f32 if that is another precision.
+    precisions = [str(row.logits.compute) for row in rows if row.logits.view == "graph"]
+    assert precisions == ["f32"] * (default_compute().dtype != "f32") + [str(default_compute())]
 
 
 def test_as_many_images_are_asked_about_as_were_wanted_of_the_model_that_was_named(run: Run, tmp_path: Path) -> None:
     """Spread over the held-out ones."""
     paths = [tmp_path / "moved" / run.report_entries()[row].path for row in (0, 2, 5)]
-    for row in answer(asked(run, tmp_path / "moved", "openvino/fp32", 3)).rows:
-        model = load_artifact(run, IR_FP32, compute="auto" if row.asked.compute.chosen_by_runtime else "f32")
+    for row in measure_here(held(run, tmp_path / "moved", IR_FP32, 3)).rows:
+        model = load_artifact(run, IR_FP32, compute="auto" if row.logits.compute.chosen_by_runtime else "f32")
         expected = model.logits(np.stack([load_pixels(path, model.preprocess) for path in paths]))
         # The same kernels on as many images.
         atol = 1e-4 * max(1.0, float(np.abs(expected).max()))
-        np.testing.assert_allclose(row.asked.array, expected, rtol=0, atol=atol)
-        assert (row.isa, row.emulated, row.asked.images) == (this_set(), False, 3)
+        np.testing.assert_allclose(row.logits.array, expected, rtol=0, atol=atol)
+        assert (row.isa, row.emulated, row.logits.images) == (this_set(), False, 3)
 
 
 @pytest.mark.representative

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from ftx.core.statistics import PairedCounts, wilson_interval
+from ftx.evaluating.comparison import Comparison, Reference, Subject, compare
+from ftx.evaluating.judge import judge
 from ftx.evaluating.logit_bounds import BOUNDS, Bound
-from ftx.evaluating.parity_row import Compared, Reference, Subject, compare
-from ftx.evaluating.verdict import judge
 from ftx.runs.artifacts import ARTIFACTS, IR_FP32, IR_INT8
 from ftx.runs.compute_precision import F32, ComputePrecision, read_compute
 from ftx.runs.parity_json import View
@@ -49,7 +49,7 @@ def row(
     view: View = "files",
     compute: str = "auto:f32",
     groups: tuple[str, ...] = (),
-) -> Compared:
+) -> Comparison:
     reference = known(images, groups=groups)
     subject = Subject(ARTIFACTS[artifact], view, read_compute(compute), 1.0)
     return compare(reference, answers(reference, lost, gained), subject, bound=FREE)
@@ -166,7 +166,7 @@ def test_an_artifact_is_proved_where_all_its_rows_are() -> None:
 
 
 def test_what_no_row_shows_fails_the_artifact() -> None:
-    judged = judge([row(200)], 0.02, mistaken={"openvino/int8": ["openvino/int8: other labels"], "dense": []})
+    judged = judge([row(200)], 0.02, faults={"openvino/int8": ["openvino/int8: other labels"], "dense": []})
     assert judged.verdicts == {"openvino/int8": "failed"}
     assert judged.problems == ["openvino/int8: other labels"]
 

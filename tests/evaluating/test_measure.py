@@ -13,7 +13,7 @@ from tests.conftest import Listener
 
 from ftx.data.image_store import ImageLike
 from ftx.data.preprocess import Pixels, Preprocess
-from ftx.evaluating.answers import ask_graph, files_latency_ms, graph_latency_ms
+from ftx.evaluating.measure import files_latency_ms, graph_latency_ms, graph_logits
 from ftx.runs.artifacts import RuntimeName
 from ftx.runs.compute_precision import F32, ComputePrecision
 from ftx.runtimes.predictor import BATCH_IMAGES
@@ -71,7 +71,7 @@ def test_images_are_asked_about_in_batches_and_answered_in_order() -> None:
     model, listener = Counting(pre), Listener()
     count = 2 * BATCH_IMAGES + 3
     pixels = np.broadcast_to(np.arange(count, dtype=np.uint8)[:, None, None, None], (count, 4, 4, 3))
-    found = ask_graph(model, pixels, listener)
+    found = graph_logits(model, pixels, listener)
     assert model.asked == [BATCH_IMAGES, BATCH_IMAGES, 3]
     assert found[:, 0].tolist() == list(range(count))
     assert listener.steps == count

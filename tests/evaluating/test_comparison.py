@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 from ftx.core.statistics import wilson_interval
+from ftx.evaluating.comparison import Reference, Subject, compare, dice
+from ftx.evaluating.judge import judge
 from ftx.evaluating.logit_bounds import BOUNDS, Bound
-from ftx.evaluating.parity_row import Reference, Subject, compare, dice, rows_of
-from ftx.evaluating.verdict import judge
 from ftx.runs.artifacts import IR_FP32
 from ftx.runs.compute_precision import F32
 from ftx.runs.parity_json import ParityRow
@@ -169,7 +169,7 @@ def test_some_images_of_a_reference_keep_what_belongs_to_each() -> None:
     whole = reference(8, labels=3)
     groups = tuple(f"group {index // 2}" for index in range(8))
     known = replace(whole, targets=whole.targets[:5], groups=groups, clear=np.arange(8) % 3 != 0)
-    some = rows_of(known, [6, 1, 4, 5])
+    some = known.take([6, 1, 4, 5])
     assert some.names == ("image-6.png", "image-1.png", "image-4.png", "image-5.png")
     np.testing.assert_array_equal(some.logits, whole.logits[[6, 1, 4, 5]])
     np.testing.assert_array_equal(some.targets, whole.targets[[1, 4]])

@@ -19,15 +19,15 @@ from tests.conftest import Listener
 from ftx.core.errors import ExportError
 from ftx.core.files import sha256_file
 from ftx.core.progress import NOTES_ONLY
-from ftx.evaluating import isa_folder_process, validate
+from ftx.evaluating import validate
+from ftx.evaluating.parity_images import read_reference
 from ftx.evaluating.predict import predict
-from ftx.evaluating.read_reference import read_reference
 from ftx.runs.artifacts import IR_INT8
 from ftx.runs.card_json import CARD_FILE, PROOF_FILE, REFERENCE_FILE, read_card, write_card
 from ftx.runs.compute_precision import F32, ComputePrecision
 from ftx.runs.machine import this_set
 from ftx.runs.parity_json import RowBound
-from ftx.runs.proof_json import PROOF_SCHEMA, Answers, RunProof, ir_digest, keep_proof, read_proof
+from ftx.runs.proof_json import PROOF_SCHEMA, ReferenceLogits, RunProof, ir_digest, keep_proof, read_proof
 from ftx.runtimes.openvino import OpenVinoPredictor, default_compute
 from ftx.tasks.labels import Labels
 
@@ -86,14 +86,6 @@ def test_another_answer_fails_and_names_the_image(folder: Path) -> None:
     assert row.max_abs == pytest.approx(0.01, abs=1e-4)  # the bound of the graph, relative to logits below 5
     assert "green/7.png" in report.problems[0]
     assert report.faulty == ["openvino/fp32"]
-
-
-def test_another_instruction_set_is_judged_by_the_same_margin(folder: Path) -> None:
-    """As the process does that is held to it."""
-    question = isa_folder_process.Question(folder=folder, max_drop=0.3)
-    found = isa_folder_process.answer(question)
-    assert found.max_drop == 0.3
-    assert {row.max_drop for row in found.rows} == {0.3}
 
 
 def test_a_bound_can_be_set(folder: Path) -> None:
@@ -194,8 +186,9 @@ def judged_elsewhere(folder: Path, there: str, *, off: float = 0.0, lost: int = 
     report = validate(folder)
     counts = {"labelled": 900, "lost": lost, "gained": 2, "artifact": "openvino/int8", **changes}
     rows = [row.model_copy(update=counts) for row in report.rows]
+    images = load_file(folder / REFERENCE_FILE)["images"]
     answers = [
-        Answers.of(compute, OpenVinoPredictor(folder, role).logits(load_file(folder / REFERENCE_FILE)["images"]) + off)
+        ReferenceLogits.of(compute, OpenVinoPredictor(folder, role).logits(images) + off)
         for role, compute in (("f32", F32), ("auto", ComputePrecision("f32", chosen_by_runtime=True)))
     ]
     found = report.model_copy(
@@ -296,7 +289,7 @@ def with_sets(folder: Path, *sets: tuple[str | None, float, str]) -> None:
     assert proof.run is not None
     found: list[RunProof] = []
     for isa, off, verdict in sets:
-        answers = [Answers.of(one.compute, one.array - 0.5 + off) for one in proof.run.answers]
+        answers = [ReferenceLogits.of(one.compute, one.array - 0.5 + off) for one in proof.run.answers]
         held = {"isa": isa, "emulated": True, "verdict": verdict, "summary": f"held to {isa}", "answers": answers}
         found.append(proof.run.model_copy(update=held))
     run = proof.run.model_copy(update={"isa": "amx", "summary": "as it is"})
@@ -362,9 +355,9 @@ def test_labels_that_change_here_are_counted_as_deployed(folder: Path) -> None:
     assert deployed["compute"].startswith("auto")
     others = {"deployed": (deployed, 3), "pinned": (pinned, 5)}
     for changed, (answers, count) in others.items():
-        array = Answers.model_validate(answers).array
+        array = ReferenceLogits.model_validate(answers).array
         array[:count] = np.roll(array[:count], 1, axis=1)
-        given = Answers.of(Answers.model_validate(answers).compute, array).model_dump(mode="json")
+        given = ReferenceLogits.of(ReferenceLogits.model_validate(answers).compute, array).model_dump(mode="json")
         both = [given if one is answers else one for one in (pinned, deployed)]
         altered = document | {"run": document["run"] | {"answers": both}}
         (folder / PROOF_FILE).write_text(json.dumps(altered))
@@ -450,4 +443,4 @@ def test_the_proof_lies_outside_of_the_hashes_and_a_broken_one_is_refused(folder
         stays = json.loads((folder / PROOF_FILE).read_text()) == other
         assert stays is ("another" not in why)
     with pytest.raises(ValueError, match="bytes are not 2 x 2 numbers"):
-        Answers(compute=F32, images=2, labels=2, logits="AAAA")
+        ReferenceLogits(compute=F32, images=2, labels=2, logits="AAAA")

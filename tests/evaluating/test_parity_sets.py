@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import shlex
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +16,12 @@ from tests.conftest import Listener
 from tests.effects.lab import call
 
 from ftx.cli.validate import parse_sets
-from ftx.core.child_process import run_in_child
 from ftx.core.errors import GateFailed, InputError
-from ftx.evaluating import isa_folder_process, isa_parity, validate
+from ftx.evaluating import held_process, validate
 from ftx.runs.instruction_sets import INSTRUCTION_SETS, InstructionSet, environment, sets_of
 from ftx.runs.machine import cpu_flags, this_set
 from ftx.runs.parity_json import ParityReport
-from ftx.runs.proof_json import read_proof
+from ftx.runs.proof_json import ReferenceLogits, read_proof
 from ftx.runtimes import load
 from ftx.runtimes.choose_artifact import best_of
 
@@ -42,8 +44,9 @@ def folder(colour_model: Any, tmp_path: Path) -> Path:
 
 def on_a_device(folder: Path) -> ParityReport:
     """What a CPU of the other set finds: as good as one, a process held to it."""
-    question = isa_folder_process.Question(folder=folder, max_drop=None)
-    return run_in_child(isa_folder_process.MODULE, question, ParityReport, environment(OTHER))
+    command = [sys.executable, "-m", "ftx", "validate", str(folder), "--json"]
+    done = subprocess.run(command, env=os.environ | environment(OTHER), stdout=subprocess.PIPE, check=True)
+    return ParityReport.model_validate_json(done.stdout)
 
 
 @pytest.mark.slow
@@ -110,7 +113,8 @@ def test_a_device_of_the_set_repeats_the_answers_and_is_proved(run: Path, tmp_pa
 
 def test_a_folder_is_asked_in_the_other_set(folder: Path) -> None:
     listener = Listener()
-    report = validate(folder, isa=(OTHER,), progress=listener)
+    report = validate(folder, isa=(OTHER,), max_drop=0.3, progress=listener)
+    assert {row.max_drop for row in report.rows} == {0.3}
     (one,) = report.sets
     assert (one.artifact, one.isa, one.emulated) == ("openvino/fp32", OTHER, True)
     assert one.verdict in ("proved", "unproved")
@@ -120,7 +124,7 @@ def test_a_folder_is_asked_in_the_other_set(folder: Path) -> None:
 
 
 def test_a_set_that_the_cpu_lacks_is_not_run(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(isa_parity, "sets_of", lambda flags: ())
+    monkeypatch.setattr(held_process, "sets_of", lambda flags: ())
     report = validate(folder, isa=("amx", "avx512_bf16"))
     others = [one for one in report.sets if one.isa != this_set()]
     assert others
@@ -138,14 +142,16 @@ def test_this_machines_own_set_needs_no_process(folder: Path) -> None:
 
 
 def test_what_fails_in_a_set_fails_the_validation(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    real = isa_parity.run_in_child
+    real = held_process.run_in_child
 
     def failed(module: str, question: Any, answer: Any, environment: Any) -> Any:
-        report = real(module, question, answer, environment)
-        report.verdicts = dict.fromkeys(report.verdicts, "failed")
-        return report
+        rows = real(module, question, answer, environment).rows
+        return answer(rows=[row.model_copy(update={"logits": wrong(row.logits)}) for row in rows])
 
-    monkeypatch.setattr(isa_parity, "run_in_child", failed)
+    def wrong(logits: ReferenceLogits) -> ReferenceLogits:
+        return ReferenceLogits.of(logits.compute, logits.array + 1, logits.view)
+
+    monkeypatch.setattr(held_process, "run_in_child", failed)
     report = validate(folder, isa=(OTHER,))
     assert set(report.verdicts.values()) != {"failed"}
     assert not report.ok
