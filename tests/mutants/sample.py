@@ -37,7 +37,7 @@ PACKAGES: dict[str, tuple[str, ...]] = {
         "evaluating/arrivals.py",
         "evaluating/bench.py",
         "evaluating/bench_process.py",
-        "evaluating/isa_parity.py",
+        "evaluating/held_process.py",
         "exporting/base_ir.py",
         "exporting/int8",
         "exporting/separate_qkv.py",
