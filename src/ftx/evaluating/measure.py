@@ -17,8 +17,7 @@ from typing import TYPE_CHECKING, cast
 import numpy as np
 
 from ftx.core.errors import ImageError
-from ftx.core.progress import SILENT, Progress
-from ftx.core.progress import Task as ProgressTask
+from ftx.core.progress import SILENT, Progress, ProgressTask
 from ftx.data.dataset import Entry, groups_of
 from ftx.data.image_store import EncodedImage, ImageLike
 from ftx.data.preprocess import Pixels, Preprocess, load_pixels
@@ -61,7 +60,7 @@ def graph_logits_of_files(
     Raises: as ``file_logits``.
     """
     decode = partial(load_pixels, pre=pre)
-    return _stacked(feed_files(images, decode, partial(map, predictor.logits)), progress)
+    return _stacked(feed_files(images, decode, predictor.logits), progress)
 
 
 def file_logits(predictor: Predictor, images: Sequence[ImageLike], progress: ProgressTask) -> Floats:

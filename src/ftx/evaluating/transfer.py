@@ -13,12 +13,10 @@ from typing import NamedTuple
 import numpy as np
 
 from ftx.core.statistics import PairedCounts
-from ftx.evaluating.comparison import Subject, compare
+from ftx.evaluating.comparison import compare
 from ftx.evaluating.judge import CONFIDENCE, Evidence, Judged, verdict_on
 from ftx.evaluating.logit_bounds import FREE, rests_on_labels
 from ftx.evaluating.measure import Measurements
-from ftx.runs.artifacts import Artifact
-from ftx.runs.compute_precision import F32
 from ftx.runs.instruction_sets import InstructionSet
 from ftx.runs.machine import Machine, this_machine, this_set
 from ftx.runs.parity_json import PixelView, Transfer, Verdict
@@ -164,19 +162,18 @@ def _changes(measured: Measurements, there: RunProof) -> PairedCounts | None:
     """
     here, elsewhere = _by_way(*measured.on_reference.values()), _by_way(there.answers)
     common = [way for way in here if way in elsewhere]
-    (artifact,) = measured.on_reference
     found = [
-        _changed_labels(measured, artifact, way, here[way], elsewhere[way])
+        _changed_labels(measured, way, here[way], elsewhere[way])
         for way in [way for way in common if way.deployed] or common
     ]
     return max(found, key=lambda changes: changes.drop, default=None)
 
 
-def _changed_labels(measured: Measurements, artifact: Artifact, way: Way, here_NC: Floats, there_NC: Floats) -> PairedCounts:
+def _changed_labels(measured: Measurements, way: Way, here_NC: Floats, there_NC: Floats) -> PairedCounts:
     if here_NC.shape != there_NC.shape:
         return PairedCounts(len(here_NC), 0, len(here_NC))
     expected = replace(measured.reference, logits=there_NC)
-    return compare(expected, here_NC, Subject(artifact, way.view, F32), FREE).changes
+    return compare(expected, here_NC, measured.comparisons[0].subject, FREE).changes
 
 
 def _by_way(logits: Sequence[ReferenceLogits]) -> dict[Way, Floats]:
