@@ -9,8 +9,9 @@ import timm
 import torch
 from torch import nn
 
+from ftx.adapters.adapter_layer import layer_scaling
 from ftx.adapters.attach import adapter_layers, attach, match, prove_reach
-from ftx.adapters.layer import AdaptedLinear, layer_scaling
+from ftx.adapters.layer import AdaptedLinear
 from ftx.adapters.low_rank import LowRankWeights
 from ftx.adapters.merge_weight import merged_weight
 from ftx.adapters.pissa import PissaLinear

@@ -15,7 +15,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from ftx.adapters.adapter_layer import FactorLayer
+from ftx.adapters.adapter_layer import AdapterLayer
 from ftx.adapters.attach import adapter_layers, attach, attach_saved, prove_reach
 from ftx.adapters.fit_to_base import load_adapter, read_adapter
 from ftx.adapters.lokr import Block, KroneckerWeights, Lokr, factors_of
@@ -35,14 +35,14 @@ PART = (TargetPart("fc1", slice(0, OUTPUTS), slice(0, 2)),)
 SPEC = AdapterSpec("lokr", {"q": 2, "k": 2, "v": 2, "fc1": 3}, {"q": 5.0, "k": 5.0, "v": 5.0, "fc1": 2.0})
 
 
-def layer_of(rank: int) -> FactorLayer:
+def layer_of(rank: int) -> AdapterLayer:
     torch.manual_seed(0)
     base = nn.Linear(INPUTS, OUTPUTS, dtype=torch.float64)
-    factors = {
-        name: torch.randn(start.shape, dtype=torch.float64)
-        for name, start in Lokr().start(OUTPUTS, INPUTS, rank).items()
-    }
-    return FactorLayer(base, PART, factors=factors, delta=Lokr().delta, scaling=SCALING, rank=rank)
+    layer = AdapterLayer(base, PART, method=Lokr(), rank=rank, scaling=SCALING, generator=torch.Generator())
+    with torch.no_grad():
+        for factor in layer.factors.values():
+            factor.normal_()
+    return layer
 
 
 def small() -> nn.Module:
@@ -96,7 +96,7 @@ def test_numpy_merges_what_torch_computes_with_and_separate_products_agree(rank:
     factors = {name: factor.detach().numpy() for name, factor in layer.factors.items()}
     weights, weight_OI = Lokr().weights(factors, SCALING, rank), layer.weight.numpy()
     merged_OI = merged_weight(weight_OI, weights)
-    np.testing.assert_allclose(merged_OI, layer.merged_weight().numpy(), rtol=0, atol=1e-14)
+    np.testing.assert_allclose(merged_OI, layer.merged_weight().detach().numpy(), rtol=0, atol=1e-14)
     w1, w2 = layer.factors["lokr_w1"], factors.get("lokr_w2")
     if w2 is None:
         w2 = factors["lokr_w2_a"] @ factors["lokr_w2_b"]
@@ -121,16 +121,15 @@ def test_in_bf16_the_weight_is_rounded_once() -> None:
 
 
 def test_low_rank_is_the_same_formula() -> None:
-    """What FactorLayer makes of LoRA's delta is what LoRA's own layer computes."""
+    """The general layer with LoRA's delta computes with the weight that numpy merges."""
     torch.manual_seed(0)
-    base = nn.Linear(INPUTS, OUTPUTS, dtype=torch.float64)
-    method, factors = LowRank(dora=False), dict[str, Tensor]()
-    for name, start in method.start(OUTPUTS, INPUTS, 2).items():
-        factors[name] = torch.randn(start.shape, dtype=torch.float64)
-    plain = FactorLayer(base, PART, factors=factors, delta=method.delta, scaling=SCALING, rank=2)
-    weights = method.weights({name: factor.numpy() for name, factor in factors.items()}, SCALING, 2)
-    found = merged_weight(base.weight.detach().numpy(), weights)
-    np.testing.assert_allclose(found, plain.merged_weight().numpy(), rtol=0, atol=1e-14)
+    base, method = nn.Linear(INPUTS, OUTPUTS, dtype=torch.float64), LowRank(dora=False)
+    plain = AdapterLayer(base, PART, method=method, rank=2, scaling=SCALING, generator=torch.Generator())
+    with torch.no_grad():
+        plain.factors["lora_B"].normal_()
+    factors = {name: factor.detach().numpy() for name, factor in plain.factors.items()}
+    found = merged_weight(plain.weight.numpy(), method.weights(factors, SCALING, 2))
+    np.testing.assert_allclose(found, plain.merged_weight().detach().numpy(), rtol=0, atol=1e-14)
 
 
 @pytest.mark.parametrize("number", [1, 7, 36, 48, 384, 1152, 1536])
@@ -178,15 +177,15 @@ THEIRS: dict[str, dict[str, Any]] = {
     "as it is": {},
     "both as products": {"decompose_both": True},
     "another split": {"decompose_factor": 4},
+    "a rank above all sides": {"r": 100_000, "alpha": 150_000},
     "other ranks": {"rank_pattern": {"blocks.0.mlp.fc1": 3}, "alpha_pattern": {"fc1": 7}},
 }
 
 
 @pytest.mark.parametrize("name", THEIRS)
 def test_what_peft_wrote_merges_as_peft_merges_it(name: str, tmp_path: Path) -> None:
-    config = peft.LoKrConfig(
-        r=2, alpha=3, target_modules=["qkv", "fc1"], modules_to_save=["head"], init_weights=False, **THEIRS[name]
-    )
+    ranks: dict[str, Any] = {"r": 2, "alpha": 3} | THEIRS[name]
+    config = peft.LoKrConfig(target_modules=["qkv", "fc1"], modules_to_save=["head"], init_weights=False, **ranks)
     model = peft.get_peft_model(small(), config).eval()
     model.save_pretrained(str(tmp_path))
     base = small()
@@ -238,6 +237,17 @@ def test_a_product_that_no_memory_holds_is_not_multiplied(tmp_path: Path) -> Non
     np.testing.assert_array_equal(one.delta(slice(99_999, 100_001))[0, :3], [1, 1, 1])
     with pytest.raises(AdapterError, match="does not fit its base"):
         read_adapter(folder, small())
+
+
+def test_a_rank_that_no_product_has_is_rejected(tmp_path: Path) -> None:
+    name, rank = "blocks.0.mlp.fc1", 65_537
+    factors = {f"{name}.lokr_w1_a": torch.ones(1, rank), f"{name}.lokr_w1_b": torch.ones(rank, 1)}
+    factors[f"{name}.lokr_w2"] = torch.ones(1, 1)
+    with pytest.raises(AdapterError, match="does not fit its own config"):
+        read_peft_file(lokr_file(tmp_path / "lokr", name, factors, r=rank)).layers()
+    for number, ranks in enumerate(({"r": rank}, {"rank_pattern": {name: rank}})):
+        with pytest.raises(AdapterError, match="config is invalid"):
+            read_peft_file(lokr_file(tmp_path / f"lora{number}", name, {}, peft_type="LORA", lora_alpha=1, **ranks))
 
 
 @pytest.mark.parametrize("shape", [(4, 4), (0, 0)])

@@ -6,13 +6,14 @@ Legend: I inputs, O outputs of the layer.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear
 
+from ftx.adapters.method import AdapterMethod
 from ftx.adapters.spec import TargetPart
 from ftx.core.errors import AdapterError
 
@@ -21,9 +22,10 @@ Scaling = float | Tensor
 
 
 class AdapterLayer(nn.Module):
-    """Keeps the base layer's ``weight`` and ``bias`` under their own names, frozen, next to the factors that train.
+    """Computes y = x·(W + s·Δ)ᵀ + b, where the method gives Δ by the factors.
 
-    A method has a class of its own, or is a ``FactorLayer``.
+    ``weight`` and ``bias`` of the base layer keep their names, frozen, next to the factors that train. Autograd forms
+    the dense gradient of W', which costs a third product; a method with a faster way has a class of its own.
     """
 
     def __init__(
@@ -31,14 +33,16 @@ class AdapterLayer(nn.Module):
         base: nn.Linear,
         parts: tuple[TargetPart, ...],
         *,
-        factors: Mapping[str, Tensor],
+        method: AdapterMethod,
+        rank: int,
         scaling: Scaling,
+        generator: torch.Generator,
     ) -> None:
         super().__init__()
         self.in_features, self.out_features = base.in_features, base.out_features
         self.weight = base.weight.requires_grad_(False)
         self.bias = None if base.bias is None else base.bias.requires_grad_(False)  # pyright: ignore[reportUnnecessaryComparison]
-        self.parts = parts
+        self.parts, self.method, self.rank = parts, method, rank
         for part in parts:  # a list would be copied to a GPU in each step, which waits for it
             if not isinstance(part.rows, slice):
                 self.register_buffer(f"rows_{part.target}", torch.tensor(part.rows), persistent=False)
@@ -47,16 +51,26 @@ class AdapterLayer(nn.Module):
             self.register_buffer("scaling", scaling.to(self.weight), persistent=False)
         else:
             self.scaling = scaling
-        self.factor_names = tuple(factors)
-        for name, factor in factors.items():
-            self.register_parameter(name, nn.Parameter(factor))
+        for name, shape in method.shapes(self.weight.shape, rank, {}).items():
+            self.register_parameter(name, nn.Parameter(self._fresh(name, shape, generator)))
         # Whether the module around this layer adds to its output in place.
         self.added_to_in_place = False
+
+    def _fresh(self, name: str, shape: Sequence[int], generator: torch.Generator) -> Tensor:
+        """A factor of an adapter that changes nothing: zero, or drawn with bound 1/√columns.
+
+        Source: the uniform draw of LoRA's authors' code, as the weight of a linear layer is drawn.
+        """
+        factor = torch.zeros(*shape, dtype=self.weight.dtype)
+        if name != self.method.zero_factor:
+            bound = 1 / math.sqrt(shape[1])
+            factor.uniform_(-bound, bound, generator=generator)
+        return factor.to(self.weight.device)
 
     @property
     def factors(self) -> dict[str, nn.Parameter]:
         """What trains, by the names of the method."""
-        return {name: self.get_parameter(name) for name in self.factor_names}
+        return {name: one for name in self.method.factors if (one := self._parameters.get(name)) is not None}
 
     @property
     def placed_parts(self) -> tuple[TargetPart, ...]:
@@ -65,11 +79,6 @@ class AdapterLayer(nn.Module):
             part if isinstance(part.rows, slice) else replace(part, rows=self.get_buffer(f"rows_{part.target}"))
             for part in self.parts
         )
-
-    @property
-    def rank(self) -> int:
-        """The rank of the adapter."""
-        raise NotImplementedError
 
     @property
     def trainable_parameters(self) -> int:
@@ -86,14 +95,17 @@ class AdapterLayer(nn.Module):
         """The factors that weight decay must not touch."""
         return ()
 
-    @torch.no_grad()
     def merged_weight(self) -> Tensor:
-        """The weight that this layer computes with. Shape: [O, I]."""
-        return self.traced_weight()
+        """The weight that this layer computes with, with gradients to the factors. Shape: [O, I]."""
+        return self.weight + self.scaling * self.method.delta(self.factors)
 
-    def traced_weight(self) -> Tensor:
-        """``merged_weight`` with gradients to the factors. Shape: [O, I]."""
-        raise NotImplementedError
+    def forward(self, x: Tensor) -> Tensor:
+        """y = x·W'ᵀ + b, in autocast's dtype if that is on. Shape: [..., I] to [..., O]."""
+        device = x.device.type
+        compute = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype
+        with torch.autocast(device, enabled=False):  # it would round the factors before they are summed into W'
+            bias = None if self.bias is None else self.bias.to(compute)
+            return linear(x.to(compute), self.merged_weight().to(compute), bias)
 
     def untrained_targets(self) -> list[str] | None:
         """After a backward: the targets that no gradient reaches; None if the layer was not called at all."""
@@ -125,47 +137,9 @@ class AdapterLayer(nn.Module):
             self.scaling.fill_(scaling)
 
 
-class FactorLayer(AdapterLayer):
-    """Computes y = x·(W + s·Δ)ᵀ + b for any differentiable ``delta`` of the factors.
-
-    Autograd forms the dense gradient of W', which costs a third product; a method with a faster way has its own class.
-    """
-
-    def __init__(
-        self,
-        base: nn.Linear,
-        parts: tuple[TargetPart, ...],
-        *,
-        factors: Mapping[str, Tensor],
-        delta: Callable[[Mapping[str, Tensor]], Tensor],
-        scaling: float,
-        rank: int,
-    ) -> None:
-        super().__init__(base, parts, factors=factors, scaling=scaling)
-        self.delta, self._rank = delta, rank
-
-    @property
-    def rank(self) -> int:
-        """The rank that the recipe says, of all targets of the layer together."""
-        return self._rank
-
-    def traced_weight(self) -> Tensor:
-        """``merged_weight`` with gradients to the factors. Shape: [O, I]."""
-        return self.weight + self.scaling * self.delta(self.factors)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """y = x·W'ᵀ + b, in autocast's dtype if that is on. Shape: [..., I] to [..., O]."""
-        device = x.device.type
-        compute = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype
-        with torch.autocast(device, enabled=False):  # it would round the factors before they are summed into W'
-            bias = None if self.bias is None else self.bias.to(compute)
-            return linear(x.to(compute), self.traced_weight().to(compute), bias)
-
-
-def drawn(like: Tensor, shape: tuple[int, int], generator: torch.Generator) -> Tensor:
-    """A factor drawn as the weight of a linear layer with as many inputs as ``shape`` has columns.
-
-    Source: the uniform draw with bound 1/√I of LoRA's authors' code.
-    """
-    bound = 1 / math.sqrt(shape[1])
-    return torch.empty(shape, dtype=like.dtype).uniform_(-bound, bound, generator=generator).to(like.device)
+def layer_scaling(parts: tuple[TargetPart, ...], each: Sequence[float]) -> Scaling:
+    """One number where all parts of a layer are scaled alike, else one for each rank [R]."""
+    if len(set(each)) == 1:
+        return each[0]
+    ranks = torch.tensor([part.ranks.stop - part.ranks.start for part in parts])
+    return torch.tensor(each).repeat_interleave(ranks)

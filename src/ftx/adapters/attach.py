@@ -7,8 +7,8 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import nn
 
-from ftx.adapters.adapter_layer import AdapterLayer, FactorLayer, drawn
-from ftx.adapters.layer import AdaptedLinear, layer_scaling
+from ftx.adapters.adapter_layer import AdapterLayer, layer_scaling
+from ftx.adapters.layer import AdaptedLinear
 from ftx.adapters.low_rank import LowRank
 from ftx.adapters.method_table import METHODS
 from ftx.adapters.pissa import PissaLinear, spec_on_file
@@ -139,17 +139,12 @@ def _adapted(
     base: nn.Linear, parts: tuple[TargetPart, ...], spec: AdapterSpec, generator: torch.Generator
 ) -> AdapterLayer:
     """A layer with a fresh adapter, in the place of its base."""
-    method = METHODS[spec.kind]
-    if isinstance(method, LowRank):  # which has a forward and a backward of its own
-        kind = PissaLinear if spec.init == "pissa" else AdaptedLinear
-        scaling = layer_scaling(parts, [spec.scaling(part.target) for part in parts])
-        return kind(base, parts, dora=method.dora, scaling=scaling, dropout=spec.dropout, generator=generator)
-    (rank, scaling), *_ = {(spec.rank[part.target], spec.scaling(part.target)) for part in parts}
-    factors = {
-        name: base.weight.detach().new_zeros(start.shape) if start.zero else drawn(base.weight, start.shape, generator)
-        for name, start in method.start(base.out_features, base.in_features, rank).items()
-    }
-    return FactorLayer(base, parts, factors=factors, delta=method.delta, scaling=scaling, rank=rank)
+    method, scaling = METHODS[spec.kind], layer_scaling(parts, [spec.scaling(part.target) for part in parts])
+    if not isinstance(method, LowRank):
+        rank = spec.rank[parts[0].target]
+        return AdapterLayer(base, parts, method=method, rank=rank, scaling=scaling, generator=generator)
+    kind = PissaLinear if spec.init == "pissa" else AdaptedLinear  # which have a forward and a backward of their own
+    return kind(base, parts, dora=method.dora, scaling=scaling, dropout=spec.dropout, generator=generator)
 
 
 def _check_whole(matched: Sequence[tuple[Site, tuple[TargetPart, ...]]], spec: AdapterSpec) -> None:

@@ -21,8 +21,8 @@ from torch import Tensor, nn
 from torch.nn.functional import dropout as dropped
 from torch.nn.functional import linear
 
-from ftx.adapters.adapter_layer import AdapterLayer, Scaling, drawn
-from ftx.adapters.low_rank import LORA_A, LORA_B, MAGNITUDE
+from ftx.adapters.adapter_layer import AdapterLayer, Scaling
+from ftx.adapters.low_rank import LORA_A, LORA_B, MAGNITUDE, LowRank
 from ftx.adapters.spec import TargetPart
 
 
@@ -46,18 +46,19 @@ class AdaptedLinear(AdapterLayer):
         dropout: float,
         generator: torch.Generator,
     ) -> None:
-        lora_A_RI, lora_B_OR = _fresh_factors(base, parts, generator)
-        magnitude = {MAGNITUDE: row_norms(base.weight.detach())} if dora else {}
-        factors = {LORA_A: lora_A_RI, LORA_B: lora_B_OR, **magnitude}
-        super().__init__(base, parts, factors=factors, scaling=scaling)
+        rank = max(part.ranks.stop for part in parts)
+        super().__init__(base, parts, method=LowRank(dora), rank=rank, scaling=scaling, generator=generator)
         if not dora:
             self.register_parameter(MAGNITUDE, None)
         self.dropout = dropout
+        self._begin()
 
-    @property
-    def rank(self) -> int:
-        """Of a fused layer the sum of its targets' ranks."""
-        return len(self.lora_A)
+    def _begin(self) -> None:
+        """What a way to initialise the factors does to a fresh layer."""
+
+    def _fresh(self, name: str, shape: Sequence[int], generator: torch.Generator) -> Tensor:
+        """A drawn, B zero, and the magnitude that the base weight has."""
+        return row_norms(self.weight) if name == MAGNITUDE else super()._fresh(name, shape, generator)
 
     @property
     def trainable_parameters(self) -> int:
@@ -93,16 +94,8 @@ class AdaptedLinear(AdapterLayer):
             lora_B, scaling = lora_B * (scaling / largest), float(largest)
         return {**self.factors, LORA_A: lora_A, LORA_B: lora_B}, len(lora_A), scaling
 
-    @torch.no_grad()
     def merged_weight(self) -> Tensor:
-        """The weight that this layer computes with. Shape: [O, I]."""
-        summed_OI = summed_weight(self.weight, self.lora_A, self.lora_B, self.scaling)
-        if self.lora_magnitude_vector is None:
-            return summed_OI
-        return summed_OI * gain(self.lora_magnitude_vector, row_norms(summed_OI))[:, None]
-
-    def traced_weight(self) -> Tensor:
-        """``merged_weight`` with gradients to A, and to what the parts own of B and the magnitude. Shape: [O, I]."""
+        """W', with gradients to A, and to what the parts own of B and the magnitude. Shape: [O, I]."""
         owned_OR = torch.zeros_like(self.lora_B)
         for part in self.placed_parts:
             owned_OR[part.rows, part.ranks] = self.lora_B[part.rows, part.ranks]
@@ -153,16 +146,14 @@ class AdaptedLinear(AdapterLayer):
 
     def _owned_magnitude(self, magnitude_O: Tensor) -> Tensor:
         """The magnitude, held constant in rows that no part owns. Shape: [O]."""
-        owned_O = magnitude_O.detach().clone()
-        for part in self.placed_parts:
-            owned_O[part.rows] = magnitude_O[part.rows]
-        return owned_O
+        return torch.where(_owned_rows(self.placed_parts, magnitude_O), magnitude_O, magnitude_O.detach())
 
 
 class MergedProduct(torch.autograd.Function):
     """y = x · (g·(W + s·B·A))ᵀ + b, where ``magnitude`` is None for LoRA.
 
-    DoRA's norm of W + s·B·A is a constant of the gradient (arXiv:2402.09353, section 4.3).
+    DoRA's norm of W + s·B·A is a constant of the gradient (arXiv:2402.09353, section 4.3). Each tensor is an
+    argument of its own, because torch gives gradients to no others.
     """
 
     @staticmethod
@@ -251,11 +242,16 @@ def _magnitude_gradient(
     # A magnitude of zero leaves no trace of the direction in y; such a row cannot be trained by y alone.
     trained_O = magnitude_O != 0
     if not _is_one_for_all(parts, len(magnitude_O)):
-        owned_O = torch.zeros_like(trained_O)
-        for part in parts:
-            owned_O[part.rows] = True
-        trained_O &= owned_O
+        trained_O &= _owned_rows(parts, magnitude_O)
     return torch.where(trained_O, sum_O / magnitude_O, 0.0)
+
+
+def _owned_rows(parts: tuple[TargetPart, ...], outputs_O: Tensor) -> Tensor:
+    """Which outputs of a layer its parts own. Shape: [O]."""
+    owned_O = torch.zeros_like(outputs_O, dtype=torch.bool)
+    for part in parts:
+        owned_O[part.rows] = True
+    return owned_O
 
 
 def _is_one_for_all(parts: tuple[TargetPart, ...], outputs: int) -> bool:
@@ -282,22 +278,3 @@ def row_norms(weight_OI: Tensor) -> Tensor:
 def gain(magnitude_O: Tensor, norm_O: Tensor) -> Tensor:
     """DoRA's m / ‖W + s·B·A‖; a row of norm zero has no direction and keeps gain 1. Shape: [O]."""
     return torch.where(norm_O > 0, magnitude_O / norm_O, torch.ones_like(norm_O))
-
-
-def layer_scaling(parts: tuple[TargetPart, ...], each: Sequence[float]) -> Scaling:
-    """One number where all parts of a layer are scaled alike, else one for each rank [R]."""
-    if len(set(each)) == 1:
-        return each[0]
-    ranks = torch.tensor([part.ranks.stop - part.ranks.start for part in parts])
-    return torch.tensor(each).repeat_interleave(ranks)
-
-
-def _fresh_factors(base: nn.Linear, parts: tuple[TargetPart, ...], generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """A drawn as a linear layer's weight is, B zero, so that a fresh adapter changes nothing.
-
-    Shape: A [R, I], B [O, R].
-    Source: LoRA, arXiv:2106.09685, section 4.1.
-    """
-    ranks = max(part.ranks.stop for part in parts)
-    lora_A_RI = drawn(base.weight, (ranks, base.in_features), generator)
-    return lora_A_RI, base.weight.detach().new_zeros(base.out_features, ranks)

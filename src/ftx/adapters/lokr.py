@@ -21,8 +21,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ftx.adapters.merge_weight import Array, Float64, linear, ordered_product
-from ftx.adapters.method import Placed, Start
+from ftx.adapters.method import Placed
 from ftx.core.errors import AdapterError
+from ftx.core.untrusted_input import MOST_WIDTH
 
 if TYPE_CHECKING:
     from ftx.adapters.spec import AdapterSpec
@@ -144,7 +145,9 @@ class Lokr:
 
     peft_type: ClassVar[str] = "LOKR"
     alpha_key: ClassVar[str] = "alpha"
+    most_rank: ClassVar[int] = 1 << 53  # peft writes any: above what the factors need, both are stored as they are
     whole_layers: ClassVar[bool] = True
+    zero_factor: ClassVar[str] = W1
 
     @property
     def factors(self) -> Mapping[str, str]:
@@ -165,6 +168,7 @@ class Lokr:
     ) -> dict[str, tuple[int, ...]]:
         """The factors of a layer whose weight has this shape: split as the file has it, if that fits the weight.
 
+        A fresh w2 is a product if r < max(b, d) / 2, as in peft.
         Raises: AdapterError for the weight of a convolution.
         """
         if len(weight) != 2:
@@ -177,6 +181,8 @@ class Lokr:
         if split is None or (split[0][0] * split[0][1], split[1][0] * split[1][1]) != tuple(weight):
             split = factors_of(max(weight[0], 1)), factors_of(max(weight[1], 1))
         (a, b), (c, d) = split
+        if not found and rank < max(b, d) / 2:  # as peft begins
+            found = {f"{W2}_a": ()}
         return self._stored(W1, (a, c), rank, found) | self._stored(W2, (b, d), rank, found)
 
     def weight_shape(self, found: Mapping[str, Sequence[int]]) -> tuple[int, ...]:
@@ -198,7 +204,7 @@ class Lokr:
     def _stored(
         self, name: str, shape: tuple[int, int], rank: int, found: Mapping[str, Sequence[int]]
     ) -> dict[str, tuple[int, ...]]:
-        if f"{name}_a" in found or f"{name}_b" in found:
+        if rank <= MOST_WIDTH and (f"{name}_a" in found or f"{name}_b" in found):
             return {f"{name}_a": (shape[0], rank), f"{name}_b": (rank, shape[1])}
         return {name: shape}
 
@@ -225,15 +231,6 @@ class Lokr:
             "use_effective_conv2d": False,
             "init_weights": True,
         }
-
-    def start(self, outputs: int, inputs: int, rank: int) -> dict[str, Start]:
-        """w1 is zero, w2 drawn as a linear layer's weight is; w2 is a product if r < max(b, d) / 2, as in peft."""
-        (a, b), (c, d) = factors_of(outputs), factors_of(inputs)
-        if rank < max(b, d) / 2:
-            second = {f"{W2}_a": Start((b, rank)), f"{W2}_b": Start((rank, d))}
-        else:
-            second = {W2: Start((b, d))}
-        return {W1: Start((a, c), zero=True), **second}
 
     def delta(self, factors: Mapping[str, Array]) -> Array:
         """w1 ⊗ w2 of a layer's factors. Shape: [O, I]."""

@@ -17,8 +17,9 @@ from typing import TYPE_CHECKING, ClassVar
 import numpy as np
 
 from ftx.adapters.merge_weight import Array, Float64, gain, linear, ordered_product
-from ftx.adapters.method import Placed, Start, as_matrix
+from ftx.adapters.method import Placed, as_matrix
 from ftx.core.errors import AdapterError, shown
+from ftx.core.untrusted_input import MOST_WIDTH
 
 if TYPE_CHECKING:
     from ftx.adapters.spec import AdapterSpec
@@ -108,7 +109,9 @@ class LowRank:
     dora: bool
     peft_type: ClassVar[str] = "LORA"
     alpha_key: ClassVar[str] = "lora_alpha"
+    most_rank: ClassVar[int] = MOST_WIDTH
     whole_layers: ClassVar[bool] = False
+    zero_factor: ClassVar[str] = LORA_B  # LoRA, arXiv:2106.09685, section 4.1
 
     @property
     def factors(self) -> Mapping[str, str]:
@@ -179,10 +182,6 @@ class LowRank:
             "use_rslora": spec.rslora,
             "init_lora_weights": True,
         }
-
-    def start(self, outputs: int, inputs: int, rank: int) -> dict[str, Start]:
-        """A is drawn as a linear layer's weight is, B is zero. Source: LoRA, arXiv:2106.09685, section 4.1."""
-        return {LORA_A: Start((rank, inputs)), LORA_B: Start((outputs, rank), zero=True)}
 
     def delta(self, factors: Mapping[str, Array]) -> Array:
         """B·A, without the gain of DoRA. Shape: [O, I]."""

@@ -6,7 +6,6 @@ Legend: O outputs, I inputs of a layer.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Protocol
 
@@ -21,24 +20,19 @@ if TYPE_CHECKING:
 Placed = Sequence[tuple[slice, AdapterWeights]]
 
 
-@dataclass(frozen=True)
-class Start:
-    """How a factor begins: at zero, or drawn as the weight of a linear layer with as many inputs as it has columns."""
-
-    shape: tuple[int, int]
-    zero: bool = False
-
-
 class AdapterMethod(Protocol):
     """One adapter method: how it is stored, merged and trained.
 
     ``factors`` are the tensors of a layer, by the names of the layer's parameters, with what peft puts after the
-    layer's name. ``peft_type`` and ``alpha_key`` are peft's words in ``adapter_config.json``. ``whole_layers``: it
-    adapts all targets of a fused layer alike, or none.
+    layer's name. ``zero_factor`` starts at zero, so that a fresh adapter changes nothing; the others are drawn.
+    ``peft_type`` and ``alpha_key`` are peft's words in ``adapter_config.json``, where ranks are at most ``most_rank``.
+    ``whole_layers``: it adapts all targets of a fused layer alike, or none.
     """
 
+    zero_factor: ClassVar[str]
     peft_type: ClassVar[str]
     alpha_key: ClassVar[str]
+    most_rank: ClassVar[int]
     whole_layers: ClassVar[bool]
 
     @property
@@ -55,7 +49,10 @@ class AdapterMethod(Protocol):
     def shapes(
         self, weight: Sequence[int], rank: int, found: Mapping[str, Sequence[int]]
     ) -> dict[str, tuple[int, ...]]:
-        """The factors of a layer whose weight has this shape; ``found`` are the shapes in the file."""
+        """The factors of a layer whose weight has this shape.
+
+        ``found`` are the shapes in a file; none for a fresh adapter.
+        """
         ...
 
     def weight_shape(self, found: Mapping[str, Sequence[int]]) -> tuple[int, ...]:
@@ -72,10 +69,6 @@ class AdapterMethod(Protocol):
 
     def config(self, spec: AdapterSpec) -> dict[str, object]:
         """The keys of peft's config that only this method has."""
-        ...
-
-    def start(self, outputs: int, inputs: int, rank: int) -> dict[str, Start]:
-        """The factors of a fresh adapter, which changes nothing."""
         ...
 
     def delta(self, factors: Mapping[str, Array]) -> Array:

@@ -14,12 +14,12 @@ from ftx.adapters.method import AdapterMethod
 from ftx.adapters.method_table import METHODS
 from ftx.core.errors import AdapterError, first_error, shown
 from ftx.core.regular_expressions import ExpressionError, Expressions
-from ftx.core.untrusted_input import MOST_DEPTH, MOST_WIDTH, JsonError, read_json
+from ftx.core.untrusted_input import MOST_DEPTH, JsonError, read_json
 from ftx.recipe.adapter_methods import ADAPTERS, AdapterName
 
 CONFIG = "adapter_config.json"
 
-_Rank = Annotated[int, Field(ge=1, le=MOST_WIDTH)]
+_Rank = Annotated[int, Field(ge=1)]
 _Alpha = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 _Names = str | Annotated[list[str], Field(max_length=MOST_DEPTH)] | None
 
@@ -181,10 +181,14 @@ def read_config(folder: Path) -> PeftConfig:
     if not isinstance(document, dict):
         raise AdapterError("the adapter's config is no mapping", where=path)
     name = _method(document, path)  # pyright: ignore[reportUnknownArgumentType]
+    method = METHODS[name]
     try:
-        return PeftConfig(path, name, _DOCUMENTS[METHODS[name].alpha_key].model_validate(document))
+        read = _DOCUMENTS[method.alpha_key].model_validate(document)
     except ValidationError as error:
-        raise AdapterError("the adapter's config does not hold", where=path, found=first_error(error)) from error
+        raise AdapterError("the adapter's config is invalid", where=path, found=first_error(error)) from error
+    if (rank := max([read.r, *(read.rank_pattern or {}).values()])) > method.most_rank:
+        raise AdapterError("the adapter's config is invalid", where=path, found=f"r {rank}, at most {method.most_rank}")
+    return PeftConfig(path, name, read)
 
 
 def _method(config: Mapping[str, object], path: Path) -> AdapterName:

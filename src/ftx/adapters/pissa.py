@@ -16,27 +16,14 @@ from torch import Tensor, nn
 
 from ftx.adapters.adapter_layer import Scaling
 from ftx.adapters.layer import AdaptedLinear
-from ftx.adapters.spec import AdapterSpec, TargetPart
+from ftx.adapters.spec import AdapterSpec
 
 
 class PissaLinear(AdaptedLinear):
     """Keeps the factors that training starts from in ``start_A`` and ``start_B``."""
 
-    def __init__(
-        self,
-        base: nn.Linear,
-        parts: tuple[TargetPart, ...],
-        *,
-        dora: bool,
-        scaling: Scaling,
-        dropout: float,
-        generator: torch.Generator,
-    ) -> None:
-        super().__init__(base, parts, dora=dora, scaling=scaling, dropout=dropout, generator=generator)
-        self._start_from_principal()
-
     @torch.no_grad()
-    def _start_from_principal(self) -> None:
+    def _begin(self) -> None:
         """Set A and B from the singular vectors of each part's rows and take s·B·A off the frozen weight, in place."""
         weight_OI, lora_A_RI, lora_B_OR, scaling = self.weight, self.lora_A, self.lora_B, self.scaling
         for part in self.parts:

@@ -257,7 +257,7 @@ def _trained(prepared: TrainableModel) -> dict[str, Tensor]:
     """What the method trains, by the names of the dense network: of an adapted layer, its merged weight."""
     module = prepared.backbone.module
     adapted = dict(adapter_layers(module))
-    found = {f"{name}.weight": layer.traced_weight() for name, layer in adapted.items()}
+    found = {f"{name}.weight": layer.merged_weight() for name, layer in adapted.items()}
     return found | {
         name: parameter
         for name, parameter in module.named_parameters()
