@@ -28,10 +28,8 @@ from torch.nn.functional import cross_entropy
 from ftx.adapters.attach import attach
 from ftx.adapters.spec import AdapterSpec
 from ftx.backbones.build import build
-from ftx.backbones.compiled import compiled_blocks
-from ftx.backbones.joined_attention import joined_attention
 from ftx.backbones.split_network import choose_attention, full_model
-from ftx.backbones.trained_blocks import trained_blocks
+from ftx.backbones.trained_blocks import compiled_blocks, joined_attention, trained_blocks
 from ftx.core.memory import keep_freed_memory
 from ftx.recipe.adapter_methods import AdapterName
 from ftx.recipe.adapter_targets import TARGETS

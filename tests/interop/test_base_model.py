@@ -12,7 +12,7 @@ import timm
 from safetensors.torch import load_file, save_file
 from transformers import ViTConfig, ViTForImageClassification
 
-from ftx.backbones.grey_weights import grey_level
+from ftx.backbones.weights import grey_level
 from ftx.core.errors import ModelError
 from ftx.data.preprocess import Preprocess
 from ftx.interop.base_model import open_base

@@ -20,8 +20,8 @@ from tests.training.test_resume import begun, written
 from torch import Tensor
 
 from ftx.adapters.trainable_model import TrainableModel, prepare
-from ftx.backbones.compiled import blocks_to_compile
 from ftx.backbones.dropped_patches import ALL_PATCHES, DroppedPatches
+from ftx.backbones.trained_blocks import blocks_to_compile
 from ftx.core.errors import ModelError
 from ftx.recipe.schema import Recipe
 from ftx.training import resume, train

@@ -17,8 +17,8 @@ from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy
 
 from ftx.adapters.attach import adapter_layers, attach
 from ftx.adapters.spec import AdapterSpec
-from ftx.backbones.joined_attention import JoinedAttention
 from ftx.backbones.split_network import set_attention
+from ftx.backbones.trained_blocks import JoinedAttention
 from ftx.core.errors import InputError, Termination
 from ftx.core.progress import SILENT, Progress
 from ftx.recipe.sections import TrainRecipe

@@ -14,12 +14,9 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 from ftx.backbones.architecture_table import read_architectures
-from ftx.backbones.digest import base_digest
-from ftx.backbones.grey_weights import grey_level, take_grey
 from ftx.backbones.kept_tokens import ALL_TOKENS, TokenFractions, keep_tokens
-from ftx.backbones.layer_roles import fix_size, head_names, plain_vit, pretrained_config
-from ftx.backbones.split_network import token_shape
-from ftx.backbones.weights import fetch_pretrained, fill_strictly, read_weights
+from ftx.backbones.layer_roles import fix_size, head_names, plain_vit, pretrained_config, token_shape
+from ftx.backbones.weights import base_digest, fetch_pretrained, fill_strictly, grey_level, read_weights, take_grey
 from ftx.core.errors import EnvironmentFault, ModelError, nearest, of_the_same_parts, shown
 from ftx.core.memory import available_bytes
 from ftx.core.shipped_files import BUNDLED, bundled_weights

@@ -21,7 +21,7 @@ from timm.models.vision_transformer import Block, VisionTransformer
 from torch import Tensor, nn
 
 from ftx.backbones.attention import attend, attention_weights, is_plain, project
-from ftx.backbones.layer_roles import plain_vit
+from ftx.backbones.layer_roles import plain_vit, vit_blocks
 from ftx.core.errors import ModelError
 
 # Block: the share of its patches that go on into it.
@@ -103,7 +103,7 @@ def keep_tokens(module: nn.Module, wanted: TokenFractions) -> None:
             found=found,
             fix="leave the key out, or take a Vision Transformer with a class token: --model dinov2-small",
         )
-    blocks = list(vit.blocks.children())
+    blocks = vit_blocks(vit)
     if absent := [block for block in wanted if not 0 < block < len(blocks)]:
         raise ModelError(
             "tokens can be dropped between two blocks alone",
@@ -123,14 +123,14 @@ def keep_tokens(module: nn.Module, wanted: TokenFractions) -> None:
 def kept_fractions(module: nn.Module) -> dict[int, float]:
     """What ``keep_tokens`` was asked for; nothing where all tokens stay."""
     vit = plain_vit(module)
-    blocks = [] if vit is None else list(vit.blocks.children())
+    blocks = [] if vit is None else vit_blocks(vit)
     return {before + 1: block.choose.share for before, block in enumerate(blocks) if isinstance(block, SelectingBlock)}
 
 
 def tokens_behind(vit: VisionTransformer, count: int) -> int:
     """How many tokens come out of the first so many blocks."""
     tokens: int = vit.get_parameter("pos_embed").shape[1] + (vit.num_prefix_tokens if vit.no_embed_class else 0)
-    for block in list(vit.blocks.children())[:count]:
+    for block in vit_blocks(vit)[:count]:
         if isinstance(block, SelectingBlock):
             tokens = vit.num_prefix_tokens + block.choose.kept(tokens - vit.num_prefix_tokens)
     return tokens

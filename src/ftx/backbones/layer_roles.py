@@ -198,7 +198,7 @@ def depth(module: nn.Module) -> int:
     """How many transformer blocks there are, adapted or not."""
     vit = plain_vit(module)
     if vit is not None:
-        return len(list(vit.get_submodule("blocks").children()))
+        return len(vit_blocks(vit))
     return len({site.block for site in sites(module)})
 
 
@@ -222,6 +222,17 @@ def plain_vit(module: nn.Module) -> VisionTransformer | None:
     A convolutional stem keeps batch statistics, so what is behind it is not the same for all batches.
     """
     return module if isinstance(module, VisionTransformer) and isinstance(module.patch_embed, PatchEmbed) else None
+
+
+def token_shape(vit: VisionTransformer) -> tuple[int, int]:
+    """How many tokens the position embedding knows, and their width."""
+    tokens, width = vit.get_parameter("pos_embed").shape[1:]
+    return tokens, width
+
+
+def vit_blocks(vit: VisionTransformer) -> list[nn.Module]:
+    """The transformer blocks, in order."""
+    return list(vit.get_submodule("blocks").children())
 
 
 def fix_size(module: nn.Module) -> None:

@@ -6,17 +6,16 @@ model's own but for rounding. Both share the model's layers: what is trained thr
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import cast
 
 import torch
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
-from ftx.backbones.class_token import class_token, reads_only_class_token
+from ftx.backbones.attention import class_token, reads_only_class_token
 from ftx.backbones.dropped_patches import ALL_PATCHES, DroppedPatches
 from ftx.backbones.kept_tokens import tokens_behind
-from ftx.backbones.layer_roles import depth, head_names, plain_vit
+from ftx.backbones.layer_roles import depth, head_names, plain_vit, vit_blocks
 
 
 class SplitNetwork(nn.Module):
@@ -203,15 +202,3 @@ def _attentions(module: nn.Module) -> list[nn.Module]:
     if vit is not None:
         frozen = {part for block in vit_blocks(vit)[: frozen_blocks(vit)] for part in block.modules()}
     return [layer for layer in module.modules() if hasattr(layer, "fused_attn") and layer not in frozen]
-
-
-def token_shape(vit: VisionTransformer) -> tuple[int, int]:
-    """How many tokens the position embedding knows, and their width."""
-    tokens, width = vit.get_parameter("pos_embed").shape[1:]
-    return tokens, width
-
-
-def vit_blocks(vit: VisionTransformer) -> list[nn.Module]:
-    """The transformer blocks, in order."""
-    found: Iterator[nn.Module] = vit.blocks.children()
-    return list(found)

@@ -33,11 +33,10 @@ from timm.models.deit import VisionTransformerDistilled
 from timm.models.vision_transformer import Block, VisionTransformer
 from torch import Tensor, nn
 
-from ftx.backbones.attention import attend, is_plain, queries_keys_values
-from ftx.backbones.class_token import reads_only_class_token
+from ftx.backbones.attention import attend, is_plain, queries_keys_values, reads_only_class_token
 from ftx.backbones.kept_tokens import recorded_choices
-from ftx.backbones.layer_roles import depth, head_names, plain_vit
-from ftx.backbones.split_network import VitTrunk, vit_blocks
+from ftx.backbones.layer_roles import depth, head_names, plain_vit, vit_blocks
+from ftx.backbones.split_network import VitTrunk
 from ftx.core.errors import ModelError
 from ftx.data.preprocess import Preprocess
 from ftx.tasks.labels import Labels

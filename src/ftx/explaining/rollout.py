@@ -21,8 +21,7 @@ from torch import Tensor, nn
 
 from ftx.backbones.attention import attention_weights, is_plain, project
 from ftx.backbones.kept_tokens import SelectingBlock, recorded_choices
-from ftx.backbones.layer_roles import plain_vit
-from ftx.backbones.split_network import vit_blocks
+from ftx.backbones.layer_roles import plain_vit, vit_blocks
 from ftx.core.errors import ModelError
 from ftx.explaining.reciprocam import in_unit_range
 

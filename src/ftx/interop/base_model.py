@@ -8,11 +8,9 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from ftx.backbones.build import Backbone, build, input_size, preprocess_of, pretrained_size, take_size
-from ftx.backbones.digest import base_digest
-from ftx.backbones.grey_weights import take_grey
 from ftx.backbones.layer_roles import head_names, pretrained_config
 from ftx.backbones.timm_config import CONFIG, TimmConfig, build_from_config
-from ftx.backbones.weights import fill_strictly
+from ftx.backbones.weights import base_digest, fill_strictly, take_grey
 from ftx.core.errors import DataError, ModelError, first_error
 from ftx.interop.base_folder import UNFIT, Base, read_config, read_weights_of
 from ftx.interop.transformers_vit import transformers_folder

@@ -19,10 +19,9 @@ from torch.nn.functional import interpolate
 
 from ftx.adapters.naming import LayerRows, Naming
 from ftx.backbones.build import Size, input_size
-from ftx.backbones.digest import base_digest
 from ftx.backbones.layer_roles import depth, pretrained_config
 from ftx.backbones.timm_config import CONFIG, build_from_config
-from ftx.backbones.weights import fill_strictly
+from ftx.backbones.weights import base_digest, fill_strictly
 from ftx.core.errors import ModelError, shown
 from ftx.interop.base_folder import UNFIT, Base, read_weights_of
 from ftx.interop.transformers_config import MODEL_TYPES, ModelType, Shape, read_processor

@@ -19,11 +19,9 @@ import torch
 from torch import Tensor, nn
 
 from ftx.adapters.trainable_model import TrainableModel
-from ftx.backbones.compiled import blocks_to_compile, compiled, compiling
 from ftx.backbones.dropped_patches import DroppedPatches
-from ftx.backbones.joined_attention import joined_attention
-from ftx.backbones.layer_roles import plain_vit
-from ftx.backbones.split_network import token_shape, vit_blocks
+from ftx.backbones.layer_roles import plain_vit, token_shape, vit_blocks
+from ftx.backbones.trained_blocks import blocks_to_compile, compiled, compiling, joined_attention
 from ftx.core.errors import EnvironmentFault, ModelError
 from ftx.core.progress import Progress
 from ftx.core.version import __version__

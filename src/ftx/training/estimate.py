@@ -12,11 +12,9 @@ import torch
 from ftx.adapters.attach import adapter_layers, prove_reach
 from ftx.adapters.trainable_model import TrainableModel
 from ftx.backbones.dropped_patches import DroppedPatches
-from ftx.backbones.joined_attention import joined_attention
-from ftx.backbones.layer_roles import depth, plain_vit
-from ftx.backbones.recompute import recomputing
-from ftx.backbones.split_network import frozen_blocks, only_head_trains, token_shape
-from ftx.backbones.trained_blocks import trained_blocks
+from ftx.backbones.layer_roles import depth, plain_vit, token_shape
+from ftx.backbones.split_network import frozen_blocks, only_head_trains
+from ftx.backbones.trained_blocks import joined_attention, recomputing, trained_blocks
 from ftx.core.progress import SILENT
 from ftx.data.pixel_store import PixelStore
 from ftx.recipe.schema import Recipe

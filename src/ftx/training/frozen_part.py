@@ -19,10 +19,10 @@ import torch
 from torch import Tensor, nn
 
 from ftx.backbones.build import Backbone
-from ftx.backbones.digest import base_digest
 from ftx.backbones.kept_tokens import tokens_by_block
 from ftx.backbones.layer_roles import depth, head_names, plain_vit
 from ftx.backbones.split_network import SplitNetwork, cut_after, cut_at_head
+from ftx.backbones.weights import base_digest
 from ftx.core.byte_store import ByteStore
 from ftx.core.errors import EnvironmentFault, ModelError
 from ftx.core.files import write_atomic

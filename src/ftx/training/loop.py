@@ -12,10 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from ftx.adapters.attach import prove_reach
-from ftx.backbones.compiled import compiled_blocks
-from ftx.backbones.joined_attention import joined_attention
-from ftx.backbones.recompute import recomputing
-from ftx.backbones.trained_blocks import trained_blocks
+from ftx.backbones.trained_blocks import compiled_blocks, joined_attention, recomputing, trained_blocks
 from ftx.core.errors import InputError
 from ftx.core.progress import Progress, ProgressTask
 from ftx.data.random_draws import order_generator, step_seed

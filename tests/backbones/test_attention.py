@@ -7,7 +7,7 @@ import timm
 import torch
 from torch import nn
 
-from ftx.backbones.class_token import reads_only_class_token
+from ftx.backbones.attention import reads_only_class_token
 from ftx.backbones.split_network import full_model
 
 SMALL = {"img_size": 32, "num_classes": 3, "depth": 2, "drop_path_rate": 0.0}

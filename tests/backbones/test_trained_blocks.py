@@ -13,10 +13,9 @@ from torch import Tensor, nn
 from ftx.adapters.attach import attach
 from ftx.adapters.spec import AdapterSpec
 from ftx.backbones.build import build
-from ftx.backbones.compiled import blocks_to_compile, compiled_blocks, compiling
 from ftx.backbones.kept_tokens import ALL_TOKENS, TokenFractions, keep_tokens
-from ftx.backbones.recompute import recomputing
 from ftx.backbones.split_network import choose_attention, full_model
+from ftx.backbones.trained_blocks import blocks_to_compile, compiled_blocks, compiling, recomputing
 
 IMAGES = 3
 

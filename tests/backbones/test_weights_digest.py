@@ -8,7 +8,7 @@ import struct
 import pytest
 import torch
 
-from ftx.backbones.digest import base_digest
+from ftx.backbones.weights import base_digest
 
 HEADS = ("head",)
 

@@ -7,9 +7,8 @@ import timm
 import torch
 from torch import Tensor, nn
 
-from ftx.backbones.joined_attention import JoinedAttention, joined_attention
 from ftx.backbones.split_network import set_attention
-from ftx.backbones.trained_blocks import trained_blocks
+from ftx.backbones.trained_blocks import JoinedAttention, joined_attention, trained_blocks
 
 # Heads of 64, whose scale is a power of two, and of 24.
 VARIANTS: dict[str, dict[str, object]] = {

@@ -13,7 +13,7 @@ from tests.conftest import write_data
 from torch import Tensor
 
 from ftx.backbones.build import build
-from ftx.backbones.grey_weights import LUMA
+from ftx.backbones.weights import LUMA
 from ftx.core.errors import ModelError
 from ftx.merging.merge_and_prove import merge
 from ftx.recipe.schema import Recipe
