@@ -25,6 +25,7 @@ from ftx.data.preprocess import Interpolation
 from ftx.tasks.output_meaning import Meaning
 
 CONFIG = "config.json"
+DENSE_WEIGHTS = "model.safetensors"
 
 # Parameters of timm's transformers and convolutional networks that say what the network is, in plain numbers and words:
 # sizes, widths, depths, which parts there are. Those that take classes, functions, configs or another model stay out.
@@ -124,15 +125,14 @@ def _refuse_beyond(key: str, value: object, level: int = 0) -> None:
         raise ValueError(f"{key}: {shown(value)} is neither a number, a word nor a short list of them")
 
 
-def build_from_config(
-    architecture: str, num_classes: int, args: Mapping[str, Any], *, config: Path, weights: Path
-) -> nn.Module:
-    """The empty model of a config, which has no more numbers than the weights beside it fill.
+def build_from_config(folder: Path, architecture: str, num_classes: int, args: Mapping[str, Any]) -> nn.Module:
+    """The empty model of a folder's config, which has no more numbers than the weights in the folder fill.
 
-    Raises: ModelError if timm cannot build it, or the weights are another model's by their size alone.
+    Raises: ModelError if timm cannot build it, or the number of weights shows that they are another model's.
     """
+    config = folder / CONFIG
     try:
-        with _at_most(_stored_numbers(weights)):
+        with _at_most(_stored_numbers(folder / DENSE_WEIGHTS)):
             module = timm.create_model(architecture, num_classes=num_classes, **args)
     except ModelError as error:
         error.where = error.where or str(config)

@@ -10,12 +10,11 @@ from typing import Any, cast
 from torch import Tensor, nn
 
 from ftx.adapters.naming import Naming
-from ftx.backbones.timm_config import CONFIG
+from ftx.backbones.timm_config import CONFIG, DENSE_WEIGHTS
 from ftx.backbones.weights import read_weights
 from ftx.core.errors import ModelError
 from ftx.core.untrusted_input import JsonError, read_json
 from ftx.data.preprocess import Preprocess
-from ftx.runs.dense import DENSE_WEIGHTS
 
 UNFIT = "the weights do not fit what config.json says"
 

@@ -9,12 +9,11 @@ from pydantic import ValidationError
 
 from ftx.backbones.build import Backbone, build, input_size, preprocess_of, pretrained_size, take_size
 from ftx.backbones.layer_roles import head_names, pretrained_config
-from ftx.backbones.timm_config import CONFIG, TimmConfig, build_from_config
+from ftx.backbones.timm_config import CONFIG, DENSE_WEIGHTS, TimmConfig, build_from_config
 from ftx.backbones.weights import base_digest, fill_strictly, take_grey
 from ftx.core.errors import DataError, ModelError, first_error
 from ftx.interop.base_folder import UNFIT, Base, read_config, read_weights_of
 from ftx.interop.transformers_vit import transformers_folder
-from ftx.runs.dense import DENSE_WEIGHTS
 
 
 def open_base(base: str, *, weights: str = "auto", image_size: int | str = "auto") -> Base:
@@ -34,11 +33,9 @@ def open_base(base: str, *, weights: str = "auto", image_size: int | str = "auto
             return _timm_folder(folder, config, image_size)
         if "model_type" in config:
             return transformers_folder(folder, config, image_size)
-    except ValidationError as error:
-        found = first_error(error)
-        raise ModelError("the model's config does not hold", where=folder / CONFIG, found=found) from error
-    except DataError as error:  # its labels
-        raise ModelError("the model's config does not hold", where=folder / CONFIG, found=error.what) from error
+    except (ValidationError, DataError) as error:  # the second is of the labels
+        found = first_error(error) if isinstance(error, ValidationError) else error.what
+        raise ModelError("the model's config is invalid", where=folder / CONFIG, found=found) from error
     raise ModelError(
         "this folder is no model that ftx knows",
         where=folder / CONFIG,
@@ -57,19 +54,16 @@ def _timm_folder(folder: Path, document: Mapping[str, object], image_size: int |
     # A model on grey images is widened to RGB, as weights from a file are; the classes stand beside.
     args = {key: value for key, value in config.model_args.items() if key not in ("in_chans", "num_classes")}
     state = read_weights_of(folder)
-    module = build_from_config(
-        config.architecture, config.num_classes, args, config=folder / CONFIG, weights=folder / DENSE_WEIGHTS
-    )
+    module = build_from_config(folder, config.architecture, config.num_classes, args)
     grey = take_grey(module, state, folder / DENSE_WEIGHTS)
     fill_strictly(module, state, where=folder, what=UNFIT)
-    stated = {**pretrained_config(module), **config.pretrained_cfg.model_dump(exclude_none=True)}
-    setattr(module, "pretrained_cfg", stated)  # noqa: B010 - nn.Module types its attributes as tensors
+    pretrained_config(module).update(config.pretrained_cfg.model_dump(exclude_none=True))
     size = pretrained_size(module) if image_size == "auto" else input_size(module, image_size, str(folder))
     take_size(module, size, str(folder))
     try:
         preprocess = preprocess_of(module, size, grey=grey)
     except ValueError as error:
-        raise ModelError("the model's config does not hold", where=folder / CONFIG, found=str(error)) from error
+        raise ModelError("the model's config is invalid", where=folder / CONFIG, found=str(error)) from error
     return Base(
         module.eval(),
         config.architecture,

@@ -7,25 +7,25 @@ called its layers in two ways: up to version 4, and on disk still, ``encoder.lay
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
 
 import torch
+from timm.layers import resample_abs_pos_embed  # pyright: ignore[reportPrivateImportUsage]
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
-from torch.nn.functional import interpolate
 
 from ftx.adapters.naming import LayerRows, Naming
-from ftx.backbones.build import Size, input_size
+from ftx.backbones.build import input_size
 from ftx.backbones.layer_roles import depth, pretrained_config
 from ftx.backbones.timm_config import CONFIG, build_from_config
 from ftx.backbones.weights import base_digest, fill_strictly
 from ftx.core.errors import ModelError, shown
 from ftx.interop.base_folder import UNFIT, Base, read_weights_of
 from ftx.interop.transformers_config import MODEL_TYPES, ModelType, Shape, read_processor
-from ftx.runs.dense import DENSE_WEIGHTS
 
 HEAD = "classifier"
 
@@ -100,24 +100,29 @@ def transformers_folder(folder: Path, config: Mapping[str, object], image_size: 
     given = read_weights_of(folder)
     words, prefix = _find_words(shape, given, folder)
     module = _empty(shape, folder)
-    taken = _Taken(given)
+    heads = {f"head.{leaf}": given[f"{HEAD}.{leaf}"] for leaf in ("weight", "bias") if f"{HEAD}.{leaf}" in given}
     try:
-        state = dict(_translated(module, taken, words, prefix))
+        state = dict(_translated(module, given, words, prefix))
     except KeyError as error:
         raise ModelError("the weights lack a tensor", where=folder, found=str(error.args[0])) from error
-    unused = (f"{prefix}embeddings.mask_token", f"{prefix}pooler.", f"{HEAD}.")  # no answer depends on them
-    if left := sorted(name for name in given.keys() - taken.names if not name.startswith(unused)):
+    unused = (f"{prefix}embeddings.mask_token", f"{prefix}pooler.", f"{HEAD}.")  # no logit depends on them
+    if left := sorted(name for name in given if not name.startswith(unused)):
         raise ModelError(UNFIT, where=folder, found=f"{len(left)} tensors not of this model ({left[0]})")
-    heads = {f"head.{leaf}": given[f"{HEAD}.{leaf}"] for leaf in ("weight", "bias") if f"{HEAD}.{leaf}" in given}
     carried = bool(heads) and shape.model_type == "vit"
     if carried:
         module.reset_classifier(len(heads["head.weight"]) if "head.weight" in heads else 0)
         state |= heads
     digest = base_digest(state, ("head",))
     size = input_size(module, image_size, str(folder))
-    own_grid = cast("Size", module.patch_embed.grid_size)
+    old_grid, positions = module.patch_embed.grid_size, state["pos_embed"]
     module.set_input_size(img_size=size)
-    state["pos_embed"] = _resampled(state["pos_embed"], own_grid, cast("Size", module.patch_embed.grid_size))
+    state["pos_embed"] = resample_abs_pos_embed(
+        positions,
+        list(module.patch_embed.grid_size),
+        list(old_grid),
+        num_prefix_tokens=positions.shape[1] - math.prod(old_grid),
+        antialias=False,
+    )
     fill_strictly(module, state, where=folder, what=UNFIT)
     apart = "it reads the class token beside the mean of the patches, which no head of timm does"
     return Base(
@@ -147,54 +152,27 @@ def _find_words(shape: Shape, given: Mapping[str, Tensor], folder: Path) -> tupl
     raise ModelError(f"the weights are not laid out as a {shape.model_type} of transformers", where=folder, found=found)
 
 
-class _Taken(dict[str, Tensor]):
-    """Tensors by their names, and which of them have been asked for."""
-
-    def __init__(self, given: Mapping[str, Tensor]) -> None:
-        super().__init__(given)
-        self.names: set[str] = set()
-
-    def __getitem__(self, name: str) -> Tensor:
-        tensor = super().__getitem__(name)
-        self.names.add(name)
-        return tensor
-
-
 def _empty(shape: Shape, folder: Path) -> VisionTransformer:
     """An empty timm model of this shape, without a head, that normalises as the base does."""
-    made = build_from_config(
-        shape.architecture, 0, shape.arguments, config=folder / CONFIG, weights=folder / DENSE_WEIGHTS
-    )
-    module = cast("VisionTransformer", made)
-    stated = {**pretrained_config(module), "input_size": (3, shape.image_size, shape.image_size)}
-    setattr(module, "pretrained_cfg", stated)  # noqa: B010 - nn.Module types its attributes as tensors
+    module = cast("VisionTransformer", build_from_config(folder, shape.architecture, 0, shape.arguments))
+    pretrained_config(module)["input_size"] = 3, shape.image_size, shape.image_size
     for layer in module.modules():
         if isinstance(layer, nn.LayerNorm):
             layer.eps = shape.layer_norm_eps
     return module
 
 
-def _resampled(position_1TD: Tensor, own: Size, wanted: Size) -> Tensor:
-    """The position embedding on another grid of patches, bicubic and without antialias. Shape: [1, T, D]."""
-    if own == wanted:
-        return position_1TD
-    prefix = position_1TD.shape[1] - own[0] * own[1]
-    grid = position_1TD[:, prefix:].unflatten(1, own).permute(0, 3, 1, 2)
-    grid = interpolate(grid, size=wanted, mode="bicubic", align_corners=False)
-    return torch.cat([position_1TD[:, :prefix], grid.permute(0, 2, 3, 1).flatten(1, 2)], dim=1)
-
-
 def _translated(
-    module: VisionTransformer, given: Mapping[str, Tensor], words: _Words, prefix: str
+    module: VisionTransformer, given: dict[str, Tensor], words: _Words, prefix: str
 ) -> Iterator[tuple[str, Tensor]]:
-    """The backbone's tensors under timm's names."""
+    """The backbone's tensors under timm's names, each removed from those that are given."""
     for leaf in ("weight", "bias"):
         for ours, theirs in _STEM.items():
-            yield f"{ours}.{leaf}", given[f"{prefix}{theirs}.{leaf}"]
-    position, token = given[f"{prefix}embeddings.position_embeddings"], given[f"{prefix}embeddings.cls_token"]
+            yield f"{ours}.{leaf}", given.pop(f"{prefix}{theirs}.{leaf}")
+    position, token = (given.pop(f"{prefix}embeddings.{name}") for name in ("position_embeddings", "cls_token"))
     if module.no_embed_class:  # timm adds the class token's own position to it
         token, position = token + position[:, :1], position[:, 1:]
-        yield "reg_token", given[f"{prefix}embeddings.register_tokens"]
+        yield "reg_token", given.pop(f"{prefix}embeddings.register_tokens")
     yield "cls_token", token
     yield "pos_embed", position
     for index in range(depth(module)):
@@ -202,13 +180,13 @@ def _translated(
         for ours, theirs in words.layers.items():
             block = f"{prefix}{words.block}.{index}.{theirs}"
             if ours in ("ls1", "ls2"):
-                yield f"blocks.{index}.{ours}.gamma", given[f"{block}.lambda1"]
+                yield f"blocks.{index}.{ours}.gamma", given.pop(f"{block}.lambda1")
                 continue
             layer, _, pieces = _PIECES.get(ours, (ours, 0, 1))
             for leaf in ("weight", "bias"):
                 # Query, key and value may be without a bias.
                 if pieces < 3 or f"{block}.{leaf}" in given:
-                    fused.setdefault(f"blocks.{index}.{layer}.{leaf}", []).append(given[f"{block}.{leaf}"])
+                    fused.setdefault(f"blocks.{index}.{layer}.{leaf}", []).append(given.pop(f"{block}.{leaf}"))
         yield from ((name, torch.cat(tensors)) for name, tensors in fused.items())
 
 

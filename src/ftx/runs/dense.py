@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from ftx.backbones.kept_tokens import keep_tokens, kept_fractions
 from ftx.backbones.layer_roles import pretrained_config
-from ftx.backbones.timm_config import CONFIG, TimmConfig, build_from_config
+from ftx.backbones.timm_config import CONFIG, DENSE_WEIGHTS, TimmConfig, build_from_config
 from ftx.backbones.weights import read_weights
 from ftx.core.disk import disk_faults
 from ftx.core.errors import DataError, ExportError, ModelError, first_error
@@ -28,7 +28,6 @@ from ftx.data.preprocess import Preprocess, covering, crop_share
 from ftx.runs.artifacts import DENSE
 from ftx.tasks.output_meaning import Meaning
 
-DENSE_WEIGHTS = "model.safetensors"
 _MERGE = f"run: {DENSE.made_by}"
 
 
@@ -155,13 +154,12 @@ def load_dense(folder: Path, *, all_tokens: bool = False) -> nn.Module:
     Raises: ExportError if the folder is no dense model; ModelError if the weights do not fit.
     """
     config = read_dense_config(folder)
-    weights = folder / DENSE_WEIGHTS
     # Built by name with the weights loaded strictly here: "local-dir:" without pretrained=True would
     # give random weights without a word.
     args = {key: value for key, value in config.model_args.items() if key != "num_classes"}
-    module = build_from_config(config.architecture, config.num_classes, args, config=folder / CONFIG, weights=weights)
+    module = build_from_config(folder, config.architecture, config.num_classes, args)
     try:
-        module.load_state_dict(read_weights(weights), strict=True)
+        module.load_state_dict(read_weights(folder / DENSE_WEIGHTS), strict=True)
     except RuntimeError as error:
         found = str(error)[:400]
         raise ModelError("the dense weights do not fit their architecture", where=folder, found=found) from error
