@@ -9,8 +9,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from ftx.curating.choices import ChoiceTable
-from ftx.curating.known_images import images_of
+from ftx.curating.choices import ChoiceTable, images_of
 from ftx.curating.look import Look, look
 from ftx.recipe.schema import Recipe
 from ftx.tasks.task_names import TaskName

@@ -10,10 +10,9 @@ import pytest
 
 from ftx.core import untrusted_input
 from ftx.core.errors import InputError, RunError
-from ftx.curating import known_images
-from ftx.curating.choices import COLUMNS, ChoiceTable, read_choices
+from ftx.curating import choices
+from ftx.curating.choices import COLUMNS, ChoiceTable, images_file, read_choices, write_images
 from ftx.curating.issues import Issue, Spelling
-from ftx.curating.known_images import images_file, write_images
 from ftx.tasks.labels import Labels
 
 FLAT = Spelling("multiclass", Labels.multiclass(["cat", "dog", "a;b"]), False)
@@ -101,7 +100,7 @@ def test_a_table_of_images_of_the_same_names_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="of other data"):
         read_choices(out, FLAT, dict.fromkeys(IMAGES, "another"))
     images_file(out).unlink()
-    with pytest.raises(InputError, match="which images the table is of"):
+    with pytest.raises(InputError, match="images of the table are unknown"):
         read_choices(out, FLAT, IMAGES)
     for content in ("[]", "{", '{"images": {"1.png": 1}}'):
         images_file(out).write_text(content)
@@ -112,14 +111,14 @@ def test_a_table_of_images_of_the_same_names_is_refused(tmp_path: Path) -> None:
 
 def test_the_file_of_images_has_a_limit_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A table of a million images is larger than any other document that is read."""
-    assert known_images.MOST_BYTES > untrusted_input.MOST_BYTES
+    assert choices.MOST_BYTES > untrusted_input.MOST_BYTES
     write_images(tmp_path / "t.csv", IMAGES)
     size_bytes = images_file(tmp_path / "t.csv").stat().st_size
-    monkeypatch.setattr(known_images, "MOST_BYTES", size_bytes)
-    assert known_images.read_images(tmp_path / "t.csv") == IMAGES
-    monkeypatch.setattr(known_images, "MOST_BYTES", size_bytes - 1)
+    monkeypatch.setattr(choices, "MOST_BYTES", size_bytes)
+    assert choices.read_images(tmp_path / "t.csv") == IMAGES
+    monkeypatch.setattr(choices, "MOST_BYTES", size_bytes - 1)
     with pytest.raises(InputError, match="does not name the images"):
-        known_images.read_images(tmp_path / "t.csv")
+        choices.read_images(tmp_path / "t.csv")
 
 
 @pytest.mark.parametrize(

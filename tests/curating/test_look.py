@@ -318,7 +318,7 @@ def test_what_is_sure_comes_first_and_what_is_unproved_last(tmp_path: Path) -> N
     # By its score alone it would stand among the others.
     assert "train/rare/0.png" in {one.path for one in found.issues if one.issue == "label-unproved"}
     assert min(scores["label-unproved"]) < max(scores["label"])
-    assert "labels that cannot be judged: rare; what is said of them is marked unproved" in found.notes
+    assert "labels that cannot be judged: rare; their issues are marked unproved" in found.notes
     assert found.counts == {kind: len(scores[kind]) for kind in order}
 
 

@@ -8,8 +8,7 @@ import pytest
 from tests.curating.test_choices import FLAT, IMAGES, ISSUES
 
 from ftx.core.errors import InputError
-from ftx.curating.choices import ChoiceTable
-from ftx.curating.one_page import check_unclaimed, claimed
+from ftx.curating.choices import ChoiceTable, check_unclaimed, claimed
 
 
 def test_a_choice_lets_no_second_page_in(tmp_path: Path) -> None:

@@ -14,8 +14,7 @@ from tests.browsing import Visit, needs_chromium, visit
 from tests.curating.lookable import EVIL, EVIL_FILE, class_folders, contradicting, look_at, undecided
 
 from ftx.curating.look import Look
-from ftx.curating.serve import redirect_file
-from ftx.curating.server import LookServer
+from ftx.curating.server import LookServer, redirect_file
 
 pytestmark = needs_chromium
 Scheme = Literal["light", "dark"]

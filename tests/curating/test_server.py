@@ -26,10 +26,9 @@ from tests.curating.lookable import EVIL, class_folders, look_at, undecided
 from tests.zygote import Zygote
 
 from ftx.core.errors import EnvironmentFault, InputError, Termination
+from ftx.curating.choices import claimed
 from ftx.curating.look import Look
-from ftx.curating.one_page import claimed
-from ftx.curating.serve import serve
-from ftx.curating.server import LookServer
+from ftx.curating.server import LookServer, serve
 from ftx.curating.thumbnails import Thumbnails
 
 

@@ -7,7 +7,7 @@ from PIL import Image
 
 from ftx.data.dataset import Entry, Split
 from ftx.data.fingerprints import fingerprint
-from ftx.data.seen_in_training import seen_in_training
+from ftx.data.near_duplicates import seen_in_training
 
 
 def picture(seed: int, side: int = 64) -> Image.Image:

@@ -18,7 +18,7 @@ from ftx.data.sources.listing import FOLLOW_LINKS
 
 if TYPE_CHECKING:
     from ftx.data.check import DataReport
-    from ftx.data.seen_in_training import NearDuplicate
+    from ftx.data.near_duplicates import NearDuplicate
     from ftx.tasks.labels import Labels
 
 verbs = typer.Typer(add_completion=False, rich_markup_mode=None)

@@ -59,8 +59,7 @@ def look(
 
     check_data_path(data)  # before torch is imported: a name mistyped must not cost seconds
     from ftx.curating.look import look as find
-    from ftx.curating.serve import serve
-    from ftx.curating.server import LookServer
+    from ftx.curating.server import LookServer, serve
 
     flags = {
         "data.path": str(data),

@@ -1,24 +1,34 @@
-"""The table of choices: every issue that was found, and what its reader chose, whole on disk after each choice."""
+"""The table of choices: every issue that was found, and what its reader chose, whole on disk after each choice.
+
+A file next to it contains the SHA-256 of the images that the table is of: a choice for one image is never used for
+another. Only one page at a time chooses in a table: of two, each would count and show only its own choices.
+"""
 
 from __future__ import annotations
 
 import csv
 import io
+import json
 import re
+import sys
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ftx.core.errors import InputError, RunError, listed, shown
-from ftx.core.files import write_atomic
-from ftx.core.untrusted_input import read_file
-from ftx.curating.issues import KINDS, Issue, IssueKind, Spelling, counted
-from ftx.curating.known_images import images_file, read_images, write_images
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from ftx.core.addresses import Location
+from ftx.core.errors import InputError, RunError, first_error, listed, shown
+from ftx.core.files import sha256_file, write_atomic
+from ftx.core.untrusted_input import JsonError, read_file, read_json
+from ftx.curating.issues import KINDS, Issue, Spelling, counted
+from ftx.data.dataset import Dataset
 
 COLUMNS = ("path", "issue", "given", "suggested", "score", "choice")
-# Millions of lines.
-_MOST_BYTES = 1 << 28
+# Millions of lines, or images.
+MOST_BYTES = 1 << 28
 # What a spreadsheet would take for a formula: at the beginning of a cell, or behind a semicolon, where some part cells.
 _FORMULA = r"'*[=+\-@＝＋－＠\t\r]"
 _PLAIN, _QUOTED = re.compile(rf"(^|;)(?={_FORMULA})"), re.compile(rf"(^|;)'(?={_FORMULA})")
@@ -43,22 +53,22 @@ class ChoiceTable:
         images: Mapping[str, str],
         before: EarlierTable | None = None,
     ) -> None:
-        """Write every issue, with the choices made ``before``, and beside it the SHA-256 of all ``images`` by path.
+        """Write every issue, with the choices made ``before``, and next to it the SHA-256 of all ``images`` by path.
 
-        A choice is taken over as long as its image is given the labels that it was made for. What was chosen for other
-        labels, or of an issue that is not found any more, stays in the table, at its end.
+        A choice stays with its issue as long as the image has the labels that it was made for. Choices for other
+        labels, or for issues that are not found any more, stay at the end of the table.
         Raises: EnvironmentFault if the file cannot be written.
         """
         self.path, self.spelling = path, spelling
         before = before or EarlierTable()
         decided = {one.key: one for one in before.rows if one.choice}
-        found = {one.key for one in issues}
         self._issues = [
-            one.model_copy(update={"choice": decided[one.key].choice}) if one.key in decided else one for one in issues
+            one.model_copy(update={"choice": decided.pop(one.key).choice}) if one.key in decided else one
+            for one in issues
         ]
-        self._past = [one for key, one in decided.items() if key not in found]
+        self._past = [*decided.values()]
         self._lock = threading.Lock()
-        self._written: bytes | None = None
+        self.content = b""
         gone = {one.path: before.images[one.path] for one in self._past if one.path in before.images}
         write_images(path, gone | dict(images))  # first: a table whose images are not known is not read again
         self._write()
@@ -72,11 +82,6 @@ class ChoiceTable:
     def unmatched(self) -> int:
         """How many earlier choices are of nothing that was found now."""
         return len(self._past)
-
-    @property
-    def content(self) -> bytes:
-        """The table as it is on disk."""
-        return self._written or b""
 
     def choose(self, number: int, choice: str) -> Issue:
         """Note the choice for an issue, by its number in ``issues``, on disk as well.
@@ -98,7 +103,7 @@ class ChoiceTable:
             return self._issues[number]
 
     def _write(self) -> None:
-        if self._written is not None and (not self.path.is_file() or read_file(self.path) != self._written):
+        if self.content and (not self.path.is_file() or read_file(self.path) != self.content):
             raise RunError(
                 "another program changed the table",
                 where=self.path,
@@ -112,7 +117,7 @@ class ChoiceTable:
             rows.writerow(map(_as_text, (one.path, one.issue, one.given, one.suggested, score, one.choice)))
         content = text.getvalue().encode()
         write_atomic(self.path, content)
-        self._written = content
+        self.content = content
 
     def summary(self) -> str:
         """How many issues there are, and how many were decided."""
@@ -131,7 +136,7 @@ def read_choices(path: Path, spelling: Spelling, images: Mapping[str, str]) -> E
         return EarlierTable()
     other = "name another file with --out, or move this one away: it is not overwritten"
     try:
-        text = read_file(path, _MOST_BYTES).decode("utf-8-sig")
+        text = read_file(path, MOST_BYTES).decode("utf-8-sig")
         rows = [*csv.reader(io.StringIO(text, newline=""), strict=True)]
     except (OSError, ValueError, csv.Error) as error:
         raise InputError("this is no table of ftx data look", where=path, found=str(error), fix=other) from error
@@ -139,7 +144,7 @@ def read_choices(path: Path, spelling: Spelling, images: Mapping[str, str]) -> E
         found = shown(",".join(rows[0])) if rows else "it is empty"
         raise InputError("this is no table of ftx data look", where=path, found=found, fix=other)
     if rows[1:]:
-        _refuse_other_data(path, known, images, other)
+        _check_same_data(path, known, images, other)
     issues: list[Issue] = []
     problems: list[str] = []
     for number, row in enumerate(rows[1:], start=2):
@@ -149,15 +154,15 @@ def read_choices(path: Path, spelling: Spelling, images: Mapping[str, str]) -> E
             problems.append(f"row {number}: {error.what if isinstance(error, InputError) else error}")
     if problems:
         raise InputError(
-            "rows of the table do not hold", where=path, found=listed(problems), fix=f"mend them; or {other}"
+            "rows of the table are invalid", where=path, found=listed(problems), fix=f"repair them; or {other}"
         )
     known = known or {}
-    changed = {one.path for one in issues if one.choice and _is_other(one.path, known, images)}
-    if changed:
+    chosen = {one.path for one in issues if one.choice} & known.keys() & images.keys()
+    if changed := [path for path in sorted(chosen) if known[path] != images[path]]:
         raise InputError(
             "choices were made for images that are others now",
             where=path,
-            found=listed(sorted(changed)),
+            found=listed(changed),
             fix=f"remove their rows; or {other}",
         )
     return EarlierTable(issues, known)
@@ -172,13 +177,13 @@ def _from_text(cell: str) -> str:
     return _QUOTED.sub(r"\1", cell)
 
 
-def _refuse_other_data(path: Path, known: Mapping[str, str] | None, images: Mapping[str, str], other: str) -> None:
-    """Paths alone do not tell: in many data sets there is a train/cat/0001.png."""
+def _check_same_data(path: Path, known: Mapping[str, str] | None, images: Mapping[str, str], other: str) -> None:
+    """Paths do not identify a data set: many contain a train/cat/0001.png."""
     if known is None:
         raise InputError(
-            "it cannot be told which images the table is of",
+            "the images of the table are unknown",
             where=path,
-            found=f"no {images_file(path).name} beside it",
+            found=f"no {images_file(path).name} next to it",
             fix=f"bring that file back; or {other}",
         )
     if not any(digest and images.get(one) == digest for one, digest in known.items()):
@@ -186,23 +191,92 @@ def _refuse_other_data(path: Path, known: Mapping[str, str] | None, images: Mapp
         raise InputError("the table is of other data", where=path, found=found, fix=other)
 
 
-def _is_other(path: str, known: Mapping[str, str], images: Mapping[str, str]) -> bool:
-    """Whether the path names another image than before; one that is not there any more is none."""
-    return path in known and path in images and known[path] != images[path]
-
-
 def _issue(row: Sequence[str], spelling: Spelling) -> Issue:
     if len(row) != len(COLUMNS):
         raise ValueError(f"{len(row)} columns, not {len(COLUMNS)}")
     path, kind, given, suggested, score, choice = row
-    issue: IssueKind | None = next((one for one in KINDS if one == kind), None)
-    if issue is None:
+    if kind not in KINDS:
         raise ValueError(f"there is no issue {shown(kind)}")
     return Issue(
         path=path,
-        issue=issue,
+        issue=kind,
         given=given,
         suggested=suggested,
         score=float(score) if score else None,
         choice=spelling.checked(choice.strip()),
     )
+
+
+def images_file(table: Path) -> Path:
+    """The file next to a table that contains the SHA-256 of its images."""
+    return table.with_name(f"{table.name}.images.json")
+
+
+class _TableImages(BaseModel):
+    model_config = ConfigDict(strict=True)
+
+    images: dict[str, str]
+
+
+def images_of(dataset: Dataset) -> dict[str, str]:
+    """The SHA-256 of every image by its path, damaged ones included; empty for an image that has no readable file."""
+    return {one.path: one.sha256 for one in dataset.entries} | {
+        one.path: _sha256(dataset.root / one.path) for one in dataset.unreadable
+    }
+
+
+def _sha256(path: Location) -> str:
+    try:
+        return sha256_file(path) if isinstance(path, Path) else ""
+    except OSError:
+        return ""
+
+
+def write_images(table: Path, images: Mapping[str, str]) -> None:
+    """Write the SHA-256 of the images of a table. Raises: EnvironmentFault if the file cannot be written."""
+    write_atomic(images_file(table), json.dumps({"images": dict(images)}, indent=0).encode())
+
+
+def read_images(table: Path) -> dict[str, str] | None:
+    """The SHA-256 of the images of a table; None if there is no such file.
+
+    Raises: InputError if the file next to the table has another content.
+    """
+    path = images_file(table)
+    if not path.exists():
+        return None
+    try:
+        return _TableImages.model_validate(read_json(path, most_bytes=MOST_BYTES)).images
+    except (OSError, JsonError, ValidationError) as error:
+        found = first_error(error) if isinstance(error, ValidationError) else str(error)
+        raise InputError(
+            "this does not name the images of a table", where=path, found=found, fix="name another table with --out"
+        ) from error
+
+
+@contextmanager
+def claimed(table: Path) -> Generator[None, None, None]:
+    """Keep other programs from choosing in a table for the block; the lock ends with this process.
+
+    Raises: InputError if another program holds the lock. A system without such locks has none.
+    """
+    if sys.platform == "win32":
+        yield
+        return
+    from fcntl import LOCK_EX, LOCK_NB, flock
+
+    with images_file(table).open("rb") as stream:  # written once a look, while the table is replaced at each choice
+        try:
+            flock(stream, LOCK_EX | LOCK_NB)
+        except BlockingIOError:
+            raise InputError(
+                "another ftx data look shows this table", where=table, fix="choose in its page, or end it; or --out CSV"
+            ) from None
+        yield
+
+
+def check_unclaimed(table: Path) -> None:
+    """Raise InputError if another program chooses in the table now."""
+    if images_file(table).is_file():
+        with claimed(table):
+            return

@@ -1,8 +1,8 @@
-"""Confident learning: which given labels are probably wrong, by probabilities that were not learnt from them.
+"""Confident learning: which given labels are probably wrong, by probabilities of a probe that was not trained on them.
 
-It asks how often a probe is as sure of another label as it usually is of that label's own images.
+It counts how often a probe gives another label at least the mean probability that it gives that label's own images.
 
-Shapes: N images, K labels that exclude each other.
+Shapes: N images, K mutually exclusive classes.
 Source: Northcutt, Jiang and Chuang, Confident Learning, arXiv:1911.00068, section 3.
 """
 
@@ -26,7 +26,7 @@ class Suspects:
 
 
 def usual_confidence(probability_NK: Probabilities, given_N: RowNumbers) -> Probabilities:
-    """How sure the probe is, in the mean, of a label on the images that are given it; infinite where none is.
+    """The mean probability of a label on the images that are given it; infinite if there are none.
 
     Shape: [K]. Source: eq. 2, the threshold t_j.
     """
@@ -38,13 +38,13 @@ def usual_confidence(probability_NK: Probabilities, given_N: RowNumbers) -> Prob
 
 
 def confident_label(probability_NK: Probabilities, threshold_K: Probabilities) -> RowNumbers:
-    """The likeliest of the labels that the probe is as sure of as it usually is; -1 where there is none.
+    """The most probable of the labels that reach their usual confidence; -1 if none does.
 
     Shape: [N]. Source: eq. 1.
     """
-    sure_NK = probability_NK >= threshold_K
-    likeliest_N = np.where(sure_NK, probability_NK, -1).argmax(axis=1)
-    return np.where(sure_NK.any(axis=1), likeliest_N, -1)
+    confident_NK = probability_NK >= threshold_K
+    likeliest_N = np.where(confident_NK, probability_NK, -1).argmax(axis=1)
+    return np.where(confident_NK.any(axis=1), likeliest_N, -1)
 
 
 def confident_joint(given_N: RowNumbers, confident_N: RowNumbers, labels: int) -> NDArray[np.intp]:
@@ -55,21 +55,21 @@ def confident_joint(given_N: RowNumbers, confident_N: RowNumbers, labels: int) -
 
 
 def calibrated(counts_KK: NDArray[np.intp], given_N: RowNumbers) -> Probabilities:
-    """The joint as shares, each row with as many images as are given its label.
+    """The joint as fractions, each row with as many images as are given its label.
 
-    A row that no image was counted in is taken as right. Shape: [K, K]. Source: eq. 3.
+    A row without a counted image is assumed to be correct. Shape: [K, K]. Source: eq. 3.
     """
     labels = len(counts_KK)
     filled_KK = counts_KK + np.diag((counts_KK.sum(axis=1) == 0).astype(np.intp))
-    share_KK = filled_KK / filled_KK.sum(axis=1, keepdims=True)
-    return share_KK * (np.bincount(given_N, minlength=labels) / len(given_N))[:, None]
+    fraction_KK = filled_KK / filled_KK.sum(axis=1, keepdims=True)
+    return fraction_KK * (np.bincount(given_N, minlength=labels) / len(given_N))[:, None]
 
 
 def suspects(probability_NK: Probabilities, given_N: RowNumbers) -> Suspects:
-    """As many images as the joint estimates, of each given label the least sure, of each pair the largest margins.
+    """As many images as the joint estimates: of each given label the least confident, of each pair the largest margins.
 
-    Both must hold: the paper's C+NR (section 3.2, method 5), which is right more often on the sample than the others
-    and misses no more than prune by noise rate alone: docs/decisions/0015-labels.md.
+    Both must apply: the paper's C+NR (section 3.2, method 5). On the sample it is correct more often than the others,
+    and misses no more than "prune by noise rate": docs/decisions/0015-labels.md.
     """
     labels = probability_NK.shape[1]
     confident_N = confident_label(probability_NK, usual_confidence(probability_NK, given_N))
@@ -88,19 +88,19 @@ def suspects(probability_NK: Probabilities, given_N: RowNumbers) -> Suspects:
         nearer = margin > best_N[rows]  # an image may stand in two of the counts
         best_N[rows[nearer]] = margin[nearer]
         other_N[rows[nearer]] = j
-    wrong_N &= _least_sure(self_confidence(probability_NK, given_N), given_N, count_KK.sum(axis=1))
+    wrong_N &= _least_confident(self_confidence(probability_NK, given_N), given_N, count_KK.sum(axis=1))
     return Suspects(wrong_N, np.where(wrong_N, other_N, given_N))
 
 
-def _least_sure(sure_N: Probabilities, given_N: RowNumbers, count_K: RowNumbers) -> NDArray[np.bool_]:
-    """Of each given label so many images. Shape: [N]. Source: section 3.2, method 3, prune by class."""
+def _least_confident(confidence_N: Probabilities, given_N: RowNumbers, count_K: RowNumbers) -> NDArray[np.bool_]:
+    """``count_K`` images of each given label. Shape: [N]. Source: section 3.2, method 3, prune by class."""
     chosen_N = np.zeros(len(given_N), dtype=bool)
     for label in np.flatnonzero(count_K).tolist():
         own = np.flatnonzero(given_N == label)
-        chosen_N[own[np.argsort(sure_N[own], kind="stable")[: count_K[label]]]] = True
+        chosen_N[own[np.argsort(confidence_N[own], kind="stable")[: count_K[label]]]] = True
     return chosen_N
 
 
 def self_confidence(probability_NK: Probabilities, given_N: RowNumbers) -> Probabilities:
-    """How sure the probe is of the given label, in [0, 1]. Shape: [N]."""
+    """The probability of the given label. Shape: [N]."""
     return probability_NK[np.arange(len(given_N)), given_N]

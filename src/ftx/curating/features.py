@@ -40,7 +40,7 @@ def frozen_features(
     Raises: ModelError or EnvironmentFault as building the model does; ModelError for a network whose head is no layer
     of its own; DataError if an image is no longer the one that was listed.
     """
-    probing = recipe.model_copy(update={"model": recipe.model.model_copy(update=_HEAD_ALONE)})
+    probing = recipe.model_copy(update={"model": recipe.model.model_copy(update=_ONLY_HEAD)})
     with memory_faults(lambda: SMALLER):
         prepared = prepare(probing, len(task.labels))
         if not only_head_trains(prepared.backbone.module):
@@ -68,4 +68,4 @@ def frozen_features(
     return Features(features_NW.flatten(1).numpy(), pre.image_size)
 
 
-_HEAD_ALONE = {"peft": "none", "freeze_backbone": True}
+_ONLY_HEAD = {"peft": "none", "freeze_backbone": True}

@@ -9,12 +9,12 @@ from hashlib import sha256
 import numpy as np
 from numpy.typing import NDArray
 
-# A fifth is judged, by what was learnt from four fifths.
+# A fifth is judged by a probe trained on four fifths.
 FOLDS = 5
 
 
 def stratified_folds(labels: Sequence[tuple[str, ...]], subjects: Sequence[str], most: int = FOLDS) -> NDArray[np.intp]:
-    """The fold of each image; those of one subject (see ``twins``) are in one, and each label is spread evenly.
+    """The fold of each image; those of one subject (see ``near_duplicate_groups``) share one.
 
     A subject goes where fewest images of its rarest label are, then where fewest images are; the rarest labels come
     first. A label that fewer subjects have than there are folds is in as many folds as subjects have it. Neither the

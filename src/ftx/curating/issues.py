@@ -25,9 +25,9 @@ class Issue(BaseModel):
     """One image and what may be wrong with it.
 
     ``given`` are its labels, ``suggested`` those that it probably should have, or of a near-duplicate the image of
-    train that it is like. ``score`` is how sure the probe is of the given labels, or how alike two images are; None
-    where there is nothing to measure. ``other`` is the image that it is like, ``reason`` what there is to say beyond.
-    ``choice`` is empty as long as nobody chose.
+    train that it is like. ``score`` is the probability of the given labels, or how alike two images are; None
+    if there is nothing to measure. ``other`` is the image that it is like, ``reason`` is an explanation.
+    ``choice`` is empty until somebody chooses.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -57,7 +57,7 @@ class Spelling:
 
     @classmethod
     def of(cls, task: TaskName, labels: Labels, declared: LabelDeclaration) -> Spelling:
-        """As a data set's labels are spelt, by what it declares beside them."""
+        """As a data set spells its labels, by what it declares about them."""
         return cls(task, labels, TASKS[task].nested_folders and declared.groups is None and not declared.parents)
 
     def one(self, name: str) -> str:

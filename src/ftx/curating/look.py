@@ -11,17 +11,15 @@ from ftx.core.addresses import Address, Location, typed
 from ftx.core.command_report import CommandReport
 from ftx.core.errors import DataError, InputError
 from ftx.core.progress import SILENT, Progress
-from ftx.curating.choices import ChoiceTable, read_choices
+from ftx.curating.choices import ChoiceTable, check_unclaimed, images_of, read_choices
 from ftx.curating.features import frozen_features
 from ftx.curating.folds import stratified_folds
 from ftx.curating.issues import Issue, Spelling, counted
-from ftx.curating.known_images import images_of
-from ftx.curating.one_page import check_unclaimed
 from ftx.curating.probes import out_of_fold
-from ftx.curating.twins import Twins, twins
 from ftx.curating.wrong_labels import Judgement, LabelJudgement, judge
 from ftx.data.check import CheckedDataset, open_and_check
 from ftx.data.dataset import Dataset
+from ftx.data.near_duplicates import NearDuplicateGroups, near_duplicate_groups
 from ftx.recipe.schema import Recipe
 from ftx.tasks.output_meaning import TASKS
 from ftx.tasks.task_names import TaskName
@@ -31,12 +29,12 @@ TABLE = Path("data-look.csv")
 
 
 class LookReport(CommandReport):
-    """What was found. ``ok`` is false where ``ftx train`` would refuse the data, by its ``problems``.
+    """What was found. ``ok`` is false if ``ftx train`` would reject the data, by its ``problems``.
 
     ``model`` at ``image_size`` made the features, ``folds`` probes with the penalty ``strength`` judged them.
-    ``metrics`` are those of the task, of the probes on images that they did not learn from, by the given labels.
-    ``labels`` says which of them can be judged, ``notes`` what the images cannot tell and what became of earlier
-    choices. ``table`` holds all ``issues`` and the choices.
+    ``metrics`` are those of the task, of the probes on images that they were not trained on, by the given labels.
+    ``labels`` states which of them can be judged; ``notes`` states what the images cannot show, and what became of
+    earlier choices. ``table`` holds all ``issues`` and the choices.
     """
 
     verb: str = "data look"
@@ -85,7 +83,7 @@ def look(recipe: Recipe, task: TaskName | None = None, *, out: Path = TABLE, pro
         val_fraction=data.val_fraction,
         progress=progress,
     )
-    _refuse_among_images(out, path, checked.dataset)
+    _check_outside_data(out, path, checked.dataset)
     if not checked.dataset.entries:
         raise DataError("no image can be read", where=path, found=checked.opened.unreadable[0].reason)
     spelling = Spelling.of(checked.report.task, checked.dataset.labels, checked.listing.declared)
@@ -96,15 +94,15 @@ def look(recipe: Recipe, task: TaskName | None = None, *, out: Path = TABLE, pro
     return Look(_report(recipe, checked, found, table, spelling), table, checked.dataset)
 
 
-def _refuse_among_images(out: Path, path: Location, dataset: Dataset) -> None:
-    """Nothing is written into the user's data: not into its folder, nor beside images that a table names."""
+def _check_outside_data(out: Path, path: Location, dataset: Dataset) -> None:
+    """Raise InputError for a table in the user's data: in its folder, or next to images that a table names."""
     root = dataset.root
     if isinstance(path, Address) or isinstance(root, Address):
         return
     folder = out.absolute().parent.resolve()
-    beside = {(root / entry.path).parent.resolve() for entry in dataset.entries}
+    image_folders = {(root / entry.path).parent.resolve() for entry in dataset.entries}
     inside = path.is_dir() and folder.is_relative_to(path.resolve())
-    if inside or folder in beside:
+    if inside or folder in image_folders:
         raise InputError(
             "the table of choices would lie in the data", where=out, fix="name a file elsewhere: --out ../data-look.csv"
         )
@@ -114,7 +112,7 @@ def _refuse_among_images(out: Path, path: Location, dataset: Dataset) -> None:
 class _Found:
     """What the probes found, and how they did."""
 
-    twins: Twins
+    groups: NearDuplicateGroups
     judgement: Judgement
     metrics: dict[str, float]
     folds: int
@@ -125,7 +123,7 @@ class _Found:
 def _found(recipe: Recipe, checked: CheckedDataset, progress: Progress) -> _Found:
     dataset, entries = checked.dataset, checked.dataset.entries
     task = TASKS[checked.report.task](dataset.labels, Thresholds())
-    alike = twins(entries, checked.opened.fingerprints, progress)
+    alike = near_duplicate_groups(entries, checked.opened.fingerprints, progress)
     given = [entry.labels for entry in entries]
     targets_NC = task.targets(given)
     features = frozen_features(recipe, dataset.root, entries, task, progress)
@@ -137,7 +135,7 @@ def _found(recipe: Recipe, checked: CheckedDataset, progress: Progress) -> _Foun
 
 
 def _issues(checked: CheckedDataset, found: _Found, spelling: Spelling) -> list[Issue]:
-    """Wrong labels, the surest first, then what looks alike, then what cannot be read."""
+    """Wrong labels, the most probable first, then images that look alike, then images that cannot be read."""
     entries = checked.dataset.entries
     issues: list[Issue] = [
         Issue(
@@ -159,7 +157,7 @@ def _issues(checked: CheckedDataset, found: _Found, spelling: Spelling) -> list[
             score=round(pair.correlation, 4),
             other=entries[pair.other].path,
         )
-        for pair in sorted(found.twins.unlike, key=lambda pair: -pair.correlation)
+        for pair in sorted(found.groups.unlike, key=lambda pair: -pair.correlation)
     ]
     given = {entry.path: spelling.all(entry.labels) for entry in entries}
     issues += [
@@ -184,14 +182,14 @@ def _issues(checked: CheckedDataset, found: _Found, spelling: Spelling) -> list[
 def _report(
     recipe: Recipe, checked: CheckedDataset, found: _Found, table: ChoiceTable, spelling: Spelling
 ) -> LookReport:
-    notes = [*found.twins.notes]
+    notes = [*found.groups.notes]
     if table.unmatched:
         notes.append(f"earlier choices that match nothing found now: {table.unmatched}; they stay at the table's end")
     judged = [one.model_copy(update={"name": spelling.one(one.name)}) for one in found.judgement.labels]
     if not found.judgement.possible:
         notes.append("no label can be judged, so none is called wrong: see why at each label")
     elif unproved := [one.name for one in judged if one.unproved]:
-        notes.append(f"labels that cannot be judged: {_named(unproved)}; what is said of them is marked unproved")
+        notes.append(f"labels that cannot be judged: {_named(unproved)}; their issues are marked unproved")
     return LookReport(
         ok=checked.report.ok,
         path=checked.report.path,

@@ -1,4 +1,4 @@
-"""What the page is filled with: issues as plain data, and what is said of them in words."""
+"""The values of the page's template: issues as plain data, and the headings of their kinds."""
 
 from __future__ import annotations
 

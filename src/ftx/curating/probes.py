@@ -1,4 +1,4 @@
-"""Linear probes on frozen features, cross-validated: what they say of an image was learnt from other images.
+"""Linear probes on frozen features, cross-validated: the probe of an image was trained on other images.
 
 Shapes: N images, W features, C labels, in the order of the logits.
 """

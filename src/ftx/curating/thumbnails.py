@@ -1,4 +1,4 @@
-"""Images as the page shows them: small, made when they are asked for, and kept as far as a bound allows."""
+"""Images as the page shows them: small, made at their first request, and kept as far as a limit allows."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""From what probes say of images that they did not learn from to labels that are probably wrong, for all three tasks.
+"""From the logits of probes that were not trained on an image to its probably wrong labels, for all three tasks.
 
-Each group of labels that exclude each other is judged by itself, and each single as a label that holds or does not.
+Each group of mutually exclusive classes is judged by itself, and each independent label as two classes: yes and no.
 
-Shapes: N images, C labels in the order of the logits, K labels that exclude each other.
+Shapes: N images, C labels in the order of the logits, K mutually exclusive classes.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ from ftx.tasks.labels import Labels
 
 
 class LabelJudgement(BaseModel):
-    """What the probe can tell of a label.
+    """How well the probe recognizes a label.
 
-    ``images`` are those that are given it, ``subjects`` how many different pictures; ``found`` is the share of them
-    that the probe would give it, ``mistaken`` that of the other images, ``suspected`` the images of it that are
-    probably wrong. ``unproved`` says why its list cannot be trusted; empty where it can.
+    ``images`` have it, ``subjects`` counts their different pictures. ``found`` is the fraction of them for which the
+    probe predicts it, ``mistaken`` that of the other images, ``suspected`` counts its images that are probably wrong.
+    ``unproved`` explains why its list cannot be trusted; empty if it can.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -42,7 +42,7 @@ class LabelJudgement(BaseModel):
 
 @dataclass(frozen=True)
 class Suspicion:
-    """An image whose labels are probably others; ``unproved`` where the probe cannot be trusted with one of them."""
+    """An image whose labels are probably others; ``unproved`` if the probe cannot be trusted with one of them."""
 
     row: int
     suggested: tuple[str, ...]
@@ -52,7 +52,7 @@ class Suspicion:
 
 @dataclass(frozen=True)
 class Judgement:
-    """All suspicions, the surest first, and what each label's are worth."""
+    """All suspicions, the most probable first, and how well the probe recognizes each label."""
 
     suspicions: list[Suspicion]
     labels: list[LabelJudgement]
@@ -65,7 +65,7 @@ class Judgement:
 
 @dataclass(frozen=True)
 class _Exclusive:
-    """Labels that exclude each other, on the images of which one of them is known; a single's are it and not it."""
+    """Mutually exclusive classes, on the images that have one of them; of an independent label they are yes and no."""
 
     names: tuple[str, ...]
     rows_M: RowNumbers
@@ -80,7 +80,7 @@ def judge(
     given: Sequence[tuple[str, ...]],
     subjects: Sequence[str],
 ) -> Judgement:
-    """Confident learning on each set of labels that exclude each other; ``given`` are the labels of each image."""
+    """Confident learning on each set of mutually exclusive classes; ``given`` are the labels of each image."""
     labels = task.labels
     judged: dict[str, LabelJudgement] = {}
     changes: dict[int, list[tuple[str, str, float, str]]] = {}
@@ -91,10 +91,10 @@ def judge(
         if all(one.unproved for one in reports):
             continue
         reasons = dict.fromkeys(exclusive.names, "") | {one.name: one.unproved for one in reports}
-        sure_M = self_confidence(exclusive.probability_MK, exclusive.given_M)
+        confidence_M = self_confidence(exclusive.probability_MK, exclusive.given_M)
         for index in np.flatnonzero(found.wrong_N).tolist():
-            wrong, right = exclusive.names[exclusive.given_M[index]], exclusive.names[found.other_N[index]]
-            change = wrong, right, float(sure_M[index]), reasons[wrong] or reasons[right]
+            wrong, correct = exclusive.names[exclusive.given_M[index]], exclusive.names[found.other_N[index]]
+            change = wrong, correct, float(confidence_M[index]), reasons[wrong] or reasons[correct]
             changes.setdefault(int(exclusive.rows_M[index]), []).append(change)
     probable = _Probable(labels, logits_NC)
     suspicions = [
@@ -121,17 +121,17 @@ def _exclusive_labels(scores_NC: Probabilities, targets_NC: Targets, labels: Lab
 
 
 def _judged(exclusive: _Exclusive, found: Suspects, subjects: Sequence[str]) -> list[LabelJudgement]:
-    """Whether the probe tells each label from the others for certain: else what it says against it is worth nothing."""
+    """Whether the probe recognizes each label for certain: otherwise its suspicions are worth nothing."""
     reports: list[LabelJudgement] = []
     for column, name in enumerate(exclusive.names):
         own_M = exclusive.given_M == column
-        if not name:  # that a single does not hold is no label
+        if not name:  # the "no" of an independent label is no label
             continue
         images, others = int(own_M.sum()), int((~own_M).sum())
         # Given to an image where the probe is surer of it than its frequency: then a rare label counts as a common one.
-        called_M = exclusive.probability_MK[:, column] > own_M.mean()
-        hits, mistakes = int(called_M[own_M].sum()), int(called_M[~own_M].sum())
-        pictures = [_by_subject(called_M[side_M], exclusive.rows_M[side_M], subjects) for side_M in (own_M, ~own_M)]
+        predicted_M = exclusive.probability_MK[:, column] > own_M.mean()
+        hits, mistakes = int(predicted_M[own_M].sum()), int(predicted_M[~own_M].sum())
+        pictures = [_by_subject(predicted_M[side_M], exclusive.rows_M[side_M], subjects) for side_M in (own_M, ~own_M)]
         reports.append(
             LabelJudgement(
                 name=name,
@@ -147,22 +147,22 @@ def _judged(exclusive: _Exclusive, found: Suspects, subjects: Sequence[str]) -> 
 
 
 @dataclass(frozen=True)
-class _Called:
-    """How many of some subjects the probe gives a label; of a subject with several images, the share of those."""
+class _Predicted:
+    """For how many subjects the probe predicts a label; a subject with several images counts by their fraction."""
 
     hits: float
     subjects: int
 
 
-def _by_subject(called_M: NDArray[np.bool_], rows_M: RowNumbers, subjects: Sequence[str]) -> _Called:
-    """Copies of one picture are right or wrong together: they are one trial."""
+def _by_subject(predicted_M: NDArray[np.bool_], rows_M: RowNumbers, subjects: Sequence[str]) -> _Predicted:
+    """Copies of one picture are correct or wrong together: they are one trial."""
     images: dict[str, list[bool]] = {}
-    for row, called in zip(rows_M, called_M, strict=True):
-        images.setdefault(subjects[int(row)], []).append(bool(called))
-    return _Called(sum(sum(each) / len(each) for each in images.values()), len(images))
+    for row, predicted in zip(rows_M, predicted_M, strict=True):
+        images.setdefault(subjects[int(row)], []).append(bool(predicted))
+    return _Predicted(sum(sum(each) / len(each) for each in images.values()), len(images))
 
 
-def _unproved(own: _Called, others: _Called) -> str:
+def _unproved(own: _Predicted, others: _Predicted) -> str:
     if own.subjects < FOLDS:  # one to be judged in each fold, and four to learn from
         return f"{own.subjects} different images of it, at least {FOLDS} are needed"
     if others.subjects < FOLDS:
@@ -186,22 +186,22 @@ class _Probable:
     def relabelled(
         self, row: int, given: tuple[str, ...], changes: Sequence[tuple[str, str, float, str]]
     ) -> tuple[str, ...]:
-        """Without what is wrong and all below it, with what is right instead; the upper levels of a tree go first."""
+        """Replace each wrong label and all below it by the correct one; the upper levels of a tree go first."""
         path = self.labels.path
         kept = list(given)
-        for wrong, right, *_ in sorted(changes, key=lambda one: len(path(one[0] or one[1]))):
+        for wrong, correct, *_ in sorted(changes, key=lambda one: len(path(one[0] or one[1]))):
             held = {above for name in kept for above in path(name)}
             if wrong and wrong not in held:  # went with what stood above it
                 continue
-            if right and not set(path(right)[:-1]) <= held - {wrong}:  # its parent does not hold
+            if correct and not set(path(correct)[:-1]) <= held - {wrong}:  # its parent is missing
                 continue
             below = [name for name in kept if wrong and wrong in path(name)]
             deep = any(name != wrong for name in below)
             kept = [name for name in kept if name not in below]
-            if wrong and (up := self.labels.parents.get(wrong)) and not right:
+            if wrong and (up := self.labels.parents.get(wrong)) and not correct:
                 kept += [up] if not any(up in path(name) for name in kept) else []
-            if right:
-                new = self._likeliest_below(row, right) if deep else right
+            if correct:
+                new = self._likeliest_below(row, correct) if deep else correct
                 kept = [name for name in kept if name not in path(new)] + [new]
         return tuple(sorted(kept, key=self.labels.index))
 

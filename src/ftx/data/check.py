@@ -13,8 +13,8 @@ from ftx.core.errors import DataError
 from ftx.core.progress import SILENT, Progress
 from ftx.data.dataset import SPLITS, Dataset, Entry
 from ftx.data.likely_mistakes import likely_mistakes
+from ftx.data.near_duplicates import NearDuplicate, seen_in_training
 from ftx.data.open_dataset import ImageSet, class_counts, open_all, with_splits
-from ftx.data.seen_in_training import NearDuplicate, seen_in_training
 from ftx.data.sources import Layout, Listing, list_images
 from ftx.recipe.sections import DataRecipe
 from ftx.tasks.labels import Labels

@@ -1,11 +1,15 @@
 """Near-duplicates: images whose fingerprints differ in a few bits, and whose grey pixels correlate.
 
+``seen_in_training`` finds held-out images that are nearly one of training: what is measured on them flatters a model.
+``near_duplicate_groups`` finds the images of one picture: they stay in one fold, and may not differ in labels.
+
 Shapes: N and M images, U of them that differ from each other, P grey pixels.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
 from itertools import pairwise
@@ -13,14 +17,16 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict
 
 from ftx.core.components import least_of_component
 from ftx.core.progress import SILENT, Progress
+from ftx.data.dataset import SPLITS, Entry
 from ftx.data.fingerprints import Fingerprint
 from ftx.data.hamming_join import HammingJoin, RowNumbers
 
-# Bits that may differ, and the least correlation of the grey pixels themselves. Photographs saved anew as JPEG, halved,
-# doubled, brightened or paled differ by 8 bits at most and correlate by 0.984 at least. Of 2,000 × 3,000 different
+# Bits that may differ, and the least correlation of the grey pixels. Photographs saved again as JPEG, halved, doubled,
+# brightened or paled differ by 8 bits at most and correlate by 0.984 at least. Of 2,000 × 3,000 different
 # pictures of Fashion-MNIST, where all look alike, none passes both. (Averaged over boxes, a picture of 28 pixels and
 # its double correlate by 0.91 only.)
 MOST_BITS = 8
@@ -30,6 +36,11 @@ _PAIRS = 1 << 13
 _IMAGES = 1 << 14
 # A product of matrices computes a pair some hundred times faster than pair by pair.
 _DENSE = 64
+# If more than this fraction of the images look like images with other labels, they show a fixed camera or an empty
+# stage: then a likeness says nothing of the label.
+MOST_UNLIKE = 0.2
+# One group with more of the images than a fold contains could not be put into folds.
+MOST_IN_ONE = 0.2
 
 
 @dataclass(frozen=True)
@@ -44,7 +55,7 @@ class Pair:
 def near_duplicates(
     ones: Sequence[Fingerprint], others: Sequence[Fingerprint], progress: Progress = SILENT
 ) -> list[Pair]:
-    """For each of ``ones`` the most alike of ``others``, if it is alike enough; the surest first."""
+    """For each of ``ones`` the most alike of ``others``, if it is alike enough; the most alike first."""
     if not ones or not others:
         return []
     distinct = _Distinct(others)
@@ -72,9 +83,9 @@ class Likeness:
 
 
 def likeness(images: Sequence[Fingerprint], kind_N: RowNumbers, progress: Progress = SILENT) -> Likeness:
-    """Compare all images of a data set with each other; ``kind_N`` numbers what each is said to be."""
+    """Compare all images of a data set with each other; ``kind_N`` numbers the kind (the labels) of each."""
     distinct = _Distinct(images, kind_N)
-    kind_U, sets = kind_N[distinct.first_U], _Sets(len(distinct.first_U))
+    kind_U, set_U = kind_N[distinct.first_U], np.arange(len(distinct.first_U))
     # Of each distinct image the most alike of another kind, if any.
     other_U = np.full(len(kind_U), -1)
     alike_U = np.zeros(len(kind_U), dtype=np.float32)
@@ -82,7 +93,7 @@ def likeness(images: Sequence[Fingerprint], kind_N: RowNumbers, progress: Progre
         for start in range(0, len(kind_U), _IMAGES):
             some = [images[row] for row in distinct.first_U[start : start + _IMAGES].tolist()]
             for pairs in distinct.alike(some):
-                sets.join(start + pairs.row, pairs.unit)
+                set_U = _joined(set_U, start + pairs.row, pairs.unit)
                 differs = kind_U[start + pairs.row] != kind_U[pairs.unit]
                 row, unit, alike = pairs.of(differs).most_alike()
                 other_U[start + row], alike_U[start + row] = unit, alike
@@ -93,7 +104,103 @@ def likeness(images: Sequence[Fingerprint], kind_N: RowNumbers, progress: Progre
         for row, unit in enumerate(unit_N.tolist())
         if other_U[unit] >= 0
     ]
-    return Likeness(distinct.first_U[sets.first_U][unit_N], unlike)
+    return Likeness(distinct.first_U[set_U][unit_N], unlike)
+
+
+class NearDuplicate(BaseModel):
+    """A held-out image that is nearly one of training: another size or compression of it, or the next frame.
+
+    ``train`` is that one; of an image of test it may be one of val, by which the epoch is chosen. ``correlation`` is
+    that of their grey pixels, in [-1, 1]; 1 also where the files are the same.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    held_out: str
+    train: str
+    correlation: float
+
+
+def seen_in_training(
+    entries: Sequence[Entry], fingerprints: Mapping[str, Fingerprint], progress: Progress = SILENT
+) -> list[NearDuplicate]:
+    """Each held-out image with the one of training that it nearly is; ``fingerprints`` are by path.
+
+    Images of val are compared with train, those of test with both.
+    """
+    train, val, test = ([entry for entry in entries if entry.split == split] for split in SPLITS)
+    return _alike(val, train, fingerprints, progress) + _alike(test, train + val, fingerprints, progress)
+
+
+def _alike(
+    held_out: Sequence[Entry], seen: Sequence[Entry], fingerprints: Mapping[str, Fingerprint], progress: Progress
+) -> list[NearDuplicate]:
+    """The same files first, then those that look alike."""
+    same = {entry.sha256: entry.path for entry in seen}
+    equal = [
+        NearDuplicate(held_out=entry.path, train=same[entry.sha256], correlation=1)
+        for entry in held_out
+        if entry.sha256 in same
+    ]
+    others = [entry for entry in held_out if entry.sha256 not in same]
+    pairs = near_duplicates(
+        [fingerprints[one.path] for one in others], [fingerprints[one.path] for one in seen], progress
+    )
+    return equal + [
+        NearDuplicate(
+            held_out=others[pair.one].path, train=seen[pair.other].path, correlation=round(pair.correlation, 4)
+        )
+        for pair in pairs
+    ]
+
+
+@dataclass(frozen=True)
+class NearDuplicateGroups:
+    """``subjects`` names, for each image, what must stay in one fold; ``unlike`` are pairs with different labels.
+
+    ``notes`` are sentences about what the likeness of images cannot show in this data set.
+    """
+
+    subjects: list[str]
+    unlike: list[Pair]
+    notes: list[str]
+
+
+def near_duplicate_groups(
+    entries: Sequence[Entry], fingerprints: Mapping[str, Fingerprint], progress: Progress = SILENT
+) -> NearDuplicateGroups:
+    """Groups of equal files, near-duplicates, and images of one ``Entry.group``; ``fingerprints`` are by path."""
+    kinds: dict[tuple[str, ...], int] = {}
+    kind_N = np.array([kinds.setdefault(tuple(sorted(entry.labels)), len(kinds)) for entry in entries])
+    found = likeness([fingerprints[entry.path] for entry in entries], kind_N, progress)
+    notes: list[str] = []
+    sets = [f"set {number}" for number in found.set_N.tolist()]
+    if Counter(sets).most_common(1)[0][1] > max(MOST_IN_ONE * len(entries), 2):
+        notes.append("many images look alike, as under a fixed camera: only equal files are kept in one fold")
+        sets = [f"set {entry.sha256}" for entry in entries]
+    unlike = [*equal_files(entries), *found.unlike]
+    unlike = list({pair.one: pair for pair in reversed(unlike)}.values())[::-1]
+    if len(unlike) > max(MOST_UNLIKE * len(entries), 2):
+        notes.append(f"{len(unlike)} images look like one with other labels: being alike says nothing here")
+        unlike = equal_files(entries)
+    # Sets of near-duplicates, and groups that a table names, that share an image are one.
+    links = [(name, f"file {entry.sha256}") for name, entry in zip(sets, entries, strict=True)]
+    named = [(name, entry.group) for name, entry in zip(sets, entries, strict=True) if entry.group is not None]
+    links += [(name, f"group {group}") for name, group in named]
+    least = least_of_component(links)
+    return NearDuplicateGroups([least[name] for name in sets], unlike, notes)
+
+
+def equal_files(entries: Sequence[Entry]) -> list[Pair]:
+    """Each image with an equal file that has other labels, and the first of those files."""
+    by_content: dict[str, dict[frozenset[str], list[int]]] = {}
+    for row, entry in enumerate(entries):
+        by_content.setdefault(entry.sha256, {}).setdefault(frozenset(entry.labels), []).append(row)
+    pairs: list[Pair] = []
+    for first, *others in (list(by_labels.values()) for by_labels in by_content.values()):
+        pairs += [Pair(row, others[0][0], 1.0) for row in first if others]  # in the order of their first images
+        pairs += [Pair(row, first[0], 1.0) for rows in others for row in rows]
+    return pairs
 
 
 class _Distinct:
@@ -116,14 +223,14 @@ class _Distinct:
             self.unit_N[row] = unit
         self.first_U = np.array(first, np.intp)
         self._images = [images[row] for row in first]
-        self._varied = np.flatnonzero([_varies(image) for image in self._images])
-        self._join = HammingJoin(_bits(self._images, self._varied), MOST_BITS)
+        self._textured = np.flatnonzero([_varies(image) for image in self._images])
+        self._join = HammingJoin(_bits(self._images, self._textured), MOST_BITS)
 
     def alike(self, images: Sequence[Fingerprint]) -> Iterator[_Pairs]:
-        """The near-duplicates of some images: all of one image together, of as many images as there is room for."""
-        varied = np.flatnonzero([_varies(image) for image in images])
-        for near_row, near_unit in self._join.near(_bits(images, varied)):
-            row, unit = varied[near_row], self._varied[near_unit]
+        """The near-duplicates of some images: all of one image together, of a few images at a time."""
+        textured = np.flatnonzero([_varies(image) for image in images])
+        for near_row, near_unit in self._join.near(_bits(images, textured)):
+            row, unit = textured[near_row], self._textured[near_unit]
             alike = _correlations(images, row, self._images, unit)
             near = alike >= LEAST_CORRELATION
             yield _Pairs(row[near], unit[near], np.minimum(alike[near], 1))
@@ -151,7 +258,7 @@ def _correlations(
 ) -> NDArray[np.float32]:
     """Of pairs, by their rows, the correlation of their grey pixels.
 
-    Where many of all possible pairs are asked for, as of one scene under a fixed camera, by products of matrices.
+    If these are many of all possible pairs, as of one scene under a fixed camera, by products of matrices.
     """
     alike = np.empty(len(one), np.float32)
     distinct_one, one_at = np.unique(one, return_inverse=True)
@@ -171,22 +278,14 @@ def _correlations(
     return alike
 
 
-class _Sets:
-    """Sets that grow together as their members are found to belong together; ``first_U`` names each by its first."""
-
-    def __init__(self, members: int) -> None:
-        self.first_U = np.arange(members)
-
-    def join(self, ones: RowNumbers, others: RowNumbers) -> None:
-        """Each of ``ones`` and the one of ``others`` beside it are of one set."""
-        members = len(self.first_U)
-        pairs = np.unique(self.first_U[ones] * members + self.first_U[others])
-        least = least_of_component(zip((pairs // members).tolist(), (pairs % members).tolist(), strict=True))
-        moved = {member: first for member, first in least.items() if first != member}
-        if moved:
-            to_U = np.arange(members)
-            to_U[list(moved)] = list(moved.values())
-            self.first_U = to_U[self.first_U]
+def _joined(first_U: RowNumbers, ones: RowNumbers, others: RowNumbers) -> RowNumbers:
+    """Sets, each named by its first member, once each of ``ones`` and the one of ``others`` in its row share a set."""
+    members = len(first_U)
+    pairs = np.unique(first_U[ones] * members + first_U[others])
+    least = least_of_component(zip((pairs // members).tolist(), (pairs % members).tolist(), strict=True))
+    to_U = np.arange(members)
+    to_U[list(least)] = list(least.values())
+    return to_U[first_U]
 
 
 def _varies(image: Fingerprint) -> bool:

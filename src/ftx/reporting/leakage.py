@@ -13,7 +13,7 @@ from ftx.core.untrusted_input import JsonError, read_json
 from ftx.data.dataset import Entry
 from ftx.data.fingerprints import Fingerprint, GreyStore, fingerprint
 from ftx.data.image_store import ImageStore, open_image
-from ftx.data.seen_in_training import NearDuplicate, seen_in_training
+from ftx.data.near_duplicates import NearDuplicate, seen_in_training
 from ftx.data.threads import in_threads
 from ftx.runs.run import Run
 

@@ -11,8 +11,8 @@ from ftx.core.errors import DataError
 from ftx.core.progress import Progress
 from ftx.data.dataset import SPLITS, Dataset
 from ftx.data.image_store import ImageStore
+from ftx.data.near_duplicates import NearDuplicate
 from ftx.data.open_dataset import class_counts
-from ftx.data.seen_in_training import NearDuplicate
 from ftx.evaluating.evaluate import ClassScore
 from ftx.reporting.calibration import calibration
 from ftx.reporting.confusion import confusions, errors_of_singles

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ftx.curating.twins import equal_files, twins
 from ftx.data.dataset import Entry
 from ftx.data.fingerprints import Fingerprint, fingerprint
+from ftx.data.near_duplicates import equal_files, near_duplicate_groups
 
 
 def picture(seed: int, brighter: int = 0) -> Fingerprint:
@@ -25,7 +25,7 @@ def entry(path: str, label: str, digest: str, group: str | None = None) -> Entry
 def test_what_looks_alike_is_one_subject_and_contradicts_where_labels_differ() -> None:
     entries = [entry(f"{index}", "ab"[index % 2], f"{index}") for index in range(12)]
     prints = {f"{index}": picture(index) for index in range(12)} | {"7": picture(0, brighter=15)}
-    found = twins(entries, prints)
+    found = near_duplicate_groups(entries, prints)
     assert found.subjects[0] == found.subjects[7]
     assert len(set(found.subjects)) == 11
     assert {(pair.one, pair.other) for pair in found.unlike} == {(0, 7), (7, 0)}
@@ -38,7 +38,7 @@ def test_equal_files_and_groups_are_one_subject_too() -> None:
     entries = [entry("0", "a", "x"), entry("1", "b", "x"), entry("2", "a", "y", "g"), entry("3", "b", "z", "g")]
     entries += [entry("4", "a", "u", "h"), entry("5", "b", "u")]
     prints = {"0": flat, "1": flat, **{str(index): picture(index) for index in (2, 3, 4, 5)}}
-    found = twins(entries, prints)
+    found = near_duplicate_groups(entries, prints)
     assert found.subjects[0] == found.subjects[1]
     assert found.subjects[2] == found.subjects[3]
     assert found.subjects[4] == found.subjects[5]
@@ -68,7 +68,7 @@ def test_twenty_thousand_equal_frames_take_no_second() -> None:
 def test_under_a_fixed_camera_being_alike_says_nothing(alike: int) -> None:
     entries = [entry(f"{index}", "ab"[index % 2], f"{index}") for index in range(30)]
     prints = {f"{index}": picture(100 if index < alike else index, index % 5) for index in range(30)}
-    found = twins(entries, prints)
+    found = near_duplicate_groups(entries, prints)
     if alike == 6:  # a fifth
         assert len(found.unlike) == 6
         assert not found.notes
@@ -84,7 +84,7 @@ def test_labels_differ_as_sets() -> None:
     entries = [Entry(f"{index}", f"{index}", each, "train") for index, each in enumerate(labels)]
     entries += [entry(f"{index}", "a", f"{index}") for index in range(6, 40)]
     prints = {f"{index}": picture(index // 3 if index < 6 else index, index % 3 * 10) for index in range(40)}
-    found = twins(entries, prints)
+    found = near_duplicate_groups(entries, prints)
     assert {pair.one for pair in found.unlike} == {0, 1, 2, 3, 4, 5}
     assert {(pair.one, pair.other) for pair in found.unlike if pair.one in (0, 2, 3, 4)} == {
         (0, 1),
@@ -107,7 +107,7 @@ def test_a_fixed_camera_and_other_labels_are_told_apart(alike: int, labels: str,
     sets = 4 if alike == 2 else 1
     entries = [entry(f"{index}", labels[index % len(labels)], f"{index}") for index in range(30)]
     prints = {f"{index}": picture(100 + index // alike if index < sets * alike else index) for index in range(30)}
-    found = twins(entries, prints)
+    found = near_duplicate_groups(entries, prints)
     assert found.notes == notes
     assert not found.unlike
     one_set = len(set(found.subjects[:alike])) == 1
