@@ -47,7 +47,7 @@ def test_two_runs_become_a_folder_that_predicts(tmp_path: Path, capsys: pytest.C
     assert run([*words, "--out", str(tmp_path / "m")]) == 0
     printed = capsys.readouterr()
     assert "0.7 x runs/a + 0.3 x runs/b/trained" in printed.out
-    assert "of the base with the adapters beside it" in printed.out
+    assert "of the base with the adapters unmerged" in printed.out
     assert f"ftx predict IMAGES --artifact {tmp_path / 'm'}" in printed.err
     assert run(["predict", "data/blue/0.png", "--artifact", str(tmp_path / "m")]) == 0
     assert "data/blue/0.png" in capsys.readouterr().out
@@ -81,10 +81,10 @@ def test_adapters_side_by_side(capfd: pytest.CaptureFixture[str]) -> None:
         (["merge", "runs/a", "--combine", "ties", "--density", "0.5"], "--combine, --density: only with --adapter"),
         (["merge", "--adapter", "runs/a", "--data", "data"], "--data: only with a run"),
         (["merge", "runs/a", "--adapter", "runs/b"], "a run and --adapter are given"),
-        (["merge", "--adapter", "runs/a", "--combine", "tise"], "there is no way to combine called 'tise'"),
+        (["merge", "--adapter", "runs/a", "--combine", "tise"], "unknown --combine"),
         (["merge", "--adapter", "runs/a", "--density", "0.5"], "--density is of TIES"),
-        (["merge", "--adapter", "runs/a", "--shares", "a,b"], "shares are numbers"),
-        (["merge", "--adapter", "runs/a", "--shares", ","], "shares are numbers"),
+        (["merge", "--adapter", "runs/a", "--shares", "a,b"], "--shares must be numbers"),
+        (["merge", "--adapter", "runs/a", "--shares", ","], "--shares must be numbers"),
         (["merge", "--adapter", "runs/a", "--image-size", "64"], "--weights and --image-size go with --base"),
         (["merge", "--adapter", "runs/a", "--base", "dinov2-small", "--image-size", "5x"], "--image-size must be"),
         (["merge", "--adapter", "runs/a", "--base", "vit_tniy"], "fix: --base "),

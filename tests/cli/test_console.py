@@ -50,7 +50,7 @@ def test_what_a_file_says_does_not_steer_the_terminal(text: str) -> None:
         console.print_error(RunError(text, where=text, found=text, fix=text))
         console.print_facts([("run", text)])
         console.print_table(("name",), [(text,)], title=text)
-        console.print_tree(text, [console.Node(text, text)])
+        console.print_tree(text, [console.TreeLine(text, text)])
         console.TerminalProgress().note(text)
         said = shown.getvalue()
     assert said.count(ascii(text)[1:-1]) == 9 + 3 * ("\n" not in text)  # what is found goes on in lines of its own

@@ -19,7 +19,7 @@ from pathlib import Path
 import pytest
 
 import ftx
-from ftx.cli.app import VERBS, run, watch_for_termination
+from ftx.cli.app import COMMANDS, run, watch_for_termination
 from ftx.cli.schema import SCHEMAS
 from ftx.core.errors import EnvironmentFault
 
@@ -40,7 +40,7 @@ def command(body: str, json: bool = typer.Option(False, "--json")) -> object:
     return scope.get("status")
 ''', probe.__dict__)
 sys.modules["ftx.cli.probe"] = probe
-app.VERBS["probe"] = "what the test asks for"
+app.COMMANDS["probe"] = "what the test asks for"
 sys.argv.insert(1, "probe")
 app.main()
 """
@@ -82,7 +82,7 @@ def test_help_imports_what_help_needs() -> None:
     assert not imported & NOT_FOR_HELP
 
 
-@pytest.mark.parametrize("verb", VERBS)
+@pytest.mark.parametrize("verb", COMMANDS)
 def test_help_of_a_verb_imports_nothing_heavy(verb: str) -> None:
     imported = imported_by(f"from ftx.cli.app import run\nassert run(['{verb}', '--help']) == 0")
     assert not imported & HEAVY
@@ -106,7 +106,7 @@ def test_help_lists_every_verb() -> None:
     done = call("--help")
     assert done.returncode == 0
     assert done.stderr == ""
-    assert all(f"\n  {verb} " in done.stdout for verb in VERBS)
+    assert all(f"\n  {verb} " in done.stdout for verb in COMMANDS)
     assert "\n    ftx merge\n" in done.stdout  # the example keeps its lines
 
 
@@ -314,7 +314,7 @@ def test_errors_are_json_too_if_that_was_asked_for(words: list[str]) -> None:
     assert done.returncode == 2
     assert answer["ok"] is False
     assert answer["ftx"] == ftx.__version__
-    assert answer["verb"] == (words[0] if words[0] in VERBS else "")
+    assert answer["verb"] == (words[0] if words[0] in COMMANDS else "")
     assert answer["run"] is None
     assert set(answer["error"]) == {"what", "where", "found", "fix", "mend"}
     assert answer["error"]["mend"] == answer["error"]["fix"]

@@ -91,8 +91,8 @@ def test_each_figure_stands_in_its_column(capsys: pytest.CaptureFixture[str]) ->
     assert lines[0] == ["run", "method", "model", "size", "epochs", "accuracy", "time", "MB", "holds", "started"]
     common = ["dora", "vit_base_patch14_dinov2", "224"]
     assert lines[1][:-2] == ["runs/a", *common, "9/12", "0.5000", "1:01:40", "123.4", "trained,", "dense", "(stale)"]
-    begun = ["trained;", "begun", "from", "runs/a"]
-    assert lines[2][:-2] == ["runs/b", "*", *common, "3/12", "0.8125", "1:01:40", "123.4", *begun]
+    started = ["trained;", "started", "from", "runs/a"]
+    assert lines[2][:-2] == ["runs/b", "*", *common, "3/12", "0.8125", "1:01:40", "123.4", *started]
     assert lines[3][:-2] == ["runs/c", *common, "9/12", "-", "0:01:00", "123.4", "unreadable:", "torn"]
     assert lines[4][:-2] == ["runs/d", *common[:2], "-", "-", "0.8125", "1:01:40", "1.3", "training"]
     assert "*: runs/latest\n" in said.err

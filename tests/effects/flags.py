@@ -266,5 +266,5 @@ FLAGS = (
     Flag("quickstart --task", "hierarchical", "that task's sample", of_program.quickstart_task),
     Flag("quickstart --out", "taken", "status 2 for a folder that is there", of_program.quickstart_out),
     Flag("quickstart --json", "", "one object, of an error too", of_program.quickstart_json),
-    Flag("schema VERB", "eval", "that verb's schema", of_program.schema),
+    Flag("schema COMMAND", "eval", "that verb's schema", of_program.schema),
 )

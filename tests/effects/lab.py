@@ -272,9 +272,9 @@ def call(*words: str) -> Said:
                 os.dup2(original, number)
                 os.close(original)
             sys.stdout, sys.stderr = streams
-            if console._answers is not None:
-                console._answers.close()
-                console._answers = None
+            if console._results is not None:
+                console._results.close()
+                console._results = None
         texts: list[str] = []
         for stream in (out, err):
             stream.seek(0)

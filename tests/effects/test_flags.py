@@ -10,8 +10,9 @@ import typer
 from tests.effects.flags import FLAGS, Flag
 from tests.effects.lab import Lab, marks
 
+from ftx.cli import console
 from ftx.cli.app import app
-from ftx.cli.run import answer
+from ftx.cli.run import print_pipeline
 from ftx.pipeline import PipelineReport
 
 
@@ -57,5 +58,5 @@ def test_a_gate_that_fails_is_the_status_of_the_whole_run(lab: Lab) -> None:
     assert (passed.status, passed.json["ok"]) == (0, True)
     # Told to a person it is the same.
     report = PipelineReport.model_validate_json(passed.out)
-    assert answer(report, json=False) == 0
-    assert answer(report.model_copy(update={"ok": False}), json=False) == 1
+    assert console.show(report, print_pipeline, json=False) == 0
+    assert console.show(report.model_copy(update={"ok": False}), print_pipeline, json=False) == 1

@@ -209,7 +209,7 @@ def test_the_data_decides_how_many_labels_there_are(
 def test_what_means_something_else_is_told_with_the_recipe(tmp_path: Path, capsys: Capture) -> None:
     path = tmp_path / "otx.yaml"
     path.write_text(otx(peft="dora"), encoding="utf-8")
-    recipe = read_recipe(str(path), (), {"train.epochs": 3})
+    recipe = read_recipe(str(path), (), {"train.epochs": 3, "data.path": str(tmp_path)})
     said = capsys.readouterr().err
     assert "  epochs: 3\n" in said
     assert recipe.train.epochs == 3

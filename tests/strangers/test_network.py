@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from tests.conftest import write_colour_ir, write_data
 
-from ftx.cli.app import VERBS
+from ftx.cli.app import COMMANDS
 
 # Sees every socket of Python and every program that it starts, and lets no socket through. ``atexit`` is asked first,
 # so that it is told last: telemetry likes to send when all is over.
@@ -157,7 +157,7 @@ def test_no_verb_opens_a_connection(tmp_path: Path) -> None:
     ]
     # `run` is train, merge, export and validate, and `quickstart` that on a sample, which is unpacked below; `bench`
     # opens models as `predict` does, in processes of its own, where nobody watches; `serve` has a test of its own.
-    assert {line[0] for line in words} == VERBS.keys() - {"run", "quickstart", "bench", "serve"}
+    assert {line[0] for line in words} == COMMANDS.keys() - {"run", "quickstart", "bench", "serve"}
     program = f"""{ONE_SETTING}
 from pathlib import Path
 from ftx.cli.app import run

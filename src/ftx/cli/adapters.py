@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -9,15 +11,14 @@ import typer
 
 from ftx.adapters.peft_config import CONFIG, check_adapter_folder, read_config
 from ftx.cli import console
-from ftx.cli.layer_names import numberless
-from ftx.cli.shared_options import JsonFlag
+from ftx.cli.shared_options import JsonFlag, numberless
 from ftx.core.errors import InputError
 from ftx.runs.artifacts import TRAINED
 from ftx.runs.latest import LATEST, RUNS
 from ftx.runs.run_json import MANIFEST_FILE
 
 if TYPE_CHECKING:
-    from ftx.merging.compare_adapters import AdaptersReport, Overlap
+    from ftx.merging.compare_adapters import AdaptersReport
 
 
 def command(
@@ -36,21 +37,18 @@ def command(
     ] = "auto",
     layers: Annotated[bool, typer.Option("--layers", help="Show each layer, not each kind of layer.")] = False,
     json: JsonFlag = False,
-) -> None:
+) -> int:
     """Adapters side by side: how much each changes the base, and whether they work in the same directions.
 
-    change is |W' - W| / |W|; the overlap of two is the share of the directions of the smaller that the other has too,
-    of those it reads and those it writes, beside what chance would give.
+    change is |W' - W| / |W|; the overlap of two is the fraction of the directions of the smaller that the other has
+    too, of those it reads and those it writes, next to what chance would give.
     """
     for one in adapters or ():
         check_adapter_folder(one)
     from ftx.merging.compare_adapters import compare
 
     report = compare(adapters or _of_one_base(), base=base, weights=weights, progress=console.TerminalProgress())
-    if json:
-        console.print_json(report)
-    else:
-        print_adapters(report, each_layer=layers)
+    return console.show(report, partial(print_adapters, each_layer=layers), json=json)
 
 
 def _of_one_base() -> list[Path]:
@@ -90,31 +88,26 @@ def print_adapters(report: AdaptersReport, *, each_layer: bool) -> None:
     if report.overlaps:
         console.print_table(
             ("pair", "reads", "by chance", "writes", "by chance"),
-            [(f"{numbers[one.first]} {numbers[one.second]}", *_shares(one)) for one in report.overlaps],
+            [
+                (
+                    f"{numbers[one.first]} {numbers[one.second]}",
+                    f"{one.inputs:.1%}",
+                    f"{one.inputs_by_chance:.1%}",
+                    f"{one.outputs:.1%}",
+                    f"{one.outputs_by_chance:.1%}",
+                )
+                for one in report.overlaps
+            ],
             title="\noverlap, mean of the layers",
         )
-    rows = report.layers if each_layer else []
     kinds: dict[str, list[list[float | None]]] = {}
     for layer in report.layers:
-        kinds.setdefault(numberless(layer.layer), []).append(layer.changes)
-    shown = [(layer.layer, *map(_share, layer.changes)) for layer in rows] or [
-        (name, *(_range([row[index] for row in found]) for index in range(len(numbers))))
-        for name, found in kinds.items()
-    ]
-    console.print_table(("layer", *numbers), shown, title="\nchange of each layer" if each_layer else "\nchange")
+        kinds.setdefault(layer.layer if each_layer else numberless(layer.layer), []).append(layer.changes)
+    rows = [(name, *map(_range, zip(*changes, strict=True))) for name, changes in kinds.items()]
+    console.print_table(("layer", *numbers), rows, title="\nchange of each layer" if each_layer else "\nchange")
 
 
-def _shares(one: Overlap) -> tuple[str, ...]:
-    return tuple(f"{value:.1%}" for value in (one.inputs, one.inputs_by_chance, one.outputs, one.outputs_by_chance))
-
-
-def _share(value: float | None) -> str:
-    return "-" if value is None else f"{value:.2%}"
-
-
-def _range(values: list[float | None]) -> str:
+def _range(values: Sequence[float | None]) -> str:
     known = [value for value in values if value is not None]
-    if not known:
-        return "-"
-    low, high = f"{min(known):.2%}", f"{max(known):.2%}"
+    low, high = (console.figure(end(known, default=None), ".2%") for end in (min, max))
     return low if low == high else f"{low} to {high}"

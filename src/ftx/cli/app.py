@@ -1,4 +1,4 @@
-"""The program ``ftx``: its verbs, loaded when they are called, and what becomes of an error."""
+"""The program ``ftx``: its commands, each loaded when it runs, and what becomes of an error."""
 
 from __future__ import annotations
 
@@ -20,62 +20,62 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from types import FrameType
 
-# Verb -> what `ftx --help` says of it, in the order of the work. The verb lives in ftx.cli.<verb> and is
-# imported when it is called: the list alone must not cost the imports of all.
-VERBS = {
+# Command -> its line in `ftx --help`, in the order of the work. It is in ftx.cli.<command>, which is
+# imported when the command runs: the list must not cost the imports of all.
+COMMANDS = {
     "data": "`data check PATH`, `data look DATA`: a data set before training, and its wrong labels",
     "train": "Train an adapter, a head or the whole model on images",
-    "merge": "Turn what was trained into one dense model, with proof",
+    "merge": "Turn the trained model into one dense model, with proof",
     "export": "Write the dense model as OpenVINO IR or ONNX",
     "validate": "Compare each artifact with the trained model: a gate",
     "eval": "Accuracy, per-class figures and confusion of an artifact",
     "predict": "Label images with an exported model or a run",
-    "explain": "Draw over images what a model's answers come from",
+    "explain": "Draw over images what a model's predictions come from",
     "report": "Write what a run is worth on one HTML page: verdict, errors, parity, latency",
     "apply": "Merge an update into a base IR on a device, without torch",
     "bench": "Time the models of a run on this machine, and find their fastest setting",
-    "serve": "Answer over HTTP, with a page to try it",
+    "serve": "Serve over HTTP, with a page to try it",
     "tune": "Search for the recipe that suits the data",
     "run": "Train, merge, export and validate from one recipe",
     "runs": "List runs, compare them, remove them",
     "adapters": "Compare adapters of one base, layer by layer",
     "models": "List the models that can be trained, and what ftx supports of each",
-    "recipes": "List the recipes that travel with ftx",
-    "quickstart": "All of it on the embedded model and sample",
-    "schema": "Print the JSON schema of a verb's --json answer",
+    "recipes": "List the recipes that come with ftx",
+    "quickstart": "All of it on the bundled model and sample",
+    "schema": "Print the JSON schema of a command's --json object",
 }
 
-# Those that have verbs of their own; an answer names both.
-_SUBVERBS = {"data": ("check", "look", "sample", "shard")}
+# Those that have commands of their own; the field `verb` of a report has both words.
+_SUBCOMMANDS = {"data": ("check", "look", "sample", "shard")}
 
 # 128 + SIGPIPE, as the shell reports a program whose reader went away (`ftx predict ... | head`).
 BROKEN_PIPE = 141
 
 
-class VerbGroup(TyperGroup):
-    """The verbs, each imported when it is asked for."""
+class CommandGroup(TyperGroup):
+    """The commands, each imported when it runs."""
 
     def __init__(self, **attributes: Any) -> None:
         super().__init__(**attributes)
-        # Typer looks for the nearest verb among these keys; the commands come from get_command.
-        self.commands = cast("Any", dict.fromkeys(VERBS))
+        # Typer looks for the nearest name among these keys; the commands come from get_command.
+        self.commands = cast("Any", dict.fromkeys(COMMANDS))
 
     def list_commands(self, ctx: Any) -> list[str]:
-        return list(VERBS)
+        return list(COMMANDS)
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
-        if cmd_name not in VERBS:
+        if cmd_name not in COMMANDS:
             return None
         module = import_module(f"ftx.cli.{cmd_name}")
-        if hasattr(module, "verbs"):  # one that has verbs of its own
-            return typer.main.get_command(module.verbs)
-        verb = typer.Typer(add_completion=False, rich_markup_mode=None)
-        verb.command(cmd_name)(module.command)
-        return typer.main.get_command(verb)
+        if cmd_name in _SUBCOMMANDS:
+            return typer.main.get_command(module.subcommands)
+        program = typer.Typer(add_completion=False, rich_markup_mode=None)
+        program.command(cmd_name)(module.command)
+        return typer.main.get_command(program)
 
     def format_commands(self, ctx: Any, formatter: Any) -> None:
-        with formatter.section("Verbs"):
-            formatter.write_dl(list(VERBS.items()))
+        with formatter.section("Commands"):
+            formatter.write_dl(list(COMMANDS.items()))
 
     def invoke(self, ctx: Any) -> Any:
         try:
@@ -87,11 +87,11 @@ class VerbGroup(TyperGroup):
 
 
 # Plain help: rich's markup costs 0.15 s of import, half of what `ftx --help` may take.
-app = typer.Typer(cls=VerbGroup, rich_markup_mode=None)
+app = typer.Typer(cls=CommandGroup, rich_markup_mode=None)
 
 
-def _print_version(wanted: bool) -> None:
-    if wanted:
+def _print_version(given: bool) -> None:
+    if given:
         typer.echo(f"ftx {__version__}")
         raise typer.Exit
 
@@ -105,7 +105,7 @@ def program(
         bool, typer.Option("--debug", help="Show the traceback of an error; may stand anywhere on the line.")
     ] = False,
 ) -> None:
-    """Fine-tune a Vision Transformer, merge it, and run it on an Intel CPU with proof that nothing was lost.
+    """Fine-tune a Vision Transformer, merge it, and run it on an Intel CPU with proof of its accuracy.
 
     In a folder that holds data/, one subfolder of images for each class:
 
@@ -116,14 +116,14 @@ def program(
       ftx export --format openvino
       ftx validate
 
-    Each verb takes the newest finished run, runs/latest, unless one is named.
+    Commands use your newest finished run, runs/latest, unless you name one.
 
     \b
     Exit status:
       0  done                          3   the machine: no space, no network, an extra missing
       1  a gate failed                 4   done, but some inputs were skipped
       2  the input is wrong            70  a bug of ftx
-      130  interrupted, 143  terminated: a training can go on (ftx train --resume)
+      130  interrupted, 143  terminated: a training can be resumed (ftx train --resume)
     """  # noqa: D301  \b, the character, keeps click from filling a paragraph
 
 
@@ -139,7 +139,7 @@ def run(arguments: Sequence[str]) -> int:
 
         reserve_stdout()
     try:
-        _refuse_bytes(arguments)
+        _check_text(arguments)
         command = typer.main.get_command(app)
         status: object = command.main(args=given or ["--help"], prog_name="ftx", standalone_mode=False)
         sys.stdout.flush()
@@ -150,22 +150,21 @@ def run(arguments: Sequence[str]) -> int:
 
         return report_failure(error, arguments=arguments, verb=_verb_of(given), as_json=as_json, debug=debug)
     if not given:
-        return InputError.exit_code  # the help was shown, but nothing was asked for
+        return InputError.exit_code  # the help was shown, but no command was given
     return status if isinstance(status, int) else 0
 
 
 def _verb_of(words: Sequence[str]) -> str | None:
-    """The verb that was called, as its answer names it."""
-    called = [word for word in words if not word.startswith("-")]
-    verb = next((word for word in called if word in VERBS), None)
-    if verb is None:
-        return None
-    following = called[called.index(verb) + 1 :][:1]
-    return " ".join([verb, *(word for word in following if word in _SUBVERBS.get(verb, ()))])
+    """The command among the words, as its report's field ``verb`` names it."""
+    names = [word for word in words if not word.startswith("-")]
+    for name, following in zip(names, [*names[1:], ""], strict=True):
+        if name in COMMANDS:
+            return f"{name} {following}" if following in _SUBCOMMANDS.get(name, ()) else name
+    return None
 
 
-def _refuse_bytes(arguments: Sequence[str]) -> None:
-    """A word that is no text could be written neither into a report nor into a run."""
+def _check_text(arguments: Sequence[str]) -> None:
+    """Check that every word is text: others could be written neither into a report nor into a run."""
     for word in arguments:
         try:
             word.encode()
@@ -201,7 +200,7 @@ def _end_cleanly(number: int, frame: FrameType | None) -> None:
 def watch_for_termination() -> None:
     """Let Ctrl-C, SIGTERM and a terminal that is closed end the program with nothing half-written left.
 
-    What the process was told to ignore, as by nohup, stays ignored.
+    Signals that the process ignores, as under nohup, stay ignored.
     """
     for number in (signal.SIGINT, *TERMINATING):
         if signal.getsignal(number) in (signal.SIG_DFL, signal.default_int_handler):

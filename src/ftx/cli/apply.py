@@ -40,15 +40,16 @@ def command(
 ) -> int:
     """Merge an adapter into a base IR on a device, without torch, in seconds.
 
-    The weights are the server's to the last bit, and the result is asked the server's questions before it takes its
-    place. An update of another base, an older one, or one that is cut or altered is refused: the model there goes on.
+    The weights are the server's to the last bit, and the result is checked on the server's reference images before it
+    takes its place. An update of another base, an older one, or one that is cut or altered is an error: the model there
+    does not change.
     """
     from ftx.updating.apply import apply, rollback
 
     progress = console.TerminalProgress()
     if back is not None:
         if adapter is not None or labels:
-            raise InputError("--rollback takes nothing else", fix="name the model alone: ftx apply --rollback OUT_IR")
+            raise InputError("--rollback takes nothing else", fix="name only the model: ftx apply --rollback OUT_IR")
         report = rollback(back, progress)
     elif adapter is None or base is None or out is None:
         raise InputError(
@@ -56,11 +57,7 @@ def command(
         )
     else:
         report = apply(adapter, base, out, labels=[name for name in labels.split(",") if name], progress=progress)
-    if json:
-        console.print_json(report)
-    else:
-        _print(report)
-    return 0
+    return console.show(report, _print, json=json)
 
 
 def _print(report: ApplyReport) -> None:

@@ -8,7 +8,7 @@ import typer
 
 from ftx.cli import console
 from ftx.cli.shared_options import JsonFlag, TargetArgument
-from ftx.core.errors import InputError, nearest
+from ftx.core.errors import check_known
 from ftx.runs.artifacts import IRS
 from ftx.runs.compute_precision import Compute
 
@@ -61,18 +61,15 @@ def command(
     ] = False,
     json: JsonFlag = False,
 ) -> int:
-    """Time models on this machine: latency, throughput, compiling, the first answer, memory.
+    """Time models on this machine: latency, throughput, compiling, the first prediction, memory.
 
-    A row is measured in fresh processes that take turns with those of the others. A run's models stand beside torch
-    and ONNX Runtime where these are installed. The run keeps reports/bench.json and a plot, bench.svg.
+    A row is measured in fresh processes that take turns with those of the others. A run's models stand next to torch
+    and ONNX Runtime if these are installed. The run keeps reports/bench.json and a plot, bench.svg.
     """
     from ftx.evaluating.bench import Wanted, bench
 
-    unknown = next((name for name in computes or () if name not in _COMPUTES), None)
-    if unknown is not None:
-        alike = nearest(unknown, _COMPUTES)
-        fix = f"did you mean {alike}?" if alike else f"choose from {', '.join(_COMPUTES)}"
-        raise InputError(f"there is no compute precision '{unknown}'", fix=fix)
+    if computes:
+        check_known("compute precision", computes, _COMPUTES)
     report = bench(
         target,
         Wanted(
@@ -86,15 +83,11 @@ def command(
         ),
         console.TerminalProgress(),
     )
-    if json:
-        console.print_json(report)
-    else:
-        print_bench(report)
-    return 0
+    return console.show(report, print_bench, json=json)
 
 
 def print_bench(report: BenchReport) -> None:
-    """A row a setting, then what there is to say, then what was kept."""
+    """A row a setting, then the notes, then the settings that were saved."""
     wide = console.width() >= _WIDE
     columns = ["artifact", "compute", "batch", "threads", "streams", "p50 ms", "p90", "p99", "images/s"]
     columns += ["compile ms", "cached", "first ms", "MB"] if wide else ["MB"]
@@ -108,18 +101,14 @@ def print_bench(report: BenchReport) -> None:
         console.print_note(note, "strong")
     for kept in report.saved:
         console.print_note(
-            f"{kept.artifact}: ftx predict takes on this machine, for one image {_said(kept.latency)} "
-            f"({kept.p50_ms:.1f} ms), for many {_said(kept.throughput)} ({kept.images_per_s:.1f} images/s)",
+            f"{kept.artifact}: ftx predict takes on this machine, for one image {_setting(kept.latency)} "
+            f"({kept.p50_ms:.1f} ms), for many {_setting(kept.throughput)} ({kept.images_per_s:.1f} images/s)",
             "good",
         )
 
 
 def _cells(row: BenchRow, *, wide: bool) -> tuple[str, ...]:
-    start = (
-        tuple("-" if ms is None else f"{ms:.0f}" for ms in (row.compile_ms, row.compile_cached_ms, row.first_ms))
-        if wide
-        else ()
-    )
+    start = (row.compile_ms, row.compile_cached_ms, row.first_ms) if wide else ()
     return (
         row.artifact,
         str(row.compute),
@@ -128,10 +117,10 @@ def _cells(row: BenchRow, *, wide: bool) -> tuple[str, ...]:
         str(row.streams),
         *(f"{ms:.1f}" for ms in (row.p50_ms, row.p90_ms, row.p99_ms)),
         f"{row.images_per_s:.1f}",
-        *start,
+        *(console.figure(ms, ".0f") for ms in start),
         f"{row.peak_bytes / 1e6:.0f}",
     )
 
 
-def _said(setting: OpenvinoSetting) -> str:
+def _setting(setting: OpenvinoSetting) -> str:
     return f"{setting.compute}, batch {setting.batch}, {setting.threads} threads, {setting.streams} streams"

@@ -1,6 +1,6 @@
 """Everything that ftx draws: bars, errors, tables. The only importer of rich.
 
-Answers go to stdout; progress, notes and errors go to stderr. Text is never read as rich's markup: a
+Results go to stdout; progress, notes and errors go to stderr. Text is never read as rich's markup: a
 path or a label may hold brackets.
 """
 
@@ -9,20 +9,20 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, TextIO, cast
+from typing import TYPE_CHECKING, Literal, TextIO, TypeVar, cast
 
 from pydantic import BaseModel
 from rich.console import Console
-from rich.progress import BarColumn, Progress, ProgressColumn, SpinnerColumn, TextColumn, TimeRemainingColumn
-from rich.progress import Task as RichTask
+from rich.progress import BarColumn, Progress, ProgressColumn, SpinnerColumn, Task, TextColumn, TimeRemainingColumn
 from rich.table import Column, Table
 from rich.text import Text
 from rich.tree import Tree
 
-from ftx.core.errors import FtxError
+from ftx.core.command_report import CommandReport
+from ftx.core.errors import FtxError, GateFailed
 from ftx.core.progress import SILENT, ProgressTask
 
 if TYPE_CHECKING:
@@ -30,55 +30,65 @@ if TYPE_CHECKING:
 
 Style = Literal["plain", "good", "bad", "strong", "dim"]
 _STYLES: dict[Style, str] = {"plain": "", "good": "green", "bad": "bold red", "strong": "bold", "dim": "dim"}
+_Report = TypeVar("_Report", bound=CommandReport)
 
-# Into a pipe or a file there is no width to fit: nothing may be cut or wrapped there.
+# A pipe or a file has no width: nothing may be cut or wrapped there.
 _UNBOUNDED_WIDTH = 10_000
 
-_answers: TextIO | None = None
+_results: TextIO | None = None
 
 
 def reserve_stdout() -> None:
-    """Keep stdout for JSON alone: whatever else is written there, C libraries' output included, goes to stderr."""
-    global _answers  # the process has one stdout
+    """Keep stdout for JSON: whatever else is written there, C libraries' output included, goes to stderr."""
+    global _results  # the process has one stdout
     sys.stdout.flush()
-    _answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    _results = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
-    sys.stdout = cast("TextIO", _Unheard(sys.stderr))
+    sys.stdout = cast("TextIO", _UnreadStream(sys.stderr))
 
 
 def abandon_stdout() -> None:
-    """Send what is still to be written to nowhere: its reader has gone, and Python would complain on its way out."""
+    """Send what is still to be written to nowhere: its reader is gone, and Python would complain when it exits."""
     nowhere = os.open(os.devnull, os.O_WRONLY)
-    for stream in (sys.stdout, _answers):
+    for stream in (sys.stdout, _results):
         if stream is not None:
             os.dup2(nowhere, stream.fileno())
 
 
-def print_json(answer: BaseModel) -> None:
-    """Write an answer on stdout as one indented JSON object."""
-    print_line(answer.model_dump_json(indent=2))
+def show(report: _Report, printer: Callable[[_Report], None], *, json: bool) -> int:
+    """Print a report, as JSON or by ``printer`` for people, and give the exit status."""
+    if json:
+        print_json(report)
+    else:
+        printer(report)
+    return 0 if report.ok else GateFailed.exit_code
+
+
+def print_json(report: BaseModel) -> None:
+    """Write a report on stdout as one indented JSON object."""
+    print_line(report.model_dump_json(indent=2))
 
 
 def print_line(document: str) -> None:
-    """Write a JSON document on stdout, and let its reader have it now; what could move a terminal is escaped in it."""
+    """Write a JSON document on stdout without delay; characters that could move a terminal are escaped in it."""
     escaped = (one if one.isprintable() or one == "\n" else json.dumps(one)[1:-1] for one in document)
     _write_line(document if document.isprintable() else "".join(escaped))
 
 
 def print_fields(fields: Sequence[str]) -> None:
-    """Write one line of an answer on stdout, with a tab between its fields, and let its reader have it now."""
+    """Write one line of a result on stdout without delay, with a tab between its fields."""
     _write_line("\t".join(map(_printable, fields)))
 
 
 def _write_line(text: str) -> None:
-    stream = _answers or sys.stdout
+    stream = _results or sys.stdout
     stream.write(text + "\n")
     stream.flush()
 
 
-def answers_on_terminal() -> bool:
-    """Whether lines of an answer would run into a bar drawn on the same terminal."""
-    return (_answers or sys.stdout).isatty()
+def results_on_terminal() -> bool:
+    """Whether lines of a result would run into a bar drawn on the same terminal."""
+    return (_results or sys.stdout).isatty()
 
 
 def print_error(error: FtxError) -> None:
@@ -87,17 +97,17 @@ def print_error(error: FtxError) -> None:
     for heading, detail in error.details():
         text.append(f"\n  {heading}: ", style=_STYLES["dim"])
         text.append("\n    ".join(map(_printable, detail.split("\n"))))
-    _stderr().print(text, soft_wrap=True)
+    _console(_UnreadStream(sys.stderr)).print(text, soft_wrap=True)
 
 
 def print_note(text: str, style: Style = "plain") -> None:
-    """One line beside the answer, on stderr."""
-    _stderr().print(Text(_printable(text), style=_STYLES[style]), soft_wrap=True)
+    """One line next to the result, on stderr."""
+    _console(_UnreadStream(sys.stderr)).print(Text(_printable(text), style=_STYLES[style]), soft_wrap=True)
 
 
 def width() -> int:
-    """Columns that an answer may take."""
-    return _stdout().width
+    """Columns that a result may take."""
+    return _console(sys.stdout).width
 
 
 def print_facts(facts: Sequence[tuple[str, str]], style: Style = "plain") -> None:
@@ -105,7 +115,7 @@ def print_facts(facts: Sequence[tuple[str, str]], style: Style = "plain") -> Non
     width = max(len(name) for name, _ in facts)
     for name, value in facts:
         line = Text.assemble((name.ljust(width), _STYLES["dim"]), "  ", (_printable(value), _STYLES[style]))
-        _stdout().print(line, soft_wrap=True)
+        _console(sys.stdout).print(line, soft_wrap=True)
 
 
 def print_table(
@@ -118,30 +128,29 @@ def print_table(
 ) -> None:
     """A table on stdout; a column whose cells are all numbers stands flush right, ``styles`` has one entry a row.
 
-    Where the terminal is narrower than the table, ``spare`` columns are left out, the first of them first.
+    If the terminal is narrower than the table, ``spare`` columns are left out, the first of them first.
     """
-    widths = {name: max(map(len, cells)) for name, *cells in zip(columns, columns, *rows, strict=True)}
-    left_out: list[str] = []
-    while len(left_out) < len(spare) and sum(widths.values()) + len(widths) - 1 > width():
+    console = _console(sys.stdout)
+    widths = [max(map(len, cells)) for cells in zip(columns, *rows, strict=True)]
+    kept, left_out = list(range(len(columns))), list[str]()
+    while len(left_out) < len(spare) and sum(widths[at] + 1 for at in kept) - 1 > console.width:
         left_out.append(spare[len(left_out)])
-        del widths[left_out[-1]]
-    if left_out:
-        kept = [at for at, name in enumerate(columns) if name in widths]
-        columns, rows = [columns[at] for at in kept], [[row[at] for at in kept] for row in rows]
-    headers: list[Column] = []
-    for index, name in enumerate(columns):
-        numeric = bool(rows) and all(_is_figure(row[index]) for row in rows)
+        kept.remove(columns.index(left_out[-1]))
+    numeric = {at: bool(rows) and all(_is_figure(row[at]) for row in rows) for at in kept}
+    table = Table(
         # On a narrow terminal names are folded; half a number is none.
-        headers.append(Column(Text(name), justify="right" if numeric else "left", overflow="fold", no_wrap=numeric))
-    table = Table(*headers, header_style="bold", box=None, pad_edge=False, padding=(0, 2, 0, 0))
-    for index, row in enumerate(rows):
-        table.add_row(
-            *(Text(_printable(cell)) for cell in row),
-            style=_STYLES[styles[index]] if styles else "",
-        )
-    console = _stdout()
-    if sum(max(map(len, column)) + 2 for column in zip(columns, *rows, strict=True)) > console.width:
-        table.padding = (0, 1, 0, 0)
+        *(
+            Column(Text(columns[at]), justify="right" if numeric[at] else "left", overflow="fold", no_wrap=numeric[at])
+            for at in kept
+        ),
+        header_style="bold",
+        box=None,
+        pad_edge=False,
+        padding=(0, 2 if sum(widths[at] + 2 for at in kept) <= console.width else 1, 0, 0),
+    )
+    for number, row in enumerate(rows):
+        style = _STYLES[styles[number]] if styles else ""
+        table.add_row(*(Text(_printable(row[at])) for at in kept), style=style)
     if title:
         console.print(_title(title), soft_wrap=True)
     console.print(table)
@@ -150,36 +159,40 @@ def print_table(
 
 
 @dataclass(frozen=True)
-class Node:
-    """A line of a tree: a name, what stands behind it, and the lines below."""
+class TreeLine:
+    """A line of a tree: a name, a detail behind it, and the lines below."""
 
     name: str
-    behind: str = ""
-    below: Sequence[Node] = ()
+    detail: str = ""
+    below: Sequence[TreeLine] = ()
 
 
-def print_tree(title: str, nodes: Sequence[Node]) -> None:
+def print_tree(title: str, lines: Sequence[TreeLine]) -> None:
     """A tree on stdout."""
 
-    def grow(tree: Tree, node: Node) -> None:
-        branch = tree.add(Text.assemble(_printable(node.name), ("  " + _printable(node.behind), _STYLES["dim"])))
-        for one in node.below:
-            grow(branch, one)
+    def grow(tree: Tree, lines: Sequence[TreeLine]) -> None:
+        for line in lines:
+            text = Text.assemble(_printable(line.name), ("  " + _printable(line.detail), _STYLES["dim"]))
+            grow(tree.add(text), line.below)
 
     root = Tree(_title(title))
-    for node in nodes:
-        grow(root, node)
-    _stdout().print(root)
+    grow(root, lines)
+    _console(sys.stdout).print(root)
 
 
-def bar(share: float, width: int = 20) -> str:
-    """A share in [0, 1] as a bar of blocks; what is above 0 is seen."""
+def bar(fraction: float, width: int = 20) -> str:
+    """A fraction in [0, 1] as a bar of blocks; one above 0 has at least one block."""
     try:
         "█".encode(sys.stdout.encoding or "ascii")
         block = "█"
     except UnicodeEncodeError:
         block = "#"
-    return block * max(round(share * width), 1 if share > 0 else 0)
+    return block * max(round(fraction * width), 1 if fraction > 0 else 0)
+
+
+def figure(value: float | None, spec: str) -> str:
+    """A number in a format, or a dash if there is none."""
+    return "-" if value is None else format(value, spec)
 
 
 def _title(text: str) -> Text:
@@ -188,7 +201,7 @@ def _title(text: str) -> Text:
 
 
 def _printable(text: str) -> str:
-    """Without what a file's name may hold to colour or move the terminal, or to look like a line of its own."""
+    """Without characters of a file's name that could colour or move the terminal, or begin a line of their own."""
     return "".join(one if one.isprintable() else ascii(one)[1:-1] for one in text)
 
 
@@ -202,13 +215,8 @@ class _Console(Console):
         raise BrokenPipeError
 
 
-def _stdout() -> Console:
-    stream = sys.stdout
-    return _Console(file=stream, highlight=False, width=None if stream.isatty() else _UNBOUNDED_WIDTH)
-
-
-class _Unheard:
-    """A stream whose reader may go away: what is said beside the answer must not stop the work."""
+class _UnreadStream:
+    """A stream whose reader may go away: output next to the result must not stop the work."""
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
@@ -227,31 +235,29 @@ class _Unheard:
         return getattr(self._stream, name)
 
 
-def _stderr() -> Console:
-    stream = cast("TextIO", _Unheard(sys.stderr))
-    return _Console(file=stream, highlight=False, width=None if stream.isatty() else _UNBOUNDED_WIDTH)
+def _console(stream: TextIO | _UnreadStream) -> Console:
+    file = cast("TextIO", stream)
+    return _Console(file=file, highlight=False, width=None if file.isatty() else _UNBOUNDED_WIDTH)
 
 
 class _Count(ProgressColumn):
-    """``128/960``, or ``128`` where the total is unknown."""
+    """``128/960``, or ``128`` if the total is unknown."""
 
-    def render(self, task: RichTask) -> Text:
-        total = "" if task.total is None else f"/{task.total:.0f}"
-        return Text(f"{task.completed:.0f}{total}")
+    def render(self, task: Task) -> Text:
+        return Text(f"{task.completed:.0f}" + ("" if task.total is None else f"/{task.total:.0f}"))
 
 
 class _Speed(ProgressColumn):
     """Steps a second; a step is an image wherever images are worked through."""
 
-    def render(self, task: RichTask) -> Text:
+    def render(self, task: Task) -> Text:
         speed = task.finished_speed or task.speed
         return Text("" if speed is None else f"{speed:.{0 if speed >= 10 else 1}f}/s", style="dim")
 
 
 class _BarTask:
-    def __init__(self, bars: Progress, task: RichTask) -> None:
-        self._bars = bars
-        self._task = task
+    def __init__(self, bars: Progress, task: Task) -> None:
+        self._bars, self._task = bars, task
 
     def advance(self, steps: int = 1, **fields: str) -> None:
         if fields:
@@ -264,8 +270,7 @@ class TerminalProgress:
     """ftx.core.progress.Progress drawn on stderr: bars on a terminal, notes as plain lines anywhere else."""
 
     def __init__(self, *, bars: bool = True) -> None:
-        self._console = _stderr()
-        # FORCE_COLOR asks for colours, not for a bar redrawn ten times a second into a log file.
+        # FORCE_COLOR is for colours, not for a bar redrawn ten times a second into a log file.
         self._drawn = bars and sys.stderr.isatty() and os.environ.get("TERM") != "dumb"
         self._open = 0
         self._bars = Progress(
@@ -276,7 +281,7 @@ class TerminalProgress:
             TextColumn("{task.fields[shown]}", markup=False, style="cyan"),
             _Speed(),
             TimeRemainingColumn(compact=True, elapsed_when_finished=True),
-            console=self._console,
+            console=_console(_UnreadStream(sys.stderr)),
             transient=True,
         )
 
@@ -299,8 +304,8 @@ class TerminalProgress:
                 self._bars.stop()
 
     def note(self, text: str) -> None:
-        self._console.print(Text(_printable(text)), soft_wrap=True)
+        self._bars.console.print(Text(_printable(text)), soft_wrap=True)
 
     def note_epoch(self, end: EpochEnd) -> None:
-        """Say what came of an epoch."""
+        """Show the result of an epoch."""
         self.note(str(end))

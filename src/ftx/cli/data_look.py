@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from ftx.cli import console
-from ftx.cli.shared_options import SKIPPED, DataFormatOption, DataTaskOption, FollowLinksFlag, JsonFlag, parse_task
+from ftx.cli.shared_options import (
+    SKIPPED,
+    DataArgument,
+    DataFormatOption,
+    DataTaskOption,
+    FollowLinksFlag,
+    JsonFlag,
+    parse_task,
+)
 from ftx.recipe.schema import Recipe
 
 if TYPE_CHECKING:
@@ -16,10 +25,7 @@ if TYPE_CHECKING:
 
 
 def look(
-    data: Annotated[
-        Path,
-        typer.Argument(metavar="DATA", help="A folder, a table, an annotation file, or shards."),
-    ] = Path("data"),
+    data: DataArgument = Path("data"),
     task: DataTaskOption = None,
     form: DataFormatOption = "auto",
     follow_links: FollowLinksFlag = False,
@@ -39,9 +45,7 @@ def look(
     ] = "auto",
     out: Annotated[
         Path,
-        typer.Option(
-            "--out", metavar="CSV", help="The table of issues and choices; one that is there is gone on with."
-        ),
+        typer.Option("--out", metavar="CSV", help="The table of issues and choices; an existing one is continued."),
     ] = Path("data-look.csv"),
     port: Annotated[
         int, typer.Option("--port", metavar="N", min=0, max=65535, help="Where the page is served; 0: any free port.")
@@ -52,12 +56,12 @@ def look(
     """Show what is probably wrong with a data set: wrong labels, near-duplicates across splits, unreadable images.
 
     A page on this machine shows them one by one and takes a choice for each: keep, relabel, drop. The table of choices
-    is written at once; the data never is. Ctrl-C ends it. With --json nothing is served: the table and the answer are
+    is written at once; the data never is. Ctrl-C ends it. With --json nothing is served: the table and one object are
     written, and the exit status is 4 if images cannot be read.
     """
     from ftx.data.sources.folder import check_data_path
 
-    check_data_path(data)  # before torch is imported: a name mistyped must not cost seconds
+    check_data_path(data)  # before torch is imported: a mistyped name must not cost seconds
     from ftx.curating.look import look as find
     from ftx.curating.server import LookServer, serve
 
@@ -69,13 +73,14 @@ def look(
         "model.name": model,
         "model.weights": weights,
     }
-    recipe = Recipe.build(None, (), flags)
-    named = None if task is None else parse_task(task)
+    recipe, named = Recipe.build(None, (), flags), None if task is None else parse_task(task)
     if json:
         report = find(recipe, named, out=out, progress=console.TerminalProgress()).report
         console.print_json(report)
         return SKIPPED if report.counts.get("unreadable") else 0
-    with LookServer(port, note=_note) as server:  # first: a port that is taken must not cost the work
+    with LookServer(
+        port, note=partial(console.print_note, style="bad")
+    ) as server:  # first: a port that is in use must not cost the work
         found = find(recipe, named, out=out, progress=console.TerminalProgress())
         _print(found.report)
         serve(server, found, open_browser=open_browser, announce=_announce)
@@ -97,11 +102,7 @@ def _print(report: LookReport) -> None:
     for note in report.notes:
         console.print_note(note, "bad")
     for problem in report.problems:
-        console.print_note(f"ftx train would refuse this: {problem}", "bad")
-
-
-def _note(text: str) -> None:
-    console.print_note(text, "bad")
+        console.print_note(f"ftx train would end with an error: {problem}", "bad")
 
 
 def _announce(address: str) -> None:

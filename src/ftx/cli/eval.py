@@ -36,20 +36,16 @@ def command(
     from ftx.evaluating.evaluate import evaluate
 
     report = evaluate(run, artifact, data=data, progress=console.TerminalProgress())
-    if json:
-        console.print_json(report)
-    else:
-        print_evaluation(report)
-    return 0
+    return console.show(report, print_evaluation, json=json)
 
 
-# Classes whose confusion matrix fits beside their names on 80 columns; of more the largest mistakes are listed.
+# Classes whose confusion matrix fits next to their names on 80 columns; with more, the largest mistakes are listed.
 _MATRIX_MOST = 12
 _MISTAKES = 20
 
 
 def print_evaluation(report: EvalReport) -> None:
-    """A line of totals, a row a class, and who is taken for whom."""
+    """The totals, a row a class, and which class is predicted for which."""
     console.print_facts(
         [
             ("artifact", f"{report.artifact} ({report.runtime}, {report.compute})"),
@@ -67,7 +63,7 @@ def print_evaluation(report: EvalReport) -> None:
                 f"{score.recall:.4f}",
                 f"{score.f1:.4f}",
                 f"{score.false_positive_rate:.4f}",
-                "-" if score.average_precision is None else f"{score.average_precision:.4f}",
+                console.figure(score.average_precision, ".4f"),
                 str(score.support),
             )
             for score in report.classes
@@ -87,21 +83,22 @@ def print_evaluation(report: EvalReport) -> None:
             (f"{index + 1} {name}", *(str(count) if count else "." for count in counts))
             for index, (name, counts) in enumerate(zip(names, report.confusion, strict=True))
         ],
-        title="\nconfusion: a row a true class, a column an answer",
+        title="\nconfusion: a row a true class, a column a prediction",
     )
 
 
 def _print_mistakes(confusion: Sequence[Sequence[int]], names: Sequence[str]) -> None:
-    mistakes = sorted(
-        (
-            (-count, truth, answer)
-            for truth, counts in enumerate(confusion)
-            for answer, count in enumerate(counts)
-            if count and answer != truth
-        ),
-    )
+    counts = {
+        (truth, predicted): count
+        for truth, row in enumerate(confusion)
+        for predicted, count in enumerate(row)
+        if count and predicted != truth
+    }
     console.print_table(
-        ("truth", "answer", "images"),
-        [(names[truth], names[answer], str(-count)) for count, truth, answer in mistakes[:_MISTAKES]],
+        ("truth", "prediction", "images"),
+        [
+            (names[truth], names[predicted], str(count))
+            for (truth, predicted), count in sorted(counts.items(), key=lambda item: -item[1])[:_MISTAKES]
+        ],
         title="\nthe most frequent mistakes; --json holds the whole confusion matrix",
     )

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Annotated, cast
 import typer
 
 from ftx.cli import console
-from ftx.cli.shared_options import JsonFlag, status_of
+from ftx.cli.shared_options import JsonFlag, report_skipped
 from ftx.core.errors import InputError
 
 if TYPE_CHECKING:
-    from ftx.explaining.explain import MapMethod
+    from ftx.explaining.explain import ExplainReport, MapMethod
 
 
 def command(
@@ -33,7 +33,7 @@ def command(
         typer.Option(
             "--method",
             metavar="NAME",
-            help="reciprocam: what speaks for a label; rollout: where a plain Vision Transformer looks at all.",
+            help="reciprocam: what favours a label; rollout: where a plain Vision Transformer looks at all.",
         ),
     ] = "reciprocam",
     label: Annotated[
@@ -41,7 +41,7 @@ def command(
         typer.Option(
             "--label",
             metavar="NAME",
-            help="What speaks for this label; may be given several times.  [default: the labels that are answered]",
+            help="What favours this label; may be given several times.  [default: the predicted labels]",
         ),
     ] = None,
     out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Where the pictures go: IMAGE.LABEL.png.")] = Path(
@@ -49,10 +49,10 @@ def command(
     ),
     json: JsonFlag = False,
 ) -> int:
-    """Draw over images what a model's answers come from.
+    """Draw over images what a model's predictions come from.
 
-    Light is what speaks for the label most, dark what does least, in this image: where, and not how much, which is the
-    score. What is darkened beside it the model did not see. Images that cannot be read are reported and skipped; the
+    Light is what favours the label most, dark what does least, in this image: where, and not how much, which is the
+    score. The darkened border is outside of the model's input. Images that cannot be read are reported and skipped; the
     exit status is then 4.
     """
     from ftx.explaining.explain import explain
@@ -67,15 +67,16 @@ def command(
         labels=label or [],
         progress=console.TerminalProgress(),
     )
-    if json:
-        console.print_json(report)
-    else:
-        rows = [
-            (image.path, picture.label or "-", "-" if picture.score is None else f"{picture.score:.4f}", picture.path)
-            for image in report.images
-            for picture in image.pictures
-        ]
-        if rows:
-            console.print_table(("image", "label", "score", "picture"), rows)
-            console.print_note(f"{report.method} of {report.artifact}", "dim")
-    return status_of(report.images)
+    console.show(report, _print, json=json)
+    return report_skipped(report.images)
+
+
+def _print(report: ExplainReport) -> None:
+    rows = [
+        (image.path, picture.label or "-", console.figure(picture.score, ".4f"), picture.path)
+        for image in report.images
+        for picture in image.pictures
+    ]
+    if rows:
+        console.print_table(("image", "label", "score", "picture"), rows)
+        console.print_note(f"{report.method} of {report.artifact}", "dim")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, cast
 import typer
 
 from ftx.cli import console
-from ftx.cli.shared_options import DataOption, JsonFlag, RunArgument, open_run
+from ftx.cli.shared_options import DataOption, JsonFlag, RunArgument, check_usage, open_run
 from ftx.core.errors import InputError, check_known, shell_command
 from ftx.runs.artifacts import EXPORT_IR, FORMATS, IRS
 
@@ -17,7 +17,9 @@ OVMS = "ovms"
 
 if TYPE_CHECKING:
     from ftx.exporting import ExportReport
+    from ftx.exporting.base_ir import BaseReport, UpdateReport
     from ftx.exporting.export import ExportedArtifact
+    from ftx.exporting.ovms import OvmsReport
     from ftx.runs.artifacts import Format
     from ftx.runs.quantize_json import QuantizeReport
 
@@ -29,8 +31,8 @@ def command(
         typer.Option(
             "--format",
             metavar="|".join([*FORMATS, OVMS]),
-            help="May be given more than once; ovms, alone, turns IRs of the run into a repository for OpenVINO Model "
-            "Server.  [default: openvino]",
+            help="May be given more than once; ovms, by itself, turns IRs of the run into a repository for OpenVINO "
+            "Model Server.  [default: openvino]",
         ),
     ] = None,
     precisions: Annotated[
@@ -55,7 +57,7 @@ def command(
         ),
     ] = None,
     after: Annotated[
-        Path | None, typer.Option("--after", metavar="FILE", help="The update before: devices take newer ones alone.")
+        Path | None, typer.Option("--after", metavar="FILE", help="The update before: devices take only newer ones.")
     ] = None,
     recover: Annotated[
         bool,
@@ -67,7 +69,7 @@ def command(
     explain: Annotated[
         bool,
         typer.Option(
-            "--explain", help="Let the model answer with what each label comes from, too: saliency_map, feature_vector."
+            "--explain", help="Let the model also output what each label comes from: saliency_map, feature_vector."
         ),
     ] = False,
     out: Annotated[
@@ -79,122 +81,127 @@ def command(
     """Write the dense model as OpenVINO IR or ONNX; or a base IR and updates of it.
 
     An IR takes raw images of any size: resize, crop and normalisation are inside. Each folder below openvino/
-    is complete for a device, with labels, hashes and reference answers. int8 is calibrated on training images.
+    is complete for a device, with labels, hashes and reference outputs. int8 is calibrated on training images.
     """
-    if out is not None and OVMS not in (formats or ()):
-        raise InputError("models go into their run", found=f"--out {out}", fix="leave it out; it is for --format ovms")
+    chosen, updates = formats or [], base is not None or as_update is not None or after is not None
     if formats is not None:
         check_known("format", formats, [*FORMATS, OVMS])
-    open_run(run, data, needs_images=base is None and as_update is None and "openvino" in (formats or ["openvino"]))
-    if base is not None or as_update is not None or after is not None:
-        _refuse_both(formats, as_update, precisions, recover=recover, explain=explain)
-        return _base_or_update(run, base, as_update, after, precisions or ["fp32"], data, json=json)
-    if OVMS in (formats or ()):
-        _refuse_beside_ovms(formats or [], data, recover=recover, explain=explain)
+    flag = "--recover" if recover else "--explain"
+    check_usage(
+        (
+            out is not None and OVMS not in chosen,
+            InputError("models go into their run", found=f"--out {out}", fix="--out is for --format ovms"),
+        ),
+        (updates and chosen, InputError("a base and updates are OpenVINO's", found="--format", fix="leave it out")),
+        (
+            as_update is not None and precisions,
+            InputError("an update has the precision of its base", found="--precision", fix="leave it out"),
+        ),
+        (updates and recover, InputError("--recover is for int8, and no update is", fix="leave it out")),
+        (
+            updates and explain,
+            InputError("--explain is for models, and an update changes only weights", fix="leave it out"),
+        ),
+        (
+            updates and base is None,
+            InputError("an update is of a base that devices have", fix="name its folder: --base DIR"),
+        ),
+        (
+            after is not None and as_update is None,
+            InputError("--after is for an update", fix="name the update to write: --as-update FILE"),
+        ),
+        (
+            OVMS in chosen and set(chosen) != {OVMS},
+            InputError(
+                "ovms is made of IRs that the run holds",
+                found=f"--format {', '.join(sorted(set(chosen) - {OVMS}))}",
+                fix="export these first, then ovms",
+            ),
+        ),
+        (
+            OVMS in chosen and data is not None,
+            InputError("ovms is made of IRs, and needs no image", found=f"--data {data}", fix="leave --data out"),
+        ),
+        (
+            OVMS in chosen and (recover or explain),
+            InputError("ovms is made of IRs that the run holds", found=flag, fix=f"{EXPORT_IR} {flag}, then ovms"),
+        ),
+    )
+    open_run(run, data, needs_images=not updates and "openvino" in (chosen or ["openvino"]))
+    if base is not None and as_update is not None:
+        return _update(run, as_update, base, after, json=json)
+    if base is not None:
+        return _base(run, base, precisions or ["fp32"], data, json=json)
+    if OVMS in chosen:
         return _repository(run, out or Path(OVMS), precisions or ["fp32"], json=json)
     from ftx.exporting import export
 
-    # What is no precision is refused by export itself.
+    # ``export`` checks the precisions.
     report = export(
         run,
-        formats=cast("list[Format]", formats or ["openvino"]),
+        formats=cast("list[Format]", chosen or ["openvino"]),
         precisions=precisions or ["fp32"],
         data=data,
         recover=recover,
         explain=explain,
         progress=console.TerminalProgress(),
     )
-    if json:
-        console.print_json(report)
-    else:
-        print_export(report)
-    return 0
-
-
-def _refuse_both(
-    formats: list[str] | None, as_update: Path | None, precisions: list[str] | None, *, recover: bool, explain: bool
-) -> None:
-    if formats:
-        raise InputError("a base and updates are OpenVINO's", found="--format", fix="leave it out")
-    if as_update is not None and precisions:
-        raise InputError("an update has the precision of its base", found="--precision", fix="leave it out")
-    if recover:
-        raise InputError("--recover is for int8, and no update is", fix="leave it out")
-    if explain:
-        raise InputError("--explain is for models, and an update changes weights alone", fix="leave it out")
-
-
-def _refuse_beside_ovms(formats: list[str], data: Path | None, *, recover: bool, explain: bool) -> None:
-    if set(formats) != {OVMS}:
-        others = ", ".join(sorted(set(formats) - {OVMS}))
-        raise InputError(
-            "ovms is made of IRs that the run holds", found=f"--format {others}", fix="export these first, then ovms"
-        )
-    if data is not None:
-        raise InputError("ovms is made of IRs, and asks no image", found=f"--data {data}", fix="leave it out")
-    if recover or explain:
-        flag = "--recover" if recover else "--explain"
-        raise InputError("ovms is made of IRs that the run holds", found=flag, fix=f"{EXPORT_IR} {flag}, then ovms")
+    return console.show(report, print_export, json=json)
 
 
 def _repository(run: Path | None, out: Path, precisions: list[str], *, json: bool) -> int:
+    """A repository for OpenVINO Model Server, made of IRs of the run."""
     from ftx.exporting.ovms import export_ovms
 
     written = export_ovms(run, out, precisions=precisions, progress=console.TerminalProgress())
-    if json:
-        console.print_json(written)
-        return 0
+    return console.show(written, _print_repository, json=json)
+
+
+def _base(run: Path | None, base: Path, precisions: list[str], data: Path | None, *, json: bool) -> int:
+    """The base IR that devices need once."""
+    from ftx.exporting.base_ir import export_base
+
+    (precision,) = precisions if len(precisions) == 1 else ("",)
+    if precision not in ("fp32", "fp16"):
+        found = ", ".join(precisions)
+        raise InputError("a base is in fp32 or fp16", found=found, fix="int8 is made from the merged model")
+    written = export_base(run, base, precision=precision, data=data, progress=console.TerminalProgress())
+    return console.show(written, _print_base, json=json)
+
+
+def _update(run: Path | None, file: Path, base: Path, after: Path | None, *, json: bool) -> int:
+    """The update that ``ftx apply`` turns a base into a model with."""
+    from ftx.exporting.base_ir import export_update
+
+    update = export_update(run, file, base, after=after, progress=console.TerminalProgress())
+    if update.verdict is None:
+        console.print_note(
+            "it has no verdict that devices could repeat: "
+            f"{EXPORT_IR}, then {shell_command('ftx validate', update.run)}, and write it again",
+            "dim",
+        )
+    return console.show(update, _print_update, json=json)
+
+
+def _print_repository(report: OvmsReport) -> None:
     console.print_table(
-        ("model", "channels", "of"), [(one.name, one.channels.upper(), one.artifact) for one in written.models]
+        ("model", "channels", "of"), [(one.name, one.channels.upper(), one.artifact) for one in report.models]
     )
-    console.print_note(f"{written.path}: {written.size_bytes / 1e6:.1f} MB", "good")
-    console.print_note(f"next: {shell_command('ovms --rest_port 8000 --config_path', written.config)}", "dim")
-    return 0
+    console.print_note(f"{report.path}: {report.size_bytes / 1e6:.1f} MB", "good")
+    console.print_note(f"next: {shell_command('ovms --rest_port 8000 --config_path', report.config)}", "dim")
 
 
-def _base_or_update(
-    run: Path | None,
-    base: Path | None,
-    as_update: Path | None,
-    after: Path | None,
-    precisions: list[str],
-    data: Path | None,
-    *,
-    json: bool,
-) -> int:
-    from ftx.exporting.base_ir import export_base, export_update
+def _print_base(report: BaseReport) -> None:
+    size = f"{report.size_bytes / 1e6:.1f} MB"
+    console.print_note(f"{report.path}: base in {report.precision}, {size}; the same for every run of it", "good")
+    console.print_note(f"next: {shell_command('ftx export', report.run)} --base {report.path} --as-update FILE", "dim")
 
-    progress = console.TerminalProgress()
-    if base is None:
-        raise InputError("an update is of a base that devices have", fix="name its folder: --base DIR")
-    if as_update is None:
-        if after is not None:
-            raise InputError("--after is for an update", fix="name the update to write: --as-update FILE")
-        (precision,) = precisions if len(precisions) == 1 else ("",)
-        if precision not in ("fp32", "fp16"):
-            found = ", ".join(precisions)
-            raise InputError("a base is in fp32 or fp16", found=found, fix="int8 is made from the merged model")
-        written = export_base(run, base, precision=precision, data=data, progress=progress)
-        said = f"{written.path}: base in {precision}, {written.size_bytes / 1e6:.1f} MB; the same for every run of it"
-        following = f"next: {shell_command('ftx export', written.run)} --base {base} --as-update FILE"
-    else:
-        update = written = export_update(run, as_update, base, after=after, progress=progress)
-        said = f"{update.path}: update {update.sequence} of {base}, {update.size_bytes / 1e6:.2f} MB"
-        if update.verdict is None:
-            console.print_note(
-                "it carries no verdict for devices to repeat: "
-                f"{EXPORT_IR}, then {shell_command('ftx validate', update.run)}, and write it again",
-                "dim",
-            )
-        else:
-            said += f", {update.verdict} here"
-        following = f"next, on a device: ftx apply {as_update} {base} OUT"
-    if json:
-        console.print_json(written)
-    else:
-        console.print_note(said, "good")
-        console.print_note(following, "dim")
-    return 0
+
+def _print_update(report: UpdateReport) -> None:
+    verdict = "" if report.verdict is None else f", {report.verdict} here"
+    size = f"{report.size_bytes / 1e6:.2f} MB"
+    console.print_note(f"{report.path}: update {report.sequence} of {report.base}, {size}{verdict}", "good")
+    console.print_note(f"next, on a device: ftx apply {report.path} {report.base} OUT", "dim")
 
 
 def print_export(report: ExportReport) -> None:
@@ -248,12 +255,9 @@ def print_search(report: QuantizeReport) -> None:
 
 
 def setting(item: ExportedArtifact) -> str:
-    """What int8 adds to its name: how it was made, and how much of it computes in 8 bits."""
+    """How int8 was made, and how much of it computes in 8 bits; nothing for other precisions."""
     if item.int8_share is None:
         return ""
-    if item.preset is not None:
-        chosen = f"{item.preset} preset"
-    else:
-        alpha = item.smooth_quant_alpha
-        chosen = "no SmoothQuant" if alpha is None or alpha < 0 else f"SmoothQuant {alpha:g}"
-    return f" ({chosen}, {item.int8_share:.0%} of layers)"
+    alpha = item.smooth_quant_alpha
+    smoothing = "no SmoothQuant" if alpha is None or alpha < 0 else f"SmoothQuant {alpha:g}"
+    return f" ({smoothing if item.preset is None else f'{item.preset} preset'}, {item.int8_share:.0%} of layers)"

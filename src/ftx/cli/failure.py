@@ -1,4 +1,4 @@
-"""What the user sees when a verb ends with an exception."""
+"""What the user sees when a command ends with an exception."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from ftx.core.errors import EnvironmentFault, FtxError, InputError
 from ftx.core.memory import is_out_of_memory, memory_fault
 from ftx.core.version import __version__
 
-# What the system says of a path that was given, or of itself.
+# Errors of the system about a path that was given, and about itself.
 _INPUT = (errno.EEXIST, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG, errno.ELOOP)
 _ENVIRONMENT = (*FULL, errno.EACCES, errno.EPERM, errno.EROFS, errno.EIO, errno.EMFILE)
 
@@ -38,19 +38,19 @@ class ErrorParts(BaseModel):
     @computed_field
     @property
     def mend(self) -> str | None:
-        """``fix`` under the name that it had in 0.1, for what reads it there."""
+        """``fix`` under the name that it had in 0.1, for programs that read it there."""
         return self.fix
 
 
 class FailureReport(CommandReport):
-    """The ``--json`` object of a verb that failed."""
+    """The ``--json`` object of a command that failed."""
 
     ok: bool = False
     error: ErrorParts
 
 
 def report_failure(error: Exception, *, arguments: Sequence[str], verb: str | None, as_json: bool, debug: bool) -> int:
-    """Print the error, as JSON too if that was asked for, and give the exit status."""
+    """Print the error, as JSON too under --json, and give the exit status."""
     known = as_ftx_error(error, verb)
     if not rank_zero_output.may_print_error():
         return 70 if known is None else known.exit_code
@@ -62,9 +62,9 @@ def report_failure(error: Exception, *, arguments: Sequence[str], verb: str | No
     if as_json:
         parts = ErrorParts(what=known.what, where=known.where, found=known.found, fix=known.fix)
         try:
-            # In one line, as the answer may be lines of JSON that have begun.
+            # In one line, as lines of JSON may have been written before.
             console.print_line(FailureReport(verb=verb or "", error=parts).model_dump_json())
-        except OSError:  # what failed may be the answer's own way out
+        except OSError:  # what failed may be stdout itself
             console.abandon_stdout()
     return known.exit_code
 
@@ -78,7 +78,7 @@ def as_ftx_error(error: Exception, verb: str | None = None) -> FtxError | None:
     if is_out_of_memory(error):
         return memory_fault(error)
     if isinstance(error, OSError) and error.errno in _ENVIRONMENT:
-        return EnvironmentFault("the system refuses", where=error.filename, found=error.strerror)
+        return EnvironmentFault("the system does not allow it", where=error.filename, found=error.strerror)
     if isinstance(error, OSError) and error.errno in _INPUT:
         return InputError("this path cannot be used", where=error.filename, found=error.strerror, fix="name another")
     return _usage_error(error, verb)

@@ -10,14 +10,14 @@ from pydantic_core import PydanticCustomError
 
 from ftx.adapters.peft_config import check_adapter_folder
 from ftx.cli import console
-from ftx.cli.shared_options import DataOption, JsonFlag, RunArgument, open_run
-from ftx.core.errors import InputError, shell_command
+from ftx.cli.shared_options import DataOption, JsonFlag, RunArgument, check_usage, open_run
+from ftx.core.errors import InputError, check_known, shell_command
 from ftx.core.untrusted_input import read_file
 from ftx.recipe.value_types import auto_or_size
 from ftx.runs.artifacts import EXPORT_IR
 
 if TYPE_CHECKING:
-    from ftx.merging.combine_adapters import CombineReport
+    from ftx.merging.combine_adapters import CombineReport, How
     from ftx.merging.merge_and_prove import MergeReport
 
 AdapterOption = Annotated[
@@ -70,7 +70,7 @@ def command(
         ),
     ] = "linear",
     density: Annotated[
-        float, typer.Option("--density", min=0.001, max=1, help="The share of entries that TIES keeps.")
+        float, typer.Option("--density", min=0.001, max=1, help="The fraction of entries that TIES keeps.")
     ] = 0.2,
     labels: Annotated[
         str | None,
@@ -78,10 +78,10 @@ def command(
             "--labels",
             metavar="A,B,…|FILE",
             show_default=False,
-            help="Names of the classes, where neither adapter nor base says them; a .txt file has one a line.",
+            help="Names of the classes, if neither adapter nor base has them; a .txt file has one a line.",
         ),
     ] = None,
-    no_head: Annotated[bool, typer.Option("--no-head", help="Merge the backbone alone.")] = False,
+    no_head: Annotated[bool, typer.Option("--no-head", help="Merge only the backbone.")] = False,
     out: Annotated[
         Path | None,
         typer.Option(
@@ -90,10 +90,10 @@ def command(
     ] = None,
     json: JsonFlag = False,
 ) -> int:
-    """Turn what was trained into one dense model, with proof.
+    """Turn the trained model into one dense model, with proof.
 
     Writes dense/, which timm and transformers open, and reports/merge.json: how far each merged layer lies
-    from its separate products in float64, and the logits of held-out images from the trained model's.
+    from its unmerged forward in float64, and the logits of held-out images from the trained model's.
 
     With --adapter it merges adapters from outside of a run, or several of one base, into a folder of their own:
     the names of transformers' ViT and DINOv2 are found in timm's by themselves.
@@ -102,19 +102,23 @@ def command(
       ftx merge --adapter lora/ --base vit_base_patch16_224 --out merged
       ftx merge --adapter runs/a --adapter runs/b --shares 0.7,0.3 --out merged
     """  # noqa: D301  \b, the character, keeps click from filling a paragraph
-    progress = console.TerminalProgress()
-    _refuse_idle(ctx, "data" if adapter else None)
+    idle = ", ".join(
+        f"--{name.replace('_', '-')}" for name in (("data",) if adapter else _OF_ADAPTERS) if _given(ctx, name)
+    )
+    check_usage(
+        (
+            idle and adapter,
+            InputError(f"{idle}: only with a run, and --adapter is given", fix="leave it out"),
+        ),
+        (idle, InputError(f"{idle}: only with --adapter, and none is given", fix="name it: --adapter DIR")),
+        (
+            adapter and run is not None,
+            InputError("a run and --adapter are given", fix=f"one of them: --adapter {run} takes the run's adapter"),
+        ),
+    )
     if not adapter:
-        open_run(run, data)
-        from ftx.merging.merge_and_prove import merge
-
-        merged = merge(run, data=data, progress=progress)
-        console.print_json(merged) if json else print_merge(merged)
-        return 0 if merged.ok else 1
-    if run is not None:
-        raise InputError("a run and --adapter are given", fix=f"one of them: --adapter {run} takes the run's adapter")
-    if combine not in ("linear", "ties"):
-        raise InputError(f"there is no way to combine called '{combine}'", fix="--combine linear, or ties")
+        return _merge_run(run, data, json=json)
+    check_known("--combine", [combine], ("linear", "ties"))
     if combine == "linear" and _given(ctx, "density"):
         raise InputError("--density is of TIES", fix="add --combine ties, or leave --density out")
     for one in adapter:
@@ -128,14 +132,13 @@ def command(
         weights=weights,
         image_size=_size(image_size),
         shares=_numbers(shares),
-        how=combine,
+        how=cast("How", combine),
         density=density,
         labels=_names(labels),
         head=not no_head,
-        progress=progress,
+        progress=console.TerminalProgress(),
     )
-    console.print_json(report) if json else _print_combined(report)
-    return 0
+    return console.show(report, _print_combined, json=json)
 
 
 _OF_ADAPTERS = ("base", "weights", "image_size", "shares", "combine", "density", "labels", "no_head", "out")
@@ -147,13 +150,12 @@ def _given(ctx: typer.Context, name: str) -> bool:
     return source is not None and source.name == "COMMANDLINE"
 
 
-def _refuse_idle(ctx: typer.Context, of_run: str | None) -> None:
-    """Refuse flags that would do nothing: those of adapters for a run, and the other way round."""
-    idle = [name for name in ((of_run,) if of_run else _OF_ADAPTERS) if _given(ctx, name)]
-    if idle:
-        flags = ", ".join(f"--{name.replace('_', '-')}" for name in idle)
-        other = "a run, and --adapter is given" if of_run else "--adapter, and none is given"
-        raise InputError(f"{flags}: only with {other}", fix="leave it out" if of_run else "name it: --adapter DIR")
+def _merge_run(run: Path | None, data: Path | None, *, json: bool) -> int:
+    """The adapter of a run, into the run's dense model."""
+    open_run(run, data)
+    from ftx.merging.merge_and_prove import merge
+
+    return console.show(merge(run, data=data, progress=console.TerminalProgress()), print_merge, json=json)
 
 
 def _size(text: str) -> int | str:
@@ -164,63 +166,60 @@ def _size(text: str) -> int | str:
 
 
 def _numbers(text: str | None) -> list[float]:
-    if text is None:
-        return []
     try:
-        return [float(part) for part in text.split(",")]
+        return [] if text is None else [float(part) for part in text.split(",")]
     except ValueError:
-        raise InputError("shares are numbers", found=text, fix="--shares 0.7,0.3") from None
+        raise InputError("--shares must be numbers", found=text, fix="write them as --shares 0.7,0.3") from None
 
 
 def _names(given: str | None) -> list[str]:
+    """Names between commas, or those in the lines of a .txt file."""
     if given is None:
         return []
-    if given.endswith(".txt"):
-        try:
-            lines = read_file(Path(given)).decode().splitlines()
-        except (OSError, UnicodeDecodeError) as error:
-            raise InputError("the labels cannot be read", where=given, found=str(error)) from error
-        return [line.strip() for line in lines if line.strip()]
-    return [name.strip() for name in given.split(",") if name.strip()]
+    if not given.endswith(".txt"):
+        return [name.strip() for name in given.split(",") if name.strip()]
+    try:
+        lines = read_file(Path(given)).decode().splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError("the labels cannot be read", where=given, found=str(error)) from error
+    return [line.strip() for line in lines if line.strip()]
 
 
 def print_merge(report: MergeReport) -> None:
     """What was merged where, and the two proofs."""
-    facts = [("merged", f"{report.method} into {report.path}, {report.size_bytes / 1e6:.1f} MB")]
-    if report.layers:
-        error, bound = report.max_relative_error, report.layer_bound
-        shown = f"{len(report.layers)}, within {error:.1e} of their separate products in float64 (bound {bound:.0e})"
-        facts.append(("layers", shown))
-    difference, bound = report.max_logit_difference, report.logit_bound
-    shown = (
-        f"within {difference:.1e} of the trained model's on {report.images} {report.images_from} (bound {bound:.0e})"
+    layers = f"{len(report.layers)}, within {report.max_relative_error:.1e} of their unmerged forward in float64"
+    logits = f"within {report.max_logit_difference:.1e} of the trained model's on {report.images} {report.images_from}"
+    console.print_facts(
+        [
+            ("merged", f"{report.method} into {report.path}, {report.size_bytes / 1e6:.1f} MB"),
+            *([("layers", f"{layers} (bound {report.layer_bound:.0e})")] if report.layers else []),
+            ("logits", f"{logits} (bound {report.logit_bound:.0e})"),
+        ]
     )
-    facts.append(("logits", shown))
-    console.print_facts(facts)
     console.print_note(f"next: {shell_command(EXPORT_IR, report.run)}", "dim")
 
 
 def _print_combined(report: CombineReport) -> None:
     parts = [
-        f"{share:.3g} x {path}" if len(report.shares) > 1 else path
-        for share, path in zip(report.shares, report.adapters, strict=True)
+        f"{weight:.3g} x {path}" if len(report.shares) > 1 else path
+        for weight, path in zip(report.shares, report.adapters, strict=True)
     ]
-    error, bound = report.max_relative_error, report.layer_bound
-    ties = report.how == "ties"
+    size, ties = f"--image-size {report.image_size}", report.how == "ties"
     kind = f"{report.labels} classes at {report.image_size} px" if report.labels else f"no head, {report.image_size} px"
-    against = "the rule taken entry by entry" if ties else "separate products in float64"
-    beside = "the model that was written" if ties else "the base with the adapters beside it"
+    layers = f"{len(report.layers)}, within {report.max_relative_error:.1e}"
+    against = "the rule applied entry by entry" if ties else "the unmerged forward in float64"
+    other = "the model that was written" if ties else "the base with the adapters unmerged"
     console.print_facts(
         [
             ("merged", f"{' + '.join(parts)}{' by TIES' if ties else ''}"),
             ("into", f"{report.base}: {report.path}, {report.size_bytes / 1e6:.1f} MB, {kind}"),
-            ("layers", f"{len(report.layers)}, within {error:.1e} of {against} (bound {bound:.0e})"),
-            ("answers", f"within {report.max_logit_difference:.1e} of {beside} (bound {report.logit_bound:.0e})"),
+            ("layers", f"{layers} of {against} (bound {report.layer_bound:.0e})"),
+            ("outputs", f"within {report.max_logit_difference:.1e} of {other} (bound {report.logit_bound:.0e})"),
         ]
     )
     if report.labels:
-        console.print_note(f"next: {shell_command('ftx predict IMAGES --artifact', report.path)}", "dim")
+        following = shell_command("ftx predict IMAGES --artifact", report.path)
     else:
         weights = shell_command("--weights", f"{report.path}/model.safetensors")
-        size = f"--image-size {report.image_size}"
-        console.print_note(f"next: ftx train --model {report.architecture} {weights} {size} --freeze-backbone", "dim")
+        following = f"ftx train --model {report.architecture} {weights} {size} --freeze-backbone"
+    console.print_note(f"next: {following}", "dim")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 from typing import Annotated
 
@@ -16,7 +17,7 @@ from ftx.recipe.adapter_targets import TARGETS
 
 
 class ModelsReport(CommandReport):
-    """The models that were asked for, and the version of timm that they are of."""
+    """The models that match, and the version of timm that they are of."""
 
     verb: str = "models"
     timm: str
@@ -29,30 +30,27 @@ def command(
         typer.Argument(metavar="PATTERN", help="A name, a part of one, a glob ('vit_*dino*') or a family."),
     ] = None,
     json: JsonFlag = False,
-) -> None:
-    """List what can be trained: the embedded models and every classifier of timm, with what ftx supports of each.
+) -> int:
+    """List what can be trained: the bundled models and every classifier of timm, with what ftx supports of each.
 
     Without PATTERN one line a family, with it one line a model, with a model's name all that is known of it.
     """
     table = read_architectures()
     report = ModelsReport(timm=table.timm, models=table.matching(pattern))
-    if json:
-        console.print_json(report)
-    elif pattern is None:
-        _print_families(report.models)
-    elif len(report.models) == 1:
-        _print_model(report.models[0])
-    else:
-        _print_models(report.models)
-    _note_version(table.timm)
+    status = console.show(report, _print_families if pattern is None else _print_models, json=json)
+    with suppress(PackageNotFoundError):  # a device has no timm
+        if (installed := version("timm")) != table.timm:
+            note = f"timm {installed} is installed, this is of {table.timm}: a few models may differ"
+            console.print_note(note, "dim")
+    return status
 
 
-def _print_families(models: Sequence[SupportedModel]) -> None:
+def _print_families(report: ModelsReport) -> None:
+    console.print_facts([("embedded", ", ".join(model.name for model in report.models if model.embedded))])
     families: dict[str, list[SupportedModel]] = {}
-    for model in models:
-        families.setdefault("" if model.embedded else model.family, []).append(model)
-    embedded = families.pop("")
-    console.print_facts([("embedded", ", ".join(model.name for model in embedded))])
+    for model in report.models:
+        if not model.embedded:
+            families.setdefault(model.family, []).append(model)
     columns = ("family", "models", "adapters", "probing", "any size", "weights", "targets", "for example")
     rows = [
         (
@@ -63,7 +61,7 @@ def _print_families(models: Sequence[SupportedModel]) -> None:
         )
         for family, members in sorted(families.items())
     ]
-    total = [str(len(models)) for models in _supported([one for one in models if not one.embedded])]
+    total = [str(len(models)) for models in _supported([one for one in report.models if not one.embedded])]
     console.print_table(
         columns, [*rows, ("all", *total, "", "")], title="\ntimm, how many models of each family support what"
     )
@@ -81,49 +79,42 @@ def _supported(models: Sequence[SupportedModel]) -> list[list[SupportedModel]]:
     ]
 
 
-def _print_models(models: Sequence[SupportedModel]) -> None:
-    columns = (
-        "model",
-        "parameters",
-        "input",
-        "blocks",
-        "layers",
-        "targets",
-        "probing",
-        "any size",
-        "weights",
-        "licence",
-    )
+def _print_models(report: ModelsReport) -> None:
+    if len(report.models) == 1:
+        _print_model(report.models[0])
+        return
+    columns = "model", "parameters", "input", "blocks", "layers", "targets", "probing", "any size", "weights", "licence"
     console.print_table(
         columns,
         [
             (
                 one.name,
-                _millions(one),
+                f"{one.parameters / 1e6:,.1f} M",
                 _input(one),
                 str(one.blocks),
                 str(one.adapted),
                 _targets([one]),
-                _yes(one.classifier),
-                _yes(one.any_size),
+                "yes" if one.classifier else "-",
+                "yes" if one.any_size else "-",
                 str(len(one.pretrained)),
-                ", ".join(_licences(one)) or "-",
+                ", ".join(sorted({_licence(licence) for licence in one.pretrained.values()})) or "-",
             )
-            for one in models
+            for one in report.models
         ],
     )
     console.print_note("next: ftx models NAME", "dim")
 
 
 def _print_model(model: SupportedModel) -> None:
-    untagged = "they travel with ftx" if model.embedded else "without a tag"
+    untagged = "bundled with ftx" if model.embedded else "without a tag"
     tags = [f"{tag or untagged}, {_licence(licence)}" for tag, licence in model.pretrained.items()]
     layers = ", ".join(f"{target} {count}" for target, count in model.layers.items())
+    sizes = "--image-size takes others" if model.any_size else "no other size"
     facts = [
         ("model", model.name + (f", embedded: timm's {model.architecture}" if model.embedded else "")),
         ("family", model.family),
-        ("parameters", f"{_millions(model)} without a head"),
-        ("input", f"{_input(model)} px, {model.input_size[0]} channels; " + _sizes(model)),
+        ("parameters", f"{model.parameters / 1e6:,.1f} M without a head"),
+        ("input", f"{_input(model)} px, {model.input_size[0]} channels; {sizes}"),
         (
             "adapters",
             f"{model.adapted} layers in {model.blocks} blocks: {layers}" if layers else "none: no layer is known",
@@ -152,36 +143,10 @@ def _targets(models: Sequence[SupportedModel]) -> str:
     return "all" if len(found) == len(TARGETS) else ", ".join(found) or "-"
 
 
-def _sizes(model: SupportedModel) -> str:
-    return "others can be asked for" if model.any_size else "no other size"
-
-
 def _input(model: SupportedModel) -> str:
     _, height, width = model.input_size
     return f"{height} x {width}"
 
 
-def _millions(model: SupportedModel) -> str:
-    return f"{model.parameters / 1e6:,.1f} M"
-
-
-def _licences(model: SupportedModel) -> list[str]:
-    return sorted({_licence(licence) for licence in model.pretrained.values()})
-
-
 def _licence(known: str | None) -> str:
     return known or "unknown licence"
-
-
-def _yes(holds: bool) -> str:
-    return "yes" if holds else "-"
-
-
-def _note_version(made_of: str) -> None:
-    """Say so where the installed timm is another than the table's; a device has none."""
-    try:
-        installed = version("timm")
-    except PackageNotFoundError:
-        return
-    if installed != made_of:
-        console.print_note(f"timm {installed} is installed, this is of {made_of}: a few models may differ", "dim")

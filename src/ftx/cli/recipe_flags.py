@@ -1,4 +1,4 @@
-"""The flags that stand for keys of the recipe, and the recipe that a command line asks for."""
+"""The flags that stand for keys of the recipe, and the recipe of a command line."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ from ftx.tasks.task_names import TASK_CHOICES
 
 @dataclass(frozen=True)
 class RecipeFlag:
-    """A flag, the recipe's key that it sets, how help names its value (a switch has none), and what it says of it.
+    """A flag, the recipe's key that it sets, how help names its value (a switch has none), and its help text.
 
-    ``default`` is said where the recipe's own default would not be understood.
+    ``default`` is what help shows if the recipe's own default would not be understood.
     """
 
     flag: str
@@ -39,7 +39,7 @@ class RecipeFlag:
         return self.flag.removeprefix("--").replace("-", "_")
 
     def parameter(self) -> inspect.Parameter:
-        """What typer makes the flag of."""
+        """The parameter that typer makes the flag of."""
         if self.metavar is None:
             spelled = f"{self.flag}/{self.flag.replace('--', '--no-')}"
             annotation: Any = Annotated[bool | None, typer.Option(spelled, show_default=False, help=self.text)]
@@ -64,10 +64,10 @@ FLAGS = (
         "--follow-links",
         "data.follow_links",
         None,
-        "Follow links in the data folder that lead out of it; else refused.",
+        "Follow links in the data folder that lead out of it; else an error.",
     ),
     RecipeFlag("--task", "task", "TASK", f"{TASK_CHOICES}."),
-    RecipeFlag("--model", "model.name", "NAME", "dinov2-small, which is embedded, or a model of timm."),
+    RecipeFlag("--model", "model.name", "NAME", "dinov2-small, which is bundled, or a model of timm."),
     RecipeFlag("--weights", "model.weights", "auto|none|FILE", "Pretrained, seeded random, or a .safetensors file."),
     RecipeFlag(
         "--image-size",
@@ -81,7 +81,7 @@ FLAGS = (
         "--freeze-backbone",
         "model.freeze_backbone",
         None,
-        "Train the head alone (linear probing); goes with --peft none, which is then the default.",
+        "Train only the head (linear probing); goes with --peft none, which is then the default.",
     ),
     RecipeFlag("--rank", "adapter.rank", "R", "Rank of the adapter, or of each target: attn=4,mlp=16."),
     RecipeFlag("--alpha", "adapter.alpha", "A", "The adapter is scaled by alpha / rank; also one for each target."),
@@ -122,7 +122,7 @@ FLAGS = (
         "--augment",
         "train.augment",
         "auto|light|none",
-        "How training images are varied; auto: not at all where blocks in front are computed once.",
+        "How training images are augmented; auto: not at all if blocks in front are computed once.",
         default="what the preset says, else light",
     ),
     RecipeFlag("--precision", "train.precision", "auto|f32|bf16", "auto is bf16 where the hardware computes in it."),
@@ -130,16 +130,16 @@ FLAGS = (
 )
 
 
-def with_recipe_flags(verb: Callable[..., int]) -> Callable[..., int]:
-    """A verb with all flags of the table; its parameter ``flags`` has their values by key, None where not given."""
+def with_recipe_flags(function: Callable[..., int]) -> Callable[..., int]:
+    """A command with all flags of the table; its parameter ``flags`` has their values by key, None if not given."""
 
-    @wraps(verb)
+    @wraps(function)
     def command(**given: object) -> int:
         flags = {flag.key: given.pop(flag.name) for flag in FLAGS}
-        return verb(**given, flags=flags)
+        return function(**given, flags=flags)
 
     parameters: list[inspect.Parameter] = []
-    for parameter in inspect.signature(verb, eval_str=True).parameters.values():
+    for parameter in inspect.signature(function, eval_str=True).parameters.values():
         parameters += [flag.parameter() for flag in FLAGS] if parameter.name == "flags" else [parameter]
     read_by_typer = cast("Any", command)
     read_by_typer.__signature__ = inspect.Signature(parameters)
@@ -150,7 +150,12 @@ def with_recipe_flags(verb: Callable[..., int]) -> Callable[..., int]:
 def read_recipe(
     config: str | None, overrides: Sequence[str], flags: Mapping[str, object], preset: Preset | None = None
 ) -> Recipe:
-    """The recipe of a file or a name, with what goes over it; what became of one in OTX's form is shown."""
+    """The recipe of a file or a name, with overrides, and images that exist; a note shows one in OTX's form in ours.
+
+    The images are checked here, before torch is imported, as a mistyped name must not cost seconds.
+    """
+    from ftx.data.sources.folder import check_data_path
+
     path = None if config is None else recipe_file(config)
     recipe = Recipe.build(path, overrides, flags, preset)
     notes = None if path is None else notes_on_otx(path)
@@ -160,4 +165,5 @@ def read_recipe(
             console.print_note(line)
         for note in notes:
             console.print_note(f"note: {note}", "dim")
+    check_data_path(recipe.data.path)
     return recipe

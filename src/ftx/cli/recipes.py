@@ -12,7 +12,7 @@ from ftx.recipe.schema import Recipe
 
 
 class RecipeLine(BaseModel):
-    """A recipe that travels with ftx, and its first comment."""
+    """A bundled recipe, and its first comment."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -30,15 +30,15 @@ class RecipesReport(CommandReport):
     recipes: list[RecipeLine]
 
 
-def command(json: JsonFlag = False) -> None:
-    """List the recipes that travel with ftx.
+def command(json: JsonFlag = False) -> int:
+    """List the recipes that come with ftx.
 
     `ftx run NAME --data DIR` does everything from one, `ftx train --config NAME --data DIR` trains.
     """
-    report = RecipesReport(recipes=[_line(name) for name in recipe_names()])
-    if json:
-        console.print_json(report)
-        return
+    return console.show(RecipesReport(recipes=[_line(name) for name in recipe_names()]), _print, json=json)
+
+
+def _print(report: RecipesReport) -> None:
     console.print_table(
         ("name", "task", "method", "what for"), [(one.name, one.task, one.method, one.about) for one in report.recipes]
     )
@@ -48,7 +48,5 @@ def command(json: JsonFlag = False) -> None:
 def _line(name: str) -> RecipeLine:
     path = recipe_file(name)
     recipe = Recipe.load(path)
-    first = path.read_text(encoding="utf-8").partition("\n")[0]
-    return RecipeLine(
-        name=name, task=recipe.task, model=recipe.model.name, method=recipe.method, about=first.removeprefix("# ")
-    )
+    about = path.read_text(encoding="utf-8").partition("\n")[0].removeprefix("# ")
+    return RecipeLine(name=name, task=recipe.task, model=recipe.model.name, method=recipe.method, about=about)

@@ -9,7 +9,6 @@ import typer
 
 from ftx.cli import console
 from ftx.cli.shared_options import DataOption, JsonFlag, open_run
-from ftx.core.errors import GateFailed
 from ftx.runs.artifacts import ARTIFACTS
 
 if TYPE_CHECKING:
@@ -39,7 +38,7 @@ def command(
         typer.Option(
             "--artifact",
             metavar="NAME",
-            help=f"Whose answers are shown: {', '.join(ARTIFACTS)}.  [default: the best IR, or what the run holds]",
+            help=f"Whose predictions are shown: {', '.join(ARTIFACTS)}.  [default: the best IR, or what the run holds]",
         ),
     ] = None,
     data: DataOption = None,
@@ -47,8 +46,8 @@ def command(
 ) -> int:
     """Write what a run is worth on one HTML page: verdict, data, errors, parity, latency, provenance.
 
-    The page is one file that asks no network for anything. Of several runs it shows which is better, and how surely.
-    The exit status is 1 where the verdict on a run is not to use it.
+    The page is one file that needs no network. Of several runs it shows which is better, and how surely.
+    The exit status is 1 if the verdict on a run is not to use it.
     """
     progress = console.TerminalProgress()
     for run in runs or [None]:
@@ -57,35 +56,25 @@ def command(
         from ftx.reporting.compare_runs import compare_runs
 
         compared = compare_runs(runs, out=out, artifact=artifact, data=data, progress=progress)
-        if json:
-            console.print_json(compared)
-        else:
-            print_comparison(compared)
-        return 0 if compared.ok else GateFailed.exit_code
+        return console.show(compared, print_comparison, json=json)
     from ftx.reporting.report import report
 
     found = report(runs[0] if runs else None, out=out, artifact=artifact, data=data, progress=progress)
-    if json:
-        console.print_json(found)
-    else:
-        print_report(found)
-    return 0 if found.ok else GateFailed.exit_code
+    return console.show(found, print_report, json=json)
 
 
 def print_report(found: ReportReport) -> None:
-    """The verdict, what is missing, and where the page lies."""
+    """The verdict, what is missing, and where the page is."""
     console.print_note(found.verdict, "strong")
     for fault in found.faults:
-        console.print_note(f"does not hold: {fault}", "bad")
-    for lack in found.lacks:
-        console.print_note(f"lacks {lack}")
-    for note in found.notes:
+        console.print_note(f"is damaged: {fault}", "bad")
+    for note in [*(f"lacks {lack}" for lack in found.lacks), *found.notes]:
         console.print_note(note)
     console.print_facts([("page", found.path), ("size", f"{found.size_bytes / 1e6:.1f} MB")])
 
 
 def print_comparison(found: ComparisonReport) -> None:
-    """Each run's verdict, which is better, and where the page lies."""
+    """Each run's verdict, which is better, and where the page is."""
     for name, verdict in found.verdicts.items():
         console.print_note(f"{name}: {verdict}")
     for pair in found.pairs:

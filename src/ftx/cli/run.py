@@ -8,7 +8,15 @@ import typer
 
 from ftx.cli import console
 from ftx.cli.recipe_flags import read_recipe
-from ftx.cli.shared_options import JsonFlag, OutOption, RequireProofFlag, SetOption, StrictFlag
+from ftx.cli.shared_options import (
+    JsonFlag,
+    OutOption,
+    RecipeArgument,
+    RecipeDataOption,
+    RequireProofFlag,
+    SetOption,
+    StrictFlag,
+)
 from ftx.cli.validate import accuracy, print_parity
 from ftx.runs.artifacts import IRS
 
@@ -17,13 +25,8 @@ if TYPE_CHECKING:
 
 
 def command(
-    recipe: Annotated[
-        str, typer.Argument(metavar="NAME|FILE", help="A recipe of `ftx recipes`, or a YAML file.", show_default=False)
-    ],
-    data: Annotated[
-        str | None,
-        typer.Option("--data", metavar="PATH", show_default=False, help="Images, as in `ftx train`."),
-    ] = None,
+    recipe: RecipeArgument,
+    data: RecipeDataOption = None,
     precisions: Annotated[
         list[str] | None,
         typer.Option(
@@ -40,12 +43,9 @@ def command(
 ) -> int:
     """Train, merge, export (ONNX, OpenVINO fp32 and int8) and validate, from one recipe.
 
-    Exit status 1 if an artifact failed: it does not answer as the trained model did.
+    Exit status 1 if an artifact failed: its predictions are not those of the trained model.
     """
-    from ftx.data.sources.folder import check_data_path
-
     read = read_recipe(recipe, set_ or (), {"data.path": data})
-    check_data_path(read.data.path)  # before torch is imported: a name mistyped must not cost seconds
     from ftx.pipeline import run_all
 
     progress = console.TerminalProgress()
@@ -58,23 +58,19 @@ def command(
         progress=progress,
         on_epoch=progress.note_epoch,
     )
-    return answer(report, json=json)
+    return console.show(report, print_pipeline, json=json)
 
 
-def answer(report: PipelineReport, *, json: bool) -> int:
-    """Print what came of it, and give the exit status."""
-    if json:
-        console.print_json(report)
-        return 0 if report.ok else 1
+def print_pipeline(report: PipelineReport) -> None:
+    """The parity of every artifact, and the figures of the run."""
     print_parity(report.parity)
     trained = report.train
     by_files = {row.artifact: row for row in report.parity.own_rows if row.view == "files"}
     console.print_facts(
         [
             (f"{trained.metric.replace('_', ' ')} on validation images", f"{trained.metrics[trained.metric]:.1%}"),
-            *((f"all labels right, {artifact}", f"{accuracy(row)} %") for artifact, row in by_files.items()),
+            *((f"all labels correct, {artifact}", f"{accuracy(row)} %") for artifact, row in by_files.items()),
             ("time", f"{report.seconds:.0f} s"),
             ("run", str(report.run)),
         ]
     )
-    return 0 if report.ok else 1

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, cast
 
@@ -35,64 +37,55 @@ def command(
         str, typer.Option("--sort", metavar="ORDER", help="started, name, metric, size or seconds.")
     ] = "started",
     remove: Annotated[bool, typer.Option("--remove", help="Remove the runs that are named, with all in them.")] = False,
-    yes: Annotated[bool, typer.Option("--yes", help="With --remove: do not ask.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="With --remove: no confirmation.")] = False,
     json: JsonFlag = False,
-) -> None:
+) -> int:
     """List runs, with what each has reached and takes; compare those that are named; or remove them.
 
     The most recent comes first, by metric the best. Of several that are named it also shows in which keys their recipes
-    differ. A run is removed with all that was exported from it and its checkpoints; runs that were begun from it stay.
+    differ. A run is removed with all that was exported from it and its checkpoints; runs that started from it stay.
     """
     from ftx.runs.inventory import SORTS, list_runs
 
-    check_known("order", [sort], SORTS)
-    order = cast("Sort", sort)
-    report = _remove(runs or [], asks=not yes) if remove else list_runs(runs, metric=metric, sort=order)
-    if json:
-        console.print_json(report)
-        return
-    for one in report.removed:
-        console.print_facts([("removed", one)])
     if remove:
-        console.print_note(
-            f"runs/latest: {report.latest or 'no run'}" if report.removed else "nothing was removed", "dim"
-        )
-        return
-    print_runs(report, named=bool(runs))
+        return console.show(_remove(runs or [], confirm=not yes), _print_removed, json=json)
+    check_known("order", [sort], SORTS)
+    report = list_runs(runs, metric=metric, sort=cast("Sort", sort))
+    return console.show(report, partial(print_runs, named=bool(runs)), json=json)
 
 
-def _remove(runs: Sequence[Path], *, asks: bool) -> RunsReport:
+def _remove(runs: Sequence[Path], *, confirm: bool) -> RunsReport:
     from ftx.runs.inventory import list_runs
     from ftx.runs.removal import remove_runs
 
     if not runs:
         raise InputError("no run is named to be removed", fix="ftx runs lists them; ftx runs --remove RUN...")
-    if asks:
+    if confirm:
         if not sys.stdin.isatty():
-            raise InputError(
-                "nobody can be asked whether to remove it", found="no terminal", fix="--yes, if it is to go"
-            )
+            raise InputError("removing a run must be confirmed", found="no terminal", fix="ftx runs --remove --yes RUN")
         everything, going = list_runs().runs, list_runs(runs).runs
         for one in going:
             console.print_note(f"{one.run}: {_mb(one)} MB, {', '.join([*one.artifacts, *one.stale]) or one.state}")
             if after := [other.run for other in everything if other.begun_from == one.run]:
-                console.print_note(f"begun from it, and staying: {', '.join(after)}")
+                console.print_note(f"these started from it, and stay: {', '.join(after)}")
         question = "Remove it for good?" if len(going) == 1 else f"Remove these {len(going)} runs for good?"
-        if not _agreed(question):
+        confirmed = False
+        with suppress(typer.Abort):  # Ctrl-D is no
+            confirmed = typer.confirm(question, err=True)
+        if not confirmed:
             return list_runs(runs)
     return remove_runs(runs)
 
 
-def _agreed(question: str) -> bool:
-    """What is answered; to leave without an answer is no."""
-    try:
-        return typer.confirm(question, err=True)
-    except typer.Abort:
-        return False
+def _print_removed(report: RunsReport) -> None:
+    for one in report.removed:
+        console.print_facts([("removed", one)])
+    note = f"runs/latest: {report.latest or 'no run'}" if report.removed else "nothing was removed"
+    console.print_note(note, "dim")
 
 
 def print_runs(report: RunsReport, *, named: bool) -> None:
-    """A line a run; of those that were named the keys that differ."""
+    """A line a run; for named runs also the keys that differ."""
     from ftx.runs.inventory import different_keys
 
     if not report.runs:
@@ -123,7 +116,7 @@ def print_runs(report: RunsReport, *, named: bool) -> None:
     differ = different_keys(report.runs) if named and len(report.runs) > 1 else {}
     if differ:
         names = [Path(one.run).name for one in report.runs]
-        rows = [(key, *map(_value, values)) for key, values in differ.items()]
+        rows = [(key, *("-" if value is None else str(value) for value in values)) for key, values in differ.items()]
         console.print_table(("key", *names), rows, title="\nwhere their recipes differ")
     if report.latest:
         console.print_note("*: runs/latest", "dim")
@@ -149,15 +142,13 @@ def _holds(one: ListedRun) -> str:
         return f"unreadable: {one.problem}"
     if one.state != "finished":
         return one.state
-    from_ = f"; begun from {one.begun_from}" if one.begun_from else ""
+    from_ = f"; started from {one.begun_from}" if one.begun_from else ""
     return ", ".join([*one.artifacts, *(f"{name} (stale)" for name in one.stale)]) + from_
 
 
 def _figure(one: ListedRun) -> str:
-    value = one.figures.get(one.metric or "")
-    if value is None:
-        return "-"
-    return f"{value:.1f}" if one.metric and one.metric.endswith("_ms") else f"{value:.4f}"
+    metric = one.metric or ""
+    return console.figure(one.figures.get(metric), ".1f" if metric.endswith("_ms") else ".4f")
 
 
 def _minutes(seconds: float) -> str:
@@ -167,7 +158,3 @@ def _minutes(seconds: float) -> str:
 
 def _mb(one: ListedRun) -> str:
     return f"{one.size_bytes / 1e6:.1f}"
-
-
-def _value(value: object) -> str:
-    return "-" if value is None else str(value)

@@ -10,13 +10,13 @@ import typer
 from pydantic import BaseModel
 
 from ftx.cli import console
-from ftx.core.errors import InputError, nearest
+from ftx.core.errors import check_known
 
-# What is asked for -> the room and the model that its ``--json`` answer is.
+# Name of a schema -> the module and the model of that ``--json`` object.
 SCHEMAS = {
     "recipe": ("ftx.recipe.schema", "Recipe"),
     "data check": ("ftx.data.check", "DataReport"),
-    "data sample": ("ftx.cli.data_sample", "SampleReport"),
+    "data sample": ("ftx.cli.data", "SampleReport"),
     "data shard": ("ftx.data.shards.write", "ShardReport"),
     "data look": ("ftx.curating.look", "LookReport"),
     "train": ("ftx.training", "TrainReport"),
@@ -48,16 +48,9 @@ SCHEMAS = {
 }
 
 
-def command(
-    verb: Annotated[str, typer.Argument(metavar="VERB", help=f"One of {', '.join(SCHEMAS)}.")],
-) -> None:
-    """Print the JSON schema of a verb's --json answer, of a failed verb's (error), or of the recipe."""
-    if verb not in SCHEMAS:
-        alike = nearest(verb, SCHEMAS)
-        raise InputError(
-            f"there is no schema '{verb}'",
-            fix=f"did you mean '{alike}'?" if alike else f"choose one of {', '.join(SCHEMAS)}",
-        )
-    room, name = SCHEMAS[verb]
-    model: type[BaseModel] = getattr(import_module(room), name)
+def command(name: Annotated[str, typer.Argument(metavar="COMMAND", help=f"One of {', '.join(SCHEMAS)}.")]) -> None:
+    """Print the JSON schema of a command's --json object, of a failed command's (error), or of the recipe."""
+    check_known("schema", [name], list(SCHEMAS))
+    module, model_name = SCHEMAS[name]
+    model: type[BaseModel] = getattr(import_module(module), model_name)
     console.print_line(json.dumps(model.model_json_schema(), indent=2))

@@ -37,10 +37,10 @@ def command(
     ] = None,
     token_file: Annotated[
         Path | None,
-        typer.Option("--token-file", metavar="FILE", help="Ask for the token in this file (Authorization: Bearer)."),
+        typer.Option("--token-file", metavar="FILE", help="Require the token in this file (Authorization: Bearer)."),
     ] = None,
     tls_cert: Annotated[
-        Path | None, typer.Option("--tls-cert", metavar="FILE", help="Speak HTTPS by this certificate, in PEM.")
+        Path | None, typer.Option("--tls-cert", metavar="FILE", help="Serve HTTPS with this certificate, in PEM.")
     ] = None,
     tls_key: Annotated[Path | None, typer.Option("--tls-key", metavar="FILE", help="Its key, in PEM.")] = None,
     max_body_mb: Annotated[
@@ -50,30 +50,25 @@ def command(
         int, typer.Option("--max-pixels", min=1, metavar="N", help="The largest image, known before it is decoded.")
     ] = 50_000_000,
     max_concurrency: Annotated[
-        int, typer.Option("--max-concurrency", min=1, metavar="N", help="Requests at a time; more are told to wait.")
+        int, typer.Option("--max-concurrency", min=1, metavar="N", help="Requests at a time; more must wait.")
     ] = 64,
     timeout_s: Annotated[
-        float, typer.Option("--timeout-s", min=0.1, metavar="S", help="For a request to come, and for its answer.")
+        float, typer.Option("--timeout-s", min=0.1, metavar="S", help="For a request to arrive, and for its response.")
     ] = 30.0,
     json: JsonFlag = False,
 ) -> int:
-    """Answer over HTTP: the Open Inference Protocol v2, files at /predict, a page to drop pictures on at /.
+    """Serve over HTTP: the Open Inference Protocol v2, files at /predict, a page to drop pictures on at /.
 
     A newer model takes the place of the one that is served as soon as it lies in its folder (ftx apply), and no request
-    is lost. SIGTERM and Ctrl-C let what has begun be answered; the exit status is then 0. With --json one object says
-    where the server is once it answers.
+    is lost. SIGTERM and Ctrl-C let requests that began end; the exit status is then 0. With --json one object contains
+    the address once the server is ready.
     """
     from ftx.serving.limits import Limits
     from ftx.serving.listening import Address
     from ftx.serving.server import serve
 
     def ready(report: ServeReport) -> None:
-        if json:
-            console.print_json(report)
-            return
-        for one in report.models:
-            console.print_note(f"{one.name}, version {one.version}: {one.path}")
-        console.print_note(f"{report.address} answers; Ctrl-C ends it", "good")
+        console.show(report, _print, json=json)
 
     serve(
         targets or (),
@@ -84,3 +79,9 @@ def command(
         progress=console.TerminalProgress(),
     )
     return 0
+
+
+def _print(report: ServeReport) -> None:
+    for one in report.models:
+        console.print_note(f"{one.name}, version {one.version}: {one.path}")
+    console.print_note(f"{report.address} is ready; Ctrl-C ends it", "good")

@@ -1,7 +1,8 @@
-"""Arguments and flags that several verbs share."""
+"""Arguments and flags that several commands share, and the checks of their values."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, cast, get_args
@@ -9,14 +10,14 @@ from typing import TYPE_CHECKING, Annotated, cast, get_args
 import typer
 
 from ftx.cli import console
-from ftx.core.errors import check_known
+from ftx.core.errors import InputError, check_known, shown
 from ftx.tasks.task_names import TASK_CHOICES, TaskName
 
 if TYPE_CHECKING:
     from ftx.evaluating.predict import Prediction
     from ftx.explaining.explain import Explanation
 
-# Exit status where the work is done, but some inputs were skipped.
+# Exit status of work that is done, but for some inputs that were skipped.
 SKIPPED = 4
 
 RunArgument = Annotated[
@@ -38,7 +39,7 @@ DataOption = Annotated[
     Path | None,
     typer.Option("--data", metavar="DIR", help="Where the images are now, if they moved since training."),
 ]
-
+DataArgument = Annotated[Path, typer.Argument(metavar="DATA", help="A folder, a table, an annotation file, or shards.")]
 DataTaskOption = Annotated[
     str | None,
     typer.Option("--task", metavar="TASK", help=f"{TASK_CHOICES}.  [default: what the labels look like]"),
@@ -49,9 +50,15 @@ DataFormatOption = Annotated[
 ]
 FollowLinksFlag = Annotated[
     bool,
-    typer.Option("--follow-links", help="Follow links in the data folder that lead out of it; else refused."),
+    typer.Option("--follow-links", help="Follow links in the data folder that lead out of it; else an error."),
 ]
-
+SampleTaskOption = Annotated[str, typer.Option("--task", metavar="TASK", help=f"{TASK_CHOICES}.")]
+RecipeArgument = Annotated[
+    str, typer.Argument(metavar="NAME|FILE", help="A recipe of `ftx recipes`, or a YAML file.", show_default=False)
+]
+RecipeDataOption = Annotated[
+    str | None, typer.Option("--data", metavar="PATH", show_default=False, help="Images, as in `ftx train`.")
+]
 SetOption = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY=VALUE", help="Any other key of the recipe, as train.weight_decay=0.01."),
@@ -60,18 +67,27 @@ OutOption = Annotated[
     Path | None, typer.Option("--out", metavar="DIR", help="The run folder to make.  [default: a new one in runs/]")
 ]
 RequireProofFlag = Annotated[
-    bool, typer.Option("--require-proof", help="End with status 1 where an artifact is not proved, too.")
+    bool, typer.Option("--require-proof", help="End with status 1 if an artifact is not proved, too.")
 ]
 StrictFlag = Annotated[
     bool,
-    typer.Option("--strict", help="Refuse data with another number of labels than the recipe says (data.classes)."),
+    typer.Option("--strict", help="Fail on data with another number of labels than the recipe says (data.classes)."),
 ]
+
+_DURATION = re.compile(r"(?=\d)(?:(\d{1,4})h)?(?:(\d{1,6})m)?(?:(\d{1,8})s?)?", re.ASCII)
+
+
+def check_usage(*problems: tuple[object, InputError]) -> None:
+    """Raise the error of the first problem that is true."""
+    for problem, error in problems:
+        if problem:
+            raise error
 
 
 def open_run(run: Path | None, data: Path | None, *, needs_images: bool = False) -> None:
-    """Find a run and its images before torch is imported, as a name mistyped must not cost seconds; name the newest.
+    """Find a run and its images before torch is imported, as a mistyped name must not cost seconds; name the newest.
 
-    Raises: as ``Run.open``; DataError if ``data``, or what the run ``needs_images`` for, is not there.
+    Raises: as ``Run.open``; DataError if ``data``, or the images that a command ``needs_images`` of, are missing.
     """
     from ftx.runs.run import Run
 
@@ -82,13 +98,13 @@ def open_run(run: Path | None, data: Path | None, *, needs_images: bool = False)
         found.data_root(data)
 
 
-def status_of(answers: Sequence[Prediction] | Sequence[Explanation]) -> int:
-    """Say which images were skipped, and why; the exit status of a verb that answers for images."""
-    skipped = [answer for answer in answers if answer.error is not None]
-    for answer in skipped:
-        console.print_note(f"skipped {answer.path}: {answer.error}", "bad")
+def report_skipped(results: Sequence[Prediction] | Sequence[Explanation]) -> int:
+    """Print which images were skipped, and why; the exit status of a command with one result an image."""
+    skipped = [result for result in results if result.error is not None]
+    for result in skipped:
+        console.print_note(f"skipped {result.path}: {result.error}", "bad")
     if skipped:
-        console.print_note(f"{len(skipped)} of {len(answers)} images were skipped", "bad")
+        console.print_note(f"{len(skipped)} of {len(results)} images were skipped", "bad")
     return SKIPPED if skipped else 0
 
 
@@ -99,3 +115,22 @@ def parse_task(name: str) -> TaskName:
     """
     check_known("task", [name], get_args(TaskName))
     return cast("TaskName", name)
+
+
+def parse_duration(text: str | None, option: str) -> float | None:
+    """``90``, ``90s``, ``10m`` or ``1h30m`` in seconds; None for none.
+
+    Raises: InputError if it is no such time, or zero.
+    """
+    if text is None:
+        return None
+    found = _DURATION.fullmatch(text.strip())
+    hours, minutes, seconds = (int(part or 0) for part in found.groups()) if found else (0, 0, 0)
+    if not hours + minutes + seconds:
+        raise InputError(f"{option} must be a time", found=shown(text), fix=f"write it as {option} 90s, 10m or 1h30m")
+    return float(3600 * hours + 60 * minutes + seconds)
+
+
+def numberless(layer: str) -> str:
+    """``blocks.N.attn.qkv`` for ``blocks.3.attn.qkv``: layers that differ only in their numbers have one name."""
+    return re.sub(r"(?<![^.])\d+(?![^.])", "N", layer)

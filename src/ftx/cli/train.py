@@ -9,11 +9,17 @@ from typing import TYPE_CHECKING, Annotated, cast
 import typer
 
 from ftx.cli import console
-from ftx.cli.layer_names import numberless
 from ftx.cli.recipe_flags import read_recipe, with_recipe_flags
-from ftx.cli.shared_options import JsonFlag, OutOption, SetOption, StrictFlag
+from ftx.cli.shared_options import (
+    JsonFlag,
+    OutOption,
+    SetOption,
+    StrictFlag,
+    check_usage,
+    numberless,
+    parse_duration,
+)
 from ftx.core import rank_zero_output
-from ftx.core.durations import seconds_of
 from ftx.core.errors import INTERRUPTED, InputError, check_known, shell_command
 from ftx.recipe.presets import DEFAULT_PRESET, PRESET_NAMES, Preset
 from ftx.recipe.schema import Recipe
@@ -38,9 +44,7 @@ def command(
     set_: SetOption = None,
     resume: Annotated[
         Path | None,
-        typer.Option(
-            "--resume", metavar="RUN", help="Go on with a training that was cut off: it ends with the same bytes."
-        ),
+        typer.Option("--resume", metavar="RUN", help="Resume an interrupted training: it ends with the same bytes."),
     ] = None,
     from_: Annotated[
         Path | None,
@@ -55,7 +59,7 @@ def command(
         typer.Option(
             "--preset",
             metavar="|".join(PRESET_NAMES),
-            help="Keys that a recipe, flags and --set do not say: the head alone; an adapter in the last two fifths "
+            help="Keys that a recipe, flags and --set do not give: only the head; an adapter in the last two fifths "
             f"of the blocks, on two fifths of the patches; in all.  [default: {DEFAULT_PRESET}, none with --config]",
             show_default=False,
         ),
@@ -73,108 +77,94 @@ def command(
 ) -> int:
     """Train an adapter, a head or the whole model on a folder of images.
 
-    A folder with train/, val/ and perhaps test/ is taken as it is; one tree of class folders is split by
-    content. Ctrl-C ends training with the best epoch so far saved; --resume RUN goes on with it, as after a loss of
+    A folder with train/, val/ and perhaps test/ is used as it is; one tree of class folders is split by
+    content. Ctrl-C ends training with the best epoch so far saved; --resume RUN resumes it, as after a loss of
     power. Keys without a flag of their own: `ftx schema recipe` lists them.
     """
+    with_resume = {
+        "--config": config,
+        "--from": from_,
+        "--preset": preset,
+        "--budget": budget,
+        "--out": out,
+        "--strict": strict,
+        "--dry-run": dry_run,
+    }
+    idle = ", ".join(flag for flag, value in with_resume.items() if value)
+    check_usage(
+        (
+            resume is not None and idle,
+            InputError(f"{idle}: cannot be combined with --resume", fix="leave it out: the run has its own"),
+        ),
+        (
+            from_ is not None and (config or preset),
+            InputError("--from takes the recipe of its run", fix="leave --config and --preset out"),
+        ),
+    )
     if resume is not None:
-        _refuse_with_resume(
-            {
-                "--config": config,
-                "--from": from_,
-                "--preset": preset,
-                "--budget": budget,
-                "--out": out,
-                "--strict": strict,
-                "--dry-run": dry_run,
-            }
-        )
         return _resume(resume, set_ or (), flags, json)
-    if from_ is not None and (config is not None or preset is not None):
-        raise InputError("--from names a recipe, that of its run", fix="leave --config and --preset out")
-    budget_s = None if budget is None else seconds_of(budget, "--budget")
-    from ftx.data.sources.folder import check_data_path
-    from ftx.runs.run import Run
-
-    # Before torch is imported: a name mistyped must not cost seconds.
+    budget_s = parse_duration(budget, "--budget")
     if from_ is not None:
-        opened = Run.open(from_)
-        named = flags.get("data.path") or (None if set_ else opened.recipe().data.path)
-        if named is not None:
-            check_data_path(Path(str(named)))
         recipe = _recipe_from(from_, set_ or (), flags)
     else:
-        recipe = read_recipe(config, set_ or (), flags, _preset(preset, config))
-    check_data_path(recipe.data.path)
+        if preset is not None:
+            check_known("--preset", [preset], PRESET_NAMES)
+        # The default preset is for trainings without a recipe.
+        chosen = preset or (DEFAULT_PRESET if config is None else None)
+        recipe = read_recipe(config, set_ or (), flags, cast("Preset | None", chosen))
     if dry_run:
-        if not rank_zero_output.is_rank_zero():
-            return 0
-        _dry_run(recipe, out, strict, budget_s, json)
-        return 0
-    return _train(recipe, out, strict, budget_s, json)
-
-
-def _preset(name: str | None, config: str | None) -> Preset | None:
-    """The preset that is named; the default one where nothing else says how to train."""
-    if name is None:
-        return DEFAULT_PRESET if config is None else None
-    check_known("--preset", [name], PRESET_NAMES)
-    return cast("Preset", name)
-
-
-def _recipe_from(run: Path, overrides: Sequence[str], flags: Mapping[str, object]) -> Recipe:
-    from ftx.training import recipe_from
-
-    return recipe_from(run, overrides, flags)
-
-
-def _train(recipe: Recipe, out: Path | None, strict: bool, budget_s: float | None, json: bool) -> int:
+        return _dry_run(recipe, out, strict, budget_s, json)
     from ftx.training import train
 
     progress = console.TerminalProgress()
     report = train(recipe, out=out, strict=strict, budget_s=budget_s, progress=progress, on_epoch=progress.note_epoch)
-    return _answer(report, json)
+    return _show_trained(report, json)
+
+
+def _recipe_from(run: Path, overrides: Sequence[str], flags: Mapping[str, object]) -> Recipe:
+    """The recipe of a finished run, with its images or those of --data, checked before torch is imported."""
+    from ftx.data.sources.folder import check_data_path
+    from ftx.runs.run import Run
+
+    named = flags.get("data.path") or (None if overrides else Run.open(run).recipe().data.path)
+    if named is not None:
+        check_data_path(Path(str(named)))
+    from ftx.training import recipe_from
+
+    recipe = recipe_from(run, overrides, flags)
+    check_data_path(recipe.data.path)
+    return recipe
 
 
 def _resume(run: Path, overrides: Sequence[str], flags: Mapping[str, object], json: bool) -> int:
     from ftx.runs.latest import check_run_exists
 
-    if rank_zero_output.is_rank_zero():  # of several machines the first alone has the run
+    if rank_zero_output.is_rank_zero():  # of several machines only the first has the run
         check_run_exists(run)
     from ftx.training import resume
 
     progress = console.TerminalProgress()
-    return _answer(resume(run, overrides=overrides, flags=flags, progress=progress, on_epoch=progress.note_epoch), json)
+    report = resume(run, overrides=overrides, flags=flags, progress=progress, on_epoch=progress.note_epoch)
+    return _show_trained(report, json)
 
 
-def _refuse_with_resume(given: Mapping[str, object]) -> None:
-    """A training that goes on has its recipe, its data and its folder."""
-    if idle := [flag for flag, value in given.items() if value]:
-        raise InputError(f"{', '.join(idle)}: cannot be combined with --resume", fix="leave it out: the run says how")
-
-
-def _answer(report: TrainReport, json: bool) -> int:
-    if not rank_zero_output.is_rank_zero():
-        pass  # one of several processes, the first of which answers
-    elif json:
-        console.print_json(report)
-    else:
-        _print_trained(report)
-    # A whole run was written, yet fewer epochs than were asked for: a script must be able to tell.
+def _show_trained(report: TrainReport, json: bool) -> int:
+    if rank_zero_output.is_rank_zero():
+        console.show(report, _print_trained, json=json)
+    # A whole run was written, yet of fewer epochs than the recipe has: a script must be able to see that.
     return INTERRUPTED if report.interrupted else 0
 
 
-def _dry_run(recipe: Recipe, out: Path | None, strict: bool, budget_s: float | None, json: bool) -> None:
+def _dry_run(recipe: Recipe, out: Path | None, strict: bool, budget_s: float | None, json: bool) -> int:
+    if not rank_zero_output.is_rank_zero():
+        return 0
     from ftx.runs.new_run import check_name_free
     from ftx.training import dry_run
 
     if out is not None:
         check_name_free(out)
     report = dry_run(recipe, strict=strict, budget_s=budget_s, progress=console.TerminalProgress())
-    if json:
-        console.print_json(report)
-    else:
-        _print_dry_run(report)
+    return console.show(report, _print_dry_run, json=json)
 
 
 def _print_trained(report: TrainReport) -> None:

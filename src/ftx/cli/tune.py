@@ -10,24 +10,19 @@ import typer
 
 from ftx.cli import console
 from ftx.cli.recipe_flags import read_recipe
-from ftx.cli.shared_options import JsonFlag, SetOption
-from ftx.core.durations import seconds_of
+from ftx.cli.shared_options import JsonFlag, RecipeArgument, RecipeDataOption, SetOption, parse_duration
 from ftx.core.errors import InputError, check_known, shell_command
 
 if TYPE_CHECKING:
-    from ftx.tuning.report import TriedTrial, TuneReport
+    from ftx.tuning.report import TuneReport
 
 # Of many trials the best are shown.
 _SHOWN = 10
 
 
 def command(
-    recipe: Annotated[
-        str, typer.Argument(metavar="NAME|FILE", help="A recipe of `ftx recipes`, or a YAML file.", show_default=False)
-    ],
-    data: Annotated[
-        str | None, typer.Option("--data", metavar="PATH", show_default=False, help="Images, as in `ftx train`.")
-    ] = None,
+    recipe: RecipeArgument,
+    data: RecipeDataOption = None,
     space: Annotated[
         Path | None,
         typer.Option(
@@ -64,27 +59,24 @@ def command(
         typer.Option("--out", metavar="DIR", show_default=False, help="The study's folder.  [default: below runs/]"),
     ] = None,
     json: JsonFlag = False,
-) -> None:
+) -> int:
     """Search for the recipe that suits the data: each trial is a training with a run folder of its own.
 
-    The same command line again, or in another terminal at the same time, goes on with the study; so does a trial whose
+    The same command line again, or in another terminal at the same time, continues the study; so does a trial whose
     worker was killed. best.yaml is the recipe of the best trial, trials.jsonl has all of them.
     """
-    from ftx.data.sources.folder import check_data_path
-
     read = read_recipe(recipe, set_ or (), {"data.path": data})
-    check_data_path(read.data.path)  # before torch is imported: a name mistyped must not cost seconds
     from ftx.tuning.tune import OBJECTIVES, SearchGoal, tune
 
     names = [name.strip() for name in objective.split(",")]
     check_known("objective", names, OBJECTIVES)
     if "metric" not in names:
-        raise InputError("the fastest model alone answers nothing", where="--objective", fix="metric,latency")
+        raise InputError("--objective must include metric", found=objective, fix="--objective metric,latency")
     report = tune(
         read,
         SearchGoal(
             trials=trials,
-            budget_s=None if budget is None else seconds_of(budget, "--budget"),
+            budget_s=parse_duration(budget, "--budget"),
             objectives=tuple(one for one in OBJECTIVES if one in names),
         ),
         out,
@@ -93,10 +85,7 @@ def command(
         storage=storage,
         progress=console.TerminalProgress(),
     )
-    if json:
-        console.print_json(report)
-    else:
-        _print(report)
+    return console.show(report, _print, json=json)
 
 
 def _print(report: TuneReport) -> None:
@@ -110,9 +99,9 @@ def _print(report: TuneReport) -> None:
             (
                 str(one.number),
                 *(_value(one.keys.get(key)) for key in keys),
-                "-" if one.metric is None else f"{one.metric:.4f}",
-                *([_latency(one)] if timed else []),
-                "-" if one.epochs is None else str(one.epochs),
+                console.figure(one.metric, ".4f"),
+                *([console.figure(one.latency_ms, ".1f")] if timed else []),
+                console.figure(one.epochs, "d"),
                 one.state,
             )
             for one in known[:_SHOWN]
@@ -128,10 +117,4 @@ def _print(report: TuneReport) -> None:
 
 
 def _value(value: object) -> str:
-    if value is None:
-        return "-"
-    return f"{value:.3g}" if isinstance(value, float) else str(value)
-
-
-def _latency(one: TriedTrial) -> str:
-    return "-" if one.latency_ms is None else f"{one.latency_ms:.1f}"
+    return f"{value:.3g}" if isinstance(value, float) else "-" if value is None else str(value)

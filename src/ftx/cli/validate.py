@@ -10,7 +10,7 @@ import typer
 
 from ftx.cli import console
 from ftx.cli.shared_options import DataOption, JsonFlag, RequireProofFlag, TargetArgument
-from ftx.core.errors import InputError, nearest, shell_command
+from ftx.core.errors import InputError, check_known, shell_command
 from ftx.runs.artifacts import EXPORT_IR, IR_INT8_SAFE, TRAINED
 from ftx.runs.instruction_sets import INSTRUCTION_SETS, InstructionSet
 from ftx.runs.machine import this_set
@@ -33,7 +33,7 @@ def command(
         typer.Option(
             "--bound",
             metavar="KEY=VALUE",
-            help="Hold a row to another bound, as int8.graph.max_abs=2; a wrong key is answered with all there are.",
+            help="Another bound of a row, as int8.graph.max_abs=2; the error of a wrong key lists all there are.",
         ),
     ] = None,
     images: Annotated[
@@ -43,8 +43,8 @@ def command(
         float | None,
         typer.Option(
             "--max-drop",
-            metavar="SHARE",
-            help="The share of images that an artifact may lose, net of those it gains.  [default: the recipe's, 0.02]",
+            metavar="FRACTION",
+            help="The fraction of images that it may lose, net of those it gains.  [default: the recipe's, 0.02]",
         ),
     ] = None,
     isa: Annotated[
@@ -52,7 +52,7 @@ def command(
         typer.Option(
             "--isa",
             metavar="native|all|SETS",
-            help=f"Ask in processes held to instruction sets of other CPUs as well: {','.join(INSTRUCTION_SETS)}.",
+            help=f"Also run in processes limited to instruction sets of other CPUs: {','.join(INSTRUCTION_SETS)}.",
         ),
     ] = None,
     require_proof: RequireProofFlag = False,
@@ -60,10 +60,10 @@ def command(
 ) -> int:
     """Compare every artifact with the trained model, and give each a verdict: proved, unproved or failed.
 
-    Views: graph, the same pixels into each model; files, each runtime with its own image path; one_image, as graph, of
-    int8 where it runs by other kernels for one image at a time than for many. Under f32, and in a row of its own under
+    Views: graph, the same pixels into each model; files, each runtime with its own preprocessing; one_image, as graph,
+    of int8 if it runs by other kernels for one image at a time than for many. Under f32, and in a row of its own under
     the precision that the CPU chooses by itself. Failed is what exceeds a bound on logits, or
-    certainly loses more images than --max-drop; proved is what certainly does not. Exit status 1 where one failed.
+    certainly loses more images than --max-drop; proved is what certainly does not. Exit status 1 if one failed.
     """
     from ftx.evaluating import validate
 
@@ -77,12 +77,9 @@ def command(
         require_proof=require_proof,
         progress=console.TerminalProgress(),
     )
-    if json:
-        console.print_json(report)
-    else:
-        print_parity(report)
+    status = console.show(report, print_parity, json=json)
     print_what_saturates(report, data)
-    return 0 if report.ok else 1
+    return status
 
 
 def parse_bounds(given: Sequence[str]) -> dict[str, float]:
@@ -107,30 +104,22 @@ def parse_sets(given: Sequence[str]) -> list[InstructionSet]:
 
     Raises: InputError naming the nearest.
     """
-    known: dict[str, InstructionSet] = {one: one for one in INSTRUCTION_SETS}
-    sets: list[InstructionSet] = []
-    for name in (word.strip() for words in given for word in words.split(",")):
-        if name == "all":
-            sets += known.values()
-        elif name == "native":
-            if (own := this_set()) is not None:
-                sets.append(own)
-        else:
-            if name not in known:
-                alike = nearest(name, ("native", "all", *INSTRUCTION_SETS))
-                fix = f"did you mean {alike}?" if alike else f"choose from native, all, {', '.join(INSTRUCTION_SETS)}"
-                raise InputError(f"there is no instruction set '{name}'", fix=fix)
-            sets.append(known[name])
-    return sets
+    own = this_set()
+    sets: dict[str, Sequence[InstructionSet]] = {one: [one] for one in INSTRUCTION_SETS}
+    sets |= {"native": [] if own is None else [own], "all": INSTRUCTION_SETS}
+    names = [word.strip() for words in given for word in words.split(",")]
+    if names:
+        check_known("instruction set", names, list(sets))
+    return [one for name in names for one in sets[name]]
 
 
 def print_parity(report: ParityReport) -> None:
-    """The rows as a table, then each artifact's verdict with its figures, then what does not hold and where."""
+    """The rows as a table, then each artifact's verdict with its figures, then the problems."""
     wide = console.width() >= _WIDE
     columns = ["artifact", "view", "compute", "max |d|", "bound", "accuracy %", "lost", "gained", "ms", ""]
     if wide:
         columns[5:5] = ["mean |d|", "cosine", "same %"]
-    # Accuracies stand beside each other, so they are of the same images: those of the rows with most.
+    # Accuracies can be compared, so they are of the same images: those of the rows with most.
     most = max((row.images for row in report.own_rows), default=0)
     console.print_table(
         columns,
@@ -148,10 +137,8 @@ def print_parity(report: ParityReport) -> None:
     for problem in report.problems:
         console.print_note(problem, "bad")
     if len(report.family.artifacts) > 1:
-        together = (
-            f"{', '.join(report.family.artifacts)}: tested together, so each is held to a stricter level (Holm's): "
-        )
-        console.print_note(f"{together}all of them err in {report.family.alpha:.0%} of cases at most", "dim")
+        together = f"{', '.join(report.family.artifacts)}: tested together, so each must meet a stricter level (Holm's)"
+        console.print_note(f"{together}: all of them err in {report.family.alpha:.0%} of cases at most", "dim")
     if report.run is not None and any(row.needed_images for row in report.rows):
         console.print_note("what is unproved needs more held-out images, or a wider --max-drop", "dim")
 
@@ -164,22 +151,27 @@ def _print_sets(report: ParityReport) -> None:
 
     deployed = [row for row in report.rows if row.view != "files" and row.compute.chosen_by_runtime]
     times = {_of_set(row): row.latency_ms for row in latency_rows(deployed)}
-    # Of several ways that it runs there the one that says least in its favour.
+    # Of several ways that it runs there the least favourable one.
     rows = {_of_set(row): row for row in sorted(deployed, key=lambda row: (row.verdict == "failed", row.changed))}
     cells: list[tuple[str, ...]] = []
     for one in report.sets:
         of_set = (one.artifact, one.isa, one.emulated)
         row = rows.get(of_set)
-        figures = ("-", "-", "-", "-", "-")
+        figures = ("-",) * 5
         if row is not None:
-            changed = f"{100 * row.changed:.1f}"
-            figures = (str(row.compute), figure(row.max_abs, ".1e"), changed, f"{times[of_set]:.0f}", _most_used(row))
+            figures = (
+                str(row.compute),
+                console.figure(row.max_abs, ".1e"),
+                f"{100 * row.changed:.1f}",
+                f"{times[of_set]:.0f}",
+                _most_used(row),
+            )
         cells.append((one.isa, one.artifact, *figures, str(one)))
     console.print_table(
         ("set", "artifact", "compute", "max |d|", "changed %", "ms", "kernels", ""),
         cells,
         styles=["bad" if one.verdict == "failed" else "plain" for one in report.sets],
-        title="instruction sets: what their kernels answer, run on this CPU; the speed of emulated ones is a hint",
+        title="instruction sets: what their kernels compute on this CPU; the speed of emulated ones is a hint",
     )
     for one in report.sets:
         if one.verdict not in ("proved", "not_run"):
@@ -222,23 +214,24 @@ def _worst_class(rows: Sequence[ParityRow]) -> str | None:
 
 
 def _images(rows: Sequence[ParityRow]) -> str:
-    """How many each view saw: in f32 the graph is compared on some alone."""
+    """How many each view saw: in f32 the graph is compared only on some."""
     seen: dict[str, set[int]] = {}
     for row in rows:
         seen.setdefault(row.view, set()).add(row.images)
-    by_view = {view: " or ".join(f"{count:,}" for count in sorted(counts)) for view, counts in seen.items()}
-    return ", ".join(f"{counts} ({view})" for view, counts in sorted(by_view.items()))
+    return ", ".join(
+        f"{' or '.join(f'{count:,}' for count in sorted(counts))} ({view})" for view, counts in sorted(seen.items())
+    )
 
 
 def _cells(row: ParityRow, *, wide: bool, of_all: bool) -> tuple[str, ...]:
-    more = (figure(row.mean_abs, ".1e"), figure(row.cosine, ".6f"), f"{100 * row.agreement:.1f}") if wide else ()
+    mean_abs, cosine = console.figure(row.mean_abs, ".1e"), console.figure(row.cosine, ".6f")
     return (
         row.artifact,
         row.view,
         str(row.compute),
-        figure(row.max_abs, ".1e"),
-        figure(row.bound.max_abs, ".1e"),
-        *more,
+        console.figure(row.max_abs, ".1e"),
+        console.figure(row.bound.max_abs, ".1e"),
+        *((mean_abs, cosine, f"{100 * row.agreement:.1f}") if wide else ()),
         accuracy(row) if of_all else "-",
         f"{row.lost:.4g}",
         f"{row.gained:.4g}",
@@ -248,12 +241,7 @@ def _cells(row: ParityRow, *, wide: bool, of_all: bool) -> tuple[str, ...]:
 
 
 def accuracy(row: ParityRow) -> str:
-    """A share in percent and its 95 % interval; a dash where the truth is unknown."""
+    """The accuracy in percent and its 95 % interval; a dash if the truth is unknown."""
     if row.accuracy is None or row.accuracy_low is None or row.accuracy_high is None:
         return "-"
     return f"{100 * row.accuracy:.1f} {100 * row.accuracy_low:.1f}-{100 * row.accuracy_high:.1f}"
-
-
-def figure(value: float | None, spec: str) -> str:
-    """A number, or a dash where there is none."""
-    return "-" if value is None else format(value, spec)
