@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 from ftx.cli.console import TerminalProgress
-from ftx.evaluating.bench import TRIED_BATCHES, Wanted, bench
+from ftx.evaluating.bench import TRIED_BATCHES, BenchOptions, bench
 from ftx.runs.bench_json import BenchReport, BenchRow
 from ftx.runs.tuning_json import OpenvinoSetting, tuned_here
 
@@ -19,11 +19,11 @@ SECONDS = 3.0
 
 def main(folder: Path) -> None:
     """Print the saved settings, the best of the sweep, and how near they are."""
-    bench(folder, Wanted(save=True, seconds=SECONDS), progress=TerminalProgress())
+    bench(folder, BenchOptions(save=True, seconds=SECONDS), progress=TerminalProgress())
     tuned = tuned_here(folder)
     assert tuned is not None
     counts = tuple(range(1, tuned.processors + 1))
-    everything = Wanted(batches=TRIED_BATCHES, threads=counts, streams=counts, seconds=SECONDS)
+    everything = BenchOptions(batches=TRIED_BATCHES, threads=counts, streams=counts, seconds=SECONDS)
     swept: BenchReport = bench(folder, everything, progress=TerminalProgress())
     alone = [row for row in swept.rows if row.batch == row.streams == 1]
     quickest, most = min(alone, key=lambda row: row.p50_ms), max(swept.rows, key=lambda row: row.images_per_s)

@@ -22,18 +22,18 @@ from ftx.evaluating.bench import (
     BATCHES,
     ROUNDS,
     TRIED_BATCHES,
-    Wanted,
+    BenchOptions,
     _Candidate,
     _candidates,
+    _check_writable,
     _near_the_best,
     _notes,
-    _refuse_what_cannot_be_written,
     _row,
     _save,
     bench,
 )
 from ftx.evaluating.bench_plot import draw
-from ftx.evaluating.bench_process import Job, Measured, _pixels, measure
+from ftx.evaluating.bench_process import BenchJob, BenchMeasurement, _pixels, measure
 from ftx.runs.artifacts import IRS
 from ftx.runs.bench_json import BENCH_FILE, BENCH_PLOT, BenchReport, BenchRow
 from ftx.runs.card_json import TUNING_FILE, read_card
@@ -67,7 +67,7 @@ def tuned(**changes: object) -> TuningResult:
 
 
 def test_a_row_sums_up_its_processes() -> None:
-    job = Job(
+    job = BenchJob(
         artifact="onnx",
         folder=Path("f"),
         run=None,
@@ -78,7 +78,7 @@ def test_a_row_sums_up_its_processes() -> None:
         seconds=1,
         cached=True,
     )
-    first = Measured(
+    first = BenchMeasurement(
         compute="f32",  # pyright: ignore[reportArgumentType]
         isa="avx2",
         primitives={"gemm": 3},
@@ -104,7 +104,7 @@ def test_a_row_sums_up_its_processes() -> None:
 
 @pytest.mark.representative
 def test_a_row_is_what_its_processes_measured(folder: Path) -> None:
-    report = bench(folder, Wanted(computes=("f32",), batches=(1, 3), threads=(1,), streams=(1,), seconds=QUICK))
+    report = bench(folder, BenchOptions(computes=("f32",), batches=(1, 3), threads=(1,), streams=(1,), seconds=QUICK))
     assert (report.run, report.folder, report.saved) == (None, str(folder), [])
     assert [(row.artifact, str(row.compute), row.batch, row.threads, row.streams) for row in report.rows] == [
         ("openvino/fp32", "f32", 1, 1, 1),
@@ -124,14 +124,14 @@ def test_a_row_is_what_its_processes_measured(folder: Path) -> None:
 
 @pytest.mark.representative
 def test_requests_together_are_as_many_as_asked_for(folder: Path) -> None:
-    at_a_time = Wanted(computes=("f32",), batches=(1,), threads=(cores(),), streams=(cores(),), seconds=QUICK)
+    at_a_time = BenchOptions(computes=("f32",), batches=(1,), threads=(cores(),), streams=(cores(),), seconds=QUICK)
     (row,) = bench(folder, at_a_time).rows
     assert (row.threads, row.streams) == (cores(), cores())  # what OpenVINO says of the compiled model
 
 
 @pytest.mark.representative
 def test_what_is_fastest_is_kept_and_predicting_takes_it(folder: Path) -> None:
-    report = bench(folder, Wanted(computes=("f32",), batches=(1, 2), seconds=QUICK, save=True))
+    report = bench(folder, BenchOptions(computes=("f32",), batches=(1, 2), seconds=QUICK, save=True))
     (saved,) = report.saved
     kept = tuned_here(folder)
     assert kept is not None
@@ -168,7 +168,7 @@ def test_a_setting_counts_on_its_machine_with_its_processors_for_its_model(folde
 def test_a_run_has_its_runtimes_side_by_side_and_keeps_the_report(whole_run: Path, tmp_path: Path) -> None:
     run = Path(shutil.copytree(whole_run, tmp_path / "run", symlinks=True))
     listener = Listener()
-    report = bench(run, Wanted(computes=("f32",), batches=(1,), streams=(1,), seconds=QUICK), listener)
+    report = bench(run, BenchOptions(computes=("f32",), batches=(1,), streams=(1,), seconds=QUICK), listener)
     runtimes = {row.artifact: row.runtime for row in report.rows}
     assert runtimes.items() >= {("dense", "torch"), ("onnx", "onnx"), ("openvino/fp32", "openvino")}
     for row in report.rows:
@@ -182,7 +182,7 @@ def test_a_run_has_its_runtimes_side_by_side_and_keeps_the_report(whole_run: Pat
 def test_another_set_is_said_and_its_figures_are_its_own(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("ONEDNN_MAX_CPU_ISA", "OV_CPU_MAX_ISA"):
         monkeypatch.setitem(os.environ, name, "AVX2")
-    report = bench(folder, Wanted(batches=(1,), threads=(1,), streams=(1,), computes=("f32",), seconds=QUICK))
+    report = bench(folder, BenchOptions(batches=(1,), threads=(1,), streams=(1,), computes=("f32",), seconds=QUICK))
     assert [row.isa for row in report.rows] == ["avx2"]
 
 
@@ -192,48 +192,52 @@ def test_a_stale_model_is_refused(whole_run: Path, tmp_path: Path) -> None:
     manifest["lineage"]["openvino/fp32"]["digest"] = "0" * 64
     (run / "run.json").write_text(json.dumps(manifest))
     with pytest.raises(RunError, match="made from another"):
-        bench(run / "openvino" / "fp32", Wanted(seconds=QUICK))
+        bench(run / "openvino" / "fp32", BenchOptions(seconds=QUICK))
     with pytest.raises(RunError):
-        bench(run, Wanted(seconds=QUICK))
+        bench(run, BenchOptions(seconds=QUICK))
 
 
 @pytest.mark.parametrize(
-    ("wanted", "named"),
+    ("options", "named"),
     [
-        (Wanted(threads=(10_000,)), "10000"),
-        (Wanted(streams=(10_000,)), "10000"),
-        (Wanted(seconds=0), "0"),
-        (Wanted(seconds=float("nan")), "nan"),
-        (Wanted(precisions=("int8",)), "one precision"),
+        (BenchOptions(threads=(10_000,)), "10000"),
+        (BenchOptions(streams=(10_000,)), "10000"),
+        (BenchOptions(seconds=0), "0"),
+        (BenchOptions(seconds=float("nan")), "nan"),
+        (BenchOptions(precisions=("int8",)), "one precision"),
     ],
 )
-def test_what_no_machine_could_do_is_refused_before_the_first_process(folder: Path, wanted: Wanted, named: str) -> None:
+def test_what_no_machine_could_do_is_refused_before_the_first_process(
+    folder: Path, options: BenchOptions, named: str
+) -> None:
     with pytest.raises(InputError) as raised:
-        bench(folder, wanted)
+        bench(folder, options)
     assert named in str(raised.value)
 
 
 def test_keeping_needs_a_row_for_one_image(folder: Path) -> None:
     with pytest.raises(InputError, match="best setting for one image"):
-        bench(folder, Wanted(batches=(2,), computes=("f32",), threads=(1,), streams=(1,), seconds=QUICK, save=True))
+        bench(
+            folder, BenchOptions(batches=(2,), computes=("f32",), threads=(1,), streams=(1,), seconds=QUICK, save=True)
+        )
 
 
 @pytest.mark.skipif(this_set() != "avx2", reason="int8 of few tokens is computed whole here")
 def test_of_int8_one_image_at_a_time_is_kept(whole_run: Path, tmp_path: Path) -> None:
     folder = Path(shutil.copytree(whole_run / "openvino" / "int8", tmp_path / "int8"))
-    wanted = Wanted(computes=("f32",), batches=(1, 4), threads=(1,), streams=(1,), seconds=QUICK, save=True)
-    report = bench(folder, wanted)
+    options = BenchOptions(computes=("f32",), batches=(1, 4), threads=(1,), streams=(1,), seconds=QUICK, save=True)
+    report = bench(folder, options)
     assert (report.tried, [row.batch for row in report.rows]) == (2, [1])
     (saved,) = report.saved
     assert saved.latency.batch == saved.throughput.batch == 1
 
 
 def test_settings_are_all_that_a_machine_has_room_for(folder: Path) -> None:
-    def tried(wanted: Wanted) -> set[tuple[int, int, int]]:
-        found = [one.job for one in _candidates(IRS["fp32"], folder, None, wanted, HERE)]
+    def tried(options: BenchOptions) -> set[tuple[int, int, int]]:
+        found = [one.job for one in _candidates(IRS["fp32"], folder, None, options, HERE)]
         return {(job.batch, job.threads, job.streams) for job in found}
 
-    f32 = Wanted(computes=("f32",))
+    f32 = BenchOptions(computes=("f32",))
     jobs = [one.job for one in _candidates(IRS["fp32"], folder, None, replace(f32, seconds=6.0), HERE)]
     # The seconds of a row are those of all its processes.
     assert {(job.seconds, job.folder, job.artifact, job.compute) for job in jobs} == {
@@ -271,15 +275,15 @@ def row(**changes: object) -> BenchRow:
     ).model_copy(update=changes)
 
 
-def job_of(**changes: Any) -> Job:
-    return Job(
+def job_of(**changes: Any) -> BenchJob:
+    return BenchJob(
         artifact="openvino/fp32", folder=Path("f"), run=None, compute="f32", batch=1, threads=1, streams=1,
         seconds=0.01, cached=False,
     ).model_copy(update=changes)  # fmt: skip
 
 
-def measured(ms: float, images_per_s: float = 100.0, *, image_by_image: bool = False) -> Measured:
-    return Measured(
+def measured(ms: float, images_per_s: float = 100.0, *, image_by_image: bool = False) -> BenchMeasurement:
+    return BenchMeasurement(
         compute="f32",  # pyright: ignore[reportArgumentType]
         isa=None,
         primitives={},
@@ -389,7 +393,7 @@ def test_what_is_no_model_is_not_called_a_run(tmp_path: Path) -> None:
 
 def test_where_nothing_can_be_kept_no_setting_is_searched_for() -> None:
     with pytest.raises(EnvironmentFault, match="this place cannot be written"):
-        _refuse_what_cannot_be_written([Path("/sys")])
+        _check_writable([Path("/sys")])
 
 
 def test_a_chosen_precision_that_is_slower_than_f32_is_said() -> None:

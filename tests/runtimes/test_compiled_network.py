@@ -19,7 +19,7 @@ from tests.runtimes.test_single_kernels import SIGNED, Layer, rounded
 from ftx.core.errors import EnvironmentFault, ExportError
 from ftx.core.memory import is_out_of_memory
 from ftx.data.preprocess import Preprocess
-from ftx.evaluating.bench_process import Job, measure
+from ftx.evaluating.bench_process import BenchJob, measure
 from ftx.exporting.openvino import name_canonically
 from ftx.exporting.preprocess_graph import embed_preprocessing
 from ftx.runs.card_json import Card, write_card
@@ -119,7 +119,7 @@ def test_who_asks_for_latency_has_it_for_one_image(tmp_path: Path) -> None:
     assert all(isinstance(one, OpenVinoPredictor) for one in found.values())
     assert found["latency"].kernel_path == "single"  # pyright: ignore[reportAttributeAccessIssue]
     assert (found["throughput"].kernel_path == "single") == (this_set() == "avx2")  # pyright: ignore[reportAttributeAccessIssue]
-    job = Job(
+    job = BenchJob(
         artifact="openvino/int8", folder=tmp_path, run=None, compute="f32", batch=1, threads=1, streams=1,
         seconds=0.01, cached=False,
     )  # fmt: skip

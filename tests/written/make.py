@@ -115,7 +115,7 @@ def main(version: str) -> None:
 def edge(version: str) -> None:
     """What the edge reads, of the run of a schema version that was taken all the way: ``…make v1 edge``."""
     from ftx import Run, export
-    from ftx.evaluating.bench import Wanted, bench
+    from ftx.evaluating.bench import BenchOptions, bench
     from ftx.exporting.base_ir import export_base, export_update
 
     folder = HERE / f"{version}-edge"
@@ -128,7 +128,7 @@ def edge(version: str) -> None:
         export_base(run, folder / "base")
         export_update(run, folder / "update.zip", folder / "base")
         export(run, formats=("openvino",), precisions=("int8",))
-        report = bench(run.path / "openvino" / "fp32", Wanted(save=True, seconds=0.2))
+        report = bench(run.path / "openvino" / "fp32", BenchOptions(save=True, seconds=0.2))
         (folder / "bench.json").write_text(report.model_dump_json(indent=2) + "\n")
         shutil.copy(run.path / "openvino" / "fp32" / "tuning.json", folder)
         shutil.copy(run.path / "reports" / "quantize.json", folder)

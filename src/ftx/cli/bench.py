@@ -66,13 +66,13 @@ def command(
     A row is measured in fresh processes that take turns with those of the others. A run's models stand next to torch
     and ONNX Runtime if these are installed. The run keeps reports/bench.json and a plot, bench.svg.
     """
-    from ftx.evaluating.bench import Wanted, bench
+    from ftx.evaluating.bench import BenchOptions, bench
 
     if computes:
         check_known("compute precision", computes, _COMPUTES)
     report = bench(
         target,
-        Wanted(
+        BenchOptions(
             precisions=precisions or (),
             computes=cast("list[Compute]", computes or []),
             batches=batches or (),

@@ -1,7 +1,7 @@
 """``ftx bench``: how fast the models of a run, or one exported folder, are on this machine, and how they are fastest.
 
 Each figure comes from fresh processes. Those of all settings take turns, so what else the machine does in a minute
-slows them all and none alone.
+slows all of them.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from ftx.core.errors import InputError, RunError, nearest, shell_command
 from ftx.core.packages import install_command
 from ftx.core.processors import Processors, processors
 from ftx.core.progress import SILENT, Progress
-from ftx.evaluating.bench_process import MODULE, Job, Measured
+from ftx.evaluating.bench_process import MODULE, BenchJob, BenchMeasurement
 from ftx.runs.artifacts import ARTIFACTS, EXPORT_IR, IRS, Artifact
 from ftx.runs.bench_json import BENCH_PLOT, BenchReport, BenchRow, SavedSetting
 from ftx.runs.card_json import CARD_FILE, read_card
@@ -37,18 +37,19 @@ from ftx.runtimes.openvino import default_compute
 ROUNDS = 3
 SECONDS = 3.0
 BATCHES = (1, 8)
-# f32 is said to be faster than bf16 from so much of its time on: of less another run may find the opposite.
+# f32 is reported as faster than bf16 if it takes at most this fraction of its time: of less another run may find the
+# opposite.
 CLEARLY = 0.95
-# With --save a setting is tried further while it is no slower than so many times the best: after one process, whose
-# median is off by a tenth and more on a busy machine, and after two.
+# With --save a setting is dropped if it is slower than the best by this factor: after one process, whose median is off
+# by a tenth and more on a busy machine, and after two.
 KEPT_WITHIN = (1.4, 1.15)
 TRIED_BATCHES = (1, 2, 4, 8, 16)
 COMPUTES: tuple[Compute, ...] = ("auto", "f32")
 
 
 @dataclass(frozen=True)
-class Wanted:
-    """What to measure; where nothing is said, what tells most on the machine at hand."""
+class BenchOptions:
+    """What to measure. What is empty is chosen for this machine."""
 
     precisions: Sequence[str] = ()
     computes: Sequence[Compute] = ()
@@ -59,13 +60,13 @@ class Wanted:
     save: bool = False
 
 
-WHAT_TELLS_MOST = Wanted()
+DEFAULTS = BenchOptions()
 
 
 @dataclass
 class _Candidate:
-    job: Job
-    found: list[Measured] = field(default_factory=list[Measured])
+    job: BenchJob
+    found: list[BenchMeasurement] = field(default_factory=list[BenchMeasurement])
 
     @property
     def p50_ms(self) -> float:
@@ -77,51 +78,52 @@ class _Candidate:
 
 
 def bench(
-    target: Run | Path | str | None = None, wanted: Wanted = WHAT_TELLS_MOST, progress: Progress = SILENT
+    target: Run | Path | str | None = None, options: BenchOptions = DEFAULTS, progress: Progress = SILENT
 ) -> BenchReport:
-    """Time a run's models (the newest run's by default), beside torch and ONNX Runtime, or one exported folder.
+    """Time a run's models (the newest run's by default), torch and ONNX Runtime included, or one exported folder.
 
-    ``wanted.save`` looks for the fastest setting of each OpenVINO model and keeps it in ``tuning.json`` beside it.
+    ``options.save`` looks for the fastest setting of each OpenVINO model and keeps it in ``tuning.json`` next to it.
     Raises: RunError, ExportError for what is missing, altered or stale; InputError for what no machine could do.
     """
-    run, folders = _models(target, wanted)
+    run, folders = _models(target, options)
     here = processors()
-    _refuse_what_is_not_there(wanted, here)
-    if wanted.save:
-        _refuse_what_cannot_be_written(folders.values())
+    _check_processors(options, here)
+    if options.save:
+        _check_writable(folders.values())
     candidates = [
         candidate
         for artifact, folder in folders.items()
-        for candidate in _candidates(artifact, folder, run, wanted, here)
+        for candidate in _candidates(artifact, folder, run, options, here)
     ]
-    digests = {artifact.name: run.manifest.digest(artifact) for artifact in folders} if run else {}
     tried = len(candidates)
     with progress.track("benchmarking", ROUNDS * tried) as bar:
         for turn in range(ROUNDS):
             for candidate in candidates:
                 job = candidate.job.model_copy(update={"cached": turn == 0})
-                candidate.found.append(run_in_child(MODULE, job, Measured))
+                candidate.found.append(run_in_child(MODULE, job, BenchMeasurement))
                 bar.advance(artifact=job.artifact)
-            if wanted.save and turn < len(KEPT_WITHIN):
+            if options.save and turn < len(KEPT_WITHIN):
                 kept = _near_the_best(candidates, KEPT_WITHIN[turn])
                 bar.advance((ROUNDS - turn - 1) * (len(candidates) - len(kept)))
                 candidates = kept
-    saved = [_save(candidates, artifact, folder) for artifact, folder in folders.items() if _is_saved(artifact, wanted)]
+    tunable = {artifact: folder for artifact, folder in folders.items() if options.save and artifact.tunable}
+    saved = [_save(candidates, artifact, folder) for artifact, folder in tunable.items()]
     rows = [_row(candidate) for candidate in candidates]
-    image_size = _image_size(run, folders)
+    first = next(iter(folders.values()))
+    preprocess = run.manifest.preprocess if run else read_card(first).preprocess
     report = BenchReport(
         run=str(run.path) if run else None,
-        folder=None if run else str(next(iter(folders.values()))),
+        folder=None if run else str(first),
         machine=this_machine(),
         processors=here.usable,
-        image_size=image_size,
-        seconds=wanted.seconds,
+        image_size=preprocess.image_size,
+        seconds=options.seconds,
         rounds=ROUNDS,
         tried=tried,
         rows=rows,
         saved=saved,
-        notes=_notes(rows, saved=wanted.save),
-        digests=digests,
+        notes=_notes(rows, saved=options.save),
+        digests={artifact.name: run.manifest.digest(artifact) for artifact in folders} if run else {},
     )
     if run is not None:
         run.keep_report("bench", report, progress)
@@ -140,12 +142,12 @@ def _draw(report: BenchReport, path: Path, progress: Progress) -> None:
         progress.note(f"{BENCH_PLOT.as_posix()} is not kept: {error.strerror}")
 
 
-def _models(target: Run | Path | str | None, wanted: Wanted) -> tuple[Run | None, dict[Artifact, Path]]:
-    """The folders to time, whole and of what the run holds now, by artifact."""
+def _models(target: Run | Path | str | None, options: BenchOptions) -> tuple[Run | None, dict[Artifact, Path]]:
+    """The folders to time by artifact: complete, and of the run as it is now."""
     if isinstance(target, Path | str) and (Path(target) / CARD_FILE).is_file():
         folder = Path(target)
         Run.check_folder(folder)
-        if wanted.precisions:
+        if options.precisions:
             raise InputError(
                 "an exported folder is of one precision", where=folder, fix="leave --precision out, or name the run"
             )
@@ -158,12 +160,12 @@ def _models(target: Run | Path | str | None, wanted: Wanted) -> tuple[Run | None
             fix="name a run, or a folder that ftx export wrote",
         )
     run = target if isinstance(target, Run) else Run.open(target)
-    for name in wanted.precisions:
+    for name in options.precisions:
         if name not in IRS:
             alike = nearest(name, IRS)
             fix = f"did you mean '{alike}'?" if alike else f"choose from {', '.join(IRS)}"
             raise InputError(f"unknown precision '{name}'", fix=fix)
-    chosen = [IRS[name] for name in wanted.precisions] or [one for one in IRS.values() if run.has(one)]
+    chosen = [IRS[name] for name in options.precisions] or [one for one in IRS.values() if run.has(one)]
     if not chosen:
         raise RunError(
             "this run has no OpenVINO model yet",
@@ -171,51 +173,54 @@ def _models(target: Run | Path | str | None, wanted: Wanted) -> tuple[Run | None
             found=f"it holds {', '.join(map(str, run.artifacts()))}",
             fix=f"run: {shell_command(EXPORT_IR, run.path)}",
         )
-    beside = [one for one in ARTIFACTS.values() if one.timed and not one.tunable and _can_run(run, one)]
-    others = [] if wanted.precisions or wanted.save else beside
+    others = [one for one in ARTIFACTS.values() if one.timed and not one.tunable and _can_run(run, one)]
+    if options.precisions or options.save:
+        others = []
     return run, {artifact: run.require(artifact) for artifact in (*others, *chosen)}
 
 
-def _refuse_what_cannot_be_written(folders: Iterable[Path]) -> None:
-    """Before the minutes of a search, and not behind them."""
+def _check_writable(folders: Iterable[Path]) -> None:
+    """Find out before the minutes of a search, and not after them."""
     for folder in folders:
         with disk_faults(folder), TemporaryFile(dir=folder):
             pass
 
 
 def _can_run(run: Run, artifact: Artifact) -> bool:
-    """Whether the run holds it and what runs it is installed."""
+    """Whether the run has it, and the package that runs it is installed."""
     from importlib.util import find_spec
 
     return run.has(artifact) and find_spec(artifact.package) is not None
 
 
-def _refuse_what_is_not_there(wanted: Wanted, here: Processors) -> None:
-    too_many = [count for count in (*wanted.threads, *wanted.streams) if count > here.usable]
+def _check_processors(options: BenchOptions, here: Processors) -> None:
+    too_many = [count for count in (*options.threads, *options.streams) if count > here.usable]
     if too_many:
         raise InputError(
             f"this process may use {here.usable} processors",
             found=f"--threads or --streams {max(too_many)}",
-            fix=f"ask for {here.usable} at most",
+            fix=f"choose {here.usable} at most",
         )
-    if not math.isfinite(wanted.seconds) or wanted.seconds <= 0:
-        raise InputError("--seconds is how long a row is timed", found=f"{wanted.seconds:g}", fix="give some seconds")
+    if not math.isfinite(options.seconds) or options.seconds <= 0:
+        raise InputError("--seconds must be above 0", found=f"{options.seconds:g}", fix="give some seconds")
 
 
 def _candidates(
-    artifact: Artifact, folder: Path, run: Run | None, wanted: Wanted, here: Processors
+    artifact: Artifact, folder: Path, run: Run | None, options: BenchOptions, here: Processors
 ) -> list[_Candidate]:
-    """Every setting of one model that is to be tried, fewer streams than threads."""
-    alone = artifact.tunable
-    computes = tuple(wanted.computes) or COMPUTES
-    if not alone or default_compute().dtype == "f32":
+    """Every setting of one model to try, with at most as many streams as threads."""
+    computes = tuple(options.computes) or COMPUTES
+    if not artifact.tunable or default_compute().dtype == "f32":
         computes = computes[:1]  # both are the same
-    batches = tuple(wanted.batches) or (TRIED_BATCHES if wanted.save else BATCHES)
-    threads = tuple(wanted.threads) or (_thread_counts(here) if wanted.save else (here.cores,))
-    streams = tuple(wanted.streams) or (_powers(here.usable) if wanted.save else tuple(sorted({1, here.cores})))
+    batches = tuple(options.batches) or (TRIED_BATCHES if options.save else BATCHES)
+    tried = {1, here.fast, here.cores, here.usable} if options.save else {here.cores}
+    threads = tuple(options.threads) or tuple(sorted(tried))
+    streams = tuple(options.streams) or (_powers(here.usable) if options.save else tuple(sorted({1, here.cores})))
+    if not artifact.tunable:
+        streams = (1,)
     return [
         _Candidate(
-            Job(
+            BenchJob(
                 artifact=artifact.name,
                 folder=folder,
                 run=run and run.path,
@@ -223,17 +228,15 @@ def _candidates(
                 batch=batch,
                 threads=count,
                 streams=at_a_time,
-                seconds=wanted.seconds / ROUNDS,
+                seconds=options.seconds / ROUNDS,
                 cached=False,
             )
         )
-        for compute, batch, count, at_a_time in product(computes, batches, threads, streams if alone else (1,))
-        if at_a_time <= count and (wanted.save or wanted.batches or wanted.streams or 1 in (batch, at_a_time))
+        for compute, batch, count, at_a_time in product(
+            computes, batches, threads, streams if artifact.tunable else (1,)
+        )
+        if at_a_time <= count and (options.save or options.batches or options.streams or 1 in (batch, at_a_time))
     ]
-
-
-def _thread_counts(here: Processors) -> tuple[int, ...]:
-    return tuple(sorted({1, here.fast, here.cores, here.usable}))
 
 
 def _powers(most: int) -> tuple[int, ...]:
@@ -244,7 +247,7 @@ def _powers(most: int) -> tuple[int, ...]:
 def _near_the_best(candidates: Sequence[_Candidate], within: float) -> list[_Candidate]:
     """Those that may still turn out the fastest: by latency of one image, or by images a second; of each model.
 
-    One that takes a batch image by image is no other with another batch.
+    A model that takes a batch image by image is tried with batches of one only.
     """
     kept: list[_Candidate] = []
     for name in dict.fromkeys(one.job.artifact for one in candidates):
@@ -264,19 +267,15 @@ def _is_for_latency(candidate: _Candidate) -> bool:
     return candidate.job.batch == 1 and candidate.job.streams == 1
 
 
-def _is_saved(artifact: Artifact, wanted: Wanted) -> bool:
-    return wanted.save and artifact.tunable
-
-
 def _save(candidates: Sequence[_Candidate], artifact: Artifact, folder: Path) -> SavedSetting:
     own = [one for one in candidates if one.job.artifact == artifact.name]
-    alone = [one for one in own if _is_for_latency(one)]
-    if not alone:
+    single = [one for one in own if _is_for_latency(one)]
+    if not single:
         raise InputError(
             "--save keeps the best setting for one image as well, and none was measured",
             fix="leave --batch and --streams out, or add --batch 1 --streams 1",
         )
-    quickest, most = min(alone, key=lambda one: one.p50_ms), max(own, key=lambda one: one.images_per_s)
+    quickest, most = min(single, key=lambda one: one.p50_ms), max(own, key=lambda one: one.images_per_s)
     tuned = TuningResult(
         machine=this_machine(),
         processors=processors().usable,
@@ -322,30 +321,16 @@ def _row(candidate: _Candidate) -> BenchRow:
 
 
 def _notes(rows: Sequence[BenchRow], *, saved: bool) -> list[str]:
-    """Where the precision that OpenVINO chooses is not the faster one."""
+    """For one image, where the precision that OpenVINO chooses is slower than f32."""
+    single = [row for row in rows if (row.batch, row.streams) == (1, 1)]
+    pinned = {(row.artifact, row.threads): row.p50_ms for row in reversed(single) if not row.compute.chosen_by_runtime}
+    effect = "ftx predict takes f32" if saved else "--save makes ftx predict take f32"
     notes: list[str] = []
-    for row in rows:
-        if not row.compute.chosen_by_runtime or (row.batch, row.streams) != (1, 1):
-            continue
-        setting = (row.artifact, row.batch, row.threads, row.streams)
-        pinned = next(
-            (
-                one
-                for one in rows
-                if (one.artifact, one.batch, one.threads, one.streams) == setting and not one.compute.chosen_by_runtime
-            ),
-            None,
-        )
-        if pinned is not None and pinned.p50_ms < CLEARLY * row.p50_ms and row.compute.dtype != "f32":
-            taken = "ftx predict takes f32" if saved else "--save makes ftx predict take f32"
+    for row in single:
+        f32_ms = pinned.get((row.artifact, row.threads), math.inf)
+        if row.compute.chosen_by_runtime and row.compute.dtype != "f32" and f32_ms < CLEARLY * row.p50_ms:
             notes.append(
                 f"{row.artifact}: {row.compute.dtype}, which OpenVINO chooses, is slower than f32 with "
-                f"{row.threads} threads: {row.p50_ms:.1f} ms, f32 {pinned.p50_ms:.1f} ms; {taken}"
+                f"{row.threads} threads: {row.p50_ms:.1f} ms, f32 {f32_ms:.1f} ms; {effect}"
             )
     return notes
-
-
-def _image_size(run: Run | None, folders: dict[Artifact, Path]) -> int | str:
-    if run is not None:
-        return run.manifest.preprocess.image_size
-    return read_card(next(iter(folders.values()))).preprocess.image_size

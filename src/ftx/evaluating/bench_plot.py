@@ -7,14 +7,14 @@ from pathlib import Path
 from ftx.core.pages import drawn
 from ftx.runs.bench_json import BenchReport, BenchRow
 
-# Of the Okabe-Ito palette, which the colour-blind tell apart: one a runtime and precision.
+# Of the Okabe-Ito palette, whose colours the colour-blind can distinguish: one a runtime and precision.
 _COLOURS = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00", "#7f7f7f", "#f0e442")
 
 
 def draw(report: BenchReport, path: Path) -> None:
-    """Bars of latency, a line to the 90th percentile on each, beside bars of images a second, a row each.
+    """Bars of latency, a line to the 90th percentile on each, and bars of images a second, a row each.
 
-    Raises: ModuleNotFoundError where matplotlib is not installed.
+    Raises: ModuleNotFoundError if matplotlib is not installed.
     """
     rows = list(reversed(report.rows))
     with drawn(path, (11, 1.3 + 0.32 * len(rows))) as figure:

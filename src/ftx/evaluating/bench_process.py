@@ -1,7 +1,7 @@
-"""One model in one setting in a process of its own: ``python -m ftx.evaluating.bench_process``, asked by ``bench``.
+"""One model in one setting in a process of its own: ``python -m ftx.evaluating.bench_process``, started by ``bench``.
 
-So that compiling, the first answer and memory are those of a cold start, and nothing that another setting left behind
-(threads, caches of kernels) is in the way.
+Compiling, the first request and memory are then those of a cold start, and nothing that another setting left behind
+(threads, caches of kernels) has an effect.
 """
 
 from __future__ import annotations
@@ -36,8 +36,8 @@ WARM_UP = 3
 MOST_REQUESTS = 10_000
 
 
-class Job(BaseModel):
-    """What to measure: a folder, the artifact it is of, and the setting; ``run`` for what does not stand alone."""
+class BenchJob(BaseModel):
+    """What to measure: a folder, its artifact, and the setting; ``run`` if the folder cannot be opened without it."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -53,7 +53,7 @@ class Job(BaseModel):
     cached: bool
 
 
-class Measured(BaseModel):
+class BenchMeasurement(BaseModel):
     """What one process found; ``seconds`` is how long its timed requests took, one after the other or together.
 
     ``kernels`` single: it takes the images of a batch one by one.
@@ -76,23 +76,21 @@ class Measured(BaseModel):
     peak_bytes: int
 
 
-def measure(job: Job) -> Measured:
-    """Open, ask once, ask for ``job.seconds``.
+def measure(job: BenchJob) -> BenchMeasurement:
+    """Open, run once, run for ``job.seconds``.
 
-    Raises: ExportError, RunError for a model that does not hold; EnvironmentFault where an extra is missing.
+    Raises: ExportError, RunError for a model that is damaged; EnvironmentFault if an extra is missing.
     """
     artifact = ARTIFACTS[job.artifact]
-    predictor: Predictor
-    if artifact.tunable:
-        predictor = _opened(job)
-        compile_ms, primitives = predictor.compile_ms, dict(predictor.kernels().primitives)
+    opened = _opened(job) if artifact.tunable else None
+    if opened is not None:
+        predictor: Predictor = opened
     else:
-        assert job.run is not None, f"{artifact} does not stand alone"
+        assert job.run is not None, f"{artifact} is opened by its run"
         # torch and ONNX Runtime take as many threads as they see processors.
         if hasattr(os, "sched_setaffinity"):
             os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: job.threads])
         predictor = load_artifact(Run(job.run), artifact)
-        compile_ms, primitives = None, {}
     pixels_NHWC = _pixels(job.folder, predictor.preprocess, job.batch)
     started = time.perf_counter()
     predictor.logits(pixels_NHWC)
@@ -101,25 +99,25 @@ def measure(job: Job) -> Measured:
         predictor.logits(pixels_NHWC)
     latencies_ms, seconds = _timed(predictor, pixels_NHWC, job)
     peak_bytes = _peak_bytes()
-    return Measured(
+    return BenchMeasurement(
         compute=predictor.compute,
         isa=this_set(),
-        primitives=primitives,
-        threads=predictor.threads if isinstance(predictor, OpenVinoPredictor) else job.threads,
-        streams=predictor.streams if isinstance(predictor, OpenVinoPredictor) else 1,
-        kernels=predictor.kernel_path if isinstance(predictor, OpenVinoPredictor) else "batch",
+        primitives=dict(opened.kernels().primitives) if opened else {},
+        threads=opened.threads if opened else job.threads,
+        streams=opened.streams if opened else 1,
+        kernels=opened.kernel_path if opened else "batch",
         latencies_ms=latencies_ms,
         images=len(latencies_ms) * job.batch,
         seconds=seconds,
-        compile_ms=compile_ms,
-        compile_cached_ms=_compile_cached_ms(job) if job.cached and artifact.tunable else None,
+        compile_ms=opened and opened.compile_ms,
+        compile_cached_ms=_compile_cached_ms(job) if job.cached and opened else None,
         first_ms=first_ms,
         peak_bytes=peak_bytes,
     )
 
 
-def _opened(job: Job, cache: Path | None = None) -> OpenVinoPredictor:
-    """One image after the other is what is asked for latency, all else for throughput."""
+def _opened(job: BenchJob, cache: Path | None = None) -> OpenVinoPredictor:
+    """With the kernels for single images if one image after the other is timed: that is the latency."""
     return OpenVinoPredictor(
         job.folder,
         job.compute,
@@ -130,7 +128,7 @@ def _opened(job: Job, cache: Path | None = None) -> OpenVinoPredictor:
     )
 
 
-def _timed(predictor: Predictor, pixels_NHWC: Pixels, job: Job) -> tuple[list[float], float]:
+def _timed(predictor: Predictor, pixels_NHWC: Pixels, job: BenchJob) -> tuple[list[float], float]:
     """The milliseconds of each request, and the seconds of all."""
     began = time.perf_counter()
     until = began + job.seconds
@@ -155,7 +153,7 @@ def _timed(predictor: Predictor, pixels_NHWC: Pixels, job: Job) -> tuple[list[fl
 
 
 def _pixels(folder: Path, preprocess: Preprocess, batch: int) -> Pixels:
-    """Images of the network's size: those beside the model, over and over, or noise where none are.
+    """Images of the network's size: those next to the model, over and over, or noise if there are none.
 
     Shape: [N, H, W, 3].
     """
@@ -169,7 +167,7 @@ def _pixels(folder: Path, preprocess: Preprocess, batch: int) -> Pixels:
     return known[np.arange(batch) % len(known)]
 
 
-def _compile_cached_ms(job: Job) -> float:
+def _compile_cached_ms(job: BenchJob) -> float:
     """How long it takes to read and compile the model when OpenVINO's cache holds it."""
     with tempfile.TemporaryDirectory() as cache:
         _opened(job, Path(cache))  # fills it
@@ -177,7 +175,7 @@ def _compile_cached_ms(job: Job) -> float:
 
 
 def _peak_bytes() -> int:
-    """The largest resident memory of this process: getrusage would give its parent's, where that had more."""
+    """The largest resident memory of this process: getrusage would give its parent's if that had more."""
     status = Path("/proc/self/status")
     if status.is_file():
         for line in status.read_text().splitlines():
@@ -189,4 +187,4 @@ def _peak_bytes() -> int:
 
 
 if __name__ == "__main__":
-    reply_on_stdout(Job, measure)
+    reply_on_stdout(BenchJob, measure)

@@ -10,7 +10,7 @@ from typing import Literal
 
 from ftx.core.addresses import as_typed, if_address
 from ftx.core.progress import Progress
-from ftx.evaluating.bench import Wanted, bench
+from ftx.evaluating.bench import BenchOptions, bench
 from ftx.exporting.export import export
 from ftx.merging.merge_and_prove import merge
 from ftx.recipe.schema import Recipe
@@ -90,5 +90,7 @@ def latency_ms(folder: Path, progress: Progress, data: Path | None = None) -> fl
     if not run.has(IR_FP32):
         merge(run, data=data, progress=progress)
         export(run, formats=("openvino",), data=data, progress=progress)
-    report = bench(run, Wanted(precisions=("fp32",), computes=("auto",), batches=(1,), seconds=_TIMED_S), progress)
+    report = bench(
+        run, BenchOptions(precisions=("fp32",), computes=("auto",), batches=(1,), seconds=_TIMED_S), progress
+    )
     return next(row.p50_ms for row in report.rows if row.artifact == IR_FP32.name)
