@@ -24,7 +24,7 @@ from ftx.evaluating import validate
 from ftx.evaluating.parity_images import read_reference
 from ftx.exporting import export
 from ftx.exporting.base_ir import export_base, export_update
-from ftx.exporting.make_reference import answers
+from ftx.exporting.make_reference import reference_logits
 from ftx.merging.combine_adapters import combine
 from ftx.merging.merge_and_prove import merge
 from ftx.recipe.schema import Recipe
@@ -34,6 +34,7 @@ from ftx.runs.run import Run
 from ftx.runs.trained import load_trained
 from ftx.runtimes import load_artifact, load_with_all_tokens
 from ftx.runtimes.openvino import OpenVinoPredictor
+from ftx.runtimes.torch import TorchPredictor
 from ftx.training import train
 from ftx.updating.apply import apply
 
@@ -97,7 +98,7 @@ def test_every_artifact_keeps_what_training_kept(runs: Path) -> None:
     assert read_card(run.folder(IR_FP32)).keep_tokens == SHARES
     # Beside the model stands which of its images rounding could change, so that a device does not judge by these.
     reference, reference_pixels = read_reference(OpenVinoPredictor(run.folder(IR_FP32)))
-    _, clear_N = answers(load_trained(run), reference_pixels, pre)
+    _, clear_N = reference_logits(TorchPredictor(load_trained(run), pre, run.task), reference_pixels)
     assert clear_N is not None
     assert reference.clear is not None
     assert reference.clear.tolist() == clear_N.tolist()
@@ -140,7 +141,7 @@ def test_a_model_that_computes_with_all_tokens_is_no_such_model(runs: Path, tmp_
     recorded = json.loads((run / "run.json").read_text())
     recorded["files"]["dense/config.json"] = sha256_file(run / "dense" / "config.json")
     (run / "run.json").write_text(json.dumps(recorded))
-    with pytest.raises(GateFailed, match="does not answer as the trained model did"):
+    with pytest.raises(GateFailed, match="does not predict what the trained model does"):
         export(run, formats=("openvino",), precisions=("fp32",))
 
 

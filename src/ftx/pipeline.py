@@ -15,7 +15,7 @@ from ftx.core.shipped_files import recipe_file
 from ftx.data.sample import place_sample
 from ftx.evaluating import ParityReport, validate
 from ftx.exporting import ExportReport, export
-from ftx.exporting.export import wanted_artifacts
+from ftx.exporting.export import artifacts_of
 from ftx.merging.merge_and_prove import MergeReport, merge
 from ftx.recipe.schema import Recipe
 from ftx.runs.artifacts import DENSE, FORMATS
@@ -53,7 +53,7 @@ def run_all(
     """
     check_one_process("what comes after training")
     started = time.monotonic()
-    wanted = wanted_artifacts(FORMATS, precisions)  # one mistyped must not cost the training
+    wanted = artifacts_of(FORMATS, precisions)  # one mistyped must not cost the training
     trained = train(recipe, out=out, strict=strict, progress=progress, on_epoch=on_epoch)
     if trained.interrupted:
         raise Interrupted(

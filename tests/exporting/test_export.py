@@ -8,7 +8,7 @@ import pytest
 from ftx.cli.app import run as ftx
 from ftx.core.errors import ExportError, InputError, RunError
 from ftx.exporting import ExportReport, export
-from ftx.exporting.export import wanted_artifacts
+from ftx.exporting.export import artifacts_of
 from ftx.runs.artifacts import IR_FP32, IR_INT8
 from ftx.runs.run import Run
 
@@ -23,14 +23,14 @@ from ftx.runs.run import Run
     ],
 )
 def test_formats_and_precisions_name_artifacts(formats: list[str], precisions: list[str], wanted: list[str]) -> None:
-    assert [str(artifact) for artifact in wanted_artifacts(formats, precisions)] == wanted
+    assert [str(artifact) for artifact in artifacts_of(formats, precisions)] == wanted
 
 
 @pytest.mark.parametrize(
     ("formats", "precisions", "says"),
     [
-        (["onnx"], ["fp16"], "ONNX is written in fp32 alone"),
-        (["onnx"], ["fp32", "int8"], "ONNX is written in fp32 alone"),
+        (["onnx"], ["fp16"], "ONNX is written only in fp32"),
+        (["onnx"], ["fp32", "int8"], "ONNX is written only in fp32"),
         (["onxx"], ["fp32"], "did you mean 'onnx'"),
         (["openvino"], ["int4"], "did you mean 'int8'"),
         ([], ["fp32"], "no format is named"),
@@ -39,7 +39,7 @@ def test_formats_and_precisions_name_artifacts(formats: list[str], precisions: l
 )
 def test_what_ftx_does_not_export_is_said(formats: list[str], precisions: list[str], says: str) -> None:
     with pytest.raises(InputError) as caught:
-        wanted_artifacts(formats, precisions)
+        artifacts_of(formats, precisions)
     assert says in str(caught.value)
     assert caught.value.exit_code == 2
 

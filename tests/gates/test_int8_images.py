@@ -16,7 +16,9 @@ from ftx.core.files import sha256_file
 from ftx.core.progress import SILENT, Progress, ProgressTask
 from ftx.data.dataset import Entry, Split
 from ftx.exporting.shared_parts import Source
+from ftx.exporting.writers import WRITERS
 from ftx.recipe.schema import Recipe
+from ftx.runs.artifacts import IR_INT8
 from ftx.runs.new_run import new_run, seal
 from ftx.runs.reference_safetensors import ReferenceFile
 from ftx.runs.run import Run
@@ -98,7 +100,7 @@ def phases(run: Run, tmp_path_factory: pytest.TempPathFactory) -> list[tuple[str
     global opened
     sys.addaudithook(hear)
     listener = Phases()
-    SmallSource(run, listener).write_int8(tmp_path_factory.mktemp("made"))
+    WRITERS[IR_INT8].write(SmallSource(run, listener), IR_INT8, tmp_path_factory.mktemp("made"))
     opened = None
     return listener.told
 

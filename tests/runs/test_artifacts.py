@@ -26,7 +26,7 @@ def test_each_is_made_from_one_that_comes_before_it() -> None:
 
 
 def test_each_that_is_exported_has_a_format_and_a_writer() -> None:
-    from ftx.exporting.shared_parts import WRITERS
+    from ftx.exporting.writers import WRITERS
 
     assert set(WRITERS) == set(EXPORTED)
     assert {artifact.runtime for artifact in EXPORTED} == set(FORMATS)

@@ -20,7 +20,6 @@ from ftx.adapters.naming import timm_naming
 from ftx.adapters.peft_config import CONFIG
 from ftx.adapters.peft_file import WEIGHTS, read_peft_file
 from ftx.adapters.trainable_model import base_of
-from ftx.backbones.kept_tokens import kept_fractions
 from ftx.backbones.layer_roles import head_names
 from ftx.backbones.split_network import full_model
 from ftx.core.command_report import CommandReport
@@ -31,8 +30,9 @@ from ftx.core.progress import SILENT, Progress
 from ftx.core.third_parties import no_telemetry
 from ftx.data.preprocess import Pixels
 from ftx.evaluating.measure import graph_logits
-from ftx.exporting.make_reference import answers, make_reference
+from ftx.exporting.make_reference import make_reference, reference_logits
 from ftx.exporting.openvino import compress_to_fp16, convert_body, write_ir
+from ftx.exporting.shared_parts import card_of
 from ftx.exporting.tracing import trace
 from ftx.recipe.adapter_methods import ADAPTERS
 from ftx.runs.artifacts import DENSE, IR_FILE, IR_FP32, TRAINED
@@ -45,6 +45,7 @@ from ftx.runs.run import Run
 from ftx.runs.trained import load_trained, require_base
 from ftx.runs.update_zip import ANSWERS_FILE, Update, read_update, tensor_digest, write_update
 from ftx.runtimes.openvino import OpenVinoPredictor
+from ftx.runtimes.torch import TorchPredictor
 
 with no_telemetry():
     import openvino as ov
@@ -103,17 +104,7 @@ def export_base(
     check_space(out.parent, 4 * sum(parameter.numel() for parameter in module.parameters()))
     with progress.track("exporting", 1) as task, staging(out) as staged:
         body = convert_body(trace(full_model(module), manifest.preprocess), manifest.preprocess, manifest.architecture)
-        card = Card(
-            task=manifest.task,
-            architecture=manifest.architecture,
-            precision=precision,
-            labels=manifest.labels,
-            thresholds=manifest.thresholds,
-            preprocess=manifest.preprocess,
-            dense_digest=backbone.digest,
-            keep_tokens=kept_fractions(module),
-            files={},
-        )
+        card = card_of(opened, precision, backbone.digest)
         write_ir(compress_to_fp16(body, staged) if precision == "fp16" else body, card, staged)
         constants, head = _constants(staged, module, precision)
         base = BaseIr(base_digest=manifest.base_digest, constants=constants, head=head)
@@ -163,7 +154,8 @@ def export_update(
         sequence = read_update(after)[0].sequence + 1
         previous = sha256(after.read_bytes()).hexdigest()
     pixels_NHWC, targets_NC = _known(base, len(card.labels))
-    logits_NC, clear_N = answers(load_trained(opened), pixels_NHWC, manifest.preprocess, progress)
+    predictor = TorchPredictor(load_trained(opened), manifest.preprocess, opened.task)
+    logits_NC, clear_N = reference_logits(predictor, pixels_NHWC, progress)
     same_labels = card.labels == manifest.labels
     truth_NC = targets_NC if same_labels else np.zeros((0, len(manifest.labels)), np.float32)
     update = Update(

@@ -1,4 +1,4 @@
-"""``ftx export``: the dense weights of a run as ONNX and OpenVINO models, each whole or not there."""
+"""``ftx export``: the dense weights of a run as ONNX and OpenVINO models, each complete or not written."""
 
 from __future__ import annotations
 
@@ -13,7 +13,6 @@ from ftx.core.command_report import CommandReport
 from ftx.core.errors import EnvironmentFault, InputError, check_known
 from ftx.core.files import check_space, staged_file
 from ftx.core.progress import SILENT, Progress
-from ftx.exporting.recover_report import RecoverReport
 from ftx.runs.artifacts import (
     DENSE,
     EXPORTED,
@@ -35,7 +34,7 @@ if TYPE_CHECKING:
 
 
 class ExportedArtifact(BaseModel):
-    """One model that was written. ``size_bytes`` counts the model's own files, not the reference beside them."""
+    """One model that was written. ``size_bytes`` counts the model's own files, not the reference next to them."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -44,24 +43,41 @@ class ExportedArtifact(BaseModel):
     path: str
     size_bytes: int
     seconds: float
-    # INT8 alone, chosen on training images that did not calibrate it. With attention: the strength of SmoothQuant, -1
-    # where it was best left out. Without: NNCF's preset.
+    # Only INT8, chosen on training images that did not calibrate it. With attention: the strength of SmoothQuant, -1 if
+    # the model is better without it. Without attention: NNCF's preset.
     smooth_quant_alpha: float | None = None
     preset: Literal["performance", "mixed"] | None = None
-    # INT8 alone: the share of linear layers and convolutions that this CPU computes in 8 bits.
+    # Only INT8: the fraction of linear layers and convolutions that this CPU computes in 8 bits.
     int8_share: float | None = None
-    # By the 64 reference images alone, which lie beside an IR: ``ftx validate`` asks all held-out ones.
+    # From only the 64 reference images, which are bundled with an IR: ``ftx validate`` runs all held-out ones.
     verdict: Verdict
     summary: str
-    # INT8 alone, and null where nothing was searched for.
+    # Only INT8, and null without a search.
     searched: QuantizeReport | None = None
+
+
+class RecoverReport(CommandReport):
+    """A run that was trained through 8 bits.
+
+    Errors are mean absolute differences of a logit between the network with fake quantization and the run's model in
+    f32 before, on training images that took no step; ``before`` and ``after`` these steps.
+    """
+
+    verb: str = "export"
+    source: str
+    steps: int
+    lr: float
+    error_before: float
+    error_after: float
+    metric: str
+    metrics: dict[str, float]
 
 
 class ExportReport(CommandReport):
     """What ``ftx export`` wrote, in order."""
 
     verb: str = "export"
-    # Of a run that was made for this export, by training through 8 bits; null without ``--recover``.
+    # The run that was made for this export, by training through 8 bits; null without ``--recover``.
     recovered: RecoverReport | None = None
     artifacts: list[ExportedArtifact]
 
@@ -76,30 +92,30 @@ def export(
     explain: bool = False,
     progress: Progress = SILENT,
 ) -> ExportReport:
-    """Write each format in each precision; ONNX is fp32 alone, so precisions mean OpenVINO where both are given.
+    """Write each format in each precision; ONNX is only fp32, so with both formats the precisions are for OpenVINO.
 
-    With ``recover`` it is a new run that is exported, merged, whose weights were trained a little more through 8 bits.
-    With ``explain`` models answer with a map of each label and what the classifier reads, too, and take longer.
-    Each is asked about the reference images before it gets its name. If one fails, those before it stay and are whole,
-    and the error is raised: never another one in its place.
+    With ``recover``, a new run is made, merged and exported, whose weights were trained a little more through 8 bits.
+    With ``explain``, models also output a map of each label and the input of the classifier, and take longer.
+    Each model runs on the reference images before it gets its name. If one fails, the error is raised and those before
+    it stay: ftx never writes another model in its place.
     Raises: InputError for what ftx does not export; RunError if dense/ is missing or stale; ExportError if a
-    converter refuses the model; GateFailed if what it wrote does not answer as the trained model did; DataError if the
-    images of the run are gone.
+    converter fails; GateFailed if a model does not predict what the trained model does; DataError if the
+    images of the run are missing.
     """
-    wanted = wanted_artifacts(formats, precisions)
-    recovered = _recovered(run, wanted, data, progress) if recover else None
+    chosen = artifacts_of(formats, precisions)
+    recovered = _recovered(run, chosen, data, progress) if recover else None
     if recovered is not None:
         run = recovered.run
     opened = run if isinstance(run, Run) else Run.open(run)
     dense = opened.require(DENSE)
-    # Imported here: torch alone takes seconds, and what was typed wrong is said before.
+    # Imported here: only torch takes seconds, and an error in the input is reported before.
     from ftx.exporting.shared_parts import Source
 
     source = Source(opened, data, progress, explain=explain)
     dense_bytes = sum(path.stat().st_size for path in dense.iterdir())
     written: list[ExportedArtifact] = []
-    with progress.track("exporting", len(wanted)) as task:
-        for artifact in wanted:
+    with progress.track("exporting", len(chosen)) as task:
+        for artifact in chosen:
             check_space(opened.path, dense_bytes)
             written.append(_write(source, artifact))
             task.advance(artifact=artifact.name)
@@ -107,10 +123,10 @@ def export(
 
 
 def _recovered(
-    run: Run | Path | str | None, wanted: Sequence[Artifact], data: Path | None, progress: Progress
+    run: Run | Path | str | None, chosen: Sequence[Artifact], data: Path | None, progress: Progress
 ) -> RecoverReport:
     """Make the new run, and merge it."""
-    if not {IR_INT8, IR_INT8_SAFE} & set(wanted):
+    if not {IR_INT8, IR_INT8_SAFE} & set(chosen):
         raise InputError("--recover is for int8", fix="name it: --precision int8 --recover")
     from ftx.exporting.int8.recover import recover
     from ftx.merging.merge_and_prove import merge
@@ -120,35 +136,34 @@ def _recovered(
     return report
 
 
-def wanted_artifacts(formats: Sequence[str], precisions: Sequence[str]) -> list[Artifact]:
-    """The artifacts that formats and precisions ask for, in the order of the pipeline, once each.
+def artifacts_of(formats: Sequence[str], precisions: Sequence[str]) -> list[Artifact]:
+    """The artifacts of some formats and precisions, in the order of the pipeline, once each.
 
-    Raises: InputError for a name that is none, and for ONNX in another precision than fp32.
+    Raises: InputError for an unknown name, and for ONNX in another precision than fp32.
     """
     check_known("format", formats, FORMATS)
     check_known("precision", precisions, list(IRS))
     if "openvino" not in formats and set(precisions) != {"fp32"}:
         raise InputError(
-            "ONNX is written in fp32 alone",
+            "ONNX is written only in fp32",
             found=f"precision {', '.join(precisions)}",
-            fix="leave --precision out, or add --format openvino for it",
+            fix="remove --precision, or add --format openvino for it",
         )
     return [
         artifact
         for artifact in EXPORTED
-        if artifact.runtime in formats and (artifact.runtime != "openvino" or artifact.variant in precisions)
+        if artifact.runtime in formats and (not artifact.variant or artifact.variant in precisions)
     ]
 
 
 def _write(source: Source, artifact: Artifact) -> ExportedArtifact:
-    from ftx.exporting.accuracy_gate import refuse_what_failed
-    from ftx.exporting.shared_parts import WRITERS
+    from ftx.exporting.writers import WRITERS, check_accuracy
 
     started = time.monotonic()
     with source.run.add(artifact, source.progress) as staged:
-        quantized = WRITERS[artifact](source, staged)
+        quantized = WRITERS[artifact].write(source, artifact, staged)
         searched = _keep_search(source, artifact, quantized) if quantized and quantized.candidates else None
-        verdict, summary = refuse_what_failed(source, artifact, staged)
+        verdict, summary = check_accuracy(source, artifact, staged)
         size_bytes = sum(path.stat().st_size for path in staged.iterdir() if path.name.startswith("model."))
     return ExportedArtifact(
         artifact=artifact.name,
@@ -166,7 +181,7 @@ def _write(source: Source, artifact: Artifact) -> ExportedArtifact:
 
 
 def _keep_search(source: Source, artifact: Artifact, quantized: Quantized) -> QuantizeReport:
-    """Write what INT8 was chosen from beside the run's other reports, whatever becomes of the model."""
+    """Write the search for INT8 next to the run's other reports, even if the model then fails."""
     from ftx.exporting.int8.report import draw, report_of
 
     report, name = report_of(quantized, artifact), QUANTIZE_FILES[artifact]

@@ -23,7 +23,7 @@ from ftx.core.errors import InputError
 from ftx.core.files import check_space, place_at, staging
 from ftx.core.progress import SILENT, Progress
 from ftx.core.third_parties import no_telemetry
-from ftx.exporting.export import wanted_artifacts
+from ftx.exporting.export import artifacts_of
 from ftx.runs.artifacts import IR_FILE, Artifact
 from ftx.runs.run import Run
 
@@ -70,7 +70,7 @@ def export_ovms(
     or if ``out`` is there already.
     """
     opened = run if isinstance(run, Run) else Run.open(run)
-    wanted = wanted_artifacts(["openvino"], precisions)
+    wanted = artifacts_of(["openvino"], precisions)
     folders = {artifact: opened.require(artifact) for artifact in wanted}
     if out.exists() or out.is_symlink():
         raise InputError("there is something already", where=out, fix="choose another name, or move it away")

@@ -1,8 +1,8 @@
-"""What the artifacts of one export are made from: each part made once, when first needed, and shared."""
+"""The parts that the artifacts of one export share: each is made once, when first needed."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -22,27 +22,15 @@ from ftx.data.loader import load_pixels_many
 from ftx.data.preprocess import Pixels, Preprocess, normalise
 from ftx.explaining.reciprocam import exclusive_groups, explained
 from ftx.exporting.make_reference import balanced, make_reference
-from ftx.exporting.onnx import write_onnx
-from ftx.exporting.openvino import compress_to_fp16, convert_body, write_ir
+from ftx.exporting.openvino import convert_body
 from ftx.exporting.separate_qkv import separate_qkv, with_parted_weights
 from ftx.exporting.tracing import trace
-from ftx.runs.artifacts import (
-    DENSE,
-    IR_FP16,
-    IR_FP32,
-    IR_INT8,
-    IR_INT8_SAFE,
-    IR_INT8_WEIGHTS,
-    ONNX,
-    Artifact,
-    finer_variants,
-)
-from ftx.runs.card_json import Card, write_card
+from ftx.runs.artifacts import DENSE, IR_INT8, finer_variants
+from ftx.runs.card_json import Card
 from ftx.runs.dense import load_dense
-from ftx.runs.reference_safetensors import ReferenceFile, write_reference
+from ftx.runs.reference_safetensors import ReferenceFile
 from ftx.runs.run import Run
 from ftx.runs.trained import load_trained
-from ftx.runtimes.model_api import model_info
 
 with no_telemetry():
     import openvino as ov
@@ -73,7 +61,7 @@ class NormalisedImages:
 
 
 class Source:
-    """A run's dense model, traced and converted, and the images that go with it."""
+    """A run's dense model, traced and converted, and the images to calibrate and compare it with."""
 
     def __init__(self, run: Run, data: Path | None, progress: Progress, *, explain: bool = False) -> None:
         self.run = run
@@ -82,58 +70,9 @@ class Source:
         self.explain = explain
         self.manifest = run.manifest
 
-    def write_onnx(self, folder: Path) -> None:
-        """Fill an ONNX folder."""
-        info = model_info(self.run.task, self.manifest.preprocess, embedded=False)
-        write_onnx(self.program, info, folder)
-
-    def write_fp32(self, folder: Path) -> None:
-        """Fill an IR folder with the model as it was converted."""
-        self._write_ir(IR_FP32, self.body, folder)
-
-    def write_fp16(self, folder: Path) -> None:
-        """Fill an IR folder with weights in half the bits."""
-        self._write_ir(IR_FP16, compress_to_fp16(self.body, folder), folder)
-
-    def write_int8_weights(self, folder: Path) -> None:
-        """Fill an IR folder with the model whose weights alone are in 8 bits."""
-        from ftx.exporting.int8.quantize import compress_weights
-
-        self._write_ir(IR_INT8_WEIGHTS, compress_weights(self.parted), folder)
-
-    def write_int8(self, folder: Path) -> Quantized:
-        """Fill an IR folder with the quantized model, and say how it was made."""
-        quantized = self._quantized(overflow_safe=False)
-        self._write_ir(IR_INT8, quantized.model, folder)
-        return quantized
-
-    def write_int8_safe(self, folder: Path) -> Quantized:
-        """The same for CPUs without VNNI."""
-        quantized = self._quantized(overflow_safe=True)
-        self._write_ir(IR_INT8_SAFE, quantized.model, folder)
-        return quantized
-
-    def _write_ir(self, artifact: Artifact, body: ov.Model, folder: Path) -> None:
-        """An IR folder, complete for a device."""
-        manifest = self.manifest
-        card = Card(
-            task=manifest.task,
-            architecture=manifest.architecture,
-            precision=artifact.variant,
-            labels=manifest.labels,
-            thresholds=manifest.thresholds,
-            preprocess=manifest.preprocess,
-            dense_digest=manifest.digest(DENSE),
-            keep_tokens=self.run.recipe().model.token_fractions,
-            files={},
-        )
-        write_ir(body, card, folder)
-        write_reference(self.reference, folder)
-        write_card(folder, card)
-
     @cached_property
     def program(self) -> ExportedProgram:
-        """The dense model, traced: with its maps, or of its last block what the head reads alone, as in training."""
+        """The dense model, traced: with its maps, or of its last block only what the head reads, as in training."""
         dense, pre = load_dense(self.run.require(DENSE)), self.manifest.preprocess
         return trace(
             explained(dense, exclusive_groups(self.manifest.labels), pre) if self.explain else full_model(dense), pre
@@ -141,7 +80,7 @@ class Source:
 
     @cached_property
     def reference(self) -> ReferenceFile:
-        """Held-out images and the trained model's answers, before its merge."""
+        """Held-out images and the trained model's logits, before its merge."""
         return make_reference(self.run, load_trained(self.run), self.data, self.progress)
 
     @cached_property
@@ -151,13 +90,13 @@ class Source:
 
     @cached_property
     def parted(self) -> ov.Model:
-        """The same, its queries, keys and values by three products with constants of their own, as NNCF looks for."""
+        """The same, with three products for queries, keys and values whose weights are constants: NNCF needs those."""
         return with_parted_weights(separate_qkv(self.body))
 
-    def _quantized(self, *, overflow_safe: bool) -> Quantized:
+    def quantized(self, *, overflow_safe: bool) -> Quantized:
         """Calibrated on training images, its setting chosen on others of them.
 
-        So no image that a report is made of has chosen anything about the model.
+        So no held-out image has chosen anything about the model.
         """
         from ftx.exporting.int8.search import quantize_body
 
@@ -181,15 +120,20 @@ class Source:
         return ImageStore(self.run.data_root(self.data))
 
 
-# What fills the folder of each artifact, and says how INT8 was made.
-WRITERS: Mapping[Artifact, Callable[[Source, Path], Quantized | None]] = {
-    ONNX: Source.write_onnx,
-    IR_FP32: Source.write_fp32,
-    IR_FP16: Source.write_fp16,
-    IR_INT8_WEIGHTS: Source.write_int8_weights,
-    IR_INT8: Source.write_int8,
-    IR_INT8_SAFE: Source.write_int8_safe,
-}
+def card_of(run: Run, precision: str, weights_digest: str) -> Card:
+    """The card of an IR of this run; the hashes of its files follow when it is written."""
+    manifest = run.manifest
+    return Card(
+        task=manifest.task,
+        architecture=manifest.architecture,
+        precision=precision,
+        labels=manifest.labels,
+        thresholds=manifest.thresholds,
+        preprocess=manifest.preprocess,
+        dense_digest=weights_digest,
+        keep_tokens=run.recipe().model.token_fractions,
+        files={},
+    )
 
 
 def calibration_images(entries: Sequence[Entry]) -> tuple[tuple[Entry, ...], tuple[Entry, ...]]:

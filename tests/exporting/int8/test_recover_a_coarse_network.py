@@ -20,7 +20,7 @@ from ftx.adapters.trainable_model import prepare
 from ftx.core.errors import DataError
 from ftx.data.preprocess import load_pixels, normalise
 from ftx.data.random_draws import order_generator
-from ftx.exporting.export import _recovered, wanted_artifacts
+from ftx.exporting.export import _recovered, artifacts_of
 from ftx.exporting.int8 import recover as recovering
 from ftx.exporting.int8.recover import recover
 from ftx.exporting.shared_parts import calibration_images
@@ -129,7 +129,7 @@ def test_images_that_moved_are_found_by_every_step_and_each_does_its_own_work(
     monkeypatch.setattr(recovering, "_quantized", lambda dense, calibration: coarse(dense))
     monkeypatch.setitem(recover.__kwdefaults__, "steps", STEPS)
     monkeypatch.chdir(tmp_path)
-    wanted = wanted_artifacts(["openvino"], ["int8"])
+    wanted = artifacts_of(["openvino"], ["int8"])
     with pytest.raises(DataError, match="not where they were"):
         _recovered(run, wanted, None, Listener())
     report = _recovered(run, wanted, data, Listener())

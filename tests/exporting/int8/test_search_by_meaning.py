@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import openvino as ov
@@ -18,15 +19,15 @@ from ftx.core.files import sha256_file
 from ftx.core.statistics import PairedCounts
 from ftx.data.dataset import Entry
 from ftx.data.preprocess import Preprocess, load_pixels, normalise
-from ftx.exporting.accuracy_gate import refuse_what_failed
 from ftx.exporting.int8.products import Product
 from ftx.exporting.int8.quantize import compress_weights, logits_of
 from ftx.exporting.int8.search import CONFIDENCE, MOST_ADDED, Candidate, Quantized, Sensitivity, _Search, quantize_body
 from ftx.exporting.int8.setting import Setting
-from ftx.exporting.shared_parts import WRITERS, Source, calibration_images
+from ftx.exporting.shared_parts import Source, calibration_images
+from ftx.exporting.writers import WRITERS, check_accuracy
 from ftx.recipe.schema import Recipe
 from ftx.recipe.sections import MAX_DROP
-from ftx.runs.artifacts import DENSE, IR_FP16, IR_FP32, IR_INT8_WEIGHTS, Artifact
+from ftx.runs.artifacts import DENSE, IR_FP16, IR_FP32, IR_INT8, IR_INT8_SAFE, IR_INT8_WEIGHTS, Artifact
 from ftx.runs.card_json import read_card
 from ftx.runs.new_run import new_run, seal
 from ftx.runs.reference_safetensors import ReferenceFile
@@ -79,6 +80,11 @@ class SmallSource(Source):
         self.reference = ReferenceFile(("a",), np.zeros((1, 8, 8, 3), np.uint8), none, none)
 
 
+def write(source: Source, artifact: Artifact, folder: Path) -> Any:
+    """How INT8 was made, if it is."""
+    return WRITERS[artifact].write(source, artifact, folder)
+
+
 @pytest.fixture(scope="module")
 def searched(tmp_path_factory: pytest.TempPathFactory) -> tuple[Run, SmallSource, Quantized]:
     """By a margin so wide that no change of labels is too many."""
@@ -88,7 +94,7 @@ def searched(tmp_path_factory: pytest.TempPathFactory) -> tuple[Run, SmallSource
         run = make_run(root, max_drop=0.99)
     source = SmallSource(run)
     (root / "made").mkdir()
-    return run, source, source.write_int8(root / "made")
+    return run, source, write(source, IR_INT8, root / "made")
 
 
 @pytest.mark.representative
@@ -129,7 +135,7 @@ def test_each_folder_has_the_card_of_its_run_and_the_weights_of_its_precision(
     artifact: Artifact, share_of_fp32: float, searched: tuple[Run, SmallSource, Quantized], tmp_path: Path
 ) -> None:
     run, source, _ = searched
-    WRITERS[artifact](source, tmp_path)
+    write(source, artifact, tmp_path)
     card, manifest = read_card(tmp_path), run.manifest
     assert (card.precision, card.task, card.labels) == (artifact.variant, "multilabel", manifest.labels)
     assert (card.thresholds.labels, card.preprocess) == (THRESHOLDS, PRE)
@@ -146,7 +152,7 @@ def test_for_cpus_without_vnni_the_weights_have_seven_bits(
     searched: tuple[Run, SmallSource, Quantized], tmp_path: Path
 ) -> None:
     _, source, quantized = searched
-    safe = source.write_int8_safe(tmp_path)
+    safe = write(source, IR_INT8_SAFE, tmp_path)
     assert read_card(tmp_path).precision == "int8-overflow-safe"
     assert {int(np.abs(one).max()) for one in in_8_bits(quantized.model)} == {127}
     assert all(np.abs(one).max() <= 64 for one in in_8_bits(safe.model))
@@ -167,13 +173,13 @@ def test_the_gate_of_an_export_goes_by_the_margin_of_the_recipe(
     logits = logits_of(source.body, [normalise(pixels, PRE)])
     targets = (np.random.default_rng(6).random(logits.shape) < 0.1).astype(np.float32)
     source.reference = ReferenceFile(tuple(f"{number}.png" for number in range(8)), pixels, logits, targets)
-    source.write_fp32(tmp_path / "ir")
-    found, said = refuse_what_failed(source, IR_FP32, tmp_path / "ir")
+    write(source, IR_FP32, tmp_path / "ir")
+    found, said = check_accuracy(source, IR_FP32, tmp_path / "ir")
     assert found == verdict, said
     source.reference = ReferenceFile(source.reference.paths, pixels, -logits, targets)
-    source.write_fp16(tmp_path / "ir")
-    with pytest.raises(GateFailed, match="openvino/fp16 does not answer as the trained model did") as caught:
-        refuse_what_failed(source, IR_FP16, tmp_path / "ir")
+    write(source, IR_FP16, tmp_path / "ir")
+    with pytest.raises(GateFailed, match="openvino/fp16 does not predict what the trained model does") as caught:
+        check_accuracy(source, IR_FP16, tmp_path / "ir")
     assert caught.value.fix == "export in a finer precision (fp32)"
 
 
