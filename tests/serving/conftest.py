@@ -19,10 +19,9 @@ from PIL import Image
 from tests.conftest import Listener, colour_pixels, write_colour_ir
 
 from ftx.runs.card_json import Card, read_card, write_card
-from ftx.serving.connection import most_connections
 from ftx.serving.limits import Limits
-from ftx.serving.listening import Address, bound
-from ftx.serving.registry import Target
+from ftx.serving.listening import Endpoint, bound
+from ftx.serving.registry import ModelSource
 from ftx.serving.server import DEFAULT_LIMITS, Serving, serving
 from ftx.tasks.labels import Labels
 
@@ -69,17 +68,17 @@ class Running:
         return f"127.0.0.1:{self.port}"
 
 
-ANY_PORT = Address(port=0)
+ANY_PORT = Endpoint(port=0)
 
 
 @contextmanager
 def running(
-    *targets: Target, limits: Limits = DEFAULT_LIMITS, token: str | None = None, address: Address = ANY_PORT
+    *targets: ModelSource, limits: Limits = DEFAULT_LIMITS, token: str | None = None, endpoint: Endpoint = ANY_PORT
 ) -> Iterator[Running]:
     listener = Listener()
     with (
-        bound(address, most_connections(limits)) as listening,
-        serving(targets, limits, token, address, listener) as server,
+        bound(endpoint, limits.max_connections) as listening,
+        serving(targets, limits, token, endpoint, listener) as server,
     ):
         started = threading.Event()
         thread = threading.Thread(target=server.run, args=(listening, started.set))
@@ -155,7 +154,7 @@ def colour_ir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def colour_server(colour_ir: Path) -> Iterator[Running]:
-    with running(Target("colour", colour_ir)) as server:
+    with running(ModelSource("colour", colour_ir)) as server:
         yield server
 
 
@@ -163,7 +162,7 @@ def colour_server(colour_ir: Path) -> Iterator[Running]:
 def small(colour_ir: Path) -> Iterator[Running]:
     """One that takes little of anything, so that all of it can be asked for."""
     with running(
-        Target("colour", colour_ir),
+        ModelSource("colour", colour_ir),
         limits=Limits(max_body_mb=2, max_pixels=1_000_000, max_concurrency=4, timeout_s=1),
     ) as server:
         yield server

@@ -18,11 +18,11 @@ from tests.serving.conftest import Running, running, until
 from tests.serving.raw_requests import MB, head, read_all, resident_mb, spoken, status_and_sentence
 
 from ftx.core.errors import InputError
-from ftx.serving import limits as limits_room
-from ftx.serving.limits import Asker, Guard, Limits
+from ftx.serving import limits as limits_module
+from ftx.serving.http_error import HttpError
+from ftx.serving.limits import AccessRules, Guard, Limits
 from ftx.serving.metrics import Metrics
-from ftx.serving.refusal import Refused
-from ftx.serving.registry import Target
+from ftx.serving.registry import ModelSource
 
 
 def chunk(png_type: bytes, content: bytes) -> bytes:
@@ -100,9 +100,9 @@ def test_a_compressed_body_is_refused(small: Running) -> None:
 
 def test_bytes_of_bodies_are_bounded_and_given_back(colour_ir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of all requests together: many more bytes in all than they may hold at a time."""
-    monkeypatch.setattr(limits_room, "HELD_BYTES", 500_000)
+    monkeypatch.setattr(limits_module, "HELD_BYTES", 500_000)
     some, more = b"\0" * 300_000, b"\0" * 600_000
-    refused = (503, "1", "the requests that are being answered take all memory there is for them")
+    refused = (503, "1", "the requests in progress take all memory there is for them")
 
     def said(server: Running, body: bytes) -> tuple[int, str | None, str]:
         answer = server.predict(body)
@@ -111,16 +111,16 @@ def test_bytes_of_bodies_are_bounded_and_given_back(colour_ir: Path, monkeypatch
     def taken(server: Running) -> bool:
         return server.predict(some).status == 422  # it is no image, which is told once it was read
 
-    with running(Target("colour", colour_ir)) as server:
+    with running(ModelSource("colour", colour_ir)) as server:
         for _ in range(3):
             assert taken(server)
             assert said(server, more) == refused
-        asked = server.server._server.config.app
+        bodies = server.server.http.config.app.bodies
         for _ in range(2):
-            until(lambda: asked._held_bytes == 0)  # a moment after the last answer
+            until(lambda: bodies.held_bytes == 0)  # a moment after the last answer
             with socket.create_connection(("127.0.0.1", server.port), timeout=10) as line:
                 line.sendall(head(content_length="300001") + some)
-                until(lambda: asked._held_bytes == len(some))  # it came, but for its end
+                until(lambda: bodies.held_bytes == len(some))  # it came, but for its end
                 assert said(server, some) == refused
             until(lambda: taken(server))  # it went away
         assert taken(server)
@@ -131,7 +131,7 @@ def guard(limits: Limits) -> tuple[Guard, Metrics]:
         pass
 
     metrics = Metrics()
-    return Guard(nothing, limits, Asker(), metrics, Listener()), metrics
+    return Guard(nothing, limits, AccessRules(), metrics, Listener()), metrics
 
 
 def test_requests_are_counted_in_and_out() -> None:
@@ -143,21 +143,20 @@ def test_requests_are_counted_in_and_out() -> None:
     for working in (1, 2, 3):
         asked.begin()
         assert shown() == working
-    with pytest.raises(Refused, match="3 requests are being answered") as caught:
+    with pytest.raises(HttpError, match="3 requests are in progress") as caught:
         asked.begin()
     assert (caught.value.status, caught.value.retry_after_s) == (503, 1)
-    for work, working in ((False, 3), (True, 2), (True, 1)):
-        asked.end(work, 0)
+    for working in (2, 1):
+        asked.end()
         assert shown() == working
     asked.begin()
 
 
 def test_bodies_take_at_most_a_quarter_of_what_is_free(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(limits_room, "HELD_BYTES", 1 << 62)  # more than any machine has
+    monkeypatch.setattr(limits_module, "HELD_BYTES", 1 << 62)  # more than any machine has
     asked, _ = guard(Limits())
-    asked.hold(1)
-    with pytest.raises(Refused, match="take all memory"):
-        asked.hold(psutil.virtual_memory().total // 4)
+    assert asked.bodies.fits(1)
+    assert not asked.bodies.fits(psutil.virtual_memory().total // 4)
 
 
 @pytest.mark.parametrize("value", [float("inf"), float("nan"), 0.0, -1.0])

@@ -7,13 +7,13 @@ import socket
 import pytest
 
 from ftx.serving import listening
-from ftx.serving.listening import Address, bound, is_loopback, url_of
+from ftx.serving.listening import Endpoint, bound, is_loopback, url_of
 
 
 def test_connections_that_are_closed_make_room_for_others(monkeypatch: pytest.MonkeyPatch) -> None:
     """Many more in all than may be open at a time."""
     monkeypatch.setattr(listening, "SPARE_SOCKETS", 1)
-    with bound(Address(port=0), 2) as server:
+    with bound(Endpoint(port=0), 2) as server:
         address = server.getsockname()
         for _ in range(20):
             with socket.create_connection(address, timeout=10):
@@ -42,9 +42,9 @@ def test_connections_that_are_closed_make_room_for_others(monkeypatch: pytest.Mo
     ],
 )
 def test_an_address_is_written_as_clients_write_it(host: str, tls: bool, before: str) -> None:
-    with bound(Address(port=0), 1) as server:
+    with bound(Endpoint(port=0), 1) as server:
         port = server.getsockname()[1]
-        assert url_of(Address(host=host, port=0, tls_cert=__file__ if tls else None), server) == f"{before}{port}"  # pyright: ignore[reportArgumentType]
+        assert url_of(Endpoint(host=host, port=0, tls_cert=__file__ if tls else None), server) == f"{before}{port}"  # pyright: ignore[reportArgumentType]
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "127.0.0.2", "::1", "localhost"])

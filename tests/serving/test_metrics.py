@@ -8,13 +8,14 @@ from ftx.serving.metrics import Metrics
 def test_each_figure_has_its_own_number() -> None:
     metrics = Metrics()
     for route, status, seconds in (("/a", 200, 0.02), ("/a", 200, 0.3), ("/a", 422, 4.0), ("/b", 200, 7.0)):
-        metrics.answered(route, status, seconds)
+        metrics.requests.labels(route, str(status)).inc()
+        metrics.seconds.labels(route).observe(seconds)
     for images in (1, 3, 16):
-        metrics.batch(images)
-    metrics.in_progress(5)
-    metrics.watch_waiting(lambda: 11)
+        metrics.count_batch(images)
+    metrics.in_progress.set(5)
+    metrics.waiting.set_function(lambda: 11)
     for model, taken in (("one", True), ("one", True), ("one", False), ("two", False)):
-        metrics.reloaded(model, taken)
+        metrics.count_reload(model, taken)
     lines = metrics.text().decode().splitlines()
     for line in (
         'ftx_requests_total{route="/a",status="200"} 2.0',

@@ -11,7 +11,7 @@ from playwright.sync_api import FileChooser, Page, Route, TimeoutError
 from tests.browsing import Visit, needs_chromium, visit
 from tests.serving.conftest import Running, png, running, write_named_ir
 
-from ftx.serving.registry import Target
+from ftx.serving.registry import ModelSource
 
 EVIL = '<img src=x onerror="document.title=1">'
 TOKEN = "0123456789abcdef0123456789abcdef"
@@ -105,7 +105,7 @@ def _chooser(seen: Visit) -> FileChooser:
 @pytest.mark.slow
 def test_names_with_html_in_them_stay_text(tmp_path: Path) -> None:
     folder = write_named_ir(tmp_path / "model", (EVIL, "b", "c"), maps=True)
-    with running(Target(EVIL, folder)) as server, visit(f"http://{server.url}/") as seen:
+    with running(ModelSource(EVIL, folder)) as server, visit(f"http://{server.url}/") as seen:
         seen.page.locator("#model-row").wait_for()
         drop(seen, EVIL, png(0))
         seen.page.locator(".scores li").first.wait_for()
@@ -119,7 +119,7 @@ def test_names_with_html_in_them_stay_text(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_it_asks_for_the_token(colour_ir: Path) -> None:
-    with running(Target("colour", colour_ir), token=TOKEN) as server, visit(f"http://{server.url}/") as seen:
+    with running(ModelSource("colour", colour_ir), token=TOKEN) as server, visit(f"http://{server.url}/") as seen:
         field = seen.page.get_by_label("This server asks for its token")
         field.wait_for()
         field.fill("wrong")

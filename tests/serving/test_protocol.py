@@ -25,9 +25,9 @@ from ftx.data.preprocess import Preprocess, resize_crop
 from ftx.explaining.overlay import overlay
 from ftx.runtimes.openvino import OpenVinoPredictor
 from ftx.serving import protocol
-from ftx.serving.protocol import MAX_IMAGES, json_length, read_request, write_answer
-from ftx.serving.refusal import Refused
-from ftx.serving.registry import MOST_SIZES, Target
+from ftx.serving.http_error import HttpError
+from ftx.serving.protocol import MAX_IMAGES, json_length, read_request, write_response
+from ftx.serving.registry import MOST_SIZES, ModelSource
 from ftx.tasks.labels import Labels
 from ftx.tasks.multiclass import Multiclass
 from ftx.tasks.scores import softmax
@@ -131,7 +131,7 @@ def test_text_in_binary_says_its_length_in_bytes(colour_ir: Path) -> None:
     predictor.task = Multiclass(Labels.multiclass(["grün", "日本", "x"]))
     wanted = {"name": "scores", "parameters": {"classification": 3, "binary_data": True}}
     asked = read_request(body := json.dumps(request() | {"outputs": [wanted]}).encode(), len(body), predictor)
-    answer, length = write_answer(asked, {"logits": np.array([[1.0, 3.0, 2.0]], np.float32)}, predictor, "m", 1)
+    answer, length = write_response(asked, {"logits": np.array([[1.0, 3.0, 2.0]], np.float32)}, predictor, "m", 1)
     names, rest = list[str](), answer[length:]
     while rest:
         (size,) = struct.unpack("<I", rest[:4])
@@ -200,7 +200,7 @@ def test_of_several_labels_each_has_its_score_and_its_picture(tmp_path: Path) ->
     write_marks_ir(tmp_path)
     images = [flat(150, 40, 125), flat(100, 20, 60)]
     pre = Preprocess(16, 16, 16, "bicubic", (0, 0, 0), (1, 1, 1))
-    with running(Target("marks", tmp_path)) as server:
+    with running(ModelSource("marks", tmp_path)) as server:
         several, none = (server.predict(image, "?saliency=true&scores=true").json["images"][0] for image in images)
         encoded = [base64.b64encode(image).decode() for image in images]
         tensor = {"name": "image", "shape": [2], "datatype": "BYTES", "data": encoded}
@@ -235,9 +235,9 @@ def request(**changes: object) -> dict[str, Any]:
 
 NESTED = np.arange(12).reshape(1, 2, 2, 3).tolist()
 BAD = {
-    "no JSON": ("{", 400, "does not hold"),
-    "a list": ("[]", 400, "does not hold"),
-    "nothing": ("", 400, "does not hold"),
+    "no JSON": ("{", 400, "is invalid"),
+    "a list": ("[]", 400, "is invalid"),
+    "nothing": ("", 400, "is invalid"),
     "no input": ({"inputs": []}, 400, "one input, 'image'"),
     "many inputs": ({"inputs": 17 * request()["inputs"]}, 400, "at most 16 items"),
     "two inputs": ({"inputs": 2 * request()["inputs"]}, 400, "one input, 'image'"),
@@ -258,15 +258,15 @@ BAD = {
     "too few": (request(data=[1, 2, 3]), 400, "takes 12 numbers, found 3"),
     "channels first": (request(shape=[1, 3, 2, 2]), 400, "[N, height, width, 3]"),
     "no rank": (request(shape=[12]), 400, "[N, height, width, 3]"),
-    "text for a side": (request(shape=["1", 2, 2, 3]), 400, "does not hold"),
-    "truth for a side": (request(shape=[True, 2, 2, 3]), 400, "does not hold"),
-    "a fraction for a side": (request(shape=[1.0, 2, 2, 3]), 400, "does not hold"),
-    "text for bytes": (request(parameters={"binary_data_size": "12"}), 400, "does not hold"),
-    "truth for bytes": (request(parameters={"binary_data_size": True}), 400, "does not hold"),
+    "text for a side": (request(shape=["1", 2, 2, 3]), 400, "is invalid"),
+    "truth for a side": (request(shape=[True, 2, 2, 3]), 400, "is invalid"),
+    "a fraction for a side": (request(shape=[1.0, 2, 2, 3]), 400, "is invalid"),
+    "text for bytes": (request(parameters={"binary_data_size": "12"}), 400, "is invalid"),
+    "truth for bytes": (request(parameters={"binary_data_size": True}), 400, "is invalid"),
     "below 1": (request(shape=[1, -2, -2, 3]), 400, "[N, height, width, 3]"),
     "no images": (request(shape=[0, 2, 2, 3], data=[]), 400, "[N, height, width, 3]"),
     "huge": (request(shape=[1, 1 << 40, 1 << 40, 3]), 400, "numbers, found 12"),
-    "beyond": (request(shape=[1, 1 << 60, 2, 3]), 400, "does not hold"),
+    "beyond": (request(shape=[1, 1 << 60, 2, 3]), 400, "is invalid"),
     "many": (request(shape=[MAX_IMAGES + 1, 1, 1, 3], data=[0] * 3 * (MAX_IMAGES + 1)), 400, f"1 to {MAX_IMAGES}"),
     "a strip": (request(shape=[1, 1, 40, 3], data=[0] * 120), 422, "too long a strip"),
     "no base64": (request(datatype="BYTES", shape=[1], data=["%"]), 400, "base64"),
@@ -280,7 +280,7 @@ BAD = {
     "data twice": (request(parameters={"binary_data_size": 12}), 400, "in 'data', or in binary"),
     "many objects": (request(data=[{}] * 1001), 400, "more brackets than a tensor"),
     "lists without numbers": (request(data=[[[[]]]] * 1000), 400, "more brackets than a tensor"),
-    "deep": ('{"inputs": ' + "[" * 10_000 + "]" * 10_000 + "}", 400, "does not hold"),
+    "deep": ('{"inputs": ' + "[" * 10_000 + "]" * 10_000 + "}", 400, "is invalid"),
 }
 
 
@@ -316,7 +316,7 @@ def test_tensors_that_are_cut(colour_server: Running) -> None:
 
 @given(st.binary(max_size=400), st.one_of(st.none(), st.integers(-2, 500).map(str)))
 def test_any_bytes_are_read_or_refused(body: bytes, length: str | None) -> None:
-    with pytest.raises(Refused):  # no random bytes are a request
+    with pytest.raises(HttpError):  # no random bytes are a request
         read_request(body, json_length(body, length), NO_MODEL)
 
 
@@ -352,7 +352,7 @@ def test_what_a_request_takes_to_read_is_counted(case: str) -> None:
     program = f"""
 import resource
 from ftx.serving.protocol import JSON_TIMES, json_length, read_request
-from ftx.serving.refusal import Refused
+from ftx.serving.http_error import HttpError
 
 def tensor(value, count):
     head = b'{{"inputs":[{{"name":"image","shape":[1,100,100,3],"datatype":"UINT8","data":['
@@ -365,7 +365,7 @@ body = {HOSTILE[case]}
 before = peak_bytes()
 try:
     read_request(body, json_length(body, None), None)
-except Refused as refused:
+except HttpError as refused:
     print(peak_bytes() - before, JSON_TIMES * len(body), refused.status)
 """
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False, timeout=60)
@@ -379,7 +379,7 @@ def test_an_answer_has_its_bound(colour_server: Running, monkeypatch: pytest.Mon
     monkeypatch.setattr(protocol, "MAX_NUMBERS", 24)
     assert colour_server.infer(sent | {"outputs": [{"name": "saliency_map"}]}).status == 200
     said = colour_server.infer(sent | {"outputs": [{"name": "saliency_map"}, {"name": "logits"}]})
-    assert (said.status, "the answer would be too large" in said.json["error"]) == (400, True)
+    assert (said.status, "the response would be too large" in said.json["error"]) == (400, True)
     monkeypatch.setattr(protocol, "MAX_NUMBERS", 10)
     assert colour_server.infer(sent).status == 400
 
@@ -391,7 +391,7 @@ def test_what_is_not_there(colour_server: Running) -> None:
         ("GET", "/v2/models/colour/versions/three", 400, "version"),
         ("POST", "/v2/models/%3Cb%3Ex/infer", 404, "<b>x"),
         ("GET", "/nothing", 404, "nothing at this path"),
-        ("GET", "/predict", 405, "does not take GET"),
+        ("GET", "/predict", 405, "does not support GET"),
         ("GET", "/docs", 404, "nothing at this path"),
     ):
         said = colour_server.ask(method, path, b"{}" if method == "POST" else None)
@@ -406,8 +406,8 @@ def test_predict_takes_no_word_in_vain(colour_server: Running, tmp_path: Path) -
     assert said.status == 400
     assert "'salience': did you mean 'saliency'?" in said.json["error"]
     assert colour_server.predict(png(), "?saliency=true").json["images"][0]["saliency"]
-    with running(Target("plain", write_named_ir(tmp_path / "plain", ("a", "b", "c")))) as plain:
+    with running(ModelSource("plain", write_named_ir(tmp_path / "plain", ("a", "b", "c")))) as plain:
         said = plain.predict(png(), "?saliency=true")
         assert said.status == 400
-        assert "draws no maps" in said.json["error"]
+        assert "has no maps" in said.json["error"]
         assert "saliency" not in plain.predict(png(), "?saliency=false").json["images"][0]

@@ -22,7 +22,7 @@ from ftx.runs.card_json import CARD_FILE, PROOF_FILE, REFERENCE_FILE, TUNING_FIL
 from ftx.runs.parity_json import PARITY_FILE
 from ftx.runs.run_json import MANIFEST_FILE
 from ftx.serving import registry
-from ftx.serving.registry import Registry, Target, Version, signature, versions_in
+from ftx.serving.registry import ModelSource, Registry, Version, signature, versions_in
 
 OLD, NEW = ("old red", "old green", "old blue"), ("new red", "new green", "new blue")
 
@@ -45,7 +45,7 @@ class Outcomes(Listener):
 
 @contextmanager
 def opened(
-    *targets: Target, counted: Callable[[int], None] = lambda images: None
+    *targets: ModelSource, counted: Callable[[int], None] = lambda images: None
 ) -> Iterator[tuple[Registry, Outcomes]]:
     outcomes = Outcomes()
     made = Registry(targets, outcomes, counted=counted, reloaded=outcomes.reloaded)
@@ -72,7 +72,7 @@ def test_a_version_that_was_moved_away_is_served_again_when_it_is_put_back(tmp_p
     root = tmp_path / "shop"
     write_named_ir(root / "1", OLD)
     write_named_ir(root / "3", NEW)
-    with opened(Target("shop", root)) as (made, outcomes):
+    with opened(ModelSource("shop", root)) as (made, outcomes):
         for _ in range(2):
             (root / "3").rename(tmp_path / "away")
             looked(made)
@@ -91,7 +91,7 @@ def test_each_version_is_exchanged_by_itself(tmp_path: Path) -> None:
     root, other = tmp_path / "shop", write_named_ir(tmp_path / "other", ("x", "y", "z"))
     write_named_ir(root / "1", OLD)
     write_named_ir(root / "3", NEW)
-    with opened(Target("shop", root), Target("other", other)) as (made, outcomes):
+    with opened(ModelSource("shop", root), ModelSource("other", other)) as (made, outcomes):
         stays = [made.find("shop", 3), made.find("other")]
         shutil.rmtree(root / "1")
         write_named_ir(root / "1", ("a", "b", "c"))
@@ -104,7 +104,7 @@ def test_each_version_is_exchanged_by_itself(tmp_path: Path) -> None:
 
 def test_files_that_still_change_are_not_opened(tmp_path: Path) -> None:
     served = write_named_ir(tmp_path / "model", OLD)
-    with opened(Target("model", served)) as (made, outcomes):
+    with opened(ModelSource("model", served)) as (made, outcomes):
         first = made.find("model")
         for second in range(5):
             os.utime(served / IR_WEIGHTS, (1e9 + second, 1e9 + second))
@@ -180,7 +180,7 @@ def test_pauses_between_tries_grow_to_a_minute(tmp_path: Path, monkeypatch: pyte
         return really(path, flags, mode, dir_fd=dir_fd)
 
     monkeypatch.setattr(registry, "time", SimpleNamespace(monotonic=lambda: now[0]))
-    with opened(Target("model", served)) as (made, outcomes):
+    with opened(ModelSource("model", served)) as (made, outcomes):
         shutil.rmtree(served)
         write_named_ir(served, NEW)
         monkeypatch.setattr(os, "open", refuses)
@@ -219,7 +219,7 @@ def test_pauses_between_tries_grow_to_a_minute(tmp_path: Path, monkeypatch: pyte
 
 def test_an_old_model_ends_with_the_last_of_its_requests(tmp_path: Path) -> None:
     served = write_named_ir(tmp_path / "model", OLD)
-    with opened(Target("model", served)) as (made, _), ExitStack() as first, ExitStack() as second:
+    with opened(ModelSource("model", served)) as (made, _), ExitStack() as first, ExitStack() as second:
         old = first.enter_context(made.lease("model"))
         assert second.enter_context(made.lease("model")) is old
         shutil.rmtree(served)
@@ -248,7 +248,7 @@ def test_all_images_that_wait_are_counted(tmp_path: Path) -> None:
         entered.release()
         assert goes_on.wait(30)
 
-    with opened(Target("shop", root), Target("other", other), counted=counted) as (made, _):
+    with opened(ModelSource("shop", root), ModelSource("other", other), counted=counted) as (made, _):
         versions = [made.find("shop", 1), made.find("shop", 3), made.find("other")]
         try:
             assert made.waiting == 0

@@ -22,7 +22,7 @@ from tests.serving.conftest import Answer, Running, pixels, png, running, until,
 from ftx.core.disk import exchange_folders
 from ftx.core.errors import ExportError, InputError, RunError
 from ftx.serving import registry
-from ftx.serving.registry import Target
+from ftx.serving.registry import ModelSource
 
 LOOK_S = 0.1
 OLD, NEW = ("old red", "old green", "old blue"), ("new red", "new green", "new blue")
@@ -69,7 +69,7 @@ def label(said: Answer) -> str:
 
 def test_a_folder_that_is_exchanged_is_served_without_a_lost_request(tmp_path: Path) -> None:
     served, other = write_named_ir(tmp_path / "model", OLD), write_named_ir(tmp_path / "other", NEW)
-    with running(Target("model", served)) as server, under_load(server) as load:
+    with running(ModelSource("model", served)) as server, under_load(server) as load:
         until(lambda: len(load.labels) > 20)
         for number, expected in enumerate((NEW[1], OLD[1], NEW[1]), start=1):
             exchange_folders(served, other)
@@ -83,7 +83,7 @@ def test_a_folder_that_is_exchanged_is_served_without_a_lost_request(tmp_path: P
 
 def test_what_began_on_the_old_model_ends_on_it(tmp_path: Path) -> None:
     served, other = write_named_ir(tmp_path / "model", OLD), write_named_ir(tmp_path / "other", NEW)
-    with running(Target("model", served)) as server:
+    with running(ModelSource("model", served)) as server:
         with server.server.registry.lease("model") as held:
             exchange_folders(served, other)
             until(lambda: label(server.predict(png(1))) == NEW[1])
@@ -97,11 +97,11 @@ def test_what_began_on_the_old_model_ends_on_it(tmp_path: Path) -> None:
 
 def test_a_model_that_does_not_hold_is_not_taken_until_it_does(tmp_path: Path) -> None:
     served, other = write_named_ir(tmp_path / "model", OLD), write_named_ir(tmp_path / "other", NEW)
-    with running(Target("model", served)) as server, under_load(server) as load:
+    with running(ModelSource("model", served)) as server, under_load(server) as load:
         whole = (other / "model.bin").read_bytes()
         (other / "model.bin").write_bytes(whole + b"more")
         exchange_folders(served, other)
-        until(lambda: any("is not taken" in text for text in server.said))
+        until(lambda: any("cannot be served" in text for text in server.said))
         assert "is not what was written" in server.said[-1]
         assert server.ask("GET", "/v2/health/ready").status == 200
         assert label(server.predict(png(1))) == OLD[1]
@@ -115,7 +115,7 @@ def test_a_model_that_does_not_hold_is_not_taken_until_it_does(tmp_path: Path) -
 
 def test_a_disk_that_does_not_answer_is_asked_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The system refuses to read the new model three times; its files stay as they are."""
-    monkeypatch.setattr(registry, "AGAIN_S", 0.05)
+    monkeypatch.setattr(registry, "RETRY_S", 0.05)
     served, other = write_named_ir(tmp_path / "model", OLD), write_named_ir(tmp_path / "other", NEW)
     refusals = iter(range(3))
     really = os.open
@@ -125,7 +125,7 @@ def test_a_disk_that_does_not_answer_is_asked_again(tmp_path: Path, monkeypatch:
             raise OSError(errno.EIO, os.strerror(errno.EIO), str(path))
         return really(path, flags, mode, dir_fd=dir_fd)
 
-    with running(Target("model", served)) as server:
+    with running(ModelSource("model", served)) as server:
         monkeypatch.setattr(os, "open", refusing)
         exchange_folders(served, other)
         until(lambda: label(server.predict(png(1))) == NEW[1])
@@ -141,9 +141,9 @@ def test_a_file_that_is_cut_where_it_lies_ends_nothing(tmp_path: Path) -> None:
     write_wide_ir(tmp_path / "model")
     program = f"""
 from pathlib import Path
-from tests.serving.conftest import Target, png, running
+from tests.serving.conftest import ModelSource, png, running
 served = Path({str(tmp_path / "model")!r})
-with running(Target("model", served)) as server:
+with running(ModelSource("model", served)) as server:
     assert server.predict(png(1, 64, 64)).status == 200
     whole = (served / "model.bin").read_bytes()
     (served / "model.bin").write_bytes(b"")
@@ -156,7 +156,7 @@ with running(Target("model", served)) as server:
 
 def test_a_folder_that_goes_leaves_the_model_that_is_open(tmp_path: Path) -> None:
     served = write_named_ir(tmp_path / "model", OLD)
-    with running(Target("model", served)) as server:
+    with running(ModelSource("model", served)) as server:
         shutil.rmtree(served)
         time.sleep(3 * LOOK_S)
         assert label(server.predict(png(1))) == OLD[1]
@@ -171,7 +171,7 @@ def test_versions_come_and_go(tmp_path: Path) -> None:
     (root / "notes").mkdir()
     (root / "07").mkdir()
     write_named_ir(root / "before", ("x", "y", "z"))  # has no number, so it is no version
-    with running(Target("shop", root)) as server:
+    with running(ModelSource("shop", root)) as server:
         told = server.ask("GET", "/v2/models/shop").json
         assert (told["versions"], told["parameters"]["version"]) == (["1", "3"], "3")
         assert label(server.predict(png(1))) == NEW[1]  # the highest
@@ -198,7 +198,7 @@ def test_each_path_is_of_the_version_that_it_names(tmp_path: Path) -> None:
     write_named_ir(root / "3", NEW, maps=True)
     image = {"name": "image", "shape": [1, 1, 1, 3], "datatype": "UINT8", "data": [0, 200, 0]}
     request = {"inputs": [image], "outputs": [{"name": "logits", "parameters": {"classification": 1}}]}
-    with running(Target("shop", root)) as server:
+    with running(ModelSource("shop", root)) as server:
         digests: set[str] = set()
         for path, number, names in (("", "3", NEW), ("/versions/3", "3", NEW), ("/versions/1", "1", OLD)):
             told = server.ask("GET", f"/v2/models/shop{path}").json
@@ -224,7 +224,7 @@ def test_each_path_is_of_the_version_that_it_names(tmp_path: Path) -> None:
 def test_several_models_have_their_own_names(tmp_path: Path) -> None:
     one, two = write_named_ir(tmp_path / "one", OLD), write_named_ir(tmp_path / "two", NEW)
     evil = "<img src=x onerror=alert(1)>"
-    with running(Target("first", one), Target(evil, two)) as server:
+    with running(ModelSource("first", one), ModelSource(evil, two)) as server:
         assert label(server.predict(png(1))) == OLD[1]
         assert label(server.predict(png(1), "?model=%3Cimg%20src%3Dx%20onerror%3Dalert(1)%3E")) == NEW[1]
         said = server.predict(png(1), "?model=second")
@@ -234,23 +234,23 @@ def test_several_models_have_their_own_names(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["", " ", "a/b", "a\nb", "x" * 201])
 def test_names_that_no_path_can_hold(colour_ir: Path, name: str) -> None:
-    with pytest.raises(InputError, match="no name for a model"), running(Target(name, colour_ir)):
+    with pytest.raises(InputError, match="no name for a model"), running(ModelSource(name, colour_ir)):
         pass
 
 
 def test_what_cannot_be_served(colour_ir: Path, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="two models are called 'a'"), running(*2 * [Target("a", colour_ir)]):
+    with pytest.raises(InputError, match="two models have the name 'a'"), running(*2 * [ModelSource("a", colour_ir)]):
         pass
-    with pytest.raises(InputError, match="there is no such run or model"), running(Target("a", tmp_path / "none")):
+    with pytest.raises(InputError, match="there is no such run or model"), running(ModelSource("a", tmp_path / "none")):
         pass
-    with pytest.raises((ExportError, RunError)), running(Target("a", tmp_path)):
+    with pytest.raises((ExportError, RunError)), running(ModelSource("a", tmp_path)):
         pass
 
 
 @pytest.mark.slow
 def test_many_updates_leave_no_more_memory_than_one(tmp_path: Path) -> None:
     served, other = write_named_ir(tmp_path / "model", OLD), write_named_ir(tmp_path / "other", NEW)
-    with running(Target("model", served)) as server:
+    with running(ModelSource("model", served)) as server:
         sizes: list[int] = []
         for count in range(30):
             exchange_folders(served, other)
@@ -277,7 +277,7 @@ def test_an_update_by_ftx_apply_is_served_under_load(whole_run: Path, tmp_path: 
     export_update(whole_run, tmp_path / "two", tmp_path / "base", after=tmp_path / "one")
     served = tmp_path / "device" / "model"
     apply(tmp_path / "one", tmp_path / "base", served)
-    with running(Target("model", served)) as server, under_load(server) as load:
+    with running(ModelSource("model", served)) as server, under_load(server) as load:
         digests = [server.ask("GET", "/v2/models/model").json["parameters"]["digest"]]
         for change in (lambda: apply(tmp_path / "two", tmp_path / "base", served), lambda: rollback(served)):
             change()

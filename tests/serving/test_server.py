@@ -25,9 +25,9 @@ from tests.serving.conftest import Answer, Running, png, running
 
 from ftx.core.errors import EnvironmentFault, InputError
 from ftx.serving.limits import Limits
-from ftx.serving.listening import Address, bound
-from ftx.serving.registry import Target
-from ftx.serving.server import read_token, serve, targets_of
+from ftx.serving.listening import Endpoint, bound
+from ftx.serving.registry import ModelSource
+from ftx.serving.server import read_token, serve, sources_of
 
 TOKEN = "0123456789abcdef0123456789abcdef"
 needs_openssl = pytest.mark.skipif(shutil.which("openssl") is None, reason="openssl makes the certificate")
@@ -133,9 +133,9 @@ def test_what_does_not_hold_ends_before_a_model_is_opened(colour_ir: Path, tmp_p
 
 
 def test_two_that_start_together_do_not_both_have_the_port() -> None:
-    with bound(Address(port=0), 1) as first:
+    with bound(Endpoint(port=0), 1) as first:
         port = first.getsockname()[1]
-        with pytest.raises(EnvironmentFault, match="another program has this port"), bound(Address(port=port), 1):
+        with pytest.raises(EnvironmentFault, match="another program has this port"), bound(Endpoint(port=port), 1):
             pass
 
 
@@ -143,22 +143,22 @@ def test_names_and_paths(colour_ir: Path, tmp_path: Path) -> None:
     run = tmp_path / "garments" / "openvino"
     run.mkdir(parents=True)
     ir = Path(shutil.copytree(colour_ir, run / "fp32"))
-    told = targets_of([str(ir), f"named={ir}", str(ir / "model.xml"), str(run)], ["first"])
+    told = sources_of([str(ir), f"named={ir}", str(ir / "model.xml"), str(run)], ["first"])
     assert [target.name for target in told] == ["first", "named", "garments", "garments"]
     assert [target.path for target in told] == [ir, ir, ir, run]
     odd = Path(shutil.copytree(colour_ir, tmp_path / "a=b"))
-    assert targets_of([str(odd)], []) == [Target("a=b", odd)]
+    assert sources_of([str(odd)], []) == [ModelSource("a=b", odd)]
     with pytest.raises(InputError, match="two names"):
-        targets_of([f"named={ir}"], ["first"])
+        sources_of([f"named={ir}"], ["first"])
     photo = tmp_path / "photo.png"
     photo.write_bytes(b"")
     with pytest.raises(InputError, match="no model of ftx") as caught:
-        targets_of([str(photo)], [])
+        sources_of([str(photo)], [])
     assert caught.value.where == str(photo)
 
 
 def test_a_token_is_asked_for(colour_ir: Path) -> None:
-    with running(Target("colour", colour_ir), token=TOKEN) as server:
+    with running(ModelSource("colour", colour_ir), token=TOKEN) as server:
         for path in ("/predict", "/v2/models/colour/infer", "/v2/repository/index"):
             for given in (
                 {},
@@ -213,11 +213,11 @@ def test_a_network_is_warned_of(colour_ir: Path, tmp_path: Path) -> None:
 
         listener = Listener()
         with pytest.raises(Stop):
-            serve([str(colour_ir)], address=Address(port=0, **address), ready=ready, progress=listener)
+            serve([str(colour_ir)], endpoint=Endpoint(port=0, **address), ready=ready, progress=listener)
         return " ".join(listener.said)
 
-    assert "no token is asked for" in told(host="0.0.0.0")
-    assert "as anybody can read them" in told(host="0.0.0.0", token_file=token)
+    assert "there is no token" in told(host="0.0.0.0")
+    assert "everybody can read the token" in told(host="0.0.0.0", token_file=token)
     assert "token" not in told()
 
 
@@ -234,7 +234,7 @@ def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 @needs_openssl
 def test_tls(colour_ir: Path, certificate: tuple[Path, Path]) -> None:
     cert, key = certificate
-    with running(Target("colour", colour_ir), address=Address(port=0, tls_cert=cert, tls_key=key)) as server:
+    with running(ModelSource("colour", colour_ir), endpoint=Endpoint(port=0, tls_cert=cert, tls_key=key)) as server:
         trusted = ssl.create_default_context(cafile=str(cert))
         connection = http.client.HTTPSConnection("127.0.0.1", server.port, context=trusted, timeout=10)
         connection.request("POST", "/predict", png(), {"content-type": "image/png"})
@@ -258,15 +258,15 @@ def test_hands_that_are_never_shaken(
         return socket.create_connection(("127.0.0.1", server.port), timeout=20)
 
     cert, key = certificate
-    address = Address(port=0, tls_cert=cert, tls_key=key)
-    monkeypatch.setattr("ftx.serving.server.HEAD_S", 1.0)
-    with running(Target("colour", colour_ir), address=address) as server, connected(server) as line:
+    endpoint = Endpoint(port=0, tls_cert=cert, tls_key=key)
+    monkeypatch.setattr("ftx.serving.http_server.HEAD_S", 1.0)
+    with running(ModelSource("colour", colour_ir), endpoint=endpoint) as server, connected(server) as line:
         assert line.recv(1) == b""  # asyncio by itself waits for a minute
-    monkeypatch.setattr("ftx.serving.server.HEAD_S", 60.0)
-    monkeypatch.setattr("ftx.serving.connection.SPARE_CONNECTIONS", 1)
+    monkeypatch.setattr("ftx.serving.http_server.HEAD_S", 60.0)
+    monkeypatch.setattr("ftx.serving.limits.SPARE_CONNECTIONS", 1)
     monkeypatch.setattr("ftx.serving.listening.SPARE_SOCKETS", 1)
     limits = Limits(max_concurrency=1)
-    with running(Target("colour", colour_ir), limits=limits, address=address) as server:
+    with running(ModelSource("colour", colour_ir), limits=limits, endpoint=endpoint) as server:
         lines = [connected(server) for _ in range(3)]
         with connected(server) as fourth:
             assert fourth.recv(1) == b""
@@ -275,7 +275,7 @@ def test_hands_that_are_never_shaken(
 
 
 def test_no_other_website_leads_a_browser_here(colour_ir: Path) -> None:
-    with running(Target("colour", colour_ir)) as server:
+    with running(ModelSource("colour", colour_ir)) as server:
         own = f"localhost:{server.port}"
         for headers, status in (
             ({"host": own}, 200),
@@ -288,7 +288,7 @@ def test_no_other_website_leads_a_browser_here(colour_ir: Path) -> None:
             assert said.status == status, headers
             assert server.ask("GET", "/", **headers).status == status
         assert "--token-file" in said.json["error"]
-    with running(Target("colour", colour_ir), token=TOKEN) as server:
+    with running(ModelSource("colour", colour_ir), token=TOKEN) as server:
         given = {"authorization": f"Bearer {TOKEN}", "host": "behind.a.proxy", "origin": "https://behind.a.proxy"}
         assert server.ask("GET", "/v2", **given).status == 200
 
@@ -302,19 +302,19 @@ def test_a_certificate_that_does_not_hold(colour_ir: Path, certificate: tuple[Pa
     lock = ["openssl", "pkey", "-in", key, "-aes256", "-passout", "pass:secret", "-out", locked]
     subprocess.run(lock, check=True, capture_output=True)
     for pair, sentence in (
-        ((cert, other), "do not hold"),
-        ((key, key), "do not hold"),
-        ((cert, colour_ir / "card.json"), "do not hold"),
+        ((cert, other), "are invalid"),
+        ((key, key), "are invalid"),
+        ((cert, colour_ir / "card.json"), "are invalid"),
         ((cert, tmp_path / "none"), "no such file"),
-        ((cert, locked), "asks for a password"),
+        ((cert, locked), "has a password"),
         ((cert, None), "a certificate and its key"),
     ):
         with pytest.raises(InputError, match=sentence):
-            serve([str(colour_ir)], address=Address(port=0, tls_cert=pair[0], tls_key=pair[1]))
+            serve([str(colour_ir)], endpoint=Endpoint(port=0, tls_cert=pair[0], tls_key=pair[1]))
 
 
 def test_metrics_count_what_was_asked(colour_ir: Path) -> None:
-    with running(Target("colour", colour_ir)) as server:
+    with running(ModelSource("colour", colour_ir)) as server:
         for _ in range(3):
             server.predict(png())
         server.predict(b"none")
@@ -354,7 +354,7 @@ def test_images_that_wait_are_shown_and_told_in_time_that_they_wait(
         return float(server.ask("GET", "/metrics").body.decode().partition("\nftx_images_waiting ")[2].split()[0])
 
     with (
-        running(Target("colour", colour_ir), limits=Limits(timeout_s=0.5)) as server,
+        running(ModelSource("colour", colour_ir), limits=Limits(timeout_s=0.5)) as server,
         streams_stopped(monkeypatch) as stopped,
     ):
         version = server.server.registry.find("colour")
@@ -366,13 +366,13 @@ def test_images_that_wait_are_shown_and_told_in_time_that_they_wait(
         request = {"inputs": [{"name": "image", "shape": [1, 1, 1, 3], "datatype": "UINT8", "data": [1, 2, 3]}]}
         for said in (server.predict(png()), server.infer(request)):
             assert (said.status, said.headers["retry-after"]) == (503, "1")
-            assert said.json["error"] == "the answer took too long: the server is busy"
+            assert said.json["error"] == "the response took too long: the server is busy"
         assert waiting(server) == 3
     assert server.server.registry.waiting == 0
 
 
 def test_every_thread_ends_with_the_server(colour_ir: Path) -> None:
-    with running(Target("colour", colour_ir)) as server:
+    with running(ModelSource("colour", colour_ir)) as server:
         server.predict(png())
         assert any(thread.name.startswith("ftx-stream") for thread in threading.enumerate())
     ends = time.monotonic() + 10

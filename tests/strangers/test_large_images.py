@@ -76,14 +76,14 @@ def test_a_server_gives_back_what_a_large_image_took(image: Path, colour_model: 
     program = """
 import asyncio
 from ftx.core.progress import SILENT
-from ftx.serving.images import Images, Wanted
-from ftx.serving.registry import Registry, Target
-registry = Registry([Target("colour", Path(sys.argv[1]))], SILENT, counted=print, reloaded=print)
+from ftx.serving.images import Images
+from ftx.serving.registry import Registry, ModelSource
+registry = Registry([ModelSource("colour", Path(sys.argv[1]))], SILENT, counted=print, reloaded=print)
 images, content = Images(50_000_000), Path(sys.argv[2]).read_bytes()
-images.room = type(images.room)(int(2.2e6 * float(sys.argv[3])))
+images.memory = type(images.memory)(int(2.2e6 * float(sys.argv[3])))
 async def answers(count):
     with registry.lease("colour", None) as version:
-        asked = [images.prediction(version, "x", content, Wanted(scores=True)) for _ in range(count)]
+        asked = [images.prediction(version, "x", content, scores=True) for _ in range(count)]
         return [[label.score for label in one.labels] for one in await asyncio.gather(*asked)]
 async def both():
     await answers(1)

@@ -64,7 +64,7 @@ def command(
     the address once the server is ready.
     """
     from ftx.serving.limits import Limits
-    from ftx.serving.listening import Address
+    from ftx.serving.listening import Endpoint
     from ftx.serving.server import serve
 
     def ready(report: ServeReport) -> None:
@@ -73,7 +73,7 @@ def command(
     serve(
         targets or (),
         names=name or (),
-        address=Address(host, port, token_file, tls_cert, tls_key),
+        endpoint=Endpoint(host, port, token_file, tls_cert, tls_key),
         limits=Limits(max_body_mb, max_pixels, max_concurrency, timeout_s),
         ready=ready,
         progress=console.TerminalProgress(),

@@ -1,1 +1,1 @@
-"""Models behind HTTP: requests are checked, images decoded and batched, and models exchanged while they answer."""
+"""``ftx serve``: models over HTTP, in the Open Inference Protocol and with a page."""

@@ -1,7 +1,7 @@
-"""Images that wait for a model, and the batches that are made of them.
+"""Images that wait for a model, and the batches that they form.
 
-As many threads as the model has streams: each takes the image that has waited longest, and with it others of its size,
-as many as one request holds. Nobody waits for a batch to fill: while all streams are busy those that wait become one.
+There are as many threads as the model has streams. Each takes the image that has waited longest, and others of its
+size, up to the batch size. Nobody waits for a batch to fill: while all streams are busy, the next one grows.
 
 Shapes: N images of one size in a batch, H x W pixels, C labels.
 """
@@ -23,20 +23,20 @@ from ftx.tasks.thresholds import Floats
 
 # All outputs of a model for one image, by their names.
 Outputs = Mapping[str, Floats]
-# Images of other sizes that are passed over in the search for those of one: with more, searching would cost too much.
+# Images of other sizes that are skipped in the search for images of one size: further search would cost too much.
 LOOKED_AT = 256
-# Told of each batch: how many images.
+# Called for each batch, with its number of images.
 Counted = Callable[[int], None]
 
 
 @dataclass(frozen=True)
 class _Waiting:
     pixels_HWC: Pixels
-    answer: Future[Outputs]
+    outputs: Future[Outputs]
 
 
 class Batcher:
-    """The queue before one model, and the threads that empty it."""
+    """The queue of one model, and the threads that run the model."""
 
     def __init__(self, predictor: OpenVinoPredictor, counted: Counted) -> None:
         self._batch, self._counted = predictor.batch, counted
@@ -57,15 +57,15 @@ class Batcher:
 
     def submit(self, pixels_HWC: Pixels) -> Future[Outputs]:
         """All outputs for one image. Shape: [H, W, 3] to the shapes of ``outputs``, without N."""
-        answer: Future[Outputs] = Future()
+        outputs: Future[Outputs] = Future()
         with self._changed:
             assert not self._closed
-            self._waiting.append(_Waiting(pixels_HWC, answer))
+            self._waiting.append(_Waiting(pixels_HWC, outputs))
             self._changed.notify()
-        return answer
+        return outputs
 
     def close(self) -> None:
-        """Take no more: what waits is answered, then the threads end."""
+        """Accept no more images. The threads end after those that wait."""
         with self._changed:
             self._closed = True
             self._changed.notify_all()
@@ -73,48 +73,48 @@ class Batcher:
     def join(self) -> None:
         """Wait until the threads of a closed queue have ended.
 
-        Where the process ends before, Python ends them while they are in OpenVINO's code, which aborts it.
+        If the process ended before, Python would stop them inside OpenVINO's code, which aborts the process.
         """
         for thread in self._threads:
             thread.join()
 
     @property
     def ended(self) -> bool:
-        """Whether no thread is left."""
+        """Whether all threads have ended."""
         return not any(thread.is_alive() for thread in self._threads)
 
-    def _work(self, ask: Callable[[Pixels], Outputs]) -> None:
+    def _work(self, model: Callable[[Pixels], Outputs]) -> None:
         while batch := self._next():
             try:
-                answers = ask(np.stack([one.pixels_HWC for one in batch]))
+                outputs = model(np.stack([one.pixels_HWC for one in batch]))
             except Exception as error:
                 for one in batch:
-                    one.answer.set_exception(error)
+                    one.outputs.set_exception(error)
                 continue
             self._counted(len(batch))
             for row, one in enumerate(batch):
-                one.answer.set_result({name: array[row] for name, array in answers.items()})
-            del batch, answers  # not kept while nothing waits
+                one.outputs.set_result({name: array[row] for name, array in outputs.items()})
+            del batch, outputs  # not kept in memory while nothing waits
 
     def _next(self) -> list[_Waiting]:
-        """The next batch, once there is one; none once the queue is closed and empty."""
+        """The next batch, once there is one; empty if the queue is closed and empty."""
         with self._changed:
             while True:
                 self._changed.wait_for(lambda: self._waiting or self._closed)
                 if not self._waiting:
                     return []
-                # Whoever asked may have gone meanwhile.
-                if batch := [one for one in self._take() if one.answer.set_running_or_notify_cancel()]:
+                # Clients may have disconnected meanwhile.
+                if batch := [one for one in self._take() if one.outputs.set_running_or_notify_cancel()]:
                     return batch
 
     def _take(self) -> list[_Waiting]:
-        """The oldest, and others of its size in their order."""
+        """The oldest image, and others of its size, in their order."""
         first = self._waiting[0].pixels_HWC
-        room = max(1, min(self._batch, self._batch_bytes // first.nbytes))
-        taken: list[_Waiting] = []
+        most = max(1, min(self._batch, self._batch_bytes // first.nbytes))
+        batch: list[_Waiting] = []
         left: deque[_Waiting] = deque()
-        while self._waiting and len(taken) < room and len(left) < LOOKED_AT:
+        while self._waiting and len(batch) < most and len(left) < LOOKED_AT:
             one = self._waiting.popleft()
-            (taken if one.pixels_HWC.shape == first.shape else left).append(one)
+            (batch if one.pixels_HWC.shape == first.shape else left).append(one)
         self._waiting.extendleft(reversed(left))
-        return taken
+        return batch

@@ -1,7 +1,7 @@
-"""What one request, and all together, may cost; whoever asks for more is told so in a sentence.
+"""The limits of one request and of all together. A request that exceeds one gets a status and a sentence.
 
-The guard stands before the application (ASGI): identity, token, bytes as they come, time and the number of requests at
-a time. Pixels are counted where images are decoded, connections where they are opened.
+The guard runs before the application (ASGI). It checks identity, token, bytes as they arrive, time, and the number of
+concurrent requests. Pixels are counted when images are decoded, connections when they are opened.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from typing import Any
 from uuid import uuid4
 
 from ftx.core.errors import InputError
-from ftx.core.memory import available_bytes
 from ftx.core.progress import Progress
 from ftx.core.same_origin import rejection
+from ftx.serving.byte_semaphore import ByteSemaphore
+from ftx.serving.http_error import Disconnected, HttpError
 from ftx.serving.metrics import Metrics
-from ftx.serving.refusal import Disconnected, Refused
 
 # As ASGI has them (asgi.readthedocs.io, version 3).
 Scope = MutableMapping[str, Any]
@@ -32,19 +32,23 @@ Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 Application = Callable[[Scope, Receive, Send], Awaitable[None]]
 
-# What is answered without a token: the page, which asks for one, and what an orchestrator looks at.
+# Paths that need no token: the page, on which the user enters it, and the health checks of an orchestrator.
 OPEN_PATHS = frozenset({"/", "/v2/health/live", "/v2/health/ready"})
 # Bodies of all requests together, within a quarter of the free memory.
 HELD_BYTES = 1 << 30
-# How long a client that sends more than is taken may go on, so that it comes to read why: where a connection is closed
-# while it sends, the system drops the answer that it has not read yet.
+# Seconds for the head of a request, from the opening of a connection or the first byte of the head; and for TLS.
+HEAD_S = 10.0
+# Seconds in which a client that sends too much can read why. If the connection were closed while the client sends, the
+# system would drop the response.
 LINGER_S = 2.0
+# Connections next to those with a request in progress: kept alive, lingering, or slow.
+SPARE_CONNECTIONS = 448
 _REQUEST_ID = re.compile(r"[\w.:-]{1,64}", re.ASCII)
 
 
 @dataclass(frozen=True)
 class Limits:
-    """What is taken: of one request, and of all at a time."""
+    """The limits that a user can set."""
 
     max_body_mb: float = 32.0
     max_pixels: int = 50_000_000
@@ -52,7 +56,7 @@ class Limits:
     timeout_s: float = 30.0
 
     def __post_init__(self) -> None:
-        """Raise InputError for what would be no limit."""
+        """Raise InputError for an invalid limit."""
         for what, value in (("largest request", self.max_body_mb), ("time for a request", self.timeout_s)):
             if not 0 < value < math.inf:
                 raise InputError(f"the {what} is no limit", found=f"{value:g}", fix="a number above 0")
@@ -62,173 +66,165 @@ class Limits:
         """Megabytes are powers of ten, as everywhere."""
         return int(self.max_body_mb * 1e6)
 
+    @property
+    def max_connections(self) -> int:
+        """How many connections may be open."""
+        return self.max_concurrency + SPARE_CONNECTIONS
+
 
 @dataclass(frozen=True)
-class Asker:
-    """Who may ask: whoever has the token, and with ``own_names`` no page of another website."""
+class AccessRules:
+    """Clients must have the token; with ``own_names``, pages of other websites are rejected."""
 
     token: str | None = None
     own_names: frozenset[str] | None = None
 
 
 def bug_sentence(request_id: str) -> str:
-    """What a client is told of an error that nobody foresaw."""
+    """What a client gets for a bug."""
     return f"this is a bug of ftx; the server's log has it as request {request_id}"
 
 
 class Guard:
-    """Every request goes through it, and no exception comes out of it."""
+    """Handles every request before the application does, and lets no exception out."""
 
-    def __init__(self, inner: Application, limits: Limits, asker: Asker, metrics: Metrics, progress: Progress) -> None:
-        self.inner, self.limits, self._metrics, self._progress = inner, limits, metrics, progress
-        self._token = None if asker.token is None else asker.token.encode()
-        self._own_names = asker.own_names
-        self._working = 0
-        self._held_bytes, self._most_held = 0, min(HELD_BYTES, available_bytes() // 4)
+    def __init__(
+        self, inner: Application, limits: Limits, rules: AccessRules, metrics: Metrics, progress: Progress
+    ) -> None:
+        self.inner, self.limits, self.metrics, self._progress = inner, limits, metrics, progress
+        self._rules, self._working, self.bodies = rules, 0, ByteSemaphore.of_memory(HELD_BYTES)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":  # no websockets, no lifespan
-            return
-        await _Exchange(self, scope, receive, send).run()
+        if scope["type"] == "http":  # no websockets, no lifespan
+            await _Exchange(self, scope, receive, send).run()
 
     def begin(self) -> None:
-        """Count in a request that is to be worked on.
+        """Count a request whose body is complete.
 
-        Raises: Refused where there are enough.
+        Raises: HttpError if there are too many.
         """
         if self._working >= self.limits.max_concurrency:
-            raise Refused(503, f"{self._working} requests are being answered, which is the most", retry_after_s=1)
+            raise HttpError(503, f"{self._working} requests are in progress, which is the maximum", retry_after_s=1)
         self._working += 1
-        self._metrics.in_progress(self._working)
+        self.metrics.in_progress.set(self._working)
 
-    def end(self, works: bool, held_bytes: int) -> None:
-        """Count out a request, and what was held of its body."""
-        self._working -= works
-        self._held_bytes -= held_bytes
-        self._metrics.in_progress(self._working)
-
-    def hold(self, size_bytes: int) -> None:
-        """Count bytes of a body in.
-
-        Raises: Refused where all requests together have enough.
-        """
-        if self._held_bytes + size_bytes > self._most_held:
-            raise Refused(
-                503, "the requests that are being answered take all memory there is for them", retry_after_s=1
-            )
-        self._held_bytes += size_bytes
+    def end(self) -> None:
+        """Count a request that has its response."""
+        self._working -= 1
+        self.metrics.in_progress.set(self._working)
 
     def check(self, scope: Scope, headers: dict[bytes, bytes]) -> None:
-        """Refuse what can be refused by its head alone.
+        """Check the head of a request.
 
-        Raises: Refused.
+        Raises: HttpError.
         """
-        if self._own_names is not None:
+        if self._rules.own_names is not None:
             host, origin = (
                 headers[name].decode("latin-1") if name in headers else None for name in (b"host", b"origin")
             )
-            why = rejection(self._own_names, host, origin)
+            why = rejection(self._rules.own_names, host, origin)
             if why:
-                raise Refused(403, f"{why}; with a token (--token-file) every name is answered")
-        if self._token is not None and scope["path"] not in OPEN_PATHS:
+                raise HttpError(403, f"{why}; with a token (--token-file) every name is allowed")
+        if self._rules.token is not None and scope["path"] not in OPEN_PATHS:
             kind, _, given = headers.get(b"authorization", b"").partition(b" ")
-            if kind.lower() != b"bearer" or not hmac.compare_digest(given.strip(), self._token):
-                raise Refused(401, "this server asks for its token: Authorization: Bearer TOKEN")
+            if kind.lower() != b"bearer" or not hmac.compare_digest(given.strip(), self._rules.token.encode()):
+                raise HttpError(401, "this server needs its token: Authorization: Bearer TOKEN")
         if headers.get(b"content-encoding", b"identity") != b"identity":
-            raise Refused(415, "a compressed body is not taken: images are compressed by themselves")
+            raise HttpError(415, "a compressed body is not supported: images are compressed by themselves")
         length = headers.get(b"content-length", b"0")
-        if length.isdigit() and int(length) > self.limits.max_body_bytes:
-            raise Refused(413, self.too_large(int(length)))
+        if length.isdigit():
+            self.check_size(int(length))
 
-    def too_large(self, size_bytes: int) -> str:
-        """What is told of a body of so many bytes, or more."""
-        return f"the body has {size_bytes / 1e6:,.1f} MB or more, of at most {self.limits.max_body_mb:g}"
+    def check_size(self, size_bytes: int) -> None:
+        """Raise HttpError if a body of this many bytes, or more, is too large."""
+        if size_bytes > self.limits.max_body_bytes:
+            found = f"{size_bytes / 1e6:,.1f} MB or more, of at most {self.limits.max_body_mb:g}"
+            raise HttpError(413, f"the body has {found}")
 
-    def told(self, scope: Scope, status: int, seconds: float) -> None:
-        """Count an answer."""
-        route = getattr(scope.get("route"), "path", None)  # a template: what clients write is no label
-        self._metrics.answered(route or "none", status, seconds)
-
-    def failed(self, scope: Scope, request_id: str, error: Exception) -> None:
-        """Say what nobody foresaw, with the number that the client has of it."""
+    def note_bug(self, scope: Scope, request_id: str, error: Exception) -> None:
+        """Log a bug, with the request's number, which the client gets."""
         lines = "".join(traceback.format_exception(error))
         self._progress.note(f"request {request_id}: a bug of ftx in {scope['method']}: {lines}")
 
 
 class _Exchange:
-    """One request and its answer."""
+    """One request and its response."""
 
     def __init__(self, guard: Guard, scope: Scope, receive: Receive, send: Send) -> None:
         self._guard, self._scope, self._receive, self._send = guard, scope, receive, send
         self._headers: dict[bytes, bytes] = dict(scope["headers"])
         given = self._headers.get(b"x-request-id", b"").decode("latin-1")
         self._id = given if _REQUEST_ID.fullmatch(given) else uuid4().hex
-        self._until = asyncio.get_running_loop().time() + guard.limits.timeout_s
-        self._came_bytes = self._held_bytes = 0
-        self._body_ended = b"content-length" not in self._headers and b"transfer-encoding" not in self._headers
-        self._body_ended = self._body_ended or self._headers.get(b"content-length") == b"0"
-        self._status = 0
-        self._gone = self._works = False
+        self._deadline = asyncio.get_running_loop().time() + guard.limits.timeout_s
+        has_body = self._headers.get(b"content-length", b"0") != b"0" or b"transfer-encoding" in self._headers
+        self._body_ended = not has_body
+        self._received_bytes = self._held_bytes = self._status = 0
+        self._disconnected = self._works = False
         scope.setdefault("state", {})["request_id"] = self._id
 
     async def run(self) -> None:
-        """Answer, whatever happens."""
+        """Respond, whatever happens."""
         started = time.perf_counter()
         try:
             self._guard.check(self._scope, self._headers)
             if self._body_ended:
                 self._begin()
-            await self._guard.inner(self._scope, self._more, self._answer)
+            await self._guard.inner(self._scope, self._next_of_body, self._respond)
         except Disconnected:
             pass
-        except Refused as refused:
-            await self._refuse(refused)
+        except HttpError as error:
+            await self._fail(error)
         except Exception as error:
-            self._guard.failed(self._scope, self._id, error)
-            await self._refuse(Refused(500, bug_sentence(self._id)))
+            self._guard.note_bug(self._scope, self._id, error)
+            await self._fail(HttpError(500, bug_sentence(self._id)))
         finally:
-            self._guard.end(self._works, self._held_bytes)
-            self._guard.told(self._scope, self._status, time.perf_counter() - started)
+            self._guard.bodies.held_bytes -= self._held_bytes
+            if self._works:
+                self._guard.end()
+            # The route is a template such as /v2/models/{name}, as a label must not contain what clients write.
+            route = getattr(self._scope.get("route"), "path", None) or "none"
+            self._guard.metrics.requests.labels(route, str(self._status)).inc()
+            self._guard.metrics.seconds.labels(route).observe(time.perf_counter() - started)
         if self._status and not self._body_ended:
             await self._linger()
 
     def _begin(self) -> None:
-        """Count the request among those that are being answered, once its body is there: slow clients hold no place.
+        """Count the request as in progress, now that its body is complete: slow clients take no place.
 
-        Raises: Refused.
+        Raises: HttpError.
         """
         if self._scope["method"] == "POST" and not self._works:
             self._guard.begin()
             self._works = True
 
-    async def _more(self) -> Message:
-        """The next of the body.
+    async def _next_of_body(self) -> Message:
+        """The next message with a piece of the body.
 
-        Raises: Refused, Disconnected.
+        Raises: HttpError, Disconnected.
         """
         try:
-            async with asyncio.timeout_at(self._until):
+            async with asyncio.timeout_at(self._deadline):
                 message = await self._receive()
         except TimeoutError:
-            said = f"the body did not come within {self._guard.limits.timeout_s:g} s"
-            raise Refused(408, said) from None
+            raise HttpError(408, f"the body did not come within {self._guard.limits.timeout_s:g} s") from None
         if message["type"] == "http.disconnect":
-            self._gone = True
+            self._disconnected = True
             raise Disconnected
         size_bytes = len(message.get("body", b""))
-        self._came_bytes += size_bytes
+        self._received_bytes += size_bytes
         self._body_ended = not message.get("more_body", False)
-        if self._came_bytes > self._guard.limits.max_body_bytes:
-            raise Refused(413, self._guard.too_large(self._came_bytes))
-        self._guard.hold(size_bytes)
+        self._guard.check_size(self._received_bytes)
+        if not self._guard.bodies.fits(size_bytes):
+            raise HttpError(503, "the requests in progress take all memory there is for them", retry_after_s=1)
+        self._guard.bodies.held_bytes += size_bytes
         self._held_bytes += size_bytes
         if self._body_ended:
             self._begin()
         return message
 
-    async def _answer(self, message: Message) -> None:
-        """Hand on what the application says, with our headers; its end waits where more of the body may come."""
-        if self._gone:  # starlette answers every exception on its way through it, this client's too
+    async def _respond(self, message: Message) -> None:
+        """Send what the application responds, with our headers. The end waits while more of the body may come."""
+        if self._disconnected:  # starlette responds to every exception on its way out, also to Disconnected
             return
         if message["type"] == "http.response.start":
             self._status = message["status"]
@@ -240,17 +236,17 @@ class _Exchange:
             message = {**message, "more_body": True}
         await self._send(message)
 
-    async def _refuse(self, refused: Refused) -> None:
-        if self._status:  # it has begun to answer
+    async def _fail(self, error: HttpError) -> None:
+        if self._status:  # the response is on its way
             return
-        body = json.dumps({"error": refused.sentence}).encode()
-        headers = {"content-type": "application/json", "content-length": str(len(body)), **refused.headers}
+        body = json.dumps({"error": error.sentence}).encode()
+        headers = {"content-type": "application/json", "content-length": str(len(body)), **error.headers}
         pairs = [(name.encode(), value.encode()) for name, value in headers.items()]
-        await self._answer({"type": "http.response.start", "status": refused.status, "headers": pairs})
-        await self._answer({"type": "http.response.body", "body": body})
+        await self._respond({"type": "http.response.start", "status": error.status, "headers": pairs})
+        await self._respond({"type": "http.response.body", "body": body})
 
     async def _linger(self) -> None:
-        """Let the client send on, unheard, until it has read the answer and hangs up, and then close."""
+        """Drop what the client still sends, until it has read the response and closes, and then end."""
         try:
             async with asyncio.timeout(LINGER_S):
                 while (message := await self._receive())["type"] != "http.disconnect" and message.get("more_body"):

@@ -1,10 +1,12 @@
-"""Where a server listens, and how many connections it accepts there."""
+"""The address where a server listens, and how many connections it accepts there."""
 
 from __future__ import annotations
 
+import array
 import errno
 import ipaddress
 import socket
+import sys
 from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,15 +17,15 @@ from ftx.core.errors import EnvironmentFault, InputError
 
 # Connections that the system holds until they are accepted.
 BACKLOG = 512
-_HOSTS = "--host 127.0.0.1 for this machine alone, --host 0.0.0.0 for all that can reach it"
-# Beside the connections that are answered: those that are told that there are too many, or by TLS still shake hands.
+_HOSTS = "--host 127.0.0.1 for this machine only, --host 0.0.0.0 for all that can reach it"
+# Next to the connections that the server serves: those that get an error, as there are too many, and TLS handshakes.
 SPARE_SOCKETS = 64
 
 
 class Listening(socket.socket):
-    """A socket of which so many connections are open at a time, and as many more as are told that there are too many.
+    """A socket with a limit on its open connections.
 
-    Those count from when they are accepted, as by TLS there is no connection before hands were shaken, and no answer.
+    They count from their acceptance: with TLS there is no connection of the server before the handshake.
     """
 
     def __init__(self, family: socket.AddressFamily, most: int) -> None:
@@ -33,7 +35,7 @@ class Listening(socket.socket):
     def accept(self) -> tuple[socket.socket, Any]:
         """The next connection.
 
-        Raises: ConnectionAbortedError for one too many, which asyncio passes over.
+        Raises: ConnectionAbortedError for one too many, which asyncio ignores.
         """
         accepted, address = super().accept()
         if len(self._open) >= self._most:
@@ -46,8 +48,8 @@ class Listening(socket.socket):
 
 
 @dataclass(frozen=True)
-class Address:
-    """Where the server is to be reached, and by whom."""
+class Endpoint:
+    """Where clients reach the server, and what protects it."""
 
     host: str = "127.0.0.1"
     port: int = 8000
@@ -57,63 +59,55 @@ class Address:
 
 
 @contextmanager
-def bound(address: Address, most: int) -> Generator[socket.socket, None, None]:
-    """A socket that listens at the address; whoever connects is answered once the server runs.
+def bound(endpoint: Endpoint, most: int) -> Generator[socket.socket, None, None]:
+    """A socket that listens at the endpoint, with at most this many connections.
 
-    Raises: InputError for a host that is none of this machine; EnvironmentFault if the port is taken.
+    Raises: InputError for a host that is not of this machine; EnvironmentFault if the port is in use.
     """
-    where = f"{address.host}:{address.port}"
-    family, found = _looked_up(address)
-    with Listening(family, most) as listening:
+    host, port = endpoint.host, endpoint.port
+    try:
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
+    except (socket.gaierror, UnicodeError) as error:
+        raise InputError("there is no such host", where=f"--host {host}", found=str(error), fix=_HOSTS) from error
+    with Listening(found[0], most) as listening:
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
-            listening.bind(found)
+            listening.bind(found[4])
             listening.listen(BACKLOG)  # before, another program that did the same may bind as well
         except OSError as error:
             if error.errno == errno.EADDRNOTAVAIL:
-                raise InputError(
-                    "this machine has no such address", where=f"--host {address.host}", fix=_HOSTS
-                ) from error
-            fix = "end it, or name another: --port N (0: any that is free)"
-            if error.errno == errno.EADDRINUSE:
-                raise EnvironmentFault("another program has this port", where=where, fix=fix) from error
+                raise InputError("this machine has no such address", where=f"--host {host}", fix=_HOSTS) from error
+            in_use = error.errno == errno.EADDRINUSE
             raise EnvironmentFault(
-                "the system refuses this port", where=where, found=error.strerror, fix=fix
+                "another program has this port" if in_use else "the system does not permit this port",
+                where=f"{host}:{port}",
+                found=None if in_use else error.strerror,
+                fix="end it, or name another: --port N (0: any that is free)",
             ) from error
         yield listening
 
 
-def _looked_up(address: Address) -> tuple[socket.AddressFamily, tuple[Any, ...]]:
-    """The family of a host, and where to bind; a name alone is looked up.
-
-    Raises: InputError.
-    """
-    ip = _ip(address.host)
-    if ip is not None:
-        return (socket.AF_INET if ip.version == 4 else socket.AF_INET6), (address.host, address.port)
-    try:
-        found = socket.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
-    except (socket.gaierror, UnicodeError) as error:
-        raise InputError(
-            "there is no such host", where=f"--host {address.host}", found=str(error), fix=_HOSTS
-        ) from error
-    return found[0], found[4]
-
-
-def _ip(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
-    try:
-        return ipaddress.ip_address(host)
-    except ValueError:
-        return None
-
-
-def url_of(address: Address, listening: socket.socket) -> str:
-    """What clients write."""
-    host = f"[{address.host}]" if ":" in address.host else address.host
-    return f"{'https' if address.tls_cert else 'http'}://{host}:{listening.getsockname()[1]}"
+def url_of(endpoint: Endpoint, listening: socket.socket) -> str:
+    """The URL that clients use."""
+    host = f"[{endpoint.host}]" if ":" in endpoint.host else endpoint.host
+    return f"{'https' if endpoint.tls_cert else 'http'}://{host}:{listening.getsockname()[1]}"
 
 
 def is_loopback(host: str) -> bool:
-    """Whether this machine alone reaches the host."""
-    ip = _ip(host)
-    return host == "localhost" if ip is None else ip.is_loopback
+    """Whether only this machine reaches the host."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def unread_bytes(connection: socket.socket) -> int:
+    """What the system has of a connection's data until the other side reads it; 0 if it is not Linux."""
+    if sys.platform != "linux":
+        return 0
+    from fcntl import ioctl
+    from termios import TIOCOUTQ
+
+    count = array.array("i", [0])
+    ioctl(connection.fileno(), TIOCOUTQ, count)
+    return count[0]

@@ -1,4 +1,4 @@
-"""The page at `/`: a picture is dropped, and its labels, scores and maps are seen."""
+"""The page at `/`: drop a picture, and see its labels, scores and maps."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ TEMPLATE = Path(__file__).with_name("page.html")
 
 @dataclass(frozen=True)
 class Page:
-    """A page and the headers that it is sent with."""
+    """A page and its headers."""
 
     html: str
     headers: Mapping[str, str]
 
 
 def read_page() -> Page:
-    """Fill the template; nothing in it comes from a client or a model, whose names the page asks for.
+    """Fill the template. Nothing in it comes from a client or a model, as the page requests the models' names.
 
-    The policy takes this page's own style and script, by their hashes, and requests to this server alone.
+    The policy permits the page's own style and script, by their hashes, and requests to this server.
     """
     html = render(TEMPLATE, version=__version__)
     script, style = (_hashes(html, tag) for tag in ("script", "style"))
@@ -39,6 +39,6 @@ def read_page() -> Page:
 
 
 def _hashes(html: str, tag: str) -> str:
-    """As the policy wants them (CSP 3, 2.3.1): of what stands between the tags, to the byte."""
+    """Hashes for the policy (CSP 3, 2.3.1), of the exact bytes between the tags."""
     inside = re.findall(rf"<{tag}>(.*?)</{tag}>", html, re.DOTALL)
     return " ".join(f"'sha256-{base64.b64encode(sha256(text.encode()).digest()).decode()}'" for text in inside)

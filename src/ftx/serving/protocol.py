@@ -1,7 +1,7 @@
-"""The Open Inference Protocol, version 2: requests in JSON, with tensors in binary behind it, and their answers.
+"""The Open Inference Protocol, version 2: requests in JSON, which binary tensors may follow, and responses.
 
 One input, ``image``: UINT8 [N, H, W, 3] of pixels in RGB, or BYTES [N] of encoded images, which JSON has in base64.
-Beside what the model answers there are ``scores``, in [0, 1], and ``labels``, which were called, each image's as JSON.
+In addition to the model's outputs there are ``scores``, in [0, 1], and the predicted ``labels``, as JSON per image.
 
 Shapes: N images, H x W pixels, C labels.
 Source: github.com/open-inference/open-inference-protocol, inference_rest.md; Triton's extensions binary_data and
@@ -27,67 +27,67 @@ from ftx.core.errors import first_error, nearest
 from ftx.data.preprocess import Pixels
 from ftx.runtimes.openvino import OpenVinoPredictor
 from ftx.runtimes.predictor import INPUT, LOGITS
-from ftx.serving.refusal import Refused
+from ftx.serving.http_error import HttpError
 from ftx.tasks.thresholds import Floats
 
 SCORES, LABELS = "scores", "labels"
-# What comes where no output is named: maps and feature vectors are large, and few want them.
-UNASKED = (LOGITS, SCORES, LABELS)
+# The outputs if a request names none: maps and feature vectors are large, and rarely used.
+DEFAULT_OUTPUTS = (LOGITS, SCORES, LABELS)
 EXTENSIONS = ("binary_tensor_data", "classification", "model_repository")
-# The part of a request that is JSON; pixels in it take four times the bytes that they have.
+# The JSON of a request. Pixels in it take four times their bytes.
 MAX_JSON_BYTES = 16 << 20
-# What reading it takes, for each of its bytes: 54 were measured of lists of one number, the worst that are read.
+# Bytes that parsing takes, for each of its bytes: 54 were measured for lists of one number, the worst valid input.
 JSON_TIMES = 60
-# Objects in it: the request, its parts and their parameters are far fewer.
+# Objects in it: a valid request has far fewer.
 MAX_OBJECTS = 1000
-# In one request; each is a line of the answer, and one whose pixels are few takes no bytes to send.
+# In one request: each becomes a part of the response, and a small image takes few bytes to send.
 MAX_IMAGES = 256
-# Numbers of an answer, all images and outputs together: 300 MB while they become JSON.
+# Numbers in a response, all images and outputs together: 300 MB while they become JSON.
 MAX_NUMBERS = 1 << 22
-# Of any number that says how long something is: more than memory has.
+# Of any length: more than the memory has.
 MOST = 1 << 48
-# Inputs and outputs that are read: of what is wrong with them each is told.
+# Inputs, and outputs: the error of a request names each of them.
 MAX_PARTS = 16
-# What a tensor is called, or its datatype; more is no name of ours, and would be compared with them.
-Name = Annotated[str, Field(max_length=200)]
+# The name of a tensor, or of its datatype. Ours are shorter, and unknown names are compared with them.
+TensorName = Annotated[str, Field(max_length=200)]
 
 
 class _Part(BaseModel):
-    model_config = ConfigDict(extra="ignore", frozen=True)  # the protocol: what is not known is not an error
+    model_config = ConfigDict(extra="ignore", frozen=True)  # the protocol: unknown keys are no error
 
 
 class InputParameters(_Part):
-    """Of an input whose tensor stands behind the JSON."""
+    """Parameters of an input whose tensor follows the JSON."""
 
     binary_data_size: int | None = Field(default=None, ge=0, le=MOST, strict=True)
 
 
 class InferInput(_Part):
-    """A tensor that is sent."""
+    """An input tensor."""
 
-    name: Name
+    name: TensorName
     shape: list[Annotated[int, Field(le=MOST, strict=True)]] = Field(max_length=8)
-    datatype: Name
+    datatype: TensorName
     parameters: InputParameters = InputParameters()
     data: list[Any] | None = None
 
 
 class OutputParameters(_Part):
-    """How an output is to come."""
+    """Parameters of an output."""
 
     binary_data: bool | None = None
     classification: int = Field(default=0, ge=0, le=MOST)
 
 
 class InferOutput(_Part):
-    """An output that is wanted."""
+    """A requested output."""
 
-    name: Name
+    name: TensorName
     parameters: OutputParameters = OutputParameters()
 
 
 class RequestParameters(_Part):
-    """Of a request."""
+    """Parameters of a request."""
 
     binary_data_output: bool = False
 
@@ -102,10 +102,10 @@ class InferRequest(_Part):
 
 
 @dataclass(frozen=True)
-class Asked:
-    """A request that holds: its images, encoded or as pixels [H, W, 3], and the outputs that are wanted.
+class InferCall:
+    """A valid request: its images, encoded or as pixels [H, W, 3], and its outputs.
 
-    ``request`` has no inputs any more: lists of numbers take thirty times the bytes of the pixels that they became.
+    The inputs of ``request`` were dropped: lists of numbers take thirty times the bytes of the pixels.
     """
 
     request: InferRequest
@@ -114,92 +114,92 @@ class Asked:
 
     @property
     def pixel_bytes(self) -> int:
-        """What those take that came as pixels."""
+        """The size of the images that came as pixels."""
         return sum(one.nbytes for one in self.images if isinstance(one, np.ndarray))
 
 
 def json_length(body: bytes, header_length: str | None) -> int:
-    """How many bytes of a body are JSON; ``header_length`` says so where tensors follow it.
+    """How many bytes of a body are JSON: ``header_length`` if tensors follow it, else all.
 
-    Raises: Refused if it is no length within the body, or too long.
+    Raises: HttpError if this is no length within the body, or too long.
     """
     length = len(body)
     if header_length is not None:
-        digits = header_length.isdecimal() and len(header_length) <= len(str(MOST))  # int has its own bound of them
+        digits = header_length.isdecimal() and len(header_length) <= len(str(MOST))  # int has its own limit of digits
         if not digits or int(header_length) > length:
-            raise Refused(400, f"Inference-Header-Content-Length is no length within the body of {length} bytes")
+            raise HttpError(400, f"Inference-Header-Content-Length is no length within the body of {length} bytes")
         length = int(header_length)
     if length > MAX_JSON_BYTES:
         found = f"{length / 1e6:.0f} MB of at most {MAX_JSON_BYTES / 1e6:.0f}"
-        raise Refused(413, f"the JSON of the request is too large ({found}): send tensors in binary")
+        raise HttpError(413, f"the JSON of the request is too large ({found}): send tensors in binary")
     return length
 
 
-def read_request(body: bytes, length: int, predictor: OpenVinoPredictor) -> Asked:
-    """What is asked of a model by a body of which the first ``length`` bytes are JSON.
+def read_request(body: bytes, length: int, predictor: OpenVinoPredictor) -> InferCall:
+    """Parse and check a body whose first ``length`` bytes are JSON.
 
-    Raises: Refused.
+    Raises: HttpError.
     """
     text, binary = body[:length], memoryview(body)[length:]
-    # Each object and list takes hundreds of bytes; in pixels a list has four bytes of text and more.
+    # Each object and list takes hundreds of bytes. Among pixels, a list has at least four bytes of text.
     if text.count(b"{") > MAX_OBJECTS or 4 * text.count(b"[") > length + MAX_OBJECTS:
-        raise Refused(400, "the request does not hold: it has more brackets than a tensor of pixels")
+        raise HttpError(400, "the request is invalid: it has more brackets than a tensor of pixels")
     try:
         request = InferRequest.model_validate_json(text)
     except ValidationError as error:
-        raise Refused(400, f"the request does not hold: {first_error(error)}") from None
+        raise HttpError(400, f"the request is invalid: {first_error(error)}") from None
     images = _images(request, binary)
-    outputs = _wanted_outputs(request, predictor, len(images))
-    return Asked(request.model_copy(update={"inputs": []}), images, outputs)
+    outputs = _checked_outputs(request, predictor, len(images))
+    return InferCall(request.model_copy(update={"inputs": []}), images, outputs)
 
 
 def _images(request: InferRequest, binary: bytes | memoryview) -> Sequence[bytes | Pixels]:
     if len(request.inputs) != 1 or request.inputs[0].name != INPUT:
         names = ", ".join(f"'{one.name[:60]}'" for one in request.inputs[:5]) or "none"
-        raise Refused(400, f"the model has one input, '{INPUT}', and the request has {names}")
+        raise HttpError(400, f"the model has one input, '{INPUT}', and the request has {names}")
     tensor = request.inputs[0]
     size_bytes = tensor.parameters.binary_data_size
     if (size_bytes is None) == (tensor.data is None):
-        raise Refused(400, f"the input '{INPUT}' is given in 'data', or in binary by 'binary_data_size'")
+        raise HttpError(400, f"the input '{INPUT}' is given in 'data', or in binary by 'binary_data_size'")
     if (size_bytes or 0) != len(binary):
-        raise Refused(400, f"{len(binary)} bytes follow the JSON, and binary_data_size is {size_bytes or 0}")
+        raise HttpError(400, f"{len(binary)} bytes follow the JSON, and binary_data_size is {size_bytes or 0}")
     shape = tuple(tensor.shape)
     if tensor.datatype == "BYTES":
         images = _encoded(tensor, binary)
         if shape not in ((len(images),), (len(images), 1)):
-            raise Refused(400, f"the shape {list(shape)} is not that of {len(images)} encoded images: [N]")
+            raise HttpError(400, f"the shape {list(shape)} is not that of {len(images)} encoded images: [N]")
         return images
     if tensor.datatype != "UINT8":
         found = f"found {tensor.datatype[:20]!r}"
-        raise Refused(400, f"the input '{INPUT}' is UINT8 (pixels) or BYTES (encoded images), {found}")
+        raise HttpError(400, f"the input '{INPUT}' is UINT8 (pixels) or BYTES (encoded images), {found}")
     if len(shape) != 4 or shape[3] != 3 or min(shape) < 1:
-        raise Refused(400, f"pixels have the shape [N, height, width, 3] in RGB, found {list(shape)}")
+        raise HttpError(400, f"pixels have the shape [N, height, width, 3] in RGB, found {list(shape)}")
     _check_count(shape[0])
     values = binary if tensor.data is None else _flat(tensor.data, len(shape))
     if len(values) != math.prod(shape):
-        raise Refused(400, f"the shape {list(shape)} takes {math.prod(shape)} numbers, found {len(values)}")
+        raise HttpError(400, f"the shape {list(shape)} takes {math.prod(shape)} numbers, found {len(values)}")
     return list(np.frombuffer(_uint8(values) if isinstance(values, list) else values, np.uint8).reshape(shape))
 
 
 def _flat(data: list[Any], levels: int) -> list[Any]:
-    """What a tensor's lists hold, in one row; they are as many levels deep as its shape, or fewer."""
+    """The numbers of nested lists in one list; they are at most as deep as the shape has dimensions."""
     for _ in range(levels - 1):
         if not data or not isinstance(data[0], list):
             break
         if not all(isinstance(row, list) and len(row) == len(data[0]) for row in data):
-            raise Refused(400, "the rows of 'data' are not equally long")
+            raise HttpError(400, "the rows of 'data' are not equally long")
         data = list(chain.from_iterable(data))
     return data
 
 
 def _uint8(numbers: list[Any]) -> bytes:
-    # Before numpy sees them: of text it would make rows as wide as the longest.
+    # Before numpy: it would make an array as wide as the longest text.
     if set(map(type, numbers)) <= {int}:
         try:
             return bytes(numbers)
         except ValueError:
             pass
-    raise Refused(400, "'data' of UINT8 holds whole numbers from 0 to 255 alone")
+    raise HttpError(400, "'data' of UINT8 must be whole numbers from 0 to 255")
 
 
 def _encoded(tensor: InferInput, binary: bytes | memoryview) -> list[bytes]:
@@ -211,18 +211,18 @@ def _encoded(tensor: InferInput, binary: bytes | memoryview) -> list[bytes]:
     try:
         return [base64.b64decode(text, validate=True) for text in texts]
     except (TypeError, ValueError, binascii.Error):
-        raise Refused(400, "'data' of BYTES holds encoded images as base64 alone") from None
+        raise HttpError(400, "'data' of BYTES must be encoded images in base64") from None
 
 
 def _elements(binary: bytes | memoryview) -> list[bytes]:
-    """Each with four bytes before it that say its length, little-endian."""
+    """Elements of a binary tensor: each follows its length in four bytes, little-endian."""
     found: list[bytes] = []
     at = 0
     while at < len(binary):
         _check_count(len(found) + 1)
         length = int.from_bytes(binary[at : at + 4], "little")
         if at + 4 + length > len(binary):
-            raise Refused(400, f"an element of {length} bytes goes beyond the tensor's {len(binary)}")
+            raise HttpError(400, f"an element of {length} bytes goes beyond the tensor's {len(binary)}")
         found.append(bytes(binary[at + 4 : at + 4 + length]))
         at += 4 + length
     _check_count(len(found))
@@ -231,31 +231,28 @@ def _elements(binary: bytes | memoryview) -> list[bytes]:
 
 def _check_count(images: int) -> None:
     if not 1 <= images <= MAX_IMAGES:
-        raise Refused(400, f"a request holds 1 to {MAX_IMAGES} images, found {images}")
+        raise HttpError(400, f"a request must have 1 to {MAX_IMAGES} images, found {images}")
 
 
-def _wanted_outputs(request: InferRequest, predictor: OpenVinoPredictor, images: int) -> Sequence[InferOutput]:
-    """Those that are asked for by name; without any, what each image has a few numbers of.
+def _checked_outputs(request: InferRequest, predictor: OpenVinoPredictor, images: int) -> Sequence[InferOutput]:
+    """The outputs of a request, or the default ones.
 
-    Raises: Refused for one that the model has not, and for more numbers than an answer may have.
+    Raises: HttpError for an output that the model does not have, and for more numbers than a response may have.
     """
     known = known_outputs(predictor)
     for one in request.outputs:
         if one.name not in known:
             alike = nearest(one.name, known)
             fix = f"did you mean '{alike}'?" if alike else f"it has {', '.join(known)}"
-            raise Refused(400, f"the model has no output '{one.name[:60]}': {fix}")
+            raise HttpError(400, f"the model has no output '{one.name[:60]}': {fix}")
         if one.parameters.classification and one.name not in (LOGITS, SCORES):
-            raise Refused(400, f"classification is of {LOGITS} or {SCORES}, not of {one.name}")
-    wanted = request.outputs or [InferOutput(name=name) for name in UNASKED]
-    _check_numbers(images * sum(abs(math.prod(known[one.name][1])) for one in wanted))
-    return wanted
-
-
-def _check_numbers(numbers: int) -> None:
+            raise HttpError(400, f"classification is for {LOGITS} or {SCORES}, not for {one.name}")
+    outputs = request.outputs or [InferOutput(name=name) for name in DEFAULT_OUTPUTS]
+    numbers = images * sum(abs(math.prod(known[one.name][1])) for one in outputs)
     if numbers > MAX_NUMBERS:
         found = f"{numbers / 1e6:.1f} million numbers of at most {MAX_NUMBERS / 1e6:.1f}"
-        raise Refused(400, f"the answer would be too large ({found}): send fewer images, or ask for fewer outputs")
+        raise HttpError(400, f"the response would be too large ({found}): send fewer images, or name fewer outputs")
+    return outputs
 
 
 def known_outputs(predictor: OpenVinoPredictor) -> Mapping[str, tuple[str, tuple[int, ...]]]:
@@ -265,20 +262,16 @@ def known_outputs(predictor: OpenVinoPredictor) -> Mapping[str, tuple[str, tuple
     return {**own, SCORES: ("FP32", (-1, labels)), LABELS: ("BYTES", (-1,))}
 
 
-def write_answer(
-    asked: Asked,
-    answers: Mapping[str, Floats],
-    predictor: OpenVinoPredictor,
-    name: str,
-    number: int,
+def write_response(
+    call: InferCall, stacked: Mapping[str, Floats], predictor: OpenVinoPredictor, name: str, number: int
 ) -> tuple[bytes, int | None]:
-    """The body of an answer, and where tensors follow the JSON its length. ``answers`` are stacked: [N, ...].
+    """The body of a response, and the length of its JSON if tensors follow it. ``stacked`` outputs are [N, ...].
 
-    Raises: Refused where a number is not finite.
+    Raises: HttpError if a number is not finite.
     """
-    request, written, blobs = asked.request, list[dict[str, object]](), list[bytes]()
-    for output in asked.outputs:
-        tensor = _tensor(output, answers, predictor)
+    request, written, blobs = call.request, list[dict[str, object]](), list[bytes]()
+    for output in call.outputs:
+        tensor = _tensor(output, stacked, predictor)
         texts = tensor.dtype.kind == "O"
         entry: dict[str, object] = {"name": output.name, "shape": list(tensor.shape)}
         entry["datatype"] = "BYTES" if texts else "FP32"
@@ -288,14 +281,14 @@ def write_answer(
             entry["parameters"] = {"binary_data_size": len(blob)}
             blobs.append(blob)
         else:
-            if not texts and not np.isfinite(tensor).all():  # JSON has no word for it
-                raise Refused(500, "the model answered with a number that is not finite")
+            if not texts and not np.isfinite(tensor).all():  # JSON cannot represent it
+                raise HttpError(500, "the model's output is not finite")
             entry["data"] = tensor.ravel().tolist()
         written.append(entry)
-    answer = {"model_name": name, "model_version": str(number), "outputs": written}
+    response = {"model_name": name, "model_version": str(number), "outputs": written}
     if request.id is not None:
-        answer["id"] = request.id
-    text = json.dumps(answer, separators=(",", ":")).encode()
+        response["id"] = request.id
+    text = json.dumps(response, separators=(",", ":")).encode()
     return b"".join([text, *blobs]), len(text) if blobs else None
 
 
@@ -304,14 +297,14 @@ def _element(text: str) -> bytes:
     return struct.pack("<I", len(encoded)) + encoded
 
 
-def _tensor(output: InferOutput, answers: Mapping[str, Floats], predictor: OpenVinoPredictor) -> np.ndarray[Any, Any]:
-    """One output of all images; text as objects."""
+def _tensor(output: InferOutput, stacked: Mapping[str, Floats], predictor: OpenVinoPredictor) -> np.ndarray[Any, Any]:
+    """One output for all images; text as objects."""
     task = predictor.task
     if output.name == LABELS:
-        scores_NC = task.scores(answers[LOGITS])
-        called = [json.dumps([asdict(one) for one in task.decode(scores_C)]) for scores_C in scores_NC]
-        return np.array(called, dtype=object)
-    values = task.scores(answers[LOGITS]) if output.name == SCORES else answers[output.name]
+        scores_NC = task.scores(stacked[LOGITS])
+        labels = [json.dumps([asdict(one) for one in task.decode(scores_C)]) for scores_C in scores_NC]
+        return np.array(labels, dtype=object)
+    values = task.scores(stacked[LOGITS]) if output.name == SCORES else stacked[output.name]
     if not output.parameters.classification:
         return values
     best_Nk = np.argsort(-values, axis=1, kind="stable")[:, : output.parameters.classification]

@@ -1,7 +1,7 @@
-"""The models that are served, by name and version, and how a newer one takes the place of an older.
+"""The models that are served, by name and version, and how a new one replaces an old one.
 
-A folder is looked at every half second. What has changed, and has stopped changing, is opened beside the model that
-answers; requests that come from then on are given the new one, and the old one goes when its last request has ended.
+Each folder is inspected every half second. A model whose files changed, and no longer change, is opened next to the
+current one. Requests that arrive from then on use the new model; the old one ends with its last request.
 """
 
 from __future__ import annotations
@@ -25,26 +25,26 @@ from ftx.runs.run_json import MANIFEST_FILE
 from ftx.runtimes import load
 from ftx.runtimes.openvino import MOST_GRAPH_PIXELS, OpenVinoPredictor
 from ftx.serving.batching import Batcher, Counted
-from ftx.serving.refusal import Refused, instead, said
+from ftx.serving.http_error import HttpError, sentence_of, suggestion
 
 LOOK_S = 0.5
-# After a refusal that may pass; twice as long after each further one.
-AGAIN_S, MOST_AGAIN_S = 1.0, 60.0
-# For each size of images OpenVINO makes kernels of its own and keeps them (2026.4.1: 1.6 MB a size, DINOv2-small).
+# Until the next attempt after a transient error; twice as long after each further one.
+RETRY_S, MOST_RETRY_S = 1.0, 60.0
+# OpenVINO compiles and keeps kernels for each image size (2026.4.1: 1.6 MB per size, DINOv2-small).
 MOST_SIZES = 32
-# Of a folder that is no folder of versions.
+# For a folder that has no numbered subfolders.
 ONLY_VERSION = 1
 _VERSION = re.compile(r"[1-9]\d{0,8}")
 _FILES = (CARD_FILE, IR_FILE, IR_WEIGHTS, REFERENCE_FILE, PROOF_FILE, TUNING_FILE, MANIFEST_FILE)
-# The files of a model, as they stand: where, inode, bytes, time of change.
+# The state of a model's files: path, inode, size in bytes, time of change.
 Signature = frozenset[tuple[str, int, int, int]]
-# Told of each exchange: which model, and whether the new one could be opened.
+# Called for each update: which model, and whether the new one could be opened.
 Reloaded = Callable[[str, bool], None]
 
 
 @dataclass(frozen=True)
-class Target:
-    """What is to be served under one name: a run, an IR, a folder of IRs, or a folder of numbered ones of these."""
+class ModelSource:
+    """What is served under one name: a run, an IR, a folder of IRs, or a folder with numbered ones of these."""
 
     name: str
     path: Path
@@ -52,7 +52,7 @@ class Target:
 
 @dataclass(eq=False)
 class Version:
-    """One model that answers."""
+    """One open model."""
 
     number: int
     digest: str
@@ -63,7 +63,7 @@ class Version:
     sizes: set[tuple[int, int]] = field(default_factory=set[tuple[int, int]])
 
     def resizes(self, height: int, width: int) -> bool:
-        """Whether the model's own graph is to resize images of this size: small ones, of the first sizes that come."""
+        """Whether the model's own graph resizes images of this size: small ones, of the first sizes that arrive."""
         if height * width > MOST_GRAPH_PIXELS:
             return False
         if len(self.sizes) < MOST_SIZES:
@@ -71,53 +71,57 @@ class Version:
         return (height, width) in self.sizes
 
 
-@dataclass(frozen=True)
-class Again:
-    """When a version that could not be opened is tried once more, though its files are the same."""
+@dataclass
+class VersionFolder:
+    """The state of a version's files when it was opened, or failed to, and at the last look.
 
-    at: float
-    pause_s: float
+    After a transient error it is opened again at ``retry_at``, ``pause_s`` after the error.
+    """
+
+    opened: Signature | None = None
+    looked: Signature | None = None
+    retry_at: float = 0.0
+    pause_s: float = 0.0
 
 
 @dataclass
-class Model:
-    """All versions of one name; ``numbered`` where they lie in folders of their own."""
+class ModelVersions:
+    """All versions of one name; ``numbered`` if they are in folders of their own."""
 
-    target: Target
+    source: ModelSource
     numbered: bool = False
     versions: dict[int, Version] = field(default_factory=dict[int, Version])
-    # What each version's files were when it was opened, or could not be; and when they were looked at last.
-    opened: dict[int, Signature] = field(default_factory=dict[int, Signature])
-    looked: dict[int, Signature] = field(default_factory=dict[int, Signature])
-    again: dict[int, Again] = field(default_factory=dict[int, Again])
+    folders: dict[int, VersionFolder] = field(default_factory=dict[int, VersionFolder])
 
     @property
     def newest(self) -> Version | None:
-        """The version that is asked if none is named."""
-        versions = self.versions  # one and the same, whatever is exchanged meanwhile
+        """The version for requests that name none."""
+        versions = self.versions  # one object, which another thread may replace meanwhile
         return versions[max(versions)] if versions else None
 
 
 class Registry:
     """The models of one server."""
 
-    def __init__(self, targets: Sequence[Target], progress: Progress, *, counted: Counted, reloaded: Reloaded) -> None:
+    def __init__(
+        self, sources: Sequence[ModelSource], progress: Progress, *, counted: Counted, reloaded: Reloaded
+    ) -> None:
         """Open every model.
 
-        Raises: InputError for a name that is given twice or is none; RunError, ExportError, GateFailed for a model.
+        Raises: InputError for a duplicate or invalid name; RunError, ExportError, GateFailed for a model.
         """
         self._progress, self._counted, self._reloaded = progress, counted, reloaded
         self._lock = threading.Lock()
         self._stop = threading.Event()
         self._closing: list[Batcher] = []
-        self.models: Mapping[str, Model] = _by_name(targets)
+        self.models: Mapping[str, ModelVersions] = _by_name(sources)
         self._watcher = threading.Thread(target=self._watch, name="ftx-reload", daemon=True)
         try:
             for model in self.models.values():
-                found = versions_in(model.target.path)
-                model.numbered = model.target.path not in found.values()
+                found = versions_in(model.source.path)
+                model.numbered = model.source.path not in found.values()
                 for number, path in found.items():
-                    model.opened[number] = signature(path)
+                    model.folders[number] = VersionFolder(signature(path))
                     model.versions[number] = self._open(number, path)
         except BaseException:
             self.close()
@@ -126,7 +130,7 @@ class Registry:
 
     @property
     def ready(self) -> bool:
-        """Whether every name has a model that answers."""
+        """Whether every name has an open model."""
         return not self._stop.is_set() and all(model.versions for model in self.models.values())
 
     @property
@@ -135,24 +139,24 @@ class Registry:
         return sum(len(version.batcher) for model in self.models.values() for version in list(model.versions.values()))
 
     def find(self, name: str, number: int | None = None) -> Version:
-        """A model by its name, and its version if it is not to be the newest.
+        """A model by its name, in its newest version unless one is given.
 
-        Raises: Refused.
+        Raises: HttpError.
         """
         model = self.models.get(name)
         if model is None:
-            raise Refused(404, f"there is no model '{name[:100]}': {instead(name, self.models)}")
+            raise HttpError(404, f"there is no model '{name[:100]}': {suggestion(name, self.models)}")
         found = model.newest if number is None else model.versions.get(number)
         if found is None:
             known = ", ".join(map(str, sorted(model.versions)))
-            raise Refused(404, f"there is no version {number} of the model '{name}': there is {known}")
+            raise HttpError(404, f"there is no version {number} of the model '{name}': there is {known}")
         return found
 
     @contextmanager
     def lease(self, name: str, number: int | None = None) -> Generator[Version, None, None]:
-        """A model that stays until the block ends, whatever takes its place.
+        """A model that stays open until the block ends, even if a new one replaces it.
 
-        Raises: Refused.
+        Raises: HttpError.
         """
         with self._lock:
             version = self.find(name, number)
@@ -167,7 +171,7 @@ class Registry:
                 self._end(version)
 
     def close(self) -> None:
-        """Look for no more updates, answer what waits, and wait until it is answered."""
+        """Stop looking for updates, and wait for the images that wait."""
         self._stop.set()
         if self._watcher.is_alive():
             self._watcher.join()
@@ -183,71 +187,66 @@ class Registry:
             self._closing = [*(one for one in self._closing if not one.ended), version.batcher]
 
     def look(self) -> None:
-        """Open what has changed since it was opened, or is due again, and has not changed since the last look."""
+        """Open each model whose files have changed, or that is due again, if they are as at the last look."""
         for model in self.models.values():
             try:
-                found = versions_in(model.target.path)
-            except (FtxError, OSError):  # nothing is there now: what was goes on
+                found = versions_in(model.source.path)
+            except (FtxError, OSError):  # the folder is missing now: keep the open models
                 continue
-            if model.numbered and model.target.path in found.values():  # or nothing with a number
+            if model.numbered and model.source.path in found.values():  # or has no numbered folders
                 continue
-            model.numbered = model.target.path not in found.values()
+            model.numbered = model.source.path not in found.values()
             for number, path in found.items():
-                now = signature(path)
-                steady, model.looked[number] = model.looked.get(number) == now, now
-                again = model.again.get(number)
-                due = again is not None and time.monotonic() >= again.at
-                if steady and (due or model.opened.get(number) != now):
-                    self._reload(model, number, path, now)
+                folder = model.folders.setdefault(number, VersionFolder())
+                steady, folder.looked = folder.looked == (now := signature(path)), now
+                due = folder.pause_s > 0 and time.monotonic() >= folder.retry_at
+                if steady and (due or folder.opened != now):
+                    self._reload(model, number, path, folder)
             for number in set(model.versions) - set(found):
                 if len(model.versions) > 1:
-                    self._put(model, number, None)
-                    model.opened.pop(number, None)
-                    model.again.pop(number, None)
-                    self._progress.note(f"{model.target.name}: version {number} is gone")
+                    self._replace(model, number, None)
+                    del model.folders[number]
+                    self._progress.note(f"{model.source.name}: version {number} is gone")
 
     def _watch(self) -> None:
         while not self._stop.wait(LOOK_S):
             try:
                 self.look()
-            except Exception as error:  # the next look may do better, and requests are answered meanwhile
+            except Exception as error:  # the next look may succeed, and the open models stay
                 self._progress.note(f"looking for updates failed: {type(error).__name__}: {error}")
 
-    def _reload(self, model: Model, number: int, path: Path, now: Signature) -> None:
-        again = model.again.pop(number, None) if model.opened.get(number) == now else None
-        model.opened[number] = now
-        name, before = model.target.name, model.versions.get(number)
+    def _reload(self, model: ModelVersions, number: int, path: Path, folder: VersionFolder) -> None:
+        if folder.opened != folder.looked:  # other files
+            folder.opened, folder.pause_s = folder.looked, 0.0
+        name, before, retried = model.source.name, model.versions.get(number), folder.pause_s > 0
         try:
             opened = self._open(number, path)
         except Exception as error:
-            passes = _may_pass(error)
-            pause_s = min(2 * again.pause_s, MOST_AGAIN_S) if again else AGAIN_S
-            if passes:
-                model.again[number] = Again(time.monotonic() + pause_s, pause_s)
-            else:
-                model.again.pop(number, None)
-            if again is None or not passes:  # told once
-                why = said(error) if isinstance(error, FtxError) else f"{type(error).__name__}: {error}"
+            transient = _is_transient(error)
+            folder.pause_s = min(2 * folder.pause_s or RETRY_S, MOST_RETRY_S) if transient else 0.0
+            folder.retry_at = time.monotonic() + folder.pause_s
+            if not retried or not transient:  # noted once
+                why = sentence_of(error) if isinstance(error, FtxError) else f"{type(error).__name__}: {error}"
                 self._reloaded(name, False)
-                then = "; it is tried again" if passes else ""
-                self._progress.note(f"{name}: version {number} on disk is not taken, {why}{then}")
+                then = "; it is tried again" if transient else ""
+                self._progress.note(f"{name}: version {number} on disk cannot be served, {why}{then}")
             return
-        model.again.pop(number, None)
-        self._put(model, number, opened)
+        folder.pause_s = 0.0
+        self._replace(model, number, opened)
         self._reloaded(name, True)
         self._progress.note(
             f"{name}: version {number} is now {opened.predictor.folder}, {opened.digest[:12]}"
             + (f" instead of {before.digest[:12]}" if before else "")
         )
 
-    def _put(self, model: Model, number: int, version: Version | None) -> None:
-        """Let a version take the place of the one that has its number; with None, of nothing."""
+    def _replace(self, model: ModelVersions, number: int, version: Version | None) -> None:
+        """Put a version in the place of the one with its number, or with None remove that."""
         with self._lock:
             versions = dict(model.versions)
             before = versions.pop(number, None)
             if version is not None:
                 versions[number] = version
-            model.versions = versions  # readers without the lock see the one or the other
+            model.versions = versions  # readers without the lock see the old or the new dict
             unused = False
             if before is not None:
                 before.retired, unused = True, not before.requests
@@ -257,16 +256,15 @@ class Registry:
     def _open(self, number: int, path: Path) -> Version:
         predictor = load(path, goal="throughput", progress=self._progress)
         if not isinstance(predictor, OpenVinoPredictor):
-            raise ExportError(
-                "only OpenVINO models are served", where=path, found=predictor.name, fix="ftx export, and name its IR"
-            )
+            what, fix = "only OpenVINO models are served", "ftx export, and name its IR"
+            raise ExportError(what, where=path, found=predictor.name, fix=fix)
         return Version(number, ir_digest(predictor.folder), predictor, Batcher(predictor, self._counted))
 
 
-def _may_pass(error: BaseException | None) -> bool:
-    """Whether the same files may be opened later: no memory, no space, a disk that does not answer, no permission yet.
+def _is_transient(error: BaseException | None) -> bool:
+    """Whether the same files may be opened later: no memory, no space, a disk error, or no permission yet.
 
-    What is gone or no file shows when it changes.
+    A missing or invalid file is not transient: it changes before it can be opened.
     """
     while error is not None:
         if isinstance(error, EnvironmentFault) or is_out_of_memory(error):
@@ -278,19 +276,18 @@ def _may_pass(error: BaseException | None) -> bool:
 
 
 def versions_in(path: Path) -> Mapping[int, Path]:
-    """The folder itself as the only version, or its numbered subfolders as Triton and OVMS know them.
+    """The folder itself as the only version, or its numbered subfolders as in Triton and OVMS.
 
     Raises: InputError for a folder that does not exist.
     """
     if not path.is_dir():
         raise InputError("there is no such run or model", where=path, fix="name a run, or a folder of ftx export")
     numbered = {int(child.name): child for child in path.iterdir() if _VERSION.fullmatch(child.name)}
-    held = {number: child for number, child in sorted(numbered.items()) if signature(child)}
-    return held or {ONLY_VERSION: path}
+    return {number: child for number, child in sorted(numbered.items()) if signature(child)} or {ONLY_VERSION: path}
 
 
 def signature(path: Path) -> Signature:
-    """What the files that a model is opened from are now; the inode tells folders apart that swap their names."""
+    """The state of the files of a model now. The inode distinguishes folders whose names were swapped."""
     folders = [path, path / PARITY_FILE.parent, *path.glob("*/"), *path.glob("openvino/*/")]
     found: set[tuple[str, int, int, int]] = set()
     for folder in folders:
@@ -303,18 +300,15 @@ def signature(path: Path) -> Signature:
     return frozenset(found)
 
 
-def _by_name(targets: Sequence[Target]) -> Mapping[str, Model]:
-    models: dict[str, Model] = {}
-    for target in targets:
-        if not target.name.strip() or "/" in target.name or len(target.name) > 200 or not target.name.isprintable():
-            raise InputError(
-                "this is no name for a model", found=repr(target.name[:80]), fix="letters that print, without a slash"
-            )
-        if target.name in models:
-            raise InputError(
-                f"two models are called '{target.name}'",
-                found=f"{models[target.name].target.path}, {target.path}",
-                fix="tell them apart: NAME=PATH, or --name for each",
-            )
-        models[target.name] = Model(target)
+def _by_name(sources: Sequence[ModelSource]) -> Mapping[str, ModelVersions]:
+    models: dict[str, ModelVersions] = {}
+    for source in sources:
+        name = source.name
+        if not name.strip() or "/" in name or len(name) > 200 or not name.isprintable():
+            fix = "use printable letters, without a slash"
+            raise InputError("this is no name for a model", found=repr(name[:80]), fix=fix)
+        if name in models:
+            found, fix = f"{models[name].source.path}, {source.path}", "distinguish them: NAME=PATH, or --name for each"
+            raise InputError(f"two models have the name '{name}'", found=found, fix=fix)
+        models[name] = ModelVersions(source)
     return models

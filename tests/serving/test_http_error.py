@@ -5,15 +5,15 @@ from __future__ import annotations
 import pytest
 
 from ftx.core.errors import EnvironmentFault, ExportError, FtxError, ImageError, InputError
-from ftx.serving.refusal import Refused, instead, refusal_of, said
+from ftx.serving.http_error import HttpError, http_error_of, sentence_of, suggestion
 
 
 @pytest.mark.parametrize(
     ("error", "status", "sentence", "headers"),
     [
-        (Refused(413, "too much"), 413, "too much", {}),
-        (Refused(401, "no token"), 401, "no token", {"www-authenticate": "Bearer"}),
-        (Refused(503, "busy", retry_after_s=7), 503, "busy", {"retry-after": "7"}),
+        (HttpError(413, "too much"), 413, "too much", {}),
+        (HttpError(401, "no token"), 401, "no token", {"www-authenticate": "Bearer"}),
+        (HttpError(503, "busy", retry_after_s=7), 503, "busy", {"retry-after": "7"}),
         (MemoryError(), 503, "the server has not enough memory for this now", {"retry-after": "1"}),
         (RuntimeError("std::bad_alloc"), 503, "the server has not enough memory for this now", {"retry-after": "1"}),
         (ImageError("broken", where="secret.png", found="text", fix="send one"), 422, "broken (text): send one", {}),
@@ -22,19 +22,19 @@ from ftx.serving.refusal import Refused, instead, refusal_of, said
     ],
 )
 def test_each_error_has_its_status(error: Exception, status: int, sentence: str, headers: dict[str, str]) -> None:
-    refused = refusal_of(error)
+    refused = http_error_of(error)
     assert refused is not None
     assert (refused.status, refused.sentence, dict(refused.headers)) == (status, sentence, headers)
 
 
 @pytest.mark.parametrize("error", [ValueError("x"), EnvironmentFault("no disk"), FtxError("x"), RuntimeError("x")])
 def test_what_nobody_foresaw_is_no_answer(error: Exception) -> None:
-    assert refusal_of(error) is None
+    assert http_error_of(error) is None
 
 
 def test_a_sentence_leaves_out_what_is_not_known() -> None:
-    assert said(InputError("wrong")) == "wrong"
-    assert said(InputError("wrong", fix="do")) == "wrong: do"
-    assert said(InputError("wrong", found="x")) == "wrong (x)"
-    assert instead("colur", ["colour", "shape"]) == "did you mean 'colour'?"
-    assert instead("zzz", ["colour", "shape"]) == "there is colour, shape"
+    assert sentence_of(InputError("wrong")) == "wrong"
+    assert sentence_of(InputError("wrong", fix="do")) == "wrong: do"
+    assert sentence_of(InputError("wrong", found="x")) == "wrong (x)"
+    assert suggestion("colur", ["colour", "shape"]) == "did you mean 'colour'?"
+    assert suggestion("zzz", ["colour", "shape"]) == "there is colour, shape"

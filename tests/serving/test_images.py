@@ -17,32 +17,33 @@ from tests.conftest import Listener
 from tests.serving.conftest import pixels, png
 
 from ftx.data.decode_limits import PIXEL_BYTES
-from ftx.serving import images as images_room
-from ftx.serving.app import JSON_LENGTH, Parts, build
-from ftx.serving.images import Images, Room
+from ftx.serving import images as images_module
+from ftx.serving.app import JSON_LENGTH, AppState, build
+from ftx.serving.byte_semaphore import ByteSemaphore
+from ftx.serving.images import Images
 from ftx.serving.limits import Limits
 from ftx.serving.metrics import Metrics
 from ftx.serving.protocol import JSON_TIMES
-from ftx.serving.registry import Registry, Target
+from ftx.serving.registry import ModelSource, Registry
 
 MOST = 10_000_000
 
 
 @pytest.fixture(scope="module")
-def parts(colour_ir: Path) -> Iterator[Parts]:
+def state(colour_ir: Path) -> Iterator[AppState]:
     """A server without its sockets, in which all requests together may hold ``MOST`` bytes."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(images_room, "AHEAD_BYTES", MOST)
+        patch.setattr(images_module, "AHEAD_BYTES", MOST)
         images = Images(50_000_000)
     registry = Registry(
-        [Target("colour", colour_ir)], Listener(), counted=lambda images: None, reloaded=lambda name, taken: None
+        [ModelSource("colour", colour_ir)], Listener(), counted=lambda images: None, reloaded=lambda name, taken: None
     )
-    yield Parts(registry, images, Limits(), Metrics())
+    yield AppState(registry, images, Limits(), Metrics())
     registry.close()
     images.close()
 
 
-async def asked(parts: Parts, path: str, body: bytes, **headers: str) -> int:
+async def asked(state: AppState, path: str, body: bytes, **headers: str) -> int:
     """The status of an answer, as the guard in front of the application gets it."""
     given = [(name.replace("_", "-").encode(), text.encode()) for name, text in headers.items()]
     scope: dict[str, Any] = {"type": "http", "http_version": "1.1", "method": "POST", "scheme": "http", "path": path}
@@ -56,24 +57,24 @@ async def asked(parts: Parts, path: str, body: bytes, **headers: str) -> int:
         if message["type"] == "http.response.start":
             statuses.append(message["status"])
 
-    await build(parts)(scope, receive, send)
+    await build(state)(scope, receive, send)
     (status,) = statuses
     return status
 
 
-def waits(parts: Parts, held_bytes: int, path: str, body: bytes, **headers: str) -> bool:
+def waits(state: AppState, held_bytes: int, path: str, body: bytes, **headers: str) -> bool:
     """Whether a request waits where others hold so many bytes; it is answered once they hold none."""
 
     async def run() -> bool:
-        room = parts.images.room
-        async with room.holding(held_bytes):
-            asking = asyncio.ensure_future(asked(parts, path, body, **headers))
-            while not asking.done() and not room._waiting:
+        memory = state.images.memory
+        async with memory.holding(held_bytes):
+            asking = asyncio.ensure_future(asked(state, path, body, **headers))
+            while not asking.done() and not memory._waiting:
                 await asyncio.sleep(0.001)
             waited = not asking.done()
         assert await asking == 200
-        async with room.holding(MOST), room.holding(0):  # all that it held was given back
-            assert not room._waiting
+        async with memory.holding(MOST), memory.holding(0):  # all that it held was given back
+            assert not memory._waiting
         return waited
 
     return asyncio.run(asyncio.wait_for(run(), 30))
@@ -106,19 +107,19 @@ def encoded() -> tuple[bytes, dict[str, str], int]:
     [("/v2/models/colour/infer", in_json), ("/v2/models/colour/infer", in_binary), ("/predict", encoded)],
     ids=["pixels in JSON", "pixels in binary", "a file"],
 )
-def test_a_request_is_counted_by_what_it_takes(parts: Parts, path: str, made: Any) -> None:
+def test_a_request_is_counted_by_what_it_takes(state: AppState, path: str, made: Any) -> None:
     """To the byte: it goes on beside others that leave as much, and waits beside those that leave one byte less."""
     body, headers, takes_bytes = made()
-    assert not waits(parts, MOST - takes_bytes, path, body, **headers)
-    assert waits(parts, MOST - takes_bytes + 1, path, body, **headers)
+    assert not waits(state, MOST - takes_bytes, path, body, **headers)
+    assert waits(state, MOST - takes_bytes + 1, path, body, **headers)
 
 
-def fits(room: Room, held_bytes: int, more_bytes: int) -> bool:
-    """Whether there is room for more beside what is held."""
+def fits(memory: ByteSemaphore, held_bytes: int, more_bytes: int) -> bool:
+    """Whether there is memory for more beside what is held."""
 
     async def run() -> bool:
-        async with room.holding(held_bytes):
-            more = asyncio.ensure_future(room.holding(more_bytes).__aenter__())
+        async with memory.holding(held_bytes):
+            more = asyncio.ensure_future(memory.holding(more_bytes).__aenter__())
             await asyncio.sleep(0)
             await asyncio.sleep(0)
             fitted = more.done()
@@ -129,66 +130,22 @@ def fits(room: Room, held_bytes: int, more_bytes: int) -> bool:
 
 
 def test_a_server_has_a_bound_and_within_it_a_quarter_of_what_is_free(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(images_room, "AHEAD_BYTES", 1000)  # of a machine with more
-    assert fits(Images(1).room, 600, 400)
-    assert not fits(Images(1).room, 600, 401)
-    monkeypatch.setattr(images_room, "AHEAD_BYTES", 1 << 62)  # of one with less
-    assert not fits(Images(1).room, psutil.virtual_memory().total // 4, 1)
-
-
-def test_what_is_larger_than_all_goes_alone() -> None:
-    async def run() -> None:
-        room = Room(1000)
-        async with room.holding(5000):  # nothing is held
-            small = asyncio.ensure_future(_held_once(room, 1))
-            await asyncio.sleep(0.01)
-            assert not small.done()
-        await small
-        async with room.holding(1):
-            large = asyncio.ensure_future(_held_once(room, 5000))
-            await asyncio.sleep(0.01)
-            assert not large.done()
-        await large
-
-    asyncio.run(asyncio.wait_for(run(), 10))
-
-
-async def _held_once(room: Room, size_bytes: int) -> None:
-    async with room.holding(size_bytes):
-        pass
-
-
-def test_bytes_come_back_from_whoever_fails_or_goes_away() -> None:
-    async def run() -> None:
-        room = Room(1000)
-        for _ in range(3):  # more than all there is
-            with pytest.raises(ValueError, match="broken"):
-                async with room.holding(600):
-                    raise ValueError("broken")
-        async with room.holding(600):
-            gone = [asyncio.ensure_future(_held_once(room, 600)) for _ in range(3)]
-            stays = asyncio.ensure_future(_held_once(room, 1000))
-            await asyncio.sleep(0.01)
-            for one in gone:
-                one.cancel()
-            await asyncio.wait(gone, timeout=10)
-            assert not stays.done()
-        await stays
-        async with room.holding(500), room.holding(500):
-            assert not room._waiting
-
-    asyncio.run(asyncio.wait_for(run(), 10))
+    monkeypatch.setattr(images_module, "AHEAD_BYTES", 1000)  # of a machine with more
+    assert fits(Images(1).memory, 600, 400)
+    assert not fits(Images(1).memory, 600, 401)
+    monkeypatch.setattr(images_module, "AHEAD_BYTES", 1 << 62)  # of one with less
+    assert not fits(Images(1).memory, psutil.virtual_memory().total // 4, 1)
 
 
 @pytest.mark.parametrize(
     ("kind", "bytes_a_pixel", "status"), [("JPEG2000", 20, 422), ("WEBP", 16, 422), ("JPEG", 12, 200), ("PNG", 8, 200)]
 )
 def test_a_format_that_takes_more_to_decode_is_taken_smaller(
-    kind: str, bytes_a_pixel: int, status: int, parts: Parts
+    kind: str, bytes_a_pixel: int, status: int, state: AppState
 ) -> None:
     """Twelve bytes for each of the most pixels; and each image is counted by what its own format takes."""
-    small = replace(parts, images=Images(40 * 24))
-    small.images.room = parts.images.room
+    small = replace(state, images=Images(40 * 24))
+    small.images.memory = state.images.memory
 
     def sent(width: int) -> bytes:
         file = io.BytesIO()
