@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, ClassVar
 
 import pytest
@@ -48,6 +49,18 @@ class Handler(SimpleHTTPRequestHandler):
 
     def log_message(self, format: str, *args: object) -> None:
         pass
+
+
+def copies_may_take(size_bytes: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leave a disk of which copies may have all that is free, that many bytes with what they have already."""
+
+    def usage(folder: Path) -> SimpleNamespace:
+        return SimpleNamespace(
+            free=size_bytes - sum(one.stat().st_size for one in folder.iterdir() if len(one.name) == 64)
+        )
+
+    monkeypatch.setattr(fetched, "_FRACTION_OF_FREE", 1)
+    monkeypatch.setattr("ftx.data.shards.fetched.shutil.disk_usage", usage)
 
 
 @pytest.fixture
@@ -168,7 +181,7 @@ def test_copies_have_a_share_of_the_disk(tmp_path: Path, host: str, monkeypatch:
     for number in range(5):
         os.utime(fetched.fetched(Address(f"{host}/{number:04d}.tar")), (number, number))
     folder = next((tmp_path / "cache").rglob("files"))
-    monkeypatch.setattr(fetched, "_share_of_disk", lambda folder, held: 3 * size)
+    copies_may_take(3 * size, monkeypatch)
     (tmp_path / "out" / "0005.tar").write_bytes((tmp_path / "out" / "0004.tar").read_bytes())
     fetched.fetched(Address(f"{host}/0005.tar"))
     copies = [path for path in folder.iterdir() if len(path.name) == 64]
@@ -230,7 +243,7 @@ def test_copies_that_go_are_no_more_than_must(tmp_path: Path, host: str, monkeyp
         os.utime(fetched.fetched(Address(f"{host}/{number:04d}.tar")), (number, number))
     fetched.fetched(Address(f"{host}/0000.tar"))  # not copied again, and asked for just now
     # Exactly as much as these three and the one that comes have.
-    monkeypatch.setattr(fetched, "_share_of_disk", lambda folder, held: sizes[0] + sizes[3] + sizes[2] + sizes[4])
+    copies_may_take(sizes[0] + sizes[3] + sizes[2] + sizes[4], monkeypatch)
     fetched.fetched(Address(f"{host}/0004.tar"))
     Handler.asked.clear()
     for number in (0, 2, 3, 4):

@@ -177,9 +177,12 @@ REFUSED: dict[str, tuple[str, bytes]] = {
         "names of their own",
         as_json({**DATUMARO, "categories": {"label": {"labels": [{"name": "a"}] * 30_000}}}),
     ),
-    "types.json": ("do not hold: 60000", as_json({**COCO, "images": [{"id": [], "file_name": 3}] * 20_000})),
+    "types.json": (
+        "invalid places of the annotations: 60000",
+        as_json({**COCO, "images": [{"id": [], "file_name": 3}] * 20_000}),
+    ),
     "unlisted.json": (
-        "do not hold: 20000",
+        "entries of the annotations: 20000",
         as_json({**COCO, "annotations": [{"image_id": 99, "category_id": 0}] * 20_000}),
     ),
     "parents.json": ("levels", as_json(chain(1600))),
@@ -211,7 +214,7 @@ def test_a_fault_in_each_of_many_rows_is_told_ten_times_and_counted() -> None:
     rows = "path,labels\n" + "".join(f"/{number}.png,a\n" for number in range(20_000))
     with pytest.raises(DataError) as caught:
         list_images(written("absolute.csv", rows.encode()))
-    assert caught.value.what == "lines of the table that do not hold: 20000"
+    assert caught.value.what == "invalid lines of the table: 20000"
     assert (caught.value.found or "").count("is absolute") == 10
     assert (caught.value.found or "").endswith("; and 19990 more")
 
@@ -277,6 +280,6 @@ def test_the_command_line_says_the_same_in_one_error() -> None:
     command = [sys.executable, "-c", program, "data", "check", str(path), "--json"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60)
     assert done.returncode == 2
-    assert json.loads(done.stdout)["error"]["what"] == "lines of the table that do not hold: 1"
+    assert json.loads(done.stdout)["error"]["what"] == "invalid lines of the table: 1"
     assert done.stderr.count("lines of the table") == 1
     assert "Traceback" not in done.stderr

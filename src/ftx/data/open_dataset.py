@@ -14,7 +14,7 @@ from ftx.data.fingerprints import Fingerprint, GreyStore, fingerprint
 from ftx.data.image_store import ImageStore, open_hashed
 from ftx.data.pixel_store import PixelStore
 from ftx.data.sources import Layout, ListedImage, Listing, list_images
-from ftx.data.sources.folder import describe_ignored, table_beside
+from ftx.data.sources.folder import describe_ignored, table_among_folders
 from ftx.data.split import assign_splits, check_class_sizes
 from ftx.data.threads import in_threads
 from ftx.tasks.labels import Labels
@@ -294,7 +294,7 @@ def _remark(survey: Survey, progress: Progress) -> None:
     if survey.ignored:
         progress.note(f"ignored, as no images of a class: {describe_ignored(survey.ignored)}")
         root = survey.dataset.root
-        if not isinstance(root, Address) and (table := table_beside(root)):
+        if not isinstance(root, Address) and (table := table_among_folders(root)):
             progress.note(f"if the labels are in it, name the table: --data {table}")
     if survey.copies:
         progress.note(f"images that are copies of others with the same labels: {survey.copies}")

@@ -1,7 +1,7 @@
-"""Files of other machines, copied whole to this one before they are read, and kept while there is room.
+"""Files of other machines, copied whole to this one before they are read, and kept while the disk has space.
 
-fsspec knows how to reach them. It is imported for an ``Address`` alone, whose scheme was looked at: others of its
-schemes read this machine's files, and run what a document says.
+fsspec reads them. It is imported only for an ``Address``, whose scheme was checked: other schemes of it read this
+machine's files, and run what a document contains.
 """
 
 from __future__ import annotations
@@ -28,18 +28,18 @@ from ftx.core.user_cache import cache_folder
 
 T = TypeVar("T")
 
-# Of the disk's free space; those that were asked for last stay.
-_SHARE_OF_FREE = 0.5
+# Of the disk's free space; the copies that were used last stay.
+_FRACTION_OF_FREE = 0.5
 # SHA-256 in hex.
 _NAME_LENGTH = 64
 # A server that is being restarted is back by then; seconds before the second and the third attempt.
 _WAITS_S = (1.0, 4.0)
-# What tells one file at an address from another that took its place.
+# What differs if another file took the place of the one at an address.
 _STATED = (
     *("size", "ETag", "etag", "Last-Modified", "LastModified", "last_modified", "mtime", "updated", "generation"),
     *("Content-MD5", "Digest", "blob_id", "lfs", "last_commit"),
 )
-# What a disk says that takes no more; no network's fault.
+# Errors of a full disk; no network's fault.
 _OF_THE_DISK = (*FULL, errno.EROFS)
 
 
@@ -52,7 +52,7 @@ def fetched(address: Address) -> Path:
     copy, stated = _copy_of(address, system, place)
     with FileLock(copy.with_suffix(".lock"), mode=0o600):  # one process of this machine fetches, others wait
         if not copy.is_file():
-            _make_room(copy.parent, stated.get("size") or 0)
+            _free_space(copy.parent, stated.get("size") or 0)
             with disk_faults(copy), staged_file(copy) as staged:
                 _attempts(address, lambda: _copied(system, place, staged, stated.get("size")))
         os.utime(copy)
@@ -60,17 +60,17 @@ def fetched(address: Address) -> Path:
 
 
 def state_of(address: Address) -> str:
-    """What is another once the file at an address is, as far as its server tells. Raises: as ``fetched``."""
+    """A value that changes with the file at an address, as far as its server shows. Raises: as ``fetched``."""
     return _copy_of(address, *_file_system(address))[0].name
 
 
 def forget(address: Address) -> None:
-    """Remove the copy of the file at an address, as it is not what it should be. Raises: as ``fetched``."""
+    """Remove the copy of the file at an address. Raises: as ``fetched``."""
     _copy_of(address, *_file_system(address))[0].unlink(missing_ok=True)
 
 
 def _copy_of(address: Address, system: Any, place: str) -> tuple[Path, dict[str, Any]]:
-    """Where the copy of what is at the address now belongs, and what its server says of it."""
+    """Where the copy of what is at the address now belongs, and what its server states of it."""
     stated: dict[str, Any] = _attempts(address, lambda: system.info(place))
     named = repr((str(address), [(key, str(stated[key])) for key in _STATED if key in stated]))
     return _folder() / sha256(named.encode()).hexdigest(), stated
@@ -79,7 +79,7 @@ def _copy_of(address: Address, system: Any, place: str) -> tuple[Path, dict[str,
 def content_at(address: Address, most_bytes: int) -> bytes | None:
     """The beginning of a small file at an address that may have it; None if there is no such file.
 
-    A store whose files may be read and not be listed answers that nobody may read one that is not there.
+    A store whose files may be read but not listed denies access to a file that does not exist.
     Raises: EnvironmentFault if the address cannot be reached.
     """
     system, place = _file_system(address)
@@ -119,10 +119,10 @@ def _file_system(address: Address) -> tuple[Any, str]:
         ) from error
 
 
-def _attempts(address: Address, ask: Callable[[], T]) -> T:
+def _attempts(address: Address, read: Callable[[], T]) -> T:
     for wait_s in (*_WAITS_S, None):
         try:
-            return ask()
+            return read()
         except Exception as error:  # each of fsspec's packages raises its own
             if isinstance(error, FileNotFoundError) and _is_absent(error):
                 raise EnvironmentFault("there is no such file", where=address, fix="check the address") from error
@@ -140,13 +140,13 @@ def _attempts(address: Address, ask: Callable[[], T]) -> T:
 
 
 def _is_absent(error: FileNotFoundError) -> bool:
-    """Whether a file is not there; fsspec says so of a server that fails or is not there as well."""
+    """Whether a file does not exist; fsspec raises the same for a server that fails or does not exist."""
     cause = error.__cause__
     return cause is None or isinstance(cause, FileNotFoundError) or _status(error) in (404, 410)
 
 
 def _status(error: BaseException | None) -> int | None:
-    """What a server said of a file over HTTP."""
+    """The HTTP status of a server's response."""
     found = (getattr(one, "status", None) for one in (error, error and error.__cause__))
     return next((status for status in found if status is not None), None)
 
@@ -160,8 +160,8 @@ def _for_this_process() -> tempfile.TemporaryDirectory[str]:
     return tempfile.TemporaryDirectory(prefix="ftx-fetched-")
 
 
-def _make_room(folder: Path, size_bytes: int) -> None:
-    """Remove copies that were not asked for since long ago, until all together have their share of the disk.
+def _free_space(folder: Path, size_bytes: int) -> None:
+    """Remove the copies that were used least recently, until all together have their fraction of the disk.
 
     One that another process reads stays readable to it.
     """
@@ -171,14 +171,9 @@ def _make_room(folder: Path, size_bytes: int) -> None:
         )
         held = {path: path.stat().st_size for path in copies if path.is_file()}
         total = size_bytes + sum(held.values())
-        most = _share_of_disk(folder, sum(held.values()))
+        most = _FRACTION_OF_FREE * (shutil.disk_usage(folder).free + total - size_bytes)
         for path, held_bytes in held.items():
             if total <= most:
                 return
             path.unlink()
             total -= held_bytes
-
-
-def _share_of_disk(folder: Path, held_bytes: int) -> float:
-    """How much copies may take, where they have so much already."""
-    return _SHARE_OF_FREE * (shutil.disk_usage(folder).free + held_bytes)

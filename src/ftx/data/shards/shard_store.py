@@ -1,26 +1,139 @@
-"""An image of a shard, opened by its path: ``0003.tar/000012.jpg`` is the member 000012.jpg of the archive 0003.tar."""
+"""An image of a shard, opened by its path: ``0003.tar/000012.jpg`` is the member 000012.jpg of the archive 0003.tar.
+
+An index of where the members lie lets any image be read by itself, in any order.
+Source: POSIX.1-2001 (pax), "ustar Interchange Format"; an archive ends with two blocks of zeros.
+"""
 
 from __future__ import annotations
 
 import io
+import os
+import tarfile
+import weakref
 from collections import OrderedDict, defaultdict
+from dataclasses import dataclass, field
 from pathlib import Path
 from threading import Lock
 from typing import NamedTuple
 
 from ftx.core.addresses import Address, Location
+from ftx.core.errors import DataError
+from ftx.core.untrusted_input import open_file
 from ftx.data.shards.fetched import fetched, forget
-from ftx.data.shards.tar_index import TarIndex, read_index
 
 # Archives that are open at a time; an epoch reads few at once (ftx.data.shards.shard_wise).
 MOST_OPEN = 128
+_END_BYTES = 2 * tarfile.BLOCKSIZE
+
+
+class TarMember(NamedTuple):
+    """Where a member's bytes lie in its archive."""
+
+    offset: int
+    size_bytes: int
+
+
+@dataclass(frozen=True)
+class TarIndex:
+    """The regular files of an archive by name, and the names of members that are anything else, such as links."""
+
+    members: dict[str, TarMember]
+    others: tuple[str, ...]
+    _file: _OpenFile = field(repr=False)
+
+    def open(self, name: str) -> io.BufferedReader:
+        """A member, to be read apart from all others, by any thread.
+
+        Raises: KeyError if the archive has none of that name.
+        """
+        return io.BufferedReader(_Section(self._file, self.members[name]))
+
+
+def read_index(archive: Path, where: str) -> TarIndex:
+    """Read the headers of an archive, which errors call ``where``.
+
+    Raises: DataError if it is no tar archive, is compressed, or is cut; InputError if it is no regular file; OSError.
+    """
+    with open_file(archive) as stream:
+        size_bytes = stream.seek(0, io.SEEK_END)
+        _check_end(stream, max(0, size_bytes - _END_BYTES), _END_BYTES, where)
+        stream.seek(0)
+        members: dict[str, TarMember] = {}
+        others: list[str] = []
+        try:
+            with tarfile.open(fileobj=stream, mode="r:") as opened:
+                last = -1
+                for one in opened:
+                    if one.size < 0 or opened.offset <= last:  # a header that leads back, for ever (CVE-2025-8194)
+                        raise tarfile.ReadError(f"{one.name[:100]!r} has a size that no file has")
+                    last = opened.offset
+                    if one.isreg() and one.sparse is None:
+                        members[one.name] = TarMember(one.offset_data, one.size)
+                    elif not one.isdir():
+                        others.append(one.name)
+                    opened.members.clear()  # it would keep all it has met  # pyright: ignore[reportAttributeAccessIssue]
+                end = opened.offset
+        except (tarfile.TarError, ValueError, OverflowError) as error:
+            fix = "write it again: ftx data shard DATA OUT, or tar without compression"
+            raise DataError("this is no tar archive", where=where, found=str(error), fix=fix) from error
+        _check_end(stream, end, 0, where)  # a block of zeros would end it anywhere
+        return TarIndex(members, tuple(others), _OpenFile(os.dup(stream.fileno())))
+
+
+def _check_end(stream: io.BufferedReader, start: int, fewest_bytes: int, where: str) -> None:
+    """Raise DataError unless only zeros follow ``start``, and enough of them."""
+    stream.seek(start)
+    end = 0
+    while content := stream.read(1 << 20):
+        if content.count(0) < len(content):
+            break
+        end += len(content)
+    if content or end < fewest_bytes:
+        found = f"{stream.seek(0, io.SEEK_END):,} bytes, and at their end not the zeros that end a tar archive"
+        raise DataError("a shard is cut, or is no tar archive", where=where, found=found, fix="copy it again")
+
+
+class _OpenFile:
+    """A file that is open for as long as anything reads it."""
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+        weakref.finalize(self, os.close, number)
+
+
+class _Section(io.RawIOBase):
+    """A part of a file, with a place of its own."""
+
+    def __init__(self, file: _OpenFile, part: TarMember) -> None:
+        self._file, self._part, self._at = file, part, 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, origin: int = io.SEEK_SET) -> int:
+        start = {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self._part.size_bytes}[origin]
+        self._at = max(0, start + offset)
+        return self._at
+
+    def tell(self) -> int:
+        return self._at
+
+    def readinto(self, buffer: object) -> int:
+        into = memoryview(buffer).cast("B")  # pyright: ignore[reportArgumentType]
+        into = into[: max(0, self._part.size_bytes - self._at)]
+        read_bytes = os.preadv(self._file.number, [into], self._part.offset + self._at) if into else 0
+        self._at += read_bytes
+        return read_bytes
 
 
 def open_member(archive: Location, name: str) -> io.BufferedReader:
     """A member of an archive on this machine or another.
 
-    Raises: FileNotFoundError if the archive or the member is not there; DataError for an archive that does not hold;
-    EnvironmentFault if another machine does not answer.
+    Raises: FileNotFoundError if the archive or the member is not there; DataError for an invalid archive;
+    EnvironmentFault if another machine cannot be reached.
     """
     try:
         return _SHARDS.index(archive).open(name)
@@ -39,7 +152,7 @@ def has_member(archive: Location, name: str) -> bool:
 def open_current(archive: Location, *, fetch: bool = False) -> tuple[Path, TarIndex]:
     """An archive as it is now: its file, or a copy of another machine's, and where its members lie.
 
-    With ``fetch``, what was copied before is not trusted.
+    With ``fetch``, it is copied again.
     Raises: as ``open_member``.
     """
     if isinstance(archive, Address) and fetch:
@@ -48,7 +161,7 @@ def open_current(archive: Location, *, fetch: bool = False) -> tuple[Path, TarIn
 
 
 class _Opened(NamedTuple):
-    """An archive's file, its index, and what the file was when that was read."""
+    """An archive's file, its index, and the state of the file when the index was read."""
 
     file: Path
     contents: TarIndex
@@ -91,7 +204,7 @@ class _OpenShards:
 
 
 def _state(file: Path) -> tuple[int, int, int]:
-    """What is another once other content took the file's place."""
+    """A value that changes if the file is replaced."""
     found = file.stat()
     return found.st_ino, found.st_size, found.st_mtime_ns
 

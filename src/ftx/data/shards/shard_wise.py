@@ -1,10 +1,10 @@
 """The order of an epoch over many shards: few are read at a time, and each by few processes, and chance still decides.
 
 Images at random from all shards at once would open all of them for each batch, and fetch those of other machines again
-and again. Shards are instead drawn at random, in lanes side by side; in each lane the images of a few shards are mixed;
-and each batch takes from all lanes alike. A process takes a batch's images of neighbouring lanes (``Ranks.share``), and
-so reads these lanes' shards and no others. The order hangs on the seed and the epoch alone, and any of its batches can
-be the first that is read: a training that goes on, with however many processes, has the same batches.
+and again. Shards are instead drawn at random, in parallel lanes. In each lane the images of a few shards are mixed, and
+each batch takes from all lanes alike. A process takes a batch's images of neighbouring lanes (``Ranks.share``), and
+so reads only the shards of these lanes. The order depends only on the seed and the epoch, and any batch can be the
+first that is read: a training that resumes, with any number of processes, has the same batches.
 
 Shapes: N images, and as many places in an epoch.
 """
@@ -18,13 +18,11 @@ from numpy.typing import NDArray
 
 from ftx.data.shards.paths import ENDING
 
-Order = NDArray[np.intp]
-
 # As many processes as that can read different shards. Sixteen lanes of four shards, and those that follow them, are
 # open at a time: half of ``shard_store.MOST_OPEN``.
 LANES = 16
 MIXED = 4
-# Of so many shards all are at hand at once, and the images of an epoch are mixed without regard to them.
+# Up to this many shards are open at once, and the images of an epoch are mixed without regard to them.
 AT_HAND = LANES * MIXED
 
 
@@ -35,7 +33,9 @@ def shard_numbers(paths: Sequence[str]) -> NDArray[np.intp] | None:
     return number_N if len(names) > AT_HAND else None
 
 
-def shard_wise(order: Order, shard_N: NDArray[np.intp], batch_size: int, rng: np.random.Generator) -> Order:
+def shard_wise(
+    order: NDArray[np.intp], shard_N: NDArray[np.intp], batch_size: int, rng: np.random.Generator
+) -> NDArray[np.intp]:
     """The same images, in an order that goes from shard to shard.
 
     ``order`` names images by their place in ``shard_N``, some perhaps twice. Shape: [N] to [N].

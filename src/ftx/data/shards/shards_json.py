@@ -1,4 +1,4 @@
-"""``shards.json``, beside the shards: what each holds, and what the data says of its labels."""
+"""``shards.json``, next to the shards: what each contains, and how the labels of the data relate."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Shard(BaseModel):
 
 
 class DeclaredLabels(BaseModel):
-    """As ``ftx.tasks.labels.LabelDeclaration``: labels, which exclude each other, and whose parent is whose."""
+    """As ``ftx.tasks.labels.LabelDeclaration``: labels, which are mutually exclusive, and their parents."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -42,7 +42,7 @@ class DeclaredLabels(BaseModel):
     parents: dict[str, str] = {}
 
     def open(self) -> LabelDeclaration:
-        """As the data's sources say it."""
+        """The declaration, as other sources return it."""
         return LabelDeclaration(self.names, self.groups, self.parents)
 
 
@@ -59,25 +59,22 @@ class Shards(BaseModel):
 
 
 def read_shards_json(root: Location) -> Shards | None:
-    """What stands beside the shards in a folder, or at an address; None where nothing does.
+    """The index of the shards in a folder, or at an address; None if there is none.
 
-    Raises: DataError if it does not hold; EnvironmentFault if the address cannot be reached.
+    Raises: DataError if it is invalid; EnvironmentFault if the address cannot be reached.
     """
     file = root / SHARDS_FILE
     try:
-        content = _content(file)
+        if isinstance(file, Address):
+            content = content_at(file, _MOST_BYTES)
+        else:
+            content = read_file(file, _MOST_BYTES) if file.exists() else None
         return None if content is None else Shards.model_validate(parse_json(content))
     except OSError as error:
         raise DataError(f"{SHARDS_FILE} cannot be read", where=file, found=error.strerror, fix=_WRITE_AGAIN) from error
     except (JsonError, ValidationError) as error:
         found = first_error(error) if isinstance(error, ValidationError) else str(error)
-        raise DataError(f"{SHARDS_FILE} does not hold", where=file, found=found, fix=_WRITE_AGAIN) from error
-
-
-def _content(file: Location) -> bytes | None:
-    if isinstance(file, Address):
-        return content_at(file, _MOST_BYTES)
-    return read_file(file, _MOST_BYTES) if file.exists() else None
+        raise DataError(f"{SHARDS_FILE} is invalid", where=file, found=found, fix=_WRITE_AGAIN) from error
 
 
 def write_shards_json(folder: Path, shards: Shards) -> None:

@@ -63,10 +63,11 @@ def write_shards(
     Splits stay as the source has them: what is in none yet is divided when it is trained on, by content and so the same
     way. Without a ``task``, nested folders are a label tree. Images that cannot be read are left out. The folder
     appears when it is whole.
-    Raises: DataError if the data set does not hold, or an image changes meanwhile; InputError if something is at
-    ``out``; EnvironmentFault if the disk takes no more.
+    Raises: DataError if the data set is invalid, or an image changes meanwhile; InputError if ``out`` exists;
+    EnvironmentFault if the disk is full.
     """
-    _refuse_taken(out)
+    if out.exists() or out.is_symlink():
+        raise InputError("something already exists here", where=out, fix="name another folder, or move it away")
     require("webdataset")
     data = typed(data)
     nested = task is None or TASKS[task].nested_folders
@@ -89,11 +90,6 @@ def write_shards(
         bytes=sum(shard.bytes for shard in shards),
         skipped=[f"{one.path}: {one.reason}" for one in unreadable],
     )
-
-
-def _refuse_taken(out: Path) -> None:
-    if out.exists() or out.is_symlink():
-        raise InputError("something is there already", where=out, fix="name another folder, or move it away")
 
 
 def _place(image: OpenedImage) -> tuple[int, str, str]:
@@ -132,14 +128,14 @@ def _sample(store: ImageStore, image: OpenedImage) -> dict[str, bytes]:
         if ending not in IMAGE_ENDINGS:
             stream.seek(0)
             ending = f".{str(read_header(stream).format).lower()}".replace("jpeg2000", "jp2")
-    said = {
+    metadata = {
         "labels": listed.labels,
         "split": listed.split,
         "group": listed.group,
         "sha256": image.sha256,
         "path": listed.path,
     }
-    return {ending[1:]: content, "json": json.dumps(said, ensure_ascii=False).encode()}
+    return {ending[1:]: content, "json": json.dumps(metadata, ensure_ascii=False).encode()}
 
 
 def _described(listing: Listing, images: Sequence[OpenedImage], shards: Sequence[Shard]) -> Shards:

@@ -9,8 +9,7 @@ from ftx.data.shards.paths import are_shards
 from ftx.data.sources.annotation_files import annotation_files, read_annotations
 from ftx.data.sources.coco import read_coco
 from ftx.data.sources.csv_table import TABLE_ENDINGS, metadata_tables, read_table, read_tables
-from ftx.data.sources.datumaro import read_datumaro
-from ftx.data.sources.datumaro_package import read_with_datumaro
+from ftx.data.sources.datumaro import read_datumaro, read_with_datumaro
 from ftx.data.sources.folder import read_folder
 from ftx.data.sources.listing import Layout, ListedImage, Listing
 from ftx.data.sources.shards import read_shards
@@ -23,9 +22,9 @@ def list_images(
 ) -> Listing:
     """Every image of a data set with its labels; ``nested`` folders are a label tree.
 
-    ``form`` auto knows folders, tables, COCO, Datumaro's own JSON and shards by what is there; another name is one of
-    Datumaro's formats and is read by that package. Links that lead out of the data set are refused, or followed.
-    Raises: DataError if the data set does not hold; EnvironmentFault if the package is wanted and not installed.
+    ``form`` auto recognizes folders, tables, COCO, Datumaro's own JSON and shards; another name is one of Datumaro's
+    formats and is read by its package. Links that lead out of the data set are an error, unless they are followed.
+    Raises: DataError if the data set is invalid; EnvironmentFault if the package is needed and not installed.
     """
     if isinstance(path, Address) and form != "auto":
         raise DataError("at an address lie shards", where=path, found=f"format {form}", fix="leave the format out")

@@ -14,8 +14,8 @@ from ftx.core.errors import DataError, listed
 from ftx.core.untrusted_input import read_file
 from ftx.data.sources.listing import IMAGE_ENDINGS, ListedImage, check_link_inside, short
 
-# What Roboflow calls COCO's annotations, beside the images of each split.
-_BESIDE_IMAGES = "_annotations.coco.json"
+# What Roboflow calls COCO's annotations, next to the images of each split.
+_NEXT_TO_IMAGES = "_annotations.coco.json"
 
 # COCO's own, of 118,000 images with their outlines, has 470 megabytes; LVIS's 1.1 gigabytes.
 MAX_ANNOTATIONS_BYTES = 1 << 31
@@ -33,8 +33,8 @@ class DocumentPart(BaseModel):
 def annotation_files(path: Path, *, follow_links: bool = False) -> list[Path]:
     """The annotation files of a data set; none where it is another kind of data set.
 
-    Of COCO's own files ``instances_*`` alone say which categories an image holds. A folder called ``annotations`` that
-    holds images is a class.
+    Of COCO's own files only ``instances_*`` state the categories of an image. A folder named ``annotations`` that
+    contains images is a class.
     Raises: DataError if a link leads out of the data set, where links are not followed.
     """
     if path.is_file():
@@ -47,8 +47,8 @@ def annotation_files(path: Path, *, follow_links: bool = False) -> list[Path]:
         instances
         or within
         or _visible(path, "instances_*.json")
-        or _visible(path, f"*/{_BESIDE_IMAGES}")
-        or _visible(path, _BESIDE_IMAGES)
+        or _visible(path, f"*/{_NEXT_TO_IMAGES}")
+        or _visible(path, _NEXT_TO_IMAGES)
     )
     for file in () if follow_links else found:
         check_link_inside(Path(os.path.realpath(path)), file)
@@ -60,7 +60,7 @@ def _visible(folder: Path, pattern: str) -> list[Path]:
 
 
 def read_annotations(path: Path) -> tuple[AnnotationFormat, bytes]:
-    """What an annotation file holds, told by its keys, and its content.
+    """The format of an annotation file, by its keys, and its content.
 
     Raises: DataError if it has neither COCO's images nor Datumaro's items.
     """
@@ -83,9 +83,9 @@ def read_annotations(path: Path) -> tuple[AnnotationFormat, bytes]:
 
 
 def parse(kind: type[Document], content: bytes, where: Path) -> Document:
-    """The document as what it should be.
+    """The document as this model.
 
-    Raises: DataError naming each place that does not hold.
+    Raises: DataError naming each invalid place.
     """
     try:
         return kind.model_validate_json(content)
@@ -95,7 +95,7 @@ def parse(kind: type[Document], content: bytes, where: Path) -> Document:
             + ("" if one["type"] == "json_invalid" else f", found {short(one['input'])}")
             for one in error.errors(include_url=False, include_context=False)
         ]
-        what = f"places of the annotations that do not hold: {len(lines)}"
+        what = f"invalid places of the annotations: {len(lines)}"
         raise DataError(what, where=where, found=listed(lines)) from error
 
 
@@ -104,10 +104,9 @@ def folder_of(root: Path, folders: list[str], names: list[str]) -> str:
 
     Returns: a path to go before the images', empty for the root itself, and where there are none.
     """
-    for folder in folders:
-        if any((root / folder / name).is_file() for name in names):
-            return "" if folder == "." else f"{folder}/"
-    return ""
+    holding = (one for one in folders if any((root / one / name).is_file() for name in names))
+    folder = next(holding, ".")
+    return "" if folder == "." else f"{folder}/"
 
 
 def check_images_exist(root: Path, found: Collection[ListedImage], where: Path) -> None:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from ftx.core.errors import DataError, listed
 from ftx.data.dataset import Split
 from ftx.data.sources.annotation_files import DocumentPart, check_images_exist, folder_of, parse
-from ftx.data.sources.listing import ListedImage, Listing, label_name, path_below, short, split_named
+from ftx.data.sources.listing import ImageCollector, ListedImage, Listing, label_name, path_below, short, split_named
 from ftx.tasks.labels import LabelDeclaration
 
 _NO_SUPERCATEGORY = ("", "none")
@@ -42,41 +42,28 @@ class _Coco(DocumentPart):
 def read_coco(path: Path, files: Sequence[tuple[Path, bytes]], *, follow_links: bool = False) -> Listing:
     """The images that annotation files name, each with the categories that occur in it; there may be none.
 
-    Several categories may hold at once, so none excludes another. A category that no image holds is left out.
-    Raises: DataError naming what does not hold: an annotation without its image or category, two categories of one
-    name, one image twice, a path that is absolute or leaves the folder.
+    An image may have several categories, so none excludes another. A category without images is left out.
+    Raises: DataError naming each invalid entry: an annotation without its image or category, two categories of one
+    name, an image listed twice, a path that is absolute or leaves the folder.
     """
-    root = _root(path, files[0][0])
-    found: dict[str, ListedImage] = {}
+    root = path if path.is_dir() else files[0][0].parent
+    if not path.is_dir() and root.name == "annotations":
+        root = root.parent
+    within = path_below(root, follow_links=follow_links)
+    found = ImageCollector()
     parents: dict[str, str] = {}
-    problems: list[str] = []
     for file, content in files:
         coco = parse(_Coco, content, file)
         names = _names(coco.categories, file)
-        above = _parents(coco.categories)
-        problems += [
+        found.problems += [
             f"{file.name}: {name} is of the supercategory {up}, in another file of {parents[name]}"
-            for name, up in above.items()
+            for name, up in _parents(coco.categories).items()
             if parents.setdefault(name, up) != up
         ]
-        for image in _images(coco, file, names, root, path_below(root, follow_links=follow_links)):
-            if isinstance(image, str):
-                problems.append(f"{file.name}: {image}")
-            elif found.setdefault(image.path, image) is not image:
-                problems.append(f"{file.name}: {image.path} is listed twice")
-    if problems:
-        raise DataError(
-            f"entries of the annotations that do not hold: {len(problems)}", where=path, found=listed(problems)
-        )
-    check_images_exist(root, found.values(), path)
-    return Listing(root, "coco", tuple(found.values()), LabelDeclaration(groups=(), parents=parents))
-
-
-def _root(path: Path, file: Path) -> Path:
-    """The folder that holds annotations and images."""
-    if path.is_dir():
-        return path
-    return file.parent.parent if file.parent.name == "annotations" else file.parent
+        _add_images(found, coco, file, names, root, within)
+    found.check("invalid entries of the annotations", path)
+    check_images_exist(root, found.images.values(), path)
+    return Listing(root, "coco", tuple(found.images.values()), LabelDeclaration(groups=(), parents=parents))
 
 
 def _names(categories: Sequence[_Category], where: Path) -> dict[Id, str]:
@@ -98,43 +85,38 @@ def _parents(categories: Sequence[_Category]) -> dict[str, str]:
     return {name: up for name, up in above.items() if up.lower() not in _NO_SUPERCATEGORY and up != name}
 
 
-def _images(
-    coco: _Coco, file: Path, names: dict[Id, str], root: Path, within: Callable[[str], str]
-) -> Iterator[ListedImage | str]:
-    """Each image, or what does not hold about an entry."""
-    held: dict[Id, set[str]] = {image.id: set() for image in coco.images}
-    if len(held) < len(coco.images):
-        yield "two images have one id"
+def _add_images(
+    found: ImageCollector, coco: _Coco, file: Path, names: dict[Id, str], root: Path, within: Callable[[str], str]
+) -> None:
+    labels: dict[Id, set[str]] = {image.id: set() for image in coco.images}
+    if len(labels) < len(coco.images):
+        found.problems.append(f"{file.name}: two images have one id")
     for annotation in coco.annotations:
-        if annotation.image_id not in held:
-            yield f"an annotation of the image {short(annotation.image_id)}, which is not listed"
+        if annotation.image_id not in labels:
+            missing = f"image {short(annotation.image_id)}"
         elif annotation.category_id not in names:
-            yield f"an annotation of the category {short(annotation.category_id)}, which is not listed"
+            missing = f"category {short(annotation.category_id)}"
         else:
-            held[annotation.image_id].add(names[annotation.category_id])
+            labels[annotation.image_id].add(names[annotation.category_id])
+            continue
+        found.problems.append(f"{file.name}: an annotation of the {missing}, which is not listed")
     subset = file.stem.removeprefix("instances_")
     split = split_named(file.parent.name if file.stem.startswith("_") else subset)
     placed: list[tuple[Id, str]] = []
     for image in coco.images:
-        try:
+        with found.entry(file.name):
             placed.append((image.id, within(image.file_name)))
-        except ValueError as error:
-            yield str(error)
-    before = folder_of(root, _folders(file, root, subset, split), [name for _, name in placed])
+    above = folder_of(root, _folders(file, root, subset, split), [name for _, name in placed])
     for number, name in placed:
-        try:
-            path = within(before + name)
-        except ValueError as error:  # the folder that all of them are in is a link
-            yield str(error)
-        else:
-            yield ListedImage(path, tuple(sorted(held[number])), split)
+        with found.entry(file.name):  # the folder that all of them are in may be a link
+            found.add(ListedImage(within(above + name), tuple(sorted(labels[number])), split))
 
 
 def _folders(file: Path, root: Path, subset: str, split: Split | None) -> list[str]:
-    """Where images may lie, below the root: COCO's layout, CVAT's, Roboflow's, a folder called after the split."""
-    beside = file.parent.relative_to(root).as_posix() if file.parent.is_relative_to(root) else "."
+    """Where images may lie, below the root: COCO's layout, CVAT's, Roboflow's, a folder named after the split."""
+    own = file.parent.relative_to(root).as_posix() if file.parent.is_relative_to(root) else "."
     inside_images = [f"images/{name}" for name in _of_split(root / "images", split)]
-    return [f"images/{subset}", subset, *inside_images, *_of_split(root, split), "images", beside, "."]
+    return [f"images/{subset}", subset, *inside_images, *_of_split(root, split), "images", own, "."]
 
 
 def _of_split(folder: Path, split: Split | None) -> list[str]:

@@ -19,13 +19,16 @@ from pathlib import Path
 
 from ftx.core.errors import DataError, listed, nearest
 from ftx.core.untrusted_input import read_file
-from ftx.data.sources.cells import labels_in, name_in, split_in
 from ftx.data.sources.listing import (
+    ImageCollector,
     ListedImage,
     Listing,
     check_link_inside,
+    labels_in,
+    name_in,
     path_below,
     short,
+    split_in,
     split_named,
 )
 
@@ -96,34 +99,25 @@ def read_tables(root: Path, tables: Sequence[Path], *, follow_links: bool = Fals
 def read_table(table: Path, *, follow_links: bool = False) -> Listing:
     """The images that a table names.
 
-    Raises: DataError naming every line that does not hold: a column missing, no labels column, a path that is
+    Raises: DataError naming every invalid line: a column missing, no labels column, a path that is
     absolute or leaves the folder, an unknown split, one image twice with other labels.
     """
     within = path_below(table.parent, follow_links=follow_links)
-    found: dict[str, ListedImage] = {}
-    problems: list[str] = []
+    found = ImageCollector()
     repeated: list[str] = []
     for number, record in _records(table):
-        try:
+        with found.entry(f"line {number}"):
             image = _image(record, within)
-        except ValueError as error:
-            problems.append(f"line {number}: {error}")
-            continue
-        known = found.setdefault(image.path, image)
-        if known is not image and known == image:
-            repeated.append(f"line {number}: {image.path}")
-        elif known != image:
-            problems.append(f"line {number}: {image.path} stands above with {';'.join(known.labels) or 'no labels'}")
-    if problems:
-        raise DataError(
-            f"lines of the table that do not hold: {len(problems)}",
-            where=table,
-            found=listed(problems),
-            fix="a line holds path (below the table's folder), labels (separated by ;), and if wanted split and group",
-        )
-    if not found:
+            known = found.images.setdefault(image.path, image)
+            if known != image:
+                raise ValueError(f"{image.path} stands above with {';'.join(known.labels) or 'no labels'}")
+            if known is not image:
+                repeated.append(f"line {number}: {image.path}")
+    fix = "a line has path (below the table's folder), labels (separated by ;), and optionally split and group"
+    found.check("invalid lines of the table", table, fix)
+    if not found.images:
         raise DataError("the table names no images", where=table, fix="write a line an image: path,labels")
-    return Listing(table.parent, "table", tuple(found.values()), repeated=tuple(repeated))
+    return Listing(table.parent, "table", tuple(found.images.values()), repeated=tuple(repeated))
 
 
 def _records(table: Path) -> Iterator[tuple[int, Mapping[str, object]]]:

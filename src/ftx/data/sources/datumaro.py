@@ -1,18 +1,20 @@
-"""Datumaro's own JSON (``annotations/<split>.json`` beside ``images/<split>/``), with label groups and parents.
+"""Datumaro's own JSON (``annotations/<split>.json`` and ``images/<split>/``), and other formats by its package.
 
-Source: the files that datumaro 1.13 writes (dm_format_version 1.0).
+Source: the files that datumaro 1.13 writes (dm_format_version 1.0). The package is an extra of its own.
 """
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
-from ftx.core.errors import DataError, listed
+from ftx.core.errors import DataError, EnvironmentFault, listed, nearest
+from ftx.core.packages import install_command
 from ftx.data.sources.annotation_files import DocumentPart, check_images_exist, folder_of, parse
-from ftx.data.sources.listing import ListedImage, Listing, label_name, path_below, short, split_named
+from ftx.data.sources.listing import ImageCollector, ListedImage, Listing, label_name, path_below, short, split_named
 from ftx.tasks.labels import LabelDeclaration
 
 
@@ -23,7 +25,7 @@ class _Label(DocumentPart):
 
 class _Group(DocumentPart):
     labels: list[str]
-    # "restricted" is how OTX marks the label of images that have none, "inclusive" what may hold together.
+    # OTX marks the label of images without labels as "restricted", labels that are not exclusive as "inclusive".
     group_type: Literal["exclusive", "restricted", "inclusive"] = "exclusive"
 
 
@@ -58,10 +60,10 @@ class _Datumaro(DocumentPart):
 def read_datumaro(path: Path, files: Sequence[tuple[Path, bytes]], *, follow_links: bool = False) -> Listing:
     """The images that the files name, with the labels of their annotations, boxes and masks included.
 
-    Exclusive groups of two or more labels stay so; a label alone in its group, or in none, holds or does not. A label
-    that no image carries is left out.
-    Raises: DataError naming what does not hold: a label number without a label, files that differ in their labels, an
-    image twice, a path that is absolute or leaves the folder.
+    Exclusive groups of two or more labels stay so; a label that is the only one of its group, or in none, is
+    independent. A label without images is left out.
+    Raises: DataError naming each invalid item: a label number without a label, an image listed twice, a path that is
+    absolute or leaves the folder; or files that differ in their labels.
     """
     folder = files[0][0].parent
     root = folder.parent if folder.name == "annotations" else folder
@@ -69,30 +71,26 @@ def read_datumaro(path: Path, files: Sequence[tuple[Path, bytes]], *, follow_lin
     labels = read[0][1].categories.label
     names = _names(labels, files[0][0])
     within = path_below(root, follow_links=follow_links)
-    found: dict[str, ListedImage] = {}
-    problems: list[str] = []
+    found = ImageCollector()
     for file, document in read:
         if document.categories.label != labels:
             raise DataError("the files of one data set differ in their labels", where=file, found=listed(names))
-        placed: list[tuple[_Item, str, tuple[str, ...]]] = []
+        placed: list[tuple[str, str, tuple[str, ...]]] = []
         for item in document.items:
-            try:
-                labels_held = labels_by_number([one.label_id for one in item.annotations], names)
-                placed.append((item, within(item.image.path), labels_held))
-            except ValueError as error:
-                problems.append(f"{file.name}, item {short(item.id)}: {error}")
-        before = folder_of(root, [f"images/{file.stem}", "images", "."], [name for _, name, _ in placed])
-        for item, name, held in placed:
-            image = ListedImage(within(before + name), held, split_named(file.stem))
-            if found.setdefault(image.path, image) is not image:
-                problems.append(f"{file.name}, item {short(item.id)}: {short(image.path)} is listed twice")
-    if problems:
-        raise DataError(f"items that do not hold: {len(problems)}", where=path, found=listed(problems))
-    check_images_exist(root, found.values(), path)
+            entry = f"{file.name}, item {short(item.id)}"
+            with found.entry(entry):
+                item_labels = labels_by_number([one.label_id for one in item.annotations], names)
+                placed.append((entry, within(item.image.path), item_labels))
+        above = folder_of(root, [f"images/{file.stem}", "images", "."], [name for _, name, _ in placed])
+        for entry, name, item_labels in placed:
+            with found.entry(entry):
+                found.add(ListedImage(within(above + name), item_labels, split_named(file.stem)))
+    found.check("invalid items", path)
+    check_images_exist(root, found.images.values(), path)
     groups = [group.labels for group in labels.label_groups if group.group_type == "exclusive"]
     parents = {label.name: label.parent for label in labels.labels if label.parent}
     relations = declared_relations(names, parents, groups if labels.label_groups else None, path)
-    return Listing(root, "datumaro", tuple(found.values()), relations)
+    return Listing(root, "datumaro", tuple(found.images.values()), relations)
 
 
 def _names(labels: _Labels, where: Path) -> list[str]:
@@ -104,7 +102,7 @@ def _names(labels: _Labels, where: Path) -> list[str]:
 
 
 def labels_by_number(numbers: Sequence[int | None], names: Sequence[str]) -> tuple[str, ...]:
-    """The labels of one image, by the numbers of its annotations; those without a number say nothing.
+    """The labels of one image, by the numbers of its annotations; those without a number have no label.
 
     Raises: ValueError if there is no label of a number.
     """
@@ -117,7 +115,7 @@ def labels_by_number(numbers: Sequence[int | None], names: Sequence[str]) -> tup
 def declared_relations(
     names: Sequence[str], parents: Mapping[str, str], groups: Sequence[Sequence[str]] | None, where: Path
 ) -> LabelDeclaration:
-    """How labels relate by Datumaro's word: exclusive ``groups``, None where it has none at all, and parents.
+    """How Datumaro relates the labels: exclusive ``groups``, None where it has none at all, and parents.
 
     Raises: DataError if they name labels that are not there, or one label stands in two groups.
     """
@@ -134,3 +132,66 @@ def declared_relations(
 
 def _twice(names: Sequence[str]) -> list[str]:
     return sorted(name for name, count in Counter(names).items() if count > 1)
+
+
+def read_with_datumaro(path: Path, form: str, *, follow_links: bool = False) -> Listing:
+    """The images of a data set in one of Datumaro's formats, with the labels of their annotations.
+
+    Raises: DataError if there is no such format, if it does not read the folder, or if its images are not files below
+    the folder; EnvironmentFault if the package is not installed.
+    """
+    try:
+        from datumaro.components.annotation import AnnotationType  # pyright: ignore[reportMissingImports]
+        from datumaro.components.dataset import Dataset  # pyright: ignore[reportMissingImports]
+        from datumaro.components.environment import Environment  # pyright: ignore[reportMissingImports]
+    except ModuleNotFoundError as error:
+        raise EnvironmentFault(
+            f"reading the format {form} needs the datumaro package",
+            found=f"no package '{error.name}'",
+            fix="leave --format out for folders, tables, COCO and Datumaro's JSON; for others: "
+            + install_command("datumaro"),
+        ) from error
+    known = sorted(str(name) for name in Environment().importers)
+    if form not in known:
+        alike = nearest(form, known)
+        raise DataError(
+            f"Datumaro has no format '{form}'", fix=f"did you mean {alike}?" if alike else f"one of {', '.join(known)}"
+        )
+    try:
+        dataset: Any = Dataset.import_from(str(path), form)
+        items: list[Any] = list(dataset)
+    except Exception as error:  # whatever the package raises for data that it cannot read
+        found = f"{type(error).__name__}: {error}"[:300]
+        raise DataError(f"Datumaro does not read this as {form}", where=path, found=found) from error
+    categories: Any = dataset.categories().get(AnnotationType.label)
+    known: list[Any] = [] if categories is None else list(categories.items)
+    names = [str(label.name) for label in known]
+    root = path if path.is_dir() else path.parent
+    within = path_below(root, follow_links=follow_links)
+    found = ImageCollector()
+    boxes = False
+    for item in items:
+        boxes = boxes or any(one.type != AnnotationType.label for one in item.annotations)
+        with found.entry(str(item.id)):
+            labels = labels_by_number([getattr(one, "label", None) for one in item.annotations], names)
+            found.add(ListedImage(within(_file(item, root)), labels, split_named(str(item.subset))))
+    found.check("invalid images", path)
+    if not found.images:
+        raise DataError("there are no images", where=path)
+    parents = {str(label.name): str(label.parent) for label in known if label.parent}
+    given: list[Any] = list(getattr(categories, "label_groups", None) or ())
+    # Objects in boxes exclude nothing.
+    groups = [list(map(str, one.labels)) for one in given if _is_exclusive(one)] if given or boxes else None
+    return Listing(root, "foreign", tuple(found.images.values()), declared_relations(names, parents, groups, path))
+
+
+def _is_exclusive(group: Any) -> bool:
+    kind = group.group_type
+    return str(getattr(kind, "name", kind)).lower() in ("exclusive", "0")
+
+
+def _file(item: Any, root: Path) -> str:
+    named = getattr(item.media, "path", None)
+    if not named:
+        raise ValueError("it is no file of its own")
+    return os.path.relpath(os.path.realpath(named), os.path.realpath(root))

@@ -40,7 +40,14 @@ def read_folder(root: Path, *, nested: bool = False, follow_links: bool = False)
     walker.loose_files(root)
     names = next(present for folder, present, _ in listed if folder == folders["train"])
     for folder, present, found in listed:
-        _refuse_unknown_classes(folder, present, names)
+        if unknown := [name for name in present if name not in names]:
+            alike = nearest(unknown[0], names)
+            raise DataError(
+                f"{folder.name} has a class that train lacks",
+                where=folder,
+                found=", ".join(unknown),
+                fix=f"did you mean {alike}?" if alike else f"classes in train: {', '.join(names)}",
+            )
         if not found:
             raise DataError("there are no images", where=folder, fix=f"add some, or remove {folder.name}/")
     files = tuple(file for *_, found in listed for file in found)
@@ -48,10 +55,7 @@ def read_folder(root: Path, *, nested: bool = False, follow_links: bool = False)
 
 
 def check_data_path(path: Path) -> None:
-    """Refuse a data path where nothing is, unless it is an address or names shards.
-
-    Raises: DataError.
-    """
+    """Raise DataError for a data path that does not exist, unless it is an address or names shards."""
     place = typed(path)
     if not (isinstance(place, Path) and place.exists()) and not are_shards(place):
         raise _no_folder(path)
@@ -93,20 +97,16 @@ class _Walker:
             paths = sorted(path for path in folder.iterdir() if not _is_litter(path.name))
         except OSError as error:
             raise DataError("a folder cannot be read", where=folder, found=error.strerror) from error
-        for path in paths:
-            if path.is_symlink():
-                if not self.follow_links:
-                    check_link_inside(self.real_root, path)
-                self._refuse_listed(path)
+        for link in (path for path in paths if path.is_symlink()):
+            if not self.follow_links:
+                check_link_inside(self.real_root, link)
+            # Two links to a folder, or one to a folder that it is in, would list the same images without end.
+            target = os.path.realpath(link)
+            if target in self._real:
+                raise _listed_already(link, target)
+            if link.is_dir():
+                self._real[target] = link
         return paths
-
-    def _refuse_listed(self, link: Path) -> None:
-        """Two such links, or one to a folder that it is in, would list the same images without end."""
-        target = os.path.realpath(link)
-        if target in self._real:
-            raise _listed_already(link, target)
-        if link.is_dir():
-            self._real[target] = link
 
     def folders(self, folder: Path) -> list[Path]:
         """The folders straight below."""
@@ -128,24 +128,24 @@ class _Walker:
                 fix=_SHAPE,
             )
         names = tuple(path.name for path in class_folders)
-        for path in class_folders:
-            if not _is_text(path.name):
-                raise DataError("a class folder's name is not valid text", where=folder, found=ascii(path.name))
         return names, tuple(found for path in class_folders for found in self._images(path, path.name, split))
 
     def loose_files(self, folder: Path) -> int:
-        """Count the images beside folders, which belong to no class; they and other files are ignored."""
+        """Count the images next to folders, which belong to no class; they and other files are ignored."""
         files = [path for path in self.visible(folder) if not path.is_dir()]
         for path in files:
             self.ignored["images outside class folders" if _is_image(path) else _ending(path)] += 1
         return sum(_is_image(path) for path in files)
 
     def _data_set_inside(self, folder: Path) -> Path | None:
-        """A folder that looks like the data set, where its parent was named: it is alone, or holds splits."""
+        """The folder, if it looks like the data set itself: it is the only one in its parent, or contains splits."""
         holds_splits = any(_split_of(inside) is not None for inside in self.folders(folder))
         return folder if holds_splits or self.folders(folder.parent) == [folder] else None
 
     def _images(self, class_folder: Path, label: str, split: Split | None, level: int = 1) -> Iterator[ListedImage]:
+        if not _is_text(class_folder.name):
+            name = ascii(class_folder.name)
+            raise DataError("a folder's name is not valid text", where=class_folder.parent, found=name)
         if level > MOST_TREE_LEVELS:
             raise DataError(
                 "the folders are nested too deeply",
@@ -154,8 +154,6 @@ class _Walker:
             )
         for path in self.visible(class_folder):
             if path.is_dir() and self.nested:
-                if not _is_text(path.name):
-                    raise DataError("a folder's name is not valid text", where=class_folder, found=ascii(path.name))
                 yield from self._images(path, f"{label}/{path.name}", split, level + 1)
             elif path.is_dir():
                 meant = self._data_set_inside(class_folder)
@@ -189,7 +187,7 @@ def _listed_already(link: Path, target: Path | str) -> DataError:
 def _splits(root: Path, walker: _Walker) -> dict[Split, Path]:
     """The folder of each split, whatever of the usual names it has; none where the folders are classes.
 
-    Raises: DataError for splits without train, for two folders of one split, or for a folder beside them.
+    Raises: DataError for splits without train, for two folders of one split, or for another folder next to them.
     """
     top = walker.folders(root)
     found: dict[Split, Path] = {}
@@ -203,34 +201,21 @@ def _splits(root: Path, walker: _Walker) -> dict[Split, Path]:
                 fix="put their images into one, or classes with such names below train/",
             )
     names = [folder.name for folder in top]
-    strangers = [folder.name for folder in top if _split_of(folder) is None]
-    if names and not strangers and "train" not in found:
+    others = [folder.name for folder in top if _split_of(folder) is None]
+    if names and not others and "train" not in found:
         raise DataError("there is no train folder", where=root, found=", ".join(names), fix="add train/<class>/")
     if "train" not in found:
         return {}
     # A class may be called "train" (of wagons); a split holds folders, a class does not.
-    if strangers and walker.folders(found["train"]):
-        stranger = strangers[0]
-        alike = nearest(stranger, SPLITS)
+    if others and walker.folders(found["train"]):
+        alike = nearest(others[0], SPLITS)
         raise DataError(
-            "there is a folder beside train that is no split",
-            where=root / stranger,
+            "there is a folder next to train that is no split",
+            where=root / others[0],
             found=", ".join(names),
             fix=f"did you mean {alike}?" if alike else "splits are called train, val and test; move the others away",
         )
-    return {} if strangers else found
-
-
-def _refuse_unknown_classes(folder: Path, present: tuple[str, ...], known: tuple[str, ...]) -> None:
-    unknown = [name for name in present if name not in known]
-    if unknown:
-        alike = nearest(unknown[0], known)
-        raise DataError(
-            f"{folder.name} has a class that train lacks",
-            where=folder,
-            found=", ".join(unknown),
-            fix=f"did you mean {alike}?" if alike else f"classes in train: {', '.join(known)}",
-        )
+    return {} if others else found
 
 
 def _checked(tree: Listing, walker: _Walker) -> Listing:
@@ -246,9 +231,9 @@ def _checked(tree: Listing, walker: _Walker) -> Listing:
     return tree
 
 
-def table_beside(root: Path) -> Path | None:
-    """A table that lies beside class folders, and may be what was meant."""
-    return next((path for path in sorted(root.glob("*.csv")) + sorted(root.glob("*.jsonl"))), None)
+def table_among_folders(root: Path) -> Path | None:
+    """A table next to class folders, which may be what was meant."""
+    return next(iter(sorted(root.glob("*.csv")) + sorted(root.glob("*.jsonl"))), None)
 
 
 def describe_ignored(ignored: Mapping[str, int]) -> str:
@@ -257,7 +242,7 @@ def describe_ignored(ignored: Mapping[str, int]) -> str:
 
 
 def _is_image(path: Path) -> bool:
-    # A link that points nowhere is no file, yet meant as one: opening it will tell.
+    # A link that points nowhere is no file, yet meant as one: opening it raises the error.
     return path.suffix.lower() in IMAGE_ENDINGS and (path.is_file() or path.is_symlink())
 
 

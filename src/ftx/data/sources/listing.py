@@ -1,18 +1,22 @@
-"""What every source of images answers: files with their labels, and what it says of the labels beside them."""
+"""What every source of images returns: files with their labels, and the relations of the labels.
+
+Paths, labels and splits in it are untrusted input: each is checked here, whatever file it comes from.
+"""
 
 from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Generator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path, PurePosixPath
-from typing import Literal
+from typing import Literal, cast
 
 from ftx.core.addresses import Location, names_address
-from ftx.core.errors import DataError
-from ftx.data.dataset import Split
+from ftx.core.errors import DataError, listed
+from ftx.data.dataset import SPLITS, Split
 from ftx.tasks.labels import LabelDeclaration
 
 # Endings of the formats that Pillow reads from its own wheel and that photographs and scans come in.
@@ -23,6 +27,9 @@ IMAGE_ENDINGS = frozenset(
 
 # Class folders; train/, val/, test/ of them; CSV or JSON lines; COCO; Datumaro's own JSON; what datumaro reads; tar.
 Layout = Literal["folders", "splits", "table", "coco", "datumaro", "foreign", "shards"]
+
+# Each pair may be mutually exclusive, which takes the square of their number; the densest of LVIS's images have tens.
+MOST_LABELS_OF_AN_IMAGE = 1000
 
 # Some commands have the flag, those of a recipe the key.
 FOLLOW_LINKS = "--follow-links, or --set data.follow_links=true"
@@ -52,7 +59,7 @@ class ListedImage:
 class Listing:
     """Every image of a data set, below ``root``; ``ignored`` counts other files by ending.
 
-    ``repeated`` names lines of a table that say again what one before them says.
+    ``repeated`` names lines of a table that repeat an earlier one.
     """
 
     root: Location
@@ -61,6 +68,32 @@ class Listing:
     declared: LabelDeclaration = field(default_factory=LabelDeclaration)
     ignored: Mapping[str, int] = field(default_factory=dict[str, int])
     repeated: tuple[str, ...] = ()
+
+
+class ImageCollector:
+    """The images that a source lists, each path once, and the problems of its entries."""
+
+    def __init__(self) -> None:
+        self.images: dict[str, ListedImage] = {}
+        self.problems: list[str] = []
+
+    @contextmanager
+    def entry(self, name: str) -> Generator[None, None, None]:
+        """Make a problem of this entry from a ValueError in the block."""
+        try:
+            yield
+        except ValueError as error:
+            self.problems.append(f"{name}: {error}")
+
+    def add(self, image: ListedImage) -> None:
+        """Raises: ValueError if its path is listed already."""
+        if self.images.setdefault(image.path, image) is not image:
+            raise ValueError(f"{short(image.path)} is listed twice")
+
+    def check(self, what: str, where: Location, fix: str | None = None) -> None:
+        """Raise DataError with all problems, if there are any."""
+        if self.problems:
+            raise DataError(f"{what}: {len(self.problems)}", where=where, found=listed(self.problems), fix=fix)
 
 
 def split_named(name: str) -> Split | None:
@@ -126,7 +159,7 @@ _LONGEST_LABEL = _LONGEST_PATH
 
 
 def short(value: object) -> str:
-    """A stranger's value as a message can hold it: the beginning of a text, of anything else the kind."""
+    """An untrusted value for a message: the beginning of a text, of anything else its kind."""
     if isinstance(value, bool | float | None) or (isinstance(value, int) and value.bit_length() <= 64):
         return str(value)
     if not isinstance(value, str):
@@ -160,3 +193,52 @@ def label_name(text: str) -> str:
     if len(name) > _LONGEST_LABEL:
         raise ValueError(f"'{short(name)}' has {len(name):,} characters, at most {_LONGEST_LABEL:,}")
     return name
+
+
+def labels_in(cell: object) -> tuple[str, ...]:
+    """The labels of an image, in one order: of a list each, of a text those between its semicolons.
+
+    Raises: ValueError for what is no label, and for more than ``MOST_LABELS_OF_AN_IMAGE``.
+    """
+    cells: list[object] = [cell]
+    if isinstance(cell, list):
+        cells = cast("list[object]", cell)
+    if strange := [one for one in cells if isinstance(one, bool) or not isinstance(one, str | int | None)]:
+        raise ValueError(f"{short(strange[0])} is no label")
+    # A number is one of Hugging Face's: 0 is a label as well.
+    parts = ["" if one is None else _digits(one) for one in cells if one is None or isinstance(one, str | int)]
+    named = [part.strip().strip("/") for text in parts for part in (text.split(";") if cells == [cell] else [text])]
+    # In one order, so that a copy with its labels written the other way round does not contradict.
+    labels = tuple(sorted({label_name(name) for name in named if name}))
+    if len(labels) > MOST_LABELS_OF_AN_IMAGE:
+        raise ValueError(f"{len(labels):,} labels, at most {MOST_LABELS_OF_AN_IMAGE:,} of one image")
+    return labels
+
+
+def name_in(cell: object, what: str) -> str:
+    """A cell that is a name, or empty; a number is its digits.
+
+    Raises: ValueError for anything else.
+    """
+    if cell is None or (isinstance(cell, str | int) and not isinstance(cell, bool)):
+        text = "" if cell is None else _digits(cell)
+        return label_name(text) if text.strip() else ""
+    raise ValueError(f"{short(cell)} is no {what}")
+
+
+def split_in(cell: object) -> Split | None:
+    """The split that a cell names; None for one that is empty.
+
+    Raises: ValueError for anything else.
+    """
+    word = name_in(cell, "split")
+    split = split_named(word)
+    if word and split is None:
+        raise ValueError(f"the split '{short(word)}' is none of {', '.join(SPLITS)}")
+    return split
+
+
+def _digits(cell: str | int) -> str:
+    if isinstance(cell, int) and cell.bit_length() > 64:
+        raise ValueError("a whole number beyond 64 bits is no name")
+    return str(cell)

@@ -1,17 +1,17 @@
-"""WebDataset's shards: tar archives whose members of one key are one image and what is said of it.
+"""WebDataset's shards: tar archives whose members of one key are one image and its metadata.
 
     000012.jpg   the image, its bytes as they are
     000012.json  {"labels": ["cat", "wet"], "split": "train", "group": "farm 7", "sha256": "…"}
 
-Others' shards may have ``label`` in place of ``labels``, or ``000012.cls`` with the label as text, and the split in the
-archive's name. What ``ftx data shard`` wrote says in ``shards.json`` beside it how much there is.
+Shards of other programs may have ``label`` in place of ``labels``, or ``000012.cls`` with the label as text, and the
+split in the archive's name. ``ftx data shard`` writes ``shards.json`` next to them, with the contents of each.
 """
 
 from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from io import BufferedReader
@@ -26,16 +26,18 @@ from ftx.core.untrusted_input import open_file, parse_json
 from ftx.data.dataset import Split
 from ftx.data.decode_limits import MAX_FILE_BYTES
 from ftx.data.shards.paths import ENDING, SHARDS_FILE, images_root
-from ftx.data.shards.shard_store import open_current
+from ftx.data.shards.shard_store import TarIndex, open_current
 from ftx.data.shards.shards_json import Shard, read_shards_json
-from ftx.data.shards.tar_index import TarIndex
-from ftx.data.sources.cells import labels_in, name_in, split_in
 from ftx.data.sources.listing import (
     IMAGE_ENDINGS,
+    ImageCollector,
     ListedImage,
     Listing,
+    labels_in,
+    name_in,
     relative_path,
     short,
+    split_in,
     split_named,
 )
 from ftx.data.threads import in_threads
@@ -45,8 +47,8 @@ if TYPE_CHECKING:
     import tarfile
 
 MOST_SHARDS = 100_000
-# Of what is said of an image; its labels are a few hundred bytes.
-_MOST_SAID_BYTES = 1 << 20
+# Of the metadata of an image; its labels are a few hundred bytes.
+_MOST_JSON_BYTES = 1 << 20
 # Shards that are read at a time: those of other machines come over the network meanwhile.
 _AT_A_TIME = 4
 _BRACES = re.compile(r"\{([^{}]*)\}")
@@ -85,7 +87,7 @@ def shard_names(path: Location) -> list[str]:
             raise DataError("too many shards", where=path, found=found, fix="DIR/{0000..0099}.tar")
         names = [*braceexpand(path.name)]
     except ValueError as error:
-        raise DataError("the braces of the shards' names do not hold", where=path, found=str(error)[:200]) from error
+        raise DataError("the braces of the shards' names are invalid", where=path, found=str(error)[:200]) from error
     if len(set(names)) < len(names):
         raise DataError("a shard is named twice", where=path, fix="DIR/{0000..0099}.tar")
     return names
@@ -100,103 +102,102 @@ def _choices(braces: str) -> int:
 
 
 def images_of(root: Location, shard: str) -> list[str]:
-    """The paths of the images in a shard, in its order, whatever is said of them.
+    """The paths of the images in a shard, in its order, whatever their labels are.
 
-    Raises: DataError if it is missing, cut, or holds links or names that lead out; EnvironmentFault if another machine
-    does not answer.
+    Raises: DataError if it is missing, truncated, or contains links or names that lead out; EnvironmentFault if another
+    machine cannot be reached.
     """
     with _shard_faults(root / shard):
         _, index = open_current(root / shard)
-    if problems := [*_refused(shard, index)]:
-        raise DataError("a shard does not hold", where=root / shard, found=listed(problems))
+    if problems := [*_header_problems(shard, index)]:
+        raise DataError("a shard is invalid", where=root / shard, found=listed(problems))
     return [f"{shard}/{name}" for name in index.members if PurePosixPath(name).suffix.lower() in IMAGE_ENDINGS]
 
 
 def read_shards(path: Location, progress: Progress = SILENT) -> Listing:
-    """The images of all shards that a path names, each shard read to its end and held against ``shards.json``.
+    """The images of all shards that a path names, each shard read to its end and compared with ``shards.json``.
 
-    Raises: DataError naming each shard that is missing, cut or altered, and each image without a label, with two, or
-    whose name leads out; EnvironmentFault if another machine does not answer, or a package for it is not installed.
+    Raises: DataError naming each shard that is missing, truncated or altered, and each image without a label, with two,
+    or whose name leads out; EnvironmentFault if another machine cannot be reached, or a package for it is missing.
     """
     root, names = images_root(path), shard_names(path)
-    known = read_shards_json(root)
-    stated = {} if known is None else {shard.name: shard for shard in known.shards}
-    if known is not None and stated and (strange := [name for name in names if name not in stated]):
+    index = read_shards_json(root)
+    stated = {} if index is None else {shard.name: shard for shard in index.shards}
+    if stated and (unknown := [name for name in names if name not in stated]):
+        first, *_, last = [*stated, *stated]
         raise DataError(
-            f"shards that {SHARDS_FILE} does not know",
+            f"shards that {SHARDS_FILE} does not list",
             where=root,
-            found=listed(strange),
-            fix=f"name some that it lists, {known.shards[0].name} to {known.shards[-1].name}, or all: the folder",
+            found=listed(unknown),
+            fix=f"name some that it lists, {first} to {last}, or all: the folder",
         )
-    files: list[ListedImage] = []
-    problems: list[str] = []
+    images: list[ListedImage] = []
+    problems = ImageCollector()
     with progress.track("Reading shards", len(names)) as bar:
-        for found in in_threads(lambda name: _read(root, name, stated.get(name)), names, workers=_AT_A_TIME):
-            files += found.images
-            problems += found.problems
+        for shard in in_threads(lambda name: _read(root, name, stated.get(name)), names, workers=_AT_A_TIME):
+            images += shard.found.images.values()
+            problems.problems += shard.found.problems
             bar.advance()
-    if problems:
-        raise DataError(
-            f"images of the shards that do not hold: {len(problems)}",
-            where=root,
-            found=listed(problems),
-            fix="write the shards again without them; each image has beside it KEY.json with its labels (a list), or "
-            "KEY.cls with one",
-        )
-    if not files:
-        raise DataError("the shards hold no images", where=path, fix="write them: ftx data shard")
-    return Listing(root, "shards", tuple(files), LabelDeclaration() if known is None else known.labels.open())
+    fix = (
+        "write the shards again without them; an image needs KEY.json next to it with its labels (a list), or KEY.cls "
+        "with one"
+    )
+    problems.check("invalid images of the shards", root, fix)
+    if not images:
+        raise DataError("the shards contain no images", where=path, fix="write them: ftx data shard")
+    return Listing(root, "shards", tuple(images), LabelDeclaration() if index is None else index.labels.open())
 
 
 @dataclass(frozen=True)
-class _Found:
-    """What a shard holds, what is wrong with it, and what its bytes are."""
+class _ReadShard:
+    """The images of a shard, by key, and what identifies its bytes."""
 
-    images: Sequence[ListedImage]
-    problems: Sequence[str]
+    found: ImageCollector
     sha256: str
     size_bytes: int
 
-    def is_(self, stated: Shard) -> bool:
-        """Whether these are the bytes that ``shards.json`` tells of."""
+    def matches(self, stated: Shard) -> bool:
+        """Whether ``shards.json`` lists these bytes."""
         return (self.sha256, self.size_bytes) == (stated.sha256, stated.bytes)
 
 
-def _read(root: Location, name: str, stated: Shard | None) -> _Found:
+def _read(root: Location, name: str, stated: Shard | None) -> _ReadShard:
     """One shard, its bytes read once from the beginning to the end."""
     shard = root / name
-    found = _read_once(shard)
-    if stated is not None and not found.is_(stated) and isinstance(shard, Address):
-        found = _read_once(shard, fetch=True)  # it may be another there than the one that was fetched
-    if stated is not None and not found.is_(stated):
+    read = _read_once(shard)
+    if stated is None or read.matches(stated):
+        return read
+    if isinstance(shard, Address):
+        read = _read_once(shard, fetch=True)  # the file at the address may have changed since it was fetched
+    if not read.matches(stated):
         raise DataError(
-            f"a shard is not the one that {SHARDS_FILE} tells of",
+            f"a shard differs from {SHARDS_FILE}",
             where=shard,
-            found=f"{len(found.images)} images in {found.size_bytes:,} bytes with the SHA-256 {found.sha256[:12]}…, "
+            found=f"{len(read.found.images)} images in {read.size_bytes:,} bytes with the SHA-256 {read.sha256[:12]}…, "
             f"of {stated.images} in {stated.bytes:,} with {stated.sha256[:12]}…",
             fix="copy it again",
         )
-    return found
+    return read
 
 
-def _read_once(shard: Location, *, fetch: bool = False) -> _Found:
+def _read_once(shard: Location, *, fetch: bool = False) -> _ReadShard:
     from webdataset.tariterators import group_by_keys, tar_file_iterator
 
-    name = shard.name
+    found = ImageCollector()
     with _shard_faults(shard):
         file, index = open_current(shard, fetch=fetch)
         with open_file(file) as stream:
             hashed = _HashedStream(stream)
-            images, problems = [], [*_refused(name, index)]
-            if not problems:
-                members = ({**one, "__url__": name} for one in tar_file_iterator(cast("tarfile.TarFile", hashed)))
-                images, problems = _images(name, group_by_keys(members, lcase=False))
-            return _Found(images, problems, *hashed.finish())
+            found.problems += _header_problems(shard.name, index)
+            if not found.problems:
+                members = ({**one, "__url__": shard.name} for one in tar_file_iterator(cast("tarfile.TarFile", hashed)))
+                _add_images(found, shard.name, group_by_keys(members, lcase=False))
+            return _ReadShard(found, *hashed.finish())
 
 
 @contextmanager
 def _shard_faults(shard: Location) -> Iterator[None]:
-    """Say which shard it is that cannot be read."""
+    """Name the shard in the error if it cannot be read."""
     try:
         yield
     except FileNotFoundError as error:
@@ -204,11 +205,11 @@ def _shard_faults(shard: Location) -> Iterator[None]:
     except OSError as error:
         raise DataError("a shard cannot be read", where=shard, found=error.strerror or str(error)) from error
     except ValueError as error:  # of webdataset: one name twice
-        raise DataError("a shard does not hold", where=shard, found=str(error), fix="write it again") from error
+        raise DataError("a shard is invalid", where=shard, found=str(error), fix="write it again") from error
 
 
-def _refused(shard: str, index: TarIndex) -> Iterator[str]:
-    """What is wrong with an archive by its headers, before anything of it is read."""
+def _header_problems(shard: str, index: TarIndex) -> Iterator[str]:
+    """The problems in the headers of an archive, before any image of it is read."""
     for name, member in index.members.items():
         try:
             relative_path(name)
@@ -219,21 +220,14 @@ def _refused(shard: str, index: TarIndex) -> Iterator[str]:
     yield from (f"{shard}/{short(name)} is a link or a device, no file" for name in index.others)
 
 
-def _images(shard: str, samples: Iterable[Mapping[str, object]]) -> tuple[list[ListedImage], list[str]]:
-    """The images of a shard, and what is wrong with those that have no place among them."""
+def _add_images(found: ImageCollector, shard: str, samples: Iterable[Mapping[str, object]]) -> None:
     split = split_named(shard.removesuffix(ENDING))
-    found: dict[str, ListedImage] = {}
-    problems: list[str] = []
     for sample in samples:
         key = str(sample["__key__"])
-        try:
+        with found.entry(f"{shard}/{short(key)}"):  # JsonError is a ValueError too
             image = _image(shard, key, sample, split)
-        except ValueError as error:  # JsonError too
-            problems.append(f"{shard}/{short(key)}: {error}")
-            continue
-        if found.setdefault(key, image) is not image:
-            problems.append(f"{shard}/{short(key)} stands there twice")
-    return list(found.values()), problems
+            if found.images.setdefault(key, image) is not image:
+                raise ValueError("it is listed twice")
 
 
 def _image(shard: str, key: str, sample: Mapping[str, object], split: Split | None) -> ListedImage:
@@ -242,35 +236,29 @@ def _image(shard: str, key: str, sample: Mapping[str, object], split: Split | No
     endings = [ending for ending in parts if f".{ending.lower()}" in IMAGE_ENDINGS]
     if len(endings) != 1:
         raise ValueError(f"{len(endings) or 'no'} images of this key")
-    said = _said(parts)
-    content = parts[endings[0]]
-    if said.get("sha256") not in (None, hashlib.sha256(content).hexdigest()):
-        raise ValueError("the image is not the one of its sha256")
-    own = split_in(said.get("split"))
-    group = name_in(said.get("group"), "group") or None
-    return ListedImage(f"{shard}/{key}.{endings[0]}", _labels(said, parts), own or split, group)
-
-
-def _said(parts: Mapping[str, bytes]) -> Mapping[str, object]:
-    """What stands in an image's JSON; nothing where it has none."""
     content = parts.get("json", b"{}")
-    said = parse_json(content) if len(content) <= _MOST_SAID_BYTES else None
-    if not isinstance(said, dict):
-        raise ValueError(f"its JSON is no object of at most {_MOST_SAID_BYTES:,} bytes")
-    return cast("dict[str, object]", said)
+    metadata = parse_json(content) if len(content) <= _MOST_JSON_BYTES else None
+    if not isinstance(metadata, dict):
+        raise ValueError(f"its JSON is no object of at most {_MOST_JSON_BYTES:,} bytes")
+    metadata = cast("dict[str, object]", metadata)
+    if metadata.get("sha256") not in (None, hashlib.sha256(parts[endings[0]]).hexdigest()):
+        raise ValueError("the image is not the one of its sha256")
+    own = split_in(metadata.get("split"))
+    group = name_in(metadata.get("group"), "group") or None
+    return ListedImage(f"{shard}/{key}.{endings[0]}", _labels(metadata, parts), own or split, group)
 
 
-def _labels(said: Mapping[str, object], parts: Mapping[str, bytes]) -> tuple[str, ...]:
-    if "labels" in said:
-        return labels_in(said["labels"])
-    if said.get("label") is not None:
-        return labels_in([said["label"]])
-    if "cls" in parts:
-        try:
-            return labels_in([parts["cls"].decode()])
-        except UnicodeDecodeError as error:
-            raise ValueError("its class is no text") from error
-    raise ValueError("it has no label")
+def _labels(metadata: Mapping[str, object], parts: Mapping[str, bytes]) -> tuple[str, ...]:
+    if "labels" in metadata:
+        return labels_in(metadata["labels"])
+    if metadata.get("label") is not None:
+        return labels_in([metadata["label"]])
+    if "cls" not in parts:
+        raise ValueError("it has no label")
+    try:
+        return labels_in([parts["cls"].decode()])
+    except UnicodeDecodeError as error:
+        raise ValueError("its class is no text") from error
 
 
 class _HashedStream:
@@ -286,7 +274,7 @@ class _HashedStream:
         return content
 
     def finish(self) -> tuple[str, int]:
-        """The SHA-256 of the whole, and its size, once what nobody asked for is read too."""
+        """The SHA-256 of the whole file, and its size, once the rest is read too."""
         while self.read(1 << 20):
             pass
         return self._hash.hexdigest(), self._bytes
