@@ -118,7 +118,7 @@ def test_a_signal_after_training_says_where_to_go_on(
             assert run([*words, "--out", f"runs/{verb}"]) == 130
         said = capsys.readouterr().err
         assert f"interrupted after training\n  found: runs/{verb} holds {held}\n" in said
-        assert f"fix: go on: {command} runs/{verb}\n" in said
+        assert f"fix: resume with {command} runs/{verb}\n" in said
 
 
 @pytest.mark.representative

@@ -1,4 +1,4 @@
-"""ftx: train an adapter on a Vision Transformer, merge it, export it, and prove that nothing was lost."""
+"""ftx: train an adapter on a Vision Transformer, merge it, export it, and prove its accuracy."""
 
 from __future__ import annotations
 
@@ -45,8 +45,8 @@ __all__ = [
     "validate",
 ]
 
-# Public name -> the room it lives in. `import ftx` loads none of them: torch alone takes seconds.
-_ROOMS = {
+# Public name -> its module. `import ftx` loads none of them: only torch takes seconds.
+_MODULES = {
     "Classifier": "ftx.classifier",
     "combine": "ftx.merging.combine_adapters",
     "compare": "ftx.merging.compare_adapters",
@@ -64,8 +64,8 @@ _ROOMS = {
     "validate": "ftx.evaluating",
 }
 
-# Packages of the extras, by the name they are imported under, and the extra that a user is told of (jinja2 is in both:
-# what serves imports fastapi before it).
+# Packages of the extras, by the name they are imported under, and the extra that an error names (jinja2 is in two:
+# serving imports fastapi before it).
 _EXTRAS = {
     "braceexpand": "shards",
     "fastapi": "serve",
@@ -90,12 +90,12 @@ _EXTRAS = {
     "uvicorn": "serve",
     "webdataset": "shards",
 }
-# How those that are not called by what they are for are told of.
+# How an error names the extras whose own name is no noun.
 _EXTRA_NAMES = {"train": "training", "serve": "serving", "tune": "tuning"}
 
 
 def missing_extra(error: ModuleNotFoundError) -> EnvironmentFault | None:
-    """What to tell the user when an import failed because the extra is not installed; None if it did not."""
+    """The error for an import that failed because the extra is not installed; None for any other import."""
     package = (error.name or "").partition(".")[0]
     if package not in _EXTRAS:
         return None
@@ -110,10 +110,10 @@ def missing_extra(error: ModuleNotFoundError) -> EnvironmentFault | None:
 
 
 def __getattr__(name: str) -> object:
-    if name not in _ROOMS:
+    if name not in _MODULES:
         raise AttributeError(f"module 'ftx' has no attribute '{name}'")
     try:
-        value: object = getattr(import_module(_ROOMS[name]), name)
+        value: object = getattr(import_module(_MODULES[name]), name)
     except ModuleNotFoundError as error:
         fault = missing_extra(error)
         if fault is None:

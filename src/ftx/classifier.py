@@ -24,7 +24,7 @@ from ftx.training import train
 
 
 class Classifier:
-    """A model to be fitted to images, merged, exported and asked, by one run folder.
+    """A model to fit to images, merge, export and run, with one run folder.
 
         classifier = ftx.Classifier("dinov2-small", task="multiclass", peft="dora", epochs=5)
         classifier.fit("photos")
@@ -48,17 +48,17 @@ class Classifier:
         Raises: RecipeError with all that is wrong.
         """
         if "name" in settings:
-            raise RecipeError("the model is the first argument", found=f"name={settings['name']!r} beside {model!r}")
+            raise RecipeError("the model is the first argument", found=f"{model!r} and name={settings['name']!r}")
         self.recipe = Recipe.named({"name": model, "task": task, "peft": peft, **settings})
         self.progress = progress
         self._run: Run | None = None
-        self._data: Path | None = None  # where its images lie, if the run does not say: no run names an address
+        self._data: Path | None = None  # where its images are, if the run does not say: no run names an address
 
     @classmethod
     def open(
         cls, run: Run | Path | str, *, data: Path | str | None = None, progress: Progress = NOTES_ONLY
     ) -> Classifier:
-        """The classifier of a run folder, fitted already; its images lie in ``data`` where the run does not say.
+        """The fitted classifier of a run folder; its images are in ``data`` if the run does not say.
 
         Raises: RunError if it is none.
         """
@@ -92,7 +92,7 @@ class Classifier:
         return self
 
     def merge(self) -> MergeReport:
-        """Fold what was trained into one dense model; raises as ``ftx.merge``."""
+        """Fold the trained model into one dense model; raises as ``ftx.merge``."""
         return merge(self.run, data=self._data, progress=self.progress)
 
     def export(
@@ -101,11 +101,11 @@ class Classifier:
         formats: Sequence[Format] = ("openvino",),
         precisions: Sequence[str] | str = ("fp32",),
     ) -> ExportReport:
-        """Write the dense model in other formats, merging first if that was not done; raises as ``ftx.export``."""
+        """Write the dense model in other formats, merged first if need be; raises as ``ftx.export``."""
         if not self.run.has(DENSE):
             self.merge()
-        wanted = [precisions] if isinstance(precisions, str) else precisions
-        return export(self.run, formats=formats, precisions=wanted, data=self._data, progress=self.progress)
+        chosen = [precisions] if isinstance(precisions, str) else precisions
+        return export(self.run, formats=formats, precisions=chosen, data=self._data, progress=self.progress)
 
     def validate(self) -> ParityReport:
         """Compare every artifact with the trained model; raises as ``ftx.validate``."""

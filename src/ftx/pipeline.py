@@ -1,4 +1,4 @@
-"""``ftx run``: train, merge, export and validate, from one recipe; ``ftx quickstart``: on what travels with ftx."""
+"""``ftx run``: train, merge, export and validate from one recipe; ``ftx quickstart``: on the bundled sample."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from ftx.training import OnEpoch, TrainReport, train
 
 
 class PipelineReport(CommandReport):
-    """What each verb reported; ``ok`` where no artifact failed (or, with ``require_proof``, each is proved)."""
+    """The reports of the commands; ``ok`` if no artifact failed (with ``require_proof``, if each is proved)."""
 
     verb: str = "run"
     seconds: float
@@ -48,18 +48,18 @@ def run_all(
 ) -> PipelineReport:
     """Train, merge, export ONNX and the IR in each precision, and validate all of it.
 
-    With ``require_proof`` an artifact that is not proved makes ``ok`` false, as one that failed does.
-    Raises: what the four raise; Interrupted or Terminated, with the command that goes on, where a signal ended it.
+    With ``require_proof`` an artifact that is not proved makes ``ok`` false, as a failed one does.
+    Raises: what the four raise; Interrupted or Terminated, with the command that resumes it, if a signal ended it.
     """
     check_one_process("what comes after training")
     started = time.monotonic()
-    wanted = artifacts_of(FORMATS, precisions)  # one mistyped must not cost the training
+    artifacts = artifacts_of(FORMATS, precisions)  # one mistyped must not cost the training
     trained = train(recipe, out=out, strict=strict, progress=progress, on_epoch=on_epoch)
     if trained.interrupted:
         raise Interrupted(
             "interrupted in training",
             found=f"{trained.run} holds the best epoch so far",
-            fix=f"go on with its training, or take that epoch as it is: {shell_command(DENSE.made_by, trained.run)}",
+            fix=f"resume the training, or use that epoch: {shell_command(DENSE.made_by, trained.run)}",
         )
     run, data = Run.open(trained.run), if_address(recipe.data.path)
     try:
@@ -67,10 +67,12 @@ def run_all(
         exported = export(run, formats=FORMATS, precisions=precisions, data=data, progress=progress)
         parity = validate(run, data=data, require_proof=require_proof, progress=progress)
     except KeyboardInterrupt as signal:
-        missing = [artifact for artifact in (DENSE, *wanted) if not run.has(artifact)]
+        missing = [artifact for artifact in (DENSE, *artifacts) if not run.has(artifact)]
         again = missing[0].command(run.path) if missing else shell_command("ftx validate", run.path)
         held = ", ".join(map(str, run.artifacts()))
-        raise stopped(signal, doing="after training", found=f"{run.path} holds {held}", fix=f"go on: {again}") from None
+        raise stopped(
+            signal, doing="after training", found=f"{run.path} holds {held}", fix=f"resume with {again}"
+        ) from None
     return PipelineReport(
         run=str(run.path),
         ok=parity.ok,
@@ -89,10 +91,10 @@ def quickstart(
     progress: Progress = SILENT,
     on_epoch: OnEpoch | None = None,
 ) -> PipelineReport:
-    """Train, merge, export and validate on the embedded model and the sample of a task; needs no network.
+    """Train, merge, export and validate on the bundled model and the sample of a task; needs no network.
 
-    The sample lies beside the runs, where every run made of it finds it again.
-    Raises: what the four raise; DataError if something else lies where the sample is unpacked.
+    The sample is unpacked next to the runs, where every run made of it finds it again.
+    Raises: what the four raise; DataError if something else is where the sample is unpacked.
     """
     check_one_process("what comes after training")
     started = time.monotonic()

@@ -25,7 +25,7 @@ from ftx.core.files import (
     STAGING_PREFIX,
     check_no_links,
     check_space,
-    is_held,
+    is_locked,
     partial_path,
     place_at,
     place_new,
@@ -397,17 +397,17 @@ def test_a_new_folder_has_the_first_name_that_is_free(tmp_path: Path) -> None:
 
 
 def test_a_folder_is_held_while_another_process_writes_to_it(tmp_path: Path) -> None:
-    assert not is_held(tmp_path)
+    assert not is_locked(tmp_path)
     with subprocess.Popen(
         [sys.executable, "-c", HOLD, str(tmp_path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     ) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == "held\n"
-        assert is_held(tmp_path)
+        assert is_locked(tmp_path)
         with pytest.raises(RunError, match="another ftx is at work"), sole_writer(tmp_path, None):
             raise AssertionError
         process.communicate("")
-    assert not is_held(tmp_path)
+    assert not is_locked(tmp_path)
     with sole_writer(tmp_path, None):
         pass
 

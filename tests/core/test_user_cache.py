@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from filelock import FileLock
 
-from ftx.core.user_cache import KEPT, cache_folder, forget, make_room
+from ftx.core.user_cache import KEPT, cache_folder, forget, free_space
 
 
 @pytest.fixture
@@ -65,13 +65,13 @@ def test_room_is_made_by_taking_the_least_used_away(home: Path) -> None:
     def left() -> set[int]:
         return {number for number, folder in folders.items() if folder.exists()}
 
-    make_room(folders[0], 0, most_bytes=1e9)
+    free_space(folders[0], 0, most_bytes=1e9)
     assert left() == set(folders)
-    make_room(folders[0], 250, most_bytes=450)  # 250 are its own, though it has but 100 now
+    free_space(folders[0], 250, most_bytes=450)  # 250 are its own, though it has but 100 now
     assert left() == {0, last, last - 1}
-    make_room(folders[0], 0, most_bytes=10)  # whatever it has itself
+    free_space(folders[0], 0, most_bytes=10)  # whatever it has itself
     assert left() == {0}
-    make_room(home / "none", 0, 0)
+    free_space(home / "none", 0, 0)
 
 
 def test_what_a_process_writes_in_is_not_taken_away(home: Path) -> None:
@@ -84,10 +84,10 @@ def test_what_a_process_writes_in_is_not_taken_away(home: Path) -> None:
         (folder / "content").write_bytes(bytes(100))
         (folder / ".lock").touch()
     with FileLock(busy / "rank-1" / ".lock"):
-        make_room(own, 0, most_bytes=10)
+        free_space(own, 0, most_bytes=10)
         assert (busy / "rank-1" / "content").is_file()
         assert not left.exists()
-    make_room(own, 0, most_bytes=10)
+    free_space(own, 0, most_bytes=10)
     assert not busy.exists()
 
 

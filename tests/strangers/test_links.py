@@ -10,7 +10,7 @@ import pytest
 from tests.effects.lab import call
 
 from ftx.core.errors import RunError
-from ftx.core.files import LOCK, is_held, sole_writer
+from ftx.core.files import LOCK, is_locked, sole_writer
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -66,5 +66,5 @@ def test_a_lock_that_is_a_link_is_never_opened(tmp_path: Path) -> None:
     (tmp_path / "folder" / LOCK).symlink_to(tmp_path / "victim")
     with pytest.raises(RunError), sole_writer(tmp_path / "folder", None):
         pass
-    assert not is_held(tmp_path / "folder")
+    assert not is_locked(tmp_path / "folder")
     assert (tmp_path / "victim").read_text() == "mine"

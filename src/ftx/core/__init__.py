@@ -1,1 +1,1 @@
-"""What every room stands on: errors, whole files, progress, reports, confidence intervals."""
+"""What every package needs: errors, whole files, progress, reports, confidence intervals."""

@@ -1,7 +1,7 @@
 """Addresses of other machines where a path could stand, as in ``--data https://host/shards/{00..99}.tar``.
 
-Only what a person typed in this command, or passed in Python, becomes an ``Address``: ``typed`` makes one. A text in a
-document stays text. Joined to a folder it is a path of this machine, whatever it looks like.
+Only a text that a person typed in this command, or passed in Python, becomes an ``Address``: ``typed`` makes one. Text
+in a document stays text. Joined to a folder it is a path of this machine, whatever it looks like.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from ftx.core.errors import DataError, InputError, shell_command
 SCHEMES = ("https", "http", "s3", "gs", "hf")
 # A Path made of an address has lost one slash of its two; what follows one letter is a drive.
 _BEGINS = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):/+")
-# What a document must not begin a path with: the same, with back slashes too, and a chain of fsspec.
+# No path in a document may begin so: the same, with back slashes too, and a chain of fsspec.
 _LIKE_AN_ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:(?:[/\\]|:)|.*:[/\\]{2}", re.DOTALL)
 # fsspec takes "::" for one file system behind another, and "?" and "#" end the path of an address.
 _IN_NO_NAME = re.compile(r"::|[?#\\]|[\x00-\x1f]")
@@ -23,7 +23,7 @@ _IN_NO_NAME = re.compile(r"::|[?#\\]|[\x00-\x1f]")
 
 @dataclass(frozen=True)
 class Address:
-    """A place on another machine, used as a Path is: joined to names, and asked for its name and parent."""
+    """A place on another machine, with a Path's ``name``, ``parent`` and ``/``."""
 
     text: str  # without a slash at its end
 
@@ -36,12 +36,12 @@ class Address:
 
     @property
     def name(self) -> str:
-        """What stands behind the last slash; nothing for a host alone."""
+        """The text after the last slash; empty for a host."""
         return "" if self.text == self._host else self.text.rpartition("/")[2]
 
     @property
     def parent(self) -> Address:
-        """The folder it lies in; a host lies in itself."""
+        """The folder that contains it; a host is its own parent."""
         return self if self.text == self._host else Address(self.text.rpartition("/")[0])
 
     def __truediv__(self, name: str) -> Address:
@@ -54,17 +54,17 @@ class Address:
         return Address(f"{self.text}/{name}")
 
 
-# Where images lie.
+# Where images are.
 Location = Path | Address
 
 
 def names_address(text: str) -> bool:
-    """Whether a document's text looks like an address, of whatever scheme: no document may name one."""
+    """Whether a document's text looks like an address, of any scheme: no document may name one."""
     return _LIKE_AN_ADDRESS.match(text) is not None
 
 
 def typed(place: Location | str) -> Location:
-    """What a person named: an address of a scheme that ftx opens, or a path.
+    """A place that a person named: an address of a scheme that ftx opens, or a path.
 
     Raises: InputError for any other address.
     """
@@ -74,12 +74,12 @@ def typed(place: Location | str) -> Location:
     scheme, rest = begins[1].lower(), str(place)[begins.end() :].rstrip("/")
     if scheme in SCHEMES and rest and "::" not in rest:
         return Address(f"{scheme}://{rest}")
-    if scheme not in SCHEMES and _is_there(place):  # a folder may be called so
+    if scheme not in SCHEMES and _is_there(place):  # a folder may have such a name
         return Path(place)
     local = scheme in ("file", "local")
     raise InputError(
         "ftx does not open such an address",
-        found=_spelt(scheme, f"/{rest}" if local else rest),
+        found=f"{scheme}:///{rest}" if local else f"{scheme}://{rest}",
         fix=f"name the path: /{rest}"
         if local
         else f"an address begins with {', '.join(f'{one}://' for one in SCHEMES)}, and has no '::'",
@@ -87,7 +87,7 @@ def typed(place: Location | str) -> Location:
 
 
 def is_elsewhere(path: Path | str) -> bool:
-    """Whether a text that somebody wrote down stands for an address, as ``typed`` would read it."""
+    """Whether a written text stands for an address, as ``typed`` would read it."""
     begins = _BEGINS.match(str(path))
     if begins is not None and begins[1].lower() in SCHEMES:
         return True
@@ -102,7 +102,7 @@ def _is_there(path: Path | str) -> bool:
 
 
 def data_option(text: str) -> str:
-    """How to name the images of a run that has ``text`` for where they lie: an address if ftx opens it, or a folder."""
+    """The option that names the images of a run whose recipe has ``text``: an address if ftx opens it, or a folder."""
     try:
         found = typed(text)
     except InputError:
@@ -111,15 +111,11 @@ def data_option(text: str) -> str:
 
 
 def if_address(path: Path) -> Path | None:
-    """What to hand on as ``data`` beside a run: the path where it stands for an address, which no run names itself."""
+    """The ``data`` to pass on with a run: the path if it stands for an address, which no run's files name."""
     return path if is_elsewhere(path) else None
 
 
 def as_typed(path: Path | str) -> str:
-    """The text of a path, with both slashes where it stands for an address."""
+    """The text of a path, with both slashes if it stands for an address."""
     begins = _BEGINS.match(str(path))
-    return str(path) if begins is None else _spelt(begins[1], str(path)[begins.end() :])
-
-
-def _spelt(scheme: str, rest: str) -> str:
-    return f"{scheme}://{rest}"
+    return str(path) if begins is None else f"{begins[1]}://{str(path)[begins.end() :]}"

@@ -1,18 +1,18 @@
-"""Connected components: what belongs together because links join it, directly or through others."""
+"""Connected components: names that links join, directly or through others."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from typing import TypeVar
 
-Name = TypeVar("Name", str, int)
+_Name = TypeVar("_Name", str, int)
 
 
-def least_of_component(links: Iterable[tuple[Name, Name]]) -> dict[Name, Name]:
+def least_of_component(links: Iterable[tuple[_Name, _Name]]) -> dict[_Name, _Name]:
     """The least name in the component of each name that a link has."""
-    parent: dict[Name, Name] = {}
+    parent: dict[_Name, _Name] = {}
 
-    def root(name: Name) -> Name:
+    def root(name: _Name) -> _Name:
         while (up := parent.setdefault(name, name)) != name:
             parent[name] = parent[up]  # shorter with each visit
             name = up

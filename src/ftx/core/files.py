@@ -1,4 +1,4 @@
-"""Files that are whole or not there: temporary name, fsync, rename; and one writer at a time where that matters."""
+"""Files that are whole or absent: temporary name, fsync, rename; and folders with one writer at a time."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ from ftx.core.untrusted_input import open_file
 
 # A folder or file under this prefix is work in progress of one process and never an artifact.
 STAGING_PREFIX = ".ftx-partial-"
-# Held by whoever changes a folder that several may write to. It stays: one that came anew could be held twice.
+# The lock of a folder that several processes may change. It is never removed: a new one could be held twice.
 LOCK = ".ftx-lock"
-# A process that records a file holds the lock for less than this; a wait so short is not worth telling.
-_WORTH_A_WORD_S = 1.0
+# A process that records a file holds the lock for less than this; so short a wait needs no note.
+_NOTED_AFTER_S = 1.0
 
 
 def sha256_file(path: Path) -> str:
@@ -55,7 +55,7 @@ def write_atomic(path: Path, content: bytes) -> None:
 
 @contextmanager
 def staged_file(path: Path) -> Iterator[Path]:
-    """Give a temporary name beside ``path``; what the block wrote there is moved to it, whole and on disk.
+    """Give a temporary name next to ``path``; what the block wrote there is moved to it, whole and on disk.
 
     Raises: EnvironmentFault if the disk is full or the folder cannot be written.
     """
@@ -80,9 +80,9 @@ def staged_file(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def stage_folder(final: Path) -> Iterator[Path]:
-    """Give a temporary folder beside ``final`` and move it there when the block ends well.
+    """Give a temporary folder next to ``final`` and move it there when the block ends well.
 
-    A folder already at ``final`` is replaced; whether that is allowed is the caller's to say.
+    A folder that exists at ``final`` is replaced; the caller decides whether that is allowed.
     Raises: EnvironmentFault if the disk is full or the folder cannot be written.
     """
     with staging(final) as staged:
@@ -93,7 +93,7 @@ def stage_folder(final: Path) -> Iterator[Path]:
 
 @contextmanager
 def staging(final: Path) -> Iterator[Path]:
-    """Give a temporary folder beside ``final``, which is gone after the block unless the block moved it."""
+    """Give a temporary folder next to ``final``, which is gone after the block unless the block moved it."""
     with disk_faults(final):
         make_folder(final.parent)
         sweep(final.parent)
@@ -108,39 +108,36 @@ def staging(final: Path) -> Iterator[Path]:
 
 
 def partial_path(folder: Path) -> Path:
-    """A free name in ``folder`` for what this process has not finished."""
+    """A free name in ``folder`` for unfinished work of this process."""
     return folder / f"{_owned_prefix()}{secrets.token_hex(4)}"
 
 
 def sweep(folder: Path, *, below: bool = False) -> None:
-    """Remove what processes of this machine that have ended left unfinished, ``below``: in folders inside as well.
+    """Remove unfinished work of processes of this machine that have ended; with ``below`` in folders inside as well.
 
-    What a living process works on stays, and so does what another machine left in a shared folder.
+    The work of living processes stays, and so does that of other machines in a shared folder.
     """
     for inside, folders, files in os.walk(folder):
         for name in (*folders, *files):
             if _abandoned(name):
-                _remove(Path(inside, name))
+                path = Path(inside, name)
+                if path.is_dir() and not path.is_symlink():
+                    shutil.rmtree(path, ignore_errors=True)
+                    continue
+                with suppress(OSError):  # another process was first, or it is another user's
+                    path.unlink()
         folders[:] = [name for name in folders if below and not name.startswith(STAGING_PREFIX)]
 
 
-def _remove(path: Path) -> None:
-    if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path, ignore_errors=True)
-        return
-    with suppress(OSError):  # another process was first, or it is another user's
-        path.unlink()
-
-
 def _owned_prefix() -> str:
-    """Begins the name of what this process has not finished: the machine, the process, and when it began."""
+    """The beginning of the names of this process's unfinished work: machine, process, and when it began."""
     process = os.getpid()
     return f"{STAGING_PREFIX}{_machine()}-{process}-{_state_and_start(process)[1] or 0}-"
 
 
 @cache
 def _machine() -> str:
-    """Where a process number means one process: the machine's name, and the container's, which may share the name."""
+    """The name of the machine, and of the container, within which a process number means one process."""
     name = re.sub(r"[^A-Za-z0-9]", "_", platform.node())
     try:
         space = Path("/proc/self/ns/pid").readlink().name  # pid:[4026531836]
@@ -158,7 +155,7 @@ def _abandoned(name: str) -> bool:
 
 def _alive(process: int, began: int) -> bool:
     """Whether the process that began then lives; its number may be another program's by now."""
-    if os.name == "nt":  # where asking would be Ctrl-C
+    if os.name == "nt":  # where kill would send Ctrl-C
         return True
     try:
         os.kill(process, 0)
@@ -171,7 +168,7 @@ def _alive(process: int, began: int) -> bool:
 
 
 def _state_and_start(process: int) -> tuple[str, int | None]:
-    """What the kernel says of a process: its state (Z: ended, not yet collected), and when it began, in its own ticks.
+    """A process's state by the kernel (Z: ended, not yet collected), and when it began, in the kernel's ticks.
 
     Source: proc_pid_stat(5), fields 3 and 22; the second, a program's name, may hold blanks and brackets.
     """
@@ -184,19 +181,19 @@ def _state_and_start(process: int) -> tuple[str, int | None]:
 
 @contextmanager
 def sole_writer(folder: Path, note: Callable[[str], None] | None) -> Iterator[None]:
-    """Let no other process change the folder until the block ends; a process that is killed lets go as well.
+    """Let no other process change the folder until the block ends; a killed process releases it as well.
 
-    Who has to wait is told so. What processes that ended left unfinished in the folder is gone then.
-    Raises: EnvironmentFault if the folder cannot be written; RunError if its lock is a link; where nobody is to be
-    told, RunError if it is held.
+    ``note`` is called if this process must wait. Unfinished work of ended processes in the folder is removed.
+    Raises: EnvironmentFault if the folder cannot be written; RunError if its lock is a link, or without ``note`` if it
+    is held.
     """
     from filelock import FileLock, Timeout
 
-    _refuse_link(folder / LOCK)
+    _check_no_link(folder / LOCK)
     lock = FileLock(folder / LOCK)
     with disk_faults(folder):
         try:
-            lock.acquire(timeout=_WORTH_A_WORD_S)
+            lock.acquire(timeout=_NOTED_AFTER_S)
         except Timeout:
             if note is None:
                 raise RunError("another ftx is at work on this folder", where=folder, fix="let it end first") from None
@@ -210,32 +207,32 @@ def sole_writer(folder: Path, note: Callable[[str], None] | None) -> Iterator[No
 
 
 def check_no_links(folders: Iterable[Path]) -> None:
-    """Refuse folders that are links, or hold one in the place of a folder: what is written there would go elsewhere.
+    """Check that no folder, nor a folder inside, is a link: files written there would go elsewhere.
 
     Raises: RunError naming the link.
     """
     for folder in folders:
-        _refuse_link(folder)
+        _check_no_link(folder)
         for inside, names, _ in os.walk(folder):
             for name in names:
-                _refuse_link(Path(inside, name))
+                _check_no_link(Path(inside, name))
 
 
-def _refuse_link(path: Path) -> None:
+def _check_no_link(path: Path) -> None:
     if path.is_symlink():
         raise RunError(
             "a link stands in this folder, and what is written could go elsewhere",
             where=path,
             found=f"it points at {path.readlink()}",
-            fix="put what it points at in its place",
+            fix="replace the link by the folder that it points at",
         )
 
 
-def is_held(folder: Path) -> bool:
+def is_locked(folder: Path) -> bool:
     """Whether another process is changing the folder at this moment."""
     from filelock import FileLock, Timeout
 
-    if (folder / LOCK).is_symlink():  # nobody holds it, and opening it could empty what it points at
+    if (folder / LOCK).is_symlink():  # no process holds it, and opening it could empty the file that it points at
         return False
     lock = FileLock(folder / LOCK)
     try:
@@ -243,19 +240,19 @@ def is_held(folder: Path) -> bool:
             return False
     except Timeout:
         return True
-    except EnvironmentFault:  # who cannot write there holds nothing, and cannot know
+    except EnvironmentFault:  # without the right to write there is no lock
         return False
 
 
 def place_new(staged: Path, final: Path) -> Path:
-    """Move a folder to ``final``, or to ``final-2``, ``final-3``, … if that was taken meanwhile; says where."""
+    """Move a folder to ``final``, or to ``final-2``, ``final-3``, … if that exists meanwhile; the new path."""
     for candidate in numbered(final):
         if candidate.exists() or candidate.is_symlink():
             continue
         try:
             staged.rename(candidate)
         except OSError as error:
-            if error.errno in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):  # taken since it was looked at
+            if error.errno in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):  # it exists since the check
                 continue
             raise
         fsync_folder(candidate.parent)
@@ -285,7 +282,7 @@ def place_at(staged: Path, final: Path) -> None:
 
 
 def replace_folder(staged: Path, final: Path) -> None:
-    """Move a folder to ``final``, in the place of the one that may be there."""
+    """Move a folder to ``final``, and replace the one that may exist there."""
     if not final.exists():
         staged.rename(final)
     else:
@@ -303,14 +300,14 @@ def replace_folder(staged: Path, final: Path) -> None:
 
 
 def check_space(folder: Path, needed_bytes: int) -> None:
-    """Refuse to begin where the disk cannot hold the result.
+    """Check that a result fits on the disk, before the work begins.
 
     Raises: EnvironmentFault if fewer than ``needed_bytes`` are free.
     """
     existing = next(parent for parent in [folder.absolute(), *folder.absolute().parents] if parent.exists())
     sweep(existing, below=existing == folder.absolute())  # a folder of ours, else the one that it will lie in
     status = os.statvfs(existing) if hasattr(os, "statvfs") else None
-    # A file system without blocks does not know its space: what can be made there is seen when it is made.
+    # A file system without blocks reports no space: then only writing shows what fits.
     if status is not None and status.f_blocks and status.f_bavail * status.f_frsize < needed_bytes:
         free_mb = status.f_bavail * status.f_frsize / 1e6
         raise EnvironmentFault(

@@ -1,4 +1,4 @@
-"""Memory: how much is free, and one error where it runs out, which each library words in its own way."""
+"""Memory: how much is free, and one error if it runs out, which each library words in its own way."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 
 from ftx.core.errors import EnvironmentFault
 
-# Where the machine does not tell its memory (no /proc): what the smallest of today's laptops has to spare.
+# If the system does not report its memory (no /proc): the free memory of today's smallest laptops.
 ASSUMED_FREE_BYTES = 4 << 30
 
 
@@ -23,7 +23,7 @@ def available_bytes() -> int:
     free = int(fields["MemAvailable"].split()[0]) * 1024
     limit, current = Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory.current")
     if limit.is_file() and current.is_file() and limit.read_text().strip() != "max":
-        # Pages of files that were read count as used, though the kernel drops them when memory is asked for.
+        # Pages of files that were read count as used, though the kernel drops them when memory is needed.
         statistics = Path("/sys/fs/cgroup/memory.stat")
         lines = statistics.read_text().splitlines() if statistics.is_file() else []
         cached = sum(int(line.split()[1]) for line in lines if line.startswith(("inactive_file ", "active_file ")))
@@ -31,17 +31,17 @@ def available_bytes() -> int:
     return free
 
 
-# glibc's names for what it is told by number (malloc.h), and up to which size it keeps what is given back.
+# glibc's parameters (malloc.h), and the size up to which it keeps freed memory.
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 _KEPT_BYTES = 1 << 30
-# What older ones (before 2.35, as their source has it) take at most, on 64 bits.
+# The maximum of older ones (before 2.35, by their source), on 64 bits.
 _OLD_KEPT_BYTES = 32 << 20
 
 
 def keep_freed_memory() -> bool:
-    """Let the process keep the memory of tensors that are no more, for those that come next; whether it could be told.
+    """Let the process keep the memory of freed tensors for the next ones; whether that could be set.
 
-    glibc gives what had over 32 MB back to the system at once and asks for it again, page by page, each cleared on its
+    glibc returns blocks over 32 MB to the system at once and gets them back page by page, each cleared on its
     first touch: six times the time that an element-wise operation takes. The process grows no larger than its peak.
     """
     if sys.platform != "linux":
@@ -53,7 +53,7 @@ def keep_freed_memory() -> bool:
     return mallopt(_M_TRIM_THRESHOLD, 2 * _KEPT_BYTES - 1) == 1 and kept
 
 
-# torch on a CPU and (as its own class, told by its name) on a GPU, oneDNN, the C++ library, and the system.
+# torch on a CPU and (by the name of its own class) on a GPU, oneDNN, the C++ library, and the system.
 _WORDS = (
     "can't allocate memory",
     "not enough memory",
@@ -67,7 +67,7 @@ SMALLER = "use a smaller batch, image size or model"
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error says that the machine has no more memory to give."""
+    """Whether an error reports that the machine has no more memory."""
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
         return True
     return isinstance(error, RuntimeError) and any(words in str(error).lower() for words in _WORDS)
@@ -82,7 +82,7 @@ def memory_fault(error: BaseException, fix: str = SMALLER) -> EnvironmentFault:
 
 @contextmanager
 def memory_faults(fix: Callable[[], str]) -> Iterator[None]:
-    """Turn memory that runs out into one clear error, which says what would fit."""
+    """Turn memory that runs out into one clear error, whose ``fix`` is what would fit."""
     try:
         yield
     except Exception as error:

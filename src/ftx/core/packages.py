@@ -1,4 +1,4 @@
-"""Packages that some work needs at its end: asked for before it begins; and how to install those of an extra."""
+"""Packages that a long work needs at its end, checked before it begins; and how to install those of an extra."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ DISTRIBUTION = "ftx-vit"
 
 
 def require(package: str) -> None:
-    """Find out whether a package is installed, without importing it.
+    """Check that a package is installed, without importing it.
 
-    Raises: ModuleNotFoundError, of which the command line tells the extra.
+    Raises: ModuleNotFoundError, for which the command line names the extra.
     """
     if find_spec(package) is None:
         raise ModuleNotFoundError(f"No module named '{package}'", name=package)
@@ -24,7 +24,7 @@ def require(package: str) -> None:
 def install_command(extra: str) -> str:
     """The command that installs an extra from where this ftx came.
 
-    A package index is named only where ftx came from one: elsewhere the name may be another's there.
+    A package index is named only if ftx came from one: else the name may be another's there.
     Source: PEP 610, direct_url.json.
     """
     try:
@@ -41,12 +41,11 @@ def install_command(extra: str) -> str:
             source = f"{repository['vcs']}+{source}@{repository['commit_id']}"
         if (folder := origin.get("subdirectory")) is not None:
             source += f"#subdirectory={folder}"
-        requirement = f"{DISTRIBUTION}[{extra}] @ {source}"
-        return f"pip install {shlex.quote(requirement)}"
+        return f"pip install {shlex.quote(f'{DISTRIBUTION}[{extra}] @ {source}')}"
     path = Path(unquote(address.path))
-    wanted = shlex.quote(f"{path}[{extra}]")
-    if "dir_info" not in origin:  # a wheel, beside which lies that of the models
-        return f"pip install --find-links {shlex.quote(str(path.parent))} {wanted}"
+    requirement = shlex.quote(f"{path}[{extra}]")
+    if "dir_info" not in origin:  # a wheel; that of the models is next to it
+        return f"pip install --find-links {shlex.quote(str(path.parent))} {requirement}"
     flag = "-e " if origin["dir_info"].get("editable") else ""
     models = f"{flag}{shlex.quote(str(path / 'models'))} " if (path / "models").is_dir() else ""
-    return f"pip install {models}{flag}{wanted}"
+    return f"pip install {models}{flag}{requirement}"

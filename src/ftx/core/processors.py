@@ -16,9 +16,9 @@ from pathlib import Path
 class Processors:
     """How many processors there are for this process.
 
-    ``allowed``: those it may run on. ``usable``: of these as many as its control group pays for. ``cores``: of these
-    the physical ones, as two threads of one core share its multipliers. ``fast``: of these again the performance cores,
-    where a CPU has two kinds; else the same as ``cores``.
+    ``allowed``: those it may run on. ``usable``: as many of these as the CPU quota of its control group. ``cores``: of
+    these the physical ones, as two threads of one core share its multipliers. ``fast``: of these again the performance
+    cores, if a CPU has two kinds; else the same as ``cores``.
     """
 
     allowed: int
@@ -43,11 +43,12 @@ def _of_this_machine(allowed: frozenset[int]) -> Processors:
 
 
 def read_processors(allowed: frozenset[int], root: Path) -> Processors:
-    """What the files of Linux below ``root`` say of the ``allowed`` processors; where they say nothing, all count."""
+    """The ``allowed`` processors by the files of Linux below ``root``; if these have no limit, all count."""
     quota = _quota(root)
     usable = max(1, min(len(allowed), quota or len(allowed)))
     physical = {_first_sibling(root, number) for number in allowed}
-    fast = {_first_sibling(root, number) for number in allowed & _performance(root)}
+    performance = _numbers(_read(root / "sys/devices/cpu_core/cpus"))
+    fast = {_first_sibling(root, number) for number in allowed & performance}
     return Processors(len(allowed), usable, min(usable, len(physical)), min(usable, len(fast) or len(physical)))
 
 
@@ -58,7 +59,7 @@ def _affinity() -> frozenset[int]:
 
 
 def _quota(root: Path) -> int | None:
-    """Whole processors that the control group pays for, rounded up; None where it sets no limit.
+    """The CPU quota of the control group in whole processors, rounded up; None if it sets no limit.
 
     A group is limited by each group around it as well.
     """
@@ -82,12 +83,8 @@ def _quota(root: Path) -> int | None:
 
 def _first_sibling(root: Path, number: int) -> int:
     """The processor that stands for the core that this one is a thread of."""
-    told = _read(root / f"sys/devices/system/cpu/cpu{number}/topology/thread_siblings_list")
-    return min(_numbers(told), default=number)
-
-
-def _performance(root: Path) -> frozenset[int]:
-    return _numbers(_read(root / "sys/devices/cpu_core/cpus"))
+    siblings = _read(root / f"sys/devices/system/cpu/cpu{number}/topology/thread_siblings_list")
+    return min(_numbers(siblings), default=number)
 
 
 def _numbers(listed: str) -> frozenset[int]:

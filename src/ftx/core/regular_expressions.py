@@ -1,10 +1,10 @@
-"""Regular expressions from strangers, held against layers' names: what they mean to Python's ``re``, within a time.
+"""Untrusted regular expressions matched with layers' names: with the meaning of Python's ``re``, within a time.
 
 ``re`` cannot be stopped, and ``(.*)*(.*)*x`` takes it longer than anyone waits. The package ``regex`` matches the same
-and looks at the clock; it has more syntax, so what ``re`` refuses is refused here too, and a brace that ``re`` takes as
-it is written is not its fuzzy matching.
+and looks at the clock; it has more syntax, so an error of ``re`` is an error here too, and a brace that ``re`` reads as
+a character does not start its fuzzy matching.
 
-What only lists names, as ``re.escape`` writes them, needs no matching: that is how ftx names the layers of an adapter,
+Lists of names, as ``re.escape`` writes them, need no matching: so ftx names the layers of an adapter,
 which a device without the package reads too.
 """
 
@@ -22,14 +22,14 @@ from ftx.core.untrusted_input import MOST_EXPRESSION
 if TYPE_CHECKING:
     import regex
 
-# Of this thread, for all the names of a model together; the expressions that ftx writes take some hundredths.
+# Time of this thread for all names of a model together; the expressions that ftx writes take some hundredths.
 BUDGET_S = 1.0
 _LITERAL_BRACE = re.compile(r"(\\.)|\{(?!\d*,?\d*\})", re.DOTALL)
 _LISTED_NAMES = re.compile(r"(?:\w|\\[.-])+(?:\|(?:\w|\\[.-])+)*", re.ASCII)
 
 
 class ExpressionError(ValueError):
-    """An expression that cannot be read, or that takes too long; the message says which."""
+    """An expression that is invalid, or that takes too long."""
 
 
 class Expressions:
@@ -41,16 +41,16 @@ class Expressions:
         self._listed: dict[str, frozenset[str]] = {}
 
     def listed_names(self, expression: str) -> frozenset[str]:
-        """The names that an expression lists, escaped and between bars; none where it says anything else."""
+        """The names that an expression lists, escaped and between bars; none if it has anything else."""
         if expression not in self._listed:
             lists = len(expression) <= MOST_EXPRESSION and _LISTED_NAMES.fullmatch(expression)
             self._listed[expression] = frozenset(expression.replace("\\", "").split("|") if lists else ())
         return self._listed[expression]
 
     def fullmatch(self, expression: str, name: str) -> Mapping[str, str] | None:
-        """The named groups where the whole name matches, and None where it does not.
+        """The named groups if the whole name matches, else None.
 
-        Raises: ExpressionError if it is none, or the budget is spent.
+        Raises: ExpressionError if it is invalid, or the budget is spent.
         """
         if names := self.listed_names(expression):
             return {} if name in names else None

@@ -1,7 +1,7 @@
 """Where the files are that come with ftx.
 
-Recipes and the table of architectures lie beside this module, in every install: `ftx recipes` and `ftx models` answer
-from them on a device too, and they take 30 kB of its wheel. Weights and the sample are 45 MB that only training reads:
+Recipes and the table of architectures are next to this module, in every install: `ftx recipes` and `ftx models` read
+them on a device too, and they take 30 kB of its wheel. Weights and the sample are 45 MB that only training reads:
 they are a distribution of their own, ``ftx-vit-models``.
 """
 
@@ -13,10 +13,10 @@ from pathlib import Path
 from ftx.core.errors import EnvironmentFault, RecipeError, nearest
 from ftx.core.packages import install_command
 
-# Name of an embedded model -> its timm architecture, and its file below the models folder.
+# Name of a bundled model -> its timm architecture, and its file below the models folder.
 BUNDLED = {"dinov2-small": ("vit_small_patch14_dinov2", "dinov2-small/model.safetensors")}
 
-# What each embedded model comes from, by its name on the hub, and the licence of its weights (the model's own README).
+# The source of each bundled model, by its name on the hub, and the licence of its weights (the model's own README).
 ORIGINS = {"dinov2-small": ("facebook/dinov2-small", "apache-2.0")}
 
 _SHIPPED = Path(__file__).with_name("shipped")
@@ -24,7 +24,7 @@ _RECIPES = _SHIPPED / "recipes"
 
 
 def models_folder() -> Path:
-    """The folder of embedded weights and the sample.
+    """The folder of bundled weights and the sample.
 
     Raises: EnvironmentFault if it is not installed.
     """
@@ -35,7 +35,7 @@ def models_folder() -> Path:
     found = find_spec("ftx_models")
     if found is None or found.origin is None:
         raise EnvironmentFault(
-            "this needs the embedded weights and sample, which are not installed",
+            "this needs the bundled weights and sample, which are not installed",
             found="no package 'ftx_models'",
             fix=install_command("train"),
         )
@@ -43,7 +43,7 @@ def models_folder() -> Path:
 
 
 def bundled_weights(name: str) -> Path | None:
-    """The weights that travel with ftx for a model of this name; None where there are none.
+    """The bundled weights of a model of this name; None if there are none.
 
     Raises: EnvironmentFault if there should be some and the file is missing.
     """
@@ -61,7 +61,7 @@ def sample_file(name: str) -> Path:
 
 
 def architecture_table() -> Path:
-    """What ftx supports of every architecture of timm.
+    """The table of what ftx supports of every architecture of timm.
 
     Raises: EnvironmentFault if it is missing.
     """
@@ -69,24 +69,24 @@ def architecture_table() -> Path:
 
 
 def recipe_names() -> list[str]:
-    """The recipes that travel with ftx."""
+    """The names of the bundled recipes."""
     return sorted(path.stem for path in _RECIPES.glob("*.yaml"))
 
 
 def recipe_file(given: str | Path) -> Path:
-    """A recipe: a file of the user's, or one that travels with ftx, by its name.
+    """A recipe: a file of the user's, or a bundled one, by its name.
 
     Raises: RecipeError if there is neither.
     """
     path = Path(given)
     names = recipe_names()
-    if path.is_file() or path.suffix:  # a file that is missing says so when it is read
+    if path.is_file() or path.suffix:  # reading it reports a missing file
         return path
     if str(given) in names:
         return _RECIPES / f"{given}.yaml"
     alike = nearest(str(given), names)
     raise RecipeError(
-        f"there is neither a file nor a recipe called '{given}'",
+        f"there is neither a file nor a recipe named '{given}'",
         fix=f"did you mean {alike}?" if alike else "`ftx recipes` lists the recipes",
     )
 

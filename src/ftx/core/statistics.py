@@ -1,4 +1,4 @@
-"""What a share, or a difference of two shares, measured on so many images says about all images."""
+"""Confidence intervals of a fraction, or of a difference of two fractions, measured on a number of images."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from statistics import NormalDist
 
 # The two-sided 95 % quantile of the normal distribution.
 Z_TWO_SIDED = 1.959964
-# Bisections end when what they look for is known to so much: far below what an interval is printed to.
+# Bisections end at this width: far below the precision that intervals are printed with.
 _EXACT = 1e-9
 # A search for a number of images ends here: nobody labels more to prove one model.
 _MOST_UNITS = 100_000_000
 
 
 def wilson_interval(hits: float, trials: int) -> tuple[float, float]:
-    """The 95 % interval of a share; (0, 1) where nothing was tried.
+    """The 95 % interval of a fraction; (0, 1) without trials.
 
     Unlike the normal interval it stays inside [0, 1] and does not collapse at 0 and 1.
     Source: E. B. Wilson, JASA 22 (1927) 209-212.
@@ -35,10 +35,10 @@ def wilson_interval(hits: float, trials: int) -> tuple[float, float]:
 
 
 def fraction_at_most(hits: float, trials: int, confidence: float) -> float:
-    """The upper end of the exact one-sided interval of a share; 1 where nothing was tried.
+    """The upper end of the exact one-sided interval of a fraction; 1 without trials.
 
-    ``hits`` may be a sum of shares in [0, 1], as a patient of whom half the images were hit: yes or no varies the most
-    of all that lies between, so the interval is then wider than it need be.
+    ``hits`` may be a sum of fractions, as for a patient half of whose images were hits. Yes or no varies more than any
+    value between them, so the interval is then wider than it need be.
     Source: Clopper and Pearson, Biometrika 26 (1934) 404-413, as quantile of the beta distribution.
     """
     if hits >= trials:
@@ -47,7 +47,7 @@ def fraction_at_most(hits: float, trials: int, confidence: float) -> float:
 
 
 def fraction_at_least(hits: float, trials: int, confidence: float) -> float:
-    """The lower end of the exact one-sided interval of a share; 0 where nothing was tried."""
+    """The lower end of the exact one-sided interval of a fraction; 0 without trials."""
     return 1.0 - fraction_at_most(trials - hits, trials, confidence)
 
 
@@ -55,8 +55,8 @@ def fraction_at_least(hits: float, trials: int, confidence: float) -> float:
 class PairedCounts:
     """Two models on the same units (images, or groups of them).
 
-    ``lost`` of the units are right by the first and wrong by the second, ``gained`` the other way round. Where a unit
-    is a group, its images count as shares of it, so both may be fractions.
+    ``lost`` of the units are correct by the first and wrong by the second, ``gained`` the other way round. If a unit
+    is a group, its images count as fractions of it, so both may be fractions.
     """
 
     lost: float
@@ -65,7 +65,7 @@ class PairedCounts:
 
     @property
     def drop(self) -> float:
-        """How much less accurate the second model is, as a share of the units; 0 where there are none."""
+        """How much less accurate the second model is, as a fraction of the units; 0 if there are none."""
         return (self.lost - self.gained) / self.units if self.units else 0.0
 
     @property
@@ -76,9 +76,9 @@ class PairedCounts:
     def drop_at_most(self, confidence: float) -> float:
         """The upper end of the one-sided interval of the drop; 1 without units.
 
-        The wider of two: Tango's score interval, which holds its level but for very few lost images (6.0 % of errors
-        at 5 % where 0.02 of 300 are lost and none gained), and the exact intervals of lost and gained brought together,
-        which are exact where none is gained and hold little more than their level where many are. Together they err in
+        The wider of two: Tango's score interval, which keeps its level but for very few lost images (6.0 % of errors
+        at 5 % if 0.02 of 300 are lost and none gained), and the exact intervals of lost and gained brought together,
+        which are exact if none is gained and keep little more than their level if many are. Together they err in
         at most 5.0 % in the table of docs/decisions/0008-verdict.md.
         Source: Tango, Statistics in Medicine 17 (1998) 891-908; Zou and Donner, Statistics in Medicine 27 (2008)
         1693-1702, eq. 5 (MOVER), with Clopper-Pearson's ends.
@@ -92,11 +92,11 @@ class PairedCounts:
         return -self.swapped.drop_at_most(confidence)
 
     def chance_within(self, margin: float) -> float:
-        """The p-value of "the drop is larger than ``margin``": small where it is proved not to be."""
+        """The p-value of "the drop is larger than ``margin``": small if it is proved not to be."""
         return 1.0 - _largest(lambda confidence: self.drop_at_most(confidence) <= margin, 0.5, 1.0)
 
     def chance_beyond(self, margin: float) -> float:
-        """The p-value of "the drop is at most ``margin``": small where it is proved to be more."""
+        """The p-value of "the drop is at most ``margin``": small if it is proved to be more."""
         return 1.0 - _largest(lambda confidence: self.drop_at_least(confidence) > margin, 0.5, 1.0)
 
     def units_needed(self, margin: float, confidence: float) -> int | None:
@@ -118,17 +118,17 @@ class PairedCounts:
         return high
 
     def _score_end(self, confidence: float) -> float:
-        """The largest drop that Tango's score test does not refuse."""
+        """The largest drop that Tango's score test does not reject."""
         quantile = NormalDist().inv_cdf(confidence)
         return _largest(lambda drop: self._score(drop) >= -quantile, self.drop, 1.0)
 
     def _score(self, drop: float) -> float:
-        """Tango's statistic for a true drop, eq. 12: its normal deviate, with the likeliest share of gained units."""
+        """Tango's statistic for a true drop, eq. 12: its normal deviate, at the likeliest fraction gained."""
         trials, units = self.lost + self.gained, self.units
         b = -trials + drop * (2 * units - self.lost + self.gained)
         c = -self.gained * drop * (1 - drop)
-        gained_share = (math.sqrt(max(b * b - 8 * units * c, 0.0)) - b) / (4 * units)
-        variance = units * (2 * gained_share + drop * (1 - drop))
+        gained_fraction = (math.sqrt(max(b * b - 8 * units * c, 0.0)) - b) / (4 * units)
+        variance = units * (2 * gained_fraction + drop * (1 - drop))
         difference = self.lost - self.gained - units * drop
         if variance <= 0:
             return 0.0 if difference == 0 else math.copysign(math.inf, difference)
@@ -142,18 +142,18 @@ class PairedCounts:
 
 
 def holm(p_values: Sequence[float], alpha: float) -> list[tuple[bool, float]]:
-    """For each hypothesis whether it is refused, and at which level it was tested; all together err in ``alpha``.
+    """For each hypothesis whether it is rejected, and at which level it was tested; all together err in ``alpha``.
 
     Source: S. Holm, Scandinavian Journal of Statistics 6 (1979) 65-70.
     """
-    answers: list[tuple[bool, float]] = [(False, alpha)] * len(p_values)
-    level, going = alpha, True
+    decisions: list[tuple[bool, float]] = [(False, alpha)] * len(p_values)
+    level, rejected = alpha, True
     for step, index in enumerate(sorted(range(len(p_values)), key=lambda index: p_values[index])):
-        if going:  # after the first that stands, all stand
+        if rejected:  # after the first that is kept, all are kept
             level = alpha / (len(p_values) - step)
-            going = p_values[index] <= level
-        answers[index] = (going, level)
-    return answers
+            rejected = p_values[index] <= level
+        decisions[index] = rejected, level
+    return decisions
 
 
 def _largest(holds: Callable[[float], bool], low: float, high: float) -> float:

@@ -1,4 +1,4 @@
-"""Libraries kept from what our user did not ask for: reports of their use, files in the home folder, and warnings.
+"""Libraries kept from unwelcome side effects: reports of their use, files in the home folder, and warnings.
 
 OpenVINO, NNCF and ONNX Runtime report their use at their first import: openvino/tools/ovc sends "general_import" to
 Intel and writes a client id to ~/intel; ONNX Runtime 1.32 writes a device id and a queue of events to

@@ -1,4 +1,4 @@
-"""A folder for what can be made again, in the user's cache: the least used go, beyond a few or beyond so many bytes.
+"""Folders in the user's cache for files that can be made again: beyond a number or a size, the least used are removed.
 
 Source: XDG Base Directory Specification, XDG_CACHE_HOME.
 """
@@ -12,14 +12,14 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-# Compiled models have the size of their weights.
+# A compiled model has the size of its weights.
 KEPT = 4
 
 
 def cache_folder(kind: str, digest: str, *, keep: int | None = KEPT) -> Path | None:
-    """The folder of this digest, made where it is not there; None where the user's cache cannot be written.
+    """The folder of this digest, made if it does not exist; None if the user's cache cannot be written.
 
-    Of each kind the ``keep`` that were asked for last stay, or all where ``make_room`` sees to it.
+    Of each kind the ``keep`` last used stay; with None all, and ``free_space`` removes them.
     """
     home = os.environ.get("XDG_CACHE_HOME", "")
     try:
@@ -29,21 +29,21 @@ def cache_folder(kind: str, digest: str, *, keep: int | None = KEPT) -> Path | N
         os.utime(own)
         if not os.access(own, os.W_OK):
             return None
-        for older in _last_asked_for_first(above)[keep:] if keep is not None else ():
+        for older in _last_used_first(above)[keep:] if keep is not None else ():
             shutil.rmtree(older, ignore_errors=True)
     except (OSError, RuntimeError):  # no home folder, a disk that is read only, another process that cleans up
         return None
     return own
 
 
-def make_room(own: Path, own_bytes: float, most_bytes: float) -> None:
-    """Remove the least used folders beside one that will hold so many bytes, until all together have ``most_bytes``.
+def free_space(own: Path, own_bytes: float, most_bytes: float) -> None:
+    """Remove the least used other folders until, with ``own_bytes`` in this one, all together have ``most_bytes``.
 
-    Those in which a process holds a lock, a file ``.lock``, stay.
+    Folders in which a process holds a lock, a file ``.lock``, stay.
     """
     with suppress(OSError):
         left_bytes = most_bytes - max(own_bytes, _size_bytes(own))
-        for other in _last_asked_for_first(own.parent):
+        for other in _last_used_first(own.parent):
             if other == own:
                 continue
             left_bytes -= _size_bytes(other)
@@ -52,7 +52,7 @@ def make_room(own: Path, own_bytes: float, most_bytes: float) -> None:
 
 
 def _remove_unused(folder: Path) -> None:
-    """Remove a folder that nobody writes in, and let nobody begin meanwhile."""
+    """Remove a folder in which no process writes, and let none begin meanwhile."""
     with ExitStack() as held:
         try:
             for lock in folder.rglob(".lock"):
@@ -62,7 +62,7 @@ def _remove_unused(folder: Path) -> None:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _last_asked_for_first(above: Path) -> list[Path]:
+def _last_used_first(above: Path) -> list[Path]:
     return sorted(above.iterdir(), key=lambda path: -path.stat().st_mtime_ns)
 
 
@@ -71,6 +71,6 @@ def _size_bytes(folder: Path) -> int:
 
 
 def forget(folder: Path) -> None:
-    """Remove a cache that did not hold."""
+    """Remove a damaged cache."""
     with suppress(OSError):
         shutil.rmtree(folder)

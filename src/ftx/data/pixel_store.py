@@ -17,7 +17,7 @@ from PIL import Image
 
 from ftx.core.byte_store import ByteStore
 from ftx.core.progress import Progress
-from ftx.core.user_cache import cache_folder, make_room
+from ftx.core.user_cache import cache_folder, free_space
 from ftx.core.version import __version__
 from ftx.data.image_store import EncodedImage, open_image
 from ftx.data.preprocess import Pixels, Preprocess, resize_crop
@@ -100,7 +100,7 @@ def pixel_store(
     digest = sha256(named.encode(errors="surrogateescape")).hexdigest()
     folder = cache_folder(_KIND, digest, keep=None) if limit_bytes else None
     if folder is not None:
-        make_room(folder, images * sum(_bytes(form, pre) for form in forms), limit_bytes)
+        free_space(folder, images * sum(_bytes(form, pre) for form in forms), limit_bytes)
     with ByteStore(folder, limit_bytes) as store:
         pixels = PixelStore(pre, store, forms)
         yield pixels

@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from ftx.core.command_report import CommandReport
 from ftx.core.errors import InputError, RunError, check_known
-from ftx.core.files import is_held
+from ftx.core.files import is_locked
 from ftx.core.untrusted_input import read_file
 from ftx.recipe.schema import Recipe
 from ftx.runs.artifacts import TRAINED
@@ -143,7 +143,7 @@ def _listed(folder: Path, digests: dict[str, str]) -> ListedRun:
     try:
         known = known.model_copy(update=_of_training(folder, Recipe.load(recipe_file)))
         if not (folder / MANIFEST_FILE).is_file():
-            return known.model_copy(update={"state": "training" if is_held(folder) else "unfinished"})
+            return known.model_copy(update={"state": "training" if is_locked(folder) else "unfinished"})
         run = Run.open(folder)
         digests[known.run] = run.manifest.digest(TRAINED)
         for report in (EPOCHS_FILE, EVAL_FILE, BENCH_FILE):

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from ftx.core.disk import disk_faults
 from ftx.core.errors import RunError
-from ftx.core.files import is_held, partial_path, sole_writer
+from ftx.core.files import is_locked, partial_path, sole_writer
 from ftx.runs.inventory import RECIPE_FILE, RunsReport, all_runs, list_runs, named_by_latest, named_run
 from ftx.runs.latest import LATEST, point_latest_at
 from ftx.runs.run_json import MANIFEST_FILE
@@ -28,7 +28,7 @@ def remove_runs(paths: Sequence[Path]) -> RunsReport:
             raise RunError(
                 "this is a link to a run", where=folder, found=str(folder.resolve()), fix="name the run itself"
             )
-        if is_held(folder):
+        if is_locked(folder):
             raise RunError("another ftx is changing this run", where=folder, fix="wait for it, or stop it")
     _let_latest_go({folder.resolve() for folder in folders})
     for folder in folders:

@@ -9,7 +9,7 @@ from typing import Annotated, Self
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from ftx.core.errors import RunError, shell_command
-from ftx.core.files import is_held, sha256_file
+from ftx.core.files import is_locked, sha256_file
 from ftx.core.version import __version__
 from ftx.data.preprocess import Preprocess
 from ftx.recipe.adapter_methods import Method
@@ -143,7 +143,7 @@ def read_manifest(path: Path) -> Manifest:
         found, fix = f"no {path.name} in it", "name a run folder"
         if checkpoint_records(path.parent):
             found, fix = "its training has not ended", f"go on with it: {shell_command(RESUME, path.parent)}"
-            if is_held(path.parent):
+            if is_locked(path.parent):
                 fix = "another ftx is training it: wait for it"
         raise RunError("this folder is no finished run", where=path.parent, found=found, fix=fix)
     return read_record(path, Manifest, RunError, RESTORE)

@@ -27,7 +27,7 @@ from ftx.core.byte_store import ByteStore
 from ftx.core.errors import EnvironmentFault, ModelError
 from ftx.core.files import write_atomic
 from ftx.core.progress import Progress
-from ftx.core.user_cache import cache_folder, forget, make_room
+from ftx.core.user_cache import cache_folder, forget, free_space
 from ftx.core.version import __version__
 from ftx.data.augment import CROP_AREA, CROP_RATIO
 from ftx.data.pixel_store import KEPT_TO_RESIZE
@@ -137,7 +137,7 @@ class FrozenPart:
         needed_bytes, processes = rows * self.empty(1).nbytes, self._ranks.local_world  # each keeps its share
         # What is kept nowhere else must not cost others what they have kept.
         if self._folder is not None and self.store.lasting and self.store.asked_bytes and not self._ranks.local:
-            make_room(self._folder, needed_bytes, self.store.asked_bytes * processes)
+            free_space(self._folder, needed_bytes, self.store.asked_bytes * processes)
             self.store.measure_room()
         limit_bytes = self.store.limit_bytes * processes
         if needed_bytes > limit_bytes:
