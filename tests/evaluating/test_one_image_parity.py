@@ -9,6 +9,7 @@ from functools import partial
 from pathlib import Path
 
 import pytest
+from ftx.reporting.parity_chain import chain
 from tests.conftest import Listener, made_once, make_whole_run
 from tests.gates.faults import vouch_for
 
@@ -16,8 +17,7 @@ from ftx.cli.validate import print_parity
 from ftx.core.third_parties import no_telemetry
 from ftx.evaluating import validate
 from ftx.reporting.facts import gather
-from ftx.reporting.latency import latency
-from ftx.reporting.parity_chain import chain
+from ftx.reporting.measurements import latency
 from ftx.runs.artifacts import IR_INT8
 from ftx.runs.card_json import PROOF_FILE
 from ftx.runs.instruction_sets import WITHOUT_VNNI, InstructionSet, sets_of

@@ -110,12 +110,12 @@ def test_an_answer_that_is_no_number_is_told_and_has_no_picture(marks_ir: Path, 
     explainer = open_explainer(marks_ir, "reciprocam", Listener())
 
     def ask(pixels_NHWC: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        logits_NC, maps_NChw = explainer.ask(pixels_NHWC)
+        logits_NC, maps_NChw = explainer.explain(pixels_NHWC)
         return (logits_NC * np.nan if pixels_NHWC[0, 0, 0, 2] == 101 else logits_NC), maps_NChw
 
     names = _Names(tmp_path / "out", [str(image) for image in images], COLOURS)
     answers = [
-        _explained(Item.of(EncodedImage.of(image)), dataclasses.replace(explainer, ask=ask), ["blue"], names)
+        _explained(Item.of(EncodedImage.of(image)), dataclasses.replace(explainer, explain=ask), ["blue"], names)
         for image in images
     ]
     assert [one.path for one in answers] == [str(image) for image in images]
@@ -194,7 +194,7 @@ def test_the_exported_map_is_the_networks_and_its_logits_are_those_without(
     for image in images:
         pixels = load_pixels(image, exported.preprocess)[None]
         logits, found = exported.explain(pixels)
-        expected_logits, expected = own.ask(pixels)
+        expected_logits, expected = own.explain(pixels)
         assert found.shape == expected.shape == (1, len(with_maps.task.labels), *expected.shape[2:])
         assert (found.min(), found.max()) == (0, 1)
         # f32 in another order, scaled by what the scores of one label differ in.

@@ -21,7 +21,7 @@ from ftx.core.statistics import PairedCounts
 from ftx.reporting.compare_runs import ComparedRun, RunPair, _class_rows, _names, _pair, compare_runs
 from ftx.reporting.facts import gather
 from ftx.reporting.headline import headline
-from ftx.reporting.held_out import HeldOut, class_scores_of, held_out
+from ftx.reporting.held_out import HeldOutPredictions, class_scores_of, held_out
 from ftx.runs.artifacts import IR_FP32, TRAINED
 from ftx.runs.compute_precision import F32, read_compute
 from ftx.runs.kept_logits import keep_logits
@@ -62,9 +62,9 @@ def test_runs_of_one_name_are_told_apart(validated_run: Path, worse: Run, tmp_pa
 
 def test_two_that_nothing_tells_apart() -> None:
     same = RunPair("a", "b", "image", 100, 3, 3, -0.05, 0.05)
-    assert same.said == "neither is shown to be better: +0.0 points, 95 % interval -5.0 to +5.0"
+    assert same.summary == "neither is shown to be better: +0.0 points, 95 % interval -5.0 to +5.0"
     strangers = RunPair("a", "b", "image", 0, 0, 0, -1, 1)
-    assert "share no held-out image" in strangers.said
+    assert "share no held-out image" in strangers.summary
 
 
 def test_a_run_beside_itself_is_refused(validated_run: Path, tmp_path: Path) -> None:
@@ -193,7 +193,7 @@ def test_a_label_has_its_figure_of_each_run_that_knows_it(validated_run: Path) -
     labels = first.task.labels
     others = Labels.multiclass(tuple("amber" if name == "amber" else f"other {name}" for name in labels.names))
     third = replace(wrong, task=TASKS["multiclass"](others, Thresholds()))
-    compared = [of(run, "a", first), of(run, "b", wrong), replace(of(run, "c", first), answers=third)]
+    compared = [of(run, "a", first), of(run, "b", wrong), replace(of(run, "c", first), predictions=third)]
     found = {row[0]: row[1:] for row in _class_rows(compared)}
     assert set(found) == {*labels.names, *others.names}
     scores = {score.name: f"{100 * score.f1:.1f}" for score in class_scores_of(first)}
@@ -212,9 +212,9 @@ def test_what_is_compared_is_looked_for_where_data_says(two: list[Run], tmp_path
     assert "neither is shown to be better: +0.0 points" in said
 
 
-def of(run: Run, name: str, answers: HeldOut) -> ComparedRun:
+def of(run: Run, name: str, predictions: HeldOutPredictions) -> ComparedRun:
     facts = gather(run)
-    return ComparedRun(name, facts, answers, [], headline(facts, answers), None, None, None)
+    return ComparedRun(name, facts, predictions, [], headline(facts, predictions), None, None, None)
 
 
 @needs_chromium

@@ -15,7 +15,7 @@ from ftx.core.statistics import wilson_interval
 from ftx.reporting.calibration import calibration
 from ftx.reporting.figures import (
     bars,
-    curves_beside,
+    compared_curves,
     loss_curve,
     metric_curve,
     precision_recall,
@@ -63,7 +63,7 @@ def test_the_same_figures_give_the_same_drawing() -> None:
 
 def test_names_are_no_formulas_and_none_is_left_out() -> None:
     """A dollar begins a formula for matplotlib, and a name with _ before it is hidden."""
-    drawn = curves_beside([("a$\\foo$", EPOCHS), ("_base", EPOCHS)])
+    drawn = compared_curves([("a$\\foo$", EPOCHS), ("_base", EPOCHS)])
     assert "a$\\foo$" in drawn
     assert "_base" in drawn
 
@@ -192,7 +192,7 @@ def test_the_epoch_that_is_kept_is_marked_and_no_other() -> None:
 def test_runs_are_told_apart_by_their_lines_as_the_legend_names_them() -> None:
     """By accuracy on validation images, whatever metric chose their epochs."""
     first, second = measured(**CURVES), measured(**(CURVES | {"accuracy": [0.25, 0.5, 0.25, 0.75]}))
-    drawn = curves_beside([("one", first), ("two", second)])
+    drawn = compared_curves([("one", first), ("two", second)])
     lines = {colour: shape(points) for colour, _, points in lines_of(drawn) if len(points) == 4}
     assert lines == {"mark": pytest.approx([1, 0.5, -0.5], rel=1e-3), "second": pytest.approx([1, -1, 2], rel=1e-3)}
     assert "one: at best 0.625; two: at best 0.750" in drawn
@@ -221,7 +221,7 @@ def points_of(drawn: str, colour: str) -> list[tuple[str, str]]:
 
 def test_each_point_of_the_reliability_diagram_is_a_bin() -> None:
     """Across its mean score, upwards the share that is right, with an interval that reaches further where it must."""
-    # 16 answers of 0.25, of which 2 are right, and 4 of 0.75, of which 3 are.
+    # 16 predictions of 0.25, of which 2 are right, and 4 of 0.75, of which 3 are.
     scores = np.repeat(np.array([0.25, 0.75], np.float32), (16, 4))
     found = calibration(scores, np.concatenate([np.arange(16) < 2, np.arange(4) < 3]))
     assert found is not None

@@ -13,8 +13,7 @@ from ftx.core.progress import SILENT
 from ftx.reporting.facts import RunFacts, gather
 from ftx.reporting.headline import Headline, headline
 from ftx.reporting.held_out import held_out
-from ftx.reporting.latency import latency
-from ftx.reporting.parity_chain import chain
+from ftx.reporting.measurements import chain, latency
 from ftx.reporting.report import report
 from ftx.runs.artifacts import IR_FP32, IRS, TRAINED
 from ftx.runs.bench_json import BenchReport, BenchRow
@@ -130,15 +129,15 @@ def test_without_answers_nothing_is_ready(validated_run: Path) -> None:
 
 
 def test_what_a_report_makes_again_is_no_fault(validated_run: Path, tmp_path: Path) -> None:
-    """Moving the page away, or losing the kept answers, changes no model."""
+    """Moving the page away, or losing the kept predictions, changes no model."""
     run = Run.open(shutil.copytree(validated_run, tmp_path / "run", symlinks=True))
     report(run)
     (run.path / "reports" / "report.html").unlink()
     (run.path / "reports" / "near_duplicates.json").write_text("{}", encoding="utf-8")
-    answers = run.path / "reports" / "answers" / "trained.safetensors"
-    content = bytearray(answers.read_bytes())
+    predictions = run.path / "reports" / "answers" / "trained.safetensors"
+    content = bytearray(predictions.read_bytes())
     content[-1] ^= 0x40  # a logit that nobody answered
-    answers.write_bytes(content)
+    predictions.write_bytes(content)
     assert gather(run).faults == []
     assert read_logits(run, TRAINED) is None
     assert read_logits(Run.open(validated_run), TRAINED) is not None
@@ -164,7 +163,7 @@ def test_a_bench_of_other_models_is_not_shown(validated_run: Path, tmp_path: Pat
         assert (facts.bench is not None) is shown
         found = latency(facts)
         assert found is not None
-        assert ("ftx bench at 32 px" in found.said) is shown
+        assert ("ftx bench at 32 px" in found.summary) is shown
         wanted = "a bench of what was exported since" if shown else "a bench of latency and throughput"
         # int8 and the others have no row.
         assert [lack.command for lack in facts.lacks if lack.what == wanted] == [f"ftx bench {run.path}"]

@@ -1,4 +1,4 @@
-"""Which answers are shown: mistakes by how far off they are, answers by how little would turn them."""
+"""Which predictions are shown: mistakes by how far off they are, predictions by how little would turn them."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from ftx.core.errors import DataError
 from ftx.core.progress import SILENT
 from ftx.data.dataset import Entry
 from ftx.reporting import confusion
-from ftx.reporting.confusion import CELLS, confusions, errors_of_singles
-from ftx.reporting.held_out import HeldOut, held_out
+from ftx.reporting.confusion import CELLS, confusions, label_errors
+from ftx.reporting.held_out import HeldOutPredictions, held_out
 from ftx.runs.artifacts import IR_FP32, TRAINED
 from ftx.runs.compute_precision import F32
 from ftx.runs.machine import this_machine
@@ -24,14 +24,16 @@ from ftx.tasks.task_names import TaskName
 from ftx.tasks.thresholds import Thresholds
 
 
-def held(task_name: TaskName, labels: Labels, scores: list[list[float]], truth: list[tuple[str, ...]]) -> HeldOut:
+def held(
+    task_name: TaskName, labels: Labels, scores: list[list[float]], truth: list[tuple[str, ...]]
+) -> HeldOutPredictions:
     """Answers whose logits give these scores: log of a share of a group, log-odds of a single."""
     scores_NC = np.array(scores, np.float64)
     grouped = np.isin(labels.names, [name for group in labels.groups for name in group])
     logits = np.where(grouped, np.log(scores_NC), np.log(scores_NC) - np.log1p(-scores_NC)).astype(np.float32)
     task = TASKS[task_name](labels, Thresholds({"tall": 0.3}))
     entries = tuple(Entry(f"{row}.png", f"{row:064x}", names, "test") for row, names in enumerate(truth))
-    return HeldOut(TRAINED, F32, this_machine(), task_name, task, entries, logits, task.targets(truth))
+    return HeldOutPredictions(TRAINED, F32, this_machine(), task_name, task, entries, logits, task.targets(truth))
 
 
 def test_multiclass() -> None:
@@ -49,12 +51,12 @@ def test_multiclass() -> None:
     (matrix,) = confusions(found)
     assert matrix.counts == [[1, 1, 1], [1, 0, 0], [0, 0, 0]]
     assert matrix.shares[0] == pytest.approx([1 / 3] * 3)
-    assert [(one.truth, one.answer, one.images) for one in matrix.mistakes] == [
+    assert [(one.truth, one.prediction, one.images) for one in matrix.mistakes] == [
         ("a", "b", 1),
         ("a", "c", 1),
         ("b", "a", 1),
     ]
-    assert not errors_of_singles(found)
+    assert not label_errors(found)
 
 
 def test_multilabel() -> None:
@@ -69,9 +71,9 @@ def test_multilabel() -> None:
     assert scores_K.tolist() == pytest.approx([0.35, 0.9, 0.1, 0.45, 0.8, 0.2], abs=1e-6)
     assert right_K.tolist() == [False, True, False, False, True, True]
     assert confusions(found) == []
-    tall, wet = errors_of_singles(found)
-    assert (tall.hits, tall.missed, tall.false_alarms, tall.rightly_not) == (1, 0, 1, 1)
-    assert (wet.hits, wet.missed, wet.false_alarms, wet.rightly_not) == (1, 1, 0, 1)
+    tall, wet = label_errors(found)
+    assert (tall.hits, tall.missed, tall.false_alarms, tall.correct_rejections) == (1, 0, 1, 1)
+    assert (wet.hits, wet.missed, wet.false_alarms, wet.correct_rejections) == (1, 1, 0, 1)
     assert tall.threshold == pytest.approx(0.3)
 
 
@@ -90,7 +92,7 @@ def test_hierarchical_asks_a_group_only_where_the_label_above_it_was_called() ->
     top, below = confusions(found)
     assert (top.parent, below.parent) == (None, "animal")
     assert top.counts == [[1, 1], [0, 1]]
-    assert below.answers == ["cat", "dog", "none of them"]
+    assert below.predictions == ["cat", "dog", "none of them"]
     assert below.counts == [[0, 0, 1], [1, 0, 0]]
 
 
@@ -135,10 +137,10 @@ def test_a_single_of_a_tree_is_as_sure_as_it_is_beyond_its_own_threshold() -> No
     )
     assert found.margin() == pytest.approx([0.35, 0.15, 0.14], abs=1e-6)
     assert found.least_certain(2) == [2, 1]
-    tall, wet = errors_of_singles(found)
+    tall, wet = label_errors(found)
     assert (tall.threshold, wet.threshold) == (pytest.approx(0.3), pytest.approx(0.5))
-    assert (tall.hits, tall.missed, tall.false_alarms, tall.rightly_not) == (0, 1, 2, 0)
-    assert (wet.hits, wet.missed, wet.false_alarms, wet.rightly_not) == (0, 1, 1, 1)
+    assert (tall.hits, tall.missed, tall.false_alarms, tall.correct_rejections) == (0, 1, 2, 0)
+    assert (wet.hits, wet.missed, wet.false_alarms, wet.correct_rejections) == (0, 1, 1, 1)
 
 
 def test_a_group_too_large_for_the_page_takes_no_room_from_those_behind_it(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -146,11 +148,11 @@ def test_a_group_too_large_for_the_page_takes_no_room_from_those_behind_it(monke
     groups = tuple(tuple(f"{number}{letter}" for letter in "abcdefg"[:size]) for number, size in enumerate(sizes))
     labels = Labels(tuple(name for group in groups for name in group), groups=groups)
     scores = [[score for size in sizes for score in (0.1, 0.9, *[1e-6] * (size - 2))]]
-    answers = held("hierarchical", labels, scores, [tuple(group[0] for group in groups)])
+    predictions = held("hierarchical", labels, scores, [tuple(group[0] for group in groups)])
     shown: dict[int, list[bool]] = {}
     for cells in (1000, 50, 37, 17):
         monkeypatch.setattr(confusion, "CELLS", cells)
-        found = confusions(answers)
+        found = confusions(predictions)
         shown[cells] = [bool(one.counts) for one in found]
         assert [bool(one.shares) for one in found] == shown[cells]
         assert all(one.mistakes for one in found)
@@ -171,7 +173,7 @@ def test_of_more_labels_than_a_table_holds_the_matrix_is_drawn(monkeypatch: pyte
     assert (found.counts, found.shares) == ([], [])
     assert found.drawn is not None
     assert "Confusion of 3 labels" in found.drawn
-    assert [(one.truth, one.answer, one.images) for one in found.mistakes] == [("a", "b", 2), ("b", "a", 1)]
+    assert [(one.truth, one.prediction, one.images) for one in found.mistakes] == [("a", "b", 2), ("b", "a", 1)]
     assert [one.share for one in found.mistakes] == pytest.approx([2 / 3, 1])
 
 

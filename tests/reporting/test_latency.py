@@ -10,7 +10,7 @@ from tests.evaluating.written_runs import WRITTEN
 from tests.runs.test_bench_json import bench_of, row_of
 
 from ftx.reporting.facts import RunFacts, gather
-from ftx.reporting.latency import latency
+from ftx.reporting.measurements import latency
 from ftx.runs.run import Run
 
 
@@ -53,8 +53,8 @@ def test_bars_are_of_requests_of_one_image_one_after_the_other(facts: RunFacts) 
         ("1", "2", "8.5"),
         ("8", "1", "30.5"),
     ]
-    assert "at 48 px on" in found.said
-    assert "with 6 processors (unknown instruction set), 5 processes a row" in found.said
+    assert "at 48 px on" in found.summary
+    assert "with 6 processors (unknown instruction set), 5 processes a row" in found.summary
 
 
 def test_where_nothing_was_timed_so_all_rows_are_bars(facts: RunFacts) -> None:
@@ -66,7 +66,7 @@ def test_where_nothing_was_timed_so_all_rows_are_bars(facts: RunFacts) -> None:
 def test_the_sets_are_those_that_decided(facts: RunFacts) -> None:
     found = latency(with_bench(facts, {"isa": "avx512"}, {"isa": "avx2"}, {"isa": "avx512"}))
     assert found is not None
-    assert "(avx2, avx512)" in found.said
+    assert "(avx2, avx512)" in found.summary
 
 
 def test_without_a_bench_it_is_what_validate_saw(facts: RunFacts) -> None:
@@ -75,7 +75,7 @@ def test_without_a_bench_it_is_what_validate_saw(facts: RunFacts) -> None:
     assert found is not None
     rows = [row for row in facts.parity.rows if row.view == "graph" and row.artifact != "trained"]
     assert sorted(found.rows) == sorted((row.artifact, str(row.compute), f"{row.latency_ms:.1f}") for row in rows)
-    assert "A short look by ftx validate" in found.said
+    assert "A short look by ftx validate" in found.summary
     assert latency(replace(facts, parity=None)) is None
     emulated = [row.model_copy(update={"emulated": True}) for row in facts.parity.rows]
     assert latency(replace(facts, parity=facts.parity.model_copy(update={"rows": emulated}))) is None

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,12 +18,11 @@ from ftx.data.dataset import Split
 from ftx.evaluating.evaluate import ClassScore
 from ftx.reporting import page_values as pages
 from ftx.reporting.facts import RunFacts, gather
-from ftx.reporting.held_out import HeldOut, class_scores_of, held_out
-from ftx.reporting.label_tree import Node, label_tree
+from ftx.reporting.held_out import HeldOutPredictions, class_scores_of, held_out
 from ftx.reporting.page_values import page_values
 from ftx.reporting.pictures import PictureBudget
 from ftx.reporting.report import report
-from ftx.runs.artifacts import IR_FP32
+from ftx.runs.artifacts import IR_FP32, TRAINED
 from ftx.runs.compute_precision import F32
 from ftx.runs.kept_logits import keep_logits
 from ftx.runs.run import Run
@@ -45,19 +43,21 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
     return run
 
 
-def answers_of(run: Run) -> HeldOut:
+def predictions_of(run: Run) -> HeldOutPredictions:
     return held_out(run, IR_FP32, None, SILENT)
 
 
-def filled(facts: RunFacts, answers: HeldOut | None, data: Path | None = None) -> tuple[dict[str, Any], list[str]]:
-    values, notes = page_values(facts, answers, ["a note of before"], data, SILENT)
+def filled(
+    facts: RunFacts, predictions: HeldOutPredictions | None, data: Path | None = None
+) -> tuple[dict[str, Any], list[str]]:
+    values, notes = page_values(facts, predictions, ["a note of before"], data, SILENT)
     assert notes[0] == "a note of before"
     return values, notes[1:]
 
 
 def test_all_mistakes_are_counted_and_the_surest_of_them_shown(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pages, "CASES", 2)
-    values, notes = filled(gather(run), answers_of(run))
+    values, notes = filled(gather(run), predictions_of(run))
     assert (values["mistakes"], values["worst"], values["unsure"]) == (5, [4, 3], [0, 1])
     paths = [run.report_entries()[row].path for row in (4, 3, 0, 1)]
     assert list(values["cases"]) == paths
@@ -70,7 +70,7 @@ def test_all_mistakes_are_counted_and_the_surest_of_them_shown(run: Run, monkeyp
     monkeypatch.setattr(pages, "CASES", 1)
     report(run, out=Path("page.html"), artifact="openvino/fp32")
     html = Path("page.html").read_text(encoding="utf-8")
-    assert "<p>5 images are answered wrongly; here those" in html
+    assert "<p>5 images are predicted wrongly; here those" in html
 
 
 def test_a_page_without_answers_counts_no_mistake(run: Run) -> None:
@@ -83,13 +83,13 @@ def test_pictures_beyond_the_budget_and_those_that_are_gone_are_told_apart(
 ) -> None:
     monkeypatch.setattr(pages, "CASES", 2)  # rows 4 and 3, 0 and 1
     monkeypatch.setattr(pages, "PictureBudget", lambda: PictureBudget(left=0))
-    values, notes = filled(gather(run), answers_of(run))
+    values, notes = filled(gather(run), predictions_of(run))
     assert (values["cases"], values["samples"]) == ({}, {})
     # Four, and six samples of each label.
     assert notes == ["22 pictures were left out, to keep this file small."]
     for row in (1, 3, 4):
         Path(run.report_entries()[row].path).unlink()
-    values, notes = filled(gather(run), answers_of(run))
+    values, notes = filled(gather(run), predictions_of(run))
     assert notes == [
         "3 of 4 images to look at are not there, or not what training saw.",
         "19 pictures were left out, to keep this file small.",
@@ -105,12 +105,12 @@ def test_pictures_beyond_the_budget_and_those_that_are_gone_are_told_apart(
 def test_images_are_looked_for_where_data_says(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pages, "CASES", 1)
     Path("images").rename(tmp_path / "images")
-    answers = answers_of(run)
-    values, notes = filled(gather(run), answers, tmp_path)
+    predictions = predictions_of(run)
+    values, notes = filled(gather(run), predictions, tmp_path)
     assert (len(values["cases"]), values["pairs"], notes) == (2, [], [])
     assert {name: len(each) for name, each in values["samples"].items()} == dict.fromkeys(("blue", "green", "red"), 6)
     with pytest.raises(DataError):
-        filled(gather(run), answers, tmp_path / "nowhere")
+        filled(gather(run), predictions, tmp_path / "nowhere")
 
 
 def epochs() -> list[Epoch]:
@@ -183,48 +183,53 @@ def test_of_too_many_labels_those_with_the_lowest_f1_are_shown(monkeypatch: pyte
     assert [one.name for one in pages._lowest(scores)] == ["a", "c"]
 
 
-def test_a_tree_has_each_label_below_its_parent_with_its_own_figures() -> None:
+def test_a_tree_has_each_label_below_its_parent() -> None:
     labels = Labels(
         ("animal", "plant", "cat", "dog", "puppy", "whelp"),
         groups=(("animal", "plant"), ("cat", "dog"), ("puppy", "whelp")),
         parents={"cat": "animal", "dog": "animal", "puppy": "dog", "whelp": "dog"},
     )
-    scores = [score(name, number / 8) for number, name in enumerate(labels.names) if name != "plant"]
-
-    def told(nodes: Sequence[Node]) -> list[object]:
-        return [(node.name, node.score and node.score.f1, told(node.children)) for node in nodes]
-
-    assert told(label_tree(labels, scores)) == [
-        ("animal", 0.0, [("cat", 0.25, []), ("dog", 0.375, [("puppy", 0.5, []), ("whelp", 0.625, [])])]),
-        ("plant", None, []),
-    ]
-    assert label_tree(Labels.multiclass(("a", "b")), []) == []
+    assert pages._tree(labels) == {None: ["animal", "plant"], "animal": ["cat", "dog"], "dog": ["puppy", "whelp"]}
+    assert pages._tree(Labels.multiclass(("a", "b"))) == {}
 
 
-def several(singles: tuple[str, ...], scores: list[list[float]], truth: list[tuple[str, ...]]) -> HeldOut:
+def test_the_page_draws_the_tree_with_the_figures_of_each_label(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = Run.open(written_run("hierarchical-lora", tmp_path / "here").path)
+    monkeypatch.chdir(tmp_path / "here")
+    predictions = held_out(run, TRAINED, None, SILENT)
+    report(run, out=tmp_path / "page.html")
+    page = (tmp_path / "page.html").read_text(encoding="utf-8")
+    shown = re.findall(r'<span class="node">(.*?) <span class="quiet">recall ([\d.]+) %', page)
+    recalls = {one.name: f"{100 * one.recall:.1f}" for one in class_scores_of(predictions)}
+    assert shown == [(name, recalls[name]) for name in ("cold", "blue", "green", "warm", "pink", "red", "wet")]
+
+
+def several(singles: tuple[str, ...], scores: list[list[float]], truth: list[tuple[str, ...]]) -> HeldOutPredictions:
     return held("multilabel", Labels(singles, singles=singles), scores, truth)
 
 
 def test_curves_are_of_the_labels_with_the_lowest_average_precision_first(monkeypatch: pytest.MonkeyPatch) -> None:
     """By F1, which depends on a threshold, they come in another order."""
     # a is ranked right and never called; b has one image before its own, c two of them; nobody has d.
-    answers = several(
+    predictions = several(
         ("a", "b", "c", "d"),
         [[0.4, 0.9, 0.9, 0.1], [0.3, 0.8, 0.8, 0.2], [0.2, 0.7, 0.7, 0.3], [0.1, 0.6, 0.6, 0.4]],
         [("a",), ("a", "b"), ("b", "c"), ("b", "c")],
     )
-    scores = class_scores_of(answers)
+    scores = class_scores_of(predictions)
     precision = {one.name: one.average_precision for one in scores}
     assert precision["c"] is not None
     assert precision["b"] is not None
     assert precision["c"] < precision["b"] < 1.0 == precision["a"]
     assert precision["d"] is None
-    drawn = pages._precision_recall(answers, scores)
+    drawn = pages._precision_recall(predictions, scores)
     assert [one.name for one, _ in drawn] == ["c", "b", "a"]
     for one, curve in drawn:
         assert f"Precision against recall of {one.name}; threshold 0.500" in curve
     monkeypatch.setattr(pages, "CURVES", 2)
-    assert [one.name for one, _ in pages._precision_recall(answers, scores)] == ["c", "b"]
+    assert [one.name for one, _ in pages._precision_recall(predictions, scores)] == ["c", "b"]
     assert pages._precision_recall(None, []) == []
 
 
@@ -235,19 +240,19 @@ def test_a_single_below_another_label_has_no_curve_over_all_images() -> None:
         singles=("tall", "wet"),
         parents={"tall": "plant"},
     )
-    answers = held(
+    predictions = held(
         "hierarchical", labels, [[0.9, 0.1, 0.8, 0.3], [0.2, 0.8, 0.7, 0.6]], [("animal",), ("plant", "tall", "wet")]
     )
-    assert [one.name for one, _ in pages._precision_recall(answers, class_scores_of(answers))] == ["wet"]
+    assert [one.name for one, _ in pages._precision_recall(predictions, class_scores_of(predictions))] == ["wet"]
 
 
 def test_maps_are_of_the_surest_wrong_label_and_of_the_surest_that_was_missed() -> None:
-    answers = several(
+    predictions = several(
         ("a", "b", "c", "d"),
         [[0.6, 0.9, 0.4, 0.1], [0.9, 0.1, 0.1, 0.1], [0.7, 0.8, 0.1, 0.2], [0.1, 0.1, 0.1, 0.1]],
         [("c", "d"), ("a",), ("a", "b", "d"), ()],
     )
-    found = [pages._explained_labels(answers, row) for row in range(4)]
+    found = [pages._explained_labels(predictions, row) for row in range(4)]
     # b is further above its threshold than a, d further below than c; of a right answer the last that was called.
     assert found == [["b", "d"], ["a"], ["d"], []]
 

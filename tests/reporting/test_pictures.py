@@ -53,14 +53,14 @@ def test_a_picture_counts_with_the_maps_beside_it(tmp_path: Path) -> None:
     (entry,) = images(tmp_path, ["a"])
     store, rows = ImageStore(tmp_path), [(entry, ["b", "c"])]
     (whole,) = cases(rows, store, explainer(), PictureBudget()).values()
-    sizes = [len(whole.image.uri), *(len(picture.uri) for _, picture in whole.maps)]
+    sizes = [len(whole.uri), *(len(uri) for _, uri in whole.maps)]
     assert len(sizes) == 3
     exact = PictureBudget(left=sum(sizes))
     assert list(cases(rows, store, explainer(), exact)) == [entry.path]
-    assert (exact.left, exact.refused) == (0, 0)
+    assert (exact.left, exact.left_out) == (0, 0)
     short = PictureBudget(left=sum(sizes) - 1)
     assert cases(rows, store, explainer(), short) == {}
-    assert (short.left, short.refused) == (sum(sizes) - 1, 1)
+    assert (short.left, short.left_out) == (sum(sizes) - 1, 1)
 
 
 def test_one_without_room_leaves_it_to_a_smaller_one(tmp_path: Path) -> None:
@@ -68,21 +68,20 @@ def test_one_without_room_leaves_it_to_a_smaller_one(tmp_path: Path) -> None:
     Image.new("RGB", (40, 20)).save(tmp_path / "1.png")  # plain, and so small
     entries[1] = Entry("1.png", sha256_file(tmp_path / "1.png"), ("b",), "train")
     store, rows = ImageStore(tmp_path), [(entry, []) for entry in entries]
-    large, small = (len(case.image.uri) for case in cases(rows, store, None, PictureBudget()).values())
+    large, small = (len(case.uri) for case in cases(rows, store, None, PictureBudget()).values())
     assert small < large
     budget = PictureBudget(left=large - 1)
     assert list(cases(rows, store, None, budget)) == ["1.png"]
-    assert (budget.left, budget.refused) == (large - 1 - small, 1)
+    assert (budget.left, budget.left_out) == (large - 1 - small, 1)
 
 
 def test_each_label_has_its_own_map(tmp_path: Path) -> None:
     (entry,) = images(tmp_path, ["a"])
     (case,) = cases([(entry, ["c", "a"])], ImageStore(tmp_path), explainer(), PictureBudget()).values()
     assert [label for label, _ in case.maps] == ["c", "a"]
-    bright, dark = (np.asarray(decoded(picture.uri).convert("RGB"), float).mean() for _, picture in case.maps)
+    bright, dark = (np.asarray(decoded(uri).convert("RGB"), float).mean() for _, uri in case.maps)
     assert bright > dark  # light is what speaks for a label
-    assert {picture.path for _, picture in case.maps} == {entry.path}
-    assert decoded(case.image.uri).size == (pictures.CASE, pictures.CASE // 2)
+    assert decoded(case.uri).size == (pictures.CASE, pictures.CASE // 2)
 
 
 def test_without_a_map_or_a_label_the_image_is_shown_alone(tmp_path: Path) -> None:
@@ -94,19 +93,19 @@ def test_without_a_map_or_a_label_the_image_is_shown_alone(tmp_path: Path) -> No
     (tmp_path / entry.path).unlink()
     budget = PictureBudget()
     assert cases([(entry, ["a"])], store, explainer(), budget) == {}
-    assert budget.refused == 0  # it is not there, which is something else
+    assert budget.left_out == 0  # it is not there, which is something else
 
 
 def test_each_label_has_as_many_samples_spread_over_its_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pictures, "EACH", 3)
     entries = images(tmp_path, ["a"] * 7 + ["b"] * 2 + ["c"] * 3)
     found = samples(entries, LABELS.names, ImageStore(tmp_path), PictureBudget())
-    assert {name: [picture.path for picture in each] for name, each in found.items()} == {
+    assert {name: [path for path, _ in each] for name, each in found.items()} == {
         "a": ["0.png", "2.png", "4.png"],
         "b": ["7.png", "8.png"],
         "c": ["9.png", "10.png", "11.png"],
     }
-    side = decoded(found["a"][0].uri).size
+    side = decoded(found["a"][0][1]).size
     assert side == (pictures.SAMPLE, pictures.SAMPLE)
     # Of many labels fewer each, and of more than there is room for the first.
     monkeypatch.setattr(pictures, "MOST", 3)
@@ -119,7 +118,7 @@ def test_each_label_has_as_many_samples_spread_over_its_images(tmp_path: Path, m
 def test_samples_without_room_are_counted(tmp_path: Path) -> None:
     entries = images(tmp_path, ["a", "b", "c"])
     whole = samples(entries, LABELS.names, ImageStore(tmp_path), PictureBudget())
-    sizes = {name: len(each[0].uri) for name, each in whole.items()}
+    sizes = {name: len(each[0][1]) for name, each in whole.items()}
     budget = PictureBudget(left=sizes["a"] + sizes["b"])
     assert list(samples(entries, LABELS.names, ImageStore(tmp_path), budget)) == ["a", "b"]
-    assert (budget.left, budget.refused) == (0, 1)
+    assert (budget.left, budget.left_out) == (0, 1)

@@ -68,7 +68,7 @@ def test_each_model_has_its_own_digest_and_the_recipe_stands_as_it_was_written(r
     assert facts["validated on"].startswith("another (")
     assert not facts["this page was made on"].startswith("another (")
     (run.path / "recipe.yaml").write_text("altered: true")
-    assert provenance(gather(run)).recipe == "recipe.yaml does not hold"
+    assert provenance(gather(run)).recipe == "recipe.yaml is invalid"
 
 
 def test_a_run_without_its_curves_has_the_date_of_its_page_alone(run: Run) -> None:

@@ -229,7 +229,7 @@ def page_of(run: Run, **given: Any) -> str:
 def test_the_tables_have_the_figures_of_each_label(small: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pages, "CASES", 1)
     html = page_of(small)
-    answers = held_out(small, IR_FP32, None, SILENT)
+    predictions = held_out(small, IR_FP32, None, SILENT)
     expected = [
         [
             one.name,
@@ -238,7 +238,7 @@ def test_the_tables_have_the_figures_of_each_label(small: Run, monkeypatch: pyte
             f"{100 * one.false_positive_rate:.1f}",
             str(one.support),
         ]
-        for one in class_scores_of(answers)
+        for one in class_scores_of(predictions)
     ]
     found = table(html, "Each label, on images that training did not see; percent")
     assert found == expected
@@ -250,12 +250,12 @@ def test_the_tables_have_the_figures_of_each_label(small: Run, monkeypatch: pyte
     ]
     mistakes = table(html, "The most frequent mistakes")
     assert sorted(mistakes) == sorted(
-        [one.truth, one.answer, str(one.images), f"{100 * one.share:.1f}"]
-        for matrix in confusions(answers)
+        [one.truth, one.prediction, str(one.images), f"{100 * one.share:.1f}"]
+        for matrix in confusions(predictions)
         for one in matrix.mistakes
     )
     assert "6 of 8, by openvino/fp32" in html
-    assert "8 images of test, answered by openvino/fp32 (f32)" in html
+    assert "8 images of test, predicted by openvino/fp32 (f32)" in html
 
 
 def test_all_near_duplicates_are_counted_and_the_first_shown(small: Run, monkeypatch: pytest.MonkeyPatch) -> None:

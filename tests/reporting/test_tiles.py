@@ -19,11 +19,10 @@ from ftx.core.pages import render
 from ftx.core.progress import SILENT
 from ftx.core.statistics import wilson_interval
 from ftx.reporting.facts import RunFacts, gather
-from ftx.reporting.headline import headline
+from ftx.reporting.headline import headline, tiles
 from ftx.reporting.held_out import held_out
 from ftx.reporting.page_values import page_values
 from ftx.reporting.report import TEMPLATE, report
-from ftx.reporting.tiles import tiles
 from ftx.runs.artifacts import TRAINED
 from ftx.runs.bench_json import BenchReport, BenchRow
 from ftx.runs.machine import this_machine
@@ -47,18 +46,18 @@ def with_rows(facts: RunFacts, **changed: Any) -> RunFacts:
 
 
 def test_of_a_whole_run(facts: RunFacts) -> None:
-    answers = held_out(facts.run, TRAINED, None, SILENT)
-    right, images = int(answers.correct.sum()), len(answers.correct)
+    predictions = held_out(facts.run, TRAINED, None, SILENT)
+    right, images = int(predictions.correct.sum()), len(predictions.correct)
     low, high = wilson_interval(right, images)
     artifact = best_ir(facts.run)[0]
     assert facts.parity is not None
     own = [row for row in facts.parity.own_rows if row.artifact == artifact.name]
     folder = facts.run.folder(artifact)
     size_mb = sum((folder / name).stat().st_size for name in ("model.xml", "model.bin")) / 1e6
-    assert [(tile.figure, tile.said) for tile in tiles(facts, answers)] == [
+    assert [(tile.figure, tile.caption) for tile in tiles(facts, predictions)] == [
         (
             f"{100 * right / images:.0f} %",
-            f"of {images} {answers.split} images correct (95 %: {100 * low:.0f} to {100 * high:.0f})",
+            f"of {images} {predictions.split} images correct (95 %: {100 * low:.0f} to {100 * high:.0f})",
         ),
         (
             f"≤ {ceil(1000 * max(row.drop_high or 0 for row in own)) / 10:.1f} points",
@@ -81,7 +80,7 @@ def test_the_row_that_says_least_counts(facts: RunFacts) -> None:
     assert tiles(changed, None)[1].figure == "≤ 3.3 points"
     assert tiles(with_rows(facts, drop_high=-0.01), None)[1].figure == "≤ 0.0 points"
     without_truth = tiles(with_rows(facts, drop_high=None, changed_high=0.0412), None)[1]
-    assert (without_truth.figure, "of labels changed" in without_truth.said) == ("≤ 4.2 %", True)
+    assert (without_truth.figure, "of labels changed" in without_truth.caption) == ("≤ 4.2 %", True)
 
 
 def test_the_bench_is_believed_before_the_look_of_validate(facts: RunFacts) -> None:
@@ -107,13 +106,13 @@ def test_the_bench_is_believed_before_the_look_of_validate(facts: RunFacts) -> N
         rows=[row(batch=8, p50_ms=1.0), row(p50_ms=9.25), row(), row(artifact="onnx", p50_ms=2.0)],
     )
     timed = tiles(replace(facts, bench=bench), None)[2]
-    assert (timed.figure, timed.said) == ("7.5 ms", "for one image (ftx bench)")
+    assert (timed.figure, timed.caption) == ("7.5 ms", "for one image (ftx bench)")
 
 
 def test_what_nobody_measured_is_a_dash(whole_run: Path, tmp_path: Path) -> None:
     found = tiles(gather(Run.open(whole_run)), None)
     assert [tile.figure for tile in found][:3] == ["-", "-", "-"]
-    assert "is not validated" in found[1].said
+    assert "is not validated" in found[1].caption
     bare = Path(shutil.copytree(whole_run, tmp_path / "run"))
     shutil.rmtree(bare / "openvino")
     assert [tile.figure for tile in tiles(gather(Run.open(bare)), None)] == ["-"] * 4
@@ -148,16 +147,16 @@ def test_the_page_has_them_and_its_dates(validated_run: Path, tmp_path: Path) ->
     page = (tmp_path / "page.html").read_text(encoding="utf-8")
     assert f"trained 1980-01-01, page of {datetime.now(UTC):%Y-%m-%d}<" in page
     for tile in tiles(gather(run), None)[1:]:
-        assert f"<dt>{tile.said}</dt><dd>{tile.figure}</dd>" in page
+        assert f"<dt>{tile.caption}</dt><dd>{tile.figure}</dd>" in page
 
 
 @pytest.mark.parametrize("split", ["val", "test"])
 def test_images_that_chose_the_epoch_are_said_to_flatter(split: str, facts: RunFacts) -> None:
     found = held_out(facts.run, TRAINED, None, SILENT)
-    answers = replace(found, entries=tuple(replace(entry, split=split) for entry in found.entries))
-    values, notes = page_values(facts, answers, [], None, SILENT)
-    said = headline(facts, answers)
-    page = render(TEMPLATE, mark="", said=said, manifest=facts.manifest, notes=notes, **values)
+    predictions = replace(found, entries=tuple(replace(entry, split=split) for entry in found.entries))
+    values, notes = page_values(facts, predictions, [], None, SILENT)
+    said = headline(facts, predictions)
+    page = render(TEMPLATE, mark="", headline=said, manifest=facts.manifest, notes=notes, **values)
     assert ("These images also chose which epoch was kept" in page) == (split == "val")
     colours = set(re.findall(r'<td class="number" style="background: color-mix\(in srgb, var\(--(\w+)\)', page))
     assert colours == {"correct", "wrong"}
@@ -178,4 +177,4 @@ def test_of_models_that_all_failed_the_tiles_say_what_the_headline_does(validate
     ))  # fmt: skip
     failed = gather(Run.open(run.path))
     assert "every model that was exported for a device failed" in headline(failed, None).sentence
-    assert [tile.said for tile in tiles(failed, None)][1:] == ["every exported model failed"] * 3
+    assert [tile.caption for tile in tiles(failed, None)][1:] == ["every exported model failed"] * 3

@@ -88,7 +88,7 @@ class Explainer:
 
     run: str | None
     name: str
-    ask: Explain
+    explain: Explain
     # Whether each label has a map of its own, or the image one for all.
     by_label: bool
     task: Task
@@ -214,7 +214,7 @@ def _explained(item: Item, explainer: Explainer, labels: Sequence[str], names: _
     except ImageError as error:
         said = to_prediction(item.name, error, explainer.task)
         return Explanation(path=said.path, error=said.error)
-    logits_NC, maps_NChw = explainer.ask(resize_crop(image, explainer.preprocess)[None])
+    logits_NC, maps_NChw = explainer.explain(resize_crop(image, explainer.preprocess)[None])
     said = to_prediction(item.name, logits_NC[0], explainer.task)
     if said.error is not None:
         return Explanation(path=said.path, error=said.error)

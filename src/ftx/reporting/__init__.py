@@ -1,1 +1,1 @@
-"""``ftx report``: one HTML file about a run, or about several beside each other."""
+"""``ftx report``: one HTML file about a run, or about several next to each other."""

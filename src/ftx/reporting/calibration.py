@@ -1,6 +1,6 @@
-"""Whether scores are what they say: of the answers given with a score of 0.8, are 80 % right?
+"""Whether scores are probabilities: of the predictions with a score of 0.8, are 80 % correct?
 
-Shapes: K answers, each with a score in [0, 1] and whether it was right.
+Shapes: K predictions, each with a score in [0, 1] and whether it was correct.
 """
 
 from __future__ import annotations
@@ -19,35 +19,36 @@ BINS = 15
 
 @dataclass(frozen=True)
 class Bin:
-    """The answers with a score in (low, high]: their mean score, and the share that was right with its 95 % interval.
+    """The predictions with a score in (low, high]: their mean score, and the fraction correct with its 95 % interval.
 
-    Source: Wilson's interval, as of every share.
+    Source: Wilson's interval, as of every fraction.
     """
 
     low: float
     high: float
-    answers: int
+    predictions: int
     score: float
-    right: float
-    right_low: float
-    right_high: float
+    correct: float
+    correct_low: float
+    correct_high: float
 
 
 @dataclass(frozen=True)
 class Calibration:
-    """The bins that hold answers, and the expected calibration error in [0, 1].
+    """The bins that have predictions, and the expected calibration error in [0, 1].
 
-    Source: Guo et al., arXiv:1706.04599, eq. 3: the mean over answers of |share right - mean score| of their bin.
+    Source: Guo et al., arXiv:1706.04599, eq. 3: the mean over predictions of |fraction correct - mean score| of their
+    bin.
     """
 
     bins: Sequence[Bin]
-    answers: int
+    predictions: int
     ece: float
     overconfident: bool
 
 
-def calibration(scores_K: Floats, right_K: Flags, bins: int = BINS) -> Calibration | None:
-    """Sort answers into bins of equal width by their score; None without answers."""
+def calibration(scores_K: Floats, correct_K: Flags, bins: int = BINS) -> Calibration | None:
+    """Sort predictions into bins of equal width by their score; None without predictions."""
     if not len(scores_K):
         return None
     # (low, high]: a score of 0.2 belongs to the bin that ends there; 0 to the first.
@@ -55,10 +56,10 @@ def calibration(scores_K: Floats, right_K: Flags, bins: int = BINS) -> Calibrati
     found: list[Bin] = []
     for number in np.unique(number_K).tolist():
         inside = number_K == number
-        answers, hits = int(inside.sum()), int(right_K[inside].sum())
-        low, high = wilson_interval(hits, answers)
+        predictions, hits = int(inside.sum()), int(correct_K[inside].sum())
         score = float(scores_K[inside].astype(np.float64).mean())
-        found.append(Bin(number / bins, (number + 1) / bins, answers, score, hits / answers, low, high))
-    ece = sum(one.answers * abs(one.right - one.score) for one in found) / len(scores_K)
-    gap = sum(one.answers * (one.score - one.right) for one in found)
+        interval = wilson_interval(hits, predictions)
+        found.append(Bin(number / bins, (number + 1) / bins, predictions, score, hits / predictions, *interval))
+    ece = sum(one.predictions * abs(one.correct - one.score) for one in found) / len(scores_K)
+    gap = sum(one.predictions * (one.score - one.correct) for one in found)
     return Calibration(found, len(scores_K), ece, overconfident=gap > 0)

@@ -1,4 +1,4 @@
-"""``ftx report A B ...``: several runs beside each other, and which is better on the images that they share."""
+"""``ftx report A B ...``: several runs next to each other, and which is better on the images that they share."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from ftx.core.errors import InputError
 from ftx.core.files import write_atomic
 from ftx.core.pages import render
 from ftx.core.progress import SILENT, Progress
-from ftx.core.statistics import PairedCounts, wilson_interval
+from ftx.core.statistics import PairedCounts
 from ftx.data.dataset import groups_of
 from ftx.reporting.calibration import calibration
 from ftx.reporting.facts import RunFacts, gather
-from ftx.reporting.figures import curves_beside
+from ftx.reporting.figures import compared_curves
 from ftx.reporting.headline import Headline, headline
-from ftx.reporting.held_out import HeldOut, class_scores_of
-from ftx.reporting.report import MARK, answers_of, check_report_path
+from ftx.reporting.held_out import HeldOutPredictions, class_scores_of
+from ftx.reporting.report import MARK, check_report_path, find_predictions
 from ftx.runs.parity_json import Unit, latency_rows
 from ftx.runs.run import Run
 
@@ -30,11 +30,11 @@ CONFIDENCE = 0.975
 
 @dataclass(frozen=True)
 class ComparedRun:
-    """One run: its facts, its answers (None, with the reason, where it gives none) and its verdict."""
+    """One run: its facts, its predictions (None, with the reason in ``notes``, if it has none) and its verdict."""
 
     name: str
     facts: RunFacts
-    answers: HeldOut | None
+    predictions: HeldOutPredictions | None
     notes: Sequence[str]
     headline: Headline
     latency_ms: float | None
@@ -43,18 +43,18 @@ class ComparedRun:
 
     @property
     def accuracy(self) -> tuple[float, float, float] | None:
-        """The share of images that are wholly right, and the ends of its 95 % interval."""
-        if self.answers is None:
+        """The fraction of images that are wholly correct, and the ends of its 95 % interval."""
+        if self.predictions is None:
             return None
-        right, images = int(self.answers.correct.sum()), len(self.answers.correct)
-        return right / images, *wilson_interval(right, images)
+        correct, images, low, high = self.predictions.accuracy()
+        return correct / images, low, high
 
 
 @dataclass(frozen=True)
 class RunPair:
-    """Two runs on the held-out images of both: of so many, how many only one answers rightly.
+    """Two runs on the held-out images of both: of ``units``, how many only one of them predicts correctly.
 
-    A ``unit`` is an image or, where the first run's table names any, a group, whose images count as shares of it.
+    A ``unit`` is an image or, if the first run's table names any, a group, whose images count as fractions of it.
     """
 
     first: str
@@ -67,8 +67,8 @@ class RunPair:
     gain_high: float
 
     @property
-    def said(self) -> str:
-        """In a sentence: which is better, if either is shown to be."""
+    def summary(self) -> str:
+        """A sentence on which is better, if either is shown to be."""
         if not self.units:
             return "they share no held-out image with the same labels, so their shares cannot be compared"
         gain = (self.gained - self.lost) / self.units
@@ -81,9 +81,9 @@ class RunPair:
 
 
 class ComparisonReport(CommandReport):
-    """Where the page lies, and what it says of each run and of each pair with the first.
+    """The path of the page, the verdict on each run, and a sentence on each pair with the first.
 
-    ``ok`` is false where the verdict on one of them is not to use it.
+    ``ok`` is false if the verdict on one of them is not to use it.
     """
 
     verb: str = "report"
@@ -122,7 +122,7 @@ def compare_runs(
         compared=compared,
         pairs=pairs,
         class_rows=_class_rows(compared),
-        curves=curves_beside(epochs) if epochs else None,
+        curves=compared_curves(epochs) if epochs else None,
     ).encode()
     write_atomic(path, content)
     return ComparisonReport(
@@ -130,12 +130,12 @@ def compare_runs(
         path=str(path),
         size_bytes=len(content),
         verdicts={one.name: f"{one.headline.word}: {one.headline.sentence}" for one in compared},
-        pairs=[f"{pair.second} against {pair.first}: {pair.said}" for pair in pairs],
+        pairs=[f"{pair.second} against {pair.first}: {pair.summary}" for pair in pairs],
     )
 
 
 def _names(folders: Sequence[Path]) -> list[str]:
-    """The folders' names; with so many of the folders above them as tell all apart."""
+    """The folders' names; with as many of the folders above them as make all different."""
     for depth in range(1, max(len(folder.parts) for folder in folders)):
         names = [Path(*folder.parts[-depth:]).as_posix() for folder in folders]
         if len(set(names)) == len(names):
@@ -145,32 +145,37 @@ def _names(folders: Sequence[Path]) -> list[str]:
 
 def _compared(run: Run, name: str, artifact: str | None, data: Path | None, progress: Progress) -> ComparedRun:
     facts = gather(run)
-    answers, notes = answers_of(facts, artifact, data, progress)
-    size = latency_ms = None
-    if answers is not None:
-        weights = run.folder(answers.artifact).glob(answers.artifact.weights)
-        size = sum(path.stat().st_size for path in weights)
-        rows = facts.parity.own_rows if facts.parity and facts.verdict(answers.artifact) else []
-        of_it = [row for row in latency_rows(rows) if row.subject == answers.artifact]
-        latency_ms = next((row.latency_ms for row in of_it if row.compute == answers.compute), None)
-    found = calibration(*answers.confidences()) if answers else None
+    predictions, notes = find_predictions(facts, artifact, data, progress)
+    top = headline(facts, predictions)
+    if predictions is None:
+        return ComparedRun(name, facts, None, notes, top, latency_ms=None, size_bytes=None, ece=None)
+    found = calibration(*predictions.confidences())
+    timed = latency_rows(facts.rows_of(predictions.artifact))
+    weights = run.folder(predictions.artifact).glob(predictions.artifact.weights)
     return ComparedRun(
-        name, facts, answers, notes, headline(facts, answers), latency_ms, size, found.ece if found else None
+        name,
+        facts,
+        predictions,
+        notes,
+        top,
+        latency_ms=next((row.latency_ms for row in timed if row.compute == predictions.compute), None),
+        size_bytes=sum(path.stat().st_size for path in weights),
+        ece=found.ece if found else None,
     )
 
 
 def _class_rows(compared: Sequence[ComparedRun]) -> list[list[str]]:
-    """F1 of each label in each run, in percent; "-" where a run does not know the label."""
+    """F1 of each label in each run, in percent; "-" if a run does not have the label."""
     found: dict[str, dict[str, str]] = {}
     for one in compared:
-        for score in class_scores_of(one.answers):
+        for score in class_scores_of(one.predictions):
             found.setdefault(score.name, {})[one.name] = f"{100 * score.f1:.1f}"
     return [[label, *(by_run.get(one.name, "-") for one in compared)] for label, by_run in found.items()]
 
 
 def _pair(first: ComparedRun, second: ComparedRun) -> RunPair:
-    """By the images that both held out, known by their bytes, where their labels are the same."""
-    one, other = first.answers, second.answers
+    """On the images that both held out, identified by their bytes, if their labels are the same."""
+    one, other = first.predictions, second.predictions
     if one is None or other is None or one.task_name != other.task_name:
         return RunPair(first.name, second.name, "image", 0, 0, 0, -1, 1)
     rows = {entry.sha256: row for row, entry in enumerate(other.entries)}
@@ -179,8 +184,7 @@ def _pair(first: ComparedRun, second: ComparedRun) -> RunPair:
         for row, entry in enumerate(one.entries)
         if entry.sha256 in rows and set(entry.labels) == set(other.entries[rows[entry.sha256]].labels)
     }
-    entries = [one.entries[row] for row, _ in shared.values()]
-    groups = groups_of(entries)
+    groups = groups_of([one.entries[row] for row, _ in shared.values()])
     units: dict[str, list[tuple[bool, bool]]] = {}
     for unit, (row, same) in zip(groups or shared, shared.values(), strict=True):
         units.setdefault(unit, []).append((bool(one.correct[row]), bool(other.correct[same])))

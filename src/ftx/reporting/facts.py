@@ -1,4 +1,4 @@
-"""What a run holds, what it lacks, and what in it is no longer what was written."""
+"""What a run contains, what it lacks, and which of its files are no longer what was written."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from ftx.reporting.leakage import LEAKAGE_FILE
 from ftx.runs.artifacts import DENSE, EXPORT_IR, EXPORTED, IRS, Artifact
 from ftx.runs.bench_json import BenchReport, read_bench
 from ftx.runs.kept_logits import KEPT_LOGITS
-from ftx.runs.parity_json import ParityReport, Verdict, read_parity
+from ftx.runs.parity_json import ParityReport, ParityRow, Verdict, read_parity
 from ftx.runs.run import Run
 from ftx.runs.run_json import Manifest
 from ftx.runs.train_jsonl import Epoch, read_epochs
@@ -25,7 +25,7 @@ Value = TypeVar("Value")
 REPORT_FILE = Path("reports", "report.html")
 
 
-# Of the files that run.json knows, what a report makes anew and nothing else rests on.
+# Of the files in run.json, those that a report makes again and nothing else depends on.
 MADE_AGAIN = (f"{KEPT_LOGITS.as_posix()}/", REPORT_FILE.as_posix(), LEAKAGE_FILE.as_posix())
 
 
@@ -41,7 +41,7 @@ class Lack:
 class RunFacts:
     """A run as it lies on disk.
 
-    ``entries`` and ``recipe`` are None where their files do not hold; ``faults`` then says it, as each other file that
+    ``entries`` and ``recipe`` are None if their files are invalid; ``faults`` then lists them, as each other file that
     was altered or is stale.
     """
 
@@ -62,21 +62,25 @@ class RunFacts:
         same = self.parity.digests.get(artifact.name) == self.manifest.digest(artifact)
         return self.parity.verdicts.get(artifact.name) if same else None
 
+    def rows_of(self, artifact: Artifact) -> list[ParityRow]:
+        """What was compared of an artifact as it is now, on this CPU's own instruction set."""
+        if self.parity is None or self.verdict(artifact) is None:
+            return []
+        return [row for row in self.parity.own_rows if row.subject == artifact]
+
 
 def gather(run: Run) -> RunFacts:
-    """Read a run; what cannot be read is missing from it, and said."""
+    """Read a run; what cannot be read is missing from it, and is among its faults."""
     manifest = run.manifest
-    faults = _faults(run, manifest)
-    parity, bench = read_parity(run.path), read_bench(run, manifest)
     facts = RunFacts(
         run=run,
         manifest=manifest,
         recipe=_read(run.recipe),
         entries=_read(run.entries),
         epochs=read_epochs(run.path),
-        parity=parity,
-        bench=bench,
-        faults=faults,
+        parity=read_parity(run.path),
+        bench=read_bench(run, manifest),
+        faults=_faults(run, manifest),
         lacks=(),
     )
     return replace(facts, lacks=_lacks(facts))
@@ -93,34 +97,34 @@ def _faults(run: Run, manifest: Manifest) -> list[str]:
             found.append(f"{name} is missing")
         elif cached_sha256(path) != digest:
             found.append(f"{name} is not what was written")
-    stale = [artifact for artifact in run.artifacts() if manifest.is_stale(artifact)]
     found += [
         f"{artifact}/ is stale: it was made from another {artifact.made_from}/ than the run holds now"
         f" (run: {artifact.command(run.path)})"
-        for artifact in stale
+        for artifact in run.artifacts()
+        if manifest.is_stale(artifact)
     ]
     return found
 
 
 def _lacks(facts: RunFacts) -> list[Lack]:
-    run, found = facts.run, list[Lack]()
+    run, parity, bench = facts.run, facts.parity, facts.bench
     exported = [artifact for artifact in EXPORTED if run.has(artifact)]
-    if not run.has(DENSE):
-        found.append(Lack("the merged model", DENSE.command(run.path)))
-    if not any(run.has(artifact) for artifact in IRS.values()):
-        found.append(Lack("a model for OpenVINO", shell_command(EXPORT_IR, run.path)))
-    if exported and facts.parity is None:
-        found.append(Lack("a validation of what was exported", shell_command("ftx validate", run.path)))
-    if facts.parity is not None and any(facts.verdict(artifact) is None for artifact in exported):
-        found.append(Lack("a validation of what was exported since", shell_command("ftx validate", run.path)))
-    timed = {row.artifact for row in facts.bench.rows} if facts.bench else set[str]()
-    if facts.bench is not None and not {artifact.name for artifact in exported} <= timed:
-        found.append(Lack("a bench of what was exported since", shell_command("ftx bench", run.path)))
-    if exported and facts.bench is None:
-        found.append(Lack("a bench of latency and throughput", shell_command("ftx bench", run.path)))
-    if not facts.epochs:
-        found.append(Lack("the curves of its training (reports/train.jsonl)", None))
-    return found
+    timed = {row.artifact for row in bench.rows} if bench else set[str]()
+    validate, time = shell_command("ftx validate", run.path), shell_command("ftx bench", run.path)
+    rows = [
+        (not run.has(DENSE), "the merged model", DENSE.command(run.path)),
+        (not any(map(run.has, IRS.values())), "a model for OpenVINO", shell_command(EXPORT_IR, run.path)),
+        (exported and parity is None, "a validation of what was exported", validate),
+        (
+            parity is not None and any(facts.verdict(artifact) is None for artifact in exported),
+            "a validation of what was exported since",
+            validate,
+        ),
+        (bench and not {artifact.name for artifact in exported} <= timed, "a bench of what was exported since", time),
+        (exported and bench is None, "a bench of latency and throughput", time),
+        (not facts.epochs, "the curves of its training (reports/train.jsonl)", None),
+    ]
+    return [Lack(what, command) for lacking, what, command in rows if lacking]
 
 
 def _read(read: Callable[[], Value]) -> Value | None:

@@ -44,27 +44,23 @@ _SETTINGS: dict[str, str | float] = {
 }
 
 
-def svg(name: str, said: str, inches: tuple[float, float], draw: Callable[[Figure], None]) -> str:
-    """A figure as an element of a page; ``said`` is read to those who do not see it, ``name`` tells its parts apart."""
+def svg(name: str, description: str, inches: tuple[float, float], draw: Callable[[Figure], None]) -> str:
+    """A figure as an element of a page; screen readers read ``description``; ids of its parts start with ``name``."""
     stream = io.BytesIO()
     with drawn(stream, inches, _SETTINGS) as figure:
         draw(figure)
     text = stream.getvalue().decode()
     text = text[text.index("<svg") :]
-    text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
-    text = re.sub(r"<style[^>]*>.*?</style>", "", text, flags=re.DOTALL)  # it would style the whole page
+    # A style would change the whole page.
+    text = re.sub(r"<metadata>.*?</metadata>|<style[^>]*>.*?</style>", "", text, flags=re.DOTALL)
     text = re.sub(r'\bid="', f'id="{name}-', text)
     text = re.sub(r'(xlink:href="|url\()#', rf"\1#{name}-", text)
     text = re.sub(r"font: ([\d.]+)px [^;\"]*", r"font-size: \1px", text)
     for stands_in, colour in _OF_PAGE.items():
         text = text.replace(stands_in, colour)
     width, height = (round(96 * side) for side in inches)
-    opening = f'<svg class="figure" role="img" aria-label="{escape(said)}" width="{width}" height="{height}"'
-    return re.sub(r'<svg [^>]*?(viewBox="[^"]*")[^>]*>', rf"{_literal(opening)} \1>", text, count=1)
-
-
-def _literal(text: str) -> str:
-    return text.replace("\\", "\\\\")
+    opening = f'<svg class="figure" role="img" aria-label="{escape(description)}" width="{width}" height="{height}"'
+    return re.sub(r'<svg [^>]*?(viewBox="[^"]*")[^>]*>', lambda found: f"{opening} {found[1]}>", text, count=1)
 
 
 def loss_curve(epochs: Sequence[Epoch], best: int) -> str:
@@ -83,12 +79,12 @@ def loss_curve(epochs: Sequence[Epoch], best: int) -> str:
 
 
 def metric_curve(epochs: Sequence[Epoch], metric: str, best: int) -> str:
-    """The metric that the epoch was chosen by, as a mean with the two epochs before: a line beside the points."""
-    said = metric.replace("_", " ")
+    """The metric that the epoch was chosen by, as a mean with the two epochs before: a line next to the points."""
+    title = metric.replace("_", " ")
     values = [epoch.metrics.get(metric, epoch.accuracy) for epoch in epochs]
 
     def draw(figure: Figure) -> None:
-        axes = _axes(figure, "epoch", f"{said} on validation images")
+        axes = _axes(figure, "epoch", f"{title} on validation images")
         axes.plot([epoch.epoch for epoch in epochs], values, "o-", color=_FIRST, markersize=4)
         if len(epochs) > 1 and all(epoch.smoothed is not None for epoch in epochs):
             means = [epoch.smoothed or 0.0 for epoch in epochs]
@@ -97,10 +93,10 @@ def metric_curve(epochs: Sequence[Epoch], metric: str, best: int) -> str:
         _kept(axes, best)
         axes.set_ylim(max(0.0, min(values) - 0.1), min(1.02, max(values) + 0.05))
 
-    return svg("metric", f"{said} of {len(epochs)} epochs, at best {max(values):.3f}", (4.6, 3.1), draw)
+    return svg("metric", f"{title} of {len(epochs)} epochs, at best {max(values):.3f}", (4.6, 3.1), draw)
 
 
-def curves_beside(runs: Sequence[tuple[str, Sequence[Epoch]]]) -> str:
+def compared_curves(runs: Sequence[tuple[str, Sequence[Epoch]]]) -> str:
     """Accuracy on validation images of several runs, by name."""
     styles = [(colour, line) for line in ("-", "--", ":", "-.") for colour in (_FIRST, _SECOND, _TEXT)]
 
@@ -113,30 +109,28 @@ def curves_beside(runs: Sequence[tuple[str, Sequence[Epoch]]]) -> str:
         # Explicitly, as one that begins with _ would be left out; with a space before it, as that is warned of.
         axes.legend(axes.lines, [f" {name}" for name, _ in runs])
 
-    said = "; ".join(f"{name}: at best {max(one.accuracy for one in epochs):.3f}" for name, epochs in runs)
-    return svg("curves", f"Accuracy on validation images, epoch by epoch. {said}", (6.4, 4.2), draw)
+    each = "; ".join(f"{name}: at best {max(one.accuracy for one in epochs):.3f}" for name, epochs in runs)
+    return svg("curves", f"Accuracy on validation images, epoch by epoch. {each}", (6.4, 4.2), draw)
 
 
 def reliability(found: Calibration) -> str:
-    """Share right against mean score, with intervals; the diagonal is a model whose scores are what they say."""
+    """Fraction correct against mean score, with intervals; on the diagonal scores are probabilities."""
 
     def draw(figure: Figure) -> None:
         upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(4, 1))
-        scores = np.array([one.score for one in found.bins])
-        right = np.array([one.right for one in found.bins])
-        low = np.array([one.right_low for one in found.bins])
-        high = np.array([one.right_high for one in found.bins])
+        bins = [(one.score, one.correct, one.correct_low, one.correct_high) for one in found.bins]
+        scores, correct, low, high = np.array(bins).T
         upper.plot([0, 1], [0, 1], "--", color=_LINE)
         upper.errorbar(
-            scores, right, yerr=[right - low, high - right], fmt="o", color=_FIRST, markersize=5, elinewidth=1.2
+            scores, correct, yerr=[correct - low, high - correct], fmt="o", color=_FIRST, markersize=5, elinewidth=1.2
         )
-        upper.set_ylabel("share that is right")
+        upper.set_ylabel("fraction correct")
         upper.set_xlim(0, 1)
         upper.set_ylim(0, 1.02)
         widths = [one.high - one.low for one in found.bins]
-        lower.bar([one.low for one in found.bins], [one.answers for one in found.bins], widths, align="edge",
+        lower.bar([one.low for one in found.bins], [one.predictions for one in found.bins], widths, align="edge",
                   color=_SECOND, edgecolor="none")  # fmt: skip
-        lower.set_ylabel("answers")
+        lower.set_ylabel("predictions")
         lower.set_xlabel("score")
 
     return svg("reliability", f"Reliability diagram, expected calibration error {found.ece:.3f}", (4.6, 4.4), draw)
@@ -148,15 +142,15 @@ def precision_recall(name: str, number: int, scores_N: Floats, true_N: Flags, th
     Shape: [N].
     """
     recall, precision = recall_and_precision(scores_N, true_N)
-    called = scores_N > threshold
-    hits = int((called & true_N).sum())
+    predicted = scores_N > threshold
+    hits = int((predicted & true_N).sum())
 
     def draw(figure: Figure) -> None:
         axes = _axes(figure, "recall", "precision")
         # Up to each recall its own precision, as the average precision sums them.
         axes.step(recall, precision, where="pre", color=_FIRST)
-        if called.any():
-            axes.plot(hits / max(1, int(true_N.sum())), hits / int(called.sum()), "D", color=_SECOND, markersize=6)
+        if predicted.any():
+            axes.plot(hits / max(1, int(true_N.sum())), hits / int(predicted.sum()), "D", color=_SECOND, markersize=6)
         axes.set_xlim(0, 1.02)
         axes.set_ylim(0, 1.05)
 
@@ -164,13 +158,13 @@ def precision_recall(name: str, number: int, scores_N: Floats, true_N: Flags, th
 
 
 def recall_and_precision(scores_N: Floats, true_N: Flags) -> tuple[Floats, Floats]:
-    """What calling more and more images gives, from the first hit on; its precision stands at recall 0 as well.
+    """Recall and precision as more images are predicted, from the first hit on; its precision also is at recall 0.
 
     Of one recall the first and the last, between which precision only falls. Shape: [P] both.
     """
     order = np.argsort(-scores_N, kind="stable")
     hits_N = true_N[order].cumsum()
-    # The last image of each score: images of equal scores are called together.
+    # The last image of each score: images of equal scores are predicted together.
     ends = np.append(np.flatnonzero(np.diff(scores_N[order])), len(order) - 1)
     ends = ends[hits_N[ends] > 0]
     turns = np.flatnonzero(np.diff(hits_N[ends], prepend=0, append=-1))
@@ -183,8 +177,8 @@ def recall_and_precision(scores_N: Floats, true_N: Flags) -> tuple[Floats, Float
     return np.array([*before, *recall], np.float32), np.array([*precision[:1], *precision], np.float32)
 
 
-def bars(name: str, said: str, rows: Sequence[tuple[str, float]], unit: str) -> str:
-    """A bar a row, the first on top, with its figure beside it."""
+def bars(name: str, description: str, rows: Sequence[tuple[str, float]], unit: str) -> str:
+    """A bar a row, the first on top, with its figure next to it."""
     height = 0.7 + 0.34 * len(rows)
 
     def draw(figure: Figure) -> None:
@@ -198,17 +192,17 @@ def bars(name: str, said: str, rows: Sequence[tuple[str, float]], unit: str) -> 
         axes.spines[["left"]].set_visible(False)
         axes.tick_params(axis="y", length=0)
 
-    return svg(name, said, (6.4, height), draw)
+    return svg(name, description, (6.4, height), draw)
 
 
-def heatmap(name: str, said: str, share_CC: Floats) -> str:
-    """A square of shares, for more labels than a table can show. Shape: [C, C]."""
+def heatmap(name: str, description: str, share_CC: Floats) -> str:
+    """A square of fractions, for more labels than a table can show. Shape: [C, C]."""
 
     def draw(figure: Figure) -> None:
-        axes = _axes(figure, "answer", "truth")
+        axes = _axes(figure, "prediction", "truth")
         axes.imshow(share_CC, cmap="cividis", vmin=0, vmax=1, interpolation="none")
 
-    return svg(name, said, (6.4, 6.4), draw)
+    return svg(name, description, (6.4, 6.4), draw)
 
 
 def _axes(figure: Figure, across: str, upwards: str) -> Axes:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Literal
 
@@ -23,7 +24,7 @@ LEAKAGE_FILE = Path("reports", "near_duplicates.json")
 class Leakage(BaseModel):
     """``reports/near_duplicates.json``: the pairs, and the hash of the list of images that they were looked for in.
 
-    Of version 1, which had no number, images of test were compared with train alone: they are looked for again.
+    In version 1, which had no number, images of test were compared only with train: they are looked for again.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -39,12 +40,10 @@ def leakage(run: Run, entries: Sequence[Entry], store: ImageStore, progress: Pro
     Raises: DataError if an image cannot be read.
     """
     images = run.manifest.files["data.jsonl"]
-    try:
+    with suppress(OSError, JsonError, ValidationError):
         known = Leakage.model_validate(read_json(run.path / LEAKAGE_FILE))
-    except (OSError, JsonError, ValidationError):
-        known = None
-    if known is not None and known.images == images:
-        return known.pairs
+        if known.images == images:
+            return known.pairs
     found: dict[str, Fingerprint] = {}
     greys = GreyStore()
     with progress.track("looking for near-duplicates", len(entries)) as bar:

@@ -1,4 +1,4 @@
-"""What the page of a run is filled with, section by section."""
+"""The values of the page of a run, section by section."""
 
 from __future__ import annotations
 
@@ -7,29 +7,29 @@ from pathlib import Path
 
 import numpy as np
 
-from ftx.core.errors import DataError
+from ftx.core.errors import DataError, FtxError
 from ftx.core.progress import Progress
 from ftx.data.dataset import SPLITS, Dataset
 from ftx.data.image_store import ImageStore
 from ftx.data.near_duplicates import NearDuplicate
 from ftx.data.open_dataset import class_counts
 from ftx.evaluating.evaluate import ClassScore
+from ftx.explaining.explain import open_explainer
 from ftx.reporting.calibration import calibration
-from ftx.reporting.confusion import confusions, errors_of_singles
+from ftx.reporting.confusion import confusions, label_errors
 from ftx.reporting.facts import RunFacts
 from ftx.reporting.figures import loss_curve, metric_curve, precision_recall, reliability
-from ftx.reporting.held_out import HeldOut, class_scores_of
-from ftx.reporting.label_tree import label_tree
-from ftx.reporting.latency import latency
+from ftx.reporting.headline import tiles
+from ftx.reporting.held_out import HeldOutPredictions, class_scores_of
 from ftx.reporting.leakage import leakage
-from ftx.reporting.parity_chain import chain, set_rows
-from ftx.reporting.pictures import Case, PagePicture, PictureBudget, cases, explainer_of, samples
+from ftx.reporting.measurements import chain, latency, set_rows
+from ftx.reporting.pictures import Case, PictureBudget, cases, samples
 from ftx.reporting.provenance import dates, provenance
-from ftx.reporting.tiles import tiles
 from ftx.runs.train_jsonl import best_epoch
 from ftx.tasks.base import choosing_metric
+from ftx.tasks.labels import Labels
 
-# Images shown of each kind: surest mistakes, least certain answers.
+# Images shown of each kind: most confident errors, least certain predictions.
 CASES = 18
 # Labels whose curves are drawn; of more those with the lowest average precision.
 CURVES = 24
@@ -38,28 +38,29 @@ TABLE_LABELS = 1_500
 
 
 def page_values(
-    facts: RunFacts, answers: HeldOut | None, notes: Sequence[str], data: Path | None, progress: Progress
+    facts: RunFacts, predictions: HeldOutPredictions | None, notes: Sequence[str], data: Path | None, progress: Progress
 ) -> tuple[dict[str, object], list[str]]:
-    """Everything else that report.html names, and its notes: what it does not show, and why, beside ``notes``."""
-    said = list(notes)
-    store = _store(facts, data, said)
+    """Everything else that report.html names, and its notes: ``notes``, and what the page does not show and why."""
+    notes = list(notes)
+    store = _store(facts, data, notes)
     budget = PictureBudget()
-    scores = class_scores_of(answers)
-    of_scores = calibration(*answers.confidences()) if answers else None
+    scores = class_scores_of(predictions)
+    of_scores = calibration(*predictions.confidences()) if predictions else None
     values: dict[str, object] = {
         "facts": facts,
-        "answers": answers,
+        "predictions": predictions,
         "title": facts.run.path.resolve().name,
-        "tiles": tiles(facts, answers),
+        "tiles": tiles(facts, predictions),
         "dates": dates(facts),
         "splits": _splits(facts),
         "counts": _counts(facts),
         "table_labels": TABLE_LABELS,
-        "confusions": confusions(answers) if answers else [],
-        "singles": errors_of_singles(answers) if answers else [],
+        "confusions": confusions(predictions) if predictions else [],
+        "singles": label_errors(predictions) if predictions else [],
         "scores": _lowest(scores),
-        "tree": label_tree(facts.manifest.labels, scores),
-        "precision_recall": _precision_recall(answers, scores),
+        "score_of": {score.name: score for score in scores},
+        "tree": _tree(facts.manifest.labels),
+        "precision_recall": _precision_recall(predictions, scores),
         "calibration": of_scores,
         "reliability": reliability(of_scores) if of_scores else None,
         "hops": chain(facts),
@@ -67,22 +68,22 @@ def page_values(
         "latency": latency(facts),
         "provenance": provenance(facts),
         **_curves(facts),
-        **_cases(facts, answers, store, budget, said, progress),
+        **_cases(facts, predictions, store, budget, notes, progress),
         "samples": _samples(facts, store, budget),
-        "pairs": _leakage(facts, store, said, progress),
+        "pairs": _leakage(facts, store, notes, progress),
     }
-    if budget.refused:
-        said.append(f"{budget.refused} pictures were left out, to keep this file small.")
-    return values, said
+    if budget.left_out:
+        notes.append(f"{budget.left_out} pictures were left out, to keep this file small.")
+    return values, notes
 
 
-def _store(facts: RunFacts, data: Path | None, said: list[str]) -> ImageStore | None:
+def _store(facts: RunFacts, data: Path | None, notes: list[str]) -> ImageStore | None:
     try:
         return ImageStore(facts.run.data_root(data))
     except DataError as error:
         if data is not None:  # a folder that was named is there, or it is a mistake
             raise
-        said.append(f"Images are not shown: {error.what} ({error.where}); --data DIR says where they are now.")
+        notes.append(f"Images are not shown: {error.what} ({error.where}); name where they are now: --data DIR.")
         return None
 
 
@@ -108,8 +109,8 @@ def _curves(facts: RunFacts) -> dict[str, object]:
     epochs = facts.epochs
     if not epochs:
         return {"waiting": 0.0, "curves": [], "kept": None}
-    task, balanced = facts.run.task, facts.recipe is not None and facts.recipe.train.balance != "none"
-    metric = choosing_metric(task, balanced=balanced)
+    balanced = facts.recipe is not None and facts.recipe.train.balance != "none"
+    metric = choosing_metric(facts.run.task, balanced=balanced)
     kept = best_epoch(epochs, metric)
     seconds = sum(one.seconds for one in epochs)
     return {
@@ -127,25 +128,35 @@ def _lowest(scores: Sequence[ClassScore]) -> Sequence[ClassScore]:
     return [score for score in scores if score.name in lowest]
 
 
-def _precision_recall(answers: HeldOut | None, scores: Sequence[ClassScore]) -> list[tuple[ClassScore, str]]:
-    """Of labels that decide by themselves, those with the lowest average precision first."""
-    if answers is None:
+def _tree(labels: Labels) -> Mapping[str | None, Sequence[str]]:
+    """The labels below each label, and the roots below None; empty if no label has a parent."""
+    below: dict[str | None, list[str]] = {}
+    for name in labels.names if labels.parents else ():
+        below.setdefault(labels.parents.get(name), []).append(name)
+    return below
+
+
+def _precision_recall(
+    predictions: HeldOutPredictions | None, scores: Sequence[ClassScore]
+) -> list[tuple[ClassScore, str]]:
+    """Curves of independent labels, those with the lowest average precision first."""
+    if predictions is None:
         return []
-    labels = answers.task.labels
-    thresholds = answers.task.thresholds.of(labels.names)
-    # One below another has a score that is its share of that, and no curve over all images.
-    alone = set(labels.singles) - set(labels.parents)
-    own = [score for score in scores if score.name in alone and score.average_precision is not None]
+    labels = predictions.task.labels
+    thresholds = predictions.task.thresholds.of(labels.names)
+    # One below another has a score that is its fraction of that, and no curve over all images.
+    roots = set(labels.singles) - set(labels.parents)
+    own = [score for score in scores if score.name in roots and score.average_precision is not None]
     own.sort(key=lambda score: score.average_precision or 0.0)
     drawn: list[tuple[ClassScore, str]] = []
     for score in own[:CURVES]:
         row = labels.index(score.name)
-        curve = precision_recall(score.name, row, answers.scores[:, row], answers.true[:, row], float(thresholds[row]))
-        drawn.append((score, curve))
+        scores_N, true_N = predictions.scores[:, row], predictions.true[:, row]
+        drawn.append((score, precision_recall(score.name, row, scores_N, true_N, float(thresholds[row]))))
     return drawn
 
 
-def _samples(facts: RunFacts, store: ImageStore | None, budget: PictureBudget) -> Mapping[str, Sequence[PagePicture]]:
+def _samples(facts: RunFacts, store: ImageStore | None, budget: PictureBudget) -> Mapping[str, list[tuple[str, str]]]:
     if store is None or facts.entries is None:
         return {}
     train = [entry for entry in facts.entries if entry.split == "train"]
@@ -154,48 +165,50 @@ def _samples(facts: RunFacts, store: ImageStore | None, budget: PictureBudget) -
 
 def _cases(
     facts: RunFacts,
-    answers: HeldOut | None,
+    predictions: HeldOutPredictions | None,
     store: ImageStore | None,
     budget: PictureBudget,
-    said: list[str],
+    notes: list[str],
     progress: Progress,
 ) -> dict[str, object]:
-    """The surest mistakes and the least certain answers: their rows, and what is seen of each by its path."""
-    if answers is None:
+    """Rows of the most confident errors and the least certain predictions, and pictures of each by its path."""
+    if predictions is None:
         return {"worst": [], "unsure": [], "cases": {}, "mistakes": 0}
-    worst, unsure = answers.worst(CASES), answers.least_certain(CASES)
+    worst, unsure = predictions.worst(CASES), predictions.least_certain(CASES)
     seen: Mapping[str, Case] = {}
     if store is not None:
-        explainer, why = explainer_of(facts.run, progress)
-        if why is not None:
-            said.append(f"There are no maps of what the answers come from: {why}.")
-        rows = list(dict.fromkeys([*worst, *unsure]))
-        wanted = [(answers.entries[row], _explained_labels(answers, row)) for row in rows]
-        refused = budget.refused
-        seen = cases(wanted, store, explainer, budget, progress)
-        gone = len(wanted) - len(seen) - (budget.refused - refused)
+        explainer = None
+        try:
+            explainer = open_explainer(facts.run, "reciprocam", progress)
+        except FtxError as error:
+            notes.append(f"There are no maps of what the predictions come from: {error.what}.")
+        rows = dict.fromkeys([*worst, *unsure])
+        chosen = [(predictions.entries[row], _explained_labels(predictions, row)) for row in rows]
+        left_out = budget.left_out
+        seen = cases(chosen, store, explainer, budget, progress)
+        gone = len(chosen) - len(seen) - (budget.left_out - left_out)
         if gone:
-            said.append(f"{gone} of {len(wanted)} images to look at are not there, or not what training saw.")
-    return {"worst": worst, "unsure": unsure, "cases": seen, "mistakes": int((~answers.correct).sum())}
+            notes.append(f"{gone} of {len(chosen)} images to look at are not there, or not what training saw.")
+    return {"worst": worst, "unsure": unsure, "cases": seen, "mistakes": int((~predictions.correct).sum())}
 
 
-def _explained_labels(answers: HeldOut, row: int) -> list[str]:
-    """The label that was called in the surest mistake and the one missed; of a right answer the last called."""
-    names = answers.task.labels.names
-    called, true, known = answers.predicted[row], answers.true[row], answers.known[row]
-    surest = np.argsort(-answers.mistakes[row], kind="stable")
-    off = [names[index] for index in surest if called[index] and not true[index] and known[index]]
-    missed = [names[index] for index in surest if true[index] and not called[index]]
-    return [*off[:1], *missed[:1]] or [label.name for label in answers.answer(row)][-1:]
+def _explained_labels(predictions: HeldOutPredictions, row: int) -> list[str]:
+    """The label of the most confident error and the one missed; of a correct prediction the last label."""
+    names = predictions.task.labels.names
+    predicted, true, known = predictions.predicted[row], predictions.true[row], predictions.known[row]
+    order = np.argsort(-predictions.mistakes[row], kind="stable")
+    off = [names[index] for index in order if predicted[index] and not true[index] and known[index]]
+    missed = [names[index] for index in order if true[index] and not predicted[index]]
+    return [*off[:1], *missed[:1]] or [label.name for label in predictions.labels_of(row)][-1:]
 
 
 def _leakage(
-    facts: RunFacts, store: ImageStore | None, said: list[str], progress: Progress
+    facts: RunFacts, store: ImageStore | None, notes: list[str], progress: Progress
 ) -> Sequence[NearDuplicate] | None:
     if store is None or facts.entries is None:
         return None
     try:
         return leakage(facts.run, facts.entries, store, progress)
     except DataError as error:
-        said.append(f"Near-duplicates were not looked for: {error.what} ({error.where}).")
+        notes.append(f"Near-duplicates were not looked for: {error.what} ({error.where}).")
         return None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
@@ -30,7 +31,7 @@ class Provenance:
 
 
 def provenance(facts: RunFacts) -> Provenance:
-    """From the run's own files; the versions are those of this report's making where the run does not say."""
+    """From the run's own files; the versions are those that make this page."""
     run, manifest = facts.run, facts.manifest
     found = [
         ("run", str(run.path)),
@@ -44,14 +45,13 @@ def provenance(facts: RunFacts) -> Provenance:
     ]
     digests = [(artifact.name, manifest.digest(artifact)) for artifact in run.artifacts()]
     path = run.path / "recipe.yaml"
-    recipe = path.read_text(encoding="utf-8") if facts.recipe is not None else "recipe.yaml does not hold"
+    recipe = path.read_text(encoding="utf-8") if facts.recipe is not None else "recipe.yaml is invalid"
     return Provenance(found, digests, recipe, _commands(facts))
 
 
 def dates(facts: RunFacts) -> str:
     """When the training ended, by the file that it wrote last, and when this page is made."""
-    curves = facts.run.path / EPOCHS_FILE
-    page = f"page of {datetime.now(UTC):%Y-%m-%d}"
+    curves, page = facts.run.path / EPOCHS_FILE, f"page of {datetime.now(UTC):%Y-%m-%d}"
     if not curves.is_file():
         return page
     return f"trained {datetime.fromtimestamp(curves.stat().st_mtime, UTC):%Y-%m-%d}, {page}"
@@ -60,15 +60,13 @@ def dates(facts: RunFacts) -> str:
 def _versions() -> list[str]:
     found: list[str] = []
     for package in _PACKAGES:
-        try:
+        with suppress(PackageNotFoundError):
             found.append(f"{package} {version(package)}")
-        except PackageNotFoundError:
-            continue
     return found
 
 
 def _commands(facts: RunFacts) -> list[str]:
-    """What makes the same run again, beside this one."""
+    """The commands that make the same run again, next to this one."""
     run = facts.run
     again = run.path.with_name(f"{run.path.resolve().name}-again")
     commands = [f"{shell_command('ftx train --config', run.path / 'recipe.yaml')} {shell_command('--out', again)}"]

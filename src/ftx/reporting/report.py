@@ -1,4 +1,4 @@
-"""``ftx report``: what a run is worth, on one page that needs nothing beside it."""
+"""``ftx report``: whether a run is worth using, on one self-contained page."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ from ftx.core.pages import render
 from ftx.core.progress import SILENT, Progress
 from ftx.reporting.facts import REPORT_FILE, RunFacts, gather
 from ftx.reporting.headline import headline
-from ftx.reporting.held_out import HeldOut, held_out
+from ftx.reporting.held_out import HeldOutPredictions, held_out
 from ftx.reporting.page_values import page_values
 from ftx.runs.run import Run
 from ftx.runtimes.choose_artifact import furthest
 from ftx.runtimes.open_model import artifact_named
 
 TEMPLATE = Path(__file__).with_name("report.html")
-# By it a file is known as one that may be written again.
+# A file with this line may be overwritten.
 MARK = b'<meta name="generator" content="ftx report">'
 
 
 class ReportReport(CommandReport):
-    """Where the page lies, how large it is, its verdict, what the run lacks, and what in it does not hold.
+    """The path and size of the page, its verdict, what the run lacks, and which of its files are invalid.
 
-    ``notes`` says what the page does not show, and why. ``ok`` is false where the verdict is not to use the run.
+    ``notes`` are what the page does not show, and why. ``ok`` is false if the verdict is not to use the run.
     """
 
     verb: str = "report"
@@ -47,17 +47,18 @@ def report(
 ) -> ReportReport:
     """Write the page of a run: into it, as reports/report.html, or to ``out``.
 
-    Answers are those of ``artifact``, the run's best IR by default. ``data`` says where the run's images are now.
+    Predictions are those of ``artifact``, the run's best IR by default. ``data`` is where the run's images are now.
     Raises: RunError for what is no finished run; InputError if ``out`` is a file of another kind.
     """
     run = run if isinstance(run, Run) else Run.open(run)
     if out is not None:
         check_report_path(out)
     facts = gather(run)
-    answers, why_none = answers_of(facts, artifact, data, progress)
-    said = headline(facts, answers)
-    values, notes = page_values(facts, answers, why_none, data, progress)
-    content = render(TEMPLATE, mark=MARK.decode(), said=said, manifest=facts.manifest, notes=notes, **values).encode()
+    predictions, why_none = find_predictions(facts, artifact, data, progress)
+    top = headline(facts, predictions)
+    values, notes = page_values(facts, predictions, why_none, data, progress)
+    values |= {"mark": MARK.decode(), "headline": top, "manifest": facts.manifest}
+    content = render(TEMPLATE, notes=notes, **values).encode()
     path = out if out is not None else run.path / REPORT_FILE
     if out is None:
         run.write_file(REPORT_FILE.as_posix(), content, progress)
@@ -65,10 +66,10 @@ def report(
         write_atomic(out, content)
     return ReportReport(
         run=str(run.path),
-        ok=said.kind != "bad",
+        ok=top.kind != "bad",
         path=str(path),
         size_bytes=len(content),
-        verdict=f"{said.word}: {said.sentence}",
+        verdict=f"{top.word}: {top.sentence}",
         lacks=[lack.what for lack in facts.lacks],
         faults=list(facts.faults),
         notes=notes,
@@ -87,18 +88,16 @@ def check_report_path(out: Path) -> None:
             raise InputError("a file that is no report of ftx is in the way", where=f"--out {out}", fix="name another")
 
 
-def answers_of(
+def find_predictions(
     facts: RunFacts, artifact: str | None, data: Path | None, progress: Progress
-) -> tuple[HeldOut | None, list[str]]:
-    """The answers for the held-out images; None, and why, where the run cannot give them."""
+) -> tuple[HeldOutPredictions | None, list[str]]:
+    """The predictions for the held-out images; None, and why, if the run has none. A named artifact must have them."""
     run = facts.run
-    if artifact is not None:  # never another one than that, and never a page without it
-        chosen = artifact_named(run, artifact)
-        run.require(chosen)
-        return held_out(run, chosen, data, progress), []
     try:
-        chosen = furthest(run)
+        chosen = furthest(run) if artifact is None else artifact_named(run, artifact)
         run.require(chosen)
         return held_out(run, chosen, data, progress), []
     except FtxError as error:
-        return None, [f"There are no answers to show: {str(error).replace(chr(10), ';')}."]
+        if artifact is not None:
+            raise
+        return None, [f"There are no predictions to show: {str(error).replace(chr(10), ';')}."]

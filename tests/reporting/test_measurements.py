@@ -9,7 +9,7 @@ import pytest
 from tests.evaluating.written_runs import WRITTEN
 
 from ftx.reporting.facts import RunFacts, gather
-from ftx.reporting.parity_chain import chain, set_rows
+from ftx.reporting.measurements import chain, set_rows
 from ftx.runs.parity_json import RowBound, SetVerdict
 from ftx.runs.run import Run
 
