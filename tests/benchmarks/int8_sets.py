@@ -22,7 +22,7 @@ import ftx
 from ftx.core.errors import ImageError
 from ftx.core.statistics import PairedCounts, fraction_at_most
 from ftx.data.image_store import ImageStore
-from ftx.runs.instruction_sets import InstructionSet, environment
+from ftx.runs.machine import InstructionSet, environment
 from ftx.runs.run import Run
 from ftx.runtimes import load_folder
 

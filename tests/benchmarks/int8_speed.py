@@ -23,8 +23,7 @@ import numpy as np
 
 from ftx.core.processors import cores
 from ftx.runs.card_json import read_card
-from ftx.runs.instruction_sets import InstructionSet, environment
-from ftx.runs.machine import this_set
+from ftx.runs.machine import InstructionSet, environment, this_set
 from ftx.runtimes.compiled_network import CompiledNetwork, core
 
 ROUNDS = 60

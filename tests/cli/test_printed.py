@@ -34,8 +34,7 @@ from ftx.reporting.report import ReportReport
 from ftx.runs.artifacts import EXPORT_IR, IR_INT8_SAFE
 from ftx.runs.bench_json import BenchReport, BenchRow, SavedSetting
 from ftx.runs.compute_precision import F32
-from ftx.runs.instruction_sets import INSTRUCTION_SETS
-from ftx.runs.machine import Machine, this_machine
+from ftx.runs.machine import INSTRUCTION_SETS, Machine, this_machine
 from ftx.runs.parity_json import ClassDrop, Family, ParityReport, ParityRow, RowBound, SetVerdict
 from ftx.runs.train_jsonl import EPOCHS_FILE, Epoch, epoch_lines
 from ftx.runs.tuning_json import OpenvinoSetting

@@ -15,8 +15,7 @@ from tests.gates.faults import edit_json, keep
 
 from ftx.evaluating.held_process import MODULE, HeldModel, HeldRows, measure_here
 from ftx.runs.artifacts import EXPORT_IR, IR_INT8
-from ftx.runs.instruction_sets import sets_of
-from ftx.runs.machine import cpu_flags, this_set
+from ftx.runs.machine import cpu_flags, sets_of, this_set
 from ftx.runs.proof_json import ReferenceLogits
 
 ONE_OF_TWO = pytest.mark.skipif(

@@ -13,8 +13,7 @@ from ftx.data.preprocess import load_pixels
 from ftx.evaluating import validate
 from ftx.evaluating.held_process import HeldModel, measure_here
 from ftx.runs.artifacts import IR_FP32, IR_INT8, Artifact
-from ftx.runs.instruction_sets import sets_of
-from ftx.runs.machine import cpu_flags, this_set
+from ftx.runs.machine import cpu_flags, sets_of, this_set
 from ftx.runs.proof_json import read_proof
 from ftx.runs.run import Run
 from ftx.runtimes import load_artifact

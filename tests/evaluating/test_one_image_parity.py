@@ -20,8 +20,7 @@ from ftx.reporting.facts import gather
 from ftx.reporting.measurements import latency
 from ftx.runs.artifacts import IR_INT8
 from ftx.runs.card_json import PROOF_FILE
-from ftx.runs.instruction_sets import WITHOUT_VNNI, InstructionSet, sets_of
-from ftx.runs.machine import cpu_flags, this_set
+from ftx.runs.machine import WITHOUT_VNNI, InstructionSet, cpu_flags, sets_of, this_set
 from ftx.runs.parity_json import ParityReport, ParityRow
 from ftx.runs.proof_json import PROOF_SCHEMA, read_proof
 from ftx.runs.run import Run

@@ -18,8 +18,7 @@ from tests.effects.lab import call
 from ftx.cli.validate import parse_sets
 from ftx.core.errors import GateFailed, InputError
 from ftx.evaluating import held_process, validate
-from ftx.runs.instruction_sets import INSTRUCTION_SETS, InstructionSet, environment, sets_of
-from ftx.runs.machine import cpu_flags, this_set
+from ftx.runs.machine import INSTRUCTION_SETS, InstructionSet, cpu_flags, environment, sets_of, this_set
 from ftx.runs.parity_json import ParityReport
 from ftx.runs.proof_json import ReferenceLogits, read_proof
 from ftx.runtimes import load

@@ -22,8 +22,7 @@ from ftx.exporting.int8.products import int8_share, quantized_products
 from ftx.exporting.make_reference import balanced
 from ftx.runs.artifacts import DENSE, IR_FP16, IR_FP32, ONNX
 from ftx.runs.card_json import read_card
-from ftx.runs.instruction_sets import WITHOUT_VNNI
-from ftx.runs.machine import this_set
+from ftx.runs.machine import WITHOUT_VNNI, this_set
 from ftx.runs.run import Run
 from ftx.runtimes.compiled_network import core
 from ftx.runtimes.openvino import OpenVinoPredictor

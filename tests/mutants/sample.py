@@ -41,7 +41,7 @@ PACKAGES: dict[str, tuple[str, ...]] = {
         "exporting/base_ir.py",
         "exporting/int8",
         "exporting/separate_qkv.py",
-        "runs/instruction_sets.py",
+        "runs/machine.py",
         "runs/tuning_json.py",
         "runs/update_zip.py",
         "runtimes/choose_artifact.py",

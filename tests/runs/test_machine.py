@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from ftx.runs import machine
-from ftx.runs.instruction_sets import LIMITS
+from ftx.runs.machine import LIMITS
 
 X86 = "processor\t: 0\nmodel name\t: A CPU @ 2 GHz\nflags\t\t: fpu avx2 avx512f\n\nprocessor\t: 1\nmodel name\t: B\n"
 # An ARM kernel names no model.

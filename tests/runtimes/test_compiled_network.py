@@ -23,8 +23,7 @@ from ftx.evaluating.bench_process import BenchJob, measure
 from ftx.exporting.openvino import name_canonically
 from ftx.exporting.preprocess_graph import embed_preprocessing
 from ftx.runs.card_json import Card, write_card
-from ftx.runs.instruction_sets import InstructionSet
-from ftx.runs.machine import this_set
+from ftx.runs.machine import InstructionSet, this_set
 from ftx.runs.parity_json import KernelPath
 from ftx.runtimes import load_folder
 from ftx.runtimes.compiled_network import CompiledNetwork, core

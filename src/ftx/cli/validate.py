@@ -12,8 +12,7 @@ from ftx.cli import console
 from ftx.cli.shared_options import DataOption, JsonFlag, RequireProofFlag, TargetArgument
 from ftx.core.errors import InputError, check_known, shell_command
 from ftx.runs.artifacts import EXPORT_IR, IR_INT8_SAFE, TRAINED
-from ftx.runs.instruction_sets import INSTRUCTION_SETS, InstructionSet
-from ftx.runs.machine import this_set
+from ftx.runs.machine import INSTRUCTION_SETS, InstructionSet, this_set
 
 if TYPE_CHECKING:
     from ftx.evaluating import ParityReport, ParityRow

@@ -21,8 +21,7 @@ from ftx.data.preprocess import Pixels, Preprocess
 from ftx.runs.artifacts import ARTIFACTS
 from ftx.runs.card_json import REFERENCE_FILE
 from ftx.runs.compute_precision import Compute, ComputeField
-from ftx.runs.instruction_sets import InstructionSet
-from ftx.runs.machine import this_set
+from ftx.runs.machine import InstructionSet, this_set
 from ftx.runs.parity_json import KernelPath
 from ftx.runs.run import Run
 from ftx.runtimes import load_artifact

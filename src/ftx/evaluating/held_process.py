@@ -19,8 +19,7 @@ from ftx.evaluating.measure import Measurement, Measurements, measure, reference
 from ftx.evaluating.parity_images import folder_images, run_images
 from ftx.runs.artifacts import Artifact
 from ftx.runs.compute_precision import Compute
-from ftx.runs.instruction_sets import InstructionSet, Kernels, environment, sets_of
-from ftx.runs.machine import cpu_flags, this_set
+from ftx.runs.machine import InstructionSet, Kernels, cpu_flags, environment, sets_of, this_set
 from ftx.runs.parity_json import VIEW_OF
 from ftx.runs.proof_json import ReferenceLogits
 from ftx.runs.run import Run

@@ -31,7 +31,7 @@ from ftx.evaluating.transfer import transfer
 from ftx.recipe.sections import MAX_DROP
 from ftx.runs.artifacts import DENSE, EXPORT_IR, EXPORTED, IR_FILE, IRS, TRAINED, Artifact
 from ftx.runs.card_json import CARD_FILE, REFERENCE_FILE
-from ftx.runs.instruction_sets import InstructionSet
+from ftx.runs.machine import InstructionSet
 from ftx.runs.parity_json import ParityReport
 from ftx.runs.proof_json import RunProof, ir_digest, keep_transfer, read_proof
 from ftx.runs.run import Run

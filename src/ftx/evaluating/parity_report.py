@@ -11,9 +11,8 @@ from ftx.evaluating.measure import Measurements
 from ftx.evaluating.readme_verdicts import write_verdicts
 from ftx.runs.artifacts import ARTIFACTS, Artifact
 from ftx.runs.card_json import PROOF_FILE
-from ftx.runs.instruction_sets import InstructionSet, environment, is_held
 from ftx.runs.kept_logits import keep_logits
-from ftx.runs.machine import Machine, cpu_flags, this_machine, this_set
+from ftx.runs.machine import InstructionSet, Machine, cpu_flags, environment, is_held, this_machine, this_set
 from ftx.runs.parity_json import PARITY_FILE, ParityReport, SetVerdict, Transfer, Verdict, read_parity
 from ftx.runs.proof_json import RunProof, keep_proof
 from ftx.runs.run import Run

@@ -17,8 +17,7 @@ from ftx.evaluating.comparison import compare
 from ftx.evaluating.judge import CONFIDENCE, Evidence, Judged, verdict_on
 from ftx.evaluating.logit_bounds import FREE, rests_on_labels
 from ftx.evaluating.measure import Measurements
-from ftx.runs.instruction_sets import InstructionSet
-from ftx.runs.machine import Machine, this_machine, this_set
+from ftx.runs.machine import InstructionSet, Machine, this_machine, this_set
 from ftx.runs.parity_json import PixelView, Transfer, Verdict
 from ftx.runs.proof_json import Proof, ReferenceLogits, RunProof
 from ftx.tasks.thresholds import Floats

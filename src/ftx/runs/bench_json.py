@@ -10,8 +10,7 @@ from ftx.core.command_report import CommandReport
 from ftx.core.untrusted_input import JsonError, read_json
 from ftx.runs.artifacts import RuntimeName
 from ftx.runs.compute_precision import ComputeField
-from ftx.runs.instruction_sets import InstructionSet
-from ftx.runs.machine import Machine
+from ftx.runs.machine import InstructionSet, Machine
 from ftx.runs.run import Run
 from ftx.runs.run_json import Manifest
 from ftx.runs.tuning_json import OpenvinoSetting

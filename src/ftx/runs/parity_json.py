@@ -12,8 +12,7 @@ from ftx.core.command_report import CommandReport
 from ftx.core.untrusted_input import JsonError, read_json
 from ftx.runs.artifacts import ARTIFACTS, IR_INT8, Artifact, RuntimeName
 from ftx.runs.compute_precision import ComputeField
-from ftx.runs.instruction_sets import WITHOUT_VNNI, InstructionSet
-from ftx.runs.machine import Machine
+from ftx.runs.machine import WITHOUT_VNNI, InstructionSet, Machine
 
 # Within a run.
 PARITY_FILE = Path("reports", "parity.json")

@@ -22,8 +22,7 @@ from ftx.core.version import __version__
 from ftx.runs.artifacts import Artifact
 from ftx.runs.card_json import CARD_FILE, PROOF_FILE
 from ftx.runs.compute_precision import ComputeField, ComputePrecision
-from ftx.runs.instruction_sets import InstructionSet
-from ftx.runs.machine import Machine, this_set
+from ftx.runs.machine import InstructionSet, Machine, this_set
 from ftx.runs.parity_json import Family, ParityReport, ParityRow, PixelView, Summary, Transfer, Verdict
 from ftx.tasks.thresholds import Floats
 

@@ -9,8 +9,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict
 
 from ftx.runs.artifacts import IR_INT8, IR_INT8_SAFE, Artifact
-from ftx.runs.instruction_sets import InstructionSet
-from ftx.runs.machine import Machine
+from ftx.runs.machine import InstructionSet, Machine
 
 # Within a run, by the artifact that was made.
 QUANTIZE_FILES: Mapping[Artifact, Path] = {

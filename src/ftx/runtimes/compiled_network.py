@@ -23,7 +23,7 @@ from ftx.core.memory import is_out_of_memory
 from ftx.core.third_parties import no_telemetry
 from ftx.data.preprocess import Pixels, Preprocess
 from ftx.data.threads import in_threads
-from ftx.runs.instruction_sets import InstructionSet
+from ftx.runs.machine import InstructionSet
 from ftx.runs.parity_json import KernelPath
 from ftx.runtimes.single_kernels import ALWAYS, single_parts
 from ftx.tasks.thresholds import Floats

@@ -20,8 +20,7 @@ from ftx.data.preprocess import Pixels, Preprocess, resize_crop
 from ftx.runs.artifacts import IR_FILE, IR_WEIGHTS, RuntimeName
 from ftx.runs.card_json import REFERENCE_FILE, Card, read_card
 from ftx.runs.compute_precision import Compute, ComputePrecision, Dtype
-from ftx.runs.instruction_sets import Kernels, is_held
-from ftx.runs.machine import cpu_flags, this_set
+from ftx.runs.machine import Kernels, cpu_flags, is_held, this_set
 from ftx.runs.parity_json import KernelPath
 from ftx.runtimes.compiled_network import CompiledNetwork, core, first_output, has_single_kernels
 from ftx.runtimes.predictor import BATCH_IMAGES, LOGITS, MAPS, feed_files

@@ -22,7 +22,7 @@ import numpy as np
 
 from ftx.core.third_parties import no_telemetry
 from ftx.data.preprocess import Preprocess
-from ftx.runs.instruction_sets import InstructionSet
+from ftx.runs.machine import InstructionSet
 from ftx.runtimes.graph import constant, node_named, source, users, widened
 
 with no_telemetry():

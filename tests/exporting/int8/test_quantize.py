@@ -21,8 +21,7 @@ from ftx.exporting.int8.search import Quantized, quantize_body
 from ftx.exporting.int8.setting import ATTENTION, CONVOLUTIONS, Setting
 from ftx.exporting.openvino import convert_body, name_canonically
 from ftx.exporting.tracing import trace
-from ftx.runs.instruction_sets import WITHOUT_VNNI
-from ftx.runs.machine import this_set
+from ftx.runs.machine import WITHOUT_VNNI, this_set
 from ftx.runtimes.compiled_network import core
 
 # More than the search takes, so that the final pass is another one.

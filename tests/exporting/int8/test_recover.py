@@ -22,8 +22,7 @@ from ftx.merging.merge_and_prove import merge
 from ftx.recipe.schema import Recipe
 from ftx.runs.artifacts import DENSE, IR_INT8, TRAINED
 from ftx.runs.dense import load_dense
-from ftx.runs.instruction_sets import WITHOUT_VNNI
-from ftx.runs.machine import this_set
+from ftx.runs.machine import WITHOUT_VNNI, this_set
 from ftx.runs.run import Run
 from ftx.runtimes import load_artifact
 from ftx.training import train

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from ftx.runs.instruction_sets import INSTRUCTION_SETS, environment, set_in_use, sets_of
+from ftx.runs.machine import INSTRUCTION_SETS, environment, set_in_use, sets_of
 
 AVX2 = frozenset({"avx2", "fma"})
 AVX512 = AVX2 | {"avx512f", "avx512bw", "avx512dq", "avx512vl"}
