@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from ftx.adapters.layer import AdaptedLinear, MergedProduct
 from ftx.adapters.low_rank import LowRankWeights
-from ftx.adapters.merge_weight import merged_weight, separate_products
+from ftx.adapters.merge_weight import merged_weight, unmerged_forward
 from ftx.adapters.spec import TargetPart
 from ftx.recipe.adapter_methods import AdapterName
 
@@ -249,7 +249,7 @@ def test_the_merge_answers_as_separate_products(
     adapter = LowRankWeights(normal((rank, inputs)), normal((outputs, rank)), scaling, magnitude)
     x = normal((9, inputs))
     merged = merged_weight(weight, adapter)
-    found, expected = x @ merged.T, separate_products(x, weight, adapter)
+    found, expected = x @ merged.T, unmerged_forward(x, weight, adapter)
     # float64: sums of at most 17 terms, each rounded to 1.1e-16 of the terms' own size.
     A, B = abs(adapter.lora_A_RI), abs(adapter.lora_B_OR)
     size = abs(x) @ (abs(weight) + scaling * B @ A).T
@@ -291,7 +291,7 @@ def test_rows_that_dora_takes_away_answer_nothing() -> None:
     adapter = LowRankWeights(np.eye(12), -weight, 1.0, np.ones(200))
     assert not merged_weight(weight, adapter).any()
     # m / ‖·‖ of a norm of √1e-15 makes 1e-8 of products that are off by 1e-15; filterwarnings hears of the roots.
-    np.testing.assert_allclose(separate_products(x, weight, adapter), 0, atol=1e-6)
+    np.testing.assert_allclose(unmerged_forward(x, weight, adapter), 0, atol=1e-6)
 
 
 def test_the_layer_computes_with_the_merged_weight() -> None:

@@ -20,7 +20,7 @@ from ftx.adapters.attach import adapter_layers, attach, attach_saved, prove_reac
 from ftx.adapters.fit_to_base import load_adapter, read_adapter
 from ftx.adapters.lokr import Block, KroneckerWeights, Lokr, factors_of
 from ftx.adapters.low_rank import LowRank
-from ftx.adapters.merge_weight import merged_weight, separate_products
+from ftx.adapters.merge_weight import merged_weight, unmerged_forward
 from ftx.adapters.peft_file import PREFIX, WEIGHTS, read_peft_file
 from ftx.adapters.save import save_adapter
 from ftx.adapters.spec import AdapterSpec, TargetPart
@@ -102,7 +102,7 @@ def test_numpy_merges_what_torch_computes_with_and_separate_products_agree(rank:
         w2 = factors["lokr_w2_a"] @ factors["lokr_w2_b"]
     np.testing.assert_allclose(merged_OI - weight_OI, SCALING * np.kron(w1.detach().numpy(), w2), rtol=0, atol=1e-14)
     x_NI = np.random.default_rng(0).standard_normal((5, INPUTS))
-    np.testing.assert_allclose(separate_products(x_NI, weight_OI, weights), x_NI @ merged_OI.T, rtol=0, atol=1e-12)
+    np.testing.assert_allclose(unmerged_forward(x_NI, weight_OI, weights), x_NI @ merged_OI.T, rtol=0, atol=1e-12)
     reads_IR, writes_OR = weights.directions()
     np.testing.assert_allclose(reads_IR.T @ reads_IR, np.eye(reads_IR.shape[1]), atol=1e-12)
     delta_OI = weights.delta(slice(None))
@@ -213,7 +213,7 @@ def test_products_of_the_rows_of_one_layer_stand_side_by_side() -> None:
     expected_OI[:12] += 2.0 * np.kron(*parts[1][:2])
     np.testing.assert_allclose(merged_weight(weight_OI, whole), expected_OI, rtol=0, atol=1e-12)
     x_NI = rng.standard_normal((3, 24))
-    np.testing.assert_allclose(separate_products(x_NI, weight_OI, whole), x_NI @ expected_OI.T, rtol=0, atol=1e-12)
+    np.testing.assert_allclose(unmerged_forward(x_NI, weight_OI, whole), x_NI @ expected_OI.T, rtol=0, atol=1e-12)
     assert whole.parameters == 88
 
 

@@ -65,7 +65,7 @@ def test_an_adapter_of_other_published_weights_is_refused(way: str, said: str, t
         assert base_model.architecture == (BARE if way.startswith("a ") else way)
         assert list(opened.fitted.layers) == ["blocks.0.mlp.fc1"]
         (note,) = listener.said
-        assert f"says of its base no more than '{said}', so whether {words['base']} has the weights" in note
+        assert f"names its base only '{said}', so whether {words['base']} has the weights" in note
     else:
         with pytest.raises(MergeError, match="trained on another base") as caught:
             open_adapters([folder], **words, head=False, progress=listener)

@@ -32,7 +32,7 @@ def match(module: nn.Module, spec: AdapterSpec) -> list[tuple[Site, tuple[Target
             raise AdapterError(
                 "this architecture has no layers that an adapter of ftx knows",
                 found=f"{type(module).__name__}: no linear layer inside attention or MLP",
-                fix="name linear layers of it: --layers REGEX; or train the head alone: --freeze-backbone",
+                fix="name linear layers of it: --layers REGEX; or train only the head: --freeze-backbone",
             )
         blocks = _chosen_blocks(spec.blocks, depth(module))
         chosen = [site for site in found if site.block in blocks]
@@ -53,22 +53,22 @@ def match(module: nn.Module, spec: AdapterSpec) -> list[tuple[Site, tuple[Target
 
 
 def _chosen_blocks(blocks: Blocks, count: int) -> range | tuple[int, ...]:
-    """The numbers of the blocks, out of so many."""
+    """The numbers of the blocks of a model that has ``count``."""
     if blocks == "all":
         return range(count)
+    listed = isinstance(blocks, tuple)
     if isinstance(blocks, tuple):
-        wanted, chosen = max(blocks) + 1, blocks
+        needed, chosen = max(blocks) + 1, blocks
     elif isinstance(blocks, int):
-        wanted, chosen = blocks, range(max(count - blocks, 0), count)
+        needed, chosen = blocks, range(max(count - blocks, 0), count)
     else:
-        wanted = int(blocks.removeprefix("first:"))
-        chosen = range(wanted)
-    if wanted > count:
-        listed = isinstance(blocks, tuple)
+        needed = int(blocks.removeprefix("first:"))
+        chosen = range(needed)
+    if needed > count:
         raise AdapterError(
             "more blocks than the model has",
             where="adapter.blocks",
-            found=f"block {max(chosen)}, the last is {count - 1}" if listed else f"{wanted} of {count}",
+            found=f"block {max(chosen)}, the last is {count - 1}" if listed else f"{needed} of {count}",
             fix=f"--blocks all, or {'numbers up to ' + str(count - 1) if listed else f'at most {count}'}",
         )
     return chosen
@@ -84,7 +84,7 @@ def _parts(site: Site, spec: AdapterSpec) -> tuple[TargetPart, ...]:
     return tuple(parts)
 
 
-def _refuse_wide_ranks(module: nn.Module, matched: Sequence[tuple[Site, tuple[TargetPart, ...]]]) -> None:
+def _check_ranks(module: nn.Module, matched: Sequence[tuple[Site, tuple[TargetPart, ...]]]) -> None:
     for site, parts in matched:
         weight_OI = module.get_parameter(f"{site.name}.weight")
         for part in parts:
@@ -107,7 +107,7 @@ def attach(module: nn.Module, spec: AdapterSpec, *, generator: torch.Generator) 
     """
     matched = match(module, spec)
     _check_whole(matched, spec)
-    _refuse_wide_ranks(module, matched)
+    _check_ranks(module, matched)
     return _put_in(module, spec, matched, generator)
 
 
@@ -177,8 +177,7 @@ def adapter_layers(module: nn.Module) -> Iterator[tuple[str, AdapterLayer]]:
 def prove_reach(module: nn.Module) -> None:
     """After the first backward: every adapter has a gradient, in the rows of every target.
 
-    A layer that the model bypasses (by using its weight without calling it) would never train, and
-    nobody would be told.
+    A layer that the model bypasses (by using its weight without calling it) would never train, without any error.
     Raises: AdapterError naming the layers that training does not reach.
     """
     uncalled: list[str] = []
@@ -196,6 +195,6 @@ def prove_reach(module: nn.Module) -> None:
             where=", ".join(dead[:5]) + (f" and {len(dead) - 5} more" if len(dead) > 5 else ""),
             found="the model never calls the layer: it reads its weight, or takes another way"
             if uncalled
-            else "no gradient after the first step: the answer does not depend on what the layer says",
+            else "no gradient after the first step: the logits do not depend on the layer's output",
             fix="choose other --targets, or other --layers",
         )

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from ftx.adapters.attach import adapter_layers
 from ftx.adapters.merge_weight import AdapterWeights, Float64
-from ftx.adapters.method import Placed
+from ftx.adapters.method import RowAdapters
 from ftx.adapters.naming import LayerRows, Naming, timm_naming
 from ftx.adapters.peft_config import PeftConfig
 from ftx.adapters.peft_file import PREFIX, PeftFile, read_peft_file
@@ -20,7 +20,7 @@ from ftx.core.errors import AdapterError
 
 @dataclass(frozen=True)
 class FittedAdapter:
-    """One adapter a layer, and what was trained whole (the head), by names of the base.
+    """One adapter per layer, and the modules that were trained whole (the head), by names of the base.
 
     Shape: the weight of a convolution counts as [O, I·h·w].
     """
@@ -55,7 +55,7 @@ def read_adapter(
             continue  # a head that was left out has no weight
         expected |= file.expected(name, state[f"{place.layer}.weight"][place.rows].shape)
         pieces.setdefault(place.layer, []).append((name, place))
-    _refuse_unmergeable(file, base, naming)
+    _check_mergeable(file, base, naming)
     if not expected:
         raise AdapterError(
             "the adapter's targets are in no layer of the base",
@@ -91,15 +91,15 @@ def flat(weight: Tensor) -> Float64:
     return weight.detach().double().flatten(1).numpy()
 
 
-def _refuse_unmergeable(file: PeftFile, base: nn.Module, naming: Naming) -> None:
-    """Raise AdapterError for an adapter in a layer of the base that answers otherwise to W + s·B·A than beside it."""
+def _check_mergeable(file: PeftFile, base: nn.Module, naming: Naming) -> None:
+    """Raise AdapterError for an adapter in a layer of the base that computes something else with W + s·B·A."""
     for name, layer in base.named_modules():
         if name in file.keys and name not in naming.layers:
             raise AdapterError(
                 "an adapter in a layer that ftx cannot merge",
                 where=file.path,
                 found=f"{name} is a {type(layer).__name__}, which does not compute with its weight as it is",
-                fix="merge it with peft (merge_and_unload), and compare its answers",
+                fix="merge it with peft (merge_and_unload), and compare its outputs",
             )
 
 
@@ -120,6 +120,6 @@ def _saved_modules(file: PeftFile, named: Mapping[str, str], state: Mapping[str,
 
 def _in_one(file: PeftFile, weight: Tensor, parts: Sequence[tuple[str, LayerRows]]) -> AdapterWeights:
     """The adapters of the rows of one layer as one adapter."""
-    placed: Placed = [(place.rows, file.weights(name)) for name, place in parts]
-    (rows, first), *rest = placed
-    return first if rows == slice(None) and not rest else file.config.method.in_one(flat(weight), placed)
+    row_adapters: RowAdapters = [(place.rows, file.weights(name)) for name, place in parts]
+    (rows, first), *rest = row_adapters
+    return first if rows == slice(None) and not rest else file.config.method.in_one(flat(weight), row_adapters)

@@ -27,7 +27,7 @@ from ftx.adapters.spec import TargetPart
 
 
 class AdaptedLinear(AdapterLayer):
-    """LoRA's layer, with ``dora`` DoRA's, whose magnitude is taken from the base weight: pretrained weights come first.
+    """LoRA's layer, with ``dora`` DoRA's, whose magnitude is that of the base weight: load the weights before.
 
     The magnitude is None for LoRA.
     """
@@ -123,7 +123,7 @@ class AdaptedLinear(AdapterLayer):
         return y.clone() if self.added_to_in_place and magnitude_O is not None else y
 
     def _with_dropout(self, x: Tensor) -> Tensor:
-        """x·Wᵀ + b + s·x̃·(B·A)ᵀ for the dropped x̃, which no merged weight can express, as it reaches the adapter alone.
+        """x·Wᵀ + b + s·x̃·(B·A)ᵀ for the dropped x̃, which only the adapter gets, so no merged weight can express it.
 
         With a magnitude, in peft's meaning: x·Wᵀ + b + (g − 1)·x̃·Wᵀ + g·s·x̃·(B·A)ᵀ.
         """
@@ -181,8 +181,8 @@ class MergedProduct(torch.autograd.Function):
             gain_O = gain(magnitude_O, row_norms(summed_OI))
             merged_OI = summed_OI.mul_(gain_O[:, None]).to(compute)
             if _reduced(compute) and bias is not None:
-                # The magnitude's gradient needs the product before its bias: taken off a bf16 output
-                # afterwards, the bias leaves a gradient that is 1.4 % off.
+                # The magnitude's gradient needs the product before its bias. To subtract the bias
+                # from a bf16 output leaves a gradient that is 1.4 % off.
                 product_NO = linear(x_NI, merged_OI)
                 y_NO = product_NO + bias
             else:
@@ -237,9 +237,9 @@ def _magnitude_gradient(
     chunks = max(-(-len(dy_NO) // _ROWS), 1) if dy_NO.device.type == "cpu" else 1
     for dy_nO, product_nO in zip(dy_NO.chunk(chunks), product_NO.chunk(chunks), strict=True):
         terms_nO = dy_nO * product_nO if unbiased is None else (product_nO - unbiased).mul_(dy_nO)
-        # torch sums bf16 in f32 and rounds once; asked for f32, it would convert every term first.
+        # torch sums bf16 in f32 and rounds once; with dtype f32 it would convert every term first.
         sum_O += terms_nO.sum(0)
-    # A magnitude of zero leaves no trace of the direction in y; such a row cannot be trained by y alone.
+    # A magnitude of zero leaves no trace of the direction in y; such a row cannot be trained by y.
     trained_O = magnitude_O != 0
     if not _is_one_for_all(parts, len(magnitude_O)):
         trained_O &= _owned_rows(parts, magnitude_O)

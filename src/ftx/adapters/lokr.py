@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ftx.adapters.merge_weight import Array, Float64, linear, ordered_product
-from ftx.adapters.method import Placed
+from ftx.adapters.method import RowAdapters
 from ftx.core.errors import AdapterError
 from ftx.core.untrusted_input import MOST_WIDTH
 
@@ -30,10 +30,10 @@ if TYPE_CHECKING:
 
 W1, W2 = "lokr_w1", "lokr_w2"
 _FACTORS = (W1, f"{W1}_a", f"{W1}_b", W2, f"{W2}_a", f"{W2}_b")
-# A matrix: itself alone, or the two whose product it is. They are multiplied where that is needed: a file of some
-# kilobytes may name a product that no memory holds.
+# A matrix as it is, or two factors of it. They are multiplied only where that is needed: a file of some kilobytes may
+# describe a product that does not fit into memory.
 Matrix = tuple[Float64, ...]
-Rows = NDArray[np.int64]
+RowIndex = NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -51,14 +51,14 @@ class Block:
         (a, c), (b, d) = ((len(one[0]), one[-1].shape[1]) for one in (self.w1, self.w2))
         return a * b, c * d
 
-    def delta(self, rows_O: Rows) -> Float64:
+    def delta(self, rows_O: RowIndex) -> Float64:
         """Some rows of s·(w1 ⊗ w2), by their numbers in the block. Shape: [rows, I]."""
         of_w1, of_w2 = np.divmod(rows_O, len(self.w2[0]))
         w1_nc, w2_nd = _rows(self.w1, of_w1), _rows(self.w2, of_w2)
         return self.scaling * (w1_nc[:, :, None] * w2_nd[:, None, :]).reshape(len(rows_O), self.shape[1])
 
 
-def _rows(matrix: Matrix, numbers: Rows) -> Float64:
+def _rows(matrix: Matrix, numbers: RowIndex) -> Float64:
     """Some rows of a matrix, a product added rank by rank. Shape: [rows, columns]."""
     first, *rest = matrix
     return ordered_product(first[numbers], rest[0]) if rest else first[numbers]
@@ -77,12 +77,12 @@ class KroneckerWeights:
     def delta(self, rows: slice) -> Float64:
         """s·(w1 ⊗ w2) in the rows of each block, else 0. Shape: [rows, I]."""
         outputs, inputs = self.shape
-        wanted_O = np.arange(outputs)[rows]
-        delta_OI = np.zeros((len(wanted_O), inputs))
+        index_O = np.arange(outputs)[rows]
+        delta_OI = np.zeros((len(index_O), inputs))
         for block in self.blocks:
             start, stop, _ = block.rows.indices(outputs)
-            inside_O = (wanted_O >= start) & (wanted_O < stop)
-            delta_OI[inside_O] = block.delta(wanted_O[inside_O] - start)
+            inside_O = (index_O >= start) & (index_O < stop)
+            delta_OI[inside_O] = block.delta(index_O[inside_O] - start)
         return delta_OI
 
     def separate(
@@ -213,7 +213,7 @@ class Lokr:
         block = Block(slice(None), _matrix(W1, factors), _matrix(W2, factors), scaling)
         return KroneckerWeights((block,), block.shape, rank, sum(factor.size for factor in factors.values()))
 
-    def in_one(self, weight_OI: Float64, placed: Placed) -> KroneckerWeights:
+    def in_one(self, weight_OI: Float64, placed: RowAdapters) -> KroneckerWeights:
         """The products of the rows of one layer, side by side."""
         parts = [(rows, one) for rows, one in placed if isinstance(one, KroneckerWeights)]
         blocks = [Block(rows, one.w1, one.w2, one.scaling) for rows, whole in parts for one in whole.blocks]
@@ -222,7 +222,7 @@ class Lokr:
         return KroneckerWeights(tuple(blocks), (outputs, inputs), rank, parameters)
 
     def config(self, spec: AdapterSpec) -> dict[str, object]:
-        """What peft's LoKrConfig says beside ranks, alphas and layers."""
+        """The keys of peft's LoKrConfig, without those of ranks, alphas and layers."""
         return {
             "decompose_both": False,
             "decompose_factor": -1,

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, ClassVar
 import numpy as np
 
 from ftx.adapters.merge_weight import Array, Float64, gain, linear, ordered_product
-from ftx.adapters.method import Placed, as_matrix
+from ftx.adapters.method import RowAdapters, as_matrix
 from ftx.core.errors import AdapterError, shown
 from ftx.core.untrusted_input import MOST_WIDTH
 
@@ -84,7 +84,7 @@ class LowRankWeights:
         return down(x, array(self.lora_A_RI)) @ array(self.scaling * self.lora_B_OR).T
 
     def separate_gain(self, weight_OI: Float64) -> Float64:
-        """m / ‖W + s·B·A‖, of ‖w‖² + 2s·w·Δ + s²‖Δ‖² with w·Δ and ‖Δ‖² taken through the R side. Shape: [O]."""
+        """m / ‖W + s·B·A‖, of ‖w‖² + 2s·w·Δ + s²‖Δ‖² with w·Δ and ‖Δ‖² computed on the R side. Shape: [O]."""
         A_RI, B_OR, s = self.lora_A_RI, self.lora_B_OR, self.scaling
         if self.magnitude_O is None:
             return np.ones(len(weight_OI))
@@ -130,7 +130,7 @@ class LowRank:
         start = config.get("init_lora_weights")
         if start not in _BASE_UNTOUCHED:
             raise AdapterError(
-                "the adapter is one of a changed base, which the file does not hold",
+                "the adapter is for a changed base, which the file does not contain",
                 where=path,
                 found=f"init_lora_weights {shown(start)}",
                 fix="let peft convert it when saving: "
@@ -156,7 +156,7 @@ class LowRank:
         flat_O = None if magnitude is None else magnitude.reshape(-1)
         return LowRankWeights(as_matrix(factors[LORA_A]), as_matrix(factors[LORA_B]), scaling, flat_O)
 
-    def in_one(self, weight_OI: Float64, placed: Placed) -> LowRankWeights:
+    def in_one(self, weight_OI: Float64, placed: RowAdapters) -> LowRankWeights:
         """One adapter of the summed rank, whose B is zero outside of each adapter's rows and ranks."""
         parts = [(rows, one) for rows, one in placed if isinstance(one, LowRankWeights)]
         B_OR = np.zeros((len(weight_OI), sum(one.rank for _, one in parts)))
@@ -173,7 +173,7 @@ class LowRank:
         return LowRankWeights(A_RI, B_OR, 1.0, magnitude_O if self.dora else None)
 
     def config(self, spec: AdapterSpec) -> dict[str, object]:
-        """What peft's LoraConfig says beside ranks, alphas and layers."""
+        """The keys of peft's LoraConfig, without those of ranks, alphas and layers."""
         return {
             "lora_dropout": spec.dropout,
             "bias": "none",

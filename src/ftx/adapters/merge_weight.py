@@ -89,7 +89,7 @@ def summed_weight(weight_OI: Float64, adapter: AdapterWeights) -> Float64:
     return summed_OI
 
 
-def separate_products(x_NI: Float64, weight_OI: Float64, adapter: AdapterWeights) -> Float64:
+def unmerged_forward(x_NI: Float64, weight_OI: Float64, adapter: AdapterWeights) -> Float64:
     """What the adapted layer computes, less its bias, without ever forming the merged weight. Shape: [N, O].
 
     An error in the sum of the merge cannot hide here: neither W + Δ nor its norm is computed from the sum.

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from ftx.adapters.spec import AdapterSpec
 
 # The adapters of some rows of one layer, with those rows: a fused qkv has up to three.
-Placed = Sequence[tuple[slice, AdapterWeights]]
+RowAdapters = Sequence[tuple[slice, AdapterWeights]]
 
 
 class AdapterMethod(Protocol):
@@ -63,7 +63,7 @@ class AdapterMethod(Protocol):
         """The adapter of one layer, of this rank by its config; of a convolution as [O, I·h·w]."""
         ...
 
-    def in_one(self, weight_OI: Float64, placed: Placed) -> AdapterWeights:
+    def in_one(self, weight_OI: Float64, placed: RowAdapters) -> AdapterWeights:
         """The adapters of the rows of one layer as one adapter of the layer."""
         ...
 

@@ -30,7 +30,7 @@ class Naming:
 def timm_naming(module: nn.Module) -> Naming:
     """The names of timm itself, of linear layers and convolutions that compute with their weight as it is.
 
-    A convolution that standardises its weight answers otherwise to W + s·B·A than to W and the adapter beside it.
+    A convolution that standardises its weight computes something else with W + s·B·A than with W and the adapter apart.
     """
     plain = (nn.Linear.forward, Linear.forward, nn.Conv2d.forward, nn.Conv1d.forward)
     layers = {

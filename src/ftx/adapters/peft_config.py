@@ -80,12 +80,12 @@ class PeftConfig:
 
     @property
     def base_digest(self) -> str | None:
-        """The base by its weights; adapters of ftx alone say so."""
+        """The digest of the base's weights; only adapters of ftx have it."""
         return self.document.ftx.base_digest if self.document.ftx else None
 
     @property
     def token_fractions(self) -> Mapping[int, float]:
-        """The share of the patches that went on into each block in training; nothing where all did, as in peft."""
+        """The fraction of the patches that each block computed in training; nothing if all, as in peft."""
         return self.document.ftx.keep_tokens if self.document.ftx else {}
 
     @property

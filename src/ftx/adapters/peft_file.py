@@ -1,4 +1,4 @@
-"""An adapter folder as it lies on disk, in the Hugging Face PEFT format, read with numpy alone.
+"""An adapter folder in the Hugging Face PEFT format, read with numpy only.
 
 ``adapter_config.json`` says what kind of adapter it is, ``adapter_model.safetensors`` holds its tensors, and among them
 those of the modules that were trained and saved whole (the head), so the folder, laid over the base, is the trained
@@ -33,7 +33,7 @@ _TYPES = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2", "BOOL": "?"} 
     f"{kind.upper()}{8 * size}": f"<{kind}{size}" for kind in "iu" for size in (1, 2, 4, 8)
 }
 
-Array = NDArray[np.generic]
+StoredArray = NDArray[np.generic]
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class PeftFile:
 
     path: Path
     config: PeftConfig
-    tensors: Mapping[str, Array]
+    tensors: Mapping[str, StoredArray]
     keys: Mapping[str, Mapping[str, str]]
     others: Sequence[str]
 
@@ -74,7 +74,7 @@ class PeftFile:
         factors = {name: tensor.astype(np.float64) for name, tensor in self.factors(layer).items()}
         return self.config.method.weights(factors, self.scaling(layer), self.config.rank(layer))
 
-    def factors(self, layer: str) -> dict[str, Array]:
+    def factors(self, layer: str) -> dict[str, StoredArray]:
         """The tensors of one layer's adapter, by the names of its method."""
         return {name: self.tensors[key] for name, key in self.keys.get(layer, {}).items()}
 
@@ -83,7 +83,7 @@ class PeftFile:
         return self.config.scaling(layer, self.config.rank(layer))
 
     def layers(self) -> dict[str, AdapterWeights]:
-        """The adapters of all layers, held against the config alone: for whoever has no network at hand.
+        """The adapters of all layers, checked against the config, without a network.
 
         Raises: AdapterError for missing or spare keys, and for shapes that do not fit each other or the rank.
         """
@@ -162,11 +162,11 @@ def _reading(path: Path) -> Iterator[None]:
         ) from error
 
 
-def _read_tensors(path: Path) -> dict[str, Array]:
+def _read_tensors(path: Path) -> dict[str, StoredArray]:
     """Every tensor of a file, each as it is but for bfloat16, which becomes f32."""
     with _reading(path):
         stored = deserialize(read_file(path))
-    tensors: dict[str, Array] = {}
+    tensors: dict[str, StoredArray] = {}
     for key, one in stored:
         if one["dtype"] not in _TYPES:
             found = f"{key}: {one['dtype']}"

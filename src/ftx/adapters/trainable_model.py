@@ -54,7 +54,7 @@ def base_of(recipe: Recipe, num_classes: int) -> Backbone:
 
 
 def adapter_spec(recipe: Recipe) -> AdapterSpec | None:
-    """The adapter that a recipe asks for; None for linear probing and full fine-tuning."""
+    """The adapter of a recipe; None for linear probing and full fine-tuning."""
     if recipe.model.peft == "none":
         return None
     adapter = recipe.adapter

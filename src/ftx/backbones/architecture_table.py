@@ -1,4 +1,4 @@
-"""What ftx supports of every architecture of timm: a table that travels with ftx, so that asking loads no timm.
+"""What ftx supports of every architecture of timm: a bundled table, so that a look into it loads no timm.
 
 ``models/make_architectures.py`` makes it.
 """
@@ -20,8 +20,8 @@ class Architecture(BaseModel):
     """One architecture of timm.
 
     ``parameters`` are those without a head, ``input_size`` is that of its default weights: channels, height, width.
-    ``layers`` counts the linear layers that serve each target; ``adapted`` counts a fused one once. ``any_size``: other
-    image sizes can be asked for. ``classifier``: it takes a head, so linear probing and full fine-tuning work.
+    ``layers`` counts the linear layers that serve each target; ``adapted`` counts a fused one once. ``any_size``: it
+    takes other image sizes. ``classifier``: it takes a head, so linear probing and full fine-tuning work.
     ``pretrained`` has the licence of each tag's weights, the default first; None where timm does not know it.
     """
 
@@ -40,7 +40,7 @@ class Architecture(BaseModel):
 
 
 class SupportedModel(Architecture):
-    """What ``--model`` takes: an architecture by its own name, or a model that travels with ftx."""
+    """What ``--model`` takes: an architecture by its own name, or a bundled model."""
 
     name: str
     embedded: bool = False
@@ -80,20 +80,20 @@ class ArchitectureTable(BaseModel):
         """
         if pattern is None:
             return list(self.models)
-        wanted = pattern.lower()
-        bare, _, tag = wanted.partition(".")
+        given, pattern = pattern, pattern.lower()
+        bare, _, tag = pattern.partition(".")
         for model in self.models:
-            if model.name == wanted or (model.name == bare and tag in model.pretrained):
+            if model.name == pattern or (model.name == bare and tag in model.pretrained):
                 return [model]
-        glob = wanted if set(wanted) & set("*?[") else f"*{wanted}*"
-        found = [one for one in self.models if fnmatchcase(one.name, glob) or one.family == wanted]
+        glob = pattern if set(pattern) & set("*?[") else f"*{pattern}*"
+        found = [one for one in self.models if fnmatchcase(one.name, glob) or one.family == pattern]
         if not found:
             names = [one.name for one in self.models]
             alike = of_the_same_parts(bare, names) or nearest(
                 bare, [word for one in self.models for word in (one.name, one.family)]
             )
             raise InputError(
-                f"no model matches '{pattern}'",
+                f"no model matches '{given}'",
                 found=f"{len(self.models)} models are known, of timm {self.timm}",
                 fix=f"did you mean {alike}?" if alike else "`ftx models` lists the families",
             )
@@ -101,7 +101,7 @@ class ArchitectureTable(BaseModel):
 
 
 def read_architectures() -> ArchitectureTable:
-    """The table that travels with ftx.
+    """The bundled table.
 
     Raises: EnvironmentFault if it is missing.
     """
@@ -109,5 +109,5 @@ def read_architectures() -> ArchitectureTable:
 
 
 def missing_targets(model: SupportedModel) -> bool:
-    """Whether the default targets would ask for one that the model does not have."""
+    """Whether the model lacks one of the default targets."""
     return set(model.layers) != set(TARGETS)

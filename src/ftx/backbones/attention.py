@@ -38,7 +38,7 @@ def queries_keys_values(attn: nn.Module, x_NTD: Tensor) -> tuple[Tensor, Tensor,
 
 
 def attend(attn: nn.Module, q_NHQd: Tensor, k_NHTd: Tensor, v_NHTd: Tensor) -> Tensor:
-    """What so many queries get from all tokens, by the kernel that the model was told to use. Shape: [N, Q, D]."""
+    """What Q queries read from all tokens, by the kernel that the model is set to. Shape: [N, Q, D]."""
     assert isinstance(attn, Attention)
     if attn.fused_attn:
         dropped = attn.attn_drop.p if attn.training else 0.0
@@ -51,20 +51,21 @@ def attend(attn: nn.Module, q_NHQd: Tensor, k_NHTd: Tensor, v_NHTd: Tensor) -> T
 
 
 def attention_weights(attn: nn.Module, q_NHQd: Tensor, k_NHTd: Tensor) -> Tensor:
-    """How much each query attends to each token, in shares that add up to 1. Shape: [N, H, Q, T]."""
+    """How much each query attends to each token; the weights of a query add up to 1. Shape: [N, H, Q, T]."""
     assert isinstance(attn, Attention)
     return ((q_NHQd * attn.scale) @ k_NHTd.transpose(-2, -1)).softmax(dim=-1)
 
 
-def reads_only_class_token(vit: VisionTransformer) -> bool:
-    """Whether the head reads one token, and the last block is of the kind that ``class_token`` knows."""
-    if type(vit) is not VisionTransformer or vit.global_pool != "token" or vit.attn_pool is not None:
+def reads_only_class_token(module: nn.Module) -> bool:
+    """Whether the head reads one token, and ``class_token`` can compute the last of several blocks."""
+    if type(module) is not VisionTransformer or module.global_pool != "token" or module.attn_pool is not None:
         return False
-    return all(map(is_plain, vit_blocks(vit)[-1:]))
+    blocks = vit_blocks(module)
+    return len(blocks) > 1 and is_plain(blocks[-1])
 
 
 def class_token(block: nn.Module, tokens_NTD: Tensor) -> Tensor:
-    """What the block makes of the first token: ``block(x)[:, :1]``. Shape: [N, T, D] to [N, 1, D]."""
+    """The block's output for the first token: ``block(x)[:, :1]``. Shape: [N, T, D] to [N, 1, D]."""
     assert isinstance(block, Block)
     q_NHTd, k_NHTd, v_NHTd = project(block.attn, block.norm1(tokens_NTD))
     x_N1D = tokens_NTD[:, :1]

@@ -1,4 +1,4 @@
-"""A timm model with its pretrained weights, a head of the width asked for, and the input size asked for."""
+"""A timm model with its pretrained weights, at the given input size, with a head for the given number of classes."""
 
 from __future__ import annotations
 
@@ -56,9 +56,9 @@ def build(
     """Build ``name`` (an embedded alias or any timm name of a known family).
 
     ``weights``: ``auto`` (embedded, else the hub), ``none`` (random, by ``seed``) or a safetensors file. A file made on
-    grey images, whose first convolution has one channel, gives a model in RGB that answers as the grey one on
-    0.299 R + 0.587 G + 0.114 B; its digest is that of the weights in RGB. ``token_fractions`` is what
-    ``ftx.backbones.kept_tokens`` drops.
+    grey images, whose first convolution has one channel, gives a model in RGB that computes what the grey one computes
+    on 0.299 R + 0.587 G + 0.114 B; its digest is that of the weights in RGB. ``token_fractions`` says how many tokens
+    ``ftx.backbones.kept_tokens`` keeps.
     Raises: ModelError for an unknown model, an input size that the patches do not divide, or weights
     that do not fit; EnvironmentFault if the hub cannot be reached.
     """
@@ -73,7 +73,7 @@ def build(
             raise ModelError(
                 f"{name} has no classifier",
                 where="model.name",
-                found="timm knows it as an encoder alone",
+                found="timm has it only as an encoder",
                 fix="`ftx models` lists what takes a head",
             )
         digest = base_digest(module.state_dict(), heads)
@@ -89,7 +89,7 @@ def build(
 
 
 def _require_memory(architecture: str, name: str) -> None:
-    """Raise EnvironmentFault where a model's parameters alone are more than the machine has memory for."""
+    """Raise EnvironmentFault if a model's parameters need more memory than the machine has left."""
     bare = architecture.partition(".")[0]
     known = next((one for one in read_architectures().architectures if one.architecture == bare), None)
     if known is not None and 4 * known.parameters > (free := available_bytes()):

@@ -1,4 +1,4 @@
-"""Patches left out at random in training: a step computes fewer tokens, and sees no image twice the same.
+"""Patches left out at random in training: a step computes fewer tokens, and no image is twice the same.
 
 Source: PatchDropout, arXiv:2208.07220, section 3. In evaluation all patches are there.
 
@@ -22,7 +22,7 @@ from ftx.backbones.layer_roles import plain_vit
 
 @dataclass(frozen=True)
 class DroppedPatches:
-    """The patches of an image that a step leaves out: a fraction of them, others each time; false where all stay."""
+    """The patches of an image that a step leaves out: a fraction of them, others each time; false if all stay."""
 
     fraction: float = 0.0
 
@@ -51,11 +51,11 @@ class DroppedPatches:
         return torch.from_numpy(chosen_NK)
 
     def left(self, tokens: int, always: int) -> int:
-        """How many of so many tokens stay, where ``always`` ones are no patches; rounded as timm does."""
+        """How many of the tokens stay, if ``always`` of them are no patches; rounded as timm does."""
         return always + max(int((tokens - always) * (1 - self.fraction)), 1)
 
     def step_tokens(self, vit: VisionTransformer, blocks: int) -> int:
-        """How many tokens of an image a step has behind the first so many blocks."""
+        """How many tokens of an image a step computes behind the first ``blocks``."""
         return self.left(tokens_behind(vit, blocks), vit.num_prefix_tokens)
 
 

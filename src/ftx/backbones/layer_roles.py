@@ -21,7 +21,7 @@ from ftx.core.regular_expressions import ExpressionError, Expressions
 from ftx.recipe.adapter_targets import Role, Target
 
 # A run of rows, or their numbers where the targets of one attention head follow each other.
-Rows = slice | list[int]
+TargetRows = slice | list[int]
 
 
 @dataclass(frozen=True)
@@ -30,11 +30,11 @@ class Site:
 
     name: str
     block: int
-    rows: Mapping[Role, Rows]
+    rows: Mapping[Role, TargetRows]
 
 
-# Linear layers are adapted inside of these alone: never in patch embeddings, pooling heads or position biases, which
-# some families build of layers that are called fc1 and proj as well.
+# Linear layers are adapted only inside of these: never in patch embeddings, pooling heads or position biases, which
+# some families build of layers named fc1 and proj as well.
 _ATTENTION = r"attn(?:_in|_out|_downsample|_block|_grid)?|token_mixer|xca|e_mhsa|factoratt_crpe\d?"
 _MLP = r"mlp(?:_in|_tokens|_channels|\d)?"
 _NEVER = frozenset({"patch_embed", "attn_pool", "rel_pos", "shared_rel_pos", "cpb_mlp", "meta_mlp", "embeds", "stem"})
@@ -51,16 +51,16 @@ _LEAVES: Mapping[str, tuple[Target, ...]] = {
     **dict.fromkeys(("fc1", "fc1_g", "fc1_x", "w0", "w1", "ln1", "gate_proj", "up_proj"), ("fc1",)),
     **dict.fromkeys(("fc2", "w2", "ln2", "down_proj"), ("fc2",)),
 }
-# vit_pwee and vit_dpwee compute attention and MLP beside each other, in layers of the block itself. What leaves both
+# vit_pwee and vit_dpwee compute attention and MLP in parallel, in layers of the block itself. What leaves both
 # through one layer counts as the attention's.
-_BESIDE: Mapping[str, tuple[Target, ...]] = {
+_PARALLEL: Mapping[str, tuple[Target, ...]] = {
     "in_proj": ("fc1", "q", "k", "v"),
     "attn_out_proj": ("proj",),
     "mlp_out_proj": ("fc2",),
     "out_proj": ("proj",),
 }
 _SITE = re.compile(rf"(?P<block>.+)\.(?P<container>{_ATTENTION}|{_MLP})\.(?P<leaf>[a-z0-9_]+(?:\.ln)?)(?:\.linear)?")
-_SITE_BESIDE = re.compile(rf"(?P<block>blocks\.\d+)\.(?P<leaf>{'|'.join(_BESIDE)})")
+_PARALLEL_SITE = re.compile(rf"(?P<block>blocks\.\d+)\.(?P<leaf>{'|'.join(_PARALLEL)})")
 # vit_*_18x2 has several attentions, and several MLPs, in one block.
 _ONE_OF_SEVERAL = re.compile(r"\.(?:attns|ffns)\.\d+$")
 
@@ -107,7 +107,7 @@ def named_sites(module: nn.Module, expression: str) -> list[Site]:
         if not isinstance(layer, nn.Linear):
             reason = f"it is a {kind}, which is no linear layer"
         elif type(layer).forward is not nn.Linear.forward:
-            reason = f"it is a {kind}, which computes otherwise than a linear layer"
+            reason = f"it is a {kind}, which computes differently from a linear layer"
         elif any(f"{name}.".startswith(f"{head}.") for head in heads):
             reason = "it is the classifier, which is trained whole"
         if reason or not isinstance(layer, nn.Linear):
@@ -132,15 +132,15 @@ def named_sites(module: nn.Module, expression: str) -> list[Site]:
 
 def _placed(name: str) -> tuple[str, str, tuple[Target, ...]] | None:
     """The block of a layer, the module that calls it, and its targets in the order of its rows; None for no site."""
-    if (beside := _SITE_BESIDE.fullmatch(name)) is not None:
-        return beside["block"], beside["block"], _BESIDE[beside["leaf"]]
+    if (parallel := _PARALLEL_SITE.fullmatch(name)) is not None:
+        return parallel["block"], parallel["block"], _PARALLEL[parallel["leaf"]]
     inside = _SITE.fullmatch(name)
     if inside is None or inside["leaf"] not in _LEAVES:
         return None
     return inside["block"], f"{inside['block']}.{inside['container']}", _LEAVES[inside["leaf"]]
 
 
-def _rows(name: str, layer: nn.Linear, targets: tuple[Target, ...], container: nn.Module) -> dict[Role, Rows]:
+def _rows(name: str, layer: nn.Linear, targets: tuple[Target, ...], container: nn.Module) -> dict[Role, TargetRows]:
     """The rows of each target in a fused layer."""
     if targets == ("q", "k", "v") and layer.out_features == 2 * layer.in_features:
         targets = ("k", "v")  # gcvit's global attention takes its queries from elsewhere and calls the rest qkv
@@ -149,7 +149,7 @@ def _rows(name: str, layer: nn.Linear, targets: tuple[Target, ...], container: n
         return interleaved
     share, rest = divmod(layer.out_features, len(targets))
     widths = [share] * len(targets)
-    if len(targets) > 3:  # an MLP's first layer is wider than q, k and v beside it
+    if len(targets) > 3:  # an MLP's first layer is wider than the q, k and v in the same layer
         widths = [int(width) for width in getattr(container, "in_split", ())]
         rest = sum(widths) - layer.out_features
     if rest:
@@ -158,7 +158,7 @@ def _rows(name: str, layer: nn.Linear, targets: tuple[Target, ...], container: n
     return {target: slice(start, start + width) for target, start, width in zip(targets, starts, widths, strict=False)}
 
 
-def _head_by_head(layer: nn.Linear, targets: tuple[Target, ...], attention: nn.Module) -> dict[Role, Rows] | None:
+def _head_by_head(layer: nn.Linear, targets: tuple[Target, ...], attention: nn.Module) -> dict[Role, TargetRows] | None:
     """The rows in families that put q, k and v of one head behind each other; None in the others.
 
     Source: timm's forward of levit, tiny_vit, efficientformer (``key_dim``, ``val_dim``) and maxvit (``head_first``).
@@ -196,10 +196,7 @@ def adds_in_place(module: nn.Module, name: str) -> bool:
 
 def depth(module: nn.Module) -> int:
     """How many transformer blocks there are, adapted or not."""
-    vit = plain_vit(module)
-    if vit is not None:
-        return len(vit_blocks(vit))
-    return len({site.block for site in sites(module)})
+    return len(vit_blocks(module)) or len({site.block for site in sites(module)})
 
 
 def head_names(module: nn.Module) -> tuple[str, ...]:
@@ -230,13 +227,18 @@ def token_shape(vit: VisionTransformer) -> tuple[int, int]:
     return tokens, width
 
 
-def vit_blocks(vit: VisionTransformer) -> list[nn.Module]:
-    """The transformer blocks, in order."""
-    return list(vit.get_submodule("blocks").children())
+def vit_blocks(module: nn.Module) -> list[nn.Module]:
+    """The transformer blocks of a plain Vision Transformer, in order; none in other families."""
+    return [] if plain_vit(module) is None else list(module.get_submodule("blocks").children())
+
+
+def trains(module: nn.Module) -> bool:
+    """Whether any parameter of a module trains."""
+    return any(parameter.requires_grad for parameter in module.parameters())
 
 
 def fix_size(module: nn.Module) -> None:
-    """Let a plain ViT take images of its own size alone, in place; its answers to those stay.
+    """Let a plain ViT take only images of its own size, in place; its outputs for those stay.
 
     timm builds some that resample their positions for each image, with antialias, for which OpenVINO has no operation.
     """

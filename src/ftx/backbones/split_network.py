@@ -6,6 +6,7 @@ model's own but for rounding. Both share the model's layers: what is trained thr
 
 from __future__ import annotations
 
+from itertools import takewhile
 from typing import cast
 
 import torch
@@ -15,7 +16,7 @@ from torch import Tensor, nn
 from ftx.backbones.attention import class_token, reads_only_class_token
 from ftx.backbones.dropped_patches import ALL_PATCHES, DroppedPatches
 from ftx.backbones.kept_tokens import tokens_behind
-from ftx.backbones.layer_roles import depth, head_names, plain_vit, vit_blocks
+from ftx.backbones.layer_roles import depth, head_names, plain_vit, trains, vit_blocks
 
 
 class SplitNetwork(nn.Module):
@@ -31,18 +32,15 @@ class SplitNetwork(nn.Module):
 
 
 def full_model(model: nn.Module) -> nn.Module:
-    """The network to train where nothing of it is kept.
+    """The network to train if no features of it are kept.
 
-    A Vision Transformer that reads its class token alone computes its last block for that one, so it is cut before it.
+    A Vision Transformer that reads only its class token computes its last block for that one, so it is cut before it.
     """
-    vit = plain_vit(model)
-    if vit is not None and depth(vit) > 1 and reads_only_class_token(vit):
-        return cut_after(model, depth(vit) - 1)
-    return model
+    return cut_after(model, depth(model) - 1) if reads_only_class_token(model) else model
 
 
 def cut_after(model: nn.Module, blocks: int) -> SplitNetwork:
-    """A plain Vision Transformer cut behind its embedding and so many blocks, of at least one."""
+    """A plain Vision Transformer cut behind its embedding and at least one block."""
     vit = plain_vit(model)
     assert vit is not None
     assert 0 < blocks <= depth(vit)
@@ -109,7 +107,7 @@ class HeadInput(nn.Module):
         features = model.forward_features(images_N3HW)
         if len(self.heads) == 1:
             return model.forward_head(features, pre_logits=True)
-        # Before its logits timm averages what the two read, which is then too late to tell apart.
+        # Before its logits timm averages what the two read, which is too late to distinguish them.
         read: list[Tensor] = []
         hooks = [
             self.model.get_submodule(head).register_forward_pre_hook(lambda _head, inputs: read.append(inputs[0]))
@@ -122,7 +120,7 @@ class HeadInput(nn.Module):
 
 
 class Head(nn.Module):
-    """The classifier alone, on what ``HeadInput`` gives."""
+    """The classifier, on the output of ``HeadInput``."""
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
@@ -137,37 +135,32 @@ class Head(nn.Module):
 
 
 def only_head_trains(module: nn.Module) -> bool:
-    """Whether nothing but the head trains, and timm computes what it reads: then that is all there is to keep.
+    """Whether nothing but the head trains, and timm computes what the head reads: then only that is kept.
 
-    A distilled model has two heads, whose answers it averages.
+    A distilled model has two heads, whose logits it averages.
     """
     heads = head_names(module)
     if not (hasattr(module, "forward_features") and hasattr(module, "forward_head")):
         return False
     distilled = len(heads) == 2 and "head_dist" in heads[1].split(".")
-    if len(heads) != 1 and not distilled:  # volo's second head answers for each patch, and only in training
+    if len(heads) != 1 and not distilled:  # volo's second head classifies each patch, and only in training
         return False
     trained = [name for name, parameter in module.named_parameters() if parameter.requires_grad]
     return bool(trained) and all(name.startswith(tuple(f"{head}." for head in heads)) for name in trained)
 
 
 def frozen_blocks(module: nn.Module) -> int:
-    """How many leading blocks train nothing, the embedding before them included; 0 where ftx cannot cut the family."""
-    vit = plain_vit(module)
-    if vit is None:
-        return 0
+    """How many leading blocks train nothing, the embedding before them included; 0 if ftx cannot cut the family."""
     embedding = ("patch_embed", "pos_embed", "cls_token", "reg_token", "norm_pre")
     if any(parameter.requires_grad and name.startswith(embedding) for name, parameter in module.named_parameters()):
         return 0
-    blocks = vit_blocks(vit)
-    trained = (i for i, block in enumerate(blocks) if any(one.requires_grad for one in block.parameters()))
-    return next(trained, len(blocks))
+    return len(list(takewhile(lambda block: not trains(block), vit_blocks(module))))
 
 
 def choose_attention(
     module: nn.Module, *, batch_size: int, memory_bytes: int, dropped: DroppedPatches = ALL_PATCHES, evaluated: int = 0
 ) -> bool:
-    """Compute attention as plain products where its matrices fit into memory, else by torch's fused kernel.
+    """Compute attention as plain products if its matrices fit into memory, else by torch's fused kernel.
 
     On CPUs the fused kernel's backward is slow: a ViT-S/14 step at 224 px takes 1.38 s of processor time with plain
     products against 1.92 s in bf16, and 2.79 s against 2.99 s in f32. A step leaves patches out; ``evaluated`` images
@@ -198,7 +191,5 @@ def set_attention(vit: nn.Module, *, plain: bool) -> None:
 
 def _attentions(module: nn.Module) -> list[nn.Module]:
     """The layers of attention, but for those of frozen blocks in front."""
-    vit, frozen = plain_vit(module), set[nn.Module]()
-    if vit is not None:
-        frozen = {part for block in vit_blocks(vit)[: frozen_blocks(vit)] for part in block.modules()}
+    frozen = {part for block in vit_blocks(module)[: frozen_blocks(module)] for part in block.modules()}
     return [layer for layer in module.modules() if hasattr(layer, "fused_attn") and layer not in frozen]

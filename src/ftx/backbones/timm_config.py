@@ -1,7 +1,7 @@
-"""``config.json`` of a dense model: what a stranger's file may tell timm, and the model that timm builds of it.
+"""``config.json`` of a dense model, which is untrusted input, and the model that timm builds from it.
 
-``timm.create_model`` takes more than a model's shape: where to load from (``checkpoint_path`` runs a pickle), and whom
-to ask (``hf-hub:``, ``local-dir:``). So only names of timm's own registry and the arguments below ever reach it.
+``timm.create_model`` takes more than a model's shape: where to load from (``checkpoint_path`` runs a pickle, names
+begin with ``hf-hub:`` or ``local-dir:``). Only names of timm's own registry and the arguments below ever reach it.
 """
 
 from __future__ import annotations
@@ -92,7 +92,7 @@ class TimmConfig(BaseModel):
     @field_validator("architecture")
     @classmethod
     def _of_timm(cls, name: str) -> str:
-        # is_model looks at what stands before the first dot alone: a tag may follow, a colon or a slash never.
+        # is_model only looks at the name before the first dot: a tag may follow, a colon or a slash never.
         if not _NAME.fullmatch(name) or not timm.is_model(name):
             raise ValueError(f"timm has no such architecture: {shown(name)}")
         return name
@@ -103,18 +103,18 @@ class TimmConfig(BaseModel):
         if others := sorted(key for key in args if key not in ARGUMENTS):
             # Some say where to load from, a network or a pickle, and not what the model is.
             names = listed([shown(key, 40) for key in others])
-            raise ValueError(f"ftx hands to timm what a model is made of alone, found {names}")
+            raise ValueError(f"only arguments of a model's shape are accepted, found {names}")
         for key, value in args.items():
-            _refuse_beyond(key, value)
+            _check_argument(key, value)
         return args
 
 
-def _refuse_beyond(key: str, value: object, level: int = 0) -> None:
+def _check_argument(key: str, value: object, level: int = 0) -> None:
     """Raise ValueError for what no argument of a model is: another type, or out of all bounds."""
     most = MOST_SIDE if key in ("img_size", "ref_feat_shape") else MOST_WIDTH
     if isinstance(value, list) and level < _MOST_LEVELS and len(value) <= _LONGEST_LIST:  # pyright: ignore[reportUnknownArgumentType]
         for one in value:  # pyright: ignore[reportUnknownVariableType]
-            _refuse_beyond(key, one, level + 1)
+            _check_argument(key, one, level + 1)
     elif isinstance(value, str):
         if (not value.replace("-", "_").isidentifier() and value) or len(value) > 40:
             raise ValueError(f"{key}: {shown(value)} is no word")
@@ -170,15 +170,15 @@ def _stored_numbers(path: Path) -> int:
 def _at_most(numbers: int) -> Iterator[None]:
     """Stop a model that is being built once it has far more parameters than there are numbers to fill it with.
 
-    ``{"embed_dim": 60000, "depth": 1000}`` would ask for terabytes before anyone compared shapes.
+    ``{"embed_dim": 60000, "depth": 1000}`` would allocate terabytes before the shapes are compared.
     """
-    most, counted = 2 * numbers + (1 << 24), 0  # twice: some layers are made, and then made anew
+    most, counted = 2 * numbers + (1 << 24), 0  # twice: some layers are made twice
 
     def count(_module: nn.Module, _name: str, parameter: Tensor | None) -> None:
         nonlocal counted
         counted += 0 if parameter is None else parameter.numel()
         if counted > most:
-            found = f"its config asks for more than {most:,} numbers, the weights hold {numbers:,}"
+            found = f"its config needs more than {most:,} numbers, the weights have {numbers:,}"
             raise ModelError("the weights are of another model", found=found)
 
     handle = register_module_parameter_registration_hook(count)

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from ftx.backbones.attention import reads_only_class_token
-from ftx.backbones.layer_roles import depth, plain_vit, vit_blocks
+from ftx.backbones.layer_roles import plain_vit, trains, vit_blocks
 from ftx.core.errors import ModelError
 from ftx.core.third_parties import quiet_third_parties
 from ftx.core.user_cache import cache_folder
@@ -32,29 +32,27 @@ Forward = Callable[..., Tensor]
 
 def trained_blocks(module: nn.Module) -> list[nn.Module]:
     """Those with a parameter that trains, in order; none in other families."""
-    vit = plain_vit(module)
-    blocks = [] if vit is None else vit_blocks(vit)
-    return [block for block in blocks if any(one.requires_grad for one in block.parameters())]
+    return [block for block in vit_blocks(module) if trains(block)]
 
 
 @contextmanager
-def computing_by(blocks: Sequence[nn.Module], way: Callable[[Forward], Forward]) -> Iterator[None]:
-    """Let each block compute by what ``way`` makes of its forward, until the block of code ends."""
-    before = [block.__dict__.get("forward") for block in blocks]
-    for block in blocks:
-        block.forward = way(block.forward)
+def computing_by(modules: Sequence[nn.Module], way: Callable[[nn.Module, Forward], Forward]) -> Iterator[None]:
+    """Replace the forward of each module by what ``way`` returns for it, until the block of code ends."""
+    before = [module.__dict__.get("forward") for module in modules]
+    for module in modules:
+        module.forward = way(module, module.forward)
     try:
         yield
     finally:
-        for block, forward in zip(blocks, before, strict=True):
-            del block.forward  # its class has one
+        for module, forward in zip(modules, before, strict=True):
+            del module.forward  # its class has one
             if forward is not None:
-                block.forward = forward
+                module.forward = forward
 
 
 @contextmanager
 def recomputing(module: nn.Module) -> Iterator[None]:
-    """Let the blocks of a model do so until the block of code ends.
+    """Compute activations again in the backward, until the block of code ends. Source: arXiv:1604.06174, section 4.
 
     Raises: ModelError for a family of timm that cannot.
     """
@@ -62,12 +60,10 @@ def recomputing(module: nn.Module) -> Iterator[None]:
         with computing_by(trained_blocks(module), _checkpointed):
             yield
         return
-    switch = getattr(module, "set_grad_checkpointing", None)
+    family: Any = module
     try:
-        if switch is None:
-            raise AssertionError
-        switch(True)
-    except AssertionError:  # timm asserts that it is not asked
+        family.set_grad_checkpointing(True)
+    except (AttributeError, AssertionError):  # timm asserts that it is not set
         raise ModelError(
             "this model cannot compute its activations again",
             where="train.activation_checkpointing",
@@ -77,21 +73,22 @@ def recomputing(module: nn.Module) -> Iterator[None]:
     try:
         yield
     finally:
-        switch(False)
+        family.set_grad_checkpointing(False)
 
 
-def _checkpointed(forward: Forward) -> Forward:
+def _checkpointed(_block: nn.Module, forward: Forward) -> Forward:
     return partial(checkpoint, forward, use_reentrant=False)
 
 
-@contextmanager
-def joined_attention(blocks: Sequence[nn.Module]) -> Iterator[None]:
-    """Let the attention of blocks compute so where it is plain, until the block of code ends."""
+def joined_attention(blocks: Sequence[nn.Module]) -> AbstractContextManager[None]:
+    """Compute the plain attention of blocks on joined queries, keys and values, until the block of code ends.
+
+    timm splits them, and the backward joins their gradients and copies the whole into another layout. Here one copy
+    puts all three into the layout of the products, which write each gradient where it belongs, and one copy puts it
+    back: the same products of the same numbers.
+    """
     layers = [layer for block in blocks for layer in block.modules() if _computes_plain_products(layer)]
-    with ExitStack() as all_of_them:
-        for layer in layers:
-            all_of_them.enter_context(computing_by([layer], partial(_joined, layer)))
-        yield
+    return computing_by(layers, _joined)
 
 
 def _computes_plain_products(layer: nn.Module) -> bool:
@@ -109,7 +106,7 @@ def _joined(layer: nn.Module, forward: Forward) -> Forward:
         if attn_mask is not None or is_causal or not torch.is_grad_enabled():
             return forward(x_NTD, attn_mask=attn_mask, is_causal=is_causal)
         qkv_NTE = layer.qkv(x_NTD)
-        with torch.autocast(x_NTD.device.type, enabled=False):  # it computes in the dtype of what it is given
+        with torch.autocast(x_NTD.device.type, enabled=False):  # it computes in the dtype of its input
             y_NTD = JoinedAttention.apply(qkv_NTE, layer.num_heads, layer.scale)
         return layer.proj_drop(layer.proj(layer.norm(y_NTD)))
 
@@ -161,20 +158,20 @@ _KINDS_OF_BLOCKS = 64
 
 
 def blocks_to_compile(module: nn.Module) -> list[nn.Module]:
-    """The blocks that train, but for a last one that is computed for the class token alone; none in other families."""
-    vit, blocks = plain_vit(module), trained_blocks(module)
-    one_token = vit is not None and depth(vit) > 1 and reads_only_class_token(vit)
-    return blocks[:-1] if one_token else blocks
+    """The blocks that train, but for a last one that is computed only for the class token; none in other families."""
+    blocks = trained_blocks(module)
+    return blocks[:-1] if reads_only_class_token(module) else blocks
 
 
 @contextmanager
 def compiled_blocks(module: nn.Module, images: int) -> Iterator[None]:
-    """Let the blocks that train compute so many images by compiled code, until the block of code ends.
+    """Let the blocks that train compute this number of images by compiled code, until the block of code ends.
 
-    All else is computed as before: another number of images, as of an epoch's last batch, would be compiled anew for
-    less than that takes.
+    All else is computed as before. To compile again for another number of images, as in an epoch's last batch, would
+    take longer than it saves. Compiled code is kept in the user's cache, where a later training of the same shapes
+    finds it.
     """
-    with compiling(), computing_by(blocks_to_compile(module), lambda forward: compiled(forward, images)):
+    with compiling(), computing_by(blocks_to_compile(module), lambda _, forward: compiled(forward, images)):
         try:
             yield
         finally:
@@ -182,7 +179,7 @@ def compiled_blocks(module: nn.Module, images: int) -> Iterator[None]:
 
 
 def compiled(forward: Forward, images: int) -> Forward:
-    """A block's forward that computes so many images in training by compiled code."""
+    """A block's forward that computes this number of images in training by compiled code."""
     # Masks of dropout are drawn as they are without, by the seed of the step.
     fast = torch.compile(forward, dynamic=False, options={"fallback_random": True})
 
@@ -197,7 +194,7 @@ def compiled(forward: Forward, images: int) -> Forward:
 
 @contextmanager
 def compiling() -> Iterator[Path | None]:
-    """Keep compiled code in the user's cache; the folder, where there is one."""
+    """Keep compiled code in the user's cache; the folder, if there is one."""
     with quiet_third_parties():  # takes seconds
         import torch._dynamo
         import torch._inductor.compile_fx  # pyright: ignore[reportUnusedImport]

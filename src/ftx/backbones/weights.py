@@ -47,7 +47,7 @@ def read_weights(file: Path) -> dict[str, Tensor]:
 
 @contextmanager
 def _without_retries() -> Iterator[None]:
-    """Where the hub's name is unknown, let its library look into its cache alone: it would try for 50 s and talk."""
+    """Without a network, let the hub's library read only its cache: it would retry for 50 s and print warnings."""
     offline = constants.HF_HUB_OFFLINE
     try:
         socket.getaddrinfo(urlsplit(constants.ENDPOINT).hostname, None)
@@ -133,16 +133,11 @@ def take_grey(module: nn.Module, state: dict[str, Tensor], file: Path) -> bool:
                 where=where,
                 fix="name weights made on RGB images",
             )
-        state[key] = in_rgb(found)
+        # Each grey input becomes three, multiplied by luma: [O, G, h, w] to [O, 3 G, h, w].
+        luma_3 = torch.tensor(LUMA, dtype=torch.float64)
+        state[key] = (found.double()[:, :, None] * luma_3[:, None, None]).flatten(1, 2).to(found.dtype)
         grey = True
     return grey
-
-
-def in_rgb(weight_OGhw: Tensor) -> Tensor:
-    """Each grey input as three, weighed by luma. Shape: [O, G, h, w] to [O, 3 G, h, w]."""
-    luma_3 = torch.tensor(LUMA, dtype=torch.float64)
-    weight_OG3hw = weight_OGhw.double()[:, :, None] * luma_3[:, None, None]
-    return weight_OG3hw.flatten(1, 2).to(weight_OGhw.dtype)
 
 
 def grey_level(values: tuple[float, float, float]) -> tuple[float, float, float]:
@@ -159,8 +154,8 @@ def _first_convolutions(module: nn.Module) -> tuple[str, ...]:
 def base_digest(state: Mapping[str, Tensor], heads: tuple[str, ...]) -> str:
     """SHA-256 over the tensors in the order of their names, as f32, without the head.
 
-    Taken before any resampling, so that neither dtype, container nor input size changes it; after weights made on
-    grey images are widened to RGB, which the same file does to the same bytes again.
+    Computed before any resampling, so that neither dtype, container nor input size changes it, and after weights made
+    on grey images are widened to RGB, which gives the same bytes for the same file.
     """
     total = hashlib.sha256()
     for name in sorted(state):

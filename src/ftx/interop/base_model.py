@@ -51,7 +51,7 @@ def of_backbone(backbone: Backbone) -> Base:
 
 def _timm_folder(folder: Path, document: Mapping[str, object], image_size: int | str) -> Base:
     config = TimmConfig.model_validate(document)
-    # A model on grey images is widened to RGB, as weights from a file are; the classes stand beside.
+    # A model on grey images is widened to RGB, as weights from a file are.
     args = {key: value for key, value in config.model_args.items() if key not in ("in_chans", "num_classes")}
     state = read_weights_of(folder)
     module = build_from_config(folder, config.architecture, config.num_classes, args)

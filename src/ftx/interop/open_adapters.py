@@ -26,7 +26,7 @@ from ftx.runs.run import Run
 from ftx.runs.run_json import MANIFEST_FILE
 from ftx.runs.trained import require_base
 
-WITHOUT_HEAD = "--no-head merges the backbone alone, to train a head on it: ftx train --weights"
+WITHOUT_HEAD = "--no-head merges only the backbone, to train a head on it: ftx train --weights"
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ def open_adapters(
 ) -> tuple[Base, list[OpenedAdapter]]:
     """Open adapters of one base: run folders, their ``trained/``, or folders that peft wrote; and the base.
 
-    Raises: AdapterError, ModelError or MergeError for what does not hold or does not belong together.
+    Raises: AdapterError, ModelError or MergeError for what is invalid or does not belong together.
     """
     if not paths:
         raise InputError("no adapter is named", fix="--adapter DIR")
@@ -91,7 +91,7 @@ def _locate(path: Path) -> AdapterLocation:
             raise AdapterError("this run has no adapter", where=path, found=f"method {run.manifest.method}")
         return AdapterLocation(run.require(TRAINED), run)
     check_adapter_folder(path)
-    read_config(path)  # what is no adapter at all is said before a base is asked for
+    read_config(path)  # that it is no adapter is reported before a missing --base
     return AdapterLocation(path, None)
 
 
@@ -105,7 +105,7 @@ def _base(located: Sequence[AdapterLocation], base: str | None, weights: str, im
     if base is not None:
         try:
             base_model = open_base(base, weights=weights, image_size=image_size)
-        except FtxError as fault:  # which speaks of the flag by which training names a model
+        except FtxError as fault:  # which names the flag of ftx train
             fault.fix = fault.fix and fault.fix.replace("--model", "--base")
             raise
     elif not runs:
@@ -216,9 +216,9 @@ def _require_same_base(
                 found=f"{'.'.join(theirs)}, this is {'.'.join(ours)}",
                 fix=f"--base {'.'.join(theirs)}",
             )
-    said = f"says of its base no more than '{config.base_model}'" if config.base_model else "says nothing of its base"
+    named = f"names its base only '{config.base_model}'" if config.base_model else "does not name its base"
     where = base or base_model.architecture
-    progress.note(f"{at.folder}: {said}, so whether {where} has the weights it was trained on cannot be checked")
+    progress.note(f"{at.folder}: {named}, so whether {where} has the weights it was trained on cannot be checked")
 
 
 def _published(name: str) -> tuple[str, str] | None:

@@ -76,7 +76,7 @@ class Shape(BaseModel):
 
     @property
     def arguments(self) -> dict[str, Any]:
-        """What timm.create_model takes beside the architecture."""
+        """The arguments of timm.create_model for this model."""
         args: dict[str, Any] = {
             "embed_dim": self.hidden_size,
             "depth": self.num_hidden_layers,
@@ -110,7 +110,7 @@ class _Sides(BaseModel):
 
 
 class _Processor(BaseModel):
-    """The image processor; what ftx's image path cannot do is refused by its key."""
+    """The image processor; keys that ftx's preprocessing cannot follow are errors."""
 
     model_config = ConfigDict(extra="ignore")
 

@@ -87,11 +87,11 @@ def transformers_folder(folder: Path, config: Mapping[str, object], image_size: 
     A DINOv2 classifier reads [CLS, mean of patches], which no head of timm does: it is named and left out. At another
     input size the position embedding is resampled as transformers does, without antialias.
     Raises: ModelError for another model type, a config or weights that do not fit; pydantic's ValidationError for a
-    config that does not hold.
+    config that is invalid.
     """
     if (kind := config["model_type"]) not in MODEL_TYPES:
         raise ModelError(
-            "this model of transformers is not one that ftx can lay out as timm's",
+            "ftx cannot read this kind of model of transformers",
             where=folder / CONFIG,
             found=f"model_type {shown(kind)}",
             fix=f"ftx reads {', '.join(MODEL_TYPES)}",
@@ -124,7 +124,7 @@ def transformers_folder(folder: Path, config: Mapping[str, object], image_size: 
         antialias=False,
     )
     fill_strictly(module, state, where=folder, what=UNFIT)
-    apart = "it reads the class token beside the mean of the patches, which no head of timm does"
+    apart = "it reads the class token and the mean of the patches, which no head of timm does"
     return Base(
         module.eval(),
         shape.architecture,

@@ -17,7 +17,7 @@ from pydantic import BaseModel, ConfigDict
 from torch import Tensor, nn
 
 from ftx.adapters.fit_to_base import flat, read_adapter
-from ftx.adapters.merge_weight import AdapterWeights, Float64, merged_weight, separate_products
+from ftx.adapters.merge_weight import AdapterWeights, Float64, merged_weight, unmerged_forward
 from ftx.adapters.trainable_model import base_of
 from ftx.backbones.kept_tokens import ChoiceMargins, choice_margins
 from ftx.core.command_report import CommandReport
@@ -182,7 +182,7 @@ def layer_error(base_OI: Float64, merged_OI: Float64, shares: Shares, rng: np.ra
     """
     x_NI = rng.standard_normal((PROOF_ROWS, base_OI.shape[1]))
     products = (
-        share * (x_NI @ base_OI.T if adapter is None else separate_products(x_NI, base_OI, adapter))
+        share * (x_NI @ base_OI.T if adapter is None else unmerged_forward(x_NI, base_OI, adapter))
         for share, adapter in shares
     )
     expected_NO = sum(products, np.zeros((PROOF_ROWS, len(base_OI))))
