@@ -84,7 +84,7 @@ def test_without_a_pattern_one_line_a_family() -> None:
     imported = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines() if line.startswith("import time:")}
     assert not imported & {"torch", "timm", "numpy", "openvino"}
     lines = done.stdout.splitlines()
-    assert lines[0] == "embedded  dinov2-small"
+    assert lines[0] == "bundled  dinov2-small"
     families = {one.family for one in TABLE.architectures}
     assert {line.split()[0] for line in lines[4:-1]} == families
     assert lines[-1].split()[:2] == ["all", str(len(TABLE.architectures))]

@@ -87,7 +87,7 @@ def test_models_of_a_family_as_a_table(capsys: Capture) -> None:
 
 def test_what_a_model_is_and_how_it_is_trained(capsys: Capture) -> None:
     known = {
-        "dinov2-small": ("dinov2-small, embedded: timm's vit_small_patch14_dinov2", "dora, lora, lokr, linear, full"),
+        "dinov2-small": ("dinov2-small, bundled: timm's vit_small_patch14_dinov2", "dora, lora, lokr, linear, full"),
         "resnet18": ("resnet18", "linear, full"),
         "gemma4_vit_167m_enc": ("gemma4_vit_167m_enc", "none: it takes no head"),
     }
@@ -123,7 +123,7 @@ def test_a_word_that_is_no_text_is_refused(capsys: Capture) -> None:
 def test_a_bug_under_debug_is_reported_with_what_stands_above(capsys: Capture) -> None:
     with pytest.raises(KeyError) as raised:
         raise KeyError("boom")
-    assert report_failure(raised.value, arguments=["x"], verb=None, as_json=False, debug=True) == 70
+    assert report_failure(raised.value, arguments=["x"], command=None, as_json=False, debug=True) == 70
     said = capsys.readouterr().err
     assert said.index("Traceback") < said.index("error: this is a bug of ftx: KeyError: 'boom'")
     assert "report it with the traceback above" in said

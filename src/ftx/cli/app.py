@@ -148,13 +148,13 @@ def run(arguments: Sequence[str]) -> int:
     except Exception as error:
         from ftx.cli.failure import report_failure
 
-        return report_failure(error, arguments=arguments, verb=_verb_of(given), as_json=as_json, debug=debug)
+        return report_failure(error, arguments=arguments, command=_command_of(given), as_json=as_json, debug=debug)
     if not given:
         return InputError.exit_code  # the help was shown, but no command was given
     return status if isinstance(status, int) else 0
 
 
-def _verb_of(words: Sequence[str]) -> str | None:
+def _command_of(words: Sequence[str]) -> str | None:
     """The command among the words, as its report's field ``verb`` names it."""
     names = [word for word in words if not word.startswith("-")]
     for name, following in zip(names, [*names[1:], ""], strict=True):

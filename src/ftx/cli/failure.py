@@ -49,28 +49,29 @@ class FailureReport(CommandReport):
     error: ErrorParts
 
 
-def report_failure(error: Exception, *, arguments: Sequence[str], verb: str | None, as_json: bool, debug: bool) -> int:
+def report_failure(
+    error: Exception, *, arguments: Sequence[str], command: str | None, as_json: bool, debug: bool
+) -> int:
     """Print the error, as JSON too under --json, and give the exit status."""
-    known = as_ftx_error(error, verb)
+    known = as_ftx_error(error, command)
     if not rank_zero_output.may_print_error():
-        return 70 if known is None else known.exit_code
+        return FtxError.exit_code if known is None else known.exit_code
     if debug:
         traceback.print_exception(error)
-    if known is None:
-        known = _bug(error, arguments, debug)
+    known = known or _bug(error, arguments, debug)
     console.print_error(known)
     if as_json:
         parts = ErrorParts(what=known.what, where=known.where, found=known.found, fix=known.fix)
         try:
             # In one line, as lines of JSON may have been written before.
-            console.print_line(FailureReport(verb=verb or "", error=parts).model_dump_json())
+            console.print_line(FailureReport(verb=command or "", error=parts).model_dump_json())
         except OSError:  # what failed may be stdout itself
             console.abandon_stdout()
     return known.exit_code
 
 
-def as_ftx_error(error: Exception, verb: str | None = None) -> FtxError | None:
-    """The error in our own terms; None if it is one that nobody foresaw."""
+def as_ftx_error(error: Exception, command: str | None = None) -> FtxError | None:
+    """The error as one of ftx; None if it is a bug."""
     if isinstance(error, FtxError):
         return error
     if isinstance(error, ModuleNotFoundError):
@@ -81,17 +82,17 @@ def as_ftx_error(error: Exception, verb: str | None = None) -> FtxError | None:
         return EnvironmentFault("the system does not allow it", where=error.filename, found=error.strerror)
     if isinstance(error, OSError) and error.errno in _INPUT:
         return InputError("this path cannot be used", where=error.filename, found=error.strerror, fix="name another")
-    return _usage_error(error, verb)
+    return _usage_error(error, command)
 
 
-def _usage_error(error: Exception, verb: str | None) -> FtxError | None:
+def _usage_error(error: Exception, command: str | None) -> FtxError | None:
     # Typer's exceptions were click's and then its own, without one public base; both know how to show themselves.
     message = getattr(error, "format_message", None)
     if not callable(message):
         return None
     context = getattr(error, "ctx", None)
-    command = cast("str", getattr(context, "command_path", f"ftx {verb or ''}".rstrip()))
-    return InputError(str(message()), fix=f"`{command} --help` lists what it takes")
+    path = cast("str", getattr(context, "command_path", f"ftx {command or ''}".rstrip()))
+    return InputError(str(message()), fix=f"`{path} --help` lists what it takes")
 
 
 def _bug(error: Exception, arguments: Sequence[str], debug: bool) -> FtxError:

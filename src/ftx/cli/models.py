@@ -46,7 +46,7 @@ def command(
 
 
 def _print_families(report: ModelsReport) -> None:
-    console.print_facts([("embedded", ", ".join(model.name for model in report.models if model.embedded))])
+    console.print_facts([("bundled", ", ".join(model.name for model in report.models if model.embedded))])
     families: dict[str, list[SupportedModel]] = {}
     for model in report.models:
         if not model.embedded:
@@ -111,7 +111,7 @@ def _print_model(model: SupportedModel) -> None:
     layers = ", ".join(f"{target} {count}" for target, count in model.layers.items())
     sizes = "--image-size takes others" if model.any_size else "no other size"
     facts = [
-        ("model", model.name + (f", embedded: timm's {model.architecture}" if model.embedded else "")),
+        ("model", model.name + (f", bundled: timm's {model.architecture}" if model.embedded else "")),
         ("family", model.family),
         ("parameters", f"{model.parameters / 1e6:,.1f} M without a head"),
         ("input", f"{_input(model)} px, {model.input_size[0]} channels; {sizes}"),

@@ -65,7 +65,9 @@ def _remove(runs: Sequence[Path], *, confirm: bool) -> RunsReport:
             raise InputError("removing a run must be confirmed", found="no terminal", fix="ftx runs --remove --yes RUN")
         everything, going = list_runs().runs, list_runs(runs).runs
         for one in going:
-            console.print_note(f"{one.run}: {_mb(one)} MB, {', '.join([*one.artifacts, *one.stale]) or one.state}")
+            console.print_note(
+                f"{one.run}: {one.size_bytes / 1e6:.1f} MB, {', '.join([*one.artifacts, *one.stale]) or one.state}"
+            )
             if after := [other.run for other in everything if other.begun_from == one.run]:
                 console.print_note(f"these started from it, and stay: {', '.join(after)}")
         question = "Remove it for good?" if len(going) == 1 else f"Remove these {len(going)} runs for good?"
@@ -104,7 +106,7 @@ def print_runs(report: RunsReport, *, named: bool) -> None:
                 f"{one.epochs}/{one.of_epochs}" if one.of_epochs else "-",
                 _figure(one) if shared else f"{one.metric or ''} {_figure(one)}".strip(),
                 _minutes(one.seconds),
-                _mb(one),
+                f"{one.size_bytes / 1e6:.1f}",
                 _holds(one),
                 one.started.astimezone().strftime("%Y-%m-%d %H:%M") if one.started else "-",
             )
@@ -113,8 +115,7 @@ def print_runs(report: RunsReport, *, named: bool) -> None:
         styles=["plain" if one.state == "finished" else "dim" for one in report.runs],
         spare=("size", "model", "started", "epochs", "holds", "MB", "time", "method"),
     )
-    differ = different_keys(report.runs) if named and len(report.runs) > 1 else {}
-    if differ:
+    if named and len(report.runs) > 1 and (differ := different_keys(report.runs)):
         names = [Path(one.run).name for one in report.runs]
         rows = [(key, *("-" if value is None else str(value) for value in values)) for key, values in differ.items()]
         console.print_table(("key", *names), rows, title="\nwhere their recipes differ")
@@ -154,7 +155,3 @@ def _figure(one: ListedRun) -> str:
 def _minutes(seconds: float) -> str:
     whole = round(seconds)
     return f"{whole // 3600}:{whole // 60 % 60:02}:{whole % 60:02}"
-
-
-def _mb(one: ListedRun) -> str:
-    return f"{one.size_bytes / 1e6:.1f}"

@@ -186,7 +186,7 @@ def _print_trained(report: TrainReport) -> None:
 
 
 def _why_kept(report: TrainReport) -> str | None:
-    """Why another epoch was kept than the one with the highest figure; None where none is higher."""
+    """Why another epoch was kept than the one with the highest figure; None if none is higher."""
     from ftx.runs.train_jsonl import read_epochs
 
     epochs = [] if report.run is None else read_epochs(Path(report.run))
@@ -208,11 +208,12 @@ def _print_dry_run(report: DryRunReport) -> None:
     if report.layers:
         columns = ("layer", "number", "targets", "inputs", "outputs", "rank", "parameters")
         console.print_table(columns, layer_rows(report.layers), title="\nadapted layers")
+    tokens = [f"{count} from block {block} on" for block, count in report.tokens.items()]
     console.print_facts(
         [
             ("images", _images(report.images, len(report.counts))),
             ("model", f"{report.model} at {report.image_size} px, {report.method}, computed in {report.precision}"),
-            *([("tokens", _tokens(report.tokens))] if report.tokens else []),
+            *([("tokens", ", ".join(tokens))] if tokens else []),
             ("seen", report.seen),
             ("to train", f"{report.trainable_parameters:,} parameters, {report.trainable_share:.1%} of the model"),
             ("memory", f"about {report.memory_mb:,} MB, of {report.free_mb:,} MB that are free"),
@@ -235,10 +236,6 @@ def layer_rows(layers: Sequence[PlannedLayer]) -> list[tuple[str, ...]]:
         (name, str(len(counts)), targets, *sides, f"{sum(counts):,}")
         for (name, targets, *sides), counts in alike.items()
     ]
-
-
-def _tokens(by_block: dict[int, int]) -> str:
-    return ", ".join(f"{tokens} from block {block} on" for block, tokens in by_block.items())
 
 
 def _times(report: DryRunReport) -> str:

@@ -267,7 +267,7 @@ def numbered(path: Path) -> Iterator[Path]:
 
 
 def place_at(staged: Path, final: Path) -> None:
-    """Move a folder to ``final``, where nothing was when the work on it began.
+    """Move a folder to ``final``, which was absent when the work began.
 
     Raises: InputError if another program wrote one there meanwhile.
     """

@@ -34,7 +34,8 @@ def cores() -> int:
 
 def processors() -> Processors:
     """Those of this process."""
-    return _of_this_machine(_affinity())
+    affinity = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else range(os.cpu_count() or 1)
+    return _of_this_machine(frozenset(affinity))
 
 
 @cache
@@ -50,12 +51,6 @@ def read_processors(allowed: frozenset[int], root: Path) -> Processors:
     performance = _numbers(_read(root / "sys/devices/cpu_core/cpus"))
     fast = {_first_sibling(root, number) for number in allowed & performance}
     return Processors(len(allowed), usable, min(usable, len(physical)), min(usable, len(fast) or len(physical)))
-
-
-def _affinity() -> frozenset[int]:
-    if hasattr(os, "sched_getaffinity"):
-        return frozenset(os.sched_getaffinity(0))
-    return frozenset(range(os.cpu_count() or 1))
 
 
 def _quota(root: Path) -> int | None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import ctypes
 import os
 import threading
-from collections.abc import Callable
 from types import FrameType
 
 _POSTPONED_BY_S = 0.02
@@ -36,12 +35,6 @@ class SignalStack(ctypes.Structure):
     _fields_ = (("start", ctypes.c_void_p), ("flags", ctypes.c_int), ("size_bytes", ctypes.c_size_t))
 
 
-def signal_stack() -> SignalStack | None:
-    """The stack in use now; None if the system has no call for it."""
-    found, call = SignalStack(), _sigaltstack()
-    return found if call is not None and call(None, ctypes.byref(found)) == 0 else None
-
-
 def handle_signals_on_own_stack() -> None:
     """Let this thread handle signals on the stack where it computes, which is every thread's default.
 
@@ -49,9 +42,6 @@ def handle_signals_on_own_stack() -> None:
     Core. It restores the previous one only in the same thread, even if the older Core ended first and that stack is
     freed as well: Ctrl-C ended in a segmentation fault (2026.4.1).
     """
-    if (call := _sigaltstack()) is not None:
-        call(ctypes.byref(SignalStack(flags=OFF)), None)
-
-
-def _sigaltstack() -> Callable[..., int] | None:
-    return getattr(ctypes.CDLL(None), "sigaltstack", None)
+    sigaltstack = getattr(ctypes.CDLL(None), "sigaltstack", None)
+    if sigaltstack is not None:
+        sigaltstack(ctypes.byref(SignalStack(flags=OFF)), None)

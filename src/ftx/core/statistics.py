@@ -24,9 +24,9 @@ def wilson_interval(hits: float, trials: int) -> tuple[float, float]:
     """
     if trials == 0:
         return 0.0, 1.0
-    share, z2 = hits / trials, Z_TWO_SIDED**2
-    centre = share + z2 / (2 * trials)
-    half = Z_TWO_SIDED * math.sqrt(share * (1 - share) / trials + z2 / (4 * trials**2))
+    fraction, z2 = hits / trials, Z_TWO_SIDED**2
+    centre = fraction + z2 / (2 * trials)
+    half = Z_TWO_SIDED * math.sqrt(fraction * (1 - fraction) / trials + z2 / (4 * trials**2))
     scale = 1 + z2 / trials
     # At hits 0 and hits == trials one end is exactly 0 or 1, which the roundings may miss by an ulp.
     low = 0.0 if hits == 0 else max(0.0, (centre - half) / scale)
@@ -167,15 +167,15 @@ def _largest(holds: Callable[[float], bool], low: float, high: float) -> float:
 
 
 @lru_cache(maxsize=4096)
-def _beta_quantile(share: float, a: float, b: float) -> float:
-    return _largest(lambda x: _beta_below(x, a, b) <= share, 0.0, 1.0)
+def _beta_quantile(fraction: float, a: float, b: float) -> float:
+    return _largest(lambda x: _beta_below(x, a, b) <= fraction, 0.0, 1.0)
 
 
 def _beta_below(x: float, a: float, b: float) -> float:
     """The regularised incomplete beta function I_x(a, b).
 
     Source: the continued fraction of DLMF 8.17.22, evaluated by Lentz's method; it converges fast on the side of the
-    mean that is taken.
+    mean where x is.
     """
     if x <= 0 or x >= 1:
         return float(x >= 1)
